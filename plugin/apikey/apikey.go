@@ -1,0 +1,75 @@
+// Package apikey is the key itself: how one is made, what shape it has, where it
+// stands in a request, and what of it may rest in a store.
+//
+// A key is a prefix, which names its environment, and random base62 characters, of
+// which the last six are by default a CRC-32 of those before them, as in GitHub's
+// tokens. The package knows nothing of tenants, plans or storage; it holds no state
+// and everything in it may be used from many goroutines at once.
+package apikey
+
+import "errors"
+
+// Digest is what stands for a full key wherever one is remembered: SHA-256 of the
+// key, or HMAC-SHA-256 under a pepper. Nothing can be computed back from it.
+type Digest [32]byte
+
+// ErrMalformed says that a credential was sent but has no shape this keyspace
+// issues or accepts. No lookup is owed to it.
+var ErrMalformed = errors.New("malformed key")
+
+// ErrMissing says that no place of the request holds a credential.
+var ErrMissing = errors.New("no key sent")
+
+// ErrAmbiguous says that two places of the request hold different credentials.
+var ErrAmbiguous = errors.New("more than one key sent")
+
+// Prefix ties a key prefix such as "sk_live_" to the environment it stands for.
+type Prefix struct {
+	Value       string `json:"value"`
+	Environment string `json:"environment"`
+}
+
+// Checksum names how the last characters of a key are derived from those before.
+type Checksum string
+
+const (
+	// CRC32 puts the CRC-32/IEEE of the random characters, base62 and zero-padded
+	// to six, at the end of the key. It lets scanners and the gateway drop typing
+	// errors without a lookup; it is no secret, so it proves nothing.
+	CRC32 Checksum = "crc32"
+	// NoChecksum makes every character after the prefix random.
+	NoChecksum Checksum = "none"
+)
+
+// Format is the shape of the keys a keyspace issues.
+type Format struct {
+	// Length counts the characters after the prefix, checksum included. Default: 32.
+	Length int `json:"length,omitempty"`
+	// Checksum of the key. Default: crc32.
+	Checksum Checksum `json:"checksum,omitempty"`
+}
+
+// Charset names the characters an accepted key may have after its prefix.
+type Charset string
+
+const (
+	Base62 Charset = "base62"
+	Base58 Charset = "base58"
+	Hex    Charset = "hex"
+	// AnyChar is every visible ASCII character but comma, semicolon, quotes and space.
+	AnyChar Charset = "any"
+)
+
+// Accept is a further shape, for keys that were issued elsewhere and imported:
+// they are judged, never issued.
+type Accept struct {
+	// Name tells the shapes apart in messages.
+	Name string `json:"name"`
+	// Prefix may be empty; then any value of the right length and characters has the shape.
+	Prefix string `json:"prefix,omitempty"`
+	// MinLength and MaxLength count the characters after the prefix.
+	MinLength int `json:"min_length"`
+	MaxLength int `json:"max_length"`
+	// Charset of the characters after the prefix. Default: base62.
+	Charset Charset `json:"charset,omitempty"`
+}

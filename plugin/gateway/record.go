@@ -1,0 +1,131 @@
+package gateway
+
+import (
+	"encoding/json"
+	"net/netip"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+)
+
+// Overrides are the limits that a tenant's or a key's own record states, as written
+// ("500/m burst 60"; several are joined with ", "). Empty means none. A tenant's
+// replace all of its plan's lines of the same kind; a key's are checked in addition.
+type Overrides struct {
+	Rate        string
+	Quota       string
+	Concurrency string
+}
+
+// Tenant is a customer of the operator's API, as the store holds it. A loaded Tenant
+// is shared and never changed.
+type Tenant struct {
+	Keyspace string
+	// Slug names the tenant, unique without regard to case, never changed, never given again.
+	Slug   string
+	Name   string
+	Plan   string
+	Active bool
+	Overrides
+	Metadata  json.RawMessage
+	CreatedAt time.Time
+	UpdatedAt time.Time
+	// DeletedAt is zero unless the tenant was deleted; only its slug then remains.
+	DeletedAt time.Time
+	// Version rises by one with each change of the row; it is the row's ETag.
+	Version int64
+	// Credits is the balance in the store: what was spent from a lease since its last
+	// settlement is not yet taken from it.
+	Credits int64
+}
+
+// Key is one API key's record, as the store holds it, without any secret. A loaded
+// Key is shared and never changed.
+type Key struct {
+	ID          string
+	Keyspace    string
+	Tenant      string
+	Name        string
+	Description string
+	Environment string
+	// Scopes as chosen at creation; what the plan leaves of them is computed when used.
+	Scopes     []string
+	Disabled   bool
+	RevokedAt  time.Time
+	DeletedAt  time.Time
+	ExpiresAt  time.Time
+	AllowedIPs []netip.Prefix
+	Overrides
+	// CreditsLimit bounds what this key may spend of its tenant's balance, ever. nil: no bound.
+	CreditsLimit *int64
+	Metadata     json.RawMessage
+	CreatedAt    time.Time
+	CreatedBy    string
+	UpdatedAt    time.Time
+	LastUsedAt   time.Time
+	LastUsedIP   string
+	// Prefix and LastFour are of the newest secret: what people know the key by.
+	Prefix   string
+	LastFour string
+	Version  int64
+}
+
+// Status is what a key's record amounts to at a moment.
+type Status string
+
+const (
+	StatusActive   Status = "active"
+	StatusDisabled Status = "disabled"
+	StatusRevoked  Status = "revoked"
+	StatusExpired  Status = "expired"
+)
+
+// StatusAt returns the key's status at now. Revoked outweighs disabled outweighs expired.
+func (k *Key) StatusAt(now time.Time) Status {
+	switch {
+	case !k.RevokedAt.IsZero():
+		return StatusRevoked
+	case k.Disabled:
+		return StatusDisabled
+	case !k.ExpiresAt.IsZero() && !now.Before(k.ExpiresAt):
+		return StatusExpired
+	}
+	return StatusActive
+}
+
+// Secret is one of the full keys that open a Key, as far as it may be remembered. A
+// key has one, or two while a rotation's grace lasts; outlived ones stay so that
+// their use can be told from an unknown key.
+type Secret struct {
+	ID       string
+	KeyID    string
+	Keyspace string
+	// Digest of the full key, by Algorithm.
+	Digest    []byte
+	Algorithm apikey.Algorithm
+	Prefix    string
+	LastFour  string
+	CreatedAt time.Time
+	// ExpiresAt is the end of a rotation's grace; zero for the current secret.
+	ExpiresAt  time.Time
+	LastUsedAt time.Time
+	LastUsedIP string
+}
+
+// Record is all that one look-up of a digest brings: the secret that matched, its
+// key, and its tenant.
+type Record struct {
+	Secret Secret
+	Key    *Key
+	Tenant *Tenant
+}
+
+// Usage is a durable count of what a subject spent in one period of a quota.
+type Usage struct {
+	Subject  string
+	Calendar ratelimit.Calendar
+	// Start of the period in UTC; zero for ratelimit.Total.
+	Start time.Time
+	Used  int64
+}

@@ -1,0 +1,143 @@
+package management
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// Store is what management needs of a store: transactions over rows. The rules stand
+// in this package, the SQL in the store.
+type Store interface {
+	// Update runs f in one read-write transaction and commits when f returns nil. When
+	// Update returns nil the transaction is synced to disk; otherwise nothing of it happened,
+	// and the error is f's own or wraps gateway.ErrStore. f may run more than once.
+	Update(ctx context.Context, f func(Tx) error) error
+	// View runs f in one read-only transaction, on a snapshot.
+	View(ctx context.Context, f func(Tx) error) error
+}
+
+// Tx reads and writes rows. Reads return gateway.ErrNotFound where there is none;
+// deleted tenants and keys are returned, with DeletedAt set, by the single reads only.
+// Not for concurrent use; not to be kept after the transaction.
+type Tx interface {
+	Tenant(keyspace, slug string) (*gateway.Tenant, error) // without regard to case
+	// LockTenant is Tenant, and until the transaction ends no other reads it through LockTenant:
+	// what counts and then writes (caps, balances) goes through it.
+	LockTenant(keyspace, slug string) (*gateway.Tenant, error)
+	Tenants(q TenantQuery) ([]*gateway.Tenant, error)
+	InsertTenant(*gateway.Tenant) error
+	// UpdateTenant writes every field but Credits, and sets Version to the stored one + 1.
+	UpdateTenant(*gateway.Tenant) error
+
+	Key(keyspace, id string) (*gateway.Key, error)
+	Keys(q KeyQuery) ([]*gateway.Key, error)
+	// ActiveKeys counts a tenant's keys that are not disabled, expired, revoked or deleted.
+	ActiveKeys(keyspace, tenant string, now time.Time) (int, error)
+	InsertKey(*gateway.Key) error
+	// UpdateKey writes every field but LastUsed*, and sets Version to the stored one + 1.
+	UpdateKey(*gateway.Key) error
+
+	Secrets(keyspace, keyID string) ([]gateway.Secret, error) // newest first
+	// InsertSecret fails with ErrDigestTaken where the keyspace has that digest.
+	InsertSecret(gateway.Secret) error
+	UpdateSecret(gateway.Secret) error
+	DeleteSecrets(keyspace, keyID string) error
+
+	// AddCredits changes a tenant's balance by e.Amount and appends e to the ledger,
+	// with e.Balance set to the new balance. ErrInsufficient, and nothing written, where the balance
+	// less what nodes hold leased would fall below zero.
+	AddCredits(e *LedgerEntry) error
+	Ledger(q LedgerQuery) ([]LedgerEntry, error) // newest first
+
+	// AuditHead returns the newest event's seq and hash; 0 and nil when there is none.
+	// Until the transaction ends, no other transaction gets past AuditHead.
+	AuditHead() (seq int64, hash []byte, err error)
+	InsertAudit(*AuditRow) error
+	Audit(q AuditQuery) ([]AuditRow, error)
+
+	// Change appends to the change sequence and returns the seq.
+	Change(kind gateway.ChangeKind, keyspace, id string) (int64, error)
+
+	// SpentOf returns the durable total that a key has spent of its tenant's credits.
+	Usage(subject string) ([]gateway.Usage, error)
+}
+
+// TenantQuery selects tenants of a keyspace, by slug ascending, deleted ones left out.
+type TenantQuery struct {
+	Keyspace string
+	After    string // slug of the last one seen
+	Plan     string // "" for all
+	Limit    int
+}
+
+// KeyQuery selects keys of a keyspace, newest first, deleted ones left out.
+type KeyQuery struct {
+	Keyspace string
+	Tenant   string         // "" for all
+	Status   gateway.Status // "" for all, judged at Now
+	Prefix   string         // of key_prefix, "" for all
+	Before   string         // id of the last one seen
+	Now      time.Time
+	Limit    int
+}
+
+// LedgerEntry is one movement of a tenant's balance. What requests spend is added up
+// in one entry per key and hour; everything else has an entry of its own.
+type LedgerEntry struct {
+	Seq       int64
+	Keyspace  string
+	Tenant    string
+	KeyID     string // of usage
+	Kind      string // "add", "spend", "usage", "refund", "shortfall"
+	Amount    int64  // negative where the balance fell
+	Balance   int64  // after it
+	Reference string
+	Actor     string
+	At        time.Time
+}
+
+// LedgerQuery selects a tenant's movements, newest first.
+type LedgerQuery struct {
+	Keyspace, Tenant string
+	Before           int64
+	Limit            int
+}
+
+// AuditRow is one event as stored. Hash = SHA-256 over Prev and the row's canonical
+// form, in which Personal is represented only by its salted hash; see audit.go.
+type AuditRow struct {
+	Seq      int64
+	ID       string
+	Keyspace string
+	At       time.Time
+	Action   string // "key.created", …
+	Target   string // key id, tenant slug, …
+	Tenant   string // "" where none
+	KeyID    string // "" where none
+	Via      string // "api", "admin", "cli", "console", "system"
+	Before   json.RawMessage
+	After    json.RawMessage
+	// Personal is {"actor","ip"}; emptied when the person is erased.
+	Personal     json.RawMessage
+	Salt         []byte
+	PersonalHash []byte
+	Prev         []byte
+	Hash         []byte
+}
+
+// AuditQuery selects events, newest first.
+type AuditQuery struct {
+	Keyspace  string // "" for all
+	Key       string
+	Tenant    string
+	Before    int64 // seq of the last one seen; 0 for the newest
+	After     int64 // for verifying: oldest first from here when Ascending
+	Ascending bool
+	Limit     int
+}
+
+var _ apikey.Algorithm

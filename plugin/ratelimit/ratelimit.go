@@ -1,0 +1,151 @@
+// Package ratelimit decides whether a request may spend what it costs: token
+// buckets, calendar quotas, concurrent requests and credits, charged all or nothing.
+//
+// A Policy is one line of a plan ("300/m burst 60"), a Subject is who it is counted
+// for (a key, a tenant, an address), and a Line is the one applied to the other.
+// A Bill carries the lines of one request to a Limiter, which either takes from all
+// of them or from none, and says in the Outcome where each then stands.
+package ratelimit
+
+import (
+	"context"
+	"time"
+)
+
+// Kind is what a policy counts.
+type Kind uint8
+
+const (
+	// Rate is a token bucket: Limit requests per Period, at most Burst at once.
+	Rate Kind = iota + 1
+	// Quota is Limit units of cost per calendar day or month in UTC, or for ever.
+	Quota
+	// Concurrency is how many requests may run at the same time.
+	Concurrency
+	// Credits is a tenant's prepaid balance.
+	Credits
+)
+
+// Per is whom a policy is counted for.
+type Per uint8
+
+const (
+	PerKey Per = iota + 1
+	PerTenant
+	PerAddress
+)
+
+// Calendar is the period after which a quota begins again.
+type Calendar uint8
+
+const (
+	Day Calendar = iota + 1
+	Month
+	// Total never begins again: a key's own credits_limit.
+	Total
+)
+
+// Policy is one limit, as a plan, a tenant or a key states it. Immutable once made.
+type Policy struct {
+	Kind Kind
+	Per  Per
+	// Limit is the number of requests per Period (Rate), units per Calendar (Quota)
+	// or requests at once (Concurrency). Unused for Credits.
+	Limit int64
+	// Period of a Rate.
+	Period time.Duration
+	// Burst of a Rate: the bucket's size. Equal to Limit unless given.
+	Burst int64
+	// Calendar of a Quota.
+	Calendar Calendar
+	// Name as written, with ";tenant" or ";address" appended where that was written:
+	// "60/m", "100000/month", "concurrency", "credits". It is the policy's name in
+	// the RateLimit headers and in violated-policies.
+	Name string
+}
+
+// MaxLines bounds the policies that one request may be subject to, so that an
+// Outcome has a fixed size and needs no allocation. Plans, tenants and keys that
+// together state more are refused where they are stated.
+const MaxLines = 16
+
+// Line is a policy counted for a subject. Lines are resolved when a key is loaded or
+// its plan changes, not per request.
+type Line struct {
+	Policy  *Policy
+	Subject *Subject
+	// meter is where the local limiter counts; nil for kinds that count in the subject.
+	meter *meter
+}
+
+// Party is one subject of a bill with the lines that are counted for it. The zero
+// Party is nobody.
+type Party struct {
+	// Subject is set whenever the party takes part, also where it has no lines: what a
+	// key spends of its tenant's credits is noted at the key.
+	Subject *Subject
+	// Lines all count in Subject.
+	Lines []Line
+}
+
+// Bill is what one request would spend. The caller owns it, may reuse it, and must
+// not change it until it was released.
+type Bill struct {
+	// Cost is taken from quotas and credits; rates and concurrency count 1.
+	Cost int64
+	// The parties in the order in which a limiter locks them.
+	Address, Tenant, Key Party
+	// NoConcurrency leaves concurrency out: for callers that hold no request open.
+	NoConcurrency bool
+}
+
+// Standing is where one policy stands after a request was judged.
+type Standing struct {
+	Policy *Policy
+	// Limit is the bucket's size, the quota or the number of slots; for credits the
+	// balance itself, since there is nothing it was filled to.
+	Limit int64
+	// Remaining is how many requests of cost 1 could still be made now.
+	Remaining int64
+	// Reset is how long until Remaining is Limit again; 0 when it is.
+	Reset time.Duration
+	// Retry is how long until this same request would pass this policy, where it refused.
+	// 0 where that cannot be known (credits).
+	Retry time.Duration
+	// Refused says that this policy refused the request.
+	Refused bool
+}
+
+// Outcome is what a limiter decided, and where every policy stands. Its zero value
+// says: no policy, nothing refused.
+type Outcome struct {
+	// Refused says that nothing was taken, because at least one policy refused.
+	Refused bool
+	// Kind of the policy that gives the refusal its reason: the first that refused
+	// in the order rate, quota, concurrency, credits.
+	Kind Kind
+	// Standings of the first N policies are set.
+	Standings [MaxLines]Standing
+	N         int
+}
+
+// Limiter charges requests. Implementations: Local (this process's memory), and one
+// that shares its counts with other nodes. A Limiter may block within ctx when it has to ask
+// elsewhere; Local never does.
+type Limiter interface {
+	// Charge takes one request of b.Cost from every line, or nothing from any,
+	// and fills o. now may be older than a former call's; time then stands still.
+	// An error means that it could not be decided; nothing was taken. ErrLease: the
+	// tenant's Account must be granted more credits first, or be told that there are none.
+	Charge(ctx context.Context, now time.Time, b *Bill, o *Outcome) error
+	// Peek fills o as Charge would, and takes nothing.
+	Peek(ctx context.Context, now time.Time, b *Bill, o *Outcome) error
+	// Release ends the request's concurrency. Exactly once per Charge that took.
+	Release(b *Bill)
+	// Adjust changes what an earlier Charge of b took from quotas and credits by delta.
+	// Negative gives back, and is ignored for a quota whose period has since ended; never
+	// below zero spent. Positive takes more: a quota may end above its limit, an account ends
+	// at 0 at the least, and the shortfall, what it could not take, is returned and noted
+	// at the key. chargedAt is the now of that Charge.
+	Adjust(ctx context.Context, chargedAt time.Time, b *Bill, delta int64) (shortfall int64)
+}
