@@ -3,11 +3,19 @@ package management
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
-	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
+
+// ErrDigestTaken says that a secret's digest is already in the keyspace: the same full
+// key was issued or imported before.
+var ErrDigestTaken = errors.New("the keyspace already holds this key")
+
+// ErrInsufficient says that a balance, less what nodes hold leased of it, does not
+// cover what was to be taken.
+var ErrInsufficient = errors.New("the balance does not cover this")
 
 // Store is what management needs of a store: transactions over rows. The rules stand
 // in this package, the SQL in the store.
@@ -139,5 +147,3 @@ type AuditQuery struct {
 	Ascending bool
 	Limit     int
 }
-
-var _ apikey.Algorithm

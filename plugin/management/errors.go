@@ -1,0 +1,115 @@
+package management
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// Codes of refusals, as clients of the management API see them.
+const (
+	CodeInvalidJSON       = "invalid_json"
+	CodeNotFound          = "not_found"
+	CodeSlugTaken         = "slug_taken"
+	CodeKeyLimitReached   = "key_limit_reached"
+	CodeKeyRevoked        = "key_revoked"
+	CodeTenantHasKeys     = "tenant_has_keys"
+	CodePrecondition      = "precondition_failed"
+	CodeInvalidField      = "invalid_field"
+	CodeUnknownField      = "unknown_field"
+	CodeScopeNotAllowed   = "scope_not_allowed"
+	CodePlanUnknown       = "plan_unknown"
+	CodeCreditsExhausted  = "credits_exhausted"
+	CodeInsufficientScope = "insufficient_scope"
+	CodeStoreUnavailable  = "store_unavailable"
+)
+
+// Error is a refusal: what was asked for is against a rule, and nothing was written.
+// It never holds a secret.
+type Error struct {
+	// Status is the HTTP status that fits.
+	Status int
+	// Code names the rule for programs.
+	Code string
+	// Detail says for people what is wrong and what to do.
+	Detail string
+	// Fields names the fields at fault; empty where it is none's.
+	Fields []FieldError
+}
+
+// FieldError is what is wrong with one field.
+type FieldError struct {
+	// Pointer is the field as a URI fragment holding a JSON pointer ("#/scopes/1"), as
+	// in RFC 9457, section 3. Empty for a query parameter.
+	Pointer string `json:"pointer,omitempty"`
+	// Parameter is the query parameter at fault; empty for a field of the body.
+	Parameter string `json:"parameter,omitempty"`
+	Detail    string `json:"detail"`
+}
+
+// Error returns the detail and the fields at fault, in one line.
+func (e *Error) Error() string {
+	if len(e.Fields) == 0 {
+		return e.Detail
+	}
+	parts := make([]string, len(e.Fields))
+	for i, f := range e.Fields {
+		name := strings.TrimPrefix(f.Pointer, "#/")
+		if name == "" {
+			name = f.Parameter
+		}
+		parts[i] = name + ": " + f.Detail
+	}
+	return strings.Join(parts, "; ")
+}
+
+func refuse(status int, code, format string, args ...any) *Error {
+	return &Error{Status: status, Code: code, Detail: fmt.Sprintf(format, args...)}
+}
+
+func notFound(what string) *Error {
+	return refuse(http.StatusNotFound, CodeNotFound, "There is no such %s.", what)
+}
+
+// orNotFound turns the store's ErrNotFound into the refusal, and leaves other errors.
+func orNotFound(err error, what string) error {
+	if errors.Is(err, gateway.ErrNotFound) {
+		return notFound(what)
+	}
+	return err
+}
+
+// faults collects what is wrong with the fields of one request, so that a caller
+// learns of all of it at once.
+type faults struct {
+	code   string
+	fields []FieldError
+}
+
+// add notes a fault of the field with that name or path ("scopes/1"). The first
+// fault's code becomes the error's.
+func (f *faults) add(code, field, format string, args ...any) {
+	if f.code == "" {
+		f.code = code
+	}
+	f.fields = append(f.fields, FieldError{Pointer: "#/" + field, Detail: fmt.Sprintf(format, args...)})
+}
+
+func (f *faults) invalid(field, format string, args ...any) {
+	f.add(CodeInvalidField, field, format, args...)
+}
+
+// err returns the refusal, nil when there was no fault.
+func (f *faults) err() error {
+	if len(f.fields) == 0 {
+		return nil
+	}
+	detail := "A field is not right."
+	if len(f.fields) > 1 {
+		detail = fmt.Sprintf("%d fields are not right.", len(f.fields))
+	}
+	return &Error{Status: http.StatusUnprocessableEntity, Code: f.code, Detail: detail, Fields: f.fields}
+}
