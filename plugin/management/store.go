@@ -37,21 +37,25 @@ type Tx interface {
 	// what counts and then writes (caps, balances) goes through it.
 	LockTenant(keyspace, slug string) (*gateway.Tenant, error)
 	Tenants(q TenantQuery) ([]*gateway.Tenant, error)
+	// InsertTenant sets Version to 1. The balance begins at 0 whatever Credits says, so that the
+	// ledger accounts for all of it: see AddCredits. ErrSlugTaken also where a deleted tenant had the slug.
 	InsertTenant(*gateway.Tenant) error
-	// UpdateTenant writes every field but Credits, and sets Version to the stored one + 1.
+	// UpdateTenant writes every field but Slug and Credits, and sets Version to the stored one + 1.
 	UpdateTenant(*gateway.Tenant) error
 
 	Key(keyspace, id string) (*gateway.Key, error)
 	Keys(q KeyQuery) ([]*gateway.Key, error)
 	// ActiveKeys counts a tenant's keys that are not disabled, expired, revoked or deleted.
 	ActiveKeys(keyspace, tenant string, now time.Time) (int, error)
+	// InsertKey sets Version to 1. ErrNotFound where there is no such tenant.
 	InsertKey(*gateway.Key) error
-	// UpdateKey writes every field but LastUsed*, and sets Version to the stored one + 1.
+	// UpdateKey writes every field but Tenant and LastUsed*, and sets Version to the stored one + 1.
 	UpdateKey(*gateway.Key) error
 
 	Secrets(keyspace, keyID string) ([]gateway.Secret, error) // newest first
 	// InsertSecret fails with ErrDigestTaken where the keyspace has that digest.
 	InsertSecret(gateway.Secret) error
+	// UpdateSecret writes every field but KeyID and LastUsed*.
 	UpdateSecret(gateway.Secret) error
 	DeleteSecrets(keyspace, keyID string) error
 
@@ -66,11 +70,15 @@ type Tx interface {
 	AuditHead() (seq int64, hash []byte, err error)
 	InsertAudit(*AuditRow) error
 	Audit(q AuditQuery) ([]AuditRow, error)
+	// ErasePersonal empties Personal and Salt of every event of a tenant and returns how many
+	// had any. The chain still verifies, since it holds only PersonalHash; without the
+	// salt nobody can try names against that.
+	ErasePersonal(keyspace, tenant string) (int64, error)
 
 	// Change appends to the change sequence and returns the seq.
 	Change(kind gateway.ChangeKind, keyspace, id string) (int64, error)
 
-	// SpentOf returns the durable total that a key has spent of its tenant's credits.
+	// Usage returns a subject's durable counts in every period that is still kept.
 	Usage(subject string) ([]gateway.Usage, error)
 }
 
@@ -96,13 +104,15 @@ type KeyQuery struct {
 // LedgerEntry is one movement of a tenant's balance. What requests spend is added up
 // in one entry per key and hour; everything else has an entry of its own.
 type LedgerEntry struct {
-	Seq       int64
-	Keyspace  string
-	Tenant    string
-	KeyID     string // of usage
-	Kind      string // "add", "spend", "usage", "refund", "shortfall"
-	Amount    int64  // negative where the balance fell
-	Balance   int64  // after it
+	Seq      int64
+	Keyspace string
+	Tenant   string
+	KeyID    string // of usage
+	Kind     string // "add", "spend", "usage", "refund", "shortfall"
+	// Amount is negative where the balance fell. Of a shortfall, which changes no
+	// balance, it is what could not be taken.
+	Amount    int64
+	Balance   int64 // after it
 	Reference string
 	Actor     string
 	At        time.Time
