@@ -13,6 +13,10 @@ import (
 // key was issued or imported before.
 var ErrDigestTaken = errors.New("the keyspace already holds this key")
 
+// ErrSlugTaken says that a tenant of the keyspace has that slug, or had it before it
+// was deleted.
+var ErrSlugTaken = errors.New("the slug is taken")
+
 // ErrInsufficient says that a balance, less what nodes hold leased of it, does not
 // cover what was to be taken.
 var ErrInsufficient = errors.New("the balance does not cover this")
