@@ -95,6 +95,9 @@ type Store interface {
 	// ReturnCredits gives a node's unspent lease of a tenant back, after the spends that
 	// were made from it were settled.
 	ReturnCredits(ctx context.Context, node, keyspace, tenant string) error
+	// DropLeases frees what node held when it last ran: nothing of it can be spent any more.
+	// Called once, before the node leases anything.
+	DropLeases(ctx context.Context, node string) error
 	// Rehash replaces a secret's digest by its primary form. It writes no audit event and
 	// no change: the key is the same.
 	Rehash(ctx context.Context, keyspace, secretID string, to apikey.Candidate) error

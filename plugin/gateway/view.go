@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"hash/maphash"
 	"sync/atomic"
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
@@ -111,6 +112,9 @@ type Keyspace struct {
 	Failures *ratelimit.Policy
 	// Refusals by reason, defaults filled in.
 	Refusals [NumReasons]Refusal
+
+	// salt tells equal digests of two keyspaces apart in the cache. Set by NewView.
+	salt uint64
 }
 
 // View is one configuration, compiled. Handlers carry the view they were provisioned
@@ -118,11 +122,14 @@ type Keyspace struct {
 // judged by it. Immutable.
 type View struct {
 	Keyspaces map[string]*Keyspace
-	// Peppers digests keys.
+	// Hasher digests keys under the configured peppers.
 	Hasher *apikey.Hasher
 	// Seq orders views: later ones win where bucket sizes are state (see Subject.Bind).
 	Seq int64
 }
+
+// saltSeed makes keyspace salts the same in every view of this process.
+var saltSeed = maphash.MakeSeed()
 
 // viewSeq numbers the views of this process.
 var viewSeq atomic.Int64
@@ -131,6 +138,7 @@ var viewSeq atomic.Int64
 func NewView(hasher *apikey.Hasher, keyspaces ...*Keyspace) *View {
 	v := &View{Keyspaces: make(map[string]*Keyspace, len(keyspaces)), Hasher: hasher, Seq: viewSeq.Add(1)}
 	for _, ks := range keyspaces {
+		ks.salt = maphash.String(saltSeed, ks.Name)
 		v.Keyspaces[ks.Name] = ks
 	}
 	return v

@@ -1,0 +1,154 @@
+package caddymodule
+
+import (
+	"net/http"
+	"strings"
+)
+
+// The headers in which an upstream is told who calls. All names are canonical.
+const (
+	headerTenantID       = "X-Tenant-Id"
+	headerTenantPlan     = "X-Tenant-Plan"
+	headerKeyID          = "X-Key-Id"
+	headerKeyName        = "X-Key-Name"
+	headerKeyScopes      = "X-Key-Scopes"
+	headerKeyEnvironment = "X-Key-Environment"
+)
+
+// contextFamilies are the prefixes of every header that upstreams take our word for.
+var contextFamilies = [...]string{"x-tenant-", "x-key-"}
+
+// overrideHeaders make some upstreams serve another path or method than the one that
+// was judged here.
+var overrideHeaders = [...]string{
+	"x-original-url", "x-rewrite-url", "x-original-uri", "x-forwarded-uri", "x-forwarded-path",
+	"x-http-method-override", "x-http-method", "x-method-override", "x-forwarded-method",
+}
+
+// foldsTo says whether name, read as an upstream could read it, equals want or, where
+// prefix is set, begins with it. Upstreams behind CGI, WSGI or PHP fold case, and "_" and "." into
+// "-"; want is lower case with dashes. It does not allocate.
+func foldsTo(name, want string, prefix bool) bool {
+	if len(name) < len(want) || !prefix && len(name) != len(want) {
+		return false
+	}
+	for i := 0; i < len(want); i++ {
+		c := name[i]
+		switch {
+		case 'A' <= c && c <= 'Z':
+			c += 'a' - 'A'
+		case c == '_' || c == '.':
+			c = '-'
+		}
+		if c != want[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// isContextHeader says whether an upstream could take name for one of ours.
+func isContextHeader(name string) bool {
+	// Nearly every header is told apart by its second character.
+	if len(name) < 6 || name[0] != 'X' && name[0] != 'x' {
+		return false
+	}
+	for _, f := range contextFamilies {
+		if foldsTo(name, f, true) {
+			return true
+		}
+	}
+	return false
+}
+
+func isOverrideHeader(name string) bool {
+	if len(name) < 13 || name[0] != 'X' && name[0] != 'x' {
+		return false
+	}
+	for _, o := range overrideHeaders {
+		if foldsTo(name, o, false) {
+			return true
+		}
+	}
+	return false
+}
+
+// stripContext removes from r whatever a client sent in the headers that upstreams take
+// our word for: in every spelling, as trailers, and as names in Connection, by which
+// the proxy would remove what we set. With overrides, the headers that
+// change path or method go too.
+func stripContext(r *http.Request, overrides bool) {
+	for name := range r.Header {
+		if isContextHeader(name) || overrides && isOverrideHeader(name) {
+			delete(r.Header, name)
+		}
+	}
+	if values := r.Header["Connection"]; len(values) > 0 {
+		r.Header["Connection"] = stripTokens(values, isContextHeader)
+	}
+	stripTrailers(r, overrides)
+	if len(r.Trailer) > 0 && r.Body != nil {
+		// Values come when the body has been read.
+		r.Body = &trailerBody{r.Body, r, overrides}
+	}
+}
+
+func stripTrailers(r *http.Request, overrides bool) {
+	for name := range r.Trailer {
+		if isContextHeader(name) || overrides && isOverrideHeader(name) {
+			delete(r.Trailer, name)
+		}
+	}
+}
+
+// stripTokens returns comma-separated values without the tokens that drop names. The
+// values themselves are not changed: the log may still show what was sent.
+func stripTokens(values []string, drop func(string) bool) []string {
+	found := false
+	for _, v := range values {
+		for tok := range strings.SplitSeq(v, ",") {
+			found = found || drop(strings.TrimSpace(tok))
+		}
+	}
+	if !found {
+		return values
+	}
+	var out []string
+	for _, v := range values {
+		var keep []string
+		for tok := range strings.SplitSeq(v, ",") {
+			if tok = strings.TrimSpace(tok); tok != "" && !drop(tok) {
+				keep = append(keep, tok)
+			}
+		}
+		if len(keep) > 0 {
+			out = append(out, strings.Join(keep, ", "))
+		}
+	}
+	return out
+}
+
+// percentEncode returns s fit for a header: what is not visible ASCII, and the percent
+// sign itself, as %XX of its UTF-8 bytes (RFC 3986). Spaces inside stay.
+func percentEncode(s string) string {
+	plain := true
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; c < ' ' || c > '~' || c == '%' {
+			plain = false
+			break
+		}
+	}
+	if plain {
+		return s
+	}
+	const hex = "0123456789ABCDEF"
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; c < ' ' || c > '~' || c == '%' {
+			b.Write([]byte{'%', hex[c>>4], hex[c&15]})
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,143 @@
+package caddymodule
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// errEnded is what a handler gets that goes on writing after its request was ended.
+var errEnded = errors.New("the request's API key is no longer valid")
+
+// responseWriter learns the response's status, puts our headers in place of the
+// upstream's when the header goes out, and can be ended while a handler writes to it.
+// Flushing, hijacking, deadlines and ReadFrom work as on the writer it wraps.
+type responseWriter struct {
+	*caddyhttp.ResponseWriterWrapper
+	// beforeHeader is called once, when the final header is about to be written.
+	beforeHeader func(status int)
+	status       int
+
+	// mu guards what end touches, from another goroutine than the handler's.
+	mu     sync.Mutex
+	sent   bool // the final header went out
+	ended  bool
+	closed bool // the handler returned: the writer must not be touched
+	conn   net.Conn
+}
+
+// WriteHeader implements http.ResponseWriter. Informational headers pass through.
+func (w *responseWriter) WriteHeader(status int) {
+	if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
+		w.ResponseWriter.WriteHeader(status)
+		return
+	}
+	w.mu.Lock()
+	if w.sent || w.ended {
+		w.mu.Unlock()
+		return
+	}
+	w.sent = true
+	w.mu.Unlock()
+	w.status = status
+	if w.beforeHeader != nil {
+		w.beforeHeader(status)
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *responseWriter) begin() error {
+	w.mu.Lock()
+	sent, ended := w.sent, w.ended
+	w.mu.Unlock()
+	if ended {
+		return errEnded
+	}
+	if !sent {
+		w.WriteHeader(http.StatusOK)
+	}
+	return nil
+}
+
+// Write implements http.ResponseWriter.
+func (w *responseWriter) Write(p []byte) (int, error) {
+	if err := w.begin(); err != nil {
+		return 0, err
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+// ReadFrom implements io.ReaderFrom, so that files and sockets are still spliced.
+func (w *responseWriter) ReadFrom(r io.Reader) (int64, error) {
+	if err := w.begin(); err != nil {
+		return 0, err
+	}
+	return w.ResponseWriterWrapper.ReadFrom(r)
+}
+
+// FlushError is what http.ResponseController flushes by.
+func (w *responseWriter) FlushError() error {
+	if err := w.begin(); err != nil {
+		return err
+	}
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// Flush implements http.Flusher.
+func (w *responseWriter) Flush() { _ = w.FlushError() }
+
+// Hijack is what http.ResponseController hijacks by.
+func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return conn, rw, err
+	}
+	w.mu.Lock()
+	w.conn, w.sent = conn, true
+	ended := w.ended
+	w.mu.Unlock()
+	if ended {
+		_ = conn.Close()
+	}
+	return conn, rw, nil
+}
+
+// end makes whoever reads from or writes to the client stop: a body still being sent
+// keeps Go's HTTP/2 client from seeing that the request was cancelled, and a slow client keeps a
+// writer blocked. Before the header went out only reading stops, so that a
+// refusal can still be written.
+func (w *responseWriter) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended || w.closed {
+		return
+	}
+	w.ended = true
+	if w.conn != nil {
+		_ = w.conn.Close()
+		return
+	}
+	past := time.Unix(1, 0)
+	rc := http.NewResponseController(w.ResponseWriter)
+	_ = rc.SetReadDeadline(past)
+	if w.sent {
+		_ = rc.SetWriteDeadline(past)
+	}
+}
+
+// close says that the handler has returned. It reports whether the request was ended
+// before its header went out: the refusal is then still to be written, on a writer that works again.
+func (w *responseWriter) close() (refuse bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	refuse = w.ended && !w.sent
+	w.ended = w.ended && w.sent
+	return refuse
+}

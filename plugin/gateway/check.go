@@ -1,0 +1,294 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+)
+
+// Check judges req and fills d. On an allowed request everything it costs has been
+// taken, on any other nothing has. It answers from memory, without allocating, for a key that
+// was used before; a key's first use asks the store, within ctx. It never fails: what cannot be
+// judged is Unavailable.
+//
+// The caller calls d.Done when the request has ended, and d.Track if it can be ended early.
+func (g *Gateway) Check(ctx context.Context, req *Request, d *Decision) {
+	d.reset(g)
+	if !g.started(ctx) {
+		req.Trace.note("ready", false, "the gateway is not ready to judge keys")
+		d.unavailable()
+		return
+	}
+	// Shape: what is wrong here reaches no lookup.
+	if reason := req.shape(); reason != Allowed {
+		d.refuse(reason)
+		return
+	}
+	e, err := g.find(ctx, req, req.View.Hasher.Primary(req.Credential))
+	if err != nil {
+		g.unfound(req, d, err)
+		return
+	}
+	req.Trace.note("known", true, e.rec.ID)
+	g.judge(ctx, req, d, e)
+	if req.Trace == nil {
+		// Authenticated is what the key and its secret alone decide; a later 403 or 429 counts.
+		switch d.Reason {
+		case RevokedKey, DisabledKey, ExpiredKey, Unavailable:
+		default:
+			g.touch(e, req.Now, req.Addr)
+		}
+	}
+}
+
+// reset makes d as new, keeping nothing of a former use.
+func (d *Decision) reset(g *Gateway) {
+	*d = Decision{gw: g}
+}
+
+func (d *Decision) unavailable() {
+	d.Reason = Unavailable
+	d.RetryAfter = time.Second
+}
+
+// shape says why the credential is refused without a look-up, Allowed if it is not.
+func (req *Request) shape() Reason {
+	reason := Allowed
+	switch {
+	case req.FindErr == nil && req.Keyspace.Grammar.Match(req.Credential) != nil:
+	case req.FindErr == nil, errors.Is(req.FindErr, apikey.ErrMalformed):
+		reason = MalformedKey
+	case errors.Is(req.FindErr, apikey.ErrAmbiguous):
+		reason = AmbiguousKey
+	default:
+		reason = MissingKey
+	}
+	if req.Trace != nil {
+		detail := "the credential has the shape of the keyspace's keys"
+		if reason != Allowed {
+			detail = reason.Message()
+		}
+		req.Trace.note("shape", reason == Allowed, detail)
+	}
+	return reason
+}
+
+// unfound decides about a well-formed key that was not found, or could not be looked up.
+func (g *Gateway) unfound(req *Request, d *Decision, err error) {
+	if !errors.Is(err, errUnknown) {
+		req.Trace.note("known", false, "the store does not answer, so nothing is known about the key")
+		d.unavailable()
+		return
+	}
+	req.Trace.note("known", false, "no key of this keyspace has this secret")
+	d.refuse(InvalidKey)
+	if req.Trace != nil {
+		return
+	}
+	// Only unknown keys are counted and only they are refused for it: a valid key from
+	// the same address never gets here.
+	if f := g.failuresOf(req.Keyspace); f != nil {
+		if ok, retry := f.Fail(req.Now, req.Addr); !ok {
+			d.refuse(TooManyFailures)
+			d.RetryAfter = retry
+		}
+	}
+}
+
+// judge decides about a known key. Check and explain are this same code.
+func (g *Gateway) judge(ctx context.Context, req *Request, d *Decision, e *entry) {
+	d.Key, d.Tenant, d.SecretID = e.rec, e.ten, e.secret.ID
+	d.Until = e.until()
+
+	if reason := e.standing(req.Now); reason != Allowed {
+		req.Trace.note("status", reason == TenantInactive, reason.Message())
+		if reason == TenantInactive {
+			req.Trace.note("tenant", false, "tenant "+e.ten.Slug+" is suspended")
+		}
+		d.refuse(reason)
+		return
+	}
+	req.Trace.note("status", true, string(StatusActive))
+	req.Trace.note("tenant", true, e.ten.Slug)
+
+	b, err := g.bind(ctx, req, e)
+	if err != nil {
+		if req.Trace != nil {
+			req.Trace.note("plan", false, err.Error())
+		}
+		d.unavailable()
+		return
+	}
+	d.Plan, d.Scopes, d.ScopeList = b.plan, b.scopes, b.scopeList
+	if b.plan.Deny {
+		req.Trace.note("plan", false, "plan "+b.plan.Name+" gives no API access")
+		d.refuse(PlanNotAllowed)
+		return
+	}
+	req.Trace.note("plan", true, b.plan.Name)
+
+	if !e.allows(req.Addr) {
+		if req.Trace != nil {
+			req.Trace.note("address", false, req.Addr.String()+" is not among the key's allowed addresses")
+		}
+		d.refuse(IPNotAllowed)
+		return
+	}
+	req.Trace.note("address", true, "")
+
+	if missing := req.Need &^ b.scopes; missing != 0 || req.ScopeDenied {
+		if req.Trace != nil {
+			req.Trace.note("scope", false, scopeDetail(req, missing))
+		}
+		d.refuse(InsufficientScope)
+		return
+	}
+	req.Trace.note("scope", true, b.scopeList)
+
+	g.charge(ctx, req, d, e, b)
+}
+
+func scopeDetail(req *Request, missing ScopeSet) string {
+	if missing == 0 {
+		return "no scope rule matches this route, and scope_default is deny"
+	}
+	return "missing " + strings.Join(req.Keyspace.Scopes.List(missing), " ")
+}
+
+// standing says whether the key, this secret of it and its tenant are good at now.
+func (e *entry) standing(now time.Time) Reason {
+	switch {
+	case !e.rec.RevokedAt.IsZero():
+		return RevokedKey
+	case e.rec.Disabled:
+		return DisabledKey
+	case !e.rec.ExpiresAt.IsZero() && !now.Before(e.rec.ExpiresAt):
+		return ExpiredKey
+	case !e.secret.ExpiresAt.IsZero() && !now.Before(e.secret.ExpiresAt):
+		// Rotated out: this secret was taken back, though its key lives.
+		return RevokedKey
+	case !e.ten.Active:
+		return TenantInactive
+	}
+	return Allowed
+}
+
+// allows says whether the key may be used from addr.
+func (e *entry) allows(addr netip.Addr) bool {
+	if len(e.rec.AllowedIPs) == 0 {
+		return true
+	}
+	addr = addr.Unmap().WithZone("")
+	for _, p := range e.rec.AllowedIPs {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// charge takes what the request costs from every limit, or from none.
+func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *entry, b *bound) {
+	bill := &d.bill
+	bill.Cost, bill.NoConcurrency = req.Cost, req.NoConcurrency
+	bill.Tenant, bill.Key = b.tenant, b.key
+	if b.address != nil {
+		party, err := g.addressParty(ctx, req, b)
+		if err != nil {
+			d.unavailable()
+			return
+		}
+		bill.Address = party
+	}
+	if len(bill.Address.Lines)+len(bill.Tenant.Lines)+len(bill.Key.Lines) == 0 {
+		req.Trace.note("limits", true, "none apply")
+		d.entry = e
+		return
+	}
+	var err error
+	if req.Trace != nil {
+		err = g.limiter.Peek(ctx, req.Now, bill, &d.Outcome)
+	} else {
+		err = g.limiter.Charge(ctx, req.Now, bill, &d.Outcome)
+	}
+	for try := 0; errors.Is(err, ratelimit.ErrLease) && try < 3; try++ {
+		if err = g.lease(ctx, e.owner, func() error {
+			if req.Trace != nil {
+				return g.limiter.Peek(ctx, req.Now, bill, &d.Outcome)
+			}
+			return g.limiter.Charge(ctx, req.Now, bill, &d.Outcome)
+		}); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		req.Trace.note("limits", false, "it cannot be told now what may be spent")
+		d.unavailable()
+		d.Outcome = ratelimit.Outcome{}
+		return
+	}
+	if d.Outcome.Refused {
+		req.Trace.noteLimits(&d.Outcome)
+		d.refuse(limitReason(d.Outcome.Kind))
+		return
+	}
+	req.Trace.noteLimits(&d.Outcome)
+	d.entry, d.at = e, req.Now
+	d.charged = req.Trace == nil
+	if b.durable && d.charged {
+		g.markDirty(e)
+	}
+}
+
+func (t *Trace) noteLimits(o *ratelimit.Outcome) {
+	if t == nil {
+		return
+	}
+	for i := range o.Standings[:o.N] {
+		s := &o.Standings[i]
+		t.note("limit "+s.Policy.Name, !s.Refused, strconv.FormatInt(s.Remaining, 10)+" of "+strconv.FormatInt(s.Limit, 10)+" left")
+	}
+}
+
+func limitReason(k ratelimit.Kind) Reason {
+	switch k {
+	case ratelimit.Rate:
+		return RateLimited
+	case ratelimit.Quota:
+		return QuotaExceeded
+	case ratelimit.Concurrency:
+		return ConcurrencyExceeded
+	}
+	return CreditsExhausted
+}
+
+// touch notes that a secret authenticated. It does not allocate for an address it was
+// last used from too.
+func (g *Gateway) touch(e *entry, now time.Time, addr netip.Addr) {
+	e.usedAt.Store(now.UnixMicro())
+	if p := e.usedFrom.Load(); p == nil || *p != addr {
+		e.noteAddr(addr)
+	}
+	g.markDirty(e)
+}
+
+// noteAddr stands apart so that the copy escapes only here.
+func (e *entry) noteAddr(addr netip.Addr) {
+	e.usedFrom.Store(&addr)
+}
+
+// markDirty puts e on the flusher's list, once.
+func (g *Gateway) markDirty(e *entry) {
+	if e.dirty.Load() || !e.dirty.CompareAndSwap(false, true) {
+		return
+	}
+	g.dirtyMu.Lock()
+	g.dirty = append(g.dirty, e)
+	g.dirtyMu.Unlock()
+}

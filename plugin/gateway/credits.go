@@ -1,0 +1,103 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+)
+
+// Credits are spent from a lease: an amount of the balance in the store that only this
+// node may spend. What was spent is taken from the balance by the next flush, so after a
+// crash the tenant is at most that much better off, and never worse: an unspent lease was never
+// taken from the balance. One process leases all there is.
+
+// lease makes charge succeed or be refused, for a tenant whose account had too few
+// credits for it: it leases more and runs charge. One caller at a time leases for a tenant.
+func (g *Gateway) lease(ctx context.Context, t *tenantState, charge func() error) error {
+	if err := t.lock(ctx); err != nil {
+		return err
+	}
+	defer t.unlock()
+	// Whoever was here before may have leased enough for this one too.
+	err := charge()
+	if !errors.Is(err, ratelimit.ErrLease) {
+		return err
+	}
+	granted, rest, err := g.store.LeaseCredits(ctx, g.node, t.id.keyspace, t.id.id, math.MaxInt64)
+	if err != nil {
+		g.storeFailed("leasing credits", err)
+		return err
+	}
+	t.subject.Account().Grant(granted, rest)
+	return charge()
+}
+
+func (t *tenantState) lock(ctx context.Context) error {
+	select {
+	case t.leasing <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%w: waiting for a tenant's credits: %w", ErrStore, ctx.Err())
+	}
+}
+
+func (t *tenantState) unlock() { <-t.leasing }
+
+// WithCredits runs f while nothing of a tenant's balance is leased here: everything
+// spent was written back before, and requests that need credits wait until f returned.
+// For what changes or reads a balance in the store. It returns f's error, or why the lease could not be given back.
+func (g *Gateway) WithCredits(ctx context.Context, keyspace, tenant string, f func() error) error {
+	t := g.table.findTenant(stateID{keyspace, tenant})
+	if t == nil {
+		return f()
+	}
+	if err := t.lock(ctx); err != nil {
+		return err
+	}
+	defer t.unlock()
+	account := t.subject.Account()
+	defer account.Invalidate()
+	unspent := account.Surrender()
+	err := g.flush(ctx)
+	if err == nil {
+		err = g.store.ReturnCredits(ctx, g.node, keyspace, tenant)
+	}
+	if err != nil {
+		account.Grant(unspent, 0) // still ours
+		g.storeFailed("returning leased credits", err)
+		return err
+	}
+	return f()
+}
+
+// returnLeases gives back all leases, at a clean stop.
+func (g *Gateway) returnLeases(ctx context.Context) error {
+	var first error
+	done := map[*tenantState]bool{}
+	g.table.eachKey(nil, func(k *keyState) {
+		t := k.owner
+		if done[t] {
+			return
+		}
+		done[t] = true
+		if t.subject.Account().Surrender() == 0 {
+			return
+		}
+		if err := g.store.ReturnCredits(ctx, g.node, t.id.keyspace, t.id.id); err != nil && first == nil {
+			first = err
+		}
+	})
+	return first
+}
+
+// settle makes cost what d's request was charged.
+func (g *Gateway) settle(d *Decision, cost int64) int64 {
+	delta := cost - d.bill.Cost
+	shortfall := g.limiter.Adjust(context.Background(), d.at, &d.bill, delta)
+	d.bill.Cost = cost
+	g.markDirty(d.entry)
+	return shortfall
+}

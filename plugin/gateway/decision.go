@@ -1,0 +1,124 @@
+package gateway
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+)
+
+// Request is what Check needs to know of a request. The caller owns it and may reuse it.
+type Request struct {
+	// Now is when the request came. One reading of the clock serves the whole check.
+	Now      time.Time
+	View     *View
+	Keyspace *Keyspace
+	// Credential is what apikey.Places.Find returned, and FindErr its error.
+	Credential string
+	FindErr    error
+	// Addr is the client's address, the proxy's word for it.
+	Addr netip.Addr
+	// Need is the scopes that must all be held.
+	Need ScopeSet
+	// ScopeDenied says that the route's rules refuse every scope.
+	ScopeDenied bool
+	// Cost is taken from quotas and credits.
+	Cost int64
+	// NoConcurrency leaves concurrency limits out, for callers that hold no request open.
+	NoConcurrency bool
+	// Trace, where not nil, makes this an explanation: every check's outcome is noted, and
+	// nothing is spent, counted or remembered.
+	Trace *Trace
+}
+
+// Trace collects what each check of an explained request found, in order.
+type Trace struct {
+	Steps []Step
+}
+
+// Step is the outcome of one check.
+type Step struct {
+	Check  string `json:"check"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail,omitempty"`
+}
+
+func (t *Trace) note(check string, ok bool, detail string) {
+	if t != nil {
+		t.Steps = append(t.Steps, Step{check, ok, detail})
+	}
+}
+
+// Decision is what Check decided. The caller owns it, passes it zeroed or used, and
+// calls Done on it exactly once when the request has ended, whatever was decided.
+type Decision struct {
+	Reason Reason
+	// Key, Tenant and Plan are set as far as the request got: Key and Tenant from the
+	// moment the key is known, Plan when the tenant's plan is.
+	Key    *Key
+	Tenant *Tenant
+	Plan   *Plan
+	// SecretID is the secret that was shown.
+	SecretID string
+	// Scopes are the key's effective scopes: after the plan's cap, included ones spelt out.
+	Scopes ScopeSet
+	// ScopeList is Scopes as names, separated by spaces.
+	ScopeList string
+	// Outcome is where every policy stands; N is 0 where no limit applies or none was reached.
+	Outcome ratelimit.Outcome
+	// RetryAfter is when to come back, for refusals that are not a policy's.
+	RetryAfter time.Duration
+	// Until is when the key or this secret of it expires; zero for never.
+	Until time.Time
+
+	gw      *Gateway
+	entry   *entry
+	bill    ratelimit.Bill
+	at      time.Time
+	charged bool
+	live    *Live
+}
+
+// Allowed says that the request may pass.
+func (d *Decision) Allowed() bool { return d.Reason == Allowed }
+
+// Known says that the credential belongs to a known key, whether or not it may pass.
+func (d *Decision) Known() bool { return d.Key != nil }
+
+// refuse sets the reason.
+func (d *Decision) refuse(r Reason) { d.Reason = r }
+
+// Cost returns what the request was charged in quotas and credits so far.
+func (d *Decision) Cost() int64 {
+	if !d.charged {
+		return 0
+	}
+	return d.bill.Cost
+}
+
+// Settle makes cost what the request really cost, after Check charged what was
+// announced: 0 refunds it. Quotas and credits change, rates don't. It returns what
+// the balance could not cover. No-op where nothing was charged. May block when the
+// credits are not all held here.
+func (d *Decision) Settle(cost int64) (shortfall int64) {
+	if !d.charged || cost == d.bill.Cost || cost < 0 {
+		return 0
+	}
+	return d.gw.settle(d, cost)
+}
+
+// Done ends the request: its concurrency slot is free, and it is no longer ended with
+// its key. No-op on a refused or finished decision.
+func (d *Decision) Done() {
+	if d.entry == nil {
+		return
+	}
+	if d.live != nil {
+		d.live.remove()
+		d.live = nil
+	}
+	if d.charged {
+		d.gw.limiter.Release(&d.bill)
+		d.charged = false
+	}
+}

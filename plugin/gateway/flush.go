@@ -1,0 +1,117 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+)
+
+// flushInterval is how often counts are written back: after a crash at most this much
+// and the write itself are lost.
+const flushInterval = 500 * time.Millisecond
+
+func (g *Gateway) flushLoop(ctx context.Context) {
+	t := time.NewTicker(flushInterval)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			if err := g.flush(ctx); err != nil && ctx.Err() == nil {
+				g.storeFailed("writing counts back", err)
+			}
+			g.rehash(ctx)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// flush writes back everything that was counted since the last time. What can't be
+// written stays counted here and is written by a later flush.
+func (g *Gateway) flush(ctx context.Context) error {
+	g.flushMu.Lock()
+	defer g.flushMu.Unlock()
+
+	g.dirtyMu.Lock()
+	entries, addresses := g.dirty, g.dirtyAddresses
+	g.dirty, g.dirtyAddresses = nil, map[*ratelimit.Subject]struct{}{}
+	g.dirtyMu.Unlock()
+	if len(entries) == 0 && len(addresses) == 0 {
+		return nil
+	}
+
+	f := &Flush{At: time.Now()}
+	subjects := addresses
+	keys := map[*keyState]*entry{}
+	for _, e := range entries {
+		// Cleared before the counts are read: what is counted from here on marks it again.
+		e.dirty.Store(false)
+		t := Touch{KeyID: e.rec.ID, SecretID: e.secret.ID, At: time.UnixMicro(e.usedAt.Load())}
+		if a := e.usedFrom.Load(); a != nil && a.IsValid() {
+			t.IP = a.String()
+		}
+		if e.usedAt.Load() != 0 {
+			f.Touches = append(f.Touches, t)
+		}
+		subjects[e.key.subject] = struct{}{}
+		subjects[e.owner.subject] = struct{}{}
+		keys[e.key] = e
+	}
+	counts := make(map[*ratelimit.Subject][]ratelimit.Counted, len(subjects))
+	for s := range subjects {
+		c := s.Unflushed(nil)
+		if len(c) == 0 {
+			continue
+		}
+		counts[s] = c
+		for _, u := range c {
+			f.Usage = append(f.Usage, Usage{Subject: u.Subject, Calendar: u.Calendar, Start: u.Start, Used: u.Used})
+		}
+	}
+	spenders := map[*keyState]Spend{}
+	for k, e := range keys {
+		if amount, shortfall := k.subject.TakeSpent(); amount != 0 || shortfall != 0 {
+			s := Spend{Keyspace: e.keyspace, Tenant: e.ten.Slug, KeyID: e.rec.ID, Amount: amount, Shortfall: shortfall}
+			spenders[k] = s
+			f.Spends = append(f.Spends, s)
+		}
+	}
+	if err := g.store.WriteFlush(ctx, g.node, f); err != nil {
+		for k, s := range spenders {
+			k.subject.PutBack(s.Amount, s.Shortfall)
+		}
+		for _, e := range entries {
+			g.markDirty(e)
+		}
+		for s := range addresses {
+			g.markAddress(s)
+		}
+		return err
+	}
+	g.storeWorked()
+	for s, c := range counts {
+		s.Flushed(c)
+	}
+	return nil
+}
+
+// rehash stores secrets in their primary form, as many as are waiting. A failure costs nothing: the next load
+// of the key asks again.
+func (g *Gateway) rehash(ctx context.Context) {
+	for {
+		select {
+		case r := <-g.rehashes:
+			if err := g.store.Rehash(ctx, r.keyspace, r.secret, r.to); err != nil {
+				if !errors.Is(err, ErrNotFound) && ctx.Err() == nil {
+					g.storeFailed("storing a key under the current pepper", err)
+				}
+				return
+			}
+			g.learn([][]byte{r.to.Digest[:]})
+		default:
+			return
+		}
+	}
+}

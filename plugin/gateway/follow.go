@@ -1,0 +1,163 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// changesAtOnce bounds one read of the change sequence.
+const changesAtOnce = 1000
+
+// follow applies what others write to the store: another process on the same file,
+// another node.
+func (g *Gateway) follow(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := g.store.Wait(ctx)
+		if err == nil {
+			err = g.catchUp(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			g.storeFailed("following changes", err)
+			select {
+			case <-time.After(500 * time.Millisecond):
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
+// catchUp applies every change after the newest one applied.
+func (g *Gateway) catchUp(ctx context.Context) error {
+	for {
+		after := g.seq.Load()
+		changes, err := g.store.Changes(ctx, after, changesAtOnce)
+		if err != nil {
+			return err
+		}
+		if len(changes) == 0 {
+			last, err := g.store.LastSeq(ctx)
+			if err != nil {
+				return err
+			}
+			if last < after {
+				// The store went back in time: a backup was put in its place. What changed
+				// is not known, so everything is judged anew.
+				g.log.Warn("the store is older than what was read from it before, as after restoring a backup: all keys are read again",
+					"applied", after, "store", last)
+				g.table.changeAll()
+				g.seq.Store(last)
+				g.askRefill()
+				g.recheckAll()
+			}
+			return nil
+		}
+		if err := g.Apply(ctx, changes); err != nil {
+			return err
+		}
+		if last := changes[len(changes)-1].Seq; last > g.seq.Load() {
+			g.seq.Store(last) // over gaps too
+		}
+		if len(changes) < changesAtOnce {
+			return nil
+		}
+	}
+}
+
+// Apply makes changes that are in the store count here: when it returns, no request is
+// judged by what was before, and live requests whose key is no longer good have been
+// ended. Called after each commit of this process's own, and for those of others; a
+// change may be applied more than once. An error means that new keys may not be known yet; it is never the
+// case for keys that lost something.
+func (g *Gateway) Apply(ctx context.Context, changes []Change) error {
+	var digests [][]byte
+	var first error
+	var recheck []func()
+	for _, c := range changes {
+		id := stateID{c.Keyspace, c.ID}
+		switch c.Kind {
+		case ChangeTenant:
+			if t := g.table.changeTenant(id); t != nil {
+				t.subject.Account().Invalidate()
+				recheck = append(recheck, func() {
+					g.table.eachKey(t, func(k *keyState) { g.recheckKey(k) })
+				})
+			}
+		case ChangeKey:
+			if k := g.table.changeKey(id); k != nil {
+				recheck = append(recheck, func() { g.recheckKey(k) })
+			}
+			d, err := g.store.SecretDigests(ctx, c.Keyspace, c.ID)
+			if err != nil && !errors.Is(err, ErrNotFound) && first == nil {
+				first = err
+			}
+			digests = append(digests, d...)
+		}
+	}
+	if g.learn(digests) {
+		g.askRefill()
+	}
+	if first != nil {
+		// Which digests are new is not known: only the store can tell, until it was read again.
+		g.distrusted.Add(1)
+		g.filter.Store(nil)
+		g.askRefill()
+	}
+	// After the filter, so that a look-up that came too early is not remembered as unknown.
+	g.table.created.Add(1)
+	for _, f := range recheck {
+		f()
+	}
+	if first == nil {
+		// Ours, in order, need not be read and applied a second time.
+		for _, c := range changes {
+			g.seq.CompareAndSwap(c.Seq-1, c.Seq)
+		}
+	}
+	return first
+}
+
+// recheckKey judges the live requests of a key anew.
+func (g *Gateway) recheckKey(k *keyState) {
+	if k.live.empty() {
+		return
+	}
+	for _, e := range k.live.entries() {
+		g.recheck(e)
+	}
+}
+
+// recheckAll judges all live requests anew.
+func (g *Gateway) recheckAll() {
+	g.table.eachKey(nil, g.recheckKey)
+}
+
+// recheckInterval is how soon a live request is judged again that could not be.
+const recheckInterval = 250 * time.Millisecond
+
+// recheck judges the live requests that e let in by what the store holds now. While the
+// store does not answer they go on, and are judged when it does.
+func (g *Gateway) recheck(e *entry) {
+	if g.closed.Load() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
+	defer cancel()
+	now, err := g.load(ctx, e.keyspace, e.digest, e.candidates())
+	switch {
+	case errors.Is(err, errUnknown):
+		e.key.live.rejudge(e, nil, InvalidKey)
+	case err != nil:
+		g.storeFailed("judging live requests anew", err)
+		time.AfterFunc(recheckInterval, func() {
+			if !e.key.live.empty() {
+				g.recheck(e)
+			}
+		})
+	default:
+		e.key.live.rejudge(e, now, now.standing(time.Now()))
+		if !now.current() {
+			g.recheck(now)
+		}
+	}
+}

@@ -1,0 +1,333 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+)
+
+// Options are what an engine is made of. All fields without a default are required.
+type Options struct {
+	Store Store
+	// Limiter charges requests. Default: ratelimit.NewLocal.
+	Limiter ratelimit.Limiter
+	// Logger hears what operators should know. Default: slog.Default.
+	Logger *slog.Logger
+	// Node names this process among those that share the store. Default: "local".
+	Node string
+	// CacheEntries is how many keys are kept ready. Default: 500,000. A key in use takes
+	// about 2 KiB.
+	CacheEntries int64
+}
+
+const (
+	defaultCacheEntries = 500_000
+	// startWait is how long a request that comes before the engine is ready waits for it.
+	startWait = 3 * time.Second
+	// sweepInterval is how often states that are no longer needed are dropped.
+	sweepInterval = 30 * time.Second
+	// failureEntries bounds the table of addresses that sent unknown keys, per keyspace.
+	failureEntries = 1 << 16
+)
+
+// Gateway judges requests. It holds only state, so it outlives the configurations that
+// use it; each request brings the View it is judged by. Safe for concurrent use.
+type Gateway struct {
+	store   Store
+	limiter ratelimit.Limiter
+	log     *slog.Logger
+	node    string
+	keep    int64
+
+	cache     *cache
+	table     *table
+	loads     *loader
+	addresses *ratelimit.Addresses
+	// failures by keyspace name; the map is replaced, never changed.
+	failures   atomic.Pointer[map[string]*keyspaceFailures]
+	failuresMu sync.Mutex
+
+	// filter of all stored digests; nil until first filled. filling is the next one.
+	filter, filling atomic.Pointer[filter]
+	refill          chan struct{}
+	// distrusted counts how often the filter may have missed a digest.
+	distrusted atomic.Int64
+
+	ready   chan struct{} // closed when Start has succeeded
+	isReady atomic.Bool
+	closed  atomic.Bool
+	startMu sync.Mutex
+	stop    context.CancelFunc
+	running sync.WaitGroup
+
+	dirtyMu        sync.Mutex
+	dirty          []*entry
+	dirtyAddresses map[*ratelimit.Subject]struct{}
+	flushMu        sync.Mutex // one flush at a time
+	rehashes       chan rehash
+
+	seq         atomic.Int64 // newest change applied
+	degraded    atomic.Bool
+	storeErrors atomic.Int64
+	lastError   atomic.Pointer[string]
+}
+
+type keyspaceFailures struct {
+	policy *ratelimit.Policy
+	*ratelimit.Failures
+}
+
+// New returns an engine that judges nothing yet. It does not touch the store.
+func New(o Options) (*Gateway, error) {
+	if o.Limiter == nil {
+		o.Limiter = ratelimit.NewLocal()
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.Node == "" {
+		o.Node = "local"
+	}
+	if o.CacheEntries <= 0 {
+		o.CacheEntries = defaultCacheEntries
+	}
+	c, err := newCache(o.CacheEntries)
+	if err != nil {
+		return nil, err
+	}
+	g := &Gateway{
+		store: o.Store, limiter: o.Limiter, log: o.Logger, node: o.Node, keep: o.CacheEntries,
+		cache: c, table: newTable(), loads: newLoader(), addresses: ratelimit.NewAddresses(),
+		refill: make(chan struct{}, 1), ready: make(chan struct{}),
+		dirtyAddresses: map[*ratelimit.Subject]struct{}{},
+		rehashes:       make(chan rehash, 1024),
+	}
+	g.failures.Store(&map[string]*keyspaceFailures{})
+	return g, nil
+}
+
+// Start makes the engine ready: it asks the store where its changes stand, and begins
+// to follow them, to write counts back, and to fill the filter of all digests beside
+// running requests. Blocks on the store, within ctx. Idempotent; after a failure it may be called again.
+func (g *Gateway) Start(ctx context.Context) error {
+	g.startMu.Lock()
+	defer g.startMu.Unlock()
+	if g.isReady.Load() {
+		return nil
+	}
+	if g.closed.Load() {
+		return errors.New("the gateway was closed")
+	}
+	seq, err := g.store.LastSeq(ctx)
+	if err != nil {
+		return fmt.Errorf("reading the change sequence: %w", err)
+	}
+	if err := g.store.DropLeases(ctx, g.node); err != nil {
+		return fmt.Errorf("releasing credits held before the restart: %w", err)
+	}
+	g.seq.Store(seq)
+	run, cancel := context.WithCancel(context.Background())
+	g.stop = cancel
+	for _, f := range []func(context.Context){g.follow, g.flushLoop, g.sweepLoop, g.filterLoop} {
+		g.running.Go(func() { f(run) })
+	}
+	g.isReady.Store(true)
+	close(g.ready)
+	return nil
+}
+
+// Close writes back what was counted, returns leased credits and lets go of the cache.
+// Requests that still run may go on calling: they are answered Unavailable. It does not close the store.
+// Idempotent.
+func (g *Gateway) Close(ctx context.Context) error {
+	g.startMu.Lock()
+	defer g.startMu.Unlock()
+	if g.closed.Swap(true) || g.stop == nil {
+		g.cache.close()
+		return nil
+	}
+	g.stop()
+	g.running.Wait()
+	err := g.flush(ctx)
+	if e := g.returnLeases(ctx); err == nil {
+		err = e
+	}
+	g.cache.close()
+	return err
+}
+
+// Ready says that keys can be judged now.
+func (g *Gateway) Ready() bool { return g.isReady.Load() && !g.closed.Load() }
+
+// started says whether the engine is ready, after waiting for it briefly.
+func (g *Gateway) started(ctx context.Context) bool {
+	if g.isReady.Load() {
+		return !g.closed.Load()
+	}
+	t := time.NewTimer(startWait)
+	defer t.Stop()
+	select {
+	case <-g.ready:
+		return !g.closed.Load()
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// Stats is what the engine can say about itself.
+type Stats struct {
+	Node        string
+	Ready       bool
+	Degraded    bool
+	KeysCached  int64
+	StoreErrors int64
+	LastError   string
+	// Seq is the newest change this node has applied.
+	Seq int64
+	// FilterReady says that unknown keys are refused without a look-up.
+	FilterReady bool
+}
+
+// Stats does not block.
+func (g *Gateway) Stats() Stats {
+	s := Stats{Node: g.node, Ready: g.Ready(), Degraded: g.degraded.Load(), KeysCached: g.table.held(),
+		StoreErrors: g.storeErrors.Load(), Seq: g.seq.Load(), FilterReady: g.filter.Load() != nil}
+	if p := g.lastError.Load(); p != nil && s.Degraded {
+		s.LastError = *p
+	}
+	return s
+}
+
+// storeFailed notes that the store did not answer. It logs the first failure of a run,
+// not each: known keys go on, and a flood of lines would help nobody.
+func (g *Gateway) storeFailed(doing string, err error) {
+	g.storeErrors.Add(1)
+	text := err.Error()
+	g.lastError.Store(&text)
+	if !g.degraded.Swap(true) {
+		g.log.Error("the store does not answer: keys in memory go on working, everything else is refused with 503 until it does",
+			"while", doing, "error", err)
+	}
+}
+
+// storeWorked notes that it did.
+func (g *Gateway) storeWorked() {
+	if g.degraded.Load() && g.degraded.Swap(false) {
+		g.log.Info("the store answers again")
+	}
+}
+
+// failuresOf returns the keyspace's table of failed attempts, nil where it limits none.
+func (g *Gateway) failuresOf(ks *Keyspace) *ratelimit.Failures {
+	if ks.Failures == nil {
+		return nil
+	}
+	if f := (*g.failures.Load())[ks.Name]; f != nil && f.same(ks.Failures) {
+		return f.Failures
+	}
+	g.failuresMu.Lock()
+	defer g.failuresMu.Unlock()
+	old := *g.failures.Load()
+	if f := old[ks.Name]; f != nil && f.same(ks.Failures) {
+		return f.Failures
+	}
+	next := make(map[string]*keyspaceFailures, len(old)+1)
+	for n, f := range old {
+		next[n] = f
+	}
+	f := &keyspaceFailures{ks.Failures, ratelimit.NewFailures(ks.Failures, failureEntries)}
+	next[ks.Name] = f
+	g.failures.Store(&next)
+	return f.Failures
+}
+
+// same says that the limit is still the one the table counts for.
+func (f *keyspaceFailures) same(p *ratelimit.Policy) bool {
+	return f.policy == p || *f.policy == *p
+}
+
+// sweepLoop drops what is no longer needed.
+func (g *Gateway) sweepLoop(ctx context.Context) {
+	t := time.NewTicker(sweepInterval)
+	defer t.Stop()
+	for {
+		select {
+		case now := <-t.C:
+			g.table.sweep(now, g.keep)
+			g.addresses.Sweep(now)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// filterLoop fills the filter at the start, and again when asked to.
+func (g *Gateway) filterLoop(ctx context.Context) {
+	g.askRefill()
+	for {
+		select {
+		case <-g.refill:
+		case <-ctx.Done():
+			return
+		}
+		if err := g.fillFilter(ctx); err != nil && ctx.Err() == nil {
+			g.storeFailed("reading all digests", err)
+			select {
+			case <-time.After(time.Second):
+				g.askRefill()
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+func (g *Gateway) askRefill() {
+	select {
+	case g.refill <- struct{}{}:
+	default:
+	}
+}
+
+func saltOf(keyspace string) uint64 { return maphash.String(saltSeed, keyspace) }
+
+// markAddress notes that an address's quota counts changed.
+func (g *Gateway) markAddress(s *ratelimit.Subject) {
+	g.dirtyMu.Lock()
+	g.dirtyAddresses[s] = struct{}{}
+	g.dirtyMu.Unlock()
+}
+
+// rehash is a secret that is stored in another form than keys are issued in now.
+type rehash struct {
+	keyspace, secret string
+	to               apikey.Candidate
+}
+
+// rehashLater has a secret stored in its primary form, soon; where there is too much to do it is
+// left for the key's next load.
+func (g *Gateway) rehashLater(keyspace, secret string, to apikey.Candidate) {
+	select {
+	case g.rehashes <- rehash{keyspace, secret, to}:
+	default:
+	}
+}
+
+// Addr returns the netip form of an address a proxy gives as text; invalid where it is none.
+func Addr(s string) netip.Addr {
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return a.Unmap()
+}

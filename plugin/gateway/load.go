@@ -1,0 +1,251 @@
+package gateway
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+)
+
+const (
+	// loadTimeout bounds one load, whoever waits for it.
+	loadTimeout = 2 * time.Second
+	// concurrentLoads bounds the look-ups that run at the same time.
+	concurrentLoads = 16
+	// loadTries bounds how often a load is repeated because something changed while it
+	// read. Changes to other keys of the same shard count too, so it is generous.
+	loadTries = 20
+	// negatives is how many unknown digests are remembered, in all.
+	negatives = 1 << 14
+)
+
+// errUnknown says that no secret has the digest: an answer, not a failure.
+var errUnknown = errors.New("unknown key")
+
+// words returns the digest's first two words: the one by which it is cached, and a
+// second independent one.
+func words(d []byte) (uint64, uint64) {
+	return binary.LittleEndian.Uint64(d), binary.LittleEndian.Uint64(d[8:])
+}
+
+// loader brings entries from the store, each once for all who want it.
+type loader struct {
+	mu    sync.Mutex
+	calls map[callID]*call
+	slots chan struct{}
+	// unknown remembers digests that were looked up in vain. It is only asked for the few
+	// that get past the filter.
+	unknown negativeTable
+}
+
+type callID struct {
+	word     uint64
+	keyspace string
+}
+
+type call struct {
+	digest apikey.Digest
+	done   chan struct{}
+	entry  *entry
+	err    error
+}
+
+func newLoader() *loader {
+	return &loader{calls: map[callID]*call{}, slots: make(chan struct{}, concurrentLoads)}
+}
+
+// find returns the current entry of a presented key: from the cache, else from the
+// store. Errors: errUnknown, or why it could not be told.
+func (g *Gateway) find(ctx context.Context, req *Request, digest apikey.Digest) (*entry, error) {
+	word, low := words(digest[:])
+	word ^= req.Keyspace.salt
+	if e := g.cache.get(word); e != nil && e.digest == digest && e.keyspace == req.Keyspace.Name && e.current() {
+		return e, nil
+	}
+	return g.findSlow(ctx, req, digest, word, low)
+}
+
+// findSlow is find for what the cache does not know.
+func (g *Gateway) findSlow(ctx context.Context, req *Request, digest apikey.Digest, word, low uint64) (*entry, error) {
+	var buf [4]apikey.Candidate
+	candidates := req.View.Hasher.Candidates(buf[:0], req.Credential)
+	if !g.mayKnow(candidates) {
+		return nil, errUnknown
+	}
+	if g.loads.unknown.has(word, low, g.table.created.Load()) {
+		return nil, errUnknown
+	}
+	id := callID{word, req.Keyspace.Name}
+	for {
+		g.loads.mu.Lock()
+		c := g.loads.calls[id]
+		if c == nil {
+			c = &call{digest: digest, done: make(chan struct{})}
+			g.loads.calls[id] = c
+			g.loads.mu.Unlock()
+			// Detached: that the first caller goes away must not fail the others.
+			go g.runLoad(id, c, append([]apikey.Candidate(nil), candidates...))
+		} else {
+			g.loads.mu.Unlock()
+		}
+		select {
+		case <-c.done:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w", ErrStore, ctx.Err())
+		}
+		switch {
+		case c.digest != digest:
+			continue // another key with the same first word; its turn is over now
+		case c.err != nil:
+			return nil, c.err
+		case c.entry.current():
+			return c.entry, nil
+		}
+		// Changed since it was loaded. Each turn of this loop is paid for by a change.
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrStore, err)
+		}
+	}
+}
+
+// runLoad does one load and wakes those who wait for it.
+func (g *Gateway) runLoad(id callID, c *call, candidates []apikey.Candidate) {
+	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
+	defer cancel()
+	c.entry, c.err = g.load(ctx, id.keyspace, c.digest, candidates)
+	switch {
+	case c.err == nil:
+		g.cache.set(id.word, c.entry)
+	case !errors.Is(c.err, errUnknown):
+		g.storeFailed("looking up a key", c.err)
+	}
+	g.loads.mu.Lock()
+	delete(g.loads.calls, id)
+	g.loads.mu.Unlock()
+	close(c.done)
+}
+
+// load reads a key's record until nothing changed while it was read.
+func (g *Gateway) load(ctx context.Context, keyspace string, digest apikey.Digest, candidates []apikey.Candidate) (*entry, error) {
+	select {
+	case g.loads.slots <- struct{}{}:
+		defer func() { <-g.loads.slots }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: too many look-ups at once", ErrStore)
+	}
+	var gens generations
+	for range loadTries {
+		created := g.table.created.Load()
+		g.table.snapshot(&gens)
+		rec, err := g.store.Lookup(ctx, keyspace, candidates)
+		if errors.Is(err, ErrNotFound) {
+			word, low := words(digest[:])
+			g.loads.unknown.put(word^saltOf(keyspace), low, created)
+			return nil, errUnknown
+		}
+		if err != nil {
+			return nil, err
+		}
+		g.storeWorked()
+		e := g.table.admit(&gens, digest, rec)
+		if e == nil {
+			continue
+		}
+		if rec.Secret.Algorithm != candidates[0].Algorithm {
+			g.rehashLater(keyspace, rec.Secret.ID, candidates[0])
+		}
+		return e, nil
+	}
+	return nil, fmt.Errorf("%w: the key kept changing while it was read", ErrStore)
+}
+
+// mayKnow says whether any stored digest may be one of candidates; false is certain.
+func (g *Gateway) mayKnow(candidates []apikey.Candidate) bool {
+	f := g.filter.Load()
+	if f == nil {
+		return true // still being filled
+	}
+	for i := range candidates {
+		if f.has(words(candidates[i].Digest[:])) {
+			return true
+		}
+	}
+	return false
+}
+
+// negativeTable remembers unknown digests: a fixed array in which newer ones overwrite
+// older ones. A digest counts as unknown only as long as no key was created since.
+type negativeTable [negatives]struct {
+	mu             sync.Mutex
+	word, low, gen uint64
+}
+
+func (n *negativeTable) has(word, low, created uint64) bool {
+	s := &n[word%negatives]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.word == word && s.low == low && s.gen == created+1
+}
+
+// put takes the count of creations noted before the look-up.
+func (n *negativeTable) put(word, low, created uint64) {
+	s := &n[word%negatives]
+	s.mu.Lock()
+	s.word, s.low, s.gen = word, low, created+1 // never 0: the zero slot matches nothing
+	s.mu.Unlock()
+}
+
+// fillFilter builds the filter of all digests anew, beside the running gateway: until
+// it is done the old one answers, and what is created meanwhile goes into both.
+func (g *Gateway) fillFilter(ctx context.Context) error {
+	n, err := g.store.CountSecrets(ctx)
+	if err != nil {
+		return err
+	}
+	distrusted := g.distrusted.Load()
+	f := newFilter(n + n/2)
+	g.filling.Store(f)
+	defer g.filling.Store(nil)
+	err = g.store.Digests(ctx, func(_ string, digest []byte) bool {
+		if len(digest) >= 16 {
+			f.add(words(digest))
+		}
+		return ctx.Err() == nil
+	})
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return err
+	}
+	if g.distrusted.Load() != distrusted {
+		// A digest was stored meanwhile that could not be learnt. Whoever said so has asked
+		// for another filling.
+		return nil
+	}
+	g.filter.Store(f)
+	return nil
+}
+
+// learn puts digests into the filter, and into the one being filled. It reports
+// whether the filter has grown past its capacity.
+func (g *Gateway) learn(digests [][]byte) (full bool) {
+	for _, p := range []*atomic.Pointer[filter]{&g.filling, &g.filter} {
+		f := p.Load()
+		if f == nil {
+			continue
+		}
+		for _, d := range digests {
+			if len(d) >= 16 {
+				f.add(words(d))
+			}
+		}
+		full = f.added.Load() > f.capacity
+	}
+	return full
+}

@@ -1,0 +1,285 @@
+package gateway
+
+import (
+	"hash/maphash"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+)
+
+// entry is what the cache keeps for one secret: everything one look-up brought, as of
+// the versions it was loaded at. Only its own counters and bound change.
+type entry struct {
+	digest   apikey.Digest
+	keyspace string
+	secret   Secret
+	rec      *Key
+	ten      *Tenant
+	// owner and key are the states of the tenant and the key; versions they had.
+	owner         *tenantState
+	key           *keyState
+	tenantVersion uint64
+	keyVersion    uint64
+	// bound is what the entry amounts to under the newest view it was judged by.
+	bound atomic.Pointer[bound]
+
+	// usedAt and usedFrom are when and from where the secret last authenticated; dirty says
+	// that the entry is on the flusher's list.
+	usedAt   atomic.Int64 // unix microseconds
+	usedFrom atomic.Pointer[netip.Addr]
+	dirty    atomic.Bool
+}
+
+// current says that nothing changed the key or its tenant since the entry was loaded.
+func (e *entry) current() bool {
+	return e.keyVersion == e.key.version.Load() && e.tenantVersion == e.owner.version.Load()
+}
+
+// until returns when the key or this secret expires, whichever is first; zero for never.
+func (e *entry) until() time.Time {
+	u := e.rec.ExpiresAt
+	if s := e.secret.ExpiresAt; !s.IsZero() && (u.IsZero() || s.Before(u)) {
+		u = s
+	}
+	return u
+}
+
+// keyState is what must not be forgotten of a key while it is in use, and therefore
+// stands outside the cache: its version, its buckets, its live requests.
+type keyState struct {
+	id      stateID
+	version atomic.Uint64
+	subject *ratelimit.Subject
+	live    liveList
+	// owner is read and set under the shard's lock: keys do not change tenants, but a
+	// tenant's state may be dropped and made again.
+	owner *tenantState
+}
+
+// tenantState is the same for a tenant.
+type tenantState struct {
+	id      stateID
+	version atomic.Uint64
+	subject *ratelimit.Subject
+	// leasing is held by whoever leases credits, or has them recalled; a channel, so that waiting ends
+	// with the context.
+	leasing chan struct{}
+}
+
+// stateID names a key or a tenant.
+type stateID struct {
+	keyspace, id string
+}
+
+const tableShards = 1024
+
+// table is the registry of states, and the generations that keep a slow load from
+// bringing back what changed while it read.
+type table struct {
+	seed   maphash.Seed
+	shards [tableShards]tableShard
+	// created counts changes that may have made an unknown key known.
+	created atomic.Uint64
+	keys    atomic.Int64
+}
+
+type tableShard struct {
+	mu sync.Mutex
+	// generation rises with every change to a key or tenant of this shard.
+	generation atomic.Uint64
+	keys       map[stateID]*keyState
+	tenants    map[stateID]*tenantState
+}
+
+// generations is a snapshot of every shard's generation, noted before a load reads.
+type generations [tableShards]uint64
+
+func newTable() *table {
+	t := &table{seed: maphash.MakeSeed()}
+	for i := range t.shards {
+		t.shards[i].keys = map[stateID]*keyState{}
+		t.shards[i].tenants = map[stateID]*tenantState{}
+	}
+	return t
+}
+
+func (t *table) shard(id stateID) (int, *tableShard) {
+	i := int(maphash.Comparable(t.seed, id) % tableShards)
+	return i, &t.shards[i]
+}
+
+// snapshot notes all generations. What a load reads after it, admit judges by it.
+func (t *table) snapshot(g *generations) {
+	for i := range t.shards {
+		g[i] = t.shards[i].generation.Load()
+	}
+}
+
+// admit makes an entry of a record that was read after g was taken, or returns nil
+// where the key or its tenant may have changed since: the record is then to be read again.
+func (t *table) admit(g *generations, digest apikey.Digest, r *Record) *entry {
+	tid := stateID{r.Tenant.Keyspace, r.Tenant.Slug}
+	ti, ts := t.shard(tid)
+	ts.mu.Lock()
+	if ts.generation.Load() != g[ti] {
+		ts.mu.Unlock()
+		return nil
+	}
+	owner := ts.tenants[tid]
+	if owner == nil {
+		owner = &tenantState{id: tid, subject: ratelimit.NewSubject("t:" + tid.keyspace + ":" + tid.id), leasing: make(chan struct{}, 1)}
+		ts.tenants[tid] = owner
+	}
+	e := &entry{digest: digest, keyspace: r.Key.Keyspace, secret: r.Secret, rec: r.Key, ten: r.Tenant,
+		owner: owner, tenantVersion: owner.version.Load()}
+	ts.mu.Unlock()
+
+	// The tenant may change from here on: its version then differs from the entry's.
+	kid := stateID{r.Key.Keyspace, r.Key.ID}
+	ki, ks := t.shard(kid)
+	ks.mu.Lock()
+	defer ks.mu.Unlock()
+	if ks.generation.Load() != g[ki] {
+		return nil
+	}
+	state := ks.keys[kid]
+	if state == nil {
+		state = &keyState{id: kid, subject: ratelimit.NewSubject("k:" + kid.keyspace + ":" + kid.id)}
+		ks.keys[kid] = state
+		t.keys.Add(1)
+	}
+	state.owner = owner
+	e.key, e.keyVersion = state, state.version.Load()
+	return e
+}
+
+// changeKey makes every entry of the key a miss, also those that are being loaded now,
+// and returns its state, nil where the key is not in use.
+func (t *table) changeKey(id stateID) *keyState {
+	_, s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.generation.Add(1)
+	state := s.keys[id]
+	if state != nil {
+		state.version.Add(1)
+	}
+	return state
+}
+
+// changeTenant is changeKey for a tenant, and so for all of its keys.
+func (t *table) changeTenant(id stateID) *tenantState {
+	_, s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.generation.Add(1)
+	state := s.tenants[id]
+	if state != nil {
+		state.version.Add(1)
+	}
+	return state
+}
+
+// changeAll makes every entry a miss: for when what changed is not known.
+func (t *table) changeAll() {
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		s.generation.Add(1)
+		for _, k := range s.keys {
+			k.version.Add(1)
+		}
+		for _, o := range s.tenants {
+			o.version.Add(1)
+		}
+		s.mu.Unlock()
+	}
+	t.created.Add(1)
+}
+
+// eachKey calls f, outside the locks, with every key state, or with a tenant's only.
+func (t *table) eachKey(owner *tenantState, f func(*keyState)) {
+	var batch []*keyState
+	for i := range t.shards {
+		s := &t.shards[i]
+		batch = batch[:0]
+		s.mu.Lock()
+		for _, k := range s.keys {
+			if owner == nil || k.owner == owner {
+				batch = append(batch, k)
+			}
+		}
+		s.mu.Unlock()
+		for _, k := range batch {
+			f(k)
+		}
+	}
+}
+
+// findKey returns the key's state, nil where it is not in use.
+func (t *table) findKey(id stateID) *keyState {
+	_, s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.keys[id]
+}
+
+// findTenant returns the tenant's state, nil where it is not in use.
+func (t *table) findTenant(id stateID) *tenantState {
+	_, s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tenants[id]
+}
+
+// sweep drops key states that are as new, until at most keep are left. Their entries
+// become misses first, so that no entry counts in a state that nobody else finds. A tenant's state
+// stays while any key state refers to it; most tenants have few keys, so only keys are counted.
+func (t *table) sweep(now time.Time, keep int64) {
+	if t.keys.Load() <= keep {
+		return
+	}
+	used := map[*tenantState]bool{}
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		for id, k := range s.keys {
+			if t.keys.Load() > keep && k.live.empty() && k.subject.Idle(now) {
+				k.version.Add(1)
+				s.generation.Add(1) // a load that found this state must not finish with it
+				delete(s.keys, id)
+				t.keys.Add(-1)
+				continue
+			}
+			used[k.owner] = true
+		}
+		s.mu.Unlock()
+	}
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		for id, o := range s.tenants {
+			if leased, _ := o.subject.Account().Held(); !used[o] && leased == 0 && o.subject.Idle(now) {
+				o.version.Add(1)
+				s.generation.Add(1)
+				delete(s.tenants, id)
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+// held says how many keys are in use.
+func (t *table) held() int64 { return t.keys.Load() }
+
+// candidates returns the form in which the entry's secret was found: enough to find it
+// again without the key itself.
+func (e *entry) candidates() []apikey.Candidate {
+	c := apikey.Candidate{Algorithm: e.secret.Algorithm}
+	copy(c.Digest[:], e.secret.Digest)
+	return []apikey.Candidate{c}
+}
