@@ -1,0 +1,230 @@
+package management
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"hash"
+	"time"
+)
+
+// An event is stored as an AuditRow. Rows form a chain over all keyspaces:
+//
+//	Hash = SHA-256(Prev ‖ form), Prev = the Hash of the row with the next lower seq, none for the first
+//
+// and form is these fields in this order, each as its length in eight bytes
+// (big-endian) and its bytes: "keygate audit 1", Seq in decimal, ID, Keyspace, At in RFC
+// 3339 UTC with exactly six decimals, Action, Target, Tenant, KeyID, Via, Before, After,
+// PersonalHash. Before and After are the very bytes that are stored.
+//
+// What says something about a person is not in the chain: actor, address, and the free
+// text of a record (names, descriptions, metadata) stand in Personal, of which the
+// chain holds only PersonalHash = SHA-256(Salt ‖ Personal). Emptying Personal and Salt
+// forgets the person for good, since without the salt the hash can't be guessed from, and the
+// chain still verifies.
+const auditForm = "keygate audit 1"
+
+// personal is the JSON of AuditRow.Personal.
+type personal struct {
+	Actor  string         `json:"actor"`
+	IP     string         `json:"ip,omitempty"`
+	Before map[string]any `json:"before,omitempty"`
+	After  map[string]any `json:"after,omitempty"`
+}
+
+// personalFields are the fields of a record that people write freely, and who made it.
+var personalFields = map[string]bool{"name": true, "description": true, "metadata": true, "reference": true}
+
+// event is what a write leaves to be appended.
+type event struct {
+	action, target, tenant, key string
+	before, after               fieldSet
+}
+
+// fieldSet is the fields of a record, as far as an event shows them. It never holds a secret.
+type fieldSet map[string]any
+
+// diff leaves in both only the fields whose values differ. It reports whether any does.
+func diff(before, after fieldSet) bool {
+	for name, b := range before {
+		a, ok := after[name]
+		if !ok {
+			continue
+		}
+		bj, _ := json.Marshal(b)
+		aj, _ := json.Marshal(a)
+		if bytes.Equal(bj, aj) {
+			delete(before, name)
+			delete(after, name)
+		}
+	}
+	return len(before)+len(after) > 0
+}
+
+// split parts a record's fields into those for the chain and those beside it.
+func (s fieldSet) split() (chained json.RawMessage, beside map[string]any, err error) {
+	if s == nil {
+		return nil, nil, nil
+	}
+	in := map[string]any{}
+	for name, v := range s {
+		if !personalFields[name] {
+			in[name] = v
+			continue
+		}
+		if beside == nil {
+			beside = map[string]any{}
+		}
+		beside[name] = v
+	}
+	chained, err = json.Marshal(in) // a map's keys are written in order
+	return chained, beside, err
+}
+
+// appendEvent appends the call's event to the chain. Until the transaction ends, no
+// other appends one.
+func (c *call) appendEvent() error {
+	e := c.event
+	seq, prev, err := c.AuditHead()
+	if err != nil {
+		return err
+	}
+	row := &AuditRow{
+		Seq: seq + 1, ID: c.m.ids.next(auditIDPrefix, c.now), Keyspace: c.ks.Name, At: c.now,
+		Action: e.action, Target: e.target, Tenant: e.tenant, KeyID: e.key, Via: c.actor.Via,
+		Salt: make([]byte, 16), Prev: prev,
+	}
+	rand.Read(row.Salt)
+	p := personal{Actor: c.actor.Name, IP: c.actor.IP}
+	if row.Before, p.Before, err = e.before.split(); err != nil {
+		return err
+	}
+	if row.After, p.After, err = e.after.split(); err != nil {
+		return err
+	}
+	if row.Personal, err = json.Marshal(p); err != nil {
+		return err
+	}
+	row.PersonalHash = row.hashPersonal()
+	row.Hash = row.hash()
+	return c.InsertAudit(row)
+}
+
+func (r *AuditRow) hashPersonal() []byte {
+	h := sha256.New()
+	h.Write(r.Salt)
+	h.Write(r.Personal)
+	return h.Sum(nil)
+}
+
+// hash computes what Hash must be.
+func (r *AuditRow) hash() []byte {
+	h := sha256.New()
+	h.Write(r.Prev)
+	part(h, auditForm)
+	part(h, itoa(r.Seq))
+	part(h, r.ID)
+	part(h, r.Keyspace)
+	part(h, r.At.UTC().Format("2006-01-02T15:04:05.000000Z"))
+	part(h, r.Action)
+	part(h, r.Target)
+	part(h, r.Tenant)
+	part(h, r.KeyID)
+	part(h, r.Via)
+	part(h, r.Before)
+	part(h, r.After)
+	part(h, r.PersonalHash)
+	return h.Sum(nil)
+}
+
+func part[T ~string | ~[]byte](h hash.Hash, p T) {
+	var n [8]byte
+	binary.BigEndian.PutUint64(n[:], uint64(len(p)))
+	h.Write(n[:])
+	h.Write([]byte(p))
+}
+
+// AuditRecord is an event as the API shows it.
+type AuditRecord struct {
+	ID     string    `json:"id"`
+	Seq    int64     `json:"seq"`
+	At     time.Time `json:"at"`
+	Actor  string    `json:"actor"`
+	IP     *string   `json:"ip"`
+	Via    string    `json:"via"`
+	Action string    `json:"action"`
+	Target string    `json:"target"`
+	Tenant *string   `json:"tenant"`
+	Key    *string   `json:"key"`
+	// Before and After are the fields that changed; null where there was no record.
+	Before map[string]any `json:"before"`
+	After  map[string]any `json:"after"`
+	// Erased says that the person was forgotten: actor, address and free text are gone.
+	Erased bool `json:"erased,omitempty"`
+}
+
+func auditRecord(r *AuditRow) AuditRecord {
+	a := AuditRecord{
+		ID: r.ID, Seq: r.Seq, At: r.At.UTC(), Via: r.Via, Action: r.Action, Target: r.Target,
+		Tenant: optional(r.Tenant), Key: optional(r.KeyID), Erased: len(r.Personal) == 0,
+	}
+	var p personal
+	if !a.Erased {
+		// What was stored by appendEvent reads back; were it damaged, VerifyAudit says so.
+		_ = json.Unmarshal(r.Personal, &p)
+	}
+	a.Actor, a.IP = p.Actor, optional(p.IP)
+	a.Before, a.After = joined(r.Before, p.Before), joined(r.After, p.After)
+	return a
+}
+
+func joined(chained json.RawMessage, beside map[string]any) map[string]any {
+	if len(chained) == 0 {
+		return nil
+	}
+	m := map[string]any{}
+	_ = json.Unmarshal(chained, &m)
+	for k, v := range beside {
+		m[k] = v
+	}
+	return m
+}
+
+// AuditFilter selects events of a keyspace, newest first.
+type AuditFilter struct {
+	// Key and Tenant are an id and a slug; "" for all.
+	Key, Tenant string
+	PageQuery
+}
+
+// Audit lists events.
+func (m *Manager) Audit(ctx context.Context, a Actor, keyspace string, q AuditFilter) (Page[AuditRecord], error) {
+	limit, before, err := q.sequence()
+	if err != nil {
+		return Page[AuditRecord]{}, err
+	}
+	if a.Tenant != "" {
+		if q.Tenant != "" && q.Tenant != a.Tenant {
+			return pageOf([]AuditRecord(nil), limit, nil), nil
+		}
+		q.Tenant = a.Tenant
+	}
+	var out []AuditRecord
+	err = m.read(ctx, a, keyspace, func(c *call) error {
+		out = nil
+		if q.Tenant != "" {
+			if t, err := c.Tenant(c.ks.Name, q.Tenant); err == nil {
+				q.Tenant = t.Slug
+			}
+		}
+		rows, err := c.Tx.Audit(AuditQuery{Keyspace: c.ks.Name, Key: q.Key, Tenant: q.Tenant, Before: before, Limit: limit + 1})
+		for i := range rows {
+			out = append(out, auditRecord(&rows[i]))
+		}
+		return err
+	})
+	return pageOf(out, limit, func(r AuditRecord) string { return cursorOf("e", itoa(r.Seq)) }), err
+}

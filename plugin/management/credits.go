@@ -1,0 +1,129 @@
+package management
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"unicode/utf8"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// settled runs f while no credits of the tenant are leased by this node, so that the
+// balance f meets is what is left.
+func (m *Manager) settled(ctx context.Context, a Actor, keyspace, slug string, f func() error) error {
+	// The engine must be asked with the slug as stored, and for tenants that exist only.
+	t, err := m.Tenant(ctx, a, keyspace, slug)
+	if err != nil {
+		return err
+	}
+	ks, err := m.Keyspace(keyspace)
+	if err != nil {
+		return err
+	}
+	return m.engine.WithCredits(ctx, ks.Name, t.Slug, f)
+}
+
+// move changes a tenant's balance and leaves the new one in t.
+func (c *call) move(t *gateway.Tenant, kind string, amount int64, reference string) error {
+	if t.Credits+amount > MaxCredits {
+		var f faults
+		f.invalid("add", "the balance would be above %d", int64(MaxCredits))
+		return f.err()
+	}
+	e := &LedgerEntry{
+		Keyspace: c.ks.Name, Tenant: t.Slug, Kind: kind, Amount: amount,
+		Reference: reference, Actor: c.actor.Name, At: c.now,
+	}
+	if err := c.Tx.AddCredits(e); err != nil {
+		if errors.Is(err, ErrInsufficient) {
+			return refuse(http.StatusPaymentRequired, CodeCreditsExhausted,
+				"The balance does not cover this: %d needed. Nothing was spent.", -amount)
+		}
+		return err
+	}
+	t.Credits = e.Balance
+	return nil
+}
+
+// AddCredits adds amount, 1 or more, to a tenant's balance and returns the new one.
+func (m *Manager) AddCredits(ctx context.Context, a Actor, keyspace, slug string, amount int64, reference string) (int64, error) {
+	return m.moveCredits(ctx, a, keyspace, slug, "add", amount, reference)
+}
+
+// SpendCredits takes amount, 1 or more, from a tenant's balance and returns the new
+// one. 402 credits_exhausted, and nothing is spent, where the balance does not cover it.
+func (m *Manager) SpendCredits(ctx context.Context, a Actor, keyspace, slug string, amount int64, reference string) (int64, error) {
+	return m.moveCredits(ctx, a, keyspace, slug, "spend", amount, reference)
+}
+
+func (m *Manager) moveCredits(ctx context.Context, a Actor, keyspace, slug, kind string, amount int64, reference string) (balance int64, err error) {
+	var f faults
+	if amount < 1 || amount > MaxCredits {
+		f.invalid(kind, "must be between 1 and %d", int64(MaxCredits))
+	}
+	if utf8.RuneCountInString(reference) > MaxReference || !printable(reference) {
+		f.invalid("reference", "must be at most %d characters, none of them control characters", MaxReference)
+	}
+	if err := f.err(); err != nil {
+		return 0, err
+	}
+	action, signed := "tenant.credits_added", amount
+	if kind == "spend" {
+		action, signed = "tenant.credits_spent", -amount
+	}
+	err = m.settled(ctx, a, keyspace, slug, func() error {
+		return m.write(ctx, a, keyspace, func(c *call) error {
+			t, err := c.tenant(slug, true)
+			if err != nil {
+				return err
+			}
+			before := fieldSet{"credits": t.Credits}
+			if err := c.move(t, kind, signed, reference); err != nil {
+				return err
+			}
+			balance = t.Credits
+			after := fieldSet{"credits": t.Credits, "amount": signed}
+			if reference != "" {
+				after["reference"] = reference
+			}
+			// Nodes that were told there is no more must ask again.
+			c.judgeAnew(gateway.ChangeTenant, t.Slug)
+			c.event = &event{action: action, target: t.Slug, tenant: t.Slug, before: before, after: after}
+			return nil
+		})
+	})
+	return balance, err
+}
+
+// Credits returns a tenant's balance, settled now, with a page of its ledger.
+func (m *Manager) Credits(ctx context.Context, a Actor, keyspace, slug string, q PageQuery) (r CreditsRecord, err error) {
+	limit, before, err := q.sequence()
+	if err != nil {
+		return r, err
+	}
+	var rows []LedgerEntry
+	err = m.settled(ctx, a, keyspace, slug, func() error {
+		return m.read(ctx, a, keyspace, func(c *call) error {
+			t, err := c.tenant(slug, false)
+			if err != nil {
+				return err
+			}
+			r.Balance = t.Credits
+			rows, err = c.Tx.Ledger(LedgerQuery{Keyspace: c.ks.Name, Tenant: t.Slug, Before: before, Limit: limit + 1})
+			return err
+		})
+	})
+	if err != nil {
+		return r, err
+	}
+	page := pageOf(rows, limit, func(e LedgerEntry) string { return cursorOf("e", itoa(e.Seq)) })
+	r.NextCursor, r.Data = page.NextCursor, make([]LedgerRecord, len(page.Data))
+	for i, e := range page.Data {
+		r.Data[i] = LedgerRecord{
+			At: e.At.UTC(), Kind: e.Kind, Amount: e.Amount, Balance: e.Balance,
+			Key: optional(e.KeyID), Reference: optional(e.Reference), Actor: optional(e.Actor),
+		}
+	}
+	return r, nil
+}

@@ -1,0 +1,165 @@
+package management
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// VerifyRequest is a request that somebody asks about, because it does not pass
+// through the proxy, or to learn why it would be refused.
+type VerifyRequest struct {
+	// Key is the full key, "" for a request without one.
+	Key string
+	// Method of the request; "" for GET.
+	Method string
+	// Path of the request, as a client sends it, with or without a query. "": no rules of a
+	// path are applied; any valid key will do.
+	Path string
+	// Cost is what it takes from quotas and credits; nil: what the path's rule says.
+	Cost *int64
+	// IP is the client's address; the zero Addr where it is not known, which passes no
+	// list of allowed addresses.
+	IP netip.Addr
+}
+
+// VerifyResult is what was decided about a VerifyRequest.
+type VerifyResult struct {
+	Allowed bool `json:"allowed"`
+	// Reason is "allowed" or the refusal's name; Status and Code are what a client would
+	// be answered with, Message what it would be told.
+	Reason  string `json:"reason"`
+	Status  int    `json:"status"`
+	Code    string `json:"code"`
+	Message string `json:"message"`
+	// Headers are what the answer would carry of limits.
+	Headers map[string]string `json:"headers"`
+	// The key's context, as an upstream would be told; empty where no key was found.
+	Tenant      string   `json:"tenant"`
+	Plan        string   `json:"plan"`
+	KeyID       string   `json:"key_id"`
+	KeyName     string   `json:"key_name"`
+	Scopes      []string `json:"scopes"`
+	Environment string   `json:"environment"`
+	// Checks are each check's outcome in order, up to the one that refused. Only Explain
+	// fills them.
+	Checks []CheckResult `json:"checks,omitempty"`
+}
+
+// CheckResult is the outcome of one check.
+type CheckResult struct {
+	Check  string `json:"check"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+}
+
+// Judge decides about requests that do not pass through the proxy, as the proxy would.
+type Judge interface {
+	// Verify decides and spends what the request costs.
+	Verify(ctx context.Context, keyspace string, r VerifyRequest) (VerifyResult, error)
+	// Explain decides alike, spends nothing, and fills Checks.
+	Explain(ctx context.Context, keyspace string, r VerifyRequest) (VerifyResult, error)
+}
+
+// Status is how a gateway is.
+type Status struct {
+	// Degraded says that something does not work as it should; Problems what.
+	Degraded bool     `json:"degraded"`
+	Problems []string `json:"problems"`
+	// Version of the program and Node, the name of the one that answers.
+	Version   string     `json:"version"`
+	Node      string     `json:"node"`
+	StartedAt *time.Time `json:"started_at"`
+	// Keyspaces that are configured.
+	Keyspaces []string     `json:"keyspaces"`
+	Store     StoreStatus  `json:"store"`
+	Limits    string       `json:"limits"`
+	Nodes     []NodeStatus `json:"nodes"`
+}
+
+// StoreStatus is how the store is.
+type StoreStatus struct {
+	// Kind is "sqlite" or "postgres".
+	Kind string `json:"kind"`
+	OK   bool   `json:"ok"`
+	// Error says why not, "" while OK.
+	Error string `json:"error,omitempty"`
+	// Seq is the newest change in the store.
+	Seq int64 `json:"seq"`
+	// Secrets is about how many there are.
+	Secrets int64 `json:"secrets"`
+}
+
+// NodeStatus is how one gateway of several is.
+type NodeStatus struct {
+	Node string `json:"node"`
+	// Self marks the one that answers.
+	Self bool `json:"self"`
+	// Seq is the newest change it acts by, Lag how many it is behind.
+	Seq int64 `json:"seq"`
+	Lag int64 `json:"lag"`
+	// ConfigHash tells configurations apart.
+	ConfigHash  string     `json:"config_hash"`
+	LastContact *time.Time `json:"last_contact"`
+	Ready       bool       `json:"ready"`
+	KeysCached  int64      `json:"keys_cached"`
+}
+
+// PlanRecord is a plan as the API shows it.
+type PlanRecord struct {
+	Name    string `json:"name"`
+	Default bool   `json:"default"`
+	// Deny says that the plan gives no access; Observe that its refusals only count.
+	Deny    bool `json:"deny"`
+	Observe bool `json:"observe"`
+	// MaxKeys caps active keys; null: no cap.
+	MaxKeys *int `json:"max_keys"`
+	// Scopes as written; null: no cap. AllowedScopes spells out what they include.
+	Scopes        []string      `json:"scopes"`
+	AllowedScopes []string      `json:"allowed_scopes"`
+	Limits        []LimitRecord `json:"limits"`
+}
+
+// LimitRecord is one limit of a plan.
+type LimitRecord struct {
+	// Kind is "rate", "quota", "concurrency" or "credits", Per "key", "tenant" or "address".
+	Kind string `json:"kind"`
+	Name string `json:"name"`
+	Per  string `json:"per"`
+	// Limit is requests a period, units a calendar period, or requests at once; null for credits.
+	Limit *int64 `json:"limit"`
+	// Period and Burst of a rate, in seconds and requests.
+	Period *float64 `json:"period_seconds"`
+	Burst  *int64   `json:"burst"`
+}
+
+// Plans returns the keyspace's plans as configured, in the order written.
+func (m *Manager) Plans(keyspace string) (Page[PlanRecord], error) {
+	ks, err := m.Keyspace(keyspace)
+	if err != nil {
+		return Page[PlanRecord]{}, err
+	}
+	page := Page[PlanRecord]{Data: make([]PlanRecord, 0, len(ks.PlanOrder))}
+	for _, name := range ks.PlanOrder {
+		if p := ks.Plans[name]; p != nil {
+			page.Data = append(page.Data, planRecord(ks, p))
+		}
+	}
+	return page, nil
+}
+
+func planRecord(ks *gateway.Keyspace, p *gateway.Plan) PlanRecord {
+	r := PlanRecord{
+		Name: p.Name, Default: p.Name == ks.DefaultPlan, Deny: p.Deny, Observe: p.Observe,
+		Scopes: p.Scopes, AllowedScopes: nonNil(ks.Scopes.List(p.Cap)), Limits: make([]LimitRecord, 0, len(p.Limits)),
+	}
+	if p.MaxKeys > 0 {
+		r.MaxKeys = &p.MaxKeys
+	}
+	for _, l := range p.Limits {
+		r.Limits = append(r.Limits, limitRecord(l))
+	}
+	return r
+}

@@ -1,0 +1,380 @@
+package management
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// maxPrefixFilter bounds a filter by key prefix.
+const maxPrefixFilter = 64
+
+// key reads a key that exists for the actor, with its tenant; locks the tenant where
+// the key will be written, so that writes to one tenant's keys follow one another.
+func (c *call) key(id string, lock bool) (*gateway.Key, *gateway.Tenant, error) {
+	const what = "key"
+	if !isID(id, keyIDPrefix) {
+		return nil, nil, notFound(what)
+	}
+	k, err := c.Tx.Key(c.ks.Name, id)
+	if err != nil {
+		return nil, nil, orNotFound(err, what)
+	}
+	if !k.DeletedAt.IsZero() || !c.actor.sees(k.Tenant) {
+		return nil, nil, notFound(what)
+	}
+	t, err := c.tenant(k.Tenant, lock)
+	if isNotFound(err) {
+		return nil, nil, notFound(what)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if lock {
+		// It may have changed while we waited for the lock.
+		if k, err = c.Tx.Key(c.ks.Name, id); err != nil {
+			return nil, nil, orNotFound(err, what)
+		}
+		if !k.DeletedAt.IsZero() {
+			return nil, nil, notFound(what)
+		}
+	}
+	copied := *k
+	return &copied, t, nil
+}
+
+// keyFields is what events show of a key.
+func keyFields(k *gateway.Key) fieldSet {
+	ips := make([]string, len(k.AllowedIPs))
+	for i, p := range k.AllowedIPs {
+		ips[i] = blockString(p)
+	}
+	return fieldSet{
+		"name": k.Name, "description": k.Description, "environment": k.Environment, "scopes": nonNil(k.Scopes),
+		"disabled": k.Disabled, "revoked_at": optionalTime(k.RevokedAt), "expires_at": optionalTime(k.ExpiresAt),
+		"allowed_ips": ips, "rate": optional(k.Rate), "quota": optional(k.Quota), "concurrency": Concurrency(k.Concurrency),
+		"credits_limit": k.CreditsLimit, "metadata": objectOf(k.Metadata),
+		"key_prefix": k.Prefix, "last_four": k.LastFour,
+	}
+}
+
+// plan returns a tenant's plan as configured.
+func (c *call) plan(t *gateway.Tenant) (*gateway.Plan, error) {
+	if p := c.ks.Plans[t.Plan]; p != nil {
+		return p, nil
+	}
+	if t.Plan == "" && len(c.ks.Plans) == 0 {
+		// A keyspace without plans limits nothing.
+		return &gateway.Plan{Cap: c.ks.Scopes.All()}, nil
+	}
+	return nil, refuse(http.StatusUnprocessableEntity, CodePlanUnknown,
+		"The tenant %q holds the plan %q, which is not configured here. Give it one of %s.", t.Slug, t.Plan, orNone(c.ks.PlanOrder))
+}
+
+// room refuses one more active key where the plan's cap is reached. The tenant must be
+// locked, or two callers could both find the last place free.
+func (c *call) room(t *gateway.Tenant, plan *gateway.Plan) error {
+	if plan.MaxKeys <= 0 {
+		return nil
+	}
+	n, err := c.ActiveKeys(c.ks.Name, t.Slug, c.now)
+	if err != nil {
+		return err
+	}
+	if n >= plan.MaxKeys {
+		return refuse(http.StatusConflict, CodeKeyLimitReached,
+			"The plan %q allows %d active keys, and the tenant has %d. Revoke or disable one first, or change the plan.", plan.Name, plan.MaxKeys, n)
+	}
+	return nil
+}
+
+// applyKey writes the fields that are set into k. fresh says that k is being made.
+func (c *call) applyKey(f *faults, k *gateway.Key, plan *gateway.Plan, in KeyFields, fresh bool) {
+	if in.Name.Set || fresh {
+		k.Name = in.Name.Value
+		checkName(f, "name", k.Name, MaxKeyName)
+	}
+	if in.Description.Set {
+		k.Description = in.Description.Value
+		checkDescription(f, "description", k.Description)
+	}
+	switch {
+	case in.Scopes.Set && !in.Scopes.Null:
+		k.Scopes = checkScopes(f, "scopes", c.ks, plan, in.Scopes.Value)
+	case in.Scopes.Set, fresh:
+		k.Scopes = defaultScopes(c.ks, plan)
+	}
+	switch envs := c.ks.Grammar.Environments(); {
+	case fresh && (!in.Environment.Set || in.Environment.Null):
+		k.Environment = envs[0]
+	case fresh:
+		k.Environment = in.Environment.Value
+		if !slices.Contains(envs, k.Environment) {
+			f.invalid("environment", "is not an environment; the environments are %s", strings.Join(envs, ", "))
+		}
+	case in.Environment.Set && in.Environment.Value != k.Environment:
+		f.invalid("environment", "can't be changed, since the key's prefix says it; create another key")
+	}
+	if in.ExpiresAt.Set {
+		k.ExpiresAt = checkExpiry(f, "expires_at", in.ExpiresAt, c.now)
+	}
+	if in.AllowedIPs.Set {
+		k.AllowedIPs = checkAllowedIPs(f, "allowed_ips", in.AllowedIPs.Value)
+	}
+	if in.CreditsLimit.Set {
+		k.CreditsLimit = nil
+		if !in.CreditsLimit.Null {
+			limit := in.CreditsLimit.Value
+			checkCredits(f, "credits_limit", limit)
+			k.CreditsLimit = &limit
+		}
+	}
+	if in.Metadata.Set {
+		k.Metadata = checkMetadata(f, "metadata", in.Metadata)
+	}
+	applyOverrides(f, &k.Overrides, in.Rate, in.Quota, in.Concurrency, true)
+}
+
+// CreateKey makes a key for a tenant and returns it with the full key, which can't be
+// had again.
+func (m *Manager) CreateKey(ctx context.Context, a Actor, keyspace, slug string, in KeyFields) (r IssuedKey, err error) {
+	err = m.write(ctx, a, keyspace, func(c *call) error {
+		t, err := c.tenant(slug, true)
+		if err != nil {
+			return err
+		}
+		plan, err := c.plan(t)
+		if err != nil {
+			return err
+		}
+		k := &gateway.Key{
+			ID: m.ids.next(keyIDPrefix, c.now), Keyspace: c.ks.Name, Tenant: t.Slug,
+			CreatedAt: c.now, CreatedBy: c.actor.Name, UpdatedAt: c.now, Version: 1,
+		}
+		var f faults
+		c.applyKey(&f, k, plan, in, true)
+		if err := f.err(); err != nil {
+			return err
+		}
+		if err := c.room(t, plan); err != nil {
+			return err
+		}
+		full, secret, err := c.newSecret(k)
+		if err != nil {
+			return err
+		}
+		k.Prefix, k.LastFour = secret.Prefix, secret.LastFour
+		if err := c.InsertKey(k); err != nil {
+			return err
+		}
+		if err := c.InsertSecret(secret); err != nil {
+			return err
+		}
+		c.judgeAnew(gateway.ChangeKey, k.ID)
+		c.event = &event{action: "key.created", target: k.ID, tenant: t.Slug, key: k.ID, after: keyFields(k)}
+		r.Key = full
+		r.KeyRecord, err = c.keyRecord(k, t)
+		return err
+	})
+	if err != nil {
+		return IssuedKey{}, err
+	}
+	return r, nil
+}
+
+// newSecret issues a full key of k's environment and what the store keeps of it.
+func (c *call) newSecret(k *gateway.Key) (full string, s gateway.Secret, err error) {
+	full, err = c.ks.Grammar.Generate(k.Environment)
+	if err != nil {
+		return "", s, err
+	}
+	digest := c.view.Hasher.Primary(full)
+	s = gateway.Secret{
+		ID: c.m.ids.next(secretIDPrefix, c.now), KeyID: k.ID, Keyspace: c.ks.Name,
+		Digest: digest[:], Algorithm: c.view.Hasher.PrimaryAlgorithm(), CreatedAt: c.now,
+	}
+	s.Prefix, s.LastFour = c.ks.Grammar.Shown(full)
+	return full, s, nil
+}
+
+// Key returns one key.
+func (m *Manager) Key(ctx context.Context, a Actor, keyspace, id string) (r KeyRecord, err error) {
+	err = m.read(ctx, a, keyspace, func(c *call) error {
+		k, t, err := c.key(id, false)
+		if err != nil {
+			return err
+		}
+		r, err = c.keyRecord(k, t)
+		return err
+	})
+	return r, err
+}
+
+// KeyFilter selects keys, newest first.
+type KeyFilter struct {
+	// Tenant is a slug; "" for all tenants'.
+	Tenant string
+	// Status is "" for all.
+	Status gateway.Status
+	// Prefix is how key_prefix begins; "" for all.
+	Prefix string
+	PageQuery
+}
+
+// TenantKeys lists one tenant's keys; 404 where there is no such tenant.
+func (m *Manager) TenantKeys(ctx context.Context, a Actor, keyspace, slug string, q KeyFilter) (Page[KeyRecord], error) {
+	t, err := m.Tenant(ctx, a, keyspace, slug)
+	if err != nil {
+		return Page[KeyRecord]{}, err
+	}
+	q.Tenant = t.Slug
+	return m.Keys(ctx, a, keyspace, q)
+}
+
+// Keys lists keys. A tenant that does not exist has none.
+func (m *Manager) Keys(ctx context.Context, a Actor, keyspace string, q KeyFilter) (Page[KeyRecord], error) {
+	limit, last, err := q.after("k")
+	if err != nil {
+		return Page[KeyRecord]{}, err
+	}
+	switch q.Status {
+	case "", gateway.StatusActive, gateway.StatusDisabled, gateway.StatusRevoked, gateway.StatusExpired:
+	default:
+		return Page[KeyRecord]{}, badParameter("status", "must be active, disabled, revoked or expired")
+	}
+	if len(q.Prefix) > maxPrefixFilter || !printable(q.Prefix) {
+		return Page[KeyRecord]{}, badParameter("prefix", "must be the beginning of a key_prefix")
+	}
+	if q.Tenant == "" {
+		q.Tenant = a.Tenant
+	}
+	var out []KeyRecord
+	err = m.read(ctx, a, keyspace, func(c *call) error {
+		out = nil
+		query := KeyQuery{Keyspace: c.ks.Name, Status: q.Status, Prefix: q.Prefix, Before: last, Now: c.now, Limit: limit + 1}
+		tenants := map[string]*gateway.Tenant{}
+		if q.Tenant != "" {
+			t, err := c.tenant(q.Tenant, false)
+			if isNotFound(err) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			tenants[t.Slug], query.Tenant = t, t.Slug
+		}
+		keys, err := c.Tx.Keys(query)
+		if err != nil {
+			return err
+		}
+		for _, k := range keys {
+			t := tenants[k.Tenant]
+			if t == nil {
+				if t, err = c.Tx.Tenant(c.ks.Name, k.Tenant); err != nil {
+					return err
+				}
+				tenants[k.Tenant] = t
+			}
+			r, err := c.keyRecord(k, t)
+			if err != nil {
+				return err
+			}
+			out = append(out, r)
+		}
+		return nil
+	})
+	return pageOf(out, limit, func(r KeyRecord) string { return cursorOf("k", r.ID) }), err
+}
+
+var errRevoked = refuse(http.StatusConflict, CodeKeyRevoked,
+	"The key is revoked, which can't be undone. Create another one.")
+
+// UpdateKey changes the fields that are set. A revoked key can't be changed.
+func (m *Manager) UpdateKey(ctx context.Context, a Actor, keyspace, id string, in KeyFields, match Match) (r KeyRecord, err error) {
+	err = m.write(ctx, a, keyspace, func(c *call) error {
+		k, t, err := c.key(id, true)
+		if err != nil {
+			return err
+		}
+		if !match.holds(k.Version) {
+			return errPrecondition
+		}
+		if !k.RevokedAt.IsZero() {
+			return errRevoked
+		}
+		plan, err := c.plan(t)
+		if err != nil {
+			return err
+		}
+		before, was := keyFields(k), k.StatusAt(c.now)
+		var f faults
+		c.applyKey(&f, k, plan, in, false)
+		if err := f.err(); err != nil {
+			return err
+		}
+		after := keyFields(k)
+		if !diff(before, after) {
+			r, err = c.keyRecord(k, t)
+			return err
+		}
+		if was != gateway.StatusActive && k.StatusAt(c.now) == gateway.StatusActive {
+			// A later expiry brings an expired key back.
+			if err := c.room(t, plan); err != nil {
+				return err
+			}
+		}
+		r, err = c.saveKey(k, t, "key.updated", before, after)
+		return err
+	})
+	return r, err
+}
+
+// saveKey writes a changed key with its event.
+func (c *call) saveKey(k *gateway.Key, t *gateway.Tenant, action string, before, after fieldSet) (KeyRecord, error) {
+	k.UpdatedAt = c.now
+	if err := c.Tx.UpdateKey(k); err != nil {
+		return KeyRecord{}, err
+	}
+	k.Version++
+	c.judgeAnew(gateway.ChangeKey, k.ID)
+	c.event = &event{action: action, target: k.ID, tenant: t.Slug, key: k.ID, before: before, after: after}
+	return c.keyRecord(k, t)
+}
+
+// removeKey deletes a key: its secrets are unknown from then on, its row remains for
+// what was counted under its id.
+func (c *call) removeKey(k *gateway.Key) error {
+	gone := *k
+	gone.DeletedAt, gone.UpdatedAt = c.now, c.now
+	if err := c.Tx.UpdateKey(&gone); err != nil {
+		return err
+	}
+	if err := c.DeleteSecrets(c.ks.Name, k.ID); err != nil {
+		return err
+	}
+	c.judgeAnew(gateway.ChangeKey, k.ID)
+	return nil
+}
+
+// DeleteKey deletes a key, whatever its state: requests with it are refused as with an
+// unknown one.
+func (m *Manager) DeleteKey(ctx context.Context, a Actor, keyspace, id string, match Match) error {
+	return m.write(ctx, a, keyspace, func(c *call) error {
+		k, t, err := c.key(id, true)
+		if err != nil {
+			return err
+		}
+		if !match.holds(k.Version) {
+			return errPrecondition
+		}
+		if err := c.removeKey(k); err != nil {
+			return err
+		}
+		c.event = &event{action: "key.deleted", target: k.ID, tenant: t.Slug, key: k.ID, before: keyFields(k)}
+		return nil
+	})
+}

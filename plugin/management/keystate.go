@@ -1,0 +1,135 @@
+package management
+
+import (
+	"context"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// RevokeKey ends a key for good: every request with any of its secrets is refused
+// from when this returns. Revoking a revoked key changes nothing and is no error.
+func (m *Manager) RevokeKey(ctx context.Context, a Actor, keyspace, id string) (Receipt, error) {
+	return m.setState(ctx, a, keyspace, id, "key.revoked", func(c *call, k *gateway.Key, _ *gateway.Tenant) error {
+		if k.RevokedAt.IsZero() {
+			k.RevokedAt = c.now
+		}
+		return nil
+	})
+}
+
+// DisableKey refuses a key until EnableKey.
+func (m *Manager) DisableKey(ctx context.Context, a Actor, keyspace, id string) (Receipt, error) {
+	return m.setState(ctx, a, keyspace, id, "key.disabled", func(_ *call, k *gateway.Key, _ *gateway.Tenant) error {
+		if !k.RevokedAt.IsZero() {
+			return errRevoked
+		}
+		k.Disabled = true
+		return nil
+	})
+}
+
+// EnableKey ends a disabling. 409 key_limit_reached where the key would be one active
+// key too many, key_revoked for a revoked one.
+func (m *Manager) EnableKey(ctx context.Context, a Actor, keyspace, id string) (Receipt, error) {
+	return m.setState(ctx, a, keyspace, id, "key.enabled", func(c *call, k *gateway.Key, t *gateway.Tenant) error {
+		if !k.RevokedAt.IsZero() {
+			return errRevoked
+		}
+		was := k.StatusAt(c.now)
+		k.Disabled = false
+		if was == gateway.StatusActive || k.StatusAt(c.now) != gateway.StatusActive {
+			return nil
+		}
+		plan, err := c.plan(t)
+		if err != nil {
+			return err
+		}
+		return c.room(t, plan)
+	})
+}
+
+// setState changes a key by set, under its tenant's lock, and returns where it holds.
+func (m *Manager) setState(ctx context.Context, a Actor, keyspace, id, action string, set func(*call, *gateway.Key, *gateway.Tenant) error) (Receipt, error) {
+	var r KeyRecord
+	err := m.write(ctx, a, keyspace, func(c *call) error {
+		k, t, err := c.key(id, true)
+		if err != nil {
+			return err
+		}
+		before := keyFields(k)
+		if err := set(c, k, t); err != nil {
+			return err
+		}
+		after := keyFields(k)
+		if !diff(before, after) {
+			r, err = c.keyRecord(k, t)
+			return err
+		}
+		r, err = c.saveKey(k, t, action, before, after)
+		return err
+	})
+	if err != nil {
+		return Receipt{}, err
+	}
+	return m.receipt(r), nil
+}
+
+// MaxGrace bounds how long a rotated secret may stay valid.
+const MaxGrace = 366 * 24 * time.Hour
+
+// RotateKey gives a key a new secret and returns it with the full key, which can't be
+// had again. The id, and all that is known and counted under it, go on. The secret that was
+// current stays valid for grace, 0 to MaxGrace; with 0 it is invalid at once. At most
+// two secrets are valid at a time: an earlier rotation's grace ends with this one.
+func (m *Manager) RotateKey(ctx context.Context, a Actor, keyspace, id string, grace time.Duration) (r IssuedKey, err error) {
+	if grace < 0 || grace > MaxGrace {
+		var f faults
+		f.invalid("grace", "must be between 0 and %d days", MaxGrace/(24*time.Hour))
+		return r, f.err()
+	}
+	err = m.write(ctx, a, keyspace, func(c *call) error {
+		k, t, err := c.key(id, true)
+		if err != nil {
+			return err
+		}
+		if !k.RevokedAt.IsZero() {
+			return errRevoked
+		}
+		old, err := c.Secrets(c.ks.Name, k.ID)
+		if err != nil {
+			return err
+		}
+		for _, s := range old {
+			end := c.now
+			if s.ExpiresAt.IsZero() {
+				end = c.now.Add(grace)
+			} else if !s.ExpiresAt.After(c.now) {
+				continue // outlived already
+			}
+			s.ExpiresAt = end
+			if err := c.UpdateSecret(s); err != nil {
+				return err
+			}
+		}
+		full, secret, err := c.newSecret(k)
+		if err != nil {
+			return err
+		}
+		if err := c.InsertSecret(secret); err != nil {
+			return err
+		}
+		before := keyFields(k)
+		k.Prefix, k.LastFour = secret.Prefix, secret.LastFour
+		after := keyFields(k)
+		diff(before, after)
+		after["grace"] = grace.String()
+		r.Key = full
+		r.KeyRecord, err = c.saveKey(k, t, "key.rotated", before, after)
+		return err
+	})
+	if err != nil {
+		return IssuedKey{}, err
+	}
+	return r, nil
+}

@@ -1,0 +1,194 @@
+package management
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// Engine is what management needs of the running gateway.
+type Engine interface {
+	// Apply makes this node judge by the changes: when it returns nil, the next
+	// request meets the new state, and live requests that it ends are ending.
+	Apply(ctx context.Context, changes []gateway.Change) error
+	// WithCredits settles and returns what this node holds leased of a tenant's credits,
+	// runs f while nothing is leased anew, and returns f's error.
+	WithCredits(ctx context.Context, keyspace, tenant string, f func() error) error
+}
+
+// Config is what a Manager works with. All but Logger, Now and Node must be set.
+type Config struct {
+	Store  Store
+	Engine Engine
+	// View returns the configuration that management goes by: that of the last
+	// started app. nil from it means that none is running.
+	View func() *gateway.View
+	// Node is this node's name in receipts. Default: "local".
+	Node string
+	// Now is the clock. Default: time.Now.
+	Now func() time.Time
+	// Logger hears what a caller is not told. Default: nothing is logged.
+	Logger *slog.Logger
+}
+
+// Manager does what may be done to tenants and keys. Its methods may block on the
+// store, are safe for concurrent use, and return *Error for refusals and errors that
+// wrap gateway.ErrStore where the store did not answer.
+type Manager struct {
+	store  Store
+	engine Engine
+	view   func() *gateway.View
+	node   string
+	now    func() time.Time
+	log    *slog.Logger
+	ids    idSource
+}
+
+// New returns a Manager. It panics where Store, Engine or View is missing.
+func New(c Config) *Manager {
+	if c.Store == nil || c.Engine == nil || c.View == nil {
+		panic("management: Store, Engine and View must be set")
+	}
+	m := &Manager{store: c.Store, engine: c.Engine, view: c.View, node: c.Node, now: c.Now, log: c.Logger}
+	if m.node == "" {
+		m.node = "local"
+	}
+	if m.now == nil {
+		m.now = time.Now
+	}
+	if m.log == nil {
+		m.log = slog.New(slog.DiscardHandler)
+	}
+	return m
+}
+
+// Actor is who does something.
+type Actor struct {
+	// Name is a person, a token or a system user.
+	Name string
+	// IP is the address it was done from; "" where there is none.
+	IP string
+	// Via is "api", "admin", "cli", "console" or "system".
+	Via string
+	// Tenant confines the actor to one tenant of the keyspace: nothing else exists
+	// for it. "" confines it to nothing.
+	Tenant string
+}
+
+// sees says whether a tenant exists for the actor. slug is as stored.
+func (a Actor) sees(slug string) bool { return a.Tenant == "" || a.Tenant == slug }
+
+// Keyspace returns the keyspace of that name. An empty name means the only one, or
+// where there are several "default". The refusal of an unknown one is a 404.
+func (m *Manager) Keyspace(name string) (*gateway.Keyspace, error) {
+	ks, _, err := m.keyspace(name)
+	return ks, err
+}
+
+func (m *Manager) keyspace(name string) (*gateway.Keyspace, *gateway.View, error) {
+	v := m.view()
+	if v == nil {
+		return nil, nil, fmt.Errorf("no configuration is running: %w", gateway.ErrStore)
+	}
+	if name == "" {
+		if len(v.Keyspaces) == 1 {
+			for _, ks := range v.Keyspaces {
+				return ks, v, nil
+			}
+		}
+		name = "default"
+	}
+	if ks := v.Keyspaces[name]; ks != nil {
+		return ks, v, nil
+	}
+	return nil, nil, refuse(http.StatusNotFound, CodeNotFound, "There is no keyspace %q.", clip(name))
+}
+
+// clip bounds what is repeated of a caller's input.
+func clip(s string) string {
+	if len(s) > 100 {
+		return s[:100] + "…"
+	}
+	return s
+}
+
+// call is one transaction of management: the store's rows, and what is known around them.
+type call struct {
+	Tx
+	m     *Manager
+	ks    *gateway.Keyspace
+	view  *gateway.View
+	now   time.Time
+	actor Actor
+	// changed and event are what the transaction will append.
+	changed []gateway.Change
+	event   *event
+}
+
+// judgeAnew notes that every node must judge a key or a tenant anew.
+func (c *call) judgeAnew(kind gateway.ChangeKind, id string) {
+	c.changed = append(c.changed, gateway.Change{Kind: kind, Keyspace: c.ks.Name, ID: id})
+}
+
+// clock returns now as the store keeps times: UTC, in microseconds.
+func (m *Manager) clock() time.Time { return m.now().UTC().Truncate(time.Microsecond) }
+
+// read runs f on a snapshot.
+func (m *Manager) read(ctx context.Context, a Actor, keyspace string, f func(*call) error) error {
+	ks, v, err := m.keyspace(keyspace)
+	if err != nil {
+		return err
+	}
+	return m.store.View(ctx, func(tx Tx) error {
+		return f(&call{Tx: tx, m: m, ks: ks, view: v, now: m.clock(), actor: a})
+	})
+}
+
+// write runs f in a transaction, appends the event and the changes that f left in
+// the call, commits, and returns when this node acts by them. Where f leaves no event
+// nothing was to be done, and nothing is.
+func (m *Manager) write(ctx context.Context, a Actor, keyspace string, f func(*call) error) error {
+	ks, v, err := m.keyspace(keyspace)
+	if err != nil {
+		return err
+	}
+	var changes []gateway.Change
+	err = m.store.Update(ctx, func(tx Tx) error {
+		// The store may run this more than once: nothing outlives a try but its end.
+		changes = nil
+		c := &call{Tx: tx, m: m, ks: ks, view: v, now: m.clock(), actor: a}
+		if err := f(c); err != nil || c.event == nil {
+			return err
+		}
+		if err := c.appendEvent(); err != nil {
+			return err
+		}
+		// Last, because assigning a sequence number holds up every other writer.
+		for i, ch := range c.changed {
+			if c.changed[i].Seq, err = tx.Change(ch.Kind, ch.Keyspace, ch.ID); err != nil {
+				return err
+			}
+		}
+		changes = c.changed
+		return nil
+	})
+	if err != nil || len(changes) == 0 {
+		return err
+	}
+	// It is written, so this node must act by it whether or not the caller still waits.
+	if err := m.engine.Apply(context.WithoutCancel(ctx), changes); err != nil {
+		m.log.ErrorContext(ctx, "a stored change could not be applied at once; it will be by the change feed", "error", err)
+		return fmt.Errorf("the change is stored, but this node has not applied it yet: %w", errors.Join(gateway.ErrStore, err))
+	}
+	return nil
+}
+
+// receipt says that this node, the only one, acts by a change to a key.
+func (m *Manager) receipt(k KeyRecord) Receipt {
+	return Receipt{ID: k.ID, Status: k.Status, Confirmed: []string{m.node}, Pending: []PendingNode{}, Durable: true}
+}

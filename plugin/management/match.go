@@ -1,0 +1,21 @@
+package management
+
+import (
+	"errors"
+	"net/http"
+	"slices"
+)
+
+// Match is the versions of a record that a write may meet, as an If-Match header
+// states them; nil holds for any, an empty one for none.
+type Match []int64
+
+func (m Match) holds(version int64) bool { return m == nil || slices.Contains(m, version) }
+
+var errPrecondition = refuse(http.StatusPreconditionFailed, CodePrecondition,
+	"The record was changed since it was read. Read it again and decide anew.")
+
+func isNotFound(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Status == http.StatusNotFound
+}

@@ -1,0 +1,243 @@
+package management
+
+import (
+	"encoding/json"
+	"strconv"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+func itoa[N int | int64](n N) string { return strconv.FormatInt(int64(n), 10) }
+
+// TenantRecord is a tenant as the API shows it.
+type TenantRecord struct {
+	Slug   string `json:"slug"`
+	Name   string `json:"name"`
+	Plan   string `json:"plan"`
+	Active bool   `json:"active"`
+	// Credits is the balance, at most a second behind what requests spent.
+	Credits     int64           `json:"credits"`
+	Rate        *string         `json:"rate"`
+	Quota       *string         `json:"quota"`
+	Concurrency Concurrency     `json:"concurrency"`
+	Metadata    json.RawMessage `json:"metadata"`
+	KeysActive  int             `json:"keys_active"`
+	// MaxKeys is the plan's cap of active keys; null: none.
+	MaxKeys *int `json:"max_keys"`
+	// AllowedScopes is what the plan lets keys do, included scopes spelt out.
+	AllowedScopes []string  `json:"allowed_scopes"`
+	CreatedAt     time.Time `json:"created_at"`
+	UpdatedAt     time.Time `json:"updated_at"`
+	// Version is the record's ETag.
+	Version int64 `json:"-"`
+}
+
+// Concurrency is a record's concurrency limit: in JSON a number where it is only
+// that, else as written; null where there is none.
+type Concurrency string
+
+// MarshalJSON writes "5" as 5.
+func (c Concurrency) MarshalJSON() ([]byte, error) {
+	if c == "" {
+		return []byte("null"), nil
+	}
+	if n, err := strconv.ParseInt(string(c), 10, 64); err == nil {
+		return strconv.AppendInt(nil, n, 10), nil
+	}
+	return json.Marshal(string(c))
+}
+
+// KeyRecord is a key as the API shows it.
+type KeyRecord struct {
+	ID          string `json:"id"`
+	Tenant      string `json:"tenant"`
+	Name        string `json:"name"`
+	Description string `json:"description"`
+	KeyPrefix   string `json:"key_prefix"`
+	LastFour    string `json:"last_four"`
+	Environment string `json:"environment"`
+	// Scopes as chosen; EffectiveScopes what the tenant's plan leaves of them now,
+	// included ones spelt out.
+	Scopes          []string        `json:"scopes"`
+	EffectiveScopes []string        `json:"effective_scopes"`
+	Status          gateway.Status  `json:"status"`
+	IsActive        bool            `json:"is_active"`
+	CreatedAt       time.Time       `json:"created_at"`
+	CreatedBy       string          `json:"created_by"`
+	UpdatedAt       time.Time       `json:"updated_at"`
+	ExpiresAt       *time.Time      `json:"expires_at"`
+	RevokedAt       *time.Time      `json:"revoked_at"`
+	LastUsedAt      *time.Time      `json:"last_used_at"`
+	LastUsedIP      *string         `json:"last_used_ip"`
+	AllowedIPs      []string        `json:"allowed_ips"`
+	Rate            *string         `json:"rate"`
+	Quota           *string         `json:"quota"`
+	Concurrency     Concurrency     `json:"concurrency"`
+	CreditsLimit    *int64          `json:"credits_limit"`
+	Secrets         []SecretRecord  `json:"secrets"`
+	Metadata        json.RawMessage `json:"metadata"`
+	// Version is the record's ETag.
+	Version int64 `json:"-"`
+}
+
+// SecretRecord is one of the full keys that open a key, as far as it may be shown.
+type SecretRecord struct {
+	ID        string    `json:"id"`
+	LastFour  string    `json:"last_four"`
+	CreatedAt time.Time `json:"created_at"`
+	// ExpiresAt is when a rotation's grace ends or ended; null for the current one.
+	ExpiresAt  *time.Time `json:"expires_at"`
+	LastUsedAt *time.Time `json:"last_used_at"`
+	LastUsedIP *string    `json:"last_used_ip"`
+}
+
+// IssuedKey is a key's record with the full key, which exists nowhere else.
+type IssuedKey struct {
+	KeyRecord
+	Key string `json:"key"`
+}
+
+// Receipt says where a change holds.
+type Receipt struct {
+	// ID and Status are the key's.
+	ID     string         `json:"id"`
+	Status gateway.Status `json:"status"`
+	// Confirmed names the nodes that already act by the change.
+	Confirmed []string `json:"confirmed"`
+	// Pending names those that have not said so.
+	Pending []PendingNode `json:"pending"`
+	// Durable says that the change is stored.
+	Durable bool `json:"durable"`
+}
+
+// PendingNode is a node that has not confirmed a change.
+type PendingNode struct {
+	Node string `json:"node"`
+	// StopsBy is when it stops trusting what it holds; null when it can't be told.
+	StopsBy *time.Time `json:"stops_by"`
+}
+
+// LedgerRecord is one movement of a balance as the API shows it.
+type LedgerRecord struct {
+	At        time.Time `json:"at"`
+	Kind      string    `json:"kind"`
+	Amount    int64     `json:"amount"`
+	Balance   int64     `json:"balance"`
+	Key       *string   `json:"key_id"`
+	Reference *string   `json:"reference"`
+	Actor     *string   `json:"actor"`
+}
+
+// CreditsRecord is a tenant's balance with a page of its ledger, newest first.
+type CreditsRecord struct {
+	Balance    int64          `json:"balance"`
+	Data       []LedgerRecord `json:"data"`
+	NextCursor *string        `json:"next_cursor"`
+}
+
+// Page is one page of a list.
+type Page[T any] struct {
+	Data []T `json:"data"`
+	// NextCursor brings the next page; null on the last.
+	NextCursor *string `json:"next_cursor"`
+}
+
+// pageOf cuts a list, which was asked for with one row more than limit, to a page.
+func pageOf[T any](rows []T, limit int, cursor func(T) string) Page[T] {
+	p := Page[T]{Data: rows}
+	if len(rows) > limit {
+		p.Data = rows[:limit]
+		c := cursor(rows[limit-1])
+		p.NextCursor = &c
+	}
+	if p.Data == nil {
+		p.Data = []T{}
+	}
+	return p
+}
+
+func optional(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+func optionalTime(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+func nonNil(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
+}
+
+func objectOf(m json.RawMessage) json.RawMessage {
+	if len(m) == 0 {
+		return json.RawMessage("{}")
+	}
+	return m
+}
+
+// tenantRecord reads what a tenant's record shows beyond its row.
+func (c *call) tenantRecord(t *gateway.Tenant) (TenantRecord, error) {
+	n, err := c.ActiveKeys(c.ks.Name, t.Slug, c.now)
+	if err != nil {
+		return TenantRecord{}, err
+	}
+	r := TenantRecord{
+		Slug: t.Slug, Name: t.Name, Plan: t.Plan, Active: t.Active, Credits: t.Credits,
+		Rate: optional(t.Rate), Quota: optional(t.Quota), Concurrency: Concurrency(t.Concurrency),
+		Metadata: objectOf(t.Metadata), KeysActive: n, AllowedScopes: []string{},
+		CreatedAt: t.CreatedAt.UTC(), UpdatedAt: t.UpdatedAt.UTC(), Version: t.Version,
+	}
+	if plan := c.ks.Plans[t.Plan]; plan != nil {
+		r.AllowedScopes = nonNil(c.ks.Scopes.List(plan.Cap))
+		if plan.MaxKeys > 0 {
+			r.MaxKeys = &plan.MaxKeys
+		}
+	}
+	return r, nil
+}
+
+// keyRecord reads what a key's record shows beyond its row. t is the key's tenant.
+func (c *call) keyRecord(k *gateway.Key, t *gateway.Tenant) (KeyRecord, error) {
+	secrets, err := c.Secrets(c.ks.Name, k.ID)
+	if err != nil {
+		return KeyRecord{}, err
+	}
+	status := k.StatusAt(c.now)
+	r := KeyRecord{
+		ID: k.ID, Tenant: k.Tenant, Name: k.Name, Description: k.Description,
+		KeyPrefix: k.Prefix, LastFour: k.LastFour, Environment: k.Environment,
+		Scopes: nonNil(k.Scopes), EffectiveScopes: []string{},
+		Status: status, IsActive: status == gateway.StatusActive,
+		CreatedAt: k.CreatedAt.UTC(), CreatedBy: k.CreatedBy, UpdatedAt: k.UpdatedAt.UTC(),
+		ExpiresAt: optionalTime(k.ExpiresAt), RevokedAt: optionalTime(k.RevokedAt),
+		LastUsedAt: optionalTime(k.LastUsedAt), LastUsedIP: optional(k.LastUsedIP),
+		AllowedIPs: make([]string, 0, len(k.AllowedIPs)),
+		Rate:       optional(k.Rate), Quota: optional(k.Quota), Concurrency: Concurrency(k.Concurrency),
+		CreditsLimit: k.CreditsLimit, Secrets: make([]SecretRecord, 0, len(secrets)),
+		Metadata: objectOf(k.Metadata), Version: k.Version,
+	}
+	if plan := c.ks.Plans[t.Plan]; plan != nil {
+		r.EffectiveScopes = nonNil(c.ks.Scopes.List(c.ks.Scopes.Closure(k.Scopes) & plan.Cap))
+	}
+	for _, p := range k.AllowedIPs {
+		r.AllowedIPs = append(r.AllowedIPs, blockString(p))
+	}
+	for _, s := range secrets {
+		r.Secrets = append(r.Secrets, SecretRecord{
+			ID: s.ID, LastFour: s.LastFour, CreatedAt: s.CreatedAt.UTC(), ExpiresAt: optionalTime(s.ExpiresAt),
+			LastUsedAt: optionalTime(s.LastUsedAt), LastUsedIP: optional(s.LastUsedIP),
+		})
+	}
+	return r, nil
+}

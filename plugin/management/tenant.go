@@ -1,0 +1,327 @@
+package management
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// tenant reads a tenant that exists for the actor, and locks it where it will be written.
+func (c *call) tenant(slug string, lock bool) (*gateway.Tenant, error) {
+	const what = "tenant"
+	if !validSlug(slug) {
+		return nil, notFound(what)
+	}
+	read := c.Tx.Tenant
+	if lock {
+		read = c.Tx.LockTenant
+	}
+	t, err := read(c.ks.Name, slug)
+	if err != nil {
+		return nil, orNotFound(err, what)
+	}
+	if !t.DeletedAt.IsZero() || !c.actor.sees(t.Slug) {
+		return nil, notFound(what)
+	}
+	copied := *t
+	return &copied, nil
+}
+
+// tenantFields is what events show of a tenant.
+func tenantFields(t *gateway.Tenant) fieldSet {
+	return fieldSet{
+		"slug": t.Slug, "name": t.Name, "plan": t.Plan, "active": t.Active, "credits": t.Credits,
+		"rate": optional(t.Rate), "quota": optional(t.Quota), "concurrency": Concurrency(t.Concurrency),
+		"metadata": objectOf(t.Metadata),
+	}
+}
+
+// CreateTenant makes a tenant. 409 slug_taken where the slug was ever given.
+func (m *Manager) CreateTenant(ctx context.Context, a Actor, keyspace, slug string, in TenantFields) (r TenantRecord, err error) {
+	err = m.write(ctx, a, keyspace, func(c *call) error {
+		r, err = c.createTenant(slug, in)
+		return err
+	})
+	return r, err
+}
+
+// PutTenant makes the tenant, or changes it as UpdateTenant does. created says which.
+func (m *Manager) PutTenant(ctx context.Context, a Actor, keyspace, slug string, in TenantFields, match Match) (r TenantRecord, created bool, err error) {
+	_, err = m.Tenant(ctx, a, keyspace, slug)
+	if !isNotFound(err) || !a.sees(slug) {
+		if err == nil {
+			r, err = m.UpdateTenant(ctx, a, keyspace, slug, in, match)
+		}
+		return r, false, err
+	}
+	if match != nil {
+		return r, false, errPrecondition
+	}
+	r, err = m.CreateTenant(ctx, a, keyspace, slug, in)
+	var taken *Error
+	if !errors.As(err, &taken) || taken.Code != CodeSlugTaken {
+		return r, err == nil, err
+	}
+	// Another caller made it since we looked; or it was deleted, then the refusal stands.
+	r, again := m.UpdateTenant(ctx, a, keyspace, slug, in, match)
+	if isNotFound(again) {
+		return r, false, err
+	}
+	return r, false, again
+}
+
+func (c *call) createTenant(slug string, in TenantFields) (TenantRecord, error) {
+	var f faults
+	if !validSlug(slug) {
+		f.invalid("slug", "must be 1 to %d of the characters A-Z a-z 0-9 _ . - and not . or ..", MaxSlug)
+	}
+	t := &gateway.Tenant{
+		Keyspace: c.ks.Name, Slug: slug, Name: slug, Plan: c.ks.DefaultPlan, Active: true,
+		CreatedAt: c.now, UpdatedAt: c.now, Version: 1,
+	}
+	c.applyTenant(&f, t, in)
+	if t.Plan == "" && len(c.ks.Plans) > 0 && len(f.fields) == 0 {
+		f.invalid("plan", "must be stated, since the keyspace has no default plan; the plans are %s", strings.Join(c.ks.PlanOrder, ", "))
+	}
+	if err := f.err(); err != nil {
+		return TenantRecord{}, err
+	}
+	switch known, err := c.Tx.Tenant(c.ks.Name, slug); {
+	case err == nil && !known.DeletedAt.IsZero():
+		return TenantRecord{}, refuse(http.StatusConflict, CodeSlugTaken,
+			"The slug %q belonged to a tenant that was deleted, and is never given again, since upstreams may keep data under it. Choose another.", slug)
+	case err == nil:
+		return TenantRecord{}, slugTaken(slug)
+	case !errors.Is(err, gateway.ErrNotFound):
+		return TenantRecord{}, err
+	}
+	if err := c.InsertTenant(t); err != nil {
+		return TenantRecord{}, err
+	}
+	if in.Credits.Value > 0 {
+		if err := c.move(t, "add", in.Credits.Value, "opening balance"); err != nil {
+			return TenantRecord{}, err
+		}
+	}
+	c.judgeAnew(gateway.ChangeTenant, t.Slug)
+	c.event = &event{action: "tenant.created", target: t.Slug, tenant: t.Slug, after: tenantFields(t)}
+	return c.tenantRecord(t)
+}
+
+func slugTaken(slug string) *Error {
+	return refuse(http.StatusConflict, CodeSlugTaken, "There is already a tenant %q (slugs differ without regard to case).", slug)
+}
+
+// applyTenant writes the fields that are set into t, but the balance.
+func (c *call) applyTenant(f *faults, t *gateway.Tenant, in TenantFields) {
+	if in.Name.Set {
+		t.Name = t.Slug
+		if !in.Name.Null {
+			t.Name = in.Name.Value
+			checkName(f, "name", t.Name, MaxTenantName)
+		}
+	}
+	if in.Plan.Set {
+		t.Plan = c.ks.DefaultPlan
+		if !in.Plan.Null {
+			t.Plan = in.Plan.Value
+			if c.ks.Plans[t.Plan] == nil {
+				f.add(CodePlanUnknown, "plan", "%q is no plan; the plans are %s", clip(t.Plan), orNone(c.ks.PlanOrder))
+			}
+		}
+	}
+	if in.Active.Set {
+		if in.Active.Null {
+			f.invalid("active", "must be true or false")
+		}
+		t.Active = in.Active.Value
+	}
+	if in.Credits.Set {
+		if in.Credits.Null {
+			f.invalid("credits", "must be a number")
+		}
+		checkCredits(f, "credits", in.Credits.Value)
+	}
+	if in.Metadata.Set {
+		t.Metadata = checkMetadata(f, "metadata", in.Metadata)
+	}
+	applyOverrides(f, &t.Overrides, in.Rate, in.Quota, in.Concurrency, false)
+}
+
+// UpdateTenant changes the fields that are set. Suspending and activating are changes
+// of Active.
+func (m *Manager) UpdateTenant(ctx context.Context, a Actor, keyspace, slug string, in TenantFields, match Match) (r TenantRecord, err error) {
+	update := func() error {
+		return m.write(ctx, a, keyspace, func(c *call) error {
+			r, err = c.updateTenant(slug, in, match)
+			return err
+		})
+	}
+	if in.Credits.Set {
+		return r, m.settled(ctx, a, keyspace, slug, update)
+	}
+	return r, update()
+}
+
+func (c *call) updateTenant(slug string, in TenantFields, match Match) (TenantRecord, error) {
+	t, err := c.tenant(slug, true)
+	if err != nil {
+		return TenantRecord{}, err
+	}
+	if !match.holds(t.Version) {
+		return TenantRecord{}, errPrecondition
+	}
+	before, wasActive := tenantFields(t), t.Active
+	var f faults
+	c.applyTenant(&f, t, in)
+	if err := f.err(); err != nil {
+		return TenantRecord{}, err
+	}
+	if in.Credits.Set && in.Credits.Value != t.Credits {
+		kind := "add"
+		if in.Credits.Value < t.Credits {
+			kind = "spend"
+		}
+		if err := c.move(t, kind, in.Credits.Value-t.Credits, "balance set"); err != nil {
+			return TenantRecord{}, err
+		}
+	}
+	after := tenantFields(t)
+	if !diff(before, after) {
+		return c.tenantRecord(t)
+	}
+	t.UpdatedAt = c.now
+	if err := c.Tx.UpdateTenant(t); err != nil {
+		return TenantRecord{}, err
+	}
+	t.Version++
+	action := "tenant.updated"
+	switch {
+	case wasActive && !t.Active:
+		action = "tenant.suspended"
+	case !wasActive && t.Active:
+		action = "tenant.activated"
+	}
+	c.judgeAnew(gateway.ChangeTenant, t.Slug)
+	c.event = &event{action: action, target: t.Slug, tenant: t.Slug, before: before, after: after}
+	return c.tenantRecord(t)
+}
+
+// SuspendTenant refuses all of a tenant's keys until ActivateTenant; nothing is lost.
+func (m *Manager) SuspendTenant(ctx context.Context, a Actor, keyspace, slug string) (TenantRecord, error) {
+	return m.UpdateTenant(ctx, a, keyspace, slug, TenantFields{Active: Some(false)}, nil)
+}
+
+// ActivateTenant ends a suspension: every key is as it was.
+func (m *Manager) ActivateTenant(ctx context.Context, a Actor, keyspace, slug string) (TenantRecord, error) {
+	return m.UpdateTenant(ctx, a, keyspace, slug, TenantFields{Active: Some(true)}, nil)
+}
+
+// Tenant returns one tenant.
+func (m *Manager) Tenant(ctx context.Context, a Actor, keyspace, slug string) (r TenantRecord, err error) {
+	err = m.read(ctx, a, keyspace, func(c *call) error {
+		t, err := c.tenant(slug, false)
+		if err != nil {
+			return err
+		}
+		r, err = c.tenantRecord(t)
+		return err
+	})
+	return r, err
+}
+
+// TenantFilter selects tenants, by slug ascending.
+type TenantFilter struct {
+	// Plan is "" for all.
+	Plan string
+	PageQuery
+}
+
+// Tenants lists tenants.
+func (m *Manager) Tenants(ctx context.Context, a Actor, keyspace string, q TenantFilter) (Page[TenantRecord], error) {
+	limit, last, err := q.after("t")
+	if err != nil {
+		return Page[TenantRecord]{}, err
+	}
+	var out []TenantRecord
+	err = m.read(ctx, a, keyspace, func(c *call) error {
+		out = nil
+		var rows []*gateway.Tenant
+		var err error
+		if a.Tenant != "" {
+			// One row at the most, whatever the filter: the page has no next.
+			t, err := c.tenant(a.Tenant, false)
+			if err == nil && (q.Plan == "" || q.Plan == t.Plan) && last == "" {
+				rows = append(rows, t)
+			} else if err != nil && !isNotFound(err) {
+				return err
+			}
+		} else if rows, err = c.Tx.Tenants(TenantQuery{Keyspace: c.ks.Name, After: last, Plan: q.Plan, Limit: limit + 1}); err != nil {
+			return err
+		}
+		for _, t := range rows {
+			r, err := c.tenantRecord(t)
+			if err != nil {
+				return err
+			}
+			out = append(out, r)
+		}
+		return nil
+	})
+	return pageOf(out, limit, func(r TenantRecord) string { return cursorOf("t", r.Slug) }), err
+}
+
+// DeleteTenant deletes a tenant and frees nothing: its slug is never given again. 409
+// tenant_has_keys while it has keys that are not revoked, unless withKeys, which
+// deletes them all.
+func (m *Manager) DeleteTenant(ctx context.Context, a Actor, keyspace, slug string, withKeys bool, match Match) error {
+	return m.settled(ctx, a, keyspace, slug, func() error {
+		return m.write(ctx, a, keyspace, func(c *call) error { return c.deleteTenant(slug, withKeys, match) })
+	})
+}
+
+func (c *call) deleteTenant(slug string, withKeys bool, match Match) error {
+	t, err := c.tenant(slug, true)
+	if err != nil {
+		return err
+	}
+	if !match.holds(t.Version) {
+		return errPrecondition
+	}
+	var keys []*gateway.Key
+	for before := ""; ; {
+		page, err := c.Tx.Keys(KeyQuery{Keyspace: c.ks.Name, Tenant: t.Slug, Before: before, Now: c.now, Limit: 1000})
+		if err != nil {
+			return err
+		}
+		keys = append(keys, page...)
+		if len(page) < 1000 {
+			break
+		}
+		before = page[len(page)-1].ID
+	}
+	if !withKeys && slices.ContainsFunc(keys, func(k *gateway.Key) bool { return k.RevokedAt.IsZero() }) {
+		return refuse(http.StatusConflict, CodeTenantHasKeys,
+			"The tenant %q still has keys. Revoke or delete them first, delete it together with them (force), or suspend it, which can be undone.", t.Slug)
+	}
+	for _, k := range keys {
+		if err := c.removeKey(k); err != nil {
+			return err
+		}
+	}
+	before := tenantFields(t)
+	before["keys"] = len(keys)
+	// Only the slug remains, so that it is not given again.
+	t.Name, t.Metadata, t.Overrides, t.Active = "", nil, gateway.Overrides{}, false
+	t.UpdatedAt, t.DeletedAt = c.now, c.now
+	if err := c.Tx.UpdateTenant(t); err != nil {
+		return err
+	}
+	c.judgeAnew(gateway.ChangeTenant, t.Slug)
+	c.event = &event{action: "tenant.deleted", target: t.Slug, tenant: t.Slug, before: before}
+	return nil
+}
