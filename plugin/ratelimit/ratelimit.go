@@ -62,6 +62,10 @@ type Policy struct {
 	// "60/m", "100000/month", "concurrency", "credits". It is the policy's name in
 	// the RateLimit headers and in violated-policies.
 	Name string
+
+	// fixed is what the headers say of the policy in every response, made once by
+	// the constructors. A Policy put together by hand lacks it and is spelt out anew.
+	fixed fixed
 }
 
 // MaxLines bounds the policies that one request may be subject to, so that an
@@ -97,6 +101,13 @@ type Bill struct {
 	Address, Tenant, Key Party
 	// NoConcurrency leaves concurrency out: for callers that hold no request open.
 	NoConcurrency bool
+
+	// held says that Charge counted the bill among its subjects' live requests, so that
+	// Release ends exactly what was begun.
+	held bool
+	// lease numbers the lease that credits were taken from: what is given back
+	// after that lease was surrendered goes to the store, not into the next one.
+	lease uint64
 }
 
 // Standing is where one policy stands after a request was judged.
@@ -137,15 +148,20 @@ type Limiter interface {
 	// and fills o. now may be older than a former call's; time then stands still.
 	// An error means that it could not be decided; nothing was taken. ErrLease: the
 	// tenant's Account must be granted more credits first, or be told that there are none.
+	// ErrDropped: a subject was dropped meanwhile and must be looked up again.
 	Charge(ctx context.Context, now time.Time, b *Bill, o *Outcome) error
-	// Peek fills o as Charge would, and takes nothing.
+	// Peek fills o as Charge would, and takes nothing: the Standings are those before
+	// the request.
 	Peek(ctx context.Context, now time.Time, b *Bill, o *Outcome) error
-	// Release ends the request's concurrency. Exactly once per Charge that took.
+	// Release ends the request's concurrency. Exactly once per Charge that took; it
+	// does nothing for a bill that holds none, so a second call does no harm.
 	Release(b *Bill)
 	// Adjust changes what an earlier Charge of b took from quotas and credits by delta.
 	// Negative gives back, and is ignored for a quota whose period has since ended; never
 	// below zero spent. Positive takes more: a quota may end above its limit, an account ends
 	// at 0 at the least, and the shortfall, what it could not take, is returned and noted
-	// at the key. chargedAt is the now of that Charge.
+	// at the key. chargedAt is the now of that Charge. What a positive delta needs beyond
+	// the lease has to be leased before, or it counts as shortfall. Call it before
+	// Release: until then the subjects can't be dropped. No more is given back than b.Cost.
 	Adjust(ctx context.Context, chargedAt time.Time, b *Bill, delta int64) (shortfall int64)
 }

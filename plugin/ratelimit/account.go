@@ -1,0 +1,123 @@
+package ratelimit
+
+import "errors"
+
+// ErrLease says that a charge needs more credits than the account holds, and that the
+// store may have more.
+var ErrLease = errors.New("credits must be leased first")
+
+// Account is a tenant's credits as this process holds them: a lease of the balance in
+// the store. Every tenant's subject has one. Safe for concurrent use.
+type Account struct {
+	// s holds the lock, and is nil only before NewSubject returns.
+	s *Subject
+	// leased is what may still be spent without asking.
+	leased int64
+	// rest is what the store had beyond all leases when last asked.
+	rest int64
+	// asked says that rest still holds.
+	asked bool
+	// lease numbers the leases, from 1: Surrender begins another.
+	lease uint64
+	// changes counts Invalidate and Surrender.
+	changes uint64
+}
+
+// Account returns the subject's account.
+func (s *Subject) Account() *Account { return &s.account }
+
+// Grant adds leased credits; rest is what the store still has beyond all leases. Where
+// rest is 0, charges beyond the lease are refused until the next Grant or Invalidate, instead of ErrLease.
+func (a *Account) Grant(leased, rest int64) {
+	a.s.mu.Lock()
+	defer a.s.mu.Unlock()
+	a.leased += max(leased, 0)
+	a.rest, a.asked = max(rest, 0), true
+}
+
+// Changes counts what made the account forget that the store had no more. Taken before
+// the store is asked, it lets GrantSince notice that the answer is outdated.
+func (a *Account) Changes() uint64 {
+	a.s.mu.Lock()
+	defer a.s.mu.Unlock()
+	return a.changes
+}
+
+// GrantSince is Grant, but believes rest only if the balance did not change since
+// Changes returned that number: a top-up between the lease and its grant would otherwise go unnoticed.
+func (a *Account) GrantSince(changes uint64, leased, rest int64) {
+	a.s.mu.Lock()
+	defer a.s.mu.Unlock()
+	a.leased += max(leased, 0)
+	a.rest, a.asked = max(rest, 0), a.changes == changes
+}
+
+// Surrender empties the account and returns what it held: the lease is going back.
+// The next charge answers ErrLease.
+func (a *Account) Surrender() (unspent int64) {
+	a.s.mu.Lock()
+	defer a.s.mu.Unlock()
+	unspent, a.leased = a.leased, 0
+	a.lease++
+	a.forget()
+	return unspent
+}
+
+// Invalidate forgets that the store had no more: its balance changed.
+func (a *Account) Invalidate() {
+	a.s.mu.Lock()
+	defer a.s.mu.Unlock()
+	a.forget()
+}
+
+// Held returns the unspent lease and the rest that the store had when last asked.
+func (a *Account) Held() (leased, rest int64) {
+	a.s.mu.Lock()
+	defer a.s.mu.Unlock()
+	return a.leased, a.rest
+}
+
+func (a *Account) forget() {
+	a.asked = false
+	a.changes++
+}
+
+// exhausted says that the store is known to have nothing beyond the lease.
+func (a *Account) exhausted() bool { return a.asked && a.rest == 0 }
+
+// stand fills in where the balance stands.
+func (a *Account) stand(st *Standing, p *Policy) {
+	st.Policy = p
+	st.Limit = a.leased + a.rest
+	st.Remaining = st.Limit
+}
+
+// adjust takes delta more, or gives it back, for a charge made from the lease of that
+// number, and returns what it could not take. What is given back after that lease was
+// surrendered reaches the balance through the store alone, or it could be spent twice.
+func (a *Account) adjust(lease uint64, delta int64) (shortfall int64) {
+	switch {
+	case delta >= 0:
+		taken := min(delta, a.leased)
+		a.leased -= taken
+		return delta - taken
+	case lease == a.lease:
+		a.leased -= delta
+	default:
+		a.forget()
+	}
+	return 0
+}
+
+// TakeSpent returns and forgets what this key's requests spent of its tenant's credits
+// since the last call (net of what was given back, so it may be negative), and the
+// shortfall; PutBack undoes it after a failed write. Neither blocks.
+func (s *Subject) TakeSpent() (amount, shortfall int64) {
+	return s.spent.Swap(0), s.shortfall.Swap(0)
+}
+
+// PutBack adds to what TakeSpent will return.
+func (s *Subject) PutBack(amount, shortfall int64) {
+	s.spent.Add(amount)
+	s.shortfall.Add(shortfall)
+}

@@ -1,0 +1,166 @@
+package ratelimit
+
+import (
+	"hash/maphash"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// maxAddresses is how many subjects NewAddresses keeps at most, unless running requests
+// hold more.
+const maxAddresses = 1 << 18
+
+// Addresses holds the subjects of limits `per address`: one for each owner of such
+// limits and client (an IPv4 address or an IPv6 /64), made when first asked for. Made by
+// NewAddresses; safe for concurrent use.
+type Addresses struct {
+	perShard int
+	seed     maphash.Seed
+	shards   [shards]addressShard
+}
+
+// addressKey names a subject of the table.
+type addressKey struct {
+	owner  string
+	client client
+}
+
+type address struct {
+	subject *Subject
+	// wanted since the last Sweep: a request may be about to charge it.
+	wanted bool
+}
+
+type addressShard struct {
+	mu       sync.Mutex
+	subjects map[addressKey]*address
+}
+
+// NewAddresses returns an empty table of at most 262144 subjects.
+func NewAddresses() *Addresses { return newAddresses(maxAddresses) }
+
+func newAddresses(maxEntries int) *Addresses {
+	a := &Addresses{perShard: max(1, maxEntries/shards), seed: maphash.MakeSeed()}
+	for i := range a.shards {
+		a.shards[i].subjects = make(map[addressKey]*address)
+	}
+	return a
+}
+
+// Get returns the subject for a client's address under an owner: whoever states the
+// limits, so that one client has separate counts under each. Its id is "a:<owner>:<address>".
+// The caller binds the policies to it. A subject may be dropped
+// between Get and a charge if two Sweeps pass in between; the charge then answers
+// ErrDropped and Get returns its successor. Allocates only for a new subject.
+func (a *Addresses) Get(owner string, addr netip.Addr) *Subject {
+	k := addressKey{owner, clientOf(addr)}
+	s := a.shard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.subjects[k]
+	if e == nil || e.subject.Dropped() {
+		if len(s.subjects) >= a.perShard {
+			s.evict()
+		}
+		e = &address{subject: NewSubject("a:" + owner + ":" + k.client.String())}
+		s.subjects[k] = e
+	}
+	e.wanted = true
+	return e.subject
+}
+
+// Sweep drops the subjects that are idle at now and were not asked for since the last
+// Sweep. It holds one part's lock at a time.
+func (a *Addresses) Sweep(now time.Time) {
+	for i := range a.shards {
+		s := &a.shards[i]
+		s.mu.Lock()
+		for k, e := range s.subjects {
+			if e.wanted {
+				e.wanted = false
+			} else if e.subject.Drop(now) {
+				delete(s.subjects, k)
+			}
+		}
+		if len(s.subjects) == 0 {
+			s.subjects = make(map[addressKey]*address)
+		}
+		s.mu.Unlock()
+	}
+}
+
+// Len returns how many subjects the table holds.
+func (a *Addresses) Len() int {
+	n := 0
+	for i := range a.shards {
+		s := &a.shards[i]
+		s.mu.Lock()
+		n += len(s.subjects)
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// All calls yield with each subject until it returns false, holding no lock meanwhile.
+func (a *Addresses) All(yield func(*Subject) bool) {
+	var part []*Subject
+	for i := range a.shards {
+		s := &a.shards[i]
+		part = part[:0]
+		s.mu.Lock()
+		for _, e := range s.subjects {
+			part = append(part, e.subject)
+		}
+		s.mu.Unlock()
+		for _, subject := range part {
+			if !yield(subject) {
+				return
+			}
+		}
+	}
+}
+
+func (a *Addresses) shard(k addressKey) *addressShard {
+	return &a.shards[maphash.Comparable(a.seed, k)%shards]
+}
+
+// evict makes room for one subject: of a few at random, the one that was not charged for
+// longest is given up, idle or not. None is given up that has a request running, or unflushed
+// counts: those are few, or soon flushed, and forgetting them would be a lie to the store.
+func (s *addressShard) evict() {
+	var oldest addressKey
+	var since time.Time
+	var found *Subject
+	seen := 0
+	for k, e := range s.subjects {
+		if last, ok := e.subject.expendable(); ok && (found == nil || last.Before(since)) {
+			oldest, since, found = k, last, e.subject
+		}
+		if seen++; seen == sampled {
+			break
+		}
+	}
+	if found != nil && found.dropUnlessBusy() {
+		delete(s.subjects, oldest)
+	}
+}
+
+// expendable says whether s may be given up although it is not idle, and when it was last
+// charged.
+func (s *Subject) expendable() (last time.Time, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last, !s.busy()
+}
+
+// dropUnlessBusy is Drop for a subject that may still have something spent.
+func (s *Subject) dropUnlessBusy() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.busy() {
+		return false
+	}
+	s.dropped.Store(true)
+	return true
+}

@@ -1,0 +1,113 @@
+package ratelimit
+
+import (
+	"math"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// meter is the token bucket of one rate of one subject, under that subject's lock. It
+// outlives the policy it was made for: when the policy changes, the bucket that follows is
+// the same meter, so that lines resolved earlier go on counting where new ones do.
+type meter struct {
+	policy *Policy
+	bucket *rate.Limiter
+	// next replaces policy at the first use: only then a time is known at which to
+	// say what had been spent.
+	next *Policy
+}
+
+func newMeter(p *Policy) *meter { return &meter{policy: p, bucket: newBucket(p)} }
+
+func newBucket(p *Policy) *rate.Limiter {
+	return rate.NewLimiter(rate.Limit(p.known().perSecond), int(min(p.Burst, math.MaxInt)))
+}
+
+// target is the policy that counts from the next use on.
+func (m *meter) target() *Policy {
+	if m.next != nil {
+		return m.next
+	}
+	return m.policy
+}
+
+// settle puts a changed policy into effect: left = max(0, new size − spent).
+func (m *meter) settle(now time.Time) {
+	p := m.next
+	m.next = nil
+	spent := float64(m.policy.Burst) - m.bucket.TokensAt(now)
+	m.policy, m.bucket = p, newBucket(p)
+	if spent = min(spent, float64(p.Burst)); spent <= 0 {
+		return
+	}
+	// Only whole tokens can be taken. The next whole number is taken, as much earlier as
+	// it takes to regain the excess.
+	whole := math.Ceil(spent)
+	m.bucket.AllowN(now.Add(-m.timeFor(whole-spent)), int(whole))
+}
+
+// refill makes the bucket as new, under the newest policy.
+func (m *meter) refill() {
+	m.policy, m.next = m.target(), nil
+	m.bucket = newBucket(m.policy)
+}
+
+// full says that the bucket is as a new one would be.
+func (m *meter) full(now time.Time) bool {
+	return m.bucket.TokensAt(now) >= float64(m.policy.Burst)
+}
+
+// passes says whether AllowN(now, 1) would succeed with that many tokens. It is the same
+// expression, bit for bit: x/time/rate forgives a lack that less than a nanosecond makes good
+// (and remembers the debt). A test that differed would break "all or nothing".
+func (m *meter) passes(tokens float64) bool {
+	lack := -(tokens - 1)
+	return lack <= 0 || time.Duration(lack/float64(m.bucket.Limit())*float64(time.Second)) <= 0
+}
+
+// timeFor returns how long the bucket takes to gain that many tokens, rounded up.
+func (m *meter) timeFor(tokens float64) time.Duration {
+	if tokens <= 0 {
+		return 0
+	}
+	ns := math.Ceil(tokens / float64(m.bucket.Limit()) * float64(time.Second))
+	if !(ns < math.MaxInt64) {
+		return math.MaxInt64
+	}
+	return time.Duration(ns)
+}
+
+// retry returns how long after now a request passes that does not at now. The division
+// may come out a few nanoseconds short, in which time the bucket computes its tokens otherwise
+// than we do: so it is asked.
+func (m *meter) retry(now time.Time, tokens float64) time.Duration {
+	d := m.timeFor(1 - tokens)
+	for step := time.Duration(1); step < time.Second && d < math.MaxInt64-step; step *= 2 {
+		if m.passes(m.bucket.TokensAt(now.Add(d))) {
+			break
+		}
+		d += step
+	}
+	return d
+}
+
+// stand fills in where the bucket stands with that many tokens. late is by how much the
+// caller's clock is behind the subject's: it has to wait that much longer.
+func (m *meter) stand(st *Standing, tokens float64, late time.Duration) {
+	left := max(0, math.Floor(tokens+1e-9))
+	if left <= 1 && tokens > 0 {
+		// At the edge of a request, what counts is what would happen to it.
+		left = 0
+		if m.passes(tokens) {
+			left = 1
+		}
+	}
+	st.Policy = m.policy
+	st.Limit = m.policy.Burst
+	st.Remaining = min(int64(left), st.Limit)
+	st.Reset = m.timeFor(float64(st.Limit) - tokens)
+	if st.Reset > 0 && st.Reset < math.MaxInt64-late {
+		st.Reset += late
+	}
+}

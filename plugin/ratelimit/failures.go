@@ -1,0 +1,140 @@
+package ratelimit
+
+import (
+	"hash/maphash"
+	"math"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+const (
+	// shards is into how many parts the tables of clients are split, each with its own
+	// lock, so that a flood from many addresses does not queue at one.
+	shards = 32
+	// sampled is among how many entries of a full shard the one to give up is chosen.
+	sampled = 8
+)
+
+// Failures counts failed attempts per client (an IPv4 address or an IPv6 /64) against one
+// rate, in bounded memory: a client costs one number, the time at which its bucket
+// would be full (the generic cell rate algorithm, ITU-T I.371, which is a token bucket told by
+// the clock). Made by NewFailures; safe for concurrent use.
+type Failures struct {
+	// cost is by how much one failure puts the time of being full off; depth is how far
+	// off it may be: the bucket's size times cost. In nanoseconds.
+	cost, depth int64
+	// perShard bounds a shard's entries.
+	perShard int
+	// base is what times are counted from, so that they fit an int64 and a step of
+	// the wall clock moves none of them.
+	base   time.Time
+	seed   maphash.Seed
+	shards [shards]failureShard
+}
+
+type failureShard struct {
+	mu sync.Mutex
+	// last is the latest time seen; it does not go back.
+	last int64
+	// full says when each client's bucket is full again.
+	full map[client]int64
+}
+
+// NewFailures returns an empty table that allows each client the rate of policy, and
+// remembers at most maxEntries clients (at least one in each of 32 parts).
+func NewFailures(policy *Policy, maxEntries int) *Failures {
+	limit, burst := max(policy.Limit, 1), max(policy.Burst, 1)
+	f := &Failures{
+		cost:     max(1, (int64(policy.Period)+limit-1)/limit),
+		perShard: max(1, maxEntries/shards),
+		base:     time.Now(),
+		seed:     maphash.MakeSeed(),
+	}
+	f.depth = math.MaxInt64 / 4
+	if burst < f.depth/f.cost {
+		f.depth = burst * f.cost
+	}
+	for i := range f.shards {
+		f.shards[i].full = make(map[client]int64)
+	}
+	return f
+}
+
+// Fail counts one failure of addr at now, and says whether the client is still within its
+// limit. Where it is not, nothing more is counted, and retry is how long until a failure would be within it again.
+// Allocates only for a client not known yet.
+func (f *Failures) Fail(now time.Time, addr netip.Addr) (ok bool, retry time.Duration) {
+	c := clientOf(addr)
+	s := &f.shards[maphash.Comparable(f.seed, c)%shards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := int64(now.Sub(f.base))
+	late := max(0, s.last-at)
+	s.last = max(s.last, at)
+	at = s.last
+	full, known := s.full[c]
+	next := max(full, at) + f.cost
+	if over := next - at - f.depth; over > 0 {
+		return false, time.Duration(over + late)
+	}
+	if !known && len(s.full) >= f.perShard {
+		s.evict(at)
+	}
+	s.full[c] = next
+	return true, 0
+}
+
+// Len returns how many clients are remembered.
+func (f *Failures) Len() int {
+	n := 0
+	for i := range f.shards {
+		s := &f.shards[i]
+		s.mu.Lock()
+		n += len(s.full)
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// Sweep forgets the clients whose buckets are full at now, so that a table that once was
+// large becomes small again. It holds one part's lock at a time.
+func (f *Failures) Sweep(now time.Time) {
+	for i := range f.shards {
+		s := &f.shards[i]
+		s.mu.Lock()
+		at := max(s.last, int64(now.Sub(f.base)))
+		for c, full := range s.full {
+			if full <= at {
+				delete(s.full, c)
+			}
+		}
+		if len(s.full) == 0 {
+			// A Go map keeps the room of what was deleted from it.
+			s.full = make(map[client]int64)
+		}
+		s.mu.Unlock()
+	}
+}
+
+// evict makes room for one client. Of a few at random it gives up those that owe nothing, and
+// else the one that owes least: a flood of new addresses then pushes out its own, not
+// the few that have failed often.
+func (s *failureShard) evict(at int64) {
+	var least client
+	owed, seen, freed := int64(math.MaxInt64), 0, false
+	for c, full := range s.full {
+		if full <= at {
+			delete(s.full, c)
+			freed = true
+		} else if full < owed {
+			least, owed = c, full
+		}
+		if seen++; seen == sampled {
+			break
+		}
+	}
+	if !freed {
+		delete(s.full, least)
+	}
+}

@@ -1,0 +1,306 @@
+package ratelimit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// ErrTooManyLines says that a bill has more than MaxLines lines.
+var ErrTooManyLines = errors.New("too many limits apply to one request")
+
+// Local is the Limiter of one process: every count is in its subject. It never blocks but
+// for the subjects' locks, allocates nothing, and ignores its contexts.
+type Local struct{}
+
+var _ Limiter = (*Local)(nil)
+
+// NewLocal returns a Local. It has no state of its own, so one is as good as many.
+func NewLocal() *Local { return &Local{} }
+
+// Charge implements Limiter.
+func (*Local) Charge(_ context.Context, now time.Time, b *Bill, o *Outcome) error {
+	return judge(now, b, o, true)
+}
+
+// Peek implements Limiter.
+func (*Local) Peek(_ context.Context, now time.Time, b *Bill, o *Outcome) error {
+	return judge(now, b, o, false)
+}
+
+// Release implements Limiter.
+func (*Local) Release(b *Bill) {
+	if !b.held {
+		return
+	}
+	b.held = false
+	for _, p := range b.parties() {
+		if s := p.subject(); s != nil {
+			s.live.Add(-1)
+		}
+	}
+}
+
+// Adjust implements Limiter. A positive delta whose period has ended is counted in the
+// current one: it would be free otherwise. delta beyond MaxLimit counts as MaxLimit.
+func (*Local) Adjust(_ context.Context, chargedAt time.Time, b *Bill, delta int64) (shortfall int64) {
+	delta = min(max(delta, -max(b.Cost, 0)), MaxLimit)
+	if delta == 0 {
+		return 0
+	}
+	parties := b.parties()
+	lock(&parties, 1)
+	// Credits first: a key's credits_limit counts what was spent, not what was lacking.
+	for _, p := range parties {
+		for i := range p.Lines {
+			if p.Lines[i].Policy.Kind != Credits {
+				continue
+			}
+			s := p.subject()
+			shortfall = s.account.adjust(b.lease, delta)
+			payer := b.payer(s)
+			payer.spent.Add(delta - shortfall)
+			payer.shortfall.Add(shortfall)
+			break
+		}
+	}
+	for _, p := range parties {
+		var done [Total + 1]bool
+		for i := range p.Lines {
+			policy := p.Lines[i].Policy
+			if policy.Kind != Quota || done[policy.Calendar] {
+				continue
+			}
+			done[policy.Calendar] = true
+			c := p.subject().count(policy.Calendar)
+			switch {
+			case !c.begun():
+			case delta < 0:
+				if chargedAt.Unix() >= c.start {
+					c.used = max(0, c.used+delta)
+				}
+			case policy.Calendar == Total:
+				c.used += delta - shortfall
+			default:
+				c.used += delta
+			}
+		}
+	}
+	unlock(&parties, 1)
+	return shortfall
+}
+
+// parties returns the bill's parties in the order in which they are locked.
+func (b *Bill) parties() [3]*Party { return [3]*Party{&b.Address, &b.Tenant, &b.Key} }
+
+// subject returns who the party is, nil for nobody.
+func (p *Party) subject() *Subject {
+	if p.Subject == nil && len(p.Lines) > 0 {
+		return p.Lines[0].Subject
+	}
+	return p.Subject
+}
+
+// payer returns at whom credits of holder's account are noted.
+func (b *Bill) payer(holder *Subject) *Subject {
+	if s := b.Key.subject(); s != nil {
+		return s
+	}
+	return holder
+}
+
+// locked says whether the i-th party has to be locked: it has lines, or is the key, at which
+// the lines of others may be noted. A party without lines is not, so that keys of one tenant
+// don't wait for each other without need. lines is how many the bill has.
+func locked(parties *[3]*Party, i, lines int) bool {
+	return lines > 0 && (len(parties[i].Lines) > 0 || i == 2 && parties[i].Subject != nil)
+}
+
+func lock(parties *[3]*Party, lines int) {
+	for i, p := range parties {
+		if locked(parties, i, lines) {
+			p.subject().mu.Lock()
+		}
+	}
+}
+
+func unlock(parties *[3]*Party, lines int) {
+	for i, p := range parties {
+		if locked(parties, i, lines) {
+			p.subject().mu.Unlock()
+		}
+	}
+}
+
+// judge tests every line of the bill and, where none refuses and take is set, takes from
+// all. All subjects are locked meanwhile: nothing can change between test and taking.
+func judge(now time.Time, b *Bill, o *Outcome, take bool) error {
+	o.Refused, o.Kind, o.N = false, 0, 0
+	lines := len(b.Address.Lines) + len(b.Tenant.Lines) + len(b.Key.Lines)
+	if lines > MaxLines {
+		return fmt.Errorf("%w: %d, of at most %d", ErrTooManyLines, lines, MaxLines)
+	}
+	parties := b.parties()
+	lock(&parties, lines)
+	err := judgeLocked(now, b, &parties, o, take)
+	unlock(&parties, lines)
+	return err
+}
+
+func judgeLocked(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, take bool) error {
+	cost := max(b.Cost, 0)
+	var tokens [MaxLines]float64 // of the rates, by standing
+	n, lease := 0, false
+	for _, p := range parties {
+		s := p.subject()
+		if s == nil {
+			continue
+		}
+		if s.dropped.Load() {
+			return ErrDropped
+		}
+		at := s.clamp(now)
+		for i := range p.Lines {
+			l := &p.Lines[i]
+			if l.Policy.Kind == Concurrency && b.NoConcurrency {
+				continue
+			}
+			st := &o.Standings[n]
+			*st = Standing{}
+			switch l.Policy.Kind {
+			case Rate:
+				if l.meter.next != nil {
+					s.last = at
+					l.meter.settle(at)
+				}
+				tokens[n] = l.meter.bucket.TokensAt(at)
+				if !l.meter.passes(tokens[n]) {
+					st.Refused = true
+					st.Retry = l.meter.retry(at, tokens[n]) + at.Sub(now)
+				}
+			case Quota:
+				used := s.count(l.Policy.Calendar).at(at)
+				if cost > 0 && used > l.Policy.Limit-cost {
+					st.Refused = true
+					if l.Policy.Calendar != Total {
+						st.Retry = s.ends(l.Policy.Calendar, at).Sub(now)
+					}
+				}
+			case Concurrency:
+				if s.live.Load() >= l.Policy.Limit {
+					st.Refused = true
+					// Nobody knows when a running request ends.
+					st.Retry = time.Second
+				}
+			case Credits:
+				if s.account.leased < cost {
+					st.Refused = s.account.exhausted()
+					lease = lease || !st.Refused
+				}
+			}
+			if st.Refused {
+				o.Refused = true
+				if r := l.Policy.Reason(); o.Kind == 0 || r < o.Kind {
+					o.Kind = r
+				}
+			}
+			n++
+		}
+	}
+	if lease && !o.Refused {
+		return ErrLease
+	}
+	if take && !o.Refused {
+		takeAll(now, b, parties, cost, &tokens)
+	}
+	o.N = n
+	n = 0
+	for _, p := range parties {
+		s := p.subject()
+		if s == nil {
+			continue
+		}
+		at := s.clamp(now)
+		for i := range p.Lines {
+			l := &p.Lines[i]
+			if l.Policy.Kind == Concurrency && b.NoConcurrency {
+				continue
+			}
+			st := &o.Standings[n]
+			switch l.Policy.Kind {
+			case Rate:
+				l.meter.stand(st, tokens[n], at.Sub(now))
+			case Quota:
+				standQuota(st, l.Policy, s.count(l.Policy.Calendar).at(at), s.ends(l.Policy.Calendar, at), now)
+			case Concurrency:
+				st.Policy = l.Policy
+				st.Limit = l.Policy.Limit
+				st.Remaining = max(0, l.Policy.Limit-s.live.Load())
+			case Credits:
+				s.account.stand(st, l.Policy)
+			}
+			n++
+		}
+	}
+	return nil
+}
+
+// takeAll takes from every line, once per count that several lines share. tokens become
+// what is left.
+func takeAll(now time.Time, b *Bill, parties *[3]*Party, cost int64, tokens *[MaxLines]float64) {
+	n := 0
+	for _, p := range parties {
+		s := p.subject()
+		if s == nil {
+			continue
+		}
+		if len(p.Lines) > 0 {
+			s.last = s.clamp(now)
+		}
+		var done [Total + 1]bool // by Calendar; 0 for credits
+		for i := range p.Lines {
+			l := &p.Lines[i]
+			switch l.Policy.Kind {
+			case Rate:
+				l.meter.bucket.AllowN(s.last, 1)
+				tokens[n]--
+			case Quota:
+				if !done[l.Policy.Calendar] {
+					done[l.Policy.Calendar] = true
+					s.counter(l.Policy.Calendar, s.last).used += cost
+				}
+			case Concurrency:
+				if b.NoConcurrency {
+					continue
+				}
+			case Credits:
+				if !done[0] {
+					done[0] = true
+					s.account.leased -= cost
+					b.lease = s.account.lease
+					b.payer(s).spent.Add(cost)
+				}
+			}
+			n++
+		}
+		if !b.NoConcurrency {
+			// Also where no line counts it yet: a limit that comes during the
+			// request finds it counted, and one that goes leaves Release right.
+			s.live.Add(1)
+		}
+	}
+	b.held = !b.NoConcurrency
+}
+
+// ends returns the end of the period that holds now, or of the current one where now is
+// earlier; the zero time for Total.
+func (s *Subject) ends(cal Calendar, now time.Time) time.Time {
+	if cal == Total {
+		return time.Time{}
+	}
+	if c := s.count(cal); now.Unix() < c.end {
+		return time.Unix(c.end, 0)
+	}
+	return cal.End(now)
+}

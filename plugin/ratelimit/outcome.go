@@ -1,0 +1,40 @@
+package ratelimit
+
+import "time"
+
+// Violated returns the names of the policies that refused, in the bill's order; nil
+// where none did. It allocates.
+func (o *Outcome) Violated() []string {
+	var names []string
+	for i := range o.N {
+		if st := &o.Standings[i]; st.Refused {
+			names = append(names, st.Policy.Name)
+		}
+	}
+	return names
+}
+
+// RetryAfter returns when this same request would pass, in whole seconds, rounded up and
+// at least one: the longest Retry among the rates, quotas and concurrency limits that refused. 0 where
+// nothing refused, and where the refusal means that credits are used up: when there will be more
+// can't be known.
+func (o *Outcome) RetryAfter() time.Duration {
+	if !o.Refused || o.Kind == Credits {
+		return 0
+	}
+	longest := time.Second
+	for i := range o.N {
+		if st := &o.Standings[i]; st.Refused && st.Policy.Reason() != Credits {
+			longest = max(longest, st.Retry)
+		}
+	}
+	return time.Duration(seconds(longest)) * time.Second
+}
+
+// seconds returns d in seconds, rounded up, 0 at the least.
+func seconds(d time.Duration) int64 {
+	if d <= 0 {
+		return 0
+	}
+	return int64((d-1)/time.Second) + 1
+}

@@ -1,0 +1,404 @@
+package ratelimit
+
+import (
+	"fmt"
+	"math"
+	"math/bits"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// What a policy may state.
+const (
+	// MaxLimit bounds every number of requests or units that a policy states.
+	MaxLimit = 1_000_000_000_000
+	// MinPeriod and MaxPeriod bound the period of a rate.
+	MinPeriod = time.Millisecond
+	MaxPeriod = 366 * 24 * time.Hour
+)
+
+// day is the unit "d" of a rate, and the window of a quota by the day.
+const day = 24 * time.Hour
+
+// String returns "rate", "quota", "concurrency" or "credits".
+func (k Kind) String() string {
+	switch k {
+	case Rate:
+		return "rate"
+	case Quota:
+		return "quota"
+	case Concurrency:
+		return "concurrency"
+	case Credits:
+		return "credits"
+	}
+	return "unknown"
+}
+
+// String returns "key", "tenant" or "address", as it stands after "per".
+func (p Per) String() string {
+	switch p {
+	case PerKey:
+		return "key"
+	case PerTenant:
+		return "tenant"
+	case PerAddress:
+		return "address"
+	}
+	return "unknown"
+}
+
+// String returns "day", "month" or "total"; the first two as a quota is written.
+func (c Calendar) String() string {
+	switch c {
+	case Day:
+		return "day"
+	case Month:
+		return "month"
+	case Total:
+		return "total"
+	}
+	return "unknown"
+}
+
+// Reason returns the kind that a refusal by the policy is reported as. It is Kind, but
+// for a key's credits_limit: that is counted as a quota, and means that credits are used up.
+func (p *Policy) Reason() Kind {
+	if p.Kind == Quota && p.Calendar == Total {
+		return Credits
+	}
+	return p.Kind
+}
+
+// Equal says whether two policies limit the same in the same words.
+func (p *Policy) Equal(q *Policy) bool {
+	return p == q || p.Kind == q.Kind && p.Per == q.Per && p.Limit == q.Limit && p.Period == q.Period &&
+		p.Burst == q.Burst && p.Calendar == q.Calendar && p.Name == q.Name
+}
+
+// ParseRate parses "<n>/<period> [burst <n>] [per key|tenant|address]". The period is
+// s, m, h, d, a whole number of days ("7d") or a duration as Go writes it ("100/2s",
+// "5000/12h"), from 1ms to 366d; both numbers are from 1 to 1e12. Burst is n and per is
+// key unless given.
+func ParseRate(text string) (*Policy, error) {
+	f := strings.Fields(text)
+	if len(f) == 0 {
+		return nil, fmt.Errorf("empty rate: write one as 60/m, 100/2s or 300/m burst 60 per tenant")
+	}
+	number, unit, ok := strings.Cut(f[0], "/")
+	if !ok {
+		return nil, fmt.Errorf("rate %q: no period: write it as 60/m or 100/2s", text)
+	}
+	p := Policy{Kind: Rate, Per: PerKey}
+	var err error
+	if p.Limit, err = parseCount(number); err != nil {
+		return nil, fmt.Errorf("rate %q: %w", text, err)
+	}
+	if p.Period, err = parsePeriod(unit); err != nil {
+		return nil, fmt.Errorf("rate %q: %w", text, err)
+	}
+	p.Burst, p.Name = p.Limit, strconv.FormatInt(p.Limit, 10)+"/"+unit
+	rest := f[1:]
+	if len(rest) >= 1 && rest[0] == "burst" {
+		if len(rest) < 2 {
+			return nil, fmt.Errorf("rate %q: burst needs a number", text)
+		}
+		if p.Burst, err = parseCount(rest[1]); err != nil {
+			return nil, fmt.Errorf("rate %q: burst: %w", text, err)
+		}
+		rest = rest[2:]
+	}
+	if err := p.parsePer(rest); err != nil {
+		return nil, fmt.Errorf("rate %q: %w", text, err)
+	}
+	return newPolicy(p), nil
+}
+
+// ParseQuota parses "<n>/day|month [per key|tenant|address]", n from 1 to 1e12; it is per
+// tenant unless told otherwise.
+func ParseQuota(text string) (*Policy, error) {
+	f := strings.Fields(text)
+	if len(f) == 0 {
+		return nil, fmt.Errorf("empty quota: write one as 100000/month or 5000/day per key")
+	}
+	p := Policy{Kind: Quota, Per: PerTenant}
+	number, period, _ := strings.Cut(f[0], "/")
+	switch period {
+	case "day":
+		p.Calendar = Day
+	case "month":
+		p.Calendar = Month
+	default:
+		return nil, fmt.Errorf("quota %q: it is counted by calendar day or month: write it as 5000/day or 100000/month", text)
+	}
+	var err error
+	if p.Limit, err = parseCount(number); err != nil {
+		return nil, fmt.Errorf("quota %q: %w", text, err)
+	}
+	p.Name = strconv.FormatInt(p.Limit, 10) + "/" + period
+	if err := p.parsePer(f[1:]); err != nil {
+		return nil, fmt.Errorf("quota %q: %w", text, err)
+	}
+	return newPolicy(p), nil
+}
+
+// ParseConcurrency parses "<n> [per key|tenant|address]", n from 1 to 1e12; it is per
+// key unless told otherwise.
+func ParseConcurrency(text string) (*Policy, error) {
+	f := strings.Fields(text)
+	if len(f) == 0 {
+		return nil, fmt.Errorf("empty concurrency: write it as 50 or 50 per tenant")
+	}
+	p := Policy{Kind: Concurrency, Per: PerKey, Name: "concurrency"}
+	var err error
+	if p.Limit, err = parseCount(f[0]); err != nil {
+		return nil, fmt.Errorf("concurrency %q: %w", text, err)
+	}
+	if err := p.parsePer(f[1:]); err != nil {
+		return nil, fmt.Errorf("concurrency %q: %w", text, err)
+	}
+	return newPolicy(p), nil
+}
+
+// ParseRates parses what a record states: rates joined by commas. Empty text is none.
+// Of two that have the same name, only one could be meant, so that is refused.
+func ParseRates(text string) ([]*Policy, error) { return parseList("rate", text, ParseRate) }
+
+// ParseQuotas is ParseRates for quotas.
+func ParseQuotas(text string) ([]*Policy, error) { return parseList("quota", text, ParseQuota) }
+
+// ParseConcurrencies is ParseRates for concurrency limits.
+func ParseConcurrencies(text string) ([]*Policy, error) {
+	return parseList("concurrency", text, ParseConcurrency)
+}
+
+func parseList(kind, text string, parse func(string) (*Policy, error)) ([]*Policy, error) {
+	if strings.TrimSpace(text) == "" {
+		return nil, nil
+	}
+	var out []*Policy
+	for item := range strings.SplitSeq(text, ",") {
+		p, err := parse(strings.TrimSpace(item))
+		if err != nil {
+			return nil, err
+		}
+		for _, q := range out {
+			if q.Name == p.Name && q.Per == p.Per {
+				return nil, fmt.Errorf("%s %q is stated twice", kind, p.Name)
+			}
+		}
+		if len(out) == MaxLines {
+			return nil, fmt.Errorf("more than %d %s limits in one list", MaxLines, kind)
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// Format joins policies as the list parsers take them.
+func Format(policies []*Policy) string {
+	var b strings.Builder
+	for i, p := range policies {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(p.String())
+	}
+	return b.String()
+}
+
+// NewCredits returns the policy that takes each request's cost from the tenant's balance.
+func NewCredits() *Policy {
+	return newPolicy(Policy{Kind: Credits, Per: PerTenant, Name: "credits"})
+}
+
+// CreditsLimit returns the policy that bounds what one key may ever spend of its
+// tenant's balance; below 0 counts as 0. Bind it only where credits are taken.
+func CreditsLimit(n int64) *Policy {
+	return newPolicy(Policy{Kind: Quota, Per: PerKey, Limit: max(n, 0), Calendar: Total, Name: "credits_limit"})
+}
+
+// String returns the policy as it is written: parsed again it gives an equal one.
+func (p *Policy) String() string {
+	name, suffix, _ := strings.Cut(p.Name, ";")
+	switch {
+	case p.Kind == Concurrency:
+		name = strconv.FormatInt(p.Limit, 10)
+	case p.Kind == Rate && p.Burst != p.Limit:
+		name += " burst " + strconv.FormatInt(p.Burst, 10)
+	case p.Reason() == Credits:
+		return name
+	}
+	if suffix == "" && p.Kind == Quota && p.Per == PerKey {
+		// Not the default, and yet without a suffix in the name.
+		suffix = "key"
+	}
+	if suffix != "" {
+		name += " per " + suffix
+	}
+	return name
+}
+
+// parsePer reads what follows a limit's numbers: nothing, or "per" and whom.
+func (p *Policy) parsePer(f []string) error {
+	if len(f) == 0 {
+		return nil
+	}
+	if f[0] != "per" {
+		return fmt.Errorf("%q is not understood here", f[0])
+	}
+	if len(f) == 1 {
+		return fmt.Errorf("per what? Write per key, per tenant or per address")
+	}
+	switch f[1] {
+	case "key":
+		p.Per = PerKey
+	case "tenant":
+		p.Per = PerTenant
+		p.Name += ";tenant"
+	case "address":
+		p.Per = PerAddress
+		p.Name += ";address"
+	default:
+		return fmt.Errorf("per %q: it must be per key, per tenant or per address", f[1])
+	}
+	if len(f) > 2 {
+		return fmt.Errorf("%q is not understood after per %s", f[2], f[1])
+	}
+	return nil
+}
+
+// parseCount reads a number from 1 to MaxLimit in plain digits.
+func parseCount(s string) (int64, error) {
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return 0, fmt.Errorf("%q is not a whole number", s)
+		}
+	}
+	if s == "" {
+		return 0, fmt.Errorf("the number is missing")
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n > MaxLimit {
+		return 0, fmt.Errorf("%s is more than %d", s, int64(MaxLimit))
+	}
+	if n < 1 {
+		return 0, fmt.Errorf("it must be at least 1")
+	}
+	return n, nil
+}
+
+// parsePeriod reads what follows a rate's slash.
+func parsePeriod(s string) (time.Duration, error) {
+	switch s {
+	case "s":
+		return time.Second, nil
+	case "m":
+		return time.Minute, nil
+	case "h":
+		return time.Hour, nil
+	case "d":
+		return day, nil
+	}
+	bad := fmt.Errorf("period %q: it must be s, m, h, d or a duration such as 2s, 12h or 7d", s)
+	for i := range len(s) {
+		// The text becomes part of the policy's name and so of headers: nothing but
+		// what a duration needs, no sign, no micro sign.
+		if c := s[i]; (c < '0' || c > '9') && c != '.' && c != 'h' && c != 'm' && c != 's' && c != 'd' {
+			return 0, bad
+		}
+	}
+	var d time.Duration
+	if n, ok := strings.CutSuffix(s, "d"); ok {
+		days, err := strconv.ParseInt(n, 10, 64)
+		if err != nil {
+			return 0, bad
+		}
+		// 0 and anything too long fall out of range below, without overflowing.
+		d = time.Duration(min(days, 10_000)) * day
+	} else {
+		var err error
+		if d, err = time.ParseDuration(s); err != nil {
+			return 0, bad
+		}
+	}
+	if d < MinPeriod || d > MaxPeriod {
+		return 0, fmt.Errorf("period %s: it must be from 1ms to 366d", s)
+	}
+	return d, nil
+}
+
+// fixed is what can be said of a policy without knowing where it stands.
+type fixed struct {
+	// quoted is the name as a structured-field string.
+	quoted string
+	// item is the policy's member of RateLimit-Policy; without its window where that is a
+	// month, and without its quota where that is a balance.
+	item string
+	// window in seconds; 0 for a month and for what has none.
+	window int64
+	// perSecond is what a bucket gains.
+	perSecond float64
+}
+
+func newPolicy(p Policy) *Policy {
+	p.fixed = p.describe()
+	return &p
+}
+
+// describe works out the fixed part.
+func (p *Policy) describe() fixed {
+	f := fixed{quoted: string(appendString(nil, p.Name))}
+	b := []byte(f.quoted)
+	switch p.Kind {
+	case Rate:
+		f.perSecond = float64(p.Limit) / p.Period.Seconds()
+		f.window = window(p)
+		b = strconv.AppendInt(append(b, ";q="...), integer(p.Burst), 10)
+	case Quota:
+		if p.Calendar == Day {
+			f.window = int64(day / time.Second)
+		}
+		b = strconv.AppendInt(append(b, ";q="...), integer(p.Limit), 10)
+	case Concurrency:
+		b = strconv.AppendInt(append(b, ";q="...), integer(p.Limit), 10)
+		b = append(b, `;qu="concurrent-requests"`...)
+	case Credits:
+		b = append(b, ";q="...)
+	}
+	if f.window > 0 {
+		b = strconv.AppendInt(append(b, ";w="...), f.window, 10)
+	}
+	f.item = string(b)
+	return f
+}
+
+// known returns the fixed part, of a policy put together by hand too.
+func (p *Policy) known() fixed {
+	if p.fixed.quoted == "" {
+		return p.describe()
+	}
+	return p.fixed
+}
+
+// window returns the seconds in which an empty bucket fills, rounded up: what q is per,
+// since a bucket of 60 that gains 300 a minute gives 60 again in 12 seconds, not in 60.
+func window(p *Policy) int64 {
+	if p.Limit < 1 || p.Period < 1 || p.Burst < 1 {
+		return 0
+	}
+	hi, lo := bits.Mul64(uint64(p.Period), uint64(p.Burst))
+	if hi >= uint64(p.Limit) {
+		return maxSFInteger
+	}
+	ns, rest := bits.Div64(hi, lo, uint64(p.Limit))
+	if rest > 0 && ns < math.MaxUint64 {
+		ns++
+	}
+	seconds := ns / uint64(time.Second)
+	if ns%uint64(time.Second) > 0 {
+		seconds++
+	}
+	return int64(min(seconds, maxSFInteger))
+}

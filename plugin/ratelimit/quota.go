@@ -1,0 +1,217 @@
+package ratelimit
+
+import (
+	"math"
+	"time"
+)
+
+// counter is what a subject spent in the current period of one calendar, shared by
+// all quotas of that calendar. Under the subject's lock.
+type counter struct {
+	// start and end of the period in Unix seconds; both 0 before the first use.
+	start, end int64
+	used       int64
+	// stored is what the store was last told, or said.
+	stored int64
+	// loaded says that used is the whole count, not just what this process saw.
+	loaded bool
+	// unsure says that stored isn't known to be in the store.
+	unsure bool
+}
+
+// Start returns the beginning of the calendar's period that holds now, in UTC; the zero
+// time for Total.
+func (c Calendar) Start(now time.Time) time.Time {
+	y, m, d := now.UTC().Date()
+	switch c {
+	case Day:
+		return time.Date(y, m, d, 0, 0, 0, 0, time.UTC)
+	case Month:
+		return time.Date(y, m, 1, 0, 0, 0, 0, time.UTC)
+	}
+	return time.Time{}
+}
+
+// End returns when the calendar's period that holds now ends: the first moment of the
+// next one. The zero time for Total.
+func (c Calendar) End(now time.Time) time.Time {
+	y, m, d := now.UTC().Date()
+	switch c {
+	case Day:
+		return time.Date(y, m, d+1, 0, 0, 0, 0, time.UTC)
+	case Month:
+		return time.Date(y, m+1, 1, 0, 0, 0, 0, time.UTC)
+	}
+	return time.Time{}
+}
+
+// begin makes the period of cal that holds now the current one, with nothing spent.
+func (c *counter) begin(cal Calendar, now time.Time) {
+	c.used, c.stored, c.unsure = 0, 0, false
+	if cal == Total {
+		c.start, c.end = math.MinInt64, math.MaxInt64
+		return
+	}
+	c.start, c.end = cal.Start(now).Unix(), cal.End(now).Unix()
+}
+
+// begun says that the counter has a period.
+func (c *counter) begun() bool { return c.end != 0 }
+
+// at returns what was spent in the period that holds now, or in the current one where now
+// is earlier, without making it the current one.
+func (c *counter) at(now time.Time) int64 {
+	if now.Unix() >= c.end {
+		return 0
+	}
+	return c.used
+}
+
+// dirty says that the store has to be told.
+func (c *counter) dirty() bool { return c.loaded && (c.used != c.stored || c.unsure) }
+
+// startTime returns the period's start as the store knows it.
+func (c *counter) startTime() time.Time {
+	if c.start == math.MinInt64 || !c.begun() {
+		return time.Time{}
+	}
+	return time.Unix(c.start, 0).UTC()
+}
+
+// counter returns the subject's counter of a calendar, begun and in the period of now. The
+// final count of an ended period that the store has not been told yet is kept aside.
+func (s *Subject) counter(cal Calendar, now time.Time) *counter {
+	c := s.count(cal)
+	if now.Unix() < c.end {
+		return c
+	}
+	if c.begun() && c.dirty() {
+		s.closed = append(s.closed, Counted{Subject: s.id, Calendar: cal, Start: c.startTime(), Used: c.used})
+	}
+	c.begin(cal, now)
+	return c
+}
+
+// count returns the subject's counter of a calendar as it is.
+func (s *Subject) count(cal Calendar) *counter {
+	if s.counters == nil {
+		s.counters = new([Total]counter)
+		for i := range s.counters {
+			s.counters[i].loaded = s.loaded
+		}
+	}
+	return &s.counters[cal-1]
+}
+
+// standQuota fills in where a quota stands after used.
+func standQuota(st *Standing, p *Policy, used int64, end, now time.Time) {
+	st.Policy = p
+	st.Limit = p.Limit
+	st.Remaining = max(0, p.Limit-used)
+	if used > 0 && p.Calendar != Total {
+		st.Reset = max(0, end.Sub(now))
+	}
+}
+
+// LoadUsage sets the durable count a subject starts with in the period that begins at
+// start (ignored for Total); what was counted here before is added. Ignored once loaded, and for a period that
+// is no longer the current one.
+func (s *Subject) LoadUsage(start time.Time, c Calendar, used int64) {
+	if c < Day || c > Total {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.count(c)
+	if n.loaded {
+		return
+	}
+	if !n.begun() || c != Total && start.Unix() >= n.end {
+		n.begin(c, start)
+	}
+	if c != Total && start.Unix() != n.start {
+		return
+	}
+	n.used += used
+	n.stored = used
+	n.loaded = true
+}
+
+// NeedsUsage says whether quota lines are bound whose counts have not been loaded yet.
+func (s *Subject) NeedsUsage() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.loaded {
+		return false
+	}
+	for i := range s.sets {
+		for _, l := range s.sets[i].lines {
+			if l.Policy.Kind == Quota {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// UsageLoaded marks the durable counts as loaded: those that LoadUsage did not set
+// begin at 0.
+func (s *Subject) UsageLoaded() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.loaded = true
+	if s.counters != nil {
+		for i := range s.counters {
+			s.counters[i].loaded = true
+		}
+	}
+}
+
+// Unflushed appends the quota counts that changed since they were last confirmed, the
+// final ones of periods that have ended first. Counts that were never loaded
+// are left out: they would overwrite the store's.
+func (s *Subject) Unflushed(dst []Counted) []Counted {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	dst = append(dst, s.closed...)
+	if s.counters == nil {
+		return dst
+	}
+	for i := range s.counters {
+		if c := &s.counters[i]; c.dirty() {
+			dst = append(dst, Counted{Subject: s.id, Calendar: Calendar(i + 1), Start: c.startTime(), Used: c.used})
+		}
+	}
+	return dst
+}
+
+// Flushed confirms that those counts were stored. Counts of other subjects are ignored, so
+// that one list of many subjects will do.
+func (s *Subject) Flushed(counts []Counted) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range counts {
+		if f.Subject != s.id || f.Calendar < Day || f.Calendar > Total {
+			continue
+		}
+		if s.counters != nil {
+			if c := &s.counters[f.Calendar-1]; c.begun() && c.startTime().Equal(f.Start) {
+				// Not "clean": it may have been charged since it was read.
+				c.stored, c.unsure = f.Used, false
+				continue
+			}
+		}
+		for i, e := range s.closed {
+			if e.Calendar == f.Calendar && e.Start.Equal(f.Start) {
+				// The period may have been charged between being read and ending.
+				if e.Used == f.Used {
+					s.closed = append(s.closed[:i], s.closed[i+1:]...)
+				}
+				break
+			}
+		}
+	}
+	if len(s.closed) == 0 {
+		s.closed = nil
+	}
+}

@@ -1,0 +1,180 @@
+package ratelimit
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// ErrDropped says that a bill names a subject that was dropped as idle after the caller
+// had looked it up. Looking it up again gives its successor; nothing was taken.
+var ErrDropped = errors.New("subject was dropped: look it up again")
+
+// Subject is who policies are counted for, with its buckets, counters and live
+// requests. Made by NewSubject; safe for concurrent use.
+type Subject struct {
+	id string
+	// live requests, and credits spent and lacking at this key, are changed without the
+	// lock where nothing is tested against them.
+	live             atomic.Int64
+	spent, shortfall atomic.Int64
+	// dropped is set under mu, once.
+	dropped atomic.Bool
+
+	// mu guards what follows. Where several subjects are locked, the order is
+	// address, tenant, key.
+	mu sync.Mutex
+	// last is the latest now that was charged: an older one would mint tokens.
+	last time.Time
+	sets [NumOrigins]set
+	// counters by Calendar-1; nil until a quota is counted.
+	counters *[Total]counter
+	// loaded says that the store's counts are known.
+	loaded bool
+	// closed are the final counts of ended periods that the store has not been told.
+	closed  []Counted
+	account Account
+}
+
+// Origin tells apart the sets of policies bound to one subject.
+type Origin uint8
+
+const (
+	FromPlan Origin = iota // the plan's lines, or the tenant's that replace them
+	FromKey                // the key's own lines
+	NumOrigins
+)
+
+// Counted is one durable count that changed.
+type Counted struct {
+	Subject  string
+	Calendar Calendar
+	// Start of the period in UTC; zero for Total.
+	Start time.Time
+	Used  int64
+}
+
+// NewSubject returns a subject with full buckets and nothing spent. id names it among
+// nodes and in the store: "k:<keyspace>:<key id>", "t:<keyspace>:<slug>", "a:…".
+func NewSubject(id string) *Subject {
+	s := &Subject{id: id}
+	s.account = Account{s: s, lease: 1}
+	return s
+}
+
+// ID returns what NewSubject was given.
+func (s *Subject) ID() string { return s.id }
+
+// Live returns how many requests of the subject are running.
+func (s *Subject) Live() int64 { return s.live.Load() }
+
+// Idle says that s is as new: buckets full, nothing live, every count flushed, no
+// credits leased or unsettled. Such a subject may be dropped and made again. Counts that were never
+// loaded are in no store, so they keep s from being idle until their period ends.
+func (s *Subject) Idle(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.idle(now)
+}
+
+// Drop marks s as dropped if it is idle, and says whether it did. From then on charging
+// it answers ErrDropped, so that whoever still holds it can't count beside its successor. Call it under
+// the lock of the table that s is taken out of.
+func (s *Subject) Drop(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.idle(now) {
+		return false
+	}
+	s.dropped.Store(true)
+	return true
+}
+
+// Dropped says whether Drop succeeded.
+func (s *Subject) Dropped() bool { return s.dropped.Load() }
+
+func (s *Subject) idle(now time.Time) bool {
+	if s.busy() {
+		return false
+	}
+	now = s.clamp(now)
+	for i := range s.sets {
+		for _, m := range s.sets[i].meters {
+			if !m.full(now) {
+				return false
+			}
+		}
+	}
+	if s.counters != nil {
+		for i := range s.counters {
+			if c := &s.counters[i]; !c.loaded && c.at(now) > 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// busy says that s holds what would be lost with it, other than what time gives back.
+func (s *Subject) busy() bool {
+	if s.live.Load() != 0 || s.spent.Load() != 0 || s.shortfall.Load() != 0 ||
+		len(s.closed) > 0 || s.account.leased != 0 {
+		return true
+	}
+	if s.counters != nil {
+		for i := range s.counters {
+			if s.counters[i].dirty() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// clamp returns now, or the last one where that is later: time stands still then.
+func (s *Subject) clamp(now time.Time) time.Time {
+	if now.Before(s.last) {
+		return s.last
+	}
+	return now
+}
+
+// Reset refills the buckets and forgets the current quota counts: POST …/limits/reset.
+// Empty names resets everything, and the subject's sense of time with it, should a clock have run ahead; else
+// the policies of those names. Quotas of one calendar share their count.
+func (s *Subject) Reset(now time.Time, names ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(names) == 0 {
+		s.last = now
+	}
+	now = s.clamp(now)
+	named := func(p *Policy) bool {
+		for _, n := range names {
+			if p.Name == n {
+				return true
+			}
+		}
+		return len(names) == 0
+	}
+	for i := range s.sets {
+		for _, m := range s.sets[i].meters {
+			if named(m.target()) {
+				m.refill()
+			}
+		}
+		for _, l := range s.sets[i].lines {
+			if l.Policy.Kind != Quota || !named(l.Policy) {
+				continue
+			}
+			c := s.counter(l.Policy.Calendar, now)
+			if now.Unix() < c.start {
+				// The clock had run ahead, and the counter with it.
+				c.begin(l.Policy.Calendar, now)
+			}
+			// Also where nothing was loaded yet: the store's count is what is forgotten.
+			c.used, c.loaded, c.unsure = 0, true, true
+		}
+	}
+}
