@@ -43,7 +43,8 @@ const (
 
 // Format is the shape of the keys a keyspace issues.
 type Format struct {
-	// Length counts the characters after the prefix, checksum included. Default: 32.
+	// Length counts the characters after the prefix, checksum included. Default: 32;
+	// at most 255.
 	Length int `json:"length,omitempty"`
 	// Checksum of the key. Default: crc32.
 	Checksum Checksum `json:"checksum,omitempty"`
@@ -54,20 +55,23 @@ type Charset string
 
 const (
 	Base62 Charset = "base62"
+	// Base58 is Bitcoin's: base62 without 0, O, I and l.
 	Base58 Charset = "base58"
-	Hex    Charset = "hex"
-	// AnyChar is every visible ASCII character but comma, semicolon, quotes and space.
+	// Hex takes both cases.
+	Hex Charset = "hex"
+	// AnyChar is every visible ASCII character but comma, semicolon and quotes (" and ').
 	AnyChar Charset = "any"
 )
 
 // Accept is a further shape, for keys that were issued elsewhere and imported:
 // they are judged, never issued.
 type Accept struct {
-	// Name tells the shapes apart in messages.
+	// Name tells the shapes apart in messages: 1 to 64 of A-Za-z0-9_.-
 	Name string `json:"name"`
-	// Prefix may be empty; then any value of the right length and characters has the shape.
+	// Prefix may be empty; then any value of the right length and characters has the
+	// shape, but nothing can recognise such a key in a log line (see Grammar.Clean).
 	Prefix string `json:"prefix,omitempty"`
-	// MinLength and MaxLength count the characters after the prefix.
+	// MinLength and MaxLength count the characters after the prefix: 8 to 512.
 	MinLength int `json:"min_length"`
 	MaxLength int `json:"max_length"`
 	// Charset of the characters after the prefix. Default: base62.

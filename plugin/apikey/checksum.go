@@ -1,0 +1,33 @@
+package apikey
+
+import "hash/crc32"
+
+// checksumLength is how many base62 digits a CRC-32 takes: 62^6 > 2^32.
+const checksumLength = 6
+
+// checksum returns the CRC-32/IEEE of random as six base62 digits, most significant
+// first, zero-padded: https://github.blog/2021-04-05-behind-githubs-new-authentication-token-formats/
+func checksum(random string) (digits [checksumLength]byte) {
+	// Byte by byte over the table, since a conversion to []byte for crc32.ChecksumIEEE
+	// would allocate.
+	crc := ^uint32(0)
+	for i := range len(random) {
+		crc = crc32.IEEETable[byte(crc)^random[i]] ^ crc>>8
+	}
+	crc = ^crc
+	for i := checksumLength - 1; i >= 0; i-- {
+		digits[i] = base62[crc%62]
+		crc /= 62
+	}
+	return digits
+}
+
+// checked says whether body ends in the checksum of what stands before it.
+func checked(body string) bool {
+	n := len(body) - checksumLength
+	if n < 0 {
+		return false
+	}
+	want := checksum(body[:n])
+	return body[n:] == string(want[:])
+}

@@ -1,0 +1,114 @@
+package apikey
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// Empty removes the credentials from every place, so that an upstream never sees one:
+// same meaning of the arguments as Find. What is no credential by Find's rules (a
+// user's own Bearer token beside a key, an app's cookie) stays, byte for byte and in
+// its order; in the query and the cookies too, of which only the credential's own parameters
+// are cut out. It changes h and u.RawQuery, never a slice of h in place; whoever
+// holds the query elsewhere (Request.RequestURI) has to take it from u.
+//
+// It is to be called once for a request: when the key is gone, a user's own Bearer
+// token is the only credential left.
+func (p *Places) Empty(h http.Header, u *url.URL, g *Grammar, prefixedOnly bool) {
+	s := search{g: g, prefixedOnly: prefixedOnly}
+	s.visit(p, h, u)
+	if s.value == "" && !s.own {
+		return
+	}
+	for i := range p.places {
+		place := &p.places[i]
+		switch place.Kind {
+		case InAuthorization:
+			filter(h, authorization, func(v string) (string, bool) {
+				return v, !s.credential(i, place, withScheme(v, place.Name))
+			})
+		case InHeader:
+			filter(h, place.Name, func(v string) (string, bool) {
+				return v, !s.credential(i, place, trim(v))
+			})
+		case InCookie:
+			filter(h, cookie, func(line string) (string, bool) {
+				left := cut(line, ";", func(pair string) bool {
+					return s.credential(i, place, cookieValue(pair, place.Name))
+				})
+				if len(left) != len(line) {
+					left = trim(left)
+				}
+				return left, left != "" || line == ""
+			})
+		case InQuery:
+			if u != nil {
+				u.RawQuery = cut(u.RawQuery, "&", func(param string) bool {
+					return s.credential(i, place, paramValue(param, place.Name, g.longest))
+				})
+			}
+		}
+	}
+}
+
+// filter replaces the values of a header by what keep makes of them, leaving out
+// those it does not keep, and the header with its last value.
+func filter(h http.Header, name string, keep func(string) (string, bool)) {
+	values := h[name]
+	if len(values) == 0 {
+		return
+	}
+	changed := false
+	for _, v := range values {
+		if kept, ok := keep(v); !ok || kept != v {
+			changed = true
+			break
+		}
+	}
+	if !changed {
+		return
+	}
+	var left []string
+	for _, v := range values {
+		if v, ok := keep(v); ok {
+			left = append(left, v)
+		}
+	}
+	if left == nil {
+		delete(h, name)
+		return
+	}
+	h[name] = left
+}
+
+// cut returns s without those of its parts between separators that gone names, and
+// s itself when there are none.
+func cut(s, separator string, gone func(part string) bool) string {
+	if s == "" {
+		return s
+	}
+	found := false
+	for part := range strings.SplitSeq(s, separator) {
+		if gone(part) {
+			found = true
+			break
+		}
+	}
+	if !found {
+		return s
+	}
+	var left strings.Builder
+	first := true
+	for part := range strings.SplitSeq(s, separator) {
+		if gone(part) {
+			continue
+		}
+		if !first {
+			left.WriteString(separator)
+		}
+		left.WriteString(part)
+		first = false
+	}
+	return left.String()
+}

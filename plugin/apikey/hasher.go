@@ -1,0 +1,164 @@
+package apikey
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+)
+
+// Algorithm names how a stored digest was made from the full key: "sha256", or
+// "hmac-sha256:<pepper id>" where the pepper id is the first 8 hex characters of
+// SHA-256("keygate pepper id" || pepper). Imports add others.
+type Algorithm string
+
+// SHA256 is the algorithm of keys that were issued without a pepper.
+const SHA256 Algorithm = "sha256"
+
+// hmacSHA256 is what the algorithms of peppered keys begin with.
+const hmacSHA256 = "hmac-sha256:"
+
+// MinPepper is the least number of bytes a pepper may have.
+const MinPepper = 16
+
+// Candidate is one form in which a presented key may rest in the store.
+//
+// Digest has one size for every algorithm, so that a store's index, a cache's key and
+// a filter of all digests need know only one. An algorithm whose own result is longer
+// (an imported SHA-512) is stored, and looked up, as SHA-256 of that result.
+type Candidate struct {
+	Algorithm Algorithm
+	Digest    Digest
+}
+
+// Hasher digests keys under the configured peppers. Immutable, safe for concurrent use.
+type Hasher struct {
+	peppers []pepper
+}
+
+// NewHasher returns a Hasher; the first pepper is the current one, further ones are
+// previous peppers. With none, keys are digested by plain SHA-256. An empty pepper,
+// one under 16 bytes, or one given twice, is an error, which never holds the pepper.
+func NewHasher(peppers ...string) (*Hasher, error) {
+	h := &Hasher{peppers: make([]pepper, 0, len(peppers))}
+	for i, secret := range peppers {
+		switch {
+		case secret == "":
+			return nil, fmt.Errorf("pepper %d is empty: set the variable it comes from, or take the pepper out", i+1)
+		case len(secret) < MinPepper:
+			return nil, fmt.Errorf("pepper %d has %d bytes; at least %d are needed, for instance from `openssl rand -hex 32`", i+1, len(secret), MinPepper)
+		}
+		p := newPepper(secret)
+		for j := range h.peppers {
+			if h.peppers[j].id == p.id {
+				return nil, fmt.Errorf("pepper %d is the same as pepper %d", i+1, j+1)
+			}
+		}
+		h.peppers = append(h.peppers, p)
+	}
+	return h, nil
+}
+
+// Primary returns the digest under which a key issued now would be stored, and by
+// which caches know a key. It does not allocate for keys that any Grammar takes.
+func (h *Hasher) Primary(key string) Digest {
+	if len(h.peppers) == 0 {
+		return plain(key)
+	}
+	return h.peppers[0].digest(key)
+}
+
+// PrimaryAlgorithm names Primary's algorithm.
+func (h *Hasher) PrimaryAlgorithm() Algorithm {
+	if len(h.peppers) == 0 {
+		return SHA256
+	}
+	return h.peppers[0].algorithm
+}
+
+// Candidates appends to dst every form in which the store may hold key: the primary
+// one first, then previous peppers, then plain SHA-256. It allocates only where dst
+// has no room.
+func (h *Hasher) Candidates(dst []Candidate, key string) []Candidate {
+	for i := range h.peppers {
+		p := &h.peppers[i]
+		dst = append(dst, Candidate{Algorithm: p.algorithm, Digest: p.digest(key)})
+	}
+	return append(dst, Candidate{Algorithm: SHA256, Digest: plain(key)})
+}
+
+// Checks returns a check value per pepper id, from which the pepper cannot be told:
+// what the store keeps to notice a wrong pepper at start. Nil without peppers. A check
+// value is 64 hex characters of HMAC-SHA-256 over a text that is no key of any shape
+// (it has spaces), so it equals no key's digest and helps to forge none.
+func (h *Hasher) Checks() map[string]string {
+	if len(h.peppers) == 0 {
+		return nil
+	}
+	checks := make(map[string]string, len(h.peppers))
+	for i := range h.peppers {
+		d := h.peppers[i].digest("keygate pepper check")
+		checks[h.peppers[i].id] = hex.EncodeToString(d[:])
+	}
+	return checks
+}
+
+// pepper is an HMAC key, prepared: RFC 2104 hashes its padded forms before the inner
+// and the outer message.
+type pepper struct {
+	id           string
+	algorithm    Algorithm
+	secret       string
+	inner, outer [sha256.BlockSize]byte
+}
+
+func newPepper(secret string) pepper {
+	id := sha256.Sum256([]byte("keygate pepper id" + secret))
+	p := pepper{id: hex.EncodeToString(id[:4]), secret: secret}
+	p.algorithm = Algorithm(hmacSHA256 + p.id)
+	if len(secret) > sha256.BlockSize {
+		d := sha256.Sum256([]byte(secret))
+		copy(p.inner[:], d[:])
+	} else {
+		copy(p.inner[:], secret)
+	}
+	p.outer = p.inner
+	for i := range p.inner {
+		p.inner[i] ^= 0x36
+		p.outer[i] ^= 0x5c
+	}
+	return p
+}
+
+// plain returns SHA-256 of key. The copy on the stack is there because a conversion
+// to []byte allocates: the compiler can't see that Sum256 leaves its argument alone.
+func plain(key string) Digest {
+	if len(key) > maxKeyLength {
+		return sha256.Sum256([]byte(key))
+	}
+	var buf [maxKeyLength]byte
+	return sha256.Sum256(buf[:copy(buf[:], key)])
+}
+
+// digest returns HMAC-SHA-256 of key. It is written out because crypto/hmac allocates:
+// with the message laid behind the pad on the stack, two calls of Sum256 do it.
+func (p *pepper) digest(key string) Digest {
+	if len(key) > maxKeyLength {
+		return p.digestLong(key)
+	}
+	var buf [sha256.BlockSize + maxKeyLength]byte
+	copy(buf[:], p.inner[:])
+	n := sha256.BlockSize + copy(buf[sha256.BlockSize:], key)
+	d := sha256.Sum256(buf[:n])
+	copy(buf[:], p.outer[:])
+	n = sha256.BlockSize + copy(buf[sha256.BlockSize:], d[:])
+	return sha256.Sum256(buf[:n])
+}
+
+// digestLong is digest for what no Grammar takes.
+func (p *pepper) digestLong(key string) (d Digest) {
+	mac := hmac.New(sha256.New, []byte(p.secret))
+	mac.Write([]byte(key))
+	mac.Sum(d[:0])
+	return d
+}
