@@ -5,9 +5,13 @@
 // folds case, decodes %2f, cleans dots, or drops ";parameters". So every path is read
 // several ways, and the strictest reading wins: a protected path never becomes public
 // by spelling.
+//
+// Two consequences are worth knowing when writing lines. A path with a trailing slash
+// is also read without it, so "/app/*" alone does not make "/app/" public: an upstream
+// may serve it as "/app", which the line does not name. Name both, "/app /app/*". And
+// a path that nobody can read with confidence (see maxReadings and maxOddPath) is
+// judged by the strictest of all lines.
 package rules
-
-import "net/url"
 
 // Class says whether a request needs a key. Ordered: a larger Class is stricter.
 type Class uint8
@@ -23,11 +27,31 @@ const (
 	Protected
 )
 
+// String returns the class's name as a Caddyfile spells it, "default" for Default.
+func (c Class) String() string {
+	switch c {
+	case Public:
+		return "public"
+	case Optional:
+		return "optional"
+	case Default:
+		return "default"
+	case Protected:
+		return "protect"
+	}
+	return "unknown"
+}
+
+// MaxCost is the largest cost that a line may state.
+const MaxCost = 1_000_000_000
+
 // Pattern is one `public`, `optional`, `protect`, `scope` or `cost` line.
 type Pattern struct {
-	// Methods the line holds for; empty: all. GET covers HEAD.
+	// Methods the line holds for, upper case; empty: all. GET covers HEAD.
 	Methods []string `json:"methods,omitempty"`
-	// Path as Caddy's path matcher takes it: exact, "prefix*", "*suffix", "*middle*", and "*" inside a segment.
+	// Path as Caddy's path matcher takes it: exact, "prefix*", "*suffix", "*middle*", and
+	// "*" inside a segment. A "%2f" in it is compared as such. Queries, fragments,
+	// placeholders and dot segments are refused.
 	Path string `json:"path"`
 }
 
@@ -40,6 +64,7 @@ type ScopeRule struct {
 // CostRule is a `cost` line.
 type CostRule struct {
 	Pattern
+	// Cost is from 0 to MaxCost.
 	Cost int64 `json:"cost"`
 	// Refund gives the cost back when the upstream answers 5xx.
 	Refund bool `json:"refund,omitempty"`
@@ -47,7 +72,8 @@ type CostRule struct {
 	Actual string `json:"actual,omitempty"`
 }
 
-// Config is the rules of one directive.
+// Config is the rules of one directive. Order matters for Scopes and Costs, whose first
+// match holds, and for nothing else.
 type Config struct {
 	Public   []Pattern   `json:"public,omitempty"`
 	Optional []Pattern   `json:"optional,omitempty"`
@@ -58,9 +84,6 @@ type Config struct {
 	ScopeDeny bool `json:"scope_deny,omitempty"`
 }
 
-// Set is compiled rules. Immutable, safe for concurrent use.
-type Set struct{}
-
 // Verdict is what a Set says of one request.
 type Verdict struct {
 	Class Class
@@ -70,14 +93,8 @@ type Verdict struct {
 	Deny bool
 	// Cost is the dearest reading's; 1 where no line matched.
 	Cost int64
-	// Rule is the cost line that gave Cost; nil for the default.
+	// Rule is the cost line that gave Cost; nil for the default. Where readings meet
+	// several lines, one that settles the Actual cost comes before one that does not, so
+	// that no spelling escapes the settling.
 	Rule *CostRule
 }
-
-// New compiles c. bit maps a scope's name to its one-bit set and says whether it
-// exists. Errors name the offending line's text.
-func New(c Config, bit func(scope string) (uint64, bool)) (*Set, error) { panic("x") }
-
-// Judge reads u every way an upstream might and returns the strictest verdict. It does not
-// allocate for paths that need no decoding or cleaning. method is the request's.
-func (s *Set) Judge(method string, u *url.URL) Verdict { panic("x") }

@@ -1,0 +1,136 @@
+package rules
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// String returns the pattern as a Caddyfile writes it: "GET,POST /v1/deploy*".
+func (p Pattern) String() string {
+	if len(p.Methods) == 0 {
+		return p.Path
+	}
+	return strings.Join(p.Methods, ",") + " " + p.Path
+}
+
+// ParsePattern reads the pattern that a Caddyfile line begins with: an optional method
+// or comma-separated list of methods ("*" for any), then a path. It returns what
+// follows on the line. The path itself is checked by New.
+func ParsePattern(args []string) (p Pattern, rest []string, err error) {
+	if len(args) == 0 {
+		return p, nil, errors.New("a path is missing")
+	}
+	methods := ""
+	switch {
+	case args[0] == "*" && len(args) > 1 && isPath(args[1]):
+		args = args[1:]
+	case !isPath(args[0]):
+		methods, args = args[0], args[1:]
+	}
+	if methods != "" {
+		p.Methods = strings.Split(methods, ",")
+		for _, m := range p.Methods {
+			if err := checkMethod(m); err != nil {
+				return Pattern{}, nil, err
+			}
+		}
+	}
+	if len(args) == 0 || !isPath(args[0]) {
+		return Pattern{}, nil, fmt.Errorf("a path beginning with / or * must follow %s", methods)
+	}
+	p.Path = args[0]
+	return p, args[1:], nil
+}
+
+// ParsePatterns reads a line of one or more paths ("protect /a /b"), which may begin
+// with methods that then hold for all of them.
+func ParsePatterns(args []string) ([]Pattern, error) {
+	first, rest, err := ParsePattern(args)
+	if err != nil {
+		return nil, err
+	}
+	out := []Pattern{first}
+	for _, path := range rest {
+		if !isPath(path) {
+			return nil, fmt.Errorf("%q is no path: it must begin with / or *", path)
+		}
+		out = append(out, Pattern{Methods: first.Methods, Path: path})
+	}
+	return out, nil
+}
+
+func isPath(arg string) bool {
+	return strings.HasPrefix(arg, "/") || strings.HasPrefix(arg, "*")
+}
+
+// checkMethod refuses what is no method as registered with IANA: upper-case letters,
+// and "-" between them.
+func checkMethod(m string) error {
+	ok := m != "" && m[0] != '-' && m[len(m)-1] != '-'
+	for i := range len(m) {
+		ok = ok && (m[i] >= 'A' && m[i] <= 'Z' || m[i] == '-')
+	}
+	if !ok {
+		return fmt.Errorf("%q is no method: write it in capital letters, several joined by commas, such as GET,POST", m)
+	}
+	return nil
+}
+
+// line is a compiled Pattern.
+type line struct {
+	methods []string
+	// written compares case as written; folded compares a reading case-folded.
+	written, folded pattern
+}
+
+// compile checks p and compiles it.
+func compile(p Pattern) (line, error) {
+	for i, m := range p.Methods {
+		if err := checkMethod(m); err != nil {
+			return line{}, err
+		}
+		if slices.Contains(p.Methods[:i], m) {
+			return line{}, fmt.Errorf("method %s stands twice", m)
+		}
+	}
+	written, err := newPattern(p.Path, false)
+	if err != nil {
+		return line{}, err
+	}
+	folded, err := newPattern(p.Path, true)
+	if err != nil {
+		return line{}, err
+	}
+	return line{slices.Clone(p.Methods), written, folded}, nil
+}
+
+// caseless says that it makes no difference to a lower-case path whether l is compared
+// as written or folded.
+func (l *line) caseless(p Pattern) bool { return fold(p.Path) == p.Path }
+
+// holds says whether l matches one reading, with its case as written.
+func (l *line) holds(method, path string) bool {
+	return l.takes(method, false) && l.written.match(path, false)
+}
+
+// holdsFolded is holds without regard to case. path is folded already unless it is ASCII.
+func (l *line) holdsFolded(method, path string) bool {
+	return l.takes(method, true) && l.folded.match(path, true)
+}
+
+func (l *line) takes(method string, folded bool) bool {
+	if len(l.methods) == 0 {
+		return true
+	}
+	for _, m := range l.methods {
+		if m == method || folded && strings.EqualFold(m, method) {
+			return true
+		}
+		if m == "GET" && (method == "HEAD" || folded && strings.EqualFold(method, "HEAD")) {
+			return true
+		}
+	}
+	return false
+}

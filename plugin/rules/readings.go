@@ -1,0 +1,403 @@
+package rules
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// maxReadings bounds how many ways one path is read. A path that can be read in more
+// ways is meant to confuse; it meets the strictest verdict.
+const maxReadings = 32
+
+// maxOddPath is how long, in bytes, a path with anything to decode or clean may be
+// before it meets the strictest verdict: reading it costs time for each reading.
+const maxOddPath = 2048
+
+// readings appends to dst every way in which an upstream might read u's path, each
+// once; false where there are too many. Plain paths have one reading or two, which
+// need no allocation beyond dst.
+//
+// The readings of an odd path are all that some sequence of steps makes of it, so the
+// order in which an upstream decodes, cuts and cleans makes no difference.
+func readings(dst []string, u *url.URL) ([]string, bool) {
+	if u.Opaque != "" {
+		return dst, false
+	}
+	if u.RawPath == "" && plain(u.Path) {
+		dst = append(dst, u.Path)
+		if n := len(u.Path) - 1; n > 0 && u.Path[n] == '/' {
+			dst = append(dst, u.Path[:n])
+		}
+		return dst, true
+	}
+	escaped := u.EscapedPath()
+	if len(escaped) > maxOddPath {
+		return dst, false
+	}
+	dst = append(dst, decodeHarmless(escaped))
+	if p := u.Path; p != dst[0] {
+		// What a decoder makes of it in one go; a step of its own only where RawPath is stale.
+		dst = append(dst, p)
+	}
+	for i := 0; i < len(dst); i++ {
+		for _, step := range steps {
+			r := step(dst[i])
+			if slices.Contains(dst, r) {
+				continue
+			}
+			if len(dst) == maxReadings {
+				return dst, false
+			}
+			dst = append(dst, r)
+		}
+	}
+	return dst, true
+}
+
+// plainByte marks the bytes that are the same in every reading.
+var plainByte = func() (t [256]bool) {
+	for b := range t {
+		c := byte(b)
+		t[b] = c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("-_~!$&'()*+,=:@/.", c) >= 0
+	}
+	return t
+}()
+
+// plain says whether nothing but a trailing slash can be read in p in two ways.
+func plain(p string) bool {
+	if p == "" || p[0] != '/' {
+		return false
+	}
+	for i := range len(p) {
+		c := p[i]
+		if !plainByte[c] {
+			return false
+		}
+		// Empty segments, and segments that are dots or end in one.
+		if c == '/' && i > 0 && (p[i-1] == '/' || p[i-1] == '.') {
+			return false
+		}
+	}
+	return p[len(p)-1] != '.'
+}
+
+// steps are what upstreams are known to do to a path, one thing each. A step returns
+// its argument where it changes nothing.
+var steps = [...]func(string) string{
+	decodeSeparators,
+	decodeDots,
+	decodeDelimiters,
+	decodePercent,
+	turnBackslashes,
+	dropParameters,
+	cutParameters,
+	cutQuery,
+	mergeSlashes,
+	removeDots,
+	trimSlash,
+	trimBlanks,
+	trimDots,
+	mapLookalikes,
+	rootPath,
+}
+
+// kept says whether a percent-escape of b is kept in the readings' common form, because
+// decoding it changes what the path means.
+func kept(b byte) bool {
+	switch b {
+	case '/', '\\', '.', '%', ';', '?', '#', 0:
+		return true
+	}
+	return false
+}
+
+// decodeHarmless decodes the escapes that no two upstreams can disagree about, and
+// writes the others in lower case.
+func decodeHarmless(p string) string {
+	return decode(p, func(b byte) bool { return !kept(b) })
+}
+
+// decodeSeparators: many frameworks decode the path before they route.
+func decodeSeparators(p string) string {
+	return decode(p, func(b byte) bool { return b == '/' || b == '\\' })
+}
+
+// decodeDots: RFC 3986, section 6.2.2.2, has "." decoded even where "/" is not.
+func decodeDots(p string) string {
+	return decode(p, func(b byte) bool { return b == '.' })
+}
+
+func decodeDelimiters(p string) string {
+	return decode(p, func(b byte) bool { return b == ';' || b == '?' || b == '#' || b == 0 })
+}
+
+// decodePercent makes of %252f the %2f that those see who decode twice.
+func decodePercent(p string) string {
+	if d := decode(p, func(b byte) bool { return b == '%' }); d != p {
+		return decodeHarmless(d)
+	}
+	return p
+}
+
+// decode replaces the percent-escapes of the bytes that which names, once, leaving
+// what is no escape as it is.
+func decode(p string, which func(byte) bool) string {
+	i := strings.IndexByte(p, '%')
+	if i < 0 {
+		return p
+	}
+	out := make([]byte, i, len(p))
+	copy(out, p)
+	for ; i < len(p); i++ {
+		b, ok := unhex(p[i:])
+		switch {
+		case !ok:
+			out = append(out, p[i])
+		case which(b):
+			out = append(out, b)
+			i += 2
+		default:
+			out = append(out, '%', lower(p[i+1]), lower(p[i+2]))
+			i += 2
+		}
+	}
+	return string(out)
+}
+
+// unhex returns the byte that the escape at the start of s stands for.
+func unhex(s string) (byte, bool) {
+	if len(s) < 3 || s[0] != '%' {
+		return 0, false
+	}
+	hi, ok1 := nibble(s[1])
+	lo, ok2 := nibble(s[2])
+	return hi<<4 | lo, ok1 && ok2
+}
+
+func nibble(c byte) (byte, bool) {
+	switch {
+	case c >= '0' && c <= '9':
+		return c - '0', true
+	case lower(c) >= 'a' && lower(c) <= 'f':
+		return lower(c) - 'a' + 10, true
+	}
+	return 0, false
+}
+
+// turnBackslashes: Windows, and whatever follows the WHATWG URL standard.
+func turnBackslashes(p string) string { return strings.ReplaceAll(p, `\`, "/") }
+
+// dropParameters removes ";a=b" from every segment, as servlet containers do: "/..;/"
+// is "/../" to them.
+func dropParameters(p string) string {
+	if strings.IndexByte(p, ';') < 0 {
+		return p
+	}
+	return eachSegment(p, func(s string) string {
+		s, _, _ = strings.Cut(s, ";")
+		return s
+	})
+}
+
+// cutParameters ends the path at the first ";", as those do who know parameters of the
+// whole path only.
+func cutParameters(p string) string {
+	p, _, _ = strings.Cut(p, ";")
+	return p
+}
+
+// cutQuery ends the path at a decoded "?", "#" or NUL: who decodes before parsing, and
+// who hands the path to C.
+func cutQuery(p string) string {
+	if i := strings.IndexAny(p, "?#\x00"); i >= 0 {
+		return p[:i]
+	}
+	return p
+}
+
+func mergeSlashes(p string) string {
+	for strings.Contains(p, "//") {
+		p = strings.ReplaceAll(p, "//", "/")
+	}
+	return p
+}
+
+// removeDots resolves "." and ".." segments (RFC 3986, section 5.2.4) and leaves empty
+// segments alone, which ".." then takes away as any other.
+func removeDots(p string) string {
+	if !strings.Contains(p, "/.") && !strings.HasPrefix(p, ".") {
+		return p
+	}
+	rooted := strings.HasPrefix(p, "/")
+	in := strings.Split(strings.TrimPrefix(p, "/"), "/")
+	out := in[:0]
+	for i, s := range in {
+		last := i == len(in)-1
+		switch s {
+		case ".", "..":
+			if s == ".." && len(out) > 0 {
+				out = out[:len(out)-1]
+			}
+			if last {
+				out = append(out, "")
+			}
+		default:
+			out = append(out, s)
+		}
+	}
+	p = strings.Join(out, "/")
+	if rooted {
+		p = "/" + p
+	}
+	return p
+}
+
+func trimSlash(p string) string {
+	if len(p) > 1 {
+		return strings.TrimSuffix(p, "/")
+	}
+	return p
+}
+
+// trimBlanks removes control characters, and blanks at the ends of segments: URL
+// parsers of the WHATWG kind, Windows, and frameworks that strip the path. 0x85 and
+// 0xA0 are blanks in Latin-1, where they stand outside of UTF-8.
+func trimBlanks(p string) string {
+	if i := strings.IndexFunc(p, func(r rune) bool { return r <= ' ' || r >= 0x7f }); i < 0 {
+		return p
+	}
+	bytes := make([]byte, 0, len(p))
+	for i := range len(p) {
+		if c := p[i]; c >= ' ' && c != 0x7f {
+			bytes = append(bytes, c)
+		}
+	}
+	return eachSegment(string(bytes), func(s string) string {
+		for s != "" {
+			r, n := utf8.DecodeLastRuneInString(s)
+			if !blank(r, n, s[len(s)-1]) {
+				break
+			}
+			s = s[:len(s)-n]
+		}
+		for s != "" {
+			r, n := utf8.DecodeRuneInString(s)
+			if !blank(r, n, s[0]) {
+				break
+			}
+			s = s[n:]
+		}
+		return s
+	})
+}
+
+func blank(r rune, size int, b byte) bool {
+	if r == utf8.RuneError && size == 1 {
+		return b == 0x85 || b == 0xa0
+	}
+	return unicode.IsSpace(r)
+}
+
+// trimDots removes dots, and blanks among them, from the ends of segments, as Windows
+// does, but leaves "." and "..".
+func trimDots(p string) string {
+	if !strings.Contains(p, "./") && !strings.HasSuffix(p, ".") {
+		return p
+	}
+	return eachSegment(p, func(s string) string {
+		if s == "." || s == ".." {
+			return s
+		}
+		return strings.TrimRight(s, ". ")
+	})
+}
+
+// mapLookalikes turns what lenient decoders and best-fit conversions take for ASCII
+// into it: overlong UTF-8 (RFC 3629, section 10), fullwidth forms and dot leaders.
+func mapLookalikes(p string) string {
+	i := 0
+	for i < len(p) && p[i] < utf8.RuneSelf {
+		i++
+	}
+	if i == len(p) {
+		return p
+	}
+	out := append(make([]byte, 0, len(p)), p[:i]...)
+	for i < len(p) {
+		if b, n := overlong(p[i:]); n > 0 {
+			out = append(out, b)
+			i += n
+			continue
+		}
+		r, n := utf8.DecodeRuneInString(p[i:])
+		switch {
+		case r >= 0xff01 && r <= 0xff5e:
+			out = append(out, byte(r-0xff01+'!'))
+		case r == 0x2024:
+			out = append(out, '.')
+		case r == 0x2025:
+			out = append(out, '.', '.')
+		default:
+			out = append(out, p[i:i+n]...)
+		}
+		i += n
+	}
+	return string(out)
+}
+
+// overlong returns the ASCII byte that the start of s encodes in two, three or four
+// bytes, and how many; 0 where it does not.
+func overlong(s string) (byte, int) {
+	cont := func(i int) (byte, bool) {
+		if i < len(s) && s[i]&0xc0 == 0x80 {
+			return s[i] & 0x3f, true
+		}
+		return 0, false
+	}
+	// Each longer form begins with bytes that carry no bits.
+	lead := 0
+	switch {
+	case s[0] == 0xe0 && len(s) > 1:
+		lead = 1
+	case s[0] == 0xf0 && len(s) > 2 && s[1] == 0x80:
+		lead = 2
+	case s[0] == 0xc0 || s[0] == 0xc1:
+		if b, ok := cont(1); ok {
+			return s[0]&1<<6 | b, 2
+		}
+		return 0, 0
+	default:
+		return 0, 0
+	}
+	hi, ok1 := cont(lead)
+	lo, ok2 := cont(lead + 1)
+	if !ok1 || !ok2 || hi > 1 {
+		return 0, 0
+	}
+	return hi<<6 | lo, lead + 2
+}
+
+// rootPath reads a relative path, an empty one too, from the root.
+func rootPath(p string) string {
+	if strings.HasPrefix(p, "/") {
+		return p
+	}
+	return "/" + p
+}
+
+// eachSegment applies f to what stands between slashes.
+func eachSegment(p string, f func(string) string) string {
+	segments := strings.Split(p, "/")
+	changed := false
+	for i, s := range segments {
+		segments[i] = f(s)
+		changed = changed || len(segments[i]) != len(s)
+	}
+	if !changed {
+		return p
+	}
+	return strings.Join(segments, "/")
+}
