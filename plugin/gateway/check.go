@@ -21,7 +21,7 @@ import (
 func (g *Gateway) Check(ctx context.Context, req *Request, d *Decision) {
 	d.reset(g)
 	if !g.started(ctx) {
-		req.Trace.note("ready", false, "the gateway is not ready to judge keys")
+		req.Trace.Note("ready", false, "the gateway is not ready to judge keys")
 		d.unavailable()
 		return
 	}
@@ -35,7 +35,7 @@ func (g *Gateway) Check(ctx context.Context, req *Request, d *Decision) {
 		g.unfound(req, d, err)
 		return
 	}
-	req.Trace.note("known", true, e.rec.ID)
+	req.Trace.Note("known", true, e.rec.ID)
 	g.judge(ctx, req, d, e)
 	if req.Trace == nil {
 		// Authenticated is what the key and its secret alone decide; a later 403 or 429 counts.
@@ -74,7 +74,7 @@ func (req *Request) shape() Reason {
 		if reason != Allowed {
 			detail = reason.Message()
 		}
-		req.Trace.note("shape", reason == Allowed, detail)
+		req.Trace.Note("shape", reason == Allowed, detail)
 	}
 	return reason
 }
@@ -82,11 +82,11 @@ func (req *Request) shape() Reason {
 // unfound decides about a well-formed key that was not found, or could not be looked up.
 func (g *Gateway) unfound(req *Request, d *Decision, err error) {
 	if !errors.Is(err, errUnknown) {
-		req.Trace.note("known", false, "the store does not answer, so nothing is known about the key")
+		req.Trace.Note("known", false, "the store does not answer, so nothing is known about the key")
 		d.unavailable()
 		return
 	}
-	req.Trace.note("known", false, "no key of this keyspace has this secret")
+	req.Trace.Note("known", false, "no key of this keyspace has this secret")
 	d.refuse(InvalidKey)
 	if req.Trace != nil {
 		return
@@ -107,49 +107,49 @@ func (g *Gateway) judge(ctx context.Context, req *Request, d *Decision, e *entry
 	d.Until = e.until()
 
 	if reason := e.standing(req.Now); reason != Allowed {
-		req.Trace.note("status", reason == TenantInactive, reason.Message())
+		req.Trace.Note("status", reason == TenantInactive, reason.Message())
 		if reason == TenantInactive {
-			req.Trace.note("tenant", false, "tenant "+e.ten.Slug+" is suspended")
+			req.Trace.Note("tenant", false, "tenant "+e.ten.Slug+" is suspended")
 		}
 		d.refuse(reason)
 		return
 	}
-	req.Trace.note("status", true, string(StatusActive))
-	req.Trace.note("tenant", true, e.ten.Slug)
+	req.Trace.Note("status", true, string(StatusActive))
+	req.Trace.Note("tenant", true, e.ten.Slug)
 
 	b, err := g.bind(ctx, req, e)
 	if err != nil {
 		if req.Trace != nil {
-			req.Trace.note("plan", false, err.Error())
+			req.Trace.Note("plan", false, err.Error())
 		}
 		d.unavailable()
 		return
 	}
 	d.Plan, d.Scopes, d.ScopeList = b.plan, b.scopes, b.scopeList
 	if b.plan.Deny {
-		req.Trace.note("plan", false, "plan "+b.plan.Name+" gives no API access")
+		req.Trace.Note("plan", false, "plan "+b.plan.Name+" gives no API access")
 		d.refuse(PlanNotAllowed)
 		return
 	}
-	req.Trace.note("plan", true, b.plan.Name)
+	req.Trace.Note("plan", true, b.plan.Name)
 
 	if !e.allows(req.Addr) {
 		if req.Trace != nil {
-			req.Trace.note("address", false, req.Addr.String()+" is not among the key's allowed addresses")
+			req.Trace.Note("address", false, req.Addr.String()+" is not among the key's allowed addresses")
 		}
 		d.refuse(IPNotAllowed)
 		return
 	}
-	req.Trace.note("address", true, "")
+	req.Trace.Note("address", true, "")
 
 	if missing := req.Need &^ b.scopes; missing != 0 || req.ScopeDenied {
 		if req.Trace != nil {
-			req.Trace.note("scope", false, scopeDetail(req, missing))
+			req.Trace.Note("scope", false, scopeDetail(req, missing))
 		}
 		d.refuse(InsufficientScope)
 		return
 	}
-	req.Trace.note("scope", true, b.scopeList)
+	req.Trace.Note("scope", true, b.scopeList)
 
 	g.charge(ctx, req, d, e, b)
 }
@@ -207,7 +207,7 @@ func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *entr
 		bill.Address = party
 	}
 	if len(bill.Address.Lines)+len(bill.Tenant.Lines)+len(bill.Key.Lines) == 0 {
-		req.Trace.note("limits", true, "none apply")
+		req.Trace.Note("limits", true, "none apply")
 		d.entry = e
 		return
 	}
@@ -228,7 +228,7 @@ func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *entr
 		}
 	}
 	if err != nil {
-		req.Trace.note("limits", false, "it cannot be told now what may be spent")
+		req.Trace.Note("limits", false, "it cannot be told now what may be spent")
 		d.unavailable()
 		d.Outcome = ratelimit.Outcome{}
 		return
@@ -252,7 +252,7 @@ func (t *Trace) noteLimits(o *ratelimit.Outcome) {
 	}
 	for i := range o.Standings[:o.N] {
 		s := &o.Standings[i]
-		t.note("limit "+s.Policy.Name, !s.Refused, strconv.FormatInt(s.Remaining, 10)+" of "+strconv.FormatInt(s.Limit, 10)+" left")
+		t.Note("limit "+s.Policy.Name, !s.Refused, strconv.FormatInt(s.Remaining, 10)+" of "+strconv.FormatInt(s.Limit, 10)+" left")
 	}
 }
 

@@ -43,7 +43,8 @@ type Step struct {
 	Detail string `json:"detail,omitempty"`
 }
 
-func (t *Trace) note(check string, ok bool, detail string) {
+// Note adds a step; nothing on a nil Trace.
+func (t *Trace) Note(check string, ok bool, detail string) {
 	if t != nil {
 		t.Steps = append(t.Steps, Step{check, ok, detail})
 	}

@@ -3,6 +3,7 @@ package management
 import (
 	"context"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
@@ -162,4 +163,13 @@ func planRecord(ks *gateway.Keyspace, p *gateway.Plan) PlanRecord {
 		r.Limits = append(r.Limits, limitRecord(l))
 	}
 	return r
+}
+
+// InvalidField returns the refusal of one field, for what stands behind a Judge. pointer is a JSON
+// pointer such as "/path".
+func InvalidField(pointer, detail string) *Error {
+	var f faults
+	f.invalid(strings.TrimPrefix(pointer, "/"), "%s", detail)
+	err := f.err().(*Error)
+	return err
 }

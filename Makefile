@@ -1,0 +1,42 @@
+# Keygate: what can be made.
+#
+#   make run     build, start the gateway with a demo API, make a demo key, print the curl to try
+#   make test    every test; installs what is missing, fails where it cannot
+#   make bench   benchmarks side by side with the peers present on this machine
+#   make soak    the long tests: a million keys, reloads and kills in a loop
+#   make build   the binary, ./caddy
+
+GO          ?= go
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+TIMEOUT     ?= 12m
+
+.PHONY: build run test lint soak bench fuzz fmt clean
+
+build:
+	$(GO) build -trimpath -ldflags '-s -w' -o caddy ./cmd/caddy
+
+run: build
+	$(GO) run ./cmd/demo -caddy ./caddy -config Caddyfile.example
+
+# -race throughout: the gateway's processes that the tests start are built with it too,
+# so everything is compiled once.
+test: lint
+	$(GO) test -race -timeout $(TIMEOUT) ./...
+
+lint:
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+soak:
+	$(GO) test -tags soak -timeout 60m -count 1 -v ./e2e/
+
+bench:
+	./bench/run.sh
+
+FUZZTIME ?= 30s
+fuzz:
+	./bench/fuzz.sh $(FUZZTIME)
+
+clean:
+	rm -rf caddy build

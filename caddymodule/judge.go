@@ -1,0 +1,147 @@
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+	"github.com/keygate-dev/keygate/plugin/rules"
+)
+
+// judge decides about requests that do not pass through the proxy, by the same engine
+// and the same rules as those that do.
+type judge struct {
+	gateway *gateway.Gateway
+	view    func() *gateway.View
+	// rules of the keyspace's directives.
+	rules func(keyspace string) []*rules.Set
+}
+
+// Verify implements management.Judge.
+func (j *judge) Verify(ctx context.Context, keyspace string, r management.VerifyRequest) (management.VerifyResult, error) {
+	return j.decide(ctx, keyspace, r, nil)
+}
+
+// Explain implements management.Judge.
+func (j *judge) Explain(ctx context.Context, keyspace string, r management.VerifyRequest) (management.VerifyResult, error) {
+	return j.decide(ctx, keyspace, r, &gateway.Trace{})
+}
+
+func (j *judge) decide(ctx context.Context, keyspace string, r management.VerifyRequest, trace *gateway.Trace) (management.VerifyResult, error) {
+	view := j.view()
+	if view == nil || view.Keyspaces[keyspace] == nil {
+		return management.VerifyResult{}, fmt.Errorf("%w: the keyspace is not running", gateway.ErrStore)
+	}
+	ks := view.Keyspaces[keyspace]
+	v, err := j.route(ks, r)
+	if err != nil {
+		return management.VerifyResult{}, err
+	}
+	if r.Cost != nil {
+		v.Cost = *r.Cost
+	}
+	req := gateway.Request{
+		Now: time.Now(), View: view, Keyspace: ks, Credential: r.Key, Addr: r.IP,
+		Need: gateway.ScopeSet(v.Need), ScopeDenied: v.Deny, Cost: v.Cost,
+		NoConcurrency: true, Trace: trace,
+	}
+	if r.Key == "" {
+		req.FindErr = apikey.ErrMissing
+	}
+	var d gateway.Decision
+	switch {
+	case v.Class == rules.Public:
+		trace.Note("route", true, "public: no key is needed, none is judged")
+	case v.Class == rules.Optional && (r.Key == "" || !ks.Grammar.Prefixed(r.Key)):
+		trace.Note("route", true, "optional: a request without a key passes without context")
+	default:
+		j.gateway.Check(ctx, &req, &d)
+		defer d.Done()
+	}
+	return result(ks, &d, req.Now, trace), nil
+}
+
+// route says what the keyspace's directives ask of the path. Where several directives
+// serve a keyspace, the strictest of them counts: which of them a client would meet is not known here.
+func (j *judge) route(ks *gateway.Keyspace, r management.VerifyRequest) (rules.Verdict, error) {
+	v := rules.Verdict{Class: rules.Default, Cost: 1}
+	sets := j.rules(ks.Name)
+	if r.Path == "" || len(sets) == 0 {
+		return v, nil
+	}
+	u, err := url.ParseRequestURI(r.Path)
+	if err != nil || !strings.HasPrefix(r.Path, "/") {
+		return v, management.InvalidField("/path", "a path begins with '/' and is percent-encoded as in a request line")
+	}
+	method := r.Method
+	if method == "" {
+		method = http.MethodGet
+	}
+	for i, s := range sets {
+		w := s.Judge(method, u)
+		if i == 0 {
+			v = w
+			continue
+		}
+		v.Class = max(v.Class, w.Class)
+		v.Need |= w.Need
+		v.Deny = v.Deny || w.Deny
+		if w.Cost > v.Cost {
+			v.Cost, v.Rule = w.Cost, w.Rule
+		}
+	}
+	return v, nil
+}
+
+// result renders a decision.
+func result(ks *gateway.Keyspace, d *gateway.Decision, now time.Time, trace *gateway.Trace) management.VerifyResult {
+	ref := ks.Refusals[d.Reason]
+	out := management.VerifyResult{
+		Allowed: d.Allowed(), Reason: d.Reason.String(), Status: ref.Status, Code: ref.Code, Message: ref.Message,
+		Headers: map[string]string{}, Scopes: []string{},
+	}
+	if d.Allowed() {
+		out.Status, out.Code = http.StatusOK, d.Reason.String()
+	}
+	hdr := http.Header{}
+	d.Outcome.WriteHeaders(hdr, now, ratelimit.HeaderOptions{X: true, IETF: true})
+	if d.RetryAfter > 0 {
+		hdr.Set("Retry-After", strconv.FormatInt(int64((d.RetryAfter+time.Second-1)/time.Second), 10))
+	}
+	for name, v := range hdr {
+		out.Headers[headerSpelling(name)] = v[0]
+	}
+	if d.Key != nil {
+		out.Tenant, out.KeyID, out.KeyName, out.Environment = d.Tenant.Slug, d.Key.ID, d.Key.Name, d.Key.Environment
+		out.Scopes = append(out.Scopes, ks.Scopes.List(d.Scopes)...)
+		out.Plan = d.Tenant.Plan
+	}
+	if trace != nil {
+		for _, s := range trace.Steps {
+			out.Checks = append(out.Checks, management.CheckResult{Check: s.Check, OK: s.OK, Detail: s.Detail})
+		}
+	}
+	return out
+}
+
+// headerSpelling returns the limit headers' names as people write them.
+func headerSpelling(name string) string {
+	switch name {
+	case ratelimit.HeaderPolicy:
+		return "RateLimit-Policy"
+	case ratelimit.HeaderRateLimit:
+		return "RateLimit"
+	}
+	return strings.Replace(name, "X-Ratelimit-", "X-RateLimit-", 1)
+}
+
+var _ management.Judge = (*judge)(nil)
+
