@@ -2,7 +2,6 @@ package management
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"slices"
 	"strings"

@@ -1,0 +1,249 @@
+// Package api is the management API: a management.Manager over HTTP. It translates,
+// and has no rule of its own; who may do what is the Authenticate function's to say.
+//
+// One Handler serves every mount. Its paths begin with /v1/; a mount under a prefix
+// strips it first.
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"path"
+	"runtime/debug"
+	"strings"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// Options is what a Handler works with.
+type Options struct {
+	// Judge answers verify and explain. nil: they answer 503.
+	Judge management.Judge
+	// Status says how the gateway is. nil: /v1/status answers 503.
+	Status func(context.Context) management.Status
+	// Authenticate says who is asking and what they may do. Its errors are answered
+	// like any other: a *management.Error of status 401 or 403 is a refusal.
+	Authenticate func(*http.Request) (Access, error)
+	// Site says where a keyspace's API is reached and how a key is sent to it, for the
+	// curl beside a new key. nil: https://api.example.com, Authorization: Bearer.
+	Site func(keyspace string) Site
+	// Logger hears of what a caller is told only "unavailable" about. Default: nothing is logged.
+	Logger *slog.Logger
+}
+
+// Access is who is asking, and what they may do.
+type Access struct {
+	Actor management.Actor
+	// Keyspace confines to one: the others don't exist. "" confines to nothing.
+	Keyspace string
+	// Allows says whether a scope such as "keys:write" is held. nil: every scope is.
+	Allows func(scope string) bool
+}
+
+// Site is where a keyspace's API is reached.
+type Site struct {
+	// URL is the site's address without a trailing slash.
+	URL string
+	// Place is where it takes a key.
+	Place apikey.Place
+}
+
+// Handler is the management API. Safe for concurrent use.
+type Handler struct {
+	manager *management.Manager
+	opts    Options
+	mux     *http.ServeMux
+	log     *slog.Logger
+}
+
+// New returns the API of a manager. It panics where Authenticate is missing, so that no
+// mount is open by oversight.
+func New(m *management.Manager, opts Options) *Handler {
+	if m == nil || opts.Authenticate == nil {
+		panic("api: a manager and Authenticate must be given")
+	}
+	h := &Handler{manager: m, opts: opts, mux: http.NewServeMux(), log: opts.Logger}
+	if h.log == nil {
+		h.log = slog.New(slog.DiscardHandler)
+	}
+	for _, r := range routes {
+		h.mux.Handle(r.pattern, bound{h, r})
+	}
+	return h
+}
+
+// route is one method of one path.
+type route struct {
+	pattern string
+	// scope that the caller must hold.
+	scope string
+	// params are the query parameters it takes, beside keyspace.
+	params []string
+	serve  func(*call) error
+}
+
+var pageParams = []string{"limit", "cursor"}
+
+func paged(params ...string) []string { return append(params, pageParams...) }
+
+// routes is the whole API.
+var routes = []route{
+	{"GET /v1/tenants", "tenants:read", paged("plan"), (*call).listTenants},
+	{"POST /v1/tenants", "tenants:write", nil, (*call).createTenant},
+	{"GET /v1/tenants/{slug}", "tenants:read", nil, (*call).getTenant},
+	{"PUT /v1/tenants/{slug}", "tenants:write", nil, (*call).putTenant},
+	{"PATCH /v1/tenants/{slug}", "tenants:write", nil, (*call).patchTenant},
+	{"DELETE /v1/tenants/{slug}", "tenants:write", []string{"force"}, (*call).deleteTenant},
+	{"GET /v1/tenants/{slug}/credits", "tenants:read", paged(), (*call).getCredits},
+	{"POST /v1/tenants/{slug}/credits", "credits:write", nil, (*call).postCredits},
+	{"GET /v1/tenants/{slug}/keys", "keys:read", paged("status", "prefix"), (*call).listTenantKeys},
+	{"POST /v1/tenants/{slug}/keys", "keys:write", nil, (*call).createKey},
+	{"GET /v1/keys", "keys:read", paged("tenant", "status", "prefix"), (*call).listKeys},
+	{"GET /v1/keys/{id}", "keys:read", nil, (*call).getKey},
+	{"PATCH /v1/keys/{id}", "keys:write", nil, (*call).patchKey},
+	{"DELETE /v1/keys/{id}", "keys:write", nil, (*call).deleteKey},
+	{"POST /v1/keys/{id}/rotate", "keys:write", nil, (*call).rotateKey},
+	{"POST /v1/keys/{id}/revoke", "keys:write", nil, (*call).revokeKey},
+	{"POST /v1/keys/{id}/disable", "keys:write", nil, (*call).disableKey},
+	{"POST /v1/keys/{id}/enable", "keys:write", nil, (*call).enableKey},
+	{"GET /v1/audit", "audit:read", paged("key", "tenant"), (*call).listAudit},
+	{"GET /v1/audit/verify", "audit:read", nil, (*call).verifyAudit},
+	{"GET /v1/plans", "tenants:read", nil, (*call).listPlans},
+	{"GET /v1/status", "usage:read", nil, (*call).getStatus},
+	{"POST /v1/verify", "verify", nil, (*call).verify},
+	{"POST /v1/explain", "verify", nil, (*call).explain},
+}
+
+// call is one request being answered.
+type call struct {
+	h *Handler
+	w http.ResponseWriter
+	r *http.Request
+	// ctx is the request's.
+	ctx      context.Context
+	access   Access
+	actor    management.Actor
+	keyspace string
+}
+
+// bound is a route of a handler.
+type bound struct {
+	h     *Handler
+	route route
+}
+
+// accessKey is where ServeHTTP leaves the Access for the route.
+type accessKey struct{}
+
+// ServeHTTP answers one request: with JSON, or with a problem. It reads at most 1 MiB
+// of a body, and answers no status above 499 but 503.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	header := w.Header()
+	header.Set("Cache-Control", "no-store")
+	header.Set("X-Content-Type-Options", "nosniff")
+	defer func() {
+		if p := recover(); p != nil {
+			if p == http.ErrAbortHandler {
+				panic(p)
+			}
+			h.log.ErrorContext(r.Context(), "the management API failed", "panic", p, "stack", string(debug.Stack()))
+			writeProblem(w, unavailable("The request could not be answered; the log says why."))
+		}
+	}()
+	access, err := h.opts.Authenticate(r)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	if !clean(r.URL.Path) {
+		// ServeMux would redirect, which no client of an API expects.
+		h.fail(w, r, noPath())
+		return
+	}
+	handler, pattern := h.mux.Handler(r)
+	if pattern == "" {
+		h.unrouted(w, r, handler)
+		return
+	}
+	h.mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), accessKey{}, access)))
+}
+
+func clean(p string) bool { return strings.HasPrefix(p, "/") && path.Clean(p) == p }
+
+// unrouted answers a path that is not there, or not by this method: handler is
+// ServeMux's own answer, which is asked only for the methods that are.
+func (h *Handler) unrouted(w http.ResponseWriter, r *http.Request, handler http.Handler) {
+	var asked headerOnly
+	handler.ServeHTTP(&asked, r)
+	allow := asked.Header().Get("Allow")
+	switch {
+	case allow == "":
+		h.fail(w, r, noPath())
+	case r.Method == http.MethodOptions:
+		w.Header().Set("Allow", allow+", OPTIONS")
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		w.Header().Set("Allow", allow)
+		h.fail(w, r, &management.Error{
+			Status: http.StatusMethodNotAllowed, Code: "method_not_allowed",
+			Detail: "This path is not for that method; it takes " + allow + ".",
+		})
+	}
+}
+
+func noPath() *management.Error {
+	return &management.Error{Status: http.StatusNotFound, Code: management.CodeNotFound, Detail: "There is nothing at this path."}
+}
+
+// headerOnly keeps what a handler says in its header and drops the rest.
+type headerOnly struct{ header http.Header }
+
+func (w *headerOnly) Header() http.Header {
+	if w.header == nil {
+		w.header = http.Header{}
+	}
+	return w.header
+}
+func (w *headerOnly) Write(b []byte) (int, error) { return len(b), nil }
+func (w *headerOnly) WriteHeader(int)             {}
+
+// ServeHTTP answers a request that the route is for.
+func (b bound) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	access := r.Context().Value(accessKey{}).(Access)
+	c := &call{h: b.h, w: w, r: r, ctx: r.Context(), access: access, actor: access.Actor}
+	if err := c.admit(b.route); err != nil {
+		b.h.fail(w, r, err)
+		return
+	}
+	if err := b.route.serve(c); err != nil {
+		b.h.fail(w, r, err)
+	}
+}
+
+// admit checks the caller's scope, the query, and which keyspace is meant.
+func (c *call) admit(r route) error {
+	if c.access.Allows != nil && !c.access.Allows(r.scope) {
+		return &management.Error{
+			Status: http.StatusForbidden, Code: management.CodeInsufficientScope,
+			Detail: "The token lacks the scope " + r.scope + ".",
+		}
+	}
+	if err := c.checkQuery(r.params); err != nil {
+		return err
+	}
+	c.keyspace = c.r.URL.Query().Get("keyspace")
+	if only := c.access.Keyspace; only != "" {
+		if c.keyspace != "" && c.keyspace != only {
+			return &management.Error{Status: http.StatusNotFound, Code: management.CodeNotFound, Detail: "There is no such keyspace."}
+		}
+		c.keyspace = only
+	}
+	ks, err := c.h.manager.Keyspace(c.keyspace)
+	if err != nil {
+		return err
+	}
+	c.keyspace = ks.Name
+	return nil
+}

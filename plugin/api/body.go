@@ -1,0 +1,265 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// MaxBody is how much of a request's body is read, in bytes.
+const MaxBody = 1 << 20
+
+// object is a request's body: a JSON object whose fields are taken one by one, so that
+// every fault is found and named, and what nobody took is refused.
+type object struct {
+	fields map[string]json.RawMessage
+	taken  map[string]bool
+	faults []management.FieldError
+}
+
+func invalidJSON(format string, args ...any) *management.Error {
+	return &management.Error{
+		Status: http.StatusBadRequest, Code: management.CodeInvalidJSON, Detail: fmt.Sprintf(format, args...),
+	}
+}
+
+// body reads the request's body. mayBeEmpty says that no body is as good as {}.
+func (c *call) body(mayBeEmpty bool) (*object, error) {
+	b, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, MaxBody))
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		return nil, &management.Error{
+			Status: http.StatusRequestEntityTooLarge, Code: "body_too_large", Detail: "The body is larger than 1 MiB.",
+		}
+	case err != nil:
+		return nil, invalidJSON("The body could not be read to its end.")
+	}
+	if len(bytes.TrimSpace(b)) == 0 {
+		if mayBeEmpty {
+			return &object{taken: map[string]bool{}}, nil
+		}
+		return nil, invalidJSON("The body is empty; a JSON object is needed.")
+	}
+	return parseObject(b)
+}
+
+func parseObject(b []byte) (*object, error) {
+	if !utf8.Valid(b) {
+		return nil, invalidJSON("The body is not UTF-8.")
+	}
+	o := &object{fields: map[string]json.RawMessage{}, taken: map[string]bool{}}
+	var any json.RawMessage
+	if err := json.Unmarshal(b, &any); err != nil {
+		return nil, invalidJSON("The body is not JSON: %s.", err)
+	}
+	if bytes.TrimSpace(b)[0] != '{' {
+		return nil, invalidJSON("The body must be a JSON object.")
+	}
+	if err := refuseDoubled(b); err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(b, &o.fields); err != nil {
+		return nil, invalidJSON("The body is not JSON: %s.", err)
+	}
+	return o, nil
+}
+
+// refuseDoubled refuses objects, at any depth, in which a name stands twice: readers
+// differ in which one they believe. b is valid JSON.
+func refuseDoubled(b []byte) error {
+	type level struct {
+		names map[string]bool // nil in an array
+		value bool            // in an object: a value comes next
+	}
+	var stack []level
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	for {
+		t, err := d.Token()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return invalidJSON("The body is not JSON: %s.", err)
+		}
+		if delim, ok := t.(json.Delim); ok && (delim == '}' || delim == ']') {
+			stack = stack[:len(stack)-1]
+			continue
+		}
+		if n := len(stack); n > 0 && stack[n-1].names != nil {
+			top := &stack[n-1]
+			if !top.value {
+				name := t.(string)
+				if top.names[name] {
+					return invalidJSON("The name %q stands twice in an object.", clip(name))
+				}
+				top.names[name], top.value = true, true
+				continue
+			}
+			top.value = false
+		}
+		switch t {
+		case json.Delim('{'):
+			stack = append(stack, level{names: map[string]bool{}})
+		case json.Delim('['):
+			stack = append(stack, level{})
+		}
+	}
+}
+
+// done returns the refusal of what was wrong with the fields taken and of those nobody took.
+func (o *object) done() error {
+	var unknown []management.FieldError
+	for name := range o.fields {
+		if !o.taken[name] {
+			unknown = append(unknown, management.FieldError{Pointer: pointer(name), Detail: "is not a field of this request"})
+		}
+	}
+	if len(unknown) == 0 && len(o.faults) == 0 {
+		return nil
+	}
+	slices.SortFunc(unknown, func(a, b management.FieldError) int { return strings.Compare(a.Pointer, b.Pointer) })
+	if len(unknown) > 20 {
+		unknown = unknown[:20]
+	}
+	e := &management.Error{
+		Status: http.StatusUnprocessableEntity, Code: management.CodeInvalidField,
+		Detail: "A field is not right.", Fields: append(unknown, o.faults...),
+	}
+	if len(unknown) > 0 {
+		e.Code, e.Detail = management.CodeUnknownField, "The request holds a field that is not known."
+	}
+	return e
+}
+
+// pointer returns the URI fragment that points to a field of the body.
+func pointer(name string) string {
+	return "#/" + url.PathEscape(strings.NewReplacer("~", "~0", "/", "~1").Replace(clip(name)))
+}
+
+func (o *object) fault(name, detail string) {
+	o.faults = append(o.faults, management.FieldError{Pointer: pointer(name), Detail: detail})
+}
+
+// take returns a field's JSON. A null is found and empty.
+func (o *object) take(name string) (raw json.RawMessage, set, null bool) {
+	o.taken[name] = true
+	raw, set = o.fields[name]
+	if null = string(raw) == "null"; null {
+		raw = nil
+	}
+	return raw, set, null
+}
+
+// field reads a field with read, which returns what is wrong with it, "" for nothing.
+func field[T any](o *object, name string, read func(json.RawMessage, *T) string) (f management.Optional[T]) {
+	raw, set, null := o.take(name)
+	f.Set, f.Null = set, null
+	if set && !null {
+		if wrong := read(raw, &f.Value); wrong != "" {
+			o.fault(name, wrong)
+		}
+	}
+	return f
+}
+
+func (o *object) string(name string) management.Optional[string] {
+	return field(o, name, func(raw json.RawMessage, s *string) string {
+		return unmarshal(raw, s, "must be a string")
+	})
+}
+
+func (o *object) bool(name string) management.Optional[bool] {
+	return field(o, name, func(raw json.RawMessage, b *bool) string {
+		return unmarshal(raw, b, "must be true or false")
+	})
+}
+
+func (o *object) int(name string) management.Optional[int64] {
+	return field(o, name, func(raw json.RawMessage, n *int64) string {
+		if c := raw[0]; c != '-' && (c < '0' || c > '9') {
+			return "must be a number"
+		}
+		var err error
+		if *n, err = strconv.ParseInt(string(raw), 10, 64); err != nil {
+			if errors.Is(err, strconv.ErrRange) {
+				return "is out of range"
+			}
+			return "must be a whole number"
+		}
+		return ""
+	})
+}
+
+func (o *object) strings(name string) management.Optional[[]string] {
+	return field(o, name, func(raw json.RawMessage, list *[]string) string {
+		// Through pointers, since a null in the list would pass as "".
+		var entries []*string
+		if wrong := unmarshal(raw, &entries, "must be an array of strings"); wrong != "" {
+			return wrong
+		}
+		*list = make([]string, len(entries))
+		for i, e := range entries {
+			if e == nil {
+				return "must be an array of strings"
+			}
+			(*list)[i] = *e
+		}
+		return ""
+	})
+}
+
+func (o *object) time(name string) management.Optional[time.Time] {
+	return field(o, name, func(raw json.RawMessage, t *time.Time) string {
+		var s string
+		const must = "must be a time as RFC 3339 has it, such as 2027-01-31T12:00:00Z"
+		if wrong := unmarshal(raw, &s, must); wrong != "" {
+			return wrong
+		}
+		var err error
+		if *t, err = time.Parse(time.RFC3339, s); err != nil {
+			return must
+		}
+		return ""
+	})
+}
+
+func (o *object) object(name string) management.Optional[json.RawMessage] {
+	return field(o, name, func(raw json.RawMessage, v *json.RawMessage) string {
+		if raw[0] != '{' {
+			return "must be a JSON object"
+		}
+		*v = raw
+		return ""
+	})
+}
+
+// concurrency reads a field that is a number or, with "per …", a string.
+func (o *object) concurrency(name string) management.Optional[string] {
+	return field(o, name, func(raw json.RawMessage, s *string) string {
+		if raw[0] >= '0' && raw[0] <= '9' || raw[0] == '-' {
+			*s = string(raw)
+			return ""
+		}
+		return unmarshal(raw, s, "must be a number or a string")
+	})
+}
+
+func unmarshal(raw json.RawMessage, into any, must string) string {
+	if err := json.Unmarshal(raw, into); err != nil {
+		return must
+	}
+	return ""
+}

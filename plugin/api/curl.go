@@ -1,0 +1,44 @@
+package api
+
+import (
+	"net/url"
+	"strings"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+)
+
+// curl returns a command line that sends key to the keyspace's API.
+func (h *Handler) curl(keyspace, key string) string {
+	var site Site
+	if h.opts.Site != nil {
+		site = h.opts.Site(keyspace)
+	}
+	if site.URL == "" {
+		site.URL = "https://api.example.com"
+	}
+	if site.Place.Kind == "" {
+		site.Place = apikey.Place{Kind: apikey.InAuthorization, Name: "Bearer"}
+	}
+	to := site.URL + "/"
+	switch p := site.Place; p.Kind {
+	case apikey.InHeader:
+		return "curl -H " + quote(p.Name+": "+key) + " " + quote(to)
+	case apikey.InQuery:
+		return "curl " + quote(to+"?"+url.Values{p.Name: {key}}.Encode())
+	case apikey.InCookie:
+		return "curl -b " + quote(p.Name+"="+key) + " " + quote(to)
+	default:
+		return "curl -H " + quote("Authorization: "+p.Name+" "+key) + " " + quote(to)
+	}
+}
+
+// quote writes s as one word of a POSIX shell.
+func quote(s string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./:=", r)
+	}
+	if strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

@@ -1,0 +1,113 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+func (c *call) verify() error {
+	return c.judged(func(j management.Judge) judgement { return j.Verify })
+}
+
+func (c *call) explain() error {
+	return c.judged(func(j management.Judge) judgement { return j.Explain })
+}
+
+type judgement func(ctx context.Context, keyspace string, r management.VerifyRequest) (management.VerifyResult, error)
+
+func (c *call) judged(by func(management.Judge) judgement) error {
+	if c.h.opts.Judge == nil {
+		return unavailable("Keys can't be judged here yet; try again.")
+	}
+	o, err := c.body(false)
+	if err != nil {
+		return err
+	}
+	var q management.VerifyRequest
+	key, method, path, cost, ip := o.string("key"), o.string("method"), o.string("path"), o.int("cost"), o.string("ip")
+	q.Key, q.Method, q.Path = key.Value, method.Value, path.Value
+	if q.Method != "" && !token(q.Method) {
+		o.fault("method", "must be a method, such as GET")
+	}
+	if q.Path != "" && !strings.HasPrefix(q.Path, "/") {
+		o.fault("path", "must begin with /")
+	}
+	if cost.Set && !cost.Null {
+		if cost.Value < 0 || cost.Value > management.MaxCredits {
+			o.fault("cost", "must not be negative, and at most 9007199254740991")
+		}
+		q.Cost = &cost.Value
+	}
+	if ip.Value != "" {
+		if q.IP, err = netip.ParseAddr(ip.Value); err != nil {
+			o.fault("ip", "must be an address, such as 192.0.2.7 or 2001:db8::1")
+		}
+		q.IP = q.IP.Unmap()
+	}
+	if err := o.done(); err != nil {
+		return err
+	}
+	result, err := by(c.h.opts.Judge)(c.ctx, c.keyspace, q)
+	if err != nil {
+		return err
+	}
+	if result.Headers == nil {
+		result.Headers = map[string]string{}
+	}
+	if result.Scopes == nil {
+		result.Scopes = []string{}
+	}
+	return c.json(http.StatusOK, result)
+}
+
+// token says whether s is a token as RFC 9110, section 5.6.2, has it.
+func token(s string) bool {
+	return strings.IndexFunc(s, func(r rune) bool {
+		return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') && !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
+	}) < 0
+}
+
+func (c *call) listAudit() error {
+	page, err := c.page()
+	if err != nil {
+		return err
+	}
+	list, err := c.h.manager.Audit(c.ctx, c.actor, c.keyspace,
+		management.AuditFilter{Key: c.query("key"), Tenant: c.query("tenant"), PageQuery: page})
+	if err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, list)
+}
+
+// verifyAudit checks the chain, which is one over all keyspaces and tenants: whoever is
+// confined to some of it can't be told of the rest.
+func (c *call) verifyAudit() error {
+	if c.access.Keyspace != "" || c.actor.Tenant != "" {
+		return noPath()
+	}
+	report, err := c.h.manager.VerifyAudit(c.ctx)
+	if err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, report)
+}
+
+func (c *call) listPlans() error {
+	plans, err := c.h.manager.Plans(c.keyspace)
+	if err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, plans)
+}
+
+func (c *call) getStatus() error {
+	if c.h.opts.Status == nil {
+		return unavailable("The gateway is starting; try again.")
+	}
+	return c.json(http.StatusOK, c.h.opts.Status(c.ctx))
+}

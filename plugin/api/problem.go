@@ -1,0 +1,95 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// problem is a refusal's body, as RFC 9457 has it.
+type problem struct {
+	Type   string                  `json:"type"`
+	Title  string                  `json:"title"`
+	Status int                     `json:"status"`
+	Detail string                  `json:"detail"`
+	Code   string                  `json:"code"`
+	Errors []management.FieldError `json:"errors,omitempty"`
+}
+
+func unavailable(detail string) *management.Error {
+	return &management.Error{Status: http.StatusServiceUnavailable, Code: management.CodeStoreUnavailable, Detail: detail}
+}
+
+// fail answers with err: refusals as they are, anything else as 503.
+func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
+	var refusal *management.Error
+	if !errors.As(err, &refusal) {
+		detail := "The store does not answer. Nothing is known to have changed; try again."
+		if !errors.Is(err, gateway.ErrStore) {
+			detail = "The request could not be answered; the log says why."
+		}
+		if r.Context().Err() == nil {
+			h.log.ErrorContext(r.Context(), "a management request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+		}
+		refusal = unavailable(detail)
+	}
+	writeProblem(w, refusal)
+}
+
+// writeProblem answers with a refusal.
+func writeProblem(w http.ResponseWriter, e *management.Error) {
+	switch e.Status {
+	case http.StatusUnauthorized:
+		if w.Header().Get("WWW-Authenticate") == "" {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="keygate"`)
+		}
+	case http.StatusServiceUnavailable:
+		w.Header().Set("Retry-After", "1")
+	}
+	write(w, e.Status, "application/problem+json", problem{
+		Type: "about:blank", Title: http.StatusText(e.Status), Status: e.Status,
+		Detail: e.Detail, Code: e.Code, Errors: e.Fields,
+	})
+}
+
+// WriteProblem answers with a refusal, for mounts that refuse before the API is asked.
+func WriteProblem(w http.ResponseWriter, status int, code, detail string) {
+	w.Header().Set("Cache-Control", "no-store")
+	writeProblem(w, &management.Error{Status: status, Code: code, Detail: detail})
+}
+
+func write(w http.ResponseWriter, status int, contentType string, v any) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false) // it is JSON, not a page: names stay readable
+	if err := e.Encode(v); err != nil {
+		// Only records of ours are written, and all of them can be.
+		panic(err)
+	}
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(b.Len()))
+	w.WriteHeader(status)
+	_, _ = w.Write(b.Bytes())
+}
+
+// json answers with a record.
+func (c *call) json(status int, v any) error {
+	write(c.w, status, "application/json", v)
+	return nil
+}
+
+// record answers with a record that has a version.
+func (c *call) record(status int, version int64, v any) error {
+	c.w.Header().Set("ETag", `"`+strconv.FormatInt(version, 10)+`"`)
+	return c.json(status, v)
+}
+
+func (c *call) noContent() error {
+	c.w.WriteHeader(http.StatusNoContent)
+	return nil
+}

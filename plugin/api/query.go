@@ -1,0 +1,99 @@
+package api
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// checkQuery refuses parameters that the route does not take or that stand twice: a
+// misspelt filter must not list everything.
+func (c *call) checkQuery(params []string) error {
+	var fields []management.FieldError
+	q := c.r.URL.Query()
+	if strings.Contains(c.r.URL.RawQuery, ";") {
+		fields = append(fields, management.FieldError{Parameter: ";", Detail: "parameters are separated by &"})
+	}
+	for name, values := range q {
+		switch {
+		case name != "keyspace" && !slices.Contains(params, name):
+			fields = append(fields, management.FieldError{Parameter: clip(name), Detail: "is not a parameter of this path"})
+		case len(values) > 1:
+			fields = append(fields, management.FieldError{Parameter: name, Detail: "stands more than once"})
+		}
+	}
+	if len(fields) == 0 {
+		return nil
+	}
+	slices.SortFunc(fields, func(a, b management.FieldError) int { return strings.Compare(a.Parameter, b.Parameter) })
+	return &management.Error{
+		Status: http.StatusUnprocessableEntity, Code: management.CodeUnknownField,
+		Detail: "The query is not right.", Fields: fields,
+	}
+}
+
+func (c *call) query(name string) string { return c.r.URL.Query().Get(name) }
+
+// flag reads a parameter that is true, false or absent.
+func (c *call) flag(name string) (bool, error) {
+	switch c.query(name) {
+	case "", "false":
+		return false, nil
+	case "true":
+		return true, nil
+	}
+	return false, parameterError(name, "must be true or false")
+}
+
+// page reads the parameters that every list takes.
+func (c *call) page() (management.PageQuery, error) {
+	q := management.PageQuery{Cursor: c.query("cursor")}
+	if s := c.query("limit"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil || n == 0 {
+			return q, parameterError("limit", "must be between 1 and 100")
+		}
+		q.Limit = n
+	}
+	return q, nil
+}
+
+func parameterError(name, detail string) *management.Error {
+	return &management.Error{
+		Status: http.StatusUnprocessableEntity, Code: management.CodeInvalidField,
+		Detail: "A query parameter is not right.", Fields: []management.FieldError{{Parameter: name, Detail: detail}},
+	}
+}
+
+// match reads If-Match. A tag that no record of ours can have matches none, and a weak
+// one neither, as RFC 9110, section 13.1.1, has it.
+func (c *call) match() management.Match {
+	values := c.r.Header.Values("If-Match")
+	if len(values) == 0 {
+		return nil
+	}
+	m := management.Match{}
+	for _, tag := range strings.Split(strings.Join(values, ","), ",") {
+		tag = strings.TrimSpace(tag)
+		if tag == "*" {
+			return nil
+		}
+		if len(tag) > 2 && tag[0] == '"' && tag[len(tag)-1] == '"' {
+			if v, err := strconv.ParseInt(tag[1:len(tag)-1], 10, 64); err == nil {
+				m = append(m, v)
+			}
+		}
+	}
+	return m
+}
+
+// clip bounds what is repeated of a caller's input.
+func clip(s string) string {
+	if len(s) > 100 {
+		return strings.ToValidUTF8(s[:100], "") + "…"
+	}
+	return s
+}
