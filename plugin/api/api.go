@@ -13,7 +13,7 @@ import (
 	"runtime/debug"
 	"strings"
 
-	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
@@ -26,9 +26,10 @@ type Options struct {
 	// Authenticate says who is asking and what they may do. Its errors are answered
 	// like any other: a *management.Error of status 401 or 403 is a refusal.
 	Authenticate func(*http.Request) (Access, error)
-	// Site says where a keyspace's API is reached and how a key is sent to it, for the
-	// curl beside a new key. nil: https://api.example.com, Authorization: Bearer.
-	Site func(keyspace string) Site
+	// Site says where a keyspace's API is reached, for the curl beside a new key: a URL
+	// without a trailing slash, "" where that isn't known. nil: it never is, and the
+	// curl names https://api.example.com.
+	Site func(keyspace string) string
 	// Logger hears of what a caller is told only "unavailable" about. Default: nothing is logged.
 	Logger *slog.Logger
 }
@@ -40,14 +41,6 @@ type Access struct {
 	Keyspace string
 	// Allows says whether a scope such as "keys:write" is held. nil: every scope is.
 	Allows func(scope string) bool
-}
-
-// Site is where a keyspace's API is reached.
-type Site struct {
-	// URL is the site's address without a trailing slash.
-	URL string
-	// Place is where it takes a key.
-	Place apikey.Place
 }
 
 // Handler is the management API. Safe for concurrent use.
@@ -122,9 +115,11 @@ type call struct {
 	w http.ResponseWriter
 	r *http.Request
 	// ctx is the request's.
-	ctx      context.Context
-	access   Access
-	actor    management.Actor
+	ctx    context.Context
+	access Access
+	actor  management.Actor
+	// ks is the keyspace that is meant, keyspace its name.
+	ks       *gateway.Keyspace
 	keyspace string
 }
 
@@ -244,6 +239,6 @@ func (c *call) admit(r route) error {
 	if err != nil {
 		return err
 	}
-	c.keyspace = ks.Name
+	c.ks, c.keyspace = ks, ks.Name
 	return nil
 }

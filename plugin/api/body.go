@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -144,9 +143,9 @@ func (o *object) done() error {
 	return e
 }
 
-// pointer returns the URI fragment that points to a field of the body.
+// pointer returns the JSON pointer (RFC 6901) to a field of the body.
 func pointer(name string) string {
-	return "#/" + url.PathEscape(strings.NewReplacer("~", "~0", "/", "~1").Replace(clip(name)))
+	return "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(clip(name))
 }
 
 func (o *object) fault(name, detail string) {

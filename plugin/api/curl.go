@@ -5,22 +5,25 @@ import (
 	"strings"
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// curl returns a command line that sends key to the keyspace's API.
-func (h *Handler) curl(keyspace, key string) string {
-	var site Site
+// curl returns a command line that sends key to the keyspace's API, in the first of
+// the places where a key may stand.
+func (h *Handler) curl(ks *gateway.Keyspace, key string) string {
+	site := ""
 	if h.opts.Site != nil {
-		site = h.opts.Site(keyspace)
+		site = h.opts.Site(ks.Name)
 	}
-	if site.URL == "" {
-		site.URL = "https://api.example.com"
+	if site == "" {
+		site = "https://api.example.com"
 	}
-	if site.Place.Kind == "" {
-		site.Place = apikey.Place{Kind: apikey.InAuthorization, Name: "Bearer"}
+	p := apikey.Place{Kind: apikey.InAuthorization, Name: "Bearer"}
+	if places := ks.Places.List(); len(places) > 0 {
+		p = places[0]
 	}
-	to := site.URL + "/"
-	switch p := site.Place; p.Kind {
+	to := site + "/"
+	switch p.Kind {
 	case apikey.InHeader:
 		return "curl -H " + quote(p.Name+": "+key) + " " + quote(to)
 	case apikey.InQuery:

@@ -16,7 +16,7 @@ type issued struct {
 }
 
 func (c *call) issued(status int, k management.IssuedKey) error {
-	return c.record(status, k.Version, issued{IssuedKey: k, Curl: c.h.curl(c.keyspace, k.Key)})
+	return c.record(status, k.Version, issued{IssuedKey: k, Curl: c.h.curl(c.ks, k.Key)})
 }
 
 func keyFields(o *object) management.KeyFields {

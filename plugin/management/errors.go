@@ -42,8 +42,8 @@ type Error struct {
 
 // FieldError is what is wrong with one field.
 type FieldError struct {
-	// Pointer is the field as a URI fragment holding a JSON pointer ("#/scopes/1"), as
-	// in RFC 9457, section 3. Empty for a query parameter.
+	// Pointer is the field as a JSON pointer (RFC 6901), such as "/scopes/1". Empty for
+	// a query parameter.
 	Pointer string `json:"pointer,omitempty"`
 	// Parameter is the query parameter at fault; empty for a field of the body.
 	Parameter string `json:"parameter,omitempty"`
@@ -57,7 +57,7 @@ func (e *Error) Error() string {
 	}
 	parts := make([]string, len(e.Fields))
 	for i, f := range e.Fields {
-		name := strings.TrimPrefix(f.Pointer, "#/")
+		name := strings.TrimPrefix(f.Pointer, "/")
 		if name == "" {
 			name = f.Parameter
 		}
@@ -95,7 +95,7 @@ func (f *faults) add(code, field, format string, args ...any) {
 	if f.code == "" {
 		f.code = code
 	}
-	f.fields = append(f.fields, FieldError{Pointer: "#/" + field, Detail: fmt.Sprintf(format, args...)})
+	f.fields = append(f.fields, FieldError{Pointer: "/" + field, Detail: fmt.Sprintf(format, args...)})
 }
 
 func (f *faults) invalid(field, format string, args ...any) {

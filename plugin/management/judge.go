@@ -170,6 +170,5 @@ func planRecord(ks *gateway.Keyspace, p *gateway.Plan) PlanRecord {
 func InvalidField(pointer, detail string) *Error {
 	var f faults
 	f.invalid(strings.TrimPrefix(pointer, "/"), "%s", detail)
-	err := f.err().(*Error)
-	return err
+	return f.err().(*Error)
 }

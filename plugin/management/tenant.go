@@ -99,7 +99,10 @@ func (c *call) createTenant(slug string, in TenantFields) (TenantRecord, error) 
 	case !errors.Is(err, gateway.ErrNotFound):
 		return TenantRecord{}, err
 	}
-	if err := c.InsertTenant(t); err != nil {
+	switch err := c.InsertTenant(t); {
+	case errors.Is(err, ErrSlugTaken):
+		return TenantRecord{}, slugTaken(slug)
+	case err != nil:
 		return TenantRecord{}, err
 	}
 	if in.Credits.Value > 0 {
