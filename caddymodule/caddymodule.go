@@ -1,1 +1,22 @@
+// Package caddymodule mounts Keygate in Caddy. It is the only package here that
+// imports Caddy: it parses the configuration, compiles it into what the engine of
+// plugin/gateway understands, carries requests to that engine, and keeps the engine
+// alive from one configuration to the next. Nothing is decided in it.
+//
+//	keygate          the app: store, peppers, keyspaces, plans        app.go, config.go
+//	http.handlers.keygate         judges requests                     handler.go, config_handler.go
+//	http.handlers.keygate_health  says whether keys can be judged     health.go
+//
+// A configuration comes as a Caddyfile (caddyfile*.go) or as JSON. Both end in the
+// same structs, which config*.go documents field by field, and both are judged by the
+// same code, compile*.go: what differs is only that a Caddyfile's errors name a line.
 package caddymodule
+
+// init registers everything this package brings to Caddy, one line each, in the
+// file that holds the thing. The order of directives matters: each is put directly
+// before basic_auth, so one that is registered earlier also runs earlier.
+func init() {
+	registerApp()
+	registerHealth()
+	registerHandler()
+}

@@ -1,0 +1,186 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/rules"
+)
+
+// appName is the app's module ID and the name of the global option.
+const appName = "keygate"
+
+// startTimeout bounds what a start may take with the store: opening, migrating, checking.
+const startTimeout = time.Minute
+
+// App is the keygate app: the products whose keys this server judges, and where their
+// tenants and keys are kept.
+type App struct {
+	// Store says where tenants and keys are kept. Default: the SQLite file keygate.db.
+	Store *StoreConfig `json:"store,omitempty"`
+	// Limits says where rates, quotas and concurrency are counted. Default: in this process.
+	Limits *LimitsConfig `json:"limits,omitempty"`
+	// Peppers makes stored digests HMAC-SHA-256 under the first one, so that a stolen
+	// store alone can't be searched for known keys; further ones are previous peppers,
+	// whose keys go on working. Each has at least 16 bytes and should be a placeholder,
+	// because configurations are saved in clear. Default: none, plain SHA-256.
+	Peppers []string `json:"peppers,omitempty"`
+	// Secret encrypts what must be stored readably, and should be a placeholder. Default: none.
+	Secret string `json:"secret,omitempty"`
+	// Keyspaces are the products by name. Default: one named "default" with all defaults.
+	Keyspaces map[string]*KeyspaceConfig `json:"keyspaces,omitempty"`
+
+	ctx       caddy.Context
+	log       *slog.Logger
+	secrets   secrets
+	keyspaces map[string]*keyspace
+	view      *gateway.View
+	metrics   *metrics
+	// pooled is the key under which engine was taken from the pool; empty while it was not.
+	pooled string
+	engine *engine
+	// gateway is the engine's, for handlers.
+	gateway  *gateway.Gateway
+	stopping atomic.Bool
+
+	rulesMu sync.Mutex
+	rules   map[string][]*rules.Set
+}
+
+func registerApp() {
+	caddy.RegisterModule(new(App))
+	httpcaddyfile.RegisterGlobalOption(appName, parseGlobalOption)
+}
+
+// CaddyModule returns the module's ID and constructor.
+func (*App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: appName, New: func() caddy.Module { return new(App) }}
+}
+
+// Provision checks and compiles the configuration and takes the engine of its store
+// from the pool. It opens nothing, so that validating a configuration leaves no trace.
+func (a *App) Provision(ctx caddy.Context) (err error) {
+	a.ctx, a.log = ctx, ctx.Slogger()
+	if a.keyspaces, err = a.compile(); err != nil {
+		return err
+	}
+	if a.secrets, err = a.expand(caddy.NewReplacer()); err != nil {
+		return err
+	}
+	hasher, err := apikey.NewHasher(a.secrets.peppers...)
+	if err != nil {
+		return fieldErrorf("peppers", "%w", err)
+	}
+	identity, path, err := a.identity(a.secrets)
+	if err != nil {
+		return err
+	}
+	all := make([]*gateway.Keyspace, 0, len(a.keyspaces))
+	for _, ks := range a.keyspaces {
+		all = append(all, ks.Keyspace)
+	}
+	a.view = gateway.NewView(hasher, all...)
+	if a.metrics, err = newMetrics(ctx.GetMetricsRegistry(), a.view); err != nil {
+		return err
+	}
+	e, _, err := engines.LoadOrNew(identity, func() (caddy.Destructor, error) { return newEngine(path, a.log) })
+	if err != nil {
+		return fmt.Errorf("making the gateway: %w", err)
+	}
+	a.pooled, a.engine = identity, e.(*engine)
+	a.gateway = a.engine.gateway
+	return nil
+}
+
+// Start opens the store where no configuration before did, and checks that it and this
+// configuration belong together. Where they don't, nothing has changed and the
+// configuration that runs goes on.
+func (a *App) Start() error {
+	ctx, cancel := context.WithTimeout(a.ctx, startTimeout)
+	defer cancel()
+	if err := a.engine.start(ctx, a); err != nil {
+		return err
+	}
+	for _, name := range leakingLoggers(a.ctx) {
+		a.log.Warn("a logger would write API keys of requests that do not reach the keygate directive: give it the filter of Caddyfile.example",
+			"logger", name)
+	}
+	return nil
+}
+
+// Stop ends the readiness that health checks see. The engine stays: requests of this
+// configuration may still run, and another configuration may have taken it over.
+func (a *App) Stop() error {
+	a.stopping.Store(true)
+	a.engine.stop(a)
+	return nil
+}
+
+// Cleanup lets go of the engine, which ends with the last configuration that uses it.
+func (a *App) Cleanup() error {
+	if a.pooled == "" {
+		return nil
+	}
+	key := a.pooled
+	a.pooled = ""
+	_, err := engines.Delete(key)
+	return err
+}
+
+// Ready says that keys can be judged under this configuration.
+func (a *App) Ready() bool { return a.gateway.Ready() && !a.stopping.Load() }
+
+// configuredApp returns the app for a handler that needs it.
+func configuredApp(ctx caddy.Context) (*App, error) {
+	app, err := ctx.AppIfConfigured(appName)
+	if errors.Is(err, caddy.ErrNotConfigured) {
+		return nil, errors.New("the app keygate is not configured: add the global option keygate { … }")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return app.(*App), nil
+}
+
+// keyspaceOf returns the keyspace that is meant by name, which may be empty.
+func (a *App) keyspaceOf(name string) (*keyspace, error) {
+	name, err := a.resolve(name)
+	if err != nil {
+		return nil, err
+	}
+	return a.keyspaces[name], nil
+}
+
+// addRules notes that a handler of this configuration judges a keyspace's requests by
+// set, so that callers who ask about a path without sending it through are told the same.
+func (a *App) addRules(keyspace string, set *rules.Set) {
+	a.rulesMu.Lock()
+	defer a.rulesMu.Unlock()
+	if a.rules == nil {
+		a.rules = make(map[string][]*rules.Set)
+	}
+	a.rules[keyspace] = append(a.rules[keyspace], set)
+}
+
+// rulesOf returns the rules of every handler that judges a keyspace's requests.
+func (a *App) rulesOf(keyspace string) []*rules.Set {
+	a.rulesMu.Lock()
+	defer a.rulesMu.Unlock()
+	return a.rules[keyspace]
+}
+
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)

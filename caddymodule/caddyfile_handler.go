@@ -1,0 +1,235 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+
+	"github.com/keygate-dev/keygate/plugin/rules"
+)
+
+func registerHandler() {
+	caddy.RegisterModule(new(Handler))
+	httpcaddyfile.RegisterDirective("keygate", parseDirective)
+	httpcaddyfile.RegisterDirectiveOrder("keygate", httpcaddyfile.Before, "basic_auth")
+}
+
+// parseDirective reads the directive `keygate`:
+//
+//	keygate [<matcher>] [<keyspace>] {
+//		public   [<method>[,<method>...]] <path>...          repeatable
+//		optional [<method>[,<method>...]] <path>...          repeatable
+//		protect  [<method>[,<method>...]] <path>...          repeatable
+//		scope    [<method>[,<method>...]] <path>... <scope>  repeatable
+//		scope_default allow|deny
+//		cost     [<method>[,<method>...]] <path>... <n> {    repeatable
+//			refund 5xx
+//			actual <header>
+//		}
+//		observe
+//		forward_credential
+//		keep_overrides
+//		cors  <origin>...
+//		realm <realm>
+//		headers off
+//		headers {
+//			x     on|off
+//			ietf  on|off
+//			reset unix|delta
+//		}
+//	}
+//
+// Where a matcher leaves requests out, a second route removes from them the headers in which
+// upstreams are told who calls.
+func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	matcher, err := h.ExtractMatcherSet()
+	if err != nil {
+		return nil, err
+	}
+	app, ok := h.Option(appName).(httpcaddyfile.App)
+	if !ok {
+		h.Next()
+		return nil, h.Err("keygate needs the global option keygate { … }, which holds the plans and the store")
+	}
+	var a App
+	if err := json.Unmarshal(app.Value, &a); err != nil {
+		return nil, h.Errf("reading the global option keygate: %w", err)
+	}
+	handler := new(Handler)
+	if err := parseHandler(h.Dispenser, &a, &handler.HandlerConfig); err != nil {
+		return nil, err
+	}
+	routes := h.NewRoute(matcher, handler)
+	if matcher != nil {
+		strip := new(Handler)
+		strip.StripOnly = true
+		routes = append(routes, h.NewRoute(nil, strip)...)
+	}
+	return routes, nil
+}
+
+// UnmarshalCaddyfile sets up h from its directive without a matcher; what needs the
+// global option is checked when h is provisioned. See parseDirective for the syntax.
+func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	return parseHandler(d, nil, &h.HandlerConfig)
+}
+
+// parseHandler reads a directive, and checks it against the global option where a is not nil.
+func parseHandler(d *caddyfile.Dispenser, a *App, c *HandlerConfig) error {
+	d.Next() // consume the directive's name
+	l := make(lines)
+	l.note("keyspace", d)
+	names, err := args(d, 0, 1, "keygate [<matcher>] [<keyspace>] { … }")
+	if err != nil {
+		return err
+	}
+	if len(names) == 1 {
+		c.Keyspace = names[0]
+	}
+	var ks *keyspace
+	if a != nil {
+		name, err := a.resolve(c.Keyspace)
+		if err != nil {
+			return d.WrapErr(err)
+		}
+		if ks, err = a.configured()[name].compile(name); err != nil {
+			return d.WrapErr(err)
+		}
+	}
+	if err := block(d, "keygate", handlerOptions(l, c)); err != nil {
+		return err
+	}
+	if ks == nil {
+		return nil
+	}
+	_, err = c.compile(ks)
+	return l.locate(d, err)
+}
+
+// handlerOptions returns the options of the directive, which fill c.
+func handlerOptions(l lines, c *HandlerConfig) options {
+	opts := options{
+		"scope": {repeatable: true, parse: func(d *caddyfile.Dispenser) error {
+			at := *d
+			patterns, scope, err := patternsAnd(d, "scope [<methods>] <path>... <scope>")
+			if err != nil {
+				return err
+			}
+			for _, p := range patterns {
+				l.note(fmt.Sprintf("scopes[%d]", len(c.Scopes)), &at)
+				c.Scopes = append(c.Scopes, rules.ScopeRule{Pattern: p, Scope: scope})
+			}
+			return nil
+		}},
+		"scope_default": {parse: func(d *caddyfile.Dispenser) error {
+			var text string
+			if err := oneArg(d, "scope_default allow|deny", &text); err != nil {
+				return err
+			}
+			if text != "allow" && text != "deny" {
+				return d.Errf("scope_default is 'allow' or 'deny', not '%s'", text)
+			}
+			c.ScopeDeny = text == "deny"
+			return nil
+		}},
+		"cost": {repeatable: true, parse: func(d *caddyfile.Dispenser) error {
+			return parseCost(d, l, c)
+		}},
+		"observe": {parse: func(d *caddyfile.Dispenser) error { return flag(d, &c.Observe) }},
+		"forward_credential": {parse: func(d *caddyfile.Dispenser) error {
+			return flag(d, &c.ForwardCredential)
+		}},
+		"keep_overrides": {parse: func(d *caddyfile.Dispenser) error { return flag(d, &c.KeepOverrides) }},
+		"cors": {parse: func(d *caddyfile.Dispenser) (err error) {
+			l.note("cors", d)
+			c.CORS, err = args(d, 1, -1, "cors <origin>...")
+			return err
+		}},
+		"realm": {parse: func(d *caddyfile.Dispenser) error {
+			l.note("realm", d)
+			return oneArg(d, "realm <realm>", &c.Realm)
+		}},
+		"headers": {parse: func(d *caddyfile.Dispenser) (err error) {
+			c.Headers, err = parseHeaders(d)
+			return err
+		}},
+	}
+	for word, to := range map[string]*[]rules.Pattern{"public": &c.Public, "optional": &c.Optional, "protect": &c.Protect} {
+		opts[word] = option{repeatable: true, parse: func(d *caddyfile.Dispenser) error {
+			at := *d
+			a, err := args(d, 1, -1, word+" [<methods>] <path>...")
+			if err != nil {
+				return err
+			}
+			patterns, err := rules.ParsePatterns(a)
+			if err != nil {
+				return at.Errf("%s: %w", word, err)
+			}
+			for _, p := range patterns {
+				l.note(fmt.Sprintf("%s[%d]", word, len(*to)), &at)
+				*to = append(*to, p)
+			}
+			return nil
+		}}
+	}
+	return opts
+}
+
+// patternsAnd reads a line of patterns that ends in one further word.
+func patternsAnd(d *caddyfile.Dispenser, usage string) ([]rules.Pattern, string, error) {
+	at := *d
+	a, err := args(d, 2, -1, usage)
+	if err != nil {
+		return nil, "", err
+	}
+	last := len(a) - 1
+	patterns, err := rules.ParsePatterns(a[:last])
+	if err != nil {
+		return nil, "", at.Errf("%s: %w; it is written '%s'", at.Val(), err, usage)
+	}
+	return patterns, a[last], nil
+}
+
+// parseCost reads a cost line and its block.
+func parseCost(d *caddyfile.Dispenser, l lines, c *HandlerConfig) error {
+	at := *d
+	patterns, text, err := patternsAnd(d, "cost [<methods>] <path>... <n>")
+	if err != nil {
+		return err
+	}
+	cost, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return at.Errf("cost: '%s' is no whole number", text)
+	}
+	var refund bool
+	var actual string
+	if err := block(d, "cost", options{
+		"refund": {parse: func(d *caddyfile.Dispenser) error {
+			var when string
+			if err := oneArg(d, "refund 5xx", &when); err != nil {
+				return err
+			}
+			if when != "5xx" {
+				return d.Errf("refund takes '5xx', not '%s'", when)
+			}
+			refund = true
+			return nil
+		}},
+		"actual": {parse: func(d *caddyfile.Dispenser) error {
+			return oneArg(d, "actual <header>", &actual)
+		}},
+	}); err != nil {
+		return err
+	}
+	for _, p := range patterns {
+		l.note(fmt.Sprintf("costs[%d]", len(c.Costs)), &at)
+		c.Costs = append(c.Costs, rules.CostRule{Pattern: p, Cost: cost, Refund: refund, Actual: actual})
+	}
+	return nil
+}
+
+var _ caddyfile.Unmarshaler = (*Handler)(nil)

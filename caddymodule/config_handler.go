@@ -1,0 +1,36 @@
+package caddymodule
+
+import (
+	"github.com/keygate-dev/keygate/plugin/rules"
+)
+
+// HandlerConfig is what a `keygate` directive states: which keyspace judges the
+// requests it meets, and what paths ask of them.
+type HandlerConfig struct {
+	// Keyspace whose keys are judged. Default: the only keyspace where there is one,
+	// else "default".
+	Keyspace string `json:"keyspace,omitempty"`
+	// StripOnly judges nothing: it only removes the headers in which upstreams are told
+	// who calls. It guards what the matcher of a judging handler leaves out. Default: false.
+	StripOnly bool `json:"strip_only,omitempty"`
+	// The rules about paths stand among the handler's own fields: public, optional,
+	// protect, scopes, costs and scope_deny. Default: every path needs a key, any valid
+	// key will do, and a request costs 1.
+	rules.Config
+	// Observe judges, counts and logs what would have been refused, but lets it pass.
+	// Default: false.
+	Observe bool `json:"observe,omitempty"`
+	// ForwardCredential leaves the key in the request for the upstream to see. Default: false.
+	ForwardCredential bool `json:"forward_credential,omitempty"`
+	// KeepOverrides leaves headers in the request that make some upstreams serve another
+	// path or method than the one judged. Default: false.
+	KeepOverrides bool `json:"keep_overrides,omitempty"`
+	// CORS are origins whose pages may read refusals, such as "https://app.example.com",
+	// or "*" for all. Default: none.
+	CORS []string `json:"cors,omitempty"`
+	// Headers chooses the limit headers of responses. Default: what the keyspace states.
+	Headers *HeadersConfig `json:"headers,omitempty"`
+	// Realm names the protected space in WWW-Authenticate. Default: the keyspace's
+	// name, "API" for the keyspace default.
+	Realm string `json:"realm,omitempty"`
+}

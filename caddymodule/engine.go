@@ -1,0 +1,136 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// engines keeps running engines over reloads, by the store they serve: a new
+// configuration is started before the old one is stopped, and both use the same.
+var engines = caddy.NewUsagePool()
+
+// closeTimeout bounds how long an engine that ends may take to write back its counts.
+const closeTimeout = 10 * time.Second
+
+// engine is one gateway and its store. It is made without touching the store, so that a
+// configuration can be provisioned only to be looked at.
+type engine struct {
+	gateway *gateway.Gateway
+	path    string
+	log     *logRelay
+	lazy    *lazyStore
+
+	mu sync.Mutex
+	// store is nil until the first start.
+	store   store
+	manager *management.Manager
+	// apps are the started configurations, newest last. Management goes by the newest;
+	// where that fails to come up after all, by the one before.
+	apps []*App
+}
+
+// lazyStore is the store of a gateway made before its store is opened. The gateway asks
+// nothing of it before its Start, and the store is set before that.
+type lazyStore struct{ gateway.Store }
+
+// newEngine returns an engine for the SQLite file at path.
+func newEngine(path string, log *slog.Logger) (*engine, error) {
+	e := &engine{path: path, log: newLogRelay(log.Handler()), lazy: new(lazyStore)}
+	var err error
+	e.gateway, err = gateway.New(gateway.Options{Store: e.lazy, Logger: slog.New(e.log)})
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// start makes the engine serve a: it opens the store where that was not done yet, and
+// refuses where store and configuration do not belong together. It blocks on the store.
+func (e *engine) start(ctx context.Context, a *App) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.store == nil {
+		s, err := openStore(ctx, e.path, slog.New(e.log))
+		if err != nil {
+			return fmt.Errorf("opening the store %s: %w", e.path, err)
+		}
+		e.store, e.lazy.Store = s, s
+		e.manager = management.New(management.Config{
+			Store: s, Engine: e.gateway, View: e.view, Logger: slog.New(e.log),
+		})
+	}
+	if err := checkPeppers(ctx, e.store, a.view.Hasher); err != nil {
+		return err
+	}
+	if err := checkPlans(ctx, e.store, a.view); err != nil {
+		return err
+	}
+	if err := e.gateway.Start(ctx); err != nil {
+		return fmt.Errorf("starting the gateway: %w", err)
+	}
+	if err := e.store.SavePeppers(ctx, a.view.Hasher.Checks()); err != nil {
+		return fmt.Errorf("storing the check values of the peppers: %w", err)
+	}
+	e.apps = append(e.apps, a)
+	e.log.follow(a.log.Handler())
+	go a.inherit(e.store)
+	return nil
+}
+
+// stop forgets a. It may not have been started.
+func (e *engine) stop(a *App) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.apps = slices.DeleteFunc(e.apps, func(other *App) bool { return other == a })
+	if n := len(e.apps); n > 0 {
+		e.log.follow(e.apps[n-1].log.Handler())
+	}
+}
+
+// view returns the configuration that management goes by, nil while none is running.
+func (e *engine) view() *gateway.View {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if n := len(e.apps); n > 0 {
+		return e.apps[n-1].view
+	}
+	return nil
+}
+
+// opened returns the store; nil before the first start.
+func (e *engine) opened() store {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.store
+}
+
+// management returns what changes tenants and keys; nil before the first start.
+func (e *engine) management() *management.Manager {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.manager
+}
+
+// Destruct ends the engine with the last configuration that used it. Requests that
+// still run are answered that keys can't be judged.
+func (e *engine) Destruct() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	err := e.gateway.Close(ctx)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.store != nil {
+		err = errors.Join(err, e.store.Close())
+	}
+	return err
+}

@@ -1,0 +1,196 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// quotaExceeded is the problem type of a limit, from the registry of RFC 9457 section
+// 4.2, where draft-ietf-httpapi-ratelimit-headers put it; its title is the registered one.
+const (
+	quotaExceeded      = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+	quotaExceededTitle = "Request cannot be satisfied as assigned quota has been exceeded"
+)
+
+// refusal is one request's: its reason, and what is said beyond it.
+type refusal struct {
+	reason gateway.Reason
+	// realm of the directive; empty for the keyspace's.
+	realm string
+	// keySent says that a key stood in the request, whatever it was worth.
+	keySent bool
+	// retryAfter is when the request may come again; where that is not known, 0, clients
+	// that need a number are told one second.
+	retryAfter time.Duration
+	// violated names the policies that refused.
+	violated []string
+	// scopes are those that the route asks for.
+	scopes []string
+}
+
+// status returns what the refusal answers with in a keyspace.
+func (f *refusal) status(ks *keyspace) int { return ks.refusals.answers[f.reason].status }
+
+// refusals answers requests that may not pass, in one keyspace's words. The bodies
+// are made once. Immutable, safe for concurrent use.
+type refusals struct {
+	contentType string
+	realm       string
+	answers     [gateway.NumReasons]answer
+}
+
+// answer is how one reason answers.
+type answer struct {
+	status int
+	body   []byte
+	// open is body without its closing brace, for problems that name the violated
+	// policies; nil for those that don't.
+	open []byte
+}
+
+// newRefusals renders every reason's body in a style.
+func newRefusals(style, realm string, words *[gateway.NumReasons]gateway.Refusal) *refusals {
+	r := &refusals{contentType: "application/json", realm: realm}
+	if style == styleProblem {
+		r.contentType = "application/problem+json"
+	}
+	for reason := gateway.MissingKey; reason < gateway.NumReasons; reason++ {
+		w := words[reason]
+		a := answer{status: w.Status}
+		switch style {
+		case styleDetail:
+			a.body = render(struct {
+				Detail string `json:"detail"`
+			}{w.Message})
+		case styleEnvelope:
+			type inner struct {
+				Code    string `json:"code"`
+				Message string `json:"message"`
+			}
+			a.body = render(struct {
+				Error inner `json:"error"`
+			}{inner{w.Code, w.Message}})
+		default:
+			p := problem{Type: "about:blank", Title: http.StatusText(w.Status), Status: w.Status, Detail: w.Message, Code: w.Code}
+			if reason == gateway.RateLimited || reason == gateway.QuotaExceeded {
+				p.Type, p.Title = quotaExceeded, quotaExceededTitle
+			}
+			if p.Title == "" {
+				// A status without a registered phrase: the reason's name says more than nothing.
+				p.Title = reason.String()
+			}
+			a.body = render(p)
+			if limits(reason) {
+				a.open = a.body[: len(a.body)-1 : len(a.body)-1]
+			}
+		}
+		r.answers[reason] = a
+	}
+	return r
+}
+
+// problem is a body by RFC 9457; code is an extension of ours, violated-policies one
+// of draft-ietf-httpapi-ratelimit-headers.
+type problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail"`
+	Code   string `json:"code"`
+}
+
+// render encodes v without escaping what only HTML would need escaped.
+func render(v any) []byte {
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	// Structs of strings and numbers always encode.
+	_ = e.Encode(v)
+	return []byte(strings.TrimSuffix(b.String(), "\n"))
+}
+
+// limits says that a reason is a limit's, so that a problem names the violated policies.
+func limits(r gateway.Reason) bool {
+	switch r {
+	case gateway.RateLimited, gateway.QuotaExceeded, gateway.ConcurrencyExceeded, gateway.CreditsExhausted:
+		return true
+	}
+	return false
+}
+
+// header sets the headers that a refusal has whoever writes its body: the challenge, what
+// caches may do, and when to come back.
+func (r *refusals) header(h http.Header, ref *refusal) {
+	status := r.answers[ref.reason].status
+	if c := r.challenge(status, ref); c != "" {
+		h.Set("WWW-Authenticate", c)
+	}
+	switch status {
+	case http.StatusTooManyRequests, http.StatusPaymentRequired, http.StatusServiceUnavailable:
+		h.Set("Cache-Control", "no-store")
+	}
+	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
+		seconds := int64((ref.retryAfter + time.Second - 1) / time.Second)
+		h.Set("Retry-After", strconv.FormatInt(max(seconds, 1), 10))
+	}
+}
+
+// challenge returns WWW-Authenticate by RFC 6750 section 3: no error where no key was
+// sent, so that a client learns what to send and not what it did wrong.
+func (r *refusals) challenge(status int, ref *refusal) string {
+	realm := r.realm
+	if ref.realm != "" {
+		realm = ref.realm
+	}
+	realm = `Bearer realm="` + quote(realm) + `"`
+	switch {
+	case status == http.StatusUnauthorized && ref.keySent:
+		return realm + `, error="invalid_token"`
+	case status == http.StatusUnauthorized:
+		return realm
+	case status == http.StatusForbidden && ref.reason == gateway.InsufficientScope:
+		realm += `, error="insufficient_scope"`
+		if len(ref.scopes) > 0 {
+			realm += `, scope="` + strings.Join(ref.scopes, " ") + `"`
+		}
+		return realm
+	case status == http.StatusBadRequest && ref.reason == gateway.AmbiguousKey:
+		return realm + `, error="invalid_request"`
+	}
+	return ""
+}
+
+// quote escapes what ends a quoted string, RFC 9110 section 5.6.4.
+func quote(s string) string {
+	return strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s)
+}
+
+// body returns a reason's body and its Content-Type. The caller must not change it.
+func (r *refusals) body(ref *refusal) (contentType string, body []byte) {
+	a := &r.answers[ref.reason]
+	if a.open == nil || len(ref.violated) == 0 {
+		return r.contentType, a.body
+	}
+	b := append(a.open, `,"violated-policies":`...)
+	b = append(b, render(ref.violated)...)
+	return r.contentType, append(b, '}')
+}
+
+// write answers a request with its refusal, headers and body. What was set in w's header before stays.
+func (r *refusals) write(w http.ResponseWriter, req *http.Request, ref *refusal) {
+	h := w.Header()
+	r.header(h, ref)
+	contentType, body := r.body(ref)
+	h.Set("Content-Type", contentType)
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(r.answers[ref.reason].status)
+	if req.Method != http.MethodHead {
+		// The client may be gone; there is nobody left to tell.
+		_, _ = w.Write(body)
+	}
+}

@@ -1,0 +1,141 @@
+package caddymodule
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+)
+
+// The kinds of stores and limiters that a configuration may name.
+const (
+	storeSQLite   = "sqlite"
+	storePostgres = "postgres"
+
+	limitsLocal = "local"
+	limitsRedis = "redis"
+	modeExact   = "exact"
+	modeLeased  = "leased"
+)
+
+// defaultStorePath is the SQLite file of a configuration that names none.
+const defaultStorePath = "keygate.db"
+
+// checkStores checks what the store, the limits, the peppers and the secret say, as far as that
+// can be told without expanding a placeholder.
+func (a *App) checkStores() error {
+	if s := a.Store; s != nil {
+		switch s.Type {
+		case "", storeSQLite:
+			if s.DSN != "" || s.Replica != "" || s.MaxStaleness != 0 {
+				return fieldErrorf("store", "store sqlite takes a path; dsn, replica and max_staleness are for postgres")
+			}
+		case storePostgres:
+			if s.DSN == "" {
+				return fieldErrorf("store", "store postgres needs the address of the server, such as {env.DATABASE_URL}")
+			}
+			if s.Path != "" {
+				return fieldErrorf("store", "store postgres takes no path; its local copy is named by replica")
+			}
+			if s.MaxStaleness < 0 {
+				return fieldErrorf("store.max_staleness", "max_staleness can't be negative")
+			}
+		default:
+			return fieldErrorf("store", "unknown store '%s' (there is sqlite, postgres)", s.Type)
+		}
+	}
+	if l := a.Limits; l != nil {
+		switch l.Type {
+		case "", limitsLocal:
+			if l.Address != "" || l.Mode != "" || l.Timeout != 0 {
+				return fieldErrorf("limits", "limits local takes nothing further; an address, mode and timeout are for redis")
+			}
+		case limitsRedis:
+			if l.Address == "" {
+				return fieldErrorf("limits", "limits redis needs the address of the server, such as {env.REDIS_URL}")
+			}
+			if l.Mode != "" && l.Mode != modeExact && l.Mode != modeLeased {
+				return fieldErrorf("limits.mode", "mode is 'exact' or 'leased', not '%s'", l.Mode)
+			}
+			if l.Timeout < 0 {
+				return fieldErrorf("limits.timeout", "timeout can't be negative")
+			}
+		default:
+			return fieldErrorf("limits", "unknown limits '%s' (there is local, redis)", l.Type)
+		}
+	}
+	for i, p := range a.Peppers {
+		if p == "" {
+			return fieldErrorf(fmt.Sprintf("peppers[%d]", i), "a pepper is empty")
+		}
+	}
+	return nil
+}
+
+// secrets are the configuration's strings with their placeholders expanded. They stay
+// out of App's exported fields, which are printed by logs and Caddy's /config/.
+type secrets struct {
+	storePath string
+	peppers   []string
+	secret    string
+}
+
+// expand expands the placeholders. Where a value is needed an empty one is an error, which names
+// the placeholder and never the value.
+func (a *App) expand(repl *caddy.Replacer) (s secrets, err error) {
+	s.storePath = defaultStorePath
+	if a.Store != nil && a.Store.Path != "" {
+		if s.storePath, err = expand(repl, "store", a.Store.Path); err != nil {
+			return secrets{}, err
+		}
+	}
+	for i, p := range a.Peppers {
+		v, err := expand(repl, fmt.Sprintf("peppers[%d]", i), p)
+		if err != nil {
+			return secrets{}, err
+		}
+		s.peppers = append(s.peppers, v)
+	}
+	if a.Secret != "" {
+		if s.secret, err = expand(repl, "secret", a.Secret); err != nil {
+			return secrets{}, err
+		}
+	}
+	return s, nil
+}
+
+// expand replaces the placeholders of one field's value.
+func expand(repl *caddy.Replacer, field, value string) (string, error) {
+	out, err := repl.ReplaceOrErr(value, true, true)
+	if err != nil {
+		return "", fieldErrorf(field, "%w: it needs a value", err)
+	}
+	if strings.TrimSpace(out) == "" {
+		return "", fieldErrorf(field, "it needs a value")
+	}
+	return out, nil
+}
+
+// identity names the resource an engine serves, so that configurations which mean the
+// same store share one engine, and refuses stores that this build does not have.
+func (a *App) identity(s secrets) (id, path string, err error) {
+	if a.Store != nil && a.Store.Type == storePostgres {
+		return "", "", fieldErrorf("store", "this build has no store postgres: use store sqlite")
+	}
+	if a.Limits != nil && a.Limits.Type == limitsRedis {
+		return "", "", fieldErrorf("limits", "this build has no limits redis: use limits local")
+	}
+	if strings.ContainsAny(s.storePath, "\x00?#") {
+		return "", "", fieldErrorf("store", "the path of the store holds a NUL, '?' or '#'")
+	}
+	// Where the directory does not exist the absolute path will do; opening says what is wrong.
+	if path, err = sqlstore.Identity(s.storePath); err != nil {
+		if path, err = filepath.Abs(s.storePath); err != nil {
+			return "", "", fieldErrorf("store", "finding the working directory: %w", err)
+		}
+	}
+	return storeSQLite + ":" + path, path, nil
+}
