@@ -147,11 +147,11 @@ func (s *addressShard) evict() {
 }
 
 // expendable says whether s may be given up although it is not idle, and when it was last
-// charged.
+// charged. One that never was is about to be, or left to the next Sweep.
 func (s *Subject) expendable() (last time.Time, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.last, !s.busy()
+	return s.last, !s.last.IsZero() && !s.busy()
 }
 
 // dropUnlessBusy is Drop for a subject that may still have something spent.

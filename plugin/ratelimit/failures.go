@@ -56,6 +56,7 @@ func NewFailures(policy *Policy, maxEntries int) *Failures {
 		f.depth = burst * f.cost
 	}
 	for i := range f.shards {
+		f.shards[i].last = math.MinInt64
 		f.shards[i].full = make(map[client]int64)
 	}
 	return f
@@ -69,12 +70,16 @@ func (f *Failures) Fail(now time.Time, addr netip.Addr) (ok bool, retry time.Dur
 	s := &f.shards[maphash.Comparable(f.seed, c)%shards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at := int64(now.Sub(f.base))
-	late := max(0, s.last-at)
-	s.last = max(s.last, at)
-	at = s.last
+	at, late := int64(now.Sub(f.base)), int64(0)
+	if at < s.last {
+		at, late = s.last, s.last-at
+	}
+	s.last = at
 	full, known := s.full[c]
-	next := max(full, at) + f.cost
+	if !known || full < at {
+		full = at
+	}
+	next := full + f.cost
 	if over := next - at - f.depth; over > 0 {
 		return false, time.Duration(over + late)
 	}

@@ -1,0 +1,138 @@
+package ratelimit
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// threeParties returns a bill as a busy plan makes it: a rate per address, a quota,
+// credits and concurrency per tenant, two rates and concurrency per key.
+func threeParties(t testing.TB, id string) *Bill {
+	address, tenant, key := NewSubject("a:"+id), NewSubject("t:"+id), NewSubject("k:"+id)
+	tenant.UsageLoaded()
+	key.UsageLoaded()
+	tenant.Account().Grant(1<<60, 0)
+	return &Bill{
+		Cost:    1,
+		Address: Party{address, address.Bind(1, FromPlan, rates(t, "1000000000/s per address"))},
+		Tenant: Party{tenant, tenant.Bind(1, FromPlan, []*Policy{must[*Policy](t)(ParseQuota("1000000000000/month")), NewCredits(),
+			must[*Policy](t)(ParseConcurrency("1000000 per tenant"))})},
+		Key: Party{key, key.Bind(1, FromPlan, append(rates(t, "1000000000/s, 1000000000000/d"), must[*Policy](t)(ParseConcurrency("1000000"))))},
+	}
+}
+
+func TestNoAllocations(t *testing.T) {
+	ctx, l := context.Background(), NewLocal()
+	refused := threeParties(t, "b")
+	refused.Key.Lines = append(refused.Key.Lines, refused.Key.Subject.Bind(1, FromKey, append(rates(t, "1/d"), CreditsLimit(1)))...)
+	var o Outcome
+	for name, b := range map[string]*Bill{"allowed": threeParties(t, "a"), "refused": refused, "nothing": {Key: Party{Subject: NewSubject("k:n")}}} {
+		now := epoch
+		if n := testing.AllocsPerRun(200, func() {
+			now = now.Add(time.Hour) // over many days and months
+			if l.Peek(ctx, now, b, &o) != nil || l.Charge(ctx, now, b, &o) != nil {
+				t.Fatal("not judged")
+			}
+			l.Adjust(ctx, now, b, -1)
+			l.Release(b)
+			for _, p := range b.parties() {
+				if p.Subject != nil {
+					p.Subject.closed = p.Subject.closed[:0] // as if flushed
+				}
+			}
+		}); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}
+
+func benchCharge(b *testing.B, bill *Bill) {
+	ctx, l, now := context.Background(), NewLocal(), time.Now()
+	var o Outcome
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := l.Charge(ctx, now, bill, &o); err != nil || o.N == 0 {
+			b.Fatal(err)
+		}
+		l.Release(bill)
+	}
+}
+
+func BenchmarkChargeOneLine(b *testing.B) {
+	benchCharge(b, billOf(NewSubject("k:x"), rates(b, "1000000000000/d")...))
+}
+
+func BenchmarkChargeRefused(b *testing.B) {
+	benchCharge(b, billOf(NewSubject("k:x"), rates(b, "1/d")...))
+}
+
+func BenchmarkChargeThreeLinesThreeParties(b *testing.B) {
+	bill := threeParties(b, "x")
+	bill.Tenant.Lines, bill.Key.Lines = bill.Tenant.Lines[:1], bill.Key.Lines[:1]
+	benchCharge(b, bill)
+}
+
+func BenchmarkChargeSevenLinesThreeParties(b *testing.B) { benchCharge(b, threeParties(b, "x")) }
+
+func benchParallel(b *testing.B, keys int) {
+	bills := make([]*Bill, keys)
+	for i := range bills {
+		bills[i] = billOf(NewSubject("k:"+strconv.Itoa(i)), rates(b, "1000000000000/d")...)
+	}
+	var worker atomic.Int64
+	ctx, l, now := context.Background(), NewLocal(), time.Now()
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		var o Outcome
+		for i := int(worker.Add(7919)); pb.Next(); i++ {
+			bill := *bills[i%keys]
+			if l.Charge(ctx, now, &bill, &o) != nil {
+				b.Error("not judged")
+			}
+			l.Release(&bill)
+		}
+	})
+}
+
+func BenchmarkChargeParallelHotKey(b *testing.B)   { benchParallel(b, 1) }
+func BenchmarkChargeParallelManyKeys(b *testing.B) { benchParallel(b, 100_000) }
+
+func BenchmarkWriteHeaders(b *testing.B) {
+	bill, now := threeParties(b, "x"), time.Now()
+	var o Outcome
+	if NewLocal().Charge(context.Background(), now, bill, &o) != nil {
+		b.Fatal("not judged")
+	}
+	for name, n := range map[string]int{"1": 1, "7": o.N} {
+		b.Run(name, func(b *testing.B) {
+			h, o := http.Header{}, o
+			o.N = n
+			b.ReportAllocs()
+			for b.Loop() {
+				o.WriteHeaders(h, now, HeaderOptions{X: true, IETF: true})
+			}
+		})
+	}
+}
+
+func BenchmarkFailures(b *testing.B) {
+	f, now := NewFailures(rates(b, "100/m")[0], 100_000), time.Now()
+	b.Run("known", func(b *testing.B) {
+		a := netip.MustParseAddr("192.0.2.1")
+		b.ReportAllocs()
+		for b.Loop() {
+			f.Fail(now, a)
+		}
+	})
+	b.Run("flood", func(b *testing.B) {
+		b.ReportAllocs()
+		for i := uint32(0); b.Loop(); i++ {
+			f.Fail(now, v4(i))
+		}
+	})
+}

@@ -1,0 +1,150 @@
+package ratelimit
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+func v4(n uint32) netip.Addr {
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], n)
+	return netip.AddrFrom4(b)
+}
+
+func TestFailures(t *testing.T) {
+	f := NewFailures(rates(t, "100/m burst 10")[0], 1000)
+	a := netip.MustParseAddr("192.0.2.1")
+	for i := range 10 {
+		if ok, retry := f.Fail(epoch, a); !ok || retry != 0 {
+			t.Fatal(i, ok, retry)
+		}
+	}
+	for _, now := range []time.Time{epoch, epoch.Add(-time.Hour)} {
+		if ok, retry := f.Fail(now, a); ok || retry != epoch.Sub(now)+600*time.Millisecond {
+			t.Fatal(ok, retry)
+		}
+	}
+	if ok, _ := f.Fail(epoch, netip.MustParseAddr("::ffff:192.0.2.1")); ok {
+		t.Error("the mapped address is another client")
+	}
+	if ok, _ := f.Fail(epoch, netip.MustParseAddr("192.0.2.2")); !ok {
+		t.Error("a neighbour is refused")
+	}
+	if ok, _ := f.Fail(epoch.Add(600*time.Millisecond-1), a); ok {
+		t.Error("too early")
+	}
+	if ok, _ := f.Fail(epoch.Add(600*time.Millisecond), a); !ok {
+		t.Error("refused after its retry")
+	}
+	for i := range 10 {
+		if ok, _ := f.Fail(epoch, netip.MustParseAddr("2001:db8::").Next()); !ok {
+			t.Error(i)
+		}
+	}
+	if ok, _ := f.Fail(epoch, netip.MustParseAddr("2001:db8::ffff:1%eth0")); ok {
+		t.Error("another address of the /64 is another client")
+	}
+	if ok, _ := f.Fail(epoch, netip.MustParseAddr("2001:db8:0:1::1")); !ok {
+		t.Error("another /64 is refused")
+	}
+	f.Fail(epoch, netip.Addr{})
+	later := epoch.Add(time.Minute)
+	if n := testing.AllocsPerRun(100, func() { f.Fail(later, a) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+	f.Sweep(epoch.Add(time.Hour))
+	if f.Len() != 0 {
+		t.Errorf("%d left", f.Len())
+	}
+}
+
+// A flood of addresses neither grows the table nor frees those that failed often.
+func TestFailuresFlood(t *testing.T) {
+	f := NewFailures(rates(t, "100/h")[0], 3200)
+	offender := v4(1)
+	now := epoch
+	for range 100 {
+		f.Fail(now, offender)
+	}
+	for i := range uint32(100_000) {
+		f.Fail(now, v4(1000+i))
+		if f.Len() > 3200 {
+			t.Fatal(f.Len())
+		}
+		if i == 50_000 {
+			// Buckets that are full meanwhile go first.
+			now = now.Add(40 * time.Second)
+		}
+	}
+	if ok, _ := f.Fail(now.Add(-40*time.Second), offender); ok {
+		// One token came back in 40 s.
+		if ok, _ = f.Fail(now, offender); ok {
+			t.Error("the flood made the offender's failures forgotten")
+		}
+	}
+	if one := NewFailures(rates(t, "1/366d burst 1000000000000")[0], 0); one.depth <= 0 || one.perShard != 1 {
+		t.Errorf("%+v", one.depth)
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	a := newAddresses(32 * 4)
+	addr := netip.MustParseAddr("2001:db8::1")
+	s := a.Get("p:free", addr)
+	if s.ID() != "a:p:free:2001:db8::/64" || a.Get("p:free", v4(0x01020304)).ID() != "a:p:free:1.2.3.4" {
+		t.Error(s.ID())
+	}
+	if a.Get("p:free", netip.MustParseAddr("2001:db8::2")) != s || a.Get("p:pro", addr) == s {
+		t.Error("not one subject for each owner and /64")
+	}
+	if n := testing.AllocsPerRun(100, func() { a.Get("p:free", addr) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+	b := billOf(s, rates(t, "2/m")...)
+	a.Sweep(epoch)
+	charge(t, b, epoch)
+	a.Sweep(epoch.Add(time.Hour))
+	if s.Dropped() || a.Get("p:free", addr) != s {
+		t.Fatal("dropped while a request runs")
+	}
+	NewLocal().Release(b)
+	a.Sweep(epoch)
+	a.Sweep(epoch)
+	if a.Get("p:free", addr) != s {
+		t.Fatal("dropped with a bucket that is not full")
+	}
+	a.Sweep(epoch.Add(time.Hour))
+	if s.Dropped() {
+		t.Fatal("dropped though it was just asked for")
+	}
+	a.Sweep(epoch.Add(time.Hour))
+	if err := NewLocal().Charge(context.Background(), epoch.Add(time.Hour), b, &Outcome{}); !errors.Is(err, ErrDropped) {
+		t.Errorf("a dropped subject can be charged: %v", err)
+	}
+	if a.Len() != 0 || a.Get("p:free", addr) == s {
+		t.Errorf("%d left", a.Len())
+	}
+	// A flood: bounded, and what runs is kept.
+	kept := a.Get("p:free", addr)
+	running := billOf(kept, rates(t, "2/m")...)
+	charge(t, running, epoch)
+	for i := range uint32(10_000) {
+		b := billOf(a.Get("p:free", v4(i)), rates(t, "2/m")...)
+		charge(t, b, epoch)
+		NewLocal().Release(b)
+	}
+	if n := a.Len(); n > 32*4+32 || a.Get("p:free", addr) != kept {
+		t.Errorf("%d subjects", n)
+	}
+	n := 0
+	for range a.All {
+		n++
+	}
+	if n != a.Len() {
+		t.Errorf("All gave %d of %d", n, a.Len())
+	}
+}
