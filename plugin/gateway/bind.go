@@ -130,7 +130,9 @@ func effectiveLimits(plan *Plan, t *Tenant) ([]*ratelimit.Policy, error) {
 }
 
 // TenantLimits returns the limits of a tenant on a plan, as Check applies them.
-func TenantLimits(plan *Plan, t *Tenant) ([]*ratelimit.Policy, error) { return effectiveLimits(plan, t) }
+func TenantLimits(plan *Plan, t *Tenant) ([]*ratelimit.Policy, error) {
+	return effectiveLimits(plan, t)
+}
 
 // Policies parses what a record states of its own.
 func (o Overrides) Policies() ([]*ratelimit.Policy, error) {

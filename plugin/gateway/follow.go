@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -52,13 +53,16 @@ func (g *Gateway) catchUp(ctx context.Context) error {
 			}
 			return nil
 		}
-		if err := g.Apply(ctx, changes); err != nil {
+		read, last := len(changes), changes[len(changes)-1].Seq
+		// What this process wrote may have been applied by the writer meanwhile.
+		fresh := slices.DeleteFunc(changes, func(c Change) bool { return c.Seq <= g.seq.Load() })
+		if err := g.Apply(ctx, fresh); err != nil {
 			return err
 		}
-		if last := changes[len(changes)-1].Seq; last > g.seq.Load() {
+		if last > g.seq.Load() {
 			g.seq.Store(last) // over gaps too
 		}
-		if len(changes) < changesAtOnce {
+		if read < changesAtOnce {
 			return nil
 		}
 	}

@@ -1,0 +1,251 @@
+package gateway_test
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+func at(t time.Time) func(*gateway.Request) { return func(r *gateway.Request) { r.Now = t } }
+func cost(n int64) func(*gateway.Request)   { return func(r *gateway.Request) { r.Cost = n } }
+
+func (w *world) balance(tenant string) int64 {
+	w.t.Helper()
+	var n int64
+	err := w.gw.WithCredits(context.Background(), "default", tenant, func() error {
+		return w.store.View(context.Background(), func(tx management.Tx) error {
+			t, err := tx.Tenant("default", tenant)
+			if err == nil {
+				n = t.Credits
+			}
+			return err
+		})
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return n
+}
+
+func TestLimitsAreAllOrNothing(t *testing.T) {
+	w := newWorld(t, plan("free", "rate 3/h", "quota 5/day", "credits"))
+	w.tenant("acme", "free", 4)
+	_, key := w.key("acme")
+	w.want(gateway.Allowed, key, cost(3)) // quota 2 left, credits 1 left, rate 2 left
+	w.want(gateway.QuotaExceeded, key, cost(3))
+	w.want(gateway.CreditsExhausted, key, cost(2))
+	if got := w.balance("acme"); got != 1 {
+		t.Errorf("balance %d, want 1", got)
+	}
+	w.want(gateway.Allowed, key)
+	w.want(gateway.CreditsExhausted, key)
+	if got := w.balance("acme"); got != 0 {
+		t.Errorf("balance %d, want 0", got)
+	}
+}
+
+// Limits of one tenant are shared by its keys, and nobody else's.
+func TestWhoseLimit(t *testing.T) {
+	w := newWorld(t, plan("shared", "rate 2/h per tenant"), plan("own", "rate 2/h"))
+	w.tenant("a", "shared", 0)
+	w.tenant("b", "shared", 0)
+	w.tenant("c", "own", 0)
+	_, a1 := w.key("a")
+	_, a2 := w.key("a")
+	_, b1 := w.key("b")
+	_, c1 := w.key("c")
+	_, c2 := w.key("c")
+	w.want(gateway.Allowed, a1)
+	w.want(gateway.Allowed, a2)
+	w.want(gateway.RateLimited, a1)
+	w.want(gateway.RateLimited, a2)
+	w.want(gateway.Allowed, b1)
+	for _, k := range []string{c1, c2} {
+		w.want(gateway.Allowed, k)
+		w.want(gateway.Allowed, k)
+		w.want(gateway.RateLimited, k)
+	}
+}
+
+// A tenant's own limit replaces the plan's of that kind; a key's own only tightens.
+func TestOverrides(t *testing.T) {
+	w := newWorld(t, plan("free", "rate 5/h", "quota 100/day"))
+	w.tenant("acme", "free", 0)
+	w.editTenant("acme", func(t *gateway.Tenant) { t.Rate = "3/h" })
+	_, key := w.key("acme")
+	_, tight := w.key("acme", func(k *gateway.Key) { k.Rate = "2/h" })
+	_, loose := w.key("acme", func(k *gateway.Key) { k.Rate = "100/h" })
+	for _, c := range []struct {
+		key  string
+		pass int
+	}{{key, 3}, {tight, 2}, {loose, 3}} {
+		now := time.Now()
+		for range c.pass {
+			w.want(gateway.Allowed, c.key, at(now))
+		}
+		w.want(gateway.RateLimited, c.key, at(now))
+	}
+	limit := int64(2)
+	w.editKey("key_000001", func(k *gateway.Key) { k.CreditsLimit = &limit })
+}
+
+// Raising and lowering a limit, by a reload or by moving the tenant to another plan,
+// keeps what was spent.
+func TestSpentIsCarriedOver(t *testing.T) {
+	w := newWorld(t, plan("free", "rate 10/h", "quota 10/day"), plan("pro", "rate 20/h", "quota 20/day"))
+	w.tenant("acme", "free", 0)
+	_, key := w.key("acme")
+	now := time.Now()
+	for range 6 {
+		w.want(gateway.Allowed, key, at(now))
+	}
+	left := func() int {
+		n := 0
+		for w.check(key, at(now)) == gateway.Allowed {
+			n++
+		}
+		return n
+	}
+	w.use(plan("free", "rate 8/h", "quota 8/day"), plan("pro", "rate 20/h", "quota 20/day"))
+	if got := left(); got != 2 {
+		t.Errorf("after lowering 10 to 8 with 6 spent, %d pass, want 2", got)
+	}
+	w.editTenant("acme", func(t *gateway.Tenant) { t.Plan = "pro" })
+	if got := left(); got != 12 {
+		t.Errorf("after moving to 20 with 8 spent, %d pass, want 12", got)
+	}
+	w.editTenant("acme", func(t *gateway.Tenant) { t.Plan = "free" })
+	if got := left(); got != 0 {
+		t.Errorf("after moving back to 8 with 20 spent, %d pass, want 0", got)
+	}
+}
+
+// Quotas and credits outlive a clean restart exactly.
+func TestCountsOutliveARestart(t *testing.T) {
+	w := newWorld(t, plan("free", "quota 10/month", "quota 8/day", "credits"))
+	w.tenant("acme", "free", 100)
+	_, key := w.key("acme")
+	now := time.Now().UTC()
+	for range 5 {
+		w.want(gateway.Allowed, key, at(now))
+	}
+	w.restart()
+	if got := w.balance("acme"); got != 95 {
+		t.Errorf("balance %d after a restart, want 95", got)
+	}
+	n := 0
+	for w.check(key, at(now)) == gateway.Allowed {
+		n++
+	}
+	if n != 3 {
+		t.Errorf("%d more pass after a restart, want 3", n)
+	}
+}
+
+// Many spend from one balance at once, the web app too, and it never goes below zero
+// nor is a credit lost.
+func TestCreditsAreExact(t *testing.T) {
+	w := newWorld(t, plan("free", "credits"))
+	w.tenant("acme", "free", 500)
+	var keys []string
+	for range 4 {
+		_, k := w.key("acme")
+		keys = append(keys, k)
+	}
+	var spent, app atomic.Int64
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for w.check(keys[i%4]) == gateway.Allowed {
+				spent.Add(1)
+			}
+		})
+	}
+	wg.Go(func() {
+		for range 50 {
+			err := w.gw.WithCredits(context.Background(), "default", "acme", func() error {
+				return w.store.Update(context.Background(), func(tx management.Tx) error {
+					return tx.AddCredits(&management.LedgerEntry{Keyspace: "default", Tenant: "acme", Kind: "spend", Amount: -1, At: time.Now()})
+				})
+			})
+			if err == nil {
+				app.Add(1)
+			}
+		}
+	})
+	wg.Wait()
+	if left := w.balance("acme"); left < 0 || left+spent.Load()+app.Load() != 500 {
+		t.Errorf("%d spent by requests, %d by the app, %d left: that is not 500", spent.Load(), app.Load(), left)
+	}
+}
+
+func TestSettle(t *testing.T) {
+	w := newWorld(t, plan("free", "quota 100/day", "credits"))
+	w.tenant("acme", "free", 20)
+	_, key := w.key("acme")
+	run := func(announced, real int64) (shortfall int64) {
+		var d gateway.Decision
+		req := w.request(key)
+		req.Cost = announced
+		w.gw.Check(context.Background(), req, &d)
+		if d.Reason != gateway.Allowed {
+			t.Fatal(d.Reason)
+		}
+		shortfall = d.Settle(real)
+		d.Done()
+		return shortfall
+	}
+	run(5, 0) // refunded
+	if got := w.balance("acme"); got != 20 {
+		t.Errorf("after a refund: %d", got)
+	}
+	run(5, 8)
+	if got := w.balance("acme"); got != 12 {
+		t.Errorf("after an actual cost of 8: %d", got)
+	}
+	if s := run(5, 15); s != 3 {
+		t.Errorf("shortfall %d, want 3", s)
+	}
+	if got := w.balance("acme"); got != 0 {
+		t.Errorf("after an actual cost above the balance: %d", got)
+	}
+	w.want(gateway.CreditsExhausted, key)
+}
+
+func TestConcurrency(t *testing.T) {
+	w := newWorld(t, plan("free", "concurrency 2"))
+	w.tenant("acme", "free", 0)
+	_, key := w.key("acme")
+	var d [2]gateway.Decision
+	for i := range d {
+		w.gw.Check(context.Background(), w.request(key), &d[i])
+		if d[i].Reason != gateway.Allowed {
+			t.Fatal(d[i].Reason)
+		}
+	}
+	w.want(gateway.ConcurrencyExceeded, key)
+	// Who only asks holds nothing open.
+	w.want(gateway.Allowed, key, func(r *gateway.Request) { r.NoConcurrency = true })
+	d[0].Done()
+	d[0].Done() // a second time does nothing
+	w.want(gateway.Allowed, key)
+	w.want(gateway.Allowed, key)
+	d[1].Done()
+}
+
+func TestPerAddress(t *testing.T) {
+	w := newWorld(t, plan("free", "rate 2/h per address"))
+	w.tenant("a", "free", 0)
+	w.tenant("b", "free", 0)
+	_, a := w.key("a")
+	_, b := w.key("b")
+	w.want(gateway.Allowed, a)
+	w.want(gateway.Allowed, b)
+	w.want(gateway.RateLimited, a)
+	w.want(gateway.Allowed, a, func(r *gateway.Request) { r.Addr = gateway.Addr("192.0.2.77") })
+}

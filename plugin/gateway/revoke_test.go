@@ -1,0 +1,292 @@
+package gateway_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// A look-up that began before a revocation and ends after it must not bring the key
+// back: neither for the request that waits for it nor for the cache.
+func TestSlowLoadCannotReviveARevokedKey(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "free", 0)
+	for range 20 {
+		id, key := w.key("acme")
+		read, revoked := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		hold := func() { once.Do(func() { close(read); <-revoked }) }
+		w.store.afterLookup.Store(&hold)
+		result := make(chan gateway.Reason, 1)
+		go func() { result <- w.check(key) }()
+		<-read // the record was read, as it was before
+		w.editKey(id, revoke)
+		close(revoked)
+		if got := <-result; got != gateway.RevokedKey {
+			t.Fatalf("a request that was loading when the key was revoked: %v", got)
+		}
+		w.store.afterLookup.Store(nil)
+		w.want(gateway.RevokedKey, key)
+	}
+}
+
+// The same for a tenant's suspension.
+func TestSlowLoadCannotReviveASuspendedTenant(t *testing.T) {
+	w := newWorld(t)
+	for i := range 20 {
+		slug := fmt.Sprintf("tenant-%d", i)
+		w.tenant(slug, "free", 0)
+		_, key := w.key(slug)
+		read, suspended := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		hold := func() { once.Do(func() { close(read); <-suspended }) }
+		w.store.afterLookup.Store(&hold)
+		result := make(chan gateway.Reason, 1)
+		go func() { result <- w.check(key) }()
+		<-read
+		w.editTenant(slug, func(t *gateway.Tenant) { t.Active = false })
+		close(suspended)
+		if got := <-result; got != gateway.TenantInactive {
+			t.Fatalf("a request that was loading when the tenant was suspended: %v", got)
+		}
+		w.store.afterLookup.Store(nil)
+		w.want(gateway.TenantInactive, key)
+	}
+}
+
+// Readers try all the time to catch a key after its revocation has returned, while
+// keys are disabled, enabled, edited and revoked and look-ups take their time.
+func TestNoRequestPassesAfterRevocation(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "free", 0)
+	slow := func() {
+		if rand.IntN(4) == 0 {
+			time.Sleep(time.Duration(rand.IntN(300)) * time.Microsecond)
+		}
+	}
+	w.store.afterLookup.Store(&slow)
+	const keys = 12
+	type target struct {
+		id, key string
+		// bad is raised after a call that took the key's validity away has returned, and
+		// lowered before one that gives it back is made.
+		bad atomic.Bool
+	}
+	targets := make([]*target, keys)
+	for i := range targets {
+		targets[i] = &target{}
+		targets[i].id, targets[i].key = w.key("acme")
+	}
+	stop := make(chan struct{})
+	var readers, writers sync.WaitGroup
+	var checks, wrong atomic.Int64
+	for range 3 {
+		readers.Go(func() {
+			req := w.request("")
+			var d gateway.Decision
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				x := targets[rand.IntN(keys)]
+				bad := x.bad.Load()
+				req.Now, req.Credential = time.Now(), x.key
+				w.gw.Check(context.Background(), req, &d)
+				d.Done()
+				checks.Add(1)
+				if bad && d.Reason == gateway.Allowed && x.bad.Load() {
+					wrong.Add(1)
+				}
+			}
+		})
+	}
+	for i := range 3 {
+		writers.Go(func() {
+			for round := range 4 {
+				for j := i; j < keys; j += 3 {
+					x := targets[j]
+					if err := w.tryEditKey(x.id, disable); err != nil {
+						t.Error(err)
+					}
+					x.bad.Store(true)
+					_ = w.tryEditKey(x.id, func(k *gateway.Key) { k.Description = fmt.Sprint(round) })
+					x.bad.Store(false)
+					if err := w.tryEditKey(x.id, enable); err != nil {
+						t.Error(err)
+					}
+					if got := w.check(x.key); got != gateway.Allowed {
+						t.Errorf("an enabled key: %v", got)
+					}
+				}
+			}
+			for j := i; j < keys; j += 3 {
+				if err := w.tryEditKey(targets[j].id, revoke); err != nil {
+					t.Error(err)
+				}
+				targets[j].bad.Store(true)
+			}
+		})
+	}
+	writers.Wait()
+	time.Sleep(50 * time.Millisecond)
+	close(stop)
+	readers.Wait()
+	if wrong.Load() != 0 {
+		t.Errorf("%d of %d requests passed after their key was taken back", wrong.Load(), checks.Load())
+	}
+	for _, x := range targets {
+		w.want(gateway.RevokedKey, x.key)
+	}
+}
+
+// What another process writes to the same file is followed.
+func TestAnotherProcessRevokes(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "free", 0)
+	id, key := w.key("acme")
+	w.want(gateway.Allowed, key)
+	other := &world{t: t, path: w.path, hasher: w.hasher}
+	other.use()
+	other.n.Store(1000)
+	other.start()
+	other.editKey(id, revoke)
+	eventually(t, "the other process's revocation counts", func() bool { return w.check(key) == gateway.RevokedKey })
+	_, fresh := other.key("acme")
+	eventually(t, "the other process's key is known", func() bool { return w.check(fresh) == gateway.Allowed })
+}
+
+// live lets a request in and returns a channel of the reason for which it is ended.
+func (w *world) live(key string) (d *gateway.Decision, ended chan gateway.Reason) {
+	w.t.Helper()
+	d, ended = new(gateway.Decision), make(chan gateway.Reason, 2)
+	w.gw.Check(context.Background(), w.request(key), d)
+	if d.Reason != gateway.Allowed {
+		w.t.Fatal(d.Reason)
+	}
+	d.Track(func(r gateway.Reason) { ended <- r })
+	return d, ended
+}
+
+func TestLiveRequestsEnd(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		edit func(w *world, id string)
+		want gateway.Reason
+	}{
+		{"revoked", func(w *world, id string) { w.editKey(id, revoke) }, gateway.RevokedKey},
+		{"disabled", func(w *world, id string) { w.editKey(id, disable) }, gateway.DisabledKey},
+		{"suspended", func(w *world, id string) {
+			w.editTenant("acme", func(t *gateway.Tenant) { t.Active = false })
+		}, gateway.TenantInactive},
+		{"expired by an edit", func(w *world, id string) {
+			w.editKey(id, func(k *gateway.Key) { k.ExpiresAt = time.Now().Add(-time.Second) })
+		}, gateway.ExpiredKey},
+		{"expires soon", func(w *world, id string) {
+			w.editKey(id, func(k *gateway.Key) { k.ExpiresAt = time.Now().Add(100 * time.Millisecond) })
+		}, gateway.ExpiredKey},
+		{"deleted", func(w *world, id string) {
+			w.update(func(tx management.Tx) []gateway.Change {
+				k, err := tx.Key("default", id)
+				if err != nil {
+					w.t.Fatal(err)
+				}
+				gone := *k
+				gone.DeletedAt = time.Now()
+				if err := tx.UpdateKey(&gone); err != nil {
+					w.t.Fatal(err)
+				}
+				if err := tx.DeleteSecrets("default", id); err != nil {
+					w.t.Fatal(err)
+				}
+				return []gateway.Change{{Kind: gateway.ChangeKey, Keyspace: "default", ID: id}}
+			})
+		}, gateway.InvalidKey},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.tenant("acme", "free", 0)
+			w.tenant("other", "free", 0)
+			id, key := w.key("acme")
+			_, bystander := w.key("other")
+			d, ended := w.live(key)
+			defer d.Done()
+			over, overEnded := w.live(key)
+			over.Done()
+			by, byEnded := w.live(bystander)
+			defer by.Done()
+			c.edit(w, id)
+			select {
+			case got := <-ended:
+				if got != c.want {
+					t.Errorf("ended for %v, want %v", got, c.want)
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatal("never ended")
+			}
+			if len(overEnded) != 0 || len(byEnded) != 0 {
+				t.Error("a request was ended that was over, or another tenant's")
+			}
+		})
+	}
+}
+
+// A request that is let in while its key is being revoked is ended too, whichever
+// comes first.
+func TestTrackRacesRevocation(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "free", 0)
+	for range 50 {
+		id, key := w.key("acme")
+		w.want(gateway.Allowed, key)
+		d, ended := new(gateway.Decision), make(chan gateway.Reason, 1)
+		w.gw.Check(context.Background(), w.request(key), d)
+		var wg sync.WaitGroup
+		wg.Go(func() { w.editKey(id, revoke) })
+		wg.Go(func() { d.Track(func(r gateway.Reason) { ended <- r }) })
+		wg.Wait()
+		select {
+		case <-ended:
+		case <-time.After(10 * time.Second):
+			t.Fatal("a request was forgotten")
+		}
+		d.Done()
+	}
+}
+
+func TestGraceEndsLiveRequests(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "free", 0)
+	id, old := w.key("acme")
+	d, ended := w.live(old)
+	defer d.Done()
+	next := must(w.ks.Grammar.Generate("live"))(t)
+	w.update(func(tx management.Tx) []gateway.Change {
+		secrets, err := tx.Secrets("default", id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		secrets[0].ExpiresAt = time.Now().Add(200 * time.Millisecond)
+		if err := tx.UpdateSecret(secrets[0]); err != nil {
+			t.Fatal(err)
+		}
+		w.insertSecret(tx, id, next)
+		return []gateway.Change{{Kind: gateway.ChangeKey, Keyspace: "default", ID: id}}
+	})
+	fresh, freshEnded := w.live(next)
+	defer fresh.Done()
+	if got := <-ended; got != gateway.RevokedKey {
+		t.Errorf("the old secret's request ended for %v", got)
+	}
+	if len(freshEnded) != 0 {
+		t.Error("the new secret's request was ended with the old one's")
+	}
+}
