@@ -70,7 +70,13 @@ func block(d *caddyfile.Dispenser, what string, opts options) error {
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		name := d.Val()
 		o, ok := opts[name]
-		if !ok {
+		switch {
+		case ok:
+		case name == "{":
+			return d.Errf("unexpected '{' in %s: the option before it has no block", what)
+		case len(opts) == 0:
+			return d.Errf("%s has no options, but '%s' is stated", what, name)
+		default:
 			return d.Errf("unrecognized option '%s' in %s (there is %s)", name, what, strings.Join(slices.Sorted(maps.Keys(opts)), ", "))
 		}
 		if stated[name] && !o.repeatable {
@@ -100,7 +106,7 @@ func args(d *caddyfile.Dispenser, low, high int, usage string) ([]string, error)
 type parser struct {
 	app   *App
 	lines lines
-	// seen are the options of all keyspaces together that were stated, at the top.
+	// named are the keyspaces that have a block.
 	named map[string]bool
 }
 
@@ -169,7 +175,10 @@ func (p *parser) keyspace(d *caddyfile.Dispenser) error {
 	p.named[name] = true
 	ks := new(KeyspaceConfig)
 	opts := p.keyspaceOptions(path, ks)
-	for _, global := range []string{"store", "limits", "pepper", "secret", "keyspace"} {
+	opts["keyspace"] = option{parse: func(d *caddyfile.Dispenser) error {
+		return d.Err("a keyspace can't stand inside another")
+	}}
+	for _, global := range []string{"store", "limits", "pepper", "secret"} {
 		opts[global] = option{parse: func(d *caddyfile.Dispenser) error {
 			return d.Errf("'%s' holds for all keyspaces and stands outside of keyspace blocks", global)
 		}}
@@ -278,8 +287,8 @@ func oneArg(d *caddyfile.Dispenser, usage string, to *string) error {
 	return nil
 }
 
-// flag reads a line without arguments.
-func flag(d *caddyfile.Dispenser, to *bool) error {
+// bare reads a line without arguments.
+func bare(d *caddyfile.Dispenser, to *bool) error {
 	if _, err := args(d, 0, 0, d.Val()); err != nil {
 		return err
 	}

@@ -46,6 +46,7 @@ func registerHandler() {
 // Where a matcher leaves requests out, a second route removes from them the headers in which
 // upstreams are told who calls.
 func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	h.Next() // the matcher, if any, follows the directive's name
 	matcher, err := h.ExtractMatcherSet()
 	if err != nil {
 		return nil, err
@@ -139,11 +140,11 @@ func handlerOptions(l lines, c *HandlerConfig) options {
 		"cost": {repeatable: true, parse: func(d *caddyfile.Dispenser) error {
 			return parseCost(d, l, c)
 		}},
-		"observe": {parse: func(d *caddyfile.Dispenser) error { return flag(d, &c.Observe) }},
+		"observe": {parse: func(d *caddyfile.Dispenser) error { return bare(d, &c.Observe) }},
 		"forward_credential": {parse: func(d *caddyfile.Dispenser) error {
-			return flag(d, &c.ForwardCredential)
+			return bare(d, &c.ForwardCredential)
 		}},
-		"keep_overrides": {parse: func(d *caddyfile.Dispenser) error { return flag(d, &c.KeepOverrides) }},
+		"keep_overrides": {parse: func(d *caddyfile.Dispenser) error { return bare(d, &c.KeepOverrides) }},
 		"cors": {parse: func(d *caddyfile.Dispenser) (err error) {
 			l.note("cors", d)
 			c.CORS, err = args(d, 1, -1, "cors <origin>...")
@@ -158,19 +159,19 @@ func handlerOptions(l lines, c *HandlerConfig) options {
 			return err
 		}},
 	}
-	for word, to := range map[string]*[]rules.Pattern{"public": &c.Public, "optional": &c.Optional, "protect": &c.Protect} {
-		opts[word] = option{repeatable: true, parse: func(d *caddyfile.Dispenser) error {
+	for name, to := range map[string]*[]rules.Pattern{"public": &c.Public, "optional": &c.Optional, "protect": &c.Protect} {
+		opts[name] = option{repeatable: true, parse: func(d *caddyfile.Dispenser) error {
 			at := *d
-			a, err := args(d, 1, -1, word+" [<methods>] <path>...")
+			a, err := args(d, 1, -1, name+" [<methods>] <path>...")
 			if err != nil {
 				return err
 			}
 			patterns, err := rules.ParsePatterns(a)
 			if err != nil {
-				return at.Errf("%s: %w", word, err)
+				return at.Errf("%s: %w", name, err)
 			}
 			for _, p := range patterns {
-				l.note(fmt.Sprintf("%s[%d]", word, len(*to)), &at)
+				l.note(fmt.Sprintf("%s[%d]", name, len(*to)), &at)
 				*to = append(*to, p)
 			}
 			return nil

@@ -257,11 +257,11 @@ func parsePlan(d *caddyfile.Dispenser, note noter, p *PlanConfig) error {
 		}},
 		"deny": {parse: func(d *caddyfile.Dispenser) error {
 			note("deny", d)
-			return flag(d, &p.Deny)
+			return bare(d, &p.Deny)
 		}},
 		"observe": {parse: func(d *caddyfile.Dispenser) error {
 			note("observe", d)
-			return flag(d, &p.Observe)
+			return bare(d, &p.Observe)
 		}},
 		"on_redis_down": {parse: func(d *caddyfile.Dispenser) error {
 			note("on_redis_down", d)

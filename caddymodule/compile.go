@@ -150,6 +150,13 @@ func (c *KeyspaceConfig) grammar() (*apikey.Grammar, error) {
 	if len(prefixes) == 0 {
 		prefixes = defaultPrefixes
 	}
+	// Where the prefixes are the default ones, it is the format that makes them wrong.
+	fieldOf := func(i int) string {
+		if len(c.Prefixes) == 0 {
+			return "format"
+		}
+		return fmt.Sprintf("prefixes[%d]", i)
+	}
 	if c.Format != nil {
 		if c.Format.Length < 0 {
 			return nil, fieldErrorf("format.length", "length %d: a key has at least one character after its prefix", c.Format.Length)
@@ -166,7 +173,7 @@ func (c *KeyspaceConfig) grammar() (*apikey.Grammar, error) {
 	}
 	environments := make(map[string]string)
 	for i, p := range prefixes {
-		path := fmt.Sprintf("prefixes[%d]", i)
+		path := fieldOf(i)
 		if !environmentName.MatchString(p.Environment) {
 			return nil, fieldErrorf(path, "prefix '%s': '%s' is no name of an environment, which is 1 to 32 of letters, digits, '_' and '-'", p.Value, p.Environment)
 		}

@@ -37,9 +37,6 @@ func (c *HandlerConfig) compile(ks *keyspace) (*rules.Set, error) {
 	if err := c.checkContradictions(); err != nil {
 		return nil, err
 	}
-	if err := c.checkScopes(ks, bit); err != nil {
-		return nil, err
-	}
 	if err := c.checkCosts(ks); err != nil {
 		return nil, err
 	}
@@ -155,21 +152,6 @@ func overlap(a, b []string) bool {
 		return len(a) == len(b)
 	}
 	return slices.ContainsFunc(a, func(m string) bool { return slices.Contains(b, m) })
-}
-
-// checkScopes checks that some plan's keys may hold the scopes that paths ask for.
-func (c *HandlerConfig) checkScopes(ks *keyspace, bit func(string) (uint64, bool)) error {
-	for i, r := range c.Scopes {
-		path := fmt.Sprintf("scopes[%d]", i)
-		need, _ := bit(r.Scope)
-		if !slices.ContainsFunc(ks.PlanOrder, func(name string) bool {
-			p := ks.Plans[name]
-			return p.Deny || uint64(p.Cap)&need == need
-		}) {
-			return fieldErrorf(path, "scope '%s' of '%s': no plan of keyspace '%s' lets its keys hold it", r.Scope, r.Path, ks.Name)
-		}
-	}
-	return nil
 }
 
 // checkCosts checks that costs are in range and that no plan has a quota that one

@@ -107,13 +107,6 @@ func (e *engine) view() *gateway.View {
 	return nil
 }
 
-// opened returns the store; nil before the first start.
-func (e *engine) opened() store {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.store
-}
-
 // management returns what changes tenants and keys; nil before the first start.
 func (e *engine) management() *management.Manager {
 	e.mu.Lock()
