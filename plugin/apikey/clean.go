@@ -6,6 +6,8 @@ const (
 	// minFound is how many characters must follow a prefix for Clean to see a key,
 	// truncated or not.
 	minFound = 8
+	// maxWord is how many lower-case letters are no word any more, but a key.
+	maxWord = 24
 	// ellipsis stands for what Clean took.
 	ellipsis = "…"
 )
@@ -38,7 +40,7 @@ func (g *Grammar) Clean(s string) string {
 		for j, last := i+1, f; j < end; j++ {
 			if inner, ok := g.findWithin(s, j, last); ok {
 				shown = min(shown, inner.shown)
-				if inner.end > end {
+				if inner.beyond(last) {
 					end, last = inner.end, inner
 				}
 			}
@@ -133,6 +135,12 @@ type found struct {
 	shown, end int
 }
 
+// beyond says whether f takes more than g, or may: what reads on over more characters
+// need not be read again within.
+func (f found) beyond(g found) bool {
+	return f.end > g.end || f.end == g.end && f.target.class == classAny && g.target.class != classAny
+}
+
 // find returns what of a key begins at i.
 func (g *Grammar) find(s string, i int) (f found, ok bool) {
 	if !g.cleaner.starts[s[i]] {
@@ -147,7 +155,7 @@ func (g *Grammar) find(s string, i int) (f found, ok bool) {
 				if ok {
 					next.shown = min(next.shown, f.shown)
 				}
-				if !ok || next.end > f.end {
+				if !ok || next.beyond(f) {
 					f = next
 				}
 				f.shown, ok = next.shown, true
@@ -173,7 +181,7 @@ func (g *Grammar) findBody(s string, start, body int, t *target) (found, bool) {
 		p = next
 		n++
 	}
-	if n < minFound || n <= may || n < t.min && lower && inWord(s, start) {
+	if n < minFound || n <= may || n < min(t.min, maxWord) && lower && inWord(s, start) {
 		return f, false
 	}
 	f.end = p
@@ -223,7 +231,7 @@ func (g *Grammar) findWithin(s string, i int, outer found) (f found, ok bool) {
 			}
 		}
 		shown := min(f.shown, next.shown)
-		if !ok || next.end > f.end {
+		if !ok || next.beyond(f) {
 			f = next
 		}
 		f.shown, ok = shown, true

@@ -1,0 +1,163 @@
+package apikey
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+)
+
+// percentEncode writes every byte of s for which which says so as %xx.
+func percentEncode(s string, upper bool, which func(i int) bool) string {
+	format := "%%%02x"
+	if upper {
+		format = "%%%02X"
+	}
+	var b strings.Builder
+	for i := range len(s) {
+		if which(i) {
+			fmt.Fprintf(&b, format, s[i])
+		} else {
+			b.WriteByte(s[i])
+		}
+	}
+	return b.String()
+}
+
+func all(int) bool { return true }
+
+func TestClean(t *testing.T) {
+	g := testGrammar(t)
+	const body = "7kX9mP2nQ4rT6vW8yB0cD3fG5hJkLm1N"
+	const key = "sk_live_" + body
+	const shown = "sk_live_7kX9…"
+	encoded := percentEncode(key, true, all)
+	marks := percentEncode(key, true, func(i int) bool { return key[i] == '_' })
+	for name, tc := range map[string]struct{ in, want string }{
+		"alone":                    {key, shown},
+		"Bearer":                   {"Bearer " + key, "Bearer " + shown},
+		"in a path":                {"/v1/" + key + "/x", "/v1/" + shown + "/x"},
+		"in a query":               {"/v1?api_key=" + key + "&x=1", "/v1?api_key=" + shown + "&x=1"},
+		"in JSON":                  {`{"key":"` + key + `"}`, `{"key":"` + shown + `"}`},
+		"after JSON's newline":     {`"line\n` + key + `"`, `"line\n` + shown + `"`},
+		"two":                      {key + "," + key, shown + "," + shown},
+		"after letters":            {"key" + key, "key" + shown},
+		"longer than the shape":    {key + strings.Repeat("x", 100) + " end", shown + " end"},
+		"shorter":                  {"a=sk_live_7kX9mP2nQ4rT b", "a=" + shown + " b"},
+		"eight characters":         {"sk_live_7kX9mP2n", shown},
+		"seven characters":         {"sk_live_7kX9mP2", "sk_live_7kX9mP2"},
+		"a key_prefix":             {"sk_live_7kX9", "sk_live_7kX9"},
+		"cleaned before":           {shown, shown},
+		"truncated, after JSON":    {`\nsk_live_abcdefghijkl`, `\nsk_live_abcd…`},
+		"truncated, after %3D":     {`%3Dsk_live_abcdefghijkl`, `%3Dsk_live_abcd…`},
+		"truncated, after \\u003d": {`\u003dsk_live_abcdefghijkl`, `\u003dsk_live_abcd…`},
+		"a word":                   {"/risk_live_availability", "/risk_live_availability"},
+		"not a word":               {"/sk_live_availability", "/sk_live_avai…"},
+		"word as long as a key":    {"/risk_live_" + strings.Repeat("a", 32), "/risk_live_aaaa…"},
+		"%5F":                      {"?k=" + marks + "&x=%5F", "?k=" + shown + "&x=%5F"},
+		"%5f":                      {strings.ToLower("?K=sk%5Flive%5F") + body, "?k=" + shown},
+		"every byte":               {"/" + encoded + "/", "/" + shown + "/"},
+		"every byte, lower case":   {"/" + percentEncode(key, false, all) + "/", "/" + shown + "/"},
+		"every other byte":         {percentEncode(key, true, func(i int) bool { return i%2 == 1 }), shown},
+		"double encoding":          {"/?u=" + percentEncode(marks, true, func(i int) bool { return marks[i] == '%' }), "/?u=" + shown},
+		"double, all":              {percentEncode(encoded, true, all), shown},
+		"triple encoding":          {"sk%25255Flive%25255f" + body, shown},
+		"JSON escapes":             {`sk\u005flive\u005F` + body, shown},
+		"JSON's escaped percent":   {`sk\u00255flive\u00255F` + body, shown},
+		"broken escapes":           {"%%%2" + key + "%", "%%%2" + shown + "%"},
+		"prefix in a prefix":       {"sk_live_sk_live_" + body, "sk_live_" + shown},
+		"key in a key":             {"sk_live_AAAAAAAAAAsk_live_" + body + ";", "sk_live_AAAA…;"},
+		"other environment":        {"sk_test_" + body, "sk_test_7kX9…"},
+		"hex":                      {"old_" + strings.Repeat("0a", 12), "old_…"},
+		"mistyped hex":             {"old_" + strings.Repeat("0a", 12) + "zzzz", "old_…"},
+		"any":                      {`"SG.aa-._~/+==aa-._~/+==bb", 1`, `"SG.…", 1`},
+		"any, with a percent":      {`SG.%2C%22aaaaaaaaaaaaaaaaaaa x`, `SG.… x`},
+		"of the longer shape":      {"sk_live_" + strings.Repeat("q", 44), "sk_live_qqqq…"},
+		"unknown prefix":           {"pk_live_" + body, "pk_live_" + body},
+		"upper case":               {"SK_LIVE_" + body, "SK_LIVE_" + body},
+		"NUL":                      {"\x00" + key + "\x00", "\x00" + shown + "\x00"},
+		"UTF-8":                    {"é" + key + "é", "é" + shown + "é"},
+		"empty":                    {"", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := g.Clean(tc.in)
+			if got != tc.want {
+				t.Errorf("Clean(%q)\n = %q\nwant %q", tc.in, got, tc.want)
+			}
+			if again := g.Clean(got); again != got {
+				t.Errorf("cleaned again: %q, then %q", got, again)
+			}
+		})
+	}
+}
+
+// The prefix shown in a log is the record's key_prefix.
+func TestCleanShowsKeyPrefix(t *testing.T) {
+	for _, g := range []*Grammar{
+		testGrammar(t),
+		newGrammar(t, []Prefix{{"ck_", "live"}}, Format{Length: 36}, nil),
+		newGrammar(t, []Prefix{{"a_prefix_of_its_own_", "live"}}, Format{}, nil),
+		newGrammar(t, []Prefix{{"sk_live_", "live"}}, Format{},
+			[]Accept{{Name: "hex", Prefix: "sk_live_", MinLength: 24, MaxLength: 64, Charset: Hex}}),
+	} {
+		for range 50 {
+			key := newKey(t, g)
+			prefix, _ := g.Shown(key)
+			for _, in := range []string{key, percentEncode(key, false, all)} {
+				if got := g.Clean("<" + in + ">"); got != "<"+prefix+"…>" {
+					t.Errorf("Clean(%q) = %q, want key_prefix %q", in, got, prefix)
+				}
+			}
+		}
+	}
+}
+
+// What Go's own encoders make of a text with a key must clean like the text.
+func TestCleanEncoded(t *testing.T) {
+	g := testGrammar(t)
+	key := newKey(t, g)
+	j, err := json.Marshal(map[string]string{"error": "dial \"x?k=" + key + "&y\"\n" + key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	inner := url.URL{Scheme: "https", Host: "a.example", Path: "/" + key, RawQuery: url.Values{"k": {key}}.Encode()}
+	outer := url.URL{Scheme: "https", Host: "b.example", Path: "/", RawQuery: url.Values{"r": {inner.String()}}.Encode()}
+	for _, text := range []string{
+		string(j), inner.String(), outer.String(), url.QueryEscape(outer.String()),
+		fmt.Sprintf("%q", key), fmt.Errorf("dial: %w", &url.Error{Op: "Get", URL: outer.String(), Err: fmt.Errorf("key %s", key)}).Error(),
+	} {
+		got := g.Clean(text)
+		if strings.Contains(got, key[14:]) || !strings.Contains(got, ellipsis) {
+			t.Errorf("Clean(%q) = %q", text, got)
+		}
+	}
+}
+
+func TestCleanNothing(t *testing.T) {
+	g := newGrammar(t, []Prefix{{"ck_", "live"}}, Format{Length: 40}, nil)
+	for _, s := range []string{
+		"GET /v1/check_availability?a=%5F&b=100%", "Mozilla/5.0 (X11; Linux x86_64) rock_paperscissors",
+		"ck_", "ck_12345678", "ck_short", `\u00`, "%", "%4", "%25", "%2525", `\`, "ck_%", `ck_\u00`, "ck_1234567%2",
+	} {
+		if got := g.Clean(s); got != s {
+			t.Errorf("Clean(%q) = %q", s, got)
+		}
+		if n := testing.AllocsPerRun(100, func() { g.Clean(s) }); n != 0 {
+			t.Errorf("Clean(%q) allocates %v times", s, n)
+		}
+	}
+}
+
+// A text of nothing but beginnings of keys must not cost the square of its length:
+// this one would take minutes.
+func TestCleanIsLinear(t *testing.T) {
+	g := newGrammar(t, []Prefix{{"ab", "live"}, {"cd_", "test"}}, Format{Length: 40},
+		[]Accept{{Name: "x", Prefix: "xy", MinLength: 512, MaxLength: 512, Charset: AnyChar}})
+	for _, unit := range []string{"ab", "xy", "abxy", "xyab", "cd_", "ab.", "%", "%25", `\u0025`, "ab%61", strings.Repeat("ab", 200) + "-"} {
+		s := strings.Repeat(unit, (1<<20)/len(unit))
+		if got := g.Clean(s); len(got) > len(s)+len(s)/2 {
+			t.Errorf("%s: %d characters of %d", unit, len(got), len(s))
+		}
+	}
+}
