@@ -334,11 +334,12 @@ func (m *Manager) UpdateKey(ctx context.Context, a Actor, keyspace, id string, i
 
 // saveKey writes a changed key with its event.
 func (c *call) saveKey(k *gateway.Key, t *gateway.Tenant, action string, before, after fieldSet) (KeyRecord, error) {
+	version := k.Version + 1
 	k.UpdatedAt = c.now
 	if err := c.Tx.UpdateKey(k); err != nil {
 		return KeyRecord{}, err
 	}
-	k.Version++
+	k.Version = version
 	c.judgeAnew(gateway.ChangeKey, k.ID)
 	c.event = &event{action: action, target: k.ID, tenant: t.Slug, key: k.ID, before: before, after: after}
 	return c.keyRecord(k, t)

@@ -48,6 +48,18 @@ func (c Concurrency) MarshalJSON() ([]byte, error) {
 	return json.Marshal(string(c))
 }
 
+// UnmarshalJSON reads what MarshalJSON writes.
+func (c *Concurrency) UnmarshalJSON(b []byte) error {
+	if len(b) > 0 && b[0] != '"' {
+		*c = ""
+		if string(b) != "null" {
+			*c = Concurrency(b)
+		}
+		return nil
+	}
+	return json.Unmarshal(b, (*string)(c))
+}
+
 // KeyRecord is a key as the API shows it.
 type KeyRecord struct {
 	ID          string `json:"id"`

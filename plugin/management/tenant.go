@@ -197,11 +197,12 @@ func (c *call) updateTenant(slug string, in TenantFields, match Match) (TenantRe
 	if !diff(before, after) {
 		return c.tenantRecord(t)
 	}
+	version := t.Version + 1
 	t.UpdatedAt = c.now
 	if err := c.Tx.UpdateTenant(t); err != nil {
 		return TenantRecord{}, err
 	}
-	t.Version++
+	t.Version = version
 	action := "tenant.updated"
 	switch {
 	case wasActive && !t.Active:

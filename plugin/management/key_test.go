@@ -1,0 +1,443 @@
+package management_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+type keyFields = management.KeyFields
+
+func TestKeyRecord(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "pro")
+	until := time.Now().Add(time.Hour)
+	k := w.key("Acme", func(f *keyFields) {
+		f.Description = some("for\nthe pipeline")
+		f.Scopes = some([]string{"free", "deployment", "free"})
+		f.Environment = some("test")
+		f.ExpiresAt = some(until)
+		f.AllowedIPs = some([]string{"10.1.2.3/8", "192.0.2.7", "::ffff:192.0.2.7", "2001:DB8::1/32", "::ffff:10.0.0.0/104"})
+		f.Rate, f.CreditsLimit = some("5/m"), some(int64(9))
+	})
+	if !strings.HasPrefix(k.Key, "kg_test_") || len(k.Key) != len("kg_test_")+32 {
+		t.Errorf("key %q", k.Key)
+	}
+	if !strings.HasPrefix(k.ID, "key_") || len(k.ID) != 30 {
+		t.Errorf("id %q", k.ID)
+	}
+	if k.KeyPrefix != k.Key[:12] || len(k.LastFour) != 4 || k.Tenant != "acme" || k.CreatedBy != "ada" {
+		t.Errorf("record %+v", k.KeyRecord)
+	}
+	if got := strings.Join(k.Scopes, " "); got != "deployment free" {
+		t.Errorf("scopes %q", got)
+	}
+	if got := strings.Join(k.AllowedIPs, " "); got != "10.0.0.0/8 192.0.2.7 2001:db8::/32" {
+		t.Errorf("allowed_ips %q", got)
+	}
+	if len(k.Secrets) != 1 || !strings.HasPrefix(k.Secrets[0].ID, "sec_") || k.Secrets[0].ExpiresAt != nil {
+		t.Errorf("secrets %+v", k.Secrets)
+	}
+	read, _ := json.Marshal(must[management.KeyRecord](t)(w.Key(ctx, ada, "", k.ID)))
+	made, _ := json.Marshal(k.KeyRecord)
+	if string(read) != string(made) {
+		t.Errorf("read\n %s, made\n %s", read, made)
+	}
+	if strings.Contains(string(read), k.Key[12:]) {
+		t.Error("the full key can be read back")
+	}
+	for _, field := range []string{"id", "tenant", "name", "description", "key_prefix", "last_four", "environment", "scopes", "effective_scopes", "status",
+		"is_active", "created_at", "created_by", "expires_at", "last_used_at", "last_used_ip", "allowed_ips", "secrets", "metadata"} {
+		if !strings.Contains(string(read), `"`+field+`":`) {
+			t.Errorf("the record lacks %s", field)
+		}
+	}
+	w.wantJudged(k.Key, gateway.CreditsExhausted) // allowed by all else
+}
+
+func TestKeyRefusals(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "pro")
+	for name, c := range map[string]struct {
+		in    keyFields
+		code  string
+		field string
+	}{
+		"no name":        {keyFields{}, "invalid_field", "/name"},
+		"long name":      {keyFields{Name: some(strings.Repeat("x", 101))}, "invalid_field", "/name"},
+		"control name":   {keyFields{Name: some("a\r\nb")}, "invalid_field", "/name"},
+		"not UTF-8":      {keyFields{Name: some("a\xff")}, "invalid_field", "/name"},
+		"description":    {keyFields{Description: some("\x00")}, "invalid_field", "/description"},
+		"unknown scope":  {keyFields{Scopes: some([]string{"free", "root"})}, "invalid_field", "/scopes/1"},
+		"scope over cap": {keyFields{Scopes: some([]string{"admin"})}, "scope_not_allowed", "/scopes/0"},
+		"environment":    {keyFields{Environment: some("prod")}, "invalid_field", "/environment"},
+		"past":           {keyFields{ExpiresAt: some(time.Now().Add(-time.Second))}, "invalid_field", "/expires_at"},
+		"address":        {keyFields{AllowedIPs: some([]string{"10.0.0.0/8", "10.0.0"})}, "invalid_field", "/allowed_ips/1"},
+		"zone":           {keyFields{AllowedIPs: some([]string{"fe80::1%eth0"})}, "invalid_field", "/allowed_ips/0"},
+		"mapped block":   {keyFields{AllowedIPs: some([]string{"::ffff:0:0/90"})}, "invalid_field", "/allowed_ips/0"},
+		"prefix length":  {keyFields{AllowedIPs: some([]string{"10.0.0.0/33"})}, "invalid_field", "/allowed_ips/0"},
+		"rate":           {keyFields{Rate: some("0/m")}, "invalid_field", "/rate"},
+		"tenant's rate":  {keyFields{Rate: some("5/m per tenant")}, "invalid_field", "/rate"},
+		"many rates":     {keyFields{Rate: some("1/s, 2/s, 3/s, 4/s, 5/s")}, "invalid_field", "/rate"},
+		"quota":          {keyFields{Quota: some("-1/day")}, "invalid_field", "/quota"},
+		"credits limit":  {keyFields{CreditsLimit: some(int64(-5))}, "invalid_field", "/credits_limit"},
+		"metadata":       {keyFields{Metadata: some(json.RawMessage(`"x"`))}, "invalid_field", "/metadata"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if !c.in.Name.Set && c.field != "/name" {
+				c.in.Name = some("n")
+			}
+			_, err := w.CreateKey(ctx, ada, "", "acme", c.in)
+			wantRefused(t, err, 422, c.code, c.field)
+		})
+	}
+	w.wantIntact(1)
+	_, err := w.CreateKey(ctx, ada, "", "nobody", keyFields{Name: some("n")})
+	wantRefused(t, err, 404, "not_found")
+	for _, id := range []string{"", "key_", "key_\x00", "key_01j00000000000000000000000", "KEY_01J00000000000000000000000", "../x"} {
+		_, err := w.Key(ctx, ada, "", id)
+		wantRefused(t, err, 404, "not_found")
+	}
+	// Another keyspace's id does not exist in this one.
+	k := w.key("acme")
+	_, err = w.Key(ctx, ada, "other", k.ID)
+	wantRefused(t, err, 404, "not_found")
+	_, err = w.RevokeKey(ctx, ada, "other", k.ID)
+	wantRefused(t, err, 404, "not_found")
+}
+
+func TestScopesFollowThePlan(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "business")
+	all := w.key("acme")
+	if got := strings.Join(all.Scopes, " ") + "|" + strings.Join(all.EffectiveScopes, " "); got != "admin|admin deployment free" {
+		t.Errorf("default scopes %q", got)
+	}
+	must[management.TenantRecord](t)(w.UpdateTenant(ctx, ada, "", "acme", tenantFields{Plan: some("pro")}, nil))
+	lower := must[management.KeyRecord](t)(w.Key(ctx, ada, "", all.ID))
+	if got := strings.Join(lower.Scopes, " ") + "|" + strings.Join(lower.EffectiveScopes, " "); got != "admin|deployment free" {
+		t.Errorf("scopes after the downgrade %q", got)
+	}
+	// A name can still be changed; the scope above the cap can't be chosen again.
+	must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", all.ID, keyFields{Name: some("renamed")}, nil))
+	_, err := w.UpdateKey(ctx, ada, "", all.ID, keyFields{Scopes: some([]string{"admin"})}, nil)
+	wantRefused(t, err, 422, "scope_not_allowed", "/scopes/0")
+	if k := w.key("acme"); strings.Join(k.Scopes, " ") != "deployment" {
+		t.Errorf("default scopes %v, want the plan's own", k.Scopes)
+	}
+	if k := w.key("acme", func(f *keyFields) { f.Scopes = some([]string{}) }); len(k.Scopes)+len(k.EffectiveScopes) != 0 {
+		t.Errorf("scopes %v, want none", k.Scopes)
+	}
+}
+
+func TestKeyStates(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "free")
+	k := w.key("acme")
+	w.wantJudged(k.Key, gateway.Allowed)
+	r := must[management.Receipt](t)(w.DisableKey(ctx, ada, "", k.ID))
+	if !slices.Equal(r.Confirmed, []string{"n1"}) || len(r.Pending) != 0 || !r.Durable || r.Status != gateway.StatusDisabled {
+		t.Errorf("receipt %+v", r)
+	}
+	w.wantJudged(k.Key, gateway.DisabledKey)
+	must[management.Receipt](t)(w.DisableKey(ctx, ada, "", k.ID)) // again: no event
+	must[management.Receipt](t)(w.EnableKey(ctx, ada, "", k.ID))
+	w.wantJudged(k.Key, gateway.Allowed)
+	must[management.Receipt](t)(w.RevokeKey(ctx, ada, "", k.ID))
+	w.wantJudged(k.Key, gateway.RevokedKey)
+	must[management.Receipt](t)(w.RevokeKey(ctx, ada, "", k.ID))
+	w.wantIntact(5)
+	for what, err := range map[string]error{
+		"enable":  errOf(w.EnableKey(ctx, ada, "", k.ID)),
+		"disable": errOf(w.DisableKey(ctx, ada, "", k.ID)),
+		"rotate":  errOf(w.RotateKey(ctx, ada, "", k.ID, 0)),
+		"update":  errOf(w.UpdateKey(ctx, ada, "", k.ID, keyFields{Name: some("x")}, nil)),
+	} {
+		t.Run(what, func(t *testing.T) { wantRefused(t, err, 409, "key_revoked") })
+	}
+	w.wantJudged(k.Key, gateway.RevokedKey)
+	if err := w.DeleteKey(ctx, ada, "", k.ID, nil); err != nil {
+		t.Fatal(err)
+	}
+	w.wantJudged(k.Key, gateway.InvalidKey)
+	wantRefused(t, w.DeleteKey(ctx, ada, "", k.ID, nil), 404, "not_found")
+}
+
+func errOf[T any](_ T, err error) error { return err }
+
+func TestRotate(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "free")
+	first := w.key("acme")
+	w.wantJudged(first.Key, gateway.Allowed)
+
+	second := must[management.IssuedKey](t)(w.RotateKey(ctx, ada, "", first.ID, time.Hour))
+	if second.ID != first.ID || second.Key == first.Key || !slices.Equal(second.Scopes, first.Scopes) || second.LastFour == first.LastFour {
+		t.Errorf("rotated into %+v", second.KeyRecord)
+	}
+	w.wantJudged(first.Key, gateway.Allowed)
+	w.wantJudged(second.Key, gateway.Allowed)
+
+	// A second rotation ends the older grace: two secrets at the most.
+	if now := must[management.KeyRecord](t)(w.Key(ctx, ada, "", first.ID)); now.Version != second.Version {
+		t.Errorf("version %d read, %d returned", now.Version, second.Version)
+	}
+	third := must[management.IssuedKey](t)(w.RotateKey(ctx, ada, "", first.ID, time.Hour))
+	if r := w.judge(first.Key); r == gateway.Allowed {
+		t.Error("the oldest of three secrets is still valid")
+	}
+	w.wantJudged(second.Key, gateway.Allowed)
+	w.wantJudged(third.Key, gateway.Allowed)
+	if len(third.Secrets) != 3 || third.Secrets[0].ExpiresAt != nil || third.Secrets[1].ExpiresAt == nil {
+		t.Errorf("secrets %+v", third.Secrets)
+	}
+
+	fourth := must[management.IssuedKey](t)(w.RotateKey(ctx, ada, "", first.ID, 0))
+	for _, old := range []string{first.Key, second.Key, third.Key} {
+		if w.judge(old) == gateway.Allowed {
+			t.Error("a secret outlived a rotation without grace")
+		}
+	}
+	w.wantJudged(fourth.Key, gateway.Allowed)
+	for _, grace := range []time.Duration{-1, management.MaxGrace + 1} {
+		_, err := w.RotateKey(ctx, ada, "", first.ID, grace)
+		wantRefused(t, err, 422, "invalid_field", "/grace")
+	}
+	w.wantIntact(5)
+}
+
+func TestCap(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "free") // three keys
+	a, b := w.key("acme"), w.key("acme")
+	soon := w.key("acme", func(f *keyFields) { f.ExpiresAt = some(time.Now().Add(time.Minute)) })
+	full := func(what string, err error) {
+		t.Helper()
+		if err == nil {
+			t.Fatalf("%s over the cap", what)
+		}
+		wantRefused(t, err, 409, "key_limit_reached")
+	}
+	full("created", errOf(w.CreateKey(ctx, ada, "", "acme", keyFields{Name: some("n")})))
+	must[management.Receipt](t)(w.DisableKey(ctx, ada, "", a.ID))
+	c := w.key("acme")
+	full("enabled", errOf(w.EnableKey(ctx, ada, "", a.ID)))
+	must[management.Receipt](t)(w.RevokeKey(ctx, ada, "", c.ID))
+	must[management.Receipt](t)(w.EnableKey(ctx, ada, "", a.ID))
+
+	// An expired key does not count, and prolonging it does.
+	w.mu.Lock()
+	w.ahead = 2 * time.Minute
+	w.mu.Unlock()
+	d := w.key("acme")
+	full("prolonged", errOf(w.UpdateKey(ctx, ada, "", soon.ID, keyFields{ExpiresAt: management.Null[time.Time]()}, nil)))
+	if err := w.DeleteKey(ctx, ada, "", b.ID, nil); err != nil {
+		t.Fatal(err)
+	}
+	must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", soon.ID, keyFields{ExpiresAt: management.Null[time.Time]()}, nil))
+
+	// After a downgrade existing keys go on.
+	w.configure("free", 1, "free")
+	w.wantJudged(d.Key, gateway.Allowed)
+	full("created", errOf(w.CreateKey(ctx, ada, "", "acme", keyFields{Name: some("n")})))
+	must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", d.ID, keyFields{Name: some("renamed")}, nil))
+	if r := must[management.TenantRecord](t)(w.Tenant(ctx, ada, "", "acme")); r.KeysActive != 3 || *r.MaxKeys != 1 {
+		t.Errorf("%d active keys of %d, want 3 of 1", r.KeysActive, *r.MaxKeys)
+	}
+}
+
+func TestKeyPages(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "pro")
+	w.tenant("b", "pro")
+	var ids []string
+	for i := range 5 {
+		ids = append(ids, w.key("acme", func(f *keyFields) { f.Name = some(fmt.Sprint(i)) }).ID)
+	}
+	if !slices.IsSorted(ids) {
+		t.Error("ids do not rise")
+	}
+	w.key("b")
+	must[management.Receipt](t)(w.RevokeKey(ctx, ada, "", ids[2]))
+	slices.Reverse(ids)
+
+	var got []string
+	for cursor := ""; ; {
+		p := must[management.Page[management.KeyRecord]](t)(w.TenantKeys(ctx, ada, "", "ACME", management.KeyFilter{PageQuery: management.PageQuery{Limit: 2, Cursor: cursor}}))
+		for _, k := range p.Data {
+			got = append(got, k.ID)
+		}
+		w.key("acme") // a newer one does not shift what follows
+		if p.NextCursor == nil {
+			break
+		}
+		cursor = *p.NextCursor
+	}
+	if !slices.Equal(got, ids) {
+		t.Errorf("listed %v, want %v", got, ids)
+	}
+	for _, c := range []struct {
+		q    management.KeyFilter
+		want int
+	}{
+		{management.KeyFilter{Status: gateway.StatusRevoked}, 1},
+		{management.KeyFilter{Tenant: "B"}, 1},
+		{management.KeyFilter{Tenant: "nobody"}, 0},
+		{management.KeyFilter{Prefix: "kg_live_"}, 9},
+		{management.KeyFilter{Prefix: "%"}, 0},
+	} {
+		p := must[management.Page[management.KeyRecord]](t)(w.Keys(ctx, ada, "", c.q))
+		if len(p.Data) != c.want {
+			t.Errorf("%+v lists %d keys, want %d", c.q, len(p.Data), c.want)
+		}
+	}
+	_, err := w.Keys(ctx, ada, "", management.KeyFilter{Status: "gone"})
+	wantRefused(t, err, 422, "invalid_field")
+	_, err = w.TenantKeys(ctx, ada, "", "nobody", management.KeyFilter{})
+	wantRefused(t, err, 404, "not_found")
+}
+
+// An actor confined to a tenant can't learn that another exists.
+func TestConfinedActor(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "free")
+	w.tenant("b", "free")
+	own, foreign := w.key("acme"), w.key("b")
+	bob := management.Actor{Name: "bob", Via: "api", Tenant: "acme"}
+	for what, err := range map[string]error{
+		"tenant":  errOf(w.Tenant(ctx, bob, "", "b")),
+		"key":     errOf(w.Key(ctx, bob, "", foreign.ID)),
+		"revoke":  errOf(w.RevokeKey(ctx, bob, "", foreign.ID)),
+		"rotate":  errOf(w.RotateKey(ctx, bob, "", foreign.ID, 0)),
+		"create":  errOf(w.CreateKey(ctx, bob, "", "b", keyFields{Name: some("n")})),
+		"keys":    errOf(w.TenantKeys(ctx, bob, "", "b", management.KeyFilter{})),
+		"credits": errOf(w.Credits(ctx, bob, "", "b", management.PageQuery{})),
+		"spend":   errOf(w.SpendCredits(ctx, bob, "", "b", 1, "")),
+		"delete":  w.DeleteTenant(ctx, bob, "", "b", true, nil),
+	} {
+		t.Run(what, func(t *testing.T) { wantRefused(t, err, 404, "not_found") })
+	}
+	must[management.KeyRecord](t)(w.Key(ctx, bob, "", own.ID))
+	if p := must[management.Page[management.KeyRecord]](t)(w.Keys(ctx, bob, "", management.KeyFilter{})); len(p.Data) != 1 {
+		t.Errorf("%d keys listed, want 1", len(p.Data))
+	}
+	if p := must[management.Page[management.KeyRecord]](t)(w.Keys(ctx, bob, "", management.KeyFilter{Tenant: "b"})); len(p.Data) != 0 {
+		t.Errorf("%d foreign keys listed", len(p.Data))
+	}
+	if p := must[management.Page[management.TenantRecord]](t)(w.Tenants(ctx, bob, "", management.TenantFilter{})); len(p.Data) != 1 {
+		t.Errorf("%d tenants listed, want 1", len(p.Data))
+	}
+	for _, q := range []management.AuditFilter{{}, {Tenant: "b"}, {Key: foreign.ID}} {
+		for _, e := range must[management.Page[management.AuditRecord]](t)(w.Audit(ctx, bob, "", q)).Data {
+			if e.Tenant == nil || *e.Tenant != "acme" {
+				t.Errorf("%+v lists %+v", q, e)
+			}
+		}
+	}
+}
+
+func TestRacingCreations(t *testing.T) {
+	w := newWorld(t)
+	w.configure("free", 10, "free")
+	w.tenant("acme", "free")
+	var made, refused atomic.Int64
+	race(t, 8, 25, func(int) error {
+		_, err := w.CreateKey(ctx, ada, "", "acme", keyFields{Name: some("n")})
+		var e *management.Error
+		switch {
+		case err == nil:
+			made.Add(1)
+		case errors.As(err, &e) && e.Code == "key_limit_reached":
+			refused.Add(1)
+		default:
+			return err
+		}
+		return nil
+	})
+	if made.Load() != 10 || refused.Load() != 190 {
+		t.Errorf("%d made, %d refused, want 10 and 190", made.Load(), refused.Load())
+	}
+	if r := must[management.TenantRecord](t)(w.Tenant(ctx, ada, "", "acme")); r.KeysActive != 10 {
+		t.Errorf("%d active keys, want 10", r.KeysActive)
+	}
+	w.wantIntact(11)
+}
+
+func TestRacingStates(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "free")
+	k := w.key("acme")
+	var mu sync.Mutex
+	issued := []string{k.Key}
+	race(t, 8, 20, func(i int) error {
+		var err error
+		switch {
+		case i == 120:
+			_, err = w.RevokeKey(ctx, ada, "", k.ID)
+		case i%4 == 0:
+			_, err = w.DisableKey(ctx, ada, "", k.ID)
+		case i%4 == 1:
+			_, err = w.EnableKey(ctx, ada, "", k.ID)
+		case i%4 == 2:
+			var r management.IssuedKey
+			if r, err = w.RotateKey(ctx, ada, "", k.ID, time.Hour); err == nil {
+				mu.Lock()
+				issued = append(issued, r.Key)
+				mu.Unlock()
+			}
+		default:
+			w.judge(k.Key)
+		}
+		var e *management.Error
+		if errors.As(err, &e) && e.Code == "key_revoked" {
+			return nil
+		}
+		return err
+	})
+	r := must[management.KeyRecord](t)(w.Key(ctx, ada, "", k.ID))
+	if r.Status != gateway.StatusRevoked {
+		t.Errorf("status %s, want revoked", r.Status)
+	}
+	valid := 0
+	for _, s := range r.Secrets {
+		if s.ExpiresAt == nil || s.ExpiresAt.After(w.now()) {
+			valid++
+		}
+	}
+	if valid > 2 {
+		t.Errorf("%d secrets have not ended, want at most 2", valid)
+	}
+	for _, full := range issued {
+		if got := w.judge(full); got == gateway.Allowed {
+			t.Error("a secret of the revoked key passes")
+		}
+	}
+	w.wantIntact(-1)
+}
+
+// race runs f with each of callers×each numbers, from so many goroutines.
+func race(t *testing.T, callers, each int, f func(int) error) {
+	t.Helper()
+	var wg sync.WaitGroup
+	var n atomic.Int64
+	for range callers {
+		wg.Go(func() {
+			for range each {
+				if err := f(int(n.Add(1))); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
