@@ -87,6 +87,7 @@ func benchParallel(b *testing.B, keys int) {
 	var worker atomic.Int64
 	ctx, l, now := context.Background(), NewLocal(), time.Now()
 	b.ReportAllocs()
+	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		var o Outcome
 		for i := int(worker.Add(7919)); pb.Next(); i++ {
