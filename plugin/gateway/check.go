@@ -30,13 +30,24 @@ func (g *Gateway) Check(ctx context.Context, req *Request, d *Decision) {
 		d.refuse(reason)
 		return
 	}
-	e, err := g.find(ctx, req, req.View.Hasher.Primary(req.Credential))
+	digest := req.View.Hasher.Primary(req.Credential)
+	e, err := g.find(ctx, req, digest)
 	if err != nil {
 		g.unfound(req, d, err)
 		return
 	}
 	req.Trace.Note("known", true, e.rec.ID)
-	g.judge(ctx, req, d, e)
+	for try := 0; g.judge(ctx, req, d, e); try++ {
+		// What counts for the key was dropped for want of use just now: it is found anew.
+		if try == judgeTries {
+			d.unavailable()
+			return
+		}
+		if e, err = g.find(ctx, req, digest); err != nil {
+			g.unfound(req, d, err)
+			return
+		}
+	}
 	if req.Trace == nil {
 		// Authenticated is what the key and its secret alone decide; a later 403 or 429 counts.
 		switch d.Reason {
@@ -101,8 +112,13 @@ func (g *Gateway) unfound(req *Request, d *Decision, err error) {
 	}
 }
 
-// judge decides about a known key. Check and explain are this same code.
-func (g *Gateway) judge(ctx context.Context, req *Request, d *Decision, e *entry) {
+// judgeTries bounds how often a key is looked up anew because its state was dropped
+// between finding and charging it.
+const judgeTries = 3
+
+// judge decides about a known key. Check and explain are this same code. It reports
+// whether nothing was decided because the entry's state was dropped meanwhile.
+func (g *Gateway) judge(ctx context.Context, req *Request, d *Decision, e *entry) (dropped bool) {
 	d.Key, d.Tenant, d.SecretID = e.rec, e.ten, e.secret.ID
 	d.Until = e.until()
 
@@ -112,7 +128,7 @@ func (g *Gateway) judge(ctx context.Context, req *Request, d *Decision, e *entry
 			req.Trace.Note("tenant", false, "tenant "+e.ten.Slug+" is suspended")
 		}
 		d.refuse(reason)
-		return
+		return false
 	}
 	req.Trace.Note("status", true, string(StatusActive))
 	req.Trace.Note("tenant", true, e.ten.Slug)
@@ -123,13 +139,13 @@ func (g *Gateway) judge(ctx context.Context, req *Request, d *Decision, e *entry
 			req.Trace.Note("plan", false, err.Error())
 		}
 		d.unavailable()
-		return
+		return false
 	}
 	d.Plan, d.Scopes, d.ScopeList = b.plan, b.scopes, b.scopeList
 	if b.plan.Deny {
 		req.Trace.Note("plan", false, "plan "+b.plan.Name+" gives no API access")
 		d.refuse(PlanNotAllowed)
-		return
+		return false
 	}
 	req.Trace.Note("plan", true, b.plan.Name)
 
@@ -138,7 +154,7 @@ func (g *Gateway) judge(ctx context.Context, req *Request, d *Decision, e *entry
 			req.Trace.Note("address", false, req.Addr.String()+" is not among the key's allowed addresses")
 		}
 		d.refuse(IPNotAllowed)
-		return
+		return false
 	}
 	req.Trace.Note("address", true, "")
 
@@ -147,11 +163,11 @@ func (g *Gateway) judge(ctx context.Context, req *Request, d *Decision, e *entry
 			req.Trace.Note("scope", false, scopeDetail(req, missing))
 		}
 		d.refuse(InsufficientScope)
-		return
+		return false
 	}
 	req.Trace.Note("scope", true, b.scopeList)
 
-	g.charge(ctx, req, d, e, b)
+	return g.charge(ctx, req, d, e, b)
 }
 
 func scopeDetail(req *Request, missing ScopeSet) string {
@@ -194,7 +210,7 @@ func (e *entry) allows(addr netip.Addr) bool {
 }
 
 // charge takes what the request costs from every limit, or from none.
-func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *entry, b *bound) {
+func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *entry, b *bound) (dropped bool) {
 	bill := &d.bill
 	bill.Cost, bill.NoConcurrency = req.Cost, req.NoConcurrency
 	bill.Tenant, bill.Key = b.tenant, b.key
@@ -202,14 +218,14 @@ func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *entr
 		party, err := g.addressParty(ctx, req, b)
 		if err != nil {
 			d.unavailable()
-			return
+			return false
 		}
 		bill.Address = party
 	}
 	if len(bill.Address.Lines)+len(bill.Tenant.Lines)+len(bill.Key.Lines) == 0 {
 		req.Trace.Note("limits", true, "none apply")
 		d.entry = e
-		return
+		return false
 	}
 	var err error
 	if req.Trace != nil {
@@ -227,16 +243,19 @@ func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *entr
 			break
 		}
 	}
+	if errors.Is(err, ratelimit.ErrDropped) {
+		return true
+	}
 	if err != nil {
 		req.Trace.Note("limits", false, "it cannot be told now what may be spent")
 		d.unavailable()
 		d.Outcome = ratelimit.Outcome{}
-		return
+		return false
 	}
 	if d.Outcome.Refused {
 		req.Trace.noteLimits(&d.Outcome)
 		d.refuse(limitReason(d.Outcome.Kind))
-		return
+		return false
 	}
 	req.Trace.noteLimits(&d.Outcome)
 	d.entry, d.at = e, req.Now
@@ -244,6 +263,7 @@ func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *entr
 	if b.durable && d.charged {
 		g.markDirty(e)
 	}
+	return false
 }
 
 func (t *Trace) noteLimits(o *ratelimit.Outcome) {

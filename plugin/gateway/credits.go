@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
@@ -26,13 +27,25 @@ func (g *Gateway) lease(ctx context.Context, t *tenantState, charge func() error
 	if !errors.Is(err, ratelimit.ErrLease) {
 		return err
 	}
+	if err := g.leaseMore(ctx, t); err != nil {
+		return err
+	}
+	return charge()
+}
+
+// leaseMore leases all that is left of a tenant's balance. The caller holds the
+// tenant's lock.
+func (g *Gateway) leaseMore(ctx context.Context, t *tenantState) error {
+	account := t.subject.Account()
+	// A balance that changes while the store is asked is asked for again.
+	changes := account.Changes()
 	granted, rest, err := g.store.LeaseCredits(ctx, g.node, t.id.keyspace, t.id.id, math.MaxInt64)
 	if err != nil {
 		g.storeFailed("leasing credits", err)
 		return err
 	}
-	t.subject.Account().Grant(granted, rest)
-	return charge()
+	account.GrantSince(changes, granted, rest)
+	return nil
 }
 
 func (t *tenantState) lock(ctx context.Context) error {
@@ -93,11 +106,33 @@ func (g *Gateway) returnLeases(ctx context.Context) error {
 	return first
 }
 
+// settleTimeout bounds how long settling an actual cost may wait for credits to be leased.
+const settleTimeout = 2 * time.Second
+
 // settle makes cost what d's request was charged.
 func (g *Gateway) settle(d *Decision, cost int64) int64 {
 	delta := cost - d.bill.Cost
-	shortfall := g.limiter.Adjust(context.Background(), d.at, &d.bill, delta)
+	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
+	defer cancel()
+	t := d.entry.owner
+	if delta > 0 && hasCredits(d.bill.Tenant.Lines) && t.lock(ctx) == nil {
+		// What is not leased here would be taken for a shortfall.
+		defer t.unlock()
+		if held, _ := t.subject.Account().Held(); held < delta {
+			_ = g.leaseMore(ctx, t) // the store is away: the shortfall is noted at least
+		}
+	}
+	shortfall := g.limiter.Adjust(ctx, d.at, &d.bill, delta)
 	d.bill.Cost = cost
 	g.markDirty(d.entry)
 	return shortfall
+}
+
+func hasCredits(lines []ratelimit.Line) bool {
+	for i := range lines {
+		if lines[i].Policy.Kind == ratelimit.Credits {
+			return true
+		}
+	}
+	return false
 }

@@ -265,6 +265,9 @@ func (g *Gateway) sweepLoop(ctx context.Context) {
 		case now := <-t.C:
 			g.table.sweep(now, g.keep)
 			g.addresses.Sweep(now)
+			for _, f := range *g.failures.Load() {
+				f.Sweep(now)
+			}
 		case <-ctx.Done():
 			return
 		}

@@ -236,8 +236,9 @@ func (t *table) findTenant(id stateID) *tenantState {
 	return s.tenants[id]
 }
 
-// sweep drops key states that are as new, until at most keep are left. Their entries
-// become misses first, so that no entry counts in a state that nobody else finds. A tenant's state
+// sweep drops key states that are as new, until at most keep are left. Their subjects
+// are marked, so that a request that still holds one looks the key up again instead of counting
+// where nobody else finds it, and their entries become misses. A tenant's state
 // stays while any key state refers to it; most tenants have few keys, so only keys are counted.
 func (t *table) sweep(now time.Time, keep int64) {
 	if t.keys.Load() <= keep {
@@ -248,7 +249,7 @@ func (t *table) sweep(now time.Time, keep int64) {
 		s := &t.shards[i]
 		s.mu.Lock()
 		for id, k := range s.keys {
-			if t.keys.Load() > keep && k.live.empty() && k.subject.Idle(now) {
+			if t.keys.Load() > keep && k.live.empty() && k.subject.Drop(now) {
 				k.version.Add(1)
 				s.generation.Add(1) // a load that found this state must not finish with it
 				delete(s.keys, id)
@@ -263,7 +264,7 @@ func (t *table) sweep(now time.Time, keep int64) {
 		s := &t.shards[i]
 		s.mu.Lock()
 		for id, o := range s.tenants {
-			if leased, _ := o.subject.Account().Held(); !used[o] && leased == 0 && o.subject.Idle(now) {
+			if leased, _ := o.subject.Account().Held(); !used[o] && leased == 0 && o.subject.Drop(now) {
 				o.version.Add(1)
 				s.generation.Add(1)
 				delete(s.tenants, id)
