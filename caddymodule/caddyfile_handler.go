@@ -67,7 +67,7 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 	routes := h.NewRoute(matcher, handler)
 	if matcher != nil {
 		strip := new(Handler)
-		strip.StripOnly = true
+		strip.StripOnly, strip.Keyspace = true, handler.Keyspace
 		routes = append(routes, h.NewRoute(nil, strip)...)
 	}
 	return routes, nil

@@ -11,7 +11,8 @@ type HandlerConfig struct {
 	// else "default".
 	Keyspace string `json:"keyspace,omitempty"`
 	// StripOnly judges nothing: it only removes the headers in which upstreams are told
-	// who calls. It guards what the matcher of a judging handler leaves out. Default: false.
+	// who calls. It guards what the matcher of a judging handler leaves out, and nothing
+	// but the keyspace stands beside it. Default: false.
 	StripOnly bool `json:"strip_only,omitempty"`
 	// The rules about paths stand among the handler's own fields: public, optional,
 	// protect, scopes, costs and scope_deny. Default: every path needs a key, any valid

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -23,37 +24,37 @@ func checkPeppers(ctx context.Context, s gateway.Store, h *apikey.Hasher) error 
 	if err != nil {
 		return fmt.Errorf("reading the check values of the peppers: %w", err)
 	}
-	return fitPeppers(known, h.Checks())
+	_, primary, _ := strings.Cut(string(h.PrimaryAlgorithm()), ":")
+	return fitPeppers(known, h.Checks(), primary)
 }
 
 // fitPeppers compares the check values that a store knows with the configured ones,
-// both by the peppers' ids. A store that has seen no pepper takes any. Otherwise at
-// least one of the configured peppers has been used before: a new one comes in front of
-// the one it replaces.
-func fitPeppers(known, configured map[string]string) error {
+// both by the peppers' ids. A store that has seen no pepper takes any. Otherwise only the
+// current one, primary, may be new, and then one that was in use stands behind it.
+func fitPeppers(known, configured map[string]string, primary string) error {
 	if len(known) == 0 {
 		return nil
 	}
 	if len(configured) == 0 {
 		return errors.New("the store's keys are hashed with a pepper, and the configuration has none: state the pepper they were made with")
 	}
-	familiar, strange := 0, 0
+	familiar := 0
 	for id, check := range configured {
 		stored, ok := known[id]
-		switch {
-		case ok && stored != check:
+		if ok && stored != check {
 			return fmt.Errorf("the pepper with the id %s is not the one that the store's keys were made with", id)
-		case ok:
+		}
+		if ok {
 			familiar++
-		default:
-			strange++
 		}
 	}
-	switch {
-	case familiar == 0:
-		return errors.New("none of the configured peppers is one that the store's keys were made with: a new pepper goes in front of the former one, which stays until its keys are rehashed")
-	case strange > 1:
-		return errors.New("several of the configured peppers are unknown to the store: one may be new, the first; each one after it must be a pepper that was in use")
+	if familiar == 0 {
+		return errors.New("the pepper is not one that the store's keys were made with: a new pepper goes in front of the former one, which stays until its keys are rehashed")
+	}
+	for id := range configured {
+		if _, ok := known[id]; !ok && id != primary {
+			return fmt.Errorf("the previous pepper with the id %s was never used with this store: only the first pepper may be new", id)
+		}
 	}
 	return nil
 }

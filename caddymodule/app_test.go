@@ -1,0 +1,393 @@
+package caddymodule
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// load runs a configuration whose keygate app is app, in the place of the one that runs.
+// extra are further apps.
+func load(t *testing.T, app *App, extra caddy.ModuleMap) error {
+	t.Helper()
+	apps := caddy.ModuleMap{}
+	for name, raw := range extra {
+		apps[name] = raw
+	}
+	raw, err := json.Marshal(app)
+	if err != nil {
+		t.Fatal(err)
+	}
+	apps[appName] = raw
+	off := false
+	config, err := json.Marshal(caddy.Config{
+		Admin:   &caddy.AdminConfig{Disabled: true, Config: &caddy.ConfigSettings{Persist: &off}},
+		AppsRaw: apps,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := caddy.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return caddy.Load(config, true)
+}
+
+// stop ends the configuration that runs.
+func stop(t *testing.T) {
+	t.Helper()
+	if err := caddy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// current returns the app that runs.
+func current(t *testing.T) *App {
+	t.Helper()
+	app, err := caddy.ActiveContext().AppIfConfigured(appName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return app.(*App)
+}
+
+// onSQLite returns an app with a new store and plans of those names.
+func onSQLite(path string, plans ...*PlanConfig) *App {
+	return &App{
+		Store:     &StoreConfig{Path: path},
+		Keyspaces: map[string]*KeyspaceConfig{"shop": {Plans: plans}},
+	}
+}
+
+func insertTenants(t *testing.T, a *App, plan string, slugs ...string) {
+	t.Helper()
+	err := a.engine.opened().Update(context.Background(), func(tx management.Tx) error {
+		for _, slug := range slugs {
+			now := time.Now()
+			if err := tx.InsertTenant(&gateway.Tenant{Keyspace: "shop", Slug: slug, Plan: plan, Active: true, CreatedAt: now, UpdatedAt: now}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantError(t *testing.T, err error, parts ...string) {
+	t.Helper()
+	if err == nil {
+		t.Fatalf("no error; want one with %q", parts)
+	}
+	for _, part := range parts {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("error %q lacks %q", err, part)
+		}
+	}
+}
+
+func TestValidateTouchesNothing(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	config := []byte(`{"admin":{"disabled":true},"apps":{"keygate":{"store":{"path":"keys.db"}}}}`)
+	if err := caddy.Validate(mustConfig(t, config)); err != nil {
+		t.Fatal(err)
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) != 0 {
+		t.Errorf("validating left %v behind (%v)", files, err)
+	}
+}
+
+func mustConfig(t *testing.T, raw []byte) *caddy.Config {
+	t.Helper()
+	config := new(caddy.Config)
+	if err := caddy.StrictUnmarshalJSON(raw, config); err != nil {
+		t.Fatal(err)
+	}
+	return config
+}
+
+// JSON is checked by the code that checks Caddyfiles; it names fields instead of lines.
+func TestProvisionRefuses(t *testing.T) {
+	t.Setenv("KEYGATE_TEST_EMPTY", "")
+	t.Setenv("KEYGATE_TEST_SHORT", "short")
+	for _, tt := range []struct {
+		name, app string
+		want      []string
+	}{
+		{"unknown field", `{"keyspace": {}}`, []string{"unknown field"}},
+		{"store of a later build", `{"store": {"type": "postgres", "dsn": "x"}}`, []string{"this build has no store postgres"}},
+		{"limits of a later build", `{"limits": {"type": "redis", "address": "x"}}`, []string{"this build has no limits redis"}},
+		{"unknown store", `{"store": {"type": "mysql"}}`, []string{"store: ", "unknown store 'mysql'"}},
+		{"empty placeholder", `{"peppers": ["{env.KEYGATE_TEST_EMPTY}"]}`, []string{"peppers[0]", "{env.KEYGATE_TEST_EMPTY}"}},
+		{"empty placeholder in a path", `{"store": {"path": "{env.KEYGATE_TEST_EMPTY}"}}`, []string{"store", "{env.KEYGATE_TEST_EMPTY}"}},
+		{"empty secret", `{"secret": "{env.KEYGATE_TEST_EMPTY}"}`, []string{"secret", "{env.KEYGATE_TEST_EMPTY}"}},
+		{"placeholder that does not exist", `{"peppers": ["{nothing.of.the.kind}"]}`, []string{"peppers[0]", "{nothing.of.the.kind}"}},
+		{"short pepper", `{"peppers": ["{env.KEYGATE_TEST_SHORT}"]}`, []string{"peppers", "16"}},
+		{"bad rate", `{"keyspaces": {"a": {"plans": [{"name": "x"}, {"name": "y", "limits": ["rate 5/m", "rate 5/q"]}]}}}`,
+			[]string{"keyspaces.a.plans[1].limits[1]: ", "plan 'y'"}},
+		{"no limit", `{"keyspaces": {"a": {"plans": [{"name": "y", "limits": ["speed 5/m"]}]}}}`, []string{"keyspaces.a.plans[0].limits[0]: "}},
+		{"negative max_keys", `{"keyspaces": {"a": {"plans": [{"name": "y", "max_keys": -1}]}}}`, []string{"keyspaces.a.plans[0].max_keys: "}},
+		{"unknown reason", `{"keyspaces": {"a": {"errors": {"refusals": {"no_key": {"status": 401}}}}}}`, []string{"keyspaces.a.errors.refusals.no_key: "}},
+		{"null keyspace", `{"keyspaces": {"a": null}}`, []string{"keyspaces.a: "}},
+		{"null plan", `{"keyspaces": {"a": {"plans": [null]}}}`, []string{"keyspaces.a.plans[0]: "}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Chdir(t.TempDir())
+			err := caddy.Validate(mustConfig(t, []byte(`{"admin":{"disabled":true},"apps":{"keygate":`+tt.app+`}}`)))
+			wantError(t, err, tt.want...)
+			if err != nil && strings.Contains(err.Error(), "short") && tt.name == "short pepper" && strings.Contains(err.Error(), `"short"`) {
+				t.Errorf("the error shows the pepper: %v", err)
+			}
+			engines.Range(func(key, _ any) bool {
+				t.Errorf("engine %v is still held", key)
+				return true
+			})
+		})
+	}
+}
+
+func TestHandlerRefusedInJSON(t *testing.T) {
+	for _, tt := range []struct {
+		name, handler string
+		want          []string
+	}{
+		{"unknown keyspace", `{"keyspace": "b"}`, []string{"unknown keyspace 'b'"}},
+		{"cost above a quota", `{"costs": [{"path": "/ok", "cost": 5}, {"path": "/x", "cost": 50}]}`, []string{"costs[1]: ", "10/day"}},
+		{"unknown scope", `{"scopes": [{"path": "/x", "scope": "admin"}]}`, []string{"scopes[0]: "}},
+		{"bad path", `{"public": [{"path": "x"}]}`, []string{"public[0]: "}},
+		{"unknown field", `{"publik": []}`, []string{"publik"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Chdir(t.TempDir())
+			handler := `{"handler": "keygate",` + tt.handler[1:]
+			err := caddy.Validate(mustConfig(t, []byte(`{"admin":{"disabled":true},"apps":{
+				"keygate":{"keyspaces":{"a":{"plans":[{"name":"p","limits":["quota 10/day"]}]}}},
+				"http":{"servers":{"s":{"listen":["127.0.0.1:0"],"routes":[{"handle":[`+handler+`]}]}}}}}`)))
+			wantError(t, err, tt.want...)
+		})
+	}
+}
+
+func TestHandlerNeedsApp(t *testing.T) {
+	for _, handler := range []string{"keygate", "keygate_health"} {
+		err := caddy.Validate(mustConfig(t, fmt.Appendf(nil, `{"admin":{"disabled":true},"apps":{
+			"http":{"servers":{"s":{"listen":["127.0.0.1:0"],"routes":[{"handle":[{"handler":%q}]}]}}}}}`, handler)))
+		wantError(t, err, "keygate is not configured")
+	}
+}
+
+func TestReloadKeepsTheEngine(t *testing.T) {
+	db := filepath.Join(t.TempDir(), "keys.db")
+	if err := load(t, onSQLite(db, &PlanConfig{Name: "free"}), nil); err != nil {
+		t.Fatal(err)
+	}
+	first := current(t)
+	if !first.Ready() {
+		t.Error("a started app is not ready")
+	}
+	if err := load(t, onSQLite(db, &PlanConfig{Name: "free", Limits: []string{"rate 60/m"}}), nil); err != nil {
+		t.Fatal(err)
+	}
+	second := current(t)
+	if first == second || first.engine != second.engine {
+		t.Error("a reload made another engine for the same store")
+	}
+	if first.Ready() || !second.Ready() {
+		t.Errorf("ready: old %v, new %v", first.Ready(), second.Ready())
+	}
+	if second.engine.view() != second.view {
+		t.Error("management does not go by the new configuration")
+	}
+	if err := load(t, onSQLite(filepath.Join(t.TempDir(), "other.db")), nil); err != nil {
+		t.Fatal(err)
+	}
+	if current(t).engine == second.engine {
+		t.Error("another store got the same engine")
+	}
+	if second.gateway.Ready() {
+		t.Error("the engine that nobody uses any more is not closed")
+	}
+	// A request of the old configuration may still call it.
+	var d gateway.Decision
+	second.gateway.Check(context.Background(), &gateway.Request{
+		Now: time.Now(), View: second.view, Keyspace: second.view.Keyspaces["shop"], Credential: "kg_live_00000000000000000000000000000000",
+	}, &d)
+	d.Done()
+	if d.Reason == gateway.Allowed {
+		t.Error("a closed engine lets pass")
+	}
+}
+
+func TestPlanWithTenantsCannotVanish(t *testing.T) {
+	db := filepath.Join(t.TempDir(), "keys.db")
+	if err := load(t, onSQLite(db, &PlanConfig{Name: "free"}, &PlanConfig{Name: "gold"}), nil); err != nil {
+		t.Fatal(err)
+	}
+	running := current(t)
+	insertTenants(t, running, "gold", "acme", "zeta")
+
+	wantError(t, load(t, onSQLite(db, &PlanConfig{Name: "free"}), nil), "2 tenants", "'gold'", "keyspace shop", "was gold")
+	if current(t) != running || !running.Ready() {
+		t.Error("the refused configuration changed the running one")
+	}
+	if running.engine.view() != running.view {
+		t.Error("management goes by the refused configuration")
+	}
+
+	// Another app that can't start leaves everything as it was, the tenants' plan too.
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	heir := onSQLite(db, &PlanConfig{Name: "free"}, &PlanConfig{Name: "pro", Was: []string{"gold"}})
+	for range 5 { // apps start in random order
+		err := load(t, heir, caddy.ModuleMap{"http": fmt.Appendf(nil, `{"servers":{"s":{"listen":[%q]}}}`, taken.Addr())})
+		wantError(t, err, "address already in use")
+		if held := plans(t, running); held["gold"] != 2 {
+			t.Fatalf("a configuration that failed moved tenants: %v", held)
+		}
+		if running.engine.view() != running.view {
+			t.Fatal("management goes by the failed configuration")
+		}
+	}
+
+	if err := load(t, heir, nil); err != nil {
+		t.Fatal(err)
+	}
+	if ks := current(t).view.Keyspaces["shop"]; ks.Plans["gold"] != ks.Plans["pro"] {
+		t.Error("tenants of the former plan are not judged by the new one")
+	}
+	for deadline := time.Now().Add(10 * time.Second); plans(t, current(t))["pro"] != 2; {
+		if time.Now().After(deadline) {
+			t.Fatalf("the tenants were not moved: %v", plans(t, current(t)))
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func plans(t *testing.T, a *App) map[string]int64 {
+	t.Helper()
+	held, err := a.engine.opened().TenantsByPlan(context.Background(), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return held
+}
+
+func TestPeppersMustFitTheStore(t *testing.T) {
+	db := filepath.Join(t.TempDir(), "keys.db")
+	t.Setenv("KEYGATE_TEST_A", "the first pepper of this store")
+	t.Setenv("KEYGATE_TEST_B", "the second pepper of this store")
+	t.Setenv("KEYGATE_TEST_C", "a pepper that this store never saw")
+	with := func(names ...string) error {
+		app := onSQLite(db)
+		for _, n := range names {
+			app.Peppers = append(app.Peppers, "{env.KEYGATE_TEST_"+n+"}")
+		}
+		err := load(t, app, nil)
+		stop(t)
+		return err
+	}
+	for _, step := range []struct {
+		peppers []string
+		refused string
+	}{
+		{nil, ""},                  // keys from before any pepper
+		{[]string{"A"}, ""},        // the first
+		{nil, "has none"},          // forgotten
+		{[]string{"B"}, "not one"}, // another, without the former
+		{[]string{"A", "B"}, "never used"},
+		{[]string{"B", "A"}, ""},
+		{[]string{"B"}, ""}, // all rehashed
+		{[]string{"C", "B", "A"}, ""},
+		{[]string{"A", "B"}, ""},
+		{[]string{"A", "C"}, ""},
+	} {
+		err := with(step.peppers...)
+		switch {
+		case step.refused == "" && err != nil:
+			t.Fatalf("%v: %v", step.peppers, err)
+		case step.refused != "":
+			wantError(t, err, "pepper", step.refused)
+			for _, n := range []string{"A", "B", "C"} {
+				if strings.Contains(err.Error(), os.Getenv("KEYGATE_TEST_"+n)) {
+					t.Errorf("the error shows a pepper: %v", err)
+				}
+			}
+		}
+	}
+}
+
+func TestStoreThatCannotBeOpened(t *testing.T) {
+	db := filepath.Join(t.TempDir(), "keys.db")
+	if err := os.WriteFile(db, []byte(strings.Repeat("this is no database\n", 100)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, load(t, onSQLite(db), nil), db)
+	engines.Range(func(key, _ any) bool {
+		t.Errorf("engine %v is still held", key)
+		return true
+	})
+}
+
+// A configuration that failed half-way lets go of what it took, once, and only that.
+func TestCleanupOfHalfProvisioned(t *testing.T) {
+	if err := new(App).Cleanup(); err != nil {
+		t.Errorf("an app that was never provisioned: %v", err)
+	}
+}
+
+func TestHealth(t *testing.T) {
+	port := freePort(t)
+	server := fmt.Appendf(nil, `{"servers":{"s":{"listen":["127.0.0.1:%d"],"automatic_https":{"disable":true},
+		"routes":[{"handle":[{"handler":"keygate_health"}]}]}}}`, port)
+	if err := load(t, onSQLite(filepath.Join(t.TempDir(), "keys.db")), caddy.ModuleMap{"http": server}); err != nil {
+		t.Fatal(err)
+	}
+	get := func() int {
+		resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/readyz", port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.Header.Get("Cache-Control") != "no-store" {
+			t.Error("health may be cached")
+		}
+		return resp.StatusCode
+	}
+	if got := get(); got != http.StatusOK {
+		t.Errorf("running: %d", got)
+	}
+	current(t).stopping.Store(true)
+	if got := get(); got != http.StatusServiceUnavailable {
+		t.Errorf("stopping: %d", got)
+	}
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
