@@ -1,0 +1,167 @@
+package api_test
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/api"
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+)
+
+// world is the API over a real manager, store and gateway.
+type world struct {
+	t       testing.TB
+	handler http.Handler
+	store   *sqlstore.Store
+	gw      *gateway.Gateway
+	view    *gateway.View
+	access  api.Access
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	ctx := context.Background()
+	quiet := slog.New(slog.DiscardHandler)
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := &world{t: t, access: api.Access{Actor: management.Actor{Name: "ada", Via: "api"}}}
+	var err error
+	w.store, err = sqlstore.Open(ctx, filepath.Join(t.TempDir(), "keygate.db"), quiet)
+	check(err)
+	w.gw, err = gateway.New(gateway.Options{Store: w.store, Logger: quiet})
+	check(err)
+	check(w.gw.Start(ctx))
+	t.Cleanup(func() { _ = w.gw.Close(ctx); _ = w.store.Close() })
+	hasher, err := apikey.NewHasher()
+	check(err)
+	space := func(name, prefix string, place apikey.Place) *gateway.Keyspace {
+		grammar, err := apikey.NewGrammar([]apikey.Prefix{{Value: prefix, Environment: "live"}}, apikey.Format{Length: 32, Checksum: apikey.CRC32}, nil)
+		check(err)
+		places, err := apikey.NewPlaces(place)
+		check(err)
+		ks := &gateway.Keyspace{
+			Name: name, Grammar: grammar, Places: places, DefaultPlan: "free",
+			Scopes: gateway.Scopes{Names: []string{"admin", "free"}, Cumulative: true}, Plans: map[string]*gateway.Plan{},
+		}
+		rate, err := ratelimit.ParseRate("60/m burst 10")
+		check(err)
+		for _, p := range []*gateway.Plan{
+			{Name: "free", MaxKeys: 2, Scopes: []string{"free"}, Limits: []*ratelimit.Policy{rate}}, {Name: "pro"},
+		} {
+			p.Cap = ks.Scopes.All()
+			if p.Scopes != nil {
+				p.Cap = ks.Scopes.Closure(p.Scopes)
+			}
+			ks.Plans[p.Name], ks.PlanOrder = p, append(ks.PlanOrder, p.Name)
+		}
+		return ks
+	}
+	w.view = gateway.NewView(hasher,
+		space("default", "kg_live_", apikey.Place{Kind: apikey.InAuthorization, Name: "Bearer"}),
+		space("convoy", "convoy_sk_", apikey.Place{Kind: apikey.InHeader, Name: "X-API-Key"}))
+	m := management.New(management.Config{Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Logger: quiet})
+	w.handler = api.New(m, api.Options{
+		Judge:        judge{w},
+		Status:       func(context.Context) management.Status { return management.Status{Node: "n1"} },
+		Authenticate: func(*http.Request) (api.Access, error) { return w.access, nil },
+	})
+	return w
+}
+
+// judge asks the gateway, knowing no rules of paths.
+type judge struct{ w *world }
+
+func (j judge) Verify(ctx context.Context, keyspace string, q management.VerifyRequest) (management.VerifyResult, error) {
+	r := gateway.Request{
+		Now: time.Now(), View: j.w.view, Keyspace: j.w.view.Keyspaces[keyspace], Credential: q.Key, Addr: q.IP, Cost: 1, NoConcurrency: true,
+	}
+	if q.Key == "" {
+		r.FindErr = apikey.ErrMissing
+	}
+	var d gateway.Decision
+	j.w.gw.Check(ctx, &r, &d)
+	defer d.Done()
+	return management.VerifyResult{Allowed: d.Allowed(), Reason: d.Reason.String(), Status: d.Reason.Status()}, nil
+}
+
+func (j judge) Explain(ctx context.Context, keyspace string, q management.VerifyRequest) (management.VerifyResult, error) {
+	return j.Verify(ctx, keyspace, q)
+}
+
+// answer is what the API answered.
+type answer struct {
+	t      testing.TB
+	status int
+	header http.Header
+	body   string
+}
+
+// send sends one request; header is name, value, name, value.
+func (w *world) send(method, target, body string, header ...string) answer {
+	w.t.Helper()
+	var in io.Reader
+	if body != "" {
+		in = strings.NewReader(body)
+	}
+	r := httptest.NewRequest(method, target, in)
+	for i := 0; i+1 < len(header); i += 2 {
+		r.Header.Add(header[i], header[i+1])
+	}
+	rec := httptest.NewRecorder()
+	w.handler.ServeHTTP(rec, r)
+	return answer{w.t, rec.Code, rec.Header(), rec.Body.String()}
+}
+
+// want checks the status, and returns the body as JSON.
+func (a answer) want(status int) map[string]any {
+	a.t.Helper()
+	if a.status != status {
+		a.t.Fatalf("answered %d %s, want %d", a.status, a.body, status)
+	}
+	if a.body == "" {
+		return nil
+	}
+	var m map[string]any
+	if err := json.Unmarshal([]byte(a.body), &m); err != nil {
+		a.t.Fatalf("answered %s: %v", a.body, err)
+	}
+	return m
+}
+
+// wantProblem checks that it is a refusal with that status and code, and which field is named first.
+func (a answer) wantProblem(status int, code, pointer string) {
+	a.t.Helper()
+	m := a.want(status)
+	if ct := a.header.Get("Content-Type"); ct != "application/problem+json" {
+		a.t.Errorf("Content-Type %q", ct)
+	}
+	if m["code"] != code || m["status"] != float64(status) || m["title"] == "" || m["detail"] == "" || m["type"] == nil {
+		a.t.Errorf("problem %s, want code %s", a.body, code)
+	}
+	got := ""
+	if list, ok := m["errors"].([]any); ok {
+		first := list[0].(map[string]any)
+		if got, ok = first["pointer"].(string); !ok {
+			got, _ = first["parameter"].(string)
+		}
+	}
+	if got != pointer {
+		a.t.Errorf("the problem names %q, want %q: %s", got, pointer, a.body)
+	}
+}
