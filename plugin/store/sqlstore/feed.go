@@ -1,0 +1,166 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"sync"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// watchEvery is how often it is looked whether another process has committed. One look
+// takes some microseconds.
+const watchEvery = 50 * time.Millisecond
+
+// feed tells that the change sequence may have moved.
+type feed struct {
+	mu sync.Mutex
+	// seq is the newest change known.
+	seq int64
+	// version rises with everything noticed; seen is the version Wait last returned at.
+	version, seen uint64
+	// wake is closed and replaced when version rises.
+	wake chan struct{}
+}
+
+func (f *feed) init() {
+	f.wake = make(chan struct{})
+	f.version = 1 // so that the first Wait returns
+}
+
+// notice notes the newest change's seq. anew says that the database may be another one.
+func (f *feed) notice(seq int64, anew bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if seq == f.seq && !anew {
+		return
+	}
+	f.seq = seq
+	f.version++
+	close(f.wake)
+	f.wake = make(chan struct{})
+}
+
+// written is notice of a commit of our own. Commits may be reported in any order.
+func (f *feed) written(seq int64) {
+	f.mu.Lock()
+	old := f.seq >= seq
+	f.mu.Unlock()
+	if !old {
+		f.notice(seq, false)
+	}
+}
+
+// Wait implements gateway.Store. It returns at once when something was noticed since it
+// last returned, whoever called it: a store has one follower, and others follow that.
+// Commits of this store are noticed at once, those of other processes within 50 ms.
+func (s *Store) Wait(ctx context.Context) error {
+	for {
+		s.feed.mu.Lock()
+		if s.feed.seen != s.feed.version {
+			s.feed.seen = s.feed.version
+			s.feed.mu.Unlock()
+			return nil
+		}
+		wake := s.feed.wake
+		s.feed.mu.Unlock()
+		select {
+		case <-wake:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.done:
+			return explain("waiting for changes", s.path, errClosed)
+		}
+	}
+}
+
+// watch notices commits of other processes, and a database that was replaced or came
+// back, until the store is closed.
+func (s *Store) watch() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	var last *file
+	var version int64
+	for {
+		select {
+		case <-s.done:
+			return
+		case <-tick.C:
+		}
+		db, err := s.acquire(ctx)
+		if err != nil {
+			continue
+		}
+		err = func() error {
+			defer s.release(db)
+			if err := db.inPlace(); err != nil {
+				return err
+			}
+			var v, seq int64
+			if err := db.watchConn.QueryRowContext(ctx, `PRAGMA data_version`).Scan(&v); err != nil {
+				return err
+			}
+			if v == version && db == last {
+				return nil
+			}
+			if err := db.hot.lastSeq.QueryRowContext(ctx).Scan(&seq); err != nil {
+				return err
+			}
+			s.feed.notice(seq, db != last)
+			version, last = v, db
+			return nil
+		}()
+		if reopens(err) {
+			s.reopen(ctx, db, err)
+		}
+	}
+}
+
+const changesSQL = `SELECT seq, kind, keyspace, id FROM changes WHERE seq > $1 ORDER BY seq LIMIT $2`
+
+// Changes implements gateway.Store.
+func (s *Store) Changes(ctx context.Context, after int64, limit int) ([]gateway.Change, error) {
+	var out []gateway.Change
+	err := s.reading(ctx, "reading changes", func(f *file) error {
+		out = out[:0]
+		rows, err := f.hot.changes.QueryContext(ctx, after, limit)
+		return each(rows, err, func(rows *sql.Rows) error {
+			var c gateway.Change
+			err := rows.Scan(&c.Seq, &c.Kind, &c.Keyspace, &c.ID)
+			out = append(out, c)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// lastSeqSQL reads the counter and not the rows, which are pruned in time.
+const lastSeqSQL = `SELECT value FROM sequences WHERE name = 'changes'`
+
+// LastSeq implements gateway.Store.
+func (s *Store) LastSeq(ctx context.Context) (seq int64, err error) {
+	err = s.reading(ctx, "reading changes", func(f *file) error {
+		return f.hot.lastSeq.QueryRowContext(ctx).Scan(&seq)
+	})
+	return seq, err
+}
+
+// each calls f for every row and closes them.
+func each(rows *sql.Rows, err error, f func(*sql.Rows) error) error {
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := f(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}

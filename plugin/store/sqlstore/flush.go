@@ -1,0 +1,149 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+)
+
+// WriteFlush implements gateway.Store. Touches only move forward in time. It renews
+// what the node holds leased; an empty flush does that alone, and writes nothing where
+// the node holds no leases.
+func (s *Store) WriteFlush(ctx context.Context, node string, f *gateway.Flush) error {
+	if len(f.Touches) == 0 && len(f.Usage) == 0 && len(f.Spends) == 0 {
+		holds, err := s.holdsLeases(ctx, node)
+		if err != nil || !holds {
+			return err
+		}
+	}
+	return s.writing(ctx, "writing counts", func(t *tx) error {
+		for i := range f.Touches {
+			if err := t.touch(&f.Touches[i]); err != nil {
+				return err
+			}
+		}
+		for i := range f.Usage {
+			if err := t.count(&f.Usage[i]); err != nil {
+				return err
+			}
+		}
+		at := f.At
+		if at.IsZero() {
+			at = t.now
+		}
+		for i := range f.Spends {
+			if err := t.settle(node, at, &f.Spends[i]); err != nil {
+				return err
+			}
+		}
+		_, err := t.exec(`UPDATE nodes SET lease_until = $2 WHERE name = $1 AND lease_until < $2`, node, t.now.Add(leaseTTL).UnixMicro())
+		return err
+	})
+}
+
+func (s *Store) holdsLeases(ctx context.Context, node string) (holds bool, err error) {
+	err = s.reading(ctx, "looking at leases", func(f *file) error {
+		var n int
+		err := f.read.QueryRowContext(ctx, `SELECT count(*) FROM (SELECT 1 FROM leases WHERE node = $1 LIMIT 1) AS l`, node).Scan(&n)
+		holds = n > 0
+		return err
+	})
+	return holds, err
+}
+
+func (t *tx) touch(in *gateway.Touch) error {
+	at := in.At.UnixMicro()
+	if _, err := t.exec(`UPDATE keys SET last_used_at = $2, last_used_ip = $3
+		WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2)`, in.KeyID, at, in.IP); err != nil {
+		return err
+	}
+	_, err := t.exec(`UPDATE secrets SET last_used_at = $2, last_used_ip = $3
+		WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2)`, in.SecretID, at, in.IP)
+	return err
+}
+
+// count stores one count. The first of a period ends the former ones of that quota:
+// nothing asks for them again.
+func (t *tx) count(u *gateway.Usage) error {
+	start := startOf(u)
+	n, err := t.exec(`UPDATE quota_counts SET used = $4 WHERE subject = $1 AND calendar = $2 AND start = $3`,
+		u.Subject, int64(u.Calendar), start, u.Used)
+	if err != nil || n > 0 {
+		return err
+	}
+	if _, err := t.exec(`DELETE FROM quota_counts WHERE subject = $1 AND calendar = $2 AND start < $3`,
+		u.Subject, int64(u.Calendar), start); err != nil {
+		return err
+	}
+	_, err = t.exec(`INSERT INTO quota_counts (subject, calendar, start, used) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (subject, calendar, start) DO UPDATE SET used = excluded.used`,
+		u.Subject, int64(u.Calendar), start, u.Used)
+	return err
+}
+
+// startOf returns the start as its column holds it: 0 for a period without one.
+func startOf(u *gateway.Usage) int64 {
+	if u.Calendar == ratelimit.Total || u.Start.IsZero() {
+		return 0
+	}
+	return u.Start.UnixMicro()
+}
+
+const usageSQL = `SELECT subject, calendar, start, used FROM quota_counts WHERE subject = $1 ORDER BY calendar, start DESC`
+
+func usageInto(rows *sql.Rows, out []gateway.Usage) ([]gateway.Usage, error) {
+	var u gateway.Usage
+	var calendar, start int64
+	if err := rows.Scan(&u.Subject, &calendar, &start, &u.Used); err != nil {
+		return out, err
+	}
+	u.Calendar = ratelimit.Calendar(calendar)
+	if u.Calendar != ratelimit.Total {
+		u.Start = time.UnixMicro(start).UTC()
+	}
+	return append(out, u), nil
+}
+
+// LoadUsage implements gateway.Store.
+func (s *Store) LoadUsage(ctx context.Context, subject string, now time.Time) ([]gateway.Usage, error) {
+	y, m, d := now.UTC().Date()
+	day, month := time.Date(y, m, d, 0, 0, 0, 0, time.UTC), time.Date(y, m, 1, 0, 0, 0, 0, time.UTC)
+	var out []gateway.Usage
+	err := s.reading(ctx, "reading counts", func(f *file) error {
+		out = out[:0]
+		rows, err := f.hot.usage.QueryContext(ctx, subject)
+		return each(rows, err, func(rows *sql.Rows) error {
+			all, err := usageInto(rows, out)
+			if err != nil {
+				return err
+			}
+			switch u := all[len(all)-1]; {
+			case u.Calendar == ratelimit.Total,
+				u.Calendar == ratelimit.Day && u.Start.Equal(day),
+				u.Calendar == ratelimit.Month && u.Start.Equal(month):
+				out = all
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// Usage implements management.Tx.
+func (t *tx) Usage(subject string) ([]gateway.Usage, error) {
+	var out []gateway.Usage
+	err := t.rows(usageSQL, []any{subject}, func(rows *sql.Rows) (err error) {
+		out, err = usageInto(rows, out)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}

@@ -1,0 +1,134 @@
+package sqlstore
+
+import (
+	"database/sql"
+	"fmt"
+	"time"
+	"unicode/utf8"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// keyColumns are what keyInto scans, of keys AS k and tenants AS t.
+const keyColumns = `k.id, k.keyspace, t.slug, k.name, k.description, k.environment, k.scopes, k.disabled,
+	k.revoked_at, k.deleted_at, k.expires_at, k.allowed_ips, k.rate, k.quota, k.concurrency, k.credits_limit,
+	k.metadata, k.created_at, k.created_by, k.updated_at, k.last_used_at, k.last_used_ip, k.prefix, k.last_four, k.version`
+
+func keyInto(k *gateway.Key) []any {
+	return []any{&k.ID, &k.Keyspace, &k.Tenant, &k.Name, &k.Description, &k.Environment, wordsInto{&k.Scopes}, &k.Disabled,
+		timeInto{&k.RevokedAt}, timeInto{&k.DeletedAt}, timeInto{&k.ExpiresAt}, prefixesInto{&k.AllowedIPs},
+		&k.Rate, &k.Quota, &k.Concurrency, &k.CreditsLimit,
+		jsonInto{&k.Metadata}, timeInto{&k.CreatedAt}, &k.CreatedBy, timeInto{&k.UpdatedAt},
+		timeInto{&k.LastUsedAt}, &k.LastUsedIP, &k.Prefix, &k.LastFour, &k.Version}
+}
+
+// Key implements management.Tx.
+func (t *tx) Key(keyspace, id string) (*gateway.Key, error) {
+	var k gateway.Key
+	err := t.row(`SELECT `+keyColumns+` FROM keys k JOIN tenants t ON t.num = k.tenant_num
+		WHERE k.id = $1 AND k.keyspace = $2`, []any{id, keyspace}, keyInto(&k)...)
+	if err != nil {
+		return nil, err
+	}
+	return &k, nil
+}
+
+// narrowPrefix is how many characters of a key prefix leave so few keys that it is
+// better to find those first and sort them than to go through all keys in order.
+const narrowPrefix = 12
+
+// Keys implements management.Tx. Newest first is in the order of creation here, not
+// by CreatedAt, so that keys imported with older dates disturb nobody's paging.
+func (t *tx) Keys(q management.KeyQuery) ([]*gateway.Key, error) {
+	var w where
+	order := "k.num"
+	w.and("k.keyspace = " + w.arg(q.Keyspace))
+	w.and("k.deleted_at IS NULL")
+	if q.Tenant != "" {
+		w.and("k.tenant_num = (SELECT num FROM tenants WHERE keyspace = " + w.arg(q.Keyspace) + " AND folded = " + w.arg(fold(q.Tenant)) + ")")
+	}
+	if n := utf8.RuneCountInString(q.Prefix); n > 0 {
+		if n >= narrowPrefix {
+			// As a range, which the index on the prefix answers. No text sorts after
+			// U+10FFFF. The sum keeps the order from being taken from another index.
+			w.and("k.prefix >= " + w.arg(q.Prefix) + " AND k.prefix <= " + w.arg(q.Prefix+"\U0010FFFF"))
+			order = "k.num + 0"
+		} else {
+			w.and("substr(k.prefix, 1, " + w.arg(int64(n)) + ") = " + w.arg(q.Prefix))
+		}
+	}
+	now := q.Now.UnixMicro()
+	switch q.Status {
+	case "":
+	case gateway.StatusRevoked:
+		w.and("k.revoked_at IS NOT NULL")
+	case gateway.StatusDisabled:
+		w.and("k.revoked_at IS NULL AND k.disabled = 1")
+	case gateway.StatusExpired:
+		w.and("k.revoked_at IS NULL AND k.disabled = 0 AND k.expires_at <= " + w.arg(now))
+	case gateway.StatusActive:
+		w.and("k.revoked_at IS NULL AND k.disabled = 0 AND (k.expires_at IS NULL OR k.expires_at > " + w.arg(now) + ")")
+	default:
+		return nil, nil
+	}
+	if q.Before != "" {
+		w.and("k.num < (SELECT num FROM keys WHERE id = " + w.arg(q.Before) + " AND keyspace = " + w.arg(q.Keyspace) + ")")
+	}
+	var out []*gateway.Key
+	err := t.rows(`SELECT `+keyColumns+` FROM keys k JOIN tenants t ON t.num = k.tenant_num`+
+		w.text+` ORDER BY `+order+` DESC`+w.limit(q.Limit), w.args,
+		func(rows *sql.Rows) error {
+			var k gateway.Key
+			out = append(out, &k)
+			return rows.Scan(keyInto(&k)...)
+		})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ActiveKeys implements management.Tx. It reads an index of active keys alone.
+func (t *tx) ActiveKeys(keyspace, tenant string, now time.Time) (n int, err error) {
+	err = t.row(`SELECT count(*) FROM keys WHERE tenant_num = (SELECT num FROM tenants WHERE keyspace = $1 AND folded = $2)
+		AND disabled = 0 AND revoked_at IS NULL AND deleted_at IS NULL AND (expires_at IS NULL OR expires_at > $3)`,
+		[]any{keyspace, fold(tenant), now.UnixMicro()}, &n)
+	return n, err
+}
+
+// InsertKey implements management.Tx.
+func (t *tx) InsertKey(k *gateway.Key) error {
+	n, err := t.exec(`INSERT INTO keys (id, keyspace, tenant_num, name, description, environment, scopes, disabled,
+		revoked_at, deleted_at, expires_at, allowed_ips, rate, quota, concurrency, credits_limit,
+		metadata, created_at, created_by, updated_at, last_used_at, last_used_ip, prefix, last_four, version)
+		SELECT $1, keyspace, num, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, 1
+		FROM tenants WHERE keyspace = $2 AND folded = $3`,
+		k.ID, k.Keyspace, fold(k.Tenant), k.Name, k.Description, k.Environment, words(k.Scopes), flag(k.Disabled),
+		micros(k.RevokedAt), micros(k.DeletedAt), micros(k.ExpiresAt), prefixes(k.AllowedIPs),
+		k.Rate, k.Quota, k.Concurrency, k.CreditsLimit,
+		jsonText(k.Metadata), micros(k.CreatedAt), k.CreatedBy, micros(k.UpdatedAt),
+		micros(k.LastUsedAt), k.LastUsedIP, k.Prefix, k.LastFour)
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return fmt.Errorf("tenant %s: %w", k.Tenant, gateway.ErrNotFound)
+	}
+	k.Version = 1
+	return nil
+}
+
+// UpdateKey implements management.Tx.
+func (t *tx) UpdateKey(k *gateway.Key) error {
+	return t.row(`UPDATE keys SET name = $3, description = $4, environment = $5, scopes = $6, disabled = $7,
+		revoked_at = $8, deleted_at = $9, expires_at = $10, allowed_ips = $11, rate = $12, quota = $13, concurrency = $14,
+		credits_limit = $15, metadata = $16, created_at = $17, created_by = $18, updated_at = $19,
+		prefix = $20, last_four = $21, version = version + 1
+		WHERE id = $1 AND keyspace = $2 RETURNING version`,
+		[]any{k.ID, k.Keyspace, k.Name, k.Description, k.Environment, words(k.Scopes), flag(k.Disabled),
+			micros(k.RevokedAt), micros(k.DeletedAt), micros(k.ExpiresAt), prefixes(k.AllowedIPs),
+			k.Rate, k.Quota, k.Concurrency, k.CreditsLimit,
+			jsonText(k.Metadata), micros(k.CreatedAt), k.CreatedBy, micros(k.UpdatedAt), k.Prefix, k.LastFour},
+		&k.Version)
+}

@@ -1,0 +1,49 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+)
+
+// Peppers implements gateway.Store.
+func (s *Store) Peppers(ctx context.Context) (map[string]string, error) {
+	var out map[string]string
+	err := s.reading(ctx, "reading pepper checks", func(f *file) error {
+		out = make(map[string]string)
+		rows, err := f.read.QueryContext(ctx, `SELECT id, check_value FROM peppers`)
+		return each(rows, err, func(rows *sql.Rows) error {
+			var id, check string
+			err := rows.Scan(&id, &check)
+			out[id] = check
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// SavePeppers implements gateway.Store. A check value that is already kept stays.
+func (s *Store) SavePeppers(ctx context.Context, checks map[string]string) error {
+	if len(checks) == 0 {
+		return nil
+	}
+	return s.writing(ctx, "writing pepper checks", func(t *tx) error {
+		for id, check := range checks {
+			if _, err := t.exec(`INSERT INTO peppers (id, check_value) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING`, id, check); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Epoch returns the epoch of the database: a number that only rises, except where an
+// older copy of the database took its place.
+func (s *Store) Epoch(ctx context.Context) (epoch int64, err error) {
+	err = s.reading(ctx, "reading the epoch", func(f *file) error {
+		return f.read.QueryRowContext(ctx, `SELECT CAST(value AS BIGINT) FROM meta WHERE name = 'epoch'`).Scan(&epoch)
+	})
+	return epoch, err
+}

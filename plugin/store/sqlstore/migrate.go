@@ -1,0 +1,138 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Migrations are numbered from 1 without gaps and never change once released. The
+// files of one number that end in another database's name are not ours.
+//
+//go:embed migrations/*.sql
+var migrationFiles embed.FS
+
+type migration struct {
+	version int64
+	name    string
+	sql     string
+}
+
+// migrations returns those of a dialect, in order.
+func migrations(d *dialect) ([]migration, error) {
+	files, err := fs.Glob(migrationFiles, "migrations/*.sql")
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(files)
+	var out []migration
+	for _, file := range files {
+		name := strings.TrimSuffix(strings.TrimPrefix(file, "migrations/"), ".sql")
+		if base, only, ok := strings.Cut(name, "."); ok {
+			if only != d.name {
+				continue
+			}
+			name = base
+		}
+		number, _, _ := strings.Cut(name, "_")
+		version, err := strconv.ParseInt(number, 10, 64)
+		if err != nil || version != int64(len(out)+1) {
+			return nil, fmt.Errorf("migration %s is not number %d", file, len(out)+1)
+		}
+		text, err := migrationFiles.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, migration{version, name, d.types.Replace(string(text))})
+	}
+	return out, nil
+}
+
+// schemaError says that a database is not one this binary can use, and why.
+type schemaError struct{ text string }
+
+func (e *schemaError) Error() string { return e.text }
+
+// migrate brings the database to this binary's schema, in one transaction: either all
+// missing migrations are applied or none. An empty database is filled only where
+// create allows it: while running, an empty file in the place of ours is a loss to be
+// reported and not a new start. It returns how many it applied.
+//
+// Processes that open a new file at once are serialised by the transaction, which
+// takes the write lock before it looks.
+func migrate(ctx context.Context, db *sql.DB, d *dialect, create bool) (applied int, err error) {
+	all, err := migrations(d)
+	if err != nil {
+		return 0, err
+	}
+	// Nearly always there is nothing to do, and then nothing needs to be locked.
+	version, err := schemaVersion(ctx, db, d)
+	if err != nil || version == int64(len(all)) {
+		return 0, err
+	}
+	if version == 0 && !create {
+		return 0, &schemaError{"it is empty"}
+	}
+
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer tx.Rollback()
+	if version, err = schemaVersion(ctx, tx, d); err != nil {
+		return 0, err
+	}
+	for _, m := range all[version:] {
+		if _, err := tx.ExecContext(ctx, m.sql); err != nil {
+			return 0, fmt.Errorf("migration %s: %w", m.name, err)
+		}
+		if _, err := tx.ExecContext(ctx, `INSERT INTO schema_version (version, name, at) VALUES ($1, $2, $3)`,
+			m.version, m.name, time.Now().UnixMicro()); err != nil {
+			return 0, err
+		}
+		applied++
+	}
+	return applied, tx.Commit()
+}
+
+// queryer is a *sql.DB or *sql.Tx.
+type queryer interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// schemaVersion returns the newest migration a database has had, 0 for an empty one. A
+// foreign database, and one from a newer Keygate, is a *schemaError.
+func schemaVersion(ctx context.Context, q queryer, d *dialect) (int64, error) {
+	var tables int
+	if err := q.QueryRowContext(ctx, d.tables).Scan(&tables); err != nil {
+		return 0, err
+	}
+	if tables == 0 {
+		return 0, nil
+	}
+	var ours int
+	if err := q.QueryRowContext(ctx, d.tables+` AND name IN ('schema_version', 'meta', 'secrets')`).Scan(&ours); err != nil {
+		return 0, err
+	}
+	if ours != 3 {
+		return 0, &schemaError{"it is the database of another program; name another file"}
+	}
+	var version int64
+	if err := q.QueryRowContext(ctx, `SELECT coalesce(max(version), 0) FROM schema_version`).Scan(&version); err != nil {
+		return 0, err
+	}
+	all, err := migrations(d)
+	if err != nil {
+		return 0, err
+	}
+	if version > int64(len(all)) {
+		return 0, &schemaError{fmt.Sprintf("its schema is version %d and this program knows versions up to %d: it was written by a newer Keygate; run that one, or restore the backup made before the upgrade", version, len(all))}
+	}
+	return version, nil
+}

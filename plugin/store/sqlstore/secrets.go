@@ -1,0 +1,194 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// secretColumns are what secretInto scans, of secrets AS s and keys AS k.
+const secretColumns = `s.id, k.id, s.keyspace, s.digest, s.algorithm, s.prefix, s.last_four, s.created_at, s.expires_at, s.last_used_at, s.last_used_ip`
+
+func secretInto(s *gateway.Secret) []any {
+	return []any{&s.ID, &s.KeyID, &s.Keyspace, &s.Digest, &s.Algorithm, &s.Prefix, &s.LastFour,
+		timeInto{&s.CreatedAt}, timeInto{&s.ExpiresAt}, timeInto{&s.LastUsedAt}, &s.LastUsedIP}
+}
+
+const lookupSQL = `SELECT ` + secretColumns + `, ` + keyColumns + `, ` + tenantColumns + `
+	FROM secrets s JOIN keys k ON k.num = s.key_num JOIN tenants t ON t.num = k.tenant_num
+	WHERE s.keyspace = $1 AND s.digest = $2 AND k.deleted_at IS NULL AND t.deleted_at IS NULL`
+
+// Lookup implements gateway.Store: one query per candidate, in order.
+func (s *Store) Lookup(ctx context.Context, keyspace string, digests []apikey.Candidate) (*gateway.Record, error) {
+	var out *gateway.Record
+	err := s.reading(ctx, "looking a key up", func(f *file) error {
+		for i := range digests {
+			rec := &gateway.Record{Key: new(gateway.Key), Tenant: new(gateway.Tenant)}
+			dest := append(secretInto(&rec.Secret), keyInto(rec.Key)...)
+			dest = append(dest, tenantInto(rec.Tenant)...)
+			err := f.hot.lookup.QueryRowContext(ctx, keyspace, digests[i].Digest[:]).Scan(dest...)
+			if err == nil {
+				out = rec
+				return nil
+			}
+			if !errors.Is(err, sql.ErrNoRows) {
+				return err
+			}
+		}
+		return gateway.ErrNotFound
+	})
+	return out, err
+}
+
+const keyDigestsSQL = `SELECT s.digest FROM secrets s JOIN keys k ON k.num = s.key_num WHERE k.id = $1 AND k.keyspace = $2`
+
+// SecretDigests implements gateway.Store. A key that does not exist has none.
+func (s *Store) SecretDigests(ctx context.Context, keyspace, keyID string) ([][]byte, error) {
+	var out [][]byte
+	err := s.reading(ctx, "reading a key's digests", func(f *file) error {
+		out = out[:0]
+		rows, err := f.hot.keyDigests.QueryContext(ctx, keyID, keyspace)
+		return each(rows, err, func(rows *sql.Rows) error {
+			var d []byte
+			err := rows.Scan(&d)
+			out = append(out, d)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// CountSecrets implements gateway.Store: the highest number given, so a little too
+// many where secrets were deleted, but without counting.
+func (s *Store) CountSecrets(ctx context.Context) (n int64, err error) {
+	err = s.reading(ctx, "counting keys", func(f *file) error {
+		return f.read.QueryRowContext(ctx, `SELECT coalesce(max(num), 0) FROM secrets`).Scan(&n)
+	})
+	return n, err
+}
+
+// digestsAtOnce is after how many digests it is looked whether to go on.
+const digestsAtOnce = 4096
+
+// Digests implements gateway.Store. It reads one snapshot, from the index of digests
+// alone. The digest handed to yield is overwritten after it returns.
+//
+// A database that has to be opened anew meanwhile ends it with an error, so that the
+// old connections can be given up; yield has then been called for some of the digests.
+func (s *Store) Digests(ctx context.Context, yield func(keyspace string, digest []byte) bool) error {
+	doing := "reading all digests"
+	f, err := s.acquire(ctx)
+	if err != nil {
+		return explain(doing, s.path, err)
+	}
+	defer s.release(f)
+	conn, err := f.read.Conn(ctx)
+	if err != nil {
+		return explain(doing, s.path, err)
+	}
+	defer conn.Close()
+	err = conn.Raw(func(c any) error {
+		// database/sql would copy and convert every value once more.
+		rows, err := c.(driver.QueryerContext).QueryContext(ctx, `SELECT keyspace, digest FROM secrets`, nil)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		row := make([]driver.Value, 2)
+		for n := 1; ; n++ {
+			if n%digestsAtOnce == 0 {
+				select {
+				case <-ctx.Done():
+					return ctx.Err()
+				case <-f.stop:
+					return errRetired
+				default:
+				}
+			}
+			if err := rows.Next(row); err == io.EOF {
+				return nil
+			} else if err != nil {
+				return err
+			}
+			keyspace, ok := row[0].(string)
+			digest, ok2 := row[1].([]byte)
+			if !ok || !ok2 {
+				return fmt.Errorf("a digest is %T of %T", row[1], row[0])
+			}
+			if !yield(keyspace, digest) {
+				return nil
+			}
+		}
+	})
+	return explain(doing, s.path, err)
+}
+
+// Rehash implements gateway.Store. ErrNotFound where there is no such secret.
+func (s *Store) Rehash(ctx context.Context, keyspace, secretID string, to apikey.Candidate) error {
+	return s.writing(ctx, "rehashing a key", func(t *tx) error {
+		n, err := t.exec(`UPDATE secrets SET digest = $3, algorithm = $4 WHERE id = $1 AND keyspace = $2`,
+			secretID, keyspace, to.Digest[:], string(to.Algorithm))
+		if err == nil && n == 0 {
+			err = gateway.ErrNotFound
+		}
+		return err
+	})
+}
+
+// Secrets implements management.Tx.
+func (t *tx) Secrets(keyspace, keyID string) ([]gateway.Secret, error) {
+	var out []gateway.Secret
+	err := t.rows(`SELECT `+secretColumns+` FROM secrets s JOIN keys k ON k.num = s.key_num
+		WHERE k.id = $1 AND k.keyspace = $2 ORDER BY s.num DESC`, []any{keyID, keyspace},
+		func(rows *sql.Rows) error {
+			out = append(out, gateway.Secret{})
+			return rows.Scan(secretInto(&out[len(out)-1])...)
+		})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// InsertSecret implements management.Tx. ErrNotFound where there is no such key.
+func (t *tx) InsertSecret(s gateway.Secret) error {
+	var key int64
+	if err := t.row(`SELECT num FROM keys WHERE id = $1 AND keyspace = $2`, []any{s.KeyID, s.Keyspace}, &key); err != nil {
+		return err
+	}
+	n, err := t.exec(`INSERT INTO secrets (id, key_num, keyspace, digest, algorithm, prefix, last_four, created_at, expires_at, last_used_at, last_used_ip)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (keyspace, digest) DO NOTHING`,
+		s.ID, key, s.Keyspace, s.Digest, string(s.Algorithm), s.Prefix, s.LastFour,
+		micros(s.CreatedAt), micros(s.ExpiresAt), micros(s.LastUsedAt), s.LastUsedIP)
+	if err == nil && n == 0 {
+		err = management.ErrDigestTaken
+	}
+	return err
+}
+
+// UpdateSecret implements management.Tx.
+func (t *tx) UpdateSecret(s gateway.Secret) error {
+	n, err := t.exec(`UPDATE secrets SET digest = $3, algorithm = $4, prefix = $5, last_four = $6, created_at = $7, expires_at = $8
+		WHERE id = $1 AND keyspace = $2`,
+		s.ID, s.Keyspace, s.Digest, string(s.Algorithm), s.Prefix, s.LastFour, micros(s.CreatedAt), micros(s.ExpiresAt))
+	if err == nil && n == 0 {
+		err = gateway.ErrNotFound
+	}
+	return err
+}
+
+// DeleteSecrets implements management.Tx.
+func (t *tx) DeleteSecrets(keyspace, keyID string) error {
+	_, err := t.exec(`DELETE FROM secrets WHERE key_num = (SELECT num FROM keys WHERE id = $1 AND keyspace = $2)`, keyID, keyspace)
+	return err
+}

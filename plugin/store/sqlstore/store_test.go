@@ -1,0 +1,28 @@
+package sqlstore
+
+import (
+	"log/slog"
+	"path/filepath"
+	"testing"
+
+	"github.com/keygate-dev/keygate/plugin/store/storetest"
+)
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// openTest opens the database at path and closes it with the test.
+func openTest(t testing.TB, path string) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), path, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func TestStore(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) storetest.Store {
+		return openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
+	})
+}
