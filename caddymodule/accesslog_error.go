@@ -1,0 +1,146 @@
+package caddymodule
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// serveError answers the request with an error that its handlers returned, as
+// Server.ServeHTTP does: by the server's error routes, or with the bare status. It
+// writes the line to the error log, without keys, and returns nil, so that the server has nothing left
+// to log; only outside of a server it returns err. w is the innermost writer. A nil
+// err is none. Panics of error routes pass through.
+func (a *accessLog) serveError(w http.ResponseWriter, r *http.Request, err error) error {
+	if err == nil || a.server == nil {
+		return err
+	}
+	duration := a.duration()
+	err = a.secrets.err(err)
+
+	// Error routes see the request as it arrived, but for its headers and body, and for
+	// keys in its query.
+	if o, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
+		r.Method, r.RemoteAddr = o.Method, o.RemoteAddr
+		r.RequestURI = a.secrets.uri(o.RequestURI)
+		*r.URL = *o.URL
+		if r.URL.RawQuery != "" {
+			r.URL.RawQuery = strings.TrimPrefix(a.secrets.uri("?"+r.URL.RawQuery), "?")
+		}
+	}
+	status, message, fields := errorValues(err)
+	fields = append([]zap.Field{zap.Duration("duration", duration)}, fields...)
+	r = a.server.Errors.WithError(r, err)
+
+	if a.server.Errors == nil || len(a.server.Errors.Routes) == 0 {
+		level := zapcore.DebugLevel
+		if status >= 500 {
+			level = zapcore.ErrorLevel
+		}
+		a.logError(level, message, fields)
+		w.WriteHeader(status)
+		return nil
+	}
+	err2 := a.server.Errors.Routes.Compile(caddyhttp.HandlerFunc(bareError)).ServeHTTP(w, r)
+	if err2 == nil {
+		a.logError(zapcore.DebugLevel, message, fields)
+		return nil
+	}
+	a.logError(zapcore.ErrorLevel, "error handling handler error", append([]zap.Field{
+		fields[0],
+		zap.String("error", a.secrets.text(err2.Error())),
+		zap.Namespace("first_error"),
+		zap.String("msg", message),
+	}, fields[1:]...))
+	if he, ok := err.(caddyhttp.HandlerError); ok {
+		w.WriteHeader(he.StatusCode)
+	} else {
+		w.WriteHeader(http.StatusInternalServerError)
+	}
+	return nil
+}
+
+// bareError ends a chain of error routes none of which answered.
+func bareError(w http.ResponseWriter, r *http.Request) error {
+	status := http.StatusInternalServerError
+	if he, ok := r.Context().Value(caddyhttp.ErrorCtxKey).(caddyhttp.HandlerError); ok {
+		status = he.StatusCode
+	}
+	w.WriteHeader(status)
+	return nil
+}
+
+func (a *accessLog) logError(level zapcore.Level, message string, fields []zap.Field) {
+	var all []zap.Field
+	for _, logger := range namedLoggers(a.server.Logs, a.errors, a.r) {
+		entry := logger.Check(level, message)
+		if entry == nil {
+			continue
+		}
+		if all == nil {
+			all = append([]zap.Field{a.request()}, fields...)
+		}
+		entry.Write(all...)
+	}
+}
+
+// errorValues returns the status, message and fields of an error's line.
+func errorValues(err error) (status int, message string, fields []zap.Field) {
+	he, ok := errors.AsType[caddyhttp.HandlerError](err)
+	if !ok {
+		return http.StatusInternalServerError, err.Error(), []zap.Field{zap.Error(err)}
+	}
+	message = err.Error()
+	if he.Err != nil {
+		message = he.Err.Error()
+	}
+	return he.StatusCode, message, []zap.Field{
+		zap.Int("status", he.StatusCode),
+		zap.String("err_id", he.ID),
+		zap.String("err_trace", he.Trace),
+	}
+}
+
+// err returns err without keys in its text, err itself where there are none. What is
+// in its tree stays.
+func (s *logSecrets) err(err error) error {
+	text := err.Error()
+	safe := s.text(text)
+	if safe == text {
+		return err
+	}
+	if he, ok := err.(caddyhttp.HandlerError); ok && he.Err != nil {
+		he.Err = s.err(he.Err)
+		return he
+	}
+	return &cleanedError{safe, err}
+}
+
+// cleanedError is an error whose own text must not be shown.
+type cleanedError struct {
+	text string
+	err  error
+}
+
+// Error implements error.
+func (e *cleanedError) Error() string { return e.text }
+
+// Is lets errors.Is see the original, without handing it out.
+func (e *cleanedError) Is(target error) bool { return errors.Is(e.err, target) }
+
+// As lets errors.As see the original.
+func (e *cleanedError) As(target any) bool {
+	if he, ok := target.(*caddyhttp.HandlerError); ok {
+		found, ok := errors.AsType[caddyhttp.HandlerError](e.err)
+		if ok {
+			found.Err = errors.New(e.text)
+			*he = found
+		}
+		return ok
+	}
+	return errors.As(e.err, target)
+}
