@@ -37,6 +37,7 @@ type Handler struct {
 	keyspace *keyspace
 	rules    *rules.Set
 	headers  ratelimit.HeaderOptions
+	logs     *requestLogs
 }
 
 // CaddyModule returns the Caddy module information.
@@ -63,6 +64,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		app.addRules(h.keyspace.Name, h.rules)
 	}
 	h.headers = h.HandlerConfig.headerOptions(h.keyspace)
+	h.logs = newRequestLogs(ctx, h.keyspace.Grammar.Clean, h.keyspace.Places.List())
 	return nil
 }
 
@@ -93,7 +95,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if judged, _ := caddyhttp.GetVar(r.Context(), judgedVar).(bool); judged {
 		return next.ServeHTTP(w, r)
 	}
-	log := beginAccessLog(r, h.keyspace.Grammar.Clean)
+	log := beginAccessLog(h.logs, r)
 	defer log.end(w)
 	stripContext(r, !h.KeepOverrides && !h.StripOnly)
 	if h.StripOnly {
