@@ -29,6 +29,10 @@ func (g *Grammar) Clean(s string) string {
 	var out strings.Builder
 	done := 0
 	for i := 0; i < len(s); {
+		if !g.cleaner.starts[s[i]] {
+			i++
+			continue
+		}
 		f, ok := g.find(s, i)
 		if !ok {
 			i++
@@ -64,8 +68,9 @@ func (g *Grammar) Clean(s string) string {
 // cleaner is what of a grammar can be recognised in a text: a target per prefix.
 type cleaner struct {
 	targets []target
-	// starts marks the bytes at which a key, or an escaped one, may begin.
-	starts [256]bool
+	// first marks the characters that begin a prefix, starts the bytes at which such a
+	// character, or its escape, may begin.
+	first, starts [256]bool
 }
 
 // target stands for all shapes of one prefix: the widest characters, the shortest
@@ -99,7 +104,8 @@ func newCleaner(g *Grammar) cleaner {
 		}
 		t.several = shapes > 1
 		c.targets = append(c.targets, t)
-		c.starts[prefix[0]], c.starts['%'], c.starts['\\'] = true, true, true
+		c.first[prefix[0]], c.starts[prefix[0]] = true, true
+		c.starts['%'], c.starts['\\'] = true, true
 	}
 	return c
 }
@@ -112,6 +118,15 @@ func (t *target) read(s string, i int) (c byte, next int) {
 		return s[i], i + 1
 	}
 	return c, next
+}
+
+// begins returns the character at i if a prefix may begin with it.
+func (c *cleaner) begins(s string, i int) (first byte, ok bool) {
+	if !c.starts[s[i]] {
+		return 0, false
+	}
+	first, _ = read(s, i)
+	return first, c.first[first]
 }
 
 // skipPrefix returns where the target's prefix, which begins at i, ends.
@@ -143,11 +158,16 @@ func (f found) beyond(g found) bool {
 
 // find returns what of a key begins at i.
 func (g *Grammar) find(s string, i int) (f found, ok bool) {
-	if !g.cleaner.starts[s[i]] {
+	first, ok := g.cleaner.begins(s, i)
+	if !ok {
 		return f, false
 	}
+	ok = false
 	for k := range g.cleaner.targets {
 		t := &g.cleaner.targets[k]
+		if t.prefix[0] != first {
+			continue
+		}
 		if p, is := t.skipPrefix(s, i); is {
 			if next, is := g.findBody(s, i, p, t); is {
 				// Of two prefixes that both fit, the one that takes more; it can't show
@@ -214,12 +234,17 @@ func (t *target) skip(s string, i, n int) int {
 // characters are among outer's, the run need not be read again, as it ends where outer
 // does: so a text of nothing but prefixes costs no square of its length.
 func (g *Grammar) findWithin(s string, i int, outer found) (f found, ok bool) {
-	if !g.cleaner.starts[s[i]] {
+	first, ok := g.cleaner.begins(s, i)
+	if !ok {
 		return f, false
 	}
+	ok = false
 	f.shown = len(s)
 	for k := range g.cleaner.targets {
 		t := &g.cleaner.targets[k]
+		if t.prefix[0] != first {
+			continue
+		}
 		body, is := t.skipPrefix(s, i)
 		if !is {
 			continue

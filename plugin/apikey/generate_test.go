@@ -87,7 +87,7 @@ func TestDigitIsFair(t *testing.T) {
 // of freedom a value above 160 has a probability under 1e-10.
 func TestGenerateIsUniform(t *testing.T) {
 	g := newGrammar(t, nil, Format{Length: 32, Checksum: NoChecksum}, nil)
-	const keys = 20000
+	const keys = 8000
 	var counts [32][256]int
 	for range keys {
 		key := newKey(t, g)[len("kg_live_"):]
