@@ -6,6 +6,9 @@
 //	keygate          the app: store, peppers, keyspaces, plans        app.go, config.go
 //	http.handlers.keygate         judges requests                     handler.go, config_handler.go
 //	http.handlers.keygate_health  says whether keys can be judged     health.go
+//	caddy.logging.encoders.filter.keygate  keeps keys out of logs    logfilter.go
+//	admin.api.keygate             the management API, for this machine  admin.go
+//	caddy keygate …               commands over that API              command*.go
 //
 // A configuration comes as a Caddyfile (caddyfile*.go) or as JSON. Both end in the
 // same structs, which config*.go documents field by field, and both are judged by the
@@ -19,4 +22,7 @@ func init() {
 	registerApp()
 	registerHealth()
 	registerHandler()
+	registerLogFilter()
+	registerAdmin()
+	registerCommand()
 }

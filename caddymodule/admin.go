@@ -1,0 +1,167 @@
+package caddymodule
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/keygate-dev/keygate/plugin/api"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// adminPrefix is where the management API stands on Caddy's admin endpoint.
+const adminPrefix = "/keygate"
+
+// viaHeader is how the CLI says that it is the CLI.
+const viaHeader = "Keygate-Via"
+
+// AdminAPI mounts the management API on Caddy's admin endpoint, under /keygate/, where
+// whoever may configure the server may also manage its keys. It is for this machine:
+// where that endpoint listens neither on loopback nor on a Unix socket, it answers
+// 403 for every keyspace whose configuration does not open it.
+type AdminAPI struct {
+	mu sync.Mutex
+	// app is the one that handler was made for.
+	app     *App
+	handler http.Handler
+}
+
+func registerAdmin() { caddy.RegisterModule(new(AdminAPI)) }
+
+// CaddyModule returns the Caddy module information.
+func (*AdminAPI) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "admin.api.keygate", New: func() caddy.Module { return new(AdminAPI) }}
+}
+
+// Routes returns the one route under which everything stands. Caddy makes admin
+// routers before it provisions apps, so the app is looked for when it is needed.
+func (a *AdminAPI) Routes() []caddy.AdminRoute {
+	return []caddy.AdminRoute{{Pattern: adminPrefix + "/", Handler: caddy.AdminHandlerFunc(a.serve)}}
+}
+
+// serve answers one request. It always answers itself, in the words of the API.
+func (a *AdminAPI) serve(w http.ResponseWriter, r *http.Request) error {
+	app := runningApp()
+	if app == nil {
+		api.WriteProblem(w, http.StatusServiceUnavailable, "not_running",
+			"No keygate app is running: start Caddy with a configuration that has the keygate global option, or wait until it has started.")
+		return nil
+	}
+	h := a.handlerOf(app)
+	if h == nil {
+		api.WriteProblem(w, http.StatusServiceUnavailable, management.CodeStoreUnavailable, "The keygate app has not opened its store yet; try again.")
+		return nil
+	}
+	if !local(r) && !app.adminOpen(r) {
+		api.WriteProblem(w, http.StatusForbidden, "not_local",
+			"This admin endpoint listens neither on loopback nor on a Unix socket. Let it listen there, or state admin_api open in the keyspace, or use keygate_api, which asks for a token.")
+		return nil
+	}
+	http.StripPrefix(adminPrefix, h).ServeHTTP(w, r)
+	return nil
+}
+
+// runningApp returns the app of the configuration that runs, nil where there is none.
+func runningApp() *App {
+	app, err := caddy.ActiveContext().AppIfConfigured(appName)
+	if err != nil {
+		return nil
+	}
+	a, _ := app.(*App)
+	return a
+}
+
+// handlerOf returns the management API of an app, nil before the app's store is open.
+func (a *AdminAPI) handlerOf(app *App) http.Handler {
+	m := app.engine.management()
+	if m == nil {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.app != app {
+		a.app, a.handler = app, app.managementAPI(m, adminAccess)
+	}
+	return a.handler
+}
+
+// managementAPI returns the management API of the app, open to whom authenticate lets in.
+func (a *App) managementAPI(m *management.Manager, authenticate func(*http.Request) (api.Access, error)) http.Handler {
+	return api.New(m, api.Options{
+		Judge:        &judge{gateway: a.gateway, view: a.engine.view, rules: a.rulesOf},
+		Status:       func(ctx context.Context) management.Status { return a.status(ctx) },
+		Authenticate: authenticate,
+		Site:         a.siteOf,
+		Logger:       a.log,
+	})
+}
+
+// adminAccess lets everybody in: Caddy's admin endpoint has seen to who gets this far. The
+// name is what the caller says it is, for the audit.
+func adminAccess(r *http.Request) (api.Access, error) {
+	name, ip, err := api.Named(r)
+	if err != nil {
+		return api.Access{}, err
+	}
+	actor := management.Actor{Name: name, IP: ip, Via: "admin"}
+	if actor.Name == "" {
+		actor.Name = "admin"
+	}
+	if r.Header.Get(viaHeader) == "cli" {
+		actor.Via = "cli"
+	}
+	if actor.IP == "" {
+		// A Unix socket has none.
+		if from, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+			actor.IP = from.Addr().Unmap().String()
+		}
+	}
+	return api.Access{Actor: actor}, nil
+}
+
+// local says whether the admin endpoint that got the request listens on loopback or on
+// a Unix socket. Caddy keeps the listener's address in the server's Addr. The connection's own end must be local too, since a host
+// name such as localhost may be made to mean anything.
+func local(r *http.Request) bool {
+	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
+	end, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if server == nil || end == nil {
+		return false
+	}
+	listens, err := caddy.ParseNetworkAddress(server.Addr)
+	if err != nil {
+		return false
+	}
+	if listens.IsUnixNetwork() {
+		return true
+	}
+	if end.Network() == "unix" {
+		return listens.IsFdNetwork()
+	}
+	to, err := netip.ParseAddrPort(end.String())
+	if err != nil || !to.Addr().Unmap().IsLoopback() {
+		return false
+	}
+	if strings.EqualFold(listens.Host, "localhost") {
+		return true
+	}
+	host, err := netip.ParseAddr(listens.Host)
+	return err == nil && host.Unmap().IsLoopback()
+}
+
+// adminOpen says whether the keyspace that the request is about opens its management
+// on any admin endpoint.
+func (a *App) adminOpen(r *http.Request) bool {
+	ks, err := a.keyspaceOf(r.URL.Query().Get("keyspace"))
+	return err == nil && ks.adminOpen
+}
+
+var (
+	_ caddy.AdminRouter = (*AdminAPI)(nil)
+	_ caddy.Module      = (*AdminAPI)(nil)
+)

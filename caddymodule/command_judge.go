@@ -1,0 +1,189 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+func verifyCommand() *cobra.Command {
+	return judgeCommand("verify", "Judges a request with a key, as the proxy would, and spends what it costs",
+		"Judges a request with a key, which is read from standard input or a file, as the proxy would, and spends what it costs. Exit status: 0 where it would pass, 1 where not.")
+}
+
+func explainCommand() *cobra.Command {
+	return judgeCommand("explain", "Says why a request with a key passes or not, check by check, spending nothing",
+		"Judges a request with a key, which is read from standard input or a file, as the proxy would, spends nothing, and prints every check's outcome in order.")
+}
+
+func judgeCommand(verb, short, long string) *cobra.Command {
+	cmd := action(&cobra.Command{
+		Use: verb, Short: short, Long: long,
+		Example: "  caddy keygate " + verb + " --method POST --path /v1/deploy --ip 192.0.2.7 < key.txt\n  pass show acme | caddy keygate " + verb + " --key-file -",
+	}, func(cmd *cobra.Command, _ []string) error { return judged(cmd, verb) })
+	cmd.Flags().String("key-file", "-", "File that holds the key; - for standard input")
+	cmd.Flags().String("method", "", "Method of the request (default: GET)")
+	cmd.Flags().String("path", "", "Path of the request (default: none, so no rule of a path is applied)")
+	cmd.Flags().Int64("cost", 0, "What the request costs (default: what the path's rule says)")
+	cmd.Flags().String("ip", "", "Address of the client")
+	return cmd
+}
+
+func judged(cmd *cobra.Command, verb string) error {
+	flags := cmd.Flags()
+	c, err := clientOf(cmd)
+	if err != nil {
+		return err
+	}
+	file, _ := flags.GetString("key-file")
+	key, err := readSecret(cmd, file)
+	if err != nil {
+		return fmt.Errorf("reading the key: %w", err)
+	}
+	body := map[string]any{"key": key}
+	for _, name := range []string{"method", "path", "ip"} {
+		if v, _ := flags.GetString(name); v != "" {
+			body[name] = v
+		}
+	}
+	if flags.Changed("cost") {
+		body["cost"], _ = flags.GetInt64("cost")
+	}
+	var r management.VerifyResult
+	b, err := c.call(cmd.Context(), http.MethodPost, "/v1/"+verb, nil, body, &r)
+	if err != nil {
+		return err
+	}
+	if asJSON(cmd) {
+		err = printJSON(cmd, b)
+	} else {
+		err = printResult(cmd, r)
+	}
+	if err == nil && verb == "verify" && !r.Allowed {
+		return fmt.Errorf("the request would be refused: %s", r.Reason)
+	}
+	return err
+}
+
+func printResult(cmd *cobra.Command, r management.VerifyResult) error {
+	out := cmd.OutOrStdout()
+	verdict := "allowed"
+	if !r.Allowed {
+		verdict = "refused: " + r.Reason + " (" + strconv.Itoa(r.Status) + ")"
+	}
+	pairs := []string{
+		"Verdict", verdict, "Message", r.Message, "Tenant", r.Tenant, "Plan", r.Plan, "Key", r.KeyID, "Name", r.KeyName,
+		"Environment", r.Environment, "Scopes", strings.Join(r.Scopes, " "),
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Headers)) {
+		pairs = append(pairs, name, r.Headers[name])
+	}
+	if err := sheet(out, pairs...); err != nil || len(r.Checks) == 0 {
+		return err
+	}
+	fmt.Fprintln(out)
+	t := newTable(out, "CHECK", "RESULT", "WHY")
+	for _, c := range r.Checks {
+		result := "passed"
+		if !c.OK {
+			result = "refused"
+		}
+		t.row(c.Check, result, c.Detail)
+	}
+	return t.flush()
+}
+
+func auditCommand() *cobra.Command {
+	cmd := action(&cobra.Command{
+		Use: "audit", Short: "Shows who changed what, newest first, or verifies that nothing was altered",
+		Example: "  caddy keygate audit --tenant acme --limit 20\n  caddy keygate audit --verify",
+	}, audit)
+	addListFlags(cmd, map[string]string{"key": "Only about this key", "tenant": "Only about this tenant"})
+	cmd.Flags().Bool("verify", false, "Check the chain of all events")
+	return cmd
+}
+
+func audit(cmd *cobra.Command, _ []string) error {
+	if verify, _ := cmd.Flags().GetBool("verify"); verify {
+		return verifyChain(cmd)
+	}
+	out := newTable(cmd.OutOrStdout(), "WHEN", "WHO", "FROM", "VIA", "WHAT", "TARGET", "CHANGED")
+	isJSON, err := listed(cmd, "/v1/audit", []string{"key", "tenant"}, func(e management.AuditRecord) {
+		changed := ""
+		if e.Before != nil && e.After != nil {
+			changed = strings.Join(slices.Sorted(maps.Keys(e.After)), " ")
+		}
+		out.row(moment(&e.At), e.Actor, text(e.IP), e.Via, e.Action, e.Target, changed)
+	})
+	if err != nil || isJSON {
+		return err
+	}
+	return out.flush()
+}
+
+func verifyChain(cmd *cobra.Command) error {
+	c, err := clientOf(cmd)
+	if err != nil {
+		return err
+	}
+	var r management.ChainReport
+	b, err := c.call(cmd.Context(), http.MethodGet, "/v1/audit/verify", nil, nil, &r)
+	if err != nil {
+		return err
+	}
+	if asJSON(cmd) {
+		err = printJSON(cmd, b)
+	} else {
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d events, head %s\n", r.Events, shown(r.Head))
+	}
+	if err == nil && !r.Intact {
+		return errors.New("the audit chain was altered: " + strings.Join(r.Problems, "; "))
+	}
+	return err
+}
+
+func statusCommand() *cobra.Command {
+	return action(&cobra.Command{Use: "status", Short: "Shows how the gateway is"}, status)
+}
+
+func status(cmd *cobra.Command, _ []string) error {
+	c, err := clientOf(cmd)
+	if err != nil {
+		return err
+	}
+	var s management.Status
+	b, err := c.call(cmd.Context(), http.MethodGet, "/v1/status", nil, nil, &s)
+	if err != nil {
+		return err
+	}
+	if asJSON(cmd) {
+		return printJSON(cmd, b)
+	}
+	state := "ok"
+	if s.Degraded {
+		state = "degraded: " + strings.Join(s.Problems, "; ")
+	}
+	store := s.Store.Kind + ", " + strconv.FormatInt(s.Store.Secrets, 10) + " secrets"
+	if !s.Store.OK {
+		store = s.Store.Kind + ", does not answer: " + s.Store.Error
+	}
+	if err := sheet(cmd.OutOrStdout(), "Gateway", state, "Version", s.Version, "Keyspaces", strings.Join(s.Keyspaces, " "),
+		"Store", store, "Limits", s.Limits); err != nil {
+		return err
+	}
+	fmt.Fprintln(cmd.OutOrStdout())
+	t := newTable(cmd.OutOrStdout(), "NODE", "READY", "CHANGES", "BEHIND", "KEYS CACHED", "CONFIG", "LAST CONTACT")
+	for _, n := range s.Nodes {
+		t.row(n.Node, strconv.FormatBool(n.Ready), strconv.FormatInt(n.Seq, 10), strconv.FormatInt(n.Lag, 10),
+			strconv.FormatInt(n.KeysCached, 10), n.ConfigHash, moment(n.LastContact))
+	}
+	return t.flush()
+}
