@@ -97,6 +97,7 @@ func (a *App) Provision(ctx caddy.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("making the gateway: %w", err)
 	}
+	known.add(a)
 	a.pooled, a.engine = identity, e.(*engine)
 	a.gateway = a.engine.gateway
 	return nil
@@ -131,6 +132,7 @@ func (a *App) Cleanup() error {
 	if a.pooled == "" {
 		return nil
 	}
+	known.remove(a)
 	key := a.pooled
 	a.pooled = ""
 	_, err := engines.Delete(key)

@@ -39,12 +39,18 @@ func load(t *testing.T, app *App, extra caddy.ModuleMap) error {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return loadRaw(t, string(config))
+}
+
+// loadRaw runs a configuration in JSON until the test ends.
+func loadRaw(t *testing.T, config string) error {
+	t.Helper()
 	t.Cleanup(func() {
 		if err := caddy.Stop(); err != nil {
 			t.Error(err)
 		}
 	})
-	return caddy.Load(config, true)
+	return caddy.Load([]byte(config), true)
 }
 
 // stop ends the configuration that runs.

@@ -90,7 +90,7 @@ func FuzzCaddyfile(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, in string) {
 		if strings.Contains(in, "import") {
-			t.SkipNow() // reads files
+			return // it would read files
 		}
 		out, err := adapt(in)
 		if err != nil {

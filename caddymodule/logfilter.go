@@ -1,0 +1,139 @@
+package caddymodule
+
+import (
+	"net/http"
+	"sync"
+	"sync/atomic"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/logging"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+)
+
+// LogFilter writes what of an API key may be shown in place of the key, in the log field
+// it is put on: what has a prefix and the shape of any configured keyspace's keys, and
+// whatever stands where keys do. Requests that reach the keygate directive are logged
+// without keys in any case; this is for the others, a wrong host, a redirect or another site:
+//
+//	log {
+//		format filter {
+//			request>uri     keygate
+//			request>headers keygate
+//			resp_headers    keygate
+//		}
+//	}
+type LogFilter struct{}
+
+func registerLogFilter() { caddy.RegisterModule(LogFilter{}) }
+
+// CaddyModule returns the module's ID and constructor.
+func (LogFilter) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "caddy.logging.encoders.filter.keygate", New: func() caddy.Module { return new(LogFilter) }}
+}
+
+// UnmarshalCaddyfile reads the filter's name, after which nothing may stand.
+func (LogFilter) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	return nil
+}
+
+// Filter implements logging.LogFieldFilter.
+func (LogFilter) Filter(in zapcore.Field) zapcore.Field {
+	s := known.secrets()
+	if h, ok := in.Interface.(caddyhttp.LoggableHTTPHeader); ok {
+		h.Header = s.addresses(s.requestHeader(h.Header))
+		in.Interface = h
+		return in
+	}
+	if in.Type == zapcore.StringType {
+		in.String = s.uri(in.String)
+		return in
+	}
+	return s.field(in)
+}
+
+// addresses returns h without keys in the queries of its headers that hold a URL, h
+// itself where there are none.
+func (s *logSecrets) addresses(h http.Header) http.Header {
+	out, copied := h, false
+	for _, name := range [...]string{"Referer", "Location", "Content-Location"} {
+		for i, v := range h[name] {
+			c := s.uri(v)
+			if c == v {
+				continue
+			}
+			if !copied {
+				out, copied = h.Clone(), true
+			}
+			out[name][i] = c
+		}
+	}
+	return out
+}
+
+// known is what the filter goes by: the keyspaces of every configuration that is
+// provisioned, so of both while one takes over from the other.
+var known knownKeys
+
+type knownKeys struct {
+	mu     sync.Mutex
+	apps   map[*App]logSecrets
+	merged atomic.Pointer[logSecrets]
+}
+
+// usualPlaces are where keys stand whatever a keyspace says.
+var usualPlaces = logSecrets{places: []apikey.Place{
+	{Kind: apikey.InAuthorization, Name: "Bearer"},
+	{Kind: apikey.InHeader, Name: "X-Api-Key"},
+}}
+
+// secrets returns what is known now. It does not block.
+func (k *knownKeys) secrets() *logSecrets {
+	if s := k.merged.Load(); s != nil {
+		return s
+	}
+	return &usualPlaces
+}
+
+// add makes a's keyspaces known.
+func (k *knownKeys) add(a *App) {
+	var s logSecrets
+	for _, ks := range a.keyspaces {
+		s = s.and(logSecrets{clean: []func(string) string{ks.Grammar.Clean}, places: ks.Places.List()})
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.apps == nil {
+		k.apps = make(map[*App]logSecrets)
+	}
+	k.apps[a] = s
+	k.merge()
+}
+
+// remove forgets a, which may not have been added.
+func (k *knownKeys) remove(a *App) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.apps, a)
+	k.merge()
+}
+
+func (k *knownKeys) merge() {
+	all := usualPlaces
+	for _, s := range k.apps {
+		all = all.and(s)
+	}
+	k.merged.Store(&all)
+}
+
+var (
+	_ logging.LogFieldFilter = LogFilter{}
+	_ caddyfile.Unmarshaler  = LogFilter{}
+)

@@ -1,0 +1,103 @@
+package caddymodule
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Requests that reach no directive are logged without keys too, where the filter is, and
+// with everything else.
+func TestLogFilter(t *testing.T) {
+	dir := t.TempDir()
+	port := freePort(t)
+	logs := filepath.Join(dir, "log")
+	app := onSQLite(filepath.Join(dir, "keys.db"))
+	config, err := adapt(fmt.Sprintf(`{
+	admin off
+	persist_config off
+	log {
+		output file %s
+		format filter {
+			request>uri keygate
+			request>headers keygate
+			resp_headers keygate
+		}
+	}
+	keygate {
+		store sqlite %s
+		credentials {
+			header X-Shop-Key
+			query key
+		}
+	}
+}
+http://127.0.0.1:%d {
+	log
+	header Location {uri}
+	respond "no directive here"
+}
+`, logs, app.Store.Path, port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := loadRaw(t, config); err != nil {
+		t.Fatal(err)
+	}
+	ks := current(t).keyspaces[defaultKeyspace]
+	key, err := ks.Grammar.Generate("live")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const unshaped = "some-secret-of-another-shape"
+	req, err := http.NewRequest("GET", fmt.Sprintf("http://127.0.0.1:%d/%s/x?key=%s&a=%s", port, key, unshaped, key), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("X-Api-Key", unshaped)
+	req.Header.Set("X-Shop-Key", unshaped)
+	req.Header.Set("Referer", "https://example.com/?k="+key)
+	req.Header.Set("X-Other", "before "+key+" after")
+	req.Header.Set("X-Plain", "plain value")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if leaking := leakingLoggers(current(t).ctx); len(leaking) > 0 {
+		t.Errorf("the filter leaves leaks in %v", leaking)
+	}
+	stop(t)
+	written, err := os.ReadFile(logs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(written)
+	if strings.Contains(text, key) || strings.Contains(text, unshaped) {
+		t.Errorf("a key is in the log:\n%s", text)
+	}
+	shown, _ := ks.Grammar.Shown(key)
+	if n := strings.Count(text, shown+"…"); n < 4 {
+		t.Errorf("%s… stands %d times in the log, want in path, query, Referer and X-Other:\n%s", shown, n, text)
+	}
+	if !strings.Contains(text, "plain value") || !strings.Contains(text, "handled request") {
+		t.Errorf("the log lacks what it may show:\n%s", text)
+	}
+}
+
+func TestLogFilterForgets(t *testing.T) {
+	if err := load(t, onSQLite(filepath.Join(t.TempDir(), "keys.db")), nil); err != nil {
+		t.Fatal(err)
+	}
+	stop(t)
+	if n := len(known.apps); n != 0 {
+		t.Errorf("%d configurations are still known", n)
+	}
+}
