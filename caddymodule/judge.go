@@ -144,4 +144,3 @@ func headerSpelling(name string) string {
 }
 
 var _ management.Judge = (*judge)(nil)
-

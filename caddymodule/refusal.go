@@ -167,6 +167,9 @@ func (r *refusals) challenge(status int, ref *refusal) string {
 
 // quote escapes what ends a quoted string, RFC 9110 section 5.6.4.
 func quote(s string) string {
+	if !strings.ContainsAny(s, `\"`) {
+		return s
+	}
 	return strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s)
 }
 

@@ -58,9 +58,16 @@ func (g *Gateway) Check(ctx context.Context, req *Request, d *Decision) {
 	}
 }
 
-// reset makes d as new, keeping nothing of a former use.
+// reset makes d as new, keeping nothing of a former use. The standings are left as they
+// are, there are none before N: clearing them would be most of the work of a check.
 func (d *Decision) reset(g *Gateway) {
-	*d = Decision{gw: g}
+	d.gw = g
+	d.Reason, d.RetryAfter, d.Until = Allowed, 0, time.Time{}
+	d.Key, d.Tenant, d.Plan, d.SecretID = nil, nil, nil, ""
+	d.Scopes, d.ScopeList = 0, ""
+	d.Outcome.Refused, d.Outcome.Kind, d.Outcome.N = false, 0, 0
+	d.entry, d.live, d.charged = nil, nil, false
+	d.bill = ratelimit.Bill{}
 }
 
 func (d *Decision) unavailable() {
@@ -249,7 +256,7 @@ func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *entr
 	if err != nil {
 		req.Trace.Note("limits", false, "it cannot be told now what may be spent")
 		d.unavailable()
-		d.Outcome = ratelimit.Outcome{}
+		d.Outcome.Refused, d.Outcome.N = false, 0
 		return false
 	}
 	if d.Outcome.Refused {
