@@ -1,0 +1,77 @@
+// Package e2e drives the gateway as operators, clients and upstreams do: a real Caddy
+// process on loopback ports, with the configurations that come with it, a real upstream
+// behind it, and its commands and admin endpoint beside it. It knows nothing of the
+// code inside.
+//
+//	build_test.go      the binaries under test, built once
+//	gateway_test.go    one gateway's process: start, stop, kill, restart
+//	command_test.go    caddy's commands, and the management API
+//	upstream_test.go   the upstream, which records what reached it
+//	request_test.go    requests through the gateway, and what may be asked of the answers
+//	product_test.go    the five products, and what all of them promise
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+// binaryEnv names a ready binary to test, instead of one built from this checkout.
+const binaryEnv = "KEYGATE_TEST_BINARY"
+
+// buildDir holds what this run built; TestMain makes and removes it.
+var buildDir string
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "keygate-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	buildDir = dir
+	return m.Run()
+}
+
+// caddyBinary returns the gateway's binary, built when it is first asked for.
+var caddyBinary = sync.OnceValues(func() (string, error) {
+	if ready := os.Getenv(binaryEnv); ready != "" {
+		return filepath.Abs(ready)
+	}
+	return build("caddy", raceBuilt)
+})
+
+// demoBinary returns what `make run` runs. It is small and has no race to find that
+// the gateway's own would not.
+var demoBinary = sync.OnceValues(func() (string, error) { return build("demo", false) })
+
+// build builds cmd/<name>, outside the checkout.
+func build(name string, race bool) (string, error) {
+	out := filepath.Join(buildDir, name)
+	args := []string{"build", "-o", out, "-ldflags", "-s -w"}
+	if race {
+		args = append(args, "-race")
+	}
+	c := exec.Command("go", append(args, "./cmd/"+name)...)
+	c.Dir = ".."
+	if text, err := c.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building cmd/%s: %w\n%s", name, err, text)
+	}
+	return out, nil
+}
+
+// binary fails the test where b can't be had.
+func binary(t testing.TB, b func() (string, error)) string {
+	t.Helper()
+	path, err := b()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}

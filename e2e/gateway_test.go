@@ -1,0 +1,325 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// patience is how long something may take that always happens. It is no promise of the
+// gateway's, only what tells a test that hangs from one on a busy machine.
+const patience = 30 * time.Second
+
+// gateway is one gateway: its files and addresses, and the process while it runs.
+type gateway struct {
+	t testing.TB
+	// dir holds all that it may write: home, data, database, log.
+	dir    string
+	config string
+	// site is the URL of the listener, adminAddr Caddy's admin endpoint.
+	site, adminAddr, database string
+	env                       []string
+	client                    *http.Client
+	upstream                  *upstream
+
+	process *exec.Cmd
+	exited  chan struct{}
+	// status is the process's, once exited is closed.
+	status error
+
+	mu sync.Mutex
+	// secrets are the full keys that were made: none may ever be in the log.
+	secrets []string
+}
+
+// start runs a gateway on a configuration file, with up behind it, and returns when it
+// serves. The test's end stops it, and looks through its log.
+func start(t testing.TB, config string, up *upstream, env ...string) *gateway {
+	t.Helper()
+	g := prepare(t, config, up, env...)
+	g.start()
+	return g
+}
+
+// shipped returns the path of a configuration that comes with the gateway.
+func shipped(t testing.TB, name string) string {
+	t.Helper()
+	path, err := filepath.Abs(filepath.Join("..", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// written returns the path of a configuration file with this text.
+func written(t testing.TB, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "Caddyfile")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// prepare lays a gateway out, without starting it.
+func prepare(t testing.TB, config string, up *upstream, env ...string) *gateway {
+	t.Helper()
+	g := &gateway{t: t, dir: t.TempDir(), config: config, upstream: up}
+	g.database = filepath.Join(g.dir, "keygate.db")
+	g.site = "http://127.0.0.1:" + freePort(t)
+	g.adminAddr = "127.0.0.1:" + freePort(t)
+	behind := "127.0.0.1:" + freePort(t)
+	if up != nil {
+		behind = up.addr
+	}
+	g.env = append(sandbox(g.dir),
+		"KEYGATE_LISTEN="+g.site, "KEYGATE_UPSTREAM="+behind, "KEYGATE_ADMIN="+g.adminAddr, "KEYGATE_DB="+g.database)
+	g.env = append(g.env, env...)
+	transport := &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}
+	g.client = &http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	t.Cleanup(func() {
+		transport.CloseIdleConnections()
+		g.end()
+	})
+	return g
+}
+
+// sandbox is an environment whose every file stands in dir.
+func sandbox(dir string) []string {
+	return []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir,
+		"XDG_DATA_HOME=" + filepath.Join(dir, "data"), "XDG_CONFIG_HOME=" + filepath.Join(dir, "config"),
+		"GORACE=halt_on_error=0",
+	}
+}
+
+var (
+	portsGiven atomic.Uint32
+	firstPort  = rand.Uint32N(12000)
+)
+
+// freePort returns a port that nobody listens on. It is below those that the system
+// gives to outgoing connections, so none takes it before the gateway does.
+func freePort(t testing.TB) string {
+	t.Helper()
+	for range 1000 {
+		port := strconv.Itoa(20000 + int((firstPort+portsGiven.Add(1))%12000))
+		ln, err := net.Listen("tcp", ":"+port)
+		if err != nil {
+			continue
+		}
+		ln.Close()
+		return port
+	}
+	t.Fatal("no port is free")
+	return ""
+}
+
+func (g *gateway) logPath() string { return filepath.Join(g.dir, "gateway.log") }
+
+// start runs the process, on whatever data is there, and waits until it serves.
+func (g *gateway) start() {
+	g.t.Helper()
+	log, err := os.OpenFile(g.logPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer log.Close() // the process has its own
+	c := exec.Command(binary(g.t, caddyBinary), "run", "--config", g.config, "--adapter", "caddyfile")
+	c.Dir, c.Env, c.Stdout, c.Stderr = g.dir, g.env, log, log
+	if err := c.Start(); err != nil {
+		g.t.Fatal(err)
+	}
+	exited := make(chan struct{})
+	g.process, g.exited = c, exited
+	go func() {
+		g.status = c.Wait()
+		close(exited)
+	}()
+	g.await()
+}
+
+// await returns when the gateway serves: Caddy names a configuration's apps running
+// only when all of them have started.
+func (g *gateway) await() {
+	g.t.Helper()
+	for deadline := time.Now().Add(patience); ; {
+		if g.serves() {
+			return
+		}
+		select {
+		case <-g.exited:
+			g.t.Fatalf("the gateway did not start: %v\n%s", g.status, g.tail())
+		case <-time.After(10 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			g.t.Fatalf("the gateway does not serve\n%s", g.tail())
+		}
+	}
+}
+
+func (g *gateway) serves() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, "GET", "http://"+g.adminAddr+"/keygate/v1/status", nil)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	resp, err := g.client.Do(r)
+	if err != nil {
+		return false
+	}
+	resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
+}
+
+// running says whether the process is alive.
+func (g *gateway) running() bool {
+	if g.process == nil {
+		return false
+	}
+	select {
+	case <-g.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// signal sends a signal to the process: SIGSTOP and SIGCONT, for example.
+func (g *gateway) signal(s syscall.Signal) {
+	g.t.Helper()
+	if err := g.process.Process.Signal(s); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// stop ends the process cleanly; it must exit with 0.
+func (g *gateway) stop() {
+	g.t.Helper()
+	g.client.CloseIdleConnections()
+	g.signal(syscall.SIGTERM)
+	select {
+	case <-g.exited:
+	case <-time.After(patience):
+		// Its goroutines say where it hangs.
+		_ = g.process.Process.Signal(syscall.SIGQUIT)
+		<-g.exited
+		g.t.Fatalf("the gateway did not stop\n%s", g.tail())
+	}
+	if g.status != nil {
+		g.t.Errorf("the gateway stopped with %v", g.status)
+	}
+}
+
+// kill ends the process as a crash of the machine would, but for the disk.
+func (g *gateway) kill() {
+	g.t.Helper()
+	g.signal(syscall.SIGKILL)
+	<-g.exited
+}
+
+// restart stops the gateway and starts it on the same data.
+func (g *gateway) restart() {
+	g.t.Helper()
+	g.stop()
+	g.start()
+}
+
+// end stops what still runs when the test is over, and looks through the log.
+func (g *gateway) end() {
+	if g.process == nil {
+		return
+	}
+	if g.running() {
+		_ = g.process.Process.Signal(syscall.SIGCONT)
+		g.stop()
+	}
+	log := g.log()
+	for _, bad := range []string{"WARNING: DATA RACE", "panic: ", "fatal error: "} {
+		if i := strings.Index(log, bad); i >= 0 {
+			g.t.Errorf("in the log:\n%s", log[i:min(len(log), i+6000)])
+		}
+	}
+	for _, secret := range g.secrets {
+		for line := range strings.Lines(log) {
+			if strings.Contains(line, secret) {
+				g.t.Errorf("a full key is in the log: %s", line)
+				break
+			}
+		}
+	}
+	if g.t.Failed() {
+		g.t.Log(g.tail())
+	}
+}
+
+// keep notes a full key, which the log must never hold.
+func (g *gateway) keep(secret string) {
+	if secret != "" {
+		g.mu.Lock()
+		g.secrets = append(g.secrets, secret)
+		g.mu.Unlock()
+	}
+}
+
+// log returns all that the gateway wrote so far.
+func (g *gateway) log() string {
+	b, err := os.ReadFile(g.logPath())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		g.t.Error(err)
+	}
+	return string(b)
+}
+
+// tail returns the end of the log, for a failure's message.
+func (g *gateway) tail() string {
+	const lines = 40
+	all := strings.Split(strings.TrimRight(g.log(), "\n"), "\n")
+	return fmt.Sprintf("the end of the gateway's log (%s):\n%s", g.config, strings.Join(all[max(0, len(all)-lines):], "\n"))
+}
+
+// stored returns the bytes of the database, its write-ahead log included.
+func (g *gateway) stored() []byte {
+	g.t.Helper()
+	files, err := filepath.Glob(g.database + "*")
+	if err != nil || len(files) == 0 {
+		g.t.Fatalf("no database at %s: %v", g.database, err)
+	}
+	var all bytes.Buffer
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		all.Write(b)
+	}
+	return all.Bytes()
+}
+
+// eventually waits until ok holds, which it must; what says what is waited for.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: it did not come", what)
+		}
+	}
+}
