@@ -59,8 +59,8 @@ func parseObject(b []byte) (*object, error) {
 		return nil, invalidJSON("The body is not UTF-8.")
 	}
 	o := &object{fields: map[string]json.RawMessage{}, taken: map[string]bool{}}
-	var any json.RawMessage
-	if err := json.Unmarshal(b, &any); err != nil {
+	var whole json.RawMessage
+	if err := json.Unmarshal(b, &whole); err != nil {
 		return nil, invalidJSON("The body is not JSON: %s.", err)
 	}
 	if bytes.TrimSpace(b)[0] != '{' {
