@@ -118,7 +118,8 @@ func (c *call) applyKey(f *faults, k *gateway.Key, plan *gateway.Plan, in KeyFie
 	case in.Environment.Set && in.Environment.Value != k.Environment:
 		f.invalid("environment", "can't be changed, since the key's prefix says it; create another key")
 	}
-	if in.ExpiresAt.Set {
+	// An expiry that is repeated as it was read is no change, even when it is past.
+	if same := !fresh && !in.ExpiresAt.Null && in.ExpiresAt.Value.Equal(k.ExpiresAt); in.ExpiresAt.Set && !same {
 		k.ExpiresAt = checkExpiry(f, "expires_at", in.ExpiresAt, c.now)
 	}
 	if in.AllowedIPs.Set {
@@ -305,9 +306,10 @@ func (m *Manager) UpdateKey(ctx context.Context, a Actor, keyspace, id string, i
 		if !k.RevokedAt.IsZero() {
 			return errRevoked
 		}
-		plan, err := c.plan(t)
-		if err != nil {
-			return err
+		// A plan that is not configured here keeps nobody from renaming a key.
+		plan, unknown := c.plan(t)
+		if unknown != nil && in.Scopes.Set {
+			return unknown
 		}
 		before, was := keyFields(k), k.StatusAt(c.now)
 		var f faults
@@ -322,6 +324,9 @@ func (m *Manager) UpdateKey(ctx context.Context, a Actor, keyspace, id string, i
 		}
 		if was != gateway.StatusActive && k.StatusAt(c.now) == gateway.StatusActive {
 			// A later expiry brings an expired key back.
+			if unknown != nil {
+				return unknown
+			}
 			if err := c.room(t, plan); err != nil {
 				return err
 			}

@@ -131,6 +131,16 @@ func TestScopesFollowThePlan(t *testing.T) {
 	must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", all.ID, keyFields{Name: some("renamed")}, nil))
 	_, err := w.UpdateKey(ctx, ada, "", all.ID, keyFields{Scopes: some([]string{"admin"})}, nil)
 	wantRefused(t, err, 422, "scope_not_allowed", "/scopes/0")
+	// A plan that vanished from the configuration gives nothing, and stops no renaming.
+	w.current().Keyspaces["default"].Plans["pro"], w.current().Keyspaces["default"].Plans["gone"] = nil, w.current().Keyspaces["default"].Plans["pro"]
+	if k := must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", all.ID, keyFields{Name: some("again")}, nil)); len(k.EffectiveScopes) != 0 {
+		t.Errorf("scopes of an unknown plan %v", k.EffectiveScopes)
+	}
+	_, err = w.UpdateKey(ctx, ada, "", all.ID, keyFields{Scopes: some([]string{"free"})}, nil)
+	wantRefused(t, err, 422, "plan_unknown")
+	_, err = w.CreateKey(ctx, ada, "", "acme", keyFields{Name: some("n")})
+	wantRefused(t, err, 422, "plan_unknown")
+	w.configure("free", 3, "free")
 	if k := w.key("acme"); strings.Join(k.Scopes, " ") != "deployment" {
 		t.Errorf("default scopes %v, want the plan's own", k.Scopes)
 	}
