@@ -80,57 +80,77 @@ func (s *Store) CountSecrets(ctx context.Context) (n int64, err error) {
 // digestsAtOnce is after how many digests it is looked whether to go on.
 const digestsAtOnce = 4096
 
-// Digests implements gateway.Store. It reads one snapshot, from the index of digests
-// alone. The digest handed to yield is overwritten after it returns.
+// Digests implements gateway.Store. It reads a snapshot of one keyspace after the
+// other, from the index of digests alone; a million take less than a second.
 //
 // A database that has to be opened anew meanwhile ends it with an error, so that the
 // old connections can be given up; yield has then been called for some of the digests.
 func (s *Store) Digests(ctx context.Context, yield func(keyspace string, digest []byte) bool) error {
-	doing := "reading all digests"
-	f, err := s.acquire(ctx)
-	if err != nil {
-		return explain(doing, s.path, err)
-	}
-	defer s.release(f)
-	conn, err := f.read.Conn(ctx)
-	if err != nil {
-		return explain(doing, s.path, err)
-	}
-	defer conn.Close()
-	err = conn.Raw(func(c any) error {
-		// database/sql would copy and convert every value once more.
-		rows, err := c.(driver.QueryerContext).QueryContext(ctx, `SELECT keyspace, digest FROM secrets`, nil)
+	err := func() error {
+		f, err := s.acquire(ctx)
 		if err != nil {
 			return err
 		}
-		defer rows.Close()
-		row := make([]driver.Value, 2)
-		for n := 1; ; n++ {
-			if n%digestsAtOnce == 0 {
-				select {
-				case <-ctx.Done():
-					return ctx.Err()
-				case <-f.stop:
-					return errRetired
-				default:
-				}
-			}
-			if err := rows.Next(row); err == io.EOF {
-				return nil
-			} else if err != nil {
+		defer s.release(f)
+		conn, err := f.read.Conn(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		for keyspace := ""; ; {
+			// The next keyspace is one probe of the index.
+			var next sql.NullString
+			if err := conn.QueryRowContext(ctx, `SELECT min(keyspace) FROM secrets WHERE keyspace > $1`, keyspace).Scan(&next); err != nil {
 				return err
 			}
-			keyspace, ok := row[0].(string)
-			digest, ok2 := row[1].([]byte)
-			if !ok || !ok2 {
-				return fmt.Errorf("a digest is %T of %T", row[1], row[0])
-			}
-			if !yield(keyspace, digest) {
+			if !next.Valid {
 				return nil
 			}
+			keyspace = next.String
+			more := false
+			if err := conn.Raw(func(c any) (err error) {
+				more, err = f.digests(ctx, c.(driver.QueryerContext), keyspace, yield)
+				return err
+			}); err != nil || !more {
+				return err
+			}
 		}
-	})
-	return explain(doing, s.path, err)
+	}()
+	return explain("reading all digests", s.path, err)
+}
+
+// digests calls yield for those of one keyspace and says whether it wants more. It asks
+// the driver itself: database/sql would copy and convert every value once more.
+func (f *file) digests(ctx context.Context, c driver.QueryerContext, keyspace string, yield func(string, []byte) bool) (more bool, err error) {
+	rows, err := c.QueryContext(ctx, `SELECT digest FROM secrets WHERE keyspace = $1`, []driver.NamedValue{{Ordinal: 1, Value: keyspace}})
+	if err != nil {
+		return false, err
+	}
+	defer rows.Close()
+	row := make([]driver.Value, 1)
+	for n := 1; ; n++ {
+		if n%digestsAtOnce == 0 {
+			select {
+			case <-ctx.Done():
+				return false, ctx.Err()
+			case <-f.stop:
+				return false, errRetired
+			default:
+			}
+		}
+		if err := rows.Next(row); err == io.EOF {
+			return true, nil
+		} else if err != nil {
+			return false, err
+		}
+		digest, ok := row[0].([]byte)
+		if !ok {
+			return false, fmt.Errorf("a digest is %T", row[0])
+		}
+		if !yield(keyspace, digest) {
+			return false, nil
+		}
+	}
 }
 
 // Rehash implements gateway.Store. ErrNotFound where there is no such secret.

@@ -353,6 +353,9 @@ func (s *Store) transact(ctx context.Context, db *file, f func(*tx) error) (seq 
 		return 0, refused, err
 	}
 	if err := t.sql.Commit(); err != nil {
+		if ended := ctx.Err(); ended != nil && errors.Is(err, sql.ErrTxDone) {
+			err = ended // database/sql had rolled back for it
+		}
 		return 0, failedCommit, err
 	}
 	return t.seq, failed, nil
