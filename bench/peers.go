@@ -1,0 +1,275 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// keyCount is how many keys each peer knows and the load uses in turn.
+const keyCount = 1000
+
+// peer is one thing that can stand in front of the API.
+type peer struct {
+	name   string
+	addr   string
+	keys   []string
+	cmd    *exec.Cmd
+	rounds []measurement
+}
+
+func (p *peer) stop() {
+	if p.cmd != nil && p.cmd.Process != nil {
+		_ = p.cmd.Process.Signal(syscall.SIGTERM)
+		done := make(chan struct{})
+		go func() { _, _ = p.cmd.Process.Wait(); close(done) }()
+		select {
+		case <-done:
+		case <-time.After(5 * time.Second):
+			_ = p.cmd.Process.Kill()
+		}
+	}
+}
+
+// launch starts a peer's process and waits until it listens.
+func (p *peer) launch(ctx context.Context, dir, name string, args ...string) error {
+	p.cmd = exec.Command(name, args...)
+	p.cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
+	out, err := os.Create(filepath.Join(dir, strings.ReplaceAll(p.name, " ", "-")+".log"))
+	if err != nil {
+		return err
+	}
+	p.cmd.Stdout, p.cmd.Stderr = out, out
+	if err := p.cmd.Start(); err != nil {
+		return fmt.Errorf("starting %s: %w", p.name, err)
+	}
+	if err := reachable(ctx, p.addr); err != nil {
+		b, _ := os.ReadFile(out.Name())
+		return fmt.Errorf("starting %s: %w: %s", p.name, err, b)
+	}
+	return nil
+}
+
+// start starts every peer that can be. Plain Caddy, which the others are compared
+// with, is the first.
+func start(ctx context.Context, dir, upstream string) ([]*peer, error) {
+	caddy, err := build(ctx, dir, "caddy", "./cmd/caddy")
+	if err != nil {
+		return nil, err
+	}
+	keys := make([]string, keyCount)
+	for i := range keys {
+		keys[i] = fmt.Sprintf("kg_live_bench%027d", i)
+	}
+	var peers []*peer
+	add := func(p *peer, err error) error {
+		peers = append(peers, p)
+		return err
+	}
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			panic(err) // the directory is ours
+		}
+		return path
+	}
+	global := "{\n\tadmin off\n\tauto_https off\n\tlog {\n\t\tlevel ERROR\n\t}\n%s}\nhttp://%s {\n%s\treverse_proxy %s\n}\n"
+
+	plain := &peer{name: "Caddy reverse_proxy", addr: freeAddr(), keys: keys}
+	if err := add(plain, plain.launch(ctx, dir, caddy, "run", "--adapter", "caddyfile", "--config",
+		write("plain.Caddyfile", fmt.Sprintf(global, "", plain.addr, "", upstream)))); err != nil {
+		return peers, err
+	}
+	if err := add(keygate(ctx, dir, caddy, "Keygate: one rate", upstream, "rate 1000/s")); err != nil {
+		return peers, err
+	}
+	if err := add(keygate(ctx, dir, caddy, "Keygate: rate, quota, slots", upstream, "rate 1000/s", "quota 1000000000/month", "concurrency 500")); err != nil {
+		return peers, err
+	}
+	if limited, err := withRatelimit(ctx, dir); err != nil {
+		fmt.Fprintln(os.Stderr, "left out: Caddy with caddy-ratelimit:", err)
+	} else {
+		p := &peer{name: "Caddy and caddy-ratelimit", addr: freeAddr(), keys: keys}
+		zone := "\trate_limit {\n\t\tzone keys {\n\t\t\tkey {http.request.header.X-Api-Key}\n\t\t\tevents 1000\n\t\t\twindow 1s\n\t\t}\n\t}\n"
+		if err := add(p, p.launch(ctx, dir, limited, "run", "--adapter", "caddyfile", "--config",
+			write("ratelimit.Caddyfile", fmt.Sprintf(global, "\torder rate_limit before basic_auth\n", p.addr, zone, upstream)))); err != nil {
+			return peers, err
+		}
+	}
+	if bin, err := exec.LookPath("nginx"); err != nil {
+		fmt.Fprintln(os.Stderr, "left out: nginx: not installed")
+	} else {
+		p := &peer{name: "nginx map and limit_req", addr: freeAddr(), keys: keys}
+		if err := add(p, p.launch(ctx, dir, bin, "-p", dir, "-c", write("nginx.conf", nginxConfig(dir, p.addr, upstream, keys)))); err != nil {
+			return peers, err
+		}
+	}
+	if bin, err := exec.LookPath("haproxy"); err != nil {
+		fmt.Fprintln(os.Stderr, "left out: HAProxy: not installed")
+	} else {
+		p := &peer{name: "HAProxy map and stick table", addr: freeAddr(), keys: keys}
+		var table strings.Builder
+		for _, k := range keys {
+			fmt.Fprintf(&table, "%s tenant\n", k)
+		}
+		if err := add(p, p.launch(ctx, dir, bin, "-db", "-f", write("haproxy.cfg", haproxyConfig(p.addr, upstream, write("keys.map", table.String()))))); err != nil {
+			return peers, err
+		}
+	}
+	return peers, nil
+}
+
+// build builds a command of this module.
+func build(ctx context.Context, dir, name, pkg string) (string, error) {
+	path := filepath.Join(dir, name)
+	out, err := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, pkg).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("building %s: %w: %s", pkg, err, out)
+	}
+	return path, nil
+}
+
+// withRatelimit builds a Caddy with caddy-ratelimit, once: it is kept in build/.
+func withRatelimit(ctx context.Context, dir string) (string, error) {
+	path, err := filepath.Abs("build/caddy-ratelimit")
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	version, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Version}}", "github.com/caddyserver/caddy/v2").Output()
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, "go", "run", "github.com/caddyserver/xcaddy/cmd/xcaddy@v0.4.7", "build", strings.TrimSpace(string(version)),
+		"--output", path, "--with", "github.com/mholt/caddy-ratelimit@v0.1.0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, bytes.TrimSpace(out[max(0, len(out)-500):]))
+	}
+	return path, nil
+}
+
+// keygate starts the gateway with a plan of those limits, and makes the keys.
+func keygate(ctx context.Context, dir, caddy, name, upstream string, limits ...string) (*peer, error) {
+	p := &peer{name: name, addr: freeAddr()}
+	dir = filepath.Join(dir, strings.ReplaceAll(strings.ReplaceAll(name, " ", "-"), ":", ""))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return p, err
+	}
+	admin := freeAddr()
+	config := fmt.Sprintf("{\n\tadmin %s\n\tauto_https off\n\tlog {\n\t\tlevel ERROR\n\t}\n\tkeygate {\n\t\tstore sqlite %s\n\t\tplan bench {\n\t\t\t%s\n\t\t}\n\t}\n}\nhttp://%s {\n\tkeygate\n\treverse_proxy %s\n}\n",
+		admin, filepath.Join(dir, "keygate.db"), strings.Join(limits, "\n\t\t\t"), p.addr, upstream)
+	path := filepath.Join(dir, "Caddyfile")
+	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+		return p, err
+	}
+	if err := p.launch(ctx, dir, caddy, "run", "--adapter", "caddyfile", "--config", path); err != nil {
+		return p, err
+	}
+	// Each key is a tenant's of its own.
+	for i := range keyCount {
+		slug := fmt.Sprintf("tenant-%d", i)
+		if _, err := post("http://"+admin+"/keygate/v1/tenants", map[string]string{"slug": slug}); err != nil {
+			return p, err
+		}
+		key, err := post("http://"+admin+"/keygate/v1/tenants/"+slug+"/keys", map[string]string{"name": "bench"})
+		if err != nil {
+			return p, err
+		}
+		p.keys = append(p.keys, key.Key)
+	}
+	return p, nil
+}
+
+// post creates something over the management API.
+func post(url string, body any) (created struct{ Key string }, err error) {
+	b, err := json.Marshal(body)
+	if err != nil {
+		return created, err
+	}
+	resp, err := http.Post(url, "application/json", bytes.NewReader(b))
+	if err != nil {
+		return created, err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusCreated {
+		err = fmt.Errorf("%s: %s: %s", url, resp.Status, text)
+	}
+	if err != nil {
+		return created, err
+	}
+	return created, json.Unmarshal(text, &created)
+}
+
+func nginxConfig(dir, addr, upstream string, keys []string) string {
+	var table strings.Builder
+	for _, k := range keys {
+		fmt.Fprintf(&table, "    %s tenant;\n", k)
+	}
+	return fmt.Sprintf(`daemon off;
+worker_processes 2;
+pid %[1]s/nginx.pid;
+error_log %[1]s/nginx-error.log;
+events { worker_connections 1024; }
+http {
+  access_log off;
+  client_body_temp_path %[1]s/nginx-body; proxy_temp_path %[1]s/nginx-proxy; fastcgi_temp_path %[1]s/nginx-fastcgi;
+  uwsgi_temp_path %[1]s/nginx-uwsgi; scgi_temp_path %[1]s/nginx-scgi;
+  map_hash_bucket_size 128; map_hash_max_size 8192;
+  map $http_x_api_key $tenant {
+    default "";
+%[4]s  }
+  limit_req_zone $http_x_api_key zone=keys:10m rate=1000r/s;
+  upstream api { server %[3]s; keepalive 64; }
+  server {
+    listen %[2]s;
+    keepalive_requests 1000000;
+    location / {
+      if ($tenant = "") { return 401; }
+      limit_req zone=keys burst=1000 nodelay;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_set_header X-API-Key "";
+      proxy_set_header X-Tenant-ID $tenant;
+      proxy_pass http://api;
+    }
+  }
+}
+`, dir, addr, upstream, table.String())
+}
+
+func haproxyConfig(addr, upstream, table string) string {
+	return fmt.Sprintf(`global
+  nbthread 2
+defaults
+  mode http
+  timeout client 30s
+  timeout server 30s
+  timeout connect 5s
+  http-reuse always
+backend keys
+  stick-table type string len 64 size 100k expire 60s store http_req_rate(1s)
+frontend in
+  bind %s
+  http-request set-var(txn.tenant) req.hdr(X-API-Key),map(%s)
+  http-request deny deny_status 401 unless { var(txn.tenant) -m found }
+  http-request track-sc0 req.hdr(X-API-Key) table keys
+  http-request deny deny_status 429 if { sc_http_req_rate(0,keys) gt 1000 }
+  http-request set-header X-Tenant-ID %%[var(txn.tenant)]
+  http-request del-header X-API-Key
+  default_backend api
+backend api
+  server api %s
+`, addr, table, upstream)
+}
