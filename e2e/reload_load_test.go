@@ -1,0 +1,161 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// plain is the keyspace of the configurations that these tests write themselves.
+var plain = product{name: "default", prefix: "kg_live_", random: 32, checksum: 6, plan: "free", path: "/"}
+
+// caddyfile returns a configuration of one site: options go into the keygate block,
+// directives into the site.
+func caddyfile(options, directives string) string {
+	return `{
+	admin {$KEYGATE_ADMIN}
+	keygate {
+		store sqlite {$KEYGATE_DB}
+` + options + `
+	}
+}
+
+{$KEYGATE_LISTEN} {
+	keygate_health /readyz
+` + directives + `
+	reverse_proxy {$KEYGATE_UPSTREAM}
+}
+`
+}
+
+// startPlain runs a gateway on a configuration of our own.
+func startPlain(t testing.TB, config string, env ...string) *site {
+	t.Helper()
+	return &site{gateway: start(t, written(t, config), newUpstream(t), env...), product: plain}
+}
+
+// load gives Caddy a new configuration, as `caddy reload` does, also where it is the same.
+func (g *gateway) load(t testing.TB, config string) *answer {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, "POST", "http://"+g.adminAddr+"/load", strings.NewReader(config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "text/caddyfile")
+	r.Header.Set("Cache-Control", "must-revalidate")
+	// The admin endpoint is replaced too, so no connection to it is kept.
+	r.Close = true
+	resp, err := g.client.Do(r)
+	if err != nil {
+		t.Fatalf("loading a configuration: %v\n%s", err, g.tail())
+	}
+	return g.read(t, resp, "")
+}
+
+// reload is load of a configuration that must be taken.
+func (g *gateway) reload(t testing.TB, config string) {
+	t.Helper()
+	g.load(t, config).want(http.StatusOK)
+}
+
+// caller sends one key's requests, and knows what the key deserves.
+type caller struct {
+	name, method, path, key string
+	// want is the status of every answer but those that also takes.
+	want, also int
+	// got counts the answers of want, others those of also.
+	got, others atomic.Int64
+}
+
+// traffic is callers that go on sending until they are stopped.
+type traffic struct {
+	stopping chan struct{}
+	done     sync.WaitGroup
+	sent     atomic.Int64
+	mu       sync.Mutex
+	wrong    []string
+}
+
+// send has workers send all callers' requests in turn, each worker in its own pace.
+func (s *site) traffic(workers int, pause time.Duration, callers ...*caller) *traffic {
+	tr := &traffic{stopping: make(chan struct{})}
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: workers}, Timeout: patience}
+	for w := range workers {
+		tr.done.Go(func() {
+			for i := w; ; i++ {
+				select {
+				case <-tr.stopping:
+					return
+				case <-time.After(pause):
+				}
+				c := callers[i%len(callers)]
+				if err := c.call(client, s); err != nil {
+					tr.note(err.Error())
+				}
+				tr.sent.Add(1)
+			}
+		})
+	}
+	go func() { tr.done.Wait(); client.CloseIdleConnections() }()
+	return tr
+}
+
+// call sends one request and says what is wrong with the answer.
+func (c *caller) call(client *http.Client, s *site) error {
+	method, path := c.method, c.path
+	if method == "" {
+		method = "GET"
+	}
+	if path == "" {
+		path = "/"
+	}
+	r, err := http.NewRequest(method, s.site+path, nil)
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Authorization", "Bearer "+c.key)
+	resp, err := client.Do(r)
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.name, err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: reading the answer: %w", c.name, err)
+	case resp.StatusCode == c.want:
+		c.got.Add(1)
+	case c.also != 0 && resp.StatusCode == c.also:
+		c.others.Add(1)
+	default:
+		return fmt.Errorf("%s: %d %.200s, want %d", c.name, resp.StatusCode, body, c.want)
+	}
+	return nil
+}
+
+func (tr *traffic) note(what string) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if len(tr.wrong) < 10 {
+		tr.wrong = append(tr.wrong, what)
+	}
+}
+
+// stop ends the traffic, none of which may have failed, and says how many requests there were.
+func (tr *traffic) stop(t testing.TB) int64 {
+	t.Helper()
+	close(tr.stopping)
+	tr.done.Wait()
+	for _, w := range tr.wrong {
+		t.Errorf("under load: %s", w)
+	}
+	return tr.sent.Load()
+}
