@@ -361,8 +361,9 @@ func (s *Store) transact(ctx context.Context, db *file, f func(*tx) error) (seq 
 	return t.seq, failed, nil
 }
 
-// Update implements management.Store. f runs again where the database had to be opened
-// anew before anything was committed.
+// Update implements management.Store. Updates of one store run one after another, so f
+// must not itself call anything that writes. f runs again where the database had to be
+// opened anew before anything was committed.
 func (s *Store) Update(ctx context.Context, f func(management.Tx) error) error {
 	return s.writing(ctx, "writing to the database", func(t *tx) error { return f(t) })
 }
