@@ -25,17 +25,19 @@ command returns.
 
 Secrets are read from standard input or a file, never from an argument.
 Exit status: 0 done, 1 refused or failed (standard error says why), 2 wrong usage.`,
-		CobraFunc: func(cmd *cobra.Command) {
-			cmd.Example = `  caddy keygate tenant create acme --name "Acme" --plan pro
+		CobraFunc: keygateCommand,
+	})
+}
+
+// keygateCommand makes cmd the one that holds all others.
+func keygateCommand(cmd *cobra.Command) {
+	cmd.Example = `  caddy keygate tenant create acme --name "Acme" --plan pro
   caddy keygate key create --tenant acme --name ci --scope deployment --expires 90d
   caddy keygate key rotate key_01j… --grace 24h
   caddy keygate key revoke key_01j…`
-			group(cmd)
-			cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return exit(cmd, &usageError{err.Error()}) })
-			addClientFlags(cmd)
-			cmd.AddCommand(tenantCommand(), keyCommand(), verifyCommand(), explainCommand(), auditCommand(), statusCommand())
-		},
-	})
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return exit(cmd, &usageError{err.Error()}) })
+	addClientFlags(cmd)
+	group(cmd, tenantCommand(), keyCommand(), verifyCommand(), explainCommand(), auditCommand(), statusCommand())
 }
 
 // usageError says that a command was called wrongly.

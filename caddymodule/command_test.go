@@ -18,6 +18,7 @@ import (
 	"time"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
 )
 
 // asCaddy makes this test's binary Caddy itself, so that commands run as they do in a
@@ -237,7 +238,7 @@ func TestCommands(t *testing.T) {
 }
 
 func TestExitStatusOfWrongUsage(t *testing.T) {
-	s := &shell{t: t, dir: t.TempDir(), admin: "127.0.0.1:1"}
+	t.Setenv(tokenEnv, "")
 	for _, args := range []string{
 		"", "frob", "key", "key frob", "tenant frob acme", "key get", "key get a b", "key list extra", "key list --nope", "key list --limit x",
 		"key create", "key create --tenant acme", "key create --tenant a --name b --expires soon", "key create --tenant a --name b --credits-limit x",
@@ -246,16 +247,28 @@ func TestExitStatusOfWrongUsage(t *testing.T) {
 		"status --server https://keys.example.com --address :1",
 	} {
 		t.Run(args, func(t *testing.T) {
-			e := s.run("", append([]string{"keygate"}, strings.Fields(args)...)...)
-			if e.status != 2 || !strings.Contains(e.err, "Error:") {
-				t.Errorf("ended with %d: %s", e.status, e.err)
+			root, keygate := &cobra.Command{Use: "caddy"}, &cobra.Command{Use: "keygate"}
+			keygateCommand(keygate)
+			root.AddCommand(keygate)
+			var out, errs bytes.Buffer
+			root.SetOut(&out)
+			root.SetErr(&errs)
+			root.SetArgs(append([]string{"keygate"}, strings.Fields(args)...))
+			err := root.Execute()
+			// The words of the one error that Caddy's main takes a status from.
+			if err == nil || err.Error() != "exiting with status 2" || !strings.Contains(errs.String(), "Error:") {
+				t.Errorf("ended with %v: %s", err, errs.String())
 			}
-			if e.out != "" {
-				t.Errorf("printed %q on standard output", e.out)
+			if out.Len() > 0 {
+				t.Errorf("printed %q on standard output", out.String())
 			}
 		})
 	}
-	for args, status := range map[string]int{"--help": 0, "key create --help": 0, "status --address 127.0.0.1:1": 1, "verify --key-file /nowhere": 1} {
+	// As a shell sees it.
+	s := &shell{t: t, dir: t.TempDir(), admin: "127.0.0.1:1"}
+	for args, status := range map[string]int{
+		"key frob": 2, "key get": 2, "key list --nope": 2, "--help": 0, "key create --help": 0, "status --address 127.0.0.1:1": 1, "verify --key-file /nowhere": 1,
+	} {
 		if e := s.run("", append([]string{"keygate"}, strings.Fields(args)...)...); e.status != status {
 			t.Errorf("%s ended with %d, want %d: %s", args, e.status, status, e.err)
 		}
