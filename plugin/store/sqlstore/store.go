@@ -107,7 +107,8 @@ func Identity(path string) (string, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	if _, err := os.Lstat(abs); err == nil {
+	// Another process may have made the file just now; only a link is in the way.
+	if info, err := os.Lstat(abs); err == nil && info.Mode()&fs.ModeSymlink != 0 {
 		return "", fmt.Errorf("%s is a symbolic link to nothing", abs)
 	}
 	dir, err := filepath.EvalSymlinks(filepath.Dir(abs))
