@@ -97,7 +97,7 @@ func (g *gateway) api(t testing.TB, method, path string, body any, header ...str
 	}
 	resp, err := g.client.Do(r)
 	if err != nil {
-		t.Fatalf("%s %s: %v\n%s", method, path, err, g.tail())
+		t.Fatalf("%s %s: %v", method, path, err)
 	}
 	a := g.read(t, resp, "")
 	if a.status > 499 && a.status != http.StatusServiceUnavailable {

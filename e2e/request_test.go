@@ -30,7 +30,7 @@ func (g *gateway) send(t testing.TB, method, target, body string, header ...stri
 	r, tag := g.request(t, method, target, body, header...)
 	resp, err := g.client.Do(r)
 	if err != nil {
-		t.Fatalf("%s %s: %v\n%s", method, target, err, g.tail())
+		t.Fatalf("%s %s: %v", method, target, err)
 	}
 	return g.read(t, resp, tag)
 }
@@ -61,7 +61,7 @@ func (g *gateway) read(t testing.TB, resp *http.Response, tag string) *answer {
 	b, err := io.ReadAll(resp.Body)
 	resp.Body.Close()
 	if err != nil {
-		t.Fatalf("reading the answer: %v\n%s", err, g.tail())
+		t.Fatalf("reading the answer of %s: %v", resp.Request.URL.Path, err)
 	}
 	a := &answer{t: t, asked: resp.Request.Method + " " + resp.Request.URL.Path, status: resp.StatusCode, header: resp.Header, body: string(b)}
 	if g.upstream != nil {
