@@ -207,7 +207,11 @@ func (g *gateway) running() bool {
 	}
 }
 
-// signal sends a signal to the process: SIGSTOP and SIGCONT, for example.
+// pause stops the process where it stands, resume lets it go on.
+func (g *gateway) pause()  { g.t.Helper(); g.signal(syscall.SIGSTOP) }
+func (g *gateway) resume() { g.t.Helper(); g.signal(syscall.SIGCONT) }
+
+// signal sends a signal to the process.
 func (g *gateway) signal(s syscall.Signal) {
 	g.t.Helper()
 	if err := g.process.Process.Signal(s); err != nil {
