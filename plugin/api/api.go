@@ -3,6 +3,22 @@
 //
 // One Handler serves every mount. Its paths begin with /v1/; a mount under a prefix
 // strips it first.
+//
+// # Adding a route
+//
+// A route is a line in routes and a method of call. Beside the method stands what
+// GET /v1/openapi.json says of it, under the same pattern:
+//
+//	var _ = document("POST /v1/things", doc{
+//		Summary: "Makes a thing.", Body: fields{"name": aText("For people.")}, Required: []string{"name"},
+//		Answers: map[int]any{http.StatusCreated: management.ThingRecord{}},
+//		Refusals: map[int][]string{http.StatusConflict: {"thing_taken"}},
+//	})
+//
+// Records' schemas are read from their Go types; lists and objects that may be null are
+// named in nullable. Query parameters that only this route has go to doc.Query, and those of a path to
+// commonPath. The tests fail where a route or a parameter is not described, and where an
+// answer to them is not as described: see apitest. What a POST may be replayed without is in secretFields.
 package api
 
 import (
@@ -50,6 +66,7 @@ type Handler struct {
 	opts    Options
 	mux     *http.ServeMux
 	log     *slog.Logger
+	openAPI func() []byte
 }
 
 // New returns the API of a manager. It panics where Authenticate is missing, so that no
@@ -58,7 +75,7 @@ func New(m *management.Manager, opts Options) *Handler {
 	if m == nil || opts.Authenticate == nil {
 		panic("api: a manager and Authenticate must be given")
 	}
-	h := &Handler{manager: m, opts: opts, mux: http.NewServeMux(), log: opts.Logger}
+	h := &Handler{manager: m, opts: opts, mux: http.NewServeMux(), log: opts.Logger, openAPI: documentOf(routes)}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}
@@ -71,7 +88,8 @@ func New(m *management.Manager, opts Options) *Handler {
 // route is one method of one path.
 type route struct {
 	pattern string
-	// scope that the caller must hold.
+	// scope that the caller must hold. "" for a route that is open to everybody: no token
+	// is looked at, the call's actor is nobody, and no keyspace is meant unless it is named.
 	scope string
 	// params are the query parameters it takes, beside keyspace.
 	params []string
@@ -84,6 +102,7 @@ func paged(params ...string) []string { return append(params, pageParams...) }
 
 // routes is the whole API.
 var routes = []route{
+	{"GET /v1/openapi.json", "", nil, (*call).getOpenAPI},
 	{"GET /v1/tenants", "tenants:read", paged("plan"), (*call).listTenants},
 	{"POST /v1/tenants", "tenants:write", nil, (*call).createTenant},
 	{"GET /v1/tenants/{slug}", "tenants:read", nil, (*call).getTenant},
@@ -152,17 +171,23 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			writeProblem(w, unavailable("The request could not be answered; the log says why."))
 		}
 	}()
-	access, err := h.opts.Authenticate(r)
-	if err != nil {
-		h.fail(w, r, err)
-		return
+	handler, pattern := http.Handler(nil), ""
+	if clean(r.URL.Path) { // else ServeMux would redirect, which no client of an API expects
+		handler, pattern = h.mux.Handler(r)
 	}
-	if !clean(r.URL.Path) {
-		// ServeMux would redirect, which no client of an API expects.
+	var access Access
+	if b, ok := handler.(bound); !ok || b.route.scope != "" {
+		// Before it is said what is there: that is nobody's business who shows no token.
+		var err error
+		if access, err = h.opts.Authenticate(r); err != nil {
+			h.fail(w, r, err)
+			return
+		}
+	}
+	if handler == nil {
 		h.fail(w, r, noPath())
 		return
 	}
-	handler, pattern := h.mux.Handler(r)
 	if pattern == "" {
 		h.unrouted(w, r, handler)
 		return
@@ -224,7 +249,7 @@ func (b bound) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // admit checks the caller's scope, the query, and which keyspace is meant.
 func (c *call) admit(r route) error {
-	if c.access.Allows != nil && !c.access.Allows(r.scope) {
+	if r.scope != "" && c.access.Allows != nil && !c.access.Allows(r.scope) {
 		return &management.Error{
 			Status: http.StatusForbidden, Code: management.CodeInsufficientScope,
 			Detail: "The token lacks the scope " + r.scope + ".",
@@ -234,6 +259,9 @@ func (c *call) admit(r route) error {
 		return err
 	}
 	c.keyspace = c.r.URL.Query().Get("keyspace")
+	if r.scope == "" && c.keyspace == "" {
+		return nil
+	}
 	if only := c.access.Keyspace; only != "" {
 		if c.keyspace != "" && c.keyspace != only {
 			return &management.Error{Status: http.StatusNotFound, Code: management.CodeNotFound, Detail: "There is no such keyspace."}

@@ -9,10 +9,12 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/api"
+	"github.com/keygate-dev/keygate/plugin/api/apitest"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
@@ -78,10 +80,14 @@ func newWorld(t testing.TB) *world {
 	m := management.New(management.Config{Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Logger: quiet})
 	w.handler = api.New(m, api.Options{
 		Judge:        judge{w},
-		Status:       func(context.Context) management.Status { return management.Status{Node: "n1"} },
+		Status:       func(context.Context) management.Status { return status },
 		Authenticate: func(*http.Request) (api.Access, error) { return w.access, nil },
 	})
 	return w
+}
+
+var status = management.Status{
+	Node: "n1", Problems: []string{}, Keyspaces: []string{"convoy", "default"}, Nodes: []management.NodeStatus{{Node: "n1", Self: true}},
 }
 
 // judge asks the gateway, knowing no rules of paths.
@@ -104,6 +110,19 @@ func (j judge) Explain(ctx context.Context, keyspace string, q management.Verify
 	return j.Verify(ctx, keyspace, q)
 }
 
+// described is the document that every answer is held to.
+var described = sync.OnceValue(func() *apitest.Document {
+	nobody := func(*http.Request) (api.Access, error) { panic("the document is for everybody") }
+	m := management.New(management.Config{Store: struct{ management.Store }{}, Engine: struct{ management.Engine }{}, View: func() *gateway.View { return nil }})
+	rec := httptest.NewRecorder()
+	api.New(m, api.Options{Authenticate: nobody}).ServeHTTP(rec, httptest.NewRequest("GET", "/v1/openapi.json", nil))
+	d, err := apitest.Parse(rec.Body.Bytes())
+	if err != nil {
+		panic(err)
+	}
+	return d
+})
+
 // answer is what the API answered.
 type answer struct {
 	t      testing.TB
@@ -125,6 +144,9 @@ func (w *world) send(method, target, body string, header ...string) answer {
 	}
 	rec := httptest.NewRecorder()
 	w.handler.ServeHTTP(rec, r)
+	if err := described().Check(method, r.URL.EscapedPath(), rec.Code, rec.Header(), rec.Body.Bytes()); err != nil {
+		w.t.Error(err)
+	}
 	return answer{w.t, rec.Code, rec.Header(), rec.Body.String()}
 }
 

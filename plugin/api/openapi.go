@@ -1,0 +1,208 @@
+package api
+
+import (
+	"encoding/json"
+	"maps"
+	"net/http"
+	"reflect"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// documentOf returns what makes the document of routes when it is first asked for.
+func documentOf(routes []route) func() []byte {
+	return sync.OnceValue(func() []byte {
+		b, err := json.MarshalIndent(describe(routes), "", "  ")
+		if err != nil {
+			// It is made of our own table, which a test writes out.
+			panic(err)
+		}
+		return append(b, '\n')
+	})
+}
+
+// getOpenAPI answers what can be asked, to anybody: it holds nothing of what is kept here.
+func (c *call) getOpenAPI() error {
+	h := c.w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "public, max-age=300")
+	b := c.h.openAPI()
+	h.Set("Content-Length", strconv.Itoa(len(b)))
+	c.w.WriteHeader(http.StatusOK)
+	_, _ = c.w.Write(b)
+	return nil
+}
+
+var _ = document("GET /v1/openapi.json", doc{
+	Summary: "This document.",
+	Answers: map[int]any{http.StatusOK: anObject("OpenAPI 3.1")},
+})
+
+// describe returns the OpenAPI document of routes. https://spec.openapis.org/oas/v3.1.1
+func describe(routes []route) schema {
+	types := components{}
+	types.of(problem{})
+	paths := map[string]map[string]any{}
+	for _, r := range routes {
+		method, path, _ := strings.Cut(r.pattern, " ")
+		if paths[path] == nil {
+			paths[path] = map[string]any{}
+		}
+		paths[path][strings.ToLower(method)] = r.describe(types)
+	}
+	return schema{
+		"openapi": "3.1.1",
+		"info": schema{
+			"title": "Keygate management API", "version": "1",
+			"description": "Tenants, their API keys, and all that is known about them. Bodies and answers are JSON; " +
+				"times are RFC 3339 in UTC; refusals are problem details as RFC 9457 has them.",
+		},
+		"servers": []schema{{"url": "..", "description": "Where this document stands, without /v1/openapi.json."}},
+		"paths":   paths,
+		"components": schema{
+			"schemas": types,
+			"securitySchemes": schema{"token": schema{
+				"type": "http", "scheme": "bearer",
+				"description": "A management token, kgm_…; the scopes are those it must have. Caddy's admin endpoint asks for none.",
+			}},
+		},
+	}
+}
+
+var pathParameter = regexp.MustCompile(`\{(\w+)\}`)
+
+func (r route) describe(types components) schema {
+	d := docs[r.pattern]
+	method, path, _ := strings.Cut(r.pattern, " ")
+	op := schema{"operationId": r.name(), "summary": d.Summary, "tags": []string{strings.Split(path, "/")[2]}}
+	if d.Description != "" {
+		op["description"] = d.Description
+	}
+	op["security"] = []schema{}
+	if r.scope != "" {
+		op["security"] = []schema{{"token": []string{r.scope}}}
+	}
+	op["parameters"] = r.parameters(d)
+	if d.Body != nil {
+		body := schema{"type": "object", "properties": d.Body, "additionalProperties": false}
+		if len(d.Required) > 0 {
+			body["required"] = d.Required
+		}
+		op["requestBody"] = schema{"required": !d.EmptyBody, "content": schema{"application/json": schema{"schema": body}}}
+	}
+
+	responses := schema{}
+	for status, v := range d.Answers {
+		answer := schema{"description": http.StatusText(status)}
+		switch v := v.(type) {
+		case nil:
+		case media:
+			content := schema{}
+			for contentType, body := range v {
+				content[contentType] = schema{"schema": types.of(body)}
+			}
+			answer["content"] = content
+		default:
+			answer["content"] = schema{"application/json": schema{"schema": types.of(v)}}
+		}
+		if header := answerHeaders(method, d); len(header) > 0 {
+			answer["headers"] = header
+		}
+		responses[strconv.Itoa(status)] = answer
+	}
+	for status, codes := range r.refusals(d) {
+		responses[strconv.Itoa(status)] = schema{
+			"description": http.StatusText(status) + ": " + strings.Join(codes, ", "),
+			"content": schema{"application/problem+json": schema{"schema": schema{
+				"allOf": []schema{{"$ref": "#/components/schemas/Problem"}, {"properties": schema{"code": schema{"enum": codes}}}},
+			}}},
+		}
+	}
+	op["responses"] = responses
+	return op
+}
+
+func answerHeaders(method string, d doc) schema {
+	h := schema{}
+	if d.Versioned {
+		h["ETag"] = schema{"description": "The record's version, for If-Match.", "schema": aText("")}
+	}
+	if method == http.MethodPost {
+		h["Idempotent-Replayed"] = schema{"description": "true where the request was carried out before.", "schema": aText("")}
+	}
+	return h
+}
+
+// name is the route's operationId: its method's name.
+func (r route) name() string {
+	full := runtime.FuncForPC(reflect.ValueOf(r.serve).Pointer()).Name()
+	return full[strings.LastIndexByte(full, '.')+1:]
+}
+
+func (r route) parameters(d doc) []schema {
+	method, path, _ := strings.Cut(r.pattern, " ")
+	list := []schema{}
+	for _, m := range pathParameter.FindAllStringSubmatch(path, -1) {
+		list = append(list, schema{"name": m[1], "in": "path", "required": true, "schema": commonPath[m[1]]})
+	}
+	names := slices.Clone(r.params)
+	if r.scope != "" {
+		names = append(names, "keyspace")
+	}
+	for _, name := range names {
+		s, ok := d.Query[name]
+		if !ok {
+			s = commonQuery[name]
+		}
+		list = append(list, schema{"name": name, "in": "query", "schema": s})
+	}
+	if d.Versioned && (method == http.MethodPut || method == http.MethodPatch || method == http.MethodDelete) {
+		list = append(list, schema{"name": "If-Match", "in": "header", "schema": aText("An ETag: the change is made only to that version of the record.")})
+	}
+	if method == http.MethodPost && r.scope != "" {
+		list = append(list, schema{"name": IdempotencyHeader, "in": "header", "schema": aText(
+			"A text of your own, 1 to 255 visible ASCII characters, by which the request is carried out once however often it is sent within 24 hours: " +
+				"a repetition is answered with the same status and record, but no secret.")})
+	}
+	if r.scope != "" {
+		list = append(list,
+			schema{"name": ActorHeader, "in": "header", "schema": aText("On whose behalf it is done, for the audit; needs the scope act. Percent-encoded where not ASCII.")},
+			schema{"name": ActorIPHeader, "in": "header", "schema": aText("That person's address; needs the scope act.")})
+	}
+	return list
+}
+
+// refusals returns the codes by status that the route may refuse with.
+func (r route) refusals(d doc) map[int][]string {
+	all := map[int][]string{}
+	add := func(more map[int][]string) {
+		for status, codes := range more {
+			all[status] = append(all[status], codes...)
+		}
+	}
+	method, _, _ := strings.Cut(r.pattern, " ")
+	if r.scope != "" {
+		add(commonRefusals)
+	} else {
+		add(map[int][]string{http.StatusUnprocessableEntity: {"unknown_field"}, http.StatusServiceUnavailable: {"store_unavailable", "not_running"}})
+	}
+	if d.Body != nil {
+		add(bodyRefusals)
+	}
+	if method == http.MethodPost && r.scope != "" {
+		add(postRefusals)
+	}
+	if d.Versioned && method != http.MethodPost {
+		add(map[int][]string{http.StatusPreconditionFailed: {"precondition_failed"}})
+	}
+	add(d.Refusals)
+	for status := range maps.Keys(all) {
+		slices.Sort(all[status])
+		all[status] = slices.Compact(all[status])
+	}
+	return all
+}

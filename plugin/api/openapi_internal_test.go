@@ -1,0 +1,61 @@
+package api
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/keygate-dev/keygate/plugin/api/apitest"
+)
+
+// TestEveryRouteIsDescribed holds routes and descriptions to one another.
+func TestEveryRouteIsDescribed(t *testing.T) {
+	if _, err := apitest.Parse(documentOf(routes)()); err != nil {
+		t.Fatal(err)
+	}
+	there, names := map[string]bool{}, map[string]string{}
+	for _, r := range routes {
+		there[r.pattern] = true
+		d, ok := docs[r.pattern]
+		if !ok {
+			t.Errorf("the route %q is not described: put\n\tvar _ = document(%q, doc{…})\nbeside the method that serves it; the package comment says how", r.pattern, r.pattern)
+			continue
+		}
+		if d.Summary == "" || len(d.Answers) == 0 {
+			t.Errorf("the description of %q has no Summary, or no Answers", r.pattern)
+		}
+		if other := names[r.name()]; other != "" {
+			t.Errorf("%q and %q are served by one method, and so have one operationId", r.pattern, other)
+		}
+		names[r.name()] = r.pattern
+		for _, name := range r.params {
+			if d.Query[name] == nil && commonQuery[name] == nil {
+				t.Errorf("the parameter %q of %q is not described: add it to doc.Query", name, r.pattern)
+			}
+		}
+		for name := range d.Query {
+			if !slices.Contains(r.params, name) && name != "erase" {
+				t.Errorf("%q does not take the parameter %q that its description names", r.pattern, name)
+			}
+		}
+		for _, m := range pathParameter.FindAllStringSubmatch(r.pattern, -1) {
+			if commonPath[m[1]] == nil {
+				t.Errorf("the parameter %q of the path %q is not described: add it to commonPath", m[1], r.pattern)
+			}
+		}
+		method, _, _ := strings.Cut(r.pattern, " ")
+		if reads := method != "GET" && method != "DELETE"; reads != (d.Body != nil) && d.Body != nil {
+			t.Errorf("%q is described with a body", r.pattern)
+		}
+		for _, name := range d.Required {
+			if d.Body[name] == nil {
+				t.Errorf("%q needs the field %q, which is not described", r.pattern, name)
+			}
+		}
+	}
+	for pattern := range docs {
+		if !there[pattern] {
+			t.Errorf("%q is described, but no route", pattern)
+		}
+	}
+}

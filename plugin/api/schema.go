@@ -1,0 +1,123 @@
+package api
+
+import (
+	"encoding/json"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// typeSchemas are the types whose JSON their Go form does not tell.
+var typeSchemas = map[reflect.Type]func() schema{
+	reflect.TypeFor[time.Time]():       func() schema { return aMoment("") },
+	reflect.TypeFor[json.RawMessage](): func() schema { return anObject("") },
+	reflect.TypeFor[management.Concurrency](): func() schema {
+		return schema{"type": []string{"integer", "string", "null"}}
+	},
+	reflect.TypeFor[gateway.Status](): func() schema {
+		return oneOf("", string(gateway.StatusActive), string(gateway.StatusDisabled), string(gateway.StatusRevoked), string(gateway.StatusExpired))
+	},
+}
+
+// nullable are the lists and objects that may be null, as Type.field.
+var nullable = map[string]bool{
+	"PlanRecord.scopes":  true,
+	"AuditRecord.before": true,
+	"AuditRecord.after":  true,
+	"IssuedKey.key":      true,
+	"IssuedKey.curl":     true,
+	"IssuedToken.token":  true,
+}
+
+// typeNames are the names of types that are called otherwise in the document.
+var typeNames = map[reflect.Type]string{
+	reflect.TypeFor[issued]():  "IssuedKey",
+	reflect.TypeFor[problem](): "Problem",
+	reflect.TypeFor[balance](): "Balance",
+}
+
+// components collects the schemas of records by their names.
+type components map[string]schema
+
+// of returns the schema of a value's type, which for records is a reference.
+func (c components) of(v any) schema {
+	if s, ok := v.(schema); ok {
+		return s
+	}
+	return c.typed(reflect.TypeOf(v))
+}
+
+func (c components) typed(t reflect.Type) schema {
+	if s, ok := typeSchemas[t]; ok {
+		return s()
+	}
+	switch t.Kind() {
+	case reflect.Pointer:
+		return c.typed(t.Elem()).orNull()
+	case reflect.Bool:
+		return aFlag("")
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
+		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return aNumber("")
+	case reflect.Float32, reflect.Float64:
+		return described("number", "")
+	case reflect.String:
+		return aText("")
+	case reflect.Slice, reflect.Array:
+		return aListOf(c.typed(t.Elem()), "")
+	case reflect.Map:
+		return anObject("").with("additionalProperties", c.typed(t.Elem()))
+	case reflect.Struct:
+		return c.record(t)
+	}
+	return schema{} // any value
+}
+
+// record returns a reference to the schema of a struct.
+func (c components) record(t reflect.Type) schema {
+	name := typeName(t)
+	ref := schema{"$ref": "#/components/schemas/" + name}
+	if _, known := c[name]; known {
+		return ref
+	}
+	s := schema{"type": "object"}
+	c[name] = s // before its fields, which may be of the same type
+	properties, required := map[string]schema{}, []string{}
+	for _, f := range reflect.VisibleFields(t) {
+		tag, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if !f.IsExported() || f.Anonymous && tag == "" || tag == "-" {
+			continue
+		}
+		if tag == "" {
+			tag = f.Name
+		}
+		p := c.typed(f.Type)
+		if nullable[name+"."+tag] {
+			p = p.orNull()
+		}
+		properties[tag] = p
+		if !strings.Contains(f.Tag.Get("json"), ",omit") {
+			required = append(required, tag)
+		}
+	}
+	s["properties"], s["required"] = properties, required
+	return ref
+}
+
+// typeName names a struct's schema: Page[…KeyRecord] is KeyRecordPage.
+func typeName(t reflect.Type) string {
+	if name, ok := typeNames[t]; ok {
+		return name
+	}
+	name := t.Name()
+	outer, inner, generic := strings.Cut(name, "[")
+	if !generic {
+		return strings.ToUpper(name[:1]) + name[1:]
+	}
+	inner = strings.TrimSuffix(inner, "]")
+	inner = inner[strings.LastIndexByte(inner, '.')+1:]
+	return inner + outer
+}
