@@ -85,7 +85,6 @@ type exchange struct {
 	judged bool
 	// observed says that a refusal is only noted.
 	observed bool
-	ended    gateway.Reason // why the request was ended early; set before cancel
 	cancel   context.CancelCauseFunc
 	actual   string // what the upstream said the request cost, in the header
 }
@@ -106,7 +105,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	x := &exchange{h: h, r: r}
 	x.www.ResponseWriter = w
 	x.w.ResponseWriterWrapper = &x.www
-	x.w.beforeHeader = x.writeHeaders
+	x.w.beforeHeader, x.w.beforeInformational = x.writeHeaders, x.dropHeaders
 	x.verdict = h.rules.Judge(r.Method, r.URL)
 	x.req.Now = time.Now()
 	x.judge()
@@ -116,18 +115,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		x.count()
 	}
 
+	if !x.observed && !h.ForwardCredential {
+		// Refused requests too: an error route may pass them on.
+		h.empty(r, x.verdict.Class <= rules.Optional)
+	}
 	if x.judged && x.dec.Reason != gateway.Allowed {
 		if !x.observed {
 			return x.refuse(&x.w, x.dec.Reason)
 		}
 		log.observed(x.dec.Reason)
 		return log.serveError(&x.w, r, next.ServeHTTP(&x.w, r))
-	}
-	if !x.observed && !h.ForwardCredential {
-		h.keyspace.Places.Empty(r.Header, r.URL, h.keyspace.Grammar, x.verdict.Class <= rules.Optional)
-		if r.URL.RawQuery == "" || !strings.HasSuffix(r.RequestURI, r.URL.RawQuery) {
-			r.RequestURI = r.URL.RequestURI()
-		}
 	}
 	if !x.judged {
 		return log.serveError(&x.w, r, next.ServeHTTP(&x.w, r))
@@ -154,6 +151,32 @@ func (x *exchange) judge() {
 	x.judged = true
 	h.app.engine.gateway.Check(r.Context(), q, &x.dec)
 	x.observed = h.Observe || x.dec.Plan != nil && x.dec.Plan.Observe
+}
+
+// empty removes the credentials from r, in all that an upstream or an error route could
+// get of it. The arguments are those of Places.Empty.
+func (h *Handler) empty(r *http.Request, prefixedOnly bool) {
+	p, g := h.keyspace.Places, h.keyspace.Grammar
+	query := r.URL.RawQuery
+	p.Empty(r.Header, r.URL, g, prefixedOnly)
+	p.EmptyStray(r.Header, r.URL, g)
+	if r.URL.RawQuery != query {
+		r.RequestURI = r.URL.RequestURI()
+	}
+	// The request as it arrived stands beside the one that handlers change: error routes
+	// get its URL back, and {http.request.orig_uri} shows it.
+	o, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
+	if !ok || o.URL == nil || o.URL.RawQuery == "" {
+		return
+	}
+	u := *o.URL
+	p.Empty(nil, &u, g, prefixedOnly)
+	p.EmptyStray(nil, &u, g)
+	if u.RawQuery == o.URL.RawQuery {
+		return
+	}
+	o.URL, o.RequestURI = &u, u.RequestURI()
+	*r = *r.WithContext(context.WithValue(r.Context(), caddyhttp.OriginalRequestCtxKey, o))
 }
 
 // count counts the decision.
@@ -240,7 +263,7 @@ func (x *exchange) placeholder(name string) (any, bool) {
 var errKeyEnded = errors.New("API key is no longer valid")
 
 // pass sends an allowed request on, and ends it early if its key stops being good.
-func (x *exchange) pass(log *accessLog, next caddyhttp.Handler) error {
+func (x *exchange) pass(log *accessLog, next caddyhttp.Handler) (err error) {
 	ctx, cancel := context.WithCancelCause(x.r.Context())
 	x.cancel = cancel
 	defer cancel(nil)
@@ -249,28 +272,55 @@ func (x *exchange) pass(log *accessLog, next caddyhttp.Handler) error {
 		x.dec.Track(x.end)
 	}
 
+	var before headerNames
+	before.note(x.w.Header())
 	finished := false
 	defer func() {
-		if !finished { // a panic: the response broke off
-			x.w.close()
-			x.settle(http.StatusBadGateway)
+		if finished {
+			return
 		}
+		// A panic. Either the response broke off, or the proxy found that it can't write
+		// any more, since the request was ended just when the upstream answered.
+		if !x.w.close() {
+			x.settle(http.StatusBadGateway)
+			return
+		}
+		if p := recover(); p != http.ErrAbortHandler { //nolint:errorlint // as net/http compares it
+			panic(p)
+		}
+		err = x.refuseEnded(&before)
 	}()
-	err := next.ServeHTTP(&x.w, r)
+	err = next.ServeHTTP(&x.w, r)
 	finished = true
 	if x.w.close() {
-		x.w.Header().Set("Connection", "close")
-		return x.refuse(&x.w, x.ended)
+		return x.refuseEnded(&before)
+	}
+	if err == nil && x.w.status == 0 {
+		// Nobody wrote anything: the server will, after us.
+		x.writeHeaders(http.StatusOK)
 	}
 	// Settled before the error is answered: the client sees what was really taken.
 	x.settle(statusOf(err, x.w.status))
 	return log.serveError(&x.w, x.r, err)
 }
 
+// refuseEnded answers a request whose key stopped being good before its response began.
+// Of the response's header only what stood there before is kept: the rest is the upstream's.
+func (x *exchange) refuseEnded(before *headerNames) error {
+	before.keep(x.w.Header())
+	// Where the limits stand is told to valid keys only.
+	x.dec.Reason, x.dec.Outcome.N = x.w.ended, 0
+	if x.r.ProtoMajor == 1 {
+		// Reading was stopped in mid-request. An HTTP/2 connection goes on: it is not only
+		// this request's.
+		x.w.Header().Set("Connection", "close")
+	}
+	return x.refuse(&x.w, x.w.ended)
+}
+
 // end is called, from another goroutine, when the key stops being good.
 func (x *exchange) end(reason gateway.Reason) {
-	x.ended = reason
-	x.w.end()
+	x.w.end(reason)
 	x.cancel(errKeyEnded)
 }
 
@@ -293,7 +343,7 @@ func (x *exchange) settle(status int) {
 	if rule == nil || x.dec.Reason != gateway.Allowed {
 		return
 	}
-	if rule.Refund && status >= 500 && x.r.Context().Err() == nil {
+	if rule.Refund && status >= 500 && x.w.ended == gateway.Allowed && x.r.Context().Err() == nil {
 		x.dec.Settle(0)
 		return
 	}
@@ -310,6 +360,20 @@ func (x *exchange) settle(status int) {
 	}
 	if cost, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64); err == nil && cost >= 0 {
 		x.dec.Settle(cost)
+	}
+}
+
+// dropHeaders removes what only Keygate says from the header of an informational
+// response, where the final one says it.
+func (x *exchange) dropHeaders() {
+	hdr := x.w.Header()
+	if rule := x.verdict.Rule; rule != nil && rule.Actual != "" {
+		delete(hdr, rule.Actual)
+	}
+	if x.judged && !x.observed && x.dec.Outcome.N > 0 {
+		for _, name := range limitHeaders {
+			delete(hdr, name)
+		}
 	}
 }
 

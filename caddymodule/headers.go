@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -87,9 +88,65 @@ func stripContext(r *http.Request, overrides bool) {
 		r.Header["Connection"] = stripTokens(values, isContextHeader)
 	}
 	stripTrailers(r, overrides)
-	if len(r.Trailer) > 0 && r.Body != nil {
-		// Values come when the body has been read.
+	if r.Trailer != nil && r.Body != nil {
+		// Values come when the body has been read, over HTTP/1 those of names that were not
+		// announced too: the map alone, empty or not, makes room for them.
 		r.Body = &trailerBody{r.Body, r, overrides}
+	}
+	stripUpgrade(r.Header)
+}
+
+// stripUpgrade removes the wish to go on in another version of HTTP (RFC 9110, section 7.8;
+// "h2c" in RFC 7540). An upstream that grants it turns the connection into a tunnel for
+// requests that nobody would judge. WebSockets and the like carry no requests, and stay.
+func stripUpgrade(h http.Header) {
+	for _, v := range h["Upgrade"] {
+		for tok := range strings.SplitSeq(v, ",") {
+			if isHTTPProtocol(strings.TrimSpace(tok)) {
+				delete(h, "Upgrade")
+				delete(h, "Http2-Settings")
+				return
+			}
+		}
+	}
+}
+
+// isHTTPProtocol says whether an upgrade to proto is one to HTTP: "h2c", "HTTP/2.0", or
+// "TLS/1.2" with HTTP in it (RFC 2817).
+func isHTTPProtocol(proto string) bool {
+	name, _, _ := strings.Cut(proto, "/")
+	switch strings.ToLower(name) {
+	case "h2", "h2c", "h3", "http", "tls":
+		return true
+	}
+	return false
+}
+
+// headerNames are the names that stood in a response's header at some time.
+type headerNames struct {
+	few  [8]string
+	n    int
+	more []string
+}
+
+// note notes what stands in h. Up to eight names it allocates nothing.
+func (s *headerNames) note(h http.Header) {
+	for name := range h {
+		if s.n < len(s.few) {
+			s.few[s.n] = name
+			s.n++
+		} else {
+			s.more = append(s.more, name)
+		}
+	}
+}
+
+// keep removes from h what was not noted.
+func (s *headerNames) keep(h http.Header) {
+	for name := range h {
+		if !slices.Contains(s.few[:s.n], name) && !slices.Contains(s.more, name) {
+			delete(h, name)
+		}
 	}
 }
 

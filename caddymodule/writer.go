@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
 // errEnded is what a handler gets that goes on writing after its request was ended.
@@ -22,24 +24,40 @@ type responseWriter struct {
 	*caddyhttp.ResponseWriterWrapper
 	// beforeHeader is called once, when the final header is about to be written.
 	beforeHeader func(status int)
-	status       int
+	// beforeInformational is called before each informational header (1xx but 101). It may be
+	// on another goroutine than the handler's, which then waits.
+	beforeInformational func()
+	status              int
 
 	// mu guards what end touches, from another goroutine than the handler's.
-	mu     sync.Mutex
-	sent   bool // the final header went out
-	ended  bool
-	closed bool // the handler returned: the writer must not be touched
-	conn   net.Conn
+	mu      sync.Mutex
+	sent    bool           // the final header went out
+	ended   gateway.Reason // why the request was ended early, Allowed where it was not
+	closed  bool           // the handler returned: the writer must not be touched
+	refused bool           // ended before the header went out: the refusal is still to be written
+	conn    net.Conn
 }
+
+// stopped says, mu being held, that a handler must not write any more.
+func (w *responseWriter) stopped() bool { return w.ended != gateway.Allowed && !w.refused }
 
 // WriteHeader implements http.ResponseWriter. Informational headers pass through.
 func (w *responseWriter) WriteHeader(status int) {
 	if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
+		w.mu.Lock()
+		stopped := w.stopped()
+		w.mu.Unlock()
+		if stopped {
+			return
+		}
+		if w.beforeInformational != nil {
+			w.beforeInformational()
+		}
 		w.ResponseWriter.WriteHeader(status)
 		return
 	}
 	w.mu.Lock()
-	if w.sent || w.ended {
+	if w.sent || w.stopped() {
 		w.mu.Unlock()
 		return
 	}
@@ -54,7 +72,7 @@ func (w *responseWriter) WriteHeader(status int) {
 
 func (w *responseWriter) begin() error {
 	w.mu.Lock()
-	sent, ended := w.sent, w.ended
+	sent, ended := w.sent, w.stopped()
 	w.mu.Unlock()
 	if ended {
 		return errEnded
@@ -100,7 +118,7 @@ func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	w.mu.Lock()
 	w.conn, w.sent = conn, true
-	ended := w.ended
+	ended := w.stopped()
 	w.mu.Unlock()
 	if ended {
 		_ = conn.Close()
@@ -112,13 +130,13 @@ func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // keeps Go's HTTP/2 client from seeing that the request was cancelled, and a slow client keeps a
 // writer blocked. Before the header went out only reading stops, so that a
 // refusal can still be written.
-func (w *responseWriter) end() {
+func (w *responseWriter) end(reason gateway.Reason) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.ended || w.closed {
+	if w.ended != gateway.Allowed || w.closed {
 		return
 	}
-	w.ended = true
+	w.ended = reason
 	if w.conn != nil {
 		_ = w.conn.Close()
 		return
@@ -132,12 +150,12 @@ func (w *responseWriter) end() {
 }
 
 // close says that the handler has returned. It reports whether the request was ended
-// before its header went out: the refusal is then still to be written, on a writer that works again.
+// before its header went out: the refusal is then still to be written, on a writer that
+// works again. From then on ended does not change.
 func (w *responseWriter) close() (refuse bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.closed = true
-	refuse = w.ended && !w.sent
-	w.ended = w.ended && w.sent
-	return refuse
+	w.refused = w.ended != gateway.Allowed && !w.sent
+	return w.refused
 }

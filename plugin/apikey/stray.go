@@ -1,0 +1,65 @@
+package apikey
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// EmptyStray removes from every place what is no credential by Find's rules and yet holds
+// a key, so that an upstream does not see that either: a key with a scheme before it
+// where none belongs ("Bearer <key>" in X-API-Key), without one or with another where one
+// does, in quotes or among other words. A key is told by its prefix alone.
+//
+// It changes h and u.RawQuery as Empty does, after which it is to be called.
+func (p *Places) EmptyStray(h http.Header, u *url.URL, g *Grammar) {
+	for i := range p.places {
+		place := &p.places[i]
+		switch place.Kind {
+		case InAuthorization:
+			filter(h, authorization, func(v string) (string, bool) {
+				return v, !g.stray(v, place.Name)
+			})
+		case InHeader:
+			filter(h, place.Name, func(v string) (string, bool) { return v, !g.stray(v, "") })
+		case InCookie:
+			filter(h, cookie, func(line string) (string, bool) {
+				left := cut(line, ";", func(pair string) bool { return g.stray(cookieValue(pair, place.Name), "") })
+				if len(left) != len(line) {
+					left = trim(left)
+				}
+				return left, left != "" || line == ""
+			})
+		case InQuery:
+			if u != nil {
+				u.RawQuery = cut(u.RawQuery, "&", func(param string) bool {
+					return g.stray(paramValue(param, place.Name, g.longest), "")
+				})
+			}
+		}
+	}
+}
+
+// apart are the characters that words of a header's value stand between. The dot is none
+// of them: what follows one in a JWT is chance.
+const apart = " \t,;:=\"'"
+
+// stray says whether a word of value, the scheme before it taken off where they stand
+// together, has one of the grammar's prefixes. Its time is linear in the value's length.
+func (g *Grammar) stray(value, scheme string) bool {
+	for value != "" {
+		value = strings.TrimLeft(value, apart)
+		if g.Prefixed(value) {
+			return true
+		}
+		if n := len(scheme); n > 0 && len(value) > n && strings.EqualFold(value[:n], scheme) && g.Prefixed(value[n:]) {
+			return true
+		}
+		i := strings.IndexAny(value, apart)
+		if i < 0 {
+			return false
+		}
+		value = value[i:]
+	}
+	return false
+}

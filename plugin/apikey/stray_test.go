@@ -1,0 +1,41 @@
+package apikey
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func TestEmptyStray(t *testing.T) {
+	g, p := testGrammar(t), everywhere(t)
+	jwt := "eyJhbGciOiJIUzI1NiJ9." + strings.Repeat("ab_sk_live_x-", 20) + ".sk_live_AAAAAAAAAAAAAAAA"
+	for name, tc := range map[string]struct{ in, left []string }{
+		"no scheme":       {[]string{"Authorization: " + keyA}, nil},
+		"other scheme":    {[]string{"Authorization: Token " + keyA}, nil},
+		"together":        {[]string{"Authorization: BEARER" + keyA}, nil},
+		"colon":           {[]string{"Authorization: Bearer: " + keyA}, nil},
+		"twice the word":  {[]string{"Authorization: Bearer Bearer " + keyA}, nil},
+		"quoted":          {[]string{`Authorization: Bearer "` + keyA + `"`}, nil},
+		"parameter":       {[]string{`Authorization: Token token="` + keyA + `", nonce="x"`}, nil},
+		"scheme in place": {[]string{"X-Api-Key: Bearer " + keyA}, nil},
+		"after a comma":   {[]string{"X-Api-Key: own," + keyA}, nil},
+		"query":           {[]string{"?a=%20&api_key=Bearer+" + keyA + "&b"}, []string{"?a=%20&b"}},
+		"query, escaped":  {[]string{"?api_key=%20%73k_live_" + strings.Repeat("0", 32)}, nil},
+		"cookie":          {[]string{"Cookie: a=1; key = " + keyA + "; b=2"}, []string{"Cookie: a=1; b=2"}},
+		"own":             {[]string{"Authorization: Bearer " + jwt, "X-Api-Key: own, too", "?api_key=own;x", "Cookie: key=own"}, []string{"Authorization: Bearer " + jwt, "X-Api-Key: own, too", "Cookie: key=own", "?api_key=own;x"}},
+		"Basic":           {[]string{"Authorization: Basic c2tfbGl2ZV8wMDA="}, []string{"Authorization: Basic c2tfbGl2ZV8wMDA="}},
+		"other places":    {[]string{"X-Other: " + keyA, "?key=" + keyA}, []string{"X-Other: " + keyA, "?key=" + keyA}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRequest(tc.in...)
+			p.EmptyStray(r.h, r.u, g)
+			if left := r.lines(); !reflect.DeepEqual(left, tc.left) {
+				t.Errorf("left %q, want %q", left, tc.left)
+			}
+		})
+	}
+	r := newRequest("Authorization: Bearer "+jwt, "X-Api-Key: own", "Cookie: a=b; key=own", "?a=b&api_key=own")
+	if n := testing.AllocsPerRun(100, func() { p.EmptyStray(r.h, r.u, g) }); n != 0 {
+		t.Errorf("a request without a key costs %v allocations", n)
+	}
+}
