@@ -82,6 +82,11 @@ func TestConverra(t *testing.T) {
 				t.Errorf("%s: another key has %d left", tt.tenant, left)
 			}
 		}
+		// A key's own limit is checked beside its plan's, so it only tightens.
+		perMinute(t, s, s.key(t, "free", record{"rate": "5/m"}), 5)
+		if a := get(t, s.key(t, "free", record{"rate": "1000/m"}).full).passed(); a.number("X-RateLimit-Limit") != 60 {
+			t.Errorf("a key loosens its plan: %v", a.header)
+		}
 		// Custom is the tenant's record, which may change while keys are used.
 		k := s.key(t, "corp", nil)
 		for range 5 {

@@ -3,6 +3,7 @@ package e2e
 import (
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -13,10 +14,7 @@ func TestKnouds(t *testing.T) {
 	const run, list, create = "POST /api/workflows/my-flow/run", "GET /api/workflows/my-flow", "POST /api/workflows"
 	call := func(t *testing.T, k key, request string) *answer {
 		t.Helper()
-		method, path := "GET", "/"
-		if i := slices.Index([]byte(request), ' '); i > 0 {
-			method, path = request[:i], request[i+1:]
-		}
+		method, path, _ := strings.Cut(request, " ")
 		return s.call(t, method, path, k.full)
 	}
 	// can checks what a key can do: each of the three, or not.

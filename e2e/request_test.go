@@ -156,7 +156,7 @@ func (a *answer) problem(code string) record {
 	return p
 }
 
-// is returns what stands once in a header; it must not stand twice.
+// one returns the value of a header, which must not stand twice.
 func (a *answer) one(name string) string {
 	a.t.Helper()
 	if v := a.header.Values(name); len(v) > 1 {
