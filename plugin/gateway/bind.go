@@ -36,7 +36,7 @@ func (g *Gateway) bind(ctx context.Context, req *Request, e *entry) (*bound, err
 	}
 	b, err := g.rebind(ctx, req, e)
 	if err != nil {
-		g.log.Error("a key cannot be judged under this configuration", "keyspace", e.keyspace, "tenant", e.ten.Slug, "key_id", e.rec.ID, "error", err)
+		g.log.Error("a key cannot be judged under this configuration", "keyspace", e.keyspace(), "tenant", e.ten.Slug, "key_id", e.rec.ID, "error", err)
 		return nil, err
 	}
 	// Requests that an old configuration still serves must not push out what the newer
@@ -58,11 +58,11 @@ func (g *Gateway) rebind(ctx context.Context, req *Request, e *entry) (*bound, e
 	if plan == nil {
 		return nil, fmt.Errorf("tenant %q has the plan %q, which this configuration does not know", e.ten.Slug, e.ten.Plan)
 	}
-	limits, err := effectiveLimits(plan, e.ten)
+	limits, err := effectiveLimits(plan, e.ten.overrides)
 	if err != nil {
 		return nil, fmt.Errorf("tenant %q: %w", e.ten.Slug, err)
 	}
-	own, err := KeyLimits(e.rec)
+	own, err := e.rec.limits.policies()
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", e.rec.ID, err)
 	}
@@ -90,9 +90,12 @@ func (g *Gateway) rebind(ctx context.Context, req *Request, e *entry) (*bound, e
 	}
 	// Later configurations outweigh earlier ones, and under one configuration later rows do.
 	epoch := req.View.Seq<<32 + e.ten.Version
-	b.addressOwner, b.addressEpoch = "p:"+ks.Name+":"+plan.Name, req.View.Seq<<32
-	if e.ten.Overrides != (Overrides{}) {
+	switch {
+	case len(b.address) == 0:
+	case e.ten.overrides != nil:
 		b.addressOwner, b.addressEpoch = e.owner.subject.ID(), epoch
+	default:
+		b.addressOwner, b.addressEpoch = "p:"+ks.Name+":"+plan.Name, req.View.Seq<<32
 	}
 	b.tenant.Subject, b.key.Subject = e.owner.subject, e.key.subject
 	b.tenant.Lines = e.owner.subject.Bind(epoch, ratelimit.FromPlan, perTenant)
@@ -108,8 +111,11 @@ func (g *Gateway) rebind(ctx context.Context, req *Request, e *entry) (*bound, e
 
 // effectiveLimits returns a tenant's limits: the plan's, each kind replaced by the
 // tenant's own where its record states any.
-func effectiveLimits(plan *Plan, t *Tenant) ([]*ratelimit.Policy, error) {
-	own, err := t.Overrides.Policies()
+func effectiveLimits(plan *Plan, overrides *Overrides) ([]*ratelimit.Policy, error) {
+	if overrides == nil {
+		return plan.Limits, nil
+	}
+	own, err := overrides.Policies()
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +137,7 @@ func effectiveLimits(plan *Plan, t *Tenant) ([]*ratelimit.Policy, error) {
 
 // TenantLimits returns the limits of a tenant on a plan, as Check applies them.
 func TenantLimits(plan *Plan, t *Tenant) ([]*ratelimit.Policy, error) {
-	return effectiveLimits(plan, t)
+	return effectiveLimits(plan, &t.Overrides)
 }
 
 // Policies parses what a record states of its own.
@@ -158,7 +164,15 @@ func (o Overrides) Policies() ([]*ratelimit.Policy, error) {
 // KeyLimits returns the limits that a key's record adds to its plan's. They are counted
 // for the key, whatever they would be counted for in a plan.
 func KeyLimits(k *Key) ([]*ratelimit.Policy, error) {
-	out, err := k.Overrides.Policies()
+	return (&heldLimits{k.Overrides, k.CreditsLimit}).policies()
+}
+
+// policies returns the limits; none for nil.
+func (l *heldLimits) policies() ([]*ratelimit.Policy, error) {
+	if l == nil {
+		return nil, nil
+	}
+	out, err := l.Overrides.Policies()
 	if err != nil {
 		return nil, err
 	}
@@ -169,8 +183,8 @@ func KeyLimits(k *Key) ([]*ratelimit.Policy, error) {
 			out[i] = &own
 		}
 	}
-	if k.CreditsLimit != nil {
-		out = append(out, ratelimit.CreditsLimit(*k.CreditsLimit))
+	if l.credits != nil {
+		out = append(out, ratelimit.CreditsLimit(*l.credits))
 	}
 	return out, nil
 }

@@ -126,7 +126,7 @@ const judgeTries = 3
 // judge decides about a known key. Check and explain are this same code. It reports
 // whether nothing was decided because the entry's state was dropped meanwhile.
 func (g *Gateway) judge(ctx context.Context, req *Request, d *Decision, e *entry) (dropped bool) {
-	d.Key, d.Tenant, d.SecretID = e.rec, e.ten, e.secret.ID
+	d.Key, d.Tenant, d.SecretID = &e.rec, e.ten, e.secretID
 	d.Until = e.until()
 
 	if reason := e.standing(req.Now); reason != Allowed {
@@ -187,13 +187,13 @@ func scopeDetail(req *Request, missing ScopeSet) string {
 // standing says whether the key, this secret of it and its tenant are good at now.
 func (e *entry) standing(now time.Time) Reason {
 	switch {
-	case !e.rec.RevokedAt.IsZero():
+	case e.rec.Revoked:
 		return RevokedKey
 	case e.rec.Disabled:
 		return DisabledKey
-	case !e.rec.ExpiresAt.IsZero() && !now.Before(e.rec.ExpiresAt):
+	case e.rec.expires != 0 && now.UnixMicro() >= e.rec.expires:
 		return ExpiredKey
-	case !e.secret.ExpiresAt.IsZero() && !now.Before(e.secret.ExpiresAt):
+	case e.secretExpires != 0 && now.UnixMicro() >= e.secretExpires:
 		// Rotated out: this secret was taken back, though its key lives.
 		return RevokedKey
 	case !e.ten.Active:

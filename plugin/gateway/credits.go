@@ -50,14 +50,24 @@ func (g *Gateway) leaseMore(ctx context.Context, t *tenantState) error {
 
 func (t *tenantState) lock(ctx context.Context) error {
 	select {
-	case t.leasing <- struct{}{}:
+	case t.turn() <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("%w: waiting for a tenant's credits: %w", ErrStore, ctx.Err())
 	}
 }
 
-func (t *tenantState) unlock() { <-t.leasing }
+func (t *tenantState) unlock() { <-t.turn() }
+
+// turn returns the channel that whoever leases holds: most tenants never need one.
+func (t *tenantState) turn() chan struct{} {
+	if c := t.leasing.Load(); c != nil {
+		return *c
+	}
+	c := make(chan struct{}, 1)
+	t.leasing.CompareAndSwap(nil, &c)
+	return *t.leasing.Load()
+}
 
 // WithCredits runs f while nothing of a tenant's balance is leased here: everything
 // spent was written back before, and requests that need credits wait until f returned.

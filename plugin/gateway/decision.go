@@ -56,8 +56,8 @@ type Decision struct {
 	Reason Reason
 	// Key, Tenant and Plan are set as far as the request got: Key and Tenant from the
 	// moment the key is known, Plan when the tenant's plan is.
-	Key    *Key
-	Tenant *Tenant
+	Key    *HeldKey
+	Tenant *HeldTenant
 	Plan   *Plan
 	// SecretID is the secret that was shown.
 	SecretID string

@@ -48,7 +48,7 @@ func (g *Gateway) flush(ctx context.Context) error {
 	for _, e := range entries {
 		// Cleared before the counts are read: what is counted from here on marks it again.
 		e.dirty.Store(false)
-		t := Touch{KeyID: e.rec.ID, SecretID: e.secret.ID, At: time.UnixMicro(e.usedAt.Load())}
+		t := Touch{KeyID: e.rec.ID, SecretID: e.secretID, At: time.UnixMicro(e.usedAt.Load())}
 		if a := e.usedFrom.Load(); a != nil && a.IsValid() {
 			t.IP = a.String()
 		}
@@ -73,7 +73,7 @@ func (g *Gateway) flush(ctx context.Context) error {
 	spenders := map[*keyState]Spend{}
 	for k, e := range keys {
 		if amount, shortfall := k.subject.TakeSpent(); amount != 0 || shortfall != 0 {
-			s := Spend{Keyspace: e.keyspace, Tenant: e.ten.Slug, KeyID: e.rec.ID, Amount: amount, Shortfall: shortfall}
+			s := Spend{Keyspace: e.keyspace(), Tenant: e.ten.Slug, KeyID: e.rec.ID, Amount: amount, Shortfall: shortfall}
 			spenders[k] = s
 			f.Spends = append(f.Spends, s)
 		}

@@ -47,6 +47,7 @@ func (g *Gateway) catchUp(ctx context.Context) error {
 				g.log.Warn("the store is older than what was read from it before, as after restoring a backup: all keys are read again",
 					"applied", after, "store", last)
 				g.table.changeAll()
+				g.tokenChanges.Add(1)
 				g.seq.Store(last)
 				g.askRefill()
 				g.recheckAll()
@@ -96,6 +97,8 @@ func (g *Gateway) Apply(ctx context.Context, changes []Change) error {
 				first = err
 			}
 			digests = append(digests, d...)
+		case ChangeToken:
+			g.tokenChanges.Add(1)
 		}
 	}
 	if g.learn(digests) {
@@ -120,6 +123,9 @@ func (g *Gateway) Apply(ctx context.Context, changes []Change) error {
 	}
 	return first
 }
+
+// TokenChanges counts the changes to management tokens that were heard of. It does not block.
+func (g *Gateway) TokenChanges() uint64 { return g.tokenChanges.Load() }
 
 // recheckKey judges the live requests of a key anew.
 func (g *Gateway) recheckKey(k *keyState) {
@@ -147,7 +153,7 @@ func (g *Gateway) recheck(e *entry) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 	defer cancel()
-	now, err := g.load(ctx, e.keyspace, e.digest, e.candidates())
+	now, err := g.load(ctx, e.keyspace(), e.digest, e.candidates())
 	switch {
 	case errors.Is(err, errUnknown):
 		e.key.live.rejudge(e, nil, InvalidKey)

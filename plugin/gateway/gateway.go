@@ -75,10 +75,11 @@ type Gateway struct {
 	flushMu        sync.Mutex // one flush at a time
 	rehashes       chan rehash
 
-	seq         atomic.Int64 // newest change applied
-	degraded    atomic.Bool
-	storeErrors atomic.Int64
-	lastError   atomic.Pointer[string]
+	tokenChanges atomic.Uint64
+	seq          atomic.Int64 // newest change applied
+	degraded     atomic.Bool
+	storeErrors  atomic.Int64
+	lastError    atomic.Pointer[string]
 }
 
 type keyspaceFailures struct {

@@ -60,7 +60,7 @@ func (l *Live) expire() {
 		return
 	}
 	reason := ExpiredKey
-	if e.rec.ExpiresAt.IsZero() || e.until().Before(e.rec.ExpiresAt) {
+	if e.rec.expires == 0 || e.secretExpires != 0 && e.secretExpires < e.rec.expires {
 		reason = RevokedKey // a rotation's grace ended
 	}
 	end(reason)

@@ -64,7 +64,7 @@ func newLoader() *loader {
 func (g *Gateway) find(ctx context.Context, req *Request, digest apikey.Digest) (*entry, error) {
 	word, low := words(digest[:])
 	word ^= req.Keyspace.salt
-	if e := g.cache.get(word); e != nil && e.digest == digest && e.keyspace == req.Keyspace.Name && e.current() {
+	if e := g.cache.get(word); e != nil && e.digest == digest && e.keyspace() == req.Keyspace.Name && e.current() {
 		return e, nil
 	}
 	return g.findSlow(ctx, req, digest, word, low)

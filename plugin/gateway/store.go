@@ -21,6 +21,8 @@ type ChangeKind string
 const (
 	ChangeKey    ChangeKind = "key"
 	ChangeTenant ChangeKind = "tenant"
+	// ChangeToken is about a management token, by which no request is judged.
+	ChangeToken ChangeKind = "token"
 )
 
 // Change is one row of the store's change sequence. Every management write appends,
@@ -30,7 +32,7 @@ type Change struct {
 	Seq      int64
 	Kind     ChangeKind
 	Keyspace string
-	// ID is the key's id or the tenant's slug.
+	// ID is the key's or token's id, or the tenant's slug.
 	ID string
 }
 

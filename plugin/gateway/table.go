@@ -14,11 +14,15 @@ import (
 // entry is what the cache keeps for one secret: everything one look-up brought, as of
 // the versions it was loaded at. Only its own counters and bound change.
 type entry struct {
-	digest   apikey.Digest
-	keyspace string
-	secret   Secret
-	rec      *Key
-	ten      *Tenant
+	digest apikey.Digest
+	// stored is the digest by which the store found the secret; nil where it is digest.
+	stored    *apikey.Digest
+	algorithm apikey.Algorithm
+	secretID  string
+	// secretExpires is the end of a rotation's grace in Unix microseconds, 0 for none.
+	secretExpires int64
+	rec           HeldKey
+	ten           *HeldTenant
 	// owner and key are the states of the tenant and the key; versions they had.
 	owner         *tenantState
 	key           *keyState
@@ -41,12 +45,15 @@ func (e *entry) current() bool {
 
 // until returns when the key or this secret expires, whichever is first; zero for never.
 func (e *entry) until() time.Time {
-	u := e.rec.ExpiresAt
-	if s := e.secret.ExpiresAt; !s.IsZero() && (u.IsZero() || s.Before(u)) {
+	u := e.rec.expires
+	if s := e.secretExpires; s != 0 && (u == 0 || s < u) {
 		u = s
 	}
-	return u
+	return fromMicro(u)
 }
+
+// keyspace returns the name of the key's keyspace.
+func (e *entry) keyspace() string { return e.key.id.keyspace }
 
 // keyState is what must not be forgotten of a key while it is in use, and therefore
 // stands outside the cache: its version, its buckets, its live requests.
@@ -66,8 +73,11 @@ type tenantState struct {
 	version atomic.Uint64
 	subject *ratelimit.Subject
 	// leasing is held by whoever leases credits, or has them recalled; a channel, so that waiting ends
-	// with the context.
-	leasing chan struct{}
+	// with the context. Made when first needed.
+	leasing atomic.Pointer[chan struct{}]
+	// held is what was last loaded of the tenant, at heldVersion. Under the shard's lock.
+	held        *HeldTenant
+	heldVersion uint64
 }
 
 // stateID names a key or a tenant.
@@ -83,8 +93,9 @@ type table struct {
 	seed   maphash.Seed
 	shards [tableShards]tableShard
 	// created counts changes that may have made an unknown key known.
-	created atomic.Uint64
-	keys    atomic.Int64
+	created  atomic.Uint64
+	keys     atomic.Int64
+	interned interned
 }
 
 type tableShard struct {
@@ -122,7 +133,8 @@ func (t *table) snapshot(g *generations) {
 // admit makes an entry of a record that was read after g was taken, or returns nil
 // where the key or its tenant may have changed since: the record is then to be read again.
 func (t *table) admit(g *generations, digest apikey.Digest, r *Record) *entry {
-	tid := stateID{r.Tenant.Keyspace, r.Tenant.Slug}
+	keyspace := t.intern(r.Key.Keyspace)
+	tid := stateID{keyspace, r.Tenant.Slug}
 	ti, ts := t.shard(tid)
 	ts.mu.Lock()
 	if ts.generation.Load() != g[ti] {
@@ -131,15 +143,19 @@ func (t *table) admit(g *generations, digest apikey.Digest, r *Record) *entry {
 	}
 	owner := ts.tenants[tid]
 	if owner == nil {
-		owner = &tenantState{id: tid, subject: ratelimit.NewSubject("t:" + tid.keyspace + ":" + tid.id), leasing: make(chan struct{}, 1)}
+		owner = &tenantState{id: tid, subject: ratelimit.NewSubject("t:" + tid.keyspace + ":" + tid.id)}
 		ts.tenants[tid] = owner
 	}
-	e := &entry{digest: digest, keyspace: r.Key.Keyspace, secret: r.Secret, rec: r.Key, ten: r.Tenant,
-		owner: owner, tenantVersion: owner.version.Load()}
+	e := &entry{owner: owner, tenantVersion: owner.version.Load()}
+	if owner.held == nil || owner.heldVersion != e.tenantVersion || owner.held.Version != r.Tenant.Version {
+		owner.held, owner.heldVersion = t.holdTenant(r.Tenant), e.tenantVersion
+	}
+	e.ten = owner.held
 	ts.mu.Unlock()
+	t.hold(e, digest, r)
 
 	// The tenant may change from here on: its version then differs from the entry's.
-	kid := stateID{r.Key.Keyspace, r.Key.ID}
+	kid := stateID{keyspace, r.Key.ID}
 	ki, ks := t.shard(kid)
 	ks.mu.Lock()
 	defer ks.mu.Unlock()
@@ -280,7 +296,9 @@ func (t *table) held() int64 { return t.keys.Load() }
 // candidates returns the form in which the entry's secret was found: enough to find it
 // again without the key itself.
 func (e *entry) candidates() []apikey.Candidate {
-	c := apikey.Candidate{Algorithm: e.secret.Algorithm}
-	copy(c.Digest[:], e.secret.Digest)
+	c := apikey.Candidate{Algorithm: e.algorithm, Digest: e.digest}
+	if e.stored != nil {
+		c.Digest = *e.stored
+	}
 	return []apikey.Candidate{c}
 }

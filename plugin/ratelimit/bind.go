@@ -2,13 +2,21 @@ package ratelimit
 
 // set is what one origin bound to a subject.
 type set struct {
-	epoch    int64
-	bound    bool
-	policies []*Policy
+	epoch int64
+	bound bool
 	// lines are handed out and never changed; a new set has new ones.
 	lines []Line
-	// meters are the lines' own, of its rates in order.
-	meters []*meter
+}
+
+// meters returns the buckets of the set's rates, in order.
+func (s *set) meters() []*meter {
+	var out []*meter
+	for i := range s.lines {
+		if m := s.lines[i].meter; m != nil {
+			out = append(out, m)
+		}
+	}
+	return out
 }
 
 // Bind makes policies, all of one origin, the ones counted for s, and returns their
@@ -25,18 +33,17 @@ func (s *Subject) Bind(epoch int64, origin Origin, policies []*Policy) []Line {
 		return set.lines
 	}
 	set.epoch = epoch
-	if set.bound && equal(set.policies, policies) {
+	if set.bound && equal(set.lines, policies) {
 		return set.lines
 	}
 	set.bound = true
-	set.policies = append([]*Policy(nil), policies...)
-	set.meters = succeed(set.meters, policies)
+	meters := succeed(set.meters(), policies)
 	set.lines = make([]Line, len(policies))
 	rates := 0
 	for i, p := range policies {
 		set.lines[i] = Line{Policy: p, Subject: s}
 		if p.Kind == Rate {
-			set.lines[i].meter = set.meters[rates]
+			set.lines[i].meter = meters[rates]
 			rates++
 		}
 	}
@@ -92,12 +99,12 @@ func succeed(old []*meter, policies []*Policy) []*meter {
 	return meters
 }
 
-func equal(a, b []*Policy) bool {
+func equal(a []Line, b []*Policy) bool {
 	if len(a) != len(b) {
 		return false
 	}
 	for i := range a {
-		if !a[i].Equal(b[i]) {
+		if !a[i].Policy.Equal(b[i]) {
 			return false
 		}
 	}

@@ -100,8 +100,8 @@ func (s *Subject) idle(now time.Time) bool {
 	}
 	now = s.clamp(now)
 	for i := range s.sets {
-		for _, m := range s.sets[i].meters {
-			if !m.full(now) {
+		for _, l := range s.sets[i].lines {
+			if l.meter != nil && !l.meter.full(now) {
 				return false
 			}
 		}
@@ -159,7 +159,7 @@ func (s *Subject) Reset(now time.Time, names ...string) {
 		return len(names) == 0
 	}
 	for i := range s.sets {
-		for _, m := range s.sets[i].meters {
+		for _, m := range s.sets[i].meters() {
 			if named(m.target()) {
 				m.refill()
 			}
