@@ -31,6 +31,7 @@ const auditForm = "keygate audit 1"
 type personal struct {
 	Actor  string         `json:"actor"`
 	IP     string         `json:"ip,omitempty"`
+	Token  string         `json:"token,omitempty"`
 	Before map[string]any `json:"before,omitempty"`
 	After  map[string]any `json:"after,omitempty"`
 }
@@ -98,7 +99,7 @@ func (c *call) appendEvent() error {
 		Salt: make([]byte, 16), Prev: prev,
 	}
 	rand.Read(row.Salt)
-	p := personal{Actor: c.actor.Name, IP: c.actor.IP}
+	p := personal{Actor: c.actor.Name, IP: c.actor.IP, Token: c.actor.Token}
 	if row.Before, p.Before, err = e.before.split(); err != nil {
 		return err
 	}
@@ -149,16 +150,18 @@ func part[T ~string | ~[]byte](h hash.Hash, p T) {
 
 // AuditRecord is an event as the API shows it.
 type AuditRecord struct {
-	ID     string    `json:"id"`
-	Seq    int64     `json:"seq"`
-	At     time.Time `json:"at"`
-	Actor  string    `json:"actor"`
-	IP     *string   `json:"ip"`
-	Via    string    `json:"via"`
-	Action string    `json:"action"`
-	Target string    `json:"target"`
-	Tenant *string   `json:"tenant"`
-	Key    *string   `json:"key"`
+	ID    string    `json:"id"`
+	Seq   int64     `json:"seq"`
+	At    time.Time `json:"at"`
+	Actor string    `json:"actor"`
+	IP    *string   `json:"ip"`
+	// Token is the id of the management token it was done by; null where it was none.
+	Token  *string `json:"token"`
+	Via    string  `json:"via"`
+	Action string  `json:"action"`
+	Target string  `json:"target"`
+	Tenant *string `json:"tenant"`
+	Key    *string `json:"key"`
 	// Before and After are the fields that changed; null where there was no record.
 	Before map[string]any `json:"before"`
 	After  map[string]any `json:"after"`
@@ -176,7 +179,7 @@ func auditRecord(r *AuditRow) AuditRecord {
 		// What was stored by appendEvent reads back; were it damaged, VerifyAudit says so.
 		_ = json.Unmarshal(r.Personal, &p)
 	}
-	a.Actor, a.IP = p.Actor, optional(p.IP)
+	a.Actor, a.IP, a.Token = p.Actor, optional(p.IP), optional(p.Token)
 	a.Before, a.After = joined(r.Before, p.Before), joined(r.After, p.After)
 	return a
 }

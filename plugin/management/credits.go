@@ -78,6 +78,9 @@ func (m *Manager) moveCredits(ctx context.Context, a Actor, keyspace, slug, kind
 			if err != nil {
 				return err
 			}
+			if err := c.actor.Operator("change credits"); err != nil {
+				return err
+			}
 			before := fieldSet{"credits": t.Credits}
 			if err := c.move(t, kind, signed, reference); err != nil {
 				return err

@@ -14,6 +14,7 @@ const (
 	keyIDPrefix    = "key_"
 	secretIDPrefix = "sec_"
 	auditIDPrefix  = "evt_"
+	tokenIDPrefix  = "tok_"
 
 	idAlphabet = "0123456789abcdefghjkmnpqrstvwxyz"
 	idLength   = 26

@@ -2,6 +2,7 @@ package management
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -267,6 +268,14 @@ func (m *Manager) Keys(ctx context.Context, a Actor, keyspace string, q KeyFilte
 			}
 			tenants[t.Slug], query.Tenant = t, t.Slug
 		}
+		if last != "" && a.Tenant != "" {
+			// A cursor tells nothing of what does not exist for the actor.
+			if k, err := c.Tx.Key(c.ks.Name, last); errors.Is(err, gateway.ErrNotFound) || err == nil && k.Tenant != a.Tenant {
+				return errCursor
+			} else if err != nil {
+				return err
+			}
+		}
 		keys, err := c.Tx.Keys(query)
 		if err != nil {
 			return err
@@ -311,10 +320,13 @@ func (m *Manager) UpdateKey(ctx context.Context, a Actor, keyspace, id string, i
 		if unknown != nil && in.Scopes.Set {
 			return unknown
 		}
-		before, was := keyFields(k), k.StatusAt(c.now)
+		before, was, old := keyFields(k), k.StatusAt(c.now), *k
 		var f faults
 		c.applyKey(&f, k, plan, in, false)
 		if err := f.err(); err != nil {
+			return err
+		}
+		if err := c.confineKey(&old, k); err != nil {
 			return err
 		}
 		after := keyFields(k)

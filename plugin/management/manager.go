@@ -19,6 +19,9 @@ type Engine interface {
 	// WithCredits settles and returns what this node holds leased of a tenant's credits,
 	// runs f while nothing is leased anew, and returns f's error.
 	WithCredits(ctx context.Context, keyspace, tenant string, f func() error) error
+	// TokenChanges counts the changes to management tokens that it has heard of, Apply's
+	// and those that others wrote: while it is the same, what was read of them is right.
+	TokenChanges() uint64
 }
 
 // Config is what a Manager works with. All but Logger, Now and Node must be set.
@@ -47,6 +50,7 @@ type Manager struct {
 	now    func() time.Time
 	log    *slog.Logger
 	ids    idSource
+	tokens tokenCache
 }
 
 // New returns a Manager. It panics where Store, Engine or View is missing.
@@ -78,6 +82,8 @@ type Actor struct {
 	// Tenant confines the actor to one tenant of the keyspace: nothing else exists
 	// for it. "" confines it to nothing.
 	Tenant string
+	// Token is the id of the management token that is acted by; "" where it is none.
+	Token string
 }
 
 // sees says whether a tenant exists for the actor. slug is as stored.

@@ -30,6 +30,9 @@ func badParameter(name, detail string) *Error {
 	}
 }
 
+// errCursor refuses a cursor that is none of the list's.
+var errCursor = badParameter("cursor", "is not a cursor of this list; take next_cursor of the page before")
+
 // cursorOf returns the opaque cursor of a list (kind) after the row named last.
 func cursorOf(kind, last string) string {
 	return base64.RawURLEncoding.EncodeToString([]byte(kind + ":" + last))
@@ -51,7 +54,7 @@ func (q PageQuery) after(kind string) (limit int, last string, err error) {
 	b, err := base64.RawURLEncoding.DecodeString(q.Cursor)
 	last, ok := strings.CutPrefix(string(b), kind+":")
 	if err != nil || !ok || last == "" || len(last) > MaxSlug || !printable(last) {
-		return 0, "", badParameter("cursor", "is not a cursor of this list; take next_cursor of the page before")
+		return 0, "", errCursor
 	}
 	return limit, last, nil
 }
@@ -64,7 +67,7 @@ func (q PageQuery) sequence() (limit int, before int64, err error) {
 	}
 	before, err = strconv.ParseInt(last, 10, 64)
 	if err != nil || before < 1 {
-		return 0, 0, badParameter("cursor", "is not a cursor of this list; take next_cursor of the page before")
+		return 0, 0, errCursor
 	}
 	return limit, before, nil
 }

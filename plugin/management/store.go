@@ -84,6 +84,8 @@ type Tx interface {
 
 	// Usage returns a subject's durable counts in every period that is still kept.
 	Usage(subject string) ([]gateway.Usage, error)
+
+	TokenTx
 }
 
 // TenantQuery selects tenants of a keyspace, by slug ascending, deleted ones left out.

@@ -75,6 +75,10 @@ func (m *Manager) PutTenant(ctx context.Context, a Actor, keyspace, slug string,
 }
 
 func (c *call) createTenant(slug string, in TenantFields) (TenantRecord, error) {
+	// First of all: whether a slug is taken tells of other tenants.
+	if err := c.actor.Operator("make tenants"); err != nil {
+		return TenantRecord{}, err
+	}
 	var f faults
 	if !validSlug(slug) {
 		f.invalid("slug", "must be 1 to %d of the characters A-Z a-z 0-9 _ . - and not . or ..", MaxSlug)
@@ -185,6 +189,9 @@ func (c *call) updateTenant(slug string, in TenantFields, match Match) (TenantRe
 		return TenantRecord{}, err
 	}
 	if in.Credits.Set && in.Credits.Value != t.Credits {
+		if err := c.actor.Operator("change credits"); err != nil {
+			return TenantRecord{}, err
+		}
 		kind := "add"
 		if in.Credits.Value < t.Credits {
 			kind = "spend"
@@ -196,6 +203,9 @@ func (c *call) updateTenant(slug string, in TenantFields, match Match) (TenantRe
 	after := tenantFields(t)
 	if !diff(before, after) {
 		return c.tenantRecord(t)
+	}
+	if err := c.confineTenant(before, after); err != nil {
+		return TenantRecord{}, err
 	}
 	version := t.Version + 1
 	t.UpdatedAt = c.now
@@ -291,6 +301,9 @@ func (m *Manager) DeleteTenant(ctx context.Context, a Actor, keyspace, slug stri
 func (c *call) deleteTenant(slug string, withKeys bool, match Match) error {
 	t, err := c.tenant(slug, true)
 	if err != nil {
+		return err
+	}
+	if err := c.actor.Operator("delete tenants"); err != nil {
 		return err
 	}
 	if !match.holds(t.Version) {

@@ -61,6 +61,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"Touches", touches},
 		{"Usage", usage},
 		{"Peppers", peppers},
+		{"Tokens", tokens},
 		{"Closed", closed},
 	} {
 		t.Run(tc.name, func(t *testing.T) { tc.test(t, open(t)) })

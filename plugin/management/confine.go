@@ -1,0 +1,109 @@
+package management
+
+import (
+	"math/bits"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+)
+
+// Whoever sees one tenant only stands on that tenant's side: what the operator granted
+// is not theirs to raise.
+
+// Operator refuses, with 403, what only those may do who see all of a keyspace; what says
+// what that is, as in "change plans".
+func (a Actor) Operator(what string) error {
+	if a.Tenant == "" {
+		return nil
+	}
+	return refuse(http.StatusForbidden, CodeInsufficientScope, "A token of one tenant can't %s.", what)
+}
+
+// confineTenant refuses changes to the actor's own tenant beyond its name and metadata.
+// before and after hold the fields that differ.
+func (c *call) confineTenant(before, after fieldSet) error {
+	if c.actor.Tenant == "" {
+		return nil
+	}
+	var fields []string
+	for name := range after {
+		if name != "name" && name != "metadata" {
+			fields = append(fields, name)
+		}
+	}
+	return confined(fields, "A token of one tenant may change only its name and metadata.", "only an operator may change this")
+}
+
+// confineKey refuses a change by which a key of the actor's tenant would be limited less.
+func (c *call) confineKey(old, k *gateway.Key) error {
+	if c.actor.Tenant == "" {
+		return nil
+	}
+	var fields []string
+	if old.CreditsLimit != nil && (k.CreditsLimit == nil || *k.CreditsLimit > *old.CreditsLimit) {
+		fields = append(fields, "credits_limit")
+	}
+	for _, f := range []struct {
+		name, old, now string
+		parse          func(string) (*ratelimit.Policy, error)
+	}{
+		{"rate", old.Rate, k.Rate, ratelimit.ParseRate},
+		{"quota", old.Quota, k.Quota, ratelimit.ParseQuota},
+		{"concurrency", old.Concurrency, k.Concurrency, ratelimit.ParseConcurrency},
+	} {
+		if f.old != f.now && !tightens(policies(f.old, f.parse), policies(f.now, f.parse)) {
+			fields = append(fields, f.name)
+		}
+	}
+	return confined(fields, "A token of one tenant may only tighten a key's limits.", "must not allow more than it does now")
+}
+
+func confined(fields []string, detail, each string) error {
+	if len(fields) == 0 {
+		return nil
+	}
+	slices.Sort(fields)
+	e := refuse(http.StatusForbidden, CodeInsufficientScope, "%s", detail)
+	for _, name := range fields {
+		e.Fields = append(e.Fields, FieldError{Pointer: "/" + name, Detail: each})
+	}
+	return e
+}
+
+// policies reads an override as it is stored. A line that can't be read is left out.
+func policies(stored string, parse func(string) (*ratelimit.Policy, error)) (out []*ratelimit.Policy) {
+	if stored == "" {
+		return nil
+	}
+	for _, line := range strings.Split(stored, ", ") {
+		if p, err := parse(line); err == nil {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// tightens says whether whatever now lets pass old would have let pass too: every old
+// line has one that is as tight.
+func tightens(old, now []*ratelimit.Policy) bool {
+	return !slices.ContainsFunc(old, func(o *ratelimit.Policy) bool {
+		return !slices.ContainsFunc(now, func(n *ratelimit.Policy) bool { return asTight(n, o) })
+	})
+}
+
+// asTight says whether n never allows what o does not. Both are of one kind.
+func asTight(n, o *ratelimit.Policy) bool {
+	switch n.Kind {
+	case ratelimit.Rate:
+		// n.Limit / n.Period <= o.Limit / o.Period, in 128 bits.
+		nh, nl := bits.Mul64(uint64(n.Limit), uint64(o.Period))
+		oh, ol := bits.Mul64(uint64(o.Limit), uint64(n.Period))
+		return n.Burst <= o.Burst && (nh < oh || nh == oh && nl <= ol)
+	case ratelimit.Quota:
+		return n.Calendar == o.Calendar && n.Limit <= o.Limit
+	}
+	return n.Limit <= o.Limit
+}

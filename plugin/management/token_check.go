@@ -1,0 +1,181 @@
+package management
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// Codes of refused management tokens.
+const (
+	CodeMissingToken = "missing_token"
+	CodeInvalidToken = "invalid_token"
+)
+
+// ErrMalformedToken says that a text is no management token, ErrUnknownToken that one
+// has the shape of a token and is none: only the latter may be a guess.
+var (
+	ErrMalformedToken = refuse(http.StatusUnauthorized, CodeInvalidToken, "This is not a management token: those begin with kgm_ and end in a checksum.")
+	ErrUnknownToken   = refuse(http.StatusUnauthorized, CodeInvalidToken, "There is no such management token.")
+	errTokenRevoked   = refuse(http.StatusUnauthorized, CodeInvalidToken, "The management token is revoked.")
+	errTokenExpired   = refuse(http.StatusUnauthorized, CodeInvalidToken, "The management token has expired.")
+)
+
+// Grant is what a management token gives.
+type Grant struct {
+	// ID and Name of the token.
+	ID, Name string
+	Keyspace string
+	// Tenant is the only one that exists for the holder; "" for no such bound.
+	Tenant string
+	scopes []string
+}
+
+// Allows says whether the token has a scope such as "keys:write".
+func (g *Grant) Allows(scope string) bool { return holds(g.scopes, scope) }
+
+// Actor returns the token as who does something.
+func (g *Grant) Actor(ip string) Actor {
+	return Actor{Name: g.Name + " (" + g.ID + ")", IP: ip, Via: "api", Tenant: g.Tenant, Token: g.ID}
+}
+
+// touchEvery is how exactly it is known when a token was last used.
+const touchEvery = time.Minute
+
+// tokenCache holds the tokens in use, by their primary digests.
+type tokenCache struct {
+	mu sync.Mutex
+	// changes is the engine's count of changes to tokens that what is held is right for.
+	changes uint64
+	held    map[apikey.Digest]*heldToken
+}
+
+type heldToken struct {
+	Token
+	grant   Grant
+	touched time.Time
+}
+
+// refusedAt returns why the token gives nothing, nil while it does.
+func (t *Token) refusedAt(now time.Time) error {
+	switch t.statusAt(now) {
+	case gateway.StatusRevoked:
+		return errTokenRevoked
+	case gateway.StatusExpired:
+		return errTokenExpired
+	}
+	return nil
+}
+
+// CheckToken returns what a full management token gives. It answers from memory once it
+// has met the token; a revocation counts from when it is made, an expiry from its moment. ip
+// is noted as where the token was last used from. Refusals are of status 401:
+// ErrMalformedToken, ErrUnknownToken, and others where a token has ended.
+func (m *Manager) CheckToken(ctx context.Context, full, ip string) (*Grant, error) {
+	if tokenGrammar.Match(full) == nil {
+		return nil, ErrMalformedToken
+	}
+	v := m.view()
+	if v == nil {
+		return nil, errors.Join(gateway.ErrStore, errors.New("no configuration is running"))
+	}
+	now := m.clock()
+	digest := v.Hasher.Primary(full)
+	// Before the store is read: what changes meanwhile makes the count another.
+	changes := m.engine.TokenChanges()
+	t := m.tokens.get(digest, changes)
+	if t == nil {
+		var err error
+		if t, err = m.loadToken(ctx, v, full); err != nil {
+			return nil, err
+		}
+		m.tokens.put(digest, changes, t)
+	}
+	if err := t.refusedAt(now); err != nil {
+		return nil, err
+	}
+	if m.tokens.due(t, now) {
+		m.touchToken(t.ID, now, ip)
+	}
+	return &t.grant, nil
+}
+
+func (m *Manager) loadToken(ctx context.Context, v *gateway.View, full string) (*heldToken, error) {
+	candidates := v.Hasher.Candidates(nil, full)
+	var t *Token
+	err := m.store.View(ctx, func(tx Tx) (err error) {
+		t, err = tx.TokenByDigest(candidates)
+		return err
+	})
+	if errors.Is(err, gateway.ErrNotFound) {
+		return nil, ErrUnknownToken
+	}
+	if err != nil {
+		return nil, err
+	}
+	if t.Algorithm != candidates[0].Algorithm && t.statusAt(m.clock()) == gateway.StatusActive {
+		// Under a pepper that is not the current one, which will be taken away some day.
+		m.beside(func(tx Tx) error { return tx.RehashToken(t.ID, candidates[0]) })
+	}
+	return &heldToken{Token: *t, touched: t.LastUsedAt, grant: Grant{
+		ID: t.ID, Name: t.Name, Keyspace: t.Keyspace, Tenant: t.Tenant, scopes: t.Scopes,
+	}}, nil
+}
+
+func (m *Manager) touchToken(id string, now time.Time, ip string) {
+	m.beside(func(tx Tx) error { return tx.TouchToken(id, now, ip) })
+}
+
+// besideTimeout bounds a write that nobody waits for.
+const besideTimeout = 10 * time.Second
+
+// beside writes what no caller waits for, and what is no harm to lose.
+func (m *Manager) beside(f func(Tx) error) {
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), besideTimeout)
+		defer cancel()
+		if err := m.store.Update(ctx, f); err != nil {
+			m.log.DebugContext(ctx, "the use of a management token was not noted", "error", err)
+		}
+	}()
+}
+
+// get returns the token held under a digest, nil where there is none or any token was
+// changed since.
+func (c *tokenCache) get(digest apikey.Digest, changes uint64) *heldToken {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.changes != changes {
+		return nil
+	}
+	return c.held[digest]
+}
+
+// put holds a token that was read when the count of changes was changes.
+func (c *tokenCache) put(digest apikey.Digest, changes uint64, t *heldToken) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if changes < c.changes {
+		return // read before what is known to have changed
+	}
+	if changes > c.changes || c.held == nil {
+		c.changes, c.held = changes, make(map[apikey.Digest]*heldToken)
+	}
+	c.held[digest] = t
+}
+
+// due says whether the use of a token is to be noted, once every touchEvery.
+func (c *tokenCache) due(t *heldToken, now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now.Sub(t.touched) < touchEvery {
+		return false
+	}
+	t.touched = now
+	return true
+}

@@ -1,0 +1,308 @@
+package management_test
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// token makes a management token; by is the token that makes it, nil for an operator.
+func (w *world) token(by *management.Grant, in management.TokenFields) management.IssuedToken {
+	w.t.Helper()
+	a := ada
+	if by != nil {
+		a = by.Actor("192.0.2.1")
+	}
+	return must[management.IssuedToken](w.t)(w.CreateToken(ctx, a, "", in))
+}
+
+func tokenOf(tenant string, scopes ...string) management.TokenFields {
+	f := management.TokenFields{Name: management.Some("t"), Scopes: management.Some(scopes)}
+	if tenant != "" {
+		f.Tenant = management.Some(tenant)
+	}
+	return f
+}
+
+func (w *world) grant(full string) *management.Grant {
+	w.t.Helper()
+	return must[*management.Grant](w.t)(w.CheckToken(ctx, full, "192.0.2.9"))
+}
+
+func (w *world) wantNoGrant(full string) {
+	w.t.Helper()
+	_, err := w.CheckToken(ctx, full, "192.0.2.9")
+	wantRefused(w.t, err, http.StatusUnauthorized, management.CodeInvalidToken)
+}
+
+func TestTokenRecord(t *testing.T) {
+	w := newWorld(t)
+	k := w.token(nil, tokenOf("", "keys:write", "keys:read", "keys:write"))
+	if len(k.Token) != len("kgm_")+38 || !strings.HasPrefix(k.Token, k.TokenPrefix) || len(k.TokenPrefix) != 12 || len(k.LastFour) != 4 ||
+		!strings.HasPrefix(k.ID, "tok_") || !slices.Equal(k.Scopes, []string{"keys:read", "keys:write"}) || k.CreatedBy != "ada" || k.Status != gateway.StatusActive {
+		t.Errorf("made %+v", k)
+	}
+	g := w.grant(k.Token)
+	if g.ID != k.ID || g.Keyspace != "default" || !g.Allows("keys:read") || g.Allows("tenants:read") || g.Allows("*") {
+		t.Errorf("grant %+v", g)
+	}
+	if all := w.grant(w.token(nil, tokenOf("", "*")).Token); !all.Allows("webhooks:write") || !all.Allows("*") {
+		t.Error("* is not everything")
+	}
+	for _, text := range []string{"", "kgm_", k.Token[:20], k.Token + "0", k.Token[:len(k.Token)-1] + "!", "kg_live_00000000000000000000000000000000"} {
+		w.wantNoGrant(text)
+	}
+	// One that has the shape, but was never given.
+	other := newWorld(t)
+	w.wantNoGrant(other.token(nil, tokenOf("", "*")).Token)
+	list := must[management.Page[management.TokenRecord]](t)(w.Tokens(ctx, ada, "", management.TokenFilter{}))
+	if len(list.Data) != 2 || list.Data[1].ID != k.ID {
+		t.Errorf("listed %+v", list)
+	}
+	if list := must[management.Page[management.TokenRecord]](t)(w.Tokens(ctx, ada, "other", management.TokenFilter{})); len(list.Data) != 0 {
+		t.Errorf("another keyspace lists %+v", list)
+	}
+	w.wantIntact(2)
+}
+
+func TestTokenFaults(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "pro")
+	for name, c := range map[string]struct {
+		in      management.TokenFields
+		pointer string
+	}{
+		"no name":        {management.TokenFields{Scopes: management.Some([]string{"*"})}, "/name"},
+		"no scopes":      {management.TokenFields{Name: management.Some("n")}, "/scopes"},
+		"unknown scope":  {tokenOf("", "keys:read", "keys:all"), "/scopes/1"},
+		"unknown tenant": {tokenOf("nobody", "*"), "/tenant"},
+		"past": {management.TokenFields{Name: management.Some("n"), Scopes: management.Some([]string{"*"}),
+			ExpiresAt: management.Some(w.now().Add(-time.Hour))}, "/expires_at"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := w.CreateToken(ctx, ada, "", c.in)
+			wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, c.pointer)
+		})
+	}
+}
+
+// TestTokenGivesNothingBeyondItself: scope, tenant, keyspace, expiry.
+func TestTokenGivesNothingBeyondItself(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "pro")
+	w.tenant("b", "pro")
+	end := w.now().Add(time.Hour).UTC().Truncate(time.Microsecond)
+	in := tokenOf("acme", "tokens:write", "keys:read")
+	in.ExpiresAt = management.Some(end)
+	made := w.token(nil, in)
+	g := w.grant(made.Token)
+	refused := func(name, code, pointer string, in management.TokenFields) {
+		t.Helper()
+		_, err := w.CreateToken(ctx, g.Actor(""), "", in)
+		t.Log(name)
+		wantRefused(t, err, http.StatusUnprocessableEntity, code, pointer)
+	}
+	refused("another scope", management.CodeScopeNotAllowed, "/scopes/1", tokenOf("", "keys:read", "keys:write"))
+	refused("every scope", management.CodeScopeNotAllowed, "/scopes/0", tokenOf("", "*"))
+	refused("another tenant", management.CodeInvalidField, "/tenant", tokenOf("b", "keys:read"))
+	later, never := tokenOf("", "keys:read"), tokenOf("", "keys:read")
+	later.ExpiresAt, never.ExpiresAt = management.Some(end.Add(time.Second)), management.Null[time.Time]()
+	refused("longer", management.CodeInvalidField, "/expires_at", later)
+	refused("for ever", management.CodeInvalidField, "/expires_at", never)
+	_, err := w.CreateToken(ctx, g.Actor(""), "other", tokenOf("", "keys:read"))
+	wantRefused(t, err, http.StatusUnauthorized, management.CodeInvalidToken) // it is none of that keyspace
+
+	child := w.token(g, tokenOf("", "keys:read"))
+	if child.Tenant == nil || *child.Tenant != "acme" || child.ExpiresAt == nil || !child.ExpiresAt.Equal(end) || *child.CreatedByToken != made.ID {
+		t.Errorf("the child %+v", child)
+	}
+	// Its audit names the token, and a tenant's own audit has it.
+	events := must[management.Page[management.AuditRecord]](t)(w.Audit(ctx, g.Actor(""), "", management.AuditFilter{}))
+	if e := events.Data[0]; e.Action != "token.created" || e.Token == nil || *e.Token != made.ID || !strings.Contains(e.Actor, made.ID) {
+		t.Errorf("the event %+v", e)
+	}
+}
+
+func TestTokenEnds(t *testing.T) {
+	w := newWorld(t)
+	in := tokenOf("", "*")
+	in.ExpiresAt = management.Some(w.now().Add(time.Hour))
+	short := w.token(nil, in)
+	root := w.token(nil, tokenOf("", "*"))
+	g := w.grant(root.Token)
+	child := w.token(g, tokenOf("", "tokens:write", "keys:read"))
+	grandchild := w.token(w.grant(child.Token), tokenOf("", "keys:read"))
+	beside := w.token(nil, tokenOf("", "keys:read"))
+	for _, full := range []string{short.Token, child.Token, grandchild.Token, beside.Token} {
+		w.grant(full)
+	}
+	if err := w.RevokeToken(ctx, ada, "", root.ID); err != nil {
+		t.Fatal(err)
+	}
+	for _, full := range []string{root.Token, child.Token, grandchild.Token} {
+		w.wantNoGrant(full)
+	}
+	w.grant(beside.Token)
+	// A call that was let in before makes nothing any more.
+	_, err := w.CreateToken(ctx, g.Actor(""), "", tokenOf("", "keys:read"))
+	wantRefused(t, err, http.StatusUnauthorized, management.CodeInvalidToken)
+	if err := w.RevokeToken(ctx, ada, "", root.ID); err != nil {
+		t.Errorf("revoking twice: %v", err)
+	}
+	w.wantIntact(5 + 3)
+	wantRefused(t, w.RevokeToken(ctx, ada, "other", beside.ID), http.StatusNotFound, management.CodeNotFound)
+	wantRefused(t, w.RevokeToken(ctx, ada, "", "tok_x"), http.StatusNotFound, management.CodeNotFound)
+
+	w.grant(short.Token)
+	w.mu.Lock()
+	w.ahead = time.Hour
+	w.mu.Unlock()
+	w.wantNoGrant(short.Token)
+	w.grant(beside.Token)
+}
+
+// TestTokenOfOneTenant holds everything that a token of one tenant may not do or learn.
+func TestTokenOfOneTenant(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "pro")
+	w.tenant("b", "pro")
+	mine, theirs := w.key("acme"), w.key("b")
+	w.key("b")
+	ours, foreign := w.token(nil, tokenOf("acme", "*")), w.token(nil, tokenOf("b", "*"))
+	a := w.grant(ours.Token).Actor("")
+
+	const forbidden, denied = http.StatusForbidden, management.CodeInsufficientScope
+	gone := func(err error) { t.Helper(); wantRefused(t, err, http.StatusNotFound, management.CodeNotFound) }
+	no := func(err error, pointers ...string) { t.Helper(); wantRefused(t, err, forbidden, denied, pointers...) }
+
+	_, err := w.Key(ctx, a, "", theirs.ID)
+	gone(err)
+	_, err = w.Tenant(ctx, a, "", "b")
+	gone(err)
+	_, err = w.RevokeKey(ctx, a, "", theirs.ID)
+	gone(err)
+	gone(w.RevokeToken(ctx, a, "", foreign.ID))
+	for _, slug := range []string{"b", "acme", "new"} {
+		_, err = w.CreateTenant(ctx, a, "", slug, management.TenantFields{})
+		no(err)
+	}
+	_, _, err = w.PutTenant(ctx, a, "", "b", management.TenantFields{}, nil)
+	gone(err)
+	_, _, err = w.PutTenant(ctx, a, "", "new", management.TenantFields{}, nil)
+	gone(err)
+	no(w.DeleteTenant(ctx, a, "", "acme", true, nil))
+	gone(w.DeleteTenant(ctx, a, "", "b", true, nil))
+	_, err = w.AddCredits(ctx, a, "", "acme", 5, "")
+	no(err)
+	_, err = w.SpendCredits(ctx, a, "", "acme", 5, "")
+	no(err)
+	_, err = w.UpdateTenant(ctx, a, "", "acme", management.TenantFields{Credits: management.Some[int64](5)}, nil)
+	no(err)
+	_, err = w.UpdateTenant(ctx, a, "", "acme", management.TenantFields{Plan: management.Some("business"), Rate: management.Some("9/s"), Active: management.Some(false)}, nil)
+	no(err, "/active", "/plan", "/rate")
+	if _, err = w.UpdateTenant(ctx, a, "", "acme", management.TenantFields{Name: management.Some("N"), Plan: management.Some("pro"), Credits: management.Some[int64](0)}, nil); err != nil {
+		t.Errorf("its name: %v", err)
+	}
+
+	// Cursors of what does not exist for it are no cursors, whether it exists or not.
+	page := must[management.Page[management.KeyRecord]](t)(w.Keys(ctx, ada, "", management.KeyFilter{Tenant: "b", PageQuery: management.PageQuery{Limit: 1}}))
+	_, err = w.Keys(ctx, a, "", management.KeyFilter{PageQuery: management.PageQuery{Cursor: *page.NextCursor}})
+	wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField)
+	tokens := must[management.Page[management.TokenRecord]](t)(w.Tokens(ctx, ada, "", management.TokenFilter{PageQuery: management.PageQuery{Limit: 1}}))
+	_, err = w.Tokens(ctx, a, "", management.TokenFilter{PageQuery: management.PageQuery{Cursor: *tokens.NextCursor}})
+	if tokens.Data[0].ID == foreign.ID {
+		wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField)
+	}
+	if list := must[management.Page[management.KeyRecord]](t)(w.Keys(ctx, a, "", management.KeyFilter{Tenant: "b"})); len(list.Data) != 0 {
+		t.Errorf("the other's keys %+v", list)
+	}
+	if list := must[management.Page[management.TokenRecord]](t)(w.Tokens(ctx, a, "", management.TokenFilter{})); len(list.Data) != 1 || list.Data[0].ID != ours.ID {
+		t.Errorf("tokens %+v", list)
+	}
+	for _, q := range []management.AuditFilter{{Tenant: "b"}, {Key: theirs.ID}} {
+		if list := must[management.Page[management.AuditRecord]](t)(w.Audit(ctx, a, "", q)); len(list.Data) != 0 {
+			t.Errorf("the other's events %+v", list)
+		}
+	}
+	if _, err := w.Key(ctx, a, "", mine.ID); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTokenOfOneTenantOnlyTightens(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "pro")
+	k := w.key("acme", func(f *management.KeyFields) {
+		f.Rate, f.Quota, f.Concurrency = management.Some("60/m burst 10, 1000/h"), management.Some("100/day"), management.Some("5")
+		f.CreditsLimit = management.Some[int64](50)
+	})
+	bare := w.key("acme")
+	a := w.grant(w.token(nil, tokenOf("acme", "*")).Token).Actor("")
+	for _, c := range []struct {
+		field string
+		in    management.KeyFields
+		ok    bool
+	}{
+		{"rate", management.KeyFields{Rate: management.Some("61/m burst 10, 1000/h")}, false},
+		{"rate", management.KeyFields{Rate: management.Some("60/m burst 11, 1000/h")}, false},
+		{"rate", management.KeyFields{Rate: management.Some("60/m")}, false},
+		{"rate", management.KeyFields{Rate: management.Some("2/s burst 1, 1000/h")}, false},
+		{"rate", management.KeyFields{Rate: management.Some("3601/h burst 10")}, false},
+		{"rate", management.KeyFields{Rate: management.Null[string]()}, false},
+		{"rate", management.KeyFields{Rate: management.Some("60/m burst 10, 999/h")}, true},
+		{"rate", management.KeyFields{Rate: management.Some("10/m burst 10")}, true},
+		{"quota", management.KeyFields{Quota: management.Some("101/day")}, false},
+		{"quota", management.KeyFields{Quota: management.Some("100/month")}, false},
+		{"quota", management.KeyFields{Quota: management.Null[string]()}, false},
+		{"quota", management.KeyFields{Quota: management.Some("99/day")}, true},
+		{"concurrency", management.KeyFields{Concurrency: management.Some("6")}, false},
+		{"concurrency", management.KeyFields{Concurrency: management.Null[string]()}, false},
+		{"concurrency", management.KeyFields{Concurrency: management.Some("4")}, true},
+		{"credits_limit", management.KeyFields{CreditsLimit: management.Some[int64](51)}, false},
+		{"credits_limit", management.KeyFields{CreditsLimit: management.Null[int64]()}, false},
+		{"credits_limit", management.KeyFields{CreditsLimit: management.Some[int64](49)}, true},
+	} {
+		_, err := w.UpdateKey(ctx, a, "", k.ID, c.in, nil)
+		if c.ok && err != nil {
+			t.Errorf("%s %+v: %v", c.field, c.in, err)
+		} else if !c.ok {
+			wantRefused(t, err, http.StatusForbidden, management.CodeInsufficientScope, "/"+c.field)
+		}
+		if _, err := w.UpdateKey(ctx, a, "", bare.ID, management.KeyFields{Rate: management.Some("1/s")}, nil); err != nil {
+			t.Fatalf("where there is no limit, any is tighter: %v", err)
+		}
+		w.t = t
+		_ = must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", bare.ID, management.KeyFields{Rate: management.Null[string]()}, nil))
+	}
+}
+
+// TestTokenUseIsNoted: when and from where, without a caller waiting for it.
+func TestTokenUseIsNoted(t *testing.T) {
+	w := newWorld(t)
+	k := w.token(nil, tokenOf("", "*"))
+	w.grant(k.Token)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		r := must[management.Page[management.TokenRecord]](t)(w.Tokens(ctx, ada, "", management.TokenFilter{})).Data[0]
+		if r.LastUsedAt != nil && *r.LastUsedIP == "192.0.2.9" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("its use is not noted: %+v", r)
+		}
+	}
+}
+
+func TestCleanTokens(t *testing.T) {
+	w := newWorld(t)
+	full := w.token(nil, tokenOf("", "*")).Token
+	for _, text := range []string{"/a/" + full + "?x=" + full, "Bearer " + full[:30], strings.ReplaceAll(full, "_", "%5f")} {
+		if got := management.CleanTokens(text); strings.Contains(got, full[13:28]) || !strings.Contains(got, "…") {
+			t.Errorf("%q is cleaned to %q", text, got)
+		}
+	}
+}
