@@ -34,6 +34,7 @@ type Candidate struct {
 // Hasher digests keys under the configured peppers. Immutable, safe for concurrent use.
 type Hasher struct {
 	peppers []pepper
+	foreign []pepper // of imported keys
 }
 
 // NewHasher returns a Hasher; the first pepper is the current one, further ones are
@@ -77,14 +78,18 @@ func (h *Hasher) PrimaryAlgorithm() Algorithm {
 }
 
 // Candidates appends to dst every form in which the store may hold key: the primary
-// one first, then previous peppers, then plain SHA-256. It allocates only where dst
-// has no room.
+// one first, then previous and imported keys' peppers, then plain SHA-256 and SHA-512.
+// It allocates only where dst has no room.
 func (h *Hasher) Candidates(dst []Candidate, key string) []Candidate {
 	for i := range h.peppers {
 		p := &h.peppers[i]
 		dst = append(dst, Candidate{Algorithm: p.algorithm, Digest: p.digest(key)})
 	}
-	return append(dst, Candidate{Algorithm: SHA256, Digest: plain(key)})
+	for i := range h.foreign {
+		p := &h.foreign[i]
+		dst = append(dst, Candidate{Algorithm: p.algorithm, Digest: p.digest(key)})
+	}
+	return append(dst, Candidate{Algorithm: SHA256, Digest: plain(key)}, Candidate{Algorithm: SHA512, Digest: sha512Digest(key)})
 }
 
 // Checks returns a check value per pepper id, from which the pepper cannot be told:
@@ -113,8 +118,7 @@ type pepper struct {
 }
 
 func newPepper(secret string) pepper {
-	id := sha256.Sum256([]byte("keygate pepper id" + secret))
-	p := pepper{id: hex.EncodeToString(id[:4]), secret: secret}
+	p := pepper{id: PepperID(secret), secret: secret}
 	p.algorithm = Algorithm(hmacSHA256 + p.id)
 	if len(secret) > sha256.BlockSize {
 		d := sha256.Sum256([]byte(secret))

@@ -33,7 +33,7 @@ func TestHasherWithoutPepper(t *testing.T) {
 		t.Errorf("PrimaryAlgorithm = %q", a)
 	}
 	c := h.Candidates(nil, "abc")
-	if len(c) != 1 || c[0] != (Candidate{SHA256, d}) {
+	if len(c) != 2 || c[0] != (Candidate{SHA256, d}) || c[1].Algorithm != SHA512 {
 		t.Errorf("Candidates = %v", c)
 	}
 	if checks := h.Checks(); checks != nil {
@@ -68,7 +68,7 @@ func TestHasherCandidates(t *testing.T) {
 	}
 	first := Candidate{Algorithm: "kept"}
 	got := both.Candidates([]Candidate{first}, key)
-	if len(got) != 4 || got[0] != first {
+	if len(got) != 5 || got[0] != first || got[4].Algorithm != SHA512 {
 		t.Fatalf("Candidates = %v", got)
 	}
 	for i, w := range want {

@@ -1,0 +1,287 @@
+package apikey
+
+import (
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Keys that were issued elsewhere may come as hashes. Those that are the same for the
+// same key are looked up like our own. bcrypt salts each key, so a presented key can only
+// be compared with stored ones: those whose first characters are the same, which is
+// what their Lead stands for.
+
+// SHA512 is the algorithm of keys that were imported as their SHA-512; their Digest is
+// SHA-256 of it.
+const SHA512 Algorithm = "sha512"
+
+// bcryptAlgorithm is what the algorithms of keys imported as bcrypt begin with; the hash follows.
+const bcryptAlgorithm = "bcrypt:"
+
+const (
+	// MaxBcryptKey is how many bytes of a key bcrypt heeds. A longer key is never
+	// compared: any key with the same beginning would be as good.
+	MaxBcryptKey = 72
+	// MaxBcryptCost bounds what one comparison may take: about a second.
+	MaxBcryptCost = 14
+	minBcryptCost = 4
+)
+
+// WithForeign returns a Hasher that also finds keys which another system stored as
+// HMAC-SHA-256 under its own peppers. None of them is ever used for new keys. One that is empty
+// or given twice, or that is a pepper of h, is an error, which never holds the pepper.
+func (h *Hasher) WithForeign(peppers ...string) (*Hasher, error) {
+	out := &Hasher{peppers: h.peppers}
+	for i, secret := range peppers {
+		if secret == "" {
+			return nil, fmt.Errorf("import pepper %d is empty: set the variable it comes from, or take the pepper out", i+1)
+		}
+		p := newPepper(secret)
+		if out.pepper(p.id) != nil {
+			return nil, fmt.Errorf("import pepper %d is given twice, or is a pepper already", i+1)
+		}
+		out.foreign = append(out.foreign, p)
+	}
+	return out, nil
+}
+
+// pepper returns the pepper with that id, nil where there is none.
+func (h *Hasher) pepper(id string) *pepper {
+	for _, list := range [][]pepper{h.peppers, h.foreign} {
+		for i := range list {
+			if list[i].id == id {
+				return &list[i]
+			}
+		}
+	}
+	return nil
+}
+
+// PepperID returns the id of a pepper, by which imports name it. Nothing of the pepper
+// can be told from it.
+func PepperID(secret string) string {
+	id := sha256.Sum256([]byte("keygate pepper id" + secret))
+	return hex.EncodeToString(id[:4])
+}
+
+// Imported returns the form in which a key is stored that comes as a hash: algorithm is
+// sha256, sha512 or hmac-sha256, hash in hexadecimal or base64. pepperID names the pepper of an HMAC, and may be empty
+// where only one is configured. The errors never hold the hash.
+func (h *Hasher) Imported(algorithm, hash, pepperID string) (Candidate, error) {
+	if pepperID != "" && algorithm != "hmac-sha256" {
+		return Candidate{}, fmt.Errorf("a pepper belongs to hmac-sha256, not to %s", algorithm)
+	}
+	switch algorithm {
+	case "sha256":
+		sum, err := decodeHash(hash, sha256.Size)
+		return Candidate{SHA256, Digest(sum)}, err
+	case "sha512":
+		sum, err := decodeHash(hash, sha512.Size)
+		return Candidate{SHA512, sha256.Sum256(sum)}, err
+	case "hmac-sha256":
+		p, err := h.importPepper(pepperID)
+		if err != nil {
+			return Candidate{}, err
+		}
+		sum, err := decodeHash(hash, sha256.Size)
+		return Candidate{p.algorithm, Digest(sum)}, err
+	}
+	return Candidate{}, errors.New("the algorithm is sha256, sha512, hmac-sha256 or bcrypt")
+}
+
+func (h *Hasher) importPepper(id string) (*pepper, error) {
+	switch {
+	case id != "":
+		if p := h.pepper(id); p != nil {
+			return p, nil
+		}
+		return nil, errors.New("the pepper with this id is not configured: the gateway needs it to judge the key, as a pepper or an import_pepper")
+	case len(h.foreign) == 1:
+		return &h.foreign[0], nil
+	case len(h.foreign) == 0 && len(h.peppers) == 1:
+		return &h.peppers[0], nil
+	case len(h.foreign)+len(h.peppers) == 0:
+		return nil, errors.New("no pepper is configured: the gateway needs the one that the hash was made with, as an import_pepper")
+	}
+	return nil, errors.New("several peppers are configured: name the one that the hash was made with by its id")
+}
+
+// decodeHash reads a hash of that many bytes. For what is no such hash it returns
+// zeros of the right size, so that the caller may convert before it looks at the error.
+func decodeHash(text string, size int) ([]byte, error) {
+	if len(text) == hex.EncodedLen(size) {
+		if b, err := hex.DecodeString(text); err == nil {
+			return b, nil
+		}
+	}
+	// Base64 in either alphabet, padded or not.
+	plain := strings.NewReplacer("-", "+", "_", "/").Replace(strings.TrimRight(text, "="))
+	if len(text) <= base64.StdEncoding.EncodedLen(size) {
+		if b, err := base64.RawStdEncoding.DecodeString(plain); err == nil && len(b) == size {
+			return b, nil
+		}
+	}
+	return make([]byte, size), fmt.Errorf("it is not %d bytes in hexadecimal or base64", size)
+}
+
+// sha512Digest returns the Digest of a key whose SHA-512 was imported.
+func sha512Digest(key string) Digest {
+	if len(key) > maxKeyLength {
+		sum := sha512.Sum512([]byte(key))
+		return sha256.Sum256(sum[:])
+	}
+	var buf [maxKeyLength]byte // see plain
+	sum := sha512.Sum512(buf[:copy(buf[:], key)])
+	return sha256.Sum256(sum[:])
+}
+
+// Lead stands for the first characters of a key. A stored bcrypt hash has a Digest
+// that begins with its key's Lead, so that what holds and filters digests finds it too.
+type Lead [16]byte
+
+// After their shape's prefix, so many characters of a key are in its Lead. Keys of
+// whose beginning more is known have the longer one, which fewer keys share.
+const leadMin, leadMax = 4, 8
+
+func leadOf(beginning string) (l Lead) {
+	var buf [len(leadForm) + maxPrefix + leadMax]byte
+	n := copy(buf[:], leadForm)
+	n += copy(buf[n:], beginning)
+	d := sha256.Sum256(buf[:n])
+	copy(l[:], d[:])
+	return l
+}
+
+const leadForm = "keygate lead\x00"
+
+// Leads appends to dst every Lead that a stored bcrypt hash of key may have. It
+// allocates only where dst has no room.
+func (g *Grammar) Leads(dst []Lead, key string) []Lead {
+	if len(key) > MaxBcryptKey {
+		return dst
+	}
+	last := -1
+	for i := range g.shapes {
+		p := g.shapes[i].Prefix
+		if len(p) == last || !strings.HasPrefix(key, p) {
+			continue // of two prefixes of one length that key begins with, both are the same
+		}
+		last = len(p)
+		for _, n := range [...]int{len(p) + leadMax, len(p) + leadMin} {
+			if n <= len(key) {
+				dst = append(dst, leadOf(key[:n]))
+			}
+		}
+	}
+	return dst
+}
+
+// Bcrypt returns the form in which a key is stored that comes as a bcrypt hash, of
+// which prefix, the key's first characters, is known. It is an error where prefix
+// has no four characters after the prefix of its shape, since then too many keys could be meant, and where the hash is none or
+// takes too long to compare.
+func (g *Grammar) Bcrypt(hash, prefix string) (Candidate, Lead, error) {
+	if err := checkBcrypt(hash); err != nil {
+		return Candidate{}, Lead{}, err
+	}
+	longest := -1
+	for i := range g.shapes {
+		s := &g.shapes[i]
+		if len(s.Prefix)+s.MinLength <= MaxBcryptKey && strings.HasPrefix(prefix, s.Prefix) {
+			longest = max(longest, len(s.Prefix))
+		}
+	}
+	n := longest + leadMax
+	if len(prefix) < n {
+		n = longest + leadMin
+	}
+	if longest < 0 || len(prefix) < n {
+		return Candidate{}, Lead{}, fmt.Errorf("prefix must hold the key's prefix and at least %d of the random characters after it, by which a bcrypt hash is found", leadMin)
+	}
+	lead := leadOf(prefix[:n])
+	sum := sha256.Sum256([]byte(hash))
+	c := Candidate{Algorithm: Algorithm(bcryptAlgorithm + hash)}
+	copy(c.Digest[copy(c.Digest[:], lead[:]):], sum[:])
+	return c, lead, nil
+}
+
+// checkBcrypt says what is wrong with a hash such as $2b$10$ and 53 characters.
+func checkBcrypt(hash string) error {
+	const alphabet = base62 + "./"
+	if len(hash) != 60 || hash[3] != '$' || hash[6] != '$' || !madeOf(hash[7:], alphabet) {
+		return errors.New("it is no bcrypt hash, which has 60 characters and begins like $2b$10$")
+	}
+	switch hash[:3] {
+	case "$2a", "$2b", "$2y":
+	default:
+		return errors.New("it is no bcrypt hash of version 2a, 2b or 2y")
+	}
+	cost, err := strconv.ParseUint(hash[4:6], 10, 8)
+	if err != nil || cost < minBcryptCost {
+		return errors.New("it is no bcrypt hash: its cost is no number from 04 on")
+	}
+	if cost > MaxBcryptCost {
+		return fmt.Errorf("its cost of %d would make each comparison too slow; %d is the most", cost, MaxBcryptCost)
+	}
+	return nil
+}
+
+// Bcrypt returns the hash of a key that was imported as bcrypt; false for others.
+func (a Algorithm) Bcrypt() (hash string, ok bool) {
+	return strings.CutPrefix(string(a), bcryptAlgorithm)
+}
+
+// Name returns the algorithm without what is particular to one key or pepper.
+func (a Algorithm) Name() string {
+	name, _, _ := strings.Cut(string(a), ":")
+	return name
+}
+
+// Mark stands for one imported form of a key after that form itself was replaced by the
+// primary one, so that the same import does nothing when it is run again.
+type Mark [16]byte
+
+// Marks appends to dst the marks that an import of this digest may have left, the one
+// that it leaves now first. Under a pepper a mark tells nobody without it whether he has guessed a key.
+func (h *Hasher) Marks(dst []Mark, d Digest) []Mark {
+	text := "keygate mark " + hex.EncodeToString(d[:])
+	for i := range h.peppers {
+		full := h.peppers[i].digest(text)
+		dst = append(dst, Mark(full[:16]))
+	}
+	full := plain(text)
+	return append(dst, Mark(full[:16]))
+}
+
+// Fit returns what may be shown of an imported key whose beginning and end are known,
+// cut to what its shapes show; any may be empty. It is an error, naming neither, where no shape has keys that begin so.
+func (g *Grammar) Fit(prefix, lastFour string) (shownFirst, shownLast string, err error) {
+	first, last := -1, -1
+	for i := range g.shapes {
+		s := &g.shapes[i]
+		if !s.begins(prefix) || !s.class.within(lastFour) {
+			continue
+		}
+		if first < 0 {
+			first, last = s.ShownPrefix, s.ShownLast
+		}
+		first, last = min(first, s.ShownPrefix), min(last, s.ShownLast)
+	}
+	if first < 0 {
+		return "", "", errors.New("no prefix and no accept of the configuration has keys that begin so")
+	}
+	return prefix[:min(first, len(prefix))], lastFour[max(0, len(lastFour)-last):], nil
+}
+
+// begins says whether a key of the shape may begin so.
+func (s *Shape) begins(beginning string) bool {
+	if rest, ok := strings.CutPrefix(beginning, s.Prefix); ok {
+		return len(rest) <= s.MaxLength && s.class.within(rest)
+	}
+	return strings.HasPrefix(s.Prefix, beginning)
+}

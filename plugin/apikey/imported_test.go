@@ -1,0 +1,193 @@
+package apikey
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/base64"
+	"encoding/hex"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// Whatever hash of a key is imported, in whatever spelling, must be among the forms in
+// which the key is then looked for.
+func TestImportedIsFound(t *testing.T) {
+	const key, foreign = "old_0123456789abcdef", "their pepper"
+	h, err := newHasher(t, pepper1).WithForeign(foreign)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s256, s512 := sha256.Sum256([]byte(key)), sha512.Sum512([]byte(key))
+	mac := hmac.New(sha256.New, []byte(foreign))
+	mac.Write([]byte(key))
+	own := hmac.New(sha256.New, []byte(pepper1))
+	own.Write([]byte(key))
+	for _, tc := range []struct {
+		algorithm, pepper string
+		sum               []byte
+	}{
+		{"sha256", "", s256[:]}, {"sha512", "", s512[:]},
+		{"hmac-sha256", "", mac.Sum(nil)}, {"hmac-sha256", PepperID(foreign), mac.Sum(nil)},
+		{"hmac-sha256", PepperID(pepper1), own.Sum(nil)},
+	} {
+		for _, text := range []string{
+			hex.EncodeToString(tc.sum), strings.ToUpper(hex.EncodeToString(tc.sum)),
+			base64.StdEncoding.EncodeToString(tc.sum), base64.RawURLEncoding.EncodeToString(tc.sum), base64.URLEncoding.EncodeToString(tc.sum),
+		} {
+			c, err := h.Imported(tc.algorithm, text, tc.pepper)
+			if err != nil {
+				t.Errorf("%s %s: %v", tc.algorithm, text, err)
+			} else if !slices.Contains(h.Candidates(nil, key), c) {
+				t.Errorf("%s %s is not found", tc.algorithm, text)
+			}
+		}
+	}
+}
+
+func TestImportedRefused(t *testing.T) {
+	sum := sha256.Sum256([]byte("k"))
+	good := hex.EncodeToString(sum[:])
+	none, two := newHasher(t), newHasher(t, pepper1, pepper2)
+	for _, tc := range []struct {
+		name                    string
+		h                       *Hasher
+		algorithm, hash, pepper string
+		want                    string
+	}{
+		{"unknown algorithm", none, "md5", good, "", "the algorithm is"},
+		{"short", none, "sha256", good[:62], "", "not 32 bytes"},
+		{"no hex", none, "sha256", "x" + good[1:], "", "not 32 bytes"},
+		{"empty", none, "sha512", "", "", "not 64 bytes"},
+		{"sha256 as sha512", none, "sha512", good, "", "not 64 bytes"},
+		{"no pepper", none, "hmac-sha256", good, "", "no pepper is configured"},
+		{"unknown pepper", two, "hmac-sha256", good, "deadbeef", "not configured"},
+		{"one of two", two, "hmac-sha256", good, "", "several peppers"},
+		{"pepper of sha256", two, "sha256", good, "deadbeef", "belongs to hmac-sha256"},
+	} {
+		_, err := tc.h.Imported(tc.algorithm, tc.hash, tc.pepper)
+		if err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v, want %q", tc.name, err, tc.want)
+		} else if tc.hash != "" && strings.Contains(err.Error(), tc.hash) {
+			t.Errorf("%s: the error holds the hash", tc.name)
+		}
+	}
+	for _, peppers := range [][]string{{""}, {pepper1}, {"x", "x"}} {
+		if _, err := two.WithForeign(peppers...); err == nil {
+			t.Errorf("WithForeign(%q) is no error", peppers)
+		}
+	}
+}
+
+const someBcrypt = "$2b$10$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy"
+
+func TestBcryptLead(t *testing.T) {
+	g, err := NewGrammar([]Prefix{{"sk_live_", "live"}}, Format{}, []Accept{
+		{Name: "old", Prefix: "old_", MinLength: 20, MaxLength: 64, Charset: Hex},
+		{Name: "long", Prefix: "long_", MinLength: 100, MaxLength: 200},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const key = "old_0123456789abcdef0123"
+	for _, n := range []int{8, 9, 11, 12, 20} {
+		c, lead, err := g.Bcrypt(someBcrypt, key[:n])
+		if err != nil {
+			t.Errorf("%d characters: %v", n, err)
+			continue
+		}
+		if hash, ok := c.Algorithm.Bcrypt(); !ok || hash != someBcrypt || c.Algorithm.Name() != "bcrypt" {
+			t.Errorf("algorithm %q", c.Algorithm)
+		}
+		if string(c.Digest[:16]) != string(lead[:]) || !slices.Contains(g.Leads(nil, key), lead) {
+			t.Errorf("%d characters: the key is not led to its hash", n)
+		}
+		if slices.Contains(g.Leads(nil, "old_1123456789abcdef0123"), lead) {
+			t.Errorf("%d characters: another key is led there", n)
+		}
+	}
+	if leads := g.Leads(nil, "old_"+strings.Repeat("0", 69)); len(leads) != 0 {
+		t.Error("a key of which bcrypt would heed only a part is led somewhere")
+	}
+	for _, tc := range []struct{ name, hash, prefix string }{
+		{"no prefix", someBcrypt, ""},
+		{"three random characters", someBcrypt, "old_012"},
+		{"unknown prefix", someBcrypt, "new_0123456789"},
+		{"keys too long for bcrypt", someBcrypt, "long_0123456789"},
+		{"no bcrypt", "x" + someBcrypt[1:], key},
+		{"version x", "$2x" + someBcrypt[3:], key},
+		{"too slow", "$2b$15" + someBcrypt[6:], key},
+		{"no cost", "$2b$+1" + someBcrypt[6:], key},
+		{"cut", someBcrypt[:59], key},
+	} {
+		if _, _, err := g.Bcrypt(tc.hash, tc.prefix); err == nil {
+			t.Errorf("%s is no error", tc.name)
+		}
+	}
+}
+
+func TestFit(t *testing.T) {
+	g, err := NewGrammar([]Prefix{{"sk_live_", "live"}}, Format{}, []Accept{
+		{Name: "short", Prefix: "s_", MinLength: 8, MaxLength: 12, Charset: Hex},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct{ prefix, last, wantPrefix, wantLast string }{
+		{"sk_live_abcd", "wxyz", "sk_live_abcd", "wxyz"},
+		{"sk_live_abcdefgh", "wxyz", "sk_live_abcd", "wxyz"},
+		{"s_0123", "cdef", "s_", ""}, // all of it would be 32 bits
+		{"sk_", "", "sk_", ""},
+		{"", "", "", ""},
+	} {
+		first, last, err := g.Fit(tc.prefix, tc.last)
+		if err != nil || first != tc.wantPrefix || last != tc.wantLast {
+			t.Errorf("Fit(%q, %q) = %q, %q, %v", tc.prefix, tc.last, first, last, err)
+		}
+	}
+	for _, prefix := range []string{"kg_live_", "s_xyz", "s_0123456789abc", "sk_live_-"} {
+		if _, _, err := g.Fit(prefix, ""); err == nil {
+			t.Errorf("Fit(%q) is no error", prefix)
+		}
+	}
+}
+
+func TestMarks(t *testing.T) {
+	d := newHasher(t).Primary("k")
+	before, after := newHasher(t, pepper1).Marks(nil, d), newHasher(t, pepper2, pepper1).Marks(nil, d)
+	if len(before) != 2 || len(after) != 3 || !slices.Contains(after[1:], before[0]) || slices.Contains(before, after[0]) {
+		t.Errorf("marks %x, then %x", before, after)
+	}
+	if d2 := newHasher(t).Primary("l"); newHasher(t).Marks(nil, d2)[0] == newHasher(t).Marks(nil, d)[0] {
+		t.Error("two keys have one mark")
+	}
+}
+
+// Whatever is offered as a hash: no panic, and nothing of it in an error.
+func FuzzImported(f *testing.F) {
+	f.Add("sha256", strings.Repeat("ab", 32), "", "old_0123")
+	f.Add("bcrypt", someBcrypt, "", "sk_live_abcd")
+	f.Add("hmac-sha256", "+/"+strings.Repeat("A", 41), "deadbeef", "")
+	h, err := NewHasher(pepper1)
+	if err != nil {
+		f.Fatal(err)
+	}
+	g, err := NewGrammar(nil, Format{}, []Accept{{Name: "any", MinLength: 8, MaxLength: 40, Charset: AnyChar}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, algorithm, hash, pepper, prefix string) {
+		if _, err := h.Imported(algorithm, hash, pepper); err != nil && len(hash) > 20 && strings.Contains(err.Error(), hash) {
+			t.Errorf("the error holds the hash: %v", err)
+		}
+		c, lead, err := g.Bcrypt(hash, prefix)
+		if err == nil && (len(hash) != 60 || string(c.Digest[:16]) != string(lead[:])) {
+			t.Errorf("%q, %q: %+v", hash, prefix, c)
+		}
+		first, last, err := g.Fit(prefix, pepper)
+		if err == nil && (!strings.HasPrefix(prefix, first) || !strings.HasSuffix(pepper, last) || len(last) > 4) {
+			t.Errorf("%q, %q show %q and %q", prefix, pepper, first, last)
+		}
+	})
+}
