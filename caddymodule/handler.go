@@ -98,6 +98,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	defer log.end(w)
 	stripContext(r, !h.KeepOverrides && !h.StripOnly)
 	if h.StripOnly {
+		log.cleanOnward(r)
 		return log.serveError(w, r, next.ServeHTTP(w, r))
 	}
 	caddyhttp.SetVar(r.Context(), judgedVar, true)
@@ -119,6 +120,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		// Refused requests too: an error route may pass them on.
 		h.empty(r, x.verdict.Class <= rules.Optional)
 	}
+	// What handlers behind this one log of the request must hold no key either.
+	log.cleanOnward(r)
 	if x.judged && x.dec.Reason != gateway.Allowed {
 		if !x.observed {
 			return x.refuse(&x.w, x.dec.Reason)
