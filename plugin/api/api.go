@@ -125,6 +125,9 @@ var routes = []route{
 	{"GET /v1/audit/verify", "audit:read", nil, (*call).verifyAudit},
 	{"GET /v1/plans", "tenants:read", nil, (*call).listPlans},
 	{"GET /v1/status", "usage:read", nil, (*call).getStatus},
+	{"GET /v1/tokens", "tokens:read", paged("tenant"), (*call).listTokens},
+	{"POST /v1/tokens", "tokens:write", nil, (*call).createToken},
+	{"DELETE /v1/tokens/{id}", "tokens:write", nil, (*call).revokeToken},
 	{"POST /v1/verify", "verify", nil, (*call).verify},
 	{"POST /v1/explain", "verify", nil, (*call).explain},
 }

@@ -51,6 +51,9 @@ func (c *call) judged(by func(management.Judge) judgement) error {
 	if err := o.done(); err != nil {
 		return err
 	}
+	if err := c.confine(&q); err != nil {
+		return err
+	}
 	result, err := by(c.h.opts.Judge)(c.ctx, c.keyspace, q)
 	if err != nil {
 		return err
@@ -62,6 +65,20 @@ func (c *call) judged(by func(management.Judge) judgement) error {
 		result.Scopes = []string{}
 	}
 	return c.json(http.StatusOK, result)
+}
+
+// confine puts a key that nobody has in the place of another tenant's, where the
+// caller sees one tenant only: what is answered then, and what it takes, is the same as of an
+// unknown key, and nothing of the other tenant's is spent.
+func (c *call) confine(q *management.VerifyRequest) error {
+	if c.actor.Tenant == "" || q.Key == "" {
+		return nil
+	}
+	known, err := c.h.opts.Judge.Explain(c.ctx, c.keyspace, management.VerifyRequest{Key: q.Key})
+	if err == nil && known.KeyID != "" && known.Tenant != c.actor.Tenant {
+		q.Key, err = c.ks.Grammar.Generate("")
+	}
+	return err
 }
 
 // token says whether s is a token as RFC 9110, section 5.6.2, has it.
@@ -106,8 +123,16 @@ func (c *call) listPlans() error {
 }
 
 func (c *call) getStatus() error {
+	if err := c.actor.Operator("see how the gateway is"); err != nil {
+		return err
+	}
 	if c.h.opts.Status == nil {
 		return unavailable("The gateway is starting; try again.")
 	}
-	return c.json(http.StatusOK, c.h.opts.Status(c.ctx))
+	status := c.h.opts.Status(c.ctx)
+	if only := c.access.Keyspace; only != "" {
+		// Whoever is confined to a keyspace is told of no other.
+		status.Keyspaces = []string{only}
+	}
+	return c.json(http.StatusOK, status)
 }

@@ -13,6 +13,7 @@ import (
 type issued struct {
 	management.IssuedKey
 	Curl string `json:"curl"`
+	secretNote
 }
 
 func (c *call) issued(status int, k management.IssuedKey) error {

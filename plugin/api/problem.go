@@ -34,7 +34,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 			detail = "The request could not be answered; the log says why."
 		}
 		if r.Context().Err() == nil {
-			h.log.ErrorContext(r.Context(), "a management request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+			h.log.ErrorContext(r.Context(), "a management request failed", "route", r.Pattern, "error", err)
 		}
 		refusal = unavailable(detail)
 	}

@@ -34,9 +34,8 @@ var nullable = map[string]bool{
 
 // typeNames are the names of types that are called otherwise in the document.
 var typeNames = map[reflect.Type]string{
-	reflect.TypeFor[issued]():  "IssuedKey",
-	reflect.TypeFor[problem](): "Problem",
-	reflect.TypeFor[balance](): "Balance",
+	reflect.TypeFor[issued]():      "IssuedKey",
+	reflect.TypeFor[issuedToken](): "IssuedToken",
 }
 
 // components collects the schemas of records by their names.

@@ -29,6 +29,7 @@ type world struct {
 	store   *sqlstore.Store
 	gw      *gateway.Gateway
 	view    *gateway.View
+	manager *management.Manager
 	access  api.Access
 }
 
@@ -78,6 +79,7 @@ func newWorld(t testing.TB) *world {
 		space("default", "kg_live_", apikey.Place{Kind: apikey.InAuthorization, Name: "Bearer"}),
 		space("convoy", "convoy_sk_", apikey.Place{Kind: apikey.InHeader, Name: "X-API-Key"}))
 	m := management.New(management.Config{Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Logger: quiet})
+	w.manager = m
 	w.handler = api.New(m, api.Options{
 		Judge:        judge{w},
 		Status:       func(context.Context) management.Status { return status },
@@ -94,8 +96,13 @@ var status = management.Status{
 type judge struct{ w *world }
 
 func (j judge) Verify(ctx context.Context, keyspace string, q management.VerifyRequest) (management.VerifyResult, error) {
+	return j.decide(ctx, keyspace, q, nil)
+}
+
+func (j judge) decide(ctx context.Context, keyspace string, q management.VerifyRequest, trace *gateway.Trace) (management.VerifyResult, error) {
 	r := gateway.Request{
 		Now: time.Now(), View: j.w.view, Keyspace: j.w.view.Keyspaces[keyspace], Credential: q.Key, Addr: q.IP, Cost: 1, NoConcurrency: true,
+		Trace: trace,
 	}
 	if q.Key == "" {
 		r.FindErr = apikey.ErrMissing
@@ -103,11 +110,15 @@ func (j judge) Verify(ctx context.Context, keyspace string, q management.VerifyR
 	var d gateway.Decision
 	j.w.gw.Check(ctx, &r, &d)
 	defer d.Done()
-	return management.VerifyResult{Allowed: d.Allowed(), Reason: d.Reason.String(), Status: d.Reason.Status()}, nil
+	result := management.VerifyResult{Allowed: d.Allowed(), Reason: d.Reason.String(), Status: d.Reason.Status()}
+	if d.Key != nil {
+		result.Tenant, result.KeyID = d.Tenant.Slug, d.Key.ID
+	}
+	return result, nil
 }
 
 func (j judge) Explain(ctx context.Context, keyspace string, q management.VerifyRequest) (management.VerifyResult, error) {
-	return j.Verify(ctx, keyspace, q)
+	return j.decide(ctx, keyspace, q, new(gateway.Trace))
 }
 
 // described is the document that every answer is held to.
