@@ -199,8 +199,11 @@ func (s *site) shownOnce(t *testing.T, k key) {
 	} {
 		reads.WriteString(s.manage(t, "GET", path, nil).want(http.StatusOK).body)
 	}
+	if bytes.Contains(s.stored(), []byte(k.full)) {
+		t.Error("the key is stored while the gateway runs")
+	}
 	reads.WriteString(s.manage(t, "POST", "/v1/explain", record{"key": k.full, "method": "GET", "path": s.path}).want(http.StatusOK).body)
-	for _, args := range [][]string{{"key", "get", k.id}, {"key", "list"}, {"audit"}, {"key", "list", "--json"}, {"key", "get", k.id, "--json"}} {
+	for _, args := range [][]string{{"key", "get", k.id}, {"key", "list", "--json"}} {
 		r := s.keygate(t, append(args, "--keyspace", s.name)...).exits(0)
 		reads.WriteString(r.out + r.err)
 	}
@@ -216,23 +219,22 @@ func (s *site) shownOnce(t *testing.T, k key) {
 	if strings.Contains(reads.String(), hidden[:8]) {
 		t.Error("a read shows more of the key than its prefix and last four")
 	}
-	// Everything is written by the time a gateway has stopped.
-	for range 2 {
-		stored := s.stored()
-		for what, form := range map[string]string{
-			"the key": hidden[:8], "its hexadecimal": hex.EncodeToString([]byte(hidden[:8])),
-			"its base64": base64.RawStdEncoding.EncodeToString([]byte(secret))[:16],
-		} {
-			if bytes.Contains(stored, []byte(form)) {
-				t.Errorf("%s is stored", what)
-			}
+	// By the time a gateway has stopped, everything is written.
+	s.stop()
+	stored := s.stored()
+	for what, form := range map[string]string{
+		"the key": hidden[:8], "its hexadecimal": hex.EncodeToString([]byte(hidden[:8])),
+		"its base64": base64.RawStdEncoding.EncodeToString([]byte(secret))[:16],
+	} {
+		if bytes.Contains(stored, []byte(form)) {
+			t.Errorf("%s is stored", what)
 		}
-		digest := sha256.Sum256([]byte(k.full))
-		if !bytes.Contains(stored, digest[:]) {
-			t.Error("the key's SHA-256 is not stored: the test looks at something else")
-		}
-		s.restart()
 	}
+	digest := sha256.Sum256([]byte(k.full))
+	if !bytes.Contains(stored, digest[:]) {
+		t.Error("the key's SHA-256 is not stored: the test looks at something else")
+	}
+	s.gateway.start()
 }
 
 // after returns a moment from now, as the API takes it.

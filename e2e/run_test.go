@@ -133,26 +133,20 @@ func TestValidate(t *testing.T) {
 	}
 	for _, config := range append(configs, shipped(t, "Caddyfile.example")) {
 		t.Run(filepath.Base(config), func(t *testing.T) {
-			for _, command := range []string{"validate", "adapt"} {
-				dir := t.TempDir()
-				ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
-				defer cancel()
-				args := []string{command, "--config", config, "--adapter", "caddyfile"}
-				if command == "adapt" {
-					args = append(args, "--validate")
-				}
-				c := exec.CommandContext(ctx, binary(t, caddyBinary), args...)
-				c.Dir, c.Env = dir, sandbox(dir)
-				if out, err := c.CombinedOutput(); err != nil {
-					t.Errorf("%s: %v\n%s", command, err, out)
-				}
-				_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-					if err != nil || !d.IsDir() {
-						t.Errorf("%s left %s behind (%v)", command, path, err)
-					}
-					return nil
-				})
+			dir := t.TempDir()
+			ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+			defer cancel()
+			c := exec.CommandContext(ctx, binary(t, caddyBinary), "validate", "--config", config, "--adapter", "caddyfile")
+			c.Dir, c.Env = dir, sandbox(dir)
+			if out, err := c.CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s", err, out)
 			}
+			_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+				if err != nil || !d.IsDir() {
+					t.Errorf("it left %s behind (%v)", path, err)
+				}
+				return nil
+			})
 		})
 	}
 	bad := strings.NewReplacer("rate 60/m", "rate 60/mn")
@@ -168,7 +162,8 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// The exit statuses of the commands: 0 done, 1 refused or failed, 2 wrong usage.
+// The exit statuses of the commands: 0 done, 1 refused or failed, 2 wrong usage. Each kind
+// of mistake once, since each is a process; the commands' own tests know them all.
 func TestExitStatuses(t *testing.T) {
 	t.Parallel()
 	g := start(t, shipped(t, "Caddyfile.example"), newUpstream(t))
@@ -182,57 +177,35 @@ func TestExitStatuses(t *testing.T) {
 	}{
 		{0, "tenant list"},
 		{0, "tenant get acme"},
-		{0, "tenant update acme --name Acme-2"},
-		{0, "tenant suspend acme"},
-		{0, "tenant activate acme"},
 		{0, "tenant credits acme"},
-		{0, "tenant credits acme --add 5"},
 		{0, "tenant credits acme --spend 2 --reference job_1"},
-		{0, "key list"},
 		{0, "key list --tenant acme --status active --limit 1"},
 		{0, "key get " + id},
 		{0, "key update " + id + " --description x"},
 		{0, "key disable " + id},
 		{0, "key enable " + id + " --wait 1s"},
-		{0, "audit"},
 		{0, "audit --verify"},
 		{0, "status"},
 		{0, "--help"},
-		{0, "key --help"},
-		{0, "key create --help"},
 
 		{1, "tenant get nobody"},
-		{1, "tenant create acme"},
 		{1, "tenant create another --plan gold"},
-		{1, "tenant update acme --rate lots"},
 		{1, "tenant credits acme --spend 5000"},
-		{1, "tenant delete acme"},
 		{1, "key get key_none"},
-		{1, "key revoke key_none"},
 		{1, "key create --tenant nobody --name x"},
 		{1, "key create --tenant acme --name x --scope root"},
-		{1, "key list --status asleep"},
 		{1, "key list --keyspace nowhere"},
 		{1, "status --address 127.0.0.1:1"},
 
 		{2, ""},
 		{2, "key"},
-		{2, "tenant"},
 		{2, "frobnicate"},
 		{2, "key frobnicate"},
 		{2, "tenant frobnicate acme"},
 		{2, "key create --tennant acme --name x"},
-		{2, "key create --name x"},
-		{2, "key create --tenant acme"},
 		{2, "key create --tenant acme --name x --expires soon"},
 		{2, "key get"},
-		{2, "key get " + id + " " + id},
-		{2, "key list --limit many"},
-		{2, "tenant update acme"},
 		{2, "tenant credits acme --add 1 --spend 1"},
-		{2, "tenant create"},
-		{2, "status now"},
-		{2, "key revoke"},
 		{2, "status --token-file x"},
 	} {
 		args := append([]string{"keygate"}, strings.Fields(tt.args)...)
