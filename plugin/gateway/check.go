@@ -67,6 +67,7 @@ func (d *Decision) reset(g *Gateway) {
 	d.Scopes, d.ScopeList = 0, ""
 	d.Outcome.Refused, d.Outcome.Kind, d.Outcome.N = false, 0, 0
 	d.entry, d.live, d.charged = nil, nil, false
+	d.meter, d.shortfall = nil, 0
 	d.bill = ratelimit.Bill{}
 }
 
@@ -127,6 +128,7 @@ const judgeTries = 3
 // whether nothing was decided because the entry's state was dropped meanwhile.
 func (g *Gateway) judge(ctx context.Context, req *Request, d *Decision, e *entry) (dropped bool) {
 	d.Key, d.Tenant, d.SecretID = &e.rec, e.ten, e.secretID
+	d.meter = e.key.meter
 	d.Until = e.until()
 
 	if reason := e.standing(req.Now); reason != Allowed {

@@ -78,6 +78,9 @@ type Decision struct {
 	at      time.Time
 	charged bool
 	live    *Live
+	meter   any
+	// shortfall is what Settle could not take.
+	shortfall int64
 }
 
 // Allowed says that the request may pass.
@@ -105,7 +108,9 @@ func (d *Decision) Settle(cost int64) (shortfall int64) {
 	if !d.charged || cost == d.bill.Cost || cost < 0 {
 		return 0
 	}
-	return d.gw.settle(d, cost)
+	shortfall = d.gw.settle(d, cost)
+	d.shortfall += shortfall
+	return shortfall
 }
 
 // Done ends the request: its concurrency slot is free, and it is no longer ended with

@@ -27,6 +27,9 @@ type Options struct {
 	// CacheEntries is how many keys are kept ready. Default: 500,000. A key in use takes
 	// about 2 KiB.
 	CacheEntries int64
+	// NewMeter makes what Decision.Meter returns for a key, when the key comes into use; it must not
+	// block. Default: nothing is made.
+	NewMeter func(keyspace, tenant, key string) any
 }
 
 const (
@@ -51,6 +54,7 @@ type Gateway struct {
 	cache     *cache
 	table     *table
 	loads     *loader
+	comparer  *comparer
 	addresses *ratelimit.Addresses
 	// failures by keyspace name; the map is replaced, never changed.
 	failures   atomic.Pointer[map[string]*keyspaceFailures]
@@ -107,11 +111,12 @@ func New(o Options) (*Gateway, error) {
 	}
 	g := &Gateway{
 		store: o.Store, limiter: o.Limiter, log: o.Logger, node: o.Node, keep: o.CacheEntries,
-		cache: c, table: newTable(), loads: newLoader(), addresses: ratelimit.NewAddresses(),
+		cache: c, table: newTable(), loads: newLoader(), comparer: newComparer(), addresses: ratelimit.NewAddresses(),
 		refill: make(chan struct{}, 1), ready: make(chan struct{}),
 		dirtyAddresses: map[*ratelimit.Subject]struct{}{},
 		rehashes:       make(chan rehash, 1024),
 	}
+	g.table.newMeter = o.NewMeter
 	g.failures.Store(&map[string]*keyspaceFailures{})
 	return g, nil
 }

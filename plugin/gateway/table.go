@@ -65,6 +65,8 @@ type keyState struct {
 	// owner is read and set under the shard's lock: keys do not change tenants, but a
 	// tenant's state may be dropped and made again.
 	owner *tenantState
+	// meter is what Options.NewMeter made for the key.
+	meter any
 }
 
 // tenantState is the same for a tenant.
@@ -96,6 +98,8 @@ type table struct {
 	created  atomic.Uint64
 	keys     atomic.Int64
 	interned interned
+	// newMeter may be nil.
+	newMeter func(keyspace, tenant, key string) any
 }
 
 type tableShard struct {
@@ -165,6 +169,9 @@ func (t *table) admit(g *generations, digest apikey.Digest, r *Record) *entry {
 	state := ks.keys[kid]
 	if state == nil {
 		state = &keyState{id: kid, subject: ratelimit.NewSubject("k:" + kid.keyspace + ":" + kid.id)}
+		if t.newMeter != nil {
+			state.meter = t.newMeter(kid.keyspace, tid.id, kid.id)
+		}
 		ks.keys[kid] = state
 		t.keys.Add(1)
 	}
@@ -297,8 +304,9 @@ func (t *table) held() int64 { return t.keys.Load() }
 // again without the key itself.
 func (e *entry) candidates() []apikey.Candidate {
 	c := apikey.Candidate{Algorithm: e.algorithm, Digest: e.digest}
-	if e.stored != nil {
-		c.Digest = *e.stored
+	if e.stored == nil {
+		return []apikey.Candidate{c}
 	}
-	return []apikey.Candidate{c}
+	// It may have been stored in its primary form since.
+	return []apikey.Candidate{{Algorithm: e.algorithm, Digest: *e.stored}, c}
 }
