@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 // example is the product that Caddyfile.example is.
@@ -359,72 +358,4 @@ func TestManagement(t *testing.T) {
 		s.manage(t, "POST", "/v1/tenants", record{"slug": "evil"}, "Origin", "null", "Sec-Fetch-Mode", "no-cors").want(http.StatusBadRequest)
 		s.manage(t, "GET", "/v1/tenants/evil", nil).want(http.StatusNotFound)
 	})
-}
-
-// What a call has acknowledged is there after a crash, however often.
-func TestKilled(t *testing.T) {
-	t.Parallel()
-	s := &site{gateway: start(t, shipped(t, "Caddyfile.example"), newUpstream(t)), product: example}
-	var live, revoked []key
-	for round := range 4 {
-		slug := fmt.Sprint("t", round)
-		s.tenant(t, slug, record{"rate": "1000/s"})
-		stop := make(chan struct{})
-		done := make(chan struct{})
-		go func() { // traffic, whose counts are being written meanwhile
-			defer close(done)
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-					r, _ := s.request(t, "GET", s.path, "", "Authorization", "Bearer "+s.unknown())
-					if resp, err := s.client.Do(r); err == nil {
-						resp.Body.Close()
-					}
-				}
-			}
-		}()
-		for range 5 {
-			live = append(live, s.key(t, slug, nil))
-			gone := s.key(t, slug, nil)
-			s.call(t, "GET", s.path, gone.full).passed()
-			s.post(t, gone, "revoke", nil)
-			revoked = append(revoked, gone)
-		}
-		s.kill()
-		close(stop)
-		<-done
-		s.gateway.start()
-		for _, k := range live {
-			s.call(t, "GET", s.path, k.full).passed()
-		}
-		for _, k := range revoked {
-			s.call(t, "GET", s.path, k.full).refused(http.StatusUnauthorized).problem("revoked_key")
-		}
-		for _, k := range revoked[len(revoked)-5:] {
-			if events := s.read(t, "/v1/audit?key="+k.id).records("data"); len(events) != 2 || events[0]["action"] != "key.revoked" {
-				t.Errorf("the events of a revoked key are %v", events)
-			}
-		}
-		if r := s.read(t, "/v1/audit/verify"); r["intact"] != true || r["events"] != float64((round+1)*16) {
-			t.Errorf("the chain is %v", r)
-		}
-	}
-}
-
-// Stopped and continued, as by a debugger or a laptop's lid, it goes on where it was.
-func TestPaused(t *testing.T) {
-	t.Parallel()
-	s := &site{gateway: start(t, shipped(t, "Caddyfile.example"), newUpstream(t)), product: example}
-	s.tenant(t, "acme", nil)
-	short := s.key(t, "acme", record{"expires_at": after(500 * time.Millisecond)})
-	k := s.key(t, "acme", nil)
-	s.call(t, "GET", s.path, k.full).passed()
-	s.call(t, "GET", s.path, short.full).passed()
-	s.pause()
-	time.Sleep(600 * time.Millisecond)
-	s.resume()
-	s.call(t, "GET", s.path, k.full).passed()
-	s.call(t, "GET", s.path, short.full).refused(http.StatusUnauthorized).problem("expired_key")
 }
