@@ -264,6 +264,7 @@ func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *entr
 	if d.Outcome.Refused {
 		req.Trace.noteLimits(&d.Outcome)
 		d.refuse(limitReason(d.Outcome.Kind))
+		g.limitReached(req, d, e)
 		return false
 	}
 	req.Trace.noteLimits(&d.Outcome)

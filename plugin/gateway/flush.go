@@ -94,6 +94,7 @@ func (g *Gateway) flush(ctx context.Context) error {
 	for s, c := range counts {
 		s.Flushed(c)
 	}
+	g.tellCounts(f, keys, counts)
 	return nil
 }
 

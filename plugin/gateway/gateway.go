@@ -84,6 +84,7 @@ type Gateway struct {
 	degraded     atomic.Bool
 	storeErrors  atomic.Int64
 	lastError    atomic.Pointer[string]
+	watcher      atomic.Pointer[watched]
 }
 
 type keyspaceFailures struct {

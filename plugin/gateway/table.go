@@ -62,6 +62,8 @@ type keyState struct {
 	version atomic.Uint64
 	subject *ratelimit.Subject
 	live    liveList
+	// limitHour is the hour, since 1970, in which it was last told that a limit refused the key.
+	limitHour atomic.Uint32
 	// owner is read and set under the shard's lock: keys do not change tenants, but a
 	// tenant's state may be dropped and made again.
 	owner *tenantState

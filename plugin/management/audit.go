@@ -111,7 +111,10 @@ func (c *call) appendEvent() error {
 	}
 	row.PersonalHash = row.hashPersonal()
 	row.Hash = row.hash()
-	return c.InsertAudit(row)
+	if err := c.InsertAudit(row); err != nil {
+		return err
+	}
+	return c.publishAudit(row)
 }
 
 func (r *AuditRow) hashPersonal() []byte {

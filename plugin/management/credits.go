@@ -43,6 +43,9 @@ func (c *call) move(t *gateway.Tenant, kind string, amount int64, reference stri
 		return err
 	}
 	t.Credits = e.Balance
+	if amount < 0 {
+		return c.checkBalance(t)
+	}
 	return nil
 }
 

@@ -37,6 +37,10 @@ type Config struct {
 	Now func() time.Time
 	// Logger hears what a caller is not told. Default: nothing is logged.
 	Logger *slog.Logger
+	// Webhooks says what holds of webhooks in a keyspace. Default: none can be made.
+	Webhooks func(keyspace string) WebhookSettings
+	// Listener hears events beside webhooks. Default: nobody does.
+	Listener EventListener
 }
 
 // Manager does what may be done to tenants and keys. Its methods may block on the
@@ -51,6 +55,11 @@ type Manager struct {
 	log    *slog.Logger
 	ids    idSource
 	tokens tokenCache
+
+	webhooks func(keyspace string) WebhookSettings
+	listener EventListener
+	// outbox has an entry when deliveries were written that may be due.
+	outbox chan struct{}
 }
 
 // New returns a Manager. It panics where Store, Engine or View is missing.
@@ -58,7 +67,11 @@ func New(c Config) *Manager {
 	if c.Store == nil || c.Engine == nil || c.View == nil {
 		panic("management: Store, Engine and View must be set")
 	}
-	m := &Manager{store: c.Store, engine: c.Engine, view: c.View, node: c.Node, now: c.Now, log: c.Logger}
+	m := &Manager{store: c.Store, engine: c.Engine, view: c.View, node: c.Node, now: c.Now, log: c.Logger,
+		webhooks: c.Webhooks, listener: c.Listener, outbox: make(chan struct{}, 1)}
+	if m.webhooks == nil {
+		m.webhooks = func(string) WebhookSettings { return WebhookSettings{} }
+	}
 	if m.node == "" {
 		m.node = "local"
 	}
@@ -134,6 +147,8 @@ type call struct {
 	// changed and event are what the transaction will append.
 	changed []gateway.Change
 	event   *event
+	// published is what is told when the transaction is committed.
+	published published
 }
 
 // judgeAnew notes that every node must judge a key or a tenant anew.
@@ -164,9 +179,10 @@ func (m *Manager) write(ctx context.Context, a Actor, keyspace string, f func(*c
 		return err
 	}
 	var changes []gateway.Change
+	var told published
 	err = m.store.Update(ctx, func(tx Tx) error {
 		// The store may run this more than once: nothing outlives a try but its end.
-		changes = nil
+		changes, told = nil, published{}
 		c := &call{Tx: tx, m: m, ks: ks, view: v, now: m.clock(), actor: a}
 		if err := f(c); err != nil || c.event == nil {
 			return err
@@ -180,9 +196,12 @@ func (m *Manager) write(ctx context.Context, a Actor, keyspace string, f func(*c
 				return err
 			}
 		}
-		changes = c.changed
+		changes, told = c.changed, c.published
 		return nil
 	})
+	if err == nil {
+		m.tell(told)
+	}
 	if err != nil || len(changes) == 0 {
 		return err
 	}

@@ -86,6 +86,7 @@ type Tx interface {
 	Usage(subject string) ([]gateway.Usage, error)
 
 	TokenTx
+	WebhookTx
 }
 
 // TenantQuery selects tenants of a keyspace, by slug ascending, deleted ones left out.

@@ -330,6 +330,9 @@ func (c *call) deleteTenant(slug string, withKeys bool, match Match) error {
 			return err
 		}
 	}
+	if err := c.removeWebhooks(t); err != nil {
+		return err
+	}
 	before := tenantFields(t)
 	before["keys"] = len(keys)
 	// Only the slug remains, so that it is not given again.

@@ -1,0 +1,85 @@
+package gateway
+
+import (
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+)
+
+// Watcher hears where limits stand, for events. Its methods are called beside requests or
+// in their course: they must not block.
+type Watcher interface {
+	// LimitReached says that a request of a key was refused by a limit; at most once per key and
+	// hour, and again after a restart. refused is good during the call only.
+	LimitReached(at time.Time, keyspace, tenant, key string, reason Reason, refused *ratelimit.Standing)
+	// QuotaUsed says what is spent of a quota, of a key or, where that is "", of a tenant, each time
+	// that it has moved and is at QuotaWatched percent or more.
+	QuotaUsed(at time.Time, keyspace, tenant, key string, p *ratelimit.Policy, used int64)
+	// CreditsSpent says that a tenant's balance in the store has fallen.
+	CreditsSpent(keyspace, tenant string)
+}
+
+// QuotaWatched is the percentage of a quota from which a Watcher hears of it.
+const QuotaWatched = 80
+
+// watched is the type of what Gateway.watcher holds.
+type watched struct{ Watcher }
+
+// Watch lets w hear from now on, nil nobody. Safe at any time.
+func (g *Gateway) Watch(w Watcher) {
+	if w == nil {
+		g.watcher.Store(nil)
+		return
+	}
+	g.watcher.Store(&watched{w})
+}
+
+const watchedSeconds = 3600
+
+// limitReached tells of a refusal, where this is the key's first in the hour.
+func (g *Gateway) limitReached(req *Request, d *Decision, e *entry) {
+	hour := uint32(req.Now.Unix() / watchedSeconds)
+	last := e.key.limitHour.Load()
+	if last >= hour || req.Trace != nil {
+		return
+	}
+	w := g.watcher.Load()
+	if w == nil || !e.key.limitHour.CompareAndSwap(last, hour) {
+		return
+	}
+	for i := range d.Outcome.Standings[:d.Outcome.N] {
+		if st := &d.Outcome.Standings[i]; st.Refused {
+			w.LimitReached(req.Now, e.keyspace(), e.ten.Slug, e.rec.ID, d.Reason, st)
+			return
+		}
+	}
+}
+
+// tellCounts tells of what a flush has stored. keys are those it was about.
+func (g *Gateway) tellCounts(f *Flush, keys map[*keyState]*entry, counts map[*ratelimit.Subject][]ratelimit.Counted) {
+	w := g.watcher.Load()
+	if w == nil {
+		return
+	}
+	told := map[*ratelimit.Subject]bool{}
+	for k, e := range keys {
+		tell := func(s *ratelimit.Subject, key string) {
+			if len(counts[s]) == 0 || told[s] {
+				return
+			}
+			told[s] = true
+			s.EachQuota(f.At, func(p *ratelimit.Policy, used int64) {
+				if float64(used)*100 >= float64(p.Limit)*QuotaWatched {
+					w.QuotaUsed(f.At, e.keyspace(), e.ten.Slug, key, p, used)
+				}
+			})
+		}
+		tell(k.subject, e.rec.ID)
+		tell(e.owner.subject, "")
+	}
+	for _, s := range f.Spends {
+		if s.Amount > 0 {
+			w.CreditsSpent(s.Keyspace, s.Tenant)
+		}
+	}
+}

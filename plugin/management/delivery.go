@@ -1,0 +1,110 @@
+package management
+
+import (
+	"context"
+	"net/http"
+	"time"
+)
+
+// DeliveryRecord is one event's delivery to one webhook, as the API shows it.
+type DeliveryRecord struct {
+	ID      string `json:"id"`
+	Webhook string `json:"webhook"`
+	// EventID is the webhook-id header; EventType and EventAt are of the event.
+	EventID   string    `json:"event_id"`
+	EventType string    `json:"event_type"`
+	EventAt   time.Time `json:"event_at"`
+	Tenant    *string   `json:"tenant"`
+	// Status is "pending", "delivered" or "dead".
+	Status DeliveryStatus `json:"status"`
+	// Attempts counts those begun since the event, or since it was replayed.
+	Attempts int `json:"attempts"`
+	// NextAttemptAt is null unless it is pending.
+	NextAttemptAt *time.Time `json:"next_attempt_at"`
+	LastAttemptAt *time.Time `json:"last_attempt_at"`
+	// ResponseStatus is what the last attempt was answered with; null where it was not.
+	ResponseStatus *int      `json:"response_status"`
+	Error          *string   `json:"error"`
+	CreatedAt      time.Time `json:"created_at"`
+}
+
+func deliveryRecord(d *DeliveryRow) DeliveryRecord {
+	r := DeliveryRecord{
+		ID: d.ID, Webhook: d.Webhook, EventID: d.Event.ID, EventType: d.Event.Type, EventAt: d.Event.At.UTC(), Tenant: optional(d.Event.Tenant),
+		Status: d.Status, Attempts: d.Attempts, NextAttemptAt: optionalTime(d.NextAt), LastAttemptAt: optionalTime(d.LastAt),
+		Error: optional(d.Error), CreatedAt: d.CreatedAt.UTC(),
+	}
+	if d.Response != 0 {
+		r.ResponseStatus = &d.Response
+	}
+	return r
+}
+
+// DeliveryFilter selects a webhook's deliveries, newest first.
+type DeliveryFilter struct {
+	// Status is "" for all.
+	Status DeliveryStatus
+	PageQuery
+}
+
+// Deliveries lists a webhook's deliveries of the last 30 days.
+func (m *Manager) Deliveries(ctx context.Context, a Actor, keyspace, webhook string, q DeliveryFilter) (Page[DeliveryRecord], error) {
+	limit, before, err := q.sequence()
+	if err != nil {
+		return Page[DeliveryRecord]{}, err
+	}
+	switch q.Status {
+	case "", DeliveryPending, DeliveryDone, DeliveryDead:
+	default:
+		return Page[DeliveryRecord]{}, badParameter("status", "must be pending, delivered or dead")
+	}
+	var rows []*DeliveryRow
+	err = m.read(ctx, a, keyspace, func(c *call) error {
+		w, err := c.webhook(webhook)
+		if err != nil {
+			return err
+		}
+		rows, err = c.Tx.Deliveries(DeliveryQuery{Keyspace: c.ks.Name, Webhook: w.ID, Status: q.Status, Before: before, Limit: limit + 1})
+		return err
+	})
+	if err != nil {
+		return Page[DeliveryRecord]{}, err
+	}
+	page := pageOf(rows, limit, func(d *DeliveryRow) string { return cursorOf("e", itoa(d.Seq)) })
+	out := Page[DeliveryRecord]{Data: make([]DeliveryRecord, len(page.Data)), NextCursor: page.NextCursor}
+	for i, d := range page.Data {
+		out.Data[i] = deliveryRecord(d)
+	}
+	return out, nil
+}
+
+// ReplayDelivery has an event delivered anew, with the same webhook-id, however its delivery stood. 409
+// webhook_inactive where the webhook is not active.
+func (m *Manager) ReplayDelivery(ctx context.Context, a Actor, keyspace, webhook, id string) (r DeliveryRecord, err error) {
+	err = m.announce(ctx, a, keyspace, func(c *call) error {
+		w, err := c.webhook(webhook)
+		if err != nil {
+			return err
+		}
+		if !isID(id, deliveryIDPrefix) {
+			return notFound("delivery")
+		}
+		if _, err := c.Tx.Delivery(c.ks.Name, w.ID, id); err != nil {
+			return orNotFound(err, "delivery")
+		}
+		if !w.Active {
+			return refuse(http.StatusConflict, CodeWebhookInactive, "The webhook is not active. Make it active first.")
+		}
+		if err := c.Tx.ReplayDelivery(id, c.now); err != nil {
+			return err
+		}
+		d, err := c.Tx.Delivery(c.ks.Name, w.ID, id)
+		if err != nil {
+			return err
+		}
+		c.published.queued = true
+		r = deliveryRecord(d)
+		return nil
+	})
+	return r, err
+}

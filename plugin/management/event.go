@@ -1,0 +1,403 @@
+package management
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// The types of events that happen by themselves; all others are the actions of audit events.
+const (
+	EventKeyExpiring      = "key.expiring"
+	EventKeyExpired       = "key.expired"
+	EventKeyUnused        = "key.unused"
+	EventQuotaThreshold   = "quota.threshold"
+	EventCreditsThreshold = "credits.threshold"
+	EventLimitReached     = "limit.reached"
+)
+
+// eventTypes are all types of ours, without the product's own.
+var eventTypes = []string{
+	"key.created", "key.updated", "key.rotated", "key.revoked", "key.disabled", "key.enabled", "key.deleted",
+	EventKeyExpiring, EventKeyExpired, EventKeyUnused,
+	"tenant.created", "tenant.updated", "tenant.suspended", "tenant.activated", "tenant.deleted",
+	"tenant.credits_added", "tenant.credits_spent",
+	EventQuotaThreshold, EventCreditsThreshold, EventLimitReached,
+}
+
+// ourFamilies are what types of ours begin with, now or later: a product's own event
+// can't be mistaken for one.
+var ourFamilies = []string{"key", "tenant", "quota", "credits", "limit", "webhook", "token", "keygate"}
+
+const (
+	eventIDPrefix = auditIDPrefix
+	// MaxEventData bounds what a product's own event carries, in bytes.
+	MaxEventData = 64 << 10
+)
+
+// Event is something that happened. An event that a change of management's made has the id
+// of the change's audit event.
+type Event struct {
+	ID       string
+	Keyspace string
+	Tenant   string // slug; "" where it is no tenant's
+	Type     string
+	At       time.Time
+	// Data is a JSON object. It never holds a secret.
+	Data json.RawMessage
+}
+
+// EventListener hears events of this process when they are committed. Its methods must not
+// block, and may be called from many goroutines.
+type EventListener interface {
+	// Wants says whether anybody would hear events of a type.
+	Wants(eventType string) bool
+	Hear(Event)
+}
+
+// published is what a transaction published.
+type published struct {
+	heard []Event
+	// queued says that deliveries were written.
+	queued bool
+}
+
+// tell tells of what was committed.
+func (m *Manager) tell(p published) {
+	for _, e := range p.heard {
+		m.listener.Hear(e)
+	}
+	if p.queued {
+		select {
+		case m.outbox <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Outbox receives when this process has written deliveries that are due.
+func (m *Manager) Outbox() <-chan struct{} { return m.outbox }
+
+// audience is who hears an event.
+type audience struct {
+	hooks     []*WebhookRow
+	listening bool
+}
+
+func (a audience) empty() bool { return len(a.hooks) == 0 && !a.listening }
+
+// audience finds who hears an event of a type, of a tenant or, with "", of none.
+func (c *call) audience(tenant, eventType string) (a audience, err error) {
+	a.listening = c.m.listener != nil && c.m.listener.Wants(eventType)
+	hooks, err := c.Webhooks(WebhookQuery{Keyspace: c.ks.Name, Tenant: tenant, OrAll: true, Active: true})
+	for _, h := range hooks {
+		if hears(h.Events, eventType) {
+			a.hooks = append(a.hooks, h)
+		}
+	}
+	return a, err
+}
+
+// hears says whether a webhook's types include one.
+func hears(types []string, eventType string) bool {
+	return slices.ContainsFunc(types, func(t string) bool {
+		family, all := strings.CutSuffix(t, "*")
+		return t == eventType || all && strings.HasPrefix(eventType, family)
+	})
+}
+
+// publish writes an event for its audience, in the transaction that makes it happen.
+func (c *call) publish(a audience, e Event) error {
+	if a.listening {
+		c.published.heard = append(c.published.heard, e)
+	}
+	if len(a.hooks) == 0 {
+		return nil
+	}
+	row := &EventRow{Event: e}
+	if err := c.InsertEvent(row); err != nil {
+		return err
+	}
+	for _, h := range a.hooks {
+		if err := c.InsertDelivery(c.m.ids.next(deliveryIDPrefix, c.now), row.Seq, h.ID, c.now); err != nil {
+			return err
+		}
+	}
+	c.published.queued = true
+	return nil
+}
+
+// publishAudit publishes an audit event, where it is an event of ours. The data is what the
+// audit shows, but for the actor's address.
+func (c *call) publishAudit(row *AuditRow) error {
+	if !slices.Contains(eventTypes, row.Action) {
+		return nil
+	}
+	a, err := c.audience(row.Tenant, row.Action)
+	if err != nil || a.empty() {
+		return err
+	}
+	r := auditRecord(row)
+	data, err := json.Marshal(map[string]any{
+		"keyspace": c.ks.Name, "tenant": r.Tenant, "key_id": r.Key, "actor": r.Actor, "via": r.Via,
+		"before": r.Before, "after": r.After,
+	})
+	if err != nil {
+		return err
+	}
+	return c.publish(a, Event{ID: row.ID, Keyspace: c.ks.Name, Tenant: row.Tenant, Type: row.Action, At: row.At, Data: data})
+}
+
+// EventRecord is an event that was taken.
+type EventRecord struct {
+	ID   string    `json:"id"`
+	Type string    `json:"type"`
+	At   time.Time `json:"at"`
+	// Deliveries is how many webhooks are told.
+	Deliveries int `json:"deliveries"`
+}
+
+var ownType = regexp.MustCompile(`^[a-z0-9_]+(\.[a-z0-9_]+)+$`)
+
+// checkOwnType says what is wrong with the type of a product's own event; "" for nothing.
+func checkOwnType(t string) string {
+	if len(t) > 64 || !ownType.MatchString(t) {
+		return "must be at most 64 of the characters a-z 0-9 _ . with a dot between two words, such as job.finished"
+	}
+	if family, _, _ := strings.Cut(t, "."); slices.Contains(ourFamilies, family) {
+		return "must not begin with " + family + ".: such events are Keygate's own"
+	}
+	return ""
+}
+
+// PostEvent publishes a product's own event of a tenant. data is a JSON object of at most
+// MaxEventData bytes; none is {}. There is no audit event: nothing of ours changed.
+func (m *Manager) PostEvent(ctx context.Context, a Actor, keyspace, slug, eventType string, data json.RawMessage) (r EventRecord, err error) {
+	var f faults
+	if wrong := checkOwnType(eventType); wrong != "" {
+		f.invalid("type", "%s", wrong)
+	}
+	data = compactObject(&f, "data", data, MaxEventData)
+	if err := f.err(); err != nil {
+		return r, err
+	}
+	err = m.announce(ctx, a, keyspace, func(c *call) error {
+		t, err := c.tenant(slug, false)
+		if err != nil {
+			return err
+		}
+		to, err := c.audience(t.Slug, eventType)
+		if err != nil {
+			return err
+		}
+		e := Event{ID: m.ids.next(eventIDPrefix, c.now), Keyspace: c.ks.Name, Tenant: t.Slug, Type: eventType, At: c.now, Data: data}
+		r = EventRecord{ID: e.ID, Type: e.Type, At: e.At, Deliveries: len(to.hooks)}
+		return c.publish(to, e)
+	})
+	return r, err
+}
+
+// announce runs f, which publishes and changes nothing else, in a transaction.
+func (m *Manager) announce(ctx context.Context, a Actor, keyspace string, f func(*call) error) error {
+	ks, v, err := m.keyspace(keyspace)
+	if err != nil {
+		return err
+	}
+	var told published
+	err = m.store.Update(ctx, func(tx Tx) error {
+		c := &call{Tx: tx, m: m, ks: ks, view: v, now: m.clock(), actor: a}
+		err := f(c)
+		told = c.published
+		return err
+	})
+	if err == nil {
+		m.tell(told)
+	}
+	return err
+}
+
+// Occasion is something that happened by itself: time passed, a limit was reached.
+type Occasion struct {
+	Type     string
+	Keyspace string
+	Tenant   string // slug
+	At       time.Time
+	// Data is what the event says, beside the keyspace and the tenant.
+	Data map[string]any
+	// Subject, What and Ref tell occasions apart: one that was told already is not told again. Ref tells
+	// it from the last of the same subject and what; see WebhookTx.Mark.
+	Subject, What string
+	Ref           int64
+	// Since leaves webhooks out that were made later: what is long past is no news to them. Zero
+	// leaves none out.
+	Since time.Time
+}
+
+// Announce publishes occasions, each once. Those that nobody hears of are not taken as
+// told. Keyspaces that are not configured are left out.
+func (m *Manager) Announce(ctx context.Context, list []Occasion) error {
+	for len(list) > 0 {
+		keyspace, n := list[0].Keyspace, 1
+		for n < len(list) && list[n].Keyspace == keyspace {
+			n++
+		}
+		part := list[:n]
+		list = list[n:]
+		if v := m.view(); v == nil || v.Keyspaces[keyspace] == nil {
+			continue
+		}
+		// Looked at first without holding up writers: mostly nobody hears.
+		wanted := false
+		if err := m.read(ctx, system, keyspace, func(c *call) error {
+			for _, o := range part {
+				if a, err := c.hearing(o); err != nil || !a.empty() {
+					wanted = true
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		if !wanted {
+			continue
+		}
+		if err := m.announce(ctx, system, keyspace, func(c *call) error {
+			for _, o := range part {
+				if err := c.occasion(o); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// system is who does what happens by itself.
+var system = Actor{Name: "system", Via: "system"}
+
+func (c *call) hearing(o Occasion) (audience, error) {
+	a, err := c.audience(o.Tenant, o.Type)
+	if !o.Since.IsZero() {
+		a.hooks = slices.DeleteFunc(a.hooks, func(h *WebhookRow) bool { return h.CreatedAt.After(o.Since) })
+	}
+	return a, err
+}
+
+func (c *call) occasion(o Occasion) error {
+	a, err := c.hearing(o)
+	if err != nil || a.empty() {
+		return err
+	}
+	fresh, err := c.Mark(c.ks.Name, o.Subject, o.What, o.Ref, c.now)
+	if err != nil || !fresh {
+		return err
+	}
+	data := map[string]any{"keyspace": c.ks.Name, "tenant": o.Tenant}
+	for k, v := range o.Data {
+		data[k] = v
+	}
+	raw, err := json.Marshal(data)
+	if err != nil {
+		return err
+	}
+	return c.publish(a, Event{ID: c.m.ids.next(eventIDPrefix, c.now), Keyspace: c.ks.Name, Tenant: o.Tenant, Type: o.Type,
+		At: o.At.UTC().Truncate(time.Microsecond), Data: raw})
+}
+
+// creditsLow is the share of what a balance was after its last top-up below which it is low.
+const creditsLow = 20
+
+// creditsOccasion says whether a balance has become low, or empty, since its last top-up.
+func (c *call) creditsOccasion(t *gateway.Tenant) (o Occasion, low bool, err error) {
+	top, err := c.TopUp(c.ks.Name, t.Slug)
+	if errors.Is(err, gateway.ErrNotFound) {
+		return o, false, nil
+	}
+	if err != nil {
+		return o, false, err
+	}
+	percent, what := creditsLow, "credits:low"
+	switch {
+	case t.Credits <= 0:
+		percent, what = 0, "credits:empty"
+	case float64(t.Credits)*100 >= float64(top.Balance)*creditsLow:
+		return o, false, nil
+	}
+	return Occasion{
+		Type: EventCreditsThreshold, Keyspace: c.ks.Name, Tenant: t.Slug, At: c.now, Subject: "tenant:" + t.Slug, What: what, Ref: top.Seq,
+		Data: map[string]any{"percent": percent, "balance": t.Credits, "of": top.Balance, "topped_up_at": top.At.UTC()},
+	}, true, nil
+}
+
+// CheckCredits announces tenants' balances that have become low or empty.
+func (m *Manager) CheckCredits(ctx context.Context, keyspace string, tenants []string) error {
+	if v := m.view(); v == nil || v.Keyspaces[keyspace] == nil {
+		return nil
+	}
+	var list []Occasion
+	err := m.read(ctx, system, keyspace, func(c *call) error {
+		list = nil
+		for _, slug := range tenants {
+			a, err := c.audience(slug, EventCreditsThreshold)
+			if err != nil {
+				return err
+			}
+			if a.empty() {
+				continue
+			}
+			t, err := c.tenant(slug, false)
+			if isNotFound(err) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			o, ok, err := c.creditsOccasion(t)
+			if err != nil {
+				return err
+			}
+			if ok {
+				list = append(list, o)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return m.Announce(ctx, list)
+}
+
+// compactObject returns a JSON object as it is stored; {} for none.
+func compactObject(f *faults, field string, raw json.RawMessage, most int) json.RawMessage {
+	if len(raw) == 0 {
+		return json.RawMessage("{}")
+	}
+	var b bytes.Buffer
+	if err := json.Compact(&b, raw); err != nil || b.Bytes()[0] != '{' {
+		f.invalid(field, "must be a JSON object")
+	} else if b.Len() > most {
+		f.invalid(field, "must be at most %d bytes, is %d", most, b.Len())
+	}
+	return b.Bytes()
+}
+
+// checkBalance announces that a balance was brought low, or to nothing, in the transaction that did.
+func (c *call) checkBalance(t *gateway.Tenant) error {
+	o, low, err := c.creditsOccasion(t)
+	if err != nil || !low {
+		return err
+	}
+	return c.occasion(o)
+}

@@ -1,0 +1,21 @@
+package ratelimit
+
+import "time"
+
+// EachQuota calls f with every calendar quota that is counted for s and what was spent of it in
+// the period of now. It holds the subject's lock meanwhile: f must not use s.
+func (s *Subject) EachQuota(now time.Time, f func(p *Policy, used int64)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.counters == nil {
+		return
+	}
+	for i := range s.sets {
+		for _, l := range s.sets[i].lines {
+			p := l.Policy
+			if p.Kind == Quota && p.Calendar != Total {
+				f(p, s.counters[p.Calendar-1].at(now))
+			}
+		}
+	}
+}
