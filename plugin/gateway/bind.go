@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
@@ -99,8 +100,10 @@ func (g *Gateway) rebind(ctx context.Context, req *Request, e *entry) (*bound, e
 	}
 	b.tenant.Subject, b.key.Subject = e.owner.subject, e.key.subject
 	b.tenant.Lines = e.owner.subject.Bind(epoch, ratelimit.FromPlan, perTenant)
-	b.key.Lines = append(append([]ratelimit.Line(nil), e.key.subject.Bind(epoch, ratelimit.FromPlan, perKey)...),
-		e.key.subject.Bind(e.rec.Version, ratelimit.FromKey, own)...)
+	b.key.Lines = e.key.subject.Bind(epoch, ratelimit.FromPlan, perKey)
+	if lines := e.key.subject.Bind(e.rec.Version, ratelimit.FromKey, own); len(lines) > 0 {
+		b.key.Lines = slices.Concat(b.key.Lines, lines)
+	}
 	for _, s := range []*ratelimit.Subject{b.tenant.Subject, b.key.Subject} {
 		if err := g.loadUsage(ctx, s, req); err != nil {
 			return nil, err
@@ -197,7 +200,7 @@ func (g *Gateway) loadUsage(ctx context.Context, s *ratelimit.Subject, req *Requ
 	}
 	rows, err := g.store.LoadUsage(ctx, s.ID(), req.Now)
 	if err != nil {
-		g.storeFailed("reading quota counts", err)
+		g.readFailed("reading quota counts", err)
 		return err
 	}
 	for _, u := range rows {

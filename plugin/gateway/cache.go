@@ -20,7 +20,9 @@ type cache struct {
 
 func newCache(entries int64) (*cache, error) {
 	r, err := ristretto.NewCache(&ristretto.Config[uint64, *entry]{
-		NumCounters: 10 * entries,
+		// How often keys were used is remembered for this many. Ristretto advises ten times
+		// the entries, which takes three bytes for each; four do where the table is rarely full.
+		NumCounters: 4 * entries,
 		MaxCost:     entries,
 		BufferItems: 64,
 		// Costs are entries, not bytes; without this ristretto adds 56 to each.

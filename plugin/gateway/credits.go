@@ -41,7 +41,7 @@ func (g *Gateway) leaseMore(ctx context.Context, t *tenantState) error {
 	changes := account.Changes()
 	granted, rest, err := g.store.LeaseCredits(ctx, g.node, t.id.keyspace, t.id.id, math.MaxInt64)
 	if err != nil {
-		g.storeFailed("leasing credits", err)
+		g.writeFailed("leasing credits", err)
 		return err
 	}
 	account.GrantSince(changes, granted, rest)
@@ -90,7 +90,7 @@ func (g *Gateway) WithCredits(ctx context.Context, keyspace, tenant string, f fu
 	}
 	if err != nil {
 		account.Grant(unspent, 0) // still ours
-		g.storeFailed("returning leased credits", err)
+		g.writeFailed("returning leased credits", err)
 		return err
 	}
 	return f()

@@ -19,9 +19,10 @@ func (g *Gateway) flushLoop(ctx context.Context) {
 		select {
 		case <-t.C:
 			if err := g.flush(ctx); err != nil && ctx.Err() == nil {
-				g.storeFailed("writing counts back", err)
+				g.writeFailed("writing counts back", err)
 			}
 			g.rehash(ctx)
+			g.probe(ctx)
 		case <-ctx.Done():
 			return
 		}
@@ -90,7 +91,7 @@ func (g *Gateway) flush(ctx context.Context) error {
 		}
 		return err
 	}
-	g.storeWorked()
+	g.writeWorked()
 	for s, c := range counts {
 		s.Flushed(c)
 	}
@@ -106,7 +107,7 @@ func (g *Gateway) rehash(ctx context.Context) {
 		case r := <-g.rehashes:
 			if err := g.store.Rehash(ctx, r.keyspace, r.secret, r.to); err != nil {
 				if !errors.Is(err, ErrNotFound) && ctx.Err() == nil {
-					g.storeFailed("storing a key under the current pepper", err)
+					g.writeFailed("storing a key under the current pepper", err)
 				}
 				return
 			}

@@ -19,7 +19,7 @@ func (g *Gateway) follow(ctx context.Context) {
 			err = g.catchUp(ctx)
 		}
 		if err != nil && ctx.Err() == nil {
-			g.storeFailed("following changes", err)
+			g.readFailed("following changes", err)
 			select {
 			case <-time.After(500 * time.Millisecond):
 			case <-ctx.Done():
@@ -158,7 +158,7 @@ func (g *Gateway) recheck(e *entry) {
 	case errors.Is(err, errUnknown):
 		e.key.live.rejudge(e, nil, InvalidKey)
 	case err != nil:
-		g.storeFailed("judging live requests anew", err)
+		g.readFailed("judging live requests anew", err)
 		time.AfterFunc(recheckInterval, func() {
 			if !e.key.live.empty() {
 				g.recheck(e)

@@ -25,7 +25,7 @@ type Options struct {
 	// Node names this process among those that share the store. Default: "local".
 	Node string
 	// CacheEntries is how many keys are kept ready. Default: 500,000. A key in use takes
-	// about 2 KiB.
+	// about 1 KiB, and as much again where it is the only one of its tenant.
 	CacheEntries int64
 	// NewMeter makes what Decision.Meter returns for a key, when the key comes into use; it must not
 	// block. Default: nothing is made.
@@ -81,9 +81,7 @@ type Gateway struct {
 
 	tokenChanges atomic.Uint64
 	seq          atomic.Int64 // newest change applied
-	degraded     atomic.Bool
-	storeErrors  atomic.Int64
-	lastError    atomic.Pointer[string]
+	health       storeHealth
 	watcher      atomic.Pointer[watched]
 }
 
@@ -207,31 +205,8 @@ type Stats struct {
 
 // Stats does not block.
 func (g *Gateway) Stats() Stats {
-	s := Stats{Node: g.node, Ready: g.Ready(), Degraded: g.degraded.Load(), KeysCached: g.table.held(),
-		StoreErrors: g.storeErrors.Load(), Seq: g.seq.Load(), FilterReady: g.filter.Load() != nil}
-	if p := g.lastError.Load(); p != nil && s.Degraded {
-		s.LastError = *p
-	}
-	return s
-}
-
-// storeFailed notes that the store did not answer. It logs the first failure of a run,
-// not each: known keys go on, and a flood of lines would help nobody.
-func (g *Gateway) storeFailed(doing string, err error) {
-	g.storeErrors.Add(1)
-	text := err.Error()
-	g.lastError.Store(&text)
-	if !g.degraded.Swap(true) {
-		g.log.Error("the store does not answer: keys in memory go on working, everything else is refused with 503 until it does",
-			"while", doing, "error", err)
-	}
-}
-
-// storeWorked notes that it did.
-func (g *Gateway) storeWorked() {
-	if g.degraded.Load() && g.degraded.Swap(false) {
-		g.log.Info("the store answers again")
-	}
+	return Stats{Node: g.node, Ready: g.Ready(), Degraded: g.health.degraded(), KeysCached: g.table.held(),
+		StoreErrors: g.health.errors.Load(), LastError: g.health.problem(), Seq: g.seq.Load(), FilterReady: g.filter.Load() != nil}
 }
 
 // failuresOf returns the keyspace's table of failed attempts, nil where it limits none.
@@ -291,7 +266,7 @@ func (g *Gateway) filterLoop(ctx context.Context) {
 			return
 		}
 		if err := g.fillFilter(ctx); err != nil && ctx.Err() == nil {
-			g.storeFailed("reading all digests", err)
+			g.readFailed("reading all digests", err)
 			select {
 			case <-time.After(time.Second):
 				g.askRefill()

@@ -122,7 +122,7 @@ func (g *Gateway) runLoad(id callID, c *call, candidates []apikey.Candidate) {
 	case c.err == nil:
 		g.cache.set(id.word, c.entry)
 	case !errors.Is(c.err, errUnknown):
-		g.storeFailed("looking up a key", c.err)
+		g.readFailed("looking up a key", c.err)
 	}
 	g.loads.mu.Lock()
 	delete(g.loads.calls, id)
@@ -151,7 +151,7 @@ func (g *Gateway) load(ctx context.Context, keyspace string, digest apikey.Diges
 		if err != nil {
 			return nil, err
 		}
-		g.storeWorked()
+		g.readWorked()
 		e := g.table.admit(&gens, digest, rec)
 		if e == nil {
 			continue
