@@ -41,6 +41,8 @@ type gateway struct {
 	exited  chan struct{}
 	// status is the process's, once exited is closed.
 	status error
+	// reloaded says that a configuration was replaced while the process ran.
+	reloaded atomic.Bool
 
 	mu sync.Mutex
 	// secrets are the full keys that were made: none may ever be in the log.

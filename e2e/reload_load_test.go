@@ -53,6 +53,7 @@ func (g *gateway) load(t testing.TB, config string) *answer {
 	r.Header.Set("Cache-Control", "must-revalidate")
 	// The admin endpoint is replaced too, so no connection to it is kept.
 	r.Close = true
+	g.reloaded.Store(true)
 	resp, err := g.client.Do(r)
 	if err != nil {
 		t.Fatalf("loading a configuration: %v\n%s", err, g.tail())
