@@ -25,6 +25,9 @@ import (
 type requestLogs struct {
 	access, errors *zap.Logger
 	secrets        logSecrets
+	// onward cleans the headers that go on to an upstream, where that is not to be done as
+	// for a log line, which loses nothing by too much.
+	onward func(string) string
 }
 
 // newRequestLogs returns the logs of a directive that is being provisioned under ctx.

@@ -201,16 +201,24 @@ func (s *logSecrets) field(f zap.Field) zap.Field {
 
 // cleanOnward takes keys out of what handlers behind this one log of r, and out of
 // headers where none belongs, before it goes on. The configured places are left to
-// Places.Empty. The URL stays, since it says what is asked for.
+// Places.Empty. The URL stays, since it says what is asked for, and so do the headers that
+// Caddy shows in no line unless told to: they are the application's.
 func (a *accessLog) cleanOnward(r *http.Request) {
-	s := &a.secrets
+	s, clean := &a.secrets, a.onward
+	if clean == nil {
+		clean = s.text
+	}
 	r.RequestURI = s.uri(r.RequestURI)
 	for name, values := range r.Header {
+		switch name {
+		case "Authorization", "Proxy-Authorization", "Cookie":
+			continue
+		}
 		if slices.ContainsFunc(s.places, func(p apikey.Place) bool { return headerOf(p) == name }) {
 			continue
 		}
 		for i, v := range values {
-			if c := s.text(v); c != v {
+			if c := clean(v); c != v {
 				values = slices.Clone(values)
 				values[i] = c
 				r.Header[name] = values

@@ -65,6 +65,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.headers = h.HandlerConfig.headerOptions(h.keyspace)
 	h.logs = newRequestLogs(ctx, h.keyspace.Grammar.Clean, h.keyspace.Places.List())
+	h.logs.onward = h.keyspace.Grammar.CleanWords
 	return nil
 }
 

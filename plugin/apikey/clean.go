@@ -25,7 +25,13 @@ const (
 // do keys in base64.
 //
 // Its time is linear in len(s).
-func (g *Grammar) Clean(s string) string {
+func (g *Grammar) Clean(s string) string { return g.clean(s, false) }
+
+// CleanWords is Clean for text that goes on to be used: it leaves alone what looks like a
+// key in the middle of a word, as the letters of a JWT do by chance where the prefix is short.
+func (g *Grammar) CleanWords(s string) string { return g.clean(s, true) }
+
+func (g *Grammar) clean(s string, words bool) string {
 	var out strings.Builder
 	done := 0
 	for i := 0; i < len(s); {
@@ -34,7 +40,7 @@ func (g *Grammar) Clean(s string) string {
 			continue
 		}
 		f, ok := g.find(s, i)
-		if !ok {
+		if !ok || words && inWord(s, i) {
 			i++
 			continue
 		}

@@ -39,3 +39,15 @@ func TestEmptyStray(t *testing.T) {
 		t.Errorf("a request without a key costs %v allocations", n)
 	}
 }
+
+func TestCleanWords(t *testing.T) {
+	g := testGrammar(t)
+	for in, want := range map[string]string{
+		"x=" + keyA: "x=" + keyA[:12] + "…", "%3D" + keyA + "!": "%3D" + keyA[:12] + "…!", "(" + keyA + ")": "(" + keyA[:12] + "…)",
+		"eyJhbGci" + keyA: "eyJhbGci" + keyA, "own": "own",
+	} {
+		if got := g.CleanWords(in); got != want {
+			t.Errorf("CleanWords(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
