@@ -12,6 +12,7 @@
 package e2e
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -36,10 +37,18 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	buildDir = dir
+	flag.Parse()
+	if list := flag.Lookup("test.list"); list == nil || list.Value.String() == "" {
+		// Where it can't be built, that is said once and not by every test.
+		if _, err := caddyBinary(); err != nil {
+			fmt.Fprintln(os.Stderr, "e2e:", err)
+			return 1
+		}
+	}
 	return m.Run()
 }
 
-// caddyBinary returns the gateway's binary, built when it is first asked for.
+// caddyBinary returns the gateway's binary, which TestMain has built.
 var caddyBinary = sync.OnceValues(func() (string, error) {
 	if ready := os.Getenv(binaryEnv); ready != "" {
 		return filepath.Abs(ready)
