@@ -427,6 +427,12 @@ func exposeHeaders(hdr http.Header) {
 // refuse answers instead of the upstream. The site's error routes are asked first.
 func (x *exchange) refuse(w http.ResponseWriter, reason gateway.Reason) error {
 	h, d := x.h, &x.dec
+	// As for any error, its routes see the URL as it arrived, before any rewrite. Of the
+	// credentials it has been emptied; what of it is only logged holds no other key either.
+	if o, ok := x.r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
+		x.r.Method, x.r.RemoteAddr, x.r.RequestURI = o.Method, o.RemoteAddr, h.logs.secrets.uri(o.RequestURI)
+		*x.r.URL = *o.URL
+	}
 	if h.allowOrigin(w.Header(), x.r) {
 		exposeHeaders(w.Header())
 	}

@@ -16,12 +16,6 @@ func answerRefusal(w http.ResponseWriter, r *http.Request, words *refusals, ref 
 		words.write(w, r, ref)
 		return nil
 	}
-	// As for any error, its routes see the URL as it arrived, before any rewrite. Of the
-	// credentials it has been emptied.
-	if o, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
-		r.Method, r.RemoteAddr, r.RequestURI = o.Method, o.RemoteAddr, o.RequestURI
-		*r.URL = *o.URL
-	}
 	words.header(w.Header(), ref)
 	held := &heldWriter{ResponseWriter: w}
 	req := server.Errors.WithError(r, caddyhttp.HandlerError{
