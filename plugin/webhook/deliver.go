@@ -1,0 +1,200 @@
+package webhook
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// deliverLoop takes what is due, until ctx ends.
+func (s *Service) deliverLoop(ctx context.Context) {
+	// What this node had taken when it ended is nobody's. Until the store answers nothing can be due either.
+	for {
+		err := s.release(ctx)
+		if err == nil {
+			break
+		}
+		s.failed(ctx, "looking for deliveries that were cut off", err)
+		if !pause(ctx, s.Poll) {
+			return
+		}
+	}
+	for {
+		wait, err := s.round(ctx)
+		s.failed(ctx, "looking for deliveries that are due", err)
+		t := time.NewTimer(wait)
+		select {
+		case <-s.Manager.Outbox():
+		case <-s.freed:
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return
+		}
+		t.Stop()
+	}
+}
+
+// round takes what is due and what there is room for, and begins to send it. It returns how long nothing
+// will be due, at most Poll.
+func (s *Service) round(ctx context.Context) (wait time.Duration, err error) {
+	var next time.Time
+	var hooks []*management.WebhookRow
+	now := s.now()
+	err = s.Store.View(ctx, func(tx management.Tx) error {
+		var err error
+		hooks = nil
+		if next, err = tx.NextDelivery(); err != nil || next.IsZero() || next.After(now) {
+			return err
+		}
+		hooks, err = tx.DueWebhooks(now)
+		return err
+	})
+	if err != nil {
+		return s.Poll, err
+	}
+	room := make([]int, len(hooks))
+	free := false
+	for i, w := range hooks {
+		room[i] = s.room(w.ID)
+		free = free || room[i] > 0
+	}
+	if !free {
+		wait = s.Poll
+		if next.After(now) {
+			wait = min(wait, next.Sub(now))
+		}
+		return wait, nil
+	}
+	taken := make([][]*management.DeliveryRow, len(hooks))
+	err = s.Store.Update(ctx, func(tx management.Tx) error {
+		for i, w := range hooks {
+			taken[i] = nil
+			if room[i] == 0 {
+				continue
+			}
+			var err error
+			if taken[i], err = tx.ClaimDeliveries(s.Node, w.ID, now, now.Add(s.Timeout+claimSlack), room[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return s.Poll, err
+	}
+	for i, list := range taken {
+		for _, d := range list {
+			s.begin(ctx, hooks[i], d)
+		}
+	}
+	// There may be more: those that end make room, and say so.
+	return s.Poll, nil
+}
+
+// room says how many attempts more a webhook may have now.
+func (s *Service) room(webhook string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	most := perEndpoint
+	if s.slow[webhook] {
+		most = slowEndpoint
+	}
+	return max(0, min(most-s.running[webhook], inAll-s.total))
+}
+
+// begin makes an attempt beside the caller.
+func (s *Service) begin(ctx context.Context, w *management.WebhookRow, d *management.DeliveryRow) {
+	s.mu.Lock()
+	s.running[w.ID]++
+	s.total++
+	s.mu.Unlock()
+	s.attempts.Go(func() {
+		status, err := s.attempt(ctx, w, d)
+		s.mu.Lock()
+		if s.running[w.ID]--; s.running[w.ID] == 0 {
+			delete(s.running, w.ID)
+		}
+		s.total--
+		if delete(s.slow, w.ID); status == 0 {
+			s.slow[w.ID] = true
+		}
+		s.mu.Unlock()
+		// What the end of the Service cut off has no outcome: the next one attempts it anew.
+		if status != 0 || ctx.Err() == nil {
+			s.results <- result{w, s.outcome(d, status, err), status == http.StatusGone}
+		}
+	})
+}
+
+// result is how an attempt ended.
+type result struct {
+	webhook  *management.WebhookRow
+	delivery *management.DeliveryRow
+	gone     bool
+}
+
+// outcome returns the delivery as it stands after an attempt.
+func (s *Service) outcome(d *management.DeliveryRow, status int, err error) *management.DeliveryRow {
+	after := *d
+	after.LastAt, after.Response, after.Error, after.NextAt = s.now(), status, "", time.Time{}
+	switch {
+	case err == nil:
+		after.Status = management.DeliveryDone
+		return &after
+	case status == http.StatusGone, d.Attempts > len(s.Schedule):
+		after.Status = management.DeliveryDead
+	default:
+		after.NextAt = after.LastAt.Add(jitter(s.Schedule[max(d.Attempts, 1)-1]))
+	}
+	after.Error = err.Error()
+	return &after
+}
+
+// resultLoop writes down how attempts ended, as many at once as have, until there will be no more.
+func (s *Service) resultLoop() {
+	for r := range s.results {
+		list := []result{r}
+		for len(s.results) > 0 && len(list) < inAll {
+			if r, ok := <-s.results; ok {
+				list = append(list, r)
+			}
+		}
+		s.finish(list)
+		// There is room for more, and it is known when these are due again.
+		select {
+		case s.freed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// finishTimeout bounds how long writing down results may take: what is not written is delivered again.
+const finishTimeout = 5 * time.Second
+
+func (s *Service) finish(list []result) {
+	ctx, cancel := context.WithTimeout(context.Background(), finishTimeout)
+	defer cancel()
+	err := s.Store.Update(ctx, func(tx management.Tx) error {
+		for _, r := range list {
+			if err := tx.FinishDelivery(s.Node, r.delivery); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	s.failed(ctx, "writing down how deliveries ended", err)
+	for _, r := range list {
+		switch {
+		case r.gone:
+			w := r.webhook
+			s.Logger.Info("a webhook is disabled: its endpoint says that it is gone", "webhook", w.ID, "keyspace", w.Keyspace)
+			s.failed(ctx, "disabling a webhook", s.Manager.DisableWebhook(ctx, w.Keyspace, w.ID, "the endpoint answered 410 Gone"))
+		case r.delivery.Status == management.DeliveryDead:
+			s.Logger.Warn("an event could not be delivered for a day: it is listed among the webhook's deliveries, and can be replayed",
+				"webhook", r.webhook.ID, "keyspace", r.webhook.Keyspace, "event", r.delivery.Event.ID, "error", r.delivery.Error)
+		}
+	}
+}

@@ -1,0 +1,140 @@
+package webhook
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+const (
+	// userAgent names us to endpoints.
+	userAgent = "Keygate-Webhooks/1"
+	// maxResponse is how much of an answer is read, in bytes. It is thrown away.
+	maxResponse = 64 << 10
+	// maxError is how much is kept of what went wrong.
+	maxError = 300
+)
+
+// payload is a delivery's body.
+type payload struct {
+	Type      string          `json:"type"`
+	Timestamp time.Time       `json:"timestamp"`
+	Data      json.RawMessage `json:"data"`
+}
+
+// Body returns what is posted for an event: the same bytes in every attempt.
+func Body(e management.Event) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(payload{e.Type, e.At.UTC(), e.Data}); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+// attempt posts an event once. err is nil where the endpoint took it, with any status from
+// 200 to 299; status is 0 where it answered nothing. Errors hold neither the URL nor a secret.
+func (s *Service) attempt(ctx context.Context, w *management.WebhookRow, d *management.DeliveryRow) (status int, err error) {
+	defer func() {
+		if err != nil && len(err.Error()) > maxError {
+			err = errors.New(err.Error()[:maxError])
+		}
+	}()
+	settings := s.Settings(w.Keyspace)
+	now := s.now()
+	secrets, err := openSecrets(settings.Sealer, w, now)
+	if err != nil {
+		return 0, err
+	}
+	body, err := Body(d.Event)
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, w.URL, bytes.NewReader(body))
+	if err != nil {
+		return 0, errors.New("the URL can't be used")
+	}
+	signature, err := Sign(d.Event.ID, now, body, secrets...)
+	if err != nil {
+		return 0, err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("User-Agent", userAgent)
+	r.Header.Set("Webhook-Id", d.Event.ID)
+	r.Header.Set("Webhook-Timestamp", strconv.FormatInt(now.Unix(), 10))
+	r.Header.Set("Webhook-Signature", signature)
+	client := s.guarded
+	if settings.AllowPrivate {
+		client = s.open
+	}
+	resp, err := client.Do(r)
+	if err != nil {
+		return 0, s.unanswered(err)
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, maxResponse))
+	switch {
+	case resp.StatusCode >= 300 && resp.StatusCode < 400:
+		return resp.StatusCode, fmt.Errorf("answered %d: redirects are not followed; let the webhook have the other URL", resp.StatusCode)
+	case resp.StatusCode < 200 || resp.StatusCode > 299:
+		return resp.StatusCode, fmt.Errorf("answered %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
+	case err != nil && ctx.Err() != nil:
+		return 0, fmt.Errorf("no whole answer within %s", s.Timeout)
+	}
+	return resp.StatusCode, nil
+}
+
+// unanswered says why there was no answer, in words that its owner may read: without the URL, which
+// may hold a token of the receiver's, and without what the network here looks like.
+func (s *Service) unanswered(err error) error {
+	var outer *url.Error
+	if errors.As(err, &outer) {
+		err = outer.Err
+	}
+	var name *net.DNSError
+	switch {
+	case errors.Is(err, errPrivate):
+		return errPrivate
+	case errors.As(err, &name):
+		return errors.New("the host's name can't be resolved")
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("no answer within %s", s.Timeout)
+	}
+	return err
+}
+
+// openSecrets returns what a webhook's deliveries are signed with at now, the newest first.
+func openSecrets(sealer management.Sealer, w *management.WebhookRow, now time.Time) ([]string, error) {
+	if sealer == nil {
+		return nil, errors.New("there is no secret in the configuration to open the webhook's with: set secret {env.KEYGATE_SECRET}")
+	}
+	sealed := [][]byte{w.Secret}
+	if len(w.Previous) > 0 && w.PreviousUntil.After(now) {
+		sealed = append(sealed, w.Previous)
+	}
+	out := make([]string, 0, len(sealed))
+	for i, b := range sealed {
+		plain, err := sealer.Open(b, management.WebhookPurpose(w.ID))
+		if err != nil && i > 0 {
+			continue // it was to be outlived anyway
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, string(plain))
+	}
+	return out, nil
+}

@@ -1,0 +1,134 @@
+package webhook
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// Service delivers events and announces those that happen by themselves. Make one with New. It
+// implements gateway.Watcher.
+type Service struct {
+	Options
+	watch   watch
+	results chan result
+	// freed receives when it was written down how an attempt ended.
+	freed chan struct{}
+
+	// guarded and open are the clients for keyspaces that allow public addresses only, and any.
+	guarded, open *http.Client
+
+	mu sync.Mutex
+	// running is how many attempts each webhook has now, total all of them.
+	running map[string]int
+	total   int
+	// slow are webhooks whose last attempt got no answer.
+	slow map[string]bool
+
+	startOnce, closeOnce sync.Once
+	stop                 context.CancelFunc
+	// loops take and announce; attempts send; writing ends with results.
+	loops, attempts, writing sync.WaitGroup
+}
+
+// New returns a Service that does nothing until Start.
+func New(o Options) *Service {
+	if o.Store == nil || o.Manager == nil || o.Settings == nil || o.Keyspaces == nil {
+		panic("webhook: Store, Manager, Settings and Keyspaces must be set")
+	}
+	if o.Node == "" {
+		o.Node = "local"
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Schedule == nil {
+		o.Schedule = DefaultSchedule()
+	}
+	for _, d := range []struct {
+		to  *time.Duration
+		def time.Duration
+	}{{&o.Timeout, defaultTimeout}, {&o.Poll, defaultPoll}, {&o.Scan, defaultScan}, {&o.ScanUnused, defaultUnused}} {
+		if *d.to <= 0 {
+			*d.to = d.def
+		}
+	}
+	return &Service{
+		Options: o, watch: newWatch(), results: make(chan result, inAll), freed: make(chan struct{}, 1),
+		guarded: newClient(true), open: newClient(false),
+		running: map[string]int{}, slow: map[string]bool{},
+	}
+}
+
+// Start begins. It does not block; what the store does not answer is asked for again.
+func (s *Service) Start() {
+	s.startOnce.Do(func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		s.stop = cancel
+		for _, f := range []func(context.Context){s.deliverLoop, s.watchLoop, s.scanLoop} {
+			s.loops.Go(func() { f(ctx) })
+		}
+		s.writing.Go(s.resultLoop)
+	})
+}
+
+// Close ends what is under way; attempts that did not end are made again by the next
+// Service of this node, at once. It returns within ctx, before the store may be closed.
+func (s *Service) Close(ctx context.Context) error {
+	s.startOnce.Do(func() {}) // never started: it never will be
+	if s.stop == nil {
+		return nil
+	}
+	var err error
+	s.closeOnce.Do(func() {
+		s.stop()
+		s.loops.Wait()
+		s.attempts.Wait() // soon: their contexts have ended
+		close(s.results)
+		s.writing.Wait()
+		err = s.release(ctx)
+		s.guarded.CloseIdleConnections()
+		s.open.CloseIdleConnections()
+	})
+	return err
+}
+
+// release makes what this node took, and did not end, due.
+func (s *Service) release(ctx context.Context) error {
+	return s.Store.Update(ctx, func(tx management.Tx) error { return tx.ReleaseDeliveries(s.Node, s.now()) })
+}
+
+// now is the time as the store keeps it.
+func (s *Service) now() time.Time { return s.Now().UTC().Truncate(time.Microsecond) }
+
+// failed logs what went wrong in doing something that will be done again.
+func (s *Service) failed(ctx context.Context, doing string, err error) {
+	if err != nil && ctx.Err() == nil {
+		s.Logger.Error("webhooks: the store did not take or give what it was asked; it will be asked again", "while", doing, "error", err)
+	}
+}
+
+// pause returns when d has passed, or ctx ends; false then.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// jitter returns d, a tenth more or less, so that what failed together is not tried together.
+func jitter(d time.Duration) time.Duration {
+	return d - d/10 + rand.N(d/5+1)
+}

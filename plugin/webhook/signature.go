@@ -1,0 +1,33 @@
+package webhook
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// Sign returns the webhook-signature header of a body sent at a time under an id, signed with
+// each of the secrets: `v1,<base64>` separated by spaces, where what is signed with HMAC-SHA256 is
+// `id.timestamp.body` and the key is what follows whsec_, decoded.
+// https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+func Sign(id string, at time.Time, body []byte, secrets ...string) (string, error) {
+	out := make([]string, len(secrets))
+	for i, secret := range secrets {
+		encoded, ok := strings.CutPrefix(secret, management.WebhookSecretPrefix)
+		key, err := base64.StdEncoding.DecodeString(encoded)
+		if !ok || err != nil {
+			return "", errors.New("the webhook's secret is damaged: rotate it")
+		}
+		h := hmac.New(sha256.New, key)
+		h.Write([]byte(id + "." + strconv.FormatInt(at.Unix(), 10) + "."))
+		h.Write(body)
+		out[i] = "v1," + base64.StdEncoding.EncodeToString(h.Sum(nil))
+	}
+	return strings.Join(out, " "), nil
+}
