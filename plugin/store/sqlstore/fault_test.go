@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -176,6 +177,17 @@ func TestLocked(t *testing.T) {
 	if err := find(t, s, 3); err != nil {
 		t.Errorf("reading beside another writer: %v", err)
 	}
+	// Those who come after are not kept waiting one after another.
+	if _, err := s.cur.write.Exec(`PRAGMA busy_timeout = 3600000`); err != nil {
+		t.Fatal(err)
+	}
+	var many sync.WaitGroup
+	for i := range 5 {
+		many.Go(func() {
+			unavailable(t, "writing where others wait", put(t.Context(), s, fmt.Sprint("many-", i)), "locked by another process")
+		})
+	}
+	many.Wait()
 	// A caller that gives up sooner gets its own reason too.
 	slow := openTest(t, path)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)

@@ -18,12 +18,14 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 
 	_ "modernc.org/sqlite" // registers the driver
+	sqlite3 "modernc.org/sqlite/lib"
 )
 
 var (
@@ -34,6 +36,11 @@ var (
 const (
 	// busyTimeout is how long a write waits for another process's.
 	busyTimeout = 5 * time.Second
+	// lockedTimeout is how long a write waits where the one before found the file locked: who
+	// queues behind others that wait would else be answered after many times busyTimeout.
+	lockedTimeout = 200 * time.Millisecond
+	// lockedFor is how long that holds after the last write that found it so.
+	lockedFor = 5 * time.Second
 	// reopenEvery bounds how often a database that fails is opened anew.
 	reopenEvery = 500 * time.Millisecond
 	// drainTimeout is how long closing connections wait for those who use them.
@@ -62,9 +69,19 @@ type Store struct {
 	nextOpen time.Time
 	closed   bool
 
+	// locked is when and how a write last found the file locked by another process; nil
+	// since one did not.
+	locked atomic.Pointer[lock]
+
 	done    chan struct{}
 	watcher sync.WaitGroup
 	feed    feed
+}
+
+// lock is a write's failure to get the file for itself.
+type lock struct {
+	at  time.Time
+	err error
 }
 
 // Open opens the database at path, creating or migrating it as needed; the directory
@@ -337,7 +354,9 @@ const (
 // seq, 0 where f made none.
 func (s *Store) transact(ctx context.Context, db *file, f func(*tx) error) (seq int64, end ending, err error) {
 	defer s.release(db)
-	t, err := s.begin(ctx, db.write, nil)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	t, err := s.beginWriting(ctx, cancel, db)
 	if err != nil {
 		return 0, failed, err
 	}
@@ -360,6 +379,41 @@ func (s *Store) transact(ctx context.Context, db *file, f func(*tx) error) (seq 
 		return 0, failedCommit, err
 	}
 	return t.seq, failed, nil
+}
+
+// beginWriting begins a transaction that writes. cancel ends ctx.
+func (s *Store) beginWriting(ctx context.Context, cancel func(), db *file) (*tx, error) {
+	before := s.locked.Load()
+	if before == nil || time.Since(before.at) > lockedFor {
+		t, err := s.begin(ctx, db.write, nil)
+		s.noteLock(err)
+		return t, err
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	impatience := time.AfterFunc(lockedTimeout, cancel)
+	t, err := s.begin(ctx, db.write, nil)
+	if !impatience.Stop() {
+		if err == nil {
+			t.sql.Rollback()
+		}
+		return nil, before.err
+	}
+	s.noteLock(err)
+	return t, err
+}
+
+// noteLock notes whether a write found the file locked.
+func (s *Store) noteLock(err error) {
+	switch {
+	case err == nil:
+		if s.locked.Load() != nil {
+			s.locked.Store(nil)
+		}
+	case primary(err) == sqlite3.SQLITE_BUSY:
+		s.locked.Store(&lock{time.Now(), err})
+	}
 }
 
 // Update implements management.Store. Updates of one store run one after another, so f
