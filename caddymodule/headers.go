@@ -27,8 +27,9 @@ var overrideHeaders = [...]string{
 }
 
 // foldsTo says whether name, read as an upstream could read it, equals want or, where
-// prefix is set, begins with it. Upstreams behind CGI, WSGI or PHP fold case, and "_" and "." into
-// "-"; want is lower case with dashes. It does not allocate.
+// prefix is set, begins with it. Upstreams behind CGI, WSGI or PHP fold case, and "-", "_" and
+// "." into one; some servers all that is neither letter nor digit ("X!Tenant!Id"), of
+// which Caddy drops the two alone. want is lower case with dashes. It does not allocate.
 func foldsTo(name, want string, prefix bool) bool {
 	if len(name) < len(want) || !prefix && len(name) != len(want) {
 		return false
@@ -38,7 +39,7 @@ func foldsTo(name, want string, prefix bool) bool {
 		switch {
 		case 'A' <= c && c <= 'Z':
 			c += 'a' - 'A'
-		case c == '_' || c == '.':
+		case (c < 'a' || c > 'z') && (c < '0' || c > '9'):
 			c = '-'
 		}
 		if c != want[i] {

@@ -19,7 +19,7 @@ const aliases = `servers {
 func spoofs() (header []string) {
 	for _, family := range []string{"tenant", "key"} {
 		for _, name := range []string{"id", "plan", "name", "scopes", "environment", "anything"} {
-			for _, sep := range []string{"-", "_", "."} {
+			for _, sep := range []string{"-", "_", ".", "!", "~", "'", "|"} {
 				n := "x" + sep + family + sep + name
 				header = append(header, n, "evil", strings.ToUpper(n), "evil", http.CanonicalHeaderKey(n), "evil")
 			}
