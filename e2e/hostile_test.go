@@ -377,6 +377,48 @@ func TestErrorRoutes(t *testing.T) {
 	}
 }
 
+func TestErrorRoutesThatFail(t *testing.T) {
+	t.Parallel()
+	s := startHouse(t, "", "", `rewrite /old/* /new{uri}
+	keygate {
+		cors *
+	}
+	handle_path /mount/* {
+		keygate
+		reverse_proxy {$KEYGATE_UPSTREAM}
+	}
+	handle_errors {
+		@text path /text
+		respond @text "{http.error.status_code}"
+		@fails path /fails
+		error @fails "again" 500
+		@dead path /dead
+		reverse_proxy @dead 127.0.0.1:1
+		@away path /away
+		redir @away /login
+		@uri path /old/*
+		respond @uri "{http.request.uri} {keygate.reason}"
+		@missing path /missing
+		file_server @missing {
+			root /nonexistent
+		}
+	}
+	reverse_proxy {$KEYGATE_UPSTREAM}`)
+	for _, path := range []string{"/fails", "/dead", "/away", "/missing", "/other", "/mount/x"} {
+		s.call(t, "GET", path, "").refused(401).problem("missing_key")
+		if a := s.call(t, "HEAD", path, "").refused(401); a.body != "" {
+			t.Errorf("HEAD %s: %s", path, a.body)
+		}
+	}
+	if a := s.call(t, "GET", "/text", "").refused(401); a.body != "401" {
+		t.Errorf("the body is %s", a.body)
+	}
+	// Error routes see the URL as it arrived.
+	if a := s.call(t, "GET", "/old/x?a=1", "").refused(401); a.body != "/old/x?a=1 missing_key" {
+		t.Errorf("the body is %s", a.body)
+	}
+}
+
 func TestErrorStyles(t *testing.T) {
 	t.Parallel()
 	for style, want := range map[string]string{

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -125,6 +126,47 @@ func TestStreamsGoOn(t *testing.T) {
 	s.post(t, k, "revoke", nil)
 	for _, l := range all {
 		l.ended(st, 401, "revoked_key")
+	}
+}
+
+// A stream that began under a former configuration ends with its key like any other.
+func TestStreamsOutliveReloads(t *testing.T) {
+	t.Parallel()
+	s, st := streamSite(t)
+	h2 := http2Client(t)
+	k, other := s.key(t, "acme", nil), s.key(t, "acme", nil)
+	open := func(key string) []*live {
+		return []*live{
+			s.events(t, "events", s.client, key),
+			s.echo(t, "echo over HTTP/2", h2, "/h2/echo", key),
+			s.download(t, key),
+			s.waits(t, st, "for headers", s.client, "/wait", key),
+			s.waits(t, st, "with an upload", s.client, "/upload", key),
+		}
+	}
+	doomed, stay := open(k.full), open(other.full)
+	text, err := os.ReadFile(s.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		text = bytes.Replace(text, []byte("plan free {"), []byte("plan more"+randomText(3)+" {\n}\nplan free {\nrate 100000/s"), 1)
+		text = bytes.Replace(text, []byte("rate 100000/s\nrate 100000/s"), []byte("rate 100000/s"), 1)
+		if err := os.WriteFile(s.config, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s.command(t, "", "reload", "--config", s.config, "--adapter", "caddyfile", "--address", s.adminAddr).exits(0)
+	}
+	for _, l := range append(doomed, stay...) {
+		l.goes()
+	}
+	s.post(t, k, "revoke", nil)
+	for _, l := range doomed {
+		l.ended(st, 401, "revoked_key")
+	}
+	for _, l := range stay {
+		l.goes()
+		l.drop()
 	}
 }
 
