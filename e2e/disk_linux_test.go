@@ -26,6 +26,8 @@ func TestDiskFull(t *testing.T) {
 	fill(t, ballast)
 	p.goesOn(t, true)
 	p.saysSo(t)
+	p.reload(t, caddyfile(diskPlans, "keygate\n\theader X-Version 2"))
+	p.call(t, "GET", "/", p.known.full).passed()
 	p.logged(t, "is full, or its quota is used up: free some space")
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 
 const diskPlans = `
 		failures off
+		pepper "of the disk's tests"
 		plan free
 		plan counted {
 			quota 6/month
@@ -206,6 +207,9 @@ func TestDiskLocked(t *testing.T) {
 	}
 	p.goesOn(t, true)
 	p.saysSo(t)
+	// A configuration can be changed without writing to the store.
+	p.reload(t, caddyfile(diskPlans, "keygate\n\theader X-Version 2"))
+	p.call(t, "GET", "/", p.known.full).passed()
 	if p.create(t) {
 		t.Fatal("written in spite of the lock")
 	}

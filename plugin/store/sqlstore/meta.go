@@ -24,9 +24,22 @@ func (s *Store) Peppers(ctx context.Context) (map[string]string, error) {
 	return out, nil
 }
 
-// SavePeppers implements gateway.Store. A check value that is already kept stays.
+// SavePeppers implements gateway.Store. A check value that is already kept stays, and
+// where all are, nothing is written: a reload must do without.
 func (s *Store) SavePeppers(ctx context.Context, checks map[string]string) error {
 	if len(checks) == 0 {
+		return nil
+	}
+	known, err := s.Peppers(ctx)
+	if err != nil {
+		return err
+	}
+	missing := false
+	for id := range checks {
+		_, ok := known[id]
+		missing = missing || !ok
+	}
+	if !missing {
 		return nil
 	}
 	return s.writing(ctx, "writing pepper checks", func(t *tx) error {
