@@ -93,8 +93,9 @@ func (a *AdminAPI) handlerOf(app *App) http.Handler {
 // managementAPI returns the management API of the app, open to whom authenticate lets in.
 func (a *App) managementAPI(m *management.Manager, authenticate func(*http.Request) (api.Access, error)) http.Handler {
 	return api.New(m, api.Options{
-		Judge:        &judge{gateway: a.gateway, view: a.engine.view, rules: a.rulesOf},
+		Judge:        &judge{gateway: a.gateway, view: a.engine.view, rules: a.rulesOf, requests: a.requestLog},
 		Status:       func(ctx context.Context) management.Status { return a.status(ctx) },
+		Usage:        a.usage(m),
 		Authenticate: authenticate,
 		Site:         a.siteOf,
 		Logger:       a.log,

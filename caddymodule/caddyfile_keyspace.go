@@ -49,6 +49,13 @@ const defaultEnvironment = "live"
 //		ietf  on|off
 //		reset unix|delta
 //	}
+//	requests off
+//	requests {
+//		keep    <n>
+//		for     <duration>
+//		address full|prefix|off
+//		path    full|route
+//	}
 //	admin_api open
 func (p *parser) keyspaceOptions(path string, ks *KeyspaceConfig) options {
 	note := func(field string, d *caddyfile.Dispenser) { p.lines.note(path+"."+field, d) }
@@ -111,6 +118,11 @@ func (p *parser) keyspaceOptions(path string, ks *KeyspaceConfig) options {
 		"headers": {parse: func(d *caddyfile.Dispenser) (err error) {
 			note("headers", d)
 			ks.Headers, err = parseHeaders(d)
+			return err
+		}},
+		"requests": {parse: func(d *caddyfile.Dispenser) (err error) {
+			note("requests", d)
+			ks.Requests, err = parseRequests(d, func(f string, d *caddyfile.Dispenser) { note("requests."+f, d) })
 			return err
 		}},
 		"admin_api": {parse: func(d *caddyfile.Dispenser) error {

@@ -10,6 +10,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
+	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
 // The defaults of what a keyspace leaves out.
@@ -39,6 +40,8 @@ type keyspace struct {
 	refusals  *refusals
 	headers   HeadersConfig
 	adminOpen bool
+	// requests says how keys' last requests are remembered; nil: they are not.
+	requests *usage.Log
 }
 
 // configured returns the keyspaces' configurations: the default keyspace where the
@@ -124,6 +127,9 @@ func (c *KeyspaceConfig) compile(name string) (*keyspace, error) {
 	}
 	if gk.Refusals, err = c.Errors.compile(); err != nil {
 		return nil, within("errors", err)
+	}
+	if ks.requests, err = c.Requests.compile(gk.Grammar.Clean); err != nil {
+		return nil, within("requests", err)
 	}
 	switch c.AdminAPI {
 	case "":

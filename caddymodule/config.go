@@ -77,6 +77,8 @@ type KeyspaceConfig struct {
 	// is told to slow down, such as "100/m burst 20", or "off". A valid key is never
 	// refused for it. Default: "100/m".
 	Failures string `json:"failures,omitempty"`
+	// Requests is how each key's last requests are remembered. Default: the last 100, for a day.
+	Requests *RequestsConfig `json:"requests,omitempty"`
 	// AdminAPI set to "open" serves this keyspace's management API on Caddy's admin
 	// endpoint also where that listens neither on loopback nor on a Unix socket. Default: "".
 	AdminAPI string `json:"admin_api,omitempty"`

@@ -13,11 +13,15 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
 // engines keeps running engines over reloads, by the store they serve: a new
 // configuration is started before the old one is stopped, and both use the same.
 var engines = caddy.NewUsagePool()
+
+// nodeName names this process among those that share its store.
+const nodeName = "local"
 
 // closeTimeout bounds how long an engine that ends may take to write back its counts.
 const closeTimeout = 10 * time.Second
@@ -29,6 +33,7 @@ type engine struct {
 	path    string
 	log     *logRelay
 	lazy    *lazyStore
+	usage   *usage.Tracker
 
 	mu sync.Mutex
 	// store is nil until the first start.
@@ -47,7 +52,11 @@ type lazyStore struct{ gateway.Store }
 func newEngine(path string, log *slog.Logger) (*engine, error) {
 	e := &engine{path: path, log: newLogRelay(log.Handler()), lazy: new(lazyStore)}
 	var err error
-	e.gateway, err = gateway.New(gateway.Options{Store: e.lazy, Logger: slog.New(e.log)})
+	e.usage = usage.NewTracker(nodeName, slog.New(e.log))
+	e.gateway, err = gateway.New(gateway.Options{
+		Store: e.lazy, Logger: slog.New(e.log), Node: nodeName,
+		NewMeter: func(keyspace, tenant, key string) any { return e.usage.Counter(keyspace, tenant, key) },
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -77,6 +86,9 @@ func (e *engine) start(ctx context.Context, a *App) error {
 	}
 	if err := e.gateway.Start(ctx); err != nil {
 		return fmt.Errorf("starting the gateway: %w", err)
+	}
+	if err := e.usage.Start(ctx, e.store); err != nil {
+		return err
 	}
 	if err := e.store.SavePeppers(ctx, a.view.Hasher.Checks()); err != nil {
 		return fmt.Errorf("storing the check values of the peppers: %w", err)
@@ -119,7 +131,9 @@ func (e *engine) management() *management.Manager {
 func (e *engine) Destruct() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	err := e.gateway.Close(ctx)
+	// First what waits for requests that still run: they go on asking the gateway.
+	err := e.usage.Close(ctx)
+	err = errors.Join(err, e.gateway.Close(ctx))
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.store != nil {

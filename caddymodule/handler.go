@@ -88,6 +88,8 @@ type exchange struct {
 	observed bool
 	cancel   context.CancelCauseFunc
 	actual   string // what the upstream said the request cost, in the header
+	// account is what usage counts.
+	account account
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
@@ -112,6 +114,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	x.req.Now = time.Now()
 	x.judge()
 	defer x.dec.Done()
+	if x.meter() {
+		defer x.countUsage()
+	}
 	x.setPlaceholders()
 	if x.judged {
 		x.count()
@@ -286,6 +291,7 @@ func (x *exchange) pass(log *accessLog, next caddyhttp.Handler) (err error) {
 		// A panic. Either the response broke off, or the proxy found that it can't write
 		// any more, since the request was ended just when the upstream answered.
 		if !x.w.close() {
+			x.account.broke = true
 			x.settle(http.StatusBadGateway)
 			return
 		}

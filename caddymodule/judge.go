@@ -14,6 +14,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/rules"
+	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
 // judge decides about requests that do not pass through the proxy, by the same engine
@@ -23,6 +24,8 @@ type judge struct {
 	view    func() *gateway.View
 	// rules of the keyspace's directives.
 	rules func(keyspace string) []*rules.Set
+	// requests says how a keyspace's last requests are remembered.
+	requests func(keyspace string) *usage.Log
 }
 
 // Verify implements management.Judge.
@@ -65,6 +68,7 @@ func (j *judge) decide(ctx context.Context, keyspace string, r management.Verify
 	default:
 		j.gateway.Check(ctx, &req, &d)
 		defer d.Done()
+		countVerified(j.requests(keyspace), &req, &d, r)
 	}
 	return result(ks, &d, req.Now, trace), nil
 }

@@ -7,12 +7,14 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
 // store is what a store package provides: the engine's side and management's.
 type store interface {
 	gateway.Store
 	management.Store
+	usage.Store
 }
 
 // openStore opens and migrates the store at path. This is the one place where store

@@ -28,6 +28,9 @@ type responseWriter struct {
 	// on another goroutine than the handler's, which then waits.
 	beforeInformational func()
 	status              int
+	// wrote is how much of the body was written, and failed says that the client did not take all.
+	wrote  int64
+	failed bool
 
 	// mu guards what end touches, from another goroutine than the handler's.
 	mu      sync.Mutex
@@ -88,7 +91,10 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 	if err := w.begin(); err != nil {
 		return 0, err
 	}
-	return w.ResponseWriter.Write(p)
+	n, err := w.ResponseWriter.Write(p)
+	w.wrote += int64(n)
+	w.failed = w.failed || err != nil
+	return n, err
 }
 
 // ReadFrom implements io.ReaderFrom, so that files and sockets are still spliced.
@@ -96,7 +102,9 @@ func (w *responseWriter) ReadFrom(r io.Reader) (int64, error) {
 	if err := w.begin(); err != nil {
 		return 0, err
 	}
-	return w.ResponseWriterWrapper.ReadFrom(r)
+	n, err := w.ResponseWriterWrapper.ReadFrom(r)
+	w.wrote += n
+	return n, err
 }
 
 // FlushError is what http.ResponseController flushes by.

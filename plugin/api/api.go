@@ -32,6 +32,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
 // Options is what a Handler works with.
@@ -40,6 +41,8 @@ type Options struct {
 	Judge management.Judge
 	// Status says how the gateway is. nil: /v1/status answers 503.
 	Status func(context.Context) management.Status
+	// Usage says what keys and tenants used. nil: its paths answer 503.
+	Usage *usage.Service
 	// Authenticate says who is asking and what they may do. Its errors are answered
 	// like any other: a *management.Error of status 401 or 403 is a refusal.
 	Authenticate func(*http.Request) (Access, error)
@@ -121,6 +124,10 @@ var routes = []route{
 	{"POST /v1/keys/{id}/revoke", "keys:write", nil, (*call).revokeKey},
 	{"POST /v1/keys/{id}/disable", "keys:write", nil, (*call).disableKey},
 	{"POST /v1/keys/{id}/enable", "keys:write", nil, (*call).enableKey},
+	{"GET /v1/keys/{id}/usage", "usage:read", usageParams, (*call).getKeyUsage},
+	{"GET /v1/keys/{id}/requests", "usage:read", paged(), (*call).listRequests},
+	{"GET /v1/tenants/{slug}/usage", "usage:read", usageParams, (*call).getTenantUsage},
+	{"GET /v1/usage", "usage:read", append([]string{"group_by"}, usageParams...), (*call).getUsage},
 	{"GET /v1/audit", "audit:read", paged("key", "tenant"), (*call).listAudit},
 	{"GET /v1/audit/verify", "audit:read", nil, (*call).verifyAudit},
 	{"GET /v1/plans", "tenants:read", nil, (*call).listPlans},

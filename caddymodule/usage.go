@@ -1,0 +1,100 @@
+package caddymodule
+
+import (
+	"io"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/usage"
+)
+
+// account is what a request's usage is counted from.
+type account struct {
+	usage.Request
+	counter *usage.Counter
+	body    countedBody
+	// broke says that the response broke off.
+	broke bool
+}
+
+// countedBody counts what is read of a request's body. Who reads it may go on, on another
+// goroutine, when the request has ended.
+type countedBody struct {
+	io.ReadCloser
+	n atomic.Int64
+}
+
+// Read implements io.Reader.
+func (b *countedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.n.Add(int64(n))
+	return n, err
+}
+
+// meter begins to count the request for its key; false where there is none to count it
+// for. The request is still as it came to the directive.
+func (x *exchange) meter() bool {
+	c, ok := x.dec.Meter().(*usage.Counter)
+	if !ok {
+		return false
+	}
+	a, r := &x.account, x.r
+	c.Begin()
+	a.counter, a.Began = c, x.req.Now
+	if a.Log = x.h.keyspace.requests; a.Log != nil {
+		a.Method, a.Path, a.RawPath, a.Addr = r.Method, r.URL.Path, r.URL.RawPath, x.req.Addr
+		if rule := x.verdict.Rule; rule != nil {
+			a.Rule = rule.Path
+		}
+	}
+	if r.ContentLength != 0 && r.Body != nil {
+		a.body.ReadCloser = r.Body
+		r.Body = &a.body
+	}
+	return true
+}
+
+// countUsage counts the request, which has ended, in what its key has used.
+func (x *exchange) countUsage() {
+	a := &x.account
+	a.Reason, a.Status = x.dec.Reason, x.w.status
+	if x.observed {
+		a.Reason, a.Observed = gateway.Allowed, x.dec.Reason
+	}
+	switch {
+	case a.broke && x.w.ended == gateway.Allowed && !x.w.failed && x.r.Context().Err() == nil:
+		a.Status = http.StatusBadGateway
+	case a.Status == 0:
+		a.Status = http.StatusOK // the server writes it
+	}
+	a.Credits, a.BytesIn, a.BytesOut = x.dec.Spent(), a.body.n.Load(), x.w.wrote
+	a.counter.Count(&a.Request)
+}
+
+// countVerified counts a request that was judged here and is served elsewhere.
+func countVerified(log *usage.Log, req *gateway.Request, d *gateway.Decision, r management.VerifyRequest) {
+	c, ok := d.Meter().(*usage.Counter)
+	if !ok || req.Trace != nil {
+		return
+	}
+	u := usage.Request{
+		Began: req.Now, Reason: d.Reason, Status: req.Keyspace.Refusals[d.Reason].Status, Credits: d.Spent(),
+		Elsewhere: true, Log: log, Method: r.Method, Addr: req.Addr,
+	}
+	if d.Allowed() {
+		u.Status = http.StatusOK
+	}
+	if p, err := url.ParseRequestURI(r.Path); err == nil {
+		u.Path, u.RawPath = p.Path, p.RawPath
+	}
+	c.Begin()
+	c.Count(&u)
+}
+
+// usage answers what was used. The engine has been started.
+func (a *App) usage(m *management.Manager) *usage.Service {
+	return &usage.Service{Manager: m, Store: a.engine.opened(), CompleteUntil: a.engine.usage.CompleteUntil, Flush: a.engine.usage.Flush, Log: a.requestLog}
+}

@@ -1,0 +1,57 @@
+package management
+
+import (
+	"context"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// FormerKey returns the record of a key that exists for the actor or, deleted since, did:
+// what it used is still known then.
+func (m *Manager) FormerKey(ctx context.Context, a Actor, keyspace, id string) (k *gateway.Key, err error) {
+	const what = "key"
+	if !isID(id, keyIDPrefix) {
+		return nil, notFound(what)
+	}
+	err = m.read(ctx, a, keyspace, func(c *call) error {
+		if k, err = c.Tx.Key(c.ks.Name, id); err != nil {
+			return orNotFound(err, what)
+		}
+		if !a.sees(k.Tenant) {
+			return notFound(what)
+		}
+		return nil
+	})
+	return k, err
+}
+
+// FormerTenant is FormerKey for a tenant.
+func (m *Manager) FormerTenant(ctx context.Context, a Actor, keyspace, slug string) (t *gateway.Tenant, err error) {
+	const what = "tenant"
+	if !validSlug(slug) {
+		return nil, notFound(what)
+	}
+	err = m.read(ctx, a, keyspace, func(c *call) error {
+		if t, err = c.Tx.Tenant(c.ks.Name, slug); err != nil {
+			return orNotFound(err, what)
+		}
+		if !a.sees(t.Slug) {
+			return notFound(what)
+		}
+		return nil
+	})
+	return t, err
+}
+
+// After returns the checked limit of a page, and the row that its cursor, made by NewPage for
+// lists of that kind, stands after; "" for the first page.
+func (q PageQuery) After(kind string) (limit int, last string, err error) { return q.after(kind) }
+
+// NewPage returns a page of at most limit rows, of which one more was read where there
+// is one, and the cursor after its last row, which name returns.
+func NewPage[T any](kind string, rows []T, limit int, name func(T) string) Page[T] {
+	return pageOf(rows, limit, func(row T) string { return cursorOf(kind, name(row)) })
+}
+
+// BadParameter refuses a query parameter.
+func BadParameter(name, detail string) *Error { return badParameter(name, detail) }

@@ -1,0 +1,41 @@
+-- What each key did in each hour, by the node that counted it, so that nodes never write
+-- the same row. Keys and tenants are named, not referred to: their usage outlives them.
+CREATE TABLE usage (
+	keyspace        TEXT   NOT NULL,
+	hour            BIGINT NOT NULL, -- its beginning, in Unix seconds
+	key_id          TEXT   NOT NULL,
+	node            TEXT   NOT NULL,
+	tenant          TEXT   NOT NULL, -- its slug
+	requests        BIGINT NOT NULL,
+	allowed         BIGINT NOT NULL,
+	refused         TEXT   NOT NULL, -- reason:count, separated by spaces
+	upstream_errors BIGINT NOT NULL,
+	credits         BIGINT NOT NULL,
+	bytes_in        BIGINT NOT NULL,
+	bytes_out       BIGINT NOT NULL,
+	latency         $BYTES,          -- a histogram; NULL where it is empty
+	PRIMARY KEY (keyspace, hour, key_id, node)
+) $COMPACT;
+CREATE INDEX usage_key ON usage (key_id, hour);
+CREATE INDEX usage_tenant ON usage (keyspace, tenant, hour);
+
+-- Who wrote usage, and the last batch of each: a batch counts once.
+CREATE TABLE usage_writers (
+	writer     TEXT   NOT NULL PRIMARY KEY,
+	seq        BIGINT NOT NULL,
+	until      BIGINT NOT NULL, -- everything that ended before is written
+	written_at BIGINT NOT NULL
+) $COMPACT;
+
+-- The last requests of keys, several in a row, oldest first.
+CREATE TABLE recent_requests (
+	seq        $SERIAL, -- rises in the order of writing
+	keyspace   TEXT    NOT NULL,
+	key_id     TEXT    NOT NULL,
+	newest     BIGINT  NOT NULL,
+	expires_at BIGINT  NOT NULL,
+	n          INTEGER NOT NULL, -- how many
+	entries    TEXT    NOT NULL  -- a JSON list
+);
+CREATE INDEX recent_requests_key ON recent_requests (key_id, seq);
+CREATE INDEX recent_requests_expires ON recent_requests (expires_at);

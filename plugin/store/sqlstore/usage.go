@@ -1,0 +1,243 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/usage"
+)
+
+var _ usage.Store = (*Store)(nil)
+
+// WriteUsage implements usage.Store.
+func (s *Store) WriteUsage(ctx context.Context, b *usage.Batch) error {
+	return s.writing(ctx, "writing usage", func(t *tx) error {
+		var seq int64
+		err := t.row(`SELECT seq FROM usage_writers WHERE writer = $1`+t.d.lockRow, []any{b.Writer}, &seq)
+		if err != nil && !errors.Is(err, gateway.ErrNotFound) {
+			return err
+		}
+		if seq >= b.Seq {
+			return nil // it was committed, though its writer did not learn that
+		}
+		for i := range b.Rows {
+			if err := t.use(b.Node, &b.Rows[i]); err != nil {
+				return err
+			}
+		}
+		for i := range b.Chunks {
+			if err := t.recall(&b.Chunks[i]); err != nil {
+				return err
+			}
+		}
+		_, err = t.exec(`INSERT INTO usage_writers (writer, seq, until, written_at) VALUES ($1, $2, $3, $4)
+			ON CONFLICT (writer) DO UPDATE SET seq = excluded.seq, until = excluded.until, written_at = excluded.written_at`,
+			b.Writer, b.Seq, b.Until.UnixMicro(), t.now.UnixMicro())
+		return err
+	})
+}
+
+// use adds a row to the node's own of that hour, which nobody else writes meanwhile.
+func (t *tx) use(node string, r *usage.Row) error {
+	sum := *r.Counts
+	var stored usage.Counts
+	var old countsInto
+	err := t.row(`SELECT requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency FROM usage
+		WHERE keyspace = $1 AND hour = $2 AND key_id = $3 AND node = $4`,
+		[]any{r.Keyspace, r.Hour.Unix(), r.Key, node}, old.columns(&stored)...)
+	switch {
+	case err == nil:
+		if err := old.finish(&stored); err != nil {
+			return t.fail(err)
+		}
+		sum.Merge(&stored)
+	case !errors.Is(err, gateway.ErrNotFound):
+		return err
+	}
+	latency, err := sum.Latency.AppendBinary(nil)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(`INSERT INTO usage (keyspace, hour, key_id, node, tenant, requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+		ON CONFLICT (keyspace, hour, key_id, node) DO UPDATE SET requests = excluded.requests, allowed = excluded.allowed,
+			refused = excluded.refused, upstream_errors = excluded.upstream_errors, credits = excluded.credits,
+			bytes_in = excluded.bytes_in, bytes_out = excluded.bytes_out, latency = excluded.latency`,
+		r.Keyspace, r.Hour.Unix(), r.Key, node, r.Tenant, sum.Requests, sum.Allowed, refusedText(&sum), sum.UpstreamErrors,
+		sum.Credits, sum.BytesIn, sum.BytesOut, bytes(latency))
+	return err
+}
+
+// countsInto scans what use wrote.
+type countsInto struct {
+	refused string
+	latency []byte
+}
+
+func (in *countsInto) columns(c *usage.Counts) []any {
+	return []any{&c.Requests, &c.Allowed, &in.refused, &c.UpstreamErrors, &c.Credits, &c.BytesIn, &c.BytesOut, &in.latency}
+}
+
+// finish reads the columns that need it into c.
+func (in *countsInto) finish(c *usage.Counts) error {
+	c.Refused = [gateway.NumReasons]int64{}
+	for word := range strings.FieldsSeq(in.refused) {
+		name, number, _ := strings.Cut(word, ":")
+		n, err := strconv.ParseInt(number, 10, 64)
+		if err != nil {
+			return fmt.Errorf("a stored count is damaged: %q", word)
+		}
+		if reason, ok := gateway.ParseReason(name); ok {
+			c.Refused[reason] = n
+		}
+	}
+	return c.Latency.UnmarshalBinary(in.latency)
+}
+
+func refusedText(c *usage.Counts) string {
+	var b []byte
+	for reason, n := range c.Refused {
+		if n == 0 {
+			continue
+		}
+		if len(b) > 0 {
+			b = append(b, ' ')
+		}
+		b = append(append(b, gateway.Reason(reason).String()...), ':')
+		b = strconv.AppendInt(b, n, 10)
+	}
+	return string(b)
+}
+
+// ReadUsage implements usage.Store.
+func (s *Store) ReadUsage(ctx context.Context, q usage.Query, yield func(*usage.Row) error) error {
+	var w where
+	w.and("keyspace = " + w.arg(q.Keyspace))
+	if q.Tenant != "" {
+		w.and("tenant = " + w.arg(q.Tenant))
+	}
+	if q.Key != "" {
+		w.and("key_id = " + w.arg(q.Key))
+	}
+	w.and("hour >= " + w.arg(q.From.Unix()))
+	w.and("hour < " + w.arg(q.To.Unix()))
+	var stopped error
+	err := s.reading(ctx, "reading usage", func(f *file) error {
+		if stopped != nil {
+			return nil
+		}
+		rows, err := f.read.QueryContext(ctx, `SELECT tenant, key_id, hour,
+			requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency
+			FROM usage`+w.text+` ORDER BY hour, key_id`, w.args...)
+		row := usage.Row{Keyspace: q.Keyspace, Counts: new(usage.Counts)}
+		var in countsInto
+		var hour int64
+		columns := append([]any{&row.Tenant, &row.Key, &hour}, in.columns(row.Counts)...)
+		given := false
+		err = each(rows, err, func(rows *sql.Rows) error {
+			if err := rows.Scan(columns...); err != nil {
+				return err
+			}
+			if err := in.finish(row.Counts); err != nil {
+				return err
+			}
+			row.Hour = time.Unix(hour, 0).UTC()
+			given = true
+			stopped = yield(&row)
+			return stopped
+		})
+		if given && err != nil && stopped == nil {
+			stopped = explain("reading usage", s.path, err) // not from the beginning again
+		}
+		if stopped != nil {
+			return nil
+		}
+		return err
+	})
+	if stopped != nil {
+		return stopped
+	}
+	return err
+}
+
+// UsageUntil implements usage.Store.
+func (s *Store) UsageUntil(ctx context.Context) (until time.Time, err error) {
+	err = s.reading(ctx, "reading how far usage was counted", func(f *file) error {
+		return f.read.QueryRowContext(ctx, `SELECT max(until) FROM usage_writers`).Scan(timeInto{&until})
+	})
+	return until, err
+}
+
+// recall stores a chunk, and drops those of its key that are older than the newest Keep requests.
+func (t *tx) recall(c *usage.Chunk) error {
+	if _, err := t.exec(`INSERT INTO recent_requests (keyspace, key_id, newest, expires_at, n, entries) VALUES ($1, $2, $3, $4, $5, $6)`,
+		c.Keyspace, c.Key, c.Newest.UnixMicro(), c.Expires.UnixMicro(), int64(c.Count), string(c.Entries)); err != nil || c.Keep == 0 {
+		return err
+	}
+	kept, last := 0, int64(0)
+	err := t.rows(`SELECT seq, n FROM recent_requests WHERE key_id = $1 ORDER BY seq DESC`, []any{c.Key}, func(rows *sql.Rows) error {
+		var seq int64
+		var n int
+		err := rows.Scan(&seq, &n)
+		if kept < c.Keep {
+			last = seq
+		}
+		kept += n
+		return err
+	})
+	if err != nil || kept <= c.Keep {
+		return err
+	}
+	_, err = t.exec(`DELETE FROM recent_requests WHERE key_id = $1 AND seq < $2`, c.Key, last)
+	return err
+}
+
+// RecentRequests implements usage.Store.
+func (s *Store) RecentRequests(ctx context.Context, keyspace, key string) ([]usage.Chunk, error) {
+	var out []usage.Chunk
+	err := s.reading(ctx, "reading the last requests", func(f *file) error {
+		out = out[:0]
+		rows, err := f.read.QueryContext(ctx, `SELECT seq, newest, expires_at, n, entries FROM recent_requests
+			WHERE key_id = $1 AND keyspace = $2 ORDER BY seq DESC`, key, keyspace)
+		return each(rows, err, func(rows *sql.Rows) error {
+			c := usage.Chunk{Keyspace: keyspace, Key: key}
+			var entries string
+			err := rows.Scan(&c.Seq, timeInto{&c.Newest}, timeInto{&c.Expires}, &c.Count, &entries)
+			c.Entries = []byte(entries)
+			out = append(out, c)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// pruneAtOnce bounds how many rows one transaction drops, so that others need not wait.
+const pruneAtOnce = 2000
+
+// PruneUsage implements usage.Store.
+func (s *Store) PruneUsage(ctx context.Context, now, silent time.Time) error {
+	for {
+		var n int64
+		err := s.writing(ctx, "dropping old requests", func(t *tx) (err error) {
+			if n, err = t.exec(`DELETE FROM recent_requests WHERE seq IN
+				(SELECT seq FROM recent_requests WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)`, now.UnixMicro(), pruneAtOnce); err != nil {
+				return err
+			}
+			// The newest says up to when usage was complete, and stays.
+			_, err = t.exec(`DELETE FROM usage_writers WHERE written_at < $1 AND until < (SELECT max(until) FROM usage_writers)`, silent.UnixMicro())
+			return err
+		})
+		if err != nil || n < pruneAtOnce {
+			return err
+		}
+	}
+}

@@ -1,0 +1,73 @@
+package usage
+
+import (
+	"encoding/csv"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// WriteCSV writes the report as RFC 4180 has it, under a header. Every reason to refuse
+// has a column, so that the columns of all reports are the same. The column
+// complete says whether that line will change no more.
+func (r *Report) WriteCSV(w io.Writer, step Step) error {
+	out := csv.NewWriter(w)
+	out.UseCRLF = true
+	header := []string{"from", "tenant", "key", "requests", "allowed", "refused"}
+	for reason := gateway.MissingKey; reason < gateway.NumReasons; reason++ {
+		if ofKeys(reason) {
+			header = append(header, "refused_"+reason.String())
+		}
+	}
+	header = append(header, "upstream_errors", "credits", "bytes_in", "bytes_out", "latency_ms_p50", "latency_ms_p99", "complete")
+	if err := out.Write(header); err != nil {
+		return err
+	}
+	for i := range r.Data {
+		if err := out.Write(r.cells(&r.Data[i], step)); err != nil {
+			return err
+		}
+	}
+	out.Flush()
+	return out.Error()
+}
+
+// ofKeys says whether a request of a known key may be refused for the reason.
+func ofKeys(r gateway.Reason) bool {
+	switch r {
+	case gateway.MissingKey, gateway.MalformedKey, gateway.InvalidKey, gateway.AmbiguousKey, gateway.TooManyFailures:
+		return false
+	}
+	return true
+}
+
+func (r *Report) cells(l *Line, step Step) []string {
+	n := func(v int64) string { return strconv.FormatInt(v, 10) }
+	ms := func(v *float64) string {
+		if v == nil {
+			return ""
+		}
+		return strconv.FormatFloat(*v, 'f', -1, 64)
+	}
+	cells := []string{l.From.UTC().Format(time.RFC3339), defuse(l.Tenant), defuse(l.Key), n(l.Requests), n(l.Allowed), n(l.Requests - l.Allowed)}
+	for reason := gateway.MissingKey; reason < gateway.NumReasons; reason++ {
+		if ofKeys(reason) {
+			cells = append(cells, n(l.Refused[reason.String()]))
+		}
+	}
+	complete := r.CompleteUntil != nil && !l.From.Add(step.length()).After(*r.CompleteUntil)
+	return append(cells, n(l.UpstreamErrors), n(l.Credits), n(l.BytesIn), n(l.BytesOut), ms(l.Latency.P50), ms(l.Latency.P99), strconv.FormatBool(complete))
+}
+
+// defuse returns a text that no spreadsheet takes for a formula: one that could be is
+// led by an apostrophe. https://owasp.org/www-community/attacks/CSV_Injection
+func defuse(s string) string {
+	if s != "" && strings.ContainsAny(s[:1], "=+-@\t\r\n|%") || strings.HasPrefix(s, "＝") || strings.HasPrefix(s, "＋") ||
+		strings.HasPrefix(s, "－") || strings.HasPrefix(s, "＠") {
+		return "'" + s
+	}
+	return s
+}

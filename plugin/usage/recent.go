@@ -1,0 +1,208 @@
+package usage
+
+import (
+	"encoding/json"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// Log says how a keyspace's keys' last requests are remembered. Immutable.
+type Log struct {
+	// Keep is how many per key, at least 1, and For how long.
+	Keep int
+	For  time.Duration
+	// Address says how much of the client's address is kept.
+	Address AddressForm
+	// Route keeps, instead of the path, only what tells routes apart: the pattern of the rule
+	// that the request was judged by or, where no rule is about it, the path's first segment.
+	Route bool
+	// Clean returns a text without the keys in it.
+	Clean func(string) string
+}
+
+// AddressForm says how much of an address is kept.
+type AddressForm uint8
+
+const (
+	AddressFull   AddressForm = iota
+	AddressPrefix             // the IPv4 /24 or IPv6 /48 that it is in
+	AddressOff
+)
+
+// maxWaiting bounds the requests of all keys that wait to be written: about 200 bytes each, and what
+// their paths hold. Beyond it a key's newer requests take its older ones' place, and keys
+// that have none waiting remember none.
+const maxWaiting = 1 << 17
+
+// ring is the last requests of one key, at most Keep.
+type ring struct {
+	entries []entry
+	// next is where the next one goes, once the ring is full.
+	next int
+	log  *Log
+}
+
+// entry is a request as it is remembered before it is written.
+type entry struct {
+	at                          int64 // Unix nanoseconds of its end
+	took                        time.Duration
+	method, path, rawPath, rule string
+	addr                        netip.Addr
+	status                      int
+	reason                      gateway.Reason
+}
+
+// remember notes a request; c.mu is held.
+func (c *Counter) remember(r *Request, at int64, took time.Duration) {
+	if c.recent == nil {
+		if c.tracker.waiting.Load() >= maxWaiting {
+			return
+		}
+		c.recent = rings.Get().(*ring)
+		c.tracker.listRecent(c)
+	}
+	g := c.recent
+	g.log = r.Log
+	var e *entry
+	if len(g.entries) < r.Log.Keep && (len(g.entries) == 0 || c.tracker.waiting.Load() < maxWaiting) {
+		g.inOrder()
+		g.entries = append(g.entries, entry{})
+		e = &g.entries[len(g.entries)-1]
+		c.tracker.waiting.Add(1)
+	} else {
+		g.next %= len(g.entries)
+		e = &g.entries[g.next]
+		g.next++
+	}
+	e.at, e.took, e.status, e.addr = at, took, r.Status, r.Addr
+	e.method, e.path, e.rawPath, e.rule = r.Method, r.Path, r.RawPath, r.Rule
+	e.reason = r.Reason
+	if r.Observed != gateway.Allowed {
+		e.reason = r.Observed
+	}
+}
+
+// inOrder makes the oldest entry the first.
+func (g *ring) inOrder() {
+	if g.next %= max(len(g.entries), 1); g.next == 0 {
+		return
+	}
+	turned := append(append(make([]entry, 0, cap(g.entries)), g.entries[g.next:]...), g.entries[:g.next]...)
+	g.entries, g.next = turned, 0
+}
+
+// release gives the ring back for reuse, without what it held.
+func (g *ring) release() {
+	clear(g.entries)
+	g.entries, g.next, g.log = g.entries[:0], 0, nil
+	rings.Put(g)
+}
+
+// RequestRecord is one of a key's last requests, as the API shows it.
+type RequestRecord struct {
+	// Time is when it ended.
+	Time   time.Time `json:"time"`
+	Method string    `json:"method"`
+	// Path as it was at the directive, without its query and without keys.
+	Path   string `json:"path"`
+	Status int    `json:"status"`
+	// Reason is "allowed", or why it was refused or, where that was only observed, would have been.
+	Reason string `json:"reason"`
+	// Latency in milliseconds.
+	Latency float64 `json:"latency_ms"`
+	// Address of the client; null where none is kept.
+	Address *string `json:"address"`
+}
+
+// Bounds of what is kept of a request.
+const (
+	maxPath   = 1024
+	maxMethod = 32
+)
+
+// record returns the entry as it is stored.
+func (e *entry) record(log *Log) RequestRecord {
+	r := RequestRecord{
+		Time: time.Unix(0, e.at).UTC().Truncate(time.Microsecond), Method: clip(log.Clean(e.method), maxMethod), Status: e.status, Reason: e.reason.String(),
+		Latency: float64(e.took.Microseconds()) / 1000,
+	}
+	if log.Route {
+		r.Path = route(e)
+	} else {
+		u := url.URL{Path: e.path, RawPath: e.rawPath}
+		r.Path = u.EscapedPath()
+	}
+	r.Path = clip(log.Clean(r.Path), maxPath)
+	if a := addressText(e.addr, log.Address); a != "" {
+		r.Address = &a
+	}
+	return r
+}
+
+// route returns what tells the request's route from others.
+func route(e *entry) string {
+	if e.rule != "" {
+		return e.rule
+	}
+	first, _, more := strings.Cut(strings.TrimPrefix(e.path, "/"), "/")
+	if !more {
+		return "/*" // of one segment, which may be anything
+	}
+	u := url.URL{Path: "/" + first}
+	return u.EscapedPath() + "/*"
+}
+
+func addressText(a netip.Addr, form AddressForm) string {
+	if !a.IsValid() || form == AddressOff {
+		return ""
+	}
+	a = a.Unmap().WithZone("")
+	if form == AddressFull {
+		return a.String()
+	}
+	bits := 48
+	if a.Is4() {
+		bits = 24
+	}
+	return netip.PrefixFrom(a, bits).Masked().String()
+}
+
+// clip bounds a text, of which nothing but its beginning may be needed.
+func clip(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
+}
+
+// chunk returns the ring's requests as they are stored, oldest first.
+func (g *ring) chunk(c *Counter) (Chunk, error) {
+	g.inOrder()
+	records := make([]RequestRecord, len(g.entries))
+	for i := range g.entries {
+		records[i] = g.entries[i].record(g.log)
+	}
+	b, err := json.Marshal(records)
+	if err != nil {
+		return Chunk{}, err
+	}
+	newest := records[len(records)-1].Time
+	ch := Chunk{
+		Keyspace: c.keyspace, Key: c.key, Newest: newest, Expires: newest.Add(g.log.For),
+		Count: len(records), Entries: b,
+	}
+	// A key's surplus is looked for now and then, and at first, when it isn't known how
+	// much is there.
+	if c.chunks%chunksPerPrune == 0 || len(records) >= g.log.Keep {
+		ch.Keep, c.chunks = g.log.Keep, 0
+	}
+	c.chunks++
+	return ch, nil
+}
+
+// chunksPerPrune is how many chunks a key may have written before its surplus is dropped.
+const chunksPerPrune = 16
