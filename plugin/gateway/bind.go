@@ -13,7 +13,9 @@ import (
 // bound is what a key amounts to under one view: its plan, what the plan leaves of its
 // scopes, and the limits it is subject to. Immutable; made when the key is first judged by a view.
 type bound struct {
-	view      *View
+	view *View
+	// seq is the view's when this was made: a renewed view binds anew.
+	seq       int64
 	plan      *Plan
 	scopes    ScopeSet
 	scopeList string
@@ -32,7 +34,7 @@ type bound struct {
 // bind returns what e amounts to under the request's view. An error means that it
 // cannot be told: the request is Unavailable, never refused.
 func (g *Gateway) bind(ctx context.Context, req *Request, e *entry) (*bound, error) {
-	if b := e.bound.Load(); b != nil && b.view == req.View {
+	if b := e.bound.Load(); b != nil && b.view == req.View && b.seq == req.View.seq.Load() {
 		return b, nil
 	}
 	b, err := g.rebind(ctx, req, e)
@@ -44,7 +46,7 @@ func (g *Gateway) bind(ctx context.Context, req *Request, e *entry) (*bound, err
 	// one made: they bind for themselves.
 	for {
 		old := e.bound.Load()
-		if old != nil && old.view.Seq > b.view.Seq {
+		if old != nil && old.seq > b.seq {
 			return b, nil
 		}
 		if e.bound.CompareAndSwap(old, b) {
@@ -70,7 +72,7 @@ func (g *Gateway) rebind(ctx context.Context, req *Request, e *entry) (*bound, e
 	if n := len(limits) + len(own); n > ratelimit.MaxLines {
 		return nil, fmt.Errorf("key %s is subject to %d limits, at most %d can be checked together", e.rec.ID, n, ratelimit.MaxLines)
 	}
-	b := &bound{view: req.View, plan: plan}
+	b := &bound{view: req.View, seq: req.View.seq.Load(), plan: plan}
 	b.scopes = ks.Scopes.Closure(e.rec.Scopes) & plan.Cap
 	b.scopeList = strings.Join(ks.Scopes.List(b.scopes), " ")
 
@@ -90,13 +92,13 @@ func (g *Gateway) rebind(ctx context.Context, req *Request, e *entry) (*bound, e
 		b.durable = b.durable || p.Kind == ratelimit.Quota
 	}
 	// Later configurations outweigh earlier ones, and under one configuration later rows do.
-	epoch := req.View.Seq<<32 + e.ten.Version
+	epoch := b.seq<<32 + e.ten.Version
 	switch {
 	case len(b.address) == 0:
 	case e.ten.overrides != nil:
 		b.addressOwner, b.addressEpoch = e.owner.subject.ID(), epoch
 	default:
-		b.addressOwner, b.addressEpoch = "p:"+ks.Name+":"+plan.Name, req.View.Seq<<32
+		b.addressOwner, b.addressEpoch = "p:"+ks.Name+":"+plan.Name, b.seq<<32
 	}
 	b.tenant.Subject, b.key.Subject = e.owner.subject, e.key.subject
 	b.tenant.Lines = e.owner.subject.Bind(epoch, ratelimit.FromPlan, perTenant)

@@ -119,14 +119,22 @@ type Keyspace struct {
 
 // View is one configuration, compiled. Handlers carry the view they were provisioned
 // with and pass it to Check, so requests that an old configuration still serves are
-// judged by it. Immutable.
+// judged by it. Immutable but for its place among the others.
 type View struct {
 	Keyspaces map[string]*Keyspace
 	// Hasher digests keys under the configured peppers.
 	Hasher *apikey.Hasher
-	// Seq orders views: later ones win where bucket sizes are state (see Subject.Bind).
-	Seq int64
+	// seq orders views: later ones win where bucket sizes are state (see Subject.Bind).
+	seq atomic.Int64
 }
+
+// Renew makes v the newest view. For when a newer one was given up after requests had
+// been judged by it: what it left in the limits is replaced, and it outweighs nothing
+// any more.
+func (v *View) Renew() { v.seq.Store(viewSeq.Add(1)) }
+
+// Newer says whether v was made, or renewed, after other.
+func (v *View) Newer(other *View) bool { return v.seq.Load() > other.seq.Load() }
 
 // saltSeed makes keyspace salts the same in every view of this process.
 var saltSeed = maphash.MakeSeed()
@@ -136,7 +144,8 @@ var viewSeq atomic.Int64
 
 // NewView returns a view of the keyspaces, numbered after all earlier ones. Does not block.
 func NewView(hasher *apikey.Hasher, keyspaces ...*Keyspace) *View {
-	v := &View{Keyspaces: make(map[string]*Keyspace, len(keyspaces)), Hasher: hasher, Seq: viewSeq.Add(1)}
+	v := &View{Keyspaces: make(map[string]*Keyspace, len(keyspaces)), Hasher: hasher}
+	v.Renew()
 	for _, ks := range keyspaces {
 		ks.salt = maphash.String(saltSeed, ks.Name)
 		v.Keyspaces[ks.Name] = ks
