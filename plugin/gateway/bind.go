@@ -219,9 +219,6 @@ func (g *Gateway) addressParty(ctx context.Context, req *Request, b *bound) (rat
 	if err := g.loadUsage(ctx, s, req); err != nil {
 		return ratelimit.Party{}, err
 	}
-	if b.durable {
-		g.markAddress(s)
-	}
 	return p, nil
 }
 

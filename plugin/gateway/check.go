@@ -271,7 +271,9 @@ func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *entr
 	d.entry, d.at = e, req.Now
 	d.charged = req.Trace == nil
 	if b.durable && d.charged {
+		// After the charge: a flush that came between would miss it.
 		g.markDirty(e)
+		g.markAddress(bill)
 	}
 	return false
 }

@@ -73,10 +73,8 @@ func (t *tenantState) turn() chan struct{} {
 // spent was written back before, and requests that need credits wait until f returned.
 // For what changes or reads a balance in the store. It returns f's error, or why the lease could not be given back.
 func (g *Gateway) WithCredits(ctx context.Context, keyspace, tenant string, f func() error) error {
-	t := g.table.findTenant(stateID{keyspace, tenant})
-	if t == nil {
-		return f()
-	}
+	t := g.table.useTenant(stateID{keyspace, tenant})
+	defer g.table.releaseTenant(t)
 	if err := t.lock(ctx); err != nil {
 		return err
 	}
@@ -84,7 +82,7 @@ func (g *Gateway) WithCredits(ctx context.Context, keyspace, tenant string, f fu
 	account := t.subject.Account()
 	defer account.Invalidate()
 	unspent := account.Surrender()
-	err := g.flush(ctx)
+	err := g.flushAll(ctx, account)
 	if err == nil {
 		err = g.store.ReturnCredits(ctx, g.node, keyspace, tenant)
 	}
@@ -96,16 +94,47 @@ func (g *Gateway) WithCredits(ctx context.Context, keyspace, tenant string, f fu
 	return f()
 }
 
+// settlePause is how long whoever calls a lease in waits for requests that have just
+// spent of it and not yet said so, and settleTries how often.
+const (
+	settlePause = 100 * time.Microsecond
+	settleTries = 1000
+)
+
+// flushAll flushes until nothing that was spent from the account's former leases is
+// unsettled: a request may be between spending and saying that there is something to flush.
+func (g *Gateway) flushAll(ctx context.Context, account *ratelimit.Account) error {
+	for range settleTries {
+		if err := g.flush(ctx); err != nil {
+			return err
+		}
+		if account.Unsettled() == 0 {
+			return nil
+		}
+		select {
+		case <-time.After(settlePause):
+		case <-ctx.Done():
+			return fmt.Errorf("%w: settling credits: %w", ErrStore, ctx.Err())
+		}
+	}
+	return fmt.Errorf("%w: credits that requests spent could not be settled", ErrStore)
+}
+
+// settleAll gives back all leases and forgets every balance: the store's are others than
+// those that were leased from.
+func (g *Gateway) settleAll(ctx context.Context) (err error) {
+	g.table.eachTenant(func(t *tenantState) {
+		if e := g.WithCredits(ctx, t.id.keyspace, t.id.id, func() error { return nil }); e != nil && err == nil {
+			err = e
+		}
+	})
+	return err
+}
+
 // returnLeases gives back all leases, at a clean stop.
 func (g *Gateway) returnLeases(ctx context.Context) error {
 	var first error
-	done := map[*tenantState]bool{}
-	g.table.eachKey(nil, func(k *keyState) {
-		t := k.owner
-		if done[t] {
-			return
-		}
-		done[t] = true
+	g.table.eachTenant(func(t *tenantState) {
 		if t.subject.Account().Surrender() == 0 {
 			return
 		}
@@ -135,6 +164,7 @@ func (g *Gateway) settle(d *Decision, cost int64) int64 {
 	shortfall := g.limiter.Adjust(ctx, d.at, &d.bill, delta)
 	d.bill.Cost = cost
 	g.markDirty(d.entry)
+	g.markAddress(&d.bill)
 	return shortfall
 }
 

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"maps"
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
@@ -44,7 +45,7 @@ func (g *Gateway) flush(ctx context.Context) error {
 	}
 
 	f := &Flush{At: time.Now()}
-	subjects := addresses
+	subjects := maps.Clone(addresses)
 	keys := map[*keyState]*entry{}
 	for _, e := range entries {
 		// Cleared before the counts are read: what is counted from here on marks it again.
@@ -71,29 +72,34 @@ func (g *Gateway) flush(ctx context.Context) error {
 			f.Usage = append(f.Usage, Usage{Subject: u.Subject, Calendar: u.Calendar, Start: u.Start, Used: u.Used})
 		}
 	}
-	spenders := map[*keyState]Spend{}
+	spent := map[*keyState]ratelimit.Spent{}
 	for k, e := range keys {
-		if amount, shortfall := k.subject.TakeSpent(); amount != 0 || shortfall != 0 {
-			s := Spend{Keyspace: e.keyspace(), Tenant: e.ten.Slug, KeyID: e.rec.ID, Amount: amount, Shortfall: shortfall}
-			spenders[k] = s
-			f.Spends = append(f.Spends, s)
+		if s := k.subject.TakeSpent(); s != (ratelimit.Spent{}) {
+			spent[k] = s
+			f.Spends = append(f.Spends, Spend{Keyspace: e.keyspace(), Tenant: e.ten.Slug, KeyID: e.rec.ID,
+				Amount: s.Amount, Returned: s.Returned, Shortfall: s.Shortfall})
 		}
 	}
 	if err := g.store.WriteFlush(ctx, g.node, f); err != nil {
-		for k, s := range spenders {
-			k.subject.PutBack(s.Amount, s.Shortfall)
+		for k, s := range spent {
+			k.subject.PutBack(s)
 		}
 		for _, e := range entries {
 			g.markDirty(e)
 		}
+		g.dirtyMu.Lock()
 		for s := range addresses {
-			g.markAddress(s)
+			g.dirtyAddresses[s] = struct{}{}
 		}
+		g.dirtyMu.Unlock()
 		return err
 	}
 	g.writeWorked()
 	for s, c := range counts {
 		s.Flushed(c)
+	}
+	for k, s := range spent {
+		keys[k].owner.subject.Account().Settled(s)
 	}
 	g.tellCounts(f, keys, counts)
 	return nil
@@ -105,13 +111,14 @@ func (g *Gateway) rehash(ctx context.Context) {
 	for {
 		select {
 		case r := <-g.rehashes:
+			// Before, so that a form which is stored is never one that the filter lacks.
+			g.learn([][]byte{r.to.Digest[:]})
 			if err := g.store.Rehash(ctx, r.keyspace, r.secret, r.to); err != nil {
 				if !errors.Is(err, ErrNotFound) && ctx.Err() == nil {
 					g.writeFailed("storing a key under the current pepper", err)
 				}
 				return
 			}
-			g.learn([][]byte{r.to.Digest[:]})
 		default:
 			return
 		}

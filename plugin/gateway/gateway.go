@@ -63,8 +63,10 @@ type Gateway struct {
 	// filter of all stored digests; nil until first filled. filling is the next one.
 	filter, filling atomic.Pointer[filter]
 	refill          chan struct{}
-	// distrusted counts how often the filter may have missed a digest.
+	// distrusted counts how often the filter may have missed a digest. filterMu keeps a
+	// filter from being put in place beside that.
 	distrusted atomic.Int64
+	filterMu   sync.Mutex
 
 	ready   chan struct{} // closed when Start has succeeded
 	isReady atomic.Bool
@@ -277,6 +279,16 @@ func (g *Gateway) filterLoop(ctx context.Context) {
 	}
 }
 
+// distrust gives the filter up: a digest was stored that it may lack, and until it was
+// filled anew only the store can tell.
+func (g *Gateway) distrust() {
+	g.filterMu.Lock()
+	g.distrusted.Add(1)
+	g.filter.Store(nil)
+	g.filterMu.Unlock()
+	g.askRefill()
+}
+
 func (g *Gateway) askRefill() {
 	select {
 	case g.refill <- struct{}{}:
@@ -286,11 +298,16 @@ func (g *Gateway) askRefill() {
 
 func saltOf(keyspace string) uint64 { return maphash.String(saltSeed, keyspace) }
 
-// markAddress notes that an address's quota counts changed.
-func (g *Gateway) markAddress(s *ratelimit.Subject) {
-	g.dirtyMu.Lock()
-	g.dirtyAddresses[s] = struct{}{}
-	g.dirtyMu.Unlock()
+// markAddress notes that quotas of the bill's address, if it has any, were counted.
+func (g *Gateway) markAddress(b *ratelimit.Bill) {
+	for i := range b.Address.Lines {
+		if b.Address.Lines[i].Policy.Kind == ratelimit.Quota {
+			g.dirtyMu.Lock()
+			g.dirtyAddresses[b.Address.Subject] = struct{}{}
+			g.dirtyMu.Unlock()
+			return
+		}
+	}
 }
 
 // rehash is a secret that is stored in another form than keys are issued in now.

@@ -50,6 +50,9 @@ type Spend struct {
 	Tenant   string
 	KeyID    string
 	Amount   int64
+	// Returned was given back of leases that this node does not hold any more: it goes to
+	// the balance, and to no lease.
+	Returned int64
 	// Shortfall is what actual costs exceeded the balance by: recorded, not taken.
 	Shortfall int64
 }

@@ -73,7 +73,10 @@ type keyState struct {
 
 // tenantState is the same for a tenant.
 type tenantState struct {
-	id      stateID
+	id stateID
+	// users is how many key states refer to it, and who else needs it to stay. It rises
+	// under the shard's lock, or while it is above 0.
+	users   atomic.Int64
 	version atomic.Uint64
 	subject *ratelimit.Subject
 	// leasing is held by whoever leases credits, or has them recalled; a channel, so that waiting ends
@@ -147,11 +150,9 @@ func (t *table) admit(g *generations, digest apikey.Digest, r *Record) *entry {
 		ts.mu.Unlock()
 		return nil
 	}
-	owner := ts.tenants[tid]
-	if owner == nil {
-		owner = &tenantState{id: tid, subject: ratelimit.NewSubject("t:" + tid.keyspace + ":" + tid.id)}
-		ts.tenants[tid] = owner
-	}
+	owner := ts.tenant(tid)
+	owner.users.Add(1) // until the key's state does
+	defer owner.users.Add(-1)
 	e := &entry{owner: owner, tenantVersion: owner.version.Load()}
 	if owner.held == nil || owner.heldVersion != e.tenantVersion || owner.held.Version != r.Tenant.Version {
 		owner.held, owner.heldVersion = t.holdTenant(r.Tenant), e.tenantVersion
@@ -177,9 +178,73 @@ func (t *table) admit(g *generations, digest apikey.Digest, r *Record) *entry {
 		ks.keys[kid] = state
 		t.keys.Add(1)
 	}
-	state.owner = owner
+	if state.owner != owner {
+		if state.owner != nil {
+			state.owner.users.Add(-1)
+		}
+		owner.users.Add(1)
+		state.owner = owner
+	}
 	e.key, e.keyVersion = state, state.version.Load()
 	return e
+}
+
+// tenant returns the tenant's state, made where there was none. The shard is locked.
+func (s *tableShard) tenant(id stateID) *tenantState {
+	t := s.tenants[id]
+	if t == nil {
+		t = &tenantState{id: id, subject: ratelimit.NewSubject("t:" + id.keyspace + ":" + id.id)}
+		s.tenants[id] = t
+	}
+	return t
+}
+
+// useTenant returns the tenant's state, made where there was none. It stays until
+// it was released.
+func (t *table) useTenant(id stateID) *tenantState {
+	_, s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.tenant(id)
+	o.users.Add(1)
+	return o
+}
+
+// releaseTenant undoes useTenant. A state that nobody else needs is dropped at once.
+func (t *table) releaseTenant(o *tenantState) {
+	_, s := t.shard(o.id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o.users.Add(-1)
+	s.dropTenant(o, time.Now())
+}
+
+// dropTenant drops the tenant's state if nobody needs it and it is as new. The shard is locked.
+func (s *tableShard) dropTenant(o *tenantState, now time.Time) {
+	if o.users.Load() == 0 && o.subject.Drop(now) {
+		o.version.Add(1)
+		s.generation.Add(1)
+		delete(s.tenants, o.id)
+	}
+}
+
+// eachTenant calls f, outside the locks, with every tenant state, which stays meanwhile.
+func (t *table) eachTenant(f func(*tenantState)) {
+	var batch []*tenantState
+	for i := range t.shards {
+		s := &t.shards[i]
+		batch = batch[:0]
+		s.mu.Lock()
+		for _, o := range s.tenants {
+			o.users.Add(1)
+			batch = append(batch, o)
+		}
+		s.mu.Unlock()
+		for _, o := range batch {
+			f(o)
+			o.users.Add(-1)
+		}
+	}
 }
 
 // changeKey makes every entry of the key a miss, also those that are being loaded now,
@@ -269,7 +334,6 @@ func (t *table) sweep(now time.Time, keep int64) {
 	if t.keys.Load() <= keep {
 		return
 	}
-	used := map[*tenantState]bool{}
 	for i := range t.shards {
 		s := &t.shards[i]
 		s.mu.Lock()
@@ -279,21 +343,16 @@ func (t *table) sweep(now time.Time, keep int64) {
 				s.generation.Add(1) // a load that found this state must not finish with it
 				delete(s.keys, id)
 				t.keys.Add(-1)
-				continue
+				k.owner.users.Add(-1)
 			}
-			used[k.owner] = true
 		}
 		s.mu.Unlock()
 	}
 	for i := range t.shards {
 		s := &t.shards[i]
 		s.mu.Lock()
-		for id, o := range s.tenants {
-			if leased, _ := o.subject.Account().Held(); !used[o] && leased == 0 && o.subject.Drop(now) {
-				o.version.Add(1)
-				s.generation.Add(1)
-				delete(s.tenants, id)
-			}
+		for _, o := range s.tenants {
+			s.dropTenant(o, now)
 		}
 		s.mu.Unlock()
 	}

@@ -24,7 +24,9 @@ type faultyStore struct {
 	*sqlstore.Store
 	down        atomic.Bool
 	lookups     atomic.Int64
+	changes     atomic.Int64
 	afterLookup atomic.Pointer[func()]
+	noDigests   bool
 }
 
 var errDown = fmt.Errorf("%w: taken away by the test", gateway.ErrStore)
@@ -41,6 +43,14 @@ func (s *faultyStore) Lookup(ctx context.Context, ks string, c []apikey.Candidat
 	return r, err
 }
 
+func (s *faultyStore) Digests(ctx context.Context, yield func(string, []byte) bool) error {
+	if s.noDigests {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return s.Store.Digests(ctx, yield)
+}
+
 func (s *faultyStore) WriteFlush(ctx context.Context, node string, f *gateway.Flush) error {
 	if s.down.Load() {
 		return errDown
@@ -49,6 +59,7 @@ func (s *faultyStore) WriteFlush(ctx context.Context, node string, f *gateway.Fl
 }
 
 func (s *faultyStore) Changes(ctx context.Context, after int64, limit int) ([]gateway.Change, error) {
+	s.changes.Add(1)
 	if s.down.Load() {
 		return nil, errDown
 	}
@@ -79,6 +90,8 @@ type world struct {
 	ks     *gateway.Keyspace
 	n      atomic.Int64
 	hasher *apikey.Hasher
+	// noDigests keeps the filter of digests from being filled.
+	noDigests bool
 }
 
 func must[T any](v T, err error) func(testing.TB) T {
@@ -165,7 +178,7 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.store = &faultyStore{Store: s}
+	w.store = &faultyStore{Store: s, noDigests: w.noDigests}
 	w.gw = must(gateway.New(gateway.Options{Store: w.store, Logger: slog.New(slog.DiscardHandler)}))(w.t)
 	if err := w.gw.Start(ctx); err != nil {
 		w.t.Fatal(err)

@@ -21,6 +21,9 @@ type Account struct {
 	lease uint64
 	// changes counts Invalidate and Surrender.
 	changes uint64
+	// unsettled is what was spent of leases, less what was given back to them, and not
+	// yet taken from the balance.
+	unsettled int64
 }
 
 // Account returns the subject's account.
@@ -93,31 +96,61 @@ func (a *Account) stand(st *Standing, p *Policy) {
 }
 
 // adjust takes delta more, or gives it back, for a charge made from the lease of that
-// number, and returns what it could not take. What is given back after that lease was
-// surrendered reaches the balance through the store alone, or it could be spent twice.
-func (a *Account) adjust(lease uint64, delta int64) (shortfall int64) {
-	switch {
-	case delta >= 0:
-		taken := min(delta, a.leased)
-		a.leased -= taken
-		return delta - taken
-	case lease == a.lease:
-		a.leased -= delta
-	default:
-		a.forget()
+// number, and returns how. What is given back after that lease was surrendered reaches
+// the balance through the store alone, or it could be spent twice.
+func (a *Account) adjust(lease uint64, delta int64) Spent {
+	if delta < 0 && lease != a.lease {
+		return Spent{Returned: -delta}
 	}
-	return 0
+	taken := min(delta, a.leased)
+	a.take(taken)
+	return Spent{Amount: taken, Shortfall: delta - taken}
 }
 
-// TakeSpent returns and forgets what this key's requests spent of its tenant's credits
-// since the last call (net of what was given back, so it may be negative), and the
-// shortfall; PutBack undoes it after a failed write. Neither blocks.
-func (s *Subject) TakeSpent() (amount, shortfall int64) {
-	return s.spent.Swap(0), s.shortfall.Swap(0)
+// take takes n from the lease.
+func (a *Account) take(n int64) {
+	a.leased -= n
+	a.unsettled += n
+}
+
+// Settled notes that what TakeSpent returned was taken from the balance.
+func (a *Account) Settled(s Spent) {
+	a.s.mu.Lock()
+	defer a.s.mu.Unlock()
+	a.unsettled -= s.Amount
+	if s.Returned != 0 {
+		a.forget() // the balance has more now than when the store was asked
+	}
+}
+
+// Unsettled returns what was spent of leases, less what was given back to them, and not
+// yet reported as Settled.
+func (a *Account) Unsettled() int64 {
+	a.s.mu.Lock()
+	defer a.s.mu.Unlock()
+	return a.unsettled
+}
+
+// Spent is what a key's requests spent of its tenant's credits.
+type Spent struct {
+	// Amount was taken from leases, less what was given back to them: it may be negative.
+	Amount int64
+	// Returned was given back after the lease that it was taken from was surrendered.
+	Returned int64
+	// Shortfall could not be taken.
+	Shortfall int64
+}
+
+// TakeSpent returns and forgets what this key's requests spent since the last call;
+// PutBack undoes it after a failed write, and Account.Settled is called after a
+// successful one. Neither blocks.
+func (s *Subject) TakeSpent() Spent {
+	return Spent{s.spent.Swap(0), s.returned.Swap(0), s.shortfall.Swap(0)}
 }
 
 // PutBack adds to what TakeSpent will return.
-func (s *Subject) PutBack(amount, shortfall int64) {
-	s.spent.Add(amount)
-	s.shortfall.Add(shortfall)
+func (s *Subject) PutBack(p Spent) {
+	s.spent.Add(p.Amount)
+	s.returned.Add(p.Returned)
+	s.shortfall.Add(p.Shortfall)
 }

@@ -58,10 +58,9 @@ func (*Local) Adjust(_ context.Context, chargedAt time.Time, b *Bill, delta int6
 				continue
 			}
 			s := p.subject()
-			shortfall = s.account.adjust(b.lease, delta)
-			payer := b.payer(s)
-			payer.spent.Add(delta - shortfall)
-			payer.shortfall.Add(shortfall)
+			made := s.account.adjust(b.lease, delta)
+			b.payer(s).PutBack(made)
+			shortfall = made.Shortfall
 			break
 		}
 	}
@@ -277,7 +276,7 @@ func takeAll(now time.Time, b *Bill, parties *[3]*Party, cost int64, tokens *[Ma
 			case Credits:
 				if !done[0] {
 					done[0] = true
-					s.account.leased -= cost
+					s.account.take(cost)
 					b.lease = s.account.lease
 					b.payer(s).spent.Add(cost)
 				}

@@ -136,8 +136,8 @@ func TestAllOrNothing(t *testing.T) {
 				}
 			}
 		}
-		if amount, lacking := subjects[2].TakeSpent(); amount != spent || lacking != 0 {
-			t.Fatalf("noted %d, want %d", amount, spent)
+		if got := subjects[2].TakeSpent(); got != (Spent{Amount: spent}) {
+			t.Fatalf("noted %+v, want %d", got, spent)
 		}
 		for _, b := range running {
 			l.Release(b)
@@ -292,27 +292,34 @@ func TestCredits(t *testing.T) {
 	a.GrantSince(changes, 0, 0)
 	expect("an outdated answer", errors.Is(l.Charge(ctx, epoch, b, &o), ErrLease))
 	a.GrantSince(a.Changes(), 96, 0)
-	amount, lacking := key.TakeSpent()
-	expect("noted", amount == 5 && lacking == 0)
-	key.PutBack(amount, lacking)
+	noted := key.TakeSpent()
+	expect("noted", noted == Spent{Amount: 5} && a.Unsettled() == 5)
+	key.PutBack(noted)
 	expect("given back", l.Adjust(ctx, epoch, b, -100) == 0)
-	amount, _ = key.TakeSpent()
+	noted = key.TakeSpent()
 	leased, _ := a.Held()
-	expect("no more than its cost", amount == 0 && leased == 105 && l.Peek(ctx, epoch, b, &o) == nil && o.Standings[1].Remaining == 20)
+	expect("no more than its cost", noted == Spent{} && a.Unsettled() == 0 && leased == 105 && l.Peek(ctx, epoch, b, &o) == nil && o.Standings[1].Remaining == 20)
 	l.Release(b)
 	expect("again", l.Charge(ctx, epoch, b, &o) == nil && !o.Refused)
 	expect("shortfall", l.Adjust(ctx, epoch, b, 110) == 10)
-	amount, lacking = key.TakeSpent()
+	noted = key.TakeSpent()
 	leased, _ = a.Held()
-	expect("ends at 0", amount == 105 && lacking == 10 && leased == 0)
+	expect("ends at 0", noted == Spent{Amount: 105, Shortfall: 10} && leased == 0)
+	a.Settled(noted)
+	expect("settled", a.Unsettled() == 0)
 	l.Release(b)
 	expect("the key's own limit", l.Peek(ctx, epoch, b, &o) == nil && o.Kind == Credits && o.Standings[1].Refused)
 	expect("surrender", a.Surrender() == 0)
 	a.Grant(50, 0)
 	l.Adjust(ctx, epoch, b, -5) // of the lease that went back
 	leased, _ = a.Held()
-	amount, _ = key.TakeSpent()
-	expect("goes to the store only", leased == 50 && amount == -5)
+	noted = key.TakeSpent()
+	expect("goes to the store only", leased == 50 && noted == Spent{Returned: 5} && a.Unsettled() == 0)
+	expect("nothing beyond the lease", l.Charge(ctx, epoch, b, &o) == nil && o.Refused)
+	a.Settled(noted)
+	b.Cost, b.Key.Lines = 51, nil
+	expect("perhaps more, since it was given back", errors.Is(l.Charge(ctx, epoch, b, &o), ErrLease))
+	b.Cost = 5
 	expect("not idle with a lease", !tenant.Idle(epoch) && a.Surrender() == 50 && tenant.Idle(epoch))
 
 	// Where a rate refuses anyway, no lease is asked for.
@@ -404,7 +411,7 @@ func TestConcurrentUse(t *testing.T) {
 	}
 	var total, noted int64
 	for i, k := range keys {
-		amount, _ := k.TakeSpent()
+		amount := k.TakeSpent().Amount
 		if amount != allowed[i].Load() {
 			t.Errorf("key %d noted %d, want %d", i, amount, allowed[i].Load())
 		}

@@ -17,8 +17,8 @@ type Subject struct {
 	id string
 	// live requests, and credits spent and lacking at this key, are changed without the
 	// lock where nothing is tested against them.
-	live             atomic.Int64
-	spent, shortfall atomic.Int64
+	live                       atomic.Int64
+	spent, returned, shortfall atomic.Int64
 	// dropped is set under mu, once.
 	dropped atomic.Bool
 
@@ -118,7 +118,7 @@ func (s *Subject) idle(now time.Time) bool {
 
 // busy says that s holds what would be lost with it, other than what time gives back.
 func (s *Subject) busy() bool {
-	if s.live.Load() != 0 || s.spent.Load() != 0 || s.shortfall.Load() != 0 ||
+	if s.live.Load() != 0 || s.spent.Load() != 0 || s.returned.Load() != 0 || s.shortfall.Load() != 0 ||
 		len(s.closed) > 0 || s.account.leased != 0 {
 		return true
 	}

@@ -153,7 +153,8 @@ func (t *tx) Ledger(q management.LedgerQuery) ([]management.LedgerEntry, error) 
 }
 
 // settle takes one spend of a node from the balance and from its lease. A negative
-// amount, given back, goes to both. What the balance does not cover is a shortfall.
+// amount, given back, goes to both; what is returned goes to the balance alone. What
+// the balance does not cover is a shortfall.
 // Of a tenant that is not there any more nothing can be taken.
 func (t *tx) settle(node string, at time.Time, s *gateway.Spend) error {
 	num, credits, err := t.balance(s.Keyspace, s.Tenant)
@@ -164,7 +165,8 @@ func (t *tx) settle(node string, at time.Time, s *gateway.Spend) error {
 		return err
 	}
 	// Not more than there is, nor so little that the balance overflows.
-	taken := max(min(s.Amount, credits), credits-math.MaxInt64)
+	due := s.Amount - s.Returned
+	taken := max(min(due, credits), credits-math.MaxInt64)
 	credits -= taken
 	hour := at.UTC().Truncate(time.Hour)
 	if taken != 0 {
@@ -175,7 +177,7 @@ func (t *tx) settle(node string, at time.Time, s *gateway.Spend) error {
 			return err
 		}
 	}
-	if missing := s.Shortfall + (s.Amount - taken); missing > 0 {
+	if missing := s.Shortfall + (due - taken); missing > 0 {
 		if err := t.accumulate(num, s.KeyID, kindShortfall, hour, at, missing, credits); err != nil {
 			return err
 		}
@@ -184,9 +186,9 @@ func (t *tx) settle(node string, at time.Time, s *gateway.Spend) error {
 	case s.Amount > 0:
 		_, err = t.exec(`UPDATE leases SET amount = CASE WHEN amount > $3 THEN amount - $3 ELSE 0 END
 			WHERE tenant_num = $1 AND node = $2`, num, node, s.Amount)
-	case taken < 0:
+	case s.Amount < 0:
 		_, err = t.exec(`INSERT INTO leases (tenant_num, node, amount) VALUES ($1, $2, $3)
-			ON CONFLICT (tenant_num, node) DO UPDATE SET amount = leases.amount + excluded.amount`, num, node, -taken)
+			ON CONFLICT (tenant_num, node) DO UPDATE SET amount = leases.amount + excluded.amount`, num, node, -s.Amount)
 	}
 	return err
 }

@@ -169,13 +169,26 @@ func spends(t *testing.T, s Store) {
 	if granted, rest := lease(t, s, "n2", "a", 100); granted != 40 || rest != 0 {
 		t.Errorf("leased beside n1: %d, %d; want 40, 0", granted, rest)
 	}
+	// Of a lease that is gone: to the balance, and to nobody's lease.
+	spend(t, s, "n1", at.Add(2*time.Hour), gateway.Spend{Tenant: "a", KeyID: "a-0", Returned: 5})
+	if b := balance(t, s, "a"); b != 85 {
+		t.Errorf("balance: %d, want 85", b)
+	}
+	if granted, rest := lease(t, s, "n2", "a", 100); granted != 5 || rest != 0 {
+		t.Errorf("leased of what was returned: %d, %d; want 5, 0", granted, rest)
+	}
+	// Beside a charge of the next lease.
+	spend(t, s, "n1", at.Add(2*time.Hour), gateway.Spend{Tenant: "a", KeyID: "a-0", Amount: 5, Returned: 5})
+	if granted, rest := lease(t, s, "n2", "a", 100); granted != 5 || rest != 0 {
+		t.Errorf("leased of what was returned: %d, %d; want 5, 0", granted, rest)
+	}
 	// More than there is: to zero and no further, the rest on record.
 	spend(t, s, "n1", at.Add(2*time.Hour), gateway.Spend{Tenant: "a", KeyID: "a-1", Amount: 95})
 	if b := balance(t, s, "a"); b != 0 {
 		t.Errorf("balance: %d, want 0", b)
 	}
 	list := checkLedger(t, s, "a")
-	if list[0].Kind != "shortfall" || list[0].Amount != 15 || list[1].Amount != -80 {
+	if list[0].Kind != "shortfall" || list[0].Amount != 10 || list[1].Amount != -85 {
 		t.Errorf("shortfall: %+v", list[:2])
 	}
 }
