@@ -13,10 +13,16 @@ const changesAtOnce = 1000
 // follow applies what others write to the store: another process on the same file,
 // another node.
 func (g *Gateway) follow(ctx context.Context) {
+	// behind says that something was noticed and could not be read: it is not noticed again.
+	behind := false
 	for ctx.Err() == nil {
-		err := g.store.Wait(ctx)
+		var err error
+		if !behind {
+			err = g.store.Wait(ctx)
+		}
 		if err == nil {
 			err = g.catchUp(ctx)
+			behind = err != nil
 		}
 		if err != nil && ctx.Err() == nil {
 			g.readFailed("following changes", err)
@@ -48,9 +54,12 @@ func (g *Gateway) catchUp(ctx context.Context) error {
 					"applied", after, "store", last)
 				g.table.changeAll()
 				g.tokenChanges.Add(1)
-				g.seq.Store(last)
-				g.askRefill()
+				g.distrust()
 				g.recheckAll()
+				if err := g.settleAll(ctx); err != nil {
+					return err
+				}
+				g.seq.Store(last)
 			}
 			return nil
 		}
@@ -60,8 +69,8 @@ func (g *Gateway) catchUp(ctx context.Context) error {
 		if err := g.Apply(ctx, fresh); err != nil {
 			return err
 		}
-		if last > g.seq.Load() {
-			g.seq.Store(last) // over gaps too
+		// Over gaps too, but not back behind what was applied meanwhile.
+		for now := g.seq.Load(); last > now && !g.seq.CompareAndSwap(now, last); now = g.seq.Load() {
 		}
 		if read < changesAtOnce {
 			return nil
@@ -106,9 +115,7 @@ func (g *Gateway) Apply(ctx context.Context, changes []Change) error {
 	}
 	if first != nil {
 		// Which digests are new is not known: only the store can tell, until it was read again.
-		g.distrusted.Add(1)
-		g.filter.Store(nil)
-		g.askRefill()
+		g.distrust()
 	}
 	// After the filter, so that a look-up that came too early is not remembered as unknown.
 	g.table.created.Add(1)

@@ -223,6 +223,8 @@ func (g *Gateway) fillFilter(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	g.filterMu.Lock()
+	defer g.filterMu.Unlock()
 	if g.distrusted.Load() != distrusted {
 		// A digest was stored meanwhile that could not be learnt. Whoever said so has asked
 		// for another filling.

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"time"
 )
@@ -24,8 +25,12 @@ type fault struct {
 // probeTimeout bounds how long a store that failed is asked whether it answers again.
 const probeTimeout = 2 * time.Second
 
-// note notes a failure and says whether it is the first of a run.
+// note notes a failure and says whether it is the first of a run. That whoever asked
+// went away says nothing of the store.
 func (h *storeHealth) note(f *fault, err error) (first bool) {
+	if errors.Is(err, context.Canceled) {
+		return false
+	}
 	h.errors.Add(1)
 	text := err.Error()
 	f.last.Store(&text)
