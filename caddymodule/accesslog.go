@@ -14,6 +14,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
 )
 
 // requestLogs writes the access and error log lines of the requests that meet one
@@ -39,7 +40,7 @@ func newRequestLogs(ctx caddy.Context, clean func(string) string, places []apike
 	return &requestLogs{
 		access:  log.Named("log.access"),
 		errors:  log.Named("log.error"),
-		secrets: logSecrets{clean: []func(string) string{clean}, places: places},
+		secrets: logSecrets{clean: []func(string) string{clean, management.CleanTokens}, places: places},
 	}
 }
 

@@ -6,6 +6,7 @@
 //	keygate          the app: store, peppers, keyspaces, plans        app.go, config.go
 //	http.handlers.keygate         judges requests                     handler.go, config_handler.go
 //	http.handlers.keygate_health  says whether keys can be judged     health.go
+//	http.handlers.keygate_api     the management API on a site        api_site.go
 //	caddy.logging.encoders.filter.keygate  keeps keys out of logs    logfilter.go
 //	admin.api.keygate             the management API, for this machine  admin.go
 //	caddy keygate …               commands over that API              command*.go
@@ -21,6 +22,7 @@ package caddymodule
 func init() {
 	registerApp()
 	registerHealth()
+	registerAPI()
 	registerHandler()
 	registerLogFilter()
 	registerAdmin()

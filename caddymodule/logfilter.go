@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/management"
 )
 
 // LogFilter writes what of an API key may be shown in place of the key, in the log field
@@ -88,11 +89,14 @@ type knownKeys struct {
 	merged atomic.Pointer[logSecrets]
 }
 
-// usualPlaces are where keys stand whatever a keyspace says.
-var usualPlaces = logSecrets{places: []apikey.Place{
-	{Kind: apikey.InAuthorization, Name: "Bearer"},
-	{Kind: apikey.InHeader, Name: "X-Api-Key"},
-}}
+// usualPlaces are where keys stand whatever a keyspace says; management tokens are told anywhere.
+var usualPlaces = logSecrets{
+	clean: []func(string) string{management.CleanTokens},
+	places: []apikey.Place{
+		{Kind: apikey.InAuthorization, Name: "Bearer"},
+		{Kind: apikey.InHeader, Name: "X-Api-Key"},
+	},
+}
 
 // secrets returns what is known now. It does not block.
 func (k *knownKeys) secrets() *logSecrets {

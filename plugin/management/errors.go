@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
@@ -38,6 +39,8 @@ type Error struct {
 	Detail string
 	// Fields names the fields at fault; empty where it is none's.
 	Fields []FieldError
+	// RetryAfter is when it may be tried again; 0 where that is not known.
+	RetryAfter time.Duration
 }
 
 // FieldError is what is wrong with one field.

@@ -55,6 +55,7 @@ type Manager struct {
 	log    *slog.Logger
 	ids    idSource
 	tokens tokenCache
+	once   onceRunners
 
 	webhooks func(keyspace string) WebhookSettings
 	listener EventListener
@@ -188,6 +189,9 @@ func (m *Manager) write(ctx context.Context, a Actor, keyspace string, f func(*c
 			return err
 		}
 		if err := c.appendEvent(); err != nil {
+			return err
+		}
+		if err := c.commitOnce(ctx); err != nil {
 			return err
 		}
 		// Last, because assigning a sequence number holds up every other writer.

@@ -86,6 +86,7 @@ type Tx interface {
 	Usage(subject string) ([]gateway.Usage, error)
 
 	TokenTx
+	OnceTx
 	WebhookTx
 }
 

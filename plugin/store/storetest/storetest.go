@@ -62,6 +62,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"Usage", usage},
 		{"Peppers", peppers},
 		{"Tokens", tokens},
+		{"Once", once},
 		{"Closed", closed},
 	} {
 		t.Run(tc.name, func(t *testing.T) { tc.test(t, open(t)) })
