@@ -11,10 +11,12 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/rules"
+	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
 // appName is the app's module ID and the name of the global option.
@@ -46,6 +48,11 @@ type App struct {
 	keyspaces map[string]*keyspace
 	view      *gateway.View
 	metrics   *metrics
+	// vault encrypts under the secret; nil where there is none.
+	vault *webhook.Vault
+	// events is Caddy's events app, settled once it takes no more subscriptions.
+	events  *caddyevents.App
+	settled atomic.Bool
 	// pooled is the key under which engine was taken from the pool; empty while it was not.
 	pooled string
 	engine *engine
@@ -77,6 +84,14 @@ func (a *App) Provision(ctx caddy.Context) (err error) {
 	if a.secrets, err = a.expand(caddy.NewReplacer()); err != nil {
 		return err
 	}
+	if a.vault, err = a.secrets.newVault(); err != nil {
+		return err
+	}
+	eventsApp, err := ctx.App("events")
+	if err != nil {
+		return fmt.Errorf("getting the events app: %w", err)
+	}
+	a.events = eventsApp.(*caddyevents.App)
 	hasher, err := apikey.NewHasher(a.secrets.peppers...)
 	if err != nil {
 		return fieldErrorf("peppers", "%w", err)

@@ -56,6 +56,11 @@ const defaultEnvironment = "live"
 //		address full|prefix|off
 //		path    full|route
 //	}
+//	webhooks {
+//		allow_private
+//		expiring <duration>...
+//		unused   <duration>
+//	}
 //	admin_api open
 func (p *parser) keyspaceOptions(path string, ks *KeyspaceConfig) options {
 	note := func(field string, d *caddyfile.Dispenser) { p.lines.note(path+"."+field, d) }
@@ -123,6 +128,11 @@ func (p *parser) keyspaceOptions(path string, ks *KeyspaceConfig) options {
 		"requests": {parse: func(d *caddyfile.Dispenser) (err error) {
 			note("requests", d)
 			ks.Requests, err = parseRequests(d, func(f string, d *caddyfile.Dispenser) { note("requests."+f, d) })
+			return err
+		}},
+		"webhooks": {parse: func(d *caddyfile.Dispenser) (err error) {
+			note("webhooks", d)
+			ks.Webhooks, err = parseWebhooks(d, func(f string, d *caddyfile.Dispenser) { note("webhooks."+f, d) })
 			return err
 		}},
 		"admin_api": {parse: func(d *caddyfile.Dispenser) error {

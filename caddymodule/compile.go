@@ -9,6 +9,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
@@ -40,6 +41,7 @@ type keyspace struct {
 	refusals  *refusals
 	headers   HeadersConfig
 	adminOpen bool
+	webhooks  management.WebhookSettings
 	// requests says how keys' last requests are remembered; nil: they are not.
 	requests *usage.Log
 }
@@ -130,6 +132,9 @@ func (c *KeyspaceConfig) compile(name string) (*keyspace, error) {
 	}
 	if ks.requests, err = c.Requests.compile(gk.Grammar.Clean); err != nil {
 		return nil, within("requests", err)
+	}
+	if ks.webhooks, err = c.Webhooks.compile(); err != nil {
+		return nil, within("webhooks", err)
 	}
 	switch c.AdminAPI {
 	case "":

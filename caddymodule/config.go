@@ -79,6 +79,8 @@ type KeyspaceConfig struct {
 	Failures string `json:"failures,omitempty"`
 	// Requests is how each key's last requests are remembered. Default: the last 100, for a day.
 	Requests *RequestsConfig `json:"requests,omitempty"`
+	// Webhooks is how events reach webhooks. Default: at public addresses only.
+	Webhooks *WebhooksConfig `json:"webhooks,omitempty"`
 	// AdminAPI set to "open" serves this keyspace's management API on Caddy's admin
 	// endpoint also where that listens neither on loopback nor on a Unix socket. Default: "".
 	AdminAPI string `json:"admin_api,omitempty"`

@@ -14,6 +14,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/usage"
+	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
 // engines keeps running engines over reloads, by the store they serve: a new
@@ -33,12 +34,15 @@ type engine struct {
 	path    string
 	log     *logRelay
 	lazy    *lazyStore
+	events  *events
 	usage   *usage.Tracker
 
 	mu sync.Mutex
 	// store is nil until the first start.
 	store   store
 	manager *management.Manager
+	// webhooks delivers events; nil as store is.
+	webhooks *webhook.Service
 	// apps are the started configurations, newest last. Management goes by the newest;
 	// where that fails to come up after all, by the one before.
 	apps []*App
@@ -51,6 +55,7 @@ type lazyStore struct{ gateway.Store }
 // newEngine returns an engine for the SQLite file at path.
 func newEngine(path string, log *slog.Logger) (*engine, error) {
 	e := &engine{path: path, log: newLogRelay(log.Handler()), lazy: new(lazyStore)}
+	e.events = newEvents(e)
 	var err error
 	e.usage = usage.NewTracker(nodeName, slog.New(e.log))
 	e.gateway, err = gateway.New(gateway.Options{
@@ -76,7 +81,10 @@ func (e *engine) start(ctx context.Context, a *App) error {
 		e.store, e.lazy.Store = s, s
 		e.manager = management.New(management.Config{
 			Store: s, Engine: e.gateway, View: e.view, Logger: slog.New(e.log),
+			Webhooks: e.webhookSettings, Listener: e.events,
 		})
+		e.webhooks = e.newWebhooks()
+		e.gateway.Watch(e.webhooks)
 	}
 	if err := checkPeppers(ctx, e.store, a.view.Hasher); err != nil {
 		return err
@@ -94,6 +102,7 @@ func (e *engine) start(ctx context.Context, a *App) error {
 		return fmt.Errorf("storing the check values of the peppers: %w", err)
 	}
 	e.apps = append(e.apps, a)
+	e.webhooks.Start()
 	e.log.follow(a.log.Handler())
 	go a.inherit(e.store)
 	return nil
@@ -131,6 +140,8 @@ func (e *engine) management() *management.Manager {
 func (e *engine) Destruct() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
+	defer e.events.close()
+	e.closeWebhooks(ctx)
 	// First what waits for requests that still run: they go on asking the gateway.
 	err := e.usage.Close(ctx)
 	err = errors.Join(err, e.gateway.Close(ctx))

@@ -17,6 +17,9 @@ var typeSchemas = map[reflect.Type]func() schema{
 	reflect.TypeFor[management.Concurrency](): func() schema {
 		return schema{"type": []string{"integer", "string", "null"}}
 	},
+	reflect.TypeFor[management.DeliveryStatus](): func() schema {
+		return oneOf("", string(management.DeliveryPending), string(management.DeliveryDone), string(management.DeliveryDead))
+	},
 	reflect.TypeFor[gateway.Status](): func() schema {
 		return oneOf("", string(gateway.StatusActive), string(gateway.StatusDisabled), string(gateway.StatusRevoked), string(gateway.StatusExpired))
 	},
@@ -24,18 +27,20 @@ var typeSchemas = map[reflect.Type]func() schema{
 
 // nullable are the lists and objects that may be null, as Type.field.
 var nullable = map[string]bool{
-	"PlanRecord.scopes":  true,
-	"AuditRecord.before": true,
-	"AuditRecord.after":  true,
-	"IssuedKey.key":      true,
-	"IssuedKey.curl":     true,
-	"IssuedToken.token":  true,
+	"PlanRecord.scopes":    true,
+	"AuditRecord.before":   true,
+	"AuditRecord.after":    true,
+	"IssuedKey.key":        true,
+	"IssuedKey.curl":       true,
+	"IssuedToken.token":    true,
+	"IssuedWebhook.secret": true,
 }
 
 // typeNames are the names of types that are called otherwise in the document.
 var typeNames = map[reflect.Type]string{
-	reflect.TypeFor[issued]():      "IssuedKey",
-	reflect.TypeFor[issuedToken](): "IssuedToken",
+	reflect.TypeFor[issuedWebhook](): "IssuedWebhook",
+	reflect.TypeFor[issued]():        "IssuedKey",
+	reflect.TypeFor[issuedToken]():   "IssuedToken",
 }
 
 // components collects the schemas of records by their names.

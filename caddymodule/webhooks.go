@@ -1,0 +1,160 @@
+package caddymodule
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/webhook"
+)
+
+// WebhooksConfig is how events reach webhooks, and when those that come with time happen.
+// Webhooks themselves are made through the management API, and need the app's secret.
+type WebhooksConfig struct {
+	// AllowPrivate lets webhooks be at loopback, private and other addresses that are not
+	// public. Whoever may make webhooks can then have requests sent inside this network. Default: false.
+	AllowPrivate bool `json:"allow_private,omitempty"`
+	// Expiring is how long before a key's expiry key.expiring happens. Default: 7d and 1d.
+	Expiring []caddy.Duration `json:"expiring,omitempty"`
+	// Unused is after how long without use key.unused happens. Default: 90d.
+	Unused caddy.Duration `json:"unused,omitempty"`
+}
+
+const (
+	minNotice  = time.Minute
+	maxNotice  = 366 * 24 * time.Hour
+	maxNotices = 10
+)
+
+// compile returns what management goes by, but for the sealer. c may be nil.
+func (c *WebhooksConfig) compile() (s management.WebhookSettings, err error) {
+	s.Expiring, s.Unused = management.DefaultExpiring, management.DefaultUnused
+	if c == nil {
+		return s, nil
+	}
+	s.AllowPrivate = c.AllowPrivate
+	if len(c.Expiring) > maxNotices {
+		return s, fieldErrorf("expiring", "expiring: %d durations, at most %d are possible", len(c.Expiring), maxNotices)
+	}
+	if len(c.Expiring) > 0 {
+		s.Expiring = nil
+	}
+	for _, d := range c.Expiring {
+		d := time.Duration(d)
+		if d < minNotice || d > maxNotice {
+			return s, fieldErrorf("expiring", "expiring: '%s' must be between a minute and 366 days", d)
+		}
+		if slices.Contains(s.Expiring, d) {
+			return s, fieldErrorf("expiring", "expiring: '%s' is stated twice", d)
+		}
+		s.Expiring = append(s.Expiring, d)
+	}
+	if d := time.Duration(c.Unused); d != 0 {
+		if d < time.Hour || d > 10*maxNotice {
+			return s, fieldErrorf("unused", "unused: '%s' must be between an hour and 3660 days", d)
+		}
+		s.Unused = d
+	}
+	return s, nil
+}
+
+// parseWebhooks reads `webhooks { … }`; see keyspaceOptions.
+func parseWebhooks(d *caddyfile.Dispenser, note noter) (*WebhooksConfig, error) {
+	if _, err := args(d, 0, 0, "webhooks { … }"); err != nil {
+		return nil, err
+	}
+	c := new(WebhooksConfig)
+	return c, block(d, "webhooks", options{
+		"allow_private": {parse: func(d *caddyfile.Dispenser) error {
+			note("allow_private", d)
+			return bare(d, &c.AllowPrivate)
+		}},
+		"expiring": {parse: func(d *caddyfile.Dispenser) error {
+			note("expiring", d)
+			a, err := args(d, 1, -1, "expiring <duration>...")
+			if err != nil {
+				return err
+			}
+			for _, text := range a {
+				v, err := caddy.ParseDuration(text)
+				if err != nil || v <= 0 {
+					return d.Errf("expiring: '%s' is no duration, such as 1h or 7d", text)
+				}
+				c.Expiring = append(c.Expiring, caddy.Duration(v))
+			}
+			return nil
+		}},
+		"unused": {parse: func(d *caddyfile.Dispenser) error {
+			note("unused", d)
+			return duration(d, &c.Unused)
+		}},
+	})
+}
+
+// newVault returns what encrypts under the app's secret, nil where it has none.
+func (s secrets) newVault() (*webhook.Vault, error) {
+	if s.secret == "" {
+		return nil, nil
+	}
+	v, err := webhook.NewVault(s.secret)
+	if err != nil {
+		return nil, fieldErrorf("secret", "%w", err)
+	}
+	return v, nil
+}
+
+// newest returns the configuration that management goes by, nil while none is running.
+func (e *engine) newest() *App {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if n := len(e.apps); n > 0 {
+		return e.apps[n-1]
+	}
+	return nil
+}
+
+// webhookSettings returns what the configuration says of a keyspace's webhooks.
+func (e *engine) webhookSettings(keyspace string) management.WebhookSettings {
+	app := e.newest()
+	if app == nil || app.keyspaces[keyspace] == nil {
+		return management.WebhookSettings{}
+	}
+	s := app.keyspaces[keyspace].webhooks
+	if app.vault != nil {
+		s.Sealer = app.vault
+	}
+	return s
+}
+
+// keyspaceNames returns the keyspaces of the configuration.
+func (e *engine) keyspaceNames() []string {
+	if app := e.newest(); app != nil {
+		return slices.Sorted(maps.Keys(app.keyspaces))
+	}
+	return nil
+}
+
+// closeWebhooks ends deliveries. What is left of them is in the store.
+func (e *engine) closeWebhooks(ctx context.Context) {
+	e.mu.Lock()
+	s := e.webhooks
+	e.mu.Unlock()
+	if s == nil {
+		return
+	}
+	if err := s.Close(ctx); err != nil {
+		e.logger().Error("deliveries that were under way are made again only when their time is over", "error", err)
+	}
+}
+
+// newWebhooks returns what delivers the engine's events. The store is open, and e.mu is held.
+func (e *engine) newWebhooks() *webhook.Service {
+	return webhook.New(webhook.Options{
+		Store: e.store, Manager: e.manager, Settings: e.webhookSettings, Keyspaces: e.keyspaceNames, Logger: e.logger(),
+	})
+}
