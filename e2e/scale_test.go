@@ -1,0 +1,233 @@
+//go:build soak
+
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+const scaleConfig = `
+		plan free {
+			rate 100000/m
+			quota 1000000000/month
+		}
+`
+
+func TestMillionKeys(t *testing.T) {
+	s := bigSite(t, 1_000_000)
+	s.startTimed(t)
+	s.firstUse(t, 1_000_000, 20_000)
+	s.useMany(t, 1_000_000, 100_000)
+	s.flood(t, 100_000)
+}
+
+func TestTenMillionKeys(t *testing.T) {
+	s := bigSite(t, 10_000_000)
+	s.startTimed(t)
+	s.firstUse(t, 10_000_000, 20_000)
+	s.useMany(t, 10_000_000, 100_000)
+}
+
+// bigSite returns a stopped gateway whose store holds n keys.
+func bigSite(t *testing.T, n int) *site {
+	s := &site{gateway: prepare(t, written(t, caddyfile(scaleConfig, "keygate")), newUpstream(t)), product: plain}
+	s.upstream.server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "ok")
+	})
+	s.gateway.start()
+	s.stop()
+	fillStore(t, s, n)
+	return s
+}
+
+// machine says how busy the machine is, which every figure depends on.
+func machine() string {
+	b, _ := os.ReadFile("/proc/loadavg")
+	load, _, _ := strings.Cut(string(b), " ")
+	return "load " + load
+}
+
+// startTimed starts the gateway and says how long it took until a key was let pass,
+// and until unknown keys need no look-up.
+func (s *site) startTimed(t *testing.T) {
+	begun := time.Now()
+	done := make(chan struct{})
+	go func() { s.gateway.start(); close(done) }()
+	c := &caller{key: bigKey(7), want: http.StatusOK}
+	for c.call(s.client, s) != nil {
+		time.Sleep(5 * time.Millisecond)
+	}
+	first := time.Since(begun)
+	<-done
+	t.Logf("start: the first request was let pass after %v; RSS %d MiB (%s)", first.Round(time.Millisecond), s.rss(t)>>20, machine())
+}
+
+// rss returns the process's resident memory.
+func (s *site) rss(t *testing.T) int64 {
+	t.Helper()
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(s.process.Process.Pid) + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return first(t, string(b), `VmRSS:\s+(\d+) kB`) << 10
+}
+
+func (s *site) heap(t *testing.T) int64 {
+	return first(t, s.pprof(t, "/debug/pprof/heap?gc=1&debug=1"), `# HeapAlloc = (\d+)`)
+}
+
+// firstUse uses n keys for the first time, and each once more, one request after
+// another, and says how much longer a first use takes.
+func (s *site) firstUse(t *testing.T, of, n int) {
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 4}}
+	defer client.CloseIdleConnections()
+	var cold, warm []time.Duration
+	r := rand.New(rand.NewPCG(1, 1))
+	for range n {
+		c := &caller{key: bigKey(r.IntN(of)), want: http.StatusOK}
+		for _, times := range []*[]time.Duration{&cold, &warm} {
+			begun := time.Now()
+			if err := c.call(client, s); err != nil {
+				t.Fatal(err)
+			}
+			*times = append(*times, time.Since(begun))
+		}
+	}
+	t.Logf("first use over HTTP: p50 %v, p99 %v; second use: p50 %v, p99 %v (%s)",
+		quantile(cold, 0.5), quantile(cold, 0.99), quantile(warm, 0.5), quantile(warm, 0.99), machine())
+}
+
+func quantile(d []time.Duration, q float64) time.Duration {
+	d = slices.Sorted(slices.Values(d))
+	return d[min(len(d)-1, int(q*float64(len(d))))].Round(time.Microsecond)
+}
+
+// useMany uses the last n keys, all of their tenants, and says what memory that takes.
+func (s *site) useMany(t *testing.T, of, n int) {
+	empty := s.heap(t)
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
+	defer client.CloseIdleConnections()
+	var next atomic.Int64
+	var workers sync.WaitGroup
+	var failed atomic.Pointer[string]
+	begun := time.Now()
+	for range 8 {
+		workers.Go(func() {
+			for i := int(next.Add(1)); i <= n; i = int(next.Add(1)) {
+				c := &caller{key: bigKey(of - i), want: http.StatusOK}
+				if err := c.call(client, s); err != nil {
+					text := err.Error()
+					failed.Store(&text)
+				}
+			}
+		})
+	}
+	workers.Wait()
+	if text := failed.Load(); text != nil {
+		t.Error(*text)
+	}
+	took := time.Since(begun)
+	rss := s.rss(t)
+	heap := s.heap(t)
+	t.Logf("%d keys used in %v: RSS %d MiB, heap in use %d MiB, %d bytes a key (%s)", n, took.Round(time.Second), rss>>20, heap>>20, (heap-empty)/int64(n), machine())
+	time.Sleep(2 * time.Second)
+	t.Logf("and after the counts were written: RSS %d MiB, heap %d MiB", s.rss(t)>>20, s.heap(t)>>20)
+	if heap > 500<<20 {
+		t.Errorf("%d keys in use take %d MiB", n, heap>>20)
+	}
+}
+
+// flood sends valid requests at a steady rate, by turns alone and beside twice as many
+// well-formed unknown keys from the same address, most of which its limit of failures
+// refuses. Turns are short and many, so that what else the machine does
+// meets both alike; compared are the medians of the turns' p99.
+func (s *site) flood(t *testing.T, of int) {
+	const (
+		rate  = 300 // valid requests a second
+		turns = 15
+		turn  = 2 * time.Second
+	)
+	valid := func(n int) *caller {
+		return &caller{name: "valid", key: bigKey(n * keysPerTenant % of), want: http.StatusOK}
+	}
+	unknown := func(int) *caller {
+		return &caller{name: "unknown", key: plain.unknown(), want: http.StatusUnauthorized, also: http.StatusTooManyRequests}
+	}
+	var p50s, p99s [2][]time.Duration
+	var requests, failed int
+	for range turns {
+		for i, flooded := range []bool{false, true} {
+			var took []time.Duration
+			var bad, floodBad int
+			var both sync.WaitGroup
+			both.Go(func() { took, bad = s.paced(t, rate, turn, valid) })
+			if flooded {
+				both.Go(func() { _, floodBad = s.paced(t, 2*rate, turn, unknown) })
+			}
+			both.Wait()
+			requests, failed = requests+len(took), failed+bad+floodBad
+			p50s[i], p99s[i] = append(p50s[i], quantile(took, 0.5)), append(p99s[i], quantile(took, 0.99))
+		}
+	}
+	alone, beside := quantile(p99s[0], 0.5), quantile(p99s[1], 0.5)
+	ratio := float64(beside) / float64(alone)
+	t.Logf("%d valid requests at %d a second: alone p50 %v, p99 %v; beside %d unknown keys a second p50 %v, p99 %v: ratio %.2f (%s)",
+		requests, rate, quantile(p50s[0], 0.5), alone, 2*rate, quantile(p50s[1], 0.5), beside, ratio, machine())
+	if failed > 0 {
+		t.Errorf("%d requests failed", failed)
+	}
+	if ratio > 2 {
+		t.Errorf("a flood makes p99 %.2f times what it is", ratio)
+	}
+}
+
+// paced sends requests at a rate, whether or not the former ones were answered, and
+// returns how long each took from when it was due.
+func (s *site) paced(t *testing.T, rate int, d time.Duration, next func(int) *caller) (took []time.Duration, failed int) {
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
+	defer client.CloseIdleConnections()
+	type result struct {
+		took time.Duration
+		err  error
+	}
+	n := int(d.Seconds() * float64(rate))
+	results := make(chan result, n)
+	begun := time.Now()
+	slots := make(chan struct{}, 64)
+	for i := range n {
+		c := next(i)
+		due := begun.Add(time.Duration(i) * time.Second / time.Duration(rate))
+		time.Sleep(time.Until(due))
+		slots <- struct{}{}
+		go func() {
+			err := c.call(client, s)
+			results <- result{time.Since(due), err}
+			<-slots
+		}()
+	}
+	var first error
+	for range n {
+		r := <-results
+		if r.err != nil {
+			failed++
+			first = r.err
+			continue
+		}
+		took = append(took, r.took)
+	}
+	if first != nil {
+		t.Log(fmt.Errorf("%d failed, one with %w", failed, first))
+	}
+	return took, failed
+}
