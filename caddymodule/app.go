@@ -148,6 +148,7 @@ func (a *App) Cleanup() error {
 		return nil
 	}
 	known.remove(a)
+	a.engine.giveUp(a)
 	key := a.pooled
 	a.pooled = ""
 	_, err := engines.Delete(key)

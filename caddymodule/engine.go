@@ -118,6 +118,16 @@ func (e *engine) stop(a *App) {
 	}
 }
 
+// giveUp makes the configuration that goes on outweigh a, where a is the newer one: it
+// did not come up, and may have judged requests while its other parts started.
+func (e *engine) giveUp(a *App) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if n := len(e.apps); n > 0 && e.apps[n-1] != a && a.view.Newer(e.apps[n-1].view) {
+		e.apps[n-1].view.Renew()
+	}
+}
+
 // view returns the configuration that management goes by, nil while none is running.
 func (e *engine) view() *gateway.View {
 	e.mu.Lock()
