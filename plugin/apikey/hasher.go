@@ -78,18 +78,19 @@ func (h *Hasher) PrimaryAlgorithm() Algorithm {
 }
 
 // Candidates appends to dst every form in which the store may hold key: the primary
-// one first, then previous and imported keys' peppers, then plain SHA-256 and SHA-512.
+// one first, then previous peppers, plain SHA-256, imported keys' peppers and SHA-512.
 // It allocates only where dst has no room.
 func (h *Hasher) Candidates(dst []Candidate, key string) []Candidate {
 	for i := range h.peppers {
 		p := &h.peppers[i]
 		dst = append(dst, Candidate{Algorithm: p.algorithm, Digest: p.digest(key)})
 	}
+	dst = append(dst, Candidate{Algorithm: SHA256, Digest: plain(key)}) // the primary one where there is no pepper
 	for i := range h.foreign {
 		p := &h.foreign[i]
 		dst = append(dst, Candidate{Algorithm: p.algorithm, Digest: p.digest(key)})
 	}
-	return append(dst, Candidate{Algorithm: SHA256, Digest: plain(key)}, Candidate{Algorithm: SHA512, Digest: sha512Digest(key)})
+	return append(dst, Candidate{Algorithm: SHA512, Digest: sha512Digest(key)})
 }
 
 // Checks returns a check value per pepper id, from which the pepper cannot be told:

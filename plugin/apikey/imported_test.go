@@ -46,6 +46,19 @@ func TestImportedIsFound(t *testing.T) {
 	}
 }
 
+// The first form is always the one in which keys are stored now.
+func TestForeignIsNeverPrimary(t *testing.T) {
+	for _, own := range [][]string{nil, {pepper1}} {
+		h, err := newHasher(t, own...).WithForeign("theirs")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c := h.Candidates(nil, "k")[0]; c.Digest != h.Primary("k") || c.Algorithm != h.PrimaryAlgorithm() {
+			t.Errorf("%d peppers: the first candidate is %s", len(own), c.Algorithm)
+		}
+	}
+}
+
 func TestImportedRefused(t *testing.T) {
 	sum := sha256.Sum256([]byte("k"))
 	good := hex.EncodeToString(sum[:])

@@ -72,9 +72,10 @@ func (g *Gateway) find(ctx context.Context, req *Request, digest apikey.Digest) 
 
 // findSlow is find for what the cache does not know.
 func (g *Gateway) findSlow(ctx context.Context, req *Request, digest apikey.Digest, word, low uint64) (*entry, error) {
-	var buf [4]apikey.Candidate
+	var buf [8]apikey.Candidate
 	candidates := req.View.Hasher.Candidates(buf[:0], req.Credential)
-	if !g.mayKnow(candidates) {
+	leads := g.leads(req.Keyspace, req.Credential)
+	if len(leads) == 0 && !g.mayKnow(candidates) {
 		return nil, errUnknown
 	}
 	if g.loads.unknown.has(word, low, g.table.created.Load()) {
@@ -89,7 +90,7 @@ func (g *Gateway) findSlow(ctx context.Context, req *Request, digest apikey.Dige
 			g.loads.calls[id] = c
 			g.loads.mu.Unlock()
 			// Detached: that the first caller goes away must not fail the others.
-			go g.runLoad(id, c, append([]apikey.Candidate(nil), candidates...))
+			go g.runLoad(id, c, cloneSought(candidates, leads, req.Credential))
 		} else {
 			g.loads.mu.Unlock()
 		}
@@ -114,14 +115,12 @@ func (g *Gateway) findSlow(ctx context.Context, req *Request, digest apikey.Dige
 }
 
 // runLoad does one load and wakes those who wait for it.
-func (g *Gateway) runLoad(id callID, c *call, candidates []apikey.Candidate) {
-	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
-	defer cancel()
-	c.entry, c.err = g.load(ctx, id.keyspace, c.digest, candidates)
+func (g *Gateway) runLoad(id callID, c *call, s sought) {
+	c.entry, c.err = g.seek(id.keyspace, c.digest, s)
 	switch {
 	case c.err == nil:
 		g.cache.set(id.word, c.entry)
-	case !errors.Is(c.err, errUnknown):
+	case !errors.Is(c.err, errUnknown) && !errors.Is(c.err, errBusy):
 		g.readFailed("looking up a key", c.err)
 	}
 	g.loads.mu.Lock()
@@ -140,12 +139,9 @@ func (g *Gateway) load(ctx context.Context, keyspace string, digest apikey.Diges
 	}
 	var gens generations
 	for range loadTries {
-		created := g.table.created.Load()
 		g.table.snapshot(&gens)
 		rec, err := g.store.Lookup(ctx, keyspace, candidates)
 		if errors.Is(err, ErrNotFound) {
-			word, low := words(digest[:])
-			g.loads.unknown.put(word^saltOf(keyspace), low, created)
 			return nil, errUnknown
 		}
 		if err != nil {
@@ -156,7 +152,7 @@ func (g *Gateway) load(ctx context.Context, keyspace string, digest apikey.Diges
 		if e == nil {
 			continue
 		}
-		if rec.Secret.Algorithm != candidates[0].Algorithm {
+		if candidates[0].Digest == digest && rec.Secret.Algorithm != candidates[0].Algorithm {
 			g.rehashLater(keyspace, rec.Secret.ID, candidates[0])
 		}
 		return e, nil

@@ -88,6 +88,7 @@ type Tx interface {
 	TokenTx
 	OnceTx
 	WebhookTx
+	ImportTx
 }
 
 // TenantQuery selects tenants of a keyspace, by slug ascending, deleted ones left out.

@@ -47,6 +47,32 @@ func (s *Store) Lookup(ctx context.Context, keyspace string, digests []apikey.Ca
 	return out, err
 }
 
+// SecretsLed implements gateway.Store, as a range of the index of digests.
+func (s *Store) SecretsLed(ctx context.Context, keyspace string, lead apikey.Lead, limit int) ([]gateway.Secret, error) {
+	from, to := ledDigests(lead)
+	var out []gateway.Secret
+	err := s.reading(ctx, "looking for imported keys", func(f *file) error {
+		out = nil
+		rows, err := f.read.QueryContext(ctx, `SELECT `+secretColumns+` FROM secrets s JOIN keys k ON k.num = s.key_num
+			WHERE s.keyspace = $1 AND s.digest >= $2 AND s.digest <= $3 AND k.deleted_at IS NULL LIMIT $4`, keyspace, from[:], to[:], limit)
+		return each(rows, err, func(rows *sql.Rows) error {
+			out = append(out, gateway.Secret{})
+			return rows.Scan(secretInto(&out[len(out)-1])...)
+		})
+	})
+	return out, err
+}
+
+// ledDigests returns the least and the greatest digest that begin with lead.
+func ledDigests(lead apikey.Lead) (from, to apikey.Digest) {
+	copy(from[:], lead[:])
+	copy(to[:], lead[:])
+	for i := len(lead); i < len(to); i++ {
+		to[i] = 0xff
+	}
+	return from, to
+}
+
 const keyDigestsSQL = `SELECT s.digest FROM secrets s JOIN keys k ON k.num = s.key_num WHERE k.id = $1 AND k.keyspace = $2`
 
 // SecretDigests implements gateway.Store. A key that does not exist has none.

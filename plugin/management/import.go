@@ -1,0 +1,455 @@
+package management
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// MaxImport is how many rows one call of Import takes.
+const MaxImport = 1000
+
+// ImportRow is a key that was issued elsewhere: the full key, or a hash of it.
+type ImportRow struct {
+	// Tenant is a slug.
+	Tenant string
+	// Key is the full key. It is hashed at once, and neither stored nor logged.
+	Key Optional[string]
+	// Hash and Algorithm are what stands for the key where it came from: sha256, sha512 or
+	// hmac-sha256 in hexadecimal or base64, or bcrypt. Pepper is the id of an HMAC's pepper; not needed
+	// where one only is configured.
+	Hash, Algorithm, Pepper Optional[string]
+	// Prefix and LastFour are what people know the key by, of a key that comes as a hash.
+	// A bcrypt hash is found by Prefix, and needs four random characters in it.
+	Prefix, LastFour Optional[string]
+	// CreatedAt is in the past. Default and null: now.
+	CreatedAt Optional[time.Time]
+	// Disabled and Revoked keys are known, and refused.
+	Disabled, Revoked Optional[bool]
+	// RevokedAt is in the past and makes the key revoked. Default and null: now, where Revoked.
+	RevokedAt Optional[time.Time]
+	// Fields are as in any key, but for Name, whose default is "imported", and
+	// ExpiresAt, which may be past.
+	Fields KeyFields
+	// Fault is why the row can't be read; it is then refused for that.
+	Fault *Error
+}
+
+// What became of a row.
+const (
+	ImportCreated   = "created"
+	ImportUnchanged = "unchanged"
+	ImportRefused   = "refused"
+)
+
+// ImportResult is what became of one row.
+type ImportResult struct {
+	// Row counts from 0.
+	Row    int    `json:"row"`
+	Result string `json:"result"`
+	// ID is the key's; null where the row was refused.
+	ID *string `json:"id"`
+	// Code, Detail and Errors say why a row was refused.
+	Code   string       `json:"code,omitempty"`
+	Detail string       `json:"detail,omitempty"`
+	Errors []FieldError `json:"errors,omitempty"`
+}
+
+// ImportReport is what became of all rows.
+type ImportReport struct {
+	Created        int            `json:"created"`
+	Unchanged      int            `json:"unchanged"`
+	Refused        int            `json:"refused"`
+	TenantsCreated int            `json:"tenants_created"`
+	Data           []ImportResult `json:"data"`
+}
+
+// Import stores keys that were issued elsewhere, up to MaxImport in one transaction. A
+// row that is against a rule is refused alone; the others are stored. A key that its tenant has
+// already is left as it is, so an import may be run again, after a failure or at any time. A
+// tenant that does not exist is made where createTenants says so, on the default plan.
+func (m *Manager) Import(ctx context.Context, a Actor, keyspace string, rows []ImportRow, createTenants bool) (r ImportReport, err error) {
+	if len(rows) == 0 || len(rows) > MaxImport {
+		var f faults
+		f.invalid("keys", "must be 1 to %d rows", MaxImport)
+		return r, f.err()
+	}
+	ks, view, err := m.keyspace(keyspace)
+	if err != nil {
+		return r, err
+	}
+	if createTenants {
+		if err := a.Operator("create tenants"); err != nil {
+			return r, err
+		}
+	}
+	// Keys are hashed before the transaction, which holds up other writers.
+	forms := make([]importForm, len(rows))
+	for i := range rows {
+		forms[i] = formOf(ks, view.Hasher, &rows[i])
+	}
+	err = m.write(ctx, a, ks.Name, func(c *call) error {
+		r = ImportReport{Data: make([]ImportResult, 0, len(rows))}
+		im := &importer{call: c, report: &r, createTenants: createTenants}
+		c.Tx = &batchTx{Tx: c.Tx, tenants: map[string]*gateway.Tenant{}, active: map[string]int{}}
+		for i := range rows {
+			res := ImportResult{Row: i}
+			id, result, err := im.row(&rows[i], &forms[i])
+			var refused *Error
+			switch {
+			case errors.As(err, &refused):
+				r.Refused++
+				res.Result, res.Code, res.Detail, res.Errors = ImportRefused, refused.Code, refused.Detail, refused.Fields
+			case err != nil:
+				return err
+			default:
+				res.Result, res.ID = result, &id
+				if result == ImportCreated {
+					r.Created++
+				} else {
+					r.Unchanged++
+				}
+			}
+			r.Data = append(r.Data, res)
+		}
+		return nil
+	})
+	return r, err
+}
+
+// importForm is what is kept of a row's key.
+type importForm struct {
+	// forms are all in which the store may hold it already; the first is how it is stored.
+	forms []apikey.Candidate
+	marks []apikey.Mark
+	// lead is of a bcrypt hash, nil for others.
+	lead *apikey.Lead
+	// first and last are what is shown of it.
+	first, last string
+	// origin says how it came.
+	origin string
+	// environment is what the key's own prefix says; "" where it says nothing.
+	environment string
+	faults      faults
+}
+
+// formOf hashes a row's key, or reads its hash. No fault that it notes holds any of it.
+func formOf(ks *gateway.Keyspace, h *apikey.Hasher, row *ImportRow) (f importForm) {
+	has := func(o Optional[string]) bool { return o.Set && !o.Null && o.Value != "" }
+	switch {
+	case row.Fault != nil:
+	case has(row.Key) == has(row.Hash):
+		f.faults.invalid("key", "a row has either a key or a hash")
+	case has(row.Key):
+		f.origin = "plain"
+		if has(row.Algorithm) || has(row.Pepper) {
+			f.faults.invalid("algorithm", "is of a hash; this row has a key")
+		}
+		shape := ks.Grammar.Match(row.Key.Value)
+		if shape == nil {
+			f.faults.invalid("key", "no prefix and no accept of the configuration takes it (%s)", shapesThereAre(ks))
+			return f
+		}
+		f.environment = shape.Environment
+		f.forms = h.Candidates(nil, row.Key.Value)
+		f.first, f.last = ks.Grammar.Shown(row.Key.Value)
+		// The same as of a row that holds the key's SHA-256.
+		for _, c := range f.forms {
+			if c.Algorithm == apikey.SHA256 {
+				f.marks = h.Marks(nil, c.Digest)
+			}
+		}
+	case !has(row.Algorithm):
+		f.faults.invalid("algorithm", "is needed beside a hash: sha256, sha512, hmac-sha256 or bcrypt")
+	default:
+		f.hashed(ks, h, row)
+	}
+	return f
+}
+
+func (f *importForm) hashed(ks *gateway.Keyspace, h *apikey.Hasher, row *ImportRow) {
+	f.origin = row.Algorithm.Value
+	var err error
+	if f.first, f.last, err = ks.Grammar.Fit(row.Prefix.Value, row.LastFour.Value); err != nil {
+		f.faults.invalid("prefix", "%s (%s)", err, shapesThereAre(ks))
+		return
+	}
+	if len(row.LastFour.Value) > 4 {
+		f.faults.invalid("last_four", "must be at most four characters")
+	}
+	var c apikey.Candidate
+	if f.origin == "bcrypt" {
+		var lead apikey.Lead
+		c, lead, err = ks.Grammar.Bcrypt(row.Hash.Value, row.Prefix.Value)
+		f.lead = &lead
+	} else {
+		c, err = h.Imported(f.origin, row.Hash.Value, row.Pepper.Value)
+	}
+	if err != nil {
+		f.faults.invalid("hash", "%s", err)
+		return
+	}
+	f.forms, f.marks = []apikey.Candidate{c}, h.Marks(nil, c.Digest)
+	for _, s := range ks.Grammar.Shapes() {
+		if s.Issued && s.Prefix != "" && strings.HasPrefix(row.Prefix.Value, s.Prefix) {
+			f.environment = s.Environment
+			break
+		}
+	}
+}
+
+// shapesThereAre names a keyspace's shapes for a message.
+func shapesThereAre(ks *gateway.Keyspace) string {
+	var names []string
+	for _, s := range ks.Grammar.Shapes() {
+		if s.Issued {
+			names = append(names, "prefix "+s.Prefix)
+		} else {
+			names = append(names, "accept "+s.Name)
+		}
+	}
+	return "there is " + strings.Join(names, ", ")
+}
+
+// importer carries out one call of Import.
+type importer struct {
+	*call
+	report        *ImportReport
+	createTenants bool
+}
+
+// row stores one row, and says under which id, and what was done.
+func (im *importer) row(row *ImportRow, form *importForm) (id, result string, err error) {
+	if row.Fault != nil {
+		return "", "", row.Fault
+	}
+	f := form.faults
+	missing := false
+	t, err := im.tenant(row.Tenant, true)
+	switch {
+	case err == nil:
+	case !isNotFound(err):
+		return "", "", err
+	case !im.createTenants || !im.actor.sees(row.Tenant):
+		f.invalid("tenant", "there is no such tenant; create it first, or set create_tenants")
+		return "", "", f.err()
+	default:
+		missing = true
+		t = &gateway.Tenant{Keyspace: im.ks.Name, Slug: row.Tenant, Plan: im.ks.DefaultPlan}
+	}
+	if len(form.forms) > 0 {
+		if known, err := im.known(form); err != nil {
+			return "", "", err
+		} else if known != nil {
+			if err := sameKey(known, t); err != nil {
+				return "", "", err
+			}
+			return known.ID, ImportUnchanged, f.err()
+		}
+	}
+	plan, err := im.plan(t)
+	if err != nil && !missing {
+		return "", "", err
+	}
+	if plan == nil {
+		plan = &gateway.Plan{Cap: im.ks.Scopes.All()} // that there is none, createTenant says
+	}
+	k := im.newKey(&f, row, form, t, plan)
+	if form.lead != nil {
+		n, err := im.CountLed(im.ks.Name, *form.lead)
+		if err != nil {
+			return "", "", err
+		}
+		if n >= gateway.MaxPerLead {
+			f.invalid("prefix", "%d keys that are stored as bcrypt begin so, and no more can be told apart in time; state more of the key's beginning", n)
+		}
+	}
+	if err := f.err(); err != nil {
+		return "", "", err
+	}
+	if k.StatusAt(im.now) == gateway.StatusActive {
+		if err := im.room(t, plan); err != nil {
+			return "", "", err
+		}
+	}
+	if missing {
+		if t, err = im.makeTenant(row.Tenant); err != nil {
+			return "", "", err
+		}
+		k.Tenant = t.Slug
+	}
+	return k.ID, ImportCreated, im.store(k, form)
+}
+
+// known returns the key that the store already holds in one of the row's forms, or that was
+// imported from it before; nil where there is none.
+func (im *importer) known(form *importForm) (*gateway.Key, error) {
+	for _, c := range form.forms {
+		if k, err := im.KeyByDigest(im.ks.Name, c.Digest); !errors.Is(err, gateway.ErrNotFound) {
+			return k, err
+		}
+	}
+	for _, mark := range form.marks {
+		if k, err := im.ImportedAs(im.ks.Name, mark); !errors.Is(err, gateway.ErrNotFound) {
+			return k, err
+		}
+	}
+	return nil, nil
+}
+
+// sameKey refuses a row whose key is another's, or was deleted.
+func sameKey(k *gateway.Key, t *gateway.Tenant) error {
+	switch {
+	case k.Tenant != t.Slug:
+		// Whose it is, is nobody else's business.
+		return refuse(http.StatusConflict, CodeKeyTaken, "The keyspace holds this key already, and not for this tenant.")
+	case !k.DeletedAt.IsZero():
+		return refuse(http.StatusConflict, CodeKeyTaken, "This key was deleted as %s, and an import does not bring it back.", k.ID)
+	}
+	return nil
+}
+
+// CodeKeyTaken says that the key of a row is another's.
+const CodeKeyTaken = "key_taken"
+
+// newKey reads the row's fields, by the rules of every new key.
+func (im *importer) newKey(f *faults, row *ImportRow, form *importForm, t *gateway.Tenant, plan *gateway.Plan) *gateway.Key {
+	k := &gateway.Key{
+		ID: im.m.ids.next(keyIDPrefix, im.now), Keyspace: im.ks.Name, Tenant: t.Slug, Version: 1,
+		CreatedAt: im.now, CreatedBy: im.actor.Name, UpdatedAt: im.now, Prefix: form.first, LastFour: form.last,
+	}
+	in := row.Fields
+	if !in.Name.Set || in.Name.Null {
+		in.Name = Some("imported")
+	}
+	if in.Environment.Set && in.Environment.Null {
+		in.Environment.Set = false
+	}
+	switch {
+	case form.environment == "":
+	case !in.Environment.Set:
+		in.Environment = Some(form.environment)
+	case in.Environment.Value != form.environment:
+		f.invalid("environment", "is not what the key's prefix says, which is %s", form.environment)
+	}
+	expires := in.ExpiresAt
+	if expires.Set && !expires.Null && !expires.Value.After(im.now) {
+		in.ExpiresAt = Optional[time.Time]{}
+		k.ExpiresAt = im.past(f, "expires_at", expires)
+	}
+	im.applyKey(f, k, plan, in, true)
+	if row.CreatedAt.Set && !row.CreatedAt.Null {
+		k.CreatedAt = im.past(f, "created_at", row.CreatedAt)
+	}
+	k.Disabled = row.Disabled.Value
+	if row.RevokedAt.Set && !row.RevokedAt.Null {
+		k.RevokedAt = im.past(f, "revoked_at", row.RevokedAt)
+		if row.Revoked.Set && !row.Revoked.Null && !row.Revoked.Value {
+			f.invalid("revoked", "is false, but the row says since when the key is revoked")
+		}
+	} else if row.Revoked.Value {
+		k.RevokedAt = im.now
+	}
+	return k
+}
+
+// past returns a moment that is not in the future, as it is stored.
+func (im *importer) past(f *faults, field string, o Optional[time.Time]) time.Time {
+	at := o.Value.UTC().Truncate(time.Microsecond)
+	if at.After(im.now) || at.Year() < 1970 {
+		f.invalid(field, "must be in the past, and after 1970")
+	}
+	return at
+}
+
+// makeTenant makes a tenant on the default plan, with its event.
+func (im *importer) makeTenant(slug string) (*gateway.Tenant, error) {
+	before := im.event
+	if _, err := im.createTenant(slug, TenantFields{}); err != nil {
+		return nil, err // a refusal has written nothing, and left the event as it was
+	}
+	made := im.event
+	im.event = before
+	if err := im.flush(); err != nil {
+		return nil, err
+	}
+	im.event = made
+	im.report.TenantsCreated++
+	return im.tenant(slug, true)
+}
+
+// store writes a key with its secret and leaves its event.
+func (im *importer) store(k *gateway.Key, form *importForm) error {
+	if err := im.flush(); err != nil {
+		return err
+	}
+	if err := im.InsertKey(k); err != nil {
+		return err
+	}
+	form0 := form.forms[0]
+	if err := im.InsertSecret(gateway.Secret{
+		ID: im.m.ids.next(secretIDPrefix, im.now), KeyID: k.ID, Keyspace: k.Keyspace, Digest: form0.Digest[:], Algorithm: form0.Algorithm,
+		Prefix: k.Prefix, LastFour: k.LastFour, CreatedAt: k.CreatedAt,
+	}); err != nil {
+		return err
+	}
+	if err := im.InsertMark(k.Keyspace, form.marks[0], k.ID); err != nil {
+		return err
+	}
+	im.judgeAnew(gateway.ChangeKey, k.ID)
+	after := keyFields(k)
+	after["imported"] = form.origin
+	im.event = &event{action: "key.created", target: k.ID, tenant: k.Tenant, key: k.ID, after: after}
+	return nil
+}
+
+// flush appends the event of the row before, since a call holds one.
+func (im *importer) flush() error {
+	if im.event == nil {
+		return nil
+	}
+	return im.appendEvent()
+}
+
+// batchTx remembers, for many writes to the same tenants in one transaction, what would
+// be read anew for each.
+type batchTx struct {
+	Tx
+	tenants map[string]*gateway.Tenant // by slug as asked for
+	active  map[string]int             // by slug as stored
+}
+
+func (b *batchTx) LockTenant(keyspace, slug string) (*gateway.Tenant, error) {
+	if t := b.tenants[slug]; t != nil {
+		return t, nil
+	}
+	t, err := b.Tx.LockTenant(keyspace, slug)
+	if err == nil {
+		b.tenants[slug] = t
+	}
+	return t, err
+}
+
+func (b *batchTx) ActiveKeys(keyspace, tenant string, now time.Time) (int, error) {
+	if n, ok := b.active[tenant]; ok {
+		return n, nil
+	}
+	n, err := b.Tx.ActiveKeys(keyspace, tenant, now)
+	if err == nil {
+		b.active[tenant] = n
+	}
+	return n, err
+}
+
+func (b *batchTx) InsertKey(k *gateway.Key) error {
+	err := b.Tx.InsertKey(k)
+	if n, ok := b.active[k.Tenant]; ok && err == nil && k.StatusAt(k.UpdatedAt) == gateway.StatusActive {
+		b.active[k.Tenant] = n + 1
+	}
+	return err
+}

@@ -1,0 +1,19 @@
+package management
+
+import (
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// ImportTx is the part of Tx that is about imported keys.
+type ImportTx interface {
+	// KeyByDigest returns the key that has a secret with the digest.
+	KeyByDigest(keyspace string, digest apikey.Digest) (*gateway.Key, error)
+	// CountLed counts the secrets whose digest begins with lead.
+	CountLed(keyspace string, lead apikey.Lead) (int, error)
+	// ImportedAs returns the key that was imported under the mark; deleted ones too, since
+	// importing a key again must not bring it back.
+	ImportedAs(keyspace string, mark apikey.Mark) (*gateway.Key, error)
+	// InsertMark notes under which mark a key was imported.
+	InsertMark(keyspace string, mark apikey.Mark, keyID string) error
+}

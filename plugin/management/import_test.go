@@ -1,0 +1,298 @@
+package management_test
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+const theirPepper = "pepper of the former system"
+
+// accepting makes a configuration in which keys that begin with old_ are judged too.
+func (w *world) accepting(peppers ...string) {
+	w.t.Helper()
+	w.configure("free", 3, "free")
+	hasher := must[*apikey.Hasher](w.t)(apikey.NewHasher(peppers...))
+	hasher = must[*apikey.Hasher](w.t)(hasher.WithForeign(theirPepper))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var all []*gateway.Keyspace
+	for _, ks := range w.view.Keyspaces {
+		if ks.Name == "default" {
+			ks.Grammar = must[*apikey.Grammar](w.t)(apikey.NewGrammar([]apikey.Prefix{
+				{Value: "kg_live_", Environment: "live"}, {Value: "kg_test_", Environment: "test"},
+			}, apikey.Format{}, []apikey.Accept{{Name: "legacy", Prefix: "old_", MinLength: 20, MaxLength: 40}}))
+		}
+		all = append(all, ks)
+	}
+	w.view = gateway.NewView(hasher, all...)
+}
+
+func (w *world) importRows(rows ...management.ImportRow) management.ImportReport {
+	w.t.Helper()
+	r := must[management.ImportReport](w.t)(w.Import(ctx, ada, "", rows, false))
+	if len(r.Data) != len(rows) || r.Created+r.Unchanged+r.Refused != len(rows) {
+		w.t.Errorf("report of %d rows: %+v", len(rows), r)
+	}
+	return r
+}
+
+func oldKey(i int) string {
+	return fmt.Sprintf("old_%04dabcdefghijklmnopqrs", i)
+}
+
+// hashedRow returns the row of a key as another system may have kept it.
+func hashedRow(t testing.TB, tenant, key, algorithm string) management.ImportRow {
+	t.Helper()
+	row := management.ImportRow{Tenant: tenant, Algorithm: management.Some(algorithm), Prefix: management.Some(key[:12])}
+	switch algorithm {
+	case "sha256":
+		sum := sha256.Sum256([]byte(key))
+		row.Hash = management.Some(hex.EncodeToString(sum[:]))
+	case "sha512":
+		sum := sha512.Sum512([]byte(key))
+		row.Hash = management.Some(base64.StdEncoding.EncodeToString(sum[:]))
+	case "hmac-sha256":
+		mac := hmac.New(sha256.New, []byte(theirPepper))
+		mac.Write([]byte(key))
+		row.Hash = management.Some(hex.EncodeToString(mac.Sum(nil)))
+	case "bcrypt":
+		row.Hash = management.Some(string(must[[]byte](t)(bcrypt.GenerateFromPassword([]byte(key), bcrypt.MinCost))))
+	default:
+		t.Fatal(algorithm)
+	}
+	return row
+}
+
+func plainRow(tenant, key string) management.ImportRow {
+	return management.ImportRow{Tenant: tenant, Key: management.Some(key)}
+}
+
+var algorithms = []string{"sha256", "sha512", "hmac-sha256", "bcrypt"}
+
+// A key that was imported in any form is judged, is then stored in the primary form,
+// and importing it again changes nothing, before and after.
+func TestImportIsJudgedAndRehashed(t *testing.T) {
+	for _, peppers := range [][]string{nil, {"a pepper of our own"}} {
+		t.Run(fmt.Sprint(len(peppers), " peppers"), func(t *testing.T) {
+			w := newWorld(t)
+			w.accepting(peppers...)
+			w.tenant("acme", "business")
+			rows := []management.ImportRow{plainRow("acme", oldKey(0))}
+			for i, a := range algorithms {
+				rows = append(rows, hashedRow(t, "acme", oldKey(i+1), a))
+			}
+			r := w.importRows(rows...)
+			if r.Created != len(rows) {
+				t.Fatalf("report %+v", r)
+			}
+			if again := w.importRows(rows...); again.Unchanged != len(rows) || *again.Data[4].ID != *r.Data[4].ID {
+				t.Errorf("again: %+v", again)
+			}
+			for i := range rows {
+				w.wantJudged(oldKey(i), gateway.Allowed)
+				w.wantJudged(strings.ToUpper(oldKey(i)[:8])+oldKey(i)[8:], gateway.MalformedKey)
+				w.wantJudged(oldKey(i)[:len(oldKey(i))-1]+"X", gateway.InvalidKey)
+			}
+			// Flushed beside requests, so it may take a moment.
+			hasher := w.current().Hasher
+			for i := range rows {
+				for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+					primary := apikey.Candidate{Algorithm: hasher.PrimaryAlgorithm(), Digest: hasher.Primary(oldKey(i))}
+					rec, err := w.store.Lookup(ctx, "default", []apikey.Candidate{primary})
+					if err == nil && rec.Secret.Algorithm == primary.Algorithm {
+						break
+					}
+					if time.Now().After(deadline) {
+						t.Fatalf("row %d was not rehashed: %v", i, err)
+					}
+				}
+				w.wantJudged(oldKey(i), gateway.Allowed)
+			}
+			if again := w.importRows(rows...); again.Unchanged != len(rows) {
+				t.Errorf("after rehashing: %+v", again)
+			}
+			w.wantIntact(int64(1 + len(rows)))
+			for i, row := range rows[:2] {
+				if err := w.DeleteKey(ctx, ada, "", *r.Data[i].ID, nil); err != nil {
+					t.Fatal(err)
+				}
+				w.wantJudged(oldKey(i), gateway.InvalidKey)
+				if again := w.importRows(row); again.Refused != 1 || again.Data[0].Code != management.CodeKeyTaken {
+					t.Errorf("a deleted key: %+v", again)
+				}
+			}
+		})
+	}
+}
+
+// The rules of new keys hold for imported ones; what is refused is so alone.
+func TestImportRules(t *testing.T) {
+	w := newWorld(t)
+	w.accepting()
+	w.tenant("acme", "free") // three keys, scope free
+	w.tenant("other", "business")
+	w.importRows(plainRow("other", oldKey(900)))
+	past := time.Now().Add(-time.Hour)
+	row := func(i int, change func(*management.ImportRow)) management.ImportRow {
+		r := plainRow("acme", oldKey(i))
+		change(&r)
+		return r
+	}
+	for _, tc := range []struct {
+		name    string
+		row     management.ImportRow
+		pointer string
+		detail  string
+	}{
+		{"unknown tenant", plainRow("nobody", oldKey(1)), "/tenant", "no such tenant"},
+		{"no shape", plainRow("acme", "new_0123456789012345678901"), "/key", "accept legacy"},
+		{"bad checksum", plainRow("acme", "kg_live_"+strings.Repeat("a", 32)), "/key", "prefix kg_live_"},
+		{"key and hash", row(1, func(r *management.ImportRow) { r.Hash = management.Some("x") }), "/key", "either"},
+		{"neither", management.ImportRow{Tenant: "acme"}, "/key", "either"},
+		{"no algorithm", management.ImportRow{Tenant: "acme", Hash: management.Some("ab")}, "/algorithm", "needed"},
+		{"md5", management.ImportRow{Tenant: "acme", Hash: management.Some("ab"), Algorithm: management.Some("md5")}, "/hash", "sha512"},
+		{"prefix of no shape", func() management.ImportRow {
+			r := hashedRow(t, "acme", oldKey(1), "sha256")
+			r.Prefix = management.Some("zz_")
+			return r
+		}(), "/prefix", "accept legacy"},
+		{"bcrypt without random characters", func() management.ImportRow {
+			r := hashedRow(t, "acme", oldKey(1), "bcrypt")
+			r.Prefix = management.Some("old_012")
+			return r
+		}(), "/hash", "at least 4"},
+		{"scope beyond the plan", row(1, func(r *management.ImportRow) { r.Fields.Scopes = management.Some([]string{"admin"}) }), "/scopes/0", "does not allow"},
+		{"environment", row(1, func(r *management.ImportRow) { r.Fields.Environment = management.Some("prod") }), "/environment", "live, test"},
+		{"created in the future", row(1, func(r *management.ImportRow) { r.CreatedAt = management.Some(time.Now().Add(time.Hour)) }), "/created_at", "past"},
+		{"limit", row(1, func(r *management.ImportRow) { r.Fields.Rate = management.Some("fast") }), "/rate", ""},
+		{"another's key", plainRow("acme", oldKey(900)), "", "not for this tenant"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := w.importRows(tc.row)
+			if r.Refused != 1 {
+				t.Fatalf("%+v", r)
+			}
+			got := r.Data[0]
+			text := got.Detail
+			for _, f := range got.Errors {
+				text += " " + f.Pointer + " " + f.Detail
+			}
+			if !strings.Contains(text, tc.pointer+" ") && tc.pointer != "" || !strings.Contains(text, tc.detail) {
+				t.Errorf("%q, want %s %q", text, tc.pointer, tc.detail)
+			}
+			for _, secret := range []string{oldKey(1), oldKey(900), tc.row.Hash.Value} {
+				if len(secret) > 10 && strings.Contains(text, secret) {
+					t.Errorf("the refusal holds the secret: %q", text)
+				}
+			}
+		})
+	}
+	// Five active ones are two too many; others don't count.
+	r := w.importRows(
+		row(1, func(r *management.ImportRow) { r.Disabled = management.Some(true) }),
+		row(2, func(r *management.ImportRow) { r.Revoked = management.Some(true) }),
+		row(3, func(r *management.ImportRow) { r.Fields.ExpiresAt = management.Some(past) }),
+		row(4, func(r *management.ImportRow) { r.CreatedAt = management.Some(past) }),
+		plainRow("acme", oldKey(5)), plainRow("ACME", oldKey(6)), plainRow("acme", oldKey(7)), plainRow("acme", oldKey(8)),
+		plainRow("acme", oldKey(5)))
+	if r.Created != 6 || r.Refused != 2 || r.Unchanged != 1 || r.Data[7].Code != management.CodeKeyLimitReached {
+		t.Errorf("%+v", r)
+	}
+	for i, want := range []gateway.Reason{gateway.DisabledKey, gateway.RevokedKey, gateway.ExpiredKey, gateway.Allowed, gateway.Allowed, gateway.Allowed, gateway.InvalidKey} {
+		w.wantJudged(oldKey(i+1), want)
+	}
+	w.wantIntact(2 + 1 + 6)
+	k := must[management.KeyRecord](t)(w.Key(ctx, ada, "", *r.Data[3].ID))
+	if !k.CreatedAt.Equal(past.UTC().Truncate(time.Microsecond)) || k.Name != "imported" || k.KeyPrefix != "old_000" || k.LastFour != "" {
+		t.Errorf("record %+v", k)
+	}
+	_, err := w.Import(ctx, ada, "", make([]management.ImportRow, management.MaxImport+1), false)
+	wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, "/keys")
+}
+
+func TestImportCreatesTenants(t *testing.T) {
+	w := newWorld(t)
+	w.accepting()
+	w.tenant("gone", "free")
+	if err := w.DeleteTenant(ctx, ada, "", "gone", false, nil); err != nil {
+		t.Fatal(err)
+	}
+	r := must[management.ImportReport](t)(w.Import(ctx, ada, "", []management.ImportRow{
+		plainRow("a", oldKey(1)), plainRow("gone", oldKey(2)), plainRow("not/a/slug", oldKey(3)), plainRow("b", oldKey(4)),
+		plainRow("A", oldKey(5)), plainRow("c", "no shape"),
+	}, true))
+	if r.Created != 3 || r.Refused != 3 || r.TenantsCreated != 2 {
+		t.Errorf("%+v", r)
+	}
+	for _, i := range []int{1, 4, 5} {
+		w.wantJudged(oldKey(i), gateway.Allowed)
+	}
+	if _, err := w.Tenant(ctx, ada, "", "c"); err == nil {
+		t.Error("a tenant was made for a row that was refused")
+	}
+	w.wantIntact(2 + 2 + 3)
+	_, err := w.Import(ctx, management.Actor{Name: "eve", Tenant: "a"}, "", []management.ImportRow{plainRow("b", oldKey(9))}, true)
+	wantRefused(t, err, http.StatusForbidden, management.CodeInsufficientScope)
+	r = must[management.ImportReport](t)(w.Import(ctx, management.Actor{Name: "eve", Tenant: "a"}, "", []management.ImportRow{plainRow("b", oldKey(9))}, false))
+	if r.Refused != 1 {
+		t.Errorf("another tenant's: %+v", r)
+	}
+}
+
+// More keys that begin alike than can be compared in time are refused at the import.
+func TestImportBcryptAlike(t *testing.T) {
+	w := newWorld(t)
+	w.accepting()
+	w.tenant("acme", "business")
+	var rows []management.ImportRow
+	for i := range gateway.MaxPerLead + 1 {
+		rows = append(rows, hashedRow(t, "acme", fmt.Sprintf("old_0000aaaa%012d", i), "bcrypt"))
+	}
+	r := w.importRows(rows...)
+	if r.Created != gateway.MaxPerLead || r.Refused != 1 {
+		t.Errorf("%+v", r)
+	}
+	w.wantJudged(fmt.Sprintf("old_0000aaaa%012d", gateway.MaxPerLead-1), gateway.Allowed)
+	w.wantJudged("old_0000aaaa999999999999", gateway.InvalidKey)
+}
+
+func BenchmarkImport(b *testing.B) {
+	for _, algorithm := range []string{"sha256", "sha512"} {
+		b.Run(algorithm, func(b *testing.B) {
+			w := newWorld(b)
+			w.accepting()
+			for i := range 100 {
+				w.tenant(fmt.Sprintf("t%d", i), "business")
+			}
+			b.ReportAllocs()
+			rows := make([]management.ImportRow, 0, management.MaxImport)
+			n := 0
+			for b.Loop() {
+				b.StopTimer()
+				rows = rows[:0]
+				for range management.MaxImport {
+					key := fmt.Sprintf("old_%020d", n)
+					rows = append(rows, hashedRow(b, fmt.Sprintf("t%d", n%100), key, algorithm))
+					n++
+				}
+				b.StartTimer()
+				w.importRows(rows...)
+			}
+			b.ReportMetric(float64(b.Elapsed())/float64(n), "ns/row")
+		})
+	}
+}
