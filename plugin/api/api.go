@@ -261,7 +261,7 @@ func (b bound) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		b.h.fail(w, r, err)
 		return
 	}
-	if err := b.route.serve(c); err != nil {
+	if err := b.serve(c); err != nil {
 		b.h.fail(w, r, err)
 	}
 }
@@ -269,6 +269,7 @@ func (b bound) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // admit checks the caller's scope, the query, and which keyspace is meant.
 func (c *call) admit(r route) error {
 	if r.scope != "" && c.access.Allows != nil && !c.access.Allows(r.scope) {
+		c.w.Header().Set("WWW-Authenticate", `Bearer realm="keygate", error="insufficient_scope", scope="`+r.scope+`"`)
 		return &management.Error{
 			Status: http.StatusForbidden, Code: management.CodeInsufficientScope,
 			Detail: "The token lacks the scope " + r.scope + ".",

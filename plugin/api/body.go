@@ -27,6 +27,10 @@ type object struct {
 	faults []management.FieldError
 }
 
+var errBodyTooLarge = &management.Error{
+	Status: http.StatusRequestEntityTooLarge, Code: "body_too_large", Detail: "The body is larger than 1 MiB.",
+}
+
 func invalidJSON(format string, args ...any) *management.Error {
 	return &management.Error{
 		Status: http.StatusBadRequest, Code: management.CodeInvalidJSON, Detail: fmt.Sprintf(format, args...),
@@ -39,9 +43,7 @@ func (c *call) body(mayBeEmpty bool) (*object, error) {
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
-		return nil, &management.Error{
-			Status: http.StatusRequestEntityTooLarge, Code: "body_too_large", Detail: "The body is larger than 1 MiB.",
-		}
+		return nil, errBodyTooLarge
 	case err != nil:
 		return nil, invalidJSON("The body could not be read to its end.")
 	}

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"slices"
 	"strings"
 	"testing"
 
@@ -31,11 +30,6 @@ func TestEveryRouteIsDescribed(t *testing.T) {
 		for _, name := range r.params {
 			if d.Query[name] == nil && commonQuery[name] == nil {
 				t.Errorf("the parameter %q of %q is not described: add it to doc.Query", name, r.pattern)
-			}
-		}
-		for name := range d.Query {
-			if !slices.Contains(r.params, name) && name != "erase" {
-				t.Errorf("%q does not take the parameter %q that its description names", r.pattern, name)
 			}
 		}
 		for _, m := range pathParameter.FindAllStringSubmatch(r.pattern, -1) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
@@ -46,10 +47,18 @@ func writeProblem(w http.ResponseWriter, e *management.Error) {
 	switch e.Status {
 	case http.StatusUnauthorized:
 		if w.Header().Get("WWW-Authenticate") == "" {
-			w.Header().Set("WWW-Authenticate", `Bearer realm="keygate"`)
+			// RFC 6750, section 3.1: an error is named only where a token was sent.
+			challenge := `Bearer realm="keygate"`
+			if e.Code == management.CodeInvalidToken {
+				challenge += `, error="invalid_token"`
+			}
+			w.Header().Set("WWW-Authenticate", challenge)
 		}
 	case http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", "1")
+	}
+	if e.RetryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.FormatInt(int64((e.RetryAfter+time.Second-1)/time.Second), 10))
 	}
 	write(w, e.Status, "application/problem+json", problem{
 		Type: "about:blank", Title: http.StatusText(e.Status), Status: e.Status,

@@ -1,0 +1,178 @@
+package api_test
+
+import (
+	"crypto/sha256"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+const once = "Idempotency-Key"
+
+// wantReplay checks that an answer is the earlier one, but for its secrets.
+func wantReplay(t *testing.T, first, again answer) map[string]any {
+	t.Helper()
+	if again.header.Get("Idempotent-Replayed") != "true" || first.header.Get("Idempotent-Replayed") != "" {
+		t.Errorf("Idempotent-Replayed: first %q, again %q", first.header.Get("Idempotent-Replayed"), again.header.Get("Idempotent-Replayed"))
+	}
+	if first.header.Get("ETag") != again.header.Get("ETag") {
+		t.Errorf("ETag %q, then %q", first.header.Get("ETag"), again.header.Get("ETag"))
+	}
+	was, is := first.want(first.status), again.want(first.status)
+	for name, v := range was {
+		switch name {
+		case "key", "token", "secret", "curl":
+			if got, there := is[name]; got != nil || !there {
+				t.Errorf("%s is shown again: %v", name, got)
+			}
+			if is["code"] != "secret_already_shown" {
+				t.Errorf("code %v", is["code"])
+			}
+			if strings.Contains(again.body, v.(string)) {
+				t.Errorf("the secret is in %s", again.body)
+			}
+		case "confirmed", "pending", "scopes", "effective_scopes", "allowed_ips", "secrets", "metadata", "allowed_scopes":
+		default:
+			if is[name] != v {
+				t.Errorf("%s was %v, is %v", name, v, is[name])
+			}
+		}
+	}
+	return is
+}
+
+func TestReplay(t *testing.T) {
+	w := newWorld(t)
+	for i, r := range [][2]string{
+		{"/v1/tenants", `{"slug":"acme","plan":"pro"}`}, {"/v1/tenants/acme/credits", `{"add":5}`}, {"/v1/tenants/acme/keys", keyBody},
+		{"/v1/tokens", `{"name":"n","scopes":["*"]}`}, {"/v1/keys/ID/rotate", ""}, {"/v1/keys/ID/disable", ""}, {"/v1/keys/ID/enable", "{}"},
+		{"/v1/keys/ID/revoke", ""},
+	} {
+		path := r[0]
+		if strings.Contains(path, "ID") {
+			list := w.send("GET", "/v1/keys", "").want(200)["data"].([]any)
+			path = strings.Replace(path, "ID", list[0].(map[string]any)["id"].(string), 1)
+		}
+		key := strings.Repeat("k", i+1)
+		first := w.send("POST", path, r[1], once, key)
+		events := len(w.send("GET", "/v1/audit", "").want(200)["data"].([]any))
+		wantReplay(t, first, w.send("POST", path, r[1], once, key))
+		if n := len(w.send("GET", "/v1/audit", "").want(200)["data"].([]any)); n != events {
+			t.Errorf("%s: the replay changed something", path)
+		}
+		w.send("POST", path, r[1]+" ", once, key).wantProblem(422, "idempotency_key_reused", "")
+		// Once more as after a crash between the change and its answer.
+		w.crashed("admin ada", key, time.Now())
+		wantReplay(t, first, w.send("POST", path, r[1], once, key))
+	}
+	for _, key := range []string{" ", "a b", "ü", strings.Repeat("x", 256)} {
+		w.send("POST", "/v1/tenants", `{"slug":"x"}`, once, key).wantProblem(422, "invalid_field", once)
+	}
+	w.send("POST", "/v1/tenants", `{"slug":"x"}`, once, "a", once, "b").wantProblem(422, "invalid_field", once)
+}
+
+// crashed makes a request look as if the process that carried it out had been killed
+// before it stored the answer.
+func (w *world) crashed(owner, key string, claimed time.Time) {
+	w.t.Helper()
+	id := sha256.Sum256([]byte(owner + "\x00" + key))
+	err := w.store.Update(w.t.Context(), func(tx management.Tx) error {
+		row, err := tx.LockOnce(id[:])
+		if err != nil {
+			return err
+		}
+		row.Claim, row.ClaimedAt, row.Status, row.Body, row.ETag = "another process", claimed, 0, "", ""
+		return tx.UpdateOnce(row)
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// uncommitted makes it look as if it had been killed before it changed anything.
+func (w *world) uncommitted(owner, key string) {
+	w.t.Helper()
+	id := sha256.Sum256([]byte(owner + "\x00" + key))
+	if err := w.store.Update(w.t.Context(), func(tx management.Tx) error {
+		row, err := tx.LockOnce(id[:])
+		if err != nil {
+			return err
+		}
+		row.Done = management.Done{}
+		return tx.UpdateOnce(row)
+	}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// TestRunning: what may still be carried out elsewhere is not begun again, what can't be any more is.
+func TestRunning(t *testing.T) {
+	w := newWorld(t)
+	w.send("POST", "/v1/tenants", noTime).want(201)
+	send := func() answer { return w.send("POST", "/v1/tenants/acme/credits", `{"add":1}`, once, "k") }
+	balance := func() any { return w.send("GET", "/v1/tenants/acme", "").want(200)["credits"] }
+	send().want(200)
+	w.crashed("admin ada", "k", time.Now())
+	w.uncommitted("admin ada", "k")
+	a := send()
+	a.wantProblem(409, "request_running", "")
+	if a.header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+	w.crashed("admin ada", "k", time.Now().Add(-2*time.Minute))
+	send().want(200)
+	if b := balance(); b != 7.0 {
+		t.Errorf("the balance is %v, want 7: the request was carried out twice, since the first time was made to look undone", b)
+	}
+	// A refusal is not kept: the request may be sent again when its reason is gone.
+	spend := func() answer { return w.send("POST", "/v1/tenants/acme/credits", `{"spend":10}`, once, "s") }
+	spend().wantProblem(402, "credits_exhausted", "")
+	w.send("POST", "/v1/tenants/acme/credits", `{"add":10}`).want(200)
+	spend().want(200)
+	if b := balance(); b != 7.0 {
+		t.Errorf("the balance is %v, want 7", b)
+	}
+	// Who else uses the same key means another request.
+	w.access.Actor.Name = "bob"
+	send().want(200)
+	w.as(w.send("POST", "/v1/tokens", `{"name":"n","scopes":["*"]}`).want(201)["token"].(string))
+	send().want(200)
+	w.access.Actor.Name = "somebody it acts for"
+	if a := send(); a.header.Get("Idempotent-Replayed") != "true" {
+		t.Error("a token's keys are not its own, whoever it acts for")
+	}
+	if b := balance(); b != 9.0 {
+		t.Errorf("the balance is %v, want 9", b)
+	}
+}
+
+// TestOnceUnderLoad: of many that send the same at once exactly one is carried out.
+func TestOnceUnderLoad(t *testing.T) {
+	w := newWorld(t)
+	w.send("POST", "/v1/tenants", `{"slug":"acme","plan":"pro"}`).want(201)
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			for range 100 {
+				a := w.send("POST", "/v1/tenants/acme/credits", `{"add":1}`, once, "k")
+				if a.status == http.StatusOK {
+					return
+				}
+				if a.status != http.StatusConflict {
+					t.Errorf("answered %d %s", a.status, a.body)
+					return
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+			t.Error("it is never done")
+		})
+	}
+	all.Wait()
+	if b := w.send("GET", "/v1/tenants/acme", "").want(200)["credits"]; b != 1.0 {
+		t.Errorf("the balance is %v, want 1", b)
+	}
+}
