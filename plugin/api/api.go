@@ -144,6 +144,7 @@ var routes = []route{
 	{"GET /v1/webhooks/{id}/deliveries", "webhooks:read", paged("status"), (*call).listDeliveries},
 	{"POST /v1/webhooks/{id}/deliveries/{delivery}/replay", "webhooks:write", nil, (*call).replayDelivery},
 	{"POST /v1/tenants/{slug}/events", "events:write", nil, (*call).postEvent},
+	{"POST /v1/import", "keys:write", nil, (*call).importKeys},
 	{"POST /v1/verify", "verify", nil, (*call).verify},
 	{"POST /v1/explain", "verify", nil, (*call).explain},
 }

@@ -96,7 +96,7 @@ func (m *Manager) Import(ctx context.Context, a Actor, keyspace string, rows []I
 	err = m.write(ctx, a, ks.Name, func(c *call) error {
 		r = ImportReport{Data: make([]ImportResult, 0, len(rows))}
 		im := &importer{call: c, report: &r, createTenants: createTenants}
-		c.Tx = &batchTx{Tx: c.Tx, tenants: map[string]*gateway.Tenant{}, active: map[string]int{}}
+		c.Tx = &batchTx{Tx: c.Tx, tenants: map[string]*gateway.Tenant{}, active: map[string]int{}, hooks: map[WebhookQuery][]*WebhookRow{}}
 		for i := range rows {
 			res := ImportResult{Row: i}
 			id, result, err := im.row(&rows[i], &forms[i])
@@ -422,6 +422,35 @@ type batchTx struct {
 	Tx
 	tenants map[string]*gateway.Tenant // by slug as asked for
 	active  map[string]int             // by slug as stored
+	hooks   map[WebhookQuery][]*WebhookRow
+	head    *AuditRow // the newest event, nil before the first was read or written
+}
+
+// Webhooks is read once: a transaction that imports makes none.
+func (b *batchTx) Webhooks(q WebhookQuery) ([]*WebhookRow, error) {
+	if list, ok := b.hooks[q]; ok {
+		return list, nil
+	}
+	list, err := b.Tx.Webhooks(q)
+	if err == nil {
+		b.hooks[q] = list
+	}
+	return list, err
+}
+
+func (b *batchTx) AuditHead() (seq int64, hash []byte, err error) {
+	if b.head != nil {
+		return b.head.Seq, b.head.Hash, nil
+	}
+	return b.Tx.AuditHead()
+}
+
+func (b *batchTx) InsertAudit(r *AuditRow) error {
+	err := b.Tx.InsertAudit(r)
+	if err == nil {
+		b.head = r
+	}
+	return err
 }
 
 func (b *batchTx) LockTenant(keyspace, slug string) (*gateway.Tenant, error) {

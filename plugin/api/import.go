@@ -1,0 +1,93 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+var _ = document("POST /v1/import", doc{
+	Summary: "Imports keys that were issued elsewhere, plain or as hashes.",
+	Description: "Up to 1,000 rows a call. A row that is against a rule is refused alone. A key that its tenant has already is left as it is, " +
+		"so an import may be sent again. A plain key is hashed at once and never stored; every imported key is stored in the gateway's own form when it is first used.",
+	Body: fields{
+		"create_tenants": aFlag("Makes tenants that don't exist, on the default plan. Needs the scope tenants:write. Default: false.").orNull(),
+		"keys": aListOf(schema{"type": "object", "additionalProperties": false, "required": []string{"tenant"}, "properties": importFields()},
+			"The rows, each with a key or a hash.").with("minItems", 1).with("maxItems", management.MaxImport),
+	},
+	Required: []string{"keys"},
+	Answers:  map[int]any{http.StatusOK: management.ImportReport{}},
+})
+
+func importFields() fields {
+	f := keyBody()
+	f["tenant"] = aText("The tenant's slug.")
+	f["name"] = aText("For people. Default and null: imported.").with("minLength", 1).with("maxLength", management.MaxKeyName).orNull()
+	f["expires_at"] = aMoment("May be past. Default and null: never.").orNull()
+	f["key"] = aText("The full key.").orNull()
+	f["hash"] = aText("A hash of the full key, in hexadecimal or base64; of bcrypt the text that begins with $2.").orNull()
+	f["algorithm"] = oneOf("How the hash was made.", "sha256", "sha512", "hmac-sha256", "bcrypt").orNull()
+	f["pepper"] = aText("The id of the pepper that an HMAC was made with: the first 8 hexadecimal digits of SHA-256(\"keygate pepper id\" + pepper). Default: the only one configured.").orNull()
+	f["prefix"] = aText("How the key begins. A bcrypt hash is found by it, and needs four of the random characters.").orNull()
+	f["last_four"] = aText("How the key ends, at most four characters.").orNull()
+	f["created_at"] = aMoment("Default and null: now.").orNull()
+	f["disabled"] = aFlag("The key is known, and refused. Default: false.").orNull()
+	f["revoked"] = aFlag("The key is revoked. Default: false.").orNull()
+	f["revoked_at"] = aMoment("Since when it is revoked.").orNull()
+	return f
+}
+
+// importRow reads one row. What is wrong with it is the row's fault alone.
+func importRow(raw json.RawMessage) (row management.ImportRow) {
+	o := &object{taken: map[string]bool{}}
+	if err := json.Unmarshal(raw, &o.fields); err != nil || o.fields == nil {
+		row.Fault = &management.Error{
+			Status: http.StatusUnprocessableEntity, Code: management.CodeInvalidField, Detail: "The row must be a JSON object.",
+		}
+		return row
+	}
+	tenant := o.string("tenant")
+	if tenant.Value == "" && len(o.faults) == 0 {
+		o.fault("tenant", "is needed: the slug of the key's tenant")
+	}
+	row = management.ImportRow{
+		Tenant: tenant.Value, Key: o.string("key"), Hash: o.string("hash"), Algorithm: o.string("algorithm"), Pepper: o.string("pepper"),
+		Prefix: o.string("prefix"), LastFour: o.string("last_four"), CreatedAt: o.time("created_at"),
+		Disabled: o.bool("disabled"), Revoked: o.bool("revoked"), RevokedAt: o.time("revoked_at"), Fields: keyFields(o),
+	}
+	if err := o.done(); err != nil {
+		errors.As(err, &row.Fault)
+	}
+	return row
+}
+
+func (c *call) importKeys() error {
+	o, err := c.body(false)
+	if err != nil {
+		return err
+	}
+	list := field(o, "keys", func(raw json.RawMessage, rows *[]json.RawMessage) string {
+		return unmarshal(raw, rows, "must be an array of rows")
+	})
+	create := o.bool("create_tenants")
+	if err := o.done(); err != nil {
+		return err
+	}
+	if create.Value && c.access.Allows != nil && !c.access.Allows("tenants:write") {
+		return &management.Error{
+			Status: http.StatusForbidden, Code: management.CodeInsufficientScope, Detail: "The token lacks the scope tenants:write, which create_tenants needs.",
+		}
+	}
+	// More than that is refused; the rows need not be read for it.
+	rows := make([]management.ImportRow, min(len(list.Value), management.MaxImport+1))
+	for i := range rows {
+		rows[i] = importRow(list.Value[i])
+	}
+	r, err := c.h.manager.Import(c.ctx, c.actor, c.keyspace, rows, create.Value)
+	if err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, r)
+}
