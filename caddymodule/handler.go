@@ -273,6 +273,12 @@ var errKeyEnded = errors.New("API key is no longer valid")
 
 // pass sends an allowed request on, and ends it early if its key stops being good.
 func (x *exchange) pass(log *accessLog, next caddyhttp.Handler) (err error) {
+	// Where Caddy has put its idle timeouts before the connection, it is behind them.
+	if _, idle := caddyhttp.IdleTimeoutsFromContext(x.r.Context()); idle != nil {
+		x.w.control = idle.Ctrl
+	} else {
+		x.w.control = http.NewResponseController(x.w.ResponseWriter)
+	}
 	ctx, cancel := context.WithCancelCause(x.r.Context())
 	x.cancel = cancel
 	defer cancel(nil)

@@ -39,6 +39,8 @@ type responseWriter struct {
 	closed  bool           // the handler returned: the writer must not be touched
 	refused bool           // ended before the header went out: the refusal is still to be written
 	conn    net.Conn
+	writing int // calls under way that may block on the client
+	control *http.ResponseController
 }
 
 // stopped says, mu being held, that a handler must not write any more.
@@ -73,9 +75,14 @@ func (w *responseWriter) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
+// begin comes before whatever may block on the client; done must follow where it
+// returns no error.
 func (w *responseWriter) begin() error {
 	w.mu.Lock()
 	sent, ended := w.sent, w.stopped()
+	if !ended {
+		w.writing++
+	}
 	w.mu.Unlock()
 	if ended {
 		return errEnded
@@ -86,11 +93,18 @@ func (w *responseWriter) begin() error {
 	return nil
 }
 
+func (w *responseWriter) done() {
+	w.mu.Lock()
+	w.writing--
+	w.mu.Unlock()
+}
+
 // Write implements http.ResponseWriter.
 func (w *responseWriter) Write(p []byte) (int, error) {
 	if err := w.begin(); err != nil {
 		return 0, err
 	}
+	defer w.done()
 	n, err := w.ResponseWriter.Write(p)
 	w.wrote += int64(n)
 	w.failed = w.failed || err != nil
@@ -102,6 +116,7 @@ func (w *responseWriter) ReadFrom(r io.Reader) (int64, error) {
 	if err := w.begin(); err != nil {
 		return 0, err
 	}
+	defer w.done()
 	n, err := w.ResponseWriterWrapper.ReadFrom(r)
 	w.wrote += n
 	return n, err
@@ -112,6 +127,7 @@ func (w *responseWriter) FlushError() error {
 	if err := w.begin(); err != nil {
 		return err
 	}
+	defer w.done()
 	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
@@ -149,11 +165,30 @@ func (w *responseWriter) end(reason gateway.Reason) {
 		_ = w.conn.Close()
 		return
 	}
-	past := time.Unix(1, 0)
-	rc := http.NewResponseController(w.ResponseWriter)
-	_ = rc.SetReadDeadline(past)
-	if w.sent {
-		_ = rc.SetWriteDeadline(past)
+	// Of Caddy's wrappers the reader's may be asked from here, the writer's not.
+	_ = http.NewResponseController(w.ResponseWriter).SetReadDeadline(gone)
+	w.stopWriting()
+}
+
+// gone is a deadline that has gone by.
+var gone = time.Unix(1, 0)
+
+// stopWriting, mu being held, makes a write to a client that does not read fail. What
+// writes may set another deadline after this one, for its next chunk: so it is set again
+// until nothing is being written.
+func (w *responseWriter) stopWriting() {
+	if !w.sent || w.closed {
+		return
+	}
+	if w.control != nil {
+		_ = w.control.SetWriteDeadline(gone)
+	}
+	if w.writing > 0 {
+		time.AfterFunc(20*time.Millisecond, func() {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.stopWriting()
+		})
 	}
 }
 

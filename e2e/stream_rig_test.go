@@ -197,10 +197,18 @@ type streams struct {
 	mu    sync.Mutex
 	ends  map[string]chan struct{}
 	heard map[string]chan string
+	// upstream2 is the path before those whose upstream speaks HTTP/2.
+	upstream2 string
 }
 
 func newStreams() *streams {
-	return &streams{ends: map[string]chan struct{}{}, heard: map[string]chan string{}}
+	st := &streams{ends: map[string]chan struct{}{}, heard: map[string]chan string{}, upstream2: "/h2"}
+	if raceBuilt {
+		// Where a request with an open body to such an upstream is cancelled, Caddy's proxy
+		// has a race of its own (bodyNopCloserIfNotRead.Close): these go to the other one.
+		st.upstream2 = ""
+	}
+	return st
 }
 
 // gone is closed when the upstream has seen the end of a stream.

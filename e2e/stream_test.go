@@ -46,12 +46,12 @@ func (s *site) every(t testing.TB, st *streams, h2 *http.Client, key string) []*
 		s.events(t, "events", s.client, key),
 		s.events(t, "events over HTTP/2", h2, key),
 		s.socket(t, key),
-		s.echo(t, "echo over HTTP/2", h2, "/h2/echo", key),
+		s.echo(t, "echo over HTTP/2", h2, st.upstream2+"/echo", key),
 		s.download(t, key),
 		s.waits(t, st, "for headers", s.client, "/wait", key),
 		s.waits(t, st, "for headers over HTTP/2", h2, "/h2/wait", key),
 		s.waits(t, st, "with an upload", s.client, "/upload", key),
-		s.waits(t, st, "with an upload over HTTP/2", h2, "/h2/upload", key),
+		s.waits(t, st, "with an upload over HTTP/2", h2, st.upstream2+"/upload", key),
 	}
 	for _, l := range all {
 		l.goes()
@@ -138,7 +138,7 @@ func TestStreamsOutliveReloads(t *testing.T) {
 	open := func(key string) []*live {
 		return []*live{
 			s.events(t, "events", s.client, key),
-			s.echo(t, "echo over HTTP/2", h2, "/h2/echo", key),
+			s.echo(t, "echo over HTTP/2", h2, st.upstream2+"/echo", key),
 			s.download(t, key),
 			s.waits(t, st, "for headers", s.client, "/wait", key),
 			s.waits(t, st, "with an upload", s.client, "/upload", key),
@@ -239,11 +239,11 @@ func TestConcurrencySlotsAreFreed(t *testing.T) {
 		"events":        func() *live { return s.events(t, "events", s.client, k.full) },
 		"events, HTTP2": func() *live { return s.events(t, "events over HTTP/2", h2, k.full) },
 		"websocket":     func() *live { return s.socket(t, k.full) },
-		"echo":          func() *live { return s.echo(t, "echo", h2, "/h2/echo", k.full) },
+		"echo":          func() *live { return s.echo(t, "echo", h2, st.upstream2+"/echo", k.full) },
 		"download":      func() *live { return s.download(t, k.full) },
 		"waiting":       func() *live { return s.waits(t, st, "for headers", s.client, "/wait", k.full) },
 		"upload":        func() *live { return s.waits(t, st, "with an upload", s.client, "/upload", k.full) },
-		"upload, HTTP2": func() *live { return s.waits(t, st, "with an upload", h2, "/h2/upload", k.full) },
+		"upload, HTTP2": func() *live { return s.waits(t, st, "with an upload", h2, st.upstream2+"/upload", k.full) },
 	}
 	for name, open := range kinds {
 		t.Run(name, func(t *testing.T) {
