@@ -144,7 +144,7 @@ func (c *call) webhook(id string) (*WebhookRow, error) {
 func applyWebhook(f *faults, w *WebhookRow, in WebhookFields, settings WebhookSettings, fresh bool) {
 	if in.URL.Set || fresh {
 		w.URL = in.URL.Value
-		if wrong := checkWebhookURL(w.URL, settings.AllowPrivate); wrong != "" {
+		if wrong := CheckWebhookURL(w.URL, settings.AllowPrivate); wrong != "" {
 			f.invalid("url", "%s", wrong)
 		}
 	}
@@ -197,9 +197,9 @@ func checkEvents(f *faults, field string, list []string) []string {
 	return out
 }
 
-// checkWebhookURL says what is wrong with a URL; "" for nothing. What a name stands for is
+// CheckWebhookURL says what is wrong with a URL; "" for nothing. What a name stands for is
 // looked at when it is dialled: it may change.
-func checkWebhookURL(s string, allowPrivate bool) string {
+func CheckWebhookURL(s string, allowPrivate bool) string {
 	u, err := url.Parse(s)
 	switch {
 	case s == "" || len(s) > maxWebhookURL || err != nil || !printable(s) || strings.ContainsAny(s, " \\"):

@@ -1,0 +1,230 @@
+package management_test
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// clear seals nothing, which these tests don't look at; package webhook's do.
+type clear struct{}
+
+func (clear) Seal(plain []byte, _ string) ([]byte, error) { return plain, nil }
+func (clear) Open(b []byte, _ string) ([]byte, error)     { return b, nil }
+
+func newHookWorld(t testing.TB, s management.WebhookSettings) *world {
+	w := newWorld(t)
+	w.Manager = management.New(management.Config{
+		Store: w.store, Engine: w.gw, View: w.current, Now: w.now,
+		Webhooks: func(string) management.WebhookSettings { return s },
+	})
+	return w
+}
+
+func hookAt(url string, events ...string) management.WebhookFields {
+	f := management.WebhookFields{URL: management.Some(url)}
+	if events != nil {
+		f.Events = management.Some(events)
+	}
+	return f
+}
+
+func TestWebhooksNeedASecret(t *testing.T) {
+	w := newHookWorld(t, management.WebhookSettings{})
+	_, err := w.CreateWebhook(ctx, ada, "", hookAt("https://example.com/"))
+	wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeWebhooksOff)
+	if !strings.Contains(err.Error(), "secret {env.KEYGATE_SECRET}") {
+		t.Errorf("refused with %v", err)
+	}
+}
+
+func TestWebhookFields(t *testing.T) {
+	w := newHookWorld(t, management.WebhookSettings{Sealer: clear{}})
+	for _, url := range []string{
+		"https://example.com", "http://example.com:8080/a?b=c", "https://[2606:4700:4700::1111]/", "https://8.8.8.8/x",
+	} {
+		if r, err := w.CreateWebhook(ctx, ada, "", hookAt(url)); err != nil || r.URL != url || r.Events[0] != "*" || !r.Active {
+			t.Errorf("%s: %+v, %v", url, r.WebhookRecord, err)
+		}
+	}
+	for _, url := range []string{
+		"", "example.com", "/x", "ftp://example.com/", "file:///etc/passwd", "gopher://example.com/", "https://", "https:///x", "https:example.com",
+		"https://user:pass@example.com/", "https://user@example.com/", "https://example.com/#x", "https://example.com/ x", "https://exa\nmple.com/",
+		"http://localhost/", "http://LOCALHOST.:80/", "http://a.localhost/", "http://127.0.0.1/", "http://10.1.2.3/", "http://[::1]/",
+		"http://169.254.169.254/latest/meta-data/", "http://[::ffff:127.0.0.1]/", "http://[fd00::1]/", "http://[fe80::1%25eth0]/", "http://0.0.0.0/",
+		"https://example.com/" + strings.Repeat("x", 2048),
+	} {
+		_, err := w.CreateWebhook(ctx, ada, "", hookAt(url))
+		wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, "/url")
+	}
+	for _, events := range [][]string{{"*"}, {"key.*", "tenant.suspended", "job.finished", "job.*", "a.b.c_1"}} {
+		if _, err := w.CreateWebhook(ctx, ada, "", hookAt("https://example.com/", events...)); err != nil {
+			t.Errorf("%q: %v", events, err)
+		}
+	}
+	for _, bad := range []string{"", "key.made", "key", "key.", ".x", "Key.created", "webhook.created", "webhook.*", "job", "a..b", "*.created", "key.created ", "job.*.*", "**", "k*"} {
+		_, err := w.CreateWebhook(ctx, ada, "", hookAt("https://example.com/", "key.created", bad))
+		wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, "/events/1")
+	}
+	_, err := w.CreateWebhook(ctx, ada, "", management.WebhookFields{URL: management.Some("https://example.com/"), Events: management.Some([]string{})})
+	wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, "/events")
+}
+
+func TestWebhookLifecycle(t *testing.T) {
+	w := newHookWorld(t, management.WebhookSettings{Sealer: clear{}})
+	w.tenant("acme", "free")
+	made := must[management.IssuedWebhook](t)(w.CreateWebhook(ctx, ada, "", management.WebhookFields{
+		URL: management.Some("https://example.com/in?token=t"), Tenant: management.Some("ACME"),
+	}))
+	if *made.Tenant != "acme" || !strings.HasPrefix(made.ID, "whk_") {
+		t.Errorf("made %+v", made)
+	}
+	_, err := w.UpdateWebhook(ctx, ada, "", made.ID, hookAt("https://example.org/"), management.Match{7})
+	wantRefused(t, err, http.StatusPreconditionFailed, management.CodePrecondition)
+	_, err = w.UpdateWebhook(ctx, ada, "", made.ID, management.WebhookFields{Tenant: management.Some("other")}, nil)
+	wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, "/tenant")
+	changed := must[management.WebhookRecord](t)(w.UpdateWebhook(ctx, ada, "", made.ID, hookAt("https://example.com/other", "key.*"), management.Match{1}))
+	if changed.URL != "https://example.com/other" || changed.Version != 2 {
+		t.Errorf("changed to %+v", changed)
+	}
+	w.key("acme")
+	list := must[management.Page[management.DeliveryRecord]](t)(w.Deliveries(ctx, ada, "", made.ID, management.DeliveryFilter{Status: management.DeliveryPending}))
+	if len(list.Data) != 1 || list.Data[0].EventType != "key.created" {
+		t.Fatalf("deliveries %+v", list.Data)
+	}
+	must[management.WebhookRecord](t)(w.UpdateWebhook(ctx, ada, "", made.ID, management.WebhookFields{Active: management.Some(false)}, nil))
+	w.key("acme")
+	list = must[management.Page[management.DeliveryRecord]](t)(w.Deliveries(ctx, ada, "", made.ID, management.DeliveryFilter{}))
+	if len(list.Data) != 1 || list.Data[0].Status != management.DeliveryDead {
+		t.Errorf("deliveries of an inactive webhook %+v", list.Data)
+	}
+	must[management.IssuedWebhook](t)(w.RotateWebhookSecret(ctx, ada, "", made.ID))
+	if err := w.DeleteWebhook(ctx, ada, "", made.ID, nil); err != nil {
+		t.Fatal(err)
+	}
+	_, err = w.Webhook(ctx, ada, "", made.ID)
+	wantRefused(t, err, http.StatusNotFound, management.CodeNotFound)
+
+	var actions []string
+	for _, a := range must[management.Page[management.AuditRecord]](t)(w.Audit(ctx, ada, "", management.AuditFilter{Tenant: "acme"})).Data {
+		if strings.HasPrefix(a.Action, "webhook.") {
+			actions = append(actions, strings.TrimPrefix(a.Action, "webhook."))
+			if b, _ := json.Marshal(a); strings.Contains(string(b), "token=t") || strings.Contains(string(b), "whsec_") {
+				t.Errorf("the audit holds %s", b)
+			}
+		}
+	}
+	if got := strings.Join(actions, " "); got != "deleted secret_rotated updated updated created" {
+		t.Errorf("audit: %s", got)
+	}
+	w.wantIntact(-1)
+}
+
+func TestWebhooksAreBounded(t *testing.T) {
+	w := newHookWorld(t, management.WebhookSettings{Sealer: clear{}})
+	w.tenant("acme", "free")
+	for _, tenant := range []string{"", "acme"} {
+		f := hookAt("https://example.com/")
+		if tenant != "" {
+			f.Tenant = management.Some(tenant)
+		}
+		for range management.MaxWebhooks {
+			must[management.IssuedWebhook](t)(w.CreateWebhook(ctx, ada, "", f))
+		}
+		_, err := w.CreateWebhook(ctx, ada, "", f)
+		wantRefused(t, err, http.StatusConflict, management.CodeWebhookLimitReached)
+	}
+	seen := 0
+	for q := (management.WebhookFilter{PageQuery: management.PageQuery{Limit: 7}}); ; {
+		page := must[management.Page[management.WebhookRecord]](t)(w.Webhooks(ctx, ada, "", q))
+		seen += len(page.Data)
+		if page.NextCursor == nil {
+			break
+		}
+		q.Cursor = *page.NextCursor
+	}
+	if seen != 2*management.MaxWebhooks {
+		t.Errorf("listed %d webhooks, want %d", seen, 2*management.MaxWebhooks)
+	}
+	// A tenant's end with it.
+	if err := w.DeleteTenant(ctx, ada, "", "acme", true, nil); err != nil {
+		t.Fatal(err)
+	}
+	page := must[management.Page[management.WebhookRecord]](t)(w.Webhooks(ctx, ada, "", management.WebhookFilter{PageQuery: management.PageQuery{Limit: 100}}))
+	if len(page.Data) != management.MaxWebhooks {
+		t.Errorf("%d webhooks are left, want %d", len(page.Data), management.MaxWebhooks)
+	}
+}
+
+func TestPostEvent(t *testing.T) {
+	w := newHookWorld(t, management.WebhookSettings{Sealer: clear{}})
+	w.tenant("acme", "free")
+	must[management.IssuedWebhook](t)(w.CreateWebhook(ctx, ada, "", hookAt("https://example.com/", "job.*")))
+	if r := must[management.EventRecord](t)(w.PostEvent(ctx, ada, "", "acme", "job.finished", json.RawMessage(`{}`))); r.Deliveries != 1 {
+		t.Errorf("taken as %+v", r)
+	}
+	if r := must[management.EventRecord](t)(w.PostEvent(ctx, ada, "", "acme", "other.thing", nil)); r.Deliveries != 0 {
+		t.Errorf("taken as %+v", r)
+	}
+	for _, bad := range []string{"", "job", ".", "a.", ".b", "a..b", "A.b", "a.b-c", "key.created", "tenant.x", "limit.reached", "webhook.deleted", "a." + strings.Repeat("b", 63)} {
+		_, err := w.PostEvent(ctx, ada, "", "acme", bad, nil)
+		wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, "/type")
+	}
+	large := json.RawMessage(`{"a":"` + strings.Repeat("x", management.MaxEventData) + `"}`)
+	for _, data := range []json.RawMessage{large, json.RawMessage(`[]`), json.RawMessage(`"x"`), json.RawMessage(`{`)} {
+		_, err := w.PostEvent(ctx, ada, "", "acme", "job.finished", data)
+		wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, "/data")
+	}
+	_, err := w.PostEvent(ctx, ada, "", "nobody", "job.finished", nil)
+	wantRefused(t, err, http.StatusNotFound, management.CodeNotFound)
+}
+
+// What did not come to pass is told nobody.
+func TestRefusedWritesPublishNothing(t *testing.T) {
+	w := newHookWorld(t, management.WebhookSettings{Sealer: clear{}})
+	w.tenant("acme", "free")
+	hook := must[management.IssuedWebhook](t)(w.CreateWebhook(ctx, ada, "", hookAt("https://example.com/")))
+	for range 5 {
+		_, _ = w.CreateKey(ctx, ada, "", "acme", management.KeyFields{Name: management.Some("k")}) // 3 are allowed
+	}
+	boom := errors.New("boom")
+	if err := w.store.Update(ctx, func(tx management.Tx) error {
+		if err := tx.InsertEvent(&management.EventRow{Event: management.Event{ID: "evt_x", Keyspace: "default", Type: "a.b", Data: json.RawMessage("{}")}}); err != nil {
+			return err
+		}
+		return boom
+	}); !errors.Is(err, boom) {
+		t.Fatal(err)
+	}
+	list := must[management.Page[management.DeliveryRecord]](t)(w.Deliveries(ctx, ada, "", hook.ID, management.DeliveryFilter{}))
+	if len(list.Data) != 3 {
+		t.Errorf("%d deliveries, want 3", len(list.Data))
+	}
+}
+
+// Whatever is taken as a URL is one of http, names a host, and no address that is not public.
+func FuzzWebhookURL(f *testing.F) {
+	for _, s := range []string{"https://example.com/", "http://127.0.0.1", "http://[::1]:80/", "https://a@b/", "http://0x7f.1/", "https://[fe80::1%25a]/", "HTTP://EXAMPLE.COM"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if management.CheckWebhookURL(s, false) != "" {
+			return
+		}
+		r, err := http.NewRequest(http.MethodPost, s, nil)
+		if err != nil {
+			t.Fatalf("%q was taken and can't be used: %v", s, err)
+		}
+		if r.URL.Scheme != "http" && r.URL.Scheme != "https" || r.URL.Hostname() == "" || r.URL.User != nil {
+			t.Fatalf("%q was taken", s)
+		}
+		if a := gateway.Addr(r.URL.Hostname()); a.IsValid() && !management.PublicAddr(a) {
+			t.Fatalf("%q was taken", s)
+		}
+	})
+}

@@ -1,0 +1,286 @@
+package webhook_test
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/webhook"
+)
+
+var (
+	ctx = context.Background()
+	ada = management.Actor{Name: "ada", IP: "192.0.2.1", Via: "api"}
+)
+
+// patience is how long something may take that always happens.
+const patience = 20 * time.Second
+
+// world is deliveries over a real store, manager and gateway.
+type world struct {
+	*management.Manager
+	t       *testing.T
+	path    string
+	store   *sqlstore.Store
+	gw      *gateway.Gateway
+	view    *gateway.View
+	service *webhook.Service
+	log     *slog.Logger
+
+	mu       sync.Mutex
+	settings management.WebhookSettings
+	ahead    time.Duration
+}
+
+func must[T any](t testing.TB) func(v T, err error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, path: filepath.Join(t.TempDir(), "keygate.db"), log: slog.New(slog.DiscardHandler)}
+	w.settings = management.WebhookSettings{
+		Sealer:       must[*webhook.Vault](t)(webhook.NewVault("correct horse battery staple")),
+		AllowPrivate: true, Expiring: management.DefaultExpiring, Unused: management.DefaultUnused,
+	}
+	w.store = must[*sqlstore.Store](t)(sqlstore.Open(ctx, w.path, w.log))
+	w.gw = must[*gateway.Gateway](t)(gateway.New(gateway.Options{Store: w.store, Logger: w.log}))
+	if err := w.gw.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	scopes := gateway.Scopes{}
+	plan := &gateway.Plan{Name: "pro", Cap: scopes.All(), Limits: []*ratelimit.Policy{
+		must[*ratelimit.Policy](t)(ratelimit.ParseQuota("10/month")),
+	}}
+	paid := &gateway.Plan{Name: "paid", Cap: scopes.All(), Limits: []*ratelimit.Policy{ratelimit.NewCredits()}}
+	w.view = gateway.NewView(must[*apikey.Hasher](t)(apikey.NewHasher()), &gateway.Keyspace{
+		Name: "default", DefaultPlan: "pro", Plans: map[string]*gateway.Plan{"pro": plan, "paid": paid}, PlanOrder: []string{"pro", "paid"},
+		Grammar: must[*apikey.Grammar](t)(apikey.NewGrammar([]apikey.Prefix{{Value: "kg_live_", Environment: "live"}},
+			apikey.Format{Length: 32, Checksum: apikey.CRC32}, nil)),
+		Places: must[*apikey.Places](t)(apikey.NewPlaces()),
+	})
+	w.Manager = management.New(management.Config{
+		Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.now, Logger: w.log, Webhooks: w.current,
+	})
+	t.Cleanup(func() {
+		w.stop()
+		if err := w.gw.Close(ctx); err != nil {
+			t.Error(err)
+		}
+		_ = w.store.Close()
+	})
+	return w
+}
+
+func (w *world) now() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Now().Add(w.ahead)
+}
+
+// pass makes time pass.
+func (w *world) pass(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ahead += d
+}
+
+func (w *world) current(string) management.WebhookSettings {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.settings
+}
+
+func (w *world) configure(f func(*management.WebhookSettings)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f(&w.settings)
+}
+
+// start runs the Service, with short waits unless change says otherwise.
+func (w *world) start(change ...func(*webhook.Options)) {
+	o := webhook.Options{
+		Store: w.store, Manager: w.Manager, Settings: w.current, Keyspaces: func() []string { return []string{"default"} },
+		Logger: w.log, Now: w.now, Schedule: quickly(10), Poll: 20 * time.Millisecond,
+	}
+	for _, f := range change {
+		f(&o)
+	}
+	w.service = webhook.New(o)
+	w.gw.Watch(w.service)
+	w.service.Start()
+}
+
+// quickly is a schedule of n attempts more, one soon after the other.
+func quickly(n int) []time.Duration {
+	out := make([]time.Duration, n)
+	for i := range out {
+		out[i] = 5 * time.Millisecond
+	}
+	return out
+}
+
+func (w *world) stop() {
+	if w.service != nil {
+		if err := w.service.Close(ctx); err != nil {
+			w.t.Error(err)
+		}
+		w.service = nil
+	}
+}
+
+func (w *world) tenant(slug, plan string) {
+	w.t.Helper()
+	must[management.TenantRecord](w.t)(w.CreateTenant(ctx, ada, "", slug, management.TenantFields{Plan: management.Some(plan)}))
+}
+
+func (w *world) key(tenant string, more ...func(*management.KeyFields)) management.IssuedKey {
+	w.t.Helper()
+	f := management.KeyFields{Name: management.Some("ci")}
+	for _, m := range more {
+		m(&f)
+	}
+	return must[management.IssuedKey](w.t)(w.CreateKey(ctx, ada, "", tenant, f))
+}
+
+// hook makes a webhook of an endpoint.
+func (w *world) hook(url, tenant string, events ...string) management.IssuedWebhook {
+	w.t.Helper()
+	f := management.WebhookFields{URL: management.Some(url)}
+	if tenant != "" {
+		f.Tenant = management.Some(tenant)
+	}
+	if len(events) > 0 {
+		f.Events = management.Some(events)
+	}
+	return must[management.IssuedWebhook](w.t)(w.CreateWebhook(ctx, ada, "", f))
+}
+
+// use sends n requests with a key and returns what became of the last.
+func (w *world) use(full string, n int) gateway.Reason {
+	w.t.Helper()
+	var d gateway.Decision
+	for range n {
+		r := gateway.Request{
+			Now: w.now(), View: w.view, Keyspace: w.view.Keyspaces["default"], Credential: full,
+			Addr: netip.MustParseAddr("192.0.2.7"), Cost: 1, NoConcurrency: true,
+		}
+		w.gw.Check(ctx, &r, &d)
+		d.Done()
+	}
+	return d.Reason
+}
+
+// deliveries returns a webhook's, newest first.
+func (w *world) deliveries(id string) []management.DeliveryRecord {
+	w.t.Helper()
+	return must[management.Page[management.DeliveryRecord]](w.t)(w.Deliveries(ctx, ada, "", id, management.DeliveryFilter{})).Data
+}
+
+// eventually waits until ok holds; what says what is waited for.
+func (w *world) eventually(what string, ok func() bool) {
+	w.t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("%s: it did not come", what)
+		}
+	}
+}
+
+// post is what an endpoint got.
+type post struct {
+	header http.Header
+	body   []byte
+	Type   string          `json:"type"`
+	At     time.Time       `json:"timestamp"`
+	Data   json.RawMessage `json:"data"`
+}
+
+func (p post) field(t testing.TB, name string) any {
+	t.Helper()
+	var m map[string]any
+	if err := json.Unmarshal(p.Data, &m); err != nil {
+		t.Fatal(err)
+	}
+	return m[name]
+}
+
+// endpoint receives events.
+type endpoint struct {
+	*httptest.Server
+	t testing.TB
+
+	mu     sync.Mutex
+	posts  []post
+	answer func(n int, w http.ResponseWriter, r *http.Request)
+}
+
+// newEndpoint answers every post by answer, which is told how many there were before; nil: 204.
+func newEndpoint(t testing.TB, answer func(n int, w http.ResponseWriter, r *http.Request)) *endpoint {
+	e := &endpoint{t: t, answer: answer}
+	e.Server = httptest.NewServer(e)
+	t.Cleanup(e.Close)
+	return e
+}
+
+func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p := post{header: r.Header}
+	p.body, _ = io.ReadAll(r.Body)
+	if err := json.Unmarshal(p.body, &p); err != nil || r.Method != http.MethodPost {
+		e.t.Errorf("%s %s: %v", r.Method, p.body, err)
+	}
+	e.mu.Lock()
+	n := len(e.posts)
+	e.posts = append(e.posts, p)
+	answer := e.answer
+	e.mu.Unlock()
+	if answer == nil {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	answer(n, w, r)
+}
+
+func (e *endpoint) got() []post {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return append([]post(nil), e.posts...)
+}
+
+func (e *endpoint) answers(f func(n int, w http.ResponseWriter, r *http.Request)) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.answer = f
+}
+
+// types returns how often each type was received.
+func (e *endpoint) types() map[string]int {
+	out := map[string]int{}
+	for _, p := range e.got() {
+		out[p.Type]++
+	}
+	return out
+}
+
+func status(code int) func(int, http.ResponseWriter, *http.Request) {
+	return func(_ int, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
+}
