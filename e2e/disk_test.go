@@ -218,6 +218,12 @@ func TestDiskLocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.recovers(t)
+	// It is said once that it began and once that it ended, whatever was read meanwhile.
+	for _, words := range []string{"the store cannot be written: keys go on working", "the store can be written again"} {
+		if n := strings.Count(p.log(), words); n != 1 {
+			t.Errorf("the log says %d times that %s", n, words)
+		}
+	}
 }
 
 // files are the database's.

@@ -93,6 +93,11 @@ func (s *site) firstUse(t *testing.T, of, n int) {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 4}}
 	defer client.CloseIdleConnections()
 	var cold, warm []time.Duration
+	checks := func() (all, quick int64) {
+		text := s.pprof(t, "/metrics")
+		return first(t, text, `keygate_check_duration_seconds_count (\d+)`), first(t, text, `keygate_check_duration_seconds_bucket{le="0.001"} (\d+)`)
+	}
+	all, quick := checks()
 	r := rand.New(rand.NewPCG(1, 1))
 	for range n {
 		c := &caller{key: bigKey(r.IntN(of)), want: http.StatusOK}
@@ -106,6 +111,8 @@ func (s *site) firstUse(t *testing.T, of, n int) {
 	}
 	t.Logf("first use over HTTP: p50 %v, p99 %v; second use: p50 %v, p99 %v (%s)",
 		quantile(cold, 0.5), quantile(cold, 0.99), quantile(warm, 0.5), quantile(warm, 0.99), machine())
+	a, q := checks()
+	t.Logf("in the process, judging took over a millisecond for %.2f %% of the first uses", float64(a-all-(q-quick))/float64(n)*100)
 }
 
 func quantile(d []time.Duration, q float64) time.Duration {
