@@ -22,6 +22,7 @@ type Engine interface {
 	// TokenChanges counts the changes to management tokens that it has heard of, Apply's
 	// and those that others wrote: while it is the same, what was read of them is right.
 	TokenChanges() uint64
+	StandingEngine
 }
 
 // Config is what a Manager works with. All but Logger, Now and Node must be set.

@@ -1,0 +1,80 @@
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+type standings = management.Page[management.StandingRecord]
+
+func (c *call) getKeyLimits() error {
+	list, err := c.h.manager.KeyStandings(c.ctx, c.actor, c.keyspace, c.r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, list)
+}
+
+func (c *call) getTenantLimits() error {
+	list, err := c.h.manager.TenantStandings(c.ctx, c.actor, c.keyspace, c.r.PathValue("slug"))
+	if err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, list)
+}
+
+func (c *call) resetKeyLimits() error {
+	return c.resetLimits(c.h.manager.ResetKeyLimits, c.r.PathValue("id"))
+}
+
+func (c *call) resetTenantLimits() error {
+	return c.resetLimits(c.h.manager.ResetTenantLimits, c.r.PathValue("slug"))
+}
+
+// resetLimits answers with where the limits stand afterwards.
+func (c *call) resetLimits(reset func(ctx context.Context, a management.Actor, keyspace, whose string, policies []string) (standings, error), whose string) error {
+	o, err := c.body(true)
+	if err != nil {
+		return err
+	}
+	policies := o.strings("policies")
+	if err := o.done(); err != nil {
+		return err
+	}
+	if policies.Set && !policies.Null && len(policies.Value) == 0 {
+		o.fault("policies", "names none; leave it out to reset all")
+		return o.done()
+	}
+	list, err := reset(c.ctx, c.actor, c.keyspace, whose, policies.Value)
+	if err != nil {
+		return err
+	}
+	return c.json(http.StatusOK, list)
+}
+
+func resetBody() fields {
+	return fields{"policies": aListOf(aText(""), "Names of rates and quotas. Default and null: all of them.").orNull()}
+}
+
+var (
+	planRefused = map[int][]string{http.StatusUnprocessableEntity: {management.CodePlanUnknown}}
+
+	_ = document("GET /v1/keys/{id}/limits", doc{
+		Summary: "Shows where each limit stands that the key's requests are subject to, its tenant's included.",
+		Answers: map[int]any{http.StatusOK: standings{}}, Refusals: planRefused,
+	})
+	_ = document("GET /v1/tenants/{slug}/limits", doc{
+		Summary: "Shows where each limit stands that is counted for the tenant as a whole.",
+		Answers: map[int]any{http.StatusOK: standings{}}, Refusals: planRefused,
+	})
+	_ = document("POST /v1/keys/{id}/limits/reset", doc{
+		Summary: "Makes limits that are counted for the key as new, and shows where its limits stand then.",
+		Body:    resetBody(), EmptyBody: true, Answers: map[int]any{http.StatusOK: standings{}}, Refusals: planRefused,
+	})
+	_ = document("POST /v1/tenants/{slug}/limits/reset", doc{
+		Summary: "Makes limits that are counted for the tenant as a whole as new, and shows where they stand then.",
+		Body:    resetBody(), EmptyBody: true, Answers: map[int]any{http.StatusOK: standings{}}, Refusals: planRefused,
+	})
+)

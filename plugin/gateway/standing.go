@@ -1,0 +1,122 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+)
+
+// Limits returns where the limits of a tenant stand, those counted for it alone, or, where k is not nil, those that its
+// key's requests are subject to: the tenant's, and the key's. Limits per address are left
+// out: there is one count for each address. Of credits only what is leased here is known. It spends nothing. A
+// key or tenant that is not in use stands where the store says. Blocks on the store, within ctx.
+func (g *Gateway) Limits(ctx context.Context, v *View, t *Tenant, k *Key, now time.Time) ([]ratelimit.Standing, error) {
+	bill, err := g.billOf(ctx, v, t, k, now)
+	if err != nil {
+		return nil, err
+	}
+	var o ratelimit.Outcome
+	if err := g.limiter.Peek(ctx, now, bill, &o); err != nil {
+		return nil, fmt.Errorf("%w: asking where limits stand: %w", ErrStore, err)
+	}
+	return append([]ratelimit.Standing(nil), o.Standings[:o.N]...), nil
+}
+
+// ResetLimits makes limits as new: those counted for a tenant or, where k is not nil,
+// those counted for its key. names are the policies' names; none for all. What runs goes on counting
+// for concurrency, and credits stay what they are. When it returns, the store knows.
+func (g *Gateway) ResetLimits(ctx context.Context, v *View, t *Tenant, k *Key, now time.Time, names ...string) error {
+	reset := func() error {
+		bill, err := g.billOf(ctx, v, t, k, now)
+		if err != nil {
+			return err
+		}
+		s := bill.Tenant.Subject
+		if k != nil {
+			s = bill.Key.Subject
+		}
+		s.Reset(now, names...)
+		g.markSubject(s)
+		if err := g.flush(ctx); err != nil {
+			g.writeFailed("writing counts back", err)
+			return err
+		}
+		return nil
+	}
+	before := g.subjectOf(t, k)
+	if err := reset(); err != nil || before != nil || g.subjectOf(t, k) == nil {
+		return err
+	}
+	// It came into use meanwhile, perhaps with the counts that the store had before.
+	return reset()
+}
+
+// markSubject has the next flush write the subject's counts.
+func (g *Gateway) markSubject(s *ratelimit.Subject) {
+	g.dirtyMu.Lock()
+	g.dirtyAddresses[s] = struct{}{}
+	g.dirtyMu.Unlock()
+}
+
+// subjectOf returns who the key or, where it is nil, the tenant is counted as; nil where it is not in use.
+func (g *Gateway) subjectOf(t *Tenant, k *Key) *ratelimit.Subject {
+	if k != nil {
+		if s := g.table.findKey(stateID{k.Keyspace, k.ID}); s != nil {
+			return s.subject
+		}
+		return nil
+	}
+	if s := g.table.findTenant(stateID{t.Keyspace, t.Slug}); s != nil {
+		return s.subject
+	}
+	return nil
+}
+
+// billOf returns a bill of cost 0 with the tenant's and the key's limits, bound as rebind
+// does for a request. Who is not in use is counted as somebody who begins with the store's counts.
+func (g *Gateway) billOf(ctx context.Context, v *View, t *Tenant, k *Key, now time.Time) (*ratelimit.Bill, error) {
+	ks := v.Keyspaces[t.Keyspace]
+	if ks == nil || ks.Plans[t.Plan] == nil {
+		return nil, fmt.Errorf("%w: tenant %q has the plan %q, which this configuration does not know", ErrStore, t.Slug, t.Plan)
+	}
+	limits, err := TenantLimits(ks.Plans[t.Plan], t)
+	if err != nil {
+		return nil, fmt.Errorf("tenant %q: %w", t.Slug, err)
+	}
+	var perTenant, perKey []*ratelimit.Policy
+	for _, p := range limits {
+		switch p.Per {
+		case ratelimit.PerTenant:
+			perTenant = append(perTenant, p)
+		case ratelimit.PerKey:
+			perKey = append(perKey, p)
+		}
+	}
+	epoch := v.seq.Load()<<32 + t.Version
+	req := &Request{Now: now}
+	bill := new(ratelimit.Bill)
+	party := func(p *ratelimit.Party, s *ratelimit.Subject, id string) {
+		if s == nil {
+			s = ratelimit.NewSubject(id)
+		}
+		p.Subject = s
+	}
+	party(&bill.Tenant, g.subjectOf(t, nil), "t:"+t.Keyspace+":"+t.Slug)
+	bill.Tenant.Lines = bill.Tenant.Subject.Bind(epoch, ratelimit.FromPlan, perTenant)
+	if err := g.loadUsage(ctx, bill.Tenant.Subject, req); err != nil {
+		return nil, err
+	}
+	if k == nil {
+		return bill, nil
+	}
+	own, err := KeyLimits(k)
+	if err != nil {
+		return nil, fmt.Errorf("key %s: %w", k.ID, err)
+	}
+	party(&bill.Key, g.subjectOf(t, k), "k:"+k.Keyspace+":"+k.ID)
+	s := bill.Key.Subject
+	bill.Key.Lines = append(append([]ratelimit.Line(nil), s.Bind(epoch, ratelimit.FromPlan, perKey)...), s.Bind(k.Version, ratelimit.FromKey, own)...)
+	return bill, g.loadUsage(ctx, s, req)
+}

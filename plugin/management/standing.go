@@ -1,0 +1,200 @@
+package management
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+)
+
+// StandingRecord is where one limit stands now.
+type StandingRecord struct {
+	// Name is the policy's name, as in the RateLimit headers.
+	Name string `json:"name"`
+	Kind string `json:"kind"`
+	// Per is whom it is counted for: "key", "tenant" or "address".
+	Per string `json:"per"`
+	// Limit is the bucket's size, the quota or the number of requests at once; null for credits.
+	Limit *int64 `json:"limit"`
+	// Remaining is what could be spent now; for credits the balance. null per address: there
+	// is one count for each.
+	Remaining *int64 `json:"remaining"`
+	// Used is what was spent, or the requests that run; null for credits and per address.
+	Used *int64 `json:"used"`
+	// ResetAt is when Remaining is Limit again; null where it is, or where that can't be known.
+	ResetAt *time.Time `json:"reset_at"`
+}
+
+// StandingEngine is what showing and resetting limits needs of the running gateway.
+type StandingEngine interface {
+	// Limits returns where the limits stand that are counted for a tenant and, where k is not nil, its key.
+	Limits(ctx context.Context, v *gateway.View, t *gateway.Tenant, k *gateway.Key, now time.Time) ([]ratelimit.Standing, error)
+	// ResetLimits makes as new those counted for a key or, where it is nil, the tenant: the
+	// policies of those names, or all. When it returns, the store knows.
+	ResetLimits(ctx context.Context, v *gateway.View, t *gateway.Tenant, k *gateway.Key, now time.Time, names ...string) error
+}
+
+// subject is whose limits are meant: a tenant or one of its keys.
+type subject struct {
+	view   *gateway.View
+	tenant *gateway.Tenant
+	key    *gateway.Key
+	plan   *gateway.Plan
+}
+
+// subject reads a tenant or, where id is not empty, a key.
+func (c *call) subject(slug, id string) (s subject, err error) {
+	s.view = c.view
+	if id != "" {
+		if s.key, s.tenant, err = c.key(id, false); err != nil {
+			return s, err
+		}
+	} else if s.tenant, err = c.tenant(slug, false); err != nil {
+		return s, err
+	}
+	s.plan, err = c.plan(s.tenant)
+	return s, err
+}
+
+// KeyStandings returns where every limit stands that a key's requests are subject to,
+// its tenant's included.
+func (m *Manager) KeyStandings(ctx context.Context, a Actor, keyspace, id string) (Page[StandingRecord], error) {
+	return m.standings(ctx, a, keyspace, "", id)
+}
+
+// TenantStandings returns where every limit stands that is counted for a tenant as a whole.
+func (m *Manager) TenantStandings(ctx context.Context, a Actor, keyspace, slug string) (Page[StandingRecord], error) {
+	return m.standings(ctx, a, keyspace, slug, "")
+}
+
+func (m *Manager) standings(ctx context.Context, a Actor, keyspace, slug, id string) (page Page[StandingRecord], err error) {
+	var s subject
+	if err := m.read(ctx, a, keyspace, func(c *call) (err error) {
+		s, err = c.subject(slug, id)
+		return err
+	}); err != nil {
+		return page, err
+	}
+	now := m.clock()
+	all, err := m.engine.Limits(ctx, s.view, s.tenant, s.key, now)
+	if err != nil {
+		return page, err
+	}
+	page.Data = make([]StandingRecord, 0, len(all))
+	for i := range all {
+		page.Data = append(page.Data, standingRecord(&all[i], s.tenant, now))
+	}
+	limits, err := gateway.TenantLimits(s.plan, s.tenant)
+	if err != nil {
+		return page, err
+	}
+	for _, p := range limits {
+		if p.Per == ratelimit.PerAddress {
+			r := limitRecord(p)
+			page.Data = append(page.Data, StandingRecord{Name: r.Name, Kind: r.Kind, Per: r.Per, Limit: r.Limit})
+		}
+	}
+	return page, nil
+}
+
+func standingRecord(st *ratelimit.Standing, t *gateway.Tenant, now time.Time) StandingRecord {
+	l := limitRecord(st.Policy)
+	r := StandingRecord{Name: l.Name, Kind: l.Kind, Per: l.Per, Remaining: &st.Remaining}
+	if st.Policy.Kind == ratelimit.Credits {
+		// What was spent within the last second may not be taken from it yet.
+		r.Remaining = &t.Credits
+		return r
+	}
+	used := max(0, st.Limit-st.Remaining)
+	r.Limit, r.Used = &st.Limit, &used
+	if st.Reset > 0 {
+		at := now.Add(st.Reset).UTC().Truncate(time.Second)
+		if at.Before(now.Add(st.Reset)) {
+			at = at.Add(time.Second)
+		}
+		r.ResetAt = &at
+	}
+	return r
+}
+
+// ResetKeyLimits makes limits that are counted for a key as new, those of these names or all, and
+// returns where its limits stand then.
+func (m *Manager) ResetKeyLimits(ctx context.Context, a Actor, keyspace, id string, policies []string) (Page[StandingRecord], error) {
+	return m.resetLimits(ctx, a, keyspace, "", id, policies)
+}
+
+// ResetTenantLimits is ResetKeyLimits for what is counted for a tenant as a whole.
+func (m *Manager) ResetTenantLimits(ctx context.Context, a Actor, keyspace, slug string, policies []string) (Page[StandingRecord], error) {
+	return m.resetLimits(ctx, a, keyspace, slug, "", policies)
+}
+
+func (m *Manager) resetLimits(ctx context.Context, a Actor, keyspace, slug, id string, policies []string) (page Page[StandingRecord], err error) {
+	if a.Tenant != "" {
+		return page, refuse(http.StatusForbidden, CodeInsufficientScope, "Who is confined to one tenant can't reset its limits.")
+	}
+	now := m.clock()
+	var s subject
+	// The event first: nothing is reset that nobody hears of.
+	err = m.write(ctx, a, keyspace, func(c *call) (err error) {
+		if s, err = c.subject(slug, id); err != nil {
+			return err
+		}
+		can, err := s.resettable()
+		if err != nil {
+			return err
+		}
+		var f faults
+		for i, name := range policies {
+			if !slices.Contains(can, name) {
+				f.invalid("policies/"+strconv.Itoa(i), "is no limit that can be reset here; there is %s", orNone(can))
+			}
+		}
+		if err := f.err(); err != nil {
+			return err
+		}
+		names := policies
+		if len(names) == 0 {
+			names = can
+		}
+		c.event = &event{action: "tenant.limits_reset", target: s.tenant.Slug, tenant: s.tenant.Slug, after: fieldSet{"policies": nonNil(names)}}
+		if s.key != nil {
+			c.event.action, c.event.target, c.event.key = "key.limits_reset", s.key.ID, s.key.ID
+		}
+		return nil
+	})
+	if err != nil {
+		return page, err
+	}
+	if err := m.engine.ResetLimits(ctx, s.view, s.tenant, s.key, now, policies...); err != nil {
+		return page, err
+	}
+	return m.standings(ctx, a, keyspace, slug, id)
+}
+
+// resettable returns the names of the rates and quotas that are counted for the subject
+// itself. Running requests end by themselves, and credits are added.
+func (s *subject) resettable() ([]string, error) {
+	limits, err := gateway.TenantLimits(s.plan, s.tenant)
+	if err != nil {
+		return nil, err
+	}
+	per := ratelimit.PerTenant
+	if s.key != nil {
+		own, err := gateway.KeyLimits(s.key)
+		if err != nil {
+			return nil, err
+		}
+		per, limits = ratelimit.PerKey, slices.Concat(limits, own)
+	}
+	names := []string{}
+	for _, p := range limits {
+		if p.Per == per && (p.Kind == ratelimit.Rate || p.Kind == ratelimit.Quota) && !slices.Contains(names, p.Name) {
+			names = append(names, p.Name)
+		}
+	}
+	return names, nil
+}
