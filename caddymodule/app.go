@@ -37,6 +37,10 @@ type App struct {
 	// whose keys go on working. Each has at least 16 bytes and should be a placeholder,
 	// because configurations are saved in clear. Default: none, plain SHA-256.
 	Peppers []string `json:"peppers,omitempty"`
+	// ImportPeppers are those of another system, from which keys were imported as their
+	// HMAC-SHA-256. They are used to find those keys and for nothing else; each should be a
+	// placeholder. Default: none.
+	ImportPeppers []string `json:"import_peppers,omitempty"`
 	// Secret encrypts what must be stored readably, and should be a placeholder. Default: none.
 	Secret string `json:"secret,omitempty"`
 	// Keyspaces are the products by name. Default: one named "default" with all defaults.
@@ -95,6 +99,9 @@ func (a *App) Provision(ctx caddy.Context) (err error) {
 	hasher, err := apikey.NewHasher(a.secrets.peppers...)
 	if err != nil {
 		return fieldErrorf("peppers", "%w", err)
+	}
+	if hasher, err = hasher.WithForeign(a.secrets.importPeppers...); err != nil {
+		return fieldErrorf("import_peppers", "%w", err)
 	}
 	identity, path, err := a.identity(a.secrets)
 	if err != nil {

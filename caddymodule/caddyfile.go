@@ -25,6 +25,7 @@ import (
 //			timeout <duration>
 //		}
 //		pepper <pepper> [<previous>...]
+//		import_pepper <pepper>...
 //		secret <secret>
 //
 //		<keyspace options of the keyspace "default", see keyspaceOptions>
@@ -132,9 +133,14 @@ func parseApp(d *caddyfile.Dispenser, app *App) error {
 		}}
 	}
 	maps.Copy(opts, options{
-		"store":    {parse: p.store},
-		"limits":   {parse: p.limits},
-		"pepper":   {parse: p.pepper},
+		"store":  {parse: p.store},
+		"limits": {parse: p.limits},
+		"pepper": {parse: func(d *caddyfile.Dispenser) error {
+			return p.pepper(d, "peppers", "pepper <pepper> [<previous>...]", &app.Peppers)
+		}},
+		"import_pepper": {parse: func(d *caddyfile.Dispenser) error {
+			return p.pepper(d, "import_peppers", "import_pepper <pepper>...", &app.ImportPeppers)
+		}},
 		"secret":   {parse: p.secret},
 		"keyspace": {parse: p.keyspace, repeatable: true},
 	})
@@ -178,7 +184,7 @@ func (p *parser) keyspace(d *caddyfile.Dispenser) error {
 	opts["keyspace"] = option{parse: func(d *caddyfile.Dispenser) error {
 		return d.Err("a keyspace can't stand inside another")
 	}}
-	for _, global := range []string{"store", "limits", "pepper", "secret"} {
+	for _, global := range []string{"store", "limits", "pepper", "import_pepper", "secret"} {
 		opts[global] = option{parse: func(d *caddyfile.Dispenser) error {
 			return d.Errf("'%s' holds for all keyspaces and stands outside of keyspace blocks", global)
 		}}
@@ -255,10 +261,10 @@ func (p *parser) limits(d *caddyfile.Dispenser) error {
 	})
 }
 
-// pepper reads `pepper <pepper> [<previous>...]`.
-func (p *parser) pepper(d *caddyfile.Dispenser) error {
-	p.lines.note("peppers", d)
-	a, err := args(d, 1, -1, "pepper <pepper> [<previous>...]")
+// pepper reads `pepper <pepper> [<previous>...]` and `import_pepper <pepper>...`.
+func (p *parser) pepper(d *caddyfile.Dispenser, field, usage string, to *[]string) error {
+	p.lines.note(field, d)
+	a, err := args(d, 1, -1, usage)
 	if err != nil {
 		return err
 	}
@@ -267,7 +273,7 @@ func (p *parser) pepper(d *caddyfile.Dispenser) error {
 			return d.Err("the same pepper is stated twice")
 		}
 	}
-	p.app.Peppers = a
+	*to = a
 	return nil
 }
 

@@ -72,6 +72,11 @@ func (a *App) checkStores() error {
 			return fieldErrorf(fmt.Sprintf("peppers[%d]", i), "a pepper is empty")
 		}
 	}
+	for i, p := range a.ImportPeppers {
+		if p == "" {
+			return fieldErrorf(fmt.Sprintf("import_peppers[%d]", i), "an import_pepper is empty")
+		}
+	}
 	return nil
 }
 
@@ -80,7 +85,9 @@ func (a *App) checkStores() error {
 type secrets struct {
 	storePath string
 	peppers   []string
-	secret    string
+	// importPeppers are of keys that were imported.
+	importPeppers []string
+	secret        string
 }
 
 // expand expands the placeholders. Where a value is needed an empty one is an error, which names
@@ -98,6 +105,13 @@ func (a *App) expand(repl *caddy.Replacer) (s secrets, err error) {
 			return secrets{}, err
 		}
 		s.peppers = append(s.peppers, v)
+	}
+	for i, p := range a.ImportPeppers {
+		v, err := expand(repl, fmt.Sprintf("import_peppers[%d]", i), p)
+		if err != nil {
+			return secrets{}, err
+		}
+		s.importPeppers = append(s.importPeppers, v)
 	}
 	if a.Secret != "" {
 		if s.secret, err = expand(repl, "secret", a.Secret); err != nil {
