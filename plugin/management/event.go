@@ -145,6 +145,10 @@ func (c *call) publishAudit(row *AuditRow) error {
 		return err
 	}
 	r := auditRecord(row)
+	if row.Action == "tenant.deleted" {
+		// The person may be forgotten with it, and this is still to be delivered then.
+		r.Before = joined(row.Before, nil)
+	}
 	data, err := json.Marshal(map[string]any{
 		"keyspace": c.ks.Name, "tenant": r.Tenant, "key_id": r.Key, "actor": r.Actor, "via": r.Via,
 		"before": r.Before, "after": r.After,

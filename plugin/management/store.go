@@ -75,7 +75,7 @@ type Tx interface {
 	InsertAudit(*AuditRow) error
 	Audit(q AuditQuery) ([]AuditRow, error)
 	// ErasePersonal empties Personal and Salt of every event of a tenant and returns how many
-	// had any. The chain still verifies, since it holds only PersonalHash; without the
+	// had any, and removes what webhooks were told of the tenant. The chain still verifies, since it holds only PersonalHash; without the
 	// salt nobody can try names against that.
 	ErasePersonal(keyspace, tenant string) (int64, error)
 

@@ -57,8 +57,6 @@ type WebhookTx interface {
 	// PruneEvents removes up to limit events that happened before a time, with their
 	// deliveries, and returns how many.
 	PruneEvents(before time.Time, limit int) (int64, error)
-	// EraseEvents removes a tenant's events with their deliveries.
-	EraseEvents(keyspace, tenant string) error
 }
 
 // WebhookRow is a webhook as stored.

@@ -142,11 +142,13 @@ func (t *tx) PruneEvents(before time.Time, limit int) (int64, error) {
 	return t.exec(`DELETE FROM events WHERE seq IN `+which, old, int64(limit))
 }
 
-// EraseEvents implements management.Tx.
-func (t *tx) EraseEvents(keyspace, tenant string) error {
-	if _, err := t.exec(`DELETE FROM deliveries WHERE event_seq IN (SELECT seq FROM events WHERE keyspace = $1 AND tenant = $2)`, keyspace, tenant); err != nil {
+// eraseEvents removes what events say of a tenant, with their deliveries: all but that it was
+// deleted, in which nothing personal stands.
+func (t *tx) eraseEvents(keyspace, tenant string) error {
+	const which = ` keyspace = $1 AND type <> 'tenant.deleted' AND tenant = coalesce((SELECT slug FROM tenants WHERE keyspace = $1 AND folded = $2), $3)`
+	if _, err := t.exec(`DELETE FROM deliveries WHERE event_seq IN (SELECT seq FROM events WHERE`+which+`)`, keyspace, fold(tenant), tenant); err != nil {
 		return err
 	}
-	_, err := t.exec(`DELETE FROM events WHERE keyspace = $1 AND tenant = $2`, keyspace, tenant)
+	_, err := t.exec(`DELETE FROM events WHERE`+which, keyspace, fold(tenant), tenant)
 	return err
 }

@@ -1,0 +1,148 @@
+package e2e
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+)
+
+const webhookSite = `
+{
+	admin {$KEYGATE_ADMIN}
+	keygate {
+		store sqlite {$KEYGATE_DB}
+		%s
+		webhooks {
+			allow_private
+		}
+	}
+}
+{$KEYGATE_LISTEN} {
+	keygate
+	reverse_proxy {$KEYGATE_UPSTREAM}
+}
+`
+
+// receiver is an endpoint of webhooks.
+type receiver struct {
+	*httptest.Server
+	mu sync.Mutex
+	// down makes it answer 503.
+	down   bool
+	tried  int
+	heard  map[string]string // type by webhook-id
+	secret string
+	wrong  []string
+}
+
+func newReceiver(t testing.TB) *receiver {
+	r := &receiver{heard: map[string]string{}}
+	r.Server = httptest.NewServer(r)
+	t.Cleanup(r.Close)
+	return r
+}
+
+func (r *receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	body, _ := io.ReadAll(q.Body)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.tried++
+	if r.down {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	id := q.Header.Get("webhook-id")
+	key, _ := base64.StdEncoding.DecodeString(strings.TrimPrefix(r.secret, "whsec_"))
+	mac := hmac.New(sha256.New, key)
+	fmt.Fprintf(mac, "%s.%s.%s", id, q.Header.Get("webhook-timestamp"), body)
+	if q.Header.Get("webhook-signature") != "v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)) {
+		r.wrong = append(r.wrong, string(body))
+	}
+	var e struct {
+		Type string `json:"type"`
+	}
+	if err := json.Unmarshal(body, &e); err != nil {
+		r.wrong = append(r.wrong, string(body))
+	}
+	r.heard[id] = e.Type
+}
+
+func (r *receiver) set(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f()
+}
+
+// types counts what it heard, each id once.
+func (r *receiver) types() map[string]int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := map[string]int{}
+	for _, t := range r.heard {
+		out[t]++
+	}
+	return out
+}
+
+func TestWebhooksOutliveTheGateway(t *testing.T) {
+	up := newUpstream(t)
+	g := start(t, written(t, fmt.Sprintf(webhookSite, "secret {env.KEYGATE_SECRET}")), up, "KEYGATE_SECRET=a secret of enough bytes")
+	r := newReceiver(t)
+	g.api(t, "POST", "/v1/tenants", record{"slug": "acme"}).want(201)
+	hook := g.api(t, "POST", "/v1/webhooks", record{"url": r.URL, "events": []string{"key.created", "key.revoked", "job.finished"}, "tenant": "acme"}).want(201).json()
+	secret := hook["secret"].(string)
+	g.keep(secret)
+	r.set(func() { r.secret = secret })
+
+	k := g.api(t, "POST", "/v1/tenants/acme/keys", record{"name": "ci"}).want(201).json()
+	g.keep(k["key"].(string))
+	eventually(t, "key.created", func() bool { return r.types()["key.created"] == 1 })
+
+	// While the endpoint is down the gateway is killed, right after it said that it had taken them.
+	r.set(func() { r.down, r.tried = true, 0 })
+	g.api(t, "POST", "/v1/tenants/acme/events", record{"type": "job.finished", "data": record{"job": "j1"}}).want(202)
+	eventually(t, "an attempt", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.tried > 0 })
+	g.api(t, "POST", "/v1/keys/"+k["id"].(string)+"/revoke", nil).want(200)
+	g.kill()
+	r.set(func() { r.down = false })
+	g.start()
+	eventually(t, "what was not delivered", func() bool { got := r.types(); return got["job.finished"] == 1 && got["key.revoked"] == 1 })
+	if got := r.types(); got["key.created"] != 1 || len(got) != 3 {
+		t.Errorf("heard %v", got)
+	}
+	r.mu.Lock()
+	for _, body := range r.wrong {
+		t.Errorf("wrongly signed: %s", body)
+	}
+	r.mu.Unlock()
+	if strings.Contains(string(g.stored()), strings.TrimPrefix(secret, "whsec_")) {
+		t.Error("the webhook's secret is in the database")
+	}
+	deliveries := g.api(t, "GET", "/v1/webhooks/"+hook["id"].(string)+"/deliveries", nil).want(200)
+	if strings.Contains(string(deliveries.body), secret) || strings.Contains(string(deliveries.body), k["key"].(string)) {
+		t.Errorf("a secret is in %s", deliveries.body)
+	}
+}
+
+func TestWebhooksWithoutASecret(t *testing.T) {
+	g := start(t, written(t, fmt.Sprintf(webhookSite, "")), newUpstream(t))
+	a := g.api(t, "POST", "/v1/webhooks", record{"url": "https://example.com/"})
+	a.want(422)
+	if body := string(a.body); !strings.Contains(body, "webhooks_unavailable") || !strings.Contains(body, "secret {env.KEYGATE_SECRET}") {
+		t.Errorf("answered %s", body)
+	}
+	// Events without anybody to hear them are no error.
+	g.api(t, "POST", "/v1/tenants", record{"slug": "acme"}).want(201)
+	g.api(t, "POST", "/v1/tenants/acme/events", record{"type": "job.finished"}).want(202)
+
+	short := prepare(t, written(t, fmt.Sprintf(webhookSite, "secret short")), nil)
+	short.command(t, "", "validate", "--config", short.config, "--adapter", "caddyfile").exits(1)
+}
