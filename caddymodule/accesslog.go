@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"reflect"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,13 +23,15 @@ import (
 // keys. Caddy's own lines carry the request as it arrived, and nothing but a log
 // filter could clean them: so Caddy is kept from writing them.
 //
-// Immutable, safe for concurrent use.
+// Safe for concurrent use.
 type requestLogs struct {
 	access, errors *zap.Logger
 	secrets        logSecrets
 	// onward cleans the headers that go on to an upstream, where that is not to be done as
 	// for a log line, which loses nothing by too much.
 	onward func(string) string
+	// skips remembers for each *caddyhttp.Server what skipsLog found.
+	skips sync.Map
 }
 
 // newRequestLogs returns the logs of a directive that is being provisioned under ctx.
@@ -63,7 +66,9 @@ type accessLog struct {
 	ctx    context.Context
 
 	// What follows is set only where Caddy would write an access line.
-	on      bool
+	on bool
+	// kept says that Caddy was kept from writing its line when the request came.
+	kept    bool
 	header  http.Header // as it arrived at the directive
 	w       caddyhttp.ResponseRecorder
 	body    *requestBody
@@ -90,6 +95,13 @@ func beginAccessLog(logs *requestLogs, r *http.Request) *accessLog {
 	}
 	caddyhttp.SetVar(ctx, accessLogVar, a)
 	a.on = true
+	if skip, _ := caddyhttp.GetVar(ctx, caddyhttp.LogSkipVar).(bool); skip {
+		a.on = false // nobody wants the line
+		return a
+	}
+	if a.kept = !logs.skipsLog(a.server); a.kept {
+		caddyhttp.SetVar(ctx, caddyhttp.LogSkipVar, true)
+	}
 	a.header = r.Header.Clone()
 	a.body = &requestBody{ReadCloser: r.Body, outer: bytesRead(r.Body)}
 	r.Body = a.body
@@ -114,10 +126,12 @@ func (a *accessLog) end(w http.ResponseWriter) {
 	if !a.on {
 		return
 	}
-	if skip, ok := caddyhttp.GetVar(a.ctx, caddyhttp.LogSkipVar).(bool); ok && skip {
-		return
+	if !a.kept {
+		if skip, ok := caddyhttp.GetVar(a.ctx, caddyhttp.LogSkipVar).(bool); ok && skip {
+			return
+		}
+		caddyhttp.SetVar(a.ctx, caddyhttp.LogSkipVar, true)
 	}
-	caddyhttp.SetVar(a.ctx, caddyhttp.LogSkipVar, true)
 	a.w = serverRecorder(w)
 	idle := a.body.end()
 	if a.hook != nil && idle && a.hook.arm(a.write) {
