@@ -160,7 +160,7 @@ func (g *Gateway) recheck(e *entry) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 	defer cancel()
-	now, err := g.load(ctx, e.keyspace(), e.digest, e.candidates())
+	now, err := g.reload(ctx, e)
 	switch {
 	case errors.Is(err, errUnknown):
 		e.key.live.rejudge(e, nil, InvalidKey)

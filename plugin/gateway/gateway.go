@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -295,8 +294,6 @@ func (g *Gateway) askRefill() {
 	default:
 	}
 }
-
-func saltOf(keyspace string) uint64 { return maphash.String(saltSeed, keyspace) }
 
 // markAddress notes that quotas of the bill's address, if it has any, were counted.
 func (g *Gateway) markAddress(b *ratelimit.Bill) {

@@ -77,11 +77,7 @@ func (t *table) hold(e *entry, digest apikey.Digest, r *Record) {
 	if k.Overrides != (Overrides{}) || k.CreditsLimit != nil {
 		e.rec.limits = &heldLimits{k.Overrides, k.CreditsLimit}
 	}
-	e.secretID, e.algorithm, e.secretExpires = r.Secret.ID, apikey.Algorithm(t.intern(string(r.Secret.Algorithm))), unixMicro(r.Secret.ExpiresAt)
-	var stored apikey.Digest
-	if copy(stored[:], r.Secret.Digest); stored != digest {
-		e.stored = &stored
-	}
+	e.secretID, e.secretExpires = r.Secret.ID, unixMicro(r.Secret.ExpiresAt)
 }
 
 // unixMicro returns t in Unix microseconds, to which stores keep times; 0 for the zero time.

@@ -46,6 +46,9 @@ type loader struct {
 type callID struct {
 	word     uint64
 	keyspace string
+	// hasher decides in which forms the key is looked for: what is unknown in the forms of one
+	// configuration may be known in those of another.
+	hasher *apikey.Hasher
 }
 
 type call struct {
@@ -78,10 +81,10 @@ func (g *Gateway) findSlow(ctx context.Context, req *Request, digest apikey.Dige
 	if len(leads) == 0 && !g.mayKnow(candidates) {
 		return nil, errUnknown
 	}
-	if g.loads.unknown.has(word, low, g.table.created.Load()) {
+	if g.loads.unknown.has(word, low, g.table.created.Load(), req.View.Hasher) {
 		return nil, errUnknown
 	}
-	id := callID{word, req.Keyspace.Name}
+	id := callID{word, req.Keyspace.Name, req.View.Hasher}
 	for {
 		g.loads.mu.Lock()
 		c := g.loads.calls[id]
@@ -116,7 +119,7 @@ func (g *Gateway) findSlow(ctx context.Context, req *Request, digest apikey.Dige
 
 // runLoad does one load and wakes those who wait for it.
 func (g *Gateway) runLoad(id callID, c *call, s sought) {
-	c.entry, c.err = g.seek(id.keyspace, c.digest, s)
+	c.entry, c.err = g.seek(id, c.digest, s)
 	switch {
 	case c.err == nil:
 		g.cache.set(id.word, c.entry)
@@ -129,35 +132,45 @@ func (g *Gateway) runLoad(id callID, c *call, s sought) {
 	close(c.done)
 }
 
-// load reads a key's record until nothing changed while it was read.
+// load reads the record of the key that has one of candidates.
 func (g *Gateway) load(ctx context.Context, keyspace string, digest apikey.Digest, candidates []apikey.Candidate) (*entry, error) {
+	e, rec, err := g.read(ctx, digest, func() (*Record, error) { return g.store.Lookup(ctx, keyspace, candidates) })
+	if err == nil && candidates[0].Digest == digest && rec.Secret.Algorithm != candidates[0].Algorithm {
+		g.rehashLater(keyspace, rec.Secret.ID, candidates[0])
+	}
+	return e, err
+}
+
+// reload reads the record of e's secret anew, in whatever form it is stored by now.
+func (g *Gateway) reload(ctx context.Context, e *entry) (*entry, error) {
+	now, _, err := g.read(ctx, e.digest, func() (*Record, error) { return g.store.LookupSecret(ctx, e.keyspace(), e.secretID) })
+	return now, err
+}
+
+// read asks for a record until nothing changed while it was read.
+func (g *Gateway) read(ctx context.Context, digest apikey.Digest, ask func() (*Record, error)) (*entry, *Record, error) {
 	select {
 	case g.loads.slots <- struct{}{}:
 		defer func() { <-g.loads.slots }()
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: too many look-ups at once", ErrStore)
+		return nil, nil, fmt.Errorf("%w: too many look-ups at once", ErrStore)
 	}
 	var gens generations
 	for range loadTries {
 		g.table.snapshot(&gens)
-		rec, err := g.store.Lookup(ctx, keyspace, candidates)
+		rec, err := ask()
 		if errors.Is(err, ErrNotFound) {
-			return nil, errUnknown
+			return nil, nil, errUnknown
 		}
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		g.readWorked()
-		e := g.table.admit(&gens, digest, rec)
-		if e == nil {
-			continue
+		if e := g.table.admit(&gens, digest, rec); e != nil {
+			return e, rec, nil
 		}
-		if candidates[0].Digest == digest && rec.Secret.Algorithm != candidates[0].Algorithm {
-			g.rehashLater(keyspace, rec.Secret.ID, candidates[0])
-		}
-		return e, nil
 	}
-	return nil, fmt.Errorf("%w: the key kept changing while it was read", ErrStore)
+	return nil, nil, fmt.Errorf("%w: the key kept changing while it was read", ErrStore)
 }
 
 // mayKnow says whether any stored digest may be one of candidates; false is certain.
@@ -175,24 +188,26 @@ func (g *Gateway) mayKnow(candidates []apikey.Candidate) bool {
 }
 
 // negativeTable remembers unknown digests: a fixed array in which newer ones overwrite
-// older ones. A digest counts as unknown only as long as no key was created since.
+// older ones. A digest counts as unknown only as long as no key was created since, and
+// only for those who look for it in the same forms.
 type negativeTable [negatives]struct {
 	mu             sync.Mutex
 	word, low, gen uint64
+	hasher         *apikey.Hasher
 }
 
-func (n *negativeTable) has(word, low, created uint64) bool {
+func (n *negativeTable) has(word, low, created uint64, hasher *apikey.Hasher) bool {
 	s := &n[word%negatives]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.word == word && s.low == low && s.gen == created+1
+	return s.word == word && s.low == low && s.gen == created+1 && s.hasher == hasher
 }
 
 // put takes the count of creations noted before the look-up.
-func (n *negativeTable) put(word, low, created uint64) {
+func (n *negativeTable) put(word, low, created uint64, hasher *apikey.Hasher) {
 	s := &n[word%negatives]
 	s.mu.Lock()
-	s.word, s.low, s.gen = word, low, created+1 // never 0: the zero slot matches nothing
+	s.word, s.low, s.gen, s.hasher = word, low, created+1, hasher // never 0: the zero slot matches nothing
 	s.mu.Unlock()
 }
 

@@ -125,17 +125,17 @@ type sought struct {
 }
 
 // seek loads the key: by its digests, else by comparing. Errors as load's.
-func (g *Gateway) seek(keyspace string, digest apikey.Digest, s sought) (*entry, error) {
+func (g *Gateway) seek(id callID, digest apikey.Digest, s sought) (*entry, error) {
 	created := g.table.created.Load()
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 	defer cancel()
-	e, err := g.load(ctx, keyspace, digest, s.candidates)
+	e, err := g.load(ctx, id.keyspace, digest, s.candidates)
 	if errors.Is(err, errUnknown) && len(s.leads) > 0 {
-		e, err = g.compare(keyspace, digest, s)
+		e, err = g.compare(id.keyspace, digest, s)
 	}
 	if errors.Is(err, errUnknown) {
-		word, low := words(digest[:])
-		g.loads.unknown.put(word^saltOf(keyspace), low, created)
+		_, low := words(digest[:])
+		g.loads.unknown.put(id.word, low, created, id.hasher)
 	}
 	return e, err
 }

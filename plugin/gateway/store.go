@@ -75,6 +75,8 @@ type Store interface {
 	// keyspace has. ErrNotFound when none has, or its key or tenant was deleted.
 	// The one query behind a key's first use.
 	Lookup(ctx context.Context, keyspace string, digests []apikey.Candidate) (*Record, error)
+	// LookupSecret is Lookup for a secret whose id is known, in whatever form it is stored.
+	LookupSecret(ctx context.Context, keyspace, secretID string) (*Record, error)
 	// SecretsLed returns up to limit secrets of the keyspace whose digest begins with lead,
 	// but none of deleted keys: those among which a key that was imported as bcrypt must be.
 	SecretsLed(ctx context.Context, keyspace string, lead apikey.Lead, limit int) ([]Secret, error)

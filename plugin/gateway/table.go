@@ -14,11 +14,8 @@ import (
 // entry is what the cache keeps for one secret: everything one look-up brought, as of
 // the versions it was loaded at. Only its own counters and bound change.
 type entry struct {
-	digest apikey.Digest
-	// stored is the digest by which the store found the secret; nil where it is digest.
-	stored    *apikey.Digest
-	algorithm apikey.Algorithm
-	secretID  string
+	digest   apikey.Digest
+	secretID string
 	// secretExpires is the end of a rotation's grace in Unix microseconds, 0 for none.
 	secretExpires int64
 	rec           HeldKey
@@ -360,14 +357,3 @@ func (t *table) sweep(now time.Time, keep int64) {
 
 // held says how many keys are in use.
 func (t *table) held() int64 { return t.keys.Load() }
-
-// candidates returns the form in which the entry's secret was found: enough to find it
-// again without the key itself.
-func (e *entry) candidates() []apikey.Candidate {
-	c := apikey.Candidate{Algorithm: e.algorithm, Digest: e.digest}
-	if e.stored == nil {
-		return []apikey.Candidate{c}
-	}
-	// It may have been stored in its primary form since.
-	return []apikey.Candidate{{Algorithm: e.algorithm, Digest: *e.stored}, c}
-}

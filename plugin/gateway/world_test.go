@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/netip"
 	"path/filepath"
 	"sync/atomic"
@@ -22,18 +23,38 @@ import (
 // a test says so.
 type faultyStore struct {
 	*sqlstore.Store
-	down        atomic.Bool
-	lookups     atomic.Int64
-	changes     atomic.Int64
+	down    atomic.Bool
+	lookups atomic.Int64
+	changes atomic.Int64
+	// flaky is how many of a hundred calls fail while the store is not down.
+	flaky       atomic.Int64
 	afterLookup atomic.Pointer[func()]
 	noDigests   bool
+}
+
+func (s *faultyStore) fails() bool {
+	return s.down.Load() || rand.Int64N(100) < s.flaky.Load()
+}
+
+func (s *faultyStore) LoadUsage(ctx context.Context, subject string, now time.Time) ([]gateway.Usage, error) {
+	if s.fails() {
+		return nil, errDown
+	}
+	return s.Store.LoadUsage(ctx, subject, now)
+}
+
+func (s *faultyStore) ReturnCredits(ctx context.Context, node, ks, tenant string) error {
+	if s.fails() {
+		return errDown
+	}
+	return s.Store.ReturnCredits(ctx, node, ks, tenant)
 }
 
 var errDown = fmt.Errorf("%w: taken away by the test", gateway.ErrStore)
 
 func (s *faultyStore) Lookup(ctx context.Context, ks string, c []apikey.Candidate) (*gateway.Record, error) {
 	s.lookups.Add(1)
-	if s.down.Load() {
+	if s.fails() {
 		return nil, errDown
 	}
 	r, err := s.Store.Lookup(ctx, ks, c)
@@ -41,6 +62,13 @@ func (s *faultyStore) Lookup(ctx context.Context, ks string, c []apikey.Candidat
 		(*f)()
 	}
 	return r, err
+}
+
+func (s *faultyStore) LookupSecret(ctx context.Context, ks, id string) (*gateway.Record, error) {
+	if s.fails() {
+		return nil, errDown
+	}
+	return s.Store.LookupSecret(ctx, ks, id)
 }
 
 func (s *faultyStore) Digests(ctx context.Context, yield func(string, []byte) bool) error {
@@ -52,7 +80,7 @@ func (s *faultyStore) Digests(ctx context.Context, yield func(string, []byte) bo
 }
 
 func (s *faultyStore) WriteFlush(ctx context.Context, node string, f *gateway.Flush) error {
-	if s.down.Load() {
+	if s.fails() {
 		return errDown
 	}
 	return s.Store.WriteFlush(ctx, node, f)
@@ -60,21 +88,21 @@ func (s *faultyStore) WriteFlush(ctx context.Context, node string, f *gateway.Fl
 
 func (s *faultyStore) Changes(ctx context.Context, after int64, limit int) ([]gateway.Change, error) {
 	s.changes.Add(1)
-	if s.down.Load() {
+	if s.fails() {
 		return nil, errDown
 	}
 	return s.Store.Changes(ctx, after, limit)
 }
 
 func (s *faultyStore) SecretDigests(ctx context.Context, ks, id string) ([][]byte, error) {
-	if s.down.Load() {
+	if s.fails() {
 		return nil, errDown
 	}
 	return s.Store.SecretDigests(ctx, ks, id)
 }
 
 func (s *faultyStore) LeaseCredits(ctx context.Context, node, ks, tenant string, want int64) (int64, int64, error) {
-	if s.down.Load() {
+	if s.fails() {
 		return 0, 0, errDown
 	}
 	return s.Store.LeaseCredits(ctx, node, ks, tenant, want)

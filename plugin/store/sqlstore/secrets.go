@@ -21,19 +21,27 @@ func secretInto(s *gateway.Secret) []any {
 		timeInto{&s.CreatedAt}, timeInto{&s.ExpiresAt}, timeInto{&s.LastUsedAt}, &s.LastUsedIP}
 }
 
-const lookupSQL = `SELECT ` + secretColumns + `, ` + keyColumns + `, ` + tenantColumns + `
+const (
+	recordSQL = `SELECT ` + secretColumns + `, ` + keyColumns + `, ` + tenantColumns + `
 	FROM secrets s JOIN keys k ON k.num = s.key_num JOIN tenants t ON t.num = k.tenant_num
-	WHERE s.keyspace = $1 AND s.digest = $2 AND k.deleted_at IS NULL AND t.deleted_at IS NULL`
+	WHERE k.deleted_at IS NULL AND t.deleted_at IS NULL AND s.keyspace = $1`
+	lookupSQL       = recordSQL + ` AND s.digest = $2`
+	lookupSecretSQL = recordSQL + ` AND s.id = $2`
+)
+
+// recordInto reads a row of recordSQL.
+func recordInto(row *sql.Row) (*gateway.Record, error) {
+	rec := &gateway.Record{Key: new(gateway.Key), Tenant: new(gateway.Tenant)}
+	dest := append(secretInto(&rec.Secret), keyInto(rec.Key)...)
+	return rec, row.Scan(append(dest, tenantInto(rec.Tenant)...)...)
+}
 
 // Lookup implements gateway.Store: one query per candidate, in order.
 func (s *Store) Lookup(ctx context.Context, keyspace string, digests []apikey.Candidate) (*gateway.Record, error) {
 	var out *gateway.Record
 	err := s.reading(ctx, "looking a key up", func(f *file) error {
 		for i := range digests {
-			rec := &gateway.Record{Key: new(gateway.Key), Tenant: new(gateway.Tenant)}
-			dest := append(secretInto(&rec.Secret), keyInto(rec.Key)...)
-			dest = append(dest, tenantInto(rec.Tenant)...)
-			err := f.hot.lookup.QueryRowContext(ctx, keyspace, digests[i].Digest[:]).Scan(dest...)
+			rec, err := recordInto(f.hot.lookup.QueryRowContext(ctx, keyspace, digests[i].Digest[:]))
 			if err == nil {
 				out = rec
 				return nil
@@ -45,6 +53,23 @@ func (s *Store) Lookup(ctx context.Context, keyspace string, digests []apikey.Ca
 		return gateway.ErrNotFound
 	})
 	return out, err
+}
+
+// LookupSecret implements gateway.Store.
+func (s *Store) LookupSecret(ctx context.Context, keyspace, secretID string) (*gateway.Record, error) {
+	var out *gateway.Record
+	err := s.reading(ctx, "looking a key up", func(f *file) error {
+		rec, err := recordInto(f.read.QueryRowContext(ctx, lookupSecretSQL, keyspace, secretID))
+		if errors.Is(err, sql.ErrNoRows) {
+			return gateway.ErrNotFound
+		}
+		out = rec
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // SecretsLed implements gateway.Store, as a range of the index of digests.

@@ -108,6 +108,8 @@ func lookupDeleted(t *testing.T, s Store) {
 	for _, full := range []string{"a-0", "b-0"} {
 		_, err := s.Lookup(ctxOf(t), ks, []apikey.Candidate{candidate(full)})
 		wantErr(t, "deleted "+full, err, gateway.ErrNotFound)
+		_, err = s.LookupSecret(ctxOf(t), ks, "s-"+full)
+		wantErr(t, "the secret of deleted "+full, err, gateway.ErrNotFound)
 	}
 }
 
@@ -155,6 +157,12 @@ func rehash(t *testing.T, s Store) {
 		t.Fatal(err)
 	}
 	to := apikey.Candidate{Algorithm: "hmac-sha256:01234567", Digest: digest("peppered")}
+	before, err := s.LookupSecret(ctxOf(t), ks, "s-a-0")
+	if err != nil || before.Key.ID != "a-0" || before.Tenant.Slug != "a" || before.Secret.ID != "s-a-0" {
+		t.Errorf("by the secret's id: %+v, %v", before, err)
+	}
+	_, err = s.LookupSecret(ctxOf(t), "other", "s-a-0")
+	wantErr(t, "in another keyspace", err, gateway.ErrNotFound)
 	if err := s.Rehash(ctxOf(t), ks, "s-a-0", to); err != nil {
 		t.Fatal(err)
 	}
