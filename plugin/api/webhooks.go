@@ -12,6 +12,19 @@ type issuedWebhook struct {
 	secretNote
 }
 
+func init() {
+	rebuilds["POST /v1/webhooks"] = func(c *call, d management.Done) error { return c.webhookBefore(http.StatusCreated, d) }
+	rebuilds["POST /v1/webhooks/{id}/rotate-secret"] = func(c *call, d management.Done) error { return c.webhookBefore(http.StatusOK, d) }
+}
+
+func (c *call) webhookBefore(status int, d management.Done) error {
+	w, err := c.h.manager.Webhook(c.ctx, c.actor, c.keyspace, d.Target)
+	if err != nil {
+		return err
+	}
+	return c.record(status, w.Version, issuedWebhook{IssuedWebhook: management.IssuedWebhook{WebhookRecord: w}})
+}
+
 func webhookFields(o *object) management.WebhookFields {
 	return management.WebhookFields{URL: o.string("url"), Events: o.strings("events"), Tenant: o.string("tenant"), Active: o.bool("active")}
 }

@@ -51,12 +51,28 @@ func TestWebhooks(t *testing.T) {
 	}
 	w.send("POST", "/v1/webhooks/"+id+"/rotate-secret", `{"x":1}`).wantProblem(422, "unknown_field", "/x")
 
+	// Sent twice it is made once, and its secret shown once.
+	for i, want := range []bool{true, false} {
+		again := w.send("POST", "/v1/webhooks", `{"url":"https://example.org/"}`, api.IdempotencyHeader, "k1")
+		if m := again.want(http.StatusCreated); (m["secret"] != nil) != want || (m["code"] == "secret_already_shown") == want {
+			t.Errorf("sent time %d: %s", i, again.body)
+		}
+	}
+	if list := w.send("GET", "/v1/webhooks", "").want(200)["data"].([]any); len(list) != 2 {
+		t.Errorf("%d webhooks, want 2", len(list))
+	}
+	first := w.send("POST", "/v1/tenants/acme/events", `{"type":"a.b"}`, api.IdempotencyHeader, "k2").want(http.StatusAccepted)
+	if again := w.send("POST", "/v1/tenants/acme/events", `{"type":"a.b"}`, api.IdempotencyHeader, "k2").want(http.StatusAccepted); again["id"] != first["id"] {
+		t.Errorf("published twice: %v and %v", first, again)
+	}
+	w.send("DELETE", "/v1/webhooks/"+w.send("GET", "/v1/webhooks?limit=1", "").want(200)["data"].([]any)[0].(map[string]any)["id"].(string), "").want(204)
+
 	event := w.send("POST", "/v1/tenants/acme/events", `{"type":"job.finished","data":{"n":1}}`).want(http.StatusAccepted)
 	if event["deliveries"] != 1. || event["type"] != "job.finished" {
 		t.Errorf("taken as %v", event)
 	}
 	list := w.send("GET", "/v1/webhooks/"+id+"/deliveries?status=pending", "").want(200)["data"].([]any)
-	if len(list) != 1 || list[0].(map[string]any)["event_id"] != event["id"] {
+	if len(list) != 2 || list[0].(map[string]any)["event_id"] != event["id"] {
 		t.Fatalf("deliveries %v", list)
 	}
 	delivery := list[0].(map[string]any)["id"].(string)

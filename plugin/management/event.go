@@ -203,7 +203,12 @@ func (m *Manager) PostEvent(ctx context.Context, a Actor, keyspace, slug, eventT
 		}
 		e := Event{ID: m.ids.next(eventIDPrefix, c.now), Keyspace: c.ks.Name, Tenant: t.Slug, Type: eventType, At: c.now, Data: data}
 		r = EventRecord{ID: e.ID, Type: e.Type, At: e.At, Deliveries: len(to.hooks)}
-		return c.publish(to, e)
+		if err := c.publish(to, e); err != nil {
+			return err
+		}
+		// Not for the audit, but so that a request sent twice publishes once.
+		c.event = &event{action: e.Type, target: e.ID}
+		return c.commitOnce(ctx)
 	})
 	return r, err
 }

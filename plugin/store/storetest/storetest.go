@@ -63,6 +63,9 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"Peppers", peppers},
 		{"Tokens", tokens},
 		{"Once", once},
+		{"Webhooks", webhooks},
+		{"Deliveries", deliveries},
+		{"Occasions", occasions},
 		{"Closed", closed},
 	} {
 		t.Run(tc.name, func(t *testing.T) { tc.test(t, open(t)) })
