@@ -15,12 +15,14 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	used "github.com/keygate-dev/keygate/plugin/usage"
 )
 
 // Store is all that a store is asked for.
 type Store interface {
 	gateway.Store
 	management.Store
+	used.Store
 }
 
 // Run tests the stores that open returns. Each call of open returns a new, empty store,
@@ -43,6 +45,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"LookupDeleted", lookupDeleted},
 		{"Digests", digests},
 		{"Rehash", rehash},
+		{"Imports", imports},
 		{"Changes", changes},
 		{"ChangesConcurrent", changesConcurrent},
 		{"Wait", wait},
@@ -60,6 +63,8 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"CreditsConcurrent", creditsConcurrent},
 		{"Touches", touches},
 		{"Usage", usage},
+		{"Accounts", accounts},
+		{"RecentRequests", recentRequests},
 		{"Peppers", peppers},
 		{"Tokens", tokens},
 		{"Once", once},
