@@ -13,11 +13,13 @@ const module = "github.com/keygate-dev/keygate/"
 // rooms are the packages in the order in which imports may point: from a later one to
 // an earlier one, never back, and within a room not at all.
 var rooms = [][]string{
-	{"plugin/apikey", "plugin/ratelimit"},
+	{"plugin/apikey", "plugin/ratelimit", "plugin/transfer"},
 	{"plugin/rules"},
 	{"plugin/gateway"},
 	{"plugin/management"},
-	{"plugin/api", "plugin/usage", "plugin/webhook", "plugin/console", "plugin/store"},
+	// What usage is made of, the store keeps and the API shows.
+	{"plugin/usage"},
+	{"plugin/api", "plugin/webhook", "plugin/console", "plugin/store"},
 	{"caddymodule"},
 	{"cmd"},
 }
