@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -10,10 +11,12 @@ import (
 // tenant's suspension.
 type Live struct {
 	prev, next *Live
-	list       *liveList
-	entry      *entry
-	end        func(Reason)
-	timer      *time.Timer
+	// list is the key's. It changes, both lists being locked, when the key's state was
+	// dropped just before the request was tracked.
+	list  atomic.Pointer[liveList]
+	entry *entry
+	end   func(Reason)
+	timer *time.Timer
 }
 
 // liveList is the live requests of one key.
@@ -30,20 +33,17 @@ func (d *Decision) Track(end func(Reason)) {
 	if e == nil || d.Reason != Allowed {
 		return
 	}
-	l := &Live{list: &e.key.live, entry: e, end: end}
+	l := &Live{entry: e, end: end}
 	d.live = l
-	l.list.mu.Lock()
-	l.next = l.list.head
-	if l.next != nil {
-		l.next.prev = l
-	}
-	l.list.head = l
+	list := &e.key.live
+	list.mu.Lock()
+	list.add(l)
 	if !d.Until.IsZero() {
 		l.timer = time.AfterFunc(time.Until(d.Until), l.expire)
 	}
-	l.list.mu.Unlock()
-	// Whoever changes the key raises its version first and walks the list then: either the
-	// walk finds this request or this request finds the version raised.
+	list.mu.Unlock()
+	// Whoever changes the key, or drops its state, raises its version first and looks at
+	// the list then: either it finds this request or this request finds the version raised.
 	if !e.current() {
 		d.gw.recheck(e)
 	}
@@ -52,10 +52,10 @@ func (d *Decision) Track(end func(Reason)) {
 // expire ends the request when its time is up. A key whose expiry was moved meanwhile
 // was re-judged when that change was applied, and the timer set anew.
 func (l *Live) expire() {
-	l.list.mu.Lock()
+	list := l.lock()
 	end, e := l.end, l.entry
 	l.end = nil
-	l.list.mu.Unlock()
+	list.mu.Unlock()
 	if end == nil {
 		return
 	}
@@ -68,17 +68,44 @@ func (l *Live) expire() {
 
 // remove takes the request off its key's list; no end follows.
 func (l *Live) remove() {
-	l.list.mu.Lock()
-	defer l.list.mu.Unlock()
+	list := l.lock()
+	defer list.mu.Unlock()
 	l.end = nil
 	if l.timer != nil {
 		l.timer.Stop()
 		l.timer = nil
 	}
+	list.take(l)
+}
+
+// lock locks the list that l is on, and returns it.
+func (l *Live) lock() *liveList {
+	for {
+		list := l.list.Load()
+		list.mu.Lock()
+		if l.list.Load() == list {
+			return list
+		}
+		list.mu.Unlock()
+	}
+}
+
+// add puts l on the list, which is locked.
+func (ll *liveList) add(l *Live) {
+	l.next = ll.head
+	if l.next != nil {
+		l.next.prev = l
+	}
+	ll.head = l
+	l.list.Store(ll)
+}
+
+// take takes l off the list, which is locked.
+func (ll *liveList) take(l *Live) {
 	if l.prev != nil {
 		l.prev.next = l.next
-	} else if l.list.head == l {
-		l.list.head = l.next
+	} else if ll.head == l {
+		ll.head = l.next
 	}
 	if l.next != nil {
 		l.next.prev = l.prev
@@ -113,7 +140,8 @@ func (ll *liveList) entries() []*entry {
 func (ll *liveList) rejudge(old, now *entry, reason Reason) {
 	var ends []func(Reason)
 	ll.mu.Lock()
-	for l := ll.head; l != nil; l = l.next {
+	for l, next := ll.head, (*Live)(nil); l != nil; l = next {
+		next = l.next
 		if l.entry != old || l.end == nil {
 			continue
 		}
@@ -129,6 +157,14 @@ func (ll *liveList) rejudge(old, now *entry, reason Reason) {
 		}
 		if until := now.until(); !until.IsZero() {
 			l.timer = time.AfterFunc(time.Until(until), l.expire)
+		}
+		if successor := &now.key.live; successor != ll {
+			// This state was dropped: changes are looked for at its successor. Always from
+			// the older to the newer, so the two locks can't meet the other way round.
+			ll.take(l)
+			successor.mu.Lock()
+			successor.add(l)
+			successor.mu.Unlock()
 		}
 	}
 	ll.mu.Unlock()

@@ -290,3 +290,29 @@ func TestGraceEndsLiveRequests(t *testing.T) {
 		t.Error("the new secret's request was ended with the old one's")
 	}
 }
+
+// A request is ended too whose key's state was dropped just before it was tracked.
+func TestTrackAfterASweep(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "free", 0)
+	id, key := w.key("acme")
+	var d gateway.Decision
+	w.gw.Check(context.Background(), w.request(key), &d)
+	if d.Reason != gateway.Allowed {
+		t.Fatal(d.Reason)
+	}
+	w.gw.Sweep()
+	ended := make(chan gateway.Reason, 2)
+	d.Track(func(r gateway.Reason) { ended <- r })
+	w.gw.Sweep()
+	w.editKey(id, revoke)
+	select {
+	case r := <-ended:
+		if r != gateway.RevokedKey {
+			t.Errorf("ended as %v", r)
+		}
+	default:
+		t.Error("not ended by the revocation")
+	}
+	d.Done()
+}

@@ -335,8 +335,12 @@ func (t *table) sweep(now time.Time, keep int64) {
 		s := &t.shards[i]
 		s.mu.Lock()
 		for id, k := range s.keys {
-			if t.keys.Load() > keep && k.live.empty() && k.subject.Drop(now) {
-				k.version.Add(1)
+			if t.keys.Load() <= keep || !k.live.empty() || !k.subject.Idle(now) {
+				continue
+			}
+			// First, so that a request which is tracked from here on finds it: see Track.
+			k.version.Add(1)
+			if k.live.empty() && k.subject.Drop(now) {
 				s.generation.Add(1) // a load that found this state must not finish with it
 				delete(s.keys, id)
 				t.keys.Add(-1)
