@@ -176,6 +176,19 @@ func keygate(ctx context.Context, dir, caddy, name, upstream string, limits ...s
 	if err := p.launch(ctx, dir, caddy, "run", "--adapter", "caddyfile", "--config", path); err != nil {
 		return p, err
 	}
+	// It listens before it is through with its start.
+	for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		resp, err := http.Get("http://" + admin + "/keygate/v1/status")
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				break
+			}
+		}
+		if time.Now().After(deadline) {
+			return p, fmt.Errorf("%s does not get ready", name)
+		}
+	}
 	// Each key is a tenant's of its own.
 	for i := range keyCount {
 		slug := fmt.Sprintf("tenant-%d", i)

@@ -94,7 +94,9 @@ func (g *Gateway) Apply(ctx context.Context, changes []Change) error {
 			if t := g.table.changeTenant(id); t != nil {
 				t.subject.Account().Invalidate()
 				recheck = append(recheck, func() {
-					g.table.eachKey(t, func(k *keyState) { g.recheckKey(k) })
+					if t.live.Load() > 0 {
+						g.table.eachKey(t, g.recheckKey)
+					}
 				})
 			}
 		case ChangeKey:

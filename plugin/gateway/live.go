@@ -15,6 +15,8 @@ type Live struct {
 	// dropped just before the request was tracked.
 	list  atomic.Pointer[liveList]
 	entry *entry
+	// owner is the tenant's state in which the request is counted.
+	owner *tenantState
 	end   func(Reason)
 	timer *time.Timer
 }
@@ -33,8 +35,9 @@ func (d *Decision) Track(end func(Reason)) {
 	if e == nil || d.Reason != Allowed {
 		return
 	}
-	l := &Live{entry: e, end: end}
+	l := &Live{entry: e, owner: e.owner, end: end}
 	d.live = l
+	l.owner.live.Add(1)
 	list := &e.key.live
 	list.mu.Lock()
 	list.add(l)
@@ -76,6 +79,7 @@ func (l *Live) remove() {
 		l.timer = nil
 	}
 	list.take(l)
+	l.owner.live.Add(-1)
 }
 
 // lock locks the list that l is on, and returns it.
@@ -151,6 +155,11 @@ func (ll *liveList) rejudge(old, now *entry, reason Reason) {
 			continue
 		}
 		l.entry = now
+		if l.owner != now.owner {
+			now.owner.live.Add(1)
+			l.owner.live.Add(-1)
+			l.owner = now.owner
+		}
 		if l.timer != nil {
 			l.timer.Stop()
 			l.timer = nil

@@ -76,6 +76,9 @@ type tenantState struct {
 	users   atomic.Int64
 	version atomic.Uint64
 	subject *ratelimit.Subject
+	// live is how many requests of its keys are tracked: most changes to a tenant find none,
+	// and need not look through the keys.
+	live atomic.Int64
 	// leasing is held by whoever leases credits, or has them recalled; a channel, so that waiting ends
 	// with the context. Made when first needed.
 	leasing atomic.Pointer[chan struct{}]
