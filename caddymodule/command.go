@@ -37,7 +37,7 @@ func keygateCommand(cmd *cobra.Command) {
   caddy keygate key revoke key_01j…`
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return exit(cmd, &usageError{err.Error()}) })
 	addClientFlags(cmd)
-	group(cmd, tenantCommand(), keyCommand(), tokenCommand(), verifyCommand(), explainCommand(), usageCommand(), requestsCommand(), auditCommand(), statusCommand())
+	group(cmd, tenantCommand(), keyCommand(), tokenCommand(), verifyCommand(), explainCommand(), usageCommand(), requestsCommand(), auditCommand(), statusCommand(), scannerRulesCommand())
 }
 
 // usageError says that a command was called wrongly.

@@ -234,6 +234,9 @@ func TestCommands(t *testing.T) {
 	has(s.keygate(0, "audit"), "Åse", "key.revoked", "tenant.deleted", "cli")
 	has(s.keygate(0, "audit", "--verify"), "events")
 	has(s.keygate(0, "status"), "ok", "sqlite")
+	has(s.keygate(0, "scanner-rules"), "[[rules]]", "kg_live_[0-9A-Za-z]{32}")
+	has(s.keygate(0, "scanner-rules", "--format", "trufflehog"), "detectors:", "kg_test_")
+	has(s.keygate(2, "scanner-rules", "--format", "grep"), "gitleaks")
 	has(s.keygate(1, "key", "list", "--keyspace", "nowhere"), "nowhere")
 }
 

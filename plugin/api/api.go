@@ -135,6 +135,7 @@ var routes = []route{
 	{"GET /v1/audit", "audit:read", paged("key", "tenant"), (*call).listAudit},
 	{"GET /v1/audit/verify", "audit:read", nil, (*call).verifyAudit},
 	{"GET /v1/plans", "tenants:read", nil, (*call).listPlans},
+	{"GET /v1/scanner-rules", "keys:read", []string{"format"}, (*call).getScannerRules},
 	{"GET /v1/status", "usage:read", nil, (*call).getStatus},
 	{"GET /v1/tokens", "tokens:read", paged("tenant"), (*call).listTokens},
 	{"POST /v1/tokens", "tokens:write", nil, (*call).createToken},

@@ -1,0 +1,36 @@
+package api
+
+import (
+	"net/http"
+
+	"github.com/keygate-dev/keygate/plugin/scanner"
+)
+
+// ScannerRules are rules that find a keyspace's keys where they should not be.
+type ScannerRules struct {
+	Format scanner.Format `json:"format"`
+	// Rules is a file, or what is typed into one, in the format.
+	Rules string `json:"rules"`
+}
+
+var _ = document("GET /v1/scanner-rules", doc{
+	Summary:     "Writes rules that find the keyspace's keys in code, for the tools that look for secrets.",
+	Description: "There is a rule for each shape that has a prefix. A regular expression can't check a key's checksum, so a find may be none.",
+	Query: map[string]schema{
+		"format": oneOf("Whom the rules are for: gitleaks (TOML), trufflehog (YAML with custom detectors) or github (custom patterns).",
+			string(scanner.Gitleaks), string(scanner.TruffleHog), string(scanner.GitHub)).with("default", string(scanner.Gitleaks)),
+	},
+	Answers: map[int]any{http.StatusOK: ScannerRules{}},
+})
+
+func (c *call) getScannerRules() error {
+	f := scanner.Format(c.query("format"))
+	if f == "" {
+		f = scanner.Gitleaks
+	}
+	rules, err := scanner.Rules(f, c.keyspace, c.ks.Grammar.Shapes())
+	if err != nil {
+		return parameterError("format", "must be gitleaks, trufflehog or github")
+	}
+	return c.json(http.StatusOK, ScannerRules{Format: f, Rules: rules})
+}

@@ -1,0 +1,165 @@
+// Package scanner writes the shapes of a keyspace's keys as rules for the tools that look
+// for secrets in code: gitleaks, TruffleHog and GitHub's secret scanning.
+//
+// A rule finds everything that has a shape, without its checksum, which no regular
+// expression can compute: whoever reports a find to the gateway is told apart there.
+package scanner
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+)
+
+// Format names whom rules are for.
+type Format string
+
+const (
+	// Gitleaks is TOML for gitleaks 8: https://github.com/gitleaks/gitleaks#configuration
+	Gitleaks Format = "gitleaks"
+	// TruffleHog is YAML with custom detectors for TruffleHog 3:
+	// https://docs.trufflesecurity.com/custom-detectors
+	TruffleHog Format = "trufflehog"
+	// GitHub is one custom pattern after another, to be typed into the settings of a
+	// repository or organisation, which have no file for them:
+	// https://docs.github.com/en/code-security/secret-scanning/using-advanced-secret-scanning-and-push-protection-features/custom-patterns
+	GitHub Format = "github"
+)
+
+// Formats are all of them.
+func Formats() []Format { return []Format{Gitleaks, TruffleHog, GitHub} }
+
+// Rules returns the rules for keys of the shapes, one for each shape that has a prefix. A
+// shape without one has no rule, since every word of its length would be found; a
+// comment says so. The error is that of an unknown format.
+func Rules(f Format, keyspace string, shapes []apikey.Shape) (string, error) {
+	var write func(*strings.Builder, rule)
+	var b strings.Builder
+	switch f {
+	case Gitleaks:
+		write = gitleaks
+	case TruffleHog:
+		write = truffleHog
+	case GitHub:
+		write = gitHub
+	default:
+		return "", fmt.Errorf("unknown format %q: it is gitleaks, trufflehog or github", f)
+	}
+	fmt.Fprintf(&b, "# Keys of the keyspace %s. A find has the shape of a key; the gateway knows whether it is one.\n", keyspace)
+	var rules []rule
+	for i := range shapes {
+		s := &shapes[i]
+		if s.Prefix == "" {
+			fmt.Fprintf(&b, "# Keys of the shape %s have no prefix, so no rule can tell them from other words.\n", s.Name)
+			continue
+		}
+		rules = append(rules, ruleOf(keyspace, s, rules))
+	}
+	if f == TruffleHog {
+		b.WriteString("detectors:")
+		if len(rules) == 0 {
+			b.WriteString(" []")
+		}
+		b.WriteByte('\n')
+	}
+	for _, r := range rules {
+		write(&b, r)
+	}
+	return b.String(), nil
+}
+
+// rule is what all formats say of one shape.
+type rule struct {
+	name, description string
+	prefix            string
+	// secret matches a key, class one character of its body.
+	secret, class string
+}
+
+func ruleOf(keyspace string, s *apikey.Shape, before []rule) rule {
+	what := s.Environment
+	description := fmt.Sprintf("API key of %s (%s)", keyspace, s.Environment)
+	if !s.Issued {
+		what = s.Name
+		description = fmt.Sprintf("API key of %s, issued elsewhere (%s)", keyspace, s.Name)
+	}
+	r := rule{prefix: s.Prefix, class: class(s.Charset), description: description}
+	r.secret = literal(s.Prefix) + r.class + "{" + strconv.Itoa(s.MinLength)
+	if s.MaxLength != s.MinLength {
+		r.secret += "," + strconv.Itoa(s.MaxLength)
+	}
+	r.secret += "}"
+	base := "keygate-" + keyspace + "-" + what
+	r.name = base
+	// An environment may have several prefixes, and an accepted shape its name.
+	for n := 2; taken(before, r.name); n++ {
+		r.name = base + "-" + strconv.Itoa(n)
+	}
+	return r
+}
+
+func taken(rules []rule, name string) bool {
+	for _, r := range rules {
+		if r.name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// literal quotes a prefix, which may hold any visible character but , ; quotes % and \.
+func literal(prefix string) string { return regexp.QuoteMeta(prefix) }
+
+// class returns the characters of a charset, as RE2, PCRE and Hyperscan have them.
+func class(c apikey.Charset) string {
+	switch c {
+	case apikey.Base58:
+		return "[1-9A-HJ-NP-Za-km-z]"
+	case apikey.Hex:
+		return "[0-9A-Fa-f]"
+	case apikey.AnyChar:
+		return `[!#-&(-+\x2d-:<-~]`
+	}
+	return "[0-9A-Za-z]"
+}
+
+// word says whether c is of what \b takes for a word.
+func word(c byte) bool {
+	return c == '_' || '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
+}
+
+// bounded returns an RE2 expression whose first group is the key, standing alone. Where it can it
+// takes nothing of what stands around, so that of two keys side by side both are found.
+func (r rule) bounded() string {
+	before, after := "", `\b`
+	if word(r.prefix[0]) {
+		before = `\b`
+	}
+	if r.class == class(apikey.AnyChar) {
+		after = "(?:[^" + r.class[1:] + "|$)"
+	}
+	return before + "(" + r.secret + ")" + after
+}
+
+// gitleaks writes r as TOML. Neither a prefix nor an expression holds a quote.
+func gitleaks(b *strings.Builder, r rule) {
+	fmt.Fprintf(b, "\n[[rules]]\nid = %q\ndescription = %q\nregex = '''%s'''\nsecretGroup = 1\nkeywords = [%q]\n",
+		r.name, r.description, r.bounded(), strings.ToLower(r.prefix))
+}
+
+func truffleHog(b *strings.Builder, r rule) {
+	fmt.Fprintf(b, "  - name: '%s'\n    description: '%s'\n    keywords:\n      - '%s'\n    regex:\n      key: '%s'\n",
+		r.name, r.description, r.prefix, r.bounded())
+}
+
+func gitHub(b *strings.Builder, r rule) {
+	after := `\z|[^0-9A-Za-z]`
+	if r.class == class(apikey.AnyChar) {
+		after = `\z|[^` + r.class[1:]
+	}
+	before := `\A|[^0-9A-Za-z]`
+	fmt.Fprintf(b, "\nPattern name:   %s\nSecret format:  %s\nBefore secret:  %s\nAfter secret:   %s\n", r.name, r.secret, before, after)
+}
