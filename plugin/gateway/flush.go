@@ -11,7 +11,7 @@ import (
 
 // flushInterval is how often counts are written back: after a crash at most this much
 // and the write itself are lost.
-const flushInterval = 500 * time.Millisecond
+const flushInterval = 800 * time.Millisecond
 
 func (g *Gateway) flushLoop(ctx context.Context) {
 	t := time.NewTicker(flushInterval)

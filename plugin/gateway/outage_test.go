@@ -28,7 +28,7 @@ func TestStoreAway(t *testing.T) {
 	if !w.gw.Stats().Degraded {
 		t.Error("not degraded while the store is away")
 	}
-	time.Sleep(600 * time.Millisecond) // a flush fails meanwhile
+	time.Sleep(time.Second) // a flush fails meanwhile
 
 	w.store.down.Store(false)
 	eventually(t, "it recovers", func() bool { return !w.gw.Stats().Degraded })

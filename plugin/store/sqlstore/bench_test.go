@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
@@ -164,6 +165,47 @@ func BenchmarkWatch(b *testing.B) {
 			b.Fatal(err)
 		}
 		if err := s.cur.watchConn.QueryRowContext(b.Context(), `PRAGMA data_version`).Scan(&v); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkFlush writes back what a thousand keys in steady use counted.
+func BenchmarkFlush(b *testing.B) {
+	s := openTest(b, filepath.Join(b.TempDir(), "keygate.db"))
+	if err := s.Update(b.Context(), func(tx management.Tx) error {
+		if err := tx.InsertTenant(&gateway.Tenant{Keyspace: "default", Slug: "acme", Name: "Acme", Plan: "free", Active: true, CreatedAt: time.Now(), UpdatedAt: time.Now()}); err != nil {
+			return err
+		}
+		for i := range 1000 {
+			id := fmt.Sprintf("%026d", i)
+			if err := tx.InsertKey(&gateway.Key{ID: "key_" + id, Keyspace: "default", Tenant: "acme", Name: id, Environment: "live", CreatedAt: time.Now(), UpdatedAt: time.Now()}); err != nil {
+				return err
+			}
+			digest := sha256.Sum256([]byte(id))
+			if err := tx.InsertSecret(gateway.Secret{ID: "sec_" + id, KeyID: "key_" + id, Keyspace: "default", Digest: digest[:], Algorithm: apikey.SHA256, CreatedAt: time.Now()}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		b.Fatal(err)
+	}
+	at := time.Now()
+	f := &gateway.Flush{}
+	for i := range 1000 {
+		id := fmt.Sprintf("%026d", i)
+		f.Touches = append(f.Touches, gateway.Touch{KeyID: "key_" + id, SecretID: "sec_" + id, IP: "192.0.2.1"})
+		f.Usage = append(f.Usage, gateway.Usage{Subject: "k:default:key_" + id, Calendar: 1, Start: at.Truncate(24 * time.Hour)})
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		at = at.Add(time.Second)
+		for i := range 1000 {
+			f.Touches[i].At = at
+			f.Usage[i].Used++
+		}
+		if err := s.WriteFlush(b.Context(), "n", f); err != nil {
 			b.Fatal(err)
 		}
 	}
