@@ -82,13 +82,8 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 // from the pool. It opens nothing, so that validating a configuration leaves no trace.
 func (a *App) Provision(ctx caddy.Context) (err error) {
 	a.ctx, a.log = ctx, ctx.Slogger()
-	if a.keyspaces, err = a.compile(); err != nil {
-		return err
-	}
-	if a.secrets, err = a.expand(caddy.NewReplacer()); err != nil {
-		return err
-	}
-	if a.vault, err = a.secrets.newVault(); err != nil {
+	identity, path, err := a.build()
+	if err != nil {
 		return err
 	}
 	eventsApp, err := ctx.App("events")
@@ -96,22 +91,6 @@ func (a *App) Provision(ctx caddy.Context) (err error) {
 		return fmt.Errorf("getting the events app: %w", err)
 	}
 	a.events = eventsApp.(*caddyevents.App)
-	hasher, err := apikey.NewHasher(a.secrets.peppers...)
-	if err != nil {
-		return fieldErrorf("peppers", "%w", err)
-	}
-	if hasher, err = hasher.WithForeign(a.secrets.importPeppers...); err != nil {
-		return fieldErrorf("import_peppers", "%w", err)
-	}
-	identity, path, err := a.identity(a.secrets)
-	if err != nil {
-		return err
-	}
-	all := make([]*gateway.Keyspace, 0, len(a.keyspaces))
-	for _, ks := range a.keyspaces {
-		all = append(all, ks.Keyspace)
-	}
-	a.view = gateway.NewView(hasher, all...)
 	if a.metrics, err = newMetrics(ctx.GetMetricsRegistry(), a.view); err != nil {
 		return err
 	}
@@ -123,6 +102,36 @@ func (a *App) Provision(ctx caddy.Context) (err error) {
 	a.pooled, a.engine = identity, e.(*engine)
 	a.gateway = a.engine.gateway
 	return nil
+}
+
+// build checks and compiles the configuration, and returns what names its store and where
+// that is. It needs no server around it.
+func (a *App) build() (identity, path string, err error) {
+	if a.keyspaces, err = a.compile(); err != nil {
+		return "", "", err
+	}
+	if a.secrets, err = a.expand(caddy.NewReplacer()); err != nil {
+		return "", "", err
+	}
+	if a.vault, err = a.secrets.newVault(); err != nil {
+		return "", "", err
+	}
+	hasher, err := apikey.NewHasher(a.secrets.peppers...)
+	if err != nil {
+		return "", "", fieldErrorf("peppers", "%w", err)
+	}
+	if hasher, err = hasher.WithForeign(a.secrets.importPeppers...); err != nil {
+		return "", "", fieldErrorf("import_peppers", "%w", err)
+	}
+	if identity, path, err = a.identity(a.secrets); err != nil {
+		return "", "", err
+	}
+	all := make([]*gateway.Keyspace, 0, len(a.keyspaces))
+	for _, ks := range a.keyspaces {
+		all = append(all, ks.Keyspace)
+	}
+	a.view = gateway.NewView(hasher, all...)
+	return identity, path, nil
 }
 
 // Start opens the store where no configuration before did, and checks that it and this

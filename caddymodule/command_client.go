@@ -39,6 +39,7 @@ func addClientFlags(cmd *cobra.Command) {
 	f.String("token-file", "", "File that holds the management token for --server; - for standard input")
 	f.String("keyspace", "", "Keyspace (default: the only one, else default)")
 	f.String("actor", "", "Who does it, for the audit (default: the system user)")
+	f.Bool("offline", false, "Open the store of --config itself, without a gateway: for a few commands, see caddy keygate --help")
 	f.Bool("json", false, "Print the API's JSON")
 }
 
@@ -64,6 +65,9 @@ func clientOf(cmd *cobra.Command) (*client, error) {
 	}
 	c.keyspace = get("keyspace")
 	actor := get("actor")
+	if offline, _ := flags.GetBool("offline"); offline {
+		return c, c.offline(cmd, actor)
+	}
 	if server := get("server"); server != "" {
 		if flags.Changed("address") {
 			return nil, usagef("--server and --address exclude each other")
@@ -77,12 +81,17 @@ func clientOf(cmd *cobra.Command) (*client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("finding Caddy's admin endpoint: %w", err)
 	}
+	c.actAs(actor)
+	return c, c.local(address)
+}
+
+// actAs says whom the audit names, by default the system user.
+func (c *client) actAs(actor string) {
 	if actor == "" {
 		actor = systemUser()
 	}
 	c.header.Set(api.ActorHeader, api.EncodeActor(actor))
 	c.header.Set(viaHeader, "cli")
-	return c, c.local(address)
 }
 
 // remote makes c talk to a gateway's keygate_api.

@@ -55,10 +55,10 @@ func keyCommand() *cobra.Command {
 				return keyCall(cmd, http.MethodGet, keyPath(args[0]), nil)
 			}),
 		update, rotate,
-		keyState("revoke", "Ends a key for good; this can't be undone"),
+		offlineToo(keyState("revoke", "Ends a key for good; this can't be undone")),
 		keyState("disable", "Refuses a key until it is enabled"),
 		keyState("enable", "Ends a disabling"),
-		importCommand(), exportCommand(),
+		offlineToo(importCommand()), offlineToo(exportCommand()),
 		action(&cobra.Command{Use: "delete <key id>", Short: "Deletes a key; requests with it are refused as with an unknown one", Args: named("<key id>")},
 			func(cmd *cobra.Command, args []string) error {
 				return deleteCall(cmd, keyPath(args[0]), nil, "Deleted the key "+args[0]+".")

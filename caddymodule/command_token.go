@@ -19,13 +19,13 @@ var tokenFlags = []fieldFlag{
 }
 
 func tokenCommand() *cobra.Command {
-	create := action(&cobra.Command{
+	create := offlineToo(action(&cobra.Command{
 		Use: "create", Short: "Makes a management token and prints it, once",
 		Long: "Makes a token by which the management API is used from afar: by a site's keygate_api, or by these commands with --server. " +
 			"It ends, at the latest, with the token by which it is made.",
 		Example: "  caddy keygate token create --name ci --scope keys:read --scope keys:write --expires 90d\n" +
 			"  caddy keygate token create --name \"Acme's page\" --scope \"*\" --tenant acme",
-	}, createToken)
+	}, createToken))
 	addFields(create, tokenFlags)
 
 	list := action(&cobra.Command{Use: "list", Short: "Lists management tokens, newest first", Example: "  caddy keygate token list --tenant acme"}, listTokens)

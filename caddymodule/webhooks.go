@@ -120,13 +120,20 @@ func (e *engine) newest() *App {
 
 // webhookSettings returns what the configuration says of a keyspace's webhooks.
 func (e *engine) webhookSettings(keyspace string) management.WebhookSettings {
-	app := e.newest()
-	if app == nil || app.keyspaces[keyspace] == nil {
+	if app := e.newest(); app != nil {
+		return app.webhookSettings(keyspace)
+	}
+	return management.WebhookSettings{}
+}
+
+// webhookSettings returns what a says of a keyspace's webhooks.
+func (a *App) webhookSettings(keyspace string) management.WebhookSettings {
+	if a.keyspaces[keyspace] == nil {
 		return management.WebhookSettings{}
 	}
-	s := app.keyspaces[keyspace].webhooks
-	if app.vault != nil {
-		s.Sealer = app.vault
+	s := a.keyspaces[keyspace].webhooks
+	if a.vault != nil {
+		s.Sealer = a.vault
 	}
 	return s
 }

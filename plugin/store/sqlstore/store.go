@@ -92,12 +92,21 @@ func Open(ctx context.Context, path string, logger *slog.Logger) (*Store, error)
 	return open(ctx, path, logger, busyTimeout)
 }
 
+// OpenExisting is Open for a database that is there: a missing or empty file is an error.
+func OpenExisting(ctx context.Context, path string, logger *slog.Logger) (*Store, error) {
+	return openAs(ctx, path, logger, busyTimeout, false)
+}
+
 func open(ctx context.Context, path string, logger *slog.Logger, busy time.Duration) (*Store, error) {
+	return openAs(ctx, path, logger, busy, true)
+}
+
+func openAs(ctx context.Context, path string, logger *slog.Logger, busy time.Duration, create bool) (*Store, error) {
 	id, err := Identity(path)
 	if err != nil {
 		return nil, explain("opening the database", path, err)
 	}
-	f, err := openFile(ctx, id, true, busy, logger)
+	f, err := openFile(ctx, id, create, busy, logger)
 	if err != nil {
 		return nil, explain("opening the database", id, err)
 	}
