@@ -60,9 +60,13 @@ func tenantCommand() *cobra.Command {
 		if force, _ := cmd.Flags().GetBool("force"); force {
 			query.Set("force", "true")
 		}
+		if erase, _ := cmd.Flags().GetBool("erase"); erase {
+			query.Set("erase", "true")
+		}
 		return deleteCall(cmd, tenantPath(args[0]), query, "Deleted the tenant "+args[0]+".")
 	})
 	remove.Flags().Bool("force", false, "Delete its keys too")
+	remove.Flags().Bool("erase", false, "Forget its people: names and other free text, addresses, last requests, who acted; also of a tenant that is deleted already")
 
 	return group(&cobra.Command{Use: "tenant", Short: "Manages tenants, to whom keys belong"},
 		create, list,

@@ -232,6 +232,10 @@ func TestCommands(t *testing.T) {
 	has(s.keygate(1, "key", "get", k.ID), "no such key")
 	s.keygate(0, "tenant", "delete", "acme")
 	has(s.keygate(0, "audit"), "Åse", "key.revoked", "tenant.deleted", "cli")
+	s.keygate(0, "tenant", "delete", "acme", "--erase")
+	if out := s.keygate(0, "audit"); strings.Contains(out, "Åse") || !strings.Contains(out, "tenant.erased") {
+		t.Errorf("after erasing, the audit shows %s", out)
+	}
 	has(s.keygate(0, "audit", "--verify"), "events")
 	has(s.keygate(0, "status"), "ok", "sqlite")
 	has(s.keygate(0, "scanner-rules"), "[[rules]]", "kg_live_[0-9A-Za-z]{32}")

@@ -111,7 +111,7 @@ var routes = []route{
 	{"GET /v1/tenants/{slug}", "tenants:read", nil, (*call).getTenant},
 	{"PUT /v1/tenants/{slug}", "tenants:write", nil, (*call).putTenant},
 	{"PATCH /v1/tenants/{slug}", "tenants:write", nil, (*call).patchTenant},
-	{"DELETE /v1/tenants/{slug}", "tenants:write", []string{"force"}, (*call).deleteTenant},
+	{"DELETE /v1/tenants/{slug}", "tenants:write", []string{"force", "erase"}, (*call).deleteTenant},
 	{"GET /v1/tenants/{slug}/credits", "tenants:read", paged(), (*call).getCredits},
 	{"POST /v1/tenants/{slug}/credits", "credits:write", nil, (*call).postCredits},
 	{"GET /v1/tenants/{slug}/keys", "keys:read", paged("status", "prefix"), (*call).listTenantKeys},

@@ -98,7 +98,15 @@ func (c *call) deleteTenant() error {
 	if err != nil {
 		return err
 	}
-	if err := c.h.manager.DeleteTenant(c.ctx, c.actor, c.keyspace, c.r.PathValue("slug"), force, c.match()); err != nil {
+	erase, err := c.flag("erase")
+	if err != nil {
+		return err
+	}
+	remove := c.h.manager.DeleteTenant
+	if erase {
+		remove = c.h.manager.EraseTenant
+	}
+	if err := remove(c.ctx, c.actor, c.keyspace, c.r.PathValue("slug"), force, c.match()); err != nil {
 		return err
 	}
 	return c.noContent()

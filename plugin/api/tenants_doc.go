@@ -74,7 +74,7 @@ var (
 		Summary: "Deletes a tenant, whose slug is never given again.", Versioned: true,
 		Query: map[string]schema{
 			"force": aFlag("Its keys too: without, it is refused while the tenant has keys that are not revoked."),
-			"erase": aFlag("Forgets the person in the audit: who acted, from where, and free text. Counts remain."),
+			"erase": aFlag("Forgets the tenant's people: in the audit who acted and from where, names and other free text, addresses, last requests. What was counted remains, and the audit still verifies. Works for a tenant that is deleted already, too."),
 		},
 		Answers:  map[int]any{http.StatusNoContent: nil},
 		Refusals: map[int][]string{http.StatusConflict: {management.CodeTenantHasKeys}},

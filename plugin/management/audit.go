@@ -36,8 +36,8 @@ type personal struct {
 	After  map[string]any `json:"after,omitempty"`
 }
 
-// personalFields are the fields of a record that people write freely, and who made it.
-var personalFields = map[string]bool{"name": true, "description": true, "metadata": true, "reference": true}
+// personalFields are the fields of a record that people write freely, or that may be somebody's address.
+var personalFields = map[string]bool{"name": true, "description": true, "metadata": true, "reference": true, "allowed_ips": true}
 
 // event is what a write leaves to be appended.
 type event struct {

@@ -75,7 +75,9 @@ type Tx interface {
 	InsertAudit(*AuditRow) error
 	Audit(q AuditQuery) ([]AuditRow, error)
 	// ErasePersonal empties Personal and Salt of every event of a tenant and returns how many
-	// had any, and removes what webhooks were told of the tenant. The chain still verifies, since it holds only PersonalHash; without the
+	// had any, removes what webhooks were told of the tenant and its keys' last requests, and
+	// empties what a person wrote or can be told by in the records of the tenant, its keys, secrets
+	// and tokens and in its ledger; it is for tenants that are, or are being, deleted. The chain still verifies, since it holds only PersonalHash; without the
 	// salt nobody can try names against that.
 	ErasePersonal(keyspace, tenant string) (int64, error)
 

@@ -294,11 +294,11 @@ func (m *Manager) Tenants(ctx context.Context, a Actor, keyspace string, q Tenan
 // deletes them all.
 func (m *Manager) DeleteTenant(ctx context.Context, a Actor, keyspace, slug string, withKeys bool, match Match) error {
 	return m.settled(ctx, a, keyspace, slug, func() error {
-		return m.write(ctx, a, keyspace, func(c *call) error { return c.deleteTenant(slug, withKeys, match) })
+		return m.write(ctx, a, keyspace, func(c *call) error { return c.deleteTenant(slug, withKeys, false, match) })
 	})
 }
 
-func (c *call) deleteTenant(slug string, withKeys bool, match Match) error {
+func (c *call) deleteTenant(slug string, withKeys, erase bool, match Match) error {
 	t, err := c.tenant(slug, true)
 	if err != nil {
 		return err
@@ -343,5 +343,8 @@ func (c *call) deleteTenant(slug string, withKeys bool, match Match) error {
 	}
 	c.judgeAnew(gateway.ChangeTenant, t.Slug)
 	c.event = &event{action: "tenant.deleted", target: t.Slug, tenant: t.Slug, before: before}
+	if erase {
+		return c.erasePersonal(t)
+	}
 	return nil
 }

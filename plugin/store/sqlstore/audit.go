@@ -81,6 +81,9 @@ func (t *tx) ErasePersonal(keyspace, tenant string) (int64, error) {
 	if err := t.eraseEvents(keyspace, tenant); err != nil {
 		return 0, err
 	}
+	if err := t.eraseRecords(keyspace, tenant); err != nil {
+		return 0, err
+	}
 	return t.exec(`UPDATE audit SET personal = NULL, salt = NULL
 		WHERE keyspace = $1 AND tenant = coalesce((SELECT slug FROM tenants WHERE keyspace = $1 AND folded = $2), $3)
 		AND (personal IS NOT NULL OR salt IS NOT NULL)`, keyspace, fold(tenant), tenant)

@@ -174,9 +174,12 @@ func (s *Store) UsageUntil(ctx context.Context) (until time.Time, err error) {
 	return until, err
 }
 
-// recall stores a chunk, and drops those of its key that are older than the newest Keep requests.
+// recall stores a chunk, and drops those of its key that are older than the newest Keep
+// requests. Of a deleted key, whose requests nobody can ask for, it stores nothing: they may have been
+// forgotten since they were made.
 func (t *tx) recall(c *usage.Chunk) error {
-	if _, err := t.exec(`INSERT INTO recent_requests (keyspace, key_id, newest, expires_at, n, entries) VALUES ($1, $2, $3, $4, $5, $6)`,
+	if _, err := t.exec(`INSERT INTO recent_requests (keyspace, key_id, newest, expires_at, n, entries) SELECT $1, $2, $3, $4, $5, $6
+		WHERE NOT EXISTS (SELECT 1 FROM keys WHERE id = $2 AND deleted_at IS NOT NULL)`,
 		c.Keyspace, c.Key, c.Newest.UnixMicro(), c.Expires.UnixMicro(), int64(c.Count), string(c.Entries)); err != nil || c.Keep == 0 {
 		return err
 	}

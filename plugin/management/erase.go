@@ -1,0 +1,48 @@
+package management
+
+import (
+	"context"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// EraseTenant is DeleteTenant, and forgets the tenant's people: who acted on it and from
+// where, names, descriptions and metadata, the ledger's references, addresses and last requests. What
+// was counted and done stays, and the audit chain still verifies; that it was erased, and by whom, is its last
+// event. A tenant that is deleted already can be erased afterwards.
+func (m *Manager) EraseTenant(ctx context.Context, a Actor, keyspace, slug string, withKeys bool, match Match) error {
+	err := m.settled(ctx, a, keyspace, slug, func() error {
+		return m.write(ctx, a, keyspace, func(c *call) error { return c.deleteTenant(slug, withKeys, true, match) })
+	})
+	if !isNotFound(err) {
+		return err
+	}
+	return m.write(ctx, a, keyspace, func(c *call) error {
+		if !validSlug(slug) || c.actor.Tenant != "" {
+			return notFound("tenant")
+		}
+		t, err := c.LockTenant(c.ks.Name, slug)
+		if err != nil {
+			return orNotFound(err, "tenant")
+		}
+		if t.DeletedAt.IsZero() {
+			return errPrecondition // it was made between the two
+		}
+		if !match.holds(t.Version) {
+			return errPrecondition
+		}
+		c.event = &event{action: "tenant.erased", target: t.Slug, tenant: t.Slug}
+		return c.erasePersonal(t)
+	})
+}
+
+// erasePersonal forgets the people of a deleted tenant, and takes out of the event that says
+// so what would tell of them again.
+func (c *call) erasePersonal(t *gateway.Tenant) error {
+	for name := range personalFields {
+		delete(c.event.before, name)
+	}
+	c.event.after = fieldSet{"erased": true}
+	_, err := c.ErasePersonal(c.ks.Name, t.Slug)
+	return err
+}
