@@ -363,8 +363,16 @@ const (
 // seq, 0 where f made none.
 func (s *Store) transact(ctx context.Context, db *file, f func(*tx) error) (seq int64, end ending, err error) {
 	defer s.release(db)
-	ctx, cancel := context.WithCancel(ctx)
+	caller := ctx
+	ctx, cancel := context.WithCancel(context.WithoutCancel(caller))
 	defer cancel()
+	stop := context.AfterFunc(caller, cancel)
+	defer func() {
+		stop()
+		if ended := caller.Err(); ended != nil && errors.Is(err, context.Canceled) {
+			err = ended
+		}
+	}()
 	t, err := s.beginWriting(ctx, cancel, db)
 	if err != nil {
 		return 0, failed, err
@@ -381,10 +389,12 @@ func (s *Store) transact(ctx context.Context, db *file, f func(*tx) error) (seq 
 	case err != nil:
 		return 0, refused, err
 	}
+	// From here on nobody interrupts: the driver reports an interrupted commit as failed
+	// though it may have happened, and whoever counts on that would do it again.
+	if !stop() {
+		return 0, failed, caller.Err()
+	}
 	if err := t.sql.Commit(); err != nil {
-		if ended := ctx.Err(); ended != nil && errors.Is(err, sql.ErrTxDone) {
-			err = ended // database/sql had rolled back for it
-		}
 		return 0, failedCommit, err
 	}
 	return t.seq, failed, nil
