@@ -72,13 +72,11 @@ func (g *Gateway) flush(ctx context.Context) error {
 			f.Usage = append(f.Usage, Usage{Subject: u.Subject, Calendar: u.Calendar, Start: u.Start, Used: u.Used})
 		}
 	}
-	spent := map[*keyState]ratelimit.Spent{}
-	for k, e := range keys {
-		if s := k.subject.TakeSpent(); s != (ratelimit.Spent{}) {
-			spent[k] = s
-			f.Spends = append(f.Spends, Spend{Keyspace: e.keyspace(), Tenant: e.ten.Slug, KeyID: e.rec.ID,
-				Amount: s.Amount, Returned: s.Returned, Shortfall: s.Shortfall})
-		}
+	spent := takeSpent(keys)
+	for k, s := range spent {
+		e := keys[k]
+		f.Spends = append(f.Spends, Spend{Keyspace: e.keyspace(), Tenant: e.ten.Slug, KeyID: e.rec.ID,
+			Amount: s.Amount, Returned: s.Returned, Shortfall: s.Shortfall})
 	}
 	if err := g.store.WriteFlush(ctx, g.node, f); err != nil {
 		for k, s := range spent {
@@ -103,6 +101,27 @@ func (g *Gateway) flush(ctx context.Context) error {
 	}
 	g.tellCounts(f, keys, counts)
 	return nil
+}
+
+// takeSpent takes what the keys' requests spent of credits. What the keys of one tenant
+// spent and gave back is taken at one moment: one key may have spent what another gave
+// back just before, and alone it would seem not to be covered.
+func takeSpent(keys map[*keyState]*entry) map[*keyState]ratelimit.Spent {
+	tenants := map[*tenantState][]*keyState{}
+	for k, e := range keys {
+		tenants[e.owner] = append(tenants[e.owner], k)
+	}
+	spent := map[*keyState]ratelimit.Spent{}
+	for t, keys := range tenants {
+		t.subject.Account().Still(func() {
+			for _, k := range keys {
+				if s := k.subject.TakeSpent(); s != (ratelimit.Spent{}) {
+					spent[k] = s
+				}
+			}
+		})
+	}
+	return spent
 }
 
 // rehash stores secrets in their primary form, as many as are waiting. A failure costs nothing: the next load

@@ -113,6 +113,14 @@ func (a *Account) take(n int64) {
 	a.unsettled += n
 }
 
+// Still runs f while nothing is spent from the account or given back to it: what f takes with TakeSpent from
+// several keys belongs together. f must not block, nor use the account.
+func (a *Account) Still(f func()) {
+	a.s.mu.Lock()
+	defer a.s.mu.Unlock()
+	f()
+}
+
 // Settled notes that what TakeSpent returned was taken from the balance.
 func (a *Account) Settled(s Spent) {
 	a.s.mu.Lock()

@@ -1,8 +1,10 @@
 package sqlstore
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
+	"slices"
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
@@ -34,8 +36,14 @@ func (s *Store) WriteFlush(ctx context.Context, node string, f *gateway.Flush) e
 		if at.IsZero() {
 			at = t.now
 		}
-		for i := range f.Spends {
-			if err := t.settle(node, at, &f.Spends[i]); err != nil {
+		// What was given back comes first: what others spent of it would else seem not to be
+		// covered by the balance.
+		spends := slices.Clone(f.Spends)
+		slices.SortStableFunc(spends, func(a, b gateway.Spend) int {
+			return cmp.Compare(min(a.Amount-a.Returned, 0), min(b.Amount-b.Returned, 0))
+		})
+		for i := range spends {
+			if err := t.settle(node, at, &spends[i]); err != nil {
 				return err
 			}
 		}
