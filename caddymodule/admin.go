@@ -57,6 +57,10 @@ func (a *AdminAPI) serve(w http.ResponseWriter, r *http.Request) error {
 		api.WriteProblem(w, http.StatusServiceUnavailable, management.CodeStoreUnavailable, "The keygate app has not opened its store yet; try again.")
 		return nil
 	}
+	if r.URL.Path == adminPrefix+backupPath {
+		app.serveBackup(w, r)
+		return nil
+	}
 	if !local(r) && !app.adminOpen(r) {
 		api.WriteProblem(w, http.StatusForbidden, "not_local",
 			"This admin endpoint listens neither on loopback nor on a Unix socket. Let it listen there, or state admin_api open in the keyspace, or use keygate_api, which asks for a token.")

@@ -23,8 +23,8 @@ Manages the tenants and API keys of a running gateway, through Caddy's admin end
 or, with --server, through a gateway's keygate_api from afar. A change is live when the
 command returns.
 
-Where no gateway runs, token create, key revoke, key import, key export and audit open the
-store themselves with --offline --config FILE.
+Where no gateway runs, token create, key revoke, key import, key export, audit and
+backup open the store themselves with --offline --config FILE.
 
 Secrets are read from standard input or a file, never from an argument.
 Exit status: 0 done, 1 refused or failed (standard error says why), 2 wrong usage.`,
@@ -40,7 +40,7 @@ func keygateCommand(cmd *cobra.Command) {
   caddy keygate key revoke key_01j…`
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return exit(cmd, &usageError{err.Error()}) })
 	addClientFlags(cmd)
-	group(cmd, tenantCommand(), keyCommand(), tokenCommand(), verifyCommand(), explainCommand(), usageCommand(), requestsCommand(), offlineToo(auditCommand()), statusCommand(), scannerRulesCommand())
+	group(cmd, tenantCommand(), keyCommand(), tokenCommand(), verifyCommand(), explainCommand(), usageCommand(), requestsCommand(), offlineToo(auditCommand()), statusCommand(), backupCommand(), restoreCommand(), scannerRulesCommand())
 }
 
 // usageError says that a command was called wrongly.

@@ -1,0 +1,62 @@
+package caddymodule
+
+import (
+	"context"
+	"encoding/json"
+	"mime"
+	"net/http"
+	"path/filepath"
+
+	"github.com/keygate-dev/keygate/plugin/api"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// backupPath is where, under adminPrefix, a backup is asked for. It is no part of the
+// management API: it writes a file on this machine, as whoever configures the server may.
+const backupPath = "/backup"
+
+// backupRequest asks for a backup, and answers that it is made.
+type backupRequest struct {
+	// File is the absolute path of the backup on the gateway's machine.
+	File string `json:"file"`
+	// Bytes is its size.
+	Bytes int64 `json:"bytes,omitempty"`
+}
+
+// backuper is a store that can write itself to a file.
+type backuper interface {
+	Backup(ctx context.Context, file string) (int64, error)
+}
+
+// serveBackup answers a request for a backup, when it is made.
+func (a *App) serveBackup(w http.ResponseWriter, r *http.Request) {
+	if !local(r) {
+		api.WriteProblem(w, http.StatusForbidden, "not_local", "Backups are made only by an admin endpoint that listens on loopback or on a Unix socket.")
+		return
+	}
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		api.WriteProblem(w, http.StatusMethodNotAllowed, "method_not_allowed", "A backup is made by POST.")
+		return
+	}
+	var asked backupRequest
+	// The type is one that a page of another origin can't send unasked.
+	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10)).Decode(&asked); err != nil || kind != "application/json" || !filepath.IsAbs(asked.File) {
+		api.WriteProblem(w, http.StatusBadRequest, "invalid_request", `The body must be JSON: {"file": "<absolute path of a new file>"}.`)
+		return
+	}
+	s, ok := a.engine.opened().(backuper)
+	if !ok {
+		api.WriteProblem(w, http.StatusServiceUnavailable, management.CodeStoreUnavailable, "The store is not open, or is none that is backed up here.")
+		return
+	}
+	size, err := s.Backup(r.Context(), asked.File)
+	if err != nil {
+		api.WriteProblem(w, http.StatusConflict, "backup_failed", err.Error())
+		return
+	}
+	asked.Bytes = size
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(asked)
+}
