@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/keygate-dev/keygate/plugin/api"
+	"github.com/keygate-dev/keygate/plugin/leak"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
@@ -102,6 +103,8 @@ func (a *App) managementAPI(m *management.Manager, authenticate func(*http.Reque
 		Usage:        a.usage(m),
 		Authenticate: authenticate,
 		Site:         a.siteOf,
+		Address:      clientAddress,
+		GitHubKeys:   func() *leak.Keys { return a.gitHubKeys },
 		Logger:       a.log,
 	})
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/leak"
 	"github.com/keygate-dev/keygate/plugin/rules"
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
@@ -43,6 +44,8 @@ type App struct {
 	ImportPeppers []string `json:"import_peppers,omitempty"`
 	// Secret encrypts what must be stored readably, and should be a placeholder. Default: none.
 	Secret string `json:"secret,omitempty"`
+	// Leaks says whose reports of leaked keys are taken. Default: those of whoever holds the key.
+	Leaks *LeaksConfig `json:"leaks,omitempty"`
 	// Keyspaces are the products by name. Default: one named "default" with all defaults.
 	Keyspaces map[string]*KeyspaceConfig `json:"keyspaces,omitempty"`
 
@@ -54,6 +57,8 @@ type App struct {
 	metrics   *metrics
 	// vault encrypts under the secret; nil where there is none.
 	vault *webhook.Vault
+	// gitHubKeys sign GitHub's reports of leaks; nil: none are taken.
+	gitHubKeys *leak.Keys
 	// events is Caddy's events app, settled once it takes no more subscriptions.
 	events  *caddyevents.App
 	settled atomic.Bool
@@ -84,6 +89,9 @@ func (a *App) Provision(ctx caddy.Context) (err error) {
 	a.ctx, a.log = ctx, ctx.Slogger()
 	identity, path, err := a.build()
 	if err != nil {
+		return err
+	}
+	if a.gitHubKeys, err = a.Leaks.load(caddy.NewReplacer()); err != nil {
 		return err
 	}
 	eventsApp, err := ctx.App("events")

@@ -27,6 +27,9 @@ import (
 //		pepper <pepper> [<previous>...]
 //		import_pepper <pepper>...
 //		secret <secret>
+//		leaks {
+//			github_keys <file>
+//		}
 //
 //		<keyspace options of the keyspace "default", see keyspaceOptions>
 //		keyspace <name> {
@@ -142,6 +145,7 @@ func parseApp(d *caddyfile.Dispenser, app *App) error {
 			return p.pepper(d, "import_peppers", "import_pepper <pepper>...", &app.ImportPeppers)
 		}},
 		"secret":   {parse: p.secret},
+		"leaks":    {parse: p.leaks},
 		"keyspace": {parse: p.keyspace, repeatable: true},
 	})
 	if err := block(d, "keygate", opts); err != nil {
@@ -184,7 +188,7 @@ func (p *parser) keyspace(d *caddyfile.Dispenser) error {
 	opts["keyspace"] = option{parse: func(d *caddyfile.Dispenser) error {
 		return d.Err("a keyspace can't stand inside another")
 	}}
-	for _, global := range []string{"store", "limits", "pepper", "import_pepper", "secret"} {
+	for _, global := range []string{"store", "limits", "pepper", "import_pepper", "secret", "leaks"} {
 		opts[global] = option{parse: func(d *caddyfile.Dispenser) error {
 			return d.Errf("'%s' holds for all keyspaces and stands outside of keyspace blocks", global)
 		}}

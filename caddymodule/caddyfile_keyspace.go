@@ -259,6 +259,7 @@ func parseScopes(d *caddyfile.Dispenser) (names []string, cumulative bool, err e
 //	deny
 //	observe
 //	on_redis_down local|open|closed
+//	on_leak     revoke|disable|report
 //	was         <former plan>...
 func parsePlan(d *caddyfile.Dispenser, note noter, p *PlanConfig) error {
 	a, err := args(d, 1, 1, "plan <name> { … }")
@@ -288,6 +289,10 @@ func parsePlan(d *caddyfile.Dispenser, note noter, p *PlanConfig) error {
 		"on_redis_down": {parse: func(d *caddyfile.Dispenser) error {
 			note("on_redis_down", d)
 			return oneArg(d, "on_redis_down local|open|closed", &p.OnRedisDown)
+		}},
+		"on_leak": {parse: func(d *caddyfile.Dispenser) error {
+			note("on_leak", d)
+			return oneArg(d, "on_leak revoke|disable|report", &p.OnLeak)
 		}},
 		"was": {parse: func(d *caddyfile.Dispenser) (err error) {
 			note("was", d)

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
@@ -76,7 +77,7 @@ func (c *PlanConfig) compile(gk *gateway.Keyspace) (*gateway.Plan, error) {
 	}
 	p := &gateway.Plan{
 		Name: c.Name, Deny: c.Deny, Observe: c.Observe, MaxKeys: c.MaxKeys,
-		Scopes: c.Scopes, Cap: gk.Scopes.All(), OnRedisDown: c.OnRedisDown, Was: c.Was,
+		Scopes: c.Scopes, Cap: gk.Scopes.All(), OnRedisDown: c.OnRedisDown, OnLeak: c.OnLeak, Was: c.Was,
 	}
 	if c.MaxKeys < 0 {
 		return nil, fieldErrorf("max_keys", "plan '%s': max_keys is at least 1; leave it out for no cap", c.Name)
@@ -104,6 +105,13 @@ func (c *PlanConfig) compile(gk *gateway.Keyspace) (*gateway.Plan, error) {
 	case redisDownLocal, redisDownOpen, redisDownClosed:
 	default:
 		return nil, fieldErrorf("on_redis_down", "plan '%s': on_redis_down is local, open or closed, not '%s'", c.Name, c.OnRedisDown)
+	}
+	switch c.OnLeak {
+	case "":
+		p.OnLeak = management.LeakReport
+	case management.LeakRevoke, management.LeakDisable, management.LeakReport:
+	default:
+		return nil, fieldErrorf("on_leak", "plan '%s': on_leak is revoke, disable or report, not '%s'", c.Name, c.OnLeak)
 	}
 	if len(c.Limits) > maxPlanLimits {
 		return nil, fieldErrorf("limits", "plan '%s' has %d limits: at most %d, which leaves room for a key's own", c.Name, len(c.Limits), maxPlanLimits)

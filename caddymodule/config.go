@@ -43,6 +43,14 @@ type LimitsConfig struct {
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 }
 
+// LeaksConfig says whose reports of leaked keys are taken, beside those of whoever holds one.
+type LeaksConfig struct {
+	// GitHubKeys is a file with the public keys of GitHub's secret scanning, as
+	// https://api.github.com/meta/public_keys/secret_scanning answers them. It is read when the
+	// configuration is loaded. Default: none, and GitHub's reports are not taken.
+	GitHubKeys string `json:"github_keys,omitempty"`
+}
+
 // KeyspaceConfig is one product: its key shapes, its plans, its words. Tenants and
 // keys are in the store, under the keyspace's name.
 type KeyspaceConfig struct {
@@ -109,6 +117,9 @@ type PlanConfig struct {
 	// OnRedisDown says what holds while shared limits can't be asked: "local" counts
 	// here, "open" lets pass, "closed" refuses. Default: "local".
 	OnRedisDown string `json:"on_redis_down,omitempty"`
+	// OnLeak says what is done with a key that is reported leaked: "revoke", "disable", which can be
+	// undone, or "report", which only records it and tells webhooks. Default: "report".
+	OnLeak string `json:"on_leak,omitempty"`
 	// Was names former plans that no longer exist; their tenants are on this one now. Default: none.
 	Was []string `json:"was,omitempty"`
 }

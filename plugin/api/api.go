@@ -26,11 +26,13 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"path"
 	"runtime/debug"
 	"strings"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/leak"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
@@ -46,6 +48,12 @@ type Options struct {
 	// Authenticate says who is asking and what they may do. Its errors are answered
 	// like any other: a *management.Error of status 401 or 403 is a refusal.
 	Authenticate func(*http.Request) (Access, error)
+	// Address says where a request comes from, for paths that take no token. nil, and where it says
+	// nothing: from the other end of the connection.
+	Address func(*http.Request) netip.Addr
+	// GitHubKeys returns the keys that GitHub signs its reports of leaks with. nil, and where it returns
+	// nil: none are taken.
+	GitHubKeys func() *leak.Keys
 	// Site says where a keyspace's API is reached, for the curl beside a new key: a URL
 	// without a trailing slash, "" where that isn't known. nil: it never is, and the
 	// curl names https://api.example.com.
@@ -149,6 +157,8 @@ var routes = []route{
 	{"GET /v1/webhooks/{id}/deliveries", "webhooks:read", paged("status"), (*call).listDeliveries},
 	{"POST /v1/webhooks/{id}/deliveries/{delivery}/replay", "webhooks:write", nil, (*call).replayDelivery},
 	{"POST /v1/tenants/{slug}/events", "events:write", nil, (*call).postEvent},
+	{"POST /v1/leaks", "", nil, (*call).postLeak},
+	{"POST /v1/leaks/github", "", nil, (*call).postGitHubLeaks},
 	{"POST /v1/import", "keys:write", nil, (*call).importKeys},
 	{"POST /v1/verify", "verify", nil, (*call).verify},
 	{"POST /v1/explain", "verify", nil, (*call).explain},

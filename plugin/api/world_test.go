@@ -17,6 +17,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/api/apitest"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/leak"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
@@ -31,6 +32,7 @@ type world struct {
 	view    *gateway.View
 	manager *management.Manager
 	access  api.Access
+	gitHub  *leak.Keys
 }
 
 func newWorld(t testing.TB) *world {
@@ -84,6 +86,7 @@ func newWorld(t testing.TB) *world {
 		Judge:        judge{w},
 		Status:       func(context.Context) management.Status { return status },
 		Authenticate: func(*http.Request) (api.Access, error) { return w.access, nil },
+		GitHubKeys:   func() *leak.Keys { return w.gitHub },
 	})
 	return w
 }

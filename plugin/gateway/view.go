@@ -26,6 +26,9 @@ type Plan struct {
 	Limits []*ratelimit.Policy
 	// OnRedisDown is local, open or closed.
 	OnRedisDown string
+	// OnLeak is what happens to a key that is reported leaked: "revoke", "disable" or, as where it is
+	// empty, "report", which only records it.
+	OnLeak string
 	// Was names former plans whose tenants this one takes over.
 	Was []string
 }

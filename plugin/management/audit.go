@@ -37,7 +37,7 @@ type personal struct {
 }
 
 // personalFields are the fields of a record that people write freely, or that may be somebody's address.
-var personalFields = map[string]bool{"name": true, "description": true, "metadata": true, "reference": true, "allowed_ips": true}
+var personalFields = map[string]bool{"name": true, "description": true, "metadata": true, "reference": true, "allowed_ips": true, "source": true, "found_at": true}
 
 // event is what a write leaves to be appended.
 type event struct {

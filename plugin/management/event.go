@@ -23,9 +23,13 @@ const (
 	EventLimitReached     = "limit.reached"
 )
 
+// EventKeyLeaked is the action of the audit event of a leak.
+const EventKeyLeaked = "key.leaked"
+
 // eventTypes are all types of ours, without the product's own.
 var eventTypes = []string{
 	"key.created", "key.updated", "key.rotated", "key.revoked", "key.disabled", "key.enabled", "key.deleted",
+	EventKeyLeaked,
 	EventKeyExpiring, EventKeyExpired, EventKeyUnused,
 	"tenant.created", "tenant.updated", "tenant.suspended", "tenant.activated", "tenant.deleted",
 	"tenant.credits_added", "tenant.credits_spent",

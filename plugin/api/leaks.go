@@ -1,0 +1,174 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/leak"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+var (
+	_ = document("POST /v1/leaks", doc{
+		Summary:     "Reports a key that leaked; whoever holds it may.",
+		Description: "No token is needed. The answer is the same whether or not there is such a key. What is done with it, the tenant's plan says (on_leak).",
+		Body: fields{
+			"key":    aText("The full key."),
+			"url":    aText("Where it was found.").orNull(),
+			"source": aText("By what or whom, for people.").orNull(),
+		},
+		Required: []string{"key"},
+		Answers:  map[int]any{http.StatusAccepted: nil},
+		Refusals: map[int][]string{http.StatusUnprocessableEntity: {management.CodeInvalidField}},
+	})
+	_ = document("POST /v1/leaks/github", doc{
+		Summary: "Takes the reports of GitHub's secret scanning, in the format of its partners.",
+		Description: "The body is a list of {token, type, url, source}. It must be signed, in the headers " + leak.KeyIdentifier + " and " + leak.KeySignature +
+			", by a key of those that leaks { github_keys } names; without these there is nothing here.",
+		Answers: map[int]any{http.StatusOK: []leak.Verdict{}},
+		Refusals: map[int][]string{
+			http.StatusBadRequest: {management.CodeInvalidJSON}, http.StatusForbidden: {"invalid_signature"},
+			http.StatusNotFound: {management.CodeNotFound}, http.StatusRequestEntityTooLarge: {"body_too_large"},
+		},
+	})
+)
+
+var errNotSigned = &management.Error{
+	Status: http.StatusForbidden, Code: "invalid_signature",
+	Detail: "The report is not signed by a key of GitHub's that is known here. Where GitHub has new ones, the file of github_keys must be fetched again.",
+}
+
+// postLeak takes a report of anybody.
+func (c *call) postLeak() error {
+	o, err := c.body(false)
+	if err != nil {
+		return err
+	}
+	key, url, source := o.string("key"), o.string("url"), o.string("source")
+	if key.Value == "" {
+		o.fault("key", "must be the full key")
+	}
+	if err := o.done(); err != nil {
+		return err
+	}
+	addr := c.address()
+	c.actor = management.Actor{Name: "anonymous", Via: "api"}
+	if addr.IsValid() {
+		c.actor.IP = addr.String()
+	}
+	known, err := c.leaked(management.Leak{Key: key.Value, URL: url.Value, Source: source.Value})
+	if err != nil {
+		return err
+	}
+	if !known {
+		// Judged as a request with it would be, it counts as one of the address's failures.
+		for _, keyspace := range c.searched(key.Value) {
+			if _, err := c.h.opts.Judge.Verify(c.ctx, keyspace, management.VerifyRequest{Key: key.Value, IP: addr}); err != nil {
+				return err
+			}
+		}
+	}
+	c.w.WriteHeader(http.StatusAccepted)
+	return nil
+}
+
+// postGitHubLeaks takes a report of GitHub's.
+func (c *call) postGitHubLeaks() error {
+	var keys *leak.Keys
+	if c.h.opts.GitHubKeys != nil {
+		keys = c.h.opts.GitHubKeys()
+	}
+	if keys == nil {
+		return noPath()
+	}
+	b, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, MaxBody))
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		return errBodyTooLarge
+	case err != nil:
+		return invalidJSON("The body could not be read to its end.")
+	}
+	if err := keys.Verify(c.r.Header.Get(leak.KeyIdentifier), c.r.Header.Get(leak.KeySignature), b); err != nil {
+		return errNotSigned
+	}
+	var tokens []leak.Token
+	if err := json.Unmarshal(b, &tokens); err != nil {
+		// The error could repeat what stands in the body.
+		return invalidJSON("The body is not a list of tokens.")
+	}
+	c.actor = management.Actor{Name: "GitHub secret scanning", Via: "api"}
+	if addr := c.address(); addr.IsValid() {
+		c.actor.IP = addr.String()
+	}
+	verdicts := make([]leak.Verdict, 0, len(tokens))
+	for i := range tokens {
+		t := &tokens[i]
+		known, err := c.leaked(management.Leak{Key: t.Token, URL: t.URL, Source: t.Source})
+		if err != nil {
+			return err // GitHub sends it again; what was done stays done
+		}
+		verdicts = append(verdicts, t.Verdict(known))
+	}
+	return c.json(http.StatusOK, verdicts)
+}
+
+// searched returns the keyspaces that a key may belong to.
+func (c *call) searched(key string) []string {
+	if c.ks == nil {
+		return c.h.manager.KeyspacesOf(key)
+	}
+	if c.ks.Grammar.Match(key) == nil {
+		return nil
+	}
+	return []string{c.keyspace}
+}
+
+// leaked has the leak of a key recorded and dealt with in every keyspace that knows it, and says
+// whether one does.
+func (c *call) leaked(l management.Leak) (known bool, err error) {
+	if c.h.opts.Judge == nil {
+		return false, unavailable("Keys can't be judged here yet; try again.")
+	}
+	for _, keyspace := range c.searched(l.Key) {
+		found, err := c.h.opts.Judge.Explain(c.ctx, keyspace, management.VerifyRequest{Key: l.Key})
+		if err != nil {
+			return known, err
+		}
+		if found.KeyID == "" {
+			if found.Reason == gateway.Unavailable.String() {
+				return known, unavailable("Nothing can be known about keys now; try again.")
+			}
+			continue
+		}
+		var refusal *management.Error
+		err = c.h.manager.KeyLeaked(c.ctx, c.actor, keyspace, found.KeyID, l)
+		if errors.As(err, &refusal) && refusal.Status == http.StatusNotFound {
+			continue // it was deleted just now
+		}
+		if err != nil {
+			return known, err
+		}
+		known = true
+	}
+	return known, nil
+}
+
+// address returns the client's address, the zero Addr where it has none.
+func (c *call) address() netip.Addr {
+	if c.h.opts.Address != nil {
+		if addr := c.h.opts.Address(c.r); addr.IsValid() {
+			return addr.Unmap()
+		}
+	}
+	host, _, err := net.SplitHostPort(c.r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return gateway.Addr(host)
+}

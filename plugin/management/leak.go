@@ -1,0 +1,149 @@
+package management
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// What a plan does with keys that are reported leaked.
+const (
+	LeakRevoke  = "revoke"
+	LeakDisable = "disable"
+	LeakReport  = "report"
+)
+
+const (
+	// maxLeakText bounds what is kept of where a key was found, in bytes.
+	maxLeakText = 1000
+	// In leakWindow so many reports of one key are recorded, and each place once: whoever holds the
+	// key may report it without end.
+	leakWindow  = 24 * time.Hour
+	leaksInTime = 10
+	// leaksSearched bounds among how many events of the key they are looked for.
+	leaksSearched = 100
+)
+
+// Leak is a report that a key was found where everybody can read it.
+type Leak struct {
+	// Key is the full key.
+	Key string
+	// URL says where it was found and Source by what, such as "content" or "npm"; each may be
+	// empty. The keyspace's keys are taken out of them.
+	URL, Source string
+}
+
+// KeyspacesOf returns the names, sorted, of the keyspaces of which key has a shape.
+func (m *Manager) KeyspacesOf(key string) []string {
+	v := m.view()
+	if v == nil {
+		return nil
+	}
+	var names []string
+	for name, ks := range v.Keyspaces {
+		if ks.Grammar.Match(key) != nil {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// KeyLeaked records that the key with that id leaked, which l.Key is a secret of, and then does with
+// it what its tenant's plan says. Of a secret that a rotation ended, the leak is recorded and the key left
+// alone. A key that is done with already, and a leak that is known, are no error.
+func (m *Manager) KeyLeaked(ctx context.Context, a Actor, keyspace, id string, l Leak) error {
+	var on string
+	err := m.write(ctx, a, keyspace, func(c *call) error {
+		k, t, err := c.key(id, true)
+		if err != nil {
+			return err
+		}
+		on = LeakReport
+		// A plan that is gone says nothing, and that must not keep the leak from being recorded.
+		if p := c.ks.Plans[t.Plan]; p != nil && p.OnLeak != "" {
+			on = p.OnLeak
+		}
+		outlived, err := c.outlived(k, l.Key)
+		if err != nil {
+			return err
+		}
+		if outlived {
+			on = LeakReport
+		}
+		source, url := c.leakText(l.Source), c.leakText(l.URL)
+		if known, err := c.leakKnown(k, source, url); err != nil || known {
+			return err
+		}
+		c.event = &event{action: EventKeyLeaked, target: k.ID, tenant: t.Slug, key: k.ID,
+			after: fieldSet{"source": source, "found_at": url, "on_leak": on, "rotated": outlived}}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	switch on {
+	case LeakRevoke:
+		_, err = m.RevokeKey(ctx, a, keyspace, id)
+	case LeakDisable:
+		_, err = m.DisableKey(ctx, a, keyspace, id)
+		var refusal *Error
+		if errors.As(err, &refusal) && refusal.Status == http.StatusConflict {
+			err = nil // it is revoked, which is more
+		}
+	}
+	return err
+}
+
+// outlived says whether full is a secret of the key that a rotation ended. One that is stored
+// in a form that can't be told from it here counts as current.
+func (c *call) outlived(k *gateway.Key, full string) (bool, error) {
+	secrets, err := c.Secrets(c.ks.Name, k.ID)
+	if err != nil {
+		return false, err
+	}
+	for _, candidate := range c.view.Hasher.Candidates(nil, full) {
+		for _, s := range secrets {
+			if string(s.Digest) == string(candidate.Digest[:]) {
+				return !s.ExpiresAt.IsZero() && !s.ExpiresAt.After(c.now), nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// leakText is what is kept of a text that anybody may have sent.
+func (c *call) leakText(s string) string {
+	if len(s) > maxLeakText {
+		// The end may cut a key in two, of which half would not be taken for one.
+		s = c.ks.Grammar.Clean(s)
+		s = strings.ToValidUTF8(s[:min(len(s), maxLeakText)], "")
+	}
+	return c.ks.Grammar.Clean(s)
+}
+
+// leakKnown says whether the leak was recorded, or enough others of the key, not long ago.
+func (c *call) leakKnown(k *gateway.Key, source, url string) (bool, error) {
+	rows, err := c.Tx.Audit(AuditQuery{Keyspace: c.ks.Name, Key: k.ID, Limit: leaksSearched})
+	if err != nil {
+		return false, err
+	}
+	n := 0
+	for i := range rows {
+		if rows[i].Action != EventKeyLeaked || rows[i].At.Before(c.now.Add(-leakWindow)) {
+			continue
+		}
+		var p personal
+		if err := json.Unmarshal(rows[i].Personal, &p); err == nil && p.After["source"] == source && p.After["found_at"] == url {
+			return true, nil
+		}
+		n++
+	}
+	return n >= leaksInTime, nil
+}
