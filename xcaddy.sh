@@ -12,11 +12,26 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 module=github.com/keygate-dev/keygate
 version=$(go list -m -f '{{.Version}}' github.com/caddyserver/caddy/v2)
 
-# The module is built from this checkout and published nowhere: without this, go would
-# ask the module proxy about it and take its "no" for a failure.
-export GOPRIVATE="${GOPRIVATE:+$GOPRIVATE,}$module"
+# xcaddy at an exact version, built in a module of its own: `go run …@version` would also
+# ask the module proxy for the list of all its versions, which some proxies refuse.
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+printf 'module build\n\ngo 1.26\n\nrequire github.com/caddyserver/xcaddy v0.4.7\n' >"$work/go.mod"
+(cd "$work" && GOFLAGS=-mod=mod go build -o xcaddy github.com/caddyserver/xcaddy/cmd/xcaddy)
 
-go run github.com/caddyserver/xcaddy/cmd/xcaddy@v0.4.7 build "$version" \
+# The module is built from this checkout and published nowhere. xcaddy replaces it by
+# the checkout but leaves it to `go get` to find out which module holds the package, and
+# that asks the network. So the go that xcaddy calls requires it as soon as there is a go.mod.
+cat >"$work/go" <<EOF
+#!/bin/sh
+$(command -v go) "\$@" || exit
+if [ "\$1 \$2" = "mod init" ]; then
+	$(command -v go) mod edit -require=$module@v0.0.0-00010101000000-000000000000
+fi
+EOF
+chmod +x "$work/go"
+
+XCADDY_WHICH_GO="$work/go" "$work/xcaddy" build "$version" \
 	--output "$output" \
 	--with "$module/caddymodule" \
 	--replace "$module=$PWD"

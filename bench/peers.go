@@ -151,8 +151,22 @@ func withRatelimit(ctx context.Context, dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(ctx, "go", "run", "github.com/caddyserver/xcaddy/cmd/xcaddy@v0.4.7", "build", strings.TrimSpace(string(version)),
-		"--output", path, "--with", "github.com/mholt/caddy-ratelimit@v0.1.0")
+	// What xcaddy would make, in a module of its own.
+	work := filepath.Join(dir, "ratelimit")
+	if err := os.MkdirAll(work, 0o700); err != nil {
+		return "", err
+	}
+	module := "module caddy\n\ngo 1.26\n\nrequire (\n\tgithub.com/caddyserver/caddy/v2 " + strings.TrimSpace(string(version)) +
+		"\n\tgithub.com/mholt/caddy-ratelimit v0.1.0\n)\n"
+	main := "package main\n\nimport (\n\tcaddycmd \"github.com/caddyserver/caddy/v2/cmd\"\n\n\t_ \"github.com/caddyserver/caddy/v2/modules/standard\"\n" +
+		"\t_ \"github.com/mholt/caddy-ratelimit\"\n)\n\nfunc main() { caddycmd.Main() }\n"
+	for name, text := range map[string]string{"go.mod": module, "main.go": main} {
+		if err := os.WriteFile(filepath.Join(work, name), []byte(text), 0o600); err != nil {
+			return "", err
+		}
+	}
+	cmd := exec.CommandContext(ctx, "go", "build", "-mod=mod", "-trimpath", "-ldflags", "-s -w", "-o", path, ".")
+	cmd.Dir = work
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w: %s", err, bytes.TrimSpace(out[max(0, len(out)-500):]))
 	}

@@ -33,9 +33,6 @@ type refusal struct {
 	scopes []string
 }
 
-// status returns what the refusal answers with in a keyspace.
-func (f *refusal) status(ks *keyspace) int { return ks.refusals.answers[f.reason].status }
-
 // refusals answers requests that may not pass, in one keyspace's words. The bodies
 // are made once. Immutable, safe for concurrent use.
 type refusals struct {
