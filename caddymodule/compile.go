@@ -25,6 +25,9 @@ var (
 	defaultPlanName = "default"
 )
 
+// tokenPrefix begins every management token, and therefore no key.
+const tokenPrefix = "kgm_"
+
 // Names end up in headers, metrics and paths, so they are kept plain.
 var (
 	keyspaceName    = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,62}$`)
@@ -185,6 +188,9 @@ func (c *KeyspaceConfig) grammar() (*apikey.Grammar, error) {
 	environments := make(map[string]string)
 	for i, p := range prefixes {
 		path := fieldOf(i)
+		if strings.HasPrefix(p.Value, tokenPrefix) {
+			return nil, fieldErrorf(path, "prefix '%s': %s is how management tokens begin", p.Value, tokenPrefix)
+		}
 		if !environmentName.MatchString(p.Environment) {
 			return nil, fieldErrorf(path, "prefix '%s': '%s' is no name of an environment, which is 1 to 32 of letters, digits, '_' and '-'", p.Value, p.Environment)
 		}
