@@ -45,7 +45,7 @@ func (w *Writer) Write(record json.RawMessage) error {
 	}
 	cells := make([]string, len(exported))
 	for i, name := range exported {
-		cells[i] = defuse(cell(fields[name]))
+		cells[i] = Defuse(cell(fields[name]))
 	}
 	return w.csv.Write(cells)
 }
@@ -79,10 +79,11 @@ func cell(v any) string {
 	return string(b)
 }
 
-// defuse returns a text that no spreadsheet takes for a formula: one that could be is
+// Defuse returns a text that no spreadsheet takes for a formula: one that could be is
 // preceded by an apostrophe. https://owasp.org/www-community/attacks/CSV_Injection
-func defuse(s string) string {
-	if s != "" && strings.ContainsAny(s[:1], "=+-@\t\r\n|%") {
+func Defuse(s string) string {
+	if s != "" && strings.ContainsAny(s[:1], "=+-@\t\r\n|%") || strings.HasPrefix(s, "＝") || strings.HasPrefix(s, "＋") ||
+		strings.HasPrefix(s, "－") || strings.HasPrefix(s, "＠") {
 		return "'" + s
 	}
 	return s

@@ -4,10 +4,10 @@ import (
 	"encoding/csv"
 	"io"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/transfer"
 )
 
 // WriteCSV writes the report as RFC 4180 has it, under a header. Every reason to refuse
@@ -52,7 +52,7 @@ func (r *Report) cells(l *Line, step Step) []string {
 		}
 		return strconv.FormatFloat(*v, 'f', -1, 64)
 	}
-	cells := []string{l.From.UTC().Format(time.RFC3339), defuse(l.Tenant), defuse(l.Key), n(l.Requests), n(l.Allowed), n(l.Requests - l.Allowed)}
+	cells := []string{l.From.UTC().Format(time.RFC3339), transfer.Defuse(l.Tenant), transfer.Defuse(l.Key), n(l.Requests), n(l.Allowed), n(l.Requests - l.Allowed)}
 	for reason := gateway.MissingKey; reason < gateway.NumReasons; reason++ {
 		if ofKeys(reason) {
 			cells = append(cells, n(l.Refused[reason.String()]))
@@ -60,14 +60,4 @@ func (r *Report) cells(l *Line, step Step) []string {
 	}
 	complete := r.CompleteUntil != nil && !l.From.Add(step.length()).After(*r.CompleteUntil)
 	return append(cells, n(l.UpstreamErrors), n(l.Credits), n(l.BytesIn), n(l.BytesOut), ms(l.Latency.P50), ms(l.Latency.P99), strconv.FormatBool(complete))
-}
-
-// defuse returns a text that no spreadsheet takes for a formula: one that could be is
-// led by an apostrophe. https://owasp.org/www-community/attacks/CSV_Injection
-func defuse(s string) string {
-	if s != "" && strings.ContainsAny(s[:1], "=+-@\t\r\n|%") || strings.HasPrefix(s, "＝") || strings.HasPrefix(s, "＋") ||
-		strings.HasPrefix(s, "－") || strings.HasPrefix(s, "＠") {
-		return "'" + s
-	}
-	return s
 }

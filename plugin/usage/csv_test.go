@@ -5,6 +5,8 @@ import (
 	"encoding/csv"
 	"testing"
 	"time"
+
+	"github.com/keygate-dev/keygate/plugin/transfer"
 )
 
 func TestDefuse(t *testing.T) {
@@ -13,7 +15,7 @@ func TestDefuse(t *testing.T) {
 		"=1+1": "'=1+1", "+1": "'+1", "-1": "'-1", "@SUM(A1)": "'@SUM(A1)", "\t=1": "'\t=1", "\r=1": "'\r=1", "\n=1": "'\n=1",
 		"|cmd": "'|cmd", "%0a": "'%0a", "＝1+1": "'＝1+1",
 	} {
-		if got := defuse(in); got != want {
+		if got := transfer.Defuse(in); got != want {
 			t.Errorf("%q becomes %q, want %q", in, got, want)
 		}
 	}
