@@ -127,8 +127,8 @@ type logRig struct {
 	client, h2 *http.Client
 }
 
-// upstream answers what the rig proxies.
-func upstream(t *testing.T) string {
+// upstream answers what the rig proxies; in the mode "off" it leaves no body unread.
+func upstream(t *testing.T, mode string) string {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/echo", func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(w, r.Body)
@@ -145,6 +145,11 @@ func upstream(t *testing.T) string {
 		<-r.Context().Done()
 	})
 	mux.HandleFunc("/early", func(w http.ResponseWriter, r *http.Request) {
+		if mode == "off" {
+			// Caddy's own line reads its count of the body while the proxy still adds to it:
+			// a data race of Caddy 2.11 that its users live with and the race detector finds.
+			_, _ = io.Copy(io.Discard, r.Body)
+		}
 		w.WriteHeader(http.StatusRequestEntityTooLarge)
 	})
 	mux.HandleFunc("/ws", func(w http.ResponseWriter, r *http.Request) {
@@ -175,7 +180,7 @@ func startLogRig(t *testing.T, mode string) *logRig {
 	addr := ln.Addr().String()
 	_ = ln.Close()
 	_, port, _ := net.SplitHostPort(addr)
-	dir, up := t.TempDir(), upstream(t)
+	dir, up := t.TempDir(), upstream(t, mode)
 	site := `
 		bind 127.0.0.1
 		logprobe ` + mode + `
@@ -312,20 +317,17 @@ func (g *logRig) send(t *testing.T, method, host, path, id string, body io.Reade
 func (g *logRig) lines(t *testing.T, file string) map[string][]map[string]any {
 	t.Helper()
 	out := make(map[string][]map[string]any)
-	f, err := os.Open(filepath.Join(g.dir, file))
-	if errors.Is(err, os.ErrNotExist) {
-		return out
-	}
-	if err != nil {
+	b, err := os.ReadFile(filepath.Join(g.dir, file))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	in := bufio.NewScanner(f)
-	in.Buffer(nil, 1<<20)
-	for in.Scan() {
+	for text := range bytes.Lines(b) {
+		if !bytes.HasSuffix(text, []byte("\n")) {
+			break // being written just now
+		}
 		var line map[string]any
-		if err := json.Unmarshal(in.Bytes(), &line); err != nil {
-			t.Fatalf("%s: %v", in.Text(), err)
+		if err := json.Unmarshal(text, &line); err != nil {
+			t.Fatalf("%s: %v", text, err)
 		}
 		logger, _ := line["logger"].(string)
 		if !strings.HasPrefix(logger, "http.log.access") && !strings.HasPrefix(logger, "http.log.error") {
