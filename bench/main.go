@@ -1,10 +1,15 @@
-// Command bench measures the gateway side by side with what else could stand in front
-// of the same API: plain Caddy, Caddy with caddy-ratelimit, nginx and HAProxy, as far as
-// they are installed. All of them proxy to one upstream, know the same thousand keys
-// and are driven by wrk, in turns, in one run. What counts are the ratios: absolute
-// numbers are the machine's.
+// Command bench measures the gateway side by side with others that do the same, in
+// several contests:
 //
-//	go run ./bench [-rounds 3] [-duration 5s] [-connections 32]
+//   - proxy: in front of one upstream, with what else could stand there: plain Caddy, Caddy
+//     with caddy-ratelimit, nginx and HAProxy, as far as they are installed.
+//   - verify: judging requests that are not proxied, over HTTP, beside a plain Caddy
+//     that only responds, each pinned to the same core.
+//
+// Everybody in a contest knows the same thousand keys and is driven by wrk, in turns, in
+// one run. What counts are the ratios: absolute numbers are the machine's.
+//
+//	go run ./bench [-contests proxy,verify] [-rounds 3] [-duration 5s] [-connections 32]
 package main
 
 import (
@@ -19,6 +24,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -28,6 +34,7 @@ func main() {
 	rounds := flag.Int("rounds", 3, "how often each peer has its turn")
 	duration := flag.Duration("duration", 5*time.Second, "how long a turn is")
 	connections := flag.Int("connections", 32, "how many connections the load comes over")
+	names := flag.String("contests", "proxy,verify", "which contests are held, comma-separated")
 	upstream := flag.String("upstream", "", "internal: serve as the upstream on this address")
 	flag.Parse()
 	if *upstream != "" {
@@ -35,9 +42,28 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *rounds, *duration, *connections); err != nil {
+	if err := run(ctx, strings.Split(*names, ","), course{*rounds, *duration, *connections}); err != nil {
 		log.Fatal(err)
 	}
+}
+
+// course is how a contest is held.
+type course struct {
+	rounds      int
+	duration    time.Duration // of a turn
+	connections int
+}
+
+// contest is one comparison. start starts those who take part; the first is the one
+// that the others are compared with. What it has started it returns with an error too.
+type contest struct {
+	name, title string
+	start       func(ctx context.Context, dir, caddy, upstream string) ([]*peer, error)
+}
+
+var contests = []contest{
+	{"proxy", "In front of an upstream", startProxies},
+	{"verify", "Judging requests that are not proxied, on one core", startVerifiers},
 }
 
 // answer is the upstream's only answer.
@@ -46,7 +72,12 @@ func answer(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write([]byte(`{"ok":true}`))
 }
 
-func run(ctx context.Context, rounds int, duration time.Duration, connections int) error {
+func run(ctx context.Context, names []string, how course) error {
+	for _, name := range names {
+		if !slices.ContainsFunc(contests, func(c contest) bool { return c.name == name }) {
+			return fmt.Errorf("there is no contest %q", name)
+		}
+	}
 	if _, err := exec.LookPath("wrk"); err != nil {
 		return fmt.Errorf("wrk is needed to make the load: apt-get install wrk")
 	}
@@ -69,30 +100,50 @@ func run(ctx context.Context, rounds int, duration time.Duration, connections in
 	if err := reachable(ctx, upstream); err != nil {
 		return err
 	}
-
-	peers, err := start(ctx, dir, upstream)
-	defer func() {
-		for _, p := range peers {
-			p.stop()
-		}
-	}()
+	caddy, err := build(ctx, dir, "caddy", "./cmd/caddy")
 	if err != nil {
 		return err
 	}
+	for _, c := range contests {
+		if !slices.Contains(names, c.name) {
+			continue
+		}
+		home := filepath.Join(dir, c.name)
+		if err := os.Mkdir(home, 0o700); err != nil {
+			return err
+		}
+		peers, err := c.start(ctx, home, caddy, upstream)
+		if err == nil {
+			err = hold(ctx, home, peers, how)
+		}
+		for _, p := range peers {
+			p.stop()
+		}
+		if err != nil {
+			return err
+		}
+		fmt.Printf("\n%s\n", c.title)
+		report(peers)
+	}
+	return nil
+}
+
+// hold gives each peer its turn in each round.
+func hold(ctx context.Context, dir string, peers []*peer, how course) error {
 	script := filepath.Join(dir, "keys.lua")
 	if err := writeScript(script, peers); err != nil {
 		return err
 	}
 	for _, p := range peers { // to warm up, and to see that each lets the load pass
-		if _, err := p.measure(ctx, script, time.Second, connections); err != nil {
+		if _, err := p.measure(ctx, script, time.Second, how.connections); err != nil {
 			return err
 		}
 	}
-	for i := range rounds {
+	for i := range how.rounds {
 		for j := range peers {
 			// Whoever comes first in one round comes later in the next.
 			p := peers[(i+j)%len(peers)]
-			m, err := p.measure(ctx, script, duration, connections)
+			m, err := p.measure(ctx, script, how.duration, how.connections)
 			if err != nil {
 				return err
 			}
@@ -100,13 +151,12 @@ func run(ctx context.Context, rounds int, duration time.Duration, connections in
 			fmt.Fprintf(os.Stderr, "round %d  %-28s %8.0f requests/s  p50 %-9s p99 %-9s %6.1f µs CPU/request\n", i+1, p.name, m.rate, m.p50, m.p99, m.cpu)
 		}
 	}
-	report(peers)
 	return nil
 }
 
 // report prints each peer's median figures and how they relate to the first's.
 func report(peers []*peer) {
-	fmt.Printf("\n%-28s %12s %10s %10s %12s %10s   %s\n", "", "requests/s", "p50", "p99", "CPU µs/req", "memory", "requests/s and CPU against plain Caddy")
+	fmt.Printf("%-28s %12s %10s %10s %12s %10s   %s\n", "", "requests/s", "p50", "p99", "CPU µs/req", "memory", "requests/s and CPU against the first")
 	base := peers[0].median()
 	for _, p := range peers {
 		m := p.median()

@@ -20,9 +20,14 @@ const keyCount = 1000
 
 // peer is one thing that can stand in front of the API.
 type peer struct {
-	name   string
-	addr   string
-	keys   []string
+	name string
+	addr string
+	keys []string
+	// request is the Lua expression that wrk makes a request with key with.
+	// Default: a GET with the key in X-API-Key.
+	request string
+	// core is the processor that the peer is kept on, and its load off; "" for any.
+	core   string
 	cmd    *exec.Cmd
 	rounds []measurement
 }
@@ -42,9 +47,12 @@ func (p *peer) stop() {
 
 // launch starts a peer's process and waits until it listens.
 func (p *peer) launch(ctx context.Context, dir, name string, args ...string) error {
+	if p.core != "" {
+		name, args = "taskset", append([]string{"-c", p.core, name}, args...)
+	}
 	p.cmd = exec.Command(name, args...)
 	p.cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
-	out, err := os.Create(filepath.Join(dir, strings.ReplaceAll(p.name, " ", "-")+".log"))
+	out, err := os.Create(filepath.Join(dir, strings.NewReplacer(" ", "-", "/", "").Replace(p.name)+".log"))
 	if err != nil {
 		return err
 	}
@@ -59,13 +67,8 @@ func (p *peer) launch(ctx context.Context, dir, name string, args ...string) err
 	return nil
 }
 
-// start starts every peer that can be. Plain Caddy, which the others are compared
-// with, is the first.
-func start(ctx context.Context, dir, upstream string) ([]*peer, error) {
-	caddy, err := build(ctx, dir, "caddy", "./cmd/caddy")
-	if err != nil {
-		return nil, err
-	}
+// startProxies starts every proxy that can be, plain Caddy first.
+func startProxies(ctx context.Context, dir, caddy, upstream string) ([]*peer, error) {
 	keys := make([]string, keyCount)
 	for i := range keys {
 		keys[i] = fmt.Sprintf("kg_live_bench%027d", i)
@@ -176,19 +179,26 @@ func withRatelimit(ctx context.Context, dir string) (string, error) {
 // keygate starts the gateway with a plan of those limits, and makes the keys.
 func keygate(ctx context.Context, dir, caddy, name, upstream string, limits ...string) (*peer, error) {
 	p := &peer{name: name, addr: freeAddr()}
-	dir = filepath.Join(dir, strings.ReplaceAll(strings.ReplaceAll(name, " ", "-"), ":", ""))
+	_, err := p.launchKeygate(ctx, dir, caddy, "keygate\n\treverse_proxy "+upstream, limits...)
+	return p, err
+}
+
+// launchKeygate starts the gateway as p, with a site of those directives, and makes
+// the keys. It returns where the admin endpoint is.
+func (p *peer) launchKeygate(ctx context.Context, dir, caddy, site string, limits ...string) (admin string, err error) {
+	dir = filepath.Join(dir, strings.NewReplacer(" ", "-", ":", "", "/", "").Replace(p.name))
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return p, err
+		return admin, err
 	}
-	admin := freeAddr()
-	config := fmt.Sprintf("{\n\tadmin %s\n\tauto_https off\n\tlog {\n\t\tlevel ERROR\n\t}\n\tkeygate {\n\t\tstore sqlite %s\n\t\tplan bench {\n\t\t\t%s\n\t\t}\n\t}\n}\nhttp://%s {\n\tkeygate\n\treverse_proxy %s\n}\n",
-		admin, filepath.Join(dir, "keygate.db"), strings.Join(limits, "\n\t\t\t"), p.addr, upstream)
+	admin = freeAddr()
+	config := fmt.Sprintf("{\n\tadmin %s\n\tauto_https off\n\tlog {\n\t\tlevel ERROR\n\t}\n\tkeygate {\n\t\tstore sqlite %s\n\t\tplan bench {\n\t\t\t%s\n\t\t}\n\t}\n}\nhttp://%s {\n\t%s\n}\n",
+		admin, filepath.Join(dir, "keygate.db"), strings.Join(limits, "\n\t\t\t"), p.addr, site)
 	path := filepath.Join(dir, "Caddyfile")
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
-		return p, err
+		return admin, err
 	}
 	if err := p.launch(ctx, dir, caddy, "run", "--adapter", "caddyfile", "--config", path); err != nil {
-		return p, err
+		return admin, err
 	}
 	// It listens before it is through with its start.
 	for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(20 * time.Millisecond) {
@@ -200,26 +210,26 @@ func keygate(ctx context.Context, dir, caddy, name, upstream string, limits ...s
 			}
 		}
 		if time.Now().After(deadline) {
-			return p, fmt.Errorf("%s does not get ready", name)
+			return admin, fmt.Errorf("%s does not get ready", p.name)
 		}
 	}
 	// Each key is a tenant's of its own.
 	for i := range keyCount {
 		slug := fmt.Sprintf("tenant-%d", i)
 		if _, err := post("http://"+admin+"/keygate/v1/tenants", map[string]string{"slug": slug}); err != nil {
-			return p, err
+			return admin, err
 		}
 		key, err := post("http://"+admin+"/keygate/v1/tenants/"+slug+"/keys", map[string]string{"name": "bench"})
 		if err != nil {
-			return p, err
+			return admin, err
 		}
 		p.keys = append(p.keys, key.Key)
 	}
-	return p, nil
+	return admin, nil
 }
 
 // post creates something over the management API.
-func post(url string, body any) (created struct{ Key string }, err error) {
+func post(url string, body any) (created struct{ Key, Token string }, err error) {
 	b, err := json.Marshal(body)
 	if err != nil {
 		return created, err

@@ -25,16 +25,24 @@ type measurement struct {
 // in a form that is easy to read.
 func writeScript(path string, peers []*peer) error {
 	var b strings.Builder
-	b.WriteString("local sets = {}\n")
+	b.WriteString("local sets, formats = {}, {}\n")
 	for _, p := range peers {
 		fmt.Fprintf(&b, "sets[%q] = {%q}\n", p.addr, strings.Join(p.keys, `", "`))
 	}
 	text := strings.ReplaceAll(b.String(), `\", \"`, `", "`)
+	for _, p := range peers {
+		request := p.request
+		if request == "" {
+			request = `wrk.format("GET", "/v1/things", {["X-API-Key"] = key})`
+		}
+		text += fmt.Sprintf("formats[%q] = function(key) return %s end\n", p.addr, request)
+	}
 	text += `
 local requests, n = {}, 0
 function init(args)
-  for _, key in ipairs(sets[wrk.host .. ":" .. wrk.port]) do
-    requests[#requests + 1] = wrk.format("GET", "/v1/things", {["X-API-Key"] = key})
+  local peer = wrk.host .. ":" .. wrk.port
+  for _, key in ipairs(sets[peer]) do
+    requests[#requests + 1] = formats[peer](key)
   end
 end
 function request()
@@ -55,8 +63,12 @@ var result = regexp.MustCompile(`RESULT (\d+) (\d+) (\d+) (\d+) (\d+)`)
 // measure lets the load onto a peer for a while.
 func (p *peer) measure(ctx context.Context, script string, d time.Duration, connections int) (measurement, error) {
 	before := p.cpuTime()
-	cmd := exec.CommandContext(ctx, "wrk", "-t", "1", "-c", strconv.Itoa(connections), "-d", fmt.Sprintf("%ds", max(int(d.Seconds()), 1)),
-		"-s", script, "http://"+p.addr)
+	args := []string{"wrk", "-t", "1", "-c", strconv.Itoa(connections), "-d", fmt.Sprintf("%ds", max(int(d.Seconds()), 1)),
+		"-s", script, "http://" + p.addr}
+	if p.core != "" {
+		args = append([]string{"taskset", "-c", otherCores(p.core)}, args...)
+	}
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return measurement{}, fmt.Errorf("wrk against %s: %w: %s", p.name, err, out)
