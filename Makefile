@@ -10,7 +10,7 @@ GO          ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TIMEOUT     ?= 12m
 
-.PHONY: build run test lint soak bench fuzz fmt clean
+.PHONY: build run test tools lint soak bench fuzz fmt clean
 
 build:
 	$(GO) build -trimpath -ldflags '-s -w' -o caddy ./cmd/caddy
@@ -20,8 +20,12 @@ run: build
 
 # -race throughout: the gateway's processes that the tests start are built with it too,
 # so everything is compiled once.
-test: lint
+test: tools lint
 	$(GO) test -race -timeout $(TIMEOUT) ./...
+
+# The servers that the tests start, from Debian's packages where they are missing.
+tools:
+	@./internal/testserver/install.sh
 
 lint:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted"; exit 1; }

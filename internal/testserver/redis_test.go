@@ -1,0 +1,102 @@
+package testserver_test
+
+import (
+	"bufio"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/internal/testserver"
+)
+
+// deadline is how long something may take that always happens.
+const deadline = 30 * time.Second
+
+// line sends a line to a Redis and returns its answer's first one.
+func line(t *testing.T, conn net.Conn, command string) (string, error) {
+	t.Helper()
+	_ = conn.SetDeadline(time.Now().Add(deadline))
+	if _, err := conn.Write([]byte(command + "\r\n")); err != nil {
+		return "", err
+	}
+	answer, err := bufio.NewReader(conn).ReadString('\n')
+	return strings.TrimSpace(answer), err
+}
+
+func dial(t *testing.T, addr string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func want(t *testing.T, conn net.Conn, command, answer string) {
+	t.Helper()
+	if got, err := line(t, conn, command); err != nil || got != answer {
+		t.Fatalf("%s answered %q, %v; wanted %q", command, got, err, answer)
+	}
+}
+
+func TestRedisIsKilledAndStartedAgain(t *testing.T) {
+	t.Parallel()
+	r := testserver.NewRedis(t)
+	conn := dial(t, r.Addr())
+	want(t, conn, "SET a 1", "+OK")
+	r.Kill()
+	if got, err := line(t, conn, "PING"); err == nil {
+		t.Fatalf("a killed server answered %q", got)
+	}
+	if conn, err := net.Dial("tcp", r.Addr()); err == nil {
+		conn.Close()
+		t.Fatal("a killed server takes connections")
+	}
+	r.Start()
+	want(t, dial(t, r.Addr()), "EXISTS a", ":0")
+}
+
+func TestRedisIsPaused(t *testing.T) {
+	t.Parallel()
+	r := testserver.NewRedis(t)
+	conn := dial(t, r.Addr())
+	r.Pause()
+	if _, err := conn.Write([]byte("PING\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	b := make([]byte, 16)
+	if n, err := conn.Read(b); err == nil {
+		t.Fatalf("a paused server answered %q", b[:n])
+	}
+	r.Resume()
+	_ = conn.SetReadDeadline(time.Now().Add(deadline))
+	if n, err := conn.Read(b); err != nil || string(b[:n]) != "+PONG\r\n" {
+		t.Fatalf("after the pause: %q, %v", b[:n], err)
+	}
+}
+
+func TestRedisTakesArguments(t *testing.T) {
+	t.Parallel()
+	r := testserver.NewRedis(t, "--requirepass", "secret")
+	if got, err := line(t, dial(t, r.Addr()), "GET a"); err != nil || !strings.HasPrefix(got, "-NOAUTH") {
+		t.Fatalf("without the password: %q, %v", got, err)
+	}
+}
+
+func TestSharedRedisDatabases(t *testing.T) {
+	t.Parallel()
+	a, b := testserver.RedisURL(t), testserver.RedisURL(t)
+	addr, numberA, _ := strings.Cut(strings.TrimPrefix(a, "redis://"), "/")
+	other, numberB, _ := strings.Cut(strings.TrimPrefix(b, "redis://"), "/")
+	if addr != other || numberA == numberB {
+		t.Fatalf("%s and %s: not two databases of one server", a, b)
+	}
+	conn := dial(t, addr)
+	want(t, conn, "SELECT "+numberA, "+OK")
+	want(t, conn, "SET a 1", "+OK")
+	want(t, conn, "SELECT "+numberB, "+OK")
+	want(t, conn, "EXISTS a", ":0")
+}
