@@ -18,8 +18,8 @@ build:
 run: build
 	$(GO) run ./cmd/demo -caddy ./caddy -config Caddyfile.example
 
-# -race throughout: the gateway's processes that the tests start are built with it too,
-# so everything is compiled once.
+# -race throughout, for vet, for what staticcheck reads and for the gateway's processes that
+# the tests start: so everything is compiled once.
 test: tools lint
 	$(GO) test -race -timeout $(TIMEOUT) ./...
 
@@ -29,8 +29,8 @@ tools:
 
 lint:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted"; exit 1; }
-	$(GO) vet ./...
-	$(GO) run $(STATICCHECK) ./...
+	$(GO) vet -race ./...
+	GOFLAGS=-race $(GO) run -race=false $(STATICCHECK) ./...
 
 soak:
 	$(GO) test -tags soak -timeout 60m -count 1 -v ./e2e/
