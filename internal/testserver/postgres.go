@@ -1,0 +1,259 @@
+package testserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// superuser is the role that owns everything in the servers started here. Nobody needs a
+// password: they listen on 127.0.0.1 alone.
+const superuser = "keygate"
+
+// Postgres is a PostgreSQL server of one test's own.
+type Postgres struct{ Server }
+
+// NewPostgres starts a PostgreSQL that is this test's alone and ends with it. arguments
+// are added to its command line, such as "-c", "max_connections=20".
+func NewPostgres(t testing.TB, arguments ...string) *Postgres {
+	t.Helper()
+	dir, err := serverDir("postgres")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	p, err := newPostgres(dir, arguments)
+	if err == nil {
+		err = p.start(false)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	pg := &Postgres{Server{t, p}}
+	t.Cleanup(pg.end)
+	return pg
+}
+
+// URL returns the server's database "postgres".
+func (pg *Postgres) URL() string { return postgresURL(pg.p.port, "postgres") }
+
+// URLAt returns the same database as it is reached at another address, such as a Proxy's.
+func (pg *Postgres) URLAt(addr string) string {
+	return fmt.Sprintf("postgres://%s@%s/postgres?sslmode=disable", superuser, addr)
+}
+
+func postgresURL(port int, database string) string {
+	return fmt.Sprintf("postgres://%s@127.0.0.1:%d/%s?sslmode=disable", superuser, port, database)
+}
+
+// serverDir makes a directory that other users may enter: PostgreSQL refuses to run as
+// root, so root's tests run it as somebody else.
+func serverDir(what string) (string, error) {
+	dir, err := os.MkdirTemp("", "keygate-"+what+"-")
+	if err != nil {
+		return "", err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return "", err
+	}
+	return dir, nil
+}
+
+// somebody returns a user who is not root to run a server as, nil where the tests do not
+// run as root.
+func somebody() (*syscall.Credential, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil
+	}
+	for _, name := range []string{"postgres", "nobody"} {
+		u, err := user.Lookup(name)
+		if err != nil {
+			continue
+		}
+		uid, err := strconv.ParseUint(u.Uid, 10, 32)
+		if err != nil {
+			return nil, err
+		}
+		gid, err := strconv.ParseUint(u.Gid, 10, 32)
+		if err != nil {
+			return nil, err
+		}
+		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+	}
+	return nil, errors.New("PostgreSQL does not run as root, and there is no user postgres or nobody to run it as")
+}
+
+// postgresBinary finds one of PostgreSQL's programs. Debian keeps those of servers out of
+// the PATH, by version.
+func postgresBinary(name string) (string, error) {
+	return find(name, "/usr/lib/postgresql/*/bin/"+name, "/usr/local/pgsql/bin/"+name)
+}
+
+// newPostgres makes a database cluster in dir and prepares its server.
+func newPostgres(dir string, arguments []string) (*process, error) {
+	initdb, err := postgresBinary("initdb")
+	if err != nil {
+		return nil, err
+	}
+	binary, err := postgresBinary("postgres")
+	if err != nil {
+		return nil, err
+	}
+	as, err := somebody()
+	if err != nil {
+		return nil, err
+	}
+	data := filepath.Join(dir, "data")
+	if err := os.Mkdir(data, 0o700); err != nil {
+		return nil, err
+	}
+	if as != nil {
+		if err := os.Chown(data, int(as.Uid), int(as.Gid)); err != nil {
+			return nil, err
+		}
+	}
+	c := exec.Command(initdb, "-D", data, "-U", superuser, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+	c.Dir, c.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LC_ALL=C", "TZ=UTC"}
+	c.SysProcAttr = &syscall.SysProcAttr{Credential: as}
+	if out, err := c.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("initdb: %w\n%s", err, out)
+	}
+	p := &process{what: "the PostgreSQL server", binary: binary, dir: dir, user: as}
+	p.arguments = func(port int) []string {
+		return append([]string{
+			"-D", data, "-p", strconv.Itoa(port),
+			"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
+			// Tests end servers, but no test cuts the power: nothing waits for the disk.
+			"-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off",
+			"-c", "max_connections=200", "-c", "shared_buffers=32MB", "-c", "autovacuum=off",
+			"-c", "timezone=UTC", "-c", "log_min_messages=warning",
+		}, arguments...)
+	}
+	p.ready = func() error { return pingPostgres(postgresURL(p.port, "postgres")) }
+	return p, nil
+}
+
+func pingPostgres(url string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	return conn.Ping(ctx)
+}
+
+var sharedPostgres struct {
+	once  sync.Once
+	p     *process
+	err   error
+	mu    sync.Mutex
+	given int
+}
+
+// PostgresURL returns an empty database of the PostgreSQL that the package's tests share.
+// What is the server's is shared: roles, settings, the number of connections. It ends with
+// the tests' process.
+func PostgresURL(t testing.TB) string {
+	t.Helper()
+	s := &sharedPostgres
+	s.once.Do(func() {
+		dir, err := serverDir("postgres")
+		if err != nil {
+			s.err = err
+			return
+		}
+		if s.p, s.err = newPostgres(dir, nil); s.err == nil {
+			s.err = s.p.start(true)
+		}
+		if s.err != nil {
+			_ = os.RemoveAll(dir)
+		}
+	})
+	if s.err != nil {
+		t.Fatal(s.err)
+	}
+	s.mu.Lock()
+	s.given++
+	name := "test_" + strconv.Itoa(s.given)
+	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, postgresURL(s.p.port, "postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, "CREATE DATABASE "+name); err != nil {
+		t.Fatalf("making a database: %v\n%s", err, s.p.tail())
+	}
+	return postgresURL(s.p.port, name)
+}
+
+// PgBouncer is a connection pooler in front of a PostgreSQL, in transaction mode: whoever
+// connects has a server's connection for the length of each transaction only.
+type PgBouncer struct {
+	Server
+	database string
+}
+
+// NewPgBouncer starts one in front of the database at url, a PostgresURL or a
+// Postgres.URL. It ends with the test.
+func NewPgBouncer(t testing.TB, url string) *PgBouncer {
+	t.Helper()
+	binary, err := find("pgbouncer", "/usr/sbin/pgbouncer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	as, err := somebody()
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := pgx.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := serverDir("pgbouncer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	p := &process{what: "PgBouncer", binary: binary, dir: dir, user: as}
+	p.arguments = func(port int) []string {
+		file := filepath.Join(dir, "pgbouncer-"+strconv.Itoa(port)+".ini")
+		text := strings.Join([]string{
+			"[databases]",
+			fmt.Sprintf("%s = host=%s port=%d dbname=%s user=%s", to.Database, to.Host, to.Port, to.Database, superuser),
+			"[pgbouncer]",
+			"listen_addr = 127.0.0.1", "listen_port = " + strconv.Itoa(port), "unix_socket_dir =",
+			"auth_type = any", "pool_mode = transaction", "default_pool_size = 4", "max_client_conn = 200",
+		}, "\n") + "\n"
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return []string{file}
+	}
+	p.ready = func() error { return pingPostgres(postgresURL(p.port, to.Database)) }
+	if err := p.start(false); err != nil {
+		t.Fatal(err)
+	}
+	b := &PgBouncer{Server{t, p}, to.Database}
+	t.Cleanup(b.end)
+	return b
+}
+
+// URL returns the database as it is reached through the pooler.
+func (b *PgBouncer) URL() string { return postgresURL(b.p.port, b.database) }
