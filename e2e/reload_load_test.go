@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -139,9 +140,14 @@ func (c *caller) try(client *http.Client, s *site) (unanswered bool, err error) 
 		return false, err
 	}
 	r.Header.Set("Authorization", "Bearer "+c.key)
+	used := false
+	r = r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
+		GotConn: func(i httptrace.GotConnInfo) { used = i.Reused },
+	}))
 	resp, err := client.Do(r)
 	if err != nil {
-		return true, fmt.Errorf("%s: %w", c.name, err)
+		// A connection that had served before is never excused.
+		return !used, fmt.Errorf("%s: %w", c.name, err)
 	}
 	body, err := io.ReadAll(resp.Body)
 	resp.Body.Close()
