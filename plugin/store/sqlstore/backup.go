@@ -2,10 +2,14 @@ package sqlstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 )
+
+// errNoFile says how a database is backed up that is no file of ours.
+var errNoFile = errors.New("this gateway keeps everything in PostgreSQL: back that up with its own tools, such as pg_dump")
 
 // Backup writes the database as it is at one moment to file, which only its owner may read,
 // and returns its size in bytes. There must be no such file; where it can't be written
@@ -19,11 +23,15 @@ func (s *Store) Backup(ctx context.Context, file string) (size int64, err error)
 	if err != nil {
 		return 0, err
 	}
-	db, err := s.acquire(ctx)
+	l, ok := s.db.(*sqliteDB)
+	if !ok {
+		return 0, errNoFile
+	}
+	db, err := l.acquire(ctx)
 	if err != nil {
 		return 0, explain("backing up", s.path, err)
 	}
-	defer s.release(db)
+	defer l.release(db)
 	if err := db.inPlace(); err != nil {
 		return 0, explain("backing up", s.path, err)
 	}

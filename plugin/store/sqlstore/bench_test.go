@@ -22,7 +22,7 @@ func bulkStore(b *testing.B) *Store {
 	s := openTest(b, filepath.Join(b.TempDir(), "keygate.db"))
 	fill(b, s, 0, 1)
 	start := time.Now()
-	tx, err := s.cur.write.Begin()
+	tx, err := fileOf(s).write.Begin()
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -45,7 +45,7 @@ func bulkStore(b *testing.B) *Store {
 	if err := tx.Commit(); err != nil {
 		b.Fatal(err)
 	}
-	if _, err := s.cur.write.Exec(`PRAGMA wal_checkpoint(TRUNCATE)`); err != nil {
+	if _, err := fileOf(s).write.Exec(`PRAGMA wal_checkpoint(TRUNCATE)`); err != nil {
 		b.Fatal(err)
 	}
 	b.Logf("made in %v", time.Since(start).Round(time.Millisecond))
@@ -161,10 +161,10 @@ func BenchmarkWatch(b *testing.B) {
 	b.ReportAllocs()
 	var v int64
 	for b.Loop() {
-		if err := s.cur.inPlace(); err != nil {
+		if err := fileOf(s).inPlace(); err != nil {
 			b.Fatal(err)
 		}
-		if err := s.cur.watchConn.QueryRowContext(b.Context(), `PRAGMA data_version`).Scan(&v); err != nil {
+		if err := fileOf(s).watchConn.QueryRowContext(b.Context(), `PRAGMA data_version`).Scan(&v); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -116,7 +116,7 @@ func copyFile(t *testing.T, from, to string) {
 func backup(t *testing.T, s *Store) string {
 	t.Helper()
 	to := filepath.Join(t.TempDir(), "backup.db")
-	if _, err := s.cur.write.Exec(`VACUUM INTO $1`, to); err != nil {
+	if _, err := fileOf(s).write.Exec(`VACUUM INTO $1`, to); err != nil {
 		t.Fatal(err)
 	}
 	return to
@@ -126,10 +126,10 @@ func TestFull(t *testing.T) {
 	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
 	fill(t, s, 0, 10)
 	var pages int
-	if err := s.cur.write.QueryRow(`PRAGMA page_count`).Scan(&pages); err != nil {
+	if err := fileOf(s).write.QueryRow(`PRAGMA page_count`).Scan(&pages); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.cur.write.Exec(fmt.Sprintf(`PRAGMA max_page_count = %d`, pages+2)); err != nil {
+	if _, err := fileOf(s).write.Exec(fmt.Sprintf(`PRAGMA max_page_count = %d`, pages+2)); err != nil {
 		t.Fatal(err)
 	}
 	seq, _ := s.LastSeq(t.Context())
@@ -147,7 +147,7 @@ func TestFull(t *testing.T) {
 	if err := find(t, s, 3); err != nil {
 		t.Errorf("reading with a full disk: %v", err)
 	}
-	if _, err := s.cur.write.Exec(`PRAGMA max_page_count = 1000000`); err != nil {
+	if _, err := fileOf(s).write.Exec(`PRAGMA max_page_count = 1000000`); err != nil {
 		t.Fatal(err)
 	}
 	fill(t, s, 10, 500)
@@ -178,7 +178,7 @@ func TestLocked(t *testing.T) {
 		t.Errorf("reading beside another writer: %v", err)
 	}
 	// Those who come after are not kept waiting one after another.
-	if _, err := s.cur.write.Exec(`PRAGMA busy_timeout = 3600000`); err != nil {
+	if _, err := fileOf(s).write.Exec(`PRAGMA busy_timeout = 3600000`); err != nil {
 		t.Fatal(err)
 	}
 	var many sync.WaitGroup
@@ -210,7 +210,7 @@ func TestLocked(t *testing.T) {
 // checkpoint moves everything from the write-ahead log into the database.
 func checkpoint(t *testing.T, s *Store) {
 	t.Helper()
-	if _, err := s.cur.write.Exec(`PRAGMA wal_checkpoint(TRUNCATE)`); err != nil {
+	if _, err := fileOf(s).write.Exec(`PRAGMA wal_checkpoint(TRUNCATE)`); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -311,7 +311,7 @@ func TestReplacedByBackup(t *testing.T) {
 func checkIntegrity(t *testing.T, s *Store) {
 	t.Helper()
 	var result string
-	if err := s.cur.write.QueryRow(`PRAGMA integrity_check`).Scan(&result); err != nil || result != "ok" {
+	if err := fileOf(s).write.QueryRow(`PRAGMA integrity_check`).Scan(&result); err != nil || result != "ok" {
 		t.Errorf("integrity: %s, %v", result, err)
 	}
 }
@@ -406,6 +406,6 @@ func TestLogRemoved(t *testing.T) {
 
 func TestReadOnlyError(t *testing.T) {
 	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
-	_, err := s.cur.read.Exec(`DELETE FROM peppers`)
+	_, err := fileOf(s).read.Exec(`DELETE FROM peppers`)
 	unavailable(t, "a read-only connection", explain("writing", s.path, err), "read-only")
 }

@@ -4,14 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"sync"
-	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
-
-// watchEvery is how often it is looked whether another process has committed. One look
-// takes some microseconds.
-const watchEvery = 50 * time.Millisecond
 
 // feed tells that the change sequence may have moved.
 type feed struct {
@@ -75,56 +70,12 @@ func (s *Store) Wait(ctx context.Context) error {
 	}
 }
 
-// watch notices commits of other processes, and a database that was replaced or came
-// back, until the store is closed.
-func (s *Store) watch() {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	tick := time.NewTicker(watchEvery)
-	defer tick.Stop()
-	var last *file
-	var version int64
-	for {
-		select {
-		case <-s.done:
-			return
-		case <-tick.C:
-		}
-		db, err := s.acquire(ctx)
-		if err != nil {
-			continue
-		}
-		err = func() error {
-			defer s.release(db)
-			if err := db.inPlace(); err != nil {
-				return err
-			}
-			var v, seq int64
-			if err := db.watchConn.QueryRowContext(ctx, `PRAGMA data_version`).Scan(&v); err != nil {
-				return err
-			}
-			if v == version && db == last {
-				return nil
-			}
-			if err := db.hot.lastSeq.QueryRowContext(ctx).Scan(&seq); err != nil {
-				return err
-			}
-			s.feed.notice(seq, db != last)
-			version, last = v, db
-			return nil
-		}()
-		if reopens(err) {
-			s.reopen(ctx, db, err)
-		}
-	}
-}
-
 const changesSQL = `SELECT seq, kind, keyspace, id FROM changes WHERE seq > $1 ORDER BY seq LIMIT $2`
 
 // Changes implements gateway.Store.
 func (s *Store) Changes(ctx context.Context, after int64, limit int) ([]gateway.Change, error) {
 	var out []gateway.Change
-	err := s.reading(ctx, "reading changes", func(f *file) error {
+	err := s.reading(ctx, "reading changes", func(f *conns) error {
 		out = out[:0]
 		rows, err := f.hot.changes.QueryContext(ctx, after, limit)
 		return each(rows, err, func(rows *sql.Rows) error {
@@ -145,7 +96,7 @@ const lastSeqSQL = `SELECT value FROM sequences WHERE name = 'changes'`
 
 // LastSeq implements gateway.Store.
 func (s *Store) LastSeq(ctx context.Context) (seq int64, err error) {
-	err = s.reading(ctx, "reading changes", func(f *file) error {
+	err = s.reading(ctx, "reading changes", func(f *conns) error {
 		return f.hot.lastSeq.QueryRowContext(ctx).Scan(&seq)
 	})
 	return seq, err

@@ -34,30 +34,22 @@ const (
 // process holds on it, SQLite's among them (https://www.sqlite.org/howtocorrupt.html, 2.2).
 type file struct {
 	path string
+	conns
 	// write has a single connection, so that writers queue in Go, within their
 	// contexts, instead of polling SQLite's lock.
 	write *sql.DB
-	read  *sql.DB
 	// watch has a single connection that stays the same: what PRAGMA data_version
 	// returns means something only in comparison on one connection.
 	watch     *sql.DB
 	watchConn *sql.Conn
-	hot       hotStatements
 
 	main, wal os.FileInfo
 
-	// Guarded by Store.mu.
+	// Guarded by sqliteDB.mu.
 	users   int
 	retired bool
 	// drained is closed when the file is retired and has no users.
 	drained chan struct{}
-	// stop is closed when the file is retired: what may run for long ends then.
-	stop chan struct{}
-}
-
-// hotStatements are prepared on the reading connections.
-type hotStatements struct {
-	lookup, changes, lastSeq, keyDigests, usage *sql.Stmt
 }
 
 // dsn returns the URI of the database. path is absolute. The parameters that begin with
@@ -109,7 +101,7 @@ func openFile(ctx context.Context, path string, create bool, busy time.Duration,
 	if err := prepareFile(path, create, log); err != nil {
 		return nil, err
 	}
-	f := &file{path: path, drained: make(chan struct{}), stop: make(chan struct{})}
+	f := &file{path: path, drained: make(chan struct{}), conns: conns{stop: make(chan struct{})}}
 	defer func() {
 		if err != nil {
 			f.close()
@@ -163,19 +155,11 @@ func openFile(ctx context.Context, path string, create bool, busy time.Duration,
 	}
 	f.read.SetMaxOpenConns(readers)
 	f.read.SetMaxIdleConns(readers)
-	for _, p := range []struct {
-		stmt **sql.Stmt
-		sql  string
-	}{
-		{&f.hot.lookup, lookupSQL},
-		{&f.hot.changes, changesSQL},
-		{&f.hot.lastSeq, lastSeqSQL},
-		{&f.hot.keyDigests, keyDigestsSQL},
-		{&f.hot.usage, usageSQL},
-	} {
-		if *p.stmt, err = f.read.PrepareContext(ctx, p.sql); err != nil {
-			return nil, err
-		}
+	if err = f.hot.prepare(func(text string) (q query, err error) {
+		q.stmt, err = f.read.PrepareContext(ctx, text)
+		return q, err
+	}); err != nil {
+		return nil, err
 	}
 
 	if f.watch, err = sql.Open("sqlite", dsn(path, common("mode", "ro"))); err != nil {

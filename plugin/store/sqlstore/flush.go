@@ -53,7 +53,7 @@ func (s *Store) WriteFlush(ctx context.Context, node string, f *gateway.Flush) e
 }
 
 func (s *Store) holdsLeases(ctx context.Context, node string) (holds bool, err error) {
-	err = s.reading(ctx, "looking at leases", func(f *file) error {
+	err = s.reading(ctx, "looking at leases", func(f *conns) error {
 		var n int
 		err := f.read.QueryRowContext(ctx, `SELECT count(*) FROM (SELECT 1 FROM leases WHERE node = $1 LIMIT 1) AS l`, node).Scan(&n)
 		holds = n > 0
@@ -120,7 +120,7 @@ func (s *Store) LoadUsage(ctx context.Context, subject string, now time.Time) ([
 	y, m, d := now.UTC().Date()
 	day, month := time.Date(y, m, d, 0, 0, 0, 0, time.UTC), time.Date(y, m, 1, 0, 0, 0, 0, time.UTC)
 	var out []gateway.Usage
-	err := s.reading(ctx, "reading counts", func(f *file) error {
+	err := s.reading(ctx, "reading counts", func(f *conns) error {
 		out = out[:0]
 		rows, err := f.hot.usage.QueryContext(ctx, subject)
 		return each(rows, err, func(rows *sql.Rows) error {

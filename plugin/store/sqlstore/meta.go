@@ -8,7 +8,7 @@ import (
 // Peppers implements gateway.Store.
 func (s *Store) Peppers(ctx context.Context) (map[string]string, error) {
 	var out map[string]string
-	err := s.reading(ctx, "reading pepper checks", func(f *file) error {
+	err := s.reading(ctx, "reading pepper checks", func(f *conns) error {
 		out = make(map[string]string)
 		rows, err := f.read.QueryContext(ctx, `SELECT id, check_value FROM peppers`)
 		return each(rows, err, func(rows *sql.Rows) error {
@@ -55,7 +55,7 @@ func (s *Store) SavePeppers(ctx context.Context, checks map[string]string) error
 // Epoch returns the epoch of the database: a number that only rises, except where an
 // older copy of the database took its place.
 func (s *Store) Epoch(ctx context.Context) (epoch int64, err error) {
-	err = s.reading(ctx, "reading the epoch", func(f *file) error {
+	err = s.reading(ctx, "reading the epoch", func(f *conns) error {
 		return f.read.QueryRowContext(ctx, `SELECT CAST(value AS BIGINT) FROM meta WHERE name = 'epoch'`).Scan(&epoch)
 	})
 	return epoch, err

@@ -120,7 +120,7 @@ func checkCopy(ctx context.Context, copied string, logger *slog.Logger, check fu
 		return err
 	}
 	defer s.Close()
-	err = s.reading(ctx, "checking the database", func(f *file) error {
+	err = s.reading(ctx, "checking the database", func(f *conns) error {
 		var found string
 		if err := f.read.QueryRowContext(ctx, `PRAGMA quick_check(1)`).Scan(&found); err != nil {
 			return err

@@ -39,7 +39,7 @@ func recordInto(row *sql.Row) (*gateway.Record, error) {
 // Lookup implements gateway.Store: one query per candidate, in order.
 func (s *Store) Lookup(ctx context.Context, keyspace string, digests []apikey.Candidate) (*gateway.Record, error) {
 	var out *gateway.Record
-	err := s.reading(ctx, "looking a key up", func(f *file) error {
+	err := s.reading(ctx, "looking a key up", func(f *conns) error {
 		for i := range digests {
 			rec, err := recordInto(f.hot.lookup.QueryRowContext(ctx, keyspace, digests[i].Digest[:]))
 			if err == nil {
@@ -58,7 +58,7 @@ func (s *Store) Lookup(ctx context.Context, keyspace string, digests []apikey.Ca
 // LookupSecret implements gateway.Store.
 func (s *Store) LookupSecret(ctx context.Context, keyspace, secretID string) (*gateway.Record, error) {
 	var out *gateway.Record
-	err := s.reading(ctx, "looking a key up", func(f *file) error {
+	err := s.reading(ctx, "looking a key up", func(f *conns) error {
 		rec, err := recordInto(f.read.QueryRowContext(ctx, lookupSecretSQL, keyspace, secretID))
 		if errors.Is(err, sql.ErrNoRows) {
 			return gateway.ErrNotFound
@@ -76,7 +76,7 @@ func (s *Store) LookupSecret(ctx context.Context, keyspace, secretID string) (*g
 func (s *Store) SecretsLed(ctx context.Context, keyspace string, lead apikey.Lead, limit int) ([]gateway.Secret, error) {
 	from, to := ledDigests(lead)
 	var out []gateway.Secret
-	err := s.reading(ctx, "looking for imported keys", func(f *file) error {
+	err := s.reading(ctx, "looking for imported keys", func(f *conns) error {
 		out = nil
 		rows, err := f.read.QueryContext(ctx, `SELECT `+secretColumns+` FROM secrets s JOIN keys k ON k.num = s.key_num
 			WHERE s.keyspace = $1 AND s.digest >= $2 AND s.digest <= $3 AND k.deleted_at IS NULL LIMIT $4`, keyspace, from[:], to[:], limit)
@@ -103,7 +103,7 @@ const keyDigestsSQL = `SELECT s.digest FROM secrets s JOIN keys k ON k.num = s.k
 // SecretDigests implements gateway.Store. A key that does not exist has none.
 func (s *Store) SecretDigests(ctx context.Context, keyspace, keyID string) ([][]byte, error) {
 	var out [][]byte
-	err := s.reading(ctx, "reading a key's digests", func(f *file) error {
+	err := s.reading(ctx, "reading a key's digests", func(f *conns) error {
 		out = out[:0]
 		rows, err := f.hot.keyDigests.QueryContext(ctx, keyID, keyspace)
 		return each(rows, err, func(rows *sql.Rows) error {
@@ -122,7 +122,7 @@ func (s *Store) SecretDigests(ctx context.Context, keyspace, keyID string) ([][]
 // CountSecrets implements gateway.Store: the highest number given, so a little too
 // many where secrets were deleted, but without counting.
 func (s *Store) CountSecrets(ctx context.Context) (n int64, err error) {
-	err = s.reading(ctx, "counting keys", func(f *file) error {
+	err = s.reading(ctx, "counting keys", func(f *conns) error {
 		return f.read.QueryRowContext(ctx, `SELECT coalesce(max(num), 0) FROM secrets`).Scan(&n)
 	})
 	return n, err
@@ -137,12 +137,7 @@ const digestsAtOnce = 4096
 // A database that has to be opened anew meanwhile ends it with an error, so that the
 // old connections can be given up; yield has then been called for some of the digests.
 func (s *Store) Digests(ctx context.Context, yield func(keyspace string, digest []byte) bool) error {
-	err := func() error {
-		f, err := s.acquire(ctx)
-		if err != nil {
-			return err
-		}
-		defer s.release(f)
+	err := s.db.streaming(ctx, func(f *conns) error {
 		conn, err := f.read.Conn(ctx)
 		if err != nil {
 			return err
@@ -166,13 +161,13 @@ func (s *Store) Digests(ctx context.Context, yield func(keyspace string, digest 
 				return err
 			}
 		}
-	}()
+	})
 	return explain("reading all digests", s.path, err)
 }
 
 // digests calls yield for those of one keyspace and says whether it wants more. It asks
 // the driver itself: database/sql would copy and convert every value once more.
-func (f *file) digests(ctx context.Context, c driver.QueryerContext, keyspace string, yield func(string, []byte) bool) (more bool, err error) {
+func (f *conns) digests(ctx context.Context, c driver.QueryerContext, keyspace string, yield func(string, []byte) bool) (more bool, err error) {
 	rows, err := c.QueryContext(ctx, `SELECT digest FROM secrets WHERE keyspace = $1`, []driver.NamedValue{{Ordinal: 1, Value: keyspace}})
 	if err != nil {
 		return false, err

@@ -21,6 +21,9 @@ func openTest(t testing.TB, path string) *Store {
 	return s
 }
 
+// fileOf returns what a store on SQLite has open.
+func fileOf(s *Store) *file { return s.db.(*sqliteDB).cur }
+
 func TestStore(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) storetest.Store {
 		return openTest(t, filepath.Join(t.TempDir(), "keygate.db"))

@@ -92,7 +92,7 @@ func (t *tx) UpdateTenant(in *gateway.Tenant) error {
 // TenantsByPlan implements gateway.Store.
 func (s *Store) TenantsByPlan(ctx context.Context, keyspace string) (map[string]int64, error) {
 	var out map[string]int64
-	err := s.reading(ctx, "counting tenants", func(f *file) error {
+	err := s.reading(ctx, "counting tenants", func(f *conns) error {
 		out = make(map[string]int64)
 		rows, err := f.read.QueryContext(ctx,
 			`SELECT plan, count(*) FROM tenants WHERE keyspace = $1 AND deleted_at IS NULL GROUP BY plan`, keyspace)

@@ -128,7 +128,7 @@ func (s *Store) ReadUsage(ctx context.Context, q usage.Query, yield func(*usage.
 	w.and("hour >= " + w.arg(q.From.Unix()))
 	w.and("hour < " + w.arg(q.To.Unix()))
 	var stopped error
-	err := s.reading(ctx, "reading usage", func(f *file) error {
+	err := s.reading(ctx, "reading usage", func(f *conns) error {
 		if stopped != nil {
 			return nil
 		}
@@ -168,7 +168,7 @@ func (s *Store) ReadUsage(ctx context.Context, q usage.Query, yield func(*usage.
 
 // UsageUntil implements usage.Store.
 func (s *Store) UsageUntil(ctx context.Context) (until time.Time, err error) {
-	err = s.reading(ctx, "reading how far usage was counted", func(f *file) error {
+	err = s.reading(ctx, "reading how far usage was counted", func(f *conns) error {
 		return f.read.QueryRowContext(ctx, `SELECT max(until) FROM usage_writers`).Scan(timeInto{&until})
 	})
 	return until, err
@@ -204,7 +204,7 @@ func (t *tx) recall(c *usage.Chunk) error {
 // RecentRequests implements usage.Store.
 func (s *Store) RecentRequests(ctx context.Context, keyspace, key string) ([]usage.Chunk, error) {
 	var out []usage.Chunk
-	err := s.reading(ctx, "reading the last requests", func(f *file) error {
+	err := s.reading(ctx, "reading the last requests", func(f *conns) error {
 		out = out[:0]
 		rows, err := f.read.QueryContext(ctx, `SELECT seq, newest, expires_at, n, entries FROM recent_requests
 			WHERE key_id = $1 AND keyspace = $2 ORDER BY seq DESC`, key, keyspace)
