@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -99,55 +98,6 @@ func printResult(cmd *cobra.Command, r management.VerifyResult) error {
 		t.row(c.Check, result, c.Detail)
 	}
 	return t.flush()
-}
-
-func auditCommand() *cobra.Command {
-	cmd := action(&cobra.Command{
-		Use: "audit", Short: "Shows who changed what, newest first, or verifies that nothing was altered",
-		Example: "  caddy keygate audit --tenant acme --limit 20\n  caddy keygate audit --verify",
-	}, audit)
-	addListFlags(cmd, map[string]string{"key": "Only about this key", "tenant": "Only about this tenant"})
-	cmd.Flags().Bool("verify", false, "Check the chain of all events")
-	return cmd
-}
-
-func audit(cmd *cobra.Command, _ []string) error {
-	if verify, _ := cmd.Flags().GetBool("verify"); verify {
-		return verifyChain(cmd)
-	}
-	out := newTable(cmd.OutOrStdout(), "WHEN", "WHO", "FROM", "VIA", "WHAT", "TARGET", "CHANGED")
-	isJSON, err := listed(cmd, "/v1/audit", []string{"key", "tenant"}, func(e management.AuditRecord) {
-		changed := ""
-		if e.Before != nil && e.After != nil {
-			changed = strings.Join(slices.Sorted(maps.Keys(e.After)), " ")
-		}
-		out.row(moment(&e.At), e.Actor, text(e.IP), e.Via, e.Action, e.Target, changed)
-	})
-	if err != nil || isJSON {
-		return err
-	}
-	return out.flush()
-}
-
-func verifyChain(cmd *cobra.Command) error {
-	c, err := clientOf(cmd)
-	if err != nil {
-		return err
-	}
-	var r management.ChainReport
-	b, err := c.call(cmd.Context(), http.MethodGet, "/v1/audit/verify", nil, nil, &r)
-	if err != nil {
-		return err
-	}
-	if asJSON(cmd) {
-		err = printJSON(cmd, b)
-	} else {
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d events, head %s\n", r.Events, shown(r.Head))
-	}
-	if err == nil && !r.Intact {
-		return errors.New("the audit chain was altered: " + strings.Join(r.Problems, "; "))
-	}
-	return err
 }
 
 func statusCommand() *cobra.Command {

@@ -193,7 +193,7 @@ func (c *client) offline(cmd *cobra.Command, actor string) error {
 	run.engine = new(offlineEngine)
 	m := management.New(management.Config{
 		Store: run.store, Engine: run.engine, View: func() *gateway.View { return a.view }, Node: offlineNode,
-		Logger: a.log, Webhooks: a.webhookSettings,
+		Logger: a.log, Webhooks: a.webhookSettings, Signer: a.headSigner,
 	})
 	c.http.Transport = inProcess{api.New(m, api.Options{Authenticate: adminAccess, Logger: a.log})}
 	c.base, c.name = "http://offline", run.path

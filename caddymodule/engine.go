@@ -81,7 +81,7 @@ func (e *engine) start(ctx context.Context, a *App) error {
 		e.store, e.lazy.Store = s, s
 		e.manager = management.New(management.Config{
 			Store: s, Engine: e.gateway, View: e.view, Logger: slog.New(e.log),
-			Webhooks: e.webhookSettings, Listener: e.events,
+			Webhooks: e.webhookSettings, Listener: e.events, Signer: e.headSigner,
 		})
 		e.webhooks = e.newWebhooks()
 		e.gateway.Watch(e.webhooks)

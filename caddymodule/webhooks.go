@@ -138,6 +138,21 @@ func (a *App) webhookSettings(keyspace string) management.WebhookSettings {
 	return s
 }
 
+// headSigner returns what signs heads of the audit chain, nil where there is no secret.
+func (e *engine) headSigner() management.HeadSigner {
+	if app := e.newest(); app != nil {
+		return app.headSigner()
+	}
+	return nil
+}
+
+func (a *App) headSigner() management.HeadSigner {
+	if a.vault == nil {
+		return nil
+	}
+	return a.vault
+}
+
 // keyspaceNames returns the keyspaces of the configuration.
 func (e *engine) keyspaceNames() []string {
 	if app := e.newest(); app != nil {

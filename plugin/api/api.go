@@ -141,7 +141,9 @@ var routes = []route{
 	{"GET /v1/tenants/{slug}/usage", "usage:read", usageParams, (*call).getTenantUsage},
 	{"GET /v1/usage", "usage:read", append([]string{"group_by"}, usageParams...), (*call).getUsage},
 	{"GET /v1/audit", "audit:read", paged("key", "tenant"), (*call).listAudit},
+	{"GET /v1/audit/head", "audit:read", nil, (*call).getAuditHead},
 	{"GET /v1/audit/verify", "audit:read", nil, (*call).verifyAudit},
+	{"POST /v1/audit/verify", "audit:read", nil, (*call).verifyAuditAgainst},
 	{"GET /v1/plans", "tenants:read", nil, (*call).listPlans},
 	{"GET /v1/scanner-rules", "keys:read", []string{"format"}, (*call).getScannerRules},
 	{"GET /v1/status", "usage:read", nil, (*call).getStatus},
@@ -166,7 +168,9 @@ var routes = []route{
 
 // whole are the routes about the gateway as a whole: where there are several keyspaces,
 // none need be named.
-var whole = map[string]bool{"GET /v1/audit/verify": true, "GET /v1/status": true}
+var whole = map[string]bool{
+	"GET /v1/audit/head": true, "GET /v1/audit/verify": true, "POST /v1/audit/verify": true, "GET /v1/status": true,
+}
 
 // call is one request being answered.
 type call struct {

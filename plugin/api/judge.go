@@ -88,32 +88,6 @@ func token(s string) bool {
 	}) < 0
 }
 
-func (c *call) listAudit() error {
-	page, err := c.page()
-	if err != nil {
-		return err
-	}
-	list, err := c.h.manager.Audit(c.ctx, c.actor, c.keyspace,
-		management.AuditFilter{Key: c.query("key"), Tenant: c.query("tenant"), PageQuery: page})
-	if err != nil {
-		return err
-	}
-	return c.json(http.StatusOK, list)
-}
-
-// verifyAudit checks the chain, which is one over all keyspaces and tenants: whoever is
-// confined to some of it can't be told of the rest.
-func (c *call) verifyAudit() error {
-	if c.access.Keyspace != "" || c.actor.Tenant != "" {
-		return noPath()
-	}
-	report, err := c.h.manager.VerifyAudit(c.ctx)
-	if err != nil {
-		return err
-	}
-	return c.json(http.StatusOK, report)
-}
-
 func (c *call) listPlans() error {
 	plans, err := c.h.manager.Plans(c.keyspace)
 	if err != nil {

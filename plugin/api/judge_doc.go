@@ -17,15 +17,6 @@ func verifyBody() fields {
 }
 
 var (
-	_ = document("GET /v1/audit", doc{
-		Summary: "Lists what was done, newest first.",
-		Query:   map[string]schema{"key": aText("Only what was done to this key, by its id.")},
-		Answers: map[int]any{http.StatusOK: management.Page[management.AuditRecord]{}},
-	})
-	_ = document("GET /v1/audit/verify", doc{
-		Summary: "Checks the chain of hashes over all events.", Description: "On Caddy's admin endpoint only: the chain is one over all keyspaces.",
-		Answers: map[int]any{http.StatusOK: management.ChainReport{}},
-	})
 	_ = document("GET /v1/plans", doc{
 		Summary: "Lists the plans as configured.",
 		Answers: map[int]any{http.StatusOK: management.Page[management.PlanRecord]{}},

@@ -14,6 +14,9 @@ import (
 var typeSchemas = map[reflect.Type]func() schema{
 	reflect.TypeFor[time.Time]():       func() schema { return aMoment("") },
 	reflect.TypeFor[json.RawMessage](): func() schema { return anObject("") },
+	reflect.TypeFor[[]byte](): func() schema {
+		return aText("").orNull().with("contentEncoding", "base64")
+	},
 	reflect.TypeFor[management.Concurrency](): func() schema {
 		return schema{"type": []string{"integer", "string", "null"}}
 	},

@@ -7,7 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
-	"hash"
+	"io"
 	"time"
 )
 
@@ -26,6 +26,9 @@ import (
 // forgets the person for good, since without the salt the hash can't be guessed from, and the
 // chain still verifies.
 const auditForm = "keygate audit 1"
+
+// microTime is RFC 3339 of a time in UTC, to the microsecond.
+const microTime = "2006-01-02T15:04:05.000000Z"
 
 // personal is the JSON of AuditRow.Personal.
 type personal struct {
@@ -132,7 +135,7 @@ func (r *AuditRow) hash() []byte {
 	part(h, itoa(r.Seq))
 	part(h, r.ID)
 	part(h, r.Keyspace)
-	part(h, r.At.UTC().Format("2006-01-02T15:04:05.000000Z"))
+	part(h, r.At.UTC().Format(microTime))
 	part(h, r.Action)
 	part(h, r.Target)
 	part(h, r.Tenant)
@@ -144,17 +147,20 @@ func (r *AuditRow) hash() []byte {
 	return h.Sum(nil)
 }
 
-func part[T ~string | ~[]byte](h hash.Hash, p T) {
+// part writes p with its length before it. Writing to w must not fail.
+func part[T ~string | ~[]byte](w io.Writer, p T) {
 	var n [8]byte
 	binary.BigEndian.PutUint64(n[:], uint64(len(p)))
-	h.Write(n[:])
-	h.Write([]byte(p))
+	_, _ = w.Write(n[:])
+	_, _ = w.Write([]byte(p))
 }
 
 // AuditRecord is an event as the API shows it.
 type AuditRecord struct {
-	ID    string    `json:"id"`
-	Seq   int64     `json:"seq"`
+	ID string `json:"id"`
+	// Seq is the event's number among those of all keyspaces and tenants; left out for whoever
+	// sees one tenant only, who could count the others' by it.
+	Seq   int64     `json:"seq,omitempty"`
 	At    time.Time `json:"at"`
 	Actor string    `json:"actor"`
 	IP    *string   `json:"ip"`
@@ -208,29 +214,40 @@ type AuditFilter struct {
 
 // Audit lists events.
 func (m *Manager) Audit(ctx context.Context, a Actor, keyspace string, q AuditFilter) (Page[AuditRecord], error) {
-	limit, before, err := q.sequence()
+	cursors, err := m.Cursors(ctx)
+	if err != nil {
+		return Page[AuditRecord]{}, err
+	}
+	limit, after, err := cursors.Read(auditCursor, q.PageQuery)
 	if err != nil {
 		return Page[AuditRecord]{}, err
 	}
 	if a.Tenant != "" {
 		if q.Tenant != "" && q.Tenant != a.Tenant {
-			return pageOf([]AuditRecord(nil), limit, nil), nil
+			return Page[AuditRecord]{Data: []AuditRecord{}}, nil
 		}
 		q.Tenant = a.Tenant
 	}
-	var out []AuditRecord
-	err = m.read(ctx, a, keyspace, func(c *call) error {
-		out = nil
+	var rows []AuditRow
+	err = m.read(ctx, a, keyspace, func(c *call) (err error) {
 		if q.Tenant != "" {
 			if t, err := c.Tenant(c.ks.Name, q.Tenant); err == nil {
 				q.Tenant = t.Slug
 			}
 		}
-		rows, err := c.Tx.Audit(AuditQuery{Keyspace: c.ks.Name, Key: q.Key, Tenant: q.Tenant, Before: before, Limit: limit + 1})
-		for i := range rows {
-			out = append(out, auditRecord(&rows[i]))
-		}
+		rows, err = c.Tx.Audit(AuditQuery{Keyspace: c.ks.Name, Key: q.Key, Tenant: q.Tenant, Before: after.Seq, Limit: limit + 1})
 		return err
 	})
-	return pageOf(out, limit, func(r AuditRecord) string { return cursorOf("e", itoa(r.Seq)) }), err
+	if err != nil {
+		return Page[AuditRecord]{}, err
+	}
+	page := PageOf(cursors, auditCursor, rows, limit, func(r AuditRow) Place { return Place{Seq: r.Seq} })
+	out := Page[AuditRecord]{Data: make([]AuditRecord, len(page.Data)), NextCursor: page.NextCursor}
+	for i := range page.Data {
+		out.Data[i] = auditRecord(&page.Data[i])
+		if a.Tenant != "" {
+			out.Data[i].Seq = 0
+		}
+	}
+	return out, nil
 }

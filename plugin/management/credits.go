@@ -104,7 +104,11 @@ func (m *Manager) moveCredits(ctx context.Context, a Actor, keyspace, slug, kind
 
 // Credits returns a tenant's balance, settled now, with a page of its ledger.
 func (m *Manager) Credits(ctx context.Context, a Actor, keyspace, slug string, q PageQuery) (r CreditsRecord, err error) {
-	limit, before, err := q.sequence()
+	cursors, err := m.Cursors(ctx)
+	if err != nil {
+		return r, err
+	}
+	limit, after, err := cursors.Read(ledgerCursor, q)
 	if err != nil {
 		return r, err
 	}
@@ -116,14 +120,14 @@ func (m *Manager) Credits(ctx context.Context, a Actor, keyspace, slug string, q
 				return err
 			}
 			r.Balance = t.Credits
-			rows, err = c.Tx.Ledger(LedgerQuery{Keyspace: c.ks.Name, Tenant: t.Slug, Before: before, Limit: limit + 1})
+			rows, err = c.Tx.Ledger(LedgerQuery{Keyspace: c.ks.Name, Tenant: t.Slug, Before: after.Seq, Limit: limit + 1})
 			return err
 		})
 	})
 	if err != nil {
 		return r, err
 	}
-	page := pageOf(rows, limit, func(e LedgerEntry) string { return cursorOf("e", itoa(e.Seq)) })
+	page := PageOf(cursors, ledgerCursor, rows, limit, func(e LedgerEntry) Place { return Place{Seq: e.Seq} })
 	r.NextCursor, r.Data = page.NextCursor, make([]LedgerRecord, len(page.Data))
 	for i, e := range page.Data {
 		r.Data[i] = LedgerRecord{

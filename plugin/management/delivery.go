@@ -49,7 +49,11 @@ type DeliveryFilter struct {
 
 // Deliveries lists a webhook's deliveries of the last 30 days.
 func (m *Manager) Deliveries(ctx context.Context, a Actor, keyspace, webhook string, q DeliveryFilter) (Page[DeliveryRecord], error) {
-	limit, before, err := q.sequence()
+	cursors, err := m.Cursors(ctx)
+	if err != nil {
+		return Page[DeliveryRecord]{}, err
+	}
+	limit, after, err := cursors.Read(deliveryCursor, q.PageQuery)
 	if err != nil {
 		return Page[DeliveryRecord]{}, err
 	}
@@ -64,13 +68,13 @@ func (m *Manager) Deliveries(ctx context.Context, a Actor, keyspace, webhook str
 		if err != nil {
 			return err
 		}
-		rows, err = c.Tx.Deliveries(DeliveryQuery{Keyspace: c.ks.Name, Webhook: w.ID, Status: q.Status, Before: before, Limit: limit + 1})
+		rows, err = c.Tx.Deliveries(DeliveryQuery{Keyspace: c.ks.Name, Webhook: w.ID, Status: q.Status, Before: after.Seq, Limit: limit + 1})
 		return err
 	})
 	if err != nil {
 		return Page[DeliveryRecord]{}, err
 	}
-	page := pageOf(rows, limit, func(d *DeliveryRow) string { return cursorOf("e", itoa(d.Seq)) })
+	page := PageOf(cursors, deliveryCursor, rows, limit, func(d *DeliveryRow) Place { return Place{Seq: d.Seq} })
 	out := Page[DeliveryRecord]{Data: make([]DeliveryRecord, len(page.Data)), NextCursor: page.NextCursor}
 	for i, d := range page.Data {
 		out.Data[i] = deliveryRecord(d)

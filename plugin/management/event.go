@@ -33,12 +33,12 @@ var eventTypes = []string{
 	EventKeyExpiring, EventKeyExpired, EventKeyUnused,
 	"tenant.created", "tenant.updated", "tenant.suspended", "tenant.activated", "tenant.deleted",
 	"tenant.credits_added", "tenant.credits_spent",
-	EventQuotaThreshold, EventCreditsThreshold, EventLimitReached,
+	EventQuotaThreshold, EventCreditsThreshold, EventLimitReached, EventAuditHead,
 }
 
 // ourFamilies are what types of ours begin with, now or later: a product's own event
 // can't be mistaken for one.
-var ourFamilies = []string{"key", "tenant", "quota", "credits", "limit", "webhook", "token", "keygate"}
+var ourFamilies = []string{"key", "tenant", "quota", "credits", "limit", "webhook", "token", "audit", "keygate"}
 
 const (
 	eventIDPrefix = auditIDPrefix
@@ -109,9 +109,13 @@ func (c *call) audience(tenant, eventType string) (a audience, err error) {
 	return a, err
 }
 
-// hears says whether a webhook's types include one.
+// hears says whether a webhook's types include one. "*" is all that happens to tenants and keys: heads
+// of the audit chain are no news to whoever wants that, and must be asked for by name.
 func hears(types []string, eventType string) bool {
 	return slices.ContainsFunc(types, func(t string) bool {
+		if t == "*" && eventType == EventAuditHead {
+			return false
+		}
 		family, all := strings.CutSuffix(t, "*")
 		return t == eventType || all && strings.HasPrefix(eventType, family)
 	})

@@ -43,15 +43,5 @@ func (m *Manager) FormerTenant(ctx context.Context, a Actor, keyspace, slug stri
 	return t, err
 }
 
-// After returns the checked limit of a page, and the row that its cursor, made by NewPage for
-// lists of that kind, stands after; "" for the first page.
-func (q PageQuery) After(kind string) (limit int, last string, err error) { return q.after(kind) }
-
-// NewPage returns a page of at most limit rows, of which one more was read where there
-// is one, and the cursor after its last row, which name returns.
-func NewPage[T any](kind string, rows []T, limit int, name func(T) string) Page[T] {
-	return pageOf(rows, limit, func(row T) string { return cursorOf(kind, name(row)) })
-}
-
 // BadParameter refuses a query parameter.
 func BadParameter(name, detail string) *Error { return badParameter(name, detail) }

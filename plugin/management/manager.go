@@ -42,6 +42,8 @@ type Config struct {
 	Webhooks func(keyspace string) WebhookSettings
 	// Listener hears events beside webhooks. Default: nobody does.
 	Listener EventListener
+	// Signer signs heads of the audit chain; nil, or nil from it: they are not signed. Default: nil.
+	Signer func() HeadSigner
 }
 
 // Manager does what may be done to tenants and keys. Its methods may block on the
@@ -58,8 +60,11 @@ type Manager struct {
 	tokens tokenCache
 	once   onceRunners
 
+	cursors cursorCache
+
 	webhooks func(keyspace string) WebhookSettings
 	listener EventListener
+	signer   func() HeadSigner
 	// outbox has an entry when deliveries were written that may be due.
 	outbox chan struct{}
 }
@@ -70,7 +75,7 @@ func New(c Config) *Manager {
 		panic("management: Store, Engine and View must be set")
 	}
 	m := &Manager{store: c.Store, engine: c.Engine, view: c.View, node: c.Node, now: c.Now, log: c.Logger,
-		webhooks: c.Webhooks, listener: c.Listener, outbox: make(chan struct{}, 1)}
+		webhooks: c.Webhooks, listener: c.Listener, signer: c.Signer, outbox: make(chan struct{}, 1)}
 	if m.webhooks == nil {
 		m.webhooks = func(string) WebhookSettings { return WebhookSettings{} }
 	}

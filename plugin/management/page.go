@@ -3,7 +3,6 @@ package management
 import (
 	"encoding/base64"
 	"net/http"
-	"strconv"
 	"strings"
 )
 
@@ -38,18 +37,21 @@ func cursorOf(kind, last string) string {
 	return base64.RawURLEncoding.EncodeToString([]byte(kind + ":" + last))
 }
 
-// after returns the checked limit and the row that the cursor stands after.
-func (q PageQuery) after(kind string) (limit int, last string, err error) {
+// limit returns the checked limit.
+func (q PageQuery) limit() (int, error) {
 	switch {
 	case q.Limit == 0:
-		limit = DefaultPage
+		return DefaultPage, nil
 	case q.Limit < 1 || q.Limit > MaxPage:
-		return 0, "", badParameter("limit", "must be between 1 and 100")
-	default:
-		limit = q.Limit
+		return 0, badParameter("limit", "must be between 1 and 100")
 	}
-	if q.Cursor == "" {
-		return limit, "", nil
+	return q.Limit, nil
+}
+
+// after returns the checked limit and the row that the cursor stands after.
+func (q PageQuery) after(kind string) (limit int, last string, err error) {
+	if limit, err = q.limit(); err != nil || q.Cursor == "" {
+		return limit, "", err
 	}
 	b, err := base64.RawURLEncoding.DecodeString(q.Cursor)
 	last, ok := strings.CutPrefix(string(b), kind+":")
@@ -57,17 +59,4 @@ func (q PageQuery) after(kind string) (limit int, last string, err error) {
 		return 0, "", errCursor
 	}
 	return limit, last, nil
-}
-
-// sequence is after for lists in the order of a sequence ("e"): 0 for the first page.
-func (q PageQuery) sequence() (limit int, before int64, err error) {
-	limit, last, err := q.after("e")
-	if err != nil || last == "" {
-		return limit, 0, err
-	}
-	before, err = strconv.ParseInt(last, 10, 64)
-	if err != nil || before < 1 {
-		return 0, 0, errCursor
-	}
-	return limit, before, nil
 }

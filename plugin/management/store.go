@@ -91,6 +91,7 @@ type Tx interface {
 	OnceTx
 	WebhookTx
 	ImportTx
+	HeadTx
 }
 
 // TenantQuery selects tenants of a keyspace, by slug ascending, deleted ones left out.

@@ -3,6 +3,7 @@ package management
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"encoding/hex"
 	"fmt"
 )
@@ -20,6 +21,10 @@ type ChainReport struct {
 	Intact bool `json:"intact"`
 	// Problems says what is wrong, at most 100 of it, in the order of the chain.
 	Problems []string `json:"problems"`
+	// Heads is how many heads the chain was checked against, and Signed how many of them have a right
+	// signature.
+	Heads  int `json:"heads,omitempty"`
+	Signed int `json:"signed,omitempty"`
 }
 
 // maxProblems bounds a report: after a row was changed, little is learnt from more.
@@ -35,6 +40,11 @@ func (r *ChainReport) problem(format string, args ...any) {
 // row is missing between the first and the last, none was changed, and none put in. It
 // reads in pages, so writers are not held up, and returns an error only where the store failed.
 func VerifyAudit(ctx context.Context, s Store) (ChainReport, error) {
+	return verifyAudit(ctx, s, func(*ChainReport, *AuditRow) {})
+}
+
+// verifyAudit is VerifyAudit, and calls pass with every row, in order.
+func verifyAudit(ctx context.Context, s Store, pass func(*ChainReport, *AuditRow)) (ChainReport, error) {
 	const page = 1000
 	r := ChainReport{Problems: []string{}}
 	var last AuditRow
@@ -65,6 +75,7 @@ func VerifyAudit(ctx context.Context, s Store) (ChainReport, error) {
 			case !bytes.Equal(row.PersonalHash, row.hashPersonal()):
 				r.problem("the actor, address or text of event %d (%s) was changed", row.Seq, row.ID)
 			}
+			pass(&r, row)
 			last = *row
 		}
 		if len(rows) < page {
@@ -78,4 +89,46 @@ func VerifyAudit(ctx context.Context, s Store) (ChainReport, error) {
 // VerifyAudit checks the audit chain of the manager's store.
 func (m *Manager) VerifyAudit(ctx context.Context) (ChainReport, error) {
 	return VerifyAudit(ctx, m.store)
+}
+
+// VerifyAuditAgainst is VerifyAudit, and checks that the chain still has the heads
+// that were kept elsewhere: that each is of this store, its event in the chain, with as many events up to
+// there, and its signature made with this gateway's key or one of trusted. A head without a signature is taken only
+// where there is no key to make it with.
+func (m *Manager) VerifyAuditAgainst(ctx context.Context, heads []Head, trusted []ed25519.PublicKey) (ChainReport, error) {
+	var store string
+	if err := m.store.View(ctx, func(tx Tx) (err error) {
+		store, _, err = tx.Identity()
+		return err
+	}); err != nil {
+		return ChainReport{}, err
+	}
+	key, err := m.headKey(store)
+	if err != nil {
+		return ChainReport{}, err
+	}
+	if key != nil {
+		trusted = append(trusted[:len(trusted):len(trusted)], key.Public().(ed25519.PublicKey))
+	}
+	w := newWitness(heads)
+	r, err := verifyAudit(ctx, m.store, w.pass)
+	if err != nil {
+		return r, err
+	}
+	w.end(&r)
+	for _, h := range heads {
+		r.Heads++
+		if h.Store != store {
+			r.problem("%s is of another store, %.40q: this one is %q", h.called(), h.Store, store)
+		}
+		signed, wrong := h.checkSignature(trusted)
+		if signed {
+			r.Signed++
+		}
+		if wrong != "" {
+			r.problem("%s %s", h.called(), wrong)
+		}
+	}
+	r.Intact = len(r.Problems) == 0
+	return r, nil
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
@@ -132,9 +130,6 @@ func (s *Service) report(ctx context.Context, q Query, r Range, g Group) (out Re
 	return out, nil
 }
 
-// cursorKind begins cursors of lists of requests.
-const cursorKind = "r"
-
 // placed is a request and where it is stored.
 type placed struct {
 	RequestRecord
@@ -144,11 +139,11 @@ type placed struct {
 
 // Requests returns a key's last requests, newest first.
 func (s *Service) Requests(ctx context.Context, a management.Actor, keyspace, id string, q management.PageQuery) (page management.Page[RequestRecord], err error) {
-	limit, last, err := q.After(cursorKind)
+	cursors, err := s.Manager.Cursors(ctx)
 	if err != nil {
 		return page, err
 	}
-	seq, at, err := parsePlace(last)
+	limit, after, err := cursors.Read(management.RequestCursor, q)
 	if err != nil {
 		return page, err
 	}
@@ -169,14 +164,14 @@ func (s *Service) Requests(ctx context.Context, a management.Actor, keyspace, id
 			return page, err
 		}
 	}
-	if last != "" {
-		rows = slices.DeleteFunc(rows, func(r placed) bool { return r.seq > seq || r.seq == seq && r.at >= at })
+	if q.Cursor != "" {
+		rows = slices.DeleteFunc(rows, func(r placed) bool { return r.seq > after.Seq || r.seq == after.Seq && r.at >= after.At })
 	}
 	if len(rows) > limit {
 		rows = rows[:limit+1]
 	}
-	found := management.NewPage(cursorKind, rows, limit, func(r placed) string {
-		return strconv.FormatInt(r.seq, 10) + "." + strconv.Itoa(r.at)
+	found := management.PageOf(cursors, management.RequestCursor, rows, limit, func(r placed) management.Place {
+		return management.Place{Seq: r.seq, At: r.at}
 	})
 	page.NextCursor = found.NextCursor
 	page.Data = make([]RequestRecord, len(found.Data))
@@ -184,21 +179,6 @@ func (s *Service) Requests(ctx context.Context, a management.Actor, keyspace, id
 		page.Data[i] = found.Data[i].RequestRecord
 	}
 	return page, nil
-}
-
-// parsePlace reads where a page ended.
-func parsePlace(s string) (seq int64, at int, err error) {
-	if s == "" {
-		return 0, 0, nil
-	}
-	first, second, _ := strings.Cut(s, ".")
-	if seq, err = strconv.ParseInt(first, 10, 64); err == nil {
-		at, err = strconv.Atoi(second)
-	}
-	if err != nil {
-		return 0, 0, management.BadParameter("cursor", "is not a cursor of this list; take next_cursor of the page before")
-	}
-	return seq, at, nil
 }
 
 // newest returns what of the chunks, newest first, is still to be kept.

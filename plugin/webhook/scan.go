@@ -12,6 +12,7 @@ func (s *Service) scanLoop(ctx context.Context) {
 	var unused time.Time
 	for {
 		now := s.now()
+		s.failed(ctx, "giving out the head of the audit chain", s.Manager.AnnounceHead(ctx, s.Heads))
 		for _, keyspace := range s.Keyspaces() {
 			s.failed(ctx, "looking for keys that expire", s.Manager.AnnounceExpiries(ctx, keyspace))
 		}

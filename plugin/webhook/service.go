@@ -56,7 +56,7 @@ func New(o Options) *Service {
 	for _, d := range []struct {
 		to  *time.Duration
 		def time.Duration
-	}{{&o.Timeout, defaultTimeout}, {&o.Poll, defaultPoll}, {&o.Scan, defaultScan}, {&o.ScanUnused, defaultUnused}} {
+	}{{&o.Timeout, defaultTimeout}, {&o.Poll, defaultPoll}, {&o.Scan, defaultScan}, {&o.ScanUnused, defaultUnused}, {&o.Heads, defaultHeads}} {
 		if *d.to <= 0 {
 			*d.to = d.def
 		}

@@ -3,6 +3,7 @@ package webhook
 import (
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/ed25519"
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
@@ -18,23 +19,37 @@ const MinSecret = 16
 const (
 	// vaultInfo binds the derived key to its use (RFC 5869, info).
 	vaultInfo = "keygate vault 1"
+	// headInfo and the store's name bind the key of audit heads.
+	headInfo = "keygate audit heads 1 "
 	// vaultForm begins what Seal returns, so that another form can be told from it.
 	vaultForm = 1
 )
 
-var _ management.Sealer = (*Vault)(nil)
+var (
+	_ management.Sealer     = (*Vault)(nil)
+	_ management.HeadSigner = (*Vault)(nil)
+)
 
 // Vault encrypts what must be stored readably, with AES-256-GCM under a key derived from a
 // secret by HKDF-SHA256 (RFC 5869). What it seals is the form, 12 random bytes, and the
-// ciphertext; the form and the purpose are authenticated with it. Safe for concurrent use.
-type Vault struct{ aead cipher.AEAD }
+// ciphertext; the form and the purpose are authenticated with it. It also has the keys that are
+// derived from the secret and stored nowhere. Safe for concurrent use.
+type Vault struct {
+	aead cipher.AEAD
+	// root is what further keys are derived from (RFC 5869, PRK).
+	root []byte
+}
 
 // NewVault returns the vault of a secret of at least MinSecret bytes.
 func NewVault(secret string) (*Vault, error) {
 	if len(secret) < MinSecret {
 		return nil, fmt.Errorf("the secret has %d bytes and needs at least %d: make one with `openssl rand -base64 32`", len(secret), MinSecret)
 	}
-	key, err := hkdf.Key(sha256.New, []byte(secret), nil, vaultInfo, 32)
+	root, err := hkdf.Extract(sha256.New, []byte(secret), nil)
+	if err != nil {
+		return nil, err
+	}
+	key, err := hkdf.Expand(sha256.New, root, vaultInfo, 32)
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +61,7 @@ func NewVault(secret string) (*Vault, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Vault{aead}, nil
+	return &Vault{aead, root}, nil
 }
 
 // Seal encrypts plain for a purpose.
@@ -68,6 +83,15 @@ func (v *Vault) Open(sealed []byte, purpose string) ([]byte, error) {
 		return nil, errSealed
 	}
 	return plain, nil
+}
+
+// HeadKey implements management.HeadSigner: the key is the same wherever the store and the secret are.
+func (v *Vault) HeadKey(store string) (ed25519.PrivateKey, error) {
+	seed, err := hkdf.Expand(sha256.New, v.root, headInfo+store, ed25519.SeedSize)
+	if err != nil {
+		return nil, err
+	}
+	return ed25519.NewKeyFromSeed(seed), nil
 }
 
 var errSealed = errors.New("the webhook's secret can't be decrypted: the configured secret is not the one it was stored under; configure that one again, or rotate the webhook's secret")

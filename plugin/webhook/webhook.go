@@ -49,6 +49,8 @@ type Options struct {
 	// Scan is how often it is looked for keys that expire, and ScanUnused for those not used.
 	// Default: a minute, and six hours.
 	Scan, ScanUnused time.Duration
+	// Heads is how often the head of the audit chain is given out, where it moved. Default: an hour.
+	Heads time.Duration
 }
 
 // DefaultSchedule gives a delivery eleven attempts within a day.
@@ -64,6 +66,7 @@ const (
 	defaultPoll    = 2 * time.Second
 	defaultScan    = time.Minute
 	defaultUnused  = 6 * time.Hour
+	defaultHeads   = time.Hour
 
 	// perEndpoint is how many attempts a webhook has at a time, and one whose last attempt
 	// got no answer has only slowEndpoint.

@@ -55,6 +55,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"ViewSnapshot", viewSnapshot},
 		{"CapUnderLoad", capUnderLoad},
 		{"Audit", audit},
+		{"Heads", heads},
 		{"AuditChainConcurrent", auditChainConcurrent},
 		{"AuditErase", auditErase},
 		{"Ledger", ledger},

@@ -1,0 +1,60 @@
+package storetest
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// heads tests what a store says of itself and of its audit chain's heads.
+func heads(t *testing.T, s Store) {
+	var id string
+	var key []byte
+	view(t, s, func(tx management.Tx) (err error) {
+		id, key, err = tx.Identity()
+		if len(id) != 32 || len(key) != 16 {
+			t.Errorf("the store is %q, its cursors' key %x", id, key)
+		}
+		if g, err := tx.GivenHead(); g.Seq != 0 || !g.At.IsZero() || len(g.Hash) != 0 || err != nil {
+			t.Errorf("a new store's head %+v, %v", g, err)
+		}
+		return err
+	})
+	for i := range 5 {
+		update(t, s, func(tx management.Tx) error {
+			if again, k, err := tx.Identity(); again != id || !bytes.Equal(k, key) || err != nil {
+				t.Errorf("the store is %q now, %v", again, err)
+			}
+			seq, hash, err := tx.AuditHead()
+			if err != nil {
+				return err
+			}
+			e := event(seq, hash, "k", "acme")
+			if i == 2 {
+				e.Keyspace = "other"
+			}
+			return tx.InsertAudit(e)
+		})
+	}
+	view(t, s, func(tx management.Tx) error {
+		for _, tc := range []struct {
+			keyspace string
+			seq      int64
+			want     int64
+		}{{"", 9, 5}, {"", 2, 2}, {"", 0, 0}, {ks, 9, 4}, {ks, 2, 2}, {ks, 3, 2}, {"other", 2, 0}, {"other", 3, 1}, {"third", 9, 0}} {
+			if n, err := tx.CountAudit(tc.keyspace, tc.seq); n != tc.want || err != nil {
+				t.Errorf("%q has %d events up to %d, %v; want %d", tc.keyspace, n, tc.seq, err, tc.want)
+			}
+		}
+		return nil
+	})
+	given := management.GivenHead{Seq: 3, At: at.Truncate(time.Microsecond), Hash: []byte{1, 0, 255}}
+	update(t, s, func(tx management.Tx) error { return tx.SetGivenHead(given) })
+	update(t, s, func(tx management.Tx) error {
+		g, err := tx.LockGivenHead()
+		same(t, "head", g, given)
+		return err
+	})
+}

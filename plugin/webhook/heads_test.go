@@ -1,0 +1,333 @@
+package webhook_test
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/webhook"
+)
+
+// signing is a manager of the world's store that signs under a secret; "" for none.
+func (w *world) signing(secret string) *management.Manager {
+	w.t.Helper()
+	c := management.Config{Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.now, Logger: w.log, Webhooks: w.current}
+	if secret != "" {
+		vault := must[*webhook.Vault](w.t)(webhook.NewVault(secret))
+		c.Signer = func() management.HeadSigner { return vault }
+	}
+	return management.New(c)
+}
+
+// intruder is somebody who can write to the store's file, and knows how the chain is made.
+type intruder struct {
+	t  *testing.T
+	db *sql.DB
+}
+
+func (w *world) intruder() intruder {
+	w.t.Helper()
+	db := must[*sql.DB](w.t)(sql.Open("sqlite", w.path))
+	w.t.Cleanup(func() { _ = db.Close() })
+	i := intruder{w.t, db}
+	for _, trigger := range []string{"audit_insert", "audit_delete", "audit_update"} {
+		i.exec("DROP TRIGGER " + trigger)
+	}
+	return i
+}
+
+func (i intruder) exec(query string, args ...any) {
+	i.t.Helper()
+	if _, err := i.db.Exec(query, args...); err != nil {
+		i.t.Fatal(err)
+	}
+}
+
+// rehash makes all hashes anew, as the manual says they are made.
+func (i intruder) rehash() {
+	i.t.Helper()
+	type row struct {
+		seq, at       int64
+		fields        [5]string // id, keyspace, action, target, tenant
+		key, via      string
+		before, after sql.NullString
+		personal      []byte
+	}
+	var list []row
+	rows, err := i.db.Query(`SELECT seq, at, id, keyspace, action, target, tenant, key_id, via, before, after, personal_hash FROM audit ORDER BY seq`)
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	for rows.Next() {
+		var r row
+		f := &r.fields
+		if err := rows.Scan(&r.seq, &r.at, &f[0], &f[1], &f[2], &f[3], &f[4], &r.key, &r.via, &r.before, &r.after, &r.personal); err != nil {
+			i.t.Fatal(err)
+		}
+		list = append(list, r)
+	}
+	if err := rows.Err(); err != nil {
+		i.t.Fatal(err)
+	}
+	var prev []byte
+	for _, r := range list {
+		h := sha256.New()
+		h.Write(prev)
+		for _, part := range []string{
+			"keygate audit 1", strconv.FormatInt(r.seq, 10), r.fields[0], r.fields[1], time.UnixMicro(r.at).UTC().Format("2006-01-02T15:04:05.000000Z"),
+			r.fields[2], r.fields[3], r.fields[4], r.key, r.via, r.before.String, r.after.String, string(r.personal),
+		} {
+			var n [8]byte
+			binary.BigEndian.PutUint64(n[:], uint64(len(part)))
+			h.Write(n[:])
+			h.Write([]byte(part))
+		}
+		hash := h.Sum(nil)
+		i.exec(`UPDATE audit SET prev = ?, hash = ? WHERE seq = ?`, prev, hash, r.seq)
+		prev = hash
+	}
+}
+
+const (
+	firstSecret  = "correct horse battery staple"
+	secondSecret = "staple battery horse correct"
+)
+
+// What the chain alone can't show is noticed against a head that was kept elsewhere.
+func TestHeads(t *testing.T) {
+	type head = management.Head
+	for name, c := range map[string]struct {
+		secret, later string // with which the head is made, and with which it is compared
+		alone         bool   // whether the chain alone verifies afterwards
+		meddle        func(intruder)
+		forge         func(*head)
+		noted         bool // whether the public key is stated
+		problem       string
+	}{
+		"nothing":              {secret: firstSecret, later: firstSecret, alone: true},
+		"goes on":              {secret: firstSecret, later: firstSecret, alone: true},
+		"cut off":              {firstSecret, firstSecret, true, func(i intruder) { i.exec("DELETE FROM audit WHERE seq > 2") }, nil, false, "cut off"},
+		"cut off, no secret":   {"", "", true, func(i intruder) { i.exec("DELETE FROM audit WHERE seq > 2") }, nil, false, "cut off"},
+		"emptied":              {firstSecret, firstSecret, true, func(i intruder) { i.exec("DELETE FROM audit") }, nil, false, "ends with event 0"},
+		"rewritten":            {firstSecret, firstSecret, true, func(i intruder) { i.exec("UPDATE audit SET action = 'x' WHERE seq = 2"); i.rehash() }, nil, false, "was rewritten"},
+		"rewritten, no secret": {"", "", true, func(i intruder) { i.exec("UPDATE audit SET action = 'x' WHERE seq = 2"); i.rehash() }, nil, false, "was rewritten"},
+		"moved to a keyspace": {firstSecret, firstSecret, true, func(i intruder) { i.exec("UPDATE audit SET keyspace = 'other' WHERE seq = 2"); i.rehash() },
+			nil, false, "was rewritten"},
+		"changed, hashes left": {firstSecret, firstSecret, false, func(i intruder) { i.exec("UPDATE audit SET target = 'x' WHERE seq = 2") }, nil, false, "was changed"},
+		"another count":        {firstSecret, firstSecret, true, nil, func(h *head) { h.Events-- }, false, "don't belong together"},
+		"another time":         {firstSecret, firstSecret, true, nil, func(h *head) { h.At = h.At.Add(time.Second) }, false, "don't belong together"},
+		"signature turned":     {firstSecret, firstSecret, true, nil, func(h *head) { h.Signature[0] ^= 1 }, false, "don't belong together"},
+		"signature taken off":  {firstSecret, firstSecret, true, nil, func(h *head) { h.Signature, h.PublicKey, h.KeyID = nil, nil, nil }, false, "took the signature off"},
+		"another store":        {"", "", true, nil, func(h *head) { h.Store = strings.Repeat("0", 32) }, false, "another store"},
+		"count, not signed":    {"", "", true, nil, func(h *head) { h.Events++ }, false, "the chain has 4"},
+		"secret replaced":      {firstSecret, secondSecret, true, nil, nil, false, "not this gateway's"},
+		"its key noted":        {firstSecret, secondSecret, true, nil, nil, true, ""},
+		"secret gone":          {firstSecret, "", true, nil, nil, false, "no key here"},
+		"secret came later":    {"", firstSecret, true, nil, nil, false, "no signature"},
+		"signed by a stranger": {firstSecret, firstSecret, true, nil, func(h *head) {
+			public, private, err := ed25519.GenerateKey(nil)
+			if err != nil {
+				panic(err)
+			}
+			id := management.HeadKeyID(public)
+			h.KeyID, h.PublicKey, h.Signature = &id, public, ed25519.Sign(private, []byte("x"))
+		}, false, "not this gateway's"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.tenant("acme", "pro")
+			w.key("acme")
+			w.key("acme")
+			w.tenant("zeta", "pro")
+			kept := must[head](t)(w.signing(c.secret).AuditHead(ctx, ada, "default"))
+			if kept.Seq != 4 || kept.Events != 4 || (len(kept.Signature) == ed25519.SignatureSize) != (c.secret != "") {
+				t.Fatalf("head %+v", kept)
+			}
+			// It is kept as JSON.
+			b, err := json.Marshal(kept)
+			if err != nil {
+				t.Fatal(err)
+			}
+			kept = head{}
+			if err := json.Unmarshal(b, &kept); err != nil {
+				t.Fatal(err)
+			}
+			if name == "goes on" {
+				w.key("acme")
+			}
+			if c.meddle != nil {
+				c.meddle(w.intruder())
+			}
+			if c.forge != nil {
+				c.forge(&kept)
+			}
+			var trusted []ed25519.PublicKey
+			if c.noted {
+				trusted = append(trusted, kept.PublicKey)
+			}
+			m := w.signing(c.later)
+			if r := must[management.ChainReport](t)(m.VerifyAudit(ctx)); r.Intact != c.alone {
+				t.Errorf("the chain alone: %+v, want intact %t", r, c.alone)
+			}
+			r := must[management.ChainReport](t)(m.VerifyAuditAgainst(ctx, []head{kept}, trusted))
+			if r.Intact != (c.problem == "") || !strings.Contains(strings.Join(r.Problems, "\n"), c.problem) {
+				t.Errorf("%+v, want the problem %q", r, c.problem)
+			}
+			if wantSigned := c.problem == "" && c.secret != ""; r.Heads != 1 || (r.Signed == 1) != (wantSigned || c.meddle != nil && c.secret != "") {
+				t.Errorf("%+v: heads and signatures miscounted", r)
+			}
+		})
+	}
+}
+
+// A head is of a chain that has not begun, too; and its key is the store's own.
+func TestHeadOfNothing(t *testing.T) {
+	w, other := newWorld(t), newWorld(t)
+	empty := must[management.Head](t)(w.signing(firstSecret).AuditHead(ctx, ada, ""))
+	if empty.Seq != 0 || empty.Hash != "" || empty.Keyspace != nil {
+		t.Errorf("head %+v", empty)
+	}
+	w.tenant("acme", "pro")
+	if r := must[management.ChainReport](t)(w.signing(firstSecret).VerifyAuditAgainst(ctx, []management.Head{empty}, nil)); !r.Intact {
+		t.Errorf("%+v", r)
+	}
+	if theirs := must[management.Head](t)(other.signing(firstSecret).AuditHead(ctx, ada, "")); theirs.Store == empty.Store || *theirs.KeyID == *empty.KeyID {
+		t.Error("two stores share a name or a key")
+	}
+	confined := ada
+	confined.Tenant = "acme"
+	if _, err := w.AuditHead(ctx, confined, ""); err == nil || !strings.Contains(err.Error(), "one tenant") {
+		t.Errorf("a token of one tenant: %v", err)
+	}
+}
+
+// logged collects what is logged.
+type logged struct {
+	mu sync.Mutex
+	bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.Buffer.Write(p)
+}
+
+// lines returns the lines that hold text.
+func (l *logged) lines(text string) (out []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for line := range strings.Lines(l.String()) {
+		if strings.Contains(line, text) {
+			out = append(out, line)
+		}
+	}
+	return out
+}
+
+// Heads are given out every hour in which the chain moved, and by one of several nodes.
+func TestHeadsAreGivenOut(t *testing.T) {
+	w := newWorld(t)
+	var log logged
+	w.log = slog.New(slog.NewJSONHandler(&log, nil))
+	w.Manager = w.signing(firstSecret)
+	e := newEndpoint(t, nil)
+	w.hook(e.URL, "", "audit.head") // which is the first event
+	w.hook(e.URL+"/all", "")        // and who hears "*" hears of no heads
+	second := w.signing(firstSecret)
+	stop := make(chan struct{})
+	var node sync.WaitGroup
+	node.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(5 * time.Millisecond):
+				if err := second.AnnounceHead(ctx, time.Hour); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+	defer node.Wait()
+	defer close(stop)
+	w.start(often)
+	count := func(n int) {
+		t.Helper()
+		w.eventually("the next head", func() bool { return len(e.got()) >= n && len(log.lines(`"audit head"`)) >= n })
+		time.Sleep(50 * time.Millisecond) // some looks more
+		if heads := len(log.lines(`"audit head"`)); len(e.got()) != n || heads != n {
+			t.Fatalf("%d heads posted, %d logged, want %d", len(e.got()), heads, n)
+		}
+	}
+	count(1)
+	w.pass(2 * time.Hour) // in which nothing happened
+	count(1)
+	if _, err := w.CreateTenant(ctx, ada, "", "acme", management.TenantFields{}); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the tenant's event and the head", func() bool { return len(e.got()) == 3 })
+	w.key("acme") // within the hour
+	time.Sleep(50 * time.Millisecond)
+	if n := len(log.lines(`"audit head"`)); n != 2 {
+		t.Errorf("%d heads within the hour", n)
+	}
+	var heads []management.Head
+	for _, p := range e.got() {
+		if p.Type != management.EventAuditHead {
+			continue
+		}
+		var h management.Head
+		if err := json.Unmarshal(p.Data, &h); err != nil {
+			t.Fatal(err)
+		}
+		if h.Keyspace == nil || *h.Keyspace != "default" {
+			t.Errorf("head %+v", h)
+		}
+		heads = append(heads, h)
+	}
+	for _, line := range log.lines(`"audit head"`) {
+		var l struct{ Head management.Head }
+		if err := json.Unmarshal([]byte(line), &l); err != nil || l.Head.Keyspace != nil {
+			t.Errorf("logged %s: %v", line, err)
+		}
+		heads = append(heads, l.Head)
+	}
+	r := must[management.ChainReport](t)(w.VerifyAuditAgainst(ctx, heads, nil))
+	if !r.Intact || r.Heads != 4 || r.Signed != 4 {
+		t.Errorf("%+v", r)
+	}
+	// A chain that was cut short is told of with the next head, too.
+	newest := heads[len(heads)-1]
+	w.intruder().exec("DELETE FROM audit WHERE seq >= ?", newest.Seq)
+	w.pass(2 * time.Hour)
+	w.eventually("the loss", func() bool { return len(log.lines("was altered")) == 1 })
+	if !strings.Contains(log.lines("was altered")[0], "is gone") {
+		t.Error(log.lines("was altered"))
+	}
+}
+
+// Keys are derived as the manual says.
+func TestHeadKey(t *testing.T) {
+	a := must[*webhook.Vault](t)(webhook.NewVault(firstSecret))
+	b := must[*webhook.Vault](t)(webhook.NewVault(firstSecret))
+	c := must[*webhook.Vault](t)(webhook.NewVault(secondSecret))
+	key := func(v *webhook.Vault, store string) string {
+		return hex.EncodeToString(must[ed25519.PrivateKey](t)(v.HeadKey(store)))
+	}
+	if key(a, "s") != key(b, "s") || key(a, "s") == key(a, "t") || key(a, "s") == key(c, "s") {
+		t.Error("the key is not one of the secret and the store")
+	}
+}
