@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
@@ -44,14 +45,17 @@ func (j *judge) decide(ctx context.Context, keyspace string, r management.Verify
 		return management.VerifyResult{}, fmt.Errorf("%w: the keyspace is not running", gateway.ErrStore)
 	}
 	ks := view.Keyspaces[keyspace]
-	v, err := j.route(ks, r)
+	v, u, err := j.route(ks, r)
 	if err != nil {
 		return management.VerifyResult{}, err
 	}
 	if r.Cost != nil {
 		v.Cost = *r.Cost
 	}
-	req := gateway.Request{
+	x := judgings.Get().(*judging)
+	defer x.release()
+	req, d := &x.req, &x.dec
+	*req = gateway.Request{
 		Now: time.Now(), View: view, Keyspace: ks, Credential: r.Key, Addr: r.IP,
 		Need: gateway.ScopeSet(v.Need), ScopeDenied: v.Deny, Cost: v.Cost,
 		NoConcurrency: true, Trace: trace,
@@ -59,31 +63,47 @@ func (j *judge) decide(ctx context.Context, keyspace string, r management.Verify
 	if r.Key == "" {
 		req.FindErr = apikey.ErrMissing
 	}
-	var d gateway.Decision
 	switch {
 	case v.Class == rules.Public:
 		trace.Note("route", true, "public: no key is needed, none is judged")
 	case v.Class == rules.Optional && (r.Key == "" || !ks.Grammar.Prefixed(r.Key)):
 		trace.Note("route", true, "optional: a request without a key passes without context")
 	default:
-		j.gateway.Check(ctx, &req, &d)
+		j.gateway.Check(ctx, req, d)
 		defer d.Done()
-		countVerified(j.requests(keyspace), &req, &d, r)
+		countVerified(j.requests(keyspace), req, d, r.Method, u)
 	}
-	return result(ks, &d, req.Now, trace), nil
+	return result(ks, d, req.Now, trace), nil
+}
+
+// judging is what one decision takes, kept for reuse: it is large.
+type judging struct {
+	req gateway.Request
+	dec gateway.Decision
+}
+
+var judgings = sync.Pool{New: func() any { return new(judging) }}
+
+func (x *judging) release() {
+	*x = judging{} // it must keep no key
+	judgings.Put(x)
 }
 
 // route says what the keyspace's directives ask of the path. Where several directives
 // serve a keyspace, the strictest of them counts: which of them a client would meet is not known here.
-func (j *judge) route(ks *gateway.Keyspace, r management.VerifyRequest) (rules.Verdict, error) {
+// The URL is nil where the path is none.
+func (j *judge) route(ks *gateway.Keyspace, r management.VerifyRequest) (rules.Verdict, *url.URL, error) {
 	v := rules.Verdict{Class: rules.Default, Cost: 1}
-	sets := j.rules(ks.Name)
-	if r.Path == "" || len(sets) == 0 {
-		return v, nil
+	if r.Path == "" {
+		return v, nil, nil
 	}
+	sets := j.rules(ks.Name)
 	u, err := url.ParseRequestURI(r.Path)
+	if err != nil && len(sets) == 0 {
+		return v, nil, nil // nothing is asked of the path
+	}
 	if err != nil || !strings.HasPrefix(r.Path, "/") {
-		return v, management.InvalidField("/path", "a path begins with '/' and is percent-encoded as in a request line")
+		return v, nil, management.InvalidField("/path", "a path begins with '/' and is percent-encoded as in a request line")
 	}
 	method := r.Method
 	if method == "" {
@@ -102,7 +122,7 @@ func (j *judge) route(ks *gateway.Keyspace, r management.VerifyRequest) (rules.V
 			v.Cost, v.Rule = w.Cost, w.Rule
 		}
 	}
-	return v, nil
+	return v, u, nil
 }
 
 // result renders a decision.
@@ -110,18 +130,16 @@ func result(ks *gateway.Keyspace, d *gateway.Decision, now time.Time, trace *gat
 	ref := ks.Refusals[d.Reason]
 	out := management.VerifyResult{
 		Allowed: d.Allowed(), Reason: d.Reason.String(), Status: ref.Status, Code: ref.Code, Message: ref.Message,
-		Headers: map[string]string{}, Scopes: []string{},
+		Headers: make(map[string]string, 8), Scopes: []string{},
 	}
 	if d.Allowed() {
 		out.Status, out.Code = http.StatusOK, d.Reason.String()
 	}
-	hdr := http.Header{}
-	d.Outcome.WriteHeaders(hdr, now, ratelimit.HeaderOptions{X: true, IETF: true})
+	d.Outcome.Headers(now, ratelimit.HeaderOptions{X: true, IETF: true}, func(name, value string) {
+		out.Headers[headerSpelling(name)] = value
+	})
 	if d.RetryAfter > 0 {
-		hdr.Set("Retry-After", strconv.FormatInt(int64((d.RetryAfter+time.Second-1)/time.Second), 10))
-	}
-	for name, v := range hdr {
-		out.Headers[headerSpelling(name)] = v[0]
+		out.Headers[ratelimit.HeaderRetryAfter] = strconv.FormatInt(int64((d.RetryAfter+time.Second-1)/time.Second), 10)
 	}
 	if d.Key != nil {
 		out.Tenant, out.KeyID, out.KeyName, out.Environment = d.Tenant.Slug, d.Key.ID, d.Key.Name, d.Key.Environment
@@ -143,8 +161,14 @@ func headerSpelling(name string) string {
 		return "RateLimit-Policy"
 	case ratelimit.HeaderRateLimit:
 		return "RateLimit"
+	case ratelimit.HeaderLimit:
+		return "X-RateLimit-Limit"
+	case ratelimit.HeaderRemaining:
+		return "X-RateLimit-Remaining"
+	case ratelimit.HeaderReset:
+		return "X-RateLimit-Reset"
 	}
-	return strings.Replace(name, "X-Ratelimit-", "X-RateLimit-", 1)
+	return name
 }
 
 var _ management.Judge = (*judge)(nil)

@@ -75,23 +75,23 @@ func (x *exchange) countUsage() {
 }
 
 // countVerified counts a request that was judged here and is served elsewhere.
-func countVerified(log *usage.Log, req *gateway.Request, d *gateway.Decision, r management.VerifyRequest) {
+func countVerified(log *usage.Log, req *gateway.Request, d *gateway.Decision, method string, u *url.URL) {
 	c, ok := d.Meter().(*usage.Counter)
 	if !ok || req.Trace != nil {
 		return
 	}
-	u := usage.Request{
+	q := usage.Request{
 		Began: req.Now, Reason: d.Reason, Status: req.Keyspace.Refusals[d.Reason].Status, Credits: d.Spent(),
-		Elsewhere: true, Log: log, Method: r.Method, Addr: req.Addr,
+		Elsewhere: true, Log: log, Method: method, Addr: req.Addr,
 	}
 	if d.Allowed() {
-		u.Status = http.StatusOK
+		q.Status = http.StatusOK
 	}
-	if p, err := url.ParseRequestURI(r.Path); err == nil {
-		u.Path, u.RawPath = p.Path, p.RawPath
+	if u != nil {
+		q.Path, q.RawPath = u.Path, u.RawPath
 	}
 	c.Begin()
-	c.Count(&u)
+	c.Count(&q)
 }
 
 // usage answers what was used. The engine has been started.

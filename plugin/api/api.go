@@ -231,6 +231,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.unrouted(w, r, handler)
 		return
 	}
+	if b, ok := handler.(bound); ok && !strings.Contains(pattern, "{") {
+		// Nothing of the path is left to be read out: it need not be matched once more.
+		r.Pattern = pattern
+		b.answer(w, r, access)
+		return
+	}
 	h.mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), accessKey{}, access)))
 }
 
@@ -275,7 +281,10 @@ func (w *headerOnly) WriteHeader(int)             {}
 
 // ServeHTTP answers a request that the route is for.
 func (b bound) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	access := r.Context().Value(accessKey{}).(Access)
+	b.answer(w, r, r.Context().Value(accessKey{}).(Access))
+}
+
+func (b bound) answer(w http.ResponseWriter, r *http.Request, access Access) {
 	c := &call{h: b.h, w: w, r: r, ctx: r.Context(), access: access, actor: access.Actor}
 	if err := c.admit(b.route); err != nil {
 		b.h.fail(w, r, err)
@@ -295,10 +304,12 @@ func (c *call) admit(r route) error {
 			Detail: "The token lacks the scope " + r.scope + ".",
 		}
 	}
-	if err := c.checkQuery(r.params); err != nil {
-		return err
+	if c.r.URL.RawQuery != "" {
+		if err := c.checkQuery(r.params); err != nil {
+			return err
+		}
+		c.keyspace = c.query("keyspace")
 	}
-	c.keyspace = c.r.URL.Query().Get("keyspace")
 	if r.scope == "" && c.keyspace == "" {
 		return nil
 	}

@@ -22,9 +22,15 @@ const MaxBody = 1 << 20
 // object is a request's body: a JSON object whose fields are taken one by one, so that
 // every fault is found and named, and what nobody took is refused.
 type object struct {
-	fields map[string]json.RawMessage
-	taken  map[string]bool
+	fields []member
 	faults []management.FieldError
+}
+
+// member is one field, as it was sent.
+type member struct {
+	name  string
+	raw   json.RawMessage
+	taken bool
 }
 
 var errBodyTooLarge = &management.Error{
@@ -39,28 +45,58 @@ func invalidJSON(format string, args ...any) *management.Error {
 
 // body reads the request's body. mayBeEmpty says that no body is as good as {}.
 func (c *call) body(mayBeEmpty bool) (*object, error) {
-	b, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, MaxBody))
-	var large *http.MaxBytesError
-	switch {
-	case errors.As(err, &large):
-		return nil, errBodyTooLarge
-	case err != nil:
-		return nil, invalidJSON("The body could not be read to its end.")
+	b, err := c.readBody()
+	if err != nil {
+		return nil, err
 	}
 	if len(bytes.TrimSpace(b)) == 0 {
 		if mayBeEmpty {
-			return &object{taken: map[string]bool{}}, nil
+			return &object{}, nil
 		}
 		return nil, invalidJSON("The body is empty; a JSON object is needed.")
 	}
 	return parseObject(b)
 }
 
+// readBody returns the request's body, of at most MaxBody bytes.
+func (c *call) readBody() ([]byte, error) {
+	size := int64(511)
+	if c.r.ContentLength > 0 {
+		size = min(c.r.ContentLength, 64<<10) // it is believed only so far
+	}
+	b := make([]byte, 0, size+1) // one more, to see the end without growing
+	body := http.MaxBytesReader(c.w, c.r.Body, MaxBody)
+	for {
+		n, err := body.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		var large *http.MaxBytesError
+		switch {
+		case err == nil:
+		case err == io.EOF:
+			return b, nil
+		case errors.As(err, &large):
+			return nil, errBodyTooLarge
+		default:
+			return nil, invalidJSON("The body could not be read to its end.")
+		}
+		if len(b) == cap(b) {
+			b = slices.Grow(b, len(b))
+		}
+	}
+}
+
 func parseObject(b []byte) (*object, error) {
 	if !utf8.Valid(b) {
 		return nil, invalidJSON("The body is not UTF-8.")
 	}
-	o := &object{fields: map[string]json.RawMessage{}, taken: map[string]bool{}}
+	if fields, ok := scanObject(b); ok {
+		return &object{fields: fields}, nil
+	}
+	return parseAny(b)
+}
+
+// parseAny parses what the scanner does not take.
+func parseAny(b []byte) (*object, error) {
 	var whole json.RawMessage
 	if err := json.Unmarshal(b, &whole); err != nil {
 		return nil, invalidJSON("The body is not JSON: %s.", err)
@@ -71,8 +107,22 @@ func parseObject(b []byte) (*object, error) {
 	if err := refuseDoubled(b); err != nil {
 		return nil, err
 	}
-	if err := json.Unmarshal(b, &o.fields); err != nil {
+	o, err := membersOf(b)
+	if err != nil {
 		return nil, invalidJSON("The body is not JSON: %s.", err)
+	}
+	return o, nil
+}
+
+// membersOf parts a JSON object into its fields. A null has none, and is none: o is nil.
+func membersOf(b []byte) (o *object, err error) {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(b, &fields); err != nil || fields == nil {
+		return nil, err
+	}
+	o = &object{fields: make([]member, 0, len(fields))}
+	for name, raw := range fields {
+		o.fields = append(o.fields, member{name: name, raw: raw})
 	}
 	return o, nil
 }
@@ -123,9 +173,9 @@ func refuseDoubled(b []byte) error {
 // done returns the refusal of what was wrong with the fields taken and of those nobody took.
 func (o *object) done() error {
 	var unknown []management.FieldError
-	for name := range o.fields {
-		if !o.taken[name] {
-			unknown = append(unknown, management.FieldError{Pointer: pointer(name), Detail: "is not a field of this request"})
+	for i := range o.fields {
+		if m := &o.fields[i]; !m.taken {
+			unknown = append(unknown, management.FieldError{Pointer: pointer(m.name), Detail: "is not a field of this request"})
 		}
 	}
 	if len(unknown) == 0 && len(o.faults) == 0 {
@@ -156,12 +206,16 @@ func (o *object) fault(name, detail string) {
 
 // take returns a field's JSON. A null is found and empty.
 func (o *object) take(name string) (raw json.RawMessage, set, null bool) {
-	o.taken[name] = true
-	raw, set = o.fields[name]
-	if null = string(raw) == "null"; null {
-		raw = nil
+	for i := range o.fields {
+		if m := &o.fields[i]; m.name == name {
+			m.taken = true
+			if string(m.raw) == "null" {
+				return nil, true, true
+			}
+			return m.raw, true, false
+		}
 	}
-	return raw, set, null
+	return nil, false, false
 }
 
 // field reads a field with read, which returns what is wrong with it, "" for nothing.
@@ -178,7 +232,7 @@ func field[T any](o *object, name string, read func(json.RawMessage, *T) string)
 
 func (o *object) string(name string) management.Optional[string] {
 	return field(o, name, func(raw json.RawMessage, s *string) string {
-		return unmarshal(raw, s, "must be a string")
+		return text(raw, s, "must be a string")
 	})
 }
 
@@ -186,6 +240,15 @@ func (o *object) bool(name string) management.Optional[bool] {
 	return field(o, name, func(raw json.RawMessage, b *bool) string {
 		return unmarshal(raw, b, "must be true or false")
 	})
+}
+
+// text reads a string.
+func text(raw json.RawMessage, s *string, must string) string {
+	if plain, ok := plainText(raw); ok {
+		*s = plain
+		return ""
+	}
+	return unmarshal(raw, s, must)
 }
 
 func (o *object) int(name string) management.Optional[int64] {
@@ -226,7 +289,7 @@ func (o *object) time(name string) management.Optional[time.Time] {
 	return field(o, name, func(raw json.RawMessage, t *time.Time) string {
 		var s string
 		const must = "must be a time as RFC 3339 has it, such as 2027-01-31T12:00:00Z"
-		if wrong := unmarshal(raw, &s, must); wrong != "" {
+		if wrong := text(raw, &s, must); wrong != "" {
 			return wrong
 		}
 		var err error
@@ -254,7 +317,7 @@ func (o *object) concurrency(name string) management.Optional[string] {
 			*s = string(raw)
 			return ""
 		}
-		return unmarshal(raw, s, "must be a number or a string")
+		return text(raw, s, "must be a number or a string")
 	})
 }
 

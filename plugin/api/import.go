@@ -41,8 +41,14 @@ func importFields() fields {
 
 // importRow reads one row. What is wrong with it is the row's fault alone.
 func importRow(raw json.RawMessage) (row management.ImportRow) {
-	o := &object{taken: map[string]bool{}}
-	if err := json.Unmarshal(raw, &o.fields); err != nil || o.fields == nil {
+	o := new(object)
+	var ok bool
+	if o.fields, ok = scanObject(raw); !ok {
+		var err error
+		o, err = membersOf(raw)
+		ok = err == nil && o != nil
+	}
+	if !ok {
 		row.Fault = &management.Error{
 			Status: http.StatusUnprocessableEntity, Code: management.CodeInvalidField, Detail: "The row must be a JSON object.",
 		}
@@ -69,6 +75,13 @@ func (c *call) importKeys() error {
 		return err
 	}
 	list := field(o, "keys", func(raw json.RawMessage, rows *[]json.RawMessage) string {
+		if elements, ok := scanArray(raw); ok {
+			*rows = make([]json.RawMessage, len(elements))
+			for i, e := range elements {
+				(*rows)[i] = e
+			}
+			return ""
+		}
 		return unmarshal(raw, rows, "must be an array of rows")
 	})
 	create := o.bool("create_tenants")

@@ -58,13 +58,7 @@ func (c *call) judged(by func(management.Judge) judgement) error {
 	if err != nil {
 		return err
 	}
-	if result.Headers == nil {
-		result.Headers = map[string]string{}
-	}
-	if result.Scopes == nil {
-		result.Scopes = []string{}
-	}
-	return c.json(http.StatusOK, result)
+	return c.result(&result)
 }
 
 // confine puts a key that nobody has in the place of another tenant's, where the

@@ -42,19 +42,48 @@ type HeaderOptions struct {
 // It makes two allocations however many headers there are: one text that all values are
 // cut from, and one array of them. Neither is shared with another request.
 func (o *Outcome) WriteHeaders(h http.Header, now time.Time, opt HeaderOptions) {
-	if o.N == 0 {
+	var f fields
+	text := o.render(&f, now, opt)
+	if f.n == 0 {
 		return
 	}
-	var (
-		room [1024]byte
-		b    = room[:0]
-		keys [6]string
-		ends [6]int
-		n    int
-	)
+	values, start := make([]string, f.n), 0
+	for i := range f.n {
+		values[i] = text[start:f.ends[i]]
+		// Capped: what another handler appends must not run into the next value.
+		h[f.keys[i]] = values[i : i+1 : i+1]
+		start = f.ends[i]
+	}
+}
+
+// Headers calls set with each field that WriteHeaders would set. All values are cut from one text.
+func (o *Outcome) Headers(now time.Time, opt HeaderOptions, set func(name, value string)) {
+	var f fields
+	text, start := o.render(&f, now, opt), 0
+	for i := range f.n {
+		set(f.keys[i], text[start:f.ends[i]])
+		start = f.ends[i]
+	}
+}
+
+// fields are the header fields that were rendered: their names, and where in one text
+// the value of each ends, which is where the next begins.
+type fields struct {
+	keys [6]string
+	ends [6]int
+	n    int
+}
+
+// render fills f, and returns the text of its values.
+func (o *Outcome) render(f *fields, now time.Time, opt HeaderOptions) string {
+	if o.N == 0 {
+		return ""
+	}
+	var room [1024]byte
+	b := room[:0]
 	end := func(key string) {
-		keys[n], ends[n] = key, len(b)
-		n++
+		f.keys[f.n], f.ends[f.n] = key, len(b)
+		f.n++
 	}
 	if shown := o.shown(); shown != nil && opt.X {
 		b = strconv.AppendInt(b, shown.Limit, 10)
@@ -84,16 +113,7 @@ func (o *Outcome) WriteHeaders(h http.Header, now time.Time, opt HeaderOptions) 
 		}
 		end(HeaderRateLimit)
 	}
-	if n == 0 {
-		return
-	}
-	text, values, start := string(b), make([]string, n), 0
-	for i := range n {
-		values[i] = text[start:ends[i]]
-		// Capped: what another handler appends must not run into the next value.
-		h[keys[i]] = values[i : i+1 : i+1]
-		start = ends[i]
-	}
+	return string(b)
 }
 
 // shown returns the standing that the X- family shows, nil where there is none.

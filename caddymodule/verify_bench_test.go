@@ -1,0 +1,122 @@
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// BenchmarkVerify is a request to verify a key, with a management token, to a Caddy server, from after
+// its header was read to before the answer is sent; beside it what a site costs that only responds.
+func BenchmarkVerify(b *testing.B) {
+	dir := b.TempDir()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	_ = ln.Close()
+	config := fmt.Sprintf(`{
+		admin off
+		persist_config off
+		auto_https off
+		log default {
+			output file %s/default.log
+			level WARN
+		}
+		keygate {
+			store sqlite %s
+			plan pro {
+				rate 1000000000/s
+				quota 1000000000000/month
+			}
+			default_plan pro
+		}
+	}
+	http://api.test:%s {
+		bind 127.0.0.1
+		handle /v1/* {
+			keygate_api
+		}
+		respond OK
+	}
+	`, dir, filepath.Join(dir, "keygate.db"), port)
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := caddy.Load(adapted, true); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := caddy.Stop(); err != nil {
+			b.Error(err)
+		}
+	})
+	httpApp, err := caddy.ActiveContext().App("http")
+	if err != nil {
+		b.Fatal(err)
+	}
+	var server *caddyhttp.Server
+	for _, s := range httpApp.(*caddyhttp.App).Servers {
+		server = s
+	}
+	app, err := caddy.ActiveContext().App(appName)
+	if err != nil {
+		b.Fatal(err)
+	}
+	m, ctx, actor := app.(*App).engine.management(), context.Background(), management.Actor{Name: "bench", Via: "cli"}
+	if _, err := m.CreateTenant(ctx, actor, "", "acme", management.TenantFields{}); err != nil {
+		b.Fatal(err)
+	}
+	key, err := m.CreateKey(ctx, actor, "", "acme", management.KeyFields{Name: management.Some("ci")})
+	if err != nil {
+		b.Fatal(err)
+	}
+	token, err := m.CreateToken(ctx, actor, "", management.TokenFields{Name: management.Some("bench"), Scopes: management.Some([]string{"verify"})})
+	if err != nil {
+		b.Fatal(err)
+	}
+	body := `{"key":"` + key.Key + `","method":"GET","path":"/v1/things","ip":"192.0.2.7"}`
+	for _, path := range []string{"/", "/v1/verify"} {
+		b.Run(strings.TrimPrefix(path, "/v1"), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				ctx, cancel := context.WithCancel(context.Background())
+				r := (&http.Request{
+					Method: http.MethodPost, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Host: "api.test", RemoteAddr: "192.0.2.1:40000",
+					URL: &url.URL{Path: path}, RequestURI: path, Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)),
+					Header: http.Header{"Authorization": {"Bearer " + token.Token}, "Content-Type": {"application/json"}},
+				}).WithContext(ctx)
+				w := &verifyWriter{header: make(http.Header)}
+				server.ServeHTTP(w, r)
+				cancel()
+				if w.status != http.StatusOK {
+					b.Fatalf("%s answered %d", path, w.status)
+				}
+			}
+		})
+	}
+}
+
+// verifyWriter is the writer of a connection that costs nothing itself.
+type verifyWriter struct {
+	header http.Header
+	status int
+}
+
+func (w *verifyWriter) Header() http.Header         { return w.header }
+func (w *verifyWriter) Write(p []byte) (int, error) { return len(p), nil }
+func (w *verifyWriter) WriteHeader(status int)      { w.status = status }

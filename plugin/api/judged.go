@@ -1,0 +1,119 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// What verify answers is written by hand: it is asked once per request of somebody's
+// API, and encoding/json would take longer over the answer than the gateway over the question.
+
+// answers are kept for reuse.
+var answers = sync.Pool{New: func() any { return new([]byte) }}
+
+// maxAnswer bounds what is kept of them.
+const maxAnswer = 16 << 10
+
+// result answers with what was decided.
+func (c *call) result(r *management.VerifyResult) error {
+	kept := answers.Get().(*[]byte)
+	b := append(appendResult((*kept)[:0], r), '\n')
+	h := c.w.Header()
+	h["Content-Type"] = []string{"application/json"}
+	h["Content-Length"] = []string{strconv.Itoa(len(b))}
+	c.w.WriteHeader(http.StatusOK)
+	_, _ = c.w.Write(b)
+	if cap(b) <= maxAnswer {
+		*kept = b
+		answers.Put(kept)
+	}
+	return nil
+}
+
+// appendResult appends r as encoding/json writes it, but for HTML's characters, which stay
+// readable, and for lists and objects that are nil, which are empty.
+func appendResult(b []byte, r *management.VerifyResult) []byte {
+	b = strconv.AppendBool(append(b, `{"allowed":`...), r.Allowed)
+	b = appendText(append(b, `,"reason":`...), r.Reason)
+	b = strconv.AppendInt(append(b, `,"status":`...), int64(r.Status), 10)
+	b = appendText(append(b, `,"code":`...), r.Code)
+	b = appendText(append(b, `,"message":`...), r.Message)
+	b = appendTextMap(append(b, `,"headers":`...), r.Headers)
+	b = appendText(append(b, `,"tenant":`...), r.Tenant)
+	b = appendText(append(b, `,"plan":`...), r.Plan)
+	b = appendText(append(b, `,"key_id":`...), r.KeyID)
+	b = appendText(append(b, `,"key_name":`...), r.KeyName)
+	b = append(b, `,"scopes":[`...)
+	for i, s := range r.Scopes {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendText(b, s)
+	}
+	b = appendText(append(b, `],"environment":`...), r.Environment)
+	for i, check := range r.Checks {
+		if i == 0 {
+			b = append(b, `,"checks":[`...)
+		} else {
+			b = append(b, ',')
+		}
+		b = appendText(append(b, `{"check":`...), check.Check)
+		b = strconv.AppendBool(append(b, `,"ok":`...), check.OK)
+		b = append(appendText(append(b, `,"detail":`...), check.Detail), '}')
+	}
+	if len(r.Checks) > 0 {
+		b = append(b, ']')
+	}
+	return append(b, '}')
+}
+
+// appendTextMap appends an object of strings, in the order of their names.
+func appendTextMap(b []byte, m map[string]string) []byte {
+	var room [8]string
+	names := room[:0]
+	for name := range m {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	b = append(b, '{')
+	for i, name := range names {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(appendText(b, name), ':')
+		b = appendText(b, m[name])
+	}
+	return append(b, '}')
+}
+
+// appendText appends a JSON string.
+func appendText(b []byte, s string) []byte {
+	begin := len(b)
+	b = append(b, '"')
+	start := 0
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '"' || c == '\\':
+			b = append(append(b, s[start:i]...), '\\', c)
+			start = i + 1
+		case c < ' ' || c > '~':
+			return appendUnusual(b[:begin], s)
+		}
+	}
+	return append(append(b, s[start:]...), '"')
+}
+
+// appendUnusual appends a JSON string of other than ASCII's visible characters.
+func appendUnusual(b []byte, s string) []byte {
+	var buf bytes.Buffer
+	e := json.NewEncoder(&buf)
+	e.SetEscapeHTML(false)
+	_ = e.Encode(s) // a string can be encoded, and a buffer written to
+	return append(b, bytes.TrimSuffix(buf.Bytes(), []byte("\n"))...)
+}

@@ -1,0 +1,63 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"testing"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// TestResultIsWrittenAsJSON holds what is written by hand against encoding/json, which
+// knows every field that the record has.
+func TestResultIsWrittenAsJSON(t *testing.T) {
+	texts := []string{"", "plain", `"quoted" \ and more`, "é\u2028<&>", "\x00\n\x7f", "a\xffb", `\"`, "\"é"}
+	for i, text := range texts {
+		other := texts[(i+1)%len(texts)]
+		r := management.VerifyResult{
+			Allowed: i%2 == 0, Reason: text, Status: 200 + i, Code: other, Message: text, Headers: map[string]string{}, Tenant: text, Plan: other,
+			KeyID: text, KeyName: text, Scopes: []string{}, Environment: other,
+		}
+		for j := range i {
+			r.Headers[texts[j]] = other
+			r.Scopes = append(r.Scopes, texts[j])
+			r.Checks = append(r.Checks, management.CheckResult{Check: text, OK: j%2 == 0, Detail: texts[j]})
+		}
+		var want bytes.Buffer
+		e := json.NewEncoder(&want)
+		e.SetEscapeHTML(false)
+		if err := e.Encode(r); err != nil {
+			t.Fatal(err)
+		}
+		if got := append(appendResult(nil, &r), '\n'); !bytes.Equal(got, want.Bytes()) {
+			t.Errorf("written as\n%s\nnot\n%s", got, want.Bytes())
+		}
+	}
+	if got := appendResult(nil, &management.VerifyResult{}); !bytes.Contains(got, []byte(`"headers":{},`)) || !bytes.Contains(got, []byte(`"scopes":[],`)) {
+		t.Errorf("nothing is written as %s", got)
+	}
+}
+
+func BenchmarkResult(b *testing.B) {
+	r := management.VerifyResult{
+		Allowed: true, Reason: "allowed", Status: 200, Code: "allowed", Tenant: "acme", Plan: "pro", KeyID: "key_01m81nj28e33mwfq6wt8bn14ea", KeyName: "ci",
+		Scopes: []string{"read", "write"}, Environment: "live", Headers: map[string]string{
+			"RateLimit": `"1000/s";r=999;t=1`, "RateLimit-Policy": `"1000/s";q=1000;w=1`, "X-RateLimit-Limit": "1000", "X-RateLimit-Remaining": "999", "X-RateLimit-Reset": "1795352499",
+		},
+	}
+	b.ReportAllocs()
+	var buf []byte
+	for b.Loop() {
+		buf = appendResult(buf[:0], &r)
+	}
+}
+
+func BenchmarkParseObject(b *testing.B) {
+	body := []byte(`{"key":"kg_live_bench000000000000000000000000123","method":"GET","path":"/v1/things","ip":"192.0.2.7"}`)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := parseObject(body); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
