@@ -262,9 +262,9 @@ func TestVilvik(t *testing.T) {
 		s.tenant(t, "many", record{"plan": "premium"})
 		var made, refused atomic.Int64
 		var wg sync.WaitGroup
-		for range 8 {
+		for range 100 {
 			wg.Go(func() {
-				for range 5 {
+				for range 10 {
 					switch a := s.manage(t, "POST", "/v1/tenants/many/keys", record{"name": "x"}); a.status {
 					case http.StatusCreated:
 						made.Add(1)
@@ -277,8 +277,8 @@ func TestVilvik(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if made.Load() != 25 || refused.Load() != 15 {
-			t.Errorf("%d were made and %d refused, of 40 against a cap of 25", made.Load(), refused.Load())
+		if made.Load() != 25 || refused.Load() != 975 {
+			t.Errorf("%d were made and %d refused, of 1000 against a cap of 25", made.Load(), refused.Load())
 		}
 		if r := s.read(t, "/v1/audit/verify"); r["intact"] != true {
 			t.Errorf("the chain is %v", r)

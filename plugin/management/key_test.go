@@ -360,7 +360,7 @@ func TestRacingCreations(t *testing.T) {
 	w.configure("free", 10, "free")
 	w.tenant("acme", "free")
 	var made, refused atomic.Int64
-	race(t, 8, 25, func(int) error {
+	race(t, 1000, 1, func(int) error {
 		_, err := w.CreateKey(ctx, ada, "", "acme", keyFields{Name: some("n")})
 		var e *management.Error
 		switch {
@@ -373,8 +373,8 @@ func TestRacingCreations(t *testing.T) {
 		}
 		return nil
 	})
-	if made.Load() != 10 || refused.Load() != 190 {
-		t.Errorf("%d made, %d refused, want 10 and 190", made.Load(), refused.Load())
+	if made.Load() != 10 || refused.Load() != 990 {
+		t.Errorf("%d made, %d refused, want 10 and 990", made.Load(), refused.Load())
 	}
 	if r := must[management.TenantRecord](t)(w.Tenant(ctx, ada, "", "acme")); r.KeysActive != 10 {
 		t.Errorf("%d active keys, want 10", r.KeysActive)
@@ -432,6 +432,79 @@ func TestRacingStates(t *testing.T) {
 		}
 	}
 	w.wantIntact(-1)
+}
+
+// A thousand revocations and rotations at once, of a few keys: each key ends revoked, once, with as
+// many secrets as were issued, none of which passes.
+func TestRacingRevocations(t *testing.T) {
+	const keys, calls = 10, 1000
+	w := newWorld(t)
+	w.configure("free", keys, "free")
+	w.tenant("acme", "free")
+	ids := make([]string, keys)
+	var mu sync.Mutex
+	issued := map[string][]string{} // by key: what rotations returned
+	for i := range ids {
+		k := w.key("acme")
+		ids[i], issued[k.ID] = k.ID, []string{k.Key}
+	}
+	race(t, calls, 1, func(i int) error {
+		id := ids[i%keys]
+		if i > calls/2 && i/keys%5 == 0 {
+			_, err := w.RevokeKey(ctx, ada, "", id)
+			return err
+		}
+		r, err := w.RotateKey(ctx, ada, "", id, time.Hour)
+		var e *management.Error
+		if errors.As(err, &e) && e.Code == "key_revoked" {
+			return nil
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		issued[id] = append(issued[id], r.Key)
+		return err
+	})
+	events := int64(1 + keys)
+	for _, id := range ids {
+		k := must[management.KeyRecord](t)(w.Key(ctx, ada, "", id))
+		if k.Status != gateway.StatusRevoked || len(k.Secrets) != len(issued[id]) {
+			t.Errorf("%s is %s and has %d secrets, of %d issued", id, k.Status, len(k.Secrets), len(issued[id]))
+		}
+		valid := 0
+		for _, s := range k.Secrets {
+			if s.ExpiresAt == nil || s.ExpiresAt.After(w.now()) {
+				valid++
+			}
+		}
+		if valid > 2 {
+			t.Errorf("%s: %d secrets have not ended, want at most 2", id, valid)
+		}
+		current := false
+		for _, full := range issued[id] {
+			w.wantJudged(full, gateway.RevokedKey)
+			current = current || strings.HasPrefix(full, k.KeyPrefix) && strings.Contains(full, k.LastFour)
+		}
+		if !current {
+			t.Errorf("%s shows %s…%s, which none of the issued ones has", id, k.KeyPrefix, k.LastFour)
+		}
+		done := map[string]int{}
+		for cursor := ""; ; {
+			page := must[management.Page[management.AuditRecord]](t)(w.Audit(ctx, ada, "", management.AuditFilter{
+				Key: id, PageQuery: management.PageQuery{Limit: 100, Cursor: cursor}}))
+			for _, e := range page.Data {
+				done[e.Action]++
+			}
+			events += int64(len(page.Data))
+			if page.NextCursor == nil {
+				break
+			}
+			cursor = *page.NextCursor
+		}
+		if done["key.revoked"] != 1 || done["key.rotated"] != len(issued[id])-1 {
+			t.Errorf("%s: %v, and %d rotations returned a key", id, done, len(issued[id])-1)
+		}
+	}
+	w.wantIntact(events - keys)
 }
 
 // race runs f with each of callers×each numbers, from so many goroutines.
