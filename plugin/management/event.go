@@ -38,7 +38,7 @@ var eventTypes = []string{
 
 // ourFamilies are what types of ours begin with, now or later: a product's own event
 // can't be mistaken for one.
-var ourFamilies = []string{"key", "tenant", "quota", "credits", "limit", "webhook", "token", "audit", "keygate"}
+var ourFamilies = []string{"key", "tenant", "quota", "credits", "limit", "webhook", "token", "audit", "session", "portal", "keygate"}
 
 const (
 	eventIDPrefix = auditIDPrefix

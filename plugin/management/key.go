@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
@@ -223,6 +224,9 @@ type KeyFilter struct {
 	Status gateway.Status
 	// Prefix is how key_prefix begins; "" for all.
 	Prefix string
+	// Search is in the name, or begins key_prefix, or is the id or last_four, without regard to the
+	// case of ASCII; "" for all.
+	Search string
 	PageQuery
 }
 
@@ -250,13 +254,16 @@ func (m *Manager) Keys(ctx context.Context, a Actor, keyspace string, q KeyFilte
 	if len(q.Prefix) > maxPrefixFilter || !printable(q.Prefix) {
 		return Page[KeyRecord]{}, badParameter("prefix", "must be the beginning of a key_prefix")
 	}
+	if utf8.RuneCountInString(q.Search) > MaxKeyName || !printable(q.Search) {
+		return Page[KeyRecord]{}, badParameter("search", "must be at most 100 characters, none of them control characters")
+	}
 	if q.Tenant == "" {
 		q.Tenant = a.Tenant
 	}
 	var out []KeyRecord
 	err = m.read(ctx, a, keyspace, func(c *call) error {
 		out = nil
-		query := KeyQuery{Keyspace: c.ks.Name, Status: q.Status, Prefix: q.Prefix, Before: last, Now: c.now, Limit: limit + 1}
+		query := KeyQuery{Keyspace: c.ks.Name, Status: q.Status, Prefix: q.Prefix, Search: q.Search, Before: last, Now: c.now, Limit: limit + 1}
 		tenants := map[string]*gateway.Tenant{}
 		if q.Tenant != "" {
 			t, err := c.tenant(q.Tenant, false)

@@ -88,6 +88,7 @@ type Tx interface {
 	Usage(subject string) ([]gateway.Usage, error)
 
 	TokenTx
+	SessionTx
 	OnceTx
 	WebhookTx
 	ImportTx
@@ -108,9 +109,12 @@ type KeyQuery struct {
 	Tenant   string         // "" for all
 	Status   gateway.Status // "" for all, judged at Now
 	Prefix   string         // of key_prefix, "" for all
-	Before   string         // id of the last one seen
-	Now      time.Time
-	Limit    int
+	// Search is in the name, or begins key_prefix, or is the id or last_four, without regard to
+	// the case of ASCII; "" for all.
+	Search string
+	Before string // id of the last one seen
+	Now    time.Time
+	Limit  int
 }
 
 // LedgerEntry is one movement of a tenant's balance. What requests spend is added up

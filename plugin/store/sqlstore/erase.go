@@ -19,6 +19,8 @@ func (t *tx) eraseRecords(keyspace, tenant string) error {
 		`UPDATE tenants SET name = '', metadata = NULL WHERE num = ` + which,
 		`UPDATE tokens SET name = '', created_by = '', last_used_ip = ''
 			WHERE keyspace = $1 AND tenant = (SELECT slug FROM tenants WHERE keyspace = $1 AND folded = $2)`,
+		`DELETE FROM sessions WHERE keyspace = $1 AND tenant = (SELECT slug FROM tenants WHERE keyspace = $1 AND folded = $2)`,
+		`DELETE FROM portal_links WHERE keyspace = $1 AND tenant = (SELECT slug FROM tenants WHERE keyspace = $1 AND folded = $2)`,
 	} {
 		if _, err := t.exec(s, keyspace, folded); err != nil {
 			return err

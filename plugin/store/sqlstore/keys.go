@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"database/sql"
 	"fmt"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -58,6 +59,10 @@ func (t *tx) Keys(q management.KeyQuery) ([]*gateway.Key, error) {
 			w.and("substr(k.prefix, 1, " + w.arg(int64(n)) + ") = " + w.arg(q.Prefix))
 		}
 	}
+	if q.Search != "" {
+		w.and("(lower(k.name) LIKE lower(" + w.arg("%"+likeText(q.Search)+"%") + ") ESCAPE '!' OR lower(k.prefix) LIKE lower(" + w.arg(likeText(q.Search)+"%") +
+			") ESCAPE '!' OR k.id = " + w.arg(q.Search) + " OR k.last_four = " + w.arg(q.Search) + ")")
+	}
 	now := q.Now.UnixMicro()
 	switch q.Status {
 	case "":
@@ -87,6 +92,11 @@ func (t *tx) Keys(q management.KeyQuery) ([]*gateway.Key, error) {
 		return nil, err
 	}
 	return out, nil
+}
+
+// likeText returns s as LIKE finds it with '!' as the escape.
+func likeText(s string) string {
+	return strings.NewReplacer("!", "!!", "%", "!%", "_", "!_").Replace(s)
 }
 
 // ActiveKeys implements management.Tx. It reads an index of active keys alone.

@@ -68,6 +68,8 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"RecentRequests", recentRequests},
 		{"Peppers", peppers},
 		{"Tokens", tokens},
+		{"Sessions", sessions},
+		{"PortalLinks", portalLinks},
 		{"Once", once},
 		{"Webhooks", webhooks},
 		{"Deliveries", deliveries},

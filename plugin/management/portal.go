@@ -1,0 +1,166 @@
+package management
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// PortalRole is what a tenant's person may do.
+type PortalRole string
+
+// The roles: a viewer reads, an editor also makes and changes keys and webhooks.
+const (
+	PortalViewer PortalRole = "viewer"
+	PortalEditor PortalRole = "editor"
+)
+
+// portalScopes is what the roles are made of.
+var portalScopes = map[PortalRole][]string{
+	PortalViewer: {"tenants:read", "keys:read", "usage:read", "audit:read", "webhooks:read", "verify"},
+	PortalEditor: {"tenants:read", "keys:read", "keys:write", "usage:read", "audit:read", "webhooks:read", "webhooks:write", "verify"},
+}
+
+const (
+	portalIDPrefix     = "lnk_"
+	portalSecretPrefix = "kgp_"
+
+	// PortalLife is for how long a link can be used unless stated, and MinPortalLife and MaxPortalLife
+	// what may be stated.
+	PortalLife    = 5 * time.Minute
+	MinPortalLife = 10 * time.Second
+	MaxPortalLife = time.Hour
+
+	maxReturnURL = 2048
+)
+
+// CodePortalLink says that a portal link can't be used.
+const CodePortalLink = "portal_link_invalid"
+
+// ErrPortalLink refuses a link that was used, has expired, or never was: which of them, nobody is told.
+var ErrPortalLink = refuse(http.StatusUnauthorized, CodePortalLink,
+	"This link has been used or has expired. Go back to where you came from and ask for a new one.")
+
+// PortalFields is what may be stated of a portal link.
+type PortalFields struct {
+	// Actor is the name of the person who is let in, 1 to 100 characters, as the audit will show it. Needed.
+	Actor Optional[string]
+	// Role is PortalViewer unless stated.
+	Role Optional[string]
+	// ReturnURL leads back to the product, http or https. Default and null: there is no way back.
+	ReturnURL Optional[string]
+	// ExpiresIn is for how long the link can be used, MinPortalLife to MaxPortalLife. Default and null: PortalLife.
+	ExpiresIn Optional[time.Duration]
+}
+
+// IssuedPortalLink is a link that was made. Its Secret, which exists nowhere else, lets one person in once.
+type IssuedPortalLink struct {
+	Secret    string
+	ExpiresAt time.Time
+}
+
+// CreatePortalLink makes a link by which one person of a tenant is let in to the console, once. What they
+// do there is confined to the tenant and the role, and ends with the token that made the link.
+func (m *Manager) CreatePortalLink(ctx context.Context, a Actor, keyspace, slug string, in PortalFields) (r IssuedPortalLink, err error) {
+	err = m.write(ctx, a, keyspace, func(c *call) error {
+		t, err := c.tenant(slug, false)
+		if err != nil {
+			return err
+		}
+		maker, err := c.maker()
+		if err != nil {
+			return err
+		}
+		l := &PortalLink{
+			ID: m.ids.next(portalIDPrefix, c.now), Keyspace: c.ks.Name, Tenant: t.Slug, Token: a.Token,
+			Name: in.Actor.Value, Role: PortalViewer, ReturnURL: in.ReturnURL.Value, CreatedAt: c.now,
+		}
+		var f faults
+		checkName(&f, "actor", l.Name, MaxKeyName)
+		if in.Role.Set && !in.Role.Null {
+			if l.Role = PortalRole(in.Role.Value); portalScopes[l.Role] == nil {
+				f.invalid("role", "must be viewer or editor")
+			}
+		}
+		if wrong := checkReturnURL(l.ReturnURL); wrong != "" {
+			f.invalid("return_url", "%s", wrong)
+		}
+		life := PortalLife
+		if in.ExpiresIn.Set && !in.ExpiresIn.Null {
+			if life = in.ExpiresIn.Value; life < MinPortalLife || life > MaxPortalLife {
+				f.invalid("expires_in", "must be between 10s and 1h")
+			}
+		}
+		if err := f.err(); err != nil {
+			return err
+		}
+		if l.ExpiresAt = c.now.Add(life); maker != nil && !maker.ExpiresAt.IsZero() && maker.ExpiresAt.Before(l.ExpiresAt) {
+			l.ExpiresAt = maker.ExpiresAt
+		}
+		r = IssuedPortalLink{Secret: portalSecretPrefix + rand.Text() + rand.Text(), ExpiresAt: l.ExpiresAt}
+		l.Digest = digestOf(r.Secret)
+		if err := c.PruneSessions(c.now.Add(-sessionKept)); err != nil {
+			return err
+		}
+		if err := c.InsertPortalLink(l); err != nil {
+			return err
+		}
+		c.event = &event{action: "portal.link_created", target: l.ID, tenant: t.Slug,
+			after: fieldSet{"name": l.Name, "role": string(l.Role), "expires_at": optionalTime(l.ExpiresAt)}}
+		return nil
+	})
+	if err != nil {
+		return IssuedPortalLink{}, err
+	}
+	return r, nil
+}
+
+// checkReturnURL says what is wrong with where a person is led back to; "" for nothing.
+func checkReturnURL(s string) string {
+	if s == "" {
+		return ""
+	}
+	u, err := url.Parse(s)
+	switch {
+	case len(s) > maxReturnURL || err != nil || !printable(s) || strings.ContainsAny(s, " \\"):
+		return "must be a URL of at most 2048 characters, such as https://app.example.com/settings"
+	case u.Scheme != "https" && u.Scheme != "http":
+		return "must begin with https:// or http://"
+	case u.Hostname() == "" || u.Opaque != "":
+		return "must name a host"
+	case u.User != nil:
+		return "must not hold a user name or password"
+	}
+	return ""
+}
+
+// UsePortalLink exchanges the secret of a link for a session: ErrPortalLink where it was exchanged
+// before, also at the same moment, has expired, or is none of this keyspace.
+func (m *Manager) UsePortalLink(ctx context.Context, keyspace, secret, ip string) (IssuedSession, error) {
+	if !strings.HasPrefix(secret, portalSecretPrefix) || len(secret) > 200 {
+		return IssuedSession{}, ErrPortalLink
+	}
+	s := &Session{Kind: SessionByPortal}
+	return m.beginSession(ctx, keyspace, s, ip, func(c *call) error {
+		l, err := c.Tx.UsePortalLink(c.ks.Name, digestOf(secret), c.now)
+		if errors.Is(err, gateway.ErrNotFound) || err == nil && !l.ExpiresAt.After(c.now) {
+			return ErrPortalLink
+		}
+		if err != nil {
+			return err
+		}
+		s.Tenant, s.Token, s.Name, s.ReturnURL = l.Tenant, l.Token, l.Name, l.ReturnURL
+		s.Scopes = slices.Clone(portalScopes[l.Role])
+		if good, err := c.good(s); err != nil || !good {
+			return errors.Join(err, ErrPortalLink)
+		}
+		return nil
+	})
+}
