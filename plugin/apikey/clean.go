@@ -1,6 +1,9 @@
 package apikey
 
-import "strings"
+import (
+	"math"
+	"strings"
+)
 
 const (
 	// minFound is how many characters must follow a prefix for Clean to see a key,
@@ -32,6 +35,13 @@ func (g *Grammar) Clean(s string) string { return g.clean(s, false) }
 func (g *Grammar) CleanWords(s string) string { return g.clean(s, true) }
 
 func (g *Grammar) clean(s string, words bool) string {
+	if !g.cleaner.suspect(s) {
+		return s
+	}
+	return g.cleanSuspect(s, words)
+}
+
+func (g *Grammar) cleanSuspect(s string, words bool) string {
 	var out strings.Builder
 	done := 0
 	for i := 0; i < len(s); {
@@ -77,6 +87,10 @@ type cleaner struct {
 	// first marks the characters that begin a prefix, starts the bytes at which such a
 	// character, or its escape, may begin.
 	first, starts [256]bool
+	// anchors find the prefixes, and shortest is the length of the shortest text of which
+	// anything is taken.
+	anchors  []anchor
+	shortest int
 }
 
 // target stands for all shapes of one prefix: the widest characters, the shortest
@@ -91,8 +105,9 @@ type target struct {
 }
 
 func newCleaner(g *Grammar) cleaner {
-	var c cleaner
+	c := cleaner{anchors: newAnchors(g.prefixes), shortest: math.MaxInt}
 	for _, prefix := range g.prefixes {
+		c.shortest = min(c.shortest, len(prefix)+minFound)
 		// Hex and base58 run on over all of base62: a mistyped key's end is as secret.
 		t := target{prefix: prefix, class: classBase62, min: maxAccepted, shown: shownPrefix}
 		shapes := 0

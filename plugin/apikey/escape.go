@@ -7,7 +7,20 @@ const escapeDepth = 3
 // read returns the character that s spells at i, and where the next one begins: the
 // byte itself, %xx, %25xx, %25%xx%xx and so on to escapeDepth layers, or \u00xx as JSON
 // writes it. What is no whole escape stands for itself. It needs i < len(s).
-func read(s string, i int) (c byte, next int) { return readLayer(s, i, escapeDepth) }
+func read(s string, i int) (c byte, next int) {
+	if c = s[i]; c != '%' && c != '\\' {
+		return c, i + 1
+	}
+	// Nearly every escape is of one layer.
+	if c == '%' && len(s)-i >= 3 {
+		h, ok := unhex(s[i+1])
+		l, ok2 := unhex(s[i+2])
+		if c = h<<4 | l; ok && ok2 && c != '%' {
+			return c, i + 3
+		}
+	}
+	return readLayer(s, i, escapeDepth)
+}
 
 func readLayer(s string, i, depth int) (byte, int) {
 	switch c := s[i]; {

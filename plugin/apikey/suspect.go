@@ -1,0 +1,76 @@
+package apikey
+
+import "strings"
+
+// Nearly every text that is cleaned holds no key, and most of a request's are short: so
+// before a text is read character by character it is looked through for what each prefix
+// must have, one character that other text seldom has, with a search that the processor
+// does many bytes at a time.
+
+// rare lists the characters a prefix may have, those first that stand least often in what requests hold.
+const rare = "_~^|`$!#*@&QZJXKVYWqzjxBGFUkvywMPHLDRNCISTOAEbgfumphldrncistoae9876543210()[]{}<>+=:?.-/"
+
+// anchor is a character by which the prefixes that have it are found.
+type anchor struct {
+	char     byte
+	prefixes []anchored
+}
+
+// anchored is a prefix, and where in it the anchor stands first.
+type anchored struct {
+	prefix string
+	at     int
+}
+
+// newAnchors returns as few anchors as that a prefix has one each.
+func newAnchors(prefixes []string) []anchor {
+	var out []anchor
+next:
+	for _, p := range prefixes {
+		best, at := len(rare), 0
+		for i := range len(p) {
+			if rank := strings.IndexByte(rare, p[i]); rank >= 0 && rank < best {
+				best, at = rank, i
+			}
+		}
+		for i := range out {
+			if out[i].char == p[at] {
+				out[i].prefixes = append(out[i].prefixes, anchored{p, at})
+				continue next
+			}
+		}
+		out = append(out, anchor{p[at], []anchored{{p, at}}})
+	}
+	return out
+}
+
+// suspect says whether s may hold a key: a prefix as it is, or characters that may stand for
+// others. It does not allocate.
+func (c *cleaner) suspect(s string) bool {
+	if len(s) < c.shortest {
+		return false
+	}
+	for i := range c.anchors {
+		if c.anchors[i].within(s) {
+			return true
+		}
+	}
+	return strings.IndexByte(s, '%') >= 0 || strings.IndexByte(s, '\\') >= 0
+}
+
+// within says whether one of the anchor's prefixes stands in s.
+func (a *anchor) within(s string) bool {
+	for from := 0; ; {
+		i := strings.IndexByte(s[from:], a.char)
+		if i < 0 {
+			return false
+		}
+		i += from
+		for k := range a.prefixes {
+			if p := &a.prefixes[k]; i >= p.at && strings.HasPrefix(s[i-p.at:], p.prefix) {
+				return true
+			}
+		}
+		from = i + 1
+	}
+}

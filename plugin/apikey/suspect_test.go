@@ -1,0 +1,55 @@
+package apikey
+
+import (
+	"math/rand/v2"
+	"strings"
+	"testing"
+)
+
+// Looking at a text beforehand must not hide a key, whatever the prefixes are made of.
+func TestSuspect(t *testing.T) {
+	const chars = "ab_-.~A0"
+	rng := rand.New(rand.NewPCG(1, 2))
+	text := func(n int, alphabet string) string {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = alphabet[rng.IntN(len(alphabet))]
+		}
+		return string(b)
+	}
+	for range 300 {
+		var accept []Accept
+		for i := range 1 + rng.IntN(4) {
+			accept = append(accept, Accept{Name: string(rune('a' + i)), Prefix: text(2+rng.IntN(3), chars), MinLength: 8, MaxLength: 64, Charset: AnyChar})
+		}
+		g := newGrammar(t, []Prefix{{"sk_live_", "live"}}, Format{}, accept)
+		for range 50 {
+			s := text(rng.IntN(8), chars+"/ ,") + accept[rng.IntN(len(accept))].Prefix + text(rng.IntN(16), chars+" ")
+			if rng.IntN(4) == 0 {
+				s = percentEncode(s, true, func(int) bool { return rng.IntN(3) == 0 })
+			}
+			if got, want := g.Clean(s), g.cleanSuspect(s, false); got != want {
+				t.Fatalf("prefixes %v: Clean(%q) = %q, without a look beforehand %q", g.prefixes, s, got, want)
+			}
+			if got, want := g.CleanWords(s), g.cleanSuspect(s, true); got != want {
+				t.Fatalf("prefixes %v: CleanWords(%q) = %q, without a look beforehand %q", g.prefixes, s, got, want)
+			}
+		}
+	}
+}
+
+// Every prefix is found by an anchor, where no escape helps it.
+func TestAnchors(t *testing.T) {
+	prefixes := []string{"kg_live_", "kg_test_", "ab", "SG.", "--", "a/b"}
+	c := cleaner{anchors: newAnchors(prefixes)}
+	for _, p := range prefixes {
+		for _, s := range []string{p, p + "x", "x" + p, strings.Repeat(p[:1], 5) + p, p[1:] + p} {
+			if !c.suspect(s) {
+				t.Errorf("%q: %q is not seen", p, s)
+			}
+		}
+		if c.suspect(p[:len(p)-1]) {
+			t.Errorf("%q is taken for %q", p[:len(p)-1], p)
+		}
+	}
+}
