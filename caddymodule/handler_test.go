@@ -4,9 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"net/http/httptest"
 	"path/filepath"
-	"syscall"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -69,64 +67,4 @@ func (g *rig) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handl
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, nil)
 	caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, "192.0.2.1")
 	return g.handler.ServeHTTP(w, r, next)
-}
-
-// discard is a ResponseWriter that costs nothing itself.
-type discard struct{ h http.Header }
-
-func (d *discard) Header() http.Header         { return d.h }
-func (d *discard) Write(p []byte) (int, error) { return len(p), nil }
-func (d *discard) WriteHeader(int)             {}
-
-// BenchmarkHandler is what the directive costs a request that passes, beyond what Caddy
-// does for any request: "prepare only" is to be taken off.
-func BenchmarkHandler(b *testing.B) {
-	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
-		w.WriteHeader(http.StatusNoContent)
-		return nil
-	})
-	run := func(b *testing.B, serve func(w http.ResponseWriter, r *http.Request)) {
-		b.ReportAllocs()
-		w := &discard{http.Header{}}
-		used := func() int64 {
-			var u syscall.Rusage
-			if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-				b.Fatal(err)
-			}
-			return u.Utime.Nano() + u.Stime.Nano()
-		}
-		before := used()
-		defer func() { b.ReportMetric(float64(used()-before)/float64(b.N), "cpu-ns/op") }()
-		for b.Loop() {
-			clear(w.h)
-			r := httptest.NewRequestWithContext(context.Background(), http.MethodGet, "http://localhost/v1/things", nil)
-			r.Header["User-Agent"] = []string{"bench"}
-			serve(w, r)
-		}
-	}
-	b.Run("prepare only", func(b *testing.B) {
-		run(b, func(w http.ResponseWriter, r *http.Request) {
-			r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, nil)
-			caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, "192.0.2.1")
-			_ = next.ServeHTTP(w, r)
-		})
-	})
-	b.Run("rate, quota and concurrency", func(b *testing.B) {
-		g := newRig(b, &PlanConfig{Name: "free", Limits: []string{"rate 1000000000/s", "quota 1000000000000/month", "concurrency 50"}}, HandlerConfig{})
-		run(b, func(w http.ResponseWriter, r *http.Request) {
-			r.Header["X-Api-Key"] = []string{g.key}
-			if err := g.serve(w, r, next); err != nil {
-				b.Fatal(err)
-			}
-		})
-	})
-	b.Run("refused", func(b *testing.B) {
-		g := newRig(b, &PlanConfig{Name: "free", Limits: []string{"rate 1/d"}}, HandlerConfig{})
-		run(b, func(w http.ResponseWriter, r *http.Request) {
-			r.Header["X-Api-Key"] = []string{g.key}
-			if err := g.serve(w, r, next); err != nil {
-				b.Fatal(err)
-			}
-		})
-	})
 }

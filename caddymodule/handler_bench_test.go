@@ -1,0 +1,233 @@
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// benchSites are the sites that the benchmarks of the directive send requests to. They
+// differ in nothing but what they are named for.
+var benchSites = []struct{ name, options string }{
+	{"plain", ""},
+	{"plain, access log", "log {\n output keygate_bench\n}"},
+	{"keygate", "keygate"},
+	{"keygate, access log", "log {\n output keygate_bench\n}\nkeygate"},
+}
+
+// benchServers are the servers of a running Caddy, and a key that they judge by.
+type benchServers struct {
+	servers []*caddyhttp.Server // of the sites, in their order
+	key     string
+}
+
+// newBenchServers runs a Caddy with the sites. The plan has a limit of every kind, and usage and the last
+// requests are counted, as they are unless turned off.
+func newBenchServers(b *testing.B) *benchServers {
+	b.Helper()
+	dir := b.TempDir()
+	config := `{
+		admin off
+		persist_config off
+		auto_https off
+		log default {
+			output file ` + dir + `/default.log
+			level WARN
+		}
+		keygate {
+			store sqlite ` + filepath.Join(dir, "keygate.db") + `
+			scopes admin > write > read
+			plan pro {
+				rate 1000000000/s
+				quota 1000000000000/month
+				concurrency 50
+				scopes write
+			}
+			default_plan pro
+		}
+	}
+	`
+	var ports []string
+	for _, site := range benchSites {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			b.Fatal(err)
+		}
+		_, port, _ := net.SplitHostPort(ln.Addr().String())
+		_ = ln.Close()
+		ports = append(ports, port)
+		config += fmt.Sprintf("http://api.test:%s {\nbind 127.0.0.1\n%s\nheader Content-Type application/json\nrespond `{\"ok\":true}`\n}\n",
+			port, site.options)
+	}
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := caddy.Load(adapted, true); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := caddy.Stop(); err != nil {
+			b.Error(err)
+		}
+	})
+	app, err := caddy.ActiveContext().App("http")
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := new(benchServers)
+	for _, port := range ports {
+		for _, server := range app.(*caddyhttp.App).Servers {
+			if strings.HasSuffix(server.Listen[0], ":"+port) {
+				s.servers = append(s.servers, server)
+			}
+		}
+	}
+	e, err := caddy.ActiveContext().App(appName)
+	if err != nil {
+		b.Fatal(err)
+	}
+	m, ctx, actor := e.(*App).engine.management(), context.Background(), management.Actor{Name: "bench", Via: "cli"}
+	if _, err := m.CreateTenant(ctx, actor, "", "acme", management.TenantFields{}); err != nil {
+		b.Fatal(err)
+	}
+	key, err := m.CreateKey(ctx, actor, "", "acme", management.KeyFields{Name: management.Some("ci"), Scopes: management.Some([]string{"write"})})
+	if err != nil {
+		b.Fatal(err)
+	}
+	s.key = key.Key
+	return s
+}
+
+func init() { caddy.RegisterModule(benchLog{}) }
+
+// benchLog is where access lines go: a file that costs nothing to write to.
+type benchLog struct{}
+
+func (benchLog) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "caddy.logging.writers.keygate_bench", New: func() caddy.Module { return new(benchLog) }}
+}
+
+func (benchLog) UnmarshalCaddyfile(*caddyfile.Dispenser) error { return nil }
+func (benchLog) String() string                                { return "bench" }
+func (benchLog) WriterKey() string                             { return "bench" }
+
+// OpenWriter implements caddy.WriterOpener.
+func (benchLog) OpenWriter() (io.WriteCloser, error) { return benchLog{}, nil }
+
+func (benchLog) Write(p []byte) (int, error) { return len(p), nil }
+func (benchLog) Close() error                { return nil }
+
+// benchWriter is the writer of a connection that costs nothing itself.
+type benchWriter struct {
+	header http.Header
+	status int
+}
+
+func (w *benchWriter) Header() http.Header             { return w.header }
+func (w *benchWriter) Write(p []byte) (int, error)     { return len(p), nil }
+func (w *benchWriter) WriteHeader(status int)          { w.status = status }
+func (w *benchWriter) Flush()                          {}
+func (w *benchWriter) SetReadDeadline(time.Time) error { return nil }
+
+// SetWriteDeadline is what http.ResponseController sets one by.
+func (w *benchWriter) SetWriteDeadline(time.Time) error { return nil }
+
+// serve sends one request, as net/http does: with a header and a context of its own, which is
+// cancelled when the request has ended.
+func (s *benchServers) serve(b *testing.B, site int) {
+	ctx, cancel := context.WithCancel(context.Background())
+	r := (&http.Request{
+		Method: http.MethodGet, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Host: "api.test", RemoteAddr: "192.0.2.1:40000",
+		URL: &url.URL{Path: "/v1/things", RawQuery: "limit=20"}, RequestURI: "/v1/things?limit=20", Body: http.NoBody,
+		Header: http.Header{
+			"Accept":          {"application/json"},
+			"Accept-Encoding": {"gzip, deflate, br"},
+			"Accept-Language": {"en-GB,en;q=0.9"},
+			"Authorization":   {"Bearer " + s.key},
+			"Connection":      {"keep-alive"},
+			"Traceparent":     {"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
+			"User-Agent":      {"acme-sdk/2.31.0 (linux; x86_64) Python/3.12.4"},
+			"X-Request-Id":    {"0193a1c2-7f5e-7b3a-9c41-2f6b0e8d5a17"},
+		},
+	}).WithContext(ctx)
+	w := &benchWriter{header: make(http.Header)}
+	s.servers[site].ServeHTTP(w, r)
+	cancel()
+	if w.status != http.StatusOK {
+		b.Fatalf("%s: answered %d", benchSites[site].name, w.status)
+	}
+}
+
+// BenchmarkHandler is a request to a Caddy server, from after it was read to before the answer is sent. What
+// the directive costs is the difference to the plain site, that of both with an access log included, since
+// the directive's line stands in place of Caddy's.
+func BenchmarkHandler(b *testing.B) {
+	s := newBenchServers(b)
+	for i, site := range benchSites {
+		b.Run(site.name, func(b *testing.B) {
+			b.ReportAllocs()
+			before := cpuTime(b)
+			for b.Loop() {
+				s.serve(b, i)
+			}
+			b.ReportMetric(float64(cpuTime(b)-before)/float64(b.N)/1e3, "cpu-µs/op")
+		})
+	}
+}
+
+// BenchmarkHandlerAdds is the differences that BenchmarkHandler is about. The sites have their turns within one
+// run, so that what else the machine does tells on all alike. Processor time is that of the whole process: collecting garbage, ending
+// contexts and writing back what was counted are in it.
+func BenchmarkHandlerAdds(b *testing.B) {
+	const turn = 2000
+	s := newBenchServers(b)
+	spent := make([]time.Duration, len(benchSites))
+	n := 0
+	for b.Loop() {
+		for i := range benchSites {
+			if n == 0 {
+				s.serve(b, i) // the key's first use
+			}
+			runtime.GC() // the turn before pays for its own
+			before := cpuTime(b)
+			for range turn {
+				s.serve(b, i)
+			}
+			spent[i] += cpuTime(b) - before
+		}
+		n += turn
+	}
+	of := func(i int) float64 { return float64(spent[i]) / float64(n) / 1e3 }
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(of(0), "plain-µs")
+	b.ReportMetric(of(1), "plain+log-µs")
+	b.ReportMetric(of(2)-of(0), "keygate-µs")
+	b.ReportMetric(of(3)-of(1), "keygate+log-µs")
+}
+
+// cpuTime is the processor time that the process has spent so far.
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
