@@ -205,13 +205,10 @@ func PostgresURL(t testing.TB) string {
 
 // PgBouncer is a connection pooler in front of a PostgreSQL, in transaction mode: whoever
 // connects has a server's connection for the length of each transaction only.
-type PgBouncer struct {
-	Server
-	database string
-}
+type PgBouncer struct{ Server }
 
-// NewPgBouncer starts one in front of the database at url, a PostgresURL or a
-// Postgres.URL. It ends with the test.
+// NewPgBouncer starts one in front of the server of url, a PostgresURL or a
+// Postgres.URL, for all of its databases. It ends with the test.
 func NewPgBouncer(t testing.TB, url string) *PgBouncer {
 	t.Helper()
 	binary, err := find("pgbouncer", "/usr/sbin/pgbouncer")
@@ -236,10 +233,12 @@ func NewPgBouncer(t testing.TB, url string) *PgBouncer {
 		file := filepath.Join(dir, "pgbouncer-"+strconv.Itoa(port)+".ini")
 		text := strings.Join([]string{
 			"[databases]",
-			fmt.Sprintf("%s = host=%s port=%d dbname=%s user=%s", to.Database, to.Host, to.Port, to.Database, superuser),
+			fmt.Sprintf("* = host=%s port=%d user=%s", to.Host, to.Port, superuser),
 			"[pgbouncer]",
 			"listen_addr = 127.0.0.1", "listen_port = " + strconv.Itoa(port), "unix_socket_dir =",
 			"auth_type = any", "pool_mode = transaction", "default_pool_size = 4", "max_client_conn = 200",
+			// A database that is tested no more is left alone soon.
+			"server_idle_timeout = 5", "log_connections = 0", "log_disconnections = 0",
 		}, "\n") + "\n"
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
@@ -250,10 +249,17 @@ func NewPgBouncer(t testing.TB, url string) *PgBouncer {
 	if err := p.start(false); err != nil {
 		t.Fatal(err)
 	}
-	b := &PgBouncer{Server{t, p}, to.Database}
+	b := &PgBouncer{Server{t, p}}
 	t.Cleanup(b.end)
 	return b
 }
 
-// URL returns the database as it is reached through the pooler.
-func (b *PgBouncer) URL() string { return postgresURL(b.p.port, b.database) }
+// Through returns the address of a database of the server as it is reached through the pooler.
+func (b *PgBouncer) Through(url string) string {
+	b.t.Helper()
+	to, err := pgx.ParseConfig(url)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return postgresURL(b.p.port, to.Database)
+}

@@ -93,7 +93,7 @@ func TestPgBouncerPoolsTransactions(t *testing.T) {
 	exec(t, url, `INSERT INTO a VALUES ('c')`)
 	ctx, cancel := context.WithTimeout(t.Context(), deadline)
 	defer cancel()
-	config, err := pgx.ParseConfig(b.URL())
+	config, err := pgx.ParseConfig(b.Through(url))
 	if err != nil {
 		t.Fatal(err)
 	}

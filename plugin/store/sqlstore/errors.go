@@ -40,7 +40,7 @@ func explain(doing, path string, err error) error {
 		return nil
 	case errors.As(err, &f), errors.Is(err, gateway.ErrNotFound):
 		return err
-	case errors.Is(err, sql.ErrNoRows):
+	case errors.Is(err, sql.ErrNoRows), code(err) == codeBadText: // nothing is called that
 		return gateway.ErrNotFound
 	}
 	return &failure{
@@ -69,6 +69,9 @@ func remedy(path string, err error) string {
 		return fmt.Sprintf("%s: this user may not read and write it and its directory", path)
 	case errors.Is(err, os.ErrNotExist):
 		return fmt.Sprintf("%s: its directory does not exist: create it", path)
+	}
+	if text := remedyPostgres(path, err); text != "" {
+		return text
 	}
 	switch primary(err) {
 	case sqlite3.SQLITE_FULL:

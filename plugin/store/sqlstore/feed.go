@@ -37,6 +37,15 @@ func (f *feed) notice(seq int64, anew bool) {
 	f.wake = make(chan struct{})
 }
 
+// stir has whoever waits look, whether or not something is known to have changed.
+func (f *feed) stir() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.version++
+	close(f.wake)
+	f.wake = make(chan struct{})
+}
+
 // written is notice of a commit of our own. Commits may be reported in any order.
 func (f *feed) written(seq int64) {
 	f.mu.Lock()
@@ -49,7 +58,8 @@ func (f *feed) written(seq int64) {
 
 // Wait implements gateway.Store. It returns at once when something was noticed since it
 // last returned, whoever called it: a store has one follower, and others follow that.
-// Commits of this store are noticed at once, those of other processes within 50 ms.
+// Commits of this store are noticed at once, those of other processes on an SQLite file
+// within 50 ms. PostgreSQL tells of those of others; besides, Wait returns once a second.
 func (s *Store) Wait(ctx context.Context) error {
 	for {
 		s.feed.mu.Lock()

@@ -21,7 +21,7 @@ func (s *Store) WriteFlush(ctx context.Context, node string, f *gateway.Flush) e
 			return err
 		}
 	}
-	return s.writing(ctx, "writing counts", func(t *tx) error {
+	return s.counting(ctx, "writing counts", func(t *tx) error {
 		for i := range f.Touches {
 			if err := t.touch(&f.Touches[i]); err != nil {
 				return err

@@ -64,8 +64,8 @@ func (e *schemaError) Error() string { return e.text }
 // create allows it: while running, an empty file in the place of ours is a loss to be
 // reported and not a new start. It returns how many it applied.
 //
-// Processes that open a new file at once are serialised by the transaction, which
-// takes the write lock before it looks.
+// Processes that open a new database at once are serialised by the transaction, which
+// takes a lock before it looks. Those that run already go on meanwhile: migrations only add.
 func migrate(ctx context.Context, db *sql.DB, d *dialect, create bool) (applied int, err error) {
 	all, err := migrations(d)
 	if err != nil {
@@ -85,11 +85,16 @@ func migrate(ctx context.Context, db *sql.DB, d *dialect, create bool) (applied 
 		return 0, err
 	}
 	defer tx.Rollback()
+	if d.lockSchema != "" {
+		if _, err := tx.ExecContext(ctx, d.lockSchema); err != nil {
+			return 0, err
+		}
+	}
 	if version, err = schemaVersion(ctx, tx, d); err != nil {
 		return 0, err
 	}
 	for _, m := range all[version:] {
-		if _, err := tx.ExecContext(ctx, m.sql); err != nil {
+		if _, err := tx.ExecContext(ctx, m.sql, d.script...); err != nil {
 			return 0, fmt.Errorf("migration %s: %w", m.name, err)
 		}
 		if _, err := tx.ExecContext(ctx, `INSERT INTO schema_version (version, name, at) VALUES ($1, $2, $3)`,
@@ -121,7 +126,7 @@ func schemaVersion(ctx context.Context, q queryer, d *dialect) (int64, error) {
 		return 0, err
 	}
 	if ours != 3 {
-		return 0, &schemaError{"it is the database of another program; name another file"}
+		return 0, &schemaError{"it is the database of another program; " + d.foreign}
 	}
 	var version int64
 	if err := q.QueryRowContext(ctx, `SELECT coalesce(max(version), 0) FROM schema_version`).Scan(&version); err != nil {

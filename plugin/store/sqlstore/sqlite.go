@@ -2,7 +2,6 @@ package sqlstore
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -310,7 +309,7 @@ func (l *sqliteDB) streaming(ctx context.Context, f func(*conns) error) error {
 }
 
 // writing implements database.
-func (l *sqliteDB) writing(ctx context.Context, f func(*tx) error) (seq int64, end ending, err error) {
+func (l *sqliteDB) writing(ctx context.Context, _ durability, f func(*tx) error) (seq int64, end ending, err error) {
 	for again := true; ; again = false {
 		db, err := l.acquire(ctx)
 		if err != nil {
@@ -327,7 +326,7 @@ func (l *sqliteDB) writing(ctx context.Context, f func(*tx) error) (seq int64, e
 // viewing implements database.
 func (l *sqliteDB) viewing(ctx context.Context, f func(*tx) error) error {
 	return l.reading(ctx, func(db *conns) error {
-		t, err := l.s.begin(ctx, db.read, &sql.TxOptions{ReadOnly: true})
+		t, err := l.s.begin(ctx, db.read, l.s.d.snapshot())
 		if err != nil {
 			return err
 		}

@@ -50,7 +50,7 @@ type database interface {
 	// writing runs f in a transaction and commits it when f returns nil. It returns the
 	// newest change's seq, 0 where f made none. f may run several times, but never after a
 	// commit that may have happened. Where it was f that refused, err is f's own.
-	writing(ctx context.Context, f func(*tx) error) (seq int64, end ending, err error)
+	writing(ctx context.Context, d durability, f func(*tx) error) (seq int64, end ending, err error)
 	// viewing runs f in a transaction that sees one moment.
 	viewing(ctx context.Context, f func(*tx) error) error
 	ping(ctx context.Context) error
@@ -123,6 +123,16 @@ const (
 	refused                    // f's decision
 )
 
+// durability is how sure a commit is to outlive the database server.
+type durability bool
+
+const (
+	// synced ones are on the disk when they return.
+	synced durability = true
+	// soon ones are within a second: counts of use, of which there are many.
+	soon durability = false
+)
+
 func newStore(d *dialect, path string, log *slog.Logger) *Store {
 	s := &Store{d: d, path: path, log: log, now: time.Now, done: make(chan struct{})}
 	s.feed.init()
@@ -159,7 +169,16 @@ func (s *Store) reading(ctx context.Context, doing string, f func(*conns) error)
 // run several times, never after a commit that may have happened. What f refuses is returned
 // as it is.
 func (s *Store) writing(ctx context.Context, doing string, f func(*tx) error) error {
-	seq, end, err := s.db.writing(ctx, f)
+	return s.committing(ctx, doing, synced, f)
+}
+
+// counting is writing for what may be lost with the database server, within a second.
+func (s *Store) counting(ctx context.Context, doing string, f func(*tx) error) error {
+	return s.committing(ctx, doing, soon, f)
+}
+
+func (s *Store) committing(ctx context.Context, doing string, d durability, f func(*tx) error) error {
+	seq, end, err := s.db.writing(ctx, d, f)
 	switch {
 	case err == nil:
 		if seq != 0 {

@@ -15,14 +15,14 @@ var _ management.Tx = (*tx)(nil)
 
 // tx is one transaction. After its first failure nothing more is done in it: SQLite
 // ends a transaction by itself where the disk is full, and statements after that
-// would each be committed alone.
+// would each be committed alone; PostgreSQL refuses them.
 type tx struct {
 	ctx  context.Context
 	sql  *sql.Tx
 	d    *dialect
 	path string
 	now  time.Time
-	// stmts are those already prepared in this transaction.
+	// stmts are those already prepared in this transaction, where the dialect prepares.
 	stmts map[string]*sql.Stmt
 	// seq is the newest change made.
 	seq int64
@@ -72,11 +72,7 @@ func (t *tx) stmt(query string) (*sql.Stmt, error) {
 
 // exec runs a statement and returns how many rows it changed.
 func (t *tx) exec(query string, args ...any) (int64, error) {
-	s, err := t.stmt(query)
-	if err != nil {
-		return 0, t.fail(err)
-	}
-	res, err := s.ExecContext(t.ctx, args...)
+	res, err := t.execute(query, args)
 	if err != nil {
 		return 0, t.fail(err)
 	}
@@ -84,8 +80,28 @@ func (t *tx) exec(query string, args ...any) (int64, error) {
 	return n, t.fail(err)
 }
 
+func (t *tx) execute(query string, args []any) (sql.Result, error) {
+	if !t.d.prepares {
+		if t.broken != nil {
+			return nil, t.broken
+		}
+		return t.sql.ExecContext(t.ctx, query, storable(args)...)
+	}
+	s, err := t.stmt(query)
+	if err != nil {
+		return nil, err
+	}
+	return s.ExecContext(t.ctx, args...)
+}
+
 // row scans the only row of a query; ErrNotFound where there is none.
 func (t *tx) row(query string, args []any, dest ...any) error {
+	if !t.d.prepares {
+		if t.broken != nil {
+			return t.fail(t.broken)
+		}
+		return t.fail(t.sql.QueryRowContext(t.ctx, query, storable(args)...).Scan(dest...))
+	}
 	s, err := t.stmt(query)
 	if err != nil {
 		return t.fail(err)
@@ -95,6 +111,13 @@ func (t *tx) row(query string, args []any, dest ...any) error {
 
 // rows calls f for every row of a query.
 func (t *tx) rows(query string, args []any, f func(*sql.Rows) error) error {
+	if !t.d.prepares {
+		if t.broken != nil {
+			return t.fail(t.broken)
+		}
+		rows, err := t.sql.QueryContext(t.ctx, query, storable(args)...)
+		return t.fail(each(rows, err, f))
+	}
 	s, err := t.stmt(query)
 	if err != nil {
 		return t.fail(err)
@@ -111,6 +134,14 @@ func (t *tx) next(sequence string) (n int64, err error) {
 
 // Change implements management.Tx.
 func (t *tx) Change(kind gateway.ChangeKind, keyspace, id string) (int64, error) {
+	if t.d.change != "" {
+		var seq int64
+		err := t.row(t.d.change, []any{string(kind), keyspace, id, t.now.UnixMicro()}, &seq)
+		if err == nil {
+			t.seq = seq
+		}
+		return seq, err
+	}
 	seq, err := t.next("changes")
 	if err != nil {
 		return 0, err

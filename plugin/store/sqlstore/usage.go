@@ -17,7 +17,7 @@ var _ usage.Store = (*Store)(nil)
 
 // WriteUsage implements usage.Store.
 func (s *Store) WriteUsage(ctx context.Context, b *usage.Batch) error {
-	return s.writing(ctx, "writing usage", func(t *tx) error {
+	return s.counting(ctx, "writing usage", func(t *tx) error {
 		var seq int64
 		err := t.row(`SELECT seq FROM usage_writers WHERE writer = $1`+t.d.lockRow, []any{b.Writer}, &seq)
 		if err != nil && !errors.Is(err, gateway.ErrNotFound) {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Values as they stand in columns. Each type writes one kind of value and, holding a
@@ -127,6 +128,17 @@ func bytes(b []byte) any {
 		return nil
 	}
 	return b
+}
+
+// storable replaces what PostgreSQL does not take in text: NUL, and bytes that are no
+// UTF-8. Nothing that is stored has them; somebody may ask for it all the same.
+func storable(args []any) []any {
+	for i, a := range args {
+		if s, ok := a.(string); ok && (!utf8.ValidString(s) || strings.IndexByte(s, 0) >= 0) {
+			args[i] = strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+		}
+	}
+	return args
 }
 
 // fold returns a slug as it is compared. Slugs are ASCII.

@@ -13,7 +13,7 @@ import (
 )
 
 func tenantRoundTrip(t *testing.T, s Store) {
-	full := &gateway.Tenant{Keyspace: ks, Slug: "Acme", Name: "Acme \x00 ™ 'quoted' $1", Plan: "pro", Active: true,
+	full := &gateway.Tenant{Keyspace: ks, Slug: "Acme", Name: "Acme \x01 ™ 'quoted' $1", Plan: "pro", Active: true,
 		Overrides: gateway.Overrides{Rate: "500/m burst 60", Quota: "10/day", Concurrency: "5"},
 		Metadata:  json.RawMessage(`{ "a" : [1, 2.50, null] }`), CreatedAt: at, UpdatedAt: at.Add(time.Hour)}
 	bare := &gateway.Tenant{Keyspace: "other", Slug: "acme"}

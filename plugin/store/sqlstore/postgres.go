@@ -1,0 +1,426 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+)
+
+// How many connections a node has to PostgreSQL: these, and one that listens. Many nodes
+// share a server's few hundred, or a pooler's.
+const (
+	// pgReaders is how many look-ups and lists run at once.
+	pgReaders = 4
+	// pgWriters is how many transactions that write run at once. They have connections of
+	// their own, so that who waits for another's lock keeps nobody from reading.
+	pgWriters = 3
+)
+
+const (
+	// pgConnectTimeout is how long making a connection may take where the address says
+	// nothing of it.
+	pgConnectTimeout = 5 * time.Second
+	// pgIdle is after how long an unused connection is closed.
+	pgIdle = 5 * time.Minute
+	// pgStall is how long a transaction waits for a lock, and how long one may pause that
+	// holds some. Those of a node that stands still, or was cut off, end then.
+	pgStall = 5 * time.Second
+	// pgCommit is how long a commit may take, and after that finding out whether it happened.
+	pgCommit = 5 * time.Second
+	// pgTries is how often a transaction is tried that others got in the way of.
+	pgTries = 4
+	// pgOldest is the oldest server that has all that is asked of it.
+	pgOldest = 130000
+)
+
+// PostgresConfig says how PostgreSQL is reached.
+type PostgresConfig struct {
+	// Address is postgres://user:password@host:port/database?… or user=… host=… …, as
+	// libpq and pgx know it. It may lead to PgBouncer in transaction mode. Of several
+	// hosts, the one that can be written is used.
+	Address string
+	// Listen is the address of the same database that is listened on for changes. It must
+	// not lead through a pooler. Default: Address.
+	Listen string
+	// Logger hears what operators should know. Default: slog.Default.
+	Logger *slog.Logger
+}
+
+// postgresDB is a PostgreSQL database.
+type postgresDB struct {
+	s             *Store
+	config        *pgx.ConnConfig
+	listener      *pgx.ConnConfig
+	conns         conns
+	write         *sql.DB
+	ready, closed atomic.Bool
+
+	mu sync.Mutex
+	// opening is closed when looking at the schema, which is under way, has ended.
+	opening  chan struct{}
+	broken   error
+	nextOpen time.Time
+
+	// told says that commits are heard of from the server: they need not be asked for so often.
+	told atomic.Bool
+}
+
+// NewPostgres returns a store in a PostgreSQL database, without connecting to it. The
+// first call that needs the database connects and migrates it; where that fails, it is
+// tried again, and until then every call fails with an error that wraps
+// gateway.ErrStore. An address that cannot be read is an error here. Close it after use.
+func NewPostgres(c PostgresConfig) (*Store, error) {
+	config, err := parsePostgres(c.Address)
+	if err != nil {
+		return nil, err
+	}
+	listener := config
+	if c.Listen != "" {
+		if listener, err = parsePostgres(c.Listen); err != nil {
+			return nil, fmt.Errorf("the address to listen on: %w", err)
+		}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	s := newStore(postgresDialect, postgresIdentity(config), c.Logger)
+	p := &postgresDB{s: s, config: config, listener: listener}
+	p.conns.stop = make(chan struct{})
+	p.conns.read = openPool(config, pgReaders)
+	p.write = openPool(config, pgWriters)
+	// What is prepared on a connection is not there on the pooler's next one.
+	if err := p.conns.hot.prepare(func(text string) (query, error) {
+		return query{db: p.conns.read, text: text}, nil
+	}); err != nil {
+		return nil, err
+	}
+	s.db = p
+	s.watcher.Go(p.listen)
+	s.watcher.Go(p.tick)
+	return s, nil
+}
+
+// PostgresIdentity returns what two addresses have in common when they name the same
+// database: all but the password.
+func PostgresIdentity(address string) (string, error) {
+	config, err := parsePostgres(address)
+	if err != nil {
+		return "", err
+	}
+	return postgresIdentity(config), nil
+}
+
+// errAddress is all that is said of an address that cannot be read: a password may stand
+// anywhere in it.
+var errAddress = errors.New("the address of PostgreSQL can't be read: it is written postgres://user:password@host:5432/database, special characters of the password percent-encoded")
+
+func parsePostgres(address string) (*pgx.ConnConfig, error) {
+	config, err := pgx.ParseConfig(address)
+	if err != nil {
+		return nil, errAddress
+	}
+	if !strings.Contains(address, "default_query_exec_mode") {
+		// Nothing stays on the server's connection, and a query takes one round trip.
+		config.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	}
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = pgConnectTimeout
+	}
+	if config.ValidateConnect == nil {
+		// A standby is behind, and cannot be written.
+		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	}
+	if config.RuntimeParams["application_name"] == "" {
+		config.RuntimeParams["application_name"] = "keygate"
+	}
+	return config, nil
+}
+
+func postgresIdentity(c *pgx.ConnConfig) string {
+	hosts := []string{net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))}
+	for _, f := range c.Fallbacks {
+		if host := net.JoinHostPort(f.Host, strconv.Itoa(int(f.Port))); host != hosts[len(hosts)-1] {
+			hosts = append(hosts, host) // the same one stands twice where TLS is optional
+		}
+	}
+	id := "postgres://" + c.User + "@" + strings.Join(hosts, ",") + "/" + c.Database
+	if path := c.RuntimeParams["search_path"]; path != "" {
+		id += "?search_path=" + path
+	}
+	return id
+}
+
+func openPool(config *pgx.ConnConfig, n int) *sql.DB {
+	db := stdlib.OpenDB(*config)
+	db.SetMaxOpenConns(n)
+	db.SetMaxIdleConns(n)
+	db.SetConnMaxIdleTime(pgIdle)
+	return db
+}
+
+// open sees to it, once, that the database has this binary's schema. It waits for
+// whoever does so already, and tries again only after a while.
+func (p *postgresDB) open(ctx context.Context) error {
+	if p.closed.Load() {
+		return errClosed
+	}
+	if p.ready.Load() {
+		return nil
+	}
+	for {
+		p.mu.Lock()
+		switch {
+		case p.ready.Load():
+			p.mu.Unlock()
+			return nil
+		case p.opening == nil && time.Now().Before(p.nextOpen):
+			err := p.broken
+			p.mu.Unlock()
+			return err
+		case p.opening == nil:
+			p.startOpening()
+		}
+		wait := p.opening
+		p.mu.Unlock()
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-p.s.done:
+			return errClosed
+		}
+	}
+}
+
+// startOpening migrates the database, beside the caller. p.mu is held.
+func (p *postgresDB) startOpening() {
+	opening := make(chan struct{})
+	p.opening = opening
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+		defer cancel()
+		ctx, end := p.s.alive(ctx)
+		defer end()
+		err := p.migrate(ctx)
+
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if err == nil {
+			p.ready.Store(true)
+		} else if p.broken == nil || p.broken.Error() != err.Error() {
+			p.s.log.Error("the database cannot be opened; trying again", "path", p.s.path, "error", explain("opening", p.s.path, err))
+		}
+		p.broken = err
+		p.nextOpen = time.Now().Add(reopenEvery)
+		p.opening = nil
+		close(opening)
+	}()
+}
+
+func (p *postgresDB) migrate(ctx context.Context) error {
+	var version int
+	if err := p.write.QueryRowContext(ctx, `SELECT current_setting('server_version_num')::int`).Scan(&version); err != nil {
+		return err
+	}
+	if version < pgOldest {
+		return &schemaError{fmt.Sprintf("the server is PostgreSQL %d: it must be 13 or later", version/10000)}
+	}
+	applied, err := migrate(ctx, p.write, p.s.d, true)
+	if err == nil && applied > 0 {
+		p.s.log.Info("database migrated", "path", p.s.path, "migrations", applied)
+	}
+	return err
+}
+
+// alive returns a context that ends with ctx, with the store, or when end is called.
+func (s *Store) alive(ctx context.Context) (_ context.Context, end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		select {
+		case <-s.done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
+// reading implements database. Connections that were lost are noticed only by using them,
+// so what failed on one is asked again on another.
+func (p *postgresDB) reading(ctx context.Context, f func(*conns) error) error {
+	for try := 1; ; try++ {
+		if err := p.open(ctx); err != nil {
+			return err
+		}
+		err := f(&p.conns)
+		if err == nil || try > pgReaders || !lost(err) || ctx.Err() != nil {
+			return err
+		}
+		p.forget(err)
+	}
+}
+
+// streaming implements database.
+func (p *postgresDB) streaming(ctx context.Context, f func(*conns) error) error {
+	if err := p.open(ctx); err != nil {
+		return err
+	}
+	return f(&p.conns)
+}
+
+// viewing implements database.
+func (p *postgresDB) viewing(ctx context.Context, f func(*tx) error) error {
+	return p.reading(ctx, func(c *conns) error {
+		t, err := p.s.begin(ctx, c.read, p.s.d.snapshot())
+		if err != nil {
+			return err
+		}
+		defer t.sql.Rollback()
+		t.d = postgresViews
+		return f(t)
+	})
+}
+
+// writing implements database.
+func (p *postgresDB) writing(ctx context.Context, d durability, f func(*tx) error) (seq int64, end ending, err error) {
+	for try := 1; ; try++ {
+		if err := p.open(ctx); err != nil {
+			return 0, failed, err
+		}
+		seq, end, err := p.transact(ctx, d, f)
+		if err == nil || end != failed || try == pgTries || ctx.Err() != nil || !lost(err) && !collided(err) {
+			return seq, end, err
+		}
+		p.forget(err)
+		if collided(err) {
+			time.Sleep(time.Duration(rand.IntN(try*20)) * time.Millisecond)
+		}
+	}
+}
+
+// beginSQL begins what is said of a transaction: that it gives up where it would hold
+// others up, how sure its commit is to be, its number, and the server's clock, which all nodes share.
+const beginSQL = `SELECT set_config('lock_timeout', $1, true) || set_config('idle_in_transaction_session_timeout', $1, true) ||
+	set_config('synchronous_commit', CASE WHEN $2 THEN current_setting('synchronous_commit') ELSE 'off' END, true),
+	pg_current_xact_id()::text, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint`
+
+// transact is one attempt of writing.
+func (p *postgresDB) transact(caller context.Context, d durability, f func(*tx) error) (seq int64, end ending, err error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(caller))
+	defer cancel()
+	stop := context.AfterFunc(caller, cancel)
+	defer func() {
+		stop()
+		if ended := caller.Err(); ended != nil && err != nil && end != refused {
+			err = errors.Join(ended, err)
+		}
+	}()
+	t, err := p.s.begin(ctx, p.write, nil)
+	if err != nil {
+		return 0, failed, err
+	}
+	defer t.sql.Rollback()
+	var settings, id string
+	var now int64
+	if err := t.sql.QueryRowContext(ctx, beginSQL, strconv.FormatInt(pgStall.Milliseconds(), 10), bool(d)).Scan(&settings, &id, &now); err != nil {
+		return 0, failed, err
+	}
+	t.now = time.UnixMicro(now).UTC()
+	err = f(t)
+	switch {
+	case t.broken != nil:
+		return 0, failed, t.broken
+	case err != nil:
+		return 0, refused, err
+	}
+	// From here on no caller interrupts: whether an interrupted commit happened is unknown.
+	if !stop() {
+		return 0, failed, caller.Err()
+	}
+	impatience := time.AfterFunc(pgCommit, cancel)
+	err = t.sql.Commit()
+	impatience.Stop()
+	if err != nil {
+		if end, err = p.outcome(id, err); err != nil {
+			return 0, end, err
+		}
+	}
+	return t.seq, failed, nil
+}
+
+// outcome finds out what became of a transaction whose commit was not answered: it
+// returns nil where it happened, failed where it did not, and failedCommit where that cannot be told.
+func (p *postgresDB) outcome(id string, cause error) (ending, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), pgCommit)
+	defer cancel()
+	for ctx.Err() == nil {
+		var status sql.NullString
+		err := p.conns.read.QueryRowContext(ctx, `SELECT pg_xact_status($1::text::xid8)`, id).Scan(&status)
+		switch {
+		case err == nil && status.String == "committed":
+			return failed, nil
+		case err == nil && status.String == "aborted":
+			return failed, cause
+		case err == nil && !status.Valid, err != nil && code(err) != "" && !lost(err):
+			return failedCommit, cause
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-p.s.done:
+			return failedCommit, cause
+		case <-ctx.Done():
+		}
+	}
+	return failedCommit, fmt.Errorf("it is not known whether it was written: %w", cause)
+}
+
+// forget closes the connections that nobody uses, where err says that they lead to a
+// server that is not the one any more.
+func (p *postgresDB) forget(err error) {
+	if code(err) != codeReadOnly {
+		return
+	}
+	for db, n := range map[*sql.DB]int{p.conns.read: pgReaders, p.write: pgWriters} {
+		db.SetMaxIdleConns(0)
+		db.SetMaxIdleConns(n)
+	}
+}
+
+// ping implements database.
+func (p *postgresDB) ping(ctx context.Context) error {
+	return p.reading(ctx, func(c *conns) error {
+		var seq int64
+		return c.hot.lastSeq.QueryRowContext(ctx).Scan(&seq)
+	})
+}
+
+// close implements database.
+func (p *postgresDB) close(stopped func()) {
+	p.closed.Store(true)
+	close(p.conns.stop)
+	stopped()
+	closed := make(chan struct{})
+	go func() {
+		// What runs is waited for here.
+		p.conns.read.Close()
+		p.write.Close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(drainTimeout):
+	}
+}

@@ -1,0 +1,110 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Of PostgreSQL's error codes those that are told apart here.
+// https://www.postgresql.org/docs/current/errcodes-appendix.html
+const (
+	codeBadText          = "22021"
+	codeReadOnly         = "25006"
+	codeSerialization    = "40001"
+	codeDeadlock         = "40P01"
+	codeLockTimeout      = "55P03"
+	codeNoDatabase       = "3D000"
+	codeNoPrivilege      = "42501"
+	codeDiskFull         = "53100"
+	codeTooManyConns     = "53300"
+	codeAdminShutdown    = "57P01"
+	codeCrashShutdown    = "57P02"
+	codeCannotConnectNow = "57P03"
+	codeIdleInTx         = "25P03"
+	classConnection      = "08"
+	classAuthorization   = "28"
+)
+
+// code returns the server's code of an error, "" where it is not the server's.
+func code(err error) string {
+	var e *pgconn.PgError
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return ""
+}
+
+// lost says that the connection is gone, or leads to a server that is: another may do.
+func lost(err error) bool {
+	switch c := code(err); {
+	case c == codeReadOnly, c == codeAdminShutdown, c == codeCrashShutdown, c == codeCannotConnectNow, c == codeIdleInTx,
+		strings.HasPrefix(c, classConnection):
+		return true
+	case c != "", errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded),
+		errors.Is(err, sql.ErrNoRows), errors.Is(err, sql.ErrConnDone), errors.Is(err, errClosed):
+		return false
+	}
+	var schema *schemaError
+	var connect *pgconn.ConnectError
+	switch {
+	case errors.As(err, &schema), errors.As(err, &connect):
+		return false
+	case errors.Is(err, driver.ErrBadConn), pgconn.SafeToRetry(err):
+		return true
+	}
+	return broken(err)
+}
+
+// broken says that err is of a connection that broke off in the middle.
+func broken(err error) bool {
+	text := err.Error()
+	for _, s := range []string{"unexpected EOF", "conn closed", "connection reset", "broken pipe", "use of closed network connection", "closed the connection"} {
+		if strings.Contains(text, s) {
+			return true
+		}
+	}
+	return false
+}
+
+// collided says that other transactions were in the way, of which one had to give up.
+func collided(err error) bool {
+	c := code(err)
+	return c == codeSerialization || c == codeDeadlock
+}
+
+// remedyPostgres says what an error of PostgreSQL's means and what helps, "" where it is none.
+func remedyPostgres(path string, err error) string {
+	c := code(err)
+	switch {
+	case c == codeReadOnly:
+		return fmt.Sprintf("%s cannot be written: it is a standby, or set read-only; the address must be the primary's", path)
+	case c == codeLockTimeout:
+		return fmt.Sprintf("%s: another transaction holds what is to be written: try again, and look at pg_stat_activity if it goes on", path)
+	case c == codeNoDatabase:
+		return fmt.Sprintf("%s: there is no such database: create it (createdb)", path)
+	case c == codeNoPrivilege:
+		return fmt.Sprintf("%s: the user may not do that: it must own the database or its schema, or have been granted CREATE on it", path)
+	case c == codeDiskFull:
+		return fmt.Sprintf("the disk of %s is full: free some space", path)
+	case c == codeTooManyConns:
+		return fmt.Sprintf("%s has no connection left: raise max_connections, or put PgBouncer in front of it", path)
+	case c == codeCannotConnectNow, c == codeAdminShutdown, c == codeCrashShutdown:
+		return fmt.Sprintf("%s is starting or stopping", path)
+	case strings.HasPrefix(c, classAuthorization):
+		return fmt.Sprintf("%s refuses the user or the password", path)
+	}
+	var connect *pgconn.ConnectError
+	switch {
+	case errors.As(err, &connect):
+		return fmt.Sprintf("%s cannot be reached: see whether the server runs, and what lies between", path)
+	case c == "" && broken(err) && strings.HasPrefix(path, "postgres://"):
+		return fmt.Sprintf("the connection to %s broke off", path)
+	}
+	return ""
+}
