@@ -38,6 +38,15 @@ func (c *call) confineTenant(before, after fieldSet) error {
 }
 
 // confineKey refuses a change by which a key of the actor's tenant would be limited less.
+//
+// It does not keep the actor from deleting such a key and making another that has no limits of its
+// own, nor from making that one beside it: whoever may make keys may make them without limits. That
+// is no way round what the operator granted. Each key is held to the plan's limits or the tenant's
+// record's, none of which a key's own can loosen; those per tenant, quotas and credits are one count for
+// all keys, deleted ones included; and there are never more than the plan's max_keys active. So the tenant
+// takes no more with a key's limits gone than with max_keys keys that never had any. What must bound a
+// tenant stands in its plan or its record, which it can't change; a key's own limits tell the tenant's
+// keys from one another.
 func (c *call) confineKey(old, k *gateway.Key) error {
 	if c.actor.Tenant == "" {
 		return nil

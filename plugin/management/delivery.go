@@ -85,7 +85,7 @@ func (m *Manager) Deliveries(ctx context.Context, a Actor, keyspace, webhook str
 // ReplayDelivery has an event delivered anew, with the same webhook-id, however its delivery stood. 409
 // webhook_inactive where the webhook is not active.
 func (m *Manager) ReplayDelivery(ctx context.Context, a Actor, keyspace, webhook, id string) (r DeliveryRecord, err error) {
-	err = m.announce(ctx, a, keyspace, func(c *call) error {
+	err = m.write(ctx, a, keyspace, func(c *call) error {
 		w, err := c.webhook(webhook)
 		if err != nil {
 			return err
@@ -107,6 +107,8 @@ func (m *Manager) ReplayDelivery(ctx context.Context, a Actor, keyspace, webhook
 			return err
 		}
 		c.published.queued = true
+		c.event = &event{action: "webhook.delivery_replayed", target: d.ID, tenant: w.Tenant,
+			after: fieldSet{"webhook": w.ID, "event_id": d.Event.ID, "event_type": d.Event.Type}}
 		r = deliveryRecord(d)
 		return nil
 	})

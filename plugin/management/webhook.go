@@ -269,6 +269,9 @@ func (m *Manager) CreateWebhook(ctx context.Context, a Actor, keyspace string, i
 		if err := f.err(); err != nil {
 			return err
 		}
+		if err := c.mayHear(w.Events); err != nil {
+			return err
+		}
 		others, err := c.Tx.Webhooks(WebhookQuery{Keyspace: c.ks.Name, Tenant: w.Tenant, OrAll: w.Tenant == ""})
 		if err != nil {
 			return err
@@ -355,8 +358,12 @@ func (m *Manager) UpdateWebhook(ctx context.Context, a Actor, keyspace, id strin
 		if in.Tenant.Set && !strings.EqualFold(in.Tenant.Value, w.Tenant) {
 			f.invalid("tenant", "can't be changed; make another webhook")
 		}
+		heard, address := slices.Clone(w.Events), w.URL
 		applyWebhook(&f, w, in, m.webhooks(c.ks.Name), false)
-		return f.err()
+		if err := f.err(); err != nil || slices.Equal(heard, w.Events) && address == w.URL && !in.Active.Value {
+			return err
+		}
+		return c.mayHear(w.Events)
 	})
 	return r, err
 }

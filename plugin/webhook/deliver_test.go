@@ -188,6 +188,18 @@ func TestDeadAndReplayed(t *testing.T) {
 	// One that was delivered can be had again too.
 	must[management.DeliveryRecord](t)(w.ReplayDelivery(ctx, ada, "", hook.ID, d.ID))
 	w.eventually("it is delivered again", func() bool { return len(e.got()) == 5 })
+	replays := 0
+	for _, r := range must[management.Page[management.AuditRecord]](t)(w.Audit(ctx, ada, "", management.AuditFilter{Tenant: "acme"})).Data {
+		if r.Action == "webhook.delivery_replayed" {
+			replays++
+			if r.Target != d.ID || r.Actor != ada.Name || r.After["webhook"] != hook.ID || r.After["event_id"] != d.EventID || r.After["event_type"] != "key.created" {
+				t.Errorf("the audit says %+v", r)
+			}
+		}
+	}
+	if replays != 2 {
+		t.Errorf("%d replays in the audit, want 2", replays)
+	}
 }
 
 func TestRestarts(t *testing.T) {
