@@ -41,7 +41,7 @@ func (s *Subject) Bind(epoch int64, origin Origin, policies []*Policy) []Line {
 	set.lines = make([]Line, len(policies))
 	rates := 0
 	for i, p := range policies {
-		set.lines[i] = Line{Policy: p, Subject: s}
+		set.lines[i] = Line{Policy: p, Subject: s, origin: origin}
 		if p.Kind == Rate {
 			set.lines[i].meter = meters[rates]
 			rates++

@@ -16,6 +16,8 @@ type meter struct {
 	// next replaces policy at the first use: only then a time is known at which to
 	// say what had been spent.
 	next *Policy
+	// pool is the bucket as other processes share it; nil where it is this one's alone.
+	pool *pool
 }
 
 func newMeter(p *Policy) *meter { return &meter{policy: p, bucket: newBucket(p)} }
@@ -51,6 +53,7 @@ func (m *meter) settle(now time.Time) {
 func (m *meter) refill() {
 	m.policy, m.next = m.target(), nil
 	m.bucket = newBucket(m.policy)
+	m.pool = nil
 }
 
 // full says that the bucket is as a new one would be.

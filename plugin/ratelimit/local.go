@@ -31,6 +31,9 @@ func (*Local) Peek(_ context.Context, now time.Time, b *Bill, o *Outcome) error 
 
 // Release implements Limiter.
 func (*Local) Release(b *Bill) {
+	if b.slots != nil {
+		b.slots.by.free(b)
+	}
 	if !b.held {
 		return
 	}
@@ -88,6 +91,12 @@ func (*Local) Adjust(_ context.Context, chargedAt time.Time, b *Bill, delta int6
 	}
 	unlock(&parties, 1)
 	return shortfall
+}
+
+// Reset implements Limiter.
+func (*Local) Reset(_ context.Context, now time.Time, _ *Subject, p Party, names ...string) error {
+	p.Subject.Reset(now, names...)
+	return nil
 }
 
 // parties returns the bill's parties in the order in which they are locked.

@@ -340,6 +340,8 @@ type fixed struct {
 	window int64
 	// perSecond is what a bucket gains.
 	perSecond float64
+	// scale is how a rate is counted where several machines share it.
+	scale scale
 }
 
 func newPolicy(p Policy) *Policy {
@@ -355,6 +357,7 @@ func (p *Policy) describe() fixed {
 	case Rate:
 		f.perSecond = float64(p.Limit) / p.Period.Seconds()
 		f.window = window(p)
+		f.scale = *newScale(p)
 		b = strconv.AppendInt(append(b, ";q="...), integer(p.Burst), 10)
 	case Quota:
 		if p.Calendar == Day {
@@ -380,6 +383,14 @@ func (p *Policy) known() fixed {
 		return p.describe()
 	}
 	return p.fixed
+}
+
+// shares returns how the rate is counted where several machines share it.
+func (p *Policy) shares() *scale {
+	if p.fixed.quoted == "" {
+		return newScale(p)
+	}
+	return &p.fixed.scale
 }
 
 // window returns the seconds in which an empty bucket fills, rounded up: what q is per,

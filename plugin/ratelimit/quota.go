@@ -17,6 +17,8 @@ type counter struct {
 	loaded bool
 	// unsure says that stored isn't known to be in the store.
 	unsure bool
+	// lease is what is known of a count that is shared with other processes; nil where it is this one's.
+	lease *lease
 }
 
 // Start returns the beginning of the calendar's period that holds now, in UTC; the zero
@@ -48,6 +50,7 @@ func (c Calendar) End(now time.Time) time.Time {
 // begin makes the period of cal that holds now the current one, with nothing spent.
 func (c *counter) begin(cal Calendar, now time.Time) {
 	c.used, c.stored, c.unsure = 0, 0, false
+	c.lease = nil
 	if cal == Total {
 		c.start, c.end = math.MinInt64, math.MaxInt64
 		return

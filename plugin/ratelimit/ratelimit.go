@@ -80,6 +80,8 @@ type Line struct {
 	Subject *Subject
 	// meter is where the local limiter counts; nil for kinds that count in the subject.
 	meter *meter
+	// origin of the set that the line is of.
+	origin Origin
 }
 
 // Party is one subject of a bill with the lines that are counted for it. The zero
@@ -101,6 +103,8 @@ type Bill struct {
 	Address, Tenant, Key Party
 	// NoConcurrency leaves concurrency out: for callers that hold no request open.
 	NoConcurrency bool
+	// Outage says what holds while a limiter that shares its counts can't reach them.
+	Outage Outage
 
 	// held says that Charge counted the bill among its subjects' live requests, so that
 	// Release ends exactly what was begun.
@@ -108,6 +112,9 @@ type Bill struct {
 	// lease numbers the lease that credits were taken from: what is given back
 	// after that lease was surrendered goes to the store, not into the next one.
 	lease uint64
+	// slots are what a Shared limiter holds for the request; nil of Local, and where no
+	// concurrency limit applies.
+	slots *heldSlots
 }
 
 // Standing is where one policy stands after a request was judged.
@@ -164,4 +171,7 @@ type Limiter interface {
 	// the lease has to be leased before, or it counts as shortfall. Call it before
 	// Release: until then the subjects can't be dropped. No more is given back than b.Cost.
 	Adjust(ctx context.Context, chargedAt time.Time, b *Bill, delta int64) (shortfall int64)
+	// Reset makes the rates and quotas as new that are counted for p's subject: those of these names, or all.
+	// owner is the subject of the tenant that p belongs to. An error means that shared counts could not be reached.
+	Reset(ctx context.Context, now time.Time, owner *Subject, p Party, names ...string) error
 }

@@ -35,6 +35,8 @@ type Subject struct {
 	// closed are the final counts of ended periods that the store has not been told.
 	closed  []Counted
 	account Account
+	// slots are those of shared concurrency limits; nil where there are none.
+	slots *slots
 }
 
 // Origin tells apart the sets of policies bound to one subject.
@@ -124,7 +126,7 @@ func (s *Subject) busy() bool {
 	}
 	if s.counters != nil {
 		for i := range s.counters {
-			if s.counters[i].dirty() {
+			if c := &s.counters[i]; c.dirty() || c.lease != nil && (c.lease.held > 0 || c.lease.carry != 0) {
 				return true
 			}
 		}
@@ -174,7 +176,7 @@ func (s *Subject) Reset(now time.Time, names ...string) {
 				c.begin(l.Policy.Calendar, now)
 			}
 			// Also where nothing was loaded yet: the store's count is what is forgotten.
-			c.used, c.loaded, c.unsure = 0, true, true
+			c.used, c.loaded, c.unsure, c.lease = 0, true, true, nil
 		}
 	}
 }

@@ -1,0 +1,216 @@
+package ratelimit
+
+import "time"
+
+const (
+	// recheck is for how long a refusal is answered from memory before it is asked for anew: a
+	// reset or a change by another machine is heard by then.
+	recheck = time.Second
+	// slotRecheck is the same for concurrency: a running request may end at any moment.
+	slotRecheck = 50 * time.Millisecond
+	// holdFraction and holdMost bound for how long tokens are held ahead of need: a part of
+	// the time in which the bucket fills, less when it is nearly full, and at most this long.
+	holdLeast = 32
+	holdMost  = 8
+	holdMax   = 2 * time.Second
+	// worthHolding is from how many expected requests per hold on tokens are taken ahead of
+	// need. With fewer, too many of them would go unused.
+	worthHolding = 6
+)
+
+// lot is some tokens held ahead of need, and until when.
+type lot struct {
+	n     int64
+	until time.Time
+}
+
+// pool is what a process knows of a shared bucket, and what it holds of it. Under the subject's lock.
+type pool struct {
+	scale *scale
+	// debt is what the bucket is known to owe at least, at that time: others may have
+	// taken more since.
+	debt int64
+	at   time.Time
+	// heard is when that was last asked for; zero: never.
+	heard time.Time
+	// merge says that the debt has to be told: it grew while nobody could be asked.
+	merge bool
+
+	// lots are held, the older first.
+	lots [2]lot
+	// demand per least hold, smoothed; seen since that time.
+	demand, seen float64
+	since        time.Time
+	// short says that there was less than was asked for the last time; then nobody waits for
+	// more, which is asked for beside the requests, from dry on.
+	short bool
+	dry   time.Time
+	// asking says that tokens are being asked for ahead of need.
+	asking bool
+}
+
+// owed returns the debt that is known, at now.
+func (p *pool) owed(now time.Time) int64 {
+	if p.debt == 0 {
+		return 0
+	}
+	return max(0, p.debt-p.scale.units(now.Sub(p.at)))
+}
+
+// learn notes what the bucket owes at now.
+func (p *pool) learn(now time.Time, debt int64) {
+	p.debt, p.at = debt, now
+	p.heard = now
+}
+
+// leastHold is the time for which tokens may always be held.
+func (p *pool) leastHold() time.Duration {
+	return min(p.scale.duration(p.scale.depth)/holdLeast, holdMax)
+}
+
+// hold returns for how long tokens may be held that are taken while the bucket owes debt:
+// for as long as it would not have been full anyway, which costs nobody anything.
+func (p *pool) hold(debt int64) time.Duration {
+	most := min(p.scale.duration(p.scale.depth)/holdMost, holdMax)
+	return max(p.leastHold(), min(most, p.scale.duration(debt)))
+}
+
+// count notes one request, taken or not.
+func (p *pool) count(now time.Time) {
+	window := p.leastHold()
+	if window <= 0 {
+		return
+	}
+	passed := now.Sub(p.since)
+	switch {
+	case passed < window:
+	case passed > 8*window:
+		p.demand, p.seen, p.since = 0, 0, now
+	default:
+		// Of a request that came late, the windows before it were empty.
+		perWindow := p.seen * float64(window) / float64(passed)
+		p.demand += (perWindow - p.demand) / 2
+		p.seen, p.since = 0, now
+	}
+	p.seen++
+}
+
+// target is how many tokens are worth holding while the bucket owes debt.
+func (p *pool) target(debt int64) int64 {
+	window := p.leastHold()
+	if window <= 0 {
+		return 0
+	}
+	expected := max(p.demand, p.seen) * (float64(p.hold(debt)) / float64(window))
+	if expected < worthHolding {
+		return 0
+	}
+	return int64(min(expected/3, float64(p.scale.depth/p.scale.each)/4))
+}
+
+// held returns the tokens in hand at now.
+func (p *pool) held(now time.Time) int64 {
+	var n int64
+	for _, l := range p.lots {
+		if now.Before(l.until) {
+			n += l.n
+		}
+	}
+	return n
+}
+
+// take takes one token from those in hand.
+func (p *pool) take(now time.Time) bool {
+	for i := range p.lots {
+		if l := &p.lots[i]; l.n > 0 && now.Before(l.until) {
+			l.n--
+			return true
+		}
+	}
+	return false
+}
+
+// put adds tokens to those in hand.
+func (p *pool) put(now time.Time, n int64, until time.Time) {
+	if n <= 0 {
+		return
+	}
+	if p.lots[0].n == 0 || !now.Before(p.lots[0].until) {
+		p.lots[0], p.lots[1] = p.lots[1], lot{}
+	}
+	for i := range p.lots {
+		if p.lots[i].n == 0 {
+			p.lots[i] = lot{n, until}
+			return
+		}
+	}
+	p.lots[1].n += n // until the earlier time
+}
+
+// putBack undoes take, as far as what was taken may still be held.
+func (p *pool) putBack(now time.Time) {
+	for i := range p.lots {
+		if l := &p.lots[i]; now.Before(l.until) {
+			l.n++
+			return
+		}
+	}
+}
+
+// wants says whether it is time to ask for tokens ahead of need.
+func (p *pool) wants(now time.Time) bool {
+	if p.asking || p.short && now.Before(p.dry) {
+		return false
+	}
+	target := p.target(p.owed(now))
+	return target > 0 && 2*p.held(now) <= target
+}
+
+// answer notes what was answered at now to an ask that was made then.
+func (p *pool) answer(now time.Time, r *RateAsk, taken bool) {
+	if r.scale != p.scale {
+		return // the limit changed meanwhile: what it was says little
+	}
+	debt, granted := r.Debt, r.Granted
+	if !taken {
+		granted = 0
+	}
+	p.short = granted < r.Need+r.Extra
+	if extra := granted - r.Need; taken && extra > 0 {
+		debt = max(debt, r.Hold)
+		p.put(now, extra, now.Add(p.hold(r.Debt)))
+	}
+	if p.short {
+		p.dry = now.Add(max(p.scale.duration(p.scale.each), p.hold(debt)/16))
+	}
+	p.learn(now, debt+granted*p.scale.each)
+}
+
+// retry returns how long it takes until a token is there at the least.
+func (p *pool) retry(owed, each int64) time.Duration {
+	return p.scale.duration(owed + each - max(p.scale.depth, each))
+}
+
+// pool returns the meter's shared bucket, under the newest policy. One that is new owes what
+// the local bucket lacks.
+func (m *meter) shared(now time.Time) *pool {
+	if m.pool == nil {
+		if m.next != nil {
+			m.settle(now)
+		}
+		m.pool = &pool{scale: m.policy.shares(), at: now}
+		if lack := float64(m.policy.Burst) - m.bucket.TokensAt(now); lack > 0 {
+			m.pool.debt = int64(min(lack*float64(m.pool.scale.each), float64(m.pool.scale.depth)))
+		}
+		return m.pool
+	}
+	if m.next != nil {
+		p := m.pool
+		next := m.next.shares()
+		p.debt, p.at = next.convert(p.scale, p.owed(now)), now
+		p.scale = next
+		p.heard, p.short, p.lots = time.Time{}, false, [2]lot{}
+		m.policy, m.bucket, m.next = m.next, newBucket(m.next), nil
+	}
+	return m.pool
+}

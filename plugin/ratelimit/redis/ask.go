@@ -1,0 +1,239 @@
+package redis
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+
+	"github.com/redis/rueidis"
+
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+)
+
+var (
+	//go:embed charge.lua
+	chargeText string
+	//go:embed adjust.lua
+	adjustText string
+	//go:embed reset.lua
+	resetText string
+	//go:embed giveback.lua
+	giveBackText string
+	//go:embed renew.lua
+	renewText string
+	//go:embed nodes.lua
+	nodesText string
+
+	// Each runs by its hash, and where the server does not know it, by its text.
+	chargeScript   = rueidis.NewLuaScript(chargeText)
+	adjustScript   = rueidis.NewLuaScript(adjustText)
+	resetScript    = rueidis.NewLuaScript(resetText)
+	giveBackScript = rueidis.NewLuaScript(giveBackText)
+	renewScript    = rueidis.NewLuaScript(renewText)
+	nodesScript    = rueidis.NewLuaScript(nodesText)
+)
+
+// errAway says that there is no connection.
+var errAway = errors.New("not connected")
+
+// within returns the client and a context that ends with what a request may wait. It is not
+// the request's: a client that goes away says nothing of Redis.
+func (r *Redis) within() (rueidis.Client, context.Context, context.CancelFunc, error) {
+	client := r.client.Load()
+	if client == nil {
+		return nil, nil, nil, errAway
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), r.timeout)
+	return *client, ctx, cancel, nil
+}
+
+// Ask implements ratelimit.Remote.
+func (r *Redis) Ask(_ context.Context, asks []ratelimit.Ask, peek bool) (taken bool, err error) {
+	client, ctx, cancel, err := r.within()
+	if err != nil {
+		return false, err
+	}
+	defer cancel()
+	if client.Mode() == rueidis.ClientModeCluster && apart(asks) {
+		return r.askApart(ctx, client, asks, peek)
+	}
+	taken, err = r.charge(ctx, client, asks, peek)
+	r.note(err)
+	return taken, err
+}
+
+// charge runs the script on asks of one slot.
+func (r *Redis) charge(ctx context.Context, client rueidis.Client, asks []ratelimit.Ask, peek bool) (bool, error) {
+	keys := make([]string, len(asks))
+	args := make(arguments, 1, 1+12*len(asks))
+	args[0] = "take"
+	if peek {
+		args[0] = "peek"
+	}
+	for i := range asks {
+		keys[i] = keyOf(&asks[i])
+		args.ask(&asks[i])
+	}
+	answer, err := chargeScript.Exec(ctx, client, keys, args).AsIntSlice()
+	if err != nil {
+		return false, err
+	}
+	return read(answer, asks)
+}
+
+// read puts the script's answer into the asks.
+func read(answer []int64, asks []ratelimit.Ask) (taken bool, err error) {
+	want := 1
+	for i := range asks {
+		want += 2 * max(len(asks[i].Rates), 1)
+	}
+	if len(answer) != want {
+		return false, fmt.Errorf("the answer has %d numbers, not %d", len(answer), want)
+	}
+	taken = answer[0] == 1
+	answer = answer[1:]
+	for i := range asks {
+		a := &asks[i]
+		if a.Kind != ratelimit.Rate {
+			a.Used, a.Granted = answer[0], answer[1]
+			answer = answer[2:]
+			continue
+		}
+		for j := range a.Rates {
+			a.Rates[j].Debt, a.Rates[j].Granted = answer[0], answer[1]
+			answer = answer[2:]
+		}
+	}
+	return taken, nil
+}
+
+// apart says that the asks' counts are in more than one slot.
+func apart(asks []ratelimit.Ask) bool {
+	for i := range asks {
+		if slot(&asks[i]) != slot(&asks[0]) {
+			return true
+		}
+	}
+	return false
+}
+
+// askApart asks one slot after the other, and gives back where a later one refuses. The address comes
+// first in a bill, and with it what tenants share.
+func (r *Redis) askApart(ctx context.Context, client rueidis.Client, asks []ratelimit.Ask, peek bool) (bool, error) {
+	all := true
+	for from := 0; from < len(asks); {
+		to := from + 1
+		for to < len(asks) && slot(&asks[to]) == slot(&asks[from]) {
+			to++
+		}
+		taken, err := r.charge(ctx, client, asks[from:to], peek || !all)
+		if err != nil || all && !taken {
+			if !peek {
+				r.giveBack(client, asks[:from])
+			}
+			all = false
+		}
+		if err != nil {
+			r.note(err)
+			return false, err
+		}
+		from = to
+	}
+	r.note(nil)
+	return all, nil
+}
+
+// giveBack undoes a charge, beside the request.
+func (r *Redis) giveBack(client rueidis.Client, asks []ratelimit.Ask) {
+	type part struct {
+		kind ratelimit.Kind
+		key  string
+		args arguments
+	}
+	var parts []part
+	for i := range asks {
+		a := &asks[i]
+		p := part{kind: a.Kind, key: keyOf(a)}
+		switch a.Kind {
+		case ratelimit.Rate:
+			p.args.int(int64(len(a.Rates)))
+			for j := range a.Rates {
+				each, _, _, sign := a.Rates[j].Scale()
+				p.args.add(sign)
+				p.args.int(each * a.Rates[j].Granted)
+				a.Rates[j].Granted = 0
+			}
+		case ratelimit.Quota:
+			p.args.int(-a.Granted, 0, a.Keep)
+		default:
+			p.args.add(a.Slots[:a.Granted]...)
+		}
+		a.Granted = 0
+		parts = append(parts, p)
+	}
+	if len(parts) == 0 {
+		return
+	}
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+		defer cancel()
+		for _, p := range parts {
+			switch p.kind {
+			case ratelimit.Rate:
+				giveBackScript.Exec(ctx, client, []string{p.key}, p.args)
+			case ratelimit.Quota:
+				adjustScript.Exec(ctx, client, []string{p.key}, p.args)
+			default:
+				client.Do(ctx, client.B().Zrem().Key(p.key).Member(p.args...).Build())
+			}
+		}
+	}()
+}
+
+// Adjust implements ratelimit.Remote.
+func (r *Redis) Adjust(_ context.Context, a *ratelimit.Ask, delta int64) (int64, error) {
+	client, ctx, cancel, err := r.within()
+	if err != nil {
+		return 0, err
+	}
+	defer cancel()
+	var args arguments
+	args.int(delta, a.Seed, a.Keep)
+	used, err := adjustScript.Exec(ctx, client, []string{keyOf(a)}, args).AsInt64()
+	r.note(err)
+	return used, err
+}
+
+// Reset implements ratelimit.Remote.
+func (r *Redis) Reset(ctx context.Context, asks []ratelimit.Ask) error {
+	client := r.client.Load()
+	if client == nil || r.Away() {
+		return fmt.Errorf("%w: nothing was reset: %s", ratelimit.ErrUnavailable, r.health.problem())
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	// Those of one subject, so of one slot.
+	var args arguments
+	keys := make([]string, len(asks))
+	for i := range asks {
+		a := &asks[i]
+		keys[i] = keyOf(a)
+		if a.Kind == ratelimit.Quota {
+			args.add("q")
+			args.int(a.Keep)
+			continue
+		}
+		args.add("r")
+		args.int(int64(len(a.Rates)))
+		for j := range a.Rates {
+			_, _, _, sign := a.Rates[j].Scale()
+			args.add(sign)
+			args.bool(a.Rates[j].Need > 0)
+		}
+	}
+	if err := resetScript.Exec(ctx, *client, keys, args).Error(); err != nil {
+		return fmt.Errorf("%w: resetting: %w", ratelimit.ErrUnavailable, err)
+	}
+	return nil
+}

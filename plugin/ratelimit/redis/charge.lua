@@ -1,0 +1,167 @@
+-- Charges all counts of one request, or none. One key per count, in one hash slot.
+--
+-- ARGV: 'take' or 'peek', then for each key what its kind takes:
+--   r  signs n merge, then n times: perMicro each depth need extra hold hint
+--   q  need extra limit seed carry keep
+--   c  need extra limit keep n, then n names
+-- Answer: 1 or 0 for taken, then
+--   r  n times: the debt before, the tokens granted
+--   q, c  what was used before, how much was granted
+--
+-- Rates: the generic cell rate algorithm in whole units (debt; one token costs `each`, a
+-- microsecond pays off `perMicro`), by this server's clock, so that machines whose clocks differ
+-- count the same. A clock that went back stands still until it is where it was: it mints no tokens.
+-- All numbers are whole and below 2^53. What refuses writes nothing.
+local t = redis.call('TIME')
+local now = t[1] * 1000000 + t[2]
+local at = 0
+local function arg()
+  at = at + 1
+  return ARGV[at]
+end
+local function num() return tonumber(arg()) end
+
+-- debts reads the stored debts of a count whose rates were others then: each goes to the rate
+-- that follows it, as the same number of tokens.
+local function convert(stored, elapsed, signs, rates)
+  local old = {}
+  for sign, debt in string.gmatch(stored, '([%d:]+)=(%d+)') do
+    local period, limit, burst, each, micro = string.match(sign, '^(%d+):(%d+):(%d+):(%d+):(%d+)$')
+    old[#old + 1] = {sign = sign, period = period, spent = math.max(0, tonumber(debt) - elapsed * micro) / each}
+  end
+  local new, i = {}, 0
+  for sign in string.gmatch(signs, '[%d:]+') do
+    i = i + 1
+    new[i] = {sign = sign, period = string.match(sign, '^%d+')}
+  end
+  local matches = {
+    function(a, b) return a.sign == b.sign end,
+    function(a, b) return a.period == b.period end,
+    function(_, _, j, k) return j == k end,
+    function() return true end,
+  }
+  for _, match in ipairs(matches) do
+    for j, b in ipairs(new) do
+      for k, a in ipairs(old) do
+        if not b.from and not a.taken and match(a, b, j, k) then
+          b.from, a.taken = a, true
+        end
+      end
+    end
+  end
+  for j, b in ipairs(new) do
+    local r = rates[j]
+    r.debt = b.from and math.min(r.depth, math.ceil(b.from.spent * r.each)) or 0
+  end
+end
+
+local take = arg() == 'take'
+local taken = true
+local counts = {}
+for i, key in ipairs(KEYS) do
+  local c = {kind = arg(), key = key}
+  counts[i] = c
+  if c.kind == 'r' then
+    c.signs = arg()
+    local n, merge = num(), arg() == '1'
+    local rates = {}
+    for j = 1, n do
+      rates[j] = {micro = num(), each = num(), depth = num(), need = num(), extra = num(), hold = num(), hint = num(), debt = 0}
+    end
+    c.rates, c.at = rates, now
+    local stored = redis.call('GET', key)
+    if stored then
+      local last, rest = string.match(stored, '^(%d+)|(.*)$')
+      last = tonumber(last)
+      if last > now then c.at = last end
+      local elapsed, j = c.at - last, 0
+      local debts = {}
+      for sign, debt in string.gmatch(rest, '([%d:]+)=(%d+)') do
+        j = j + 1
+        debts[j] = debt
+      end
+      local signs = string.gsub(rest, '=%d+', '')
+      if j == n and signs == c.signs then
+        for k = 1, n do
+          rates[k].debt = math.max(0, debts[k] - elapsed * rates[k].micro)
+        end
+      else
+        convert(rest, elapsed, c.signs, rates)
+      end
+    end
+    for _, r in ipairs(rates) do
+      if merge or not stored then r.debt = math.max(r.debt, r.hint) end
+      if r.need > 0 and r.debt + r.need * r.each > r.depth then taken = false end
+    end
+  elseif c.kind == 'q' then
+    c.need, c.extra, c.limit = num(), num(), num()
+    local seed, carry = num(), num()
+    c.keep = arg()
+    c.used = math.max(0, (tonumber(redis.call('GET', key)) or seed) + carry)
+    if c.need > 0 and c.used > c.limit - c.need then taken = false end
+  else
+    c.need, c.extra, c.limit, c.keep = num(), num(), num(), num()
+    c.names = {}
+    for j = 1, num() do c.names[j] = arg() end
+    local ms = math.floor(now / 1000)
+    c.used = redis.call('ZCOUNT', key, '(' .. string.format('%.0f', ms), '+inf')
+    if c.need > 0 and c.used >= c.limit then taken = false end
+  end
+end
+
+local answer = {taken and 1 or 0}
+for _, c in ipairs(counts) do
+  if c.kind == 'r' then
+    local parts, left = {}, 0
+    local sign = string.gmatch(c.signs, '[%d:]+')
+    for j, r in ipairs(c.rates) do
+      local granted, debt = 0, r.debt
+      if taken then
+        granted = r.need
+        if r.extra > 0 then
+          -- Held tokens are spent at the end of their hold, at the latest.
+          local from = math.max(debt, r.hold)
+          local extra = math.min(r.extra, math.floor((r.depth - from) / r.each) - r.need)
+          if extra > 0 then
+            granted, debt = granted + extra, from
+          end
+        end
+        debt = debt + granted * r.each
+      end
+      answer[#answer + 1] = r.debt
+      answer[#answer + 1] = granted
+      parts[j] = sign() .. '=' .. string.format('%.0f', debt)
+      left = math.max(left, debt / r.micro)
+    end
+    if take and taken then
+      -- A second more than it takes to be full: what is not there is full.
+      redis.call('SET', c.key, string.format('%.0f', c.at) .. '|' .. table.concat(parts, ','),
+        'PX', string.format('%.0f', math.ceil((left + c.at - now) / 1000) + 1000))
+    end
+  elseif c.kind == 'q' then
+    local granted = 0
+    if taken then
+      granted = c.need + math.max(0, math.min(c.extra, c.limit - c.used - c.need))
+      if take then
+        redis.call('SET', c.key, string.format('%.0f', c.used + granted), 'PX', c.keep)
+      end
+    end
+    answer[#answer + 1] = c.used
+    answer[#answer + 1] = granted
+  else
+    local granted = 0
+    if taken then
+      granted = c.need + math.max(0, math.min(c.extra, c.limit - c.used - c.need))
+      if take and granted > 0 then
+        local ms = math.floor(now / 1000)
+        redis.call('ZREMRANGEBYSCORE', c.key, '-inf', string.format('%.0f', ms))
+        local ends = string.format('%.0f', ms + c.keep)
+        for j = 1, granted do redis.call('ZADD', c.key, ends, c.names[j]) end
+        redis.call('PEXPIRE', c.key, string.format('%.0f', c.keep))
+      end
+    end
+    answer[#answer + 1] = c.used
+    answer[#answer + 1] = granted
+  end
+end
+return answer

@@ -1,0 +1,213 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+const (
+	// tripAfter is how many answers in a row must be late before nobody waits any more. A
+	// connection that is gone is enough at once.
+	tripAfter = 3
+	// Probes come with growing pauses, each of them jittered by a half, so that nodes do not
+	// all come back at one moment.
+	probeFirst = 20 * time.Millisecond
+	probeMost  = time.Second
+	// A node that has not been in touch for nodeKeep counts no more.
+	nodeKeep  = 15 * time.Second
+	nodeTouch = nodeKeep / 3
+)
+
+// health is whether Redis answers: a circuit breaker.
+type health struct {
+	away    atomic.Bool
+	late    atomic.Int64
+	errors  atomic.Int64
+	since   atomic.Int64 // of away, Unix nanoseconds
+	last    atomic.Pointer[string]
+	tripped chan struct{}
+}
+
+// problem returns what went wrong last, "" before anything did.
+func (h *health) problem() string {
+	if p := h.last.Load(); p != nil {
+		return *p
+	}
+	return "it was not reached yet"
+}
+
+// Stats is what can be said of the connection.
+type Stats struct {
+	// Away says that Redis does not answer, since then, and Problem why.
+	Away    bool
+	Since   time.Time
+	Problem string
+	// Errors counts the calls that failed or came late.
+	Errors int64
+	// Nodes share the counts.
+	Nodes int64
+}
+
+// Stats does not block.
+func (r *Redis) Stats() Stats {
+	s := Stats{Away: r.Away(), Errors: r.health.errors.Load(), Nodes: r.Nodes()}
+	if s.Away {
+		s.Problem = r.health.problem()
+		if at := r.health.since.Load(); at != 0 {
+			s.Since = time.Unix(0, at)
+		}
+	}
+	return s
+}
+
+// note notes how a call of a request ended.
+func (r *Redis) note(err error) {
+	h := &r.health
+	if err == nil {
+		if h.late.Load() != 0 {
+			h.late.Store(0)
+		}
+		return
+	}
+	h.errors.Add(1)
+	text := explain(err, r.timeout)
+	h.last.Store(&text)
+	if errors.Is(err, context.DeadlineExceeded) && h.late.Add(1) < tripAfter {
+		return
+	}
+	r.trip()
+}
+
+// trip opens the circuit.
+func (r *Redis) trip() {
+	if r.health.away.Swap(true) {
+		return
+	}
+	r.health.since.Store(time.Now().UnixNano())
+	r.log.Warn("Redis does not answer: what each plan's on_redis_down says holds until it does", "error", r.health.problem())
+	select {
+	case r.health.tripped <- struct{}{}:
+	default:
+	}
+}
+
+// explain says what an error means to an operator.
+func explain(err error, timeout time.Duration) string {
+	switch re, ok := rueidis.IsRedisErr(err); {
+	case ok:
+		return "Redis refuses: " + re.Error()
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Sprintf("no answer within %s", timeout)
+	}
+	return err.Error()
+}
+
+// watch connects, probes while Redis is away, and says from time to time that this node is there.
+func (r *Redis) watch(ctx context.Context) {
+	for ctx.Err() == nil {
+		if !r.Away() {
+			r.touch(ctx)
+			select {
+			case <-time.After(jitter(nodeTouch)):
+			case <-r.health.tripped:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		for pause := probeFirst; r.Away() && ctx.Err() == nil; pause = min(2*pause, probeMost) {
+			if err := r.probe(ctx); err != nil {
+				text := explain(err, r.timeout)
+				if r.health.since.CompareAndSwap(0, time.Now().UnixNano()) {
+					r.log.Warn("Redis is not reached: what each plan's on_redis_down says holds until it is", "error", text)
+				}
+				r.health.last.Store(&text)
+				select {
+				case <-time.After(jitter(pause)):
+				case <-ctx.Done():
+				}
+				continue
+			}
+			r.touch(ctx)
+			r.health.late.Store(0)
+			again := r.health.since.Swap(0) != 0
+			r.health.away.Store(false)
+			r.queue.wake()
+			if again {
+				r.log.Info("Redis answers again")
+			}
+		}
+	}
+}
+
+// jitter returns between half of d and one and a half.
+func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d) }
+
+// probe connects where that was not done, and finds out whether a request would be answered in time.
+func (r *Redis) probe(ctx context.Context) error {
+	client, err := r.connect(ctx)
+	if err != nil {
+		return err
+	}
+	// First with patience: a connection may have to be made. Then as a request would ask.
+	for _, timeout := range []time.Duration{connectTimeout, r.timeout} {
+		c, cancel := context.WithTimeout(ctx, timeout)
+		err = r.ask0(c, client)
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ask0 runs the script that requests run, on nothing, wherever they may run it.
+func (r *Redis) ask0(ctx context.Context, client rueidis.Client) error {
+	if client.Mode() != rueidis.ClientModeCluster {
+		return chargeScript.Exec(ctx, client, nil, []string{"take"}).Error()
+	}
+	for _, node := range client.Nodes() {
+		if err := node.Do(ctx, node.B().Ping().Build()).Error(); err != nil {
+			return err
+		}
+	}
+	return nodesScript.Exec(ctx, client, []string{nodesKey}, []string{r.node, "15000"}).Error()
+}
+
+// connect returns the client, made where there is none yet.
+func (r *Redis) connect(ctx context.Context) (rueidis.Client, error) {
+	if c := r.client.Load(); c != nil {
+		return *c, nil
+	}
+	client, err := rueidis.NewClient(r.option)
+	if err != nil {
+		return nil, err
+	}
+	if ctx.Err() != nil {
+		client.Close()
+		return nil, ctx.Err()
+	}
+	r.client.Store(&client)
+	return client, nil
+}
+
+// touch says that this node is there, and hears how many are.
+func (r *Redis) touch(ctx context.Context) {
+	client := r.client.Load()
+	if client == nil {
+		return
+	}
+	c, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	var args arguments
+	args.add(r.node)
+	args.int(nodeKeep.Milliseconds())
+	if n, err := nodesScript.Exec(c, *client, []string{nodesKey}, args).AsInt64(); err == nil {
+		r.nodes.Store(max(n, 1))
+	}
+}

@@ -1,0 +1,98 @@
+package redis
+
+import (
+	"context"
+	"sync"
+
+	"github.com/redis/rueidis"
+
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+)
+
+// queueMost bounds what waits to be sent. Slots that were not released expire.
+const queueMost = 1 << 16
+
+// queue is what is to be sent beside requests, in order.
+type queue struct {
+	mu    sync.Mutex
+	items []item
+	more  chan struct{}
+}
+
+type item struct {
+	ask   ratelimit.Ask
+	renew bool
+}
+
+// Release implements ratelimit.Remote.
+func (r *Redis) Release(a ratelimit.Ask) { r.queue.add(item{ask: a}) }
+
+// Renew implements ratelimit.Remote.
+func (r *Redis) Renew(a ratelimit.Ask) { r.queue.add(item{a, true}) }
+
+func (q *queue) add(i item) {
+	q.mu.Lock()
+	if len(q.items) < queueMost {
+		q.items = append(q.items, i)
+	}
+	q.mu.Unlock()
+	q.wake()
+}
+
+func (q *queue) wake() {
+	select {
+	case q.more <- struct{}{}:
+	default:
+	}
+}
+
+func (q *queue) take() []item {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	items := q.items
+	q.items = nil
+	return items
+}
+
+// drain sends what is queued, while there is somebody to send it to.
+func (r *Redis) drain(ctx context.Context) {
+	for {
+		select {
+		case <-r.queue.more:
+		case <-ctx.Done():
+			return
+		}
+		client := r.client.Load()
+		if client == nil || r.Away() {
+			continue // woken again when it is back
+		}
+		c, cancel := context.WithTimeout(ctx, connectTimeout)
+		r.send(c, *client, r.queue.take())
+		cancel()
+	}
+}
+
+// send sends items in order. Neighbours that end slots go together.
+func (r *Redis) send(ctx context.Context, client rueidis.Client, items []item) {
+	var ends rueidis.Commands
+	flush := func() {
+		if len(ends) > 0 {
+			client.DoMulti(ctx, ends...)
+			ends = nil
+		}
+	}
+	for i := range items {
+		it := &items[i]
+		key := keyOf(&it.ask)
+		if !it.renew {
+			ends = append(ends, client.B().Zrem().Key(key).Member(it.ask.Slots...).Build())
+			continue
+		}
+		flush()
+		var args arguments
+		args.int(it.ask.Keep)
+		args.add(it.ask.Slots...)
+		renewScript.Exec(ctx, client, []string{key}, args)
+	}
+	flush()
+}

@@ -1,0 +1,196 @@
+// Package redis keeps the counts of ratelimit.Shared in Redis or Valkey, version 7 or later: alone, behind
+// Sentinel, or as a Cluster.
+//
+// One script call charges all that a request is subject to, or nothing. All counts of a tenant and its keys
+// are in one hash slot. Only what an address spends under a plan, which tenants share, is in a slot of its own: in
+// a Cluster it is charged first, by a second call, and given back where the tenant's counts refuse.
+//
+// What is kept there is worth nothing to a thief: ids, numbers and times, no key and no digest.
+package redis
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+)
+
+// DefaultTimeout is how long a request waits at most.
+const DefaultTimeout = 5 * time.Millisecond
+
+const (
+	// connectTimeout bounds what is done beside requests: connecting, releasing, counting nodes.
+	connectTimeout = 2 * time.Second
+	// keyPrefix begins every key.
+	keyPrefix = "keygate:"
+)
+
+// Options are how Redis is reached and used.
+type Options struct {
+	// URL is redis://[user:password@]host:port[/db], rediss:// for TLS, or unix:///path. Further ?addr=host:port name
+	// more nodes of a Cluster, or Sentinels with ?master_set=name. Required.
+	URL string
+	// Timeout is how long a request waits at most. Default: DefaultTimeout.
+	Timeout time.Duration
+	// Nodes says how many processes share the counts, at least 1; it must not block. Default: those that have been
+	// in touch with the same Redis within the last seconds.
+	Nodes func() int64
+	// Logger hears when Redis stops answering, and when it answers again. Default: slog.Default.
+	Logger *slog.Logger
+}
+
+// Redis is a ratelimit.Remote. Made by New; safe for concurrent use.
+type Redis struct {
+	option  rueidis.ClientOption
+	timeout time.Duration
+	node    string
+	log     *slog.Logger
+	counted func() int64
+
+	client atomic.Pointer[rueidis.Client]
+	health health
+	nodes  atomic.Int64
+	queue  queue
+
+	stop    context.CancelFunc
+	running sync.WaitGroup
+}
+
+var _ ratelimit.Remote = (*Redis)(nil)
+
+// New checks the options. It connects to nothing: see Start.
+func New(o Options) (*Redis, error) {
+	option, err := parse(o.URL)
+	if err != nil {
+		return nil, err
+	}
+	r := &Redis{option: option, timeout: o.Timeout, log: o.Logger, counted: o.Nodes}
+	if r.timeout <= 0 {
+		r.timeout = DefaultTimeout
+	}
+	if r.log == nil {
+		r.log = slog.Default()
+	}
+	name := make([]byte, 8)
+	_, _ = rand.Read(name) // never fails
+	r.node = hex.EncodeToString(name)
+	r.nodes.Store(1)
+	r.queue.more = make(chan struct{}, 1)
+	r.health.tripped = make(chan struct{}, 1)
+	// Away until the first probe, so that no request waits for a connection to be made.
+	r.health.away.Store(true)
+	return r, nil
+}
+
+// parse reads the address. Its errors hold nothing of it: there may be a password.
+func parse(address string) (rueidis.ClientOption, error) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return rueidis.ClientOption{}, errors.New("the address is no URL, such as redis://user:password@host:6379/0")
+	}
+	switch u.Scheme {
+	case "redis", "rediss", "valkey", "valkeys", "unix":
+	default:
+		return rueidis.ClientOption{}, fmt.Errorf("the address begins with %q: it must be redis://, rediss:// (TLS) or unix://", u.Scheme+":")
+	}
+	option, err := rueidis.ParseURL(address)
+	if err != nil {
+		return rueidis.ClientOption{}, errors.New("the address is not understood: it is written as redis://user:password@host:6379/0")
+	}
+	if u.Query().Get("dial_timeout") == "" {
+		option.Dialer.Timeout = connectTimeout
+	}
+	if option.ConnWriteTimeout == 0 {
+		option.ConnWriteTimeout = connectTimeout
+	}
+	option.Sentinel.Dialer, option.Sentinel.TLSConfig = option.Dialer, option.TLSConfig
+	if user := u.Query().Get("sentinel_user"); user != "" {
+		option.Sentinel.Username = user
+	}
+	// Nothing is read that could be cached, every answer is awaited, and a request that is asked a
+	// second time would be charged twice.
+	option.DisableCache, option.AlwaysPipelining, option.DisableRetry = true, true, true
+	// One connection, so that commands are carried out in the order in which they are sent.
+	option.PipelineMultiplex = -1
+	option.ReadBufferEachConn, option.WriteBufferEachConn = 1<<16, 1<<16
+	if option.ClientName == "" {
+		option.ClientName = "keygate"
+	}
+	return option, nil
+}
+
+// Node names this process among those that share the Redis; no other ever has the same name.
+func (r *Redis) Node() string { return r.node }
+
+// Start begins to connect, and to keep in touch. It does not block.
+func (r *Redis) Start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	r.stop = cancel
+	r.running.Go(func() { r.watch(ctx) })
+	r.running.Go(func() { r.drain(ctx) })
+}
+
+// Wait waits until Redis answers, or ctx ends; then it returns why it does not.
+func (r *Redis) Wait(ctx context.Context) error {
+	for {
+		if !r.Away() {
+			return nil
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return errors.New(r.health.problem())
+		}
+	}
+}
+
+// Close says good-bye to the other nodes, and disconnects. What asks later is told that Redis is away.
+func (r *Redis) Close(ctx context.Context) {
+	if r.stop == nil {
+		return
+	}
+	r.stop()
+	r.running.Wait()
+	client := r.client.Swap(nil)
+	away := r.health.away.Swap(true)
+	if client == nil {
+		return
+	}
+	if !away {
+		ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+		r.send(ctx, *client, r.queue.take())
+		(*client).Do(ctx, (*client).B().Zrem().Key(nodesKey).Member(r.node).Build())
+		cancel()
+	}
+	(*client).Close()
+}
+
+// Nodes implements ratelimit.Remote.
+func (r *Redis) Nodes() int64 {
+	if r.counted != nil {
+		return max(r.counted(), 1)
+	}
+	return r.nodes.Load()
+}
+
+// Away implements ratelimit.Remote.
+func (r *Redis) Away() bool { return r.health.away.Load() }
+
+// slot returns the hash tag of an ask's count.
+func slot(a *ratelimit.Ask) string {
+	if a.Owner == "" {
+		return a.Subject
+	}
+	return strings.TrimPrefix(a.Owner, "t:")
+}

@@ -1,0 +1,37 @@
+-- Makes counts as new. ARGV, for each key:
+--   r  n, then n times: a rate's sign, and 1 where it is reset
+--   q  keep
+-- What is new is written all the same: a count that is missing would be taken for one that was
+-- lost, and begin with what somebody remembers of it.
+local at = 0
+local function arg()
+  at = at + 1
+  return ARGV[at]
+end
+for _, key in ipairs(KEYS) do
+  if arg() == 'r' then
+    local n = tonumber(arg())
+    local stored = redis.call('GET', key) or ''
+    local last, rest = string.match(stored, '^(%d+)|(.*)$')
+    if not last then
+      local t = redis.call('TIME')
+      last, rest = string.format('%.0f', t[1] * 1000000 + t[2]), ''
+    end
+    local debts = {}
+    for sign, debt in string.gmatch(rest, '([%d:]+)=(%d+)') do debts[sign] = debt end
+    local parts, most = {}, 0
+    for j = 1, n do
+      local sign, reset = arg(), arg() == '1'
+      local debt = (not reset) and debts[sign] or '0'
+      parts[j] = sign .. '=' .. debt
+      local each, micro = string.match(sign, ':(%d+):(%d+)$')
+      local burst = string.match(sign, '^%d+:%d+:(%d+)')
+      most = math.max(most, burst * each / micro)
+    end
+    redis.call('SET', key, last .. '|' .. table.concat(parts, ','),
+      'PX', string.format('%.0f', math.min(math.ceil(most / 1000) + 1000, 400 * 86400000)))
+  else
+    redis.call('SET', key, '0', 'PX', arg())
+  end
+end
+return 1

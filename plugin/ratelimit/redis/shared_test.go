@@ -1,0 +1,68 @@
+package redis_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+)
+
+// Nodes that share a Redis share every kind of limit, and what one refuses the others do.
+func TestNodesShareLimits(t *testing.T) {
+	for name, l := range map[string]limits{
+		"rate of a key":        {key: []string{"r 10/h"}},
+		"rate of a tenant":     {tenant: []string{"r 10/h per tenant"}},
+		"rate of an address":   {address: []string{"r 10/h per address"}},
+		"the smaller rate":     {key: []string{"r 1000/h", "r 10/d"}},
+		"quota of a tenant":    {tenant: []string{"q 10/month"}},
+		"quota of a key":       {key: []string{"q 10/day per key"}},
+		"what a key may spend": {key: []string{"l 10"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			modes(t, func(t *testing.T, url string, leased bool) {
+				one, two := newNode(t, url, options{leased: leased}), newNode(t, url, options{leased: leased})
+				passed := 0
+				for range 5 {
+					passed += one.admitted(one.bill(l), 2) + two.admitted(two.bill(l), 3)
+				}
+				if passed != 10 {
+					t.Errorf("%d requests passed, not 10", passed)
+				}
+			})
+		})
+	}
+}
+
+// What is refused takes nothing: neither of what is counted in Redis nor of credits.
+func TestRefusedTakesNothing(t *testing.T) {
+	modes(t, func(t *testing.T, url string, leased bool) {
+		n := newNode(t, url, options{leased: leased})
+		b := n.bill(limits{address: []string{"r 100/h per address"}, tenant: []string{"q 50/month", "m x", "c 5 per tenant"}, key: []string{"r 3/h", "c 5"}})
+		account := b.Tenant.Subject.Account()
+		account.Grant(100, 0)
+		b.Cost = 2
+		if passed := n.admitted(b, 20); passed != 3 {
+			t.Fatalf("%d passed", passed)
+		}
+		if held, _ := account.Held(); held != 94 {
+			t.Errorf("%d credits left, not 94", held)
+		}
+		var o ratelimit.Outcome
+		if err := n.shared.Peek(context.Background(), time.Now(), b, &o); err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]int64{"100/h;address": 97, "50/month": 44, "concurrency;tenant": 5, "3/h": 0, "concurrency": 5, "credits": 94}
+		eventually(t, "slots are free", func() bool {
+			return n.shared.Peek(context.Background(), time.Now(), b, &o) == nil && o.Standings[3].Remaining == 5
+		})
+		for i := range o.N {
+			if st := &o.Standings[i]; st.Remaining != want[st.Policy.Name] {
+				t.Errorf("%s: %d left, not %d", st.Policy.Name, st.Remaining, want[st.Policy.Name])
+			}
+		}
+		if live := b.Key.Subject.Live(); live != 0 {
+			t.Errorf("%d requests are live", live)
+		}
+	})
+}

@@ -1,0 +1,178 @@
+package redis_test
+
+import (
+	"context"
+	"log/slog"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/internal/testserver"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+	"github.com/keygate-dev/keygate/plugin/ratelimit/redis"
+)
+
+// patience is how long what must happen may take on a busy machine.
+const patience = time.Minute
+
+// node is one of several gateways' limiters: its own memory and connection.
+type node struct {
+	t      testing.TB
+	redis  *redis.Redis
+	shared *ratelimit.Shared
+
+	subjects map[string]*ratelimit.Subject
+}
+
+// options are what a node of a test is made of.
+type options struct {
+	leased  bool
+	timeout time.Duration
+	nodes   int64
+}
+
+// newNode returns a node that has reached the Redis at url.
+func newNode(t testing.TB, url string, o options) *node {
+	t.Helper()
+	n := startNode(t, url, o)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := n.redis.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// startNode returns a node that may not have reached it yet.
+func startNode(t testing.TB, url string, o options) *node {
+	t.Helper()
+	if o.timeout == 0 {
+		o.timeout = 10 * time.Second // so that a busy machine is not an outage
+	}
+	ro := redis.Options{URL: url, Timeout: o.timeout, Logger: slog.New(slog.DiscardHandler)}
+	if o.nodes > 0 {
+		ro.Nodes = func() int64 { return o.nodes }
+	}
+	r, err := redis.New(ro)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Start()
+	n := &node{t: t, redis: r, shared: ratelimit.NewShared(r, r.Node(), o.leased), subjects: map[string]*ratelimit.Subject{}}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { n.shared.Run(ctx); close(done) }()
+	t.Cleanup(func() {
+		stop()
+		<-done
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		r.Close(ctx)
+	})
+	return n
+}
+
+// subject returns the node's own memory of a subject.
+func (n *node) subject(id string) *ratelimit.Subject {
+	s := n.subjects[id]
+	if s == nil {
+		s = ratelimit.NewSubject(id)
+		s.UsageLoaded()
+		n.subjects[id] = s
+	}
+	return s
+}
+
+// limits says what a bill is subject to, as rates, quotas and concurrency are written.
+type limits struct {
+	address, tenant, key []string
+}
+
+var policies atomic.Int64
+
+// policy parses one limit.
+func policy(t testing.TB, text string) *ratelimit.Policy {
+	t.Helper()
+	var p *ratelimit.Policy
+	var err error
+	switch kind, rest := text[0], text[2:]; kind {
+	case 'r':
+		p, err = ratelimit.ParseRate(rest)
+	case 'q':
+		p, err = ratelimit.ParseQuota(rest)
+	case 'c':
+		p, err = ratelimit.ParseConcurrency(rest)
+	case 'm':
+		p = ratelimit.NewCredits()
+	case 'l':
+		limit, e := strconv.ParseInt(rest, 10, 64)
+		p, err = ratelimit.CreditsLimit(limit), e
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// bill returns a bill of tenant acme's key one, from address 1.
+func (n *node) bill(l limits) *ratelimit.Bill {
+	n.t.Helper()
+	b := &ratelimit.Bill{Cost: 1}
+	epoch := policies.Add(1)
+	for _, p := range []struct {
+		party *ratelimit.Party
+		id    string
+		texts []string
+	}{{&b.Address, "a:p:shop:pro:192.0.2.1", l.address}, {&b.Tenant, "t:shop:acme", l.tenant}, {&b.Key, "k:shop:one", l.key}} {
+		if p.party == &b.Address && len(p.texts) == 0 {
+			continue
+		}
+		var ps []*ratelimit.Policy
+		for _, text := range p.texts {
+			ps = append(ps, policy(n.t, text))
+		}
+		p.party.Subject = n.subject(p.id)
+		p.party.Lines = p.party.Subject.Bind(epoch, ratelimit.FromPlan, ps)
+	}
+	return b
+}
+
+// charge charges a bill, and fails the test where it can't be told.
+func (n *node) charge(b *ratelimit.Bill) (o ratelimit.Outcome) {
+	n.t.Helper()
+	if err := n.shared.Charge(context.Background(), time.Now(), b, &o); err != nil {
+		n.t.Fatal(err)
+	}
+	return o
+}
+
+// admitted charges a bill so often and returns how often it passed. Its concurrency is over at once.
+func (n *node) admitted(b *ratelimit.Bill, times int) (passed int) {
+	n.t.Helper()
+	for range times {
+		bill := *b
+		if o := n.charge(&bill); !o.Refused {
+			passed++
+			n.shared.Release(&bill)
+		}
+	}
+	return passed
+}
+
+// eventually waits until f holds.
+func eventually(t testing.TB, what string, f func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !f(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within %s", what, patience)
+		}
+	}
+}
+
+// modes runs a test in both modes.
+func modes(t *testing.T, f func(t *testing.T, url string, leased bool)) {
+	for name, leased := range map[string]bool{"exact": false, "leased": true} {
+		t.Run(name, func(t *testing.T) { f(t, testserver.RedisURL(t), leased) })
+	}
+}

@@ -1,0 +1,294 @@
+package ratelimit
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// Release implements Limiter. Slots become free elsewhere a moment later.
+func (s *Shared) Release(b *Bill) { (*Local)(nil).Release(b) }
+
+// free gives up the bill's slots, or keeps them for the next request.
+func (s *Shared) free(b *Bill) {
+	held := b.slots
+	b.slots = nil
+	for i, p := range b.parties() {
+		name := held.names[i]
+		if name == "" {
+			continue
+		}
+		subject := p.subject()
+		subject.mu.Lock()
+		sl := subject.slots
+		sl.full = time.Time{}
+		if limit := p.slotLimit(); int64(len(sl.free)) < s.spare(limit) {
+			sl.free = append(sl.free, name)
+		} else {
+			sl.inUse--
+			s.giveUp(subject, name)
+		}
+		subject.mu.Unlock()
+	}
+}
+
+// slotLimit is the smallest concurrency limit of the party.
+func (p *Party) slotLimit() int64 {
+	limit := int64(MaxLimit)
+	for i := range p.Lines {
+		if policy := p.Lines[i].Policy; policy.Kind == Concurrency {
+			limit = min(limit, policy.Limit)
+		}
+	}
+	return limit
+}
+
+// giveUp has slots end. The subject is locked, so that no renewal comes after it.
+func (s *Shared) giveUp(subject *Subject, names ...string) {
+	sl := subject.slots
+	for _, n := range names {
+		delete(sl.names, n)
+	}
+	s.remote.Release(Ask{Kind: Concurrency, Subject: subject.id, Owner: sl.owner, Slots: slices.Clone(names)})
+}
+
+// Adjust implements Limiter. What can't be told the shared counts now is told them later.
+func (s *Shared) Adjust(ctx context.Context, chargedAt time.Time, b *Bill, delta int64) (shortfall int64) {
+	delta = min(max(delta, -max(b.Cost, 0)), MaxLimit)
+	if delta == 0 {
+		return 0
+	}
+	parties := b.parties()
+	lock(&parties, 1)
+	if holder := parties[1].subject(); holder != nil {
+		for i := range parties[1].Lines {
+			if parties[1].Lines[i].Policy.Kind == Credits {
+				made := holder.account.adjust(b.lease, delta)
+				b.payer(holder).PutBack(made)
+				shortfall = made.Shortfall
+				break
+			}
+		}
+	}
+	type change struct {
+		subject *Subject
+		ask     Ask
+		delta   int64
+	}
+	var changes []change
+	for i, p := range parties {
+		var done [Total + 1]bool
+		for j := range p.Lines {
+			policy := p.Lines[j].Policy
+			if policy.Kind != Quota || done[policy.Calendar] {
+				continue
+			}
+			done[policy.Calendar] = true
+			subject := p.subject()
+			c := subject.count(policy.Calendar)
+			by := delta
+			if policy.Calendar == Total && delta > 0 {
+				by -= shortfall
+			}
+			if !c.begun() || by == 0 || by < 0 && chargedAt.Unix() < c.start {
+				continue
+			}
+			a := Ask{Kind: Quota, Subject: subject.id, Owner: b.ownerOf(i), Calendar: policy.Calendar}
+			s.fillQuota(chargedAt, subject, &a)
+			changes = append(changes, change{subject, a, by})
+		}
+	}
+	unlock(&parties, 1)
+	for i := range changes {
+		ch := &changes[i]
+		s.change(ctx, ch.subject, &ch.ask, ch.delta)
+	}
+	return shortfall
+}
+
+// change adds delta to a quota's shared count.
+func (s *Shared) change(ctx context.Context, subject *Subject, a *Ask, delta int64) {
+	used, away := int64(0), s.remote.Away()
+	if !away {
+		// What was spent without asking waits for the next ask, which may be refused.
+		a.Carry, a.Merge = 0, false
+		var err error
+		used, err = s.remote.Adjust(ctx, a, delta)
+		away = err != nil
+	}
+	subject.mu.Lock()
+	defer subject.mu.Unlock()
+	c := subject.count(a.Calendar)
+	if a.Calendar != Total && c.start != a.Start {
+		return
+	}
+	if c.lease == nil {
+		c.lease = new(lease)
+	}
+	c.lease.heard = time.Time{} // what was refused may pass now
+	if away {
+		c.lease.carry += delta
+		c.used = max(0, c.used+delta)
+		return
+	}
+	c.used = used + c.lease.carry
+}
+
+// Reset implements Limiter. Other processes that remember a refusal hear of it within a second.
+func (s *Shared) Reset(ctx context.Context, now time.Time, owner *Subject, p Party, names ...string) error {
+	named := func(policy *Policy) bool { return len(names) == 0 || slices.Contains(names, policy.Name) }
+	subject := p.Subject
+	var asks []Ask
+	subject.mu.Lock()
+	at := subject.clamp(now)
+	for origin := range subject.sets {
+		a := Ask{Kind: Rate, Subject: subject.id, Owner: ownerOf(owner, subject), Origin: Origin(origin)}
+		wanted := false
+		for _, m := range subject.sets[origin].meters() {
+			r := RateAsk{scale: m.shared(at).scale}
+			if named(m.policy) {
+				r.Need, wanted = 1, true
+			}
+			a.Rates = append(a.Rates, r)
+		}
+		if wanted {
+			asks = append(asks, a)
+		}
+		var done [Total + 1]bool
+		for _, l := range subject.sets[origin].lines {
+			if l.Policy.Kind != Quota || done[l.Policy.Calendar] || !named(l.Policy) {
+				continue
+			}
+			done[l.Policy.Calendar] = true
+			a := Ask{Kind: Quota, Subject: subject.id, Owner: ownerOf(owner, subject), Calendar: l.Policy.Calendar}
+			s.fillQuota(at, subject, &a)
+			asks = append(asks, a)
+		}
+	}
+	subject.mu.Unlock()
+	if len(asks) > 0 {
+		if err := s.remote.Reset(ctx, asks); err != nil {
+			return err
+		}
+	}
+	subject.Reset(now, names...)
+	return nil
+}
+
+// holds notes that a subject may hold units or slots.
+func (s *Shared) holds(subject *Subject, owner string) {
+	s.mu.Lock()
+	s.holders[subject] = owner
+	s.mu.Unlock()
+}
+
+// Run gives back what is held and not used, and renews the slots of requests that go on, until ctx
+// ends; then it gives everything back. To be called once.
+func (s *Shared) Run(ctx context.Context) {
+	t := time.NewTicker(idleSweep)
+	defer t.Stop()
+	for renewed := time.Now(); ; {
+		select {
+		case now := <-t.C:
+			renew := now.Sub(renewed) >= slotRenew
+			if renew {
+				renewed = now
+			}
+			s.sweep(ctx, now, renew, false)
+		case <-ctx.Done():
+			s.sweep(context.WithoutCancel(ctx), time.Now(), false, true)
+			return
+		}
+	}
+}
+
+func (s *Shared) sweep(ctx context.Context, now time.Time, renew, all bool) {
+	s.mu.Lock()
+	subjects := make(map[*Subject]string, len(s.holders))
+	for subject, owner := range s.holders {
+		subjects[subject] = owner
+	}
+	s.mu.Unlock()
+	for subject, owner := range subjects {
+		returns, idle := s.sweepOne(subject, owner, now, renew, all)
+		for i := range returns {
+			a := &returns[i]
+			s.change(ctx, subject, a, -a.Extra)
+		}
+		if idle {
+			// It may have begun to hold something meanwhile: then it is looked at again.
+			subject.mu.Lock()
+			if !subject.holding() {
+				s.mu.Lock()
+				delete(s.holders, subject)
+				s.mu.Unlock()
+			}
+			subject.mu.Unlock()
+		}
+	}
+}
+
+// sweepOne gives up idle slots, renews the others, and returns the quotas with the units to give back as Extra.
+func (s *Shared) sweepOne(subject *Subject, owner string, now time.Time, renew, all bool) (returns []Ask, idle bool) {
+	subject.mu.Lock()
+	defer subject.mu.Unlock()
+	if subject.counters != nil {
+		for i := range subject.counters {
+			l := subject.counters[i].lease
+			if l == nil || l.held == 0 {
+				continue
+			}
+			if l.used && !all {
+				l.used = false
+				continue
+			}
+			a := Ask{Kind: Quota, Subject: subject.id, Owner: owner, Calendar: Calendar(i + 1), Extra: l.held}
+			s.fillQuota(subject.clamp(now), subject, &a)
+			l.held = 0
+			returns = append(returns, a)
+		}
+	}
+	if sl := subject.slots; sl != nil {
+		n := min(sl.idle, len(sl.free))
+		if all {
+			n = len(sl.free)
+		}
+		if n > 0 {
+			sl.inUse -= int64(n)
+			s.giveUp(subject, sl.free[:n]...)
+			sl.free = slices.Delete(sl.free, 0, n)
+		}
+		sl.idle = len(sl.free)
+		if all && len(sl.names) > 0 {
+			// Whoever still runs does so without a limit to hold.
+			names := make([]string, 0, len(sl.names))
+			for name := range sl.names {
+				names = append(names, name)
+			}
+			s.giveUp(subject, names...)
+		}
+		if renew && len(sl.names) > 0 {
+			a := Ask{Kind: Concurrency, Subject: subject.id, Owner: sl.owner, Keep: slotKeep.Milliseconds()}
+			for name := range sl.names {
+				a.Slots = append(a.Slots, name)
+			}
+			s.remote.Renew(a)
+		}
+	}
+	return returns, !subject.holding()
+}
+
+// holding says that s holds something of a shared count. The subject is locked.
+func (s *Subject) holding() bool {
+	if s.slots != nil && len(s.slots.names) > 0 {
+		return true
+	}
+	if s.counters != nil {
+		for i := range s.counters {
+			if l := s.counters[i].lease; l != nil && l.held > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,557 @@
+package ratelimit
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Shared is the Limiter of several processes that count together, elsewhere: in Remote. Credits alone stay in
+// the subjects' accounts. Made by NewShared.
+//
+// Exact, it asks for each request, but for those that are known to be refused. Leased, it takes tokens,
+// units and slots ahead of need, in batches as small as the demand allows, so that most requests
+// need not ask. Either way no limit is exceeded while Remote answers: what is held ahead is counted as spent, and
+// tokens of a bucket are held only for as long as the bucket is taken to be in debt (see Ask).
+//
+// While it does not answer, each bill says what holds.
+type Shared struct {
+	remote Remote
+	leased bool
+	// name begins the names of this process's slots.
+	name  string
+	slotN atomic.Uint64
+
+	mu sync.Mutex
+	// holders are the subjects that may hold units or slots.
+	holders map[*Subject]string
+
+	asked, waited, memory, outages atomic.Int64
+}
+
+var _ Limiter = (*Shared)(nil)
+
+// NewShared returns a limiter that counts in remote. node is a name that no other process has, nor any
+// former one. Run must be running for slots to be renewed.
+func NewShared(remote Remote, node string, leased bool) *Shared {
+	return &Shared{remote: remote, leased: leased, name: node + ".", holders: map[*Subject]string{}}
+}
+
+// SharedStats says how requests were judged.
+type SharedStats struct {
+	// Asked is how often the shared counts were asked, Waited how many requests waited for that.
+	Asked, Waited int64
+	// Memory is how many requests were decided without asking.
+	Memory int64
+	// Outage is how many were decided while nothing answered.
+	Outage int64
+}
+
+// Stats does not block.
+func (s *Shared) Stats() SharedStats {
+	return SharedStats{s.asked.Load(), s.waited.Load(), s.memory.Load(), s.outages.Load()}
+}
+
+// call is the work on one bill.
+type call struct {
+	asks  []Ask
+	lines [MaxLines]work
+	away  bool
+	// refill says that something should be taken ahead.
+	refill bool
+	// open says that no limit holds.
+	open bool
+	// credits says that they were taken.
+	credits bool
+	slots   [3]string
+}
+
+// work is the work on one line.
+type work struct {
+	line  *Line
+	party int8
+	// ask is the index of the line's ask, and rate its index therein; -1 for none.
+	ask, rate int8
+	// here says that what is needed was taken from what is held.
+	here bool
+	// follows says that the count is another line's too, which takes from it.
+	follows bool
+}
+
+var calls = sync.Pool{New: func() any { return new(call) }}
+
+func (c *call) reset() {
+	for i := range c.asks {
+		a := &c.asks[i]
+		*a = Ask{Rates: a.Rates[:0], Slots: a.Slots[:0]}
+	}
+	c.asks = c.asks[:0]
+	c.refill, c.open, c.credits, c.slots = false, false, false, [3]string{}
+}
+
+// ask returns a new ask of the call.
+func (c *call) ask() *Ask {
+	if n := len(c.asks); n < cap(c.asks) {
+		c.asks = c.asks[:n+1]
+		a := &c.asks[n]
+		*a = Ask{Rates: a.Rates[:0], Slots: a.Slots[:0]}
+		return a
+	}
+	c.asks = append(c.asks, Ask{})
+	return &c.asks[len(c.asks)-1]
+}
+
+// Charge implements Limiter.
+func (s *Shared) Charge(ctx context.Context, now time.Time, b *Bill, o *Outcome) error {
+	return s.judge(ctx, now, b, o, true)
+}
+
+// Peek implements Limiter. What this process holds ahead of need counts as left.
+func (s *Shared) Peek(ctx context.Context, now time.Time, b *Bill, o *Outcome) error {
+	return s.judge(ctx, now, b, o, false)
+}
+
+func (s *Shared) judge(ctx context.Context, now time.Time, b *Bill, o *Outcome, take bool) error {
+	o.Refused, o.Kind, o.N = false, 0, 0
+	lines := len(b.Address.Lines) + len(b.Tenant.Lines) + len(b.Key.Lines)
+	if lines > MaxLines {
+		return fmt.Errorf("%w: %d, of at most %d", ErrTooManyLines, lines, MaxLines)
+	}
+	parties := b.parties()
+	c := calls.Get().(*call)
+	defer func() {
+		c.reset()
+		calls.Put(c)
+	}()
+	c.away = s.remote.Away()
+
+	lock(&parties, lines)
+	err := s.prepare(now, b, &parties, o, c, take)
+	ask := err == nil && !o.Refused && len(c.asks) > 0
+	if ask && c.away {
+		ask = false
+		err = s.outage(now, b, &parties, o, c, take)
+	}
+	if !ask {
+		var ahead *call
+		if err == nil {
+			if take && !o.Refused {
+				s.hold(b, c)
+			}
+			s.stand(now, &parties, o, c)
+			if c.refill && !c.away {
+				ahead = s.ahead(now, b, &parties, o.N, c)
+			}
+		}
+		unlock(&parties, lines)
+		if ahead != nil {
+			go s.fetch(now, ahead)
+		}
+		if !c.away && o.N > 0 {
+			s.memory.Add(1)
+		}
+		return err
+	}
+	unlock(&parties, lines)
+
+	s.asked.Add(1)
+	s.waited.Add(1)
+	taken, err := s.remote.Ask(ctx, c.asks, !take)
+
+	lock(&parties, lines)
+	if err != nil {
+		s.disown(c)
+		err = s.outage(now, b, &parties, o, c, take)
+	} else {
+		s.finish(now, b, &parties, o, c, take, taken)
+	}
+	if err == nil {
+		if take && !o.Refused {
+			s.hold(b, c)
+		}
+		s.stand(now, &parties, o, c)
+	}
+	unlock(&parties, lines)
+	return err
+}
+
+// prepare takes what is held here, and lists in c what has to be asked for. Where a line is known to
+// refuse, nothing is taken and o says so. The subjects are locked.
+func (s *Shared) prepare(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, c *call, take bool) error {
+	cost := max(b.Cost, 0)
+	n, lacking := 0, false
+	for pi, p := range parties {
+		subject := p.subject()
+		if subject == nil {
+			continue
+		}
+		if subject.dropped.Load() {
+			s.undo(now, b, parties, c, n)
+			return ErrDropped
+		}
+		at := subject.clamp(now)
+		if take && len(p.Lines) > 0 {
+			subject.last = at
+		}
+		var done [Total + 1]bool // by Calendar; 0 for concurrency
+		for i := range p.Lines {
+			l := &p.Lines[i]
+			if l.Policy.Kind == Concurrency && b.NoConcurrency {
+				continue
+			}
+			st, w := &o.Standings[n], &c.lines[n]
+			*st, *w = Standing{}, work{line: l, party: int8(pi), ask: -1, rate: -1}
+			n++
+			switch l.Policy.Kind {
+			case Rate:
+				s.prepareRate(at, l, st, w, c, take)
+			case Quota:
+				w.follows = done[l.Policy.Calendar]
+				done[l.Policy.Calendar] = true
+				s.prepareQuota(at, subject, l, st, w, c, cost, take)
+			case Concurrency:
+				w.follows = done[0]
+				done[0] = true
+				s.prepareSlot(at, subject, st, w, c, take)
+			case Credits:
+				if subject.account.leased < cost {
+					st.Refused = subject.account.exhausted()
+					lacking = lacking || !st.Refused
+				}
+			}
+			o.refuse(st, l.Policy)
+		}
+	}
+	o.N = n
+	if o.Refused || lacking {
+		s.undo(now, b, parties, c, n)
+		c.asks = c.asks[:0]
+		if o.Refused {
+			return nil
+		}
+		o.N = 0
+		return ErrLease
+	}
+	if take {
+		s.reserve(b, parties, c, cost)
+	}
+	s.list(now, b, parties, c, n, cost, take)
+	return nil
+}
+
+// refuse notes where the standing refuses.
+func (o *Outcome) refuse(st *Standing, p *Policy) {
+	if st.Refused {
+		o.Refused = true
+		if r := p.Reason(); o.Kind == 0 || r < o.Kind {
+			o.Kind = r
+		}
+	}
+}
+
+// recent says whether t is less than d before now.
+func recent(t, now time.Time, d time.Duration) bool { return !t.IsZero() && now.Sub(t) < d }
+
+const wanted = 0 // an ask that list numbers
+
+func (s *Shared) prepareRate(at time.Time, l *Line, st *Standing, w *work, c *call, take bool) {
+	p := l.meter.shared(at)
+	if !take {
+		w.ask = wanted
+		return
+	}
+	if s.leased {
+		p.count(at)
+		if p.take(at) {
+			w.here = true
+			c.refill = c.refill || p.wants(at)
+			return
+		}
+	}
+	owed := p.owed(at)
+	switch {
+	case c.away:
+	case recent(p.heard, at, recheck) && owed+p.scale.each > p.scale.depth:
+		st.Refused = true
+		st.Retry = p.retry(owed, p.scale.each)
+		return
+	case s.leased && p.short && recent(p.heard, at, p.hold(owed)) && p.target(owed) > 0:
+		// More comes in small amounts, for which no request has to wait.
+		st.Refused = true
+		st.Retry = p.scale.duration(p.scale.each)
+		c.refill = c.refill || p.wants(at)
+		return
+	}
+	w.ask = wanted
+}
+
+func (s *Shared) prepareQuota(at time.Time, subject *Subject, l *Line, st *Standing, w *work, c *call, cost int64, take bool) {
+	if !take {
+		w.ask = wanted
+		return
+	}
+	count := subject.counter(l.Policy.Calendar, at)
+	if count.lease == nil {
+		count.lease = new(lease)
+	}
+	ls := count.lease
+	if w.follows {
+		// What the first line took from, or asks for, will do for both; its limit is the smaller one's.
+		return
+	}
+	if s.leased {
+		ls.count(at, cost)
+		if ls.held >= cost && ls.held > 0 {
+			ls.held -= cost
+			ls.used = true
+			w.here = true
+			c.refill = c.refill || !ls.asking && ls.held*2 <= ls.target(l.Policy.Limit-count.used, s.remote.Nodes())
+			return
+		}
+		if cost == 0 && recent(ls.heard, at, recheck) {
+			w.here = true
+			return
+		}
+	}
+	if !c.away && cost > 0 && recent(ls.heard, at, recheck) && count.used > l.Policy.Limit-cost {
+		st.Refused = true
+		if l.Policy.Calendar != Total {
+			st.Retry = subject.ends(l.Policy.Calendar, at).Sub(at)
+		}
+		return
+	}
+	w.ask = wanted
+}
+
+func (s *Shared) prepareSlot(at time.Time, subject *Subject, st *Standing, w *work, c *call, take bool) {
+	if !take {
+		w.ask = wanted
+		return
+	}
+	if w.follows {
+		return
+	}
+	if sl := subject.slots; sl != nil {
+		if name, ok := sl.take(); ok {
+			c.slots[w.party] = name
+			w.here = true
+			return
+		}
+		if !c.away && at.Before(sl.full) {
+			st.Refused = true
+			st.Retry = time.Second
+			return
+		}
+	}
+	w.ask = wanted
+}
+
+// reserve takes what is counted here alone: credits and live requests.
+func (s *Shared) reserve(b *Bill, parties *[3]*Party, c *call, cost int64) {
+	for _, p := range parties {
+		subject := p.subject()
+		if subject == nil {
+			continue
+		}
+		for i := range p.Lines {
+			if p.Lines[i].Policy.Kind == Credits {
+				subject.account.take(cost)
+				b.lease = subject.account.lease
+				b.payer(subject).spent.Add(cost)
+				c.credits = true
+				break
+			}
+		}
+		if !b.NoConcurrency {
+			subject.live.Add(1)
+		}
+	}
+	b.held = !b.NoConcurrency
+}
+
+// undo gives back what the first n lines took here, and what was reserved.
+func (s *Shared) undo(now time.Time, b *Bill, parties *[3]*Party, c *call, n int) {
+	for i := range c.lines[:n] {
+		w := &c.lines[i]
+		if !w.here {
+			continue
+		}
+		w.here = false
+		subject := parties[w.party].subject()
+		switch p := w.line.Policy; p.Kind {
+		case Rate:
+			if pl := w.line.meter.pool; pl != nil {
+				// Where it came from is not known, so it is held until the earlier time.
+				pl.putBack(now)
+			}
+		case Quota:
+			if l := subject.count(p.Calendar).lease; l != nil {
+				l.held += max(b.Cost, 0)
+			}
+		case Concurrency:
+			if subject.slots != nil && c.slots[w.party] != "" {
+				subject.slots.free = append(subject.slots.free, c.slots[w.party])
+				c.slots[w.party] = ""
+			}
+		}
+	}
+	if c.credits {
+		c.credits = false
+		holder := parties[1].subject()
+		b.payer(holder).PutBack(holder.account.adjust(b.lease, -max(b.Cost, 0)))
+	}
+	if b.held {
+		b.held = false
+		for _, p := range parties {
+			if subject := p.subject(); subject != nil {
+				subject.live.Add(-1)
+			}
+		}
+	}
+}
+
+// list makes the asks of the lines that want one.
+func (s *Shared) list(now time.Time, b *Bill, parties *[3]*Party, c *call, n int, cost int64, take bool) {
+	for i := 0; i < n; i++ {
+		w := &c.lines[i]
+		if w.ask != wanted || w.rate >= 0 {
+			continue
+		}
+		// Numbered from 1 here, so that 0 goes on meaning wanted.
+		subject := parties[w.party].subject()
+		policy := w.line.Policy
+		a := c.ask()
+		a.Kind, a.Subject, a.Owner = policy.Kind, subject.id, b.ownerOf(int(w.party))
+		at := subject.clamp(now)
+		switch policy.Kind {
+		case Rate:
+			a.Origin = w.line.origin
+			s.listRates(at, a, c, i, n, take)
+		case Quota:
+			s.listQuota(at, subject, a, c, i, n, cost, take)
+		case Concurrency:
+			s.listSlots(subject, a, c, i, n, take)
+		}
+	}
+	for i := 0; i < n; i++ {
+		if w := &c.lines[i]; w.rate >= 0 {
+			w.ask--
+		} else {
+			w.ask = -1
+		}
+	}
+}
+
+// listRates makes a an ask for all rates of the set that the i-th line is of.
+func (s *Shared) listRates(at time.Time, a *Ask, c *call, i, n int, take bool) {
+	number := int8(len(c.asks))
+	for j := range c.lines[:n] {
+		w := &c.lines[j]
+		if w.party != c.lines[i].party || w.line.Policy.Kind != Rate || w.line.origin != a.Origin {
+			continue
+		}
+		p := w.line.meter.shared(at)
+		r := RateAsk{scale: p.scale, Hint: p.owed(at)}
+		if w.ask == wanted {
+			r.Need = 1
+		}
+		if s.leased && take {
+			if r.Extra = p.target(r.Hint) - p.held(at); r.Extra > 0 {
+				r.Hold = p.scale.units(p.leastHold())
+			} else {
+				r.Extra = 0
+			}
+		}
+		a.Merge = a.Merge || p.merge
+		w.ask, w.rate = number, int8(len(a.Rates))
+		a.Rates = append(a.Rates, r)
+	}
+}
+
+func (s *Shared) listQuota(at time.Time, subject *Subject, a *Ask, c *call, i, n int, cost int64, take bool) {
+	cal := c.lines[i].line.Policy.Calendar
+	a.Calendar, a.Limit, a.Need = cal, MaxLimit, cost
+	number := int8(len(c.asks))
+	for j := range c.lines[:n] {
+		w := &c.lines[j]
+		if w.party == c.lines[i].party && w.line.Policy.Kind == Quota && w.line.Policy.Calendar == cal {
+			a.Limit = min(a.Limit, w.line.Policy.Limit)
+			w.ask, w.rate = number, 0
+		}
+	}
+	s.fillQuota(at, subject, a)
+	if l := subject.count(cal).lease; l != nil && s.leased && take {
+		if extra := l.target(a.Limit-a.Seed-a.Need, s.remote.Nodes()) - l.held; extra > 0 {
+			a.Extra = extra
+		}
+	}
+}
+
+// fillQuota says of an ask which period of which count is meant, and what is known of it.
+func (s *Shared) fillQuota(at time.Time, subject *Subject, a *Ask) {
+	count := subject.count(a.Calendar)
+	a.Keep = countKeep0.Milliseconds()
+	if a.Calendar != Total {
+		start, end := a.Calendar.Start(at), a.Calendar.End(at)
+		if at.Unix() < count.end {
+			start, end = time.Unix(count.start, 0), time.Unix(count.end, 0)
+		}
+		a.Start = start.Unix()
+		a.Keep = (end.Sub(at) + countKeep).Milliseconds()
+	}
+	a.Seed = count.at(at)
+	if l := count.lease; l != nil && l.carry != 0 {
+		a.Carry, a.Merge = l.carry, true
+		a.Seed -= l.carry
+	}
+}
+
+func (s *Shared) listSlots(subject *Subject, a *Ask, c *call, i, n int, take bool) {
+	a.Limit, a.Need, a.Keep = MaxLimit, 1, slotKeep.Milliseconds()
+	number := int8(len(c.asks))
+	for j := range c.lines[:n] {
+		w := &c.lines[j]
+		if w.party == c.lines[i].party && w.line.Policy.Kind == Concurrency {
+			a.Limit = min(a.Limit, w.line.Policy.Limit)
+			w.ask, w.rate = number, 0
+		}
+	}
+	if !take {
+		return
+	}
+	if s.leased && subject.slots != nil && len(subject.slots.names) > 1 {
+		a.Extra = s.spare(a.Limit)
+	}
+	for range a.Need + a.Extra {
+		a.Slots = append(a.Slots, s.name+strconv.FormatUint(s.slotN.Add(1), 36))
+	}
+}
+
+// spare is how many slots are worth keeping that no request is using.
+func (s *Shared) spare(limit int64) int64 {
+	if !s.leased {
+		return 0
+	}
+	return min(4, limit/(8*s.remote.Nodes()))
+}
+
+// ownerOf returns the tenant with whose counts those of a party are kept; "" where
+// the party is an address that tenants share.
+func (b *Bill) ownerOf(party int) string {
+	owner := b.Tenant.subject()
+	if owner == nil {
+		return ""
+	}
+	return ownerOf(owner, b.parties()[party].subject())
+}
+
+func ownerOf(owner, subject *Subject) string {
+	const shared = "a:p:"
+	if len(subject.id) > len(shared) && subject.id[:len(shared)] == shared {
+		return ""
+	}
+	return owner.id
+}
