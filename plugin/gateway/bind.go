@@ -29,6 +29,8 @@ type bound struct {
 	addressEpoch int64
 	// durable says that charging changes counts that must be flushed.
 	durable bool
+	// outage is what the plan wants while shared limits can't be reached.
+	outage ratelimit.Outage
 }
 
 // bind returns what e amounts to under the request's view. An error means that it
@@ -72,7 +74,7 @@ func (g *Gateway) rebind(ctx context.Context, req *Request, e *entry) (*bound, e
 	if n := len(limits) + len(own); n > ratelimit.MaxLines {
 		return nil, fmt.Errorf("key %s is subject to %d limits, at most %d can be checked together", e.rec.ID, n, ratelimit.MaxLines)
 	}
-	b := &bound{view: req.View, seq: req.View.seq.Load(), plan: plan}
+	b := &bound{view: req.View, seq: req.View.seq.Load(), plan: plan, outage: plan.outage()}
 	b.scopes = ks.Scopes.Closure(e.rec.Scopes) & plan.Cap
 	b.scopeList = strings.Join(ks.Scopes.List(b.scopes), " ")
 

@@ -222,7 +222,7 @@ func (e *entry) allows(addr netip.Addr) bool {
 func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *entry, b *bound) (dropped bool) {
 	bill := &d.bill
 	bill.Cost, bill.NoConcurrency = req.Cost, req.NoConcurrency
-	bill.Tenant, bill.Key = b.tenant, b.key
+	bill.Tenant, bill.Key, bill.Outage = b.tenant, b.key, b.outage
 	if b.address != nil {
 		party, err := g.addressParty(ctx, req, b)
 		if err != nil {
@@ -259,6 +259,10 @@ func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *entr
 		req.Trace.Note("limits", false, "it cannot be told now what may be spent")
 		d.unavailable()
 		d.Outcome.Refused, d.Outcome.N = false, 0
+		if b.durable && req.Trace == nil {
+			// Credits may have been taken, called in, and given back through the store.
+			g.markDirty(e)
+		}
 		return false
 	}
 	if d.Outcome.Refused {

@@ -33,12 +33,14 @@ func (g *Gateway) ResetLimits(ctx context.Context, v *View, t *Tenant, k *Key, n
 		if err != nil {
 			return err
 		}
-		s := bill.Tenant.Subject
+		party := bill.Tenant
 		if k != nil {
-			s = bill.Key.Subject
+			party = bill.Key
 		}
-		s.Reset(now, names...)
-		g.markSubject(s)
+		if err := g.limiter.Reset(ctx, now, bill.Tenant.Subject, party, names...); err != nil {
+			return fmt.Errorf("%w: %w", ErrStore, err)
+		}
+		g.markSubject(party.Subject)
 		if err := g.flush(ctx); err != nil {
 			g.writeFailed("writing counts back", err)
 			return err

@@ -33,6 +33,17 @@ type Plan struct {
 	Was []string
 }
 
+// outage returns OnRedisDown as a limiter takes it.
+func (p *Plan) outage() ratelimit.Outage {
+	switch p.OnRedisDown {
+	case "open":
+		return ratelimit.OutageOpen
+	case "closed":
+		return ratelimit.OutageClosed
+	}
+	return ratelimit.OutageLocal
+}
+
 // ScopeSet is a set of a keyspace's scopes, one bit each.
 type ScopeSet uint64
 
