@@ -19,7 +19,7 @@ present() {
 	esac
 }
 
-[ $# -gt 0 ] || set -- postgresql pgbouncer redis-server
+[ $# -gt 0 ] || set -- postgresql pgbouncer redis-server chromium
 
 missing=
 for program; do
@@ -50,11 +50,16 @@ if [ ! -e $policy ]; then
 	$as_root chmod 755 $policy
 fi
 
-echo "installing$missing"
+packages=$missing
+case " $missing " in
+*" chromium "*) packages="$packages fonts-liberation" ;; # without any font, pages are blank
+esac
+
+echo "installing$packages"
 export DEBIAN_FRONTEND=noninteractive
 # Lists may be missing, as in a fresh container, or too old to be of use.
 # shellcheck disable=SC2086
-install() { $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing; }
+install() { $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $packages; }
 install || { $as_root apt-get update -q && install; } ||
 	refuse "apt-get could not install them; its reason stands above. By hand, as root: apt-get install --no-install-recommends$missing"
 
