@@ -198,9 +198,8 @@ func TestApart(t *testing.T) {
 // recorder is a test that is expected to fail.
 type recorder struct {
 	testing.TB
-	mu    sync.Mutex
-	said  []string
-	ended []func()
+	mu   sync.Mutex
+	said []string
 }
 
 func (r *recorder) Helper() {}
@@ -211,12 +210,11 @@ func (r *recorder) Errorf(format string, args ...any) {
 }
 func (r *recorder) Fatalf(format string, args ...any) { r.Errorf(format, args...); runtime.Goexit() }
 func (r *recorder) Fatal(args ...any)                 { r.Errorf("%s", fmt.Sprint(args...)); runtime.Goexit() }
-func (r *recorder) Cleanup(f func())                  { r.ended = append(r.ended, f) }
 
 // Everything that a person would call broken is noticed.
 func TestNotices(t *testing.T) {
 	t.Parallel()
-	url := site(t)
+	tab := New(t, site(t), Phone)
 	for _, tt := range []struct {
 		name, want string
 		use        func(*Tab)
@@ -249,20 +247,20 @@ func TestNotices(t *testing.T) {
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
 			r := &recorder{TB: t}
+			tab.t = r
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
-				tt.use(New(r, url, Phone))
+				tt.use(tab)
+				tab.report()
 			}()
 			<-done
-			for _, f := range r.ended {
-				f()
-			}
 			if said := strings.Join(r.said, "\n"); !strings.Contains(said, tt.want) {
 				t.Errorf("what was noticed: %q, want %q", said, tt.want)
 			}
+			tab.secrets = nil
 		})
 	}
+	tab.t = t
 }
