@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -25,7 +26,7 @@ import (
 //
 // Safe for concurrent use.
 type requestLogs struct {
-	access, errors *zap.Logger
+	access, errors namedLogger
 	secrets        logSecrets
 	// onward cleans the headers that go on to an upstream, where that is not to be done as
 	// for a log line, which loses nothing by too much.
@@ -41,8 +42,8 @@ func newRequestLogs(ctx caddy.Context, clean func(string) string, places []apike
 	// The loggers that caddyhttp.App.Provision gives its servers.
 	log := ctx.Logger(httpApp{})
 	return &requestLogs{
-		access:  log.Named("log.access"),
-		errors:  log.Named("log.error"),
+		access:  namedLogger{Logger: log.Named("log.access")},
+		errors:  namedLogger{Logger: log.Named("log.error")},
 		secrets: logSecrets{clean: []func(string) string{clean, management.CleanTokens}, places: places},
 	}
 }
@@ -64,15 +65,17 @@ type accessLog struct {
 	server *caddyhttp.Server
 	r      *http.Request
 	ctx    context.Context
+	vars   map[string]any // of ctx
 
 	// What follows is set only where Caddy would write an access line.
 	on bool
 	// kept says that Caddy was kept from writing its line when the request came.
-	kept    bool
-	header  http.Header // as it arrived at the directive
+	kept bool
+	// arrived is the header as it arrived at the directive.
+	arrived loggedHeader
 	w       caddyhttp.ResponseRecorder
-	body    *requestBody
-	hook    *endHook
+	body    requestBody
+	hook    endHook
 	secrets logSecrets
 	written atomic.Bool
 }
@@ -82,33 +85,44 @@ type accessLog struct {
 // error to serveError instead of returning it.
 func beginAccessLog(logs *requestLogs, r *http.Request) *accessLog {
 	ctx := r.Context()
-	a := &accessLog{requestLogs: logs, r: r, ctx: ctx, secrets: logs.secrets}
+	vars, _ := ctx.Value(caddyhttp.VarsCtxKey).(map[string]any)
+	a := new(accessLog)
+	a.begin(logs, r, vars)
+	return a
+}
+
+// begin is beginAccessLog for an accessLog that is part of something else; vars are those of r.
+func (a *accessLog) begin(logs *requestLogs, r *http.Request, vars map[string]any) {
+	ctx := r.Context()
+	a.requestLogs, a.r, a.ctx, a.vars, a.secrets = logs, r, ctx, vars, logs.secrets
 	a.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if a.server == nil || !shouldLogRequest(a.server.Logs, r.Host) {
-		return a
+		return
 	}
-	if outer, ok := caddyhttp.GetVar(ctx, accessLogVar).(*accessLog); ok {
+	if outer, ok := vars[accessLogVar].(*accessLog); ok {
 		// Another directive has taken the access line; it must now know our keys too.
 		outer.secrets = outer.secrets.and(logs.secrets)
+		outer.arrived.clean(&outer.secrets)
 		a.secrets = outer.secrets
-		return a
+		return
 	}
-	caddyhttp.SetVar(ctx, accessLogVar, a)
+	if vars != nil {
+		vars[accessLogVar] = a
+	}
 	a.on = true
-	if skip, _ := caddyhttp.GetVar(ctx, caddyhttp.LogSkipVar).(bool); skip {
+	if skip, _ := vars[caddyhttp.LogSkipVar].(bool); skip {
 		a.on = false // nobody wants the line
-		return a
+		return
 	}
-	if a.kept = !logs.skipsLog(a.server); a.kept {
-		caddyhttp.SetVar(ctx, caddyhttp.LogSkipVar, true)
+	if a.kept = !logs.skipsLog(a.server); a.kept && vars != nil {
+		vars[caddyhttp.LogSkipVar] = true
 	}
-	a.header = r.Header.Clone()
-	a.body = &requestBody{ReadCloser: r.Body, outer: bytesRead(r.Body)}
-	r.Body = a.body
+	a.arrived = loggedHeaderOf(r.Header, a.server.Logs.ShouldLogCredentials, &a.secrets)
+	a.body.ReadCloser, a.body.outer = r.Body, bytesRead(r.Body)
+	r.Body = &a.body
 	if reader, _ := caddyhttp.IdleTimeoutsFromContext(ctx); reader != nil {
-		a.hook = newEndHook(reader)
+		a.hook.hang(reader)
 	}
-	return a
 }
 
 // observed notes in the access line what would have been refused.
@@ -127,14 +141,18 @@ func (a *accessLog) end(w http.ResponseWriter) {
 		return
 	}
 	if !a.kept {
-		if skip, ok := caddyhttp.GetVar(a.ctx, caddyhttp.LogSkipVar).(bool); ok && skip {
+		if skip, ok := a.vars[caddyhttp.LogSkipVar].(bool); ok && skip {
 			return
 		}
-		caddyhttp.SetVar(a.ctx, caddyhttp.LogSkipVar, true)
+		if a.vars != nil {
+			a.vars[caddyhttp.LogSkipVar] = true
+		}
 	}
 	a.w = serverRecorder(w)
-	idle := a.body.end()
-	if a.hook != nil && idle && a.hook.arm(a.write) {
+	if a.body.end() && a.hook.arm(a) {
+		if a.hook.proven() {
+			return
+		}
 		// Should Caddy come to end requests otherwise, the line is late rather than lost.
 		context.AfterFunc(a.ctx, func() {
 			if !a.written.Load() {
@@ -159,58 +177,50 @@ func (a *accessLog) write() {
 	if a.written.Swap(true) {
 		return
 	}
-	get := func(name string) any { return caddyhttp.GetVar(a.ctx, name) }
 	duration := a.duration()
-
 	var status, size int
-	var header http.Header
 	var writeErr error
 	if a.w != nil {
 		writeErr = a.writeError(duration)
-		status, size, header = a.w.Status(), a.w.Size(), a.w.Header()
+		status, size = a.w.Status(), a.w.Size()
 	}
 	message := "handled request"
-	if nop, ok := get("unhandled").(bool); ok && nop {
+	if nop, ok := a.vars["unhandled"].(bool); ok && nop {
 		message = "NOP"
 	}
 	level := zapcore.InfoLevel
 	if status >= 500 {
 		level = zapcore.ErrorLevel
 	}
-	if name, ok := get(caddyhttp.LogLevelVar).(string); ok {
+	if name, ok := a.vars[caddyhttp.LogLevelVar].(string); ok {
 		if l, err := zapcore.ParseLevel(name); err == nil && l >= zapcore.DebugLevel && l <= zapcore.ErrorLevel {
 			level = l
 		}
 	}
 
 	var fields []zap.Field
-	for _, logger := range namedLoggers(a.server.Logs, a.access, a.r) {
+	for _, logger := range a.loggers(&a.access) {
 		entry := logger.Check(level, message)
 		if entry == nil {
 			continue
 		}
 		if fields == nil {
-			user := ""
-			if repl, ok := a.ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-				user, _ = repl.GetString("http.auth.user.id")
-			}
-			fields = []zap.Field{
-				a.request(),
+			extra, _ := a.ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields)
+			added := extraFields(extra)
+			fields = make([]zap.Field, 0, 8+len(added))
+			fields = append(fields,
+				a.request(a.arrived),
 				zap.Int("bytes_read", a.body.length()),
-				zap.String("user_id", a.secrets.text(user)),
+				zap.String("user_id", a.user()),
 				zap.Duration("duration", duration),
 				zap.Int("size", size),
 				zap.Int("status", status),
-				zap.Object("resp_headers", caddyhttp.LoggableHTTPHeader{
-					Header:               a.secrets.header(header),
-					ShouldLogCredentials: a.server.Logs.ShouldLogCredentials,
-				}),
-			}
+				zap.Object("resp_headers", (*loggedResponse)(a)),
+			)
 			if writeErr != nil {
 				fields = append(fields, zap.NamedError("write_error", writeErr))
 			}
-			extra, _ := a.ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields)
-			for _, f := range extraFields(extra) {
+			for _, f := range added {
 				fields = append(fields, a.secrets.field(f))
 			}
 		}
@@ -218,9 +228,19 @@ func (a *accessLog) write() {
 	}
 }
 
+// user is who the request was let in as, by whichever handler.
+func (a *accessLog) user() string {
+	repl, ok := a.ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return ""
+	}
+	user, _ := repl.GetString("http.auth.user.id")
+	return a.secrets.text(user)
+}
+
 // duration is how long the request has taken so far.
 func (a *accessLog) duration() time.Duration {
-	start, ok := caddyhttp.GetVar(a.ctx, "start_time").(time.Time)
+	start, ok := a.vars["start_time"].(time.Time)
 	if !ok {
 		return 0
 	}
@@ -231,7 +251,7 @@ func (a *accessLog) duration() time.Duration {
 // timeout. It ends the response's header, so that it may run only once all is handled.
 func (a *accessLog) writeError(duration time.Duration) error {
 	limit := time.Duration(a.server.WriteTimeout)
-	if limit <= 0 || a.r.ProtoMajor != 1 || duration < limit || a.hook == nil || !a.hook.atEnd {
+	if limit <= 0 || a.r.ProtoMajor != 1 || duration < limit || !a.hook.atEnd {
 		return nil
 	}
 	err := http.NewResponseController(a.w).Flush()
@@ -239,43 +259,6 @@ func (a *accessLog) writeError(duration time.Duration) error {
 		return nil
 	}
 	return err
-}
-
-// request is the request as Caddy logs it: as it arrived, but for its keys.
-func (a *accessLog) request() zap.Field {
-	header := a.header
-	if header == nil {
-		header = a.r.Header
-	}
-	method, uri, remote := a.r.Method, a.r.RequestURI, a.r.RemoteAddr
-	if o, ok := a.ctx.Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
-		method, uri, remote = o.Method, o.RequestURI, o.RemoteAddr
-	}
-	s := &a.secrets
-	req := &http.Request{
-		Method:           s.text(method),
-		RequestURI:       s.uri(uri),
-		RemoteAddr:       remote,
-		Proto:            a.r.Proto,
-		Host:             s.text(a.r.Host),
-		Header:           s.requestHeader(header),
-		TransferEncoding: a.r.TransferEncoding,
-	}
-	if a.r.TLS != nil {
-		state := *a.r.TLS
-		state.ServerName = s.text(state.ServerName)
-		req.TLS = &state
-	}
-	return zap.Object("request", caddyhttp.LoggableHTTPRequest{
-		Request:              req.WithContext(varsContext(caddyhttp.GetVar(a.ctx, caddyhttp.ClientIPVarKey))),
-		ShouldLogCredentials: a.server.Logs != nil && a.server.Logs.ShouldLogCredentials,
-	})
-}
-
-// varsContext returns a context from which LoggableHTTPRequest takes client_ip, without
-// sharing the variables of a request that may still run.
-func varsContext(clientIP any) context.Context {
-	return context.WithValue(context.Background(), caddyhttp.VarsCtxKey, map[string]any{caddyhttp.ClientIPVarKey: clientIP})
 }
 
 // serverRecorder returns the recorder that the server has put around w: the last of
@@ -298,15 +281,35 @@ func serverRecorder(w http.ResponseWriter) (rec caddyhttp.ResponseRecorder) {
 // connections included; nil where body is not as the server made it.
 func bytesRead(body any) *int {
 	v := reflect.ValueOf(body)
-	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct || v.Elem().Type().PkgPath() != serverPkg {
+	if v.Kind() != reflect.Pointer {
 		return nil
 	}
-	length := v.Elem().FieldByName("Length")
-	if !length.IsValid() || !length.CanAddr() || !length.CanInterface() {
+	t := v.Type()
+	field := lengthFields.Load()
+	if field == nil || field.of != t {
+		if t.Elem().Kind() != reflect.Struct || t.Elem().PkgPath() != serverPkg {
+			return nil
+		}
+		length, ok := t.Elem().FieldByName("Length")
+		if !ok || length.Type != reflect.TypeFor[int]() {
+			return nil
+		}
+		field = &lengthField{t, length.Offset}
+		lengthFields.Store(field)
+	}
+	if v.IsNil() {
 		return nil
 	}
-	n, _ := length.Addr().Interface().(*int)
-	return n
+	return (*int)(unsafe.Add(v.UnsafePointer(), field.offset))
 }
+
+// lengthField is where bodies of a type count what was read of them.
+type lengthField struct {
+	of     reflect.Type
+	offset uintptr
+}
+
+// lengthFields is that of the type that was met last: there is one.
+var lengthFields atomic.Pointer[lengthField]
 
 var serverPkg = reflect.TypeFor[caddyhttp.Server]().PkgPath()

@@ -83,12 +83,7 @@ func (s *logSecrets) requestHeader(h http.Header) http.Header {
 	out, copied := h, false
 	for name, values := range h {
 		for i, v := range values {
-			c := v
-			for _, p := range s.places {
-				if headerOf(p) == name {
-					c = s.held(p, c)
-				}
-			}
+			c := s.headerValue(name, v)
 			if c == v {
 				continue
 			}
@@ -101,8 +96,32 @@ func (s *logSecrets) requestHeader(h http.Header) http.Header {
 	return s.header(out)
 }
 
+// headerValue returns a value of a request's header without keys.
+func (s *logSecrets) headerValue(name, v string) string {
+	for i := range s.places {
+		if p := &s.places[i]; headerOf(p) == name {
+			v = s.held(p, v)
+		}
+	}
+	return s.text(v)
+}
+
+// values returns values without keys of a known shape, values itself where there are none.
+func (s *logSecrets) values(values []string) []string {
+	out := values
+	for i, v := range values {
+		if c := s.text(v); c != v {
+			if &out[0] == &values[0] {
+				out = slices.Clone(values)
+			}
+			out[i] = c
+		}
+	}
+	return out
+}
+
 // headerOf returns the canonical name of the header that a place is in; "" for a query.
-func headerOf(p apikey.Place) string {
+func headerOf(p *apikey.Place) string {
 	switch p.Kind {
 	case apikey.InAuthorization:
 		return "Authorization"
@@ -115,7 +134,7 @@ func headerOf(p apikey.Place) string {
 }
 
 // held cleans what p says may be a credential in the value of a header, and that only.
-func (s *logSecrets) held(p apikey.Place, v string) string {
+func (s *logSecrets) held(p *apikey.Place, v string) string {
 	switch p.Kind {
 	case apikey.InAuthorization:
 		scheme, rest, ok := strings.Cut(strings.TrimLeft(v, " \t"), " ")
@@ -139,15 +158,7 @@ func (s *logSecrets) held(p apikey.Place, v string) string {
 func (s *logSecrets) header(h http.Header) http.Header {
 	out, copied := h, false
 	for name, values := range h {
-		safe := values
-		for i, v := range values {
-			if c := s.text(v); c != v {
-				if &safe[0] == &values[0] {
-					safe = slices.Clone(values)
-				}
-				safe[i] = c
-			}
-		}
+		safe := s.values(values)
 		safeName := s.text(name)
 		if safeName == name && (len(values) == 0 || &safe[0] == &values[0]) {
 			continue
@@ -214,7 +225,7 @@ func (a *accessLog) cleanOnward(r *http.Request) {
 		case "Authorization", "Proxy-Authorization", "Cookie":
 			continue
 		}
-		if slices.ContainsFunc(s.places, func(p apikey.Place) bool { return headerOf(p) == name }) {
+		if slices.ContainsFunc(s.places, func(p apikey.Place) bool { return headerOf(&p) == name }) {
 			continue
 		}
 		for i, v := range values {

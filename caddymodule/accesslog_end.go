@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -31,21 +32,25 @@ type endHook struct {
 	atEnd               bool
 	pretended           time.Time
 	set                 bool // a deadline was set in earnest since the hook stands here
-	done                func()
+	log                 *accessLog
 }
 
-// newEndHook puts a hook in its place. It must be called on the request's goroutine.
-func newEndHook(reader *caddyhttp.IdleTimeoutReader) *endHook {
-	h := &endHook{reader: reader, conn: reader.Ctrl}
+// hang puts the hook in its place. It must be called on the request's goroutine.
+func (h *endHook) hang(reader *caddyhttp.IdleTimeoutReader) {
+	h.reader, h.conn = reader, reader.Ctrl
 	reader.Ctrl = http.NewResponseController(h)
-	return h
 }
 
-// arm has done called at the request's end; false where that can't be promised. Nobody
+// never is the deadline that is pretended. It is never set on a connection.
+var never = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// arm has the log's line written at the request's end; false where that can't be promised. Nobody
 // may read the request's body any more.
-func (h *endHook) arm(done func()) bool {
-	h.done = done
-	h.pretended = time.Now().Add(24 * time.Hour)
+func (h *endHook) arm(log *accessLog) bool {
+	if h.reader == nil {
+		return false
+	}
+	h.log, h.pretended = log, never
 	if hard := h.reader.Deadline.HardDeadline; !hard.IsZero() {
 		// The earlier one would be set, and not ours.
 		h.pretended = hard.Add(-1)
@@ -54,6 +59,15 @@ func (h *endHook) arm(done func()) bool {
 	err := h.reader.SetReadDeadline(h.pretended)
 	h.arming = false
 	return err == nil && h.armed
+}
+
+// endsProven says by protocol (HTTP/1, 2 or 3) that this Caddy ends requests as it is thought to.
+var endsProven [4]atomic.Bool
+
+// proven says that the hook can be relied upon to be called at the request's end. Of a request that
+// went past a hard deadline the reader may leave things as they are.
+func (h *endHook) proven() bool {
+	return h.reader.Deadline.HardDeadline.IsZero() && endsProven[h.log.r.ProtoMajor&3].Load()
 }
 
 // SetReadDeadline stands in for the connection's.
@@ -65,8 +79,11 @@ func (h *endHook) SetReadDeadline(t time.Time) error {
 	if h.armed {
 		h.armed = false
 		h.atEnd = true
-		h.done()
+		h.log.write()
 		h.atEnd = false
+		if proven := &endsProven[h.log.r.ProtoMajor&3]; !proven.Load() {
+			proven.Store(true)
+		}
 		if t.IsZero() && !h.set {
 			// It was only pretended, and the connection may be somebody else's by now.
 			return nil

@@ -76,13 +76,13 @@ func bareError(w http.ResponseWriter, r *http.Request) error {
 
 func (a *accessLog) logError(level zapcore.Level, message string, fields []zap.Field) {
 	var all []zap.Field
-	for _, logger := range namedLoggers(a.server.Logs, a.errors, a.r) {
+	for _, logger := range a.loggers(&a.errors) {
 		entry := logger.Check(level, message)
 		if entry == nil {
 			continue
 		}
 		if all == nil {
-			all = append([]zap.Field{a.request()}, fields...)
+			all = append([]zap.Field{a.request(a.arrived)}, fields...)
 		}
 		entry.Write(all...)
 	}

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"net/http"
 	"reflect"
 	"slices"
@@ -53,9 +54,11 @@ func showsHeader(log *caddy.CustomLog) bool {
 	if enc == nil {
 		return false
 	}
+	// client_ip is looked for among the variables.
+	vars := context.WithValue(context.Background(), caddyhttp.VarsCtxKey, map[string]any{})
 	req := &http.Request{Header: http.Header{"X-Api-Key": {probe}}}
 	line, err := enc.Clone().EncodeEntry(zapcore.Entry{}, []zap.Field{
-		zap.Object("request", caddyhttp.LoggableHTTPRequest{Request: req.WithContext(varsContext(nil))}),
+		zap.Object("request", caddyhttp.LoggableHTTPRequest{Request: req.WithContext(vars)}),
 	})
 	if err != nil {
 		return true

@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -231,7 +233,7 @@ func TestLeakingLoggers(t *testing.T) {
 // has no access log.
 func BenchmarkAccessLog(b *testing.B) {
 	g, places := logGrammar()
-	logs := &requestLogs{access: zap.NewNop(), errors: zap.NewNop(), secrets: logSecrets{[]func(string) string{g.Clean}, places.List()}}
+	logs := &requestLogs{access: namedLogger{Logger: zap.NewNop()}, errors: namedLogger{Logger: zap.NewNop()}, secrets: logSecrets{[]func(string) string{g.Clean}, places.List()}}
 	for _, bm := range []struct {
 		name   string
 		server *caddyhttp.Server
@@ -254,5 +256,45 @@ func BenchmarkAccessLog(b *testing.B) {
 				log.end(w)
 			}
 		})
+	}
+}
+
+// What is logged of a header is what it was, without keys, whatever handlers do to it later.
+func TestLoggedHeader(t *testing.T) {
+	h := http.Header{
+		"Authorization": {"Bearer " + plantedKey}, "Cookie": {"session=abc", "c=" + plantedKey},
+		"X-Api-Key": {plantedKey, "0123456789abcdef"}, "X-Plain": {"a", "b"}, plantedKey: {"v"}, "X-None": {},
+	}
+	plain := map[string][]string{"X-Plain": {"a", "b"}, "X-Api-Key": {shownKey, "REDACTED"}, shownKey: {"v"}, "X-None": {}}
+	for credentials, want := range map[bool]map[string][]string{
+		false: {"Authorization": {"REDACTED"}, "Cookie": {"REDACTED"}},
+		true:  {"Authorization": {"Bearer " + shownKey}, "Cookie": {"session=REDACTED", "c=" + shownKey}},
+	} {
+		in := h.Clone()
+		logged := loggedHeaderOf(in, credentials, testSecrets())
+		for _, values := range in {
+			for i := range values {
+				values[i] = "changed"
+			}
+		}
+		maps.Copy(want, plain)
+		got := map[string][]string{}
+		for _, f := range logged {
+			got[f.name] = f.values
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("credentials %v: %q, want %q", credentials, got, want)
+		}
+	}
+	if redactedValues[0] != "REDACTED" {
+		t.Errorf("what stands in place of credentials is now %q", redactedValues)
+	}
+}
+
+func TestBytesRead(t *testing.T) {
+	for _, body := range []any{nil, http.NoBody, new(int), (*requestBody)(nil), &requestBody{}} {
+		if bytesRead(body) != nil {
+			t.Errorf("%T is taken for the server's", body)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -48,9 +49,23 @@ func (LogFilter) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // Filter implements logging.LogFieldFilter.
 func (LogFilter) Filter(in zapcore.Field) zapcore.Field {
 	s := known.secrets()
-	if h, ok := in.Interface.(caddyhttp.LoggableHTTPHeader); ok {
+	switch h := in.Interface.(type) {
+	case caddyhttp.LoggableHTTPHeader:
 		h.Header = s.addresses(s.requestHeader(h.Header))
 		in.Interface = h
+		return in
+	// Lines of our own are without their keyspace's keys already, but not without those of others.
+	case loggedHeader:
+		h.clean(s)
+		for i := range h {
+			h[i].cleanAddresses(s)
+		}
+		return in
+	case *loggedResponse:
+		in.Interface = caddyhttp.LoggableHTTPHeader{
+			Header:               s.addresses(s.requestHeader(h.header())),
+			ShouldLogCredentials: h.server.Logs.ShouldLogCredentials,
+		}
 		return in
 	}
 	if in.Type == zapcore.StringType {
@@ -60,11 +75,14 @@ func (LogFilter) Filter(in zapcore.Field) zapcore.Field {
 	return s.field(in)
 }
 
+// addressHeaders hold URLs.
+var addressHeaders = [...]string{"Referer", "Location", "Content-Location"}
+
 // addresses returns h without keys in the queries of its headers that hold a URL, h
 // itself where there are none.
 func (s *logSecrets) addresses(h http.Header) http.Header {
 	out, copied := h, false
-	for _, name := range [...]string{"Referer", "Location", "Content-Location"} {
+	for _, name := range addressHeaders {
 		for i, v := range h[name] {
 			c := s.uri(v)
 			if c == v {
@@ -77,6 +95,16 @@ func (s *logSecrets) addresses(h http.Header) http.Header {
 		}
 	}
 	return out
+}
+
+// cleanAddresses takes keys out of the queries of f's values, where they are URLs.
+func (f *loggedValues) cleanAddresses(s *logSecrets) {
+	if !slices.Contains(addressHeaders[:], f.name) {
+		return
+	}
+	for i, v := range f.values {
+		f.values[i] = s.uri(v)
+	}
 }
 
 // known is what the filter goes by: the keyspaces of every configuration that is

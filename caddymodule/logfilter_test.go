@@ -92,6 +92,87 @@ http://127.0.0.1:%d {
 	}
 }
 
+// A line of the directive's own is without its keyspace's keys; the filter takes those of others out of it.
+func TestLogFilterOnOwnLines(t *testing.T) {
+	dir := t.TempDir()
+	port := freePort(t)
+	logs := filepath.Join(dir, "log")
+	config, err := adapt(fmt.Sprintf(`{
+	admin off
+	persist_config off
+	log {
+		output file %s
+		format filter {
+			request>uri keygate
+			request>headers keygate
+			resp_headers keygate
+		}
+	}
+	keygate {
+		store sqlite %s
+		keyspace one {
+			prefix one_live_ live
+		}
+		keyspace two {
+			prefix two_live_ live
+			credentials {
+				query token
+			}
+		}
+	}
+}
+http://127.0.0.1:%d {
+	log
+	keygate one {
+		public /*
+	}
+	header Location /{http.request.header.X-Other}
+	respond ok
+}
+`, logs, filepath.Join(dir, "keys.db"), port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := loadRaw(t, config); err != nil {
+		t.Fatal(err)
+	}
+	key, err := current(t).keyspaces["two"].Grammar.Generate("live")
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequest("GET", fmt.Sprintf("http://127.0.0.1:%d/%s/x", port, key), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const unshaped = "some-secret-of-another-shape"
+	req.Header.Set("Referer", "https://example.com/?token="+unshaped)
+	req.Header.Set("X-Other", "before "+key+" after")
+	req.Header.Set("X-Plain", "plain value")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	stop(t)
+	written, err := os.ReadFile(logs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(written)
+	if strings.Contains(text, key) || strings.Contains(text, unshaped) {
+		t.Errorf("a key is in the log:\n%s", text)
+	}
+	if n := strings.Count(text, key[:12]+"…"); n != 3 {
+		t.Errorf("%s… stands %d times in the log, want in path, X-Other and Location:\n%s", key[:12], n, text)
+	}
+	if !strings.Contains(text, "plain value") || !strings.Contains(text, "handled request") {
+		t.Errorf("the log lacks what it may show:\n%s", text)
+	}
+}
+
 func TestLogFilterForgets(t *testing.T) {
 	if err := load(t, onSQLite(filepath.Join(t.TempDir(), "keys.db")), nil); err != nil {
 		t.Fatal(err)
