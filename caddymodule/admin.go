@@ -98,15 +98,21 @@ func (a *AdminAPI) handlerOf(app *App) http.Handler {
 // managementAPI returns the management API of the app, open to whom authenticate lets in.
 func (a *App) managementAPI(m *management.Manager, authenticate func(*http.Request) (api.Access, error)) http.Handler {
 	return api.New(m, api.Options{
-		Judge:        &judge{gateway: a.gateway, view: a.engine.view, rules: a.rulesOf, requests: a.requestLog},
+		Judge:        a.judge(),
 		Status:       func(ctx context.Context) management.Status { return a.status(ctx) },
 		Usage:        a.usage(m),
 		Authenticate: authenticate,
 		Site:         a.siteOf,
+		Console:      a.consoleOf,
 		Address:      clientAddress,
 		GitHubKeys:   func() *leak.Keys { return a.gitHubKeys },
 		Logger:       a.log,
 	})
+}
+
+// judge answers verify and explain.
+func (a *App) judge() management.Judge {
+	return &judge{gateway: a.gateway, view: a.engine.view, rules: a.rulesOf, requests: a.requestLog}
 }
 
 // adminAccess lets everybody in: Caddy's admin endpoint has seen to who gets this far. The

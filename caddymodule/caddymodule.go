@@ -7,6 +7,7 @@
 //	http.handlers.keygate         judges requests                     handler.go, config_handler.go
 //	http.handlers.keygate_health  says whether keys can be judged     health.go
 //	http.handlers.keygate_api     the management API on a site        api_site.go
+//	http.handlers.keygate_console the web console of a keyspace       console_site.go
 //	caddy.logging.encoders.filter.keygate  keeps keys out of logs    logfilter.go
 //	admin.api.keygate             the management API, for this machine  admin.go
 //	caddy keygate …               commands over that API              command*.go
@@ -18,11 +19,12 @@ package caddymodule
 
 // init registers everything this package brings to Caddy, one line each, in the
 // file that holds the thing. The order of directives matters: each is put directly
-// before basic_auth, so one that is registered earlier also runs earlier.
+// before basic_auth but the console, so one that is registered earlier also runs earlier.
 func init() {
 	registerApp()
 	registerHealth()
 	registerAPI()
+	registerConsole()
 	registerHandler()
 	registerLogFilter()
 	registerAdmin()

@@ -58,6 +58,9 @@ type Options struct {
 	// without a trailing slash, "" where that isn't known. nil: it never is, and the
 	// curl names https://api.example.com.
 	Site func(keyspace string) string
+	// Console says where a keyspace's console is reached, as Site says it of its API. nil, and
+	// where it says "": there is none, and no portal links can be made.
+	Console func(keyspace string) string
 	// Logger hears of what a caller is told only "unavailable" about. Default: nothing is logged.
 	Logger *slog.Logger
 }
@@ -159,6 +162,7 @@ var routes = []route{
 	{"GET /v1/webhooks/{id}/deliveries", "webhooks:read", paged("status"), (*call).listDeliveries},
 	{"POST /v1/webhooks/{id}/deliveries/{delivery}/replay", "webhooks:write", nil, (*call).replayDelivery},
 	{"POST /v1/tenants/{slug}/events", "events:write", nil, (*call).postEvent},
+	{"POST /v1/tenants/{slug}/portal", "portal", nil, (*call).createPortalLink},
 	{"POST /v1/leaks", "", nil, (*call).postLeak},
 	{"POST /v1/leaks/github", "", nil, (*call).postGitHubLeaks},
 	{"POST /v1/import", "keys:write", nil, (*call).importKeys},

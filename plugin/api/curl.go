@@ -8,13 +8,19 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// curl returns a command line that sends key to the keyspace's API, in the first of
-// the places where a key may stand.
+// curl is Curl for the keyspace's site.
 func (h *Handler) curl(ks *gateway.Keyspace, key string) string {
 	site := ""
 	if h.opts.Site != nil {
 		site = h.opts.Site(ks.Name)
 	}
+	return Curl(ks, site, key)
+}
+
+// Curl returns a command line that sends key to the keyspace's API, in the first of
+// the places where a key may stand. site is where that is, a URL without a slash at its end;
+// "" names https://api.example.com.
+func Curl(ks *gateway.Keyspace, site, key string) string {
 	if site == "" {
 		site = "https://api.example.com"
 	}

@@ -232,6 +232,9 @@ func withoutSecrets(body []byte) ([]byte, error) {
 			fields[name], had = json.RawMessage("null"), true
 		}
 	}
+	if bytes.Contains(fields["url"], []byte(portalPath)) {
+		fields["url"], had = json.RawMessage("null"), true
+	}
 	if !had {
 		return body, nil
 	}

@@ -104,6 +104,9 @@ type Actor struct {
 	Tenant string
 	// Token is the id of the management token that is acted by; "" where it is none.
 	Token string
+	// Scopes bound what can be given to others, where it is not the token that does. nil:
+	// the token does or, without one, nothing does.
+	Scopes []string
 }
 
 // sees says whether a tenant exists for the actor. slug is as stored.

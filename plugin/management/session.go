@@ -71,7 +71,11 @@ func (g *SessionGrant) HasScopes(scopes []string) bool {
 
 // Actor returns the person as who does something.
 func (g *SessionGrant) Actor(ip string) Actor {
-	return Actor{Name: g.Name, IP: ip, Via: "console", Tenant: g.Tenant, Token: g.Token}
+	a := Actor{Name: g.Name, IP: ip, Via: "console", Tenant: g.Tenant, Token: g.Token}
+	if g.Kind != SessionByToken {
+		a.Scopes = append([]string{}, g.scopes...)
+	}
+	return a
 }
 
 // IssuedSession is a session that begins, with the secret that the browser holds.

@@ -157,8 +157,12 @@ func (m *Manager) CreateToken(ctx context.Context, a Actor, keyspace string, in 
 }
 
 // maker returns the token that the actor acts by, nil where it is none, and keeps it
-// from being revoked before the transaction ends.
+// from being revoked before the transaction ends. Of who is bounded otherwise it is one with
+// those bounds.
 func (c *call) maker() (*Token, error) {
+	if c.actor.Scopes != nil {
+		return &Token{Scopes: c.actor.Scopes, Tenant: c.actor.Tenant}, nil
+	}
 	if c.actor.Token == "" {
 		return nil, nil
 	}

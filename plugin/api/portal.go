@@ -1,0 +1,73 @@
+package api
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// portalPath is where a console takes portal links, and where the secret begins: what follows is
+// sent to no server, so that what only fetches links does not use them up.
+const portalPath = "/portal#"
+
+// portalLink is a link by which a tenant's person is let in to the console, once.
+type portalLink struct {
+	URL       string    `json:"url"`
+	ExpiresAt time.Time `json:"expires_at"`
+	secretNote
+}
+
+var errNoConsole = &management.Error{
+	Status: http.StatusUnprocessableEntity, Code: "console_unavailable",
+	Detail: "There is no console for this keyspace: add keygate_console to a site of the Caddyfile, and reload.",
+}
+
+func (c *call) createPortalLink() error {
+	o, err := c.body(false)
+	if err != nil {
+		return err
+	}
+	in := management.PortalFields{Actor: o.string("actor"), Role: o.string("role"), ReturnURL: o.string("return_url")}
+	if s := o.concurrency("expires_in"); s.Set {
+		in.ExpiresIn = management.Optional[time.Duration]{Set: true, Null: s.Null}
+		if seconds, err := strconv.ParseInt(s.Value, 10, 32); err == nil {
+			in.ExpiresIn.Value = time.Duration(seconds) * time.Second
+		} else if !s.Null && len(o.faults) == 0 {
+			if in.ExpiresIn.Value, err = management.ParseDuration(s.Value); err != nil {
+				o.fault("expires_in", "must be a duration such as 5m, or a number of seconds")
+			}
+		}
+	}
+	if err := o.done(); err != nil {
+		return err
+	}
+	site := ""
+	if c.h.opts.Console != nil {
+		site = c.h.opts.Console(c.keyspace)
+	}
+	if site == "" {
+		return errNoConsole
+	}
+	l, err := c.h.manager.CreatePortalLink(c.ctx, c.actor, c.keyspace, c.r.PathValue("slug"), in)
+	if err != nil {
+		return err
+	}
+	return c.json(http.StatusCreated, portalLink{URL: site + portalPath + l.Secret, ExpiresAt: l.ExpiresAt})
+}
+
+var _ = document("POST /v1/tenants/{slug}/portal", doc{
+	Summary: "Makes a link by which one person of the tenant is let in to the console, once.",
+	Description: "Send the person's browser to the url. What they do there is confined to the tenant and the role, stands in the audit log under their name, " +
+		"and ends with the token that made the link. " + onlyHereToo,
+	Body: fields{
+		"actor":      aText("The person's name, as the audit log shows it.").with("maxLength", management.MaxKeyName),
+		"role":       oneOf("A viewer reads; an editor also makes and changes keys and webhooks. Default: viewer.", string(management.PortalViewer), string(management.PortalEditor)).orNull(),
+		"return_url": aText("Where the console leads back to. Default and null: nowhere.").orNull(),
+		"expires_in": schema{"type": []string{"string", "integer", "null"}, "description": "For how long the link can be used, such as 5m, or in seconds: 10s to 1h. Default and null: 5m."},
+	},
+	Required: []string{"actor"},
+	Answers:  map[int]any{http.StatusCreated: portalLink{}},
+	Refusals: map[int][]string{http.StatusUnprocessableEntity: {"console_unavailable"}},
+})

@@ -1,0 +1,302 @@
+package console
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"path"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/usage"
+)
+
+// Options is what a Handler works with.
+type Options struct {
+	// Keyspace whose keys are managed. "": the only one, or "default".
+	Keyspace string
+	// Judge answers "why was this refused?". nil: there is no such page.
+	Judge management.Judge
+	// Usage says what keys and tenants used. nil: no usage is shown.
+	Usage *usage.Service
+	// Status says how the gateway is. nil: it is not shown.
+	Status func(context.Context) management.Status
+	// Curl returns a command line that sends a full key to the API. nil: none is shown.
+	Curl func(key string) string
+	// Client says where a request comes from. nil: from the other end of the connection.
+	Client func(*http.Request) netip.Addr
+	// Secure says that a request came by HTTPS, as far as the client is concerned. nil: where r.TLS is set.
+	Secure func(*http.Request) bool
+	// Base returns what stands before r.URL.Path in the client's URL, without a slash at
+	// its end. nil: nothing.
+	Base func(*http.Request) string
+	// Failed is told of an address that showed an unknown token or link, and says whether it may
+	// go on or, if not, when. nil: it always may.
+	Failed func(netip.Addr) (ok bool, retry time.Duration)
+	// Identity, where it is not nil, is trusted to say who is there.
+	Identity *Identity
+	// Brand is how the console looks.
+	Brand Brand
+	// Cookie is the name of the session's cookie, after "__Host-" where that is possible. Default: "keygate".
+	Cookie string
+	// Logger hears of what a person is told only "unavailable" about. Default: nothing is logged.
+	Logger *slog.Logger
+}
+
+// Identity is a proxy in front that says who is there.
+type Identity struct {
+	// Header holds the person's name. It must be one that clients can't set.
+	Header string
+	// Scopes are what people who are identified may do. None: "*", everything.
+	Scopes []string
+}
+
+// Handler is the console of a keyspace. Safe for concurrent use.
+type Handler struct {
+	manager *management.Manager
+	opts    Options
+	log     *slog.Logger
+	mux     *http.ServeMux
+	assets  map[string]*asset
+	// names are the assets' names by what templates call them.
+	names map[string]string
+}
+
+// New returns the console of a manager, or what is wrong with the brand.
+func New(m *management.Manager, opts Options) (*Handler, error) {
+	h := &Handler{manager: m, opts: opts, log: opts.Logger, mux: http.NewServeMux()}
+	if h.log == nil {
+		h.log = slog.New(slog.DiscardHandler)
+	}
+	if h.opts.Cookie == "" {
+		h.opts.Cookie = "keygate"
+	}
+	if h.opts.Identity != nil && len(h.opts.Identity.Scopes) == 0 {
+		h.opts.Identity = &Identity{Header: h.opts.Identity.Header, Scopes: []string{management.AllScopes}}
+	}
+	if h.opts.Brand.Title == "" {
+		h.opts.Brand.Title = DefaultTitle
+	}
+	if err := h.makeAssets(); err != nil {
+		return nil, err
+	}
+	for _, r := range routes {
+		h.mux.Handle(r.pattern, bound{h, r})
+	}
+	return h, nil
+}
+
+// policy is the Content-Security-Policy of every answer: nothing inline, nothing from elsewhere, no frames.
+const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
+	"form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+
+// ServeHTTP answers one request. It reads at most 1 MiB of a body.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	header := w.Header()
+	header.Set("Content-Security-Policy", policy)
+	header.Set("X-Frame-Options", "DENY")
+	header.Set("X-Content-Type-Options", "nosniff")
+	// Not no-referrer: with that, browsers send "Origin: null" with our own forms.
+	header.Set("Referrer-Policy", "same-origin")
+	header.Set("Cross-Origin-Opener-Policy", "same-origin")
+	header.Set("Cross-Origin-Resource-Policy", "same-origin")
+	header.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()")
+	header.Set("Cache-Control", "no-store")
+	c := &call{h: h, w: w, r: r, ctx: r.Context()}
+	if h.opts.Base != nil {
+		c.base = h.opts.Base(r)
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			if p == http.ErrAbortHandler {
+				panic(p)
+			}
+			h.log.ErrorContext(r.Context(), "the console failed", "panic", p, "stack", string(debug.Stack()))
+			c.fail(errors.New("panic"))
+		}
+	}()
+	if name, ok := strings.CutPrefix(r.URL.Path, assetPath); ok {
+		h.serveAsset(w, r, name)
+		return
+	}
+	addr := remoteAddr(r)
+	if h.opts.Client != nil {
+		addr = h.opts.Client(r)
+	}
+	if c.addr = addr; addr.IsValid() {
+		c.ip = addr.String()
+	}
+	if p := r.URL.Path; !strings.HasPrefix(p, "/") || path.Clean(p) != p {
+		c.fail(errNoPage) // else ServeMux would redirect, without the base
+		return
+	}
+	if _, pattern := h.mux.Handler(r); pattern == "" {
+		// The method is not the path's, or there is no such path: to whom is not signed in, that is all one.
+		if _, err := c.signedIn(); err != nil {
+			c.fail(err)
+			return
+		}
+		c.fail(errNoPage)
+		return
+	}
+	h.mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callKey{}, c)))
+}
+
+// callKey is where ServeHTTP leaves the call for the route.
+type callKey struct{}
+
+func remoteAddr(r *http.Request) netip.Addr {
+	a, _ := netip.ParseAddrPort(r.RemoteAddr)
+	return a.Addr().Unmap()
+}
+
+// call is one request being answered.
+type call struct {
+	h *Handler
+	w http.ResponseWriter
+	r *http.Request
+	// ctx is the request's.
+	ctx context.Context
+	// base is what stands before every path of ours in the client's URL.
+	base string
+	addr netip.Addr
+	ip   string
+	// What follows is set where somebody is signed in.
+	grant  *management.SessionGrant
+	actor  management.Actor
+	secret string
+}
+
+// bound is a route of a handler.
+type bound struct {
+	h     *Handler
+	route route
+}
+
+// ServeHTTP answers a request that the route is for.
+func (b bound) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
+	c := r.Context().Value(callKey{}).(*call)
+	c.r = r // with the pattern's values
+	err := c.admit(b.route)
+	if err == nil {
+		err = b.route.serve(c)
+	}
+	if err != nil {
+		c.fail(err)
+	}
+}
+
+// admit lets through whom the route is for.
+func (c *call) admit(r route) error {
+	if c.r.Method == http.MethodPost {
+		if err := c.sameSite(); err != nil {
+			return err
+		}
+		c.r.Body = http.MaxBytesReader(c.w, c.r.Body, maxForm)
+		if err := c.r.ParseForm(); err != nil {
+			return errForm
+		}
+	}
+	if r.who == anybody {
+		return nil
+	}
+	if _, err := c.signedIn(); err != nil {
+		return err
+	}
+	if r.who == operators && c.actor.Tenant != "" {
+		return errNoPage
+	}
+	if r.scope != "" && !c.grant.Allows(r.scope) {
+		return &management.Error{Status: http.StatusForbidden, Code: management.CodeInsufficientScope,
+			Detail: "Your session lacks the right " + r.scope + ". Sign in with a token that has it, or ask whoever gave you access."}
+	}
+	if c.r.Method == http.MethodPost {
+		return c.checkCSRF()
+	}
+	return nil
+}
+
+// path returns the client's path to one of ours.
+func (c *call) path(p string) string { return c.base + p }
+
+// redirect answers a POST that was carried out; notice is a key of notices, "" for none.
+func (c *call) redirect(p, notice string) error {
+	if notice != "" {
+		sep := "?"
+		if strings.Contains(p, "?") {
+			sep = "&"
+		}
+		p += sep + "done=" + notice
+	}
+	c.w.Header().Set("Location", c.path(p))
+	c.w.WriteHeader(http.StatusSeeOther)
+	return nil
+}
+
+// view is what a page is made from.
+type view struct {
+	c *call
+	// Page is the template's name, Title the document's.
+	Page, Title string
+	Brand       Brand
+	// Notice says what was just done.
+	Notice string
+	Data   any
+}
+
+// To returns a link: its parts, of which every second one is a path segment and escaped.
+func (v *view) To(parts ...string) string { return v.c.to(parts...) }
+
+// Asset returns the URL of an asset.
+func (v *view) Asset(name string) string { return v.c.path(assetPath + v.c.h.names[name]) }
+
+// HasAsset says whether there is one of that name.
+func (v *view) HasAsset(name string) bool { return v.c.h.names[name] != "" }
+
+// CSRF is what a form must hold to be ours.
+func (v *view) CSRF() string { return v.c.csrf() }
+
+// SignedIn returns who is there, nil where nobody is.
+func (v *view) SignedIn() *management.SessionGrant { return v.c.grant }
+
+// Operator says whether all of the keyspace is seen.
+func (v *view) Operator() bool { return v.c.grant != nil && v.c.grant.Tenant == "" }
+
+// Can says whether the session has a scope.
+func (v *view) Can(scope string) bool { return v.c.grant != nil && v.c.grant.Allows(scope) }
+
+// Nav is where one can go.
+func (v *view) Nav() []navItem { return v.c.nav(v.Page) }
+
+// Query returns a parameter of the page's URL.
+func (v *view) Query(name string) string { return v.c.r.URL.Query().Get(name) }
+
+// Curl returns a command line for a full key, "" where none is known.
+func (v *view) Curl(key string) string {
+	if v.c.h.opts.Curl == nil {
+		return ""
+	}
+	return v.c.h.opts.Curl(key)
+}
+
+// Explains says whether there is somebody to ask why.
+func (v *view) Explains() bool { return v.c.h.opts.Judge != nil && v.Can("verify") }
+
+// With returns the view for a part of the page that shows other data.
+func (v *view) With(data any) *view {
+	part := *v
+	part.Data = data
+	return &part
+}
+
+// FirstPage returns the link to a list's first page, with its filters.
+func (v *view) FirstPage() string {
+	q := v.c.r.URL.Query()
+	q.Del("cursor")
+	q.Del("done")
+	return v.c.path(v.c.r.URL.Path) + "?" + q.Encode()
+}

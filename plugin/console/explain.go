@@ -1,0 +1,86 @@
+package console
+
+import (
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// explainPage says why a request would be refused.
+type explainPage struct {
+	Form   *form
+	Result *management.VerifyResult
+	// Past is the reason of a request that was.
+	Past    string
+	Methods []string
+}
+
+var methods = []string{"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}
+
+func (c *call) showExplain() error {
+	if c.h.opts.Judge == nil {
+		return errNoPage
+	}
+	f := newForm(nil)
+	q := c.r.URL.Query()
+	for _, name := range []string{"method", "path", "ip"} {
+		f.Set(name, q.Get(name))
+	}
+	return c.render(http.StatusOK, "explain", "Why was this refused?", explainPage{Form: f, Past: q.Get("reason"), Methods: methods})
+}
+
+func (c *call) explain() error {
+	if c.h.opts.Judge == nil {
+		return errNoPage
+	}
+	f := newForm(c.r.PostForm)
+	q := management.VerifyRequest{Key: strings.TrimSpace(f.Value("key")), Method: f.Value("method"), Path: strings.TrimSpace(f.Value("path"))}
+	f.forget("key")
+	if q.Path != "" && !strings.HasPrefix(q.Path, "/") {
+		f.fault("path", "must begin with /, such as /v1/jobs")
+	}
+	if ip := strings.TrimSpace(f.Value("ip")); ip != "" {
+		a, err := netip.ParseAddr(ip)
+		if err != nil {
+			f.fault("ip", "must be an address, such as 192.0.2.7 or 2001:db8::1")
+		}
+		q.IP = a.Unmap()
+	}
+	p := explainPage{Form: f, Methods: methods}
+	if f.Failed() {
+		return c.render(http.StatusUnprocessableEntity, "explain", "Why was this refused?", p)
+	}
+	if err := c.confine(&q); err != nil {
+		return err
+	}
+	result, err := c.h.opts.Judge.Explain(c.ctx, c.h.opts.Keyspace, q)
+	if err != nil {
+		e, err := f.refused(err)
+		if err != nil {
+			return err
+		}
+		return c.render(e.Status, "explain", "Why was this refused?", p)
+	}
+	p.Result = &result
+	return c.render(http.StatusOK, "explain", "Why was this refused?", p)
+}
+
+// confine puts a key that nobody has in the place of another tenant's, where the session sees one
+// tenant only: what is said then is the same as of an unknown key.
+func (c *call) confine(q *management.VerifyRequest) error {
+	if c.actor.Tenant == "" || q.Key == "" {
+		return nil
+	}
+	known, err := c.h.opts.Judge.Explain(c.ctx, c.h.opts.Keyspace, management.VerifyRequest{Key: q.Key})
+	if err != nil || known.KeyID == "" || known.Tenant == c.actor.Tenant {
+		return err
+	}
+	ks, err := c.h.manager.Keyspace(c.h.opts.Keyspace)
+	if err != nil {
+		return err
+	}
+	q.Key, err = ks.Grammar.Generate("")
+	return err
+}

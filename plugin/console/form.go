@@ -1,0 +1,177 @@
+package console
+
+import (
+	"errors"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// form is what was typed, with what is wrong with it.
+type form struct {
+	values url.Values
+	// errors are by field; the one of "" is the form's.
+	errors map[string]string
+}
+
+func newForm(values url.Values) *form {
+	if values == nil {
+		values = url.Values{}
+	}
+	return &form{values: values, errors: map[string]string{}}
+}
+
+// Value returns what a field holds.
+func (f *form) Value(name string) string { return f.values.Get(name) }
+
+// Set fills a field in.
+func (f *form) Set(name string, values ...string) { f.values[name] = values }
+
+// Has says whether one of a field's values is v, as of checkboxes.
+func (f *form) Has(name, v string) bool {
+	for _, have := range f.values[name] {
+		if have == v {
+			return true
+		}
+	}
+	return false
+}
+
+// Error returns what is wrong with a field, or with "" the form as a whole.
+func (f *form) Error(name string) string { return f.errors[name] }
+
+// Failed says whether anything is wrong.
+func (f *form) Failed() bool { return len(f.errors) > 0 }
+
+// forget drops a field that must not be shown again.
+func (f *form) forget(name string) { delete(f.values, name) }
+
+// fault notes what is wrong with a field. The first one stands.
+func (f *form) fault(name, detail string) {
+	if f.errors[name] == "" {
+		f.errors[name] = upperFirst(detail)
+	}
+}
+
+// take puts an error's faults beside the fields, and says whether it named any.
+func (f *form) take(e *management.Error) bool {
+	for _, fe := range e.Fields {
+		name, at, nested := strings.Cut(strings.TrimPrefix(fe.Pointer, "/"), "/")
+		detail := fe.Detail
+		if n, err := strconv.Atoi(at); nested && err == nil {
+			if values := f.lines(name); n < len(values) {
+				detail = "“" + values[n] + "” " + detail
+			}
+		}
+		f.fault(name, detail)
+	}
+	return len(e.Fields) > 0
+}
+
+// refused notes why management refused the form, where it did; other errors are returned.
+func (f *form) refused(err error) (*management.Error, error) {
+	var e *management.Error
+	if !errors.As(err, &e) || e.Status == 401 || e.Status == 404 {
+		return nil, err
+	}
+	if !f.take(e) {
+		f.errors[""] = e.Detail
+	}
+	return e, nil
+}
+
+// lines returns the entries of a field: its values, or of a text its lines.
+func (f *form) lines(name string) (out []string) {
+	for _, v := range f.values[name] {
+		for _, line := range strings.FieldsFunc(v, func(r rune) bool { return r == '\n' || r == '\r' || r == ',' }) {
+			if line = strings.TrimSpace(line); line != "" {
+				out = append(out, line)
+			}
+		}
+	}
+	return out
+}
+
+// text returns a field of one line.
+func (f *form) text(name string) management.Optional[string] {
+	return management.Some(strings.TrimSpace(f.Value(name)))
+}
+
+// orNull returns a field, null where nothing was typed.
+func (f *form) orNull(name string) management.Optional[string] {
+	if v := f.text(name); v.Value != "" {
+		return v
+	}
+	return management.Null[string]()
+}
+
+// number returns a field that is a whole number, null where nothing was typed.
+func (f *form) number(name string) management.Optional[int64] {
+	text := strings.NewReplacer(" ", "", "_", "", "\u202f", "", "\u00a0", "").Replace(f.Value(name))
+	if text == "" {
+		return management.Null[int64]()
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		f.fault(name, "must be a whole number, such as 500")
+	}
+	return management.Some(n)
+}
+
+// expiry reads a choice of a duration in days, "never", or "date" with a date in another field.
+func (f *form) expiry(choice, date string, now time.Time) management.Optional[time.Time] {
+	switch v := f.Value(choice); v {
+	case "", "never":
+		return management.Null[time.Time]()
+	case "date":
+		text := strings.TrimSpace(f.Value(date))
+		for _, layout := range []string{"2006-01-02T15:04", "2006-01-02T15:04:05", "2006-01-02", time.RFC3339} {
+			if at, err := time.Parse(layout, text); err == nil {
+				return management.Some(at)
+			}
+		}
+		f.fault("expires_at", "must be a date and time in UTC, such as 2027-01-31T12:00")
+		return management.Some(now)
+	default:
+		days, err := strconv.Atoi(v)
+		if err != nil || days < 1 || days > 3660 {
+			f.fault("expires_at", "must be one of the choices")
+			return management.Some(now)
+		}
+		return management.Some(now.AddDate(0, 0, days))
+	}
+}
+
+func upperFirst(s string) string {
+	if s == "" {
+		return ""
+	}
+	r, n := utf8.DecodeRuneInString(s)
+	return string(unicode.ToUpper(r)) + s[n:]
+}
+
+func itoa(n int64) string { return strconv.FormatInt(n, 10) }
+
+// pageSize is how many rows a page of a list has.
+const pageSize = 25
+
+// page returns which page of a list is asked for.
+func (c *call) page() management.PageQuery {
+	return management.PageQuery{Limit: pageSize, Cursor: c.r.URL.Query().Get("cursor")}
+}
+
+// next returns the link to a list's next page, with its filters; "" on the last.
+func (c *call) next(cursor *string) string {
+	if cursor == nil {
+		return ""
+	}
+	q := c.r.URL.Query()
+	q.Del("done")
+	q.Set("cursor", *cursor)
+	return c.path(c.r.URL.Path) + "?" + q.Encode()
+}

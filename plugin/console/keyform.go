@@ -1,0 +1,224 @@
+package console
+
+import (
+	"crypto/sha256"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"crypto/rand"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// scopeChoice is a scope that a key may be given.
+type scopeChoice struct {
+	Name string
+	// Includes are those that come with it.
+	Includes []string
+	// Beyond says that the plan does not allow it.
+	Beyond bool
+}
+
+// keyForm is the page on which a key is made or changed.
+type keyForm struct {
+	Form   *form
+	Tenant management.TenantRecord
+	// Plan is the tenant's; nil where it is not configured here.
+	Plan   *management.PlanRecord
+	Scopes []scopeChoice
+	Envs   []string
+	// Key is the one that is changed; nil for a new one.
+	Key *management.KeyRecord
+	// Once is good for one key.
+	Once string
+}
+
+// chooseTenant is the page on which an operator says whose key is made.
+type chooseTenant struct {
+	List  []management.TenantRecord
+	More  bool
+	Wrong string
+	Typed string
+}
+
+// keyFormOf returns the page for a tenant's keys.
+func (c *call) keyFormOf(slug string, f *form) (p keyForm, err error) {
+	p.Form = f
+	if p.Tenant, err = c.h.manager.Tenant(c.ctx, c.actor, c.h.opts.Keyspace, slug); err != nil {
+		return p, err
+	}
+	plans, err := c.h.manager.Plans(c.h.opts.Keyspace)
+	if err != nil {
+		return p, err
+	}
+	for i := range plans.Data {
+		if plans.Data[i].Name == p.Tenant.Plan {
+			p.Plan = &plans.Data[i]
+		}
+	}
+	ks, err := c.h.manager.Keyspace(c.h.opts.Keyspace)
+	if err != nil {
+		return p, err
+	}
+	p.Envs = ks.Grammar.Environments()
+	for _, name := range ks.Scopes.Names {
+		s := scopeChoice{Name: name}
+		for _, included := range ks.Scopes.List(ks.Scopes.Closure([]string{name})) {
+			if included != name {
+				s.Includes = append(s.Includes, included)
+			}
+		}
+		bit, _ := ks.Scopes.Bit(name)
+		if plan := ks.Plans[p.Tenant.Plan]; plan != nil && plan.Cap&bit == 0 {
+			s.Beyond = true
+		}
+		p.Scopes = append(p.Scopes, s)
+	}
+	return p, nil
+}
+
+// Default returns the scopes that a new key gets unless others are chosen.
+func (p keyForm) Default() (names []string) {
+	if p.Plan != nil && p.Plan.Scopes != nil {
+		return p.Plan.Scopes
+	}
+	covered := map[string]bool{}
+	for _, s := range p.Scopes {
+		if !s.Beyond && !covered[s.Name] {
+			names = append(names, s.Name)
+		}
+		for _, i := range s.Includes {
+			covered[i] = true
+		}
+	}
+	return names
+}
+
+func (c *call) showNewKey() error {
+	slug := c.actor.Tenant
+	if slug == "" {
+		slug = c.r.URL.Query().Get("tenant")
+	}
+	if slug == "" {
+		return c.showChooseTenant(http.StatusOK, "", "")
+	}
+	f := newForm(nil)
+	p, err := c.keyFormOf(slug, f)
+	var e *management.Error
+	if errors.As(err, &e) && e.Status == http.StatusNotFound && c.actor.Tenant == "" {
+		return c.showChooseTenant(http.StatusNotFound, slug, "There is no tenant of that name.")
+	}
+	if err != nil {
+		return err
+	}
+	f.Set("scopes", p.Default()...)
+	f.Set("environment", p.Envs[0])
+	f.Set("expires", "90")
+	p.Once = rand.Text()
+	return c.render(http.StatusOK, "key-new", "Create a key", p)
+}
+
+func (c *call) showChooseTenant(status int, typed, wrong string) error {
+	if !c.grant.Allows("tenants:read") {
+		return c.render(status, "key-tenant", "Create a key", chooseTenant{Typed: typed, Wrong: wrong})
+	}
+	list, err := c.h.manager.Tenants(c.ctx, c.actor, c.h.opts.Keyspace, management.TenantFilter{PageQuery: management.PageQuery{Limit: 20}})
+	if err != nil {
+		return err
+	}
+	return c.render(status, "key-tenant", "Create a key", chooseTenant{list.Data, list.NextCursor != nil, wrong, typed})
+}
+
+// keyFields reads what the form says of a key.
+func (f *form) keyFields(now time.Time, fresh bool) management.KeyFields {
+	in := management.KeyFields{
+		Name: f.text("name"), Description: management.Some(strings.ReplaceAll(f.Value("description"), "\r\n", "\n")),
+		AllowedIPs: management.Some(f.lines("allowed_ips")),
+		Rate:       f.orNull("rate"), Quota: f.orNull("quota"), Concurrency: f.orNull("concurrency"), CreditsLimit: f.number("credits_limit"),
+	}
+	if f.Value("with_scopes") != "" {
+		in.Scopes = management.Some(append([]string{}, f.values["scopes"]...))
+	}
+	if fresh {
+		in.Environment = f.orNull("environment")
+	}
+	if f.Value("expires") != "keep" {
+		in.ExpiresAt = f.expiry("expires", "expires_on", now)
+	}
+	return in
+}
+
+// shownKey is the page that shows a full key, once.
+type shownKey struct {
+	Key management.IssuedKey
+	// Rotated says that it is a new secret of a key that was there.
+	Rotated bool
+	// Grace is until when the former secret is valid; nil where it is invalid.
+	Grace *time.Time
+}
+
+// shownBefore is the page that says that a form was sent again.
+type shownBefore struct{ ID string }
+
+func (c *call) createKey() error {
+	f := newForm(c.r.PostForm)
+	slug := c.actor.Tenant
+	if slug == "" {
+		slug = f.Value("tenant")
+	}
+	in := f.keyFields(time.Now(), true)
+	again := func(status int) error {
+		p, err := c.keyFormOf(slug, f)
+		if err != nil {
+			return err
+		}
+		if p.Once = f.Value("once"); p.Once == "" {
+			p.Once = rand.Text()
+		}
+		return c.render(status, "key-new", "Create a key", p)
+	}
+	if f.Failed() {
+		return again(http.StatusUnprocessableEntity)
+	}
+	return c.shownOnce("new key "+slug, func(c *call) error {
+		k, err := c.h.manager.CreateKey(c.ctx, c.actor, c.h.opts.Keyspace, slug, in)
+		if err != nil {
+			e, err := f.refused(err)
+			if err != nil {
+				return err
+			}
+			return again(e.Status)
+		}
+		return c.show("key-shown", "Your new key", shownKey{Key: k})
+	})
+}
+
+// shownOnce carries out what shows a secret, once for each number that a form carries: sent again,
+// the same form only tells what came of it.
+func (c *call) shownOnce(what string, carryOut func(*call) error) error {
+	number := c.r.PostForm.Get("once")
+	if number == "" || len(number) > 100 {
+		return errStaleForm
+	}
+	request := sha256.Sum256([]byte(what))
+	once, earlier, err := c.h.manager.Begin(c.ctx, "console "+c.grant.ID, number, request[:])
+	if err != nil {
+		return err
+	}
+	if earlier != nil {
+		return c.render(http.StatusConflict, "key-shown-before", "Shown before", shownBefore{earlier.Done.Target})
+	}
+	// Nothing of the answer is kept; that there was one is known from what was changed.
+	defer func() { _ = once.Abandon(c.ctx) }()
+	with := *c
+	with.ctx = once.Context(c.ctx)
+	return carryOut(&with)
+}
+
+// show answers with a page that holds a secret: nobody on the way may keep or rewrite it.
+func (c *call) show(page, title string, data any) error {
+	c.w.Header().Set("Cache-Control", "no-store, no-transform")
+	return c.render(http.StatusOK, page, title, data)
+}

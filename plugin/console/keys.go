@@ -1,0 +1,142 @@
+package console
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// keyRow is a key in the list, with its tenant's plan.
+type keyRow struct {
+	management.KeyRecord
+	Plan string
+}
+
+// keysPage is the list of keys.
+type keysPage struct {
+	Rows []keyRow
+	Next string
+	// Search, Status and Tenant are the filter; First says that no page was turned.
+	Search, Status, Tenant string
+	First                  bool
+	// Statuses are what can be filtered by.
+	Statuses []statusLink
+	// Of is the tenant that the list is of; nil where it is of several.
+	Of *management.TenantRecord
+}
+
+// statusLink is a filter by status.
+type statusLink struct {
+	Label, URL string
+	Here       bool
+}
+
+// Filtered says that the list may leave keys out.
+func (p keysPage) Filtered() bool { return p.Search != "" || p.Status != "" || !p.First }
+
+func (c *call) listKeys() error {
+	q := c.r.URL.Query()
+	p := keysPage{Search: q.Get("q"), Status: q.Get("status"), Tenant: q.Get("tenant"), First: q.Get("cursor") == ""}
+	if c.actor.Tenant != "" {
+		p.Tenant = c.actor.Tenant
+	}
+	if p.Tenant != "" {
+		t, err := c.h.manager.Tenant(c.ctx, c.actor, c.h.opts.Keyspace, p.Tenant)
+		if err != nil {
+			return err
+		}
+		p.Of = &t
+	}
+	list, err := c.h.manager.Keys(c.ctx, c.actor, c.h.opts.Keyspace, management.KeyFilter{
+		Tenant: p.Tenant, Status: gateway.Status(p.Status), Search: p.Search, PageQuery: c.page(),
+	})
+	if err != nil {
+		return err
+	}
+	if p.Rows, err = c.withPlans(list.Data); err != nil {
+		return err
+	}
+	p.Next = c.next(list.NextCursor)
+	for _, s := range []string{"", "active", "disabled", "expired", "revoked"} {
+		to := url.Values{}
+		for name, v := range map[string]string{"q": p.Search, "tenant": q.Get("tenant"), "status": s} {
+			if v != "" {
+				to.Set(name, v)
+			}
+		}
+		link := c.path("/keys")
+		if len(to) > 0 {
+			link += "?" + to.Encode()
+		}
+		label := "All"
+		if s != "" {
+			label = upperFirst(s)
+		}
+		p.Statuses = append(p.Statuses, statusLink{label, link, s == p.Status})
+	}
+	return c.render(http.StatusOK, "keys", "API keys", p)
+}
+
+// withPlans adds their tenants' plans to keys, as far as the session may see those.
+func (c *call) withPlans(keys []management.KeyRecord) ([]keyRow, error) {
+	plans := map[string]string{}
+	rows := make([]keyRow, len(keys))
+	for i, k := range keys {
+		if _, ok := plans[k.Tenant]; !ok && c.grant.Allows("tenants:read") {
+			t, err := c.h.manager.Tenant(c.ctx, c.actor, c.h.opts.Keyspace, k.Tenant)
+			var gone *management.Error
+			if err != nil && !errors.As(err, &gone) {
+				return nil, err
+			}
+			plans[k.Tenant] = t.Plan
+		}
+		rows[i] = keyRow{k, plans[k.Tenant]}
+	}
+	return rows, nil
+}
+
+// searchKeys leads to what was searched for. It is a POST so that a full key, which somebody may
+// look for, comes into no URL.
+func (c *call) searchKeys() error {
+	search := strings.TrimSpace(c.r.PostForm.Get("q"))
+	to := url.Values{}
+	for _, name := range []string{"status", "tenant"} {
+		if v := c.r.PostForm.Get(name); v != "" {
+			to.Set(name, v)
+		}
+	}
+	ks, err := c.h.manager.Keyspace(c.h.opts.Keyspace)
+	if err != nil {
+		return err
+	}
+	if clean := management.CleanTokens(ks.Grammar.Clean(search)); clean != search {
+		id, err := c.keyOf(search)
+		if err != nil {
+			return err
+		}
+		if id != "" {
+			return c.redirect("/keys/"+id, "")
+		}
+		search, _, _ = strings.Cut(clean, "…")
+	}
+	if search != "" {
+		to.Set("q", search)
+	}
+	return c.redirect("/keys?"+to.Encode(), "")
+}
+
+// keyOf returns the id of the key that a full key is of, "" where there is none for the session.
+func (c *call) keyOf(full string) (string, error) {
+	if c.h.opts.Judge == nil {
+		return "", nil
+	}
+	known, err := c.h.opts.Judge.Explain(c.ctx, c.h.opts.Keyspace, management.VerifyRequest{Key: full})
+	if err != nil || known.KeyID == "" || c.actor.Tenant != "" && known.Tenant != c.actor.Tenant {
+		return "", err
+	}
+	return known.KeyID, nil
+}

@@ -1,0 +1,125 @@
+package console
+
+import (
+	"crypto/rand"
+	"net/http"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// tokensPage is the list of management tokens.
+type tokensPage struct {
+	List  []management.TokenRecord
+	Next  string
+	First bool
+}
+
+func (c *call) listTokens() error {
+	list, err := c.h.manager.Tokens(c.ctx, c.actor, c.h.opts.Keyspace, management.TokenFilter{PageQuery: c.page()})
+	if err != nil {
+		return err
+	}
+	return c.render(http.StatusOK, "tokens", "Management tokens", tokensPage{list.Data, c.next(list.NextCursor), c.r.URL.Query().Get("cursor") == ""})
+}
+
+// tokenForm is the page on which a token is made.
+type tokenForm struct {
+	Form   *form
+	Scopes []tokenScope
+	Once   string
+}
+
+// tokenScope is a scope that a token may have, with what it gives.
+type tokenScope struct{ Name, Text string }
+
+// scopeTexts say what tokens' scopes give.
+var scopeTexts = map[string]string{
+	"*":              "everything",
+	"tenants:read":   "see tenants and plans",
+	"tenants:write":  "create and change tenants",
+	"keys:read":      "see keys",
+	"keys:write":     "create, change and revoke keys",
+	"credits:write":  "add and spend credits",
+	"usage:read":     "see usage, last requests and the gateway's state",
+	"audit:read":     "see the audit log",
+	"webhooks:read":  "see webhooks and deliveries",
+	"webhooks:write": "create and change webhooks",
+	"tokens:read":    "see tokens and sessions",
+	"tokens:write":   "create and revoke tokens, end sessions",
+	"events:write":   "post the product's own events",
+	"verify":         "ask whether a key may",
+	"act":            "act under a person's name",
+	"portal":         "let a tenant's people into the console",
+}
+
+func tokenScopes() (out []tokenScope) {
+	for _, s := range management.TokenScopes() {
+		out = append(out, tokenScope{s, scopeTexts[s]})
+	}
+	return out
+}
+
+func (c *call) showNewToken() error {
+	f := newForm(nil)
+	f.Set("expires", "365")
+	return c.render(http.StatusOK, "token-new", "Create a management token", tokenForm{f, tokenScopes(), rand.Text()})
+}
+
+// shownToken is the page that shows a full token, once.
+type shownToken struct{ Token management.IssuedToken }
+
+func (c *call) createToken() error {
+	f := newForm(c.r.PostForm)
+	in := management.TokenFields{Name: f.text("name"), Scopes: management.Some(append([]string{}, f.values["scopes"]...))}
+	if tenant := f.text("tenant"); tenant.Value != "" {
+		in.Tenant = tenant
+	}
+	if f.Value("expires") != "default" {
+		in.ExpiresAt = f.expiry("expires", "expires_on", time.Now())
+	}
+	again := func(status int) error {
+		return c.render(status, "token-new", "Create a management token", tokenForm{f, tokenScopes(), f.Value("once")})
+	}
+	if f.Failed() {
+		return again(http.StatusUnprocessableEntity)
+	}
+	return c.shownOnce("new token", func(c *call) error {
+		t, err := c.h.manager.CreateToken(c.ctx, c.actor, c.h.opts.Keyspace, in)
+		if err != nil {
+			e, err := f.refused(err)
+			if err != nil {
+				return err
+			}
+			return again(e.Status)
+		}
+		return c.show("token-shown", "Your new token", shownToken{t})
+	})
+}
+
+func (c *call) confirmRevokeToken() error {
+	t, err := c.h.manager.Token(c.ctx, c.actor, c.h.opts.Keyspace, c.r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	p := confirmPage{
+		Title: "Revoke “" + t.Name + "”?", Subject: t.Name, Detail: t.TokenPrefix + "…" + t.LastFour, Verb: "Revoke for good", Grave: true,
+		Effects: []string{
+			"Whoever uses it is refused from the next request on.",
+			"Tokens that were made by it, portal links and sessions end with it.",
+			"This can't be undone.",
+		},
+		Action: c.to("/tokens/", t.ID, "/revoke"), Cancel: c.path("/tokens"),
+	}
+	if t.ID == c.grant.Token {
+		p.Effects = append([]string{"You are signed in by this token: your own session ends too."}, p.Effects...)
+	}
+	return c.render(http.StatusOK, "token-confirm", "Revoke "+t.Name, p)
+}
+
+func (c *call) revokeToken() error {
+	if err := c.h.manager.RevokeToken(c.ctx, c.actor, c.h.opts.Keyspace, c.r.PathValue("id")); err != nil {
+		return err
+	}
+	return c.redirect("/tokens", "token-revoked")
+}

@@ -1,0 +1,189 @@
+package console
+
+import (
+	"errors"
+	"maps"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/usage"
+)
+
+// usageView is usage over time, as charts and tables show it.
+type usageView struct {
+	// Spans are what can be looked at.
+	Spans []spanLink
+	// Step is "hour" or "day".
+	Step  string
+	Lines []usageLine
+	// Reasons are those by which anything was refused, the most frequent first.
+	Reasons []reasonSum
+	// Sums over all lines.
+	Requests, Allowed, Refused, UpstreamErrors, Credits, BytesIn, BytesOut int64
+	// HasCredits says that any were spent, HasLatency that any request was passed on.
+	HasCredits, HasLatency bool
+	CompleteUntil          *time.Time
+	// Wrong says why there is none.
+	Wrong string
+}
+
+// usageLine is one step; those without requests too.
+type usageLine struct {
+	usage.Line
+	RefusedSum int64
+}
+
+// By returns how many were refused for a reason.
+func (l usageLine) By(reason string) int64 { return l.Refused[reason] }
+
+type reasonSum struct {
+	Name string
+	N    int64
+}
+
+// spanLink leads to usage over another span.
+type spanLink struct {
+	Label, URL string
+	Here       bool
+}
+
+// spans are what can be looked at, the first unless another is asked for.
+var spans = []struct {
+	name, label string
+	step        usage.Step
+	steps       int
+}{
+	{"24h", "24 hours", usage.ByHour, 24},
+	{"7d", "7 days", usage.ByHour, 7 * 24},
+	{"30d", "30 days", usage.ByDay, 30},
+	{"90d", "90 days", usage.ByDay, 90},
+}
+
+// usage returns what report says of the span that the page's URL asks for.
+func (c *call) usage(report func(usage.Range) (usage.Report, error)) (*usageView, error) {
+	v := &usageView{}
+	asked := c.r.URL.Query().Get("span")
+	span := spans[0]
+	for _, s := range spans {
+		if s.name == asked {
+			span = s
+		}
+	}
+	for _, s := range spans {
+		v.Spans = append(v.Spans, spanLink{s.label, c.path(c.r.URL.Path) + "?span=" + s.name + "#usage", s.name == span.name})
+	}
+	v.Step = string(span.step)
+	length := time.Hour
+	if span.step == usage.ByDay {
+		length = 24 * time.Hour
+	}
+	// The step that runs is the last.
+	to := time.Now().UTC().Truncate(length).Add(length)
+	first := to.Add(-time.Duration(span.steps) * length)
+	r, err := report(usage.Range{From: first, To: to, Step: span.step})
+	var e *management.Error
+	if errors.As(err, &e) && e.Status != http.StatusNotFound {
+		v.Wrong = e.Detail
+		return v, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	v.CompleteUntil = r.CompleteUntil
+	v.fill(r.Data, first, length, span.steps)
+	return v, nil
+}
+
+// fill adds up lines, and fills in the steps between them.
+func (v *usageView) fill(lines []usage.Line, first time.Time, length time.Duration, steps int) {
+	known := map[int64]usage.Line{}
+	sums := map[string]int64{}
+	for _, l := range lines {
+		known[l.From.Unix()] = l
+	}
+	for i := range steps {
+		at := first.Add(time.Duration(i) * length)
+		l := usageLine{Line: known[at.Unix()]}
+		l.From = at
+		for reason, n := range l.Refused {
+			l.RefusedSum += n
+			sums[reason] += n
+		}
+		v.Requests += l.Requests
+		v.Allowed += l.Allowed
+		v.Refused += l.RefusedSum
+		v.UpstreamErrors += l.UpstreamErrors
+		v.Credits += l.Credits
+		v.BytesIn += l.BytesIn
+		v.BytesOut += l.BytesOut
+		v.HasLatency = v.HasLatency || l.Latency.P50 != nil
+		v.Lines = append(v.Lines, l)
+	}
+	v.HasCredits = v.Credits != 0
+	for _, reason := range slices.SortedFunc(maps.Keys(sums), func(a, b string) int { return int(sums[b] - sums[a]) }) {
+		v.Reasons = append(v.Reasons, reasonSum{reason, sums[reason]})
+	}
+}
+
+// usagePage is a tenant's own usage.
+type usagePage struct {
+	Tenant management.TenantRecord
+	Plan   *management.PlanRecord
+	Usage  *usageView
+	Limits []management.StandingRecord
+}
+
+func (c *call) showUsage() error {
+	slug := c.actor.Tenant
+	if slug == "" {
+		return c.redirectGet("/overview")
+	}
+	p := usagePage{}
+	var err error
+	if p.Tenant, err = c.h.manager.Tenant(c.ctx, c.actor, c.h.opts.Keyspace, slug); err != nil {
+		return err
+	}
+	if p.Plan, err = c.plan(p.Tenant.Plan); err != nil {
+		return err
+	}
+	if p.Limits, err = c.tenantStandings(slug); err != nil {
+		return err
+	}
+	if c.h.opts.Usage != nil {
+		if p.Usage, err = c.usage(func(r usage.Range) (usage.Report, error) {
+			return c.h.opts.Usage.OfTenant(c.ctx, c.actor, c.h.opts.Keyspace, slug, r)
+		}); err != nil {
+			return err
+		}
+	}
+	return c.render(http.StatusOK, "usage", "Usage", p)
+}
+
+func (c *call) redirectGet(p string) error {
+	c.w.Header().Set("Location", c.path(p))
+	c.w.WriteHeader(http.StatusSeeOther)
+	return nil
+}
+
+// plan returns a plan as configured, nil where there is none of that name.
+func (c *call) plan(name string) (*management.PlanRecord, error) {
+	list, err := c.h.manager.Plans(c.h.opts.Keyspace)
+	for i := range list.Data {
+		if list.Data[i].Name == name {
+			return &list.Data[i], err
+		}
+	}
+	return nil, err
+}
+
+// tenantStandings returns where a tenant's limits stand; none where that can't be told.
+func (c *call) tenantStandings(slug string) ([]management.StandingRecord, error) {
+	list, err := c.h.manager.TenantStandings(c.ctx, c.actor, c.h.opts.Keyspace, slug)
+	var e *management.Error
+	if errors.As(err, &e) && e.Status != http.StatusNotFound {
+		return nil, nil
+	}
+	return list.Data, err
+}

@@ -1,0 +1,193 @@
+package console
+
+import (
+	"crypto/rand"
+	"errors"
+	"net/http"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// webhooksPage is the list of webhooks.
+type webhooksPage struct {
+	List  []management.WebhookRecord
+	Next  string
+	First bool
+}
+
+func (c *call) listWebhooks() error {
+	list, err := c.h.manager.Webhooks(c.ctx, c.actor, c.h.opts.Keyspace, management.WebhookFilter{PageQuery: c.page()})
+	if err != nil {
+		return err
+	}
+	return c.render(http.StatusOK, "webhooks", "Webhooks", webhooksPage{list.Data, c.next(list.NextCursor), c.r.URL.Query().Get("cursor") == ""})
+}
+
+// webhookForm is the page on which a webhook is made or changed.
+type webhookForm struct {
+	Form *form
+	// Hook is the one that is changed; nil for a new one.
+	Hook *management.WebhookRecord
+	Once string
+}
+
+func (c *call) showNewWebhook() error {
+	f := newForm(nil)
+	f.Set("events", "*")
+	return c.render(http.StatusOK, "webhook-new", "Create a webhook", webhookForm{Form: f, Once: rand.Text()})
+}
+
+// shownSecret is the page that shows a webhook's secret, once.
+type shownSecret struct {
+	Hook    management.IssuedWebhook
+	Rotated bool
+}
+
+func (c *call) createWebhook() error {
+	f := newForm(c.r.PostForm)
+	in := management.WebhookFields{URL: f.text("url"), Events: management.Some(f.lines("events"))}
+	if tenant := f.text("tenant"); tenant.Value != "" {
+		in.Tenant = tenant
+	}
+	return c.shownOnce("new webhook", func(c *call) error {
+		w, err := c.h.manager.CreateWebhook(c.ctx, c.actor, c.h.opts.Keyspace, in)
+		if err != nil {
+			e, err := f.refused(err)
+			if err != nil {
+				return err
+			}
+			return c.render(e.Status, "webhook-new", "Create a webhook", webhookForm{Form: f, Once: f.Value("once")})
+		}
+		return c.show("webhook-shown", "The webhook's secret", shownSecret{Hook: w})
+	})
+}
+
+// webhookPage is a webhook with its deliveries.
+type webhookPage struct {
+	Hook       management.WebhookRecord
+	Deliveries []management.DeliveryRecord
+	Next       string
+	Status     string
+	Statuses   []statusLink
+}
+
+func (c *call) showWebhook() error {
+	p := webhookPage{Status: c.r.URL.Query().Get("status")}
+	var err error
+	if p.Hook, err = c.h.manager.Webhook(c.ctx, c.actor, c.h.opts.Keyspace, c.r.PathValue("id")); err != nil {
+		return err
+	}
+	list, err := c.h.manager.Deliveries(c.ctx, c.actor, c.h.opts.Keyspace, p.Hook.ID,
+		management.DeliveryFilter{Status: management.DeliveryStatus(p.Status), PageQuery: c.page()})
+	if err != nil {
+		return err
+	}
+	p.Deliveries, p.Next = list.Data, c.next(list.NextCursor)
+	here := c.to("/webhooks/", p.Hook.ID)
+	for _, s := range []string{"", "pending", "delivered", "dead"} {
+		label, to := "All", here
+		if s != "" {
+			label, to = upperFirst(s), here+"?status="+s
+		}
+		p.Statuses = append(p.Statuses, statusLink{label, to, s == p.Status})
+	}
+	return c.render(http.StatusOK, "webhook", "Webhook", p)
+}
+
+func (c *call) showEditWebhook() error {
+	w, err := c.h.manager.Webhook(c.ctx, c.actor, c.h.opts.Keyspace, c.r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	f := newForm(nil)
+	f.Set("url", w.URL)
+	f.Set("events", joinLines(w.Events))
+	if w.Active {
+		f.Set("active", "yes")
+	}
+	return c.render(http.StatusOK, "webhook-edit", "Edit the webhook", webhookForm{Form: f, Hook: &w})
+}
+
+func joinLines(list []string) (out string) {
+	for i, s := range list {
+		if i > 0 {
+			out += "\n"
+		}
+		out += s
+	}
+	return out
+}
+
+func (c *call) editWebhook() error {
+	w, err := c.h.manager.Webhook(c.ctx, c.actor, c.h.opts.Keyspace, c.r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	f := newForm(c.r.PostForm)
+	in := management.WebhookFields{URL: f.text("url"), Events: management.Some(f.lines("events")), Active: management.Some(f.Value("active") != "")}
+	if _, err := c.h.manager.UpdateWebhook(c.ctx, c.actor, c.h.opts.Keyspace, w.ID, in, nil); err != nil {
+		e, err := f.refused(err)
+		if err != nil {
+			return err
+		}
+		return c.render(e.Status, "webhook-edit", "Edit the webhook", webhookForm{Form: f, Hook: &w})
+	}
+	return c.redirect("/webhooks/"+w.ID, "webhook-updated")
+}
+
+func (c *call) confirmWebhook() error { return c.confirmWebhookAct(http.StatusOK, "", rand.Text()) }
+
+func (c *call) confirmWebhookAct(status int, wrong, once string) error {
+	w, err := c.h.manager.Webhook(c.ctx, c.actor, c.h.opts.Keyspace, c.r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	p := confirmPage{Subject: w.URL, Detail: w.ID, Cancel: c.to("/webhooks/", w.ID), Wrong: wrong, Once: once}
+	switch c.r.PathValue("act") {
+	case "delete":
+		p.Title, p.Verb, p.Grave = "Delete this webhook?", "Delete for good", true
+		p.Effects = []string{"It hears nothing more; what was still to be delivered is dropped.", "Its list of deliveries is deleted with it. This can't be undone."}
+	case "rotate-secret":
+		p.Title, p.Verb = "Rotate this webhook's secret?", "Rotate the secret"
+		p.Effects = []string{"Deliveries are signed with the new secret from now on.", "For 24 hours they carry a signature by the former one too, so that you can change over without losing any."}
+	default:
+		return errNoPage
+	}
+	p.Action = c.to("/webhooks/", w.ID, "/"+c.r.PathValue("act"))
+	return c.render(status, "webhook-confirm", p.Title, p)
+}
+
+func (c *call) changeWebhook() error {
+	id := c.r.PathValue("id")
+	wrong := func(err error) error {
+		var e *management.Error
+		if errors.As(err, &e) && e.Status != http.StatusNotFound && e.Status != http.StatusUnauthorized {
+			return c.confirmWebhookAct(e.Status, e.Error(), c.r.PostForm.Get("once"))
+		}
+		return err
+	}
+	switch c.r.PathValue("act") {
+	case "delete":
+		if err := c.h.manager.DeleteWebhook(c.ctx, c.actor, c.h.opts.Keyspace, id, nil); err != nil {
+			return wrong(err)
+		}
+		return c.redirect("/webhooks", "webhook-deleted")
+	case "rotate-secret":
+		return c.shownOnce("rotate "+id, func(c *call) error {
+			w, err := c.h.manager.RotateWebhookSecret(c.ctx, c.actor, c.h.opts.Keyspace, id)
+			if err != nil {
+				return wrong(err)
+			}
+			return c.show("webhook-shown", "The new secret", shownSecret{w, true})
+		})
+	}
+	return errNoPage
+}
+
+func (c *call) replayDelivery() error {
+	id := c.r.PathValue("id")
+	if _, err := c.h.manager.ReplayDelivery(c.ctx, c.actor, c.h.opts.Keyspace, id, c.r.PathValue("delivery")); err != nil {
+		return err
+	}
+	return c.redirect("/webhooks/"+id, "replayed")
+}
