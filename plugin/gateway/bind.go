@@ -6,21 +6,27 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// bound is what a key amounts to under one view: its plan, what the plan leaves of its
-// scopes, and the limits it is subject to. Immutable; made when the key is first judged by a view.
+// bound is what a key amounts to under one view: the terms it is judged on, and the lines
+// that are counted for it and for its tenant. Immutable; made when the key is first judged by a view.
 type bound struct {
+	*terms
+	tenant, key []ratelimit.Line
+}
+
+// terms are the part of a bound that says nothing of the key itself: those of a plan with the
+// same scopes are one, unless their tenants or they have limits of their own. Immutable.
+type terms struct {
 	view *View
 	// seq is the view's when this was made: a renewed view binds anew.
 	seq       int64
 	plan      *Plan
 	scopes    ScopeSet
 	scopeList string
-	tenant    ratelimit.Party
-	key       ratelimit.Party
 	// address is the policies per address, addressOwner for whom an address is counted:
 	// for all keys of a plan together, or for a tenant where its record states the limits.
 	// The subject is found per request.
@@ -31,6 +37,43 @@ type bound struct {
 	durable bool
 	// outage is what the plan wants while shared limits can't be reached.
 	outage ratelimit.Outage
+}
+
+// termsInUse are the terms that keys have in common, under the newest view that keys were bound by.
+type termsInUse struct {
+	mu   sync.Mutex
+	view *View
+	seq  int64
+	m    map[termsID]*terms
+}
+
+type termsID struct {
+	plan   *Plan
+	scopes ScopeSet
+}
+
+// maxTerms bounds the terms in use; what comes beyond is not shared.
+const maxTerms = 4096
+
+// share returns the terms that equal t, which are t where there are none yet.
+func (u *termsInUse) share(t *terms) *terms {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	switch {
+	case t.view == u.view && t.seq == u.seq:
+	case t.seq < u.seq:
+		return t // of a configuration that is on its way out
+	default:
+		u.view, u.seq, u.m = t.view, t.seq, map[termsID]*terms{}
+	}
+	id := termsID{t.plan, t.scopes}
+	if one := u.m[id]; one != nil {
+		return one
+	}
+	if len(u.m) < maxTerms {
+		u.m[id] = t
+	}
+	return t
 }
 
 // bind returns what e amounts to under the request's view. An error means that it
@@ -67,16 +110,16 @@ func (g *Gateway) rebind(ctx context.Context, req *Request, e *entry) (*bound, e
 	if err != nil {
 		return nil, fmt.Errorf("tenant %q: %w", e.ten.Slug, err)
 	}
-	own, err := e.rec.limits.policies()
+	own, err := e.rec.limits().policies()
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", e.rec.ID, err)
 	}
 	if n := len(limits) + len(own); n > ratelimit.MaxLines {
 		return nil, fmt.Errorf("key %s is subject to %d limits, at most %d can be checked together", e.rec.ID, n, ratelimit.MaxLines)
 	}
-	b := &bound{view: req.View, seq: req.View.seq.Load(), plan: plan, outage: plan.outage()}
-	b.scopes = ks.Scopes.Closure(e.rec.Scopes) & plan.Cap
-	b.scopeList = strings.Join(ks.Scopes.List(b.scopes), " ")
+	t := &terms{view: req.View, seq: req.View.seq.Load(), plan: plan, outage: plan.outage()}
+	t.scopes = ks.Scopes.Closure(strings.Fields(e.rec.scopes)) & plan.Cap
+	t.scopeList = strings.Join(ks.Scopes.List(t.scopes), " ")
 
 	var perTenant, perKey []*ratelimit.Policy
 	for _, p := range limits {
@@ -84,31 +127,34 @@ func (g *Gateway) rebind(ctx context.Context, req *Request, e *entry) (*bound, e
 		case ratelimit.PerTenant:
 			perTenant = append(perTenant, p)
 		case ratelimit.PerAddress:
-			b.address = append(b.address, p)
+			t.address = append(t.address, p)
 		default:
 			perKey = append(perKey, p)
 		}
-		b.durable = b.durable || p.Kind == ratelimit.Quota || p.Kind == ratelimit.Credits
+		t.durable = t.durable || p.Kind == ratelimit.Quota || p.Kind == ratelimit.Credits
 	}
 	for _, p := range own {
-		b.durable = b.durable || p.Kind == ratelimit.Quota
+		t.durable = t.durable || p.Kind == ratelimit.Quota
 	}
 	// Later configurations outweigh earlier ones, and under one configuration later rows do.
-	epoch := b.seq<<32 + e.ten.Version
+	epoch := t.seq<<32 + e.ten.Version
 	switch {
-	case len(b.address) == 0:
+	case len(t.address) == 0:
 	case e.ten.overrides != nil:
-		b.addressOwner, b.addressEpoch = e.owner.subject.ID(), epoch
+		t.addressOwner, t.addressEpoch = e.owner.subject.ID(), epoch
 	default:
-		b.addressOwner, b.addressEpoch = "p:"+ks.Name+":"+plan.Name, b.seq<<32
+		t.addressOwner, t.addressEpoch = "p:"+ks.Name+":"+plan.Name, t.seq<<32
 	}
-	b.tenant.Subject, b.key.Subject = e.owner.subject, e.key.subject
-	b.tenant.Lines = e.owner.subject.Bind(epoch, ratelimit.FromPlan, perTenant)
-	b.key.Lines = e.key.subject.Bind(epoch, ratelimit.FromPlan, perKey)
+	if e.ten.overrides == nil && len(own) == 0 {
+		t = g.terms.share(t)
+	}
+	b := &bound{terms: t}
+	b.tenant = e.owner.subject.Bind(epoch, ratelimit.FromPlan, perTenant)
+	b.key = e.key.subject.Bind(epoch, ratelimit.FromPlan, perKey)
 	if lines := e.key.subject.Bind(e.rec.Version, ratelimit.FromKey, own); len(lines) > 0 {
-		b.key.Lines = slices.Concat(b.key.Lines, lines)
+		b.key = slices.Concat(b.key, lines)
 	}
-	for _, s := range []*ratelimit.Subject{b.tenant.Subject, b.key.Subject} {
+	for _, s := range []*ratelimit.Subject{e.owner.subject, e.key.subject} {
 		if err := g.loadUsage(ctx, s, req); err != nil {
 			return nil, err
 		}

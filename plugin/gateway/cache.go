@@ -20,9 +20,10 @@ type cache struct {
 
 func newCache(entries int64) (*cache, error) {
 	r, err := ristretto.NewCache(&ristretto.Config[uint64, *entry]{
-		// How often keys were used is remembered for this many. Ristretto advises ten times
-		// the entries, which takes three bytes for each; four do where the table is rarely full.
-		NumCounters: 4 * entries,
+		// How often keys were used is remembered for this many. Ristretto advises ten times the
+		// entries, which takes four bytes for each; it decides who may stay once the table is full, and
+		// with most keys it never is.
+		NumCounters: entries,
 		MaxCost:     entries,
 		BufferItems: 64,
 		// Costs are entries, not bytes; without this ristretto adds 56 to each.

@@ -17,18 +17,51 @@ type HeldKey struct {
 	ID          string
 	Name        string
 	Environment string
-	// Scopes as chosen at creation.
-	Scopes     []string
-	AllowedIPs []netip.Prefix
-	Revoked    bool
-	Disabled   bool
+	Revoked     bool
+	Disabled    bool
 	// Version is the record's.
 	Version int64
 
+	// scopes as chosen at creation, separated by spaces.
+	scopes string
 	// expires is in Unix microseconds, 0 for never.
 	expires int64
+	// rare is what most keys have nothing of: nil then.
+	rare *heldRarely
+}
+
+// heldRarely is what is kept of the few keys that have it.
+type heldRarely struct {
+	allowedIPs []netip.Prefix
 	// limits are the key's own, nil where it states none.
 	limits *heldLimits
+	// secretExpires is the end of a rotation's grace for the secret that the key was found by, in
+	// Unix microseconds, 0 for none.
+	secretExpires int64
+}
+
+// allowedIPs returns where the key may be used from; none for anywhere.
+func (k *HeldKey) allowedIPs() []netip.Prefix {
+	if k.rare == nil {
+		return nil
+	}
+	return k.rare.allowedIPs
+}
+
+// limits returns the key's own, nil where it states none.
+func (k *HeldKey) limits() *heldLimits {
+	if k.rare == nil {
+		return nil
+	}
+	return k.rare.limits
+}
+
+// secretExpires returns the end of the secret's grace in Unix microseconds, 0 for none.
+func (e *entry) secretExpires() int64 {
+	if e.rec.rare == nil {
+		return 0
+	}
+	return e.rec.rare.secretExpires
 }
 
 // heldLimits are limits of a key's own.
@@ -50,9 +83,9 @@ type HeldTenant struct {
 	overrides *Overrides
 }
 
-// holdTenant returns what is kept of a tenant's record.
-func (t *table) holdTenant(r *Tenant) *HeldTenant {
-	h := &HeldTenant{Slug: r.Slug, Plan: t.intern(r.Plan), Active: r.Active, Version: r.Version}
+// holdTenant returns what is kept of a tenant's record. slug is the same text as the record's.
+func (t *table) holdTenant(r *Tenant, slug string) *HeldTenant {
+	h := &HeldTenant{Slug: slug, Plan: t.intern(r.Plan), Active: r.Active, Version: r.Version}
 	if r.Overrides != (Overrides{}) {
 		o := r.Overrides
 		h.overrides = &o
@@ -60,24 +93,25 @@ func (t *table) holdTenant(r *Tenant) *HeldTenant {
 	return h
 }
 
-// hold puts into e what is kept of a record's key and secret.
+// hold puts into e what is kept of a record's key and secret, but for the key's id.
 func (t *table) hold(e *entry, digest apikey.Digest, r *Record) {
 	k := r.Key
 	e.digest = digest
+	e.secretID = r.Secret.ID
 	e.rec = HeldKey{
-		ID: k.ID, Name: k.Name, Environment: t.intern(k.Environment),
+		Name: k.Name, Environment: t.intern(k.Environment), scopes: t.intern(strings.Join(k.Scopes, " ")),
 		Revoked: !k.RevokedAt.IsZero(), Disabled: k.Disabled, Version: k.Version, expires: unixMicro(k.ExpiresAt),
 	}
-	if len(k.Scopes) > 0 {
-		e.rec.Scopes = t.internAll(k.Scopes)
-	}
+	rare := heldRarely{secretExpires: unixMicro(r.Secret.ExpiresAt)}
 	if len(k.AllowedIPs) > 0 {
-		e.rec.AllowedIPs = k.AllowedIPs
+		rare.allowedIPs = k.AllowedIPs
 	}
 	if k.Overrides != (Overrides{}) || k.CreditsLimit != nil {
-		e.rec.limits = &heldLimits{k.Overrides, k.CreditsLimit}
+		rare.limits = &heldLimits{k.Overrides, k.CreditsLimit}
 	}
-	e.secretID, e.secretExpires = r.Secret.ID, unixMicro(r.Secret.ExpiresAt)
+	if rare.secretExpires != 0 || rare.allowedIPs != nil || rare.limits != nil {
+		e.rec.rare = &rare
+	}
 }
 
 // unixMicro returns t in Unix microseconds, to which stores keep times; 0 for the zero time.
@@ -127,11 +161,3 @@ func (w *interned) get(s string) string {
 }
 
 func (t *table) intern(s string) string { return t.interned.get(s) }
-
-func (t *table) internAll(list []string) []string {
-	out := make([]string, len(list))
-	for i, s := range list {
-		out[i] = t.intern(s)
-	}
-	return out
-}

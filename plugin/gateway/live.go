@@ -63,7 +63,7 @@ func (l *Live) expire() {
 		return
 	}
 	reason := ExpiredKey
-	if e.rec.expires == 0 || e.secretExpires != 0 && e.secretExpires < e.rec.expires {
+	if grace := e.secretExpires(); e.rec.expires == 0 || grace != 0 && grace < e.rec.expires {
 		reason = RevokedKey // a rotation's grace ended
 	}
 	end(reason)

@@ -16,10 +16,8 @@ import (
 type entry struct {
 	digest   apikey.Digest
 	secretID string
-	// secretExpires is the end of a rotation's grace in Unix microseconds, 0 for none.
-	secretExpires int64
-	rec           HeldKey
-	ten           *HeldTenant
+	rec      HeldKey
+	ten      *HeldTenant
 	// owner and key are the states of the tenant and the key; versions they had.
 	owner         *tenantState
 	key           *keyState
@@ -43,7 +41,7 @@ func (e *entry) current() bool {
 // until returns when the key or this secret expires, whichever is first; zero for never.
 func (e *entry) until() time.Time {
 	u := e.rec.expires
-	if s := e.secretExpires; s != 0 && (u == 0 || s < u) {
+	if s := e.secretExpires(); s != 0 && (u == 0 || s < u) {
 		u = s
 	}
 	return fromMicro(u)
@@ -92,6 +90,16 @@ type stateID struct {
 	keyspace, id string
 }
 
+func (k *keyState) name() *stateID    { return &k.id }
+func (o *tenantState) name() *stateID { return &o.id }
+
+// subjectOf returns a new subject for who is named so, and the id as it is to be kept: cut from the
+// subject's, so that its text is in memory once.
+func subjectOf(kind string, id stateID) (*ratelimit.Subject, stateID) {
+	text := kind + id.keyspace + ":" + id.id
+	return ratelimit.NewSubject(text), stateID{id.keyspace, text[len(text)-len(id.id):]}
+}
+
 const tableShards = 1024
 
 // table is the registry of states, and the generations that keep a slow load from
@@ -111,25 +119,20 @@ type tableShard struct {
 	mu sync.Mutex
 	// generation rises with every change to a key or tenant of this shard.
 	generation atomic.Uint64
-	keys       map[stateID]*keyState
-	tenants    map[stateID]*tenantState
+	keys       states[keyState, *keyState]
+	tenants    states[tenantState, *tenantState]
 }
 
 // generations is a snapshot of every shard's generation, noted before a load reads.
 type generations [tableShards]uint64
 
-func newTable() *table {
-	t := &table{seed: maphash.MakeSeed()}
-	for i := range t.shards {
-		t.shards[i].keys = map[stateID]*keyState{}
-		t.shards[i].tenants = map[stateID]*tenantState{}
-	}
-	return t
-}
+func newTable() *table { return &table{seed: maphash.MakeSeed()} }
 
-func (t *table) shard(id stateID) (int, *tableShard) {
-	i := int(maphash.Comparable(t.seed, id) % tableShards)
-	return i, &t.shards[i]
+// shard returns the shard of an id, which one it is, and the id's hash.
+func (t *table) shard(id stateID) (*tableShard, int, uint64) {
+	hash := maphash.Comparable(t.seed, id)
+	i := int(hash % tableShards)
+	return &t.shards[i], i, hash
 }
 
 // snapshot notes all generations. What a load reads after it, admit judges by it.
@@ -144,18 +147,18 @@ func (t *table) snapshot(g *generations) {
 func (t *table) admit(g *generations, digest apikey.Digest, r *Record) *entry {
 	keyspace := t.intern(r.Key.Keyspace)
 	tid := stateID{keyspace, r.Tenant.Slug}
-	ti, ts := t.shard(tid)
+	ts, ti, th := t.shard(tid)
 	ts.mu.Lock()
 	if ts.generation.Load() != g[ti] {
 		ts.mu.Unlock()
 		return nil
 	}
-	owner := ts.tenant(tid)
+	owner := t.tenant(ts, th, tid)
 	owner.users.Add(1) // until the key's state does
 	defer owner.users.Add(-1)
 	e := &entry{owner: owner, tenantVersion: owner.version.Load()}
 	if owner.held == nil || owner.heldVersion != e.tenantVersion || owner.held.Version != r.Tenant.Version {
-		owner.held, owner.heldVersion = t.holdTenant(r.Tenant), e.tenantVersion
+		owner.held, owner.heldVersion = t.holdTenant(r.Tenant, owner.id.id), e.tenantVersion
 	}
 	e.ten = owner.held
 	ts.mu.Unlock()
@@ -163,21 +166,23 @@ func (t *table) admit(g *generations, digest apikey.Digest, r *Record) *entry {
 
 	// The tenant may change from here on: its version then differs from the entry's.
 	kid := stateID{keyspace, r.Key.ID}
-	ki, ks := t.shard(kid)
+	ks, ki, kh := t.shard(kid)
 	ks.mu.Lock()
 	defer ks.mu.Unlock()
 	if ks.generation.Load() != g[ki] {
 		return nil
 	}
-	state := ks.keys[kid]
+	state := ks.keys.find(kh, kid)
 	if state == nil {
-		state = &keyState{id: kid, subject: ratelimit.NewSubject("k:" + kid.keyspace + ":" + kid.id)}
+		state = new(keyState)
+		state.subject, state.id = subjectOf("k:", kid)
 		if t.newMeter != nil {
-			state.meter = t.newMeter(kid.keyspace, tid.id, kid.id)
+			state.meter = t.newMeter(keyspace, owner.id.id, state.id.id)
 		}
-		ks.keys[kid] = state
+		ks.keys.add(t.seed, kh, state)
 		t.keys.Add(1)
 	}
+	e.rec.ID = state.id.id
 	if state.owner != owner {
 		if state.owner != nil {
 			state.owner.users.Add(-1)
@@ -190,41 +195,42 @@ func (t *table) admit(g *generations, digest apikey.Digest, r *Record) *entry {
 }
 
 // tenant returns the tenant's state, made where there was none. The shard is locked.
-func (s *tableShard) tenant(id stateID) *tenantState {
-	t := s.tenants[id]
-	if t == nil {
-		t = &tenantState{id: id, subject: ratelimit.NewSubject("t:" + id.keyspace + ":" + id.id)}
-		s.tenants[id] = t
+func (t *table) tenant(s *tableShard, hash uint64, id stateID) *tenantState {
+	o := s.tenants.find(hash, id)
+	if o == nil {
+		o = new(tenantState)
+		o.subject, o.id = subjectOf("t:", id)
+		s.tenants.add(t.seed, hash, o)
 	}
-	return t
+	return o
 }
 
 // useTenant returns the tenant's state, made where there was none. It stays until
 // it was released.
 func (t *table) useTenant(id stateID) *tenantState {
-	_, s := t.shard(id)
+	s, _, hash := t.shard(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	o := s.tenant(id)
+	o := t.tenant(s, hash, id)
 	o.users.Add(1)
 	return o
 }
 
 // releaseTenant undoes useTenant. A state that nobody else needs is dropped at once.
 func (t *table) releaseTenant(o *tenantState) {
-	_, s := t.shard(o.id)
+	s, _, _ := t.shard(o.id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	o.users.Add(-1)
-	s.dropTenant(o, time.Now())
+	t.dropTenant(s, o, time.Now())
 }
 
 // dropTenant drops the tenant's state if nobody needs it and it is as new. The shard is locked.
-func (s *tableShard) dropTenant(o *tenantState, now time.Time) {
+func (t *table) dropTenant(s *tableShard, o *tenantState, now time.Time) {
 	if o.users.Load() == 0 && o.subject.Drop(now) {
 		o.version.Add(1)
 		s.generation.Add(1)
-		delete(s.tenants, o.id)
+		s.tenants.remove(t.seed, o.id)
 	}
 }
 
@@ -235,10 +241,10 @@ func (t *table) eachTenant(f func(*tenantState)) {
 		s := &t.shards[i]
 		batch = batch[:0]
 		s.mu.Lock()
-		for _, o := range s.tenants {
+		s.tenants.all(func(o *tenantState) {
 			o.users.Add(1)
 			batch = append(batch, o)
-		}
+		})
 		s.mu.Unlock()
 		for _, o := range batch {
 			f(o)
@@ -250,11 +256,11 @@ func (t *table) eachTenant(f func(*tenantState)) {
 // changeKey makes every entry of the key a miss, also those that are being loaded now,
 // and returns its state, nil where the key is not in use.
 func (t *table) changeKey(id stateID) *keyState {
-	_, s := t.shard(id)
+	s, _, hash := t.shard(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.generation.Add(1)
-	state := s.keys[id]
+	state := s.keys.find(hash, id)
 	if state != nil {
 		state.version.Add(1)
 	}
@@ -263,11 +269,11 @@ func (t *table) changeKey(id stateID) *keyState {
 
 // changeTenant is changeKey for a tenant, and so for all of its keys.
 func (t *table) changeTenant(id stateID) *tenantState {
-	_, s := t.shard(id)
+	s, _, hash := t.shard(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.generation.Add(1)
-	state := s.tenants[id]
+	state := s.tenants.find(hash, id)
 	if state != nil {
 		state.version.Add(1)
 	}
@@ -280,12 +286,8 @@ func (t *table) changeAll() {
 		s := &t.shards[i]
 		s.mu.Lock()
 		s.generation.Add(1)
-		for _, k := range s.keys {
-			k.version.Add(1)
-		}
-		for _, o := range s.tenants {
-			o.version.Add(1)
-		}
+		s.keys.all(func(k *keyState) { k.version.Add(1) })
+		s.tenants.all(func(o *tenantState) { o.version.Add(1) })
 		s.mu.Unlock()
 	}
 	t.created.Add(1)
@@ -298,11 +300,11 @@ func (t *table) eachKey(owner *tenantState, f func(*keyState)) {
 		s := &t.shards[i]
 		batch = batch[:0]
 		s.mu.Lock()
-		for _, k := range s.keys {
+		s.keys.all(func(k *keyState) {
 			if owner == nil || k.owner == owner {
 				batch = append(batch, k)
 			}
-		}
+		})
 		s.mu.Unlock()
 		for _, k := range batch {
 			f(k)
@@ -312,18 +314,18 @@ func (t *table) eachKey(owner *tenantState, f func(*keyState)) {
 
 // findKey returns the key's state, nil where it is not in use.
 func (t *table) findKey(id stateID) *keyState {
-	_, s := t.shard(id)
+	s, _, hash := t.shard(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.keys[id]
+	return s.keys.find(hash, id)
 }
 
 // findTenant returns the tenant's state, nil where it is not in use.
 func (t *table) findTenant(id stateID) *tenantState {
-	_, s := t.shard(id)
+	s, _, hash := t.shard(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.tenants[id]
+	return s.tenants.find(hash, id)
 }
 
 // sweep drops key states that are as new, until at most keep are left. Their subjects
@@ -334,29 +336,37 @@ func (t *table) sweep(now time.Time, keep int64) {
 	if t.keys.Load() <= keep {
 		return
 	}
+	var dropped []*keyState
 	for i := range t.shards {
 		s := &t.shards[i]
+		dropped = dropped[:0]
 		s.mu.Lock()
-		for id, k := range s.keys {
+		s.keys.all(func(k *keyState) {
 			if t.keys.Load() <= keep || !k.live.empty() || !k.subject.Idle(now) {
-				continue
+				return
 			}
 			// First, so that a request which is tracked from here on finds it: see Track.
 			k.version.Add(1)
 			if k.live.empty() && k.subject.Drop(now) {
 				s.generation.Add(1) // a load that found this state must not finish with it
-				delete(s.keys, id)
+				dropped = append(dropped, k)
 				t.keys.Add(-1)
 				k.owner.users.Add(-1)
 			}
+		})
+		for _, k := range dropped {
+			s.keys.remove(t.seed, k.id)
 		}
 		s.mu.Unlock()
 	}
+	var tenants []*tenantState
 	for i := range t.shards {
 		s := &t.shards[i]
+		tenants = tenants[:0]
 		s.mu.Lock()
-		for _, o := range s.tenants {
-			s.dropTenant(o, now)
+		s.tenants.all(func(o *tenantState) { tenants = append(tenants, o) })
+		for _, o := range tenants {
+			t.dropTenant(s, o, now)
 		}
 		s.mu.Unlock()
 	}

@@ -1,0 +1,101 @@
+package gateway
+
+import "hash/maphash"
+
+// states is a set of states, found by their ids: of one shard, and under its lock. Unlike a
+// map it does not hold the ids, which the states know themselves, and so takes a fifth of a
+// map's memory, of which there is much where a hundred thousand keys are in use. Open
+// addressing with linear probing; what is taken out leaves no mark.
+type states[S any, P identified[S]] struct {
+	// slots are a power of two, or none; at least a quarter of them is empty.
+	slots []*S
+	n     int
+}
+
+// identified is a pointer to a state.
+type identified[S any] interface {
+	*S
+	// name returns the state's id, which never changes.
+	name() *stateID
+}
+
+const minStates = 8
+
+// home is where the search for an id begins. The lowest bits of a hash have chosen the shard.
+func home(hash uint64, slots int) int { return int(hash/tableShards) & (slots - 1) }
+
+func (t *states[S, P]) find(hash uint64, id stateID) *S {
+	if t.n == 0 {
+		return nil
+	}
+	for i := home(hash, len(t.slots)); ; i = (i + 1) & (len(t.slots) - 1) {
+		s := t.slots[i]
+		if s == nil || *P(s).name() == id {
+			return s
+		}
+	}
+}
+
+// add puts in a state that is not there yet.
+func (t *states[S, P]) add(seed maphash.Seed, hash uint64, s *S) {
+	if 4*(t.n+1) > 3*len(t.slots) {
+		t.resize(seed, max(2*len(t.slots), minStates))
+	}
+	t.n++
+	t.put(hash, s)
+}
+
+func (t *states[S, P]) put(hash uint64, s *S) {
+	i := home(hash, len(t.slots))
+	for t.slots[i] != nil {
+		i = (i + 1) & (len(t.slots) - 1)
+	}
+	t.slots[i] = s
+}
+
+// remove takes out the state of an id, if it is there.
+func (t *states[S, P]) remove(seed maphash.Seed, id stateID) {
+	if t.n == 0 {
+		return
+	}
+	mask := len(t.slots) - 1
+	i := home(maphash.Comparable(seed, id), len(t.slots))
+	for ; t.slots[i] == nil || *P(t.slots[i]).name() != id; i = (i + 1) & mask {
+		if t.slots[i] == nil {
+			return
+		}
+	}
+	// Whoever stands behind and would no longer be found over the gap moves into it.
+	for j := (i + 1) & mask; t.slots[j] != nil; j = (j + 1) & mask {
+		at := home(maphash.Comparable(seed, *P(t.slots[j]).name()), len(t.slots))
+		if (j-at)&mask >= (j-i)&mask {
+			t.slots[i] = t.slots[j]
+			i = j
+		}
+	}
+	t.slots[i] = nil
+	if t.n--; t.n == 0 {
+		t.slots = nil
+	} else if len(t.slots) > minStates && 8*t.n < len(t.slots) {
+		t.resize(seed, len(t.slots)/2)
+	}
+}
+
+func (t *states[S, P]) resize(seed maphash.Seed, slots int) {
+	old := t.slots
+	t.slots = make([]*S, slots)
+	for _, s := range old {
+		if s != nil {
+			t.put(maphash.Comparable(seed, *P(s).name()), s)
+		}
+	}
+}
+
+// all calls f with each state. The set must not be changed meanwhile.
+func (t *states[S, P]) all(f func(*S)) {
+	for _, s := range t.slots {
+		if s != nil {
+			f(s)
+		}
+	}
+}

@@ -1,0 +1,54 @@
+package gateway
+
+import (
+	"hash/maphash"
+	"math/rand/v2"
+	"strconv"
+	"testing"
+)
+
+// TestStatesAreFound does at random to a set of states what is done to a map beside it.
+func TestStatesAreFound(t *testing.T) {
+	seed := maphash.MakeSeed()
+	for _, ids := range []int{1, 3, 40, 2000} {
+		var set states[keyState, *keyState]
+		want := map[stateID]*keyState{}
+		r := rand.New(rand.NewPCG(1, uint64(ids)))
+		for step := range 20_000 {
+			id := stateID{"default", strconv.Itoa(r.IntN(ids))}
+			hash := maphash.Comparable(seed, id)
+			if got := set.find(hash, id); got != want[id] {
+				t.Fatalf("%d ids, step %d: found %v, not %v", ids, step, got, want[id])
+			}
+			// For a while more comes than goes, then the reverse: it grows and shrinks.
+			if grow := step/2000%2 == 0; r.IntN(4) == 0 != grow {
+				if want[id] == nil {
+					want[id] = &keyState{id: id}
+					set.add(seed, hash, want[id])
+				}
+			} else {
+				set.remove(seed, id)
+				delete(want, id)
+			}
+			if set.n != len(want) {
+				t.Fatalf("%d ids, step %d: holds %d, not %d", ids, step, set.n, len(want))
+			}
+		}
+		n := 0
+		set.all(func(k *keyState) {
+			if want[k.id] != k {
+				t.Errorf("%v is not in the map", k.id)
+			}
+			n++
+		})
+		if n != len(want) {
+			t.Errorf("all are %d, not %d", n, len(want))
+		}
+		for id := range want {
+			set.remove(seed, id)
+		}
+		if set.n != 0 || set.slots != nil {
+			t.Errorf("of an empty set %d slots are left", len(set.slots))
+		}
+	}
+}
