@@ -25,6 +25,11 @@ func (g *Gateway) Check(ctx context.Context, req *Request, d *Decision) {
 		d.unavailable()
 		return
 	}
+	if g.stale(req.Now) {
+		req.Trace.Note("ready", false, "nothing was heard of the store for longer than keys in memory may be trusted")
+		d.unavailable()
+		return
+	}
 	// Shape: what is wrong here reaches no lookup.
 	if reason := req.shape(); reason != Allowed {
 		d.refuse(reason)
@@ -195,7 +200,7 @@ func (e *entry) standing(now time.Time) Reason {
 		return DisabledKey
 	case e.rec.expires != 0 && now.UnixMicro() >= e.rec.expires:
 		return ExpiredKey
-	case e.secretExpires() != 0 && now.UnixMicro() >= e.secretExpires():
+	case e.secretExpires != 0 && now.UnixMicro() >= e.secretExpires:
 		// Rotated out: this secret was taken back, though its key lives.
 		return RevokedKey
 	case !e.ten.Active:
@@ -206,12 +211,11 @@ func (e *entry) standing(now time.Time) Reason {
 
 // allows says whether the key may be used from addr.
 func (e *entry) allows(addr netip.Addr) bool {
-	blocks := e.rec.allowedIPs()
-	if len(blocks) == 0 {
+	if len(e.rec.AllowedIPs) == 0 {
 		return true
 	}
 	addr = addr.Unmap().WithZone("")
-	for _, p := range blocks {
+	for _, p := range e.rec.AllowedIPs {
 		if p.Contains(addr) {
 			return true
 		}
@@ -222,9 +226,8 @@ func (e *entry) allows(addr netip.Addr) bool {
 // charge takes what the request costs from every limit, or from none.
 func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *entry, b *bound) (dropped bool) {
 	bill := &d.bill
-	bill.Cost, bill.NoConcurrency, bill.Outage = req.Cost, req.NoConcurrency, b.outage
-	bill.Tenant = ratelimit.Party{Subject: e.owner.subject, Lines: b.tenant}
-	bill.Key = ratelimit.Party{Subject: e.key.subject, Lines: b.key}
+	bill.Cost, bill.NoConcurrency = req.Cost, req.NoConcurrency
+	bill.Tenant, bill.Key, bill.Outage = b.tenant, b.key, b.outage
 	if b.address != nil {
 		party, err := g.addressParty(ctx, req, b)
 		if err != nil {
@@ -311,20 +314,14 @@ func limitReason(k ratelimit.Kind) Reason {
 func (g *Gateway) touch(e *entry, now time.Time, addr netip.Addr) {
 	e.usedAt.Store(now.UnixMicro())
 	if p := e.usedFrom.Load(); p == nil || *p != addr {
-		g.noteAddr(e, addr)
+		e.noteAddr(addr)
 	}
 	g.markDirty(e)
 }
 
-// noteAddr stands apart so that a copy escapes only here. Many keys are used from one address:
-// the one noted last is had again.
-func (g *Gateway) noteAddr(e *entry, addr netip.Addr) {
-	p := g.lastFrom.Load()
-	if p == nil || *p != addr {
-		p = &addr
-		g.lastFrom.Store(p)
-	}
-	e.usedFrom.Store(p)
+// noteAddr stands apart so that the copy escapes only here.
+func (e *entry) noteAddr(addr netip.Addr) {
+	e.usedFrom.Store(&addr)
 }
 
 // markDirty puts e on the flusher's list, once.

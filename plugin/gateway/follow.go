@@ -37,45 +37,97 @@ func (g *Gateway) follow(ctx context.Context) {
 // catchUp applies every change after the newest one applied.
 func (g *Gateway) catchUp(ctx context.Context) error {
 	for {
+		began := time.Now()
 		after := g.seq.Load()
-		changes, err := g.store.Changes(ctx, after, changesAtOnce)
+		// The last one applied again: that it is still the same says that these follow it.
+		changes, err := g.store.Changes(ctx, max(after-1, 0), changesAtOnce)
 		if err != nil {
 			return err
 		}
+		read := len(changes)
+		changes, broken, err := g.following(ctx, after, changes)
+		if err != nil {
+			return err
+		}
+		if broken != "" {
+			return g.beginAnew(ctx, after, broken)
+		}
 		if len(changes) == 0 {
-			last, err := g.store.LastSeq(ctx)
-			if err != nil {
-				return err
-			}
-			if last < after {
-				// The store went back in time: a backup was put in its place. What changed
-				// is not known, so everything is judged anew.
-				g.log.Warn("the store is older than what was read from it before, as after restoring a backup: all keys are read again",
-					"applied", after, "store", last)
-				g.table.changeAll()
-				g.tokenChanges.Add(1)
-				g.distrust()
-				g.recheckAll()
-				if err := g.settleAll(ctx); err != nil {
-					return err
-				}
-				g.seq.Store(last)
-			}
+			g.caughtUp(began)
 			return nil
 		}
-		read, last := len(changes), changes[len(changes)-1].Seq
+		last := changes[len(changes)-1]
 		// What this process wrote may have been applied by the writer meanwhile.
 		fresh := slices.DeleteFunc(changes, func(c Change) bool { return c.Seq <= g.seq.Load() })
 		if err := g.Apply(ctx, fresh); err != nil {
 			return err
 		}
 		// Over gaps too, but not back behind what was applied meanwhile.
-		for now := g.seq.Load(); last > now && !g.seq.CompareAndSwap(now, last); now = g.seq.Load() {
+		for now := g.seq.Load(); last.Seq > now && !g.seq.CompareAndSwap(now, last.Seq); now = g.seq.Load() {
 		}
+		g.known = last
 		if read < changesAtOnce {
+			g.caughtUp(began)
 			return nil
 		}
+		g.advanced()
 	}
+}
+
+// following returns those of changes, which were read from after on, that come after it,
+// and why they do not follow it, "" where they do.
+func (g *Gateway) following(ctx context.Context, after int64, changes []Change) (_ []Change, broken string, err error) {
+	switch {
+	case len(changes) == 0:
+		last, err := g.store.LastSeq(ctx)
+		switch {
+		case err != nil:
+			return nil, "", err
+		case last < after:
+			return nil, "the store is older than what was read from it before, as after restoring a backup", nil
+		case last == after:
+			return nil, "", nil
+		}
+		// Written just now, or long ago and dropped.
+		if changes, err = g.store.Changes(ctx, after, changesAtOnce); err != nil {
+			return nil, "", err
+		}
+		if len(changes) > 0 && changes[0].Seq == after+1 || g.seq.Load() != after {
+			return changes, "", nil
+		}
+		return nil, "the changes since were dropped", nil
+	case changes[0].Seq == after:
+		first := changes[0]
+		if g.known.Seq == after && g.known.Mark != first.Mark {
+			return nil, "the store is another than the one that was read before, as after restoring a backup", nil
+		}
+		g.known = first
+		return changes[1:], "", nil
+	case changes[0].Seq > after+1:
+		return nil, "the changes since were dropped", nil
+	}
+	return changes, "", nil
+}
+
+// beginAnew is for when it is not known what changed: everything is judged anew.
+func (g *Gateway) beginAnew(ctx context.Context, after int64, why string) error {
+	began := time.Now()
+	last, err := g.store.LastSeq(ctx)
+	if err != nil {
+		return err
+	}
+	g.log.Warn(why+": all keys are read again", "applied", after, "store", last)
+	g.table.changeAll()
+	g.tokenChanges.Add(1)
+	g.distrust()
+	g.recheckAll()
+	if err := g.settleAll(ctx); err != nil {
+		return err
+	}
+	g.known = Change{}
+	g.seq.Store(last)
+	g.caughtUp(began)
+	return nil
 }
 
 // Apply makes changes that are in the store count here: when it returns, no request is
@@ -129,6 +181,7 @@ func (g *Gateway) Apply(ctx context.Context, changes []Change) error {
 		for _, c := range changes {
 			g.seq.CompareAndSwap(c.Seq-1, c.Seq)
 		}
+		g.advanced()
 	}
 	return first
 }

@@ -23,6 +23,14 @@ type Options struct {
 	Logger *slog.Logger
 	// Node names this process among those that share the store. Default: "local".
 	Node string
+	// Registry is where gateways that share the store meet; nil where it is this one's alone.
+	Registry Registry
+	// Trust is for how long keys in memory are judged while nothing is heard from a shared
+	// store. Default: an hour.
+	Trust time.Duration
+	// About returns the program's version and what tells its configuration from others',
+	// for the other gateways. Default: neither is told.
+	About func() (version, configHash string)
 	// CacheEntries is how many keys are kept ready. Default: 500,000. A key in use takes
 	// about 1 KiB, and as much again where it is the only one of its tenant.
 	CacheEntries int64
@@ -33,6 +41,7 @@ type Options struct {
 
 const (
 	defaultCacheEntries = 500_000
+	defaultTrust        = time.Hour
 	// startWait is how long a request that comes before the engine is ready waits for it.
 	startWait = 3 * time.Second
 	// sweepInterval is how often states that are no longer needed are dropped.
@@ -55,7 +64,6 @@ type Gateway struct {
 	loads     *loader
 	comparer  *comparer
 	addresses *ratelimit.Addresses
-	terms     termsInUse
 	// failures by keyspace name; the map is replaced, never changed.
 	failures   atomic.Pointer[map[string]*keyspaceFailures]
 	failuresMu sync.Mutex
@@ -80,13 +88,16 @@ type Gateway struct {
 	dirtyAddresses map[*ratelimit.Subject]struct{}
 	flushMu        sync.Mutex // one flush at a time
 	rehashes       chan rehash
-	// lastFrom is the address that was last noted of an entry.
-	lastFrom atomic.Pointer[netip.Addr]
 
 	tokenChanges atomic.Uint64
 	seq          atomic.Int64 // newest change applied
-	health       storeHealth
-	watcher      atomic.Pointer[watched]
+	toldSeq      atomic.Int64 // newest one that others are, or will be, told of
+	// known is the newest change that was read as applied; the follower's alone.
+	known Change
+	// member is nil where the store is this process's alone.
+	member  *membership
+	health  storeHealth
+	watcher atomic.Pointer[watched]
 }
 
 type keyspaceFailures struct {
@@ -120,6 +131,12 @@ func New(o Options) (*Gateway, error) {
 		rehashes:       make(chan rehash, 1024),
 	}
 	g.table.newMeter = o.NewMeter
+	if o.Registry != nil {
+		if o.Trust <= 0 {
+			o.Trust = defaultTrust
+		}
+		g.member = newMembership(o.Registry, o.Trust, o.About)
+	}
 	g.failures.Store(&map[string]*keyspaceFailures{})
 	return g, nil
 }
@@ -136,6 +153,12 @@ func (g *Gateway) Start(ctx context.Context) error {
 	if g.closed.Load() {
 		return errors.New("the gateway was closed")
 	}
+	// First: what is changed from then on waits for this node, and what was changed before is
+	// what is loaded.
+	if err := g.join(ctx); err != nil {
+		return fmt.Errorf("joining the gateways that share the store: %w", err)
+	}
+	began := time.Now()
 	seq, err := g.store.LastSeq(ctx)
 	if err != nil {
 		return fmt.Errorf("reading the change sequence: %w", err)
@@ -144,9 +167,14 @@ func (g *Gateway) Start(ctx context.Context) error {
 		return fmt.Errorf("releasing credits held before the restart: %w", err)
 	}
 	g.seq.Store(seq)
+	g.caughtUp(began)
 	run, cancel := context.WithCancel(context.Background())
 	g.stop = cancel
-	for _, f := range []func(context.Context){g.follow, g.flushLoop, g.sweepLoop, g.filterLoop} {
+	loops := []func(context.Context){g.follow, g.flushLoop, g.sweepLoop, g.filterLoop}
+	if g.member != nil {
+		loops = append(loops, g.reportLoop)
+	}
+	for _, f := range loops {
 		g.running.Go(func() { f(run) })
 	}
 	g.isReady.Store(true)
@@ -170,12 +198,17 @@ func (g *Gateway) Close(ctx context.Context) error {
 	if e := g.returnLeases(ctx); err == nil {
 		err = e
 	}
+	if e := g.leave(ctx); err == nil {
+		err = e
+	}
 	g.cache.close()
 	return err
 }
 
 // Ready says that keys can be judged now.
-func (g *Gateway) Ready() bool { return g.isReady.Load() && !g.closed.Load() }
+func (g *Gateway) Ready() bool {
+	return g.isReady.Load() && !g.closed.Load() && !g.stale(time.Now())
+}
 
 // started says whether the engine is ready, after waiting for it briefly.
 func (g *Gateway) started(ctx context.Context) bool {

@@ -78,10 +78,12 @@ func (g *Gateway) findSlow(ctx context.Context, req *Request, digest apikey.Dige
 	var buf [8]apikey.Candidate
 	candidates := req.View.Hasher.Candidates(buf[:0], req.Credential)
 	leads := g.leads(req.Keyspace, req.Credential)
-	if len(leads) == 0 && !g.mayKnow(candidates) {
+	// While nothing is heard of the store only itself can tell what is unknown.
+	silent := g.silent()
+	if len(leads) == 0 && !silent && !g.mayKnow(candidates) {
 		return nil, errUnknown
 	}
-	if g.loads.unknown.has(word, low, g.table.created.Load(), req.View.Hasher) {
+	if !silent && g.loads.unknown.has(word, low, g.table.created.Load(), req.View.Hasher) {
 		return nil, errUnknown
 	}
 	id := callID{word, req.Keyspace.Name, req.View.Hasher}

@@ -34,6 +34,9 @@ type Change struct {
 	Keyspace string
 	// ID is the key's or token's id, or the tenant's slug.
 	ID string
+	// Mark tells the change from one that has its Seq in another store, or in this one after
+	// an older copy of it took its place. Changes returns it.
+	Mark int64
 }
 
 // Touch is when and from where a key last authenticated.
@@ -87,7 +90,8 @@ type Store interface {
 	CountSecrets(ctx context.Context) (int64, error)
 	// SecretDigests returns the stored digests of one key's secrets.
 	SecretDigests(ctx context.Context, keyspace, keyID string) ([][]byte, error)
-	// Changes returns up to limit changes after seq, in order.
+	// Changes returns up to limit changes after seq, in order. Old ones may have been
+	// dropped, but never the newest.
 	Changes(ctx context.Context, after int64, limit int) ([]Change, error)
 	// LastSeq returns the newest change's seq, 0 when there is none.
 	LastSeq(ctx context.Context) (int64, error)

@@ -80,7 +80,14 @@ func (s *Store) Wait(ctx context.Context) error {
 	}
 }
 
-const changesSQL = `SELECT seq, kind, keyspace, id FROM changes WHERE seq > $1 ORDER BY seq LIMIT $2`
+// changeColumns are what changeInto scans. When a change was written marks it.
+const changeColumns = `SELECT seq, kind, keyspace, id, at FROM changes`
+
+func changeInto(c *gateway.Change) []any {
+	return []any{&c.Seq, &c.Kind, &c.Keyspace, &c.ID, &c.Mark}
+}
+
+const changesSQL = changeColumns + ` WHERE seq > $1 ORDER BY seq LIMIT $2`
 
 // Changes implements gateway.Store.
 func (s *Store) Changes(ctx context.Context, after int64, limit int) ([]gateway.Change, error) {
@@ -90,7 +97,7 @@ func (s *Store) Changes(ctx context.Context, after int64, limit int) ([]gateway.
 		rows, err := f.hot.changes.QueryContext(ctx, after, limit)
 		return each(rows, err, func(rows *sql.Rows) error {
 			var c gateway.Change
-			err := rows.Scan(&c.Seq, &c.Kind, &c.Keyspace, &c.ID)
+			err := rows.Scan(changeInto(&c)...)
 			out = append(out, c)
 			return err
 		})

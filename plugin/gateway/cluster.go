@@ -1,0 +1,228 @@
+package gateway
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Node is one gateway among those that share a store. Times are by the store's clock.
+type Node struct {
+	// Name is its own among those that are alive; Instance tells one process from the next
+	// of that name.
+	Name, Instance string
+	// Version of the program, and what tells its configuration from others'.
+	Version, ConfigHash string
+	// Seq is the newest change it acts by.
+	Seq        int64
+	Ready      bool
+	KeysCached int64
+	StartedAt  time.Time
+	// ContactAt is when it last said so, and StopsBy when it judges no more by what it
+	// holds unless it says something before.
+	ContactAt, StopsBy time.Time
+}
+
+// ErrNameTaken says that another gateway that is alive has this node's name.
+var ErrNameTaken = errors.New("another gateway goes by this node's name: give each its own")
+
+// Registry is what a store has beside Store where several gateways share it: who they
+// are, and how far each has followed the changes. Its methods may block within ctx and
+// return errors that wrap ErrStore or ErrNameTaken.
+type Registry interface {
+	// ReportNode writes what a node says of itself, and that it may judge by what it holds
+	// for trust from now on. Where another Instance has the name, the name is taken over once
+	// that one has been silent for a while; before, it is ErrNameTaken.
+	ReportNode(ctx context.Context, n *Node, trust time.Duration) error
+	// RemoveNode takes a node that ends from the list.
+	RemoveNode(ctx context.Context, name, instance string) error
+	// Nodes returns those that are there, by name, and the time by the store's clock.
+	Nodes(ctx context.Context) ([]Node, time.Time, error)
+}
+
+const (
+	// reportEvery is how often a node that has nothing new to say says so.
+	reportEvery = time.Second
+	// reportTimeout bounds one report.
+	reportTimeout = 2 * time.Second
+	// silence is after how long without word from the store a node takes no key for unknown
+	// on its own: it may have been created meanwhile.
+	silence = 3 * time.Second
+	// deafAfter is after how long without a report a node is not waited for any more.
+	deafAfter = 5 * time.Second
+)
+
+// membership is an engine's part among others that share its store. All durations are
+// since born, by the clock that nobody sets.
+type membership struct {
+	// registry is nil where the store is this process's alone.
+	registry Registry
+	instance string
+	about    func() (version, configHash string)
+	born     time.Time
+
+	mu sync.Mutex
+	// trust is how long this node judges by what it holds without word from the store.
+	trust time.Duration
+	// heard is when all changes there were had been applied, reported when the store last
+	// took what this node says of itself, and promised the trust that was stated then.
+	heard, reported, promised time.Duration
+	// until is when this node stops judging. It is in the past before the first report.
+	until atomic.Int64
+	// replaced says that another process took this node's name.
+	replaced bool
+
+	// moved has an entry when there is something new to report.
+	moved chan struct{}
+	polls nodePolls
+}
+
+func newMembership(r Registry, trust time.Duration, about func() (string, string)) *membership {
+	if about == nil {
+		about = func() (string, string) { return "", "" }
+	}
+	return &membership{registry: r, instance: rand.Text(), about: about, born: time.Now(), trust: trust, moved: make(chan struct{}, 1)}
+}
+
+// since returns how long after born t is.
+func (m *membership) since(t time.Time) time.Duration { return t.Sub(m.born) }
+
+// stale says that what this node holds may not be judged by any more.
+func (m *membership) stale(now time.Time) bool { return int64(m.since(now)) > m.until.Load() }
+
+// silent says that nothing was heard of the store for a while: what was created since is
+// not known here.
+func (m *membership) silent(now time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.since(now)-m.heard > silence
+}
+
+// hear notes that what was committed before began is applied.
+func (m *membership) hear(began time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.heard = m.since(began)
+	m.extend()
+}
+
+// told notes that the store took a report that was begun at began, and that promised trust.
+func (m *membership) told(began time.Time, trust time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.reported, m.promised = m.since(began), trust
+	m.extend()
+}
+
+// extend moves the end of trust on: nobody may be told an earlier one. m.mu is held.
+func (m *membership) extend() {
+	if !m.replaced {
+		m.until.Store(int64(min(m.heard, m.reported) + min(m.trust, m.promised)))
+	}
+}
+
+// SetTrust says for how long this node judges by what it holds while it hears nothing
+// from a store that it shares. Safe at any time.
+func (g *Gateway) SetTrust(d time.Duration) {
+	if m := g.member; m != nil {
+		m.mu.Lock()
+		m.trust = d
+		m.mu.Unlock()
+	}
+}
+
+// stale says that this node has heard nothing of the changes for longer than it may go
+// on without. Never where the store is its own.
+func (g *Gateway) stale(now time.Time) bool { return g.member != nil && g.member.stale(now) }
+
+// silent says that what is unknown here may be known to the store.
+func (g *Gateway) silent() bool { return g.member != nil && g.member.silent(time.Now()) }
+
+// join makes this node known, before it loads anything: from then on whoever changes
+// something waits for it.
+func (g *Gateway) join(ctx context.Context) error {
+	if g.member == nil {
+		return nil
+	}
+	return g.report(ctx)
+}
+
+// report tells the store how far this node is.
+func (g *Gateway) report(ctx context.Context) error {
+	m := g.member
+	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
+	defer cancel()
+	began := time.Now()
+	m.mu.Lock()
+	trust := m.trust
+	m.mu.Unlock()
+	n := &Node{Name: g.node, Instance: m.instance, Seq: g.seq.Load(), Ready: g.Ready(), KeysCached: g.table.held()}
+	n.Version, n.ConfigHash = m.about()
+	err := m.registry.ReportNode(ctx, n, trust)
+	switch {
+	case err == nil:
+		m.told(began, trust)
+	case errors.Is(err, ErrNameTaken) && g.isReady.Load():
+		// Whoever has the name now answers for it, and nobody waits for this one.
+		m.mu.Lock()
+		first := !m.replaced
+		m.replaced = true
+		m.until.Store(0)
+		m.mu.Unlock()
+		if first {
+			g.log.Error("another gateway has taken this node's name: it judges no more keys; give each its own name and start it again", "node", g.node)
+		}
+	}
+	return err
+}
+
+// reportLoop reports whenever changes were applied, and every now and then.
+func (g *Gateway) reportLoop(ctx context.Context) {
+	t := time.NewTicker(reportEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-g.member.moved:
+		case <-ctx.Done():
+			return
+		}
+		if err := g.report(ctx); err != nil && ctx.Err() == nil {
+			g.readFailed("telling the other gateways of this one", err)
+		}
+	}
+}
+
+// caughtUp notes that all changes that were committed before began are applied.
+func (g *Gateway) caughtUp(began time.Time) {
+	if m := g.member; m != nil {
+		m.hear(began)
+		g.advanced()
+	}
+}
+
+// advanced has it reported that changes were applied.
+func (g *Gateway) advanced() {
+	if g.member == nil {
+		return
+	}
+	seq := g.seq.Load()
+	if g.toldSeq.Swap(seq) == seq {
+		return
+	}
+	select {
+	case g.member.moved <- struct{}{}:
+	default:
+	}
+}
+
+// leave takes this node from the list, at a clean stop.
+func (g *Gateway) leave(ctx context.Context) error {
+	if g.member == nil {
+		return nil
+	}
+	return g.member.registry.RemoveNode(ctx, g.node, g.member.instance)
+}

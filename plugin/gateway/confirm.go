@@ -1,0 +1,138 @@
+package gateway
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Confirmation says which nodes act by a change.
+type Confirmation struct {
+	// Confirmed are those that do, this one among them.
+	Confirmed []string
+	// Pending are those that have not said so.
+	Pending []PendingNode
+}
+
+// PendingNode is a node that has not confirmed a change.
+type PendingNode struct {
+	Name string
+	// StopsBy is when it stops judging by what it holds; the zero time where that is not known.
+	StopsBy time.Time
+}
+
+// Confirm returns which nodes act by all changes up to seq, which this one does: at once
+// when all do, else when wait has passed or ctx ends. Nodes that have been silent for some
+// seconds are not waited for, and those are left out that have stopped judging meanwhile.
+// Where the store does not answer, the nodes last known are pending.
+func (g *Gateway) Confirm(ctx context.Context, seq int64, wait time.Duration) Confirmation {
+	m := g.member
+	if m == nil {
+		return Confirmation{Confirmed: []string{g.node}}
+	}
+	ctx, cancel := context.WithTimeout(ctx, max(wait, reportTimeout))
+	defer cancel()
+	deadline := time.Now().Add(wait)
+	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		nodes, now, err := m.polls.ask(ctx, m.registry)
+		c, alive := g.sortNodes(nodes, now, seq)
+		if err != nil && len(nodes) == 0 || err == nil && alive == 0 || !time.Now().Add(pause).Before(deadline) {
+			return c
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return c
+		}
+	}
+}
+
+// sortNodes sorts the nodes by whether they act by seq, and counts the pending ones that are alive.
+func (g *Gateway) sortNodes(nodes []Node, now time.Time, seq int64) (c Confirmation, alive int) {
+	c.Confirmed = append(c.Confirmed, g.node)
+	for i := range nodes {
+		switch n := &nodes[i]; {
+		case n.Name == g.node, n.StopsBy.Before(now):
+		case n.Seq >= seq:
+			c.Confirmed = append(c.Confirmed, n.Name)
+		default:
+			c.Pending = append(c.Pending, PendingNode{n.Name, n.StopsBy})
+			if now.Sub(n.ContactAt) < deafAfter {
+				alive++
+			}
+		}
+	}
+	return c, alive
+}
+
+// Nodes returns the gateways that share the store, and its time; none where it is this
+// process's own.
+func (g *Gateway) Nodes(ctx context.Context) ([]Node, time.Time, error) {
+	if g.member == nil {
+		return nil, time.Time{}, nil
+	}
+	return g.member.registry.Nodes(ctx)
+}
+
+// nodePolls asks who is there, once for all who want to know: whoever asks is given what
+// was read after they asked.
+type nodePolls struct {
+	mu sync.Mutex
+	// running is the one under way, next the one that begins when it has ended.
+	running, next *nodePoll
+	// last is what was read last.
+	last []Node
+	at   time.Time
+}
+
+type nodePoll struct {
+	done  chan struct{}
+	nodes []Node
+	now   time.Time
+	err   error
+}
+
+// ask returns the nodes. With an error come those that were read last.
+func (p *nodePolls) ask(ctx context.Context, r Registry) ([]Node, time.Time, error) {
+	p.mu.Lock()
+	var mine *nodePoll
+	switch {
+	case p.running == nil:
+		mine = &nodePoll{done: make(chan struct{})}
+		p.running = mine
+		go p.run(mine, r)
+	case p.next == nil:
+		p.next = &nodePoll{done: make(chan struct{})}
+		mine = p.next
+	default:
+		mine = p.next
+	}
+	p.mu.Unlock()
+	select {
+	case <-mine.done:
+		return mine.nodes, mine.now, mine.err
+	case <-ctx.Done():
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.last, p.at, ctx.Err()
+	}
+}
+
+// run reads the nodes for poll, and for those who asked meanwhile.
+func (p *nodePolls) run(poll *nodePoll, r Registry) {
+	for poll != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), reportTimeout)
+		poll.nodes, poll.now, poll.err = r.Nodes(ctx)
+		cancel()
+		p.mu.Lock()
+		if poll.err == nil {
+			p.last, p.at = poll.nodes, poll.now
+		} else {
+			poll.nodes, poll.now = p.last, p.at
+		}
+		close(poll.done)
+		p.running, p.next = p.next, nil
+		poll = p.running
+		p.mu.Unlock()
+	}
+}

@@ -1,0 +1,101 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+var _ gateway.Registry = (*Store)(nil)
+
+const (
+	// trustMargin is by how much longer a node counts as judging than it says: what it
+	// wrote last may be lost with the server, within a second.
+	trustMargin = 2 * time.Second
+	// nameFreeAfter is how long a node must have been silent before another may have its name.
+	nameFreeAfter = 5 * time.Second
+	// nodeKeptFor is how long a node that judges no more is still listed.
+	nodeKeptFor = 24 * time.Hour
+)
+
+// errOwn says that a store has one gateway only.
+var errOwn = errors.New("an SQLite store is one gateway's own")
+
+// shared returns the database where several gateways share it.
+func (s *Store) shared() (*postgresDB, error) {
+	p, ok := s.db.(*postgresDB)
+	if !ok {
+		return nil, errOwn
+	}
+	return p, nil
+}
+
+// reportNodeSQL writes a node's row, in one round trip and without waiting for the disk:
+// it is written again within a second.
+const reportNodeSQL = `INSERT INTO nodes AS n (name, lease_until, instance, version, config, seq, ready, keys_cached, started_at, contact_at, stops_by)
+	SELECT $1, 0, $2, $3, $4, $5, $6, $7, clock.now, clock.now, clock.now + $8
+	FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now, set_config('synchronous_commit', 'off', true) AS relaxed) AS clock
+	WHERE clock.relaxed = 'off'
+	ON CONFLICT (name) DO UPDATE SET instance = excluded.instance, version = excluded.version, config = excluded.config,
+		seq = excluded.seq, ready = excluded.ready, keys_cached = excluded.keys_cached, contact_at = excluded.contact_at, stops_by = excluded.stops_by,
+		started_at = CASE WHEN n.instance = excluded.instance THEN coalesce(n.started_at, excluded.started_at) ELSE excluded.started_at END
+	WHERE n.instance = excluded.instance OR n.contact_at IS NULL OR n.contact_at < excluded.contact_at - $9`
+
+// ReportNode implements gateway.Registry.
+func (s *Store) ReportNode(ctx context.Context, n *gateway.Node, trust time.Duration) error {
+	if _, err := s.shared(); err != nil {
+		return err
+	}
+	var rows int64
+	err := s.reading(ctx, "writing what a node says of itself", func(c *conns) error {
+		res, err := c.read.ExecContext(ctx, reportNodeSQL, n.Name, n.Instance, n.Version, n.ConfigHash, n.Seq, flag(n.Ready), n.KeysCached,
+			(trust + trustMargin).Microseconds(), nameFreeAfter.Microseconds())
+		if err == nil {
+			rows, err = res.RowsAffected()
+		}
+		return err
+	})
+	if err == nil && rows == 0 {
+		err = gateway.ErrNameTaken
+	}
+	return err
+}
+
+// RemoveNode implements gateway.Registry.
+func (s *Store) RemoveNode(ctx context.Context, name, instance string) error {
+	return s.writing(ctx, "taking a node from the list", func(t *tx) error {
+		if _, err := t.exec(`DELETE FROM nodes WHERE name = $1 AND instance = $2`, name, instance); err != nil {
+			return err
+		}
+		_, err := t.exec(`DELETE FROM nodes WHERE stops_by < $1 AND lease_until < $1`, t.now.Add(-nodeKeptFor).UnixMicro())
+		return err
+	})
+}
+
+const nodesSQL = `SELECT name, instance, version, config, seq, ready, keys_cached, started_at, contact_at, stops_by,
+	(extract(epoch FROM clock_timestamp()) * 1000000)::bigint FROM nodes WHERE contact_at IS NOT NULL ORDER BY name`
+
+// Nodes implements gateway.Registry.
+func (s *Store) Nodes(ctx context.Context) (nodes []gateway.Node, now time.Time, err error) {
+	if _, err := s.shared(); err != nil {
+		return nil, now, err
+	}
+	err = s.reading(ctx, "asking for the nodes", func(c *conns) error {
+		nodes = nodes[:0]
+		rows, err := c.read.QueryContext(ctx, nodesSQL)
+		return each(rows, err, func(rows *sql.Rows) error {
+			var n gateway.Node
+			err := rows.Scan(&n.Name, &n.Instance, &n.Version, &n.ConfigHash, &n.Seq, &n.Ready, &n.KeysCached,
+				timeInto{&n.StartedAt}, timeInto{&n.ContactAt}, timeInto{&n.StopsBy}, timeInto{&now})
+			nodes = append(nodes, n)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, now, err
+	}
+	return nodes, now, nil
+}
