@@ -36,6 +36,12 @@ func (a *App) status(ctx context.Context) management.Status {
 	if a.Limits != nil && a.Limits.Type != "" {
 		s.Limits = a.Limits.Type
 	}
+	if shared := a.engine.sharedLimits(); shared != nil {
+		var problem string
+		if s.SharedLimits, problem = shared.status(); problem != "" {
+			s.Problems = append(s.Problems, problem)
+		}
+	}
 	if err := a.askStore(ctx, &s.Store); err != nil {
 		s.Store.Error = err.Error()
 		s.Problems = append(s.Problems, "the store does not answer: known keys go on, changes and unknown keys are refused")

@@ -139,7 +139,7 @@ func TestProvisionRefuses(t *testing.T) {
 	}{
 		{"unknown field", `{"keyspace": {}}`, []string{"unknown field"}},
 		{"store of a later build", `{"store": {"type": "postgres", "dsn": "x"}}`, []string{"this build has no store postgres"}},
-		{"limits of a later build", `{"limits": {"type": "redis", "address": "x"}}`, []string{"this build has no limits redis"}},
+		{"no address of Redis", `{"limits": {"type": "redis", "address": "http://u:secret@x"}}`, []string{"limits redis", "redis://"}},
 		{"unknown store", `{"store": {"type": "mysql"}}`, []string{"store: ", "unknown store 'mysql'"}},
 		{"empty placeholder", `{"peppers": ["{env.KEYGATE_TEST_EMPTY}"]}`, []string{"peppers[0]", "{env.KEYGATE_TEST_EMPTY}"}},
 		{"empty placeholder in a path", `{"store": {"path": "{env.KEYGATE_TEST_EMPTY}"}}`, []string{"store", "{env.KEYGATE_TEST_EMPTY}"}},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/usage"
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
@@ -36,11 +37,15 @@ type engine struct {
 	lazy    *lazyStore
 	events  *events
 	usage   *usage.Tracker
+	// limits is where requests are counted, as the newest configuration wants it.
+	limits *ratelimit.Switch
 
 	mu sync.Mutex
 	// store is nil until the first start.
 	store   store
 	manager *management.Manager
+	// shared counts in Redis; nil where limits are local.
+	shared *sharedLimits
 	// webhooks delivers events; nil as store is.
 	webhooks *webhook.Service
 	// apps are the started configurations, newest last. Management goes by the newest;
@@ -54,12 +59,12 @@ type lazyStore struct{ gateway.Store }
 
 // newEngine returns an engine for the SQLite file at path.
 func newEngine(path string, log *slog.Logger) (*engine, error) {
-	e := &engine{path: path, log: newLogRelay(log.Handler()), lazy: new(lazyStore)}
+	e := &engine{path: path, log: newLogRelay(log.Handler()), lazy: new(lazyStore), limits: ratelimit.NewSwitch(ratelimit.NewLocal())}
 	e.events = newEvents(e)
 	var err error
 	e.usage = usage.NewTracker(nodeName, slog.New(e.log))
 	e.gateway, err = gateway.New(gateway.Options{
-		Store: e.lazy, Logger: slog.New(e.log), Node: nodeName,
+		Store: e.lazy, Limiter: e.limits, Logger: slog.New(e.log), Node: nodeName,
 		NewMeter: func(keyspace, tenant, key string) any { return e.usage.Counter(keyspace, tenant, key) },
 	})
 	if err != nil {
@@ -98,6 +103,9 @@ func (e *engine) start(ctx context.Context, a *App) error {
 	if err := e.usage.Start(ctx, e.store); err != nil {
 		return err
 	}
+	if err := e.useLimits(ctx, a.secrets.limits); err != nil {
+		return err
+	}
 	if err := e.store.SavePeppers(ctx, a.view.Hasher.Checks()); err != nil {
 		return fmt.Errorf("storing the check values of the peppers: %w", err)
 	}
@@ -115,6 +123,9 @@ func (e *engine) stop(a *App) {
 	e.apps = slices.DeleteFunc(e.apps, func(other *App) bool { return other == a })
 	if n := len(e.apps); n > 0 {
 		e.log.follow(e.apps[n-1].log.Handler())
+		if err := e.useLimits(context.Background(), e.apps[n-1].secrets.limits); err != nil {
+			a.log.Error("going back to the limits of the configuration that goes on", "error", err)
+		}
 	}
 }
 
@@ -157,6 +168,9 @@ func (e *engine) Destruct() error {
 	err = errors.Join(err, e.gateway.Close(ctx))
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.shared != nil {
+		e.shared.close(ctx)
+	}
 	if e.store != nil {
 		err = errors.Join(err, e.store.Close())
 	}

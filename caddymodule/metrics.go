@@ -28,7 +28,7 @@ var (
 		cached: prometheus.NewDesc("keygate_keys_cached", "Keys held in memory.", nil, nil),
 		errors: prometheus.NewDesc("keygate_store_errors_total", "Times that the store did not answer.", nil, nil),
 		degraded: prometheus.NewDesc("keygate_degraded",
-			"1 while the store does not answer and only keys in memory can be judged, else 0.", nil, nil),
+			"1 while the store does not answer and only keys in memory can be judged, or Redis does not and limits are not shared; else 0.", nil, nil),
 		lag: prometheus.NewDesc("keygate_revocation_lag_seconds",
 			"How far this node is behind the changes it has heard of; 0 where it follows them.", nil, nil),
 	}
@@ -57,7 +57,7 @@ type planCounters struct {
 // newMetrics registers the collectors in a configuration's registry, and resolves the
 // counters of the view's plans.
 func newMetrics(reg prometheus.Registerer, v *gateway.View) (*metrics, error) {
-	for _, c := range []prometheus.Collector{requestsTotal, checkDuration, engineStats} {
+	for _, c := range []prometheus.Collector{requestsTotal, checkDuration, engineStats, limitsStats} {
 		var already prometheus.AlreadyRegisteredError
 		if err := reg.Register(c); err != nil && !errors.As(err, &already) {
 			return nil, err
@@ -134,7 +134,7 @@ func (s statsCollector) Collect(ch chan<- prometheus.Metric) {
 		stats := value.(*engine).gateway.Stats()
 		cached += float64(stats.KeysCached)
 		failed += float64(stats.StoreErrors)
-		if stats.Degraded {
+		if shared := value.(*engine).sharedLimits(); stats.Degraded || shared != nil && shared.redis.Away() {
 			degraded = 1
 		}
 		return true

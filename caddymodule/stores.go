@@ -88,6 +88,7 @@ type secrets struct {
 	// importPeppers are of keys that were imported.
 	importPeppers []string
 	secret        string
+	limits        limitsKey
 }
 
 // expand expands the placeholders. Where a value is needed an empty one is an error, which names
@@ -98,6 +99,9 @@ func (a *App) expand(repl *caddy.Replacer) (s secrets, err error) {
 		if s.storePath, err = expand(repl, "store", a.Store.Path); err != nil {
 			return secrets{}, err
 		}
+	}
+	if s.limits, err = a.limitsOf(repl); err != nil {
+		return secrets{}, err
 	}
 	for i, p := range a.Peppers {
 		v, err := expand(repl, fmt.Sprintf("peppers[%d]", i), p)
@@ -138,9 +142,6 @@ func expand(repl *caddy.Replacer, field, value string) (string, error) {
 func (a *App) identity(s secrets) (id, path string, err error) {
 	if a.Store != nil && a.Store.Type == storePostgres {
 		return "", "", fieldErrorf("store", "this build has no store postgres: use store sqlite")
-	}
-	if a.Limits != nil && a.Limits.Type == limitsRedis {
-		return "", "", fieldErrorf("limits", "this build has no limits redis: use limits local")
 	}
 	if strings.ContainsAny(s.storePath, "\x00?#") {
 		return "", "", fieldErrorf("store", "the path of the store holds a NUL, '?' or '#'")

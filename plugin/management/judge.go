@@ -72,10 +72,12 @@ type Status struct {
 	Node      string     `json:"node"`
 	StartedAt *time.Time `json:"started_at"`
 	// Keyspaces that are configured.
-	Keyspaces []string     `json:"keyspaces"`
-	Store     StoreStatus  `json:"store"`
-	Limits    string       `json:"limits"`
-	Nodes     []NodeStatus `json:"nodes"`
+	Keyspaces []string    `json:"keyspaces"`
+	Store     StoreStatus `json:"store"`
+	Limits    string      `json:"limits"`
+	// SharedLimits is how limits redis are; absent where limits are local.
+	SharedLimits *LimitsStatus `json:"shared_limits,omitempty"`
+	Nodes        []NodeStatus  `json:"nodes"`
 }
 
 // StoreStatus is how the store is.
@@ -89,6 +91,25 @@ type StoreStatus struct {
 	Seq int64 `json:"seq"`
 	// Secrets is about how many there are.
 	Secrets int64 `json:"secrets"`
+}
+
+// LimitsStatus is how limits are that several gateways share.
+type LimitsStatus struct {
+	// Mode is "exact" or "leased".
+	Mode string `json:"mode"`
+	// OK says that the shared counts answer; Error why not, and Since from when.
+	OK    bool       `json:"ok"`
+	Error string     `json:"error,omitempty"`
+	Since *time.Time `json:"since,omitempty"`
+	// Nodes share the counts.
+	Nodes int64 `json:"nodes"`
+	// Asked is how often the shared counts were asked, Waited how many requests waited for that, and FromMemory
+	// how many did not have to; InOutage were decided while nothing answered, and Errors are the calls that failed.
+	Asked      int64 `json:"asked"`
+	Waited     int64 `json:"waited"`
+	FromMemory int64 `json:"from_memory"`
+	InOutage   int64 `json:"in_outage"`
+	Errors     int64 `json:"errors"`
 }
 
 // NodeStatus is how one gateway of several is.
