@@ -200,7 +200,7 @@ func (e *entry) standing(now time.Time) Reason {
 		return DisabledKey
 	case e.rec.expires != 0 && now.UnixMicro() >= e.rec.expires:
 		return ExpiredKey
-	case e.secretExpires != 0 && now.UnixMicro() >= e.secretExpires:
+	case e.secretExpires() != 0 && now.UnixMicro() >= e.secretExpires():
 		// Rotated out: this secret was taken back, though its key lives.
 		return RevokedKey
 	case !e.ten.Active:
@@ -211,11 +211,12 @@ func (e *entry) standing(now time.Time) Reason {
 
 // allows says whether the key may be used from addr.
 func (e *entry) allows(addr netip.Addr) bool {
-	if len(e.rec.AllowedIPs) == 0 {
+	blocks := e.rec.allowedIPs()
+	if len(blocks) == 0 {
 		return true
 	}
 	addr = addr.Unmap().WithZone("")
-	for _, p := range e.rec.AllowedIPs {
+	for _, p := range blocks {
 		if p.Contains(addr) {
 			return true
 		}
@@ -226,8 +227,9 @@ func (e *entry) allows(addr netip.Addr) bool {
 // charge takes what the request costs from every limit, or from none.
 func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *entry, b *bound) (dropped bool) {
 	bill := &d.bill
-	bill.Cost, bill.NoConcurrency = req.Cost, req.NoConcurrency
-	bill.Tenant, bill.Key, bill.Outage = b.tenant, b.key, b.outage
+	bill.Cost, bill.NoConcurrency, bill.Outage = req.Cost, req.NoConcurrency, b.outage
+	bill.Tenant = ratelimit.Party{Subject: e.owner.subject, Lines: b.tenant}
+	bill.Key = ratelimit.Party{Subject: e.key.subject, Lines: b.key}
 	if b.address != nil {
 		party, err := g.addressParty(ctx, req, b)
 		if err != nil {
@@ -314,14 +316,20 @@ func limitReason(k ratelimit.Kind) Reason {
 func (g *Gateway) touch(e *entry, now time.Time, addr netip.Addr) {
 	e.usedAt.Store(now.UnixMicro())
 	if p := e.usedFrom.Load(); p == nil || *p != addr {
-		e.noteAddr(addr)
+		g.noteAddr(e, addr)
 	}
 	g.markDirty(e)
 }
 
-// noteAddr stands apart so that the copy escapes only here.
-func (e *entry) noteAddr(addr netip.Addr) {
-	e.usedFrom.Store(&addr)
+// noteAddr stands apart so that a copy escapes only here. Many keys are used from one address:
+// the one noted last is had again.
+func (g *Gateway) noteAddr(e *entry, addr netip.Addr) {
+	p := g.lastFrom.Load()
+	if p == nil || *p != addr {
+		p = &addr
+		g.lastFrom.Store(p)
+	}
+	e.usedFrom.Store(p)
 }
 
 // markDirty puts e on the flusher's list, once.

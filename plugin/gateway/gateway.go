@@ -64,6 +64,7 @@ type Gateway struct {
 	loads     *loader
 	comparer  *comparer
 	addresses *ratelimit.Addresses
+	terms     termsInUse
 	// failures by keyspace name; the map is replaced, never changed.
 	failures   atomic.Pointer[map[string]*keyspaceFailures]
 	failuresMu sync.Mutex
@@ -88,6 +89,8 @@ type Gateway struct {
 	dirtyAddresses map[*ratelimit.Subject]struct{}
 	flushMu        sync.Mutex // one flush at a time
 	rehashes       chan rehash
+	// lastFrom is the address that was last noted of an entry.
+	lastFrom atomic.Pointer[netip.Addr]
 
 	tokenChanges atomic.Uint64
 	seq          atomic.Int64 // newest change applied
