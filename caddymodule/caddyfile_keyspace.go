@@ -130,6 +130,11 @@ func (p *parser) keyspaceOptions(path string, ks *KeyspaceConfig) options {
 			ks.Requests, err = parseRequests(d, func(f string, d *caddyfile.Dispenser) { note("requests."+f, d) })
 			return err
 		}},
+		"usage": {parse: func(d *caddyfile.Dispenser) (err error) {
+			note("usage", d)
+			ks.Usage, err = parseUsage(d, func(f string, d *caddyfile.Dispenser) { note("usage."+f, d) })
+			return err
+		}},
 		"webhooks": {parse: func(d *caddyfile.Dispenser) (err error) {
 			note("webhooks", d)
 			ks.Webhooks, err = parseWebhooks(d, func(f string, d *caddyfile.Dispenser) { note("webhooks."+f, d) })

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
@@ -47,6 +48,8 @@ type keyspace struct {
 	webhooks  management.WebhookSettings
 	// requests says how keys' last requests are remembered; nil: they are not.
 	requests *usage.Log
+	// usageHours is for how long usage is kept by hour.
+	usageHours time.Duration
 }
 
 // configured returns the keyspaces' configurations: the default keyspace where the
@@ -135,6 +138,9 @@ func (c *KeyspaceConfig) compile(name string) (*keyspace, error) {
 	}
 	if ks.requests, err = c.Requests.compile(gk.Grammar.Clean); err != nil {
 		return nil, within("requests", err)
+	}
+	if ks.usageHours, err = c.Usage.compile(); err != nil {
+		return nil, within("usage", err)
 	}
 	if ks.webhooks, err = c.Webhooks.compile(); err != nil {
 		return nil, within("webhooks", err)

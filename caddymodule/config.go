@@ -87,6 +87,8 @@ type KeyspaceConfig struct {
 	Failures string `json:"failures,omitempty"`
 	// Requests is how each key's last requests are remembered. Default: the last 100, for a day.
 	Requests *RequestsConfig `json:"requests,omitempty"`
+	// Usage is how what keys used is kept. Default: by hour for 90 days, then by day.
+	Usage *UsageConfig `json:"usage,omitempty"`
 	// Webhooks is how events reach webhooks. Default: at public addresses only.
 	Webhooks *WebhooksConfig `json:"webhooks,omitempty"`
 	// AdminAPI set to "open" serves this keyspace's management API on Caddy's admin

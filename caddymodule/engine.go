@@ -63,6 +63,7 @@ func newEngine(path string, log *slog.Logger) (*engine, error) {
 	e.events = newEvents(e)
 	var err error
 	e.usage = usage.NewTracker(nodeName, slog.New(e.log))
+	e.usage.KeepHours = e.usageHours
 	e.gateway, err = gateway.New(gateway.Options{
 		Store: e.lazy, Limiter: e.limits, Logger: slog.New(e.log), Node: nodeName,
 		NewMeter: func(keyspace, tenant, key string) any { return e.usage.Counter(keyspace, tenant, key) },

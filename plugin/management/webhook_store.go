@@ -57,6 +57,8 @@ type WebhookTx interface {
 	// PruneEvents removes up to limit events that happened before a time, with their
 	// deliveries, and returns how many.
 	PruneEvents(before time.Time, limit int) (int64, error)
+	// PruneMarks removes up to limit occasions that were noted before a time, and returns how many.
+	PruneMarks(before time.Time, limit int) (int64, error)
 }
 
 // WebhookRow is a webhook as stored.

@@ -118,6 +118,9 @@ func (s *Service) report(ctx context.Context, q Query, r Range, g Group) (out Re
 	q.From, q.To = r.From, r.To
 	lines := newSums(r.Step, g)
 	err = s.Store.ReadUsage(ctx, q, func(row *Row) error {
+		if row.Whole && r.Step == ByHour {
+			return management.BadParameter("from", fmt.Sprintf("the hours of %s are not kept any more, only the day: ask by day (step=day), or from a later time", row.Hour.Format(time.DateOnly)))
+		}
 		if lines.add(row) > maxLines {
 			return management.BadParameter("from", fmt.Sprintf("there are more than %d lines: ask for less time, or by day", maxLines))
 		}

@@ -5,13 +5,15 @@ import (
 	"time"
 )
 
-// Row is what one key did in one hour, or a part of it.
+// Row is what one key did in one hour, or a part of it; or in one day.
 type Row struct {
 	Keyspace string
 	Tenant   string
 	Key      string
 	// Hour is its beginning, in UTC.
 	Hour time.Time
+	// Whole says that it is of the whole day that begins then: that day's hours are not kept any more.
+	Whole bool
 	*Counts
 }
 
@@ -51,7 +53,8 @@ type Chunk struct {
 type Query struct {
 	Keyspace    string
 	Tenant, Key string
-	// From and To bound the rows' hours: From is included, To is not.
+	// From and To bound the rows' hours: From is included, To is not. Days of which a part is in these
+	// bounds are selected too.
 	From, To time.Time
 }
 
@@ -68,7 +71,11 @@ type Store interface {
 	UsageUntil(ctx context.Context) (time.Time, error)
 	// RecentRequests returns a key's chunks, newest first.
 	RecentRequests(ctx context.Context, keyspace, key string) ([]Chunk, error)
-	// PruneUsage drops chunks that have expired, and what is known of writers that have been silent
-	// since before silent.
+	// RollUsage adds up hours that are before what before returns for their keyspace, in whole days: the rows
+	// of the day take their place. It does so with a bounded number of them, the oldest, and says
+	// whether it found any.
+	RollUsage(ctx context.Context, before func(keyspace string) time.Time) (more bool, err error)
+	// PruneUsage drops chunks that have expired, counts of quotas whose period is long over, and what is
+	// known of writers that have been silent since before silent.
 	PruneUsage(ctx context.Context, now, silent time.Time) error
 }

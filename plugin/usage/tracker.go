@@ -24,6 +24,10 @@ const (
 	// maxBehind is how far the clock may have gone back over a restart for counting to
 	// go on where it was.
 	maxBehind = time.Hour
+	// rollInterval is how often it is looked for hours to be added up to days, and rollPause how long others
+	// have the store to themselves between one transaction of that and the next.
+	rollInterval = 10 * time.Minute
+	rollPause    = 200 * time.Millisecond
 	// drainTimeout is how long Close waits for requests that still run.
 	drainTimeout = 2 * time.Second
 )
@@ -31,6 +35,10 @@ const (
 // Tracker counts for all keys, and writes what was counted. Made by NewTracker. Safe
 // for concurrent use.
 type Tracker struct {
+	// KeepHours says for how long a keyspace's usage is kept by hour, before it is added up to
+	// days. nil: DefaultHours. Not to be changed after Start.
+	KeepHours func(keyspace string) time.Duration
+
 	log  *slog.Logger
 	node string
 
@@ -113,6 +121,7 @@ func (t *Tracker) Start(ctx context.Context, s Store) error {
 	run, cancel := context.WithCancel(context.Background())
 	t.stop = cancel
 	t.running.Go(func() { t.loop(run) })
+	t.running.Go(func() { t.rollLoop(run) })
 	return nil
 }
 
@@ -168,6 +177,41 @@ func (t *Tracker) loop(ctx context.Context) {
 		}
 		t.failing = err != nil
 	}
+}
+
+// DefaultHours is for how long usage is kept by hour.
+const DefaultHours = 90 * 24 * time.Hour
+
+// rollLoop adds old hours up to days, beside the flushes, which must not wait for it.
+func (t *Tracker) rollLoop(ctx context.Context) {
+	wait := time.NewTimer(rollPause)
+	defer wait.Stop()
+	for failed := false; ; {
+		select {
+		case <-wait.C:
+		case <-ctx.Done():
+			return
+		}
+		more, err := t.roll(ctx, time.Now())
+		if err != nil && !failed && ctx.Err() == nil {
+			t.log.Error("old usage could not be added up from hours to days; it stays as it is, and will be tried again", "error", err)
+		}
+		if failed = err != nil; more && !failed {
+			wait.Reset(rollPause)
+		} else {
+			wait.Reset(rollInterval)
+		}
+	}
+}
+
+func (t *Tracker) roll(ctx context.Context, now time.Time) (more bool, err error) {
+	return t.store.RollUsage(ctx, func(keyspace string) time.Time {
+		keep := DefaultHours
+		if t.KeepHours != nil {
+			keep = t.KeepHours(keyspace)
+		}
+		return now.Add(-keep)
+	})
 }
 
 // Flush writes what was counted, and the requests that were remembered, since the last

@@ -21,7 +21,7 @@ func (s *Service) scanLoop(ctx context.Context) {
 			for _, keyspace := range s.Keyspaces() {
 				s.failed(ctx, "looking for keys that are not used", s.Manager.AnnounceUnused(ctx, keyspace))
 			}
-			s.failed(ctx, "forgetting old events", s.prune(ctx, now.Add(-keep)))
+			s.failed(ctx, "forgetting what is long past", s.prune(ctx, now))
 		}
 		if !pause(ctx, s.Scan) {
 			return
@@ -29,16 +29,27 @@ func (s *Service) scanLoop(ctx context.Context) {
 	}
 }
 
-// prune removes events from before a time, a few at once so that nobody waits for it.
-func (s *Service) prune(ctx context.Context, before time.Time) error {
-	for {
-		var n int64
-		err := s.Store.Update(ctx, func(tx management.Tx) (err error) {
-			n, err = tx.PruneEvents(before, pruneAtOnce)
-			return err
-		})
-		if err != nil || n < pruneAtOnce {
-			return err
+// prune removes what nobody asks for any more: events with their deliveries, what was told of by itself, and
+// requests that were to be carried out once. It removes a few rows at a time, so that nobody waits for it.
+func (s *Service) prune(ctx context.Context, now time.Time) error {
+	for _, some := range []func(management.Tx) (int64, error){
+		func(tx management.Tx) (int64, error) { return tx.PruneEvents(now.Add(-keep), pruneAtOnce) },
+		func(tx management.Tx) (int64, error) { return tx.PruneMarks(now.Add(-keepMarks), pruneAtOnce) },
+		func(tx management.Tx) (int64, error) { return 0, tx.PruneOnce(now) },
+	} {
+		for {
+			var n int64
+			err := s.Store.Update(ctx, func(tx management.Tx) (err error) {
+				n, err = some(tx)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			if n < pruneAtOnce {
+				break
+			}
 		}
 	}
+	return nil
 }

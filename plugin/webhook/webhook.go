@@ -80,6 +80,9 @@ const (
 	claimSlack = 15 * time.Second
 	// keep is for how long events and their deliveries are kept.
 	keep = 30 * 24 * time.Hour
-	// pruneAtOnce is how many events one transaction removes.
+	// keepMarks is for how long it is remembered what was told of that happens by itself. Whatever can still
+	// be told of is younger: warnings are given at most 366 days ahead, and what is past is told of for a week.
+	keepMarks = 400 * 24 * time.Hour
+	// pruneAtOnce is how many rows one transaction removes.
 	pruneAtOnce = 500
 )

@@ -125,20 +125,24 @@ func (s *Store) ReadUsage(ctx context.Context, q usage.Query, yield func(*usage.
 	if q.Key != "" {
 		w.and("key_id = " + w.arg(q.Key))
 	}
+	to := w.arg(q.To.Unix())
+	days := w.text + " AND day >= " + w.arg(q.From.UTC().Truncate(24*time.Hour).Unix()) + " AND day < " + to
 	w.and("hour >= " + w.arg(q.From.Unix()))
-	w.and("hour < " + w.arg(q.To.Unix()))
+	w.and("hour < " + to)
 	var stopped error
 	err := s.reading(ctx, "reading usage", func(f *conns) error {
 		if stopped != nil {
 			return nil
 		}
-		rows, err := f.read.QueryContext(ctx, `SELECT tenant, key_id, hour,
-			requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency
-			FROM usage`+w.text+` ORDER BY hour, key_id`, w.args...)
+		rows, err := f.read.QueryContext(ctx, `SELECT tenant, key_id, hour AS since, 3600,
+			requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency FROM usage`+w.text+`
+			UNION ALL SELECT tenant, key_id, day, 86400,
+			requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency FROM usage_days`+days+`
+			ORDER BY since, key_id`, w.args...)
 		row := usage.Row{Keyspace: q.Keyspace, Counts: new(usage.Counts)}
 		var in countsInto
-		var hour int64
-		columns := append([]any{&row.Tenant, &row.Key, &hour}, in.columns(row.Counts)...)
+		var hour, seconds int64
+		columns := append([]any{&row.Tenant, &row.Key, &hour, &seconds}, in.columns(row.Counts)...)
 		given := false
 		err = each(rows, err, func(rows *sql.Rows) error {
 			if err := rows.Scan(columns...); err != nil {
@@ -147,7 +151,7 @@ func (s *Store) ReadUsage(ctx context.Context, q usage.Query, yield func(*usage.
 			if err := in.finish(row.Counts); err != nil {
 				return err
 			}
-			row.Hour = time.Unix(hour, 0).UTC()
+			row.Hour, row.Whole = time.Unix(hour, 0).UTC(), seconds > 3600
 			given = true
 			stopped = yield(&row)
 			return stopped
@@ -231,6 +235,9 @@ func (s *Store) PruneUsage(ctx context.Context, now, silent time.Time) error {
 	for {
 		var n int64
 		err := s.writing(ctx, "dropping old requests", func(t *tx) (err error) {
+			if n, err = t.pruneQuotas(now); err != nil || n == pruneAtOnce {
+				return err
+			}
 			if n, err = t.exec(`DELETE FROM recent_requests WHERE seq IN
 				(SELECT seq FROM recent_requests WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)`, now.UnixMicro(), pruneAtOnce); err != nil {
 				return err

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	used "github.com/keygate-dev/keygate/plugin/usage"
 )
 
@@ -81,6 +83,143 @@ func accounts(t *testing.T, s Store) {
 		t.Errorf("after pruning usage is complete until %v, %v", until, err)
 	}
 	read("all after pruning", used.Query{}, k1, k2, k3, later)
+}
+
+// days tests that hours are added up to days, and nothing is lost by that.
+func days(t *testing.T, s Store) {
+	const day = 24 * time.Hour
+	first := at.UTC().Truncate(day)
+	seq := int64(0)
+	row := func(keyspace, key string, hour time.Time, n int64) used.Row {
+		c := &used.Counts{Requests: 2 * n, Allowed: n, Credits: n}
+		c.Refused[gateway.RateLimited] = n
+		for range n {
+			c.Latency.Add(time.Millisecond)
+		}
+		return used.Row{Keyspace: keyspace, Tenant: "acme", Key: key, Hour: hour, Counts: c}
+	}
+	write := func(node string, rows ...used.Row) {
+		t.Helper()
+		seq++
+		if err := s.WriteUsage(ctxOf(t), &used.Batch{Writer: "w", Node: node, Seq: seq, Rows: rows}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func(q used.Query) (lines map[string]int64, whole, hours int) {
+		t.Helper()
+		lines = map[string]int64{}
+		var last time.Time
+		if err := s.ReadUsage(ctxOf(t), q, func(r *used.Row) error {
+			if r.Hour.Before(last) {
+				t.Errorf("%v after %v", r.Hour, last)
+			}
+			last = r.Hour
+			if hours++; r.Whole {
+				hours, whole = hours-1, whole+1
+			}
+			lines[r.Hour.Truncate(day).Format(time.DateOnly)+" "+r.Key] += r.Requests
+			if r.Requests != 2*r.Allowed || r.Credits != r.Allowed || r.Refused[gateway.RateLimited] != r.Allowed || r.Tenant != "acme" {
+				t.Errorf("row %+v", r)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return lines, whole, hours
+	}
+	// 900 hours of three keys and two nodes: more than is added up at once.
+	for _, node := range []string{"n1", "n2"} {
+		var rows []used.Row
+		for h := range 150 {
+			for _, key := range []string{"k1", "k2", "k3"} {
+				rows = append(rows, row(ks, key, first.Add(time.Duration(h)*time.Hour), int64(h%7+1)))
+			}
+		}
+		write(node, rows...)
+	}
+	write("n1", row("other", "k4", first, 5))
+	q := used.Query{Keyspace: ks, From: first, To: first.Add(10 * day)}
+	before, whole, hours := read(q)
+	if whole != 0 || hours != 900 {
+		t.Fatalf("%d days, %d hours", whole, hours)
+	}
+	roll := func(times int, cut func(string) time.Time) {
+		t.Helper()
+		for n := 0; ; n++ {
+			more, err := s.RollUsage(ctxOf(t), cut)
+			if err != nil || n > 100 {
+				t.Fatal(n, err)
+			}
+			if !more {
+				if n < times {
+					t.Errorf("done at once, %d times", n)
+				}
+				return
+			}
+		}
+	}
+	// Of the other keyspace none, of this five days and not the part of the sixth.
+	roll(2, func(keyspace string) time.Time {
+		if keyspace == ks {
+			return first.Add(5*day + 7*time.Hour)
+		}
+		return first.Add(-day)
+	})
+	after, whole, hours := read(q)
+	same(t, "sums by day and key", after, before)
+	if whole != 5*6 || hours != 900-5*24*6 {
+		t.Errorf("%d days and %d hours are left", whole, hours)
+	}
+	if _, whole, hours := read(used.Query{Keyspace: "other", From: first, To: first.Add(day)}); whole != 0 || hours != 1 {
+		t.Errorf("of the other keyspace %d days, %d hours", whole, hours)
+	}
+	// A part of a day asks for the day, since there is no part.
+	if _, whole, hours := read(used.Query{Keyspace: ks, Key: "k1", From: first.Add(day + 7*time.Hour), To: first.Add(day + 8*time.Hour)}); whole != 2 || hours != 0 {
+		t.Errorf("of a part of a day %d days, %d hours", whole, hours)
+	}
+	// What comes late is added to the day.
+	write("n1", row(ks, "k1", first.Add(3*time.Hour), 9))
+	before[first.Format(time.DateOnly)+" k1"] += 18
+	for range 2 {
+		if after, _, _ := read(q); asJSON(t, after) != asJSON(t, before) {
+			t.Errorf("with what came late:\n%v\n%v", after, before)
+		}
+		roll(0, func(string) time.Time { return first.Add(5 * day) })
+	}
+	if _, whole, hours := read(q); whole != 5*6 || hours != 900-5*24*6 {
+		t.Errorf("then %d days and %d hours", whole, hours)
+	}
+	if _, whole, _ := read(used.Query{Keyspace: ks, Tenant: "acme", From: first, To: first.Add(day)}); whole != 6 {
+		t.Errorf("a tenant has %d days", whole)
+	}
+}
+
+// quotasEnd tests that counts of periods that are long over are dropped, and others not.
+func quotasEnd(t *testing.T, s Store) {
+	const day = 24 * time.Hour
+	now := at
+	count := func(subject string, c ratelimit.Calendar, start time.Time) gateway.Usage {
+		return gateway.Usage{Subject: subject, Calendar: c, Start: start, Used: 1}
+	}
+	list := []gateway.Usage{
+		count("addr:1", ratelimit.Month, now.Add(-63*day)), count("addr:2", ratelimit.Day, now.Add(-90*day)),
+		count("addr:3", ratelimit.Month, now.Add(-31*day)), count("key:1", ratelimit.Total, time.Time{}), count("addr:4", ratelimit.Day, now),
+	}
+	if err := s.WriteFlush(ctxOf(t), "n", &gateway.Flush{At: now, Usage: list}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.PruneUsage(ctxOf(t), now, now.Add(-day)); err != nil {
+		t.Fatal(err)
+	}
+	view(t, s, func(tx management.Tx) error {
+		for i, u := range list {
+			kept, err := tx.Usage(u.Subject)
+			if err != nil || (len(kept) == 1) != (i >= 2) {
+				t.Errorf("%s: %v, %v", u.Subject, kept, err)
+			}
+		}
+		return nil
+	})
 }
 
 // recentRequests tests that chunks are kept up to a number and a time.

@@ -64,6 +64,8 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"CreditsConcurrent", creditsConcurrent},
 		{"Touches", touches},
 		{"Usage", usage},
+		{"Days", days},
+		{"QuotasEnd", quotasEnd},
 		{"Accounts", accounts},
 		{"RecentRequests", recentRequests},
 		{"Peppers", peppers},

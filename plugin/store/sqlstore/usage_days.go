@@ -1,0 +1,135 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/usage"
+)
+
+// rollAtOnce bounds how many hours one transaction adds up, so that others need not wait.
+const rollAtOnce = 500
+
+// RollUsage implements usage.Store.
+func (s *Store) RollUsage(ctx context.Context, before func(keyspace string) time.Time) (more bool, err error) {
+	keyspace := ""
+	for {
+		var next string
+		var oldest int64
+		err := s.reading(ctx, "looking for old usage", func(f *conns) error {
+			next, oldest = "", 0
+			// The next keyspace, without looking at every row.
+			err := f.read.QueryRowContext(ctx, `SELECT keyspace, hour FROM usage WHERE keyspace > $1 ORDER BY keyspace, hour LIMIT 1`, keyspace).Scan(&next, &oldest)
+			if errors.Is(err, sql.ErrNoRows) {
+				return nil
+			}
+			return err
+		})
+		if err != nil || next == "" {
+			return false, err
+		}
+		keyspace = next
+		// Whole days only: of a day the hours are all kept, or none is.
+		if end := before(keyspace).UTC().Truncate(24 * time.Hour).Unix(); oldest < end {
+			return true, s.writing(ctx, "adding hours of usage up to days", func(t *tx) error { return t.roll(keyspace, end) })
+		}
+	}
+}
+
+// dayID names a row of usage_days in a keyspace.
+type dayID struct {
+	day       int64
+	key, node string
+}
+
+// roll adds up some of a keyspace's hours before end, the oldest.
+func (t *tx) roll(keyspace string, end int64) error {
+	type sum struct {
+		tenant string
+		usage.Counts
+	}
+	days := map[dayID]*sum{}
+	type hourID struct {
+		hour      int64
+		key, node string
+	}
+	var hours []hourID
+	err := t.rows(`SELECT hour, key_id, node, tenant, requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency
+		FROM usage WHERE keyspace = $1 AND hour < $2 ORDER BY hour, key_id, node LIMIT $3`, []any{keyspace, end, rollAtOnce},
+		func(rows *sql.Rows) error {
+			var h hourID
+			var tenant string
+			var c usage.Counts
+			var in countsInto
+			if err := rows.Scan(append([]any{&h.hour, &h.key, &h.node, &tenant}, in.columns(&c)...)...); err != nil {
+				return err
+			}
+			if err := in.finish(&c); err != nil {
+				return err
+			}
+			hours = append(hours, h)
+			id := dayID{h.hour - h.hour%86400, h.key, h.node}
+			if days[id] == nil {
+				days[id] = &sum{tenant: tenant}
+			}
+			days[id].Merge(&c)
+			return nil
+		})
+	if err != nil {
+		return err
+	}
+	for id, d := range days {
+		if err := t.addDay(keyspace, id, d.tenant, &d.Counts); err != nil {
+			return err
+		}
+	}
+	for _, h := range hours {
+		if _, err := t.exec(`DELETE FROM usage WHERE keyspace = $1 AND hour = $2 AND key_id = $3 AND node = $4`, keyspace, h.hour, h.key, h.node); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addDay adds counts to a day's.
+func (t *tx) addDay(keyspace string, id dayID, tenant string, sum *usage.Counts) error {
+	var stored usage.Counts
+	var old countsInto
+	err := t.row(`SELECT requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency FROM usage_days
+		WHERE keyspace = $1 AND day = $2 AND key_id = $3 AND node = $4`+t.d.lockRow, []any{keyspace, id.day, id.key, id.node}, old.columns(&stored)...)
+	switch {
+	case err == nil:
+		if err := old.finish(&stored); err != nil {
+			return t.fail(err)
+		}
+		sum.Merge(&stored)
+	case !errors.Is(err, gateway.ErrNotFound):
+		return err
+	}
+	latency, err := sum.Latency.AppendBinary(nil)
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(`INSERT INTO usage_days (keyspace, day, key_id, node, tenant, requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+		ON CONFLICT (keyspace, day, key_id, node) DO UPDATE SET requests = excluded.requests, allowed = excluded.allowed,
+			refused = excluded.refused, upstream_errors = excluded.upstream_errors, credits = excluded.credits,
+			bytes_in = excluded.bytes_in, bytes_out = excluded.bytes_out, latency = excluded.latency`,
+		keyspace, id.day, id.key, id.node, tenant, sum.Requests, sum.Allowed, refusedText(sum), sum.UpstreamErrors,
+		sum.Credits, sum.BytesIn, sum.BytesOut, bytes(latency))
+	return err
+}
+
+// quotaKept is for how long after its beginning a period's count is kept: longer than any period lasts.
+const quotaKept = 62 * 24 * time.Hour
+
+// pruneQuotas drops counts of periods that are long over: of addresses and of keys that are not seen any
+// more, whose next count would have ended them.
+func (t *tx) pruneQuotas(now time.Time) (int64, error) {
+	return t.exec(`DELETE FROM quota_counts WHERE (subject, calendar, start) IN
+		(SELECT subject, calendar, start FROM quota_counts WHERE start > 0 AND start < $1 ORDER BY start LIMIT $2)`,
+		now.Add(-quotaKept).UnixMicro(), pruneAtOnce)
+}
