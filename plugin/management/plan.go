@@ -1,6 +1,10 @@
 package management
 
-import "github.com/keygate-dev/keygate/plugin/gateway"
+import (
+	"cmp"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
 
 // PlanRecord is a plan as the API shows it.
 type PlanRecord struct {
@@ -15,6 +19,12 @@ type PlanRecord struct {
 	Scopes        []string      `json:"scopes"`
 	AllowedScopes []string      `json:"allowed_scopes"`
 	Limits        []LimitRecord `json:"limits"`
+	// OnLeak is what is done with a key that is reported leaked: "revoke", "disable" or "report".
+	OnLeak string `json:"on_leak"`
+	// OnRedisDown is what holds while shared limits can't be asked: "local", "open" or "closed".
+	OnRedisDown string `json:"on_redis_down"`
+	// Was names former plans whose tenants this one took over.
+	Was []string `json:"was"`
 }
 
 // LimitRecord is one limit of a plan.
@@ -49,6 +59,7 @@ func planRecord(ks *gateway.Keyspace, p *gateway.Plan) PlanRecord {
 	r := PlanRecord{
 		Name: p.Name, Default: p.Name == ks.DefaultPlan, Deny: p.Deny, Observe: p.Observe,
 		Scopes: p.Scopes, AllowedScopes: nonNil(ks.Scopes.List(p.Cap)), Limits: make([]LimitRecord, 0, len(p.Limits)),
+		OnLeak: cmp.Or(p.OnLeak, "report"), OnRedisDown: cmp.Or(p.OnRedisDown, "local"), Was: nonNil(p.Was),
 	}
 	if p.MaxKeys > 0 {
 		r.MaxKeys = &p.MaxKeys
