@@ -67,6 +67,9 @@ func newAsset(kind string, data []byte) *asset {
 func (h *Handler) makeAssets() error {
 	h.assets, h.names = map[string]*asset{}, map[string]string{}
 	for name, a := range shipped() {
+		if name == "mark.svg" {
+			a = newAsset(a.kind, h.opts.Brand.mark(a.data))
+		}
 		h.addAsset(name, a)
 	}
 	theme, err := h.opts.Brand.theme()

@@ -263,6 +263,12 @@ func (v *view) CSRF() string { return v.c.csrf() }
 // SignedIn returns who is there, nil where nobody is.
 func (v *view) SignedIn() *management.SessionGrant { return v.c.grant }
 
+// Person names who is there: without the id of the token, where it is that token's name.
+func (v *view) Person() string {
+	g := v.c.grant
+	return strings.TrimSuffix(g.Name, " ("+g.Token+")")
+}
+
 // Operator says whether all of the keyspace is seen.
 func (v *view) Operator() bool { return v.c.grant != nil && v.c.grant.Tenant == "" }
 

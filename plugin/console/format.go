@@ -39,7 +39,7 @@ func readTemplates() (map[string]*template.Template, *template.Template) {
 }
 
 var funcs = template.FuncMap{
-	"moment": moment, "ago": ago, "until": until, "count": count, "bytes": byteSize, "ms": milliseconds,
+	"moment": moment, "clock": clock, "ago": ago, "until": until, "count": count, "bytes": byteSize, "ms": milliseconds,
 	"field": newField, "status": statusOf, "reason": reasonText, "help": reasonHelp, "join": strings.Join, "dict": dict, "json": jsonText,
 	"percent": percent, "deref": deref, "str": str, "num": num, "changes": changes, "has": slices.Contains[[]string], "event": eventText, "plural": plural,
 	"short": short, "add": func(a, b int) int { return a + b },
@@ -66,6 +66,16 @@ func moment(v any) template.HTML {
 	}
 	t = t.UTC()
 	return template.HTML(fmt.Sprintf(`<time datetime="%s">%s UTC</time>`, t.Format(time.RFC3339), t.Format("2 Jan 2006, 15:04")))
+}
+
+// clock writes a time as moment does, to the second.
+func clock(v any) template.HTML {
+	t, ok := when(v)
+	if !ok {
+		return "never"
+	}
+	t = t.UTC()
+	return template.HTML(fmt.Sprintf(`<time datetime="%s" data-seconds>%s UTC</time>`, t.Format(time.RFC3339Nano), t.Format("2 Jan, 15:04:05")))
 }
 
 // ago writes how long ago a time is; the time itself stands in the element.
@@ -107,7 +117,7 @@ func spanText(d time.Duration) string {
 	case d < 60*24*time.Hour:
 		return unit(int64((d+12*time.Hour)/(24*time.Hour)), "day")
 	case d < 2*365*24*time.Hour:
-		return unit(int64(d/(30*24*time.Hour)), "month")
+		return unit(int64((d+15*24*time.Hour)/(30*24*time.Hour)), "month")
 	}
 	return unit(int64(d/(365*24*time.Hour)), "year")
 }
@@ -188,13 +198,17 @@ func milliseconds(v any) string {
 	return fmt.Sprintf("%.2f ms", f)
 }
 
-// percent returns what share used has of limit, 0 to 100.
+// percent returns what share used has of limit, 0 to 100: 0 only for nothing.
 func percent(used, limit any) int {
 	l := whole(limit)
 	if l <= 0 {
 		return 0
 	}
-	return int(min(100, math.Ceil(float64(whole(used))*100/float64(l))))
+	share := math.Round(float64(whole(used)) * 100 / float64(l))
+	if whole(used) > 0 {
+		share = max(share, 1)
+	}
+	return int(min(share, 100))
 }
 
 // deref returns what a pointer to a text points to; "" for none.

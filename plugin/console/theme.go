@@ -134,6 +134,16 @@ func mustColor(s string) rgb {
 	return c
 }
 
+// mark returns the picture that stands for a logo where there is none, in the brand's colour.
+func (b Brand) mark(shape []byte) []byte {
+	c, err := parseColor(b.Color)
+	if err != nil {
+		return shape
+	}
+	ground := readable(c, black, 3, white)
+	return []byte(strings.Replace(string(shape), DefaultColor, ground.String(), 1))
+}
+
 // textContrast is a little more than the 4.5 that WCAG 2.2 asks of text, for what rounding takes.
 const textContrast = 4.6
 

@@ -3,6 +3,7 @@
 "use strict";
 (() => {
   const full = new Intl.DateTimeFormat(undefined, {dateStyle: "medium", timeStyle: "short"});
+  const seconds = new Intl.DateTimeFormat(undefined, {day: "numeric", month: "short", hour: "numeric", minute: "2-digit", second: "2-digit"});
   const exact = new Intl.DateTimeFormat(undefined, {dateStyle: "full", timeStyle: "long"});
 
   function localize(root) {
@@ -10,7 +11,7 @@
       const at = new Date(el.dateTime);
       if (isNaN(at)) continue;
       el.title = exact.format(at);
-      if (!el.hasAttribute("data-relative")) el.textContent = full.format(at);
+      if (!el.hasAttribute("data-relative")) el.textContent = (el.hasAttribute("data-seconds") ? seconds : full).format(at);
     }
   }
 
