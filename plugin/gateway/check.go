@@ -71,7 +71,7 @@ func (d *Decision) reset(g *Gateway) {
 	d.Key, d.Tenant, d.Plan, d.SecretID = nil, nil, nil, ""
 	d.Scopes, d.ScopeList = 0, ""
 	d.Outcome.Refused, d.Outcome.Kind, d.Outcome.N = false, 0, 0
-	d.entry, d.live, d.charged = nil, nil, false
+	d.entry, d.live, d.charged, d.settled = nil, nil, false, false
 	d.meter, d.shortfall = nil, 0
 	d.bill = ratelimit.Bill{}
 }

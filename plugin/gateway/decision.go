@@ -77,6 +77,8 @@ type Decision struct {
 	bill    ratelimit.Bill
 	at      time.Time
 	charged bool
+	// settled says that Settle was called.
+	settled bool
 	live    *Live
 	meter   any
 	// shortfall is what Settle could not take.
@@ -102,10 +104,15 @@ func (d *Decision) Cost() int64 {
 
 // Settle makes cost what the request really cost, after Check charged what was
 // announced: 0 refunds it. Quotas and credits change, rates don't. It returns what
-// the balance could not cover. No-op where nothing was charged. May block when the
-// credits are not all held here.
+// the balance could not cover. It settles once, for good: a further call does nothing, since after a
+// shortfall less was taken than the cost that it would give back. No-op where nothing was charged. May
+// block when the credits are not all held here.
 func (d *Decision) Settle(cost int64) (shortfall int64) {
-	if !d.charged || cost == d.bill.Cost || cost < 0 {
+	if !d.charged || d.settled || cost < 0 {
+		return 0
+	}
+	d.settled = true
+	if cost == d.bill.Cost {
 		return 0
 	}
 	shortfall = d.gw.settle(d, cost)

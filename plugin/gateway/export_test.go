@@ -4,3 +4,6 @@ import "time"
 
 // Sweep drops every state that is not needed, as happens when there are too many.
 func (g *Gateway) Sweep() { g.table.sweep(time.Now(), 0) }
+
+// RunOut has the timer of a tracked request run out now.
+func (d *Decision) RunOut() { d.live.expire() }

@@ -217,6 +217,53 @@ func TestSettle(t *testing.T) {
 	w.want(gateway.CreditsExhausted, key)
 }
 
+// A cost is settled once: nothing is given back twice, nor more than was taken.
+func TestSettleTwice(t *testing.T) {
+	w := newWorld(t, plan("free", "quota 100/day", "credits"))
+	w.tenant("acme", "free", 20)
+	_, key := w.key("acme")
+	run := func(announced int64, real ...int64) {
+		t.Helper()
+		var d gateway.Decision
+		for range 2 { // the second time with a Decision that was used
+			req := w.request(key)
+			req.Cost = announced
+			w.gw.Check(context.Background(), req, &d)
+			if d.Reason != gateway.Allowed {
+				t.Fatal(d.Reason)
+			}
+			for _, cost := range real {
+				d.Settle(cost)
+			}
+			d.Done()
+			d.Settle(0) // after its end, neither
+		}
+	}
+	for _, tt := range []struct {
+		announced int64
+		real      []int64
+		left      int64
+	}{
+		{5, []int64{0, 0}, 20}, {5, []int64{0, 3}, 20}, {2, []int64{1, 0}, 18}, {1, []int64{1, 0}, 16},
+		{7, []int64{7, 7}, 2}, {1, []int64{100, 0}, 0},
+	} {
+		if tt.left == 0 { // the first takes all, and the second is not let in
+			var d gateway.Decision
+			req := w.request(key)
+			w.gw.Check(context.Background(), req, &d)
+			if s := d.Settle(100); s != 98 || d.Settle(0) != 0 {
+				t.Errorf("a shortfall of %d", s)
+			}
+			d.Done()
+		} else {
+			run(tt.announced, tt.real...)
+		}
+		if got := w.balance("acme"); got != tt.left {
+			t.Errorf("announced %d, settled %d: %d left, want %d", tt.announced, tt.real, got, tt.left)
+		}
+	}
+}
+
 func TestConcurrency(t *testing.T) {
 	w := newWorld(t, plan("free", "concurrency 2"))
 	w.tenant("acme", "free", 0)

@@ -52,16 +52,27 @@ func (d *Decision) Track(end func(Reason)) {
 	}
 }
 
-// expire ends the request when its time is up. A key whose expiry was moved meanwhile
-// was re-judged when that change was applied, and the timer set anew.
+// expire ends the request when its time is up, by the clock that requests are judged by. A timer may
+// run out before that: the clock was set back meanwhile, which timers don't follow; or the expiry was moved
+// by a change that was applied when the timer had run out already and waited for the list.
 func (l *Live) expire() {
 	list := l.lock()
 	end, e := l.end, l.entry
-	l.end = nil
-	list.mu.Unlock()
 	if end == nil {
+		list.mu.Unlock()
 		return
 	}
+	until := e.until()
+	if left := time.Until(until); until.IsZero() || left > 0 {
+		l.timer = nil
+		if !until.IsZero() {
+			l.timer = time.AfterFunc(left, l.expire)
+		}
+		list.mu.Unlock()
+		return
+	}
+	l.end = nil
+	list.mu.Unlock()
 	reason := ExpiredKey
 	if grace := e.secretExpires(); e.rec.expires == 0 || grace != 0 && grace < e.rec.expires {
 		reason = RevokedKey // a rotation's grace ended

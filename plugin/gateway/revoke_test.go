@@ -292,6 +292,46 @@ func TestGraceEndsLiveRequests(t *testing.T) {
 }
 
 // A request is ended too whose key's state was dropped just before it was tracked.
+// A timer that runs out too early ends nothing: the clock may have been set back, the expiry moved.
+func TestExpiryIsLookedAtAgain(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "free", 0)
+	id, key := w.key("acme")
+	expire := func(in time.Duration) {
+		w.editKey(id, func(k *gateway.Key) {
+			if k.ExpiresAt = time.Now().Add(in); in == 0 {
+				k.ExpiresAt = time.Time{}
+			}
+		})
+	}
+	wait := func(what string, ended chan gateway.Reason) {
+		t.Helper()
+		select {
+		case r := <-ended:
+			if r != gateway.ExpiredKey {
+				t.Errorf("%s: ended as %v", what, r)
+			}
+		case <-time.After(20 * time.Second):
+			t.Errorf("%s: not ended", what)
+		}
+	}
+	expire(time.Hour)
+	d, ended := w.live(key)
+	d.RunOut()
+	if len(ended) != 0 {
+		t.Fatal("ended an hour too early")
+	}
+	expire(0)
+	d.RunOut()
+	if len(ended) != 0 {
+		t.Fatal("ended though it no longer expires")
+	}
+	expire(300 * time.Millisecond)
+	d.RunOut() // which sets the timer anew
+	wait("at its time", ended)
+	d.Done()
+}
+
 func TestTrackAfterASweep(t *testing.T) {
 	w := newWorld(t)
 	w.tenant("acme", "free", 0)
