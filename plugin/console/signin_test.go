@@ -1,0 +1,300 @@
+package console
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+func TestSignIn(t *testing.T) {
+	w := newWorld(t)
+	w.browser().get("/").to("/sign-in?to=%2F")
+	w.browser().get("/keys?status=active").to("/sign-in?to=%2Fkeys%3Fstatus%3Dactive")
+	w.browser().get("/nothing").to("/sign-in?to=%2Fnothing")
+
+	revoked, ended := w.token("*"), w.tokenWith(management.TokenFields{
+		Name: management.Some("short"), Scopes: management.Some([]string{"*"}), ExpiresAt: management.Some(w.now().Add(time.Hour)),
+	})
+	if err := w.manager.RevokeToken(ctx, root, "default", revoked.ID); err != nil {
+		t.Fatal(err)
+	}
+	foreign := must[management.IssuedToken](t)(w.manager.CreateToken(ctx, root, "other", management.TokenFields{
+		Name: management.Some("x"), Scopes: management.Some([]string{"*"})}))
+	w.pass(2 * time.Hour)
+	good := w.token("keys:read").Token
+	for _, c := range []struct{ token, name, want string }{
+		{"", "", "not a management token"}, {"kgm_short", "", "not a management token"}, {revoked.Token, "", "revoked"}, {ended.Token, "", "expired"},
+		{foreign.Token, "", "no such management token"}, {good[:len(good)-1] + "0", "", "not a management token"},
+		{good, "Eve", "lacks the scope act"}, {good, strings.Repeat("x", 101), "at most 100"},
+	} {
+		b := w.browser()
+		p := b.post("/sign-in", "token", c.token, "name", c.name, "to", "/keys")
+		if p.status < 400 || len(p.header.Values("Set-Cookie")) > 0 {
+			t.Errorf("%q is answered %d %v", c.want, p.status, p.header["Set-Cookie"])
+		}
+		p.has(c.want, "Sign in", `aria-invalid="true"`)
+		if c.token != "" {
+			p.lacks(c.token)
+		}
+		if c.name != "" {
+			p.has(`value="` + c.name + `"`)
+		}
+		b.get("/keys").want(http.StatusSeeOther)
+	}
+
+	b := w.browser()
+	p := b.post("/sign-in", "token", " "+w.token("*").Token+"\n", "name", "Ada", "to", "/keys?status=active").to("/keys?status=active")
+	set := p.header.Values("Set-Cookie")
+	if len(set) != 1 || !strings.HasPrefix(set[0], "keygate=kgs_") || !strings.HasSuffix(set[0], "; Path=/; HttpOnly; SameSite=Lax") {
+		t.Errorf("the cookie is %q", set)
+	}
+	b.get("/keys").want(http.StatusOK).has("Ada")
+	if got := w.audit(1); got[0] != "Ada session.started" {
+		t.Errorf("the audit tells %v", got)
+	}
+	if secret := b.cookie().Value; strings.Contains(w.stored(), secret) || strings.Contains(w.stored(), secret[4:]) {
+		t.Error("the session's secret is stored")
+	}
+	for _, to := range []string{"//evil.example", "https://evil.example/", `/\evil.example`, "javascript:alert(1)", "keys", "/\nx"} {
+		w.browser().post("/sign-in", "token", good, "to", to).to("/")
+	}
+}
+
+// Over HTTPS the cookie is this host's alone; in clear nobody signs in, but on this machine.
+func TestCookieOverHTTPS(t *testing.T) {
+	var https atomic.Bool
+	w := newWorld(t, func(o *Options) { o.Secure = func(*http.Request) bool { return https.Load() } })
+	token := w.token("*").Token
+	send := func(host string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest("POST", "/sign-in", strings.NewReader(url.Values{"token": {token}}.Encode()))
+		r.Host = host
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		rec := httptest.NewRecorder()
+		w.handler.ServeHTTP(rec, r)
+		return rec
+	}
+	for host, want := range map[string]int{
+		"keys.example.com": 403, "10.0.0.1:8080": 403, "localhost.example.com": 403, "localhost": 303, "127.0.0.1:8080": 303, "[::1]:80": 303, "app.localhost:80": 303,
+	} {
+		if rec := send(host); rec.Code != want {
+			t.Errorf("%s in clear: %d, want %d", host, rec.Code, want)
+		}
+	}
+	https.Store(true)
+	rec := send("keys.example.com")
+	if set := rec.Header().Get("Set-Cookie"); !strings.HasPrefix(set, "__Host-keygate=kgs_") || !strings.HasSuffix(set, "; Path=/; HttpOnly; Secure; SameSite=Lax") {
+		t.Errorf("the cookie is %q", set)
+	}
+	// The name without the prefix, which any subdomain could set, is not looked at.
+	r := httptest.NewRequest("GET", "/keys", nil)
+	r.AddCookie(&http.Cookie{Name: "keygate", Value: strings.Split(strings.TrimPrefix(rec.Header().Get("Set-Cookie"), "__Host-keygate="), ";")[0]})
+	rec = httptest.NewRecorder()
+	if w.handler.ServeHTTP(rec, r); rec.Code != http.StatusSeeOther {
+		t.Errorf("a cookie without the prefix is answered %d", rec.Code)
+	}
+}
+
+func TestSessionEnds(t *testing.T) {
+	for name, end := range map[string]func(w *world, b *browser, token management.IssuedToken){
+		"signed out": func(w *world, b *browser, _ management.IssuedToken) {
+			p := b.send("/sign-out").want(http.StatusOK).has("signed out")
+			if set := p.header.Get("Set-Cookie"); !strings.Contains(set, "Max-Age=0") {
+				t.Errorf("the cookie stays: %q", set)
+			}
+		},
+		"idle": func(w *world, _ *browser, _ management.IssuedToken) { w.pass(management.SessionIdle + time.Second) },
+		"after twelve hours": func(w *world, b *browser, _ management.IssuedToken) {
+			// It is used all the time.
+			for range 12*60/20 + 1 {
+				w.pass(20 * time.Minute)
+				b.get("/keys")
+				// What was used is noted beside.
+				deadline := time.Now().Add(20 * time.Second)
+				for {
+					list := must[management.Page[management.SessionRecord]](t)(w.manager.Sessions(ctx, root, "default", management.SessionFilter{}))
+					if s := list.Data[0]; !s.Active || w.now().Sub(s.LastUsedAt) < 10*time.Minute || time.Now().After(deadline) {
+						break
+					}
+					time.Sleep(5 * time.Millisecond)
+				}
+			}
+		},
+		"with its token": func(w *world, _ *browser, token management.IssuedToken) {
+			if err := w.manager.RevokeToken(ctx, root, "default", token.ID); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"by an operator": func(w *world, b *browser, _ management.IssuedToken) {
+			list := must[management.Page[management.SessionRecord]](t)(w.manager.Sessions(ctx, root, "default", management.SessionFilter{}))
+			other := w.operator()
+			other.get("/sessions").want(http.StatusOK).has("ops", "you, here")
+			other.send("/sessions/" + list.Data[0].ID + "/end").to("/sessions?done=session-ended")
+			if got := w.audit(1); !strings.HasSuffix(got[0], " session.ended") {
+				t.Errorf("the audit tells %v", got)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			token := w.token("*")
+			b := w.browser()
+			b.post("/sign-in", "token", token.Token).to("/")
+			cookie := b.cookie()
+			b.get("/keys").want(http.StatusOK)
+			csrf := b.csrf()
+			end(w, b, token)
+			b.jar.SetCookies(must[*url.URL](t)(url.Parse(w.server.URL)), []*http.Cookie{cookie})
+			b.get("/keys").want(http.StatusSeeOther)
+			b.post("/tenants/new", "csrf", csrf, "slug", "late").want(http.StatusUnauthorized).has("Your session has ended", "Sign in")
+			if _, err := w.manager.Tenant(ctx, root, "default", "late"); err == nil {
+				t.Error("an ended session changed something")
+			}
+		})
+	}
+}
+
+func TestGuessesAreCounted(t *testing.T) {
+	left := 2
+	w := newWorld(t, func(o *Options) {
+		o.Failed = func(netip.Addr) (bool, time.Duration) { left--; return left >= 0, time.Minute }
+	})
+	other := newWorld(t).token("*").Token // of the right shape, and unknown here
+	for range 2 {
+		w.browser().post("/sign-in", "token", other).want(http.StatusUnauthorized)
+		w.browser().post("/sign-in", "token", "kgm_nonsense").want(http.StatusUnauthorized) // no guess
+	}
+	w.browser().post("/sign-in", "token", other).want(http.StatusTooManyRequests).has("Too many failed attempts")
+	w.browser().post("/portal", "code", "kgp_unknown").want(http.StatusTooManyRequests)
+	// Whoever holds a good one is not refused for others.
+	w.browser().post("/sign-in", "token", w.token("*").Token).to("/")
+}
+
+func TestPortal(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "pro")
+	link := w.link("acme", "editor")
+	if strings.Contains(w.stored(), link) || strings.Contains(w.stored(), link[4:]) {
+		t.Error("the link's secret is stored")
+	}
+	// Who only looks does not use it up.
+	for range 3 {
+		w.browser().get("/portal").want(http.StatusOK).has("paste the whole link", `name="code"`)
+	}
+	var in atomic.Int32
+	var wg sync.WaitGroup
+	for range 8 {
+		b := w.browser()
+		wg.Go(func() {
+			if p := b.post("/portal", "code", link); p.status == http.StatusSeeOther {
+				in.Add(1)
+				b.get("/").to("/keys")
+				b.get("/keys").has("Grace of acme", "https://app.example.com/settings")
+			} else {
+				p.has("has been used or has expired").lacks(link)
+			}
+		})
+	}
+	wg.Wait()
+	if in.Load() != 1 {
+		t.Errorf("the link let %d in", in.Load())
+	}
+	if got := w.audit(2); !slices.Equal(got, []string{"Grace of acme session.started", "root portal.link_created"}) {
+		t.Errorf("the audit tells %v", got)
+	}
+	whole := w.browser()
+	whole.post("/portal", "code", "https://keys.example.com/portal#"+w.link("acme", "viewer")).to("/")
+	whole.send("/sign-out").has("Go back to Keygate", "https://app.example.com/settings").lacks("Sign in again")
+
+	late := w.link("acme", "viewer")
+	w.pass(management.PortalLife + time.Second)
+	w.browser().post("/portal", "code", late).want(http.StatusUnauthorized)
+
+	// It ends with the token that made it, and so do its sessions.
+	token := w.token("portal")
+	maker := must[*management.Grant](t)(w.manager.CheckToken(ctx, token.Token, "")).Actor("")
+	make := func() string {
+		return must[management.IssuedPortalLink](t)(w.manager.CreatePortalLink(ctx, maker, "default", "acme", management.PortalFields{Actor: management.Some("x")})).Secret
+	}
+	b, unused := w.browser(), make()
+	b.post("/portal", "code", make()).to("/")
+	b.get("/keys").want(http.StatusOK)
+	if err := w.manager.RevokeToken(ctx, root, "default", token.ID); err != nil {
+		t.Fatal(err)
+	}
+	b.get("/keys").want(http.StatusSeeOther)
+	w.browser().post("/portal", "code", unused).want(http.StatusUnauthorized)
+	// And with the tenant.
+	b = w.person("acme", "editor")
+	if err := w.manager.DeleteTenant(ctx, root, "default", "acme", true, nil); err != nil {
+		t.Fatal(err)
+	}
+	b.get("/keys").want(http.StatusSeeOther)
+}
+
+// A new session takes the place of the one that the browser had.
+func TestOneSessionABrowser(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "pro")
+	b := w.operator()
+	before := b.cookie()
+	b.post("/portal", "code", w.link("acme", "viewer")).to("/")
+	b.get("/tenants").want(http.StatusNotFound)
+	b.jar.SetCookies(must[*url.URL](t)(url.Parse(w.server.URL)), []*http.Cookie{before})
+	b.get("/keys").want(http.StatusSeeOther)
+}
+
+func TestIdentityHeader(t *testing.T) {
+	w := newWorld(t, func(o *Options) { o.Identity = &Identity{Header: "Remote-User", Scopes: []string{"keys:read", "tokens:write", "tokens:read"}} })
+	b := w.browser()
+	b.get("/keys").want(http.StatusSeeOther)
+	b.header.Set("Remote-User", "Ada")
+	b.get("/keys").want(http.StatusOK).has("Ada")
+	b.get("/keys").want(http.StatusOK)
+	if got := w.audit(3); len(got) != 1 || got[0] != "Ada session.started" {
+		t.Errorf("the audit tells %v", got)
+	}
+	b.get("/tenants").want(http.StatusForbidden).has("tenants:read")
+	// What they make has no more rights than they.
+	b.send("/tokens/new", "once", b.get("/tokens/new").once(), "name", "x", "scopes", "*", "expires", "30").want(http.StatusUnprocessableEntity).has("does not have itself")
+	b.send("/tokens/new", "once", b.get("/tokens/new").once(), "name", "x", "scopes", "keys:read", "expires", "30").want(http.StatusOK).has("kgm_")
+	// The session is the proxy's word for as long as the proxy says so.
+	cookie := b.cookie()
+	b.header.Set("Remote-User", "Eve")
+	b.get("/keys").has("Eve")
+	b.jar.SetCookies(must[*url.URL](t)(url.Parse(w.server.URL)), []*http.Cookie{cookie})
+	b.header.Del("Remote-User")
+	b.get("/keys").want(http.StatusSeeOther)
+	b.header["Remote-User"] = []string{"Ada", "Eve"}
+	b.get("/keys").want(http.StatusSeeOther)
+
+	plain := newWorld(t).browser()
+	plain.header.Set("Remote-User", "Ada")
+	plain.get("/keys").want(http.StatusSeeOther)
+}
+
+func TestScopes(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "pro")
+	k := w.key("acme", "one")
+	b := w.operator("keys:read")
+	b.get("/").to("/keys")
+	b.get("/keys").want(http.StatusOK).has("one").lacks("Create a key")
+	b.get("/keys/"+k.ID).want(http.StatusOK).lacks("Revoke", "Audit log", "Usage")
+	for _, path := range []string{"/keys/new", "/keys/" + k.ID + "/revoke", "/audit", "/overview", "/webhooks", "/tokens"} {
+		b.get(path).want(http.StatusForbidden)
+	}
+	b.send("/keys/" + k.ID + "/revoke").want(http.StatusForbidden)
+	if got := must[management.KeyRecord](t)(w.manager.Key(ctx, root, "default", k.ID)); got.Status != "active" {
+		t.Errorf("the key is %s", got.Status)
+	}
+	w.operator("events:write").get("/").want(http.StatusOK).has("Nothing to see")
+}
