@@ -8,6 +8,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -17,6 +18,9 @@ import (
 
 // statusTimeout bounds how long a status waits for a store that does not answer.
 const statusTimeout = 2 * time.Second
+
+// silentNode is after how long without a word from a gateway something is taken to be wrong.
+const silentNode = 5 * time.Second
 
 // status says how this gateway is. It asks the store, for at most statusTimeout.
 func (a *App) status(ctx context.Context) management.Status {
@@ -53,12 +57,37 @@ func (a *App) status(ctx context.Context) management.Status {
 		s.Problems = append(s.Problems, "the gateway is not ready: it is starting or stopping")
 	}
 	now := time.Now().UTC()
-	s.Nodes = []management.NodeStatus{{
-		Node: stats.Node, Self: true, Seq: stats.Seq, Lag: max(0, s.Store.Seq-stats.Seq),
-		ConfigHash: a.configHash(), LastContact: &now, Ready: a.Ready(), KeysCached: stats.KeysCached,
-	}}
+	s.Nodes = append(a.otherNodes(ctx, &s), management.NodeStatus{
+		Node: stats.Node, Self: true, Version: version, Seq: stats.Seq, Lag: max(0, s.Store.Seq-stats.Seq),
+		ConfigHash: a.hash(), LastContact: &now, Ready: a.Ready(), KeysCached: stats.KeysCached,
+	})
+	slices.SortFunc(s.Nodes, func(a, b management.NodeStatus) int { return strings.Compare(a.Node, b.Node) })
 	s.Degraded = len(s.Problems) > 0
 	return s
+}
+
+// otherNodes returns the gateways that share the store with this one.
+func (a *App) otherNodes(ctx context.Context, s *management.Status) (out []management.NodeStatus) {
+	nodes, now, err := a.gateway.Nodes(ctx)
+	if err != nil {
+		s.Problems = append(s.Problems, "the other gateways are not known while the store does not answer")
+		return nil
+	}
+	for i := range nodes {
+		n := &nodes[i]
+		if n.Name == s.Node {
+			continue
+		}
+		out = append(out, management.NodeStatus{
+			Node: n.Name, Version: n.Version, Seq: n.Seq, Lag: max(0, s.Store.Seq-n.Seq), ConfigHash: n.ConfigHash,
+			LastContact: &n.ContactAt, StopsBy: &n.StopsBy, Ready: n.Ready && now.Sub(n.ContactAt) < silentNode, KeysCached: n.KeysCached,
+		})
+		if now.Sub(n.ContactAt) >= silentNode {
+			s.Problems = append(s.Problems, "nothing was heard of the gateway "+n.Name+" since "+n.ContactAt.Format(time.RFC3339)+
+				": where it is gone for good, forget it (status --forget "+n.Name+")")
+		}
+	}
+	return out
 }
 
 func (a *App) askStore(ctx context.Context, s *management.StoreStatus) (err error) {
@@ -77,6 +106,12 @@ func (a *App) askStore(ctx context.Context, s *management.StoreStatus) (err erro
 	}
 	s.OK = true
 	return nil
+}
+
+// hash returns configHash, made once.
+func (a *App) hash() string {
+	a.hashOnce.Do(func() { a.hashed = a.configHash() })
+	return a.hashed
 }
 
 // configHash tells configurations apart. It is made of the configuration as it is

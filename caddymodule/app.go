@@ -31,6 +31,10 @@ const startTimeout = time.Minute
 type App struct {
 	// Store says where tenants and keys are kept. Default: the SQLite file keygate.db.
 	Store *StoreConfig `json:"store,omitempty"`
+	// Node names this gateway among those that share its store: in receipts, status and
+	// usage. It may be a placeholder such as {env.HOSTNAME}. Default: the machine's name and some
+	// random characters; "local" with store sqlite.
+	Node string `json:"node,omitempty"`
 	// Limits says where rates, quotas and concurrency are counted. Default: in this process.
 	Limits *LimitsConfig `json:"limits,omitempty"`
 	// Peppers makes stored digests HMAC-SHA-256 under the first one, so that a stolen
@@ -69,6 +73,9 @@ type App struct {
 	gateway  *gateway.Gateway
 	stopping atomic.Bool
 
+	hashOnce sync.Once
+	hashed   string
+
 	rulesMu sync.Mutex
 	rules   map[string][]*rules.Set
 }
@@ -102,7 +109,7 @@ func (a *App) Provision(ctx caddy.Context) (err error) {
 	if a.metrics, err = newMetrics(ctx.GetMetricsRegistry(), a.view); err != nil {
 		return err
 	}
-	e, _, err := engines.LoadOrNew(identity, func() (caddy.Destructor, error) { return newEngine(path, a.log) })
+	e, _, err := engines.LoadOrNew(identity, func() (caddy.Destructor, error) { return newEngine(a.place(path), a.log) })
 	if err != nil {
 		return fmt.Errorf("making the gateway: %w", err)
 	}

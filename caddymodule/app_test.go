@@ -138,7 +138,9 @@ func TestProvisionRefuses(t *testing.T) {
 		want      []string
 	}{
 		{"unknown field", `{"keyspace": {}}`, []string{"unknown field"}},
-		{"store of a later build", `{"store": {"type": "postgres", "dsn": "x"}}`, []string{"this build has no store postgres"}},
+		{"no address of PostgreSQL", `{"store": {"type": "postgres", "dsn": "http://u:secret@x"}}`, []string{"store", "postgres://"}},
+		{"no address to listen on", `{"store": {"type": "postgres", "dsn": "postgres://u@x/d", "listen": "http://u:secret@x"}}`, []string{"store.listen", "postgres://"}},
+		{"a node's name", `{"node": "a b", "store": {"type": "postgres", "dsn": "postgres://u@x/d"}}`, []string{"node", "spaces"}},
 		{"no address of Redis", `{"limits": {"type": "redis", "address": "http://u:secret@x"}}`, []string{"limits redis", "redis://"}},
 		{"unknown store", `{"store": {"type": "mysql"}}`, []string{"store: ", "unknown store 'mysql'"}},
 		{"empty placeholder", `{"peppers": ["{env.KEYGATE_TEST_EMPTY}"]}`, []string{"peppers[0]", "{env.KEYGATE_TEST_EMPTY}"}},

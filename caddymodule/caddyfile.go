@@ -16,9 +16,11 @@ import (
 //	keygate {
 //		store sqlite <path>
 //		store postgres <dsn> {
+//			listen        <dsn>
 //			replica       <path>
 //			max_staleness <duration>
 //		}
+//		node <name>
 //		limits local
 //		limits redis <url> {
 //			mode    exact|leased
@@ -136,7 +138,11 @@ func parseApp(d *caddyfile.Dispenser, app *App) error {
 		}}
 	}
 	maps.Copy(opts, options{
-		"store":  {parse: p.store},
+		"store": {parse: p.store},
+		"node": {parse: func(d *caddyfile.Dispenser) error {
+			p.lines.note("node", d)
+			return oneArg(d, "node <name>", &app.Node)
+		}},
 		"limits": {parse: p.limits},
 		"pepper": {parse: func(d *caddyfile.Dispenser) error {
 			return p.pepper(d, "peppers", "pepper <pepper> [<previous>...]", &app.Peppers)
@@ -188,7 +194,7 @@ func (p *parser) keyspace(d *caddyfile.Dispenser) error {
 	opts["keyspace"] = option{parse: func(d *caddyfile.Dispenser) error {
 		return d.Err("a keyspace can't stand inside another")
 	}}
-	for _, global := range []string{"store", "limits", "pepper", "import_pepper", "secret", "leaks"} {
+	for _, global := range []string{"store", "node", "limits", "pepper", "import_pepper", "secret", "leaks"} {
 		opts[global] = option{parse: func(d *caddyfile.Dispenser) error {
 			return d.Errf("'%s' holds for all keyspaces and stands outside of keyspace blocks", global)
 		}}
@@ -226,6 +232,10 @@ func (p *parser) store(d *caddyfile.Dispenser) error {
 			s.DSN = a[1]
 		}
 		return block(d, "store postgres", options{
+			"listen": {parse: func(d *caddyfile.Dispenser) error {
+				p.lines.note("store.listen", d)
+				return oneArg(d, "listen <dsn>", &s.Listen)
+			}},
 			"replica": {parse: func(d *caddyfile.Dispenser) error {
 				return oneArg(d, "replica <path>", &s.Replica)
 			}},

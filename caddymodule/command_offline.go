@@ -192,7 +192,7 @@ func (c *client) offline(cmd *cobra.Command, actor string) error {
 	}
 	run.engine = new(offlineEngine)
 	m := management.New(management.Config{
-		Store: run.store, Engine: run.engine, View: func() *gateway.View { return a.view }, Node: offlineNode,
+		Store: run.store, Engine: run.engine, View: func() *gateway.View { return a.view },
 		Logger: a.log, Webhooks: a.webhookSettings, Signer: a.headSigner,
 	})
 	c.http.Transport = inProcess{api.New(m, api.Options{Authenticate: adminAccess, Logger: a.log})}
@@ -256,6 +256,11 @@ func (e *offlineEngine) Apply(context.Context, []gateway.Change) error {
 // WithCredits refuses: what a gateway holds leased can't be settled without it.
 func (*offlineEngine) WithCredits(context.Context, string, string, func() error) error {
 	return errOffline
+}
+
+// Confirm names the store: whoever runs on it follows it.
+func (*offlineEngine) Confirm(context.Context, int64, time.Duration) gateway.Confirmation {
+	return gateway.Confirmation{Confirmed: []string{offlineNode}}
 }
 
 // TokenChanges returns 0: nobody else's changes are followed, and no token is checked here.

@@ -21,10 +21,13 @@ type StoreConfig struct {
 	// DSN is how PostgreSQL is reached. It has no default and should be a placeholder,
 	// because configurations are saved in clear.
 	DSN string `json:"dsn,omitempty"`
+	// Listen is the server's own address, where DSN leads through a pooler such as PgBouncer:
+	// this node is told of changes over it. Default: DSN.
+	Listen string `json:"listen,omitempty"`
 	// Replica is the local file in which a node keeps its copy of what PostgreSQL holds.
 	// Default: "keygate-replica.db".
 	Replica string `json:"replica,omitempty"`
-	// MaxStaleness is for how long a node goes on judging keys by its replica while
+	// MaxStaleness is for how long a node goes on judging keys by what it holds while
 	// PostgreSQL is away. Default: 1h.
 	MaxStaleness caddy.Duration `json:"max_staleness,omitempty"`
 }

@@ -22,9 +22,6 @@ import (
 // configuration is started before the old one is stopped, and both use the same.
 var engines = caddy.NewUsagePool()
 
-// nodeName names this process among those that share its store.
-const nodeName = "local"
-
 // closeTimeout bounds how long an engine that ends may take to write back its counts.
 const closeTimeout = 10 * time.Second
 
@@ -32,13 +29,16 @@ const closeTimeout = 10 * time.Second
 // configuration can be provisioned only to be looked at.
 type engine struct {
 	gateway *gateway.Gateway
-	path    string
+	where   storePlace
 	log     *logRelay
 	lazy    *lazyStore
 	events  *events
 	usage   *usage.Tracker
 	// limits is where requests are counted, as the newest configuration wants it.
 	limits *ratelimit.Switch
+
+	// starting is held by one start at a time, which may wait for the store.
+	starting sync.Mutex
 
 	mu sync.Mutex
 	// store is nil until the first start.
@@ -57,17 +57,21 @@ type engine struct {
 // nothing of it before its Start, and the store is set before that.
 type lazyStore struct{ gateway.Store }
 
-// newEngine returns an engine for the SQLite file at path.
-func newEngine(path string, log *slog.Logger) (*engine, error) {
-	e := &engine{path: path, log: newLogRelay(log.Handler()), lazy: new(lazyStore), limits: ratelimit.NewSwitch(ratelimit.NewLocal())}
+// newEngine returns an engine for a store.
+func newEngine(where storePlace, log *slog.Logger) (*engine, error) {
+	e := &engine{where: where, log: newLogRelay(log.Handler()), lazy: new(lazyStore), limits: ratelimit.NewSwitch(ratelimit.NewLocal())}
 	e.events = newEvents(e)
 	var err error
-	e.usage = usage.NewTracker(nodeName, slog.New(e.log))
+	e.usage = usage.NewTracker(where.node, slog.New(e.log))
 	e.usage.KeepHours = e.usageHours
-	e.gateway, err = gateway.New(gateway.Options{
-		Store: e.lazy, Limiter: e.limits, Logger: slog.New(e.log), Node: nodeName,
+	o := gateway.Options{
+		Store: e.lazy, Limiter: e.limits, Logger: slog.New(e.log), Node: where.node,
 		NewMeter: func(keyspace, tenant, key string) any { return e.usage.Counter(keyspace, tenant, key) },
-	})
+	}
+	if where.shared() {
+		o.Registry, o.About = e.lazy, e.about
+	}
+	e.gateway, err = gateway.New(o)
 	if err != nil {
 		return nil, err
 	}
@@ -75,23 +79,60 @@ func newEngine(path string, log *slog.Logger) (*engine, error) {
 }
 
 // start makes the engine serve a: it opens the store where that was not done yet, and
-// refuses where store and configuration do not belong together. It blocks on the store.
+// refuses where store and configuration do not belong together. It blocks on the store. A
+// shared one that is away is tried beside, and requests are answered once it is there.
 func (e *engine) start(ctx context.Context, a *App) error {
+	e.starting.Lock()
+	defer e.starting.Unlock()
+	if err := e.open(ctx); err != nil {
+		return err
+	}
+	a.warnReplica()
+	e.gateway.SetTrust(a.trust())
+	err := e.attempt(ctx, a)
+	if err != nil && !e.triesOn(err) {
+		return err
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.store == nil {
-		s, err := openStore(ctx, e.path, slog.New(e.log))
-		if err != nil {
-			return fmt.Errorf("opening the store %s: %w", e.path, err)
-		}
-		e.store, e.lazy.Store = s, s
-		e.manager = management.New(management.Config{
-			Store: s, Engine: e.gateway, View: e.view, Logger: slog.New(e.log),
-			Webhooks: e.webhookSettings, Listener: e.events, Signer: e.headSigner,
-		})
-		e.webhooks = e.newWebhooks()
-		e.gateway.Watch(e.webhooks)
+	if err := e.useLimits(ctx, a.secrets.limits); err != nil {
+		return err
 	}
+	e.apps = append(e.apps, a)
+	e.log.follow(a.log.Handler())
+	if err != nil {
+		a.log.Error("the store does not answer: it is tried on, and requests are answered with 503 until it does", "error", err)
+		go e.tryOn(a)
+		return nil
+	}
+	e.webhooks.Start()
+	go a.inherit(e.store)
+	return nil
+}
+
+// open opens the store where that was not done yet.
+func (e *engine) open(ctx context.Context) error {
+	if e.opened() != nil {
+		return nil
+	}
+	s, err := openStore(ctx, e.where, slog.New(e.log))
+	if err != nil {
+		return fmt.Errorf("opening the store %s: %w", e.where.path, err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.store, e.lazy.Store = s, s
+	e.manager = management.New(management.Config{
+		Store: s, Engine: e.gateway, View: e.view, Logger: slog.New(e.log),
+		Webhooks: e.webhookSettings, Listener: e.events, Signer: e.headSigner,
+	})
+	e.webhooks = e.newWebhooks()
+	e.gateway.Watch(e.webhooks)
+	return nil
+}
+
+// prove checks that the store and a belong together, and starts what needs the store.
+func (e *engine) prove(ctx context.Context, a *App) error {
 	if err := checkPeppers(ctx, e.store, a.view.Hasher); err != nil {
 		return err
 	}
@@ -104,16 +145,9 @@ func (e *engine) start(ctx context.Context, a *App) error {
 	if err := e.usage.Start(ctx, e.store); err != nil {
 		return err
 	}
-	if err := e.useLimits(ctx, a.secrets.limits); err != nil {
-		return err
-	}
 	if err := e.store.SavePeppers(ctx, a.view.Hasher.Checks()); err != nil {
 		return fmt.Errorf("storing the check values of the peppers: %w", err)
 	}
-	e.apps = append(e.apps, a)
-	e.webhooks.Start()
-	e.log.follow(a.log.Handler())
-	go a.inherit(e.store)
 	return nil
 }
 

@@ -17,8 +17,12 @@ type store interface {
 	usage.Store
 }
 
-// openStore opens and migrates the store at path. This is the one place where store
-// packages are named; what a configuration calls them is in stores.go.
-func openStore(ctx context.Context, path string, log *slog.Logger) (store, error) {
-	return sqlstore.Open(ctx, path, log)
+// openStore opens a store. SQLite's is migrated then; PostgreSQL's when it answers, which
+// is not waited for. This is the one place where store packages are named; what a configuration
+// calls them is in stores.go.
+func openStore(ctx context.Context, where storePlace, log *slog.Logger) (store, error) {
+	if where.shared() {
+		return sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: where.dsn, Listen: where.listen, Logger: log})
+	}
+	return sqlstore.Open(ctx, where.path, log)
 }

@@ -30,8 +30,8 @@ func (a *App) checkStores() error {
 	if s := a.Store; s != nil {
 		switch s.Type {
 		case "", storeSQLite:
-			if s.DSN != "" || s.Replica != "" || s.MaxStaleness != 0 {
-				return fieldErrorf("store", "store sqlite takes a path; dsn, replica and max_staleness are for postgres")
+			if s.DSN != "" || s.Listen != "" || s.Replica != "" || s.MaxStaleness != 0 {
+				return fieldErrorf("store", "store sqlite takes a path; dsn, listen, replica and max_staleness are for postgres")
 			}
 		case storePostgres:
 			if s.DSN == "" {
@@ -84,7 +84,9 @@ func (a *App) checkStores() error {
 // out of App's exported fields, which are printed by logs and Caddy's /config/.
 type secrets struct {
 	storePath string
-	peppers   []string
+	// dsn and listen are addresses of PostgreSQL; node names this process.
+	dsn, listen, node string
+	peppers           []string
 	// importPeppers are of keys that were imported.
 	importPeppers []string
 	secret        string
@@ -99,6 +101,9 @@ func (a *App) expand(repl *caddy.Replacer) (s secrets, err error) {
 		if s.storePath, err = expand(repl, "store", a.Store.Path); err != nil {
 			return secrets{}, err
 		}
+	}
+	if err = a.expandShared(repl, &s); err != nil {
+		return secrets{}, err
 	}
 	if s.limits, err = a.limitsOf(repl); err != nil {
 		return secrets{}, err
@@ -141,7 +146,7 @@ func expand(repl *caddy.Replacer, field, value string) (string, error) {
 // same store share one engine, and refuses stores that this build does not have.
 func (a *App) identity(s secrets) (id, path string, err error) {
 	if a.Store != nil && a.Store.Type == storePostgres {
-		return "", "", fieldErrorf("store", "this build has no store postgres: use store sqlite")
+		return sharedIdentity(s)
 	}
 	if strings.ContainsAny(s.storePath, "\x00?#") {
 		return "", "", fieldErrorf("store", "the path of the store holds a NUL, '?' or '#'")

@@ -177,6 +177,6 @@ func (e *engine) closeWebhooks(ctx context.Context) {
 // newWebhooks returns what delivers the engine's events. The store is open, and e.mu is held.
 func (e *engine) newWebhooks() *webhook.Service {
 	return webhook.New(webhook.Options{
-		Store: e.store, Manager: e.manager, Settings: e.webhookSettings, Keyspaces: e.keyspaceNames, Logger: e.logger(),
+		Store: e.store, Node: e.where.node, Manager: e.manager, Settings: e.webhookSettings, Keyspaces: e.keyspaceNames, Logger: e.logger(),
 	})
 }

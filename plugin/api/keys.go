@@ -142,16 +142,18 @@ func (c *call) grace(o *object) (time.Duration, error) {
 const maxWait = time.Minute
 
 // setState answers revoke, disable and enable with the receipt. A change holds on
-// this node when it returns, and there is no other to wait for.
+// this node when it returns, and on those that the receipt names as having confirmed it.
 func (c *call) setState(set func(ctx context.Context, a management.Actor, keyspace, id string) (management.Receipt, error)) error {
 	o, err := c.body(true)
 	if err != nil {
 		return err
 	}
 	if s := o.string("wait"); s.Set && !s.Null && len(o.faults) == 0 {
-		if d, err := management.ParseDuration(s.Value); err != nil || d > maxWait {
+		d, err := management.ParseDuration(s.Value)
+		if err != nil || d > maxWait {
 			o.fault("wait", "must be a duration of at most 1m, such as 2s")
 		}
+		c.ctx = management.WithWait(c.ctx, d)
 	}
 	if err := o.done(); err != nil {
 		return err

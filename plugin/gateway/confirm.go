@@ -21,8 +21,8 @@ type PendingNode struct {
 	StopsBy time.Time
 }
 
-// Confirm returns which nodes act by all changes up to seq, which this one does: at once
-// when all do, else when wait has passed or ctx ends. Nodes that have been silent for some
+// Confirm returns which nodes act by all changes up to seq, which this one does, or where
+// it is 0 by all that there are: at once when all do, else when wait has passed or ctx ends. Nodes that have been silent for some
 // seconds are not waited for, and those are left out that have stopped judging meanwhile.
 // Where the store does not answer, the nodes last known are pending.
 func (g *Gateway) Confirm(ctx context.Context, seq int64, wait time.Duration) Confirmation {
@@ -32,18 +32,40 @@ func (g *Gateway) Confirm(ctx context.Context, seq int64, wait time.Duration) Co
 	}
 	ctx, cancel := context.WithTimeout(ctx, max(wait, reportTimeout))
 	defer cancel()
+	if seq == 0 {
+		last, err := g.store.LastSeq(ctx)
+		if err != nil {
+			last = g.seq.Load()
+		}
+		for seq = last; g.seq.Load() < seq; {
+			// Others' changes, which this node has yet to hear of.
+			if pause(ctx, 2*time.Millisecond) != nil {
+				break
+			}
+		}
+	}
 	deadline := time.Now().Add(wait)
-	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+	for next := 2 * time.Millisecond; ; next = min(2*next, 50*time.Millisecond) {
 		nodes, now, err := m.polls.ask(ctx, m.registry)
 		c, alive := g.sortNodes(nodes, now, seq)
-		if err != nil && len(nodes) == 0 || err == nil && alive == 0 || !time.Now().Add(pause).Before(deadline) {
+		if err != nil && len(nodes) == 0 || err == nil && alive == 0 || !time.Now().Add(next).Before(deadline) {
 			return c
 		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
+		if pause(ctx, next) != nil {
 			return c
 		}
+	}
+}
+
+// pause returns nil when d has passed, or why ctx ended before.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

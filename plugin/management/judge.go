@@ -120,11 +120,15 @@ type NodeStatus struct {
 	// Seq is the newest change it acts by, Lag how many it is behind.
 	Seq int64 `json:"seq"`
 	Lag int64 `json:"lag"`
-	// ConfigHash tells configurations apart.
+	// Version is that of the program; ConfigHash tells configurations apart.
+	Version     string     `json:"version"`
 	ConfigHash  string     `json:"config_hash"`
 	LastContact *time.Time `json:"last_contact"`
-	Ready       bool       `json:"ready"`
-	KeysCached  int64      `json:"keys_cached"`
+	// StopsBy is when it judges no more by what it holds, unless it is heard of before; null for the
+	// one that answers.
+	StopsBy    *time.Time `json:"stops_by"`
+	Ready      bool       `json:"ready"`
+	KeysCached int64      `json:"keys_cached"`
 }
 
 // InvalidField returns the refusal of one field, for what stands behind a Judge. pointer is a JSON

@@ -52,7 +52,8 @@ func (m *Manager) EnableKey(ctx context.Context, a Actor, keyspace, id string) (
 // setState changes a key by set, under its tenant's lock, and returns where it holds.
 func (m *Manager) setState(ctx context.Context, a Actor, keyspace, id, action string, set func(*call, *gateway.Key, *gateway.Tenant) error) (Receipt, error) {
 	var r KeyRecord
-	err := m.write(ctx, a, keyspace, func(c *call) error {
+	same := false
+	where, err := m.commit(ctx, a, keyspace, func(c *call) error {
 		k, t, err := c.key(id, true)
 		if err != nil {
 			return err
@@ -62,7 +63,7 @@ func (m *Manager) setState(ctx context.Context, a Actor, keyspace, id, action st
 			return err
 		}
 		after := keyFields(k)
-		if !diff(before, after) {
+		if same = !diff(before, after); same {
 			r, err = c.keyRecord(k, t)
 			return err
 		}
@@ -72,7 +73,11 @@ func (m *Manager) setState(ctx context.Context, a Actor, keyspace, id, action st
 	if err != nil {
 		return Receipt{}, err
 	}
-	return m.receipt(r), nil
+	if same {
+		// Another call made it so, which other nodes may not have heard of yet.
+		where = m.engine.Confirm(ctx, 0, waitOf(ctx))
+	}
+	return receipt(r, where), nil
 }
 
 // MaxGrace bounds how long a rotated secret may stay valid.

@@ -16,6 +16,9 @@ type Engine interface {
 	// Apply makes this node judge by the changes: when it returns nil, the next
 	// request meets the new state, and live requests that it ends are ending.
 	Apply(ctx context.Context, changes []gateway.Change) error
+	// Confirm returns which nodes act by all changes up to seq, or where it is 0 by all
+	// there are: at once when all do, else when wait has passed.
+	Confirm(ctx context.Context, seq int64, wait time.Duration) gateway.Confirmation
 	// WithCredits settles and returns what this node holds leased of a tenant's credits,
 	// runs f while nothing is leased anew, and returns f's error.
 	WithCredits(ctx context.Context, keyspace, tenant string, f func() error) error
@@ -25,15 +28,13 @@ type Engine interface {
 	StandingEngine
 }
 
-// Config is what a Manager works with. All but Logger, Now and Node must be set.
+// Config is what a Manager works with. All but Logger and Now must be set.
 type Config struct {
 	Store  Store
 	Engine Engine
 	// View returns the configuration that management goes by: that of the last
 	// started app. nil from it means that none is running.
 	View func() *gateway.View
-	// Node is this node's name in receipts. Default: "local".
-	Node string
 	// Now is the clock. Default: time.Now.
 	Now func() time.Time
 	// Logger hears what a caller is not told. Default: nothing is logged.
@@ -53,7 +54,6 @@ type Manager struct {
 	store  Store
 	engine Engine
 	view   func() *gateway.View
-	node   string
 	now    func() time.Time
 	log    *slog.Logger
 	ids    idSource
@@ -74,13 +74,10 @@ func New(c Config) *Manager {
 	if c.Store == nil || c.Engine == nil || c.View == nil {
 		panic("management: Store, Engine and View must be set")
 	}
-	m := &Manager{store: c.Store, engine: c.Engine, view: c.View, node: c.Node, now: c.Now, log: c.Logger,
+	m := &Manager{store: c.Store, engine: c.Engine, view: c.View, now: c.Now, log: c.Logger,
 		webhooks: c.Webhooks, listener: c.Listener, signer: c.Signer, outbox: make(chan struct{}, 1)}
 	if m.webhooks == nil {
 		m.webhooks = func(string) WebhookSettings { return WebhookSettings{} }
-	}
-	if m.node == "" {
-		m.node = "local"
 	}
 	if m.now == nil {
 		m.now = time.Now
@@ -181,12 +178,18 @@ func (m *Manager) read(ctx context.Context, a Actor, keyspace string, f func(*ca
 }
 
 // write runs f in a transaction, appends the event and the changes that f left in
-// the call, commits, and returns when this node acts by them. Where f leaves no event
-// nothing was to be done, and nothing is.
+// the call, commits, and returns when this node acts by them, and the others do or
+// the wait of ctx has passed. Where f leaves no event nothing was to be done, and nothing is.
 func (m *Manager) write(ctx context.Context, a Actor, keyspace string, f func(*call) error) error {
+	_, err := m.commit(ctx, a, keyspace, f)
+	return err
+}
+
+// commit is write; it returns which nodes act by the changes, if there were any.
+func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*call) error) (where gateway.Confirmation, err error) {
 	ks, v, err := m.keyspace(keyspace)
 	if err != nil {
-		return err
+		return where, err
 	}
 	var changes []gateway.Change
 	var told published
@@ -216,17 +219,12 @@ func (m *Manager) write(ctx context.Context, a Actor, keyspace string, f func(*c
 		m.tell(told)
 	}
 	if err != nil || len(changes) == 0 {
-		return err
+		return where, err
 	}
 	// It is written, so this node must act by it whether or not the caller still waits.
 	if err := m.engine.Apply(context.WithoutCancel(ctx), changes); err != nil {
 		m.log.ErrorContext(ctx, "a stored change could not be applied at once; it will be by the change feed", "error", err)
-		return fmt.Errorf("the change is stored, but this node has not applied it yet: %w", errors.Join(gateway.ErrStore, err))
+		return where, fmt.Errorf("the change is stored, but this node has not applied it yet: %w", errors.Join(gateway.ErrStore, err))
 	}
-	return nil
-}
-
-// receipt says that this node, the only one, acts by a change to a key.
-func (m *Manager) receipt(k KeyRecord) Receipt {
-	return Receipt{ID: k.ID, Status: k.Status, Confirmed: []string{m.node}, Pending: []PendingNode{}, Durable: true}
+	return m.engine.Confirm(ctx, changes[len(changes)-1].Seq, waitOf(ctx)), nil
 }

@@ -49,7 +49,7 @@ func newWorld(t testing.TB) *world {
 	w := &world{t: t}
 	quiet := slog.New(slog.DiscardHandler)
 	w.store = must[*sqlstore.Store](t)(sqlstore.Open(ctx, filepath.Join(t.TempDir(), "keygate.db"), quiet))
-	w.gw = must[*gateway.Gateway](t)(gateway.New(gateway.Options{Store: w.store, Logger: quiet}))
+	w.gw = must[*gateway.Gateway](t)(gateway.New(gateway.Options{Store: w.store, Node: "n1", Logger: quiet}))
 	if err := w.gw.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func newWorld(t testing.TB) *world {
 	})
 	w.configure("free", 3, "free")
 	w.Manager = management.New(management.Config{
-		Store: w.store, Engine: w.gw, View: w.current, Node: "n1", Now: w.now, Logger: quiet,
+		Store: w.store, Engine: w.gw, View: w.current, Now: w.now, Logger: quiet,
 	})
 	return w
 }

@@ -1,0 +1,207 @@
+package caddymodule
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+)
+
+// This file holds what is particular to a store that several gateways share.
+
+const (
+	// aloneName names a gateway that has its store for itself.
+	aloneName = "local"
+	// defaultStaleness is for how long keys in memory are judged while the store is away.
+	defaultStaleness = time.Hour
+	// firstTry bounds how long a start waits for a shared store.
+	firstTry = 5 * time.Second
+	// nextTry is how soon a store that was away at the start is tried again, and refusedTry how
+	// soon where it and the configuration do not belong together.
+	nextTry    = 500 * time.Millisecond
+	refusedTry = 10 * time.Second
+)
+
+// storePlace says where a store is, and as whom it is used.
+type storePlace struct {
+	// path is the SQLite file, or what names the PostgreSQL database.
+	path string
+	// dsn and listen are the addresses of PostgreSQL; empty for SQLite.
+	dsn, listen string
+	node        string
+}
+
+// shared says that several gateways may use the store.
+func (p storePlace) shared() bool { return p.dsn != "" }
+
+// place returns where a's store is. path is what identity returned.
+func (a *App) place(path string) storePlace {
+	if a.secrets.dsn == "" {
+		return storePlace{path: path, node: aloneName}
+	}
+	return storePlace{path: path, dsn: a.secrets.dsn, listen: a.secrets.listen, node: a.secrets.node}
+}
+
+// ownName is what this process calls itself where the configuration does not say: the same
+// over reloads, and another after a restart.
+var ownName = sync.OnceValue(func() string {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "keygate"
+	}
+	return host + "-" + strings.ToLower(rand.Text()[:6])
+})
+
+// expandShared expands what is said of a shared store.
+func (a *App) expandShared(repl *caddy.Replacer, s *secrets) (err error) {
+	if a.Store == nil || a.Store.Type != storePostgres {
+		return nil
+	}
+	if s.dsn, err = expand(repl, "store.dsn", a.Store.DSN); err != nil {
+		return err
+	}
+	if a.Store.Listen != "" {
+		if s.listen, err = expand(repl, "store.listen", a.Store.Listen); err != nil {
+			return err
+		}
+	}
+	if a.Node == "" {
+		s.node = ownName()
+		return nil
+	}
+	if s.node, err = expand(repl, "node", a.Node); err != nil {
+		return err
+	}
+	if len(s.node) > 200 || strings.ContainsFunc(s.node, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+		return fieldErrorf("node", "a node's name has at most 200 bytes, none of them spaces or control characters")
+	}
+	return nil
+}
+
+// sharedIdentity names a shared store and the node that uses it.
+func sharedIdentity(s secrets) (id, path string, err error) {
+	if path, err = sqlstore.PostgresIdentity(s.dsn); err != nil {
+		return "", "", fieldErrorf("store", "%w", err)
+	}
+	if s.listen != "" {
+		if _, err := sqlstore.PostgresIdentity(s.listen); err != nil {
+			return "", "", fieldErrorf("store.listen", "%w", err)
+		}
+	}
+	return storePostgres + ":" + path + "#" + s.node, path, nil
+}
+
+// trust is for how long keys in memory are judged while nothing is heard of the store.
+func (a *App) trust() time.Duration {
+	if a.Store != nil && a.Store.MaxStaleness > 0 {
+		return time.Duration(a.Store.MaxStaleness)
+	}
+	return defaultStaleness
+}
+
+// warnReplica says what a configuration asks for that this build does not do.
+func (a *App) warnReplica() {
+	if a.Store != nil && a.Store.Replica != "" {
+		a.log.Warn("this build keeps no replica: while PostgreSQL is away keys in memory are judged, and a node that starts then knows none", "replica", a.Store.Replica)
+	}
+}
+
+// about tells the other gateways of this one.
+func (e *engine) about() (version, configHash string) {
+	version, _ = caddy.Version()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if n := len(e.apps); n > 0 {
+		configHash = e.apps[n-1].hash()
+	}
+	return version, configHash
+}
+
+// attempt is prove, which does not wait long for a shared store.
+func (e *engine) attempt(ctx context.Context, a *App) error {
+	if e.where.shared() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, firstTry)
+		defer cancel()
+	}
+	return e.prove(ctx, a)
+}
+
+// triesOn says that a start goes on beside although it met err: the store is shared, and
+// away. What a store and a configuration that do not belong together refuse stays refused.
+func (e *engine) triesOn(err error) bool {
+	return e.where.shared() &&
+		(errors.Is(err, gateway.ErrStore) || errors.Is(err, gateway.ErrNameTaken) || errors.Is(err, context.DeadlineExceeded))
+}
+
+// tryOn tries to prove a until that succeeds, or a is stopped.
+func (e *engine) tryOn(a *App) {
+	last := ""
+	for wait := nextTry; ; {
+		select {
+		case <-time.After(wait):
+		case <-a.ctx.Done():
+			return
+		}
+		if !e.runs(a) {
+			return
+		}
+		err := func() error {
+			e.starting.Lock()
+			defer e.starting.Unlock()
+			ctx, cancel := context.WithTimeout(a.ctx, firstTry)
+			defer cancel()
+			return e.prove(ctx, a)
+		}()
+		if err == nil {
+			break
+		}
+		if wait = nextTry; !e.triesOn(err) {
+			wait = refusedTry
+		}
+		if text := err.Error(); text != last && !errors.Is(err, context.Canceled) {
+			last = text
+			a.log.Error("this configuration can't be used with the store; it is tried on", "error", err)
+		}
+	}
+	a.log.Info("the store answers: keys are judged from now on")
+	e.mu.Lock()
+	webhooks, s := e.webhooks, e.store
+	e.mu.Unlock()
+	webhooks.Start()
+	a.inherit(s)
+}
+
+// runs says whether a was started and not stopped.
+func (e *engine) runs(a *App) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Contains(e.apps, a)
+}
+
+// registry returns the store's, which is shared where this is asked for.
+func (l *lazyStore) registry() gateway.Registry { return l.Store.(gateway.Registry) }
+
+// ReportNode implements gateway.Registry.
+func (l *lazyStore) ReportNode(ctx context.Context, n *gateway.Node, trust time.Duration) error {
+	return l.registry().ReportNode(ctx, n, trust)
+}
+
+// RemoveNode implements gateway.Registry.
+func (l *lazyStore) RemoveNode(ctx context.Context, name, instance string) error {
+	return l.registry().RemoveNode(ctx, name, instance)
+}
+
+// Nodes implements gateway.Registry.
+func (l *lazyStore) Nodes(ctx context.Context) ([]gateway.Node, time.Time, error) {
+	return l.registry().Nodes(ctx)
+}

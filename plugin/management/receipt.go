@@ -1,0 +1,36 @@
+package management
+
+import (
+	"context"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// DefaultWait is how long a change waits for other nodes where its caller does not say.
+const DefaultWait = 2 * time.Second
+
+type waitKey struct{}
+
+// WithWait returns a context in which a change waits for up to d until every other node
+// acts by it. A change that not all act by then is no failure: it holds here, and there as
+// soon as they hear of it.
+func WithWait(ctx context.Context, d time.Duration) context.Context {
+	return context.WithValue(ctx, waitKey{}, d)
+}
+
+func waitOf(ctx context.Context) time.Duration {
+	if d, ok := ctx.Value(waitKey{}).(time.Duration); ok {
+		return d
+	}
+	return DefaultWait
+}
+
+// receipt says where a key's state holds.
+func receipt(k KeyRecord, where gateway.Confirmation) Receipt {
+	r := Receipt{ID: k.ID, Status: k.Status, Confirmed: where.Confirmed, Pending: make([]PendingNode, 0, len(where.Pending)), Durable: true}
+	for _, p := range where.Pending {
+		r.Pending = append(r.Pending, PendingNode{Node: p.Name, StopsBy: optionalTime(p.StopsBy)})
+	}
+	return r
+}
