@@ -135,7 +135,7 @@ func (g *Gateway) settleAll(ctx context.Context) (err error) {
 func (g *Gateway) returnLeases(ctx context.Context) error {
 	var first error
 	g.table.eachTenant(func(t *tenantState) {
-		if t.subject.Account().Surrender() == 0 {
+		if a := t.subject.OpenAccount(); a == nil || a.Surrender() == 0 {
 			return
 		}
 		if err := g.store.ReturnCredits(ctx, g.node, t.id.keyspace, t.id.id); err != nil && first == nil {

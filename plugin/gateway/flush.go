@@ -113,7 +113,7 @@ func takeSpent(keys map[*keyState]*entry) map[*keyState]ratelimit.Spent {
 	}
 	spent := map[*keyState]ratelimit.Spent{}
 	for t, keys := range tenants {
-		t.subject.Account().Still(func() {
+		t.subject.Still(func() {
 			for _, k := range keys {
 				if s := k.subject.TakeSpent(); s != (ratelimit.Spent{}) {
 					spent[k] = s

@@ -144,7 +144,9 @@ func (g *Gateway) Apply(ctx context.Context, changes []Change) error {
 		switch c.Kind {
 		case ChangeTenant:
 			if t := g.table.changeTenant(id); t != nil {
-				t.subject.Account().Invalidate()
+				if a := t.subject.OpenAccount(); a != nil {
+					a.Invalidate()
+				}
 				recheck = append(recheck, func() {
 					if t.live.Load() > 0 {
 						g.table.eachKey(t, g.recheckKey)

@@ -9,7 +9,7 @@ var ErrLease = errors.New("credits must be leased first")
 // Account is a tenant's credits as this process holds them: a lease of the balance in
 // the store. Every tenant's subject has one. Safe for concurrent use.
 type Account struct {
-	// s holds the lock, and is nil only before NewSubject returns.
+	// s holds the lock.
 	s *Subject
 	// leased is what may still be spent without asking.
 	leased int64
@@ -27,7 +27,16 @@ type Account struct {
 }
 
 // Account returns the subject's account.
-func (s *Subject) Account() *Account { return &s.account }
+func (s *Subject) Account() *Account { return &s.rarely().account }
+
+// OpenAccount returns the subject's account if it was ever asked for, nil if not: there is nothing
+// leased then, and nothing to forget.
+func (s *Subject) OpenAccount() *Account {
+	if r := s.rare.Load(); r != nil {
+		return &r.account
+	}
+	return nil
+}
 
 // Grant adds leased credits; rest is what the store still has beyond all leases. Where
 // rest is 0, charges beyond the lease are refused until the next Grant or Invalidate, instead of ErrLease.
@@ -113,11 +122,11 @@ func (a *Account) take(n int64) {
 	a.unsettled += n
 }
 
-// Still runs f while nothing is spent from the account or given back to it: what f takes with TakeSpent from
-// several keys belongs together. f must not block, nor use the account.
-func (a *Account) Still(f func()) {
-	a.s.mu.Lock()
-	defer a.s.mu.Unlock()
+// Still runs f while nothing is spent from the subject's account or given back to it: what f takes with TakeSpent
+// from several keys belongs together. f must not block, nor use the subject or its account.
+func (s *Subject) Still(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	f()
 }
 
@@ -153,12 +162,20 @@ type Spent struct {
 // PutBack undoes it after a failed write, and Account.Settled is called after a
 // successful one. Neither blocks.
 func (s *Subject) TakeSpent() Spent {
-	return Spent{s.spent.Swap(0), s.returned.Swap(0), s.shortfall.Swap(0)}
+	r := s.rare.Load()
+	if r == nil {
+		return Spent{}
+	}
+	return Spent{r.spent.Swap(0), r.returned.Swap(0), r.shortfall.Swap(0)}
 }
 
 // PutBack adds to what TakeSpent will return.
 func (s *Subject) PutBack(p Spent) {
-	s.spent.Add(p.Amount)
-	s.returned.Add(p.Returned)
-	s.shortfall.Add(p.Shortfall)
+	if p == (Spent{}) {
+		return
+	}
+	r := s.rarely()
+	r.spent.Add(p.Amount)
+	r.returned.Add(p.Returned)
+	r.shortfall.Add(p.Shortfall)
 }

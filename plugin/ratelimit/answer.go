@@ -99,10 +99,10 @@ func (s *Shared) answerQuota(at time.Time, subject *Subject, a *Ask, take, taken
 }
 
 func (s *Shared) answerSlots(at time.Time, subject *Subject, a *Ask, c *call, party int, take, taken bool) {
-	sl := subject.slots
+	sl := subject.slots()
 	if sl == nil {
 		sl = &slots{owner: a.Owner, names: map[string]struct{}{}}
-		subject.slots = sl
+		subject.rarely().slots = sl
 	}
 	sl.inUse = a.Used
 	if !take {
@@ -163,15 +163,15 @@ func (s *Shared) stand(now time.Time, parties *[3]*Party, o *Outcome, c *call) {
 		case Concurrency:
 			st.Policy, st.Limit = policy, policy.Limit
 			inUse := subject.live.Load()
-			if subject.slots != nil && !c.away {
-				inUse = subject.slots.inUse - int64(len(subject.slots.free))
+			if sl := subject.slots(); sl != nil && !c.away {
+				inUse = sl.inUse - int64(len(sl.free))
 			}
 			st.Remaining = max(0, policy.Limit-max(inUse, 0))
 			if st.Refused {
 				st.Remaining = 0
 			}
 		case Credits:
-			subject.account.stand(st, policy)
+			subject.Account().stand(st, policy)
 		}
 	}
 }

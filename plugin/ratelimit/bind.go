@@ -3,10 +3,12 @@ package ratelimit
 // set is what one origin bound to a subject.
 type set struct {
 	epoch int64
-	bound bool
-	// lines are handed out and never changed; a new set has new ones.
+	// lines are handed out and never changed; a new set has new ones. nil until something is bound, if it
+	// be no lines.
 	lines []Line
 }
+
+func (s *set) bound() bool { return s.lines != nil }
 
 // meters returns the buckets of the set's rates, in order.
 func (s *set) meters() []*meter {
@@ -29,14 +31,13 @@ func (s *Subject) Bind(epoch int64, origin Origin, policies []*Policy) []Line {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	set := &s.sets[origin]
-	if set.bound && epoch < set.epoch {
+	if set.bound() && epoch < set.epoch {
 		return set.lines
 	}
 	set.epoch = epoch
-	if set.bound && equal(set.lines, policies) {
+	if set.bound() && equal(set.lines, policies) {
 		return set.lines
 	}
-	set.bound = true
 	meters := succeed(set.meters(), policies)
 	set.lines = make([]Line, len(policies))
 	rates := 0

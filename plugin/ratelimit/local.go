@@ -61,7 +61,7 @@ func (*Local) Adjust(_ context.Context, chargedAt time.Time, b *Bill, delta int6
 				continue
 			}
 			s := p.subject()
-			made := s.account.adjust(b.lease, delta)
+			made := s.Account().adjust(b.lease, delta)
 			b.payer(s).PutBack(made)
 			shortfall = made.Shortfall
 			break
@@ -202,8 +202,8 @@ func judgeLocked(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, take bo
 					st.Retry = time.Second
 				}
 			case Credits:
-				if s.account.leased < cost {
-					st.Refused = s.account.exhausted()
+				if s.Account().leased < cost {
+					st.Refused = s.Account().exhausted()
 					lease = lease || !st.Refused
 				}
 			}
@@ -246,7 +246,7 @@ func judgeLocked(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, take bo
 				st.Limit = l.Policy.Limit
 				st.Remaining = max(0, l.Policy.Limit-s.live.Load())
 			case Credits:
-				s.account.stand(st, l.Policy)
+				s.Account().stand(st, l.Policy)
 			}
 			n++
 		}
@@ -285,9 +285,9 @@ func takeAll(now time.Time, b *Bill, parties *[3]*Party, cost int64, tokens *[Ma
 			case Credits:
 				if !done[0] {
 					done[0] = true
-					s.account.take(cost)
-					b.lease = s.account.lease
-					b.payer(s).spent.Add(cost)
+					s.Account().take(cost)
+					b.lease = s.Account().lease
+					b.payer(s).rarely().spent.Add(cost)
 				}
 			}
 			n++

@@ -16,7 +16,10 @@ type counter struct {
 	// loaded says that used is the whole count, not just what this process saw.
 	loaded bool
 	// unsure says that stored isn't known to be in the store.
-	unsure bool
+	unsure   bool
+	calendar Calendar
+	// next is the counter of another calendar.
+	next *counter
 	// lease is what is known of a count that is shared with other processes; nil where it is this one's.
 	lease *lease
 }
@@ -89,7 +92,8 @@ func (s *Subject) counter(cal Calendar, now time.Time) *counter {
 		return c
 	}
 	if c.begun() && c.dirty() {
-		s.closed = append(s.closed, Counted{Subject: s.id, Calendar: cal, Start: c.startTime(), Used: c.used})
+		r := s.rarely()
+		r.closed = append(r.closed, Counted{Subject: s.id, Calendar: cal, Start: c.startTime(), Used: c.used})
 	}
 	c.begin(cal, now)
 	return c
@@ -97,13 +101,24 @@ func (s *Subject) counter(cal Calendar, now time.Time) *counter {
 
 // count returns the subject's counter of a calendar as it is.
 func (s *Subject) count(cal Calendar) *counter {
-	if s.counters == nil {
-		s.counters = new([Total]counter)
-		for i := range s.counters {
-			s.counters[i].loaded = s.loaded
+	at := &s.counters // in the order of calendars
+	for ; *at != nil && (*at).calendar <= cal; at = &(*at).next {
+		if (*at).calendar == cal {
+			return *at
 		}
 	}
-	return &s.counters[cal-1]
+	*at = &counter{calendar: cal, loaded: s.loaded, next: *at}
+	return *at
+}
+
+// counted returns the subject's counter of a calendar, nil where nothing was counted by it.
+func (s *Subject) counted(cal Calendar) *counter {
+	for c := s.counters; c != nil; c = c.next {
+		if c.calendar == cal {
+			return c
+		}
+	}
+	return nil
 }
 
 // standQuota fills in where a quota stands after used.
@@ -163,10 +178,8 @@ func (s *Subject) UsageLoaded() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.loaded = true
-	if s.counters != nil {
-		for i := range s.counters {
-			s.counters[i].loaded = true
-		}
+	for c := s.counters; c != nil; c = c.next {
+		c.loaded = true
 	}
 }
 
@@ -176,13 +189,12 @@ func (s *Subject) UsageLoaded() {
 func (s *Subject) Unflushed(dst []Counted) []Counted {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	dst = append(dst, s.closed...)
-	if s.counters == nil {
-		return dst
+	if r := s.rare.Load(); r != nil {
+		dst = append(dst, r.closed...)
 	}
-	for i := range s.counters {
-		if c := &s.counters[i]; c.dirty() {
-			dst = append(dst, Counted{Subject: s.id, Calendar: Calendar(i + 1), Start: c.startTime(), Used: c.used})
+	for c := s.counters; c != nil; c = c.next {
+		if c.dirty() {
+			dst = append(dst, Counted{Subject: s.id, Calendar: c.calendar, Start: c.startTime(), Used: c.used})
 		}
 	}
 	return dst
@@ -197,24 +209,26 @@ func (s *Subject) Flushed(counts []Counted) {
 		if f.Subject != s.id || f.Calendar < Day || f.Calendar > Total {
 			continue
 		}
-		if s.counters != nil {
-			if c := &s.counters[f.Calendar-1]; c.begun() && c.startTime().Equal(f.Start) {
-				// Not "clean": it may have been charged since it was read.
-				c.stored, c.unsure = f.Used, false
-				continue
-			}
+		if c := s.counted(f.Calendar); c != nil && c.begun() && c.startTime().Equal(f.Start) {
+			// Not "clean": it may have been charged since it was read.
+			c.stored, c.unsure = f.Used, false
+			continue
 		}
-		for i, e := range s.closed {
+		r := s.rare.Load()
+		if r == nil {
+			continue
+		}
+		for i, e := range r.closed {
 			if e.Calendar == f.Calendar && e.Start.Equal(f.Start) {
 				// The period may have been charged between being read and ending.
 				if e.Used == f.Used {
-					s.closed = append(s.closed[:i], s.closed[i+1:]...)
+					r.closed = append(r.closed[:i], r.closed[i+1:]...)
 				}
 				break
 			}
 		}
-	}
-	if len(s.closed) == 0 {
-		s.closed = nil
+		if len(r.closed) == 0 {
+			r.closed = nil
+		}
 	}
 }

@@ -20,7 +20,7 @@ func (s *Shared) free(b *Bill) {
 		}
 		subject := p.subject()
 		subject.mu.Lock()
-		sl := subject.slots
+		sl := subject.slots()
 		sl.full = time.Time{}
 		if limit := p.slotLimit(); int64(len(sl.free)) < s.spare(limit) {
 			sl.free = append(sl.free, name)
@@ -45,7 +45,7 @@ func (p *Party) slotLimit() int64 {
 
 // giveUp has slots end. The subject is locked, so that no renewal comes after it.
 func (s *Shared) giveUp(subject *Subject, names ...string) {
-	sl := subject.slots
+	sl := subject.slots()
 	for _, n := range names {
 		delete(sl.names, n)
 	}
@@ -63,7 +63,7 @@ func (s *Shared) Adjust(ctx context.Context, chargedAt time.Time, b *Bill, delta
 	if holder := parties[1].subject(); holder != nil {
 		for i := range parties[1].Lines {
 			if parties[1].Lines[i].Policy.Kind == Credits {
-				made := holder.account.adjust(b.lease, delta)
+				made := holder.Account().adjust(b.lease, delta)
 				b.payer(holder).PutBack(made)
 				shortfall = made.Shortfall
 				break
@@ -232,23 +232,21 @@ func (s *Shared) sweep(ctx context.Context, now time.Time, renew, all bool) {
 func (s *Shared) sweepOne(subject *Subject, owner string, now time.Time, renew, all bool) (returns []Ask, idle bool) {
 	subject.mu.Lock()
 	defer subject.mu.Unlock()
-	if subject.counters != nil {
-		for i := range subject.counters {
-			l := subject.counters[i].lease
-			if l == nil || l.held == 0 {
-				continue
-			}
-			if l.used && !all {
-				l.used = false
-				continue
-			}
-			a := Ask{Kind: Quota, Subject: subject.id, Owner: owner, Calendar: Calendar(i + 1), Extra: l.held}
-			s.fillQuota(subject.clamp(now), subject, &a)
-			l.held = 0
-			returns = append(returns, a)
+	for c := subject.counters; c != nil; c = c.next {
+		l := c.lease
+		if l == nil || l.held == 0 {
+			continue
 		}
+		if l.used && !all {
+			l.used = false
+			continue
+		}
+		a := Ask{Kind: Quota, Subject: subject.id, Owner: owner, Calendar: c.calendar, Extra: l.held}
+		s.fillQuota(subject.clamp(now), subject, &a)
+		l.held = 0
+		returns = append(returns, a)
 	}
-	if sl := subject.slots; sl != nil {
+	if sl := subject.slots(); sl != nil {
 		n := min(sl.idle, len(sl.free))
 		if all {
 			n = len(sl.free)
@@ -280,14 +278,12 @@ func (s *Shared) sweepOne(subject *Subject, owner string, now time.Time, renew, 
 
 // holding says that s holds something of a shared count. The subject is locked.
 func (s *Subject) holding() bool {
-	if s.slots != nil && len(s.slots.names) > 0 {
+	if sl := s.slots(); sl != nil && len(sl.names) > 0 {
 		return true
 	}
-	if s.counters != nil {
-		for i := range s.counters {
-			if l := s.counters[i].lease; l != nil && l.held > 0 {
-				return true
-			}
+	for c := s.counters; c != nil; c = c.next {
+		if l := c.lease; l != nil && l.held > 0 {
+			return true
 		}
 	}
 	return false

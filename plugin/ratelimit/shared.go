@@ -217,8 +217,8 @@ func (s *Shared) prepare(now time.Time, b *Bill, parties *[3]*Party, o *Outcome,
 				done[0] = true
 				s.prepareSlot(at, subject, st, w, c, take)
 			case Credits:
-				if subject.account.leased < cost {
-					st.Refused = subject.account.exhausted()
+				if subject.Account().leased < cost {
+					st.Refused = subject.Account().exhausted()
 					lacking = lacking || !st.Refused
 				}
 			}
@@ -334,7 +334,7 @@ func (s *Shared) prepareSlot(at time.Time, subject *Subject, st *Standing, w *wo
 	if w.follows {
 		return
 	}
-	if sl := subject.slots; sl != nil {
+	if sl := subject.slots(); sl != nil {
 		if name, ok := sl.take(); ok {
 			c.slots[w.party] = name
 			w.here = true
@@ -358,9 +358,9 @@ func (s *Shared) reserve(b *Bill, parties *[3]*Party, c *call, cost int64) {
 		}
 		for i := range p.Lines {
 			if p.Lines[i].Policy.Kind == Credits {
-				subject.account.take(cost)
-				b.lease = subject.account.lease
-				b.payer(subject).spent.Add(cost)
+				subject.Account().take(cost)
+				b.lease = subject.Account().lease
+				b.payer(subject).rarely().spent.Add(cost)
 				c.credits = true
 				break
 			}
@@ -392,8 +392,8 @@ func (s *Shared) undo(now time.Time, b *Bill, parties *[3]*Party, c *call, n int
 				l.held += max(b.Cost, 0)
 			}
 		case Concurrency:
-			if subject.slots != nil && c.slots[w.party] != "" {
-				subject.slots.free = append(subject.slots.free, c.slots[w.party])
+			if sl := subject.slots(); sl != nil && c.slots[w.party] != "" {
+				sl.free = append(sl.free, c.slots[w.party])
 				c.slots[w.party] = ""
 			}
 		}
@@ -401,7 +401,7 @@ func (s *Shared) undo(now time.Time, b *Bill, parties *[3]*Party, c *call, n int
 	if c.credits {
 		c.credits = false
 		holder := parties[1].subject()
-		b.payer(holder).PutBack(holder.account.adjust(b.lease, -max(b.Cost, 0)))
+		b.payer(holder).PutBack(holder.Account().adjust(b.lease, -max(b.Cost, 0)))
 	}
 	if b.held {
 		b.held = false
@@ -522,7 +522,7 @@ func (s *Shared) listSlots(subject *Subject, a *Ask, c *call, i, n int, take boo
 	if !take {
 		return
 	}
-	if s.leased && subject.slots != nil && len(subject.slots.names) > 1 {
+	if sl := subject.slots(); s.leased && sl != nil && len(sl.names) > 1 {
 		a.Extra = s.spare(a.Limit)
 	}
 	for range a.Need + a.Extra {

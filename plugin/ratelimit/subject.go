@@ -15,28 +15,54 @@ var ErrDropped = errors.New("subject was dropped: look it up again")
 // requests. Made by NewSubject; safe for concurrent use.
 type Subject struct {
 	id string
-	// live requests, and credits spent and lacking at this key, are changed without the
-	// lock where nothing is tested against them.
-	live                       atomic.Int64
-	spent, returned, shortfall atomic.Int64
+	// live requests are changed without the lock where nothing is tested against them.
+	live atomic.Int64
+	// rare is nil until something in it is needed. There are two subjects for a key in
+	// use, so what few of them have is not in each.
+	rare atomic.Pointer[rarely]
 	// dropped is set under mu, once.
 	dropped atomic.Bool
 
-	// mu guards what follows. Where several subjects are locked, the order is
-	// address, tenant, key.
+	// loaded says that the store's counts are known. Guarded by mu, as is what follows.
+	loaded bool
+	// Where several subjects are locked, the order is address, tenant, key.
 	mu sync.Mutex
 	// last is the latest now that was charged: an older one would mint tokens.
 	last time.Time
 	sets [NumOrigins]set
-	// counters by Calendar-1; nil until a quota is counted.
-	counters *[Total]counter
-	// loaded says that the store's counts are known.
-	loaded bool
+	// counters of the calendars that a quota was counted by; nil for none.
+	counters *counter
+}
+
+// rarely is what few subjects have. Where nothing else is said, the subject's lock guards it.
+type rarely struct {
+	// Credits spent and lacking at this key, changed without the lock.
+	spent, returned, shortfall atomic.Int64
+	account                    Account
 	// closed are the final counts of ended periods that the store has not been told.
-	closed  []Counted
-	account Account
+	closed []Counted
 	// slots are those of shared concurrency limits; nil where there are none.
 	slots *slots
+}
+
+// rarely returns what few subjects have, which s has from now on.
+func (s *Subject) rarely() *rarely {
+	if r := s.rare.Load(); r != nil {
+		return r
+	}
+	r := &rarely{account: Account{s: s, lease: 1}}
+	if s.rare.CompareAndSwap(nil, r) {
+		return r
+	}
+	return s.rare.Load()
+}
+
+// slots returns the slots of shared concurrency limits, nil where there are none.
+func (s *Subject) slots() *slots {
+	if r := s.rare.Load(); r != nil {
+		return r.slots
+	}
+	return nil
 }
 
 // Origin tells apart the sets of policies bound to one subject.
@@ -60,9 +86,7 @@ type Counted struct {
 // NewSubject returns a subject with full buckets and nothing spent. id names it among
 // nodes and in the store: "k:<keyspace>:<key id>", "t:<keyspace>:<slug>", "a:…".
 func NewSubject(id string) *Subject {
-	s := &Subject{id: id}
-	s.account = Account{s: s, lease: 1}
-	return s
+	return &Subject{id: id}
 }
 
 // ID returns what NewSubject was given.
@@ -108,11 +132,9 @@ func (s *Subject) idle(now time.Time) bool {
 			}
 		}
 	}
-	if s.counters != nil {
-		for i := range s.counters {
-			if c := &s.counters[i]; !c.loaded && c.at(now) > 0 {
-				return false
-			}
+	for c := s.counters; c != nil; c = c.next {
+		if !c.loaded && c.at(now) > 0 {
+			return false
 		}
 	}
 	return true
@@ -120,15 +142,16 @@ func (s *Subject) idle(now time.Time) bool {
 
 // busy says that s holds what would be lost with it, other than what time gives back.
 func (s *Subject) busy() bool {
-	if s.live.Load() != 0 || s.spent.Load() != 0 || s.returned.Load() != 0 || s.shortfall.Load() != 0 ||
-		len(s.closed) > 0 || s.account.leased != 0 {
+	if s.live.Load() != 0 {
 		return true
 	}
-	if s.counters != nil {
-		for i := range s.counters {
-			if c := &s.counters[i]; c.dirty() || c.lease != nil && (c.lease.held > 0 || c.lease.carry != 0) {
-				return true
-			}
+	if r := s.rare.Load(); r != nil && (r.spent.Load() != 0 || r.returned.Load() != 0 || r.shortfall.Load() != 0 ||
+		len(r.closed) > 0 || r.account.leased != 0) {
+		return true
+	}
+	for c := s.counters; c != nil; c = c.next {
+		if c.dirty() || c.lease != nil && (c.lease.held > 0 || c.lease.carry != 0) {
+			return true
 		}
 	}
 	return false

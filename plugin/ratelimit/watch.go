@@ -14,7 +14,11 @@ func (s *Subject) EachQuota(now time.Time, f func(p *Policy, used int64)) {
 		for _, l := range s.sets[i].lines {
 			p := l.Policy
 			if p.Kind == Quota && p.Calendar != Total {
-				f(p, s.counters[p.Calendar-1].at(now))
+				used := int64(0)
+				if c := s.counted(p.Calendar); c != nil {
+					used = c.at(now)
+				}
+				f(p, used)
 			}
 		}
 	}
