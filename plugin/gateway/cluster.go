@@ -72,6 +72,9 @@ type membership struct {
 	heard, reported, promised time.Duration
 	// until is when this node stops judging. It is in the past before the first report.
 	until atomic.Int64
+	// back is when the store began to take reports, after the last time that it did not.
+	back   time.Duration
+	failed bool
 	// replaced says that another process took this node's name.
 	replaced bool
 
@@ -113,8 +116,19 @@ func (m *membership) hear(began time.Time) {
 func (m *membership) told(began time.Time, trust time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.failed || m.reported == 0 {
+		m.back, m.failed = m.since(began), false
+	}
 	m.reported, m.promised = m.since(began), trust
 	m.extend()
+}
+
+// recovering says that the store was away until just now: that others are silent says
+// nothing of them.
+func (m *membership) recovering() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.failed || m.since(time.Now())-m.back < deafAfter
 }
 
 // extend moves the end of trust on: nobody may be told an earlier one. m.mu is held.
@@ -162,6 +176,11 @@ func (g *Gateway) report(ctx context.Context) error {
 	n := &Node{Name: g.node, Instance: m.instance, Seq: g.seq.Load(), Ready: g.Ready(), KeysCached: g.table.held()}
 	n.Version, n.ConfigHash = m.about()
 	err := m.registry.ReportNode(ctx, n, trust)
+	if err != nil {
+		m.mu.Lock()
+		m.failed = true
+		m.mu.Unlock()
+	}
 	switch {
 	case err == nil:
 		m.told(began, trust)

@@ -72,6 +72,7 @@ func pause(ctx context.Context, d time.Duration) error {
 // sortNodes sorts the nodes by whether they act by seq, and counts the pending ones that are alive.
 func (g *Gateway) sortNodes(nodes []Node, now time.Time, seq int64) (c Confirmation, alive int) {
 	c.Confirmed = append(c.Confirmed, g.node)
+	recovering := g.member.recovering()
 	for i := range nodes {
 		switch n := &nodes[i]; {
 		case n.Name == g.node, n.StopsBy.Before(now):
@@ -79,7 +80,7 @@ func (g *Gateway) sortNodes(nodes []Node, now time.Time, seq int64) (c Confirmat
 			c.Confirmed = append(c.Confirmed, n.Name)
 		default:
 			c.Pending = append(c.Pending, PendingNode{n.Name, n.StopsBy})
-			if now.Sub(n.ContactAt) < deafAfter {
+			if recovering || now.Sub(n.ContactAt) < deafAfter {
 				alive++
 			}
 		}

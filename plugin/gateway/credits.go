@@ -13,7 +13,16 @@ import (
 // Credits are spent from a lease: an amount of the balance in the store that only this
 // node may spend. What was spent is taken from the balance by the next flush, so after a
 // crash the tenant is at most that much better off, and never worse: an unspent lease was never
-// taken from the balance. One process leases all there is.
+// taken from the balance. One process leases all there is. Where several share the store each
+// leases half of what is left, so that all find some, and gives back what it holds every now
+// and then, so that nobody is refused for what another holds and does not spend.
+
+// firstLease is how much is leased of a balance of which nothing is known yet, and
+// leaseTries how often more is leased for one charge: half of what is left each time.
+const (
+	firstLease = 16
+	leaseTries = 64
+)
 
 // lease makes charge succeed or be refused, for a tenant whose account had too few
 // credits for it: it leases more and runs charge. One caller at a time leases for a tenant.
@@ -27,19 +36,27 @@ func (g *Gateway) lease(ctx context.Context, t *tenantState, charge func() error
 	if !errors.Is(err, ratelimit.ErrLease) {
 		return err
 	}
-	if err := g.leaseMore(ctx, t); err != nil {
-		return err
+	for try := 0; try < leaseTries && errors.Is(err, ratelimit.ErrLease); try++ {
+		if err := g.leaseMore(ctx, t); err != nil {
+			return err
+		}
+		err = charge()
 	}
-	return charge()
+	return err
 }
 
-// leaseMore leases all that is left of a tenant's balance. The caller holds the
-// tenant's lock.
+// leaseMore leases all that is left of a tenant's balance, or where other gateways may want
+// some, half of it. The caller holds the tenant's lock.
 func (g *Gateway) leaseMore(ctx context.Context, t *tenantState) error {
 	account := t.subject.Account()
+	want := int64(math.MaxInt64)
+	if g.member != nil {
+		_, rest := account.Held()
+		want = max(firstLease, rest/2)
+	}
 	// A balance that changes while the store is asked is asked for again.
 	changes := account.Changes()
-	granted, rest, err := g.store.LeaseCredits(ctx, g.node, t.id.keyspace, t.id.id, math.MaxInt64)
+	granted, rest, err := g.store.LeaseCredits(ctx, g.node, t.id.keyspace, t.id.id, want)
 	if err != nil {
 		g.writeFailed("leasing credits", err)
 		return err
@@ -120,6 +137,26 @@ func (g *Gateway) flushAll(ctx context.Context, account *ratelimit.Account) erro
 	return fmt.Errorf("%w: credits that requests spent could not be settled", ErrStore)
 }
 
+// shareLeases gives back what is held of balances that other gateways may want to spend,
+// and has those asked for again that had nothing left.
+func (g *Gateway) shareLeases(ctx context.Context) {
+	if g.member == nil {
+		return
+	}
+	g.table.eachTenant(func(t *tenantState) {
+		account := t.subject.OpenAccount()
+		if account == nil || ctx.Err() != nil {
+			return
+		}
+		if held, _ := account.Held(); held == 0 {
+			account.Invalidate()
+			return
+		}
+		// What can't be given back now will be later; that has been logged.
+		_ = g.WithCredits(ctx, t.id.keyspace, t.id.id, func() error { return nil })
+	})
+}
+
 // settleAll gives back all leases and forgets every balance: the store's are others than
 // those that were leased from.
 func (g *Gateway) settleAll(ctx context.Context) (err error) {
@@ -157,8 +194,16 @@ func (g *Gateway) settle(d *Decision, cost int64) int64 {
 	if delta > 0 && hasCredits(d.bill.Tenant.Lines) && t.lock(ctx) == nil {
 		// What is not leased here would be taken for a shortfall.
 		defer t.unlock()
-		if held, _ := t.subject.Account().Held(); held < delta {
-			_ = g.leaseMore(ctx, t) // the store is away: the shortfall is noted at least
+		for range leaseTries {
+			if held, _ := t.subject.Account().Held(); held >= delta {
+				break
+			}
+			if g.leaseMore(ctx, t) != nil {
+				break // the store is away: the shortfall is noted at least
+			}
+			if _, rest := t.subject.Account().Held(); rest == 0 {
+				break
+			}
 		}
 	}
 	shortfall := g.limiter.Adjust(ctx, d.at, &d.bill, delta)

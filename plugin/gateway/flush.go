@@ -22,6 +22,7 @@ func (g *Gateway) flushLoop(ctx context.Context) {
 			if err := g.flush(ctx); err != nil && ctx.Err() == nil {
 				g.writeFailed("writing counts back", err)
 			}
+			g.shareLeases(ctx)
 			g.rehash(ctx)
 			g.probe(ctx)
 		case <-ctx.Done():
