@@ -41,6 +41,7 @@ func keygateCommand(cmd *cobra.Command) {
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return exit(cmd, &usageError{err.Error()}) })
 	addClientFlags(cmd)
 	group(cmd, tenantCommand(), keyCommand(), tokenCommand(), verifyCommand(), explainCommand(), usageCommand(), requestsCommand(), offlineToo(auditCommand()), statusCommand(), backupCommand(), restoreCommand(), scannerRulesCommand())
+	completing(cmd)
 }
 
 // usageError says that a command was called wrongly.

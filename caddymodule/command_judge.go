@@ -101,7 +101,7 @@ func printResult(cmd *cobra.Command, r management.VerifyResult) error {
 }
 
 func statusCommand() *cobra.Command {
-	return action(&cobra.Command{Use: "status", Short: "Shows how the gateway is"}, status)
+	return action(&cobra.Command{Use: "status", Short: "Shows how the gateway is", Example: "  caddy keygate status\n  caddy keygate status --json --server https://keys.example.com"}, status)
 }
 
 func status(cmd *cobra.Command, _ []string) error {

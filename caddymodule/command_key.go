@@ -48,9 +48,10 @@ func keyCommand() *cobra.Command {
 	}, rotateKey)
 	rotate.Flags().String("grace", "", "How long the old secret stays valid: a duration such as 24h, or an RFC 3339 time (default: not at all)")
 
-	return group(&cobra.Command{Use: "key", Short: "Manages API keys"},
+	return group(&cobra.Command{Use: "key", Short: "Manages API keys", Example: "  caddy keygate key create --tenant acme --name ci\n  caddy keygate key list --tenant acme\n  caddy keygate key revoke key_01j…"},
 		create, list,
-		action(&cobra.Command{Use: "get <key id>", Short: "Shows a key, without its secret", Args: named("<key id>")},
+		action(&cobra.Command{Use: "get <key id>", Short: "Shows a key, without its secret", Args: named("<key id>"),
+			Example: "  caddy keygate key get key_01j…"},
 			func(cmd *cobra.Command, args []string) error {
 				return keyCall(cmd, http.MethodGet, keyPath(args[0]), nil)
 			}),
@@ -59,7 +60,8 @@ func keyCommand() *cobra.Command {
 		keyState("disable", "Refuses a key until it is enabled"),
 		keyState("enable", "Ends a disabling"),
 		offlineToo(importCommand()), offlineToo(exportCommand()),
-		action(&cobra.Command{Use: "delete <key id>", Short: "Deletes a key; requests with it are refused as with an unknown one", Args: named("<key id>")},
+		action(&cobra.Command{Use: "delete <key id>", Short: "Deletes a key; requests with it are refused as with an unknown one", Args: named("<key id>"),
+			Example: "  caddy keygate key delete key_01j…"},
 			func(cmd *cobra.Command, args []string) error {
 				return deleteCall(cmd, keyPath(args[0]), nil, "Deleted the key "+args[0]+".")
 			}))

@@ -54,7 +54,8 @@ func tenantCommand() *cobra.Command {
 
 	remove := action(&cobra.Command{
 		Use: "delete <slug>", Short: "Deletes a tenant; its slug is never given again", Args: named("<slug>"),
-		Long: "Deletes a tenant. It is refused while the tenant has keys that are not revoked, unless --force deletes them too. To stop a tenant in a way that can be undone, suspend it.",
+		Example: "  caddy keygate tenant delete acme\n  caddy keygate tenant delete acme --force --erase",
+		Long:    "Deletes a tenant. It is refused while the tenant has keys that are not revoked, unless --force deletes them too. To stop a tenant in a way that can be undone, suspend it.",
 	}, func(cmd *cobra.Command, args []string) error {
 		query := url.Values{}
 		if force, _ := cmd.Flags().GetBool("force"); force {
@@ -68,18 +69,18 @@ func tenantCommand() *cobra.Command {
 	remove.Flags().Bool("force", false, "Delete its keys too")
 	remove.Flags().Bool("erase", false, "Forget its people: names and other free text, addresses, last requests, who acted; also of a tenant that is deleted already")
 
-	return group(&cobra.Command{Use: "tenant", Short: "Manages tenants, to whom keys belong"},
+	return group(&cobra.Command{Use: "tenant", Short: "Manages tenants, to whom keys belong", Example: "  caddy keygate tenant create acme --plan pro\n  caddy keygate tenant list"},
 		create, list,
-		action(&cobra.Command{Use: "get <slug>", Short: "Shows a tenant", Args: named("<slug>")},
+		action(&cobra.Command{Use: "get <slug>", Short: "Shows a tenant", Args: named("<slug>"), Example: "  caddy keygate tenant get acme"},
 			func(cmd *cobra.Command, args []string) error {
 				return tenantCall(cmd, http.MethodGet, tenantPath(args[0]), nil)
 			}),
 		update,
-		action(&cobra.Command{Use: "suspend <slug>", Short: "Refuses all of a tenant's keys, until it is activated", Args: named("<slug>")},
+		action(&cobra.Command{Use: "suspend <slug>", Short: "Refuses all of a tenant's keys, until it is activated", Args: named("<slug>"), Example: "  caddy keygate tenant suspend acme"},
 			func(cmd *cobra.Command, args []string) error {
 				return tenantCall(cmd, http.MethodPatch, tenantPath(args[0]), map[string]any{"active": false})
 			}),
-		action(&cobra.Command{Use: "activate <slug>", Short: "Ends a suspension; every key is as it was", Args: named("<slug>")},
+		action(&cobra.Command{Use: "activate <slug>", Short: "Ends a suspension; every key is as it was", Args: named("<slug>"), Example: "  caddy keygate tenant activate acme"},
 			func(cmd *cobra.Command, args []string) error {
 				return tenantCall(cmd, http.MethodPatch, tenantPath(args[0]), map[string]any{"active": true})
 			}),

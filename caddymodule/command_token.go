@@ -31,7 +31,7 @@ func tokenCommand() *cobra.Command {
 	list := action(&cobra.Command{Use: "list", Short: "Lists management tokens, newest first", Example: "  caddy keygate token list --tenant acme"}, listTokens)
 	addListFlags(list, map[string]string{"tenant": "Only those of this tenant"})
 
-	return group(&cobra.Command{Use: "token", Short: "Manages the tokens by which the management API is used from afar"},
+	return group(&cobra.Command{Use: "token", Short: "Manages the tokens by which the management API is used from afar", Example: "  caddy keygate token create --name ci --scope keys:read\n  caddy keygate token list"},
 		create, list,
 		action(&cobra.Command{
 			Use: "revoke <token id>", Short: "Ends a management token for good, and all that it made", Args: named("<token id>"),

@@ -1,0 +1,38 @@
+package e2e
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+// Shells complete the commands' words, and by asking the gateway what is in it.
+func TestCompletion(t *testing.T) {
+	t.Parallel()
+	s := &site{gateway: start(t, shipped(t, "Caddyfile.example"), newUpstream(t)), product: example}
+	s.tenant(t, "acme", record{"name": "Acme Inc"})
+	s.tenant(t, "bee", nil)
+	k := s.key(t, "acme", record{"name": "ci"})
+	for shell, word := range map[string]string{"bash": "complete ", "zsh": "compdef", "fish": "complete ", "powershell": "Register-ArgumentCompleter"} {
+		if r := s.command(t, "", "completion", shell).exits(0); !strings.Contains(r.out, word) {
+			t.Errorf("%s: no completion", shell)
+		}
+	}
+	for _, tt := range []struct{ args, want string }{
+		{"tenant get", "acme bee"}, {"key list --tenant", "acme bee"}, {"key get", k.id}, {"key revoke", k.id}, {"usage --key", k.id},
+		{"key create --scope", "admin read write"}, {"status --keyspace", "default"}, {"key create --env", "live"},
+	} {
+		args := append(append([]string{"__completeNoDesc", "keygate"}, strings.Fields(tt.args)...), "")
+		// The flag goes before what is completed.
+		args = slices.Insert(args, 3, "--address", s.adminAddr)
+		if fields := strings.Fields(tt.args); len(fields) > 1 && !strings.HasPrefix(fields[1], "--") {
+			args = slices.Insert(slices.Delete(args, 3, 5), 4, "--address", s.adminAddr)
+		}
+		words := strings.Fields(s.command(t, "", args...).exits(0).out)
+		words = words[:len(words)-1] // cobra's directive
+		slices.Sort(words)
+		if got := strings.Join(words, " "); got != tt.want {
+			t.Errorf("%s is completed by %q, want %q", tt.args, got, tt.want)
+		}
+	}
+}
