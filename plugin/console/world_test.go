@@ -132,7 +132,7 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 	})
 	w.view = gateway.NewView(must[*apikey.Hasher](t)(apikey.NewHasher()), space(t, "default", "kg_"), space(t, "other", "ot_"))
 	w.manager = management.New(management.Config{
-		Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Node: "n1", Now: w.now, Logger: log,
+		Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.now, Logger: log,
 		Webhooks: func(string) management.WebhookSettings { return management.WebhookSettings{Sealer: sealer{}} },
 	})
 	now := time.Now()
@@ -438,4 +438,3 @@ func (b *browser) cookie() *http.Cookie {
 	}
 	return cookies[0]
 }
-
