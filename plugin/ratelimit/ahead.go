@@ -23,7 +23,7 @@ func (s *Shared) ahead(now time.Time, b *Bill, parties *[3]*Party, n int, done *
 		at := subject.clamp(now)
 		switch policy := w.line.Policy; policy.Kind {
 		case Rate:
-			if !w.line.meter.shared(at).wants(at) {
+			if !w.line.meter.shared(at).wants(at, s.remote.Nodes()) {
 				continue
 			}
 			a := c.ask()
@@ -78,7 +78,10 @@ func (s *Shared) fetch(now time.Time, c *call) {
 			p := w.line.meter.shared(now)
 			p.asking = false
 			if err == nil {
-				p.answer(now, &a.Rates[w.rate], true)
+				p.answer(now, &a.Rates[w.rate], a.At, true)
+				if p.holding() {
+					s.holds(subject, a.Owner)
+				}
 			}
 		case Quota:
 			if l := subject.count(policy.Calendar).lease; l != nil && !w.follows {

@@ -6,6 +6,7 @@ import "time"
 // subjects are locked.
 func (s *Shared) finish(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, c *call, take, taken bool) {
 	cost := max(b.Cost, 0)
+	c.peeked = !take
 	for i := range o.N {
 		w := &c.lines[i]
 		if w.ask < 0 {
@@ -20,7 +21,11 @@ func (s *Shared) finish(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, 
 			if !take {
 				p.learn(at, r.Debt)
 			} else {
-				p.answer(at, r, taken)
+				p.answer(at, r, a.At, taken)
+				p.keepUnused(r, taken)
+				if p.holding() {
+					s.holds(subject, a.Owner)
+				}
 			}
 			if p.merge && take && taken {
 				p.merge = false
@@ -156,6 +161,9 @@ func (s *Shared) stand(now time.Time, parties *[3]*Party, o *Outcome, c *call) {
 		case Quota:
 			count := subject.count(policy.Calendar)
 			used := count.at(at)
+			if c.peeked && w.ask >= 0 {
+				used = c.asks[w.ask].Used // this process may count nothing yet
+			}
 			if count.lease != nil && at.Unix() < count.end {
 				used -= count.lease.held
 			}

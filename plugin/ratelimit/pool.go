@@ -8,20 +8,26 @@ const (
 	recheck = time.Second
 	// slotRecheck is the same for concurrency: a running request may end at any moment.
 	slotRecheck = 50 * time.Millisecond
-	// holdFraction and holdMost bound for how long tokens are held ahead of need: a part of
-	// the time in which the bucket fills, less when it is nearly full, and at most this long.
-	holdLeast = 32
+	// holdLeast and holdMost bound for how long tokens are held ahead of need: these parts of the time
+	// in which the bucket fills, the lesser when it is nearly full, and at most holdMax.
+	holdLeast = 16
 	holdMost  = 8
 	holdMax   = 2 * time.Second
-	// worthHolding is from how many expected requests per hold on tokens are taken ahead of
-	// need. With fewer, too many of them would go unused.
-	worthHolding = 6
+	// holdShort bounds a hold from below, as the others do, and holdFor is how many requests it should
+	// be enough for: while the bucket is nearly full, holding tokens costs some of its burst.
+	holdShort = 64
+	holdFor   = 30
+	// worthHolding is from how many expected requests per hold on tokens are taken ahead of need.
+	worthHolding = 4
+	// guessFrom is from how many requests on a demand that is not known yet is guessed at.
+	guessFrom = 4
 )
 
-// lot is some tokens held ahead of need, and until when.
+// lot is some tokens held ahead of need, until when, and since when by the remote clock.
 type lot struct {
 	n     int64
 	until time.Time
+	from  int64
 }
 
 // pool is what a process knows of a shared bucket, and what it holds of it. Under the subject's lock.
@@ -38,7 +44,9 @@ type pool struct {
 
 	// lots are held, the older first.
 	lots [2]lot
-	// demand per least hold, smoothed; seen since that time.
+	// unused is to be given back.
+	unused lot
+	// demand per longest hold, smoothed; seen since that time.
 	demand, seen float64
 	since        time.Time
 	// short says that there was less than was asked for the last time; then nobody waits for
@@ -68,16 +76,42 @@ func (p *pool) leastHold() time.Duration {
 	return min(p.scale.duration(p.scale.depth)/holdLeast, holdMax)
 }
 
+// mostHold is the longest time for which tokens are held.
+func (p *pool) mostHold() time.Duration {
+	return min(p.scale.duration(p.scale.depth)/holdMost, holdMax)
+}
+
 // hold returns for how long tokens may be held that are taken while the bucket owes debt:
 // for as long as it would not have been full anyway, which costs nobody anything.
 func (p *pool) hold(debt int64) time.Duration {
-	most := min(p.scale.duration(p.scale.depth)/holdMost, holdMax)
-	return max(p.leastHold(), min(most, p.scale.duration(debt)))
+	return max(p.shortHold(), min(p.mostHold(), p.scale.duration(debt)))
+}
+
+// shortHold is for how long tokens are held while the bucket is nearly full.
+func (p *pool) shortHold() time.Duration {
+	least := p.leastHold()
+	if d := p.expected(); d > 0 {
+		if enough := float64(p.mostHold()) * holdFor / d; enough < float64(least) {
+			return min(least, max(time.Duration(enough), p.scale.duration(p.scale.depth)/holdShort))
+		}
+	}
+	return least
+}
+
+// expected is how many requests are expected in the longest hold.
+func (p *pool) expected() float64 {
+	d := max(p.demand, p.seen)
+	if p.demand == 0 && p.seen >= guessFrom {
+		if passed := p.at.Sub(p.since); passed > 0 {
+			d = max(d, min(p.seen*float64(p.mostHold())/float64(passed), 8*p.seen))
+		}
+	}
+	return d
 }
 
 // count notes one request, taken or not.
 func (p *pool) count(now time.Time) {
-	window := p.leastHold()
+	window := p.mostHold()
 	if window <= 0 {
 		return
 	}
@@ -89,23 +123,27 @@ func (p *pool) count(now time.Time) {
 	default:
 		// Of a request that came late, the windows before it were empty.
 		perWindow := p.seen * float64(window) / float64(passed)
+		if p.demand == 0 {
+			p.demand = perWindow
+		}
 		p.demand += (perWindow - p.demand) / 2
 		p.seen, p.since = 0, now
 	}
 	p.seen++
 }
 
-// target is how many tokens are worth holding while the bucket owes debt.
-func (p *pool) target(debt int64) int64 {
-	window := p.leastHold()
+// target is how many tokens are worth holding while the bucket owes debt: what a third of a hold needs, and
+// no more than a share of a small part of the bucket, since others can't use what is held here.
+func (p *pool) target(debt, nodes int64) int64 {
+	window := p.mostHold()
 	if window <= 0 {
 		return 0
 	}
-	expected := max(p.demand, p.seen) * (float64(p.hold(debt)) / float64(window))
+	expected := p.expected() * (float64(p.hold(debt)) / float64(window))
 	if expected < worthHolding {
 		return 0
 	}
-	return int64(min(expected/3, float64(p.scale.depth/p.scale.each)/4))
+	return int64(min(expected/3, float64(p.scale.depth/p.scale.each)/float64(8*nodes)))
 }
 
 // held returns the tokens in hand at now.
@@ -131,20 +169,34 @@ func (p *pool) take(now time.Time) bool {
 }
 
 // put adds tokens to those in hand.
-func (p *pool) put(now time.Time, n int64, until time.Time) {
+func (p *pool) put(now time.Time, n int64, until time.Time, from int64) {
 	if n <= 0 {
 		return
 	}
-	if p.lots[0].n == 0 || !now.Before(p.lots[0].until) {
+	p.expire(now)
+	if p.lots[0].n == 0 {
 		p.lots[0], p.lots[1] = p.lots[1], lot{}
 	}
 	for i := range p.lots {
 		if p.lots[i].n == 0 {
-			p.lots[i] = lot{n, until}
+			p.lots[i] = lot{n, until, from}
 			return
 		}
 	}
-	p.lots[1].n += n // until the earlier time
+	p.lots[1].n += n // until the earlier time, and since it
+}
+
+// expire moves what may not be used any more to what is given back.
+func (p *pool) expire(now time.Time) {
+	for i := range p.lots {
+		if l := &p.lots[i]; l.n > 0 && !now.Before(l.until) {
+			if p.unused.n == 0 || l.from < p.unused.from {
+				p.unused.from = l.from
+			}
+			p.unused.n += l.n
+			l.n = 0
+		}
+	}
 }
 
 // putBack undoes take, as far as what was taken may still be held.
@@ -158,16 +210,16 @@ func (p *pool) putBack(now time.Time) {
 }
 
 // wants says whether it is time to ask for tokens ahead of need.
-func (p *pool) wants(now time.Time) bool {
+func (p *pool) wants(now time.Time, nodes int64) bool {
 	if p.asking || p.short && now.Before(p.dry) {
 		return false
 	}
-	target := p.target(p.owed(now))
+	target := p.target(p.owed(now), nodes)
 	return target > 0 && 2*p.held(now) <= target
 }
 
 // answer notes what was answered at now to an ask that was made then.
-func (p *pool) answer(now time.Time, r *RateAsk, taken bool) {
+func (p *pool) answer(now time.Time, r *RateAsk, at int64, taken bool) {
 	if r.scale != p.scale {
 		return // the limit changed meanwhile: what it was says little
 	}
@@ -178,7 +230,7 @@ func (p *pool) answer(now time.Time, r *RateAsk, taken bool) {
 	p.short = granted < r.Need+r.Extra
 	if extra := granted - r.Need; taken && extra > 0 {
 		debt = max(debt, r.Hold)
-		p.put(now, extra, now.Add(p.hold(r.Debt)))
+		p.put(now, extra, now.Add(p.scale.duration(max(r.Hold, min(p.scale.units(p.mostHold()), r.Debt)))), at)
 	}
 	if p.short {
 		p.dry = now.Add(max(p.scale.duration(p.scale.each), p.hold(debt)/16))
@@ -209,7 +261,7 @@ func (m *meter) shared(now time.Time) *pool {
 		next := m.next.shares()
 		p.debt, p.at = next.convert(p.scale, p.owed(now)), now
 		p.scale = next
-		p.heard, p.short, p.lots = time.Time{}, false, [2]lot{}
+		p.heard, p.short, p.lots, p.unused = time.Time{}, false, [2]lot{}, lot{}
 		m.policy, m.bucket, m.next = m.next, newBucket(m.next), nil
 	}
 	return m.pool

@@ -73,6 +73,8 @@ type Ask struct {
 
 	// Used is the answer: what was spent of the quota, or the slots in use, before this.
 	Used int64
+	// At is when it was answered, by the remote clock, in microseconds.
+	At int64
 	// Granted is how much was taken: Need and a part of Extra, or nothing.
 	Granted int64
 }
@@ -87,6 +89,9 @@ type RateAsk struct {
 	Hold int64
 	// Hint is the debt where the count is not known.
 	Hint int64
+	// Return is how many tokens come back that were held and not used, From when they were taken, as At
+	// said. They count only if the bucket has not been full since: it would have gained them without.
+	Return, From int64
 
 	// Debt before, and Granted, are the answer.
 	Debt    int64

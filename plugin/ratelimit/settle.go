@@ -210,6 +210,7 @@ func (s *Shared) sweep(ctx context.Context, now time.Time, renew, all bool) {
 	}
 	s.mu.Unlock()
 	for subject, owner := range subjects {
+		s.returnTokens(ctx, subject, owner, now, all)
 		returns, idle := s.sweepOne(subject, owner, now, renew, all)
 		for i := range returns {
 			a := &returns[i]
@@ -227,6 +228,48 @@ func (s *Shared) sweep(ctx context.Context, now time.Time, renew, all bool) {
 		}
 	}
 }
+
+// returnTokens gives back the tokens that were held and not used in time; all, those that still may be.
+func (s *Shared) returnTokens(ctx context.Context, subject *Subject, owner string, now time.Time, all bool) {
+	subject.mu.Lock()
+	at := subject.clamp(now)
+	var asks []Ask
+	for origin := range subject.sets {
+		a := Ask{Kind: Rate, Subject: subject.id, Owner: owner, Origin: Origin(origin)}
+		wanted := false
+		for _, m := range subject.sets[origin].meters() {
+			p := m.shared(at)
+			p.expire(at)
+			if all {
+				p.expire(at.Add(holdMax))
+			}
+			wanted = wanted || p.unused.n > 0
+			a.Rates = append(a.Rates, RateAsk{scale: p.scale, Return: p.unused.n, From: p.unused.from, Hint: p.owed(at)})
+			p.unused = lot{}
+		}
+		if wanted {
+			asks = append(asks, a)
+		}
+	}
+	subject.mu.Unlock()
+	if len(asks) > 0 && !s.remote.Away() {
+		// Lost where it fails: the bucket gains them by itself.
+		_, _ = s.remote.Ask(ctx, asks, false)
+	}
+}
+
+// keepUnused keeps what was to be given back, where nothing was written.
+func (p *pool) keepUnused(r *RateAsk, taken bool) {
+	if !taken && r.Return > 0 && r.scale == p.scale {
+		if p.unused.n == 0 || r.From < p.unused.from {
+			p.unused.from = r.From
+		}
+		p.unused.n += r.Return
+	}
+}
+
+// holding says that tokens are held, or to be given back.
+func (p *pool) holding() bool { return p.lots[0].n > 0 || p.lots[1].n > 0 || p.unused.n > 0 }
 
 // sweepOne gives up idle slots, renews the others, and returns the quotas with the units to give back as Extra.
 func (s *Shared) sweepOne(subject *Subject, owner string, now time.Time, renew, all bool) (returns []Ask, idle bool) {
@@ -278,6 +321,13 @@ func (s *Shared) sweepOne(subject *Subject, owner string, now time.Time, renew, 
 
 // holding says that s holds something of a shared count. The subject is locked.
 func (s *Subject) holding() bool {
+	for i := range s.sets {
+		for j := range s.sets[i].lines {
+			if m := s.sets[i].lines[j].meter; m != nil && m.pool != nil && m.pool.holding() {
+				return true
+			}
+		}
+	}
 	if sl := s.slots(); sl != nil && len(sl.names) > 0 {
 		return true
 	}

@@ -62,8 +62,8 @@ type call struct {
 	away  bool
 	// refill says that something should be taken ahead.
 	refill bool
-	// open says that no limit holds.
-	open bool
+	// open says that no limit holds, and peeked that nothing was taken.
+	open, peeked bool
 	// credits says that they were taken.
 	credits bool
 	slots   [3]string
@@ -89,7 +89,7 @@ func (c *call) reset() {
 		*a = Ask{Rates: a.Rates[:0], Slots: a.Slots[:0]}
 	}
 	c.asks = c.asks[:0]
-	c.refill, c.open, c.credits, c.slots = false, false, false, [3]string{}
+	c.refill, c.open, c.peeked, c.credits, c.slots = false, false, false, false, [3]string{}
 }
 
 // ask returns a new ask of the call.
@@ -267,7 +267,7 @@ func (s *Shared) prepareRate(at time.Time, l *Line, st *Standing, w *work, c *ca
 		p.count(at)
 		if p.take(at) {
 			w.here = true
-			c.refill = c.refill || p.wants(at)
+			c.refill = c.refill || p.wants(at, s.remote.Nodes())
 			return
 		}
 	}
@@ -278,11 +278,11 @@ func (s *Shared) prepareRate(at time.Time, l *Line, st *Standing, w *work, c *ca
 		st.Refused = true
 		st.Retry = p.retry(owed, p.scale.each)
 		return
-	case s.leased && p.short && recent(p.heard, at, p.hold(owed)) && p.target(owed) > 0:
+	case s.leased && p.short && recent(p.heard, at, p.hold(owed)) && p.target(owed, s.remote.Nodes()) > 0:
 		// More comes in small amounts, for which no request has to wait.
 		st.Refused = true
 		st.Retry = p.scale.duration(p.scale.each)
-		c.refill = c.refill || p.wants(at)
+		c.refill = c.refill || p.wants(at, s.remote.Nodes())
 		return
 	}
 	w.ask = wanted
@@ -459,11 +459,15 @@ func (s *Shared) listRates(at time.Time, a *Ask, c *call, i, n int, take bool) {
 			r.Need = 1
 		}
 		if s.leased && take {
-			if r.Extra = p.target(r.Hint) - p.held(at); r.Extra > 0 {
-				r.Hold = p.scale.units(p.leastHold())
+			if r.Extra = p.target(r.Hint, s.remote.Nodes()) - p.held(at); r.Extra > 0 {
+				r.Hold = p.scale.units(p.shortHold())
 			} else {
 				r.Extra = 0
 			}
+			// Where it does not arrive, it is lost.
+			p.expire(at)
+			r.Return, r.From = p.unused.n, p.unused.from
+			p.unused = lot{}
 		}
 		a.Merge = a.Merge || p.merge
 		w.ask, w.rate = number, int8(len(a.Rates))

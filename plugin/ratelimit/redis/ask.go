@@ -5,6 +5,8 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"sync/atomic"
+	"time"
 
 	"github.com/redis/rueidis"
 
@@ -66,11 +68,13 @@ func (r *Redis) Ask(_ context.Context, asks []ratelimit.Ask, peek bool) (taken b
 // charge runs the script on asks of one slot.
 func (r *Redis) charge(ctx context.Context, client rueidis.Client, asks []ratelimit.Ask, peek bool) (bool, error) {
 	keys := make([]string, len(asks))
-	args := make(arguments, 1, 1+12*len(asks))
+	args := make(arguments, 1, 2+12*len(asks))
 	args[0] = "take"
 	if peek {
 		args[0] = "peek"
 	}
+	sent := time.Now()
+	args.int(r.clock.deadline(sent.Add(r.timeout)))
 	for i := range asks {
 		keys[i] = keyOf(&asks[i])
 		args.ask(&asks[i])
@@ -79,22 +83,58 @@ func (r *Redis) charge(ctx context.Context, client rueidis.Client, asks []rateli
 	if err != nil {
 		return false, err
 	}
+	if len(answer) < 2 {
+		return false, errShort
+	}
+	r.clock.set(sent, answer[1])
+	if answer[0] == late {
+		return false, context.DeadlineExceeded
+	}
 	return read(answer, asks)
+}
+
+// late is what the script answers that was carried out when nobody waited for it any more.
+const late = 2
+
+// errShort says that a script did not answer as it does.
+var errShort = errors.New("the answer is not the script's")
+
+// clock is what is known of the server's clock: how far it is ahead of this machine's, in
+// microseconds, at most, plus one; 0 for nothing. With it a charge says until when it is wanted: one that a
+// stalled server, or network, carries out later would be charged in vain, and a second time here.
+type clock struct{ ahead atomic.Int64 }
+
+// deadline returns t by the server's clock, 0 where that is not known.
+func (c *clock) deadline(t time.Time) int64 {
+	ahead := c.ahead.Load()
+	if ahead == 0 {
+		return 0
+	}
+	return t.UnixMicro() + ahead - 1
+}
+
+// set notes what the server's clock said after a call was sent.
+func (c *clock) set(sent time.Time, server int64) {
+	if ahead := server - sent.UnixMicro() + 1; ahead != 0 {
+		c.ahead.Store(ahead)
+	}
 }
 
 // read puts the script's answer into the asks.
 func read(answer []int64, asks []ratelimit.Ask) (taken bool, err error) {
-	want := 1
+	want := 2
 	for i := range asks {
 		want += 2 * max(len(asks[i].Rates), 1)
 	}
 	if len(answer) != want {
-		return false, fmt.Errorf("the answer has %d numbers, not %d", len(answer), want)
+		return false, fmt.Errorf("%w: %d numbers, not %d", errShort, len(answer), want)
 	}
 	taken = answer[0] == 1
-	answer = answer[1:]
+	at := answer[1]
+	answer = answer[2:]
 	for i := range asks {
 		a := &asks[i]
+		a.At = at
 		if a.Kind != ratelimit.Rate {
 			a.Used, a.Granted = answer[0], answer[1]
 			answer = answer[2:]

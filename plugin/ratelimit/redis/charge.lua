@@ -1,16 +1,19 @@
 -- Charges all counts of one request, or none. One key per count, in one hash slot.
 --
--- ARGV: 'take' or 'peek', then for each key what its kind takes:
---   r  signs n merge, then n times: perMicro each depth need extra hold hint
+-- ARGV: 'take' or 'peek'; the microsecond, by this server's clock, from which on nobody waits for
+-- the answer any more and nothing is charged, or 0; then for each key what its kind takes:
+--   r  signs n merge, then n times: perMicro each depth need extra hold hint back from
 --   q  need extra limit seed carry keep
 --   c  need extra limit keep n, then n names
--- Answer: 1 or 0 for taken, then
+-- Answer: 1 or 0 for taken, or 2 for too late; this server's clock; then
 --   r  n times: the debt before, the tokens granted
 --   q, c  what was used before, how much was granted
 --
 -- Rates: the generic cell rate algorithm in whole units (debt; one token costs `each`, a
 -- microsecond pays off `perMicro`), by this server's clock, so that machines whose clocks differ
 -- count the same. A clock that went back stands still until it is where it was: it mints no tokens.
+-- Stored is the microsecond of the last charge, and for each rate its sign, its debt, and since when it has
+-- not been full: tokens that were taken before that, and come back, are there already.
 -- All numbers are whole and below 2^53. What refuses writes nothing.
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
@@ -25,7 +28,7 @@ local function num() return tonumber(arg()) end
 -- that follows it, as the same number of tokens.
 local function convert(stored, elapsed, signs, rates)
   local old = {}
-  for sign, debt in string.gmatch(stored, '([%d:]+)=(%d+)') do
+  for sign, debt in string.gmatch(stored, '([%d:]+)=(%d+)@%d+') do
     local period, limit, burst, each, micro = string.match(sign, '^(%d+):(%d+):(%d+):(%d+):(%d+)$')
     old[#old + 1] = {sign = sign, period = period, spent = math.max(0, tonumber(debt) - elapsed * micro) / each}
   end
@@ -56,6 +59,8 @@ local function convert(stored, elapsed, signs, rates)
 end
 
 local take = arg() == 'take'
+local late = num()
+if late > 0 and now > late then return {2, now} end
 local taken = true
 local counts = {}
 for i, key in ipairs(KEYS) do
@@ -66,7 +71,8 @@ for i, key in ipairs(KEYS) do
     local n, merge = num(), arg() == '1'
     local rates = {}
     for j = 1, n do
-      rates[j] = {micro = num(), each = num(), depth = num(), need = num(), extra = num(), hold = num(), hint = num(), debt = 0}
+      rates[j] = {micro = num(), each = num(), depth = num(), need = num(), extra = num(), hold = num(), hint = num(),
+        back = num(), from = num(), debt = 0, base = now}
     end
     c.rates, c.at = rates, now
     local stored = redis.call('GET', key)
@@ -75,15 +81,19 @@ for i, key in ipairs(KEYS) do
       last = tonumber(last)
       if last > now then c.at = last end
       local elapsed, j = c.at - last, 0
-      local debts = {}
-      for sign, debt in string.gmatch(rest, '([%d:]+)=(%d+)') do
+      local debts, bases = {}, {}
+      for sign, debt, base in string.gmatch(rest, '([%d:]+)=(%d+)@(%d+)') do
         j = j + 1
-        debts[j] = debt
+        debts[j], bases[j] = debt, tonumber(base)
       end
-      local signs = string.gsub(rest, '=%d+', '')
+      local signs = string.gsub(rest, '=%d+@%d+', '')
       if j == n and signs == c.signs then
         for k = 1, n do
-          rates[k].debt = math.max(0, debts[k] - elapsed * rates[k].micro)
+          local r = rates[k]
+          r.debt, r.base = math.max(0, debts[k] - elapsed * r.micro), bases[k]
+          if r.back > 0 and r.from >= r.base then
+            r.debt = math.max(0, r.debt - r.back * r.each)
+          end
         end
       else
         convert(rest, elapsed, c.signs, rates)
@@ -109,7 +119,7 @@ for i, key in ipairs(KEYS) do
   end
 end
 
-local answer = {taken and 1 or 0}
+local answer = {taken and 1 or 0, now}
 for _, c in ipairs(counts) do
   if c.kind == 'r' then
     local parts, left = {}, 0
@@ -118,11 +128,13 @@ for _, c in ipairs(counts) do
       local granted, debt = 0, r.debt
       if taken then
         granted = r.need
+        if debt <= 0 then r.base = c.at end
         if r.extra > 0 then
           -- Held tokens are spent at the end of their hold, at the latest.
           local from = math.max(debt, r.hold)
           local extra = math.min(r.extra, math.floor((r.depth - from) / r.each) - r.need)
           if extra > 0 then
+            if from > debt then r.base = c.at end
             granted, debt = granted + extra, from
           end
         end
@@ -130,7 +142,7 @@ for _, c in ipairs(counts) do
       end
       answer[#answer + 1] = r.debt
       answer[#answer + 1] = granted
-      parts[j] = sign() .. '=' .. string.format('%.0f', debt)
+      parts[j] = sign() .. '=' .. string.format('%.0f', debt) .. '@' .. string.format('%.0f', r.base)
       left = math.max(left, debt / r.micro)
     end
     if take and taken then

@@ -6,8 +6,8 @@ local last, rest = string.match(stored, '^(%d+)|(.*)$')
 local less = {}
 for j = 1, tonumber(ARGV[1]) do less[ARGV[2 * j]] = tonumber(ARGV[2 * j + 1]) end
 local parts = {}
-for sign, debt in string.gmatch(rest, '([%d:]+)=(%d+)') do
-  parts[#parts + 1] = sign .. '=' .. string.format('%.0f', math.max(0, tonumber(debt) - (less[sign] or 0)))
+for sign, debt, base in string.gmatch(rest, '([%d:]+)=(%d+)(@%d+)') do
+  parts[#parts + 1] = sign .. '=' .. string.format('%.0f', math.max(0, tonumber(debt) - (less[sign] or 0))) .. base
 end
 redis.call('SET', KEYS[1], last .. '|' .. table.concat(parts, ','), 'KEEPTTL')
 return 1

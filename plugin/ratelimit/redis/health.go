@@ -169,7 +169,7 @@ func (r *Redis) probe(ctx context.Context) error {
 // ask0 runs the script that requests run, on nothing, wherever they may run it.
 func (r *Redis) ask0(ctx context.Context, client rueidis.Client) error {
 	if client.Mode() != rueidis.ClientModeCluster {
-		return chargeScript.Exec(ctx, client, nil, []string{"take"}).Error()
+		return chargeScript.Exec(ctx, client, nil, []string{"take", "0"}).Error()
 	}
 	for _, node := range client.Nodes() {
 		if err := node.Do(ctx, node.B().Ping().Build()).Error(); err != nil {

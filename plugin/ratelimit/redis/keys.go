@@ -68,7 +68,7 @@ func (args *arguments) ask(a *ratelimit.Ask) {
 		for i := range a.Rates {
 			r := &a.Rates[i]
 			each, depth, micro, _ := r.Scale()
-			args.int(micro, each, depth, r.Need, r.Extra, r.Hold, r.Hint)
+			args.int(micro, each, depth, r.Need, r.Extra, r.Hold, r.Hint, r.Return, r.From)
 		}
 	case ratelimit.Quota:
 		args.add("q")

@@ -61,6 +61,7 @@ type Redis struct {
 	client atomic.Pointer[rueidis.Client]
 	health health
 	nodes  atomic.Int64
+	clock  clock
 	queue  queue
 
 	stop    context.CancelFunc

@@ -8,21 +8,20 @@ local function arg()
   at = at + 1
   return ARGV[at]
 end
+local t = redis.call('TIME')
+local now = string.format('%.0f', t[1] * 1000000 + t[2])
 for _, key in ipairs(KEYS) do
   if arg() == 'r' then
     local n = tonumber(arg())
     local stored = redis.call('GET', key) or ''
     local last, rest = string.match(stored, '^(%d+)|(.*)$')
-    if not last then
-      local t = redis.call('TIME')
-      last, rest = string.format('%.0f', t[1] * 1000000 + t[2]), ''
-    end
+    if not last then last, rest = now, '' end
     local debts = {}
-    for sign, debt in string.gmatch(rest, '([%d:]+)=(%d+)') do debts[sign] = debt end
+    for sign, debt in string.gmatch(rest, '([%d:]+)=(%d+@%d+)') do debts[sign] = debt end
     local parts, most = {}, 0
     for j = 1, n do
       local sign, reset = arg(), arg() == '1'
-      local debt = (not reset) and debts[sign] or '0'
+      local debt = (not reset) and debts[sign] or ('0@' .. now)
       parts[j] = sign .. '=' .. debt
       local each, micro = string.match(sign, ':(%d+):(%d+)$')
       local burst = string.match(sign, '^%d+:%d+:(%d+)')

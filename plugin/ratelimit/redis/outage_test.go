@@ -1,0 +1,212 @@
+package redis_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/internal/testserver"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+)
+
+// fault is one way in which Redis may be lost.
+type fault struct {
+	lose, restore func(s *testserver.Redis, p *testserver.Proxy)
+}
+
+var faults = map[string]fault{
+	"killed": {
+		func(s *testserver.Redis, _ *testserver.Proxy) { s.Kill() },
+		func(s *testserver.Redis, _ *testserver.Proxy) { s.Start() },
+	},
+	"stopped": {
+		func(s *testserver.Redis, _ *testserver.Proxy) { s.Pause() },
+		func(s *testserver.Redis, _ *testserver.Proxy) { s.Resume() },
+	},
+	"slow": {
+		func(_ *testserver.Redis, p *testserver.Proxy) { p.Delay(time.Second) },
+		func(_ *testserver.Redis, p *testserver.Proxy) { p.Restore() },
+	},
+	"cut off": {
+		func(_ *testserver.Redis, p *testserver.Proxy) { p.Refuse() },
+		func(_ *testserver.Redis, p *testserver.Proxy) { p.Restore() },
+	},
+	"silent": {
+		func(_ *testserver.Redis, p *testserver.Proxy) { p.Hold() },
+		func(_ *testserver.Redis, p *testserver.Proxy) { p.Restore() },
+	},
+}
+
+// However Redis is lost: the plan's mode holds, requests stop waiting for it, and it is used again by
+// itself when it is back.
+func TestOutage(t *testing.T) {
+	for name, f := range faults {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := testserver.NewRedis(t)
+			proxy := testserver.NewProxy(t, server.Addr())
+			n := newNode(t, "redis://"+proxy.Addr(), options{timeout: 100 * time.Millisecond, nodes: 5})
+			l := limits{tenant: []string{"q 1000/month"}, key: []string{"r 100/d", "c 10"}}
+			b := n.bill(l)
+			if passed := n.admitted(b, 5); passed != 5 {
+				t.Fatalf("%d passed while Redis answers", passed)
+			}
+			f.lose(server, proxy)
+			// Whoever comes first finds out.
+			eventually(t, "Redis is known to be away", func() bool {
+				bill := *b
+				var o ratelimit.Outcome
+				if err := n.shared.Charge(context.Background(), time.Now(), &bill, &o); err != nil {
+					t.Fatal(err)
+				}
+				n.shared.Release(&bill)
+				return n.redis.Away()
+			})
+			if s := n.redis.Stats(); s.Problem == "" || s.Since.IsZero() {
+				t.Errorf("the outage is not explained: %+v", s)
+			}
+
+			closed := *b
+			closed.Outage = ratelimit.OutageClosed
+			var o ratelimit.Outcome
+			if err := n.shared.Charge(context.Background(), time.Now(), &closed, &o); !errors.Is(err, ratelimit.ErrUnavailable) {
+				t.Errorf("closed: error %v", err)
+			}
+			open := *b
+			open.Outage = ratelimit.OutageOpen
+			if passed := n.admitted(&open, 200); passed != 200 {
+				t.Errorf("open: %d of 200 passed", passed)
+			}
+
+			// Open counted what it let pass: the share of a fifth is used up.
+			if passed := n.admitted(b, 50); passed != 0 {
+				t.Errorf("local: %d passed after the share was used up", passed)
+			}
+			other := n.bill(limits{key: []string{"r 100/d", "c 10"}})
+			other.Key = ratelimit.Party{Subject: n.subject("k:shop:two")}
+			other.Key.Lines = other.Key.Subject.Bind(1, ratelimit.FromPlan, []*ratelimit.Policy{policy(t, "r 100/d")})
+			if passed := n.admitted(other, 50); passed != 20 {
+				t.Errorf("local: %d passed, not a fifth of 100", passed)
+			}
+
+			f.restore(server, proxy)
+			eventually(t, "Redis is used again", func() bool { return !n.redis.Away() })
+			// What was spent meanwhile counts.
+			var peek ratelimit.Outcome
+			eventually(t, "it answers", func() bool {
+				return n.shared.Peek(context.Background(), time.Now(), other, &peek) == nil && !n.redis.Away()
+			})
+			if passed := n.admitted(other, 100); passed != 0 {
+				t.Errorf("%d passed after the outage, though the bucket was used up", passed)
+			}
+		})
+	}
+}
+
+// With Redis lost and found under load, nobody waits much longer than the timeout, and no more
+// than a few wait at all.
+func TestNobodyWaitsForRedis(t *testing.T) {
+	for name, f := range faults {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := testserver.NewRedis(t)
+			proxy := testserver.NewProxy(t, server.Addr())
+			const timeout = 50 * time.Millisecond
+			n := newNode(t, "redis://"+proxy.Addr(), options{timeout: timeout, nodes: 1})
+			b := n.bill(limits{key: []string{"r 1000000/s"}})
+			var slowest atomic.Int64
+			var slow, all atomic.Int64
+			stop := make(chan struct{})
+			var wg sync.WaitGroup
+			for range 4 {
+				wg.Go(func() {
+					for {
+						select {
+						case <-stop:
+							return
+						case <-time.After(time.Millisecond):
+						}
+						bill := *b
+						var o ratelimit.Outcome
+						began := time.Now()
+						err := n.shared.Charge(context.Background(), began, &bill, &o)
+						took := time.Since(began)
+						if err != nil || o.Refused {
+							t.Errorf("refused %v, error %v", o.Refused, err)
+							return
+						}
+						all.Add(1)
+						if took >= timeout {
+							slow.Add(1)
+						}
+						for old := slowest.Load(); int64(took) > old && !slowest.CompareAndSwap(old, int64(took)); old = slowest.Load() {
+						}
+					}
+				})
+			}
+			asked := func() int64 { return n.shared.Stats().Asked }
+			eventually(t, "requests ask", func() bool { return asked() > 20 })
+			f.lose(server, proxy)
+			eventually(t, "it is away", n.redis.Away)
+			before := all.Load()
+			eventually(t, "requests go on", func() bool { return all.Load() > before+100 })
+			f.restore(server, proxy)
+			eventually(t, "it is back", func() bool { return !n.redis.Away() })
+			mark := asked()
+			eventually(t, "requests ask again", func() bool { return asked() > mark+20 })
+			close(stop)
+			wg.Wait()
+			t.Logf("slowest %s, %d of %d waited for the timeout", time.Duration(slowest.Load()), slow.Load(), all.Load())
+			// A generous bound, for a machine that does much else; a request without a timeout would hang.
+			if d := time.Duration(slowest.Load()); d > timeout+20*time.Second {
+				t.Errorf("a request waited %s", d)
+			}
+		})
+	}
+}
+
+// A gateway starts, and judges, where Redis does not answer; and uses it once it does.
+func TestStartWithoutRedis(t *testing.T) {
+	server := testserver.NewRedis(t)
+	server.Kill()
+	n := startNode(t, server.URL(), options{nodes: 2})
+	b := n.bill(limits{key: []string{"r 10/h"}})
+	if passed := n.admitted(b, 10); passed != 5 {
+		t.Errorf("%d passed, not half of 10", passed)
+	}
+	server.Start()
+	eventually(t, "Redis is used", func() bool { return !n.redis.Away() })
+	if _, err := n.redis.Ask(context.Background(), nil, true); err != nil {
+		t.Error(err)
+	}
+}
+
+// What a stopped Redis carries out after nobody waited for it any more is not charged.
+func TestTooLateIsNotCharged(t *testing.T) {
+	server := testserver.NewRedis(t)
+	n := newNode(t, server.URL(), options{timeout: 50 * time.Millisecond})
+	b := n.bill(limits{tenant: []string{"q 1000/month"}})
+	if n.admitted(b, 10) != 10 {
+		t.Fatal("not all passed")
+	}
+	server.Pause()
+	for !n.redis.Away() {
+		n.admitted(b, 1)
+	}
+	server.Resume()
+	eventually(t, "Redis is used again", func() bool { return !n.redis.Away() })
+	outage := int(n.shared.Stats().Outage)
+	if n.admitted(b, 1) != 1 {
+		t.Fatal("it did not pass")
+	}
+	var o ratelimit.Outcome
+	if err := n.shared.Peek(context.Background(), time.Now(), b, &o); err != nil {
+		t.Fatal(err)
+	}
+	if left := o.Standings[0].Remaining; left != int64(1000-10-outage-1) {
+		t.Errorf("%d left, not %d: %d were judged without Redis", left, 1000-10-outage-1, outage)
+	}
+}
