@@ -2,7 +2,9 @@ package console
 
 import (
 	"errors"
+	"maps"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -44,6 +46,19 @@ func (f *form) Has(name, v string) bool {
 
 // Error returns what is wrong with a field, or with "" the form as a whole.
 func (f *form) Error(name string) string { return f.errors[name] }
+
+// fieldFault is what is wrong with a field.
+type fieldFault struct{ Name, Label, Text string }
+
+// Faults returns what is wrong with fields, in the order of their names.
+func (f *form) Faults() (list []fieldFault) {
+	for _, name := range slices.Sorted(maps.Keys(f.errors)) {
+		if name != "" {
+			list = append(list, fieldFault{name, upperFirst(strings.ReplaceAll(name, "_", " ")), f.errors[name]})
+		}
+	}
+	return list
+}
 
 // Failed says whether anything is wrong.
 func (f *form) Failed() bool { return len(f.errors) > 0 }

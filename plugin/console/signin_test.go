@@ -253,7 +253,9 @@ func TestOneSessionABrowser(t *testing.T) {
 }
 
 func TestIdentityHeader(t *testing.T) {
-	w := newWorld(t, func(o *Options) { o.Identity = &Identity{Header: "Remote-User", Scopes: []string{"keys:read", "tokens:write", "tokens:read"}} })
+	w := newWorld(t, func(o *Options) {
+		o.Identity = &Identity{Header: "Remote-User", Scopes: []string{"keys:read", "tokens:write", "tokens:read"}}
+	})
 	b := w.browser()
 	b.get("/keys").want(http.StatusSeeOther)
 	b.header.Set("Remote-User", "Ada")
