@@ -123,7 +123,7 @@ func (p page) checkHeader() {
 
 func TestEveryPage(t *testing.T) {
 	w := busy(t)
-	for who, least := range map[string]int{"operator": 150, "editor": 50, "viewer": 20} {
+	for who, least := range map[string]int{"operator": 60, "editor": 30, "viewer": 14} {
 		t.Run(who, func(t *testing.T) {
 			b := w.operator()
 			if who != "operator" {

@@ -2,16 +2,19 @@ package console
 
 import (
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
+var anID = regexp.MustCompile(`([a-z]{3}_)[0-9a-z]{26}`)
+
 // crawl gets every page that links of the console lead to, from its first page on.
 func (b *browser) crawl() (pages []page) {
 	b.t.Helper()
-	seen := map[string]bool{}
+	seen, kinds := map[string]bool{}, map[string]int{}
 	queue := []string{"/"}
 	for len(queue) > 0 {
 		path := queue[0]
@@ -19,14 +22,14 @@ func (b *browser) crawl() (pages []page) {
 		if at, _, ok := strings.Cut(path, "#"); ok {
 			path = at
 		}
-		kind := path
-		if at, _, ok := strings.Cut(path, "?"); ok && (at == "/explain" || strings.Contains(path, "cursor=")) {
-			kind = at // one of each is enough
-		}
-		if seen[kind] || path == "" {
+		// Two of a kind are enough.
+		at, query, _ := strings.Cut(path, "?")
+		kind := anID.ReplaceAllString(at, "$1") + regexp.MustCompile(`=[^&]*`).ReplaceAllString(query, "")
+		if seen[path] || kinds[kind] >= 2 || path == "" {
 			continue
 		}
-		if seen[kind] = true; len(seen) > 1000 {
+		kinds[kind]++
+		if seen[path] = true; len(seen) > 1000 {
 			b.t.Fatal("there is no end of pages")
 		}
 		p := b.get(path)
@@ -52,6 +55,7 @@ func TestSecretsAreShownOnce(t *testing.T) {
 	w.tenant("acme", "pro")
 	b := w.operator()
 	k := w.key("acme", "to rotate")
+	var shown []string
 	hook := must[management.IssuedWebhook](t)(w.manager.CreateWebhook(ctx, root, "default", management.WebhookFields{URL: management.Some("https://hooks.example.com/")}))
 	for _, c := range []struct {
 		name, path, prefix string
@@ -93,9 +97,7 @@ func TestSecretsAreShownOnce(t *testing.T) {
 			for range 2 {
 				b.post(c.path, fields...).want(http.StatusConflict).has("shown before").lacks(secret[1])
 			}
-			for _, p := range b.crawl() {
-				p.lacks(secret[1])
-			}
+			shown = append(shown, secret[1])
 			if strings.Contains(w.log.String(), secret[1]) {
 				t.Error("the log holds it")
 			}
@@ -103,6 +105,12 @@ func TestSecretsAreShownOnce(t *testing.T) {
 				t.Error("the store holds it")
 			}
 		})
+	}
+	for _, p := range b.crawl() {
+		p.lacks(shown...)
+	}
+	if len(shown) != 5 {
+		t.Errorf("%d secrets were shown", len(shown))
 	}
 	// Sending forms again made nothing.
 	keys := must[management.Page[management.KeyRecord]](t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{}))

@@ -278,6 +278,8 @@ type browser struct {
 	// origin is what it says where a form comes from; "" for the site itself.
 	origin string
 	header http.Header
+	// token is what forms of the session with the cookie tokenOf must hold.
+	token, tokenOf string
 }
 
 func (w *world) browser() *browser {
@@ -340,10 +342,14 @@ var (
 // csrf returns what forms of the session must hold.
 func (b *browser) csrf() string {
 	b.t.Helper()
+	if c := b.jar.Cookies(must[*url.URL](b.t)(url.Parse(b.w.server.URL))); len(c) == 1 && b.tokenOf == c[0].Value {
+		return b.token
+	}
 	m := csrfValue.FindStringSubmatch(b.get("/nothing-here").body)
 	if m == nil {
 		b.t.Fatal("no form on any page: is nobody signed in?")
 	}
+	b.token, b.tokenOf = m[1], b.cookie().Value
 	return m[1]
 }
 
