@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -101,13 +102,25 @@ func printResult(cmd *cobra.Command, r management.VerifyResult) error {
 }
 
 func statusCommand() *cobra.Command {
-	return action(&cobra.Command{Use: "status", Short: "Shows how the gateway is", Example: "  caddy keygate status\n  caddy keygate status --json --server https://keys.example.com"}, status)
+	cmd := action(&cobra.Command{Use: "status", Short: "Shows how the gateway is, and those that share its store",
+		Example: "  caddy keygate status\n  caddy keygate status --forget gw-3"}, status)
+	cmd.Flags().String("forget", "", "Forget a gateway that ended without saying so: no change waits for it any more")
+	return cmd
 }
 
 func status(cmd *cobra.Command, _ []string) error {
 	c, err := clientOf(cmd)
 	if err != nil {
 		return err
+	}
+	if node, _ := cmd.Flags().GetString("forget"); node != "" {
+		if _, err := c.call(cmd.Context(), http.MethodDelete, "/v1/nodes/"+url.PathEscape(node), nil, nil, nil); err != nil {
+			return err
+		}
+		if !asJSON(cmd) {
+			fmt.Fprintf(cmd.OutOrStdout(), "%s is forgotten.\n", shown(node))
+		}
+		return nil
 	}
 	var s management.Status
 	b, err := c.call(cmd.Context(), http.MethodGet, "/v1/status", nil, nil, &s)

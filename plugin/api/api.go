@@ -151,6 +151,7 @@ var routes = []route{
 	{"GET /v1/scanner-rules", "keys:read", []string{"format"}, (*call).getScannerRules},
 	{"GET /v1/status", "usage:read", nil, (*call).getStatus},
 	{"GET /v1/tokens", "tokens:read", paged("tenant"), (*call).listTokens},
+	{"DELETE /v1/nodes/{node}", "*", nil, (*call).forgetNode},
 	{"POST /v1/tokens", "tokens:write", nil, (*call).createToken},
 	{"DELETE /v1/tokens/{id}", "tokens:write", nil, (*call).revokeToken},
 	{"GET /v1/webhooks", "webhooks:read", paged("tenant"), (*call).listWebhooks},
@@ -174,6 +175,7 @@ var routes = []route{
 // none need be named.
 var whole = map[string]bool{
 	"GET /v1/audit/head": true, "GET /v1/audit/verify": true, "POST /v1/audit/verify": true, "GET /v1/status": true,
+	"DELETE /v1/nodes/{node}": true,
 }
 
 // call is one request being answered.

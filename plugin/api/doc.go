@@ -114,6 +114,7 @@ var commonQuery = map[string]schema{
 
 // commonPath are the parameters of paths.
 var commonPath = map[string]schema{
+	"node": aText("The name of a gateway, as in the status."),
 	"slug": aText("The tenant's slug, without regard to case."),
 	"id":   aText("The record's id."),
 }

@@ -91,6 +91,7 @@ type Tx interface {
 	SessionTx
 	OnceTx
 	WebhookTx
+	NodeTx
 	ImportTx
 	HeadTx
 }

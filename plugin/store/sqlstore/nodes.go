@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"math/rand/v2"
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
@@ -75,8 +76,16 @@ func (s *Store) RemoveNode(ctx context.Context, name, instance string) error {
 	})
 }
 
-const nodesSQL = `SELECT name, instance, version, config, seq, ready, keys_cached, started_at, contact_at, stops_by,
-	(extract(epoch FROM clock_timestamp()) * 1000000)::bigint FROM nodes WHERE contact_at IS NOT NULL ORDER BY name`
+const (
+	nodeColumns = `name, instance, version, config, seq, ready, keys_cached, started_at, contact_at, stops_by`
+	nodesSQL    = `SELECT ` + nodeColumns + `, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+	FROM nodes WHERE contact_at IS NOT NULL ORDER BY name`
+)
+
+func nodeInto(n *gateway.Node) []any {
+	return []any{&n.Name, &n.Instance, &n.Version, &n.ConfigHash, &n.Seq, &n.Ready, &n.KeysCached,
+		timeInto{&n.StartedAt}, timeInto{&n.ContactAt}, timeInto{&n.StopsBy}}
+}
 
 // Nodes implements gateway.Registry.
 func (s *Store) Nodes(ctx context.Context) (nodes []gateway.Node, now time.Time, err error) {
@@ -88,8 +97,7 @@ func (s *Store) Nodes(ctx context.Context) (nodes []gateway.Node, now time.Time,
 		rows, err := c.read.QueryContext(ctx, nodesSQL)
 		return each(rows, err, func(rows *sql.Rows) error {
 			var n gateway.Node
-			err := rows.Scan(&n.Name, &n.Instance, &n.Version, &n.ConfigHash, &n.Seq, &n.Ready, &n.KeysCached,
-				timeInto{&n.StartedAt}, timeInto{&n.ContactAt}, timeInto{&n.StopsBy}, timeInto{&now})
+			err := rows.Scan(append(nodeInto(&n), timeInto{&now})...)
 			nodes = append(nodes, n)
 			return err
 		})
@@ -98,4 +106,64 @@ func (s *Store) Nodes(ctx context.Context) (nodes []gateway.Node, now time.Time,
 		return nil, now, err
 	}
 	return nodes, now, nil
+}
+
+// Node implements management.Tx.
+func (t *tx) Node(name string) (*gateway.Node, time.Time, error) {
+	var n gateway.Node
+	err := t.row(`SELECT `+nodeColumns+` FROM nodes WHERE name = $1 AND contact_at IS NOT NULL`+t.d.lockRow, []any{name}, nodeInto(&n)...)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	return &n, t.now, nil
+}
+
+// DeleteNode implements management.Tx.
+func (t *tx) DeleteNode(name string) error {
+	if _, err := t.exec(`DELETE FROM leases WHERE node = $1`, name); err != nil {
+		return err
+	}
+	_, err := t.exec(`DELETE FROM nodes WHERE name = $1`, name)
+	return err
+}
+
+const (
+	// changesKeptFor is for how long a node may be away and still go on from where it was;
+	// one that comes back later reads everything anew.
+	changesKeptFor = 24 * time.Hour
+	// pruneEvery is how often older ones are dropped, by any node.
+	pruneEvery = time.Hour
+)
+
+// pruneChanges drops changes from before a time, but for the newest of all: with it
+// everyone can tell whether they are up to date.
+func (s *Store) pruneChanges(ctx context.Context, before time.Time) error {
+	for {
+		var n int64
+		err := s.counting(ctx, "dropping old changes", func(t *tx) (err error) {
+			n, err = t.exec(`DELETE FROM changes WHERE seq IN (SELECT seq FROM changes WHERE at < $1
+				AND seq < (SELECT value FROM sequences WHERE name = 'changes') ORDER BY at LIMIT $2)`, before.UnixMicro(), pruneAtOnce)
+			return err
+		})
+		if err != nil || n < pruneAtOnce {
+			return err
+		}
+	}
+}
+
+// prune drops old changes every now and then, until the store is closed.
+func (p *postgresDB) prune() {
+	ctx, end := p.s.alive(context.Background())
+	defer end()
+	for {
+		// Not all nodes at once, whenever they were started.
+		select {
+		case <-time.After(pruneEvery/2 + rand.N(pruneEvery)):
+		case <-ctx.Done():
+			return
+		}
+		if err := p.s.pruneChanges(ctx, time.Now().Add(-changesKeptFor)); err != nil && ctx.Err() == nil {
+			p.s.log.Warn("old changes could not be dropped; it is tried again", "error", err)
+		}
+	}
 }

@@ -110,6 +110,7 @@ func NewPostgres(c PostgresConfig) (*Store, error) {
 	s.db = p
 	s.watcher.Go(p.listen)
 	s.watcher.Go(p.tick)
+	s.watcher.Go(p.prune)
 	return s, nil
 }
 
