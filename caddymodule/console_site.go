@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -53,7 +54,7 @@ type ConsoleConfig struct {
 	URL string `json:"url,omitempty"`
 	// Title is the product's name. Default: "Keygate".
 	Title string `json:"title,omitempty"`
-	// Color is the accent, as #rrggbb. Default: "#2f5d50".
+	// Color is the accent, as rrggbb or #rrggbb. Default: "2f5d50".
 	Color string `json:"color,omitempty"`
 	// Logo is a file with a picture, at most 64 KiB. Default: none.
 	Logo string `json:"logo,omitempty"`
@@ -82,17 +83,30 @@ func (*Console) CaddyModule() caddy.ModuleInfo {
 //		path            <path>
 //		url             <url>
 //		title           <name>
-//		color           <#rrggbb>
+//		color           <rrggbb>
 //		logo            <file>
 //		identity_header <header> [<scope>...]
 //	}
 func parseConsole(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-	if h.Option(appName) == nil {
+	app, ok := h.Option(appName).(httpcaddyfile.App)
+	if !ok {
 		h.Next()
 		return nil, h.Err("keygate_console needs the global option keygate { … }, which says whose keys are managed")
 	}
+	var a App
+	if err := json.Unmarshal(app.Value, &a); err != nil {
+		return nil, h.Errf("reading the global option keygate: %w", err)
+	}
+	at := *h.Dispenser
+	at.Next()
 	c := new(Console)
-	return c, c.UnmarshalCaddyfile(h.Dispenser)
+	if err := c.UnmarshalCaddyfile(h.Dispenser); err != nil {
+		return nil, err
+	}
+	if _, err := a.resolve(c.Keyspace); err != nil {
+		return nil, at.WrapErr(err)
+	}
+	return c, nil
 }
 
 // UnmarshalCaddyfile sets up c from its directive without a matcher. See parseConsole for the syntax.
@@ -120,7 +134,12 @@ func (c *Console) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return nil
 		}},
 	}
-	for name, to := range map[string]*string{"path": &c.Path, "url": &c.URL, "title": &c.Title, "color": &c.Color, "logo": &c.Logo} {
+	opts["color"] = option{parse: func(d *caddyfile.Dispenser) error {
+		l.note("color", d)
+		// What begins with # is a comment in a Caddyfile, unless it is quoted.
+		return oneArg(d, "color <rrggbb>", &c.Color)
+	}}
+	for name, to := range map[string]*string{"path": &c.Path, "url": &c.URL, "title": &c.Title, "logo": &c.Logo} {
 		opts[name] = option{parse: func(d *caddyfile.Dispenser) error {
 			l.note(name, d)
 			return oneArg(d, name+" <"+name+">", to)

@@ -18,7 +18,7 @@ const (
 type Brand struct {
 	// Title is the product's name. Default: DefaultTitle.
 	Title string
-	// Color is the accent, #rgb or #rrggbb. Where it would be hard to read it is made darker on
+	// Color is the accent, rgb or rrggbb, with or without a # before it. Where it would be hard to read it is made darker on
 	// light and lighter on dark ground. Default: DefaultColor.
 	Color string
 	// Logo stands beside the title. Default: none.
@@ -62,13 +62,13 @@ func (b Brand) Check() error {
 type rgb [3]float64
 
 func parseColor(s string) (c rgb, err error) {
-	digits, ok := strings.CutPrefix(s, "#")
+	digits := strings.TrimPrefix(s, "#")
 	if len(digits) == 3 {
 		digits = string([]byte{digits[0], digits[0], digits[1], digits[1], digits[2], digits[2]})
 	}
 	n, perr := strconv.ParseUint(digits, 16, 32)
-	if !ok || len(digits) != 6 || perr != nil {
-		return c, fmt.Errorf("color: '%s' is no colour: it is written #rrggbb, such as %s", s, DefaultColor)
+	if len(digits) != 6 || perr != nil {
+		return c, fmt.Errorf("color: '%s' is no colour: it is written rrggbb, such as %s", s, strings.TrimPrefix(DefaultColor, "#"))
 	}
 	return rgb{float64(n>>16) / 255, float64(n>>8&255) / 255, float64(n&255) / 255}, nil
 }
