@@ -5,11 +5,13 @@
 //     with caddy-ratelimit, nginx and HAProxy, as far as they are installed.
 //   - verify: judging requests that are not proxied, over HTTP, beside a plain Caddy
 //     that only responds, each pinned to the same core.
+//   - limits: the same rate counted in memory, in Redis for each request (exact), and in
+//     Redis by batches (leased).
 //
 // Everybody in a contest knows the same thousand keys and is driven by wrk, in turns, in
 // one run. What counts are the ratios: absolute numbers are the machine's.
 //
-//	go run ./bench [-contests proxy,verify] [-rounds 3] [-duration 5s] [-connections 32]
+//	go run ./bench [-contests proxy,verify,limits] [-rounds 3] [-duration 5s] [-connections 32]
 package main
 
 import (
@@ -34,7 +36,7 @@ func main() {
 	rounds := flag.Int("rounds", 3, "how often each peer has its turn")
 	duration := flag.Duration("duration", 5*time.Second, "how long a turn is")
 	connections := flag.Int("connections", 32, "how many connections the load comes over")
-	names := flag.String("contests", "proxy,verify", "which contests are held, comma-separated")
+	names := flag.String("contests", "proxy,verify,limits", "which contests are held, comma-separated")
 	upstream := flag.String("upstream", "", "internal: serve as the upstream on this address")
 	flag.Parse()
 	if *upstream != "" {
@@ -64,6 +66,7 @@ type contest struct {
 var contests = []contest{
 	{"proxy", "In front of an upstream", startProxies},
 	{"verify", "Judging requests that are not proxied, on one core", startVerifiers},
+	{"limits", "In front of an upstream, with limits counted here and in Redis", startLimits},
 }
 
 // answer is the upstream's only answer.

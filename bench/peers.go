@@ -27,7 +27,11 @@ type peer struct {
 	// Default: a GET with the key in X-API-Key.
 	request string
 	// core is the processor that the peer is kept on, and its load off; "" for any.
-	core   string
+	core string
+	// options are further lines of the gateway's global option.
+	options string
+	// beside is what is needed beside the peers, and stopped with this one; nil for nothing.
+	beside *peer
 	cmd    *exec.Cmd
 	rounds []measurement
 }
@@ -42,6 +46,9 @@ func (p *peer) stop() {
 		case <-time.After(5 * time.Second):
 			_ = p.cmd.Process.Kill()
 		}
+	}
+	if p.beside != nil {
+		p.beside.stop()
 	}
 }
 
@@ -191,8 +198,8 @@ func (p *peer) launchKeygate(ctx context.Context, dir, caddy, site string, limit
 		return admin, err
 	}
 	admin = freeAddr()
-	config := fmt.Sprintf("{\n\tadmin %s\n\tauto_https off\n\tlog {\n\t\tlevel ERROR\n\t}\n\tkeygate {\n\t\tstore sqlite %s\n\t\tplan bench {\n\t\t\t%s\n\t\t}\n\t}\n}\nhttp://%s {\n\t%s\n}\n",
-		admin, filepath.Join(dir, "keygate.db"), strings.Join(limits, "\n\t\t\t"), p.addr, site)
+	config := fmt.Sprintf("{\n\tadmin %s\n\tauto_https off\n\tlog {\n\t\tlevel ERROR\n\t}\n\tkeygate {\n\t\tstore sqlite %s\n\t\t%s\n\t\tplan bench {\n\t\t\t%s\n\t\t}\n\t}\n}\nhttp://%s {\n\t%s\n}\n",
+		admin, filepath.Join(dir, "keygate.db"), p.options, strings.Join(limits, "\n\t\t\t"), p.addr, site)
 	path := filepath.Join(dir, "Caddyfile")
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		return admin, err
