@@ -20,8 +20,9 @@ const (
 	// readers is how many reads run at once. More only help where reads wait for the
 	// disk; each has a page cache of its own.
 	readers = 6
-	// readerCacheKiB holds the upper levels of the indexes of ten million keys.
-	readerCacheKiB = 6 << 10
+	// readerCacheKiB holds the upper levels of the indexes of a million keys; those of more are read from the
+	// system's cache, which takes a microsecond or two a page.
+	readerCacheKiB = 2 << 10
 	// journalLimit is what the write-ahead log is cut back to after having grown larger.
 	journalLimit = 64 << 20
 )
