@@ -9,6 +9,7 @@
 //	upstream_test.go   the upstream, which records what reached it
 //	request_test.go    requests through the gateway, and what may be asked of the answers
 //	product_test.go    the five products, and what all of them promise
+//	console_test.go    the console, which is used in a browser
 package e2e
 
 import (
@@ -19,6 +20,8 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+
+	"github.com/keygate-dev/keygate/internal/browser"
 )
 
 // binaryEnv names a ready binary to test, instead of one built from this checkout.
@@ -37,6 +40,7 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	buildDir = dir
+	defer browser.Close()
 	flag.Parse()
 	if list := flag.Lookup("test.list"); list == nil || list.Value.String() == "" {
 		// Where it can't be built, that is said once and not by every test.

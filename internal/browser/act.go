@@ -147,15 +147,18 @@ func (tab *Tab) Go(target string, statuses ...int) {
 	if strings.HasPrefix(target, "/") {
 		target = tab.site + target
 	}
-	tab.leaving("opening "+target, func() error {
-		return tab.run(chromedp.ActionFunc(func(ctx context.Context) error {
-			_, _, text, _, err := page.Navigate(target).Do(ctx)
-			if err == nil && text != "" {
-				err = errors.New(text)
-			}
-			return err
-		}))
-	}, statuses)
+	tab.leaving("opening "+target, func() error { return tab.run(navigate(target)) }, statuses)
+}
+
+// navigate goes to a URL.
+func navigate(target string) chromedp.Action {
+	return chromedp.ActionFunc(func(ctx context.Context) error {
+		_, _, text, _, err := page.Navigate(target).Do(ctx)
+		if err == nil && text != "" {
+			err = errors.New(text)
+		}
+		return err
+	})
 }
 
 // Reload loads the page anew, as a person does: where it answered a form, that is sent again.
@@ -310,4 +313,15 @@ func (tab *Tab) MayLeave() {
 	tab.mu.Lock()
 	tab.foreign = true
 	tab.mu.Unlock()
+}
+
+// Enter opens a page that leads on by itself, and returns when an element is there.
+func (tab *Tab) Enter(target, until string) {
+	tab.t.Helper()
+	if err := tab.run(navigate(target)); err != nil {
+		tab.fatal("opening %s: %v", target, err)
+	}
+	tab.See(until)
+	tab.Await("the page", `document.readyState === 'complete'`)
+	tab.settled()
 }
