@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	cdpbrowser "github.com/chromedp/cdproto/browser"
+	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
@@ -167,7 +169,8 @@ func (tab *Tab) Reload(statuses ...int) {
 	tab.leaving("reloading", func() error { return tab.run(page.Reload()) }, statuses)
 }
 
-// Back goes to the page before, and says whether there was something to go back to.
+// Back goes to the page before. Where that answered a form and may not be kept, the browser
+// asks whether to send it again, which counts as status 0.
 func (tab *Tab) Back(statuses ...int) {
 	tab.t.Helper()
 	tab.leaving("going back", func() error { return tab.eval("history.back()", nil) }, statuses)
@@ -308,6 +311,13 @@ func (tab *Tab) Expect(kind string, accept bool, f func()) {
 	tab.mu.Unlock()
 }
 
+// Tolerate says that what a page asks for beside may be answered with this status from now on.
+func (tab *Tab) Tolerate(status int) {
+	tab.mu.Lock()
+	tab.tolerated = int64(status)
+	tab.mu.Unlock()
+}
+
 // MayLeave says that the tab may go to pages of other sites from now on.
 func (tab *Tab) MayLeave() {
 	tab.mu.Lock()
@@ -324,4 +334,28 @@ func (tab *Tab) Enter(target, until string) {
 	tab.See(until)
 	tab.Await("the page", `document.readyState === 'complete'`)
 	tab.settled()
+}
+
+// AllowClipboard lets pages use the clipboard, which all tabs share: a test that looks at it
+// is best the only one.
+func (tab *Tab) AllowClipboard() {
+	tab.t.Helper()
+	tab.must("allowing the clipboard", chromedp.ActionFunc(func(ctx context.Context) error {
+		whole := cdp.WithExecutor(ctx, chromedp.FromContext(ctx).Browser)
+		for _, name := range []string{"clipboard-read", "clipboard-write"} {
+			may := cdpbrowser.SetPermission(&cdpbrowser.PermissionDescriptor{Name: name}, cdpbrowser.PermissionSettingGranted)
+			if err := may.WithOrigin(tab.site).WithBrowserContextID(tab.profile).Do(whole); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+}
+
+// Clipboard returns the clipboard's text.
+func (tab *Tab) Clipboard() string {
+	tab.t.Helper()
+	var text string
+	tab.Eval(`navigator.clipboard.readText()`, &text)
+	return text
 }

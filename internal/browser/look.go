@@ -62,6 +62,29 @@ func (tab *Tab) Value(what string) string {
 	return value
 }
 
+// Enabled says whether a field or button can be used. It waits for the element.
+func (tab *Tab) Enabled(what string) bool {
+	tab.t.Helper()
+	tab.See(what)
+	var is bool
+	tab.Eval(with(what, `!e.disabled`), &is)
+	return is
+}
+
+// ErrorOf returns what stands beside the field of this name as wrong: what the field says
+// describes it, as far as it is marked as an error. "" where nothing is.
+func (tab *Tab) ErrorOf(name string) string {
+	tab.t.Helper()
+	var text string
+	tab.Eval(`(() => {
+		const e = document.getElementsByName(`+literal(name)+`)[0];
+		if (!e || e.getAttribute('aria-invalid') !== 'true') return '';
+		const by = (e.getAttribute('aria-describedby') || '').split(/\s+/).map(id => document.getElementById(id));
+		return by.filter(d => d && d.classList.contains('error') && d.checkVisibility()).map(d => d.innerText).join(' ');
+	})()`, &text)
+	return text
+}
+
 // Has waits until the page says a text.
 func (tab *Tab) Has(texts ...string) {
 	tab.t.Helper()
@@ -151,7 +174,7 @@ func (tab *Tab) searchSecrets() {
 	}
 	places := map[string]string{"page": tab.HTML()}
 	var kept string
-	tab.Eval(`JSON.stringify([{...localStorage}, {...sessionStorage}, history.state, window.name,
+	tab.Eval(`JSON.stringify([location.protocol.startsWith('http') ? [{...localStorage}, {...sessionStorage}] : [], history.state, window.name,
 		[...document.querySelectorAll('input, textarea')].map(e => e.value)])`, &kept)
 	places["storage, state or fields"] = kept
 	for _, c := range tab.Cookies() {
@@ -201,4 +224,14 @@ func (tab *Tab) Picture(file string, whole bool) {
 	if err := os.WriteFile(file, picture, 0o644); err != nil {
 		tab.t.Fatal(err)
 	}
+}
+
+// Attribute returns what an attribute of an element says; "" where it has none. It waits for the
+// element.
+func (tab *Tab) Attribute(what, name string) string {
+	tab.t.Helper()
+	tab.See(what)
+	var value string
+	tab.Eval(with(what, `e.getAttribute(`+literal(name)+`) || ''`), &value)
+	return value
 }

@@ -66,6 +66,8 @@ type Tab struct {
 	// dialog answers the next one; nil where none is expected.
 	dialog  *bool
 	dialogs []string
+	// tolerated is a status that a request beside the page may get.
+	tolerated int64
 	// foreign says that the tab may leave the site.
 	foreign bool
 	// secrets may appear nowhere any more.
@@ -152,12 +154,14 @@ func (tab *Tab) hear(event any) {
 	case *network.EventRequestWillBeSent:
 		tab.asked(e)
 	case *network.EventResponseReceived:
-		if e.Response.Status >= 400 && e.Type != network.ResourceTypeDocument {
+		if e.Response.Status >= 400 && e.Type != network.ResourceTypeDocument && e.Response.Status != tab.tolerated {
 			tab.wrong("%s answered %d", e.Response.URL, e.Response.Status)
 		}
 	case *network.EventLoadingFailed:
-		// A page that is left gives up what it was still asking for.
-		if !e.Canceled && e.ErrorText != "net::ERR_ABORTED" {
+		// A page that is left gives up what it was still asking for; one that came of a form is not
+		// shown again without asking.
+		again := e.Type == network.ResourceTypeDocument && e.ErrorText == "net::ERR_CACHE_MISS"
+		if !e.Canceled && e.ErrorText != "net::ERR_ABORTED" && !again {
 			tab.wrong("%s failed: %s %s", tab.urls[e.RequestID], e.ErrorText, e.BlockedReason)
 		}
 	case *page.EventJavascriptDialogOpening:
@@ -174,7 +178,8 @@ func (tab *Tab) wrong(format string, args ...any) {
 
 // asked hears of a request that the tab makes.
 func (tab *Tab) asked(e *network.EventRequestWillBeSent) {
-	target := e.Request.URL + e.Request.URLFragment
+	// Without the fragment, which is sent to nobody.
+	target := e.Request.URL
 	tab.urls[e.RequestID] = target
 	document := e.Type == network.ResourceTypeDocument
 	tab.requests = append(tab.requests, Request{Method: e.Request.Method, URL: target, Document: document})
