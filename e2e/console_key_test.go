@@ -153,7 +153,8 @@ func TestConsoleKey(t *testing.T) {
 	tab.Fill("label=The former secret stays valid for", "No time")
 	tab.Follow("button=Rotate")
 	third := d.shownKey(t, tab)
-	tab.Reload(http.StatusConflict)
+	tab.Click("h1") // browsers ask only where somebody has done something
+	tab.Expect("beforeunload", true, func() { tab.Reload(http.StatusConflict) })
 	tab.Has("It was shown before")
 	tab.Forbid(third)
 	tab.Follow("link=To the key")

@@ -1,1 +1,131 @@
+// Charts of usage. The numbers stand in a table of the page, which is what whoever has no script, or
+// does not see, reads: a figure only names the table's columns that it draws.
 "use strict";
+(() => {
+  const whole = new Intl.NumberFormat();
+  const compact = new Intl.NumberFormat(undefined, {notation: "compact", maximumFractionDigits: 1});
+  const hour = new Intl.DateTimeFormat(undefined, {hour: "2-digit", minute: "2-digit"});
+  const day = new Intl.DateTimeFormat(undefined, {day: "numeric", month: "short"});
+  const moment = new Intl.DateTimeFormat(undefined, {dateStyle: "medium", timeStyle: "short"});
+  const height = 190;
+  // What an axis of counts may rise by: there are no halves of requests.
+  const steps = Array.from({length: 13}, (_, i) => [1, 2, 5].map((n) => n * 10 ** i)).flat();
+
+  // number returns what a cell holds: seconds for a time, null for nothing.
+  function number(cell) {
+    const time = cell.querySelector("time");
+    if (time) return Date.parse(time.dateTime) / 1000;
+    const text = cell.dataset.value ?? cell.textContent.trim();
+    return text === "" ? null : Number(text);
+  }
+
+  // read returns a table's columns by their names.
+  function read(table) {
+    const rows = [...table.tBodies[0].rows];
+    const columns = {};
+    [...table.tHead.rows[0].cells].forEach((head, i) => {
+      columns[head.dataset.column] = {label: head.textContent.trim(), values: rows.map((r) => number(r.cells[i]))};
+    });
+    return columns;
+  }
+
+  // legend says which colour is which, and how much, at the cursor or in all.
+  function legend(figure, series) {
+    const list = document.createElement("ul");
+    list.className = "legend";
+    for (const s of series) {
+      const item = document.createElement("li");
+      s.swatch = document.createElement("i");
+      s.amount = document.createElement("b");
+      item.append(s.swatch, s.label + " ", s.amount);
+      list.append(item);
+    }
+    figure.append(list);
+  }
+
+  function draw(figure, columns) {
+    const bars = figure.dataset.chart === "bars";
+    const x = columns.from.values;
+    const step = x.length > 1 ? x[1] - x[0] : 3600;
+    const series = figure.dataset.columns.split(" ").filter((name) => columns[name])
+      .map((name) => ({name, label: columns[name].label, values: columns[name].values}));
+    if (!series.length || !x.length) return;
+
+    // Bars stand on one another. The highest is drawn first and the others over it.
+    const data = [x], drawn = [];
+    if (bars) {
+      let below = x.map(() => 0);
+      for (const s of series) {
+        below = below.map((sum, i) => sum + (s.values[i] ?? 0));
+        data.splice(1, 0, below);
+        drawn.unshift(s);
+      }
+    } else {
+      for (const s of series) {
+        data.push(s.values);
+        drawn.push(s);
+      }
+    }
+
+    const unit = bars ? "" : "\u202fms";
+    const amount = (n) => n == null ? "–" : (Number.isInteger(n) ? whole.format(n) : n.toLocaleString(undefined, {maximumFractionDigits: n < 10 ? 2 : 0})) + unit;
+    const caption = figure.querySelector("figcaption");
+    const at = document.createElement("span");
+    at.className = "sub";
+    caption.append(" ", at);
+    const plot = document.createElement("div");
+    plot.className = "plot";
+    plot.setAttribute("role", "img");
+    const most = Math.max(0, ...data.slice(1).flat().filter((n) => n != null));
+    plot.setAttribute("aria-label", `${caption.textContent.trim()}: at most ${amount(most)}. The numbers stand in the table below.`);
+    figure.append(plot);
+    legend(figure, series);
+    figure.classList.add("drawn");
+
+    function tell(i) {
+      at.textContent = i == null ? "" : moment.format(new Date(x[i] * 1000));
+      for (const s of series) {
+        s.amount.textContent = i != null ? amount(s.values[i]) : bars ? amount(s.values.reduce((sum, n) => sum + (n ?? 0), 0)) : "";
+      }
+    }
+
+    let chart;
+    function make() {
+      const style = getComputedStyle(figure);
+      const color = (name) => style.getPropertyValue(name).trim();
+      const first = series[0].name === "allowed" || !bars ? 1 : series[0].name === "credits" ? 3 : 2;
+      series.forEach((s, i) => {
+        s.color = color(`--series-${(first - 1 + i) % 6 + 1}`);
+        s.swatch.style.background = s.color;
+      });
+      const axis = {stroke: color("--muted"), font: `12px ${style.fontFamily}`, grid: {stroke: color("--line"), width: 1}, ticks: {show: false}};
+      chart?.destroy();
+      chart = new uPlot({
+        width: plot.clientWidth, height,
+        legend: {show: false},
+        cursor: {y: false, drag: {x: false, y: false}, points: {show: !bars}},
+        scales: {
+          x: {range: () => [x[0] - step * 0.6, x[x.length - 1] + step * 0.6]},
+          y: {range: (_, min, max) => [0, max > 0 ? max * 1.1 : 1]},
+        },
+        axes: [
+          {...axis, space: 64, grid: {show: false}, values: (_, list) => list.map((t) => (step < 86400 ? hour : day).format(new Date(t * 1000)))},
+          {...axis, size: 52, space: 36, incrs: bars ? steps : undefined, values: (_, list) => list.map((n) => compact.format(n))},
+        ],
+        series: [{}, ...drawn.map((s) => bars
+          ? {fill: s.color, stroke: s.color, width: 0, points: {show: false}, paths: uPlot.paths.bars({size: [0.7, 28]})}
+          : {stroke: s.color, width: 2, points: {show: true, size: 6, fill: s.color}})],
+        hooks: {setCursor: [(u) => tell(u.cursor.idx)]},
+      }, data, plot);
+      tell(null);
+    }
+    make();
+    new ResizeObserver(() => { if (plot.clientWidth !== chart.width) chart.setSize({width: plot.clientWidth, height}); }).observe(plot);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", make);
+  }
+
+  for (const charts of document.querySelectorAll("[data-charts]")) {
+    const columns = read(document.getElementById(charts.dataset.charts));
+    for (const figure of charts.querySelectorAll("figure[data-chart]")) draw(figure, columns);
+  }
+})();
