@@ -31,6 +31,8 @@ type requestLogs struct {
 	// onward cleans the headers that go on to an upstream, where that is not to be done as
 	// for a log line, which loses nothing by too much.
 	onward func(string) string
+	// spared are the names of the headers that onward is not for.
+	spared []string
 	// skips remembers for each *caddyhttp.Server what skipsLog found.
 	skips sync.Map
 }
@@ -41,11 +43,17 @@ type requestLogs struct {
 func newRequestLogs(ctx caddy.Context, clean func(string) string, places []apikey.Place) *requestLogs {
 	// The loggers that caddyhttp.App.Provision gives its servers.
 	log := ctx.Logger(httpApp{})
-	return &requestLogs{
+	l := &requestLogs{
 		access:  namedLogger{Logger: log.Named("log.access")},
 		errors:  namedLogger{Logger: log.Named("log.error")},
 		secrets: logSecrets{clean: []func(string) string{clean, management.CleanTokens}, places: places},
+		spared:  []string{"Authorization", "Proxy-Authorization", "Cookie"},
 	}
+	l.onward = l.secrets.text
+	for i := range places {
+		l.spared = append(l.spared, headerOf(&places[i]))
+	}
+	return l
 }
 
 // httpApp has the module ID of Caddy's HTTP app: loggers are chosen by it.
@@ -56,7 +64,7 @@ func (httpApp) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http", New: func() caddy.Module { return httpApp{} }}
 }
 
-// accessLogVar holds the accessLog of a request that already has one.
+// accessLogVar holds the accessLog of a request that has met a directive.
 const accessLogVar = "keygate.access_log"
 
 // accessLog writes the lines of one request.
@@ -66,6 +74,8 @@ type accessLog struct {
 	r      *http.Request
 	ctx    context.Context
 	vars   map[string]any // of ctx
+	// judged says that a directive has judged the request: later ones pass it on.
+	judged bool
 
 	// What follows is set only where Caddy would write an access line.
 	on bool
@@ -96,9 +106,6 @@ func (a *accessLog) begin(logs *requestLogs, r *http.Request, vars map[string]an
 	ctx := r.Context()
 	a.requestLogs, a.r, a.ctx, a.vars, a.secrets = logs, r, ctx, vars, logs.secrets
 	a.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if a.server == nil || !shouldLogRequest(a.server.Logs, r.Host) {
-		return
-	}
 	if outer, ok := vars[accessLogVar].(*accessLog); ok {
 		// Another directive has taken the access line; it must now know our keys too.
 		outer.secrets = outer.secrets.and(logs.secrets)
@@ -108,6 +115,9 @@ func (a *accessLog) begin(logs *requestLogs, r *http.Request, vars map[string]an
 	}
 	if vars != nil {
 		vars[accessLogVar] = a
+	}
+	if a.server == nil || !shouldLogRequest(a.server.Logs, r.Host) {
+		return
 	}
 	a.on = true
 	if skip, _ := vars[caddyhttp.LogSkipVar].(bool); skip {
@@ -122,6 +132,13 @@ func (a *accessLog) begin(logs *requestLogs, r *http.Request, vars map[string]an
 	r.Body = &a.body
 	if reader, _ := caddyhttp.IdleTimeoutsFromContext(ctx); reader != nil {
 		a.hook.hang(reader)
+	}
+}
+
+// noteJudged notes that the request is judged by the directive whose log a is.
+func (a *accessLog) noteJudged() {
+	if outer, ok := a.vars[accessLogVar].(*accessLog); ok {
+		outer.judged = true
 	}
 }
 

@@ -210,30 +210,24 @@ func (s *logSecrets) field(f zap.Field) zap.Field {
 	return f
 }
 
-// cleanOnward takes keys out of what handlers behind this one log of r, and out of
-// headers where none belongs, before it goes on. The configured places are left to
-// Places.Empty. The URL stays, since it says what is asked for, and so do the headers that
+// cleanOnward takes keys out of a header of a request where none belongs, before it goes on: handlers behind
+// may log it. Spared are the places that may hold a key, which are emptied of it, and the headers that
 // Caddy shows in no line unless told to: they are the application's.
-func (a *accessLog) cleanOnward(r *http.Request) {
-	s, clean := &a.secrets, a.onward
-	if clean == nil {
-		clean = s.text
+func (l *requestLogs) cleanOnward(h http.Header, name string, values []string) {
+	for _, spared := range l.spared {
+		if name == spared {
+			return
+		}
 	}
-	r.RequestURI = s.uri(r.RequestURI)
-	for name, values := range r.Header {
-		switch name {
-		case "Authorization", "Proxy-Authorization", "Cookie":
-			continue
-		}
-		if slices.ContainsFunc(s.places, func(p apikey.Place) bool { return headerOf(&p) == name }) {
-			continue
-		}
-		for i, v := range values {
-			if c := clean(v); c != v {
-				values = slices.Clone(values)
-				values[i] = c
-				r.Header[name] = values
-			}
+	for i, v := range values {
+		if c := l.onward(v); c != v {
+			values = slices.Clone(values)
+			values[i] = c
+			h[name] = values
 		}
 	}
 }
+
+// cleanURI takes keys out of what handlers behind this one log of r's URI. The URL stays,
+// since it says what is asked for.
+func (a *accessLog) cleanURI(r *http.Request) { r.RequestURI = a.secrets.uri(r.RequestURI) }

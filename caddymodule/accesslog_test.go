@@ -113,7 +113,8 @@ func (p *logProbe) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyh
 	}
 	log := beginAccessLog(p.logs, r)
 	defer log.end(w)
-	log.cleanOnward(r)
+	p.logs.strip(r, false)
+	log.cleanURI(r)
 	for _, name := range []string{"X-Api-Key", "Authorization", "Cookie"} {
 		r.Header.Del(name)
 	}

@@ -75,18 +75,23 @@ func isOverrideHeader(name string) bool {
 	return false
 }
 
-// stripContext removes from r whatever a client sent in the headers that upstreams take
+// strip removes from r whatever a client sent in the headers that upstreams take
 // our word for: in every spelling, as trailers, and as names in Connection, by which
 // the proxy would remove what we set. With overrides, the headers that
-// change path or method go too.
-func stripContext(r *http.Request, overrides bool) {
-	for name := range r.Header {
+// change path or method go too. From those that stay it takes the keys that are none of theirs.
+func (l *requestLogs) strip(r *http.Request, overrides bool) {
+	for name, values := range r.Header {
 		if isContextHeader(name) || overrides && isOverrideHeader(name) {
 			delete(r.Header, name)
+			continue
 		}
+		l.cleanOnward(r.Header, name, values)
 	}
 	if values := r.Header["Connection"]; len(values) > 0 {
-		r.Header["Connection"] = stripTokens(values, isContextHeader)
+		// Set anew only where it changed: a full map grows even where the name stands in it.
+		if left := stripTokens(values, isContextHeader); len(left) != len(values) || &left[0] != &values[0] {
+			r.Header["Connection"] = left
+		}
 	}
 	stripTrailers(r, overrides)
 	if r.Trailer != nil && r.Body != nil {

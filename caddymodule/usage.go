@@ -15,7 +15,6 @@ import (
 type account struct {
 	usage.Request
 	counter *usage.Counter
-	body    countedBody
 	// broke says that the response broke off.
 	broke bool
 }
@@ -51,8 +50,8 @@ func (x *exchange) meter() bool {
 		}
 	}
 	if r.ContentLength != 0 && r.Body != nil {
-		a.body.ReadCloser = r.Body
-		r.Body = &a.body
+		x.body.ReadCloser = r.Body
+		r.Body = &x.body
 	}
 	return true
 }
@@ -70,7 +69,7 @@ func (x *exchange) countUsage() {
 	case a.Status == 0:
 		a.Status = http.StatusOK // the server writes it
 	}
-	a.Credits, a.BytesIn, a.BytesOut = x.dec.Spent(), a.body.n.Load(), x.w.wrote
+	a.Credits, a.BytesIn, a.BytesOut = x.dec.Spent(), x.body.n.Load(), x.w.wrote
 	a.counter.Count(&a.Request)
 }
 

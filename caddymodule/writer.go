@@ -22,12 +22,8 @@ var errEnded = errors.New("the request's API key is no longer valid")
 // Flushing, hijacking, deadlines and ReadFrom work as on the writer it wraps.
 type responseWriter struct {
 	*caddyhttp.ResponseWriterWrapper
-	// beforeHeader is called once, when the final header is about to be written.
-	beforeHeader func(status int)
-	// beforeInformational is called before each informational header (1xx but 101). It may be
-	// on another goroutine than the handler's, which then waits.
-	beforeInformational func()
-	status              int
+	x      *exchange
+	status int
 	// wrote is how much of the body was written, and failed says that the client did not take all.
 	wrote  int64
 	failed bool
@@ -37,9 +33,10 @@ type responseWriter struct {
 	sent    bool           // the final header went out
 	ended   gateway.Reason // why the request was ended early, Allowed where it was not
 	closed  bool           // the handler returned: the writer must not be touched
+	left    bool           // nothing of the exchange's work must be touched
 	refused bool           // ended before the header went out: the refusal is still to be written
 	conn    net.Conn
-	writing int // calls under way that may block on the client
+	writing int // calls under way that may block on the client, or touch the exchange's work
 	control *http.ResponseController
 }
 
@@ -49,29 +46,30 @@ func (w *responseWriter) stopped() bool { return w.ended != gateway.Allowed && !
 // WriteHeader implements http.ResponseWriter. Informational headers pass through.
 func (w *responseWriter) WriteHeader(status int) {
 	if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
+		// It may be on another goroutine than the handler's, which then waits.
 		w.mu.Lock()
-		stopped := w.stopped()
-		w.mu.Unlock()
-		if stopped {
+		if w.stopped() || w.left {
+			w.mu.Unlock()
 			return
 		}
-		if w.beforeInformational != nil {
-			w.beforeInformational()
-		}
+		w.writing++
+		w.mu.Unlock()
+		defer w.done()
+		w.x.dropHeaders()
 		w.ResponseWriter.WriteHeader(status)
 		return
 	}
 	w.mu.Lock()
-	if w.sent || w.stopped() {
+	if w.sent || w.stopped() || w.left {
 		w.mu.Unlock()
 		return
 	}
 	w.sent = true
+	w.writing++
 	w.mu.Unlock()
+	defer w.done()
 	w.status = status
-	if w.beforeHeader != nil {
-		w.beforeHeader(status)
-	}
+	w.x.writeHeaders()
 	w.ResponseWriter.WriteHeader(status)
 }
 
@@ -180,9 +178,15 @@ func (w *responseWriter) stopWriting() {
 	if !w.sent || w.closed {
 		return
 	}
-	if w.control != nil {
-		_ = w.control.SetWriteDeadline(gone)
+	if w.control == nil {
+		// Where Caddy has put its idle timeouts before the connection, it is behind them.
+		if _, idle := caddyhttp.IdleTimeoutsFromContext(w.x.r.Context()); idle != nil {
+			w.control = idle.Ctrl
+		} else {
+			w.control = http.NewResponseController(w.ResponseWriter)
+		}
 	}
+	_ = w.control.SetWriteDeadline(gone)
 	if w.writing > 0 {
 		time.AfterFunc(20*time.Millisecond, func() {
 			w.mu.Lock()
@@ -201,4 +205,13 @@ func (w *responseWriter) close() (refuse bool) {
 	w.closed = true
 	w.refused = w.ended != gateway.Allowed && !w.sent
 	return w.refused
+}
+
+// leave says that the exchange's work goes to another request. It reports whether
+// somebody is still at it.
+func (w *responseWriter) leave() (busy bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed, w.left = true, true
+	return w.writing > 0
 }

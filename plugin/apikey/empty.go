@@ -23,6 +23,9 @@ func (p *Places) Empty(h http.Header, u *url.URL, g *Grammar, prefixedOnly bool)
 	}
 	for i := range p.places {
 		place := &p.places[i]
+		if s.seen&(1<<i) == 0 {
+			continue
+		}
 		switch place.Kind {
 		case InAuthorization:
 			filter(h, authorization, func(v string) (string, bool) {
@@ -56,21 +59,26 @@ func (p *Places) Empty(h http.Header, u *url.URL, g *Grammar, prefixedOnly bool)
 // those it does not keep, and the header with its last value.
 func filter(h http.Header, name string, keep func(string) (string, bool)) {
 	values := h[name]
-	if len(values) == 0 {
-		return
-	}
-	changed := false
-	for _, v := range values {
-		if kept, ok := keep(v); !ok || kept != v {
-			changed = true
-			break
+	for i, v := range values {
+		kept, ok := keep(v)
+		if ok && kept == v {
+			continue
 		}
-	}
-	if !changed {
+		if !ok && len(values) == 1 {
+			delete(h, name)
+			return
+		}
+		filterFrom(h, name, i, keep)
 		return
 	}
+}
+
+// filterFrom is filter where the i-th value is the first that does not stay as it is.
+func filterFrom(h http.Header, name string, i int, keep func(string) (string, bool)) {
+	values := h[name]
 	var left []string
-	for _, v := range values {
+	left = append(left, values[:i]...)
+	for _, v := range values[i:] {
 		if v, ok := keep(v); ok {
 			left = append(left, v)
 		}

@@ -44,6 +44,8 @@ type search struct {
 	differ bool
 	// prefixed is the set of places that hold a prefixed value, one bit each.
 	prefixed uint
+	// seen is the set of places that hold any value.
+	seen uint
 	// own says that there are Authorization values without a prefix: perhaps credentials,
 	// perhaps a user's own.
 	own bool
@@ -84,8 +86,11 @@ func (s *search) visit(p *Places, h http.Header, u *url.URL) {
 
 // see takes note of a value in the i-th place; "" is none.
 func (s *search) see(i int, place *Place, value string) {
+	if value == "" {
+		return
+	}
+	s.seen |= 1 << i
 	switch {
-	case value == "":
 	case s.g.Prefixed(value):
 		s.prefixed |= 1 << i
 		s.add(value)

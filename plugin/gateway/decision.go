@@ -85,6 +85,9 @@ type Decision struct {
 	shortfall int64
 }
 
+// Reset makes d as new, after Done, where it is to be kept for another request.
+func (d *Decision) Reset() { d.reset(nil) }
+
 // Allowed says that the request may pass.
 func (d *Decision) Allowed() bool { return d.Reason == Allowed }
 

@@ -30,12 +30,16 @@ type liveList struct {
 // Track has end called, once at most, when the request's key stops being good before
 // Done. end must not block; it may be called before Track returns. Only for allowed
 // decisions.
-func (d *Decision) Track(end func(Reason)) {
+func (d *Decision) Track(end func(Reason)) { d.TrackIn(new(Live), end) }
+
+// TrackIn is Track for who has a place for the Live already, which is to be used for this
+// request alone: it may be looked at after Done.
+func (d *Decision) TrackIn(l *Live, end func(Reason)) {
 	e := d.entry
 	if e == nil || d.Reason != Allowed {
 		return
 	}
-	l := &Live{entry: e, owner: e.owner, end: end}
+	l.entry, l.owner, l.end = e, e.owner, end
 	d.live = l
 	l.owner.live.Add(1)
 	list := &e.key.live

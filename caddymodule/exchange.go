@@ -1,0 +1,152 @@
+package caddymodule
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/rules"
+)
+
+// exchange is one request on its way through a Handler. It may be held on to for longer than the
+// request runs: by its context, by the line in the access log, by what ends it early.
+type exchange struct {
+	h   *Handler
+	r   *http.Request
+	w   responseWriter
+	www caddyhttp.ResponseWriterWrapper
+	log accessLog
+
+	verdict rules.Verdict
+	// judged says that the decision was asked for: not on public paths.
+	judged bool
+	// observed says that a refusal is only noted.
+	observed bool
+	cancel   context.CancelCauseFunc
+	actual   string // what the upstream said the request cost, in the header
+	shown    placeholders
+	body     countedBody
+	live     gateway.Live
+	// context is what the upstream is told.
+	context [6]string
+	*work
+}
+
+// work is what is needed of an exchange only until its handler has returned. It is the larger part, and is used again
+// for another request.
+type work struct {
+	req gateway.Request
+	dec gateway.Decision
+	// account is what usage counts.
+	account account
+}
+
+var works = sync.Pool{New: func() any { return new(work) }}
+
+func newExchange(h *Handler, w http.ResponseWriter, r *http.Request) *exchange {
+	x := &exchange{h: h, r: r, work: works.Get().(*work)}
+	x.www.ResponseWriter = w
+	x.w.ResponseWriterWrapper, x.w.x = &x.www, x
+	return x
+}
+
+// free gives the work up. Where somebody still writes, though the handlers behind have
+// returned, it is not used again.
+func (x *exchange) free() {
+	if x.w.leave() {
+		return
+	}
+	wk := x.work
+	wk.dec.Reset()
+	wk.req, wk.account = gateway.Request{}, account{}
+	works.Put(wk)
+}
+
+// count counts the decision.
+func (x *exchange) count() {
+	plan := ""
+	if x.dec.Plan != nil {
+		plan = x.dec.Plan.Name
+	}
+	m, ks, took := x.h.app.metrics, x.h.keyspace.Keyspace, time.Since(x.req.Now)
+	if x.observed {
+		m.observePassed(ks, plan, x.dec.Reason, took)
+	} else {
+		m.observe(ks, plan, x.dec.Reason, took)
+	}
+}
+
+// placeholders are what is shown of a decision, to whom may ask for it late.
+type placeholders struct {
+	reason    gateway.Reason
+	key       *gateway.HeldKey
+	tenant    *gateway.HeldTenant
+	plan      *gateway.Plan
+	scopeList string
+}
+
+// setContext tells the upstream who calls.
+func (x *exchange) setContext() {
+	d, hdr := &x.dec, x.r.Header
+	// One array for all values; each slice ends where it begins, so that whoever appends to one copies it.
+	v := &x.context
+	*v = [6]string{d.Tenant.Slug, d.Plan.Name, d.Key.ID, percentEncode(d.Key.Name), d.ScopeList, d.Key.Environment}
+	hdr[headerTenantID] = v[0:1:1]
+	hdr[headerTenantPlan] = v[1:2:2]
+	hdr[headerKeyID] = v[2:3:3]
+	hdr[headerKeyName] = v[3:4:4]
+	hdr[headerKeyScopes] = v[4:5:5]
+	hdr[headerKeyEnvironment] = v[5:6:6]
+}
+
+// setPlaceholders makes the decision readable to what comes after, and to the log.
+func (x *exchange) setPlaceholders() {
+	if !x.judged {
+		return
+	}
+	d := &x.dec
+	x.shown = placeholders{d.Reason, d.Key, d.Tenant, d.Plan, d.ScopeList}
+	repl, ok := x.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return
+	}
+	repl.Map(x.shown.get)
+}
+
+func (d *placeholders) get(name string) (any, bool) {
+	switch name {
+	case "http.auth.user.id", "keygate.tenant":
+		if d.tenant != nil {
+			return d.tenant.Slug, true
+		}
+		return "", name != "http.auth.user.id"
+	case "keygate.reason":
+		return d.reason.String(), true
+	case "keygate.plan":
+		if d.plan != nil {
+			return d.plan.Name, true
+		}
+	case "keygate.key_id":
+		if d.key != nil {
+			return d.key.ID, true
+		}
+	case "keygate.key_name":
+		if d.key != nil {
+			return d.key.Name, true
+		}
+	case "keygate.scopes":
+		return d.scopeList, true
+	case "keygate.environment":
+		if d.key != nil {
+			return d.key.Environment, true
+		}
+	default:
+		return nil, false
+	}
+	return "", true
+}

@@ -1,0 +1,120 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// errKeyEnded is the cause of a context cancelled because the request's key stopped
+// being good.
+var errKeyEnded = errors.New("API key is no longer valid")
+
+// pass sends an allowed request on, and ends it early if its key stops being good.
+func (x *exchange) pass(log *accessLog, next caddyhttp.Handler) (err error) {
+	ctx, cancel := context.WithCancelCause(x.r.Context())
+	x.cancel = cancel
+	defer cancel(nil)
+	r := x.r.WithContext(ctx)
+	if !x.observed {
+		x.dec.TrackIn(&x.live, x.end)
+	}
+
+	var before headerNames
+	before.note(x.w.Header())
+	finished := false
+	defer func() {
+		if finished {
+			return
+		}
+		// A panic. Either the response broke off, or the proxy found that it can't write
+		// any more, since the request was ended just when the upstream answered.
+		if !x.w.close() {
+			x.account.broke = true
+			x.settle(http.StatusBadGateway)
+			return
+		}
+		if p := recover(); p != http.ErrAbortHandler { //nolint:errorlint // as net/http compares it
+			panic(p)
+		}
+		err = x.refuseEnded(&before)
+	}()
+	err = next.ServeHTTP(&x.w, r)
+	finished = true
+	if x.w.close() {
+		return x.refuseEnded(&before)
+	}
+	if err == nil && x.w.status == 0 {
+		// Nobody wrote anything: the server will, after us.
+		x.writeHeaders()
+	}
+	// Settled before the error is answered: the client sees what was really taken.
+	x.settle(statusOf(err, x.w.status))
+	return log.serveError(&x.w, x.r, err)
+}
+
+// refuseEnded answers a request whose key stopped being good before its response began.
+// Of the response's header only what stood there before is kept: the rest is the upstream's.
+func (x *exchange) refuseEnded(before *headerNames) error {
+	before.keep(x.w.Header())
+	// Where the limits stand is told to valid keys only.
+	x.dec.Reason, x.dec.Outcome.N = x.w.ended, 0
+	x.shown.reason = x.w.ended
+	if x.r.ProtoMajor == 1 {
+		// Reading was stopped in mid-request. An HTTP/2 connection goes on: it is not only
+		// this request's.
+		x.w.Header().Set("Connection", "close")
+	}
+	return x.refuse(&x.w, x.w.ended)
+}
+
+// end is called, from another goroutine, when the key stops being good.
+func (x *exchange) end(reason gateway.Reason) {
+	x.w.end(reason)
+	x.cancel(errKeyEnded)
+}
+
+// statusOf returns the status that a handler's error, or what it wrote, amounts to.
+func statusOf(err error, written int) int {
+	if written != 0 || err == nil {
+		return written
+	}
+	var he caddyhttp.HandlerError
+	if errors.As(err, &he) && he.StatusCode != 0 {
+		return he.StatusCode
+	}
+	return http.StatusInternalServerError
+}
+
+// settle makes the request cost what it was worth: nothing where the upstream failed
+// and its rule refunds that, or what the upstream says.
+func (x *exchange) settle(status int) {
+	rule := x.verdict.Rule
+	if rule == nil || x.dec.Reason != gateway.Allowed {
+		return
+	}
+	if rule.Refund && status >= 500 && x.w.ended == gateway.Allowed && x.r.Context().Err() == nil {
+		x.dec.Settle(0)
+		return
+	}
+	if rule.Actual == "" {
+		return
+	}
+	text := x.actual
+	hdr := x.w.Header()
+	for _, name := range []string{rule.Actual, http.TrailerPrefix + rule.Actual} {
+		if v := hdr[name]; len(v) > 0 {
+			text = v[0]
+			delete(hdr, name)
+		}
+	}
+	if cost, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64); err == nil && cost >= 0 {
+		x.dec.Settle(cost)
+	}
+}
