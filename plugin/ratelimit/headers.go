@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 )
 
@@ -172,10 +173,25 @@ func (st *Standing) appendPolicy(b []byte, now time.Time) []byte {
 	case p.Kind == Credits:
 		b = strconv.AppendInt(b, integer(st.Limit), 10)
 	case p.Kind == Quota && p.Calendar == Month:
-		length := Month.End(now).Sub(Month.Start(now))
-		b = strconv.AppendInt(append(b, ";w="...), int64(length/time.Second), 10)
+		b = strconv.AppendInt(append(b, ";w="...), monthLength(now), 10)
 	}
 	return b
+}
+
+// month is a month's beginning and end, in Unix seconds.
+type month struct{ start, end int64 }
+
+// lastMonth is the month that monthLength was asked for last.
+var lastMonth atomic.Pointer[month]
+
+// monthLength returns how many seconds the month has that now is in.
+func monthLength(now time.Time) int64 {
+	m, at := lastMonth.Load(), now.Unix()
+	if m == nil || at < m.start || at >= m.end {
+		m = &month{Month.Start(now).Unix(), Month.End(now).Unix()}
+		lastMonth.Store(m)
+	}
+	return m.end - m.start
 }
 
 // appendItem appends the policy's member of RateLimit.
