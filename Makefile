@@ -33,7 +33,7 @@ lint:
 	GOFLAGS=-race $(GO) run -race=false $(STATICCHECK) ./...
 
 soak:
-	$(GO) test -tags soak -timeout 60m -count 1 -v ./e2e/
+	$(GO) test -tags soak -timeout 60m -count 1 -v ./e2e/ ./plugin/ratelimit/redis/
 
 bench:
 	./bench/run.sh

@@ -12,7 +12,7 @@ const (
 	// in which the bucket fills, the lesser when it is nearly full, and at most holdMax.
 	holdLeast = 16
 	holdMost  = 8
-	holdMax   = 2 * time.Second
+	holdMax   = 5 * time.Second
 	// holdShort bounds a hold from below, as the others do, and holdFor is how many requests it should
 	// be enough for: while the bucket is nearly full, holding tokens costs some of its burst.
 	holdShort = 64

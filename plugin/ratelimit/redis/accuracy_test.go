@@ -159,6 +159,7 @@ func (tr trial) check(t testing.TB, r result, atLeast float64) {
 // A few rows of the matrix; the whole is a soak test. Never more, on however busy a machine; not
 // many fewer, on one that is idle.
 func TestLimitsHoldOverNodes(t *testing.T) {
+	t.Parallel()
 	for _, tr := range []trial{
 		{false, 3, 10, time.Second, 2, 3},
 		{false, 5, 200, 2 * time.Second, 1.5, 1},

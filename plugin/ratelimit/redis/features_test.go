@@ -28,6 +28,7 @@ func (n *node) peek(b *ratelimit.Bill) map[string]ratelimit.Standing {
 
 // Running requests are counted over all nodes, and free a slot when they end.
 func TestConcurrency(t *testing.T) {
+	t.Parallel()
 	modes(t, func(t *testing.T, url string, leased bool) {
 		one, two := newNode(t, url, options{leased: leased}), newNode(t, url, options{leased: leased})
 		l := limits{tenant: []string{"c 4 per tenant"}, key: []string{"c 3"}}
@@ -106,6 +107,7 @@ func TestSlotsExpire(t *testing.T) {
 // What was spent is carried over to another limit: left = max(0, new size − spent). On every node, whether
 // it saw the old limit or not, and back again.
 func TestLimitChanges(t *testing.T) {
+	t.Parallel()
 	modes(t, func(t *testing.T, url string, leased bool) {
 		one, two := newNode(t, url, options{leased: leased}), newNode(t, url, options{leased: leased})
 		if one.admitted(one.bill(limits{key: []string{"r 20/d"}}), 15) != 15 {
@@ -142,6 +144,7 @@ func TestLimitChanges(t *testing.T) {
 
 // What is given back, and what costs more than was thought, is counted for all nodes.
 func TestAdjust(t *testing.T) {
+	t.Parallel()
 	modes(t, func(t *testing.T, url string, leased bool) {
 		one, two := newNode(t, url, options{leased: leased}), newNode(t, url, options{leased: leased})
 		l := limits{tenant: []string{"q 100/month", "m x"}, key: []string{"r 1000/h", "q 200/day per key"}}
@@ -184,6 +187,7 @@ func TestAdjust(t *testing.T) {
 
 // Reset makes new what is named, everywhere; a node that remembers a refusal soon hears of it.
 func TestReset(t *testing.T) {
+	t.Parallel()
 	modes(t, func(t *testing.T, url string, leased bool) {
 		one, two := newNode(t, url, options{leased: leased}), newNode(t, url, options{leased: leased})
 		l := limits{key: []string{"r 5/d", "r 100/h", "q 7/month per key"}}
@@ -212,6 +216,7 @@ func TestReset(t *testing.T) {
 
 // Redis forgets everything: nodes remember what they know of it.
 func TestRedisForgets(t *testing.T) {
+	t.Parallel()
 	modes(t, func(t *testing.T, url string, leased bool) {
 		n := newNode(t, url, options{leased: leased})
 		b := n.bill(limits{tenant: []string{"q 10/month"}, key: []string{"r 8/d"}})
@@ -233,6 +238,7 @@ func TestRedisForgets(t *testing.T) {
 
 // A server whose clock is behind what it was mints no tokens, and those that are there can be used.
 func TestClockGoesBack(t *testing.T) {
+	t.Parallel()
 	url := testserver.RedisURL(t)
 	client := connect(t, url)
 	ctx := context.Background()

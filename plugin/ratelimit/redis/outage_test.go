@@ -43,6 +43,7 @@ var faults = map[string]fault{
 // However Redis is lost: the plan's mode holds, requests stop waiting for it, and it is used again by
 // itself when it is back.
 func TestOutage(t *testing.T) {
+	t.Parallel()
 	for name, f := range faults {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -109,6 +110,7 @@ func TestOutage(t *testing.T) {
 // With Redis lost and found under load, nobody waits much longer than the timeout, and no more
 // than a few wait at all.
 func TestNobodyWaitsForRedis(t *testing.T) {
+	t.Parallel()
 	for name, f := range faults {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -170,6 +172,7 @@ func TestNobodyWaitsForRedis(t *testing.T) {
 
 // A gateway starts, and judges, where Redis does not answer; and uses it once it does.
 func TestStartWithoutRedis(t *testing.T) {
+	t.Parallel()
 	server := testserver.NewRedis(t)
 	server.Kill()
 	n := startNode(t, server.URL(), options{nodes: 2})
@@ -186,6 +189,7 @@ func TestStartWithoutRedis(t *testing.T) {
 
 // What a stopped Redis carries out after nobody waited for it any more is not charged.
 func TestTooLateIsNotCharged(t *testing.T) {
+	t.Parallel()
 	server := testserver.NewRedis(t)
 	n := newNode(t, server.URL(), options{timeout: 50 * time.Millisecond})
 	b := n.bill(limits{tenant: []string{"q 1000/month"}})

@@ -10,6 +10,7 @@ import (
 
 // Nodes that share a Redis share every kind of limit, and what one refuses the others do.
 func TestNodesShareLimits(t *testing.T) {
+	t.Parallel()
 	for name, l := range map[string]limits{
 		"rate of a key":        {key: []string{"r 10/h"}},
 		"rate of a tenant":     {tenant: []string{"r 10/h per tenant"}},
@@ -36,6 +37,7 @@ func TestNodesShareLimits(t *testing.T) {
 
 // What is refused takes nothing: neither of what is counted in Redis nor of credits.
 func TestRefusedTakesNothing(t *testing.T) {
+	t.Parallel()
 	modes(t, func(t *testing.T, url string, leased bool) {
 		n := newNode(t, url, options{leased: leased})
 		b := n.bill(limits{address: []string{"r 100/h per address"}, tenant: []string{"q 50/month", "m x", "c 5 per tenant"}, key: []string{"r 3/h", "c 5"}})

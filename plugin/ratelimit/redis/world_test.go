@@ -173,6 +173,9 @@ func eventually(t testing.TB, what string, f func() bool) {
 // modes runs a test in both modes.
 func modes(t *testing.T, f func(t *testing.T, url string, leased bool)) {
 	for name, leased := range map[string]bool{"exact": false, "leased": true} {
-		t.Run(name, func(t *testing.T) { f(t, testserver.RedisURL(t), leased) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f(t, testserver.RedisURL(t), leased)
+		})
 	}
 }
