@@ -34,6 +34,9 @@ func (a *App) status(ctx context.Context) management.Status {
 		Store:     management.StoreStatus{Kind: storeSQLite},
 		Limits:    limitsLocal,
 	}
+	if since := a.engine.since.Load(); since != nil {
+		s.StartedAt = since
+	}
 	if a.Store != nil && a.Store.Type != "" {
 		s.Store.Kind = a.Store.Type
 	}

@@ -48,6 +48,8 @@ type App struct {
 	ImportPeppers []string `json:"import_peppers,omitempty"`
 	// Secret encrypts what must be stored readably, and should be a placeholder. Default: none.
 	Secret string `json:"secret,omitempty"`
+	// SecretOptional lets Secret's placeholder be empty: there is no secret then. Default: false.
+	SecretOptional bool `json:"secret_optional,omitempty"`
 	// Leaks says whose reports of leaked keys are taken. Default: those of whoever holds the key.
 	Leaks *LeaksConfig `json:"leaks,omitempty"`
 	// Keyspaces are the products by name. Default: one named "default" with all defaults.

@@ -28,7 +28,7 @@ import (
 //		}
 //		pepper <pepper> [<previous>...]
 //		import_pepper <pepper>...
-//		secret <secret>
+//		secret <secret> [optional]
 //		leaks {
 //			github_keys <file>
 //		}
@@ -291,10 +291,18 @@ func (p *parser) pepper(d *caddyfile.Dispenser, field, usage string, to *[]strin
 	return nil
 }
 
-// secret reads `secret <secret>`.
+// secret reads `secret <secret> [optional]`.
 func (p *parser) secret(d *caddyfile.Dispenser) error {
 	p.lines.note("secret", d)
-	return oneArg(d, "secret <secret>", &p.app.Secret)
+	a, err := args(d, 1, 2, "secret <secret> [optional]")
+	if err != nil {
+		return err
+	}
+	if len(a) == 2 && a[1] != "optional" {
+		return d.Errf("secret: after the secret only 'optional' may stand, which lets it be empty, not a second one")
+	}
+	p.app.Secret, p.app.SecretOptional = a[0], len(a) == 2
+	return nil
 }
 
 // oneArg reads the one argument of a line.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -46,6 +47,8 @@ type engine struct {
 	manager *management.Manager
 	// shared counts in Redis; nil where limits are local.
 	shared *sharedLimits
+	// since is when the store was opened; nil before.
+	since atomic.Pointer[time.Time]
 	// webhooks delivers events; nil as store is.
 	webhooks *webhook.Service
 	// apps are the started configurations, newest last. Management goes by the newest;
@@ -122,6 +125,8 @@ func (e *engine) open(ctx context.Context) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.store, e.lazy.Store = s, s
+	now := time.Now().UTC().Truncate(time.Second)
+	e.since.Store(&now)
 	e.manager = management.New(management.Config{
 		Store: s, Engine: e.gateway, View: e.view, Logger: slog.New(e.log),
 		Webhooks: e.webhookSettings, Listener: e.events, Signer: e.headSigner,

@@ -122,12 +122,25 @@ func (a *App) expand(repl *caddy.Replacer) (s secrets, err error) {
 		}
 		s.importPeppers = append(s.importPeppers, v)
 	}
-	if a.Secret != "" {
-		if s.secret, err = expand(repl, "secret", a.Secret); err != nil {
-			return secrets{}, err
-		}
+	if s.secret, err = a.expandSecret(repl); err != nil {
+		return secrets{}, err
 	}
 	return s, nil
+}
+
+// expandSecret returns the secret, "" where there is none.
+func (a *App) expandSecret(repl *caddy.Replacer) (string, error) {
+	switch {
+	case a.Secret == "" && a.SecretOptional:
+		return "", fieldErrorf("secret_optional", "no secret is stated that could be empty")
+	case a.Secret == "":
+		return "", nil
+	case a.SecretOptional:
+		if out, err := repl.ReplaceOrErr(a.Secret, false, true); err != nil || strings.TrimSpace(out) == "" {
+			return "", err
+		}
+	}
+	return expand(repl, "secret", a.Secret)
 }
 
 // expand replaces the placeholders of one field's value.

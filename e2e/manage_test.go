@@ -346,9 +346,14 @@ func TestManagement(t *testing.T) {
 			plans[1]["name"] != "pro" || len(plans[1].records("limits")) != 3 || plans[2]["name"] != "prepaid" {
 			t.Errorf("the plans are %v", plans)
 		}
+		for _, p := range plans {
+			if p["on_leak"] != "report" || p["on_redis_down"] != "local" || len(p.list("was")) != 0 || p["deny"] != false || p["observe"] != false {
+				t.Errorf("the plan says %v", p)
+			}
+		}
 		r := s.read(t, "/v1/status")
 		nodes := r.records("nodes")
-		if r["degraded"] != false || !slices.Equal(r.list("keyspaces"), []any{"default"}) || len(nodes) != 1 || nodes[0]["ready"] != true || nodes[0]["lag"] != 0.0 {
+		if r["degraded"] != false || !slices.Equal(r.list("keyspaces"), []any{"default"}) || len(nodes) != 1 || nodes[0]["ready"] != true || nodes[0]["lag"] != 0.0 || r.text("started_at") == "" {
 			t.Errorf("the status is %v", r)
 		}
 	})
