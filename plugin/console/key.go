@@ -254,7 +254,8 @@ type keyAct struct {
 	// Grave says that it can't be undone.
 	Grave  bool
 	notice string
-	do     func(c *call, id string) error
+	// do returns where the change holds; nil where that is not told.
+	do func(c *call, id string) (*management.Receipt, error)
 }
 
 var keyActs = map[string]keyAct{
@@ -265,15 +266,15 @@ var keyActs = map[string]keyAct{
 			"It counts no more towards the plan's number of active keys.",
 			"Enabling it again brings it back as it is, with the same secret.",
 		},
-		notice: "disabled", do: func(c *call, id string) error {
-			return second(c.h.manager.DisableKey(c.ctx, c.actor, c.h.opts.Keyspace, id))
+		notice: "disabled", do: func(c *call, id string) (*management.Receipt, error) {
+			return held(c.h.manager.DisableKey(c.ctx, c.actor, c.h.opts.Keyspace, id))
 		},
 	},
 	"enable": {
 		Verb: "Enable the key", Title: "Enable",
 		Effects: []string{"Requests with it pass again, from the next one on.", "It counts towards the plan's number of active keys."},
-		notice:  "enabled", do: func(c *call, id string) error {
-			return second(c.h.manager.EnableKey(c.ctx, c.actor, c.h.opts.Keyspace, id))
+		notice:  "enabled", do: func(c *call, id string) (*management.Receipt, error) {
+			return held(c.h.manager.EnableKey(c.ctx, c.actor, c.h.opts.Keyspace, id))
 		},
 	},
 	"revoke": {
@@ -283,8 +284,8 @@ var keyActs = map[string]keyAct{
 			"All its secrets end, one in its grace too.",
 			"This can't be undone. Whoever uses the key needs another one.",
 		},
-		notice: "revoked", do: func(c *call, id string) error {
-			return second(c.h.manager.RevokeKey(c.ctx, c.actor, c.h.opts.Keyspace, id))
+		notice: "revoked", do: func(c *call, id string) (*management.Receipt, error) {
+			return held(c.h.manager.RevokeKey(c.ctx, c.actor, c.h.opts.Keyspace, id))
 		},
 	},
 	"delete": {
@@ -294,18 +295,20 @@ var keyActs = map[string]keyAct{
 			"It leaves the list. Its usage and its audit log are kept.",
 			"This can't be undone.",
 		},
-		notice: "deleted", do: func(c *call, id string) error {
-			return c.h.manager.DeleteKey(c.ctx, c.actor, c.h.opts.Keyspace, id, nil)
+		notice: "deleted", do: func(c *call, id string) (*management.Receipt, error) {
+			return nil, c.h.manager.DeleteKey(c.ctx, c.actor, c.h.opts.Keyspace, id, nil)
 		},
 	},
 	"reset-limits": {
 		Verb: "Reset the limits", Title: "Reset the limits of",
 		Effects: []string{"The key's own rates and quotas are as new: nothing counts as spent.", "Its tenant's shared limits and credits stay as they are."},
-		notice:  "limits-reset", do: func(c *call, id string) error {
-			return second(c.h.manager.ResetKeyLimits(c.ctx, c.actor, c.h.opts.Keyspace, id, nil))
+		notice:  "limits-reset", do: func(c *call, id string) (*management.Receipt, error) {
+			return nil, second(c.h.manager.ResetKeyLimits(c.ctx, c.actor, c.h.opts.Keyspace, id, nil))
 		},
 	},
 }
+
+func held(r management.Receipt, err error) (*management.Receipt, error) { return &r, err }
 
 func second[T any](_ T, err error) error { return err }
 
@@ -359,17 +362,28 @@ func from(ip *string) string {
 	return " from " + *ip
 }
 
+// receiptPage says where a change holds, and where not yet.
+type receiptPage struct {
+	Key     management.KeyRecord
+	Receipt management.Receipt
+	Done    string
+}
+
 func (c *call) changeKey() error {
 	a, k, err := c.keyAct()
 	if err != nil {
 		return err
 	}
-	if err := a.do(c, k.ID); err != nil {
+	receipt, err := a.do(c, k.ID)
+	if err != nil {
 		var e *management.Error
 		if errors.As(err, &e) && e.Status != http.StatusNotFound && e.Status != http.StatusUnauthorized {
 			return c.confirmKeyAct(e.Status, a, k, e.Error())
 		}
 		return err
+	}
+	if receipt != nil && (len(receipt.Pending) > 0 || !receipt.Durable) {
+		return c.render(http.StatusOK, "key-receipt", "Not everywhere yet", receiptPage{k, *receipt, notices[a.notice]})
 	}
 	if a.Name == "delete" {
 		return c.redirect("/keys", a.notice)
