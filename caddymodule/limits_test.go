@@ -1,0 +1,171 @@
+package caddymodule
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/keygate-dev/keygate/internal/testserver"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// limitsRig is a running app whose limits are shared, and a key on each of its plans.
+type limitsRig struct {
+	t    *testing.T
+	app  *App
+	keys map[string]string
+}
+
+func newLimitsRig(t *testing.T, limits *LimitsConfig) *limitsRig {
+	t.Helper()
+	app := onSQLite(filepath.Join(t.TempDir(), "keygate.db"))
+	for _, down := range []string{"local", "open", "closed"} {
+		app.Keyspaces["shop"].Plans = append(app.Keyspaces["shop"].Plans, &PlanConfig{Name: down, OnRedisDown: down, Limits: []string{"rate 5/d"}})
+	}
+	app.Limits = limits
+	g := &limitsRig{t: t, app: app, keys: map[string]string{}}
+	g.load()
+	actor := management.Actor{Name: "test", Via: "cli"}
+	m := current(t).engine.management()
+	for _, p := range app.Keyspaces["shop"].Plans {
+		if _, err := m.CreateTenant(context.Background(), actor, "shop", p.Name, management.TenantFields{Plan: management.Some(p.Name)}); err != nil {
+			t.Fatal(err)
+		}
+		k, err := m.CreateKey(context.Background(), actor, "shop", p.Name, management.KeyFields{Name: management.Some("ci")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.keys[p.Name] = k.Key
+	}
+	return g
+}
+
+func (g *limitsRig) load() {
+	g.t.Helper()
+	if err := load(g.t, g.app, nil); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// check judges one request with the key of a plan.
+func (g *limitsRig) check(plan string) gateway.Decision {
+	g.t.Helper()
+	a := current(g.t)
+	var d gateway.Decision
+	a.gateway.Check(context.Background(), &gateway.Request{
+		Now: time.Now(), View: a.view, Keyspace: a.view.Keyspaces["shop"], Credential: g.keys[plan], Addr: gateway.Addr("192.0.2.1"), Cost: 1,
+	}, &d)
+	d.Done()
+	return d
+}
+
+func (g *limitsRig) wantLeft(plan string, left int64) {
+	g.t.Helper()
+	d := g.check(plan)
+	if !d.Allowed() || d.Outcome.N != 1 || d.Outcome.Standings[0].Remaining != left {
+		g.t.Fatalf("plan %s: %s, %d policies, %d left, want %d", plan, d.Reason, d.Outcome.N, d.Outcome.Standings[0].Remaining, left)
+	}
+}
+
+// metric returns a metric without labels as it is shown, -1 where it is not.
+func metric(t *testing.T, name string) float64 {
+	t.Helper()
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(limitsStats, engineStats)
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	return -1
+}
+
+// Limits move to Redis in a reload, with what was spent, and on to another Redis; an engine whose
+// limits are in Redis says so.
+func TestLimitsRedisOverReloads(t *testing.T) {
+	g := newLimitsRig(t, nil)
+	g.wantLeft("local", 4)
+	g.wantLeft("local", 3)
+	if s := current(t).status(context.Background()); s.SharedLimits != nil || metric(t, "keygate_limits_away") != -1 {
+		t.Errorf("local limits are shown as shared: %+v", s.SharedLimits)
+	}
+	g.app.Limits = &LimitsConfig{Type: limitsRedis, Address: testserver.RedisURL(t), Timeout: caddy.Duration(10 * time.Second)}
+	g.load()
+	g.wantLeft("local", 2)
+	s := current(t).status(context.Background())
+	if s.Limits != limitsRedis || s.SharedLimits == nil || !s.SharedLimits.OK || s.SharedLimits.Mode != modeExact || s.SharedLimits.Waited == 0 || s.Degraded {
+		t.Errorf("status %+v %+v", s, s.SharedLimits)
+	}
+	shared := current(t).engine.shared
+	g.load()
+	if current(t).engine.shared != shared {
+		t.Error("a reload that changes nothing connects anew")
+	}
+	g.app.Limits.Mode = modeLeased
+	g.load()
+	g.wantLeft("local", 1)
+	if mode := current(t).status(context.Background()).SharedLimits.Mode; mode != modeLeased {
+		t.Errorf("mode %s", mode)
+	}
+	g.app.Limits = nil
+	g.load()
+	if d := g.check("local"); !d.Allowed() {
+		t.Errorf("back with local limits: %s", d.Reason)
+	}
+}
+
+// With Redis away each plan's word holds, and the status, the metrics and the answers say so.
+func TestOnRedisDown(t *testing.T) {
+	server := testserver.NewRedis(t)
+	g := newLimitsRig(t, &LimitsConfig{Type: limitsRedis, Address: server.URL(), Timeout: caddy.Duration(time.Second)})
+	g.wantLeft("local", 4)
+	server.Kill()
+	for end := time.Now().Add(time.Minute); !current(t).engine.sharedLimits().redis.Away(); {
+		g.check("open")
+		if time.Now().After(end) {
+			t.Fatal("nobody notices")
+		}
+	}
+	if d := g.check("closed"); d.Reason != gateway.Unavailable || d.RetryAfter < time.Second {
+		t.Errorf("closed: %s, retry after %s", d.Reason, d.RetryAfter)
+	}
+	for range 20 {
+		if d := g.check("open"); !d.Allowed() || d.Outcome.N != 0 {
+			t.Errorf("open: %s, with %d policies in its headers", d.Reason, d.Outcome.N)
+		}
+	}
+	for range 4 {
+		if d := g.check("local"); !d.Allowed() {
+			t.Errorf("local: %s", d.Reason)
+		}
+	}
+	if d := g.check("local"); d.Reason != gateway.RateLimited {
+		t.Errorf("local, the share being used up: %s", d.Reason)
+	}
+	s := current(t).status(context.Background())
+	if !s.Degraded || s.SharedLimits.OK || s.SharedLimits.Error == "" || !strings.Contains(strings.Join(s.Problems, "\n"), "on_redis_down") {
+		t.Errorf("status %+v %+v", s, s.SharedLimits)
+	}
+	if metric(t, "keygate_degraded") != 1 || metric(t, "keygate_limits_away") != 1 {
+		t.Error("the metrics do not say so")
+	}
+	server.Start()
+	for end := time.Now().Add(time.Minute); g.check("closed").Reason != gateway.Allowed; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it does not come back")
+		}
+	}
+	if metric(t, "keygate_degraded") != 0 {
+		t.Error("still degraded")
+	}
+}
