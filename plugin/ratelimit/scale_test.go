@@ -1,0 +1,134 @@
+package ratelimit
+
+import (
+	"math/big"
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+// checkScale holds a rate's whole numbers to the rate: never more generous, hardly less, and all that
+// they are summed up to is exact in a float64.
+func checkScale(t *testing.T, p *Policy) {
+	t.Helper()
+	s := newScale(p)
+	if s.each < 1 || s.perMicro < 1 || s.depth < s.each || s.depth > maxDepth || s.depth%s.each != 0 {
+		t.Fatalf("%s: %+v", p, *s)
+	}
+	// each/perMicro microseconds per token must be at least period/limit, and hardly more.
+	exact := big.NewRat(int64(p.Period), p.Limit*1000)
+	got := big.NewRat(s.each, s.perMicro)
+	if got.Cmp(exact) < 0 {
+		t.Fatalf("%s: a token costs %s µs, less than %s", p, got.FloatString(9), exact.FloatString(9))
+	}
+	if more := new(big.Rat).Sub(got, exact); more.Cmp(big.NewRat(1, s.perMicro)) > 0 {
+		t.Fatalf("%s: a token costs %s µs too many", p, more.FloatString(12))
+	}
+	if tokens := s.depth / s.each; tokens > p.Burst || tokens < p.Burst && s.perMicro > 1 {
+		t.Fatalf("%s: a bucket of %d tokens", p, tokens)
+	}
+	for _, d := range []time.Duration{time.Microsecond, time.Second, time.Hour} {
+		if u := s.units(d); u < maxDepth && s.duration(u) != d {
+			t.Fatalf("%s: %s is %d units, which are %s", p, d, u, s.duration(u))
+		}
+	}
+}
+
+func TestScale(t *testing.T) {
+	for _, text := range []string{
+		"60/m", "7/s", "10000/m burst 1", "1000000000000/1ms burst 1000000000000", "1/366d", "1000000000000/s", "1/1ms", "1/366d burst 1000000000000",
+		"999983/d", "3/1.5s burst 1000000", "1000000/d",
+	} {
+		checkScale(t, rates(t, text)[0])
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 20_000 {
+		log := func(most int64) int64 { return r.Int64N(int64(1)<<r.Int64N(41)%most) + 1 }
+		checkScale(t, newPolicy(Policy{Kind: Rate, Limit: log(MaxLimit), Burst: log(MaxLimit), Name: "x",
+			Period: min(MinPeriod+time.Duration(r.Int64N(int64(1)<<r.IntN(55))), MaxPeriod)}))
+	}
+	s := newScale(rates(t, "60/m")[0])
+	if want := int64(1e6) * s.perMicro; s.each != want || s.depth != 60*want {
+		t.Errorf("60/m is not exact: %+v", *s)
+	}
+}
+
+// Another limit keeps the number of tokens that were spent.
+func TestScaleConverts(t *testing.T) {
+	for _, c := range []struct {
+		from, to    string
+		spent, want int64
+	}{
+		{"60/m", "60/m", 17, 17}, {"60/m", "300/m", 60, 60}, {"300/m", "60/m", 200, 60}, {"7/s", "1000/d", 5, 5}, {"10/h", "10000/m burst 3", 2, 2},
+	} {
+		a, b := newScale(rates(t, c.from)[0]), newScale(rates(t, c.to)[0])
+		if got := b.convert(a, c.spent*a.each); got < c.want*b.each || got > c.want*b.each+1 {
+			t.Errorf("%d of %s are %d units of %s, not %d", c.spent, c.from, got, c.to, c.want*b.each)
+		}
+	}
+}
+
+// What is held ahead of need is used once, in time, and else given back.
+func TestPoolLots(t *testing.T) {
+	now := time.Now()
+	p := &pool{scale: newScale(rates(t, "1000/m")[0])}
+	p.put(now, 2, now.Add(time.Second), 1)
+	p.put(now, 3, now.Add(2*time.Second), 2)
+	p.put(now, 1, now.Add(3*time.Second), 3) // joins the second lot
+	for range 3 {
+		if !p.take(now) {
+			t.Fatal("none is held")
+		}
+	}
+	if n := p.held(now); n != 3 {
+		t.Errorf("%d held, not 3", n)
+	}
+	later := now.Add(2 * time.Second)
+	if p.take(later) || p.held(later) != 0 {
+		t.Error("a token is used that was held for too long")
+	}
+	p.expire(later)
+	if p.unused.n != 3 || p.unused.from != 2 || !p.holding() {
+		t.Errorf("to give back: %+v", p.unused)
+	}
+}
+
+// A node's share of what is left of a quota is at least one request, and ends.
+func TestQuotaShare(t *testing.T) {
+	for _, c := range []struct {
+		used, mine, limit, cost, nodes int64
+		over                           bool
+	}{
+		{0, 0, 100, 1, 5, false}, {19, 19, 100, 1, 5, false}, {20, 20, 100, 1, 5, true}, {100, 0, 100, 1, 1, true}, {99, 0, 100, 1, 9, false},
+		{100, 1, 100, 1, 9, true}, {0, 0, 10, 10, 5, false}, {10, 10, 10, 1, 5, true}, {95, 0, 100, 10, 1, true}, {100, 0, 100, 0, 1, false},
+	} {
+		counter := &counter{used: c.used, lease: &lease{carry: c.mine}}
+		if over := counter.overShare(c.limit, c.cost, c.nodes); over != c.over {
+			t.Errorf("%+v: %v", c, over)
+		}
+	}
+}
+
+// A switch costs what it leads to, and nothing more; what one limiter charged the other releases.
+func TestSwitch(t *testing.T) {
+	s := NewSwitch(NewLocal())
+	b := threeParties(t, "switch")
+	var o Outcome
+	ctx, now := t.Context(), time.Now()
+	if n := testing.AllocsPerRun(100, func() {
+		if s.Charge(ctx, now, b, &o) != nil || o.Refused {
+			t.Fatal("not charged")
+		}
+		s.Release(b)
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+	if err := s.Charge(ctx, now, b, &o); err != nil {
+		t.Fatal(err)
+	}
+	s.Set(NewLocal())
+	s.Release(b)
+	if live := b.Key.Subject.Live(); live != 0 {
+		t.Errorf("%d live", live)
+	}
+}
