@@ -140,6 +140,13 @@ func (g *gateway) logPath() string { return filepath.Join(g.dir, "gateway.log") 
 // start runs the process, on whatever data is there, and waits until it serves.
 func (g *gateway) start() {
 	g.t.Helper()
+	g.launch()
+	g.await()
+}
+
+// launch runs the process, and does not wait.
+func (g *gateway) launch() {
+	g.t.Helper()
 	log, err := os.OpenFile(g.logPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		g.t.Fatal(err)
@@ -156,7 +163,6 @@ func (g *gateway) start() {
 		g.status = c.Wait()
 		close(exited)
 	}()
-	g.await()
 }
 
 // await returns when the gateway serves: Caddy names a configuration's apps running

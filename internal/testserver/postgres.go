@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -262,4 +263,17 @@ func (b *PgBouncer) Through(url string) string {
 		b.t.Fatal(err)
 	}
 	return postgresURL(b.p.port, to.Database)
+}
+
+// PostgresAt returns the address of the server of url, and a function that returns url as
+// it is at another address, such as a Proxy's.
+func PostgresAt(t testing.TB, url string) (server string, at func(addr string) string) {
+	t.Helper()
+	to, err := pgx.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return net.JoinHostPort(to.Host, strconv.Itoa(int(to.Port))), func(addr string) string {
+		return fmt.Sprintf("postgres://%s@%s/%s?sslmode=disable", superuser, addr, to.Database)
+	}
 }
