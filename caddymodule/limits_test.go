@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -20,6 +21,7 @@ type limitsRig struct {
 	t    *testing.T
 	app  *App
 	keys map[string]string
+	ids  map[string]string
 }
 
 func newLimitsRig(t *testing.T, limits *LimitsConfig) *limitsRig {
@@ -29,7 +31,7 @@ func newLimitsRig(t *testing.T, limits *LimitsConfig) *limitsRig {
 		app.Keyspaces["shop"].Plans = append(app.Keyspaces["shop"].Plans, &PlanConfig{Name: down, OnRedisDown: down, Limits: []string{"rate 5/d"}})
 	}
 	app.Limits = limits
-	g := &limitsRig{t: t, app: app, keys: map[string]string{}}
+	g := &limitsRig{t: t, app: app, keys: map[string]string{}, ids: map[string]string{}}
 	g.load()
 	actor := management.Actor{Name: "test", Via: "cli"}
 	m := current(t).engine.management()
@@ -41,7 +43,7 @@ func newLimitsRig(t *testing.T, limits *LimitsConfig) *limitsRig {
 		if err != nil {
 			t.Fatal(err)
 		}
-		g.keys[p.Name] = k.Key
+		g.keys[p.Name], g.ids[p.Name] = k.Key, k.ID
 	}
 	return g
 }
@@ -159,6 +161,14 @@ func TestOnRedisDown(t *testing.T) {
 	if metric(t, "keygate_degraded") != 1 || metric(t, "keygate_limits_away") != 1 {
 		t.Error("the metrics do not say so")
 	}
+	// Where limits stand is not guessed at, and nothing is reset where it is not counted.
+	m, actor := current(t).engine.management(), management.Actor{Name: "test", Via: "cli"}
+	if page, err := m.KeyStandings(context.Background(), actor, "shop", g.ids["local"]); !errors.Is(err, gateway.ErrStore) {
+		t.Errorf("limits are shown: %+v, error %v", page, err)
+	}
+	if _, err := m.ResetKeyLimits(context.Background(), actor, "shop", g.ids["local"], nil); !errors.Is(err, gateway.ErrStore) {
+		t.Errorf("limits are reset: %v", err)
+	}
 	server.Start()
 	for end := time.Now().Add(time.Minute); g.check("closed").Reason != gateway.Allowed; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
@@ -167,5 +177,8 @@ func TestOnRedisDown(t *testing.T) {
 	}
 	if metric(t, "keygate_degraded") != 0 {
 		t.Error("still degraded")
+	}
+	if page, err := m.ResetKeyLimits(context.Background(), actor, "shop", g.ids["local"], nil); err != nil || *page.Data[0].Remaining != 5 {
+		t.Errorf("after the reset: %+v, error %v", page, err)
 	}
 }

@@ -98,7 +98,7 @@ func (g *Gateway) billOf(ctx context.Context, v *View, t *Tenant, k *Key, now ti
 	}
 	epoch := v.seq.Load()<<32 + t.Version
 	req := &Request{Now: now}
-	bill := new(ratelimit.Bill)
+	bill := &ratelimit.Bill{Outage: ratelimit.OutageClosed} // what is known here alone is no answer
 	party := func(p *ratelimit.Party, s *ratelimit.Subject, id string) {
 		if s == nil {
 			s = ratelimit.NewSubject(id)

@@ -8,6 +8,10 @@ func (s *Shared) outage(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, 
 	s.outages.Add(1)
 	c.away = true
 	if !take {
+		if b.Outage == OutageClosed {
+			o.N = 0
+			return ErrUnavailable
+		}
 		return nil
 	}
 	switch b.Outage {

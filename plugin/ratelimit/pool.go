@@ -132,8 +132,8 @@ func (p *pool) count(now time.Time) {
 	p.seen++
 }
 
-// target is how many tokens are worth holding while the bucket owes debt: what a third of a hold needs, and
-// no more than a share of a small part of the bucket, since others can't use what is held here.
+// target is how many tokens are worth holding while the bucket owes debt: what a third of a hold needs,
+// less where that is much, and no more than a share of a small part of the bucket: others can't use what is held here.
 func (p *pool) target(debt, nodes int64) int64 {
 	window := p.mostHold()
 	if window <= 0 {
@@ -143,7 +143,7 @@ func (p *pool) target(debt, nodes int64) int64 {
 	if expected < worthHolding {
 		return 0
 	}
-	return int64(min(expected/3, float64(p.scale.depth/p.scale.each)/float64(8*nodes)))
+	return int64(min(expected/3, 30+expected/12, float64(p.scale.depth/p.scale.each)/float64(8*nodes)))
 }
 
 // held returns the tokens in hand at now.

@@ -109,7 +109,8 @@ func (s *Shared) Charge(ctx context.Context, now time.Time, b *Bill, o *Outcome)
 	return s.judge(ctx, now, b, o, true)
 }
 
-// Peek implements Limiter. What this process holds ahead of need counts as left.
+// Peek implements Limiter. What this process holds ahead of need counts as left. While nothing answers it says what
+// is known here, or ErrUnavailable for a bill that is OutageClosed.
 func (s *Shared) Peek(ctx context.Context, now time.Time, b *Bill, o *Outcome) error {
 	return s.judge(ctx, now, b, o, false)
 }

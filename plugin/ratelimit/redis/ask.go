@@ -39,20 +39,24 @@ var (
 // errAway says that there is no connection.
 var errAway = errors.New("not connected")
 
-// within returns the client and a context that ends with what a request may wait. It is not
+// within returns the client and a context that ends with the timeout. It is not
 // the request's: a client that goes away says nothing of Redis.
-func (r *Redis) within() (rueidis.Client, context.Context, context.CancelFunc, error) {
+func (r *Redis) within(timeout time.Duration) (rueidis.Client, context.Context, context.CancelFunc, error) {
 	client := r.client.Load()
 	if client == nil {
 		return nil, nil, nil, errAway
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), r.timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	return *client, ctx, cancel, nil
 }
 
 // Ask implements ratelimit.Remote.
 func (r *Redis) Ask(_ context.Context, asks []ratelimit.Ask, peek bool) (taken bool, err error) {
-	client, ctx, cancel, err := r.within()
+	timeout := r.timeout
+	if peek {
+		timeout = max(timeout, peekTimeout) // people wait for it, not requests
+	}
+	client, ctx, cancel, err := r.within(timeout)
 	if err != nil {
 		return false, err
 	}
@@ -74,7 +78,11 @@ func (r *Redis) charge(ctx context.Context, client rueidis.Client, asks []rateli
 		args[0] = "peek"
 	}
 	sent := time.Now()
-	args.int(r.clock.deadline(sent.Add(r.timeout)))
+	if peek {
+		args.int(0)
+	} else {
+		args.int(r.clock.deadline(sent.Add(r.timeout)))
+	}
 	for i := range asks {
 		keys[i] = keyOf(&asks[i])
 		args.ask(&asks[i])
@@ -233,7 +241,7 @@ func (r *Redis) giveBack(client rueidis.Client, asks []ratelimit.Ask) {
 
 // Adjust implements ratelimit.Remote.
 func (r *Redis) Adjust(_ context.Context, a *ratelimit.Ask, delta int64) (int64, error) {
-	client, ctx, cancel, err := r.within()
+	client, ctx, cancel, err := r.within(r.timeout)
 	if err != nil {
 		return 0, err
 	}

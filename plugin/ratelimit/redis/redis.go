@@ -32,6 +32,8 @@ const DefaultTimeout = 5 * time.Millisecond
 const (
 	// connectTimeout bounds what is done beside requests: connecting, releasing, counting nodes.
 	connectTimeout = 2 * time.Second
+	// peekTimeout bounds asking where limits stand.
+	peekTimeout = time.Second
 	// keyPrefix begins every key.
 	keyPrefix = "keygate:"
 )

@@ -48,7 +48,7 @@ func newNode(t testing.TB, url string, o options) *node {
 func startNode(t testing.TB, url string, o options) *node {
 	t.Helper()
 	if o.timeout == 0 {
-		o.timeout = 10 * time.Second // so that a busy machine is not an outage
+		o.timeout = time.Minute // so that a busy machine is not an outage
 	}
 	ro := redis.Options{URL: url, Timeout: o.timeout, Logger: slog.New(slog.DiscardHandler)}
 	if o.nodes > 0 {
