@@ -37,6 +37,7 @@ var nullable = map[string]bool{
 	"IssuedKey.curl":       true,
 	"IssuedToken.token":    true,
 	"IssuedWebhook.secret": true,
+	"PortalLink.url":       true,
 }
 
 // typeNames are the names of types that are called otherwise in the document.

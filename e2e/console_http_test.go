@@ -1,0 +1,197 @@
+package e2e
+
+import (
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// consoled is a configuration with a console under a path, beside the API that it is for.
+const consoled = `{
+	admin {$KEYGATE_ADMIN}
+	servers {
+		trusted_proxies static 127.0.0.1/32
+	}
+	keygate {
+		store sqlite {$KEYGATE_DB}
+		prefix shop_live_ live
+		scopes admin > free
+		plan free {
+			max_keys 2
+			scopes free
+		}
+		plan pro
+		default_plan free
+	}
+}
+{$KEYGATE_LISTEN} {
+	log
+	keygate_api
+	keygate_console {
+		path  /console
+		title "The Shop"
+		color 3d5afe
+	}
+	handle_path /inner/* {
+		keygate_console {
+			identity_header Remote-User keys:read
+		}
+	}
+	handle {
+		keygate {
+			public /console*
+		}
+		reverse_proxy {$KEYGATE_UPSTREAM}
+	}
+}
+`
+
+// visitor is a browser at the console.
+type visitor struct {
+	*gateway
+	t      *testing.T
+	cookie string
+	header []string
+}
+
+func (v *visitor) get(path string) *answer {
+	v.t.Helper()
+	return v.send(v.t, "GET", path, "", append(v.header, "Cookie", v.cookie)...)
+}
+
+func (v *visitor) post(path string, form url.Values) *answer {
+	v.t.Helper()
+	origin := v.site
+	if slices.Contains(v.header, "https") {
+		origin = "https" + strings.TrimPrefix(origin, "http")
+	}
+	header := append([]string{"Cookie", v.cookie, "Content-Type", "application/x-www-form-urlencoded", "Origin", origin}, v.header...)
+	a := v.send(v.t, "POST", path, form.Encode(), header...)
+	if set := a.header.Get("Set-Cookie"); set != "" {
+		v.cookie, _, _ = strings.Cut(set, ";")
+		_, secret, _ := strings.Cut(v.cookie, "=")
+		v.keep(secret)
+	}
+	return a
+}
+
+var (
+	formToken  = regexp.MustCompile(`name="csrf" value="([^"]+)"`)
+	formNumber = regexp.MustCompile(`name="once" value="([^"]+)"`)
+	shownOnce  = regexp.MustCompile(`<code id="secret"[^>]*>([^<]+)</code>`)
+)
+
+// fill fills in the form of a page and sends it there.
+func (v *visitor) fill(path string, fields ...string) *answer {
+	v.t.Helper()
+	page := v.get(path).want(http.StatusOK)
+	form := url.Values{}
+	for name, in := range map[string]*regexp.Regexp{"csrf": formToken, "once": formNumber} {
+		if m := in.FindStringSubmatch(page.body); m != nil {
+			form.Set(name, m[1])
+		}
+	}
+	for i := 0; i < len(fields); i += 2 {
+		form.Add(fields[i], fields[i+1])
+	}
+	return v.post(path, form)
+}
+
+// A tenant's person comes in by a link, makes a key, uses it, and revokes it: all through the binary, and with
+// no secret in its log (which the test's end looks through).
+func TestConsoleOverHTTP(t *testing.T) {
+	up := newUpstream(t)
+	g := start(t, written(t, consoled), up)
+	for _, slug := range []string{"acme", "rival"} {
+		g.api(t, "POST", "/v1/tenants", record{"slug": slug}).want(http.StatusCreated)
+	}
+	theirs := g.api(t, "POST", "/v1/tenants/rival/keys", record{"name": "theirs"}).want(http.StatusCreated).json()
+	g.keep(theirs["key"].(string))
+	link := g.api(t, "POST", "/v1/tenants/acme/portal", record{"actor": "Ada", "role": "editor", "return_url": "https://shop.example.com/"}).want(http.StatusCreated).json()
+	code, ok := strings.CutPrefix(link["url"].(string), g.site+"/console/portal#")
+	if !ok {
+		t.Fatalf("the link is %v", link["url"])
+	}
+	g.keep(code)
+
+	v := &visitor{gateway: g, t: t}
+	page := v.get("/console/portal").want(http.StatusOK)
+	if !strings.Contains(page.body, "The Shop") || page.reached != nil {
+		t.Errorf("the console's page is %s", page.body)
+	}
+	if a := v.post("/console/portal", url.Values{"code": {code}}); a.want(http.StatusSeeOther).header.Get("Location") != "/console/" || !strings.HasPrefix(v.cookie, "keygate=") {
+		t.Fatalf("entering leads to %v with %q", a.header, v.cookie)
+	}
+	(&visitor{gateway: g, t: t}).post("/console/portal", url.Values{"code": {code}}).want(http.StatusUnauthorized)
+
+	made := v.fill("/console/keys/new", "name", "CI", "expires", "90", "with_scopes", "yes", "scopes", "free").want(http.StatusOK)
+	m := shownOnce.FindStringSubmatch(made.body)
+	if m == nil {
+		t.Fatalf("no key is shown: %s", made.body)
+	}
+	g.keep(m[1])
+	if !strings.Contains(made.body, "curl -H &#39;Authorization: Bearer "+m[1]+"&#39; "+g.site+"/") {
+		t.Errorf("the curl is not there: %s", made.body)
+	}
+	used := g.send(t, "GET", "/orders", "", "Authorization", "Bearer "+m[1]).passed()
+	id := used.reached.header.Get("X-Key-Id")
+	if used.reached.header.Get("X-Tenant-Id") != "acme" || id == "" {
+		t.Fatalf("the upstream is told %v", used.reached.header)
+	}
+	v.fill("/console/keys/new", "name", "over the cap", "with_scopes", "yes", "scopes", "admin").want(http.StatusUnprocessableEntity)
+	v.fill("/console/keys/new", "name", "two").want(http.StatusOK)
+	v.fill("/console/keys/new", "name", "three").want(http.StatusConflict)
+
+	for _, path := range []string{"/console/keys/" + theirs["id"].(string), "/console/tenants", "/console/tenants/acme", "/console/overview", "/console/tokens", "/console/audit/chain"} {
+		v.get(path).want(http.StatusNotFound)
+	}
+	g.restart()
+	// The session outlives the process, and what it does holds for the next request.
+	if a := v.fill("/console/keys/" + id + "/revoke"); a.want(http.StatusSeeOther).header.Get("Location") != "/console/keys/"+id+"?done=revoked" {
+		t.Errorf("revoking leads to %v", a.header)
+	}
+	g.send(t, "GET", "/orders", "", "Authorization", "Bearer "+m[1]).refused(http.StatusUnauthorized)
+	events := g.api(t, "GET", "/v1/audit?key="+id, nil).want(http.StatusOK).body
+	for _, want := range []string{`"actor":"Ada"`, `"via":"console"`, `"action":"key.revoked"`} {
+		if !strings.Contains(events, want) {
+			t.Errorf("the audit lacks %s: %s", want, events)
+		}
+	}
+	// What is not the console's is the API's.
+	g.send(t, "GET", "/consoles", "").passed()
+	g.send(t, "GET", "/", "").refused(http.StatusUnauthorized)
+}
+
+// Operators sign in with a token; behind a trusted proxy that speaks HTTPS the cookie is the host's alone.
+func TestConsoleOperatorOverHTTP(t *testing.T) {
+	g := start(t, written(t, consoled), newUpstream(t))
+	token := g.api(t, "POST", "/v1/tokens", record{"name": "ops", "scopes": []string{"*"}}).want(http.StatusCreated).json()["token"].(string)
+	g.keep(token)
+	v := &visitor{gateway: g, t: t}
+	v.post("/console/sign-in", url.Values{"token": {token[:len(token)-1]}}).want(http.StatusUnauthorized)
+	v.post("/console/sign-in", url.Values{"token": {token}, "name": {"Ada"}}).want(http.StatusSeeOther)
+	if a := v.get("/console/tenants").want(http.StatusOK); !strings.Contains(a.body, "Ada") || !strings.Contains(a.header.Get("Content-Security-Policy"), "default-src 'none'") {
+		t.Errorf("the page is %v %s", a.header, a.body)
+	}
+	evil := &visitor{gateway: g, t: t, cookie: v.cookie, header: []string{"Sec-Fetch-Site", "cross-site"}}
+	evil.fill("/console/tenants/new", "slug", "planted").want(http.StatusForbidden)
+	g.api(t, "GET", "/v1/tenants/planted", nil).want(http.StatusNotFound)
+
+	behind := &visitor{gateway: g, t: t, header: []string{"X-Forwarded-Proto", "https"}}
+	if a := behind.post("/console/sign-in", url.Values{"token": {token}}); !strings.HasPrefix(a.header.Get("Set-Cookie"), "__Host-keygate=") || !strings.Contains(a.header.Get("Set-Cookie"), "; Secure") {
+		t.Errorf("the cookie is %q", a.header.Get("Set-Cookie"))
+	}
+	behind.get("/console/keys").want(http.StatusOK)
+
+	// Under handle_path, and by the word of a proxy in front.
+	inner := &visitor{gateway: g, t: t, header: []string{"Remote-User", "Grace"}}
+	a := inner.get("/inner/keys").want(http.StatusOK)
+	if !strings.Contains(a.body, "Grace") || !strings.Contains(a.body, `href="/inner/keys"`) || !strings.Contains(a.body, `src="/inner/assets/`) {
+		t.Errorf("the page is %s", a.body)
+	}
+	inner.header = nil
+	inner.get("/inner/keys").want(http.StatusSeeOther)
+}
