@@ -179,6 +179,21 @@ func TestKeys(t *testing.T) {
 	}
 }
 
+// One page on two views.
+func TestBecome(t *testing.T) {
+	t.Parallel()
+	tab := New(t, site(t), Desktop)
+	tab.Go("/")
+	for _, v := range []View{Phone.InDark(), Desktop} {
+		tab.Become(v)
+		var got string
+		tab.Eval(`innerWidth + (matchMedia('(prefers-color-scheme: dark)').matches ? ' dark' : ' light')`, &got)
+		if want := map[bool]string{true: "390 dark", false: "1280 light"}[v.Dark]; got != want {
+			t.Errorf("the page is seen on %s, want %s", got, want)
+		}
+	}
+}
+
 // Tabs share nothing.
 func TestApart(t *testing.T) {
 	t.Parallel()

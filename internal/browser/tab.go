@@ -101,15 +101,29 @@ func New(t testing.TB, site string, v View) *Tab {
 		p.dispose(profile)
 	})
 	chromedp.ListenTarget(ctx, tab.hear)
-	scheme := "light"
-	if v.Dark {
-		scheme = "dark"
-	}
 	zone := v.Zone
 	if zone == "" {
 		zone = "UTC"
 	}
-	actions := []chromedp.Action{
+	actions := append(v.seen(),
+		emulation.SetTimezoneOverride(zone),
+		emulation.SetScriptExecutionDisabled(v.NoScript),
+		emulation.SetFocusEmulationEnabled(true),
+	)
+	// The first call makes the tab, for which its context must be without a deadline.
+	if err := chromedp.Run(ctx, actions...); err != nil {
+		t.Fatalf("opening a tab: %v", err)
+	}
+	return tab
+}
+
+// seen are the actions that make a tab what the view says of its window.
+func (v View) seen() []chromedp.Action {
+	scheme := "light"
+	if v.Dark {
+		scheme = "dark"
+	}
+	return []chromedp.Action{
 		emulation.SetDeviceMetricsOverride(v.Width, v.Height, 1, v.Phone),
 		emulation.SetTouchEmulationEnabled(v.Phone),
 		emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{
@@ -117,15 +131,18 @@ func New(t testing.TB, site string, v View) *Tab {
 			// What moves can't be compared, clicked, or looked at for contrast.
 			{Name: "prefers-reduced-motion", Value: "reduce"},
 		}),
-		emulation.SetTimezoneOverride(zone),
-		emulation.SetScriptExecutionDisabled(v.NoScript),
-		emulation.SetFocusEmulationEnabled(true),
 	}
-	// The first call makes the tab, for which its context must be without a deadline.
-	if err := chromedp.Run(ctx, actions...); err != nil {
-		t.Fatalf("opening a tab: %v", err)
-	}
-	return tab
+}
+
+// Become shows the page that is there on another view: its size, touch and colours. Zone and
+// scripts stay as they are.
+func (tab *Tab) Become(v View) {
+	tab.t.Helper()
+	v.Zone, v.NoScript = tab.view.Zone, tab.view.NoScript
+	tab.view = v
+	tab.must("another view", v.seen()...)
+	tab.Await("the other view", fmt.Sprintf(`innerWidth === %d && matchMedia('(prefers-color-scheme: dark)').matches === %v`, v.Width, v.Dark))
+	tab.settled()
 }
 
 // View returns what the tab's pages are seen on.

@@ -1,0 +1,217 @@
+package e2e
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/keygate-dev/keygate/internal/browser"
+)
+
+// What operators do beside keys, on a phone: tenants, plans, the overview, tokens and the audit log.
+func TestConsoleOperator(t *testing.T) {
+	t.Parallel()
+	d := startDesk(t)
+	tab := d.operator(t, browser.Phone)
+
+	// A tenant: what is wrong stands beside its field, and what was typed is kept.
+	tab.Go("/tenants")
+	tab.Has("No tenants yet")
+	tab.Follow("link=Create the first tenant")
+	tab.Fill("label=Slug", "no spaces please")
+	tab.Fill("label=Name", "Globex & Sons")
+	tab.Fill("label=Plan", "business")
+	tab.Fill("label=Credits to begin with", "many")
+	tab.Follow("button=Create the tenant", http.StatusUnprocessableEntity)
+	for _, field := range []string{"slug", "credits"} {
+		if tab.ErrorOf(field) == "" && field == "credits" {
+			t.Errorf("nothing is said of %s beside its field", field)
+		}
+	}
+	if tab.Value("label=Name") != "Globex & Sons" || tab.Value("label=Credits to begin with") != "many" || tab.Value("label=Plan") != "business" {
+		t.Error("what was typed is gone")
+	}
+	tab.Accessible()
+	tab.Fill("label=Slug", "no spaces please")
+	tab.Fill("label=Credits to begin with", "500")
+	tab.Follow("button=Create the tenant", http.StatusUnprocessableEntity)
+	if tab.ErrorOf("slug") == "" {
+		t.Error("nothing is said of the slug beside its field")
+	}
+	tab.Fill("label=Slug", "globex")
+	tab.Follow("button=Create the tenant")
+	tab.Has("Globex & Sons", "500")
+	// A slug that is taken is another error of the same field.
+	tab.Go("/tenants/new")
+	tab.Fill("label=Slug", "GLOBEX")
+	tab.Follow("button=Create the tenant", http.StatusConflict)
+	if tab.ErrorOf("slug") == "" {
+		t.Error("nothing is said of a taken slug beside its field")
+	}
+
+	// Credits, with a ledger; never below zero.
+	k := d.key(t, "globex", record{"name": "batch", "scopes": []string{"admin"}})
+	tab.Go("/tenants/globex")
+	tab.Follow("link=Ledger")
+	tab.Fill("label=Credits", "250")
+	tab.Fill("label=Reference", "invoice 7")
+	tab.Follow("button=Change the balance")
+	tab.Has("750", "invoice 7", "Ada Operator")
+	tab.Fill("label=What", "spend")
+	tab.Fill("label=Credits", "5000")
+	tab.Follow("button=Change the balance", http.StatusPaymentRequired, http.StatusUnprocessableEntity)
+	tab.Has("750")
+	if got := d.balance(t, "globex"); got != 750 {
+		t.Errorf("the balance is %d", got)
+	}
+	tab.Accessible()
+
+	// Suspended, it is refused; back, everything is as it was.
+	tab.Go("/tenants/globex")
+	tab.Follow("link=Suspend")
+	tab.Has("It has 1 active key.")
+	tab.Accessible()
+	tab.Follow("button=Suspend the tenant")
+	tab.Has("The tenant is suspended", "Suspended")
+	d.call(t, "GET", "/v1/items", k.full).refused(http.StatusForbidden)
+	tab.Follow("link=Let return")
+	tab.Follow("button=Let the tenant return")
+	d.call(t, "POST", "/v1/generate/text", k.full).passed()
+
+	// Another plan and limits of its own hold at once.
+	tab.Follow("link=Edit")
+	tab.Fill("label=Plan", "none")
+	tab.Follow("button=Save")
+	d.call(t, "GET", "/v1/items", k.full).refused(http.StatusForbidden)
+	tab.Follow("link=Edit")
+	tab.Fill("label=Plan", "business")
+	tab.Click("button=Limits of its own")
+	tab.Fill("label=Rate", "1/d")
+	tab.Follow("button=Save")
+	d.call(t, "GET", "/v1/items", k.full).passed()
+	d.call(t, "GET", "/v1/items", k.full).refused(http.StatusTooManyRequests)
+
+	tab.Go("/plans")
+	tab.Has("free", "pro", "business", "none", "300/m", "100000/month")
+	eventually(t, "usage on the overview", func() bool { tab.Go("/overview"); return tab.Says("batch") })
+	tab.Has("All well", "local", "Ready", "Rate limited", "Top keys of the last day", "globex")
+	tab.Await("the charts", `document.querySelectorAll('canvas').length >= 2`)
+	if !tab.Drawn() {
+		t.Error("a chart is empty")
+	}
+
+	// A management token, shown once, that works and is revoked.
+	tab.Go("/tokens")
+	tab.Follow("link=Create a token")
+	tab.Fill("label=Name", "deploy bot")
+	tab.Fill("label=Tenant", "globex")
+	tab.Check("label=keys:read", true)
+	tab.Follow("button=Create the token")
+	token := d.shownKey(t, tab)
+	if !strings.HasPrefix(token, "kgm_") {
+		t.Fatal("no token is shown")
+	}
+	tab.Accessible()
+	tab.Expect("confirm", true, func() { tab.Follow("link=I have copied it") })
+	tab.Forbid(token)
+	list := func() *answer { return d.fetch(t, "GET", "/v1/keys", "", "Authorization", "Bearer "+token) }
+	list().want(http.StatusOK)
+	tab.Follow("link=Revoke deploy bot")
+	tab.Accessible()
+	tab.Follow("button=Revoke")
+	tab.Has("The token is revoked")
+	list().want(http.StatusUnauthorized)
+
+	// Everything of this stands in the audit log, under the person's name, and its chain holds.
+	tab.Go("/audit?tenant=globex")
+	tab.Has("Ada Operator created the tenant", "Ada Operator suspended the tenant", "Ada Operator added credits")
+	tab.Go("/audit")
+	tab.Has("Ada Operator created a management token", "signed in to the console")
+	tab.Follow("link=Check the chain")
+	tab.Has("The chain is intact.")
+
+	// Deleting asks about the keys that are left.
+	tab.Go("/tenants/globex/delete")
+	tab.Follow("button=Delete for good", http.StatusConflict)
+	tab.Check("label=Delete its keys", true)
+	tab.Follow("button=Delete for good")
+	tab.Has("The tenant is deleted.")
+	tab.Go("/tenants/globex", http.StatusNotFound)
+	tab.Accessible()
+}
+
+// Webhooks: made, delivered to, failing, replayed, their secrets shown once.
+func TestConsoleWebhooks(t *testing.T) {
+	t.Parallel()
+	d := startDesk(t)
+	r := newReceiver(t)
+	d.tenant(t, "acme", record{"plan": "pro"})
+	tab := d.person(t, browser.Desktop, "acme", nil)
+	tab.Go("/webhooks")
+	tab.Has("No webhooks yet")
+	tab.Follow("link=Create the first webhook")
+	tab.Fill("label=Address", "javascript:alert(1)")
+	tab.Fill("label=Events", "key.created\nnonsense.*")
+	// The browser itself takes that for a URL; the gateway does not.
+	tab.Follow("button=Create the webhook", http.StatusUnprocessableEntity)
+	if tab.ErrorOf("url") == "" {
+		t.Error("nothing is said of the address beside its field")
+	}
+	if tab.Value("label=Events") != "key.created\nnonsense.*" {
+		t.Error("what was typed is gone")
+	}
+	tab.Accessible()
+	tab.Fill("label=Address", r.URL)
+	tab.Fill("label=Events", "key.created\nkey.revoked")
+	tab.Follow("button=Create the webhook")
+	secret := d.shownKey(t, tab)
+	if !strings.HasPrefix(secret, "whsec_") {
+		t.Fatal("no secret is shown")
+	}
+	r.set(func() { r.secret = secret })
+	tab.Accessible()
+	tab.Expect("confirm", true, func() { tab.Follow("link=I have copied it") })
+	tab.Forbid(secret)
+	hook := tab.Path()
+	tab.Has("Nothing was delivered yet")
+
+	k := d.key(t, "acme", nil)
+	eventually(t, "the delivery", func() bool { return r.types()["key.created"] == 1 })
+	eventually(t, "its row", func() bool { tab.Go(hook); return tab.Says("200") })
+	tab.Has("key.created")
+	if got := tab.Text("td .badge"); got != "Delivered" {
+		t.Errorf("the delivery is %s", got)
+	}
+	tab.Accessible()
+	tried := 0
+	r.set(func() { r.down, tried = true, r.tried })
+	tab.Follow("button=Replay key.created")
+	tab.Has("The event is being delivered again.")
+	eventually(t, "the replay", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.tried > tried })
+	eventually(t, "its row", func() bool { tab.Go(hook); return tab.Says("503") })
+	d.post(t, k, "revoke", nil)
+	r.set(func() { r.down = false })
+
+	tab.Follow("link=Rotate the secret")
+	tab.Accessible()
+	tab.Follow("button=Rotate the secret")
+	second := d.shownKey(t, tab)
+	if second == secret {
+		t.Error("the secret is the former one")
+	}
+	tab.Expect("confirm", true, func() { tab.Follow("link=I have copied it") })
+	tab.Forbid(second)
+	tab.Follow("link=Edit")
+	tab.Check("label=Active", false)
+	tab.Follow("button=Save")
+	tab.Has("Disabled")
+	tab.Follow("link=Delete")
+	tab.Follow("button=Delete for good")
+	tab.Has("The webhook is deleted.")
+	tab.Go(hook, http.StatusNotFound)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.wrong) > 0 {
+		t.Errorf("deliveries with a wrong signature: %q", r.wrong)
+	}
+}
