@@ -137,7 +137,7 @@ func newPostgres(dir string, arguments []string) (*process, error) {
 			"-D", data, "-p", strconv.Itoa(port),
 			"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
 			// Tests end servers, but no test cuts the power: nothing waits for the disk.
-			"-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off",
+			"-c", "fsync=off", "-c", "full_page_writes=off",
 			"-c", "max_connections=200", "-c", "shared_buffers=32MB", "-c", "autovacuum=off",
 			"-c", "timezone=UTC", "-c", "log_min_messages=warning",
 		}, arguments...)

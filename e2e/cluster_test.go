@@ -1,0 +1,298 @@
+package e2e
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/internal/testserver"
+)
+
+// clusterConfig is of a gateway that shares its database; options go into the keygate block.
+func clusterConfig(options string) string {
+	return `{
+	admin {$KEYGATE_ADMIN}
+	keygate {
+		store postgres {env.DATABASE_URL}
+		node {env.NODE}
+` + options + `
+	}
+}
+
+{$KEYGATE_LISTEN} {
+	keygate_health /readyz
+	keygate
+	reverse_proxy {$KEYGATE_UPSTREAM}
+}
+`
+}
+
+// cluster is several gateways on one PostgreSQL, each with a network of its own to it.
+type cluster struct {
+	nodes   []*site
+	proxies []*testserver.Proxy
+}
+
+// startCluster runs n gateways on the database that url returns for an address of the server.
+func startCluster(t testing.TB, n int, server string, url func(addr string) string, options string) *cluster {
+	t.Helper()
+	c := new(cluster)
+	config := written(t, clusterConfig(options))
+	for i := range n {
+		p := testserver.NewProxy(t, server)
+		g := prepare(t, config, newUpstream(t), "NODE=n"+strconv.Itoa(i), "DATABASE_URL="+url(p.Addr()))
+		c.nodes = append(c.nodes, &site{gateway: g, product: plain})
+		c.proxies = append(c.proxies, p)
+	}
+	// All at once: whoever is first makes the tables.
+	var all sync.WaitGroup
+	for _, node := range c.nodes {
+		all.Go(node.start)
+	}
+	all.Wait()
+	return c
+}
+
+// shared runs n gateways on a database of the server that the tests share.
+func shared(t testing.TB, n int, options string) *cluster {
+	t.Helper()
+	url := testserver.PostgresURL(t)
+	server, at := testserver.PostgresAt(t, url)
+	return startCluster(t, n, server, at, options)
+}
+
+// everywhere calls f with each gateway.
+func (c *cluster) everywhere(f func(s *site)) {
+	for _, s := range c.nodes {
+		f(s)
+	}
+}
+
+// known returns when every gateway takes a key, and says how many requests of the key
+// were taken until then.
+func (c *cluster) known(t testing.TB, k key) (requests int64) {
+	t.Helper()
+	c.everywhere(func(s *site) {
+		eventually(t, "the key is known to "+s.dir, func() bool { return s.call(t, "GET", "/", k.full).status == http.StatusOK })
+		requests++
+	})
+	return requests
+}
+
+// pendingNodes returns the nodes that a receipt names as not having confirmed.
+func pendingNodes(t testing.TB, receipt record) (names []string) {
+	t.Helper()
+	for _, p := range receipt.records("pending") {
+		names = append(names, p.text("node"))
+		if stops, err := time.Parse(time.RFC3339, p.text("stops_by")); err != nil || time.Until(stops) <= 0 {
+			t.Errorf("a pending node stops by %v: %v", p["stops_by"], err)
+		}
+	}
+	return names
+}
+
+func TestClusterRevokes(t *testing.T) {
+	t.Parallel()
+	c := shared(t, 3, "plan free")
+	a, b, d := c.nodes[0], c.nodes[1], c.nodes[2]
+	a.tenant(t, "acme", nil)
+
+	// Others' keys go on all the while, on every gateway.
+	steady := a.key(t, "acme", nil)
+	c.known(t, steady)
+	stop := make(chan struct{})
+	var load sync.WaitGroup
+	var served atomic.Int64
+	c.everywhere(func(s *site) {
+		load.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if got := s.call(t, "GET", "/", steady.full).status; got != http.StatusOK {
+					t.Errorf("a key that nobody touched was answered %d", got)
+					return
+				}
+				served.Add(1)
+			}
+		})
+	})
+
+	for i := range 6 {
+		k := c.nodes[i%3].key(t, "acme", nil)
+		c.known(t, k)
+		if i >= 3 {
+			// A connection that was lost just now makes no difference.
+			c.proxies[i%3].Cut()
+		}
+		receipt := c.nodes[(i+1)%3].post(t, k, "revoke", record{"wait": "1m"})
+		if pending := pendingNodes(t, receipt); len(pending) > 0 || len(receipt.list("confirmed")) != 3 || receipt["durable"] != true {
+			t.Fatalf("the receipt of revocation %d: %v", i, receipt)
+		}
+		c.everywhere(func(s *site) { s.call(t, "GET", "/", k.full).refused(http.StatusUnauthorized).problem("revoked_key") })
+	}
+
+	// A gateway that can't be told is named, and follows when it can.
+	k := a.key(t, "acme", nil)
+	c.known(t, k)
+	c.proxies[2].Refuse()
+	receipt := a.post(t, k, "revoke", record{"wait": "50ms"})
+	if pending := pendingNodes(t, receipt); !slices.Equal(pending, []string{"n2"}) {
+		t.Errorf("with n2 cut off: %v", receipt)
+	}
+	a.call(t, "GET", "/", k.full).refused(http.StatusUnauthorized)
+	c.proxies[2].Restore()
+	eventually(t, "n2 refuses the key", func() bool { return d.call(t, "GET", "/", k.full).status == http.StatusUnauthorized })
+	if pending := pendingNodes(t, b.post(t, k, "revoke", record{"wait": "1m"})); len(pending) > 0 {
+		t.Errorf("after n2 came back: %v", pending)
+	}
+
+	close(stop)
+	load.Wait()
+	if served.Load() == 0 {
+		t.Error("nothing was served meanwhile")
+	}
+
+	// One that ends cleanly is waited for no more; one that is killed is named until it is
+	// forgotten.
+	b.stop()
+	k = a.key(t, "acme", nil)
+	if receipt := a.post(t, k, "disable", record{"wait": "1m"}); len(receipt.list("confirmed")) != 2 || len(pendingNodes(t, receipt)) != 0 {
+		t.Errorf("after n1 was stopped: %v", receipt)
+	}
+	d.kill()
+	a.keygate(t, "status", "--forget", "n1").exits(1)
+	if receipt := a.post(t, k, "enable", record{"wait": "10ms"}); !slices.Equal(pendingNodes(t, receipt), []string{"n2"}) {
+		t.Errorf("after n2 was killed: %v", receipt)
+	}
+	a.keygate(t, "key", "revoke", k.id, "--wait", "10ms").exits(1)
+	eventually(t, "n2 counts as gone", func() bool { return a.keygate(t, "status", "--forget", "n2").code == 0 })
+	a.keygate(t, "key", "revoke", k.id).exits(0)
+	if last := a.manage(t, "GET", "/v1/audit", nil).json().records("data")[0]; last.text("action") != "node.forgotten" || last.text("target") != "n2" {
+		t.Errorf("the last event is %v", last)
+	}
+}
+
+// TestClusterCounts holds that what several gateways count adds up, and that a balance which all of
+// them spend is spent once.
+func TestClusterCounts(t *testing.T) {
+	t.Parallel()
+	const credits = 40
+	c := shared(t, 3, `plan free
+		plan paid {
+			credits
+		}
+		default_plan free`)
+	a := c.nodes[0]
+	a.tenant(t, "acme", nil)
+	k := a.key(t, "acme", nil)
+	var sent atomic.Int64
+	sent.Add(c.known(t, k))
+	var all sync.WaitGroup
+	c.everywhere(func(s *site) {
+		all.Go(func() {
+			for range 30 {
+				s.call(t, "GET", "/", k.full).passed()
+				sent.Add(1)
+			}
+		})
+	})
+	all.Wait()
+	eventually(t, "every request is counted", func() bool { return countOf(t, c, k) == sent.Load() })
+	if used := c.nodes[1].read(t, "/v1/keys/"+k.id); used["last_used_at"] == nil {
+		t.Errorf("last use: %v", used)
+	}
+
+	a.tenant(t, "rich", record{"plan": "paid"})
+	a.manage(t, "POST", "/v1/tenants/rich/credits", record{"add": credits}).want(http.StatusOK)
+	spender := a.key(t, "rich", nil)
+	var allowed atomic.Int64
+	c.everywhere(func(s *site) {
+		all.Go(func() {
+			// A gateway may find nothing left while another holds some, and has to give it back.
+			for deadline := time.Now().Add(patience); allowed.Load() < credits && time.Now().Before(deadline); {
+				switch got := s.call(t, "GET", "/", spender.full).status; got {
+				case http.StatusOK:
+					allowed.Add(1)
+				case http.StatusPaymentRequired:
+					time.Sleep(10 * time.Millisecond)
+				case http.StatusUnauthorized: // made just now, elsewhere
+				default:
+					t.Errorf("%d", got)
+					return
+				}
+			}
+		})
+	})
+	all.Wait()
+	c.everywhere(func(s *site) { s.call(t, "GET", "/", spender.full).refused(http.StatusPaymentRequired) })
+	if allowed.Load() != credits {
+		t.Errorf("%d requests were paid for with %d credits", allowed.Load(), credits)
+	}
+	eventually(t, "the balance is 0", func() bool { return c.nodes[2].balance(t, "rich") == 0 })
+}
+
+// countOf returns how many requests of a key usage tells of.
+func countOf(t testing.TB, c *cluster, k key) int64 {
+	t.Helper()
+	return sum(t, c.nodes[1].read(t, "/v1/keys/"+k.id+"/usage")).requests
+}
+
+func TestClusterWithoutPostgres(t *testing.T) {
+	t.Parallel()
+	pg := testserver.NewPostgres(t)
+	c := startCluster(t, 2, pg.Addr(), pg.URLAt, "plan free")
+	a, b := c.nodes[0], c.nodes[1]
+	a.tenant(t, "acme", nil)
+	k := a.key(t, "acme", nil)
+	c.known(t, k)
+	for _, down := range []struct {
+		name       string
+		away, back func()
+	}{
+		{"killed", pg.Kill, pg.Start},
+		{"stopped", pg.Pause, pg.Resume},
+	} {
+		down.away()
+		for range 20 {
+			c.everywhere(func(s *site) { s.call(t, "GET", "/", k.full).passed() })
+		}
+		a.manage(t, "POST", "/v1/keys/"+k.id+"/revoke", nil).want(http.StatusServiceUnavailable).problem("store_unavailable")
+		unknown := plain.unknown()
+		eventually(t, down.name+": nothing is said of an unknown key", func() bool {
+			return b.call(t, "GET", "/", unknown).status == http.StatusServiceUnavailable
+		})
+		c.everywhere(func(s *site) { s.call(t, "GET", "/", k.full).passed() })
+		down.back()
+		eventually(t, down.name+": it is said again that the key is unknown", func() bool {
+			return b.call(t, "GET", "/", unknown).status == http.StatusUnauthorized
+		})
+		var made *answer
+		eventually(t, down.name+": keys can be made again", func() bool {
+			made = a.manage(t, "POST", "/v1/tenants/acme/keys", record{"name": "after"})
+			return made.status == http.StatusCreated
+		})
+		c.known(t, a.made(t, made.json()))
+	}
+	// A gateway that starts while it is away comes up, and judges when it is back.
+	b.stop()
+	pg.Kill()
+	b.launch()
+	eventually(t, "it is there", func() bool {
+		resp, err := http.Get(b.site + "/readyz")
+		if err != nil {
+			return false
+		}
+		resp.Body.Close()
+		return resp.StatusCode == http.StatusServiceUnavailable
+	})
+	b.call(t, "GET", "/", k.full).refused(http.StatusServiceUnavailable)
+	pg.Start()
+	c.known(t, k)
+}
