@@ -185,12 +185,17 @@ func TestSentinel(t *testing.T) {
 	if err != nil {
 		t.Fatal("redis-server is not installed: apt-get install redis-server")
 	}
-	cmd := exec.Command(binary, conf, "--sentinel")
+	// It ends with the test, and where that is killed, when the pipe to it closes.
+	cmd := exec.Command("sh", "-c", `"$0" "$1" --sentinel >/dev/null 2>&1 & pid=$!; cat >/dev/null; kill -9 $pid; wait $pid`, binary, conf)
+	end, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
+		_ = end.Close()
 		_ = cmd.Wait()
 	})
 	worksAt(t, "redis://127.0.0.1:"+own+"?master_set=main")
