@@ -36,7 +36,7 @@ func main() {
 	rounds := flag.Int("rounds", 3, "how often each peer has its turn")
 	duration := flag.Duration("duration", 5*time.Second, "how long a turn is")
 	connections := flag.Int("connections", 32, "how many connections the load comes over")
-	names := flag.String("contests", "proxy,verify,limits", "which contests are held, comma-separated")
+	names := flag.String("contests", "proxy,usage,verify,limits", "which contests are held, comma-separated")
 	upstream := flag.String("upstream", "", "internal: serve as the upstream on this address")
 	flag.Parse()
 	if *upstream != "" {
@@ -65,6 +65,7 @@ type contest struct {
 
 var contests = []contest{
 	{"proxy", "In front of an upstream", startProxies},
+	{"usage", "In front of an upstream, with usage counted and not", startUsage},
 	{"verify", "Judging requests that are not proxied, on one core", startVerifiers},
 	{"limits", "In front of an upstream, with limits counted here and in Redis", startLimits},
 }

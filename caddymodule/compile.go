@@ -50,6 +50,8 @@ type keyspace struct {
 	requests *usage.Log
 	// usageHours is for how long usage is kept by hour.
 	usageHours time.Duration
+	// usageOff says that usage is not counted.
+	usageOff bool
 }
 
 // configured returns the keyspaces' configurations: the default keyspace where the
@@ -142,6 +144,7 @@ func (c *KeyspaceConfig) compile(name string) (*keyspace, error) {
 	if ks.usageHours, err = c.Usage.compile(); err != nil {
 		return nil, within("usage", err)
 	}
+	ks.usageOff = c.Usage != nil && c.Usage.Off
 	if ks.webhooks, err = c.Webhooks.compile(); err != nil {
 		return nil, within("webhooks", err)
 	}

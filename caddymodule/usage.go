@@ -41,9 +41,13 @@ func (x *exchange) meter() bool {
 		return false
 	}
 	a, r := &x.account, x.r
+	a.Log, a.Uncounted = x.h.keyspace.requests, x.h.keyspace.usageOff
+	if a.Log == nil && a.Uncounted {
+		return false
+	}
 	c.Begin()
 	a.counter, a.Began = c, x.req.Now
-	if a.Log = x.h.keyspace.requests; a.Log != nil {
+	if a.Log != nil {
 		a.Method, a.Path, a.RawPath, a.Addr = r.Method, r.URL.Path, r.URL.RawPath, x.req.Addr
 		if rule := x.verdict.Rule; rule != nil {
 			a.Rule = rule.Path
@@ -73,15 +77,16 @@ func (x *exchange) countUsage() {
 	a.counter.Count(&a.Request)
 }
 
-// countVerified counts a request that was judged here and is served elsewhere.
-func countVerified(log *usage.Log, req *gateway.Request, d *gateway.Decision, method string, u *url.URL) {
+// countVerified counts a request that was judged here and is served elsewhere. off says that usage
+// is not counted.
+func countVerified(log *usage.Log, off bool, req *gateway.Request, d *gateway.Decision, method string, u *url.URL) {
 	c, ok := d.Meter().(*usage.Counter)
-	if !ok || req.Trace != nil {
+	if !ok || req.Trace != nil || off && log == nil {
 		return
 	}
 	q := usage.Request{
 		Began: req.Now, Reason: d.Reason, Status: req.Keyspace.Refusals[d.Reason].Status, Credits: d.Spent(),
-		Elsewhere: true, Log: log, Method: method, Addr: req.Addr,
+		Elsewhere: true, Uncounted: off, Log: log, Method: method, Addr: req.Addr,
 	}
 	if d.Allowed() {
 		q.Status = http.StatusOK

@@ -5,14 +5,67 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// BenchmarkHandlerUsage is the handler of BenchmarkHandler with usage counted and
-// without: the difference is what counting costs a request, writing included.
+// Where usage is off nothing is counted; the last requests are remembered unless they are off too.
+func TestUsageOff(t *testing.T) {
+	ctx, actor := context.Background(), management.Actor{Name: "test"}
+	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	})
+	for _, remembered := range []bool{true, false} {
+		g := newRig(t, &PlanConfig{Name: "free"}, HandlerConfig{})
+		app, ks := g.handler.app, g.handler.keyspace
+		ks.usageOff = true
+		if !remembered {
+			ks.requests = nil
+		}
+		r := httptest.NewRequest(http.MethodGet, "http://localhost/v1/things", nil)
+		r.Header.Set("X-Api-Key", g.key)
+		if err := g.serve(httptest.NewRecorder(), r, next); err != nil {
+			t.Fatal(err)
+		}
+		m := app.engine.management()
+		if result, err := app.judge().Verify(ctx, "shop", management.VerifyRequest{Key: g.key}); err != nil || !result.Allowed {
+			t.Fatalf("verified: %v %v", result, err)
+		}
+		if err := app.engine.usage.Flush(ctx); err != nil {
+			t.Fatal(err)
+		}
+		report, err := app.usage(m).OfTenant(ctx, actor, "shop", "acme", usage.Range{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range report.Data {
+			if line.Requests != 0 {
+				t.Errorf("counted: %+v", line)
+			}
+		}
+		keys, err := m.Keys(ctx, actor, "shop", management.KeyFilter{})
+		if err != nil || len(keys.Data) != 1 {
+			t.Fatalf("%d keys, %v", len(keys.Data), err)
+		}
+		last, err := app.engine.opened().RecentRequests(ctx, "shop", keys.Data[0].ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, chunk := range last {
+			n += chunk.Count
+		}
+		if want := map[bool]int{true: 2}[remembered]; n != want {
+			t.Errorf("%d requests are remembered, want %d", n, want)
+		}
+	}
+}
+
 // discard is a ResponseWriter that costs nothing itself.
 type discard struct{ h http.Header }
 
@@ -20,35 +73,27 @@ func (d *discard) Header() http.Header         { return d.h }
 func (d *discard) Write(p []byte) (int, error) { return len(p), nil }
 func (d *discard) WriteHeader(int)             {}
 
+// BenchmarkHandlerUsage is what counting costs a request of a key that is always busy, writing included. The two have their
+// turns within one run, as in BenchmarkHandlerAdds.
 func BenchmarkHandlerUsage(b *testing.B) {
 	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	})
-	for _, counted := range []bool{false, true} {
-		name := "not counted"
-		if counted {
-			name = "counted"
-		}
-		b.Run(name, func(b *testing.B) {
-			g := newRig(b, &PlanConfig{Name: "free", Limits: []string{"rate 1000000000/s"}}, HandlerConfig{})
-			if !counted {
-				e := g.handler.app.engine
-				uncounted, err := gateway.New(gateway.Options{Store: e.lazy})
-				if err != nil {
-					b.Fatal(err)
-				}
-				if err := uncounted.Start(context.Background()); err != nil {
-					b.Fatal(err)
-				}
-				former := e.gateway
-				e.gateway = uncounted
-				defer func() { e.gateway = former; _ = uncounted.Close(context.Background()) }()
+	g := newRig(b, &PlanConfig{Name: "free", Limits: []string{"rate 1000000/s"}}, HandlerConfig{})
+	ks, w := g.handler.keyspace, &discard{http.Header{}}
+	log := ks.requests
+	const turn = 2000
+	var off, adds []float64
+	for b.Loop() {
+		var spent [2]time.Duration
+		for i := range spent {
+			ks.usageOff, ks.requests = i == 0, nil
+			if i == 1 {
+				ks.requests = log
 			}
-			b.ReportAllocs()
-			w := &discard{http.Header{}}
-			begin := cpuTime(b)
-			for b.Loop() {
+			before := cpuTime(b)
+			for range turn {
 				clear(w.h)
 				r := httptest.NewRequestWithContext(context.Background(), http.MethodGet, "http://localhost/v1/things", nil)
 				r.Header["X-Api-Key"] = []string{g.key}
@@ -56,7 +101,12 @@ func BenchmarkHandlerUsage(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
-			b.ReportMetric(float64(cpuTime(b)-begin)/float64(b.N), "cpu-ns/op")
-		})
+			spent[i] = cpuTime(b) - before
+		}
+		off = append(off, float64(spent[0])/turn/1e3)
+		adds = append(adds, float64(spent[1]-spent[0])/turn/1e3)
 	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(median(off), "off-µs")
+	b.ReportMetric(median(adds), "usage-adds-µs")
 }

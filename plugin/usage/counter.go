@@ -59,12 +59,14 @@ func (c *Counter) Count(r *Request) {
 	now := time.Now()
 	took := now.Sub(r.Began)
 	at := max(now.UnixNano(), c.tracker.cut.Load()) // should the clock have gone back
-	hour := at / int64(time.Second)
-	hour -= hour % secondsPerHour
-	if c.now == nil || c.now.hour != hour {
-		c.turn(hour)
+	if !r.Uncounted {
+		hour := at / int64(time.Second)
+		hour -= hour % secondsPerHour
+		if c.now == nil || c.now.hour != hour {
+			c.turn(hour)
+		}
+		c.now.add(r, took)
 	}
-	c.now.add(r, took)
 	if r.Log != nil {
 		c.remember(r, at, took)
 	}

@@ -70,6 +70,8 @@ type Request struct {
 	BytesIn, BytesOut int64
 	// Elsewhere says that it was only judged here: nothing is known of how it was served.
 	Elsewhere bool
+	// Uncounted says that the request is only to be remembered, if at all.
+	Uncounted bool
 
 	// Log says how the key's last requests are remembered. nil: they are not, and what follows is not read.
 	Log    *Log
