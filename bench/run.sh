@@ -8,6 +8,7 @@ if ! command -v wrk >/dev/null; then
 fi
 go test -run '^$' -bench 'Check' -benchtime 1s ./plugin/gateway
 go test -run '^$' -bench 'Handler' -benchtime 1s ./caddymodule
+go test -run '^$' -bench 'Charge' -benchtime 1s ./plugin/ratelimit/redis
 mkdir -p build
 go build -o build/bench ./bench
 exec build/bench "$@"
