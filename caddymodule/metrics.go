@@ -30,7 +30,7 @@ var (
 		degraded: prometheus.NewDesc("keygate_degraded",
 			"1 while the store does not answer and only keys in memory can be judged, or Redis does not and limits are not shared; else 0.", nil, nil),
 		lag: prometheus.NewDesc("keygate_revocation_lag_seconds",
-			"How far this node is behind the changes it has heard of; 0 where it follows them.", nil, nil),
+			"How long ago this node acted by every change there was; 0 where the store is its own, and under 2 while it follows a shared one.", nil, nil),
 	}
 )
 
@@ -129,11 +129,12 @@ func (s statsCollector) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector. Two engines run only while a reload changes
 // the store; their values are then taken together.
 func (s statsCollector) Collect(ch chan<- prometheus.Metric) {
-	var cached, failed, degraded float64
+	var cached, failed, degraded, lag float64
 	engines.Range(func(_, value any) bool {
 		stats := value.(*engine).gateway.Stats()
 		cached += float64(stats.KeysCached)
 		failed += float64(stats.StoreErrors)
+		lag = max(lag, stats.Behind.Seconds())
 		if shared := value.(*engine).sharedLimits(); stats.Degraded || shared != nil && shared.redis.Away() {
 			degraded = 1
 		}
@@ -142,5 +143,5 @@ func (s statsCollector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(s.cached, prometheus.GaugeValue, cached)
 	ch <- prometheus.MustNewConstMetric(s.errors, prometheus.CounterValue, failed)
 	ch <- prometheus.MustNewConstMetric(s.degraded, prometheus.GaugeValue, degraded)
-	ch <- prometheus.MustNewConstMetric(s.lag, prometheus.GaugeValue, 0)
+	ch <- prometheus.MustNewConstMetric(s.lag, prometheus.GaugeValue, lag)
 }

@@ -152,6 +152,17 @@ func (g *Gateway) SetTrust(d time.Duration) {
 // on without. Never where the store is its own.
 func (g *Gateway) stale(now time.Time) bool { return g.member != nil && g.member.stale(now) }
 
+// behind returns how long ago this node had applied all changes there were.
+func (g *Gateway) behind() time.Duration {
+	m := g.member
+	if m == nil {
+		return 0
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.since(time.Now()) - m.heard
+}
+
 // silent says that what is unknown here may be known to the store.
 func (g *Gateway) silent() bool { return g.member != nil && g.member.silent(time.Now()) }
 

@@ -7,6 +7,10 @@ import (
 	"time"
 )
 
+// followTimeout bounds one reading of what changed: a store that took the question and stands
+// still is asked again.
+const followTimeout = 15 * time.Second
+
 // changesAtOnce bounds one read of the change sequence.
 const changesAtOnce = 1000
 
@@ -21,7 +25,9 @@ func (g *Gateway) follow(ctx context.Context) {
 			err = g.store.Wait(ctx)
 		}
 		if err == nil {
-			err = g.catchUp(ctx)
+			short, cancel := context.WithTimeout(ctx, followTimeout)
+			err = g.catchUp(short)
+			cancel()
 			behind = err != nil
 		}
 		if err != nil && ctx.Err() == nil {

@@ -239,6 +239,9 @@ type Stats struct {
 	LastError   string
 	// Seq is the newest change this node has applied.
 	Seq int64
+	// Behind is how long ago all changes there were had last been applied; 0 where the store is
+	// this process's own.
+	Behind time.Duration
 	// FilterReady says that unknown keys are refused without a look-up.
 	FilterReady bool
 }
@@ -246,7 +249,7 @@ type Stats struct {
 // Stats does not block.
 func (g *Gateway) Stats() Stats {
 	return Stats{Node: g.node, Ready: g.Ready(), Degraded: g.health.degraded(), KeysCached: g.table.held(),
-		StoreErrors: g.health.errors.Load(), LastError: g.health.problem(), Seq: g.seq.Load(), FilterReady: g.filter.Load() != nil}
+		StoreErrors: g.health.errors.Load(), LastError: g.health.problem(), Seq: g.seq.Load(), Behind: g.behind(), FilterReady: g.filter.Load() != nil}
 }
 
 // failuresOf returns the keyspace's table of failed attempts, nil where it limits none.

@@ -38,6 +38,10 @@ const (
 	// pgStall is how long a transaction waits for a lock, and how long one may pause that
 	// holds some. Those of a node that stands still, or was cut off, end then.
 	pgStall = 5 * time.Second
+	// pgBegin is how long beginning a transaction may take, waiting for a connection included,
+	// and pgWhole the rest of one that writes: a server that stands still would else be waited for without end.
+	pgBegin = 10 * time.Second
+	pgWhole = time.Minute
 	// pgCommit is how long a commit may take, and after that finding out whether it happened.
 	pgCommit = 5 * time.Second
 	// pgTries is how often a transaction is tried that others got in the way of.
@@ -285,9 +289,16 @@ func (p *postgresDB) streaming(ctx context.Context, f func(*conns) error) error 
 // viewing implements database.
 func (p *postgresDB) viewing(ctx context.Context, f func(*tx) error) error {
 	return p.reading(ctx, func(c *conns) error {
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		beginning := time.AfterFunc(pgBegin, func() { cancel(errSilent) })
 		t, err := p.s.begin(ctx, c.read, p.s.d.snapshot())
+		if !beginning.Stop() && err == nil {
+			err = errSilent
+			t.sql.Rollback()
+		}
 		if err != nil {
-			return err
+			return because(ctx, err)
 		}
 		defer t.sql.Rollback()
 		t.d = postgresViews
@@ -320,13 +331,21 @@ const beginSQL = `SELECT set_config('lock_timeout', $1, true) || set_config('idl
 
 // transact is one attempt of writing.
 func (p *postgresDB) transact(caller context.Context, d durability, f func(*tx) error) (seq int64, end ending, err error) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(caller))
+	ctx, cancelCause := context.WithCancelCause(context.WithoutCancel(caller))
+	cancel := func() { cancelCause(nil) }
 	defer cancel()
 	stop := context.AfterFunc(caller, cancel)
+	tooLong := time.AfterFunc(pgBegin, func() { cancelCause(errSilent) })
 	defer func() {
 		stop()
-		if ended := caller.Err(); ended != nil && err != nil && end != refused {
+		tooLong.Stop()
+		if err == nil || end == refused {
+			return
+		}
+		if ended := caller.Err(); ended != nil {
 			err = errors.Join(ended, err)
+		} else {
+			err = because(ctx, err)
 		}
 	}()
 	t, err := p.s.begin(ctx, p.write, nil)
@@ -340,6 +359,7 @@ func (p *postgresDB) transact(caller context.Context, d durability, f func(*tx) 
 		return 0, failed, err
 	}
 	t.now = time.UnixMicro(now).UTC()
+	tooLong.Reset(pgWhole)
 	err = f(t)
 	switch {
 	case t.broken != nil:
@@ -360,6 +380,17 @@ func (p *postgresDB) transact(caller context.Context, d durability, f func(*tx) 
 		}
 	}
 	return t.seq, failed, nil
+}
+
+// errSilent says that the server took a connection and then did not answer.
+var errSilent = errors.New("the server does not answer")
+
+// because returns err, or why ctx was ended where that is known better.
+func because(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause == errSilent {
+		return cause
+	}
+	return err
 }
 
 // outcome finds out what became of a transaction whose commit was not answered: it

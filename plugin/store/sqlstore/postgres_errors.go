@@ -101,6 +101,8 @@ func remedyPostgres(path string, err error) string {
 	}
 	var connect *pgconn.ConnectError
 	switch {
+	case errors.Is(err, errSilent):
+		return fmt.Sprintf("%s was reached, or all connections to it were in use, and nothing came back in time: see what the server does", path)
 	case errors.As(err, &connect):
 		return fmt.Sprintf("%s cannot be reached: see whether the server runs, and what lies between", path)
 	case c == "" && broken(err) && strings.HasPrefix(path, "postgres://"):
