@@ -56,7 +56,7 @@ func TestRefusedTakesNothing(t *testing.T) {
 		}
 		want := map[string]int64{"100/h;address": 97, "50/month": 44, "concurrency;tenant": 5, "3/h": 0, "concurrency": 5, "credits": 94}
 		eventually(t, "slots are free", func() bool {
-			return n.shared.Peek(context.Background(), time.Now(), b, &o) == nil && o.Standings[3].Remaining == 5
+			return n.shared.Peek(context.Background(), time.Now(), b, &o) == nil && o.Standings[3].Remaining == 5 && o.Standings[5].Remaining == 5
 		})
 		for i := range o.N {
 			if st := &o.Standings[i]; st.Remaining != want[st.Policy.Name] {
