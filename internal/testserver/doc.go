@@ -2,7 +2,7 @@
 // 127.0.0.1, from the binaries that are installed, in directories of their own. None of
 // them is the machine's, and none outlives the tests, however those end.
 //
-// A test that only needs somewhere to keep things takes a database of the server that
+// A test that only needs somewhere to keep things takes a part of the server that
 // its package's tests share ([RedisURL], [PostgresURL]): the server starts with the first
 // who asks. One that kills, stops or configures its server starts its own ([NewRedis],
 // [NewPostgres]). What is done to connections, a [Proxy] between the two does.

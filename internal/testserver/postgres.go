@@ -48,15 +48,15 @@ func NewPostgres(t testing.TB, arguments ...string) *Postgres {
 }
 
 // URL returns the server's database "postgres".
-func (pg *Postgres) URL() string { return postgresURL(pg.p.port, "postgres") }
+func (pg *Postgres) URL() string { return postgresURL(pg.p.port, superuser, "postgres") }
 
 // URLAt returns the same database as it is reached at another address, such as a Proxy's.
 func (pg *Postgres) URLAt(addr string) string {
 	return fmt.Sprintf("postgres://%s@%s/postgres?sslmode=disable", superuser, addr)
 }
 
-func postgresURL(port int, database string) string {
-	return fmt.Sprintf("postgres://%s@127.0.0.1:%d/%s?sslmode=disable", superuser, port, database)
+func postgresURL(port int, user, database string) string {
+	return fmt.Sprintf("postgres://%s@127.0.0.1:%d/%s?sslmode=disable", user, port, database)
 }
 
 // serverDir makes a directory that other users may enter: PostgreSQL refuses to run as
@@ -142,7 +142,7 @@ func newPostgres(dir string, arguments []string) (*process, error) {
 			"-c", "timezone=UTC", "-c", "log_min_messages=warning",
 		}, arguments...)
 	}
-	p.ready = func() error { return pingPostgres(postgresURL(p.port, "postgres")) }
+	p.ready = func() error { return pingPostgres(postgresURL(p.port, superuser, "postgres")) }
 	return p, nil
 }
 
@@ -157,6 +157,11 @@ func pingPostgres(url string) error {
 	return conn.Ping(ctx)
 }
 
+// sharedRoles is how many tests of a package may have a schema of the shared PostgreSQL.
+const sharedRoles = 500
+
+func roleName(n int) string { return "test_" + strconv.Itoa(n) }
+
 var sharedPostgres struct {
 	once  sync.Once
 	p     *process
@@ -165,9 +170,10 @@ var sharedPostgres struct {
 	given int
 }
 
-// PostgresURL returns an empty database of the PostgreSQL that the package's tests share.
-// What is the server's is shared: roles, settings, the number of connections. It ends with
-// the tests' process.
+// PostgresURL returns where a test may make tables in the PostgreSQL that the package's tests
+// share: a role's own schema, which is as good as a database and made much faster. What is
+// the server's or the database's is shared: settings, the number of connections, channels. It
+// ends with the tests' process.
 func PostgresURL(t testing.TB) string {
 	t.Helper()
 	s := &sharedPostgres
@@ -189,19 +195,23 @@ func PostgresURL(t testing.TB) string {
 	}
 	s.mu.Lock()
 	s.given++
-	name := "test_" + strconv.Itoa(s.given)
+	name := roleName(s.given)
+	full := s.given > sharedRoles
 	s.mu.Unlock()
+	if full {
+		t.Fatal("all roles of the shared PostgreSQL are given away")
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, postgresURL(s.p.port, "postgres"))
+	conn, err := pgx.Connect(ctx, postgresURL(s.p.port, superuser, "postgres"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close(ctx)
-	if _, err := conn.Exec(ctx, "CREATE DATABASE "+name); err != nil {
-		t.Fatalf("making a database: %v\n%s", err, s.p.tail())
+	if _, err := conn.Exec(ctx, "CREATE ROLE "+name+" LOGIN; CREATE SCHEMA "+name+" AUTHORIZATION "+name, pgx.QueryExecModeSimpleProtocol); err != nil {
+		t.Fatalf("making a schema: %v\n%s", err, s.p.tail())
 	}
-	return postgresURL(s.p.port, name)
+	return postgresURL(s.p.port, name, "postgres")
 }
 
 // PgBouncer is a connection pooler in front of a PostgreSQL, in transaction mode: whoever
@@ -230,15 +240,24 @@ func NewPgBouncer(t testing.TB, url string) *PgBouncer {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	p := &process{what: "PgBouncer", binary: binary, dir: dir, user: as}
+	users := filepath.Join(dir, "users")
+	var list strings.Builder
+	fmt.Fprintf(&list, "%q \"\"\n", superuser)
+	for i := range sharedRoles {
+		fmt.Fprintf(&list, "%q \"\"\n", roleName(i+1))
+	}
+	if err := os.WriteFile(users, []byte(list.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	p.arguments = func(port int) []string {
 		file := filepath.Join(dir, "pgbouncer-"+strconv.Itoa(port)+".ini")
 		text := strings.Join([]string{
 			"[databases]",
-			fmt.Sprintf("* = host=%s port=%d user=%s", to.Host, to.Port, superuser),
+			fmt.Sprintf("* = host=%s port=%d", to.Host, to.Port),
 			"[pgbouncer]",
 			"listen_addr = 127.0.0.1", "listen_port = " + strconv.Itoa(port), "unix_socket_dir =",
-			"auth_type = any", "pool_mode = transaction", "default_pool_size = 4", "max_client_conn = 200",
-			// A database that is tested no more is left alone soon.
+			"auth_type = trust", "auth_file = " + users, "pool_mode = transaction", "default_pool_size = 4", "max_client_conn = 200",
+			// A role that is tested no more leaves no connections soon.
 			"server_idle_timeout = 5", "log_connections = 0", "log_disconnections = 0",
 		}, "\n") + "\n"
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
@@ -246,7 +265,7 @@ func NewPgBouncer(t testing.TB, url string) *PgBouncer {
 		}
 		return []string{file}
 	}
-	p.ready = func() error { return pingPostgres(postgresURL(p.port, to.Database)) }
+	p.ready = func() error { return pingPostgres(postgresURL(p.port, to.User, to.Database)) }
 	if err := p.start(false); err != nil {
 		t.Fatal(err)
 	}
@@ -262,7 +281,7 @@ func (b *PgBouncer) Through(url string) string {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return postgresURL(b.p.port, to.Database)
+	return postgresURL(b.p.port, to.User, to.Database)
 }
 
 // PostgresAt returns the address of the server of url, and a function that returns url as
@@ -274,6 +293,6 @@ func PostgresAt(t testing.TB, url string) (server string, at func(addr string) s
 		t.Fatal(err)
 	}
 	return net.JoinHostPort(to.Host, strconv.Itoa(int(to.Port))), func(addr string) string {
-		return fmt.Sprintf("postgres://%s@%s/%s?sslmode=disable", superuser, addr, to.Database)
+		return fmt.Sprintf("postgres://%s@%s/%s?sslmode=disable", to.User, addr, to.Database)
 	}
 }
