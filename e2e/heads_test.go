@@ -74,7 +74,7 @@ func TestAuditHeads(t *testing.T) {
 
 	intrude := func(statements ...string) {
 		t.Helper()
-		db, err := sql.Open("sqlite", g.database)
+		db, err := sql.Open("sqlite", "file:"+g.database+"?_pragma=busy_timeout(20000)")
 		if err != nil {
 			t.Fatal(err)
 		}

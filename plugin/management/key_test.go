@@ -450,7 +450,7 @@ func TestRacingRevocations(t *testing.T) {
 	}
 	race(t, calls, 1, func(i int) error {
 		id := ids[i%keys]
-		if i > calls/2 && i/keys%5 == 0 {
+		if i > calls/5 && i/keys%5 == 0 {
 			_, err := w.RevokeKey(ctx, ada, "", id)
 			return err
 		}

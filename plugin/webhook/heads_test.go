@@ -39,7 +39,7 @@ type intruder struct {
 
 func (w *world) intruder() intruder {
 	w.t.Helper()
-	db := must[*sql.DB](w.t)(sql.Open("sqlite", w.path))
+	db := must[*sql.DB](w.t)(sql.Open("sqlite", "file:"+w.path+"?_pragma=busy_timeout(20000)"))
 	w.t.Cleanup(func() { _ = db.Close() })
 	i := intruder{w.t, db}
 	for _, trigger := range []string{"audit_insert", "audit_delete", "audit_update"} {
@@ -108,6 +108,15 @@ const (
 // What the chain alone can't show is noticed against a head that was kept elsewhere.
 func TestHeads(t *testing.T) {
 	type head = management.Head
+	filled := func(t *testing.T) *world {
+		w := newWorld(t)
+		w.tenant("acme", "pro")
+		w.key("acme")
+		w.key("acme")
+		w.tenant("zeta", "pro")
+		return w
+	}
+	untouched := filled(t)
 	for name, c := range map[string]struct {
 		secret, later string // with which the head is made, and with which it is compared
 		alone         bool   // whether the chain alone verifies afterwards
@@ -119,7 +128,6 @@ func TestHeads(t *testing.T) {
 		"nothing":              {secret: firstSecret, later: firstSecret, alone: true},
 		"goes on":              {secret: firstSecret, later: firstSecret, alone: true},
 		"cut off":              {firstSecret, firstSecret, true, func(i intruder) { i.exec("DELETE FROM audit WHERE seq > 2") }, nil, false, "cut off"},
-		"cut off, no secret":   {"", "", true, func(i intruder) { i.exec("DELETE FROM audit WHERE seq > 2") }, nil, false, "cut off"},
 		"emptied":              {firstSecret, firstSecret, true, func(i intruder) { i.exec("DELETE FROM audit") }, nil, false, "ends with event 0"},
 		"rewritten":            {firstSecret, firstSecret, true, func(i intruder) { i.exec("UPDATE audit SET action = 'x' WHERE seq = 2"); i.rehash() }, nil, false, "was rewritten"},
 		"rewritten, no secret": {"", "", true, func(i intruder) { i.exec("UPDATE audit SET action = 'x' WHERE seq = 2"); i.rehash() }, nil, false, "was rewritten"},
@@ -146,11 +154,10 @@ func TestHeads(t *testing.T) {
 		}, false, "not this gateway's"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
-			w.tenant("acme", "pro")
-			w.key("acme")
-			w.key("acme")
-			w.tenant("zeta", "pro")
+			w := untouched
+			if c.meddle != nil || name == "goes on" {
+				w = filled(t)
+			}
 			kept := must[head](t)(w.signing(c.secret).AuditHead(ctx, ada, "default"))
 			if kept.Seq != 4 || kept.Events != 4 || (len(kept.Signature) == ed25519.SignatureSize) != (c.secret != "") {
 				t.Fatalf("head %+v", kept)
