@@ -131,6 +131,9 @@ func TestTenantIsConfined(t *testing.T) {
 			b.get("/keys?tenant=rival").want(http.StatusOK).has("mine").lacks("secret plans")
 			b.get("/audit?tenant=rival").want(http.StatusOK).lacks("secret plans", r.key.ID)
 			b.get("/audit?key="+r.key.ID).want(http.StatusOK).lacks("root", "secret plans")
+			if after := w.state(); after != before {
+				t.Fatalf("what is the rival's was\n%s\nand is\n%s", before, after)
+			}
 			// A cursor that stands after another's row.
 			for range 2 {
 				w.key("rival", "more")

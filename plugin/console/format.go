@@ -114,7 +114,7 @@ func spanText(d time.Duration) string {
 		return unit(int64((d+30*time.Second)/time.Minute), "minute")
 	case d < 36*time.Hour:
 		return unit(int64((d+30*time.Minute)/time.Hour), "hour")
-	case d < 60*24*time.Hour:
+	case d < 100*24*time.Hour:
 		return unit(int64((d+12*time.Hour)/(24*time.Hour)), "day")
 	case d < 2*365*24*time.Hour:
 		return unit(int64((d+15*24*time.Hour)/(30*24*time.Hour)), "month")
