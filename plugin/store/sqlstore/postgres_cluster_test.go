@@ -1,0 +1,246 @@
+package sqlstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/internal/testserver"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// longest is how long something may take that always happens.
+const longest = time.Minute
+
+func within(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), longest)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// comes waits until ok holds.
+func comes(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(longest); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: it did not come", what)
+		}
+	}
+}
+
+// touch makes a change and returns its seq.
+func touch(ctx context.Context, s *Store, id string) (seq int64, err error) {
+	err = s.Update(ctx, func(tx management.Tx) error {
+		seq, err = tx.Change(gateway.ChangeKey, ks, id)
+		return err
+	})
+	return seq, err
+}
+
+func TestPostgresOpenTogether(t *testing.T) {
+	url := testserver.PostgresURL(t)
+	var all sync.WaitGroup
+	for range 10 {
+		s := openPostgres(t, url)
+		all.Go(func() {
+			if err := s.Ping(within(t)); err != nil {
+				t.Error(err)
+			}
+			if _, err := touch(within(t), s, "k"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if seq, err := openPostgres(t, url).LastSeq(within(t)); err != nil || seq != 10 {
+		t.Errorf("after ten changes the newest is %d, %v", seq, err)
+	}
+}
+
+// hears returns when s hears of changes that other stores make.
+func hears(t *testing.T, s, other *Store) {
+	t.Helper()
+	ctx := within(t)
+	seq, err := touch(ctx, other, "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if err := s.Wait(ctx); err != nil {
+			t.Fatal(err)
+		}
+		list, err := s.Changes(ctx, seq-1, 10)
+		if err == nil && len(list) == 1 && list[0].Seq == seq {
+			return
+		}
+	}
+}
+
+func TestPostgresTellsOthers(t *testing.T) {
+	url := testserver.PostgresURL(t)
+	server, at := testserver.PostgresAt(t, url)
+	proxy := testserver.NewProxy(t, server)
+	other := openPostgres(t, url)
+	if err := other.Ping(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	s := openPostgres(t, at(proxy.Addr()))
+	p := s.db.(*postgresDB)
+	comes(t, "the server tells of changes", p.told.Load)
+	hears(t, s, other)
+	for range 3 {
+		proxy.Cut()
+		hears(t, s, other)
+	}
+	proxy.Refuse()
+	comes(t, "the lost connection is noticed", func() bool { return !p.told.Load() })
+	if _, err := touch(within(t), other, "k"); err != nil {
+		t.Fatal(err)
+	}
+	proxy.Restore()
+	hears(t, s, other)
+	comes(t, "the server tells of changes again", p.told.Load)
+}
+
+// Through a pooler nobody is told of anything: changes are asked for.
+func TestPostgresAsksThroughPooler(t *testing.T) {
+	url := testserver.PostgresURL(t)
+	pooler := testserver.NewPgBouncer(t, url)
+	other, s := openPostgres(t, url), openPostgres(t, pooler.Through(url))
+	for range 3 {
+		hears(t, s, other)
+	}
+}
+
+func TestPostgresAway(t *testing.T) {
+	pg := testserver.NewPostgres(t)
+	address := strings.Replace(pg.URL(), "keygate@", "keygate:the-password@", 1)
+	s := openPostgres(t, address)
+	if _, err := touch(within(t), s, "before"); err != nil {
+		t.Fatal(err)
+	}
+	pg.Kill()
+	for what, err := range map[string]error{
+		"Ping":   s.Ping(within(t)),
+		"Update": s.Update(within(t), func(management.Tx) error { return nil }),
+		"View":   s.View(within(t), func(management.Tx) error { return nil }),
+	} {
+		if !errors.Is(err, gateway.ErrStore) || !strings.Contains(fmt.Sprint(err), pg.Addr()) || strings.Contains(fmt.Sprint(err), "the-password") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	late := openPostgres(t, address) // one that never saw it alive
+	if err := late.Ping(within(t)); !errors.Is(err, gateway.ErrStore) {
+		t.Errorf("a store that is away from the beginning: %v", err)
+	}
+	pg.Start()
+	for _, s := range []*Store{s, late} {
+		comes(t, "it is there again", func() bool { return s.Ping(within(t)) == nil })
+		if _, err := touch(within(t), s, "after"); err != nil {
+			t.Error(err)
+		}
+	}
+	if list, err := s.Changes(within(t), 0, 10); err != nil || len(list) != 3 {
+		t.Errorf("%d changes, %v", len(list), err)
+	}
+}
+
+// A commit whose connection breaks off either happened, and is said to have, or did not.
+func TestPostgresCommitBreaksOff(t *testing.T) {
+	url := testserver.PostgresURL(t)
+	server, at := testserver.PostgresAt(t, url)
+	proxy := testserver.NewProxy(t, server)
+	s := openPostgres(t, at(proxy.Addr()))
+	happened := 0
+	for i := range 60 {
+		slug := fmt.Sprint("t", i)
+		err := s.Update(within(t), func(tx management.Tx) error {
+			go func() {
+				time.Sleep(rand.N(2 * time.Millisecond))
+				proxy.Cut()
+			}()
+			return tx.InsertTenant(&gateway.Tenant{Keyspace: ks, Slug: slug})
+		})
+		there := false
+		comes(t, "the store answers", func() bool {
+			return s.View(within(t), func(tx management.Tx) error {
+				_, err := tx.Tenant(ks, slug)
+				there = err == nil
+				if errors.Is(err, gateway.ErrNotFound) {
+					err = nil
+				}
+				return err
+			}) == nil
+		})
+		// A second try of one that happened would find its own slug taken.
+		if (err == nil) != there {
+			t.Errorf("try %d: %v, and it is there: %v", i, err, there)
+		}
+		if there {
+			happened++
+		}
+	}
+	if happened == 0 {
+		t.Error("none happened")
+	}
+}
+
+func TestPostgresNodes(t *testing.T) {
+	s := openPostgres(t, testserver.PostgresURL(t))
+	report := func(name, instance string, seq int64) error {
+		return s.ReportNode(within(t), &gateway.Node{Name: name, Instance: instance, Version: "v1", ConfigHash: "c", Seq: seq, Ready: true}, time.Hour)
+	}
+	for _, err := range []error{report("b", "1", 1), report("a", "2", 2), report("a", "2", 3)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := report("a", "3", 9); !errors.Is(err, gateway.ErrNameTaken) {
+		t.Errorf("a second gateway of one name: %v", err)
+	}
+	nodes, now, err := s.Nodes(within(t))
+	if err != nil || len(nodes) != 2 || nodes[0].Name != "a" || nodes[0].Seq != 3 || nodes[0].Instance != "2" || !nodes[0].Ready {
+		t.Fatalf("%+v, %v", nodes, err)
+	}
+	if trust := nodes[0].StopsBy.Sub(nodes[0].ContactAt); trust < time.Hour || now.Before(nodes[0].ContactAt) {
+		t.Errorf("it stops %v after its last contact, at %v", trust, now)
+	}
+	// Who took over a name does not take it from the list when the former one ends.
+	if err := s.RemoveNode(within(t), "a", "another"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.RemoveNode(within(t), "b", "1"); err != nil {
+		t.Fatal(err)
+	}
+	if nodes, _, err := s.Nodes(within(t)); err != nil || len(nodes) != 1 || nodes[0].Name != "a" {
+		t.Errorf("%+v, %v", nodes, err)
+	}
+}
+
+func TestPruneChanges(t *testing.T) {
+	s := openPostgres(t, testserver.PostgresURL(t))
+	for range 3 {
+		if _, err := touch(within(t), s, "k"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.pruneChanges(within(t), time.Now().Add(-time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := s.Changes(within(t), 0, 10); err != nil || len(list) != 3 {
+		t.Errorf("after dropping those older than an hour: %d, %v", len(list), err)
+	}
+	if err := s.pruneChanges(within(t), time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := s.Changes(within(t), 0, 10); err != nil || len(list) != 1 || list[0].Seq != 3 {
+		t.Errorf("after dropping all there may be dropped: %+v, %v", list, err)
+	}
+}
