@@ -23,6 +23,8 @@ const (
 	ChangeTenant ChangeKind = "tenant"
 	// ChangeToken is about a management token, by which no request is judged.
 	ChangeToken ChangeKind = "token"
+	// ChangeSecret is about the form that secrets of a key are stored in: the key is the same.
+	ChangeSecret ChangeKind = "secret"
 )
 
 // Change is one row of the store's change sequence. Every management write appends,

@@ -1,0 +1,365 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// copyMark is written into the header of SQLite files that are copies, as their
+// application id (https://www.sqlite.org/fileformat2.html#application_id): such a file may be
+// thrown away, for all that is in it is elsewhere too. It reads "KGcp".
+const copyMark = 0x4b476370
+
+// copySchema is what a copy has beside a store's tables. pending is what was refused here
+// and is not yet written to the truth.
+const copySchema = `CREATE TABLE pending (
+	num      INTEGER PRIMARY KEY,
+	action   TEXT    NOT NULL,
+	keyspace TEXT    NOT NULL,
+	id       TEXT    NOT NULL,
+	at       BIGINT  NOT NULL,
+	actor    TEXT    NOT NULL,
+	UNIQUE (action, keyspace, id)
+);`
+
+// Kinds of files in the place of a copy.
+var (
+	// ErrNoCopy says that there is no file, or none that could be used: one can be made there.
+	ErrNoCopy = errors.New("there is no copy")
+	// ErrNotCopy says that the file is another one than a copy: it must not be thrown away.
+	ErrNotCopy = errors.New("this is no copy of a store: name another file for the replica, or move this one away")
+)
+
+// Copy is a copy of a store in an SQLite file of its own. What it is asked for as a Store it
+// answers by what it holds, which is tenants, keys, secrets and management tokens.
+type Copy struct{ *Store }
+
+// inspectCopy says what stands at path, by the header alone. It must not be open.
+func inspectCopy(path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return ErrNoCopy
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return ErrNotCopy
+	}
+	header := make([]byte, 100)
+	n, err := io.ReadFull(f, header)
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		if n == 0 {
+			return ErrNoCopy
+		}
+		return ErrNotCopy
+	case err != nil:
+		return err
+	case binary.BigEndian.Uint32(header[68:]) != copyMark:
+		return ErrNotCopy
+	}
+	return nil
+}
+
+// OpenCopy opens the copy at path. ErrNoCopy where there is none, or one that is damaged or
+// of a newer version, which may be thrown away; ErrNotCopy where there is another file.
+func OpenCopy(ctx context.Context, path string, logger *slog.Logger) (*Copy, Position, error) {
+	var none Position
+	id, err := Identity(path)
+	if err != nil {
+		return nil, none, explain("opening the replica", path, err)
+	}
+	if err := inspectCopy(id); err != nil {
+		return nil, none, fmt.Errorf("%s: %w", id, err)
+	}
+	s, err := OpenExisting(ctx, id, logger)
+	if err != nil {
+		var schema *schemaError
+		if Damaged(err) || errors.As(err, &schema) {
+			err = fmt.Errorf("%w that can be used: %w", ErrNoCopy, err)
+		}
+		return nil, none, err
+	}
+	c := &Copy{s}
+	p, err := c.Copied(ctx)
+	if err != nil {
+		s.Close()
+		if Damaged(err) || errors.Is(err, gateway.ErrNotFound) {
+			err = fmt.Errorf("%w that can be used: %w", ErrNoCopy, err)
+		}
+		return nil, none, err
+	}
+	return c, p, nil
+}
+
+// Damaged says whether err is due to what a file holds, or that it is not there, rather than
+// to the moment.
+func Damaged(err error) bool {
+	if errors.Is(err, errRemoved) || errors.Is(err, errReplaced) {
+		return true
+	}
+	switch primary(err) {
+	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH:
+		return true
+	}
+	return false
+}
+
+// RemoveCopy removes the copy at path, which nobody has open. A file that is none stays, and
+// is an error.
+func RemoveCopy(path string) error {
+	id, err := Identity(path)
+	if err != nil {
+		return err
+	}
+	if err := inspectCopy(id); err != nil && !errors.Is(err, ErrNoCopy) {
+		return fmt.Errorf("%s: %w", id, err)
+	}
+	return removeDatabase(id)
+}
+
+func removeDatabase(path string) error {
+	var first error
+	for _, ext := range []string{"-wal", "-shm", "-journal", ""} {
+		if err := os.Remove(path + ext); err != nil && !errors.Is(err, fs.ErrNotExist) && first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+// CopyBuilder makes a copy in a file beside the one it will be. Nothing of it is seen
+// before Finish, and what a crash leaves is thrown away by the next one.
+type CopyBuilder struct {
+	path, partial string
+	db            *sql.DB
+	tx            *sql.Tx
+	indexes       []string
+	inserts       map[string]*sql.Stmt
+	begun         bool
+	position      Position
+	rows          int64
+}
+
+// rowsAtOnce is how many rows one statement inserts: SQLite takes 32,766 parameters.
+const rowsAtOnce = 100
+
+// builderCacheKiB bounds the memory that making a copy takes in SQLite.
+const builderCacheKiB = 64 << 10
+
+// NewCopy begins a copy that will be at path.
+func NewCopy(ctx context.Context, path string) (_ *CopyBuilder, err error) {
+	id, err := Identity(path)
+	if err != nil {
+		return nil, err
+	}
+	b := &CopyBuilder{path: id, partial: id + ".partial", inserts: map[string]*sql.Stmt{}}
+	if err := removeDatabase(b.partial); err != nil {
+		return nil, err
+	}
+	if err := createPrivate(b.partial); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			b.Discard()
+		}
+	}()
+	// A crash leaves nothing that is used, so nothing is kept to undo or survive one.
+	if b.db, err = sql.Open("sqlite", dsn(b.partial, url.Values{
+		"mode": {"rw"}, "_dqs": {"0"}, "_journal_mode": {"OFF"}, "_synchronous": {"OFF"}, "_locking_mode": {"EXCLUSIVE"},
+		"_pragma": {fmt.Sprintf("cache_size(-%d)", builderCacheKiB), fmt.Sprintf("application_id(%d)", copyMark)},
+	})); err != nil {
+		return nil, err
+	}
+	b.db.SetMaxOpenConns(1)
+	if _, err := migrate(ctx, b.db, sqliteDialect, true); err != nil {
+		return nil, err
+	}
+	if _, err := b.db.ExecContext(ctx, copySchema); err != nil {
+		return nil, err
+	}
+	if err := b.dropIndexes(ctx); err != nil {
+		return nil, err
+	}
+	if b.tx, err = b.db.BeginTx(ctx, nil); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// unneeded are indexes that nothing asks in a copy.
+var unneeded = map[string]bool{"keys_prefix": true, "keys_active": true, "tokens_made": true}
+
+// dropIndexes takes the indexes away: they are sorted in one go at the end.
+func (b *CopyBuilder) dropIndexes(ctx context.Context) error {
+	names, args := []string{}, []any{}
+	cond, args := in(args, []string{"tenants", "keys", "secrets", "tokens"})
+	rows, err := b.db.QueryContext(ctx, `SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL AND tbl_name`+cond, args...)
+	if err := each(rows, err, func(rows *sql.Rows) error {
+		var name, text string
+		err := rows.Scan(&name, &text)
+		names = append(names, name)
+		if !unneeded[name] {
+			b.indexes = append(b.indexes, text)
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	for _, name := range names {
+		if _, err := b.db.ExecContext(ctx, `DROP INDEX `+name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Begin says where the store stands that is copied. It is said once.
+func (b *CopyBuilder) Begin(p Position) error {
+	if b.begun {
+		return errors.New("the store began the copy again")
+	}
+	b.begun, b.position = true, p
+	return nil
+}
+
+// Write adds rows of a table.
+func (b *CopyBuilder) Write(ctx context.Context, table string, rows []Row) error {
+	for len(rows) > 0 {
+		n := min(len(rows), rowsAtOnce)
+		if n < rowsAtOnce {
+			n = 1
+		}
+		stmt, err := b.insert(ctx, table, n)
+		if err != nil {
+			return err
+		}
+		args := make([]any, 0, n*len(rows[0]))
+		for _, row := range rows[:n] {
+			args = append(args, row...)
+		}
+		if _, err := stmt.ExecContext(ctx, args...); err != nil {
+			return err
+		}
+		b.rows += int64(n)
+		rows = rows[n:]
+	}
+	return nil
+}
+
+// insert returns the statement that inserts n rows.
+func (b *CopyBuilder) insert(ctx context.Context, table string, n int) (*sql.Stmt, error) {
+	id := fmt.Sprint(table, n)
+	if s := b.inserts[id]; s != nil {
+		return s, nil
+	}
+	for _, c := range copiedTables {
+		if c.name != table {
+			continue
+		}
+		row := "(?" + strings.Repeat(",?", len(c.columns)-1) + ")"
+		s, err := b.tx.PrepareContext(ctx, `INSERT INTO `+table+` (`+strings.Join(c.columns, ", ")+`) VALUES `+row+strings.Repeat(","+row, n-1))
+		if err == nil {
+			b.inserts[id] = s
+		}
+		return s, err
+	}
+	return nil, fmt.Errorf("copies hold no table %s", table)
+}
+
+// Rows returns how many rows were written.
+func (b *CopyBuilder) Rows() int64 { return b.rows }
+
+// Finish sorts the indexes, takes what was pending in former over, nil for none, and has the file
+// written to the disk. It is put in place by Place.
+func (b *CopyBuilder) Finish(ctx context.Context, heard time.Time, former []Refusal) error {
+	for _, text := range b.indexes {
+		if _, err := b.tx.ExecContext(ctx, text); err != nil {
+			return err
+		}
+	}
+	if _, err := b.tx.ExecContext(ctx, `UPDATE sequences SET value = $1 WHERE name = 'changes'`, b.position.Seq); err != nil {
+		return err
+	}
+	if err := setCopied(ctx, b.tx, b.position, heard); err != nil {
+		return err
+	}
+	for _, r := range former {
+		if err := insertPending(ctx, b.tx, r); err != nil {
+			return err
+		}
+	}
+	if err := b.tx.Commit(); err != nil {
+		return err
+	}
+	if err := b.db.Close(); err != nil {
+		return err
+	}
+	_, err := syncFile(b.partial)
+	return err
+}
+
+// Place puts the finished copy in place of the former one, which nobody has open.
+func (b *CopyBuilder) Place() error {
+	if err := RemoveCopy(b.path); err != nil {
+		return err
+	}
+	if err := os.Rename(b.partial, b.path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(b.path))
+}
+
+// Discard ends a copy that was not placed.
+func (b *CopyBuilder) Discard() {
+	if b.tx != nil {
+		b.tx.Rollback()
+	}
+	if b.db != nil {
+		b.db.Close()
+	}
+	_ = removeDatabase(b.partial)
+}
+
+// executor is a *sql.Tx.
+type executor interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+}
+
+// setCopied notes how far a copy has followed.
+func setCopied(ctx context.Context, e executor, p Position, heard time.Time) error {
+	text, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	for name, value := range map[string]string{"copied": string(text), "heard": heard.UTC().Format(time.RFC3339Nano)} {
+		if _, err := e.ExecContext(ctx, `INSERT INTO meta (name, value) VALUES ($1, $2)
+			ON CONFLICT (name) DO UPDATE SET value = excluded.value`, name, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
