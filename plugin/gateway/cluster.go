@@ -229,7 +229,7 @@ func (g *Gateway) reportLoop(ctx context.Context) {
 // caughtUp notes that all changes that were committed before began are applied.
 func (g *Gateway) caughtUp(began time.Time) {
 	if m := g.member; m != nil {
-		m.hear(began)
+		m.hear(g.heardBy(began))
 		g.advanced()
 	}
 }

@@ -43,6 +43,9 @@ func (g *Gateway) follow(ctx context.Context) {
 // catchUp applies every change after the newest one applied.
 func (g *Gateway) catchUp(ctx context.Context) error {
 	for {
+		if err := g.followMirror(ctx); err != nil {
+			return err
+		}
 		began := time.Now()
 		after := g.seq.Load()
 		// The last one applied again: that it is still the same says that these follow it.
@@ -163,6 +166,8 @@ func (g *Gateway) Apply(ctx context.Context, changes []Change) error {
 			if k := g.table.changeKey(id); k != nil {
 				recheck = append(recheck, func() { g.recheckKey(k) })
 			}
+			fallthrough
+		case ChangeSecret:
 			d, err := g.store.SecretDigests(ctx, c.Keyspace, c.ID)
 			if err != nil && !errors.Is(err, ErrNotFound) && first == nil {
 				first = err

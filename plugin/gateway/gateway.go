@@ -98,7 +98,11 @@ type Gateway struct {
 	// known is the newest change that was read as applied; the follower's alone.
 	known Change
 	// member is nil where the store is this process's alone.
-	member  *membership
+	member *membership
+	// mirror is the store where that answers by a copy; nil where it does not. era is that
+	// which was last followed.
+	mirror  Mirror
+	era     uint64
 	health  storeHealth
 	watcher atomic.Pointer[watched]
 }
@@ -158,7 +162,10 @@ func (g *Gateway) Start(ctx context.Context) error {
 	}
 	// First: what is changed from then on waits for this node, and what was changed before is
 	// what is loaded.
-	if err := g.join(ctx); err != nil {
+	if g.mirror = mirrorOf(g.store); g.mirror != nil {
+		g.era = g.mirror.Era()
+	}
+	if err := g.join(ctx); err != nil && !g.joinLater(err) {
 		return fmt.Errorf("joining the gateways that share the store: %w", err)
 	}
 	began := time.Now()

@@ -14,7 +14,7 @@ import (
 
 // A copy holds what keys and management tokens are judged by of a store elsewhere, its
 // truth: the same rows under the same numbers in the same tables of an SQLite file. It is
-// made in one piece (Export), and then follows the change sequence (Delta).
+// made in one piece (CopyOut), and then follows the change sequence (Delta).
 
 // ErrRewound says that the store is not a later state of what a position was read from: a
 // backup was put in its place, or another server that had not all of it took over.
@@ -62,9 +62,11 @@ var (
 		expires_at last_used_at last_used_ip`)}
 	copiedTokens = &copied{"tokens", strings.Fields(`num id keyspace name scopes tenant digest algorithm prefix last_four
 		created_at created_by created_by_token expires_at last_used_at last_used_ip revoked_at`)}
+	// Of changes, the newest: by it is seen whether others follow it.
+	copiedChanges = &copied{"changes", strings.Fields(`seq kind keyspace id at`)}
 	copiedPeppers = &copied{"peppers", []string{"id", "check_value"}}
 	// Tables refer only to those before them.
-	copiedTables = []*copied{copiedTenants, copiedKeys, copiedSecrets, copiedTokens, copiedPeppers}
+	copiedTables = []*copied{copiedTenants, copiedKeys, copiedSecrets, copiedTokens, copiedPeppers, copiedChanges}
 )
 
 func (c *copied) column(name string) int {
@@ -314,6 +316,24 @@ func (t *tx) delta(from Position, limit int) (*Delta, error) {
 	return d, t.changed(d)
 }
 
+// Reread returns what a key or tenant is now, as a delta after from in which nothing changed.
+// Errors as Delta's.
+func (s *Store) Reread(ctx context.Context, from Position, c gateway.Change) (d *Delta, err error) {
+	err = s.viewing(ctx, "reading what changed", func(t *tx) error {
+		if err := t.same(from); err != nil {
+			return err
+		}
+		d = &Delta{From: from, To: from, Changes: []ChangeAt{{Change: c}}}
+		err := t.changed(d)
+		d.Changes = nil
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
 // changed reads the rows of what the delta's changes are about.
 func (t *tx) changed(d *Delta) error {
 	keys, tokens, tenants := map[string]bool{}, map[string]bool{}, map[[2]string]bool{}
@@ -387,10 +407,10 @@ func (t *tx) copyRows(c *copied, where string, args []any, into *[]Row) error {
 // Rows of an export come in portions of this many.
 const exportRows = 2000
 
-// Export gives everything that a copy holds, as of one moment: begin hears the position, and
+// CopyOut gives everything that a copy holds, as of one moment: begin hears the position, and
 // write then the rows, a portion of one table at a time. It may begin again from the start.
 // It blocks for as long as reading takes, and holds nobody up.
-func (s *Store) Export(ctx context.Context, begin func(Position) error, write func(table string, rows []Row) error) error {
+func (s *Store) CopyOut(ctx context.Context, begin func(Position) error, write func(table string, rows []Row) error) error {
 	return s.viewing(ctx, "copying the store", func(t *tx) error {
 		p, err := t.position()
 		if err != nil {
@@ -401,7 +421,11 @@ func (s *Store) Export(ctx context.Context, begin func(Position) error, write fu
 		}
 		for _, c := range copiedTables {
 			batch := make([]Row, 0, exportRows)
-			if err := t.rows(c.selectFrom()+` ORDER BY c.`+c.columns[0], nil, func(rows *sql.Rows) error {
+			where, args := "", []any(nil)
+			if c == copiedChanges {
+				where, args = ` WHERE c.seq = $1`, []any{p.Seq}
+			}
+			if err := t.rows(c.selectFrom()+where+` ORDER BY c.`+c.columns[0], args, func(rows *sql.Rows) error {
 				row, err := c.scan(rows)
 				if err != nil {
 					return err

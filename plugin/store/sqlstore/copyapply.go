@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
 )
 
 // Copied returns how far the copy has followed its truth. ErrNotFound where it is none.
@@ -146,55 +147,35 @@ func (c *copied) upsert() string {
 		`) ON CONFLICT (` + c.columns[0] + `) DO UPDATE SET ` + strings.Join(set, ", ")
 }
 
-// Refusal is that a key or a tenant is refused, by a decision that holds until another one.
-type Refusal struct {
-	// Action is what was done: see the constants.
-	Action string
-	// Keyspace and ID name the key, or the tenant by its slug.
-	Keyspace, ID string
-	At           time.Time
-	// Actor is who did it, as the caller writes it down.
-	Actor string
-}
-
-// What was done to a key or tenant.
-const (
-	KeyRevoked      = "key.revoked"
-	KeyDisabled     = "key.disabled"
-	KeyDeleted      = "key.deleted"
-	TenantSuspended = "tenant.suspended"
-	TenantDeleted   = "tenant.deleted"
-)
-
 // refusing is how each is done to a row; $1 keyspace, $2 id or folded slug, $3 when.
 var refusing = map[string]string{
-	KeyRevoked:      `UPDATE keys SET revoked_at = coalesce(revoked_at, $3) WHERE keyspace = $1 AND id = $2`,
-	KeyDisabled:     `UPDATE keys SET disabled = 1 WHERE keyspace = $1 AND id = $2 AND $3 = $3`,
-	KeyDeleted:      `UPDATE keys SET deleted_at = coalesce(deleted_at, $3) WHERE keyspace = $1 AND id = $2`,
-	TenantSuspended: `UPDATE tenants SET active = 0 WHERE keyspace = $1 AND folded = $2 AND $3 = $3`,
-	TenantDeleted:   `UPDATE tenants SET active = 0, deleted_at = coalesce(deleted_at, $3) WHERE keyspace = $1 AND folded = $2`,
+	management.KeyRevoked:      `UPDATE keys SET revoked_at = coalesce(revoked_at, $3) WHERE keyspace = $1 AND id = $2`,
+	management.KeyDisabled:     `UPDATE keys SET disabled = 1 WHERE keyspace = $1 AND id = $2 AND $3 = $3`,
+	management.KeyDeleted:      `UPDATE keys SET deleted_at = coalesce(deleted_at, $3) WHERE keyspace = $1 AND id = $2`,
+	management.TenantSuspended: `UPDATE tenants SET active = 0 WHERE keyspace = $1 AND folded = $2 AND $3 = $3`,
+	management.TenantDeleted:   `UPDATE tenants SET active = 0, deleted_at = coalesce(deleted_at, $3) WHERE keyspace = $1 AND folded = $2`,
 }
 
-// Change returns what is to be judged anew because of the refusal.
-func (r Refusal) Change() gateway.Change {
-	kind := gateway.ChangeKey
-	if r.Action == TenantSuspended || r.Action == TenantDeleted {
-		kind = gateway.ChangeTenant
-	}
-	return gateway.Change{Kind: kind, Keyspace: r.Keyspace, ID: r.ID}
-}
-
-// refuse does it to the row. ErrNotFound where there is none.
-func (t *tx) refuse(r Refusal) error {
+// refusalArgs returns the statement that does it to the row, and its arguments.
+func refusalArgs(r management.Refusal) (query string, args []any, err error) {
 	query, ok := refusing[r.Action]
 	if !ok {
-		return fmt.Errorf("%q is no refusal", r.Action)
+		return "", nil, fmt.Errorf("%q is no refusal", r.Action)
 	}
 	id := r.ID
 	if r.Change().Kind == gateway.ChangeTenant {
 		id = fold(id)
 	}
-	n, err := t.exec(query, r.Keyspace, id, r.At.UnixMicro())
+	return query, []any{r.Keyspace, id, r.At.UnixMicro()}, nil
+}
+
+// refuse does it to the row. ErrNotFound where there is none.
+func (t *tx) refuse(r management.Refusal) error {
+	query, args, err := refusalArgs(r)
+	if err != nil {
+		return err
+	}
+	n, err := t.exec(query, args...)
 	if err == nil && n == 0 {
 		err = gateway.ErrNotFound
 	}
@@ -203,7 +184,7 @@ func (t *tx) refuse(r Refusal) error {
 
 // Refuse refuses here what the truth does not know of yet, and keeps it to be written there.
 // It is on the disk when this returns. ErrNotFound where the copy has no such key or tenant.
-func (c *Copy) Refuse(ctx context.Context, r Refusal) error {
+func (c *Copy) Refuse(ctx context.Context, r management.Refusal) error {
 	return c.writing(ctx, "writing to the replica", func(t *tx) error {
 		if err := t.refuse(r); err != nil {
 			return err
@@ -212,9 +193,13 @@ func (c *Copy) Refuse(ctx context.Context, r Refusal) error {
 	})
 }
 
-func insertPending(ctx context.Context, e executor, r Refusal) error {
-	_, err := e.ExecContext(ctx, `INSERT INTO pending (action, keyspace, id, at, actor) VALUES ($1, $2, $3, $4, $5)
-		ON CONFLICT (action, keyspace, id) DO NOTHING`, r.Action, r.Keyspace, r.ID, r.At.UnixMicro(), r.Actor)
+func insertPending(ctx context.Context, e executor, r management.Refusal) error {
+	actor, err := json.Marshal(r.Actor)
+	if err != nil {
+		return err
+	}
+	_, err = e.ExecContext(ctx, `INSERT INTO pending (action, keyspace, id, at, actor) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (action, keyspace, id) DO NOTHING`, r.Action, r.Keyspace, r.ID, r.At.UnixMicro(), string(actor))
 	return err
 }
 
@@ -232,18 +217,21 @@ func (t *tx) refusePending() error {
 	return nil
 }
 
-func (t *tx) pending() (out []Refusal, err error) {
+func (t *tx) pending() (out []management.Refusal, err error) {
 	err = t.rows(`SELECT action, keyspace, id, at, actor FROM pending ORDER BY num`, nil, func(rows *sql.Rows) error {
-		var r Refusal
-		err := rows.Scan(&r.Action, &r.Keyspace, &r.ID, timeInto{&r.At}, &r.Actor)
+		var r management.Refusal
+		var actor string
+		if err := rows.Scan(&r.Action, &r.Keyspace, &r.ID, timeInto{&r.At}, &actor); err != nil {
+			return err
+		}
 		out = append(out, r)
-		return err
+		return json.Unmarshal([]byte(actor), &out[len(out)-1].Actor)
 	})
 	return out, err
 }
 
 // Pending returns what is refused here and not written to the truth yet, oldest first.
-func (c *Copy) Pending(ctx context.Context) (out []Refusal, err error) {
+func (c *Copy) Pending(ctx context.Context) (out []management.Refusal, err error) {
 	err = c.viewing(ctx, "reading the replica", func(t *tx) (err error) {
 		out, err = t.pending()
 		return err
@@ -253,7 +241,7 @@ func (c *Copy) Pending(ctx context.Context) (out []Refusal, err error) {
 
 // Written forgets what was pending and is written to the truth. The row stays as it is until the
 // truth's change comes.
-func (c *Copy) Written(ctx context.Context, r Refusal) error {
+func (c *Copy) Written(ctx context.Context, r management.Refusal) error {
 	return c.writing(ctx, "writing to the replica", func(t *tx) error {
 		_, err := t.exec(`DELETE FROM pending WHERE action = $1 AND keyspace = $2 AND id = $3`, r.Action, r.Keyspace, r.ID)
 		return err
@@ -271,11 +259,11 @@ func (c *Copy) Rehashed(ctx context.Context, r gateway.Secret) error {
 
 // Refusals calls yield with all that the copy holds refused, in portions; At is when the
 // row was last changed, so that the decision is not younger.
-func (c *Copy) Refusals(ctx context.Context, yield func([]Refusal) error) error {
+func (c *Copy) Refusals(ctx context.Context, yield func([]management.Refusal) error) error {
 	return c.viewing(ctx, "reading the replica", func(t *tx) error {
-		var batch []Refusal
+		var batch []management.Refusal
 		add := func(action, keyspace, id string, at time.Time) error {
-			batch = append(batch, Refusal{Action: action, Keyspace: keyspace, ID: id, At: at})
+			batch = append(batch, management.Refusal{Action: action, Keyspace: keyspace, ID: id, At: at})
 			if len(batch) < chunk {
 				return nil
 			}
@@ -291,9 +279,9 @@ func (c *Copy) Refusals(ctx context.Context, yield func([]Refusal) error) error 
 					return err
 				}
 				if !deleted.IsZero() {
-					return add(TenantDeleted, keyspace, slug, deleted)
+					return add(management.TenantDeleted, keyspace, slug, deleted)
 				}
-				return add(TenantSuspended, keyspace, slug, updated)
+				return add(management.TenantSuspended, keyspace, slug, updated)
 			}); err != nil {
 			return err
 		}
@@ -308,11 +296,11 @@ func (c *Copy) Refusals(ctx context.Context, yield func([]Refusal) error) error 
 				}
 				switch {
 				case !deleted.IsZero():
-					return add(KeyDeleted, keyspace, id, deleted)
+					return add(management.KeyDeleted, keyspace, id, deleted)
 				case !revoked.IsZero():
-					return add(KeyRevoked, keyspace, id, revoked)
+					return add(management.KeyRevoked, keyspace, id, revoked)
 				}
-				return add(KeyDisabled, keyspace, id, updated)
+				return add(management.KeyDisabled, keyspace, id, updated)
 			}); err != nil {
 			return err
 		}
@@ -325,7 +313,7 @@ func (c *Copy) Refusals(ctx context.Context, yield func([]Refusal) error) error 
 
 // Lacking returns those of refusals that the store does not hold: its row is there and says
 // less, and no event says that the decision was taken back since.
-func (s *Store) Lacking(ctx context.Context, refusals []Refusal) (out []Refusal, err error) {
+func (s *Store) Lacking(ctx context.Context, refusals []management.Refusal) (out []management.Refusal, err error) {
 	err = s.viewing(ctx, "comparing what is refused", func(t *tx) error {
 		out = out[:0]
 		for _, r := range refusals {
@@ -342,7 +330,7 @@ func (s *Store) Lacking(ctx context.Context, refusals []Refusal) (out []Refusal,
 	return out, err
 }
 
-func (t *tx) lacks(r Refusal) (bool, error) {
+func (t *tx) lacks(r management.Refusal) (bool, error) {
 	if r.Change().Kind == gateway.ChangeTenant {
 		in, err := t.Tenant(r.Keyspace, r.ID)
 		switch {
@@ -350,9 +338,9 @@ func (t *tx) lacks(r Refusal) (bool, error) {
 			return false, nil
 		case err != nil:
 			return false, err
-		case !in.DeletedAt.IsZero(), r.Action == TenantSuspended && !in.Active:
+		case !in.DeletedAt.IsZero(), r.Action == management.TenantSuspended && !in.Active:
 			return false, nil
-		case r.Action == TenantDeleted:
+		case r.Action == management.TenantDeleted:
 			return true, nil
 		}
 		back, err := t.decided("tenant", r, "tenant.activated")
@@ -364,9 +352,9 @@ func (t *tx) lacks(r Refusal) (bool, error) {
 		return false, nil
 	case err != nil:
 		return false, err
-	case !k.DeletedAt.IsZero(), r.Action != KeyDeleted && !k.RevokedAt.IsZero(), r.Action == KeyDisabled && k.Disabled:
+	case !k.DeletedAt.IsZero(), r.Action != management.KeyDeleted && !k.RevokedAt.IsZero(), r.Action == management.KeyDisabled && k.Disabled:
 		return false, nil
-	case r.Action != KeyDisabled:
+	case r.Action != management.KeyDisabled:
 		return true, nil
 	}
 	back, err := t.decided("key_id", r, "key.enabled")
@@ -374,7 +362,7 @@ func (t *tx) lacks(r Refusal) (bool, error) {
 }
 
 // decided says whether an event of that action is later than the refusal.
-func (t *tx) decided(column string, r Refusal, action string) (bool, error) {
+func (t *tx) decided(column string, r management.Refusal, action string) (bool, error) {
 	var n int
 	err := t.row(`SELECT count(*) FROM audit WHERE keyspace = $1 AND `+column+` = $2 AND action = $3 AND at > $4`,
 		[]any{r.Keyspace, r.ID, action, r.At.UnixMicro()}, &n)

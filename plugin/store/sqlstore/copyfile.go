@@ -19,6 +19,7 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
 )
 
 // copyMark is written into the header of SQLite files that are copies, as their
@@ -295,7 +296,7 @@ func (b *CopyBuilder) Rows() int64 { return b.rows }
 
 // Finish sorts the indexes, takes what was pending in former over, nil for none, and has the file
 // written to the disk. It is put in place by Place.
-func (b *CopyBuilder) Finish(ctx context.Context, heard time.Time, former []Refusal) error {
+func (b *CopyBuilder) Finish(ctx context.Context, heard time.Time, former []management.Refusal) error {
 	for _, text := range b.indexes {
 		if _, err := b.tx.ExecContext(ctx, text); err != nil {
 			return err
@@ -308,6 +309,13 @@ func (b *CopyBuilder) Finish(ctx context.Context, heard time.Time, former []Refu
 		return err
 	}
 	for _, r := range former {
+		query, args, err := refusalArgs(r)
+		if err != nil {
+			return err
+		}
+		if _, err := b.tx.ExecContext(ctx, query, args...); err != nil {
+			return err
+		}
 		if err := insertPending(ctx, b.tx, r); err != nil {
 			return err
 		}

@@ -154,6 +154,10 @@ func plans(t *testing.T, s Store) {
 		}
 		return err
 	})
+	seq, err := s.LastSeq(ctxOf(t))
+	if err != nil {
+		t.Fatal(err)
+	}
 	n, err := s.RenamePlan(ctxOf(t), ks, "free", "starter")
 	if err != nil || n != 3 {
 		t.Errorf("renamed %d, %v; want 3", n, err)
@@ -162,7 +166,7 @@ func plans(t *testing.T, s Store) {
 	if err != nil || by["starter"] != 3 || by["free"] != 0 {
 		t.Errorf("by plan afterwards: %v, %v", by, err)
 	}
-	list, err := s.Changes(ctxOf(t), 0, 10)
+	list, err := s.Changes(ctxOf(t), seq, 10)
 	if err != nil || len(list) != 3 || list[0].Kind != gateway.ChangeTenant || list[0].Keyspace != ks {
 		t.Errorf("changes of the renaming: %+v, %v", list, err)
 	}

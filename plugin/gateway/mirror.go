@@ -1,0 +1,82 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Mirror is implemented by stores that answer look-ups by a copy of what is written
+// elsewhere. Its methods do not block.
+type Mirror interface {
+	// Heard returns when the copy last held everything that was written; the zero time for
+	// never. Store.Wait returns when it has moved.
+	Heard() time.Time
+	// Era is another one when the copy was made anew: nothing that was read before says
+	// anything then.
+	Era() uint64
+	// Strays returns the changes, each once, that have no number in the sequence: what
+	// was refused while the original was away. Store.Wait returns when there are any.
+	Strays() []Change
+}
+
+// mirrorOf returns the store as a Mirror; nil where it is none. A store that wraps another says
+// so by its method Unwrap.
+func mirrorOf(s Store) Mirror {
+	for s != nil {
+		if m, ok := s.(Mirror); ok {
+			return m
+		}
+		u, ok := s.(interface{ Unwrap() Store })
+		if !ok {
+			return nil
+		}
+		s = u.Unwrap()
+	}
+	return nil
+}
+
+// followMirror applies what happened to the copy other than by changes with numbers.
+func (g *Gateway) followMirror(ctx context.Context) error {
+	if g.mirror == nil {
+		return nil
+	}
+	if era := g.mirror.Era(); era != g.era {
+		if err := g.beginAnew(ctx, g.seq.Load(), "the copy of the store is another"); err != nil {
+			return err
+		}
+		g.era = era
+	}
+	if strays := g.mirror.Strays(); len(strays) > 0 {
+		return g.Apply(ctx, strays)
+	}
+	return nil
+}
+
+// heardBy returns up to when what was committed is applied, where everything is that the store
+// answered by at began.
+func (g *Gateway) heardBy(began time.Time) time.Time {
+	if g.mirror != nil {
+		if h := g.mirror.Heard(); h.Before(began) {
+			return h
+		}
+	}
+	return began
+}
+
+// joinLater says whether a gateway that could not make itself known may judge keys all the
+// same: by a copy that is still to be trusted. Whoever waits for the nodes that were there
+// waits for this one, under the promise of the process before it.
+func (g *Gateway) joinLater(err error) bool {
+	if g.mirror == nil || !errors.Is(err, ErrStore) {
+		return false
+	}
+	heard := g.mirror.Heard()
+	if heard.IsZero() {
+		return false
+	}
+	m := g.member
+	m.told(heard, m.trust)
+	m.hear(heard)
+	return !m.stale(time.Now())
+}

@@ -1,0 +1,18 @@
+// Package replica keeps a copy of a store on the machine that judges keys by it: a node
+// answers alone, also while the database that the nodes share is away.
+//
+// The database is the truth. The copy is an SQLite file, made in one piece at first and then
+// fed by the truth's changes; look-ups never leave the machine. Everything that is written,
+// and what is asked by management, goes to the truth.
+//
+// Three things are held to whatever happens:
+//
+//   - What was refused with an acknowledged write is never accepted here again without a later,
+//     explicit write. So where the truth is not a later state of what was copied (a backup was
+//     restored, a server that was behind took over), the copy's refusals outlive it: they are
+//     written to the truth, and hold until then.
+//   - The copy is all of the truth at one moment, or it is not used: while there is none, or it is
+//     made anew, look-ups go to the truth.
+//   - Nothing in the file is needed: damaged, removed, or of another store, it is made anew.
+//     Only what was refused while the truth was away, and not yet written there, is in it alone.
+package replica

@@ -1,0 +1,220 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+)
+
+// here answers by the copy, or by the truth where there is none. f may run several times: a
+// copy that another took the place of meanwhile says nothing.
+func (r *Replica) here(ctx context.Context, f func(s gateway.Store, over *sqlstore.Copy) error) error {
+	for {
+		s := r.sight.Load()
+		var err error
+		switch {
+		case !s.through:
+			err = f(s.copy, nil)
+		case s.overlay:
+			err = f(r.truth, s.copy)
+		default:
+			err = f(r.truth, nil)
+		}
+		if errors.Is(err, gateway.ErrNotFound) && !s.through && r.silent() {
+			err = errSilent
+		}
+		if err == nil || r.sight.Load() == s || ctx.Err() != nil {
+			if err != nil && !s.through && sqlstore.Damaged(err) {
+				r.damaged(s, err)
+				continue
+			}
+			return err
+		}
+	}
+}
+
+// silence is after how long without news the copy does not say any more that something is
+// unknown: it may be newer.
+const silence = 3 * time.Second
+
+var errSilent = fmt.Errorf("%w: the replica does not hold it, but has had no news for some seconds, so that it may be new", gateway.ErrStore)
+
+// silent says that there are, or may be, things which the copy does not know of yet.
+func (r *Replica) silent() bool { return time.Since(r.Heard()) > silence }
+
+// Lookup implements gateway.Store.
+func (r *Replica) Lookup(ctx context.Context, keyspace string, digests []apikey.Candidate) (rec *gateway.Record, err error) {
+	err = r.here(ctx, func(s gateway.Store, over *sqlstore.Copy) (err error) {
+		if rec, err = s.Lookup(ctx, keyspace, digests); err == nil && over != nil {
+			err = overlay(ctx, over, rec)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return rec, nil
+}
+
+// LookupSecret implements gateway.Store.
+func (r *Replica) LookupSecret(ctx context.Context, keyspace, secretID string) (rec *gateway.Record, err error) {
+	err = r.here(ctx, func(s gateway.Store, over *sqlstore.Copy) (err error) {
+		if rec, err = s.LookupSecret(ctx, keyspace, secretID); err == nil && over != nil {
+			err = overlay(ctx, over, rec)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return rec, nil
+}
+
+// overlay refuses in rec what a former copy holds refused. ErrNotFound where it holds it deleted.
+func overlay(ctx context.Context, former *sqlstore.Copy, rec *gateway.Record) error {
+	return former.View(ctx, func(tx management.Tx) error {
+		k, err := tx.Key(rec.Key.Keyspace, rec.Key.ID)
+		switch {
+		case errors.Is(err, gateway.ErrNotFound):
+		case err != nil:
+			return err
+		case !k.DeletedAt.IsZero():
+			return gateway.ErrNotFound
+		default:
+			rec.Key.Disabled = rec.Key.Disabled || k.Disabled
+			if rec.Key.RevokedAt.IsZero() {
+				rec.Key.RevokedAt = k.RevokedAt
+			}
+		}
+		t, err := tx.Tenant(rec.Tenant.Keyspace, rec.Tenant.Slug)
+		switch {
+		case errors.Is(err, gateway.ErrNotFound):
+			return nil
+		case err != nil:
+			return err
+		case !t.DeletedAt.IsZero():
+			return gateway.ErrNotFound
+		}
+		rec.Tenant.Active = rec.Tenant.Active && t.Active
+		return nil
+	})
+}
+
+// SecretsLed implements gateway.Store.
+func (r *Replica) SecretsLed(ctx context.Context, keyspace string, lead apikey.Lead, limit int) (out []gateway.Secret, err error) {
+	err = r.here(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
+		out, err = s.SecretsLed(ctx, keyspace, lead, limit)
+		return err
+	})
+	return out, err
+}
+
+// Digests implements gateway.Store. It may call yield with a digest more than once.
+func (r *Replica) Digests(ctx context.Context, yield func(keyspace string, digest []byte) bool) error {
+	return r.here(ctx, func(s gateway.Store, _ *sqlstore.Copy) error { return s.Digests(ctx, yield) })
+}
+
+// CountSecrets implements gateway.Store.
+func (r *Replica) CountSecrets(ctx context.Context) (n int64, err error) {
+	err = r.here(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
+		n, err = s.CountSecrets(ctx)
+		return err
+	})
+	return n, err
+}
+
+// SecretDigests implements gateway.Store.
+func (r *Replica) SecretDigests(ctx context.Context, keyspace, keyID string) (out [][]byte, err error) {
+	err = r.here(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
+		out, err = s.SecretDigests(ctx, keyspace, keyID)
+		return err
+	})
+	return out, err
+}
+
+// Changes implements gateway.Store.
+func (r *Replica) Changes(ctx context.Context, after int64, limit int) (out []gateway.Change, err error) {
+	err = r.here(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
+		out, err = s.Changes(ctx, after, limit)
+		return err
+	})
+	return out, err
+}
+
+// LastSeq implements gateway.Store: the newest change that look-ups answer by.
+func (r *Replica) LastSeq(ctx context.Context) (seq int64, err error) {
+	err = r.here(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
+		seq, err = s.LastSeq(ctx)
+		return err
+	})
+	return seq, err
+}
+
+// Peppers implements gateway.Store.
+func (r *Replica) Peppers(ctx context.Context) (out map[string]string, err error) {
+	err = r.here(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
+		out, err = s.Peppers(ctx)
+		return err
+	})
+	return out, err
+}
+
+// TenantsByPlan implements gateway.Store.
+func (r *Replica) TenantsByPlan(ctx context.Context, keyspace string) (out map[string]int64, err error) {
+	err = r.here(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
+		out, err = s.TenantsByPlan(ctx, keyspace)
+		return err
+	})
+	return out, err
+}
+
+// Ping implements gateway.Store: it says whether look-ups are answered.
+func (r *Replica) Ping(ctx context.Context) error {
+	return r.here(ctx, func(s gateway.Store, _ *sqlstore.Copy) error { return s.Ping(ctx) })
+}
+
+// countsTimeout is how long counts are waited for: a key's first use is, meanwhile.
+const countsTimeout = 500 * time.Millisecond
+
+// LoadUsage implements gateway.Store. While the truth is away the counts are those that
+// this node last wrote.
+func (r *Replica) LoadUsage(ctx context.Context, subject string, now time.Time) ([]gateway.Usage, error) {
+	err := r.gone()
+	if err == nil {
+		short, cancel := context.WithTimeout(ctx, countsTimeout)
+		defer cancel()
+		var out []gateway.Usage
+		if out, err = r.truth.LoadUsage(short, subject, now); err == nil {
+			return out, nil
+		}
+		r.wake.ring()
+	}
+	s := r.sight.Load()
+	if s.copy == nil || !unavailable(err) {
+		return nil, err
+	}
+	return s.copy.LoadUsage(ctx, subject, now)
+}
+
+// View implements management.Store. While the truth is away, tenants, keys and tokens are
+// those of the copy, and everything else is refused.
+func (r *Replica) View(ctx context.Context, f func(management.Tx) error) error {
+	err := r.gone()
+	if err == nil {
+		if err = r.truth.View(ctx, f); err == nil || !unavailable(err) || ctx.Err() != nil {
+			return err
+		}
+		r.wake.ring()
+	}
+	s := r.sight.Load()
+	if s.through || s.copy == nil {
+		return err
+	}
+	return s.copy.View(ctx, func(tx management.Tx) error { return f(&heldTx{tx, err}) })
+}

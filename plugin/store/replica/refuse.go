@@ -1,0 +1,166 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// deliverTimeout bounds writing one refusal to the truth.
+const deliverTimeout = 10 * time.Second
+
+// Refuse implements management.Deputy. What is refused is also told to the other nodes,
+// where there is a way.
+func (r *Replica) Refuse(ctx context.Context, refusal management.Refusal) error {
+	if err := r.refuse(ctx, refusal); err != nil {
+		return err
+	}
+	if r.herald != nil {
+		if err := r.herald.Tell(ctx, refusal); err != nil {
+			// It is tried again until the truth has it.
+			r.log.Warn("a refusal could not be told to the other nodes yet", "error", err)
+		}
+	}
+	r.wake.ring()
+	return nil
+}
+
+// refuse refuses here, and keeps it to be written back.
+func (r *Replica) refuse(ctx context.Context, refusal management.Refusal) error {
+	r.pending.Lock()
+	defer r.pending.Unlock()
+	s := r.sight.Load()
+	if s.copy == nil {
+		return fmt.Errorf("%w: there is no replica yet that could hold it", gateway.ErrStore)
+	}
+	if err := s.copy.Refuse(ctx, refusal); err != nil {
+		return err
+	}
+	if s.through && !s.overlay {
+		// Look-ups go to the truth, which does not know of it.
+		next := *s
+		next.overlay = true
+		if !r.sight.CompareAndSwap(s, &next) {
+			return fmt.Errorf("%w: the replica is being replaced", gateway.ErrStore)
+		}
+	}
+	r.pendingN.Add(1)
+	return nil
+}
+
+// WriteBack implements management.Deputy.
+func (r *Replica) WriteBack(write func(ctx context.Context, r management.Refusal) error) {
+	r.writeBack.Store(&write)
+	r.wake.ring()
+}
+
+// deliver writes what is pending to the truth, which answers.
+func (r *Replica) deliver(ctx context.Context) {
+	write, s := r.writeBack.Load(), r.sight.Load()
+	if r.pendingN.Load() == 0 || write == nil || s.copy == nil {
+		return
+	}
+	list, err := s.copy.Pending(ctx)
+	if err != nil {
+		r.log.Warn("what is to be written to the database could not be read", "error", err)
+		return
+	}
+	left := int64(0)
+	for _, refusal := range list {
+		if err := r.deliverOne(ctx, *write, s, refusal); err != nil {
+			left++
+			r.log.Warn("a refusal could not be written to the database yet", "action", refusal.Action, "id", refusal.ID, "error", err)
+		}
+	}
+	r.pending.Lock()
+	defer r.pending.Unlock()
+	if list, err = s.copy.Pending(ctx); err == nil {
+		r.pendingN.Store(int64(len(list)))
+	} else {
+		r.pendingN.Store(max(left, 1))
+	}
+}
+
+func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, management.Refusal) error, s *sight, refusal management.Refusal) error {
+	ctx, cancel := context.WithTimeout(ctx, deliverTimeout)
+	defer cancel()
+	// Somebody may have decided otherwise meanwhile, where the truth was not away for them.
+	lacking, err := r.truth.Lacking(ctx, []management.Refusal{refusal})
+	if err != nil {
+		return err
+	}
+	for _, refusal := range lacking {
+		if err := write(ctx, refusal); err != nil {
+			return err
+		}
+	}
+	r.pending.Lock()
+	defer r.pending.Unlock()
+	if now := r.sight.Load(); now.copy != s.copy {
+		return errors.New("the replica was replaced meanwhile")
+	}
+	if err := s.copy.Written(ctx, refusal); err != nil || len(lacking) > 0 || s.through {
+		return err
+	}
+	// What was decided otherwise holds here too from now on.
+	r.feeding.Lock()
+	defer r.feeding.Unlock()
+	d, err := r.truth.Reread(ctx, r.at, refusal.Change())
+	if err == nil {
+		err = s.copy.Apply(ctx, d, r.Heard())
+	}
+	if err != nil {
+		// It is pending again: the row is as it was.
+		return errors.Join(err, s.copy.Refuse(ctx, refusal))
+	}
+	r.stray(refusal.Change())
+	return nil
+}
+
+// retellEvery is how often other nodes are told again of what is pending.
+const retellEvery = 5 * time.Second
+
+// retell tells the other nodes again of what is pending: they may not have heard.
+func (r *Replica) retell(ctx context.Context) {
+	s := r.sight.Load()
+	if r.herald == nil || r.pendingN.Load() == 0 || s.copy == nil || time.Since(r.told) < retellEvery {
+		return
+	}
+	r.told = time.Now()
+	list, err := s.copy.Pending(ctx)
+	if err != nil {
+		return
+	}
+	for _, refusal := range list {
+		if r.herald.Tell(ctx, refusal) != nil {
+			return
+		}
+	}
+}
+
+// hear refuses here what other nodes tell of.
+func (r *Replica) hear(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := r.herald.Hear(ctx, func(refusal management.Refusal) {
+			err := r.refuse(ctx, refusal)
+			switch {
+			case err == nil:
+				r.stray(refusal.Change())
+				r.wake.ring()
+			case !errors.Is(err, gateway.ErrNotFound):
+				r.log.Error("a refusal that another node told of could not be held", "action", refusal.Action, "id", refusal.ID, "error", err)
+			}
+		})
+		if err != nil && ctx.Err() == nil {
+			r.log.Warn("other nodes are not heard", "error", err)
+		}
+		select {
+		case <-time.After(retryEvery):
+		case <-ctx.Done():
+		}
+	}
+}

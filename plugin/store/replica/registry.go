@@ -1,0 +1,57 @@
+package replica
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// registry returns where the nodes that share the truth meet.
+func (r *Replica) registry() (gateway.Registry, error) {
+	if err := r.gone(); err != nil {
+		return nil, err
+	}
+	g, ok := r.truth.(gateway.Registry)
+	if !ok {
+		return nil, fmt.Errorf("%w: the database is no place where gateways meet", gateway.ErrStore)
+	}
+	return g, nil
+}
+
+// ReportNode implements gateway.Registry.
+func (r *Replica) ReportNode(ctx context.Context, n *gateway.Node, trust time.Duration) error {
+	g, err := r.registry()
+	if err != nil {
+		return err
+	}
+	return g.ReportNode(ctx, n, trust)
+}
+
+// RemoveNode implements gateway.Registry. Nobody waits for the node from then on, so what the
+// copy holds is not trusted when it starts again, before the truth was heard of.
+func (r *Replica) RemoveNode(ctx context.Context, name, instance string) error {
+	g, err := r.registry()
+	if err != nil {
+		return err
+	}
+	if err := g.RemoveNode(ctx, name, instance); err != nil {
+		return err
+	}
+	r.left.Store(true)
+	return nil
+}
+
+// Nodes implements gateway.Registry.
+func (r *Replica) Nodes(ctx context.Context) ([]gateway.Node, time.Time, error) {
+	g, err := r.registry()
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	return g.Nodes(ctx)
+}
+
+// Unwrap returns the truth, for what only it has.
+func (r *Replica) Unwrap() management.Store { return r.truth }

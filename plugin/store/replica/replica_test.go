@@ -1,0 +1,71 @@
+package replica_test
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/store/replica"
+	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/store/storetest"
+)
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// sqliteTruth opens a store in a file.
+func sqliteTruth(t testing.TB, path string) *sqlstore.Store {
+	t.Helper()
+	s, err := sqlstore.Open(t.Context(), path, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// openReplica opens a replica and closes it, and its truth, with the test.
+func openReplica(t testing.TB, truth replica.Truth, file string) *replica.Replica {
+	t.Helper()
+	r, err := replica.Open(t.Context(), replica.Options{File: file, Truth: truth, Logger: quiet})
+	if err != nil {
+		truth.Close()
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return r
+}
+
+// patience is how long a test waits for what must happen.
+const patience = 60 * time.Second
+
+// eventually waits until ok.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("in vain: %s", what)
+		}
+	}
+}
+
+// copied waits until look-ups are answered by the copy.
+func copied(t testing.TB, r *replica.Replica) {
+	t.Helper()
+	eventually(t, "the copy is made", func() bool { return !r.Status().Through })
+}
+
+func ctxOf(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestStore(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) storetest.Store {
+		dir := t.TempDir()
+		r := openReplica(t, sqliteTruth(t, filepath.Join(dir, "truth.db")), filepath.Join(dir, "replica.db"))
+		copied(t, r)
+		return announcing{r}
+	})
+}

@@ -1,0 +1,91 @@
+package replica_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+const ks = "default"
+
+func candidate(full string) apikey.Candidate {
+	return apikey.Candidate{Algorithm: apikey.SHA256, Digest: sha256.Sum256([]byte(full))}
+}
+
+// addTenant adds a tenant, with its change.
+func addTenant(t testing.TB, s management.Store, slug string) {
+	t.Helper()
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	if err := s.Update(ctxOf(t), func(tx management.Tx) error {
+		if err := tx.InsertTenant(&gateway.Tenant{Keyspace: ks, Slug: slug, Name: slug, Plan: "free", Active: true, CreatedAt: now, UpdatedAt: now}); err != nil {
+			return err
+		}
+		_, err := tx.Change(gateway.ChangeTenant, ks, slug)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// addKey adds a key with one secret, with its change.
+func addKey(t testing.TB, s management.Store, tenant, id, full string) {
+	t.Helper()
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	digest := candidate(full).Digest
+	if err := s.Update(ctxOf(t), func(tx management.Tx) error {
+		k := &gateway.Key{ID: id, Keyspace: ks, Tenant: tenant, Name: id, Environment: "live", CreatedAt: now, UpdatedAt: now, Prefix: "kg_live_abcd", LastFour: "wxyz"}
+		if err := tx.InsertKey(k); err != nil {
+			return err
+		}
+		if err := tx.InsertSecret(gateway.Secret{ID: "sec_" + id, KeyID: id, Keyspace: ks, Digest: digest[:], Algorithm: apikey.SHA256,
+			Prefix: k.Prefix, LastFour: k.LastFour, CreatedAt: now}); err != nil {
+			return err
+		}
+		_, err := tx.Change(gateway.ChangeKey, ks, id)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// changeKey changes a key by f, with its change.
+func changeKey(ctx context.Context, s management.Store, id string, f func(*gateway.Key)) error {
+	return s.Update(ctx, func(tx management.Tx) error {
+		k, err := tx.Key(ks, id)
+		if err != nil {
+			return err
+		}
+		f(k)
+		k.UpdatedAt = time.Now().UTC().Truncate(time.Microsecond)
+		if err := tx.UpdateKey(k); err != nil {
+			return err
+		}
+		_, err = tx.Change(gateway.ChangeKey, ks, id)
+		return err
+	})
+}
+
+// lookup returns a key's record, nil where it is unknown.
+func lookup(t testing.TB, s gateway.Store, full string) *gateway.Record {
+	t.Helper()
+	rec, err := s.Lookup(ctxOf(t), ks, []apikey.Candidate{candidate(full)})
+	if err == nil {
+		return rec
+	}
+	if err != gateway.ErrNotFound {
+		t.Fatal(err)
+	}
+	return nil
+}
+
+// accepted says whether a key would be let in.
+func accepted(t testing.TB, s gateway.Store, full string) bool {
+	t.Helper()
+	rec := lookup(t, s, full)
+	return rec != nil && rec.Key.StatusAt(time.Now()) == gateway.StatusActive && rec.Tenant.Active
+}
