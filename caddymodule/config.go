@@ -25,7 +25,7 @@ type StoreConfig struct {
 	// this node is told of changes over it. Default: DSN.
 	Listen string `json:"listen,omitempty"`
 	// Replica is the local file in which a node keeps its copy of what PostgreSQL holds.
-	// Default: "keygate-replica.db".
+	// Default: none is kept, and what is not in memory is asked for there.
 	Replica string `json:"replica,omitempty"`
 	// MaxStaleness is for how long a node goes on judging keys by what it holds while
 	// PostgreSQL is away. Default: 1h.

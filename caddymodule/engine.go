@@ -90,7 +90,6 @@ func (e *engine) start(ctx context.Context, a *App) error {
 	if err := e.open(ctx); err != nil {
 		return err
 	}
-	a.warnReplica()
 	e.gateway.SetTrust(a.trust())
 	err := e.attempt(ctx, a)
 	if err != nil && !e.triesOn(err) {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store/replica"
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
@@ -17,12 +18,26 @@ type store interface {
 	usage.Store
 }
 
+// openReplica opens a node's own copy of a shared store.
+func openReplica(ctx context.Context, shared *sqlstore.Store, file string, log *slog.Logger) (store, error) {
+	r, err := replica.Open(ctx, replica.Options{File: file, Truth: shared, Logger: log})
+	if err != nil {
+		shared.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
 // openStore opens a store. SQLite's is migrated then; PostgreSQL's when it answers, which
 // is not waited for. This is the one place where store packages are named; what a configuration
 // calls them is in stores.go.
 func openStore(ctx context.Context, where storePlace, log *slog.Logger) (store, error) {
 	if where.shared() {
-		return sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: where.dsn, Listen: where.listen, Logger: log})
+		shared, err := sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: where.dsn, Listen: where.listen, Logger: log})
+		if err != nil || where.replica == "" {
+			return shared, err
+		}
+		return openReplica(ctx, shared, where.replica, log)
 	}
 	return sqlstore.Open(ctx, where.path, log)
 }

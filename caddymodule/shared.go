@@ -37,7 +37,9 @@ type storePlace struct {
 	path string
 	// dsn and listen are the addresses of PostgreSQL; empty for SQLite.
 	dsn, listen string
-	node        string
+	// replica is the file of this node's own copy; empty for none.
+	replica string
+	node    string
 }
 
 // shared says that several gateways may use the store.
@@ -48,7 +50,7 @@ func (a *App) place(path string) storePlace {
 	if a.secrets.dsn == "" {
 		return storePlace{path: path, node: aloneName}
 	}
-	return storePlace{path: path, dsn: a.secrets.dsn, listen: a.secrets.listen, node: a.secrets.node}
+	return storePlace{path: path, dsn: a.secrets.dsn, listen: a.secrets.listen, replica: a.secrets.replica, node: a.secrets.node}
 }
 
 // ownName is what this process calls itself where the configuration does not say: the same
@@ -72,6 +74,14 @@ func (a *App) expandShared(repl *caddy.Replacer, s *secrets) (err error) {
 	if a.Store.Listen != "" {
 		if s.listen, err = expand(repl, "store.listen", a.Store.Listen); err != nil {
 			return err
+		}
+	}
+	if a.Store.Replica != "" {
+		if s.replica, err = expand(repl, "store.replica", a.Store.Replica); err != nil {
+			return err
+		}
+		if strings.ContainsAny(s.replica, "\x00?#") {
+			return fieldErrorf("store.replica", "the path of the replica holds a NUL, '?' or '#'")
 		}
 	}
 	if a.Node == "" {
@@ -106,13 +116,6 @@ func (a *App) trust() time.Duration {
 		return time.Duration(a.Store.MaxStaleness)
 	}
 	return defaultStaleness
-}
-
-// warnReplica says what a configuration asks for that this build does not do.
-func (a *App) warnReplica() {
-	if a.Store != nil && a.Store.Replica != "" {
-		a.log.Warn("this build keeps no replica: while PostgreSQL is away keys in memory are judged, and a node that starts then knows none", "replica", a.Store.Replica)
-	}
 }
 
 // about tells the other gateways of this one.
@@ -187,6 +190,9 @@ func (e *engine) runs(a *App) bool {
 	defer e.mu.Unlock()
 	return slices.Contains(e.apps, a)
 }
+
+// Unwrap returns the store, for what only some have.
+func (l *lazyStore) Unwrap() gateway.Store { return l.Store }
 
 // registry returns the store's, which is shared where this is asked for.
 func (l *lazyStore) registry() gateway.Registry { return l.Store.(gateway.Registry) }

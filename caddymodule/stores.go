@@ -84,8 +84,9 @@ func (a *App) checkStores() error {
 // out of App's exported fields, which are printed by logs and Caddy's /config/.
 type secrets struct {
 	storePath string
-	// dsn and listen are addresses of PostgreSQL; node names this process.
-	dsn, listen, node string
+	// dsn and listen are addresses of PostgreSQL, replica the file of the copy beside; node
+	// names this process.
+	dsn, listen, replica, node string
 	peppers           []string
 	// importPeppers are of keys that were imported.
 	importPeppers []string

@@ -162,7 +162,11 @@ func (c *call) setState(set func(ctx context.Context, a management.Actor, keyspa
 	if err != nil {
 		return err
 	}
-	return c.json(http.StatusOK, receipt)
+	status := http.StatusOK
+	if !receipt.Durable {
+		status = http.StatusAccepted
+	}
+	return c.json(status, receipt)
 }
 
 func (c *call) revokeKey() error  { return c.setState(c.h.manager.RevokeKey) }

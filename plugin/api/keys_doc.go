@@ -62,7 +62,7 @@ var (
 	})
 	_ = document("DELETE /v1/keys/{id}", doc{
 		Summary: "Deletes a key: requests with it are refused as with an unknown one.", Versioned: true,
-		Answers: map[int]any{http.StatusNoContent: nil},
+		Answers: map[int]any{http.StatusNoContent: nil, http.StatusAccepted: management.Receipt{}},
 	})
 	_ = document("POST /v1/keys/{id}/rotate", doc{
 		Summary: "Gives a key a new secret.", Description: onlyHere + " The id, limits, scopes, audit and usage go on.",
@@ -72,11 +72,11 @@ var (
 	})
 	_ = document("POST /v1/keys/{id}/revoke", doc{
 		Summary: "Ends a key for good.", Body: waitBody(), EmptyBody: true,
-		Answers: map[int]any{http.StatusOK: management.Receipt{}},
+		Answers: map[int]any{http.StatusOK: management.Receipt{}, http.StatusAccepted: management.Receipt{}},
 	})
 	_ = document("POST /v1/keys/{id}/disable", doc{
 		Summary: "Refuses a key until it is enabled.", Body: waitBody(), EmptyBody: true,
-		Answers: map[int]any{http.StatusOK: management.Receipt{}}, Refusals: keyRefused,
+		Answers: map[int]any{http.StatusOK: management.Receipt{}, http.StatusAccepted: management.Receipt{}}, Refusals: keyRefused,
 	})
 	_ = document("POST /v1/keys/{id}/enable", doc{
 		Summary: "Ends a disabling.", Body: waitBody(), EmptyBody: true,

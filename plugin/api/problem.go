@@ -28,6 +28,11 @@ func unavailable(detail string) *management.Error {
 
 // fail answers with err: refusals as they are, anything else as 503.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
+	var held *management.Held
+	if errors.As(err, &held) {
+		write(w, http.StatusAccepted, "application/json", held.Receipt)
+		return
+	}
 	var refusal *management.Error
 	if !errors.As(err, &refusal) {
 		detail := "The store does not answer. Nothing is known to have changed; try again."

@@ -65,7 +65,7 @@ var (
 	_ = document("PATCH /v1/tenants/{slug}", doc{
 		Summary: "Changes what is stated of a tenant.", Description: "Null clears an override." + ofOneTenant,
 		Body: tenantBody(), Versioned: true,
-		Answers: map[int]any{http.StatusOK: management.TenantRecord{}},
+		Answers: map[int]any{http.StatusOK: management.TenantRecord{}, http.StatusAccepted: management.Receipt{}},
 		Refusals: map[int][]string{
 			http.StatusPaymentRequired: {management.CodeCreditsExhausted}, http.StatusUnprocessableEntity: {management.CodePlanUnknown},
 		},
@@ -76,7 +76,7 @@ var (
 			"force": aFlag("Its keys too: without, it is refused while the tenant has keys that are not revoked."),
 			"erase": aFlag("Forgets the tenant's people: in the audit who acted and from where, names and other free text, addresses, last requests. What was counted remains, and the audit still verifies. Works for a tenant that is deleted already, too."),
 		},
-		Answers:  map[int]any{http.StatusNoContent: nil},
+		Answers:  map[int]any{http.StatusNoContent: nil, http.StatusAccepted: management.Receipt{}},
 		Refusals: map[int][]string{http.StatusConflict: {management.CodeTenantHasKeys}},
 	})
 	_ = document("GET /v1/tenants/{slug}/credits", doc{

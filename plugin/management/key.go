@@ -385,9 +385,9 @@ func (c *call) removeKey(k *gateway.Key) error {
 }
 
 // DeleteKey deletes a key, whatever its state: requests with it are refused as with an
-// unknown one.
+// unknown one. *Held where that holds here and is to be written yet.
 func (m *Manager) DeleteKey(ctx context.Context, a Actor, keyspace, id string, match Match) error {
-	return m.write(ctx, a, keyspace, func(c *call) error {
+	err := m.write(ctx, a, keyspace, func(c *call) error {
 		k, t, err := c.key(id, true)
 		if err != nil {
 			return err
@@ -401,4 +401,8 @@ func (m *Manager) DeleteKey(ctx context.Context, a Actor, keyspace, id string, m
 		c.event = &event{action: "key.deleted", target: k.ID, tenant: t.Slug, key: k.ID, before: keyFields(k)}
 		return nil
 	})
+	if err != nil && match == nil {
+		return m.refuseKeyAway(ctx, a, keyspace, id, KeyDeleted, err)
+	}
+	return err
 }

@@ -2,6 +2,7 @@ package management
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
@@ -70,6 +71,12 @@ func (m *Manager) setState(ctx context.Context, a Actor, keyspace, id, action st
 		r, err = c.saveKey(k, t, action, before, after)
 		return err
 	})
+	if err != nil && (action == KeyRevoked || action == KeyDisabled) {
+		err = m.refuseKeyAway(ctx, a, keyspace, id, action, err)
+	}
+	if held := (*Held)(nil); errors.As(err, &held) {
+		return held.Receipt, nil
+	}
 	if err != nil {
 		return Receipt{}, err
 	}

@@ -85,6 +85,9 @@ func New(c Config) *Manager {
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
 	}
+	if d, ok := m.store.(Deputy); ok {
+		d.WriteBack(m.Enforce)
+	}
 	return m
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -160,7 +161,7 @@ func (c *call) applyTenant(f *faults, t *gateway.Tenant, in TenantFields) {
 }
 
 // UpdateTenant changes the fields that are set. Suspending and activating are changes
-// of Active.
+// of Active. *Held where a suspension, alone, holds here and is to be written yet.
 func (m *Manager) UpdateTenant(ctx context.Context, a Actor, keyspace, slug string, in TenantFields, match Match) (r TenantRecord, err error) {
 	update := func() error {
 		return m.write(ctx, a, keyspace, func(c *call) error {
@@ -171,7 +172,11 @@ func (m *Manager) UpdateTenant(ctx context.Context, a Actor, keyspace, slug stri
 	if in.Credits.Set {
 		return r, m.settled(ctx, a, keyspace, slug, update)
 	}
-	return r, update()
+	err = update()
+	if err != nil && match == nil && reflect.DeepEqual(in, TenantFields{Active: Some(false)}) {
+		err = m.refuseTenantAway(ctx, a, keyspace, slug, TenantSuspended, err)
+	}
+	return r, err
 }
 
 func (c *call) updateTenant(slug string, in TenantFields, match Match) (TenantRecord, error) {
@@ -291,11 +296,16 @@ func (m *Manager) Tenants(ctx context.Context, a Actor, keyspace string, q Tenan
 
 // DeleteTenant deletes a tenant and frees nothing: its slug is never given again. 409
 // tenant_has_keys while it has keys that are not revoked, unless withKeys, which
-// deletes them all.
+// deletes them all. *Held where that holds here and is to be written yet.
 func (m *Manager) DeleteTenant(ctx context.Context, a Actor, keyspace, slug string, withKeys bool, match Match) error {
-	return m.settled(ctx, a, keyspace, slug, func() error {
+	err := m.settled(ctx, a, keyspace, slug, func() error {
 		return m.write(ctx, a, keyspace, func(c *call) error { return c.deleteTenant(slug, withKeys, false, match) })
 	})
+	if err != nil && match == nil && withKeys {
+		// Without, it can't be told now whether there are any.
+		return m.refuseTenantAway(ctx, a, keyspace, slug, TenantDeleted, err)
+	}
+	return err
 }
 
 func (c *call) deleteTenant(slug string, withKeys, erase bool, match Match) error {

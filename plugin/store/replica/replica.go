@@ -146,15 +146,15 @@ type awayError struct{ err error }
 var (
 	_ gateway.Registry  = (*Replica)(nil)
 	_ gateway.Store     = (*Replica)(nil)
-	_ gateway.Mirror      = (*Replica)(nil)
+	_ gateway.Mirror    = (*Replica)(nil)
 	_ management.Store  = (*Replica)(nil)
 	_ management.Deputy = (*Replica)(nil)
 	_ usage.Store       = (*Replica)(nil)
 )
 
 // Open returns the replica. Where the file holds a copy it waits, within Patience, for what
-// changed since; without one the truth must answer, and is asked directly until a copy was
-// made. A file that is no copy is an error, and stays as it is. Errors wrap gateway.ErrStore.
+// changed since; without one the truth is asked directly until a copy was made. A file that is
+// no copy is an error, and stays as it is. Where Open fails the truth is left open.
 func Open(ctx context.Context, o Options) (_ *Replica, err error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
@@ -167,7 +167,7 @@ func Open(ctx context.Context, o Options) (_ *Replica, err error) {
 	r.copying.Store(-1)
 	r.heard.Store(new(time.Time))
 	if r.unlock, err = lockFile(o.File + ".lock"); err != nil {
-		return nil, fmt.Errorf("%w: %w", gateway.ErrStore, err)
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -187,7 +187,7 @@ func Open(ctx context.Context, o Options) (_ *Replica, err error) {
 		r.log.Info("there is no replica that could be used: the database is asked until one was made", "file", o.File, "because", err)
 		r.sight.Store(&sight{through: true})
 	default:
-		return nil, fmt.Errorf("%w: %w", gateway.ErrStore, err)
+		return nil, err
 	}
 	run, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
@@ -197,16 +197,6 @@ func Open(ctx context.Context, o Options) (_ *Replica, err error) {
 		r.running.Go(func() { r.hear(run) })
 	}
 	r.awaitFirst(ctx, o.Patience)
-	if s := r.sight.Load(); s.copy == nil {
-		if a := r.away.Load(); a != nil || r.Heard().IsZero() {
-			err = fmt.Errorf("%w: there is no replica at %s yet, and the database it is made from does not answer", gateway.ErrStore, o.File)
-			if a != nil {
-				err = fmt.Errorf("%w: %w", err, a.err)
-			}
-			r.end()
-			return nil, err
-		}
-	}
 	return r, nil
 }
 
