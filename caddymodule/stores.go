@@ -87,7 +87,7 @@ type secrets struct {
 	// dsn and listen are addresses of PostgreSQL, replica the file of the copy beside; node
 	// names this process.
 	dsn, listen, replica, node string
-	peppers           []string
+	peppers                    []string
 	// importPeppers are of keys that were imported.
 	importPeppers []string
 	secret        string

@@ -59,7 +59,7 @@ func (r *Replica) follow(ctx context.Context) error {
 	}
 	r.answered()
 	r.note(ctx)
-	r.deliver(ctx)
+	_ = r.deliver(ctx) // it is logged, and tried again
 	return nil
 }
 

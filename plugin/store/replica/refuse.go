@@ -52,6 +52,76 @@ func (r *Replica) refuse(ctx context.Context, refusal management.Refusal) error 
 	return nil
 }
 
+// keep holds what changes that are in the truth refuse, while look-ups go there and there is no
+// copy which they could be taken over into. It is written back should the truth lose it.
+func (r *Replica) keep(ctx context.Context, changes []gateway.Change) error {
+	r.pending.Lock()
+	defer r.pending.Unlock()
+	s := r.sight.Load()
+	if s.copy == nil {
+		return nil
+	}
+	var refused, taken []management.Refusal
+	if err := r.truth.View(ctx, func(tx management.Tx) error {
+		refused, taken = nil, nil
+		for _, c := range changes {
+			yes, no, err := refusals(tx, c)
+			if err != nil {
+				return err
+			}
+			refused, taken = append(refused, yes...), append(taken, no...)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	if err := s.copy.Keep(ctx, refused, taken); err != nil {
+		return err
+	}
+	r.pendingN.Add(int64(len(refused)))
+	return nil
+}
+
+// refusals returns what the rows that a change is about refuse now, and what they might and do not.
+func refusals(tx management.Tx, c gateway.Change) (yes, no []management.Refusal, err error) {
+	add := func(action string, at time.Time, holds bool) {
+		r := management.Refusal{Action: action, Keyspace: c.Keyspace, ID: c.ID, At: at, Actor: self}
+		if holds {
+			yes = append(yes, r)
+		} else {
+			no = append(no, r)
+		}
+	}
+	switch c.Kind {
+	case gateway.ChangeKey:
+		k, err := tx.Key(c.Keyspace, c.ID)
+		if err != nil {
+			return nil, nil, ignoreNotFound(err)
+		}
+		add(management.KeyDeleted, k.UpdatedAt, !k.DeletedAt.IsZero())
+		add(management.KeyRevoked, k.UpdatedAt, !k.RevokedAt.IsZero())
+		add(management.KeyDisabled, k.UpdatedAt, k.Disabled)
+	case gateway.ChangeTenant:
+		t, err := tx.Tenant(c.Keyspace, c.ID)
+		if err != nil {
+			return nil, nil, ignoreNotFound(err)
+		}
+		add(management.TenantDeleted, t.UpdatedAt, !t.DeletedAt.IsZero())
+		add(management.TenantSuspended, t.UpdatedAt, !t.Active && t.DeletedAt.IsZero())
+	}
+	return yes, no, nil
+}
+
+func ignoreNotFound(err error) error {
+	if errors.Is(err, gateway.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// self is who writes back what the truth has lost.
+var self = management.Actor{Name: "replica", Via: "system"}
+
 // WriteBack implements management.Deputy.
 func (r *Replica) WriteBack(write func(ctx context.Context, r management.Refusal) error) {
 	r.writeBack.Store(&write)
@@ -59,30 +129,32 @@ func (r *Replica) WriteBack(write func(ctx context.Context, r management.Refusal
 }
 
 // deliver writes what is pending to the truth, which answers.
-func (r *Replica) deliver(ctx context.Context) {
+func (r *Replica) deliver(ctx context.Context) (failed error) {
 	write, s := r.writeBack.Load(), r.sight.Load()
-	if r.pendingN.Load() == 0 || write == nil || s.copy == nil {
-		return
+	if r.pendingN.Load() == 0 || s.copy == nil {
+		return nil
+	}
+	if write == nil {
+		return errNobodyWrites
 	}
 	list, err := s.copy.Pending(ctx)
 	if err != nil {
 		r.log.Warn("what is to be written to the database could not be read", "error", err)
-		return
+		return err
 	}
-	left := int64(0)
 	for _, refusal := range list {
 		if err := r.deliverOne(ctx, *write, s, refusal); err != nil {
-			left++
 			r.log.Warn("a refusal could not be written to the database yet", "action", refusal.Action, "id", refusal.ID, "error", err)
+			failed = err
 		}
 	}
 	r.pending.Lock()
 	defer r.pending.Unlock()
-	if list, err = s.copy.Pending(ctx); err == nil {
-		r.pendingN.Store(int64(len(list)))
-	} else {
-		r.pendingN.Store(max(left, 1))
+	if list, err = s.copy.Pending(ctx); err != nil {
+		return err
 	}
+	r.pendingN.Store(int64(len(list)))
+	return failed
 }
 
 func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, management.Refusal) error, s *sight, refusal management.Refusal) error {
@@ -98,17 +170,21 @@ func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, ma
 			return err
 		}
 	}
+	r.feeding.Lock()
+	defer r.feeding.Unlock()
 	r.pending.Lock()
 	defer r.pending.Unlock()
 	if now := r.sight.Load(); now.copy != s.copy {
 		return errors.New("the replica was replaced meanwhile")
 	}
-	if err := s.copy.Written(ctx, refusal); err != nil || len(lacking) > 0 || s.through {
+	if s.through {
+		// It is kept until there is a copy of the truth that holds it.
+		return nil
+	}
+	if err := s.copy.Written(ctx, refusal); err != nil || len(lacking) > 0 {
 		return err
 	}
 	// What was decided otherwise holds here too from now on.
-	r.feeding.Lock()
-	defer r.feeding.Unlock()
 	d, err := r.truth.Reread(ctx, r.at, refusal.Change())
 	if err == nil {
 		err = s.copy.Apply(ctx, d, r.Heard())

@@ -93,7 +93,7 @@ func (r *Replica) keepRefusals(ctx context.Context) error {
 			return fault
 		}
 		for _, refusal := range lacking {
-			refusal.Actor = management.Actor{Name: "replica", Via: "system"}
+			refusal.Actor = self
 			write := r.writeBack.Load()
 			if write == nil {
 				fault = errNobodyWrites
@@ -120,9 +120,8 @@ func (r *Replica) keepRefusals(ctx context.Context) error {
 	if written > 0 {
 		r.log.Warn("the database had lost what refuses keys, as after restoring a backup: it was written there again", "refusals", written)
 	}
-	r.deliver(ctx)
-	if r.pendingN.Load() > 0 {
-		return errNobodyWrites
+	if err := r.deliver(ctx); err != nil {
+		return err
 	}
 	r.look(&sight{copy: s.copy, through: true})
 	return nil
@@ -150,6 +149,11 @@ func (r *Replica) copyAll(ctx context.Context) (err error) {
 		return err
 	}
 
+	if err = b.Index(ctx); err != nil {
+		return err
+	}
+	r.feeding.Lock()
+	defer r.feeding.Unlock()
 	r.pending.Lock()
 	defer r.pending.Unlock()
 	var pending []management.Refusal
@@ -162,8 +166,6 @@ func (r *Replica) copyAll(ctx context.Context) (err error) {
 	if err = b.Finish(ctx, heard, pending); err != nil {
 		return err
 	}
-	r.feeding.Lock()
-	defer r.feeding.Unlock()
 	if former.copy != nil {
 		r.sight.Store(&sight{through: true})
 		former.copy.Close()

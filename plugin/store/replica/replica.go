@@ -3,7 +3,6 @@ package replica
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -104,7 +103,8 @@ type Replica struct {
 	// opened, since closing the last connection removes the log that stands beside the file.
 	spoilt []*sqlstore.Copy
 
-	// pending is held by who adds to or takes from what is to be written back.
+	// pending is held by who adds to or takes from what is to be written back; of those who
+	// hold both, after feeding.
 	pending   sync.Mutex
 	pendingN  atomic.Int64
 	writeBack atomic.Pointer[func(context.Context, management.Refusal) error]

@@ -38,51 +38,49 @@ const ownTimeout = 5 * time.Second
 // Update implements management.Store. When it returns nil, look-ups here answer by what was
 // written.
 func (r *Replica) Update(ctx context.Context, f func(management.Tx) error) error {
-	var seq int64
+	var changes []gateway.Change
 	err := r.there(func() error {
 		return r.truth.Update(ctx, func(tx management.Tx) error {
 			t := &numberedTx{Tx: tx}
 			err := f(t)
-			seq = t.seq
+			changes = t.changes
 			return err
 		})
 	})
-	if err != nil || seq == 0 {
+	if err != nil || len(changes) == 0 {
 		return err
 	}
-	return r.hold(ctx, seq)
+	return r.hold(ctx, changes)
 }
 
-// numberedTx notes the newest change made.
+// numberedTx notes the changes made.
 type numberedTx struct {
 	management.Tx
-	seq int64
+	changes []gateway.Change
 }
 
 func (t *numberedTx) Change(kind gateway.ChangeKind, keyspace, id string) (int64, error) {
 	seq, err := t.Tx.Change(kind, keyspace, id)
 	if err == nil {
-		t.seq = seq
+		t.changes = append(t.changes, gateway.Change{Seq: seq, Kind: kind, Keyspace: keyspace, ID: id})
 	}
 	return seq, err
 }
 
-// hold returns when look-ups here answer by the truth's change seq, which is committed.
-func (r *Replica) hold(ctx context.Context, seq int64) error {
+// hold returns when look-ups here answer by the truth's changes, which are committed, and
+// what they refuse would outlive them there.
+func (r *Replica) hold(ctx context.Context, changes []gateway.Change) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ownTimeout)
 	defer cancel()
 	r.feeding.Lock()
 	defer r.feeding.Unlock()
-	if r.sight.Load().through {
-		return nil
-	}
 	// Also where the copy is further already: the truth may have gone back, and this change be
 	// another one than the copy's of that number.
 	err := r.catchUp(ctx)
 	switch {
 	case r.sight.Load().through:
-		return nil
-	case err == nil && r.at.Seq < seq:
+		err = r.keep(ctx, changes)
+	case err == nil && r.at.Seq < changes[len(changes)-1].Seq:
 		err = errors.New("the change is not there to be read")
 	}
 	if err != nil {
@@ -101,7 +99,7 @@ func (r *Replica) RenamePlan(ctx context.Context, keyspace, from, to string) (n 
 	if err == nil && n > 0 {
 		var seq int64
 		if seq, err = r.truth.LastSeq(ctx); err == nil {
-			err = r.hold(ctx, seq)
+			err = r.hold(ctx, []gateway.Change{{Seq: seq}})
 		}
 	}
 	return n, err

@@ -203,6 +203,27 @@ func insertPending(ctx context.Context, e executor, r management.Refusal) error 
 	return err
 }
 
+// Keep holds refused as Refuse does, where the copy has no such row too, and holds taken no
+// longer.
+func (c *Copy) Keep(ctx context.Context, refused, taken []management.Refusal) error {
+	return c.writing(ctx, "writing to the replica", func(t *tx) error {
+		for _, r := range taken {
+			if err := t.written(r); err != nil {
+				return err
+			}
+		}
+		for _, r := range refused {
+			if err := t.refuse(r); err != nil && !errors.Is(err, gateway.ErrNotFound) {
+				return err
+			}
+			if err := insertPending(ctx, t.sql, r); err != nil {
+				return t.fail(err)
+			}
+		}
+		return nil
+	})
+}
+
 // refusePending does to the rows what is pending.
 func (t *tx) refusePending() error {
 	list, err := t.pending()
@@ -242,10 +263,12 @@ func (c *Copy) Pending(ctx context.Context) (out []management.Refusal, err error
 // Written forgets what was pending and is written to the truth. The row stays as it is until the
 // truth's change comes.
 func (c *Copy) Written(ctx context.Context, r management.Refusal) error {
-	return c.writing(ctx, "writing to the replica", func(t *tx) error {
-		_, err := t.exec(`DELETE FROM pending WHERE action = $1 AND keyspace = $2 AND id = $3`, r.Action, r.Keyspace, r.ID)
-		return err
-	})
+	return c.writing(ctx, "writing to the replica", func(t *tx) error { return t.written(r) })
+}
+
+func (t *tx) written(r management.Refusal) error {
+	_, err := t.exec(`DELETE FROM pending WHERE action = $1 AND keyspace = $2 AND id = $3`, r.Action, r.Keyspace, r.ID)
+	return err
 }
 
 // Rehashed notes another form of a secret, as Rehash, where it is known.

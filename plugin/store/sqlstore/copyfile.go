@@ -294,14 +294,34 @@ func (b *CopyBuilder) insert(ctx context.Context, table string, n int) (*sql.Stm
 // Rows returns how many rows were written.
 func (b *CopyBuilder) Rows() int64 { return b.rows }
 
-// Finish sorts the indexes, takes what was pending in former over, nil for none, and has the file
-// written to the disk. It is put in place by Place.
-func (b *CopyBuilder) Finish(ctx context.Context, heard time.Time, former []management.Refusal) error {
+// Index sorts the indexes, when all rows are written, and has them written to the disk.
+func (b *CopyBuilder) Index(ctx context.Context) error {
 	for _, text := range b.indexes {
 		if _, err := b.tx.ExecContext(ctx, text); err != nil {
 			return err
 		}
 	}
+	clear(b.inserts)
+	err := b.tx.Commit()
+	if err == nil {
+		b.tx, err = b.db.BeginTx(ctx, nil)
+	}
+	if err == nil {
+		err = b.sync()
+	}
+	return err
+}
+
+// sync has what was written go to the disk. Closing the file drops the locks that SQLite holds
+// on it, which nobody else uses.
+func (b *CopyBuilder) sync() error {
+	_, err := syncFile(b.partial)
+	return err
+}
+
+// Finish takes refusals over that wait to be written to the truth, and has the file written to
+// the disk. It is put in place by Place.
+func (b *CopyBuilder) Finish(ctx context.Context, heard time.Time, former []management.Refusal) error {
 	if _, err := b.tx.ExecContext(ctx, `UPDATE sequences SET value = $1 WHERE name = 'changes'`, b.position.Seq); err != nil {
 		return err
 	}
@@ -326,8 +346,7 @@ func (b *CopyBuilder) Finish(ctx context.Context, heard time.Time, former []mana
 	if err := b.db.Close(); err != nil {
 		return err
 	}
-	_, err := syncFile(b.partial)
-	return err
+	return b.sync()
 }
 
 // Place puts the finished copy in place of the former one, which nobody has open.

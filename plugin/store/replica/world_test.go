@@ -1,0 +1,285 @@
+package replica_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+	"github.com/keygate-dev/keygate/plugin/store/replica"
+	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+)
+
+// cutTruth is a real store that a test takes away and brings back.
+type cutTruth struct {
+	*sqlstore.Store
+	down *atomic.Bool
+}
+
+var errDown = fmt.Errorf("%w: taken away by the test", gateway.ErrStore)
+
+func (c *cutTruth) cut() error {
+	if c.down.Load() {
+		return errDown
+	}
+	return nil
+}
+
+func (c *cutTruth) Delta(ctx context.Context, from sqlstore.Position, limit int) (*sqlstore.Delta, error) {
+	if err := c.cut(); err != nil {
+		return nil, err
+	}
+	return c.Store.Delta(ctx, from, limit)
+}
+
+func (c *cutTruth) Reread(ctx context.Context, from sqlstore.Position, ch gateway.Change) (*sqlstore.Delta, error) {
+	if err := c.cut(); err != nil {
+		return nil, err
+	}
+	return c.Store.Reread(ctx, from, ch)
+}
+
+func (c *cutTruth) CopyOut(ctx context.Context, begin func(sqlstore.Position) error, write func(string, []sqlstore.Row) error) error {
+	if err := c.cut(); err != nil {
+		return err
+	}
+	return c.Store.CopyOut(ctx, begin, func(table string, rows []sqlstore.Row) error {
+		if err := c.cut(); err != nil {
+			return err
+		}
+		return write(table, rows)
+	})
+}
+
+func (c *cutTruth) Lacking(ctx context.Context, list []management.Refusal) ([]management.Refusal, error) {
+	if err := c.cut(); err != nil {
+		return nil, err
+	}
+	return c.Store.Lacking(ctx, list)
+}
+
+func (c *cutTruth) Update(ctx context.Context, f func(management.Tx) error) error {
+	if err := c.cut(); err != nil {
+		return err
+	}
+	return c.Store.Update(ctx, f)
+}
+
+func (c *cutTruth) View(ctx context.Context, f func(management.Tx) error) error {
+	if err := c.cut(); err != nil {
+		return err
+	}
+	return c.Store.View(ctx, f)
+}
+
+func (c *cutTruth) Lookup(ctx context.Context, keyspace string, d []apikey.Candidate) (*gateway.Record, error) {
+	if err := c.cut(); err != nil {
+		return nil, err
+	}
+	return c.Store.Lookup(ctx, keyspace, d)
+}
+
+func (c *cutTruth) LookupSecret(ctx context.Context, keyspace, id string) (*gateway.Record, error) {
+	if err := c.cut(); err != nil {
+		return nil, err
+	}
+	return c.Store.LookupSecret(ctx, keyspace, id)
+}
+
+func (c *cutTruth) LastSeq(ctx context.Context) (int64, error) {
+	if err := c.cut(); err != nil {
+		return 0, err
+	}
+	return c.Store.LastSeq(ctx)
+}
+
+func (c *cutTruth) LoadUsage(ctx context.Context, subject string, now time.Time) ([]gateway.Usage, error) {
+	if err := c.cut(); err != nil {
+		return nil, err
+	}
+	return c.Store.LoadUsage(ctx, subject, now)
+}
+
+func (c *cutTruth) WriteFlush(ctx context.Context, node string, f *gateway.Flush) error {
+	if err := c.cut(); err != nil {
+		return err
+	}
+	return c.Store.WriteFlush(ctx, node, f)
+}
+
+// node is a gateway that judges by a replica, and its management.
+type node struct {
+	*management.Manager
+	t       testing.TB
+	truth   *cutTruth
+	down    atomic.Bool
+	path    string // the truth's
+	file    string // the replica's
+	herald  replica.Herald
+	r       *replica.Replica
+	gw      *gateway.Gateway
+	view    *gateway.View
+	stopped bool
+}
+
+var ada = management.Actor{Name: "ada", IP: "192.0.2.1", Via: "api"}
+
+// newNode starts a node whose truth is the SQLite file at path.
+func newNode(t testing.TB, path string) *node {
+	t.Helper()
+	n := &node{t: t, path: path, file: filepath.Join(t.TempDir(), "replica.db")}
+	hasher, err := apikey.NewHasher()
+	if err != nil {
+		t.Fatal(err)
+	}
+	grammar, err := apikey.NewGrammar([]apikey.Prefix{{Value: "kg_live_", Environment: "live"}}, apikey.Format{Length: 32, Checksum: apikey.CRC32}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	places, err := apikey.NewPlaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := &gateway.Plan{Name: "free", Cap: ^gateway.ScopeSet(0)}
+	n.view = gateway.NewView(hasher, &gateway.Keyspace{Name: ks, Grammar: grammar, Places: places, DefaultPlan: "free",
+		Plans: map[string]*gateway.Plan{"free": plan}, PlanOrder: []string{"free"}, Failures: &ratelimit.Policy{}})
+	n.view.Keyspaces[ks].Failures = nil
+	n.start()
+	t.Cleanup(n.stop)
+	return n
+}
+
+func (n *node) start() {
+	n.t.Helper()
+	ctx := context.Background()
+	n.stopped = false
+	n.truth = &cutTruth{sqliteTruth(n.t, n.path), &n.down}
+	var err error
+	if n.r, err = replica.Open(ctx, replica.Options{File: n.file, Truth: n.truth, Logger: quiet, Herald: n.herald}); err != nil {
+		n.t.Fatal(err)
+	}
+	if n.gw, err = gateway.New(gateway.Options{Store: n.r, Logger: quiet}); err != nil {
+		n.t.Fatal(err)
+	}
+	n.Manager = management.New(management.Config{Store: n.r, Engine: n.gw, View: func() *gateway.View { return n.view }, Logger: quiet})
+	eventually(n.t, "the gateway starts", func() bool {
+		if n.gw.Start(ctx) == nil {
+			return true
+		}
+		// Without a copy there is nothing to start with.
+		n.down.Store(false)
+		return false
+	})
+}
+
+func (n *node) stop() {
+	if n.stopped {
+		return
+	}
+	n.stopped = true
+	_ = n.gw.Close(context.Background())
+	_ = n.r.Close()
+}
+
+func (n *node) restart() {
+	n.t.Helper()
+	n.stop()
+	n.start()
+}
+
+// judge returns what the node says of a full key.
+func (n *node) judge(full string) gateway.Reason {
+	r := gateway.Request{Now: time.Now(), View: n.view, Keyspace: n.view.Keyspaces[ks], Credential: full,
+		Addr: netip.MustParseAddr("192.0.2.7"), Cost: 1, NoConcurrency: true}
+	var d gateway.Decision
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	n.gw.Check(ctx, &r, &d)
+	d.Done()
+	return d.Reason
+}
+
+// settled waits until the node answers by a copy that holds all that the truth does.
+func (n *node) settled() {
+	n.t.Helper()
+	eventually(n.t, "the replica holds what the truth does", func() bool {
+		want, err := n.truth.Store.LastSeq(ctxOf(n.t))
+		if err != nil {
+			return false
+		}
+		got, err := n.r.LastSeq(ctxOf(n.t))
+		s := n.r.Status()
+		return err == nil && !s.Through && got == want && s.Pending == 0 && s.Away == nil && n.gw.Stats().Seq == want
+	})
+}
+
+// key makes a key and returns its id and the full key.
+func (n *node) key(tenant string) (id, full string) {
+	n.t.Helper()
+	k, err := n.CreateKey(ctxOf(n.t), ada, ks, tenant, management.KeyFields{Name: management.Some("ci")})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return k.ID, k.Key
+}
+
+func (n *node) tenant(slug string) {
+	n.t.Helper()
+	if _, err := n.CreateTenant(ctxOf(n.t), ada, ks, slug, management.TenantFields{}); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// want fails where the node says otherwise of a key.
+func (n *node) want(full string, want gateway.Reason) {
+	n.t.Helper()
+	if got := n.judge(full); got != want {
+		n.t.Fatalf("the node says %v, want %v", got, want)
+	}
+}
+
+// backup copies the truth as it is now.
+func (n *node) backup() string {
+	n.t.Helper()
+	file := filepath.Join(n.t.TempDir(), "backup.db")
+	if _, err := n.truth.Store.Backup(ctxOf(n.t), file); err != nil {
+		n.t.Fatal(err)
+	}
+	return file
+}
+
+// restore puts a backup in the place of the truth while it is open, and waits until it has
+// noticed.
+func (n *node) restore(backup string) {
+	n.t.Helper()
+	from, err := os.Open(backup)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer from.Close()
+	to, err := os.OpenFile(n.path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err == nil {
+		_, err = io.Copy(to, from)
+		err = errors.Join(err, to.Close(), os.Rename(n.path+".new", n.path))
+	}
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	eventually(n.t, "the truth is opened anew", func() bool { return n.truth.Store.Ping(ctxOf(n.t)) == nil })
+}
+
+// acknowledged says whether a change was.
+func acknowledged(err error) bool {
+	var held *management.Held
+	return err == nil || errors.As(err, &held)
+}
