@@ -1,0 +1,246 @@
+package replica_test
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"reflect"
+	"sync"
+	"testing"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// TestRefusedWhileAway refuses keys and tenants while the truth is away, restarts the node, and
+// finds all of it written when the truth is back.
+func TestRefusedWhileAway(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+	n.tenant("a")
+	n.tenant("b")
+	n.tenant("c")
+	type issued struct{ id, full string }
+	make := func(tenant string) issued { id, full := n.key(tenant); return issued{id, full} }
+	fine, revoked, disabled, deleted, suspended, gone := make("a"), make("a"), make("a"), make("a"), make("b"), make("c")
+	n.settled()
+	n.down.Store(true)
+	ctx := ctxOf(t)
+	for what, f := range map[string]func() error{
+		"revoked": func() error {
+			r, err := n.RevokeKey(ctx, ada, ks, revoked.id)
+			if err == nil && (r.Durable || r.Status != gateway.StatusRevoked) {
+				t.Errorf("receipt: %+v", r)
+			}
+			return err
+		},
+		"disabled":  func() error { _, err := n.DisableKey(ctx, ada, ks, disabled.id); return err },
+		"deleted":   func() error { return n.DeleteKey(ctx, ada, ks, deleted.id, nil) },
+		"suspended": func() error { _, err := n.SuspendTenant(ctx, ada, ks, "b"); return err },
+		"gone":      func() error { return n.DeleteTenant(ctx, ada, ks, "c", true, nil) },
+	} {
+		if err := f(); !acknowledged(err) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := n.RevokeKey(ctx, ada, ks, "key_00000000000000000000000000"); err == nil || errors.Is(err, gateway.ErrStore) {
+		t.Errorf("revoking what is none: %v", err)
+	}
+	if _, err := n.EnableKey(ctx, ada, ks, disabled.id); !errors.Is(err, gateway.ErrStore) {
+		t.Errorf("enabling while the truth is away: %v", err)
+	}
+	if _, err := n.CreateKey(ctx, ada, ks, "a", management.KeyFields{Name: management.Some("x")}); !errors.Is(err, gateway.ErrStore) {
+		t.Errorf("creating while the truth is away: %v", err)
+	}
+	check := func() {
+		t.Helper()
+		n.want(fine.full, gateway.Allowed)
+		n.want(revoked.full, gateway.RevokedKey)
+		n.want(disabled.full, gateway.DisabledKey)
+		n.want(suspended.full, gateway.TenantInactive)
+		for _, k := range []issued{deleted, gone} {
+			if got := n.judge(k.full); got != gateway.InvalidKey && got != gateway.Unavailable {
+				t.Errorf("a deleted key: %v", got)
+			}
+		}
+	}
+	check()
+	n.restart()
+	check()
+	n.down.Store(false)
+	n.settled()
+	check()
+	truth := newNode(t, n.path) // as another node sees it
+	truth.want(fine.full, gateway.Allowed)
+	truth.want(revoked.full, gateway.RevokedKey)
+	truth.want(disabled.full, gateway.DisabledKey)
+	truth.want(suspended.full, gateway.TenantInactive)
+	truth.want(deleted.full, gateway.InvalidKey)
+	truth.want(gone.full, gateway.InvalidKey)
+	// Each was written once, as done by who did it.
+	var rows []management.AuditRow
+	if err := n.truth.Store.View(ctx, func(tx management.Tx) (err error) {
+		rows, err = tx.Audit(management.AuditQuery{Keyspace: ks, Key: revoked.id})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if len(rows) != 2 || rows[0].Action != management.KeyRevoked || rows[0].Via != ada.Via {
+		t.Errorf("events: %+v", rows)
+	}
+}
+
+// TestTakenBackElsewhere holds what was disabled here to the decision of a node for which the
+// truth was not away.
+func TestTakenBackElsewhere(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+	other := newNode(t, n.path)
+	n.tenant("a")
+	id, full := n.key("a")
+	n.settled()
+	n.down.Store(true)
+	if _, err := n.DisableKey(ctxOf(t), ada, ks, id); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.DisableKey(ctxOf(t), ada, ks, id); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.EnableKey(ctxOf(t), ada, ks, id); err != nil {
+		t.Fatal(err)
+	}
+	n.want(full, gateway.DisabledKey)
+	n.down.Store(false)
+	n.settled()
+	eventually(t, "the key is let in", func() bool { return n.judge(full) == gateway.Allowed })
+	other.want(full, gateway.Allowed)
+}
+
+// wire is a herald between the nodes of a test.
+type wire struct {
+	mu    sync.Mutex
+	hears []chan management.Refusal
+}
+
+func (w *wire) Tell(_ context.Context, r management.Refusal) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.hears {
+		select {
+		case c <- r:
+		default:
+		}
+	}
+	return nil
+}
+
+func (w *wire) Hear(ctx context.Context, f func(management.Refusal)) error {
+	c := make(chan management.Refusal, 100)
+	w.mu.Lock()
+	w.hears = append(w.hears, c)
+	w.mu.Unlock()
+	for {
+		select {
+		case r := <-c:
+			f(r)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// TestToldToOthers refuses a key at one node while the truth is away for both.
+func TestToldToOthers(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "truth.db")
+	w := &wire{}
+	a, b := newNode(t, path), newNode(t, path)
+	for _, n := range []*node{a, b} {
+		n.stop()
+		n.herald = w
+		n.start()
+	}
+	a.tenant("a")
+	id, full := a.key("a")
+	a.settled()
+	b.settled()
+	b.want(full, gateway.Allowed)
+	a.down.Store(true)
+	b.down.Store(true)
+	if r, err := a.RevokeKey(ctxOf(t), ada, ks, id); err != nil || r.Durable {
+		t.Fatal(r, err)
+	}
+	a.want(full, gateway.RevokedKey)
+	eventually(t, "the other node refuses it", func() bool { return b.judge(full) == gateway.RevokedKey })
+	a.down.Store(false)
+	b.down.Store(false)
+	a.settled()
+	b.settled()
+	a.want(full, gateway.RevokedKey)
+	b.want(full, gateway.RevokedKey)
+}
+
+// TestUnknownWhileSilent says of an unknown key that it is, and no longer when nothing was
+// heard for some seconds.
+func TestUnknownWhileSilent(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+	n.tenant("a")
+	_, full := n.key("a")
+	n.settled()
+	if rec := lookup(t, n.r, "kg_live_unknown"); rec != nil {
+		t.Fatal(rec)
+	}
+	n.down.Store(true)
+	eventually(t, "what is unknown can't be told", func() bool {
+		_, err := n.r.LookupSecret(ctxOf(t), ks, "unknown")
+		return errors.Is(err, gateway.ErrStore)
+	})
+	n.want(full, gateway.Allowed)
+	n.down.Store(false)
+	n.settled()
+	if rec := lookup(t, n.r, "kg_live_unknown"); rec != nil {
+		t.Fatal(rec)
+	}
+}
+
+// TestHeldReads holds what is read while the truth is away to being refused where the copy does
+// not hold it: an empty answer would be a wrong one.
+func TestHeldReads(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+	n.tenant("a")
+	n.settled()
+	n.down.Store(true)
+	holds := map[string]bool{"Tenant": true, "LockTenant": true, "Tenants": true, "Key": true, "Keys": true, "ActiveKeys": true, "Secrets": true,
+		"Token": true, "LockToken": true, "TokenByDigest": true, "Tokens": true, "KeyByDigest": true, "CountLed": true,
+		// These write, and find nothing to write to.
+		"AddCredits": true, "InsertSecret": true, "RevokeTokens": true}
+	if err := n.r.View(ctxOf(t), func(management.Tx) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	kind := reflect.TypeFor[management.Tx]()
+	for i := range kind.NumMethod() {
+		method := kind.Method(i)
+		if holds[method.Name] {
+			continue
+		}
+		err := n.r.View(ctxOf(t), func(tx management.Tx) (err error) {
+			var args []reflect.Value
+			for a := range method.Type.NumIn() {
+				in := method.Type.In(a)
+				if in.Kind() == reflect.Pointer {
+					args = append(args, reflect.New(in.Elem()))
+				} else {
+					args = append(args, reflect.Zero(in))
+				}
+			}
+			out := reflect.ValueOf(tx).MethodByName(method.Name).Call(args)
+			err, _ = out[len(out)-1].Interface().(error)
+			return err
+		})
+		if !errors.Is(err, gateway.ErrStore) {
+			t.Errorf("%s while the truth is away: %v", method.Name, err)
+		}
+	}
+}

@@ -1,0 +1,163 @@
+package replica_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/store/replica"
+	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+)
+
+// TestFileIsItsOwners holds all files of a replica to that nobody else reads them.
+func TestFileIsItsOwners(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+	n.tenant("a")
+	n.settled()
+	files, err := filepath.Glob(n.file + "*")
+	if err != nil || len(files) < 2 {
+		t.Fatal(files, err)
+	}
+	for _, f := range files {
+		if info, err := os.Stat(f); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", f, info.Mode(), err)
+		}
+	}
+}
+
+// TestFilesThatCanBeThrownAway are damaged copies and those of other stores: they are made anew.
+func TestFilesThatCanBeThrownAway(t *testing.T) {
+	for name, spoil := range map[string]func(t *testing.T, n *node){
+		"removed": func(t *testing.T, n *node) {
+			if err := sqlstore.RemoveCopy(n.file); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"cut off": func(t *testing.T, n *node) {
+			if err := os.Truncate(n.file, 20_000); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"overwritten": func(t *testing.T, n *node) {
+			f, err := os.OpenFile(n.file, os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			for at := int64(4096); at < 400_000; at += 4096 {
+				if _, err := f.WriteAt([]byte(strings.Repeat("\xa5", 4096)), at); err != nil {
+					t.Fatal(err)
+				}
+			}
+		},
+		"of another store": func(t *testing.T, n *node) {
+			other := newNode(t, filepath.Join(t.TempDir(), "other.db"))
+			other.tenant("x")
+			other.settled()
+			other.stop()
+			if err := os.Rename(other.file, n.file); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+			n.tenant("a")
+			id, full := n.key("a")
+			revoked, other := n.key("a")
+			n.settled()
+			n.stop()
+			spoil(t, n)
+			n.start()
+			n.want(full, gateway.Allowed)
+			if _, err := n.RevokeKey(ctxOf(t), ada, ks, revoked); err != nil {
+				t.Fatal(err)
+			}
+			n.want(other, gateway.RevokedKey)
+			n.settled()
+			n.down.Store(true)
+			n.want(full, gateway.Allowed)
+			n.want(other, gateway.RevokedKey)
+			if rec, err := n.r.LookupSecret(ctxOf(t), ks, "nothing"); !errors.Is(err, gateway.ErrNotFound) && !errors.Is(err, gateway.ErrStore) {
+				t.Errorf("a secret that is none: %v, %v", rec, err)
+			}
+			n.down.Store(false)
+			if k, err := n.Key(ctxOf(t), ada, ks, id); err != nil || k.ID != id {
+				t.Errorf("the key: %+v, %v", k, err)
+			}
+		})
+	}
+}
+
+// TestDamagedWhileOpen damages the copy under a running node.
+func TestDamagedWhileOpen(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+	n.tenant("a")
+	_, full := n.key("a")
+	n.settled()
+	for _, ext := range []string{"", "-wal"} {
+		info, err := os.Stat(n.file + ext)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(n.file+ext, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt([]byte(strings.Repeat("\xa5", int(info.Size()))), 0); err != nil {
+			t.Fatal(err)
+		}
+		// It stays open: closing it would drop the locks that the node has on the file.
+		t.Cleanup(func() { f.Close() })
+	}
+	_, second := n.key("a")
+	eventually(t, "both keys are let in", func() bool {
+		return n.judge(full) == gateway.Allowed && n.judge(second) == gateway.Allowed
+	})
+}
+
+// TestOtherFilesStay holds a replica to leaving alone what is none.
+func TestOtherFilesStay(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	store := filepath.Join(dir, "keygate.db")
+	sqliteTruth(t, store).Close()
+	text := filepath.Join(dir, "notes.txt")
+	if err := os.WriteFile(text, []byte(strings.Repeat("of mine ", 100)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{store, text, dir} {
+		before, _ := os.ReadFile(file)
+		truth := sqliteTruth(t, filepath.Join(t.TempDir(), "truth.db"))
+		r, err := replica.Open(t.Context(), replica.Options{File: file, Truth: truth, Logger: quiet})
+		if err == nil {
+			r.Close()
+			t.Fatalf("%s was taken for a replica", file)
+		}
+		truth.Close()
+		if after, _ := os.ReadFile(file); string(after) != string(before) {
+			t.Errorf("%s was changed", file)
+		}
+	}
+	if sqlstore.RemoveCopy(store) == nil {
+		t.Error("a store was removed as if it were a copy")
+	}
+}
+
+// TestOneProcessPerFile refuses a file that another uses.
+func TestOneProcessPerFile(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+	truth := sqliteTruth(t, n.path)
+	defer truth.Close()
+	if r, err := replica.Open(t.Context(), replica.Options{File: n.file, Truth: truth, Logger: quiet}); err == nil {
+		r.Close()
+		t.Fatal("two replicas in one file")
+	}
+}
