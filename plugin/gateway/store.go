@@ -114,8 +114,8 @@ type Store interface {
 	// DropLeases frees what node held when it last ran: nothing of it can be spent any more.
 	// Called once, before the node leases anything.
 	DropLeases(ctx context.Context, node string) error
-	// Rehash replaces a secret's digest by its primary form. It writes no audit event and
-	// no change: the key is the same.
+	// Rehash replaces a secret's digest by its primary form. It writes no audit event, and no
+	// change but one of ChangeSecret: the key is the same.
 	Rehash(ctx context.Context, keyspace, secretID string, to apikey.Candidate) error
 	// Peppers returns the check values of the peppers the store has seen, by pepper id;
 	// SavePeppers adds to them.

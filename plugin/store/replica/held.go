@@ -53,3 +53,5 @@ func (t *heldTx) ExpiringKeys(string, time.Time, time.Time, *gateway.Key, int) (
 func (t *heldTx) UnusedKeys(string, time.Time, time.Time, int64) ([]*gateway.Key, int64, error) {
 	return nil, 0, t.away
 }
+
+func (t *heldTx) Node(string) (*gateway.Node, time.Time, error) { return nil, time.Time{}, t.away }

@@ -123,7 +123,8 @@ type node struct {
 	t       testing.TB
 	truth   *cutTruth
 	down    atomic.Bool
-	path    string // the truth's
+	path    string // the truth's, where it is a file
+	open    func() *sqlstore.Store
 	file    string // the replica's
 	herald  replica.Herald
 	r       *replica.Replica
@@ -137,7 +138,13 @@ var ada = management.Actor{Name: "ada", IP: "192.0.2.1", Via: "api"}
 // newNode starts a node whose truth is the SQLite file at path.
 func newNode(t testing.TB, path string) *node {
 	t.Helper()
-	n := &node{t: t, path: path, file: filepath.Join(t.TempDir(), "replica.db")}
+	return newNodeOn(t, path, func() *sqlstore.Store { return sqliteTruth(t, path) })
+}
+
+// newNodeOn starts a node whose truth open opens.
+func newNodeOn(t testing.TB, path string, open func() *sqlstore.Store) *node {
+	t.Helper()
+	n := &node{t: t, path: path, open: open, file: filepath.Join(t.TempDir(), "replica.db")}
 	hasher, err := apikey.NewHasher()
 	if err != nil {
 		t.Fatal(err)
@@ -163,7 +170,7 @@ func (n *node) start() {
 	n.t.Helper()
 	ctx := context.Background()
 	n.stopped = false
-	n.truth = &cutTruth{sqliteTruth(n.t, n.path), &n.down}
+	n.truth = &cutTruth{n.open(), &n.down}
 	var err error
 	if n.r, err = replica.Open(ctx, replica.Options{File: n.file, Truth: n.truth, Logger: quiet, Herald: n.herald}); err != nil {
 		n.t.Fatal(err)

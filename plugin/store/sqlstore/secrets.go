@@ -207,6 +207,16 @@ func (s *Store) Rehash(ctx context.Context, keyspace, secretID string, to apikey
 		if err == nil && n == 0 {
 			err = gateway.ErrNotFound
 		}
+		if err != nil || t.d != postgresDialect {
+			return err
+		}
+		// Others keep copies, in which it would stay in a form that may not be looked for any more.
+		var key string
+		if err := t.row(`SELECT k.id FROM keys k JOIN secrets s ON s.key_num = k.num WHERE s.id = $1 AND s.keyspace = $2`,
+			[]any{secretID, keyspace}, &key); err != nil {
+			return err
+		}
+		_, err = t.Change(gateway.ChangeSecret, keyspace, key)
 		return err
 	})
 }
