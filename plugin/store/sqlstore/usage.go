@@ -26,10 +26,8 @@ func (s *Store) WriteUsage(ctx context.Context, b *usage.Batch) error {
 		if seq >= b.Seq {
 			return nil // it was committed, though its writer did not learn that
 		}
-		for i := range b.Rows {
-			if err := t.use(b.Node, &b.Rows[i]); err != nil {
-				return err
-			}
+		if err := t.useAll(b.Node, b.Rows); err != nil {
+			return err
 		}
 		for i := range b.Chunks {
 			if err := t.recall(&b.Chunks[i]); err != nil {
@@ -43,38 +41,7 @@ func (s *Store) WriteUsage(ctx context.Context, b *usage.Batch) error {
 	})
 }
 
-// use adds a row to the node's own of that hour, which nobody else writes meanwhile.
-func (t *tx) use(node string, r *usage.Row) error {
-	sum := *r.Counts
-	var stored usage.Counts
-	var old countsInto
-	err := t.row(`SELECT requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency FROM usage
-		WHERE keyspace = $1 AND hour = $2 AND key_id = $3 AND node = $4`,
-		[]any{r.Keyspace, r.Hour.Unix(), r.Key, node}, old.columns(&stored)...)
-	switch {
-	case err == nil:
-		if err := old.finish(&stored); err != nil {
-			return t.fail(err)
-		}
-		sum.Merge(&stored)
-	case !errors.Is(err, gateway.ErrNotFound):
-		return err
-	}
-	latency, err := sum.Latency.AppendBinary(nil)
-	if err != nil {
-		return err
-	}
-	_, err = t.exec(`INSERT INTO usage (keyspace, hour, key_id, node, tenant, requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
-		ON CONFLICT (keyspace, hour, key_id, node) DO UPDATE SET requests = excluded.requests, allowed = excluded.allowed,
-			refused = excluded.refused, upstream_errors = excluded.upstream_errors, credits = excluded.credits,
-			bytes_in = excluded.bytes_in, bytes_out = excluded.bytes_out, latency = excluded.latency`,
-		r.Keyspace, r.Hour.Unix(), r.Key, node, r.Tenant, sum.Requests, sum.Allowed, refusedText(&sum), sum.UpstreamErrors,
-		sum.Credits, sum.BytesIn, sum.BytesOut, bytes(latency))
-	return err
-}
-
-// countsInto scans what use wrote.
+// countsInto scans what useTogether wrote.
 type countsInto struct {
 	refused string
 	latency []byte

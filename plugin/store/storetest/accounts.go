@@ -83,6 +83,15 @@ func accounts(t *testing.T, s Store) {
 		t.Errorf("after pruning usage is complete until %v, %v", until, err)
 	}
 	read("all after pruning", used.Query{}, k1, k2, k3, later)
+
+	// More than one statement takes, of two hours by turns.
+	day, many := hour.Add(48*time.Hour), []used.Row(nil)
+	for i := range 200 {
+		many = append(many, row("many", fmt.Sprintf("m%d", i%150), day.Add(time.Duration(i/50%2)*time.Hour), int64(1+i%7)))
+	}
+	write("w1", "n1", 3, many...)
+	write("w1", "n1", 4, many...)
+	read("many", used.Query{Tenant: "many", From: day, To: day.Add(24 * time.Hour)}, append(many, many...)...)
 }
 
 // days tests that hours are added up to days, and nothing is lost by that.
