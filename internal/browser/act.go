@@ -359,3 +359,11 @@ func (tab *Tab) Clipboard() string {
 	tab.Eval(`navigator.clipboard.readText()`, &text)
 	return text
 }
+
+// Ignore says that what goes wrong in the tab from now on is nobody's fault: it is on a page
+// that tries to do harm.
+func (tab *Tab) Ignore() {
+	tab.mu.Lock()
+	tab.ignoring = true
+	tab.mu.Unlock()
+}

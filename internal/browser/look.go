@@ -227,10 +227,10 @@ func (tab *Tab) Picture(file string, whole bool) {
 }
 
 // Attribute returns what an attribute of an element says; "" where it has none. It waits for the
-// element.
+// element, which need not be visible.
 func (tab *Tab) Attribute(what, name string) string {
 	tab.t.Helper()
-	tab.See(what)
+	tab.Await(what, with(what, `true`))
 	var value string
 	tab.Eval(with(what, `e.getAttribute(`+literal(name)+`) || ''`), &value)
 	return value

@@ -15,6 +15,7 @@ import (
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/cdproto/security"
 	"github.com/chromedp/chromedp"
 )
 
@@ -30,6 +31,8 @@ type View struct {
 	Dark bool
 	// NoScript says that scripts are off.
 	NoScript bool
+	// Trusting says that any certificate will do.
+	Trusting bool
 	// Zone is the reader's time zone, such as "Asia/Tokyo". "": UTC.
 	Zone string
 }
@@ -45,6 +48,9 @@ func (v View) InDark() View { v.Name += " dark"; v.Dark = true; return v }
 
 // WithoutScript returns the view of one whose browser runs no scripts.
 func (v View) WithoutScript() View { v.Name += " without scripts"; v.NoScript = true; return v }
+
+// Insecure returns the view of one whose browser takes any certificate.
+func (v View) Insecure() View { v.Trusting = true; return v }
 
 // Tab is one page's place in the browser. Its methods end the test where what they ask for
 // does not come. It is for one goroutine.
@@ -68,6 +74,8 @@ type Tab struct {
 	dialogs []string
 	// tolerated is a status that a request beside the page may get.
 	tolerated int64
+	// ignoring says that nothing that goes wrong counts.
+	ignoring bool
 	// foreign says that the tab may leave the site.
 	foreign bool
 	// secrets may appear nowhere any more.
@@ -109,6 +117,7 @@ func New(t testing.TB, site string, v View) *Tab {
 		emulation.SetTimezoneOverride(zone),
 		emulation.SetScriptExecutionDisabled(v.NoScript),
 		emulation.SetFocusEmulationEnabled(true),
+		security.SetIgnoreCertificateErrors(v.Trusting),
 	)
 	// The first call makes the tab, for which its context must be without a deadline.
 	if err := chromedp.Run(ctx, actions...); err != nil {
@@ -241,6 +250,9 @@ func (tab *Tab) report() {
 	problems := tab.problems
 	tab.problems = nil
 	tab.mu.Unlock()
+	if tab.ignoring {
+		return
+	}
 	for _, p := range problems {
 		tab.t.Errorf("%s: %s", tab.view.Name, p)
 	}
