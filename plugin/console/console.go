@@ -123,6 +123,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.serveAsset(w, r, name)
 		return
 	}
+	r = h.withoutSecrets(r)
+	c.r = r
 	addr := remoteAddr(r)
 	if h.opts.Client != nil {
 		addr = h.opts.Client(r)

@@ -55,7 +55,7 @@ func (c *call) fail(err error) {
 	}
 	fragment := c.r.Header.Get("HX-Request") != ""
 	if errors.Is(err, management.ErrNoSession) {
-		to := c.path("/sign-in") + "?to=" + url.QueryEscape(c.r.URL.RequestURI())
+		to := c.path("/sign-in") + "?to=" + url.QueryEscape(c.h.clean(c.r.URL.RequestURI()))
 		switch {
 		case fragment:
 			c.w.Header().Set("HX-Redirect", c.path("/sign-in"))
