@@ -145,8 +145,6 @@ func (g *Gateway) beginAnew(ctx context.Context, after int64, why string) error 
 // change may be applied more than once. An error means that new keys may not be known yet; it is never the
 // case for keys that lost something.
 func (g *Gateway) Apply(ctx context.Context, changes []Change) error {
-	var digests [][]byte
-	var first error
 	var recheck []func()
 	for _, c := range changes {
 		id := stateID{c.Keyspace, c.ID}
@@ -166,17 +164,11 @@ func (g *Gateway) Apply(ctx context.Context, changes []Change) error {
 			if k := g.table.changeKey(id); k != nil {
 				recheck = append(recheck, func() { g.recheckKey(k) })
 			}
-			fallthrough
-		case ChangeSecret:
-			d, err := g.store.SecretDigests(ctx, c.Keyspace, c.ID)
-			if err != nil && !errors.Is(err, ErrNotFound) && first == nil {
-				first = err
-			}
-			digests = append(digests, d...)
 		case ChangeToken:
 			g.tokenChanges.Add(1)
 		}
 	}
+	digests, first := g.digestsOf(ctx, changes)
 	if g.learn(digests) {
 		g.askRefill()
 	}
@@ -197,6 +189,38 @@ func (g *Gateway) Apply(ctx context.Context, changes []Change) error {
 		g.advanced()
 	}
 	return first
+}
+
+// bulkDigests is a store that returns the digests of many keys of a keyspace at once, in no order.
+type bulkDigests interface {
+	DigestsOf(ctx context.Context, keyspace string, keyIDs []string) ([][]byte, error)
+}
+
+// digestsOf returns the digests of the keys among changes, and the first error.
+func (g *Gateway) digestsOf(ctx context.Context, changes []Change) (digests [][]byte, first error) {
+	keys := map[string][]string{} // ids by keyspace
+	for _, c := range changes {
+		if c.Kind == ChangeKey || c.Kind == ChangeSecret {
+			keys[c.Keyspace] = append(keys[c.Keyspace], c.ID)
+		}
+	}
+	note := func(d [][]byte, err error) {
+		if err != nil && !errors.Is(err, ErrNotFound) && first == nil {
+			first = err
+		}
+		digests = append(digests, d...)
+	}
+	bulk, ok := g.store.(bulkDigests)
+	for keyspace, ids := range keys {
+		if ok && len(ids) > 1 {
+			note(bulk.DigestsOf(ctx, keyspace, ids))
+			continue
+		}
+		for _, id := range ids {
+			note(g.store.SecretDigests(ctx, keyspace, id))
+		}
+	}
+	return digests, first
 }
 
 // TokenChanges counts the changes to management tokens that were heard of. It does not block.

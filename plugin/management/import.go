@@ -93,10 +93,18 @@ func (m *Manager) Import(ctx context.Context, a Actor, keyspace string, rows []I
 	for i := range rows {
 		forms[i] = formOf(ks, view.Hasher, &rows[i])
 	}
-	err = m.write(ctx, a, ks.Name, func(c *call) error {
+	if err := ctx.Err(); err != nil {
+		return r, err
+	}
+	// Once begun, a batch is ended: the driver would have each of its thousands of statements watched for
+	// a caller who goes away, which is dearer than many of them, and the batch is short.
+	err = m.write(context.WithoutCancel(ctx), a, ks.Name, func(c *call) error {
 		r = ImportReport{Data: make([]ImportResult, 0, len(rows))}
 		im := &importer{call: c, report: &r, createTenants: createTenants}
 		c.Tx = &batchTx{Tx: c.Tx, tenants: map[string]*gateway.Tenant{}, active: map[string]int{}, hooks: map[WebhookQuery][]*WebhookRow{}}
+		if err := im.look(forms); err != nil {
+			return err
+		}
 		for i := range rows {
 			res := ImportResult{Row: i}
 			id, result, err := im.row(&rows[i], &forms[i])
@@ -221,6 +229,23 @@ type importer struct {
 	*call
 	report        *ImportReport
 	createTenants bool
+	// digests and marks are those of the rows that the store holds.
+	digests map[apikey.Digest]bool
+	marks   map[apikey.Mark]bool
+}
+
+// look looks for all rows' keys in the store at once. Of most there are none.
+func (im *importer) look(forms []importForm) (err error) {
+	var digests []apikey.Digest
+	var marks []apikey.Mark
+	for i := range forms {
+		for _, c := range forms[i].forms {
+			digests = append(digests, c.Digest)
+		}
+		marks = append(marks, forms[i].marks...)
+	}
+	im.digests, im.marks, err = im.Held(im.ks.Name, digests, marks)
+	return err
 }
 
 // row stores one row, and says under which id, and what was done.
@@ -290,11 +315,17 @@ func (im *importer) row(row *ImportRow, form *importForm) (id, result string, er
 // imported from it before; nil where there is none.
 func (im *importer) known(form *importForm) (*gateway.Key, error) {
 	for _, c := range form.forms {
+		if !im.digests[c.Digest] {
+			continue
+		}
 		if k, err := im.KeyByDigest(im.ks.Name, c.Digest); !errors.Is(err, gateway.ErrNotFound) {
 			return k, err
 		}
 	}
 	for _, mark := range form.marks {
+		if !im.marks[mark] {
+			continue
+		}
 		if k, err := im.ImportedAs(im.ks.Name, mark); !errors.Is(err, gateway.ErrNotFound) {
 			return k, err
 		}
@@ -388,19 +419,15 @@ func (im *importer) store(k *gateway.Key, form *importForm) error {
 	if err := im.flush(); err != nil {
 		return err
 	}
-	if err := im.InsertKey(k); err != nil {
-		return err
-	}
 	form0 := form.forms[0]
-	if err := im.InsertSecret(gateway.Secret{
-		ID: im.m.ids.next(secretIDPrefix, im.now), KeyID: k.ID, Keyspace: k.Keyspace, Digest: form0.Digest[:], Algorithm: form0.Algorithm,
+	if err := im.InsertImported(k, gateway.Secret{
+		ID: im.m.ids.next(secretIDPrefix, im.now), Keyspace: k.Keyspace, Digest: form0.Digest[:], Algorithm: form0.Algorithm,
 		Prefix: k.Prefix, LastFour: k.LastFour, CreatedAt: k.CreatedAt,
-	}); err != nil {
+	}, form.marks[0]); err != nil {
 		return err
 	}
-	if err := im.InsertMark(k.Keyspace, form.marks[0], k.ID); err != nil {
-		return err
-	}
+	// A later row may hold it once more.
+	im.digests[form0.Digest], im.marks[form.marks[0]] = true, true
 	im.judgeAnew(gateway.ChangeKey, k.ID)
 	after := keyFields(k)
 	after["imported"] = form.origin
@@ -424,12 +451,37 @@ type batchTx struct {
 	active  map[string]int             // by slug as stored
 	hooks   map[WebhookQuery][]*WebhookRow
 	head    *AuditRow // the newest event, nil before the first was read or written
+	// all are the keyspace's active webhooks, unless they are many.
+	all  []*WebhookRow
+	many bool
 }
+
+// fewHooks is how many webhooks are looked through for each row.
+const fewHooks = 50
 
 // Webhooks is read once: a transaction that imports makes none.
 func (b *batchTx) Webhooks(q WebhookQuery) ([]*WebhookRow, error) {
 	if list, ok := b.hooks[q]; ok {
 		return list, nil
+	}
+	if q == (WebhookQuery{Keyspace: q.Keyspace, Tenant: q.Tenant, OrAll: true, Active: true}) && q.Tenant != "" && !b.many {
+		if b.all == nil {
+			all, err := b.Tx.Webhooks(WebhookQuery{Keyspace: q.Keyspace, Active: true, Limit: fewHooks + 1})
+			if err != nil {
+				return nil, err
+			}
+			b.all, b.many = append([]*WebhookRow{}, all...), len(all) > fewHooks
+		}
+		if !b.many {
+			var list []*WebhookRow
+			for _, h := range b.all {
+				if h.Tenant == "" || h.Tenant == q.Tenant {
+					list = append(list, h)
+				}
+			}
+			b.hooks[q] = list
+			return list, nil
+		}
 	}
 	list, err := b.Tx.Webhooks(q)
 	if err == nil {
@@ -475,8 +527,8 @@ func (b *batchTx) ActiveKeys(keyspace, tenant string, now time.Time) (int, error
 	return n, err
 }
 
-func (b *batchTx) InsertKey(k *gateway.Key) error {
-	err := b.Tx.InsertKey(k)
+func (b *batchTx) InsertImported(k *gateway.Key, s gateway.Secret, mark apikey.Mark) error {
+	err := b.Tx.InsertImported(k, s, mark)
 	if n, ok := b.active[k.Tenant]; ok && err == nil && k.StatusAt(k.UpdatedAt) == gateway.StatusActive {
 		b.active[k.Tenant] = n + 1
 	}

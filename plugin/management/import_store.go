@@ -16,4 +16,8 @@ type ImportTx interface {
 	ImportedAs(keyspace string, mark apikey.Mark) (*gateway.Key, error)
 	// InsertMark notes under which mark a key was imported.
 	InsertMark(keyspace string, mark apikey.Mark, keyID string) error
+	// InsertImported is InsertKey, InsertSecret and InsertMark for a key that comes with all three. s.KeyID is not read.
+	InsertImported(k *gateway.Key, s gateway.Secret, mark apikey.Mark) error
+	// Held returns which of the digests are secrets' and which of the marks keys were imported under.
+	Held(keyspace string, digests []apikey.Digest, marks []apikey.Mark) (map[apikey.Digest]bool, map[apikey.Mark]bool, error)
 }

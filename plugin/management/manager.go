@@ -210,10 +210,8 @@ func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*
 			return err
 		}
 		// Last, because assigning a sequence number holds up every other writer.
-		for i, ch := range c.changed {
-			if c.changed[i].Seq, err = tx.Change(ch.Kind, ch.Keyspace, ch.ID); err != nil {
-				return err
-			}
+		if err := tx.Changes(c.changed); err != nil {
+			return err
 		}
 		changes, told = c.changed, c.published
 		return nil

@@ -83,6 +83,8 @@ type Tx interface {
 
 	// Change appends to the change sequence and returns the seq.
 	Change(kind gateway.ChangeKind, keyspace, id string) (int64, error)
+	// Changes is Change for each of list, in its order, and notes the seqs in it.
+	Changes(list []gateway.Change) error
 
 	// Usage returns a subject's durable counts in every period that is still kept.
 	Usage(subject string) ([]gateway.Usage, error)

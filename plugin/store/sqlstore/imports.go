@@ -1,6 +1,8 @@
 package sqlstore
 
 import (
+	"database/sql"
+
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
@@ -33,6 +35,56 @@ func (t *tx) ImportedAs(keyspace string, mark apikey.Mark) (*gateway.Key, error)
 		return nil, err
 	}
 	return &k, nil
+}
+
+// Held implements management.ImportTx.
+func (t *tx) Held(keyspace string, digests []apikey.Digest, marks []apikey.Mark) (map[apikey.Digest]bool, map[apikey.Mark]bool, error) {
+	heldDigests, heldMarks := map[apikey.Digest]bool{}, map[apikey.Mark]bool{}
+	err := held(t, "secrets", "digest", keyspace, len(digests), func(i int) []byte { return digests[i][:] }, func(b []byte) {
+		var d apikey.Digest
+		copy(d[:], b)
+		heldDigests[d] = true
+	})
+	if err == nil {
+		err = held(t, "import_marks", "mark", keyspace, len(marks), func(i int) []byte { return marks[i][:] }, func(b []byte) {
+			var m apikey.Mark
+			copy(m[:], b)
+			heldMarks[m] = true
+		})
+	}
+	return heldDigests, heldMarks, err
+}
+
+// held calls f with those of n values that stand in a column.
+func held(t *tx, table, column, keyspace string, n int, value func(int) []byte, f func([]byte)) error {
+	for from := 0; from < n; from += manyAtOnce {
+		var w where
+		w.and("keyspace = " + w.arg(keyspace))
+		w.and(column + " IN (" + w.list(min(manyAtOnce, n-from), func(i int) any { return value(from + i) }) + ")")
+		if err := t.rows(`SELECT `+column+` FROM `+table+w.text, w.args, func(rows *sql.Rows) error {
+			var b []byte
+			err := rows.Scan(&b)
+			f(b)
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// InsertImported implements management.ImportTx.
+func (t *tx) InsertImported(k *gateway.Key, s gateway.Secret, mark apikey.Mark) error {
+	num, err := t.insertKey(k)
+	if err != nil {
+		return err
+	}
+	if err := t.insertSecret(num, s); err != nil {
+		return err
+	}
+	_, err = t.exec(`INSERT INTO import_marks (keyspace, mark, key_num) VALUES ($1, $2, $3) ON CONFLICT (keyspace, mark) DO NOTHING`,
+		k.Keyspace, mark[:], num)
+	return err
 }
 
 // InsertMark implements management.ImportTx.

@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"database/sql"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -109,24 +110,30 @@ func (t *tx) ActiveKeys(keyspace, tenant string, now time.Time) (n int, err erro
 
 // InsertKey implements management.Tx.
 func (t *tx) InsertKey(k *gateway.Key) error {
-	n, err := t.exec(`INSERT INTO keys (id, keyspace, tenant_num, name, description, environment, scopes, disabled,
+	_, err := t.insertKey(k)
+	return err
+}
+
+// insertKey is InsertKey; it returns the key's number.
+func (t *tx) insertKey(k *gateway.Key) (num int64, err error) {
+	err = t.row(`INSERT INTO keys (id, keyspace, tenant_num, name, description, environment, scopes, disabled,
 		revoked_at, deleted_at, expires_at, allowed_ips, rate, quota, concurrency, credits_limit,
 		metadata, created_at, created_by, updated_at, last_used_at, last_used_ip, prefix, last_four, version)
 		SELECT $1, keyspace, num, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, 1
-		FROM tenants WHERE keyspace = $2 AND folded = $3`,
-		k.ID, k.Keyspace, fold(k.Tenant), k.Name, k.Description, k.Environment, words(k.Scopes), flag(k.Disabled),
-		micros(k.RevokedAt), micros(k.DeletedAt), micros(k.ExpiresAt), prefixes(k.AllowedIPs),
-		k.Rate, k.Quota, k.Concurrency, k.CreditsLimit,
-		jsonText(k.Metadata), micros(k.CreatedAt), k.CreatedBy, micros(k.UpdatedAt),
-		micros(k.LastUsedAt), k.LastUsedIP, k.Prefix, k.LastFour)
-	if err != nil {
-		return err
-	}
-	if n == 0 {
-		return fmt.Errorf("tenant %s: %w", k.Tenant, gateway.ErrNotFound)
+		FROM tenants WHERE keyspace = $2 AND folded = $3 RETURNING num`,
+		[]any{k.ID, k.Keyspace, fold(k.Tenant), k.Name, k.Description, k.Environment, words(k.Scopes), flag(k.Disabled),
+			micros(k.RevokedAt), micros(k.DeletedAt), micros(k.ExpiresAt), prefixes(k.AllowedIPs),
+			k.Rate, k.Quota, k.Concurrency, k.CreditsLimit,
+			jsonText(k.Metadata), micros(k.CreatedAt), k.CreatedBy, micros(k.UpdatedAt),
+			micros(k.LastUsedAt), k.LastUsedIP, k.Prefix, k.LastFour}, &num)
+	switch {
+	case errors.Is(err, gateway.ErrNotFound):
+		return 0, fmt.Errorf("tenant %s: %w", k.Tenant, gateway.ErrNotFound)
+	case err != nil:
+		return 0, err
 	}
 	k.Version = 1
-	return nil
+	return num, nil
 }
 
 // UpdateKey implements management.Tx.

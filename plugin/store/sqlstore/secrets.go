@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
@@ -112,6 +113,33 @@ func (s *Store) SecretDigests(ctx context.Context, keyspace, keyID string) ([][]
 			out = append(out, d)
 			return err
 		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// DigestsOf returns the digests of many keys of a keyspace, in no order.
+func (s *Store) DigestsOf(ctx context.Context, keyspace string, keyIDs []string) ([][]byte, error) {
+	var out [][]byte
+	err := s.reading(ctx, "reading keys' digests", func(f *conns) error {
+		out = out[:0]
+		for ids := range slices.Chunk(keyIDs, manyAtOnce) {
+			var w where
+			w.and("k.keyspace = " + w.arg(keyspace))
+			w.and("k.id IN (" + w.list(len(ids), func(i int) any { return ids[i] }) + ")")
+			rows, err := f.read.QueryContext(ctx, `SELECT s.digest FROM secrets s JOIN keys k ON k.num = s.key_num`+w.text, w.args...)
+			if err := each(rows, err, func(rows *sql.Rows) error {
+				var d []byte
+				err := rows.Scan(&d)
+				out = append(out, d)
+				return err
+			}); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, err
@@ -242,6 +270,11 @@ func (t *tx) InsertSecret(s gateway.Secret) error {
 	if err := t.row(`SELECT num FROM keys WHERE id = $1 AND keyspace = $2`, []any{s.KeyID, s.Keyspace}, &key); err != nil {
 		return err
 	}
+	return t.insertSecret(key, s)
+}
+
+// insertSecret is InsertSecret for the key of that number.
+func (t *tx) insertSecret(key int64, s gateway.Secret) error {
 	n, err := t.exec(`INSERT INTO secrets (id, key_num, keyspace, digest, algorithm, prefix, last_four, created_at, expires_at, last_used_at, last_used_ip)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (keyspace, digest) DO NOTHING`,
 		s.ID, key, s.Keyspace, s.Digest, string(s.Algorithm), s.Prefix, s.LastFour,

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
@@ -154,6 +156,43 @@ func (t *tx) Change(kind gateway.ChangeKind, keyspace, id string) (int64, error)
 	return seq, nil
 }
 
+// Changes implements management.Tx.
+func (t *tx) Changes(list []gateway.Change) (err error) {
+	if t.d.change != "" || len(list) < 2 {
+		for i := range list {
+			c := &list[i]
+			if c.Seq, err = t.Change(c.Kind, c.Keyspace, c.ID); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	var last int64
+	if err := t.row(`UPDATE sequences SET value = value + $2 WHERE name = $1 RETURNING value`, []any{"changes", int64(len(list))}, &last); err != nil {
+		return err
+	}
+	for i := range list {
+		list[i].Seq = last - int64(len(list)-1-i)
+	}
+	for some := range slices.Chunk(list, manyAtOnce) {
+		var w where
+		for i, c := range some {
+			if i > 0 {
+				w.text += ", "
+			}
+			w.text += "(" + w.arg(c.Seq) + ", " + w.arg(string(c.Kind)) + ", " + w.arg(c.Keyspace) + ", " + w.arg(c.ID) + ", " + w.arg(t.now.UnixMicro()) + ")"
+		}
+		if _, err := t.exec(`INSERT INTO changes (seq, kind, keyspace, id, at) VALUES `+w.text, w.args...); err != nil {
+			return err
+		}
+	}
+	t.seq = last
+	return nil
+}
+
+// manyAtOnce is how many rows one statement reads or writes, where there are many.
+const manyAtOnce = 100
+
 // where builds the conditions of a list.
 type where struct {
 	text string
@@ -164,6 +203,18 @@ type where struct {
 func (w *where) arg(v any) string {
 	w.args = append(w.args, v)
 	return fmt.Sprintf("$%d", len(w.args))
+}
+
+// list adds n arguments and returns their placeholders.
+func (w *where) list(n int, v func(int) any) string {
+	var b strings.Builder
+	for i := range n {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(w.arg(v(i)))
+	}
+	return b.String()
 }
 
 func (w *where) and(condition string) {

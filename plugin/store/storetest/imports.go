@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
@@ -62,6 +63,8 @@ func imports(t *testing.T, s Store) {
 	if list, err := s.SecretsLed(ctxOf(t), "other", lead, 10); err != nil || len(list) != 0 {
 		t.Errorf("SecretsLed of another keyspace = %+v, %v", list, err)
 	}
+	heldAndInserted(t, s, mark)
+	manyChanges(t, s)
 	view(t, s, func(tx management.Tx) error {
 		if k, err := tx.ImportedAs(ks, mark); err != nil || k.ID != "acme-3" {
 			t.Errorf("ImportedAs = %+v, %v", k, err)
@@ -73,4 +76,97 @@ func imports(t *testing.T, s Store) {
 		}
 		return nil
 	})
+}
+
+// Keys are inserted with their secret and mark, and what is held is told of many at once.
+func heldAndInserted(t *testing.T, s Store, other apikey.Mark) {
+	var digests []apikey.Digest
+	marks := []apikey.Mark{other, {9}}
+	for i := range 250 {
+		digests = append(digests, digest(fmt.Sprint("nobody's ", i)))
+		marks = append(marks, apikey.Mark{10, byte(i)})
+	}
+	digests[3], digests[240] = digest("acme-2"), digest("bulk")
+	bulk := secret("bulk", "not read", "bulk")
+	update(t, s, func(tx management.Tx) error {
+		k := *key("bulk", "acme")
+		if err := tx.InsertImported(&k, bulk, apikey.Mark{9}); err != nil {
+			return err
+		}
+		if k.Version != 1 {
+			t.Errorf("the version is %d", k.Version)
+		}
+		d, m, err := tx.Held(ks, digests, marks)
+		if err != nil || len(d) != 2 || !d[digests[3]] || !d[digests[240]] || len(m) != 2 || !m[other] || !m[apikey.Mark{9}] {
+			t.Errorf("Held = %v, %v, %v", d, m, err)
+		}
+		if d, m, err := tx.Held("other", digests, marks); err != nil || len(d) != 0 || len(m) != 0 {
+			t.Errorf("Held by another keyspace = %v, %v, %v", d, m, err)
+		}
+		if d, m, err := tx.Held(ks, nil, nil); err != nil || len(d) != 0 || len(m) != 0 {
+			t.Errorf("Held of none = %v, %v, %v", d, m, err)
+		}
+		return nil
+	})
+	err := s.Update(ctxOf(t), func(tx management.Tx) error {
+		k := *key("bulk again", "acme")
+		return tx.InsertImported(&k, bulk, apikey.Mark{8})
+	})
+	if !errors.Is(err, management.ErrDigestTaken) {
+		t.Errorf("a digest twice: %v", err)
+	}
+	err = s.Update(ctxOf(t), func(tx management.Tx) error {
+		k := *key("bulk again", "nobody")
+		return tx.InsertImported(&k, secret("bulk again", "", "bulk again"), apikey.Mark{8})
+	})
+	if !errors.Is(err, gateway.ErrNotFound) {
+		t.Errorf("of a tenant that does not exist: %v", err)
+	}
+	view(t, s, func(tx management.Tx) error {
+		if k, err := tx.KeyByDigest(ks, digest("bulk")); err != nil || k.ID != "bulk" || k.Tenant != "acme" {
+			t.Errorf("KeyByDigest = %+v, %v", k, err)
+		}
+		if k, err := tx.ImportedAs(ks, apikey.Mark{9}); err != nil || k.ID != "bulk" {
+			t.Errorf("ImportedAs = %+v, %v", k, err)
+		}
+		return nil
+	})
+}
+
+// Many changes are as one after the other.
+func manyChanges(t *testing.T, s Store) {
+	var before int64
+	many := make([]gateway.Change, 250)
+	for i := range many {
+		many[i] = gateway.Change{Kind: gateway.ChangeKey, Keyspace: ks, ID: fmt.Sprint("many ", i)}
+	}
+	many[7].Kind, many[8].Keyspace = gateway.ChangeTenant, "other"
+	update(t, s, func(tx management.Tx) (err error) {
+		if before, err = tx.Change(gateway.ChangeKey, ks, "before"); err != nil {
+			return err
+		}
+		if err := tx.Changes(nil); err != nil {
+			return err
+		}
+		if err := tx.Changes(many); err != nil {
+			return err
+		}
+		if seq, err := tx.Change(gateway.ChangeKey, ks, "after"); err != nil || seq != before+251 {
+			t.Errorf("the next change is %d after %d, %v", seq, before, err)
+		}
+		return nil
+	})
+	got, err := s.Changes(ctxOf(t), before, 1000)
+	if err != nil || len(got) != 251 {
+		t.Fatalf("%d changes, %v", len(got), err)
+	}
+	for i, want := range many {
+		g := got[i]
+		if want.Seq != before+int64(i+1) || g.Seq != want.Seq || g.Kind != want.Kind || g.Keyspace != want.Keyspace || g.ID != want.ID {
+			t.Fatalf("change %d is %+v, not %+v", i, g, want)
+		}
+	}
+	if seq, err := s.LastSeq(ctxOf(t)); err != nil || seq != before+251 {
+		t.Errorf("the newest change is %d, %v", seq, err)
+	}
 }
