@@ -18,7 +18,7 @@ const (
 	holdShort = 64
 	holdFor   = 30
 	// worthHolding is from how many expected requests per hold on tokens are taken ahead of need.
-	worthHolding = 4
+	worthHolding = 3
 	// guessFrom is from how many requests on a demand that is not known yet is guessed at.
 	guessFrom = 4
 )
