@@ -1,0 +1,127 @@
+package gateway_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/internal/testserver"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+)
+
+// join starts an engine on a database that others use too.
+func (w *world) join(address, name string, trust time.Duration) {
+	w.t.Helper()
+	quiet := slog.New(slog.DiscardHandler)
+	s := must(sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: address, Logger: quiet}))(w.t)
+	w.store = &faultyStore{Store: s}
+	w.gw = must(gateway.New(gateway.Options{Store: w.store, Registry: s, Node: name, Trust: trust, Logger: quiet}))(w.t)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := w.gw.Start(ctx); err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(w.stop)
+}
+
+// comes waits until ok holds, for longer than other tests need to.
+func comes(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("never happened: " + what)
+		}
+	}
+}
+
+// A gateway that hears nothing of a store that it shares says nothing of unknown keys, and
+// for no longer than it is trusted anything of known ones.
+func TestCutOff(t *testing.T) {
+	url := testserver.PostgresURL(t)
+	server, at := testserver.PostgresAt(t, url)
+	proxy := testserver.NewProxy(t, server)
+	own := newWorld(t)
+	a, b := &world{t: t, hasher: own.hasher}, &world{t: t, hasher: own.hasher}
+	a.use()
+	b.use()
+	a.join(url, "a", time.Hour)
+	b.join(at(proxy.Addr()), "b", 6*time.Second)
+	a.tenant("acme", "free", 0)
+	id, key := a.key("acme")
+	_, unused := a.key("acme")
+	own.tenant("acme", "free", 0)
+	_, unknown := own.key("acme")
+	comes(t, "b knows the key", func() bool { return b.check(key) == gateway.Allowed })
+	comes(t, "b knows of no such key", func() bool { return b.check(unknown) == gateway.InvalidKey })
+
+	proxy.Refuse()
+	if got := b.check(key); got != gateway.Allowed {
+		t.Errorf("a known key just after the cut: %v", got)
+	}
+	a.editKey(id, revoke)
+	c := a.gw.Confirm(t.Context(), 0, time.Millisecond)
+	if len(c.Pending) != 1 || c.Pending[0].Name != "b" || time.Until(c.Pending[0].StopsBy) > time.Minute {
+		t.Errorf("with b cut off: %+v", c)
+	}
+	comes(t, "b says nothing of an unknown key", func() bool { return b.check(unknown) == gateway.Unavailable })
+	comes(t, "b says nothing of a known key", func() bool { return b.check(key) == gateway.Unavailable })
+	if b.gw.Ready() {
+		t.Error("a gateway that judges nothing is ready")
+	}
+	comes(t, "b is not named any more, since it judges nothing", func() bool {
+		return len(a.gw.Confirm(t.Context(), 0, time.Millisecond).Pending) == 0
+	})
+	proxy.Restore()
+	comes(t, "b refuses what was revoked meanwhile", func() bool { return b.check(key) == gateway.RevokedKey })
+	comes(t, "b takes a key it did not know", func() bool { return b.check(unused) == gateway.Allowed })
+	if !b.gw.Ready() {
+		t.Error("it is not ready again")
+	}
+}
+
+func TestTwoOfOneName(t *testing.T) {
+	url := testserver.PostgresURL(t)
+	own := newWorld(t)
+	a := &world{t: t, hasher: own.hasher}
+	a.use()
+	a.join(url, "a", time.Hour)
+	s := must(sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: url, Logger: slog.New(slog.DiscardHandler)}))(t)
+	defer s.Close()
+	again := must(gateway.New(gateway.Options{Store: s, Registry: s, Node: "a"}))(t)
+	defer again.Close(t.Context())
+	if err := again.Start(t.Context()); !errors.Is(err, gateway.ErrNameTaken) {
+		t.Errorf("a second gateway of that name: %v", err)
+	}
+	a.stop()
+	if err := again.Start(t.Context()); err != nil {
+		t.Errorf("after the first was stopped: %v", err)
+	}
+}
+
+// What changed is not missed because the rows that told of it are gone.
+func TestDroppedChangesAreNotMissed(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "free", 0)
+	id, key := w.key("acme")
+	last, _ := w.key("acme")
+	w.want(gateway.Allowed, key)
+	other := &world{t: t, path: w.path, hasher: w.hasher}
+	other.use()
+	other.start()
+	w.store.down.Store(true)
+	n := w.store.changes.Load()
+	other.editKey(id, revoke)
+	other.editKey(last, revoke)
+	db := must(sql.Open("sqlite", w.path))(t)
+	defer db.Close()
+	if _, err := db.Exec(`DELETE FROM changes WHERE seq < (SELECT max(seq) FROM changes)`); err != nil {
+		t.Fatal(err)
+	}
+	comes(t, "something is noticed", func() bool { return w.store.changes.Load() > n })
+	w.store.down.Store(false)
+	comes(t, "the revocation counts", func() bool { return w.check(key) == gateway.RevokedKey })
+}
