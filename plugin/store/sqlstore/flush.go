@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
@@ -22,9 +23,11 @@ func (s *Store) WriteFlush(ctx context.Context, node string, f *gateway.Flush) e
 		}
 	}
 	return s.counting(ctx, "writing counts", func(t *tx) error {
-		for i := range f.Touches {
-			if err := t.touch(&f.Touches[i]); err != nil {
-				return err
+		if t.d == sqliteDialect {
+			for i := range f.Touches {
+				if err := t.touch(&f.Touches[i]); err != nil {
+					return err
+				}
 			}
 		}
 		for i := range f.Usage {
@@ -40,10 +43,18 @@ func (s *Store) WriteFlush(ctx context.Context, node string, f *gateway.Flush) e
 		// covered by the balance.
 		spends := slices.Clone(f.Spends)
 		slices.SortStableFunc(spends, func(a, b gateway.Spend) int {
-			return cmp.Compare(min(a.Amount-a.Returned, 0), min(b.Amount-b.Returned, 0))
+			// Tenant by tenant, so that no two nodes lock them in another order.
+			return cmp.Or(strings.Compare(a.Keyspace, b.Keyspace), strings.Compare(a.Tenant, b.Tenant),
+				cmp.Compare(min(a.Amount-a.Returned, 0), min(b.Amount-b.Returned, 0)))
 		})
 		for i := range spends {
 			if err := t.settle(node, at, &spends[i]); err != nil {
+				return err
+			}
+		}
+		if t.d != sqliteDialect {
+			// Last: other nodes touch the same rows.
+			if err := t.touchAll(f.Touches); err != nil {
 				return err
 			}
 		}
