@@ -143,7 +143,11 @@ func (p *pool) target(debt, nodes int64) int64 {
 	if expected < worthHolding {
 		return 0
 	}
-	return int64(min(expected/3, 30+expected/12, float64(p.scale.depth/p.scale.each)/float64(8*nodes)))
+	wanted := min(expected/3, 30+expected/12)
+	if debt < p.scale.depth/2 {
+		wanted = expected * 3 / 4 // nobody lacks what comes back unused
+	}
+	return int64(min(wanted, float64(p.scale.depth/p.scale.each)/float64(8*nodes)))
 }
 
 // held returns the tokens in hand at now.
