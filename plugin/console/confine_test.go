@@ -77,7 +77,14 @@ func (w *world) state() string {
 	tokens := must[management.Page[management.TokenRecord]](w.t)(w.manager.Tokens(ctx, root, "default", management.TokenFilter{}))
 	sessions := must[management.Page[management.SessionRecord]](w.t)(w.manager.Sessions(ctx, root, "default", management.SessionFilter{Tenant: "rival"}))
 	for i := range sessions.Data {
-		sessions.Data[i].LastUsedAt = sessions.Data[i].CreatedAt
+		sessions.Data[i].LastUsedAt, sessions.Data[i].LastUsedIP = sessions.Data[i].CreatedAt, nil
+	}
+	for i := range tokens.Data {
+		// When it was last used is noted beside.
+		tokens.Data[i].LastUsedAt, tokens.Data[i].LastUsedIP = nil, nil
+	}
+	for i := range keys.Data {
+		keys.Data[i].LastUsedAt, keys.Data[i].LastUsedIP = nil, nil
 	}
 	return jsonText([]any{t, keys.Data, hooks.Data, tokens.Data, sessions.Data})
 }
@@ -260,6 +267,15 @@ func TestCookies(t *testing.T) {
 		b.jar.SetCookies(u, []*http.Cookie{{Name: "keygate", Value: v, Path: "/"}})
 		b.get("/keys").want(http.StatusSeeOther)
 	}
+	// One of another keyspace's console, and a link into one.
+	foreign := must[management.IssuedSession](t)(w.manager.SignInAs(ctx, "other", "Eve", []string{"*"}, ""))
+	eve := w.browser()
+	eve.jar.SetCookies(u, []*http.Cookie{{Name: "keygate", Value: foreign.Secret, Path: "/"}})
+	eve.get("/keys").want(http.StatusSeeOther)
+	must[management.TenantRecord](t)(w.manager.CreateTenant(ctx, root, "other", "acme", management.TenantFields{}))
+	link := must[management.IssuedPortalLink](t)(w.manager.CreatePortalLink(ctx, root, "other", "acme", management.PortalFields{Actor: management.Some("Eve")}))
+	w.browser().post("/portal", "code", link.Secret).want(http.StatusUnauthorized)
+	must[management.IssuedSession](t)(w.manager.UsePortalLink(ctx, "other", link.Secret, "")) // which was not used up
 	// Two of one name: which one is meant nobody knows.
 	twice := w.browser()
 	twice.header.Set("Cookie", fmt.Sprintf("keygate=%s; keygate=%s", good, good))
