@@ -210,7 +210,7 @@ func (g *Gateway) digestsOf(ctx context.Context, changes []Change) (digests [][]
 		}
 		digests = append(digests, d...)
 	}
-	bulk, ok := g.store.(bulkDigests)
+	bulk, ok := ability[bulkDigests](g.store)
 	for keyspace, ids := range keys {
 		if ok && len(ids) > 1 {
 			note(bulk.DigestsOf(ctx, keyspace, ids))

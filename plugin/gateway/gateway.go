@@ -162,7 +162,7 @@ func (g *Gateway) Start(ctx context.Context) error {
 	}
 	// First: what is changed from then on waits for this node, and what was changed before is
 	// what is loaded.
-	if g.mirror = mirrorOf(g.store); g.mirror != nil {
+	if g.mirror, _ = ability[Mirror](g.store); g.mirror != nil {
 		g.era = g.mirror.Era()
 	}
 	if err := g.join(ctx); err != nil && !g.joinLater(err) {

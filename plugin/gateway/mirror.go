@@ -20,20 +20,20 @@ type Mirror interface {
 	Strays() []Change
 }
 
-// mirrorOf returns the store as a Mirror; nil where it is none. A store that wraps another says
-// so by its method Unwrap.
-func mirrorOf(s Store) Mirror {
+// ability returns the store as a T, what only some stores are, and whether it is one. A store that
+// wraps another says so by its method Unwrap.
+func ability[T any](s Store) (t T, ok bool) {
 	for s != nil {
-		if m, ok := s.(Mirror); ok {
-			return m
+		if t, ok = s.(T); ok {
+			return t, true
 		}
-		u, ok := s.(interface{ Unwrap() Store })
-		if !ok {
-			return nil
+		u, wraps := s.(interface{ Unwrap() Store })
+		if !wraps {
+			return t, false
 		}
 		s = u.Unwrap()
 	}
-	return nil
+	return t, false
 }
 
 // followMirror applies what happened to the copy other than by changes with numbers.
