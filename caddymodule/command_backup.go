@@ -86,6 +86,9 @@ func restore(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
+	if a.place(path).shared() {
+		return errors.New("the store of this configuration is in PostgreSQL: restore it with its own tools, such as pg_restore, while no gateway runs")
+	}
 	var chain management.ChainReport
 	aside, err := sqlstore.Restore(cmd.Context(), args[0], path, commandLog(cmd), func(ctx context.Context, s *sqlstore.Store) error {
 		if err := checkPeppers(ctx, s, a.view.Hasher); err != nil {

@@ -151,10 +151,18 @@ func (run *offlineRun) open(cmd *cobra.Command) (*App, error) {
 	if err != nil {
 		return nil, err
 	}
+	log := commandLog(cmd)
+	if where := a.place(path); where.shared() {
+		a.log = log
+		if run.store, err = openShared(cmd.Context(), where, log); err != nil {
+			return nil, err
+		}
+		run.path = path
+		return a, nil
+	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("there is no store at %s: is it the right configuration, and the working directory of the gateway?", path)
 	}
-	log := commandLog(cmd)
 	a.log = log
 	ctx, cancel := context.WithTimeout(cmd.Context(), startTimeout)
 	defer cancel()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -116,6 +118,21 @@ func (a *App) trust() time.Duration {
 		return time.Duration(a.Store.MaxStaleness)
 	}
 	return defaultStaleness
+}
+
+// openShared opens a shared store without a gateway.
+func openShared(ctx context.Context, where storePlace, log *slog.Logger) (*sqlstore.Store, error) {
+	s, err := sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: where.dsn, Listen: where.listen, Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := s.Ping(ctx); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("opening the store %s: %w", where.path, err)
+	}
+	return s, nil
 }
 
 // about tells the other gateways of this one.

@@ -159,6 +159,14 @@ func TestClusterRevokes(t *testing.T) {
 		t.Error("nothing was served meanwhile")
 	}
 
+	// A revocation without a gateway is followed by those that run.
+	k = a.key(t, "acme", nil)
+	c.known(t, k)
+	a.offline(t, "", "key", "revoke", k.id).exits(0)
+	c.everywhere(func(s *site) {
+		eventually(t, "what was revoked without a gateway is refused", func() bool { return s.call(t, "GET", "/", k.full).status == http.StatusUnauthorized })
+	})
+
 	// One that ends cleanly is waited for no more; one that is killed is named until it is
 	// forgotten.
 	b.stop()
