@@ -1,0 +1,153 @@
+package ratelimit
+
+import (
+	"strconv"
+	"time"
+)
+
+// list makes the asks of the lines that want one.
+func (s *Shared) list(now time.Time, b *Bill, parties *[3]*Party, c *call, n int, cost int64, take bool) {
+	for i := 0; i < n; i++ {
+		w := &c.lines[i]
+		if w.ask != wanted || w.rate >= 0 {
+			continue
+		}
+		// Numbered from 1 here, so that 0 goes on meaning wanted.
+		subject := parties[w.party].subject()
+		policy := w.line.Policy
+		a := c.ask()
+		a.Kind, a.Subject, a.Owner = policy.Kind, subject.id, b.ownerOf(int(w.party))
+		at := subject.clamp(now)
+		switch policy.Kind {
+		case Rate:
+			a.Origin = w.line.origin
+			s.listRates(at, a, c, i, n, take)
+		case Quota:
+			s.listQuota(at, subject, a, c, i, n, cost, take)
+		case Concurrency:
+			s.listSlots(subject, a, c, i, n, take)
+		}
+	}
+	for i := 0; i < n; i++ {
+		if w := &c.lines[i]; w.rate >= 0 {
+			w.ask--
+		} else {
+			w.ask = -1
+		}
+	}
+}
+
+// listRates makes a an ask for all rates of the set that the i-th line is of.
+func (s *Shared) listRates(at time.Time, a *Ask, c *call, i, n int, take bool) {
+	number := int8(len(c.asks))
+	for j := range c.lines[:n] {
+		w := &c.lines[j]
+		if w.party != c.lines[i].party || w.line.Policy.Kind != Rate || w.line.origin != a.Origin {
+			continue
+		}
+		p := w.line.meter.shared(at)
+		r := RateAsk{scale: p.scale, Hint: p.owed(at)}
+		if w.ask == wanted {
+			r.Need = 1
+		}
+		if s.leased && take {
+			if r.Extra = p.target(r.Hint, s.remote.Nodes()) - p.held(at); r.Extra > 0 {
+				r.Hold = p.scale.units(p.shortHold())
+			} else {
+				r.Extra = 0
+			}
+			// Where it does not arrive, it is lost.
+			p.expire(at)
+			r.Return, r.From = p.unused.n, p.unused.from
+			p.unused = lot{}
+		}
+		a.Merge = a.Merge || p.merge
+		w.ask, w.rate = number, int8(len(a.Rates))
+		a.Rates = append(a.Rates, r)
+	}
+}
+
+func (s *Shared) listQuota(at time.Time, subject *Subject, a *Ask, c *call, i, n int, cost int64, take bool) {
+	cal := c.lines[i].line.Policy.Calendar
+	a.Calendar, a.Limit, a.Need = cal, MaxLimit, cost
+	number := int8(len(c.asks))
+	for j := range c.lines[:n] {
+		w := &c.lines[j]
+		if w.party == c.lines[i].party && w.line.Policy.Kind == Quota && w.line.Policy.Calendar == cal {
+			a.Limit = min(a.Limit, w.line.Policy.Limit)
+			w.ask, w.rate = number, 0
+		}
+	}
+	s.fillQuota(at, subject, a)
+	if l := subject.count(cal).lease; l != nil && s.leased && take {
+		if extra := l.target(a.Limit-a.Seed-a.Need, s.remote.Nodes()) - l.held; extra > 0 {
+			a.Extra = extra
+		}
+	}
+}
+
+// fillQuota says of an ask which period of which count is meant, and what is known of it.
+func (s *Shared) fillQuota(at time.Time, subject *Subject, a *Ask) {
+	count := subject.count(a.Calendar)
+	a.Keep = countKeep0.Milliseconds()
+	if a.Calendar != Total {
+		start, end := a.Calendar.Start(at), a.Calendar.End(at)
+		if at.Unix() < count.end {
+			start, end = time.Unix(count.start, 0), time.Unix(count.end, 0)
+		}
+		a.Start = start.Unix()
+		a.Keep = (end.Sub(at) + countKeep).Milliseconds()
+	}
+	a.Seed = count.at(at)
+	if l := count.lease; l != nil && l.carry != 0 {
+		a.Carry, a.Merge = l.carry, true
+		a.Seed -= l.carry
+	}
+}
+
+func (s *Shared) listSlots(subject *Subject, a *Ask, c *call, i, n int, take bool) {
+	a.Limit, a.Need, a.Keep = MaxLimit, 1, slotKeep.Milliseconds()
+	number := int8(len(c.asks))
+	for j := range c.lines[:n] {
+		w := &c.lines[j]
+		if w.party == c.lines[i].party && w.line.Policy.Kind == Concurrency {
+			a.Limit = min(a.Limit, w.line.Policy.Limit)
+			w.ask, w.rate = number, 0
+		}
+	}
+	if !take {
+		return
+	}
+	if sl := subject.slots(); s.leased && sl != nil && len(sl.names) > 1 {
+		a.Extra = s.spare(a.Limit)
+	}
+	for range a.Need + a.Extra {
+		a.Slots = append(a.Slots, s.name+strconv.FormatUint(s.slotN.Add(1), 36))
+	}
+}
+
+// spare is how many slots are worth keeping that no request is using.
+func (s *Shared) spare(limit int64) int64 {
+	if !s.leased {
+		return 0
+	}
+	return min(4, limit/(8*s.remote.Nodes()))
+}
+
+// ownerOf returns the tenant with whose counts those of a party are kept; "" where
+// the party is an address that tenants share.
+func (b *Bill) ownerOf(party int) string {
+	owner := b.Tenant.subject()
+	if owner == nil {
+		return ""
+	}
+	return ownerOf(owner, b.parties()[party].subject())
+}
+
+func ownerOf(owner, subject *Subject) string {
+	const shared = "a:p:"
+	if len(subject.id) > len(shared) && subject.id[:len(shared)] == shared {
+		return ""
+	}
+	return owner.id
+}
