@@ -268,14 +268,13 @@ func TestCookies(t *testing.T) {
 		b.get("/keys").want(http.StatusSeeOther)
 	}
 	// One of another keyspace's console, and a link into one.
-	foreign := must[management.IssuedSession](t)(w.manager.SignInAs(ctx, "other", "Eve", []string{"*"}, ""))
-	eve := w.browser()
-	eve.jar.SetCookies(u, []*http.Cookie{{Name: "keygate", Value: foreign.Secret, Path: "/"}})
-	eve.get("/keys").want(http.StatusSeeOther)
 	must[management.TenantRecord](t)(w.manager.CreateTenant(ctx, root, "other", "acme", management.TenantFields{}))
 	link := must[management.IssuedPortalLink](t)(w.manager.CreatePortalLink(ctx, root, "other", "acme", management.PortalFields{Actor: management.Some("Eve")}))
 	w.browser().post("/portal", "code", link.Secret).want(http.StatusUnauthorized)
-	must[management.IssuedSession](t)(w.manager.UsePortalLink(ctx, "other", link.Secret, "")) // which was not used up
+	foreign := must[management.IssuedSession](t)(w.manager.UsePortalLink(ctx, "other", link.Secret, "")) // which was not used up
+	eve := w.browser()
+	eve.jar.SetCookies(u, []*http.Cookie{{Name: "keygate", Value: foreign.Secret, Path: "/"}})
+	eve.get("/keys").want(http.StatusSeeOther)
 	// Two of one name: which one is meant nobody knows.
 	twice := w.browser()
 	twice.header.Set("Cookie", fmt.Sprintf("keygate=%s; keygate=%s", good, good))
