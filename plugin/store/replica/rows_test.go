@@ -1,7 +1,6 @@
 package replica_test
 
 import (
-	"context"
 	"crypto/sha256"
 	"testing"
 	"time"
@@ -53,23 +52,6 @@ func addKey(t testing.TB, s management.Store, tenant, id, full string) {
 	}
 }
 
-// changeKey changes a key by f, with its change.
-func changeKey(ctx context.Context, s management.Store, id string, f func(*gateway.Key)) error {
-	return s.Update(ctx, func(tx management.Tx) error {
-		k, err := tx.Key(ks, id)
-		if err != nil {
-			return err
-		}
-		f(k)
-		k.UpdatedAt = time.Now().UTC().Truncate(time.Microsecond)
-		if err := tx.UpdateKey(k); err != nil {
-			return err
-		}
-		_, err = tx.Change(gateway.ChangeKey, ks, id)
-		return err
-	})
-}
-
 // lookup returns a key's record, nil where it is unknown.
 func lookup(t testing.TB, s gateway.Store, full string) *gateway.Record {
 	t.Helper()
@@ -81,11 +63,4 @@ func lookup(t testing.TB, s gateway.Store, full string) *gateway.Record {
 		t.Fatal(err)
 	}
 	return nil
-}
-
-// accepted says whether a key would be let in.
-func accepted(t testing.TB, s gateway.Store, full string) bool {
-	t.Helper()
-	rec := lookup(t, s, full)
-	return rec != nil && rec.Key.StatusAt(time.Now()) == gateway.StatusActive && rec.Tenant.Active
 }
