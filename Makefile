@@ -5,12 +5,13 @@
 #   make bench   benchmarks side by side with the peers present on this machine
 #   make soak    the long tests: a million keys, reloads and kills in a loop
 #   make build   the binary, ./caddy
+#   make screenshots  the manual's pictures of the console, in docs
 
 GO          ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TIMEOUT     ?= 12m
 
-.PHONY: build run test tools lint soak bench fuzz fmt clean
+.PHONY: build run test tools lint soak bench fuzz fmt clean screenshots
 
 build:
 	$(GO) build -trimpath -ldflags '-s -w' -o caddy ./cmd/caddy
@@ -34,6 +35,9 @@ lint:
 
 soak:
 	$(GO) test -tags soak -timeout 60m -count 1 -v ./e2e/ ./plugin/ratelimit/redis/
+
+screenshots: tools
+	$(GO) test -tags screenshots -run TestScreenshots -count 1 -timeout 10m ./e2e/
 
 bench:
 	./bench/run.sh

@@ -228,10 +228,13 @@ func TestConsoleKeyList(t *testing.T) {
 				tab.Eval(`document.querySelectorAll('table.keys tbody tr').length`, &n)
 				return n
 			}
-			first := rows()
-			tab.Follow("link=Next page")
-			if n := rows(); first+n != 55 {
-				t.Errorf("%d and %d keys on two pages, want 55", first, n)
+			listed := rows()
+			for tab.Sees("link=Next page") {
+				tab.Follow("link=Next page")
+				listed += rows()
+			}
+			if listed != 55 {
+				t.Errorf("%d keys on all pages, want 55", listed)
 			}
 			tab.Follow("link=First page")
 			tab.Follow("link=Disabled")
@@ -239,10 +242,10 @@ func TestConsoleKeyList(t *testing.T) {
 				t.Errorf("%d keys are disabled", n)
 			}
 			tab.Follow("link=All")
-			for _, search := range []string{"größe", known.full[:14], known.id} {
+			for _, search := range []string{"größe", known.full[:12], known.id} {
 				tab.Fill("#search", search)
 				tab.Follow("button=Search")
-				if search == known.full[:14] || search == "größe" {
+				if search == known.full[:12] || search == "größe" {
 					if n := rows(); n != 1 || !tab.Says("Größe 7") {
 						t.Errorf("searching for %q finds %d keys", search, n)
 					}

@@ -3,39 +3,136 @@
 package e2e
 
 import (
+	"bytes"
+	"cmp"
+	"database/sql"
+	"image"
+	"image/color"
+	"image/png"
+	"maps"
 	"os"
+	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/keygate-dev/keygate/internal/browser"
 )
 
-// The pictures of the README: `make screenshots`.
+// The pictures of the README, in docs: `make screenshots`.
 func TestScreenshots(t *testing.T) {
-	dir := os.Getenv("SCREENSHOTS")
 	d := startDesk(t)
-	tab := d.open(t, browser.Desktop)
-	tab.Go("/sign-in")
-	tab.Picture(dir+"/signin.png", true)
-	empty := d.operator(t, browser.Desktop)
-	for name, path := range map[string]string{"empty-keys": "/keys", "empty-tenants": "/tenants", "empty-overview": "/overview", "empty-webhooks": "/webhooks"} {
-		empty.Go(path)
-		empty.Picture(dir+"/"+name+".png", true)
-	}
 	keys := d.fill(t)
-	for _, v := range []browser.View{browser.Desktop, browser.Desktop.InDark(), browser.Phone, browser.Phone.InDark()} {
-		tab := d.operator(t, v)
-		for name, path := range map[string]string{
-			"overview": "/overview", "keys": "/keys", "key": "/keys/" + keys["site"].id, "new": "/keys/new?tenant=acme", "tenants": "/tenants", "tenant": "/tenants/globex",
-			"plans": "/plans", "webhooks": "/webhooks", "tokens": "/tokens", "newtoken": "/tokens/new", "audit": "/audit", "chain": "/audit/chain", "sessions": "/sessions", "explain": "/explain",
-			"revoke": "/keys/" + keys["site"].id + "/revoke", "rotate": "/keys/" + keys["site"].id + "/rotate", "credits": "/tenants/globex/credits", "choose": "/keys/new",
-		} {
-			tab.Go(path)
-			tab.Picture(dir+"/"+name+"-"+v.Name+".png", true)
+	d.past(t)
+	desk, phone := browser.Desktop, browser.Phone
+	tall := browser.View{Name: "tall", Width: 1280, Height: 1400}
+	for _, p := range []struct {
+		file, path string
+		view       browser.View
+		tenant     string
+	}{
+		{"overview-dark", "/overview", tall.InDark(), ""},
+		{"keys", "/keys", desk, ""},
+		{"key", "/keys/" + keys["site"].id, tall, ""},
+		{"tenant-dark", "/tenants/globex", desk.InDark(), ""},
+		{"keys-phone", "/keys", phone, "acme"},
+		{"create-phone", "/keys/new", phone.InDark(), "acme"},
+		{"key-phone", "/keys/" + keys["site"].id + "?span=24h#usage", phone, "acme"},
+	} {
+		var tab *browser.Tab
+		if p.tenant == "" {
+			tab = d.operator(t, p.view)
+		} else {
+			tab = d.person(t, p.view, p.tenant, record{"return_url": "https://app.example.com/settings"})
 		}
-		tab = d.person(t, v, "acme", record{"return_url": "http://localhost/settings"})
-		for name, path := range map[string]string{"t-keys": "/keys", "t-usage": "/usage", "t-new": "/keys/new"} {
-			tab.Go(path)
-			tab.Picture(dir+"/"+name+"-"+v.Name+".png", true)
+		tab.Go(p.path)
+		file := shipped(t, "docs/console-"+p.file+".png")
+		tab.Picture(file, false)
+		shrink(t, file)
+	}
+	tab := d.operator(t, desk)
+	tab.Go("/keys/new?tenant=acme")
+	tab.Fill("label=Name", "Release robot")
+	tab.Follow("button=Create")
+	d.shownKey(t, tab)
+	// The picture shows how it looks, and no key that ever was.
+	tab.Eval(`document.body.innerHTML = document.body.innerHTML.replaceAll(document.getElementById('secret').textContent, 'kg_live_ExampleExampleExampleExample00')`, nil)
+	file := shipped(t, "docs/console-created.png")
+	tab.Picture(file, false)
+	shrink(t, file)
+}
+
+// past makes usage look as if it had gone on for a day already.
+func (d *desk) past(t testing.TB) {
+	t.Helper()
+	db, err := sql.Open("sqlite", d.database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	eventually(t, "usage", func() bool {
+		var n int
+		return db.QueryRow(`SELECT count(*) FROM usage`).Scan(&n) == nil && n >= 4
+	})
+	for ago := range 23 {
+		busy := 3 + (ago*7)%11 + 14*max(0, 12-abs(ago-10))
+		eventually(t, "the past", func() bool {
+			_, err := db.Exec(`INSERT INTO usage SELECT keyspace, hour - ?, key_id, node || '-before', tenant, allowed * ? / 3 + 4 + requests - allowed, allowed * ? / 3 + 4, refused,
+				upstream_errors + ? % 3, credits * ? / 3, bytes_in * ? + 900, bytes_out * ?, latency FROM usage WHERE node NOT LIKE '%-before'`,
+				(ago+1)*3600, busy, busy, ago, busy, busy, busy)
+			return err == nil
+		})
+	}
+	time.Sleep(time.Second)
+}
+
+func abs(n int) int { return max(n, -n) }
+
+// shrink writes a picture with the 256 colours that it uses most, which for a page is nearly all.
+func shrink(t testing.TB, file string) {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, err := png.Decode(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	uses := map[color.RGBA]int{}
+	b := from.Bounds()
+	at := func(x, y int) color.RGBA { return color.RGBAModel.Convert(from.At(x, y)).(color.RGBA) }
+	for y := b.Min.Y; y < b.Max.Y; y++ {
+		for x := b.Min.X; x < b.Max.X; x++ {
+			uses[at(x, y)]++
 		}
+	}
+	most := slices.SortedFunc(maps.Keys(uses), func(a, b color.RGBA) int { return cmp.Compare(uses[b], uses[a]) })
+	var palette color.Palette
+	for _, c := range most[:min(256, len(most))] {
+		palette = append(palette, c)
+	}
+	index := map[color.RGBA]uint8{}
+	to := image.NewPaletted(b, palette)
+	for y := b.Min.Y; y < b.Max.Y; y++ {
+		for x := b.Min.X; x < b.Max.X; x++ {
+			c := at(x, y)
+			i, ok := index[c]
+			if !ok {
+				i = uint8(palette.Index(c))
+				index[c] = i
+			}
+			to.SetColorIndex(x, y, i)
+		}
+	}
+	var out bytes.Buffer
+	if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&out, to); err != nil {
+		t.Fatal(err)
+	}
+	if out.Len() > 120<<10 {
+		t.Errorf("%s has %d KiB", filepath.Base(file), out.Len()>>10)
+	}
+	if err := os.WriteFile(file, out.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -23,7 +23,8 @@ const axeRunJS = `axe.run(document, {
 })))`
 
 // Accessible fails the test with every violation of a rule of accessibility that axe-core
-// finds on the page as it stands. The page must be one whose scripts run.
+// finds on the page as it stands, and with what its eyes miss: text over the edge of its
+// place, and what lies under something else. The page must be one whose scripts run.
 func (tab *Tab) Accessible() {
 	tab.t.Helper()
 	var loaded bool
@@ -40,4 +41,25 @@ func (tab *Tab) Accessible() {
 		tab.t.Errorf("%s: %s is not accessible: %s (%s, %s)\n\t%s",
 			tab.view.Name, tab.URL(), v.Help, v.Rule, v.Impact, strings.Join(v.Nodes, "\n\t"))
 	}
+	var spilt []string
+	tab.Eval(spiltJS, &spilt)
+	for _, s := range spilt {
+		tab.t.Errorf("%s: on %s something stands over its edge or lies under another: %s", tab.view.Name, tab.URL(), s)
+	}
 }
+
+// spiltJS gives what has no room for what it holds, and the links and buttons in sight that
+// lie under something else.
+const spiltJS = `(() => {
+	// What is for screen readers only is a point to the eye.
+	const clipped = e => e && (e.clientWidth <= 1 && getComputedStyle(e).overflowX === 'hidden' || clipped(e.parentElement));
+	const seen = [...document.querySelectorAll('body *')].filter(e => e.checkVisibility() && e.getClientRects().length && !e.closest('svg, canvas, .uplot') && !clipped(e));
+	const spilt = seen.filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX === 'visible');
+	const covered = seen.filter(e => e.matches('a, button, input, select, textarea')).filter(e => {
+		const r = e.getClientRects()[0], x = r.left + r.width / 2, y = r.top + r.height / 2;
+		if (r.left < 0 || r.right > innerWidth || r.top < 0 || r.bottom > innerHeight) return false;
+		const top = document.elementFromPoint(x, y);
+		return !top || !e.contains(top) && !top.contains(e) && ![...e.labels || []].some(l => l.contains(top));
+	});
+	return [...spilt, ...covered].slice(0, 5).map(e => e.outerHTML.slice(0, 200));
+})()`

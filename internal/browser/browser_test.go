@@ -42,7 +42,8 @@ var pages = map[string]string{
 	"/wide":     `<h1>Wide</h1><pre>` + strings.Repeat("x", 500) + `</pre>`,
 	"/asks":     `<h1>Asks</h1><script src="/asks.js"></script>`,
 	"/stored":   `<h1>Stored</h1><script src="/stored.js"></script>`,
-	"/covered":  `<h1>Covered</h1><button id="b">Below</button>`,
+	"/covered":  `<h1>Covered</h1><p><a href="/">Below</a></p><script src="/covered.js"></script>`,
+	"/spilt":    `<h1>Spilt</h1><p><b id="b">Too_long_for_its_place</b></p><script src="/spilt.js"></script>`,
 	"/passed":   `<h1>Passed</h1><p>by</p>`,
 	"/redirect": "",
 }
@@ -56,6 +57,8 @@ var scripts = map[string]string{
 	"/said.js":    `console.error('it went wrong')`,
 	"/foreign.js": `fetch('http://localhost:1/x').catch(() => {})`,
 	"/asks.js":    `alert('hello')`,
+	"/spilt.js":   `b.style.display = 'block'; b.style.width = '2em'`,
+	"/covered.js": `const p = document.createElement('p'); p.textContent = 'Above'; p.style.position = 'absolute'; p.style.inset = '0'; document.querySelector('main').append(p)`,
 	"/stored.js":  `localStorage.setItem('k', 'planted-secret')`,
 }
 
@@ -245,6 +248,8 @@ func TestNotices(t *testing.T) {
 		{"a page too wide", "scrolls sideways, because of <pre>", func(tab *Tab) { tab.Go("/wide") }},
 		{"a dialogue", "a dialogue (alert) that nobody expected: hello", func(tab *Tab) { tab.Go("/asks") }},
 		{"what is not accessible", "image-alt", func(tab *Tab) { tab.Go("/image", 200); tab.Accessible() }},
+		{"text over the edge", "<b id=", func(tab *Tab) { tab.Go("/spilt"); tab.Accessible() }},
+		{"what is covered", "<a href", func(tab *Tab) { tab.Go("/covered"); tab.Accessible() }},
 		{"a secret in the storage", "a secret is in the storage", func(tab *Tab) { tab.Forbid("planted-secret"); tab.Go("/stored") }},
 		{"a secret in a request", "a secret is in a request's URL", func(tab *Tab) { tab.Go("/?planted-secret"); tab.Forbid("planted-secret") }},
 		{"a secret in the page", "a secret is in the page", func(tab *Tab) { tab.Forbid("Hello."); tab.Go("/") }},

@@ -2,9 +2,10 @@
 // does not see, reads: a figure only names the table's columns that it draws.
 "use strict";
 (() => {
-  const whole = new Intl.NumberFormat();
-  const compact = new Intl.NumberFormat(undefined, {notation: "compact", maximumFractionDigits: 1});
-  const hour = new Intl.DateTimeFormat(undefined, {hour: "2-digit", minute: "2-digit"});
+  // Numbers are written as the page writes them.
+  const whole = (n) => String(n).replace(/\B(?=(\d{3})+$)/g, "\u202f");
+  const compact = (n) => n < 1e4 ? whole(n) : n < 1e6 ? n / 1e3 + "\u202fk" : n < 1e9 ? n / 1e6 + "\u202fM" : n / 1e9 + "\u202fG";
+  const hour = new Intl.DateTimeFormat(undefined, {hour: "numeric", minute: "2-digit"});
   const day = new Intl.DateTimeFormat(undefined, {day: "numeric", month: "short"});
   const moment = new Intl.DateTimeFormat(undefined, {dateStyle: "medium", timeStyle: "short"});
   const height = 190;
@@ -68,7 +69,7 @@
     }
 
     const unit = bars ? "" : "\u202fms";
-    const amount = (n) => n == null ? "–" : (Number.isInteger(n) ? whole.format(n) : n.toLocaleString(undefined, {maximumFractionDigits: n < 10 ? 2 : 0})) + unit;
+    const amount = (n) => n == null ? "–" : (Number.isInteger(n) ? whole(n) : n < 10 ? n.toFixed(2) : whole(Math.round(n))) + unit;
     const caption = figure.querySelector("figcaption");
     const at = document.createElement("span");
     at.className = "sub";
@@ -109,8 +110,8 @@
           y: {range: (_, min, max) => [0, max > 0 ? max * 1.1 : 1]},
         },
         axes: [
-          {...axis, space: 64, grid: {show: false}, values: (_, list) => list.map((t) => (step < 86400 ? hour : day).format(new Date(t * 1000)))},
-          {...axis, size: 52, space: 36, incrs: bars ? steps : undefined, values: (_, list) => list.map((n) => compact.format(n))},
+          {...axis, size: 30, space: 64, grid: {show: false}, values: (_, list) => list.map((t) => (step < 86400 ? hour : day).format(new Date(t * 1000)))},
+          {...axis, size: 52, space: 28, incrs: bars ? steps : undefined, values: (_, list) => list.map(compact)},
         ],
         series: [{}, ...drawn.map((s) => bars
           ? {fill: s.color, stroke: s.color, width: 0, points: {show: false}, paths: uPlot.paths.bars({size: [0.7, 28]})}
