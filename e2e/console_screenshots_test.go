@@ -34,7 +34,6 @@ func TestScreenshots(t *testing.T) {
 		{"overview-dark", "/overview", tall.InDark(), ""},
 		{"keys", "/keys", desk, ""},
 		{"key", "/keys/" + keys["site"].id, tall, ""},
-		{"tenant-dark", "/tenants/globex", desk.InDark(), ""},
 		{"keys-phone", "/keys", phone, "acme"},
 		{"create-phone", "/keys/new", phone.InDark(), "acme"},
 		{"key-phone", "/keys/" + keys["site"].id + "?span=24h#usage", phone, "acme"},
