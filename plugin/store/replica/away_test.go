@@ -215,7 +215,7 @@ func TestHeldReads(t *testing.T) {
 	holds := map[string]bool{"Tenant": true, "LockTenant": true, "Tenants": true, "Key": true, "Keys": true, "ActiveKeys": true, "Secrets": true,
 		"Token": true, "LockToken": true, "TokenByDigest": true, "Tokens": true, "KeyByDigest": true, "CountLed": true,
 		// These write, and find nothing to write to.
-		"AddCredits": true, "InsertSecret": true, "RevokeTokens": true}
+		"AddCredits": true, "Changes": true, "InsertSecret": true, "RevokeTokens": true}
 	if err := n.r.View(ctxOf(t), func(management.Tx) error { return nil }); err != nil {
 		t.Fatal(err)
 	}

@@ -55,3 +55,7 @@ func (t *heldTx) UnusedKeys(string, time.Time, time.Time, int64) ([]*gateway.Key
 }
 
 func (t *heldTx) Node(string) (*gateway.Node, time.Time, error) { return nil, time.Time{}, t.away }
+
+func (t *heldTx) Held(string, []apikey.Digest, []apikey.Mark) (map[apikey.Digest]bool, map[apikey.Mark]bool, error) {
+	return nil, nil, t.away
+}

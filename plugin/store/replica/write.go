@@ -67,6 +67,14 @@ func (t *numberedTx) Change(kind gateway.ChangeKind, keyspace, id string) (int64
 	return seq, err
 }
 
+func (t *numberedTx) Changes(list []gateway.Change) error {
+	err := t.Tx.Changes(list)
+	if err == nil {
+		t.changes = append(t.changes, list...)
+	}
+	return err
+}
+
 // hold returns when look-ups here answer by the truth's changes, which are committed, and
 // what they refuse would outlive them there.
 func (r *Replica) hold(ctx context.Context, changes []gateway.Change) error {
