@@ -50,7 +50,12 @@ for stat in /proc/[0-9]*/stat; do
 	[ "$parent" = "$1" ] && kill -KILL "$pid"
 done
 kill -KILL "$1"
-[ -n "$2" ] && sleep 0.2 && rm -rf "$2"
+[ -n "$2" ] || exit
+# What it started may take a moment to notice, and write until then.
+for try in 1 2 3 4 5 6 7 8 9; do
+	sleep 0.2
+	rm -rf "$2" 2>/dev/null && break
+done
 `
 
 // guard is a process that watches over a server.
