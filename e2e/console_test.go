@@ -17,8 +17,9 @@ import (
 //	console_operator_test.go  what operators see beside: tenants, plans, webhooks, tokens, audit
 //	console_portal_test.go    a tenant's own people
 //	console_pages_test.go     every page, on every view
-//	console_attack_test.go    what it withstands, without a browser
-//	console_weight_test.go    what its first page weighs, with 100,000 keys
+//	console_attack_test.go    what it withstands: other sites, raw requests, what stands in an address
+//	console_http_test.go      the same console without a browser
+//	console_screenshots_test.go  the manual's pictures, with the tag screenshots
 
 // consoleConfig has the console on a site of its own, beside that of the API.
 const consoleConfig = `{
@@ -148,13 +149,6 @@ func (d *desk) person(t testing.TB, v browser.View, tenant string, fields record
 	}
 	d.keep(secret)
 	return tab
-}
-
-// menu makes the console's navigation visible, where it is folded away.
-func menu(tab *browser.Tab) {
-	if tab.Sees("button=Menu") {
-		tab.Click("button=Menu")
-	}
 }
 
 // shownKey returns the full key on a page that shows one.
