@@ -93,7 +93,7 @@ func TestConsoleOperator(t *testing.T) {
 
 	tab.Go("/plans")
 	tab.Has("free", "pro", "business", "none", "300/m", "100000/month")
-	eventually(t, "usage on the overview", func() bool { tab.Go("/overview"); return tab.Says("batch") })
+	eventually(t, "usage on the overview", func() bool { tab.Go("/overview"); return tab.Says("batch") && tab.Says("Rate limited") })
 	tab.Has("All well", "local", "Ready", "Rate limited", "Top keys of the last day", "globex")
 	tab.Await("the charts", `document.querySelectorAll('canvas').length >= 2`)
 	if !tab.Drawn() {

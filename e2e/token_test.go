@@ -285,7 +285,8 @@ func TestStolenReadOnlyToken(t *testing.T) {
 	for template, methods := range doc.Paths {
 		path := strings.NewReplacer("{slug}", "acme", "/keys/{id}", "/keys/"+id, "/tokens/{id}", "/tokens/"+tokenID, "{id}", "x").Replace(template)
 		for method, op := range methods {
-			if method == "get" || len(op.Security) == 0 {
+			// The chain spans all keyspaces: what reads it is not there for a keyspace's token.
+			if method == "get" || len(op.Security) == 0 || path == "/v1/audit/verify" {
 				continue
 			}
 			tried++

@@ -114,6 +114,9 @@ func (m *model) step() {
 			i := m.rng.IntN(len(m.backups))
 			m.node.restore(m.backups[i])
 			m.note("restored %d", i)
+			// Those after it are of a history that is over: where the truth lacks a key, its
+			// refusals are done with, and none stands in the way of the key's return.
+			m.backups = m.backups[:i+1]
 			for _, k := range m.keys {
 				k.sure = false
 			}
