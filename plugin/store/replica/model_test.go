@@ -30,7 +30,10 @@ type model struct {
 	keys    []*modelKey
 	suspend map[string]bool
 	backups []string
-	log     []string
+	// back says that the truth went back and the node may not have followed it yet. Should it go
+	// back again before, what was being written back is not held to outlive it.
+	back bool
+	log  []string
 }
 
 func (m *model) note(format string, args ...any) { m.log = append(m.log, fmt.Sprintf(format, args...)) }
@@ -110,7 +113,14 @@ func (m *model) step() {
 		m.backups = append(m.backups, m.backup())
 		m.note("backup %d", len(m.backups)-1)
 	case n < 92:
+		if m.back && !up {
+			return
+		}
+		if m.back {
+			m.settled()
+		}
 		if len(m.backups) > 0 {
+			m.back = true
 			i := m.rng.IntN(len(m.backups))
 			m.node.restore(m.backups[i])
 			m.note("restored %d", i)
@@ -126,6 +136,7 @@ func (m *model) step() {
 	default:
 		if up {
 			m.settled()
+			m.back = false
 			m.note("settled")
 		}
 	}
