@@ -142,6 +142,8 @@ func (c *caller) try(client *http.Client, s *site) (unanswered bool, err error) 
 	r.Header.Set("Authorization", "Bearer "+c.key)
 	used := false
 	r = r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
+		// net/http itself may send it again, on another connection.
+		GetConn: func(string) { used = false },
 		GotConn: func(i httptrace.GotConnInfo) { used = i.Reused },
 	}))
 	resp, err := client.Do(r)
