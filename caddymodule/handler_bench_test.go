@@ -76,25 +76,10 @@ func newBenchServers(b *testing.B) *benchServers {
 		config += fmt.Sprintf("http://api.test:%s {\nbind 127.0.0.1\n%s\nheader Content-Type application/json\nrespond `{\"ok\":true}`\n}\n",
 			port, site.options)
 	}
-	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := caddy.Load(adapted, true); err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() {
-		if err := caddy.Stop(); err != nil {
-			b.Error(err)
-		}
-	})
-	app, err := caddy.ActiveContext().App("http")
-	if err != nil {
-		b.Fatal(err)
-	}
+	app := loadCaddyfile(b, config)
 	s := new(benchServers)
 	for _, port := range ports {
-		for _, server := range app.(*caddyhttp.App).Servers {
+		for _, server := range app.Servers {
 			if strings.HasSuffix(server.Listen[0], ":"+port) {
 				s.servers = append(s.servers, server)
 			}
@@ -236,4 +221,27 @@ func cpuTime(b *testing.B) time.Duration {
 		b.Fatal(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// loadCaddyfile runs a configuration in this process until the benchmark's end, and returns
+// its HTTP app.
+func loadCaddyfile(b *testing.B, config string) *caddyhttp.App {
+	b.Helper()
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := caddy.Load(adapted, true); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := caddy.Stop(); err != nil {
+			b.Error(err)
+		}
+	})
+	app, err := caddy.ActiveContext().App("http")
+	if err != nil {
+		b.Fatal(err)
+	}
+	return app.(*caddyhttp.App)
 }

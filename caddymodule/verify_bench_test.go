@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/keygate-dev/keygate/plugin/management"
@@ -53,24 +52,8 @@ func BenchmarkVerify(b *testing.B) {
 		respond OK
 	}
 	`, dir, filepath.Join(dir, "keygate.db"), port)
-	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := caddy.Load(adapted, true); err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() {
-		if err := caddy.Stop(); err != nil {
-			b.Error(err)
-		}
-	})
-	httpApp, err := caddy.ActiveContext().App("http")
-	if err != nil {
-		b.Fatal(err)
-	}
 	var server *caddyhttp.Server
-	for _, s := range httpApp.(*caddyhttp.App).Servers {
+	for _, s := range loadCaddyfile(b, config).Servers {
 		server = s
 	}
 	app, err := caddy.ActiveContext().App(appName)

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// What Convilyn's page calls "coming soon": usage, webhooks and logs.
+// What Convilyn's page announces for later: usage, webhooks and logs.
 func TestConvilynSoon(t *testing.T) {
 	t.Parallel()
 	shippedText, err := os.ReadFile(shipped(t, "configs/convilyn.Caddyfile"))
