@@ -189,7 +189,7 @@ func NewCopy(ctx context.Context, path string) (_ *CopyBuilder, err error) {
 		}
 	}()
 	// A crash leaves nothing that is used, so nothing is kept to undo or survive one.
-	if b.db, err = sql.Open("sqlite", dsn(b.partial, url.Values{
+	if b.db, err = sql.Open(driverName, dsn(b.partial, url.Values{
 		"mode": {"rw"}, "_dqs": {"0"}, "_journal_mode": {"OFF"}, "_synchronous": {"OFF"}, "_locking_mode": {"EXCLUSIVE"},
 		"_pragma": {fmt.Sprintf("cache_size(-%d)", builderCacheKiB), fmt.Sprintf("application_id(%d)", copyMark)},
 	})); err != nil {

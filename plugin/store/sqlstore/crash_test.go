@@ -23,7 +23,12 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	for _, read := range unexpectedReads() {
+		fmt.Fprintln(os.Stderr, "reads more the more keys there are:", read)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // writeForEver commits a key, its event and its change at a time, and prints the number

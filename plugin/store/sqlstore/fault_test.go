@@ -26,6 +26,9 @@ func digestOf(i int) (d apikey.Digest) {
 	return d
 }
 
+// keyOf returns the id of the i-th key that fill makes.
+func keyOf(i int) string { return fmt.Sprintf("key_%026d", i) }
+
 // fill adds n keys with a secret each to the tenant "acme", which it makes.
 func fill(t testing.TB, s *Store, from, to int) {
 	t.Helper()
@@ -46,7 +49,7 @@ func fill(t testing.TB, s *Store, from, to int) {
 }
 
 func addKey(tx management.Tx, i int) error {
-	id := fmt.Sprintf("key_%026d", i)
+	id := keyOf(i)
 	d := digestOf(i)
 	now := time.Now()
 	if err := tx.InsertKey(&gateway.Key{ID: id, Keyspace: ks, Tenant: "acme", Name: "key", Environment: "live", Scopes: []string{"read"},

@@ -122,7 +122,7 @@ func openFile(ctx context.Context, path string, create bool, busy time.Duration,
 		return v
 	}
 	// mode=rw: SQLite must not make a new, empty database where ours is gone.
-	if f.write, err = sql.Open("sqlite", dsn(path, common("mode", "rw",
+	if f.write, err = sql.Open(driverName, dsn(path, common("mode", "rw",
 		"_journal_mode", "WAL", "_synchronous", "FULL", "_txlock", "immediate",
 		"_pragma", fmt.Sprintf("journal_size_limit(%d)", journalLimit)))); err != nil {
 		return nil, err
@@ -150,7 +150,7 @@ func openFile(ctx context.Context, path string, create bool, busy time.Duration,
 		log.Info("database migrated", "path", path, "migrations", applied)
 	}
 
-	if f.read, err = sql.Open("sqlite", dsn(path, common("mode", "ro",
+	if f.read, err = sql.Open(driverName, dsn(path, common("mode", "ro",
 		"_pragma", fmt.Sprintf("cache_size(-%d)", readerCacheKiB)))); err != nil {
 		return nil, err
 	}
@@ -163,7 +163,7 @@ func openFile(ctx context.Context, path string, create bool, busy time.Duration,
 		return nil, err
 	}
 
-	if f.watch, err = sql.Open("sqlite", dsn(path, common("mode", "ro"))); err != nil {
+	if f.watch, err = sql.Open(driverName, dsn(path, common("mode", "ro"))); err != nil {
 		return nil, err
 	}
 	f.watch.SetMaxOpenConns(1)

@@ -127,14 +127,20 @@ func (s *Store) DigestsOf(ctx context.Context, keyspace string, keyIDs []string)
 		out = out[:0]
 		for ids := range slices.Chunk(keyIDs, manyAtOnce) {
 			var w where
-			w.and("k.keyspace = " + w.arg(keyspace))
 			w.and("k.id IN (" + w.list(len(ids), func(i int) any { return ids[i] }) + ")")
-			rows, err := f.read.QueryContext(ctx, `SELECT s.digest FROM secrets s JOIN keys k ON k.num = s.key_num`+w.text, w.args...)
+			// The keyspace is not asked for: SQLite holds an index that begins with it for the
+			// better one, and would read all of the keyspace's keys.
+			rows, err := f.read.QueryContext(ctx, `SELECT k.keyspace, s.digest FROM keys k JOIN secrets s ON s.key_num = k.num`+w.text, w.args...)
 			if err := each(rows, err, func(rows *sql.Rows) error {
+				var of string
 				var d []byte
-				err := rows.Scan(&d)
-				out = append(out, d)
-				return err
+				if err := rows.Scan(&of, &d); err != nil {
+					return err
+				}
+				if of == keyspace {
+					out = append(out, d)
+				}
+				return nil
 			}); err != nil {
 				return err
 			}

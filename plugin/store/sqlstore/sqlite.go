@@ -16,6 +16,9 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
+// driverName is what the SQLite driver is registered as.
+var driverName = "sqlite"
+
 const (
 	// busyTimeout is how long a write waits for another process's.
 	busyTimeout = 5 * time.Second
