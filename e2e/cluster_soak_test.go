@@ -1,0 +1,100 @@
+//go:build soak
+
+package e2e
+
+import (
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// TestClusterSpeed measures how long a revocation takes to the last of three gateways under load:
+// waiting for the receipt, after which none may let the key pass; and not waiting. Every tenth
+// time one gateway's connections to the database had been cut and had come back.
+func TestClusterSpeed(t *testing.T) {
+	const each = 60
+	c := shared(t, 3, "plan free")
+	c.nodes[0].tenant(t, "acme", nil)
+	steady := c.nodes[0].key(t, "acme", nil)
+	c.known(t, steady)
+	stop := make(chan struct{})
+	var load sync.WaitGroup
+	var served, failed atomic.Int64
+	c.everywhere(func(s *site) {
+		load.Go(func() {
+			tick := time.NewTicker(5 * time.Millisecond)
+			defer tick.Stop()
+			for {
+				select {
+				case <-stop:
+					return
+				case <-tick.C:
+				}
+				if (&caller{key: steady.full, want: http.StatusOK}).call(s.client, s) != nil {
+					failed.Add(1)
+				}
+				served.Add(1)
+			}
+		})
+	})
+	for _, waiting := range []bool{true, false} {
+		var calls, after, last []time.Duration
+		for i := range each {
+			begun := time.Now()
+			k := c.nodes[i%3].key(t, "acme", nil)
+			if i%10 == 9 {
+				c.proxies[(i+2)%3].Cut()
+			}
+			c.known(t, k)
+			wait := record{"wait": "0s"}
+			if waiting {
+				wait = record{"wait": "1m"}
+			}
+			called := time.Now()
+			receipt := c.nodes[(i+1)%3].post(t, k, "revoke", wait)
+			returned := time.Now()
+			refused := make([]time.Time, len(c.nodes))
+			var all sync.WaitGroup
+			for n, s := range c.nodes {
+				all.Go(func() {
+					for {
+						sent := time.Now()
+						switch got := s.call(t, "GET", "/", k.full).status; got {
+						case http.StatusUnauthorized:
+							refused[n] = sent
+							return
+						case http.StatusOK:
+							if waiting {
+								t.Errorf("revocation %d: %s let the key pass after the call had returned", i, s.dir)
+							}
+							time.Sleep(time.Millisecond)
+						default:
+							t.Errorf("%d", got)
+							return
+						}
+					}
+				})
+			}
+			all.Wait()
+			var slowest time.Duration
+			for n := range refused {
+				slowest = max(slowest, refused[n].Sub(returned))
+			}
+			calls, after, last = append(calls, returned.Sub(called)), append(after, slowest), append(last, slowest+returned.Sub(called))
+			if waiting && len(pendingNodes(t, receipt)) > 0 {
+				t.Errorf("revocation %d was not confirmed: %v", i, receipt)
+			}
+			time.Sleep(time.Second - time.Since(begun))
+		}
+		t.Logf("receipt waited for: %s; the call took p50 %v, p99 %v; the last gateway refused p50 %v, p99 %v, at worst %v after its return, p99 %v after its beginning (%s)",
+			strconv.FormatBool(waiting), quantile(calls, 0.5), quantile(calls, 0.99), quantile(after, 0.5), quantile(after, 0.99), quantile(after, 1), quantile(last, 0.99), machine())
+	}
+	close(stop)
+	load.Wait()
+	if failed.Load() > 0 {
+		t.Errorf("%d of %d requests of a key nobody touched failed", failed.Load(), served.Load())
+	}
+}
