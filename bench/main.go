@@ -158,21 +158,26 @@ func hold(ctx context.Context, dir string, peers []*peer, how course) error {
 	return nil
 }
 
-// report prints each peer's median figures and how they relate to the first's.
+// report prints each peer's median figures and how they relate to the first's: the median of what they
+// were of it in each round, since what else the machine does changes from round to round.
 func report(peers []*peer) {
 	fmt.Printf("%-28s %12s %10s %10s %12s %10s   %s\n", "", "requests/s", "p50", "p99", "CPU µs/req", "memory", "requests/s and CPU against the first")
-	base := peers[0].median()
 	for _, p := range peers {
-		m := p.median()
-		fmt.Printf("%-28s %12.0f %10s %10s %12.1f %7.0f MB   %.2f and %.2f\n", p.name, m.rate, m.p50, m.p99, m.cpu, m.memory, m.rate/base.rate, m.cpu/base.cpu)
+		m := median(p.rounds)
+		ratios := make([]measurement, len(p.rounds))
+		for i, base := range peers[0].rounds {
+			ratios[i] = measurement{rate: p.rounds[i].rate / base.rate, cpu: p.rounds[i].cpu / base.cpu}
+		}
+		r := median(ratios)
+		fmt.Printf("%-28s %12.0f %10s %10s %12.1f %7.0f MB   %.2f and %.2f\n", p.name, m.rate, m.p50, m.p99, m.cpu, m.memory, r.rate, r.cpu)
 	}
 }
 
-// median returns the median of each figure over the rounds.
-func (p *peer) median() measurement {
+// median returns the median of each figure over rounds.
+func median(rounds []measurement) measurement {
 	of := func(f func(measurement) float64) float64 {
 		var v []float64
-		for _, m := range p.rounds {
+		for _, m := range rounds {
 			v = append(v, f(m))
 		}
 		slices.Sort(v)

@@ -22,16 +22,17 @@ const (
 // tick has changes asked for every now and then, whatever is told of them: what was told
 // while the connection was lost, nobody hears.
 func (p *postgresDB) tick() {
-	for {
-		every := askEvery
-		if p.told.Load() {
-			every = tickEvery
-		}
+	ticks := time.NewTicker(askEvery)
+	defer ticks.Stop()
+	for asked := time.Now(); ; {
 		select {
-		case <-time.After(every):
-			p.s.feed.stir()
+		case <-ticks.C:
 		case <-p.s.done:
 			return
+		}
+		if now := time.Now(); !p.told.Load() || now.Sub(asked) >= tickEvery {
+			asked = now
+			p.s.feed.stir()
 		}
 	}
 }
@@ -44,7 +45,11 @@ func (p *postgresDB) listen() {
 	warned := false
 	for ctx.Err() == nil {
 		deaf := p.hear(ctx)
-		p.told.Store(false)
+		if p.told.Swap(false) {
+			// It worked until now: more often than not it does again at once, and a second
+			// without it is a second in which changes are asked for instead of told.
+			continue
+		}
 		if deaf && !warned {
 			warned = true
 			p.s.log.Warn("PostgreSQL does not tell this node of changes, so it asks for them ten times a second: the address leads through a pooler; state the server's own with listen",
