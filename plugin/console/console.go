@@ -84,6 +84,7 @@ func New(m *management.Manager, opts Options) (*Handler, error) {
 	if err := h.makeAssets(); err != nil {
 		return nil, err
 	}
+	templates() // now, not when the first page is asked for
 	for _, r := range routes {
 		h.mux.Handle(r.pattern, bound{h, r})
 	}

@@ -89,7 +89,7 @@ func (c *call) render(status int, page, title string, data any) error {
 	if status == http.StatusOK && c.r.Method == http.MethodGet {
 		v.Notice = notices[c.r.URL.Query().Get("done")]
 	}
-	t := pages[page]
+	t := templates().pages[page]
 	if t == nil {
 		return errors.New("there is no template " + page)
 	}
@@ -99,7 +99,7 @@ func (c *call) render(status int, page, title string, data any) error {
 // fragment answers with a part of a page.
 func (c *call) fragment(name string, data any) error {
 	v := &view{c: c, Page: name, Brand: c.h.opts.Brand, Data: data}
-	return c.write(http.StatusOK, func(b *bytes.Buffer) error { return parts.ExecuteTemplate(b, name, v) })
+	return c.write(http.StatusOK, func(b *bytes.Buffer) error { return templates().parts.ExecuteTemplate(b, name, v) })
 }
 
 // write answers with what make writes, once it is whole.

@@ -10,6 +10,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
@@ -18,10 +19,17 @@ import (
 //go:embed templates/*.html
 var templateFiles embed.FS
 
-// pages are the templates by name, each with layout and parts; parts is those alone.
-var pages, parts = readTemplates()
+// templateSet are the templates of pages by name, each with layout and parts; and those alone.
+type templateSet struct {
+	pages map[string]*template.Template
+	parts *template.Template
+}
 
-func readTemplates() (map[string]*template.Template, *template.Template) {
+// templates are read where there is a console: it takes 30 ms and 6 MiB, which neither a command nor
+// a gateway without one should pay for.
+var templates = sync.OnceValue(readTemplates)
+
+func readTemplates() templateSet {
 	shared := template.Must(template.New("").Funcs(funcs).ParseFS(templateFiles, "templates/layout.html", "templates/parts*.html"))
 	files, err := fs.Glob(templateFiles, "templates/*.html")
 	if err != nil {
@@ -35,7 +43,7 @@ func readTemplates() (map[string]*template.Template, *template.Template) {
 		}
 		out[name] = template.Must(template.Must(shared.Clone()).ParseFS(templateFiles, file))
 	}
-	return out, template.Must(shared.Clone())
+	return templateSet{out, template.Must(shared.Clone())}
 }
 
 var funcs = template.FuncMap{

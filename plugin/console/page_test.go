@@ -333,7 +333,7 @@ func TestWords(t *testing.T) {
 		}
 	}
 	// Each place's pages are of one of the templates, and every template is some page's.
-	for name := range pages {
+	for name := range templates().pages {
 		if !strings.Contains(source, `"`+name+`"`) {
 			t.Errorf("no page is made from %s", name)
 		}
