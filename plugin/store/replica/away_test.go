@@ -1,11 +1,9 @@
 package replica_test
 
 import (
-	"context"
 	"errors"
 	"path/filepath"
 	"reflect"
-	"sync"
 	"testing"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
@@ -114,70 +112,6 @@ func TestTakenBackElsewhere(t *testing.T) {
 	n.settled()
 	eventually(t, "the key is let in", func() bool { return n.judge(full) == gateway.Allowed })
 	other.want(full, gateway.Allowed)
-}
-
-// wire is a herald between the nodes of a test.
-type wire struct {
-	mu    sync.Mutex
-	hears []chan management.Refusal
-}
-
-func (w *wire) Tell(_ context.Context, r management.Refusal) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, c := range w.hears {
-		select {
-		case c <- r:
-		default:
-		}
-	}
-	return nil
-}
-
-func (w *wire) Hear(ctx context.Context, f func(management.Refusal)) error {
-	c := make(chan management.Refusal, 100)
-	w.mu.Lock()
-	w.hears = append(w.hears, c)
-	w.mu.Unlock()
-	for {
-		select {
-		case r := <-c:
-			f(r)
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// TestToldToOthers refuses a key at one node while the truth is away for both.
-func TestToldToOthers(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "truth.db")
-	w := &wire{}
-	a, b := newNode(t, path), newNode(t, path)
-	for _, n := range []*node{a, b} {
-		n.stop()
-		n.herald = w
-		n.start()
-	}
-	a.tenant("a")
-	id, full := a.key("a")
-	a.settled()
-	b.settled()
-	b.want(full, gateway.Allowed)
-	a.down.Store(true)
-	b.down.Store(true)
-	if r, err := a.RevokeKey(ctxOf(t), ada, ks, id); err != nil || r.Durable {
-		t.Fatal(r, err)
-	}
-	a.want(full, gateway.RevokedKey)
-	eventually(t, "the other node refuses it", func() bool { return b.judge(full) == gateway.RevokedKey })
-	a.down.Store(false)
-	b.down.Store(false)
-	a.settled()
-	b.settled()
-	a.want(full, gateway.RevokedKey)
-	b.want(full, gateway.RevokedKey)
 }
 
 // TestUnknownWhileSilent says of an unknown key that it is, and no longer when nothing was

@@ -59,6 +59,9 @@ func (r *Replica) follow(ctx context.Context) error {
 	}
 	r.answered()
 	r.note(ctx)
+	if s := r.sight.Load(); !s.through {
+		r.learnKin(ctx, s.copy)
+	}
 	_ = r.deliver(ctx) // it is logged, and tried again
 	return nil
 }

@@ -16,15 +16,11 @@ const deliverTimeout = 10 * time.Second
 // Refuse implements management.Deputy. What is refused is also told to the other nodes,
 // where there is a way.
 func (r *Replica) Refuse(ctx context.Context, refusal management.Refusal) error {
+	refusal.At = refusal.At.UTC().Truncate(time.Microsecond) // as it is kept
 	if err := r.refuse(ctx, refusal); err != nil {
 		return err
 	}
-	if r.herald != nil {
-		if err := r.herald.Tell(ctx, refusal); err != nil {
-			// It is tried again until the truth has it.
-			r.log.Warn("a refusal could not be told to the other nodes yet", "error", err)
-		}
-	}
+	r.tell(ctx, refusal)
 	r.wake.ring()
 	return nil
 }
@@ -40,16 +36,30 @@ func (r *Replica) refuse(ctx context.Context, refusal management.Refusal) error 
 	if err := s.copy.Refuse(ctx, refusal); err != nil {
 		return err
 	}
-	if s.through && !s.overlay {
-		// Look-ups go to the truth, which does not know of it.
-		next := *s
-		next.overlay = true
-		if !r.sight.CompareAndSwap(s, &next) {
-			return fmt.Errorf("%w: the replica is being replaced", gateway.ErrStore)
-		}
+	r.count(ctx, s)
+	return r.cover(s)
+}
+
+// cover has what s's copy holds refused while look-ups go to the truth, which does not know of it.
+func (r *Replica) cover(s *sight) error {
+	if !s.through || s.overlay {
+		return nil
 	}
-	r.pendingN.Add(1)
+	next := *s
+	next.overlay = true
+	if !r.sight.CompareAndSwap(s, &next) {
+		return fmt.Errorf("%w: the replica is being replaced", gateway.ErrStore)
+	}
 	return nil
+}
+
+// count counts what is pending. pending is held.
+func (r *Replica) count(ctx context.Context, s *sight) {
+	n, err := s.copy.CountPending(ctx)
+	if err != nil {
+		n = r.pendingN.Load() + 1 // it is counted again when it is delivered
+	}
+	r.pendingN.Store(n)
 }
 
 // keep holds what changes that are in the truth refuse, while look-ups go there and there is no
@@ -78,7 +88,7 @@ func (r *Replica) keep(ctx context.Context, changes []gateway.Change) error {
 	if err := s.copy.Keep(ctx, refused, taken); err != nil {
 		return err
 	}
-	r.pendingN.Add(int64(len(refused)))
+	r.count(ctx, s)
 	return nil
 }
 
@@ -128,8 +138,29 @@ func (r *Replica) WriteBack(write func(ctx context.Context, r management.Refusal
 	r.wake.ring()
 }
 
+// delivering marks the context of what writes what is pending.
+type delivering struct{}
+
+// deliverFirst has what is pending written to the truth before what was decided later: enabling a
+// key undoes that it was disabled while the truth was away. What can't be written for now holds
+// nobody up for long.
+func (r *Replica) deliverFirst(ctx context.Context) {
+	if r.pendingN.Load() == 0 || ctx.Value(delivering{}) != nil || r.gone() != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, ownTimeout)
+	defer cancel()
+	_ = r.deliver(ctx) // it is logged, and tried again
+}
+
 // deliver writes what is pending to the truth, which answers.
 func (r *Replica) deliver(ctx context.Context) (failed error) {
+	select {
+	case r.writer <- struct{}{}:
+		defer func() { <-r.writer }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	write, s := r.writeBack.Load(), r.sight.Load()
 	if r.pendingN.Load() == 0 || s.copy == nil {
 		return nil
@@ -150,15 +181,16 @@ func (r *Replica) deliver(ctx context.Context) (failed error) {
 	}
 	r.pending.Lock()
 	defer r.pending.Unlock()
-	if list, err = s.copy.Pending(ctx); err != nil {
+	n, err := s.copy.CountPending(ctx)
+	if err != nil {
 		return err
 	}
-	r.pendingN.Store(int64(len(list)))
+	r.pendingN.Store(n)
 	return failed
 }
 
 func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, management.Refusal) error, s *sight, refusal management.Refusal) error {
-	ctx, cancel := context.WithTimeout(ctx, deliverTimeout)
+	ctx, cancel := context.WithTimeout(context.WithValue(ctx, delivering{}, true), deliverTimeout)
 	defer cancel()
 	// Somebody may have decided otherwise meanwhile, where the truth was not away for them.
 	lacking, err := r.truth.Lacking(ctx, []management.Refusal{refusal})
@@ -181,8 +213,12 @@ func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, ma
 		// It is kept until there is a copy of the truth that holds it.
 		return nil
 	}
-	if err := s.copy.Written(ctx, refusal); err != nil || len(lacking) > 0 {
+	if err := s.copy.Written(ctx, refusal); err != nil {
 		return err
+	}
+	r.settle(refusal)
+	if len(lacking) > 0 {
+		return nil
 	}
 	// What was decided otherwise holds here too from now on.
 	d, err := r.truth.Reread(ctx, r.at, refusal.Change())
@@ -195,48 +231,4 @@ func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, ma
 	}
 	r.stray(refusal.Change())
 	return nil
-}
-
-// retellEvery is how often other nodes are told again of what is pending.
-const retellEvery = 5 * time.Second
-
-// retell tells the other nodes again of what is pending: they may not have heard.
-func (r *Replica) retell(ctx context.Context) {
-	s := r.sight.Load()
-	if r.herald == nil || r.pendingN.Load() == 0 || s.copy == nil || time.Since(r.told) < retellEvery {
-		return
-	}
-	r.told = time.Now()
-	list, err := s.copy.Pending(ctx)
-	if err != nil {
-		return
-	}
-	for _, refusal := range list {
-		if r.herald.Tell(ctx, refusal) != nil {
-			return
-		}
-	}
-}
-
-// hear refuses here what other nodes tell of.
-func (r *Replica) hear(ctx context.Context) {
-	for ctx.Err() == nil {
-		err := r.herald.Hear(ctx, func(refusal management.Refusal) {
-			err := r.refuse(ctx, refusal)
-			switch {
-			case err == nil:
-				r.stray(refusal.Change())
-				r.wake.ring()
-			case !errors.Is(err, gateway.ErrNotFound):
-				r.log.Error("a refusal that another node told of could not be held", "action", refusal.Action, "id", refusal.ID, "error", err)
-			}
-		})
-		if err != nil && ctx.Err() == nil {
-			r.log.Warn("other nodes are not heard", "error", err)
-		}
-		select {
-		case <-time.After(retryEvery):
-		case <-ctx.Done():
-		}
-	}
 }

@@ -99,7 +99,7 @@ func (r *Replica) keepRefusals(ctx context.Context) error {
 				fault = errNobodyWrites
 				return fault
 			}
-			if fault = (*write)(ctx, refusal); fault != nil {
+			if fault = (*write)(context.WithValue(ctx, delivering{}, true), refusal); fault != nil {
 				return fault
 			}
 			written++
@@ -177,6 +177,7 @@ func (r *Replica) copyAll(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	r.learnKin(ctx, local)
 	r.pendingN.Store(int64(len(pending)))
 	r.at = at
 	r.noted = heard

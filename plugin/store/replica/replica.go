@@ -32,16 +32,6 @@ type Truth interface {
 	Lacking(ctx context.Context, refusals []management.Refusal) ([]management.Refusal, error)
 }
 
-// Herald takes what was refused while the truth is away to the other nodes, by another way
-// than the truth, such as Redis.
-type Herald interface {
-	// Tell tells the other nodes of a refusal. It may be told several times.
-	Tell(ctx context.Context, r management.Refusal) error
-	// Hear calls f with what others told, until ctx ends or it can't hear; then it is called
-	// again after a while.
-	Hear(ctx context.Context, f func(management.Refusal)) error
-}
-
 // Options say what a replica is made of. All but File, Truth are optional.
 type Options struct {
 	// File is the path of the copy. Its directory must exist; only one process may use it.
@@ -97,6 +87,8 @@ type Replica struct {
 	noted time.Time
 	// told is when the herald was last told of all that is pending; the feed's.
 	told time.Time
+	kinship
+	settled settled
 
 	spoiltMu sync.Mutex
 	// spoilt are copies that were given up and are still to be closed: before another is
@@ -108,6 +100,7 @@ type Replica struct {
 	pending   sync.Mutex
 	pendingN  atomic.Int64
 	writeBack atomic.Pointer[func(context.Context, management.Refusal) error]
+	writer    chan struct{} // has an entry while what is pending is being written
 	// unleased is a node whose leases are still to be dropped; nil for none.
 	unleased atomic.Pointer[string]
 
@@ -163,7 +156,7 @@ func Open(ctx context.Context, o Options) (_ *Replica, err error) {
 		o.Patience = defaultPatience
 	}
 	r := &Replica{truth: o.Truth, file: o.File, herald: o.Herald, log: o.Logger,
-		news: newBell(), wake: newBell(), first: make(chan struct{})}
+		news: newBell(), wake: newBell(), first: make(chan struct{}), writer: make(chan struct{}, 1)}
 	r.copying.Store(-1)
 	r.heard.Store(new(time.Time))
 	if r.unlock, err = lockFile(o.File + ".lock"); err != nil {
@@ -238,6 +231,7 @@ func (r *Replica) begin(ctx context.Context, local *sqlstore.Copy, at sqlstore.P
 		return err
 	}
 	r.pendingN.Store(int64(len(list)))
+	r.rememberKin(ctx, local)
 	r.heard.Store(&heard)
 	r.at = at
 	r.sight.Store(&sight{copy: local})

@@ -38,6 +38,7 @@ const ownTimeout = 5 * time.Second
 // Update implements management.Store. When it returns nil, look-ups here answer by what was
 // written.
 func (r *Replica) Update(ctx context.Context, f func(management.Tx) error) error {
+	r.deliverFirst(ctx)
 	var changes []gateway.Change
 	err := r.there(func() error {
 		return r.truth.Update(ctx, func(tx management.Tx) error {

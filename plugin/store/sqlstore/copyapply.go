@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -199,7 +200,7 @@ func insertPending(ctx context.Context, e executor, r management.Refusal) error 
 		return err
 	}
 	_, err = e.ExecContext(ctx, `INSERT INTO pending (action, keyspace, id, at, actor) VALUES ($1, $2, $3, $4, $5)
-		ON CONFLICT (action, keyspace, id) DO NOTHING`, r.Action, r.Keyspace, r.ID, r.At.UnixMicro(), string(actor))
+		ON CONFLICT (action, keyspace, id) DO UPDATE SET at = excluded.at, actor = excluded.actor WHERE excluded.at > at`, r.Action, r.Keyspace, r.ID, r.At.UnixMicro(), string(actor))
 	return err
 }
 
@@ -208,7 +209,7 @@ func insertPending(ctx context.Context, e executor, r management.Refusal) error 
 func (c *Copy) Keep(ctx context.Context, refused, taken []management.Refusal) error {
 	return c.writing(ctx, "writing to the replica", func(t *tx) error {
 		for _, r := range taken {
-			if err := t.written(r); err != nil {
+			if err := t.forget(r, maxMicro); err != nil {
 				return err
 			}
 		}
@@ -260,14 +261,18 @@ func (c *Copy) Pending(ctx context.Context) (out []management.Refusal, err error
 	return out, err
 }
 
-// Written forgets what was pending and is written to the truth. The row stays as it is until the
-// truth's change comes.
+// Written forgets what was pending and is written to the truth, unless the same was decided again
+// since. The row stays as it is until the truth's change comes.
 func (c *Copy) Written(ctx context.Context, r management.Refusal) error {
-	return c.writing(ctx, "writing to the replica", func(t *tx) error { return t.written(r) })
+	return c.writing(ctx, "writing to the replica", func(t *tx) error { return t.forget(r, r.At.UnixMicro()) })
 }
 
-func (t *tx) written(r management.Refusal) error {
-	_, err := t.exec(`DELETE FROM pending WHERE action = $1 AND keyspace = $2 AND id = $3`, r.Action, r.Keyspace, r.ID)
+// maxMicro is later than any time.
+const maxMicro = int64(math.MaxInt64)
+
+// forget forgets what is pending and was decided by until.
+func (t *tx) forget(r management.Refusal, until int64) error {
+	_, err := t.exec(`DELETE FROM pending WHERE action = $1 AND keyspace = $2 AND id = $3 AND at <= $4`, r.Action, r.Keyspace, r.ID, until)
 	return err
 }
 

@@ -1,0 +1,45 @@
+package sqlstore
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+)
+
+// kin is what Kin returns, as it is kept.
+type kin struct{ Store, Key string }
+
+// Kin returns what SetKin kept. ErrNotFound where nothing was.
+func (c *Copy) Kin(ctx context.Context) (store string, key []byte, err error) {
+	text, err := c.meta(ctx, "kin")
+	if err != nil {
+		return "", nil, err
+	}
+	var k kin
+	if err = json.Unmarshal([]byte(text), &k); err == nil {
+		key, err = hex.DecodeString(k.Key)
+	}
+	return k.Store, key, err
+}
+
+// SetKin keeps the id of the store that this is a copy of, and a key that all who have a copy
+// can make of what it holds, and nobody else.
+func (c *Copy) SetKin(ctx context.Context, store string, key []byte) error {
+	text, err := json.Marshal(kin{store, hex.EncodeToString(key)})
+	if err != nil {
+		return err
+	}
+	return c.writing(ctx, "writing to the replica", func(t *tx) error {
+		_, err := t.exec(`INSERT INTO meta (name, value) VALUES ('kin', $1)
+			ON CONFLICT (name) DO UPDATE SET value = excluded.value`, string(text))
+		return err
+	})
+}
+
+// CountPending returns how many refusals are not written to the truth yet.
+func (c *Copy) CountPending(ctx context.Context) (n int64, err error) {
+	err = c.viewing(ctx, "reading the replica", func(t *tx) error {
+		return t.row(`SELECT count(*) FROM pending`, nil, &n)
+	})
+	return n, err
+}
