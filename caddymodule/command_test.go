@@ -93,7 +93,8 @@ func (s *shell) answers() bool {
 
 func (s *shell) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), asCaddy+"=1", "XDG_CONFIG_HOME="+s.dir, "XDG_DATA_HOME="+s.dir, "HOME="+s.dir, tokenEnv+"=")
+	cmd.Env = append(os.Environ(), asCaddy+"=1", "XDG_CONFIG_HOME="+s.dir, "XDG_DATA_HOME="+s.dir, "HOME="+s.dir, tokenEnv+"=",
+		"GORACE=atexit_sleep_ms=10") // by default each process sleeps for a second at its end
 	cmd.Dir = s.dir
 	return cmd
 }
