@@ -53,6 +53,9 @@ const (
 	silence = 3 * time.Second
 	// deafAfter is after how long without a report a node is not waited for any more.
 	deafAfter = 5 * time.Second
+	// succession is for how long a node that began while the store was away may find its name with
+	// the process before it, once the store is back: its last word counts from then on.
+	succession = 4 * deafAfter
 )
 
 // membership is an engine's part among others that share its store. All durations are
@@ -77,6 +80,10 @@ type membership struct {
 	failed bool
 	// replaced says that another process took this node's name.
 	replaced bool
+	// listed says that the store took a report of this process's, and refusedAt when it first
+	// refused one, because of its name, before it took any.
+	listed    bool
+	refusedAt time.Duration
 
 	// moved has an entry when there is something new to report.
 	moved chan struct{}
@@ -195,6 +202,10 @@ func (g *Gateway) report(ctx context.Context) error {
 	switch {
 	case err == nil:
 		m.told(began, trust)
+		m.list()
+	case errors.Is(err, ErrNameTaken) && g.isReady.Load() && m.succeeds():
+		// Whoever waits for this node waits for the one before it, which promised no less.
+		return nil
 	case errors.Is(err, ErrNameTaken) && g.isReady.Load():
 		// Whoever has the name now answers for it, and nobody waits for this one.
 		m.mu.Lock()
@@ -207,6 +218,25 @@ func (g *Gateway) report(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+// list notes that the store lists this process.
+func (m *membership) list() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.listed = true
+}
+
+// succeeds says whether the one who has this node's name may be the process before it: this one was
+// never listed, since the store was away when it began.
+func (m *membership) succeeds() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.since(time.Now())
+	if m.refusedAt == 0 {
+		m.refusedAt = now
+	}
+	return !m.listed && !m.replaced && now-m.refusedAt < succession
 }
 
 // reportLoop reports whenever changes were applied, and every now and then.
