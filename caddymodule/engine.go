@@ -15,6 +15,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
+	"github.com/keygate-dev/keygate/plugin/store/herald"
 	"github.com/keygate-dev/keygate/plugin/usage"
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
@@ -37,6 +38,8 @@ type engine struct {
 	usage   *usage.Tracker
 	// limits is where requests are counted, as the newest configuration wants it.
 	limits *ratelimit.Switch
+	// herald tells other gateways what is refused while a shared store is away.
+	herald herald.Switch
 
 	// starting is held by one start at a time, which may wait for the store.
 	starting sync.Mutex
@@ -117,7 +120,7 @@ func (e *engine) open(ctx context.Context) error {
 	if e.opened() != nil {
 		return nil
 	}
-	s, err := openStore(ctx, e.where, slog.New(e.log))
+	s, err := openStore(ctx, e.where, &e.herald, slog.New(e.log))
 	if err != nil {
 		return fmt.Errorf("opening the store %s: %w", e.where.path, err)
 	}

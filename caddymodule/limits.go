@@ -11,6 +11,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/ratelimit/redis"
+	"github.com/keygate-dev/keygate/plugin/store/herald"
 )
 
 // limitsWait is how long a start waits for Redis. It goes on without: what the plans'
@@ -82,6 +83,7 @@ func (e *engine) useLimits(ctx context.Context, k limitsKey) error {
 	if k == (limitsKey{}) {
 		e.shared = nil
 		e.limits.Set(ratelimit.NewLocal())
+		e.herald.Set(nil)
 	} else {
 		s, err := newSharedLimits(k, slog.New(e.log))
 		if err != nil {
@@ -92,6 +94,7 @@ func (e *engine) useLimits(ctx context.Context, k limitsKey) error {
 		_ = s.redis.Wait(ctx) // what is wrong has been logged, and it is tried on
 		e.shared = s
 		e.limits.Set(s.shared)
+		e.herald.Set(herald.New(s.redis, slog.New(e.log)))
 	}
 	if old != nil {
 		go func() {

@@ -57,7 +57,7 @@ type planCounters struct {
 // newMetrics registers the collectors in a configuration's registry, and resolves the
 // counters of the view's plans.
 func newMetrics(reg prometheus.Registerer, v *gateway.View) (*metrics, error) {
-	for _, c := range []prometheus.Collector{requestsTotal, checkDuration, engineStats, limitsStats} {
+	for _, c := range []prometheus.Collector{requestsTotal, checkDuration, engineStats, limitsStats, replicaStats} {
 		var already prometheus.AlreadyRegisteredError
 		if err := reg.Register(c); err != nil && !errors.As(err, &already) {
 			return nil, err

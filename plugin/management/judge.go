@@ -91,6 +91,20 @@ type StoreStatus struct {
 	Seq int64 `json:"seq"`
 	// Secrets is about how many there are.
 	Secrets int64 `json:"secrets"`
+	// Replica is this gateway's own copy of the store; absent where there is none.
+	Replica *ReplicaStatus `json:"replica,omitempty"`
+}
+
+// ReplicaStatus is how a gateway's own copy of the store is.
+type ReplicaStatus struct {
+	// Used says that keys are judged by it; else it is being made, Rows of it so far.
+	Used bool  `json:"used"`
+	Rows int64 `json:"rows,omitempty"`
+	// HeardAt is when it last held everything that the store does; null for never.
+	HeardAt *time.Time `json:"heard_at"`
+	// Pending is how many refusals, taken here or told by other gateways while the store did not answer, are to be
+	// written to it yet.
+	Pending int64 `json:"pending"`
 }
 
 // LimitsStatus is how limits are that several gateways share.

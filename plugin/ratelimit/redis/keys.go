@@ -7,12 +7,12 @@ import (
 )
 
 // nodesKey holds the nodes that are in touch.
-const nodesKey = keyPrefix + "{nodes}"
+const nodesKey = KeyPrefix + "{nodes}"
 
 // keyOf returns the key of an ask's count.
 func keyOf(a *ratelimit.Ask) string {
 	b := make([]byte, 0, 128)
-	b = append(b, keyPrefix+"{"...)
+	b = append(b, KeyPrefix+"{"...)
 	b = append(append(b, slot(a)...), '}', ':')
 	switch a.Kind {
 	case ratelimit.Rate:

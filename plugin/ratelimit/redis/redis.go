@@ -34,9 +34,10 @@ const (
 	connectTimeout = 2 * time.Second
 	// peekTimeout bounds asking where limits stand.
 	peekTimeout = time.Second
-	// keyPrefix begins every key.
-	keyPrefix = "keygate:"
 )
+
+// KeyPrefix begins every key.
+const KeyPrefix = "keygate:"
 
 // Options are how Redis is reached and used.
 type Options struct {
@@ -189,6 +190,16 @@ func (r *Redis) Nodes() int64 {
 
 // Away implements ratelimit.Remote.
 func (r *Redis) Away() bool { return r.health.away.Load() }
+
+// Client returns the connection, for what gateways share in Redis beside counts; why there is none
+// where none was made yet, or it was closed. Nothing that it is asked is asked again by itself.
+func (r *Redis) Client() (rueidis.Client, error) {
+	c := r.client.Load()
+	if c == nil {
+		return nil, errors.New("Redis is not connected: " + r.health.problem())
+	}
+	return *c, nil
+}
 
 // slot returns the hash tag of an ask's count.
 func slot(a *ratelimit.Ask) string {

@@ -3,8 +3,10 @@ package replica
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
+	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
@@ -76,7 +78,10 @@ func (r *Replica) catchUp(ctx context.Context) error {
 		}
 		asked := time.Now()
 		short, cancel := context.WithTimeout(ctx, askTimeout)
+		// Who writes to a truth that stands still is not to wait for as long as this may take.
+		slow := time.AfterFunc(slowAfter, func() { r.gotNoAnswer(short, errSlow) })
 		d, err := r.truth.Delta(short, r.at, deltaChanges)
+		slow.Stop()
 		cancel()
 		switch {
 		case errors.Is(err, sqlstore.ErrRewound), errors.Is(err, sqlstore.ErrPruned):
@@ -128,18 +133,22 @@ func (r *Replica) damaged(s *sight, err error) {
 	}
 }
 
-// gotNoAnswer notes why the truth does not answer.
+var errSlow = fmt.Errorf("%w: no answer within %s", gateway.ErrStore, slowAfter)
+
+// gotNoAnswer notes why the truth does not answer. What waits for it is given up.
 func (r *Replica) gotNoAnswer(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return
 	}
-	if r.away.Swap(&awayError{err}) == nil {
+	if old := r.away.Swap(&awayError{err}); old == nil {
+		r.presence.end()
 		r.log.Warn("the database does not answer: keys are judged by the replica, changes are refused but for what refuses keys", "error", err)
 	}
 }
 
 // answered notes that the truth answers.
 func (r *Replica) answered() {
+	r.presence.begin()
 	if r.away.Swap(nil) != nil {
 		r.log.Info("the database answers again")
 	}

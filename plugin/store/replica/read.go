@@ -205,12 +205,9 @@ func (r *Replica) LoadUsage(ctx context.Context, subject string, now time.Time) 
 // View implements management.Store. While the truth is away, tenants, keys and tokens are
 // those of the copy, and everything else is refused.
 func (r *Replica) View(ctx context.Context, f func(management.Tx) error) error {
-	err := r.gone()
-	if err == nil {
-		if err = r.truth.View(ctx, f); err == nil || !unavailable(err) || ctx.Err() != nil {
-			return err
-		}
-		r.wake.ring()
+	err := r.thereWhile(ctx, func(ctx context.Context) error { return r.truth.View(ctx, f) })
+	if err == nil || !unavailable(err) || ctx.Err() != nil {
+		return err
 	}
 	s := r.sight.Load()
 	if s.through || s.copy == nil {

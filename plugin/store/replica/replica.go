@@ -52,8 +52,10 @@ const (
 	// askEvery is how often the truth is asked for changes where it tells of none. Each
 	// answer says that the copy holds everything.
 	askEvery = time.Second
-	// askTimeout bounds one question about changes.
+	// askTimeout bounds one question about changes; after slowAfter the truth counts as away until
+	// it is answered.
 	askTimeout = 5 * time.Second
+	slowAfter  = 2 * time.Second
 	// retryEvery is how often a truth that is away is tried.
 	retryEvery = 500 * time.Millisecond
 	// noteEvery is how often it is written to the file when the truth was last heard of.
@@ -77,7 +79,8 @@ type Replica struct {
 	// progress is when the truth last answered the feed, in Unix nanoseconds.
 	progress atomic.Int64
 	// away is why the truth does not answer; nil while it does.
-	away atomic.Pointer[awayError]
+	away     atomic.Pointer[awayError]
+	presence presence
 
 	// feeding is held by who takes changes over, or puts another copy in place.
 	feeding sync.Mutex

@@ -32,6 +32,17 @@ func (r *Replica) there(f func() error) error {
 	return err
 }
 
+// thereWhile is there, for what is given up when the truth turns out to be away.
+func (r *Replica) thereWhile(ctx context.Context, f func(context.Context) error) error {
+	return r.there(func() error {
+		err := r.presence.while(ctx, f)
+		if gone := r.gone(); gone != nil && errors.Is(err, context.Canceled) && ctx.Err() == nil {
+			return gone
+		}
+		return err
+	})
+}
+
 // ownTimeout bounds how long a write of this node's waits for the copy to hold it.
 const ownTimeout = 5 * time.Second
 
@@ -40,7 +51,7 @@ const ownTimeout = 5 * time.Second
 func (r *Replica) Update(ctx context.Context, f func(management.Tx) error) error {
 	r.deliverFirst(ctx)
 	var changes []gateway.Change
-	err := r.there(func() error {
+	err := r.thereWhile(ctx, func(ctx context.Context) error {
 		return r.truth.Update(ctx, func(tx management.Tx) error {
 			t := &numberedTx{Tx: tx}
 			err := f(t)

@@ -1,0 +1,235 @@
+package e2e
+
+import (
+	"context"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/keygate-dev/keygate/internal/testserver"
+)
+
+// replicaConfig is of gateways that each have a copy of their database, and count and tell each other
+// through a Redis.
+func replicaConfig(redis string) string {
+	return `{
+	admin {$KEYGATE_ADMIN}
+	keygate {
+		store postgres {env.DATABASE_URL} {
+			replica {env.REPLICA}
+		}
+		limits redis ` + redis + ` {
+			timeout 10s
+		}
+		node {env.NODE}
+		plan free
+	}
+}
+
+{$KEYGATE_LISTEN} {
+	keygate_health /readyz
+	keygate
+	reverse_proxy {$KEYGATE_UPSTREAM}
+}
+`
+}
+
+// startReplicas runs n gateways with replicas.
+func startReplicas(t testing.TB, n int, database, redis string) *cluster {
+	t.Helper()
+	c := new(cluster)
+	config := written(t, replicaConfig(redis))
+	for i := range n {
+		g := prepare(t, config, newUpstream(t), "NODE=n"+strconv.Itoa(i), "DATABASE_URL="+database)
+		g.env = append(g.env, "REPLICA="+filepath.Join(g.dir, "replica.db"))
+		c.nodes = append(c.nodes, &site{gateway: g, product: plain})
+	}
+	var all sync.WaitGroup
+	for _, node := range c.nodes {
+		all.Go(node.start)
+	}
+	all.Wait()
+	c.everywhere(func(s *site) {
+		eventually(t, "the replica of "+s.dir+" is made", func() bool { return s.replica(t)["used"] == true })
+	})
+	return c
+}
+
+// store returns what status says of the store, replica what it says of the copy.
+func (s *site) store(t testing.TB) record {
+	t.Helper()
+	return s.read(t, "/v1/status").object("store")
+}
+
+func (s *site) replica(t testing.TB) record { t.Helper(); return s.store(t).object("replica") }
+
+// ready says whether the gateway says that it judges keys.
+func (s *site) ready() bool {
+	resp, err := s.client.Get(s.site + "/readyz")
+	if err != nil {
+		return false
+	}
+	resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
+}
+
+// restartAway restarts a gateway whose database is away.
+func (s *site) restartAway(t testing.TB) {
+	t.Helper()
+	s.stop()
+	s.launch()
+	eventually(t, "it judges keys", s.ready)
+}
+
+// refusedSoon waits until every gateway refuses a key for a reason.
+func (c *cluster) refusedSoon(t testing.TB, k key, reason string) {
+	t.Helper()
+	c.everywhere(func(s *site) {
+		var got *answer
+		eventually(t, s.dir+" says "+reason, func() bool {
+			got = s.call(t, "GET", "/", k.full)
+			return got.status != http.StatusOK
+		})
+		got.problem(reason)
+	})
+}
+
+// passes sends a request of a key to every gateway, which must let it pass.
+func (c *cluster) passes(t testing.TB, k key) {
+	t.Helper()
+	c.everywhere(func(s *site) { s.call(t, "GET", "/", k.full).passed() })
+}
+
+// away refuses a key by a verb while the database is away.
+func (s *site) away(t testing.TB, k key, verb string) {
+	t.Helper()
+	receipt := s.manage(t, "POST", "/v1/keys/"+k.id+"/"+verb, nil).want(http.StatusAccepted).json()
+	if receipt["durable"] != false {
+		t.Errorf("%s: the receipt %v", verb, receipt)
+	}
+	s.call(t, "GET", "/", k.full).refused(http.StatusUnauthorized)
+}
+
+func TestReplicasWithoutPostgres(t *testing.T) {
+	t.Parallel()
+	for _, down := range []struct {
+		name       string
+		away, back func(*testserver.Postgres)
+	}{
+		{"killed", (*testserver.Postgres).Kill, (*testserver.Postgres).Start},
+		{"stopped", (*testserver.Postgres).Pause, (*testserver.Postgres).Resume},
+	} {
+		t.Run(down.name, func(t *testing.T) {
+			t.Parallel()
+			pg := testserver.NewPostgres(t)
+			c := startReplicas(t, 3, pg.URL(), testserver.RedisURL(t))
+			a, b, d := c.nodes[0], c.nodes[1], c.nodes[2]
+			a.tenant(t, "acme", nil)
+			a.tenant(t, "other", nil)
+			steady, revoked, disabled, unused := a.key(t, "acme", nil), a.key(t, "acme", nil), a.key(t, "acme", nil), a.key(t, "acme", nil)
+			deleted, suspended := a.key(t, "acme", nil), a.key(t, "other", nil)
+			c.passes(t, revoked)
+			load := make([]*traffic, len(c.nodes))
+			for i, s := range c.nodes {
+				load[i] = s.traffic(1, 10*time.Millisecond, &caller{name: "n" + strconv.Itoa(i), key: steady.full, want: http.StatusOK})
+			}
+
+			down.away(pg)
+			a.away(t, revoked, "revoke")
+			c.refusedSoon(t, revoked, "revoked_key")
+			c.everywhere(func(s *site) {
+				s.manage(t, "POST", "/v1/tenants/acme/keys", record{"name": "x"}).want(http.StatusServiceUnavailable).problem("store_unavailable")
+			})
+			a.manage(t, "POST", "/v1/keys/"+revoked.id+"/enable", nil).want(http.StatusServiceUnavailable).problem("store_unavailable")
+			for _, s := range c.nodes {
+				eventually(t, "status says what is pending", func() bool {
+					store := s.store(t)
+					return store["ok"] == false && store.text("error") != "" && store.object("replica")["pending"] == 1.0
+				})
+			}
+
+			// A gateway that is restarted while the database is away goes on where it was.
+			load[2].stop(t)
+			d.restartAway(t)
+			load[2] = d.traffic(1, 10*time.Millisecond, &caller{name: "n2, restarted", key: steady.full, want: http.StatusOK})
+			d.call(t, "GET", "/", revoked.full).refused(http.StatusUnauthorized).problem("revoked_key")
+			c.passes(t, unused)
+			d.away(t, disabled, "disable")
+			c.refusedSoon(t, disabled, "disabled_key")
+			b.manage(t, "DELETE", "/v1/keys/"+deleted.id, nil).want(http.StatusAccepted)
+			b.manage(t, "PATCH", "/v1/tenants/other", record{"active": false}).want(http.StatusAccepted)
+			c.refusedSoon(t, suspended, "tenant_inactive")
+
+			down.back(pg)
+			c.everywhere(func(s *site) {
+				eventually(t, "everything is written", func() bool {
+					store := s.store(t)
+					return store["ok"] == true && store.object("replica")["pending"] == 0.0
+				})
+			})
+			for _, tr := range load {
+				if tr.stop(t) == 0 {
+					t.Error("nothing was sent meanwhile")
+				}
+			}
+			c.refusedSoon(t, revoked, "revoked_key")
+			c.refusedSoon(t, disabled, "disabled_key")
+			c.refusedSoon(t, suspended, "tenant_inactive")
+			c.refusedSoon(t, deleted, "invalid_key")
+			inDatabase(t, pg, revoked.id, disabled.id, deleted.id)
+			for id, action := range map[string]string{revoked.id: "key.revoked", disabled.id: "key.disabled", deleted.id: "key.deleted"} {
+				var actions []string
+				for _, e := range a.read(t, "/v1/audit?key="+id).records("data") {
+					actions = append(actions, e.text("action"))
+				}
+				if !slices.Equal(actions, []string{action, "key.created"}) {
+					t.Errorf("events of %s: %v", action, actions)
+				}
+			}
+
+			// It is as ever: what was refused can be let in again, and stays so, and receipts say who has confirmed.
+			eventually(t, "every gateway confirms", func() bool {
+				r := b.manage(t, "POST", "/v1/keys/"+disabled.id+"/enable", record{"wait": "1m"})
+				return r.status == http.StatusOK && len(r.json().list("confirmed")) == 3
+			})
+			c.passes(t, disabled)
+			receipt := a.post(t, unused, "revoke", record{"wait": "1m"})
+			if len(pendingNodes(t, receipt)) != 0 || len(receipt.list("confirmed")) != 3 || receipt["durable"] != true {
+				t.Errorf("the receipt afterwards: %v", receipt)
+			}
+			c.refusedSoon(t, unused, "revoked_key")
+			d.restart()
+			c.passes(t, disabled)
+		})
+	}
+}
+
+// inDatabase looks into the database itself for what was refused.
+func inDatabase(t *testing.T, pg *testserver.Postgres, revoked, disabled, deleted string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, pg.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	for id, cond := range map[string]string{revoked: "revoked_at IS NOT NULL", disabled: "disabled <> 0", deleted: "deleted_at IS NOT NULL"} {
+		var n int
+		if err := conn.QueryRow(ctx, "SELECT count(*) FROM keys WHERE id = $1 AND "+cond, id).Scan(&n); err != nil || n != 1 {
+			t.Errorf("%s is not written (%v)", cond, err)
+		}
+	}
+}
+
+// object returns a field that is an object; an empty one where it is none.
+func (r record) object(name string) record {
+	o, _ := r[name].(map[string]any)
+	return o
+}

@@ -1,0 +1,315 @@
+// Package herald tells gateways that share a store what one of them refuses while the
+// database is away, through the Redis that counts their limits.
+//
+// What is told is kept in one stream of Redis for each store, until the database has it: a gateway that was cut off
+// from Redis, or starts later, reads all that is still there. Each word is sealed by a key that is made of
+// what the store alone holds, so that words of others, and of another store, are not taken. Whoever can write to Redis
+// can so at most repeat what was told, or remove it: a key can never be made to be accepted. What is told
+// names keys and tenants by their ids, and who refused them; it holds no secret.
+package herald
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/ratelimit/redis"
+	"github.com/keygate-dev/keygate/plugin/store/replica"
+)
+
+const (
+	// Keep is for how long a word is kept at most, where nobody withdraws it; while it holds, it
+	// is told anew before.
+	Keep = 24 * time.Hour
+	// mostWords bounds how many refusals are told at a time.
+	mostWords = 100_000
+	// readAtOnce bounds one read.
+	readAtOnce = 500
+	// readWait is how long one read waits for a word.
+	readWait = time.Second
+	// answerTimeout is how long Redis may take beyond that.
+	answerTimeout = 2 * time.Second
+	// tellTimeout bounds telling one word: who revokes a key waits for it.
+	tellTimeout = time.Second
+)
+
+// Connection is a connection to Redis.
+type Connection interface {
+	// Client returns it, or why there is none.
+	Client() (rueidis.Client, error)
+}
+
+// Herald is a replica.Herald. Made by New; safe for concurrent use.
+type Herald struct {
+	redis Connection
+	log   *slog.Logger
+
+	mu sync.Mutex
+	// store is whose words there are.
+	store string
+	words map[string]*word // by their text
+
+	told, heard, rejected atomic.Int64
+}
+
+var _ replica.Herald = (*Herald)(nil)
+
+// word is what is told of one refusal.
+type word struct {
+	refusal management.Refusal
+	// ids are the entries of the stream that hold it; more than one where it was told twice.
+	ids []string
+	// at is when it was told or heard.
+	at time.Time
+	// withdrawn says that the entries are to be removed.
+	withdrawn bool
+}
+
+// New returns a herald that uses a connection, which it does not close.
+func New(c Connection, log *slog.Logger) *Herald {
+	if log == nil {
+		log = slog.Default()
+	}
+	return &Herald{redis: c, log: log, words: map[string]*word{}}
+}
+
+// streamOf returns the key of a store's stream. It is one key, so that a Cluster keeps it in one place.
+func streamOf(k replica.Kin) string { return redis.KeyPrefix + "{refused:" + k.Store + "}" }
+
+// Tell implements replica.Herald.
+func (h *Herald) Tell(ctx context.Context, kin replica.Kin, r management.Refusal) error {
+	text, err := encode(r)
+	if err != nil {
+		return err
+	}
+	old, err := h.toTell(kin, text)
+	if err != nil || old == nil {
+		return err
+	}
+	client, err := h.redis.Client()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, tellTimeout)
+	defer cancel()
+	stream := streamOf(kin)
+	id, err := client.Do(ctx, client.B().Xadd().Key(stream).Id("*").
+		FieldValue().FieldValue(textField, text).FieldValue(sealField, seal(kin, text)).Build()).ToString()
+	if err != nil {
+		return fmt.Errorf("telling it through Redis: %w", err)
+	}
+	h.told.Add(1)
+	h.note(kin, text, r, id)
+	h.bound(ctx, client, stream, id)
+	if len(old.ids) > 0 {
+		_ = client.Do(ctx, client.B().Xdel().Key(stream).Id(old.ids...).Build()).Error()
+	}
+	return nil
+}
+
+// toTell returns the entries that a word which is to be told takes the place of; nil where it
+// need not be told.
+func (h *Herald) toTell(kin replica.Kin, text string) (*word, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.belong(kin)
+	w := h.words[text]
+	switch {
+	case w == nil && len(h.words) >= mostWords:
+		return nil, fmt.Errorf("%d refusals wait to be written to the database already, and no more are told", len(h.words))
+	case w == nil:
+		return &word{}, nil
+	case !w.withdrawn && time.Since(w.at) < Keep/2:
+		return nil, nil
+	}
+	delete(h.words, text)
+	return w, nil
+}
+
+// bound bounds how long words are kept, by Redis's clock, which id tells. A failure is made good
+// by who tells next.
+func (h *Herald) bound(ctx context.Context, client rueidis.Client, stream, id string) {
+	ms, _, _ := strings.Cut(id, "-")
+	now, err := strconv.ParseInt(ms, 10, 64)
+	if err != nil {
+		return
+	}
+	client.DoMulti(ctx,
+		client.B().Pexpire().Key(stream).Milliseconds(Keep.Milliseconds()).Build(),
+		client.B().Xtrim().Key(stream).Minid().Threshold(strconv.FormatInt(max(now-Keep.Milliseconds(), 0), 10)).Build())
+}
+
+// belong forgets the words of another store. h is locked.
+func (h *Herald) belong(kin replica.Kin) {
+	if h.store != kin.Store {
+		h.store, h.words = kin.Store, map[string]*word{}
+	}
+}
+
+// note notes where a word stands.
+func (h *Herald) note(kin replica.Kin, text string, r management.Refusal, id string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.belong(kin)
+	w := h.words[text]
+	if w == nil {
+		w = &word{refusal: r}
+		h.words[text] = w
+	}
+	w.at = time.Now()
+	if !slices.Contains(w.ids, id) {
+		w.ids = append(w.ids, id)
+	}
+}
+
+// Withdraw implements replica.Herald. The words are removed by Hear, within a second or so.
+func (h *Herald) Withdraw(kin replica.Kin, r management.Refusal) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.store != kin.Store {
+		return
+	}
+	for _, w := range h.words {
+		o := &w.refusal
+		if o.Action == r.Action && o.Keyspace == r.Keyspace && o.ID == r.ID && !o.At.After(r.At) {
+			w.withdrawn = true
+		}
+	}
+}
+
+// Hear implements replica.Herald.
+func (h *Herald) Hear(ctx context.Context, kin replica.Kin, f func([]management.Refusal) error) error {
+	client, err := h.redis.Client()
+	if err != nil {
+		return err
+	}
+	// What is there is about to be read.
+	h.mu.Lock()
+	h.store, h.words = kin.Store, map[string]*word{}
+	h.mu.Unlock()
+	from, wait, warned := "0-0", time.Duration(0), false
+	for {
+		entries, err := h.read(ctx, client, streamOf(kin), from, wait)
+		if err != nil {
+			return err
+		}
+		var list []management.Refusal
+		for _, e := range entries {
+			from = e.ID
+			r, err := open(kin, e.FieldValues)
+			if err != nil {
+				h.rejected.Add(1)
+				if !warned {
+					warned = true
+					h.log.Warn("something in Redis is no word of a gateway of this store, and is ignored: see who else can write there", "key", streamOf(kin), "entry", e.ID, "error", err)
+				}
+				continue
+			}
+			h.heard.Add(1)
+			h.note(kin, e.FieldValues[textField], r, e.ID)
+			list = append(list, r)
+		}
+		if len(list) > 0 || wait == 0 {
+			if err := f(list); err != nil {
+				return err
+			}
+		}
+		if len(entries) < readAtOnce {
+			wait = readWait
+		}
+		if err := h.sweep(ctx, client, kin); err != nil {
+			return err
+		}
+	}
+}
+
+// read returns the entries after from. It waits for one, and returns when ctx ends.
+func (h *Herald) read(ctx context.Context, client rueidis.Client, stream, from string, wait time.Duration) ([]rueidis.XRangeEntry, error) {
+	type answer struct {
+		entries []rueidis.XRangeEntry
+		err     error
+	}
+	come := make(chan answer, 1)
+	go func() {
+		// By its own time, since a read that waits does not hear that ctx ends.
+		short, cancel := context.WithTimeout(context.Background(), wait+answerTimeout)
+		defer cancel()
+		read := client.B().Xread().Count(readAtOnce)
+		var cmd rueidis.Completed
+		if wait > 0 {
+			cmd = read.Block(wait.Milliseconds()).Streams().Key(stream).Id(from).Build()
+		} else {
+			cmd = read.Streams().Key(stream).Id(from).Build()
+		}
+		streams, err := client.Do(short, cmd).AsXRead()
+		if rueidis.IsRedisNil(err) {
+			err = nil // there is none
+		}
+		come <- answer{streams[stream], err}
+	}()
+	select {
+	case a := <-come:
+		if a.err != nil {
+			a.err = fmt.Errorf("hearing through Redis: %w", a.err)
+		}
+		return a.entries, a.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// sweep removes what was withdrawn.
+func (h *Herald) sweep(ctx context.Context, client rueidis.Client, kin replica.Kin) error {
+	gone := map[string]*word{}
+	var ids []string
+	h.mu.Lock()
+	for text, w := range h.words {
+		if w.withdrawn && len(ids) < readAtOnce {
+			gone[text] = w
+			ids = append(ids, w.ids...)
+		}
+	}
+	h.mu.Unlock()
+	if len(ids) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	if err := client.Do(ctx, client.B().Xdel().Key(streamOf(kin)).Id(ids...).Build()).Error(); err != nil {
+		return fmt.Errorf("withdrawing what was told through Redis: %w", err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for text, w := range gone {
+		if h.words[text] == w {
+			delete(h.words, text)
+		}
+	}
+	return nil
+}
+
+// Stats is what can be said of a herald.
+type Stats struct {
+	// Told and Heard count words, the own ones among those heard; Rejected what was none.
+	Told, Heard, Rejected int64
+}
+
+func (s Stats) plus(o Stats) Stats {
+	return Stats{s.Told + o.Told, s.Heard + o.Heard, s.Rejected + o.Rejected}
+}
+
+// Stats does not block.
+func (h *Herald) Stats() Stats { return Stats{h.told.Load(), h.heard.Load(), h.rejected.Load()} }
+
+// ErrNowhere says that there is no way to other gateways but the database.
+var ErrNowhere = errors.New("the gateways share no Redis (limits redis)")

@@ -1,0 +1,416 @@
+package herald
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/keygate-dev/keygate/internal/testserver"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/ratelimit/redis"
+	"github.com/keygate-dev/keygate/plugin/store/replica"
+)
+
+// patience is how long a test waits for what must happen.
+const patience = time.Minute
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// kin are the nodes of the store under test.
+var kin = replica.Kin{Store: "5f1d", Key: []byte("only the store holds this")}
+
+// connected returns a connection to the Redis at url, as limits make it.
+func connected(t testing.TB, url string) *redis.Redis {
+	t.Helper()
+	r, err := redis.New(redis.Options{URL: url, Logger: quiet, Timeout: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Start()
+	t.Cleanup(func() { r.Close(context.Background()) })
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := r.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// listener hears as a replica does: again after an error.
+type listener struct {
+	mu     sync.Mutex
+	heard  []management.Refusal
+	begun  int // how often it heard all that there is
+	failed int
+}
+
+// listen has a listener hear until the test ends.
+func listen(t testing.TB, h replica.Herald, k replica.Kin) *listener {
+	t.Helper()
+	l := &listener{}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	t.Cleanup(func() { stop(); <-ended })
+	go func() {
+		defer close(ended)
+		for ctx.Err() == nil {
+			first := true
+			err := h.Hear(ctx, k, func(list []management.Refusal) error {
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				l.heard = append(l.heard, list...)
+				if first {
+					first = false
+					l.begun++
+				}
+				return nil
+			})
+			if err == nil {
+				t.Error("it ended without a reason")
+			}
+			l.mu.Lock()
+			l.failed++
+			l.mu.Unlock()
+			select {
+			case <-time.After(10 * time.Millisecond):
+			case <-ctx.Done():
+			}
+		}
+	}()
+	return l
+}
+
+// times returns how often a refusal was heard.
+func (l *listener) times(r management.Refusal) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, o := range l.heard {
+		if same(o, r) {
+			n++
+		}
+	}
+	return n
+}
+
+func (l *listener) begins() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.begun
+}
+
+func same(a, b management.Refusal) bool {
+	return a.Action == b.Action && a.Keyspace == b.Keyspace && a.ID == b.ID && a.At.Equal(b.At) && a.Actor.Name == b.Actor.Name && slices.Equal(a.Actor.Scopes, b.Actor.Scopes)
+}
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("in vain: %s", what)
+		}
+	}
+}
+
+func refusal(n int) management.Refusal {
+	return management.Refusal{Action: management.KeyRevoked, Keyspace: "default", ID: "key_" + strconv.Itoa(n),
+		At:    time.Now().UTC().Truncate(time.Microsecond),
+		Actor: management.Actor{Name: "ada", IP: "192.0.2.1", Via: "api", Scopes: []string{"keys:write"}}}
+}
+
+func tell(t testing.TB, h replica.Herald, r management.Refusal) {
+	t.Helper()
+	if err := h.Tell(context.Background(), kin, r); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// length returns how many words there are in Redis.
+func length(t testing.TB, r *redis.Redis) int64 {
+	t.Helper()
+	c := client(t, r)
+	n, err := c.Do(context.Background(), c.B().Xlen().Key(streamOf(kin)).Build()).AsInt64()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func client(t testing.TB, r *redis.Redis) rueidis.Client {
+	t.Helper()
+	c, err := r.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestTold(t *testing.T) {
+	t.Parallel()
+	url := testserver.RedisURL(t)
+	conn := connected(t, url)
+	a, b := New(conn, quiet), New(connected(t, url), quiet)
+	there := listen(t, b, kin)
+	own := listen(t, a, kin)
+	others := listen(t, New(connected(t, url), quiet), replica.Kin{Store: "another", Key: kin.Key})
+	eventually(t, "all listen", func() bool { return there.begins() > 0 && own.begins() > 0 && others.begins() > 0 })
+
+	first, second := refusal(1), refusal(2)
+	second.Action = management.TenantSuspended
+	for range 3 {
+		tell(t, a, first) // once
+	}
+	tell(t, a, second)
+	eventually(t, "who listens hears both", func() bool { return there.times(first) == 1 && there.times(second) == 1 })
+	if n := length(t, conn); n != 2 {
+		t.Errorf("%d words", n)
+	}
+	// One that hears of it need not say it again.
+	tell(t, b, first)
+	if n := length(t, conn); n != 2 {
+		t.Errorf("%d words after it was told by another", n)
+	}
+	late := listen(t, New(connected(t, url), quiet), kin)
+	eventually(t, "who listens later hears both", func() bool { return late.times(first) == 1 && late.times(second) == 1 })
+
+	// What was decided again since stays.
+	again := first
+	again.At = first.At.Add(time.Second)
+	tell(t, a, again)
+	eventually(t, "it is heard", func() bool { return there.times(again) == 1 })
+	b.Withdraw(kin, first)
+	b.Withdraw(kin, second)
+	b.Withdraw(replica.Kin{Store: "another"}, again)
+	eventually(t, "the withdrawn are gone", func() bool { return length(t, conn) == 1 })
+	b.Withdraw(kin, again)
+	eventually(t, "all are gone", func() bool { return length(t, conn) == 0 })
+	if n := len(others.heard); n != 0 {
+		t.Errorf("nodes of another store heard %d words", n)
+	}
+	c := client(t, conn)
+	if ms, err := c.Do(context.Background(), c.B().Pttl().Key(streamOf(kin)).Build()).AsInt64(); err != nil || ms <= 0 || ms > Keep.Milliseconds() {
+		t.Errorf("the words are kept for %d ms (%v)", ms, err)
+	}
+	if s := a.Stats(); s.Told != 3 || s.Rejected != 0 {
+		t.Errorf("stats: %+v", s)
+	}
+}
+
+// TestForged writes to Redis what no node of the store said.
+func TestForged(t *testing.T) {
+	t.Parallel()
+	conn := connected(t, testserver.RedisURL(t))
+	h := New(conn, quiet)
+	stranger := kin
+	stranger.Key = []byte("a guess")
+	r := refusal(1)
+	text, err := encode(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	enabled := refusal(2)
+	enabled.Action = "key.enabled"
+	forbidden, _ := encode(enabled)
+	nameless, _ := encode(management.Refusal{Action: management.KeyRevoked, Keyspace: "default", At: time.Now()})
+	c := client(t, conn)
+	forged := [][]string{
+		{textField, text}, {textField, text, sealField, ""}, {textField, text, sealField, seal(stranger, text)},
+		{textField, text + " ", sealField, seal(kin, text)}, {sealField, seal(kin, "")}, {"a", "b"},
+		{textField, forbidden, sealField, seal(kin, forbidden)}, {textField, nameless, sealField, seal(kin, nameless)},
+		{textField, "{", sealField, seal(kin, "{")},
+	}
+	for _, fields := range forged {
+		if err := c.Do(context.Background(), c.B().Arbitrary("XADD").Keys(streamOf(kin)).Args(append([]string{"*"}, fields...)...).Build()).Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := listen(t, h, kin)
+	good := refusal(3)
+	tell(t, New(conn, quiet), good)
+	eventually(t, "what is true is heard", func() bool { return l.times(good) == 1 })
+	if len(l.heard) != 1 || h.Stats().Rejected != int64(len(forged)) {
+		t.Errorf("heard %v, %+v", l.heard, h.Stats())
+	}
+	// Where there is something else in its place, that is an error.
+	if err := c.Do(context.Background(), c.B().Set().Key(streamOf(replica.Kin{Store: "x"})).Value("x").Build()).Error(); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Hear(context.Background(), replica.Kin{Store: "x"}, func([]management.Refusal) error { return nil }); err == nil {
+		t.Error("no error")
+	}
+}
+
+// TestOutages tells and hears through connections that are cut, refused and silent, and over a Redis
+// that is killed and forgets everything.
+func TestOutages(t *testing.T) {
+	t.Parallel()
+	server := testserver.NewRedis(t)
+	proxy := testserver.NewProxy(t, server.Addr())
+	near, far := connected(t, server.URL()), connected(t, "redis://"+proxy.Addr()+"/0")
+	a, b := New(near, quiet), New(far, quiet)
+	l := listen(t, b, kin)
+	la := listen(t, a, kin)
+	eventually(t, "both listen", func() bool { return l.begins() > 0 && la.begins() > 0 })
+	n := 0
+	told := func() management.Refusal {
+		n++
+		r := refusal(n)
+		tell(t, a, r)
+		return r
+	}
+	heard := func(what string, r management.Refusal) {
+		t.Helper()
+		eventually(t, what, func() bool { return l.times(r) > 0 })
+	}
+	heard("at first", told())
+	proxy.Cut()
+	heard("after a cut", told())
+	proxy.Refuse()
+	r := told()
+	proxy.Restore()
+	heard("what was told while it was cut off", r)
+	proxy.Hold()
+	r = told()
+	if err := b.Tell(context.Background(), kin, refusal(-1)); err == nil {
+		t.Error("it could be told through a connection that nothing passes")
+	}
+	proxy.Restore()
+	heard("what was told while nothing passed", r)
+
+	begun := la.begins()
+	server.Kill()
+	if err := a.Tell(context.Background(), kin, refusal(-2)); err == nil {
+		t.Error("it could be told to a Redis that is not there")
+	}
+	server.Start()
+	eventually(t, "it is listened again", func() bool { return la.begins() > begun })
+	if length(t, near) != 0 {
+		t.Fatal("Redis forgot nothing")
+	}
+	tell(t, a, r) // as a replica does from time to time
+	late := listen(t, New(connected(t, server.URL()), quiet), kin)
+	eventually(t, "it is heard again", func() bool { return late.times(r) > 0 })
+}
+
+// The least that a user of Redis's access control lists needs for it, beside what limits do; and one who may not is told so.
+func TestAccessControlList(t *testing.T) {
+	t.Parallel()
+	limits := []string{"~keygate:*", "+eval", "+evalsha", "+get", "+set", "+zadd", "+zrem", "+zcard", "+zcount",
+		"+zremrangebyscore", "+pexpire", "+time", "+ping", "+hello", "+client|setname"}
+	server := testserver.NewRedis(t, slices.Concat([]string{"--user", "default", "off", "--user", "gate", "on", ">secret"},
+		limits, []string{"+xadd", "+xread", "+xdel", "+xtrim", "--user", "limits", "on", ">secret"}, limits)...)
+	h := New(connected(t, "redis://gate:secret@"+server.Addr()+"/0"), quiet)
+	l := listen(t, h, kin)
+	r := refusal(1)
+	tell(t, h, r)
+	eventually(t, "it is heard", func() bool { return l.times(r) == 1 })
+	h.Withdraw(kin, r)
+	eventually(t, "it is gone", func() bool {
+		late := 0
+		ctx, stop := context.WithCancel(context.Background())
+		_ = New(h.redis, quiet).Hear(ctx, kin, func(list []management.Refusal) error { late += len(list); stop(); return nil })
+		return late == 0
+	})
+	without := New(connected(t, "redis://limits:secret@"+server.Addr()+"/0"), quiet)
+	if err := without.Tell(context.Background(), kin, r); err == nil {
+		t.Error("it could tell")
+	}
+	if err := without.Hear(context.Background(), kin, func([]management.Refusal) error { return nil }); err == nil {
+		t.Error("it could hear")
+	}
+}
+
+// TestMany tells more than one read holds.
+func TestMany(t *testing.T) {
+	t.Parallel()
+	url := testserver.RedisURL(t)
+	a := New(connected(t, url), quiet)
+	const many = 2*readAtOnce + 10
+	for i := range many {
+		tell(t, a, refusal(i))
+	}
+	b := New(connected(t, url), quiet)
+	l := listen(t, b, kin)
+	eventually(t, "all are heard", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return len(l.heard) == many
+	})
+	for _, r := range l.heard {
+		b.Withdraw(kin, r)
+	}
+	eventually(t, "all are withdrawn", func() bool { return length(t, connectedAs(b)) == 0 })
+	if len(b.words) != 0 {
+		t.Errorf("%d words are remembered", len(b.words))
+	}
+	// What f refuses is heard again.
+	tell(t, a, refusal(many))
+	no := errors.New("not now")
+	if err := b.Hear(context.Background(), kin, func([]management.Refusal) error { return no }); !errors.Is(err, no) {
+		t.Errorf("%v", err)
+	}
+}
+
+func connectedAs(h *Herald) *redis.Redis { return h.redis.(*redis.Redis) }
+
+func TestSwitch(t *testing.T) {
+	t.Parallel()
+	url, other := testserver.RedisURL(t), testserver.RedisURL(t)
+	s := &Switch{}
+	r := refusal(1)
+	if err := s.Tell(context.Background(), kin, r); !errors.Is(err, ErrNowhere) {
+		t.Errorf("%v", err)
+	}
+	s.Withdraw(kin, r)
+	l := listen(t, s, kin)
+	for i, u := range []string{url, other} {
+		h := New(connected(t, u), quiet)
+		s.Set(h)
+		r := refusal(i)
+		tell(t, New(connected(t, u), quiet), r)
+		eventually(t, "it is heard there", func() bool { return l.times(r) == 1 })
+		s.Withdraw(kin, r)
+		eventually(t, "it is withdrawn there", func() bool { return length(t, connectedAs(h)) == 0 })
+	}
+	s.Set(nil)
+	if n := s.Stats().Heard; n != 2 {
+		t.Errorf("%d words were heard", n)
+	}
+	if l.failed != 0 {
+		t.Errorf("hearing failed %d times", l.failed)
+	}
+}
+
+// FuzzOpen reads entries that anyone may have written.
+func FuzzOpen(f *testing.F) {
+	text, err := encode(refusal(1))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text, true)
+	f.Add(text, false)
+	f.Add(`{"action":"key.enabled","keyspace":"default","id":"x","at":1}`, true)
+	f.Add(`{"at":-9223372036854775808}`, true)
+	f.Fuzz(func(t *testing.T, text string, sealed bool) {
+		s := "x"
+		if sealed {
+			s = seal(kin, text)
+		}
+		r, err := open(kin, map[string]string{textField: text, sealField: s})
+		if err != nil {
+			return
+		}
+		if !sealed {
+			t.Fatal("taken from a stranger")
+		}
+		if r.Change().ID == "" || r.Change().Keyspace == "" || r.At.IsZero() {
+			t.Fatalf("%+v", r)
+		}
+	})
+}
