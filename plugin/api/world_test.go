@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/teststore"
 	"github.com/keygate-dev/keygate/plugin/api"
 	"github.com/keygate-dev/keygate/plugin/api/apitest"
 	"github.com/keygate-dev/keygate/plugin/apikey"
@@ -47,8 +48,7 @@ func newWorld(t testing.TB) *world {
 	}
 	w := &world{t: t, access: api.Access{Actor: management.Actor{Name: "ada", Via: "api"}}}
 	var err error
-	w.store, err = sqlstore.Open(ctx, filepath.Join(t.TempDir(), "keygate.db"), quiet)
-	check(err)
+	w.store = teststore.SQLite(t, filepath.Join(t.TempDir(), "keygate.db"), quiet)
 	w.gw, err = gateway.New(gateway.Options{Store: w.store, Logger: quiet})
 	check(err)
 	check(w.gw.Start(ctx))

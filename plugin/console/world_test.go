@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/teststore"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
@@ -114,7 +115,7 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir()}
 	log := slog.New(slog.NewTextHandler(&w.log, nil))
-	w.store = must[*sqlstore.Store](t)(sqlstore.Open(ctx, filepath.Join(w.dir, "keygate.db"), log))
+	w.store = teststore.SQLite(t, filepath.Join(w.dir, "keygate.db"), log)
 	w.tracker = usage.NewTracker("n1", log)
 	w.gw = must[*gateway.Gateway](t)(gateway.New(gateway.Options{
 		Store: w.store, Logger: log, NewMeter: func(keyspace, tenant, key string) any { return w.tracker.Counter(keyspace, tenant, key) },

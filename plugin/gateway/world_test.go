@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/teststore"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
@@ -202,10 +203,7 @@ func limit(text string) *ratelimit.Policy {
 func (w *world) start() {
 	w.t.Helper()
 	ctx := context.Background()
-	s, err := sqlstore.Open(ctx, w.path, slog.New(slog.DiscardHandler))
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	s := teststore.SQLite(w.t, w.path, slog.New(slog.DiscardHandler))
 	w.store = &faultyStore{Store: s, noDigests: w.noDigests}
 	w.gw = must(gateway.New(gateway.Options{Store: w.store, Logger: slog.New(slog.DiscardHandler)}))(w.t)
 	if err := w.gw.Start(ctx); err != nil {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/teststore"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
@@ -48,7 +49,7 @@ func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t}
 	quiet := slog.New(slog.DiscardHandler)
-	w.store = must[*sqlstore.Store](t)(sqlstore.Open(ctx, filepath.Join(t.TempDir(), "keygate.db"), quiet))
+	w.store = teststore.SQLite(t, filepath.Join(t.TempDir(), "keygate.db"), quiet)
 	w.gw = must[*gateway.Gateway](t)(gateway.New(gateway.Options{Store: w.store, Node: "n1", Logger: quiet}))
 	if err := w.gw.Start(ctx); err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/teststore"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 	"github.com/keygate-dev/keygate/plugin/usage"
@@ -21,10 +22,7 @@ var quiet = slog.New(slog.DiscardHandler)
 
 func openStore(t testing.TB, path string) *sqlstore.Store {
 	t.Helper()
-	s, err := sqlstore.Open(context.Background(), path, quiet)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := teststore.SQLite(t, path, quiet)
 	t.Cleanup(func() { _ = s.Close() })
 	return s
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/teststore"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
@@ -62,7 +63,7 @@ func newWorld(t *testing.T) *world {
 		Sealer:       must[*webhook.Vault](t)(webhook.NewVault("correct horse battery staple")),
 		AllowPrivate: true, Expiring: management.DefaultExpiring, Unused: management.DefaultUnused,
 	}
-	w.store = must[*sqlstore.Store](t)(sqlstore.Open(ctx, w.path, w.log))
+	w.store = teststore.SQLite(t, w.path, w.log)
 	w.gw = must[*gateway.Gateway](t)(gateway.New(gateway.Options{Store: w.store, Logger: w.log}))
 	if err := w.gw.Start(ctx); err != nil {
 		t.Fatal(err)

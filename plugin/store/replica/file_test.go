@@ -101,6 +101,9 @@ func TestDamagedWhileOpen(t *testing.T) {
 	n.tenant("a")
 	_, full := n.key("a")
 	n.settled()
+	// What comes after the copy stands in its log.
+	n.tenant("b")
+	n.settled()
 	for _, ext := range []string{"", "-wal"} {
 		info, err := os.Stat(n.file + ext)
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/teststore"
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 	"github.com/keygate-dev/keygate/plugin/store/storetest"
@@ -17,11 +18,7 @@ var quiet = slog.New(slog.DiscardHandler)
 // sqliteTruth opens a store in a file.
 func sqliteTruth(t testing.TB, path string) *sqlstore.Store {
 	t.Helper()
-	s, err := sqlstore.Open(t.Context(), path, quiet)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
+	return teststore.SQLite(t, path, quiet)
 }
 
 // openReplica opens a replica and closes it, and its truth, with the test.

@@ -2,10 +2,7 @@ package sqlstore
 
 import (
 	"log/slog"
-	"path/filepath"
 	"testing"
-
-	"github.com/keygate-dev/keygate/plugin/store/storetest"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -23,9 +20,3 @@ func openTest(t testing.TB, path string) *Store {
 
 // fileOf returns what a store on SQLite has open.
 func fileOf(s *Store) *file { return s.db.(*sqliteDB).cur }
-
-func TestStore(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) storetest.Store {
-		return openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
-	})
-}
