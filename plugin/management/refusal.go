@@ -15,8 +15,15 @@ type Refusal struct {
 	// Action is what was done: KeyRevoked and the others.
 	Action string
 	// Keyspace and ID name the key, or the tenant by its slug.
+	// A token and a secret are named by their ids.
 	Keyspace, ID string
-	At           time.Time
+	// Key is the id of the key whose secret it is about; "" for others.
+	Key string
+	// Created is when the tenant was made that it is about: in an older state of the database
+	// another may be given its slug. Zero for others, and where any tenant of that slug is meant.
+	Created time.Time
+	// At is when it was decided; of SecretEnded, when the secret ends.
+	At time.Time
 	// Actor is who decided.
 	Actor Actor
 }
@@ -28,15 +35,28 @@ const (
 	KeyDeleted      = "key.deleted"
 	TenantSuspended = "tenant.suspended"
 	TenantDeleted   = "tenant.deleted"
+	TokenRevoked    = "token.revoked"
 )
+
+// SecretEnded is the Action of the end that a rotation gave a secret. It is no event's: the
+// rotation's, or where it is written again an update of the key, tells of it.
+const SecretEnded = "secret.ended"
+
+// Reversible says whether a later decision may take it back. All others are for good.
+func (r Refusal) Reversible() bool { return r.Action == KeyDisabled || r.Action == TenantSuspended }
 
 // Change returns what is to be judged anew because of the refusal, without a number.
 func (r Refusal) Change() gateway.Change {
-	kind := gateway.ChangeKey
-	if r.Action == TenantSuspended || r.Action == TenantDeleted {
-		kind = gateway.ChangeTenant
+	c := gateway.Change{Kind: gateway.ChangeKey, Keyspace: r.Keyspace, ID: r.ID}
+	switch r.Action {
+	case TenantSuspended, TenantDeleted:
+		c.Kind = gateway.ChangeTenant
+	case TokenRevoked:
+		c.Kind = gateway.ChangeToken
+	case SecretEnded:
+		c.ID = r.Key
 	}
-	return gateway.Change{Kind: kind, Keyspace: r.Keyspace, ID: r.ID}
+	return c
 }
 
 // Deputy is implemented by stores that can hold what is refused while the database they
@@ -140,6 +160,10 @@ func (m *Manager) Enforce(ctx context.Context, r Refusal) (err error) {
 		_, err = m.SuspendTenant(ctx, r.Actor, r.Keyspace, r.ID)
 	case TenantDeleted:
 		err = m.DeleteTenant(ctx, r.Actor, r.Keyspace, r.ID, true, nil)
+	case TokenRevoked:
+		err = m.RevokeToken(ctx, r.Actor, r.Keyspace, r.ID)
+	case SecretEnded:
+		err = m.endSecret(ctx, r)
 	}
 	var refused *Error
 	if errors.As(err, &refused) {
@@ -147,4 +171,34 @@ func (m *Manager) Enforce(ctx context.Context, r Refusal) (err error) {
 		return nil
 	}
 	return err
+}
+
+// endSecret has a secret end when a rotation said, which the database has lost.
+func (m *Manager) endSecret(ctx context.Context, r Refusal) error {
+	return m.write(ctx, r.Actor, r.Keyspace, func(c *call) error {
+		k, t, err := c.key(r.Key, true)
+		if err != nil {
+			return err
+		}
+		list, err := c.Secrets(c.ks.Name, k.ID)
+		if err != nil {
+			return err
+		}
+		for _, s := range list {
+			if s.ID != r.ID || !s.ExpiresAt.IsZero() && !s.ExpiresAt.After(r.At) {
+				continue
+			}
+			ends := func(s gateway.Secret) fieldSet {
+				return fieldSet{"secret": s.ID, "secret_prefix": s.Prefix, "secret_expires_at": optionalTime(s.ExpiresAt)}
+			}
+			before := ends(s)
+			s.ExpiresAt = r.At
+			if err := c.UpdateSecret(s); err != nil {
+				return err
+			}
+			_, err = c.saveKey(k, t, "key.updated", before, ends(s))
+			return err
+		}
+		return nil
+	})
 }

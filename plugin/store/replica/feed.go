@@ -86,7 +86,7 @@ func (r *Replica) catchUp(ctx context.Context) error {
 		switch {
 		case errors.Is(err, sqlstore.ErrRewound), errors.Is(err, sqlstore.ErrPruned):
 			r.log.Warn("the replica is made anew", "file", r.file, "because", err)
-			r.look(&sight{copy: s.copy, through: true, overlay: true})
+			r.look(&sight{copy: s.copy, through: true})
 			return nil
 		case err != nil:
 			return err
@@ -102,6 +102,8 @@ func (r *Replica) catchUp(ctx context.Context) error {
 			}
 			r.at = d.To
 			r.noted = asked
+			// What was refused and not there may have come back, and is to be written then.
+			r.recount(ctx)
 			r.news.ring()
 		}
 		r.progress.Store(time.Now().UnixNano())

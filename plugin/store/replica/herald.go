@@ -116,6 +116,12 @@ func (r *Replica) tell(ctx context.Context, refusal management.Refusal) (ok bool
 
 var errNoKin = errors.New("the database was never heard of, so that it is not known who shares it")
 
+// told says whether it is something that one node may decide alone. All others know the rest
+// from the truth, each by itself.
+func told(r management.Refusal) bool {
+	return r.Action != management.SecretEnded && r.Action != management.TokenRevoked
+}
+
 // retellEvery is how often it is seen to that what is pending stays told.
 const retellEvery = 5 * time.Second
 
@@ -130,8 +136,8 @@ func (r *Replica) retell(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	for _, refusal := range list {
-		if !r.tell(ctx, refusal) {
+	for _, kept := range list {
+		if told(kept.Refusal) && !r.tell(ctx, kept.Refusal) {
 			return
 		}
 	}
@@ -181,14 +187,19 @@ func (r *Replica) take(ctx context.Context, kin Kin, list []management.Refusal) 
 	}
 	if r.gone() == nil {
 		short, cancel := context.WithTimeout(ctx, knowsBetter)
-		lacking, err := r.truth.Lacking(short, list)
+		is, err := r.truth.Compare(short, list)
 		cancel()
 		r.wake.ring()
 		if err == nil {
-			for _, old := range without(list, lacking) {
-				r.settle(old)
+			var rest []management.Refusal
+			for i, refusal := range list {
+				if is[i] == sqlstore.Holds || is[i] == sqlstore.TakenBack {
+					r.settle(refusal)
+				} else {
+					rest = append(rest, refusal)
+				}
 			}
-			list = lacking
+			list = rest
 		}
 	}
 	if len(list) == 0 {
@@ -213,16 +224,19 @@ func (r *Replica) holdTold(ctx context.Context, list []management.Refusal) error
 	if s.copy == nil {
 		return fmt.Errorf("%w: there is no replica yet that could hold it", gateway.ErrStore)
 	}
-	if err := s.copy.Keep(ctx, list, nil); err != nil {
+	if err := s.copy.Keep(ctx, list); err != nil {
 		return err
 	}
 	r.count(ctx, s)
-	return r.cover(s)
+	return nil
 }
 
 // settle notes that the truth has what was refused, or that it was taken back there: it is neither
 // told nor held any more.
 func (r *Replica) settle(refusal management.Refusal) {
+	if !told(refusal) {
+		return
+	}
 	r.settled.add(refusal)
 	if kin := r.kin.Load(); r.herald != nil && kin != nil {
 		r.herald.Withdraw(*kin, refusal)
@@ -265,20 +279,6 @@ func (s *settled) without(list []management.Refusal, f func(management.Refusal))
 			out = append(out, r)
 		} else {
 			f(r)
-		}
-	}
-	return out
-}
-
-// without returns those of list that are not in other.
-func without(list, other []management.Refusal) (out []management.Refusal) {
-	in := make(map[deed]time.Time, len(other))
-	for _, r := range other {
-		in[deedOf(r)] = r.At
-	}
-	for _, r := range list {
-		if at, ok := in[deedOf(r)]; !ok || r.At.After(at) {
-			out = append(out, r)
 		}
 	}
 	return out

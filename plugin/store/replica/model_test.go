@@ -2,25 +2,37 @@ package replica_test
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
+var modelRuns = flag.Int("model.runs", 3, "how many histories TestRefusalsHold goes through")
+
 // modelKey is what is known of a key whatever happened.
 type modelKey struct {
-	id, full, tenant string
+	id, tenant string
+	// secrets are all that it had, newest last.
+	secrets []modelSecret
 	// refused: an acknowledged write did so, and no later one took it back. final: by one that
 	// can't be taken back.
 	refused, final bool
-	// sure says that it must be let in: nothing that was not answered may have refused it, and
-	// no rollback may have taken it away.
+	// sure says that it must be let in by its newest secret: nothing that was not answered may
+	// have refused it, and no rollback may have taken it away.
 	sure bool
+}
+
+type modelSecret struct {
+	full string
+	// ended: an acknowledged rotation did so.
+	ended bool
 }
 
 type model struct {
@@ -30,11 +42,12 @@ type model struct {
 	keys    []*modelKey
 	suspend map[string]bool
 	backups []string
-	// back says that the truth went back and the node may not have followed it yet. Should it go
-	// back again before, what was being written back is not held to outlive it.
-	back bool
-	log  []string
+	log     []string
 }
+
+// passing is the tenant that is deleted, and made again where the truth has gone back to
+// before there was one of that name.
+const passing = "passing"
 
 func (m *model) note(format string, args ...any) { m.log = append(m.log, fmt.Sprintf(format, args...)) }
 
@@ -50,14 +63,20 @@ func (m *model) step() {
 	ctx := ctxOf(m.t)
 	switch n := m.rng.IntN(100); {
 	case n < 20:
-		tenant := fmt.Sprint("t", m.rng.IntN(3))
+		tenant := []string{"t0", "t1", "t2", passing}[m.rng.IntN(4)]
 		k, err := m.CreateKey(ctx, ada, ks, tenant, management.KeyFields{Name: management.Some("k")})
 		if err == nil {
 			m.note("created %s", k.ID)
-			m.keys = append(m.keys, &modelKey{id: k.ID, full: k.Key, tenant: tenant, sure: true})
-		} else if up && !errors.Is(err, gateway.ErrStore) {
+			m.keys = append(m.keys, &modelKey{id: k.ID, secrets: []modelSecret{{full: k.Key}}, tenant: tenant, sure: true})
+		} else if up && tenant != passing && !errors.Is(err, gateway.ErrStore) {
 			m.t.Fatalf("creating: %v\n%v", err, m.log)
 		}
+	case n < 27:
+		if k := pick(); k != nil {
+			m.rotate(k)
+		}
+	case n < 30:
+		m.pass()
 	case n < 45:
 		k := pick()
 		if k == nil {
@@ -113,20 +132,10 @@ func (m *model) step() {
 		m.backups = append(m.backups, m.backup())
 		m.note("backup %d", len(m.backups)-1)
 	case n < 92:
-		if m.back && !up {
-			return
-		}
-		if m.back {
-			m.settled()
-		}
 		if len(m.backups) > 0 {
-			m.back = true
 			i := m.rng.IntN(len(m.backups))
 			m.node.restore(m.backups[i])
 			m.note("restored %d", i)
-			// Those after it are of a history that is over: where the truth lacks a key, its
-			// refusals are done with, and none stands in the way of the key's return.
-			m.backups = m.backups[:i+1]
 			for _, k := range m.keys {
 				k.sure = false
 			}
@@ -136,7 +145,6 @@ func (m *model) step() {
 	default:
 		if up {
 			m.settled()
-			m.back = false
 			m.note("settled")
 		}
 	}
@@ -150,12 +158,74 @@ func (m *model) unsure(tenant string) {
 	}
 }
 
+// rotate gives a key another secret and ends those that the truth holds of it.
+func (m *model) rotate(k *modelKey) {
+	sure := k.sure
+	k.sure = false
+	r, err := m.RotateKey(ctxOf(m.t), ada, ks, k.id, 0)
+	m.note("rotate %s: %v", k.id, err)
+	if err != nil {
+		return
+	}
+	ended := map[apikey.Digest]bool{}
+	if err := m.truth.Store.View(ctxOf(m.t), func(tx management.Tx) error {
+		list, err := tx.Secrets(ks, k.id)
+		for _, s := range list {
+			if !s.ExpiresAt.IsZero() {
+				ended[apikey.Digest(s.Digest)] = true
+			}
+		}
+		return err
+	}); err != nil {
+		m.t.Fatal(err)
+	}
+	for i, s := range k.secrets {
+		k.secrets[i].ended = s.ended || ended[candidate(s.full).Digest]
+	}
+	k.secrets, k.sure = append(k.secrets, modelSecret{full: r.Key}), sure
+}
+
+// pass deletes the passing tenant with its keys, or makes it where there is none.
+func (m *model) pass() {
+	if m.down.Load() {
+		return
+	}
+	m.settled()
+	ctx := ctxOf(m.t)
+	has := map[string]bool{}
+	if err := m.truth.Store.View(ctx, func(tx management.Tx) error {
+		list, err := tx.Keys(management.KeyQuery{Keyspace: ks, Tenant: passing, Now: time.Now()})
+		for _, k := range list {
+			has[k.ID] = true
+		}
+		return err
+	}); err != nil {
+		m.t.Fatal(err)
+	}
+	err := m.DeleteTenant(ctx, ada, ks, passing, true, nil)
+	m.note("deleted %s: %v", passing, err)
+	for _, k := range m.keys {
+		if has[k.id] {
+			k.sure = false
+			if err == nil {
+				k.refused, k.final = true, true
+			}
+		}
+	}
+	if err != nil {
+		_, err := m.CreateTenant(ctx, ada, ks, passing, management.TenantFields{})
+		m.note("made %s: %v", passing, err)
+	}
+}
+
 // check judges every key.
 func (m *model) check() {
 	for _, k := range m.keys {
-		got := m.judge(k.full)
-		if got == gateway.Allowed && (k.refused || m.suspend[k.tenant]) {
-			m.t.Fatalf("%s is let in, though refused: %+v, tenant suspended: %v\n%v", k.id, *k, m.suspend[k.tenant], m.log)
+		for i, s := range k.secrets {
+			got := m.judge(s.full)
+			if got == gateway.Allowed && (k.refused || s.ended || m.suspend[k.tenant]) {
+				m.t.Fatalf("%s is let in by secret %d, though refused: %+v, tenant suspended: %v\n%v", k.id, i, *k, m.suspend[k.tenant], m.log)
+			}
 		}
 	}
 }
@@ -163,7 +233,7 @@ func (m *model) check() {
 // TestRefusalsHold lets everything happen that may, and holds the node to it that what was
 // refused with an acknowledged write is never let in without a later one.
 func TestRefusalsHold(t *testing.T) {
-	for seed := range uint64(3) {
+	for seed := range uint64(*modelRuns) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
@@ -171,6 +241,8 @@ func TestRefusalsHold(t *testing.T) {
 			for i := range 3 {
 				n.tenant(fmt.Sprint("t", i))
 			}
+			// A node that has no copy yet can't know better than the truth.
+			m.settled()
 			m.backups = append(m.backups, m.backup())
 			for range 60 {
 				m.step()
@@ -180,7 +252,7 @@ func TestRefusalsHold(t *testing.T) {
 			m.settled()
 			m.check()
 			for _, k := range m.keys {
-				if got := m.judge(k.full); got != gateway.Allowed && k.sure && !m.suspend[k.tenant] {
+				if got := m.judge(k.secrets[len(k.secrets)-1].full); got != gateway.Allowed && k.sure && !m.suspend[k.tenant] {
 					t.Errorf("%s is refused: %v\n%v", k.id, got, m.log)
 				}
 			}

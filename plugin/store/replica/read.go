@@ -12,19 +12,25 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// here answers by the copy, or by the truth where there is none. f may run several times: a
-// copy that another took the place of meanwhile says nothing.
+// here answers by the copy, or by the truth where there is none. over is what holds refused
+// what the truth may have lost, nil for nothing. f may run several times: a copy that another
+// took the place of meanwhile says nothing.
 func (r *Replica) here(ctx context.Context, f func(s gateway.Store, over *sqlstore.Copy) error) error {
 	for {
 		s := r.sight.Load()
+		if s.hold != nil {
+			select {
+			case <-s.hold:
+				continue
+			case <-ctx.Done():
+				return fmt.Errorf("%w: the replica is being replaced: %w", gateway.ErrStore, ctx.Err())
+			}
+		}
 		var err error
-		switch {
-		case !s.through:
-			err = f(s.copy, nil)
-		case s.overlay:
+		if s.through {
 			err = f(r.truth, s.copy)
-		default:
-			err = f(r.truth, nil)
+		} else {
+			err = f(s.copy, nil)
 		}
 		if errors.Is(err, gateway.ErrNotFound) && !s.through && r.silent() {
 			err = errSilent
@@ -52,7 +58,7 @@ func (r *Replica) silent() bool { return time.Since(r.Heard()) > silence }
 func (r *Replica) Lookup(ctx context.Context, keyspace string, digests []apikey.Candidate) (rec *gateway.Record, err error) {
 	err = r.here(ctx, func(s gateway.Store, over *sqlstore.Copy) (err error) {
 		if rec, err = s.Lookup(ctx, keyspace, digests); err == nil && over != nil {
-			err = overlay(ctx, over, rec)
+			rec, err = r.overlay(ctx, over, rec)
 		}
 		return err
 	})
@@ -66,7 +72,7 @@ func (r *Replica) Lookup(ctx context.Context, keyspace string, digests []apikey.
 func (r *Replica) LookupSecret(ctx context.Context, keyspace, secretID string) (rec *gateway.Record, err error) {
 	err = r.here(ctx, func(s gateway.Store, over *sqlstore.Copy) (err error) {
 		if rec, err = s.LookupSecret(ctx, keyspace, secretID); err == nil && over != nil {
-			err = overlay(ctx, over, rec)
+			rec, err = r.overlay(ctx, over, rec)
 		}
 		return err
 	})
@@ -76,34 +82,38 @@ func (r *Replica) LookupSecret(ctx context.Context, keyspace, secretID string) (
 	return rec, nil
 }
 
-// overlay refuses in rec what a former copy holds refused. ErrNotFound where it holds it deleted.
-func overlay(ctx context.Context, former *sqlstore.Copy, rec *gateway.Record) error {
-	return former.View(ctx, func(tx management.Tx) error {
-		k, err := tx.Key(rec.Key.Keyspace, rec.Key.ID)
-		switch {
-		case errors.Is(err, gateway.ErrNotFound):
-		case err != nil:
-			return err
-		case !k.DeletedAt.IsZero():
-			return gateway.ErrNotFound
-		default:
-			rec.Key.Disabled = rec.Key.Disabled || k.Disabled
-			if rec.Key.RevokedAt.IsZero() {
-				rec.Key.RevokedAt = k.RevokedAt
-			}
+// overlay returns what rec is where what former holds refused is refused. ErrNotFound where
+// it holds it deleted.
+func (r *Replica) overlay(ctx context.Context, former *sqlstore.Copy, rec *gateway.Record) (*gateway.Record, error) {
+	over, reversible, err := former.Overlay(ctx, rec)
+	if err != nil || len(reversible) == 0 {
+		return over, err
+	}
+	// Somebody may have decided otherwise since.
+	if back, err := r.takeBack(ctx, former, reversible); err != nil || !back {
+		return over, nil // refused, until the truth says otherwise
+	}
+	over, _, err = former.Overlay(ctx, rec)
+	return over, err
+}
+
+// takeBack ends those of what former holds refused that were taken back in the truth, and says
+// whether there were any.
+func (r *Replica) takeBack(ctx context.Context, former *sqlstore.Copy, list []management.Refusal) (back bool, err error) {
+	is, err := r.truth.Compare(ctx, list)
+	if err != nil {
+		return false, err
+	}
+	var taken []management.Refusal
+	for i, refusal := range list {
+		if is[i] == sqlstore.TakenBack {
+			taken = append(taken, refusal)
 		}
-		t, err := tx.Tenant(rec.Tenant.Keyspace, rec.Tenant.Slug)
-		switch {
-		case errors.Is(err, gateway.ErrNotFound):
-			return nil
-		case err != nil:
-			return err
-		case !t.DeletedAt.IsZero():
-			return gateway.ErrNotFound
-		}
-		rec.Tenant.Active = rec.Tenant.Active && t.Active
-		return nil
-	})
+	}
+	if len(taken) == 0 {
+		return false, nil
+	}
+	return true, former.TakeBack(ctx, taken)
 }
 
 // SecretsLed implements gateway.Store.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
 // deliverTimeout bounds writing one refusal to the truth.
@@ -37,19 +38,6 @@ func (r *Replica) refuse(ctx context.Context, refusal management.Refusal) error 
 		return err
 	}
 	r.count(ctx, s)
-	return r.cover(s)
-}
-
-// cover has what s's copy holds refused while look-ups go to the truth, which does not know of it.
-func (r *Replica) cover(s *sight) error {
-	if !s.through || s.overlay {
-		return nil
-	}
-	next := *s
-	next.overlay = true
-	if !r.sight.CompareAndSwap(s, &next) {
-		return fmt.Errorf("%w: the replica is being replaced", gateway.ErrStore)
-	}
 	return nil
 }
 
@@ -71,55 +59,79 @@ func (r *Replica) keep(ctx context.Context, changes []gateway.Change) error {
 	if s.copy == nil {
 		return nil
 	}
-	var refused, taken []management.Refusal
+	var list []management.Refusal
 	if err := r.truth.View(ctx, func(tx management.Tx) error {
-		refused, taken = nil, nil
+		list = nil
 		for _, c := range changes {
-			yes, no, err := refusals(tx, c)
+			of, err := refusals(tx, c)
 			if err != nil {
 				return err
 			}
-			refused, taken = append(refused, yes...), append(taken, no...)
+			list = append(list, of...)
 		}
 		return nil
 	}); err != nil {
 		return err
 	}
-	if err := s.copy.Keep(ctx, refused, taken); err != nil {
+	for _, c := range changes {
+		reversible, err := s.copy.Reversible(ctx, c)
+		if err == nil && len(reversible) > 0 {
+			_, err = r.takeBack(ctx, s.copy, reversible)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	if err := s.copy.Keep(ctx, list); err != nil {
 		return err
 	}
 	r.count(ctx, s)
 	return nil
 }
 
-// refusals returns what the rows that a change is about refuse now, and what they might and do not.
-func refusals(tx management.Tx, c gateway.Change) (yes, no []management.Refusal, err error) {
-	add := func(action string, at time.Time, holds bool) {
-		r := management.Refusal{Action: action, Keyspace: c.Keyspace, ID: c.ID, At: at, Actor: self}
+// refusals returns what the rows that a change is about refuse now.
+func refusals(tx management.Tx, c gateway.Change) (out []management.Refusal, err error) {
+	add := func(holds bool, refusal management.Refusal) {
 		if holds {
-			yes = append(yes, r)
-		} else {
-			no = append(no, r)
+			refusal.Keyspace, refusal.Actor = c.Keyspace, self
+			out = append(out, refusal)
 		}
 	}
 	switch c.Kind {
 	case gateway.ChangeKey:
 		k, err := tx.Key(c.Keyspace, c.ID)
 		if err != nil {
-			return nil, nil, ignoreNotFound(err)
+			return nil, ignoreNotFound(err)
 		}
-		add(management.KeyDeleted, k.UpdatedAt, !k.DeletedAt.IsZero())
-		add(management.KeyRevoked, k.UpdatedAt, !k.RevokedAt.IsZero())
-		add(management.KeyDisabled, k.UpdatedAt, k.Disabled)
+		add(!k.DeletedAt.IsZero(), management.Refusal{Action: management.KeyDeleted, ID: k.ID, At: k.DeletedAt})
+		add(!k.RevokedAt.IsZero(), management.Refusal{Action: management.KeyRevoked, ID: k.ID, At: k.RevokedAt})
+		add(k.Disabled, management.Refusal{Action: management.KeyDisabled, ID: k.ID, At: k.UpdatedAt})
+		secrets, err := tx.Secrets(c.Keyspace, c.ID)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range secrets {
+			add(!s.ExpiresAt.IsZero(), management.Refusal{Action: management.SecretEnded, ID: s.ID, Key: k.ID, At: s.ExpiresAt})
+		}
 	case gateway.ChangeTenant:
 		t, err := tx.Tenant(c.Keyspace, c.ID)
 		if err != nil {
-			return nil, nil, ignoreNotFound(err)
+			return nil, ignoreNotFound(err)
 		}
-		add(management.TenantDeleted, t.UpdatedAt, !t.DeletedAt.IsZero())
-		add(management.TenantSuspended, t.UpdatedAt, !t.Active && t.DeletedAt.IsZero())
+		add(!t.DeletedAt.IsZero(), management.Refusal{Action: management.TenantDeleted, ID: t.Slug, Created: t.CreatedAt, At: t.DeletedAt})
+		add(!t.Active && t.DeletedAt.IsZero(),
+			management.Refusal{Action: management.TenantSuspended, ID: t.Slug, Created: t.CreatedAt, At: t.UpdatedAt})
+	case gateway.ChangeToken:
+		t, err := tx.Token(c.Keyspace, c.ID)
+		if err != nil {
+			return nil, ignoreNotFound(err)
+		}
+		add(!t.RevokedAt.IsZero(), management.Refusal{Action: management.TokenRevoked, ID: t.ID, At: t.RevokedAt})
 	}
-	return yes, no, nil
+	return out, nil
 }
 
 func ignoreNotFound(err error) error {
@@ -162,7 +174,7 @@ func (r *Replica) deliver(ctx context.Context) (failed error) {
 		return ctx.Err()
 	}
 	write, s := r.writeBack.Load(), r.sight.Load()
-	if r.pendingN.Load() == 0 || s.copy == nil {
+	if s.copy == nil || r.recount(ctx) == 0 {
 		return nil
 	}
 	if write == nil {
@@ -173,31 +185,39 @@ func (r *Replica) deliver(ctx context.Context) (failed error) {
 		r.log.Warn("what is to be written to the database could not be read", "error", err)
 		return err
 	}
-	for _, refusal := range list {
-		if err := r.deliverOne(ctx, *write, s, refusal); err != nil {
-			r.log.Warn("a refusal could not be written to the database yet", "action", refusal.Action, "id", refusal.ID, "error", err)
+	for _, kept := range list {
+		if err := r.deliverOne(ctx, *write, s, kept.Refusal); err != nil {
+			r.log.Warn("a refusal could not be written to the database yet", "action", kept.Action, "id", kept.ID, "error", err)
 			failed = err
 		}
 	}
-	r.pending.Lock()
-	defer r.pending.Unlock()
-	n, err := s.copy.CountPending(ctx)
-	if err != nil {
-		return err
-	}
-	r.pendingN.Store(n)
+	r.recount(ctx)
 	return failed
 }
 
+// recount returns how many refusals are pending.
+func (r *Replica) recount(ctx context.Context) int64 {
+	r.pending.Lock()
+	defer r.pending.Unlock()
+	if s := r.sight.Load(); s.copy != nil {
+		if n, err := s.copy.CountPending(ctx); err == nil {
+			r.pendingN.Store(n)
+		}
+	}
+	return r.pendingN.Load()
+}
+
+// deliverOne has the truth refuse what is refused here, unless it does already or somebody has
+// decided otherwise meanwhile, where the truth was not away for them.
 func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, management.Refusal) error, s *sight, refusal management.Refusal) error {
 	ctx, cancel := context.WithTimeout(context.WithValue(ctx, delivering{}, true), deliverTimeout)
 	defer cancel()
-	// Somebody may have decided otherwise meanwhile, where the truth was not away for them.
-	lacking, err := r.truth.Lacking(ctx, []management.Refusal{refusal})
+	list, err := r.truth.Compare(ctx, []management.Refusal{refusal})
 	if err != nil {
 		return err
 	}
-	for _, refusal := range lacking {
+	is := list[0]
+	if is == sqlstore.Lacks {
 		if err := write(ctx, refusal); err != nil {
 			return err
 		}
@@ -213,22 +233,29 @@ func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, ma
 		// It is kept until there is a copy of the truth that holds it.
 		return nil
 	}
-	if err := s.copy.Written(ctx, refusal); err != nil {
+	switch is {
+	case sqlstore.Lacks:
+		if err := s.copy.Written(ctx, refusal); err != nil {
+			return err
+		}
+		r.settle(refusal)
+		return nil
+	case sqlstore.Absent:
+		if err := s.copy.Missing(ctx, refusal); err != nil {
+			return err
+		}
+		r.settle(refusal)
+		return nil
+	}
+	// What the truth says, of this or of what was decided otherwise, holds here from now on.
+	d, err := r.truth.Reread(ctx, r.at, refusal.Change())
+	if err == nil {
+		err = s.copy.Settle(ctx, refusal, d, r.Heard())
+	}
+	if err != nil {
 		return err
 	}
 	r.settle(refusal)
-	if len(lacking) > 0 {
-		return nil
-	}
-	// What was decided otherwise holds here too from now on.
-	d, err := r.truth.Reread(ctx, r.at, refusal.Change())
-	if err == nil {
-		err = s.copy.Apply(ctx, d, r.Heard())
-	}
-	if err != nil {
-		// It is pending again: the row is as it was.
-		return errors.Join(err, s.copy.Refuse(ctx, refusal))
-	}
 	r.stray(refusal.Change())
 	return nil
 }

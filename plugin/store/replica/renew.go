@@ -33,7 +33,7 @@ func (r *Replica) renew(ctx context.Context) error {
 		defer close(done)
 		r.keepHearing(watching)
 	}()
-	if err := r.keepRefusals(ctx); err != nil {
+	if err := r.writeRefusals(ctx); err != nil {
 		if !errors.Is(err, errNobodyWrites) {
 			r.log.Warn("what the replica holds refused could not be written to the database yet: it is refused here", "error", err)
 		}
@@ -79,52 +79,126 @@ func (r *Replica) keepHearing(ctx context.Context) {
 	}
 }
 
-// keepRefusals writes to the truth what the former copy holds refused and the truth does not.
-func (r *Replica) keepRefusals(ctx context.Context) error {
+// writeRefusals writes to the truth what the former copy holds refused and the truth does not,
+// so that others refuse it too, who may have no copy. It is refused here meanwhile, and by the
+// next copy, whether or not the truth goes back again.
+func (r *Replica) writeRefusals(ctx context.Context) error {
 	s := r.sight.Load()
-	if !s.overlay {
+	if s.copy == nil || s.behind {
 		return nil
 	}
-	var fault error
 	written := 0
-	err := s.copy.Refusals(ctx, func(list []management.Refusal) error {
-		var lacking []management.Refusal
-		if lacking, fault = r.truth.Lacking(ctx, list); fault != nil {
-			return fault
+	err := r.held(ctx, s.copy, func(list []sqlstore.Kept) error {
+		of := make([]management.Refusal, len(list))
+		for i := range list {
+			of[i] = list[i].Refusal
 		}
-		for _, refusal := range lacking {
-			refusal.Actor = self
+		is, err := r.truth.Compare(ctx, of)
+		if err != nil {
+			return err
+		}
+		for i, refusal := range of {
+			if is[i] != sqlstore.Lacks {
+				continue
+			}
 			write := r.writeBack.Load()
 			if write == nil {
-				fault = errNobodyWrites
-				return fault
+				return errNobodyWrites
 			}
-			if fault = (*write)(context.WithValue(ctx, delivering{}, true), refusal); fault != nil {
-				return fault
+			if refusal.Actor.Via == "" {
+				refusal.Actor = self
+			}
+			if err := (*write)(context.WithValue(ctx, delivering{}, true), refusal); err != nil {
+				return err
 			}
 			written++
 		}
 		return nil
 	})
-	if fault != nil {
-		return fault
-	}
-	if err != nil {
-		if sqlstore.Damaged(err) {
-			r.log.Error("the former replica can't be read whole: what it held refused may be lost", "error", err)
-			err = nil
-		} else {
-			return err
-		}
-	}
 	if written > 0 {
 		r.log.Warn("the database had lost what refuses keys, as after restoring a backup: it was written there again", "refusals", written)
 	}
-	if err := r.deliver(ctx); err != nil {
+	return err
+}
+
+// held calls yield with all that a copy holds refused. Where it can't be read whole because it
+// is damaged, with what can be.
+func (r *Replica) held(ctx context.Context, of *sqlstore.Copy, yield func([]sqlstore.Kept) error) error {
+	var fault error
+	err := of.Refusals(ctx, func(list []management.Refusal) error {
+		kept := make([]sqlstore.Kept, len(list))
+		for i := range list {
+			kept[i].Refusal = list[i]
+		}
+		fault = yield(kept)
+		return fault
+	})
+	if fault != nil {
+		return fault
+	}
+	kept, beside := of.Kept(ctx)
+	if beside == nil && len(kept) > 0 {
+		if err := yield(kept); err != nil {
+			return err
+		}
+	}
+	for _, err := range []error{err, beside} {
+		switch {
+		case err == nil:
+		case sqlstore.Damaged(err):
+			r.log.Error("the former replica can't be read whole: what it held refused may be lost", "error", err)
+		default:
+			return err
+		}
+	}
+	return nil
+}
+
+// carry takes over into a copy that is being made what the former one holds refused, and what
+// was copied does not, unless that was taken back.
+func (r *Replica) carry(ctx context.Context, b *sqlstore.CopyBuilder, list []sqlstore.Kept) error {
+	of := make([]management.Refusal, len(list))
+	for i := range list {
+		of[i] = list[i].Refusal
+	}
+	is, err := b.Compare(ctx, of)
+	if err != nil {
 		return err
 	}
-	r.look(&sight{copy: s.copy, through: true})
-	return nil
+	var keep, reversible []sqlstore.Kept
+	var ask []management.Refusal
+	now := time.Now()
+	for i, kept := range list {
+		if kept.Actor.Via == "" {
+			kept.Actor = self
+		}
+		switch {
+		case is[i] == sqlstore.Holds:
+		case is[i] == sqlstore.Absent:
+			if kept.Absent.IsZero() {
+				kept.Absent = now
+			}
+			keep = append(keep, kept)
+		case kept.Reversible():
+			kept.Absent = time.Time{}
+			reversible, ask = append(reversible, kept), append(ask, kept.Refusal)
+		default:
+			kept.Absent = time.Time{}
+			keep = append(keep, kept)
+		}
+	}
+	if len(ask) > 0 {
+		if is, err = r.truth.Compare(ctx, ask); err != nil {
+			return err
+		}
+		for i, kept := range reversible {
+			// That the truth holds it by now says nothing: it may go back before this copy has it.
+			if is[i] != sqlstore.TakenBack {
+				keep = append(keep, kept)
+			}
+		}
+	}
+	return b.Keep(ctx, keep)
 }
 
 // errNobodyWrites says that refusals wait to be written back.
@@ -152,38 +226,63 @@ func (r *Replica) copyAll(ctx context.Context) (err error) {
 	if err = b.Index(ctx); err != nil {
 		return err
 	}
-	r.feeding.Lock()
-	defer r.feeding.Unlock()
-	r.pending.Lock()
-	defer r.pending.Unlock()
-	var pending []management.Refusal
-	former := r.sight.Load()
-	if former.copy != nil {
-		if pending, err = former.copy.Pending(ctx); err != nil && !sqlstore.Damaged(err) {
+	// Most of it, while nobody waits; what is decided meanwhile stands beside the rows.
+	if former := r.sight.Load(); former.copy != nil {
+		if err = r.held(ctx, former.copy, func(list []sqlstore.Kept) error { return r.carry(ctx, b, list) }); err != nil {
 			return err
 		}
 	}
-	if err = b.Finish(ctx, heard, pending); err != nil {
+	r.feeding.Lock()
+	defer r.feeding.Unlock()
+	if err = r.replace(ctx, b, heard); err != nil {
 		return err
 	}
+	r.learnKin(ctx, r.sight.Load().copy)
+	r.log.Info("the replica was made", "file", r.file, "rows", r.copying.Swap(-1), "took", time.Since(began).Round(time.Millisecond))
+	return r.useCopy(ctx)
+}
+
+// replace puts a copy in the place of the former one. Look-ups wait meanwhile: there is no
+// moment in which what the former held refused is not. feeding is held.
+func (r *Replica) replace(ctx context.Context, b *sqlstore.CopyBuilder, heard time.Time) (err error) {
+	r.pending.Lock()
+	defer r.pending.Unlock()
+	former := r.sight.Load()
 	if former.copy != nil {
-		r.sight.Store(&sight{through: true})
+		list, err := former.copy.Kept(ctx)
+		if err == nil && len(list) > 0 {
+			err = r.carry(ctx, b, list)
+		}
+		if err != nil && !sqlstore.Damaged(err) {
+			return err
+		}
+	}
+	if err = b.Finish(ctx, heard); err != nil {
+		return err
+	}
+	next := &sight{through: true}
+	if former.copy != nil {
+		hold := make(chan struct{})
+		r.sight.Store(&sight{through: true, hold: hold})
+		defer close(hold)
 		former.copy.Close()
 	}
-	if err = b.Place(); err != nil {
-		return err
+	defer func() { r.sight.Store(next) }()
+	err = b.Place()
+	// Where it could not be put in place, this is the former one.
+	local, at, opening := sqlstore.OpenCopy(ctx, r.file, r.log)
+	if opening != nil {
+		return errors.Join(err, opening)
 	}
-	local, at, err := sqlstore.OpenCopy(ctx, r.file, r.log)
+	next = &sight{copy: local, through: true, behind: err == nil}
 	if err != nil {
 		return err
 	}
-	r.learnKin(ctx, local)
-	r.pendingN.Store(int64(len(pending)))
-	r.at = at
-	r.noted = heard
-	r.log.Info("the replica was made", "file", r.file, "rows", r.copying.Swap(-1), "took", time.Since(began).Round(time.Millisecond))
-	r.sight.Store(&sight{copy: local, through: true, behind: true})
-	return r.useCopy(ctx)
+	if n, err := local.CountPending(ctx); err == nil {
+		r.pendingN.Store(n)
+	}
+	r.at, r.noted = at, heard
+	return nil
 }
 
 // useCopy has look-ups answered by a copy that was made. They went to the truth until now, and
@@ -197,6 +296,9 @@ func (r *Replica) useCopy(ctx context.Context) error {
 	if r.sight.CompareAndSwap(s, &sight{copy: s.copy}) {
 		r.era.Add(1)
 		r.news.ring()
+		if r.pendingN.Load() > 0 {
+			r.wake.ring()
+		}
 	}
 	return nil
 }

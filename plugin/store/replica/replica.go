@@ -28,8 +28,8 @@ type Truth interface {
 	Reread(ctx context.Context, from sqlstore.Position, c gateway.Change) (*sqlstore.Delta, error)
 	// CopyOut gives everything that a copy holds.
 	CopyOut(ctx context.Context, begin func(sqlstore.Position) error, write func(table string, rows []sqlstore.Row) error) error
-	// Lacking returns those of refusals that it does not hold and nobody has taken back.
-	Lacking(ctx context.Context, refusals []management.Refusal) ([]management.Refusal, error)
+	// Compare returns how it stands to each of the refusals.
+	Compare(ctx context.Context, refusals []management.Refusal) ([]sqlstore.Standing, error)
 }
 
 // Options say what a replica is made of. All but File, Truth are optional.
@@ -128,12 +128,12 @@ type Replica struct {
 type sight struct {
 	// copy is what was copied; nil where there is nothing.
 	copy *sqlstore.Copy
-	// through says that look-ups go to the truth.
+	// through says that look-ups go to the truth; what copy holds refused is refused too.
 	through bool
-	// overlay says that what copy holds refused is refused too.
-	overlay bool
 	// behind says that copy is of this truth, and only lacks what changed last.
 	behind bool
+	// hold is closed when there is another sight, where look-ups have to wait for it.
+	hold chan struct{}
 }
 
 // awayError is why the truth does not answer.

@@ -61,11 +61,11 @@ func (c *cutTruth) CopyOut(ctx context.Context, begin func(sqlstore.Position) er
 	})
 }
 
-func (c *cutTruth) Lacking(ctx context.Context, list []management.Refusal) ([]management.Refusal, error) {
+func (c *cutTruth) Compare(ctx context.Context, list []management.Refusal) ([]sqlstore.Standing, error) {
 	if err := c.cut(); err != nil {
 		return nil, err
 	}
-	return c.Store.Lacking(ctx, list)
+	return c.Store.Compare(ctx, list)
 }
 
 func (c *cutTruth) Update(ctx context.Context, f func(management.Tx) error) error {

@@ -27,18 +27,6 @@ import (
 // thrown away, for all that is in it is elsewhere too. It reads "KGcp".
 const copyMark = 0x4b476370
 
-// copySchema is what a copy has beside a store's tables. pending is what was refused here
-// and is not yet written to the truth.
-const copySchema = `CREATE TABLE pending (
-	num      INTEGER PRIMARY KEY,
-	action   TEXT    NOT NULL,
-	keyspace TEXT    NOT NULL,
-	id       TEXT    NOT NULL,
-	at       BIGINT  NOT NULL,
-	actor    TEXT    NOT NULL,
-	UNIQUE (action, keyspace, id)
-);`
-
 // Kinds of files in the place of a copy.
 var (
 	// ErrNoCopy says that there is no file, or none that could be used: one can be made there.
@@ -105,6 +93,9 @@ func OpenCopy(ctx context.Context, path string, logger *slog.Logger) (*Copy, Pos
 	}
 	c := &Copy{s}
 	p, err := c.Copied(ctx)
+	if err == nil {
+		err = c.takePending(ctx)
+	}
 	if err != nil {
 		s.Close()
 		if Damaged(err) || errors.Is(err, gateway.ErrNotFound) {
@@ -113,6 +104,23 @@ func OpenCopy(ctx context.Context, path string, logger *slog.Logger) (*Copy, Pos
 		return nil, none, err
 	}
 	return c, p, nil
+}
+
+// takePending takes over what is to be written to the truth from where a copy of an earlier
+// version keeps it.
+func (c *Copy) takePending(ctx context.Context) error {
+	return c.writing(ctx, "opening the replica", func(t *tx) error {
+		var n int
+		if err := t.row(`SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'pending'`, nil, &n); err != nil || n == 0 {
+			return err
+		}
+		if _, err := t.exec(`INSERT INTO refused (action, keyspace, id, about, key_id, created, at, actor)
+			SELECT action, keyspace, id, CASE WHEN action LIKE 'tenant.%' THEN lower(id) ELSE id END, '', 0, at, actor FROM pending`); err != nil {
+			return err
+		}
+		_, err := t.exec(`DROP TABLE pending`)
+		return err
+	})
 }
 
 // Damaged says whether err is due to what a file holds, or that it is not there, rather than
@@ -197,9 +205,6 @@ func NewCopy(ctx context.Context, path string) (_ *CopyBuilder, err error) {
 	}
 	b.db.SetMaxOpenConns(1)
 	if _, err := migrate(ctx, b.db, sqliteDialect, true); err != nil {
-		return nil, err
-	}
-	if _, err := b.db.ExecContext(ctx, copySchema); err != nil {
 		return nil, err
 	}
 	if err := b.dropIndexes(ctx); err != nil {
@@ -319,26 +324,42 @@ func (b *CopyBuilder) sync() error {
 	return err
 }
 
-// Finish takes refusals over that wait to be written to the truth, and has the file written to
-// the disk. It is put in place by Place.
-func (b *CopyBuilder) Finish(ctx context.Context, heard time.Time, former []management.Refusal) error {
+// within is a transaction on what was written so far.
+func (b *CopyBuilder) within(ctx context.Context) *tx {
+	return &tx{ctx: ctx, sql: b.tx, d: sqliteDialect, path: b.partial, now: time.Now(), stmts: map[string]*sql.Stmt{}}
+}
+
+// Compare returns how what was copied stands to each of the refusals: never TakenBack, which
+// only the truth can tell. It is for after Index.
+func (b *CopyBuilder) Compare(ctx context.Context, list []management.Refusal) ([]Standing, error) {
+	return b.within(ctx).compare(list)
+}
+
+// Keep takes refusals over which what was copied does not hold.
+func (b *CopyBuilder) Keep(ctx context.Context, list []Kept) error {
+	t := b.within(ctx)
+	for _, k := range list {
+		if k.Absent.IsZero() {
+			if err := t.refuse(k.Refusal); err != nil {
+				return err
+			}
+		} else if nameless(k.Refusal) || t.now.Sub(k.Absent) > keptFor {
+			continue
+		}
+		if err := t.keep(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Finish has the file written to the disk. It is put in place by Place.
+func (b *CopyBuilder) Finish(ctx context.Context, heard time.Time) error {
 	if _, err := b.tx.ExecContext(ctx, `UPDATE sequences SET value = $1 WHERE name = 'changes'`, b.position.Seq); err != nil {
 		return err
 	}
 	if err := setCopied(ctx, b.tx, b.position, heard); err != nil {
 		return err
-	}
-	for _, r := range former {
-		query, args, err := refusalArgs(r)
-		if err != nil {
-			return err
-		}
-		if _, err := b.tx.ExecContext(ctx, query, args...); err != nil {
-			return err
-		}
-		if err := insertPending(ctx, b.tx, r); err != nil {
-			return err
-		}
 	}
 	if err := b.tx.Commit(); err != nil {
 		return err
@@ -349,10 +370,17 @@ func (b *CopyBuilder) Finish(ctx context.Context, heard time.Time, former []mana
 	return b.sync()
 }
 
-// Place puts the finished copy in place of the former one, which nobody has open.
+// Place puts the finished copy in place of the former one, which nobody has open. Whatever
+// stops it, one of the two is there.
 func (b *CopyBuilder) Place() error {
-	if err := RemoveCopy(b.path); err != nil {
-		return err
+	if err := inspectCopy(b.path); err != nil && !errors.Is(err, ErrNoCopy) {
+		return fmt.Errorf("%s: %w", b.path, err)
+	}
+	// Closing moved what the former one's log held into it.
+	for _, ext := range []string{"-wal", "-shm", "-journal"} {
+		if err := os.Remove(b.path + ext); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	if err := os.Rename(b.partial, b.path); err != nil {
 		return err

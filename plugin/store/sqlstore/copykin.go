@@ -35,11 +35,3 @@ func (c *Copy) SetKin(ctx context.Context, store string, key []byte) error {
 		return err
 	})
 }
-
-// CountPending returns how many refusals are not written to the truth yet.
-func (c *Copy) CountPending(ctx context.Context) (n int64, err error) {
-	err = c.viewing(ctx, "reading the replica", func(t *tx) error {
-		return t.row(`SELECT count(*) FROM pending`, nil, &n)
-	})
-	return n, err
-}

@@ -1,0 +1,266 @@
+package replica_test
+
+import (
+	"database/sql"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+)
+
+// secretsOf returns what the truth holds of a key's secrets, newest first.
+func (n *node) secretsOf(id string) (list []gateway.Secret) {
+	n.t.Helper()
+	if err := n.truth.Store.View(ctxOf(n.t), func(tx management.Tx) (err error) {
+		list, err = tx.Secrets(ks, id)
+		return err
+	}); err != nil {
+		n.t.Fatal(err)
+	}
+	return list
+}
+
+// truthHolds fails where the truth does not refuse a key in that way.
+func (n *node) truthHolds(id string, want gateway.Status) {
+	n.t.Helper()
+	if err := n.truth.Store.View(ctxOf(n.t), func(tx management.Tx) error {
+		k, err := tx.Key(ks, id)
+		if err == nil && k.StatusAt(time.Now()) != want {
+			n.t.Errorf("the truth holds %s %s, want %s", id, k.StatusAt(time.Now()), want)
+		}
+		return err
+	}); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// TestBackAndForth puts states of the truth back that know a key, do not know it, and know it
+// again, all from before it was refused.
+func TestBackAndForth(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+	n.tenant("a")
+	n.settled()
+	unknown := n.backup()
+	id, full := n.key("a")
+	known := n.backup()
+	n.settled()
+	if _, err := n.RevokeKey(ctxOf(t), ada, ks, id); err != nil {
+		t.Fatal(err)
+	}
+	n.restore(unknown)
+	n.settled()
+	if got := n.judge(full); got == gateway.Allowed {
+		t.Fatal("a key that is none")
+	}
+	n.restart()
+	refused := func() {
+		t.Helper()
+		if got := n.judge(full); got == gateway.Allowed {
+			t.Fatal("a revoked key is let in")
+		}
+	}
+	n.restore(known)
+	refused()
+	n.settled()
+	n.want(full, gateway.RevokedKey)
+	n.truthHolds(id, gateway.StatusRevoked)
+	// Several times within moments, and once while it is away.
+	for range 5 {
+		n.restore(known)
+		refused()
+		n.restore(unknown)
+		n.restore(known)
+		refused()
+	}
+	n.down.Store(true)
+	n.restore(known)
+	n.restart()
+	refused()
+	n.down.Store(false)
+	n.settled()
+	n.want(full, gateway.RevokedKey)
+	n.truthHolds(id, gateway.StatusRevoked)
+}
+
+// TestEndedSecretsStay puts a state of the truth back in which a rotation's former secret has no end.
+func TestEndedSecretsStay(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+	n.tenant("a")
+	id, first := n.key("a")
+	other, graced := n.key("a")
+	n.settled()
+	before := n.backup()
+	second, err := n.RotateKey(ctxOf(t), ada, ks, id, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.RotateKey(ctxOf(t), ada, ks, other, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	end := n.secretsOf(other)[1].ExpiresAt
+	between := n.backup()
+	third, err := n.RotateKey(ctxOf(t), ada, ks, id, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := func(full string) {
+		t.Helper()
+		if got := n.judge(full); got == gateway.Allowed {
+			t.Fatal("a secret that was ended is let in")
+		}
+	}
+	n.restore(before)
+	refused(first)
+	n.settled()
+	refused(first)
+	refused(second.Key)
+	n.want(graced, gateway.Allowed)
+	if list := n.secretsOf(other); len(list) != 1 || !list[0].ExpiresAt.Equal(end) {
+		t.Errorf("the truth holds %+v, to end by %v", list, end)
+	}
+	if list := n.secretsOf(id); len(list) != 1 || list[0].ExpiresAt.IsZero() {
+		t.Errorf("the truth holds %+v", list)
+	}
+	// The second is there again, and the third, which was never ended, is not.
+	n.restore(between)
+	refused(second.Key)
+	n.settled()
+	refused(first)
+	refused(second.Key)
+	refused(third.Key)
+	// The key goes on with a new one.
+	fourth, err := n.RotateKey(ctxOf(t), ada, ks, id, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.want(fourth.Key, gateway.Allowed)
+}
+
+// TestRevokedTokensStay puts a state of the truth back in which a management token is good.
+func TestRevokedTokensStay(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+	root := management.Actor{Name: "root", Via: "admin", Scopes: []string{management.AllScopes}}
+	token, err := n.CreateToken(ctxOf(t), root, ks, management.TokenFields{Name: management.Some("ci"), Scopes: management.Some([]string{"keys:read"})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := n.backup()
+	if err := n.RevokeToken(ctxOf(t), root, ks, token.ID); err != nil {
+		t.Fatal(err)
+	}
+	n.settled()
+	n.restore(before)
+	eventually(t, "it is revoked again", func() bool {
+		got, err := n.Token(ctxOf(t), root, ks, token.ID)
+		return err == nil && got.Status == gateway.StatusRevoked
+	})
+}
+
+// TestTakenBackSince lets in again what was enabled after the truth had gone back, and leaves
+// alone a tenant that got the slug of one that was suspended.
+func TestTakenBackSince(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+	n.tenant("a")
+	id, full := n.key("a")
+	n.settled()
+	before := n.backup()
+	n.tenant("b")
+	_, formers := n.key("b")
+	withB := n.backup()
+	if _, err := n.DisableKey(ctxOf(t), ada, ks, id); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.SuspendTenant(ctxOf(t), ada, ks, "b"); err != nil {
+		t.Fatal(err)
+	}
+	n.settled()
+	n.restore(before)
+	n.settled()
+	n.want(full, gateway.DisabledKey)
+	if _, err := n.EnableKey(ctxOf(t), ada, ks, id); err != nil {
+		t.Fatal(err)
+	}
+	n.want(full, gateway.Allowed)
+	n.tenant("b")
+	_, others := n.key("b")
+	n.settled()
+	n.restart()
+	n.want(full, gateway.Allowed)
+	n.want(others, gateway.Allowed)
+	n.restore(withB)
+	n.settled()
+	n.want(formers, gateway.TenantInactive)
+	if _, err := n.ActivateTenant(ctxOf(t), ada, ks, "b"); err != nil {
+		t.Fatal(err)
+	}
+	n.want(formers, gateway.Allowed)
+}
+
+// TestEarlierFiles takes over what a replica of an earlier version was to write yet.
+func TestEarlierFiles(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+	n.tenant("a")
+	id, full := n.key("a")
+	n.settled()
+	n.down.Store(true)
+	if r, err := n.RevokeKey(ctxOf(t), ada, ks, id); err != nil || r.Durable {
+		t.Fatal(r, err)
+	}
+	n.stop()
+	db, err := sql.Open("sqlite", "file:"+n.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Exec(`CREATE TABLE pending (num INTEGER PRIMARY KEY, action TEXT NOT NULL, keyspace TEXT NOT NULL, id TEXT NOT NULL,
+		at BIGINT NOT NULL, actor TEXT NOT NULL, UNIQUE (action, keyspace, id));
+		INSERT INTO pending (action, keyspace, id, at, actor) SELECT action, keyspace, id, at, actor FROM refused;
+		DROP TABLE refused; DELETE FROM schema_version WHERE version = 10`); err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	n.start()
+	n.want(full, gateway.RevokedKey)
+	if got := n.r.Status().Pending; got != 1 {
+		t.Errorf("%d to be written", got)
+	}
+	n.down.Store(false)
+	n.settled()
+	n.truthHolds(id, gateway.StatusRevoked)
+}
+
+// TestCrashWhileReplacing begins where a crash left a copy half made, and finds what the former
+// one held refused.
+func TestCrashWhileReplacing(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+	n.tenant("a")
+	id, full := n.key("a")
+	n.settled()
+	before := n.backup()
+	if _, err := n.RevokeKey(ctxOf(t), ada, ks, id); err != nil {
+		t.Fatal(err)
+	}
+	n.settled()
+	n.down.Store(true)
+	n.restore(before)
+	n.stop()
+	b, err := sqlstore.NewCopy(ctxOf(t), n.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Discard()
+	n.down.Store(false)
+	n.start()
+	n.want(full, gateway.RevokedKey)
+	n.settled()
+	n.want(full, gateway.RevokedKey)
+	n.truthHolds(id, gateway.StatusRevoked)
+}

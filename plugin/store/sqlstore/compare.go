@@ -1,0 +1,194 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// Standing is how a store stands to a refusal that was decided in another state of it.
+type Standing int
+
+const (
+	// Lacks: what it is about is there and not refused, and nobody decided so since.
+	Lacks Standing = iota
+	// Holds: what it is about is refused by that or by more.
+	Holds
+	// TakenBack: a later event says so.
+	TakenBack
+	// Absent: the store does not know what it is about, which says nothing of whether it ever will.
+	Absent
+)
+
+// Compare returns how the store stands to each of the refusals.
+func (s *Store) Compare(ctx context.Context, list []management.Refusal) (out []Standing, err error) {
+	err = s.viewing(ctx, "comparing what is refused", func(t *tx) (err error) {
+		out, err = t.compare(list)
+		return err
+	})
+	return out, err
+}
+
+// compare is Compare. A row is read once for all refusals about it.
+func (t *tx) compare(list []management.Refusal) ([]Standing, error) {
+	out := make([]Standing, 0, len(list))
+	err := chunks(list, func(list []management.Refusal) error {
+		rows, err := t.comparable(list)
+		if err != nil {
+			return err
+		}
+		for _, r := range list {
+			is := rows.standing(r)
+			if is == Lacks && r.Reversible() {
+				back, err := t.decided(r)
+				if err != nil {
+					return err
+				}
+				if back {
+					is = TakenBack
+				}
+			}
+			out = append(out, is)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// comparison is what rows say of refusal, by keyspace and id or folded slug.
+type comparison struct {
+	tenants map[[2]string]tenantState
+	keys    map[[2]string]keyState
+	// secrets are when they end, 0 for never.
+	secrets map[[2]string]int64
+	// tokens are whether they are revoked.
+	tokens map[[2]string]bool
+}
+
+type tenantState struct {
+	created         int64
+	active, deleted bool
+}
+
+type keyState struct{ disabled, revoked, deleted bool }
+
+// comparable reads what the refusals are about.
+func (t *tx) comparable(list []management.Refusal) (c comparison, err error) {
+	c = comparison{map[[2]string]tenantState{}, map[[2]string]keyState{}, map[[2]string]int64{}, map[[2]string]bool{}}
+	slugs := map[string][]string{}
+	var keys, secrets, tokens []string
+	for _, r := range list {
+		switch r.Change().Kind {
+		case gateway.ChangeTenant:
+			slugs[r.Keyspace] = append(slugs[r.Keyspace], fold(r.ID))
+		case gateway.ChangeToken:
+			tokens = append(tokens, r.ID)
+		default:
+			if r.Action == management.SecretEnded {
+				secrets = append(secrets, r.ID)
+			}
+			keys = append(keys, r.Change().ID)
+		}
+	}
+	for keyspace, slugs := range slugs {
+		cond, args := in([]any{keyspace}, slugs)
+		if err := t.rows(`SELECT folded, coalesce(created_at, 0), active, deleted_at IS NOT NULL FROM tenants WHERE keyspace = $1 AND folded`+cond, args,
+			func(rows *sql.Rows) error {
+				var slug string
+				var s tenantState
+				err := rows.Scan(&slug, &s.created, &s.active, &s.deleted)
+				c.tenants[[2]string{keyspace, slug}] = s
+				return err
+			}); err != nil {
+			return c, err
+		}
+	}
+	if len(keys) > 0 {
+		cond, args := in(nil, keys)
+		if err := t.rows(`SELECT keyspace, id, disabled, revoked_at IS NOT NULL, deleted_at IS NOT NULL FROM keys WHERE id`+cond, args,
+			func(rows *sql.Rows) error {
+				var id [2]string
+				var s keyState
+				err := rows.Scan(&id[0], &id[1], &s.disabled, &s.revoked, &s.deleted)
+				c.keys[id] = s
+				return err
+			}); err != nil {
+			return c, err
+		}
+	}
+	if len(secrets) > 0 {
+		cond, args := in(nil, secrets)
+		if err := t.rows(`SELECT keyspace, id, coalesce(expires_at, 0) FROM secrets WHERE id`+cond, args,
+			func(rows *sql.Rows) error {
+				var id [2]string
+				var ends int64
+				err := rows.Scan(&id[0], &id[1], &ends)
+				c.secrets[id] = ends
+				return err
+			}); err != nil {
+			return c, err
+		}
+	}
+	if len(tokens) > 0 {
+		cond, args := in(nil, tokens)
+		if err := t.rows(`SELECT keyspace, id, revoked_at IS NOT NULL FROM tokens WHERE id`+cond, args,
+			func(rows *sql.Rows) error {
+				var id [2]string
+				var revoked bool
+				err := rows.Scan(&id[0], &id[1], &revoked)
+				c.tokens[id] = revoked
+				return err
+			}); err != nil {
+			return c, err
+		}
+	}
+	return c, nil
+}
+
+// standing judges by the rows alone.
+func (c *comparison) standing(r management.Refusal) Standing {
+	holds := func(there, holds bool) Standing {
+		switch {
+		case !there:
+			return Absent
+		case holds:
+			return Holds
+		}
+		return Lacks
+	}
+	id := [2]string{r.Keyspace, about(r)}
+	switch r.Action {
+	case management.TenantDeleted, management.TenantSuspended:
+		t, ok := c.tenants[id]
+		// Another tenant that was given the slug is not the one that was refused.
+		ok = ok && (r.Created.IsZero() || r.Created.UnixMicro() == t.created)
+		return holds(ok, t.deleted || r.Action == management.TenantSuspended && !t.active)
+	case management.TokenRevoked:
+		revoked, ok := c.tokens[id]
+		return holds(ok, revoked)
+	case management.SecretEnded:
+		if k := c.keys[[2]string{r.Keyspace, r.Key}]; k.revoked || k.deleted {
+			return Holds
+		}
+		ends, ok := c.secrets[id]
+		return holds(ok, ends != 0 && ends <= r.At.UnixMicro())
+	}
+	k, ok := c.keys[id]
+	return holds(ok, k.deleted ||
+		r.Action != management.KeyDeleted && k.revoked ||
+		r.Action == management.KeyDisabled && k.disabled)
+}
+
+// decided says whether an event takes the refusal back, being later.
+func (t *tx) decided(r management.Refusal) (bool, error) {
+	column, action := "key_id", "key.enabled"
+	if r.Action == management.TenantSuspended {
+		column, action = "tenant", "tenant.activated"
+	}
+	var n int
+	err := t.row(`SELECT count(*) FROM audit WHERE keyspace = $1 AND `+column+` = $2 AND action = $3 AND at > $4`,
+		[]any{r.Keyspace, r.ID, action, r.At.UnixMicro()}, &n)
+	return n > 0, err
+}

@@ -1,0 +1,290 @@
+package sqlstore
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// Refuse refuses here what the truth does not know of yet, and keeps it to be written there.
+// It is on the disk when this returns. ErrNotFound where the copy has no such key or tenant.
+func (c *Copy) Refuse(ctx context.Context, r management.Refusal) error {
+	return c.writing(ctx, "writing to the replica", func(t *tx) error { return t.refuseAndKeep(r) })
+}
+
+// Keep holds list refused as Refuse does, where the copy has no such row too.
+func (c *Copy) Keep(ctx context.Context, list []management.Refusal) error {
+	return c.writing(ctx, "writing to the replica", func(t *tx) error {
+		for _, r := range list {
+			err := t.refuseAndKeep(r)
+			if errors.Is(err, gateway.ErrNotFound) {
+				err = t.keep(Kept{Refusal: r})
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// refuseAndKeep refuses what is there, and keeps it to be written to the truth.
+func (t *tx) refuseAndKeep(r management.Refusal) error {
+	if r.Change().Kind == gateway.ChangeTenant && r.Created.IsZero() {
+		in, err := t.Tenant(r.Keyspace, r.ID)
+		if err != nil {
+			return err
+		}
+		r.Created = in.CreatedAt
+	}
+	if err := t.refuse(r); err != nil {
+		return err
+	}
+	return t.keep(Kept{Refusal: r})
+}
+
+// TakeBack ends refusals that can be, unless they were decided again since.
+func (c *Copy) TakeBack(ctx context.Context, list []management.Refusal) error {
+	return c.writing(ctx, "writing to the replica", func(t *tx) error {
+		for _, r := range list {
+			if err := t.forget(r); err != nil {
+				return err
+			}
+		}
+		for _, r := range list {
+			again, err := t.kept(`WHERE about = $1 AND keyspace = $2 AND action = $3`, about(r), r.Keyspace, r.Action)
+			if err != nil {
+				return err
+			}
+			if len(again) > 0 {
+				continue
+			}
+			query := `UPDATE keys SET disabled = 0 WHERE keyspace = $1 AND id = $2 AND coalesce(updated_at, 0) <= $3`
+			if r.Action == management.TenantSuspended {
+				query = `UPDATE tenants SET active = 1 WHERE keyspace = $1 AND folded = $2 AND coalesce(updated_at, 0) <= $3 AND deleted_at IS NULL`
+			}
+			if _, err := t.exec(query, r.Keyspace, about(r), r.At.UnixMicro()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// refuseAnew does to the rows of a delta what is refused here and not in the truth.
+func (t *tx) refuseAnew(d *Delta) error {
+	var some bool
+	if err := t.row(`SELECT EXISTS (SELECT 1 FROM refused)`, nil, &some); err != nil || !some {
+		return err
+	}
+	for _, of := range []struct {
+		rows         []Row
+		keyspace, id int
+	}{
+		{d.tenants, copiedTenants.column("keyspace"), copiedTenants.column("folded")},
+		{d.keys, copiedKeys.column("keyspace"), copiedKeys.column("id")},
+		{d.secrets, copiedSecrets.column("keyspace"), copiedSecrets.column("id")},
+		{d.tokens, copiedTokens.column("keyspace"), copiedTokens.column("id")},
+	} {
+		for _, row := range of.rows {
+			list, err := t.kept(`WHERE about = $1 AND keyspace = $2`, row[of.id], row[of.keyspace])
+			if err != nil {
+				return err
+			}
+			for _, k := range list {
+				err := t.refuse(k.Refusal)
+				if errors.Is(err, gateway.ErrNotFound) {
+					continue
+				}
+				if err == nil && !k.Absent.IsZero() {
+					k.Absent = time.Time{}
+					err = t.keep(k)
+				}
+				if err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// Pending returns what is refused here and not written to the truth yet, oldest first.
+func (c *Copy) Pending(ctx context.Context) (out []Kept, err error) {
+	err = c.viewing(ctx, "reading the replica", func(t *tx) (err error) {
+		out, err = t.kept(`WHERE absent_since IS NULL`)
+		return err
+	})
+	return out, err
+}
+
+// CountPending returns how many Pending returns.
+func (c *Copy) CountPending(ctx context.Context) (n int64, err error) {
+	err = c.viewing(ctx, "reading the replica", func(t *tx) error {
+		return t.row(`SELECT count(*) FROM refused WHERE absent_since IS NULL`, nil, &n)
+	})
+	return n, err
+}
+
+// Written forgets what was pending and is written to the truth, unless it was decided again
+// since. The row stays as it is until the truth's change comes.
+func (c *Copy) Written(ctx context.Context, r management.Refusal) error {
+	return c.writing(ctx, "writing to the replica", func(t *tx) error { return t.forget(r) })
+}
+
+// Missing notes of what was pending that the truth has no row of what it is about. It is
+// forgotten where nobody could tell that row from another's.
+func (c *Copy) Missing(ctx context.Context, r management.Refusal) error {
+	return c.writing(ctx, "writing to the replica", func(t *tx) error {
+		if nameless(r) {
+			return t.forget(r)
+		}
+		return t.keep(Kept{r, t.now})
+	})
+}
+
+// Settle forgets what was pending, and takes over what the truth says instead: d is of what
+// it is about, as Reread returns it.
+func (c *Copy) Settle(ctx context.Context, r management.Refusal, d *Delta, heard time.Time) error {
+	return c.applying(ctx, d, heard, func(t *tx) error { return t.forget(r) })
+}
+
+// Overlay returns what rec is where what the copy holds refused is refused, and those refusals
+// that might have been taken back. ErrNotFound where it holds it deleted. rec stays as it is.
+func (c *Copy) Overlay(ctx context.Context, rec *gateway.Record) (over *gateway.Record, reversible []management.Refusal, err error) {
+	key, tenant := *rec.Key, *rec.Tenant
+	over = &gateway.Record{Secret: rec.Secret, Key: &key, Tenant: &tenant}
+	err = c.viewing(ctx, "reading the replica", func(t *tx) error {
+		reversible = nil
+		list, err := t.refusedOf(rec)
+		if err != nil {
+			return err
+		}
+		for _, r := range list {
+			switch r.Action {
+			case management.KeyDeleted, management.TenantDeleted:
+				return gateway.ErrNotFound
+			case management.KeyRevoked:
+				if key.RevokedAt.IsZero() {
+					key.RevokedAt = r.At
+				}
+			case management.KeyDisabled:
+				key.Disabled = true
+				if !rec.Key.Disabled {
+					reversible = append(reversible, r)
+				}
+			case management.TenantSuspended:
+				tenant.Active = false
+				if rec.Tenant.Active {
+					reversible = append(reversible, r)
+				}
+			case management.SecretEnded:
+				if over.Secret.ExpiresAt.IsZero() || over.Secret.ExpiresAt.After(r.At) {
+					over.Secret.ExpiresAt = r.At
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return over, reversible, nil
+}
+
+// Reversible returns what refuses a key or a tenant here and could have been taken back.
+func (c *Copy) Reversible(ctx context.Context, ch gateway.Change) (out []management.Refusal, err error) {
+	err = c.viewing(ctx, "reading the replica", func(t *tx) (err error) {
+		var list []management.Refusal
+		switch ch.Kind {
+		case gateway.ChangeKey:
+			list, err = t.refusedOf(&gateway.Record{Key: &gateway.Key{Keyspace: ch.Keyspace, ID: ch.ID}})
+		case gateway.ChangeTenant:
+			list, err = t.refusedOf(&gateway.Record{Tenant: &gateway.Tenant{Keyspace: ch.Keyspace, Slug: ch.ID}})
+		}
+		out = nil
+		for _, r := range list {
+			if r.Reversible() {
+				out = append(out, r)
+			}
+		}
+		return err
+	})
+	return out, err
+}
+
+// refusedOf returns what refuses a key, its tenant and its secret, those of rec that there are:
+// by their rows here, and beside them.
+func (t *tx) refusedOf(rec *gateway.Record) (out []management.Refusal, err error) {
+	beside := func(keyspace, about string, ours func(Kept) bool) error {
+		list, err := t.kept(`WHERE about = $1 AND keyspace = $2`, about, keyspace)
+		for _, k := range list {
+			if ours == nil || ours(k) {
+				out = append(out, k.Refusal)
+			}
+		}
+		return err
+	}
+	if in := rec.Tenant; in != nil {
+		same := func(created time.Time) bool {
+			return in.CreatedAt.IsZero() || created.IsZero() || created.Equal(in.CreatedAt)
+		}
+		if err := beside(in.Keyspace, fold(in.Slug), func(k Kept) bool { return same(k.Created) }); err != nil {
+			return nil, err
+		}
+		is, err := t.Tenant(in.Keyspace, in.Slug)
+		if err := ignoreNotFound(err); err != nil {
+			return nil, err
+		}
+		if err == nil && same(is.CreatedAt) {
+			r := management.Refusal{Keyspace: is.Keyspace, ID: is.Slug, Created: is.CreatedAt, At: is.UpdatedAt, Action: management.TenantSuspended}
+			if !is.DeletedAt.IsZero() {
+				r.Action, r.At = management.TenantDeleted, is.DeletedAt
+			}
+			if !is.Active || !is.DeletedAt.IsZero() {
+				out = append(out, r)
+			}
+		}
+	}
+	if key := rec.Key; key != nil {
+		if err := beside(key.Keyspace, key.ID, nil); err != nil {
+			return nil, err
+		}
+		is, err := t.Key(key.Keyspace, key.ID)
+		if err := ignoreNotFound(err); err != nil {
+			return nil, err
+		}
+		if err == nil {
+			r := management.Refusal{Keyspace: is.Keyspace, ID: is.ID}
+			if is.Disabled {
+				r.Action, r.At = management.KeyDisabled, is.UpdatedAt
+				out = append(out, r)
+			}
+			if !is.RevokedAt.IsZero() {
+				r.Action, r.At = management.KeyRevoked, is.RevokedAt
+				out = append(out, r)
+			}
+			if !is.DeletedAt.IsZero() {
+				r.Action, r.At = management.KeyDeleted, is.DeletedAt
+				out = append(out, r)
+			}
+		}
+	}
+	if rec.Secret.ID != "" {
+		r := management.Refusal{Action: management.SecretEnded, Keyspace: rec.Secret.Keyspace, ID: rec.Secret.ID, Key: rec.Secret.KeyID}
+		if err := beside(r.Keyspace, r.ID, nil); err != nil {
+			return nil, err
+		}
+		err := t.row(`SELECT expires_at FROM secrets WHERE id = $1 AND keyspace = $2`, []any{r.ID, r.Keyspace}, timeInto{&r.At})
+		if err := ignoreNotFound(err); err != nil {
+			return nil, err
+		}
+		if err == nil && !r.At.IsZero() {
+			out = append(out, r)
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,235 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// Kept is a refusal that no row shows.
+type Kept struct {
+	management.Refusal
+	// Absent is since when the store has no row of what it is about; zero where it is to be
+	// written to the database that this is a copy of.
+	Absent time.Time
+}
+
+// keptFor is for how long a refusal of what is not there is kept: nobody puts a state of the
+// database back that is older. It begins when the refusal was found to be about nothing.
+const keptFor = 400 * 24 * time.Hour
+
+// about returns r's id as rows are found by it.
+func about(r management.Refusal) string {
+	if r.Change().Kind == gateway.ChangeTenant {
+		return fold(r.ID)
+	}
+	return r.ID
+}
+
+// nameless says that r is about a tenant of which only the slug is known.
+func nameless(r management.Refusal) bool {
+	return r.Change().Kind == gateway.ChangeTenant && r.Created.IsZero()
+}
+
+// unixMicro returns t in Unix microseconds, 0 for the zero time.
+func unixMicro(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+// zeroMicro is unixMicro's opposite.
+func zeroMicro(at int64) time.Time {
+	if at == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(at).UTC()
+}
+
+// refuse does to a row what r says. ErrNotFound where there is none. SQLite's alone.
+func (t *tx) refuse(r management.Refusal) error {
+	key, at := []any{r.Keyspace, about(r)}, r.At.UnixMicro()
+	query, args := "", key
+	switch r.Action {
+	case management.KeyDisabled:
+		query = `UPDATE keys SET disabled = 1 WHERE keyspace = $1 AND id = $2`
+	case management.KeyRevoked:
+		query, args = `UPDATE keys SET revoked_at = coalesce(revoked_at, $3) WHERE keyspace = $1 AND id = $2`, append(key, at)
+	case management.KeyDeleted:
+		query, args = `UPDATE keys SET deleted_at = coalesce(deleted_at, $3) WHERE keyspace = $1 AND id = $2`, append(key, at)
+	case management.SecretEnded:
+		query, args = `UPDATE secrets SET expires_at = min(coalesce(expires_at, $3), $3) WHERE keyspace = $1 AND id = $2`, append(key, at)
+	case management.TokenRevoked:
+		query, args = `UPDATE tokens SET revoked_at = coalesce(revoked_at, $3) WHERE keyspace = $1 AND id = $2`, append(key, at)
+	case management.TenantSuspended:
+		query, args = `UPDATE tenants SET active = 0 WHERE keyspace = $1 AND folded = $2
+			AND ($3 = 0 OR coalesce(created_at, 0) = $3)`, append(key, unixMicro(r.Created))
+	case management.TenantDeleted:
+		query, args = `UPDATE tenants SET active = 0, deleted_at = coalesce(deleted_at, $4) WHERE keyspace = $1 AND folded = $2
+			AND ($3 = 0 OR coalesce(created_at, 0) = $3)`, append(key, unixMicro(r.Created), at)
+	default:
+		return fmt.Errorf("%q is no refusal", r.Action)
+	}
+	n, err := t.exec(query, args...)
+	if err == nil && n == 0 {
+		err = gateway.ErrNotFound
+	}
+	return err
+}
+
+// keep holds r beside the rows. Of two decisions of one kind the later counts, of two ends of
+// a secret the earlier.
+func (t *tx) keep(k Kept) error {
+	actor, err := json.Marshal(k.Actor)
+	if err != nil {
+		return err
+	}
+	stronger := `excluded.at > refused.at`
+	if k.Action == management.SecretEnded {
+		stronger = `excluded.at < refused.at`
+	}
+	_, err = t.exec(`INSERT INTO refused (action, keyspace, id, about, key_id, created, at, actor, absent_since)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (about, keyspace, action, created) DO UPDATE SET
+		at = CASE WHEN `+stronger+` THEN excluded.at ELSE refused.at END,
+		actor = CASE WHEN `+stronger+` THEN excluded.actor ELSE refused.actor END,
+		absent_since = excluded.absent_since`,
+		k.Action, k.Keyspace, k.ID, about(k.Refusal), k.Key, unixMicro(k.Created), k.At.UnixMicro(), string(actor), micros(k.Absent))
+	return err
+}
+
+// forget lets go of what keep held, unless it was decided again since r.At.
+func (t *tx) forget(r management.Refusal) error {
+	later := ` AND at <= $5`
+	if r.Action == management.SecretEnded {
+		later = ` AND at >= $5`
+	}
+	_, err := t.exec(`DELETE FROM refused WHERE about = $1 AND keyspace = $2 AND action = $3 AND created = $4`+later,
+		about(r), r.Keyspace, r.Action, unixMicro(r.Created), r.At.UnixMicro())
+	return err
+}
+
+// kept returns what keep holds, by a condition.
+func (t *tx) kept(where string, args ...any) (out []Kept, err error) {
+	err = t.rows(`SELECT action, keyspace, id, key_id, created, at, actor, absent_since FROM refused `+where+` ORDER BY num`, args,
+		func(rows *sql.Rows) error {
+			var k Kept
+			var created int64
+			var actor string
+			if err := rows.Scan(&k.Action, &k.Keyspace, &k.ID, &k.Key, &created, timeInto{&k.At}, &actor, timeInto{&k.Absent}); err != nil {
+				return err
+			}
+			k.Created = zeroMicro(created)
+			err := json.Unmarshal([]byte(actor), &k.Actor)
+			out = append(out, k)
+			return err
+		})
+	return out, err
+}
+
+// Kept returns the refusals that no row shows, oldest first.
+func (s *Store) Kept(ctx context.Context) (out []Kept, err error) {
+	err = s.viewing(ctx, "reading what is refused", func(t *tx) (err error) {
+		out, err = t.kept(``)
+		return err
+	})
+	return out, err
+}
+
+// Refusals calls yield with all that rows of the store refuse, in portions that are yield's
+// only until it returns; tenants come first. At is when a row was last changed where it does
+// not say when that was decided, so that the decision is not younger.
+func (s *Store) Refusals(ctx context.Context, yield func([]management.Refusal) error) error {
+	return s.viewing(ctx, "reading what is refused", func(t *tx) error {
+		var batch []management.Refusal
+		add := func(r management.Refusal) error {
+			batch = append(batch, r)
+			if len(batch) < chunk {
+				return nil
+			}
+			err := yield(batch)
+			batch = batch[:0]
+			return err
+		}
+		for _, list := range []func(func(management.Refusal) error) error{t.refusedTenants, t.refusedKeys, t.endedSecrets, t.revokedTokens} {
+			if err := list(add); err != nil {
+				return err
+			}
+		}
+		if len(batch) > 0 {
+			return yield(batch)
+		}
+		return nil
+	})
+}
+
+func (t *tx) refusedTenants(add func(management.Refusal) error) error {
+	return t.rows(`SELECT keyspace, slug, created_at, deleted_at, updated_at FROM tenants WHERE active = 0 OR deleted_at IS NOT NULL`, nil,
+		func(rows *sql.Rows) error {
+			r := management.Refusal{Action: management.TenantSuspended}
+			var deleted time.Time
+			if err := rows.Scan(&r.Keyspace, &r.ID, timeInto{&r.Created}, timeInto{&deleted}, timeInto{&r.At}); err != nil {
+				return err
+			}
+			if !deleted.IsZero() {
+				r.Action, r.At = management.TenantDeleted, deleted
+			}
+			return add(r)
+		})
+}
+
+func (t *tx) refusedKeys(add func(management.Refusal) error) error {
+	return t.rows(`SELECT keyspace, id, revoked_at, deleted_at, updated_at FROM keys
+		WHERE disabled = 1 OR revoked_at IS NOT NULL OR deleted_at IS NOT NULL`, nil,
+		func(rows *sql.Rows) error {
+			r := management.Refusal{Action: management.KeyDisabled}
+			var revoked, deleted time.Time
+			if err := rows.Scan(&r.Keyspace, &r.ID, timeInto{&revoked}, timeInto{&deleted}, timeInto{&r.At}); err != nil {
+				return err
+			}
+			switch {
+			case !deleted.IsZero():
+				r.Action, r.At = management.KeyDeleted, deleted
+			case !revoked.IsZero():
+				r.Action, r.At = management.KeyRevoked, revoked
+			}
+			return add(r)
+		})
+}
+
+func (t *tx) endedSecrets(add func(management.Refusal) error) error {
+	return t.rows(`SELECT s.keyspace, s.id, k.id, s.expires_at FROM secrets s JOIN keys k ON k.num = s.key_num
+		WHERE s.expires_at IS NOT NULL AND k.deleted_at IS NULL AND k.revoked_at IS NULL`, nil,
+		func(rows *sql.Rows) error {
+			r := management.Refusal{Action: management.SecretEnded}
+			if err := rows.Scan(&r.Keyspace, &r.ID, &r.Key, timeInto{&r.At}); err != nil {
+				return err
+			}
+			return add(r)
+		})
+}
+
+func (t *tx) revokedTokens(add func(management.Refusal) error) error {
+	return t.rows(`SELECT keyspace, id, revoked_at FROM tokens WHERE revoked_at IS NOT NULL`, nil,
+		func(rows *sql.Rows) error {
+			r := management.Refusal{Action: management.TokenRevoked}
+			if err := rows.Scan(&r.Keyspace, &r.ID, timeInto{&r.At}); err != nil {
+				return err
+			}
+			return add(r)
+		})
+}
+
+// ignoreNotFound returns nil for ErrNotFound.
+func ignoreNotFound(err error) error {
+	if errors.Is(err, gateway.ErrNotFound) {
+		return nil
+	}
+	return err
+}
