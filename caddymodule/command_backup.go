@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
@@ -67,13 +68,17 @@ func backup(cmd *cobra.Command, args []string) error {
 }
 
 func restoreCommand() *cobra.Command {
-	return action(&cobra.Command{
-		Use: "restore FILE --config FILE", Short: "Puts a backup in the place of the store of a gateway that is stopped", Args: named("FILE"),
+	cmd := action(&cobra.Command{
+		Use: "restore FILE --config FILE [--as-it-was]", Short: "Puts a backup in the place of the store of a gateway that is stopped", Args: named("FILE"),
 		Long: "Checks a backup (that it is whole, no newer than this program, made under the configuration's peppers, and that its audit chain is intact) " +
 			"and puts a copy of it where the configuration says that the store is. The former store is set aside, not removed. " +
-			"Whatever was done since the backup is undone, revocations too.",
+			"What the former store refuses stays refused, with an event for each: keys that were revoked, disabled or deleted since the backup, tenants that were " +
+			"suspended or deleted, secrets that a rotation ended, revoked management tokens. Whatever else was done since the backup is undone; with " +
+			"--as-it-was that too.",
 		Example: "  caddy keygate restore /var/backups/keygate-2027-01-31.db --config /etc/caddy/Caddyfile",
 	}, restore)
+	cmd.Flags().Bool("as-it-was", false, "let in again what was revoked, disabled, suspended or deleted since the backup")
+	return cmd
 }
 
 func restore(cmd *cobra.Command, args []string) error {
@@ -89,8 +94,13 @@ func restore(cmd *cobra.Command, args []string) error {
 	if a.place(path).shared() {
 		return errors.New("the store of this configuration is in PostgreSQL: restore it with its own tools, such as pg_restore, while no gateway runs")
 	}
+	keep := keeperOf(cmd, a)
+	asItWas, _ := cmd.Flags().GetBool("as-it-was")
+	if asItWas {
+		keep = nil
+	}
 	var chain management.ChainReport
-	aside, err := sqlstore.Restore(cmd.Context(), args[0], path, commandLog(cmd), func(ctx context.Context, s *sqlstore.Store) error {
+	done, err := sqlstore.Restore(cmd.Context(), args[0], path, commandLog(cmd), func(ctx context.Context, s *sqlstore.Store) error {
 		if err := checkPeppers(ctx, s, a.view.Hasher); err != nil {
 			return err
 		}
@@ -102,12 +112,12 @@ func restore(cmd *cobra.Command, args []string) error {
 			return errors.New("the audit chain was altered: " + strings.Join(chain.Problems, "; "))
 		}
 		return nil
-	})
+	}, keep)
 	if err != nil {
 		return fmt.Errorf("nothing was restored: %w", err)
 	}
 	if asJSON(cmd) {
-		b, err := json.Marshal(map[string]any{"store": path, "replaced": aside, "events": chain.Events, "head": chain.Head})
+		b, err := json.Marshal(map[string]any{"store": path, "replaced": done.Aside, "kept": done.Kept, "unread": done.Unread != nil, "events": chain.Events, "head": chain.Head})
 		if err != nil {
 			return err
 		}
@@ -115,8 +125,64 @@ func restore(cmd *cobra.Command, args []string) error {
 	}
 	out := cmd.OutOrStdout()
 	fmt.Fprintf(out, "Restored %s: %d events, head %s\n", shown(path), chain.Events, shown(chain.Head))
-	if aside != "" {
-		_, err = fmt.Fprintf(out, "The former store is %s. What was done since the backup is undone: revoke again what was revoked.\n", shown(aside))
+	if done.Aside != "" {
+		fmt.Fprintf(out, "The former store is %s. What was done since the backup is undone.\n", shown(done.Aside))
+	}
+	switch {
+	case done.Aside != "" && asItWas:
+		_, err = fmt.Fprintln(out, "As asked, what was refused since the backup is let in again: revoke again what was revoked.")
+	case done.Unread != nil:
+		fmt.Fprintf(out, "The former store could not be read whole: %s\n", shown(done.Unread.Error()))
+		_, err = fmt.Fprintf(out, "%d refusals could be read from it and hold on. "+lost, done.Kept)
+	case done.Aside == "":
+		_, err = fmt.Fprintf(out, "There was no former store. "+lost)
+	case done.Kept == 0:
+		_, err = fmt.Fprintln(out, "Nothing was refused since the backup that it would let in again.")
+	default:
+		_, err = fmt.Fprintf(out, "Kept from the former store: %d refusals (keys revoked, disabled or deleted, tenants suspended or deleted, secrets and tokens ended). See audit.\n", done.Kept)
 	}
 	return err
 }
+
+// lost says what to do where it can't be told what was refused since the backup.
+const lost = `Keys that were revoked since the backup are good again! Before clients reach the gateway:
+  1. Find what was refused since: what webhooks and the log were told, tickets, a later backup.
+  2. Keys: caddy keygate key revoke KEY --offline --config FILE. Where a secret was rotated out, rotate the key again.
+  3. Tenants and management tokens: start the gateway where clients do not reach it; tenant suspend or delete, token revoke.
+`
+
+// keeperOf returns what writes into a store that is restored what the former one refused, as
+// whoever runs the command.
+func keeperOf(cmd *cobra.Command, a *App) sqlstore.Keeper {
+	actor := management.Actor{Name: systemUser(), Via: "cli"}
+	if name, _ := cmd.Flags().GetString("actor"); name != "" {
+		actor.Name = name
+	}
+	actor.Name += " (restore)"
+	var m *management.Manager
+	view := a.view
+	return func(ctx context.Context, s *sqlstore.Store, r management.Refusal) error {
+		if m == nil {
+			a.log = commandLog(cmd)
+			m = management.New(management.Config{
+				Store: s, Engine: new(restoringEngine), View: func() *gateway.View { return view },
+				Logger: a.log, Webhooks: a.webhookSettings, Signer: a.headSigner,
+			})
+		}
+		if view.Keyspaces[r.Keyspace] == nil {
+			// It may be configured again.
+			list := []*gateway.Keyspace{{Name: r.Keyspace}}
+			for _, ks := range view.Keyspaces {
+				list = append(list, ks)
+			}
+			view = gateway.NewView(view.Hasher, list...)
+		}
+		r.Actor = actor
+		return m.Enforce(ctx, r)
+	}
+}
+
+// restoringEngine is that of a store that no gateway uses: nothing of a balance is leased.
+type restoringEngine struct{ offlineEngine }
+
+func (*restoringEngine) WithCredits(_ context.Context, _, _ string, f func() error) error { return f() }

@@ -65,8 +65,8 @@ func TestBackupUnderWrites(t *testing.T) {
 			t.Errorf("beside the backup: %v, %v", entries, err)
 		}
 		other := filepath.Join(t.TempDir(), "keygate.db")
-		if aside, err := Restore(t.Context(), file, other, quiet, nil); err != nil || aside != "" {
-			t.Fatalf("restored: %q, %v", aside, err)
+		if done, err := Restore(t.Context(), file, other, quiet, nil, nil); err != nil || done.Aside != "" {
+			t.Fatalf("restored: %+v, %v", done, err)
 		}
 		restored := openTest(t, other)
 		for i := range int(sure) {
@@ -129,12 +129,12 @@ func TestRestoreSetsTheOldOneAside(t *testing.T) {
 					former[ext] = string(b)
 				}
 			}
-			aside, err := Restore(t.Context(), file, path, quiet, nil)
+			done, err := Restore(t.Context(), file, path, quiet, nil, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			for ext, want := range former {
-				if b, err := os.ReadFile(aside + ext); err != nil || string(b) != want {
+				if b, err := os.ReadFile(done.Aside + ext); err != nil || string(b) != want {
 					t.Errorf("the former database%s is not as it was: %v", ext, err)
 				}
 			}
@@ -196,13 +196,13 @@ func TestRestoreRefuses(t *testing.T) {
 		"someone else's": {altered(func(p string) { os.Remove(p); db := raw(t, p); mustExec(t, db, `CREATE TABLE other (x)`); db.Close() }), "another program"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := Restore(t.Context(), c.file, path, quiet, nil); err == nil || !strings.Contains(err.Error(), c.says) {
+			if _, err := Restore(t.Context(), c.file, path, quiet, nil, nil); err == nil || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("%v", err)
 			}
 		})
 	}
 	no := errors.New("not this one")
-	if _, err := Restore(t.Context(), good, path, quiet, func(context.Context, *Store) error { return no }); !errors.Is(err, no) {
+	if _, err := Restore(t.Context(), good, path, quiet, func(context.Context, *Store) error { return no }, nil); !errors.Is(err, no) {
 		t.Errorf("the check was not heard: %v", err)
 	}
 	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 {

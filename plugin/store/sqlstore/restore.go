@@ -10,51 +10,76 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/keygate-dev/keygate/plugin/management"
 )
+
+// Restored is what Restore did.
+type Restored struct {
+	// Aside is where the former database is now, "" where there was none.
+	Aside string
+	// Kept is how many refusals of the former database were written into the backup's copy.
+	Kept int
+	// Unread is why the former database could not be read, or not whole: what it refused and
+	// the backup does not is lost, or some of it. nil where it was read, was not there, or was
+	// not to be read.
+	Unread error
+}
+
+// Keeper writes a refusal into a database, with its event.
+type Keeper func(ctx context.Context, s *Store, r management.Refusal) error
 
 // Restore puts a backup in the place of the database at path, which may be missing or
 // damaged. No process may have that open; one that does is found by its locks. The backup
 // itself stays as it is: a copy of it is checked, migrated, given to check and then put in
 // place, and up to there nothing has changed. The former database, with its write-ahead
-// log, is set aside under the name that is returned, "" where there was none.
+// log, is set aside, as it was.
+//
+// What the former database refused (keys that were revoked, disabled or deleted, tenants that
+// were suspended or deleted, secrets and management tokens that were ended) and the backup does
+// not, is written into the copy by keep, before it is put in place; a refusal of what the backup
+// does not have is kept beside its rows, for when a later backup is restored. With keep nil all
+// is as it was in the backup. The epoch rises in any case.
 //
 // It must not be called in a process that has the database at path open. It blocks for as
-// long as reading the backup takes.
-func Restore(ctx context.Context, backup, path string, logger *slog.Logger, check func(context.Context, *Store) error) (aside string, err error) {
+// long as reading both takes.
+func Restore(ctx context.Context, backup, path string, logger *slog.Logger, check func(context.Context, *Store) error, keep Keeper) (done Restored, err error) {
 	id, err := Identity(path)
 	if err != nil {
-		return "", err
+		return done, err
 	}
-	unlock, old, err := lockOut(id)
+	locked, old, err := lockOut(id)
 	if err != nil {
-		return "", err
+		return done, err
 	}
-	defer unlock()
+	if locked != nil {
+		defer locked.Close()
+	}
 	copied, err := copyBackup(backup, id, old)
 	if err != nil {
-		return "", fmt.Errorf("copying the backup: %w", err)
+		return done, fmt.Errorf("copying the backup: %w", err)
 	}
-	defer func() {
-		for _, ext := range []string{"", "-wal", "-shm"} {
-			os.Remove(copied + ext) // what is still there
-		}
-	}()
+	defer removeDatabase(copied) // what is still there
 	if err := checkCopy(ctx, copied, logger, check); err != nil {
-		return "", fmt.Errorf("the backup %s can't be used: %w", backup, err)
+		return done, fmt.Errorf("the backup %s can't be used: %w", backup, err)
 	}
-	aside = id + ".replaced-" + time.Now().UTC().Format("20060102T150405.000Z")
+	if err := takeOver(ctx, copied, locked, old, logger, keep, &done); err != nil {
+		return done, fmt.Errorf("keeping what was refused since the backup: %w", err)
+	}
+	aside := id + ".replaced-" + time.Now().UTC().Format("20060102T150405.000Z")
 	if err := swap(id, copied, aside, old != nil); err != nil || old == nil {
-		return "", err
+		return done, err
 	}
-	return aside, nil
+	done.Aside = aside
+	return done, nil
 }
 
-// lockOut keeps others from the database until unlock is called, and fails where one has it
-// open. Where there is no database, old is nil and nothing is locked.
-func lockOut(path string) (unlock func(), old os.FileInfo, err error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+// lockOut keeps others from the database until f is closed, and fails where one has it
+// open. Where there is no database, both are nil and nothing is locked.
+func lockOut(path string) (f *os.File, old os.FileInfo, err error) {
+	f, err = os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return func() {}, nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
 		return nil, nil, err
@@ -69,7 +94,7 @@ func lockOut(path string) (unlock func(), old os.FileInfo, err error) {
 		f.Close()
 		return nil, nil, err
 	}
-	return func() { f.Close() }, old, nil
+	return f, old, nil
 }
 
 // copyBackup copies the backup to a private file beside the database.
@@ -136,11 +161,16 @@ func checkCopy(ctx context.Context, copied string, logger *slog.Logger, check fu
 	if err != nil {
 		return err
 	}
+	return closeWhole(s, copied)
+}
+
+// closeWhole closes a database of which its file alone is used from then on.
+func closeWhole(s *Store, file string) error {
 	if err := s.Close(); err != nil {
 		return err
 	}
 	// Closing moves the log into the database; what is put in place is that alone.
-	if wal, err := os.Stat(copied + "-wal"); err == nil && wal.Size() > 0 {
+	if wal, err := os.Stat(file + "-wal"); err == nil && wal.Size() > 0 {
 		return errors.New("its write-ahead log could not be moved into it")
 	}
 	return nil

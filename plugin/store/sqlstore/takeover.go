@@ -1,0 +1,219 @@
+package sqlstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// takeOver makes the copy of a backup what goes on from the former database: a later epoch and,
+// by keep, what the former refused. locked is the former's file, nil for none.
+func takeOver(ctx context.Context, copied string, locked *os.File, old os.FileInfo, logger *slog.Logger, keep Keeper, done *Restored) error {
+	s, err := OpenExisting(ctx, copied, logger)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	epoch, err := s.Epoch(ctx)
+	if err != nil {
+		return err
+	}
+	if locked != nil {
+		was, unread, err := s.follow(ctx, locked, old, logger, keep, done)
+		switch {
+		case err != nil:
+			return err
+		case unread == nil:
+			epoch = max(epoch, was)
+		default:
+			if keep != nil {
+				done.Unread = unread
+			}
+			// Later than any that it can have had.
+			epoch = max(epoch, time.Now().Unix())
+		}
+	}
+	if keep != nil {
+		// What was not there when this was the database in use, and was refused in a later one.
+		kept, err := s.Kept(ctx)
+		if err == nil {
+			var n int
+			n, err = s.keepThese(ctx, kept, keep)
+			done.Kept += n
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := s.writing(ctx, "raising the epoch", func(t *tx) error {
+		_, err := t.exec(`UPDATE meta SET value = $1 WHERE name = 'epoch'`, fmt.Sprint(epoch+1))
+		return err
+	}); err != nil {
+		return err
+	}
+	return closeWhole(s, copied)
+}
+
+// follow keeps what the former database refuses, and returns its epoch; unread is why it
+// could not be read, or not whole.
+func (s *Store) follow(ctx context.Context, locked *os.File, old os.FileInfo, logger *slog.Logger, keep Keeper, done *Restored) (epoch int64, unread, err error) {
+	former, discard, err := openFormer(ctx, locked, old, logger)
+	if err == nil {
+		defer discard()
+		epoch, err = former.Epoch(ctx)
+	}
+	if err == nil && keep != nil {
+		var fault error
+		if done.Kept, err, fault = s.keepAll(ctx, former, keep); fault != nil {
+			return 0, nil, fault
+		}
+	}
+	if unreadable(err) {
+		return 0, err, nil
+	}
+	return epoch, nil, err
+}
+
+// unreadable says that a database is damaged or none, or of a newer version.
+func unreadable(err error) bool {
+	var schema *schemaError
+	return Damaged(err) || errors.As(err, &schema)
+}
+
+// openFormer opens a private copy of the former database with its log, which stays as it is.
+// It is read by way of the file that is locked: closing another one would end the locks.
+func openFormer(ctx context.Context, locked *os.File, old os.FileInfo, logger *slog.Logger) (s *Store, discard func(), err error) {
+	to, err := os.CreateTemp(filepath.Dir(locked.Name()), filepath.Base(locked.Name())+".former-") // mode 0600
+	if err != nil {
+		return nil, nil, err
+	}
+	file := to.Name()
+	defer func() {
+		if err != nil {
+			removeDatabase(file)
+		}
+	}()
+	_, err = io.Copy(to, io.NewSectionReader(locked, 0, old.Size()))
+	if closed := to.Close(); err == nil {
+		err = closed
+	}
+	if err == nil {
+		err = copyLog(locked.Name()+"-wal", file+"-wal")
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("copying the present database, to read what it refuses: %w", err)
+	}
+	if s, err = OpenExisting(ctx, file, logger); err != nil {
+		return nil, nil, err
+	}
+	return s, func() {
+		s.Close()
+		removeDatabase(file)
+	}, nil
+}
+
+// copyLog copies a write-ahead log, where there is one.
+func copyLog(from, to string) error {
+	in, err := os.Open(from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	if closed := out.Close(); err == nil {
+		err = closed
+	}
+	return err
+}
+
+// keepAll keeps what former refuses and s does not, and returns how many refusals that were.
+// err is former's, fault s's own.
+func (s *Store) keepAll(ctx context.Context, former *Store, keep Keeper) (n int, err, fault error) {
+	these := func(list []Kept) error {
+		more, err := s.keepThese(ctx, list, keep)
+		n += more
+		fault = err
+		return err
+	}
+	err = former.Refusals(ctx, func(list []management.Refusal) error {
+		kept := make([]Kept, len(list))
+		for i := range list {
+			kept[i].Refusal = list[i]
+		}
+		return these(kept)
+	})
+	if fault != nil || err != nil {
+		return n, err, fault
+	}
+	beside, err := former.Kept(ctx)
+	if err == nil {
+		err = these(beside)
+	}
+	return n, err, fault
+}
+
+// keepThese is keepAll for a list.
+func (s *Store) keepThese(ctx context.Context, list []Kept, keep Keeper) (int, error) {
+	of := make([]management.Refusal, len(list))
+	for i := range list {
+		of[i] = list[i].Refusal
+	}
+	is, err := s.Compare(ctx, of)
+	if err != nil {
+		return 0, err
+	}
+	var written []management.Refusal
+	for i, r := range of {
+		if is[i] == Lacks {
+			if err := keep(ctx, s, r); err != nil {
+				return 0, err
+			}
+			written = append(written, r)
+		}
+	}
+	after, err := s.Compare(ctx, written)
+	if err != nil {
+		return 0, err
+	}
+	for i, r := range written {
+		if after[i] == Lacks {
+			return 0, fmt.Errorf("%w: %s of %s in keyspace %s could not be written", gateway.ErrStore, r.Action, r.ID, r.Keyspace)
+		}
+	}
+	return len(written), s.writing(ctx, "keeping what is refused", func(t *tx) error {
+		for i, k := range list {
+			err := error(nil)
+			switch {
+			case is[i] == Absent && k.Absent.IsZero():
+				k.Absent = t.now
+				err = t.keep(k)
+			case k.Absent.IsZero():
+				// The row says it.
+			case is[i] == Absent && t.now.Sub(k.Absent) <= keptFor:
+				err = t.keep(k)
+			default:
+				err = t.forget(k.Refusal)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
