@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"net/http"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,14 +38,20 @@ func TestConsolePages(t *testing.T) {
 		"/tokens/" + d.tokenID + "/revoke", "/sessions", "/audit/chain", "/keys?q=nothing"}
 	tenants := []string{"/usage", "/keys?status=expired"}
 
-	// look looks at a page on a desk in the light, and on a phone in the dark.
+	// look looks at a page on a desk and on a phone, in the light and in the dark: at one on a desk in the
+	// light and on a phone in the dark, at the next the other way round. In a soak test at each in all four.
+	views := [][]browser.View{{browser.Desktop, browser.Phone.InDark()}, {browser.Desktop.InDark(), browser.Phone}}
+	if soaking {
+		views = [][]browser.View{slices.Concat(views...)}
+	}
+	var looked atomic.Int32
 	look := func(tab *browser.Tab, path string, statuses ...int) {
 		t.Helper()
-		tab.Become(browser.Desktop)
 		tab.Go(path, statuses...)
-		tab.Accessible()
-		tab.Become(browser.Phone.InDark())
-		tab.Accessible()
+		for _, v := range views[int(looked.Add(1))%len(views)] {
+			tab.Become(v)
+			tab.Accessible()
+		}
 	}
 	zoned := browser.Desktop
 	zoned.Zone = "Pacific/Auckland"
