@@ -200,12 +200,47 @@ func (s *site) used(t testing.TB, key string, size int64) int64 {
 // Killed under load again and again, the gateway remembers what it acknowledged.
 func TestKill(t *testing.T) {
 	t.Parallel()
+	startPlain(t, caddyfile(crashPlans, "keygate")).killed(t, 6)
+}
+
+// The same of one of two gateways that share a database, while the other goes on.
+func TestClusterKill(t *testing.T) {
+	t.Parallel()
+	c := shared(t, 2, crashPlans)
+	other := c.nodes[0]
+	other.tenant(t, "steady", nil)
+	steady := &caller{key: other.key(t, "steady", nil).full, want: http.StatusOK}
+	stop := make(chan struct{})
+	var load sync.WaitGroup
+	load.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(10 * time.Millisecond):
+			}
+			if err := steady.call(other.client, other); err != nil {
+				t.Errorf("the gateway that nobody killed: %v", err)
+				return
+			}
+		}
+	})
+	c.nodes[1].killed(t, 3)
+	close(stop)
+	load.Wait()
+	// What the dead one still held of the balance is nobody's, and both say the same.
+	if a, b := c.nodes[0].balance(t, "paid"), c.nodes[1].balance(t, "paid"); a != b {
+		t.Errorf("one says the balance is %d, the other %d", a, b)
+	}
+}
+
+// killed kills the gateway under load so often, and holds it to what it acknowledged.
+func (s *site) killed(t *testing.T, rounds int) {
+	t.Helper()
 	const (
-		rounds  = 6
 		quota   = 1_000_000
 		initial = 1_000_000
 	)
-	s := startPlain(t, caddyfile(crashPlans, "keygate"))
 	s.tenant(t, "counted", record{"plan": "counted"})
 	s.tenant(t, "paid", record{"plan": "paid", "credits": initial})
 	newSpender := func(slug string) *spender {
