@@ -5,11 +5,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
@@ -153,6 +155,109 @@ func TestRestoreSetsTheOldOneAside(t *testing.T) {
 				t.Error("it has a key from after the backup")
 			}
 		})
+	}
+}
+
+// What the former database refused holds on over a restore, and by way of a backup that does not
+// know of it; the epoch rises each time.
+func TestRestoreKeepsRefusals(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keygate.db")
+	s := openTest(t, path)
+	fill(t, s, 0, 1)
+	first := backupOf(t, s)
+	fill(t, s, 1, 4)
+	known := backupOf(t, s)
+	revoke := func(s *Store, id string) error {
+		return s.Update(t.Context(), func(tx management.Tx) error {
+			k, err := tx.Key(ks, id)
+			if err != nil {
+				return err
+			}
+			k.RevokedAt = time.Now()
+			return tx.UpdateKey(k)
+		})
+	}
+	for i := range 3 {
+		if err := revoke(s, keyOf(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Close()
+	var kept []string
+	keep := func(_ context.Context, s *Store, r management.Refusal) error {
+		kept = append(kept, r.Action+" "+r.ID)
+		return revoke(s, r.ID)
+	}
+	epoch := int64(1)
+	for _, c := range []struct {
+		backup string
+		keep   Keeper
+		kept   int
+		holds  []int // of the keys that are there
+	}{
+		{first, keep, 1, []int{0}},
+		{known, keep, 3, []int{0, 1, 2}},
+		{first, keep, 1, []int{0}},
+		{first, keep, 1, []int{0}},
+		{known, keep, 3, []int{0, 1, 2}},
+		{known, keep, 3, []int{0, 1, 2}},
+		{known, nil, 0, nil},
+		{known, keep, 0, nil},
+	} {
+		kept = nil
+		done, err := Restore(t.Context(), c.backup, path, quiet, nil, c.keep)
+		if err != nil || done.Kept != c.kept || len(kept) != c.kept || done.Unread != nil {
+			t.Fatalf("restored: %+v, %v, %v", done, kept, err)
+		}
+		s, err := Open(t.Context(), path, quiet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 4 {
+			if err := s.View(t.Context(), func(tx management.Tx) error {
+				k, err := tx.Key(ks, keyOf(i))
+				if errors.Is(err, gateway.ErrNotFound) {
+					return nil
+				}
+				if err == nil && k.RevokedAt.IsZero() == slices.Contains(c.holds, i) {
+					t.Errorf("key %d: %v", i, k.RevokedAt)
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if is, err := s.Epoch(t.Context()); err != nil || is <= epoch {
+			t.Errorf("epoch %d after %d, %v", is, epoch, err)
+		} else {
+			epoch = is
+		}
+		s.Close()
+	}
+	no := errors.New("not now")
+	s = openTest(t, path)
+	if err := revoke(s, keyOf(1)); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	for _, fails := range []Keeper{
+		func(context.Context, *Store, management.Refusal) error { return no },
+		func(context.Context, *Store, management.Refusal) error { return nil }, // and writes nothing
+	} {
+		if _, err := Restore(t.Context(), known, path, quiet, nil, fails); err == nil {
+			t.Error("restored without what could not be kept")
+		}
+	}
+	overwrite(t, path, "nothing that is a database")
+	done, err := Restore(t.Context(), known, path, quiet, nil, keep)
+	if err != nil || done.Unread == nil || done.Kept != 0 {
+		t.Errorf("restored: %+v, %v", done, err)
+	}
+	if is, err := openTest(t, path).Epoch(t.Context()); err != nil || is <= epoch {
+		t.Errorf("epoch %d after %d, %v", is, epoch, err)
+	}
+	if left, err := filepath.Glob(path + ".former-*"); err != nil || len(left) != 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }
 

@@ -124,6 +124,10 @@ var (
 
 // wholeReads are the beginnings of the statements that are meant to read a whole table or keyspace.
 var wholeReads = []string{
+	// What is refused, before it is copied or restored.
+	"SELECT keyspace, slug, created_at, deleted_at, updated_at FROM tenants WHERE active = 0", "SELECT keyspace, id, revoked_at, deleted_at, updated_at FROM keys",
+	"SELECT s.keyspace, s.id, k.id, s.expires_at FROM secrets", "SELECT keyspace, id, revoked_at FROM tokens WHERE revoked_at",
+	"SELECT action, keyspace, id, key_id, created, at, actor, absent_since FROM refused ORDER BY num",
 	"SELECT digest FROM secrets WHERE keyspace", // the filter of all digests
 	"SELECT plan, count(*) FROM tenants",        // the console's overview
 	"INSERT INTO keys ",                         // only where foreign keys are violated already

@@ -1,0 +1,146 @@
+package sqlstore
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/internal/testserver"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// A store says of a refusal whether it holds it, lacks it, has taken it back, or knows nothing of
+// what it is about; SQLite and PostgreSQL alike.
+func TestCompare(t *testing.T) {
+	for name, open := range map[string]func(*testing.T) *Store{
+		"sqlite":   func(t *testing.T) *Store { return openTest(t, filepath.Join(t.TempDir(), "keygate.db")) },
+		"postgres": func(t *testing.T) *Store { return openPostgres(t, testserver.PostgresURL(t)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t)
+			made := time.Now().UTC().Truncate(time.Microsecond).Add(-time.Hour)
+			then := made.Add(time.Minute)
+			const good, disabled, enabled, revoked, deleted = 0, 1, 2, 3, 4
+			if err := s.Update(t.Context(), func(tx management.Tx) error {
+				for slug, change := range map[string]func(*gateway.Tenant){
+					"acme": func(*gateway.Tenant) {}, "Idle": func(in *gateway.Tenant) { in.Active = false },
+					"gone": func(in *gateway.Tenant) { in.Active, in.DeletedAt = false, then },
+				} {
+					in := &gateway.Tenant{Keyspace: ks, Slug: slug, Plan: "free", Active: true, CreatedAt: made, UpdatedAt: made}
+					change(in)
+					if err := tx.InsertTenant(in); err != nil {
+						return err
+					}
+				}
+				for i := good; i <= deleted; i++ {
+					if err := addKey(tx, i); err != nil {
+						return err
+					}
+					k, err := tx.Key(ks, keyOf(i))
+					if err != nil {
+						return err
+					}
+					switch i {
+					case disabled:
+						k.Disabled = true
+					case revoked:
+						k.RevokedAt = then
+					case deleted:
+						k.DeletedAt = then
+					}
+					if err := tx.UpdateKey(k); err != nil {
+						return err
+					}
+				}
+				list, err := tx.Secrets(ks, keyOf(disabled))
+				if err != nil {
+					return err
+				}
+				list[0].ExpiresAt = then
+				if err := tx.UpdateSecret(list[0]); err != nil {
+					return err
+				}
+				for i, at := range []time.Time{{}, then} {
+					if err := tx.InsertToken(&management.Token{ID: fmt.Sprint("tok_", i), Keyspace: ks, Scopes: []string{"*"}, Digest: []byte{byte(i)},
+						CreatedAt: made, RevokedAt: at}); err != nil {
+						return err
+					}
+				}
+				for i, key := range []string{keyOf(enabled), ""} {
+					if err := tx.InsertAudit(&management.AuditRow{Seq: int64(i + 1), ID: fmt.Sprint("evt_", i), Keyspace: ks, At: then,
+						Action: []string{"key.enabled", "tenant.activated"}[i], Tenant: "acme", KeyID: key, Hash: []byte{1}}); err != nil {
+						return err
+					}
+				}
+				return nil
+			}); err != nil {
+				t.Fatal(err)
+			}
+			secret := func(i int) string { return fmt.Sprintf("sec_%026d", i) }
+			before, after := then.Add(-time.Second), then.Add(time.Second)
+			var list []management.Refusal
+			var want []Standing
+			add := func(is Standing, r management.Refusal) {
+				if r.Keyspace == "" {
+					r.Keyspace = ks
+				}
+				list, want = append(list, r), append(want, is)
+			}
+			for _, c := range []struct {
+				key                                 int
+				onDisabling, onRevoking, onDeleting Standing
+			}{
+				{good, Lacks, Lacks, Lacks}, {disabled, Holds, Lacks, Lacks}, {enabled, TakenBack, Lacks, Lacks}, {revoked, Holds, Holds, Lacks},
+				{deleted, Holds, Holds, Holds}, {99, Absent, Absent, Absent},
+			} {
+				add(c.onDisabling, management.Refusal{Action: management.KeyDisabled, ID: keyOf(c.key), At: before})
+				add(c.onRevoking, management.Refusal{Action: management.KeyRevoked, ID: keyOf(c.key), At: before})
+				add(c.onDeleting, management.Refusal{Action: management.KeyDeleted, ID: keyOf(c.key), At: before})
+			}
+			add(Lacks, management.Refusal{Action: management.KeyDisabled, ID: keyOf(enabled), At: after})
+			add(Absent, management.Refusal{Action: management.KeyRevoked, ID: keyOf(good), Keyspace: "other"})
+			add(TakenBack, management.Refusal{Action: management.TenantSuspended, ID: "acme", Created: made, At: before})
+			add(Lacks, management.Refusal{Action: management.TenantSuspended, ID: "acme", Created: made, At: after})
+			add(Lacks, management.Refusal{Action: management.TenantDeleted, ID: "acme", Created: made, At: before})
+			add(Absent, management.Refusal{Action: management.TenantDeleted, ID: "acme", Created: made.Add(-time.Hour), At: before})
+			add(Lacks, management.Refusal{Action: management.TenantDeleted, ID: "acme", At: before})
+			add(Holds, management.Refusal{Action: management.TenantSuspended, ID: "idle", Created: made, At: before})
+			add(Lacks, management.Refusal{Action: management.TenantDeleted, ID: "IDLE", Created: made, At: before})
+			add(Holds, management.Refusal{Action: management.TenantSuspended, ID: "gone", Created: made, At: before})
+			add(Absent, management.Refusal{Action: management.TenantSuspended, ID: "never", Created: made, At: before})
+			add(Lacks, management.Refusal{Action: management.SecretEnded, ID: secret(good), Key: keyOf(good), At: before})
+			add(Lacks, management.Refusal{Action: management.SecretEnded, ID: secret(disabled), Key: keyOf(disabled), At: before})
+			add(Holds, management.Refusal{Action: management.SecretEnded, ID: secret(disabled), Key: keyOf(disabled), At: after})
+			add(Holds, management.Refusal{Action: management.SecretEnded, ID: secret(revoked), Key: keyOf(revoked), At: before})
+			add(Absent, management.Refusal{Action: management.SecretEnded, ID: "sec_none", Key: keyOf(good), At: before})
+			add(Lacks, management.Refusal{Action: management.TokenRevoked, ID: "tok_0", At: before})
+			add(Holds, management.Refusal{Action: management.TokenRevoked, ID: "tok_1", At: before})
+			add(Absent, management.Refusal{Action: management.TokenRevoked, ID: "tok_2", At: before})
+			got, err := s.Compare(t.Context(), list)
+			if err != nil || len(got) != len(want) {
+				t.Fatalf("%d answers, %v", len(got), err)
+			}
+			for i, r := range list {
+				if got[i] != want[i] {
+					t.Errorf("%+v: %d, want %d", r, got[i], want[i])
+				}
+			}
+			// What the store itself refuses, it holds.
+			n := 0
+			if err := s.Refusals(t.Context(), func(list []management.Refusal) error {
+				n += len(list)
+				is, err := s.Compare(t.Context(), list)
+				for i, r := range list {
+					if is[i] != Holds {
+						t.Errorf("its own %+v: %d", r, is[i])
+					}
+				}
+				return err
+			}); err != nil || n != 7 {
+				t.Errorf("%d of its own, %v", n, err)
+			}
+		})
+	}
+}
