@@ -9,8 +9,10 @@
 //
 //   - What was refused with an acknowledged write is never accepted here again without a later,
 //     explicit write. So where the truth is not a later state of what was copied (a backup was
-//     restored, a server that was behind took over), the copy's refusals outlive it: they are
-//     written to the truth, and hold until then.
+//     restored, a server that was behind took over), the copy's refusals outlive it. They are
+//     written to the truth, refused here meanwhile, and taken over into the next copy wherever
+//     that does not hold them: beside its rows, where it has none of what they are about. So
+//     it does not matter how often the truth goes back, or when, or whether it goes forward again.
 //   - The copy is all of the truth at one moment, or it is not used: while there is none, or it is
 //     made anew, look-ups go to the truth.
 //   - Nothing in the file is needed: damaged, removed, or of another store, it is made anew.

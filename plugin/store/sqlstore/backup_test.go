@@ -166,6 +166,11 @@ func TestRestoreKeepsRefusals(t *testing.T) {
 	fill(t, s, 0, 1)
 	first := backupOf(t, s)
 	fill(t, s, 1, 4)
+	if err := s.Update(t.Context(), func(tx management.Tx) error {
+		return tx.InsertSession(&management.Session{ID: "ses_1", Keyspace: ks, Digest: []byte{1}, CreatedAt: time.Now(), LastUsedAt: time.Now(), ExpiresAt: time.Now().Add(time.Hour)})
+	}); err != nil {
+		t.Fatal(err)
+	}
 	known := backupOf(t, s)
 	revoke := func(s *Store, id string) error {
 		return s.Update(t.Context(), func(tx management.Tx) error {
@@ -226,6 +231,12 @@ func TestRestoreKeepsRefusals(t *testing.T) {
 			}); err != nil {
 				t.Fatal(err)
 			}
+		}
+		if err := s.View(t.Context(), func(tx management.Tx) error {
+			_, err := tx.Session(ks, "ses_1")
+			return err
+		}); (err == nil) != (c.keep == nil) {
+			t.Errorf("the session: %v", err)
 		}
 		if is, err := s.Epoch(t.Context()); err != nil || is <= epoch {
 			t.Errorf("epoch %d after %d, %v", is, epoch, err)

@@ -38,8 +38,8 @@ type Keeper func(ctx context.Context, s *Store, r management.Refusal) error
 // What the former database refused (keys that were revoked, disabled or deleted, tenants that
 // were suspended or deleted, secrets and management tokens that were ended) and the backup does
 // not, is written into the copy by keep, before it is put in place; a refusal of what the backup
-// does not have is kept beside its rows, for when a later backup is restored. With keep nil all
-// is as it was in the backup. The epoch rises in any case.
+// does not have is kept beside its rows, for when a later backup is restored. Sessions of the
+// console end. With keep nil all is as it was in the backup. The epoch rises in any case.
 //
 // It must not be called in a process that has the database at path open. It blocks for as
 // long as reading both takes.

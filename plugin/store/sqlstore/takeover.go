@@ -16,7 +16,7 @@ import (
 )
 
 // takeOver makes the copy of a backup what goes on from the former database: a later epoch and,
-// by keep, what the former refused. locked is the former's file, nil for none.
+// by keep, what the former refused, with all sessions ended. locked is the former's file, nil for none.
 func takeOver(ctx context.Context, copied string, locked *os.File, old os.FileInfo, logger *slog.Logger, keep Keeper, done *Restored) error {
 	s, err := OpenExisting(ctx, copied, logger)
 	if err != nil {
@@ -55,6 +55,14 @@ func takeOver(ctx context.Context, copied string, locked *os.File, old os.FileIn
 		}
 	}
 	if err := s.writing(ctx, "raising the epoch", func(t *tx) error {
+		if keep != nil {
+			// Which of them were ended or used since can't be told of all: people sign in again.
+			for _, query := range []string{`DELETE FROM sessions`, `DELETE FROM portal_links`} {
+				if _, err := t.exec(query); err != nil {
+					return err
+				}
+			}
+		}
 		_, err := t.exec(`UPDATE meta SET value = $1 WHERE name = 'epoch'`, fmt.Sprint(epoch+1))
 		return err
 	}); err != nil {
