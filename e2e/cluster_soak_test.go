@@ -4,11 +4,15 @@ package e2e
 
 import (
 	"net/http"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
 // TestClusterSpeed measures how long a revocation takes to the last of three gateways under load:
@@ -96,5 +100,75 @@ func TestClusterSpeed(t *testing.T) {
 	load.Wait()
 	if failed.Load() > 0 {
 		t.Errorf("%d of %d requests of a key nobody touched failed", failed.Load(), served.Load())
+	}
+}
+
+// TestClusterOutages takes Redis and PostgreSQL away from two gateways with replicas under load, in each way that
+// they can be away, and says how long requests took before, meanwhile, and from five seconds after
+// the return on. None of a known key may fail.
+func TestClusterOutages(t *testing.T) {
+	const (
+		rate = 150 // requests a second to each gateway
+		each = 5 * time.Second
+	)
+	pg, redis := testserver.NewPostgres(t), testserver.NewRedis(t)
+	slow := testserver.NewProxy(t, redis.Addr())
+	slowPG := testserver.NewProxy(t, pg.Addr())
+	config := written(t, strings.Replace(clusterConfig("limits redis redis://"+slow.Addr()+"/0 {\n timeout 5ms\n}\n plan free {\n rate 100000/s\n quota 100000000/month\n concurrency 500\n}"),
+		"{env.DATABASE_URL}", "{env.DATABASE_URL} {\nreplica {env.REPLICA}\n}", 1))
+	c := new(cluster)
+	for i := range 2 {
+		g := prepare(t, config, newUpstream(t), "NODE=n"+strconv.Itoa(i), "DATABASE_URL="+pg.URLAt(slowPG.Addr()))
+		g.env = append(g.env, "REPLICA="+filepath.Join(g.dir, "replica.db"))
+		c.nodes = append(c.nodes, &site{gateway: g, product: plain})
+	}
+	c.everywhere(func(s *site) { s.start() })
+	c.nodes[0].tenant(t, "acme", nil)
+	k := c.nodes[0].key(t, "acme", nil)
+	c.known(t, k)
+	load := func() (p50, p99, worst time.Duration) {
+		var mu sync.Mutex
+		var took []time.Duration
+		var all sync.WaitGroup
+		c.everywhere(func(s *site) {
+			all.Go(func() {
+				d, failed := s.paced(t, rate, each, func(int) *caller { return &caller{key: k.full, want: http.StatusOK} })
+				mu.Lock()
+				defer mu.Unlock()
+				took = append(took, d...)
+				if failed > 0 {
+					t.Errorf("%d requests failed", failed)
+				}
+			})
+		})
+		all.Wait()
+		return quantile(took, 0.5), quantile(took, 0.99), quantile(took, 1)
+	}
+	say := func(what string) {
+		p50, p99, worst := load()
+		t.Logf("%-40s p50 %-10v p99 %-10v at most %v (%s)", what, p50, p99, worst, machine())
+	}
+	load()
+	for _, outage := range []struct {
+		name       string
+		away, back func()
+	}{
+		{"Redis killed", redis.Kill, redis.Start},
+		{"Redis stopped", redis.Pause, redis.Resume},
+		{"Redis answering after 50 ms", func() { slow.Delay(50 * time.Millisecond) }, slow.Restore},
+		{"PostgreSQL killed", pg.Kill, pg.Start},
+		{"PostgreSQL stopped", pg.Pause, pg.Resume},
+		{"PostgreSQL answering after 500 ms", func() { slowPG.Delay(500 * time.Millisecond) }, slowPG.Restore},
+	} {
+		say("before")
+		outage.away()
+		say(outage.name)
+		if strings.HasPrefix(outage.name, "PostgreSQL killed") {
+			c.nodes[1].restartAway(t)
+			say(outage.name + ", a gateway restarted")
+		}
+		outage.back()
+		load()
+		say("from 5 s after its return")
 	}
 }

@@ -251,7 +251,8 @@ func (g *Gateway) reportLoop(ctx context.Context) {
 			return
 		}
 		if err := g.report(ctx); err != nil && ctx.Err() == nil {
-			g.readFailed("telling the other gateways of this one", err)
+			// A replica may be read all the while.
+			g.writeFailed("telling the other gateways of this one", err)
 		}
 	}
 }

@@ -30,6 +30,10 @@ type Service struct {
 	// slow are webhooks whose last attempt got no answer.
 	slow map[string]bool
 
+	saidMu sync.Mutex
+	// said is when it was last logged what goes wrong, by what was being done.
+	said map[string]time.Time
+
 	startOnce, closeOnce sync.Once
 	stop                 context.CancelFunc
 	// loops take and announce; attempts send; writing ends with results.
@@ -109,9 +113,22 @@ func (s *Service) release(ctx context.Context) error {
 // now is the time as the store keeps it.
 func (s *Service) now() time.Time { return s.Now().UTC().Truncate(time.Microsecond) }
 
-// failed logs what went wrong in doing something that will be done again.
+// sayEvery is how often it is said that the same goes wrong, while it does.
+const sayEvery = time.Minute
+
+// failed logs what went wrong in doing something that will be done again, where err is not nil.
 func (s *Service) failed(ctx context.Context, doing string, err error) {
-	if err != nil && ctx.Err() == nil {
+	s.saidMu.Lock()
+	defer s.saidMu.Unlock()
+	if err == nil {
+		delete(s.said, doing)
+		return
+	}
+	if ctx.Err() == nil && time.Since(s.said[doing]) >= sayEvery {
+		if s.said == nil {
+			s.said = map[string]time.Time{}
+		}
+		s.said[doing] = time.Now()
 		s.Logger.Error("webhooks: the store did not take or give what it was asked; it will be asked again", "while", doing, "error", err)
 	}
 }

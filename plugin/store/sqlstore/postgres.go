@@ -210,6 +210,19 @@ func (p *postgresDB) open(ctx context.Context) error {
 	}
 }
 
+// sameFailure says that two failures are alike but for the ports they name.
+func sameFailure(a, b error) bool {
+	letters := func(err error) string {
+		return strings.Map(func(r rune) rune {
+			if r >= '0' && r <= '9' {
+				return -1
+			}
+			return r
+		}, err.Error())
+	}
+	return letters(a) == letters(b)
+}
+
 // startOpening migrates the database, beside the caller. p.mu is held.
 func (p *postgresDB) startOpening() {
 	opening := make(chan struct{})
@@ -225,7 +238,7 @@ func (p *postgresDB) startOpening() {
 		defer p.mu.Unlock()
 		if err == nil {
 			p.ready.Store(true)
-		} else if p.broken == nil || p.broken.Error() != err.Error() {
+		} else if p.broken == nil || !sameFailure(p.broken, err) {
 			p.s.log.Error("the database cannot be opened; trying again", "path", p.s.path, "error", explain("opening", p.s.path, err))
 		}
 		p.broken = err
