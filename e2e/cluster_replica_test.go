@@ -90,6 +90,7 @@ func (s *site) restartAway(t testing.TB) {
 	s.stop()
 	s.launch()
 	eventually(t, "it judges keys", s.ready)
+	eventually(t, "it is managed", func() bool { return s.manage(t, "GET", "/v1/status", nil).status == http.StatusOK })
 }
 
 // refusedSoon waits until every gateway refuses a key for a reason.

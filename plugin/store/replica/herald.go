@@ -61,8 +61,8 @@ type kinship struct {
 	kinCopy *sqlstore.Copy
 	// deaf ends the hearing that goes on, so that it begins again; nil while there is none.
 	deaf atomic.Pointer[context.CancelFunc]
-	// mute says that telling failed, which has been logged.
-	mute atomic.Bool
+	// mute is how often in a row telling failed.
+	mute atomic.Int64
 }
 
 // rememberKin takes from a copy what was learnt before: the truth may be away.
@@ -105,10 +105,11 @@ func (r *Replica) tell(ctx context.Context, refusal management.Refusal) (ok bool
 	if kin != nil {
 		err = r.herald.Tell(ctx, *kin, refusal)
 	}
-	if err != nil && !r.mute.Swap(true) {
+	// One failure says little: it may be that Redis is being connected, as after a start.
+	if err != nil && r.mute.Add(1) == 2 {
 		r.log.Warn("what is refused while the database is away can't be told to the other nodes: it is tried on until the database has it", "error", err)
 	}
-	if err == nil && r.mute.Swap(false) {
+	if err == nil && r.mute.Swap(0) > 1 {
 		r.log.Info("what is refused here is told to the other nodes again")
 	}
 	return err == nil
