@@ -204,6 +204,12 @@ func (c *client) call(ctx context.Context, method, path string, query url.Values
 	if resp.StatusCode >= 300 {
 		return nil, refusalOf(resp, b)
 	}
+	if _, receipt := into.(*management.Receipt); resp.StatusCode == http.StatusAccepted && !receipt {
+		var r management.Receipt
+		if json.Unmarshal(b, &r) == nil && r.ID != "" {
+			return nil, fmt.Errorf("%s is %s on %s: %w", r.ID, r.Status, strings.Join(r.Confirmed, ", "), pending(r))
+		}
+	}
 	if into == nil || len(b) == 0 {
 		return b, nil
 	}

@@ -239,7 +239,7 @@ func pending(r management.Receipt) error {
 		b.WriteString("; ")
 	}
 	if !r.Durable {
-		b.WriteString("the change is not stored yet; ")
+		b.WriteString("the change is not stored yet, it will be when the database answers; ")
 	}
 	return errors.New(strings.TrimSuffix(b.String(), "; "))
 }

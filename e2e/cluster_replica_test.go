@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -171,7 +172,9 @@ func TestReplicasWithoutPostgres(t *testing.T) {
 			c.proxies[1].Restore()
 			c.refusedSoon(t, disabled, "disabled_key")
 			b.manage(t, "DELETE", "/v1/keys/"+deleted.id, nil).want(http.StatusAccepted)
-			b.manage(t, "PATCH", "/v1/tenants/other", record{"active": false}).want(http.StatusAccepted)
+			if said := b.keygate(t, "tenant", "suspend", "other").exits(1).err; !strings.Contains(said, "other is suspended on n1") || !strings.Contains(said, "not stored yet") {
+				t.Errorf("suspending a tenant: %s", said)
+			}
 			c.refusedSoon(t, suspended, "tenant_inactive")
 
 			down.back(pg)
