@@ -57,16 +57,27 @@ type Herald struct {
 	mu sync.Mutex
 	// store is whose words there are.
 	store string
-	words map[string]*word // by their text
+	// words by what they say was done to what: mostly one each. There are n in all.
+	words map[deed][]*word
+	n     int
+	// withdrawn are those whose entries are to be removed.
+	withdrawn map[*word]deed
 
 	told, heard, rejected atomic.Int64
 }
 
 var _ replica.Herald = (*Herald)(nil)
 
+// deed is what was done to what.
+type deed struct{ action, keyspace, id string }
+
+func deedOf(r management.Refusal) deed { return deed{r.Action, r.Keyspace, r.ID} }
+
 // word is what is told of one refusal.
 type word struct {
-	refusal management.Refusal
+	text string
+	// decided is when it was refused.
+	decided time.Time
 	// ids are the entries of the stream that hold it; more than one where it was told twice.
 	ids []string
 	// at is when it was told or heard.
@@ -80,7 +91,9 @@ func New(c Connection, log *slog.Logger) *Herald {
 	if log == nil {
 		log = slog.Default()
 	}
-	return &Herald{redis: c, log: log, words: map[string]*word{}}
+	h := &Herald{redis: c, log: log}
+	h.begin(replica.Kin{})
+	return h
 }
 
 // streamOf returns the key of a store's stream. It is one key, so that a Cluster keeps it in one place.
@@ -92,7 +105,7 @@ func (h *Herald) Tell(ctx context.Context, kin replica.Kin, r management.Refusal
 	if err != nil {
 		return err
 	}
-	old, err := h.toTell(kin, text)
+	old, err := h.toTell(kin, r, text)
 	if err != nil || old == nil {
 		return err
 	}
@@ -119,21 +132,43 @@ func (h *Herald) Tell(ctx context.Context, kin replica.Kin, r management.Refusal
 
 // toTell returns the entries that a word which is to be told takes the place of; nil where it
 // need not be told.
-func (h *Herald) toTell(kin replica.Kin, text string) (*word, error) {
+func (h *Herald) toTell(kin replica.Kin, r management.Refusal, text string) (*word, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.belong(kin)
-	w := h.words[text]
+	w := h.find(deedOf(r), text)
 	switch {
-	case w == nil && len(h.words) >= mostWords:
-		return nil, fmt.Errorf("%d refusals wait to be written to the database already, and no more are told", len(h.words))
+	case w == nil && h.n >= mostWords:
+		return nil, fmt.Errorf("%d refusals wait to be written to the database already, and no more are told", h.n)
 	case w == nil:
 		return &word{}, nil
 	case !w.withdrawn && time.Since(w.at) < Keep/2:
 		return nil, nil
 	}
-	delete(h.words, text)
+	h.remove(deedOf(r), w)
+	delete(h.withdrawn, w)
 	return w, nil
+}
+
+// find returns a word, nil where there is none. h is locked, as for remove.
+func (h *Herald) find(d deed, text string) *word {
+	for _, w := range h.words[d] {
+		if w.text == text {
+			return w
+		}
+	}
+	return nil
+}
+
+func (h *Herald) remove(d deed, w *word) {
+	i := slices.Index(h.words[d], w)
+	if i < 0 {
+		return
+	}
+	h.n--
+	if h.words[d] = slices.Delete(h.words[d], i, i+1); len(h.words[d]) == 0 {
+		delete(h.words, d)
+	}
 }
 
 // bound bounds how long words are kept, by Redis's clock, which id tells. A failure is made good
@@ -152,8 +187,13 @@ func (h *Herald) bound(ctx context.Context, client rueidis.Client, stream, id st
 // belong forgets the words of another store. h is locked.
 func (h *Herald) belong(kin replica.Kin) {
 	if h.store != kin.Store {
-		h.store, h.words = kin.Store, map[string]*word{}
+		h.begin(kin)
 	}
+}
+
+// begin forgets all words. h is locked.
+func (h *Herald) begin(kin replica.Kin) {
+	h.store, h.words, h.n, h.withdrawn = kin.Store, map[deed][]*word{}, 0, map[*word]deed{}
 }
 
 // note notes where a word stands.
@@ -161,10 +201,11 @@ func (h *Herald) note(kin replica.Kin, text string, r management.Refusal, id str
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.belong(kin)
-	w := h.words[text]
+	w := h.find(deedOf(r), text)
 	if w == nil {
-		w = &word{refusal: r}
-		h.words[text] = w
+		w = &word{text: text, decided: r.At}
+		h.words[deedOf(r)] = append(h.words[deedOf(r)], w)
+		h.n++
 	}
 	w.at = time.Now()
 	if !slices.Contains(w.ids, id) {
@@ -179,10 +220,10 @@ func (h *Herald) Withdraw(kin replica.Kin, r management.Refusal) {
 	if h.store != kin.Store {
 		return
 	}
-	for _, w := range h.words {
-		o := &w.refusal
-		if o.Action == r.Action && o.Keyspace == r.Keyspace && o.ID == r.ID && !o.At.After(r.At) {
+	for _, w := range h.words[deedOf(r)] {
+		if !w.decided.After(r.At) {
 			w.withdrawn = true
+			h.withdrawn[w] = deedOf(r)
 		}
 	}
 }
@@ -195,7 +236,7 @@ func (h *Herald) Hear(ctx context.Context, kin replica.Kin, f func([]management.
 	}
 	// What is there is about to be read.
 	h.mu.Lock()
-	h.store, h.words = kin.Store, map[string]*word{}
+	h.begin(kin)
 	h.mu.Unlock()
 	from, wait, warned := "0-0", time.Duration(0), false
 	for {
@@ -270,14 +311,15 @@ func (h *Herald) read(ctx context.Context, client rueidis.Client, stream, from s
 
 // sweep removes what was withdrawn.
 func (h *Herald) sweep(ctx context.Context, client rueidis.Client, kin replica.Kin) error {
-	gone := map[string]*word{}
+	gone := map[*word]deed{}
 	var ids []string
 	h.mu.Lock()
-	for text, w := range h.words {
-		if w.withdrawn && len(ids) < readAtOnce {
-			gone[text] = w
-			ids = append(ids, w.ids...)
+	for w, d := range h.withdrawn {
+		if len(ids) >= readAtOnce {
+			break
 		}
+		gone[w] = d
+		ids = append(ids, w.ids...)
 	}
 	h.mu.Unlock()
 	if len(ids) == 0 {
@@ -290,10 +332,9 @@ func (h *Herald) sweep(ctx context.Context, client rueidis.Client, kin replica.K
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for text, w := range gone {
-		if h.words[text] == w {
-			delete(h.words, text)
-		}
+	for w, d := range gone {
+		delete(h.withdrawn, w)
+		h.remove(d, w)
 	}
 	return nil
 }

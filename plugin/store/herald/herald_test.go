@@ -99,6 +99,12 @@ func (l *listener) times(r management.Refusal) (n int) {
 	return n
 }
 
+func (l *listener) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.heard)
+}
+
 func (l *listener) begins() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -190,7 +196,7 @@ func TestTold(t *testing.T) {
 	eventually(t, "the withdrawn are gone", func() bool { return length(t, conn) == 1 })
 	b.Withdraw(kin, again)
 	eventually(t, "all are gone", func() bool { return length(t, conn) == 0 })
-	if n := len(others.heard); n != 0 {
+	if n := others.count(); n != 0 {
 		t.Errorf("nodes of another store heard %d words", n)
 	}
 	c := client(t, conn)
@@ -234,8 +240,8 @@ func TestForged(t *testing.T) {
 	good := refusal(3)
 	tell(t, New(conn, quiet), good)
 	eventually(t, "what is true is heard", func() bool { return l.times(good) == 1 })
-	if len(l.heard) != 1 || h.Stats().Rejected != int64(len(forged)) {
-		t.Errorf("heard %v, %+v", l.heard, h.Stats())
+	if l.count() != 1 || h.Stats().Rejected != int64(len(forged)) {
+		t.Errorf("heard %d, %+v", l.count(), h.Stats())
 	}
 	// Where there is something else in its place, that is an error.
 	if err := c.Do(context.Background(), c.B().Set().Key(streamOf(replica.Kin{Store: "x"})).Value("x").Build()).Error(); err != nil {
@@ -337,18 +343,18 @@ func TestMany(t *testing.T) {
 	}
 	b := New(connected(t, url), quiet)
 	l := listen(t, b, kin)
-	eventually(t, "all are heard", func() bool {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return len(l.heard) == many
-	})
+	eventually(t, "all are heard", func() bool { return l.count() == many })
+	l.mu.Lock()
 	for _, r := range l.heard {
 		b.Withdraw(kin, r)
 	}
+	l.mu.Unlock()
 	eventually(t, "all are withdrawn", func() bool { return length(t, connectedAs(b)) == 0 })
-	if len(b.words) != 0 {
-		t.Errorf("%d words are remembered", len(b.words))
-	}
+	eventually(t, "none is remembered", func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.n == 0 && len(b.words) == 0 && len(b.withdrawn) == 0
+	})
 	// What f refuses is heard again.
 	tell(t, a, refusal(many))
 	no := errors.New("not now")
@@ -382,6 +388,8 @@ func TestSwitch(t *testing.T) {
 	if n := s.Stats().Heard; n != 2 {
 		t.Errorf("%d words were heard", n)
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.failed != 0 {
 		t.Errorf("hearing failed %d times", l.failed)
 	}
