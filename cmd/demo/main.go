@@ -123,9 +123,9 @@ Keygate runs on %[1]s in front of a demo API. A key was made; it is shown only n
 
   curl -i %[1]s/v1/hello -H "Authorization: Bearer %[2]s"
 
-Its plan allows 60 requests a minute. To see the 61st refused:
+Its plan allows 60 requests a minute: 60 at once, and one more each second. To see the rest refused:
 
-  for i in $(seq 61); do curl -s -o /dev/null -w '%%{http_code}\n' %[1]s/v1/hello -H "Authorization: Bearer %[2]s"; done | sort | uniq -c
+  for i in $(seq 80); do curl -s -o /dev/null -w '%%{http_code}\n' %[1]s/v1/hello -H "Authorization: Bearer %[2]s"; done | sort | uniq -c
 
 Ctrl-C stops it.
 
