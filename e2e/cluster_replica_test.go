@@ -204,6 +204,16 @@ func TestReplicasWithoutPostgres(t *testing.T) {
 				}
 			}
 
+			// That the database is away is said when it begins, and not over and over.
+			c.everywhere(func(s *site) {
+				log := s.log()
+				for _, said := range []string{"the store does not answer", "the database does not answer", "cannot be opened; trying again"} {
+					if n := strings.Count(log, said); n > 5 {
+						t.Errorf("%s says %d times that %s", s.dir, n, said)
+					}
+				}
+			})
+
 			// It is as ever: what was refused can be let in again, and stays so, and receipts say who has confirmed.
 			eventually(t, "every gateway confirms", func() bool {
 				r := b.manage(t, "POST", "/v1/keys/"+disabled.id+"/enable", record{"wait": "1m"})
