@@ -145,6 +145,8 @@ func TestReplicasWithoutPostgres(t *testing.T) {
 				load[i] = s.traffic(1, 10*time.Millisecond, &caller{name: "n" + strconv.Itoa(i), key: steady.full, want: http.StatusOK})
 			}
 
+			// Another connection to Redis takes the place of the one that the store was opened with.
+			b.reload(t, strings.ReplaceAll(replicaConfig, "timeout 10s", "timeout 9s"))
 			down.away(pg)
 			a.away(t, revoked, "revoke")
 			c.refusedSoon(t, revoked, "revoked_key")
