@@ -69,7 +69,7 @@ func TestBackAndForth(t *testing.T) {
 	n.want(full, gateway.RevokedKey)
 	n.truthHolds(id, gateway.StatusRevoked)
 	// Several times within moments, and once while it is away.
-	for range 5 {
+	for range 3 {
 		n.restore(known)
 		refused()
 		n.restore(unknown)

@@ -1,8 +1,14 @@
 package replica_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/gateway"
@@ -122,4 +128,123 @@ func TestPostgresRestored(t *testing.T) {
 	n.tenant("b")
 	_, other := n.key("b")
 	n.want(other, gateway.Allowed)
+}
+
+// turnBack is a database of a PostgreSQL server that can be put back to what it was.
+type turnBack struct {
+	t    *testing.T
+	conn *pgx.Conn
+	url  string
+	made int
+}
+
+func newTurnBack(t *testing.T) *turnBack {
+	t.Helper()
+	pg := testserver.NewPostgres(t)
+	conn, err := pgx.Connect(ctxOf(t), pg.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(context.Background()) })
+	b := &turnBack{t: t, conn: conn, url: strings.Replace(pg.URL(), "/postgres?", "/keygate?", 1)}
+	b.exec("CREATE DATABASE keygate")
+	return b
+}
+
+func (b *turnBack) exec(query string) {
+	b.t.Helper()
+	if _, err := b.conn.Exec(ctxOf(b.t), query); err != nil {
+		b.t.Fatalf("%s: %v", query, err)
+	}
+}
+
+// alone does what nobody may be connected to the database for, as soon as nobody is.
+func (b *turnBack) alone(query string) {
+	b.t.Helper()
+	b.exec("ALTER DATABASE keygate ALLOW_CONNECTIONS false")
+	eventually(b.t, query, func() bool {
+		b.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'keygate'")
+		_, err := b.conn.Exec(ctxOf(b.t), query)
+		return err == nil
+	})
+}
+
+// backup returns the name of a copy of the database.
+func (b *turnBack) backup() string {
+	b.t.Helper()
+	b.made++
+	name := fmt.Sprint("backup_", b.made)
+	b.alone("CREATE DATABASE " + name + " TEMPLATE keygate")
+	b.exec("ALTER DATABASE keygate ALLOW_CONNECTIONS true")
+	return name
+}
+
+// restore puts a backup in the place of the database.
+func (b *turnBack) restore(backup string) {
+	b.t.Helper()
+	b.made++
+	b.alone(fmt.Sprint("ALTER DATABASE keygate RENAME TO former_", b.made))
+	b.exec("CREATE DATABASE keygate TEMPLATE " + backup)
+}
+
+// TestPostgresGoesBack puts backups of PostgreSQL in its place under a node that goes on.
+func TestPostgresGoesBack(t *testing.T) {
+	t.Parallel()
+	b := newTurnBack(t)
+	n := newNodeOn(t, "", postgresTruth(t, b.url))
+	n.tenant("a")
+	n.tenant("b")
+	n.settled()
+	unknown := b.backup()
+	n.settled()
+	fulls := map[string]string{}
+	ids := map[string]string{}
+	for _, what := range []string{"fine", "revoked", "disabled", "deleted", "rotated"} {
+		ids[what], fulls[what] = n.key("a")
+	}
+	_, fulls["suspended"] = n.key("b")
+	n.settled()
+	known := b.backup()
+	n.settled()
+	ctx := ctxOf(t)
+	_, err := n.RevokeKey(ctx, ada, ks, ids["revoked"])
+	if err == nil {
+		_, err = n.DisableKey(ctx, ada, ks, ids["disabled"])
+	}
+	if err == nil {
+		err = n.DeleteKey(ctx, ada, ks, ids["deleted"], nil)
+	}
+	if err == nil {
+		_, err = n.RotateKey(ctx, ada, ks, ids["rotated"], 0)
+	}
+	if err == nil {
+		_, err = n.SuspendTenant(ctx, ada, ks, "b")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.settled()
+	refused := func() {
+		t.Helper()
+		for what, full := range fulls {
+			if got := n.judge(full); got == gateway.Allowed && what != "fine" {
+				t.Fatalf("a %s key is let in", what)
+			}
+		}
+	}
+	for _, backup := range []string{known, unknown, known} {
+		b.restore(backup)
+		n.backAt = time.Now()
+		refused()
+		n.settled()
+		refused()
+	}
+	n.want(fulls["fine"], gateway.Allowed)
+	// As a node sees it that has no copy.
+	other := newNodeOn(t, "", postgresTruth(t, b.url))
+	for what, full := range fulls {
+		if got := other.judge(full); (got == gateway.Allowed) != (what == "fine") {
+			t.Errorf("elsewhere the %s key is %v", what, got)
+		}
+	}
 }

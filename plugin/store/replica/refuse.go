@@ -233,28 +233,30 @@ func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, ma
 		// It is kept until there is a copy of the truth that holds it.
 		return nil
 	}
-	switch is {
-	case sqlstore.Lacks:
-		if err := s.copy.Written(ctx, refusal); err != nil {
-			return err
-		}
-		r.settle(refusal)
-		return nil
-	case sqlstore.Absent:
+	if is == sqlstore.Absent {
 		if err := s.copy.Missing(ctx, refusal); err != nil {
 			return err
 		}
 		r.settle(refusal)
 		return nil
 	}
-	// What the truth says, of this or of what was decided otherwise, holds here from now on.
+	// What the truth says, of this or of what was decided otherwise, holds here from now on. It is
+	// forgotten only together with moving on to a position of the truth that has it: where the
+	// truth goes back to before that, it is known.
 	d, err := r.truth.Reread(ctx, r.at, refusal.Change())
-	if err == nil {
-		err = s.copy.Settle(ctx, refusal, d, r.Heard())
-	}
 	if err != nil {
 		return err
 	}
+	held, err := s.copy.Settle(ctx, refusal, is == sqlstore.TakenBack, d, r.Heard())
+	if err != nil {
+		return err
+	}
+	if !held {
+		// As where it is of a keyspace that is not configured here. It stays pending.
+		r.log.Debug("a refusal was not written to the database", "action", refusal.Action, "id", refusal.ID)
+		return nil
+	}
+	r.at = d.To
 	r.settle(refusal)
 	r.stray(refusal.Change())
 	return nil

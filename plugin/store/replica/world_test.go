@@ -131,6 +131,8 @@ type node struct {
 	gw      *gateway.Gateway
 	view    *gateway.View
 	stopped bool
+	// backAt is when the truth last went back.
+	backAt time.Time
 }
 
 var ada = management.Actor{Name: "ada", IP: "192.0.2.1", Via: "api"}
@@ -226,7 +228,7 @@ func (n *node) settled() {
 		}
 		got, err := n.r.LastSeq(ctxOf(n.t))
 		s := n.r.Status()
-		return err == nil && !s.Through && got == want && s.Pending == 0 && s.Away == nil && n.gw.Stats().Seq == want
+		return err == nil && !s.Through && s.Heard.After(n.backAt) && got == want && s.Pending == 0 && s.Away == nil && n.gw.Stats().Seq == want
 	})
 }
 
@@ -283,6 +285,7 @@ func (n *node) restore(backup string) {
 		n.t.Fatal(err)
 	}
 	eventually(n.t, "the truth is opened anew", func() bool { return n.truth.Store.Ping(ctxOf(n.t)) == nil })
+	n.backAt = time.Now()
 }
 
 // acknowledged says whether a change was.

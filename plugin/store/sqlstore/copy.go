@@ -316,15 +316,19 @@ func (t *tx) delta(from Position, limit int) (*Delta, error) {
 	return d, t.changed(d)
 }
 
-// Reread returns what a key or tenant is now, as a delta after from in which nothing changed.
-// Errors as Delta's.
+// Reread returns what a key or tenant is now, as a delta after from in which nothing changed
+// but the mark: the store has gone back also where it does to a state between from and now. Errors as Delta's.
 func (s *Store) Reread(ctx context.Context, from Position, c gateway.Change) (d *Delta, err error) {
 	err = s.viewing(ctx, "reading what changed", func(t *tx) error {
 		if err := t.same(from); err != nil {
 			return err
 		}
 		d = &Delta{From: from, To: from, Changes: []ChangeAt{{Change: c}}}
-		err := t.changed(d)
+		var err error
+		if d.To.Mark, err = t.mark(from.Seq); err != nil {
+			return err
+		}
+		err = t.changed(d)
 		d.Changes = nil
 		return err
 	})

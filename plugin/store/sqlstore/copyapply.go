@@ -49,11 +49,12 @@ const keptChanges = 10_000
 // Apply makes the copy hold what the delta says. It must begin where the copy stands.
 // What is refused here and not in the truth stays refused.
 func (c *Copy) Apply(ctx context.Context, d *Delta, heard time.Time) error {
-	return c.applying(ctx, d, heard, func(*tx) error { return nil })
+	nothing := func(*tx) error { return nil }
+	return c.applying(ctx, d, heard, nothing, nothing)
 }
 
-// applying is Apply; before runs first, in the same transaction.
-func (c *Copy) applying(ctx context.Context, d *Delta, heard time.Time, before func(*tx) error) error {
+// applying is Apply; before runs first, and after last, in the same transaction.
+func (c *Copy) applying(ctx context.Context, d *Delta, heard time.Time, before, after func(*tx) error) error {
 	return c.writing(ctx, "writing to the replica", func(t *tx) error {
 		if err := before(t); err != nil {
 			return err
@@ -87,7 +88,10 @@ func (c *Copy) applying(ctx context.Context, d *Delta, heard time.Time, before f
 		if err := setCopied(ctx, t.sql, d.To, heard); err != nil {
 			return t.fail(err)
 		}
-		return t.refuseAnew(d)
+		if err := t.refuseAnew(d); err != nil {
+			return err
+		}
+		return after(t)
 	})
 }
 

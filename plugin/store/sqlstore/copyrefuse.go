@@ -129,12 +129,6 @@ func (c *Copy) CountPending(ctx context.Context) (n int64, err error) {
 	return n, err
 }
 
-// Written forgets what was pending and is written to the truth, unless it was decided again
-// since. The row stays as it is until the truth's change comes.
-func (c *Copy) Written(ctx context.Context, r management.Refusal) error {
-	return c.writing(ctx, "writing to the replica", func(t *tx) error { return t.forget(r) })
-}
-
 // Missing notes of what was pending that the truth has no row of what it is about. It is
 // forgotten where nobody could tell that row from another's.
 func (c *Copy) Missing(ctx context.Context, r management.Refusal) error {
@@ -147,9 +141,24 @@ func (c *Copy) Missing(ctx context.Context, r management.Refusal) error {
 }
 
 // Settle forgets what was pending, and takes over what the truth says instead: d is of what
-// it is about, as Reread returns it.
-func (c *Copy) Settle(ctx context.Context, r management.Refusal, d *Delta, heard time.Time) error {
-	return c.applying(ctx, d, heard, func(t *tx) error { return t.forget(r) })
+// it is about, as Reread returns it. Unless it was taken back it must be refused by that, or
+// nothing is done: false.
+func (c *Copy) Settle(ctx context.Context, r management.Refusal, takenBack bool, d *Delta, heard time.Time) (bool, error) {
+	lacks := errors.New("it is not refused")
+	err := c.applying(ctx, d, heard, func(t *tx) error { return t.forget(r) }, func(t *tx) error {
+		if takenBack {
+			return nil
+		}
+		is, err := t.compare([]management.Refusal{r})
+		if err == nil && is[0] != Holds {
+			err = lacks
+		}
+		return err
+	})
+	if errors.Is(err, lacks) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Overlay returns what rec is where what the copy holds refused is refused, and those refusals
