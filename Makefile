@@ -20,10 +20,10 @@ run: build
 	$(GO) run ./cmd/demo -caddy ./caddy -config Caddyfile.example
 
 # -race throughout, for vet, for what staticcheck reads and for the gateway's processes that
-# the tests start: so everything is compiled once. A process under -race sleeps for a second
-# at its end unless told otherwise.
+# the tests start: so everything is compiled once, and vetted once. A process under -race
+# sleeps for a second at its end unless told otherwise.
 test: tools lint
-	GORACE=atexit_sleep_ms=10 $(GO) test -race -timeout $(TIMEOUT) ./...
+	GORACE=atexit_sleep_ms=10 $(GO) test -race -vet=off -timeout $(TIMEOUT) ./...
 
 # The servers that the tests start, from Debian's packages where they are missing.
 tools:
