@@ -4,11 +4,9 @@ import (
 	"context"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -49,18 +47,12 @@ func startReplicas(t testing.TB, n int, database string) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range n {
+	for range n {
 		p := testserver.NewProxy(t, redis.Host)
-		g := prepare(t, config, newUpstream(t), "NODE=n"+strconv.Itoa(i), "DATABASE_URL="+database, "REDIS_URL=redis://"+p.Addr()+redis.Path)
-		g.env = append(g.env, "REPLICA="+filepath.Join(g.dir, "replica.db"))
-		c.nodes = append(c.nodes, &site{gateway: g, product: plain})
 		c.proxies = append(c.proxies, p)
+		c.add(t, config, "DATABASE_URL="+database, "REDIS_URL=redis://"+p.Addr()+redis.Path)
 	}
-	var all sync.WaitGroup
-	for _, node := range c.nodes {
-		all.Go(node.start)
-	}
-	all.Wait()
+	c.start()
 	c.everywhere(func(s *site) {
 		eventually(t, "the replica of "+s.dir+" is made", func() bool { return s.replica(t)["used"] == true })
 	})

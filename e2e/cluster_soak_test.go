@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"net/http"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -117,12 +116,10 @@ func TestClusterOutages(t *testing.T) {
 	config := written(t, strings.Replace(clusterConfig("limits redis redis://"+slow.Addr()+"/0 {\n timeout 5ms\n}\n plan free {\n rate 100000/s\n quota 100000000/month\n concurrency 500\n}"),
 		"{env.DATABASE_URL}", "{env.DATABASE_URL} {\nreplica {env.REPLICA}\n}", 1))
 	c := new(cluster)
-	for i := range 2 {
-		g := prepare(t, config, newUpstream(t), "NODE=n"+strconv.Itoa(i), "DATABASE_URL="+pg.URLAt(slowPG.Addr()))
-		g.env = append(g.env, "REPLICA="+filepath.Join(g.dir, "replica.db"))
-		c.nodes = append(c.nodes, &site{gateway: g, product: plain})
+	for range 2 {
+		c.add(t, config, "DATABASE_URL="+pg.URLAt(slowPG.Addr()))
 	}
-	c.everywhere(func(s *site) { s.start() })
+	c.start()
 	c.nodes[0].tenant(t, "acme", nil)
 	k := c.nodes[0].key(t, "acme", nil)
 	c.known(t, k)

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -42,19 +43,30 @@ func startCluster(t testing.TB, n int, server string, url func(addr string) stri
 	t.Helper()
 	c := new(cluster)
 	config := written(t, clusterConfig(options))
-	for i := range n {
+	for range n {
 		p := testserver.NewProxy(t, server)
-		g := prepare(t, config, newUpstream(t), "NODE=n"+strconv.Itoa(i), "DATABASE_URL="+url(p.Addr()))
-		c.nodes = append(c.nodes, &site{gateway: g, product: plain})
 		c.proxies = append(c.proxies, p)
+		c.add(t, config, "DATABASE_URL="+url(p.Addr()))
 	}
-	// All at once: whoever is first makes the tables.
+	c.start()
+	return c
+}
+
+// add makes the next gateway, which start starts. Each has a place for a replica.
+func (c *cluster) add(t testing.TB, config string, env ...string) {
+	t.Helper()
+	g := prepare(t, config, newUpstream(t), append(env, "NODE=n"+strconv.Itoa(len(c.nodes)))...)
+	g.env = append(g.env, "REPLICA="+filepath.Join(g.dir, "replica.db"))
+	c.nodes = append(c.nodes, &site{gateway: g, product: plain})
+}
+
+// start starts all at once: whoever is first makes the tables.
+func (c *cluster) start() {
 	var all sync.WaitGroup
 	for _, node := range c.nodes {
 		all.Go(node.start)
 	}
 	all.Wait()
-	return c
 }
 
 // shared runs n gateways on a database of the server that the tests share.
