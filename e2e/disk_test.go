@@ -261,7 +261,8 @@ func TestDiskRemoved(t *testing.T) {
 	p.recovers(t)
 }
 
-// backup returns a copy of the store as it is.
+// backup returns a copy of the store as it is, once what was spent is written: between that and a
+// damage it would be neither in the backup nor in memory.
 func (p *patient) backup(t *testing.T) string {
 	t.Helper()
 	db, err := sql.Open("sqlite", "file:"+p.database+"?mode=ro")
@@ -269,6 +270,11 @@ func (p *patient) backup(t *testing.T) string {
 		t.Fatal(err)
 	}
 	defer db.Close()
+	eventually(t, "what was spent is written", func() bool {
+		var balance, used int
+		err := db.QueryRow(`SELECT credits, (SELECT max(used) FROM quota_counts) FROM tenants WHERE slug = 'paid'`).Scan(&balance, &used)
+		return err == nil && balance == 4 && used == 2
+	})
 	to := filepath.Join(filepath.Dir(p.database), "backup")
 	if _, err := db.Exec(`VACUUM INTO $1`, to); err != nil {
 		t.Fatal(err)
