@@ -92,7 +92,15 @@ func (r *Replica) catchUp(ctx context.Context) error {
 			return err
 		}
 		if len(d.Changes) > 0 {
-			if err := s.copy.Apply(ctx, d, asked); err != nil {
+			// What was refused and not there may have come back, and is to be written then: whoever
+			// sees that it is there must see that too.
+			more := func(n int64) {
+				if n > r.pendingN.Load() {
+					r.pendingN.Store(n)
+				}
+			}
+			if err := s.copy.Apply(ctx, d, asked, more); err != nil {
+				r.recount(ctx)
 				if sqlstore.Damaged(err) {
 					r.damaged(s, err)
 					return nil
@@ -102,7 +110,6 @@ func (r *Replica) catchUp(ctx context.Context) error {
 			}
 			r.at = d.To
 			r.noted = asked
-			// What was refused and not there may have come back, and is to be written then.
 			r.recount(ctx)
 			r.news.ring()
 		}

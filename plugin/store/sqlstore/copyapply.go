@@ -48,9 +48,17 @@ const keptChanges = 10_000
 
 // Apply makes the copy hold what the delta says. It must begin where the copy stands.
 // What is refused here and not in the truth stays refused.
-func (c *Copy) Apply(ctx context.Context, d *Delta, heard time.Time) error {
+//
+// pending is told how many refusals are to be written then, before anybody can see what was taken over.
+func (c *Copy) Apply(ctx context.Context, d *Delta, heard time.Time, pending func(n int64)) error {
 	nothing := func(*tx) error { return nil }
-	return c.applying(ctx, d, heard, nothing, nothing)
+	return c.applying(ctx, d, heard, nothing, func(t *tx) error {
+		n, err := t.countPending()
+		if err == nil {
+			pending(n)
+		}
+		return err
+	})
 }
 
 // applying is Apply; before runs first, and after last, in the same transaction.

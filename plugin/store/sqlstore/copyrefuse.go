@@ -123,9 +123,15 @@ func (c *Copy) Pending(ctx context.Context) (out []Kept, err error) {
 
 // CountPending returns how many Pending returns.
 func (c *Copy) CountPending(ctx context.Context) (n int64, err error) {
-	err = c.viewing(ctx, "reading the replica", func(t *tx) error {
-		return t.row(`SELECT count(*) FROM refused WHERE absent_since IS NULL`, nil, &n)
+	err = c.viewing(ctx, "reading the replica", func(t *tx) (err error) {
+		n, err = t.countPending()
+		return err
 	})
+	return n, err
+}
+
+func (t *tx) countPending() (n int64, err error) {
+	err = t.row(`SELECT count(*) FROM refused WHERE absent_since IS NULL`, nil, &n)
 	return n, err
 }
 
