@@ -136,9 +136,17 @@ func (t *tx) countPending() (n int64, err error) {
 }
 
 // Missing notes of what was pending that the truth has no row of what it is about. It is
-// forgotten where nobody could tell that row from another's.
+// forgotten where nobody could tell that row from another's. Where the copy has that row it is of another
+// state of the truth than the one that was asked: then it stays pending, and that is an error.
 func (c *Copy) Missing(ctx context.Context, r management.Refusal) error {
 	return c.writing(ctx, "writing to the replica", func(t *tx) error {
+		is, err := t.compare([]management.Refusal{r})
+		if err == nil && is[0] != Absent {
+			err = errors.New("the database lacks what the replica has: one of them is not up to date yet")
+		}
+		if err != nil {
+			return err
+		}
 		if nameless(r) {
 			return t.forget(r)
 		}
