@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -235,7 +236,14 @@ func (s *Server) Start() {
 	if s.p.running() {
 		s.t.Fatalf("%s runs already", s.p.what)
 	}
-	if err := s.p.start(false); err != nil {
+	err := s.p.start(false)
+	// The processes of a PostgreSQL that was killed may end a moment after it.
+	for deadline := time.Now().Add(patience); err != nil && strings.Contains(err.Error(), "is still in use") && time.Now().Before(deadline); {
+		time.Sleep(50 * time.Millisecond)
+		_ = os.Truncate(s.p.logPath(), 0)
+		err = s.p.start(false)
+	}
+	if err != nil {
 		s.t.Fatal(err)
 	}
 }
