@@ -118,10 +118,7 @@ func TestTakenBackElsewhere(t *testing.T) {
 // heard for some seconds.
 func TestUnknownWhileSilent(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
-	n.tenant("a")
-	_, full := n.key("a")
-	n.settled()
+	n, _, full := newNodeWithKey(t)
 	if rec := lookup(t, n.r, "kg_live_unknown"); rec != nil {
 		t.Fatal(rec)
 	}

@@ -166,10 +166,7 @@ func TestRevokedTokensStay(t *testing.T) {
 // alone a tenant that got the slug of one that was suspended.
 func TestTakenBackSince(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
-	n.tenant("a")
-	id, full := n.key("a")
-	n.settled()
+	n, id, full := newNodeWithKey(t)
 	before := n.backup()
 	n.tenant("b")
 	_, formers := n.key("b")
@@ -206,10 +203,7 @@ func TestTakenBackSince(t *testing.T) {
 // TestEarlierFiles takes over what a replica of an earlier version was to write yet.
 func TestEarlierFiles(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
-	n.tenant("a")
-	id, full := n.key("a")
-	n.settled()
+	n, id, full := newNodeWithKey(t)
 	n.down.Store(true)
 	if r, err := n.RevokeKey(ctxOf(t), ada, ks, id); err != nil || r.Durable {
 		t.Fatal(r, err)
@@ -240,10 +234,7 @@ func TestEarlierFiles(t *testing.T) {
 // one held refused.
 func TestCrashWhileReplacing(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
-	n.tenant("a")
-	id, full := n.key("a")
-	n.settled()
+	n, id, full := newNodeWithKey(t)
 	before := n.backup()
 	if _, err := n.RevokeKey(ctxOf(t), ada, ks, id); err != nil {
 		t.Fatal(err)

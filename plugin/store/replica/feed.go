@@ -149,7 +149,7 @@ func (r *Replica) gotNoAnswer(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return
 	}
-	if old := r.away.Swap(&awayError{err}); old == nil {
+	if r.away.Swap(&awayError{err}) == nil {
 		r.presence.end()
 		r.log.Warn("the database does not answer: keys are judged by the replica, changes are refused but for what refuses keys", "error", err)
 	}

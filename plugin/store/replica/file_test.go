@@ -97,10 +97,7 @@ func TestFilesThatCanBeThrownAway(t *testing.T) {
 // TestDamagedWhileOpen damages the copy under a running node.
 func TestDamagedWhileOpen(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
-	n.tenant("a")
-	_, full := n.key("a")
-	n.settled()
+	n, _, full := newNodeWithKey(t)
 	// What comes after the copy stands in its log.
 	n.tenant("b")
 	n.settled()

@@ -258,10 +258,7 @@ func TestToldWhileGone(t *testing.T) {
 // back: the later decision holds.
 func TestDecidedInOrder(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
-	n.tenant("a")
-	id, full := n.key("a")
-	n.settled()
+	n, id, full := newNodeWithKey(t)
 	for range 10 {
 		n.down.Store(true)
 		if r, err := n.DisableKey(ctxOf(t), ada, ks, id); err != nil || r.Durable {

@@ -143,6 +143,16 @@ func newNode(t testing.TB, path string) *node {
 	return newNodeOn(t, path, func() *sqlstore.Store { return sqliteTruth(t, path) })
 }
 
+// newNodeWithKey starts a node that has taken over a tenant "a" and a key of its.
+func newNodeWithKey(t testing.TB) (n *node, id, full string) {
+	t.Helper()
+	n = newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+	n.tenant("a")
+	id, full = n.key("a")
+	n.settled()
+	return n, id, full
+}
+
 // newNodeOn starts a node whose truth open opens.
 func newNodeOn(t testing.TB, path string, open func() *sqlstore.Store) *node {
 	t.Helper()
