@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
@@ -57,7 +58,18 @@ func (a *App) status(ctx context.Context) management.Status {
 	if stats.Degraded {
 		s.Problems = append(s.Problems, "the gateway is degraded: "+stats.LastError)
 	}
-	if !a.Ready() {
+	for _, name := range s.Keyspaces {
+		if !a.gateway.Judges(name) {
+			s.StaleKeyspaces = append(s.StaleKeyspaces, name)
+		}
+	}
+	switch {
+	case stats.Ready && a.Ready() && len(s.StaleKeyspaces) > 0:
+		s.Problems = append(s.Problems, "nothing was heard of the store for longer than max_staleness allows in some keyspaces: their keys are answered with 503")
+	case stats.Stale:
+		s.Problems = append(s.Problems, "the gateway is not ready: nothing was heard of the store for longer than max_staleness, so that every key is answered with 503")
+	case !a.Ready():
+		s.StaleKeyspaces = nil
 		s.Problems = append(s.Problems, "the gateway is not ready: it is starting or stopping")
 	}
 	now := time.Now().UTC()
@@ -84,11 +96,24 @@ func (a *App) otherNodes(ctx context.Context, s *management.Status) (out []manag
 		}
 		out = append(out, management.NodeStatus{
 			Node: n.Name, Version: n.Version, Seq: n.Seq, Lag: max(0, s.Store.Seq-n.Seq), ConfigHash: n.ConfigHash,
-			LastContact: &n.ContactAt, StopsBy: &n.StopsBy, Ready: n.Ready && now.Sub(n.ContactAt) < silentNode, KeysCached: n.KeysCached,
+			LastContact: &n.ContactAt, StopsBy: &n.StopsBy, KeyspacesStopBy: ownStops(n, s.Keyspaces), Ready: n.Ready && now.Sub(n.ContactAt) < silentNode, KeysCached: n.KeysCached,
 		})
 		if now.Sub(n.ContactAt) >= silentNode {
 			s.Problems = append(s.Problems, "nothing was heard of the gateway "+n.Name+" since "+n.ContactAt.Format(time.RFC3339)+
 				": where it is gone for good, forget it (status --forget "+n.Name+")")
+		}
+	}
+	return out
+}
+
+// ownStops returns when a node stops judging those keyspaces of which it stops before it stops altogether.
+func ownStops(n *gateway.Node, keyspaces []string) (out map[string]time.Time) {
+	for _, name := range keyspaces {
+		if at := n.StopsJudging(name); at.Before(n.StopsBy) {
+			if out == nil {
+				out = make(map[string]time.Time)
+			}
+			out[name] = at
 		}
 	}
 	return out

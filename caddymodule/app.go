@@ -188,8 +188,13 @@ func (a *App) Cleanup() error {
 	return err
 }
 
-// Ready says that keys can be judged under this configuration.
+// Ready says that keys can be judged under this configuration, of one keyspace at least.
 func (a *App) Ready() bool { return a.gateway.Ready() && !a.stopping.Load() }
+
+// judges says that keys of a keyspace can be judged, or where it is "" of any.
+func (a *App) judges(keyspace string) bool {
+	return a.Ready() && (keyspace == "" || a.gateway.Judges(keyspace))
+}
 
 // configuredApp returns the app for a handler that needs it.
 func configuredApp(ctx caddy.Context) (*App, error) {

@@ -51,17 +51,16 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 	if err != nil {
 		return nil, err
 	}
-	app, ok := h.Option(appName).(httpcaddyfile.App)
-	if !ok {
+	a, err := optionApp(h)
+	if err != nil {
+		return nil, err
+	}
+	if a == nil {
 		h.Next()
 		return nil, h.Err("keygate needs the global option keygate { … }, which holds the plans and the store")
 	}
-	var a App
-	if err := json.Unmarshal(app.Value, &a); err != nil {
-		return nil, h.Errf("reading the global option keygate: %w", err)
-	}
 	handler := new(Handler)
-	if err := parseHandler(h.Dispenser, &a, &handler.HandlerConfig); err != nil {
+	if err := parseHandler(h.Dispenser, a, &handler.HandlerConfig); err != nil {
 		return nil, err
 	}
 	routes := h.NewRoute(matcher, handler)
@@ -71,6 +70,19 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 		routes = append(routes, h.NewRoute(nil, strip)...)
 	}
 	return routes, nil
+}
+
+// optionApp returns what the global option states, nil where the file has none.
+func optionApp(h httpcaddyfile.Helper) (*App, error) {
+	app, ok := h.Option(appName).(httpcaddyfile.App)
+	if !ok {
+		return nil, nil
+	}
+	a := new(App)
+	if err := json.Unmarshal(app.Value, a); err != nil {
+		return nil, h.Errf("reading the global option keygate: %w", err)
+	}
+	return a, nil
 }
 
 // UnmarshalCaddyfile sets up h from its directive without a matcher; what needs the

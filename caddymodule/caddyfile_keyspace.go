@@ -43,6 +43,7 @@ const defaultEnvironment = "live"
 //		status  <reason> <status>
 //	}
 //	failures <rate>|off
+//	max_staleness <duration>
 //	headers off
 //	headers {
 //		x     on|off
@@ -119,6 +120,10 @@ func (p *parser) keyspaceOptions(path string, ks *KeyspaceConfig) options {
 			a, err := args(d, 1, -1, "failures <rate>|off")
 			ks.Failures = strings.Join(a, " ")
 			return err
+		}},
+		"max_staleness": {parse: func(d *caddyfile.Dispenser) error {
+			note("max_staleness", d)
+			return duration(d, &ks.MaxStaleness)
 		}},
 		"headers": {parse: func(d *caddyfile.Dispenser) (err error) {
 			note("headers", d)

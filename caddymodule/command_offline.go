@@ -267,7 +267,7 @@ func (*offlineEngine) WithCredits(context.Context, string, string, func() error)
 }
 
 // Confirm names the store: whoever runs on it follows it.
-func (*offlineEngine) Confirm(context.Context, int64, time.Duration) gateway.Confirmation {
+func (*offlineEngine) Confirm(context.Context, string, int64, time.Duration) gateway.Confirmation {
 	return gateway.Confirmation{Confirmed: []string{offlineNode}}
 }
 

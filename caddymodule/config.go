@@ -28,7 +28,7 @@ type StoreConfig struct {
 	// Default: none is kept, and what is not in memory is asked for there.
 	Replica string `json:"replica,omitempty"`
 	// MaxStaleness is for how long a node goes on judging keys by what it holds while
-	// PostgreSQL is away. Default: 1h.
+	// PostgreSQL is away, in keyspaces that don't say it themselves. Default: 1h.
 	MaxStaleness caddy.Duration `json:"max_staleness,omitempty"`
 }
 
@@ -88,6 +88,9 @@ type KeyspaceConfig struct {
 	// is told to slow down, such as "100/m burst 20", or "off". A valid key is never
 	// refused for it. Default: "100/m".
 	Failures string `json:"failures,omitempty"`
+	// MaxStaleness is for how long a node goes on judging the keyspace's keys by what it holds
+	// while PostgreSQL is away; afterwards they are answered with 503. Default: the store's.
+	MaxStaleness caddy.Duration `json:"max_staleness,omitempty"`
 	// Requests is how each key's last requests are remembered. Default: the last 100, for a day.
 	Requests *RequestsConfig `json:"requests,omitempty"`
 	// Usage is how what keys used is kept. Default: by hour for 90 days, then by day.

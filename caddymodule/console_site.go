@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -88,14 +87,13 @@ func (*Console) CaddyModule() caddy.ModuleInfo {
 //		identity_header <header> [<scope>...]
 //	}
 func parseConsole(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-	app, ok := h.Option(appName).(httpcaddyfile.App)
-	if !ok {
+	a, err := optionApp(h)
+	if err != nil {
+		return nil, err
+	}
+	if a == nil {
 		h.Next()
 		return nil, h.Err("keygate_console needs the global option keygate { … }, which says whose keys are managed")
-	}
-	var a App
-	if err := json.Unmarshal(app.Value, &a); err != nil {
-		return nil, h.Errf("reading the global option keygate: %w", err)
 	}
 	at := *h.Dispenser
 	at.Next()

@@ -13,6 +13,11 @@ import (
 // shutting down, or holds nothing that it may still trust. It is what load balancers
 // and orchestrators ask before they send requests.
 type Health struct {
+	// Keyspace is whose keys have to be judged; it matters where keyspaces differ in their
+	// max_staleness. Default: that any keyspace's are judged will do, since with all gateways cut
+	// off from their store the others should go on.
+	Keyspace string `json:"keyspace,omitempty"`
+
 	ready func() bool
 }
 
@@ -30,19 +35,32 @@ func (Health) CaddyModule() caddy.ModuleInfo {
 // parseHealth reads the directive. Like Caddy's own metrics it answers every request it
 // meets, so it is given a path:
 //
-//	keygate_health [<matcher>]
+//	keygate_health [<matcher>] [<keyspace>]
 func parseHealth(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	h.Next() // consume the directive's name
+	out := new(Health)
+	if h.NextArg() {
+		out.Keyspace = h.Val()
+	}
 	if h.NextArg() {
 		return nil, h.ArgErr()
 	}
 	if h.NextBlock(0) {
 		return nil, h.Errf("keygate_health has no options, but '%s' is stated", h.Val())
 	}
-	if h.Option(appName) == nil {
+	app, err := optionApp(h)
+	if err != nil {
+		return nil, err
+	}
+	if app == nil {
 		return nil, h.Err("keygate_health needs the global option keygate { … }, which says what to be ready for")
 	}
-	return new(Health), nil
+	if out.Keyspace != "" {
+		if _, err := app.resolve(out.Keyspace); err != nil {
+			return nil, h.WrapErr(err)
+		}
+	}
+	return out, nil
 }
 
 // Provision finds the app whose readiness is told.
@@ -51,7 +69,12 @@ func (h *Health) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	h.ready = app.Ready
+	if h.Keyspace != "" {
+		if _, err := app.resolve(h.Keyspace); err != nil {
+			return err
+		}
+	}
+	h.ready = func() bool { return app.judges(h.Keyspace) }
 	return nil
 }
 

@@ -113,11 +113,26 @@ func sharedIdentity(s secrets) (id, path string, err error) {
 }
 
 // trust is for how long keys in memory are judged while nothing is heard of the store.
-func (a *App) trust() time.Duration {
+func (a *App) trust() gateway.Trust {
+	t := gateway.Trust{Default: defaultStaleness}
 	if a.Store != nil && a.Store.MaxStaleness > 0 {
-		return time.Duration(a.Store.MaxStaleness)
+		t.Default = time.Duration(a.Store.MaxStaleness)
 	}
-	return defaultStaleness
+	all := a.configured()
+	for name, ks := range all {
+		if ks.MaxStaleness > 0 {
+			if t.Keyspaces == nil {
+				t.Keyspaces = make(map[string]time.Duration, len(all))
+			}
+			t.Keyspaces[name] = time.Duration(ks.MaxStaleness)
+		}
+	}
+	if len(t.Keyspaces) == len(all) {
+		// There is none that the default is for: this gateway is through when the last of these is.
+		t.Default = 0
+		t.Default = t.Longest()
+	}
+	return t
 }
 
 // openShared opens a shared store without a gateway.
@@ -215,7 +230,7 @@ func (l *lazyStore) Unwrap() gateway.Store { return l.Store }
 func (l *lazyStore) registry() gateway.Registry { return l.Store.(gateway.Registry) }
 
 // ReportNode implements gateway.Registry.
-func (l *lazyStore) ReportNode(ctx context.Context, n *gateway.Node, trust time.Duration) error {
+func (l *lazyStore) ReportNode(ctx context.Context, n *gateway.Node, trust gateway.Trust) error {
 	return l.registry().ReportNode(ctx, n, trust)
 }
 

@@ -67,6 +67,15 @@ func (a *App) checkStores() error {
 			return fieldErrorf("limits", "unknown limits '%s' (there is local, redis)", l.Type)
 		}
 	}
+	for name, ks := range a.configured() {
+		switch field := "keyspaces." + name + ".max_staleness"; {
+		case ks == nil || ks.MaxStaleness == 0:
+		case ks.MaxStaleness < 0:
+			return fieldErrorf(field, "max_staleness can't be negative")
+		case a.Store == nil || a.Store.Type != storePostgres:
+			return fieldErrorf(field, "max_staleness is for store postgres: a gateway is never cut off from an SQLite store, its own file")
+		}
+	}
 	for i, p := range a.Peppers {
 		if p == "" {
 			return fieldErrorf(fmt.Sprintf("peppers[%d]", i), "a pepper is empty")

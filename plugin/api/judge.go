@@ -2,9 +2,12 @@ package api
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/keygate-dev/keygate/plugin/management"
 )
@@ -101,6 +104,10 @@ func (c *call) getStatus() error {
 	if only := c.access.Keyspace; only != "" {
 		// Whoever is confined to a keyspace is told of no other.
 		status.Keyspaces = []string{only}
+		status.StaleKeyspaces = slices.DeleteFunc(status.StaleKeyspaces, func(name string) bool { return name != only })
+		for i := range status.Nodes {
+			maps.DeleteFunc(status.Nodes[i].KeyspacesStopBy, func(name string, _ time.Time) bool { return name != only })
+		}
 	}
 	return c.json(http.StatusOK, status)
 }

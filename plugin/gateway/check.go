@@ -25,7 +25,7 @@ func (g *Gateway) Check(ctx context.Context, req *Request, d *Decision) {
 		d.unavailable()
 		return
 	}
-	if g.stale(req.Now) {
+	if g.stale(req.Now, req.Keyspace.Name) {
 		req.Trace.Note("ready", false, "nothing was heard of the store for longer than keys in memory may be trusted")
 		d.unavailable()
 		return

@@ -21,9 +21,25 @@ type Node struct {
 	Ready      bool
 	KeysCached int64
 	StartedAt  time.Time
-	// ContactAt is when it last said so, and StopsBy when it judges no more by what it
+	// ContactAt is when it last said so, and StopsBy when it judges no key more by what it
 	// holds unless it says something before.
 	ContactAt, StopsBy time.Time
+	// Earlier is by how much sooner than StopsBy that is for single keyspaces, and under "" for
+	// those it does not name; nil where it is the same for all. See Trust.Earlier.
+	Earlier map[string]time.Duration
+}
+
+// StopsJudging returns when the node judges no key of a keyspace by what it holds, unless it says
+// something before. Of no keyspace, "", it is when it judges none of any.
+func (n *Node) StopsJudging(keyspace string) time.Time {
+	if keyspace == "" {
+		return n.StopsBy
+	}
+	earlier, ok := n.Earlier[keyspace]
+	if !ok {
+		earlier = n.Earlier[""]
+	}
+	return n.StopsBy.Add(-earlier)
 }
 
 // ErrNameTaken says that another gateway that is alive has this node's name.
@@ -34,9 +50,9 @@ var ErrNameTaken = errors.New("another gateway goes by this node's name: give ea
 // return errors that wrap ErrStore or ErrNameTaken.
 type Registry interface {
 	// ReportNode writes what a node says of itself, and that it may judge by what it holds
-	// for trust from now on. Where another Instance has the name, the name is taken over once
+	// for trust from now on: trust, not n, says until when. Where another Instance has the name, the name is taken over once
 	// that one has been silent for a while; before, it is ErrNameTaken.
-	ReportNode(ctx context.Context, n *Node, trust time.Duration) error
+	ReportNode(ctx context.Context, n *Node, trust Trust) error
 	// RemoveNode takes a node that ends from the list.
 	RemoveNode(ctx context.Context, name, instance string) error
 	// Nodes returns those that are there, by name, and the time by the store's clock.
@@ -69,12 +85,13 @@ type membership struct {
 
 	mu sync.Mutex
 	// trust is how long this node judges by what it holds without word from the store.
-	trust time.Duration
+	trust Trust
 	// heard is when all changes there were had been applied, reported when the store last
 	// took what this node says of itself, and promised the trust that was stated then.
-	heard, reported, promised time.Duration
-	// until is when this node stops judging. It is in the past before the first report.
-	until atomic.Int64
+	heard, reported time.Duration
+	promised        Trust
+	// until is when this node stops judging; nil before the first report.
+	until atomic.Pointer[horizon]
 	// back is when the store began to take reports, after the last time that it did not.
 	back   time.Duration
 	failed bool
@@ -90,7 +107,7 @@ type membership struct {
 	polls nodePolls
 }
 
-func newMembership(r Registry, trust time.Duration, about func() (string, string)) *membership {
+func newMembership(r Registry, trust Trust, about func() (string, string)) *membership {
 	if about == nil {
 		about = func() (string, string) { return "", "" }
 	}
@@ -100,8 +117,13 @@ func newMembership(r Registry, trust time.Duration, about func() (string, string
 // since returns how long after born t is.
 func (m *membership) since(t time.Time) time.Duration { return t.Sub(m.born) }
 
-// stale says that what this node holds may not be judged by any more.
-func (m *membership) stale(now time.Time) bool { return int64(m.since(now)) > m.until.Load() }
+// stale says that what this node holds of a keyspace may not be judged by any more.
+func (m *membership) stale(now time.Time, keyspace string) bool {
+	return m.until.Load().passed(m.since(now), keyspace)
+}
+
+// over says that what this node holds may not be judged by any more, of any keyspace.
+func (m *membership) over(now time.Time) bool { return m.until.Load().over(m.since(now)) }
 
 // silent says that nothing was heard of the store for a while: what was created since is
 // not known here.
@@ -120,7 +142,7 @@ func (m *membership) hear(began time.Time) {
 }
 
 // told notes that the store took a report that was begun at began, and that promised trust.
-func (m *membership) told(began time.Time, trust time.Duration) {
+func (m *membership) told(began time.Time, trust Trust) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.failed || m.reported == 0 {
@@ -141,23 +163,40 @@ func (m *membership) recovering() bool {
 // extend moves the end of trust on: nobody may be told an earlier one. m.mu is held.
 func (m *membership) extend() {
 	if !m.replaced {
-		m.until.Store(int64(min(m.heard, m.reported) + min(m.trust, m.promised)))
+		m.until.Store(newHorizon(min(m.heard, m.reported), m.trust.within(m.promised)))
 	}
 }
 
 // SetTrust says for how long this node judges by what it holds while it hears nothing
 // from a store that it shares. Safe at any time.
-func (g *Gateway) SetTrust(d time.Duration) {
+func (g *Gateway) SetTrust(t Trust) {
 	if m := g.member; m != nil {
 		m.mu.Lock()
-		m.trust = d
+		m.trust = t
 		m.mu.Unlock()
 	}
 }
 
 // stale says that this node has heard nothing of the changes for longer than it may go
-// on without. Never where the store is its own.
-func (g *Gateway) stale(now time.Time) bool { return g.member != nil && g.member.stale(now) }
+// on without in a keyspace. Never where the store is its own. Does not allocate.
+func (g *Gateway) stale(now time.Time, keyspace string) bool {
+	return g.member != nil && g.member.stale(now, keyspace)
+}
+
+// endStale ends the live requests of keyspaces that are judged no more: whoever revokes a key is told
+// that nothing goes on by it from then on.
+func (g *Gateway) endStale(now time.Time) {
+	h := g.member.until.Load()
+	at := g.member.since(now)
+	if h != nil && at <= h.first {
+		return
+	}
+	g.table.eachKey(nil, func(k *keyState) {
+		if h.passed(at, k.id.keyspace) {
+			k.live.endAll(Unavailable)
+		}
+	})
+}
 
 // behind returns how long ago this node had applied all changes there were.
 func (g *Gateway) behind() time.Duration {
@@ -211,7 +250,7 @@ func (g *Gateway) report(ctx context.Context) error {
 		m.mu.Lock()
 		first := !m.replaced
 		m.replaced = true
-		m.until.Store(0)
+		m.until.Store(nil)
 		m.mu.Unlock()
 		if first {
 			g.log.Error("another gateway has taken this node's name: it judges no more keys; give each its own name and start it again", "node", g.node)
@@ -254,6 +293,7 @@ func (g *Gateway) reportLoop(ctx context.Context) {
 			// A replica may be read all the while.
 			g.writeFailed("telling the other gateways of this one", err)
 		}
+		g.endStale(time.Now())
 	}
 }
 

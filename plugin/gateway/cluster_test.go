@@ -14,7 +14,7 @@ import (
 )
 
 // join starts an engine on a database that others use too.
-func (w *world) join(address, name string, trust time.Duration) {
+func (w *world) join(address, name string, trust gateway.Trust) {
 	w.t.Helper()
 	quiet := slog.New(slog.DiscardHandler)
 	s := must(sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: address, Logger: quiet}))(w.t)
@@ -27,6 +27,9 @@ func (w *world) join(address, name string, trust time.Duration) {
 	}
 	w.t.Cleanup(w.stop)
 }
+
+// anHour is the trust of a gateway that is not to lose it.
+var anHour = gateway.Trust{Default: time.Hour}
 
 // comes waits until ok holds, for longer than other tests need to.
 func comes(t testing.TB, what string, ok func() bool) {
@@ -45,36 +48,73 @@ func TestCutOff(t *testing.T) {
 	server, at := testserver.PostgresAt(t, url)
 	proxy := testserver.NewProxy(t, server)
 	own := newWorld(t)
-	a, b := &world{t: t, hasher: own.hasher}, &world{t: t, hasher: own.hasher}
-	a.use()
-	b.use()
-	a.join(url, "a", time.Hour)
-	b.join(at(proxy.Addr()), "b", 6*time.Second)
+	a, b, c, d := &world{t: t, hasher: own.hasher}, &world{t: t, hasher: own.hasher}, &world{t: t, hasher: own.hasher}, &world{t: t, hasher: own.hasher}
+	for _, w := range []*world{a, b, c, d} {
+		w.use()
+	}
+	const short = 6 * time.Second
+	a.join(url, "a", anHour)
+	b.join(at(proxy.Addr()), "b", gateway.Trust{Default: short})
+	c.join(at(proxy.Addr()), "c", gateway.Trust{Default: time.Hour, Keyspaces: map[string]time.Duration{"default": short}})
+	d.join(at(proxy.Addr()), "d", gateway.Trust{Default: short, Keyspaces: map[string]time.Duration{"default": time.Hour}})
 	a.tenant("acme", "free", 0)
 	id, key := a.key("acme")
 	_, unused := a.key("acme")
 	own.tenant("acme", "free", 0)
 	_, unknown := own.key("acme")
-	comes(t, "b knows the key", func() bool { return b.check(key) == gateway.Allowed })
+	for _, w := range []*world{b, c, d} {
+		comes(t, "it knows the key", func() bool { return w.check(key) == gateway.Allowed })
+	}
 	comes(t, "b knows of no such key", func() bool { return b.check(unknown) == gateway.InvalidKey })
 
+	short1, ended := c.live(key)
+	defer short1.Done()
+	long1, goesOn := d.live(key)
+	defer long1.Done()
 	proxy.Refuse()
 	if got := b.check(key); got != gateway.Allowed {
 		t.Errorf("a known key just after the cut: %v", got)
 	}
 	a.editKey(id, revoke)
-	c := a.gw.Confirm(t.Context(), 0, time.Millisecond)
-	if len(c.Pending) != 1 || c.Pending[0].Name != "b" || time.Until(c.Pending[0].StopsBy) > time.Minute {
-		t.Errorf("with b cut off: %+v", c)
+	got := a.gw.Confirm(t.Context(), "default", 0, time.Millisecond)
+	for i, p := range got.Pending {
+		if want := string("bcd"[i]); p.Name != want || (time.Until(p.StopsBy) > time.Minute) != (want == "d") {
+			t.Errorf("with b, c and d cut off: %+v", got)
+		}
+	}
+	if len(got.Pending) != 3 {
+		t.Errorf("with b, c and d cut off: %+v", got)
 	}
 	comes(t, "b says nothing of an unknown key", func() bool { return b.check(unknown) == gateway.Unavailable })
 	comes(t, "b says nothing of a known key", func() bool { return b.check(key) == gateway.Unavailable })
-	if b.gw.Ready() {
+	comes(t, "nor does c, of this keyspace", func() bool { return c.check(key) == gateway.Unavailable })
+	comes(t, "b and c are not named any more, since they do not judge this keyspace", func() bool {
+		got := a.gw.Confirm(t.Context(), "default", 0, time.Millisecond).Pending
+		return len(got) == 1 && got[0].Name == "d"
+	})
+	if b.gw.Ready() || b.gw.Judges("default") || b.gw.Judges("another") {
 		t.Error("a gateway that judges nothing is ready")
 	}
-	comes(t, "b is not named any more, since it judges nothing", func() bool {
-		return len(a.gw.Confirm(t.Context(), 0, time.Millisecond).Pending) == 0
-	})
+	if !c.gw.Ready() || c.gw.Judges("default") || !c.gw.Judges("another") {
+		t.Error("c judges other keyspaces than this, and only those")
+	}
+	if !d.gw.Ready() || !d.gw.Judges("default") || d.gw.Judges("another") {
+		t.Error("d judges this keyspace, and no other")
+	}
+	if got := d.check(key); got != gateway.Allowed {
+		t.Errorf("a known key of a keyspace that is still trusted: %v", got)
+	}
+	select {
+	case r := <-ended:
+		if r != gateway.Unavailable {
+			t.Errorf("a live request was ended as %v", r)
+		}
+	case <-time.After(time.Minute):
+		t.Error("a live request goes on though nothing is known of its key")
+	}
+	if len(goesOn) > 0 {
+		t.Errorf("a live request of a keyspace that is trusted was ended: %v", <-goesOn)
+	}
 	proxy.Restore()
 	comes(t, "b refuses what was revoked meanwhile", func() bool { return b.check(key) == gateway.RevokedKey })
 	comes(t, "b takes a key it did not know", func() bool { return b.check(unused) == gateway.Allowed })
@@ -88,7 +128,7 @@ func TestTwoOfOneName(t *testing.T) {
 	own := newWorld(t)
 	a := &world{t: t, hasher: own.hasher}
 	a.use()
-	a.join(url, "a", time.Hour)
+	a.join(url, "a", anHour)
 	s := must(sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: url, Logger: slog.New(slog.DiscardHandler)}))(t)
 	defer s.Close()
 	again := must(gateway.New(gateway.Options{Store: s, Registry: s, Node: "a"}))(t)

@@ -21,11 +21,11 @@ type PendingNode struct {
 	StopsBy time.Time
 }
 
-// Confirm returns which nodes act by all changes up to seq, which this one does, or where
-// it is 0 by all that there are: at once when all do, else when wait has passed or ctx ends. Nodes that have been silent for some
+// Confirm returns which nodes act by all changes up to seq, which this one does, to what is of a keyspace
+// (of any where that is ""), or where seq is 0 by all that there are: at once when all do, else when wait has passed or ctx ends. Nodes that have been silent for some
 // seconds are not waited for, and those are left out that have stopped judging meanwhile.
 // Where the store does not answer, the nodes last known are pending.
-func (g *Gateway) Confirm(ctx context.Context, seq int64, wait time.Duration) Confirmation {
+func (g *Gateway) Confirm(ctx context.Context, keyspace string, seq int64, wait time.Duration) Confirmation {
 	m := g.member
 	if m == nil {
 		return Confirmation{Confirmed: []string{g.node}}
@@ -47,7 +47,7 @@ func (g *Gateway) Confirm(ctx context.Context, seq int64, wait time.Duration) Co
 	deadline := time.Now().Add(wait)
 	for next := 2 * time.Millisecond; ; next = min(2*next, 50*time.Millisecond) {
 		nodes, now, err := m.polls.ask(ctx, m.registry)
-		c, alive := g.sortNodes(nodes, now, seq)
+		c, alive := g.sortNodes(nodes, now, keyspace, seq)
 		if err != nil && len(nodes) == 0 || err == nil && alive == 0 || !time.Now().Add(next).Before(deadline) {
 			return c
 		}
@@ -70,16 +70,18 @@ func pause(ctx context.Context, d time.Duration) error {
 }
 
 // sortNodes sorts the nodes by whether they act by seq, and counts the pending ones that are alive.
-func (g *Gateway) sortNodes(nodes []Node, now time.Time, seq int64) (c Confirmation, alive int) {
+func (g *Gateway) sortNodes(nodes []Node, now time.Time, keyspace string, seq int64) (c Confirmation, alive int) {
 	c.Confirmed = append(c.Confirmed, g.node)
 	recovering := g.member.recovering()
 	for i := range nodes {
-		switch n := &nodes[i]; {
-		case n.Name == g.node, n.StopsBy.Before(now):
+		n := &nodes[i]
+		stops := n.StopsJudging(keyspace)
+		switch {
+		case n.Name == g.node, stops.Before(now):
 		case n.Seq >= seq:
 			c.Confirmed = append(c.Confirmed, n.Name)
 		default:
-			c.Pending = append(c.Pending, PendingNode{n.Name, n.StopsBy})
+			c.Pending = append(c.Pending, PendingNode{n.Name, stops})
 			if recovering || now.Sub(n.ContactAt) < deafAfter {
 				alive++
 			}

@@ -27,7 +27,7 @@ type Options struct {
 	Registry Registry
 	// Trust is for how long keys in memory are judged while nothing is heard from a shared
 	// store. Default: an hour.
-	Trust time.Duration
+	Trust Trust
 	// About returns the program's version and what tells its configuration from others',
 	// for the other gateways. Default: neither is told.
 	About func() (version, configHash string)
@@ -139,8 +139,8 @@ func New(o Options) (*Gateway, error) {
 	}
 	g.table.newMeter = o.NewMeter
 	if o.Registry != nil {
-		if o.Trust <= 0 {
-			o.Trust = defaultTrust
+		if o.Trust.Default <= 0 {
+			o.Trust.Default = defaultTrust
 		}
 		g.member = newMembership(o.Registry, o.Trust, o.About)
 	}
@@ -215,10 +215,13 @@ func (g *Gateway) Close(ctx context.Context) error {
 	return err
 }
 
-// Ready says that keys can be judged now.
+// Ready says that keys can be judged now, of one keyspace at least.
 func (g *Gateway) Ready() bool {
-	return g.isReady.Load() && !g.closed.Load() && !g.stale(time.Now())
+	return g.isReady.Load() && !g.closed.Load() && (g.member == nil || !g.member.over(time.Now()))
 }
+
+// Judges says that keys of a keyspace can be judged now.
+func (g *Gateway) Judges(keyspace string) bool { return g.Ready() && !g.stale(time.Now(), keyspace) }
 
 // started says whether the engine is ready, after waiting for it briefly.
 func (g *Gateway) started(ctx context.Context) bool {
@@ -238,8 +241,10 @@ func (g *Gateway) started(ctx context.Context) bool {
 
 // Stats is what the engine can say about itself.
 type Stats struct {
-	Node        string
-	Ready       bool
+	Node  string
+	Ready bool
+	// Stale says that it is not ready because nothing was heard of the store for too long.
+	Stale       bool
 	Degraded    bool
 	KeysCached  int64
 	StoreErrors int64
@@ -255,7 +260,8 @@ type Stats struct {
 
 // Stats does not block.
 func (g *Gateway) Stats() Stats {
-	return Stats{Node: g.node, Ready: g.Ready(), Degraded: g.health.degraded(), KeysCached: g.table.held(),
+	stale := g.isReady.Load() && !g.closed.Load() && g.member != nil && g.member.over(time.Now())
+	return Stats{Node: g.node, Ready: g.Ready(), Stale: stale, Degraded: g.health.degraded(), KeysCached: g.table.held(),
 		StoreErrors: g.health.errors.Load(), LastError: g.health.problem(), Seq: g.seq.Load(), Behind: g.behind(), FilterReady: g.filter.Load() != nil}
 }
 

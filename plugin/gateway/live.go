@@ -132,6 +132,22 @@ func (ll *liveList) take(l *Live) {
 	l.prev, l.next = nil, nil
 }
 
+// endAll ends every request, for that reason.
+func (ll *liveList) endAll(reason Reason) {
+	var ends []func(Reason)
+	ll.mu.Lock()
+	for l := ll.head; l != nil; l = l.next {
+		if l.end != nil {
+			ends = append(ends, l.end)
+			l.end = nil
+		}
+	}
+	ll.mu.Unlock()
+	for _, end := range ends {
+		end(reason)
+	}
+}
+
 // empty says that no request is live.
 func (ll *liveList) empty() bool {
 	ll.mu.Lock()

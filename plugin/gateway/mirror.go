@@ -12,6 +12,9 @@ type Mirror interface {
 	// Heard returns when the copy last held everything that was written; the zero time for
 	// never. Store.Wait returns when it has moved.
 	Heard() time.Time
+	// Promised returns what ReportNode told the original last, by this process or one before it, and
+	// when; false where that is not known.
+	Promised() (at time.Time, trust Trust, known bool)
 	// Era is another one when the copy was made anew: nothing that was read before says
 	// anything then.
 	Era() uint64
@@ -76,7 +79,11 @@ func (g *Gateway) joinLater(err error) bool {
 		return false
 	}
 	m := g.member
-	m.told(heard, m.trust)
+	at, trust, known := g.mirror.Promised()
+	if !known {
+		at, trust = heard, m.trust
+	}
+	m.told(at, trust)
 	m.hear(heard)
-	return !m.stale(time.Now())
+	return !m.over(time.Now())
 }

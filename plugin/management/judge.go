@@ -72,9 +72,12 @@ type Status struct {
 	Node      string     `json:"node"`
 	StartedAt *time.Time `json:"started_at"`
 	// Keyspaces that are configured.
-	Keyspaces []string    `json:"keyspaces"`
-	Store     StoreStatus `json:"store"`
-	Limits    string      `json:"limits"`
+	Keyspaces []string `json:"keyspaces"`
+	// StaleKeyspaces are those of which nothing was heard for so long that their keys are
+	// not judged any more; absent where there are none.
+	StaleKeyspaces []string    `json:"stale_keyspaces,omitempty"`
+	Store          StoreStatus `json:"store"`
+	Limits         string      `json:"limits"`
 	// SharedLimits is how limits redis are; absent where limits are local.
 	SharedLimits *LimitsStatus `json:"shared_limits,omitempty"`
 	Nodes        []NodeStatus  `json:"nodes"`
@@ -140,9 +143,11 @@ type NodeStatus struct {
 	LastContact *time.Time `json:"last_contact"`
 	// StopsBy is when it judges no more by what it holds, unless it is heard of before; null for the
 	// one that answers.
-	StopsBy    *time.Time `json:"stops_by"`
-	Ready      bool       `json:"ready"`
-	KeysCached int64      `json:"keys_cached"`
+	StopsBy *time.Time `json:"stops_by"`
+	// KeyspacesStopBy is the same for keyspaces that have a shorter max_staleness.
+	KeyspacesStopBy map[string]time.Time `json:"keyspaces_stop_by,omitempty"`
+	Ready           bool                 `json:"ready"`
+	KeysCached      int64                `json:"keys_cached"`
 }
 
 // InvalidField returns the refusal of one field, for what stands behind a Judge. pointer is a JSON

@@ -82,7 +82,7 @@ func (m *Manager) setState(ctx context.Context, a Actor, keyspace, id, action st
 	}
 	if same {
 		// Another call made it so, which other nodes may not have heard of yet.
-		where = m.engine.Confirm(ctx, 0, waitOf(ctx))
+		where = m.confirmAll(ctx, keyspace)
 	}
 	return receipt(r, where), nil
 }

@@ -18,7 +18,7 @@ type Engine interface {
 	Apply(ctx context.Context, changes []gateway.Change) error
 	// Confirm returns which nodes act by all changes up to seq, or where it is 0 by all
 	// there are: at once when all do, else when wait has passed.
-	Confirm(ctx context.Context, seq int64, wait time.Duration) gateway.Confirmation
+	Confirm(ctx context.Context, keyspace string, seq int64, wait time.Duration) gateway.Confirmation
 	// WithCredits settles and returns what this node holds leased of a tenant's credits,
 	// runs f while nothing is leased anew, and returns f's error.
 	WithCredits(ctx context.Context, keyspace, tenant string, f func() error) error
@@ -227,5 +227,15 @@ func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*
 		m.log.ErrorContext(ctx, "a stored change could not be applied at once; it will be by the change feed", "error", err)
 		return where, fmt.Errorf("the change is stored, but this node has not applied it yet: %w", errors.Join(gateway.ErrStore, err))
 	}
-	return m.engine.Confirm(ctx, changes[len(changes)-1].Seq, waitOf(ctx)), nil
+	return m.engine.Confirm(ctx, keyspaceOf(changes), changes[len(changes)-1].Seq, waitOf(ctx)), nil
+}
+
+// keyspaceOf returns the keyspace that all changes are of, "" where there is no such.
+func keyspaceOf(changes []gateway.Change) string {
+	for i := range changes {
+		if changes[i].Keyspace != changes[0].Keyspace {
+			return ""
+		}
+	}
+	return changes[0].Keyspace
 }

@@ -219,7 +219,7 @@ func (m *Manager) KeyReceipt(ctx context.Context, a Actor, keyspace, id string) 
 	if err != nil {
 		return Receipt{}, err
 	}
-	return receipt(k, m.engine.Confirm(ctx, 0, waitOf(ctx))), nil
+	return receipt(k, m.confirmAll(ctx, keyspace)), nil
 }
 
 // Token returns one token.

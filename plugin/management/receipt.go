@@ -26,6 +26,14 @@ func waitOf(ctx context.Context) time.Duration {
 	return DefaultWait
 }
 
+// confirmAll says which nodes act by all changes there are to what is of a keyspace.
+func (m *Manager) confirmAll(ctx context.Context, keyspace string) gateway.Confirmation {
+	if ks, _, err := m.keyspace(keyspace); err == nil {
+		keyspace = ks.Name
+	}
+	return m.engine.Confirm(ctx, keyspace, 0, waitOf(ctx))
+}
+
 // receipt says where a key's state holds.
 func receipt(k KeyRecord, where gateway.Confirmation) Receipt {
 	r := Receipt{ID: k.ID, Status: k.Status, Confirmed: where.Confirmed, Pending: make([]PendingNode, 0, len(where.Pending)), Durable: true}

@@ -112,7 +112,7 @@ func (m *Manager) refuseAway(ctx context.Context, a Actor, keyspace, action stri
 	}
 	m.log.WarnContext(ctx, "refused here while the database does not answer, to be written when it does", "action", r.Action, "keyspace", r.Keyspace, "id", r.ID)
 	// Nobody can have confirmed what is in no sequence yet.
-	h := &Held{receipt(KeyRecord{ID: r.ID, Status: heldStatus[r.Action]}, m.engine.Confirm(ctx, math.MaxInt64, 0))}
+	h := &Held{receipt(KeyRecord{ID: r.ID, Status: heldStatus[r.Action]}, m.engine.Confirm(ctx, r.Keyspace, math.MaxInt64, 0))}
 	h.Receipt.Durable = false
 	return h
 }

@@ -163,14 +163,15 @@ func (r *Replica) answered() {
 	}
 }
 
-// note writes down, now and then, when the truth was heard of.
+// note writes down when the truth was heard of, now and then, and what others were promised, at once
+// where it is another trust.
 func (r *Replica) note(ctx context.Context) {
 	r.feeding.Lock()
 	defer r.feeding.Unlock()
-	heard := r.Heard()
-	if s := r.sight.Load(); !s.through && heard.Sub(r.noted) >= noteEvery {
-		if err := s.copy.SetHeard(ctx, heard); err == nil {
-			r.noted = heard
+	heard, promised := r.Heard(), r.promised.Load()
+	if s := r.sight.Load(); !s.through && (heard.Sub(r.noted) >= noteEvery || !promised.Same(r.notedPromise)) {
+		if err := s.copy.SetHeard(ctx, heard, promised); err == nil {
+			r.noted, r.notedPromise = heard, promised
 		}
 	}
 }

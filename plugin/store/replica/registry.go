@@ -7,6 +7,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
 // registry returns where the nodes that share the truth meet.
@@ -22,12 +23,26 @@ func (r *Replica) registry() (gateway.Registry, error) {
 }
 
 // ReportNode implements gateway.Registry.
-func (r *Replica) ReportNode(ctx context.Context, n *gateway.Node, trust time.Duration) error {
+func (r *Replica) ReportNode(ctx context.Context, n *gateway.Node, trust gateway.Trust) error {
 	g, err := r.registry()
 	if err != nil {
 		return err
 	}
-	return g.ReportNode(ctx, n, trust)
+	began := time.Now()
+	if err := g.ReportNode(ctx, n, trust); err != nil {
+		return err
+	}
+	r.promised.Store(&sqlstore.Promise{At: began, Trust: trust})
+	return nil
+}
+
+// Promised implements gateway.Mirror.
+func (r *Replica) Promised() (at time.Time, trust gateway.Trust, known bool) {
+	p := r.promised.Load()
+	if p == nil {
+		return at, trust, false
+	}
+	return p.At, p.Trust, true
 }
 
 // RemoveNode implements gateway.Registry. Nobody waits for the node from then on, so what the

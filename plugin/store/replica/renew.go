@@ -281,7 +281,7 @@ func (r *Replica) replace(ctx context.Context, b *sqlstore.CopyBuilder, heard ti
 	if n, err := local.CountPending(ctx); err == nil {
 		r.pendingN.Store(n)
 	}
-	r.at, r.noted = at, heard
+	r.at, r.noted, r.notedPromise = at, heard, nil
 	return nil
 }
 

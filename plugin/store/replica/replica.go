@@ -76,6 +76,9 @@ type Replica struct {
 	sight atomic.Pointer[sight]
 	era   atomic.Uint64
 	heard atomic.Pointer[time.Time]
+	// promised is what the other nodes were told last of how long this one trusts the copy; nil
+	// where that is not known.
+	promised atomic.Pointer[sqlstore.Promise]
 	// progress is when the truth last answered the feed, in Unix nanoseconds.
 	progress atomic.Int64
 	// away is why the truth does not answer; nil while it does.
@@ -86,8 +89,9 @@ type Replica struct {
 	feeding sync.Mutex
 	// at is where the copy stands. Under feeding.
 	at sqlstore.Position
-	// noted is when heard was last written to the file. Under feeding.
-	noted time.Time
+	// noted is when heard was last written to the file, notedPromise what of promised was. Under feeding.
+	noted        time.Time
+	notedPromise *sqlstore.Promise
 	// told is when the herald was last told of all that is pending; the feed's.
 	told time.Time
 	kinship
@@ -229,10 +233,16 @@ func (r *Replica) begin(ctx context.Context, local *sqlstore.Copy, at sqlstore.P
 		r.log.Warn("the replica was written in the future: it is not trusted before the database was heard of", "file", r.file, "written", heard)
 		heard = time.Time{}
 	}
+	promised, err := local.Promised(ctx)
+	if err != nil {
+		return err
+	}
 	list, err := local.Pending(ctx)
 	if err != nil {
 		return err
 	}
+	r.promised.Store(promised)
+	r.notedPromise = promised
 	r.pendingN.Store(int64(len(list)))
 	r.rememberKin(ctx, local)
 	r.heard.Store(&heard)
@@ -309,12 +319,12 @@ func (r *Replica) end() {
 	defer r.feeding.Unlock()
 	r.discardSpoilt()
 	if s := r.sight.Load(); s.copy != nil {
-		if h := r.Heard(); !s.through && (h.After(r.noted) || r.left.Load()) {
+		if h, promised := r.Heard(), r.promised.Load(); !s.through && (h.After(r.noted) || promised != r.notedPromise || r.left.Load()) {
 			if r.left.Load() {
 				h = time.Time{}
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-			_ = s.copy.SetHeard(ctx, h)
+			_ = s.copy.SetHeard(ctx, h, promised)
 			cancel()
 		}
 		s.copy.Close()

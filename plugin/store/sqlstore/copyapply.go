@@ -3,7 +3,9 @@ package sqlstore
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -35,12 +37,47 @@ func (c *Copy) meta(ctx context.Context, name string) (value string, err error) 
 	return value, err
 }
 
-// SetHeard notes when the truth was heard of.
-func (c *Copy) SetHeard(ctx context.Context, at time.Time) error {
+// SetHeard notes when the truth was heard of, and what the other nodes had been promised by then; nil
+// for what is noted already.
+func (c *Copy) SetHeard(ctx context.Context, at time.Time, promised *Promise) error {
 	return c.writing(ctx, "writing to the replica", func(t *tx) error {
-		_, err := t.exec(`UPDATE meta SET value = $1 WHERE name = 'heard'`, at.UTC().Format(time.RFC3339Nano))
+		if _, err := t.exec(`UPDATE meta SET value = $1 WHERE name = 'heard'`, at.UTC().Format(time.RFC3339Nano)); err != nil || promised == nil {
+			return err
+		}
+		text, err := json.Marshal(promised)
+		if err != nil {
+			return err
+		}
+		_, err = t.exec(`INSERT INTO meta (name, value) VALUES ('promised', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value`, string(text))
 		return err
 	})
+}
+
+// Promise is what a node told the others: for how long from At on it trusts its copy.
+type Promise struct {
+	At    time.Time     `json:"at"`
+	Trust gateway.Trust `json:"trust"`
+}
+
+// Same says that p states the same trust as o, or that there is neither.
+func (p *Promise) Same(o *Promise) bool {
+	if p == nil || o == nil {
+		return p == o
+	}
+	return p.Trust.Default == o.Trust.Default && maps.Equal(p.Trust.Keyspaces, o.Trust.Keyspaces)
+}
+
+// Promised returns what SetHeard noted last, nil where it noted nothing.
+func (c *Copy) Promised(ctx context.Context) (*Promise, error) {
+	text, err := c.meta(ctx, "promised")
+	if errors.Is(err, gateway.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	p := new(Promise)
+	return p, json.Unmarshal([]byte(text), p)
 }
 
 // keptChanges is how many changes a copy keeps: who follows it follows closely.

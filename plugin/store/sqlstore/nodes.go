@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"math/rand/v2"
 	"time"
@@ -36,24 +37,29 @@ func (s *Store) shared() (*postgresDB, error) {
 
 // reportNodeSQL writes a node's row, in one round trip and without waiting for the disk:
 // it is written again within a second.
-const reportNodeSQL = `INSERT INTO nodes AS n (name, lease_until, instance, version, config, seq, ready, keys_cached, started_at, contact_at, stops_by)
-	SELECT $1, 0, $2, $3, $4, $5, $6, $7, clock.now, clock.now, clock.now + $8
+const reportNodeSQL = `INSERT INTO nodes AS n (name, lease_until, instance, version, config, seq, ready, keys_cached, started_at, contact_at, stops_by, earlier)
+	SELECT $1, 0, $2, $3, $4, $5, $6, $7, clock.now, clock.now, clock.now + $8, $10
 	FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now, set_config('synchronous_commit', 'off', true) AS relaxed) AS clock
 	WHERE clock.relaxed = 'off'
 	ON CONFLICT (name) DO UPDATE SET instance = excluded.instance, version = excluded.version, config = excluded.config,
 		seq = excluded.seq, ready = excluded.ready, keys_cached = excluded.keys_cached, contact_at = excluded.contact_at, stops_by = excluded.stops_by,
+		earlier = excluded.earlier,
 		started_at = CASE WHEN n.instance = excluded.instance THEN coalesce(n.started_at, excluded.started_at) ELSE excluded.started_at END
 	WHERE n.instance = excluded.instance OR n.contact_at IS NULL OR n.contact_at < excluded.contact_at - $9`
 
 // ReportNode implements gateway.Registry.
-func (s *Store) ReportNode(ctx context.Context, n *gateway.Node, trust time.Duration) error {
+func (s *Store) ReportNode(ctx context.Context, n *gateway.Node, trust gateway.Trust) error {
 	if _, err := s.shared(); err != nil {
 		return err
 	}
+	earlier, err := json.Marshal(nodeEarlier{n.Instance, trust.Earlier()})
+	if err != nil {
+		return err
+	}
 	var rows int64
-	err := s.reading(ctx, "writing what a node says of itself", func(c *conns) error {
+	err = s.reading(ctx, "writing what a node says of itself", func(c *conns) error {
 		res, err := c.read.ExecContext(ctx, reportNodeSQL, n.Name, n.Instance, n.Version, n.ConfigHash, n.Seq, flag(n.Ready), n.KeysCached,
-			(trust + trustMargin).Microseconds(), nameFreeAfter.Microseconds())
+			(trust.Longest() + trustMargin).Microseconds(), nameFreeAfter.Microseconds(), string(earlier))
 		if err == nil {
 			rows, err = res.RowsAffected()
 		}
@@ -77,14 +83,40 @@ func (s *Store) RemoveNode(ctx context.Context, name, instance string) error {
 }
 
 const (
-	nodeColumns = `name, instance, version, config, seq, ready, keys_cached, started_at, contact_at, stops_by`
+	nodeColumns = `name, instance, version, config, seq, ready, keys_cached, started_at, contact_at, stops_by, earlier`
 	nodesSQL    = `SELECT ` + nodeColumns + `, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
 	FROM nodes WHERE contact_at IS NOT NULL ORDER BY name`
 )
 
+// nodeEarlier is by how much sooner than stops_by an instance judges no more. One of before this was
+// written leaves what another of its name wrote.
+type nodeEarlier struct {
+	Of string                   `json:"of"`
+	By map[string]time.Duration `json:"by"`
+}
+
+// earlierInto scans it, after the instance.
+type earlierInto struct{ *gateway.Node }
+
+// Scan implements sql.Scanner.
+func (e earlierInto) Scan(v any) error {
+	var text json.RawMessage
+	var of nodeEarlier
+	if err := (jsonInto{&text}).Scan(v); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(text, &of); err != nil {
+		return err
+	}
+	if of.Of == e.Instance {
+		e.Earlier = of.By
+	}
+	return nil
+}
+
 func nodeInto(n *gateway.Node) []any {
 	return []any{&n.Name, &n.Instance, &n.Version, &n.ConfigHash, &n.Seq, &n.Ready, &n.KeysCached,
-		timeInto{&n.StartedAt}, timeInto{&n.ContactAt}, timeInto{&n.StopsBy}}
+		timeInto{&n.StartedAt}, timeInto{&n.ContactAt}, timeInto{&n.StopsBy}, earlierInto{n}}
 }
 
 // Nodes implements gateway.Registry.

@@ -193,9 +193,10 @@ func TestPostgresCommitBreaksOff(t *testing.T) {
 }
 
 func TestPostgresNodes(t *testing.T) {
+	trust := gateway.Trust{Default: time.Minute, Keyspaces: map[string]time.Duration{"bulk": time.Hour, "payments": time.Second}}
 	s := openPostgres(t, testserver.PostgresURL(t))
 	report := func(name, instance string, seq int64) error {
-		return s.ReportNode(within(t), &gateway.Node{Name: name, Instance: instance, Version: "v1", ConfigHash: "c", Seq: seq, Ready: true}, time.Hour)
+		return s.ReportNode(within(t), &gateway.Node{Name: name, Instance: instance, Version: "v1", ConfigHash: "c", Seq: seq, Ready: true}, trust)
 	}
 	for _, err := range []error{report("b", "1", 1), report("a", "2", 2), report("a", "2", 3)} {
 		if err != nil {
@@ -209,8 +210,24 @@ func TestPostgresNodes(t *testing.T) {
 	if err != nil || len(nodes) != 2 || nodes[0].Name != "a" || nodes[0].Seq != 3 || nodes[0].Instance != "2" || !nodes[0].Ready {
 		t.Fatalf("%+v, %v", nodes, err)
 	}
-	if trust := nodes[0].StopsBy.Sub(nodes[0].ContactAt); trust < time.Hour || now.Before(nodes[0].ContactAt) {
-		t.Errorf("it stops %v after its last contact, at %v", trust, now)
+	contact := nodes[0].ContactAt
+	if d := nodes[0].StopsBy.Sub(contact); d < time.Hour || d > time.Hour+time.Minute || now.Before(contact) {
+		t.Errorf("it stops %v after its last contact, at %v", d, now)
+	}
+	for name, want := range map[string]time.Duration{"": time.Hour, "bulk": time.Hour, "payments": time.Second, "any other": time.Minute} {
+		if d := nodes[0].StopsJudging(name).Sub(contact); d < want || d > want+10*time.Second {
+			t.Errorf("it stops judging %q %v after its last contact", name, d)
+		}
+	}
+	// One of before it was told of keyspaces leaves that as it was, and is another process.
+	if _, err := s.db.(*postgresDB).write.ExecContext(within(t), `UPDATE nodes SET instance = '1' WHERE name = 'a'`); err != nil {
+		t.Fatal(err)
+	}
+	if nodes, _, err := s.Nodes(within(t)); err != nil || nodes[0].StopsJudging("payments") != nodes[0].StopsBy {
+		t.Errorf("of an older process of that name: %+v, %v", nodes[0], err)
+	}
+	if _, err := s.db.(*postgresDB).write.ExecContext(within(t), `UPDATE nodes SET instance = '2' WHERE name = 'a'`); err != nil {
+		t.Fatal(err)
 	}
 	// Who took over a name does not take it from the list when the former one ends.
 	if err := s.RemoveNode(within(t), "a", "another"); err != nil {
