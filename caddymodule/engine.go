@@ -91,16 +91,21 @@ func (e *engine) start(ctx context.Context, a *App) error {
 	e.starting.Lock()
 	defer e.starting.Unlock()
 	if err := e.open(ctx); err != nil {
+		return e.beside(err)
+	}
+	if err := e.redirect(ctx, a); err != nil {
 		return err
 	}
 	e.gateway.SetTrust(a.trust())
 	err := e.attempt(ctx, a)
-	if err != nil && !e.triesOn(err) {
+	if err = e.beside(err); err != nil && !e.triesOn(err) {
+		e.settle()
 		return err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err := e.useLimits(ctx, a.secrets.limits); err != nil {
+		e.settleLocked()
 		return err
 	}
 	e.apps = append(e.apps, a)
@@ -168,6 +173,7 @@ func (e *engine) stop(a *App) {
 		if err := e.useLimits(context.Background(), e.apps[n-1].secrets.limits); err != nil {
 			a.log.Error("going back to the limits of the configuration that goes on", "error", err)
 		}
+		e.settleLocked()
 	}
 }
 

@@ -99,17 +99,20 @@ func (a *App) expandShared(repl *caddy.Replacer, s *secrets) (err error) {
 	return nil
 }
 
-// sharedIdentity names a shared store and the node that uses it.
+// sharedIdentity names a shared store and the node that uses it. Where it is reached, and as whom, is left
+// out: that changes while the store stays, as with a new password or after a fail-over. Whether
+// it has stayed is seen at the start; see redirect.
 func sharedIdentity(s secrets) (id, path string, err error) {
-	if path, err = sqlstore.PostgresIdentity(s.dsn); err != nil {
+	database, path, err := sqlstore.PostgresIdentity(s.dsn)
+	if err != nil {
 		return "", "", fieldErrorf("store", "%w", err)
 	}
 	if s.listen != "" {
-		if _, err := sqlstore.PostgresIdentity(s.listen); err != nil {
+		if _, _, err := sqlstore.PostgresIdentity(s.listen); err != nil {
 			return "", "", fieldErrorf("store.listen", "%w", err)
 		}
 	}
-	return storePostgres + ":" + path + "#" + s.node, path, nil
+	return storePostgres + ":" + database + "#" + s.node, path, nil
 }
 
 // trust is for how long keys in memory are judged while nothing is heard of the store.

@@ -20,8 +20,14 @@ import (
 )
 
 // superuser is the role that owns everything in the servers started here. Nobody needs a
-// password: they listen on 127.0.0.1 alone.
+// password but who is made by Login: they listen on 127.0.0.1 alone.
 const superuser = "keygate"
+
+// knocking is the role whose members need a password, and hostAccess says so to the servers.
+const (
+	knocking   = "knocking"
+	hostAccess = "host all +" + knocking + " 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n"
+)
 
 // Postgres is a PostgreSQL server of one test's own.
 type Postgres struct{ Server }
@@ -53,6 +59,31 @@ func (pg *Postgres) URL() string { return postgresURL(pg.p.port, superuser, "pos
 // URLAt returns the same database as it is reached at another address, such as a Proxy's.
 func (pg *Postgres) URLAt(addr string) string {
 	return fmt.Sprintf("postgres://%s@%s/postgres?sslmode=disable", superuser, addr)
+}
+
+// Exec runs statements as the superuser.
+func (pg *Postgres) Exec(statements string) {
+	pg.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, pg.URL())
+	if err != nil {
+		pg.t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, statements, pgx.QueryExecModeSimpleProtocol); err != nil {
+		pg.t.Fatalf("%s: %v\n%s", statements, err, pg.p.tail())
+	}
+}
+
+// Login makes a role that needs a password, and may make tables in the database "postgres" and
+// do what the roles of may. It returns the role's address there.
+func (pg *Postgres) Login(name, password string, of ...string) (url string) {
+	pg.t.Helper()
+	pg.Exec("DO $$ BEGIN CREATE ROLE " + knocking + "; EXCEPTION WHEN duplicate_object THEN END $$;" +
+		"CREATE ROLE " + name + " LOGIN PASSWORD '" + password + "' IN ROLE " + strings.Join(append(of, knocking), ", ") + ";" +
+		"GRANT CREATE ON SCHEMA public TO " + name)
+	return postgresURL(pg.p.port, name+":"+password, "postgres")
 }
 
 func postgresURL(port int, user, database string) string {
@@ -130,6 +161,14 @@ func newPostgres(dir string, arguments []string) (*process, error) {
 	c.SysProcAttr = &syscall.SysProcAttr{Credential: as}
 	if out, err := c.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("initdb: %w\n%s", err, out)
+	}
+	if err := os.WriteFile(filepath.Join(data, "pg_hba.conf"), []byte(hostAccess), 0o600); err != nil {
+		return nil, err
+	}
+	if as != nil {
+		if err := os.Chown(filepath.Join(data, "pg_hba.conf"), int(as.Uid), int(as.Gid)); err != nil {
+			return nil, err
+		}
 	}
 	p := &process{what: "the PostgreSQL server", binary: binary, dir: dir, user: as}
 	p.arguments = func(port int) []string {

@@ -19,7 +19,7 @@ func lockFile(path string) (unlock func(), err error) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another gateway uses the replica (%s is locked): give each its own file", path)
+			return nil, fmt.Errorf("%w (%s is locked): give each its own file", ErrLocked, path)
 		}
 		return nil, fmt.Errorf("locking %s: %w", path, err)
 	}

@@ -64,6 +64,9 @@ const (
 	deltaChanges = 500
 )
 
+// ErrLocked says that another Replica, of this process or another, uses the file.
+var ErrLocked = errors.New("another gateway uses the replica")
+
 // Replica is a store that answers by a copy. Safe for concurrent use.
 type Replica struct {
 	truth  Truth

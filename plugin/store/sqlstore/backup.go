@@ -29,11 +29,11 @@ func (s *Store) Backup(ctx context.Context, file string) (size int64, err error)
 	}
 	db, err := l.acquire(ctx)
 	if err != nil {
-		return 0, explain("backing up", s.path, err)
+		return 0, explain("backing up", s.Identity(), err)
 	}
 	defer l.release(db)
 	if err := db.inPlace(); err != nil {
-		return 0, explain("backing up", s.path, err)
+		return 0, explain("backing up", s.Identity(), err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -64,7 +64,7 @@ func (s *Store) Backup(ctx context.Context, file string) (size int64, err error)
 	defer os.Remove(partial) // where it was not renamed
 	// Not explained: what fails here is rather the backup's disk than the database's.
 	if _, err := db.read.ExecContext(ctx, `VACUUM INTO $1`, partial); err != nil {
-		return 0, fmt.Errorf("backing up %s to %s: %w", s.path, file, err)
+		return 0, fmt.Errorf("backing up %s to %s: %w", s.Identity(), file, err)
 	}
 	if size, err = syncFile(partial); err != nil {
 		return 0, fmt.Errorf("backing up: %w", err)

@@ -166,7 +166,7 @@ func (s *Store) viewing(ctx context.Context, doing string, f func(*tx) error) er
 		return t.broken
 	})
 	if err != nil {
-		return explain(doing, s.path, err)
+		return explain(doing, s.Identity(), err)
 	}
 	return fault
 }

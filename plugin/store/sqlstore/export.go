@@ -68,7 +68,7 @@ func (s *Store) Export(ctx context.Context, to gateway.Copy) (newest gateway.Cha
 	case refusal != nil:
 		return gateway.Change{}, refusal
 	case err != nil:
-		return gateway.Change{}, explain("reading everything", s.path, err)
+		return gateway.Change{}, explain("reading everything", s.Identity(), err)
 	}
 	return newest, nil
 }

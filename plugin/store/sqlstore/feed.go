@@ -75,7 +75,7 @@ func (s *Store) Wait(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.done:
-			return explain("waiting for changes", s.path, errClosed)
+			return explain("waiting for changes", s.Identity(), errClosed)
 		}
 	}
 }

@@ -7,16 +7,11 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/stdlib"
 )
 
 // How many connections a node has to PostgreSQL: these, and one that listens. Many nodes
@@ -65,9 +60,9 @@ type PostgresConfig struct {
 
 // postgresDB is a PostgreSQL database.
 type postgresDB struct {
-	s             *Store
-	config        *pgx.ConnConfig
-	listener      *pgx.ConnConfig
+	s *Store
+	// route is how connections are made from now on.
+	route         atomic.Pointer[route]
 	conns         conns
 	write         *sql.DB
 	ready, closed atomic.Bool
@@ -77,6 +72,14 @@ type postgresDB struct {
 	opening  chan struct{}
 	broken   error
 	nextOpen time.Time
+	// id is the store's, from when the schema was looked at; "" before.
+	id string
+	// narrowed ends what narrow did; nil while it did nothing.
+	narrowed *time.Timer
+
+	moving sync.Mutex
+	// routes are those whose connections may be used. Under moving.
+	routes []*route
 
 	// told says that commits are heard of from the server: they need not be asked for so often.
 	told atomic.Bool
@@ -87,24 +90,19 @@ type postgresDB struct {
 // tried again, and until then every call fails with an error that wraps
 // gateway.ErrStore. An address that cannot be read is an error here. Close it after use.
 func NewPostgres(c PostgresConfig) (*Store, error) {
-	config, err := parsePostgres(c.Address)
+	r, err := newRoute(c.Address, c.Listen)
 	if err != nil {
 		return nil, err
-	}
-	listener := config
-	if c.Listen != "" {
-		if listener, err = parsePostgres(c.Listen); err != nil {
-			return nil, fmt.Errorf("the address to listen on: %w", err)
-		}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	s := newStore(postgresDialect, postgresIdentity(config), c.Logger)
-	p := &postgresDB{s: s, config: config, listener: listener}
+	s := newStore(postgresDialect, r.name, c.Logger)
+	p := &postgresDB{s: s, routes: []*route{r}}
+	p.route.Store(r)
 	p.conns.stop = make(chan struct{})
-	p.conns.read = openPool(config, pgReaders)
-	p.write = openPool(config, pgWriters)
+	p.conns.read = p.openPool(pgReaders)
+	p.write = p.openPool(pgWriters)
 	// What is prepared on a connection is not there on the pooler's next one.
 	if err := p.conns.hot.prepare(func(text string) (query, error) {
 		return query{db: p.conns.read, text: text}, nil
@@ -116,64 +114,6 @@ func NewPostgres(c PostgresConfig) (*Store, error) {
 	s.watcher.Go(p.tick)
 	s.watcher.Go(p.prune)
 	return s, nil
-}
-
-// PostgresIdentity returns what two addresses have in common when they name the same
-// database: all but the password.
-func PostgresIdentity(address string) (string, error) {
-	config, err := parsePostgres(address)
-	if err != nil {
-		return "", err
-	}
-	return postgresIdentity(config), nil
-}
-
-// errAddress is all that is said of an address that cannot be read: a password may stand
-// anywhere in it.
-var errAddress = errors.New("the address of PostgreSQL can't be read: it is written postgres://user:password@host:5432/database, special characters of the password percent-encoded")
-
-func parsePostgres(address string) (*pgx.ConnConfig, error) {
-	config, err := pgx.ParseConfig(address)
-	if err != nil {
-		return nil, errAddress
-	}
-	if !strings.Contains(address, "default_query_exec_mode") {
-		// Nothing stays on the server's connection, and a query takes one round trip.
-		config.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
-	}
-	if config.ConnectTimeout == 0 {
-		config.ConnectTimeout = pgConnectTimeout
-	}
-	if config.ValidateConnect == nil {
-		// A standby is behind, and cannot be written.
-		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
-	}
-	if config.RuntimeParams["application_name"] == "" {
-		config.RuntimeParams["application_name"] = "keygate"
-	}
-	return config, nil
-}
-
-func postgresIdentity(c *pgx.ConnConfig) string {
-	hosts := []string{net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))}
-	for _, f := range c.Fallbacks {
-		if host := net.JoinHostPort(f.Host, strconv.Itoa(int(f.Port))); host != hosts[len(hosts)-1] {
-			hosts = append(hosts, host) // the same one stands twice where TLS is optional
-		}
-	}
-	id := "postgres://" + c.User + "@" + strings.Join(hosts, ",") + "/" + c.Database
-	if path := c.RuntimeParams["search_path"]; path != "" {
-		id += "?search_path=" + path
-	}
-	return id
-}
-
-func openPool(config *pgx.ConnConfig, n int) *sql.DB {
-	db := stdlib.OpenDB(*config)
-	db.SetMaxOpenConns(n)
-	db.SetMaxIdleConns(n)
-	db.SetConnMaxIdleTime(pgIdle)
-	return db
 }
 
 // open sees to it, once, that the database has this binary's schema. It waits for
@@ -232,14 +172,15 @@ func (p *postgresDB) startOpening() {
 		defer cancel()
 		ctx, end := p.s.alive(ctx)
 		defer end()
-		err := p.migrate(ctx)
+		id, err := p.migrate(ctx)
 
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if err == nil {
+			p.id = id
 			p.ready.Store(true)
 		} else if p.broken == nil || !sameFailure(p.broken, err) {
-			p.s.log.Error("the database cannot be opened; trying again", "path", p.s.path, "error", explain("opening", p.s.path, err))
+			p.s.log.Error("the database cannot be opened; trying again", "path", p.s.Identity(), "error", explain("opening", p.s.Identity(), err))
 		}
 		p.broken = err
 		p.nextOpen = time.Now().Add(reopenEvery)
@@ -248,19 +189,24 @@ func (p *postgresDB) startOpening() {
 	}()
 }
 
-func (p *postgresDB) migrate(ctx context.Context) error {
+// migrate brings the schema up to date, and returns the store's id.
+func (p *postgresDB) migrate(ctx context.Context) (id string, err error) {
 	var version int
 	if err := p.write.QueryRowContext(ctx, `SELECT current_setting('server_version_num')::int`).Scan(&version); err != nil {
-		return err
+		return "", err
 	}
 	if version < pgOldest {
-		return &schemaError{fmt.Sprintf("the server is PostgreSQL %d: it must be 13 or later", version/10000)}
+		return "", &schemaError{fmt.Sprintf("the server is PostgreSQL %d: it must be 13 or later", version/10000)}
 	}
 	applied, err := migrate(ctx, p.write, p.s.d, true)
-	if err == nil && applied > 0 {
-		p.s.log.Info("database migrated", "path", p.s.path, "migrations", applied)
+	if err != nil {
+		return "", err
 	}
-	return err
+	if applied > 0 {
+		p.s.log.Info("database migrated", "path", p.s.Identity(), "migrations", applied)
+	}
+	err = p.write.QueryRowContext(ctx, `SELECT value FROM meta WHERE name = 'store_id'`).Scan(&id)
+	return id, err
 }
 
 // alive returns a context that ends with ctx, with the store, or when end is called.
@@ -284,7 +230,7 @@ func (p *postgresDB) reading(ctx context.Context, f func(*conns) error) error {
 			return err
 		}
 		err := f(&p.conns)
-		if err == nil || try > pgReaders || !lost(err) || ctx.Err() != nil {
+		if err == nil || try > pgReaders || ctx.Err() != nil || !lost(err) && !p.narrow(p.conns.read, err) {
 			return err
 		}
 		p.forget(err)
@@ -326,7 +272,7 @@ func (p *postgresDB) writing(ctx context.Context, d durability, f func(*tx) erro
 			return 0, failed, err
 		}
 		seq, end, err := p.transact(ctx, d, f)
-		if err == nil || end != failed || try == pgTries || ctx.Err() != nil || !lost(err) && !collided(err) {
+		if err == nil || end != failed || try == pgTries || ctx.Err() != nil || !lost(err) && !collided(err) && !p.narrow(p.write, err) {
 			return seq, end, err
 		}
 		p.forget(err)
@@ -438,10 +384,7 @@ func (p *postgresDB) forget(err error) {
 	if code(err) != codeReadOnly {
 		return
 	}
-	for db, n := range map[*sql.DB]int{p.conns.read: pgReaders, p.write: pgWriters} {
-		db.SetMaxIdleConns(0)
-		db.SetMaxIdleConns(n)
-	}
+	p.dropIdle()
 }
 
 // ping implements database.

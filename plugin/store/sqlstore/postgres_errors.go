@@ -21,6 +21,7 @@ const (
 	codeLockTimeout      = "55P03"
 	codeNoDatabase       = "3D000"
 	codeNoPrivilege      = "42501"
+	codeNoTable          = "42P01"
 	codeDiskFull         = "53100"
 	codeTooManyConns     = "53300"
 	codeAdminShutdown    = "57P01"

@@ -42,18 +42,19 @@ func (p *postgresDB) tick() {
 func (p *postgresDB) listen() {
 	ctx, end := p.s.alive(context.Background())
 	defer end()
-	warned := false
+	var warned *route
 	for ctx.Err() == nil {
-		deaf := p.hear(ctx)
-		if p.told.Swap(false) {
+		r := p.route.Load()
+		deaf := p.hear(ctx, r)
+		if p.told.Swap(false) || p.route.Load() != r {
 			// It worked until now: more often than not it does again at once, and a second
 			// without it is a second in which changes are asked for instead of told.
 			continue
 		}
-		if deaf && !warned {
-			warned = true
+		if deaf && warned != r {
+			warned = r
 			p.s.log.Warn("PostgreSQL does not tell this node of changes, so it asks for them ten times a second: the address leads through a pooler; state the server's own with listen",
-				"path", p.s.path)
+				"path", p.s.Identity())
 		}
 		select {
 		case <-time.After(reopenEvery):
@@ -62,12 +63,21 @@ func (p *postgresDB) listen() {
 	}
 }
 
-// hear listens until the connection fails. It says whether there was one on which
-// nothing is heard.
-func (p *postgresDB) hear(ctx context.Context) (deaf bool) {
+// hear listens by a route until the connection fails, or the route is left. It says whether there was a
+// connection on which nothing is heard.
+func (p *postgresDB) hear(ctx context.Context, r *route) (deaf bool) {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	go func() {
+		select {
+		case <-r.left:
+			end()
+		case <-ctx.Done():
+		}
+	}()
 	short, cancel := context.WithTimeout(ctx, pgConnectTimeout)
 	defer cancel()
-	conn, err := pgx.ConnectConfig(short, p.listener)
+	conn, err := pgx.ConnectConfig(short, r.listener)
 	if err != nil {
 		return false // whoever reads or writes says why
 	}

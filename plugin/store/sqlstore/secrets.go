@@ -196,7 +196,7 @@ func (s *Store) Digests(ctx context.Context, yield func(keyspace string, digest 
 			}
 		}
 	})
-	return explain("reading all digests", s.path, err)
+	return explain("reading all digests", s.Identity(), err)
 }
 
 // digests calls yield for those of one keyspace and says whether it wants more. It asks

@@ -29,7 +29,7 @@ var (
 type Store struct {
 	db database
 	d  *dialect
-	// path is how the database is called: the file's path, or the server's address.
+	// path is how the database was called when it was opened: see Identity.
 	path string
 	log  *slog.Logger
 	// now is the clock of leases and of the change sequence.
@@ -140,8 +140,13 @@ func newStore(d *dialect, path string, log *slog.Logger) *Store {
 }
 
 // Identity returns what names the database: the absolute path without symbolic links, or
-// the server's address.
-func (s *Store) Identity() string { return s.path }
+// the server's address as it is now, without the password.
+func (s *Store) Identity() string {
+	if p, ok := s.db.(*postgresDB); ok {
+		return p.route.Load().name
+	}
+	return s.path
+}
 
 // Close waits shortly for what is under way and closes the database.
 func (s *Store) Close() error {
@@ -157,12 +162,12 @@ func (s *Store) Close() error {
 // Ping says whether the database can be read, and whether what would be written to it
 // would be found again.
 func (s *Store) Ping(ctx context.Context) error {
-	return explain("asking the database", s.path, s.db.ping(ctx))
+	return explain("asking the database", s.Identity(), s.db.ping(ctx))
 }
 
 // reading calls f with connections, and explains its error. f may run twice.
 func (s *Store) reading(ctx context.Context, doing string, f func(*conns) error) error {
-	return explain(doing, s.path, s.db.reading(ctx, f))
+	return explain(doing, s.Identity(), s.db.reading(ctx, f))
 }
 
 // writing runs f in a transaction that writes, and commits it when f returns nil. f may
@@ -188,7 +193,7 @@ func (s *Store) committing(ctx context.Context, doing string, d durability, f fu
 	case end == refused:
 		return err
 	}
-	return explain(doing, s.path, err)
+	return explain(doing, s.Identity(), err)
 }
 
 // Update implements management.Store. SQLite's updates run one after another, so
@@ -207,7 +212,7 @@ func (s *Store) View(ctx context.Context, f func(management.Tx) error) error {
 		return t.broken
 	})
 	if err != nil {
-		return explain("reading the database", s.path, err)
+		return explain("reading the database", s.Identity(), err)
 	}
 	return fault
 }

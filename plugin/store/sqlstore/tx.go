@@ -38,7 +38,7 @@ func (s *Store) begin(ctx context.Context, pool *sql.DB, opts *sql.TxOptions) (*
 	if err != nil {
 		return nil, err
 	}
-	return &tx{ctx: ctx, sql: t, d: s.d, path: s.path, now: s.now(), stmts: make(map[string]*sql.Stmt)}, nil
+	return &tx{ctx: ctx, sql: t, d: s.d, path: s.Identity(), now: s.now(), stmts: make(map[string]*sql.Stmt)}, nil
 }
 
 // fail turns what a statement returned into what a method returns.

@@ -124,7 +124,7 @@ func (s *Store) ReadUsage(ctx context.Context, q usage.Query, yield func(*usage.
 			return stopped
 		})
 		if given && err != nil && stopped == nil {
-			stopped = explain("reading usage", s.path, err) // not from the beginning again
+			stopped = explain("reading usage", s.Identity(), err) // not from the beginning again
 		}
 		if stopped != nil {
 			return nil

@@ -1,0 +1,85 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/store/replica"
+	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+)
+
+// This file holds how a reload changes where a shared store is reached, and as whom.
+
+// sharedStore returns the shared store itself, also where a copy stands in front of it; nil where there is none.
+func (e *engine) sharedStore() *sqlstore.Store {
+	s := e.store
+	if r, ok := s.(*replica.Replica); ok {
+		shared, _ := r.Truth().(*sqlstore.Store)
+		return shared
+	}
+	shared, _ := s.(*sqlstore.Store)
+	return shared
+}
+
+// redirect has the store reached as a says, where that is another way than before. What the
+// configuration that runs has connected stays until that is stopped, so that a reload that fails
+// later has changed nothing.
+func (e *engine) redirect(ctx context.Context, a *App) error {
+	if !e.where.shared() {
+		return nil
+	}
+	if a.secrets.replica != e.where.replica {
+		a.log.Warn("another replica than before is used from the next restart on, not by a reload", "replica", e.where.replica)
+	}
+	if err := e.sharedStore().Redirect(ctx, a.secrets.dsn, a.secrets.listen); err != nil {
+		return fmt.Errorf("the new address of the store can't be used, so nothing was changed: %w", err)
+	}
+	return nil
+}
+
+// errBeside says that an engine can't begin beside the one that serves another store.
+var errBeside = errors.New("a reload can't go over to it: restart the gateway instead")
+
+// beside returns err, which e met as it began. Where it is due to another engine of this process, which ends only
+// when a reload has succeeded, trying on would help nothing: that is said.
+func (e *engine) beside(err error) error {
+	taken := errors.Is(err, gateway.ErrNameTaken)
+	if err == nil || !e.where.shared() || !taken && !errors.Is(err, replica.ErrLocked) {
+		return err
+	}
+	found := ""
+	engines.Range(func(_, value any) bool {
+		o := value.(*engine)
+		if o != e && o.opened() != nil && (taken && o.where.node == e.where.node || !taken && o.where.replica == e.where.replica) {
+			found = o.where.path
+		}
+		return found == ""
+	})
+	switch {
+	case found == "":
+		return err
+	case taken:
+		return fmt.Errorf("%s is the database in use, %s, under another name; %w", e.where.path, found, errBeside)
+	}
+	return fmt.Errorf("%s: %w, since the replica %s is of %s as node %s, and in use: %w", e.where.path, errBeside, e.where.replica, found, e.where.node, err)
+}
+
+// settle has the store reached as the newest configuration that runs says, and by nothing else.
+func (e *engine) settle() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.settleLocked()
+}
+
+func (e *engine) settleLocked() {
+	n := len(e.apps)
+	if n == 0 || e.store == nil || !e.where.shared() {
+		return
+	}
+	s := e.apps[n-1].secrets
+	if err := e.sharedStore().Settle(s.dsn, s.listen); err != nil {
+		e.apps[n-1].log.Error("going on with the address of the store that is in use", "error", err)
+	}
+}
