@@ -76,6 +76,21 @@ func (pg *Postgres) Exec(statements string) {
 	}
 }
 
+// Query has one row that is asked for scanned into to.
+func (pg *Postgres) Query(query string, to ...any) {
+	pg.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, pg.URL())
+	if err != nil {
+		pg.t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if err := conn.QueryRow(ctx, query).Scan(to...); err != nil {
+		pg.t.Fatalf("%s: %v", query, err)
+	}
+}
+
 // Login makes a role that needs a password, and may make tables in the database "postgres" and
 // do what the roles of may. It returns the role's address there.
 func (pg *Postgres) Login(name, password string, of ...string) (url string) {

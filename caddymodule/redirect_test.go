@@ -1,0 +1,114 @@
+package caddymodule
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/keygate-dev/keygate/internal/testserver"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// onPostgres returns an app whose store is at an address.
+func onPostgres(address, node, replica string) *App {
+	return &App{
+		Store: &StoreConfig{Type: storePostgres, DSN: address, Replica: replica}, Node: node,
+		Keyspaces: map[string]*KeyspaceConfig{"shop": {Plans: []*PlanConfig{{Name: "free"}}}},
+	}
+}
+
+func comes(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: it did not come", what)
+		}
+	}
+}
+
+// The way to the store changes in a reload, and the engine with its replica stays; where the new
+// way is none, or the reload fails later, nothing has changed.
+func TestReloadToAnotherAddress(t *testing.T) {
+	pg := testserver.NewPostgres(t)
+	address := pg.Login("gate", "tulip-1")
+	proxy := testserver.NewProxy(t, pg.Addr())
+	other := strings.Replace(pg.Login("gate2", "tulip-2", "gate"), pg.Addr(), proxy.Addr(), 1)
+	replica := filepath.Join(t.TempDir(), "replica.db")
+	if err := load(t, onPostgres(address, "gw", replica), nil); err != nil {
+		t.Fatal(err)
+	}
+	first := current(t)
+	comes(t, "the gateway judges keys", first.Ready)
+	called := func() string { return current(t).engine.sharedStore().Identity() }
+	before := called()
+
+	wrong := func(app *App, extra caddy.ModuleMap, words ...string) {
+		t.Helper()
+		err := load(t, app, extra)
+		wantError(t, err, words...)
+		if err != nil && strings.Contains(err.Error(), "tulip") {
+			t.Errorf("a password stands in %q", err)
+		}
+		if current(t) != first || called() != before || !first.Ready() {
+			t.Fatalf("the refused configuration changed the running one: it goes to %s", called())
+		}
+	}
+	wrong(onPostgres(strings.Replace(address, "tulip-1", "tulip-0", 1), "gw", replica), nil, "new address of the store", "password authentication failed")
+	wrong(onPostgres(strings.Replace(other, "gate2", "gate3", 1), "gw", replica), nil, "gate3")
+	// Where the store is another one for the engine, one that goes on is in the way.
+	wrong(onPostgres(address, "gw2", replica), nil, "a reload can't go over to it", replica, "as node gw2")
+	wrong(onPostgres(address+"&search_path=public", "gw", ""), nil, "is the database in use", "a reload can't go over to it")
+	// Plans that tenants hold can't vanish by the new address either.
+	actor := management.Actor{Name: "test", Via: "cli"}
+	if _, err := first.engine.management().CreateTenant(t.Context(), actor, "shop", "acme", management.TenantFields{Plan: management.Some("free")}); err != nil {
+		t.Fatal(err)
+	}
+	comes(t, "the replica has the tenant", func() bool { return plans(t, first)["free"] == 1 })
+	bare := onPostgres(other, "gw", replica)
+	bare.Keyspaces["shop"].Plans[0].Name = "gold"
+	wrong(bare, nil, "'free'")
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	for range 4 { // apps start in random order
+		wrong(onPostgres(other, "gw", replica), caddy.ModuleMap{"http": fmt.Appendf(nil, `{"servers":{"s":{"listen":[%q]}}}`, taken.Addr())}, "address already in use")
+	}
+	comes(t, "nothing is connected by the address that was not taken", func() bool { return proxy.Connections() == 0 })
+
+	if err := load(t, onPostgres(other, "gw", replica), nil); err != nil {
+		t.Fatal(err)
+	}
+	if a := current(t); a.engine != first.engine || !a.Ready() || !strings.HasPrefix(called(), "postgres://gate2@"+proxy.Addr()) {
+		t.Errorf("another engine: %v, ready: %v, at %s", a.engine != first.engine, a.Ready(), called())
+	}
+	pg.Exec("ALTER ROLE gate NOLOGIN")
+	comes(t, "the former user's connections end", func() bool {
+		var n int
+		pg.Query("SELECT count(*) FROM pg_stat_activity WHERE usename = 'gate'", &n)
+		return n == 0
+	})
+	if held := plans(t, current(t)); held["free"] != 1 {
+		t.Errorf("tenants: %v", held)
+	}
+	// Neither the address in use nor the next one answers: it is taken, as at a start.
+	pg.Exec("ALTER ROLE gate LOGIN")
+	pg.Kill()
+	if err := load(t, onPostgres(address, "gw", replica), nil); err != nil {
+		t.Fatal(err)
+	}
+	pg.Start()
+	comes(t, "the store is reached again", func() bool {
+		_, err := current(t).engine.opened().TenantsByPlan(t.Context(), "shop")
+		return err == nil
+	})
+	if proxy.Connections() != 0 || called() != before {
+		t.Errorf("%d connections by the former address; it goes to %s", proxy.Connections(), called())
+	}
+}

@@ -1,0 +1,152 @@
+package e2e
+
+import (
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/internal/testserver"
+)
+
+// rotatedConfig is of a gateway that reads where its database is from a file, as one must that is to take another
+// password without a restart: the environment of a process that runs does not change.
+const rotatedConfig = `{
+	admin {$KEYGATE_ADMIN}
+	keygate {
+		store postgres {file.{$DATABASE_FILE}} {
+			{$STORE_OPTIONS}
+		}
+		node {env.NODE}
+		plan free
+	}
+}
+
+{$KEYGATE_LISTEN} {
+	keygate_health /readyz
+	keygate
+	reverse_proxy {$KEYGATE_UPSTREAM}
+}
+`
+
+// rotated is two gateways whose address of the database stands in a file: one with a replica, which a second engine
+// could not open, and one that looks keys up in the database itself.
+type rotated struct {
+	*cluster
+	file string
+}
+
+func startRotated(t *testing.T, address string) *rotated {
+	t.Helper()
+	r := &rotated{cluster: new(cluster), file: filepath.Join(t.TempDir(), "database")}
+	r.write(t, address)
+	config := written(t, rotatedConfig)
+	r.add(t, config, "DATABASE_FILE="+r.file, "STORE_OPTIONS=max_staleness 1h")
+	r.add(t, config, "DATABASE_FILE="+r.file, "STORE_OPTIONS=replica {env.REPLICA}")
+	r.start()
+	eventually(t, "the replica is made", func() bool { return r.nodes[1].replica(t)["used"] == true })
+	return r
+}
+
+// write puts an address into the file, as an editor or an orchestrator would: with a line's end.
+func (r *rotated) write(t *testing.T, address string) {
+	t.Helper()
+	if err := os.WriteFile(r.file, []byte(address+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// refused wants no gateway to take the address in a reload, and the reasons to be said.
+func (r *rotated) refused(t *testing.T, address string, reasons ...string) {
+	t.Helper()
+	r.write(t, address)
+	r.everywhere(func(s *site) {
+		said := s.load(t, rotatedConfig).want(http.StatusBadRequest).json().text("error")
+		for _, reason := range append(reasons, "nothing was changed") {
+			if !strings.Contains(said, reason) {
+				t.Errorf("%s does not say %q: %s", s.dir, reason, said)
+			}
+		}
+		if strings.Contains(said, "tulip") {
+			t.Errorf("a password stands in the answer: %s", said)
+		}
+	})
+}
+
+// taken wants every gateway to take the address.
+func (r *rotated) taken(t *testing.T, address string) {
+	t.Helper()
+	r.write(t, address)
+	r.everywhere(func(s *site) { s.reload(t, rotatedConfig) })
+}
+
+// The password of the database changes, then its user, then its host, under load: nothing fails.
+func TestClusterRotatesPassword(t *testing.T) {
+	t.Parallel()
+	pg := testserver.NewPostgres(t)
+	proxy := testserver.NewProxy(t, pg.Addr())
+	address := pg.Login("gate", "tulip-1")
+	r := startRotated(t, address)
+	a, b := r.nodes[0], r.nodes[1]
+	a.tenant(t, "acme", nil)
+	steady := a.key(t, "acme", nil)
+	r.known(t, steady)
+	// Keys that a gateway without a replica has to ask the database for, some in each step.
+	fresh := make(chan key, 64)
+	for range cap(fresh) {
+		fresh <- a.key(t, "acme", nil)
+	}
+	load := []*traffic{
+		a.traffic(2, 5*time.Millisecond, &caller{name: "without a replica", key: steady.full, want: http.StatusOK}),
+		b.traffic(2, 5*time.Millisecond, &caller{name: "with a replica", key: steady.full, want: http.StatusOK}),
+	}
+	// works says that everything does: look-ups, changes, and hearing of them.
+	works := func(step string) {
+		t.Helper()
+		done := make(chan *answer)
+		for range 8 {
+			go func() { k := <-fresh; done <- b.call(t, "GET", "/", k.full) }()
+			go func() { k := <-fresh; done <- a.call(t, "GET", "/", k.full) }()
+		}
+		for range 16 {
+			if got := <-done; got.status != http.StatusOK {
+				t.Errorf("%s: a key that was not used before: %d %s", step, got.status, got.body)
+			}
+		}
+		eventually(t, step+": both confirm a revocation", func() bool {
+			receipt := b.post(t, a.key(t, "acme", nil), "revoke", record{"wait": "1m"})
+			return receipt["durable"] == true && len(receipt.list("confirmed")) == 2
+		})
+	}
+
+	pg.Exec("ALTER ROLE gate PASSWORD 'tulip-2'")
+	works("the password is another, and not known yet")
+	r.refused(t, strings.Replace(address, "tulip-1", "tulip-0", 1), `password authentication failed for user "gate"`)
+	r.taken(t, strings.Replace(address, "tulip-1", "tulip-2", 1))
+	works("with the new password")
+
+	r.taken(t, strings.Replace(pg.Login("gate2", "tulip-3", "gate"), pg.Addr(), strings.Replace(proxy.Addr(), "127.0.0.1", "localhost", 1), 1))
+	works("as another user at another host")
+	pg.Exec("ALTER ROLE gate NOLOGIN")
+	eventually(t, "the former user's connections end", func() bool {
+		var n int
+		pg.Query("SELECT count(*) FROM pg_stat_activity WHERE usename = 'gate'", &n)
+		return n == 0
+	})
+	for _, tr := range load {
+		tr.stop(t)
+	}
+	r.everywhere(func(s *site) {
+		if store := s.store(t); store["ok"] != true {
+			t.Errorf("%s: the store is %v", s.dir, store)
+		}
+		if strings.Contains(s.log(), "tulip") {
+			t.Errorf("%s: a password stands in the log", s.dir)
+		}
+	})
+	if nodes := a.read(t, "/v1/status").records("nodes"); len(nodes) != 2 {
+		t.Errorf("the gateways are %v", nodes)
+	}
+}
