@@ -94,7 +94,7 @@ func TestClusterRotatesPassword(t *testing.T) {
 	steady := a.key(t, "acme", nil)
 	r.known(t, steady)
 	// Keys that a gateway without a replica has to ask the database for, some in each step.
-	fresh := make(chan key, 64)
+	fresh := make(chan key, 24)
 	for range cap(fresh) {
 		fresh <- a.key(t, "acme", nil)
 	}
@@ -106,11 +106,11 @@ func TestClusterRotatesPassword(t *testing.T) {
 	works := func(step string) {
 		t.Helper()
 		done := make(chan *answer)
-		for range 8 {
+		for range 4 {
 			go func() { k := <-fresh; done <- b.call(t, "GET", "/", k.full) }()
 			go func() { k := <-fresh; done <- a.call(t, "GET", "/", k.full) }()
 		}
-		for range 16 {
+		for range 8 {
 			if got := <-done; got.status != http.StatusOK {
 				t.Errorf("%s: a key that was not used before: %d %s", step, got.status, got.body)
 			}
