@@ -257,6 +257,23 @@ func TestClusterCounts(t *testing.T) {
 		t.Errorf("%d requests were paid for with %d credits", allowed.Load(), credits)
 	}
 	eventually(t, "the balance is 0", func() bool { return c.nodes[2].balance(t, "rich") == 0 })
+
+	// Near zero no gateway holds what it does not spend: whoever is asked finds what there is.
+	a.tenant(t, "poor", record{"plan": "paid"})
+	last := a.key(t, "poor", nil)
+	c.everywhere(func(s *site) {
+		eventually(t, "the key is known to "+s.dir, func() bool { return s.call(t, "GET", "/", last.full).status == http.StatusPaymentRequired })
+	})
+	a.manage(t, "POST", "/v1/tenants/poor/credits", record{"add": credits}).want(http.StatusOK)
+	for i := range credits {
+		s := c.nodes[i%len(c.nodes)]
+		if i < len(c.nodes) {
+			eventually(t, s.dir+" hears of the credits", func() bool { return s.call(t, "GET", "/", last.full).status == http.StatusOK })
+			continue
+		}
+		s.call(t, "GET", "/", last.full).passed()
+	}
+	c.everywhere(func(s *site) { s.call(t, "GET", "/", last.full).refused(http.StatusPaymentRequired) })
 }
 
 // countOf returns how many requests of a key usage tells of.

@@ -250,7 +250,7 @@ func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *entr
 		err = g.limiter.Charge(ctx, req.Now, bill, &d.Outcome)
 	}
 	for try := 0; errors.Is(err, ratelimit.ErrLease) && try < 3; try++ {
-		if err = g.lease(ctx, e.owner, func() error {
+		if err = g.lease(ctx, e.owner, bill.Cost, func() error {
 			if req.Trace != nil {
 				return g.limiter.Peek(ctx, req.Now, bill, &d.Outcome)
 			}

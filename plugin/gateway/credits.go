@@ -14,19 +14,16 @@ import (
 // node may spend. What was spent is taken from the balance by the next flush, so after a
 // crash the tenant is at most that much better off, and never worse: an unspent lease was never
 // taken from the balance. One process leases all there is. Where several share the store each
-// leases half of what is left, so that all find some, and gives back what it holds every now
-// and then, so that nobody is refused for what another holds and does not spend.
+// leases half of what is left, so that all find some and go on while the store is away, and gives
+// back what it holds every second. Where there are credits for FewCharges only, it leases what one
+// charge needs: so nobody is refused for what another holds and does not spend.
 
-// firstLease is how much is leased of a balance of which nothing is known yet, and
-// leaseTries how often more is leased for one charge: half of what is left each time.
-const (
-	firstLease = 16
-	leaseTries = 64
-)
+// leaseTries is how often more is leased for one charge.
+const leaseTries = 64
 
 // lease makes charge succeed or be refused, for a tenant whose account had too few
-// credits for it: it leases more and runs charge. One caller at a time leases for a tenant.
-func (g *Gateway) lease(ctx context.Context, t *tenantState, charge func() error) error {
+// credits for its cost: it leases more and runs charge. One caller at a time leases for a tenant.
+func (g *Gateway) lease(ctx context.Context, t *tenantState, cost int64, charge func() error) error {
 	if err := t.lock(ctx); err != nil {
 		return err
 	}
@@ -37,7 +34,7 @@ func (g *Gateway) lease(ctx context.Context, t *tenantState, charge func() error
 		return err
 	}
 	for try := 0; try < leaseTries && errors.Is(err, ratelimit.ErrLease); try++ {
-		if err := g.leaseMore(ctx, t); err != nil {
+		if err := g.leaseMore(ctx, t, cost); err != nil {
 			return err
 		}
 		err = charge()
@@ -46,17 +43,17 @@ func (g *Gateway) lease(ctx context.Context, t *tenantState, charge func() error
 }
 
 // leaseMore leases all that is left of a tenant's balance, or where other gateways may want
-// some, half of it. The caller holds the tenant's lock.
-func (g *Gateway) leaseMore(ctx context.Context, t *tenantState) error {
+// some, what makes up cost at least. The caller holds the tenant's lock.
+func (g *Gateway) leaseMore(ctx context.Context, t *tenantState, cost int64) error {
 	account := t.subject.Account()
-	want := int64(math.MaxInt64)
+	need := int64(math.MaxInt64)
 	if g.member != nil {
-		_, rest := account.Held()
-		want = max(firstLease, rest/2)
+		held, _ := account.Held()
+		need = max(cost-held, 1)
 	}
 	// A balance that changes while the store is asked is asked for again.
 	changes := account.Changes()
-	granted, rest, err := g.store.LeaseCredits(ctx, g.node, t.id.keyspace, t.id.id, want)
+	granted, rest, err := g.store.LeaseCredits(ctx, g.node, t.id.keyspace, t.id.id, need)
 	if err != nil {
 		g.writeFailed("leasing credits", err)
 		return err
@@ -198,7 +195,7 @@ func (g *Gateway) settle(d *Decision, cost int64) int64 {
 			if held, _ := t.subject.Account().Held(); held >= delta {
 				break
 			}
-			if g.leaseMore(ctx, t) != nil {
+			if g.leaseMore(ctx, t, delta) != nil {
 				break // the store is away: the shortfall is noted at least
 			}
 			if _, rest := t.subject.Account().Held(); rest == 0 {

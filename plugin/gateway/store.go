@@ -72,6 +72,10 @@ type Flush struct {
 	Spends []Spend
 }
 
+// FewCharges is for how many charges there must be credits that nobody holds, or no more is leased than one
+// needs: none is refused then for what another node holds and does not spend.
+const FewCharges = 128
+
 // Store is what the engine needs of a store. Every method may block within ctx, may
 // be called from many goroutines, and returns errors that wrap ErrNotFound or
 // ErrStore.
@@ -104,10 +108,11 @@ type Store interface {
 	LoadUsage(ctx context.Context, subject string, now time.Time) ([]Usage, error)
 	// WriteFlush stores f in one transaction.
 	WriteFlush(ctx context.Context, node string, f *Flush) error
-	// LeaseCredits reserves up to want credits of a tenant for node and returns how
-	// many it got on top of what it held, and how many are left that nobody holds. The balance itself is not changed: leased
+	// LeaseCredits reserves need credits of a tenant for node, as far as there are, or where those that
+	// nobody holds would do for FewCharges of that and more, half of them. It returns how many it got on
+	// top of what it held, and how many are left that nobody holds. The balance itself is not changed: leased
 	// credits are the tenant's until spent, and return by themselves when the node's lease ends.
-	LeaseCredits(ctx context.Context, node, keyspace, tenant string, want int64) (granted, rest int64, err error)
+	LeaseCredits(ctx context.Context, node, keyspace, tenant string, need int64) (granted, rest int64, err error)
 	// ReturnCredits gives a node's unspent lease of a tenant back, after the spends that
 	// were made from it were settled.
 	ReturnCredits(ctx context.Context, node, keyspace, tenant string) error

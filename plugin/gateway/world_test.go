@@ -102,11 +102,11 @@ func (s *faultyStore) SecretDigests(ctx context.Context, ks, id string) ([][]byt
 	return s.Store.SecretDigests(ctx, ks, id)
 }
 
-func (s *faultyStore) LeaseCredits(ctx context.Context, node, ks, tenant string, want int64) (int64, int64, error) {
+func (s *faultyStore) LeaseCredits(ctx context.Context, node, ks, tenant string, need int64) (int64, int64, error) {
 	if s.fails() {
 		return 0, 0, errDown
 	}
-	return s.Store.LeaseCredits(ctx, node, ks, tenant, want)
+	return s.Store.LeaseCredits(ctx, node, ks, tenant, need)
 }
 
 // world is a gateway on a real SQLite file, and what tests do to it.

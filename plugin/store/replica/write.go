@@ -168,12 +168,12 @@ func (r *Replica) WriteFlush(ctx context.Context, node string, f *gateway.Flush)
 }
 
 // LeaseCredits implements gateway.Store.
-func (r *Replica) LeaseCredits(ctx context.Context, node, keyspace, tenant string, want int64) (granted, rest int64, err error) {
+func (r *Replica) LeaseCredits(ctx context.Context, node, keyspace, tenant string, need int64) (granted, rest int64, err error) {
 	if err := r.dropUnleased(ctx); err != nil {
 		return 0, 0, err
 	}
 	err = r.there(func() (err error) {
-		granted, rest, err = r.truth.LeaseCredits(ctx, node, keyspace, tenant, want)
+		granted, rest, err = r.truth.LeaseCredits(ctx, node, keyspace, tenant, need)
 		return err
 	})
 	return granted, rest, err

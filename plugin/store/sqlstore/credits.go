@@ -49,7 +49,7 @@ func (t *tx) renew(node string) error {
 
 // LeaseCredits implements gateway.Store. ErrNotFound where there is no such tenant. A
 // node's leases end 10 s after its last LeaseCredits or WriteFlush.
-func (s *Store) LeaseCredits(ctx context.Context, node, keyspace, tenant string, want int64) (granted, rest int64, err error) {
+func (s *Store) LeaseCredits(ctx context.Context, node, keyspace, tenant string, need int64) (granted, rest int64, err error) {
 	err = s.writing(ctx, "leasing credits", func(t *tx) error {
 		num, credits, err := t.balance(keyspace, tenant)
 		if err != nil {
@@ -60,7 +60,9 @@ func (s *Store) LeaseCredits(ctx context.Context, node, keyspace, tenant string,
 			return err
 		}
 		free := max(credits-held, 0)
-		granted = min(max(want, 0), free)
+		if granted = min(max(need, 0), free); need > 0 && free/gateway.FewCharges >= need {
+			granted = free / 2
+		}
 		rest = free - granted
 		if granted == 0 {
 			return nil
