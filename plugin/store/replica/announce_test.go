@@ -12,10 +12,6 @@ import (
 // and keys is said in the change sequence, last. The suite of stores leaves that out.
 type announcing struct{ storetest.Store }
 
-func (s announcing) Export(ctx context.Context, to gateway.Copy) (gateway.Change, error) {
-	return s.Store.(gateway.Source).Export(ctx, to)
-}
-
 func (s announcing) Update(ctx context.Context, f func(management.Tx) error) error {
 	return s.Store.Update(ctx, func(tx management.Tx) error {
 		t := &announcingTx{Tx: tx}

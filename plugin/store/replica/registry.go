@@ -70,16 +70,3 @@ func (r *Replica) Nodes(ctx context.Context) ([]gateway.Node, time.Time, error) 
 
 // Unwrap returns the truth, for what only it has.
 func (r *Replica) Unwrap() management.Store { return r.truth }
-
-// Export implements gateway.Source, where the truth does.
-func (r *Replica) Export(ctx context.Context, to gateway.Copy) (newest gateway.Change, err error) {
-	s, ok := r.truth.(gateway.Source)
-	if !ok {
-		return newest, fmt.Errorf("%w: the database is none that copies are made of", gateway.ErrStore)
-	}
-	err = r.there(func() (err error) {
-		newest, err = s.Export(ctx, to)
-		return err
-	})
-	return newest, err
-}

@@ -76,7 +76,6 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"Webhooks", webhooks},
 		{"Deliveries", deliveries},
 		{"Occasions", occasions},
-		{"Export", export},
 		{"Closed", closed},
 	} {
 		t.Run(tc.name, func(t *testing.T) { tc.test(t, open(t)) })
