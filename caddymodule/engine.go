@@ -102,6 +102,10 @@ func (e *engine) start(ctx context.Context, a *App) error {
 		e.settle()
 		return err
 	}
+	if err := e.redirectLimits(ctx, a.secrets.limits); err != nil {
+		e.settle()
+		return err
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err := e.useLimits(ctx, a.secrets.limits); err != nil {
@@ -170,7 +174,7 @@ func (e *engine) stop(a *App) {
 	e.apps = slices.DeleteFunc(e.apps, func(other *App) bool { return other == a })
 	if n := len(e.apps); n > 0 {
 		e.log.follow(e.apps[n-1].log.Handler())
-		if err := e.useLimits(context.Background(), e.apps[n-1].secrets.limits); err != nil {
+		if err := e.settleLimits(e.apps[n-1].secrets.limits); err != nil {
 			a.log.Error("going back to the limits of the configuration that goes on", "error", err)
 		}
 		e.settleLocked()

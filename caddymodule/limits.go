@@ -2,6 +2,8 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -17,6 +19,9 @@ import (
 // limitsWait is how long a start waits for Redis. It goes on without: what the plans'
 // on_redis_down says holds then.
 const limitsWait = time.Second
+
+// redirectWait is how long a reload waits for Redis at another address.
+const redirectWait = 10 * time.Second
 
 // limitsKey is what a configuration says of limits, expanded. Its zero value is limits local.
 type limitsKey struct {
@@ -43,7 +48,6 @@ func (a *App) limitsOf(repl *caddy.Replacer) (k limitsKey, err error) {
 
 // sharedLimits are limits that are counted in Redis, while a configuration wants them.
 type sharedLimits struct {
-	key    limitsKey
 	redis  *redis.Redis
 	shared *ratelimit.Shared
 	stop   context.CancelFunc
@@ -55,7 +59,7 @@ func newSharedLimits(k limitsKey, log *slog.Logger) (*sharedLimits, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sharedLimits{key: k, redis: r, shared: ratelimit.NewShared(r, r.Node(), k.leased), ended: make(chan struct{})}
+	s := &sharedLimits{redis: r, shared: ratelimit.NewShared(r, r.Node(), k.leased), ended: make(chan struct{})}
 	var ctx context.Context
 	ctx, s.stop = context.WithCancel(context.Background())
 	r.Start()
@@ -73,37 +77,76 @@ func (s *sharedLimits) close(ctx context.Context) {
 	s.redis.Close(ctx)
 }
 
-// useLimits has requests counted as a configuration wants it. What is counted so already stays as it
-// is; limits that are no longer wanted are closed. The engine is locked.
-func (e *engine) useLimits(ctx context.Context, k limitsKey) error {
-	old := e.shared
-	if old == nil && k == (limitsKey{}) || old != nil && old.key == k {
+// redirectLimits has Redis reached as a configuration wants it, where requests are counted in Redis already: what
+// was spent and is held stays, whatever the address is. One that can't be used is an error, and nothing has
+// changed.
+func (e *engine) redirectLimits(ctx context.Context, k limitsKey) error {
+	s := e.sharedLimits()
+	if s == nil || k == (limitsKey{}) {
 		return nil
 	}
-	if k == (limitsKey{}) {
-		e.shared = nil
-		e.limits.Set(ratelimit.NewLocal())
-		e.herald.Set(nil)
-	} else {
-		s, err := newSharedLimits(k, slog.New(e.log))
-		if err != nil {
-			return err
-		}
-		ctx, cancel := context.WithTimeout(ctx, limitsWait)
-		defer cancel()
-		_ = s.redis.Wait(ctx) // what is wrong has been logged, and it is tried on
-		e.shared = s
-		e.limits.Set(s.shared)
-		e.herald.Set(herald.New(s.redis, slog.New(e.log)))
-	}
-	if old != nil {
-		go func() {
-			ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-			defer cancel()
-			old.close(ctx)
-		}()
+	ctx, cancel := context.WithTimeout(ctx, redirectWait)
+	defer cancel()
+	if err := s.redis.Redirect(ctx, k.address, k.timeout); err != nil {
+		return fmt.Errorf("the new address of limits redis can't be used, so nothing was changed: %w", err)
 	}
 	return nil
+}
+
+// useLimits has requests counted as a configuration wants it, after redirectLimits; limits that are no longer
+// wanted are closed. A Redis that does not take a reload's password is an error. The engine is locked.
+func (e *engine) useLimits(ctx context.Context, k limitsKey) error {
+	switch {
+	case k == limitsKey{}:
+		e.countLocally()
+		return nil
+	case e.shared != nil:
+		e.shared.shared.SetLeased(k.leased)
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, limitsWait)
+	defer cancel()
+	s, err := newSharedLimits(k, slog.New(e.log))
+	if err != nil {
+		return err
+	}
+	// What is wrong has been logged, and it is tried on; but for what somebody is there to mend.
+	if err := s.redis.Wait(ctx); len(e.apps) > 0 && errors.Is(err, redis.ErrRefused) {
+		go s.closeSoon()
+		return fmt.Errorf("limits redis can't be used, so nothing was changed: %w", err)
+	}
+	e.shared = s
+	e.limits.Set(s.shared)
+	e.herald.Set(herald.New(s.redis, slog.New(e.log)))
+	return nil
+}
+
+// countLocally ends what is counted in Redis. The engine is locked.
+func (e *engine) countLocally() {
+	if e.shared == nil {
+		return
+	}
+	e.limits.Set(ratelimit.NewLocal())
+	e.herald.Set(nil)
+	go e.shared.closeSoon()
+	e.shared = nil
+}
+
+// settleLimits has requests counted as a configuration wants it that is running, which is not checked, and
+// lets go of what others wanted. The engine is locked.
+func (e *engine) settleLimits(k limitsKey) error {
+	if e.shared == nil || k == (limitsKey{}) {
+		return e.useLimits(context.Background(), k)
+	}
+	e.shared.shared.SetLeased(k.leased)
+	return e.shared.redis.Settle(k.address, k.timeout)
+}
+
+// closeSoon is close for what nobody waits for.
+func (s *sharedLimits) closeSoon() {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	s.close(ctx)
 }
 
 // sharedLimits returns what counts in Redis, nil where nothing does.
@@ -176,7 +219,7 @@ func (s *sharedLimits) status() (out *management.LimitsStatus, problem string) {
 		Mode: modeExact, OK: !r.Away, Nodes: r.Nodes, Errors: r.Errors,
 		Asked: l.Asked, Waited: l.Waited, FromMemory: l.Memory, InOutage: l.Outage,
 	}
-	if s.key.leased {
+	if s.shared.Leased() {
 		out.Mode = modeLeased
 	}
 	if r.Away {

@@ -24,9 +24,9 @@ type limitsRig struct {
 	ids  map[string]string
 }
 
-func newLimitsRig(t *testing.T, limits *LimitsConfig) *limitsRig {
+func newLimitsRig(t *testing.T, limits *LimitsConfig, more ...*PlanConfig) *limitsRig {
 	t.Helper()
-	app := onSQLite(filepath.Join(t.TempDir(), "keygate.db"))
+	app := onSQLite(filepath.Join(t.TempDir(), "keygate.db"), more...)
 	for _, down := range []string{"local", "open", "closed"} {
 		app.Keyspaces["shop"].Plans = append(app.Keyspaces["shop"].Plans, &PlanConfig{Name: down, OnRedisDown: down, Limits: []string{"rate 5/d"}})
 	}
@@ -55,15 +55,22 @@ func (g *limitsRig) load() {
 	}
 }
 
-// check judges one request with the key of a plan.
+// check judges one request with the key of a plan, which ends then.
 func (g *limitsRig) check(plan string) gateway.Decision {
 	g.t.Helper()
+	d := g.begin(plan)
+	d.Done()
+	return *d
+}
+
+// begin judges a request that goes on until the decision is done with.
+func (g *limitsRig) begin(plan string) *gateway.Decision {
+	g.t.Helper()
 	a := current(g.t)
-	var d gateway.Decision
+	d := new(gateway.Decision)
 	a.gateway.Check(context.Background(), &gateway.Request{
 		Now: time.Now(), View: a.view, Keyspace: a.view.Keyspaces["shop"], Credential: g.keys[plan], Addr: gateway.Addr("192.0.2.1"), Cost: 1,
-	}, &d)
-	d.Done()
+	}, d)
 	return d
 }
 

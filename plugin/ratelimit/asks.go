@@ -50,7 +50,7 @@ func (s *Shared) listRates(at time.Time, a *Ask, c *call, i, n int, take bool) {
 		if w.ask == wanted {
 			r.Need = 1
 		}
-		if s.leased && take {
+		if s.leased.Load() && take {
 			if r.Extra = p.target(r.Hint, s.remote.Nodes()) - p.held(at); r.Extra > 0 {
 				r.Hold = p.scale.units(p.shortHold())
 			} else {
@@ -79,7 +79,7 @@ func (s *Shared) listQuota(at time.Time, subject *Subject, a *Ask, c *call, i, n
 		}
 	}
 	s.fillQuota(at, subject, a)
-	if l := subject.count(cal).lease; l != nil && s.leased && take {
+	if l := subject.count(cal).lease; l != nil && s.leased.Load() && take {
 		if extra := l.target(a.Limit-a.Seed-a.Need, s.remote.Nodes()) - l.held; extra > 0 {
 			a.Extra = extra
 		}
@@ -118,7 +118,7 @@ func (s *Shared) listSlots(subject *Subject, a *Ask, c *call, i, n int, take boo
 	if !take {
 		return
 	}
-	if sl := subject.slots(); s.leased && sl != nil && len(sl.names) > 1 {
+	if sl := subject.slots(); s.leased.Load() && sl != nil && len(sl.names) > 1 {
 		a.Extra = s.spare(a.Limit)
 	}
 	for range a.Need + a.Extra {
@@ -128,7 +128,7 @@ func (s *Shared) listSlots(subject *Subject, a *Ask, c *call, i, n int, take boo
 
 // spare is how many slots are worth keeping that no request is using.
 func (s *Shared) spare(limit int64) int64 {
-	if !s.leased {
+	if !s.leased.Load() {
 		return 0
 	}
 	return min(4, limit/(8*s.remote.Nodes()))

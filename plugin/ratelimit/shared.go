@@ -19,7 +19,7 @@ import (
 // While it does not answer, each bill says what holds.
 type Shared struct {
 	remote Remote
-	leased bool
+	leased atomic.Bool
 	// name begins the names of this process's slots.
 	name  string
 	slotN atomic.Uint64
@@ -36,8 +36,16 @@ var _ Limiter = (*Shared)(nil)
 // NewShared returns a limiter that counts in remote. node is a name that no other process has, nor any
 // former one. Run must be running for slots to be renewed.
 func NewShared(remote Remote, node string, leased bool) *Shared {
-	return &Shared{remote: remote, leased: leased, name: node + ".", holders: map[*Subject]string{}}
+	s := &Shared{remote: remote, name: node + ".", holders: map[*Subject]string{}}
+	s.leased.Store(leased)
+	return s
 }
+
+// SetLeased says whether is taken ahead of need from now on. What is held goes back when it is no longer.
+func (s *Shared) SetLeased(leased bool) { s.leased.Store(leased) }
+
+// Leased says whether is taken ahead of need.
+func (s *Shared) Leased() bool { return s.leased.Load() }
 
 // SharedStats says how requests were judged.
 type SharedStats struct {
@@ -263,7 +271,7 @@ func (s *Shared) prepareRate(at time.Time, l *Line, st *Standing, w *work, c *ca
 		w.ask = wanted
 		return
 	}
-	if s.leased {
+	if s.leased.Load() {
 		p.count(at)
 		if p.take(at) {
 			w.here = true
@@ -278,7 +286,7 @@ func (s *Shared) prepareRate(at time.Time, l *Line, st *Standing, w *work, c *ca
 		st.Refused = true
 		st.Retry = p.retry(owed, p.scale.each)
 		return
-	case s.leased && p.short && recent(p.heard, at, p.hold(owed)) && p.target(owed, s.remote.Nodes()) > 0:
+	case s.leased.Load() && p.short && recent(p.heard, at, p.hold(owed)) && p.target(owed, s.remote.Nodes()) > 0:
 		// More comes in small amounts, for which no request has to wait.
 		st.Refused = true
 		st.Retry = p.scale.duration(p.scale.each)
@@ -302,7 +310,7 @@ func (s *Shared) prepareQuota(at time.Time, subject *Subject, l *Line, st *Stand
 		// What the first line took from, or asks for, will do for both; its limit is the smaller one's.
 		return
 	}
-	if s.leased {
+	if s.leased.Load() {
 		ls.count(at, cost)
 		if ls.held >= cost && ls.held > 0 {
 			ls.held -= cost

@@ -52,7 +52,7 @@ func (r *Redis) within(timeout time.Duration) (rueidis.Client, context.Context, 
 
 // Ask implements ratelimit.Remote.
 func (r *Redis) Ask(_ context.Context, asks []ratelimit.Ask, peek bool) (taken bool, err error) {
-	timeout := r.timeout
+	timeout := r.timeout()
 	if peek {
 		timeout = max(timeout, peekTimeout) // people wait for it, not requests
 	}
@@ -81,7 +81,7 @@ func (r *Redis) charge(ctx context.Context, client rueidis.Client, asks []rateli
 	if peek {
 		args.int(0)
 	} else {
-		args.int(r.clock.deadline(sent.Add(r.timeout)))
+		args.int(r.clock.deadline(sent.Add(r.timeout())))
 	}
 	for i := range asks {
 		keys[i] = keyOf(&asks[i])
@@ -241,7 +241,7 @@ func (r *Redis) giveBack(client rueidis.Client, asks []ratelimit.Ask) {
 
 // Adjust implements ratelimit.Remote.
 func (r *Redis) Adjust(_ context.Context, a *ratelimit.Ask, delta int64) (int64, error) {
-	client, ctx, cancel, err := r.within(r.timeout)
+	client, ctx, cancel, err := r.within(r.timeout())
 	if err != nil {
 		return 0, err
 	}

@@ -32,6 +32,10 @@ type health struct {
 	since   atomic.Int64 // of away, Unix nanoseconds
 	last    atomic.Pointer[string]
 	tripped chan struct{}
+	// again has an entry when there is another way to be tried.
+	again chan struct{}
+	// refused says that Redis answered last, and refused.
+	refused atomic.Bool
 }
 
 // problem returns what went wrong last, "" before anything did.
@@ -76,7 +80,7 @@ func (r *Redis) note(err error) {
 		return
 	}
 	h.errors.Add(1)
-	text := explain(err, r.timeout)
+	text := explain(err, r.timeout())
 	h.last.Store(&text)
 	if errors.Is(err, context.DeadlineExceeded) && h.late.Add(1) < tripAfter {
 		return
@@ -122,19 +126,22 @@ func (r *Redis) watch(ctx context.Context) {
 		}
 		for pause := probeFirst; r.Away() && ctx.Err() == nil; pause = min(2*pause, probeMost) {
 			if err := r.probe(ctx); err != nil {
-				text := explain(err, r.timeout)
+				text := explain(err, r.timeout())
 				if r.health.since.CompareAndSwap(0, time.Now().UnixNano()) {
 					r.log.Warn("Redis is not reached: what each plan's on_redis_down says holds until it is", "error", text)
 				}
 				r.health.last.Store(&text)
+				r.health.refused.Store(refused(err))
 				select {
 				case <-time.After(jitter(pause)):
+				case <-r.health.again:
 				case <-ctx.Done():
 				}
 				continue
 			}
 			r.touch(ctx)
 			r.health.late.Store(0)
+			r.health.refused.Store(false)
 			again := r.health.since.Swap(0) != 0
 			r.health.away.Store(false)
 			r.queue.wake()
@@ -155,7 +162,7 @@ func (r *Redis) probe(ctx context.Context) error {
 		return err
 	}
 	// First with patience: a connection may have to be made. Then as a request would ask.
-	for _, timeout := range []time.Duration{connectTimeout, r.timeout} {
+	for _, timeout := range []time.Duration{connectTimeout, r.timeout()} {
 		c, cancel := context.WithTimeout(ctx, timeout)
 		err = r.ask0(c, client)
 		cancel()
@@ -184,16 +191,26 @@ func (r *Redis) connect(ctx context.Context) (rueidis.Client, error) {
 	if c := r.client.Load(); c != nil {
 		return *c, nil
 	}
-	client, err := rueidis.NewClient(r.option)
+	r.mu.Lock()
+	w := r.way
+	r.mu.Unlock()
+	client, err := rueidis.NewClient(w.option)
 	if err != nil {
 		return nil, err
 	}
-	if ctx.Err() != nil {
-		client.Close()
-		return nil, ctx.Err()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	case r.way != w:
+		err = errors.New("the address has changed")
+	default:
+		r.client.Store(&client)
+		return client, nil
 	}
-	r.client.Store(&client)
-	return client, nil
+	client.Close()
+	return nil, err
 }
 
 // touch says that this node is there, and hears how many are.

@@ -55,12 +55,17 @@ type Options struct {
 
 // Redis is a ratelimit.Remote. Made by New; safe for concurrent use.
 type Redis struct {
-	option  rueidis.ClientOption
-	timeout time.Duration
-	node    string
-	log     *slog.Logger
-	counted func() int64
+	// patience is the timeout of requests, in nanoseconds.
+	patience atomic.Int64
+	node     string
+	log      *slog.Logger
+	counted  func() int64
 
+	mu sync.Mutex
+	// way is how Redis is reached; former ones are those that may be gone back to. Under mu.
+	way    *way
+	former []*way
+	// client is way's connection; nil while there is none.
 	client atomic.Pointer[rueidis.Client]
 	health health
 	nodes  atomic.Int64
@@ -69,6 +74,8 @@ type Redis struct {
 
 	stop    context.CancelFunc
 	running sync.WaitGroup
+	closed  chan struct{}
+	closing sync.Once
 }
 
 var _ ratelimit.Remote = (*Redis)(nil)
@@ -79,10 +86,8 @@ func New(o Options) (*Redis, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Redis{option: option, timeout: o.Timeout, log: o.Logger, counted: o.Nodes}
-	if r.timeout <= 0 {
-		r.timeout = DefaultTimeout
-	}
+	r := &Redis{way: &way{url: o.URL, option: option}, log: o.Logger, counted: o.Nodes, closed: make(chan struct{})}
+	r.setTimeout(o.Timeout)
 	if r.log == nil {
 		r.log = slog.Default()
 	}
@@ -91,7 +96,7 @@ func New(o Options) (*Redis, error) {
 	r.node = hex.EncodeToString(name)
 	r.nodes.Store(1)
 	r.queue.more = make(chan struct{}, 1)
-	r.health.tripped = make(chan struct{}, 1)
+	r.health.tripped, r.health.again = make(chan struct{}, 1), make(chan struct{}, 1)
 	// Away until the first probe, so that no request waits for a connection to be made.
 	r.health.away.Store(true)
 	return r, nil
@@ -145,15 +150,23 @@ func (r *Redis) Start() {
 	r.running.Go(func() { r.drain(ctx) })
 }
 
-// Wait waits until Redis answers, or ctx ends; then it returns why it does not.
+// Wait waits until Redis answers, or ctx ends; then it returns why it does not. Where Redis does not take the user or
+// the password it waits no longer, and returns ErrRefused.
 func (r *Redis) Wait(ctx context.Context) error {
 	for {
 		if !r.Away() {
 			return nil
 		}
+		ended := false
 		select {
 		case <-time.After(time.Millisecond):
 		case <-ctx.Done():
+			ended = true
+		}
+		switch {
+		case r.health.refused.Load():
+			return fmt.Errorf("%w: %s", ErrRefused, strings.TrimPrefix(r.health.problem(), "Redis refuses: "))
+		case ended:
 			return errors.New(r.health.problem())
 		}
 	}
@@ -161,12 +174,21 @@ func (r *Redis) Wait(ctx context.Context) error {
 
 // Close says good-bye to the other nodes, and disconnects. What asks later is told that Redis is away.
 func (r *Redis) Close(ctx context.Context) {
+	r.closing.Do(func() { close(r.closed) })
 	if r.stop == nil {
 		return
 	}
 	r.stop()
 	r.running.Wait()
+	r.mu.Lock()
+	for _, f := range r.former {
+		if f.client != nil {
+			(*f.client).Close()
+		}
+	}
+	r.former = nil
 	client := r.client.Swap(nil)
+	r.mu.Unlock()
 	away := r.health.away.Swap(true)
 	if client == nil {
 		return
