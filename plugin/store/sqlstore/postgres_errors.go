@@ -28,6 +28,7 @@ const (
 	codeCrashShutdown    = "57P02"
 	codeCannotConnectNow = "57P03"
 	codeIdleInTx         = "25P03"
+	codeProtocol         = "08P01"
 	classConnection      = "08"
 	classAuthorization   = "28"
 )
@@ -41,9 +42,18 @@ func code(err error) string {
 	return ""
 }
 
+// unauthorized says that the user or the password was refused. PgBouncer has no code of its own for that.
+func unauthorized(err error) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) &&
+		(strings.HasPrefix(e.Code, classAuthorization) || e.Code == codeProtocol && strings.Contains(e.Message, "authentication failed"))
+}
+
 // lost says that the connection is gone, or leads to a server that is: another may do.
 func lost(err error) bool {
 	switch c := code(err); {
+	case unauthorized(err):
+		return false
 	case c == codeReadOnly, c == codeAdminShutdown, c == codeCrashShutdown, c == codeCannotConnectNow, c == codeIdleInTx,
 		strings.HasPrefix(c, classConnection):
 		return true
@@ -97,7 +107,7 @@ func remedyPostgres(path string, err error) string {
 		return fmt.Sprintf("%s has no connection left: raise max_connections, or put PgBouncer in front of it", path)
 	case c == codeCannotConnectNow, c == codeAdminShutdown, c == codeCrashShutdown:
 		return fmt.Sprintf("%s is starting or stopping", path)
-	case strings.HasPrefix(c, classAuthorization):
+	case unauthorized(err):
 		return fmt.Sprintf("%s refuses the user or the password", path)
 	}
 	var connect *pgconn.ConnectError

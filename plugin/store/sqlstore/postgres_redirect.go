@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -185,9 +184,6 @@ func refuses(err error) bool {
 	if errors.As(err, &unusable) || errors.As(err, &listen) {
 		return true
 	}
-	switch c := code(err); {
-	case c == codeNoDatabase, c == codeNoPrivilege, c == codeNoTable, strings.HasPrefix(c, classAuthorization):
-		return true
-	}
-	return false
+	c := code(err)
+	return c == codeNoDatabase || c == codeNoPrivilege || c == codeNoTable || unauthorized(err)
 }

@@ -3,11 +3,14 @@ package sqlstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/gateway"
@@ -191,6 +194,30 @@ func TestPostgresRedirectRefused(t *testing.T) {
 	}
 	if err := openTest(t, filepath.Join(t.TempDir(), "keygate.db")).Redirect(within(t), address, ""); err == nil {
 		t.Error("SQLite goes to PostgreSQL")
+	}
+}
+
+// PgBouncer says that a password is wrong in its own way.
+func TestPostgresUnauthorized(t *testing.T) {
+	for _, tt := range []struct {
+		code, message string
+		want          bool
+	}{
+		{"28P01", `password authentication failed for user "gate"`, true},
+		{"28000", `role "gate" is not permitted to log in`, true},
+		{"08P01", "SASL authentication failed", true},
+		{"08P01", "password authentication failed", true},
+		{"08P01", "server login has been failing, try again later (server_login_retry)", false},
+		{"08P01", "no more connections allowed (max_client_conn)", false},
+		{"57P03", "the database system is starting up", false},
+	} {
+		err := fmt.Errorf("connecting: %w", &pgconn.PgError{Code: tt.code, Message: tt.message})
+		if unauthorized(err) != tt.want || refuses(err) != tt.want || lost(err) == tt.want {
+			t.Errorf("%s %s: unauthorized %v, refuses %v, lost %v", tt.code, tt.message, unauthorized(err), refuses(err), lost(err))
+		}
+		if said := explain("trying", "postgres://gate@host/db", err).Error(); strings.Contains(said, "refuses the user") != tt.want {
+			t.Errorf("%s %s: %s", tt.code, tt.message, said)
+		}
 	}
 }
 

@@ -182,7 +182,7 @@ func (p *postgresDB) dropIdle() {
 // ones: it has no more, or the password was changed and is not known here yet. Then the pools
 // make do with what they have for a while, or until there is another address.
 func (p *postgresDB) narrow(pool *sql.DB, err error) bool {
-	if c := code(err); c != codeTooManyConns && !strings.HasPrefix(c, classAuthorization) {
+	if code(err) != codeTooManyConns && !unauthorized(err) {
 		return false
 	}
 	p.mu.Lock()
