@@ -305,7 +305,7 @@ func TestRestoreRefuses(t *testing.T) {
 		"with its log": {altered(func(p string) { overwrite(t, p+"-wal", "x") }), "write-ahead log"},
 		"newer": {altered(func(p string) {
 			db := raw(t, p)
-			mustExec(t, db, `INSERT INTO schema_version (version, name, at) VALUES (9999, 'later', 0)`)
+			mustExec(t, db, `INSERT INTO schema_version (version, name, at) VALUES (9999, 'later', 0); UPDATE meta SET value = '9999' WHERE name = 'oldest_program'`)
 			db.Close()
 		}), "newer"},
 		"a directory":    {t.TempDir(), "regular"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -65,7 +66,8 @@ func (e *schemaError) Error() string { return e.text }
 // reported and not a new start. It returns how many it applied.
 //
 // Processes that open a new database at once are serialised by the transaction, which
-// takes a lock before it looks. Those that run already go on meanwhile: migrations only add.
+// takes a lock before it looks. Those that run already go on meanwhile, and may be started again:
+// migrations only add. One that has to do more raises the oldest_program in meta to its number.
 func migrate(ctx context.Context, db *sql.DB, d *dialect, create bool) (applied int, err error) {
 	all, err := migrations(d)
 	if err != nil {
@@ -73,7 +75,7 @@ func migrate(ctx context.Context, db *sql.DB, d *dialect, create bool) (applied 
 	}
 	// Nearly always there is nothing to do, and then nothing needs to be locked.
 	version, err := schemaVersion(ctx, db, d)
-	if err != nil || version == int64(len(all)) {
+	if err != nil || version >= int64(len(all)) {
 		return 0, err
 	}
 	if version == 0 && !create {
@@ -93,7 +95,7 @@ func migrate(ctx context.Context, db *sql.DB, d *dialect, create bool) (applied 
 	if version, err = schemaVersion(ctx, tx, d); err != nil {
 		return 0, err
 	}
-	for _, m := range all[version:] {
+	for _, m := range all[min(version, int64(len(all))):] {
 		if _, err := tx.ExecContext(ctx, m.sql, d.script...); err != nil {
 			return 0, fmt.Errorf("migration %s: %w", m.name, err)
 		}
@@ -112,7 +114,7 @@ type queryer interface {
 }
 
 // schemaVersion returns the newest migration a database has had, 0 for an empty one. A
-// foreign database, and one from a newer Keygate, is a *schemaError.
+// foreign database, and one from a newer Keygate that this one can't use, is a *schemaError.
 func schemaVersion(ctx context.Context, q queryer, d *dialect) (int64, error) {
 	var tables int
 	if err := q.QueryRowContext(ctx, d.tables).Scan(&tables); err != nil {
@@ -136,7 +138,15 @@ func schemaVersion(ctx context.Context, q queryer, d *dialect) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if version > int64(len(all)) {
+	if version <= int64(len(all)) {
+		return version, nil
+	}
+	var oldest int64
+	err = q.QueryRowContext(ctx, `SELECT CAST(value AS BIGINT) FROM meta WHERE name = 'oldest_program'`).Scan(&oldest)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return 0, err
+	}
+	if err != nil || oldest > int64(len(all)) {
 		return 0, &schemaError{fmt.Sprintf("its schema is version %d and this program knows versions up to %d: it was written by a newer Keygate; run that one, or restore the backup made before the upgrade", version, len(all))}
 	}
 	return version, nil

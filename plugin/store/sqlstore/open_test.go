@@ -88,7 +88,7 @@ func TestOpenRefuses(t *testing.T) {
 	}
 	newer := filepath.Join(dir, "newer.db")
 	openTest(t, newer).Close()
-	mustExec(t, raw(t, newer), `INSERT INTO schema_version VALUES (99, 'later', 0)`)
+	mustExec(t, raw(t, newer), `INSERT INTO schema_version VALUES (99, 'later', 0); UPDATE meta SET value = '99' WHERE name = 'oldest_program'`)
 	foreign := filepath.Join(dir, "foreign.db")
 	mustExec(t, raw(t, foreign), `CREATE TABLE secrets (x)`)
 	dangling := filepath.Join(dir, "dangling.db")
@@ -116,6 +116,29 @@ func TestOpenRefuses(t *testing.T) {
 	var version int
 	if err := raw(t, newer).QueryRow(`SELECT max(version) FROM schema_version`).Scan(&version); err != nil || version != 99 {
 		t.Errorf("the newer database: version %d, %v", version, err)
+	}
+}
+
+// What a newer program only added to is used as before: it may be that one gateway after the other
+// is upgraded, and one that is not yet is started again.
+func TestNewerSchema(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keygate.db")
+	s := openTest(t, path)
+	fill(t, s, 0, 1)
+	s.Close()
+	mustExec(t, raw(t, path), `INSERT INTO schema_version VALUES (99, 'later', 0); ALTER TABLE keys ADD COLUMN later TEXT NOT NULL DEFAULT ''`)
+	s = openTest(t, path)
+	if err := find(t, s, 0); err != nil {
+		t.Error(err)
+	}
+	if err := s.Update(t.Context(), func(tx management.Tx) error {
+		return tx.InsertTenant(&gateway.Tenant{Keyspace: ks, Slug: "b", Plan: "free", CreatedAt: time.Now(), UpdatedAt: time.Now()})
+	}); err != nil {
+		t.Error(err)
+	}
+	var version int
+	if err := raw(t, path).QueryRow(`SELECT max(version) FROM schema_version`).Scan(&version); err != nil || version != 99 {
+		t.Errorf("version %d, %v", version, err)
 	}
 }
 
