@@ -54,7 +54,7 @@ func (a *App) status(ctx context.Context) management.Status {
 		s.Store.Error = err.Error()
 		s.Problems = append(s.Problems, "the store does not answer: known keys go on, changes and unknown keys are refused")
 	}
-	s.Problems = append(s.Problems, a.engine.askReplica(&s.Store)...)
+	s.Problems = append(s.Problems, a.engine.askReplica(&s.Store, stats.Ready)...)
 	if stats.Degraded {
 		s.Problems = append(s.Problems, "the gateway is degraded: "+stats.LastError)
 	}

@@ -12,8 +12,8 @@ import (
 )
 
 // askReplica says how a gateway's own copy of the store is, where it has one, and what is wrong
-// with it or with the store.
-func (e *engine) askReplica(s *management.StoreStatus) (problems []string) {
+// with it or with the store. ready says that keys are judged.
+func (e *engine) askReplica(s *management.StoreStatus, ready bool) (problems []string) {
 	own, ok := e.opened().(*replica.Replica)
 	if !ok {
 		return nil
@@ -27,7 +27,11 @@ func (e *engine) askReplica(s *management.StoreStatus) (problems []string) {
 	if r.Away != nil && s.OK {
 		// What answered is the copy.
 		s.OK, s.Error = false, r.Away.Error()
-		problems = append(problems, "the store does not answer: keys are judged by the replica, changes are refused but for what refuses keys")
+		problem := "the store does not answer: keys are judged by the replica, changes are refused but for what refuses keys"
+		if !ready {
+			problem = "the store does not answer, and nobody has waited for this gateway for as long as its replica is old, since it was stopped in good order or cut off for too long: keys are answered with 503"
+		}
+		problems = append(problems, problem)
 	}
 	if r.Pending > 0 {
 		problems = append(problems, "what was refused while the store did not answer is to be written to it yet: "+strconv.FormatInt(r.Pending, 10))
