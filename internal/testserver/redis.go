@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -13,18 +15,77 @@ import (
 	"time"
 )
 
-// sharedDatabases is how many tests of a package may have a database of the shared Redis.
+// RedisKind is a program that speaks Redis's protocol, by its name.
+type RedisKind string
+
+// The kinds that there are. A machine may be without Valkey; see install.sh.
+const (
+	RedisServer  RedisKind = "redis-server"
+	ValkeyServer RedisKind = "valkey-server"
+)
+
+// RedisKinds returns what is tested against: redis-server, installed or not, and valkey-server
+// where it is installed.
+func RedisKinds() []RedisKind {
+	kinds := []RedisKind{RedisServer}
+	if _, err := ValkeyServer.binary(); err == nil {
+		kinds = append(kinds, ValkeyServer)
+	}
+	return kinds
+}
+
+// EachRedis runs a test for each of RedisKinds, in parallel subtests of their names, whose logs say the version.
+func EachRedis(t *testing.T, f func(t *testing.T, kind RedisKind)) {
+	for _, kind := range RedisKinds() {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			t.Log(kind.Version())
+			f(t, kind)
+		})
+	}
+}
+
+func (k RedisKind) binary() (string, error) { return find(string(k), "/usr/local/bin/"+string(k)) }
+
+// Version returns what the program says of itself, such as "Redis server v=7.0.15 …"; why there is
+// none where it is not installed.
+func (k RedisKind) Version() string {
+	binary, err := k.binary()
+	if err != nil {
+		return err.Error()
+	}
+	out, err := exec.Command(binary, "--version").CombinedOutput()
+	if err != nil {
+		return string(k) + " --version: " + err.Error()
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// sharedDatabases is how many tests of a package may have a database of the shared server of a kind.
 const sharedDatabases = 256
 
-// Redis is a Redis server of one test's own.
+// Redis is a Redis or Valkey server of one test's own.
 type Redis struct{ Server }
 
-// NewRedis starts a Redis that is this test's alone and ends with it. It keeps nothing
-// on disk. arguments are added to its command line, such as "--requirepass", "secret";
-// where they make a plain connection impossible, it counts as started when it accepts one.
+// NewRedis starts a Redis that is this test's alone and ends with it; see RedisKind.New.
 func NewRedis(t testing.TB, arguments ...string) *Redis {
 	t.Helper()
-	p, err := newRedis(t.TempDir(), arguments)
+	return RedisServer.New(t, arguments...)
+}
+
+// New starts a server that is this test's alone and ends with it. It keeps nothing on disk.
+// arguments are added to its command line, such as "--requirepass", "secret", with its port for {port}
+// and another free one for {other port}; where they make a plain connection impossible, it counts as
+// started when it accepts one.
+func (k RedisKind) New(t testing.TB, arguments ...string) *Redis {
+	t.Helper()
+	p, err := k.prepare(t.TempDir(), func(port int) []string { return append(k.usual(port), arguments...) })
+	return startRedis(t, p, err)
+}
+
+// startRedis starts what was prepared, for one test.
+func startRedis(t testing.TB, p *process, err error) *Redis {
+	t.Helper()
 	if err == nil {
 		err = p.start(false)
 	}
@@ -39,18 +100,32 @@ func NewRedis(t testing.TB, arguments ...string) *Redis {
 // URL returns the server's first database: redis://127.0.0.1:port/0.
 func (r *Redis) URL() string { return "redis://" + r.Addr() + "/0" }
 
-// newRedis prepares a server in a directory.
-func newRedis(dir string, arguments []string) (*process, error) {
-	binary, err := find("redis-server", "/usr/local/bin/redis-server")
+// usual returns the arguments of a server that keeps nothing on disk.
+func (k RedisKind) usual(port int) []string {
+	return []string{
+		"--port", strconv.Itoa(port), "--daemonize", "no", "--bind", "127.0.0.1",
+		"--save", "", "--appendonly", "no", "--databases", strconv.Itoa(sharedDatabases),
+	}
+}
+
+// prepare prepares a server in a directory, with arguments for its port.
+func (k RedisKind) prepare(dir string, arguments func(port int) []string) (*process, error) {
+	binary, err := k.binary()
 	if err != nil {
 		return nil, err
 	}
-	p := &process{what: "the Redis server", binary: binary, dir: dir}
+	p := &process{what: "the " + string(k), binary: binary, dir: dir}
+	var other, otherOf int // chosen anew with the port, and kept with it
 	p.arguments = func(port int) []string {
-		return append([]string{
-			"--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", dir, "--daemonize", "no",
-			"--save", "", "--appendonly", "no", "--databases", strconv.Itoa(sharedDatabases),
-		}, arguments...)
+		all := arguments(port)
+		for i := range all {
+			if strings.Contains(all[i], "{other port}") && otherOf != port {
+				otherOf = port
+				other, _ = FreePort() // without one it does not start, and says so
+			}
+			all[i] = strings.NewReplacer("{port}", strconv.Itoa(port), "{other port}", strconv.Itoa(other)).Replace(all[i])
+		}
+		return all
 	}
 	p.ready = func() error { return pingRedis("127.0.0.1:" + strconv.Itoa(p.port)) }
 	return p, nil
@@ -78,7 +153,58 @@ func pingRedis(addr string) error {
 	return nil
 }
 
-var sharedRedis struct {
+// do sends a command and returns its answer, a line or a text. What is refused fails the test.
+func (r *Redis) do(command ...string) string {
+	r.t.Helper()
+	answer, err := r.ask(command...)
+	if err != nil {
+		r.t.Fatalf("%s: %s: %v", r.p.what, strings.Join(command, " "), err)
+	}
+	return answer
+}
+
+// ask sends a command over a connection of its own and returns its answer, a line or a text. The protocol is
+// https://redis.io/docs/latest/develop/reference/protocol-spec/.
+func (r *Redis) ask(command ...string) (string, error) {
+	conn, err := net.DialTimeout("tcp", r.Addr(), patience)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	var b strings.Builder
+	fmt.Fprintf(&b, "*%d\r\n", len(command))
+	for _, word := range command {
+		fmt.Fprintf(&b, "$%d\r\n%s\r\n", len(word), word)
+	}
+	if _, err := io.WriteString(conn, b.String()); err != nil {
+		return "", err
+	}
+	in := bufio.NewReader(conn)
+	line, err := in.ReadString('\n')
+	if err != nil {
+		return "", err
+	}
+	kind, line := line[0], strings.TrimSpace(line[1:])
+	switch kind {
+	case '+', ':':
+		return line, nil
+	case '-':
+		return "", errors.New(line)
+	case '$':
+		n, err := strconv.Atoi(line)
+		if err != nil || n < 0 {
+			return "", fmt.Errorf("an answer of %q bytes", line)
+		}
+		text := make([]byte, n)
+		_, err = io.ReadFull(in, text)
+		return string(text), err
+	}
+	return "", fmt.Errorf("an answer that begins with %q", kind)
+}
+
+// sharedRedis is a server that the tests of a package share.
+type sharedRedis struct {
 	once  sync.Once
 	p     *process
 	err   error
@@ -86,19 +212,27 @@ var sharedRedis struct {
 	given int
 }
 
-// RedisURL returns an empty database of the Redis that the package's tests share, as
-// redis://127.0.0.1:port/n. Keys are apart from those of other tests; channels, scripts
-// and FLUSHALL are the server's. It ends with the tests' process.
+var sharedRedises = map[RedisKind]*sharedRedis{RedisServer: {}, ValkeyServer: {}}
+
+// RedisURL returns an empty database of the Redis that the package's tests share; see RedisKind.URL.
 func RedisURL(t testing.TB) string {
 	t.Helper()
-	s := &sharedRedis
+	return RedisServer.URL(t)
+}
+
+// URL returns an empty database of the server that the package's tests share, as
+// redis://127.0.0.1:port/n. Keys are apart from those of other tests; channels, scripts
+// and FLUSHALL are the server's. It ends with the tests' process.
+func (k RedisKind) URL(t testing.TB) string {
+	t.Helper()
+	s := sharedRedises[k]
 	s.once.Do(func() {
 		dir, err := os.MkdirTemp("", "keygate-redis-")
 		if err != nil {
 			s.err = err
 			return
 		}
-		if s.p, s.err = newRedis(dir, nil); s.err == nil {
+		if s.p, s.err = k.prepare(dir, k.usual); s.err == nil {
 			s.err = s.p.start(true)
 		}
 		if s.err != nil {
@@ -111,7 +245,7 @@ func RedisURL(t testing.TB) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.given == sharedDatabases {
-		t.Fatal("all databases of the shared Redis are given away")
+		t.Fatalf("all databases of the shared %s are given away", k)
 	}
 	s.given++
 	return fmt.Sprintf("redis://127.0.0.1:%d/%d", s.p.port, s.given-1)

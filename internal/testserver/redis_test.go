@@ -43,7 +43,11 @@ func want(t *testing.T, conn net.Conn, command, answer string) {
 
 func TestRedisIsKilledAndStartedAgain(t *testing.T) {
 	t.Parallel()
-	r := testserver.NewRedis(t)
+	testserver.EachRedis(t, killedAndStartedAgain)
+}
+
+func killedAndStartedAgain(t *testing.T, kind testserver.RedisKind) {
+	r := kind.New(t)
 	conn := dial(t, r.Addr())
 	want(t, conn, "SET a 1", "+OK")
 	r.Kill()
@@ -99,4 +103,43 @@ func TestSharedRedisDatabases(t *testing.T) {
 	want(t, conn, "SET a 1", "+OK")
 	want(t, conn, "SELECT "+numberB, "+OK")
 	want(t, conn, "EXISTS a", ":0")
+}
+
+// What a Cluster and a Sentinel's servers hold is there after a failover, and only those that lead take more.
+func TestRedisFailsOver(t *testing.T) {
+	t.Parallel()
+	testserver.EachRedis(t, func(t *testing.T, kind testserver.RedisKind) {
+		t.Run("cluster", func(t *testing.T) {
+			t.Parallel()
+			c := kind.NewCluster(t)
+			key := "a"
+			for !c.InFirst(key) {
+				key += "a"
+			}
+			first := c.Masters[0]
+			want(t, dial(t, first.Addr()), "SET "+key+" 1", "+OK")
+			c.FailOver()
+			if first == c.Masters[0] {
+				t.Fatal("the same leads")
+			}
+			want(t, dial(t, c.Masters[0].Addr()), "INCR "+key, ":2")
+			for _, other := range []*testserver.Redis{first, c.Masters[1]} {
+				if got, err := line(t, dial(t, other.Addr()), "INCR "+key); err != nil || !strings.HasPrefix(got, "-MOVED") || !strings.HasSuffix(got, c.Masters[0].Addr()) {
+					t.Errorf("another answers %q, %v", got, err)
+				}
+			}
+			c.FailOver()
+			want(t, dial(t, first.Addr()), "INCR "+key, ":3")
+		})
+		t.Run("sentinel", func(t *testing.T) {
+			t.Parallel()
+			s := kind.NewSentinel(t, nil)
+			want(t, dial(t, s.Master.Addr()), "SET a 1", "+OK")
+			if got, err := line(t, dial(t, s.Replica.Addr()), "INCR a"); err != nil || !strings.HasPrefix(got, "-READONLY") {
+				t.Errorf("the replica answers %q, %v", got, err)
+			}
+			s.FailOver()
+			want(t, dial(t, s.Master.Addr()), "INCR a", ":2")
+		})
+	})
 }

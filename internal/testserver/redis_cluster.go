@@ -1,0 +1,133 @@
+package testserver
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// RedisCluster is a Redis or Valkey Cluster of one test's own: two masters with half of the slots
+// each, and a replica of the first. What fails over does so because FailOver says it, not by itself.
+type RedisCluster struct {
+	t       testing.TB
+	Masters [2]*Redis
+	Replica *Redis
+}
+
+// NewCluster starts a Cluster, which ends with the test, and returns when all its servers agree on it. The
+// arguments are added to each server's command line, as in New.
+func (k RedisKind) NewCluster(t testing.TB, arguments ...string) *RedisCluster {
+	t.Helper()
+	var servers [3]*Redis
+	for i := range servers {
+		servers[i] = k.New(t, append([]string{"--databases", "1", "--cluster-enabled", "yes", "--cluster-port", "{other port}",
+			"--cluster-node-timeout", "600000", "--repl-diskless-sync-delay", "0"}, arguments...)...)
+	}
+	c := &RedisCluster{t, [2]*Redis{servers[0], servers[1]}, servers[2]}
+	c.Masters[0].do("CLUSTER", "ADDSLOTSRANGE", "0", "8191")
+	c.Masters[1].do("CLUSTER", "ADDSLOTSRANGE", "8192", "16383")
+	for i, s := range servers {
+		_, port, _ := strings.Cut(s.Addr(), ":")
+		for _, other := range servers[:i] {
+			other.do("CLUSTER", "MEET", "127.0.0.1", port, s.busPort())
+		}
+	}
+	for _, s := range servers {
+		s.until("it knows the others", func() bool {
+			nodes := s.do("CLUSTER", "NODES")
+			return strings.Contains(s.do("CLUSTER", "INFO"), "cluster_known_nodes:3") && !strings.Contains(nodes, "handshake")
+		})
+	}
+	c.Replica.do("CLUSTER", "REPLICATE", c.Masters[0].do("CLUSTER", "MYID"))
+	c.agreed()
+	return c
+}
+
+// URL returns an address for those that use the Cluster, which names both masters.
+func (c *RedisCluster) URL() string {
+	return "redis://" + c.Masters[0].Addr() + "?addr=" + c.Masters[1].Addr()
+}
+
+// InFirst says whether a key is in a slot of the first master's half.
+func (c *RedisCluster) InFirst(key string) bool {
+	c.t.Helper()
+	slot, err := strconv.Atoi(c.Masters[1].do("CLUSTER", "KEYSLOT", key))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return slot < 8192
+}
+
+// FailOver has the first master and its replica change places, and returns when all servers know. What
+// was written before is kept.
+func (c *RedisCluster) FailOver() {
+	c.t.Helper()
+	follows(c.Masters[0], c.Replica)
+	c.Replica.do("CLUSTER", "FAILOVER", "TAKEOVER")
+	c.Masters[0], c.Replica = c.Replica, c.Masters[0]
+	c.agreed()
+}
+
+// agreed waits until all servers know which are masters, and the replica follows the first.
+func (c *RedisCluster) agreed() {
+	c.t.Helper()
+	replica := c.Replica.do("CLUSTER", "MYID")
+	for _, s := range []*Redis{c.Masters[0], c.Masters[1], c.Replica} {
+		s.until("the Cluster is up", func() bool {
+			slaves := 0
+			for line := range strings.Lines(s.do("CLUSTER", "NODES")) {
+				fields := strings.Fields(line)
+				if len(fields) > 2 && strings.Contains(fields[2], "slave") {
+					slaves++
+					if fields[0] != replica {
+						return false
+					}
+				}
+			}
+			info := s.do("CLUSTER", "INFO")
+			return slaves == 1 && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_slots_ok:16384")
+		})
+	}
+	follows(c.Masters[0], c.Replica)
+}
+
+// busPort returns the port by which the servers of a Cluster talk to each other.
+func (r *Redis) busPort() string {
+	r.t.Helper()
+	_, after, _ := strings.Cut(r.do("CLUSTER", "NODES"), "@")
+	return after[:strings.IndexAny(after+" ", " ,")]
+}
+
+// follows waits until a replica has all that its master has.
+func follows(master, replica *Redis) {
+	master.t.Helper()
+	replica.until("the replica follows its master", func() bool {
+		have, want := replica.info("replication"), master.info("replication")
+		_, port, _ := strings.Cut(master.Addr(), ":")
+		return have["role"] == "slave" && have["master_port"] == port && have["master_link_status"] == "up" && want["role"] == "master" &&
+			have["slave_repl_offset"] == want["master_repl_offset"]
+	})
+}
+
+// info returns a section of what the server says of itself.
+func (r *Redis) info(section string) map[string]string {
+	r.t.Helper()
+	fields := map[string]string{}
+	for line := range strings.Lines(r.do("INFO", section)) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
+			fields[name] = value
+		}
+	}
+	return fields
+}
+
+// until waits until what always happens has happened.
+func (r *Redis) until(what string, f func() bool) {
+	r.t.Helper()
+	for deadline := time.Now().Add(patience); !f(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			r.t.Fatalf("%s: in vain: %s", r.p.what, what)
+		}
+	}
+}
