@@ -172,4 +172,14 @@ func TestLimitsHoldOverNodes(t *testing.T) {
 			tr.check(t, tr.run(t, testserver.RedisURL(t)), 0.5)
 		})
 	}
+	// The server makes little difference: two rows for each.
+	testserver.EachRedis(t, func(t *testing.T, kind testserver.RedisKind) {
+		for _, leased := range []bool{false, true} {
+			tr := trial{leased, 3, 100, time.Second, 1.5, 2}
+			t.Run(tr.String(), func(t *testing.T) {
+				t.Parallel()
+				tr.check(t, tr.run(t, kind.URL(t)), 0.5)
+			})
+		}
+	})
 }

@@ -89,6 +89,7 @@ func (r *Redis) charge(ctx context.Context, client rueidis.Client, asks []rateli
 	}
 	answer, err := chargeScript.Exec(ctx, client, keys, args).AsIntSlice()
 	if err != nil {
+		r.failedAt(asks)
 		return false, err
 	}
 	if len(answer) < 2 {
@@ -96,9 +97,18 @@ func (r *Redis) charge(ctx context.Context, client rueidis.Client, asks []rateli
 	}
 	r.clock.set(sent, answer[1])
 	if answer[0] == late {
+		r.failedAt(asks)
 		return false, context.DeadlineExceeded
 	}
 	return read(answer, asks)
+}
+
+// failedAt notes where the asks' counts are, which are in one slot.
+func (r *Redis) failedAt(asks []ratelimit.Ask) {
+	if len(asks) > 0 {
+		tag := slot(&asks[0])
+		r.health.where.Store(&tag)
+	}
 }
 
 // late is what the script answers that was carried out when nobody waited for it any more.
@@ -249,6 +259,9 @@ func (r *Redis) Adjust(_ context.Context, a *ratelimit.Ask, delta int64) (int64,
 	var args arguments
 	args.int(delta, a.Seed, a.Keep)
 	used, err := adjustScript.Exec(ctx, client, []string{keyOf(a)}, args).AsInt64()
+	if err != nil {
+		r.failedAt([]ratelimit.Ask{*a})
+	}
 	r.note(err)
 	return used, err
 }

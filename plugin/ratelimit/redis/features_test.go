@@ -62,7 +62,11 @@ func TestConcurrency(t *testing.T) {
 // them for as long as its requests run.
 func TestSlotsExpire(t *testing.T) {
 	t.Parallel()
-	url := testserver.RedisURL(t)
+	testserver.EachRedis(t, slotsExpire)
+}
+
+func slotsExpire(t *testing.T, kind testserver.RedisKind) {
+	url := kind.URL(t)
 	one, gone := newNode(t, url, options{}), newNode(t, url, options{})
 	l := limits{key: []string{"c 2"}}
 	live := one.bill(l)
@@ -248,7 +252,11 @@ func TestRedisForgets(t *testing.T) {
 // A server whose clock is behind what it was mints no tokens, and those that are there can be used.
 func TestClockGoesBack(t *testing.T) {
 	t.Parallel()
-	url := testserver.RedisURL(t)
+	testserver.EachRedis(t, clockGoesBack)
+}
+
+func clockGoesBack(t *testing.T, kind testserver.RedisKind) {
+	url := kind.URL(t)
 	client := connect(t, url)
 	ctx := context.Background()
 	// A bucket of 60/m that was last charged an hour from now, with 10 tokens spent.

@@ -36,6 +36,8 @@ type health struct {
 	again chan struct{}
 	// refused says that Redis answered last, and refused.
 	refused atomic.Bool
+	// where is the hash tag of the counts that could not be asked for last; nil for none.
+	where atomic.Pointer[string]
 }
 
 // problem returns what went wrong last, "" before anything did.
@@ -139,7 +141,6 @@ func (r *Redis) watch(ctx context.Context) {
 				}
 				continue
 			}
-			r.touch(ctx)
 			r.health.late.Store(0)
 			r.health.refused.Store(false)
 			again := r.health.since.Swap(0) != 0
@@ -161,29 +162,42 @@ func (r *Redis) probe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// First with patience: a connection may have to be made. Then as a request would ask.
-	for _, timeout := range []time.Duration{connectTimeout, r.timeout()} {
-		c, cancel := context.WithTimeout(ctx, timeout)
-		err = r.ask0(c, client)
-		cancel()
-		if err != nil {
-			return err
-		}
+	// First with patience, as a connection may have to be made. Then as a request would ask.
+	c, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	if err := r.try(c, client); err != nil {
+		return err
 	}
-	return nil
+	c, quick := context.WithTimeout(ctx, r.timeout())
+	defer quick()
+	return r.ask0(c, client)
 }
 
-// ask0 runs the script that requests run, on nothing, wherever they may run it.
+// try finds out whether what requests do may be done by a connection. A replica answers, and takes nothing that is
+// written.
+func (r *Redis) try(ctx context.Context, client rueidis.Client) error {
+	if err := r.register(ctx, client); err != nil {
+		return err
+	}
+	return r.ask0(ctx, client)
+}
+
+// ask0 asks for nothing, as a request asks. In a Cluster it asks whoever has the counts that
+// could not be asked for: others may answer although that one does not, and what a replica does is of no
+// importance.
 func (r *Redis) ask0(ctx context.Context, client rueidis.Client) error {
 	if client.Mode() != rueidis.ClientModeCluster {
 		return chargeScript.Exec(ctx, client, nil, []string{"take", "0"}).Error()
 	}
-	for _, node := range client.Nodes() {
-		if err := node.Do(ctx, node.B().Ping().Build()).Error(); err != nil {
-			return err
-		}
+	tag := "nodes"
+	if where := r.health.where.Load(); where != nil {
+		tag = *where
 	}
-	return nodesScript.Exec(ctx, client, []string{nodesKey}, []string{r.node, "15000"}).Error()
+	err := client.Do(ctx, client.B().Get().Key(KeyPrefix+"{"+tag+"}:probe").Build()).Error()
+	if rueidis.IsRedisNil(err) {
+		return nil // as nobody writes it
+	}
+	return err
 }
 
 // connect returns the client, made where there is none yet.
@@ -221,10 +235,17 @@ func (r *Redis) touch(ctx context.Context) {
 	}
 	c, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
+	_ = r.register(c, *client) // said again soon
+}
+
+// register does what touch says.
+func (r *Redis) register(ctx context.Context, client rueidis.Client) error {
 	var args arguments
 	args.add(r.node)
 	args.int(nodeKeep.Milliseconds())
-	if n, err := nodesScript.Exec(c, *client, []string{nodesKey}, args).AsInt64(); err == nil {
+	n, err := nodesScript.Exec(ctx, client, []string{nodesKey}, args).AsInt64()
+	if err == nil {
 		r.nodes.Store(max(n, 1))
 	}
+	return err
 }

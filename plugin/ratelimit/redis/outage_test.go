@@ -44,10 +44,14 @@ var faults = map[string]fault{
 // itself when it is back.
 func TestOutage(t *testing.T) {
 	t.Parallel()
+	testserver.EachRedis(t, outagesOf)
+}
+
+func outagesOf(t *testing.T, kind testserver.RedisKind) {
 	for name, f := range faults {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			server := testserver.NewRedis(t)
+			server := kind.New(t)
 			proxy := testserver.NewProxy(t, server.Addr())
 			n := newNode(t, "redis://"+proxy.Addr(), options{timeout: 100 * time.Millisecond, nodes: 5})
 			l := limits{tenant: []string{"q 1000/month"}, key: []string{"r 100/d", "c 10"}}
@@ -192,7 +196,11 @@ func TestStartWithoutRedis(t *testing.T) {
 // What a stopped Redis carries out after nobody waited for it any more is not charged.
 func TestTooLateIsNotCharged(t *testing.T) {
 	t.Parallel()
-	server := testserver.NewRedis(t)
+	testserver.EachRedis(t, tooLateIsNotCharged)
+}
+
+func tooLateIsNotCharged(t *testing.T, kind testserver.RedisKind) {
+	server := kind.New(t)
 	n := newNode(t, server.URL(), options{timeout: 50 * time.Millisecond})
 	b := n.bill(limits{tenant: []string{"q 1000/month"}})
 	if n.admitted(b, 10) != 10 {

@@ -172,7 +172,7 @@ func (r *Redis) dial(ctx context.Context, option rueidis.ClientOption) (rueidis.
 		}()
 		return nil, ctx.Err()
 	}
-	if err := r.ask0(ctx, client); err != nil {
+	if err := r.try(ctx, client); err != nil {
 		client.Close()
 		return nil, err
 	}

@@ -34,6 +34,8 @@ const (
 	connectTimeout = 2 * time.Second
 	// peekTimeout bounds asking where limits stand.
 	peekTimeout = time.Second
+	// refreshEvery is how often it is asked which servers are masters.
+	refreshEvery = 5 * time.Second
 )
 
 // KeyPrefix begins every key.
@@ -42,7 +44,8 @@ const KeyPrefix = "keygate:"
 // Options are how Redis is reached and used.
 type Options struct {
 	// URL is redis://[user:password@]host:port[/db], rediss:// for TLS, or unix:///path. Further ?addr=host:port name
-	// more nodes of a Cluster, or Sentinels with ?master_set=name. Required.
+	// more nodes of a Cluster, or Sentinels with ?master_set=name, whose own user and password are sentinel_user and
+	// sentinel_password. Required.
 	URL string
 	// Timeout is how long a request waits at most. Default: DefaultTimeout.
 	Timeout time.Duration
@@ -124,9 +127,12 @@ func parse(address string) (rueidis.ClientOption, error) {
 		option.ConnWriteTimeout = connectTimeout
 	}
 	option.Sentinel.Dialer, option.Sentinel.TLSConfig = option.Dialer, option.TLSConfig
-	if user := u.Query().Get("sentinel_user"); user != "" {
-		option.Sentinel.Username = user
-	}
+	option.Sentinel.Username, option.Sentinel.Password = u.Query().Get("sentinel_user"), u.Query().Get("sentinel_password")
+	// A Sentinel says once that another server has become the master, and a Cluster's servers say who has moved only
+	// to those they answer.
+	option.Sentinel.TopologyRefreshInterval, option.ClusterOption.ShardsRefreshInterval = refreshEvery, refreshEvery
+	// Servers since Redis 7.2 would be told of the library, and log it where the user may not say so.
+	option.ClientSetInfo = rueidis.DisableClientSetInfo
 	// Nothing is read that could be cached, every answer is awaited, and a request that is asked a
 	// second time would be charged twice.
 	option.DisableCache, option.AlwaysPipelining, option.DisableRetry = true, true, true

@@ -11,14 +11,11 @@ import (
 	"math/big"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/redis/rueidis"
 
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
@@ -56,20 +53,12 @@ func worksAt(t *testing.T, url string) {
 	}
 }
 
-// freePort returns a port that nobody listens on just now.
-func freePort(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	return port
-}
-
 func TestTLS(t *testing.T) {
 	t.Parallel()
+	testserver.EachRedis(t, tlsWith)
+}
+
+func tlsWith(t *testing.T, kind testserver.RedisKind) {
 	dir := t.TempDir()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -91,114 +80,191 @@ func TestTLS(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	port := freePort(t)
-	testserver.NewRedis(t, "--tls-port", port, "--tls-cert-file", filepath.Join(dir, "cert.pem"), "--tls-key-file", filepath.Join(dir, "key.pem"),
+	server := kind.New(t, "--port", "0", "--tls-port", "{port}", "--tls-cert-file", filepath.Join(dir, "cert.pem"), "--tls-key-file", filepath.Join(dir, "key.pem"),
 		"--tls-ca-cert-file", filepath.Join(dir, "cert.pem"), "--tls-auth-clients", "no")
-	worksAt(t, "rediss://127.0.0.1:"+port+"/0?skip_verify=true")
+	worksAt(t, "rediss://"+server.Addr()+"/0?skip_verify=true")
 
 	// A certificate that nobody vouches for is not taken unasked.
-	n := startNode(t, "rediss://127.0.0.1:"+port+"/0", options{})
+	n := startNode(t, "rediss://"+server.Addr()+"/0", options{})
 	eventually(t, "it is refused", func() bool { return strings.Contains(n.redis.Stats().Problem, "certificate") })
 	if !n.redis.Away() {
 		t.Error("it is used")
 	}
 }
 
-// The least that a user of Redis's access control lists needs.
+// gate is the least that a user of Redis's access control lists needs, with the last two lines for
+// a numbered database, Sentinel and Cluster. The manual says the same.
+var gate = []string{"--user", "gate", "on", ">secret", "~keygate:*", "+eval", "+evalsha", "+get", "+set", "+zadd", "+zrem", "+zcard", "+zcount",
+	"+zremrangebyscore", "+pexpire", "+time", "+ping", "+hello", "+client|setname",
+	"+select", "+role", "+cluster|slots", "+cluster|shards"}
+
+// as returns an address with the user.
+func as(user, url string) string { return strings.Replace(url, "redis://", "redis://"+user+"@", 1) }
+
+// However a server is used, the user may all that is asked of it.
 func TestAccessControlList(t *testing.T) {
 	t.Parallel()
-	server := testserver.NewRedis(t, "--user", "default", "off",
-		"--user", "gate", "on", ">secret", "~keygate:*", "+eval", "+evalsha", "+get", "+set", "+zadd", "+zrem", "+zcard", "+zcount",
-		"+zremrangebyscore", "+pexpire", "+time", "+ping", "+hello", "+client|setname")
-	worksAt(t, "redis://gate:secret@"+server.Addr()+"/0")
-
-	wrong := startNode(t, "redis://gate:wrong-secret@"+server.Addr()+"/0", options{})
-	eventually(t, "the password is refused", func() bool { return strings.Contains(wrong.redis.Stats().Problem, "WRONGPASS") })
-	if strings.Contains(wrong.redis.Stats().Problem, "wrong-secret") {
-		t.Error("the problem names the password")
-	}
+	testserver.EachRedis(t, func(t *testing.T, kind testserver.RedisKind) {
+		refused := func(t *testing.T, server *testserver.Redis, n int) {
+			t.Helper()
+			c := connect(t, server.URL())
+			log, err := c.Do(context.Background(), c.B().Arbitrary("ACL", "LOG").Build()).ToArray()
+			if err != nil || len(log) != n {
+				t.Errorf("%d of the user's commands were refused, not %d (%v):\n%v", len(log), n, err, log)
+			}
+		}
+		t.Run("alone", func(t *testing.T) {
+			t.Parallel()
+			server := kind.New(t, gate...)
+			worksAt(t, as("gate:secret", server.URL()))
+			worksAt(t, as("gate:secret", "redis://"+server.Addr()+"/3"))
+			refused(t, server, 0)
+			wrong := startNode(t, as("gate:wrong-secret", server.URL()), options{})
+			eventually(t, "the password is refused", func() bool { return strings.Contains(wrong.redis.Stats().Problem, "WRONGPASS") })
+			if strings.Contains(wrong.redis.Stats().Problem, "wrong-secret") {
+				t.Error("the problem names the password")
+			}
+			refused(t, server, 1)
+		})
+		t.Run("sentinel", func(t *testing.T) {
+			t.Parallel()
+			s := kind.NewSentinel(t, []string{"requirepass guard"}, gate...)
+			worksAt(t, as("gate:secret", s.URL()+"&sentinel_password=guard"))
+			without := startNode(t, as("gate:secret", s.URL()), options{})
+			eventually(t, "the Sentinel refuses whoever has no password", func() bool { return strings.Contains(without.redis.Stats().Problem, "NOAUTH") })
+			refused(t, s.Master, 0)
+		})
+		t.Run("cluster", func(t *testing.T) {
+			t.Parallel()
+			c := kind.NewCluster(t, gate...)
+			// One address is enough.
+			worksAt(t, as("gate:secret", "redis://"+c.Masters[1].Addr()))
+			for _, server := range []*testserver.Redis{c.Masters[0], c.Masters[1], c.Replica} {
+				refused(t, server, 0)
+			}
+		})
+	})
 }
 
-// A Cluster: what several tenants share is in a slot of its own, and still all is charged or nothing.
+// A Cluster: what several tenants share is in a slot of its own, and still all is charged or nothing. It goes on
+// when a replica takes its master's place, and when that one is lost.
 func TestCluster(t *testing.T) {
 	t.Parallel()
-	servers := make([]*testserver.Redis, 2)
-	clients := make([]rueidis.Client, 2)
-	ctx := context.Background()
-	for i, slots := range []string{"0 8191", "8192 16383"} {
-		servers[i] = testserver.NewRedis(t, "--cluster-enabled", "yes", "--cluster-port", freePort(t), "--cluster-node-timeout", "60000", "--databases", "1")
-		clients[i] = connect(t, servers[i].URL())
-		from, to, _ := strings.Cut(slots, " ")
-		if err := clients[i].Do(ctx, clients[i].B().Arbitrary("CLUSTER", "ADDSLOTSRANGE", from, to).Build()).Error(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	host, port, _ := net.SplitHostPort(servers[1].Addr())
-	bus, err := clients[1].Do(ctx, clients[1].B().Arbitrary("CONFIG", "GET", "cluster-port").Build()).AsStrMap()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := clients[0].Do(ctx, clients[0].B().Arbitrary("CLUSTER", "MEET", host, port, bus["cluster-port"]).Build()).Error(); err != nil {
-		t.Fatal(err)
-	}
-	for i := range clients {
-		eventually(t, "the cluster is up", func() bool {
-			info, err := clients[i].Do(ctx, clients[i].B().ClusterInfo().Build()).ToString()
-			return err == nil && strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_known_nodes:2") &&
-				strings.Contains(info, "cluster_slots_ok:16384")
-		})
-	}
-	url := "redis://" + servers[0].Addr() + "?addr=" + servers[1].Addr()
+	testserver.EachRedis(t, clusterOf)
+}
+
+func clusterOf(t *testing.T, kind testserver.RedisKind) {
+	c := kind.NewCluster(t)
+	url := c.URL()
 	worksAt(t, url)
 
 	// Tenants that share an address share its limit, wherever they are kept.
 	n := newNode(t, url, options{})
-	passed := 0
-	for i := range 20 {
+	visit := func(tenant int) bool {
 		b := n.bill(limits{address: []string{"r 7/d per address"}})
-		id := strconv.Itoa(i)
+		id := strconv.Itoa(tenant)
 		b.Address.Subject = n.subject("a:p:shop:pro:192.0.2.7")
 		b.Address.Lines = b.Address.Subject.Bind(1, ratelimit.FromPlan, []*ratelimit.Policy{policy(t, "r 7/d per address")})
 		b.Tenant.Subject, b.Key.Subject = n.subject("t:shop:"+id), n.subject("k:shop:"+id)
 		b.Tenant.Lines = b.Tenant.Subject.Bind(1, ratelimit.FromPlan, []*ratelimit.Policy{policy(t, "q 1000/month")})
-		if !n.charge(b).Refused {
+		return !n.charge(b).Refused
+	}
+	passed := 0
+	for i := range 20 {
+		if visit(i) {
 			passed++
 		}
 	}
 	if passed != 7 {
 		t.Errorf("%d passed, not 7", passed)
 	}
+
+	tenants := map[string]*ratelimit.Bill{}
+	spend := func(times, want int) {
+		t.Helper()
+		for half, b := range tenants {
+			if passed := n.admitted(b, times); passed != want {
+				t.Errorf("the %s half: %d passed, not %d", half, passed, want)
+			}
+		}
+	}
+	for i := 0; len(tenants) < 2; i++ {
+		id := "of" + strconv.Itoa(i)
+		half := "second"
+		if c.InFirst("{shop:" + id + "}") {
+			half = "first"
+		}
+		if tenants[half] == nil {
+			b := &ratelimit.Bill{Cost: 1}
+			b.Tenant.Subject, b.Key.Subject = n.subject("t:shop:"+id), n.subject("k:shop:"+id)
+			b.Key.Lines = b.Key.Subject.Bind(1, ratelimit.FromPlan, []*ratelimit.Policy{policy(t, "r 10/d")})
+			tenants[half] = b
+		}
+	}
+	spend(4, 4)
+	c.FailOver()
+	spend(3, 3)
+	if s := n.redis.Stats(); s.Errors != 0 {
+		t.Errorf("servers that only change places are no outage: %+v", s)
+	}
+	// A replica that is lost is none either, not for one that starts meanwhile.
+	c.Replica.Kill()
+	late := newNode(t, url, options{})
+	for half, b := range tenants {
+		other := *b
+		other.Tenant.Subject, other.Key.Subject = late.subject(b.Tenant.Subject.ID()), late.subject(b.Key.Subject.ID())
+		other.Key.Lines = other.Key.Subject.Bind(1, ratelimit.FromPlan, []*ratelimit.Policy{policy(t, "r 10/d")})
+		if passed := late.admitted(&other, 2); passed != 2 {
+			t.Errorf("the %s half: %d passed elsewhere, not 2", half, passed)
+		}
+	}
+	spend(10, 1)
 }
 
-// A sentinel knows where the master is.
+// A Sentinel knows where the master is, and who takes its place.
 func TestSentinel(t *testing.T) {
 	t.Parallel()
-	master := testserver.NewRedis(t)
-	host, port, _ := net.SplitHostPort(master.Addr())
-	dir, own := t.TempDir(), freePort(t)
-	conf := filepath.Join(dir, "sentinel.conf")
-	text := "port " + own + "\nbind 127.0.0.1\ndir " + dir + "\nsentinel monitor main " + host + " " + port + " 1\n"
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	binary, err := exec.LookPath("redis-server")
-	if err != nil {
-		t.Fatal("redis-server is not installed: apt-get install redis-server")
-	}
-	// It ends with the test, and where that is killed, when the pipe to it closes.
-	cmd := exec.Command("sh", "-c", `"$0" "$1" --sentinel >/dev/null 2>&1 & pid=$!; cat >/dev/null; kill -9 $pid; wait $pid`, binary, conf)
-	end, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = end.Close()
-		_ = cmd.Wait()
+	testserver.EachRedis(t, func(t *testing.T, kind testserver.RedisKind) {
+		s := kind.NewSentinel(t, nil)
+		worksAt(t, s.URL())
+		n := newNode(t, s.URL(), options{})
+		b := n.bill(limits{tenant: []string{"q 1000/month"}, key: []string{"r 10/d"}})
+		b.Tenant.Subject, b.Key.Subject = n.subject("t:shop:other"), n.subject("k:shop:other")
+		if passed := n.admitted(b, 4); passed != 4 {
+			t.Fatalf("%d passed", passed)
+		}
+		s.FailOver()
+		eventually(t, "the one in its place is used", func() bool {
+			_, err := n.redis.Ask(context.Background(), nil, true)
+			return err == nil && !n.redis.Away()
+		})
+		if passed := n.admitted(b, 20); passed != 6 {
+			t.Errorf("%d passed, not the 6 that were left", passed)
+		}
 	})
-	worksAt(t, "redis://127.0.0.1:"+own+"?master_set=main")
+}
+
+// A server that only copies another is none that counts: it stays away, and says why.
+func TestReplicaIsNoMaster(t *testing.T) {
+	t.Parallel()
+	testserver.EachRedis(t, func(t *testing.T, kind testserver.RedisKind) {
+		master := kind.New(t, "--repl-diskless-sync-delay", "0")
+		host, port, _ := net.SplitHostPort(master.Addr())
+		replica := kind.New(t, "--replicaof", host+" "+port)
+		n := startNode(t, replica.URL(), options{nodes: 2})
+		eventually(t, "it says why", func() bool { return strings.Contains(n.redis.Stats().Problem, "READONLY") })
+		if passed := n.admitted(n.bill(limits{key: []string{"r 10/h"}}), 20); passed != 5 {
+			t.Errorf("%d passed, not half of 10", passed)
+		}
+		if !n.redis.Away() {
+			t.Error("it is used")
+		}
+		c := connect(t, replica.URL())
+		if err := c.Do(context.Background(), c.B().Replicaof().No().One().Build()).Error(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it is used once it is a master", func() bool { return !n.redis.Away() })
+	})
 }
 
 // Addresses that can't be right are refused, and no message repeats what may be a password.

@@ -2,7 +2,9 @@ package redis_test
 
 import (
 	"context"
+	"flag"
 	"log/slog"
+	"os"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -170,12 +172,24 @@ func eventually(t testing.TB, what string, f func() bool) {
 	}
 }
 
-// modes runs a test in both modes.
+// modes runs a test in both modes on each kind of server.
 func modes(t *testing.T, f func(t *testing.T, url string, leased bool)) {
-	for name, leased := range map[string]bool{"exact": false, "leased": true} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f(t, testserver.RedisURL(t), leased)
-		})
+	testserver.EachRedis(t, func(t *testing.T, kind testserver.RedisKind) {
+		for name, leased := range map[string]bool{"exact": false, "leased": true} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				f(t, kind.URL(t), leased)
+			})
+		}
+	})
+}
+
+// TestMain has more tests run beside each other than there are processors: most of what they do is to wait until
+// what was held is given back.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if n, err := strconv.Atoi(flag.Lookup("test.parallel").Value.String()); err == nil {
+		_ = flag.Set("test.parallel", strconv.Itoa(max(n, 8)))
 	}
+	os.Exit(m.Run())
 }
