@@ -2,9 +2,7 @@ package redis_test
 
 import (
 	"context"
-	"flag"
 	"log/slog"
-	"os"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -184,12 +182,4 @@ func modes(t *testing.T, f func(t *testing.T, url string, leased bool)) {
 	})
 }
 
-// TestMain has more tests run beside each other than there are processors: most of what they do is to wait until
-// what was held is given back.
-func TestMain(m *testing.M) {
-	flag.Parse()
-	if n, err := strconv.Atoi(flag.Lookup("test.parallel").Value.String()); err == nil {
-		_ = flag.Set("test.parallel", strconv.Itoa(max(n, 8)))
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { testserver.RunAbreast(m, 8) }

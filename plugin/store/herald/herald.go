@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,6 +42,9 @@ const (
 	answerTimeout = 2 * time.Second
 	// tellTimeout bounds telling one word: who revokes a key waits for it.
 	tellTimeout = time.Second
+	// readAnew is how often all is read again. Redis may lose what it took without the connection
+	// being lost: as a Cluster's server makes way for one that it had not told everything.
+	readAnew = 15 * time.Second
 )
 
 // Connection is a connection to Redis.
@@ -53,6 +57,7 @@ type Connection interface {
 type Herald struct {
 	redis Connection
 	log   *slog.Logger
+	anew  time.Duration // readAnew, but for tests
 
 	mu sync.Mutex
 	// store is whose words there are.
@@ -62,6 +67,8 @@ type Herald struct {
 	n     int
 	// withdrawn are those whose entries are to be removed.
 	withdrawn map[*word]deed
+	// reading counts how often reading all began.
+	reading int64
 
 	told, heard, rejected atomic.Int64
 }
@@ -78,10 +85,12 @@ type word struct {
 	text string
 	// decided is when it was refused.
 	decided time.Time
-	// ids are the entries of the stream that hold it; more than one where it was told twice.
-	ids []string
-	// at is when it was told or heard.
-	at time.Time
+	// ids are the entries of the stream that hold it, and whether they were heard; more than one where it
+	// was told twice.
+	ids map[string]bool
+	// at is when it was told or heard, and seen in which reading.
+	at   time.Time
+	seen int64
 	// withdrawn says that the entries are to be removed.
 	withdrawn bool
 }
@@ -91,7 +100,7 @@ func New(c Connection, log *slog.Logger) *Herald {
 	if log == nil {
 		log = slog.Default()
 	}
-	h := &Herald{redis: c, log: log}
+	h := &Herald{redis: c, log: log, anew: readAnew}
 	h.begin(replica.Kin{})
 	return h
 }
@@ -122,10 +131,10 @@ func (h *Herald) Tell(ctx context.Context, kin replica.Kin, r management.Refusal
 		return fmt.Errorf("telling it through Redis: %w", err)
 	}
 	h.told.Add(1)
-	h.note(kin, text, r, id)
+	h.note(kin, text, r, id, false)
 	h.bound(ctx, client, stream, id)
 	if len(old.ids) > 0 {
-		_ = client.Do(ctx, client.B().Xdel().Key(stream).Id(old.ids...).Build()).Error()
+		_ = client.Do(ctx, client.B().Xdel().Key(stream).Id(slices.Collect(maps.Keys(old.ids))...).Build()).Error()
 	}
 	return nil
 }
@@ -196,20 +205,37 @@ func (h *Herald) begin(kin replica.Kin) {
 	h.store, h.words, h.n, h.withdrawn = kin.Store, map[deed][]*word{}, 0, map[*word]deed{}
 }
 
-// note notes where a word stands.
-func (h *Herald) note(kin replica.Kin, text string, r management.Refusal, id string) {
+// note notes where a word stands, and whether it was heard there; it returns whether it was before.
+func (h *Herald) note(kin replica.Kin, text string, r management.Refusal, id string, heard bool) (before bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.belong(kin)
 	w := h.find(deedOf(r), text)
 	if w == nil {
-		w = &word{text: text, decided: r.At}
+		w = &word{text: text, decided: r.At, ids: map[string]bool{}}
 		h.words[deedOf(r)] = append(h.words[deedOf(r)], w)
 		h.n++
 	}
-	w.at = time.Now()
-	if !slices.Contains(w.ids, id) {
-		w.ids = append(w.ids, id)
+	if _, known := w.ids[id]; !known {
+		w.at = time.Now()
+	}
+	w.seen = h.reading
+	before = w.ids[id]
+	w.ids[id] = before || heard
+	return before
+}
+
+// forget forgets the words that were not in Redis when all was read: who still holds to one
+// tells it again.
+func (h *Herald) forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for d, list := range h.words {
+		for _, w := range slices.Clone(list) {
+			if w.seen < h.reading && !w.withdrawn {
+				h.remove(d, w)
+			}
+		}
 	}
 }
 
@@ -238,8 +264,29 @@ func (h *Herald) Hear(ctx context.Context, kin replica.Kin, f func([]management.
 	h.mu.Lock()
 	h.begin(kin)
 	h.mu.Unlock()
-	from, wait, warned := "0-0", time.Duration(0), false
-	for {
+	warned := false
+	reject := func(e rueidis.XRangeEntry, err error) {
+		h.rejected.Add(1)
+		if !warned {
+			warned = true
+			h.log.Warn("something in Redis is no word of a gateway of this store, and is ignored: see who else can write there", "key", streamOf(kin), "entry", e.ID, "error", err)
+		}
+	}
+	for first := true; ; first = false {
+		if err := h.readAll(ctx, client, kin, first, f, reject); err != nil {
+			return err
+		}
+	}
+}
+
+// readAll calls f with what is told and was not heard before, all there is and then for a while
+// what comes. first says that f is to be called where there is nothing.
+func (h *Herald) readAll(ctx context.Context, client rueidis.Client, kin replica.Kin, first bool, f func([]management.Refusal) error, reject func(rueidis.XRangeEntry, error)) error {
+	h.mu.Lock()
+	h.reading++
+	h.mu.Unlock()
+	from, wait := "0-0", time.Duration(0)
+	for began := time.Now(); wait == 0 || time.Since(began) < h.anew; {
 		entries, err := h.read(ctx, client, streamOf(kin), from, wait)
 		if err != nil {
 			return err
@@ -248,30 +295,28 @@ func (h *Herald) Hear(ctx context.Context, kin replica.Kin, f func([]management.
 		for _, e := range entries {
 			from = e.ID
 			r, err := open(kin, e.FieldValues)
-			if err != nil {
-				h.rejected.Add(1)
-				if !warned {
-					warned = true
-					h.log.Warn("something in Redis is no word of a gateway of this store, and is ignored: see who else can write there", "key", streamOf(kin), "entry", e.ID, "error", err)
-				}
-				continue
+			switch {
+			case err == nil && !h.note(kin, e.FieldValues[textField], r, e.ID, true):
+				h.heard.Add(1)
+				list = append(list, r)
+			case err != nil && (first || wait > 0): // or it was seen before
+				reject(e, err)
 			}
-			h.heard.Add(1)
-			h.note(kin, e.FieldValues[textField], r, e.ID)
-			list = append(list, r)
 		}
-		if len(list) > 0 || wait == 0 {
+		if len(list) > 0 || first && wait == 0 {
 			if err := f(list); err != nil {
 				return err
 			}
 		}
-		if len(entries) < readAtOnce {
-			wait = readWait
+		if wait == 0 && len(entries) < readAtOnce {
+			h.forget()
+			wait = min(readWait, h.anew)
 		}
 		if err := h.sweep(ctx, client, kin); err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
 // read returns the entries after from. It waits for one, and returns when ctx ends.
@@ -319,7 +364,7 @@ func (h *Herald) sweep(ctx context.Context, client rueidis.Client, kin replica.K
 			break
 		}
 		gone[w] = d
-		ids = append(ids, w.ids...)
+		ids = slices.AppendSeq(ids, maps.Keys(w.ids))
 	}
 	h.mu.Unlock()
 	if len(ids) == 0 {

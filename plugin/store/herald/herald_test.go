@@ -18,6 +18,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 )
 
+func TestMain(m *testing.M) { testserver.RunAbreast(m, 8) }
+
 // patience is how long a test waits for what must happen.
 const patience = time.Minute
 
@@ -159,7 +161,11 @@ func client(t testing.TB, r *redis.Redis) rueidis.Client {
 
 func TestTold(t *testing.T) {
 	t.Parallel()
-	url := testserver.RedisURL(t)
+	testserver.EachRedis(t, toldThrough)
+}
+
+func toldThrough(t *testing.T, kind testserver.RedisKind) {
+	url := kind.URL(t)
 	conn := connected(t, url)
 	a, b := New(conn, quiet), New(connected(t, url), quiet)
 	there := listen(t, b, kin)
@@ -256,7 +262,11 @@ func TestForged(t *testing.T) {
 // that is killed and forgets everything.
 func TestOutages(t *testing.T) {
 	t.Parallel()
-	server := testserver.NewRedis(t)
+	testserver.EachRedis(t, outagesOf)
+}
+
+func outagesOf(t *testing.T, kind testserver.RedisKind) {
+	server := kind.New(t)
 	proxy := testserver.NewProxy(t, server.Addr())
 	near, far := connected(t, server.URL()), connected(t, "redis://"+proxy.Addr()+"/0")
 	a, b := New(near, quiet), New(far, quiet)
@@ -307,9 +317,13 @@ func TestOutages(t *testing.T) {
 // The least that a user of Redis's access control lists needs for it, beside what limits do; and one who may not is told so.
 func TestAccessControlList(t *testing.T) {
 	t.Parallel()
+	testserver.EachRedis(t, accessControlOf)
+}
+
+func accessControlOf(t *testing.T, kind testserver.RedisKind) {
 	limits := []string{"~keygate:*", "+eval", "+evalsha", "+get", "+set", "+zadd", "+zrem", "+zcard", "+zcount",
 		"+zremrangebyscore", "+pexpire", "+time", "+ping", "+hello", "+client|setname"}
-	server := testserver.NewRedis(t, slices.Concat([]string{"--user", "default", "off", "--user", "gate", "on", ">secret"},
+	server := kind.New(t, slices.Concat([]string{"--user", "default", "off", "--user", "gate", "on", ">secret"},
 		limits, []string{"+xadd", "+xread", "+xdel", "+xtrim", "--user", "limits", "on", ">secret"}, limits)...)
 	h := New(connected(t, "redis://gate:secret@"+server.Addr()+"/0"), quiet)
 	l := listen(t, h, kin)
@@ -330,6 +344,101 @@ func TestAccessControlList(t *testing.T) {
 	if err := without.Hear(context.Background(), kin, func([]management.Refusal) error { return nil }); err == nil {
 		t.Error("it could hear")
 	}
+}
+
+// TestFailover tells and hears through a Cluster and a Sentinel, before and after another server takes the
+// place of the one that has the words.
+func TestFailover(t *testing.T) {
+	t.Parallel()
+	testserver.EachRedis(t, func(t *testing.T, kind testserver.RedisKind) {
+		t.Run("cluster", func(t *testing.T) {
+			t.Parallel()
+			c := kind.NewCluster(t)
+			k := kin
+			for !c.InFirst(streamOf(k)) {
+				k.Store += "0"
+			}
+			failover(t, c.URL(), k, c.FailOver)
+			c.Replica.Kill() // is missed by nobody
+			l := listen(t, New(connected(t, c.URL()), quiet), k)
+			eventually(t, "it is listened without it", func() bool { return l.begins() > 0 })
+		})
+		t.Run("sentinel", func(t *testing.T) {
+			t.Parallel()
+			s := kind.NewSentinel(t, nil)
+			failover(t, s.URL(), kin, s.FailOver)
+		})
+	})
+}
+
+func failover(t *testing.T, url string, k replica.Kin, failOver func()) {
+	t.Helper()
+	conn := connected(t, url)
+	a, b := New(conn, quiet), New(connected(t, url), quiet)
+	la, lb := listen(t, a, k), listen(t, b, k)
+	eventually(t, "both listen", func() bool { return la.begins() > 0 && lb.begins() > 0 })
+	say := func(r management.Refusal) {
+		t.Helper()
+		// Who can't tell tries it again.
+		eventually(t, "it can be told", func() bool { return a.Tell(context.Background(), k, r) == nil })
+		eventually(t, "it is heard", func() bool { return lb.times(r) > 0 })
+	}
+	before, after := refusal(1), refusal(2)
+	say(before)
+	failOver()
+	say(after)
+	late := listen(t, New(connected(t, url), quiet), k)
+	eventually(t, "who listens later hears both", func() bool { return late.times(before) == 1 && late.times(after) == 1 })
+	c := client(t, conn)
+	eventually(t, "what is withdrawn is gone", func() bool {
+		b.Withdraw(k, before)
+		b.Withdraw(k, after)
+		n, err := c.Do(context.Background(), c.B().Xlen().Key(streamOf(k)).Build()).AsInt64()
+		return err == nil && n == 0
+	})
+}
+
+// TestForgotten has Redis lose what it was told while everybody stays connected.
+func TestForgotten(t *testing.T) {
+	t.Parallel()
+	conn := connected(t, testserver.RedisURL(t))
+	a, b := New(conn, quiet), New(conn, quiet)
+	a.anew, b.anew = 50*time.Millisecond, 50*time.Millisecond
+	la, lb := listen(t, a, kin), listen(t, b, kin)
+	first, second := refusal(1), refusal(2)
+	tell(t, a, first)
+	eventually(t, "it is heard", func() bool { return la.times(first) == 1 && lb.times(first) == 1 })
+	c := client(t, conn)
+	if err := c.Do(context.Background(), c.B().Del().Key(streamOf(kin)).Build()).Error(); err != nil {
+		t.Fatal(err)
+	}
+	// It goes on with entries that come before those that were heard, as a server does whose clock is behind.
+	text, err := encode(second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	behind := strconv.FormatInt(time.Now().Add(-time.Hour).UnixMilli(), 10)
+	for id, fields := range [][]string{{textField, "", sealField, ""}, {textField, text, sealField, seal(kin, text)}} {
+		add := c.B().Arbitrary("XADD").Keys(streamOf(kin)).Args(behind + "-" + strconv.Itoa(id)).Args(fields...).Build()
+		if err := c.Do(context.Background(), add).Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "what comes before is heard", func() bool { return la.times(second) == 1 && lb.times(second) == 1 })
+	eventually(t, "what was lost is told again", func() bool {
+		tell(t, a, first)
+		return length(t, conn) == 3
+	})
+	eventually(t, "and heard again", func() bool { return lb.times(first) == 2 })
+	if n := lb.times(second); n != 1 {
+		t.Errorf("what was not lost was heard %d times", n)
+	}
+	if n := b.Stats().Rejected; n > 1 {
+		t.Errorf("what is no word was rejected %d times", n)
+	}
+	a.Withdraw(kin, first)
+	a.Withdraw(kin, second)
+	eventually(t, "all words are gone", func() bool { return length(t, conn) == 1 })
 }
 
 // TestMany tells more than one read holds.
