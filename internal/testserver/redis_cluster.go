@@ -27,6 +27,11 @@ func (k RedisKind) NewCluster(t testing.TB, arguments ...string) *RedisCluster {
 	c := &RedisCluster{t, [2]*Redis{servers[0], servers[1]}, servers[2]}
 	c.Masters[0].do("CLUSTER", "ADDSLOTSRANGE", "0", "8191")
 	c.Masters[1].do("CLUSTER", "ADDSLOTSRANGE", "8192", "16383")
+	// Epochs of their own, so that they need not settle who has which, and the replica's the highest, so that
+	// what it takes over is its.
+	for i, s := range servers {
+		s.do("CLUSTER", "SET-CONFIG-EPOCH", strconv.Itoa(i+1))
+	}
 	for i, s := range servers {
 		_, port, _ := strings.Cut(s.Addr(), ":")
 		for _, other := range servers[:i] {
