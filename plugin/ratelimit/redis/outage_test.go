@@ -202,26 +202,28 @@ func TestTooLateIsNotCharged(t *testing.T) {
 func tooLateIsNotCharged(t *testing.T, kind testserver.RedisKind) {
 	server := kind.New(t)
 	// Long enough that no other answer than those of the stopped server is late.
-	n := newNode(t, server.URL(), options{timeout: time.Second})
+	n := newNode(t, server.URL(), options{timeout: 500 * time.Millisecond})
 	b := n.bill(limits{tenant: []string{"q 1000/month"}})
-	if n.admitted(b, 10) != 10 {
-		t.Fatal("not all passed")
-	}
+	passed := n.admitted(b, 10)
 	server.Pause()
 	for !n.redis.Away() {
-		n.admitted(b, 1)
+		passed += n.admitted(b, 1)
 	}
+	// Until nobody can think that somebody waits: a node knows the server's clock as exactly as it is answered fast.
+	time.Sleep(time.Second)
 	server.Resume()
 	eventually(t, "Redis is used again", func() bool { return !n.redis.Away() })
-	outage := int(n.shared.Stats().Outage)
-	if n.admitted(b, 1) != 1 {
-		t.Fatal("it did not pass")
+	// What was judged without Redis is told, and was not charged before.
+	var left int64
+	for range 5 {
+		passed += n.admitted(b, 1)
+		var o ratelimit.Outcome
+		if err := n.shared.Peek(context.Background(), time.Now(), b, &o); err != nil {
+			t.Fatal(err)
+		}
+		if left = o.Standings[0].Remaining; left == int64(1000-passed) {
+			return
+		}
 	}
-	var o ratelimit.Outcome
-	if err := n.shared.Peek(context.Background(), time.Now(), b, &o); err != nil {
-		t.Fatal(err)
-	}
-	if left := o.Standings[0].Remaining; left != int64(1000-10-outage-1) {
-		t.Errorf("%d left, not %d: %d were judged without Redis", left, 1000-10-outage-1, outage)
-	}
+	t.Errorf("%d left, not %d: %d were judged without Redis", left, 1000-passed, n.shared.Stats().Outage)
 }
