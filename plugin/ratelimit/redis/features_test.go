@@ -259,9 +259,9 @@ func clockGoesBack(t *testing.T, kind testserver.RedisKind) {
 	url := kind.URL(t)
 	client := connect(t, url)
 	ctx := context.Background()
-	// A bucket of 60/m that was last charged an hour from now, with 10 tokens spent.
+	// A bucket of 60/h that was last charged an hour from now, with 10 tokens spent.
 	n := newNode(t, url, options{})
-	b := n.bill(limits{key: []string{"r 60/m"}})
+	b := n.bill(limits{key: []string{"r 60/h"}})
 	n.admitted(b, 10)
 	key := "keygate:{shop:acme}:rate:k:shop:one:0"
 	stored, err := client.Do(ctx, client.B().Get().Key(key).Build()).ToString()
@@ -277,7 +277,7 @@ func clockGoesBack(t *testing.T, kind testserver.RedisKind) {
 		t.Fatal(err)
 	}
 	other := newNode(t, url, options{})
-	if passed := other.admitted(other.bill(limits{key: []string{"r 60/m"}}), 100); passed < 50 || passed > 51 {
+	if passed := other.admitted(other.bill(limits{key: []string{"r 60/h"}}), 100); passed < 50 || passed > 51 {
 		t.Errorf("%d passed, not the 50 that were left", passed)
 	}
 }
