@@ -138,7 +138,7 @@ func TestReplicasWithoutPostgres(t *testing.T) {
 			}
 
 			// Another connection to Redis takes the place of the one that the store was opened with.
-			b.reload(t, strings.ReplaceAll(replicaConfig, "timeout 10s", "timeout 9s"))
+			b.reload(t, strings.ReplaceAll(replicaConfig, "{env.REDIS_URL}", "{env.REDIS_URL}?client_name=another"))
 			down.away(pg)
 			a.away(t, revoked, "revoke")
 			c.refusedSoon(t, revoked, "revoked_key")
