@@ -42,29 +42,44 @@ func (e *engine) redirect(ctx context.Context, a *App) error {
 // errBeside says that an engine can't begin beside the one that serves another store.
 var errBeside = errors.New("a reload can't go over to it: restart the gateway instead")
 
-// beside returns err, which e met as it began. Where it is due to another engine of this process, which ends only
-// when a reload has succeeded, trying on would help nothing: that is said.
-func (e *engine) beside(err error) error {
-	taken := errors.Is(err, gateway.ErrNameTaken)
-	if err == nil || !e.where.shared() || !taken && !errors.Is(err, replica.ErrLocked) {
-		return err
-	}
-	found := ""
+// another returns where the store of another engine of this process is, and says whether there is one that judges
+// keys: a reload then goes over to another store.
+func (e *engine) another() (path string, going bool) {
 	engines.Range(func(_, value any) bool {
 		o := value.(*engine)
-		if o != e && o.opened() != nil && (taken && o.where.node == e.where.node || !taken && o.where.replica == e.where.replica) {
-			found = o.where.path
+		if o != e && o.gateway.Ready() {
+			path, going = o.where.path, true
 		}
-		return found == ""
+		return !going
 	})
-	switch {
-	case found == "":
-		return err
-	case taken:
-		return fmt.Errorf("%s is the database in use, %s, under another name; %w", e.where.path, found, errBeside)
-	}
-	return fmt.Errorf("%s: %w, since the replica %s is of %s as node %s, and in use: %w", e.where.path, errBeside, e.where.replica, found, e.where.node, err)
+	return path, going
 }
+
+// beside returns err, which e met as it began, and what it means where another engine of this process
+// serves: that one ends only when the reload has come through, so trying on would help nothing, or would
+// have a store that does not answer take the place of one that does.
+func (e *engine) beside(err error) error {
+	if err == nil || !e.where.shared() || e.view() != nil {
+		return err
+	}
+	path, going := e.another()
+	switch {
+	case !going:
+		return err
+	case errors.Is(err, gateway.ErrNameTaken):
+		return fmt.Errorf("%s is the database in use, %s, under another name; %w", e.where.path, path, errBeside)
+	case errors.Is(err, replica.ErrLocked):
+		return fmt.Errorf("%s as node %s: %w, since the replica is in use for %s: %w", e.where.path, e.where.node, errBeside, path, err)
+	case e.triesOn(err):
+		return fmt.Errorf("%s does not answer, so nothing was changed, and %s stays in use: %w", e.where.path, path, refusedStart{err})
+	}
+	return err
+}
+
+// refusedStart is an error for which nothing is tried on.
+type refusedStart struct{ cause error }
+
+func (r refusedStart) Error() string { return r.cause.Error() }
 
 // settle has the store reached as the newest configuration that runs says, and by nothing else.
 func (e *engine) settle() {

@@ -63,6 +63,7 @@ func TestReloadToAnotherAddress(t *testing.T) {
 	// Where the store is another one for the engine, one that goes on is in the way.
 	wrong(onPostgres(address, "gw2", replica), nil, "a reload can't go over to it", replica, "as node gw2")
 	wrong(onPostgres(address+"&search_path=public", "gw", ""), nil, "is the database in use", "a reload can't go over to it")
+	wrong(onPostgres(strings.Replace(address, "/postgres?", "/none?", 1), "gw", ""), nil, "/none does not answer, so nothing was changed", "no such database")
 	// Plans that tenants hold can't vanish by the new address either.
 	actor := management.Actor{Name: "test", Via: "cli"}
 	if _, err := first.engine.management().CreateTenant(t.Context(), actor, "shop", "acme", management.TenantFields{Plan: management.Some("free")}); err != nil {

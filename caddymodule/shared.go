@@ -167,8 +167,12 @@ func (e *engine) about() (version, configHash string) {
 // attempt is prove, which does not wait long for a shared store.
 func (e *engine) attempt(ctx context.Context, a *App) error {
 	if e.where.shared() {
+		wait := firstTry
+		if _, going := e.another(); going {
+			wait = startTimeout / 2 // nobody waits for it: that one serves
+		}
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, firstTry)
+		ctx, cancel = context.WithTimeout(ctx, wait)
 		defer cancel()
 	}
 	return e.prove(ctx, a)

@@ -107,10 +107,30 @@ func (p *postgresDB) leaveOthers(but *route) {
 	for _, r := range p.routes {
 		if r != but {
 			r.leave()
+			go p.empty(r)
 		}
 	}
 	p.routes = []*route{but}
+}
+
+// empty closes the connections of a route that was left: those that are in use when they are that no more, and those
+// that are being made when they are there.
+func (p *postgresDB) empty(r *route) {
+	begun := time.Now()
 	p.dropIdle()
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, pgNarrow) {
+		select {
+		case <-time.After(pause):
+		case <-p.s.done:
+			return
+		}
+		switch {
+		case r.open.Load() > 0:
+			p.dropIdle()
+		case time.Since(begun) > 2*pgConnectTimeout:
+			return
+		}
+	}
 }
 
 // answers says whether the database is reached as it was until now.

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -29,6 +30,8 @@ type route struct {
 	once             sync.Once
 	// left is closed when its connections are to be given up, as soon as nobody uses them.
 	left chan struct{}
+	// open counts the connections made by it.
+	open atomic.Int64
 }
 
 // pgNarrow is for how long no further connections are asked for after the server refused one.
@@ -51,6 +54,11 @@ func newRoute(address, listen string) (*route, error) {
 	}
 	config.AfterConnect = func(_ context.Context, c *pgconn.PgConn) error {
 		c.CustomData()[routeOf] = r
+		r.open.Add(1)
+		go func() {
+			<-c.CleanupDone()
+			r.open.Add(-1)
+		}()
 		return nil
 	}
 	return r, nil
