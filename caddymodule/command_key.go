@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -234,7 +235,8 @@ func pending(r management.Receipt) error {
 	for _, p := range r.Pending {
 		fmt.Fprintf(&b, "%s has not confirmed", p.Node)
 		if p.StopsBy != nil {
-			fmt.Fprintf(&b, " (it stops by %s)", moment(p.StopsBy))
+			by := p.StopsBy.Add(time.Second - 1) // shown in whole seconds: not earlier than it is
+			fmt.Fprintf(&b, " (it stops by %s)", moment(&by))
 		}
 		b.WriteString("; ")
 	}

@@ -62,6 +62,8 @@ type Registry interface {
 const (
 	// reportEvery is how often a node that has nothing new to say says so.
 	reportEvery = time.Second
+	// staleEvery is how often it is looked whether live requests have to end.
+	staleEvery = 250 * time.Millisecond
 	// reportTimeout bounds one report.
 	reportTimeout = 2 * time.Second
 	// silence is after how long without word from the store a node takes no key for unknown
@@ -172,8 +174,12 @@ func (m *membership) extend() {
 func (g *Gateway) SetTrust(t Trust) {
 	if m := g.member; m != nil {
 		m.mu.Lock()
+		defer m.mu.Unlock()
 		m.trust = t
-		m.mu.Unlock()
+		if m.until.Load() != nil {
+			// A shorter one holds before anybody may hear of it.
+			m.extend()
+		}
 	}
 }
 
@@ -282,18 +288,40 @@ func (m *membership) succeeds() bool {
 func (g *Gateway) reportLoop(ctx context.Context) {
 	t := time.NewTicker(reportEvery)
 	defer t.Stop()
-	for {
+	for look := true; ; {
+		err := g.report(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			// A replica may be read all the while.
+			g.writeFailed("telling the other gateways of this one", err)
+		case err == nil && look:
+			// Whoever refuses a key while the store is away is told who else there was.
+			_, _ = g.member.polls.ask(ctx, g.member.registry)
+		}
 		select {
 		case <-t.C:
+			look = true
 		case <-g.member.moved:
+			look = false
 		case <-ctx.Done():
 			return
 		}
-		if err := g.report(ctx); err != nil && ctx.Err() == nil {
-			// A replica may be read all the while.
-			g.writeFailed("telling the other gateways of this one", err)
+	}
+}
+
+// staleLoop ends live requests as soon as they may not go on. It asks nobody, so that nothing keeps it.
+func (g *Gateway) staleLoop(ctx context.Context) {
+	t := time.NewTimer(staleEvery)
+	defer t.Stop()
+	for {
+		select {
+		case now := <-t.C:
+			g.endStale(now)
+			// Looking through many keys is not to take more than a twentieth of a processor.
+			t.Reset(max(staleEvery, 20*time.Since(now)))
+		case <-ctx.Done():
+			return
 		}
-		g.endStale(time.Now())
 	}
 }
 

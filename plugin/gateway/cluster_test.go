@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"log/slog"
+	"math"
 	"testing"
 	"time"
 
@@ -22,7 +23,11 @@ func (w *world) join(address, name string, trust gateway.Trust) {
 	w.gw = must(gateway.New(gateway.Options{Store: w.store, Registry: s, Node: name, Trust: trust, Logger: quiet}))(w.t)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := w.gw.Start(ctx); err != nil {
+	err := w.gw.Start(ctx)
+	for errors.Is(err, gateway.ErrStore) && ctx.Err() == nil {
+		err = w.gw.Start(ctx) // a busy machine's database may be late
+	}
+	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(w.stop)
@@ -121,6 +126,64 @@ func TestCutOff(t *testing.T) {
 	if !b.gw.Ready() {
 		t.Error("it is not ready again")
 	}
+}
+
+// A gateway that can't ask who there is names those it knew, and no earlier end than theirs.
+func TestOthersAreNamedWhileTheStoreIsAway(t *testing.T) {
+	url := testserver.PostgresURL(t)
+	server, at := testserver.PostgresAt(t, url)
+	proxy := testserver.NewProxy(t, server)
+	own := newWorld(t)
+	a, b := &world{t: t, hasher: own.hasher}, &world{t: t, hasher: own.hasher}
+	for _, w := range []*world{a, b} {
+		w.use()
+	}
+	const trust = time.Minute
+	b.join(url, "b", gateway.Trust{Default: trust})
+	a.join(at(proxy.Addr()), "a", anHour)
+	comes(t, "a has looked who there is", func() bool { return a.gw.NodesKnown() > 1 })
+	proxy.Refuse()
+	// b goes on telling the store that it is there.
+	time.Sleep(4 * time.Second)
+	before := time.Now()
+	got := a.gw.Confirm(t.Context(), "default", math.MaxInt64, 0)
+	if len(got.Pending) != 1 || got.Pending[0].Name != "b" {
+		t.Fatalf("with a cut off: %+v", got)
+	}
+	// Within a second it says so again.
+	if by := got.Pending[0].StopsBy; by.Before(before.Add(trust - time.Second)) {
+		t.Errorf("b, which is trusted for a minute from now on, is said to stop in %v", by.Sub(before))
+	}
+
+	s := must(sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: at(proxy.Addr()), Logger: slog.New(slog.DiscardHandler)}))(t)
+	defer s.Close()
+	c := must(gateway.New(gateway.Options{Store: s, Registry: s, Node: "c"}))(t)
+	defer c.Close(t.Context())
+	got = c.Confirm(t.Context(), "default", math.MaxInt64, 0)
+	if len(got.Pending) != 1 || got.Pending[0].Name != gateway.AnyOther || !got.Pending[0].StopsBy.IsZero() {
+		t.Errorf("where nobody was ever known: %+v", got)
+	}
+	proxy.Restore()
+}
+
+// A shorter trust holds at once, whether or not the store can be told of it.
+func TestShorterTrustHoldsWhileCutOff(t *testing.T) {
+	url := testserver.PostgresURL(t)
+	server, at := testserver.PostgresAt(t, url)
+	proxy := testserver.NewProxy(t, server)
+	w := newWorld(t)
+	a := &world{t: t, hasher: w.hasher}
+	a.use()
+	a.join(at(proxy.Addr()), "a", anHour)
+	proxy.Refuse()
+	if !a.gw.Judges("default") {
+		t.Error("it does not judge by an hour's trust")
+	}
+	a.gw.SetTrust(gateway.Trust{Default: 50 * time.Millisecond})
+	comes(t, "it judges no more", func() bool { return !a.gw.Judges("default") })
+	a.gw.SetTrust(gateway.Trust{Default: 2 * time.Hour})
+	comes(t, "it judges by what was promised", func() bool { return a.gw.Judges("default") })
+	proxy.Restore()
 }
 
 func TestTwoOfOneName(t *testing.T) {

@@ -14,17 +14,24 @@ type Confirmation struct {
 	Pending []PendingNode
 }
 
+// AnyOther is the Name of a PendingNode that stands for all nodes but this one, where it was never read
+// who they are.
+const AnyOther = "any other gateway"
+
 // PendingNode is a node that has not confirmed a change.
 type PendingNode struct {
 	Name string
 	// StopsBy is when it stops judging by what it holds; the zero time where that is not known.
 	StopsBy time.Time
+	// contactAt is when it was last heard of.
+	contactAt time.Time
 }
 
 // Confirm returns which nodes act by all changes up to seq, which this one does, to what is of a keyspace
 // (of any where that is ""), or where seq is 0 by all that there are: at once when all do, else when wait has passed or ctx ends. Nodes that have been silent for some
 // seconds are not waited for, and those are left out that have stopped judging meanwhile.
-// Where the store does not answer, the nodes last known are pending.
+// Where the store does not answer, the nodes last known are pending: they stop by when they would had they
+// heard of the store just now; or AnyOther is, where none were ever known.
 func (g *Gateway) Confirm(ctx context.Context, keyspace string, seq int64, wait time.Duration) Confirmation {
 	m := g.member
 	if m == nil {
@@ -46,9 +53,20 @@ func (g *Gateway) Confirm(ctx context.Context, keyspace string, seq int64, wait 
 	}
 	deadline := time.Now().Add(wait)
 	for next := 2 * time.Millisecond; ; next = min(2*next, 50*time.Millisecond) {
-		nodes, now, err := m.polls.ask(ctx, m.registry)
-		c, alive := g.sortNodes(nodes, now, keyspace, seq)
-		if err != nil && len(nodes) == 0 || err == nil && alive == 0 || !time.Now().Add(next).Before(deadline) {
+		list, err := m.polls.ask(ctx, m.registry)
+		if list == nil {
+			return Confirmation{Confirmed: []string{g.node}, Pending: []PendingNode{{Name: AnyOther}}}
+		}
+		c, alive := g.sortNodes(list.nodes, list.now, keyspace, seq)
+		if err != nil {
+			// They may have been heard of since that was read, but not of this change.
+			now := list.now.Add(time.Since(list.asked))
+			for i := range c.Pending {
+				p := &c.Pending[i]
+				p.StopsBy = p.StopsBy.Add(now.Sub(p.contactAt))
+			}
+		}
+		if err == nil && alive == 0 || !time.Now().Add(next).Before(deadline) {
 			return c
 		}
 		if pause(ctx, next) != nil {
@@ -81,7 +99,7 @@ func (g *Gateway) sortNodes(nodes []Node, now time.Time, keyspace string, seq in
 		case n.Seq >= seq:
 			c.Confirmed = append(c.Confirmed, n.Name)
 		default:
-			c.Pending = append(c.Pending, PendingNode{n.Name, stops})
+			c.Pending = append(c.Pending, PendingNode{n.Name, stops, n.ContactAt})
 			if recovering || now.Sub(n.ContactAt) < deafAfter {
 				alive++
 			}
@@ -105,20 +123,25 @@ type nodePolls struct {
 	mu sync.Mutex
 	// running is the one under way, next the one that begins when it has ended.
 	running, next *nodePoll
-	// last is what was read last.
-	last []Node
-	at   time.Time
+	// last is what was read last, nil before anything was.
+	last *nodeList
+}
+
+// nodeList is who was there at a time. Immutable.
+type nodeList struct {
+	nodes []Node
+	// now is the time by the store's clock, asked when it was asked for by this node's.
+	now, asked time.Time
 }
 
 type nodePoll struct {
-	done  chan struct{}
-	nodes []Node
-	now   time.Time
-	err   error
+	done chan struct{}
+	list *nodeList
+	err  error
 }
 
-// ask returns the nodes. With an error come those that were read last.
-func (p *nodePolls) ask(ctx context.Context, r Registry) ([]Node, time.Time, error) {
+// ask returns the nodes. With an error come those that were read last, nil where none were.
+func (p *nodePolls) ask(ctx context.Context, r Registry) (*nodeList, error) {
 	p.mu.Lock()
 	var mine *nodePoll
 	switch {
@@ -135,11 +158,11 @@ func (p *nodePolls) ask(ctx context.Context, r Registry) ([]Node, time.Time, err
 	p.mu.Unlock()
 	select {
 	case <-mine.done:
-		return mine.nodes, mine.now, mine.err
+		return mine.list, mine.err
 	case <-ctx.Done():
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		return p.last, p.at, ctx.Err()
+		return p.last, ctx.Err()
 	}
 }
 
@@ -147,14 +170,14 @@ func (p *nodePolls) ask(ctx context.Context, r Registry) ([]Node, time.Time, err
 func (p *nodePolls) run(poll *nodePoll, r Registry) {
 	for poll != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), reportTimeout)
-		poll.nodes, poll.now, poll.err = r.Nodes(ctx)
+		asked := time.Now()
+		nodes, now, err := r.Nodes(ctx)
 		cancel()
 		p.mu.Lock()
-		if poll.err == nil {
-			p.last, p.at = poll.nodes, poll.now
-		} else {
-			poll.nodes, poll.now = p.last, p.at
+		if err == nil {
+			p.last = &nodeList{nodes, now, asked}
 		}
+		poll.list, poll.err = p.last, err
 		close(poll.done)
 		p.running, p.next = p.next, nil
 		poll = p.running

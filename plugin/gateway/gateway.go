@@ -182,7 +182,7 @@ func (g *Gateway) Start(ctx context.Context) error {
 	g.stop = cancel
 	loops := []func(context.Context){g.follow, g.flushLoop, g.sweepLoop, g.filterLoop}
 	if g.member != nil {
-		loops = append(loops, g.reportLoop)
+		loops = append(loops, g.reportLoop, g.staleLoop)
 	}
 	for _, f := range loops {
 		g.running.Go(func() { f(run) })
