@@ -17,7 +17,10 @@ type Node struct {
 	// Version of the program, and what tells its configuration from others'.
 	Version, ConfigHash string
 	// Seq is the newest change it acts by.
-	Seq        int64
+	Seq int64
+	// Known is the newest change that it has read, zero where it has read none yet: where the store holds
+	// another one in its place, Seq says nothing of the store. For ReportNode; Nodes does not return it.
+	Known      Change
 	Ready      bool
 	KeysCached int64
 	StartedAt  time.Time
@@ -50,7 +53,8 @@ var ErrNameTaken = errors.New("another gateway goes by this node's name: give ea
 // return errors that wrap ErrStore or ErrNameTaken.
 type Registry interface {
 	// ReportNode writes what a node says of itself, and that it may judge by what it holds
-	// for trust from now on: trust, not n, says until when. Where another Instance has the name, the name is taken over once
+	// for trust from now on: trust, not n, says until when. Where n.Known is none of the store's changes, or
+	// n.Seq none yet, as after going back to an older state, Seq is written as 0. Where another Instance has the name, the name is taken over once
 	// that one has been silent for a while; before, it is ErrNameTaken.
 	ReportNode(ctx context.Context, n *Node, trust Trust) error
 	// RemoveNode takes a node that ends from the list.
@@ -236,7 +240,11 @@ func (g *Gateway) report(ctx context.Context) error {
 	m.mu.Lock()
 	trust := m.trust
 	m.mu.Unlock()
+	// Read after the newest change applied: it may be an earlier one, and vouches for that all the same.
 	n := &Node{Name: g.node, Instance: m.instance, Seq: g.seq.Load(), Ready: g.Ready(), KeysCached: g.table.held()}
+	if k := g.known.Load(); k != nil {
+		n.Known = *k
+	}
 	n.Version, n.ConfigHash = m.about()
 	err := m.registry.ReportNode(ctx, n, trust)
 	if err != nil {

@@ -166,6 +166,52 @@ func TestOthersAreNamedWhileTheStoreIsAway(t *testing.T) {
 	proxy.Restore()
 }
 
+// A database that went back by a change gives its number to another: who has not noticed yet has not
+// confirmed that, whatever it says, and does not miss it for having written something itself since.
+func TestNumbersGivenAgain(t *testing.T) {
+	url := testserver.PostgresURL(t)
+	own := newWorld(t)
+	a, b := &world{t: t, hasher: own.hasher}, &world{t: t, hasher: own.hasher}
+	for name, w := range map[string]*world{"a": a, "b": b} {
+		w.use()
+		w.join(url, name, anHour)
+	}
+	a.tenant("acme", "free", 0)
+	id, key := a.key("acme")
+	other, _ := a.key("acme")
+	lost, _ := a.key("acme")
+	comes(t, "b knows the key", func() bool { return b.check(key) == gateway.Allowed })
+	a.editKey(lost, revoke)
+	seq := a.gw.Stats().Seq
+	comes(t, "b has confirmed all", func() bool {
+		return len(a.gw.Confirm(t.Context(), "default", seq, time.Second).Pending) == 0
+	})
+	b.store.deaf.Store(true)
+	back := must(sql.Open("pgx", url))(t)
+	defer back.Close()
+	if _, err := back.Exec(`WITH s AS (UPDATE sequences SET value = value - 1 WHERE name = 'changes' RETURNING value),
+		c AS (DELETE FROM changes WHERE seq > (SELECT value FROM s))
+		UPDATE nodes SET seq = least(seq, (SELECT value FROM s))`); err != nil {
+		t.Fatal(err)
+	}
+	comes(t, "a has noticed", func() bool { return a.gw.Stats().Seq == seq-1 })
+	a.editKey(id, revoke)
+	if got := a.gw.Stats().Seq; got != seq {
+		t.Fatalf("the revocation is change %d, not %d", got, seq)
+	}
+	// Longer than it takes b to say how far it is.
+	got := a.gw.Confirm(t.Context(), "default", seq, 3*time.Second)
+	if len(got.Pending) != 1 || got.Pending[0].Name != "b" {
+		t.Errorf("b can't have confirmed a change that it has not read: %+v", got)
+	}
+	b.editKey(other, revoke)
+	b.store.deaf.Store(false)
+	comes(t, "b refuses the key", func() bool { return b.check(key) == gateway.RevokedKey })
+	comes(t, "b has confirmed", func() bool {
+		return len(a.gw.Confirm(t.Context(), "default", seq, time.Second).Pending) == 0
+	})
+}
+
 // A shorter trust holds at once, whether or not the store can be told of it.
 func TestShorterTrustHoldsWhileCutOff(t *testing.T) {
 	url := testserver.PostgresURL(t)

@@ -47,19 +47,25 @@ func (g *Gateway) catchUp(ctx context.Context) error {
 			return err
 		}
 		began := time.Now()
-		after := g.seq.Load()
-		// The last one applied again: that it is still the same says that these follow it.
+		applied := g.seq.Load()
+		// From the last one that was read, since what this process wrote after it may have got its number
+		// where others wrote what was not read.
+		after := applied
+		if k := g.known.Load(); k != nil {
+			after = min(after, k.Seq)
+		}
+		// That one again: that it is still the same says that these follow it.
 		changes, err := g.store.Changes(ctx, max(after-1, 0), changesAtOnce)
 		if err != nil {
 			return err
 		}
 		read := len(changes)
-		changes, broken, err := g.following(ctx, after, changes)
+		changes, broken, err := g.following(ctx, after, applied, changes)
 		if err != nil {
 			return err
 		}
 		if broken != "" {
-			return g.beginAnew(ctx, after, broken)
+			return g.beginAnew(ctx, applied, broken)
 		}
 		if len(changes) == 0 {
 			g.caughtUp(began)
@@ -74,7 +80,7 @@ func (g *Gateway) catchUp(ctx context.Context) error {
 		// Over gaps too, but not back behind what was applied meanwhile.
 		for now := g.seq.Load(); last.Seq > now && !g.seq.CompareAndSwap(now, last.Seq); now = g.seq.Load() {
 		}
-		g.known = last
+		g.known.Store(&last)
 		if read < changesAtOnce {
 			g.caughtUp(began)
 			return nil
@@ -84,8 +90,8 @@ func (g *Gateway) catchUp(ctx context.Context) error {
 }
 
 // following returns those of changes, which were read from after on, that come after it,
-// and why they do not follow it, "" where they do.
-func (g *Gateway) following(ctx context.Context, after int64, changes []Change) (_ []Change, broken string, err error) {
+// and why they do not follow it, "" where they do. Before that applied was the newest applied.
+func (g *Gateway) following(ctx context.Context, after, applied int64, changes []Change) (_ []Change, broken string, err error) {
 	switch {
 	case len(changes) == 0:
 		last, err := g.store.LastSeq(ctx)
@@ -101,16 +107,19 @@ func (g *Gateway) following(ctx context.Context, after int64, changes []Change) 
 		if changes, err = g.store.Changes(ctx, after, changesAtOnce); err != nil {
 			return nil, "", err
 		}
-		if len(changes) > 0 && changes[0].Seq == after+1 || g.seq.Load() != after {
+		if len(changes) > 0 && changes[0].Seq == after+1 || g.seq.Load() != applied {
 			return changes, "", nil
 		}
 		return nil, "the changes since were dropped", nil
 	case changes[0].Seq == after:
 		first := changes[0]
-		if g.known.Seq == after && g.known.Mark != first.Mark {
+		if k := g.known.Load(); k != nil && k.Seq == after && k.Mark != first.Mark {
 			return nil, "the store is another than the one that was read before, as after restoring a backup", nil
 		}
-		g.known = first
+		if newest := changes[len(changes)-1].Seq; newest < applied && len(changes) < changesAtOnce {
+			return nil, "the store is older than what was written to it before, as after restoring a backup", nil
+		}
+		g.known.Store(&first)
 		return changes[1:], "", nil
 	case changes[0].Seq > after+1:
 		return nil, "the changes since were dropped", nil
@@ -133,7 +142,7 @@ func (g *Gateway) beginAnew(ctx context.Context, after int64, why string) error 
 	if err := g.settleAll(ctx); err != nil {
 		return err
 	}
-	g.known = Change{}
+	g.known.Store(nil)
 	g.seq.Store(last)
 	g.caughtUp(began)
 	return nil

@@ -95,8 +95,8 @@ type Gateway struct {
 	tokenChanges atomic.Uint64
 	seq          atomic.Int64 // newest change applied
 	toldSeq      atomic.Int64 // newest one that others are, or will be, told of
-	// known is the newest change that was read as applied; the follower's alone.
-	known Change
+	// known is the newest change that was read as applied, nil for none; only the follower sets it.
+	known atomic.Pointer[Change]
 	// member is nil where the store is this process's alone.
 	member *membership
 	// mirror is the store where that answers by a copy; nil where it does not. era is that

@@ -25,6 +25,7 @@ import (
 type faultyStore struct {
 	*sqlstore.Store
 	down    atomic.Bool
+	deaf    atomic.Bool // to changes alone
 	lookups atomic.Int64
 	changes atomic.Int64
 	// flaky is how many of a hundred calls fail while the store is not down.
@@ -89,7 +90,7 @@ func (s *faultyStore) WriteFlush(ctx context.Context, node string, f *gateway.Fl
 
 func (s *faultyStore) Changes(ctx context.Context, after int64, limit int) ([]gateway.Change, error) {
 	s.changes.Add(1)
-	if s.fails() {
+	if s.deaf.Load() || s.fails() {
 		return nil, errDown
 	}
 	return s.Store.Changes(ctx, after, limit)

@@ -36,9 +36,13 @@ func (s *Store) shared() (*postgresDB, error) {
 }
 
 // reportNodeSQL writes a node's row, in one round trip and without waiting for the disk:
-// it is written again within a second.
+// it is written again within a second. What it acts by counts where that is of this state of the database: after
+// a fail-over to a server that was behind, the same number is another change's.
 const reportNodeSQL = `INSERT INTO nodes AS n (name, lease_until, instance, version, config, seq, ready, keys_cached, started_at, contact_at, stops_by, earlier)
-	SELECT $1, 0, $2, $3, $4, $5, $6, $7, clock.now, clock.now, clock.now + $8, $10
+	SELECT $1, 0, $2, $3, $4,
+		CASE WHEN $5 <= (SELECT value FROM sequences WHERE name = 'changes')
+			AND ($11 = 0 OR EXISTS (SELECT 1 FROM changes WHERE seq = $11 AND at = $12)) THEN $5 ELSE 0 END,
+		$6, $7, clock.now, clock.now, clock.now + $8, $10
 	FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now, set_config('synchronous_commit', 'off', true) AS relaxed) AS clock
 	WHERE clock.relaxed = 'off'
 	ON CONFLICT (name) DO UPDATE SET instance = excluded.instance, version = excluded.version, config = excluded.config,
@@ -59,7 +63,7 @@ func (s *Store) ReportNode(ctx context.Context, n *gateway.Node, trust gateway.T
 	var rows int64
 	err = s.reading(ctx, "writing what a node says of itself", func(c *conns) error {
 		res, err := c.read.ExecContext(ctx, reportNodeSQL, n.Name, n.Instance, n.Version, n.ConfigHash, n.Seq, flag(n.Ready), n.KeysCached,
-			(trust.Longest() + trustMargin).Microseconds(), nameFreeAfter.Microseconds(), string(earlier))
+			(trust.Longest() + trustMargin).Microseconds(), nameFreeAfter.Microseconds(), string(earlier), n.Known.Seq, n.Known.Mark)
 		if err == nil {
 			rows, err = res.RowsAffected()
 		}

@@ -195,6 +195,11 @@ func TestPostgresCommitBreaksOff(t *testing.T) {
 func TestPostgresNodes(t *testing.T) {
 	trust := gateway.Trust{Default: time.Minute, Keyspaces: map[string]time.Duration{"bulk": time.Hour, "payments": time.Second}}
 	s := openPostgres(t, testserver.PostgresURL(t))
+	for range 3 {
+		if _, err := touch(within(t), s, "k"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	report := func(name, instance string, seq int64) error {
 		return s.ReportNode(within(t), &gateway.Node{Name: name, Instance: instance, Version: "v1", ConfigHash: "c", Seq: seq, Ready: true}, trust)
 	}
