@@ -165,7 +165,10 @@ func (g *Gateway) Start(ctx context.Context) error {
 	if g.mirror, _ = ability[Mirror](g.store); g.mirror != nil {
 		g.era = g.mirror.Era()
 	}
-	if err := g.join(ctx); err != nil && !g.joinLater(err) {
+	switch err := g.join(ctx); {
+	case err == nil:
+		g.awaitMirror(ctx, time.Now())
+	case !g.joinLater(err):
 		return fmt.Errorf("joining the gateways that share the store: %w", err)
 	}
 	began := time.Now()

@@ -10,7 +10,7 @@ import (
 // elsewhere. Its methods do not block.
 type Mirror interface {
 	// Heard returns when the copy last held everything that was written; the zero time for
-	// never. Store.Wait returns when it has moved.
+	// never. Store.Wait returns when it has moved. It moves soon after ReportNode took the first report.
 	Heard() time.Time
 	// Promised returns what ReportNode told the original last, by this process or one before it, and
 	// when; false where that is not known.
@@ -65,6 +65,22 @@ func (g *Gateway) heardBy(began time.Time) time.Time {
 		}
 	}
 	return began
+}
+
+// mirrorWait is how long a gateway that joined waits for a copy that is not up to date.
+const mirrorWait = 3 * time.Second
+
+// awaitMirror waits until the copy, if there is one, holds all that was written before since: who changed
+// something before this gateway was known did not wait for it. Where the store went away meanwhile it goes
+// on with what there is.
+func (g *Gateway) awaitMirror(ctx context.Context, since time.Time) {
+	if g.mirror == nil || g.member == nil || g.mirror.Heard().IsZero() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, mirrorWait)
+	defer cancel()
+	for g.mirror.Heard().Before(since) && pause(ctx, time.Millisecond) == nil {
+	}
 }
 
 // joinLater says whether a gateway that could not make itself known may judge keys all the

@@ -13,6 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store/replica"
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
@@ -70,6 +71,39 @@ func TestPostgresAway(t *testing.T) {
 		n.want(second, gateway.RevokedKey)
 		n.want(third, gateway.RevokedKey)
 	}
+}
+
+// TestPostgresJoin revokes a key between the moment in which a gateway's copy was brought up to date and
+// that in which others hear of the gateway: nobody waited for it.
+func TestPostgresJoin(t *testing.T) {
+	t.Parallel()
+	url := testserver.PostgresURL(t)
+	a, late := newNodeOn(t, "", postgresTruth(t, url)), newNodeOn(t, "", postgresTruth(t, url))
+	a.tenant("a")
+	id, full := a.key("a")
+	late.settled()
+	late.want(full, gateway.Allowed)
+	late.stop()
+
+	late.truth = &cutTruth{Store: late.open(), down: &late.down}
+	var err error
+	if late.r, err = replica.Open(t.Context(), replica.Options{File: late.file, Truth: late.truth, Logger: quiet}); err != nil {
+		t.Fatal(err)
+	}
+	held := make(chan struct{})
+	late.truth.held.Store(&held)
+	if late.gw, err = gateway.New(gateway.Options{Store: late.r, Registry: late.r, Node: "late", Logger: quiet}); err != nil {
+		t.Fatal(err)
+	}
+	late.stopped = false
+	if _, err := a.RevokeKey(ctxOf(t), ada, ks, id); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(300*time.Millisecond, func() { close(held) })
+	if err := late.gw.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	late.want(full, gateway.RevokedKey)
 }
 
 // TestPostgresPartition cuts a node off from PostgreSQL, without a connection being closed, while

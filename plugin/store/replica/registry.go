@@ -33,6 +33,7 @@ func (r *Replica) ReportNode(ctx context.Context, n *gateway.Node, trust gateway
 		return err
 	}
 	r.promised.Store(&sqlstore.Promise{At: began, Trust: trust})
+	r.joined.Do(r.wake.ring)
 	return nil
 }
 

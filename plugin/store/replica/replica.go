@@ -117,6 +117,8 @@ type Replica struct {
 	strayMu sync.Mutex
 	strays  []gateway.Change
 
+	// joined has the truth asked when this node is first known.
+	joined sync.Once
 	// left says that nobody waits for this node any more: see RemoveNode.
 	left atomic.Bool
 

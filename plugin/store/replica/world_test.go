@@ -24,6 +24,8 @@ import (
 type cutTruth struct {
 	*sqlstore.Store
 	down *atomic.Bool
+	// held, where there is one, holds up those who ask for changes until it is closed.
+	held atomic.Pointer[chan struct{}]
 }
 
 var errDown = fmt.Errorf("%w: taken away by the test", gateway.ErrStore)
@@ -38,6 +40,13 @@ func (c *cutTruth) cut() error {
 func (c *cutTruth) Delta(ctx context.Context, from sqlstore.Position, limit int) (*sqlstore.Delta, error) {
 	if err := c.cut(); err != nil {
 		return nil, err
+	}
+	if held := c.held.Load(); held != nil {
+		select {
+		case <-*held:
+		case <-ctx.Done():
+			return nil, errDown
+		}
 	}
 	return c.Store.Delta(ctx, from, limit)
 }
@@ -182,7 +191,7 @@ func (n *node) start() {
 	n.t.Helper()
 	ctx := context.Background()
 	n.stopped = false
-	n.truth = &cutTruth{n.open(), &n.down}
+	n.truth = &cutTruth{Store: n.open(), down: &n.down}
 	var err error
 	if n.r, err = replica.Open(ctx, replica.Options{File: n.file, Truth: n.truth, Logger: quiet, Herald: n.herald}); err != nil {
 		n.t.Fatal(err)
