@@ -212,6 +212,33 @@ func TestNumbersGivenAgain(t *testing.T) {
 	})
 }
 
+// A request for which credits must be leased does not wait for a database that stands still until its client
+// gives up.
+func TestLeasesFromAStoreThatStandsStill(t *testing.T) {
+	url := testserver.PostgresURL(t)
+	server, at := testserver.PostgresAt(t, url)
+	proxy := testserver.NewProxy(t, server)
+	own := newWorld(t, plan("free", "credits"))
+	a := &world{t: t, hasher: own.hasher}
+	a.use(plan("free", "credits"))
+	a.join(at(proxy.Addr()), "a", anHour)
+	a.tenant("acme", "free", 5)
+	_, key := a.key("acme")
+	a.want(gateway.Allowed, key)
+	proxy.Hold()
+	defer proxy.Restore()
+	// What bounds other writes is thrice as long.
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	for range 3 {
+		var d gateway.Decision
+		a.gw.Check(ctx, a.request(key), &d)
+		if d.Done(); d.Reason != gateway.Unavailable || ctx.Err() != nil {
+			t.Fatalf("it is judged %v, %v", d.Reason, ctx.Err())
+		}
+	}
+}
+
 // A shorter trust holds at once, whether or not the store can be told of it.
 func TestShorterTrustHoldsWhileCutOff(t *testing.T) {
 	url := testserver.PostgresURL(t)

@@ -18,12 +18,19 @@ import (
 // back what it holds every second. Where there are credits for FewCharges only, it leases what one
 // charge needs: so nobody is refused for what another holds and does not spend.
 
-// leaseTries is how often more is leased for one charge.
-const leaseTries = 64
+const (
+	// leaseTries is how often more is leased for one charge.
+	leaseTries = 64
+	// leaseTimeout bounds for how long a request waits for that, where the store stands still, and giving
+	// back one tenant's lease, which requests wait for.
+	leaseTimeout = 2 * time.Second
+)
 
 // lease makes charge succeed or be refused, for a tenant whose account had too few
 // credits for its cost: it leases more and runs charge. One caller at a time leases for a tenant.
 func (g *Gateway) lease(ctx context.Context, t *tenantState, cost int64, charge func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
+	defer cancel()
 	if err := t.lock(ctx); err != nil {
 		return err
 	}
@@ -140,17 +147,20 @@ func (g *Gateway) shareLeases(ctx context.Context) {
 	if g.member == nil {
 		return
 	}
+	failed := false
 	g.table.eachTenant(func(t *tenantState) {
 		account := t.subject.OpenAccount()
-		if account == nil || ctx.Err() != nil {
+		if account == nil || ctx.Err() != nil || failed {
 			return
 		}
 		if held, _ := account.Held(); held == 0 {
 			account.Invalidate()
 			return
 		}
+		short, cancel := context.WithTimeout(ctx, leaseTimeout)
+		defer cancel()
 		// What can't be given back now will be later; that has been logged.
-		_ = g.WithCredits(ctx, t.id.keyspace, t.id.id, func() error { return nil })
+		failed = g.WithCredits(short, t.id.keyspace, t.id.id, func() error { return nil }) != nil
 	})
 }
 

@@ -172,7 +172,7 @@ func (r *Replica) LeaseCredits(ctx context.Context, node, keyspace, tenant strin
 	if err := r.dropUnleased(ctx); err != nil {
 		return 0, 0, err
 	}
-	err = r.there(func() (err error) {
+	err = r.thereWhile(ctx, func(ctx context.Context) (err error) {
 		granted, rest, err = r.truth.LeaseCredits(ctx, node, keyspace, tenant, need)
 		return err
 	})
@@ -181,7 +181,7 @@ func (r *Replica) LeaseCredits(ctx context.Context, node, keyspace, tenant strin
 
 // ReturnCredits implements gateway.Store.
 func (r *Replica) ReturnCredits(ctx context.Context, node, keyspace, tenant string) error {
-	return r.there(func() error { return r.truth.ReturnCredits(ctx, node, keyspace, tenant) })
+	return r.thereWhile(ctx, func(ctx context.Context) error { return r.truth.ReturnCredits(ctx, node, keyspace, tenant) })
 }
 
 // DropLeases implements gateway.Store. While the truth is away it is put off until the node
