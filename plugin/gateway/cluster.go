@@ -194,18 +194,28 @@ func (g *Gateway) stale(now time.Time, keyspace string) bool {
 }
 
 // endStale ends the live requests of keyspaces that are judged no more: whoever revokes a key is told
-// that nothing goes on by it from then on.
-func (g *Gateway) endStale(now time.Time) {
+// that nothing goes on by it from then on. It reports whether there are such keyspaces.
+func (g *Gateway) endStale(now time.Time) bool {
 	h := g.member.until.Load()
 	at := g.member.since(now)
 	if h != nil && at <= h.first {
-		return
+		return false
 	}
 	g.table.eachKey(nil, func(k *keyState) {
 		if h.passed(at, k.id.keyspace) {
 			k.live.endAll(Unavailable)
 		}
 	})
+	return true
+}
+
+// tellStale logs that keys are judged no more, or are again.
+func (g *Gateway) tellStale(stale bool) {
+	if stale {
+		g.log.Error("nothing was heard of the store for longer than max_staleness: keys are answered with 503, and open streams ended, until it is heard of", "node", g.node)
+		return
+	}
+	g.log.Info("the store is heard of again: keys are judged", "node", g.node)
 }
 
 // behind returns how long ago this node had applied all changes there were.
@@ -321,10 +331,13 @@ func (g *Gateway) reportLoop(ctx context.Context) {
 func (g *Gateway) staleLoop(ctx context.Context) {
 	t := time.NewTimer(staleEvery)
 	defer t.Stop()
-	for {
+	for was := false; ; {
 		select {
 		case now := <-t.C:
-			g.endStale(now)
+			if is := g.endStale(now); is != was {
+				was = is
+				g.tellStale(is)
+			}
 			// Looking through many keys is not to take more than a twentieth of a processor.
 			t.Reset(max(staleEvery, 20*time.Since(now)))
 		case <-ctx.Done():
