@@ -80,33 +80,32 @@ const (
 	succession = 4 * deafAfter
 )
 
-// membership is an engine's part among others that share its store. All durations are
-// since born, by the clock that nobody sets.
+// membership is an engine's part among others that share its store. All times have a reading of the
+// clock that nobody sets.
 type membership struct {
 	// registry is nil where the store is this process's alone.
 	registry Registry
 	instance string
 	about    func() (version, configHash string)
-	born     time.Time
 
 	mu sync.Mutex
 	// trust is how long this node judges by what it holds without word from the store.
 	trust Trust
 	// heard is when all changes there were had been applied, reported when the store last
 	// took what this node says of itself, and promised the trust that was stated then.
-	heard, reported time.Duration
+	heard, reported time.Time
 	promised        Trust
 	// until is when this node stops judging; nil before the first report.
 	until atomic.Pointer[horizon]
 	// back is when the store began to take reports, after the last time that it did not.
-	back   time.Duration
+	back   time.Time
 	failed bool
 	// replaced says that another process took this node's name.
 	replaced bool
 	// listed says that the store took a report of this process's, and refusedAt when it first
 	// refused one, because of its name, before it took any.
 	listed    bool
-	refusedAt time.Duration
+	refusedAt time.Time
 
 	// moved has an entry when there is something new to report.
 	moved chan struct{}
@@ -117,33 +116,31 @@ func newMembership(r Registry, trust Trust, about func() (string, string)) *memb
 	if about == nil {
 		about = func() (string, string) { return "", "" }
 	}
-	return &membership{registry: r, instance: rand.Text(), about: about, born: time.Now(), trust: trust, moved: make(chan struct{}, 1)}
+	now := time.Now()
+	return &membership{registry: r, instance: rand.Text(), about: about, trust: trust, heard: now, back: now, moved: make(chan struct{}, 1)}
 }
-
-// since returns how long after born t is.
-func (m *membership) since(t time.Time) time.Duration { return t.Sub(m.born) }
 
 // stale says that what this node holds of a keyspace may not be judged by any more.
 func (m *membership) stale(now time.Time, keyspace string) bool {
-	return m.until.Load().passed(m.since(now), keyspace)
+	return m.until.Load().passed(now, keyspace)
 }
 
 // over says that what this node holds may not be judged by any more, of any keyspace.
-func (m *membership) over(now time.Time) bool { return m.until.Load().over(m.since(now)) }
+func (m *membership) over(now time.Time) bool { return m.until.Load().over(now) }
 
 // silent says that nothing was heard of the store for a while: what was created since is
 // not known here.
 func (m *membership) silent(now time.Time) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.since(now)-m.heard > silence
+	return now.Sub(m.heard) > silence
 }
 
 // hear notes that what was committed before began is applied.
 func (m *membership) hear(began time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.heard = m.since(began)
+	m.heard = began
 	m.extend()
 }
 
@@ -151,10 +148,10 @@ func (m *membership) hear(began time.Time) {
 func (m *membership) told(began time.Time, trust Trust) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.failed || m.reported == 0 {
-		m.back, m.failed = m.since(began), false
+	if m.failed || m.reported.IsZero() {
+		m.back, m.failed = began, false
 	}
-	m.reported, m.promised = m.since(began), trust
+	m.reported, m.promised = began, trust
 	m.extend()
 }
 
@@ -163,14 +160,19 @@ func (m *membership) told(began time.Time, trust Trust) {
 func (m *membership) recovering() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.failed || m.since(time.Now())-m.back < deafAfter
+	return m.failed || time.Since(m.back) < deafAfter
 }
 
 // extend moves the end of trust on: nobody may be told an earlier one. m.mu is held.
 func (m *membership) extend() {
-	if !m.replaced {
-		m.until.Store(newHorizon(min(m.heard, m.reported), m.trust.within(m.promised)))
+	if m.replaced || m.reported.IsZero() {
+		return
 	}
+	from := m.heard
+	if m.reported.Before(from) {
+		from = m.reported
+	}
+	m.until.Store(newHorizon(from, m.trust.within(m.promised)))
 }
 
 // SetTrust says for how long this node judges by what it holds while it hears nothing
@@ -197,12 +199,11 @@ func (g *Gateway) stale(now time.Time, keyspace string) bool {
 // that nothing goes on by it from then on. It reports whether there are such keyspaces.
 func (g *Gateway) endStale(now time.Time) bool {
 	h := g.member.until.Load()
-	at := g.member.since(now)
-	if h != nil && at <= h.first {
+	if !h.partly(now) {
 		return false
 	}
 	g.table.eachKey(nil, func(k *keyState) {
-		if h.passed(at, k.id.keyspace) {
+		if h.passed(now, k.id.keyspace) {
 			k.live.endAll(Unavailable)
 		}
 	})
@@ -226,7 +227,7 @@ func (g *Gateway) behind() time.Duration {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.since(time.Now()) - m.heard
+	return time.Since(m.heard)
 }
 
 // silent says that what is unknown here may be known to the store.
@@ -295,11 +296,10 @@ func (m *membership) list() {
 func (m *membership) succeeds() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := m.since(time.Now())
-	if m.refusedAt == 0 {
-		m.refusedAt = now
+	if m.refusedAt.IsZero() {
+		m.refusedAt = time.Now()
 	}
-	return !m.listed && !m.replaced && now-m.refusedAt < succession
+	return !m.listed && !m.replaced && time.Since(m.refusedAt) < succession
 }
 
 // reportLoop reports whenever changes were applied, and every now and then.

@@ -99,7 +99,13 @@ func (g *Gateway) joinLater(err error) bool {
 	if !known {
 		at, trust = heard, m.trust
 	}
-	m.told(at, trust)
-	m.hear(heard)
+	m.told(steady(at), trust)
+	m.hear(steady(heard))
 	return !m.over(time.Now())
+}
+
+// steady returns t with a reading of the clock that nobody sets: what was written to a file has none.
+func steady(t time.Time) time.Time {
+	now := time.Now()
+	return now.Add(t.Sub(now))
 }

@@ -65,23 +65,36 @@ func (t Trust) within(o Trust) Trust {
 	return out
 }
 
-// horizon is until when a node judges, in time since its membership.born. Immutable.
+// horizon is until when a node judges. Immutable; nil says that it judges nothing.
 type horizon struct {
 	// from is when it last knew that it holds everything, and was known to.
-	from  time.Duration
+	from  time.Time
 	trust Trust
-	// first and last are when it stops judging the first keyspace, and the last.
-	first, last time.Duration
+	// shortest and longest are for how long after from the first keyspace is judged, and the last.
+	shortest, longest time.Duration
 }
 
-func newHorizon(from time.Duration, trust Trust) *horizon {
-	return &horizon{from, trust, from + trust.shortest(), from + trust.Longest()}
+func newHorizon(from time.Time, trust Trust) *horizon {
+	return &horizon{from, trust, trust.shortest(), trust.Longest()}
 }
+
+// age returns how long before now from was, by the clock that nobody sets or by that which is set,
+// whichever says longer: the former stands still while the machine is suspended.
+func (h *horizon) age(now time.Time) time.Duration {
+	return max(now.Sub(h.from), time.Duration(now.UnixNano()-h.from.UnixNano()))
+}
+
+// partly says that there may be a keyspace that is judged no more at a time.
+func (h *horizon) partly(now time.Time) bool { return h == nil || h.age(now) > h.shortest }
 
 // passed says that a keyspace is judged no more at a time. Does not allocate.
-func (h *horizon) passed(at time.Duration, keyspace string) bool {
-	return h == nil || at > h.first && at > h.from+h.trust.Of(keyspace)
+func (h *horizon) passed(now time.Time, keyspace string) bool {
+	if h == nil {
+		return true
+	}
+	age := h.age(now)
+	return age > h.shortest && age > h.trust.Of(keyspace)
 }
 
 // over says that no keyspace is judged any more.
-func (h *horizon) over(at time.Duration) bool { return h == nil || at > h.last }
+func (h *horizon) over(now time.Time) bool { return h == nil || h.age(now) > h.longest }
