@@ -144,10 +144,21 @@ func (a *App) hash() string {
 }
 
 // configHash tells configurations apart. It is made of the configuration as it is
-// saved, in which secrets are placeholders.
+// saved, in which secrets are placeholders, without what each gateway has of its own.
 func (a *App) configHash() string {
 	b, err := json.Marshal(a)
 	if err != nil {
+		return ""
+	}
+	var fields map[string]any
+	if err := json.Unmarshal(b, &fields); err != nil {
+		return ""
+	}
+	delete(fields, "node")
+	if store, ok := fields["store"].(map[string]any); ok {
+		delete(store, "replica")
+	}
+	if b, err = json.Marshal(fields); err != nil {
 		return ""
 	}
 	sum := sha256.Sum256(b)

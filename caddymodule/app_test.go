@@ -399,3 +399,18 @@ func freePort(t *testing.T) int {
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port
 }
+
+// Gateways of one configuration are told from those of another, whatever each has of its own.
+func TestConfigHash(t *testing.T) {
+	hash := func(node, replica string, staleness time.Duration) string {
+		a := &App{Node: node, Store: &StoreConfig{Type: storePostgres, DSN: "{env.DATABASE_URL}", Replica: replica, MaxStaleness: caddy.Duration(staleness)}}
+		return a.hash()
+	}
+	one := hash("n1", "/a.db", time.Hour)
+	if one == "" || hash("n2", "/b.db", time.Hour) != one {
+		t.Error("gateways differ by what is their own")
+	}
+	if hash("n1", "/a.db", time.Minute) == one {
+		t.Error("another configuration has the same hash")
+	}
+}

@@ -53,6 +53,8 @@ type client struct {
 	keyspace string
 	// name of the gateway in messages.
 	name string
+	// pending are the nodes that had not confirmed what the last call changed.
+	pending []management.PendingNode
 }
 
 // clientOf returns the client that the flags of cmd describe.
@@ -210,6 +212,10 @@ func (c *client) call(ctx context.Context, method, path string, query url.Values
 			return nil, fmt.Errorf("%s is %s on %s: %w", r.ID, r.Status, strings.Join(r.Confirmed, ", "), pending(r))
 		}
 	}
+	c.pending = nil
+	if named := resp.Header.Get(api.PendingHeader); named != "" {
+		_ = json.Unmarshal([]byte(named), &c.pending)
+	}
 	if into == nil || len(b) == 0 {
 		return b, nil
 	}
@@ -217,6 +223,12 @@ func (c *client) call(ctx context.Context, method, path string, query url.Values
 		return nil, fmt.Errorf("%s does not answer as a gateway does: %w", c.name, err)
 	}
 	return b, nil
+}
+
+// unconfirmed joins err with the failure of the last call, a change, where some node has not
+// confirmed it. What is new is accepted nowhere before it is known there: that is no failure.
+func (c *client) unconfirmed(err error) error {
+	return errors.Join(err, pending(management.Receipt{Pending: c.pending, Durable: true}))
 }
 
 // refusalOf reads why a request was refused.

@@ -92,7 +92,8 @@ func createKey(cmd *cobra.Command, _ []string) error {
 	if cmd.Flags().Changed("env") {
 		body["environment"], _ = cmd.Flags().GetString("env")
 	}
-	return issueCall(cmd, tenantPath(tenant)+"/keys", body)
+	_, err = issueCall(cmd, tenantPath(tenant)+"/keys", body)
+	return err
 }
 
 func rotateKey(cmd *cobra.Command, args []string) error {
@@ -100,32 +101,37 @@ func rotateKey(cmd *cobra.Command, args []string) error {
 	if grace, _ := cmd.Flags().GetString("grace"); grace != "" {
 		body["grace"] = grace
 	}
-	return issueCall(cmd, keyPath(args[0])+"/rotate", body)
-}
-
-// issueCall makes a call that answers with a full key, and prints it: this once.
-func issueCall(cmd *cobra.Command, path string, body map[string]any) error {
-	c, err := clientOf(cmd)
+	c, err := issueCall(cmd, keyPath(args[0])+"/rotate", body)
 	if err != nil {
 		return err
+	}
+	return c.unconfirmed(nil) // the old secret may still be taken there
+}
+
+// issueCall makes a call that answers with a full key, and prints it: this once. It returns the
+// client that made it.
+func issueCall(cmd *cobra.Command, path string, body map[string]any) (*client, error) {
+	c, err := clientOf(cmd)
+	if err != nil {
+		return nil, err
 	}
 	var k issuedKey
 	b, err := c.call(cmd.Context(), http.MethodPost, path, nil, body, &k)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if asJSON(cmd) {
-		return printJSON(cmd, b)
+		return c, printJSON(cmd, b)
 	}
 	if err := printKey(cmd, k.KeyRecord, text(k.Key)); err != nil {
-		return err
+		return nil, err
 	}
 	if k.Key == nil {
 		_, err = fmt.Fprintln(cmd.OutOrStdout(), "\nThe key was shown when it was made; rotate it for a new one.")
-		return err
+		return c, err
 	}
 	_, err = fmt.Fprintf(cmd.OutOrStdout(), "\nCopy the key now: it is not shown again. Try it:\n\n  %s\n", shown(text(k.Curl)))
-	return err
+	return c, err
 }
 
 // keyCall makes a call that answers with a key's record, and prints it.
@@ -144,9 +150,14 @@ func keyCall(cmd *cobra.Command, method, path string, body map[string]any) error
 		return err
 	}
 	if asJSON(cmd) {
-		return printJSON(cmd, b)
+		err = printJSON(cmd, b)
+	} else {
+		err = printKey(cmd, k, "")
 	}
-	return printKey(cmd, k, "")
+	if method != http.MethodPatch {
+		return err
+	}
+	return c.unconfirmed(err)
 }
 
 func printKey(cmd *cobra.Command, k management.KeyRecord, full string) error {

@@ -104,6 +104,13 @@ func tenantCall(cmd *cobra.Command, method, path string, body map[string]any) er
 	if err != nil {
 		return err
 	}
+	if err := printTenant(cmd, b, t); err != nil || method != http.MethodPatch {
+		return err
+	}
+	return c.unconfirmed(nil)
+}
+
+func printTenant(cmd *cobra.Command, b []byte, t management.TenantRecord) error {
 	if asJSON(cmd) {
 		return printJSON(cmd, b)
 	}
@@ -202,9 +209,11 @@ func deleteCall(cmd *cobra.Command, path string, query url.Values, done string) 
 	if err != nil {
 		return err
 	}
-	if _, err = c.call(cmd.Context(), http.MethodDelete, path, query, nil, nil); err != nil || asJSON(cmd) {
+	if _, err = c.call(cmd.Context(), http.MethodDelete, path, query, nil, nil); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(cmd.OutOrStdout(), shown(done))
-	return err
+	if !asJSON(cmd) {
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), shown(done))
+	}
+	return c.unconfirmed(err)
 }

@@ -81,7 +81,7 @@ type refusedStart struct{ cause error }
 
 func (r refusedStart) Error() string { return r.cause.Error() }
 
-// settle has the store reached as the newest configuration that runs says, and by nothing else.
+// settle has the store reached, and trusted, as the newest configuration that runs says, and by nothing else.
 func (e *engine) settle() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -93,6 +93,7 @@ func (e *engine) settleLocked() {
 	if n == 0 || e.store == nil || !e.where.shared() {
 		return
 	}
+	e.gateway.SetTrust(e.apps[n-1].trust())
 	s := e.apps[n-1].secrets
 	if err := e.sharedStore().Settle(s.dsn, s.listen); err != nil {
 		e.apps[n-1].log.Error("going on with the address of the store that is in use", "error", err)

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -193,6 +194,14 @@ func TestClusterRevokes(t *testing.T) {
 		t.Errorf("after n2 was killed: %v", receipt)
 	}
 	a.keygate(t, "key", "revoke", k.id, "--wait", "10ms").exits(1)
+	// So is everything else that refuses keys there.
+	gone := a.key(t, "acme", nil)
+	for _, command := range [][]string{{"tenant", "suspend", "acme"}, {"tenant", "suspend", "acme"}, {"tenant", "activate", "acme"},
+		{"key", "rotate", gone.id}, {"key", "delete", gone.id}} {
+		if said := a.keygate(t, command...).exits(1).err; !strings.Contains(said, "n2 has not confirmed (it stops by ") {
+			t.Errorf("%v: %s", command, said)
+		}
+	}
 	eventually(t, "n2 counts as gone", func() bool { return a.keygate(t, "status", "--forget", "n2").code == 0 })
 	a.keygate(t, "key", "revoke", k.id).exits(0)
 	if last := a.manage(t, "GET", "/v1/audit", nil).json().records("data")[0]; last.text("action") != "node.forgotten" || last.text("target") != "n2" {

@@ -183,8 +183,9 @@ type call struct {
 	h *Handler
 	w http.ResponseWriter
 	r *http.Request
-	// ctx is the request's.
+	// ctx is the request's; where notes which gateways act by what was changed with it.
 	ctx    context.Context
+	where  *gateway.Confirmation
 	access Access
 	actor  management.Actor
 	// ks is the keyspace that is meant, keyspace its name.
@@ -291,7 +292,8 @@ func (b bound) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (b bound) answer(w http.ResponseWriter, r *http.Request, access Access) {
-	c := &call{h: b.h, w: w, r: r, ctx: r.Context(), access: access, actor: access.Actor}
+	c := &call{h: b.h, w: w, r: r, access: access, actor: access.Actor}
+	c.ctx, c.where = management.WithConfirmed(r.Context())
 	if err := c.admit(b.route); err != nil {
 		b.h.fail(w, r, err)
 		return

@@ -93,8 +93,23 @@ func write(w http.ResponseWriter, status int, contentType string, v any) {
 
 // json answers with a record.
 func (c *call) json(status int, v any) error {
+	c.pending()
 	write(c.w, status, "application/json", v)
 	return nil
+}
+
+// PendingHeader names, in answers to changes, the gateways that had not confirmed by then: a JSON array of
+// what stands in a receipt under "pending". It is absent where all had.
+const PendingHeader = "Keygate-Pending"
+
+// pending says which gateways have not confirmed what was changed.
+func (c *call) pending() {
+	if len(c.where.Pending) == 0 {
+		return
+	}
+	if b, err := json.Marshal(management.PendingNodes(*c.where)); err == nil {
+		c.w.Header().Set(PendingHeader, string(b))
+	}
 }
 
 // record answers with a record that has a version.
@@ -104,6 +119,7 @@ func (c *call) record(status int, version int64, v any) error {
 }
 
 func (c *call) noContent() error {
+	c.pending()
 	c.w.WriteHeader(http.StatusNoContent)
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 // node may spend. What was spent is taken from the balance by the next flush, so after a
 // crash the tenant is at most that much better off, and never worse: an unspent lease was never
 // taken from the balance. One process leases all there is. Where several share the store each
-// leases half of what is left, so that all find some and go on while the store is away, and gives
+// leases a part of what is left, so that all find some and go on while the store is away, and gives
 // back what it holds every second. Where there are credits for FewCharges only, it leases what one
 // charge needs: so nobody is refused for what another holds and does not spend.
 

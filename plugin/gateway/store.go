@@ -72,9 +72,15 @@ type Flush struct {
 	Spends []Spend
 }
 
-// FewCharges is for how many charges there must be credits that nobody holds, or no more is leased than one
-// needs: none is refused then for what another node holds and does not spend.
-const FewCharges = 128
+// How much of a balance a node leases, so that hardly a charge is refused for what other nodes hold and do not
+// spend, and most are paid for while the store is away.
+const (
+	// FewCharges is for how many charges there must be credits that nobody holds, or no more is leased
+	// than one needs.
+	FewCharges = 128
+	// LeaseShare is which part of those is leased otherwise.
+	LeaseShare = 8
+)
 
 // Store is what the engine needs of a store. Every method may block within ctx, may
 // be called from many goroutines, and returns errors that wrap ErrNotFound or
@@ -109,7 +115,7 @@ type Store interface {
 	// WriteFlush stores f in one transaction.
 	WriteFlush(ctx context.Context, node string, f *Flush) error
 	// LeaseCredits reserves need credits of a tenant for node, as far as there are, or where those that
-	// nobody holds would do for FewCharges of that and more, half of them. It returns how many it got on
+	// nobody holds would do for FewCharges of that and more, one in LeaseShare of them. It returns how many it got on
 	// top of what it held, and how many are left that nobody holds. The balance itself is not changed: leased
 	// credits are the tenant's until spent, and return by themselves when the node's lease ends.
 	LeaseCredits(ctx context.Context, node, keyspace, tenant string, need int64) (granted, rest int64, err error)

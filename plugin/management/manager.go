@@ -219,15 +219,22 @@ func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*
 	if err == nil {
 		m.tell(told)
 	}
-	if err != nil || len(changes) == 0 {
+	if err != nil {
 		return where, err
+	}
+	if len(changes) == 0 {
+		// Another call may have made it so, which other nodes have not heard of yet.
+		noteConfirmed(ctx, func() gateway.Confirmation { return m.confirmAll(ctx, ks.Name) })
+		return where, nil
 	}
 	// It is written, so this node must act by it whether or not the caller still waits.
 	if err := m.engine.Apply(context.WithoutCancel(ctx), changes); err != nil {
 		m.log.ErrorContext(ctx, "a stored change could not be applied at once; it will be by the change feed", "error", err)
 		return where, fmt.Errorf("the change is stored, but this node has not applied it yet: %w", errors.Join(gateway.ErrStore, err))
 	}
-	return m.engine.Confirm(ctx, keyspaceOf(changes), changes[len(changes)-1].Seq, waitOf(ctx)), nil
+	where = m.engine.Confirm(ctx, keyspaceOf(changes), changes[len(changes)-1].Seq, waitOf(ctx))
+	noteConfirmed(ctx, func() gateway.Confirmation { return where })
+	return where, nil
 }
 
 // keyspaceOf returns the keyspace that all changes are of, "" where there is no such.

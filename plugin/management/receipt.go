@@ -26,6 +26,22 @@ func waitOf(ctx context.Context) time.Duration {
 	return DefaultWait
 }
 
+type confirmedKey struct{}
+
+// WithConfirmed returns a context, and where a change made with it notes, before it returns, which
+// nodes act by it; one that changes nothing notes who acts by what there is. Of several changes the last one counts.
+func WithConfirmed(ctx context.Context) (context.Context, *gateway.Confirmation) {
+	where := new(gateway.Confirmation)
+	return context.WithValue(ctx, confirmedKey{}, where), where
+}
+
+// noteConfirmed notes it where WithConfirmed wants that.
+func noteConfirmed(ctx context.Context, confirm func() gateway.Confirmation) {
+	if where, ok := ctx.Value(confirmedKey{}).(*gateway.Confirmation); ok {
+		*where = confirm()
+	}
+}
+
 // confirmAll says which nodes act by all changes there are to what is of a keyspace.
 func (m *Manager) confirmAll(ctx context.Context, keyspace string) gateway.Confirmation {
 	if ks, _, err := m.keyspace(keyspace); err == nil {
@@ -36,9 +52,14 @@ func (m *Manager) confirmAll(ctx context.Context, keyspace string) gateway.Confi
 
 // receipt says where a key's state holds.
 func receipt(k KeyRecord, where gateway.Confirmation) Receipt {
-	r := Receipt{ID: k.ID, Status: k.Status, Confirmed: where.Confirmed, Pending: make([]PendingNode, 0, len(where.Pending)), Durable: true}
+	return Receipt{ID: k.ID, Status: k.Status, Confirmed: where.Confirmed, Pending: PendingNodes(where), Durable: true}
+}
+
+// PendingNodes returns those that have not confirmed, as they are told; not nil.
+func PendingNodes(where gateway.Confirmation) []PendingNode {
+	out := make([]PendingNode, 0, len(where.Pending))
 	for _, p := range where.Pending {
-		r.Pending = append(r.Pending, PendingNode{Node: p.Name, StopsBy: optionalTime(p.StopsBy)})
+		out = append(out, PendingNode{Node: p.Name, StopsBy: optionalTime(p.StopsBy)})
 	}
-	return r
+	return out
 }

@@ -61,7 +61,7 @@ func (s *Store) LeaseCredits(ctx context.Context, node, keyspace, tenant string,
 		}
 		free := max(credits-held, 0)
 		if granted = min(max(need, 0), free); need > 0 && free/gateway.FewCharges >= need {
-			granted = free / 2
+			granted = free / gateway.LeaseShare
 		}
 		rest = free - granted
 		if granted == 0 {

@@ -127,18 +127,21 @@ func leases(t *testing.T, s Store) {
 			t.Errorf("%s: granted %d, rest %d; want %d, %d", step.what, granted, rest, step.granted, step.rest)
 		}
 	}
-	// Where there is plenty, half of what nobody holds is leased, and nothing but what is needed otherwise.
+	// Where there is plenty, a part of what nobody holds is leased, and nothing but what is needed otherwise.
 	withKeys(t, s, "rich", 0)
 	give(t, s, "rich", 3*gateway.FewCharges)
 	for _, step := range []struct {
 		node                string
 		need, granted, rest int64
 	}{
-		{"n1", 4, 4, 3*gateway.FewCharges - 4},
-		{"n1", 2, (3*gateway.FewCharges - 4) / 2, (3*gateway.FewCharges - 4) / 2},
-		{"n2", 2, 2, (3*gateway.FewCharges-4)/2 - 2},
-		{"n2", 1, ((3*gateway.FewCharges-4)/2 - 2) / 2, ((3*gateway.FewCharges-4)/2 - 2) / 2},
-		{"n3", 1, 1, ((3*gateway.FewCharges-4)/2-2)/2 - 1},
+		{"n1", 4, 4, 380},
+		{"n1", 2, 47, 333},
+		{"n2", 3, 3, 330},
+		{"n2", 2, 41, 289},
+		{"n3", 1, 36, 253},
+		{"n1", 120, 120, 133},
+		{"n2", 1, 16, 117},
+		{"n3", 1, 1, 116},
 	} {
 		if granted, rest := lease(t, s, step.node, "rich", step.need); granted != step.granted || rest != step.rest {
 			t.Errorf("%s needs %d: granted %d, rest %d; want %d, %d", step.node, step.need, granted, rest, step.granted, step.rest)
