@@ -134,6 +134,9 @@ func answerHeaders(method string, d doc) schema {
 	if method == http.MethodPost {
 		h["Idempotent-Replayed"] = schema{"description": "true where the request was carried out before.", "schema": aText("")}
 	}
+	if method != http.MethodGet {
+		h[PendingHeader] = schema{"description": "The gateways that have not confirmed a change, as JSON; absent where all have.", "schema": aText("")}
+	}
 	return h
 }
 
