@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -174,13 +175,8 @@ func upstream(t *testing.T, mode string) string {
 // startLogRig runs sites whose directive is in that mode.
 func startLogRig(t *testing.T, mode string) *logRig {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().String()
-	_ = ln.Close()
-	_, port, _ := net.SplitHostPort(addr)
+	port := strconv.Itoa(freePort(t))
+	addr := "127.0.0.1:" + port
 	dir, up := t.TempDir(), upstream(t, mode)
 	site := `
 		bind 127.0.0.1

@@ -4,12 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -66,12 +66,7 @@ func newBenchServers(b *testing.B) *benchServers {
 	`
 	var ports []string
 	for _, site := range benchSites {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			b.Fatal(err)
-		}
-		_, port, _ := net.SplitHostPort(ln.Addr().String())
-		_ = ln.Close()
+		port := strconv.Itoa(freePort(b))
 		ports = append(ports, port)
 		config += fmt.Sprintf("http://api.test:%s {\nbind 127.0.0.1\n%s\nheader Content-Type application/json\nrespond `{\"ok\":true}`\n}\n",
 			port, site.options)

@@ -4,10 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -21,12 +21,7 @@ import (
 // its header was read to before the answer is sent; beside it what a site costs that only responds.
 func BenchmarkVerify(b *testing.B) {
 	dir := b.TempDir()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	_ = ln.Close()
+	port := strconv.Itoa(freePort(b))
 	config := fmt.Sprintf(`{
 		admin off
 		persist_config off

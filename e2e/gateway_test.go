@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -19,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
 // patience is how long something may take that always happens. It is no promise of the
@@ -113,26 +113,14 @@ func sandbox(dir string) []string {
 	}
 }
 
-var (
-	portsGiven atomic.Uint32
-	firstPort  = rand.Uint32N(12000)
-)
-
-// freePort returns a port that nobody listens on. It is below those that the system
-// gives to outgoing connections, so none takes it before the gateway does.
+// freePort returns a port that nobody listens on.
 func freePort(t testing.TB) string {
 	t.Helper()
-	for range 1000 {
-		port := strconv.Itoa(20000 + int((firstPort+portsGiven.Add(1))%12000))
-		ln, err := net.Listen("tcp", ":"+port)
-		if err != nil {
-			continue
-		}
-		ln.Close()
-		return port
+	port, err := testserver.FreePort()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no port is free")
-	return ""
+	return strconv.Itoa(port)
 }
 
 func (g *gateway) logPath() string { return filepath.Join(g.dir, "gateway.log") }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -276,14 +277,20 @@ func (s *Server) end() {
 var (
 	portsGiven atomic.Uint32
 	firstPort  = rand.Uint32N(12000)
+	// portLocks are the files whose locks say that a port is this process's, as long as it runs.
+	portLocks   []*os.File
+	portLocksMu sync.Mutex
 )
 
 // FreePort returns a port of 127.0.0.1 that nobody listens on. It is below those that
-// the system gives to outgoing connections, so it is still free when a server that was
-// killed is started on it again.
+// the system gives to outgoing connections, and no other process that asks here is given it, so it
+// is still free when a server is started on it, also one that was killed meanwhile.
 func FreePort() (int, error) {
 	for range 1000 {
 		port := 20000 + int((firstPort+portsGiven.Add(1))%12000)
+		if !lockPort(port) {
+			continue
+		}
 		ln, err := net.Listen("tcp", ":"+strconv.Itoa(port))
 		if err != nil {
 			continue
@@ -291,6 +298,24 @@ func FreePort() (int, error) {
 		return port, ln.Close()
 	}
 	return 0, errors.New("no port is free")
+}
+
+// lockPort says whether the port can be this process's. Where files can't be made nobody knows better.
+func lockPort(port int) bool {
+	dir := filepath.Join(os.TempDir(), "keygate-test-ports")
+	_ = os.Mkdir(dir, 0o755)
+	f, err := os.OpenFile(filepath.Join(dir, strconv.Itoa(port)), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return true
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return false
+	}
+	portLocksMu.Lock()
+	defer portLocksMu.Unlock()
+	portLocks = append(portLocks, f)
+	return true
 }
 
 // find returns the path of an installed binary: one in the PATH, or one that the patterns
