@@ -64,20 +64,20 @@ func (pg *Postgres) URLAt(addr string) string {
 // Exec runs statements as the superuser.
 func (pg *Postgres) Exec(statements string) {
 	pg.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	conn, err := pgx.Connect(ctx, pg.URL())
-	if err != nil {
-		pg.t.Fatal(err)
-	}
-	defer conn.Close(ctx)
-	if _, err := conn.Exec(ctx, statements, pgx.QueryExecModeSimpleProtocol); err != nil {
-		pg.t.Fatalf("%s: %v\n%s", statements, err, pg.p.tail())
-	}
+	pg.ask(statements, func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, statements, pgx.QueryExecModeSimpleProtocol)
+		return err
+	})
 }
 
 // Query has one row that is asked for scanned into to.
 func (pg *Postgres) Query(query string, to ...any) {
+	pg.t.Helper()
+	pg.ask(query, func(ctx context.Context, conn *pgx.Conn) error { return conn.QueryRow(ctx, query).Scan(to...) })
+}
+
+// ask calls f, which runs some SQL, with a connection of the superuser's.
+func (pg *Postgres) ask(sql string, f func(context.Context, *pgx.Conn) error) {
 	pg.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -86,8 +86,8 @@ func (pg *Postgres) Query(query string, to ...any) {
 		pg.t.Fatal(err)
 	}
 	defer conn.Close(ctx)
-	if err := conn.QueryRow(ctx, query).Scan(to...); err != nil {
-		pg.t.Fatalf("%s: %v", query, err)
+	if err := f(ctx, conn); err != nil {
+		pg.t.Fatalf("%s: %v\n%s", sql, err, pg.p.tail())
 	}
 }
 

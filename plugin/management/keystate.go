@@ -80,7 +80,7 @@ func (m *Manager) setState(ctx context.Context, a Actor, keyspace, id, action st
 	if err != nil {
 		return Receipt{}, err
 	}
-	if same {
+	if same && where.Confirmed == nil {
 		// Another call made it so, which other nodes may not have heard of yet.
 		where = m.confirmAll(ctx, keyspace)
 	}

@@ -222,9 +222,13 @@ func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*
 	if err != nil {
 		return where, err
 	}
+	noted := confirmed(ctx)
 	if len(changes) == 0 {
-		// Another call may have made it so, which other nodes have not heard of yet.
-		noteConfirmed(ctx, func() gateway.Confirmation { return m.confirmAll(ctx, ks.Name) })
+		if noted != nil {
+			// Another call may have made it so, which other nodes have not heard of yet.
+			where = m.confirmAll(ctx, ks.Name)
+			*noted = where
+		}
 		return where, nil
 	}
 	// It is written, so this node must act by it whether or not the caller still waits.
@@ -233,7 +237,9 @@ func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*
 		return where, fmt.Errorf("the change is stored, but this node has not applied it yet: %w", errors.Join(gateway.ErrStore, err))
 	}
 	where = m.engine.Confirm(ctx, keyspaceOf(changes), changes[len(changes)-1].Seq, waitOf(ctx))
-	noteConfirmed(ctx, func() gateway.Confirmation { return where })
+	if noted != nil {
+		*noted = where
+	}
 	return where, nil
 }
 

@@ -35,11 +35,10 @@ func WithConfirmed(ctx context.Context) (context.Context, *gateway.Confirmation)
 	return context.WithValue(ctx, confirmedKey{}, where), where
 }
 
-// noteConfirmed notes it where WithConfirmed wants that.
-func noteConfirmed(ctx context.Context, confirm func() gateway.Confirmation) {
-	if where, ok := ctx.Value(confirmedKey{}).(*gateway.Confirmation); ok {
-		*where = confirm()
-	}
+// confirmed returns where it is noted who acts by a change, nil where nobody wants to know.
+func confirmed(ctx context.Context) *gateway.Confirmation {
+	where, _ := ctx.Value(confirmedKey{}).(*gateway.Confirmation)
+	return where
 }
 
 // confirmAll says which nodes act by all changes there are to what is of a keyspace.

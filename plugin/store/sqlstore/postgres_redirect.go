@@ -30,11 +30,7 @@ func (e *errUnusable) Error() string { return e.text }
 // store, or do not answer while the former one does, that is an error, and nothing has changed. Where
 // neither answers, the new one is tried on. It blocks for some seconds at most, and is for PostgreSQL alone.
 func (s *Store) Redirect(ctx context.Context, address, listen string) error {
-	p, err := s.shared()
-	if err != nil {
-		return err
-	}
-	to, err := newRoute(address, listen)
+	p, to, err := s.toward(address, listen)
 	if err != nil {
 		return err
 	}
@@ -67,11 +63,7 @@ func (s *Store) Redirect(ctx context.Context, address, listen string) error {
 // Settle has the store reach its PostgreSQL at an address, unchecked, and gives up what is connected
 // by others: at once where nobody uses it, else as soon as nobody does. It does not wait for that.
 func (s *Store) Settle(address, listen string) error {
-	p, err := s.shared()
-	if err != nil {
-		return err
-	}
-	to, err := newRoute(address, listen)
+	p, to, err := s.toward(address, listen)
 	if err != nil {
 		return err
 	}
@@ -79,6 +71,16 @@ func (s *Store) Settle(address, listen string) error {
 	defer p.moving.Unlock()
 	p.leaveOthers(p.take(to))
 	return nil
+}
+
+// toward returns the database and a route by which it is to be reached.
+func (s *Store) toward(address, listen string) (*postgresDB, *route, error) {
+	p, err := s.shared()
+	if err != nil {
+		return nil, nil, err
+	}
+	to, err := newRoute(address, listen)
+	return p, to, err
 }
 
 // take has connections be made by a route, or by the one there is that is the same, which it returns.
