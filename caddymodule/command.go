@@ -40,7 +40,7 @@ func keygateCommand(cmd *cobra.Command) {
   caddy keygate key revoke key_01j…`
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return exit(cmd, &usageError{err.Error()}) })
 	addClientFlags(cmd)
-	group(cmd, tenantCommand(), keyCommand(), tokenCommand(), verifyCommand(), explainCommand(), usageCommand(), requestsCommand(), offlineToo(auditCommand()), statusCommand(), backupCommand(), restoreCommand(), scannerRulesCommand())
+	group(cmd, tenantCommand(), keyCommand(), tokenCommand(), verifyCommand(), explainCommand(), usageCommand(), requestsCommand(), offlineToo(auditCommand()), statusCommand(), backupCommand(), restoreCommand(), scannerRulesCommand(), versionCommand())
 	completing(cmd)
 }
 
