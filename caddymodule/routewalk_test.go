@@ -1,0 +1,168 @@
+package caddymodule
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// provisionedHTTP returns the HTTP app that a Caddyfile becomes, provisioned and not started.
+func provisionedHTTP(t *testing.T, caddyfile string) *caddyhttp.App {
+	t.Helper()
+	config, err := adapt(caddyfile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, err := caddy.ProvisionContext(mustConfig(t, []byte(config)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return configuredHTTP(ctx)
+}
+
+const everyRoute = `
+{
+	admin off
+	persist_config off
+	auto_https off
+	keygate
+}
+&(common) {
+	keygate
+	respond /named named
+}
+http://a.example:8080 {
+	forward_auth localhost:1 {
+		uri /
+		copy_headers X-User
+	}
+	header X-A b
+	intercept {
+		@err status 500
+		handle_response @err {
+			respond intercepted
+		}
+	}
+	handle /api/* {
+		keygate
+		reverse_proxy localhost:2 {
+			handle_response {
+				respond replaced
+			}
+		}
+	}
+	handle {
+		invoke common
+	}
+	handle_errors {
+		respond failed
+	}
+}
+http://b.example:8080 {
+	route {
+		respond before
+		keygate
+	}
+}
+`
+
+func TestRoutedHandlers(t *testing.T) {
+	var got []string
+	for h := range routedHandlers(provisionedHTTP(t, everyRoute)) {
+		line := h.site() + " " + h.module()
+		if h.inErrorRoute() {
+			line += " error"
+		}
+		if h.inResponseRoute() {
+			line += " response"
+		}
+		got = append(got, fmt.Sprintf("%s %d", line, len(h.path)))
+	}
+	want := `a.example subroute 1
+a.example headers 2
+a.example reverse_proxy 2
+a.example vars response 3
+a.example headers response 3
+a.example headers response 3
+a.example intercept 2
+a.example static_response response 3
+a.example subroute 2
+a.example keygate 3
+a.example reverse_proxy 3
+a.example static_response response 4
+a.example subroute 2
+a.example invoke 3
+a.example subroute 4
+a.example keygate 5
+a.example static_response 5
+b.example subroute 1
+b.example subroute 2
+b.example static_response 3
+b.example keygate 3
+a.example subroute error 1
+a.example subroute error 2
+a.example static_response error 3`
+	if text := strings.Join(got, "\n"); text != want {
+		t.Errorf("got:\n%s\nwant:\n%s", text, want)
+	}
+}
+
+func TestRouteOrder(t *testing.T) {
+	all := make(map[string]*routedHandler)
+	for h := range routedHandlers(provisionedHTTP(t, everyRoute)) {
+		// The last of a name wins, except for those of a response or an error.
+		if name := h.site() + " " + h.module(); !h.inErrorRoute() && !h.inResponseRoute() {
+			all[fmt.Sprintf("%s %d", name, len(h.path))] = h
+		}
+	}
+	for _, tt := range []struct {
+		first, second    string
+		precedes, covers bool
+	}{
+		{"b.example static_response 3", "b.example keygate 3", true, true},
+		{"b.example keygate 3", "b.example static_response 3", false, true},
+		{"a.example headers 2", "a.example keygate 3", true, true},
+		{"a.example keygate 3", "a.example headers 2", false, false},
+		// Branches of handle exclude each other.
+		{"a.example keygate 3", "a.example keygate 5", false, false},
+		{"a.example keygate 5", "a.example static_response 5", true, true},
+		{"a.example headers 2", "b.example keygate 3", true, false},
+	} {
+		a, b := all[tt.first], all[tt.second]
+		if a == nil || b == nil {
+			t.Fatalf("no handler %q or %q", tt.first, tt.second)
+		}
+		if got := a.precedes(b); got != tt.precedes {
+			t.Errorf("%s precedes %s: %v", tt.first, tt.second, got)
+		}
+		if got := a.covers(b); got != tt.covers {
+			t.Errorf("%s covers %s: %v", tt.first, tt.second, got)
+		}
+	}
+}
+
+// Named routes that invoke each other end the walk.
+func TestRoutedHandlersRecursion(t *testing.T) {
+	n := 0
+	for range routedHandlers(provisionedHTTP(t, `
+{
+	admin off
+	persist_config off
+	auto_https off
+}
+&(loop) {
+	invoke loop
+}
+http://localhost:8080 {
+	invoke loop
+}
+`)) {
+		n++
+	}
+	if n < 2 {
+		t.Errorf("%d handlers", n)
+	}
+}
