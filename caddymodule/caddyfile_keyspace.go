@@ -58,7 +58,7 @@ const defaultEnvironment = "live"
 //		path    full|route
 //	}
 //	webhooks {
-//		allow_private
+//		allow_private [<block>...]
 //		expiring <duration>...
 //		unused   <duration>
 //	}

@@ -2,7 +2,9 @@ package caddymodule
 
 import (
 	"context"
+	"encoding/json"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -16,13 +18,53 @@ import (
 // WebhooksConfig is how events reach webhooks, and when those that come with time happen.
 // Webhooks themselves are made through the management API, and need the app's secret.
 type WebhooksConfig struct {
-	// AllowPrivate lets webhooks be at loopback, private and other addresses that are not
-	// public. Whoever may make webhooks can then have requests sent inside this network. Default: false.
-	AllowPrivate bool `json:"allow_private,omitempty"`
+	// AllowPrivate are blocks of addresses that are not public and to which webhooks are delivered all the same.
+	// Who may make webhooks can then have requests sent there. Default: none.
+	AllowPrivate PrivateBlocks `json:"allow_private,omitempty"`
 	// Expiring is how long before a key's expiry key.expiring happens. Default: 7d and 1d.
 	Expiring []caddy.Duration `json:"expiring,omitempty"`
 	// Unused is after how long without use key.unused happens. Default: 90d.
 	Unused caddy.Duration `json:"unused,omitempty"`
+}
+
+// PrivateBlocks are blocks of addresses, such as 10.0.0.0/8, and single addresses. Loopback, link-local and
+// metadata addresses are meant only by a block that lies inside theirs, such as 127.0.0.0/8. In JSON, true stands
+// for the private ranges of RFC 1918, RFC 4193 and RFC 6598, and false for none.
+type PrivateBlocks []string
+
+// UnmarshalJSON reads a list of blocks, true or false.
+func (b *PrivateBlocks) UnmarshalJSON(data []byte) error {
+	switch string(data) {
+	case "true":
+		*b = privateRanges()
+		return nil
+	case "false":
+		*b = nil
+		return nil
+	}
+	return json.Unmarshal(data, (*[]string)(b))
+}
+
+func privateRanges() (b PrivateBlocks) {
+	for _, p := range management.PrivateRanges() {
+		b = append(b, p.String())
+	}
+	return b
+}
+
+// compile reads the blocks.
+func (b PrivateBlocks) compile() (out []netip.Prefix, err error) {
+	for _, text := range b {
+		p, err := management.ParsePrivateBlock(text)
+		if err != nil {
+			return nil, fieldErrorf("allow_private", "allow_private: %w", err)
+		}
+		if slices.Contains(out, p) {
+			return nil, fieldErrorf("allow_private", "allow_private: '%s' is stated twice", text)
+		}
+		out = append(out, p)
+	}
+	return out, nil
 }
 
 const (
@@ -34,10 +76,13 @@ const (
 // compile returns what management goes by, but for the sealer. c may be nil.
 func (c *WebhooksConfig) compile() (s management.WebhookSettings, err error) {
 	s.Expiring, s.Unused = management.DefaultExpiring, management.DefaultUnused
+	s.Reach.Listens = webhook.Listens
 	if c == nil {
 		return s, nil
 	}
-	s.AllowPrivate = c.AllowPrivate
+	if s.Reach.Private, err = c.AllowPrivate.compile(); err != nil {
+		return s, err
+	}
 	if len(c.Expiring) > maxNotices {
 		return s, fieldErrorf("expiring", "expiring: %d durations, at most %d are possible", len(c.Expiring), maxNotices)
 	}
@@ -72,7 +117,10 @@ func parseWebhooks(d *caddyfile.Dispenser, note noter) (*WebhooksConfig, error) 
 	return c, block(d, "webhooks", options{
 		"allow_private": {parse: func(d *caddyfile.Dispenser) error {
 			note("allow_private", d)
-			return bare(d, &c.AllowPrivate)
+			if c.AllowPrivate = d.RemainingArgs(); len(c.AllowPrivate) == 0 {
+				c.AllowPrivate = privateRanges()
+			}
+			return nil
 		}},
 		"expiring": {parse: func(d *caddyfile.Dispenser) error {
 			note("expiring", d)

@@ -51,7 +51,7 @@ const consoleConfig = `{
 		}
 		default_plan free
 		webhooks {
-			allow_private
+			allow_private 127.0.0.0/8
 		}
 	}
 }

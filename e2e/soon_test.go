@@ -16,7 +16,7 @@ func TestConvilynSoon(t *testing.T) {
 		t.Fatal(err)
 	}
 	// As it comes, but that the receiver of webhooks may be on this machine.
-	text := strings.Replace(string(shippedText), "prefix ck_ live", "prefix ck_ live\n\t\t\twebhooks {\n\t\t\t\tallow_private\n\t\t\t}", 1)
+	text := strings.Replace(string(shippedText), "prefix ck_ live", "prefix ck_ live\n\t\t\twebhooks {\n\t\t\t\tallow_private 127.0.0.0/8\n\t\t\t}", 1)
 	s := &site{gateway: start(t, written(t, text), newUpstream(t), "KEYGATE_SECRET=a secret of enough bytes"), product: convilyn}
 	s.tenant(t, "acme", record{"credits": 12})
 	k, other := s.key(t, "acme", nil), s.key(t, "acme", nil)

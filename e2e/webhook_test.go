@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -21,7 +22,7 @@ const webhookSite = `
 		store sqlite {$KEYGATE_DB}
 		%s
 		webhooks {
-			allow_private
+			allow_private 127.0.0.0/8
 		}
 	}
 }
@@ -145,4 +146,39 @@ func TestWebhooksWithoutASecret(t *testing.T) {
 
 	short := prepare(t, written(t, fmt.Sprintf(webhookSite, "secret short")), nil)
 	short.command(t, "", "validate", "--config", short.config, "--adapter", "caddyfile").exits(1)
+}
+
+// No webhook leads to the gateway itself, however it is named and also where its block is allowed.
+func TestWebhooksDoNotReachTheGatewayItself(t *testing.T) {
+	t.Parallel()
+	text := fmt.Sprintf(webhookSite, "secret {env.KEYGATE_SECRET}")
+	text = strings.Replace(text, "allow_private 127.0.0.0/8", "allow_private 127.0.0.0/8 ::1", 1)
+	g := start(t, written(t, text), newUpstream(t), "KEYGATE_SECRET=a secret of enough bytes")
+	g.api(t, "POST", "/v1/tenants", record{"slug": "acme"}).want(201)
+	for _, own := range []string{g.adminAddr, g.host()} {
+		_, port, err := net.SplitHostPort(own)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, host := range []string{"127.0.0.1", "127.0.0.2", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"} {
+			a := g.api(t, "POST", "/v1/webhooks", record{"url": "http://" + host + ":" + port + "/stop", "tenant": "acme"})
+			a.want(422)
+			if !strings.Contains(string(a.body), "this gateway itself") {
+				t.Errorf("%s:%s is refused with %s", host, port, a.body)
+			}
+		}
+	}
+
+	// A port at which nobody listened when the webhook was made.
+	port := freePort(t)
+	hook := g.api(t, "POST", "/v1/webhooks", record{"url": "http://127.0.0.1:" + port + "/", "tenant": "acme"}).want(201).json().text("id")
+	g.reload(t, text+"http://127.0.0.1:"+port+" {\n\trespond 200\n}\n")
+	g.api(t, "POST", "/v1/tenants/acme/events", record{"type": "job.finished"}).want(202)
+	eventually(t, "the delivery to be rejected", func() bool {
+		list := g.api(t, "GET", "/v1/webhooks/"+hook+"/deliveries", nil).want(200).json().records("data")
+		return len(list) == 1 && strings.Contains(list[0].text("error"), "this gateway's own")
+	})
+	if !strings.Contains(g.log(), "a webhook's address is not allowed") {
+		t.Error("the log does not name the webhook")
+	}
 }

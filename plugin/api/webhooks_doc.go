@@ -10,7 +10,7 @@ func init() { commonPath["delivery"] = aText("The delivery's id.") }
 
 func webhookBody() fields {
 	return fields{
-		"url":    aText("Where events are posted: http or https, at a public address unless the configuration allows private ones."),
+		"url":    aText("Where events are posted: http or https, at a public address or one of a block that the configuration's allow_private names. Never at this gateway itself."),
 		"events": aListOf(aText(""), `The types it hears, such as key.created, key.* or *. Default and null: ["*"]. A token needs the scopes to read what they tell: key.* and limit.* keys:read, tenant.* and credits.* tenants:read, quota.* and * both, audit.head audit:read.`).orNull(),
 		"tenant": aText("Whose events it hears; can't be changed. Default and null: all tenants', of a token of one tenant that one's.").orNull(),
 		"active": aFlag("false: it hears nothing, also later; what was pending is dead, and can be replayed."),

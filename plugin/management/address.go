@@ -1,36 +1,56 @@
 package management
 
-import "net/netip"
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+)
 
 // notPublic are the blocks of addresses that are not reached over the Internet, or that
 // stand for others that may not be, as IANA's special-purpose registries (RFC 6890) have them.
-var notPublic = func() []netip.Prefix {
-	var out []netip.Prefix
-	for _, s := range []string{
-		"0.0.0.0/8",       // this network; 0.0.0.0 reaches this machine
-		"10.0.0.0/8",      // private
-		"100.64.0.0/10",   // shared by carriers' customers
-		"127.0.0.0/8",     // loopback
-		"169.254.0.0/16",  // link-local, and the metadata of clouds
-		"172.16.0.0/12",   // private
-		"192.0.0.0/24",    // protocol assignments
-		"192.0.2.0/24",    // documentation
-		"192.88.99.0/24",  // 6to4 relays
-		"192.168.0.0/16",  // private
-		"198.18.0.0/15",   // benchmarks
-		"198.51.100.0/24", // documentation
-		"203.0.113.0/24",  // documentation
-		"224.0.0.0/4",     // multicast
-		"240.0.0.0/4",     // reserved, broadcast
-		"2001::/23",       // protocol assignments, with Teredo, which wraps IPv4
-		"2001:db8::/32",   // documentation
-		"2002::/16",       // 6to4, which wraps IPv4
-		"3fff::/20",       // documentation
-	} {
+var notPublic = prefixes(
+	"0.0.0.0/8",        // this network; 0.0.0.0 reaches this machine
+	"10.0.0.0/8",       // private
+	"100.64.0.0/10",    // shared by carriers' customers
+	"127.0.0.0/8",      // loopback
+	"169.254.0.0/16",   // link-local, and the metadata of clouds
+	"172.16.0.0/12",    // private
+	"192.0.0.0/24",     // protocol assignments
+	"192.0.2.0/24",     // documentation
+	"192.88.99.0/24",   // 6to4 relays
+	"192.168.0.0/16",   // private
+	"198.18.0.0/15",    // benchmarks
+	"198.51.100.0/24",  // documentation
+	"203.0.113.0/24",   // documentation
+	"224.0.0.0/4",      // multicast
+	"240.0.0.0/4",      // reserved, broadcast
+	"2001::/23",        // protocol assignments, with Teredo, which wraps IPv4
+	"2001:db8::/32",    // documentation
+	"2002::/16",        // 6to4, which wraps IPv4
+	"3fff::/20",        // documentation
+	"168.63.129.16/32", // Azure's metadata
+)
+
+// guarded are opened only by a block that lies inside them: a wider one does not mean them.
+var guarded = prefixes(
+	"127.0.0.0/8", "::1/128", // loopback
+	"169.254.0.0/16", "fe80::/10", // link-local
+	// The metadata of clouds, from which a machine's credentials can be read.
+	"169.254.169.254/32", "fd00:ec2::254/128", "fd20:ce::254/128", "100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32",
+)
+
+// PrivateRanges returns the blocks of private addresses: RFC 1918, RFC 4193 and RFC 6598.
+func PrivateRanges() []netip.Prefix {
+	return prefixes("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+}
+
+func prefixes(list ...string) (out []netip.Prefix) {
+	for _, s := range list {
 		out = append(out, netip.MustParsePrefix(s))
 	}
 	return out
-}()
+}
 
 // globalV6 is all that is given out of IPv6. Loopback, link-local, unique local (fc00::/7),
 // multicast, IPv4-mapped and -compatible addresses and NAT64 (64:ff9b::/96, 64:ff9b:1::/48) are outside of it.
@@ -42,10 +62,141 @@ func PublicAddr(a netip.Addr) bool {
 	if !a.IsValid() || a.Is4In6() || a.Zone() != "" || a.Is6() && !globalV6.Contains(a) {
 		return false
 	}
-	for _, p := range notPublic {
-		if p.Contains(a) {
-			return false
+	return !slices.ContainsFunc(notPublic, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// PublicBlock reports whether all addresses of a block are public.
+func PublicBlock(p netip.Prefix) bool {
+	if p.Addr().Is6() && (p.Bits() < globalV6.Bits() || !globalV6.Contains(p.Addr())) {
+		return false
+	}
+	return !slices.ContainsFunc(notPublic, p.Overlaps)
+}
+
+// Reach is the set of addresses to which webhooks are delivered: the public ones, and those of Private.
+type Reach struct {
+	// Private are blocks of addresses that are not public.
+	Private []netip.Prefix
+	// Listens reports whether this process itself listens at an address. Deliveries never go there. nil: it
+	// listens nowhere.
+	Listens func(netip.AddrPort) bool
+}
+
+// ErrOwnListener rejects an address at which this process itself listens.
+var ErrOwnListener = errors.New("the host and port are this gateway's own, to which webhooks are never delivered; name the address of the receiver itself")
+
+// PrivateError rejects an address that is not public and that no block of the configuration allows.
+type PrivateError struct {
+	// Block is the widest block that would allow the address.
+	Block netip.Prefix
+}
+
+// Error does not name the address: the webhook's owner may not know what the host's name stands for.
+func (e *PrivateError) Error() string {
+	return "the host is at an address that is not public; an operator can allow its block: webhooks { allow_private <block> }"
+}
+
+// Check returns why webhooks are not delivered to an address: ErrOwnListener, a *PrivateError, or nil.
+func (r Reach) Check(to netip.AddrPort) error {
+	all := meanings(to.Addr())
+	for _, a := range all {
+		if r.Listens != nil && r.Listens(netip.AddrPortFrom(a, to.Port())) {
+			return ErrOwnListener
 		}
 	}
-	return true
+	for _, a := range all {
+		if err := r.check(a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// check is Check for one address, without a zone.
+func (r Reach) check(a netip.Addr) error {
+	within := guarded[:0:0]
+	for _, g := range guarded {
+		if g.Contains(a) {
+			within = append(within, g)
+		}
+	}
+	if len(within) == 0 && PublicAddr(a) {
+		return nil
+	}
+	for _, p := range r.Private {
+		inside := func(g netip.Prefix) bool { return p.Bits() >= g.Bits() && g.Contains(p.Addr()) }
+		if p.Contains(a) && !slices.ContainsFunc(within, func(g netip.Prefix) bool { return !inside(g) }) {
+			return nil
+		}
+	}
+	return &PrivateError{widest(a, within)}
+}
+
+// widest returns the widest block to name for an address, which lies within the guarded blocks.
+func widest(a netip.Addr, within []netip.Prefix) netip.Prefix {
+	block := netip.PrefixFrom(a, a.BitLen())
+	if len(within) > 0 {
+		block = within[0]
+		for _, g := range within {
+			if g.Bits() > block.Bits() {
+				block = g
+			}
+		}
+		return block
+	}
+	for _, p := range slices.Concat(PrivateRanges(), notPublic) {
+		if p.Contains(a) {
+			return p
+		}
+	}
+	return block
+}
+
+// meanings returns an address without its zone, and the IPv4 address that it stands for where it wraps one. An
+// unspecified address reaches loopback.
+func meanings(a netip.Addr) []netip.Addr {
+	a = a.Unmap().WithZone("")
+	switch {
+	case !a.IsUnspecified():
+	case a.Is4():
+		a = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	default:
+		a = netip.IPv6Loopback()
+	}
+	b := a.As16()
+	for _, w := range wrapping {
+		if w.block.Contains(a) {
+			return append(meanings(netip.AddrFrom4([4]byte(b[w.at:w.at+4]))), a)
+		}
+	}
+	return []netip.Addr{a}
+}
+
+// wrapping are the blocks of IPv6 whose addresses hold an IPv4 address, and at which byte.
+var wrapping = []struct {
+	block netip.Prefix
+	at    int
+}{
+	{netip.MustParsePrefix("64:ff9b::/96"), 12},   // NAT64
+	{netip.MustParsePrefix("64:ff9b:1::/48"), 12}, // NAT64 of one's own network
+	{netip.MustParsePrefix("2002::/16"), 2},       // 6to4
+}
+
+// ParsePrivateBlock reads a block of addresses, such as 10.0.0.0/8, or a single address.
+func ParsePrivateBlock(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if a, notAddr := netip.ParseAddr(s); notAddr == nil && a.Zone() == "" {
+		p, err = netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	switch {
+	case err != nil:
+		return p, fmt.Errorf("'%s' is no block of addresses, such as 10.0.0.0/8 or fd00::/8, and no address", s)
+	case p.Addr().Is4In6():
+		return p, fmt.Errorf("'%s' is an IPv4 block written as IPv6: write it as IPv4", s)
+	case p != p.Masked():
+		return p, fmt.Errorf("'%s' is no block: it begins at %s; write that, or %s for the one address", s, p.Masked(), p.Addr())
+	case PublicBlock(p):
+		return p, fmt.Errorf("'%s' is public: webhooks go there without being allowed to", s)
+	}
+	return p, nil
 }

@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -43,8 +45,8 @@ const (
 type WebhookSettings struct {
 	// Sealer encrypts their secrets. nil: there is no secret to do it with, and no webhook can be made.
 	Sealer Sealer
-	// AllowPrivate lets them be at addresses that are not public.
-	AllowPrivate bool
+	// Reach is the set of addresses to which they are delivered.
+	Reach Reach
 	// Expiring is how long before a key's expiry key.expiring happens, each once.
 	Expiring []time.Duration
 	// Unused is after how long without use key.unused happens. 0: never.
@@ -144,7 +146,7 @@ func (c *call) webhook(id string) (*WebhookRow, error) {
 func applyWebhook(f *faults, w *WebhookRow, in WebhookFields, settings WebhookSettings, fresh bool) {
 	if in.URL.Set || fresh {
 		w.URL = in.URL.Value
-		if wrong := CheckWebhookURL(w.URL, settings.AllowPrivate); wrong != "" {
+		if wrong := CheckWebhookURL(w.URL, settings.Reach); wrong != "" {
 			f.invalid("url", "%s", wrong)
 		}
 	}
@@ -199,7 +201,7 @@ func checkEvents(f *faults, field string, list []string) []string {
 
 // CheckWebhookURL says what is wrong with a URL; "" for nothing. What a name stands for is
 // looked at when it is dialled: it may change.
-func CheckWebhookURL(s string, allowPrivate bool) string {
+func CheckWebhookURL(s string, reach Reach) string {
 	u, err := url.Parse(s)
 	switch {
 	case s == "" || len(s) > maxWebhookURL || err != nil || !printable(s) || strings.ContainsAny(s, " \\"):
@@ -213,16 +215,39 @@ func CheckWebhookURL(s string, allowPrivate bool) string {
 	case u.Fragment != "" || strings.HasSuffix(s, "#"):
 		return "must not have a fragment"
 	}
-	if allowPrivate {
+	port := uint16(443)
+	if u.Scheme == "http" {
+		port = 80
+	}
+	if text := u.Port(); text != "" {
+		n, err := strconv.ParseUint(text, 10, 16)
+		if err != nil || n == 0 {
+			return "must have a port between 1 and 65535, or none"
+		}
+		port = uint16(n)
+	}
+	return reach.checkHost(strings.TrimSuffix(strings.ToLower(u.Hostname()), "."), port)
+}
+
+// checkHost returns why webhooks are not delivered to a host, as far as its name says where it is; "" for no reason.
+func (r Reach) checkHost(host string, port uint16) string {
+	addr, err := netip.ParseAddr(host)
+	switch {
+	case err == nil:
+		err = r.Check(netip.AddrPortFrom(addr, port))
+	case host == "localhost" || strings.HasSuffix(host, ".localhost"):
+		err = r.Check(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port))
+		if _, private := err.(*PrivateError); private && r.Check(netip.AddrPortFrom(netip.IPv6Loopback(), port)) == nil {
+			err = nil
+		}
+	default:
 		return ""
 	}
-	const private = "must be a public address; private ones are reached only where the keyspace's configuration says webhooks { allow_private }"
-	host := strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
-		return private
+	if private, ok := err.(*PrivateError); ok {
+		return fmt.Sprintf("must be at a public address; an operator can allow this one's block in the Caddyfile: webhooks { allow_private %s }", private.Block)
 	}
-	if a, err := netip.ParseAddr(host); err == nil && !PublicAddr(a) {
-		return private
+	if err != nil {
+		return "must not lead to this gateway itself: deliveries never go to a port at which it listens; name the address of the receiver itself"
 	}
 	return ""
 }

@@ -57,7 +57,7 @@ func TestWebhookFields(t *testing.T) {
 		"https://user:pass@example.com/", "https://user@example.com/", "https://example.com/#x", "https://example.com/ x", "https://exa\nmple.com/",
 		"http://localhost/", "http://LOCALHOST.:80/", "http://a.localhost/", "http://127.0.0.1/", "http://10.1.2.3/", "http://[::1]/",
 		"http://169.254.169.254/latest/meta-data/", "http://[::ffff:127.0.0.1]/", "http://[fd00::1]/", "http://[fe80::1%25eth0]/", "http://0.0.0.0/",
-		"https://example.com/" + strings.Repeat("x", 2048),
+		"https://example.com/" + strings.Repeat("x", 2048), "https://example.com:0/", "https://example.com:65536/",
 	} {
 		_, err := w.CreateWebhook(ctx, ada, "", hookAt(url))
 		wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, "/url")
@@ -213,7 +213,7 @@ func FuzzWebhookURL(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		if management.CheckWebhookURL(s, false) != "" {
+		if management.CheckWebhookURL(s, management.Reach{}) != "" {
 			return
 		}
 		r, err := http.NewRequest(http.MethodPost, s, nil)

@@ -8,9 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -438,35 +436,6 @@ func TestEndlessAnswer(t *testing.T) {
 	hook := w.hook(e.URL, "")
 	w.key("acme")
 	w.eventually("it is delivered", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDone })
-}
-
-// What was allowed when the webhook was made says nothing, and neither does a name: the address that is
-// dialled does.
-func TestPrivateAddressesAreNotDialled(t *testing.T) {
-	w := newWorld(t)
-	w.tenant("acme", "pro")
-	var connections atomic.Int64
-	e := httptest.NewUnstartedServer(http.NotFoundHandler())
-	e.Config.ConnState = func(net.Conn, http.ConnState) { connections.Add(1) }
-	e.Start()
-	defer e.Close()
-	_, port, _ := net.SplitHostPort(e.Listener.Addr().String())
-	var hooks []string
-	for _, host := range []string{"127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0", "2130706433", "0x7f000001", "127.1"} {
-		hooks = append(hooks, w.hook("http://"+host+":"+port+"/", "").ID)
-	}
-	w.configure(func(s *management.WebhookSettings) { s.AllowPrivate = false })
-	w.start(func(o *webhook.Options) { o.Schedule = quickly(1) })
-	w.key("acme")
-	for _, id := range hooks {
-		w.eventually("it is dead", func() bool { return w.deliveries(id)[0].Status == management.DeliveryDead })
-		if d := w.deliveries(id)[0]; d.ResponseStatus != nil || strings.Contains(*d.Error, "127.0.0.1") {
-			t.Errorf("delivery %+v: %s", d, *d.Error)
-		}
-	}
-	if n := connections.Load(); n != 0 {
-		t.Errorf("%d connections were made", n)
-	}
 }
 
 func TestSecretsAtRest(t *testing.T) {

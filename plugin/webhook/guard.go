@@ -6,21 +6,60 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// errPrivate says that a webhook's host stands for an address that is not public.
-var errPrivate = errors.New("the host is at an address that is not public, which webhooks don't go to unless the keyspace's configuration says webhooks { allow_private }")
+// client sends a keyspace's webhooks to the addresses of a Reach, and to no others.
+type client struct {
+	*http.Client
+	private []netip.Prefix
+}
 
-// newClient returns a client that follows no redirects and asks no proxy. A guarded one connects
-// to public addresses only, as they are when the connection is made: what a name stood for before says nothing.
-func newClient(guarded bool) *http.Client {
+// client returns the client of a keyspace. After a reload that allows other addresses it is a new one: no connection
+// that was made before is used again.
+func (s *Service) client(keyspace string, reach management.Reach) *client {
+	s.clientsMu.Lock()
+	defer s.clientsMu.Unlock()
+	c := s.clients[keyspace]
+	if c != nil && slices.Equal(c.private, reach.Private) {
+		return c
+	}
+	if c != nil {
+		c.CloseIdleConnections()
+	}
+	c = &client{newClient(reach), reach.Private}
+	s.clients[keyspace] = c
+	return c
+}
+
+func (s *Service) closeClients() {
+	s.clientsMu.Lock()
+	defer s.clientsMu.Unlock()
+	for _, c := range s.clients {
+		c.CloseIdleConnections()
+	}
+}
+
+// newClient returns a client that follows no redirects and asks no proxy. It connects to addresses of reach only,
+// as they are when the connection is made: a name may have stood for another address before.
+func newClient(reach management.Reach) *http.Client {
 	d := &net.Dialer{Timeout: 10 * time.Second}
-	if guarded {
-		d.ControlContext = guard
+	d.ControlContext = func(_ context.Context, network, address string, _ syscall.RawConn) error {
+		to, err := netip.ParseAddrPort(address)
+		if err == nil && network != "tcp4" && network != "tcp6" {
+			err = net.UnknownNetworkError(network)
+		}
+		if err == nil {
+			err = reach.Check(to)
+		}
+		if err != nil {
+			return &rejected{to, err}
+		}
+		return nil
 	}
 	return &http.Client{
 		Transport: &http.Transport{
@@ -37,14 +76,33 @@ func newClient(guarded bool) *http.Client {
 	}
 }
 
-// guard refuses a connection before it is made, to any address that is not public.
-func guard(_ context.Context, network, address string, _ syscall.RawConn) error {
-	if network != "tcp4" && network != "tcp6" {
-		return errPrivate
+// rejected is an address that was not dialled, and why.
+type rejected struct {
+	to netip.AddrPort
+	error
+}
+
+func (r *rejected) Unwrap() error { return r.error }
+
+// logRejected tells operators which address of a webhook was not dialled: its owner is not told. Of each webhook
+// it is logged once in sayEvery.
+func (s *Service) logRejected(w *management.WebhookRow, err error) {
+	var r *rejected
+	if !errors.As(err, &r) {
+		return
 	}
-	to, err := netip.ParseAddrPort(address)
-	if err != nil || !management.PublicAddr(to.Addr()) {
-		return errPrivate
+	s.saidMu.Lock()
+	defer s.saidMu.Unlock()
+	about := "delivering to " + w.ID
+	if time.Since(s.said[about]) < sayEvery {
+		return
 	}
-	return nil
+	s.say(about)
+	remedy := "name the address of the receiver itself"
+	var private *management.PrivateError
+	if errors.As(err, &private) {
+		remedy = "to allow it, state webhooks { allow_private " + private.Block.String() + " } in the keyspace"
+	}
+	s.Logger.Warn("a webhook's address is not allowed, so that nothing was sent; "+remedy,
+		"webhook", w.ID, "keyspace", w.Keyspace, "tenant", w.Tenant, "address", r.to.String())
 }

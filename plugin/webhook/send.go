@@ -76,12 +76,9 @@ func (s *Service) attempt(ctx context.Context, w *management.WebhookRow, d *mana
 	r.Header.Set("Webhook-Id", d.Event.ID)
 	r.Header.Set("Webhook-Timestamp", strconv.FormatInt(now.Unix(), 10))
 	r.Header.Set("Webhook-Signature", signature)
-	client := s.guarded
-	if settings.AllowPrivate {
-		client = s.open
-	}
-	resp, err := client.Do(r)
+	resp, err := s.client(w.Keyspace, settings.Reach).Do(r)
 	if err != nil {
+		s.logRejected(w, err)
 		return 0, s.unanswered(err)
 	}
 	defer resp.Body.Close()
@@ -105,9 +102,12 @@ func (s *Service) unanswered(err error) error {
 		err = outer.Err
 	}
 	var name *net.DNSError
+	var private *management.PrivateError
 	switch {
-	case errors.Is(err, errPrivate):
-		return errPrivate
+	case errors.As(err, &private):
+		return private
+	case errors.Is(err, management.ErrOwnListener):
+		return management.ErrOwnListener
 	case errors.As(err, &name):
 		return errors.New("the host's name can't be resolved")
 	case errors.Is(err, context.DeadlineExceeded):

@@ -3,8 +3,8 @@ package webhook
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
-	"net/http"
 	"sync"
 	"time"
 
@@ -20,8 +20,9 @@ type Service struct {
 	// freed receives when it was written down how an attempt ended.
 	freed chan struct{}
 
-	// guarded and open are the clients for keyspaces that allow public addresses only, and any.
-	guarded, open *http.Client
+	clientsMu sync.Mutex
+	// clients are the keyspaces', each for the addresses that it may reach.
+	clients map[string]*client
 
 	mu sync.Mutex
 	// running is how many attempts each webhook has now, total all of them.
@@ -67,8 +68,7 @@ func New(o Options) *Service {
 	}
 	return &Service{
 		Options: o, watch: newWatch(), results: make(chan result, inAll), freed: make(chan struct{}, 1),
-		guarded: newClient(true), open: newClient(false),
-		running: map[string]int{}, slow: map[string]bool{},
+		clients: map[string]*client{}, running: map[string]int{}, slow: map[string]bool{},
 	}
 }
 
@@ -99,8 +99,7 @@ func (s *Service) Close(ctx context.Context) error {
 		close(s.results)
 		s.writing.Wait()
 		err = s.release(ctx)
-		s.guarded.CloseIdleConnections()
-		s.open.CloseIdleConnections()
+		s.closeClients()
 	})
 	return err
 }
@@ -125,12 +124,18 @@ func (s *Service) failed(ctx context.Context, doing string, err error) {
 		return
 	}
 	if ctx.Err() == nil && time.Since(s.said[doing]) >= sayEvery {
-		if s.said == nil {
-			s.said = map[string]time.Time{}
-		}
-		s.said[doing] = time.Now()
+		s.say(doing)
 		s.Logger.Error("webhooks: the store did not take or give what it was asked; it will be asked again", "while", doing, "error", err)
 	}
+}
+
+// say notes that something is logged now. s.saidMu is held.
+func (s *Service) say(about string) {
+	if s.said == nil {
+		s.said = map[string]time.Time{}
+	}
+	maps.DeleteFunc(s.said, func(_ string, at time.Time) bool { return time.Since(at) >= sayEvery })
+	s.said[about] = time.Now()
 }
 
 // pause returns when d has passed, or ctx ends; false then.

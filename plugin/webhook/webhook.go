@@ -12,6 +12,7 @@
 //	deliver.go    taking what is due, and writing down how it ended
 //	send.go       one attempt
 //	guard.go      which addresses are dialled
+//	listens.go    which addresses are this process's own
 //	signature.go  signing
 //	vault.go      encryption of secrets at rest
 //	watch.go      limits, quotas and credits

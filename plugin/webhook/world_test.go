@@ -27,6 +27,9 @@ var (
 	ada = management.Actor{Name: "ada", IP: "192.0.2.1", Via: "api"}
 )
 
+// loopback is where the endpoints of the tests are.
+var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+
 // patience is how long something may take that always happens.
 const patience = 20 * time.Second
 
@@ -60,8 +63,8 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t, path: filepath.Join(t.TempDir(), "keygate.db"), log: slog.New(slog.DiscardHandler)}
 	w.settings = management.WebhookSettings{
-		Sealer:       must[*webhook.Vault](t)(webhook.NewVault("correct horse battery staple")),
-		AllowPrivate: true, Expiring: management.DefaultExpiring, Unused: management.DefaultUnused,
+		Sealer: must[*webhook.Vault](t)(webhook.NewVault("correct horse battery staple")),
+		Reach:  management.Reach{Private: loopback}, Expiring: management.DefaultExpiring, Unused: management.DefaultUnused,
 	}
 	w.store = teststore.SQLite(t, w.path, w.log)
 	w.gw = must[*gateway.Gateway](t)(gateway.New(gateway.Options{Store: w.store, Logger: w.log}))
