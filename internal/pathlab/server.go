@@ -1,0 +1,122 @@
+package pathlab
+
+import (
+	"bufio"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"unicode/utf8"
+)
+
+var serverModels = []Model{
+	{"Go, ServeMux", serveMux},
+	{"nginx", func(target, _ string) (string, bool) { return nginxPath(afterOrigin(target), true) }},
+	{"nginx, merge_slashes off", func(target, _ string) (string, bool) { return nginxPath(afterOrigin(target), false) }},
+	{"Tomcat", func(target, _ string) (string, bool) { return tomcat(target, false) }},
+	{"servlet container, lenient", func(target, _ string) (string, bool) { return tomcat(target, true) }},
+	{"Spring, suffixes and slashes ignored", func(target, _ string) (string, bool) {
+		p, ok := tomcat(target, true)
+		return dropExtension(trimSlash(p)), ok
+	}},
+	{"IIS", func(target, _ string) (string, bool) { return windows(target) }},
+	{"decodes, then resolves", func(target, _ string) (string, bool) {
+		p, ok := dots(merge(lenient(cut(afterOrigin(target), "?#"))))
+		return p, ok
+	}},
+	{"decodes twice", func(target, _ string) (string, bool) {
+		p, _ := dots(merge(lenient(lenient(cut(afterOrigin(target), "?#")))))
+		return cut(p, "\x00"), true
+	}},
+	{"decodes thrice, ignores case", func(target, _ string) (string, bool) {
+		p := lenient(lenient(lenient(cut(afterOrigin(target), "?#"))))
+		p, _ = dots(merge(strings.ReplaceAll(p, `\`, "/")))
+		return strings.ToLower(strings.ToUpper(trimSlash(cut(p, "\x00?#;")))), true
+	}},
+}
+
+// serveMux is no model but Go's own ServeMux behind Go's own parser.
+func serveMux(target, method string) (string, bool) {
+	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(method + " " + target + " HTTP/1.1\r\nHost: lab.test\r\n\r\n")))
+	if err != nil {
+		return "", false
+	}
+	route := ""
+	mux := http.NewServeMux()
+	for _, pattern := range []string{"/cargo/load", "/cargo/{id}/tracking", "/v1/admin/", "/v1/generate", "/api/", "/docs/", "/app/", "/health", "/"} {
+		mux.HandleFunc(pattern, func(_ http.ResponseWriter, r *http.Request) { route = r.URL.Path })
+	}
+	mux.ServeHTTP(httptest.NewRecorder(), r)
+	return route, route != ""
+}
+
+// nginxPath returns the path that nginx looks a location up by: decoded, merged and
+// resolved in one pass, so a separator that was encoded counts.
+func nginxPath(target string, mergeSlashes bool) (string, bool) {
+	if !strings.HasPrefix(target, "/") || strings.ContainsFunc(target, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+		return "", false
+	}
+	var p strings.Builder
+	for i := 0; i < len(target) && target[i] != '?' && target[i] != '#'; i++ {
+		if target[i] != '%' {
+			p.WriteByte(target[i])
+			continue
+		}
+		b, ok := unhex(target[i:])
+		if !ok || b == 0 {
+			return "", false
+		}
+		p.WriteByte(b)
+		i += 2
+	}
+	path := p.String()
+	if mergeSlashes {
+		path = merge(path)
+	}
+	return dots(path)
+}
+
+// tomcat returns the path that a servlet container maps: parameters dropped from each
+// segment, then decoded, then resolved. A lenient one takes encoded slashes and
+// backslashes for slashes.
+func tomcat(target string, lenientSlash bool) (string, bool) {
+	p := dropParameters(cut(afterOrigin(target), "?"))
+	decoded, ok := unescape(p)
+	if !lenientSlash && (!ok || strings.Count(decoded, "/") != strings.Count(p, "/") || strings.ContainsAny(decoded, "\\\x00")) {
+		return "", false
+	}
+	if !strings.HasPrefix(decoded, "/") {
+		return "", false
+	}
+	if lenientSlash {
+		decoded = cut(lookAlikes(strings.ReplaceAll(decoded, `\`, "/")), "\x00")
+	}
+	return dots(merge(decoded))
+}
+
+// windows returns the path as IIS and the file system behind it take it: "%u002f" is an
+// escape, a backslash is a slash, and dots and blanks at the end of a segment vanish.
+func windows(target string) (string, bool) {
+	p := cut(afterOrigin(target), "?")
+	var out strings.Builder
+	for i := 0; i < len(p); i++ {
+		if i+6 <= len(p) && p[i] == '%' && lower(p[i+1]) == 'u' {
+			hi, ok1 := unhex("%" + p[i+2:i+4])
+			lo, ok2 := unhex("%" + p[i+4:i+6])
+			if ok1 && ok2 {
+				out.Write(utf8.AppendRune(nil, rune(hi)<<8|rune(lo)))
+				i += 5
+				continue
+			}
+		}
+		if b, ok := unhex(p[i:]); ok {
+			out.WriteByte(b)
+			i += 2
+			continue
+		}
+		out.WriteByte(p[i])
+	}
+	p = cut(strings.ReplaceAll(lookAlikes(out.String()), `\`, "/"), "\x00")
+	p, _ = dots(merge(p))
+	p = eachSegment(p, func(s string) string { return strings.TrimRight(s, ". \t\u00a0") })
+	return strings.ToLower(trimSlash(p)), true
+}
