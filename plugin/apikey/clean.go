@@ -2,6 +2,7 @@ package apikey
 
 import (
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -28,29 +29,180 @@ const (
 // do keys in base64.
 //
 // Its time is linear in len(s).
-func (g *Grammar) Clean(s string) string { return g.clean(s, false) }
+func (g *Grammar) Clean(s string) string { return g.cleaner.Clean(s) }
 
 // CleanWords is Clean for text that goes on to be used: it leaves alone what looks like a
 // key in the middle of a word, as the letters of a JWT do by chance where the prefix is short.
-func (g *Grammar) CleanWords(s string) string { return g.clean(s, true) }
+func (g *Grammar) CleanWords(s string) string { return g.cleaner.clean(s, true) }
 
-func (g *Grammar) clean(s string, words bool) string {
-	if !g.cleaner.suspect(s) {
-		return s
-	}
-	return g.cleanSuspect(s, words)
+// Cleaner takes the keys of several grammars out of texts, in one pass for all of them.
+// Immutable, safe for concurrent use.
+type Cleaner struct {
+	grammars []*Grammar
+	targets  []target
+	// nodes are the prefixes' characters as a tree, of which the first node is the root. starts has the root's
+	// child for each character that begins a prefix, and escape for those that may spell one.
+	nodes  []node
+	starts [256]int32
+	// high marks the first hexadecimal digits of the characters that begin a prefix, and
+	// what else may follow a percent sign that spells one.
+	high [256]bool
+	// anchors find the prefixes, and shortest is the length of the shortest text of which
+	// anything is taken.
+	anchors  []anchor
+	shortest int
 }
 
-func (g *Grammar) cleanSuspect(s string, words bool) string {
+// escape stands in Cleaner.starts for the bytes at which an escape may begin.
+const escape = -1
+
+// node is a character of one or more prefixes, and where each next one leads.
+type node struct {
+	chars []byte
+	next  []int32
+	// targets are those whose prefix ends here.
+	targets []int32
+}
+
+// NewCleaner returns a Cleaner of the grammars' keys. A nil one is left out.
+func NewCleaner(grammars ...*Grammar) *Cleaner {
+	c := &Cleaner{nodes: make([]node, 1), shortest: math.MaxInt}
+	var prefixes []string
+	for _, g := range grammars {
+		if g == nil || slices.Contains(c.grammars, g) {
+			continue
+		}
+		c.grammars = append(c.grammars, g)
+		for _, prefix := range g.prefixes {
+			c.shortest = min(c.shortest, len(prefix)+minFound)
+			c.insert(newTarget(g, prefix))
+			if !slices.Contains(prefixes, prefix) {
+				prefixes = append(prefixes, prefix)
+			}
+		}
+	}
+	c.anchors = newAnchors(prefixes)
+	if len(prefixes) > 0 {
+		c.starts['%'], c.starts['\\'] = escape, escape
+		c.high['%'], c.high['\\'], c.high['%'>>4+'0'] = true, true, true
+	}
+	return c
+}
+
+// With returns a Cleaner of c's grammars and further ones; c itself where it has them all.
+func (c *Cleaner) With(d *Cleaner) *Cleaner {
+	for _, g := range d.grammars {
+		if !slices.Contains(c.grammars, g) {
+			return NewCleaner(slices.Concat(c.grammars, d.grammars)...)
+		}
+	}
+	return c
+}
+
+// insert adds t to the tree.
+func (c *Cleaner) insert(t target) {
+	at := int32(0)
+	for i := range len(t.prefix) {
+		next, ok := c.nodes[at].child(t.prefix[i])
+		if !ok {
+			next = int32(len(c.nodes))
+			c.nodes = append(c.nodes, node{})
+			n := &c.nodes[at]
+			n.chars, n.next = append(n.chars, t.prefix[i]), append(n.next, next)
+			if at == 0 {
+				c.starts[t.prefix[i]] = next
+				c.high[t.prefix[i]>>4+'0'] = true // no prefix has other than ASCII
+			}
+		}
+		at = next
+	}
+	c.nodes[at].targets = append(c.nodes[at].targets, int32(len(c.targets)))
+	c.targets = append(c.targets, t)
+}
+
+// manyPercents are more than begin an escape: through three layers, a digit follows three at most.
+const manyPercents = "%%%%"
+
+// opens reports whether an escape that begins at i may spell a character that begins a prefix. It
+// sorts out nearly all that spell another, at little cost.
+func (c *Cleaner) opens(s string, i int) bool {
+	next := i + 1
+	if s[i] == '\\' {
+		first, end := readJSON(s, i)
+		if first != '%' {
+			return c.starts[first] > 0
+		}
+		next = end
+	} else if len(s)-i < 3 {
+		return false
+	}
+	// The first layer that has both digits decides, unless it spells another percent sign.
+	for {
+		if next >= len(s) || !c.high[s[next]] {
+			return false
+		}
+		switch {
+		case s[next] == '%':
+			return mayDigit(s, next, escapeDepth-1)
+		case s[next] == '\\':
+			return true
+		case next+1 >= len(s):
+			return false
+		}
+		low := digits[s[next+1]]
+		if low == noDigit {
+			return s[next+1] == '\\' || s[next+1] == '%' && mayDigit(s, next+1, escapeDepth-1)
+		}
+		if first := digits[s[next]]<<4 | low; first != '%' {
+			return c.starts[first] > 0
+		}
+		next += 2
+	}
+}
+
+// child returns the node that char leads to.
+func (n *node) child(char byte) (next int32, ok bool) {
+	for i, c := range n.chars {
+		if c == char {
+			return n.next[i], true
+		}
+	}
+	return 0, false
+}
+
+// Clean returns s without the grammars' keys, each as Grammar.Clean would write it; s itself,
+// unallocated, where there is none.
+func (c *Cleaner) Clean(s string) string { return c.clean(s, false) }
+
+func (c *Cleaner) clean(s string, words bool) string {
+	if !c.suspect(s) {
+		return s
+	}
+	out, _ := c.scan(s, words)
+	return out
+}
+
+// scan is clean without a look beforehand. It also returns how many characters it read, those
+// that it read again counted again.
+func (c *Cleaner) scan(s string, words bool) (string, int) {
 	var out strings.Builder
+	r := reader{c: c, s: s}
 	done := 0
 	for i := 0; i < len(s); {
-		if !g.cleaner.starts[s[i]] {
+		switch at := c.starts[s[i]]; {
+		case at == 0:
+			i++
+			continue
+		case at == escape && (strings.HasPrefix(s[i:], manyPercents) || !c.opens(s, i)):
 			i++
 			continue
 		}
-		f, ok := g.find(s, i)
-		if !ok || words && inWord(s, i) {
+		if words && inWord(s, i) {
+			i++
+			continue
+		}
+		f, ok := r.find(i)
+		if !ok {
 			i++
 			continue
 		}
@@ -58,7 +210,10 @@ func (g *Grammar) cleanSuspect(s string, words bool) string {
 		// too, and the less of what either may show is shown.
 		shown, end := f.shown, f.end
 		for j, last := i+1, f; j < end; j++ {
-			if inner, ok := g.findWithin(s, j, last); ok {
+			if c.starts[s[j]] == 0 {
+				continue
+			}
+			if inner, ok := r.findWithin(j, last); ok {
 				shown = min(shown, inner.shown)
 				if inner.beyond(last) {
 					end, last = inner.end, inner
@@ -67,68 +222,51 @@ func (g *Grammar) cleanSuspect(s string, words bool) string {
 		}
 		out.WriteString(s[done:i])
 		for i < shown {
-			var c byte
-			c, i = f.target.read(s, i)
-			out.WriteByte(c)
+			var char byte
+			char, i = f.target.read(s, i)
+			out.WriteByte(char)
 		}
 		out.WriteString(ellipsis)
 		done, i = end, end
 	}
+	r.steps += len(s)
 	if done == 0 {
-		return s
+		return s, r.steps
 	}
 	out.WriteString(s[done:])
-	return out.String()
-}
-
-// cleaner is what of a grammar can be recognised in a text: a target per prefix.
-type cleaner struct {
-	targets []target
-	// first marks the characters that begin a prefix, starts the bytes at which such a
-	// character, or its escape, may begin.
-	first, starts [256]bool
-	// anchors find the prefixes, and shortest is the length of the shortest text of which
-	// anything is taken.
-	anchors  []anchor
-	shortest int
+	return out.String(), r.steps
 }
 
 // target stands for all shapes of one prefix: the widest characters, the shortest
 // length, the least that may be shown.
 type target struct {
-	prefix string
-	class  class
-	min    int
-	shown  int
+	grammar *Grammar
+	prefix  string
+	class   class
+	min     int
+	shown   int
 	// several says that the prefix has more than one shape.
 	several bool
 }
 
-func newCleaner(g *Grammar) cleaner {
-	c := cleaner{anchors: newAnchors(g.prefixes), shortest: math.MaxInt}
-	for _, prefix := range g.prefixes {
-		c.shortest = min(c.shortest, len(prefix)+minFound)
-		// Hex and base58 run on over all of base62: a mistyped key's end is as secret.
-		t := target{prefix: prefix, class: classBase62, min: maxAccepted, shown: shownPrefix}
-		shapes := 0
-		for i := range g.shapes {
-			s := &g.shapes[i]
-			if s.Prefix != prefix {
-				continue
-			}
-			if s.class == classAny {
-				t.class = classAny
-			}
-			t.min = min(t.min, s.MinLength)
-			t.shown = min(t.shown, s.ShownPrefix)
-			shapes++
+func newTarget(g *Grammar, prefix string) target {
+	// Hex and base58 run on over all of base62: a mistyped key's end is as secret.
+	t := target{grammar: g, prefix: prefix, class: classBase62, min: maxAccepted, shown: shownPrefix}
+	shapes := 0
+	for i := range g.shapes {
+		s := &g.shapes[i]
+		if s.Prefix != prefix {
+			continue
 		}
-		t.several = shapes > 1
-		c.targets = append(c.targets, t)
-		c.first[prefix[0]], c.starts[prefix[0]] = true, true
-		c.starts['%'], c.starts['\\'] = true, true
+		if s.class == classAny {
+			t.class = classAny
+		}
+		t.min = min(t.min, s.MinLength)
+		t.shown = min(t.shown, s.ShownPrefix)
+		shapes++
 	}
-	return c
+	t.several = shapes > 1
+	return t
 }
 
 // read is the package's read, but for characters that only their own spelling, not
@@ -139,29 +277,6 @@ func (t *target) read(s string, i int) (c byte, next int) {
 		return s[i], i + 1
 	}
 	return c, next
-}
-
-// begins returns the character at i if a prefix may begin with it.
-func (c *cleaner) begins(s string, i int) (first byte, ok bool) {
-	if !c.starts[s[i]] {
-		return 0, false
-	}
-	first, _ = read(s, i)
-	return first, c.first[first]
-}
-
-// skipPrefix returns where the target's prefix, which begins at i, ends.
-func (t *target) skipPrefix(s string, i int) (end int, ok bool) {
-	for k := range len(t.prefix) {
-		if i >= len(s) {
-			return 0, false
-		}
-		var c byte
-		if c, i = read(s, i); c != t.prefix[k] {
-			return 0, false
-		}
-	}
-	return i, true
 }
 
 // found is one place in a text where something stands that must not be shown.
@@ -177,38 +292,53 @@ func (f found) beyond(g found) bool {
 	return f.end > g.end || f.end == g.end && f.target.class == classAny && g.target.class != classAny
 }
 
+// reader looks for keys in a text.
+type reader struct {
+	c *Cleaner
+	s string
+	// steps is how many characters were read.
+	steps int
+}
+
+// prefixes calls visit with each target whose prefix is spelt at i, and where that ends.
+func (r *reader) prefixes(i int, visit func(t *target, end int)) {
+	for at := int32(0); i < len(r.s); {
+		char, next := read(r.s, i)
+		r.steps++
+		var ok bool
+		if at, ok = r.c.nodes[at].child(char); !ok {
+			return
+		}
+		i = next
+		for _, k := range r.c.nodes[at].targets {
+			visit(&r.c.targets[k], i)
+		}
+	}
+}
+
 // find returns what of a key begins at i.
-func (g *Grammar) find(s string, i int) (f found, ok bool) {
-	first, ok := g.cleaner.begins(s, i)
-	if !ok {
-		return f, false
-	}
-	ok = false
-	for k := range g.cleaner.targets {
-		t := &g.cleaner.targets[k]
-		if t.prefix[0] != first {
-			continue
+func (r *reader) find(i int) (f found, ok bool) {
+	r.prefixes(i, func(t *target, end int) {
+		next, is := r.findBody(i, end, t)
+		if !is {
+			return
 		}
-		if p, is := t.skipPrefix(s, i); is {
-			if next, is := g.findBody(s, i, p, t); is {
-				// Of two prefixes that both fit, the one that takes more; it can't show
-				// more than the other would.
-				if ok {
-					next.shown = min(next.shown, f.shown)
-				}
-				if !ok || next.beyond(f) {
-					f = next
-				}
-				f.shown, ok = next.shown, true
-			}
+		// Of two prefixes that both fit, the one that takes more; it can't show
+		// more than the other would.
+		if ok {
+			next.shown = min(next.shown, f.shown)
 		}
-	}
+		if !ok || next.beyond(f) {
+			f = next
+		}
+		f.shown, ok = next.shown, true
+	})
 	return f, ok
 }
 
 // findBody judges what follows a prefix that stands at [start, body).
-func (g *Grammar) findBody(s string, start, body int, t *target) (found, bool) {
-	f := found{target: t}
+func (r *reader) findBody(start, body int, t *target) (found, bool) {
+	s, f := r.s, found{target: t}
 	// may is how many characters after the prefix may be shown; below zero where not
 	// even all of the prefix is.
 	may := t.shown - len(t.prefix)
@@ -222,20 +352,22 @@ func (g *Grammar) findBody(s string, start, body int, t *target) (found, bool) {
 		p = next
 		n++
 	}
+	r.steps += n
 	if n < minFound || n <= may || n < min(t.min, maxWord) && lower && inWord(s, start) {
 		return f, false
 	}
 	f.end = p
 	shown := t.shown
-	if t.several && len(t.prefix)+n <= g.longest {
+	if t.several && len(t.prefix)+n <= t.grammar.longest {
 		// The key may have a shape that shows more than the least of its prefix.
-		var key strings.Builder
+		key := make([]byte, 0, maxKeyLength)
 		for p := start; p < f.end; {
 			var c byte
 			c, p = t.read(s, p)
-			key.WriteByte(c)
+			key = append(key, c)
 		}
-		if prefix, _ := g.Shown(key.String()); prefix != "" {
+		r.steps += len(key)
+		if prefix, _ := t.grammar.Shown(string(key)); prefix != "" {
 			shown = len(prefix)
 		}
 	}
@@ -254,26 +386,14 @@ func (t *target) skip(s string, i, n int) int {
 // findWithin is find for an i within outer. Where the prefix ends inside outer and its
 // characters are among outer's, the run need not be read again, as it ends where outer
 // does: so a text of nothing but prefixes costs no square of its length.
-func (g *Grammar) findWithin(s string, i int, outer found) (f found, ok bool) {
-	first, ok := g.cleaner.begins(s, i)
-	if !ok {
-		return f, false
-	}
-	ok = false
-	f.shown = len(s)
-	for k := range g.cleaner.targets {
-		t := &g.cleaner.targets[k]
-		if t.prefix[0] != first {
-			continue
-		}
-		body, is := t.skipPrefix(s, i)
-		if !is {
-			continue
-		}
-		next := found{target: t, shown: t.skip(s, i, t.shown), end: outer.end}
+func (r *reader) findWithin(i int, outer found) (f found, ok bool) {
+	f.shown = len(r.s)
+	r.prefixes(i, func(t *target, body int) {
+		next := found{target: t, shown: t.skip(r.s, i, t.shown), end: outer.end}
 		if body >= outer.end || t.class != outer.target.class && t.class != classBase62 {
-			if next, is = g.findBody(s, i, body, t); !is {
-				continue
+			var is bool
+			if next, is = r.findBody(i, body, t); !is {
+				return
 			}
 		}
 		shown := min(f.shown, next.shown)
@@ -281,7 +401,7 @@ func (g *Grammar) findWithin(s string, i int, outer found) (f found, ok bool) {
 			f = next
 		}
 		f.shown, ok = shown, true
-	}
+	})
 	return f, ok
 }
 

@@ -149,15 +149,62 @@ func TestCleanNothing(t *testing.T) {
 	}
 }
 
-// A text of nothing but beginnings of keys must not cost the square of its length: by
-// then these take seconds each, in place of milliseconds.
+// A text of nothing but beginnings of keys, or of escapes, costs no square of its length, and few steps a character.
 func TestCleanIsLinear(t *testing.T) {
-	g := newGrammar(t, []Prefix{{"ab", "live"}, {"cd_", "test"}}, Format{Length: 40},
+	g := newGrammar(t, []Prefix{{"ab", "live"}, {"cd_", "test"}, {"kg_live_", "kg"}}, Format{Length: 40},
 		[]Accept{{Name: "x", Prefix: "xy", MinLength: 512, MaxLength: 512, Charset: AnyChar}})
-	for _, unit := range []string{"ab", "xy", "abxy", "xyab", "cd_", "ab.", "%", "%25", `\u0025`, "ab%61", strings.Repeat("ab", 200) + "-"} {
-		s := strings.Repeat(unit, (1<<16)/len(unit))
-		if got := g.Clean(s); len(got) > len(s)+len(s)/2 {
-			t.Errorf("%s: %d characters of %d", unit, len(got), len(s))
+	h := newGrammar(t, []Prefix{{"kg_live_", "live"}, {"ck_", "test"}}, Format{Length: 40}, nil)
+	c := NewCleaner(g, h)
+	for _, unit := range []string{
+		"ab", "xy", "abxy", "xyab", "cd_", "ab.", "kg_live_", "kg_live_AAAAAAAA", "kg_live_AAAAAAAA,", "ck_kg_", "_",
+		"xkg_live_abcdefgh", strings.Repeat("ab", 200) + "-", "ab%61", "%6bg%5flive%5f",
+		"%", "%2", "%25", "%2525", "%25%", "%%%25", "%2%2%25", "%%32%35", "%6b", "%u006b", `\`, `\u00`, `\u0025`, `\u006b`,
+	} {
+		for _, words := range []bool{false, true} {
+			short := strings.Repeat(unit, (1<<14)/len(unit))
+			long := strings.Repeat(short, 4)
+			out, steps := c.scan(long, words)
+			if len(out) > len(long)+len(long)/2 {
+				t.Errorf("%s: %d characters of %d", unit, len(out), len(long))
+			}
+			if _, few := c.scan(short, words); steps > 4*few+100 {
+				t.Errorf("%s, words %v: %d steps, and %d for four times the text", unit, words, few, steps)
+			}
+			if steps > 8*len(long) {
+				t.Errorf("%s, words %v: %d steps for %d characters", unit, words, steps, len(long))
+			}
+		}
+	}
+}
+
+// One pass with all grammars takes what a pass with each would.
+func TestCleanerOfSeveral(t *testing.T) {
+	live, short := newGrammar(t, nil, Format{}, nil), newGrammar(t, []Prefix{{"ck_", "live"}}, Format{Length: 40}, nil)
+	c := NewCleaner(live, nil, short, live)
+	if d := c.With(NewCleaner(short)); d != c {
+		t.Error("With makes another Cleaner of the same grammars")
+	}
+	a, b := newKey(t, live), newKey(t, short)
+	in := a + " and " + percentEncode(b, true, all) + " and sk_live_ABCDEFGHIJKLMNOP"
+	want := a[:12] + "… and " + b[:12] + "… and sk_live_ABCDEFGHIJKLMNOP"
+	if got := c.Clean(in); got != want || got != short.Clean(live.Clean(in)) {
+		t.Errorf("%q is %q, want %q", in, got, want)
+	}
+	if got := NewCleaner().Clean(in); got != in {
+		t.Errorf("without a grammar %q is %q", in, got)
+	}
+	if got := NewCleaner(live).With(NewCleaner(short)).Clean(in); got != want {
+		t.Errorf("%q is %q, want %q", in, got, want)
+	}
+}
+
+// Texts that hold no key are read without an allocation, however they are made.
+func TestCleanHostileAllocates(t *testing.T) {
+	c := NewCleaner(newGrammar(t, nil, Format{}, nil), newGrammar(t, []Prefix{{"ck_", "live"}}, Format{Length: 40}, nil))
+	for _, unit := range []string{"%", "%25", "%2%2%25", "_", "kg_live_", "%6b", `\u0025`} {
+		s := strings.Repeat(unit, 500)
+		if n := testing.AllocsPerRun(10, func() { c.Clean(s) }); n != 0 {
+			t.Errorf("%s: %v allocations", unit, n)
 		}
 	}
 }

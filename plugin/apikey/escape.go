@@ -11,40 +11,83 @@ func read(s string, i int) (c byte, next int) {
 	if c = s[i]; c != '%' && c != '\\' {
 		return c, i + 1
 	}
-	// Nearly every escape is of one layer.
-	if c == '%' && len(s)-i >= 3 {
-		h, ok := unhex(s[i+1])
-		l, ok2 := unhex(s[i+2])
-		if c = h<<4 | l; ok && ok2 && c != '%' {
-			return c, i + 3
-		}
-	}
-	return readLayer(s, i, escapeDepth)
+	return readEscape(s, i, escapeDepth)
 }
 
-func readLayer(s string, i, depth int) (byte, int) {
-	switch c := s[i]; {
-	case c != '%' && c != '\\':
-		return c, i + 1
-	case depth == 0:
-		return readJSON(s, i)
+// readEscape is read through depth layers. However s goes on, it reads some twenty bytes at most
+// before it knows.
+func readEscape(s string, i, depth int) (c byte, next int) {
+	c, next = s[i], i+1
+	if c == '\\' {
+		c, next = readJSON(s, i)
 	}
-	c, next := readLayer(s, i, depth-1)
-	if c != '%' || next >= len(s) {
-		return c, next
+	// A percent sign of one layer may begin an escape of the next.
+	for layer := 0; layer < depth && c == '%'; layer++ {
+		high, second := readDigit(s, next, layer)
+		if high == noDigit {
+			if !escapes(s, next) {
+				break // nor does a further layer find a digit
+			}
+			continue
+		}
+		low, end := readDigit(s, second, layer)
+		if low == noDigit {
+			if !escapes(s, second) {
+				break
+			}
+			continue
+		}
+		c, next = high<<4|low, end
 	}
-	high, i := readLayer(s, next, depth-1)
-	if i >= len(s) {
-		return c, next
-	}
-	low, i := readLayer(s, i, depth-1)
-	h, ok := unhex(high)
-	l, ok2 := unhex(low)
-	if !ok || !ok2 {
-		return c, next
-	}
-	return h<<4 | l, i
+	return c, next
 }
+
+// noDigit is the value of what is no hexadecimal digit.
+const noDigit = 0xff
+
+// readDigit returns the value of the hexadecimal digit that s spells at i through depth layers.
+func readDigit(s string, i, depth int) (digit byte, next int) {
+	if i >= len(s) {
+		return noDigit, i
+	}
+	if digit = digits[s[i]]; digit != noDigit {
+		return digit, i + 1
+	}
+	if s[i] == '\\' || s[i] == '%' && mayDigit(s, i, depth) {
+		c, next := readEscape(s, i, depth)
+		return digits[c], next
+	}
+	return noDigit, i
+}
+
+// mayDigit reports whether the percent sign at i may begin an escape, through depth layers, that spells a
+// hexadecimal digit. It looks at what follows directly, which sorts out nearly all that do not.
+func mayDigit(s string, i, depth int) bool {
+	if depth == 0 || i+2 >= len(s) {
+		return false
+	}
+	switch s[i+1] {
+	case '3', '4', '6', '\\': // the first digit of 0 to 9, A to F, a to f
+		return true
+	case '2': // of a percent sign, from which a further layer may read on
+		if depth == 1 {
+			return false
+		}
+		if s[i+2] != '5' {
+			return s[i+2] == '\\' || s[i+2] == '%' && depth > 2 // else no layer is left for the rest
+		}
+		if i+3 < len(s) && s[i+3] == '%' {
+			return mayDigit(s, i+3, depth-1)
+		}
+		return true
+	case '%': // the layer below spells the first digit
+		return mayDigit(s, i+1, depth-1)
+	}
+	return false
+}
+
+// escapes reports whether an escape may begin at i.
+func escapes(s string, i int) bool { return i < len(s) && (s[i] == '%' || s[i] == '\\') }
 
 // readJSON reads \u00xx; anything else is the byte itself.
 func readJSON(s string, i int) (byte, int) {
@@ -59,13 +102,20 @@ func readJSON(s string, i int) (byte, int) {
 }
 
 func unhex(c byte) (byte, bool) {
-	switch {
-	case '0' <= c && c <= '9':
-		return c - '0', true
-	case 'a' <= c && c <= 'f':
-		return c - 'a' + 10, true
-	case 'A' <= c && c <= 'F':
-		return c - 'A' + 10, true
-	}
-	return 0, false
+	d := digits[c]
+	return d, d != noDigit
 }
+
+// digits are the values of the hexadecimal digits.
+var digits = func() (t [256]byte) {
+	for i := range t {
+		t[i] = noDigit
+	}
+	for i := range byte(10) {
+		t['0'+i] = i
+	}
+	for i := range byte(6) {
+		t['a'+i], t['A'+i] = 10+i, 10+i
+	}
+	return t
+}()

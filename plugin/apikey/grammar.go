@@ -32,7 +32,7 @@ type Grammar struct {
 	environments []string
 	prefixes     []string // non-empty ones, each once
 	longest      int      // of all keys that have a shape
-	cleaner      cleaner
+	cleaner      *Cleaner
 }
 
 // NewGrammar checks and compiles. Without prefixes it takes kg_live_ and kg_test_, without
@@ -86,7 +86,7 @@ func NewGrammar(prefixes []Prefix, format Format, accept []Accept) (*Grammar, er
 			return nil, err
 		}
 	}
-	g.cleaner = newCleaner(g)
+	g.cleaner = NewCleaner(g)
 	return g, nil
 }
 

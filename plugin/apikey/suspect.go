@@ -44,9 +44,12 @@ next:
 	return out
 }
 
+// maxAnchors bounds how many anchors without a prefix are looked at before the text is read character by character.
+const maxAnchors = 32
+
 // suspect says whether s may hold a key: a prefix as it is, or characters that may stand for
 // others. It does not allocate.
-func (c *cleaner) suspect(s string) bool {
+func (c *Cleaner) suspect(s string) bool {
 	if len(s) < c.shortest {
 		return false
 	}
@@ -58,9 +61,10 @@ func (c *cleaner) suspect(s string) bool {
 	return strings.IndexByte(s, '%') >= 0 || strings.IndexByte(s, '\\') >= 0
 }
 
-// within says whether one of the anchor's prefixes stands in s.
+// within says whether one of the anchor's prefixes stands in s, or may.
 func (a *anchor) within(s string) bool {
-	for from := 0; ; {
+	from := 0
+	for range maxAnchors {
 		i := strings.IndexByte(s[from:], a.char)
 		if i < 0 {
 			return false
@@ -73,4 +77,5 @@ func (a *anchor) within(s string) bool {
 		}
 		from = i + 1
 	}
+	return true
 }

@@ -28,20 +28,26 @@ func TestSuspect(t *testing.T) {
 			if rng.IntN(4) == 0 {
 				s = percentEncode(s, true, func(int) bool { return rng.IntN(3) == 0 })
 			}
-			if got, want := g.Clean(s), g.cleanSuspect(s, false); got != want {
+			if got, want := g.Clean(s), scanned(g, s, false); got != want {
 				t.Fatalf("prefixes %v: Clean(%q) = %q, without a look beforehand %q", g.prefixes, s, got, want)
 			}
-			if got, want := g.CleanWords(s), g.cleanSuspect(s, true); got != want {
+			if got, want := g.CleanWords(s), scanned(g, s, true); got != want {
 				t.Fatalf("prefixes %v: CleanWords(%q) = %q, without a look beforehand %q", g.prefixes, s, got, want)
 			}
 		}
 	}
 }
 
+// scanned is s cleaned without a look beforehand.
+func scanned(g *Grammar, s string, words bool) string {
+	out, _ := g.cleaner.scan(s, words)
+	return out
+}
+
 // Every prefix is found by an anchor, where no escape helps it.
 func TestAnchors(t *testing.T) {
 	prefixes := []string{"kg_live_", "kg_test_", "ab", "SG.", "--", "a/b"}
-	c := cleaner{anchors: newAnchors(prefixes)}
+	c := Cleaner{anchors: newAnchors(prefixes)}
 	for _, p := range prefixes {
 		for _, s := range []string{p, p + "x", "x" + p, strings.Repeat(p[:1], 5) + p, p[1:] + p} {
 			if !c.suspect(s) {
