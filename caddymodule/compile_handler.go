@@ -14,7 +14,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
-// fieldName is a header's name, RFC 9110 section 5.6.2.
+// fieldName is a header's name, or another token (RFC 9110, section 5.6.2).
 var fieldName = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")
 
 // compile checks c against the keyspace and compiles its rules. Errors are

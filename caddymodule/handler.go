@@ -92,7 +92,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	log.begin(h.logs, r, vars)
 	defer log.end(w)
 	log.noteJudged()
-	h.logs.strip(r, !h.KeepOverrides)
+	x.preflight = isPreflight(r)
+	h.logs.strip(r, x.preflight || !h.KeepOverrides)
+	if x.preflight {
+		// Handlers behind read no body, over HTTP/3 neither.
+		r.Body = http.NoBody
+	}
 
 	x.verdict = h.rules.Judge(r.Method, r.URL)
 	x.req.Now = time.Now()
@@ -106,7 +111,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		x.count()
 	}
 
-	if !x.observed && !h.ForwardCredential {
+	if x.preflight || !x.observed && !h.ForwardCredential {
 		// Refused requests too: an error route may pass them on.
 		h.empty(r, x.verdict.Class <= rules.Optional)
 	}
@@ -128,7 +133,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 // judge decides whether the request needs a decision, and asks for it. vars are the request's variables.
 func (x *exchange) judge(vars map[string]any) {
 	h, r := x.h, x.r
-	if x.verdict.Class == rules.Public || isPreflight(r) {
+	if x.verdict.Class == rules.Public || x.preflight {
 		return
 	}
 	q := &x.req
@@ -172,12 +177,6 @@ func (h *Handler) empty(r *http.Request, prefixedOnly bool) {
 	}
 	o.URL, o.RequestURI = &u, u.RequestURI()
 	*r = *r.WithContext(context.WithValue(r.Context(), caddyhttp.OriginalRequestCtxKey, o))
-}
-
-// isPreflight says whether r is a CORS preflight, which browsers send without
-// credentials (Fetch Standard, section 4.8).
-func isPreflight(r *http.Request) bool {
-	return r.Method == http.MethodOptions && len(r.Header["Origin"]) > 0 && len(r.Header["Access-Control-Request-Method"]) > 0
 }
 
 // refuse answers instead of the upstream. The site's error routes are asked first.

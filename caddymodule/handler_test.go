@@ -21,9 +21,12 @@ type rig struct {
 
 func newRig(t testing.TB, plan *PlanConfig, handler HandlerConfig) *rig {
 	t.Helper()
-	app := &App{Store: &StoreConfig{Path: filepath.Join(t.TempDir(), "keygate.db")}, Keyspaces: map[string]*KeyspaceConfig{
-		"shop": {Plans: []*PlanConfig{plan}, Scopes: []string{"admin", "read"}, CumulativeScopes: true},
-	}}
+	return newKeyspaceRig(t, &KeyspaceConfig{Plans: []*PlanConfig{plan}, Scopes: []string{"admin", "read"}, CumulativeScopes: true}, handler)
+}
+
+func newKeyspaceRig(t testing.TB, keyspace *KeyspaceConfig, handler HandlerConfig) *rig {
+	t.Helper()
+	app := &App{Store: &StoreConfig{Path: filepath.Join(t.TempDir(), "keygate.db")}, Keyspaces: map[string]*KeyspaceConfig{"shop": keyspace}}
 	raw, err := json.Marshal(app)
 	if err != nil {
 		t.Fatal(err)
