@@ -27,7 +27,7 @@ func TestMonitoringFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var metrics []string
+	var metrics, old []string
 	labels := []string{"le", "instance"} // a histogram's, and what Prometheus itself adds
 	for _, f := range families {
 		metrics = append(metrics, f.GetName())
@@ -36,6 +36,20 @@ func TestMonitoringFiles(t *testing.T) {
 				labels = append(labels, l.GetName())
 			}
 		}
+	}
+	// Those of replicas and of Redis, which are collected only where there are any.
+	descs := make(chan *prometheus.Desc, 100)
+	replicaStats.Describe(descs)
+	limitsStats.Describe(descs)
+	close(descs)
+	for d := range descs {
+		name := metricNames.FindString(d.String())
+		if metrics = append(metrics, name); strings.Contains(d.String(), deprecatedFor) {
+			old = append(old, name)
+		}
+	}
+	if len(old) != 4 {
+		t.Errorf("the old names are %q", old)
 	}
 	var reasons []string
 	for r := gateway.Allowed; r < gateway.NumReasons; r++ {
@@ -47,6 +61,9 @@ func TestMonitoringFiles(t *testing.T) {
 		for _, m := range metricNames.FindAllString(expr, -1) {
 			if !slices.Contains(metrics, strings.TrimSuffix(m, "_bucket")) {
 				t.Errorf("%s asks for %s, which is not among %q", where, m, metrics)
+			}
+			if slices.Contains(old, m) {
+				t.Errorf("%s asks for %s by its old name", where, m)
 			}
 		}
 		for _, by := range byLabels.FindAllStringSubmatch(expr, -1) {

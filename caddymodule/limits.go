@@ -158,11 +158,13 @@ func (e *engine) sharedLimits() *sharedLimits {
 
 // limitsCollector reads how shared limits are, when it is asked. Without any it collects nothing.
 type limitsCollector struct {
-	away, nodes, judged, asked, errors *prometheus.Desc
+	unreachable                  renamedDesc
+	nodes, judged, asked, errors *prometheus.Desc
 }
 
 var limitsStats = limitsCollector{
-	away:   prometheus.NewDesc("keygate_limits_away", "1 while Redis does not answer and what each plan's on_redis_down says holds, else 0.", nil, nil),
+	unreachable: newRenamedDesc("keygate_limits_unreachable", "keygate_limits_away",
+		"1 while Redis does not answer and each plan's on_redis_down decides, else 0."),
 	nodes:  prometheus.NewDesc("keygate_limits_nodes", "Gateways that share limits through the same Redis.", nil, nil),
 	judged: prometheus.NewDesc("keygate_limits_judged_total", "Requests judged by shared limits: waited for Redis, from memory, or while Redis was away (outage).", []string{"how"}, nil),
 	asked:  prometheus.NewDesc("keygate_limits_asked_total", "Calls that asked Redis, for a request or ahead of need.", nil, nil),
@@ -171,7 +173,8 @@ var limitsStats = limitsCollector{
 
 // Describe implements prometheus.Collector.
 func (c limitsCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.away, c.nodes, c.judged, c.asked, c.errors} {
+	c.unreachable.describe(ch)
+	for _, d := range []*prometheus.Desc{c.nodes, c.judged, c.asked, c.errors} {
 		ch <- d
 	}
 }
@@ -203,7 +206,7 @@ func (c limitsCollector) Collect(ch chan<- prometheus.Metric) {
 	if !found {
 		return
 	}
-	ch <- prometheus.MustNewConstMetric(c.away, prometheus.GaugeValue, away)
+	c.unreachable.gauge(ch, away)
 	ch <- prometheus.MustNewConstMetric(c.nodes, prometheus.GaugeValue, nodes)
 	ch <- prometheus.MustNewConstMetric(c.judged, prometheus.CounterValue, float64(l.Waited), "waited")
 	ch <- prometheus.MustNewConstMetric(c.judged, prometheus.CounterValue, float64(l.Memory), "memory")

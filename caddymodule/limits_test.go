@@ -86,7 +86,7 @@ func (g *limitsRig) wantLeft(plan string, left int64) {
 func metric(t *testing.T, name string) float64 {
 	t.Helper()
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(limitsStats, engineStats)
+	reg.MustRegister(limitsStats, engineStats, replicaStats)
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -105,7 +105,7 @@ func TestLimitsRedisOverReloads(t *testing.T) {
 	g := newLimitsRig(t, nil)
 	g.wantLeft("local", 4)
 	g.wantLeft("local", 3)
-	if s := current(t).status(context.Background()); s.SharedLimits != nil || metric(t, "keygate_limits_away") != -1 {
+	if s := current(t).status(context.Background()); s.SharedLimits != nil || metric(t, "keygate_limits_unreachable") != -1 {
 		t.Errorf("local limits are shown as shared: %+v", s.SharedLimits)
 	}
 	g.app.Limits = &LimitsConfig{Type: limitsRedis, Address: testserver.RedisURL(t), Timeout: caddy.Duration(10 * time.Second)}
@@ -165,7 +165,7 @@ func TestOnRedisDown(t *testing.T) {
 	if !s.Degraded || s.SharedLimits.OK || s.SharedLimits.Error == "" || !strings.Contains(strings.Join(s.Problems, "\n"), "on_redis_down") {
 		t.Errorf("status %+v %+v", s, s.SharedLimits)
 	}
-	if metric(t, "keygate_degraded") != 1 || metric(t, "keygate_limits_away") != 1 {
+	if metric(t, "keygate_degraded") != 1 || metric(t, "keygate_limits_unreachable") != 1 || metric(t, "keygate_limits_away") != 1 {
 		t.Error("the metrics do not say so")
 	}
 	// Where limits stand is not guessed at, and nothing is reset where it is not counted.

@@ -44,6 +44,11 @@ func TestReloadToAnotherAddress(t *testing.T) {
 	}
 	first := current(t)
 	comes(t, "the gateway judges keys", first.Ready)
+	for _, name := range []string{"keygate_store_unreachable", "keygate_store_away", "keygate_revocations_pending", "keygate_refusals_pending"} {
+		if v := metric(t, name); v != 0 {
+			t.Errorf("%s is %v while PostgreSQL answers", name, v)
+		}
+	}
 	called := func() string { return current(t).engine.sharedStore().Identity() }
 	before := called()
 
