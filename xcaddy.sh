@@ -36,3 +36,4 @@ XCADDY_WHICH_GO="$work/go" "$work/xcaddy" build "$version" \
 	--with "$module/caddymodule" \
 	--replace "$module=$PWD"
 "$output" version
+"$output" keygate version

@@ -49,7 +49,7 @@ func (a *AdminAPI) Routes() []caddy.AdminRoute {
 func (a *AdminAPI) serve(w http.ResponseWriter, r *http.Request) error {
 	app := runningApp()
 	if app == nil {
-		api.WriteProblem(w, http.StatusServiceUnavailable, "not_running",
+		api.WriteProblem(w, http.StatusServiceUnavailable, codeNotRunning,
 			"No keygate app is running: start Caddy with a configuration that has the keygate global option, or wait until it has started.")
 		return nil
 	}

@@ -28,21 +28,18 @@ func (a *App) status(ctx context.Context) management.Status {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	stats := a.gateway.Stats()
-	version, _ := caddy.Version()
+	caddyVersion, _ := caddy.Version()
 	s := management.Status{
-		Problems: []string{}, Version: version, Node: stats.Node,
+		Problems: []string{}, Version: Version(), CaddyVersion: caddyVersion, Node: stats.Node,
 		Keyspaces: slices.Sorted(maps.Keys(a.keyspaces)),
 		Store:     management.StoreStatus{Kind: storeSQLite},
-		Limits:    limitsLocal,
+		Limits:    a.limitsKind(),
 	}
 	if since := a.engine.since.Load(); since != nil {
 		s.StartedAt = since
 	}
 	if a.Store != nil && a.Store.Type != "" {
 		s.Store.Kind = a.Store.Type
-	}
-	if a.Limits != nil && a.Limits.Type != "" {
-		s.Limits = a.Limits.Type
 	}
 	if shared := a.engine.sharedLimits(); shared != nil {
 		var problem string
@@ -74,7 +71,7 @@ func (a *App) status(ctx context.Context) management.Status {
 	}
 	now := time.Now().UTC()
 	s.Nodes = append(a.otherNodes(ctx, &s), management.NodeStatus{
-		Node: stats.Node, Self: true, Version: version, Seq: stats.Seq, Lag: max(0, s.Store.Seq-stats.Seq),
+		Node: stats.Node, Self: true, Version: s.Version, CaddyVersion: s.CaddyVersion, Seq: stats.Seq, Lag: max(0, s.Store.Seq-stats.Seq),
 		ConfigHash: a.hash(), LastContact: &now, Ready: a.Ready(), KeysCached: stats.KeysCached,
 	})
 	slices.SortFunc(s.Nodes, func(a, b management.NodeStatus) int { return strings.Compare(a.Node, b.Node) })
@@ -94,8 +91,9 @@ func (a *App) otherNodes(ctx context.Context, s *management.Status) (out []manag
 		if n.Name == s.Node {
 			continue
 		}
+		version, caddyVersion := versionsIn(n.Version)
 		out = append(out, management.NodeStatus{
-			Node: n.Name, Version: n.Version, Seq: n.Seq, Lag: max(0, s.Store.Seq-n.Seq), ConfigHash: n.ConfigHash,
+			Node: n.Name, Version: version, CaddyVersion: caddyVersion, Seq: n.Seq, Lag: max(0, s.Store.Seq-n.Seq), ConfigHash: n.ConfigHash,
 			LastContact: &n.ContactAt, StopsBy: &n.StopsBy, KeyspacesStopBy: ownStops(n, s.Keyspaces), Ready: n.Ready && now.Sub(n.ContactAt) < silentNode, KeysCached: n.KeysCached,
 		})
 		if now.Sub(n.ContactAt) >= silentNode {

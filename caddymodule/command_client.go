@@ -41,6 +41,7 @@ func addClientFlags(cmd *cobra.Command) {
 	f.String("actor", "", "Who does it, for the audit (default: the system user)")
 	f.Bool("offline", false, "Open the store of --config itself, without a gateway: for a few commands, see caddy keygate --help")
 	f.Bool("json", false, "Print the API's JSON")
+	f.Duration("start-wait", startWait, "How long to wait for a gateway that is starting; 0 does not wait")
 }
 
 // client talks to the management API of one gateway.
@@ -70,11 +71,12 @@ func clientOf(cmd *cobra.Command) (*client, error) {
 	if offline, _ := flags.GetBool("offline"); offline {
 		return c, c.offline(cmd, actor)
 	}
+	wait, _ := flags.GetDuration("start-wait")
 	if server := get("server"); server != "" {
 		if flags.Changed("address") {
 			return nil, usagef("--server and --address exclude each other")
 		}
-		return c, c.remote(cmd, server, actor)
+		return c, c.remote(cmd, server, actor, wait)
 	}
 	if flags.Changed("token-file") {
 		return nil, usagef("--token-file is for --server; the admin endpoint takes no token")
@@ -84,7 +86,7 @@ func clientOf(cmd *cobra.Command) (*client, error) {
 		return nil, fmt.Errorf("finding Caddy's admin endpoint: %w", err)
 	}
 	c.actAs(actor)
-	return c, c.local(address)
+	return c, c.local(address, wait)
 }
 
 // actAs says whom the audit names, by default the system user.
@@ -97,7 +99,7 @@ func (c *client) actAs(actor string) {
 }
 
 // remote makes c talk to a gateway's keygate_api.
-func (c *client) remote(cmd *cobra.Command, server, actor string) error {
+func (c *client) remote(cmd *cobra.Command, server, actor string, wait time.Duration) error {
 	u, err := url.Parse(server)
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return usagef("--server must be a URL such as https://keys.example.com")
@@ -120,6 +122,7 @@ func (c *client) remote(cmd *cobra.Command, server, actor string) error {
 		c.header.Set(api.ActorHeader, api.EncodeActor(actor))
 	}
 	c.base, c.name = strings.TrimSuffix(u.String(), "/"), u.Host
+	c.http.Transport = &startWaiter{http.DefaultTransport, wait}
 	// A token must not follow a redirect to somewhere else.
 	c.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return nil
@@ -127,7 +130,7 @@ func (c *client) remote(cmd *cobra.Command, server, actor string) error {
 
 // local makes c talk to Caddy's admin endpoint, as caddycmd.AdminAPIRequest does, which
 // returns refusals only as text.
-func (c *client) local(address string) error {
+func (c *client) local(address string, wait time.Duration) error {
 	to, err := caddy.ParseNetworkAddress(address)
 	if err != nil || to.PortRangeSize() > 1 {
 		return usagef("%q is not the address of an admin endpoint", address)
@@ -143,12 +146,12 @@ func (c *client) local(address string) error {
 		c.header.Set("Origin", origin)
 	}
 	network := to.Network
-	c.http.Transport = &http.Transport{
+	c.http.Transport = &startWaiter{&http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, network, dial)
 		},
-	}
+	}, wait}
 	c.base = origin + adminPrefix
 	return nil
 }

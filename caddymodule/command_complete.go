@@ -116,6 +116,7 @@ func ask(cmd *cobra.Command, path string, query url.Values, into any) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, completeTimeout)
 	defer cancel()
+	_ = cmd.Flags().Set("start-wait", "0s")
 	if c, err := clientOf(cmd); err == nil {
 		_, _ = c.call(ctx, http.MethodGet, path, query, nil, into)
 	}

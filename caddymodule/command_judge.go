@@ -1,6 +1,8 @@
 package caddymodule
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -103,7 +105,8 @@ func printResult(cmd *cobra.Command, r management.VerifyResult) error {
 
 func statusCommand() *cobra.Command {
 	cmd := action(&cobra.Command{Use: "status", Short: "Shows how the gateway is, and those that share its store",
-		Example: "  caddy keygate status\n  caddy keygate status --forget gw-3"}, status)
+		Example: "  caddy keygate status\n  caddy keygate status --check --start-wait 0s\n  caddy keygate status --forget gw-3"}, status)
+	cmd.Flags().Bool("check", false, "Exit with 1 while the gateway is degraded")
 	cmd.Flags().String("forget", "", "Forget a gateway that ended without saying so: no change waits for it any more")
 	return cmd
 }
@@ -127,6 +130,16 @@ func status(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
+	if err := printStatus(cmd, b, &s); err != nil {
+		return err
+	}
+	if check, _ := cmd.Flags().GetBool("check"); check && s.Degraded {
+		return errors.New("the gateway is degraded: " + strings.Join(s.Problems, "; "))
+	}
+	return nil
+}
+
+func printStatus(cmd *cobra.Command, b []byte, s *management.Status) error {
 	if asJSON(cmd) {
 		return printJSON(cmd, b)
 	}
@@ -138,14 +151,14 @@ func status(cmd *cobra.Command, _ []string) error {
 	if !s.Store.OK {
 		store = s.Store.Kind + ", does not answer: " + s.Store.Error
 	}
-	if err := sheet(cmd.OutOrStdout(), "Gateway", state, "Version", s.Version, "Keyspaces", strings.Join(s.Keyspaces, " "),
+	if err := sheet(cmd.OutOrStdout(), "Gateway", state, "Keygate", s.Version, "Caddy", s.CaddyVersion, "Keyspaces", strings.Join(s.Keyspaces, " "),
 		"Store", store, "Limits", s.Limits); err != nil {
 		return err
 	}
 	fmt.Fprintln(cmd.OutOrStdout())
-	t := newTable(cmd.OutOrStdout(), "NODE", "READY", "CHANGES", "BEHIND", "KEYS CACHED", "CONFIG", "LAST CONTACT")
+	t := newTable(cmd.OutOrStdout(), "NODE", "VERSION", "READY", "CHANGES", "BEHIND", "KEYS CACHED", "CONFIG", "LAST CONTACT")
 	for _, n := range s.Nodes {
-		t.row(n.Node, strconv.FormatBool(n.Ready), strconv.FormatInt(n.Seq, 10), strconv.FormatInt(n.Lag, 10),
+		t.row(n.Node, cmp.Or(n.Version, "before 0.2.0"), strconv.FormatBool(n.Ready), strconv.FormatInt(n.Seq, 10), strconv.FormatInt(n.Lag, 10),
 			strconv.FormatInt(n.KeysCached, 10), n.ConfigHash, moment(n.LastContact))
 	}
 	return t.flush()

@@ -275,7 +275,7 @@ func TestExitStatusOfWrongUsage(t *testing.T) {
 	// As a shell sees it.
 	s := &shell{t: t, dir: t.TempDir(), admin: "127.0.0.1:1"}
 	for args, status := range map[string]int{
-		"key frob": 2, "key get": 2, "key list --nope": 2, "--help": 0, "key create --help": 0, "status --address 127.0.0.1:1": 1, "verify --key-file /nowhere": 1,
+		"key frob": 2, "key get": 2, "key list --nope": 2, "--help": 0, "key create --help": 0, "status --start-wait 0s --address 127.0.0.1:1": 1, "verify --key-file /nowhere": 1,
 	} {
 		if e := s.run("", append([]string{"keygate"}, strings.Fields(args)...)...); e.status != status {
 			t.Errorf("%s ended with %d, want %d: %s", args, e.status, status, e.err)

@@ -119,6 +119,7 @@ func (e *engine) start(ctx context.Context, a *App) error {
 		go e.tryOn(a)
 		return nil
 	}
+	a.logReady()
 	e.webhooks.Start()
 	go a.inherit(e.store)
 	return nil

@@ -155,13 +155,12 @@ func openShared(ctx context.Context, where storePlace, log *slog.Logger) (*sqlst
 
 // about tells the other gateways of this one.
 func (e *engine) about() (version, configHash string) {
-	version, _ = caddy.Version()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if n := len(e.apps); n > 0 {
 		configHash = e.apps[n-1].hash()
 	}
-	return version, configHash
+	return product(), configHash
 }
 
 // attempt is prove, which does not wait long for a shared store.
@@ -216,6 +215,7 @@ func (e *engine) tryOn(a *App) {
 		}
 	}
 	a.log.Info("the store answers: keys are judged from now on")
+	a.logReady()
 	e.mu.Lock()
 	webhooks, s := e.webhooks, e.store
 	e.mu.Unlock()

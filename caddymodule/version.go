@@ -98,7 +98,8 @@ func versionsIn(product string) (keygate, caddy string) {
 func versionCommand() *cobra.Command {
 	return action(&cobra.Command{
 		Use: "version", Short: "Prints Keygate's version and Caddy's",
-		Long: "Prints the versions in this program. It asks no gateway; caddy keygate status shows the versions that run.",
+		Long:    "Prints the versions in this program. It asks no gateway; caddy keygate status shows the versions that run.",
+		Example: "  caddy keygate version",
 	}, printVersion)
 }
 

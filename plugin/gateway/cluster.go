@@ -14,7 +14,7 @@ type Node struct {
 	// Name is its own among those that are alive; Instance tells one process from the next
 	// of that name.
 	Name, Instance string
-	// Version of the program, and what tells its configuration from others'.
+	// Version names the program as a User-Agent does, and ConfigHash tells configurations apart.
 	Version, ConfigHash string
 	// Seq is the newest change it acts by.
 	Seq int64

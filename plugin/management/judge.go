@@ -67,10 +67,11 @@ type Status struct {
 	// Degraded says that something does not work as it should; Problems what.
 	Degraded bool     `json:"degraded"`
 	Problems []string `json:"problems"`
-	// Version of the program and Node, the name of the one that answers.
-	Version   string     `json:"version"`
-	Node      string     `json:"node"`
-	StartedAt *time.Time `json:"started_at"`
+	// Version is Keygate's in the gateway that answers, CaddyVersion Caddy's, and Node its name.
+	Version      string     `json:"version"`
+	CaddyVersion string     `json:"caddy_version"`
+	Node         string     `json:"node"`
+	StartedAt    *time.Time `json:"started_at"`
 	// Keyspaces that are configured.
 	Keyspaces []string `json:"keyspaces"`
 	// StaleKeyspaces are those of which nothing was heard for so long that their keys are
@@ -137,8 +138,10 @@ type NodeStatus struct {
 	// Seq is the newest change it acts by, Lag how many it is behind.
 	Seq int64 `json:"seq"`
 	Lag int64 `json:"lag"`
-	// Version is that of the program; ConfigHash tells configurations apart.
-	Version     string     `json:"version"`
+	// Version is Keygate's, "" of a gateway before 0.2.0, which tells Caddy's only.
+	Version      string `json:"version"`
+	CaddyVersion string `json:"caddy_version"`
+	// ConfigHash tells configurations apart.
 	ConfigHash  string     `json:"config_hash"`
 	LastContact *time.Time `json:"last_contact"`
 	// StopsBy is when it judges no more by what it holds, unless it is heard of before; null for the
