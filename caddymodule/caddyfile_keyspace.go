@@ -27,6 +27,7 @@ const defaultEnvironment = "live"
 //		charset base62|base58|hex|any
 //	}
 //	credentials {
+//		default                                      Authorization: Bearer and X-API-Key
 //		authorization [<scheme>]
 //		header        <name>
 //		query         <name>
@@ -209,7 +210,14 @@ func parseCredentials(d *caddyfile.Dispenser, note noter, ks *KeyspaceConfig) er
 	if _, err := args(d, 0, 0, "credentials { … }"); err != nil {
 		return err
 	}
-	opts := make(options)
+	opts := options{"default": {parse: func(d *caddyfile.Dispenser) error {
+		for _, place := range apikey.DefaultPlaces() {
+			note(fmt.Sprintf("credentials[%d]", len(ks.Credentials)), d)
+			ks.Credentials = append(ks.Credentials, place)
+		}
+		var stated bool
+		return bare(d, &stated)
+	}}}
 	for _, kind := range []apikey.PlaceKind{apikey.InAuthorization, apikey.InHeader, apikey.InQuery, apikey.InCookie} {
 		opts[string(kind)] = option{repeatable: true, parse: func(d *caddyfile.Dispenser) error {
 			note(fmt.Sprintf("credentials[%d]", len(ks.Credentials)), d)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/keygate-dev/keygate/plugin/ratelimit/redis"
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
@@ -43,6 +44,14 @@ func (a *App) checkStores() error {
 			if s.MaxStaleness < 0 {
 				return fieldErrorf("store.max_staleness", "max_staleness can't be negative")
 			}
+			for field, address := range map[string]string{"store": s.DSN, "store.listen": s.Listen} {
+				if address == "" || hasPlaceholder(address) {
+					continue
+				}
+				if err := sqlstore.CheckPostgresAddress(address); err != nil {
+					return fieldErrorf(field, "%w", err)
+				}
+			}
 		default:
 			return fieldErrorf("store", "unknown store '%s' (there is sqlite, postgres)", s.Type)
 		}
@@ -56,6 +65,11 @@ func (a *App) checkStores() error {
 		case limitsRedis:
 			if l.Address == "" {
 				return fieldErrorf("limits", "limits redis needs the address of the server, such as {env.REDIS_URL}")
+			}
+			if !hasPlaceholder(l.Address) {
+				if _, err := redis.New(redis.Options{URL: l.Address}); err != nil {
+					return fieldErrorf("limits", "limits redis: %w", err)
+				}
 			}
 			if l.Mode != "" && l.Mode != modeExact && l.Mode != modeLeased {
 				return fieldErrorf("limits.mode", "mode is 'exact' or 'leased', not '%s'", l.Mode)
@@ -88,6 +102,9 @@ func (a *App) checkStores() error {
 	}
 	return nil
 }
+
+// hasPlaceholder reports whether a value of the configuration is not known before it is loaded.
+func hasPlaceholder(value string) bool { return strings.Contains(value, "{") }
 
 // secrets are the configuration's strings with their placeholders expanded. They stay
 // out of App's exported fields, which are printed by logs and Caddy's /config/.

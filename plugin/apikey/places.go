@@ -39,6 +39,11 @@ type Places struct {
 	places []Place
 }
 
+// DefaultPlaces returns the places of a configuration that names none.
+func DefaultPlaces() []Place {
+	return []Place{{InAuthorization, "Bearer"}, {InHeader, "X-API-Key"}}
+}
+
 // NewPlaces compiles; with no place given it is Authorization: Bearer and X-API-Key.
 // It refuses, naming the offender, places of an unknown kind, without a valid name, given
 // twice, more than 16, and those that can't hold a key as it is: Basic, Digest and
@@ -46,7 +51,7 @@ type Places struct {
 // that the gateway takes from clients (X-Tenant-…, X-Key-…).
 func NewPlaces(places ...Place) (*Places, error) {
 	if len(places) == 0 {
-		places = []Place{{InAuthorization, "Bearer"}, {InHeader, "X-API-Key"}}
+		places = DefaultPlaces()
 	}
 	if len(places) > maxPlaces {
 		return nil, fmt.Errorf("credentials: %d places; %d are the most", len(places), maxPlaces)

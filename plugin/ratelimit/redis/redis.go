@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -105,6 +106,11 @@ func New(o Options) (*Redis, error) {
 	return r, nil
 }
 
+// parameters are those that an address may have. Others would be ignored, such as ?ssl=true of other libraries,
+// and the connection made in clear.
+var parameters = []string{"addr", "client_cache", "client_name", "db", "dial_timeout", "master_set", "max_retries", "protocol", "sentinel_password", "sentinel_user",
+	"skip_verify", "write_timeout"}
+
 // parse reads the address. Its errors hold nothing of it: there may be a password.
 func parse(address string) (rueidis.ClientOption, error) {
 	u, err := url.Parse(address)
@@ -115,6 +121,14 @@ func parse(address string) (rueidis.ClientOption, error) {
 	case "redis", "rediss", "valkey", "valkeys", "unix":
 	default:
 		return rueidis.ClientOption{}, fmt.Errorf("the address begins with %q: it must be redis://, rediss:// (TLS) or unix://", u.Scheme+":")
+	}
+	for name := range u.Query() {
+		if !slices.Contains(parameters, name) {
+			return rueidis.ClientOption{}, fmt.Errorf("the address has the parameter %q, which is not known (there is %s); TLS is rediss://", name, strings.Join(parameters, ", "))
+		}
+	}
+	if u.Opaque != "" {
+		return rueidis.ClientOption{}, errors.New("the address names no host: it is written as redis://user:password@host:6379/0")
 	}
 	option, err := rueidis.ParseURL(address)
 	if err != nil {

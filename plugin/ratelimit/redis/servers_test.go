@@ -269,7 +269,8 @@ func TestReplicaIsNoMaster(t *testing.T) {
 
 // Addresses that can't be right are refused, and no message repeats what may be a password.
 func TestAddresses(t *testing.T) {
-	for _, address := range []string{"", "localhost:6379", "http://u:hunter2@h", "redis://u:hunter2@h:port", "redis://u:hunter2@h:6379/x", "redis://u:hunter2@h/1/2", "\x00"} {
+	for _, address := range []string{"", "localhost:6379", "http://u:hunter2@h", "redis://u:hunter2@h:port", "redis://u:hunter2@h:6379/x", "redis://u:hunter2@h/1/2", "\x00",
+		"redis:u:hunter2@h:6379", "redis://u:hunter2@h:6379?ssl=true", "redis+sentinel://u:hunter2@h/main", "redis-sentinel://h"} {
 		_, err := redis.New(redis.Options{URL: address})
 		if err == nil {
 			t.Errorf("%q is taken", address)

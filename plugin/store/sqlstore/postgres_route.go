@@ -109,9 +109,15 @@ func PostgresIdentity(address string) (database, name string, err error) {
 var errAddress = errors.New("the address of PostgreSQL can't be read: it is written postgres://user:password@host:5432/database, special characters of the password percent-encoded")
 
 func parsePostgres(address string) (*pgx.ConnConfig, error) {
+	if err := CheckPostgresAddress(address); err != nil {
+		return nil, err
+	}
 	config, err := pgx.ParseConfig(address)
 	if err != nil {
 		return nil, errAddress
+	}
+	if err := checkParameters(&config.Config); err != nil {
+		return nil, err
 	}
 	if !strings.Contains(address, "default_query_exec_mode") {
 		// Nothing stays on the server's connection, and a query takes one round trip.
