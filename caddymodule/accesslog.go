@@ -76,6 +76,8 @@ type accessLog struct {
 	vars   map[string]any // of ctx
 	// judged says that a directive has judged the request: later ones pass it on.
 	judged bool
+	// rejected is the error by which a directive rejected the request, nil where none did.
+	rejected error
 
 	// What follows is set only where Caddy would write an access line.
 	on bool
@@ -139,6 +141,14 @@ func (a *accessLog) begin(logs *requestLogs, r *http.Request, vars map[string]an
 func (a *accessLog) noteJudged() {
 	if outer, ok := a.vars[accessLogVar].(*accessLog); ok {
 		outer.judged = true
+	}
+}
+
+// noteRejected notes that the request was rejected, for directives in error routes.
+func noteRejected(r *http.Request, err error) {
+	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
+	if outer, ok := vars[accessLogVar].(*accessLog); ok {
+		outer.rejected = err
 	}
 }
 

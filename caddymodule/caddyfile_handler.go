@@ -33,6 +33,7 @@ func registerHandler() {
 //		observe
 //		forward_credential
 //		keep_overrides
+//		cache_headers as_sent
 //		cors  <origin>...
 //		realm <realm>
 //		headers off
@@ -157,6 +158,17 @@ func handlerOptions(l lines, c *HandlerConfig) options {
 			return bare(d, &c.ForwardCredential)
 		}},
 		"keep_overrides": {parse: func(d *caddyfile.Dispenser) error { return bare(d, &c.KeepOverrides) }},
+		"cache_headers": {parse: func(d *caddyfile.Dispenser) error {
+			var text string
+			if err := oneArg(d, "cache_headers as_sent", &text); err != nil {
+				return err
+			}
+			if text != "as_sent" {
+				return d.Errf("cache_headers takes 'as_sent', not '%s'", text)
+			}
+			c.CacheHeadersAsSent = true
+			return nil
+		}},
 		"cors": {parse: func(d *caddyfile.Dispenser) (err error) {
 			l.note("cors", d)
 			c.CORS, err = args(d, 1, -1, "cors <origin>...")

@@ -26,6 +26,9 @@ type HandlerConfig struct {
 	// KeepOverrides leaves headers in the request that make some upstreams serve another
 	// path or method than the one judged. Default: false.
 	KeepOverrides bool `json:"keep_overrides,omitempty"`
+	// CacheHeadersAsSent leaves Vary and Cache-Control of responses as the upstream sent them. Rejections
+	// are not cacheable in any case. Default: false.
+	CacheHeadersAsSent bool `json:"cache_headers_as_sent,omitempty"`
 	// CORS are origins whose pages may read refusals, such as "https://app.example.com",
 	// or "*" for all. Default: none.
 	CORS []string `json:"cors,omitempty"`

@@ -36,6 +36,10 @@ type exchange struct {
 	live     gateway.Live
 	// context is what the upstream is told.
 	context [6]string
+	// caching are values of Vary and Cache-Control.
+	caching [2]string
+	// rejected reports whether the response is a refusal.
+	rejected bool
 	*work
 }
 

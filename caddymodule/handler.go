@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -38,6 +39,10 @@ type Handler struct {
 	rules    *rules.Set
 	headers  ratelimit.HeaderOptions
 	logs     *requestLogs
+	vary     varyList
+	ctx      caddy.Context
+	// errors holds the error routes of each *caddyhttp.Server for rejected requests.
+	errors sync.Map
 	// inQuery says that a credential may stand in the query.
 	inQuery bool
 }
@@ -53,7 +58,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	h.app = app
+	h.app, h.ctx = app, ctx
 	name, err := app.resolve(h.HandlerConfig.Keyspace)
 	if err != nil {
 		return err
@@ -66,6 +71,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		app.addRules(h.keyspace.Name, h.rules)
 	}
 	h.headers = h.HandlerConfig.headerOptions(h.keyspace)
+	h.vary = newVaryList(credentialHeaders(h.keyspace.Places.List()))
 	h.logs = newRequestLogs(ctx, h.keyspace.Grammar.Clean, h.keyspace.Places.List())
 	h.logs.onward = h.keyspace.Grammar.CleanWords
 	h.inQuery = slices.ContainsFunc(h.keyspace.Places.List(), func(p apikey.Place) bool { return p.Kind == apikey.InQuery })
@@ -76,6 +82,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
 	if outer, _ := vars[accessLogVar].(*accessLog); outer != nil && outer.judged {
+		if outer.rejected != nil {
+			// An error route: what was rejected is not let in by another directive.
+			return outer.rejected
+		}
 		return next.ServeHTTP(w, r)
 	}
 	if h.StripOnly {
@@ -204,7 +214,8 @@ func (x *exchange) refuse(w http.ResponseWriter, reason gateway.Reason) error {
 	case gateway.InsufficientScope:
 		ref.scopes = h.keyspace.Scopes.List(x.req.Need)
 	}
-	return answerRefusal(w, x.r, h.keyspace.refusals, ref)
+	x.rejected = true
+	return h.answerRefusal(w, x.r, ref)
 }
 
 // allowOrigin lets the page that sent r read a refusal, where its origin is configured.
@@ -221,7 +232,6 @@ func (h *Handler) allowOrigin(hdr http.Header, r *http.Request) bool {
 		case strings.EqualFold(o, origin):
 			hdr.Set("Access-Control-Allow-Origin", origin)
 			hdr.Set("Access-Control-Allow-Credentials", "true")
-			hdr.Add("Vary", "Origin")
 			return true
 		}
 	}

@@ -220,7 +220,7 @@ func cpuTime(b *testing.B) time.Duration {
 
 // loadCaddyfile runs a configuration in this process until the benchmark's end, and returns
 // its HTTP app.
-func loadCaddyfile(b *testing.B, config string) *caddyhttp.App {
+func loadCaddyfile(b testing.TB, config string) *caddyhttp.App {
 	b.Helper()
 	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
 	if err != nil {

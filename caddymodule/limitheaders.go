@@ -21,6 +21,7 @@ func (x *exchange) dropHeaders() {
 // writeHeaders puts the limit headers in place of the upstream's, when the response's
 // header goes out.
 func (x *exchange) writeHeaders() {
+	x.writeCacheHeaders()
 	hdr := x.w.Header()
 	if rule := x.verdict.Rule; rule != nil && rule.Actual != "" {
 		if v := hdr[rule.Actual]; len(v) > 0 {

@@ -127,10 +127,7 @@ func (r *refusals) header(h http.Header, ref *refusal) {
 	if c := r.challenge(status, ref); c != "" {
 		h.Set("WWW-Authenticate", c)
 	}
-	switch status {
-	case http.StatusTooManyRequests, http.StatusPaymentRequired, http.StatusServiceUnavailable:
-		h.Set("Cache-Control", "no-store")
-	}
+	h.Set("Cache-Control", "no-store")
 	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
 		seconds := int64((ref.retryAfter + time.Second - 1) / time.Second)
 		h.Set("Retry-After", strconv.FormatInt(max(seconds, 1), 10))

@@ -38,7 +38,7 @@ func TestRefusals(t *testing.T) {
 		{
 			"missing", problem, refusal{reason: gateway.MissingKey}, 401,
 			`{"type":"about:blank","title":"Unauthorized","status":401,"detail":"API key required.","code":"missing_key"}`,
-			map[string]string{"WWW-Authenticate": `Bearer realm="shop"`, "Content-Type": "application/problem+json", "Retry-After": "", "Cache-Control": ""},
+			map[string]string{"WWW-Authenticate": `Bearer realm="shop"`, "Content-Type": "application/problem+json", "Retry-After": "", "Cache-Control": "no-store"},
 		},
 		{
 			"invalid", problem, refusal{reason: gateway.InvalidKey, keySent: true, realm: `a "b" \c`}, 401,
@@ -58,7 +58,7 @@ func TestRefusals(t *testing.T) {
 		{
 			"another 403", problem, refusal{reason: gateway.TenantInactive, keySent: true}, 403,
 			`{"type":"about:blank","title":"Forbidden","status":403,"detail":"Tenant is inactive.","code":"tenant_inactive"}`,
-			map[string]string{"WWW-Authenticate": "", "Cache-Control": ""},
+			map[string]string{"WWW-Authenticate": "", "Cache-Control": "no-store"},
 		},
 		{
 			"rate", problem, refusal{reason: gateway.RateLimited, keySent: true, retryAfter: 1100 * time.Millisecond, violated: []string{"60/m", "20/s;tenant"}}, 429,

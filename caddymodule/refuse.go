@@ -5,26 +5,30 @@ import (
 	"net/http"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 )
 
 // answerRefusal answers r instead of the upstream. The site's handle_errors is asked
-// first, as for any handler's error; where none of its routes writes a body, the
+// first, as for any handler's error; where none of its routes answers, the
 // keyspace's own words are sent.
-func answerRefusal(w http.ResponseWriter, r *http.Request, words *refusals, ref *refusal) error {
+func (h *Handler) answerRefusal(w http.ResponseWriter, r *http.Request, ref *refusal) error {
+	words := h.keyspace.refusals
 	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if server == nil || server.Errors == nil || len(server.Errors.Routes) == 0 {
 		words.write(w, r, ref)
 		return nil
 	}
 	words.header(w.Header(), ref)
-	held := &heldWriter{ResponseWriter: w}
-	req := server.Errors.WithError(r, caddyhttp.HandlerError{
+	cause := caddyhttp.HandlerError{
 		StatusCode: words.answers[ref.reason].status,
 		Err:        errors.New(ref.reason.String()),
-	})
+	}
+	noteRejected(r, cause)
+	held := &heldWriter{ResponseWriter: w, refusal: cause.StatusCode, before: describes(w.Header())}
+	req := server.Errors.WithError(r, cause)
 	// The routes end where they write nothing.
 	end := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
-	if err := server.Errors.Routes.Compile(end).ServeHTTP(held, req); err != nil {
+	if err := h.errorRoutes(server).Compile(end).ServeHTTP(held, req); err != nil {
 		// What went wrong while the error was handled must not decide whether it is one.
 		if held.sent {
 			return err
@@ -36,17 +40,50 @@ func answerRefusal(w http.ResponseWriter, r *http.Request, words *refusals, ref 
 	return nil
 }
 
-// heldWriter holds the header back until a body comes.
+// errorRoutes returns a server's error routes as rejected requests take them.
+func (h *Handler) errorRoutes(server *caddyhttp.Server) caddyhttp.RouteList {
+	if routes, ok := h.errors.Load(server); ok {
+		return routes.(caddyhttp.RouteList)
+	}
+	routes, _, err := (&pageRoutes{h.ctx, server, nil}).guard(server.Errors.Routes)
+	if err != nil {
+		// Without them Keygate answers by itself.
+		h.ctx.Logger().Error("the site's error routes are not used for rejected requests", zap.Error(err))
+		routes = nil
+	}
+	h.errors.Store(server, routes)
+	return routes
+}
+
+// heldWriter holds the header back until an error route answers: with a body, with another status than
+// the refusal's, or with a status and what describes a body, as for HEAD. The refusal's status alone is what
+// Caddy writes at the end of routes none of which answered.
 type heldWriter struct {
 	http.ResponseWriter
+	// refusal is the refusal's status.
+	refusal int
+	// before is what described a body before the error routes ran.
+	before int
 	status int
 	sent   bool
 }
 
 func (w *heldWriter) WriteHeader(status int) {
-	if !w.sent && status >= 200 {
-		w.status = status
+	if w.sent || status < 200 {
+		return
 	}
+	w.status = status
+	if status != w.refusal || describes(w.Header()) > w.before {
+		w.send()
+	}
+}
+
+func (w *heldWriter) send() {
+	w.sent = true
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	w.ResponseWriter.WriteHeader(w.status)
 }
 
 func (w *heldWriter) Write(p []byte) (int, error) {
@@ -54,19 +91,25 @@ func (w *heldWriter) Write(p []byte) (int, error) {
 		return 0, nil
 	}
 	if !w.sent {
-		w.sent = true
-		if w.status == 0 {
-			w.status = http.StatusOK
-		}
-		w.ResponseWriter.WriteHeader(w.status)
+		w.send()
 	}
 	return w.ResponseWriter.Write(p)
 }
 
-// FlushError does nothing before a body: flushing would send the header.
+// FlushError does nothing before an answer: flushing would send the header.
 func (w *heldWriter) FlushError() error {
 	if !w.sent {
 		return nil
 	}
 	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// describes counts the fields of a header that describe a body or take its place.
+func describes(hdr http.Header) (n int) {
+	for _, name := range [...]string{"Content-Type", "Content-Length", "Location"} {
+		if _, ok := hdr[name]; ok {
+			n++
+		}
+	}
+	return n
 }

@@ -57,7 +57,6 @@ func hostileSite(t testing.TB) *site {
 	}
 	handle_errors 403 {
 		header X-Seen yes
-		respond 418
 	}
 	handle_errors 500 {
 		respond "never"
@@ -404,10 +403,15 @@ func TestErrorRoutesThatFail(t *testing.T) {
 		}
 	}
 	reverse_proxy {$KEYGATE_UPSTREAM}`)
-	for _, path := range []string{"/fails", "/dead", "/away", "/missing", "/other", "/mount/x"} {
+	for _, path := range []string{"/fails", "/dead", "/missing", "/other", "/mount/x"} {
 		s.call(t, "GET", path, "").refused(401).problem("missing_key")
 		if a := s.call(t, "HEAD", path, "").refused(401); a.body != "" {
 			t.Errorf("HEAD %s: %s", path, a.body)
+		}
+	}
+	for _, method := range []string{"GET", "HEAD"} {
+		if a := s.call(t, method, "/away", ""); a.status != 302 || a.header.Get("Location") != "/login" || a.header.Get("Cache-Control") != "no-store" {
+			t.Errorf("%s: a route that redirects: %d %v", method, a.status, a.header)
 		}
 	}
 	if a := s.call(t, "GET", "/text", "").refused(401); a.body != "401" {

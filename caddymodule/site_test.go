@@ -1,0 +1,96 @@
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// testSite is a site of a Caddy that runs in this process, and a key on its plan, which has no limits.
+type testSite struct {
+	t   *testing.T
+	url string
+	// key is full, id its id.
+	key, id string
+	manager *management.Manager
+}
+
+// siteAnswer is what a site answered.
+type siteAnswer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// newTestSite runs a configuration in which DIR is a directory, SITE the site's address, KEYGATE what
+// every keygate block needs, and UPSTREAM the address of a server that handle answers for.
+func newTestSite(t *testing.T, config string, handle http.HandlerFunc) *testSite {
+	t.Helper()
+	up := httptest.NewServer(handle)
+	t.Cleanup(up.Close)
+	dir := t.TempDir()
+	address := fmt.Sprint("http://127.0.0.1:", freePort(t))
+	loadCaddyfile(t, strings.NewReplacer(
+		"DIR", dir, "SITE", address, "UPSTREAM", up.Listener.Addr().String(),
+		"KEYGATE", "store sqlite "+dir+"/keygate.db\nplan free {\n}\ndefault_plan free",
+	).Replace(config))
+	s := &testSite{t: t, url: address, manager: current(t).engine.management()}
+	actor := management.Actor{Name: "test", Via: "cli"}
+	if _, err := s.manager.CreateTenant(context.Background(), actor, "", "acme", management.TenantFields{}); err != nil {
+		t.Fatal(err)
+	}
+	k, err := s.manager.CreateKey(context.Background(), actor, "", "acme", management.KeyFields{Name: management.Some("ci")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.key, s.id = k.Key, k.ID
+	return s
+}
+
+// get sends a request without following redirects. header are names and values.
+func (s *testSite) get(method, path string, header ...string) siteAnswer {
+	s.t.Helper()
+	r, err := http.NewRequest(method, s.url+path, nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Add(header[i], header[i+1])
+	}
+	resp, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return siteAnswer{resp.StatusCode, resp.Header, string(b)}
+}
+
+// minimal is the global option of a site without limits.
+const minimal = `{
+	admin off
+	persist_config off
+	auto_https off
+	log default {
+		output discard
+	}
+	keygate {
+		KEYGATE
+		MORE
+	}
+}
+`
+
+// siteConfig is a configuration of one site. more stands in the keygate block.
+func siteConfig(more, site string) string {
+	return strings.ReplaceAll(minimal, "MORE", more) + "SITE {\n" + site + "\n}\n"
+}
