@@ -16,7 +16,6 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
-	"github.com/keygate-dev/keygate/plugin/management"
 )
 
 // requestLogs writes the access and error log lines of the requests that meet one
@@ -38,15 +37,14 @@ type requestLogs struct {
 }
 
 // newRequestLogs returns the logs of a directive that is being provisioned under ctx.
-// Keys are told by clean, which returns a text without those in it, and by the places
-// where a request may hold them.
-func newRequestLogs(ctx caddy.Context, clean func(string) string, places []apikey.Place) *requestLogs {
+// Keys are told by cleaner, and by the places where a request may hold them.
+func newRequestLogs(ctx caddy.Context, cleaner *apikey.Cleaner, places []apikey.Place) *requestLogs {
 	// The loggers that caddyhttp.App.Provision gives its servers.
 	log := ctx.Logger(httpApp{})
 	l := &requestLogs{
 		access:  namedLogger{Logger: log.Named("log.access")},
 		errors:  namedLogger{Logger: log.Named("log.error")},
-		secrets: logSecrets{clean: []func(string) string{clean, management.CleanTokens}, places: places},
+		secrets: logSecrets{cleaner, places},
 		spared:  []string{"Authorization", "Proxy-Authorization", "Cookie"},
 	}
 	l.onward = l.secrets.text
@@ -84,12 +82,14 @@ type accessLog struct {
 	// kept says that Caddy was kept from writing its line when the request came.
 	kept bool
 	// arrived is the header as it arrived at the directive.
-	arrived loggedHeader
-	w       caddyhttp.ResponseRecorder
-	body    requestBody
-	hook    endHook
-	secrets logSecrets
-	written atomic.Bool
+	arrived *loggedHeader
+	// cleanedURI is what uri remembers.
+	cleanedURI cleanedText
+	w          caddyhttp.ResponseRecorder
+	body       requestBody
+	hook       endHook
+	secrets    logSecrets
+	written    atomic.Bool
 }
 
 // beginAccessLog takes over the log lines of r, which must be the request as it came to the
@@ -110,8 +110,10 @@ func (a *accessLog) begin(logs *requestLogs, r *http.Request, vars map[string]an
 	a.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if outer, ok := vars[accessLogVar].(*accessLog); ok {
 		// Another directive has taken the access line; it must now know our keys too.
-		outer.secrets = outer.secrets.and(logs.secrets)
-		outer.arrived.clean(&outer.secrets)
+		outer.secrets, outer.cleanedURI = outer.secrets.and(logs.secrets), cleanedText{}
+		if outer.arrived != nil {
+			outer.arrived.clean(&outer.secrets)
+		}
 		a.secrets = outer.secrets
 		return
 	}

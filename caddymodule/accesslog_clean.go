@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"maps"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -20,25 +19,23 @@ const redacted = "REDACTED"
 // logSecrets knows keys: by their shape, wherever they stand, and by the place where they
 // stand, whatever their shape.
 type logSecrets struct {
-	clean  []func(string) string
-	places []apikey.Place
+	cleaner *apikey.Cleaner
+	places  []apikey.Place
 }
 
 // and returns what both know.
 func (s logSecrets) and(t logSecrets) logSecrets {
-	return logSecrets{append(slices.Clone(s.clean), t.clean...), append(slices.Clone(s.places), t.places...)}
+	out := logSecrets{s.cleaner.With(t.cleaner), slices.Clone(s.places)}
+	for _, p := range t.places {
+		if !slices.Contains(out.places, p) {
+			out.places = append(out.places, p)
+		}
+	}
+	return out
 }
 
 // text returns t without keys; t itself where there are none.
-func (s *logSecrets) text(t string) string {
-	if t == "" {
-		return t
-	}
-	for _, clean := range s.clean {
-		t = clean(t)
-	}
-	return t
-}
+func (s *logSecrets) text(t string) string { return s.cleaner.Clean(t) }
 
 // credential returns what may be shown of a text that stands where keys do: as much as
 // of any key, and nothing where no key's shape is seen.
@@ -53,28 +50,57 @@ func (s *logSecrets) credential(t string) string {
 }
 
 // uri cleans a request target, its query's credentials included.
-func (s *logSecrets) uri(uri string) string {
-	for _, p := range s.places {
-		if p.Kind == apikey.InQuery {
-			uri = s.query(uri, p.Name)
+func (s *logSecrets) uri(uri string) string { return s.text(s.query(uri)) }
+
+// query cleans the credentials in the query of a request target.
+func (s *logSecrets) query(uri string) string {
+	for i := range s.places {
+		if s.places[i].Kind != apikey.InQuery {
+			continue
+		}
+		at := strings.IndexByte(uri, '?')
+		if at < 0 {
+			break
+		}
+		query := mapParts(uri[at+1:], '&', func(pair string) string {
+			k, v, _ := strings.Cut(pair, "=")
+			if v == "" || !apikey.NamesParam(k, s.places[i].Name) {
+				return pair
+			}
+			return k + "=" + s.credential(v)
+		})
+		if len(query) != len(uri)-at-1 || query != uri[at+1:] {
+			uri = uri[:at+1] + query
 		}
 	}
-	return s.text(uri)
+	return uri
 }
 
-func (s *logSecrets) query(uri, name string) string {
-	path, query, ok := strings.Cut(uri, "?")
-	if !ok {
-		return uri
-	}
-	pairs := strings.Split(query, "&")
-	for i, pair := range pairs {
-		k, v, _ := strings.Cut(pair, "=")
-		if k2, err := url.QueryUnescape(k); err == nil && k2 == name && v != "" {
-			pairs[i] = k + "=" + s.credential(v)
+// mapParts returns s with each of its parts between separators as f returns it, s itself where
+// none changes. Empty parts stay.
+func mapParts(s string, separator byte, f func(part string) string) string {
+	var out strings.Builder
+	done := 0
+	for i := 0; i < len(s); i++ {
+		if s[i] == separator {
+			continue
 		}
+		end := len(s)
+		if n := strings.IndexByte(s[i:], separator); n >= 0 {
+			end = i + n
+		}
+		if part := f(s[i:end]); part != s[i:end] {
+			out.WriteString(s[done:i])
+			out.WriteString(part)
+			done = end
+		}
+		i = end
 	}
-	return path + "?" + strings.Join(pairs, "&")
+	if done == 0 {
+		return s
+	}
+	out.WriteString(s[done:])
+	return out.String()
 }
 
 // requestHeader returns h without keys, h itself where there are none. Names are
@@ -82,35 +108,55 @@ func (s *logSecrets) query(uri, name string) string {
 func (s *logSecrets) requestHeader(h http.Header) http.Header {
 	out, copied := h, false
 	for name, values := range h {
+		safeName, safe := s.text(name), values
 		for i, v := range values {
-			c := s.headerValue(name, v)
+			c := v
+			if i > 0 && v == values[i-1] {
+				c = safe[i-1] // HTTP/2 repeats a value for a byte
+			} else {
+				c = s.text(s.inPlaces(name, v))
+			}
 			if c == v {
 				continue
 			}
-			if !copied {
-				out, copied = h.Clone(), true
+			if &safe[0] == &values[0] {
+				safe = slices.Clone(values)
 			}
-			out[name][i] = c
+			safe[i] = c
 		}
+		if safeName == name && (len(values) == 0 || &safe[0] == &values[0]) {
+			continue
+		}
+		if !copied {
+			out, copied = maps.Clone(h), true
+		}
+		delete(out, name)
+		out[safeName] = safe
 	}
-	return s.header(out)
+	return out
 }
 
-// headerValue returns a value of a request's header without keys.
-func (s *logSecrets) headerValue(name, v string) string {
+// inPlaces returns a value of a request's header with what stands where keys do cleaned.
+func (s *logSecrets) inPlaces(name, v string) string {
 	for i := range s.places {
 		if p := &s.places[i]; headerOf(p) == name {
 			v = s.held(p, v)
 		}
 	}
-	return s.text(v)
+	return v
 }
 
 // values returns values without keys of a known shape, values itself where there are none.
 func (s *logSecrets) values(values []string) []string {
 	out := values
 	for i, v := range values {
-		if c := s.text(v); c != v {
+		c := v
+		if i > 0 && v == values[i-1] {
+			c = out[i-1]
+		} else {
+			c = s.text(v)
+		}
+		if c != v {
 			if &out[0] == &values[0] {
 				out = slices.Clone(values)
 			}
@@ -143,13 +189,13 @@ func (s *logSecrets) held(p *apikey.Place, v string) string {
 		}
 		return scheme + " " + s.credential(rest)
 	case apikey.InCookie:
-		pairs := strings.Split(v, ";")
-		for i, pair := range pairs {
-			if name, val, ok := strings.Cut(pair, "="); ok && strings.TrimSpace(name) == p.Name {
-				pairs[i] = name + "=" + s.credential(val)
+		return mapParts(v, ';', func(pair string) string {
+			name, val, ok := strings.Cut(pair, "=")
+			if !ok || strings.TrimSpace(name) != p.Name {
+				return pair
 			}
-		}
-		return strings.Join(pairs, ";")
+			return name + "=" + s.credential(val)
+		})
 	}
 	return s.credential(v)
 }
@@ -219,15 +265,36 @@ func (l *requestLogs) cleanOnward(h http.Header, name string, values []string) {
 			return
 		}
 	}
+	safe := values
 	for i, v := range values {
-		if c := l.onward(v); c != v {
-			values = slices.Clone(values)
-			values[i] = c
-			h[name] = values
+		c := v
+		if i > 0 && v == values[i-1] {
+			c = safe[i-1]
+		} else {
+			c = l.onward(v)
 		}
+		if c == v {
+			continue
+		}
+		if &safe[0] == &values[0] {
+			safe = slices.Clone(values)
+			h[name] = safe
+		}
+		safe[i] = c
 	}
 }
 
 // cleanURI takes keys out of what handlers behind this one log of r's URI. The URL stays,
 // since it says what is asked for.
-func (a *accessLog) cleanURI(r *http.Request) { r.RequestURI = a.secrets.uri(r.RequestURI) }
+func (a *accessLog) cleanURI(r *http.Request) { r.RequestURI = a.uri(r.RequestURI) }
+
+// uri is the secrets' uri, which it remembers: several lines and fields show the same one.
+func (a *accessLog) uri(uri string) string {
+	if a.cleanedURI.in != uri {
+		a.cleanedURI = cleanedText{uri, a.secrets.uri(uri)}
+	}
+	return a.cleanedURI.out
+}
+
+// cleanedText is a text and what it is without keys.
+type cleanedText struct{ in, out string }

@@ -26,9 +26,9 @@ func (a *accessLog) serveError(w http.ResponseWriter, r *http.Request, err error
 	// keys in its query.
 	if o, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
 		r.Method, r.RemoteAddr = o.Method, o.RemoteAddr
-		r.RequestURI = a.secrets.uri(o.RequestURI)
+		r.RequestURI = a.uri(o.RequestURI)
 		*r.URL = *o.URL
-		if r.URL.RawQuery != "" {
+		if r.URL.RawQuery != "" && (r.RequestURI != o.RequestURI || !strings.HasSuffix(o.RequestURI, "?"+r.URL.RawQuery)) {
 			r.URL.RawQuery = strings.TrimPrefix(a.secrets.uri("?"+r.URL.RawQuery), "?")
 		}
 	}

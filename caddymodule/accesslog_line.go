@@ -9,6 +9,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
 // The objects in a line are written as caddyhttp.LoggableHTTPRequest and
@@ -19,13 +21,13 @@ import (
 type loggedRequest struct {
 	remote, proto, method, host, uri string
 	clientIP                         any
-	header                           loggedHeader
+	header                           *loggedHeader
 	transferEncoding                 []string
 	tls                              *tls.ConnectionState
 }
 
 // request is the request as Caddy logs it: as it arrived, but for its keys.
-func (a *accessLog) request(header loggedHeader) zap.Field {
+func (a *accessLog) request(header *loggedHeader) zap.Field {
 	s := &a.secrets
 	if header == nil {
 		header = loggedHeaderOf(a.r.Header, a.server.Logs != nil && a.server.Logs.ShouldLogCredentials, s)
@@ -39,7 +41,7 @@ func (a *accessLog) request(header loggedHeader) zap.Field {
 		proto:            a.r.Proto,
 		method:           s.text(method),
 		host:             s.text(a.r.Host),
-		uri:              s.uri(uri),
+		uri:              a.uri(uri),
 		clientIP:         a.vars[caddyhttp.ClientIPVarKey],
 		header:           header,
 		transferEncoding: a.r.TransferEncoding,
@@ -78,7 +80,13 @@ func (r *loggedRequest) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 }
 
 // loggedHeader is a request's header as lines show it, in no order. It holds no key.
-type loggedHeader []loggedValues
+type loggedHeader struct {
+	fields []loggedValues
+	// cleaner is that by which it holds no key.
+	cleaner *apikey.Cleaner
+	// suspects are the names of those headers that hold a key, or of which that is not known.
+	suspects []string
+}
 
 type loggedValues struct {
 	name   string
@@ -90,42 +98,57 @@ var redactedValues = []string{redacted}
 
 // loggedHeaderOf returns what is to be logged of h, which may change from then on. Credentials are shown, as far
 // as they are no keys, only where that is asked for.
-func loggedHeaderOf(h http.Header, credentials bool, s *logSecrets) loggedHeader {
+func loggedHeaderOf(h http.Header, credentials bool, s *logSecrets) *loggedHeader {
 	n := 0
 	for _, values := range h {
 		n += len(values)
 	}
-	out, room := make(loggedHeader, 0, len(h)), make([]string, 0, n)
+	out, room := &loggedHeader{fields: make([]loggedValues, 0, len(h))}, make([]string, 0, n)
 	for name, values := range h {
 		if !credentials && isCredentialHeader(name) {
-			out = append(out, loggedValues{name, redactedValues})
+			out.fields = append(out.fields, loggedValues{name, redactedValues})
+			out.suspects = append(out.suspects, name)
 			continue
 		}
 		from := len(room)
 		room = append(room, values...)
-		out = append(out, loggedValues{name, room[from:len(room):len(room)]})
+		out.fields = append(out.fields, loggedValues{name, room[from:len(room):len(room)]})
 	}
 	out.clean(s)
 	return out
 }
 
-// clean takes the keys out that s knows.
-func (h loggedHeader) clean(s *logSecrets) {
-	for i := range h {
-		f := &h[i]
+// clean takes the keys out that s knows. What was cleaned by the same cleaner it does not read again.
+func (h *loggedHeader) clean(s *logSecrets) {
+	known := h.cleaner == s.cleaner
+	h.cleaner = s.cleaner
+	for i := range h.fields {
+		f := &h.fields[i]
+		before, after, suspect := "", "", false
 		for k, v := range f.values {
-			if c := s.headerValue(f.name, v); c != v {
-				f.values[k] = c
+			if k == 0 || v != before {
+				before, after = v, s.inPlaces(f.name, v)
+				if !known {
+					after = s.text(after)
+				}
+			}
+			if after != v {
+				f.values[k], suspect = after, true
 			}
 		}
-		f.name = s.text(f.name)
+		if suspect {
+			h.suspects = append(h.suspects, f.name)
+		}
+		if !known {
+			f.name = s.text(f.name)
+		}
 	}
 }
 
 // MarshalLogObject implements zapcore.ObjectMarshaler.
-func (h loggedHeader) MarshalLogObject(enc zapcore.ObjectEncoder) error {
-	for i := range h {
-		_ = enc.AddArray(h[i].name, caddyhttp.LoggableStringArray(h[i].values))
+func (h *loggedHeader) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	for i := range h.fields {
+		_ = enc.AddArray(h.fields[i].name, caddyhttp.LoggableStringArray(h.fields[i].values))
 	}
 	return nil
 }
@@ -150,12 +173,16 @@ func (r *loggedResponse) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	return nil
 }
 
-// header returns the response's header without keys.
-func (r *loggedResponse) header() http.Header {
+// header returns the response's header without keys, those that s knows included.
+func (r *loggedResponse) header(s *logSecrets) http.Header {
 	if r.w == nil {
 		return nil
 	}
-	return r.secrets.header(r.w.Header())
+	h := r.w.Header()
+	if r.secrets.cleaner != s.cleaner {
+		h = r.secrets.header(h)
+	}
+	return s.requestHeader(h)
 }
 
 // isCredentialHeader says whether Caddy hides the values of a header of that name.

@@ -65,7 +65,7 @@ func (p *logProbe) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 func (p *logProbe) Provision(ctx caddy.Context) error {
 	g, places := logGrammar()
-	p.logs = newRequestLogs(ctx, g.Clean, places.List())
+	p.logs = newRequestLogs(ctx, apikey.NewCleaner(g), places.List())
 	return nil
 }
 
@@ -114,7 +114,7 @@ func (p *logProbe) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyh
 	}
 	log := beginAccessLog(p.logs, r)
 	defer log.end(w)
-	p.logs.strip(r, false)
+	log.strip(r, false)
 	log.cleanURI(r)
 	for _, name := range []string{"X-Api-Key", "Authorization", "Cookie"} {
 		r.Header.Del(name)
@@ -527,7 +527,7 @@ func TestAccessLog(t *testing.T) {
 		}
 	}
 	g, places := logGrammar()
-	s := logSecrets{clean: []func(string) string{g.Clean}, places: places.List()}
+	s := logSecrets{apikey.NewCleaner(g), places.List()}
 	for _, c := range logCases() {
 		for _, f := range files {
 			ours, theirs := got["on"][f]["["+c.id+"]"], got["off"][f]["["+c.id+"]"]

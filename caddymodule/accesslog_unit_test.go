@@ -19,11 +19,13 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
 func testSecrets() *logSecrets {
 	g, places := logGrammar()
-	return &logSecrets{clean: []func(string) string{g.Clean}, places: places.List()}
+	return &logSecrets{apikey.NewCleaner(g), places.List()}
 }
 
 const shownKey = "kg_live_Zx81…"
@@ -233,7 +235,7 @@ func TestLeakingLoggers(t *testing.T) {
 // has no access log.
 func BenchmarkAccessLog(b *testing.B) {
 	g, places := logGrammar()
-	logs := &requestLogs{access: namedLogger{Logger: zap.NewNop()}, errors: namedLogger{Logger: zap.NewNop()}, secrets: logSecrets{[]func(string) string{g.Clean}, places.List()}}
+	logs := &requestLogs{access: namedLogger{Logger: zap.NewNop()}, errors: namedLogger{Logger: zap.NewNop()}, secrets: logSecrets{apikey.NewCleaner(g), places.List()}}
 	for _, bm := range []struct {
 		name   string
 		server *caddyhttp.Server
@@ -279,7 +281,7 @@ func TestLoggedHeader(t *testing.T) {
 		}
 		maps.Copy(want, plain)
 		got := map[string][]string{}
-		for _, f := range logged {
+		for _, f := range logged.fields {
 			got[f.name] = f.values
 		}
 		if !reflect.DeepEqual(got, want) {

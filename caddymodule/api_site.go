@@ -82,13 +82,7 @@ func (a *API) Provision(ctx caddy.Context) error {
 		return err
 	}
 	a.failures = ratelimit.NewFailures(policy, failingAddresses)
-	clean := func(s string) string {
-		for _, ks := range app.keyspaces {
-			s = ks.Grammar.Clean(s)
-		}
-		return s
-	}
-	a.logs = newRequestLogs(ctx, clean, []apikey.Place{{Kind: apikey.InAuthorization, Name: "Bearer"}})
+	a.logs = newRequestLogs(ctx, app.cleaner, []apikey.Place{{Kind: apikey.InAuthorization, Name: "Bearer"}})
 	return nil
 }
 

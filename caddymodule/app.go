@@ -16,6 +16,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/leak"
+	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/rules"
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
@@ -59,8 +60,10 @@ type App struct {
 	log       *slog.Logger
 	secrets   secrets
 	keyspaces map[string]*keyspace
-	view      *gateway.View
-	metrics   *metrics
+	// cleaner takes the keys of all keyspaces out of texts, and management tokens.
+	cleaner *apikey.Cleaner
+	view    *gateway.View
+	metrics *metrics
 	// vault encrypts under the secret; nil where there is none.
 	vault *webhook.Vault
 	// gitHubKeys sign GitHub's reports of leaks; nil: none are taken.
@@ -144,9 +147,11 @@ func (a *App) build() (identity, path string, err error) {
 		return "", "", err
 	}
 	all := make([]*gateway.Keyspace, 0, len(a.keyspaces))
+	grammars := make([]*apikey.Grammar, 0, len(a.keyspaces))
 	for _, ks := range a.keyspaces {
-		all = append(all, ks.Keyspace)
+		all, grammars = append(all, ks.Keyspace), append(grammars, ks.Grammar)
 	}
+	a.cleaner = apikey.NewCleaner(grammars...).With(management.TokenCleaner())
 	a.view = gateway.NewView(hasher, all...)
 	return identity, path, nil
 }

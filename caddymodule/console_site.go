@@ -219,13 +219,7 @@ func (c *Console) Provision(ctx caddy.Context) error {
 		return err
 	}
 	c.failures = ratelimit.NewFailures(policy, failingAddresses)
-	clean := func(s string) string {
-		for _, ks := range app.keyspaces {
-			s = ks.Grammar.Clean(s)
-		}
-		return s
-	}
-	c.logs = newRequestLogs(ctx, clean, []apikey.Place{{Kind: apikey.InCookie, Name: "keygate"}, {Kind: apikey.InCookie, Name: "__Host-keygate"}})
+	c.logs = newRequestLogs(ctx, app.cleaner, []apikey.Place{{Kind: apikey.InCookie, Name: "keygate"}, {Kind: apikey.InCookie, Name: "__Host-keygate"}})
 	return nil
 }
 

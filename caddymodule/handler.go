@@ -72,7 +72,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.headers = h.HandlerConfig.headerOptions(h.keyspace)
 	h.vary = newVaryList(credentialHeaders(h.keyspace.Places.List()))
-	h.logs = newRequestLogs(ctx, h.keyspace.Grammar.Clean, h.keyspace.Places.List())
+	h.logs = newRequestLogs(ctx, app.cleaner, h.keyspace.Places.List())
 	h.logs.onward = h.keyspace.Grammar.CleanWords
 	h.inQuery = slices.ContainsFunc(h.keyspace.Places.List(), func(p apikey.Place) bool { return p.Kind == apikey.InQuery })
 	return nil
@@ -91,7 +91,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if h.StripOnly {
 		log := beginAccessLog(h.logs, r)
 		defer log.end(w)
-		h.logs.strip(r, false)
+		log.strip(r, false)
 		log.cleanURI(r)
 		return log.serveError(w, r, next.ServeHTTP(w, r))
 	}
@@ -103,7 +103,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	defer log.end(w)
 	log.noteJudged()
 	x.preflight = isPreflight(r)
-	h.logs.strip(r, x.preflight || !h.KeepOverrides)
+	log.strip(r, x.preflight || !h.KeepOverrides)
 	if x.preflight {
 		// Handlers behind read no body, over HTTP/3 neither.
 		r.Body = http.NoBody
@@ -195,7 +195,7 @@ func (x *exchange) refuse(w http.ResponseWriter, reason gateway.Reason) error {
 	// As for any error, its routes see the URL as it arrived, before any rewrite. Of the
 	// credentials it has been emptied; what of it is only logged holds no other key either.
 	if o, ok := x.r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
-		x.r.Method, x.r.RemoteAddr, x.r.RequestURI = o.Method, o.RemoteAddr, h.logs.secrets.uri(o.RequestURI)
+		x.r.Method, x.r.RemoteAddr, x.r.RequestURI = o.Method, o.RemoteAddr, x.log.uri(o.RequestURI)
 		*x.r.URL = *o.URL
 	}
 	if h.allowOrigin(w.Header(), x.r) {

@@ -79,13 +79,23 @@ func isOverrideHeader(name string) bool {
 // our word for: in every spelling, as trailers, and as names in Connection, by which
 // the proxy would remove what we set. With overrides, the headers that
 // change path or method go too. From those that stay it takes the keys that are none of theirs.
-func (l *requestLogs) strip(r *http.Request, overrides bool) {
+func (a *accessLog) strip(r *http.Request, overrides bool) {
 	for name, values := range r.Header {
 		if isContextHeader(name) || overrides && isOverrideHeader(name) {
 			delete(r.Header, name)
 			continue
 		}
-		l.cleanOnward(r.Header, name, values)
+		if !a.on {
+			a.cleanOnward(r.Header, name, values)
+		}
+	}
+	if a.on {
+		// What the line shows as it arrived holds no key.
+		for _, name := range a.arrived.suspects {
+			if values := r.Header[name]; values != nil {
+				a.cleanOnward(r.Header, name, values)
+			}
+		}
 	}
 	if values := r.Header["Connection"]; len(values) > 0 {
 		// Set anew only where it changed: a full map grows even where the name stands in it.

@@ -55,15 +55,15 @@ func (LogFilter) Filter(in zapcore.Field) zapcore.Field {
 		in.Interface = h
 		return in
 	// Lines of our own are without their keyspace's keys already, but not without those of others.
-	case loggedHeader:
+	case *loggedHeader:
 		h.clean(s)
-		for i := range h {
-			h[i].cleanAddresses(s)
+		for i := range h.fields {
+			h.fields[i].cleanAddresses(s)
 		}
 		return in
 	case *loggedResponse:
 		in.Interface = caddyhttp.LoggableHTTPHeader{
-			Header:               s.addresses(s.requestHeader(h.header())),
+			Header:               s.addresses(h.header(s)),
 			ShouldLogCredentials: h.server.Logs.ShouldLogCredentials,
 		}
 		return in
@@ -78,13 +78,13 @@ func (LogFilter) Filter(in zapcore.Field) zapcore.Field {
 // addressHeaders hold URLs.
 var addressHeaders = [...]string{"Referer", "Location", "Content-Location"}
 
-// addresses returns h without keys in the queries of its headers that hold a URL, h
-// itself where there are none.
+// addresses returns h without the credentials in the queries of its headers that hold a URL, h
+// itself where there are none. Of keys that are told by their shape it is without already.
 func (s *logSecrets) addresses(h http.Header) http.Header {
 	out, copied := h, false
 	for _, name := range addressHeaders {
 		for i, v := range h[name] {
-			c := s.uri(v)
+			c := s.query(v)
 			if c == v {
 				continue
 			}
@@ -103,7 +103,7 @@ func (f *loggedValues) cleanAddresses(s *logSecrets) {
 		return
 	}
 	for i, v := range f.values {
-		f.values[i] = s.uri(v)
+		f.values[i] = s.query(v)
 	}
 }
 
@@ -119,7 +119,7 @@ type knownKeys struct {
 
 // usualPlaces are where keys stand whatever a keyspace says; management tokens are told anywhere.
 var usualPlaces = logSecrets{
-	clean: []func(string) string{management.CleanTokens},
+	cleaner: management.TokenCleaner(),
 	places: []apikey.Place{
 		{Kind: apikey.InAuthorization, Name: "Bearer"},
 		{Kind: apikey.InHeader, Name: "X-Api-Key"},
@@ -136,9 +136,9 @@ func (k *knownKeys) secrets() *logSecrets {
 
 // add makes a's keyspaces known.
 func (k *knownKeys) add(a *App) {
-	var s logSecrets
+	s := logSecrets{cleaner: a.cleaner}
 	for _, ks := range a.keyspaces {
-		s = s.and(logSecrets{clean: []func(string) string{ks.Grammar.Clean}, places: ks.Places.List()})
+		s = s.and(logSecrets{a.cleaner, ks.Places.List()})
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -160,7 +160,7 @@ func (k *knownKeys) remove(a *App) {
 func (k *knownKeys) merge() {
 	all := usualPlaces
 	for _, s := range k.apps {
-		all = all.and(s)
+		all = s.and(all) // its own cleaner, where it is the only one: lines are cleaned by that
 	}
 	k.merged.Store(&all)
 }

@@ -22,7 +22,7 @@ func paramValue(param, name string, longest int) string {
 		return ""
 	}
 	key, value, _ := strings.Cut(param, "=")
-	if !namesParam(key, name) {
+	if !NamesParam(key, name) {
 		return ""
 	}
 	if strings.IndexByte(value, '%') < 0 && strings.IndexByte(value, '+') < 0 {
@@ -39,8 +39,8 @@ func paramValue(param, name string, longest int) string {
 	return string(decoded)
 }
 
-// namesParam says whether the raw key stands for name.
-func namesParam(key, name string) bool {
+// NamesParam reports whether key, a raw parameter up to its =, stands for name.
+func NamesParam(key, name string) bool {
 	i := 0
 	for k := range len(name) {
 		if i >= len(key) {

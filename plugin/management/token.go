@@ -37,6 +37,11 @@ var tokenGrammar = func() *apikey.Grammar {
 // its shown prefix and "…"; s itself where there is none. See apikey.Grammar.Clean.
 func CleanTokens(s string) string { return tokenGrammar.Clean(s) }
 
+// TokenCleaner returns what CleanTokens cleans by, to be joined with that of keys.
+func TokenCleaner() *apikey.Cleaner { return tokenCleaner }
+
+var tokenCleaner = apikey.NewCleaner(tokenGrammar)
+
 // TokenFields is what may be stated of a new token.
 type TokenFields struct {
 	// Name is 1 to 100 characters, and needed.
