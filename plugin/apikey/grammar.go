@@ -250,14 +250,14 @@ func (g *Grammar) Shapes() []Shape {
 	return append([]Shape(nil), g.shapes...)
 }
 
-// Shown returns what of a full key of this grammar may be shown: its first twelve
-// characters, and the last four before any checksum; less for imported shapes, nothing
-// of what has no shape. Where a key has several shapes, what all of them may show.
+// Shown returns what of a full key of this grammar may be shown: its first twelve and its
+// last four characters; less for imported shapes, nothing of what has no shape. Where a key
+// has several shapes, what all of them may show.
 func (g *Grammar) Shown(key string) (prefix, lastFour string) {
 	if len(key) > g.longest {
 		return "", ""
 	}
-	first, last, end := -1, -1, len(key)
+	first, last := -1, -1
 	for i := range g.shapes {
 		s := &g.shapes[i]
 		if !s.has(key) {
@@ -267,12 +267,9 @@ func (g *Grammar) Shown(key string) (prefix, lastFour string) {
 			first, last = s.ShownPrefix, s.ShownLast
 		}
 		first, last = min(first, s.ShownPrefix), min(last, s.ShownLast)
-		if s.Checksum == CRC32 {
-			end = len(key) - checksumLength
-		}
 	}
 	if first < 0 {
 		return "", ""
 	}
-	return key[:first], key[end-last : end]
+	return key[:first], key[len(key)-last:]
 }

@@ -10,7 +10,7 @@ type Shape struct {
 	Environment string // of issued shapes
 	Issued      bool
 	// ShownPrefix and ShownLast are how many characters of a key of this shape may be
-	// shown at its start (prefix included) and end (before any checksum).
+	// shown at its start (prefix included) and at its end.
 	ShownPrefix, ShownLast int
 	// MinLength and MaxLength count the characters after the prefix, checksum included.
 	MinLength, MaxLength int
@@ -40,7 +40,8 @@ const (
 
 // show sets ShownPrefix and ShownLast so that of a key of MinLength hiddenBits stay
 // hidden: of the characters after the prefix those at the end are given up first. The
-// prefix itself is no secret. A checksum is never shown, since it would tell of what is hidden.
+// prefix itself is no secret. A shown character of a checksum counts as a shown random one:
+// it depends on all random characters, and discloses as many bits of them.
 func (s *Shape) show() {
 	random := s.MinLength
 	if s.Checksum == CRC32 {

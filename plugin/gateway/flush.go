@@ -23,7 +23,7 @@ func (g *Gateway) flushLoop(ctx context.Context) {
 				g.writeFailed("writing counts back", err)
 			}
 			g.shareLeases(ctx)
-			g.rehash(ctx)
+			g.rewriteSecrets(ctx)
 			g.probe(ctx)
 		case <-ctx.Done():
 			return
@@ -125,17 +125,15 @@ func takeSpent(keys map[*keyState]*entry) map[*keyState]ratelimit.Spent {
 	return spent
 }
 
-// rehash stores secrets in their primary form, as many as are waiting. A failure costs nothing: the next load
-// of the key asks again.
-func (g *Gateway) rehash(ctx context.Context) {
+// rewriteSecrets writes all waiting rewrites. A failure costs nothing: the next load of the key
+// asks again.
+func (g *Gateway) rewriteSecrets(ctx context.Context) {
 	for {
 		select {
-		case r := <-g.rehashes:
-			// Before, so that a form which is stored is never one that the filter lacks.
-			g.learn([][]byte{r.to.Digest[:]})
-			if err := g.store.Rehash(ctx, r.keyspace, r.secret, r.to); err != nil {
+		case r := <-g.rewrites:
+			if err := g.rewriteSecret(ctx, r); err != nil {
 				if !errors.Is(err, ErrNotFound) && ctx.Err() == nil {
-					g.writeFailed("storing a key under the current pepper", err)
+					g.writeFailed("storing the present form of a key", err)
 				}
 				return
 			}
@@ -143,4 +141,18 @@ func (g *Gateway) rehash(ctx context.Context) {
 			return
 		}
 	}
+}
+
+func (g *Gateway) rewriteSecret(ctx context.Context, r rewrite) error {
+	if r.to.Algorithm != "" {
+		// Before, so that a form which is stored is never one that the filter lacks.
+		g.learn([][]byte{r.to.Digest[:]})
+		if err := g.store.Rehash(ctx, r.keyspace, r.secret, r.to); err != nil {
+			return err
+		}
+	}
+	if r.shown == (shownParts{}) {
+		return nil
+	}
+	return g.store.SetShown(ctx, r.keyspace, r.secret, r.shown.prefix, r.shown.lastFour)
 }

@@ -88,7 +88,7 @@ type Gateway struct {
 	dirty          []*entry
 	dirtyAddresses map[*ratelimit.Subject]struct{}
 	flushMu        sync.Mutex // one flush at a time
-	rehashes       chan rehash
+	rewrites       chan rewrite
 	// lastFrom is the address that was last noted of an entry.
 	lastFrom atomic.Pointer[netip.Addr]
 
@@ -135,7 +135,7 @@ func New(o Options) (*Gateway, error) {
 		cache: c, table: newTable(), loads: newLoader(), comparer: newComparer(), addresses: ratelimit.NewAddresses(),
 		refill: make(chan struct{}, 1), ready: make(chan struct{}),
 		dirtyAddresses: map[*ratelimit.Subject]struct{}{},
-		rehashes:       make(chan rehash, 1024),
+		rewrites:       make(chan rewrite, 1024),
 	}
 	g.table.newMeter = o.NewMeter
 	if o.Registry != nil {
@@ -365,17 +365,20 @@ func (g *Gateway) markAddress(b *ratelimit.Bill) {
 	}
 }
 
-// rehash is a secret that is stored in another form than keys are issued in now.
-type rehash struct {
+// rewrite brings a secret up to date whose key was presented. It was stored in another form
+// than keys are issued in now, or not all that may be shown of it was known.
+type rewrite struct {
 	keyspace, secret string
-	to               apikey.Candidate
+	// to is the primary form; zero where the secret has it.
+	to apikey.Candidate
+	// shown is zero where the secret shows it.
+	shown shownParts
 }
 
-// rehashLater has a secret stored in its primary form, soon; where there is too much to do it is
-// left for the key's next load.
-func (g *Gateway) rehashLater(keyspace, secret string, to apikey.Candidate) {
+// rewriteLater queues r. When the queue is full, the key's next load asks again.
+func (g *Gateway) rewriteLater(r rewrite) {
 	select {
-	case g.rehashes <- rehash{keyspace, secret, to}:
+	case g.rewrites <- r:
 	default:
 	}
 }

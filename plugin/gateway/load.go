@@ -95,7 +95,7 @@ func (g *Gateway) findSlow(ctx context.Context, req *Request, digest apikey.Dige
 			g.loads.calls[id] = c
 			g.loads.mu.Unlock()
 			// Detached: that the first caller goes away must not fail the others.
-			go g.runLoad(id, c, cloneSought(candidates, leads, req.Credential))
+			go g.runLoad(id, c, newSought(req, candidates, leads))
 		} else {
 			g.loads.mu.Unlock()
 		}
@@ -135,12 +135,23 @@ func (g *Gateway) runLoad(id callID, c *call, s sought) {
 }
 
 // load reads the record of the key that has one of candidates.
-func (g *Gateway) load(ctx context.Context, keyspace string, digest apikey.Digest, candidates []apikey.Candidate) (*entry, error) {
+func (g *Gateway) load(ctx context.Context, keyspace string, digest apikey.Digest, candidates []apikey.Candidate, shown shownParts) (*entry, error) {
 	e, rec, err := g.read(ctx, digest, func() (*Record, error) { return g.store.Lookup(ctx, keyspace, candidates) })
-	if err == nil && candidates[0].Digest == digest && rec.Secret.Algorithm != candidates[0].Algorithm {
-		g.rehashLater(keyspace, rec.Secret.ID, candidates[0])
+	if err != nil {
+		return e, err
 	}
-	return e, err
+	var r rewrite
+	if candidates[0].Digest == digest && rec.Secret.Algorithm != candidates[0].Algorithm {
+		r.to = candidates[0]
+	}
+	if shown != (shownParts{rec.Secret.Prefix, rec.Secret.LastFour}) {
+		r.shown = shown
+	}
+	if r != (rewrite{}) {
+		r.keyspace, r.secret = keyspace, rec.Secret.ID
+		g.rewriteLater(r)
+	}
+	return e, nil
 }
 
 // reload reads the record of e's secret anew, in whatever form it is stored by now.

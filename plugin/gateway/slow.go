@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -120,16 +121,21 @@ func (g *Gateway) leads(ks *Keyspace, key string) []apikey.Lead {
 type sought struct {
 	candidates []apikey.Candidate
 	leads      []apikey.Lead
+	// shown is what may be shown of the key.
+	shown shownParts
 	// key is kept while it is compared, and only where there are leads.
 	key string
 }
+
+// shownParts are the first and the last characters that people know a key by.
+type shownParts struct{ prefix, lastFour string }
 
 // seek loads the key: by its digests, else by comparing. Errors as load's.
 func (g *Gateway) seek(id callID, digest apikey.Digest, s sought) (*entry, error) {
 	created := g.table.created.Load()
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 	defer cancel()
-	e, err := g.load(ctx, id.keyspace, digest, s.candidates)
+	e, err := g.load(ctx, id.keyspace, digest, s.candidates, s.shown)
 	if errors.Is(err, errUnknown) && len(s.leads) > 0 {
 		e, err = g.compare(id.keyspace, digest, s)
 	}
@@ -161,7 +167,7 @@ func (g *Gateway) compare(keyspace string, digest apikey.Digest, s sought) (*ent
 		} else {
 			g.learn([][]byte{digest[:]})
 		}
-		return g.load(ctx, keyspace, digest, by)
+		return g.load(ctx, keyspace, digest, by, s.shown)
 	}
 	return nil, errUnknown
 }
@@ -194,11 +200,13 @@ func (g *Gateway) compareUnder(ctx context.Context, id leadID, s sought) (*Secre
 	return nil, nil
 }
 
-// cloneSought returns what a load keeps beyond the request that began it.
-func cloneSought(candidates []apikey.Candidate, leads []apikey.Lead, key string) sought {
+// newSought returns what a load keeps beyond the request that began it.
+func newSought(req *Request, candidates []apikey.Candidate, leads []apikey.Lead) sought {
 	s := sought{candidates: slices.Clone(candidates), leads: leads}
+	prefix, lastFour := req.Keyspace.Grammar.Shown(req.Credential)
+	s.shown = shownParts{strings.Clone(prefix), strings.Clone(lastFour)}
 	if len(leads) > 0 {
-		s.key = key
+		s.key = req.Credential
 	}
 	return s
 }

@@ -128,6 +128,10 @@ type Store interface {
 	// Rehash replaces a secret's digest by its primary form. It writes no audit event, and no
 	// change but one of ChangeSecret: the key is the same.
 	Rehash(ctx context.Context, keyspace, secretID string, to apikey.Candidate) error
+	// SetShown replaces what is shown of a secret, and of its key where the secret is its newest.
+	// It writes no audit event, and no change but one of ChangeSecret. ErrNotFound where there is
+	// no such secret.
+	SetShown(ctx context.Context, keyspace, secretID, prefix, lastFour string) error
 	// Peppers returns the check values of the peppers the store has seen, by pepper id;
 	// SavePeppers adds to them.
 	Peppers(ctx context.Context) (map[string]string, error)

@@ -83,6 +83,46 @@ func plainRow(tenant, key string) management.ImportRow {
 
 var algorithms = []string{"sha256", "sha512", "hmac-sha256", "bcrypt"}
 
+// A key shows its real beginning and end from its first use on: one that was imported as a hash
+// without either, and one of which other characters were stored.
+func TestKeyShowsItsEndsOnceUsed(t *testing.T) {
+	w := newWorld(t)
+	w.accepting()
+	w.tenant("acme", "business")
+	grammar := w.current().Keyspaces["default"].Grammar
+	full := must[string](t)(grammar.Generate("live"))
+	row := hashedRow(t, "acme", full, "sha256")
+	row.Prefix = management.Optional[string]{}
+	imported := *w.importRows(row).Data[0].ID
+	issued := must[management.IssuedKey](t)(w.CreateKey(ctx, ada, "", "acme", management.KeyFields{Name: management.Some("ci")}))
+	if !strings.HasSuffix(issued.Key, issued.LastFour) || len(issued.LastFour) != 4 {
+		t.Errorf("%s ends in %s", issued.Key, issued.LastFour)
+	}
+	if err := w.store.Update(ctx, func(tx management.Tx) error {
+		secrets, err := tx.Secrets("default", issued.ID)
+		if err != nil {
+			return err
+		}
+		secrets[0].LastFour = issued.Key[len(issued.Key)-10 : len(issued.Key)-6] // as 0.1.0 stored it
+		return tx.UpdateSecret(secrets[0])
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for id, key := range map[string]string{imported: full, issued.ID: issued.Key} {
+		w.wantJudged(key, gateway.Allowed)
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			k := must[management.KeyRecord](t)(w.Key(ctx, ada, "", id))
+			if k.KeyPrefix == key[:12] && k.LastFour == key[len(key)-4:] && k.Secrets[0].LastFour == k.LastFour {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s shows %s…%s", key, k.KeyPrefix, k.LastFour)
+			}
+		}
+	}
+	w.wantIntact(3) // a tenant and two keys: what is shown is no event
+}
+
 // A key that was imported in any form is judged, is then stored in the primary form,
 // and importing it again changes nothing, before and after.
 func TestImportIsJudgedAndRehashed(t *testing.T) {

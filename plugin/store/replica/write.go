@@ -136,6 +136,11 @@ func (r *Replica) Rehash(ctx context.Context, keyspace, secretID string, to apik
 	return nil
 }
 
+// SetShown implements gateway.Store. The copy follows with the change that it leaves.
+func (r *Replica) SetShown(ctx context.Context, keyspace, secretID, prefix, lastFour string) error {
+	return r.there(func() error { return r.truth.SetShown(ctx, keyspace, secretID, prefix, lastFour) })
+}
+
 // SavePeppers implements gateway.Store. What the copy holds already is not written.
 func (r *Replica) SavePeppers(ctx context.Context, checks map[string]string) error {
 	known, err := r.Peppers(ctx)

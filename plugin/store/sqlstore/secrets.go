@@ -241,18 +241,44 @@ func (s *Store) Rehash(ctx context.Context, keyspace, secretID string, to apikey
 		if err == nil && n == 0 {
 			err = gateway.ErrNotFound
 		}
-		if err != nil || t.d != postgresDialect {
+		if err != nil {
 			return err
 		}
 		// Others keep copies, in which it would stay in a form that may not be looked for any more.
-		var key string
-		if err := t.row(`SELECT k.id FROM keys k JOIN secrets s ON s.key_num = k.num WHERE s.id = $1 AND s.keyspace = $2`,
-			[]any{secretID, keyspace}, &key); err != nil {
+		return t.secretChanged(keyspace, secretID)
+	})
+}
+
+// SetShown implements gateway.Store.
+func (s *Store) SetShown(ctx context.Context, keyspace, secretID, prefix, lastFour string) error {
+	return s.writing(ctx, "noting how a key begins and ends", func(t *tx) error {
+		n, err := t.exec(`UPDATE secrets SET prefix = $3, last_four = $4 WHERE id = $1 AND keyspace = $2`, secretID, keyspace, prefix, lastFour)
+		if err == nil && n == 0 {
+			err = gateway.ErrNotFound
+		}
+		if err != nil {
 			return err
 		}
-		_, err = t.Change(gateway.ChangeSecret, keyspace, key)
-		return err
+		if _, err := t.exec(`UPDATE keys SET prefix = $3, last_four = $4 WHERE num = (SELECT key_num FROM secrets WHERE id = $1 AND keyspace = $2)
+			AND $1 = (SELECT s.id FROM secrets s WHERE s.key_num = keys.num ORDER BY s.num DESC LIMIT 1)`, secretID, keyspace, prefix, lastFour); err != nil {
+			return err
+		}
+		return t.secretChanged(keyspace, secretID)
 	})
+}
+
+// secretChanged tells gateways that keep copies of a changed secret. An SQLite store has none.
+func (t *tx) secretChanged(keyspace, secretID string) error {
+	if t.d != postgresDialect {
+		return nil
+	}
+	var key string
+	if err := t.row(`SELECT k.id FROM keys k JOIN secrets s ON s.key_num = k.num WHERE s.id = $1 AND s.keyspace = $2`,
+		[]any{secretID, keyspace}, &key); err != nil {
+		return err
+	}
+	_, err := t.Change(gateway.ChangeSecret, keyspace, key)
+	return err
 }
 
 // Secrets implements management.Tx.

@@ -184,6 +184,40 @@ func rehash(t *testing.T, s Store) {
 	}
 }
 
+func setShown(t *testing.T, s Store) {
+	withKeys(t, s, "a", 1)
+	update(t, s, func(tx management.Tx) error { return tx.InsertSecret(secret("s-newer", "a-0", "newer")) })
+	seq, err := s.LastSeq(ctxOf(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ secret, prefix, lastFour, key string }{
+		{"s-a-0", "kg_live_1111", "1111", "kg_live_abcd wxyz"}, // outdated by a rotation: the key shows its newest secret
+		{"s-newer", "kg_live_2222", "2222", "kg_live_2222 2222"},
+	} {
+		if err := s.SetShown(ctxOf(t), ks, tt.secret, tt.prefix, tt.lastFour); err != nil {
+			t.Fatal(err)
+		}
+		rec, err := s.LookupSecret(ctxOf(t), ks, tt.secret)
+		if err != nil || rec.Secret.Prefix != tt.prefix || rec.Secret.LastFour != tt.lastFour || rec.Key.Version != 1 {
+			t.Errorf("%s: %+v, %v", tt.secret, rec, err)
+		} else if got := rec.Key.Prefix + " " + rec.Key.LastFour; got != tt.key {
+			t.Errorf("after %s the key shows %s, want %s", tt.secret, got, tt.key)
+		}
+	}
+	wantErr(t, "of no secret", s.SetShown(ctxOf(t), ks, "nothing", "a", "b"), gateway.ErrNotFound)
+	wantErr(t, "in another keyspace", s.SetShown(ctxOf(t), "other", "s-a-0", "a", "b"), gateway.ErrNotFound)
+	list, err := s.Changes(ctxOf(t), seq, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range list {
+		if c.Kind != gateway.ChangeSecret || c.ID != "a-0" {
+			t.Errorf("it left the change %+v", c)
+		}
+	}
+}
+
 func touches(t *testing.T, s Store) {
 	withKeys(t, s, "a", 2)
 	write := func(at time.Time, ip string) {

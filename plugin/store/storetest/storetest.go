@@ -45,6 +45,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"LookupDeleted", lookupDeleted},
 		{"Digests", digests},
 		{"Rehash", rehash},
+		{"SetShown", setShown},
 		{"Imports", imports},
 		{"Changes", changes},
 		{"ChangesConcurrent", changesConcurrent},
