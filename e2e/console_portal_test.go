@@ -172,6 +172,34 @@ func TestConsoleSessionsEnd(t *testing.T) {
 		}
 	}
 
+	// A portal link does not end it without a question, with a script or without.
+	for _, v := range []browser.View{browser.Desktop, browser.Desktop.WithoutScript()} {
+		tab, link := d.operator(t, v), d.link(t, "acme", record{"actor": "Mallory"})
+		_, secret, _ := strings.Cut(link, "#")
+		d.keep(secret)
+		enter := func() {
+			if v.NoScript {
+				tab.Go("/portal")
+				tab.Fill("label=Link", link)
+				tab.Follow("button=Continue")
+			} else {
+				tab.Enter(link, "button=Sign in as Mallory")
+			}
+		}
+		enter()
+		tab.Has("You are signed in as Ada Operator", "the tenant acme")
+		if !v.NoScript {
+			tab.Accessible()
+		}
+		tab.Follow("link=Stay signed in as Ada Operator")
+		tab.Go("/tenants")
+		enter()
+		tab.Follow("button=Sign in as Mallory")
+		tab.Forbid(secret)
+		tab.Go("/tenants", http.StatusNotFound)
+		tab.Has("Mallory")
+	}
+
 	tess := d.person(t, browser.Phone, "acme", nil)
 	operator.Go("/sessions")
 	operator.Has("Tess Tenant", "a portal link", "Ada Operator", "you, here")

@@ -58,9 +58,16 @@ func (c *call) signedIn() (*management.SessionGrant, error) {
 	if !c.secure() && !c.loopback() {
 		return nil, errNotSecure
 	}
+	// A form must be of a session that was there before it was sent.
+	return c.resume(c.r.Method != http.MethodPost)
+}
+
+// resume makes the request's session the call's. Where there is none and begin is true, one begins for the person
+// whom a proxy in front has identified.
+func (c *call) resume(begin bool) (*management.SessionGrant, error) {
 	g, secret, err := c.session()
 	if errors.Is(err, management.ErrNoSession) {
-		if name := c.identified(); name != "" && c.r.Method != http.MethodPost {
+		if name := c.identified(); name != "" && begin {
 			var s management.IssuedSession
 			s, err = c.h.manager.SignInAs(c.ctx, c.h.opts.Keyspace, name, c.h.opts.Identity.Scopes, c.ip)
 			if err == nil {
@@ -210,17 +217,46 @@ func (c *call) enterPortal() error {
 	if _, fragment, ok := strings.Cut(code, "#"); ok {
 		code = fragment
 	}
-	s, err := c.h.manager.UsePortalLink(c.ctx, c.h.opts.Keyspace, code, c.ip)
-	if err != nil {
+	rejected := func(err error) error {
 		return c.refuseEntry(err, management.ErrPortalLink, func(e *management.Error) error {
 			f.errors["code"] = e.Detail
 			return c.render(e.Status, "portal", "This link can't be used", portalPage{f})
 		})
 	}
+	guest, err := c.h.manager.PortalLink(c.ctx, c.h.opts.Keyspace, code)
+	if err != nil {
+		return rejected(err)
+	}
+	present, err := c.resume(true)
+	if err != nil && !errors.Is(err, management.ErrNoSession) {
+		return err
+	}
+	if present != nil && !isGuest(present, guest) && (f.Value(replaceField) == "" || c.checkCSRF() != nil) {
+		return c.render(http.StatusOK, "portal-replace", "Sign in as another person?", replacePage{Guest: guest, Code: code})
+	}
+	s, err := c.h.manager.UsePortalLink(c.ctx, c.h.opts.Keyspace, code, c.ip)
+	if err != nil {
+		return rejected(err)
+	}
 	if err := c.begin(s); err != nil {
 		return err
 	}
 	return c.redirect("/", "")
+}
+
+// replaceField is in the form by which a person agrees that a portal link replaces their session.
+const replaceField = "replace"
+
+// replacePage asks whether a portal link may replace the present session.
+type replacePage struct {
+	Guest management.PortalGuest
+	// Code is the link's secret, which is not used yet.
+	Code string
+}
+
+// isGuest reports whether a session is that of the person whom a portal link lets in.
+func isGuest(g *management.SessionGrant, guest management.PortalGuest) bool {
+	return g.Kind == management.SessionByPortal && g.Tenant == guest.Tenant && g.Name == guest.Name
 }
 
 // sessionsPage lists sessions.

@@ -243,13 +243,63 @@ func TestPortal(t *testing.T) {
 // A new session takes the place of the one that the browser had.
 func TestOneSessionABrowser(t *testing.T) {
 	w := newWorld(t)
-	w.tenant("acme", "pro")
 	b := w.operator()
 	before := b.cookie()
-	b.post("/portal", "code", w.link("acme", "viewer")).to("/")
-	b.get("/tenants").want(http.StatusNotFound)
+	b.post("/sign-in", "token", w.token("keys:read").Token).to("/")
+	b.get("/tenants").want(http.StatusForbidden)
 	b.jar.SetCookies(must[*url.URL](t)(url.Parse(w.server.URL)), []*http.Cookie{before})
 	b.get("/keys").want(http.StatusSeeOther)
+}
+
+// A portal link asks before it replaces another person's session.
+func TestPortalAsksBeforeItReplacesASession(t *testing.T) {
+	w := newWorld(t, func(o *Options) { o.Identity = &Identity{Header: "Remote-User"} })
+	w.tenant("acme", "pro")
+	w.tenant("globex", "pro")
+	link := func(tenant, name string) string {
+		return must[management.IssuedPortalLink](t)(w.manager.CreatePortalLink(ctx, root, "default", tenant, management.PortalFields{Actor: management.Some(name)})).Secret
+	}
+	question := `name="replace"`
+	b := w.operator()
+	before, code := b.cookie(), link("acme", "Mallory <b>")
+	p := b.post("/portal", "code", code).want(http.StatusOK).
+		has("Sign in as Mallory &lt;b&gt;?", "You are signed in as <strong>ops</strong>", "<strong>acme</strong>", question, "Stay signed in as ops")
+	if set := p.header.Values("Set-Cookie"); len(set) > 0 {
+		t.Errorf("the question sets %v", set)
+	}
+	b.get("/tenants").want(http.StatusOK) // still the operator
+	// A form that no page of this session held does not agree to it.
+	stale := w.operator()
+	stale.get("/keys")
+	for _, csrf := range []string{"", "AAAA", stale.csrf()} {
+		b.post("/portal", "code", code, "replace", "yes", "csrf", csrf).want(http.StatusOK).has(question)
+	}
+	b.get("/tenants").want(http.StatusOK)
+	// The page's own form does.
+	b.post("/portal", "code", code)
+	b.send("/portal", "code", code, "replace", "yes").to("/")
+	b.get("/keys").want(http.StatusOK).has("Mallory")
+	b.get("/tenants").want(http.StatusNotFound)
+	old := w.browser()
+	old.jar.SetCookies(must[*url.URL](t)(url.Parse(w.server.URL)), []*http.Cookie{before})
+	old.get("/keys").want(http.StatusSeeOther)
+
+	// The same person is not asked; another of the same tenant is, and one of another tenant.
+	b.post("/portal", "code", link("acme", "Mallory <b>")).to("/")
+	b.post("/portal", "code", link("acme", "Ada")).want(http.StatusOK).has(question)
+	b.post("/portal", "code", link("globex", "Mallory <b>")).want(http.StatusOK).has(question)
+	// A link that can't be used asks nothing.
+	b.post("/portal", "code", code).want(http.StatusUnauthorized).lacks(question)
+	// A person whom a proxy has identified is asked although no session has begun.
+	for _, began := range []bool{false, true} {
+		b = w.browser()
+		b.header = http.Header{"Remote-User": {"ada"}}
+		if began {
+			b.get("/keys").want(http.StatusOK)
+		}
+		b.post("/portal", "code", link("acme", "Mallory")).want(http.StatusOK).has(question, "You are signed in as <strong>ada</strong>")
+		b.get("/tenants").want(http.StatusOK).has("ada")
+	}
 }
 
 func TestIdentityHeader(t *testing.T) {

@@ -141,26 +141,58 @@ func checkReturnURL(s string) string {
 	return ""
 }
 
+// PortalGuest is the person whom a portal link lets in.
+type PortalGuest struct {
+	Name   string
+	Tenant string
+	Role   PortalRole
+}
+
+// PortalLink returns the person whom a link lets in, and does not use the link. It returns ErrPortalLink where
+// UsePortalLink would.
+func (m *Manager) PortalLink(ctx context.Context, keyspace, secret string) (g PortalGuest, err error) {
+	if !isPortalSecret(secret) {
+		return g, ErrPortalLink
+	}
+	err = m.read(ctx, Actor{}, keyspace, func(c *call) error {
+		l, err := c.Tx.PortalLink(c.ks.Name, digestOf(secret))
+		s := &Session{Kind: SessionByPortal, Keyspace: c.ks.Name, ExpiresAt: c.now.Add(SessionLife), LastUsedAt: c.now}
+		if err := c.letIn(s, l, err); err != nil {
+			return err
+		}
+		g = PortalGuest{Name: l.Name, Tenant: l.Tenant, Role: l.Role}
+		return nil
+	})
+	return g, err
+}
+
+func isPortalSecret(s string) bool { return strings.HasPrefix(s, portalSecretPrefix) && len(s) <= 200 }
+
 // UsePortalLink exchanges the secret of a link for a session: ErrPortalLink where it was exchanged
 // before, also at the same moment, has expired, or is none of this keyspace.
 func (m *Manager) UsePortalLink(ctx context.Context, keyspace, secret, ip string) (IssuedSession, error) {
-	if !strings.HasPrefix(secret, portalSecretPrefix) || len(secret) > 200 {
+	if !isPortalSecret(secret) {
 		return IssuedSession{}, ErrPortalLink
 	}
 	s := &Session{Kind: SessionByPortal}
 	return m.beginSession(ctx, keyspace, s, ip, func(c *call) error {
 		l, err := c.Tx.UsePortalLink(c.ks.Name, digestOf(secret), c.now)
-		if errors.Is(err, gateway.ErrNotFound) || err == nil && !l.ExpiresAt.After(c.now) {
-			return ErrPortalLink
-		}
-		if err != nil {
-			return err
-		}
-		s.Tenant, s.Token, s.Name, s.ReturnURL = l.Tenant, l.Token, l.Name, l.ReturnURL
-		s.Scopes = slices.Clone(portalScopes[l.Role])
-		if good, err := c.good(s); err != nil || !good {
-			return errors.Join(err, ErrPortalLink)
-		}
-		return nil
+		return c.letIn(s, l, err)
 	})
+}
+
+// letIn gives a session that begins what its link gives. err is the error of reading the link.
+func (c *call) letIn(s *Session, l *PortalLink, err error) error {
+	if errors.Is(err, gateway.ErrNotFound) || err == nil && !l.ExpiresAt.After(c.now) {
+		return ErrPortalLink
+	}
+	if err != nil {
+		return err
+	}
+	s.Tenant, s.Token, s.Name, s.ReturnURL = l.Tenant, l.Token, l.Name, l.ReturnURL
+	s.Scopes = slices.Clone(portalScopes[l.Role])
+	if good, err := c.good(s); err != nil || !good {
+		return errors.Join(err, ErrPortalLink)
+	}
+	return nil
 }

@@ -69,6 +69,8 @@ type SessionTx interface {
 	TouchSession(id string, at time.Time, ip string) error
 	// InsertPortalLink stores a link.
 	InsertPortalLink(*PortalLink) error
+	// PortalLink returns the link with that digest, of that keyspace. ErrNotFound where there is none, or it was used.
+	PortalLink(keyspace string, digest []byte) (*PortalLink, error)
 	// UsePortalLink marks the link with that digest, of that keyspace, as used and returns it as it was before.
 	// ErrNotFound where there is none, or it was used: of two at once only one gets it.
 	UsePortalLink(keyspace string, digest []byte, at time.Time) (*PortalLink, error)

@@ -88,12 +88,21 @@ func (t *tx) InsertPortalLink(l *management.PortalLink) error {
 	return err
 }
 
+// PortalLink implements management.Tx.
+func (t *tx) PortalLink(keyspace string, digest []byte) (*management.PortalLink, error) {
+	return t.portalLink(`SELECT `+portalColumns+` FROM portal_links WHERE keyspace = $1 AND digest = $2 AND used_at IS NULL`, keyspace, digest)
+}
+
 // UsePortalLink implements management.Tx. One statement finds and marks it, so that of two
 // transactions the later one finds it used.
 func (t *tx) UsePortalLink(keyspace string, digest []byte, at time.Time) (*management.PortalLink, error) {
+	return t.portalLink(`UPDATE portal_links SET used_at = $3 WHERE keyspace = $1 AND digest = $2 AND used_at IS NULL RETURNING `+portalColumns,
+		keyspace, digest, at.UnixMicro())
+}
+
+func (t *tx) portalLink(statement string, args ...any) (*management.PortalLink, error) {
 	var l management.PortalLink
-	err := t.row(`UPDATE portal_links SET used_at = $3 WHERE keyspace = $1 AND digest = $2 AND used_at IS NULL RETURNING `+portalColumns,
-		[]any{keyspace, digest, at.UnixMicro()},
+	err := t.row(statement, args,
 		&l.ID, &l.Keyspace, &l.Digest, &l.Tenant, &l.Token, &l.Name, &l.Role, &l.ReturnURL, timeInto{&l.CreatedAt}, timeInto{&l.ExpiresAt})
 	if err != nil {
 		return nil, err

@@ -113,7 +113,14 @@ func portalLinks(t *testing.T, s Store) {
 	update(t, s, func(tx management.Tx) error {
 		_, err := tx.UsePortalLink("other", d[:], at)
 		wantErr(t, "in another keyspace", err, gateway.ErrNotFound)
-		return nil
+		_, err = tx.PortalLink("other", d[:])
+		wantErr(t, "looked at in another keyspace", err, gateway.ErrNotFound)
+		// Looking at a link does not use it.
+		l, err := tx.PortalLink(ks, d[:])
+		if err == nil {
+			same(t, "link", l, link())
+		}
+		return err
 	})
 	// Of many at once one gets it.
 	var mu sync.Mutex
@@ -141,4 +148,9 @@ func portalLinks(t *testing.T, s Store) {
 		t.Fatalf("%d got the link", len(got))
 	}
 	same(t, "link", got[0], link())
+	view(t, s, func(tx management.Tx) error {
+		_, err := tx.PortalLink(ks, d[:])
+		wantErr(t, "looked at once it was used", err, gateway.ErrNotFound)
+		return nil
+	})
 }
