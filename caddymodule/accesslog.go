@@ -76,6 +76,8 @@ type accessLog struct {
 	judged bool
 	// rejected is the error by which a directive rejected the request, nil where none did.
 	rejected error
+	// removed is what was removed of an upgrade, as the request was not checked.
+	removed *removedUpgrade
 
 	// What follows is set only where Caddy would write an access line.
 	on bool

@@ -26,6 +26,9 @@ func (a *accessLog) serveError(w http.ResponseWriter, r *http.Request, err error
 	// keys in its query.
 	if o, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
 		r.Method, r.RemoteAddr = o.Method, o.RemoteAddr
+		if a.removed != nil && a.removed.connect {
+			r.Method = http.MethodGet
+		}
 		r.RequestURI = a.uri(o.RequestURI)
 		*r.URL = *o.URL
 		if r.URL.RawQuery != "" && (r.RequestURI != o.RequestURI || !strings.HasSuffix(o.RequestURI, "?"+r.URL.RawQuery)) {

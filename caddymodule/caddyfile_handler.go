@@ -30,6 +30,7 @@ func registerHandler() {
 //			refund 5xx
 //			actual <header>
 //		}
+//		allow_upgrade <path>...                              repeatable
 //		observe
 //		forward_credential
 //		keep_overrides
@@ -67,7 +68,7 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 	routes := h.NewRoute(matcher, handler)
 	if matcher != nil {
 		strip := new(Handler)
-		strip.StripOnly, strip.Keyspace = true, handler.Keyspace
+		strip.StripOnly, strip.Keyspace, strip.AllowUpgrade = true, handler.Keyspace, handler.AllowUpgrade
 		routes = append(routes, h.NewRoute(nil, strip)...)
 	}
 	return routes, nil
@@ -169,6 +170,7 @@ func handlerOptions(l lines, c *HandlerConfig) options {
 			c.CacheHeadersAsSent = true
 			return nil
 		}},
+		"allow_upgrade": upgradeOption(l, c),
 		"cors": {parse: func(d *caddyfile.Dispenser) (err error) {
 			l.note("cors", d)
 			c.CORS, err = args(d, 1, -1, "cors <origin>...")

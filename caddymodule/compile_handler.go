@@ -40,6 +40,9 @@ func (c *HandlerConfig) compile(ks *keyspace) (*rules.Set, error) {
 	if err := c.checkCosts(ks); err != nil {
 		return nil, err
 	}
+	if _, err := c.compileUpgrades(); err != nil {
+		return nil, err
+	}
 	for i, origin := range c.CORS {
 		path := fmt.Sprintf("cors[%d]", i)
 		if slices.Contains(c.CORS[:i], origin) {

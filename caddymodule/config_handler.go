@@ -18,6 +18,9 @@ type HandlerConfig struct {
 	// protect, scopes, costs and scope_deny. Default: every path needs a key, any valid
 	// key will do, and a request costs 1.
 	rules.Config
+	// AllowUpgrade are the paths on which requests that are not checked may ask for another
+	// protocol, such as WebSockets. They name no methods. Default: none.
+	AllowUpgrade []rules.Pattern `json:"allow_upgrade,omitempty"`
 	// Observe judges, counts and logs what would have been refused, but lets it pass.
 	// Default: false.
 	Observe bool `json:"observe,omitempty"`

@@ -3,10 +3,12 @@ package caddymodule
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -43,6 +45,10 @@ type Handler struct {
 	ctx      caddy.Context
 	// errors holds the error routes of each *caddyhttp.Server for rejected requests.
 	errors sync.Map
+	log    *slog.Logger
+	// upgrades holds the paths of allow_upgrade as public ones, nil where there are none.
+	upgrades      *rules.Set
+	upgradeWarned atomic.Bool
 	// inQuery says that a credential may stand in the query.
 	inQuery bool
 }
@@ -58,13 +64,16 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	h.app, h.ctx = app, ctx
+	h.app, h.ctx, h.log = app, ctx, ctx.Slogger()
 	name, err := app.resolve(h.HandlerConfig.Keyspace)
 	if err != nil {
 		return err
 	}
 	h.keyspace = app.keyspaces[name]
 	if h.rules, err = h.HandlerConfig.compile(h.keyspace); err != nil {
+		return err
+	}
+	if h.upgrades, err = h.compileUpgrades(); err != nil {
 		return err
 	}
 	if h.rules != nil {
@@ -81,17 +90,23 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
-	if outer, _ := vars[accessLogVar].(*accessLog); outer != nil && outer.judged {
+	if outer, _ := vars[accessLogVar].(*accessLog); outer != nil {
 		if outer.rejected != nil {
 			// An error route: what was rejected is not let in by another directive.
 			return outer.rejected
 		}
-		return next.ServeHTTP(w, r)
+		if outer.judged {
+			return next.ServeHTTP(w, r)
+		}
+		// What a directive removed whose matcher left r out.
+		outer.removed.restore(r)
+		outer.removed = nil
 	}
 	if h.StripOnly {
 		log := beginAccessLog(h.logs, r)
 		defer log.end(w)
 		log.strip(r, false)
+		h.dropUpgrade(log, r)
 		log.cleanURI(r)
 		return log.serveError(w, r, next.ServeHTTP(w, r))
 	}
@@ -134,6 +149,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return log.serveError(&x.w, r, next.ServeHTTP(&x.w, r))
 	}
 	if !x.judged {
+		h.dropUpgrade(log, r)
 		return log.serveError(&x.w, r, next.ServeHTTP(&x.w, r))
 	}
 	x.setContext()
@@ -198,6 +214,8 @@ func (x *exchange) refuse(w http.ResponseWriter, reason gateway.Reason) error {
 		x.r.Method, x.r.RemoteAddr, x.r.RequestURI = o.Method, o.RemoteAddr, x.log.uri(o.RequestURI)
 		*x.r.URL = *o.URL
 	}
+	// An error route that proxies must open no connection to a client that was refused.
+	removeUpgrade(x.r)
 	if h.allowOrigin(w.Header(), x.r) {
 		exposeHeaders(w.Header())
 	}

@@ -1,0 +1,145 @@
+package caddymodule
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/keygate-dev/keygate/plugin/rules"
+)
+
+// Many WebSocket servers accept an upgrade on any path. So a path without a key would open
+// all of the connection's API: only requests that were checked may ask for another protocol.
+
+// removedUpgrade is a request's wish for another protocol, which was removed from it.
+type removedUpgrade struct {
+	upgrade, connection []string
+
+	// The rest is of an extended CONNECT (RFC 8441, RFC 9220), which was made a GET.
+	connect  bool
+	protocol []string
+	proto    string
+	body     io.ReadCloser
+	length   int64
+}
+
+// pseudoProtocol is the header in which HTTP/2 servers pass the protocol of an extended CONNECT.
+const pseudoProtocol = ":protocol"
+
+// isExtendedConnect reports whether r is an extended CONNECT, which reverse_proxy turns into
+// an upgrade. HTTP/3 servers pass its protocol in r.Proto.
+func isExtendedConnect(r *http.Request) bool {
+	return r.Method == http.MethodConnect &&
+		(len(r.Header[pseudoProtocol]) > 0 || r.ProtoMajor == 3 && !strings.HasPrefix(r.Proto, "HTTP/"))
+}
+
+// removeUpgrade removes from r the wish for another protocol. It returns nil where r has none.
+func removeUpgrade(r *http.Request) *removedUpgrade {
+	connect := isExtendedConnect(r)
+	if len(r.Header["Upgrade"]) == 0 && !connect {
+		return nil
+	}
+	u := &removedUpgrade{upgrade: r.Header["Upgrade"], connection: r.Header["Connection"], connect: connect}
+	delete(r.Header, "Upgrade")
+	left := stripTokens(u.connection, func(token string) bool { return strings.EqualFold(token, "upgrade") })
+	setHeader(r.Header, "Connection", left)
+	if connect {
+		u.protocol, u.proto, u.body, u.length = r.Header[pseudoProtocol], r.Proto, r.Body, r.ContentLength
+		delete(r.Header, pseudoProtocol)
+		r.Method, r.Body, r.ContentLength = http.MethodGet, http.NoBody, 0
+		if r.ProtoMajor == 3 {
+			r.Proto = "HTTP/3.0"
+		}
+	}
+	return u
+}
+
+// restore puts back into r what was removed from it.
+func (u *removedUpgrade) restore(r *http.Request) {
+	if u == nil {
+		return
+	}
+	setHeader(r.Header, "Upgrade", u.upgrade)
+	setHeader(r.Header, "Connection", u.connection)
+	if u.connect {
+		setHeader(r.Header, pseudoProtocol, u.protocol)
+		r.Method, r.Proto, r.Body, r.ContentLength = http.MethodConnect, u.proto, u.body, u.length
+	}
+}
+
+func setHeader(h http.Header, name string, values []string) {
+	if len(values) == 0 {
+		delete(h, name)
+		return
+	}
+	h[name] = values
+}
+
+// dropUpgrade removes the wish for another protocol from r, which was not checked, unless
+// allow_upgrade names its path.
+func (h *Handler) dropUpgrade(log *accessLog, r *http.Request) {
+	if len(r.Header["Upgrade"]) == 0 && r.Method != http.MethodConnect {
+		return
+	}
+	if h.upgrades != nil && h.upgrades.Judge(http.MethodGet, r.URL).Class == rules.Public {
+		return
+	}
+	log.removed = removeUpgrade(r)
+	if log.removed == nil || h.upgradeWarned.Swap(true) {
+		return
+	}
+	path := log.secrets.text(r.URL.Path)
+	if !plainPath.MatchString(path) {
+		path = "<path>"
+	}
+	h.log.Warn("an upgrade to another protocol was removed from a request that was not checked. Where clients may open WebSockets without a key, add the line to the site's keygate; else send the key with the request",
+		"line", "allow_upgrade "+path)
+}
+
+// plainPath is a path that a Caddyfile can hold as it is.
+var plainPath = regexp.MustCompile(`^/[A-Za-z0-9._~!$&'()+,;=:@/-]{0,200}$`)
+
+// compileUpgrades compiles allow_upgrade, nil where there is none. Its patterns are matched as
+// those of public are.
+func (c *HandlerConfig) compileUpgrades() (*rules.Set, error) {
+	var part rules.Config
+	for i, p := range c.AllowUpgrade {
+		path := fmt.Sprintf("allow_upgrade[%d]", i)
+		if len(p.Methods) > 0 {
+			return nil, fieldErrorf(path, "allow_upgrade: '%s' names methods, but an upgrade is always a GET: write the path alone", p)
+		}
+		part.Public = c.AllowUpgrade[:i+1]
+		if _, err := rules.New(part, nil); err != nil {
+			_, what, _ := strings.Cut(err.Error(), ": ")
+			return nil, fieldErrorf(path, "allow_upgrade '%s': %s", p, what)
+		}
+	}
+	if len(part.Public) == 0 {
+		return nil, nil
+	}
+	return rules.New(part, nil)
+}
+
+// upgradeOption returns the option allow_upgrade.
+func upgradeOption(l lines, c *HandlerConfig) option {
+	return option{repeatable: true, parse: func(d *caddyfile.Dispenser) error {
+		at := *d
+		a, err := args(d, 1, -1, "allow_upgrade <path>...")
+		if err != nil {
+			return err
+		}
+		patterns, err := rules.ParsePatterns(a)
+		if err != nil {
+			return at.Errf("allow_upgrade: %w", err)
+		}
+		for _, p := range patterns {
+			l.note(fmt.Sprintf("allow_upgrade[%d]", len(c.AllowUpgrade)), &at)
+			c.AllowUpgrade = append(c.AllowUpgrade, p)
+		}
+		return nil
+	}}
+}
