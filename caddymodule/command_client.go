@@ -173,6 +173,9 @@ func (c *client) call(ctx context.Context, method, path string, query url.Values
 		}
 		query.Set("keyspace", c.keyspace)
 	}
+	if err := c.checkSecrets(path, query); err != nil {
+		return nil, err
+	}
 	to := c.base + path
 	if len(query) > 0 {
 		to += "?" + query.Encode()

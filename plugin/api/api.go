@@ -335,6 +335,9 @@ func (c *call) admit(r route) error {
 	if err != nil {
 		return err
 	}
+	if c.r.Header.Get(ActorHeader) != "" && management.HoldsSecret(ks, c.actor.Name) {
+		return headerError(ActorHeader, "must not hold an API key or a management token")
+	}
 	c.ks, c.keyspace = ks, ks.Name
 	return nil
 }

@@ -205,6 +205,10 @@ func (m *Manager) PostEvent(ctx context.Context, a Actor, keyspace, slug, eventT
 		if err != nil {
 			return err
 		}
+		var f faults
+		if c.checkSecret(&f, "data", string(data)); len(f.fields) > 0 {
+			return f.err()
+		}
 		to, err := c.audience(t.Slug, eventType)
 		if err != nil {
 			return err

@@ -78,3 +78,6 @@ func isID(s, prefix string) bool {
 	}
 	return true
 }
+
+// IsKeyID reports whether s has the form of a key's id.
+func IsKeyID(s string) bool { return isID(s, keyIDPrefix) }

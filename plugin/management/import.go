@@ -374,6 +374,10 @@ func (im *importer) newKey(f *faults, row *ImportRow, form *importForm, t *gatew
 		k.ExpiresAt = im.past(f, "expires_at", expires)
 	}
 	im.applyKey(f, k, plan, in, true)
+	// The event of an import only counts.
+	im.checkSecret(f, "name", k.Name)
+	im.checkSecret(f, "description", k.Description)
+	im.checkSecret(f, "metadata", string(k.Metadata))
 	if row.CreatedAt.Set && !row.CreatedAt.Null {
 		k.CreatedAt = im.past(f, "created_at", row.CreatedAt)
 	}

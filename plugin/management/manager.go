@@ -194,6 +194,8 @@ func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*
 	if err != nil {
 		return where, err
 	}
+	// Who does it is written in any case: a revocation does not fail for a name.
+	a.Name = withoutSecrets(ks, a.Name)
 	var changes []gateway.Change
 	var told published
 	err = m.store.Update(ctx, func(tx Tx) error {
@@ -201,6 +203,10 @@ func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*
 		changes, told = nil, published{}
 		c := &call{Tx: tx, m: m, ks: ks, view: v, now: m.clock(), actor: a}
 		if err := f(c); err != nil || c.event == nil {
+			return err
+		}
+		// All that a caller states and that changes is in the event.
+		if err := c.checkEvent(); err != nil {
 			return err
 		}
 		if err := c.appendEvent(); err != nil {

@@ -92,6 +92,8 @@ func (m *Manager) CreatePortalLink(ctx context.Context, a Actor, keyspace, slug 
 		if wrong := checkReturnURL(l.ReturnURL); wrong != "" {
 			f.invalid("return_url", "%s", wrong)
 		}
+		c.checkSecret(&f, "actor", l.Name)
+		c.checkSecret(&f, "return_url", l.ReturnURL)
 		life := PortalLife
 		if in.ExpiresIn.Set && !in.ExpiresIn.Null {
 			if life = in.ExpiresIn.Value; life < MinPortalLife || life > MaxPortalLife {

@@ -291,6 +291,9 @@ func (m *Manager) CreateWebhook(ctx context.Context, a Actor, keyspace string, i
 			}
 		}
 		applyWebhook(&f, w, in, settings, true)
+		if in.URL.Set {
+			c.checkSecret(&f, "url", w.URL)
+		}
 		if err := f.err(); err != nil {
 			return err
 		}
@@ -385,6 +388,9 @@ func (m *Manager) UpdateWebhook(ctx context.Context, a Actor, keyspace, id strin
 		}
 		heard, address := slices.Clone(w.Events), w.URL
 		applyWebhook(&f, w, in, m.webhooks(c.ks.Name), false)
+		if in.URL.Set {
+			c.checkSecret(&f, "url", w.URL)
+		}
 		if err := f.err(); err != nil || slices.Equal(heard, w.Events) && address == w.URL && !in.Active.Value {
 			return err
 		}
