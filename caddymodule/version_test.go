@@ -216,3 +216,18 @@ func TestCommandDoesNotWaitForRefusal(t *testing.T) {
 		t.Errorf("asked %d times: %v, %s", n, err, errs.String())
 	}
 }
+
+// The changelog describes the version of this source: under its number, or as unreleased.
+func TestChangelogHasVersion(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join("..", "CHANGELOG.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	heading := "\n## Unreleased\n"
+	if !strings.HasSuffix(release, "-dev") {
+		heading = "\n## " + release + " - "
+	}
+	if n := strings.Count(string(b), heading); n != 1 {
+		t.Errorf("the heading %q is there %d times", strings.TrimSpace(heading), n)
+	}
+}
