@@ -160,15 +160,17 @@ func (a *App) build() (identity, path string, err error) {
 // configuration belong together. Where they don't, nothing has changed and the
 // configuration that runs goes on.
 func (a *App) Start() error {
+	if err := refuseDropped(configuredHTTP(a.ctx)); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(a.ctx, startTimeout)
 	defer cancel()
+	isNew := a.storeIsNew()
 	if err := a.engine.start(ctx, a); err != nil {
 		return err
 	}
-	for _, name := range leakingLoggers(a.ctx) {
-		a.log.Warn("a logger would write API keys of requests that do not reach the keygate directive: give it the filter of Caddyfile.example",
-			"logger", name)
-	}
+	a.noteStore(isNew)
+	a.warn()
 	return nil
 }
 

@@ -165,6 +165,7 @@ func parseApp(d *caddyfile.Dispenser, app *App) error {
 		p.put(defaultKeyspace, own)
 	}
 	_, err := app.compile()
+	adapted.setGlobal(p.lines)
 	return p.lines.locate(d, err)
 }
 

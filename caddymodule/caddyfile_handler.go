@@ -62,9 +62,15 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 		return nil, h.Err("keygate needs the global option keygate { … }, which holds the plans and the store")
 	}
 	handler := new(Handler)
+	at := *h.Dispenser
 	if err := parseHandler(h.Dispenser, a, &handler.HandlerConfig); err != nil {
 		return nil, err
 	}
+	at.Next()
+	if err := checkDropped(h, a, handler.HandlerConfig.Keyspace); err != nil {
+		return nil, locateGlobal(&at, err)
+	}
+	adapted.addHandler(&handler.HandlerConfig, &at)
 	routes := h.NewRoute(matcher, handler)
 	if matcher != nil {
 		strip := new(Handler)

@@ -9,6 +9,7 @@
 //	http.handlers.keygate_api     the management API on a site        api_site.go
 //	http.handlers.keygate_console the web console of a keyspace       console_site.go
 //	caddy.logging.encoders.filter.keygate  keeps keys out of logs    logfilter.go
+//	caddy.logging.encoders.keygate         the same for all fields   logformat.go
 //	admin.api.keygate             the management API, for this machine  admin.go
 //	caddy keygate …               commands over that API              command*.go
 //
@@ -27,6 +28,7 @@ func init() {
 	registerConsole()
 	registerHandler()
 	registerLogFilter()
+	registerLogFormat()
 	registerAdmin()
 	registerCommand()
 }

@@ -184,7 +184,8 @@ func (h *routedHandler) fork(other *routedHandler) int {
 }
 
 // precedes reports whether h comes before other in the same flow: a request that matches the routes of
-// both meets h first. Routes of one group exclude each other, so none precedes another.
+// both meets h first and may go on to other. Routes of one group exclude each other, and nothing comes after
+// a terminal route, so none of these precedes another.
 func (h *routedHandler) precedes(other *routedHandler) bool {
 	i := h.fork(other)
 	if i < 0 {
@@ -194,8 +195,8 @@ func (h *routedHandler) precedes(other *routedHandler) bool {
 	if a.route == b.route {
 		return a.handler < b.handler
 	}
-	group := a.routes[a.route].Group
-	return a.route < b.route && (group == "" || group != b.routes[b.route].Group)
+	route := &a.routes[a.route]
+	return a.route < b.route && !route.Terminal && (route.Group == "" || route.Group != b.routes[b.route].Group)
 }
 
 // covers reports whether every request that reaches other has matched the routes that lead to h: those

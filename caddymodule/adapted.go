@@ -1,0 +1,73 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+// adapted remembers the lines of the Caddyfile that this process adapted last, so that a warning at the
+// start can name them: a configuration in JSON holds none. A start takes them.
+var adapted adaptedLines
+
+type adaptedLines struct {
+	mu     sync.Mutex
+	global lines
+	// handlers are the places of keygate directives by their configuration in JSON: several
+	// sites may state the same one.
+	handlers map[string][]string
+}
+
+// setGlobal begins anew with the lines of a global option.
+func (a *adaptedLines) setGlobal(l lines) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.global, a.handlers = l, make(map[string][]string)
+}
+
+// addHandler notes that d's current token states a directive.
+func (a *adaptedLines) addHandler(c *HandlerConfig, d *caddyfile.Dispenser) {
+	key, err := json.Marshal(c)
+	if err != nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.handlers != nil {
+		a.handlers[string(key)] = append(a.handlers[string(key)], place(d.Token()))
+	}
+}
+
+// take returns the lines and forgets them: the next configuration may come from another process.
+func (a *adaptedLines) take() *adaptedLines {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := &adaptedLines{global: a.global, handlers: a.handlers}
+	a.global, a.handlers = nil, nil
+	return out
+}
+
+// field returns file and line of a field of the global option, or of the option around it; "" where they
+// are not known.
+func (a *adaptedLines) field(path string) string {
+	for ; path != ""; path = path[:max(strings.LastIndexAny(path, ".["), 0)] {
+		if t, ok := a.global[path]; ok {
+			return place(t)
+		}
+	}
+	return ""
+}
+
+// handler returns file and line of a directive; "" where they are not known.
+func (a *adaptedLines) handler(c *HandlerConfig) string {
+	key, err := json.Marshal(c)
+	if err != nil {
+		return ""
+	}
+	return strings.Join(a.handlers[string(key)], ", ")
+}
+
+func place(t caddyfile.Token) string { return fmt.Sprintf("%s:%d", t.File, t.Line) }

@@ -1,0 +1,124 @@
+package caddymodule
+
+import (
+	"fmt"
+	"net/http"
+	"reflect"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+)
+
+// Caddy removes headers whose names contain an underscore or a dot before any handler sees them, unless the
+// server's expected_underscore_headers or expected_dot_headers lists them. Then it removes the same name
+// with hyphens. A key in such a header would never be found.
+
+// expectedHeaders are the lists of one server.
+type expectedHeaders struct{ underscore, dot []string }
+
+// drops reports whether the server removes the header of that name.
+func (e expectedHeaders) drops(name string) bool {
+	name = http.CanonicalHeaderKey(name)
+	underscore, dot := strings.Contains(name, "_"), strings.Contains(name, ".")
+	switch {
+	case underscore && dot:
+		return !expected(e.underscore, name, false) && !expected(e.dot, name, false)
+	case underscore:
+		return !expected(e.underscore, name, true)
+	case dot:
+		return !expected(e.dot, name, true)
+	}
+	return expected(hyphens(e.underscore, "_"), name, true) || expected(hyphens(e.dot, "."), name, true)
+}
+
+// expected reports whether entries, whose last character may be "*", match a canonical name.
+func expected(entries []string, name string, globs bool) bool {
+	for _, entry := range entries {
+		prefix, glob := strings.CutSuffix(entry, "*")
+		prefix = http.CanonicalHeaderKey(prefix)
+		if !glob && prefix == name || glob && globs && strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// hyphens returns entries with hyphens in the place of sep.
+func hyphens(entries []string, sep string) []string {
+	out := make([]string, len(entries))
+	for i, entry := range entries {
+		out[i] = strings.ReplaceAll(entry, sep, "-")
+	}
+	return out
+}
+
+// remedyDropped names what to do about a header that is dropped.
+func remedyDropped(name string) string {
+	option := "expected_underscore_headers"
+	switch {
+	case strings.Contains(name, "."):
+		option = "expected_dot_headers"
+	case !strings.Contains(name, "_"):
+		return fmt.Sprintf("the server drops the header %s, as expected_underscore_headers or expected_dot_headers lists the same name with other separators: remove it there, or remove the header from credentials", name)
+	}
+	return fmt.Sprintf("Caddy drops headers whose names contain '_' or '.', so no key in %s is ever found: choose a name with hyphens, or state the global option servers { %s %s }", name, option, name)
+}
+
+// checkDropped refuses a directive whose keyspace takes keys from a header that Caddy drops. Servers are not
+// known by then: it is enough that the options of one list the header.
+func checkDropped(h httpcaddyfile.Helper, a *App, keyspace string) error {
+	name, err := a.resolve(keyspace)
+	if err != nil {
+		return err
+	}
+	var any expectedHeaders
+	// The options' type is Caddy's own.
+	if all := reflect.ValueOf(h.Option("servers")); all.Kind() == reflect.Slice {
+		for i := range all.Len() {
+			one := all.Index(i)
+			if one.Kind() != reflect.Struct {
+				return nil
+			}
+			for field, to := range map[string]*[]string{"ExpectedUnderscoreHeaders": &any.underscore, "ExpectedDotHeaders": &any.dot} {
+				list, ok := one.FieldByName(field).Interface().([]string)
+				if ok {
+					*to = append(*to, list...)
+				}
+			}
+		}
+	}
+	for i, place := range a.configured()[name].Credentials {
+		if place.Kind == apikey.InHeader && strings.ContainsAny(place.Name, "_.") && any.drops(place.Name) {
+			return fieldErrorf(fmt.Sprintf("keyspaces.%s.credentials[%d]", name, i), "credentials: %s", remedyDropped(place.Name))
+		}
+	}
+	return nil
+}
+
+// locateGlobal makes an error about the global option name the line there, else d's.
+func locateGlobal(d *caddyfile.Dispenser, err error) error {
+	adapted.mu.Lock()
+	defer adapted.mu.Unlock()
+	return adapted.global.locate(d, err)
+}
+
+// refuseDropped refuses a configuration in which a server drops the header that holds a keyspace's keys.
+// The directive of a Caddyfile is refused before; this is for JSON, and for sites whose server is another.
+func refuseDropped(app *caddyhttp.App) error {
+	for h, k := range checkingHandlers(app) {
+		for _, place := range k.keyspace.Places.List() {
+			if place.Kind == apikey.InHeader && strings.ContainsAny(place.Name, "_.") && serverHeaders(h.server).drops(place.Name) {
+				return fieldErrorf("keyspaces."+k.keyspace.Name+".credentials", "site %s: %s", h.site(), remedyDropped(place.Name))
+			}
+		}
+	}
+	return nil
+}
+
+func serverHeaders(s *caddyhttp.Server) expectedHeaders {
+	return expectedHeaders{underscore: s.ExpectedUnderscoreHeaders, dot: s.ExpectedDotHeaders}
+}
