@@ -60,10 +60,10 @@ func (c *call) createPortalLink() error {
 var _ = document("POST /v1/tenants/{slug}/portal", doc{
 	Summary: "Makes a link by which one person of the tenant is let in to the console, once.",
 	Description: "Send the person's browser to the url. What they do there is confined to the tenant and the role, stands in the audit log under their name, " +
-		"and ends with the token that made the link. " + onlyHereToo,
+		"and ends with the token that made the link. It takes no scope of that token but portal. " + onlyHereToo,
 	Body: fields{
 		"actor":      aText("The person's name, as the audit log shows it.").with("maxLength", management.MaxKeyName),
-		"role":       oneOf("A viewer reads; an editor also makes and changes keys and webhooks. Default: viewer.", string(management.PortalViewer), string(management.PortalEditor)).orNull(),
+		"role":       oneOf("A viewer reads keys, usage, webhooks and the audit log, and asks why a request was rejected; an editor also makes and changes keys and webhooks. Default: viewer.", string(management.PortalViewer), string(management.PortalEditor)).orNull(),
 		"return_url": aText("Where the console leads back to. Default and null: nowhere.").orNull(),
 		"expires_in": schema{"type": []string{"string", "integer", "null"}, "description": "For how long the link can be used, such as 5m, or in seconds: 10s to 1h. Default and null: 5m."},
 	},

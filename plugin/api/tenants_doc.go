@@ -26,7 +26,7 @@ func tenantBody() fields {
 		"name":        aText("For people. Default and null: the slug.").orNull(),
 		"plan":        aText("One of the configured plans. Default and null: the default plan.").orNull(),
 		"active":      aFlag("false refuses all of the tenant's keys, until it is true again."),
-		"credits":     aNumber("The balance to have; the difference is a movement in the ledger.").with("minimum", 0),
+		"credits":     aNumber("The balance to have; the difference is a movement in the ledger. A change takes the scope credits:write too.").with("minimum", 0),
 		"rate":        rateField(),
 		"quota":       quotaField(),
 		"concurrency": concurrencyField(),

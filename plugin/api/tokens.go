@@ -20,7 +20,8 @@ var (
 	_ = document("POST /v1/tokens", doc{
 		Summary: "Makes a management token.",
 		Description: "The full token is in this answer, and nowhere else. It gives nothing beyond the token by which it is made " +
-			"(scope, tenant, keyspace, expiry), and ends with that one.",
+			"(scope, tenant, keyspace, expiry), and ends with that one. A scope gives its own routes and no others: the README lists them. " +
+			"portal lets people into the console of every tenant that the token sees, as viewer or editor. act gives a name in the audit log and no further right.",
 		Body: fields{
 			"name":       aText("For people.").with("minLength", 1).with("maxLength", management.MaxKeyName),
 			"scopes":     aListOf(oneOf("", management.TokenScopes()...), "What it may do; none includes another, but * all."),
@@ -32,8 +33,9 @@ var (
 		Refusals: map[int][]string{http.StatusUnprocessableEntity: {management.CodeScopeNotAllowed}},
 	})
 	_ = document("DELETE /v1/tokens/{id}", doc{
-		Summary: "Revokes a management token, and with it all that it made.",
-		Answers: map[int]any{http.StatusNoContent: nil},
+		Summary:     "Revokes a management token, and with it all that it made.",
+		Description: "A token can revoke itself, and tokens whose scopes it has itself.",
+		Answers:     map[int]any{http.StatusNoContent: nil},
 	})
 )
 

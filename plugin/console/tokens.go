@@ -37,7 +37,7 @@ type tokenScope struct{ Name, Text string }
 var scopeTexts = map[string]string{
 	"*":              "everything",
 	"tenants:read":   "see tenants and plans",
-	"tenants:write":  "create and change tenants",
+	"tenants:write":  "create, change and delete tenants",
 	"keys:read":      "see keys",
 	"keys:write":     "create, change and revoke keys",
 	"credits:write":  "add and spend credits",
@@ -46,11 +46,11 @@ var scopeTexts = map[string]string{
 	"webhooks:read":  "see webhooks and deliveries",
 	"webhooks:write": "create and change webhooks",
 	"tokens:read":    "see tokens and sessions",
-	"tokens:write":   "create and revoke tokens, end sessions",
+	"tokens:write":   "create tokens, and end tokens and sessions, within its own scopes",
 	"events:write":   "post the product's own events",
 	"verify":         "ask whether a key may",
 	"act":            "act under a person's name",
-	"portal":         "let a tenant's people into the console",
+	"portal":         "let people into the console of each tenant it sees, to read or to change keys and webhooks",
 }
 
 func tokenScopes() (out []tokenScope) {

@@ -281,6 +281,14 @@ func (m *Manager) EndSession(ctx context.Context, a Actor, keyspace, id string) 
 		if !a.sees(s.Tenant) {
 			return notFound(what)
 		}
+		// The scopes of a session that gives nothing any more are not asked for: ending it changes nothing.
+		if good, err := c.good(s); err != nil {
+			return err
+		} else if good {
+			if err := c.mayEnd(s.Scopes); err != nil {
+				return err
+			}
+		}
 		ended, err := c.Tx.EndSession(c.ks.Name, id, c.now)
 		if err != nil || !ended {
 			return err

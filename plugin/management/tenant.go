@@ -111,6 +111,9 @@ func (c *call) createTenant(slug string, in TenantFields) (TenantRecord, error) 
 		return TenantRecord{}, err
 	}
 	if in.Credits.Value > 0 {
+		if err := c.needScope("credits:write", "credits", "give a tenant credits"); err != nil {
+			return TenantRecord{}, err
+		}
 		if err := c.move(t, "add", in.Credits.Value, "opening balance"); err != nil {
 			return TenantRecord{}, err
 		}
@@ -195,6 +198,9 @@ func (c *call) updateTenant(slug string, in TenantFields, match Match) (TenantRe
 	}
 	if in.Credits.Set && in.Credits.Value != t.Credits {
 		if err := c.actor.Operator("change credits"); err != nil {
+			return TenantRecord{}, err
+		}
+		if err := c.needScope("credits:write", "credits", "change a tenant's credits"); err != nil {
 			return TenantRecord{}, err
 		}
 		kind := "add"

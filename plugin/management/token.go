@@ -3,6 +3,7 @@ package management
 import (
 	"context"
 	"errors"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -181,6 +182,35 @@ func (c *call) maker() (*Token, error) {
 	return t, t.refusedAt(c.now)
 }
 
+// needScope refuses, with 403, to do what takes a scope that the token lacks by which the actor acts. field is the
+// one that asks for it.
+func (c *call) needScope(scope, field, doing string) error {
+	maker, err := c.maker()
+	if maker == nil || err != nil || holds(maker.Scopes, scope) {
+		return err
+	}
+	return &Error{
+		Status: http.StatusForbidden, Code: CodeInsufficientScope,
+		Detail: "The token lacks the scope " + scope + ", which it takes to " + doing + ".",
+		Fields: []FieldError{{Pointer: "/" + field, Detail: "needs the scope " + scope}},
+	}
+}
+
+// mayEnd refuses, with 403, to end a token or a session with scopes that the token lacks by which the actor acts: a
+// token has no power over what it could not have made.
+func (c *call) mayEnd(scopes []string) error {
+	maker, err := c.maker()
+	if maker == nil || err != nil {
+		return err
+	}
+	for _, s := range scopes {
+		if !holds(maker.Scopes, s) {
+			return refuse(http.StatusForbidden, CodeInsufficientScope, "The token lacks the scope %s, which the one to be ended has. A token ends only what it could have made.", s)
+		}
+	}
+	return nil
+}
+
 // checkTokenScopes notes scopes that there are not or that maker, where there is one,
 // can't give, and returns them, each once, in the order of tokenScopes.
 func checkTokenScopes(f *faults, list []string, maker *Token) []string {
@@ -243,6 +273,11 @@ func (m *Manager) RevokeToken(ctx context.Context, a Actor, keyspace, id string)
 		t, err := c.token(id)
 		if err != nil {
 			return err
+		}
+		if t.ID != c.actor.Token {
+			if err := c.mayEnd(t.Scopes); err != nil {
+				return err
+			}
 		}
 		ended, err := c.RevokeTokens(c.ks.Name, t.ID, c.now)
 		if err != nil {
