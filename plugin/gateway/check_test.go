@@ -241,3 +241,31 @@ func allocations(f func()) float64 {
 	}
 	return least
 }
+
+// Where the filter does not answer, unknown keys are looked up at a rate, and a key that is used for the first time gets its
+// turn between those of a flood.
+func TestUnknownKeysTakeTurns(t *testing.T) {
+	w := newWorld(t)
+	w.tenant("acme", "free", 0)
+	w.stop()
+	w.noDigests = true
+	w.start()
+	_, used := w.key("acme")
+	_, fresh := w.key("acme")
+	w.want(gateway.Allowed, used)
+	before, begun := w.store.lookups.Load(), time.Now()
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	const flood = 3000
+	for range flood {
+		var d gateway.Decision
+		w.gw.Check(gone, w.request(must(w.ks.Grammar.Generate("live"))(t)), &d)
+		d.Done()
+	}
+	w.want(gateway.Allowed, used)
+	w.want(gateway.Allowed, fresh, func(r *gateway.Request) { r.Addr = netip.MustParseAddr("198.51.100.7") })
+	n := float64(w.store.lookups.Load() - before)
+	if most := 1000 + 200*time.Since(begun).Seconds() + 20; n > most || n >= flood {
+		t.Errorf("%v unknown keys were looked up, at the most %v should be", n, most)
+	}
+}

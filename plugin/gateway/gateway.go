@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/turns"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
@@ -62,7 +63,8 @@ type Gateway struct {
 	cache     *cache
 	table     *table
 	loads     *loader
-	comparer  *comparer
+	comparer  comparer
+	unknowns  *turns.Queue
 	addresses *ratelimit.Addresses
 	terms     termsInUse
 	// failures by keyspace name; the map is replaced, never changed.
@@ -132,7 +134,7 @@ func New(o Options) (*Gateway, error) {
 	}
 	g := &Gateway{
 		store: o.Store, limiter: o.Limiter, log: o.Logger, node: o.Node, keep: o.CacheEntries,
-		cache: c, table: newTable(), loads: newLoader(), comparer: newComparer(), addresses: ratelimit.NewAddresses(),
+		cache: c, table: newTable(), loads: newLoader(), comparer: newComparer(), unknowns: turns.New(unknowns), addresses: ratelimit.NewAddresses(),
 		refill: make(chan struct{}, 1), ready: make(chan struct{}),
 		dirtyAddresses: map[*ratelimit.Subject]struct{}{},
 		rewrites:       make(chan rewrite, 1024),

@@ -95,7 +95,7 @@ func (g *Gateway) findSlow(ctx context.Context, req *Request, digest apikey.Dige
 			g.loads.calls[id] = c
 			g.loads.mu.Unlock()
 			// Detached: that the first caller goes away must not fail the others.
-			go g.runLoad(id, c, newSought(req, candidates, leads))
+			go g.runLoad(id, c, g.newSought(req, candidates, leads))
 		} else {
 			g.loads.mu.Unlock()
 		}

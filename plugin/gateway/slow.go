@@ -4,28 +4,32 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/crypto/bcrypt"
 
+	"github.com/keygate-dev/keygate/internal/turns"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
 // Keys that were imported as bcrypt hashes can't be looked up, only compared with, which
 // takes so much time that it must not be had for the asking. So a key is compared only
-// where the filter of digests knows its lead, with the few secrets that have it, two
-// comparisons at a time in all and one at a time per lead: who knows how one
-// key begins keeps nobody but that key's holder waiting. A key that was recognised is stored in its primary form, and never compared again.
+// where the filter of digests knows its lead, with the few secrets that have it, and all wrong guesses
+// together get a tenth of a processor. Those who wait are asked in turn by lead and by address, so that who knows how one
+// key begins keeps no one else waiting for long; an address beyond its failures waits for all others. A key that was
+// recognised costs nothing of that, is stored in its primary form, and never compared again.
 
 const (
 	// comparisons is how many bcrypt comparisons run at once.
 	comparisons = 2
-	// waitingPerLead and waitingInAll bound who waits for a comparison; others are told to
+	// guessing is the part of a processor that wrong guesses get, and guessingBurst how many seconds of it at once.
+	guessing, guessingBurst = 0.1, 2
+	// waitingPerClient and waitingInAll bound who waits for a comparison; others are told to
 	// come again.
-	waitingPerLead, waitingInAll = 8, 128
+	waitingPerClient, waitingInAll = 8, 128
 	// slowTimeout bounds a look-up that needs comparisons.
 	slowTimeout = 20 * time.Second
 	// MaxPerLead is with how many stored secrets one key is compared at the most. Imports
@@ -33,16 +37,16 @@ const (
 	MaxPerLead = 16
 )
 
-// errBusy says that too many comparisons are waited for: nothing is wrong with the store.
-var errBusy = fmt.Errorf("%w: too many keys wait to be compared", ErrStore)
+// errBusy says that too many look-ups or comparisons are waited for: nothing is wrong with the store.
+var errBusy = fmt.Errorf("%w: too many unknown keys are sent", ErrStore)
 
-// comparer runs bcrypt comparisons. Its zero value is not ready: see newComparer.
-type comparer struct {
-	slots chan struct{}
+// comparer runs bcrypt comparisons.
+type comparer struct{ *turns.Queue }
 
-	mu    sync.Mutex
-	leads map[leadID]*leadTurn
-	all   int
+func newComparer() comparer {
+	return comparer{turns.New(turns.Rules{
+		Slots: comparisons, Rate: guessing, Burst: guessingBurst, Waiting: waitingInAll, PerClient: waitingPerClient,
+	})}
 }
 
 type leadID struct {
@@ -50,58 +54,17 @@ type leadID struct {
 	lead     apikey.Lead
 }
 
-// leadTurn is held by the one that compares under a lead; a channel, so that waiting
-// ends with the context.
-type leadTurn struct {
-	turn  chan struct{}
-	users int
-}
-
-func newComparer() *comparer {
-	return &comparer{slots: make(chan struct{}, comparisons), leads: map[leadID]*leadTurn{}}
-}
-
-// enter waits for the lead's turn, and returns what ends it.
-func (c *comparer) enter(ctx context.Context, id leadID) (leave func(), err error) {
-	c.mu.Lock()
-	t := c.leads[id]
-	if t == nil {
-		t = &leadTurn{turn: make(chan struct{}, 1)}
+// equal reports whether hash is of the key that s looks for, and returns how many seconds that took.
+func (c comparer) equal(ctx context.Context, id leadID, hash string, s sought) (equal bool, cost float64, err error) {
+	done, err := c.Enter(ctx, id, s.addr, s.last)
+	if err != nil {
+		return false, 0, errBusy
 	}
-	if t.users >= waitingPerLead || c.all >= waitingInAll {
-		c.mu.Unlock()
-		return nil, errBusy
-	}
-	c.leads[id] = t
-	t.users++
-	c.all++
-	c.mu.Unlock()
-	forget := func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.all--
-		if t.users--; t.users == 0 {
-			delete(c.leads, id)
-		}
-	}
-	select {
-	case t.turn <- struct{}{}:
-		return func() { <-t.turn; forget() }, nil
-	case <-ctx.Done():
-		forget()
-		return nil, errBusy
-	}
-}
-
-// equal says whether hash is of key.
-func (c *comparer) equal(ctx context.Context, hash, key string) (bool, error) {
-	select {
-	case c.slots <- struct{}{}:
-		defer func() { <-c.slots }()
-	case <-ctx.Done():
-		return false, errBusy
-	}
-	return bcrypt.CompareHashAndPassword([]byte(hash), []byte(key)) == nil, nil
+	begun := time.Now()
+	equal = bcrypt.CompareHashAndPassword([]byte(hash), []byte(s.key)) == nil
+	cost = time.Since(begun).Seconds()
+	done(cost)
+	return equal, cost, nil
 }
 
 // leads returns those of key under which something may be stored.
@@ -125,6 +88,9 @@ type sought struct {
 	shown shownParts
 	// key is kept while it is compared, and only where there are leads.
 	key string
+	// addr is where it came from, and last that this address failed too often to be asked before others.
+	addr netip.Addr
+	last bool
 }
 
 // shownParts are the first and the last characters that people know a key by.
@@ -135,13 +101,32 @@ func (g *Gateway) seek(id callID, digest apikey.Digest, s sought) (*entry, error
 	created := g.table.created.Load()
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 	defer cancel()
-	e, err := g.load(ctx, id.keyspace, digest, s.candidates, s.shown)
+	e, err := g.lookUp(ctx, id, digest, s)
 	if errors.Is(err, errUnknown) && len(s.leads) > 0 {
 		e, err = g.compare(id.keyspace, digest, s)
 	}
 	if errors.Is(err, errUnknown) {
 		_, low := words(digest[:])
 		g.loads.unknown.put(id.word, low, created, id.hasher)
+	}
+	return e, err
+}
+
+// unknowns are how many look-ups run at once that may be of unknown keys, and how many of these are answered a
+// second, and at once. Fewer run at a time than all may, so that known keys are read again meanwhile.
+var unknowns = turns.Rules{Slots: concurrentLoads - 4, Rate: 200, Burst: 1000, Waiting: 4096, PerClient: 2048}
+
+// lookUp is load for a key that may be unknown.
+func (g *Gateway) lookUp(ctx context.Context, id callID, digest apikey.Digest, s sought) (*entry, error) {
+	done, err := g.unknowns.Enter(ctx, nil, s.addr, s.last)
+	if err != nil {
+		return nil, errBusy
+	}
+	e, err := g.load(ctx, id.keyspace, digest, s.candidates, s.shown)
+	if errors.Is(err, errUnknown) {
+		done(1)
+	} else {
+		done(0)
 	}
 	return e, err
 }
@@ -179,21 +164,19 @@ func (g *Gateway) compareUnder(ctx context.Context, id leadID, s sought) (*Secre
 	if err != nil || len(list) == 0 {
 		return nil, err
 	}
-	leave, err := g.comparer.enter(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
+	spent := 0.0
 	for i := range list {
 		hash, ok := list[i].Algorithm.Bcrypt()
 		if !ok || len(list[i].Digest) != len(apikey.Digest{}) {
 			continue
 		}
-		equal, err := g.comparer.equal(ctx, hash, s.key)
+		equal, cost, err := g.comparer.equal(ctx, id, hash, s)
 		if err != nil {
 			return nil, err
 		}
+		spent += cost
 		if equal {
+			g.comparer.Refund(spent) // it was no guess
 			return &list[i], nil
 		}
 	}
@@ -201,10 +184,13 @@ func (g *Gateway) compareUnder(ctx context.Context, id leadID, s sought) (*Secre
 }
 
 // newSought returns what a load keeps beyond the request that began it.
-func newSought(req *Request, candidates []apikey.Candidate, leads []apikey.Lead) sought {
-	s := sought{candidates: slices.Clone(candidates), leads: leads}
+func (g *Gateway) newSought(req *Request, candidates []apikey.Candidate, leads []apikey.Lead) sought {
+	s := sought{candidates: slices.Clone(candidates), leads: leads, addr: req.Addr}
 	prefix, lastFour := req.Keyspace.Grammar.Shown(req.Credential)
 	s.shown = shownParts{strings.Clone(prefix), strings.Clone(lastFour)}
+	if f := g.failuresOf(req.Keyspace); f != nil {
+		s.last = f.Over(req.Now, req.Addr)
+	}
 	if len(leads) > 0 {
 		s.key = req.Credential
 	}

@@ -3,67 +3,47 @@ package gateway
 import (
 	"context"
 	"errors"
-	"sync"
+	"net/netip"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
-// Who floods one lead fills that lead's places and no other's; what left is forgotten.
-func TestComparerIsBounded(t *testing.T) {
-	c := newComparer()
-	ctx, cancel := context.WithCancel(t.Context())
-	flooded, other := leadID{"a", apikey.Lead{1}}, leadID{"a", apikey.Lead{2}}
-	leave, err := c.enter(ctx, flooded)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var waiting sync.WaitGroup
-	refused := make(chan struct{}, 10*waitingPerLead)
-	for range 10 * waitingPerLead {
-		waiting.Go(func() {
-			if _, err := c.enter(ctx, flooded); errors.Is(err, errBusy) && errors.Is(err, ErrStore) {
-				refused <- struct{}{}
-			}
-		})
-	}
-	// The one inside and those who wait fill the lead; all others are told at once.
-	for range 10*waitingPerLead - (waitingPerLead - 1) {
-		<-refused
-	}
-	leaveOther, err := c.enter(ctx, other)
-	if err != nil {
-		t.Errorf("another lead: %v", err)
-	} else {
-		leaveOther()
-	}
-	cancel()
-	waiting.Wait()
-	leave()
-	if len(refused) != waitingPerLead-1 || len(c.leads) != 0 || c.all != 0 {
-		t.Errorf("%d gave up, %d leads and %d waiting are left", len(refused), len(c.leads), c.all)
-	}
-}
-
-func TestComparerEnds(t *testing.T) {
-	c := newComparer()
+// Wrong guesses cost what they take, right keys nothing; and none waits longer than its context.
+func TestComparerCharges(t *testing.T) {
 	hash, err := bcrypt.GenerateFromPassword([]byte("key"), bcrypt.MinCost)
 	if err != nil {
 		t.Fatal(err)
 	}
+	c, id := newComparer(), leadID{"a", apikey.Lead{1}}
 	for key, want := range map[string]bool{"key": true, "kez": false} {
-		if ok, err := c.equal(t.Context(), string(hash), key); err != nil || ok != want {
-			t.Errorf("%s: %v, %v", key, ok, err)
+		if ok, cost, err := c.equal(t.Context(), id, string(hash), sought{key: key}); err != nil || ok != want || cost <= 0 {
+			t.Errorf("%s: %v for %v, %v", key, ok, cost, err)
 		}
 	}
-	for range comparisons {
-		c.slots <- struct{}{}
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := c.equal(ctx, string(hash), "key"); !errors.Is(err, errBusy) {
-		t.Errorf("a third comparison at once: %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		c := newComparer()
+		// As if guesses had taken five seconds of a processor.
+		done, err := c.Enter(t.Context(), id, netip.Addr{}, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		done(guessingBurst + 5)
+		begun := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), slowTimeout)
+		defer cancel()
+		if _, _, err := c.equal(ctx, id, string(hash), sought{key: "key"}); !errors.Is(err, errBusy) || !errors.Is(err, ErrStore) {
+			t.Errorf("within the budget's debt: %v", err)
+		}
+		if _, _, err := c.equal(t.Context(), id, string(hash), sought{key: "key"}); err != nil {
+			t.Error(err)
+		}
+		if waited := time.Since(begun); waited < 50*time.Second || waited > 51*time.Second {
+			t.Errorf("five seconds at a tenth of a processor were waited for %v", waited)
+		}
+	})
 }

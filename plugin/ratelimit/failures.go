@@ -90,6 +90,20 @@ func (f *Failures) Fail(now time.Time, addr netip.Addr) (ok bool, retry time.Dur
 	return true, 0
 }
 
+// Over reports whether a failure of addr at now would be beyond its limit. It counts nothing.
+func (f *Failures) Over(now time.Time, addr netip.Addr) bool {
+	c := clientOf(addr)
+	s := &f.shards[maphash.Comparable(f.seed, c)%shards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := max(s.last, int64(now.Sub(f.base)))
+	full, known := s.full[c]
+	if !known || full < at {
+		full = at
+	}
+	return full+f.cost-at > f.depth
+}
+
 // Len returns how many clients are remembered.
 func (f *Failures) Len() int {
 	n := 0
