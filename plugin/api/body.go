@@ -127,8 +127,11 @@ func membersOf(b []byte) (o *object, err error) {
 	return o, nil
 }
 
+// maxFields bounds the fields of a body, of which no request has more than a few.
+const maxFields = 1000
+
 // refuseDoubled refuses objects, at any depth, in which a name stands twice: readers
-// differ in which one they believe. b is valid JSON.
+// differ in which one they believe; and a body with too many fields. b is valid JSON.
 func refuseDoubled(b []byte) error {
 	type level struct {
 		names map[string]bool // nil in an array
@@ -156,6 +159,9 @@ func refuseDoubled(b []byte) error {
 				if top.names[name] {
 					return invalidJSON("The name %q stands twice in an object.", clip(name))
 				}
+				if len(stack) == 1 && len(top.names) >= maxFields {
+					return invalidJSON("The body has more than %d fields.", maxFields)
+				}
 				top.names[name], top.value = true, true
 				continue
 			}
@@ -170,26 +176,32 @@ func refuseDoubled(b []byte) error {
 	}
 }
 
+// maxUnknown is how many unknown fields are named.
+const maxUnknown = 20
+
 // done returns the refusal of what was wrong with the fields taken and of those nobody took.
 func (o *object) done() error {
-	var unknown []management.FieldError
+	// Only the first by name are answered, so no more are kept of many.
+	var names []string
 	for i := range o.fields {
-		if m := &o.fields[i]; !m.taken {
-			unknown = append(unknown, management.FieldError{Pointer: pointer(m.name), Detail: "is not a field of this request"})
+		if m := &o.fields[i]; !m.taken && (len(names) < maxUnknown || m.name < names[maxUnknown-1]) {
+			at, _ := slices.BinarySearch(names, m.name)
+			names = slices.Insert(names, at, m.name)
+			names = names[:min(len(names), maxUnknown)]
 		}
 	}
-	if len(unknown) == 0 && len(o.faults) == 0 {
+	if len(names) == 0 && len(o.faults) == 0 {
 		return nil
 	}
-	slices.SortFunc(unknown, func(a, b management.FieldError) int { return strings.Compare(a.Pointer, b.Pointer) })
-	if len(unknown) > 20 {
-		unknown = unknown[:20]
+	unknown := make([]management.FieldError, 0, len(names)+len(o.faults))
+	for _, name := range names {
+		unknown = append(unknown, management.FieldError{Pointer: pointer(name), Detail: "is not a field of this request"})
 	}
 	e := &management.Error{
 		Status: http.StatusUnprocessableEntity, Code: management.CodeInvalidField,
 		Detail: "A field is not right.", Fields: append(unknown, o.faults...),
 	}
-	if len(unknown) > 0 {
+	if len(names) > 0 {
 		e.Code, e.Detail = management.CodeUnknownField, "The request holds a field that is not known."
 	}
 	return e
@@ -197,8 +209,10 @@ func (o *object) done() error {
 
 // pointer returns the JSON pointer (RFC 6901) to a field of the body.
 func pointer(name string) string {
-	return "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(clip(name))
+	return "/" + pointerEscaper.Replace(clip(name))
 }
+
+var pointerEscaper = strings.NewReplacer("~", "~0", "/", "~1")
 
 func (o *object) fault(name, detail string) {
 	o.faults = append(o.faults, management.FieldError{Pointer: pointer(name), Detail: detail})

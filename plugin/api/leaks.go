@@ -61,17 +61,21 @@ func (c *call) postLeak() error {
 	if addr.IsValid() {
 		c.actor.IP = addr.String()
 	}
-	known, err := c.leaked(management.Leak{Key: key.Value, URL: url.Value, Source: source.Value})
-	if err != nil {
-		return err
-	}
-	if !known {
+	err = c.h.manager.Report(c.ctx, addr, func() (bool, error) {
+		known, wrote, err := c.leaked(management.Leak{Key: key.Value, URL: url.Value, Source: source.Value})
+		if err != nil || known {
+			return wrote, err
+		}
 		// Judged as a request with it would be, it counts as one of the address's failures.
 		for _, keyspace := range c.searched(key.Value) {
 			if _, err := c.h.opts.Judge.Verify(c.ctx, keyspace, management.VerifyRequest{Key: key.Value, IP: addr}); err != nil {
-				return err
+				return false, err
 			}
 		}
+		return false, nil
+	})
+	if err != nil {
+		return err
 	}
 	c.w.WriteHeader(http.StatusAccepted)
 	return nil
@@ -109,7 +113,7 @@ func (c *call) postGitHubLeaks() error {
 	verdicts := make([]leak.Verdict, 0, len(tokens))
 	for i := range tokens {
 		t := &tokens[i]
-		known, err := c.leaked(management.Leak{Key: t.Token, URL: t.URL, Source: t.Source})
+		known, _, err := c.leaked(management.Leak{Key: t.Token, URL: t.URL, Source: t.Source})
 		if err != nil {
 			return err // GitHub sends it again; what was done stays done
 		}
@@ -129,34 +133,35 @@ func (c *call) searched(key string) []string {
 	return []string{c.keyspace}
 }
 
-// leaked has the leak of a key recorded and dealt with in every keyspace that knows it, and says
-// whether one does.
-func (c *call) leaked(l management.Leak) (known bool, err error) {
+// leaked has the leak of a key recorded and dealt with in every keyspace that knows it. It reports
+// whether one does, and whether anything was written.
+func (c *call) leaked(l management.Leak) (known, wrote bool, err error) {
 	if c.h.opts.Judge == nil {
-		return false, unavailable("Keys can't be judged here yet; try again.")
+		return false, false, unavailable("Keys can't be judged here yet; try again.")
 	}
 	for _, keyspace := range c.searched(l.Key) {
 		found, err := c.h.opts.Judge.Explain(c.ctx, keyspace, management.VerifyRequest{Key: l.Key})
 		if err != nil {
-			return known, err
+			return known, wrote, err
 		}
 		if found.KeyID == "" {
 			if found.Reason == gateway.Unavailable.String() {
-				return known, unavailable("Nothing can be known about keys now; try again.")
+				return known, wrote, unavailable("Nothing can be known about keys now; try again.")
 			}
 			continue
 		}
 		var refusal *management.Error
-		err = c.h.manager.KeyLeaked(c.ctx, c.actor, keyspace, found.KeyID, l)
+		w, err := c.h.manager.KeyLeaked(c.ctx, c.actor, keyspace, found.KeyID, l)
+		wrote = wrote || w
 		if errors.As(err, &refusal) && refusal.Status == http.StatusNotFound {
 			continue // it was deleted just now
 		}
 		if err != nil {
-			return known, err
+			return known, wrote, err
 		}
 		known = true
 	}
-	return known, nil
+	return known, wrote, nil
 }
 
 // address returns the client's address, the zero Addr where it has none.

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/turns"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
@@ -39,6 +41,31 @@ type Leak struct {
 	URL, Source string
 }
 
+// reports are how many reports of leaks are dealt with at once, and how many a second that are written down.
+var reports = turns.Rules{Slots: 2, Rate: 5, Burst: 50, Waiting: 256, PerClient: 64}
+
+var errTooManyReports = &Error{
+	Status: http.StatusServiceUnavailable, Code: CodeStoreUnavailable, RetryAfter: time.Second,
+	Detail: "Too many leaks are reported at the moment; send this report again.",
+}
+
+// Report deals with the report of a leak by deal, in its turn among those that others send. deal says whether it wrote something.
+func (m *Manager) Report(ctx context.Context, addr netip.Addr, deal func() (wrote bool, err error)) error {
+	waiting, cancel := context.WithTimeout(ctx, unknownTimeout)
+	defer cancel()
+	done, err := m.reports.Enter(waiting, nil, addr, false)
+	if err != nil {
+		return errTooManyReports
+	}
+	cost := 0.0
+	defer func() { done(cost) }()
+	wrote, err := deal()
+	if wrote {
+		cost = 1
+	}
+	return err
+}
+
 // KeyspacesOf returns the names, sorted, of the keyspaces of which key has a shape.
 func (m *Manager) KeyspacesOf(key string) []string {
 	v := m.view()
@@ -57,25 +84,56 @@ func (m *Manager) KeyspacesOf(key string) []string {
 
 // KeyLeaked records that the key with that id leaked, which l.Key is a secret of, and then does with
 // it what its tenant's plan says. Of a secret that a rotation ended, the leak is recorded and the key left
-// alone. A key that is done with already, and a leak that is known, are no error.
-func (m *Manager) KeyLeaked(ctx context.Context, a Actor, keyspace, id string, l Leak) error {
+// alone. A key that is done with already, and a leak that is known, are no error. wrote reports whether anything was
+// left to be written: a leak that was recorded and dealt with costs the store's writers nothing.
+func (m *Manager) KeyLeaked(ctx context.Context, a Actor, keyspace, id string, l Leak) (wrote bool, err error) {
+	settled := false
+	err = m.read(ctx, a, keyspace, func(c *call) error {
+		k, t, err := c.key(id, false)
+		if err != nil {
+			return err
+		}
+		known, err := c.leakKnown(k, c.leakText(l.Source), c.leakText(l.URL))
+		if err != nil || !known {
+			return err
+		}
+		on, err := c.onLeak(k, t, l)
+		settled = on == LeakReport || !k.RevokedAt.IsZero() || on == LeakDisable && k.Disabled
+		return err
+	})
+	if err != nil || settled {
+		return false, err
+	}
+	return true, m.keyLeaked(ctx, a, keyspace, id, l)
+}
+
+// onLeak returns what is to be done with the key.
+func (c *call) onLeak(k *gateway.Key, t *gateway.Tenant, l Leak) (on string, err error) {
+	on = LeakReport
+	// A plan that is gone says nothing, and that must not keep the leak from being recorded.
+	if p := c.ks.Plans[t.Plan]; p != nil && p.OnLeak != "" {
+		on = p.OnLeak
+	}
+	outlived, err := c.outlived(k, l.Key)
+	if outlived {
+		on = LeakReport
+	}
+	return on, err
+}
+
+func (m *Manager) keyLeaked(ctx context.Context, a Actor, keyspace, id string, l Leak) error {
 	var on string
 	err := m.write(ctx, a, keyspace, func(c *call) error {
 		k, t, err := c.key(id, true)
 		if err != nil {
 			return err
 		}
-		on = LeakReport
-		// A plan that is gone says nothing, and that must not keep the leak from being recorded.
-		if p := c.ks.Plans[t.Plan]; p != nil && p.OnLeak != "" {
-			on = p.OnLeak
-		}
 		outlived, err := c.outlived(k, l.Key)
 		if err != nil {
 			return err
 		}
-		if outlived {
-			on = LeakReport
+		if on, err = c.onLeak(k, t, l); err != nil {
+			return err
 		}
 		source, url := c.leakText(l.Source), c.leakText(l.URL)
 		if known, err := c.leakKnown(k, source, url); err != nil || known {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/turns"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
@@ -58,7 +59,10 @@ type Manager struct {
 	log    *slog.Logger
 	ids    idSource
 	tokens tokenCache
-	once   onceRunners
+	// unknowns and reports give turns to what anybody may ask for.
+	unknowns, reports *turns.Queue
+	sessions          knownSessions
+	once              onceRunners
 
 	cursors cursorCache
 
@@ -75,7 +79,8 @@ func New(c Config) *Manager {
 		panic("management: Store, Engine and View must be set")
 	}
 	m := &Manager{store: c.Store, engine: c.Engine, view: c.View, now: c.Now, log: c.Logger,
-		webhooks: c.Webhooks, listener: c.Listener, signer: c.Signer, outbox: make(chan struct{}, 1)}
+		webhooks: c.Webhooks, listener: c.Listener, signer: c.Signer, outbox: make(chan struct{}, 1),
+		unknowns: turns.New(unknowns), reports: turns.New(reports)}
 	if m.webhooks == nil {
 		m.webhooks = func(string) WebhookSettings { return WebhookSettings{} }
 	}

@@ -177,6 +177,15 @@ func (m *Manager) UsePortalLink(ctx context.Context, keyspace, secret, ip string
 		return IssuedSession{}, ErrPortalLink
 	}
 	s := &Session{Kind: SessionByPortal}
+	var issued IssuedSession
+	err := m.unknown(ctx, ip, func() (err error) {
+		issued, err = m.usePortalLink(ctx, keyspace, secret, ip, s)
+		return err
+	})
+	return issued, err
+}
+
+func (m *Manager) usePortalLink(ctx context.Context, keyspace, secret, ip string, s *Session) (IssuedSession, error) {
 	return m.beginSession(ctx, keyspace, s, ip, func(c *call) error {
 		l, err := c.Tx.UsePortalLink(c.ks.Name, digestOf(secret), c.now)
 		return c.letIn(s, l, err)

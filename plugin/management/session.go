@@ -213,21 +213,29 @@ func (m *Manager) CheckSession(ctx context.Context, keyspace, secret, ip string)
 	var s *Session
 	var good bool
 	now := m.clock()
-	err := m.read(ctx, Actor{}, keyspace, func(c *call) (err error) {
-		if s, err = c.SessionByDigest(digestOf(secret)); err != nil {
+	digest := digestOf(secret)
+	read := func() error {
+		err := m.read(ctx, Actor{}, keyspace, func(c *call) (err error) {
+			if s, err = c.SessionByDigest(digest); err != nil {
+				return err
+			}
+			good, err = c.good(s)
 			return err
+		})
+		if errors.Is(err, gateway.ErrNotFound) || err == nil && !good {
+			return ErrNoSession
 		}
-		good, err = c.good(s)
 		return err
-	})
-	if errors.Is(err, gateway.ErrNotFound) {
-		return nil, ErrNoSession
 	}
+	var err error
+	if m.sessions.has(digest) {
+		err = read()
+	} else {
+		err = m.unknown(ctx, ip, read)
+	}
+	m.sessions.note(digest, err == nil)
 	if err != nil {
 		return nil, err
-	}
-	if !good {
-		return nil, ErrNoSession
 	}
 	if now.Sub(s.LastUsedAt) >= touchEvery {
 		m.beside(func(tx Tx) error { return tx.TouchSession(s.ID, now, ip) })

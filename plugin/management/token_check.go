@@ -90,8 +90,11 @@ func (m *Manager) CheckToken(ctx context.Context, full, ip string) (*Grant, erro
 	changes := m.engine.TokenChanges()
 	t := m.tokens.get(digest, changes)
 	if t == nil {
-		var err error
-		if t, err = m.loadToken(ctx, v, full); err != nil {
+		err := m.unknown(ctx, ip, func() (err error) {
+			t, err = m.loadToken(ctx, v, full)
+			return err
+		})
+		if err != nil {
 			return nil, err
 		}
 		m.tokens.put(digest, changes, t)

@@ -1,12 +1,15 @@
 package management_test
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
@@ -305,4 +308,42 @@ func TestCleanTokens(t *testing.T) {
 			t.Errorf("%q is cleaned to %q", text, got)
 		}
 	}
+}
+
+// A flood of unknown tokens is answered at a rate; known tokens, sessions and changes go on, and a token shown for
+// the first time gets its turn between those of the flood.
+func TestUnknownTokensTakeTurns(t *testing.T) {
+	w := newWorld(t)
+	known := w.token(nil, tokenOf("", "keys:read")).Token
+	w.grant(known)
+	fresh := w.token(nil, tokenOf("", "keys:read")).Token
+	w.grant(known)
+	session := must[management.IssuedSession](t)(w.SignIn(ctx, "", known, "", "192.0.2.9"))
+	must[*management.SessionGrant](t)(w.CheckSession(ctx, "", session.Secret, "192.0.2.9"))
+	g, err := apikey.NewGrammar([]apikey.Prefix{{Value: "kgm_", Environment: "management"}}, apikey.Format{Length: 38}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	busy := 0
+	for range 2000 {
+		at, cancel := context.WithTimeout(ctx, time.Millisecond)
+		_, err := w.CheckToken(at, must[string](t)(g.Generate("")), "203.0.113.7")
+		cancel()
+		var refusal *management.Error
+		if errors.As(err, &refusal) && refusal.Status == http.StatusServiceUnavailable {
+			if busy++; busy == 3 {
+				break
+			}
+		}
+	}
+	if busy < 3 {
+		t.Fatal("2000 unknown tokens were all looked up")
+	}
+	now, cancel := context.WithCancel(ctx)
+	cancel() // who needs a turn gets none
+	if _, err := w.CheckToken(now, known, "203.0.113.7"); err != nil {
+		t.Errorf("a known token: %v", err)
+	}
+	w.grant(fresh)
+	must[*management.SessionGrant](t)(w.CheckSession(ctx, "", session.Secret, "192.0.2.9"))
 }
