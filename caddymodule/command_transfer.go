@@ -38,6 +38,10 @@ in hexadecimal or base64, or bcrypt, with the key's first characters as prefix. 
 prefix, last_four, environment, scopes, allowed_ips, rate, quota, concurrency, credits_limit, created_at,
 expires_at, disabled, revoked, revoked_at, metadata; several scopes or addresses are separated by spaces.
 
+A hash does not show whether the gateway accepts its key. So a row with a hash needs a prefix that
+a prefix or accept line takes, or the configuration an accept line. --allow-unknown-shape takes it
+nevertheless: the key is rejected until its shape is accepted.
+
 A key that its tenant has already is left as it is, so an import may be run again, and goes on
 where it was interrupted. Every row that is refused is reported on standard error with its line.
 Exit status: 0 where no row was refused, 1 where any was.`,
@@ -51,6 +55,7 @@ Exit status: 0 where no row was refused, 1 where any was.`,
 	}, importKeys)
 	cmd.Flags().String("format", "", "csv or jsonl (default: by the file's name; csv on standard input)")
 	cmd.Flags().Bool("create-tenants", false, "Make tenants that don't exist, on the default plan")
+	cmd.Flags().Bool("allow-unknown-shape", false, "Take hashes although nothing says that the gateway accepts their keys")
 	cmd.Flags().String("pepper-file", "", "File that holds the pepper of hmac-sha256 hashes; only its id is sent, the gateway has it as import_pepper")
 	return cmd
 }
@@ -60,7 +65,9 @@ type importRun struct {
 	cmd    *cobra.Command
 	client *client
 	create bool
-	pepper string // id
+	// unknown is --allow-unknown-shape.
+	unknown bool
+	pepper  string // id
 
 	rows  []json.RawMessage
 	lines []int
@@ -76,6 +83,7 @@ type importSummary struct {
 	Unchanged      int             `json:"unchanged"`
 	Refused        int             `json:"refused"`
 	TenantsCreated int             `json:"tenants_created"`
+	AcceptedShapes []string        `json:"accepted_shapes"`
 	Refusals       []importRefusal `json:"refusals"`
 }
 
@@ -95,6 +103,7 @@ func importKeys(cmd *cobra.Command, args []string) error {
 	}
 	run := &importRun{cmd: cmd, done: importSummary{Refusals: []importRefusal{}}}
 	run.create, _ = cmd.Flags().GetBool("create-tenants")
+	run.unknown, _ = cmd.Flags().GetBool("allow-unknown-shape")
 	if file, _ := cmd.Flags().GetString("pepper-file"); file != "" {
 		if file == "-" {
 			return usagef("--pepper-file needs a file: standard input is for the keys")
@@ -192,7 +201,7 @@ func (run *importRun) send(ctx context.Context) error {
 	if len(run.rows) == 0 {
 		return nil
 	}
-	body := map[string]any{"keys": run.rows, "create_tenants": run.create}
+	body := map[string]any{"keys": run.rows, "create_tenants": run.create, "allow_unknown_shape": run.unknown}
 	var r management.ImportReport
 	for try := 1; ; try++ {
 		_, err := run.client.call(ctx, http.MethodPost, "/v1/import", nil, body, &r)
@@ -213,6 +222,7 @@ func (run *importRun) send(ctx context.Context) error {
 	run.done.Created += r.Created
 	run.done.Unchanged += r.Unchanged
 	run.done.TenantsCreated += r.TenantsCreated
+	run.done.AcceptedShapes = r.AcceptedShapes
 	for _, d := range r.Data {
 		if d.Result == management.ImportRefused && d.Row < len(run.lines) {
 			run.refuse(run.lines[d.Row], (&management.Error{Detail: d.Detail, Fields: d.Errors}).Error())
@@ -246,6 +256,10 @@ func (run *importRun) report() error {
 	} else if _, err := fmt.Fprintf(run.cmd.OutOrStdout(), "%d rows: %d imported, %d unchanged, %d refused; %d tenants created.\n",
 		d.Rows, d.Created, d.Unchanged, d.Refused, d.TenantsCreated); err != nil {
 		return err
+	} else if len(d.AcceptedShapes) > 0 {
+		if _, err := fmt.Fprintf(run.cmd.OutOrStdout(), "The gateway accepts keys of %s.\n", shown(strings.Join(d.AcceptedShapes, "; "))); err != nil {
+			return err
+		}
 	}
 	if d.Refused > 0 {
 		return fmt.Errorf("%d of %d rows were refused", d.Refused, d.Rows)

@@ -13,7 +13,8 @@ var _ = document("POST /v1/import", doc{
 	Description: "Up to 1,000 rows a call. A row that is against a rule is refused alone. A key that its tenant has already is left as it is, " +
 		"so an import may be sent again. A plain key is hashed at once and never stored; every imported key is stored in the gateway's own form when it is first used.",
 	Body: fields{
-		"create_tenants": aFlag("Makes tenants that don't exist, on the default plan. Needs the scope tenants:write. Default: false.").orNull(),
+		"create_tenants":      aFlag("Makes tenants that don't exist, on the default plan. Needs the scope tenants:write. Default: false.").orNull(),
+		"allow_unknown_shape": aFlag("Takes hashes although no prefix of the row and no accept line says that their keys are accepted; they are rejected until one does. Default: false.").orNull(),
 		"keys": aListOf(schema{"type": "object", "additionalProperties": false, "required": []string{"tenant"}, "properties": importFields()},
 			"The rows, each with a key or a hash.").with("minItems", 1).with("maxItems", management.MaxImport),
 	},
@@ -84,7 +85,7 @@ func (c *call) importKeys() error {
 		}
 		return unmarshal(raw, rows, "must be an array of rows")
 	})
-	create := o.bool("create_tenants")
+	create, unknown := o.bool("create_tenants"), o.bool("allow_unknown_shape")
 	if err := o.done(); err != nil {
 		return err
 	}
@@ -98,7 +99,7 @@ func (c *call) importKeys() error {
 	for i := range rows {
 		rows[i] = importRow(list.Value[i])
 	}
-	r, err := c.h.manager.Import(c.ctx, c.actor, c.keyspace, rows, create.Value)
+	r, err := c.h.manager.Import(c.ctx, c.actor, c.keyspace, rows, management.ImportOptions{CreateTenants: create.Value, AllowUnknownShape: unknown.Value})
 	if err != nil {
 		return err
 	}

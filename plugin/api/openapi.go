@@ -60,9 +60,13 @@ func describe(routes []route) schema {
 			"title": "Keygate management API", "version": "1",
 			"description": "Tenants, their API keys, and all that is known about them. Bodies and answers are JSON; " +
 				"times are RFC 3339 in UTC; refusals are problem details as RFC 9457 has them.",
+			"license": schema{"name": "Apache License 2.0", "identifier": "Apache-2.0"},
 		},
-		"servers": []schema{{"url": "..", "description": "Where this document stands, without /v1/openapi.json."}},
-		"paths":   paths,
+		"servers": []schema{
+			{"url": "http://localhost:2019/keygate", "description": "Caddy's admin endpoint, on the gateway's own machine."},
+			{"url": "..", "description": "Where this document stands, without /v1/openapi.json."},
+		},
+		"paths": paths,
 		"components": schema{
 			"schemas": types,
 			"securitySchemes": schema{"token": schema{

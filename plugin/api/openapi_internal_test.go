@@ -1,6 +1,8 @@
 package api
 
 import (
+	"encoding/json"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -51,5 +53,27 @@ func TestEveryRouteIsDescribed(t *testing.T) {
 		if !there[pattern] {
 			t.Errorf("%q is described, but no route", pattern)
 		}
+	}
+}
+
+// Generators of clients take the address from the first server, and linters ask for a licence.
+func TestDocumentNamesServerAndLicence(t *testing.T) {
+	var d struct {
+		Info struct {
+			License struct{ Name, Identifier string }
+		}
+		Servers []struct{ URL string }
+	}
+	if err := json.Unmarshal(documentOf(routes)(), &d); err != nil {
+		t.Fatal(err)
+	}
+	if d.Info.License.Identifier != "Apache-2.0" || d.Info.License.Name == "" {
+		t.Errorf("the licence is %+v", d.Info.License)
+	}
+	if len(d.Servers) == 0 {
+		t.Fatal("no server")
+	}
+	if u, err := url.Parse(d.Servers[0].URL); err != nil || !u.IsAbs() {
+		t.Errorf("the first server is %q, %v", d.Servers[0].URL, err)
 	}
 }

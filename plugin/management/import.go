@@ -3,7 +3,10 @@ package management
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -60,20 +63,30 @@ type ImportResult struct {
 	Errors []FieldError `json:"errors,omitempty"`
 }
 
+// ImportOptions say which rows an import takes.
+type ImportOptions struct {
+	// CreateTenants makes a tenant that does not exist, on the default plan.
+	CreateTenants bool
+	// AllowUnknownShape takes hashes of which nothing says that the gateway accepts their keys. Such
+	// keys are rejected until the configuration accepts their shape.
+	AllowUnknownShape bool
+}
+
 // ImportReport is what became of all rows.
 type ImportReport struct {
-	Created        int            `json:"created"`
-	Unchanged      int            `json:"unchanged"`
-	Refused        int            `json:"refused"`
-	TenantsCreated int            `json:"tenants_created"`
+	Created        int `json:"created"`
+	Unchanged      int `json:"unchanged"`
+	Refused        int `json:"refused"`
+	TenantsCreated int `json:"tenants_created"`
+	// AcceptedShapes are those of the configuration. A key that has none of them is rejected.
+	AcceptedShapes []string       `json:"accepted_shapes"`
 	Data           []ImportResult `json:"data"`
 }
 
 // Import stores keys that were issued elsewhere, up to MaxImport in one transaction. A
 // row that is against a rule is refused alone; the others are stored. A key that its tenant has
-// already is left as it is, so an import may be run again, after a failure or at any time. A
-// tenant that does not exist is made where createTenants says so, on the default plan.
-func (m *Manager) Import(ctx context.Context, a Actor, keyspace string, rows []ImportRow, createTenants bool) (r ImportReport, err error) {
+// already is left as it is, so an import may be run again, after a failure or at any time.
+func (m *Manager) Import(ctx context.Context, a Actor, keyspace string, rows []ImportRow, o ImportOptions) (r ImportReport, err error) {
 	if len(rows) == 0 || len(rows) > MaxImport {
 		var f faults
 		f.invalid("keys", "must be 1 to %d rows", MaxImport)
@@ -83,7 +96,7 @@ func (m *Manager) Import(ctx context.Context, a Actor, keyspace string, rows []I
 	if err != nil {
 		return r, err
 	}
-	if createTenants {
+	if o.CreateTenants {
 		if err := a.Operator("create tenants"); err != nil {
 			return r, err
 		}
@@ -91,7 +104,7 @@ func (m *Manager) Import(ctx context.Context, a Actor, keyspace string, rows []I
 	// Keys are hashed before the transaction, which holds up other writers.
 	forms := make([]importForm, len(rows))
 	for i := range rows {
-		forms[i] = formOf(ks, view.Hasher, &rows[i])
+		forms[i] = formOf(ks, view.Hasher, &rows[i], o.AllowUnknownShape)
 	}
 	if err := ctx.Err(); err != nil {
 		return r, err
@@ -99,8 +112,8 @@ func (m *Manager) Import(ctx context.Context, a Actor, keyspace string, rows []I
 	// Once begun, a batch is ended: the driver would have each of its thousands of statements watched for
 	// a caller who goes away, which is dearer than many of them, and the batch is short.
 	err = m.write(context.WithoutCancel(ctx), a, ks.Name, func(c *call) error {
-		r = ImportReport{Data: make([]ImportResult, 0, len(rows))}
-		im := &importer{call: c, report: &r, createTenants: createTenants}
+		r = ImportReport{AcceptedShapes: acceptedShapes(ks), Data: make([]ImportResult, 0, len(rows))}
+		im := &importer{call: c, report: &r, createTenants: o.CreateTenants}
 		c.Tx = &batchTx{Tx: c.Tx, tenants: map[string]*gateway.Tenant{}, active: map[string]int{}, hooks: map[WebhookQuery][]*WebhookRow{}}
 		if err := im.look(forms); err != nil {
 			return err
@@ -147,7 +160,7 @@ type importForm struct {
 }
 
 // formOf hashes a row's key, or reads its hash. No fault that it notes holds any of it.
-func formOf(ks *gateway.Keyspace, h *apikey.Hasher, row *ImportRow) (f importForm) {
+func formOf(ks *gateway.Keyspace, h *apikey.Hasher, row *ImportRow, allowUnknown bool) (f importForm) {
 	has := func(o Optional[string]) bool { return o.Set && !o.Null && o.Value != "" }
 	switch {
 	case row.Fault != nil:
@@ -175,15 +188,22 @@ func formOf(ks *gateway.Keyspace, h *apikey.Hasher, row *ImportRow) (f importFor
 	case !has(row.Algorithm):
 		f.faults.invalid("algorithm", "is needed beside a hash: sha256, sha512, hmac-sha256 or bcrypt")
 	default:
-		f.hashed(ks, h, row)
+		f.hashed(ks, h, row, allowUnknown)
 	}
 	return f
 }
 
-func (f *importForm) hashed(ks *gateway.Keyspace, h *apikey.Hasher, row *ImportRow) {
+// hashed reads a row's hash, which shows nothing of the key. So the row must state a prefix that
+// a shape takes, or the configuration must accept keys of another system at all.
+func (f *importForm) hashed(ks *gateway.Keyspace, h *apikey.Hasher, row *ImportRow, allowUnknown bool) {
 	f.origin = row.Algorithm.Value
 	var err error
-	if f.first, f.last, err = ks.Grammar.Fit(row.Prefix.Value, row.LastFour.Value); err != nil {
+	f.first, f.last, err = ks.Grammar.Fit(row.Prefix.Value, row.LastFour.Value)
+	if err == nil && row.Prefix.Value == "" && !slices.ContainsFunc(ks.Grammar.Shapes(), func(s apikey.Shape) bool { return !s.Issued }) {
+		err = errors.New("the row states no prefix and the configuration has no accept line, so the key would be rejected; " +
+			"add the accept line of these keys, or state their prefix, or allow an unknown shape")
+	}
+	if err != nil && !allowUnknown {
 		f.faults.invalid("prefix", "%s (%s)", err, shapesThereAre(ks))
 		return
 	}
@@ -209,6 +229,26 @@ func (f *importForm) hashed(ks *gateway.Keyspace, h *apikey.Hasher, row *ImportR
 			break
 		}
 	}
+}
+
+// acceptedShapes describes a keyspace's shapes to people.
+func acceptedShapes(ks *gateway.Keyspace) []string {
+	var out []string
+	for _, s := range ks.Grammar.Shapes() {
+		length := strconv.Itoa(s.MinLength)
+		if s.MaxLength != s.MinLength {
+			length += " to " + strconv.Itoa(s.MaxLength)
+		}
+		text := fmt.Sprintf("%s and %s characters of %s", s.Prefix, length, s.Charset)
+		if s.Prefix == "" {
+			text = fmt.Sprintf("%s characters of %s", length, s.Charset)
+		}
+		if !s.Issued {
+			text = s.Name + ": " + text
+		}
+		out = append(out, text)
+	}
+	return out
 }
 
 // shapesThereAre names a keyspace's shapes for a message.

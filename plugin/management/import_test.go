@@ -43,7 +43,7 @@ func (w *world) accepting(peppers ...string) {
 
 func (w *world) importRows(rows ...management.ImportRow) management.ImportReport {
 	w.t.Helper()
-	r := must[management.ImportReport](w.t)(w.Import(ctx, ada, "", rows, false))
+	r := must[management.ImportReport](w.t)(w.Import(ctx, ada, "", rows, management.ImportOptions{}))
 	if len(r.Data) != len(rows) || r.Created+r.Unchanged+r.Refused != len(rows) {
 		w.t.Errorf("report of %d rows: %+v", len(rows), r)
 	}
@@ -121,6 +121,34 @@ func TestKeyShowsItsEndsOnceUsed(t *testing.T) {
 		}
 	}
 	w.wantIntact(3) // a tenant and two keys: what is shown is no event
+}
+
+// A hash whose key would be rejected for its shape is refused, unless that is wanted.
+func TestImportOfUnknownShape(t *testing.T) {
+	w := newWorld(t) // takes kg_live_ and kg_test_ alone
+	w.tenant("acme", "business")
+	bare, stated := hashedRow(t, "acme", oldKey(0), "sha256"), hashedRow(t, "acme", oldKey(1), "sha256")
+	bare.Prefix = management.Optional[string]{}
+	own := hashedRow(t, "acme", "kg_live_abcdefghijklmnopqrstuvwxyz", "sha256")
+	r := w.importRows(bare, stated, own)
+	if r.Created != 1 || r.Data[0].Result != management.ImportRefused || r.Data[1].Result != management.ImportRefused ||
+		len(r.AcceptedShapes) != 2 || r.AcceptedShapes[0] != "kg_live_ and 32 characters of base62" {
+		t.Errorf("report %+v", r)
+	}
+	r = must[management.ImportReport](t)(w.Import(ctx, ada, "", []management.ImportRow{bare, stated}, management.ImportOptions{AllowUnknownShape: true}))
+	if r.Created != 2 {
+		t.Errorf("where it is wanted: %+v", r)
+	}
+	w.wantJudged(oldKey(0), gateway.MalformedKey)
+	w.accepting()
+	for i := range 2 {
+		w.wantJudged(oldKey(i), gateway.Allowed)
+	}
+	bare = hashedRow(t, "acme", oldKey(2), "sha256")
+	bare.Prefix = management.Optional[string]{}
+	if r = w.importRows(bare); r.Created != 1 || r.AcceptedShapes[2] != "legacy: old_ and 20 to 40 characters of base62" {
+		t.Errorf("with an accept line: %+v", r)
+	}
 }
 
 // A key that was imported in any form is judged, is then stored in the primary form,
@@ -260,7 +288,7 @@ func TestImportRules(t *testing.T) {
 	if !k.CreatedAt.Equal(past.UTC().Truncate(time.Microsecond)) || k.Name != "imported" || k.KeyPrefix != "old_000" || k.LastFour != "" {
 		t.Errorf("record %+v", k)
 	}
-	_, err := w.Import(ctx, ada, "", make([]management.ImportRow, management.MaxImport+1), false)
+	_, err := w.Import(ctx, ada, "", make([]management.ImportRow, management.MaxImport+1), management.ImportOptions{})
 	wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, "/keys")
 }
 
@@ -274,7 +302,7 @@ func TestImportCreatesTenants(t *testing.T) {
 	r := must[management.ImportReport](t)(w.Import(ctx, ada, "", []management.ImportRow{
 		plainRow("a", oldKey(1)), plainRow("gone", oldKey(2)), plainRow("not/a/slug", oldKey(3)), plainRow("b", oldKey(4)),
 		plainRow("A", oldKey(5)), plainRow("c", "no shape"),
-	}, true))
+	}, management.ImportOptions{CreateTenants: true}))
 	if r.Created != 3 || r.Refused != 3 || r.TenantsCreated != 2 {
 		t.Errorf("%+v", r)
 	}
@@ -285,9 +313,9 @@ func TestImportCreatesTenants(t *testing.T) {
 		t.Error("a tenant was made for a row that was refused")
 	}
 	w.wantIntact(2 + 2 + 3)
-	_, err := w.Import(ctx, management.Actor{Name: "eve", Tenant: "a"}, "", []management.ImportRow{plainRow("b", oldKey(9))}, true)
+	_, err := w.Import(ctx, management.Actor{Name: "eve", Tenant: "a"}, "", []management.ImportRow{plainRow("b", oldKey(9))}, management.ImportOptions{CreateTenants: true})
 	wantRefused(t, err, http.StatusForbidden, management.CodeInsufficientScope)
-	r = must[management.ImportReport](t)(w.Import(ctx, management.Actor{Name: "eve", Tenant: "a"}, "", []management.ImportRow{plainRow("b", oldKey(9))}, false))
+	r = must[management.ImportReport](t)(w.Import(ctx, management.Actor{Name: "eve", Tenant: "a"}, "", []management.ImportRow{plainRow("b", oldKey(9))}, management.ImportOptions{}))
 	if r.Refused != 1 {
 		t.Errorf("another tenant's: %+v", r)
 	}
