@@ -165,12 +165,16 @@ func (a *App) Start() error {
 	}
 	ctx, cancel := context.WithTimeout(a.ctx, startTimeout)
 	defer cancel()
+	// First, since sites may serve requests already.
+	a.cleanTraces()
 	isNew := a.storeIsNew()
 	if err := a.engine.start(ctx, a); err != nil {
 		return err
 	}
 	a.noteStore(isNew)
 	a.warn()
+	a.warnCaching()
+	a.warnDebug()
 	return nil
 }
 

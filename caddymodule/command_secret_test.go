@@ -55,7 +55,7 @@ http://SITE {
 	if out := s.piped(0, k.Key, "explain", "--key-file", "-"); !strings.Contains(out, k.ID) {
 		t.Errorf("explain does not show the id: %s", out)
 	}
-	if out := s.keygate(1, "tenant", "update", "acme", "--name", "had "+k.Key); !strings.Contains(out, "/name") {
+	if out := s.keygate(1, "tenant", "update", "acme", "--name", "had "+k.Key); !strings.Contains(out, "name: must not hold") {
 		t.Errorf("a name with a key: %s", out)
 	}
 	log, err := os.ReadFile(filepath.Join(s.dir, "caddy.log"))

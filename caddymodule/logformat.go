@@ -15,8 +15,8 @@ import (
 //	}
 type LogFormat struct{ logging.FilterEncoder }
 
-// filteredFields are the fields of requests, and of requests to the admin endpoint.
-var filteredFields = [...]string{"request>host", "request>uri", "request>headers", "resp_headers", "host", "uri", "headers"}
+// filteredFields are the fields of requests, of requests to the admin endpoint, and of lines of level DEBUG.
+var filteredFields = append([]string{"request>host", "request>uri", "request>headers", "resp_headers", "host", "uri", "headers", "env"}, debugFields[:]...)
 
 func registerLogFormat() { caddy.RegisterModule(new(LogFormat)) }
 

@@ -111,7 +111,7 @@ func servedErrors(app *caddyhttp.App) (out []warning) {
 			continue
 		}
 		out = append(out, warning{level: slog.LevelWarn, attrs: []any{"site", h.site()},
-			message: "handle_errors has file_server without a rewrite that holds for each error: a request that keygate rejected would get the file of its path; name the page before it, such as `rewrite * /error.html`"})
+			message: "handle_errors has file_server without a rewrite that holds for each error: a request that keygate rejected gets no page there, since that would be the file of its own path; name the page before it, such as `rewrite * /error.html`"})
 	}
 	return out
 }
