@@ -40,7 +40,7 @@ func (a *App) warn() {
 // warnings returns what is likely not meant in a's configuration. at are the lines of its Caddyfile.
 func (a *App) warnings(at *adaptedLines) []warning {
 	app := configuredHTTP(a.ctx)
-	out := slices.Concat(a.clearSecrets(at), a.unusedKeyspaces(app, at), misplaced(app, at), uncheckedSites(app, at), forgedAddresses(app), servedErrors(app))
+	out := slices.Concat(a.clearSecrets(at), a.unusedKeyspaces(app, at), misplaced(app, at), uncheckedSites(app, at), forgedAddresses(app), servedErrors(app), a.withoutEffect(app, at))
 	for _, name := range leakingLoggers(a.ctx) {
 		out = append(out, warning{level: slog.LevelWarn, attrs: []any{"logger", name},
 			message: "a logger would write API keys of requests that do not reach the keygate directive: state `format keygate` in its log block; for the logger \"default\" that is the global option `log { format keygate }`"})

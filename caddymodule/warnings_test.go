@@ -99,6 +99,11 @@ func TestWarnings(t *testing.T) {
 
 		{"error pages of the path", file("", "", siteWith("keygate\nreverse_proxy localhost:9000\nhandle_errors {\nfile_server\n}")), []string{"WARN", "handle_errors", "rewrite"}},
 		{"error pages of the path but for 404", file("", "", siteWith("keygate\nreverse_proxy localhost:9000\nhandle_errors {\n@404 expression `{err.status_code} == 404`\nrewrite @404 /404.html\nfile_server\n}")), []string{"handle_errors"}},
+		{"a method that is misspelled", file("", "", siteWith("keygate {\nprotect PSOT /api/*\n}\nreverse_proxy localhost:9000")), []string{"WARN", "Caddyfile:14", "PSOT"}},
+		{"methods", file("scopes a", "", siteWith("keygate {\nscope PROPFIND,POST /api/* a\n}\nreverse_proxy localhost:9000")), nil},
+		{"what holds without Redis, without Redis", file("plan p {\non_redis_down closed\n}", "", good), []string{"WARN", "Caddyfile:10", "limits redis"}},
+		{"what holds without Redis", file("limits redis redis://127.0.0.1:1\nplan p {\non_redis_down closed\n}", "", good), nil},
+
 		{"an error page", file("", "", siteWith("keygate\nreverse_proxy localhost:9000\nhandle_errors {\nrewrite * /error.html\nfile_server\n}")), nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
