@@ -31,6 +31,11 @@ func registerHandler() {
 //			actual <header>
 //		}
 //		allow_upgrade <path>...                              repeatable
+//		paths {
+//			allow   encoded_slash|parameters <path>...   repeatable
+//			as_sent <path>...                            repeatable
+//			report
+//		}
 //		observe
 //		forward_credential
 //		keep_overrides
@@ -45,10 +50,12 @@ func registerHandler() {
 //		}
 //	}
 //
-// Where a matcher leaves requests out, a second route removes from them the headers in which
+// A matcher that holds only path, not path and method says which paths the directive is for. Where
+// another matcher leaves requests out, a second route removes from them the headers in which
 // upstreams are told who calls.
 func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	h.Next() // the matcher, if any, follows the directive's name
+	line := *h.Dispenser
 	matcher, err := h.ExtractMatcherSet()
 	if err != nil {
 		return nil, err
@@ -62,6 +69,9 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 		return nil, h.Err("keygate needs the global option keygate { … }, which holds the plans and the store")
 	}
 	handler := new(Handler)
+	if handler.Only, handler.Except, matcher, err = splitMatcher(matcher); err != nil {
+		return nil, line.WrapErr(err)
+	}
 	at := *h.Dispenser
 	if err := parseHandler(h.Dispenser, a, &handler.HandlerConfig); err != nil {
 		return nil, err
@@ -103,7 +113,9 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 func parseHandler(d *caddyfile.Dispenser, a *App, c *HandlerConfig) error {
 	d.Next() // consume the directive's name
 	l := make(lines)
-	l.note("keyspace", d)
+	for _, field := range []string{"keyspace", "only", "except"} {
+		l.note(field, d)
+	}
 	names, err := args(d, 0, 1, "keygate [<matcher>] [<keyspace>] { … }")
 	if err != nil {
 		return err
@@ -160,6 +172,7 @@ func handlerOptions(l lines, c *HandlerConfig) options {
 		"cost": {repeatable: true, parse: func(d *caddyfile.Dispenser) error {
 			return parseCost(d, l, c)
 		}},
+		"paths":   {parse: func(d *caddyfile.Dispenser) error { return parsePaths(d, l, &c.Paths) }},
 		"observe": {parse: func(d *caddyfile.Dispenser) error { return bare(d, &c.Observe) }},
 		"forward_credential": {parse: func(d *caddyfile.Dispenser) error {
 			return bare(d, &c.ForwardCredential)

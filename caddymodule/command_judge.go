@@ -82,7 +82,7 @@ func printResult(cmd *cobra.Command, r management.VerifyResult) error {
 		verdict = "refused: " + r.Reason + " (" + strconv.Itoa(r.Status) + ")"
 	}
 	pairs := []string{
-		"Verdict", verdict, "Message", r.Message, "Tenant", r.Tenant, "Plan", r.Plan, "Key", r.KeyID, "Name", r.KeyName,
+		"Verdict", verdict, "Message", r.Message, "Path", r.Path, "Tenant", r.Tenant, "Plan", r.Plan, "Key", r.KeyID, "Name", r.KeyName,
 		"Environment", r.Environment, "Scopes", strings.Join(r.Scopes, " "),
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.Headers)) {

@@ -67,7 +67,9 @@ func (c *HandlerConfig) compile(ks *keyspace) (*rules.Set, error) {
 // compileRules compiles the rules. plugin/rules names an offending line by its text;
 // the field it stands in is the one that makes the rules wrong when lines are added one by one.
 func (c *HandlerConfig) compileRules(bit func(string) (uint64, bool)) (*rules.Set, error) {
-	set, whole := rules.New(c.Config, bit)
+	config := c.Config
+	config.Paths.Report = config.Paths.Report || c.Observe && !config.Pathless()
+	set, whole := rules.New(config, bit)
 	if whole == nil {
 		return set, nil
 	}
@@ -83,7 +85,12 @@ func (c *HandlerConfig) compileRules(bit func(string) (uint64, bool)) (*rules.Se
 		}
 		return false
 	}
-	_ = add("public", len(c.Public), func(n int) { part.Public = c.Public[:n] }) ||
+	_ = add("only", len(c.Only), func(n int) { part.Only = c.Only[:n] }) ||
+		add("except", len(c.Except), func(n int) { part.Except = c.Except[:n] }) ||
+		add("paths.encoded_slash", len(c.Paths.EncodedSlash), func(n int) { part.Paths.EncodedSlash = c.Paths.EncodedSlash[:n] }) ||
+		add("paths.parameters", len(c.Paths.Parameters), func(n int) { part.Paths.Parameters = c.Paths.Parameters[:n] }) ||
+		add("paths.as_sent", len(c.Paths.AsSent), func(n int) { part.Paths.AsSent = c.Paths.AsSent[:n] }) ||
+		add("public", len(c.Public), func(n int) { part.Public = c.Public[:n] }) ||
 		add("optional", len(c.Optional), func(n int) { part.Optional = c.Optional[:n] }) ||
 		add("protect", len(c.Protect), func(n int) { part.Protect = c.Protect[:n] }) ||
 		add("scopes", len(c.Scopes), func(n int) { part.Scopes = c.Scopes[:n] }) ||

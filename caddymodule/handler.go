@@ -41,6 +41,7 @@ type Handler struct {
 	rules    *rules.Set
 	headers  ratelimit.HeaderOptions
 	logs     *requestLogs
+	paths    *pathReader
 	vary     varyList
 	ctx      caddy.Context
 	// errors holds the error routes of each *caddyhttp.Server for rejected requests.
@@ -83,6 +84,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.vary = newVaryList(credentialHeaders(h.keyspace.Places.List()))
 	h.logs = newRequestLogs(ctx, app.cleaner, h.keyspace.Places.List())
 	h.logs.onward = h.keyspace.Grammar.CleanWords
+	if h.rules != nil && !h.HandlerConfig.Pathless() {
+		h.paths = newPathReader(h.rules.Read, h.keyspace.Grammar.Clean, h.log, h.keyspace.Name)
+	}
 	h.inQuery = slices.ContainsFunc(h.keyspace.Places.List(), func(p apikey.Place) bool { return p.Kind == apikey.InQuery })
 	return nil
 }
@@ -105,10 +109,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if h.StripOnly {
 		log := beginAccessLog(h.logs, r)
 		defer log.end(w)
-		log.strip(r, false)
-		h.dropUpgrade(log, r)
-		log.cleanURI(r)
-		return log.serveError(w, r, next.ServeHTTP(w, r))
+		return h.leaveOut(log, w, r, next)
 	}
 
 	x := newExchange(h, w, r)
@@ -116,17 +117,27 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	log := &x.log
 	log.begin(h.logs, r, vars)
 	defer log.end(w)
+
+	x.req.Now = time.Now()
+	path := h.paths.canonicalize(r, vars)
+	if path.Rejected() {
+		x.judged, x.dec.Reason = true, gateway.AmbiguousPath
+	} else {
+		x.verdict = h.rules.Judge(r.Method, &path)
+	}
+	if x.verdict.Outside {
+		return h.leaveOut(log, w, r, next)
+	}
 	log.noteJudged()
-	x.preflight = isPreflight(r)
+	x.preflight = !path.Rejected() && isPreflight(r)
 	log.strip(r, x.preflight || !h.KeepOverrides)
 	if x.preflight {
 		// Handlers behind read no body, over HTTP/3 neither.
 		r.Body = http.NoBody
 	}
-
-	x.verdict = h.rules.Judge(r.Method, r.URL)
-	x.req.Now = time.Now()
-	x.judge(vars)
+	if !path.Rejected() {
+		x.judge(vars)
+	}
 	defer x.dec.Done()
 	if x.meter() {
 		defer x.countUsage()
@@ -154,6 +165,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	x.setContext()
 	return x.pass(log, next)
+}
+
+// leaveOut passes on a request that the directive's matcher leaves out.
+func (h *Handler) leaveOut(log *accessLog, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	log.strip(r, false)
+	h.dropUpgrade(log, r)
+	log.cleanURI(r)
+	return log.serveError(w, r, next.ServeHTTP(w, r))
 }
 
 // judge decides whether the request needs a decision, and asks for it. vars are the request's variables.

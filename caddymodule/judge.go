@@ -47,7 +47,7 @@ func (j *judge) decide(ctx context.Context, keyspace string, r management.Verify
 		return management.VerifyResult{}, fmt.Errorf("%w: the keyspace is not running", gateway.ErrStore)
 	}
 	ks := view.Keyspaces[keyspace]
-	v, u, err := j.route(ks, r)
+	v, u, path, err := j.route(ks, r)
 	if err != nil {
 		return management.VerifyResult{}, err
 	}
@@ -66,6 +66,9 @@ func (j *judge) decide(ctx context.Context, keyspace string, r management.Verify
 		req.FindErr = apikey.ErrMissing
 	}
 	switch {
+	case path.Rejected():
+		trace.Note("path", false, "the path is ambiguous: "+path.Fault.String())
+		d.Reason = gateway.AmbiguousPath
 	case v.Class == rules.Public:
 		trace.Note("route", true, "public: no key is needed, none is judged")
 	case v.Class == rules.Optional && (r.Key == "" || !ks.Grammar.Prefixed(r.Key)):
@@ -75,7 +78,9 @@ func (j *judge) decide(ctx context.Context, keyspace string, r management.Verify
 		defer d.Done()
 		countVerified(j.requests(keyspace), j.usageOff(keyspace), req, d, r.Method, u)
 	}
-	return result(ks, d, req.Now, trace), nil
+	out := result(ks, d, req.Now, trace)
+	out.Path = path.Escaped
+	return out, nil
 }
 
 // judging is what one decision takes, kept for reuse: it is large.
@@ -93,38 +98,40 @@ func (x *judging) release() {
 
 // route says what the keyspace's directives ask of the path. Where several directives
 // serve a keyspace, the strictest of them counts: which of them a client would meet is not known here.
-// The URL is nil where the path is none.
-func (j *judge) route(ks *gateway.Keyspace, r management.VerifyRequest) (rules.Verdict, *url.URL, error) {
-	v := rules.Verdict{Class: rules.Default, Cost: 1}
+// The URL is nil where the path is none. The path returned is the one that would go upstream.
+func (j *judge) route(ks *gateway.Keyspace, r management.VerifyRequest) (rules.Verdict, *url.URL, rules.Path, error) {
+	v, path := rules.Verdict{Class: rules.Default, Cost: 1}, rules.Path{}
 	if r.Path == "" {
-		return v, nil, nil
+		return v, nil, path, nil
 	}
 	sets := j.rules(ks.Name)
 	u, err := url.ParseRequestURI(r.Path)
 	if err != nil && len(sets) == 0 {
-		return v, nil, nil // nothing is asked of the path
+		return v, nil, path, nil // nothing is asked of the path
 	}
 	if err != nil || !strings.HasPrefix(r.Path, "/") {
-		return v, nil, management.InvalidField("/path", "a path begins with '/' and is percent-encoded as in a request line")
+		return v, nil, path, management.InvalidField("/path", "a path begins with '/' and is percent-encoded as in a request line")
 	}
 	method := r.Method
 	if method == "" {
 		method = http.MethodGet
 	}
 	for i, s := range sets {
-		w := s.Judge(method, u)
-		if i == 0 {
-			v = w
-			continue
+		p := s.Read(u, false)
+		if p.Rejected() {
+			return v, u, p, nil
 		}
-		v.Class = max(v.Class, w.Class)
-		v.Need |= w.Need
-		v.Deny = v.Deny || w.Deny
-		if w.Cost > v.Cost {
-			v.Cost, v.Rule = w.Cost, w.Rule
+		w := s.Judge(method, &p)
+		if i == 0 {
+			v, path = w, p
+		} else {
+			v.Add(w)
 		}
 	}
-	return v, u, nil
+	if path.Escaped != "" && !path.AsSent {
+		setPath(u, &path)
+	}
+	return v, u, path, nil
 }
 
 // result renders a decision.

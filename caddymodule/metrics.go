@@ -57,7 +57,7 @@ type planCounters struct {
 // newMetrics registers the collectors in a configuration's registry, and resolves the
 // counters of the view's plans.
 func newMetrics(reg prometheus.Registerer, v *gateway.View) (*metrics, error) {
-	for _, c := range []prometheus.Collector{requestsTotal, checkDuration, engineStats, limitsStats, replicaStats} {
+	for _, c := range []prometheus.Collector{requestsTotal, checkDuration, pathsReported, engineStats, limitsStats, replicaStats} {
 		var already prometheus.AlreadyRegisteredError
 		if err := reg.Register(c); err != nil && !errors.As(err, &already) {
 			return nil, err
@@ -70,6 +70,9 @@ func newMetrics(reg prometheus.Registerer, v *gateway.View) (*metrics, error) {
 			c.plans[plan] = newPlanCounters(ks.Name, plan)
 		}
 		m.keyspaces[ks] = c
+		for _, result := range []string{reportedRejected, reportedChanged} {
+			pathsReported.WithLabelValues(ks.Name, result)
+		}
 	}
 	return m, nil
 }

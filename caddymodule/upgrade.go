@@ -85,8 +85,10 @@ func (h *Handler) dropUpgrade(log *accessLog, r *http.Request) {
 	if len(r.Header["Upgrade"]) == 0 && r.Method != http.MethodConnect {
 		return
 	}
-	if h.upgrades != nil && h.upgrades.Judge(http.MethodGet, r.URL).Class == rules.Public {
-		return
+	if h.upgrades != nil {
+		if path := h.upgrades.Read(r.URL, true); h.upgrades.Judge(http.MethodGet, &path).Class == rules.Public {
+			return
+		}
 	}
 	log.removed = removeUpgrade(r)
 	if log.removed == nil || h.upgradeWarned.Swap(true) {

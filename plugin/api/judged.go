@@ -44,6 +44,7 @@ func appendResult(b []byte, r *management.VerifyResult) []byte {
 	b = strconv.AppendInt(append(b, `,"status":`...), int64(r.Status), 10)
 	b = appendText(append(b, `,"code":`...), r.Code)
 	b = appendText(append(b, `,"message":`...), r.Message)
+	b = appendText(append(b, `,"path":`...), r.Path)
 	b = appendTextMap(append(b, `,"headers":`...), r.Headers)
 	b = appendText(append(b, `,"tenant":`...), r.Tenant)
 	b = appendText(append(b, `,"plan":`...), r.Plan)

@@ -15,7 +15,7 @@ func TestResultIsWrittenAsJSON(t *testing.T) {
 	for i, text := range texts {
 		other := texts[(i+1)%len(texts)]
 		r := management.VerifyResult{
-			Allowed: i%2 == 0, Reason: text, Status: 200 + i, Code: other, Message: text, Headers: map[string]string{}, Tenant: text, Plan: other,
+			Allowed: i%2 == 0, Reason: text, Status: 200 + i, Code: other, Message: text, Path: other, Headers: map[string]string{}, Tenant: text, Plan: other,
 			KeyID: text, KeyName: text, Scopes: []string{}, Environment: other,
 		}
 		for j := range i {

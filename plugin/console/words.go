@@ -19,6 +19,7 @@ var reasons = map[string]struct{ text, help string }{
 	"disabled_key":         {"Disabled key", "Enable the key to let its requests pass again."},
 	"expired_key":          {"Expired key", "Give the key a later expiry, or create another one."},
 	"ambiguous_key":        {"Two keys", "The request held two different keys. Send one."},
+	"ambiguous_path":       {"Ambiguous path", "The path can be read in more than one way. Send it without %2F, ';', a backslash, or a dot at the end of a segment."},
 	"tenant_inactive":      {"Tenant suspended", "The tenant is suspended. An operator can let it return."},
 	"plan_not_allowed":     {"Not in the plan", "The tenant's plan has no API access. Another plan is needed."},
 	"insufficient_scope":   {"Scope missing", "The key lacks a scope that this path asks for. Edit the key's scopes, as far as the plan allows them."},

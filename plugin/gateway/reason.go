@@ -23,6 +23,8 @@ const (
 	ConcurrencyExceeded
 	TooManyFailures
 	Unavailable
+	// AmbiguousPath is found before everything else, by the path alone.
+	AmbiguousPath
 
 	// NumReasons is one more than the largest Reason, for arrays indexed by it.
 	NumReasons
@@ -52,6 +54,7 @@ var reasons = [NumReasons]struct {
 	ConcurrencyExceeded: {"concurrency_exceeded", 429, "Too many concurrent requests."},
 	TooManyFailures:     {"too_many_failures", 429, "Too many failed attempts."},
 	Unavailable:         {"unavailable", 503, "Key verification is temporarily unavailable."},
+	AmbiguousPath:       {"ambiguous_path", 400, "The request path is ambiguous."},
 }
 
 // String returns the reason's name as clients see it, "allowed" for Allowed.

@@ -33,6 +33,9 @@ type VerifyResult struct {
 	Status  int    `json:"status"`
 	Code    string `json:"code"`
 	Message string `json:"message"`
+	// Path is the path in its canonical form, as it would go upstream; empty where none was given or
+	// it is ambiguous.
+	Path string `json:"path"`
 	// Headers are what the answer would carry of limits.
 	Headers map[string]string `json:"headers"`
 	// The key's context, as an upstream would be told; empty where no key was found.

@@ -11,59 +11,55 @@ import (
 
 // Set is compiled rules. Immutable, safe for concurrent use.
 type Set struct {
+	*Paths
+	only, except              []line
 	public, optional, protect []line
-	// protectMore are the protect lines once more, as they read a path to which an
-	// upstream adds a trailing slash.
-	protectMore []line
-	scopes      []scopeLine
-	costs       []costLine
-	scopeDeny   bool
+	// A scope or cost line has its scope, or its price, at the same index.
+	scopes, costs []line
+	needs         []uint64
+	prices        []CostRule
+	scopeDeny     bool
+	// pathless says that nothing is asked of a path, so that every path is forwarded as it came.
+	pathless bool
 	// caseless says that no scope or cost line tells case apart from a lower-case path.
 	caseless bool
 	// strictest is the verdict on a path that can't be read with confidence.
 	strictest Verdict
 }
 
-type scopeLine struct {
-	line
-	need uint64
-}
-
-type costLine struct {
-	line
-	rule CostRule
-}
-
 // New compiles c. bit maps a scope's name to its one-bit set and says whether it
 // exists; it may be nil where c has no scope lines. Errors name the offending line's text.
 func New(c Config, bit func(scope string) (uint64, bool)) (*Set, error) {
-	s := &Set{scopeDeny: c.ScopeDeny, caseless: true}
+	s := &Set{scopeDeny: c.ScopeDeny, caseless: true, pathless: c.Pathless()}
+	var err error
+	if s.Paths, err = NewPaths(c.Paths); err != nil {
+		return nil, fmt.Errorf("paths: %w", err)
+	}
 	// Whether a key is needed is said once for a pattern; so are its scope and its cost.
-	var classes, scopes, costs seen
+	var classes, scopes, costs, only, except seen
 	for _, kind := range []struct {
 		name     string
 		patterns []Pattern
 		lines    *[]line
+		seen     *seen
 	}{
-		{"public", c.Public, &s.public},
-		{"optional", c.Optional, &s.optional},
-		{"protect", c.Protect, &s.protect},
+		{"only", c.Only, &s.only, &only},
+		{"except", c.Except, &s.except, &except},
+		{"public", c.Public, &s.public, &classes},
+		{"optional", c.Optional, &s.optional, &classes},
+		{"protect", c.Protect, &s.protect, &classes},
 	} {
 		for _, p := range kind.patterns {
 			text := kind.name + " " + p.String()
 			l, err := compile(p)
 			if err == nil {
-				err = classes.add(p, text)
+				err = kind.seen.add(p, text)
 			}
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", text, err)
 			}
 			*kind.lines = append(*kind.lines, l)
-		}
-	}
-	for _, l := range s.protect {
-		if p, ok := l.folded.slashAdded(); ok {
-			s.protectMore = append(s.protectMore, line{methods: l.methods, folded: p})
+			s.caseless = s.caseless && l.caseless(p)
 		}
 	}
 	for _, r := range c.Scopes {
@@ -82,7 +78,7 @@ func New(c Config, bit func(scope string) (uint64, bool)) (*Set, error) {
 		if !ok {
 			return nil, fmt.Errorf("%s: there is no scope %q; name it in `scopes`", text, r.Scope)
 		}
-		s.scopes = append(s.scopes, scopeLine{l, need})
+		s.scopes, s.needs = append(s.scopes, l), append(s.needs, need)
 		s.caseless = s.caseless && l.caseless(r.Pattern)
 	}
 	for _, r := range c.Costs {
@@ -98,7 +94,7 @@ func New(c Config, bit func(scope string) (uint64, bool)) (*Set, error) {
 			return nil, fmt.Errorf("%s: %w", text, err)
 		}
 		r.Methods = l.methods
-		s.costs = append(s.costs, costLine{l, r})
+		s.costs, s.prices = append(s.costs, l), append(s.prices, r)
 		s.caseless = s.caseless && l.caseless(r.Pattern)
 	}
 	s.strictest = s.allLines()
@@ -130,11 +126,11 @@ func (s *Set) allLines() Verdict {
 	if len(s.protect) > 0 {
 		v.Class = Protected
 	}
-	for i := range s.scopes {
-		v.Need |= s.scopes[i].need
+	for _, need := range s.needs {
+		v.Need |= need
 	}
-	for i := range s.costs {
-		v.charge(&s.costs[i].rule)
+	for i := range s.prices {
+		v.charge(&s.prices[i])
 	}
 	return v
 }
@@ -142,103 +138,212 @@ func (s *Set) allLines() Verdict {
 // Costs returns a copy of the cost lines in their order, so that they can be checked
 // against quotas.
 func (s *Set) Costs() []CostRule {
-	out := make([]CostRule, len(s.costs))
-	for i := range s.costs {
-		out[i] = s.costs[i].rule
+	out := slices.Clone(s.prices)
+	for i := range out {
 		out[i].Methods = slices.Clone(out[i].Methods)
 	}
 	return out
 }
 
-// Judge reads u every way an upstream might and returns the strictest verdict. It does not
-// allocate for paths that need no decoding or cleaning. method is the request's.
-func (s *Set) Judge(method string, u *url.URL) Verdict {
-	var few [2]string
-	paths, ok := readings(few[:0], u)
-	if !ok {
+// Read returns the path of u in the form that Judge takes. exempt has it treated as behind an
+// exception of `paths`.
+func (s *Set) Read(u *url.URL, exempt bool) Path {
+	if s.pathless {
+		return Path{Escaped: u.EscapedPath(), AsSent: true}
+	}
+	return s.Paths.Read(u, exempt)
+}
+
+// Judge returns what the rules ask of a request. path comes from Read and is not Rejected. Judge
+// does not allocate for a plain path.
+func (s *Set) Judge(method string, path *Path) Verdict {
+	switch {
+	case s.pathless:
+		return Verdict{Class: Default, Deny: s.scopeDeny, Cost: 1}
+	case path.unread:
 		return s.strictest
 	}
-	v := s.judge(method, paths)
+	v := s.judge(method, path)
 	if strings.EqualFold(method, "CONNECT") {
 		// Caddy turns an HTTP/2 WebSocket's extended CONNECT (RFC 8441) into a GET.
-		v.add(s.judge("GET", paths))
+		v.Add(s.judge("GET", path))
 	}
 	return v
 }
 
-func (s *Set) judge(method string, paths []string) Verdict {
-	var (
-		v                   = Verdict{Cost: -1}
-		public, optional    = true, true
-		protected, someOpen = false, false
-	)
-	for _, path := range paths {
-		folded := path
-		if !ascii(path) {
-			folded = fold(path)
+func (s *Set) judge(method string, path *Path) Verdict {
+	if path.readings == nil {
+		return s.judgeOne(method, path.match, path.further)
+	}
+	v := s.judgeOne(method, path.readings[0], nil)
+	for _, reading := range path.readings[1:] {
+		v.Add(s.judgeOne(method, reading, nil))
+	}
+	return v
+}
+
+// judgeOne returns the verdict on a path in matching form, which further names may stand for too.
+func (s *Set) judgeOne(method, path string, further []string) Verdict {
+	var few [maxNames]string
+	names := appendNames(few[:0], path)
+	for _, f := range further {
+		names = appendNames(names, f)
+	}
+	each := walk{method: method, folding: !s.caseless || !lowerCase(method, path) || further != nil}
+	if !s.within(&each, path, names) {
+		return Verdict{Class: Public, Outside: true, Cost: 1}
+	}
+	v := Verdict{Class: s.class(&each, path, names), Cost: -1}
+	demand(s.scopes, &each, path, names, func(i int) {
+		if i < 0 {
+			v.Deny = s.scopeDeny
+		} else {
+			v.Need |= s.needs[i]
 		}
-		public = public && holds(s.public, method, path)
-		optional = optional && holds(s.optional, method, path)
-		if len(s.protect) > 0 {
-			protected = protected || holdsFolded(s.protect, method, folded) || holdsFolded(s.protectMore, method, folded)
-			someOpen = someOpen || holdsFolded(s.optional, method, folded)
+	})
+	demand(s.costs, &each, path, names, func(i int) {
+		if i < 0 {
+			v.Cost = max(v.Cost, 1)
+		} else {
+			v.charge(&s.prices[i])
 		}
-		s.demand(&v, method, path, folded)
+	})
+	return v
+}
+
+// demand calls found for each name of path with the index of the first line that matches the name
+// without a trailing slash, and of the first that matches it with one where the path was sent
+// so or no line matches without. It calls found with -1 where no line matches path as written.
+func demand(lines []line, w *walk, path string, names []string, found func(i int)) {
+	if len(lines) == 0 {
+		found(-1)
+		return
+	}
+	slashed := path[len(path)-1] == '/'
+	for n, name := range names {
+		plain, slash := first(lines, w.method, name, slashed, false)
+		if n == 0 && (slashed && slash < 0 || !slashed && plain < 0) {
+			found(-1)
+		}
+		for _, i := range [...]int{plain, slash} {
+			if i >= 0 {
+				found(i)
+			}
+		}
+		if !w.folding {
+			continue
+		}
+		if !ascii(name) {
+			name = fold(name)
+		}
+		plain, slash = first(lines, w.method, name, slashed, true)
+		for _, i := range [...]int{plain, slash} {
+			if i >= 0 {
+				found(i)
+			}
+		}
+	}
+}
+
+// first returns the indexes of the first lines that match name without a slash and with one; -1
+// where none does. The root, "", has no form without a slash.
+func first(lines []line, method, name string, slashed, folded bool) (plain, slash int) {
+	plain, slash = -1, -1
+	if name != "" {
+		plain = firstOf(lines, method, name, false, folded)
+	}
+	if slashed || plain < 0 {
+		slash = firstOf(lines, method, name, true, folded)
+	}
+	return plain, slash
+}
+
+func firstOf(lines []line, method, name string, slash, folded bool) int {
+	for i := range lines {
+		if lines[i].holds(method, name, slash, folded) {
+			return i
+		}
+	}
+	return -1
+}
+
+// walk compares names with lines in every way: with a slash and without, and with regard to case
+// and without.
+type walk struct {
+	method string
+	// folding reports whether it can make a difference to fold case.
+	folding bool
+}
+
+// of calls try for each way to compare name until it returns true, and reports whether it did. The
+// name "" is the root, which has no form without a slash.
+func (w *walk) of(name string, try func(slash, folded bool, name string) bool) bool {
+	if name != "" && try(false, false, name) || try(true, false, name) {
+		return true
+	}
+	if !w.folding {
+		return false
+	}
+	if !ascii(name) {
+		name = fold(name)
+	}
+	return name != "" && try(false, true, name) || try(true, true, name)
+}
+
+// within reports whether the matcher of the directive takes the path, under any of its names.
+func (s *Set) within(w *walk, path string, names []string) bool {
+	if len(s.only) == 0 && len(s.except) == 0 {
+		return true
+	}
+	if (len(s.only) == 0 || holds(s.only, w.method, path, false, false)) && !covers(s.except, w.method, path, false) {
+		return true
+	}
+	if covers(s.except, w.method, path, true) {
+		return false
+	}
+	inside := func(slash, folded bool, name string) bool {
+		return (len(s.only) == 0 || holds(s.only, w.method, name, slash, folded)) &&
+			!holds(s.except, w.method, name, false, folded) && !holds(s.except, w.method, name, true, folded)
+	}
+	for _, name := range names {
+		if w.of(name, inside) {
+			return true
+		}
+	}
+	return false
+}
+
+// class returns whether the path needs a key. `protect` holds for every name of the path; a
+// public line without a wildcard is more exact than a name that was only derived.
+func (s *Set) class(w *walk, path string, names []string) Class {
+	optional := covers(s.optional, w.method, path, false)
+	if len(s.protect) > 0 {
+		protect := func(slash, folded bool, name string) bool {
+			return holds(s.protect, w.method, name, slash, folded)
+		}
+		if holds(s.protect, w.method, path, false, false) {
+			return Protected
+		}
+		if !covers(s.public, w.method, path, true) {
+			for _, name := range names {
+				if w.of(name, protect) {
+					return Protected
+				}
+			}
+		}
+		if optional {
+			// Everything else is public, so that optional is the stricter one.
+			return Optional
+		}
+		return Public
 	}
 	switch {
-	case protected:
-		v.Class = Protected
-	case len(s.protect) > 0 && someOpen:
-		// Everything else being public, optional is the stricter one here.
-		v.Class = Optional
-	case len(s.protect) > 0:
-		v.Class = Public
 	case optional:
-		v.Class = Optional
-	case public:
-		v.Class = Public
-	default:
-		v.Class = Default
+		return Optional
+	case covers(s.public, w.method, path, false):
+		return Public
 	}
-	return v
-}
-
-// demand adds to v the scope and cost of one reading: those of the first line that
-// matches its case as written, and of the first that matches without regard to case.
-func (s *Set) demand(v *Verdict, method, path, folded string) {
-	both := !s.caseless || !lowerCase(method, path)
-	if len(s.scopes) > 0 || s.scopeDeny {
-		s.scope(v, method, path, false)
-		if both {
-			s.scope(v, method, folded, true)
-		}
-	}
-	s.cost(v, method, path, false)
-	if both && len(s.costs) > 0 {
-		s.cost(v, method, folded, true)
-	}
-}
-
-func (s *Set) scope(v *Verdict, method, path string, folded bool) {
-	for i := range s.scopes {
-		l := &s.scopes[i]
-		if folded && l.holdsFolded(method, path) || !folded && l.holds(method, path) {
-			v.Need |= l.need
-			return
-		}
-	}
-	v.Deny = v.Deny || s.scopeDeny
-}
-
-func (s *Set) cost(v *Verdict, method, path string, folded bool) {
-	for i := range s.costs {
-		l := &s.costs[i]
-		if folded && l.holdsFolded(method, path) || !folded && l.holds(method, path) {
-			v.charge(&l.rule)
-			return
-		}
-	}
-	v.Cost = max(v.Cost, 1)
+	return Default
 }
 
 // charge adds a reading's cost line to v.
@@ -256,27 +361,24 @@ func (v *Verdict) charge(r *CostRule) {
 	}
 }
 
-// add makes v as strict as w where w is stricter.
-func (v *Verdict) add(w Verdict) {
+// Add makes v as strict as w where w is stricter.
+func (v *Verdict) Add(w Verdict) {
 	v.Class = max(v.Class, w.Class)
+	v.Outside = v.Outside && w.Outside
 	v.Need |= w.Need
 	v.Deny = v.Deny || w.Deny
 	v.charge(w.Rule)
 	v.Cost = max(v.Cost, w.Cost)
 }
 
-func holds(lines []line, method, path string) bool {
-	for i := range lines {
-		if lines[i].holds(method, path) {
-			return true
-		}
-	}
-	return false
+func holds(lines []line, method, name string, slash, folded bool) bool {
+	return firstOf(lines, method, name, slash, folded) >= 0
 }
 
-func holdsFolded(lines []line, method, path string) bool {
+// covers reports whether one of lines covers path; with exact, one that holds no wildcard.
+func covers(lines []line, method, path string, exact bool) bool {
 	for i := range lines {
-		if lines[i].holdsFolded(method, path) {
+		if l := &lines[i]; !(exact && l.wild) && l.covers(method, path) {
 			return true
 		}
 	}
@@ -292,7 +394,7 @@ func ascii(s string) bool {
 	return true
 }
 
-// lowerCase says whether folding changes neither path nor method: no capital in the
+// lowerCase reports whether folding changes neither path nor method: no capital in the
 // ASCII path, none but capitals in the method.
 func lowerCase(method, path string) bool {
 	for i := range len(path) {

@@ -81,8 +81,12 @@ func checkMethod(m string) error {
 // line is a compiled Pattern.
 type line struct {
 	methods []string
-	// written compares case as written; folded compares a reading case-folded.
+	// written compares case as written; folded compares a path case-folded.
 	written, folded pattern
+	// below is the pattern of "/docs" where the line's is "/docs/*"; nil elsewhere.
+	below *pattern
+	// wild reports whether the pattern holds a wildcard.
+	wild bool
 }
 
 // compile checks p and compiles it.
@@ -103,23 +107,47 @@ func compile(p Pattern) (line, error) {
 	if err != nil {
 		return line{}, err
 	}
-	return line{slices.Clone(p.Methods), written, folded}, nil
+	l := line{methods: slices.Clone(p.Methods), written: written, folded: folded, wild: written.kind != exact}
+	if strings.HasSuffix(p.Path, "/*") {
+		if below, ok := written.slashAdded(); ok {
+			l.below = &below
+		}
+	}
+	return l, nil
 }
 
-// caseless says that it makes no difference to a lower-case path whether l is compared
-// as written or folded.
+// caseless reports whether it makes no difference to a lower-case path if l is compared as
+// written or folded.
 func (l *line) caseless(p Pattern) bool { return fold(p.Path) == p.Path }
 
-// holds says whether l matches one reading, with its case as written.
-func (l *line) holds(method, path string) bool {
-	return l.takes(method, false) && l.written.match(path, false)
+// covers reports whether l matches a path as `public` and `optional` do: its case as written, and
+// "/docs/*" takes "/docs" too.
+func (l *line) covers(method, path string) bool {
+	return l.takes(method, false) && l.lies(path)
 }
 
-// holdsFolded is holds without regard to case. path is folded already unless it is ASCII.
-func (l *line) holdsFolded(method, path string) bool {
-	return l.takes(method, true) && l.folded.match(path, true)
+// lies reports whether path lies under l's pattern, its case as written.
+func (l *line) lies(path string) bool {
+	return l.written.match(path, false) || l.below != nil && l.below.match(path, false)
 }
 
+// holds reports whether l matches a name, with a slash added to it if slash says so, and without
+// regard to case if folded does. A folded name is case-folded already unless it is ASCII.
+func (l *line) holds(method, name string, slash, folded bool) bool {
+	if !l.takes(method, folded) {
+		return false
+	}
+	p := &l.written
+	if folded {
+		p = &l.folded
+	}
+	if slash {
+		return p.matchSlashed(name, folded)
+	}
+	return p.match(name, folded)
+}
+
+// takes reports whether l holds for method. GET covers HEAD.
 func (l *line) takes(method string, folded bool) bool {
 	if len(l.methods) == 0 {
 		return true

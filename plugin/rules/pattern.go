@@ -15,6 +15,9 @@ type pattern struct {
 	kind   kind
 	lit    string
 	tokens []token
+	// slashed is, of a glob, the pattern of the paths that it takes once a slash is added to
+	// them; nil where there are none.
+	slashed *pattern
 }
 
 type kind uint8
@@ -73,7 +76,11 @@ func newPattern(text string, folded bool) (pattern, error) {
 	if len(tokens) == 1 && tokens[0].kind == literal {
 		return pattern{kind: exact, lit: tokens[0].lit}, nil
 	}
-	return pattern{kind: glob, tokens: tokens}, nil
+	p := pattern{kind: glob, tokens: tokens}
+	if slashed, ok := p.slashAdded(); ok {
+		p.slashed = &slashed
+	}
+	return p, nil
 }
 
 // checkPath refuses what could never match as its author meant it.
@@ -89,6 +96,9 @@ func checkPath(text string) error {
 		return fmt.Errorf("path %q must not contain { : placeholders are not replaced here, only {$VARIABLES} of the Caddyfile are", text)
 	case !utf8.ValidString(text):
 		return fmt.Errorf("path %q is not valid UTF-8", text)
+	}
+	if strings.Contains(text, "//") {
+		return fmt.Errorf("path %q: %w", text, errNoSlash)
 	}
 	for _, r := range text {
 		if r < ' ' || r == 0x7f {
@@ -133,7 +143,7 @@ func tokenize(text string, folded bool) ([]token, error) {
 			if !ok {
 				return nil, errors.New("a % must be followed by two hexadecimal digits or *")
 			}
-			if kept(b) {
+			if kept(b) && b != '.' {
 				lit.WriteString(strings.ToLower(text[i : i+3]))
 			} else if folded {
 				lit.WriteByte(lower(b))
@@ -245,6 +255,25 @@ func (p *pattern) match(path string, folded bool) bool {
 		return false
 	}
 	return p.matchGlob(path, folded)
+}
+
+// matchSlashed reports whether the pattern takes path with a slash added to it.
+func (p *pattern) matchSlashed(path string, folded bool) bool {
+	lit, slash := strings.CutSuffix(p.lit, "/")
+	switch p.kind {
+	case everything:
+		return true
+	case exact:
+		return slash && len(path) == len(lit) && hasPrefix(path, lit, folded)
+	case prefix:
+		return hasPrefix(path, p.lit, folded) || slash && len(path) == len(lit) && hasPrefix(path, lit, folded)
+	case suffix:
+		return p.lit == "" || slash && len(path) >= len(lit) && hasPrefix(path[len(path)-len(lit):], lit, folded)
+	case middle:
+		return p.match(path, folded) || slash && len(path) >= len(lit) && hasPrefix(path[len(path)-len(lit):], lit, folded)
+	}
+	// A star and a class take no slash, so that the pattern's own last one takes the added one.
+	return p.slashed != nil && p.slashed.matchGlob(path, folded)
 }
 
 // slashAdded returns the pattern of those paths that p takes once a slash is added to

@@ -1,87 +1,49 @@
 package rules
 
 import (
-	"net/url"
 	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 )
 
-// maxReadings bounds how many ways one path is read. A path that can be read in more
-// ways is meant to confuse; it meets the strictest verdict.
-const maxReadings = 32
+// This file reads a path that is forwarded as it came: behind an exception of `paths`, and in
+// `report`. Every other path has one form, see Canonical.
 
-// maxOddPath is how long, in bytes, a path with anything to decode or clean may be
-// before it meets the strictest verdict: reading it costs time for each reading.
+// maxReadings bounds how many ways one path is read. A path that can be read in more ways is
+// rejected, or meets the strictest verdict where nothing is rejected.
+const maxReadings = 16
+
+// maxOddPath is how long, in bytes, such a path may be: reading it costs time for each reading.
 const maxOddPath = 2048
 
-// readings appends to dst every way in which an upstream might read u's path, each
-// once; false where there are too many. Plain paths have one reading or two, which
-// need no allocation beyond dst.
+// readings returns every way in which an upstream might read the path raw, each once; false where
+// there are too many, or where keep reports false for one of them. keep may be nil. The first
+// reading is the path itself.
 //
-// The readings of an odd path are all that some sequence of steps makes of it, so the
-// order in which an upstream decodes, cuts and cleans makes no difference.
-func readings(dst []string, u *url.URL) ([]string, bool) {
-	if u.Opaque != "" {
+// The readings of a path are all that some sequence of steps makes of it, so the order in which an
+// upstream decodes, cuts and cleans makes no difference.
+func readings(raw string, keep func(reading string) bool) ([]string, bool) {
+	if len(raw) > maxOddPath {
+		return nil, false
+	}
+	dst := []string{decodeHarmless(raw)}
+	if keep != nil && !keep(dst[0]) {
 		return dst, false
-	}
-	if u.RawPath == "" && plain(u.Path) {
-		dst = append(dst, u.Path)
-		if n := len(u.Path) - 1; n > 0 && u.Path[n] == '/' {
-			dst = append(dst, u.Path[:n])
-		}
-		return dst, true
-	}
-	escaped := u.EscapedPath()
-	if len(escaped) > maxOddPath {
-		return dst, false
-	}
-	dst = append(dst, decodeHarmless(escaped))
-	if p := u.Path; p != dst[0] {
-		// What a decoder makes of it in one go; a step of its own only where RawPath is stale.
-		dst = append(dst, p)
 	}
 	for i := 0; i < len(dst); i++ {
 		for _, step := range steps {
 			r := step(dst[i])
-			if slices.Contains(dst, r) {
+			if r == dst[i] || slices.Contains(dst, r) {
 				continue
 			}
-			if len(dst) == maxReadings {
+			if len(dst) == maxReadings || keep != nil && !keep(r) {
 				return dst, false
 			}
 			dst = append(dst, r)
 		}
 	}
 	return dst, true
-}
-
-// plainByte marks the bytes that are the same in every reading.
-var plainByte = func() (t [256]bool) {
-	for b := range t {
-		c := byte(b)
-		t[b] = c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("-_~!$&'()*+,=:@/.", c) >= 0
-	}
-	return t
-}()
-
-// plain says whether nothing but a trailing slash can be read in p in two ways.
-func plain(p string) bool {
-	if p == "" || p[0] != '/' {
-		return false
-	}
-	for i := range len(p) {
-		c := p[i]
-		if !plainByte[c] {
-			return false
-		}
-		// Empty segments, and segments that are dots or end in one.
-		if c == '/' && i > 0 && (p[i-1] == '/' || p[i-1] == '.') {
-			return false
-		}
-	}
-	return p[len(p)-1] != '.'
 }
 
 // steps are what upstreams are known to do to a path, one thing each. A step returns
@@ -95,10 +57,11 @@ var steps = [...]func(string) string{
 	dropParameters,
 	cutParameters,
 	cutQuery,
+	dropAuthority,
 	mergeSlashes,
 	removeDots,
 	trimSlash,
-	trimBlanks,
+	trimControls,
 	trimDots,
 	mapLookalikes,
 	rootPath,
@@ -218,6 +181,20 @@ func cutQuery(p string) string {
 	return p
 }
 
+// dropAuthority removes "//host" from the start: URL parsers read a request target that begins so
+// as a network-path reference (RFC 3986, section 4.2).
+func dropAuthority(p string) string {
+	if !strings.HasPrefix(p, "//") {
+		return p
+	}
+	rest := strings.TrimLeft(p, "/")
+	i := strings.IndexByte(rest, '/')
+	if i < 0 {
+		return "/"
+	}
+	return rest[i:]
+}
+
 func mergeSlashes(p string) string {
 	for strings.Contains(p, "//") {
 		p = strings.ReplaceAll(p, "//", "/")
@@ -262,11 +239,11 @@ func trimSlash(p string) string {
 	return p
 }
 
-// trimBlanks removes control characters, and blanks at the ends of segments: URL
-// parsers of the WHATWG kind, Windows, and frameworks that strip the path. 0x85 and
-// 0xA0 are blanks in Latin-1, where they stand outside of UTF-8.
-func trimBlanks(p string) string {
-	if i := strings.IndexFunc(p, func(r rune) bool { return r <= ' ' || r >= 0x7f }); i < 0 {
+// trimControls removes control characters, and blanks at the ends of segments: URL parsers of
+// the WHATWG kind, Windows, and frameworks that strip the path. 0x85 and 0xA0 are blanks in
+// Latin-1, where they stand outside of UTF-8.
+func trimControls(p string) string {
+	if strings.IndexFunc(p, func(r rune) bool { return r <= ' ' || r >= 0x7f }) < 0 {
 		return p
 	}
 	bytes := make([]byte, 0, len(p))

@@ -1,16 +1,15 @@
-// Package rules says what a path asks of a request: whether a key is needed, which
-// scopes, and what it costs.
+// Package rules holds what paths ask of a request: whether a key is needed, which scopes, and what
+// the request costs.
 //
-// Nobody in front of an upstream knows how that upstream reads a path: whether it
-// folds case, decodes %2f, cleans dots, or drops ";parameters". So every path is read
-// several ways, and the strictest reading wins: a protected path never becomes public
-// by spelling.
+// A gateway that reads a path in another way than its upstream checks another request than the one
+// that is carried out. So a path has one form, the canonical one: it is checked and it goes
+// upstream, byte for byte. A path that may be read as another one even then is ambiguous, and is
+// rejected, unless an exception of PathsConfig lets it pass as it came. There every reading of the
+// path is checked and the strictest verdict counts.
 //
-// Two consequences are worth knowing when writing lines. A path with a trailing slash
-// is also read without it, so "/app/*" alone does not make "/app/" public: an upstream
-// may serve it as "/app", which the line does not name. Name both, "/app /app/*". And
-// a path that nobody can read with confidence (see maxReadings and maxOddPath) is
-// judged by the strictest of all lines.
+// Upstreams also know a path by other names: without regard to case, with and without the trailing
+// slash, without an extension, behind a script such as "/index.php". `protect`, `scope` and `cost`
+// hold for each of these names; `public` and `optional` hold for the path as written.
 package rules
 
 // Class says whether a request needs a key. Ordered: a larger Class is stricter.
@@ -50,8 +49,7 @@ type Pattern struct {
 	// Methods the line holds for, upper case; empty: all. GET covers HEAD.
 	Methods []string `json:"methods,omitempty"`
 	// Path as Caddy's path matcher takes it: exact, "prefix*", "*suffix", "*middle*", and
-	// "*" inside a segment. A "%2f" in it is compared as such. Queries, fragments,
-	// placeholders and dot segments are refused.
+	// "*" inside a segment. Queries, fragments, placeholders, empty and dot segments are refused.
 	Path string `json:"path"`
 }
 
@@ -82,11 +80,29 @@ type Config struct {
 	Costs    []CostRule  `json:"costs,omitempty"`
 	// ScopeDeny refuses what no scope line names: `scope_default deny`.
 	ScopeDeny bool `json:"scope_deny,omitempty"`
+	// Only are the paths that the directive is for, as its matcher states them. Default: all.
+	Only []Pattern `json:"only,omitempty"`
+	// Except are the paths that the matcher leaves out. Default: none.
+	Except []Pattern `json:"except,omitempty"`
+	// Paths says where ambiguous paths may pass. Default: nowhere.
+	Paths PathsConfig `json:"paths,omitzero"`
+}
+
+// Pathless reports whether c asks nothing of a path, so that nothing can be got around by its
+// spelling.
+func (c *Config) Pathless() bool {
+	return len(c.Public)+len(c.Optional)+len(c.Protect)+len(c.Scopes)+len(c.Costs)+len(c.Only)+len(c.Except) == 0 && c.Paths.empty()
+}
+
+func (c *PathsConfig) empty() bool {
+	return len(c.EncodedSlash)+len(c.Parameters)+len(c.AsSent) == 0 && !c.Report
 }
 
 // Verdict is what a Set says of one request.
 type Verdict struct {
 	Class Class
+	// Outside reports whether the directive's matcher leaves the request out. Nothing is checked.
+	Outside bool
 	// Need is the scopes that must all be held, one bit each as bit returned them.
 	Need uint64
 	// Deny says that no scope line matched and the rules refuse that.

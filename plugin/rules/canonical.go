@@ -1,0 +1,328 @@
+package rules
+
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Fault is the set of things that make a path ambiguous: an upstream may read it as another
+// path than this gateway does. The zero Fault is none.
+type Fault uint16
+
+const (
+	// EncodedSlash is "%2F".
+	EncodedSlash Fault = 1 << iota
+	// Parameter is ";": servlet containers cut it and all that follows it in the segment.
+	Parameter
+	// EncodedParameter is "%3B".
+	EncodedParameter
+	// Backslash is "\" or "%5C": Windows and URL parsers by the WHATWG standard take it for "/".
+	Backslash
+	// Control is a control character, NUL included, raw or encoded.
+	Control
+	// Delimiter is "%3F", "%23" or a raw "#".
+	Delimiter
+	// DoubleEncoded is an escape that becomes one of the others, or a dot, when it is decoded again.
+	DoubleEncoded
+	// InvalidUTF8 is bytes that are no UTF-8, overlong forms included (RFC 3629, section 10).
+	InvalidUTF8
+	// Lookalike is a character that lenient decoders turn into a dot, a slash or a backslash.
+	Lookalike
+	// TrailingDot is a segment that ends in a dot or a blank, which Windows cuts.
+	TrailingDot
+	// NotOrigin is a request target that is not in origin form (RFC 9112, section 3.2.1).
+	NotOrigin
+)
+
+// faults names each Fault for the log, in the order of their bits.
+var faults = [...]string{
+	"an encoded slash (%2F)", "a path parameter (;)", "an encoded semicolon (%3B)", "a backslash", "a control character",
+	"an encoded ? or #", "a character that is encoded twice", "invalid UTF-8", "a character that looks like a dot or a slash",
+	"a segment that ends in a dot or a blank", "a request target without a leading slash",
+}
+
+// String names what is ambiguous, separated by commas.
+func (f Fault) String() string {
+	var names []string
+	for i, name := range faults {
+		if f&(1<<i) != 0 {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// pathByte classifies the bytes of a path.
+const (
+	plainClass   = iota // stands for itself, encoded or not: unreserved and ":@!$&'()*+,="
+	rawClass            // stands for itself where it is not encoded: "[" and "]"
+	encodedClass        // is always written as an escape
+	faultClass          // makes the path ambiguous
+)
+
+var pathByte = func() (t [256]uint8) {
+	for b := range t {
+		c := byte(b)
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte("-._~:@!$&'()*+,=", c) >= 0:
+			t[b] = plainClass
+		case c == '[' || c == ']':
+			t[b] = rawClass
+		case faultOf(c) != 0:
+			t[b] = faultClass
+		default:
+			t[b] = encodedClass
+		}
+	}
+	return t
+}()
+
+// faultOf returns the fault that a decoded byte is.
+func faultOf(c byte) Fault {
+	switch {
+	case c < ' ' || c == 0x7f:
+		return Control
+	case c == '/':
+		return EncodedSlash
+	case c == '\\':
+		return Backslash
+	case c == ';':
+		return EncodedParameter
+	case c == '?' || c == '#':
+		return Delimiter
+	}
+	return 0
+}
+
+// isCanonical reports whether p is plainly in its canonical form: it begins with a slash and
+// holds neither an escape, nor an empty or dot segment, nor a segment that ends in a dot. It
+// reports false for canonical paths with escapes.
+func isCanonical(p string) bool {
+	if p == "" || p[0] != '/' {
+		return false
+	}
+	last := byte('/')
+	for i := 1; i < len(p); i++ {
+		c := p[i]
+		if c == '/' {
+			if last == '/' || last == '.' {
+				return false
+			}
+		} else if pathByte[c] > rawClass {
+			return false
+		}
+		last = c
+	}
+	return last != '.'
+}
+
+// Canonical returns the canonical form of a path as it stands in a request line, RFC 3986
+// section 6.2.2 in the main: escapes of unreserved characters and of ":@!$&'()*+,=" are decoded,
+// other escapes are written in upper case, repeated slashes are merged, dot segments are
+// resolved, and bytes that may not stand in a URI are encoded. It is a fixed point: the canonical
+// form of a canonical path is that path.
+//
+// A Fault other than zero says that the path is ambiguous; the path returned is then
+// meaningless. The time taken is linear in the length. Canonical does not allocate for a path
+// of unreserved characters that is canonical already.
+func Canonical(path string) (string, Fault) {
+	if isCanonical(path) {
+		return path, 0
+	}
+	if path == "" || path[0] != '/' {
+		return "", NotOrigin
+	}
+	c := canonicalizer{out: make([]byte, 0, len(path)+16)}
+	c.read(path)
+	if c.high {
+		c.fault |= runeFaults(decode(string(c.out), func(byte) bool { return true }))
+	}
+	if c.percent && c.fault == 0 {
+		_, c.fault = decodeAgain(string(c.out))
+	}
+	if c.fault != 0 {
+		return "", c.fault
+	}
+	if string(c.out) == path {
+		return path, 0
+	}
+	return string(c.out), 0
+}
+
+// canonicalizer builds a canonical path.
+type canonicalizer struct {
+	out   []byte
+	fault Fault
+	// high notes bytes outside ASCII, percent an encoded percent sign.
+	high, percent bool
+}
+
+func (c *canonicalizer) read(path string) {
+	c.out = append(c.out, '/')
+	segment := 1 // where the current segment begins in out
+	for i := 1; i < len(path); i++ {
+		if c.fault&^(EncodedSlash|Parameter) != 0 {
+			return // whatever follows, the path is rejected or forwarded as it came
+		}
+		run := i
+		for i < len(path) && path[i] != '/' && pathByte[path[i]] <= rawClass {
+			i++
+		}
+		c.out = append(c.out, path[run:i]...)
+		if i == len(path) {
+			break
+		}
+		b := path[i]
+		switch {
+		case b == '/':
+			segment = c.endSegment(segment, false)
+		case b == '%':
+			d, ok := unhex(path[i:])
+			if !ok {
+				c.fault |= DoubleEncoded
+				continue
+			}
+			i += 2
+			c.fault |= faultOf(d)
+			c.high = c.high || d >= utf8.RuneSelf
+			c.percent = c.percent || d == '%'
+			if pathByte[d] == plainClass {
+				c.out = append(c.out, d)
+			} else {
+				c.escape(d)
+			}
+		case b == ';':
+			c.fault |= Parameter
+		default:
+			c.fault |= faultOf(b)
+			c.high = c.high || b >= utf8.RuneSelf
+			c.escape(b)
+		}
+	}
+	c.endSegment(segment, true)
+}
+
+func (c *canonicalizer) escape(b byte) {
+	const hex = "0123456789ABCDEF"
+	c.out = append(c.out, '%', hex[b>>4], hex[b&15])
+}
+
+// endSegment ends the segment that begins at start, and returns where the next one begins. Empty
+// segments vanish, dot segments are resolved.
+func (c *canonicalizer) endSegment(start int, last bool) int {
+	s := c.out[start:]
+	switch {
+	case len(s) == 0:
+		return start
+	case len(s) == 1 && s[0] == '.':
+		c.out = c.out[:start]
+		return start
+	case len(s) == 2 && s[0] == '.' && s[1] == '.':
+		c.out = c.out[:start]
+		if start > 1 {
+			for start--; c.out[start-1] != '/'; start-- {
+			}
+			c.out = c.out[:start]
+		}
+		return start
+	case s[len(s)-1] == '.', len(s) >= 3 && string(s[len(s)-3:]) == "%20":
+		c.fault |= TrailingDot
+	}
+	if !last {
+		c.out = append(c.out, '/')
+	}
+	return len(c.out)
+}
+
+// runeFaults returns the faults of a decoded path that only show in its characters.
+func runeFaults(p string) Fault {
+	var f Fault
+	blank := false
+	for i, r := range p {
+		if r == '/' && blank {
+			f |= TrailingDot
+		}
+		blank = r >= utf8.RuneSelf && unicode.IsSpace(r)
+		switch {
+		case r < utf8.RuneSelf:
+		case r == utf8.RuneError && !strings.HasPrefix(p[i:], "\uFFFD"):
+			return f | InvalidUTF8
+		case r <= 0x9f:
+			f |= Control
+		case lookalike(r):
+			f |= Lookalike
+		}
+	}
+	if blank {
+		f |= TrailingDot
+	}
+	return f
+}
+
+// lookalike reports whether best-fit conversions, or compatibility normalization (Unicode
+// Standard Annex 15), turn r into a dot, a slash or a backslash, or whether it is drawn as one.
+func lookalike(r rune) bool {
+	switch r {
+	case 0x2024, 0x2025, 0xfe52, 0xff0e, // ․ ‥ ﹒ ．
+		0x2044, 0x2215, 0x29f8, 0xff0f, // ⁄ ∕ ⧸ ／
+		0x2216, 0x29f5, 0x29f9, 0xfe68, 0xff3c: // ∖ ⧵ ⧹ ﹨ ＼
+		return true
+	}
+	return false
+}
+
+// maxLayers is how many times over a path may be encoded.
+const maxLayers = 4
+
+// decodeAgain decodes a canonical path as upstreams do that decode more than once. It returns
+// the path after the last layer, "" where one decoding is all there is, and the faults that
+// appear on the way.
+func decodeAgain(canonical string) (string, Fault) {
+	p := decode(canonical, func(byte) bool { return true })
+	for layer := 1; ; layer++ {
+		var f Fault
+		again := false
+		next := decode(p, func(b byte) bool {
+			again = true
+			if faultOf(b) != 0 || b == '.' {
+				f = DoubleEncoded
+			}
+			return true
+		})
+		if encodedByIIS(p) {
+			f = DoubleEncoded
+		}
+		switch {
+		case f != 0 || again && (layer == maxLayers || runeFaults(next) != 0):
+			return "", DoubleEncoded
+		case !again && layer == 1:
+			return "", 0
+		case !again:
+			return p, 0
+		}
+		p = next
+	}
+}
+
+// encodedByIIS reports whether p holds an escape of the form "%u002f".
+func encodedByIIS(p string) bool {
+	for {
+		i := strings.IndexByte(p, '%')
+		if i < 0 || len(p) < i+6 {
+			return false
+		}
+		p = p[i+1:]
+		if p[0]|0x20 != 'u' {
+			continue
+		}
+		hex := true
+		for j := 1; j <= 4; j++ {
+			_, ok := nibble(p[j])
+			hex = hex && ok
+		}
+		if hex {
+			return true
+		}
+	}
+}

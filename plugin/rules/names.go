@@ -1,0 +1,146 @@
+package rules
+
+import (
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// maxNames is how many names of a path have room without an allocation.
+const maxNames = 12
+
+// appendNames appends to dst the names by which an upstream may know a path in matching form, each
+// without its trailing slash: the path itself, the path without an extension of its last segment
+// (Rails' "(.:format)", Spring's suffix patterns), and the path behind a script such as
+// "/index.php" (CGI's PATH_INFO, RFC 3875 section 4.1.5). The name of the root is "".
+func appendNames(dst []string, path string) []string {
+	path = trimSlash(path)
+	dst = appendWithoutExtension(dst, path)
+	if strings.IndexByte(path, '.') < 0 {
+		return dst
+	}
+	first, last := afterScripts(path)
+	if first >= 0 {
+		dst = appendWithoutExtension(dst, trimSlash(path[first:]))
+	}
+	if last != first {
+		dst = appendWithoutExtension(dst, trimSlash(path[last:]))
+	}
+	return dst
+}
+
+func appendName(dst []string, name string) []string {
+	if name == "/" {
+		name = ""
+	}
+	if slices.Contains(dst, name) {
+		return dst
+	}
+	return append(dst, name)
+}
+
+// appendWithoutExtension appends path, and path without what follows the last and the first dot
+// of its last segment.
+func appendWithoutExtension(dst []string, path string) []string {
+	dst = appendName(dst, path)
+	start := strings.LastIndexByte(path, '/') + 1
+	segment := path[start:]
+	if dot := strings.LastIndexByte(segment, '.'); dot > 0 {
+		dst = appendName(dst, path[:start+dot])
+		if first := strings.IndexByte(segment, '.'); first > 0 && first != dot {
+			dst = appendName(dst, path[:start+first])
+		}
+	}
+	return dst
+}
+
+// scripts are the extensions of programs that servers run for the paths behind them.
+var scripts = [...]string{"php", "phtml", "cgi", "fcgi", "pl", "py", "wsgi", "asp", "aspx"}
+
+// afterScripts returns where the path behind the first segment that names a script begins, and
+// where that behind the last one does; -1 where there is none.
+func afterScripts(path string) (first, last int) {
+	first, last = -1, -1
+	for start := 1; start <= len(path); {
+		end := strings.IndexByte(path[start:], '/')
+		if end < 0 {
+			end = len(path)
+		} else {
+			end += start
+		}
+		if isScript(path[start:end]) {
+			last = end
+			if first < 0 {
+				first = end
+			}
+		}
+		start = end + 1
+	}
+	return first, last
+}
+
+func isScript(segment string) bool {
+	dot := strings.LastIndexByte(segment, '.')
+	if dot < 0 {
+		return false
+	}
+	// A digit at the end is a version: "php5".
+	extension := strings.TrimRight(segment[dot+1:], "0123456789")
+	for _, s := range scripts {
+		if len(extension) == len(s) && hasPrefix(extension, s, true) {
+			return true
+		}
+	}
+	return false
+}
+
+// further returns paths, in matching form, that an upstream may take an odd path for: the path
+// decoded more than once, with its fullwidth forms turned into ASCII, and without blanks at the
+// ends of its segments. again is the path after the last decoding, "" where there is one.
+func further(match, again string) []string {
+	var out []string
+	if again != "" {
+		match = strings.ReplaceAll(again, "%", "%25")
+		out = append(out, match)
+	}
+	if narrow := narrow(match); narrow != match {
+		narrow, _, _ = strings.Cut(narrow, "?")
+		narrow, _, _ = strings.Cut(narrow, "#")
+		out = append(out, removeDots(mergeSlashes(dropParameters(narrow))))
+	}
+	if trimmed := trimBlanks(match); trimmed != match {
+		out = append(out, trimmed)
+	}
+	return out
+}
+
+// narrow turns fullwidth forms (U+FF01 to U+FF5E) into the ASCII characters they stand for.
+func narrow(p string) string {
+	if !strings.ContainsFunc(p, isFullwidth) {
+		return p
+	}
+	return strings.Map(func(r rune) rune {
+		if isFullwidth(r) {
+			return r - 0xff01 + '!'
+		}
+		return r
+	}, p)
+}
+
+func isFullwidth(r rune) bool { return r >= 0xff01 && r <= 0xff5e }
+
+// odd reports whether a path in matching form may have further names.
+func odd(match string) bool {
+	for i := range len(match) {
+		if match[i] >= utf8.RuneSelf || match[i] == ' ' && i > 0 && match[i-1] == '/' {
+			return true
+		}
+	}
+	return false
+}
+
+// trimBlanks removes blanks from both ends of every segment.
+func trimBlanks(p string) string {
+	return eachSegment(p, func(s string) string { return strings.TrimFunc(s, unicode.IsSpace) })
+}

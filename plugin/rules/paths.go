@@ -1,0 +1,213 @@
+package rules
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// PathsConfig is a `paths` block: where a path may stay as it came. Patterns are those of Pattern,
+// without methods.
+type PathsConfig struct {
+	// EncodedSlash are the patterns under which a path may hold "%2F".
+	EncodedSlash []string `json:"encoded_slash,omitempty"`
+	// Parameters are the patterns under which a path may hold ";".
+	Parameters []string `json:"parameters,omitempty"`
+	// AsSent are the patterns under which every path is forwarded as it came.
+	AsSent []string `json:"as_sent,omitempty"`
+	// Report forwards every path as it came. A path that would be rejected or changed is only
+	// logged and counted. Default: false.
+	Report bool `json:"report,omitempty"`
+}
+
+// Paths is a compiled PathsConfig. Immutable, safe for concurrent use.
+type Paths struct {
+	encodedSlash, parameters, asSent []line
+	report                           bool
+}
+
+// NewPaths compiles c. Errors name the offending line.
+func NewPaths(c PathsConfig) (*Paths, error) {
+	p := &Paths{report: c.Report}
+	for _, kind := range []struct {
+		name     string
+		patterns []string
+		lines    *[]line
+	}{
+		{"allow encoded_slash", c.EncodedSlash, &p.encodedSlash},
+		{"allow parameters", c.Parameters, &p.parameters},
+		{"as_sent", c.AsSent, &p.asSent},
+	} {
+		for i, text := range kind.patterns {
+			if slices.Contains(kind.patterns[:i], text) {
+				return nil, fmt.Errorf("%s %s: the same line stands twice", kind.name, text)
+			}
+			l, err := compile(Pattern{Path: text})
+			if err != nil {
+				return nil, fmt.Errorf("%s %s: %w", kind.name, text, err)
+			}
+			*kind.lines = append(*kind.lines, l)
+		}
+	}
+	return p, nil
+}
+
+// Path is a request's path as the rules see it.
+type Path struct {
+	// Escaped is the path that goes upstream, Decoded the same decoded once. Both are empty
+	// where Rejected is true.
+	Escaped, Decoded string
+	// Fault is why the path is ambiguous; 0 where it is not.
+	Fault Fault
+	// Changed reports whether the canonical form is not the path as it came.
+	Changed bool
+	// AsSent reports whether the path is forwarded as it came, though it is ambiguous or not
+	// canonical.
+	AsSent bool
+	// Reported reports whether AsSent holds only because faults are reported and not rejected.
+	Reported bool
+
+	match    string
+	further  []string
+	readings []string
+	// unread says that the path has too many readings: the strictest verdict holds.
+	unread bool
+}
+
+// Rejected reports whether the request is to be rejected with 400 ambiguous_path.
+func (p *Path) Rejected() bool { return p.Fault != 0 && !p.AsSent }
+
+// raw returns the path of u as it came: with its escapes, even where Go would write them
+// differently.
+func raw(u *url.URL) string {
+	if u.RawPath != "" {
+		if d, err := url.PathUnescape(u.RawPath); err == nil && d == u.Path {
+			return u.RawPath
+		}
+	}
+	return u.EscapedPath()
+}
+
+// Read returns the path of u in the form that is checked and forwarded. The path of "OPTIONS *"
+// is "*". exempt has the path treated as behind an exception. Read does not allocate for a path
+// that is plainly canonical.
+func (p *Paths) Read(u *url.URL, exempt bool) Path {
+	if u.Opaque != "" {
+		return Path{Fault: NotOrigin, AsSent: p.report || exempt, Reported: p.report, unread: true}
+	}
+	if u.RawPath == "" && isCanonical(u.Path) {
+		return Path{Escaped: u.Path, Decoded: u.Path, match: u.Path}
+	}
+	if u.Path == "*" && u.RawPath == "" {
+		return Path{Escaped: "*", Decoded: "*", match: "*"}
+	}
+	sent := raw(u)
+	if sent == "" && u.Host != "" {
+		sent = "/" // RFC 9112, section 3.2.2
+	}
+	canonical, fault := Canonical(sent)
+	if fault != 0 || canonical != sent {
+		if out, ok := p.exception(sent, fault, exempt, u.EscapedPath() == sent); ok {
+			return out
+		}
+		if fault != 0 {
+			return Path{Fault: fault}
+		}
+	}
+	out := Path{Escaped: canonical, Decoded: canonical, match: canonical, Changed: canonical != sent}
+	if strings.IndexByte(canonical, '%') >= 0 {
+		out.Decoded = decode(canonical, func(byte) bool { return true })
+		out.match = decode(canonical, func(b byte) bool { return b != '%' })
+		again := ""
+		if strings.Contains(canonical, "%25") {
+			again, _ = decodeAgain(canonical)
+		}
+		if again != "" || odd(out.match) {
+			out.further = further(out.match, again)
+		}
+	}
+	return out
+}
+
+// exception returns the path as it came where an exception holds: every reading of the path lies
+// under the exception's patterns. faithful reports whether Go forwards the path with the escapes
+// that it came with.
+func (p *Paths) exception(sent string, fault Fault, exempt, faithful bool) (Path, bool) {
+	out := Path{Fault: fault, AsSent: true, Changed: fault == 0, Escaped: sent}
+	var ok bool
+	switch {
+	case p.report || exempt:
+		out.Reported = p.report
+		out.readings, ok = readings(sent, nil)
+		out.unread = !ok || !faithful
+		return out, true
+	case !faithful:
+		return out, false
+	case len(p.asSent) > 0:
+		if out.readings, ok = readings(sent, under(p.asSent)); ok {
+			return out, true
+		}
+	}
+	var lists [][]line
+	if fault&EncodedSlash != 0 {
+		lists = append(lists, p.encodedSlash)
+	}
+	if fault&Parameter != 0 {
+		lists = append(lists, p.parameters)
+	}
+	if fault&^(EncodedSlash|Parameter) != 0 || len(lists) == 0 {
+		return out, false
+	}
+	for _, lines := range lists {
+		if len(lines) == 0 {
+			return out, false
+		}
+	}
+	out.readings, ok = readings(sent, func(reading string) bool {
+		for _, lines := range lists {
+			if !under(lines)(reading) {
+				return false
+			}
+		}
+		return true
+	})
+	return out, ok
+}
+
+// under returns a function that reports whether a reading lies under one of lines.
+func under(lines []line) func(string) bool {
+	return func(reading string) bool {
+		for i := range lines {
+			if lines[i].lies(reading) {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+// Remedy returns the line of a `paths` block that would let a path with this fault pass.
+func (f Fault) Remedy(path string) string {
+	option := "as_sent"
+	switch {
+	case f == EncodedSlash:
+		option = "allow encoded_slash"
+	case f == Parameter:
+		option = "allow parameters"
+	}
+	// As much of the path as is not in doubt.
+	i := 0
+	for i < len(path) && pathByte[path[i]] == plainClass || i < len(path) && path[i] == '/' {
+		i++
+	}
+	prefix := path[:strings.LastIndexByte(path[:i], '/')+1]
+	if canonical, fault := Canonical(prefix); fault != 0 || canonical != prefix {
+		prefix = "/"
+	}
+	return option + " " + prefix + "*"
+}
+
+// errNoSlash is told of a pattern that no canonical path can match.
+var errNoSlash = errors.New("a path holds no empty segment: repeated slashes are merged before rules are looked at, so write one")
