@@ -7,11 +7,13 @@
 //     that only responds, each pinned to the same core.
 //   - limits: the same rate counted in memory, in Redis for each request (exact), and in
 //     Redis by batches (leased).
+//   - hostile: requests without a key that are made to cost much, beside a plain Caddy that
+//     rejects the same bytes.
 //
-// Everybody in a contest knows the same thousand keys and is driven by wrk, in turns, in
+// Everybody in the others knows the same thousand keys and is driven by wrk, in turns, in
 // one run. What counts are the ratios: absolute numbers are the machine's.
 //
-//	go run ./bench [-contests proxy,verify,limits] [-rounds 3] [-duration 5s] [-connections 32]
+//	go run ./bench [-contests proxy,usage,verify,limits,hostile] [-rounds 3] [-duration 5s] [-connections 32]
 package main
 
 import (
@@ -36,7 +38,9 @@ func main() {
 	rounds := flag.Int("rounds", 3, "how often each peer has its turn")
 	duration := flag.Duration("duration", 5*time.Second, "how long a turn is")
 	connections := flag.Int("connections", 32, "how many connections the load comes over")
-	names := flag.String("contests", "proxy,usage,verify,limits", "which contests are held, comma-separated")
+	names := flag.String("contests", "proxy,usage,verify,limits,hostile", "which contests are held, comma-separated")
+	fuzzed := flag.Int("fuzzed", 1_000_000, "among how many random texts the contest \"hostile\" looks for the dearest")
+	binary := flag.String("caddy", "", "the gateway's binary; built where it is not given")
 	upstream := flag.String("upstream", "", "internal: serve as the upstream on this address")
 	flag.Parse()
 	if *upstream != "" {
@@ -44,7 +48,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, strings.Split(*names, ","), course{*rounds, *duration, *connections}); err != nil {
+	if err := run(ctx, strings.Split(*names, ","), course{*rounds, *duration, *connections, *fuzzed, *binary}); err != nil {
 		log.Fatal(err)
 	}
 }
@@ -54,6 +58,8 @@ type course struct {
 	rounds      int
 	duration    time.Duration // of a turn
 	connections int
+	fuzzed      int
+	caddy       string // the gateway's binary; "" to build it
 }
 
 // contest is one comparison. start starts those who take part; the first is the one
@@ -70,6 +76,9 @@ var contests = []contest{
 	{"limits", "In front of an upstream, with limits counted here and in Redis", startLimits},
 }
 
+// hostile is the contest that measures without wrk.
+const hostile = "hostile"
+
 // answer is the upstream's only answer.
 func answer(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
@@ -78,18 +87,32 @@ func answer(w http.ResponseWriter, _ *http.Request) {
 
 func run(ctx context.Context, names []string, how course) error {
 	for _, name := range names {
-		if !slices.ContainsFunc(contests, func(c contest) bool { return c.name == name }) {
+		if name != hostile && !slices.ContainsFunc(contests, func(c contest) bool { return c.name == name }) {
 			return fmt.Errorf("there is no contest %q", name)
 		}
-	}
-	if _, err := exec.LookPath("wrk"); err != nil {
-		return fmt.Errorf("wrk is needed to make the load: apt-get install wrk")
 	}
 	dir, err := os.MkdirTemp("", "keygate-bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	caddy := how.caddy
+	if caddy == "" {
+		if caddy, err = build(ctx, dir, "caddy", "./cmd/caddy"); err != nil {
+			return err
+		}
+	}
+	if slices.Contains(names, hostile) {
+		if err := runHostile(ctx, dir, caddy, how.rounds, how.fuzzed); err != nil {
+			return err
+		}
+		if len(names) == 1 {
+			return nil
+		}
+	}
+	if _, err := exec.LookPath("wrk"); err != nil {
+		return fmt.Errorf("wrk is needed to make the load: apt-get install wrk")
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -102,10 +125,6 @@ func run(ctx context.Context, names []string, how course) error {
 	}
 	defer up.Process.Kill()
 	if err := reachable(ctx, upstream); err != nil {
-		return err
-	}
-	caddy, err := build(ctx, dir, "caddy", "./cmd/caddy")
-	if err != nil {
 		return err
 	}
 	for _, c := range contests {
