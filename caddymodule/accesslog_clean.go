@@ -62,6 +62,9 @@ func (s *logSecrets) query(uri string) string {
 		if at < 0 {
 			break
 		}
+		if !apikey.MayHoldParam(uri[at+1:], s.places[i].Name) {
+			continue
+		}
 		query := mapParts(uri[at+1:], '&', func(pair string) string {
 			k, v, _ := strings.Cut(pair, "=")
 			if v == "" || !apikey.NamesParam(k, s.places[i].Name) {

@@ -215,8 +215,12 @@ func (h *Handler) empty(r *http.Request, prefixedOnly bool) {
 		return
 	}
 	u := *o.URL
-	p.Empty(nil, &u, g, prefixedOnly)
-	p.EmptyStray(nil, &u, g)
+	if u.RawQuery == query {
+		u.RawQuery = r.URL.RawQuery // as nearly always
+	} else {
+		p.Empty(nil, &u, g, prefixedOnly)
+		p.EmptyStray(nil, &u, g)
+	}
 	if u.RawQuery == o.URL.RawQuery {
 		return
 	}

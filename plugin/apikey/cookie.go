@@ -8,9 +8,15 @@ import "strings"
 
 // nextCookie cuts the first pair off a Cookie header's value.
 func nextCookie(line string) (pair, rest string) {
+	for line != "" && line[0] == ';' {
+		line = line[1:] // many may stand together
+	}
 	pair, rest, _ = strings.Cut(line, ";")
 	return pair, rest
 }
+
+// mayHoldCookie reports whether a cookie of that name may stand in line. Most lines are known by it to hold none.
+func mayHoldCookie(line, name string) bool { return strings.Contains(line, name) }
 
 // cookieValue returns the pair's value if it has the name; "" if not. Nothing is allocated.
 func cookieValue(pair, name string) string {

@@ -37,7 +37,10 @@ func (p *Places) Empty(h http.Header, u *url.URL, g *Grammar, prefixedOnly bool)
 			})
 		case InCookie:
 			filter(h, cookie, func(line string) (string, bool) {
-				left := cut(line, ";", func(pair string) bool {
+				if !mayHoldCookie(line, place.Name) {
+					return line, true
+				}
+				left := cut(line, ';', func(pair string) bool {
 					return s.credential(i, place, cookieValue(pair, place.Name))
 				})
 				if len(left) != len(line) {
@@ -47,7 +50,7 @@ func (p *Places) Empty(h http.Header, u *url.URL, g *Grammar, prefixedOnly bool)
 			})
 		case InQuery:
 			if u != nil {
-				u.RawQuery = cut(u.RawQuery, "&", func(param string) bool {
+				u.RawQuery = cut(u.RawQuery, '&', func(param string) bool {
 					return s.credential(i, place, paramValue(param, place.Name, g.longest))
 				})
 			}
@@ -92,31 +95,31 @@ func filterFrom(h http.Header, name string, i int, keep func(string) (string, bo
 
 // cut returns s without those of its parts between separators that gone names, and
 // s itself when there are none.
-func cut(s, separator string, gone func(part string) bool) string {
-	if s == "" {
-		return s
-	}
-	found := false
-	for part := range strings.SplitSeq(s, separator) {
-		if gone(part) {
-			found = true
-			break
+func cut(s string, separator byte, gone func(part string) bool) string {
+	var left strings.Builder
+	found, done := false, 0
+	for i := 0; i < len(s); i++ {
+		if s[i] == separator {
+			continue // nothing is gone of an empty part
 		}
+		end := len(s)
+		if n := strings.IndexByte(s[i:], separator); n >= 0 {
+			end = i + n
+		}
+		if gone(s[i:end]) {
+			// The separator behind it goes too, behind the last one that before it.
+			found = true
+			left.WriteString(s[done:i])
+			done = min(end+1, len(s))
+		}
+		i = end
 	}
 	if !found {
 		return s
 	}
-	var left strings.Builder
-	first := true
-	for part := range strings.SplitSeq(s, separator) {
-		if gone(part) {
-			continue
-		}
-		if !first {
-			left.WriteString(separator)
-		}
-		left.WriteString(part)
-		first = false
+	if done == len(s) && (len(s) == 0 || s[len(s)-1] != separator) {
+		return strings.TrimSuffix(left.String(), string(separator))
 	}
+	left.WriteString(s[done:])
 	return left.String()
 }

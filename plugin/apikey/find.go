@@ -65,14 +65,14 @@ func (s *search) visit(p *Places, h http.Header, u *url.URL) {
 			}
 		case InCookie:
 			for _, line := range h[cookie] {
-				for line != "" {
+				for line != "" && mayHoldCookie(line, place.Name) {
 					var pair string
 					pair, line = nextCookie(line)
 					s.see(i, place, cookieValue(pair, place.Name))
 				}
 			}
 		case InQuery:
-			if u == nil {
+			if u == nil || !MayHoldParam(u.RawQuery, place.Name) {
 				continue
 			}
 			for query := u.RawQuery; query != ""; {

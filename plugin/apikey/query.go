@@ -9,8 +9,16 @@ import "strings"
 
 // nextParam cuts the first parameter off a raw query.
 func nextParam(query string) (param, rest string) {
+	for query != "" && query[0] == '&' {
+		query = query[1:] // many may stand together
+	}
 	param, rest, _ = strings.Cut(query, "&")
 	return param, rest
+}
+
+// MayHoldParam reports whether a parameter of that name may stand in query. Most queries are known by it to hold none.
+func MayHoldParam(query, name string) bool {
+	return strings.Contains(query, name) || strings.IndexByte(query, '%') >= 0 || strings.IndexByte(query, '+') >= 0
 }
 
 // paramValue returns the value of a raw parameter, decoded, if it has the name; "" if

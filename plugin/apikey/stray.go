@@ -24,15 +24,18 @@ func (p *Places) EmptyStray(h http.Header, u *url.URL, g *Grammar) {
 			filter(h, place.Name, func(v string) (string, bool) { return v, !g.stray(v, "") })
 		case InCookie:
 			filter(h, cookie, func(line string) (string, bool) {
-				left := cut(line, ";", func(pair string) bool { return g.stray(cookieValue(pair, place.Name), "") })
+				if !mayHoldCookie(line, place.Name) {
+					return line, true
+				}
+				left := cut(line, ';', func(pair string) bool { return g.stray(cookieValue(pair, place.Name), "") })
 				if len(left) != len(line) {
 					left = trim(left)
 				}
 				return left, left != "" || line == ""
 			})
 		case InQuery:
-			if u != nil {
-				u.RawQuery = cut(u.RawQuery, "&", func(param string) bool {
+			if u != nil && MayHoldParam(u.RawQuery, place.Name) {
+				u.RawQuery = cut(u.RawQuery, '&', func(param string) bool {
 					return g.stray(paramValue(param, place.Name, g.longest), "")
 				})
 			}
@@ -47,19 +50,28 @@ const apart = " \t,;:=\"'"
 // stray says whether a word of value, the scheme before it taken off where they stand
 // together, has one of the grammar's prefixes. Its time is linear in the value's length.
 func (g *Grammar) stray(value, scheme string) bool {
-	for value != "" {
-		value = strings.TrimLeft(value, apart)
-		if g.Prefixed(value) {
+	for i := 0; i < len(value); i++ {
+		if isApart[value[i]] {
+			continue
+		}
+		word := value[i:]
+		if g.Prefixed(word) {
 			return true
 		}
-		if n := len(scheme); n > 0 && len(value) > n && strings.EqualFold(value[:n], scheme) && g.Prefixed(value[n:]) {
+		if n := len(scheme); n > 0 && len(word) > n && strings.EqualFold(word[:n], scheme) && g.Prefixed(word[n:]) {
 			return true
 		}
-		i := strings.IndexAny(value, apart)
-		if i < 0 {
-			return false
+		for i < len(value) && !isApart[value[i]] {
+			i++
 		}
-		value = value[i:]
 	}
 	return false
 }
+
+// isApart marks the characters of apart.
+var isApart = func() (t [256]bool) {
+	for i := range len(apart) {
+		t[apart[i]] = true
+	}
+	return t
+}()

@@ -51,3 +51,28 @@ func TestCleanWords(t *testing.T) {
 		}
 	}
 }
+
+// What is cut out takes one separator with it; what is left is as it was.
+func TestCut(t *testing.T) {
+	for _, in := range []string{"", "x", ";", ";;", "a;x", "x;a", "x;x", "a;x;b", "a;x;x", ";x", ";;x", "x;", "x;;", "a;x;", "a;;x;b", "x;a;x", "a;b"} {
+		var want []string
+		for _, part := range strings.Split(in, ";") {
+			if part != "x" {
+				want = append(want, part)
+			}
+		}
+		if got := cut(in, ';', func(part string) bool { return part == "x" }); got != strings.Join(want, ";") {
+			t.Errorf("%q: left is %q, want %q", in, got, strings.Join(want, ";"))
+		}
+	}
+}
+
+// However a value is made, looking for a key among its words allocates nothing.
+func TestStrayAllocatesNothing(t *testing.T) {
+	g := testGrammar(t)
+	for _, v := range []string{strings.Repeat("a,", 2000), strings.Repeat(",", 4000), strings.Repeat("bearer", 600), strings.Repeat("sk_liv ", 500)} {
+		if n := testing.AllocsPerRun(10, func() { g.stray(v, "Bearer") }); n != 0 {
+			t.Errorf("%.20s: %v allocations", v, n)
+		}
+	}
+}
