@@ -67,8 +67,13 @@ func mayDigit(s string, i, depth int) bool {
 		return false
 	}
 	switch s[i+1] {
-	case '3', '4', '6', '\\': // the first digit of 0 to 9, A to F, a to f
+	case '\\':
 		return true
+	case '3', '4', '6': // the first digit of 0 to 9, A to F, a to f
+		if low := digits[s[i+2]]; low != noDigit {
+			return digits[digits[s[i+1]]<<4|low] != noDigit
+		}
+		return escapes(s, i+2)
 	case '2': // of a percent sign, from which a further layer may read on
 		if depth == 1 {
 			return false
