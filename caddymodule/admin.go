@@ -112,7 +112,7 @@ func (a *App) managementAPI(m *management.Manager, authenticate func(*http.Reque
 
 // judge answers verify and explain.
 func (a *App) judge() management.Judge {
-	return &judge{gateway: a.gateway, view: a.engine.view, rules: a.rulesOf, requests: a.requestLog, usageOff: a.usageOff}
+	return &judge{gateway: a.gateway, view: a.engine.view, rules: a.rulesOf, overrides: a.overridesOf, requests: a.requestLog, usageOff: a.usageOff}
 }
 
 // adminAccess lets everybody in: Caddy's admin endpoint has seen to who gets this far. The

@@ -83,6 +83,8 @@ type App struct {
 
 	rulesMu sync.Mutex
 	rules   map[string][]*rules.Set
+	// overrides are those of the handlers that have the rules.
+	overrides map[*rules.Set]*overrideRules
 }
 
 func registerApp() {
@@ -229,14 +231,23 @@ func (a *App) keyspaceOf(name string) (*keyspace, error) {
 }
 
 // addRules notes that a handler of this configuration judges a keyspace's requests by
-// set, so that callers who ask about a path without sending it through are told the same.
-func (a *App) addRules(keyspace string, set *rules.Set) {
+// set, so that callers who ask about a path without sending it through are told the same. overrides are
+// the handler's own, nil where it has none.
+func (a *App) addRules(keyspace string, set *rules.Set, overrides *overrideRules) {
 	a.rulesMu.Lock()
 	defer a.rulesMu.Unlock()
 	if a.rules == nil {
-		a.rules = make(map[string][]*rules.Set)
+		a.rules, a.overrides = make(map[string][]*rules.Set), make(map[*rules.Set]*overrideRules)
 	}
 	a.rules[keyspace] = append(a.rules[keyspace], set)
+	a.overrides[set] = overrides
+}
+
+// overridesOf returns the overrides of the handler that has the rules.
+func (a *App) overridesOf(set *rules.Set) *overrideRules {
+	a.rulesMu.Lock()
+	defer a.rulesMu.Unlock()
+	return a.overrides[set]
 }
 
 // rulesOf returns the rules of every handler that judges a keyspace's requests.

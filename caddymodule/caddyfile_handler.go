@@ -38,7 +38,7 @@ func registerHandler() {
 //		}
 //		observe
 //		forward_credential
-//		keep_overrides
+//		method_override check|pass
 //		cache_headers as_sent
 //		cors  <origin>...
 //		realm <realm>
@@ -189,7 +189,8 @@ func handlerOptions(l lines, c *HandlerConfig) options {
 			c.CacheHeadersAsSent = true
 			return nil
 		}},
-		"allow_upgrade": upgradeOption(l, c),
+		"method_override": overrideOption(l, c),
+		"allow_upgrade":   upgradeOption(l, c),
 		"cors": {parse: func(d *caddyfile.Dispenser) (err error) {
 			l.note("cors", d)
 			c.CORS, err = args(d, 1, -1, "cors <origin>...")

@@ -40,6 +40,9 @@ func (c *HandlerConfig) compile(ks *keyspace) (*rules.Set, error) {
 	if err := c.checkCosts(ks); err != nil {
 		return nil, err
 	}
+	if err := c.checkOverrides(); err != nil {
+		return nil, err
+	}
 	if _, err := c.compileUpgrades(); err != nil {
 		return nil, err
 	}

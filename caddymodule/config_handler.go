@@ -26,8 +26,12 @@ type HandlerConfig struct {
 	Observe bool `json:"observe,omitempty"`
 	// ForwardCredential leaves the key in the request for the upstream to see. Default: false.
 	ForwardCredential bool `json:"forward_credential,omitempty"`
-	// KeepOverrides leaves headers in the request that make some upstreams serve another
-	// path or method than the one judged. Default: false.
+	// MethodOverride is "check" or "pass". With "check", headers that make an upstream serve
+	// another path or method than the one checked are removed; and where the rules differ by method, a POST
+	// whose query or body names another method in _method must satisfy the rules of both. "pass" leaves
+	// headers and bodies alone. Default: "check".
+	MethodOverride string `json:"method_override,omitempty"`
+	// KeepOverrides is the former name of "method_override": "pass". Default: false.
 	KeepOverrides bool `json:"keep_overrides,omitempty"`
 	// CacheHeadersAsSent leaves Vary and Cache-Control of responses as the upstream sent them. Rejections
 	// are not cacheable in any case. Default: false.

@@ -50,6 +50,8 @@ type Handler struct {
 	// upgrades holds the paths of allow_upgrade as public ones, nil where there are none.
 	upgrades      *rules.Set
 	upgradeWarned atomic.Bool
+	// overrides is nil where no POST can count as another method.
+	overrides *overrideRules
 	// inQuery says that a credential may stand in the query.
 	inQuery bool
 }
@@ -77,8 +79,12 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.upgrades, err = h.compileUpgrades(); err != nil {
 		return err
 	}
+	h.overrides = newOverrideRules(&h.HandlerConfig, h.rules, &h.keyspace.Scopes)
+	if h.KeepOverrides {
+		h.log.Warn("keep_overrides is now written method_override pass; keep_overrides goes with the next release")
+	}
 	if h.rules != nil {
-		app.addRules(h.keyspace.Name, h.rules)
+		app.addRules(h.keyspace.Name, h.rules, h.overrides)
 	}
 	h.headers = h.HandlerConfig.headerOptions(h.keyspace)
 	h.vary = newVaryList(credentialHeaders(h.keyspace.Places.List()))
@@ -130,13 +136,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	log.noteJudged()
 	x.preflight = !path.Rejected() && isPreflight(r)
-	log.strip(r, x.preflight || !h.KeepOverrides)
+	log.strip(r, x.preflight || !h.passesOverrides())
 	if x.preflight {
 		// Handlers behind read no body, over HTTP/3 neither.
 		r.Body = http.NoBody
 	}
 	if !path.Rejected() {
-		x.judge(vars)
+		x.judge(vars, &path)
 	}
 	defer x.dec.Done()
 	if x.meter() {
@@ -176,20 +182,40 @@ func (h *Handler) leaveOut(log *accessLog, w http.ResponseWriter, r *http.Reques
 }
 
 // judge decides whether the request needs a decision, and asks for it. vars are the request's variables.
-func (x *exchange) judge(vars map[string]any) {
-	h, r := x.h, x.r
-	if x.verdict.Class == rules.Public || x.preflight {
+func (x *exchange) judge(vars map[string]any, path *rules.Path) {
+	if x.preflight {
 		return
 	}
-	q := &x.req
-	q.View, q.Keyspace = h.app.view, h.keyspace.Keyspace
-	q.Credential, q.FindErr = h.keyspace.Places.Find(r.Header, r.URL, h.keyspace.Grammar, x.verdict.Class == rules.Optional)
-	if x.verdict.Class == rules.Optional && errors.Is(q.FindErr, apikey.ErrMissing) {
+	h, r, q := x.h, x.r, &x.req
+	body := x.newOverride(path)
+	if x.verdict.Class == rules.Public && body.demandsMore() {
+		body.read()
+		body = nil
+	}
+	if x.verdict.Class == rules.Public {
 		return
+	}
+	find := func() bool {
+		q.Credential, q.FindErr = h.keyspace.Places.Find(r.Header, r.URL, h.keyspace.Grammar, x.verdict.Class == rules.Optional)
+		return x.verdict.Class != rules.Optional || !errors.Is(q.FindErr, apikey.ErrMissing)
+	}
+	q.View, q.Keyspace = h.app.view, h.keyspace.Keyspace
+	if !find() {
+		if !body.demandsMore() {
+			return
+		}
+		body.read()
+		body = nil
+		if !find() {
+			return
+		}
 	}
 	ip, _ := vars[caddyhttp.ClientIPVarKey].(string)
 	q.Addr = gateway.Addr(ip)
 	q.Need, q.ScopeDenied, q.Cost = gateway.ScopeSet(x.verdict.Need), x.verdict.Deny, x.verdict.Cost
+	if body != nil {
+		q.Refine = body.refine
+	}
 	x.judged = true
 	h.app.engine.gateway.Check(r.Context(), q, &x.dec)
 	x.observed = h.Observe || x.dec.Plan != nil && x.dec.Plan.Observe

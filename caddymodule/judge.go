@@ -25,6 +25,8 @@ type judge struct {
 	view    func() *gateway.View
 	// rules of the keyspace's directives.
 	rules func(keyspace string) []*rules.Set
+	// overrides returns what a query may change of a directive's verdict.
+	overrides func(*rules.Set) *overrideRules
 	// requests says how a keyspace's last requests are remembered.
 	requests func(keyspace string) *usage.Log
 	// usageOff says that a keyspace's usage is not counted.
@@ -121,7 +123,7 @@ func (j *judge) route(ks *gateway.Keyspace, r management.VerifyRequest) (rules.V
 		if p.Rejected() {
 			return v, u, p, nil
 		}
-		w := s.Judge(method, &p)
+		w := j.overrides(s).query(s.Judge(method, &p), &p, method, u.RawQuery)
 		if i == 0 {
 			v, path = w, p
 		} else {

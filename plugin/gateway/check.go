@@ -171,6 +171,12 @@ func (g *Gateway) judge(ctx context.Context, req *Request, d *Decision, e *entry
 		return false
 	}
 	req.Trace.Note("address", true, "")
+	if refine := req.Refine; refine != nil {
+		// The client may take its time, and the key may be revoked meanwhile.
+		req.Refine = nil
+		refine(req)
+		return true
+	}
 
 	if missing := req.Need &^ b.scopes; missing != 0 || req.ScopeDenied {
 		if req.Trace != nil {

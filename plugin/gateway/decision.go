@@ -26,6 +26,9 @@ type Request struct {
 	Cost int64
 	// NoConcurrency leaves concurrency limits out, for callers that hold no request open.
 	NoConcurrency bool
+	// Refine, where not nil, is called once, for an authenticated key from an allowed address. It may
+	// block on the client, and may raise Need, ScopeDenied and Cost. Then the key is found once more.
+	Refine func(*Request)
 	// Trace, where not nil, makes this an explanation: every check's outcome is noted, and
 	// nothing is spent, counted or remembered.
 	Trace *Trace

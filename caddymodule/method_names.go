@@ -1,0 +1,254 @@
+package caddymodule
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"regexp"
+	"strings"
+	"unicode/utf8"
+)
+
+// This file finds the methods that a body names, in every way in which a framework could find one.
+
+// Kinds of a body by its Content-Type.
+const (
+	otherBody = iota
+	formBody
+	multipartBody
+	jsonBody
+	oddBody // its type can't be told
+)
+
+// mayNameMethod reports whether r has a body in which a framework would look for a method.
+func mayNameMethod(r *http.Request) bool {
+	return r.Body != nil && r.ContentLength != 0 && bodyKind(r) != otherBody
+}
+
+func bodyKind(r *http.Request) int {
+	types := r.Header["Content-Type"]
+	switch len(types) {
+	case 0:
+		return formBody // so do Rack and PHP
+	case 1:
+		return kindOf(types[0])
+	}
+	for _, t := range types {
+		if kindOf(t) != otherBody {
+			return oddBody
+		}
+	}
+	return otherBody
+}
+
+func kindOf(contentType string) int {
+	media := strings.TrimLeft(contentType, " \t")
+	if i := strings.IndexAny(media, ";, \t"); i >= 0 {
+		media = media[:i]
+	}
+	media = strings.ToLower(media)
+	kind := otherBody
+	switch {
+	case media == "application/x-www-form-urlencoded", !strings.Contains(media, "/"):
+		kind = formBody
+	case strings.HasPrefix(media, "multipart/"):
+		kind = multipartBody
+	case strings.HasSuffix(media, "/json"), strings.HasSuffix(media, "+json"):
+		kind = jsonBody
+	}
+	if kind != otherBody && strings.Contains(strings.ToLower(contentType), "charset") && !plainCharset.MatchString(contentType) {
+		return oddBody // such as UTF-16 and UTF-7, in which names look otherwise
+	}
+	return kind
+}
+
+// plainCharset matches a type whose charset has ASCII's characters in ASCII's places.
+var plainCharset = regexp.MustCompile(`(?i)^[^;]*(;\s*[a-z]+="?[^;"]*"?\s*)*;\s*charset\s*=\s*"?(utf-?8|us-ascii|ascii|iso-8859-1?[0-9]|latin1|windows-125[0-9])"?\s*(;\s*boundary=[^;]*)?$`)
+
+// namedMethods returns the methods that r's body names, and whether it could be read with confidence.
+func namedMethods(r *http.Request, body []byte) (methods []string, ok bool) {
+	switch bodyKind(r) {
+	case formBody:
+		return formMethods(nil, string(body)), true
+	case multipartBody:
+		return multipartMethods(r.Header.Get("Content-Type"), body)
+	case jsonBody:
+		return jsonMethods(body)
+	}
+	return nil, false
+}
+
+// formMethods appends the methods that a query, or a body of that form, names.
+func formMethods(to []string, text string) []string {
+	for pair := range strings.FieldsFuncSeq(text, func(r rune) bool { return r == '&' || r == ';' }) {
+		name, value, _ := strings.Cut(pair, "=")
+		if isMethodField(unescape(name)) {
+			to = addMethod(to, unescape(value))
+		}
+	}
+	return to
+}
+
+// unescape decodes a name or value of a form. What is no escape stays, as in lenient parsers.
+func unescape(s string) string {
+	if !strings.ContainsAny(s, "%+") {
+		return s
+	}
+	out := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '+':
+			out = append(out, ' ')
+		case c == '%' && i+2 < len(s) && isHex(s[i+1]) && isHex(s[i+2]):
+			out = append(out, unhex(s[i+1])<<4|unhex(s[i+2]))
+			i += 2
+		case c == '%' && i+5 < len(s) && (s[i+1] == 'u' || s[i+1] == 'U') && s[i+2] == '0' && s[i+3] == '0' && isHex(s[i+4]) && isHex(s[i+5]):
+			out = append(out, unhex(s[i+4])<<4|unhex(s[i+5])) // %u005f, as ASP.NET reads it
+			i += 5
+		default:
+			out = append(out, c)
+		}
+	}
+	return string(out)
+}
+
+func isHex(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
+}
+
+func unhex(c byte) byte {
+	if c <= '9' {
+		return c - '0'
+	}
+	return c&^0x20 - 'A' + 10
+}
+
+// isMethodField reports whether a framework would take the field for one that names the method.
+// PHP turns '.', ' ' and '[' into '_', drops leading blanks, and ends names at a NUL.
+func isMethodField(name string) bool {
+	name = strings.Trim(name, " \t\r\n")
+	if i := strings.IndexByte(name, 0); i >= 0 {
+		name = name[:i]
+	}
+	const field = "_method"
+	if len(name) < len(field) {
+		return false
+	}
+	// ASP.NET MVC reads the override header's name from forms.
+	if foldsTo(name, "x-http-method-override", false) {
+		return true
+	}
+	for i := range len(field) {
+		c := name[i]
+		if c == '.' || c == ' ' || c == '[' {
+			c = '_'
+		}
+		if c != field[i] && (c|0x20) != field[i] {
+			return false
+		}
+	}
+	return len(name) == len(field) || strings.IndexByte("[. ", name[len(field)]) >= 0
+}
+
+// addMethod appends the method that a field's value names: every method of unreadMethods where
+// it can't be told.
+func addMethod(to []string, value string) []string {
+	value = strings.ToUpper(strings.Trim(value, " \t\r\n"))
+	switch {
+	case value == "":
+		return to
+	case methodName.MatchString(value):
+		return append(to, value)
+	}
+	return append(to, unreadMethods...)
+}
+
+var methodName = regexp.MustCompile(`^[A-Z]([A-Z-]{0,30}[A-Z])?$`)
+
+// jsonMethods returns the methods that the members of an object name. Parsers differ where a
+// text is no proper JSON, and over bytes that are no UTF-8.
+func jsonMethods(body []byte) (methods []string, ok bool) {
+	if len(bytes.TrimSpace(body)) == 0 {
+		return nil, true
+	}
+	if !utf8.Valid(body) || !json.Valid(body) {
+		return nil, false
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return nil, err == nil
+	}
+	for d.More() {
+		name, err := d.Token()
+		if err != nil {
+			return nil, false
+		}
+		var value json.RawMessage
+		if err := d.Decode(&value); err != nil {
+			return nil, false
+		}
+		if text, _ := name.(string); !isMethodField(text) || string(value) == "null" {
+			continue
+		}
+		var text string
+		if json.Unmarshal(value, &text) != nil {
+			text = "?" // no string
+		}
+		methods = addMethod(methods, text)
+	}
+	_, err := d.Token() // the closing brace
+	return methods, err == nil || err == io.EOF
+}
+
+var (
+	// boundary matches the only type of which every parser reads the same boundary.
+	boundary = regexp.MustCompile(`(?i)^multipart/[a-z-]+[ \t]*;[ \t]*(?:charset="?[a-z0-9-]+"?[ \t]*;[ \t]*)?boundary=(?:([0-9A-Za-z'+_./:=?-]{1,70})|"([0-9A-Za-z'()+_,./:=? -]{1,70})")[ \t]*(?:;[ \t]*charset="?[a-z0-9-]+"?)?$`)
+	// disposition matches a part's name where every parser reads the same one.
+	disposition = regexp.MustCompile(`(?i)^content-disposition:[ \t]*form-data;[ \t]*name=(?:"([^"\\]*)"|([!#$&+.^_|~0-9a-z-]+))(?:;[ \t]*filename=(?:"(?:[^"\\]|\\[^"\\])*"|[!#$&+.^_|~0-9a-z-]+))?(?:;[ \t]*filename\*=utf-8'[a-z-]*'[^;"\\ ]*)?[ \t]*$`)
+	// plainPart matches the other headers that a part may have.
+	plainPart = regexp.MustCompile(`(?i)^(content-type:[ -~]*|content-length:[ 0-9]*|content-transfer-encoding:[ \t]*(binary|8bit|7bit))$`)
+)
+
+// multipartMethods returns the methods that the parts name. Parsers differ widely, so a body that is not
+// exactly as browsers and HTTP libraries write it can't be read with confidence.
+func multipartMethods(contentType string, body []byte) (methods []string, ok bool) {
+	m := boundary.FindStringSubmatch(contentType)
+	if m == nil {
+		return nil, false
+	}
+	parts := bytes.Split(body, []byte("--"+m[1]+m[2]))
+	last := len(parts) - 1
+	if len(parts[0]) != 0 || last < 1 || string(bytes.TrimSuffix(parts[last], []byte("\r\n"))) != "--" {
+		return nil, false
+	}
+	for _, part := range parts[1:last] {
+		inner, begins := bytes.CutPrefix(part, []byte("\r\n"))
+		inner, ends := bytes.CutSuffix(inner, []byte("\r\n"))
+		head, value, cut := bytes.Cut(inner, []byte("\r\n\r\n"))
+		if !begins || !ends || !cut {
+			return nil, false
+		}
+		name, named, plain := "", false, true
+		for line := range strings.SplitSeq(string(head), "\r\n") {
+			if m := disposition.FindStringSubmatch(line); m != nil && !named {
+				name, named = m[1]+m[2], true
+				continue
+			}
+			if !plainPart.MatchString(line) {
+				return nil, false
+			}
+			plain = false
+		}
+		switch {
+		case !named || strings.ContainsAny(name, "\r\n\x00"):
+			return nil, false
+		case !isMethodField(name) && !isMethodField(unescape(name)):
+		case plain:
+			methods = addMethod(methods, string(value))
+		default:
+			methods = append(methods, unreadMethods...) // its value may be in another encoding
+		}
+	}
+	return methods, true
+}
