@@ -260,17 +260,15 @@ func runeFaults(p string) Fault {
 	return f
 }
 
-// lookalike reports whether best-fit conversions, or compatibility normalization (Unicode
-// Standard Annex 15), turn r into a dot, a slash or a backslash, or whether it is drawn as one.
-func lookalike(r rune) bool {
-	switch r {
-	case 0x2024, 0x2025, 0xfe52, 0xff0e, // ․ ‥ ﹒ ．
-		0x2044, 0x2215, 0x29f8, 0xff0f, // ⁄ ∕ ⧸ ／
-		0x2216, 0x29f5, 0x29f9, 0xfe68, 0xff3c: // ∖ ⧵ ⧹ ﹨ ＼
-		return true
-	}
-	return false
+// lookalikes are characters that best-fit conversions, or compatibility normalization (Unicode
+// Standard Annex 15), turn into a dot, a slash or a backslash, or that are drawn as one.
+var lookalikes = map[rune]byte{
+	'\u2024': '.', '\u2025': '.', '\ufe52': '.', '\uff0e': '.',
+	'\u2044': '/', '\u2215': '/', '\u29f8': '/', '\uff0f': '/',
+	'\u2216': '\\', '\u29f5': '\\', '\u29f9': '\\', '\ufe68': '\\', '\uff3c': '\\',
 }
+
+func lookalike(r rune) bool { return lookalikes[r] != 0 }
 
 // maxLayers is how many times over a path may be encoded.
 const maxLayers = 4

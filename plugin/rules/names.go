@@ -20,12 +20,10 @@ func appendNames(dst []string, path string) []string {
 	if strings.IndexByte(path, '.') < 0 {
 		return dst
 	}
-	first, last := afterScripts(path)
-	if first >= 0 {
-		dst = appendWithoutExtension(dst, trimSlash(path[first:]))
-	}
+	first, last := scriptsIn(path)
+	dst = first.appendNames(dst, path)
 	if last != first {
-		dst = appendWithoutExtension(dst, trimSlash(path[last:]))
+		dst = last.appendNames(dst, path)
 	}
 	return dst
 }
@@ -58,10 +56,29 @@ func appendWithoutExtension(dst []string, path string) []string {
 // scripts are the extensions of programs that servers run for the paths behind them.
 var scripts = [...]string{"php", "phtml", "cgi", "fcgi", "pl", "py", "wsgi", "asp", "aspx"}
 
-// afterScripts returns where the path behind the first segment that names a script begins, and
-// where that behind the last one does; -1 where there is none.
-func afterScripts(path string) (first, last int) {
-	first, last = -1, -1
+// script is where a segment that names a script stands in a path, and where what follows the
+// script begins. The zero script is none.
+type script struct{ start, end int }
+
+// appendNames appends the names of path by which the script knows it: relative to the root and
+// to the script's own directory. Symfony and Laravel take "/index.phpx" for "/x".
+func (s script) appendNames(dst []string, path string) []string {
+	if s.end == 0 {
+		return dst
+	}
+	behind := trimSlash(path[s.end:])
+	if behind != "" && behind[0] != '/' {
+		behind = "/" + behind
+	}
+	dst = appendWithoutExtension(dst, behind)
+	if s.start > 1 {
+		dst = appendWithoutExtension(dst, path[:s.start-1]+behind)
+	}
+	return dst
+}
+
+// scriptsIn returns the first and the last script of a path.
+func scriptsIn(path string) (first, last script) {
 	for start := 1; start <= len(path); {
 		end := strings.IndexByte(path[start:], '/')
 		if end < 0 {
@@ -69,15 +86,29 @@ func afterScripts(path string) (first, last int) {
 		} else {
 			end += start
 		}
-		if isScript(path[start:end]) {
-			last = end
-			if first < 0 {
-				first = end
+		if n := scriptLen(path[start:end]); n > 0 {
+			last = script{start, start + n}
+			if first.end == 0 {
+				first = last
 			}
 		}
 		start = end + 1
 	}
 	return first, last
+}
+
+// scriptLen returns the length of the script's name at the start of a segment, 0 where there is none.
+func scriptLen(segment string) int {
+	if isScript(segment) {
+		return len(segment)
+	}
+	const php = ".php"
+	for i := 1; i+len(php) <= len(segment); i++ {
+		if hasPrefix(segment[i:], php, true) {
+			return i + len(php)
+		}
+	}
+	return 0
 }
 
 func isScript(segment string) bool {

@@ -90,6 +90,9 @@ func raw(u *url.URL) string {
 	return u.EscapedPath()
 }
 
+// escapedByGo are the characters that a URL of Go without a RawPath stands for the escapes of.
+const escapedByGo = "!'()*[]"
+
 // Read returns the path of u in the form that is checked and forwarded. The path of "OPTIONS *"
 // is "*". exempt has the path treated as behind an exception. Read does not allocate for a path
 // that is plainly canonical.
@@ -97,7 +100,7 @@ func (p *Paths) Read(u *url.URL, exempt bool) Path {
 	if u.Opaque != "" {
 		return Path{Fault: NotOrigin, AsSent: p.report || exempt, Reported: p.report, unread: true}
 	}
-	if u.RawPath == "" && isCanonical(u.Path) {
+	if u.RawPath == "" && isCanonical(u.Path) && !strings.ContainsAny(u.Path, escapedByGo) {
 		return Path{Escaped: u.Path, Decoded: u.Path, match: u.Path}
 	}
 	if u.Path == "*" && u.RawPath == "" {

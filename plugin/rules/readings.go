@@ -313,10 +313,10 @@ func mapLookalikes(p string) string {
 		switch {
 		case r >= 0xff01 && r <= 0xff5e:
 			out = append(out, byte(r-0xff01+'!'))
-		case r == 0x2024:
-			out = append(out, '.')
 		case r == 0x2025:
 			out = append(out, '.', '.')
+		case lookalike(r):
+			out = append(out, lookalikes[r])
 		default:
 			out = append(out, p[i:i+n]...)
 		}
