@@ -93,11 +93,11 @@ func (p *pathReader) canonicalize(r *http.Request, vars map[string]any) rules.Pa
 		return path
 	}
 	arrived, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
-	if path.Changed || r.URL.Host != "" {
+	if path.Changed || r.URL.Host != "" || !strings.HasPrefix(r.RequestURI, path.Escaped) {
 		setPath(r.URL, &path)
 		r.RequestURI = r.URL.RequestURI()
 	}
-	if !ok || arrived.URL == nil || arrived.URL.Path == path.Decoded && arrived.URL.RawPath == r.URL.RawPath && arrived.URL.Host == "" {
+	if !ok || arrived.URL == nil || arrived.URL.Path == path.Decoded && arrived.URL.RawPath == r.URL.RawPath && arrived.URL.Host == "" && strings.HasPrefix(arrived.RequestURI, path.Escaped) {
 		return path
 	}
 	// The path was rewritten before this directive, or is not canonical.
@@ -109,7 +109,7 @@ func (p *pathReader) canonicalize(r *http.Request, vars map[string]any) rules.Pa
 	case original.AsSent:
 		return path
 	}
-	if original.Changed || arrived.URL.Host != "" {
+	if original.Changed || arrived.URL.Host != "" || !strings.HasPrefix(arrived.RequestURI, original.Escaped) {
 		// The URL may be held elsewhere too: it is changed where it is.
 		setPath(arrived.URL, &original)
 		arrived.RequestURI = arrived.URL.RequestURI()
