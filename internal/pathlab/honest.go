@@ -132,7 +132,7 @@ func s3() []string {
 
 func parameters() []string {
 	var all []string
-	for _, p := range []string{";v=1", ";v=1;w=2", ";jsessionid=0A1B2C", ";lat=50;long=20", ";a", ";a=b.c", ";a=%20"} {
+	for _, p := range []string{";v=1", ";v=1;w=2", ";jsessionid=0A1B2C", ";lat=50;long=20", ";a", ";a=b.c", ";a=b%20c"} {
 		for _, f := range []string{"/matrix/x%s", "/matrix/x%s/y", "/matrix/x/y%s?q=1", "/matrix/cars%s/year%s"} {
 			all = append(all, strings.ReplaceAll(f, "%s", p))
 		}

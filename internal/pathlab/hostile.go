@@ -12,7 +12,7 @@ var Targets = []string{"/cargo/load", "/cargo/1/tracking", "/v1/admin/x", "/v1/g
 
 // Hostile returns spellings of a path, as bytes of a request line, each once: those of which
 // some upstream could read the path, and many that come close. The order is always the same.
-// Each part is combined with the others by turns; where all is true, with every third of them.
+// Each part is combined with the others by turns; where all is true, with every seventh of them.
 func Hostile(path string, all bool) []string {
 	inner, before := inner(path), prefixes(path)
 	list := append([]string{path}, odd(path)...)
@@ -37,13 +37,13 @@ func Hostile(path string, all bool) []string {
 	})
 }
 
-// joined returns start with one part behind it, the turn-th of the list, or with every third.
+// joined returns start with one part behind it, the turn-th of the list, or with every seventh.
 func joined(start string, parts []string, turn int, all bool) []string {
 	if !all {
 		return []string{start + parts[turn%len(parts)]}
 	}
 	var out []string
-	for i := turn % 3; i < len(parts); i += 3 {
+	for i := turn % 7; i < len(parts); i += 7 {
 		out = append(out, start+parts[i])
 	}
 	return out

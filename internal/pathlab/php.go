@@ -27,10 +27,7 @@ var phpModels = []Model{
 		return "/" + strings.Trim(lenient(strings.Trim(pathInfo(target, "/index.php", false), "/")), "/"), true
 	}},
 	{"PHP, PATH_INFO", func(target, _ string) (string, bool) {
-		p, ok := nginxPath(afterOrigin(target), true)
-		if !ok {
-			return "", false
-		}
+		p, _ := dots(merge(lenient(cut(afterOrigin(target), "?#"))))
 		if m := phpScript.FindStringSubmatch(p); m != nil {
 			return m[1], true
 		}
@@ -182,7 +179,10 @@ func baseURL(uri, script string) string {
 	if i := strings.Index(uri, script); i > 0 {
 		return uri[:i+len(script)]
 	}
-	return strings.TrimRight(script, "/")
+	if i := strings.Index(lenient(uri), script[len(directory):]); i <= 0 {
+		return ""
+	}
+	return uri[:min(len(uri), len(script))]
 }
 
 // encodedPrefix returns the start of s that stands for prefix once it is decoded.

@@ -123,19 +123,24 @@ func trimSlash(p string) string {
 }
 
 // afterOrigin removes the scheme and the host of a target in absolute form, as HTTP
-// servers do (RFC 9112, section 3.2.2).
+// servers do (RFC 9112, section 3.2.2). Of other targets without a slash at their start it
+// removes what stands before the first one, as the servers of PHP and Ruby do.
 func afterOrigin(target string) string {
-	scheme, rest, ok := strings.Cut(target, "://")
-	if !ok || scheme == "" || strings.ContainsAny(scheme, "/?#") {
+	if strings.HasPrefix(target, "/") {
 		return target
 	}
-	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
-		if rest[i] != '/' {
-			return "/" + rest[i:]
-		}
-		return rest[i:]
+	rest := target
+	if scheme, after, ok := strings.Cut(target, "://"); ok && !strings.ContainsAny(scheme, "/?#") {
+		rest = after
 	}
-	return "/"
+	i := strings.IndexAny(rest, "/?#")
+	switch {
+	case i < 0:
+		return "/"
+	case rest[i] != '/':
+		return "/" + rest[i:]
+	}
+	return rest[i:]
 }
 
 // latin1 returns the string that Node makes of the bytes of a request line.

@@ -9,6 +9,10 @@ var scriptModels = []Model{
 	{"Rails", func(target, _ string) (string, bool) {
 		return rails(cut(afterOrigin(target), "?#")), true
 	}},
+	{"Rails, WEBrick", func(target, _ string) (string, bool) {
+		p := cut(afterOrigin(strings.Trim(target, "\t\v\f")), "?#")
+		return rails(p), true
+	}},
 	{"Rails, decoded by the server", func(target, _ string) (string, bool) {
 		p, ok := dots(lenient(cut(afterOrigin(target), "?")))
 		return rails(p), ok
@@ -23,13 +27,10 @@ var scriptModels = []Model{
 		if scheme == "" && host != "" {
 			p = "/" + host + p
 		}
-		p = "/" + strings.TrimLeft(lenient(p), "/")
-		// What a redirect leads to is another request.
-		return p, !strings.Contains(p, "//")
+		return "/" + strings.TrimLeft(lenient(p), "/"), true
 	}},
 	{"WSGI", func(target, _ string) (string, bool) {
-		p := lenient(cut(afterOrigin(target), "?#"))
-		return p, true
+		return lenient(cut(afterOrigin(strings.Trim(target, "\t\v\f")), "?")), true
 	}},
 	{"WSGI, slashes at the start ignored", func(target, _ string) (string, bool) {
 		return "/" + strings.TrimLeft(lenient(cut(afterOrigin(target), "?#")), "/"), true
@@ -53,7 +54,7 @@ func rails(p string) string {
 	return railsFormat.ReplaceAllString(p, "")
 }
 
-var urlScheme = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*:`)
+var urlScheme = regexp.MustCompile(`^[A-Za-z0-9+.-]+:`)
 
 // splitURL returns scheme, host and path as Python's urlsplit does: two slashes name a
 // host, and tabs and line ends vanish.

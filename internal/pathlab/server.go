@@ -72,14 +72,16 @@ func nginxPath(target string, mergeSlashes bool) (string, bool) {
 	if mergeSlashes {
 		path = merge(path)
 	}
-	return dots(path)
+	path, ok := dots(path)
+	// The "$" of a location's expression matches before a line end too.
+	return strings.TrimSuffix(path, "\n"), ok
 }
 
 // tomcat returns the path that a servlet container maps: parameters dropped from each
 // segment, then decoded, then resolved. A lenient one takes encoded slashes and
 // backslashes for slashes.
 func tomcat(target string, lenientSlash bool) (string, bool) {
-	p := dropParameters(cut(afterOrigin(target), "?"))
+	p := dropParameters(cut(afterOrigin(strings.Trim(target, "\t\v\f")), "?"))
 	decoded, ok := unescape(p)
 	if !lenientSlash && (!ok || strings.Count(decoded, "/") != strings.Count(p, "/") || strings.ContainsAny(decoded, "\\\x00")) {
 		return "", false
@@ -90,7 +92,8 @@ func tomcat(target string, lenientSlash bool) (string, bool) {
 	if lenientSlash {
 		decoded = cut(lookAlikes(strings.ReplaceAll(decoded, `\`, "/")), "\x00")
 	}
-	return dots(merge(decoded))
+	decoded, ok = dots(merge(decoded))
+	return trimSlash(decoded), ok
 }
 
 // windows returns the path as IIS and the file system behind it take it: "%u002f" is an
