@@ -3,7 +3,7 @@
 #   make run     build, start the gateway with a demo API, make a demo key, print the curl to try
 #   make test    every test; installs what is missing, fails where it cannot
 #   make bench   benchmarks side by side with the peers present on this machine
-#   make soak    the long tests: a million keys, reloads and kills in a loop
+#   make soak    the long tests: a million keys, reloads and kills in a loop, paths against real upstreams
 #   make build   the binary, ./caddy
 #   make screenshots  the manual's pictures of the console, in docs
 
@@ -34,7 +34,8 @@ lint:
 	$(GO) vet -race ./...
 	GOFLAGS=-race $(GO) run -race=false $(STATICCHECK) ./...
 
-soak:
+soak: tools
+	@./internal/testserver/install.sh upstreams
 	$(GO) test -tags soak -timeout 60m -count 1 -v ./e2e/ ./plugin/ratelimit/redis/
 
 screenshots: tools

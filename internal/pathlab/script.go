@@ -30,7 +30,11 @@ var scriptModels = []Model{
 		return "/" + strings.TrimLeft(lenient(p), "/"), true
 	}},
 	{"WSGI", func(target, _ string) (string, bool) {
-		return lenient(cut(afterOrigin(strings.Trim(target, "\t\v\f")), "?")), true
+		p := cut(strings.Trim(target, "\t\v\f"), "?")
+		if strings.Contains(p, "://") {
+			p = afterOrigin(p)
+		}
+		return lenient(p), true
 	}},
 	{"WSGI, slashes at the start ignored", func(target, _ string) (string, bool) {
 		return "/" + strings.TrimLeft(lenient(cut(afterOrigin(target), "?#")), "/"), true

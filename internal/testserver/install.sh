@@ -3,6 +3,7 @@
 #
 #   internal/testserver/install.sh              all of them
 #   internal/testserver/install.sh redis-server those that are named
+#   internal/testserver/install.sh upstreams    what the long tests of paths run against
 #
 # On Debian and what comes from it, with apt-get, as root or through sudo. Elsewhere it
 # says what to install and fails. Nothing is done where nothing is missing. The tests start
@@ -18,11 +19,21 @@ present() {
 	case $1 in
 	postgresql) command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 ;;
 	chromium) command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null ;;
+	nodejs) command -v node >/dev/null ;;
+	php-cli) command -v php >/dev/null ;;
+	php-symfony-http-foundation) [ -e /usr/share/php/Symfony/Component/HttpFoundation/Request.php ] ;;
+	ruby-railties) ls /usr/share/rubygems-integration/all/specifications/railties-*.gemspec >/dev/null 2>&1 ;;
+	ruby-webrick) ls /usr/share/rubygems-integration/all/specifications/webrick-*.gemspec >/dev/null 2>&1 ;;
+	python3-flask) [ -d /usr/lib/python3/dist-packages/flask ] ;;
+	nginx-light) command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] ;;
+	tomcat10) [ -d /usr/share/tomcat10 ] ;;
+	tomcat10-user) command -v tomcat10-instance-create >/dev/null ;;
 	*) command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ] ;;
 	esac
 }
 
 [ $# -gt 0 ] || set -- postgresql pgbouncer redis-server chromium valkey-server
+[ "$*" != upstreams ] || set -- nodejs npm php-cli php-symfony-http-foundation ruby-railties ruby-webrick puma python3-flask nginx-light tomcat10 tomcat10-user
 
 missing=
 valkey=
