@@ -63,6 +63,7 @@ func (g *Gateway) flush(ctx context.Context) error {
 		keys[e.key] = e
 	}
 	counts := make(map[*ratelimit.Subject][]ratelimit.Counted, len(subjects))
+	var counted []*ratelimit.Subject // whose each of f.Usage is
 	for s := range subjects {
 		c := s.Unflushed(nil)
 		if len(c) == 0 {
@@ -71,6 +72,7 @@ func (g *Gateway) flush(ctx context.Context) error {
 		counts[s] = c
 		for _, u := range c {
 			f.Usage = append(f.Usage, Usage{Subject: u.Subject, Calendar: u.Calendar, Start: u.Start, Used: u.Used})
+			counted = append(counted, s)
 		}
 	}
 	spent := takeSpent(keys)
@@ -94,6 +96,7 @@ func (g *Gateway) flush(ctx context.Context) error {
 		return err
 	}
 	g.writeWorked()
+	g.noteUnstored(f.Usage, counted)
 	for s, c := range counts {
 		s.Flushed(c)
 	}
@@ -102,6 +105,25 @@ func (g *Gateway) flush(ctx context.Context) error {
 	}
 	g.tellCounts(f, keys, counts)
 	return nil
+}
+
+// noteUnstored marks the counts that the store keeps no row of, each of them the subject's at the same place.
+func (g *Gateway) noteUnstored(counts []Usage, subjects []*ratelimit.Subject) {
+	n := 0
+	var last *Usage
+	for i := range counts {
+		if u := &counts[i]; u.Unstored {
+			subjects[i].Unstored(u.Calendar, u.Start)
+			n, last = n+1, u
+		}
+	}
+	if n == 0 || time.Since(g.unstoredLogged) < time.Hour {
+		return
+	}
+	g.unstoredLogged = time.Now()
+	owner, _ := ratelimit.OwnerOf(last.Subject)
+	g.log.Warn("the quota per address of more addresses is used than the store keeps counts of; further addresses are counted in memory, and begin at zero after a restart",
+		"limits_of", owner, "addresses_now", n)
 }
 
 // takeSpent takes what the keys' requests spent of credits. What the keys of one tenant

@@ -89,6 +89,8 @@ type Gateway struct {
 	dirtyMu        sync.Mutex
 	dirty          []*entry
 	dirtyAddresses map[*ratelimit.Subject]struct{}
+	// unstoredLogged is when the log last told that addresses are counted in memory alone. Under flushMu.
+	unstoredLogged time.Time
 	flushMu        sync.Mutex // one flush at a time
 	rewrites       chan rewrite
 	// lastFrom is the address that was last noted of an entry.

@@ -128,4 +128,7 @@ type Usage struct {
 	// Start of the period in UTC; zero for ratelimit.Total.
 	Start time.Time
 	Used  int64
+	// Unstored is set by Store.WriteFlush where it keeps no row of the count: too many addresses of the
+	// same owner have one in this period.
+	Unstored bool
 }

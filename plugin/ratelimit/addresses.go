@@ -3,12 +3,13 @@ package ratelimit
 import (
 	"hash/maphash"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 )
 
-// maxAddresses is how many subjects NewAddresses keeps at most, unless running requests
-// hold more.
+// maxAddresses is how many subjects NewAddresses keeps, unless running requests or counts that
+// are not written yet hold more. Beyond twice as many, only running requests do.
 const maxAddresses = 1 << 18
 
 // Addresses holds the subjects of limits `per address`: one for each owner of such
@@ -61,7 +62,7 @@ func (a *Addresses) Get(owner string, addr netip.Addr) *Subject {
 	e := s.subjects[k]
 	if e == nil || e.subject.Dropped() {
 		if len(s.subjects) >= a.perShard {
-			s.evict()
+			s.evict(len(s.subjects) >= 2*a.perShard)
 		}
 		e = &address{subject: NewSubject("a:" + owner + ":" + k.client.String())}
 		s.subjects[k] = e
@@ -121,44 +122,67 @@ func (a *Addresses) All(yield func(*Subject) bool) {
 	}
 }
 
+// OwnerOf returns the owner whose limits the subject of that id is counted for, and reports whether
+// the id is one that Get gives to an address.
+func OwnerOf(id string) (owner string, ok bool) {
+	rest, ok := strings.CutPrefix(id, "a:")
+	if !ok {
+		return "", false
+	}
+	// The owner is the id of a tenant or plan, three words; an address may hold more colons.
+	end := 0
+	for range 3 {
+		i := strings.IndexByte(rest[end:], ':')
+		if i < 0 {
+			return "", false
+		}
+		end += i + 1
+	}
+	return rest[:end-1], true
+}
+
 func (a *Addresses) shard(k addressKey) *addressShard {
 	return &a.shards[maphash.Comparable(a.seed, k)%shards]
 }
 
 // evict makes room for one subject: of a few at random, the one that was not charged for
 // longest is given up, idle or not. None is given up that has a request running, or unflushed
-// counts: those are few, or soon flushed, and forgetting them would be a lie to the store.
-func (s *addressShard) evict() {
+// counts: those are few, or soon flushed, and forgetting them would be a lie to the store. With all, which a
+// store that takes no counts leads to, one is given up unless it has a request running.
+func (s *addressShard) evict(all bool) {
 	var oldest addressKey
 	var since time.Time
 	var found *Subject
 	seen := 0
 	for k, e := range s.subjects {
-		if last, ok := e.subject.expendable(); ok && (found == nil || last.Before(since)) {
+		if last, ok := e.subject.expendable(all); ok && (found == nil || last.Before(since)) {
 			oldest, since, found = k, last, e.subject
 		}
 		if seen++; seen == sampled {
 			break
 		}
 	}
-	if found != nil && found.dropUnlessBusy() {
+	if found != nil && found.dropUnlessBusy(all) {
 		delete(s.subjects, oldest)
 	}
 }
 
 // expendable says whether s may be given up although it is not idle, and when it was last
-// charged. One that never was is about to be, or left to the next Sweep.
-func (s *Subject) expendable() (last time.Time, ok bool) {
+// charged. One that never was is about to be, or left to the next Sweep. With all, only a running request keeps it.
+func (s *Subject) expendable(all bool) (last time.Time, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if all {
+		return s.last, s.live.Load() == 0
+	}
 	return s.last, !s.last.IsZero() && !s.busy()
 }
 
 // dropUnlessBusy is Drop for a subject that may still have something spent.
-func (s *Subject) dropUnlessBusy() bool {
+func (s *Subject) dropUnlessBusy(all bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.busy() {
+	if all && s.live.Load() != 0 || !all && s.busy() {
 		return false
 	}
 	s.dropped.Store(true)

@@ -148,3 +148,65 @@ func TestAddresses(t *testing.T) {
 		t.Errorf("All gave %d of %d", n, a.Len())
 	}
 }
+
+// An address whose count the store keeps no row of is kept until the period ends, unless the table is full.
+func TestUnstoredAddress(t *testing.T) {
+	a := newAddresses(shards)
+	now := time.Date(2024, 2, 28, 23, 0, 0, 0, time.UTC)
+	s := a.Get("p:default:free", v4(1))
+	b := billOf(s, must[*Policy](t)(ParseQuota("10/day")))
+	s.UsageLoaded()
+	charge(t, b, now)
+	NewLocal().Release(b)
+	counts := s.Unflushed(nil)
+	s.Unstored(Day, counts[0].Start)
+	s.Flushed(counts)
+	charge(t, b, now)
+	NewLocal().Release(b)
+	if c := s.Unflushed(nil); len(c) != 0 {
+		t.Errorf("would be written again: %v", c)
+	}
+	for range 3 {
+		a.Sweep(now.Add(59 * time.Minute))
+	}
+	if a.Get("p:default:free", v4(1)) != s {
+		t.Fatal("forgotten in its period")
+	}
+	for range 3 {
+		a.Sweep(now.Add(61 * time.Minute))
+	}
+	if !s.Dropped() {
+		t.Error("kept after its period")
+	}
+}
+
+// While the store takes no counts, a flood of addresses does not grow the table without bound.
+func TestUnflushedAddresses(t *testing.T) {
+	a := newAddresses(shards * 4)
+	for i := range uint32(5000) {
+		s := a.Get("p:default:free", v4(i))
+		b := billOf(s, must[*Policy](t)(ParseQuota("10/day")))
+		s.UsageLoaded()
+		charge(t, b, epoch)
+		NewLocal().Release(b)
+	}
+	if n := a.Len(); n > shards*8 {
+		t.Errorf("%d subjects", n)
+	}
+}
+
+func TestOwnerOf(t *testing.T) {
+	a := NewAddresses()
+	for _, owner := range []string{"p:default:free", "t:x:acme"} {
+		for _, addr := range []string{"1.2.3.4", "2001:db8::1", "::"} {
+			if got, ok := OwnerOf(a.Get(owner, netip.MustParseAddr(addr)).ID()); got != owner || !ok {
+				t.Errorf("%s of %s: %q, %v", addr, owner, got, ok)
+			}
+		}
+	}
+	for _, id := range []string{"k:default:key_1", "t:default:acme", "a:p:x", ""} {
+		if got, ok := OwnerOf(id); ok {
+			t.Errorf("%s: %q", id, got)
+		}
+	}
+}

@@ -16,7 +16,9 @@ type counter struct {
 	// loaded says that used is the whole count, not just what this process saw.
 	loaded bool
 	// unsure says that stored isn't known to be in the store.
-	unsure   bool
+	unsure bool
+	// unstored reports that the store keeps no count of this period: it is counted here alone.
+	unstored bool
 	calendar Calendar
 	// next is the counter of another calendar.
 	next *counter
@@ -52,7 +54,7 @@ func (c Calendar) End(now time.Time) time.Time {
 
 // begin makes the period of cal that holds now the current one, with nothing spent.
 func (c *counter) begin(cal Calendar, now time.Time) {
-	c.used, c.stored, c.unsure = 0, 0, false
+	c.used, c.stored, c.unsure, c.unstored = 0, 0, false, false
 	c.lease = nil
 	if cal == Total {
 		c.start, c.end = math.MinInt64, math.MaxInt64
@@ -74,7 +76,7 @@ func (c *counter) at(now time.Time) int64 {
 }
 
 // dirty says that the store has to be told.
-func (c *counter) dirty() bool { return c.loaded && (c.used != c.stored || c.unsure) }
+func (c *counter) dirty() bool { return c.loaded && !c.unstored && (c.used != c.stored || c.unsure) }
 
 // startTime returns the period's start as the store knows it.
 func (c *counter) startTime() time.Time {
@@ -230,5 +232,15 @@ func (s *Subject) Flushed(counts []Counted) {
 		if len(r.closed) == 0 {
 			r.closed = nil
 		}
+	}
+}
+
+// Unstored marks the count of the calendar's period that begins at start as one that the store keeps no row of.
+// From then on it is counted in s alone, so s is not idle until the period ends.
+func (s *Subject) Unstored(cal Calendar, start time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.counted(cal); c != nil && c.begun() && c.startTime().Equal(start) {
+		c.unstored = true
 	}
 }

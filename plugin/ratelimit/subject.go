@@ -97,7 +97,7 @@ func (s *Subject) Live() int64 { return s.live.Load() }
 
 // Idle says that s is as new: buckets full, nothing live, every count flushed, no
 // credits leased or unsettled. Such a subject may be dropped and made again. Counts that were never
-// loaded are in no store, so they keep s from being idle until their period ends.
+// loaded, and those that the store keeps no row of, keep s from being idle until their period ends.
 func (s *Subject) Idle(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -133,7 +133,7 @@ func (s *Subject) idle(now time.Time) bool {
 		}
 	}
 	for c := s.counters; c != nil; c = c.next {
-		if !c.loaded && c.at(now) > 0 {
+		if (!c.loaded || c.unstored) && c.at(now) > 0 {
 			return false
 		}
 	}

@@ -30,10 +30,8 @@ func (s *Store) WriteFlush(ctx context.Context, node string, f *gateway.Flush) e
 				}
 			}
 		}
-		for i := range f.Usage {
-			if err := t.count(&f.Usage[i]); err != nil {
-				return err
-			}
+		if err := t.countAll(f.Usage); err != nil {
+			return err
 		}
 		at := f.At
 		if at.IsZero() {
@@ -84,20 +82,21 @@ func (t *tx) touch(in *gateway.Touch) error {
 	return err
 }
 
-// count stores one count. The first of a period ends the former ones of that quota:
-// nothing asks for them again.
-func (t *tx) count(u *gateway.Usage) error {
-	start := startOf(u)
+// count stores one count, and reports whether there is a row of it to store it in.
+func (t *tx) count(u *gateway.Usage) (bool, error) {
 	n, err := t.exec(`UPDATE quota_counts SET used = $4 WHERE subject = $1 AND calendar = $2 AND start = $3`,
-		u.Subject, int64(u.Calendar), start, u.Used)
-	if err != nil || n > 0 {
-		return err
-	}
+		u.Subject, int64(u.Calendar), startOf(u), u.Used)
+	return n > 0, err
+}
+
+// countFirst stores the first count of a period. It ends the former ones of that quota: nothing asks for them again.
+func (t *tx) countFirst(u *gateway.Usage) error {
+	start := startOf(u)
 	if _, err := t.exec(`DELETE FROM quota_counts WHERE subject = $1 AND calendar = $2 AND start < $3`,
 		u.Subject, int64(u.Calendar), start); err != nil {
 		return err
 	}
-	_, err = t.exec(`INSERT INTO quota_counts (subject, calendar, start, used) VALUES ($1, $2, $3, $4)
+	_, err := t.exec(`INSERT INTO quota_counts (subject, calendar, start, used) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (subject, calendar, start) DO UPDATE SET used = excluded.used`,
 		u.Subject, int64(u.Calendar), start, u.Used)
 	return err

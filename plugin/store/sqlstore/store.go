@@ -34,6 +34,8 @@ type Store struct {
 	log  *slog.Logger
 	// now is the clock of leases and of the change sequence.
 	now func() time.Time
+	// addressRows is the constant of that name, less in tests.
+	addressRows int
 
 	closing sync.Once
 	done    chan struct{}
@@ -134,7 +136,7 @@ const (
 )
 
 func newStore(d *dialect, path string, log *slog.Logger) *Store {
-	s := &Store{d: d, path: path, log: log, now: time.Now, done: make(chan struct{})}
+	s := &Store{d: d, path: path, log: log, now: time.Now, addressRows: addressRows, done: make(chan struct{})}
 	s.feed.init()
 	return s
 }

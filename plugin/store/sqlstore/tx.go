@@ -24,6 +24,8 @@ type tx struct {
 	d    *dialect
 	path string
 	now  time.Time
+	// addressRows is the store's.
+	addressRows int
 	// stmts are those already prepared in this transaction, where the dialect prepares.
 	stmts map[string]*sql.Stmt
 	// seq is the newest change made.
@@ -38,7 +40,7 @@ func (s *Store) begin(ctx context.Context, pool *sql.DB, opts *sql.TxOptions) (*
 	if err != nil {
 		return nil, err
 	}
-	return &tx{ctx: ctx, sql: t, d: s.d, path: s.Identity(), now: s.now(), stmts: make(map[string]*sql.Stmt)}, nil
+	return &tx{ctx: ctx, sql: t, d: s.d, path: s.Identity(), now: s.now(), addressRows: s.addressRows, stmts: make(map[string]*sql.Stmt)}, nil
 }
 
 // fail turns what a statement returned into what a method returns.

@@ -4,9 +4,11 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
@@ -126,10 +128,21 @@ func (t *tx) addDay(keyspace string, id dayID, tenant string, sum *usage.Counts)
 // quotaKept is for how long after its beginning a period's count is kept: longer than any period lasts.
 const quotaKept = 62 * 24 * time.Hour
 
+// addressKept is the same for the days of addresses, which may be many: two periods.
+const addressKept = 2 * 24 * time.Hour
+
 // pruneQuotas drops counts of periods that are long over: of addresses and of keys that are not seen any
 // more, whose next count would have ended them.
 func (t *tx) pruneQuotas(now time.Time) (int64, error) {
+	long, days := now.Add(-quotaKept).UnixMicro(), now.Add(-addressKept).UnixMicro()
+	for calendar, before := range map[ratelimit.Calendar]int64{ratelimit.Day: days, ratelimit.Month: long} {
+		first := addressSeq(calendar)
+		if _, err := t.exec(`DELETE FROM sequences WHERE name >= $1 AND name < $2`, first, fmt.Sprintf("%s%020d", first, before)); err != nil {
+			return 0, err
+		}
+	}
 	return t.exec(`DELETE FROM quota_counts WHERE (subject, calendar, start) IN
-		(SELECT subject, calendar, start FROM quota_counts WHERE start > 0 AND start < $1 ORDER BY start LIMIT $2)`,
-		now.Add(-quotaKept).UnixMicro(), pruneAtOnce)
+		(SELECT subject, calendar, start FROM quota_counts WHERE start > 0 AND (start < $1 OR
+			start < $2 AND calendar = $3 AND substr(subject, 1, 2) = 'a:') ORDER BY start LIMIT $4)`,
+		long, days, int64(ratelimit.Day), pruneAtOnce)
 }

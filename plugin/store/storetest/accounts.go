@@ -212,7 +212,8 @@ func quotasEnd(t *testing.T, s Store) {
 	}
 	list := []gateway.Usage{
 		count("addr:1", ratelimit.Month, now.Add(-63*day)), count("addr:2", ratelimit.Day, now.Add(-90*day)),
-		count("addr:3", ratelimit.Month, now.Add(-31*day)), count("key:1", ratelimit.Total, time.Time{}), count("addr:4", ratelimit.Day, now),
+		count("a:p:default:free:1.2.3.4", ratelimit.Day, now.Add(-49*time.Hour)), count("a:p:default:free:2001:db8::/64", ratelimit.Month, now.Add(-63*day)),
+		count("addr:3", ratelimit.Month, now.Add(-31*day)), count("k:default:a", ratelimit.Day, now.Add(-49*time.Hour)), count("a:p:default:free:1.2.3.5", ratelimit.Day, now.Add(-47*time.Hour)), count("key:1", ratelimit.Total, time.Time{}), count("addr:4", ratelimit.Day, now),
 	}
 	if err := s.WriteFlush(ctxOf(t), "n", &gateway.Flush{At: now, Usage: list}); err != nil {
 		t.Fatal(err)
@@ -223,7 +224,7 @@ func quotasEnd(t *testing.T, s Store) {
 	view(t, s, func(tx management.Tx) error {
 		for i, u := range list {
 			kept, err := tx.Usage(u.Subject)
-			if err != nil || (len(kept) == 1) != (i >= 2) {
+			if err != nil || (len(kept) == 1) != (i >= 4) {
 				t.Errorf("%s: %v, %v", u.Subject, kept, err)
 			}
 		}

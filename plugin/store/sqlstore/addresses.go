@@ -1,0 +1,80 @@
+package sqlstore
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+)
+
+// addressRows is how many addresses have a stored count of one owner's quotas in one period. An attacker has
+// more IPv6 networks than any database has room for.
+const addressRows = 50_000
+
+// addressSeq begins the name of the sequence that counts the rows of addresses: then follow
+// the period's start, in 20 digits, and the owner.
+func addressSeq(c ratelimit.Calendar) string { return fmt.Sprintf("addresses/%d/", int(c)) }
+
+// countAll stores counts. An address that has no row yet gets one only while there is room for it, and its
+// count is marked as Unstored otherwise.
+func (t *tx) countAll(counts []gateway.Usage) error {
+	fresh := map[string][]*gateway.Usage{} // by sequence
+	for i := range counts {
+		u := &counts[i]
+		u.Unstored = false // this may be another attempt, or another store
+		found, err := t.count(u)
+		if err != nil {
+			return err
+		}
+		if found {
+			continue
+		}
+		if owner, ok := ratelimit.OwnerOf(u.Subject); ok {
+			name := fmt.Sprintf("%s%020d/%s", addressSeq(u.Calendar), startOf(u), owner)
+			fresh[name] = append(fresh[name], u)
+			continue
+		}
+		if err := t.countFirst(u); err != nil {
+			return err
+		}
+	}
+	names := make([]string, 0, len(fresh))
+	for name := range fresh {
+		names = append(names, name)
+	}
+	slices.Sort(names) // so that no two nodes lock them in another order
+	for _, name := range names {
+		if err := t.countAddresses(name, fresh[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// countAddresses stores the first counts of addresses, as many as the sequence leaves room for.
+func (t *tx) countAddresses(name string, list []*gateway.Usage) error {
+	if _, err := t.exec(`INSERT INTO sequences (name, value) VALUES ($1, 0) ON CONFLICT (name) DO NOTHING`, name); err != nil {
+		return err
+	}
+	var used int64
+	if err := t.row(`SELECT value FROM sequences WHERE name = $1`+t.d.lockRow, []any{name}, &used); err != nil {
+		return err
+	}
+	slices.SortFunc(list, func(a, b *gateway.Usage) int { return cmp.Compare(a.Subject, b.Subject) })
+	n := min(len(list), max(0, t.addressRows-int(used)))
+	for _, u := range list[n:] {
+		u.Unstored = true
+	}
+	if n == 0 {
+		return nil
+	}
+	for _, u := range list[:n] {
+		if err := t.countFirst(u); err != nil {
+			return err
+		}
+	}
+	_, err := t.exec(`UPDATE sequences SET value = value + $2 WHERE name = $1`, name, int64(n))
+	return err
+}
