@@ -5,6 +5,7 @@
 //
 //	keygate          the app: store, peppers, keyspaces, plans        app.go, config.go
 //	http.handlers.keygate         judges requests                     handler.go, config_handler.go
+//	http.handlers.keygate_paths   gives paths one form                paths_site.go
 //	http.handlers.keygate_health  says whether keys can be judged     health.go
 //	http.handlers.keygate_api     the management API on a site        api_site.go
 //	http.handlers.keygate_console the web console of a keyspace       console_site.go
@@ -27,6 +28,7 @@ func init() {
 	registerAPI()
 	registerConsole()
 	registerHandler()
+	registerPaths()
 	registerLogFilter()
 	registerLogFormat()
 	registerAdmin()

@@ -42,7 +42,9 @@ var (
 // the proxy side needs to know. Immutable.
 type keyspace struct {
 	*gateway.Keyspace
-	refusals  *refusals
+	refusals *refusals
+	// inQuery reports whether a credential may stand in the query.
+	inQuery   bool
 	headers   HeadersConfig
 	adminOpen bool
 	webhooks  management.WebhookSettings
@@ -162,6 +164,7 @@ func (c *KeyspaceConfig) compile(name string) (*keyspace, error) {
 	if c.Errors != nil && c.Errors.Style != "" {
 		style = c.Errors.Style
 	}
+	ks.inQuery = slices.ContainsFunc(gk.Places.List(), func(p apikey.Place) bool { return p.Kind == apikey.InQuery })
 	ks.refusals = newRefusals(style, defaultRealm(name), &gk.Refusals)
 	return ks, nil
 }

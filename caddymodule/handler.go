@@ -5,9 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -43,17 +41,13 @@ type Handler struct {
 	logs     *requestLogs
 	paths    *pathReader
 	vary     varyList
-	ctx      caddy.Context
-	// errors holds the error routes of each *caddyhttp.Server for rejected requests.
-	errors sync.Map
-	log    *slog.Logger
+	refuser
+	log *slog.Logger
 	// upgrades holds the paths of allow_upgrade as public ones, nil where there are none.
 	upgrades      *rules.Set
 	upgradeWarned atomic.Bool
 	// overrides is nil where no POST can count as another method.
 	overrides *overrideRules
-	// inQuery says that a credential may stand in the query.
-	inQuery bool
 }
 
 // CaddyModule returns the Caddy module information.
@@ -67,12 +61,13 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	h.app, h.ctx, h.log = app, ctx, ctx.Slogger()
+	h.app, h.log = app, ctx.Slogger()
 	name, err := app.resolve(h.HandlerConfig.Keyspace)
 	if err != nil {
 		return err
 	}
 	h.keyspace = app.keyspaces[name]
+	h.words, h.refuser.ctx = h.keyspace.refusals, ctx
 	if h.rules, err = h.HandlerConfig.compile(h.keyspace); err != nil {
 		return err
 	}
@@ -93,7 +88,6 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.rules != nil && !h.HandlerConfig.Pathless() {
 		h.paths = newPathReader(h.rules.Read, h.keyspace.Grammar.Clean, h.log, h.keyspace.Name)
 	}
-	h.inQuery = slices.ContainsFunc(h.keyspace.Places.List(), func(p apikey.Place) bool { return p.Kind == apikey.InQuery })
 	return nil
 }
 
@@ -155,7 +149,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 	if x.preflight || !x.observed && !h.ForwardCredential {
 		// Refused requests too: an error route may pass them on.
-		h.empty(r, x.verdict.Class <= rules.Optional)
+		h.keyspace.empty(r, x.verdict.Class <= rules.Optional)
 	}
 	log.cleanURI(r)
 	if x.judged && x.dec.Reason != gateway.Allowed {
@@ -223,12 +217,12 @@ func (x *exchange) judge(vars map[string]any, path *rules.Path) {
 
 // empty removes the credentials from r, in all that an upstream or an error route could
 // get of it. The arguments are those of Places.Empty.
-func (h *Handler) empty(r *http.Request, prefixedOnly bool) {
-	p, g := h.keyspace.Places, h.keyspace.Grammar
+func (ks *keyspace) empty(r *http.Request, prefixedOnly bool) {
+	p, g := ks.Places, ks.Grammar
 	query := r.URL.RawQuery
 	p.Empty(r.Header, r.URL, g, prefixedOnly)
 	p.EmptyStray(r.Header, r.URL, g)
-	if !h.inQuery {
+	if !ks.inQuery {
 		return
 	}
 	if r.URL.RawQuery != query {

@@ -3,16 +3,26 @@ package caddymodule
 import (
 	"errors"
 	"net/http"
+	"sync"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 )
 
+// refuser answers rejected requests for a directive.
+type refuser struct {
+	words *refusals
+	ctx   caddy.Context
+	// errors holds the error routes of each *caddyhttp.Server for rejected requests.
+	errors sync.Map
+}
+
 // answerRefusal answers r instead of the upstream. The site's handle_errors is asked
 // first, as for any handler's error; where none of its routes answers, the
-// keyspace's own words are sent.
-func (h *Handler) answerRefusal(w http.ResponseWriter, r *http.Request, ref *refusal) error {
-	words := h.keyspace.refusals
+// directive's own words are sent.
+func (f *refuser) answerRefusal(w http.ResponseWriter, r *http.Request, ref *refusal) error {
+	words := f.words
 	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if server == nil || server.Errors == nil || len(server.Errors.Routes) == 0 {
 		words.write(w, r, ref)
@@ -28,7 +38,7 @@ func (h *Handler) answerRefusal(w http.ResponseWriter, r *http.Request, ref *ref
 	req := server.Errors.WithError(r, cause)
 	// The routes end where they write nothing.
 	end := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
-	if err := h.errorRoutes(server).Compile(end).ServeHTTP(held, req); err != nil {
+	if err := f.errorRoutes(server).Compile(end).ServeHTTP(held, req); err != nil {
 		// What went wrong while the error was handled must not decide whether it is one.
 		if held.sent {
 			return err
@@ -41,17 +51,17 @@ func (h *Handler) answerRefusal(w http.ResponseWriter, r *http.Request, ref *ref
 }
 
 // errorRoutes returns a server's error routes as rejected requests take them.
-func (h *Handler) errorRoutes(server *caddyhttp.Server) caddyhttp.RouteList {
-	if routes, ok := h.errors.Load(server); ok {
+func (f *refuser) errorRoutes(server *caddyhttp.Server) caddyhttp.RouteList {
+	if routes, ok := f.errors.Load(server); ok {
 		return routes.(caddyhttp.RouteList)
 	}
-	routes, _, err := (&pageRoutes{h.ctx, server, nil}).guard(server.Errors.Routes)
+	routes, _, err := (&pageRoutes{f.ctx, server, nil}).guard(server.Errors.Routes)
 	if err != nil {
 		// Without them Keygate answers by itself.
-		h.ctx.Logger().Error("the site's error routes are not used for rejected requests", zap.Error(err))
+		f.ctx.Logger().Error("the site's error routes are not used for rejected requests", zap.Error(err))
 		routes = nil
 	}
-	h.errors.Store(server, routes)
+	f.errors.Store(server, routes)
 	return routes
 }
 

@@ -40,7 +40,7 @@ func (a *App) warn() {
 // warnings returns what is likely not meant in a's configuration. at are the lines of its Caddyfile.
 func (a *App) warnings(at *adaptedLines) []warning {
 	app := configuredHTTP(a.ctx)
-	out := slices.Concat(a.clearSecrets(at), a.unusedKeyspaces(app, at), misplaced(app, at), uncheckedSites(app, at), forgedAddresses(app), servedErrors(app), a.withoutEffect(app, at))
+	out := slices.Concat(a.clearSecrets(at), a.unusedKeyspaces(app, at), misplaced(app, at), uncheckedSites(app, at), uncheckedBranches(app, at), forgedAddresses(app), servedErrors(app), a.withoutEffect(app, at))
 	for _, name := range leakingLoggers(a.ctx) {
 		out = append(out, warning{level: slog.LevelWarn, attrs: []any{"logger", name},
 			message: "a logger would write API keys of requests that do not reach the keygate directive: state `format keygate` in its log block; for the logger \"default\" that is the global option `log { format keygate }`"})
@@ -179,7 +179,7 @@ func uncheckedSites(app *caddyhttp.App, at *adaptedLines) (out []warning) {
 			}
 		}
 		for _, first := range before {
-			if first.precedes(h) && first.covers(h) {
+			if len(first.k.Only)+len(first.k.Except) == 0 && first.precedes(h) && first.covers(h) {
 				out = append(out, warning{level: slog.LevelWarn, at: line, attrs: []any{"site", h.site(), "first", at.handler(&first.k.HandlerConfig)},
 					message: "this keygate directive is never used: another one has checked each request before, and only the first counts; put the rules of both into the first, or give each its own handle block"})
 				break

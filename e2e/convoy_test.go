@@ -150,7 +150,7 @@ func TestConvoy(t *testing.T) {
 		}
 		for _, path := range []string{
 			"/cargo/load", "/cargo/load/", "/cargo//load", "//cargo/load", "/cargo/./load", "/cargo/x/../load", "/Cargo/Load", "/cargo/%6coad",
-			"/cargo%2fload", "/cargo/load;x=y", "/cargo/load?x=y", "/cargo/1/tracking", "/cargo/1/TRACKING", "/cargo/1%2f2/tracking", "/cargo/1/tracking/", "/cargo/%2e/tracking",
+			"/cargo/load?x=y", "/cargo/1/tracking", "/cargo/1/TRACKING", "/cargo/1/tracking/", "/cargo/load.json", "/index.php/cargo/load", "/x/index.php/cargo/1/tracking.xml",
 			"/docs/../cargo/load", "/docs/%2e%2e/cargo/load",
 		} {
 			for _, method := range []string{"GET", "POST", "HEAD", "PUT", "BREW"} {
@@ -159,6 +159,9 @@ func TestConvoy(t *testing.T) {
 					a.says(required)
 				}
 			}
+		}
+		for _, path := range []string{"/cargo%2fload", "/cargo/load;x=y", "/cargo/1%2f2/tracking", "/cargo/1/tracking%3b", "/cargo/load%20"} {
+			s.call(t, "GET", path, k.full).refused(http.StatusBadRequest).says(`{"detail": "The request path is ambiguous."}`)
 		}
 	})
 

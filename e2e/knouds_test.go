@@ -102,11 +102,11 @@ func TestKnouds(t *testing.T) {
 		call(t, k, run).passed()
 		for _, request := range []string{
 			"GET /api/workflows/my-flow/run", "PUT /api/workflows/my-flow/run", "POST /api/workflows/my-flow/run/x", "POST /api/workflows/run",
-			"POST /api/models", "DELETE /api/workflows/my-flow", "POST /api/workflows/x/../../models/run", "POST /api/workflows/x%2f..%2f../models/run",
-			"POST /api/Models/x/run", "GET /api", "POST /api/workflows/a/run/../../b",
+			"POST /api/models", "DELETE /api/workflows/my-flow", "POST /api/workflows/x/../../models/run", "POST /api/Models/x/run", "GET /api", "POST /api/workflows/a/run/../../b",
 		} {
 			call(t, k, request).refused(http.StatusForbidden).problem("insufficient_scope")
 		}
+		call(t, k, "POST /api/workflows/x%2f..%2f../models/run").refused(http.StatusBadRequest).problem("ambiguous_path")
 	})
 
 	t.Run("list: name, creation date, scope", func(t *testing.T) {
