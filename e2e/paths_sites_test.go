@@ -54,8 +54,8 @@ var labSites = []labSite{
 	{name: "protect, POST", some: true, targets: cargo[:1], method: "POST", closed: none("load"), site: `keygate {
 		protect POST /cargo/load
 	}`},
-	{name: "protect, patterns of other kinds", some: true, targets: slices.Concat(cargo[:1], admin), closed: none("load", "admin"), site: `keygate {
-		protect */load /v[0-9]/adm*/*
+	{name: "protect, patterns of other kinds", some: true, targets: slices.Concat(cargo[:1], admin, generate), closed: none("load", "admin", "generate"), site: `keygate {
+		protect */load /v1/adm* /v[0-9]/gen*te
 	}`},
 	{name: "scope", targets: admin, key: true, closed: none("admin"), site: `keygate {
 		scope /v1/admin/* admin

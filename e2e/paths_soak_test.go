@@ -250,7 +250,7 @@ func TestPathsThoroughly(t *testing.T) {
 		t.Fatalf("npm: %v %s", err, out)
 	}
 	up := newWireUpstream(t)
-	arrived := runLab(t, up, false)
+	arrived := runLab(t, up, true)
 	byName := make(map[string]pathlab.Model)
 	for _, m := range models {
 		byName[m.Name] = m
