@@ -100,6 +100,12 @@ func checkPath(text string) error {
 	if strings.Contains(text, "//") {
 		return fmt.Errorf("path %q: %w", text, errNoSlash)
 	}
+	if strings.Contains(text, " /") || strings.Contains(text, ",/") {
+		return fmt.Errorf("path %q looks like several paths: write each as an argument of its own, with blanks between and without quotes", text)
+	}
+	if strings.Contains(text, "/:") {
+		return fmt.Errorf("path %q: names of segments are not known here: write * for a segment, such as /users/*/items", text)
+	}
 	for _, r := range text {
 		if r < ' ' || r == 0x7f {
 			return fmt.Errorf("path %q must not contain control characters", text)

@@ -52,6 +52,8 @@ func TestPattern(t *testing.T) {
 		{"/a%2Fb", "/a%2fb", true, true},
 		{"/a%2fb", "/a/b", false, false},
 		{"/a%20b", "/a b", true, true},
+		{"/a b,c", "/a b,c", true, true},
+		{"/v1/jobs:run", "/v1/jobs:run", true, true},
 		{"/a%2ab", "/a*b", true, true},
 		{"/a%2ab", "/axb", false, false},
 		{"/a%41b", "/aAb", true, true},
