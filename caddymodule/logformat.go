@@ -16,7 +16,10 @@ import (
 type LogFormat struct{ logging.FilterEncoder }
 
 // filteredFields are the fields of requests, of requests to the admin endpoint, and of lines of level DEBUG.
-var filteredFields = append([]string{"request>host", "request>uri", "request>headers", "resp_headers", "host", "uri", "headers", "env"}, debugFields[:]...)
+var filteredFields = append([]string{
+	"request>method", "request>host", "request>uri", "request>headers", "request>tls>server_name", "resp_headers",
+	"method", "host", "uri", "headers", "env",
+}, debugFields[:]...)
 
 func registerLogFormat() { caddy.RegisterModule(new(LogFormat)) }
 
