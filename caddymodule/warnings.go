@@ -6,6 +6,7 @@ import (
 	"iter"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"net/url"
 	"reflect"
 	"regexp"
@@ -40,7 +41,8 @@ func (a *App) warn() {
 // warnings returns what is likely not meant in a's configuration. at are the lines of its Caddyfile.
 func (a *App) warnings(at *adaptedLines) []warning {
 	app := configuredHTTP(a.ctx)
-	out := slices.Concat(a.clearSecrets(at), a.unusedKeyspaces(app, at), misplaced(app, at), uncheckedSites(app, at), uncheckedBranches(app, at), forgedAddresses(app), servedErrors(app), a.withoutEffect(app, at))
+	out := slices.Concat(a.clearSecrets(at), a.unusedKeyspaces(app, at), misplaced(app, at), uncheckedSites(app, at), uncheckedBranches(app, at),
+		chosenByClients(app, at), forgedAddresses(app), servedErrors(app), a.withoutEffect(app, at))
 	for _, name := range leakingLoggers(a.ctx) {
 		out = append(out, warning{level: slog.LevelWarn, attrs: []any{"logger", name},
 			message: "a logger would write API keys of requests that do not reach the keygate directive: state `format keygate` in its log block; for the logger \"default\" that is the global option `log { format keygate }`"})
@@ -126,10 +128,13 @@ func (a *App) unusedKeyspaces(app *caddyhttp.App, at *adaptedLines) (out []warni
 			api = true
 		case "reverse_proxy", "keygate_proxy", "file_server":
 			upstream = upstream || !h.inErrorRoute()
+		case "keygate":
+			if k := h.handler.(*Handler); !k.StripOnly && !h.inErrorRoute() {
+				used[k.keyspace.Name] = true
+			}
 		}
 	}
 	for h, k := range checkingHandlers(app) {
-		used[k.keyspace.Name] = true
 		if k.Observe {
 			out = append(out, warning{level: slog.LevelInfo, at: at.handler(&k.HandlerConfig), attrs: []any{"site", h.site()},
 				message: "keygate only observes on this site: requests that it would reject pass"})
@@ -195,7 +200,16 @@ func forgedAddresses(app *caddyhttp.App) (out []warning) {
 	var warned []*caddyhttp.Server
 	for h := range checkingHandlers(app) {
 		s := h.server
-		if slices.Contains(warned, s) || s.TrustedProxiesStrict > 0 || len(s.ClientIPHeaders) > 0 && !slices.Contains(s.ClientIPHeaders, "X-Forwarded-For") {
+		if slices.Contains(warned, s) {
+			continue
+		}
+		if trustsAll(s) {
+			warned = append(warned, s)
+			out = append(out, warning{level: slog.LevelWarn, attrs: []any{"server", h.serverName, "listen", s.Listen},
+				message: "trusted_proxies holds every address, so that clients choose the address that allowed addresses, limits per address and the audit go by: name the addresses of the proxies in front"})
+			continue
+		}
+		if s.TrustedProxiesStrict > 0 || len(s.ClientIPHeaders) > 0 && !slices.Contains(s.ClientIPHeaders, "X-Forwarded-For") {
 			continue
 		}
 		if source, _ := unexported(reflect.ValueOf(s).Elem(), "trustedProxies").(caddyhttp.IPRangeSource); source == nil && !s.TrustedProxiesUnix {
@@ -206,4 +220,10 @@ func forgedAddresses(app *caddyhttp.App) (out []warning) {
 			message: "trusted_proxies without trusted_proxies_strict: behind a proxy that appends to X-Forwarded-For, clients choose the address that allowed addresses, limits per address and the audit go by: add `trusted_proxies_strict` beside trusted_proxies in the global option servers"})
 	}
 	return out
+}
+
+// trustsAll reports whether each client of s counts as a proxy that tells addresses of others.
+func trustsAll(s *caddyhttp.Server) bool {
+	source, _ := unexported(reflect.ValueOf(s).Elem(), "trustedProxies").(*caddyhttp.StaticIPRange)
+	return source != nil && slices.ContainsFunc(source.GetIPRanges(nil), func(p netip.Prefix) bool { return p.Bits() == 0 })
 }

@@ -63,6 +63,7 @@ func TestWarnings(t *testing.T) {
 		{"no directive", file("", "", siteWith("reverse_proxy localhost:9000")), []string{"WARN", "no site checks the keys"}},
 		{"no directive for one of two", file("keyspace a {\n}\nkeyspace b {\n}", "", siteWith("keygate a\nreverse_proxy localhost:9000")), []string{"no site checks the keys", "keyspace b"}},
 		{"no directive beside an API", file("", "", siteWith("reverse_proxy localhost:9000")+"http://localhost:8081 {\nkeygate_api\n}\n"), []string{"no site checks the keys"}},
+		{"keys checked for a response", file("", "", siteWith("reverse_proxy localhost:9000 {\n@ok status 2xx\nhandle_response @ok {\nkeygate\nrespond ok\n}\n}")), nil},
 		{"keys verified over the API alone", file("", "", siteWith("keygate_api")), nil},
 
 		{"order after reverse_proxy", file("", "order keygate after reverse_proxy", good), []string{"WARN", "Caddyfile:14", "localhost", "reverse_proxy comes before it", "order keygate"}},
@@ -95,12 +96,19 @@ func TestWarnings(t *testing.T) {
 		{"public preflights", file("", "", siteWith("keygate {\npublic OPTIONS /*\n}\nreverse_proxy localhost:9000")), nil},
 		{"a second directive", file("", "", siteWith("keygate\nhandle /admin/* {\nkeygate {\nrealm admin\n}\nreverse_proxy localhost:9000\n}")), []string{"WARN", "Caddyfile:16", "Caddyfile:14", "never used"}},
 		{"a second directive for the rest", file("keyspace a {\n}\nkeyspace b {\n}", "", siteWith("@a host a.example\nkeygate @a a\nkeygate b\nreverse_proxy localhost:9000")), nil},
+		{"a matcher of a header", file("", "", siteWith("@m header X-App mobile\nkeygate @m\nreverse_proxy localhost:9000")), []string{"WARN", "Caddyfile:15", "a client chooses"}},
+		{"a matcher of no header", file("", "", siteWith("@m not header X-Internal 1\nkeygate @m\nreverse_proxy localhost:9000")), []string{"a client chooses"}},
+		{"a matcher of a query", file("", "", siteWith("@m query key=*\nkeygate @m\nreverse_proxy localhost:9000")), []string{"a client chooses"}},
+		{"a matcher of a variable", file("", "", siteWith("vars api {path}\n@m vars {vars.api} /api\nkeygate @m\nreverse_proxy localhost:9000")), []string{"a client chooses"}},
+		{"a matcher of addresses", file("", "", siteWith("@m not remote_ip 10.0.0.0/8\nkeygate @m\nreverse_proxy localhost:9000")), nil},
+		{"a matcher of a header, and the rest", file("keyspace a {\n}\nkeyspace b {\n}", "", siteWith("@a header X-Product a\nkeygate @a a\nkeygate b\nreverse_proxy localhost:9000")), nil},
 		{"observe", file("", "", siteWith("keygate {\nobserve\n}\nreverse_proxy localhost:9000")), []string{"INFO", "Caddyfile:14", "observes"}},
 		{"a plan that observes", file("plan trial {\nobserve\n}", "", good), []string{"INFO", "trial", "observes"}},
 		{"no header", file("credentials {\nquery api_key\n}", "", good), []string{"INFO", "Caddyfile:10", "`default`"}},
 		{"the default places and another", file("credentials {\ndefault\nquery api_key\n}", "", good), nil},
 
 		{"trusted proxies", file("", "servers {\ntrusted_proxies static 127.0.0.1/32\n}", good), []string{"WARN", "trusted_proxies_strict", ":8080"}},
+		{"every address as a trusted proxy", file("", "servers {\ntrusted_proxies static 0.0.0.0/0\ntrusted_proxies_strict\n}", good), []string{"WARN", "every address", ":8080"}},
 		{"trusted proxies, strictly", file("", "servers {\ntrusted_proxies static 127.0.0.1/32\ntrusted_proxies_strict\n}", good), nil},
 		{"trusted proxies that set a header of their own", file("", "servers {\ntrusted_proxies static 127.0.0.1/32\nclient_ip_headers X-Real-IP\n}", good), nil},
 
