@@ -170,6 +170,7 @@ func (e *engine) prove(ctx context.Context, a *App) error {
 
 // stop forgets a. It may not have been started.
 func (e *engine) stop(a *App) {
+	e.finishLeaks(a)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.apps = slices.DeleteFunc(e.apps, func(other *App) bool { return other == a })
@@ -180,6 +181,19 @@ func (e *engine) stop(a *App) {
 		}
 		e.settleLocked()
 	}
+}
+
+// finishLeaks deals with the reports of leaks that wait, where a is the last configuration by which it can be done.
+func (e *engine) finishLeaks(a *App) {
+	e.mu.Lock()
+	m, last := e.manager, len(e.apps) == 1 && e.apps[0] == a
+	e.mu.Unlock()
+	if m == nil || !last {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	m.FinishLeaks(ctx)
 }
 
 // giveUp makes the configuration that goes on outweigh a, where a is the newer one: it
@@ -216,6 +230,9 @@ func (e *engine) Destruct() error {
 	defer cancel()
 	defer e.events.close()
 	e.closeWebhooks(ctx)
+	if m := e.management(); m != nil {
+		m.FinishLeaks(ctx) // what was reported since the last stop
+	}
 	// First what waits for requests that still run: they go on asking the gateway.
 	err := e.usage.Close(ctx)
 	err = errors.Join(err, e.gateway.Close(ctx))

@@ -1,6 +1,8 @@
 package api
 
 import (
+	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"io"
@@ -61,21 +63,30 @@ func (c *call) postLeak() error {
 	if addr.IsValid() {
 		c.actor.IP = addr.String()
 	}
-	err = c.h.manager.Report(c.ctx, addr, func() (bool, error) {
-		known, wrote, err := c.leaked(management.Leak{Key: key.Value, URL: url.Value, Source: source.Value})
-		if err != nil || known {
-			return wrote, err
+	l := management.Leak{Key: key.Value, URL: url.Value, Source: source.Value}
+	keyspaces, known := c.searched(l.Key), false
+	for _, keyspace := range keyspaces {
+		id, err := c.owner(c.ctx, keyspace, l.Key)
+		switch {
+		case err != nil:
+			known = true // for all that can be told
+			sum := sha256.Sum256([]byte(l.Key))
+			c.h.manager.ReportLater(keyspace+"/"+string(sum[:]), func(ctx context.Context) (bool, error) {
+				_, wrote, err := c.leakedIn(ctx, keyspace, l)
+				return wrote, err
+			})
+		case id != "":
+			known = true
+			c.h.manager.ReportLeak(c.ctx, c.actor, addr, keyspace, id, l)
 		}
-		// Judged as a request with it would be, it counts as one of the address's failures.
-		for _, keyspace := range c.searched(key.Value) {
-			if _, err := c.h.opts.Judge.Verify(c.ctx, keyspace, management.VerifyRequest{Key: key.Value, IP: addr}); err != nil {
-				return false, err
+	}
+	if !known {
+		// Checked as a request with it would be, it counts as one of the address's failures.
+		for _, keyspace := range keyspaces {
+			if _, err := c.h.opts.Judge.Verify(c.ctx, keyspace, management.VerifyRequest{Key: l.Key, IP: addr}); err != nil {
+				c.h.log.Warn("a reported key could not be checked", "error", err)
 			}
 		}
-		return false, nil
-	})
-	if err != nil {
-		return err
 	}
 	c.w.WriteHeader(http.StatusAccepted)
 	return nil
@@ -113,7 +124,7 @@ func (c *call) postGitHubLeaks() error {
 	verdicts := make([]leak.Verdict, 0, len(tokens))
 	for i := range tokens {
 		t := &tokens[i]
-		known, _, err := c.leaked(management.Leak{Key: t.Token, URL: t.URL, Source: t.Source})
+		known, err := c.leaked(management.Leak{Key: t.Token, URL: t.URL, Source: t.Source})
 		if err != nil {
 			return err // GitHub sends it again; what was done stays done
 		}
@@ -134,34 +145,42 @@ func (c *call) searched(key string) []string {
 }
 
 // leaked has the leak of a key recorded and dealt with in every keyspace that knows it. It reports
-// whether one does, and whether anything was written.
-func (c *call) leaked(l management.Leak) (known, wrote bool, err error) {
-	if c.h.opts.Judge == nil {
-		return false, false, unavailable("Keys can't be judged here yet; try again.")
-	}
+// whether one does.
+func (c *call) leaked(l management.Leak) (known bool, err error) {
 	for _, keyspace := range c.searched(l.Key) {
-		found, err := c.h.opts.Judge.Explain(c.ctx, keyspace, management.VerifyRequest{Key: l.Key})
+		here, _, err := c.leakedIn(c.ctx, keyspace, l)
+		known = known || here
 		if err != nil {
-			return known, wrote, err
+			return known, err
 		}
-		if found.KeyID == "" {
-			if found.Reason == gateway.Unavailable.String() {
-				return known, wrote, unavailable("Nothing can be known about keys now; try again.")
-			}
-			continue
-		}
-		var refusal *management.Error
-		w, err := c.h.manager.KeyLeaked(c.ctx, c.actor, keyspace, found.KeyID, l)
-		wrote = wrote || w
-		if errors.As(err, &refusal) && refusal.Status == http.StatusNotFound {
-			continue // it was deleted just now
-		}
-		if err != nil {
-			return known, wrote, err
-		}
-		known = true
 	}
-	return known, wrote, nil
+	return known, nil
+}
+
+// leakedIn is leaked in one keyspace. It reports whether anything was written, too.
+func (c *call) leakedIn(ctx context.Context, keyspace string, l management.Leak) (known, wrote bool, err error) {
+	id, err := c.owner(ctx, keyspace, l.Key)
+	if err != nil || id == "" {
+		return false, false, err
+	}
+	wrote, err = c.h.manager.KeyLeaked(ctx, c.actor, keyspace, id, l)
+	var refusal *management.Error
+	if errors.As(err, &refusal) && refusal.Status == http.StatusNotFound {
+		return false, wrote, nil // it was deleted just now
+	}
+	return err == nil, wrote, err
+}
+
+// owner returns the id of a keyspace's key; "" where the keyspace does not know it.
+func (c *call) owner(ctx context.Context, keyspace, key string) (id string, err error) {
+	if c.h.opts.Judge == nil {
+		return "", unavailable("Keys can't be checked here yet; try again.")
+	}
+	found, err := c.h.opts.Judge.Explain(ctx, keyspace, management.VerifyRequest{Key: key})
+	if err == nil && found.KeyID == "" && found.Reason == gateway.Unavailable.String() {
+		err = unavailable("Nothing can be known about keys now; try again.")
+	}
+	return found.KeyID, err
 }
 
 // address returns the client's address, the zero Addr where it has none.

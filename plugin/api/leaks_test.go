@@ -12,7 +12,9 @@ import (
 	"encoding/pem"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/keygate-dev/keygate/plugin/api"
 	"github.com/keygate-dev/keygate/plugin/leak"
@@ -223,5 +225,57 @@ func TestGitHubLeaks(t *testing.T) {
 	signed(`{"token":"`+key+`"}`).wantProblem(400, "invalid_json", "")
 	if a := signed(`[]`); a.status != 200 || strings.TrimSpace(a.body) != "[]" {
 		t.Errorf("an empty report is answered %d %q", a.status, a.body)
+	}
+}
+
+// A report that gets no turn in time is answered like any other, and dealt with once there is one.
+func TestLeaksInAFlood(t *testing.T) {
+	w := leaky(t)
+	_, flooded := w.leakyKey("c")
+	id, key := w.leakyKey("a")
+	report := func(key, url string) {
+		w.accepted(w.send("POST", "/v1/leaks", fmt.Sprintf(`{"key":%q,"url":%q}`, key, url)))
+	}
+	var flood sync.WaitGroup
+	if err := w.store.Update(t.Context(), func(management.Tx) error {
+		// SQLite has one writer: two reports wait for it, and 64 of one client for a turn. Others are queued.
+		queued := make(chan struct{}, 80)
+		for i := range 80 {
+			flood.Go(func() { report(flooded, fmt.Sprint(i)); queued <- struct{}{} })
+		}
+		for range 80 - 2 - 64 {
+			<-queued
+		}
+		report(key, "x")
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	flood.Wait()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		k := w.send("GET", "/v1/keys/"+id+"?keyspace=default", "").want(200)
+		if k["status"] == "revoked" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the reported key is %v", k["status"])
+		}
+	}
+}
+
+// A report that comes while the store does not answer is answered like any other, and dealt with at the stop at the latest.
+func TestLeakWhileKeysCannotBeLookedUp(t *testing.T) {
+	w := leaky(t)
+	id, key := w.leakyKey("a")
+	w.unavailable.Store(true)
+	for range 2 {
+		w.accepted(w.send("POST", "/v1/leaks", fmt.Sprintf(`{"key":%q}`, key)))
+	}
+	w.wantStatus(id, "active")
+	w.unavailable.Store(false)
+	w.manager.FinishLeaks(t.Context())
+	w.wantStatus(id, "revoked")
+	if events := w.leaks(id); len(events) != 1 {
+		t.Errorf("recorded %v", events)
 	}
 }

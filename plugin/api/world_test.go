@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,6 +35,8 @@ type world struct {
 	manager *management.Manager
 	access  api.Access
 	gitHub  *leak.Keys
+	// unavailable has keys explained as those of a gateway that cannot ask its store.
+	unavailable atomic.Bool
 }
 
 func newWorld(t testing.TB) *world {
@@ -121,6 +124,9 @@ func (j judge) decide(ctx context.Context, keyspace string, q management.VerifyR
 }
 
 func (j judge) Explain(ctx context.Context, keyspace string, q management.VerifyRequest) (management.VerifyResult, error) {
+	if j.w.unavailable.Load() {
+		return management.VerifyResult{Reason: gateway.Unavailable.String(), Status: gateway.Unavailable.Status()}, nil
+	}
 	return j.decide(ctx, keyspace, q, new(gateway.Trace))
 }
 

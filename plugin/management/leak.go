@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -43,28 +42,6 @@ type Leak struct {
 
 // reports are how many reports of leaks are dealt with at once, and how many a second that are written down.
 var reports = turns.Rules{Slots: 2, Rate: 5, Burst: 50, Waiting: 256, PerClient: 64}
-
-var errTooManyReports = &Error{
-	Status: http.StatusServiceUnavailable, Code: CodeStoreUnavailable, RetryAfter: time.Second,
-	Detail: "Too many leaks are reported at the moment; send this report again.",
-}
-
-// Report deals with the report of a leak by deal, in its turn among those that others send. deal says whether it wrote something.
-func (m *Manager) Report(ctx context.Context, addr netip.Addr, deal func() (wrote bool, err error)) error {
-	waiting, cancel := context.WithTimeout(ctx, unknownTimeout)
-	defer cancel()
-	done, err := m.reports.Enter(waiting, nil, addr, false)
-	if err != nil {
-		return errTooManyReports
-	}
-	cost := 0.0
-	defer func() { done(cost) }()
-	wrote, err := deal()
-	if wrote {
-		cost = 1
-	}
-	return err
-}
 
 // KeyspacesOf returns the names, sorted, of the keyspaces of which key has a shape.
 func (m *Manager) KeyspacesOf(key string) []string {

@@ -61,6 +61,7 @@ type Manager struct {
 	tokens tokenCache
 	// unknowns and reports give turns to what anybody may ask for.
 	unknowns, reports *turns.Queue
+	leaks             leakQueue
 	sessions          knownSessions
 	once              onceRunners
 
