@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"net/http"
+	"path"
 	"slices"
 	"strings"
 
@@ -120,9 +121,14 @@ func (g pageOnly) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 }
 
 // derived reports whether path is from, the index of the root, a part of from, or from with something
-// around it: as after `try_files {path}.html` or handle_path.
+// around it: as after `try_files {path}.html` or handle_path. An ambiguous path that was rejected may
+// name several files, so from is compared in each form that leads to one.
 func derived(from, path string) bool {
-	from, path = strings.Trim(from, "/"), strings.Trim(path, "/")
+	path = fileName(path)
+	return related(fileName(from), path) || related(fileName(windowsPath(from)), path)
+}
+
+func related(from, path string) bool {
 	switch {
 	case from == path:
 		return true
@@ -130,6 +136,26 @@ func derived(from, path string) bool {
 		return strings.HasPrefix(path, "index.")
 	}
 	return holdsPath(path, from) || holdsPath(from, path)
+}
+
+// fileName returns path as file systems compare names, without slashes around it.
+func fileName(p string) string {
+	return strings.ToLower(strings.Trim(path.Clean("/"+p), "/"))
+}
+
+// windowsPath returns p with backslashes turned, and without parameters, dots and blanks at the ends
+// of its segments.
+func windowsPath(p string) string {
+	p, _, _ = strings.Cut(p, "\x00")
+	segments := strings.Split(strings.ReplaceAll(p, `\`, "/"), "/")
+	for i, s := range segments {
+		s, _, _ = strings.Cut(s, ";")
+		if trimmed := strings.TrimRight(s, ". "); trimmed != "" {
+			s = trimmed
+		}
+		segments[i] = s
+	}
+	return strings.Join(segments, "/")
 }
 
 // holdsPath reports whether part stands in path as whole segments, but for an extension.

@@ -23,7 +23,8 @@ var contextFamilies = [...]string{"x-tenant-", "x-key-"}
 // was judged here.
 var overrideHeaders = [...]string{
 	"x-original-url", "x-rewrite-url", "x-original-uri", "x-forwarded-uri", "x-forwarded-path",
-	"x-http-method-override", "x-http-method", "x-method-override", "x-forwarded-method",
+	"x-script-name", "x-waws-unencoded-url", "x-envoy-original-path",
+	"x-http-method-override", "x-http-method", "x-method-override", "x-forwarded-method", "x-original-method",
 }
 
 // foldsTo says whether name, read as an upstream could read it, equals want or, where

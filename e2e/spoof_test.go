@@ -215,6 +215,7 @@ func nobodyPassesForAnother(t *testing.T, global string) {
 		overrides := []string{
 			"X-Original-URL", "x-rewrite-url", "X_Original_URL", "X.Rewrite.URL", "X-HTTP-Method-Override", "x-http-method", "X_HTTP_METHOD_OVERRIDE",
 			"X-Method-Override", "X-Original-URI", "X-Forwarded-Uri", "X-Forwarded-Method",
+			"X-Script-Name", "x_script_name", "X-WAWS-Unencoded-URL", "X-Envoy-Original-Path", "X-Original-Method",
 		}
 		for _, path := range []string{"/ping", "/public", "/optional"} {
 			header := []string{"Authorization", "Bearer " + k.full}
