@@ -154,8 +154,8 @@ func (p *pathReader) notify(r *http.Request, path *rules.Path, sent string) {
 	case path.Reported:
 		return
 	}
-	ambiguous := path.Fault.String()
-	skipped, ok := p.due(message + ambiguous)
+	// One fault stands for all, so that the kinds are few.
+	skipped, ok := p.due(message + (path.Fault & -path.Fault).String())
 	if !ok {
 		return
 	}
@@ -164,7 +164,7 @@ func (p *pathReader) notify(r *http.Request, path *rules.Path, sent string) {
 	}
 	attrs := []any{"method", r.Method, "host", r.Host, "path", p.clean(sent)}
 	if path.Fault != 0 {
-		attrs = append(attrs, "ambiguous", ambiguous)
+		attrs = append(attrs, "ambiguous", path.Fault.String())
 	}
 	// The line of the paths block that lets such a path pass.
 	attrs = append(attrs, "paths_line", p.clean(path.Fault.Remedy(sent)))
