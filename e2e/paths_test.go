@@ -72,7 +72,7 @@ func runLab(t *testing.T, up *wireUpstream, all bool) map[string][]arrival {
 				targets = append(targets, hostile[path]...)
 			}
 			if s.some && !all {
-				targets = everyThird(targets, i)
+				targets = everyFourth(targets, i)
 			}
 			if s.key {
 				w.send([]string{"/other"}) // the quota before the first
@@ -94,10 +94,10 @@ func runLab(t *testing.T, up *wireUpstream, all bool) map[string][]arrival {
 	return arrived
 }
 
-// everyThird returns a third of the list, another one for another turn.
-func everyThird(list []string, turn int) []string {
+// everyFourth returns a quarter of the list, another one for another turn.
+func everyFourth(list []string, turn int) []string {
 	var out []string
-	for i := turn % 3; i < len(list); i += 3 {
+	for i := turn % 4; i < len(list); i += 4 {
 		out = append(out, list[i])
 	}
 	return out
