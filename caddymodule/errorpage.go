@@ -13,8 +13,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy/fastcgi"
 )
 
-// Error routes see the URL of the request, and file_server serves its file there under the error's
-// status: an error page that no rewrite names would be the very file that the request was refused.
+// Error routes see the URL of the request. There file_server serves its file under the error's status, and
+// reverse_proxy sends it to the upstream: without a rewrite the response would be the very one that was refused.
 
 // pageRoutes copies a server's error routes for rejected requests. In the copy, handlers that serve the
 // file a path names answer only where an error route has named another one.
@@ -75,7 +75,7 @@ func (p *pageRoutes) handler(h caddyhttp.MiddlewareHandler) (caddyhttp.Middlewar
 	case *fileserver.FileServer:
 		return pageOnly{h}, nil
 	case *reverseproxy.Handler:
-		if _, ok := h.Transport.(*fastcgi.Transport); ok {
+		if _, ok := h.Transport.(*fastcgi.Transport); ok || proxiesAgain(p.server, h) {
 			return pageOnly{h}, nil
 		}
 	case *caddyhttp.Subroute:
@@ -108,6 +108,21 @@ func (p *pageRoutes) handler(h caddyhttp.MiddlewareHandler) (caddyhttp.Middlewar
 		return &caddyhttp.Subroute{Routes: routes}, nil
 	}
 	return nil, nil
+}
+
+// proxiesAgain reports whether a proxy of an error route sends requests, under the path that they have, to an
+// upstream that the server's other routes protect.
+func proxiesAgain(server *caddyhttp.Server, p *reverseproxy.Handler) bool {
+	if p.Rewrite != nil && p.Rewrite.URI != "" {
+		return false
+	}
+	page := &routedHandler{handler: p}
+	for h := range routedHandlers(&caddyhttp.App{Servers: map[string]*caddyhttp.Server{"": server}}) {
+		if _, ok := h.handler.(*reverseproxy.Handler); ok && !h.inErrorRoute() && !h.inResponseRoute() && sameUpstream(h, page) {
+			return true
+		}
+	}
+	return false
 }
 
 // pageOnly passes a rejected request on where its path is still the one that was rejected.

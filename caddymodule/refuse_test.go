@@ -118,3 +118,37 @@ func TestRejectedOnceIsRejected(t *testing.T) {
 		}
 	}
 }
+
+// An error route that proxies to the site's own upstream sends it a page's path, never the request that was rejected.
+func TestRejectedRequestIsNotProxied(t *testing.T) {
+	for name, tt := range map[string]struct{ routes, asked string }{
+		"the request's own path": {"reverse_proxy UPSTREAM", ""},
+		"in a handle block":      {"handle {\nreverse_proxy UPSTREAM\n}", ""},
+		"of some errors":         {"@404 expression {err.status_code} == 404\nrewrite @404 /404\nreverse_proxy UPSTREAM", ""},
+		"a named route":          {"invoke api", ""},
+		"a query alone":          {"rewrite * {path}?error=1\nreverse_proxy UPSTREAM", ""},
+		"a page":                 {"rewrite * /error/{err.status_code}\nreverse_proxy UPSTREAM", "/error/401"},
+		"a page of the proxy":    {"reverse_proxy UPSTREAM {\nrewrite /error\n}", "/error"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			asked := ""
+			config := siteConfig("", "keygate\nreverse_proxy UPSTREAM\nhandle_errors {\n"+tt.routes+"\n}")
+			config = strings.Replace(config, "SITE {", "&(api) {\nreverse_proxy UPSTREAM\n}\nSITE {", 1)
+			s := newTestSite(t, config, func(w http.ResponseWriter, r *http.Request) {
+				asked = r.URL.Path
+				_, _ = w.Write([]byte("from the upstream"))
+			})
+			if a := s.get("GET", "/orders", "X-API-Key", s.key); a.status != 200 || asked != "/orders" {
+				t.Fatalf("with a key: %d, %q was asked for", a.status, asked)
+			}
+			asked = ""
+			a := s.get("POST", "/orders")
+			if asked != tt.asked {
+				t.Errorf("the upstream was asked for %q, want %q", asked, tt.asked)
+			}
+			if tt.asked == "" && (a.status != 401 || !strings.Contains(a.body, "missing_key")) {
+				t.Errorf("answered %d %s", a.status, a.body)
+			}
+		})
+	}
+}

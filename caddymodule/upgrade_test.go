@@ -160,6 +160,7 @@ const upgradeSite = `
 	}
 	reverse_proxy UPSTREAM
 	handle_errors {
+		rewrite * /error
 		reverse_proxy UPSTREAM
 	}`
 

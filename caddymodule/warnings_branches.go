@@ -60,17 +60,21 @@ func checkedElsewhere(u *routedHandler, app *caddyhttp.App) bool {
 // shareUpstream reports whether u sends requests to an address that a proxy behind h sends them to,
 // or one of them is only known when a request comes.
 func shareUpstream(h, u *routedHandler, all []*routedHandler) bool {
-	unchecked := dials(u)
 	for _, behind := range all {
 		if _, ok := behind.handler.(*reverseproxy.Handler); !ok || !h.precedes(behind) {
 			continue
 		}
-		checked := dials(behind)
-		if checked == nil || unchecked == nil || slices.ContainsFunc(checked, func(a string) bool { return slices.Contains(unchecked, a) }) {
+		if sameUpstream(behind, u) {
 			return true
 		}
 	}
 	return false
+}
+
+// sameUpstream reports whether two proxies may send a request to the same address.
+func sameUpstream(a, b *routedHandler) bool {
+	to, other := dials(a), dials(b)
+	return to == nil || other == nil || slices.ContainsFunc(to, func(address string) bool { return slices.Contains(other, address) })
 }
 
 // dials returns the addresses of a proxy's upstreams; nil where they are only known when a request comes.

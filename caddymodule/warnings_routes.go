@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/fileserver"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
 // answers reports whether h answers each request that reaches it, so that none goes on to the next handler,
@@ -93,8 +94,8 @@ func misplaced(app *caddyhttp.App, at *adaptedLines) (out []warning) {
 	return out
 }
 
-// servedErrors warns of error routes of sites with keygate that serve files by the path of the request: an
-// error page that no rewrite names is the very file that was protected.
+// servedErrors warns of error routes of sites with keygate that serve files, or proxy to the upstream, by the path
+// of the request: an error page that no rewrite names is the very response that was protected.
 func servedErrors(app *caddyhttp.App) (out []warning) {
 	checked := make(map[*caddyhttp.Server]bool)
 	for h := range checkingHandlers(app) {
@@ -102,7 +103,19 @@ func servedErrors(app *caddyhttp.App) (out []warning) {
 	}
 	all := slices.Collect(routedHandlers(app))
 	for _, h := range all {
-		if _, ok := h.handler.(*fileserver.FileServer); !ok || !h.inErrorRoute() || !checked[h.server] {
+		if !h.inErrorRoute() || !checked[h.server] {
+			continue
+		}
+		var message string
+		switch p := h.handler.(type) {
+		case *fileserver.FileServer:
+			message = "handle_errors has file_server without a rewrite that holds for each error: a request that keygate rejected gets no page there, since that would be the file of its own path; name the page before it, such as `rewrite * /error.html`"
+		case *reverseproxy.Handler:
+			if proxiesAgain(h.server, p) {
+				message = "handle_errors has reverse_proxy to an upstream of the site, without a rewrite that holds for each error: a request that keygate rejected is not sent there, since the upstream would answer it; name the page before it, such as `rewrite * /error`"
+			}
+		}
+		if message == "" {
 			continue
 		}
 		if slices.ContainsFunc(all, func(other *routedHandler) bool {
@@ -110,8 +123,7 @@ func servedErrors(app *caddyhttp.App) (out []warning) {
 		}) {
 			continue
 		}
-		out = append(out, warning{level: slog.LevelWarn, attrs: []any{"site", h.site()},
-			message: "handle_errors has file_server without a rewrite that holds for each error: a request that keygate rejected gets no page there, since that would be the file of its own path; name the page before it, such as `rewrite * /error.html`"})
+		out = append(out, warning{level: slog.LevelWarn, message: message, attrs: []any{"site", h.site()}})
 	}
 	return out
 }

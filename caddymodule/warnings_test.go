@@ -122,6 +122,9 @@ func TestWarnings(t *testing.T) {
 		{"what holds without Redis, without Redis", file("plan p {\non_redis_down closed\n}", "", good), []string{"WARN", "Caddyfile:10", "limits redis"}},
 		{"what holds without Redis", file("limits redis redis://127.0.0.1:1\nplan p {\non_redis_down closed\n}", "", good), nil},
 
+		{"errors for the upstream", file("", "", siteWith("keygate\nreverse_proxy localhost:9000\nhandle_errors {\nreverse_proxy localhost:9000\n}")), []string{"WARN", "handle_errors", "rewrite * /error"}},
+		{"errors for a page of the upstream", file("", "", siteWith("keygate\nreverse_proxy localhost:9000\nhandle_errors {\nrewrite * /error/{err.status_code}\nreverse_proxy localhost:9000\n}")), nil},
+		{"errors for another upstream", file("", "", siteWith("keygate\nreverse_proxy localhost:9000\nhandle_errors {\nreverse_proxy localhost:9001\n}")), nil},
 		{"an error page", file("", "", siteWith("keygate\nreverse_proxy localhost:9000\nhandle_errors {\nrewrite * /error.html\nfile_server\n}")), nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -251,6 +251,7 @@ func TestOverridesAreKeptWhereAsked(t *testing.T) {
 func TestKeysStopAtTheGateway(t *testing.T) {
 	t.Parallel()
 	errorSite := `handle_errors {
+		rewrite * /error?{query}
 		reverse_proxy {$KEYGATE_UPSTREAM} {
 			header_up X-Was {http.request.orig_uri}
 		}
