@@ -36,7 +36,7 @@ lint:
 
 soak: tools
 	@./internal/testserver/install.sh upstreams
-	$(GO) test -tags soak -timeout 60m -count 1 -v ./e2e/ ./plugin/ratelimit/redis/
+	$(GO) test -tags soak -timeout 60m -count 1 -v ./e2e/ ./plugin/ratelimit/redis/ ./plugin/store/sqlstore/
 
 screenshots: tools
 	$(GO) test -tags screenshots -run TestScreenshots -count 1 -timeout 10m ./e2e/

@@ -18,7 +18,12 @@ func checkMount(path string) error {
 	if err != nil {
 		return nil
 	}
-	for line := range strings.Lines(string(mounts)) {
+	return mountedAlone(string(mounts), path)
+}
+
+// mountedAlone is checkMount for the mounts of a mountinfo.
+func mountedAlone(mounts, path string) error {
+	for line := range strings.Lines(mounts) {
 		fields := strings.Fields(line)
 		if len(fields) < 5 {
 			continue
