@@ -1,5 +1,7 @@
 package caddymodule
 
+//lint:file-ignore SA1019 The transport of net/http rejects the header :protocol of an extended CONNECT.
+
 import (
 	"bufio"
 	"context"
