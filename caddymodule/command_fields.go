@@ -36,7 +36,7 @@ type fieldFlag struct {
 var overrideFlags = []fieldFlag{
 	{"rate", "rate", clearable, `Rate limit, such as 500/m or "500/m burst 50"; an empty value clears it`},
 	{"quota", "quota", clearable, "Quota, such as 100000/month; an empty value clears it"},
-	{"concurrency", "concurrency", clearable, "Requests at the same time; an empty value clears it"},
+	{"concurrency", "concurrency", clearable, `Requests at the same time, such as 5 or "5 per tenant"; an empty value clears it`},
 	{"metadata", "metadata", objectField, "A JSON object of your own; an empty value clears it"},
 }
 

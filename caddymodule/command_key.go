@@ -174,7 +174,7 @@ func printKey(cmd *cobra.Command, k management.KeyRecord, full string) error {
 		"Begins", k.KeyPrefix, "Ends", k.LastFour, "Environment", k.Environment, "Status", string(k.Status), "Scopes", scopes,
 		"Created", strings.TrimSuffix(moment(&k.CreatedAt)+" by "+k.CreatedBy, " by "), "Expires", moment(k.ExpiresAt), "Revoked", moment(k.RevokedAt),
 		"Last used", used, "Allowed from", strings.Join(k.AllowedIPs, " "),
-		"Rate", text(k.Rate), "Quota", text(k.Quota), "Concurrency", string(k.Concurrency),
+		"Rate", text(k.Rate), "Quota", text(k.Quota), "Concurrency", k.ConcurrencyText(),
 		"Credits limit", number(k.CreditsLimit), "Metadata", metadata(k.Metadata),
 	}
 	if len(k.Secrets) > 1 {

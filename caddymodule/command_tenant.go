@@ -121,7 +121,7 @@ func printTenant(cmd *cobra.Command, b []byte, t management.TenantRecord) error 
 	return sheet(cmd.OutOrStdout(),
 		"Tenant", t.Slug, "Name", t.Name, "Plan", t.Plan, "State", tenantState(t.Active),
 		"Active keys", keys, "Credits", strconv.FormatInt(t.Credits, 10), "Allowed scopes", strings.Join(t.AllowedScopes, " "),
-		"Rate", text(t.Rate), "Quota", text(t.Quota), "Concurrency", string(t.Concurrency), "Metadata", metadata(t.Metadata),
+		"Rate", text(t.Rate), "Quota", text(t.Quota), "Concurrency", t.ConcurrencyText(), "Metadata", metadata(t.Metadata),
 		"Created", moment(&t.CreatedAt))
 }
 

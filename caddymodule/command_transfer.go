@@ -35,7 +35,7 @@ func importCommand() *cobra.Command {
 Reads keys from a file or standard input, as CSV with a header line or as JSON lines. Each
 row has a tenant and a key, or a tenant, a hash and its algorithm: sha256, sha512 or hmac-sha256
 in hexadecimal or base64, or bcrypt, with the key's first characters as prefix. Further columns: name, description,
-prefix, last_four, environment, scopes, allowed_ips, rate, quota, concurrency, credits_limit, created_at,
+prefix, last_four, environment, scopes, allowed_ips, rate, quota, concurrency, concurrency_per, credits_limit, created_at,
 expires_at, disabled, revoked, revoked_at, metadata; several scopes or addresses are separated by spaces.
 
 A hash does not show whether the gateway accepts its key. So a row with a hash needs a prefix that

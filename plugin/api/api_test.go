@@ -80,6 +80,17 @@ func TestLifeOfAKey(t *testing.T) {
 func TestTenantsAndCredits(t *testing.T) {
 	w := newWorld(t)
 	w.send("PUT", "/v1/tenants/acme", "").want(http.StatusCreated)
+	for body, want := range map[string][2]any{
+		`{"concurrency":"7 per tenant"}`:                {7.0, "tenant"},
+		`{"concurrency":7,"concurrency_per":"address"}`: {7.0, "address"},
+		`{"concurrency":"7"}`:                           {7.0, nil},
+		`{"concurrency":7,"concurrency_per":null}`:      {7.0, nil},
+		`{"concurrency":null,"concurrency_per":null}`:   {nil, nil},
+	} {
+		if r := w.send("PATCH", "/v1/tenants/acme", body).want(200); r["concurrency"] != want[0] || r["concurrency_per"] != want[1] {
+			t.Errorf("%s: %v %v", body, r["concurrency"], r["concurrency_per"])
+		}
+	}
 	w.send("PUT", "/v1/tenants/ACME", `{"slug":"Acme","rate":"5/m","concurrency":3}`).want(200)
 	if r := w.send("PATCH", "/v1/tenants/acme", `{"rate":null,"metadata":{"a":1}}`).want(200); r["rate"] != nil || r["concurrency"] != 3.0 {
 		t.Errorf("patched %v", r)

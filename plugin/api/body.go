@@ -324,8 +324,8 @@ func (o *object) object(name string) management.Optional[json.RawMessage] {
 	})
 }
 
-// concurrency reads a field that is a number or, with "per …", a string.
-func (o *object) concurrency(name string) management.Optional[string] {
+// numberOrText reads a field that is a number or a string.
+func (o *object) numberOrText(name string) management.Optional[string] {
 	return field(o, name, func(raw json.RawMessage, s *string) string {
 		if raw[0] >= '0' && raw[0] <= '9' || raw[0] == '-' {
 			*s = string(raw)
@@ -333,6 +333,23 @@ func (o *object) concurrency(name string) management.Optional[string] {
 		}
 		return text(raw, s, "must be a number or a string")
 	})
+}
+
+// concurrency reads the fields concurrency and concurrency_per. The former may say both, as "5 per tenant".
+func (o *object) concurrency() management.Optional[string] {
+	limit, per := o.numberOrText("concurrency"), o.string("concurrency_per")
+	switch {
+	case !per.Set || per.Null:
+	case !slices.Contains(concurrencyPers, per.Value):
+		o.fault("concurrency_per", "must be key, tenant or address")
+	case !limit.Set || limit.Null:
+		o.fault("concurrency_per", "needs a number in concurrency")
+	case strings.Contains(limit.Value, "per"):
+		o.fault("concurrency_per", "is stated in concurrency too")
+	default:
+		limit.Value += " per " + per.Value
+	}
+	return limit
 }
 
 func unmarshal(raw json.RawMessage, into any, must string) string {

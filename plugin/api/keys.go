@@ -24,7 +24,7 @@ func keyFields(o *object) management.KeyFields {
 	return management.KeyFields{
 		Name: o.string("name"), Description: o.string("description"), Scopes: o.strings("scopes"),
 		Environment: o.string("environment"), ExpiresAt: o.time("expires_at"), AllowedIPs: o.strings("allowed_ips"),
-		Rate: o.string("rate"), Quota: o.string("quota"), Concurrency: o.concurrency("concurrency"),
+		Rate: o.string("rate"), Quota: o.string("quota"), Concurrency: o.concurrency(),
 		CreditsLimit: o.int("credits_limit"), Metadata: o.object("metadata"),
 	}
 }

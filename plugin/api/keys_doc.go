@@ -8,17 +8,18 @@ import (
 
 func keyBody() fields {
 	return fields{
-		"name":          aText("For people.").with("minLength", 1).with("maxLength", management.MaxKeyName),
-		"description":   aText("What the key is for.").orNull(),
-		"scopes":        aListOf(aText(""), "What the key may do, within what the tenant's plan allows. Default and null: all of that.").orNull(),
-		"environment":   aText("One of the configured environments; can't be changed. Default and null: the first.").orNull(),
-		"expires_at":    aMoment("Default and null: never.").orNull(),
-		"allowed_ips":   aListOf(aText(""), "Addresses or CIDR blocks it is accepted from. Default, null and none: anywhere.").orNull(),
-		"rate":          rateField(),
-		"quota":         quotaField(),
-		"concurrency":   concurrencyField(),
-		"credits_limit": aNumber("What the key may ever spend of its tenant's balance. Null: no bound.").with("minimum", 0).orNull(),
-		"metadata":      metadataField(),
+		"name":            aText("For people.").with("minLength", 1).with("maxLength", management.MaxKeyName),
+		"description":     aText("What the key is for.").orNull(),
+		"scopes":          aListOf(aText(""), "What the key may do, within what the tenant's plan allows. Default and null: all of that.").orNull(),
+		"environment":     aText("One of the configured environments; can't be changed. Default and null: the first.").orNull(),
+		"expires_at":      aMoment("Default and null: never.").orNull(),
+		"allowed_ips":     aListOf(aText(""), "Addresses or CIDR blocks it is accepted from. Default, null and none: anywhere.").orNull(),
+		"rate":            rateField(),
+		"quota":           quotaField(),
+		"concurrency":     concurrencyField(),
+		"concurrency_per": concurrencyPerField(),
+		"credits_limit":   aNumber("What the key may ever spend of its tenant's balance. Null: no bound.").with("minimum", 0).orNull(),
+		"metadata":        metadataField(),
 	}
 }
 

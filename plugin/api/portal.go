@@ -30,7 +30,7 @@ func (c *call) createPortalLink() error {
 		return err
 	}
 	in := management.PortalFields{Actor: o.string("actor"), Role: o.string("role"), ReturnURL: o.string("return_url")}
-	if s := o.concurrency("expires_in"); s.Set {
+	if s := o.numberOrText("expires_in"); s.Set {
 		in.ExpiresIn = management.Optional[time.Duration]{Set: true, Null: s.Null}
 		if seconds, err := strconv.ParseInt(s.Value, 10, 32); err == nil {
 			in.ExpiresIn.Value = time.Duration(seconds) * time.Second

@@ -17,9 +17,6 @@ var typeSchemas = map[reflect.Type]func() schema{
 	reflect.TypeFor[[]byte](): func() schema {
 		return aText("").orNull().with("contentEncoding", "base64")
 	},
-	reflect.TypeFor[management.Concurrency](): func() schema {
-		return schema{"type": []string{"integer", "string", "null"}}
-	},
 	reflect.TypeFor[management.DeliveryStatus](): func() schema {
 		return oneOf("", string(management.DeliveryPending), string(management.DeliveryDone), string(management.DeliveryDead))
 	},

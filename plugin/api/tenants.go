@@ -11,7 +11,7 @@ import (
 func tenantFields(o *object) management.TenantFields {
 	return management.TenantFields{
 		Name: o.string("name"), Plan: o.string("plan"), Active: o.bool("active"), Credits: o.int("credits"),
-		Rate: o.string("rate"), Quota: o.string("quota"), Concurrency: o.concurrency("concurrency"),
+		Rate: o.string("rate"), Quota: o.string("quota"), Concurrency: o.concurrency(),
 		Metadata: o.object("metadata"),
 	}
 }

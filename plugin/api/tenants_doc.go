@@ -14,7 +14,14 @@ func quotaField() schema {
 	return aText("Quotas such as 100000/month, several joined by commas. Null clears.").orNull()
 }
 func concurrencyField() schema {
-	return schema{"type": []string{"integer", "string", "null"}, "description": "Requests at the same time. Null clears."}
+	return aNumber("Requests at the same time. Null clears.").with("minimum", 1).orNull()
+}
+
+// concurrencyPers are the values of concurrency_per.
+var concurrencyPers = []string{"key", "tenant", "address"}
+
+func concurrencyPerField() schema {
+	return oneOf("Where concurrency counts; stated with it. Default and null: key.", concurrencyPers...).orNull()
 }
 func metadataField() schema {
 	return anObject("Anything of your own, at most 8 KiB; replaced as a whole.").orNull()
@@ -22,15 +29,16 @@ func metadataField() schema {
 
 func tenantBody() fields {
 	return fields{
-		"slug":        aText("1 to 255 of A-Z a-z 0-9 _ . -; can't be changed, and is never given again.").with("maxLength", management.MaxSlug),
-		"name":        aText("For people. Default and null: the slug.").orNull(),
-		"plan":        aText("One of the configured plans. Default and null: the default plan.").orNull(),
-		"active":      aFlag("false refuses all of the tenant's keys, until it is true again."),
-		"credits":     aNumber("The balance to have; the difference is a movement in the ledger. A change takes the scope credits:write too.").with("minimum", 0),
-		"rate":        rateField(),
-		"quota":       quotaField(),
-		"concurrency": concurrencyField(),
-		"metadata":    metadataField(),
+		"slug":            aText("1 to 255 of A-Z a-z 0-9 _ . -; can't be changed, and is never given again.").with("maxLength", management.MaxSlug),
+		"name":            aText("For people. Default and null: the slug.").orNull(),
+		"plan":            aText("One of the configured plans. Default and null: the default plan.").orNull(),
+		"active":          aFlag("false refuses all of the tenant's keys, until it is true again."),
+		"credits":         aNumber("The balance to have; the difference is a movement in the ledger. A change takes the scope credits:write too.").with("minimum", 0),
+		"rate":            rateField(),
+		"quota":           quotaField(),
+		"concurrency":     concurrencyField(),
+		"concurrency_per": concurrencyPerField(),
+		"metadata":        metadataField(),
 	}
 }
 

@@ -38,7 +38,7 @@ func TestKeyFlow(t *testing.T) {
 	k := keys.Data[0]
 	days := time.Until(*k.ExpiresAt).Hours() / 24
 	if k.Description != "builds\nand ships" || k.Environment != "test" || !slices.Equal(k.Scopes, []string{"free"}) || days < 29.9 || days > 30.1 ||
-		!slices.Equal(k.AllowedIPs, []string{"10.0.0.0/8", "192.0.2.7"}) || *k.Rate != "10/m" || *k.Quota != "100/day" || k.Concurrency != "5" || *k.CreditsLimit != 1000 {
+		!slices.Equal(k.AllowedIPs, []string{"10.0.0.0/8", "192.0.2.7"}) || *k.Rate != "10/m" || *k.Quota != "100/day" || k.ConcurrencyText() != "5" || *k.CreditsLimit != 1000 {
 		t.Errorf("the key is %+v", k)
 	}
 	at := "/keys/" + k.ID

@@ -145,7 +145,7 @@ func (c *call) showEditKey() error {
 	f := newForm(nil)
 	for name, v := range map[string]string{
 		"name": k.Name, "description": k.Description, "allowed_ips": strings.Join(k.AllowedIPs, "\n"), "rate": deref(k.Rate), "quota": deref(k.Quota),
-		"concurrency": string(k.Concurrency), "expires": "keep",
+		"concurrency": k.ConcurrencyText(), "expires": "keep",
 	} {
 		f.Set(name, v)
 	}

@@ -175,7 +175,7 @@ func (c *call) showEditTenant() error {
 	}
 	f := newForm(nil)
 	for name, v := range map[string]string{
-		"name": t.Name, "plan": t.Plan, "rate": deref(t.Rate), "quota": deref(t.Quota), "concurrency": string(t.Concurrency), "metadata": string(t.Metadata),
+		"name": t.Name, "plan": t.Plan, "rate": deref(t.Rate), "quota": deref(t.Quota), "concurrency": t.ConcurrencyText(), "metadata": string(t.Metadata),
 	} {
 		f.Set(name, v)
 	}

@@ -53,8 +53,8 @@ type TenantFields struct {
 	Active Optional[bool]
 	// Credits is the balance to have; the difference is a movement in the ledger.
 	Credits Optional[int64]
-	// Rate, Quota and Concurrency replace the plan's lines of the kind; several are
-	// joined with ", ". Null clears.
+	// Rate, Quota and Concurrency replace the plan's lines of the kind; several rates or
+	// quotas are joined with ", ". Null clears.
 	Rate, Quota, Concurrency Optional[string]
 	// Metadata is a JSON object of at most 8 KiB, replaced as a whole. Null: {}.
 	Metadata Optional[json.RawMessage]

@@ -54,10 +54,11 @@ func keyFields(k *gateway.Key) fieldSet {
 	for i, p := range k.AllowedIPs {
 		ips[i] = blockString(p)
 	}
+	concurrency := concurrencyRecord(k.Concurrency)
 	return fieldSet{
 		"name": k.Name, "description": k.Description, "environment": k.Environment, "scopes": nonNil(k.Scopes),
 		"disabled": k.Disabled, "revoked_at": optionalTime(k.RevokedAt), "expires_at": optionalTime(k.ExpiresAt),
-		"allowed_ips": ips, "rate": optional(k.Rate), "quota": optional(k.Quota), "concurrency": Concurrency(k.Concurrency),
+		"allowed_ips": ips, "rate": optional(k.Rate), "quota": optional(k.Quota), "concurrency": concurrency.Concurrency, "concurrency_per": concurrency.ConcurrencyPer,
 		"credits_limit": k.CreditsLimit, "metadata": objectOf(k.Metadata),
 		"key_prefix": k.Prefix, "last_four": k.LastFour,
 	}

@@ -77,6 +77,9 @@ func checkOverride(f *faults, field overrideField, keyOwn bool) string {
 		case keyOwn && (strings.HasSuffix(p.Name, ";tenant") || strings.HasSuffix(p.Name, ";address")):
 			f.invalid(field.name, "a key's own limit is counted for that key, not %q", p.Name)
 			return ""
+		case field.name == "concurrency" && len(parts) > 1:
+			f.invalid(field.name, "must be one limit: several can stand in a plan")
+			return ""
 		case seen[p.Name]:
 			f.invalid(field.name, "states %q twice", p.Name)
 			return ""

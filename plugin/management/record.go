@@ -3,6 +3,7 @@ package management
 import (
 	"encoding/json"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
@@ -17,12 +18,12 @@ type TenantRecord struct {
 	Plan   string `json:"plan"`
 	Active bool   `json:"active"`
 	// Credits is the balance, at most a second behind what requests spent.
-	Credits     int64           `json:"credits"`
-	Rate        *string         `json:"rate"`
-	Quota       *string         `json:"quota"`
-	Concurrency Concurrency     `json:"concurrency"`
-	Metadata    json.RawMessage `json:"metadata"`
-	KeysActive  int             `json:"keys_active"`
+	Credits int64   `json:"credits"`
+	Rate    *string `json:"rate"`
+	Quota   *string `json:"quota"`
+	ConcurrencyRecord
+	Metadata   json.RawMessage `json:"metadata"`
+	KeysActive int             `json:"keys_active"`
 	// MaxKeys is the plan's cap of active keys; null: none.
 	MaxKeys *int `json:"max_keys"`
 	// AllowedScopes is what the plan lets keys do, included scopes spelt out.
@@ -33,31 +34,34 @@ type TenantRecord struct {
 	Version int64 `json:"-"`
 }
 
-// Concurrency is a record's concurrency limit: in JSON a number where it is only
-// that, else as written; null where there is none.
-type Concurrency string
-
-// MarshalJSON writes "5" as 5.
-func (c Concurrency) MarshalJSON() ([]byte, error) {
-	if c == "" {
-		return []byte("null"), nil
-	}
-	if n, err := strconv.ParseInt(string(c), 10, 64); err == nil {
-		return strconv.AppendInt(nil, n, 10), nil
-	}
-	return json.Marshal(string(c))
+// ConcurrencyRecord is a record's own concurrency limit, null where it has none.
+type ConcurrencyRecord struct {
+	Concurrency *int64 `json:"concurrency"`
+	// ConcurrencyPer is "key", "tenant" or "address"; null for the default, per key.
+	ConcurrencyPer *string `json:"concurrency_per"`
 }
 
-// UnmarshalJSON reads what MarshalJSON writes.
-func (c *Concurrency) UnmarshalJSON(b []byte) error {
-	if len(b) > 0 && b[0] != '"' {
-		*c = ""
-		if string(b) != "null" {
-			*c = Concurrency(b)
-		}
-		return nil
+// concurrencyRecord returns the limit that is stored as text, such as "5 per tenant". A record that an earlier
+// version wrote may hold several: the first is returned.
+func concurrencyRecord(text string) (r ConcurrencyRecord) {
+	first, _, _ := strings.Cut(text, ",")
+	size, per, _ := strings.Cut(first, " per ")
+	if n, err := strconv.ParseInt(size, 10, 64); err == nil {
+		r.Concurrency, r.ConcurrencyPer = &n, optional(per)
 	}
-	return json.Unmarshal(b, (*string)(c))
+	return r
+}
+
+// ConcurrencyText returns the limit as one text, such as "5 per tenant"; "" where there is none.
+func (r ConcurrencyRecord) ConcurrencyText() string {
+	if r.Concurrency == nil {
+		return ""
+	}
+	text := strconv.FormatInt(*r.Concurrency, 10)
+	if r.ConcurrencyPer != nil {
+		text += " per " + *r.ConcurrencyPer
+	}
+	return text
 }
 
 // KeyRecord is a key as the API shows it.
@@ -71,24 +75,24 @@ type KeyRecord struct {
 	Environment string `json:"environment"`
 	// Scopes as chosen; EffectiveScopes what the tenant's plan leaves of them now,
 	// included ones spelt out.
-	Scopes          []string        `json:"scopes"`
-	EffectiveScopes []string        `json:"effective_scopes"`
-	Status          gateway.Status  `json:"status"`
-	IsActive        bool            `json:"is_active"`
-	CreatedAt       time.Time       `json:"created_at"`
-	CreatedBy       string          `json:"created_by"`
-	UpdatedAt       time.Time       `json:"updated_at"`
-	ExpiresAt       *time.Time      `json:"expires_at"`
-	RevokedAt       *time.Time      `json:"revoked_at"`
-	LastUsedAt      *time.Time      `json:"last_used_at"`
-	LastUsedIP      *string         `json:"last_used_ip"`
-	AllowedIPs      []string        `json:"allowed_ips"`
-	Rate            *string         `json:"rate"`
-	Quota           *string         `json:"quota"`
-	Concurrency     Concurrency     `json:"concurrency"`
-	CreditsLimit    *int64          `json:"credits_limit"`
-	Secrets         []SecretRecord  `json:"secrets"`
-	Metadata        json.RawMessage `json:"metadata"`
+	Scopes          []string       `json:"scopes"`
+	EffectiveScopes []string       `json:"effective_scopes"`
+	Status          gateway.Status `json:"status"`
+	IsActive        bool           `json:"is_active"`
+	CreatedAt       time.Time      `json:"created_at"`
+	CreatedBy       string         `json:"created_by"`
+	UpdatedAt       time.Time      `json:"updated_at"`
+	ExpiresAt       *time.Time     `json:"expires_at"`
+	RevokedAt       *time.Time     `json:"revoked_at"`
+	LastUsedAt      *time.Time     `json:"last_used_at"`
+	LastUsedIP      *string        `json:"last_used_ip"`
+	AllowedIPs      []string       `json:"allowed_ips"`
+	Rate            *string        `json:"rate"`
+	Quota           *string        `json:"quota"`
+	ConcurrencyRecord
+	CreditsLimit *int64          `json:"credits_limit"`
+	Secrets      []SecretRecord  `json:"secrets"`
+	Metadata     json.RawMessage `json:"metadata"`
 	// Version is the record's ETag.
 	Version int64 `json:"-"`
 }
@@ -206,7 +210,7 @@ func (c *call) tenantRecord(t *gateway.Tenant) (TenantRecord, error) {
 	}
 	r := TenantRecord{
 		Slug: t.Slug, Name: t.Name, Plan: t.Plan, Active: t.Active, Credits: t.Credits,
-		Rate: optional(t.Rate), Quota: optional(t.Quota), Concurrency: Concurrency(t.Concurrency),
+		Rate: optional(t.Rate), Quota: optional(t.Quota), ConcurrencyRecord: concurrencyRecord(t.Concurrency),
 		Metadata: objectOf(t.Metadata), KeysActive: n, AllowedScopes: []string{},
 		CreatedAt: t.CreatedAt.UTC(), UpdatedAt: t.UpdatedAt.UTC(), Version: t.Version,
 	}
@@ -235,7 +239,7 @@ func (c *call) keyRecord(k *gateway.Key, t *gateway.Tenant) (KeyRecord, error) {
 		ExpiresAt: optionalTime(k.ExpiresAt), RevokedAt: optionalTime(k.RevokedAt),
 		LastUsedAt: optionalTime(k.LastUsedAt), LastUsedIP: optional(k.LastUsedIP),
 		AllowedIPs: make([]string, 0, len(k.AllowedIPs)),
-		Rate:       optional(k.Rate), Quota: optional(k.Quota), Concurrency: Concurrency(k.Concurrency),
+		Rate:       optional(k.Rate), Quota: optional(k.Quota), ConcurrencyRecord: concurrencyRecord(k.Concurrency),
 		CreditsLimit: k.CreditsLimit, Secrets: make([]SecretRecord, 0, len(secrets)),
 		Metadata: objectOf(k.Metadata), Version: k.Version,
 	}

@@ -34,9 +34,10 @@ func (c *call) tenant(slug string, lock bool) (*gateway.Tenant, error) {
 
 // tenantFields is what events show of a tenant.
 func tenantFields(t *gateway.Tenant) fieldSet {
+	concurrency := concurrencyRecord(t.Concurrency)
 	return fieldSet{
 		"slug": t.Slug, "name": t.Name, "plan": t.Plan, "active": t.Active, "credits": t.Credits,
-		"rate": optional(t.Rate), "quota": optional(t.Quota), "concurrency": Concurrency(t.Concurrency),
+		"rate": optional(t.Rate), "quota": optional(t.Quota), "concurrency": concurrency.Concurrency, "concurrency_per": concurrency.ConcurrencyPer,
 		"metadata": objectOf(t.Metadata),
 	}
 }

@@ -26,7 +26,7 @@ func TestTenantRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	b, _ := json.Marshal(r)
-	want := `{"slug":"Acme.1","name":"Acme ☕","plan":"pro","active":true,"credits":500,"rate":"500/m burst 50, 10000/d","quota":null,"concurrency":5,` +
+	want := `{"slug":"Acme.1","name":"Acme ☕","plan":"pro","active":true,"credits":500,"rate":"500/m burst 50, 10000/d","quota":null,"concurrency":5,"concurrency_per":null,` +
 		`"metadata":{"id":1},"keys_active":0,"max_keys":null,"allowed_scopes":["deployment","free"],"created_at":"`
 	if !strings.HasPrefix(string(b), want) {
 		t.Errorf("record\n %s, want\n %s…", b, want)

@@ -48,7 +48,7 @@ var columns = []struct {
 }{
 	{"tenant", text}, {"name", text}, {"description", text}, {"key", text}, {"hash", text}, {"algorithm", text}, {"pepper", text},
 	{"prefix", text}, {"last_four", text}, {"environment", text}, {"scopes", words}, {"allowed_ips", words},
-	{"rate", text}, {"quota", text}, {"concurrency", count}, {"credits_limit", number},
+	{"rate", text}, {"quota", text}, {"concurrency", count}, {"concurrency_per", text}, {"credits_limit", number},
 	{"created_at", text}, {"expires_at", text}, {"disabled", flag}, {"revoked", flag}, {"revoked_at", text}, {"metadata", object},
 }
 

@@ -12,7 +12,7 @@ import (
 var exported = []string{
 	"id", "tenant", "name", "description", "key_prefix", "last_four", "environment", "scopes", "status",
 	"created_at", "created_by", "expires_at", "revoked_at", "last_used_at", "last_used_ip", "allowed_ips",
-	"rate", "quota", "concurrency", "credits_limit", "metadata",
+	"rate", "quota", "concurrency", "credits_limit", "metadata", "concurrency_per",
 }
 
 // Writer writes keys' records as the management API shows them, which hold no secret.

@@ -7,7 +7,7 @@ import (
 )
 
 func TestWriter(t *testing.T) {
-	const record = `{"id":"key_1","tenant":"acme","name":"=cmd|' /C calc'!A0","description":"a,\"b\"","scopes":["read","write"],"concurrency":3,"metadata":{"a":1},"expires_at":null,"last_four":"-abc"}`
+	const record = `{"id":"key_1","tenant":"acme","name":"=cmd|' /C calc'!A0","description":"a,\"b\"","scopes":["read","write"],"concurrency":3,"concurrency_per":"key","metadata":{"a":1},"expires_at":null,"last_four":"-abc"}`
 	var out strings.Builder
 	w, err := NewWriter(&out, CSV)
 	if err != nil {
@@ -23,7 +23,7 @@ func TestWriter(t *testing.T) {
 	if err != nil || len(rows) != 2 {
 		t.Fatalf("%v %q", err, out.String())
 	}
-	for i, want := range map[int]string{0: "key_1", 2: "'=cmd|' /C calc'!A0", 3: `a,"b"`, 5: "'-abc", 7: "read write", 11: "", 18: "3", 20: `{"a":1}`} {
+	for i, want := range map[int]string{0: "key_1", 2: "'=cmd|' /C calc'!A0", 3: `a,"b"`, 5: "'-abc", 7: "read write", 11: "", 18: "3", 20: `{"a":1}`, 21: "key"} {
 		if rows[1][i] != want {
 			t.Errorf("%s is %q, want %q", rows[0][i], rows[1][i], want)
 		}
