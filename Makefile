@@ -4,6 +4,7 @@
 #   make test    every test; installs what is missing, fails where it cannot
 #   make bench   benchmarks side by side with the peers present on this machine
 #   make soak    the long tests: a million keys, reloads and kills in a loop, paths against real upstreams
+#   make replay  requests through the version before and this one: OLD=its binary CONFIGS=its Caddyfiles
 #   make build   the binary, ./caddy
 #   make screenshots  the manual's pictures of the console, in docs
 
@@ -11,7 +12,7 @@ GO          ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TIMEOUT     ?= 12m
 
-.PHONY: build run test tools lint soak bench fuzz fmt clean screenshots
+.PHONY: build run test tools lint soak bench replay fuzz fmt clean screenshots
 
 build:
 	$(GO) build -trimpath -ldflags '-s -w' -o caddy ./cmd/caddy
@@ -43,6 +44,10 @@ screenshots: tools
 
 bench:
 	./bench/run.sh
+
+CONFIGS ?= .
+replay:
+	$(GO) run ./bench -replay $(OLD) -configs $(CONFIGS)
 
 FUZZTIME ?= 30s
 fuzz:

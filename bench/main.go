@@ -41,6 +41,10 @@ func main() {
 	names := flag.String("contests", "proxy,usage,verify,limits,hostile", "which contests are held, comma-separated")
 	fuzzed := flag.Int("fuzzed", 1_000_000, "among how many random texts the contest \"hostile\" looks for the dearest")
 	binary := flag.String("caddy", "", "the gateway's binary; built where it is not given")
+	before := flag.String("replay", "", "the binary of a version before: replay requests through it and this version instead, and compare")
+	configs := flag.String("configs", ".", "where the Caddyfiles of the version before are")
+	requests := flag.Int("requests", 10_000, "how many requests are replayed")
+	seed := flag.Uint64("seed", 1, "what the replayed requests are made from")
 	upstream := flag.String("upstream", "", "internal: serve as the upstream on this address")
 	flag.Parse()
 	if *upstream != "" {
@@ -48,6 +52,12 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
+	if *before != "" {
+		if err := runReplay(ctx, *before, *binary, *configs, *requests, *seed); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	if err := run(ctx, strings.Split(*names, ","), course{*rounds, *duration, *connections, *fuzzed, *binary}); err != nil {
 		log.Fatal(err)
 	}
