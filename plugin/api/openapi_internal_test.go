@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -76,4 +77,29 @@ func TestDocumentNamesServerAndLicence(t *testing.T) {
 	if u, err := url.Parse(d.Servers[0].URL); err != nil || !u.IsAbs() {
 		t.Errorf("the first server is %q, %v", d.Servers[0].URL, err)
 	}
+}
+
+// Generators of clients have a type for "a number or null", and none for "a number or a text".
+func TestDocumentHasOneTypePerField(t *testing.T) {
+	var walk func(at string, v any)
+	walk = func(at string, v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			if types, ok := v["type"].([]any); ok && (len(types) != 2 || types[1] != "null") {
+				t.Errorf("%s has the types %v", at, types)
+			}
+			for name, x := range v {
+				walk(at+"/"+name, x)
+			}
+		case []any:
+			for i, x := range v {
+				walk(at+"/"+strconv.Itoa(i), x)
+			}
+		}
+	}
+	var document any
+	if err := json.Unmarshal(documentOf(routes)(), &document); err != nil {
+		t.Fatal(err)
+	}
+	walk("", document)
 }

@@ -65,7 +65,7 @@ var _ = document("POST /v1/tenants/{slug}/portal", doc{
 		"actor":      aText("The person's name, as the audit log shows it.").with("maxLength", management.MaxKeyName),
 		"role":       oneOf("A viewer reads keys, usage, webhooks and the audit log, and asks why a request was rejected; an editor also makes and changes keys and webhooks. Default: viewer.", string(management.PortalViewer), string(management.PortalEditor)).orNull(),
 		"return_url": aText("Where the console leads back to. Default and null: nowhere.").orNull(),
-		"expires_in": schema{"type": []string{"string", "integer", "null"}, "description": "For how long the link can be used, such as 5m, or in seconds: 10s to 1h. Default and null: 5m."},
+		"expires_in": aText("For how long the link can be used, such as 5m or 90s: 10s to 1h. Default and null: 5m.").orNull(),
 	},
 	Required: []string{"actor"},
 	Answers:  map[int]any{http.StatusCreated: portalLink{}},
