@@ -85,6 +85,7 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 	if matcher != nil {
 		strip := new(Handler)
 		strip.StripOnly, strip.Keyspace, strip.AllowUpgrade = true, handler.Keyspace, handler.AllowUpgrade
+		strip.MethodOverride, strip.KeepOverrides = handler.MethodOverride, handler.KeepOverrides
 		routes = append(routes, h.NewRoute(nil, strip)...)
 	}
 	return routes, nil

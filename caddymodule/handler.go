@@ -124,6 +124,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		x.judged, x.dec.Reason = true, gateway.AmbiguousPath
 	} else {
 		x.verdict = h.rules.Judge(r.Method, &path)
+		if x.verdict.Outside {
+			// The matcher may take the method that the request names for itself.
+			if body := x.newOverride(&path); body.demandsMore() {
+				body.read()
+			}
+		}
 	}
 	if x.verdict.Outside {
 		return h.leaveOut(log, w, r, next)
@@ -169,7 +175,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 // leaveOut passes on a request that the directive's matcher leaves out.
 func (h *Handler) leaveOut(log *accessLog, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	log.strip(r, false)
+	log.strip(r, !h.passesOverrides())
 	h.dropUpgrade(log, r)
 	log.cleanURI(r)
 	return log.serveError(w, r, next.ServeHTTP(w, r))

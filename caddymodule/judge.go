@@ -123,7 +123,7 @@ func (j *judge) route(ks *gateway.Keyspace, r management.VerifyRequest) (rules.V
 		if p.Rejected() {
 			return v, u, p, nil
 		}
-		w := j.overrides(s).query(s.Judge(method, &p), &p, method, u.RawQuery)
+		w := j.overrides(s).query(s.Judge(method, &p), &p, u.RawQuery)
 		if i == 0 {
 			v, path = w, p
 		} else {

@@ -57,7 +57,11 @@ func kindOf(contentType string) int {
 	case strings.HasSuffix(media, "/json"), strings.HasSuffix(media, "+json"):
 		kind = jsonBody
 	}
-	if kind != otherBody && strings.Contains(strings.ToLower(contentType), "charset") && !plainCharset.MatchString(contentType) {
+	lower := strings.ToLower(contentType)
+	if kind != jsonBody && (strings.Contains(lower, "/json") || strings.Contains(lower, "+json")) {
+		return oddBody // Laravel looks for these anywhere in the header
+	}
+	if kind != otherBody && strings.Contains(lower, "charset") && !plainCharset.MatchString(contentType) {
 		return oddBody // such as UTF-16 and UTF-7, in which names look otherwise
 	}
 	return kind

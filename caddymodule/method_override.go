@@ -98,9 +98,10 @@ func actualOf(v rules.Verdict) string {
 	return v.Rule.Actual
 }
 
-// query returns the verdict on a request by that method whose query names other methods.
-func (o *overrideRules) query(v rules.Verdict, p rulePath, method, query string) rules.Verdict {
-	if o == nil || !strings.EqualFold(method, http.MethodPost) || query == "" {
+// query returns the verdict on a request whose query names other methods. WordPress takes them
+// whatever the request's own method.
+func (o *overrideRules) query(v rules.Verdict, p rulePath, query string) rules.Verdict {
+	if o == nil || query == "" {
 		return v
 	}
 	return o.and(v, p, formMethods(nil, query))
@@ -117,10 +118,10 @@ type override struct {
 // newOverride applies the query's methods to x.verdict, and returns what the body may add to it.
 func (x *exchange) newOverride(p rulePath) *override {
 	o := x.h.overrides
+	x.verdict = o.query(x.verdict, p, x.r.URL.RawQuery)
 	if o == nil || !strings.EqualFold(x.r.Method, http.MethodPost) {
 		return nil
 	}
-	x.verdict = o.query(x.verdict, p, x.r.Method, x.r.URL.RawQuery)
 	strictest := o.strictest(x.verdict, p)
 	if !o.adds(x.verdict, strictest) || !mayNameMethod(x.r) {
 		return nil

@@ -60,6 +60,8 @@ func TestMethodsNamedByBodies(t *testing.T) {
 		{"", "_method=DELETE", "DELETE"},
 		{"form", "_method=DELETE", "DELETE"},
 		{"text/plain", "_method=DELETE", "other"},
+		{"text/plain; a=/json", `{"_method":"DELETE"}`, unread},
+		{"application/json-x", `{"_method":"DELETE"}`, unread},
 		{"application/octet-stream", "_method=DELETE", "other"},
 		{"application/json", ``, ""},
 		{"application/json", `{"a":{"_method":"DELETE"},"b":[{"_method":"PUT"}]}`, ""},
@@ -222,6 +224,48 @@ func TestPostsThatNameAnotherMethod(t *testing.T) {
 		}
 		if checked := tt.key != "" && !(strings.HasPrefix(tt.target, "/forms") && !strings.Contains(tt.body, "PUT")); tt.want == 200 && checked != (resp.Header.Get("X-Tenant") == "acme") {
 			t.Errorf("%s %.40q: the tenant is %q", tt.target, tt.body, resp.Header.Get("X-Tenant"))
+		}
+	}
+}
+
+// A request that a matcher leaves out must not become, upstream, one that it takes.
+func TestRequestsOutsideTheMatcherNameNoOther(t *testing.T) {
+	s := newTestSite(t, siteConfig("", `@checked {
+		path /api/*
+		method PUT DELETE
+	}
+	keygate @checked
+	reverse_proxy UPSTREAM`), func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, r.Header.Get("X-HTTP-Method-Override"), r.Header.Get("X-Original-URL"))
+	})
+	for _, tt := range []struct {
+		method, target string
+		header         []string
+		want           int
+	}{
+		{"DELETE", "/api/x", nil, 401},
+		{"POST", "/api/x", nil, 200},
+		{"GET", "/api/x?a=DELETE", nil, 200},
+		{"GET", "/api/x?_method=DELETE", nil, 401},
+		{"POST", "/api/x?_method=DELETE", nil, 401},
+		{"POST", "/other?_method=DELETE", nil, 200},
+		{"GET", "/api/x", []string{"X-HTTP-Method-Override", "DELETE"}, 200},
+		{"PUT", "/other", []string{"X-Original-URL", "/api/x"}, 200},
+	} {
+		if a := s.get(tt.method, tt.target, tt.header...); a.status != tt.want || a.status == 200 && a.body != "" {
+			t.Errorf("%s %s %q: %d %q, want %d", tt.method, tt.target, tt.header, a.status, a.body, tt.want)
+		}
+	}
+}
+
+func TestBodiesOutsideTheMatcherNameNoOtherMethod(t *testing.T) {
+	s := newSite(t, echoing(t), `	@checked method PUT DELETE
+	keygate @checked
+	reverse_proxy UPSTREAM`)
+	for body, want := range map[string]int{"a=1": 200, "_method=DELETE": 401, "_method=PATCH": 200} {
+		resp := s.post(t, "/x", "", formType, strings.NewReader(body))
+		if got, _ := io.ReadAll(resp.Body); resp.StatusCode != want || want == 200 && string(got) != body {
+			t.Errorf("%s: %d %q, want %d", body, resp.StatusCode, got, want)
 		}
 	}
 }

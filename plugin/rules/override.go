@@ -18,7 +18,7 @@ func (c *Config) Methods() []string {
 			}
 		}
 	}
-	for _, list := range [][]Pattern{c.Public, c.Optional, c.Protect} {
+	for _, list := range [][]Pattern{c.Only, c.Except, c.Public, c.Optional, c.Protect} {
 		for _, p := range list {
 			note(p)
 		}
