@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -309,7 +310,7 @@ func TestPathsThoroughly(t *testing.T) {
 					if !a.reached {
 						continue
 					}
-					if handler := ran[index[a.target]]; handler != "" && s.closed(handler, a) {
+					if handler := ran[index[a.target]]; handler != "" && s.closed(handler, a) && !slices.Contains(s.but, p.models[0]) {
 						at := labBreach{name, p.name}
 						breaches[at] = append(breaches[at], a.ran(handler))
 					}

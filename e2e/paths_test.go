@@ -214,7 +214,7 @@ func (m *modelled) breaches(s labSite, arrivals []arrival) map[labBreach][]strin
 			continue
 		}
 		for i, handler := range m.of(a.target) {
-			if handler != "" && s.closed(handler, a) {
+			if handler != "" && s.closed(handler, a) && !slices.Contains(s.but, models[i].Name) {
 				at := labBreach{s.name, models[i].Name}
 				out[at] = append(out[at], a.ran(handler))
 			}
