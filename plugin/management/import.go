@@ -200,11 +200,11 @@ func (f *importForm) hashed(ks *gateway.Keyspace, h *apikey.Hasher, row *ImportR
 	var err error
 	f.first, f.last, err = ks.Grammar.Fit(row.Prefix.Value, row.LastFour.Value)
 	if err == nil && row.Prefix.Value == "" && !slices.ContainsFunc(ks.Grammar.Shapes(), func(s apikey.Shape) bool { return !s.Issued }) {
-		err = errors.New("the row states no prefix and the configuration has no accept line, so the key would be rejected; " +
-			"add the accept line of these keys, or state their prefix, or allow an unknown shape")
+		err = errors.New("the row states no prefix and the configuration has no accept line, so the gateway would reject the key")
 	}
 	if err != nil && !allowUnknown {
-		f.faults.invalid("prefix", "%s (%s)", err, shapesThereAre(ks))
+		f.faults.invalid("prefix", "%s. State the key's accepted prefix in the row, or add an accept line for such keys to the configuration. "+
+			"--allow-unknown-shape imports the row nevertheless (%s)", err, shapesThereAre(ks))
 		return
 	}
 	if len(row.LastFour.Value) > 4 {
