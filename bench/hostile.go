@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -32,7 +33,11 @@ type hostilePeer struct {
 }
 
 // runHostile holds the contest and prints its result.
-func runHostile(ctx context.Context, dir, caddy string, rounds, fuzzed int) error {
+func runHostile(ctx context.Context, dir, caddy string, how course) error {
+	wanted, err := regexp.Compile(how.kinds)
+	if err != nil {
+		return err
+	}
 	plain := &hostilePeer{peer: peer{name: "Caddy respond 401", addr: freeAddr()}}
 	own := &hostilePeer{peer: peer{name: "Keygate", addr: freeAddr()}}
 	five := &hostilePeer{peer: peer{name: "all-five.Caddyfile", addr: freeAddr()}, path: "/converra"}
@@ -48,7 +53,7 @@ func runHostile(ctx context.Context, dir, caddy string, rounds, fuzzed int) erro
 	}
 	if err := own.start(ctx, dir, caddy, "{\n\tadmin off\n\tauto_https off\n"+servers+
 		"\tkeygate {\n\t\tstore sqlite "+filepath.Join(dir, "own.db")+"\n\t\tcredentials {\n\t\t\tauthorization Bearer\n\t\t\theader X-API-Key\n\t\t\tquery api_key\n\t\t\tcookie session_key\n\t\t}\n\t\tplan free\n\t\tdefault_plan free\n\t}\n}\n"+
-		"http://"+own.addr+" {\n\tlog\n\tkeygate\n\trespond OK\n}\n"); err != nil {
+		"http://"+own.addr+" {\n\tlog\n\tkeygate {\n\t\tpublic /docs/* /open/*/tracking\n\t\tpaths {\n\t\t\tallow encoded_slash /projects/*\n\t\t\tas_sent /s3/*\n\t\t}\n\t}\n\trespond OK\n}\n"); err != nil {
 		return err
 	}
 	config, err := os.ReadFile("configs/all-five.Caddyfile")
@@ -60,19 +65,22 @@ func runHostile(ctx context.Context, dir, caddy string, rounds, fuzzed int) erro
 		return err
 	}
 	all := kinds()
-	if fuzzed > 0 {
-		fmt.Fprintf(os.Stderr, "looking for the dearest of %d texts\n", fuzzed)
-		worst := dearest(fuzzed)
-		fmt.Printf("the dearest of %d texts: %.40q…\n", fuzzed, worst)
+	if how.fuzzed > 0 {
+		fmt.Fprintf(os.Stderr, "looking for the dearest of %d texts\n", how.fuzzed)
+		worst := dearest(how.fuzzed)
+		fmt.Printf("the dearest of %d texts: %.40q…\n", how.fuzzed, worst)
 		all = append(all, kind{"the dearest of the fuzzed texts", request{headers: []header{{"x-a", worst, 4}}}},
 			kind{"the same in the path", request{path: "/" + strings.Map(inPath, worst)}})
 	}
 	fmt.Printf("%-34s %-7s %28s %22s %22s\n", "", "", plain.name+", µs CPU", own.name, five.name)
 	worst := make([]float64, len(peers))
 	for _, k := range all {
+		if !wanted.MatchString(k.name) {
+			continue
+		}
 		for _, protocol := range []string{"HTTP/1", "HTTP/2"} {
 			cpu := make([][]float64, len(peers))
-			for range rounds {
+			for range how.rounds {
 				for i, p := range peers {
 					t, err := p.measure(k.request, protocol == "HTTP/2")
 					if err != nil {

@@ -86,7 +86,28 @@ func kinds() []kind {
 		{"parameters with escaped names", request{path: "/v1?" + fill("%61pi_ke=%&")}},
 		{"parameters of the key's name", request{path: "/v1?" + fill("api_key=&")}},
 		{"percent signs in the query", request{path: "/v1?a=" + fill("%25")}},
+		path("backslashes and more", "/v1/", "%5c..;/"),
+		path("encoded slashes", "/v1/", "%2f"),
+		path("dot segments", "/v1/", "./"),
+		path("dot dot segments", "/v1/a/", "a/../"),
+		path("slashes", "/v1/", "/"),
+		path("semicolons", "/v1/", ";"),
+		path("semicolons and slashes", "/v1/", ";/"),
+		path("encoded twice", "/v1/", "%252f"),
+		path("dots", "/v1/", "."),
+		path("needless escapes", "/v1/", "%61"),
+		path("bytes that are no UTF-8", "/v1/", "%ff"),
+		path("many segments", "/v1/", "a/"),
+		path("encoded slashes, allowed", "/projects/", "a%2f"),
+		path("as sent, encoded slashes", "/s3/", "a%2f"),
+		path("as sent, many readings", "/s3/", "%2f..%5c;a/%252e//"),
+		path("as sent, dots", "/s3/", "../a/"),
 	}
+}
+
+// path is the kind of a path of 2 KB, of prefix and of unit as often as fits.
+func path(name, prefix, unit string) kind {
+	return kind{"path: " + name, request{path: prefix + strings.Repeat(unit, (2000-len(prefix))/len(unit))}}
 }
 
 // parts are what the fuzzed texts are made of.

@@ -40,6 +40,7 @@ func main() {
 	connections := flag.Int("connections", 32, "how many connections the load comes over")
 	names := flag.String("contests", "proxy,usage,verify,limits,hostile", "which contests are held, comma-separated")
 	fuzzed := flag.Int("fuzzed", 1_000_000, "among how many random texts the contest \"hostile\" looks for the dearest")
+	kinds := flag.String("kinds", "", "which kinds of requests the contest \"hostile\" sends: those whose name matches this regular expression")
 	binary := flag.String("caddy", "", "the gateway's binary; built where it is not given")
 	before := flag.String("replay", "", "the binary of a version before: replay requests through it and this version instead, and compare")
 	configs := flag.String("configs", ".", "where the Caddyfiles of the version before are")
@@ -58,7 +59,7 @@ func main() {
 		}
 		return
 	}
-	if err := run(ctx, strings.Split(*names, ","), course{*rounds, *duration, *connections, *fuzzed, *binary}); err != nil {
+	if err := run(ctx, strings.Split(*names, ","), course{*rounds, *duration, *connections, *fuzzed, *kinds, *binary}); err != nil {
 		log.Fatal(err)
 	}
 }
@@ -69,6 +70,7 @@ type course struct {
 	duration    time.Duration // of a turn
 	connections int
 	fuzzed      int
+	kinds       string // a regular expression
 	caddy       string // the gateway's binary; "" to build it
 }
 
@@ -113,7 +115,7 @@ func run(ctx context.Context, names []string, how course) error {
 		}
 	}
 	if slices.Contains(names, hostile) {
-		if err := runHostile(ctx, dir, caddy, how.rounds, how.fuzzed); err != nil {
+		if err := runHostile(ctx, dir, caddy, how); err != nil {
 			return err
 		}
 		if len(names) == 1 {

@@ -10,7 +10,8 @@ import (
 // same meaning of the arguments as Find. What is no credential by Find's rules (a
 // user's own Bearer token beside a key, an app's cookie) stays, byte for byte and in
 // its order; in the query and the cookies too, of which only the credential's own parameters
-// are cut out. It changes h and u.RawQuery, never a slice of h in place; whoever
+// are cut out. Of a request with more credentials than Find reads, all that stands in the places goes.
+// It changes h and u.RawQuery, never a slice of h in place; whoever
 // holds the query elsewhere (Request.RequestURI) has to take it from u.
 //
 // It is to be called once for a request: when the key is gone, a user's own Bearer
@@ -18,7 +19,11 @@ import (
 func (p *Places) Empty(h http.Header, u *url.URL, g *Grammar, prefixedOnly bool) {
 	s := search{g: g, prefixedOnly: prefixedOnly}
 	s.visit(p, h, u)
-	if s.value == "" && !s.own {
+	switch {
+	case s.value == "" && !s.own:
+		return
+	case s.many():
+		p.clear(h, u)
 		return
 	}
 	for i := range p.places {
@@ -53,6 +58,24 @@ func (p *Places) Empty(h http.Header, u *url.URL, g *Grammar, prefixedOnly bool)
 				u.RawQuery = cut(u.RawQuery, '&', func(param string) bool {
 					return s.credential(i, place, paramValue(param, place.Name, g.longest))
 				})
+			}
+		}
+	}
+}
+
+// clear removes all that stands in the places, credential or not.
+func (p *Places) clear(h http.Header, u *url.URL) {
+	for i := range p.places {
+		switch place := &p.places[i]; place.Kind {
+		case InAuthorization:
+			delete(h, authorization)
+		case InHeader:
+			delete(h, place.Name)
+		case InCookie:
+			delete(h, cookie)
+		case InQuery:
+			if u != nil {
+				u.RawQuery = ""
 			}
 		}
 	}

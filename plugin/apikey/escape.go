@@ -73,7 +73,7 @@ func mayDigit(s string, i, depth int) bool {
 		if low := digits[s[i+2]]; low != noDigit {
 			return digits[digits[s[i+1]]<<4|low] != noDigit
 		}
-		return escapes(s, i+2)
+		return s[i+2] == '\\' || s[i+2] == '%' && mayDigit(s, i+2, depth-1)
 	case '2': // of a percent sign, from which a further layer may read on
 		if depth == 1 {
 			return false

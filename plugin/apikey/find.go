@@ -16,7 +16,7 @@ import (
 // place holds one with; and with prefixedOnly (public and optional routes) only values
 // with one of the grammar's prefixes are. The same value in several places is one
 // credential. A value longer than any key or with a comma (two headers joined into one)
-// is malformed.
+// is malformed. More than 64 credentials are ambiguous, even where all have the same value.
 func (p *Places) Find(h http.Header, u *url.URL, g *Grammar, prefixedOnly bool) (string, error) {
 	s := search{g: g, prefixedOnly: prefixedOnly}
 	s.visit(p, h, u)
@@ -49,7 +49,15 @@ type search struct {
 	// own says that there are Authorization values without a prefix: perhaps credentials,
 	// perhaps a user's own.
 	own bool
+	// values is how many credentials were found. Beyond maxValues the request is ambiguous, and not read on.
+	values int
 }
+
+// maxValues bounds how many credentials are read of one request.
+const maxValues = 64
+
+// many reports whether there are more credentials than are read.
+func (s *search) many() bool { return s.values > maxValues }
 
 func (s *search) visit(p *Places, h http.Header, u *url.URL) {
 	for i := range p.places {
@@ -65,7 +73,7 @@ func (s *search) visit(p *Places, h http.Header, u *url.URL) {
 			}
 		case InCookie:
 			for _, line := range h[cookie] {
-				for line != "" && mayHoldCookie(line, place.Name) {
+				for line != "" && !s.many() && mayHoldCookie(line, place.Name) {
 					var pair string
 					pair, line = nextCookie(line)
 					s.see(i, place, cookieValue(pair, place.Name))
@@ -75,7 +83,7 @@ func (s *search) visit(p *Places, h http.Header, u *url.URL) {
 			if u == nil || !MayHoldParam(u.RawQuery, place.Name) {
 				continue
 			}
-			for query := u.RawQuery; query != ""; {
+			for query := u.RawQuery; query != "" && !s.many(); {
 				var param string
 				param, query = nextParam(query)
 				s.see(i, place, paramValue(param, place.Name, s.g.longest))
@@ -103,6 +111,9 @@ func (s *search) see(i int, place *Place, value string) {
 }
 
 func (s *search) add(value string) {
+	if s.values++; s.many() {
+		s.differ = true
+	}
 	if s.value == "" {
 		s.value = value
 	} else if s.value != value {

@@ -327,3 +327,23 @@ func TestFindAllocates(t *testing.T) {
 		t.Errorf("Empty allocates %v times, left %v", n, r.h)
 	}
 }
+
+// Of many credentials no more are read than it takes to reject the request, and all go.
+func TestManyCredentials(t *testing.T) {
+	g := testGrammar(t)
+	p := everywhere(t)
+	for name, unit := range map[string]string{"Cookie: ": "key=a;", "?": "api_key=a&"} {
+		r := newRequest(name + strings.Repeat(unit, maxValues))
+		if v, err := p.Find(r.h, r.u, g, false); v != "a" || err != nil {
+			t.Errorf("%s%d times: %q, %v", unit, maxValues, v, err)
+		}
+		r = newRequest(name+strings.Repeat(unit, maxValues+1), "X-Api-Key: a", "X-Other: b")
+		if _, err := p.Find(r.h, r.u, g, false); err != ErrAmbiguous {
+			t.Errorf("%s%d times: %v", unit, maxValues+1, err)
+		}
+		p.Empty(r.h, r.u, g, false)
+		if got := r.lines(); !reflect.DeepEqual(got, []string{"X-Other: b"}) {
+			t.Errorf("left is %q", got)
+		}
+	}
+}

@@ -17,6 +17,9 @@ const maxReadings = 16
 // maxOddPath is how long, in bytes, such a path may be: reading it costs time for each reading.
 const maxOddPath = 2048
 
+// maxRead bounds how long, in bytes, all readings of one path together may be.
+const maxRead = 8192
+
 // readings returns every way in which an upstream might read the path raw, each once; false where
 // there are too many, or where keep reports false for one of them. keep may be nil. The first
 // reading is the path itself.
@@ -27,6 +30,7 @@ func readings(raw string, keep func(reading string) bool) ([]string, bool) {
 	if len(raw) > maxOddPath {
 		return nil, false
 	}
+	most := min(maxReadings, maxRead/max(len(raw), 1))
 	dst := []string{decodeHarmless(raw)}
 	if keep != nil && !keep(dst[0]) {
 		return dst, false
@@ -37,7 +41,7 @@ func readings(raw string, keep func(reading string) bool) ([]string, bool) {
 			if r == dst[i] || slices.Contains(dst, r) {
 				continue
 			}
-			if len(dst) == maxReadings || keep != nil && !keep(r) {
+			if len(dst) == most || keep != nil && !keep(r) {
 				return dst, false
 			}
 			dst = append(dst, r)
@@ -112,22 +116,28 @@ func decode(p string, which func(byte) bool) string {
 	if i < 0 {
 		return p
 	}
-	out := make([]byte, i, len(p))
-	copy(out, p)
-	for ; i < len(p); i++ {
-		b, ok := unhex(p[i:])
+	var out strings.Builder
+	out.Grow(len(p))
+	for ; i >= 0; i = strings.IndexByte(p, '%') {
+		out.WriteString(p[:i])
+		p = p[i:]
+		b, ok := unhex(p)
 		switch {
 		case !ok:
-			out = append(out, p[i])
+			out.WriteByte('%')
+			p = p[1:]
+			continue
 		case which(b):
-			out = append(out, b)
-			i += 2
+			out.WriteByte(b)
 		default:
-			out = append(out, '%', lower(p[i+1]), lower(p[i+2]))
-			i += 2
+			out.WriteByte('%')
+			out.WriteByte(lower(p[1]))
+			out.WriteByte(lower(p[2]))
 		}
+		p = p[3:]
 	}
-	return string(out)
+	out.WriteString(p)
+	return out.String()
 }
 
 // unhex returns the byte that the escape at the start of s stands for.
