@@ -53,7 +53,7 @@ func TestStripReadsWhatTheLineFound(t *testing.T) {
 	logs.onward = func(v string) string { read[v]++; return g.CleanWords(v) }
 	h := http.Header{"X-A": {"a"}, "X-B": {plantedKey, plantedKey, plantedKey, "b"}}
 	a := &accessLog{requestLogs: logs, on: true, arrived: loggedHeaderOf(h, false, &logs.secrets)}
-	a.strip(&http.Request{Header: h}, true)
+	a.strip(&http.Request{Header: h}, allOverrides)
 	if got := strings.Join(h["X-B"], " "); got != strings.Repeat(shownKey+" ", 3)+"b" {
 		t.Errorf("what goes on is %q", got)
 	}
@@ -61,7 +61,7 @@ func TestStripReadsWhatTheLineFound(t *testing.T) {
 		t.Errorf("read were %v", read)
 	}
 	a.on = false
-	if a.strip(&http.Request{Header: h}, true); read["a"] != 1 {
+	if a.strip(&http.Request{Header: h}, allOverrides); read["a"] != 1 {
 		t.Errorf("without a line, read were %v", read)
 	}
 }

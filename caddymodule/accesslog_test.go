@@ -114,7 +114,7 @@ func (p *logProbe) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyh
 	}
 	log := beginAccessLog(p.logs, r)
 	defer log.end(w)
-	log.strip(r, false)
+	log.strip(r, noOverrides)
 	log.cleanURI(r)
 	for _, name := range []string{"X-Api-Key", "Authorization", "Cookie"} {
 		r.Header.Del(name)

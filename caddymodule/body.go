@@ -10,7 +10,7 @@ import (
 type trailerBody struct {
 	io.ReadCloser
 	r         *http.Request
-	overrides bool
+	overrides overrides
 }
 
 func (b *trailerBody) Read(p []byte) (int, error) {

@@ -42,7 +42,7 @@ func (x *exchange) writeCacheHeaders() {
 	hdr, h := x.w.Header(), x.h
 	if x.rejected {
 		hdr["Cache-Control"] = []string{"no-store"}
-		if len(h.CORS) > 0 {
+		if h.CORS != nil {
 			// Whether a page may read it depends on the origin, also where none was sent.
 			originVary.addTo(hdr, nil)
 		}

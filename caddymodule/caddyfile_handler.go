@@ -41,6 +41,14 @@ func registerHandler() {
 //		method_override check|pass
 //		cache_headers as_sent
 //		cors  <origin>...
+//		cors {
+//			origins <origin>...
+//			methods <method>...
+//			headers <name>...
+//			credentials
+//			max_age <duration>
+//			answer
+//		}
 //		realm <realm>
 //		headers off
 //		headers {
@@ -192,11 +200,7 @@ func handlerOptions(l lines, c *HandlerConfig) options {
 		}},
 		"method_override": overrideOption(l, c),
 		"allow_upgrade":   upgradeOption(l, c),
-		"cors": {parse: func(d *caddyfile.Dispenser) (err error) {
-			l.note("cors", d)
-			c.CORS, err = args(d, 1, -1, "cors <origin>...")
-			return err
-		}},
+		"cors":            corsOption(l, c),
 		"realm": {parse: func(d *caddyfile.Dispenser) error {
 			l.note("realm", d)
 			return oneArg(d, "realm <realm>", &c.Realm)

@@ -46,20 +46,8 @@ func (c *HandlerConfig) compile(ks *keyspace) (*rules.Set, error) {
 	if _, err := c.compileUpgrades(); err != nil {
 		return nil, err
 	}
-	for i, origin := range c.CORS {
-		path := fmt.Sprintf("cors[%d]", i)
-		if slices.Contains(c.CORS[:i], origin) {
-			return nil, fieldErrorf(path, "cors: origin '%s' is stated twice", origin)
-		}
-		if origin == "*" {
-			if len(c.CORS) > 1 {
-				return nil, fieldErrorf(path, "cors: '*' is every origin, so no other can be stated beside it")
-			}
-			continue
-		}
-		if err := checkOrigin(origin); err != nil {
-			return nil, &fieldError{path, err}
-		}
+	if err := c.CORS.check(); err != nil {
+		return nil, err
 	}
 	if len(c.Realm) > 255 || strings.ContainsFunc(c.Realm, func(r rune) bool { return r > unicode.MaxASCII || !unicode.IsPrint(r) }) {
 		return nil, fieldErrorf("realm", "realm: at most 255 printable ASCII characters")

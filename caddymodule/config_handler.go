@@ -11,8 +11,9 @@ type HandlerConfig struct {
 	// else "default".
 	Keyspace string `json:"keyspace,omitempty"`
 	// StripOnly judges nothing: it only removes the headers in which upstreams are told
-	// who calls. It guards what the matcher of a judging handler leaves out, and nothing
-	// but the keyspace stands beside it. Default: false.
+	// who calls, and those that make an upstream serve another path or method. It guards what the
+	// matcher of a judging handler leaves out, and has that handler's keyspace, allow_upgrade and
+	// method_override. Default: false.
 	StripOnly bool `json:"strip_only,omitempty"`
 	// The rules about paths stand among the handler's own fields: public, optional,
 	// protect, scopes, costs and scope_deny. Default: every path needs a key, any valid
@@ -29,16 +30,16 @@ type HandlerConfig struct {
 	// MethodOverride is "check" or "pass". With "check", headers that make an upstream serve
 	// another path or method than the one checked are removed; and where the rules differ by method, a POST
 	// whose query or body names another method in _method must satisfy the rules of both. "pass" leaves
-	// headers and bodies alone. Default: "check".
+	// headers that name a method, and bodies, alone. Default: "check".
 	MethodOverride string `json:"method_override,omitempty"`
-	// KeepOverrides is the former name of "method_override": "pass". Default: false.
+	// KeepOverrides is "method_override": "pass" which also leaves headers that name a path. Deprecated.
+	// Default: false.
 	KeepOverrides bool `json:"keep_overrides,omitempty"`
 	// CacheHeadersAsSent leaves Vary and Cache-Control of responses as the upstream sent them. Rejections
 	// are not cacheable in any case. Default: false.
 	CacheHeadersAsSent bool `json:"cache_headers_as_sent,omitempty"`
-	// CORS are origins whose pages may read refusals, such as "https://app.example.com",
-	// or "*" for all. Default: none.
-	CORS []string `json:"cors,omitempty"`
+	// CORS states which pages of other origins may read responses. Default: none.
+	CORS *CORSConfig `json:"cors,omitempty"`
 	// Headers chooses the limit headers of responses. Default: what the keyspace states.
 	Headers *HeadersConfig `json:"headers,omitempty"`
 	// Realm names the protected space in WWW-Authenticate. Default: the keyspace's

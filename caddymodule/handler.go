@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -75,7 +74,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.overrides = newOverrideRules(&h.HandlerConfig, h.rules, &h.keyspace.Scopes)
-	if h.KeepOverrides {
+	if h.KeepOverrides && !h.StripOnly {
 		h.log.Warn("keep_overrides is now written method_override pass; keep_overrides goes with the next release")
 	}
 	if h.rules != nil {
@@ -131,15 +130,24 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 			}
 		}
 	}
-	if x.verdict.Outside {
+	x.preflight = !path.Rejected() && isPreflight(r)
+	answered := x.answersPreflight(&path)
+	if x.verdict.Outside && !answered {
 		return h.leaveOut(log, w, r, next)
 	}
 	log.noteJudged()
-	x.preflight = !path.Rejected() && isPreflight(r)
-	log.strip(r, x.preflight || !h.passesOverrides())
 	if x.preflight {
+		log.strip(r, allOverrides)
 		// Handlers behind read no body, over HTTP/3 neither.
 		r.Body = http.NoBody
+	} else {
+		log.strip(r, h.removedOverrides())
+	}
+	if answered {
+		h.keyspace.empty(r, x.verdict.Class <= rules.Optional)
+		log.cleanURI(r)
+		h.CORS.answer(w, r)
+		return nil
 	}
 	if !path.Rejected() {
 		x.judge(vars, &path)
@@ -175,7 +183,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 // leaveOut passes on a request that the directive's matcher leaves out.
 func (h *Handler) leaveOut(log *accessLog, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	log.strip(r, !h.passesOverrides())
+	log.strip(r, h.removedOverrides())
 	h.dropUpgrade(log, r)
 	log.cleanURI(r)
 	return log.serveError(w, r, next.ServeHTTP(w, r))
@@ -265,7 +273,7 @@ func (x *exchange) refuse(w http.ResponseWriter, reason gateway.Reason) error {
 	}
 	// An error route that proxies must open no connection to a client that was refused.
 	removeUpgrade(x.r)
-	if h.allowOrigin(w.Header(), x.r) {
+	if h.CORS.allow(w.Header(), x.r.Header.Get("Origin")) {
 		exposeHeaders(w.Header())
 	}
 	ref := &refusal{
@@ -283,26 +291,6 @@ func (x *exchange) refuse(w http.ResponseWriter, reason gateway.Reason) error {
 	}
 	x.rejected = true
 	return h.answerRefusal(w, x.r, ref)
-}
-
-// allowOrigin lets the page that sent r read a refusal, where its origin is configured.
-func (h *Handler) allowOrigin(hdr http.Header, r *http.Request) bool {
-	origin := r.Header.Get("Origin")
-	if origin == "" || len(h.CORS) == 0 {
-		return false
-	}
-	for _, o := range h.CORS {
-		switch {
-		case o == "*":
-			hdr.Set("Access-Control-Allow-Origin", "*")
-			return true
-		case strings.EqualFold(o, origin):
-			hdr.Set("Access-Control-Allow-Origin", origin)
-			hdr.Set("Access-Control-Allow-Credentials", "true")
-			return true
-		}
-	}
-	return false
 }
 
 // Interface guards

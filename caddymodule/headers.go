@@ -19,13 +19,24 @@ const (
 // contextFamilies are the prefixes of every header that upstreams take our word for.
 var contextFamilies = [...]string{"x-tenant-", "x-key-"}
 
-// overrideHeaders make some upstreams serve another path or method than the one that
-// was judged here.
-var overrideHeaders = [...]string{
-	"x-original-url", "x-rewrite-url", "x-original-uri", "x-forwarded-uri", "x-forwarded-path",
-	"x-script-name", "x-waws-unencoded-url", "x-envoy-original-path",
-	"x-http-method-override", "x-http-method", "x-method-override", "x-forwarded-method", "x-original-method",
-}
+// Override headers make some upstreams serve another path or method than the one that
+// was checked here.
+var (
+	pathOverrideHeaders = [...]string{
+		"x-original-url", "x-rewrite-url", "x-original-uri", "x-forwarded-uri", "x-forwarded-path",
+		"x-script-name", "x-waws-unencoded-url", "x-envoy-original-path",
+	}
+	methodOverrideHeaders = [...]string{"x-http-method-override", "x-http-method", "x-method-override", "x-forwarded-method", "x-original-method"}
+)
+
+// overrides are the override headers that are removed.
+type overrides uint8
+
+const (
+	noOverrides overrides = iota
+	pathOverrides
+	allOverrides
+)
 
 // foldsTo says whether name, read as an upstream could read it, equals want or, where
 // prefix is set, begins with it. Upstreams behind CGI, WSGI or PHP fold case, and "-", "_" and
@@ -64,12 +75,17 @@ func isContextHeader(name string) bool {
 	return false
 }
 
-func isOverrideHeader(name string) bool {
-	if len(name) < 13 || name[0] != 'X' && name[0] != 'x' {
+// holds reports whether name is one of the override headers.
+func (o overrides) holds(name string) bool {
+	if o == noOverrides || len(name) < 13 || name[0] != 'X' && name[0] != 'x' {
 		return false
 	}
-	for _, o := range overrideHeaders {
-		if foldsTo(name, o, false) {
+	return isOneOf(name, pathOverrideHeaders[:]) || o == allOverrides && isOneOf(name, methodOverrideHeaders[:])
+}
+
+func isOneOf(name string, headers []string) bool {
+	for _, h := range headers {
+		if foldsTo(name, h, false) {
 			return true
 		}
 	}
@@ -78,11 +94,11 @@ func isOverrideHeader(name string) bool {
 
 // strip removes from r whatever a client sent in the headers that upstreams take
 // our word for: in every spelling, as trailers, and as names in Connection, by which
-// the proxy would remove what we set. With overrides, the headers that
-// change path or method go too. From those that stay it takes the keys that are none of theirs.
-func (a *accessLog) strip(r *http.Request, overrides bool) {
+// the proxy would remove what we set. Of the headers that change path or method
+// those that overrides holds go too. From those that stay it takes the keys that are none of theirs.
+func (a *accessLog) strip(r *http.Request, overrides overrides) {
 	for name, values := range r.Header {
-		if isContextHeader(name) || overrides && isOverrideHeader(name) {
+		if isContextHeader(name) || overrides.holds(name) {
 			delete(r.Header, name)
 			continue
 		}
@@ -167,9 +183,9 @@ func (s *headerNames) keep(h http.Header) {
 	}
 }
 
-func stripTrailers(r *http.Request, overrides bool) {
+func stripTrailers(r *http.Request, overrides overrides) {
 	for name := range r.Trailer {
-		if isContextHeader(name) || overrides && isOverrideHeader(name) {
+		if isContextHeader(name) || overrides.holds(name) {
 			delete(r.Trailer, name)
 		}
 	}

@@ -22,6 +22,7 @@ func (x *exchange) dropHeaders() {
 // header goes out.
 func (x *exchange) writeHeaders() {
 	x.writeCacheHeaders()
+	x.writeCORS()
 	hdr := x.w.Header()
 	if rule := x.verdict.Rule; rule != nil && rule.Actual != "" {
 		if v := hdr[rule.Actual]; len(v) > 0 {

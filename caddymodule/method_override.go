@@ -27,9 +27,16 @@ const maxOverrideBody = 64 << 10
 // unreadMethods are the methods that a body counts as which can't be read with confidence.
 var unreadMethods = []string{http.MethodPut, http.MethodPatch, http.MethodDelete}
 
-// passesOverrides reports whether override headers and bodies are left alone.
-func (c *HandlerConfig) passesOverrides() bool {
-	return c.KeepOverrides || c.MethodOverride == overridePass
+// removedOverrides returns the headers that are removed. One that names another path would get
+// around every rule, so only the former keep_overrides lets it pass.
+func (c *HandlerConfig) removedOverrides() overrides {
+	switch {
+	case c.KeepOverrides:
+		return noOverrides
+	case c.MethodOverride == overridePass:
+		return pathOverrides
+	}
+	return allOverrides
 }
 
 // checkOverrides checks what c states about method overrides.
@@ -66,7 +73,7 @@ type overrideRules struct {
 // newOverrideRules returns nil where overrides are not checked, or no rule names a method.
 func newOverrideRules(c *HandlerConfig, set *rules.Set, scopes *gateway.Scopes) *overrideRules {
 	methods := c.Config.Methods()
-	if set == nil || len(methods) == 0 || c.passesOverrides() {
+	if set == nil || len(methods) == 0 || c.removedOverrides() != allOverrides {
 		return nil
 	}
 	return &overrideRules{set, scopes, append(methods, "-")}

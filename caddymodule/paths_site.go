@@ -151,7 +151,7 @@ func (p *Paths) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 	log := beginAccessLog(p.logs, r)
 	defer log.end(w)
 	log.noteJudged()
-	log.strip(r, true)
+	log.strip(r, allOverrides)
 	removeUpgrade(r)
 	for _, ks := range p.app.keyspaces {
 		ks.empty(r, true)

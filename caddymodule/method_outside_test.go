@@ -1,0 +1,210 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/rules"
+)
+
+// newPost returns a POST of a form.
+func newPost(target, body string) *http.Request {
+	r := httptest.NewRequest("POST", target, strings.NewReader(body))
+	r.Header.Set("Content-Type", formType)
+	return r
+}
+
+// A matcher that chooses by the method leaves out no POST that names a method it takes.
+func TestPostsThatAMatcherLeavesOut(t *testing.T) {
+	deletes := []rules.Pattern{{Methods: []string{"DELETE"}, Path: "*"}}
+	notPosts := []rules.Pattern{{Methods: []string{"POST"}, Path: "*"}}
+	for name, tt := range map[string]struct {
+		config   rules.Config
+		override string
+		target   string
+		body     string
+		key      bool
+		want     int
+	}{
+		"plain":                 {rules.Config{Only: deletes}, "", "/items/7", "a=1", false, 200},
+		"named in the body":     {rules.Config{Only: deletes}, "", "/items/7", "_method=DELETE", false, 401},
+		"named in the query":    {rules.Config{Only: deletes}, "", "/items/7?_method=delete", "", false, 401},
+		"with a key":            {rules.Config{Only: deletes}, "", "/items/7", "_method=DELETE", true, 200},
+		"another method":        {rules.Config{Only: deletes}, "", "/items/7", "_method=PUT", false, 200},
+		"too long to be read":   {rules.Config{Only: deletes}, "", "/items/7", strings.Repeat("a", maxOverrideBody+1), false, 401},
+		"overrides pass":        {rules.Config{Only: deletes}, overridePass, "/items/7", "_method=DELETE", false, 200},
+		"all but POST":          {rules.Config{Except: notPosts}, "", "/items/7", "_method=DELETE", false, 401},
+		"all but POST, plain":   {rules.Config{Except: notPosts}, "", "/items/7", "a=1", false, 200},
+		"another path":          {rules.Config{Only: []rules.Pattern{{Methods: []string{"DELETE"}, Path: "/admin/*"}}}, "", "/items/7", "_method=DELETE", false, 200},
+		"a path that is public": {rules.Config{Only: deletes, Public: []rules.Pattern{{Path: "/items/*"}}}, "", "/items/7", "_method=DELETE", false, 200},
+	} {
+		g := newRig(t, freePlan, HandlerConfig{Config: tt.config, MethodOverride: tt.override})
+		r := newPost("http://localhost"+tt.target, tt.body)
+		if tt.key {
+			r.Header.Set("X-Api-Key", g.key)
+		}
+		u, w := g.ask(t, r)
+		if w.Code != tt.want || (u.Request != nil) != (tt.want == 200) || u.Request != nil && u.body != tt.body {
+			t.Errorf("%s: answered %d, want %d; the upstream got %q", name, w.Code, tt.want, u.body)
+		}
+		if tt.key && (u.Request == nil || u.Header.Get("X-Tenant-Id") != "acme") {
+			t.Errorf("%s: the upstream is told of no tenant", name)
+		}
+	}
+}
+
+// A header that names another path is removed from every request, also where headers that name a
+// method pass, and where the directive's matcher leaves the request out.
+func TestPathHeadersAreRemoved(t *testing.T) {
+	const path, method = "X-Original-Url", "X-Http-Method-Override"
+	deletes := rules.Config{Only: []rules.Pattern{{Methods: []string{"DELETE"}, Path: "*"}}}
+	for name, tt := range map[string]struct {
+		config       HandlerConfig
+		path, method bool
+	}{
+		"by default":                  {HandlerConfig{}, false, false},
+		"check":                       {HandlerConfig{MethodOverride: overrideCheck}, false, false},
+		"pass":                        {HandlerConfig{MethodOverride: overridePass}, false, true},
+		"keep_overrides":              {HandlerConfig{KeepOverrides: true}, true, true},
+		"left out":                    {HandlerConfig{Config: deletes}, false, false},
+		"left out, pass":              {HandlerConfig{Config: deletes, MethodOverride: overridePass}, false, true},
+		"without rules":               {HandlerConfig{StripOnly: true}, false, false},
+		"without rules, pass":         {HandlerConfig{StripOnly: true, MethodOverride: overridePass}, false, true},
+		"without rules, keep":         {HandlerConfig{StripOnly: true, KeepOverrides: true}, true, true},
+		"public":                      {HandlerConfig{Config: rules.Config{Public: []rules.Pattern{{Path: "/*"}}}}, false, false},
+		"public, pass":                {HandlerConfig{Config: rules.Config{Public: []rules.Pattern{{Path: "/*"}}}, MethodOverride: overridePass}, false, true},
+		"observed, pass, without key": {HandlerConfig{Observe: true, MethodOverride: overridePass}, false, true},
+	} {
+		g := newRig(t, freePlan, tt.config)
+		r := newPost("http://localhost/items/7", "a=1")
+		r.Header.Set("X-Api-Key", g.key)
+		for _, h := range []string{path, "X_Rewrite_URL", "X-Original-Uri", "X-Forwarded-Uri", "X-Forwarded-Path", "X-Script-Name", "X-Waws-Unencoded-Url", "X-Envoy-Original-Path"} {
+			r.Header[h] = []string{"/admin"}
+		}
+		for _, h := range []string{method, "X-Http-Method", "X-Method-Override", "X-Forwarded-Method", "X-Original-Method"} {
+			r.Header.Set(h, "DELETE")
+		}
+		u, w := g.ask(t, r)
+		if u.Request == nil {
+			t.Errorf("%s: answered %d", name, w.Code)
+			continue
+		}
+		paths, methods := 0, 0
+		for h := range u.Header {
+			if isOneOf(h, pathOverrideHeaders[:]) {
+				paths++
+			}
+			if isOneOf(h, methodOverrideHeaders[:]) {
+				methods++
+			}
+		}
+		if wantPaths, wantMethods := count(tt.path, len(pathOverrideHeaders)), count(tt.method, len(methodOverrideHeaders)); paths != wantPaths || methods != wantMethods {
+			t.Errorf("%s: %d headers that name a path arrived, want %d; %d that name a method, want %d", name, paths, wantPaths, methods, wantMethods)
+		}
+	}
+}
+
+func count(all bool, n int) int {
+	if all {
+		return n
+	}
+	return 0
+}
+
+// The directives of the products let no header pass that names another path.
+func TestProductsRemovePathHeaders(t *testing.T) {
+	t.Chdir("../configs")
+	files := shipped(t)
+	for _, name := range products {
+		handlers := make(map[string]any)
+		handlersIn(t, files[name+".Caddyfile"], handlers)
+		h, _ := handlers[name].(map[string]any)
+		if h["method_override"] != overridePass || h["keep_overrides"] != nil {
+			t.Errorf("%s: method_override is %v, keep_overrides %v", name, h["method_override"], h["keep_overrides"])
+		}
+	}
+}
+
+// verify and explain ask of a POST what its query names, as the proxy does.
+func TestVerifyReadsMethodsInQueries(t *testing.T) {
+	ctx := context.Background()
+	scope := func(methods ...string) HandlerConfig {
+		return HandlerConfig{Config: rules.Config{Scopes: []rules.ScopeRule{{Pattern: rules.Pattern{Methods: methods, Path: "/items/*"}, Scope: "admin"}}}}
+	}
+	pass := scope("DELETE")
+	pass.MethodOverride = overridePass
+	outside := HandlerConfig{Config: rules.Config{Only: []rules.Pattern{{Methods: []string{"DELETE"}, Path: "*"}}, ScopeDeny: true}}
+	for name, tt := range map[string]struct {
+		config       HandlerConfig
+		method, path string
+		want         string
+	}{
+		"no query":             {scope("DELETE"), "POST", "/items/7", "allowed"},
+		"another method":       {scope("DELETE"), "POST", "/items/7?_method=DELETE", "insufficient_scope"},
+		"encoded":              {scope("DELETE"), "POST", "/items/7?a=1&%5Fmethod=delete", "insufficient_scope"},
+		"not a POST":           {scope("DELETE"), "GET", "/items/7?_method=DELETE", "insufficient_scope"},
+		"no method":            {scope("DELETE"), "", "/items/7?_method=DELETE", "insufficient_scope"},
+		"overrides pass":       {pass, "POST", "/items/7?_method=DELETE", "allowed"},
+		"left out":             {outside, "POST", "/items/7", "allowed"},
+		"left out, but for it": {outside, "POST", "/items/7?_method=DELETE", "insufficient_scope"},
+	} {
+		g := newRig(t, &PlanConfig{Name: "free", Scopes: []string{"read"}}, tt.config)
+		j := g.handler.app.judge()
+		r := management.VerifyRequest{Key: g.key, Method: tt.method, Path: tt.path}
+		v, err := j.Verify(ctx, "shop", r)
+		if err != nil || v.Reason != tt.want {
+			t.Errorf("%s: verify says %s, want %s; %v", name, v.Reason, tt.want, err)
+		}
+		if v, err = j.Explain(ctx, "shop", r); err != nil || v.Reason != tt.want {
+			t.Errorf("%s: explain says %s, want %s; %v", name, v.Reason, tt.want, err)
+		}
+	}
+}
+
+// actingBody is a body that acts when its first byte is read.
+type actingBody struct {
+	io.Reader
+	act func()
+}
+
+func (b *actingBody) Read(p []byte) (int, error) {
+	if b.act != nil {
+		b.act()
+		b.act = nil
+	}
+	return b.Reader.Read(p)
+}
+
+func (*actingBody) Close() error { return nil }
+
+// A client may hold its body back until the key has been authenticated. A key that is revoked
+// meanwhile is refused.
+func TestKeyRevokedWhileItsBodyIsRead(t *testing.T) {
+	g := newRig(t, freePlan, HandlerConfig{Config: rules.Config{Scopes: []rules.ScopeRule{{Pattern: rules.Pattern{Methods: []string{"DELETE"}, Path: "/items/*"}, Scope: "admin"}}}})
+	ctx, actor, m := context.Background(), management.Actor{Name: "test", Via: "cli"}, g.handler.app.engine.management()
+	key, err := m.CreateKey(ctx, actor, "shop", "acme", management.KeyFields{Name: management.Some("ci")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := func(act func()) (*reached, int) {
+		r := newPost("http://localhost/items/7", "")
+		r.Body, r.ContentLength = &actingBody{strings.NewReader("a=1"), act}, 3
+		r.Header.Set("X-Api-Key", key.Key)
+		u, w := g.ask(t, r)
+		return u, w.Code
+	}
+	if u, status := send(nil); status != 200 || u.body != "a=1" {
+		t.Fatalf("before: answered %d", status)
+	}
+	acted := errors.New("the body was not read")
+	u, status := send(func() { _, acted = m.RevokeKey(ctx, actor, "shop", key.ID) })
+	if acted != nil || status != http.StatusUnauthorized || u.Request != nil {
+		t.Errorf("answered %d, reached the upstream: %v; %v", status, u.Request != nil, acted)
+	}
+}
