@@ -87,3 +87,29 @@ func TestEscapesThatGoWrites(t *testing.T) {
 		}
 	}
 }
+
+// TestLinesOfPathsThemselves holds that /v1/jobs/* also prices /v1/jobs, unless /v1/jobs has a line of its own.
+func TestLinesOfPathsThemselves(t *testing.T) {
+	under := CostRule{Pattern: Pattern{Methods: []string{"POST"}, Path: "/v1/jobs/*"}, Cost: 5}
+	itself := CostRule{Pattern: Pattern{Methods: []string{"POST"}, Path: "/v1/jobs"}, Cost: 1}
+	for _, tt := range []struct {
+		costs  []CostRule
+		target string
+		want   int64
+	}{
+		{[]CostRule{under}, "/v1/jobs", 5},
+		{[]CostRule{under, itself}, "/v1/jobs", 1},
+		{[]CostRule{itself, under}, "/v1/jobs", 1},
+		{[]CostRule{itself, under}, "/v1/jobs/", 5},
+		{[]CostRule{itself, under}, "/v1/jobs/7", 5},
+	} {
+		set, err := New(Config{Costs: tt.costs}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := set.Read(&url.URL{Path: tt.target}, false)
+		if v := set.Judge("POST", &path); v.Cost != tt.want {
+			t.Errorf("%d lines: %s costs %d, want %d", len(tt.costs), tt.target, v.Cost, tt.want)
+		}
+	}
+}
