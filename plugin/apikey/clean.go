@@ -145,13 +145,13 @@ func (c *Cleaner) opens(s string, i int) bool {
 		case s[next] == '%':
 			return mayDigit(s, next, escapeDepth-1)
 		case s[next] == '\\':
-			return true
+			return spells(s, next)
 		case next+1 >= len(s):
 			return false
 		}
 		low := digits[s[next+1]]
 		if low == noDigit {
-			return s[next+1] == '\\' || s[next+1] == '%' && mayDigit(s, next+1, escapeDepth-1)
+			return spells(s, next+1) || s[next+1] == '%' && mayDigit(s, next+1, escapeDepth-1)
 		}
 		if first := digits[s[next]]<<4 | low; first != '%' {
 			return c.starts[first] > 0

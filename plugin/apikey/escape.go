@@ -68,18 +68,18 @@ func mayDigit(s string, i, depth int) bool {
 	}
 	switch s[i+1] {
 	case '\\':
-		return true
+		return spells(s, i+1)
 	case '3', '4', '6': // the first digit of 0 to 9, A to F, a to f
 		if low := digits[s[i+2]]; low != noDigit {
 			return digits[digits[s[i+1]]<<4|low] != noDigit
 		}
-		return s[i+2] == '\\' || s[i+2] == '%' && mayDigit(s, i+2, depth-1)
+		return spells(s, i+2) || s[i+2] == '%' && mayDigit(s, i+2, depth-1)
 	case '2': // of a percent sign, from which a further layer may read on
 		if depth == 1 {
 			return false
 		}
 		if s[i+2] != '5' {
-			return s[i+2] == '\\' || s[i+2] == '%' && depth > 2 // else no layer is left for the rest
+			return spells(s, i+2) || s[i+2] == '%' && depth > 2 // else no layer is left for the rest
 		}
 		if i+3 < len(s) && s[i+3] == '%' {
 			return mayDigit(s, i+3, depth-1)
@@ -92,7 +92,16 @@ func mayDigit(s string, i, depth int) bool {
 }
 
 // escapes reports whether an escape may begin at i.
-func escapes(s string, i int) bool { return i < len(s) && (s[i] == '%' || s[i] == '\\') }
+func escapes(s string, i int) bool { return i < len(s) && (s[i] == '%' || spells(s, i)) }
+
+// spells reports whether a backslash stands at i that begins a \u00xx, of another character than a backslash.
+func spells(s string, i int) bool {
+	if s[i] != '\\' {
+		return false
+	}
+	c, _ := readJSON(s, i)
+	return c != '\\'
+}
 
 // readJSON reads \u00xx; anything else is the byte itself.
 func readJSON(s string, i int) (byte, int) {
