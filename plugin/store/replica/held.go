@@ -29,6 +29,7 @@ func (t *heldTx) ImportedAs(string, apikey.Mark) (*gateway.Key, error)       { r
 func (t *heldTx) LockOnce([]byte) (*management.OnceRow, error)               { return nil, t.away }
 func (t *heldTx) Session(string, string) (*management.Session, error)        { return nil, t.away }
 func (t *heldTx) SessionByDigest([]byte) (*management.Session, error)        { return nil, t.away }
+func (t *heldTx) PortalLink(string, []byte) (*management.PortalLink, error)  { return nil, t.away }
 func (t *heldTx) Webhook(string, string) (*management.WebhookRow, error)     { return nil, t.away }
 func (t *heldTx) NextDelivery() (time.Time, error)                           { return time.Time{}, t.away }
 func (t *heldTx) TopUp(string, string) (management.LedgerEntry, error) {

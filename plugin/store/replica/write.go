@@ -136,9 +136,15 @@ func (r *Replica) Rehash(ctx context.Context, keyspace, secretID string, to apik
 	return nil
 }
 
-// SetShown implements gateway.Store. The copy follows with the change that it leaves.
+// SetShown implements gateway.Store.
 func (r *Replica) SetShown(ctx context.Context, keyspace, secretID, prefix, lastFour string) error {
-	return r.there(func() error { return r.truth.SetShown(ctx, keyspace, secretID, prefix, lastFour) })
+	if err := r.there(func() error { return r.truth.SetShown(ctx, keyspace, secretID, prefix, lastFour) }); err != nil {
+		return err
+	}
+	if s := r.sight.Load(); !s.through {
+		return s.copy.SetShown(ctx, keyspace, secretID, prefix, lastFour)
+	}
+	return nil
 }
 
 // SavePeppers implements gateway.Store. What the copy holds already is not written.

@@ -209,3 +209,11 @@ func (c *Copy) Rehashed(ctx context.Context, r gateway.Secret) error {
 		return err
 	})
 }
+
+// SetShown notes what is shown of a secret, where it is known.
+func (c *Copy) SetShown(ctx context.Context, keyspace, secretID, prefix, lastFour string) error {
+	return c.writing(ctx, "writing to the replica", func(t *tx) error {
+		_, err := t.setShown(keyspace, secretID, prefix, lastFour)
+		return err
+	})
+}

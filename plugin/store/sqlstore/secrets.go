@@ -252,19 +252,27 @@ func (s *Store) Rehash(ctx context.Context, keyspace, secretID string, to apikey
 // SetShown implements gateway.Store.
 func (s *Store) SetShown(ctx context.Context, keyspace, secretID, prefix, lastFour string) error {
 	return s.writing(ctx, "noting how a key begins and ends", func(t *tx) error {
-		n, err := t.exec(`UPDATE secrets SET prefix = $3, last_four = $4 WHERE id = $1 AND keyspace = $2`, secretID, keyspace, prefix, lastFour)
+		n, err := t.setShown(keyspace, secretID, prefix, lastFour)
 		if err == nil && n == 0 {
 			err = gateway.ErrNotFound
 		}
 		if err != nil {
 			return err
 		}
-		if _, err := t.exec(`UPDATE keys SET prefix = $3, last_four = $4 WHERE num = (SELECT key_num FROM secrets WHERE id = $1 AND keyspace = $2)
-			AND $1 = (SELECT s.id FROM secrets s WHERE s.key_num = keys.num ORDER BY s.num DESC LIMIT 1)`, secretID, keyspace, prefix, lastFour); err != nil {
-			return err
-		}
 		return t.secretChanged(keyspace, secretID)
 	})
+}
+
+// setShown replaces what is shown of a secret, and of its key where the secret is its newest. It returns
+// how many secrets there were.
+func (t *tx) setShown(keyspace, secretID, prefix, lastFour string) (int64, error) {
+	n, err := t.exec(`UPDATE secrets SET prefix = $3, last_four = $4 WHERE id = $1 AND keyspace = $2`, secretID, keyspace, prefix, lastFour)
+	if err != nil || n == 0 {
+		return n, err
+	}
+	_, err = t.exec(`UPDATE keys SET prefix = $3, last_four = $4 WHERE num = (SELECT key_num FROM secrets WHERE id = $1 AND keyspace = $2)
+		AND $1 = (SELECT s.id FROM secrets s WHERE s.key_num = keys.num ORDER BY s.num DESC LIMIT 1)`, secretID, keyspace, prefix, lastFour)
+	return n, err
 }
 
 // secretChanged tells gateways that keep copies of a changed secret. An SQLite store has none.
