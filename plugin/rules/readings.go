@@ -57,6 +57,7 @@ var steps = [...]func(string) string{
 	decodeDots,
 	decodeDelimiters,
 	decodePercent,
+	decodeIIS,
 	turnBackslashes,
 	dropParameters,
 	cutParameters,
@@ -107,6 +108,14 @@ func decodePercent(p string) string {
 		return decodeHarmless(d)
 	}
 	return p
+}
+
+// decodeIIS makes of %u002f the %2f that IIS takes it for.
+func decodeIIS(p string) string {
+	for _, u := range [...]string{"%u00", "%U00"} {
+		p = strings.ReplaceAll(p, u, "%")
+	}
+	return decodeHarmless(p)
 }
 
 // decode replaces the percent-escapes of the bytes that which names, once, leaving
