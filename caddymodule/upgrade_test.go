@@ -260,7 +260,7 @@ func TestExtendedConnectsNeedACheck(t *testing.T) {
 		{"/ws", "", true, "ping"},
 		{"/health", "", false, `GET /health, connection [], body ""`},
 		{"/app/x", "", false, `GET /app/x, connection [], body ""`},
-		{"/v1/stream", "", false, `GET /v1/stream, connection [], body ""`}, // by the error route
+		{"/v1/stream", "", false, `GET /error, connection [], body ""`}, // by the error route
 	} {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		out, in := io.Pipe()

@@ -103,6 +103,7 @@ func (s *Service) unanswered(err error) error {
 	}
 	var name *net.DNSError
 	var private *management.PrivateError
+	var connection *net.OpError
 	switch {
 	case errors.As(err, &private):
 		return private
@@ -112,6 +113,9 @@ func (s *Service) unanswered(err error) error {
 		return errors.New("the host's name can't be resolved")
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("no answer within %s", s.Timeout)
+	case errors.As(err, &connection):
+		// The error names the address that the host's name led to.
+		return errors.New("the connection failed: " + errors.Unwrap(connection).Error())
 	}
 	return err
 }
