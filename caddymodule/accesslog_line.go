@@ -86,6 +86,8 @@ type loggedHeader struct {
 	cleaner *apikey.Cleaner
 	// suspects are the names of those headers that hold a key, or of which that is not known.
 	suspects []string
+	// few is room for suspects: nearly always there is one.
+	few [2]string
 }
 
 type loggedValues struct {
@@ -104,6 +106,7 @@ func loggedHeaderOf(h http.Header, credentials bool, s *logSecrets) *loggedHeade
 		n += len(values)
 	}
 	out, room := &loggedHeader{fields: make([]loggedValues, 0, len(h))}, make([]string, 0, n)
+	out.suspects = out.few[:0]
 	for name, values := range h {
 		if !credentials && isCredentialHeader(name) {
 			out.fields = append(out.fields, loggedValues{name, redactedValues})
