@@ -10,7 +10,7 @@
 
 GO          ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-TIMEOUT     ?= 12m
+TIMEOUT     ?= 25m
 
 .PHONY: build run test tools lint soak bench replay fuzz fmt clean screenshots
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,6 +22,7 @@ func TestRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := New(Rules{Slots: 2, Rate: 0.1, Burst: 1, Waiting: 100, PerClient: 100})
 		begun, spent := time.Now(), 0.0
+		var mu sync.Mutex // guards spent
 		for i := range 40 {
 			go func() {
 				done, err := q.Enter(t.Context(), nil, netip.AddrFrom4([4]byte{10, byte(i), 0, 1}), false)
@@ -29,6 +31,8 @@ func TestRate(t *testing.T) {
 					return
 				}
 				time.Sleep(250 * time.Millisecond)
+				mu.Lock()
+				defer mu.Unlock()
 				spent += 0.25
 				if most := 1 + 0.1*time.Since(begun).Seconds() + 2*0.25; spent > most {
 					t.Errorf("after %v %.2f were spent, more than %.2f", time.Since(begun), spent, most)
