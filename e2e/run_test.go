@@ -195,7 +195,7 @@ func TestExitStatuses(t *testing.T) {
 		{1, "key create --tenant nobody --name x"},
 		{1, "key create --tenant acme --name x --scope root"},
 		{1, "key list --keyspace nowhere"},
-		{1, "status --address 127.0.0.1:1"},
+		{1, "status --start-wait 0s --address 127.0.0.1:1"},
 
 		{2, ""},
 		{2, "key"},
@@ -235,7 +235,7 @@ func TestExitStatuses(t *testing.T) {
 	g.keygate(t, "key", "delete", id).exits(1)
 	g.keygate(t, "tenant", "delete", "acme").exits(0)
 	g.stop()
-	if r := g.keygate(t, "status").exits(1); !strings.Contains(r.err, g.adminAddr) {
+	if r := g.keygate(t, "status", "--start-wait", "0s").exits(1); !strings.Contains(r.err, g.adminAddr) {
 		t.Errorf("without a gateway the command says %s", r.err)
 	}
 }
