@@ -121,7 +121,7 @@ func decodeIIS(p string) string {
 // decode replaces the percent-escapes of the bytes that which names, once, leaving
 // what is no escape as it is.
 func decode(p string, which func(byte) bool) string {
-	i := strings.IndexByte(p, '%')
+	i := firstDecoded(p, which)
 	if i < 0 {
 		return p
 	}
@@ -147,6 +147,27 @@ func decode(p string, which func(byte) bool) string {
 	}
 	out.WriteString(p)
 	return out.String()
+}
+
+// firstDecoded returns where the first escape stands that decode would change, -1 where there is none.
+// Most steps change nothing of most paths, so nothing is allocated for them.
+func firstDecoded(p string, which func(byte) bool) int {
+	upper := func(c byte) bool { return c >= 'A' && c <= 'F' }
+	for at := strings.IndexByte(p, '%'); at >= 0; {
+		skip := 1
+		if b, ok := unhex(p[at:]); ok {
+			if which(b) || upper(p[at+1]) || upper(p[at+2]) {
+				return at
+			}
+			skip = 3
+		}
+		next := strings.IndexByte(p[at+skip:], '%')
+		if next < 0 {
+			break
+		}
+		at += skip + next
+	}
+	return -1
 }
 
 // unhex returns the byte that the escape at the start of s stands for.
@@ -384,16 +405,35 @@ func rootPath(p string) string {
 	return "/" + p
 }
 
-// eachSegment applies f to what stands between slashes.
+// eachSegment applies f, which only ever shortens, to what stands between slashes. It allocates
+// only where f changes a segment.
 func eachSegment(p string, f func(string) string) string {
-	segments := strings.Split(p, "/")
-	changed := false
-	for i, s := range segments {
-		segments[i] = f(s)
-		changed = changed || len(segments[i]) != len(s)
+	var out []byte
+	for start := 0; ; {
+		end := strings.IndexByte(p[start:], '/')
+		last := end < 0
+		if last {
+			end = len(p)
+		} else {
+			end += start
+		}
+		segment := f(p[start:end])
+		if out == nil && len(segment) != end-start {
+			out = append(make([]byte, 0, len(p)), p[:start]...)
+		}
+		if out != nil {
+			out = append(out, segment...)
+		}
+		if last {
+			break
+		}
+		if out != nil {
+			out = append(out, '/')
+		}
+		start = end + 1
 	}
-	if !changed {
+	if out == nil {
 		return p
 	}
-	return strings.Join(segments, "/")
+	return string(out)
 }
