@@ -21,7 +21,7 @@ type adaptedLines struct {
 	handlers map[string][]string
 }
 
-// setGlobal begins anew with the lines of a global option.
+// setGlobal forgets the lines so far and keeps those of a global option.
 func (a *adaptedLines) setGlobal(l lines) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -23,7 +23,7 @@ type exchange struct {
 	log accessLog
 
 	verdict rules.Verdict
-	// preflight says that the request is a CORS preflight, which passes unchecked.
+	// preflight reports whether the request is a CORS preflight, which passes unchecked.
 	preflight bool
 	// judged says that the decision was asked for: not on public paths.
 	judged bool

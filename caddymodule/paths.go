@@ -23,7 +23,7 @@ type pathReader struct {
 	// clean returns a text without keys.
 	clean func(string) string
 	log   *slog.Logger
-	// rejected and changed count what is only reported.
+	// rejected and changed count the paths that are only reported.
 	rejected, changed prometheus.Counter
 
 	mu   sync.Mutex

@@ -28,7 +28,7 @@ type warning struct {
 	attrs []any
 }
 
-// warn logs what is likely not meant in a's configuration, which must be provisioned.
+// warn logs the likely mistakes in a's configuration, which must be provisioned.
 func (a *App) warn() {
 	for _, w := range a.warnings(adapted.take()) {
 		if w.at != "" {
@@ -38,7 +38,7 @@ func (a *App) warn() {
 	}
 }
 
-// warnings returns what is likely not meant in a's configuration. at are the lines of its Caddyfile.
+// warnings returns the likely mistakes in a's configuration. at are the lines of its Caddyfile.
 func (a *App) warnings(at *adaptedLines) []warning {
 	app := configuredHTTP(a.ctx)
 	out := slices.Concat(a.clearSecrets(at), a.unusedKeyspaces(app, at), misplaced(app, at), uncheckedSites(app, at), uncheckedBranches(app, at),

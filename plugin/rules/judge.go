@@ -219,25 +219,20 @@ func demand(lines []line, w *walk, path string, names []string, found func(i int
 		found(-1)
 		return
 	}
-	slashed := path[len(path)-1] == '/'
+	slashed := strings.HasSuffix(path, "/")
 	for n, name := range names {
 		plain, slash := first(lines, w.method, name, slashed, false)
 		if n == 0 && (slashed && slash < 0 || !slashed && plain < 0) {
 			found(-1)
 		}
-		for _, i := range [...]int{plain, slash} {
-			if i >= 0 {
-				found(i)
+		foldedPlain, foldedSlash := -1, -1
+		if w.folding {
+			if !ascii(name) {
+				name = fold(name)
 			}
+			foldedPlain, foldedSlash = first(lines, w.method, name, slashed, true)
 		}
-		if !w.folding {
-			continue
-		}
-		if !ascii(name) {
-			name = fold(name)
-		}
-		plain, slash = first(lines, w.method, name, slashed, true)
-		for _, i := range [...]int{plain, slash} {
+		for _, i := range [...]int{plain, slash, foldedPlain, foldedSlash} {
 			if i >= 0 {
 				found(i)
 			}

@@ -262,6 +262,15 @@ func TestJudgeRewritten(t *testing.T) {
 	}
 }
 
+// A path that a rewrite left empty is judged in report too.
+func TestJudgeEmptyPath(t *testing.T) {
+	s := mustNew(t, Config{Scopes: []ScopeRule{scope("", "/*", "admin")}, Costs: []CostRule{{Pattern: Pattern{Path: "/"}, Cost: 7}}, Paths: PathsConfig{Report: true}})
+	p := s.Read(&url.URL{}, false)
+	if v := s.Judge("GET", &p); v.Need != adminBit || v.Cost != 7 {
+		t.Errorf("needs %b and costs %d", v.Need, v.Cost)
+	}
+}
+
 func scope(method, path, name string) ScopeRule {
 	r := ScopeRule{Pattern{Path: path}, name}
 	if method != "" {
