@@ -143,8 +143,8 @@ func (a *App) hash() string {
 
 // configHash tells configurations apart. It is made of the configuration as it is
 // saved, in which secrets are placeholders, without what each gateway has of its own.
-func (a *App) configHash() string {
-	b, err := json.Marshal(a)
+func (c *Config) configHash() string {
+	b, err := json.Marshal(c)
 	if err != nil {
 		return ""
 	}

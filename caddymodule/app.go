@@ -13,12 +13,9 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 
-	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/leak"
-	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/rules"
-	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
 // appName is the app's module ID and the name of the global option.
@@ -27,45 +24,16 @@ const appName = "keygate"
 // startTimeout bounds what a start may take with the store: opening, migrating, checking.
 const startTimeout = time.Minute
 
-// App is the keygate app: the products whose keys this server judges, and where their
-// tenants and keys are kept.
+// App is the keygate app. It owns the engine over reloads.
 type App struct {
-	// Store says where tenants and keys are kept. Default: the SQLite file keygate.db.
-	Store *StoreConfig `json:"store,omitempty"`
-	// Node names this gateway among those that share its store: in receipts, status and
-	// usage. It may be a placeholder such as {env.HOSTNAME}. Default: the machine's name and some
-	// random characters; "local" with store sqlite.
-	Node string `json:"node,omitempty"`
-	// Limits says where rates, quotas and concurrency are counted. Default: in this process.
-	Limits *LimitsConfig `json:"limits,omitempty"`
-	// Peppers makes stored digests HMAC-SHA-256 under the first one, so that a stolen
-	// store alone can't be searched for known keys; further ones are previous peppers,
-	// whose keys go on working. Each has at least 16 bytes and should be a placeholder,
-	// because configurations are saved in clear. Default: none, plain SHA-256.
-	Peppers []string `json:"peppers,omitempty"`
-	// ImportPeppers are those of another system, from which keys were imported as their
-	// HMAC-SHA-256. They are used to find those keys and for nothing else; each should be a
-	// placeholder. Default: none.
-	ImportPeppers []string `json:"import_peppers,omitempty"`
-	// Secret encrypts what must be stored readably, and should be a placeholder. Default: none.
-	Secret string `json:"secret,omitempty"`
-	// SecretOptional lets Secret's placeholder be empty: there is no secret then. Default: false.
-	SecretOptional bool `json:"secret_optional,omitempty"`
-	// Leaks says whose reports of leaked keys are taken. Default: those of whoever holds the key.
-	Leaks *LeaksConfig `json:"leaks,omitempty"`
-	// Keyspaces are the products by name. Default: one named "default" with all defaults.
-	Keyspaces map[string]*KeyspaceConfig `json:"keyspaces,omitempty"`
+	Config
+	*compiled `json:"-"`
 
-	ctx       caddy.Context
-	log       *slog.Logger
-	secrets   secrets
-	keyspaces map[string]*keyspace
-	// cleaner takes the keys of all keyspaces out of texts, and management tokens.
-	cleaner *apikey.Cleaner
-	view    *gateway.View
+	ctx     caddy.Context
+	log     *slog.Logger
 	metrics *metrics
-	// vault encrypts under the secret; nil where there is none.
-	vault *webhook.Vault
+	// refusals are the responses to rejected requests, by keyspace.
+	refusals map[string]*refusals
 	// gitHubKeys sign GitHub's reports of leaks; nil: none are taken.
 	gitHubKeys *leak.Keys
 	// events is Caddy's events app, settled once it takes no more subscriptions.
@@ -101,9 +69,12 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 // from the pool. It opens nothing, so that validating a configuration leaves no trace.
 func (a *App) Provision(ctx caddy.Context) (err error) {
 	a.ctx, a.log = ctx, ctx.Slogger()
-	identity, path, err := a.build()
-	if err != nil {
+	if a.compiled, err = a.Config.build(caddy.NewReplacer()); err != nil {
 		return err
+	}
+	a.refusals = make(map[string]*refusals, len(a.keyspaces))
+	for name, ks := range a.keyspaces {
+		a.refusals[name] = refusalsOf(ks)
 	}
 	if a.gitHubKeys, err = a.Leaks.load(caddy.NewReplacer()); err != nil {
 		return err
@@ -116,46 +87,14 @@ func (a *App) Provision(ctx caddy.Context) (err error) {
 	if a.metrics, err = newMetrics(ctx.GetMetricsRegistry(), a.view); err != nil {
 		return err
 	}
-	e, _, err := engines.LoadOrNew(identity, func() (caddy.Destructor, error) { return newEngine(a.place(path), a.log) })
+	e, _, err := engines.LoadOrNew(a.identity, func() (caddy.Destructor, error) { return newEngine(a.place(), a.log) })
 	if err != nil {
 		return fmt.Errorf("making the gateway: %w", err)
 	}
 	known.add(a)
-	a.pooled, a.engine = identity, e.(*engine)
+	a.pooled, a.engine = a.identity, e.(*engine)
 	a.gateway = a.engine.gateway
 	return nil
-}
-
-// build checks and compiles the configuration, and returns what names its store and where
-// that is. It needs no server around it.
-func (a *App) build() (identity, path string, err error) {
-	if a.keyspaces, err = a.compile(); err != nil {
-		return "", "", err
-	}
-	if a.secrets, err = a.expand(caddy.NewReplacer()); err != nil {
-		return "", "", err
-	}
-	if a.vault, err = a.secrets.newVault(); err != nil {
-		return "", "", err
-	}
-	hasher, err := apikey.NewHasher(a.secrets.peppers...)
-	if err != nil {
-		return "", "", fieldErrorf("peppers", "%w", err)
-	}
-	if hasher, err = hasher.WithForeign(a.secrets.importPeppers...); err != nil {
-		return "", "", fieldErrorf("import_peppers", "%w", err)
-	}
-	if identity, path, err = a.identity(a.secrets); err != nil {
-		return "", "", err
-	}
-	all := make([]*gateway.Keyspace, 0, len(a.keyspaces))
-	grammars := make([]*apikey.Grammar, 0, len(a.keyspaces))
-	for _, ks := range a.keyspaces {
-		all, grammars = append(all, ks.Keyspace), append(grammars, ks.Grammar)
-	}
-	a.cleaner = apikey.NewCleaner(grammars...).With(management.TokenCleaner())
-	a.view = gateway.NewView(hasher, all...)
-	return identity, path, nil
 }
 
 // Start opens the store where no configuration before did, and checks that it and this

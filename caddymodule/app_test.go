@@ -74,10 +74,10 @@ func current(t *testing.T) *App {
 
 // onSQLite returns an app with a new store and plans of those names.
 func onSQLite(path string, plans ...*PlanConfig) *App {
-	return &App{
+	return &App{Config: Config{
 		Store:     &StoreConfig{Path: path},
 		Keyspaces: map[string]*KeyspaceConfig{"shop": {Plans: plans}},
-	}
+	}}
 }
 
 func insertTenants(t *testing.T, a *App, plan string, slugs ...string) {
@@ -403,7 +403,7 @@ func freePort(t testing.TB) int {
 // Gateways of one configuration are told from those of another, whatever each has of its own.
 func TestConfigHash(t *testing.T) {
 	hash := func(node, replica string, staleness time.Duration) string {
-		a := &App{Node: node, Store: &StoreConfig{Type: storePostgres, DSN: "{env.DATABASE_URL}", Replica: replica, MaxStaleness: caddy.Duration(staleness)}}
+		a := &App{Config: Config{Node: node, Store: &StoreConfig{Type: storePostgres, DSN: "{env.DATABASE_URL}", Replica: replica, MaxStaleness: caddy.Duration(staleness)}}}
 		return a.hash()
 	}
 	one := hash("n1", "/a.db", time.Hour)

@@ -45,17 +45,17 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 	if existing != nil {
 		return nil, d.Err("the global option keygate is stated twice: one block holds everything")
 	}
-	app := new(App)
+	app := new(Config)
 	if err := parseApp(d, app); err != nil {
 		return nil, err
 	}
 	return httpcaddyfile.App{Name: appName, Value: caddyconfig.JSON(app, nil)}, nil
 }
 
-// UnmarshalCaddyfile sets up a from the global option's block; see parseGlobalOption.
-func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+// UnmarshalCaddyfile sets up c from the global option's block; see parseGlobalOption.
+func (c *Config) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
-	return parseApp(d, a)
+	return parseApp(d, c)
 }
 
 // option is one word that a line inside a block may begin with.
@@ -110,7 +110,7 @@ func args(d *caddyfile.Dispenser, low, high int, usage string) ([]string, error)
 
 // parser reads one global option.
 type parser struct {
-	app   *App
+	app   *Config
 	lines lines
 	// named are the keyspaces that have a block.
 	named map[string]bool
@@ -118,7 +118,7 @@ type parser struct {
 
 // parseApp reads the global option's block into app, and checks the whole, so that
 // errors name file and line. The dispenser stands on the option's name.
-func parseApp(d *caddyfile.Dispenser, app *App) error {
+func parseApp(d *caddyfile.Dispenser, app *Config) error {
 	if _, err := args(d, 0, 0, "keygate { … }"); err != nil {
 		return err
 	}
@@ -340,4 +340,4 @@ func duration(d *caddyfile.Dispenser, to *caddy.Duration) error {
 	return nil
 }
 
-var _ caddyfile.Unmarshaler = (*App)(nil)
+var _ caddyfile.Unmarshaler = (*Config)(nil)

@@ -100,26 +100,26 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 }
 
 // optionApp returns what the global option states, nil where the file has none.
-func optionApp(h httpcaddyfile.Helper) (*App, error) {
+func optionApp(h httpcaddyfile.Helper) (*Config, error) {
 	app, ok := h.Option(appName).(httpcaddyfile.App)
 	if !ok {
 		return nil, nil
 	}
-	a := new(App)
+	a := new(Config)
 	if err := json.Unmarshal(app.Value, a); err != nil {
 		return nil, h.Errf("reading the global option keygate: %w", err)
 	}
 	return a, nil
 }
 
-// UnmarshalCaddyfile sets up h from its directive without a matcher; what needs the
-// global option is checked when h is provisioned. See parseDirective for the syntax.
-func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	return parseHandler(d, nil, &h.HandlerConfig)
+// UnmarshalCaddyfile sets up c from a directive without a matcher. What needs the global option is checked
+// when the handler is provisioned. See parseDirective for the syntax.
+func (c *HandlerConfig) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	return parseHandler(d, nil, c)
 }
 
 // parseHandler reads a directive, and checks it against the global option where a is not nil.
-func parseHandler(d *caddyfile.Dispenser, a *App, c *HandlerConfig) error {
+func parseHandler(d *caddyfile.Dispenser, a *Config, c *HandlerConfig) error {
 	d.Next() // consume the directive's name
 	l := make(lines)
 	for _, field := range []string{"keyspace", "only", "except"} {
@@ -284,4 +284,4 @@ func parseCost(d *caddyfile.Dispenser, l lines, c *HandlerConfig) error {
 	return nil
 }
 
-var _ caddyfile.Unmarshaler = (*Handler)(nil)
+var _ caddyfile.Unmarshaler = (*HandlerConfig)(nil)

@@ -98,7 +98,7 @@ func FuzzCaddyfile(f *testing.F) {
 		}
 		var config struct {
 			Apps struct {
-				Keygate *App `json:"keygate"`
+				Keygate *Config `json:"keygate"`
 			} `json:"apps"`
 		}
 		if err := json.Unmarshal([]byte(out), &config); err != nil {

@@ -87,21 +87,22 @@ func restore(cmd *cobra.Command, args []string) error {
 			return usagef("restore takes no --%s: it works on the files of a gateway that is stopped", other)
 		}
 	}
-	a, path, err := appOf(cmd)
+	config, err := configOf(cmd)
 	if err != nil {
 		return err
 	}
-	if a.place(path).shared() {
+	path := config.path
+	if config.place().shared() {
 		return errors.New("the store of this configuration is in PostgreSQL: restore it with its own tools, such as pg_restore, while no gateway runs")
 	}
-	keep := keeperOf(cmd, a)
+	keep := keeperOf(cmd, config)
 	asItWas, _ := cmd.Flags().GetBool("as-it-was")
 	if asItWas {
 		keep = nil
 	}
 	var chain management.ChainReport
 	done, err := sqlstore.Restore(cmd.Context(), args[0], path, commandLog(cmd), func(ctx context.Context, s *sqlstore.Store) error {
-		if err := checkPeppers(ctx, s, a.view.Hasher); err != nil {
+		if err := checkPeppers(ctx, s, config.view.Hasher); err != nil {
 			return err
 		}
 		var err error
@@ -153,20 +154,19 @@ const lost = `Keys that were revoked since the backup are good again! Before cli
 
 // keeperOf returns what writes into a store that is restored what the former one refused, as
 // whoever runs the command.
-func keeperOf(cmd *cobra.Command, a *App) sqlstore.Keeper {
+func keeperOf(cmd *cobra.Command, config *compiled) sqlstore.Keeper {
 	actor := management.Actor{Name: systemUser(), Via: "cli"}
 	if name, _ := cmd.Flags().GetString("actor"); name != "" {
 		actor.Name = name
 	}
 	actor.Name += " (restore)"
 	var m *management.Manager
-	view := a.view
+	view := config.view
 	return func(ctx context.Context, s *sqlstore.Store, r management.Refusal) error {
 		if m == nil {
-			a.log = commandLog(cmd)
 			m = management.New(management.Config{
 				Store: s, Engine: new(restoringEngine), View: func() *gateway.View { return view },
-				Logger: a.log, Webhooks: a.webhookSettings, Signer: a.headSigner,
+				Logger: commandLog(cmd), Webhooks: config.webhookSettings, Signer: config.headSigner,
 			})
 		}
 		if view.Keyspaces[r.Keyspace] == nil {

@@ -112,58 +112,56 @@ func offlineNames(root *cobra.Command) string {
 	return names
 }
 
-// appOf returns the keygate app of the configuration that a command names, compiled, and
-// where its store is. Nothing else of the configuration is made.
-func appOf(cmd *cobra.Command) (a *App, path string, err error) {
+// configOf returns the keygate app's configuration in the file that a command names, compiled.
+func configOf(cmd *cobra.Command) (*compiled, error) {
 	file, _ := cmd.Flags().GetString("config")
 	adapter, _ := cmd.Flags().GetString("adapter")
 	if file == "" {
-		return nil, "", usagef("--config is needed: which configuration says where the store is?")
+		return nil, usagef("--config is needed: which configuration says where the store is?")
 	}
 	text, _, _, err := caddycmd.LoadConfig(file, adapter)
 	if err != nil {
-		return nil, "", fmt.Errorf("reading the configuration: %w", err)
+		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
 	var config struct {
 		Apps map[string]json.RawMessage `json:"apps"`
 	}
 	if err := json.Unmarshal(text, &config); err != nil {
-		return nil, "", fmt.Errorf("reading the configuration %s: %w; does it need --adapter?", file, err)
+		return nil, fmt.Errorf("reading the configuration %s: %w; does it need --adapter?", file, err)
 	}
 	stated, ok := config.Apps[appName]
 	if !ok {
-		return nil, "", fmt.Errorf("%s has no keygate app: add the global option keygate { … }", file)
+		return nil, fmt.Errorf("%s has no keygate app: add the global option keygate { … }", file)
 	}
-	a = new(App)
-	if err := caddy.StrictUnmarshalJSON(stated, a); err != nil {
-		return nil, "", fmt.Errorf("reading the keygate app of %s: %w", file, err)
+	c := new(Config)
+	if err := caddy.StrictUnmarshalJSON(stated, c); err != nil {
+		return nil, fmt.Errorf("reading the keygate app of %s: %w", file, err)
 	}
-	if _, path, err = a.build(); err != nil {
-		return nil, "", fmt.Errorf("the keygate app of %s: %w", file, err)
+	out, err := c.build(caddy.NewReplacer())
+	if err != nil {
+		return nil, fmt.Errorf("the keygate app of %s: %w", file, err)
 	}
-	return a, path, nil
+	return out, nil
 }
 
 // open opens the store of the configuration. There must be one: else a wrong working
 // directory would make another, in which nobody looks.
-func (run *offlineRun) open(cmd *cobra.Command) (*App, error) {
-	a, path, err := appOf(cmd)
+func (run *offlineRun) open(cmd *cobra.Command) (*compiled, error) {
+	c, err := configOf(cmd)
 	if err != nil {
 		return nil, err
 	}
-	log := commandLog(cmd)
-	if where := a.place(path); where.shared() {
-		a.log = log
+	path, log := c.path, commandLog(cmd)
+	if where := c.place(); where.shared() {
 		if run.store, err = openShared(cmd.Context(), where, log); err != nil {
 			return nil, err
 		}
 		run.path = path
-		return a, nil
+		return c, nil
 	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("there is no store at %s: is it the right configuration, and the working directory of the gateway?", path)
 	}
-	a.log = log
 	ctx, cancel := context.WithTimeout(cmd.Context(), startTimeout)
 	defer cancel()
 	s, err := sqlstore.OpenExisting(ctx, path, log)
@@ -171,7 +169,7 @@ func (run *offlineRun) open(cmd *cobra.Command) (*App, error) {
 		return nil, fmt.Errorf("opening the store %s: %w", path, err)
 	}
 	run.path, run.store = path, s
-	return a, nil
+	return c, nil
 }
 
 // commandLog returns the logger of what a command does itself: warnings, to standard error.
@@ -185,13 +183,13 @@ func (c *client) offline(cmd *cobra.Command, actor string) error {
 	if err != nil {
 		return err
 	}
-	a, err := run.open(cmd)
+	config, err := run.open(cmd)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), startTimeout)
 	defer cancel()
-	hasher := a.view.Hasher
+	hasher := config.view.Hasher
 	if err := checkPeppers(ctx, run.store, hasher); err != nil {
 		return err
 	}
@@ -199,11 +197,12 @@ func (c *client) offline(cmd *cobra.Command, actor string) error {
 		return fmt.Errorf("storing the check values of the peppers: %w", err)
 	}
 	run.engine = new(offlineEngine)
+	log := commandLog(cmd)
 	m := management.New(management.Config{
-		Store: run.store, Engine: run.engine, View: func() *gateway.View { return a.view },
-		Logger: a.log, Webhooks: a.webhookSettings, Signer: a.headSigner,
+		Store: run.store, Engine: run.engine, View: func() *gateway.View { return config.view },
+		Logger: log, Webhooks: config.webhookSettings, Signer: config.headSigner,
 	})
-	c.http.Transport = inProcess{api.New(m, api.Options{Authenticate: adminAccess, Logger: a.log})}
+	c.http.Transport = inProcess{api.New(m, api.Options{Authenticate: adminAccess, Logger: log})}
 	c.base, c.name = "http://offline", run.path
 	c.actAs(actor)
 	return nil

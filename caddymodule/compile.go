@@ -42,7 +42,8 @@ var (
 // the proxy side needs to know. Immutable.
 type keyspace struct {
 	*gateway.Keyspace
-	refusals *refusals
+	// style is the style of the bodies of refusals.
+	style string
 	// inQuery reports whether a credential may stand in the query.
 	inQuery   bool
 	headers   HeadersConfig
@@ -58,7 +59,7 @@ type keyspace struct {
 
 // configured returns the keyspaces' configurations: the default keyspace where the
 // configuration states none.
-func (a *App) configured() map[string]*KeyspaceConfig {
+func (a *Config) configured() map[string]*KeyspaceConfig {
 	if len(a.Keyspaces) == 0 {
 		return map[string]*KeyspaceConfig{defaultKeyspace: {}}
 	}
@@ -67,7 +68,7 @@ func (a *App) configured() map[string]*KeyspaceConfig {
 
 // resolve returns the name of the keyspace that a directive means by name, which may
 // be empty.
-func (a *App) resolve(name string) (string, error) {
+func (a *Config) resolve(name string) (string, error) {
 	all := a.configured()
 	if name == "" {
 		if len(all) == 1 {
@@ -94,7 +95,7 @@ func list[V any](m map[string]V) string {
 
 // compile checks every keyspace and builds what requests are judged by. It touches
 // nothing outside the configuration. Errors are fieldErrors.
-func (a *App) compile() (map[string]*keyspace, error) {
+func (a *Config) compile() (map[string]*keyspace, error) {
 	if err := a.checkStores(); err != nil {
 		return nil, err
 	}
@@ -160,12 +161,11 @@ func (c *KeyspaceConfig) compile(name string) (*keyspace, error) {
 	if c.Headers != nil {
 		ks.headers = *c.Headers
 	}
-	style := styleProblem
+	ks.style = styleProblem
 	if c.Errors != nil && c.Errors.Style != "" {
-		style = c.Errors.Style
+		ks.style = c.Errors.Style
 	}
 	ks.inQuery = slices.ContainsFunc(gk.Places.List(), func(p apikey.Place) bool { return p.Kind == apikey.InQuery })
-	ks.refusals = newRefusals(style, defaultRealm(name), &gk.Refusals)
 	return ks, nil
 }
 

@@ -9,6 +9,36 @@ import (
 // defaultKeyspace is the keyspace of whatever stands outside a keyspace block.
 const defaultKeyspace = "default"
 
+// Config is the keygate app's configuration: the products whose keys this server checks, and where their
+// tenants and keys are kept.
+type Config struct {
+	// Store says where tenants and keys are kept. Default: the SQLite file keygate.db.
+	Store *StoreConfig `json:"store,omitempty"`
+	// Node names this gateway among those that share its store: in receipts, status and
+	// usage. It may be a placeholder such as {env.HOSTNAME}. Default: the machine's name and some
+	// random characters; "local" with store sqlite.
+	Node string `json:"node,omitempty"`
+	// Limits says where rates, quotas and concurrency are counted. Default: in this process.
+	Limits *LimitsConfig `json:"limits,omitempty"`
+	// Peppers makes stored digests HMAC-SHA-256 under the first one, so that a stolen
+	// store alone can't be searched for known keys; further ones are previous peppers,
+	// whose keys go on working. Each has at least 16 bytes and should be a placeholder,
+	// because configurations are saved in clear. Default: none, plain SHA-256.
+	Peppers []string `json:"peppers,omitempty"`
+	// ImportPeppers are those of another system, from which keys were imported as their
+	// HMAC-SHA-256. They are used to find those keys and for nothing else; each should be a
+	// placeholder. Default: none.
+	ImportPeppers []string `json:"import_peppers,omitempty"`
+	// Secret encrypts what must be stored readably, and should be a placeholder. Default: none.
+	Secret string `json:"secret,omitempty"`
+	// SecretOptional lets Secret's placeholder be empty: there is no secret then. Default: false.
+	SecretOptional bool `json:"secret_optional,omitempty"`
+	// Leaks says whose reports of leaked keys are taken. Default: those of whoever holds the key.
+	Leaks *LeaksConfig `json:"leaks,omitempty"`
+	// Keyspaces are the products by name. Default: one named "default" with all defaults.
+	Keyspaces map[string]*KeyspaceConfig `json:"keyspaces,omitempty"`
+}
+
 // StoreConfig says where tenants and keys are kept. Strings may hold placeholders
 // such as {env.DATABASE_URL}, which are expanded when the configuration is loaded.
 type StoreConfig struct {

@@ -32,7 +32,7 @@ func shipped(t *testing.T) map[string]string {
 }
 
 // appIn returns the keygate app that a Caddyfile becomes.
-func appIn(t *testing.T, caddyfile string) *App {
+func appIn(t *testing.T, caddyfile string) *Config {
 	t.Helper()
 	out, err := adapt(caddyfile)
 	if err != nil {
@@ -40,7 +40,7 @@ func appIn(t *testing.T, caddyfile string) *App {
 	}
 	var config struct {
 		Apps struct {
-			Keygate *App `json:"keygate"`
+			Keygate *Config `json:"keygate"`
 		} `json:"apps"`
 	}
 	if err := json.Unmarshal([]byte(out), &config); err != nil {
@@ -171,7 +171,7 @@ func TestProductsWords(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, body := ks.refusals.body(&refusal{reason: tt.reason}); string(body) != tt.body {
+		if _, body := refusalsOf(ks).body(&refusal{reason: tt.reason}); string(body) != tt.body {
 			t.Errorf("%s %s: %s, want %s", tt.product, tt.reason, body, tt.body)
 		}
 	}

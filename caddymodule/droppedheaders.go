@@ -70,7 +70,7 @@ func remedyDropped(name string) string {
 
 // checkDropped refuses a directive whose keyspace takes keys from a header that Caddy drops. Servers are not
 // known by then: it is enough that the options of one list the header.
-func checkDropped(h httpcaddyfile.Helper, a *App, keyspace string) error {
+func checkDropped(h httpcaddyfile.Helper, a *Config, keyspace string) error {
 	name, err := a.resolve(keyspace)
 	if err != nil {
 		return err

@@ -43,7 +43,7 @@ func (eventCollector) Handle(_ context.Context, e caddy.Event) error {
 }
 
 func TestEventsApp(t *testing.T) {
-	app := &App{Store: &StoreConfig{Path: filepath.Join(t.TempDir(), "keygate.db")}}
+	app := &App{Config: Config{Store: &StoreConfig{Path: filepath.Join(t.TempDir(), "keygate.db")}}}
 	subscriptions := caddy.ModuleMap{"events": json.RawMessage(
 		`{"subscriptions": [{"events": ["keygate.key.created", "keygate.job.finished"], "handlers": [{"handler": "keygate_test"}]}]}`)}
 	if err := load(t, app, subscriptions); err != nil {

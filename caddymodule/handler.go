@@ -66,7 +66,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.keyspace = app.keyspaces[name]
-	h.words, h.refuser.ctx = h.keyspace.refusals, ctx
+	h.words, h.refuser.ctx = app.refusals[name], ctx
 	if h.rules, err = h.HandlerConfig.compile(h.keyspace); err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ func newRig(t testing.TB, plan *PlanConfig, handler HandlerConfig) *rig {
 
 func newKeyspaceRig(t testing.TB, keyspace *KeyspaceConfig, handler HandlerConfig) *rig {
 	t.Helper()
-	app := &App{Store: &StoreConfig{Path: filepath.Join(t.TempDir(), "keygate.db")}, Keyspaces: map[string]*KeyspaceConfig{"shop": keyspace}}
+	app := &App{Config: Config{Store: &StoreConfig{Path: filepath.Join(t.TempDir(), "keygate.db")}, Keyspaces: map[string]*KeyspaceConfig{"shop": keyspace}}}
 	raw, err := json.Marshal(app)
 	if err != nil {
 		t.Fatal(err)

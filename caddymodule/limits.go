@@ -31,7 +31,7 @@ type limitsKey struct {
 }
 
 // limitsOf expands what the configuration says of limits, and checks it without connecting.
-func (a *App) limitsOf(repl *caddy.Replacer) (k limitsKey, err error) {
+func (a *Config) limitsOf(repl *caddy.Replacer) (k limitsKey, err error) {
 	l := a.Limits
 	if l == nil || l.Type != limitsRedis {
 		return limitsKey{}, nil

@@ -129,7 +129,7 @@ func (p *Paths) Provision(ctx caddy.Context) error {
 			return err
 		}
 		p.counted = app.keyspaces[name]
-		p.words = p.counted.refusals
+		p.words = app.refusals[name]
 	}
 	var places []apikey.Place
 	for _, ks := range slices.Sorted(maps.Keys(app.keyspaces)) {

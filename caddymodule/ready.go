@@ -8,7 +8,7 @@ import (
 // logReady logs that the keys of this configuration are checked from now on, with the program
 // and the store that do so. The path of an SQLite file is absolute.
 func (a *App) logReady() {
-	_, store, _ := a.identity(a.secrets) // build has refused what has none
+	store := a.path
 	if a.Store != nil && a.Store.Type == storePostgres {
 		store = storePostgres + " " + store
 	} else {
@@ -25,9 +25,9 @@ func (a *App) logReady() {
 }
 
 // limitsKind returns where rates, quotas and concurrency are counted.
-func (a *App) limitsKind() string {
-	if a.Limits != nil && a.Limits.Type != "" {
-		return a.Limits.Type
+func (c *Config) limitsKind() string {
+	if c.Limits != nil && c.Limits.Type != "" {
+		return c.Limits.Type
 	}
 	return limitsLocal
 }

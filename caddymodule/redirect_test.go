@@ -16,10 +16,10 @@ import (
 
 // onPostgres returns an app whose store is at an address.
 func onPostgres(address, node, replica string) *App {
-	return &App{
+	return &App{Config: Config{
 		Store: &StoreConfig{Type: storePostgres, DSN: address, Replica: replica}, Node: node,
 		Keyspaces: map[string]*KeyspaceConfig{"shop": {Plans: []*PlanConfig{{Name: "free"}}}},
-	}
+	}}
 }
 
 func comes(t *testing.T, what string, ok func() bool) {

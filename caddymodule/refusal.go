@@ -50,6 +50,11 @@ type answer struct {
 	open []byte
 }
 
+// refusalsOf returns the refusals of a keyspace.
+func refusalsOf(ks *keyspace) *refusals {
+	return newRefusals(ks.style, defaultRealm(ks.Name), &ks.Refusals)
+}
+
 // newRefusals renders every reason's body in a style.
 func newRefusals(style, realm string, words *[gateway.NumReasons]gateway.Refusal) *refusals {
 	r := &refusals{contentType: "application/json", realm: realm}

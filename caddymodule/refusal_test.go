@@ -19,7 +19,7 @@ func words(t testing.TB, c *ErrorsConfig) *refusals {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ks.refusals
+	return refusalsOf(ks)
 }
 
 func TestRefusals(t *testing.T) {

@@ -120,11 +120,3 @@ func parseRequests(d *caddyfile.Dispenser, note noter) (*RequestsConfig, error) 
 		}},
 	})
 }
-
-// requestLog says how a keyspace's last requests are remembered; nil: they are not.
-func (a *App) requestLog(keyspace string) *usage.Log {
-	if ks := a.keyspaces[keyspace]; ks != nil {
-		return ks.requests
-	}
-	return nil
-}

@@ -47,14 +47,6 @@ type storePlace struct {
 // shared says that several gateways may use the store.
 func (p storePlace) shared() bool { return p.dsn != "" }
 
-// place returns where a's store is. path is what identity returned.
-func (a *App) place(path string) storePlace {
-	if a.secrets.dsn == "" {
-		return storePlace{path: path, node: aloneName}
-	}
-	return storePlace{path: path, dsn: a.secrets.dsn, listen: a.secrets.listen, replica: a.secrets.replica, node: a.secrets.node}
-}
-
 // ownName is what this process calls itself where the configuration does not say: the same
 // over reloads, and another after a restart.
 var ownName = sync.OnceValue(func() string {
@@ -66,7 +58,7 @@ var ownName = sync.OnceValue(func() string {
 })
 
 // expandShared expands what is said of a shared store.
-func (a *App) expandShared(repl *caddy.Replacer, s *secrets) (err error) {
+func (a *Config) expandShared(repl *caddy.Replacer, s *secrets) (err error) {
 	if a.Store == nil || a.Store.Type != storePostgres {
 		return nil
 	}
@@ -116,7 +108,7 @@ func sharedIdentity(s secrets) (id, path string, err error) {
 }
 
 // trust is for how long keys in memory are judged while nothing is heard of the store.
-func (a *App) trust() gateway.Trust {
+func (a *Config) trust() gateway.Trust {
 	t := gateway.Trust{Default: defaultStaleness}
 	if a.Store != nil && a.Store.MaxStaleness > 0 {
 		t.Default = time.Duration(a.Store.MaxStaleness)

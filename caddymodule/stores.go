@@ -27,7 +27,7 @@ const defaultStorePath = "keygate.db"
 
 // checkStores checks what the store, the limits, the peppers and the secret say, as far as that
 // can be told without expanding a placeholder.
-func (a *App) checkStores() error {
+func (a *Config) checkStores() error {
 	if s := a.Store; s != nil {
 		switch s.Type {
 		case "", storeSQLite:
@@ -122,7 +122,7 @@ type secrets struct {
 
 // expand expands the placeholders. Where a value is needed an empty one is an error, which names
 // the placeholder and never the value.
-func (a *App) expand(repl *caddy.Replacer) (s secrets, err error) {
+func (a *Config) expand(repl *caddy.Replacer) (s secrets, err error) {
 	s.storePath = defaultStorePath
 	if a.Store != nil && a.Store.Path != "" {
 		if s.storePath, err = expand(repl, "store", a.Store.Path); err != nil {
@@ -156,7 +156,7 @@ func (a *App) expand(repl *caddy.Replacer) (s secrets, err error) {
 }
 
 // expandSecret returns the secret, "" where there is none.
-func (a *App) expandSecret(repl *caddy.Replacer) (string, error) {
+func (a *Config) expandSecret(repl *caddy.Replacer) (string, error) {
 	switch {
 	case a.Secret == "" && a.SecretOptional:
 		return "", fieldErrorf("secret_optional", "no secret is stated that could be empty")
@@ -182,9 +182,9 @@ func expand(repl *caddy.Replacer, field, value string) (string, error) {
 	return out, nil
 }
 
-// identity names the resource an engine serves, so that configurations which mean the
+// storeIdentity names the resource an engine serves, so that configurations which mean the
 // same store share one engine, and refuses stores that this build does not have.
-func (a *App) identity(s secrets) (id, path string, err error) {
+func (a *Config) storeIdentity(s secrets) (id, path string, err error) {
 	if a.Store != nil && a.Store.Type == storePostgres {
 		return sharedIdentity(s)
 	}

@@ -60,12 +60,6 @@ func parseUsage(d *caddyfile.Dispenser, note noter) (*UsageConfig, error) {
 	})
 }
 
-// usageOff says that a keyspace's usage is not counted.
-func (a *App) usageOff(keyspace string) bool {
-	ks := a.keyspaces[keyspace]
-	return ks != nil && ks.usageOff
-}
-
 // usageHours says for how long a keyspace's usage is kept by hour.
 func (e *engine) usageHours(keyspace string) time.Duration {
 	if app := e.newest(); app != nil {

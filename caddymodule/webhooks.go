@@ -174,31 +174,12 @@ func (e *engine) webhookSettings(keyspace string) management.WebhookSettings {
 	return management.WebhookSettings{}
 }
 
-// webhookSettings returns what a says of a keyspace's webhooks.
-func (a *App) webhookSettings(keyspace string) management.WebhookSettings {
-	if a.keyspaces[keyspace] == nil {
-		return management.WebhookSettings{}
-	}
-	s := a.keyspaces[keyspace].webhooks
-	if a.vault != nil {
-		s.Sealer = a.vault
-	}
-	return s
-}
-
 // headSigner returns what signs heads of the audit chain, nil where there is no secret.
 func (e *engine) headSigner() management.HeadSigner {
 	if app := e.newest(); app != nil {
 		return app.headSigner()
 	}
 	return nil
-}
-
-func (a *App) headSigner() management.HeadSigner {
-	if a.vault == nil {
-		return nil
-	}
-	return a.vault
 }
 
 // keyspaceNames returns the keyspaces of the configuration.
