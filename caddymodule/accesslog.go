@@ -72,7 +72,7 @@ type accessLog struct {
 	r      *http.Request
 	ctx    context.Context
 	vars   map[string]any // of ctx
-	// judged says that a directive has judged the request: later ones pass it on.
+	// checked says that a directive has judged the request: later ones pass it on.
 	judged bool
 	// rejected is the error by which a directive rejected the request, nil where none did.
 	rejected error

@@ -9,9 +9,9 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// adapted remembers the lines of the Caddyfile that this process adapted last, so that a warning at the
+// lastAdapted remembers the lines of the Caddyfile that this process adapted last, so that a warning at the
 // start can name them: a configuration in JSON holds none. A start takes them.
-var adapted adaptedLines
+var lastAdapted adaptedLines
 
 type adaptedLines struct {
 	mu     sync.Mutex
@@ -37,7 +37,7 @@ func (a *adaptedLines) addHandler(c *HandlerConfig, d *caddyfile.Dispenser) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.handlers != nil {
-		a.handlers[string(key)] = append(a.handlers[string(key)], place(d.Token()))
+		a.handlers[string(key)] = append(a.handlers[string(key)], position(d.Token()))
 	}
 }
 
@@ -55,7 +55,7 @@ func (a *adaptedLines) take() *adaptedLines {
 func (a *adaptedLines) field(path string) string {
 	for ; path != ""; path = path[:max(strings.LastIndexAny(path, ".["), 0)] {
 		if t, ok := a.global[path]; ok {
-			return place(t)
+			return position(t)
 		}
 	}
 	return ""
@@ -70,4 +70,4 @@ func (a *adaptedLines) handler(c *HandlerConfig) string {
 	return strings.Join(a.handlers[string(key)], ", ")
 }
 
-func place(t caddyfile.Token) string { return fmt.Sprintf("%s:%d", t.File, t.Line) }
+func position(t caddyfile.Token) string { return fmt.Sprintf("%s:%d", t.File, t.Line) }

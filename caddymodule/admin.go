@@ -62,7 +62,7 @@ func (a *AdminAPI) serve(w http.ResponseWriter, r *http.Request) error {
 		app.serveBackup(w, r)
 		return nil
 	}
-	if !local(r) && !app.adminOpen(r) {
+	if !isLocal(r) && !app.adminOpen(r) {
 		api.WriteProblem(w, http.StatusForbidden, "not_local",
 			"This admin endpoint listens neither on loopback nor on a Unix socket. Let it listen there, or state admin_api open in the keyspace, or use keygate_api, which asks for a token.")
 		return nil
@@ -138,10 +138,10 @@ func adminAccess(r *http.Request) (api.Access, error) {
 	return api.Access{Actor: actor}, nil
 }
 
-// local says whether the admin endpoint that got the request listens on loopback or on
+// isLocal says whether the admin endpoint that got the request listens on loopback or on
 // a Unix socket. Caddy keeps the listener's address in the server's Addr. The connection's own end must be local too, since a host
 // name such as localhost may be made to mean anything.
-func local(r *http.Request) bool {
+func isLocal(r *http.Request) bool {
 	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
 	end, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	if server == nil || end == nil {

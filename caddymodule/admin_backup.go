@@ -30,7 +30,7 @@ type backuper interface {
 
 // serveBackup answers a request for a backup, when it is made.
 func (a *App) serveBackup(w http.ResponseWriter, r *http.Request) {
-	if !local(r) {
+	if !isLocal(r) {
 		api.WriteProblem(w, http.StatusForbidden, "not_local", "Backups are made only by an admin endpoint that listens on loopback or on a Unix socket.")
 		return
 	}

@@ -20,8 +20,8 @@ import (
 // statusTimeout bounds how long a status waits for a store that does not answer.
 const statusTimeout = 2 * time.Second
 
-// silentNode is after how long without a word from a gateway something is taken to be wrong.
-const silentNode = 5 * time.Second
+// nodeStaleAfter is after how long without a word from a gateway something is taken to be wrong.
+const nodeStaleAfter = 5 * time.Second
 
 // status says how this gateway is. It asks the store, for at most statusTimeout.
 func (a *App) status(ctx context.Context) management.Status {
@@ -47,7 +47,7 @@ func (a *App) status(ctx context.Context) management.Status {
 			s.Problems = append(s.Problems, problem)
 		}
 	}
-	if err := a.askStore(ctx, &s.Store); err != nil {
+	if err := a.queryStore(ctx, &s.Store); err != nil {
 		s.Store.Error = err.Error()
 		s.Problems = append(s.Problems, "the store does not answer: known keys go on, changes and unknown keys are refused")
 	}
@@ -94,9 +94,9 @@ func (a *App) otherNodes(ctx context.Context, s *management.Status) (out []manag
 		version, caddyVersion := versionsIn(n.Version)
 		out = append(out, management.NodeStatus{
 			Node: n.Name, Version: version, CaddyVersion: caddyVersion, Seq: n.Seq, Lag: max(0, s.Store.Seq-n.Seq), ConfigHash: n.ConfigHash,
-			LastContact: &n.ContactAt, StopsBy: &n.StopsBy, KeyspacesStopBy: ownStops(n, s.Keyspaces), Ready: n.Ready && now.Sub(n.ContactAt) < silentNode, KeysCached: n.KeysCached,
+			LastContact: &n.ContactAt, StopsBy: &n.StopsBy, KeyspacesStopBy: keyspaceStops(n, s.Keyspaces), Ready: n.Ready && now.Sub(n.ContactAt) < nodeStaleAfter, KeysCached: n.KeysCached,
 		})
-		if now.Sub(n.ContactAt) >= silentNode {
+		if now.Sub(n.ContactAt) >= nodeStaleAfter {
 			s.Problems = append(s.Problems, "nothing was heard of the gateway "+n.Name+" since "+n.ContactAt.Format(time.RFC3339)+
 				": where it is gone for good, forget it (status --forget "+n.Name+")")
 		}
@@ -104,8 +104,8 @@ func (a *App) otherNodes(ctx context.Context, s *management.Status) (out []manag
 	return out
 }
 
-// ownStops returns when a node stops judging those keyspaces of which it stops before it stops altogether.
-func ownStops(n *gateway.Node, keyspaces []string) (out map[string]time.Time) {
+// keyspaceStops returns when a node stops judging those keyspaces of which it stops before it stops altogether.
+func keyspaceStops(n *gateway.Node, keyspaces []string) (out map[string]time.Time) {
 	for _, name := range keyspaces {
 		if at := n.StopsJudging(name); at.Before(n.StopsBy) {
 			if out == nil {
@@ -117,7 +117,7 @@ func ownStops(n *gateway.Node, keyspaces []string) (out map[string]time.Time) {
 	return out
 }
 
-func (a *App) askStore(ctx context.Context, s *management.StoreStatus) (err error) {
+func (a *App) queryStore(ctx context.Context, s *management.StoreStatus) (err error) {
 	store := a.engine.opened()
 	if store == nil {
 		return errors.New("it is not open")

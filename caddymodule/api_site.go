@@ -35,12 +35,12 @@ type API struct {
 	handler http.Handler
 }
 
-// tokenFailures is how many unknown tokens an address may show: what is allowed of
+// tokenFailureRate is how many unknown tokens an address may show: what is allowed of
 // unknown keys where nothing else is stated.
-const tokenFailures = "100/m"
+const tokenFailureRate = "100/m"
 
-// failingAddresses bounds for how many addresses they are counted.
-const failingAddresses = 100_000
+// maxFailingAddresses bounds for how many addresses they are counted.
+const maxFailingAddresses = 100_000
 
 func registerAPI() {
 	caddy.RegisterModule(new(API))
@@ -77,11 +77,11 @@ func (a *API) Provision(ctx caddy.Context) error {
 		return err
 	}
 	a.app = app
-	policy, err := ratelimit.ParseRate(tokenFailures)
+	policy, err := ratelimit.ParseRate(tokenFailureRate)
 	if err != nil {
 		return err
 	}
-	a.failures = ratelimit.NewFailures(policy, failingAddresses)
+	a.failures = ratelimit.NewFailures(policy, maxFailingAddresses)
 	a.logs = newRequestLogs(ctx, app.cleaner, []apikey.Place{{Kind: apikey.InAuthorization, Name: "Bearer"}})
 	return nil
 }

@@ -101,7 +101,7 @@ func (a *App) Provision(ctx caddy.Context) (err error) {
 // configuration belong together. Where they don't, nothing has changed and the
 // configuration that runs goes on.
 func (a *App) Start() error {
-	if err := refuseDropped(configuredHTTP(a.ctx)); err != nil {
+	if err := rejectDropped(configuredHTTP(a.ctx)); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(a.ctx, startTimeout)
@@ -143,8 +143,8 @@ func (a *App) Cleanup() error {
 // Ready says that keys can be judged under this configuration, of one keyspace at least.
 func (a *App) Ready() bool { return a.gateway.Ready() && !a.stopping.Load() }
 
-// judges says that keys of a keyspace can be judged, or where it is "" of any.
-func (a *App) judges(keyspace string) bool {
+// readyFor says that keys of a keyspace can be judged, or where it is "" of any.
+func (a *App) readyFor(keyspace string) bool {
 	return a.Ready() && (keyspace == "" || a.gateway.Judges(keyspace))
 }
 

@@ -165,7 +165,7 @@ func parseApp(d *caddyfile.Dispenser, app *Config) error {
 		p.put(defaultKeyspace, own)
 	}
 	_, err := app.compile()
-	adapted.setGlobal(p.lines)
+	lastAdapted.setGlobal(p.lines)
 	return p.lines.locate(d, err)
 }
 

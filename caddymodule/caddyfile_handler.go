@@ -88,7 +88,7 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 	if err := checkDropped(h, a, handler.HandlerConfig.Keyspace); err != nil {
 		return nil, locateGlobal(&at, err)
 	}
-	adapted.addHandler(&handler.HandlerConfig, &at)
+	lastAdapted.addHandler(&handler.HandlerConfig, &at)
 	routes := h.NewRoute(matcher, handler)
 	if matcher != nil {
 		strip := new(Handler)

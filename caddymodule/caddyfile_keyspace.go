@@ -153,10 +153,10 @@ func (p *parser) keyspaceOptions(path string, ks *KeyspaceConfig) options {
 	}
 }
 
-// noter notes the line of a field below the one a parse function fills.
-type noter func(field string, d *caddyfile.Dispenser)
+// noteFunc notes the line of a field below the one a parse function fills.
+type noteFunc func(field string, d *caddyfile.Dispenser)
 
-func parseFormat(d *caddyfile.Dispenser, note noter, f *apikey.Format) error {
+func parseFormat(d *caddyfile.Dispenser, note noteFunc, f *apikey.Format) error {
 	if _, err := args(d, 0, 0, "format { … }"); err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func parseAccept(d *caddyfile.Dispenser) (accept apikey.Accept, err error) {
 	})
 }
 
-func parseCredentials(d *caddyfile.Dispenser, note noter, ks *KeyspaceConfig) error {
+func parseCredentials(d *caddyfile.Dispenser, note noteFunc, ks *KeyspaceConfig) error {
 	if _, err := args(d, 0, 0, "credentials { … }"); err != nil {
 		return err
 	}
@@ -279,7 +279,7 @@ func parseScopes(d *caddyfile.Dispenser) (names []string, cumulative bool, err e
 //	on_redis_down local|open|closed
 //	on_leak     revoke|disable|report
 //	was         <former plan>...
-func parsePlan(d *caddyfile.Dispenser, note noter, p *PlanConfig) error {
+func parsePlan(d *caddyfile.Dispenser, note noteFunc, p *PlanConfig) error {
 	a, err := args(d, 1, 1, "plan <name> { … }")
 	if err != nil {
 		return err
@@ -325,7 +325,7 @@ func parsePlan(d *caddyfile.Dispenser, note noter, p *PlanConfig) error {
 			if kind == "credits" {
 				low, high = 0, 0
 			}
-			a, err := args(d, low, high, usageOf[kind])
+			a, err := args(d, low, high, limitUsage[kind])
 			p.Limits = append(p.Limits, strings.Join(append([]string{kind}, a...), " "))
 			return err
 		}}
@@ -333,15 +333,15 @@ func parsePlan(d *caddyfile.Dispenser, note noter, p *PlanConfig) error {
 	return block(d, "plan "+p.Name, opts)
 }
 
-// usageOf shows how a plan's limits are written.
-var usageOf = map[string]string{
+// limitUsage shows how a plan's limits are written.
+var limitUsage = map[string]string{
 	"rate":        "rate <n>/<period> [burst <n>] [per key|tenant|address]",
 	"quota":       "quota <n>/day|month [per key|tenant|address]",
 	"concurrency": "concurrency <n> [per key|tenant|address]",
 	"credits":     "credits",
 }
 
-func parseErrors(d *caddyfile.Dispenser, note noter, c *ErrorsConfig) error {
+func parseErrors(d *caddyfile.Dispenser, note noteFunc, c *ErrorsConfig) error {
 	a, err := args(d, 0, 1, "errors [problem|detail|envelope] { … }")
 	if err != nil {
 		return err

@@ -10,8 +10,8 @@ import (
 
 // The exit statuses of the commands.
 const (
-	exitRefused = 1
-	exitUsage   = 2
+	exitFailed = 1
+	exitUsage  = 2
 )
 
 func registerCommand() {

@@ -134,9 +134,9 @@ func restore(cmd *cobra.Command, args []string) error {
 		_, err = fmt.Fprintln(out, "As asked, what was refused since the backup is let in again: revoke again what was revoked.")
 	case done.Unread != nil:
 		fmt.Fprintf(out, "The former store could not be read whole: %s\n", shown(done.Unread.Error()))
-		_, err = fmt.Fprintf(out, "%d refusals could be read from it and hold on. "+lost, done.Kept)
+		_, err = fmt.Fprintf(out, "%d refusals could be read from it and hold on. "+revocationsLost, done.Kept)
 	case done.Aside == "":
-		_, err = fmt.Fprintf(out, "There was no former store. "+lost)
+		_, err = fmt.Fprintf(out, "There was no former store. "+revocationsLost)
 	case done.Kept == 0:
 		_, err = fmt.Fprintln(out, "Nothing was refused since the backup that it would let in again.")
 	default:
@@ -145,8 +145,8 @@ func restore(cmd *cobra.Command, args []string) error {
 	return err
 }
 
-// lost says what to do where it can't be told what was refused since the backup.
-const lost = `Keys that were revoked since the backup are good again! Before clients reach the gateway:
+// revocationsLost says what to do where it can't be told what was refused since the backup.
+const revocationsLost = `Keys that were revoked since the backup are good again! Before clients reach the gateway:
   1. Find what was refused since: what webhooks and the log were told, tickets, a later backup.
   2. Keys: caddy keygate key revoke KEY --offline --config FILE. Where a secret was rotated out, rotate the key again.
   3. Tenants and management tokens: start the gateway where clients do not reach it; tenant suspend or delete, token revoke.

@@ -69,14 +69,14 @@ func clientOf(cmd *cobra.Command) (*client, error) {
 	c.keyspace = get("keyspace")
 	actor := get("actor")
 	if offline, _ := flags.GetBool("offline"); offline {
-		return c, c.offline(cmd, actor)
+		return c, c.useStore(cmd, actor)
 	}
 	wait, _ := flags.GetDuration("start-wait")
 	if server := get("server"); server != "" {
 		if flags.Changed("address") {
 			return nil, usagef("--server and --address exclude each other")
 		}
-		return c, c.remote(cmd, server, actor, wait)
+		return c, c.useServer(cmd, server, actor, wait)
 	}
 	if flags.Changed("token-file") {
 		return nil, usagef("--token-file is for --server; the admin endpoint takes no token")
@@ -86,7 +86,7 @@ func clientOf(cmd *cobra.Command) (*client, error) {
 		return nil, fmt.Errorf("finding Caddy's admin endpoint: %w", err)
 	}
 	c.actAs(actor)
-	return c, c.local(address, wait)
+	return c, c.useAdminEndpoint(address, wait)
 }
 
 // actAs says whom the audit names, by default the system user.
@@ -98,8 +98,8 @@ func (c *client) actAs(actor string) {
 	c.header.Set(viaHeader, "cli")
 }
 
-// remote makes c talk to a gateway's keygate_api.
-func (c *client) remote(cmd *cobra.Command, server, actor string, wait time.Duration) error {
+// useServer makes c talk to a gateway's keygate_api.
+func (c *client) useServer(cmd *cobra.Command, server, actor string, wait time.Duration) error {
 	u, err := url.Parse(server)
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return usagef("--server must be a URL such as https://keys.example.com")
@@ -128,9 +128,9 @@ func (c *client) remote(cmd *cobra.Command, server, actor string, wait time.Dura
 	return nil
 }
 
-// local makes c talk to Caddy's admin endpoint, as caddycmd.AdminAPIRequest does, which
+// isLocal makes c talk to Caddy's admin endpoint, as caddycmd.AdminAPIRequest does, which
 // returns refusals only as text.
-func (c *client) local(address string, wait time.Duration) error {
+func (c *client) useAdminEndpoint(address string, wait time.Duration) error {
 	to, err := caddy.ParseNetworkAddress(address)
 	if err != nil || to.PortRangeSize() > 1 {
 		return usagef("%q is not the address of an admin endpoint", address)
@@ -210,7 +210,7 @@ func (c *client) call(ctx context.Context, method, path string, query url.Values
 		return nil, fmt.Errorf("reading the answer of %s: %w", c.name, err)
 	}
 	if resp.StatusCode >= 300 {
-		return nil, refusalOf(resp, b)
+		return nil, problemOf(resp, b)
 	}
 	if _, receipt := into.(*management.Receipt); resp.StatusCode == http.StatusAccepted && !receipt {
 		var r management.Receipt
@@ -237,8 +237,8 @@ func (c *client) unconfirmed(err error) error {
 	return errors.Join(err, pending(management.Receipt{Pending: c.pending, Durable: true}))
 }
 
-// refusalOf reads why a request was refused.
-func refusalOf(resp *http.Response, b []byte) error {
+// problemOf reads why a request was refused.
+func problemOf(resp *http.Response, b []byte) error {
 	var p struct {
 		Detail string                  `json:"detail"`
 		Code   string                  `json:"code"`

@@ -177,8 +177,8 @@ func commandLog(cmd *cobra.Command) *slog.Logger {
 	return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
-// offline makes c answer itself, from the store. The command closes it when it ends.
-func (c *client) offline(cmd *cobra.Command, actor string) error {
+// useStore makes c answer itself, from the store. The command closes it when it ends.
+func (c *client) useStore(cmd *cobra.Command, actor string) error {
 	run, err := offlineOf(cmd)
 	if err != nil {
 		return err
@@ -219,7 +219,7 @@ func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 		served.Body = http.NoBody
 	}
 	defer served.Body.Close()
-	w := &answered{header: http.Header{}}
+	w := &recorder{header: http.Header{}}
 	p.handler.ServeHTTP(w, served)
 	w.WriteHeader(http.StatusOK)
 	return &http.Response{
@@ -229,22 +229,22 @@ func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	}, nil
 }
 
-// answered keeps what a handler answers.
-type answered struct {
+// recorder keeps what a handler answers.
+type recorder struct {
 	header http.Header
 	status int
 	body   bytes.Buffer
 }
 
-func (w *answered) Header() http.Header { return w.header }
+func (w *recorder) Header() http.Header { return w.header }
 
-func (w *answered) WriteHeader(status int) {
+func (w *recorder) WriteHeader(status int) {
 	if w.status == 0 && status >= 200 {
 		w.status = status
 	}
 }
 
-func (w *answered) Write(b []byte) (int, error) {
+func (w *recorder) Write(b []byte) (int, error) {
 	w.WriteHeader(http.StatusOK)
 	return w.body.Write(b)
 }

@@ -15,8 +15,8 @@ import (
 // shownOfKey is how many characters of a key's beginning are shown at most.
 const shownOfKey = 12
 
-// usualKeys is the grammar of keyspaces that state no prefix. A command does not know any other.
-var usualKeys = func() *apikey.Grammar {
+// defaultGrammar is the grammar of keyspaces that state no prefix. A command does not know any other.
+var defaultGrammar = func() *apikey.Grammar {
 	g, err := apikey.NewGrammar(nil, apikey.Format{}, nil)
 	if err != nil {
 		panic(err)
@@ -59,7 +59,7 @@ func checkSecret(s string, key bool) error {
 	switch {
 	case management.CleanTokens(s) != s:
 		return usagef("an argument holds a management token, which does not belong there: name the token by its id, which 'caddy keygate token list' shows")
-	case usualKeys.Clean(s) != s, key && !management.IsKeyID(s) && mayBeSecret(s):
+	case defaultGrammar.Clean(s) != s, key && !management.IsKeyID(s) && mayBeSecret(s):
 		return usagef("an argument looks like an API key, which does not belong there: name the key by its id (key_…). 'caddy keygate explain --key-file -' reads the key from standard input and shows the id; 'caddy keygate key list' shows all ids")
 	}
 	return nil

@@ -350,11 +350,11 @@ func TestLocal(t *testing.T) {
 	} {
 		ctx := context.WithValue(context.Background(), http.ServerContextKey, &http.Server{Addr: c.listens})
 		ctx = context.WithValue(ctx, http.LocalAddrContextKey, c.end)
-		if got := local(httptest.NewRequest("GET", "/", nil).WithContext(ctx)); got != c.want {
+		if got := isLocal(httptest.NewRequest("GET", "/", nil).WithContext(ctx)); got != c.want {
 			t.Errorf("%s reached at %s is local: %v, want %v", c.listens, c.end, got, c.want)
 		}
 	}
-	if local(httptest.NewRequest("GET", "/", nil)) {
+	if isLocal(httptest.NewRequest("GET", "/", nil)) {
 		t.Error("a request of no server is local")
 	}
 }

@@ -78,16 +78,16 @@ type importRun struct {
 
 // importSummary is what --json prints.
 type importSummary struct {
-	Rows           int             `json:"rows"`
-	Created        int             `json:"created"`
-	Unchanged      int             `json:"unchanged"`
-	Refused        int             `json:"refused"`
-	TenantsCreated int             `json:"tenants_created"`
-	AcceptedShapes []string        `json:"accepted_shapes"`
-	Refusals       []importRefusal `json:"refusals"`
+	Rows           int               `json:"rows"`
+	Created        int               `json:"created"`
+	Unchanged      int               `json:"unchanged"`
+	Refused        int               `json:"refused"`
+	TenantsCreated int               `json:"tenants_created"`
+	AcceptedShapes []string          `json:"accepted_shapes"`
+	Refusals       []importRejection `json:"refusals"`
 }
 
-type importRefusal struct {
+type importRejection struct {
 	Line   int    `json:"line"`
 	Reason string `json:"reason"`
 }
@@ -101,7 +101,7 @@ func importKeys(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	run := &importRun{cmd: cmd, done: importSummary{Refusals: []importRefusal{}}}
+	run := &importRun{cmd: cmd, done: importSummary{Refusals: []importRejection{}}}
 	run.create, _ = cmd.Flags().GetBool("create-tenants")
 	run.unknown, _ = cmd.Flags().GetBool("allow-unknown-shape")
 	if file, _ := cmd.Flags().GetString("pepper-file"); file != "" {
@@ -165,7 +165,7 @@ func (run *importRun) all(ctx context.Context, r *transfer.Reader) error {
 			return run.send(ctx)
 		case errors.As(err, &fault):
 			run.done.Rows++
-			run.refuse(fault.Line, fault.Text)
+			run.reject(fault.Line, fault.Text)
 			continue
 		case err != nil:
 			return fmt.Errorf("reading the keys: %w", err)
@@ -225,7 +225,7 @@ func (run *importRun) send(ctx context.Context) error {
 	run.done.AcceptedShapes = r.AcceptedShapes
 	for _, d := range r.Data {
 		if d.Result == management.ImportRefused && d.Row < len(run.lines) {
-			run.refuse(run.lines[d.Row], (&management.Error{Detail: d.Detail, Fields: d.Errors}).Error())
+			run.reject(run.lines[d.Row], (&management.Error{Detail: d.Detail, Fields: d.Errors}).Error())
 		}
 	}
 	run.rows, run.lines, run.size = run.rows[:0], run.lines[:0], 0
@@ -233,10 +233,10 @@ func (run *importRun) send(ctx context.Context) error {
 	return nil
 }
 
-func (run *importRun) refuse(line int, reason string) {
+func (run *importRun) reject(line int, reason string) {
 	run.done.Refused++
 	if asJSON(run.cmd) {
-		run.done.Refusals = append(run.done.Refusals, importRefusal{line, reason})
+		run.done.Refusals = append(run.done.Refusals, importRejection{line, reason})
 		return
 	}
 	run.bar.clear()

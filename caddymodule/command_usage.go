@@ -118,16 +118,16 @@ func printUsage(ctx context.Context, cmd *cobra.Command, c *client, path string,
 		if group == string(usage.PerKey) {
 			cells = append(cells, l.Key)
 		}
-		out.row(append(cells, count(l.Requests), count(l.Allowed), refusedWords(l.Refused), count(l.UpstreamErrors), count(l.Credits),
+		out.row(append(cells, count(l.Requests), count(l.Allowed), rejectionCounts(l.Refused), count(l.UpstreamErrors), count(l.Credits),
 			count(l.BytesIn), count(l.BytesOut), ms(l.Latency.P50), ms(l.Latency.P99))...)
 	}
 	if err := out.flush(); err != nil {
 		return err
 	}
-	return sayComplete(cmd.ErrOrStderr(), r.CompleteUntil)
+	return printCompleteUntil(cmd.ErrOrStderr(), r.CompleteUntil)
 }
 
-func sayComplete(w io.Writer, until *time.Time) error {
+func printCompleteUntil(w io.Writer, until *time.Time) error {
 	if until == nil {
 		return nil
 	}
@@ -135,8 +135,8 @@ func sayComplete(w io.Writer, until *time.Time) error {
 	return err
 }
 
-// refusedWords writes refusals by reason.
-func refusedWords(refused map[string]int64) string {
+// rejectionCounts writes refusals by reason.
+func rejectionCounts(refused map[string]int64) string {
 	var words []string
 	for _, reason := range slices.Sorted(maps.Keys(refused)) {
 		words = append(words, reason+" "+strconv.FormatInt(refused[reason], 10))

@@ -87,7 +87,7 @@ func (c *PlanConfig) compile(gk *gateway.Keyspace) (*gateway.Plan, error) {
 	}
 	for i, s := range c.Scopes {
 		if _, ok := gk.Scopes.Bit(s); !ok {
-			return nil, fieldErrorf("scopes", "plan '%s': unknown scope '%s' (%s)", c.Name, s, scopesThereAre(gk.Scopes))
+			return nil, fieldErrorf("scopes", "plan '%s': unknown scope '%s' (%s)", c.Name, s, describeScopes(gk.Scopes))
 		}
 		if slices.Contains(c.Scopes[:i], s) {
 			return nil, fieldErrorf("scopes", "plan '%s': scope '%s' is stated twice", c.Name, s)
@@ -176,8 +176,8 @@ func clashes(a, b *ratelimit.Policy) bool {
 	return true
 }
 
-// scopesThereAre names a keyspace's scopes for a message.
-func scopesThereAre(s gateway.Scopes) string {
+// describeScopes names a keyspace's scopes for a message.
+func describeScopes(s gateway.Scopes) string {
 	if len(s.Names) == 0 {
 		return "the keyspace names no scopes"
 	}

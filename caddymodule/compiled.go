@@ -58,7 +58,7 @@ func (c *Config) build(repl *caddy.Replacer) (*compiled, error) {
 	return out, nil
 }
 
-// place returns where the store is.
+// position returns where the store is.
 func (c *compiled) place() storePlace {
 	if c.secrets.dsn == "" {
 		return storePlace{path: c.path, node: aloneName}

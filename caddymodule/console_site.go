@@ -214,11 +214,11 @@ func (c *Console) Provision(ctx caddy.Context) error {
 	if err := c.brand.Check(); err != nil {
 		return err
 	}
-	policy, err := ratelimit.ParseRate(tokenFailures)
+	policy, err := ratelimit.ParseRate(tokenFailureRate)
 	if err != nil {
 		return err
 	}
-	c.failures = ratelimit.NewFailures(policy, failingAddresses)
+	c.failures = ratelimit.NewFailures(policy, maxFailingAddresses)
 	c.logs = newRequestLogs(ctx, app.cleaner, []apikey.Place{{Kind: apikey.InCookie, Name: "keygate"}, {Kind: apikey.InCookie, Name: "__Host-keygate"}})
 	return nil
 }

@@ -101,14 +101,14 @@ func checkDropped(h httpcaddyfile.Helper, a *Config, keyspace string) error {
 
 // locateGlobal makes an error about the global option name the line there, else d's.
 func locateGlobal(d *caddyfile.Dispenser, err error) error {
-	adapted.mu.Lock()
-	defer adapted.mu.Unlock()
-	return adapted.global.locate(d, err)
+	lastAdapted.mu.Lock()
+	defer lastAdapted.mu.Unlock()
+	return lastAdapted.global.locate(d, err)
 }
 
-// refuseDropped refuses a configuration in which a server drops the header that holds a keyspace's keys.
+// rejectDropped refuses a configuration in which a server drops the header that holds a keyspace's keys.
 // The directive of a Caddyfile is refused before; this is for JSON, and for sites whose server is another.
-func refuseDropped(app *caddyhttp.App) error {
+func rejectDropped(app *caddyhttp.App) error {
 	for h, k := range checkingHandlers(app) {
 		for _, place := range k.keyspace.Places.List() {
 			if place.Kind == apikey.InHeader && strings.ContainsAny(place.Name, "_.") && serverHeaders(h.server).drops(place.Name) {

@@ -25,8 +25,8 @@ type exchange struct {
 	verdict rules.Verdict
 	// preflight reports whether the request is a CORS preflight, which passes unchecked.
 	preflight bool
-	// judged says that the decision was asked for: not on public paths.
-	judged bool
+	// checked says that the decision was asked for: not on public paths.
+	checked bool
 	// observed says that a refusal is only noted.
 	observed bool
 	cancel   context.CancelCauseFunc
@@ -40,22 +40,22 @@ type exchange struct {
 	caching [2]string
 	// rejected reports whether the response is a refusal.
 	rejected bool
-	*work
+	*scratch
 }
 
-// work is what is needed of an exchange only until its handler has returned. It is the larger part, and is used again
+// scratch is what is needed of an exchange only until its handler has returned. It is the larger part, and is used again
 // for another request.
-type work struct {
+type scratch struct {
 	req gateway.Request
 	dec gateway.Decision
 	// account is what usage counts.
 	account account
 }
 
-var works = sync.Pool{New: func() any { return new(work) }}
+var scratchPool = sync.Pool{New: func() any { return new(scratch) }}
 
 func newExchange(h *Handler, w http.ResponseWriter, r *http.Request) *exchange {
-	x := &exchange{h: h, r: r, work: works.Get().(*work)}
+	x := &exchange{h: h, r: r, scratch: scratchPool.Get().(*scratch)}
 	x.www.ResponseWriter = w
 	x.w.ResponseWriterWrapper, x.w.x = &x.www, x
 	return x
@@ -67,10 +67,10 @@ func (x *exchange) free() {
 	if x.w.leave() {
 		return
 	}
-	wk := x.work
+	wk := x.scratch
 	wk.dec.Reset()
 	wk.req, wk.account = gateway.Request{}, account{}
-	works.Put(wk)
+	scratchPool.Put(wk)
 }
 
 // count counts the decision.
@@ -112,7 +112,7 @@ func (x *exchange) setContext() {
 
 // setPlaceholders makes the decision readable to what comes after, and to the log.
 func (x *exchange) setPlaceholders() {
-	if !x.judged {
+	if !x.checked {
 		return
 	}
 	d := &x.dec

@@ -66,7 +66,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.keyspace = app.keyspaces[name]
-	h.words, h.refuser.ctx = app.refusals[name], ctx
+	h.refusals, h.refuser.ctx = app.refusals[name], ctx
 	if h.rules, err = h.HandlerConfig.compile(h.keyspace); err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	x.req.Now = time.Now()
 	path := h.paths.canonicalize(r, vars)
 	if path.Rejected() {
-		x.judged, x.dec.Reason = true, gateway.AmbiguousPath
+		x.checked, x.dec.Reason = true, gateway.AmbiguousPath
 	} else {
 		x.verdict = h.rules.Judge(r.Method, &path)
 		if x.verdict.Outside {
@@ -157,7 +157,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		defer x.countUsage()
 	}
 	x.setPlaceholders()
-	if x.judged {
+	if x.checked {
 		x.count()
 	}
 
@@ -166,14 +166,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		h.keyspace.empty(r, x.verdict.Class <= rules.Optional)
 	}
 	log.cleanURI(r)
-	if x.judged && x.dec.Reason != gateway.Allowed {
+	if x.checked && x.dec.Reason != gateway.Allowed {
 		if !x.observed {
 			return x.refuse(&x.w, x.dec.Reason)
 		}
 		log.observed(x.dec.Reason)
 		return log.serveError(&x.w, r, next.ServeHTTP(&x.w, r))
 	}
-	if !x.judged {
+	if !x.checked {
 		h.dropUpgrade(log, r)
 		return log.serveError(&x.w, r, next.ServeHTTP(&x.w, r))
 	}
@@ -224,7 +224,7 @@ func (x *exchange) judge(vars map[string]any, path *rules.Path) {
 	if body != nil {
 		q.Refine = body.refine
 	}
-	x.judged = true
+	x.checked = true
 	h.app.engine.gateway.Check(r.Context(), q, &x.dec)
 	x.observed = h.Observe || x.dec.Plan != nil && x.dec.Plan.Observe
 }
@@ -262,7 +262,7 @@ func (ks *keyspace) empty(r *http.Request, prefixedOnly bool) {
 	*r = *r.WithContext(context.WithValue(r.Context(), caddyhttp.OriginalRequestCtxKey, o))
 }
 
-// refuse answers instead of the upstream. The site's error routes are asked first.
+// reject answers instead of the upstream. The site's error routes are asked first.
 func (x *exchange) refuse(w http.ResponseWriter, reason gateway.Reason) error {
 	h, d := x.h, &x.dec
 	// As for any error, its routes see the URL as it arrived, before any rewrite. Of the

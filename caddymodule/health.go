@@ -74,7 +74,7 @@ func (h *Health) Provision(ctx caddy.Context) error {
 			return err
 		}
 	}
-	h.ready = func() bool { return app.judges(h.Keyspace) }
+	h.ready = func() bool { return app.readyFor(h.Keyspace) }
 	return nil
 }
 

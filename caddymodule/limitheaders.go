@@ -13,7 +13,7 @@ func (x *exchange) dropHeaders() {
 	if rule := x.verdict.Rule; rule != nil && rule.Actual != "" {
 		delete(hdr, rule.Actual)
 	}
-	if x.judged && !x.observed && x.dec.Outcome.N > 0 {
+	if x.checked && !x.observed && x.dec.Outcome.N > 0 {
 		deleteLimitHeaders(hdr)
 	}
 }
@@ -37,7 +37,7 @@ func (x *exchange) writeHeaders() {
 			}
 		}
 	}
-	if !x.judged || x.observed || x.dec.Outcome.N == 0 {
+	if !x.checked || x.observed || x.dec.Outcome.N == 0 {
 		return
 	}
 	deleteLimitHeaders(hdr)

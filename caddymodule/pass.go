@@ -37,7 +37,7 @@ func (x *exchange) pass(log *accessLog, next caddyhttp.Handler) (err error) {
 		// any more, since the request was ended just when the upstream answered.
 		if !x.w.close() {
 			x.account.broke = true
-			x.settle(http.StatusBadGateway)
+			x.settleCost(http.StatusBadGateway)
 			return
 		}
 		if p := recover(); p != http.ErrAbortHandler { //nolint:errorlint // as net/http compares it
@@ -55,7 +55,7 @@ func (x *exchange) pass(log *accessLog, next caddyhttp.Handler) (err error) {
 		x.writeHeaders()
 	}
 	// Settled before the error is answered: the client sees what was really taken.
-	x.settle(statusOf(err, x.w.status))
+	x.settleCost(statusOf(err, x.w.status))
 	return log.serveError(&x.w, x.r, err)
 }
 
@@ -92,9 +92,9 @@ func statusOf(err error, written int) int {
 	return http.StatusInternalServerError
 }
 
-// settle makes the request cost what it was worth: nothing where the upstream failed
+// settleCost makes the request cost what it was worth: nothing where the upstream failed
 // and its rule refunds that, or what the upstream says.
-func (x *exchange) settle(status int) {
+func (x *exchange) settleCost(status int) {
 	rule := x.verdict.Rule
 	if rule == nil || x.dec.Reason != gateway.Allowed {
 		return

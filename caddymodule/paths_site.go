@@ -123,13 +123,13 @@ func (p *Paths) Provision(ctx caddy.Context) error {
 		if err != nil {
 			return err
 		}
-		p.words = newRefusals(styleProblem, defaultRealm(defaultKeyspace), &words)
+		p.refusals = newRefusals(styleProblem, defaultRealm(defaultKeyspace), &words)
 	} else {
 		if name, err = app.resolve(name); err != nil {
 			return err
 		}
 		p.counted = app.keyspaces[name]
-		p.words = app.refusals[name]
+		p.refusals = app.refusals[name]
 	}
 	var places []apikey.Place
 	for _, ks := range slices.Sorted(maps.Keys(app.keyspaces)) {

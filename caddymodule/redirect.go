@@ -81,7 +81,7 @@ type refusedStart struct{ cause error }
 
 func (r refusedStart) Error() string { return r.cause.Error() }
 
-// settle has the store reached, and trusted, as the newest configuration that runs says, and by nothing else.
+// settleCost has the store reached, and trusted, as the newest configuration that runs says, and by nothing else.
 func (e *engine) settle() {
 	e.mu.Lock()
 	defer e.mu.Unlock()

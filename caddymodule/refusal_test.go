@@ -12,7 +12,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// words returns how a keyspace with these errors answers.
+// refusals returns how a keyspace with these errors answers.
 func words(t testing.TB, c *ErrorsConfig) *refusals {
 	t.Helper()
 	ks, err := (&KeyspaceConfig{Errors: c}).compile("shop")

@@ -12,8 +12,8 @@ import (
 
 // refuser answers rejected requests for a directive.
 type refuser struct {
-	words *refusals
-	ctx   caddy.Context
+	refusals *refusals
+	ctx      caddy.Context
 	// errors holds the error routes of each *caddyhttp.Server for rejected requests.
 	errors sync.Map
 }
@@ -22,7 +22,7 @@ type refuser struct {
 // first, as for any handler's error; where none of its routes answers, the
 // directive's own words are sent.
 func (f *refuser) answerRefusal(w http.ResponseWriter, r *http.Request, ref *refusal) error {
-	words := f.words
+	words := f.refusals
 	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if server == nil || server.Errors == nil || len(server.Errors.Routes) == 0 {
 		words.write(w, r, ref)

@@ -78,7 +78,7 @@ func (c *RequestsConfig) compile(clean func(string) string) (*usage.Log, error) 
 }
 
 // parseRequests reads `requests off` or a block; see keyspaceOptions.
-func parseRequests(d *caddyfile.Dispenser, note noter) (*RequestsConfig, error) {
+func parseRequests(d *caddyfile.Dispenser, note noteFunc) (*RequestsConfig, error) {
 	a, err := args(d, 0, 1, "requests off' or 'requests { … }")
 	if err != nil {
 		return nil, err

@@ -39,7 +39,7 @@ func (c *UsageConfig) compile() (time.Duration, error) {
 }
 
 // parseUsage reads `usage off` or a block; see keyspaceOptions.
-func parseUsage(d *caddyfile.Dispenser, note noter) (*UsageConfig, error) {
+func parseUsage(d *caddyfile.Dispenser, note noteFunc) (*UsageConfig, error) {
 	a, err := args(d, 0, 1, "usage off' or 'usage { … }")
 	if err != nil {
 		return nil, err

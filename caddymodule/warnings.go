@@ -30,7 +30,7 @@ type warning struct {
 
 // warn logs the likely mistakes in a's configuration, which must be provisioned.
 func (a *App) warn() {
-	for _, w := range a.warnings(adapted.take()) {
+	for _, w := range a.warnings(lastAdapted.take()) {
 		if w.at != "" {
 			w.attrs = append(w.attrs, "at", w.at)
 		}

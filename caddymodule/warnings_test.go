@@ -16,7 +16,7 @@ func warningsOf(t *testing.T, caddyfile string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := adapted.take()
+	at := lastAdapted.take()
 	app, err := provisioned(t, config).AppIfConfigured(appName)
 	if err != nil {
 		t.Fatal(err)

@@ -109,7 +109,7 @@ func (c *WebhooksConfig) compile() (s management.WebhookSettings, err error) {
 }
 
 // parseWebhooks reads `webhooks { … }`; see keyspaceOptions.
-func parseWebhooks(d *caddyfile.Dispenser, note noter) (*WebhooksConfig, error) {
+func parseWebhooks(d *caddyfile.Dispenser, note noteFunc) (*WebhooksConfig, error) {
 	if _, err := args(d, 0, 0, "webhooks { … }"); err != nil {
 		return nil, err
 	}

@@ -17,20 +17,20 @@ import (
 )
 
 func verifyCommand() *cobra.Command {
-	return judgeCommand("verify", "Judges a request with a key, as the proxy would, and spends what it costs",
+	return checkCommand("verify", "Judges a request with a key, as the proxy would, and spends what it costs",
 		"Judges a request with a key, which is read from standard input or a file, as the proxy would, and spends what it costs. Exit status: 0 where it would pass, 1 where not.")
 }
 
 func explainCommand() *cobra.Command {
-	return judgeCommand("explain", "Says why a request with a key passes or not, check by check, spending nothing",
+	return checkCommand("explain", "Says why a request with a key passes or not, check by check, spending nothing",
 		"Judges a request with a key, which is read from standard input or a file, as the proxy would, spends nothing, and prints every check's outcome in order.")
 }
 
-func judgeCommand(verb, short, long string) *cobra.Command {
+func checkCommand(verb, short, long string) *cobra.Command {
 	cmd := action(&cobra.Command{
 		Use: verb, Short: short, Long: long,
 		Example: "  caddy keygate " + verb + " --method POST --path /v1/deploy --ip 192.0.2.7 < key.txt\n  pass show acme | caddy keygate " + verb + " --key-file -",
-	}, func(cmd *cobra.Command, _ []string) error { return judged(cmd, verb) })
+	}, func(cmd *cobra.Command, _ []string) error { return runCheck(cmd, verb) })
 	cmd.Flags().String("key-file", "-", "File that holds the key; - for standard input")
 	cmd.Flags().String("method", "", "Method of the request (default: GET)")
 	cmd.Flags().String("path", "", "Path of the request (default: none, so no rule of a path is applied)")
@@ -39,7 +39,7 @@ func judgeCommand(verb, short, long string) *cobra.Command {
 	return cmd
 }
 
-func judged(cmd *cobra.Command, verb string) error {
+func runCheck(cmd *cobra.Command, verb string) error {
 	flags := cmd.Flags()
 	c, err := clientOf(cmd)
 	if err != nil {
