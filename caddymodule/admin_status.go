@@ -56,7 +56,7 @@ func (a *App) status(ctx context.Context) management.Status {
 		s.Problems = append(s.Problems, "the gateway is degraded: "+stats.LastError)
 	}
 	for _, name := range s.Keyspaces {
-		if !a.gateway.Judges(name) {
+		if !a.gateway.ReadyFor(name) {
 			s.StaleKeyspaces = append(s.StaleKeyspaces, name)
 		}
 	}
@@ -94,7 +94,7 @@ func (a *App) otherNodes(ctx context.Context, s *management.Status) (out []manag
 		version, caddyVersion := versionsIn(n.Version)
 		out = append(out, management.NodeStatus{
 			Node: n.Name, Version: version, CaddyVersion: caddyVersion, Seq: n.Seq, Lag: max(0, s.Store.Seq-n.Seq), ConfigHash: n.ConfigHash,
-			LastContact: &n.ContactAt, StopsBy: &n.StopsBy, KeyspacesStopBy: keyspaceStops(n, s.Keyspaces), Ready: n.Ready && now.Sub(n.ContactAt) < nodeStaleAfter, KeysCached: n.KeysCached,
+			LastContact: &n.ContactAt, StopsBy: &n.Deadline, KeyspacesStopBy: keyspaceStops(n, s.Keyspaces), Ready: n.Ready && now.Sub(n.ContactAt) < nodeStaleAfter, KeysCached: n.KeysCached,
 		})
 		if now.Sub(n.ContactAt) >= nodeStaleAfter {
 			s.Problems = append(s.Problems, "nothing was heard of the gateway "+n.Name+" since "+n.ContactAt.Format(time.RFC3339)+
@@ -107,7 +107,7 @@ func (a *App) otherNodes(ctx context.Context, s *management.Status) (out []manag
 // keyspaceStops returns when a node stops judging those keyspaces of which it stops before it stops altogether.
 func keyspaceStops(n *gateway.Node, keyspaces []string) (out map[string]time.Time) {
 	for _, name := range keyspaces {
-		if at := n.StopsJudging(name); at.Before(n.StopsBy) {
+		if at := n.DeadlineFor(name); at.Before(n.Deadline) {
 			if out == nil {
 				out = make(map[string]time.Time)
 			}

@@ -145,7 +145,7 @@ func (a *App) Ready() bool { return a.gateway.Ready() && !a.stopping.Load() }
 
 // readyFor says that keys of a keyspace can be judged, or where it is "" of any.
 func (a *App) readyFor(keyspace string) bool {
-	return a.Ready() && (keyspace == "" || a.gateway.Judges(keyspace))
+	return a.Ready() && (keyspace == "" || a.gateway.ReadyFor(keyspace))
 }
 
 // configuredApp returns the app for a handler that needs it.

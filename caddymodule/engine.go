@@ -75,7 +75,7 @@ func newEngine(where storePlace, log *slog.Logger) (*engine, error) {
 		NewMeter: func(keyspace, tenant, key string) any { return e.usage.Counter(keyspace, tenant, key) },
 	}
 	if where.shared() {
-		o.Registry, o.About = e.lazy, e.about
+		o.Registry, o.NodeInfo = e.lazy, e.about
 	}
 	e.gateway, err = gateway.New(o)
 	if err != nil {
@@ -96,7 +96,7 @@ func (e *engine) start(ctx context.Context, a *App) error {
 	if err := e.redirect(ctx, a); err != nil {
 		return err
 	}
-	e.gateway.SetTrust(a.trust())
+	e.gateway.SetStaleness(a.trust())
 	err := e.attempt(ctx, a)
 	if err = e.beside(err); err != nil && !e.triesOn(err) {
 		e.settle()

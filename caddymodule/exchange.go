@@ -90,8 +90,8 @@ func (x *exchange) count() {
 // placeholders are what is shown of a decision, to whom may ask for it late.
 type placeholders struct {
 	reason    gateway.Reason
-	key       *gateway.HeldKey
-	tenant    *gateway.HeldTenant
+	key       *gateway.CachedKey
+	tenant    *gateway.CachedTenant
 	plan      *gateway.Plan
 	scopeList string
 }

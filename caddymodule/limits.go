@@ -111,7 +111,7 @@ func (e *engine) useLimits(ctx context.Context, k limitsKey) error {
 		return err
 	}
 	// What is wrong has been logged, and it is tried on; but for what somebody is there to mend.
-	if err := s.redis.Wait(ctx); len(e.apps) > 0 && errors.Is(err, redis.ErrRefused) {
+	if err := s.redis.Wait(ctx); len(e.apps) > 0 && errors.Is(err, redis.ErrRejected) {
 		go s.closeSoon()
 		return fmt.Errorf("limits redis can't be used, so nothing was changed: %w", err)
 	}
@@ -139,7 +139,7 @@ func (e *engine) settleLimits(k limitsKey) error {
 		return e.useLimits(context.Background(), k)
 	}
 	e.shared.shared.SetLeased(k.leased)
-	return e.shared.redis.Settle(k.address, k.timeout)
+	return e.shared.redis.Adopt(k.address, k.timeout)
 }
 
 // closeSoon is close for what nobody waits for.
@@ -192,7 +192,7 @@ func (c limitsCollector) Collect(ch chan<- prometheus.Metric) {
 		}
 		found = true
 		rs, ls := s.redis.Stats(), s.shared.Stats()
-		if rs.Away {
+		if rs.Unreachable {
 			away = 1
 		}
 		nodes = max(nodes, float64(rs.Nodes))
@@ -219,13 +219,13 @@ func (c limitsCollector) Collect(ch chan<- prometheus.Metric) {
 func (s *sharedLimits) status() (out *management.LimitsStatus, problem string) {
 	r, l := s.redis.Stats(), s.shared.Stats()
 	out = &management.LimitsStatus{
-		Mode: modeExact, OK: !r.Away, Nodes: r.Nodes, Errors: r.Errors,
+		Mode: modeExact, OK: !r.Unreachable, Nodes: r.Nodes, Errors: r.Errors,
 		Asked: l.Asked, Waited: l.Waited, FromMemory: l.Memory, InOutage: l.Outage,
 	}
 	if s.shared.Leased() {
 		out.Mode = modeLeased
 	}
-	if r.Away {
+	if r.Unreachable {
 		out.Error = r.Problem
 		if !r.Since.IsZero() {
 			since := r.Since.UTC().Truncate(time.Second)

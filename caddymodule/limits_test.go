@@ -139,7 +139,7 @@ func TestOnRedisDown(t *testing.T) {
 	g := newLimitsRig(t, &LimitsConfig{Type: limitsRedis, Address: server.URL(), Timeout: caddy.Duration(time.Second)})
 	g.wantLeft("local", 4)
 	server.Kill()
-	for end := time.Now().Add(time.Minute); !current(t).engine.sharedLimits().redis.Away(); {
+	for end := time.Now().Add(time.Minute); !current(t).engine.sharedLimits().redis.Unreachable(); {
 		g.check("open")
 		if time.Now().After(end) {
 			t.Fatal("nobody notices")

@@ -137,8 +137,8 @@ func (s statsCollector) Collect(ch chan<- prometheus.Metric) {
 		stats := value.(*engine).gateway.Stats()
 		cached += float64(stats.KeysCached)
 		failed += float64(stats.StoreErrors)
-		lag = max(lag, stats.Behind.Seconds())
-		if shared := value.(*engine).sharedLimits(); stats.Degraded || shared != nil && shared.redis.Away() {
+		lag = max(lag, stats.Lag.Seconds())
+		if shared := value.(*engine).sharedLimits(); stats.Degraded || shared != nil && shared.redis.Unreachable() {
 			degraded = 1
 		}
 		return true

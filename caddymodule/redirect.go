@@ -93,7 +93,7 @@ func (e *engine) settleLocked() {
 	if n == 0 || e.store == nil || !e.where.shared() {
 		return
 	}
-	e.gateway.SetTrust(e.apps[n-1].trust())
+	e.gateway.SetStaleness(e.apps[n-1].trust())
 	s := e.apps[n-1].secrets
 	if err := e.sharedStore().Settle(s.dsn, s.listen); err != nil {
 		e.apps[n-1].log.Error("going on with the address of the store that is in use", "error", err)

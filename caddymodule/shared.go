@@ -108,8 +108,8 @@ func sharedIdentity(s secrets) (id, path string, err error) {
 }
 
 // trust is for how long keys in memory are judged while nothing is heard of the store.
-func (a *Config) trust() gateway.Trust {
-	t := gateway.Trust{Default: defaultStaleness}
+func (a *Config) trust() gateway.Staleness {
+	t := gateway.Staleness{Default: defaultStaleness}
 	if a.Store != nil && a.Store.MaxStaleness > 0 {
 		t.Default = time.Duration(a.Store.MaxStaleness)
 	}
@@ -229,7 +229,7 @@ func (l *lazyStore) Unwrap() gateway.Store { return l.Store }
 func (l *lazyStore) registry() gateway.Registry { return l.Store.(gateway.Registry) }
 
 // ReportNode implements gateway.Registry.
-func (l *lazyStore) ReportNode(ctx context.Context, n *gateway.Node, trust gateway.Trust) error {
+func (l *lazyStore) ReportNode(ctx context.Context, n *gateway.Node, trust gateway.Staleness) error {
 	return l.registry().ReportNode(ctx, n, trust)
 }
 

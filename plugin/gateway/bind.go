@@ -84,7 +84,7 @@ func (g *Gateway) bind(ctx context.Context, req *Request, e *entry) (*bound, err
 	}
 	b, err := g.rebind(ctx, req, e)
 	if err != nil {
-		g.log.Error("a key cannot be judged under this configuration", "keyspace", e.keyspace(), "tenant", e.ten.Slug, "key_id", e.rec.ID, "error", err)
+		g.log.Error("a key cannot be judged under this configuration", "keyspace", e.keyspace(), "tenant", e.Tenant.Slug, "key_id", e.Key.ID, "error", err)
 		return nil, err
 	}
 	// Requests that an old configuration still serves must not push out what the newer
@@ -102,23 +102,23 @@ func (g *Gateway) bind(ctx context.Context, req *Request, e *entry) (*bound, err
 
 func (g *Gateway) rebind(ctx context.Context, req *Request, e *entry) (*bound, error) {
 	ks := req.Keyspace
-	plan := ks.Plans[e.ten.Plan]
+	plan := ks.Plans[e.Tenant.Plan]
 	if plan == nil {
-		return nil, fmt.Errorf("tenant %q has the plan %q, which this configuration does not know", e.ten.Slug, e.ten.Plan)
+		return nil, fmt.Errorf("tenant %q has the plan %q, which this configuration does not know", e.Tenant.Slug, e.Tenant.Plan)
 	}
-	limits, err := effectiveLimits(plan, e.ten.overrides)
+	limits, err := effectiveLimits(plan, e.Tenant.overrides)
 	if err != nil {
-		return nil, fmt.Errorf("tenant %q: %w", e.ten.Slug, err)
+		return nil, fmt.Errorf("tenant %q: %w", e.Tenant.Slug, err)
 	}
-	own, err := e.rec.limits().policies()
+	own, err := e.Key.limits().policies()
 	if err != nil {
-		return nil, fmt.Errorf("key %s: %w", e.rec.ID, err)
+		return nil, fmt.Errorf("key %s: %w", e.Key.ID, err)
 	}
 	if n := len(limits) + len(own); n > ratelimit.MaxLines {
-		return nil, fmt.Errorf("key %s is subject to %d limits, at most %d can be checked together", e.rec.ID, n, ratelimit.MaxLines)
+		return nil, fmt.Errorf("key %s is subject to %d limits, at most %d can be checked together", e.Key.ID, n, ratelimit.MaxLines)
 	}
 	t := &terms{view: req.View, seq: req.View.seq.Load(), plan: plan, outage: plan.outage()}
-	t.scopes = ks.Scopes.Closure(strings.Fields(e.rec.scopes)) & plan.Cap
+	t.scopes = ks.Scopes.Closure(strings.Fields(e.Key.scopes)) & plan.Cap
 	t.scopeList = strings.Join(ks.Scopes.List(t.scopes), " ")
 
 	var perTenant, perKey []*ratelimit.Policy
@@ -137,24 +137,24 @@ func (g *Gateway) rebind(ctx context.Context, req *Request, e *entry) (*bound, e
 		t.durable = t.durable || p.Kind == ratelimit.Quota
 	}
 	// Later configurations outweigh earlier ones, and under one configuration later rows do.
-	epoch := t.seq<<32 + e.ten.Version
+	epoch := t.seq<<32 + e.Tenant.Version
 	switch {
 	case len(t.address) == 0:
-	case e.ten.overrides != nil:
-		t.addressOwner, t.addressEpoch = e.owner.subject.ID(), epoch
+	case e.Tenant.overrides != nil:
+		t.addressOwner, t.addressEpoch = e.TenantState.subject.ID(), epoch
 	default:
 		t.addressOwner, t.addressEpoch = "p:"+ks.Name+":"+plan.Name, t.seq<<32
 	}
-	if e.ten.overrides == nil && len(own) == 0 {
+	if e.Tenant.overrides == nil && len(own) == 0 {
 		t = g.terms.share(t)
 	}
 	b := &bound{terms: t}
-	b.tenant = e.owner.subject.Bind(epoch, ratelimit.FromPlan, perTenant)
-	b.key = e.key.subject.Bind(epoch, ratelimit.FromPlan, perKey)
-	if lines := e.key.subject.Bind(e.rec.Version, ratelimit.FromKey, own); len(lines) > 0 {
+	b.tenant = e.TenantState.subject.Bind(epoch, ratelimit.FromPlan, perTenant)
+	b.key = e.KeyState.subject.Bind(epoch, ratelimit.FromPlan, perKey)
+	if lines := e.KeyState.subject.Bind(e.Key.Version, ratelimit.FromKey, own); len(lines) > 0 {
 		b.key = slices.Concat(b.key, lines)
 	}
-	for _, s := range []*ratelimit.Subject{e.owner.subject, e.key.subject} {
+	for _, s := range []*ratelimit.Subject{e.TenantState.subject, e.KeyState.subject} {
 		if err := g.loadUsage(ctx, s, req); err != nil {
 			return nil, err
 		}
@@ -217,11 +217,11 @@ func (o Overrides) Policies() ([]*ratelimit.Policy, error) {
 // KeyLimits returns the limits that a key's record adds to its plan's. They are counted
 // for the key, whatever they would be counted for in a plan.
 func KeyLimits(k *Key) ([]*ratelimit.Policy, error) {
-	return (&heldLimits{k.Overrides, k.CreditsLimit}).policies()
+	return (&ownLimits{k.Overrides, k.CreditsLimit}).policies()
 }
 
 // policies returns the limits; none for nil.
-func (l *heldLimits) policies() ([]*ratelimit.Policy, error) {
+func (l *ownLimits) policies() ([]*ratelimit.Policy, error) {
 	if l == nil {
 		return nil, nil
 	}

@@ -20,7 +20,7 @@ import (
 // The caller calls d.Done when the request has ended, and d.Track if it can be ended early.
 func (g *Gateway) Check(ctx context.Context, req *Request, d *Decision) {
 	d.reset(g)
-	if !g.started(ctx) {
+	if !g.waitReady(ctx) {
 		req.Trace.Note("ready", false, "the gateway is not ready to judge keys")
 		d.unavailable()
 		return
@@ -32,24 +32,24 @@ func (g *Gateway) Check(ctx context.Context, req *Request, d *Decision) {
 	}
 	// Shape: what is wrong here reaches no lookup.
 	if reason := req.shape(); reason != Allowed {
-		d.refuse(reason)
+		d.reject(reason)
 		return
 	}
 	digest := req.View.Hasher.Primary(req.Credential)
 	e, err := g.find(ctx, req, digest)
 	if err != nil {
-		g.unfound(req, d, err)
+		g.lookupFailed(req, d, err)
 		return
 	}
-	req.Trace.Note("known", true, e.rec.ID)
-	for try := 0; g.judge(ctx, req, d, e); try++ {
+	req.Trace.Note("known", true, e.Key.ID)
+	for try := 0; g.authorize(ctx, req, d, e); try++ {
 		// What counts for the key was dropped for want of use just now: it is found anew.
-		if try == judgeTries {
+		if try == authorizeTries {
 			d.unavailable()
 			return
 		}
 		if e, err = g.find(ctx, req, digest); err != nil {
-			g.unfound(req, d, err)
+			g.lookupFailed(req, d, err)
 			return
 		}
 	}
@@ -70,7 +70,7 @@ func (d *Decision) reset(g *Gateway) {
 	d.Reason, d.RetryAfter, d.Until = Allowed, 0, time.Time{}
 	d.Key, d.Tenant, d.Plan, d.SecretID = nil, nil, nil, ""
 	d.Scopes, d.ScopeList = 0, ""
-	d.Outcome.Refused, d.Outcome.Kind, d.Outcome.N = false, 0, 0
+	d.Outcome.Denied, d.Outcome.Kind, d.Outcome.N = false, 0, 0
 	d.entry, d.live, d.charged, d.settled = nil, nil, false, false
 	d.meter, d.shortfall = nil, 0
 	d.bill = ratelimit.Bill{}
@@ -103,15 +103,15 @@ func (req *Request) shape() Reason {
 	return reason
 }
 
-// unfound decides about a well-formed key that was not found, or could not be looked up.
-func (g *Gateway) unfound(req *Request, d *Decision, err error) {
+// lookupFailed decides about a well-formed key that was not found, or could not be looked up.
+func (g *Gateway) lookupFailed(req *Request, d *Decision, err error) {
 	if !errors.Is(err, errUnknown) {
 		req.Trace.Note("known", false, "the store does not answer, so nothing is known about the key")
 		d.unavailable()
 		return
 	}
 	req.Trace.Note("known", false, "no key of this keyspace has this secret")
-	d.refuse(InvalidKey)
+	d.reject(InvalidKey)
 	if req.Trace != nil {
 		return
 	}
@@ -119,33 +119,33 @@ func (g *Gateway) unfound(req *Request, d *Decision, err error) {
 	// the same address never gets here.
 	if f := g.failuresOf(req.Keyspace); f != nil {
 		if ok, retry := f.Fail(req.Now, req.Addr); !ok {
-			d.refuse(TooManyFailures)
+			d.reject(TooManyFailures)
 			d.RetryAfter = retry
 		}
 	}
 }
 
-// judgeTries bounds how often a key is looked up anew because its state was dropped
+// authorizeTries bounds how often a key is looked up anew because its state was dropped
 // between finding and charging it.
-const judgeTries = 3
+const authorizeTries = 3
 
-// judge decides about a known key. Check and explain are this same code. It reports
+// authorize decides about a known key. Check and explain are this same code. It reports
 // whether nothing was decided because the entry's state was dropped meanwhile.
-func (g *Gateway) judge(ctx context.Context, req *Request, d *Decision, e *entry) (dropped bool) {
-	d.Key, d.Tenant, d.SecretID = &e.rec, e.ten, e.secretID
-	d.meter = e.key.meter
+func (g *Gateway) authorize(ctx context.Context, req *Request, d *Decision, e *entry) (dropped bool) {
+	d.Key, d.Tenant, d.SecretID = &e.Key, e.Tenant, e.secretID
+	d.meter = e.KeyState.meter
 	d.Until = e.until()
 
-	if reason := e.standing(req.Now); reason != Allowed {
+	if reason := e.validity(req.Now); reason != Allowed {
 		req.Trace.Note("status", reason == TenantInactive, reason.Message())
 		if reason == TenantInactive {
-			req.Trace.Note("tenant", false, "tenant "+e.ten.Slug+" is suspended")
+			req.Trace.Note("tenant", false, "tenant "+e.Tenant.Slug+" is suspended")
 		}
-		d.refuse(reason)
+		d.reject(reason)
 		return false
 	}
 	req.Trace.Note("status", true, string(StatusActive))
-	req.Trace.Note("tenant", true, e.ten.Slug)
+	req.Trace.Note("tenant", true, e.Tenant.Slug)
 
 	b, err := g.bind(ctx, req, e)
 	if err != nil {
@@ -158,16 +158,16 @@ func (g *Gateway) judge(ctx context.Context, req *Request, d *Decision, e *entry
 	d.Plan, d.Scopes, d.ScopeList = b.plan, b.scopes, b.scopeList
 	if b.plan.Deny {
 		req.Trace.Note("plan", false, "plan "+b.plan.Name+" gives no API access")
-		d.refuse(PlanNotAllowed)
+		d.reject(PlanNotAllowed)
 		return false
 	}
 	req.Trace.Note("plan", true, b.plan.Name)
 
-	if !e.allows(req.Addr) {
+	if !e.allowsAddr(req.Addr) {
 		if req.Trace != nil {
 			req.Trace.Note("address", false, req.Addr.String()+" is not among the key's allowed addresses")
 		}
-		d.refuse(IPNotAllowed)
+		d.reject(IPNotAllowed)
 		return false
 	}
 	req.Trace.Note("address", true, "")
@@ -182,7 +182,7 @@ func (g *Gateway) judge(ctx context.Context, req *Request, d *Decision, e *entry
 		if req.Trace != nil {
 			req.Trace.Note("scope", false, scopeDetail(req, missing))
 		}
-		d.refuse(InsufficientScope)
+		d.reject(InsufficientScope)
 		return false
 	}
 	req.Trace.Note("scope", true, b.scopeList)
@@ -197,27 +197,27 @@ func scopeDetail(req *Request, missing ScopeSet) string {
 	return "missing " + strings.Join(req.Keyspace.Scopes.List(missing), " ")
 }
 
-// standing says whether the key, this secret of it and its tenant are good at now.
-func (e *entry) standing(now time.Time) Reason {
+// validity says whether the key, this secret of it and its tenant are good at now.
+func (e *entry) validity(now time.Time) Reason {
 	switch {
-	case e.rec.Revoked:
+	case e.Key.Revoked:
 		return RevokedKey
-	case e.rec.Disabled:
+	case e.Key.Disabled:
 		return DisabledKey
-	case e.rec.expires != 0 && now.UnixMicro() >= e.rec.expires:
+	case e.Key.expires != 0 && now.UnixMicro() >= e.Key.expires:
 		return ExpiredKey
 	case e.secretExpires() != 0 && now.UnixMicro() >= e.secretExpires():
 		// Rotated out: this secret was taken back, though its key lives.
 		return RevokedKey
-	case !e.ten.Active:
+	case !e.Tenant.Active:
 		return TenantInactive
 	}
 	return Allowed
 }
 
-// allows says whether the key may be used from addr.
-func (e *entry) allows(addr netip.Addr) bool {
-	blocks := e.rec.allowedIPs()
+// allowsAddr says whether the key may be used from addr.
+func (e *entry) allowsAddr(addr netip.Addr) bool {
+	blocks := e.Key.allowedIPs()
 	if len(blocks) == 0 {
 		return true
 	}
@@ -234,8 +234,8 @@ func (e *entry) allows(addr netip.Addr) bool {
 func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *entry, b *bound) (dropped bool) {
 	bill := &d.bill
 	bill.Cost, bill.NoConcurrency, bill.Outage = req.Cost, req.NoConcurrency, b.outage
-	bill.Tenant = ratelimit.Party{Subject: e.owner.subject, Lines: b.tenant}
-	bill.Key = ratelimit.Party{Subject: e.key.subject, Lines: b.key}
+	bill.Tenant = ratelimit.Party{Subject: e.TenantState.subject, Lines: b.tenant}
+	bill.Key = ratelimit.Party{Subject: e.KeyState.subject, Lines: b.key}
 	if b.address != nil {
 		party, err := g.addressParty(ctx, req, b)
 		if err != nil {
@@ -256,7 +256,7 @@ func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *entr
 		err = g.limiter.Charge(ctx, req.Now, bill, &d.Outcome)
 	}
 	for try := 0; errors.Is(err, ratelimit.ErrLease) && try < 3; try++ {
-		if err = g.lease(ctx, e.owner, bill.Cost, func() error {
+		if err = g.lease(ctx, e.TenantState, bill.Cost, func() error {
 			if req.Trace != nil {
 				return g.limiter.Peek(ctx, req.Now, bill, &d.Outcome)
 			}
@@ -271,17 +271,17 @@ func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *entr
 	if err != nil {
 		req.Trace.Note("limits", false, "it cannot be told now what may be spent")
 		d.unavailable()
-		d.Outcome.Refused, d.Outcome.N = false, 0
+		d.Outcome.Denied, d.Outcome.N = false, 0
 		if b.durable && req.Trace == nil {
 			// Credits may have been taken, called in, and given back through the store.
 			g.markDirty(e)
 		}
 		return false
 	}
-	if d.Outcome.Refused {
+	if d.Outcome.Denied {
 		req.Trace.noteLimits(&d.Outcome)
-		d.refuse(limitReason(d.Outcome.Kind))
-		g.limitReached(req, d, e)
+		d.reject(limitReason(d.Outcome.Kind))
+		g.notifyLimit(req, d, e)
 		return false
 	}
 	req.Trace.noteLimits(&d.Outcome)
@@ -290,7 +290,7 @@ func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *entr
 	if b.durable && d.charged {
 		// After the charge: a flush that came between would miss it.
 		g.markDirty(e)
-		g.markAddress(bill)
+		g.markAddressDirty(bill)
 	}
 	return false
 }
@@ -301,7 +301,7 @@ func (t *Trace) noteLimits(o *ratelimit.Outcome) {
 	}
 	for i := range o.Standings[:o.N] {
 		s := &o.Standings[i]
-		t.Note("limit "+s.Policy.Name, !s.Refused, strconv.FormatInt(s.Remaining, 10)+" of "+strconv.FormatInt(s.Limit, 10)+" left")
+		t.Note("limit "+s.Policy.Name, !s.Denied, strconv.FormatInt(s.Remaining, 10)+" of "+strconv.FormatInt(s.Limit, 10)+" left")
 	}
 }
 
@@ -322,18 +322,18 @@ func limitReason(k ratelimit.Kind) Reason {
 func (g *Gateway) touch(e *entry, now time.Time, addr netip.Addr) {
 	e.usedAt.Store(now.UnixMicro())
 	if p := e.usedFrom.Load(); p == nil || *p != addr {
-		g.noteAddr(e, addr)
+		g.setUsedFrom(e, addr)
 	}
 	g.markDirty(e)
 }
 
-// noteAddr stands apart so that a copy escapes only here. Many keys are used from one address:
+// setUsedFrom stands apart so that a copy escapes only here. Many keys are used from one address:
 // the one noted last is had again.
-func (g *Gateway) noteAddr(e *entry, addr netip.Addr) {
-	p := g.lastFrom.Load()
+func (g *Gateway) setUsedFrom(e *entry, addr netip.Addr) {
+	p := g.lastAddr.Load()
 	if p == nil || *p != addr {
 		p = &addr
-		g.lastFrom.Store(p)
+		g.lastAddr.Store(p)
 	}
 	e.usedFrom.Store(p)
 }

@@ -18,31 +18,31 @@ type Node struct {
 	Version, ConfigHash string
 	// Seq is the newest change it acts by.
 	Seq int64
-	// Known is the newest change that it has read, zero where it has read none yet: where the store holds
+	// LastRead is the newest change that it has read, zero where it has read none yet: where the store holds
 	// another one in its place, Seq says nothing of the store. For ReportNode; Nodes does not return it.
-	Known      Change
+	LastRead   Change
 	Ready      bool
 	KeysCached int64
 	StartedAt  time.Time
-	// ContactAt is when it last said so, and StopsBy when it judges no key more by what it
+	// ContactAt is when it last said so, and Deadline when it judges no key more by what it
 	// holds unless it says something before.
-	ContactAt, StopsBy time.Time
-	// Earlier is by how much sooner than StopsBy that is for single keyspaces, and under "" for
+	ContactAt, Deadline time.Time
+	// Offsets is by how much sooner than Deadline that is for single keyspaces, and under "" for
 	// those it does not name; nil where it is the same for all. See Trust.Earlier.
-	Earlier map[string]time.Duration
+	Offsets map[string]time.Duration
 }
 
-// StopsJudging returns when the node judges no key of a keyspace by what it holds, unless it says
+// DeadlineFor returns when the node judges no key of a keyspace by what it holds, unless it says
 // something before. Of no keyspace, "", it is when it judges none of any.
-func (n *Node) StopsJudging(keyspace string) time.Time {
+func (n *Node) DeadlineFor(keyspace string) time.Time {
 	if keyspace == "" {
-		return n.StopsBy
+		return n.Deadline
 	}
-	earlier, ok := n.Earlier[keyspace]
+	earlier, ok := n.Offsets[keyspace]
 	if !ok {
-		earlier = n.Earlier[""]
+		earlier = n.Offsets[""]
 	}
-	return n.StopsBy.Add(-earlier)
+	return n.Deadline.Add(-earlier)
 }
 
 // ErrNameTaken says that another gateway that is alive has this node's name.
@@ -56,7 +56,7 @@ type Registry interface {
 	// for trust from now on: trust, not n, says until when. Where n.Known is none of the store's changes, or
 	// n.Seq none yet, as after going back to an older state, Seq is written as 0. Where another Instance has the name, the name is taken over once
 	// that one has been silent for a while; before, it is ErrNameTaken.
-	ReportNode(ctx context.Context, n *Node, trust Trust) error
+	ReportNode(ctx context.Context, n *Node, trust Staleness) error
 	// RemoveNode takes a node that ends from the list.
 	RemoveNode(ctx context.Context, name, instance string) error
 	// Nodes returns those that are there, by name, and the time by the store's clock.
@@ -70,14 +70,14 @@ const (
 	staleEvery = 250 * time.Millisecond
 	// reportTimeout bounds one report.
 	reportTimeout = 2 * time.Second
-	// silence is after how long without word from the store a node takes no key for unknown
+	// laggingAfter is after how long without word from the store a node takes no key for unknown
 	// on its own: it may have been created meanwhile.
-	silence = 3 * time.Second
-	// deafAfter is after how long without a report a node is not waited for any more.
-	deafAfter = 5 * time.Second
-	// succession is for how long a node that began while the store was away may find its name with
+	laggingAfter = 3 * time.Second
+	// unresponsiveAfter is after how long without a report a node is not waited for any more.
+	unresponsiveAfter = 5 * time.Second
+	// takeoverWindow is for how long a node that began while the store was away may find its name with
 	// the process before it, once the store is back: its last word counts from then on.
-	succession = 4 * deafAfter
+	takeoverWindow = 4 * unresponsiveAfter
 )
 
 // membership is an engine's part among others that share its store. All times have a reading of the
@@ -86,73 +86,73 @@ type membership struct {
 	// registry is nil where the store is this process's alone.
 	registry Registry
 	instance string
-	about    func() (version, configHash string)
+	nodeInfo func() (version, configHash string)
 
 	mu sync.Mutex
-	// trust is how long this node judges by what it holds without word from the store.
-	trust Trust
-	// heard is when all changes there were had been applied, reported when the store last
+	// staleness is how long this node judges by what it holds without word from the store.
+	staleness Staleness
+	// lastSync is when all changes there were had been applied, reported when the store last
 	// took what this node says of itself, and promised the trust that was stated then.
-	heard, reported time.Time
-	promised        Trust
-	// until is when this node stops judging; nil before the first report.
-	until atomic.Pointer[horizon]
-	// back is when the store began to take reports, after the last time that it did not.
-	back   time.Time
-	failed bool
+	lastSync, reported time.Time
+	announced          Staleness
+	// deadline is when this node stops judging; nil before the first report.
+	deadline atomic.Pointer[deadline]
+	// recoveredAt is when the store began to take reports, after the last time that it did not.
+	recoveredAt time.Time
+	failing     bool
 	// replaced says that another process took this node's name.
 	replaced bool
-	// listed says that the store took a report of this process's, and refusedAt when it first
+	// listed says that the store took a report of this process's, and nameTakenAt when it first
 	// refused one, because of its name, before it took any.
-	listed    bool
-	refusedAt time.Time
+	listed      bool
+	nameTakenAt time.Time
 
-	// moved has an entry when there is something new to report.
-	moved chan struct{}
-	polls nodePolls
+	// changeSignal has an entry when there is something new to report.
+	changeSignal chan struct{}
+	polls        nodePoller
 }
 
-func newMembership(r Registry, trust Trust, about func() (string, string)) *membership {
+func newMembership(r Registry, trust Staleness, about func() (string, string)) *membership {
 	if about == nil {
 		about = func() (string, string) { return "", "" }
 	}
 	now := time.Now()
-	return &membership{registry: r, instance: rand.Text(), about: about, trust: trust, heard: now, back: now, moved: make(chan struct{}, 1)}
+	return &membership{registry: r, instance: rand.Text(), nodeInfo: about, staleness: trust, lastSync: now, recoveredAt: now, changeSignal: make(chan struct{}, 1)}
 }
 
 // stale says that what this node holds of a keyspace may not be judged by any more.
 func (m *membership) stale(now time.Time, keyspace string) bool {
-	return m.until.Load().passed(now, keyspace)
+	return m.deadline.Load().passed(now, keyspace)
 }
 
-// over says that what this node holds may not be judged by any more, of any keyspace.
-func (m *membership) over(now time.Time) bool { return m.until.Load().over(now) }
+// allPassed says that what this node holds may not be judged by any more, of any keyspace.
+func (m *membership) allStale(now time.Time) bool { return m.deadline.Load().allPassed(now) }
 
-// silent says that nothing was heard of the store for a while: what was created since is
+// lagging says that nothing was heard of the store for a while: what was created since is
 // not known here.
-func (m *membership) silent(now time.Time) bool {
+func (m *membership) lagging(now time.Time) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return now.Sub(m.heard) > silence
+	return now.Sub(m.lastSync) > laggingAfter
 }
 
-// hear notes that what was committed before began is applied.
-func (m *membership) hear(began time.Time) {
+// synced notes that what was committed before began is applied.
+func (m *membership) synced(began time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.heard = began
-	m.extend()
+	m.lastSync = began
+	m.extendDeadline()
 }
 
-// told notes that the store took a report that was begun at began, and that promised trust.
-func (m *membership) told(began time.Time, trust Trust) {
+// reportAccepted notes that the store took a report that was begun at began, and that promised trust.
+func (m *membership) reportAccepted(began time.Time, trust Staleness) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.failed || m.reported.IsZero() {
-		m.back, m.failed = began, false
+	if m.failing || m.reported.IsZero() {
+		m.recoveredAt, m.failing = began, false
 	}
-	m.reported, m.promised = began, trust
-	m.extend()
+	m.reported, m.announced = began, trust
+	m.extendDeadline()
 }
 
 // recovering says that the store was away until just now: that others are silent says
@@ -160,31 +160,31 @@ func (m *membership) told(began time.Time, trust Trust) {
 func (m *membership) recovering() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.failed || time.Since(m.back) < deafAfter
+	return m.failing || time.Since(m.recoveredAt) < unresponsiveAfter
 }
 
-// extend moves the end of trust on: nobody may be told an earlier one. m.mu is held.
-func (m *membership) extend() {
+// extendDeadline moves the end of trust on: nobody may be told an earlier one. m.mu is held.
+func (m *membership) extendDeadline() {
 	if m.replaced || m.reported.IsZero() {
 		return
 	}
-	from := m.heard
+	from := m.lastSync
 	if m.reported.Before(from) {
 		from = m.reported
 	}
-	m.until.Store(newHorizon(from, m.trust.within(m.promised)))
+	m.deadline.Store(newDeadline(from, m.staleness.atMost(m.announced)))
 }
 
-// SetTrust says for how long this node judges by what it holds while it hears nothing
+// SetStaleness says for how long this node judges by what it holds while it hears nothing
 // from a store that it shares. Safe at any time.
-func (g *Gateway) SetTrust(t Trust) {
+func (g *Gateway) SetStaleness(t Staleness) {
 	if m := g.member; m != nil {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.trust = t
-		if m.until.Load() != nil {
+		m.staleness = t
+		if m.deadline.Load() != nil {
 			// A shorter one holds before anybody may hear of it.
-			m.extend()
+			m.extendDeadline()
 		}
 	}
 }
@@ -198,8 +198,8 @@ func (g *Gateway) stale(now time.Time, keyspace string) bool {
 // endStale ends the live requests of keyspaces that are judged no more: whoever revokes a key is told
 // that nothing goes on by it from then on. It reports whether there are such keyspaces.
 func (g *Gateway) endStale(now time.Time) bool {
-	h := g.member.until.Load()
-	if !h.partly(now) {
+	h := g.member.deadline.Load()
+	if !h.anyPassed(now) {
 		return false
 	}
 	g.table.eachKey(nil, func(k *keyState) {
@@ -210,8 +210,8 @@ func (g *Gateway) endStale(now time.Time) bool {
 	return true
 }
 
-// tellStale logs that keys are judged no more, or are again.
-func (g *Gateway) tellStale(stale bool) {
+// logStale logs that keys are judged no more, or are again.
+func (g *Gateway) logStale(stale bool) {
 	if stale {
 		g.log.Error("nothing was heard of the store for longer than max_staleness: keys are answered with 503, and open streams ended, until it is heard of", "node", g.node)
 		return
@@ -219,19 +219,19 @@ func (g *Gateway) tellStale(stale bool) {
 	g.log.Info("the store is heard of again: keys are judged", "node", g.node)
 }
 
-// behind returns how long ago this node had applied all changes there were.
-func (g *Gateway) behind() time.Duration {
+// lag returns how long ago this node had applied all changes there were.
+func (g *Gateway) lag() time.Duration {
 	m := g.member
 	if m == nil {
 		return 0
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return time.Since(m.heard)
+	return time.Since(m.lastSync)
 }
 
-// silent says that what is unknown here may be known to the store.
-func (g *Gateway) silent() bool { return g.member != nil && g.member.silent(time.Now()) }
+// lagging says that what is unknown here may be known to the store.
+func (g *Gateway) lagging() bool { return g.member != nil && g.member.lagging(time.Now()) }
 
 // join makes this node known, before it loads anything: from then on whoever changes
 // something waits for it.
@@ -249,25 +249,25 @@ func (g *Gateway) report(ctx context.Context) error {
 	defer cancel()
 	began := time.Now()
 	m.mu.Lock()
-	trust := m.trust
+	trust := m.staleness
 	m.mu.Unlock()
 	// Read after the newest change applied: it may be an earlier one, and vouches for that all the same.
-	n := &Node{Name: g.node, Instance: m.instance, Seq: g.seq.Load(), Ready: g.Ready(), KeysCached: g.table.held()}
-	if k := g.known.Load(); k != nil {
-		n.Known = *k
+	n := &Node{Name: g.node, Instance: m.instance, Seq: g.seq.Load(), Ready: g.Ready(), KeysCached: g.table.keyCount()}
+	if k := g.lastRead.Load(); k != nil {
+		n.LastRead = *k
 	}
-	n.Version, n.ConfigHash = m.about()
+	n.Version, n.ConfigHash = m.nodeInfo()
 	err := m.registry.ReportNode(ctx, n, trust)
 	if err != nil {
 		m.mu.Lock()
-		m.failed = true
+		m.failing = true
 		m.mu.Unlock()
 	}
 	switch {
 	case err == nil:
-		m.told(began, trust)
-		m.list()
-	case errors.Is(err, ErrNameTaken) && g.isReady.Load() && m.succeeds():
+		m.reportAccepted(began, trust)
+		m.markListed()
+	case errors.Is(err, ErrNameTaken) && g.isReady.Load() && m.mayTakeOver():
 		// Whoever waits for this node waits for the one before it, which promised no less.
 		return nil
 	case errors.Is(err, ErrNameTaken) && g.isReady.Load():
@@ -275,7 +275,7 @@ func (g *Gateway) report(ctx context.Context) error {
 		m.mu.Lock()
 		first := !m.replaced
 		m.replaced = true
-		m.until.Store(nil)
+		m.deadline.Store(nil)
 		m.mu.Unlock()
 		if first {
 			g.log.Error("another gateway has taken this node's name: it judges no more keys; give each its own name and start it again", "node", g.node)
@@ -284,22 +284,22 @@ func (g *Gateway) report(ctx context.Context) error {
 	return err
 }
 
-// list notes that the store lists this process.
-func (m *membership) list() {
+// markListed notes that the store lists this process.
+func (m *membership) markListed() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.listed = true
 }
 
-// succeeds says whether the one who has this node's name may be the process before it: this one was
+// mayTakeOver says whether the one who has this node's name may be the process before it: this one was
 // never listed, since the store was away when it began.
-func (m *membership) succeeds() bool {
+func (m *membership) mayTakeOver() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.refusedAt.IsZero() {
-		m.refusedAt = time.Now()
+	if m.nameTakenAt.IsZero() {
+		m.nameTakenAt = time.Now()
 	}
-	return !m.listed && !m.replaced && time.Since(m.refusedAt) < succession
+	return !m.listed && !m.replaced && time.Since(m.nameTakenAt) < takeoverWindow
 }
 
 // reportLoop reports whenever changes were applied, and every now and then.
@@ -314,12 +314,12 @@ func (g *Gateway) reportLoop(ctx context.Context) {
 			g.writeFailed("telling the other gateways of this one", err)
 		case err == nil && look:
 			// Whoever refuses a key while the store is away is told who else there was.
-			_, _ = g.member.polls.ask(ctx, g.member.registry)
+			_, _ = g.member.polls.list(ctx, g.member.registry)
 		}
 		select {
 		case <-t.C:
 			look = true
-		case <-g.member.moved:
+		case <-g.member.changeSignal:
 			look = false
 		case <-ctx.Done():
 			return
@@ -336,7 +336,7 @@ func (g *Gateway) staleLoop(ctx context.Context) {
 		case now := <-t.C:
 			if is := g.endStale(now); is != was {
 				was = is
-				g.tellStale(is)
+				g.logStale(is)
 			}
 			// Looking through many keys is not to take more than a twentieth of a processor.
 			t.Reset(max(staleEvery, 20*time.Since(now)))
@@ -349,22 +349,22 @@ func (g *Gateway) staleLoop(ctx context.Context) {
 // caughtUp notes that all changes that were committed before began are applied.
 func (g *Gateway) caughtUp(began time.Time) {
 	if m := g.member; m != nil {
-		m.hear(g.heardBy(began))
-		g.advanced()
+		m.synced(g.appliedAsOf(began))
+		g.signalProgress()
 	}
 }
 
-// advanced has it reported that changes were applied.
-func (g *Gateway) advanced() {
+// signalProgress has it reported that changes were applied.
+func (g *Gateway) signalProgress() {
 	if g.member == nil {
 		return
 	}
 	seq := g.seq.Load()
-	if g.toldSeq.Swap(seq) == seq {
+	if g.reportedSeq.Swap(seq) == seq {
 		return
 	}
 	select {
-	case g.member.moved <- struct{}{}:
+	case g.member.changeSignal <- struct{}{}:
 	default:
 	}
 }

@@ -15,12 +15,12 @@ import (
 )
 
 // join starts an engine on a database that others use too.
-func (w *world) join(address, name string, trust gateway.Trust) {
+func (w *world) join(address, name string, trust gateway.Staleness) {
 	w.t.Helper()
 	quiet := slog.New(slog.DiscardHandler)
 	s := must(sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: address, Logger: quiet}))(w.t)
 	w.store = &faultyStore{Store: s}
-	w.gw = must(gateway.New(gateway.Options{Store: w.store, Registry: s, Node: name, Trust: trust, Logger: quiet}))(w.t)
+	w.gw = must(gateway.New(gateway.Options{Store: w.store, Registry: s, Node: name, Staleness: trust, Logger: quiet}))(w.t)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	err := w.gw.Start(ctx)
@@ -34,7 +34,7 @@ func (w *world) join(address, name string, trust gateway.Trust) {
 }
 
 // anHour is the trust of a gateway that is not to lose it.
-var anHour = gateway.Trust{Default: time.Hour}
+var anHour = gateway.Staleness{Default: time.Hour}
 
 // comes waits until ok holds, for longer than other tests need to.
 func comes(t testing.TB, what string, ok func() bool) {
@@ -59,9 +59,9 @@ func TestCutOff(t *testing.T) {
 	}
 	const short = 6 * time.Second
 	a.join(url, "a", anHour)
-	b.join(at(proxy.Addr()), "b", gateway.Trust{Default: short})
-	c.join(at(proxy.Addr()), "c", gateway.Trust{Default: time.Hour, Keyspaces: map[string]time.Duration{"default": short}})
-	d.join(at(proxy.Addr()), "d", gateway.Trust{Default: short, Keyspaces: map[string]time.Duration{"default": time.Hour}})
+	b.join(at(proxy.Addr()), "b", gateway.Staleness{Default: short})
+	c.join(at(proxy.Addr()), "c", gateway.Staleness{Default: time.Hour, Keyspaces: map[string]time.Duration{"default": short}})
+	d.join(at(proxy.Addr()), "d", gateway.Staleness{Default: short, Keyspaces: map[string]time.Duration{"default": time.Hour}})
 	a.tenant("acme", "free", 0)
 	id, key := a.key("acme")
 	_, unused := a.key("acme")
@@ -83,7 +83,7 @@ func TestCutOff(t *testing.T) {
 	a.editKey(id, revoke)
 	got := a.gw.Confirm(t.Context(), "default", 0, time.Millisecond)
 	for i, p := range got.Pending {
-		if want := string("bcd"[i]); p.Name != want || (time.Until(p.StopsBy) > time.Minute) != (want == "d") {
+		if want := string("bcd"[i]); p.Name != want || (time.Until(p.Deadline) > time.Minute) != (want == "d") {
 			t.Errorf("with b, c and d cut off: %+v", got)
 		}
 	}
@@ -97,13 +97,13 @@ func TestCutOff(t *testing.T) {
 		got := a.gw.Confirm(t.Context(), "default", 0, time.Millisecond).Pending
 		return len(got) == 1 && got[0].Name == "d"
 	})
-	if b.gw.Ready() || b.gw.Judges("default") || b.gw.Judges("another") {
+	if b.gw.Ready() || b.gw.ReadyFor("default") || b.gw.ReadyFor("another") {
 		t.Error("a gateway that judges nothing is ready")
 	}
-	if !c.gw.Ready() || c.gw.Judges("default") || !c.gw.Judges("another") {
+	if !c.gw.Ready() || c.gw.ReadyFor("default") || !c.gw.ReadyFor("another") {
 		t.Error("c judges other keyspaces than this, and only those")
 	}
-	if !d.gw.Ready() || !d.gw.Judges("default") || d.gw.Judges("another") {
+	if !d.gw.Ready() || !d.gw.ReadyFor("default") || d.gw.ReadyFor("another") {
 		t.Error("d judges this keyspace, and no other")
 	}
 	if got := d.check(key); got != gateway.Allowed {
@@ -139,7 +139,7 @@ func TestOthersAreNamedWhileTheStoreIsAway(t *testing.T) {
 		w.use()
 	}
 	const trust = time.Minute
-	b.join(url, "b", gateway.Trust{Default: trust})
+	b.join(url, "b", gateway.Staleness{Default: trust})
 	a.join(at(proxy.Addr()), "a", anHour)
 	comes(t, "a has looked who there is", func() bool { return a.gw.NodesKnown() > 1 })
 	proxy.Refuse()
@@ -151,7 +151,7 @@ func TestOthersAreNamedWhileTheStoreIsAway(t *testing.T) {
 		t.Fatalf("with a cut off: %+v", got)
 	}
 	// Within a second it says so again.
-	if by := got.Pending[0].StopsBy; by.Before(before.Add(trust - time.Second)) {
+	if by := got.Pending[0].Deadline; by.Before(before.Add(trust - time.Second)) {
 		t.Errorf("b, which is trusted for a minute from now on, is said to stop in %v", by.Sub(before))
 	}
 
@@ -160,7 +160,7 @@ func TestOthersAreNamedWhileTheStoreIsAway(t *testing.T) {
 	c := must(gateway.New(gateway.Options{Store: s, Registry: s, Node: "c"}))(t)
 	defer c.Close(t.Context())
 	got = c.Confirm(t.Context(), "default", math.MaxInt64, 0)
-	if len(got.Pending) != 1 || got.Pending[0].Name != gateway.AnyOther || !got.Pending[0].StopsBy.IsZero() {
+	if len(got.Pending) != 1 || got.Pending[0].Name != gateway.AnyOther || !got.Pending[0].Deadline.IsZero() {
 		t.Errorf("where nobody was ever known: %+v", got)
 	}
 	proxy.Restore()
@@ -249,13 +249,13 @@ func TestShorterTrustHoldsWhileCutOff(t *testing.T) {
 	a.use()
 	a.join(at(proxy.Addr()), "a", anHour)
 	proxy.Refuse()
-	if !a.gw.Judges("default") {
+	if !a.gw.ReadyFor("default") {
 		t.Error("it does not judge by an hour's trust")
 	}
-	a.gw.SetTrust(gateway.Trust{Default: 50 * time.Millisecond})
-	comes(t, "it judges no more", func() bool { return !a.gw.Judges("default") })
-	a.gw.SetTrust(gateway.Trust{Default: 2 * time.Hour})
-	comes(t, "it judges by what was promised", func() bool { return a.gw.Judges("default") })
+	a.gw.SetStaleness(gateway.Staleness{Default: 50 * time.Millisecond})
+	comes(t, "it judges no more", func() bool { return !a.gw.ReadyFor("default") })
+	a.gw.SetStaleness(gateway.Staleness{Default: 2 * time.Hour})
+	comes(t, "it judges by what was promised", func() bool { return a.gw.ReadyFor("default") })
 	proxy.Restore()
 }
 

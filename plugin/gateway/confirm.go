@@ -21,8 +21,8 @@ const AnyOther = "any other gateway"
 // PendingNode is a node that has not confirmed a change.
 type PendingNode struct {
 	Name string
-	// StopsBy is when it stops judging by what it holds; the zero time where that is not known.
-	StopsBy time.Time
+	// Deadline is when it stops judging by what it holds; the zero time where that is not known.
+	Deadline time.Time
 	// contactAt is when it was last heard of.
 	contactAt time.Time
 }
@@ -46,37 +46,37 @@ func (g *Gateway) Confirm(ctx context.Context, keyspace string, seq int64, wait 
 		}
 		for seq = last; g.seq.Load() < seq; {
 			// Others' changes, which this node has yet to hear of.
-			if pause(ctx, 2*time.Millisecond) != nil {
+			if sleep(ctx, 2*time.Millisecond) != nil {
 				break
 			}
 		}
 	}
 	deadline := time.Now().Add(wait)
 	for next := 2 * time.Millisecond; ; next = min(2*next, 50*time.Millisecond) {
-		list, err := m.polls.ask(ctx, m.registry)
+		list, err := m.polls.list(ctx, m.registry)
 		if list == nil {
 			return Confirmation{Confirmed: []string{g.node}, Pending: []PendingNode{{Name: AnyOther}}}
 		}
-		c, alive := g.sortNodes(list.nodes, list.now, keyspace, seq)
+		c, alive := g.classifyNodes(list.nodes, list.now, keyspace, seq)
 		if err != nil {
 			// They may have been heard of since that was read, but not of this change.
 			now := list.now.Add(time.Since(list.asked))
 			for i := range c.Pending {
 				p := &c.Pending[i]
-				p.StopsBy = p.StopsBy.Add(now.Sub(p.contactAt))
+				p.Deadline = p.Deadline.Add(now.Sub(p.contactAt))
 			}
 		}
 		if err == nil && alive == 0 || !time.Now().Add(next).Before(deadline) {
 			return c
 		}
-		if pause(ctx, next) != nil {
+		if sleep(ctx, next) != nil {
 			return c
 		}
 	}
 }
 
-// pause returns nil when d has passed, or why ctx ended before.
-func pause(ctx context.Context, d time.Duration) error {
+// sleep returns nil when d has passed, or why ctx ended before.
+func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -87,20 +87,20 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// sortNodes sorts the nodes by whether they act by seq, and counts the pending ones that are alive.
-func (g *Gateway) sortNodes(nodes []Node, now time.Time, keyspace string, seq int64) (c Confirmation, alive int) {
+// classifyNodes sorts the nodes by whether they act by seq, and counts the pending ones that are alive.
+func (g *Gateway) classifyNodes(nodes []Node, now time.Time, keyspace string, seq int64) (c Confirmation, alive int) {
 	c.Confirmed = append(c.Confirmed, g.node)
 	recovering := g.member.recovering()
 	for i := range nodes {
 		n := &nodes[i]
-		stops := n.StopsJudging(keyspace)
+		stops := n.DeadlineFor(keyspace)
 		switch {
 		case n.Name == g.node, stops.Before(now):
 		case n.Seq >= seq:
 			c.Confirmed = append(c.Confirmed, n.Name)
 		default:
 			c.Pending = append(c.Pending, PendingNode{n.Name, stops, n.ContactAt})
-			if recovering || now.Sub(n.ContactAt) < deafAfter {
+			if recovering || now.Sub(n.ContactAt) < unresponsiveAfter {
 				alive++
 			}
 		}
@@ -117,20 +117,20 @@ func (g *Gateway) Nodes(ctx context.Context) ([]Node, time.Time, error) {
 	return g.member.registry.Nodes(ctx)
 }
 
-// nodePolls asks who is there, once for all who want to know: whoever asks is given what
+// nodePoller asks who is there, once for all who want to know: whoever asks is given what
 // was read after they asked.
-type nodePolls struct {
+type nodePoller struct {
 	mu sync.Mutex
 	// running is the one under way, next the one that begins when it has ended.
 	running, next *nodePoll
-	// last is what was read last, nil before anything was.
+	// lowPriority is what was read last, nil before anything was.
 	last *nodeList
 }
 
 // nodeList is who was there at a time. Immutable.
 type nodeList struct {
 	nodes []Node
-	// now is the time by the store's clock, asked when it was asked for by this node's.
+	// failing is the time by the store's clock, asked when it was asked for by this node's.
 	now, asked time.Time
 }
 
@@ -140,8 +140,8 @@ type nodePoll struct {
 	err  error
 }
 
-// ask returns the nodes. With an error come those that were read last, nil where none were.
-func (p *nodePolls) ask(ctx context.Context, r Registry) (*nodeList, error) {
+// list returns the nodes. With an error come those that were read last, nil where none were.
+func (p *nodePoller) list(ctx context.Context, r Registry) (*nodeList, error) {
 	p.mu.Lock()
 	var mine *nodePoll
 	switch {
@@ -167,7 +167,7 @@ func (p *nodePolls) ask(ctx context.Context, r Registry) (*nodeList, error) {
 }
 
 // run reads the nodes for poll, and for those who asked meanwhile.
-func (p *nodePolls) run(poll *nodePoll, r Registry) {
+func (p *nodePoller) run(poll *nodePoll, r Registry) {
 	for poll != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), reportTimeout)
 		asked := time.Now()

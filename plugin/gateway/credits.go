@@ -31,10 +31,10 @@ const (
 func (g *Gateway) lease(ctx context.Context, t *tenantState, cost int64, charge func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
 	defer cancel()
-	if err := t.lock(ctx); err != nil {
+	if err := t.lockCredits(ctx); err != nil {
 		return err
 	}
-	defer t.unlock()
+	defer t.unlockCredits()
 	// Whoever was here before may have leased enough for this one too.
 	err := charge()
 	if !errors.Is(err, ratelimit.ErrLease) {
@@ -69,25 +69,25 @@ func (g *Gateway) leaseMore(ctx context.Context, t *tenantState, cost int64) err
 	return nil
 }
 
-func (t *tenantState) lock(ctx context.Context) error {
+func (t *tenantState) lockCredits(ctx context.Context) error {
 	select {
-	case t.turn() <- struct{}{}:
+	case t.creditChan() <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("%w: waiting for a tenant's credits: %w", ErrStore, ctx.Err())
 	}
 }
 
-func (t *tenantState) unlock() { <-t.turn() }
+func (t *tenantState) unlockCredits() { <-t.creditChan() }
 
-// turn returns the channel that whoever leases holds: most tenants never need one.
-func (t *tenantState) turn() chan struct{} {
-	if c := t.leasing.Load(); c != nil {
+// creditChan returns the channel that whoever leases holds: most tenants never need one.
+func (t *tenantState) creditChan() chan struct{} {
+	if c := t.creditLock.Load(); c != nil {
 		return *c
 	}
 	c := make(chan struct{}, 1)
-	t.leasing.CompareAndSwap(nil, &c)
-	return *t.leasing.Load()
+	t.creditLock.CompareAndSwap(nil, &c)
+	return *t.creditLock.Load()
 }
 
 // WithCredits runs f while nothing of a tenant's balance is leased here: everything
@@ -96,14 +96,14 @@ func (t *tenantState) turn() chan struct{} {
 func (g *Gateway) WithCredits(ctx context.Context, keyspace, tenant string, f func() error) error {
 	t := g.table.useTenant(stateID{keyspace, tenant})
 	defer g.table.releaseTenant(t)
-	if err := t.lock(ctx); err != nil {
+	if err := t.lockCredits(ctx); err != nil {
 		return err
 	}
-	defer t.unlock()
+	defer t.unlockCredits()
 	account := t.subject.Account()
 	defer account.Invalidate()
 	unspent := account.Surrender()
-	err := g.flushAll(ctx, account)
+	err := g.flushAccount(ctx, account)
 	if err == nil {
 		err = g.store.ReturnCredits(ctx, g.node, keyspace, tenant)
 	}
@@ -115,25 +115,25 @@ func (g *Gateway) WithCredits(ctx context.Context, keyspace, tenant string, f fu
 	return f()
 }
 
-// settlePause is how long whoever calls a lease in waits for requests that have just
-// spent of it and not yet said so, and settleTries how often.
+// unwrittenPause is how long whoever calls a lease in waits for requests that have just
+// spent of it and not yet said so, and unwrittenTries how often.
 const (
-	settlePause = 100 * time.Microsecond
-	settleTries = 1000
+	unwrittenPause = 100 * time.Microsecond
+	unwrittenTries = 1000
 )
 
-// flushAll flushes until nothing that was spent from the account's former leases is
+// flushAccount flushes until nothing that was spent from the account's former leases is
 // unsettled: a request may be between spending and saying that there is something to flush.
-func (g *Gateway) flushAll(ctx context.Context, account *ratelimit.Account) error {
-	for range settleTries {
+func (g *Gateway) flushAccount(ctx context.Context, account *ratelimit.Account) error {
+	for range unwrittenTries {
 		if err := g.flush(ctx); err != nil {
 			return err
 		}
-		if account.Unsettled() == 0 {
+		if account.Unwritten() == 0 {
 			return nil
 		}
 		select {
-		case <-time.After(settlePause):
+		case <-time.After(unwrittenPause):
 		case <-ctx.Done():
 			return fmt.Errorf("%w: settling credits: %w", ErrStore, ctx.Err())
 		}
@@ -164,9 +164,9 @@ func (g *Gateway) shareLeases(ctx context.Context) {
 	})
 }
 
-// settleAll gives back all leases and forgets every balance: the store's are others than
+// returnAllLeases gives back all leases and forgets every balance: the store's are others than
 // those that were leased from.
-func (g *Gateway) settleAll(ctx context.Context) (err error) {
+func (g *Gateway) returnAllLeases(ctx context.Context) (err error) {
 	g.table.eachTenant(func(t *tenantState) {
 		if e := g.WithCredits(ctx, t.id.keyspace, t.id.id, func() error { return nil }); e != nil && err == nil {
 			err = e
@@ -192,15 +192,15 @@ func (g *Gateway) returnLeases(ctx context.Context) error {
 // settleTimeout bounds how long settling an actual cost may wait for credits to be leased.
 const settleTimeout = 2 * time.Second
 
-// settle makes cost what d's request was charged.
-func (g *Gateway) settle(d *Decision, cost int64) int64 {
+// settleCost makes cost what d's request was charged.
+func (g *Gateway) settleCost(d *Decision, cost int64) int64 {
 	delta := cost - d.bill.Cost
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
-	t := d.entry.owner
-	if delta > 0 && hasCredits(d.bill.Tenant.Lines) && t.lock(ctx) == nil {
+	t := d.entry.TenantState
+	if delta > 0 && hasCredits(d.bill.Tenant.Lines) && t.lockCredits(ctx) == nil {
 		// What is not leased here would be taken for a shortfall.
-		defer t.unlock()
+		defer t.unlockCredits()
 		for range leaseTries {
 			if held, _ := t.subject.Account().Held(); held >= delta {
 				break
@@ -216,7 +216,7 @@ func (g *Gateway) settle(d *Decision, cost int64) int64 {
 	shortfall := g.limiter.Adjust(ctx, d.at, &d.bill, delta)
 	d.bill.Cost = cost
 	g.markDirty(d.entry)
-	g.markAddress(&d.bill)
+	g.markAddressDirty(&d.bill)
 	return shortfall
 }
 

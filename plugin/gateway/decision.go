@@ -59,8 +59,8 @@ type Decision struct {
 	Reason Reason
 	// Key, Tenant and Plan are set as far as the request got: Key and Tenant from the
 	// moment the key is known, Plan when the tenant's plan is.
-	Key    *HeldKey
-	Tenant *HeldTenant
+	Key    *CachedKey
+	Tenant *CachedTenant
 	Plan   *Plan
 	// SecretID is the secret that was shown.
 	SecretID string
@@ -94,11 +94,11 @@ func (d *Decision) Reset() { d.reset(nil) }
 // Allowed says that the request may pass.
 func (d *Decision) Allowed() bool { return d.Reason == Allowed }
 
-// Known says that the credential belongs to a known key, whether or not it may pass.
+// LastRead says that the credential belongs to a known key, whether or not it may pass.
 func (d *Decision) Known() bool { return d.Key != nil }
 
-// refuse sets the reason.
-func (d *Decision) refuse(r Reason) { d.Reason = r }
+// reject sets the reason.
+func (d *Decision) reject(r Reason) { d.Reason = r }
 
 // Cost returns what the request was charged in quotas and credits so far.
 func (d *Decision) Cost() int64 {
@@ -121,7 +121,7 @@ func (d *Decision) Settle(cost int64) (shortfall int64) {
 	if cost == d.bill.Cost {
 		return 0
 	}
-	shortfall = d.gw.settle(d, cost)
+	shortfall = d.gw.settleCost(d, cost)
 	d.shortfall += shortfall
 	return shortfall
 }

@@ -36,7 +36,7 @@ func (f *filter) block(hi uint64) *filterBlock {
 	return &f.blocks[i]
 }
 
-// add puts a digest in, by its first two words. Safe beside has and other adds.
+// link puts a digest in, by its first two words. Safe beside has and other adds.
 func (f *filter) add(hi, lo uint64) {
 	b := f.block(hi)
 	for i := range b {

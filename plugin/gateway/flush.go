@@ -51,16 +51,16 @@ func (g *Gateway) flush(ctx context.Context) error {
 	for _, e := range entries {
 		// Cleared before the counts are read: what is counted from here on marks it again.
 		e.dirty.Store(false)
-		t := Touch{KeyID: e.rec.ID, SecretID: e.secretID, At: time.UnixMicro(e.usedAt.Load())}
+		t := Touch{KeyID: e.Key.ID, SecretID: e.secretID, At: time.UnixMicro(e.usedAt.Load())}
 		if a := e.usedFrom.Load(); a != nil && a.IsValid() {
 			t.IP = a.String()
 		}
 		if e.usedAt.Load() != 0 {
 			f.Touches = append(f.Touches, t)
 		}
-		subjects[e.key.subject] = struct{}{}
-		subjects[e.owner.subject] = struct{}{}
-		keys[e.key] = e
+		subjects[e.KeyState.subject] = struct{}{}
+		subjects[e.TenantState.subject] = struct{}{}
+		keys[e.KeyState] = e
 	}
 	counts := make(map[*ratelimit.Subject][]ratelimit.Counted, len(subjects))
 	var counted []*ratelimit.Subject // whose each of f.Usage is
@@ -78,7 +78,7 @@ func (g *Gateway) flush(ctx context.Context) error {
 	spent := takeSpent(keys)
 	for k, s := range spent {
 		e := keys[k]
-		f.Spends = append(f.Spends, Spend{Keyspace: e.keyspace(), Tenant: e.ten.Slug, KeyID: e.rec.ID,
+		f.Spends = append(f.Spends, Spend{Keyspace: e.keyspace(), Tenant: e.Tenant.Slug, KeyID: e.Key.ID,
 			Amount: s.Amount, Returned: s.Returned, Shortfall: s.Shortfall})
 	}
 	if err := g.store.WriteFlush(ctx, g.node, f); err != nil {
@@ -101,9 +101,9 @@ func (g *Gateway) flush(ctx context.Context) error {
 		s.Flushed(c)
 	}
 	for k, s := range spent {
-		keys[k].owner.subject.Account().Settled(s)
+		keys[k].TenantState.subject.Account().Written(s)
 	}
-	g.tellCounts(f, keys, counts)
+	g.notifyCounts(f, keys, counts)
 	return nil
 }
 
@@ -132,11 +132,11 @@ func (g *Gateway) noteUnstored(counts []Usage, subjects []*ratelimit.Subject) {
 func takeSpent(keys map[*keyState]*entry) map[*keyState]ratelimit.Spent {
 	tenants := map[*tenantState][]*keyState{}
 	for k, e := range keys {
-		tenants[e.owner] = append(tenants[e.owner], k)
+		tenants[e.TenantState] = append(tenants[e.TenantState], k)
 	}
 	spent := map[*keyState]ratelimit.Spent{}
 	for t, keys := range tenants {
-		t.subject.Still(func() {
+		t.subject.WithLock(func() {
 			for _, k := range keys {
 				if s := k.subject.TakeSpent(); s != (ratelimit.Spent{}) {
 					spent[k] = s
@@ -168,7 +168,7 @@ func (g *Gateway) rewriteSecrets(ctx context.Context) {
 func (g *Gateway) rewriteSecret(ctx context.Context, r rewrite) error {
 	if r.to.Algorithm != "" {
 		// Before, so that a form which is stored is never one that the filter lacks.
-		g.learn([][]byte{r.to.Digest[:]})
+		g.addToFilter([][]byte{r.to.Digest[:]})
 		if err := g.store.Rehash(ctx, r.keyspace, r.secret, r.to); err != nil {
 			return err
 		}

@@ -51,7 +51,7 @@ func (g *Gateway) catchUp(ctx context.Context) error {
 		// From the last one that was read, since what this process wrote after it may have got its number
 		// where others wrote what was not read.
 		after := applied
-		if k := g.known.Load(); k != nil {
+		if k := g.lastRead.Load(); k != nil {
 			after = min(after, k.Seq)
 		}
 		// That one again: that it is still the same says that these follow it.
@@ -60,12 +60,12 @@ func (g *Gateway) catchUp(ctx context.Context) error {
 			return err
 		}
 		read := len(changes)
-		changes, broken, err := g.following(ctx, after, applied, changes)
+		changes, broken, err := g.nextChanges(ctx, after, applied, changes)
 		if err != nil {
 			return err
 		}
 		if broken != "" {
-			return g.beginAnew(ctx, applied, broken)
+			return g.resync(ctx, applied, broken)
 		}
 		if len(changes) == 0 {
 			g.caughtUp(began)
@@ -80,18 +80,18 @@ func (g *Gateway) catchUp(ctx context.Context) error {
 		// Over gaps too, but not back behind what was applied meanwhile.
 		for now := g.seq.Load(); last.Seq > now && !g.seq.CompareAndSwap(now, last.Seq); now = g.seq.Load() {
 		}
-		g.known.Store(&last)
+		g.lastRead.Store(&last)
 		if read < changesAtOnce {
 			g.caughtUp(began)
 			return nil
 		}
-		g.advanced()
+		g.signalProgress()
 	}
 }
 
-// following returns those of changes, which were read from after on, that come after it,
+// nextChanges returns those of changes, which were read from after on, that come after it,
 // and why they do not follow it, "" where they do. Before that applied was the newest applied.
-func (g *Gateway) following(ctx context.Context, after, applied int64, changes []Change) (_ []Change, broken string, err error) {
+func (g *Gateway) nextChanges(ctx context.Context, after, applied int64, changes []Change) (_ []Change, broken string, err error) {
 	switch {
 	case len(changes) == 0:
 		last, err := g.store.LastSeq(ctx)
@@ -113,13 +113,13 @@ func (g *Gateway) following(ctx context.Context, after, applied int64, changes [
 		return nil, "the changes since were dropped", nil
 	case changes[0].Seq == after:
 		first := changes[0]
-		if k := g.known.Load(); k != nil && k.Seq == after && k.Mark != first.Mark {
+		if k := g.lastRead.Load(); k != nil && k.Seq == after && k.Mark != first.Mark {
 			return nil, "the store is another than the one that was read before, as after restoring a backup", nil
 		}
 		if newest := changes[len(changes)-1].Seq; newest < applied && len(changes) < changesAtOnce {
 			return nil, "the store is older than what was written to it before, as after restoring a backup", nil
 		}
-		g.known.Store(&first)
+		g.lastRead.Store(&first)
 		return changes[1:], "", nil
 	case changes[0].Seq > after+1:
 		return nil, "the changes since were dropped", nil
@@ -127,22 +127,22 @@ func (g *Gateway) following(ctx context.Context, after, applied int64, changes [
 	return changes, "", nil
 }
 
-// beginAnew is for when it is not known what changed: everything is judged anew.
-func (g *Gateway) beginAnew(ctx context.Context, after int64, why string) error {
+// resync is for when it is not known what changed: everything is judged anew.
+func (g *Gateway) resync(ctx context.Context, after int64, why string) error {
 	began := time.Now()
 	last, err := g.store.LastSeq(ctx)
 	if err != nil {
 		return err
 	}
 	g.log.Warn(why+": all keys are read again", "applied", after, "store", last)
-	g.table.changeAll()
+	g.table.invalidateAll()
 	g.tokenChanges.Add(1)
-	g.distrust()
+	g.discardFilter()
 	g.recheckAll()
-	if err := g.settleAll(ctx); err != nil {
+	if err := g.returnAllLeases(ctx); err != nil {
 		return err
 	}
-	g.known.Store(nil)
+	g.lastRead.Store(nil)
 	g.seq.Store(last)
 	g.caughtUp(began)
 	return nil
@@ -159,7 +159,7 @@ func (g *Gateway) Apply(ctx context.Context, changes []Change) error {
 		id := stateID{c.Keyspace, c.ID}
 		switch c.Kind {
 		case ChangeTenant:
-			if t := g.table.changeTenant(id); t != nil {
+			if t := g.table.invalidateTenant(id); t != nil {
 				if a := t.subject.OpenAccount(); a != nil {
 					a.Invalidate()
 				}
@@ -170,7 +170,7 @@ func (g *Gateway) Apply(ctx context.Context, changes []Change) error {
 				})
 			}
 		case ChangeKey:
-			if k := g.table.changeKey(id); k != nil {
+			if k := g.table.invalidateKey(id); k != nil {
 				recheck = append(recheck, func() { g.recheckKey(k) })
 			}
 		case ChangeToken:
@@ -178,15 +178,15 @@ func (g *Gateway) Apply(ctx context.Context, changes []Change) error {
 		}
 	}
 	digests, first := g.digestsOf(ctx, changes)
-	if g.learn(digests) {
-		g.askRefill()
+	if g.addToFilter(digests) {
+		g.requestRefill()
 	}
 	if first != nil {
 		// Which digests are new is not known: only the store can tell, until it was read again.
-		g.distrust()
+		g.discardFilter()
 	}
 	// After the filter, so that a look-up that came too early is not remembered as unknown.
-	g.table.created.Add(1)
+	g.table.creations.Add(1)
 	for _, f := range recheck {
 		f()
 	}
@@ -195,7 +195,7 @@ func (g *Gateway) Apply(ctx context.Context, changes []Change) error {
 		for _, c := range changes {
 			g.seq.CompareAndSwap(c.Seq-1, c.Seq)
 		}
-		g.advanced()
+		g.signalProgress()
 	}
 	return first
 }
@@ -264,16 +264,16 @@ func (g *Gateway) recheck(e *entry) {
 	now, err := g.reload(ctx, e)
 	switch {
 	case errors.Is(err, errUnknown):
-		e.key.live.rejudge(e, nil, InvalidKey)
+		e.KeyState.live.recheck(e, nil, InvalidKey)
 	case err != nil:
 		g.readFailed("judging live requests anew", err)
 		time.AfterFunc(recheckInterval, func() {
-			if !e.key.live.empty() {
+			if !e.KeyState.live.empty() {
 				g.recheck(e)
 			}
 		})
 	default:
-		e.key.live.rejudge(e, now, now.standing(time.Now()))
+		e.KeyState.live.recheck(e, now, now.validity(time.Now()))
 		if !now.current() {
 			g.recheck(now)
 		}

@@ -26,12 +26,12 @@ type Options struct {
 	Node string
 	// Registry is where gateways that share the store meet; nil where it is this one's alone.
 	Registry Registry
-	// Trust is for how long keys in memory are judged while nothing is heard from a shared
+	// Staleness is for how long keys in memory are judged while nothing is heard from a shared
 	// store. Default: an hour.
-	Trust Trust
-	// About returns the program's version and what tells its configuration from others',
+	Staleness Staleness
+	// NodeInfo returns the program's version and what tells its configuration from others',
 	// for the other gateways. Default: neither is told.
-	About func() (version, configHash string)
+	NodeInfo func() (version, configHash string)
 	// CacheEntries is how many keys are kept ready. Default: 500,000. A key in use takes
 	// about 1 KiB, and as much again where it is the only one of its tenant.
 	CacheEntries int64
@@ -42,7 +42,7 @@ type Options struct {
 
 const (
 	defaultCacheEntries = 500_000
-	defaultTrust        = time.Hour
+	defaultStaleness    = time.Hour
 	// startWait is how long a request that comes before the engine is ready waits for it.
 	startWait = 3 * time.Second
 	// sweepInterval is how often states that are no longer needed are dropped.
@@ -58,15 +58,15 @@ type Gateway struct {
 	limiter ratelimit.Limiter
 	log     *slog.Logger
 	node    string
-	keep    int64
+	maxKeys int64
 
-	cache     *cache
-	table     *table
-	loads     *loader
-	comparer  comparer
-	unknowns  *turns.Queue
-	addresses *ratelimit.Addresses
-	terms     termsInUse
+	cache          *cache
+	table          *table
+	loads          *loader
+	comparer       comparer
+	unknownLookups *turns.Queue
+	addresses      *ratelimit.Addresses
+	terms          termsInUse
 	// failures by keyspace name; the map is replaced, never changed.
 	failures   atomic.Pointer[map[string]*keyspaceFailures]
 	failuresMu sync.Mutex
@@ -74,9 +74,9 @@ type Gateway struct {
 	// filter of all stored digests; nil until first filled. filling is the next one.
 	filter, filling atomic.Pointer[filter]
 	refill          chan struct{}
-	// distrusted counts how often the filter may have missed a digest. filterMu keeps a
+	// filterGaps counts how often the filter may have missed a digest. filterMu keeps a
 	// filter from being put in place beside that.
-	distrusted atomic.Int64
+	filterGaps atomic.Int64
 	filterMu   sync.Mutex
 
 	ready   chan struct{} // closed when Start has succeeded
@@ -93,22 +93,22 @@ type Gateway struct {
 	unstoredLogged time.Time
 	flushMu        sync.Mutex // one flush at a time
 	rewrites       chan rewrite
-	// lastFrom is the address that was last noted of an entry.
-	lastFrom atomic.Pointer[netip.Addr]
+	// lastAddr is the address that was last noted of an entry.
+	lastAddr atomic.Pointer[netip.Addr]
 
 	tokenChanges atomic.Uint64
 	seq          atomic.Int64 // newest change applied
-	toldSeq      atomic.Int64 // newest one that others are, or will be, told of
-	// known is the newest change that was read as applied, nil for none; only the follower sets it.
-	known atomic.Pointer[Change]
+	reportedSeq  atomic.Int64 // newest one that others are, or will be, told of
+	// lastRead is the newest change that was read as applied, nil for none; only the follower sets it.
+	lastRead atomic.Pointer[Change]
 	// member is nil where the store is this process's alone.
 	member *membership
 	// mirror is the store where that answers by a copy; nil where it does not. era is that
 	// which was last followed.
-	mirror  Mirror
-	era     uint64
-	health  storeHealth
-	watcher atomic.Pointer[watched]
+	mirror           Mirror
+	mirrorGeneration uint64
+	health           storeHealth
+	watcher          atomic.Pointer[watcherBox]
 }
 
 type keyspaceFailures struct {
@@ -135,18 +135,18 @@ func New(o Options) (*Gateway, error) {
 		return nil, err
 	}
 	g := &Gateway{
-		store: o.Store, limiter: o.Limiter, log: o.Logger, node: o.Node, keep: o.CacheEntries,
-		cache: c, table: newTable(), loads: newLoader(), comparer: newComparer(), unknowns: turns.New(unknowns), addresses: ratelimit.NewAddresses(),
+		store: o.Store, limiter: o.Limiter, log: o.Logger, node: o.Node, maxKeys: o.CacheEntries,
+		cache: c, table: newTable(), loads: newLoader(), comparer: newComparer(), unknownLookups: turns.New(unknownLookupRules), addresses: ratelimit.NewAddresses(),
 		refill: make(chan struct{}, 1), ready: make(chan struct{}),
 		dirtyAddresses: map[*ratelimit.Subject]struct{}{},
 		rewrites:       make(chan rewrite, 1024),
 	}
 	g.table.newMeter = o.NewMeter
 	if o.Registry != nil {
-		if o.Trust.Default <= 0 {
-			o.Trust.Default = defaultTrust
+		if o.Staleness.Default <= 0 {
+			o.Staleness.Default = defaultStaleness
 		}
-		g.member = newMembership(o.Registry, o.Trust, o.About)
+		g.member = newMembership(o.Registry, o.Staleness, o.NodeInfo)
 	}
 	g.failures.Store(&map[string]*keyspaceFailures{})
 	return g, nil
@@ -167,12 +167,12 @@ func (g *Gateway) Start(ctx context.Context) error {
 	// First: what is changed from then on waits for this node, and what was changed before is
 	// what is loaded.
 	if g.mirror, _ = ability[Mirror](g.store); g.mirror != nil {
-		g.era = g.mirror.Era()
+		g.mirrorGeneration = g.mirror.Generation()
 	}
 	switch err := g.join(ctx); {
 	case err == nil:
 		g.awaitMirror(ctx, time.Now())
-	case !g.joinLater(err):
+	case !g.joinFromReplica(err):
 		return fmt.Errorf("joining the gateways that share the store: %w", err)
 	}
 	began := time.Now()
@@ -224,14 +224,14 @@ func (g *Gateway) Close(ctx context.Context) error {
 
 // Ready says that keys can be judged now, of one keyspace at least.
 func (g *Gateway) Ready() bool {
-	return g.isReady.Load() && !g.closed.Load() && (g.member == nil || !g.member.over(time.Now()))
+	return g.isReady.Load() && !g.closed.Load() && (g.member == nil || !g.member.allStale(time.Now()))
 }
 
-// Judges says that keys of a keyspace can be judged now.
-func (g *Gateway) Judges(keyspace string) bool { return g.Ready() && !g.stale(time.Now(), keyspace) }
+// ReadyFor says that keys of a keyspace can be judged now.
+func (g *Gateway) ReadyFor(keyspace string) bool { return g.Ready() && !g.stale(time.Now(), keyspace) }
 
-// started says whether the engine is ready, after waiting for it briefly.
-func (g *Gateway) started(ctx context.Context) bool {
+// waitReady says whether the engine is ready, after waiting for it briefly.
+func (g *Gateway) waitReady(ctx context.Context) bool {
 	if g.isReady.Load() {
 		return !g.closed.Load()
 	}
@@ -258,18 +258,18 @@ type Stats struct {
 	LastError   string
 	// Seq is the newest change this node has applied.
 	Seq int64
-	// Behind is how long ago all changes there were had last been applied; 0 where the store is
+	// Lag is how long ago all changes there were had last been applied; 0 where the store is
 	// this process's own.
-	Behind time.Duration
+	Lag time.Duration
 	// FilterReady says that unknown keys are refused without a look-up.
 	FilterReady bool
 }
 
 // Stats does not block.
 func (g *Gateway) Stats() Stats {
-	stale := g.isReady.Load() && !g.closed.Load() && g.member != nil && g.member.over(time.Now())
-	return Stats{Node: g.node, Ready: g.Ready(), Stale: stale, Degraded: g.health.degraded(), KeysCached: g.table.held(),
-		StoreErrors: g.health.errors.Load(), LastError: g.health.problem(), Seq: g.seq.Load(), Behind: g.behind(), FilterReady: g.filter.Load() != nil}
+	stale := g.isReady.Load() && !g.closed.Load() && g.member != nil && g.member.allStale(time.Now())
+	return Stats{Node: g.node, Ready: g.Ready(), Stale: stale, Degraded: g.health.degraded(), KeysCached: g.table.keyCount(),
+		StoreErrors: g.health.errors.Load(), LastError: g.health.problem(), Seq: g.seq.Load(), Lag: g.lag(), FilterReady: g.filter.Load() != nil}
 }
 
 // failuresOf returns the keyspace's table of failed attempts, nil where it limits none.
@@ -308,7 +308,7 @@ func (g *Gateway) sweepLoop(ctx context.Context) {
 	for {
 		select {
 		case now := <-t.C:
-			g.table.sweep(now, g.keep)
+			g.table.sweep(now, g.maxKeys)
 			g.addresses.Sweep(now)
 			for _, f := range *g.failures.Load() {
 				f.Sweep(now)
@@ -321,7 +321,7 @@ func (g *Gateway) sweepLoop(ctx context.Context) {
 
 // filterLoop fills the filter at the start, and again when asked to.
 func (g *Gateway) filterLoop(ctx context.Context) {
-	g.askRefill()
+	g.requestRefill()
 	for {
 		select {
 		case <-g.refill:
@@ -332,7 +332,7 @@ func (g *Gateway) filterLoop(ctx context.Context) {
 			g.readFailed("reading all digests", err)
 			select {
 			case <-time.After(time.Second):
-				g.askRefill()
+				g.requestRefill()
 			case <-ctx.Done():
 				return
 			}
@@ -340,25 +340,25 @@ func (g *Gateway) filterLoop(ctx context.Context) {
 	}
 }
 
-// distrust gives the filter up: a digest was stored that it may lack, and until it was
+// discardFilter gives the filter up: a digest was stored that it may lack, and until it was
 // filled anew only the store can tell.
-func (g *Gateway) distrust() {
+func (g *Gateway) discardFilter() {
 	g.filterMu.Lock()
-	g.distrusted.Add(1)
+	g.filterGaps.Add(1)
 	g.filter.Store(nil)
 	g.filterMu.Unlock()
-	g.askRefill()
+	g.requestRefill()
 }
 
-func (g *Gateway) askRefill() {
+func (g *Gateway) requestRefill() {
 	select {
 	case g.refill <- struct{}{}:
 	default:
 	}
 }
 
-// markAddress notes that quotas of the bill's address, if it has any, were counted.
-func (g *Gateway) markAddress(b *ratelimit.Bill) {
+// markAddressDirty notes that quotas of the bill's address, if it has any, were counted.
+func (g *Gateway) markAddressDirty(b *ratelimit.Bill) {
 	for i := range b.Address.Lines {
 		if b.Address.Lines[i].Policy.Kind == ratelimit.Quota {
 			g.dirtyMu.Lock()
@@ -379,8 +379,8 @@ type rewrite struct {
 	shown shownParts
 }
 
-// rewriteLater queues r. When the queue is full, the key's next load asks again.
-func (g *Gateway) rewriteLater(r rewrite) {
+// queueRewrite queues r. When the queue is full, the key's next load asks again.
+func (g *Gateway) queueRewrite(r rewrite) {
 	select {
 	case g.rewrites <- r:
 	default:

@@ -12,8 +12,8 @@ import (
 // What is kept in memory of the keys in use. There may be a hundred thousand of them,
 // so it is what judging needs, and not the records: those take three times as much.
 
-// HeldKey is a key as requests are judged by it. It never changes.
-type HeldKey struct {
+// CachedKey is a key as requests are judged by it. It never changes.
+type CachedKey struct {
 	ID          string
 	Name        string
 	Environment string
@@ -26,53 +26,53 @@ type HeldKey struct {
 	scopes string
 	// expires is in Unix microseconds, 0 for never.
 	expires int64
-	// rare is what most keys have nothing of: nil then.
-	rare *heldRarely
+	// cold is what most keys have nothing of: nil then.
+	cold *coldFields
 }
 
-// heldRarely is what is kept of the few keys that have it.
-type heldRarely struct {
+// coldFields is what is kept of the few keys that have it.
+type coldFields struct {
 	allowedIPs []netip.Prefix
 	// limits are the key's own, nil where it states none.
-	limits *heldLimits
+	limits *ownLimits
 	// secretExpires is the end of a rotation's grace for the secret that the key was found by, in
 	// Unix microseconds, 0 for none.
 	secretExpires int64
 }
 
 // allowedIPs returns where the key may be used from; none for anywhere.
-func (k *HeldKey) allowedIPs() []netip.Prefix {
-	if k.rare == nil {
+func (k *CachedKey) allowedIPs() []netip.Prefix {
+	if k.cold == nil {
 		return nil
 	}
-	return k.rare.allowedIPs
+	return k.cold.allowedIPs
 }
 
 // limits returns the key's own, nil where it states none.
-func (k *HeldKey) limits() *heldLimits {
-	if k.rare == nil {
+func (k *CachedKey) limits() *ownLimits {
+	if k.cold == nil {
 		return nil
 	}
-	return k.rare.limits
+	return k.cold.limits
 }
 
 // secretExpires returns the end of the secret's grace in Unix microseconds, 0 for none.
 func (e *entry) secretExpires() int64 {
-	if e.rec.rare == nil {
+	if e.Key.cold == nil {
 		return 0
 	}
-	return e.rec.rare.secretExpires
+	return e.Key.cold.secretExpires
 }
 
-// heldLimits are limits of a key's own.
-type heldLimits struct {
+// ownLimits are limits of a key's own.
+type ownLimits struct {
 	Overrides
 	credits *int64
 }
 
-// HeldTenant is a tenant as requests are judged by it. It never changes, and its keys
+// CachedTenant is a tenant as requests are judged by it. It never changes, and its keys
 // in use share it.
-type HeldTenant struct {
+type CachedTenant struct {
 	Slug   string
 	Plan   string
 	Active bool
@@ -83,9 +83,9 @@ type HeldTenant struct {
 	overrides *Overrides
 }
 
-// holdTenant returns what is kept of a tenant's record. slug is the same text as the record's.
-func (t *table) holdTenant(r *Tenant, slug string) *HeldTenant {
-	h := &HeldTenant{Slug: slug, Plan: t.intern(r.Plan), Active: r.Active, Version: r.Version}
+// cacheTenant returns what is kept of a tenant's record. slug is the same text as the record's.
+func (t *table) cacheTenant(r *Tenant, slug string) *CachedTenant {
+	h := &CachedTenant{Slug: slug, Plan: t.intern(r.Plan), Active: r.Active, Version: r.Version}
 	if r.Overrides != (Overrides{}) {
 		o := r.Overrides
 		h.overrides = &o
@@ -93,24 +93,24 @@ func (t *table) holdTenant(r *Tenant, slug string) *HeldTenant {
 	return h
 }
 
-// hold puts into e what is kept of a record's key and secret, but for the key's id.
-func (t *table) hold(e *entry, digest apikey.Digest, r *Record) {
+// fillEntry puts into e what is kept of a record's key and secret, but for the key's id.
+func (t *table) fillEntry(e *entry, digest apikey.Digest, r *Record) {
 	k := r.Key
 	e.digest = digest
 	e.secretID = r.Secret.ID
-	e.rec = HeldKey{
+	e.Key = CachedKey{
 		Name: k.Name, Environment: t.intern(k.Environment), scopes: t.intern(strings.Join(k.Scopes, " ")),
 		Revoked: !k.RevokedAt.IsZero(), Disabled: k.Disabled, Version: k.Version, expires: unixMicro(k.ExpiresAt),
 	}
-	rare := heldRarely{secretExpires: unixMicro(r.Secret.ExpiresAt)}
+	rare := coldFields{secretExpires: unixMicro(r.Secret.ExpiresAt)}
 	if len(k.AllowedIPs) > 0 {
 		rare.allowedIPs = k.AllowedIPs
 	}
 	if k.Overrides != (Overrides{}) || k.CreditsLimit != nil {
-		rare.limits = &heldLimits{k.Overrides, k.CreditsLimit}
+		rare.limits = &ownLimits{k.Overrides, k.CreditsLimit}
 	}
 	if rare.secretExpires != 0 || rare.allowedIPs != nil || rare.limits != nil {
-		e.rec.rare = &rare
+		e.Key.cold = &rare
 	}
 }
 

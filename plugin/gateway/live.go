@@ -11,11 +11,11 @@ import (
 // tenant's suspension.
 type Live struct {
 	prev, next *Live
-	// list is the key's. It changes, both lists being locked, when the key's state was
+	// markListed is the key's. It changes, both lists being locked, when the key's state was
 	// dropped just before the request was tracked.
 	list  atomic.Pointer[liveList]
 	entry *entry
-	// owner is the tenant's state in which the request is counted.
+	// TenantState is the tenant's state in which the request is counted.
 	owner *tenantState
 	end   func(Reason)
 	timer *time.Timer
@@ -39,12 +39,12 @@ func (d *Decision) TrackIn(l *Live, end func(Reason)) {
 	if e == nil || d.Reason != Allowed {
 		return
 	}
-	l.entry, l.owner, l.end = e, e.owner, end
+	l.entry, l.owner, l.end = e, e.TenantState, end
 	d.live = l
 	l.owner.live.Add(1)
-	list := &e.key.live
+	list := &e.KeyState.live
 	list.mu.Lock()
-	list.add(l)
+	list.link(l)
 	if !d.Until.IsZero() {
 		l.timer = time.AfterFunc(time.Until(d.Until), l.expire)
 	}
@@ -78,7 +78,7 @@ func (l *Live) expire() {
 	l.end = nil
 	list.mu.Unlock()
 	reason := ExpiredKey
-	if grace := e.secretExpires(); e.rec.expires == 0 || grace != 0 && grace < e.rec.expires {
+	if grace := e.secretExpires(); e.Key.expires == 0 || grace != 0 && grace < e.Key.expires {
 		reason = RevokedKey // a rotation's grace ended
 	}
 	end(reason)
@@ -93,11 +93,11 @@ func (l *Live) remove() {
 		l.timer.Stop()
 		l.timer = nil
 	}
-	list.take(l)
+	list.unlink(l)
 	l.owner.live.Add(-1)
 }
 
-// lock locks the list that l is on, and returns it.
+// lockCredits locks the list that l is on, and returns it.
 func (l *Live) lock() *liveList {
 	for {
 		list := l.list.Load()
@@ -109,8 +109,8 @@ func (l *Live) lock() *liveList {
 	}
 }
 
-// add puts l on the list, which is locked.
-func (ll *liveList) add(l *Live) {
+// link puts l on the list, which is locked.
+func (ll *liveList) link(l *Live) {
 	l.next = ll.head
 	if l.next != nil {
 		l.next.prev = l
@@ -119,8 +119,8 @@ func (ll *liveList) add(l *Live) {
 	l.list.Store(ll)
 }
 
-// take takes l off the list, which is locked.
-func (ll *liveList) take(l *Live) {
+// unlink takes l off the list, which is locked.
+func (ll *liveList) unlink(l *Live) {
 	if l.prev != nil {
 		l.prev.next = l.next
 	} else if ll.head == l {
@@ -170,9 +170,9 @@ func (ll *liveList) entries() []*entry {
 	return out
 }
 
-// rejudge ends the requests that were let in by old, for that reason; or, where reason
+// recheck ends the requests that were let in by old, for that reason; or, where reason
 // is Allowed, goes on with them as let in by now, until its expiry.
-func (ll *liveList) rejudge(old, now *entry, reason Reason) {
+func (ll *liveList) recheck(old, now *entry, reason Reason) {
 	var ends []func(Reason)
 	ll.mu.Lock()
 	for l, next := ll.head, (*Live)(nil); l != nil; l = next {
@@ -186,10 +186,10 @@ func (ll *liveList) rejudge(old, now *entry, reason Reason) {
 			continue
 		}
 		l.entry = now
-		if l.owner != now.owner {
-			now.owner.live.Add(1)
+		if l.owner != now.TenantState {
+			now.TenantState.live.Add(1)
 			l.owner.live.Add(-1)
-			l.owner = now.owner
+			l.owner = now.TenantState
 		}
 		if l.timer != nil {
 			l.timer.Stop()
@@ -198,12 +198,12 @@ func (ll *liveList) rejudge(old, now *entry, reason Reason) {
 		if until := now.until(); !until.IsZero() {
 			l.timer = time.AfterFunc(time.Until(until), l.expire)
 		}
-		if successor := &now.key.live; successor != ll {
+		if successor := &now.KeyState.live; successor != ll {
 			// This state was dropped: changes are looked for at its successor. Always from
 			// the older to the newer, so the two locks can't meet the other way round.
-			ll.take(l)
+			ll.unlink(l)
 			successor.mu.Lock()
-			successor.add(l)
+			successor.link(l)
 			successor.mu.Unlock()
 		}
 	}

@@ -27,23 +27,23 @@ const (
 // errUnknown says that no secret has the digest: an answer, not a failure.
 var errUnknown = errors.New("unknown key")
 
-// words returns the digest's first two words: the one by which it is cached, and a
+// digestWords returns the digest's first two words: the one by which it is cached, and a
 // second independent one.
-func words(d []byte) (uint64, uint64) {
+func digestWords(d []byte) (uint64, uint64) {
 	return binary.LittleEndian.Uint64(d), binary.LittleEndian.Uint64(d[8:])
 }
 
 // loader brings entries from the store, each once for all who want it.
 type loader struct {
-	mu    sync.Mutex
-	calls map[callID]*call
-	slots chan struct{}
+	mu      sync.Mutex
+	flights map[flightID]*flight
+	slots   chan struct{}
 	// unknown remembers digests that were looked up in vain. It is only asked for the few
 	// that get past the filter.
 	unknown negativeTable
 }
 
-type callID struct {
+type flightID struct {
 	word     uint64
 	keyspace string
 	// hasher decides in which forms the key is looked for: what is unknown in the forms of one
@@ -51,7 +51,7 @@ type callID struct {
 	hasher *apikey.Hasher
 }
 
-type call struct {
+type flight struct {
 	digest apikey.Digest
 	done   chan struct{}
 	entry  *entry
@@ -59,13 +59,13 @@ type call struct {
 }
 
 func newLoader() *loader {
-	return &loader{calls: map[callID]*call{}, slots: make(chan struct{}, concurrentLoads)}
+	return &loader{flights: map[flightID]*flight{}, slots: make(chan struct{}, concurrentLoads)}
 }
 
 // find returns the current entry of a presented key: from the cache, else from the
 // store. Errors: errUnknown, or why it could not be told.
 func (g *Gateway) find(ctx context.Context, req *Request, digest apikey.Digest) (*entry, error) {
-	word, low := words(digest[:])
+	word, low := digestWords(digest[:])
 	word ^= req.Keyspace.salt
 	if e := g.cache.get(word); e != nil && e.digest == digest && e.keyspace() == req.Keyspace.Name && e.current() {
 		return e, nil
@@ -77,25 +77,25 @@ func (g *Gateway) find(ctx context.Context, req *Request, digest apikey.Digest) 
 func (g *Gateway) findSlow(ctx context.Context, req *Request, digest apikey.Digest, word, low uint64) (*entry, error) {
 	var buf [8]apikey.Candidate
 	candidates := req.View.Hasher.Candidates(buf[:0], req.Credential)
-	leads := g.leads(req.Keyspace, req.Credential)
+	leads := g.hints(req.Keyspace, req.Credential)
 	// While nothing is heard of the store only itself can tell what is unknown.
-	silent := g.silent()
-	if len(leads) == 0 && !silent && !g.mayKnow(candidates) {
+	silent := g.lagging()
+	if len(leads) == 0 && !silent && !g.mayExist(candidates) {
 		return nil, errUnknown
 	}
-	if !silent && g.loads.unknown.has(word, low, g.table.created.Load(), req.View.Hasher) {
+	if !silent && g.loads.unknown.has(word, low, g.table.creations.Load(), req.View.Hasher) {
 		return nil, errUnknown
 	}
-	id := callID{word, req.Keyspace.Name, req.View.Hasher}
+	id := flightID{word, req.Keyspace.Name, req.View.Hasher}
 	for {
 		g.loads.mu.Lock()
-		c := g.loads.calls[id]
+		c := g.loads.flights[id]
 		if c == nil {
-			c = &call{digest: digest, done: make(chan struct{})}
-			g.loads.calls[id] = c
+			c = &flight{digest: digest, done: make(chan struct{})}
+			g.loads.flights[id] = c
 			g.loads.mu.Unlock()
 			// Detached: that the first caller goes away must not fail the others.
-			go g.runLoad(id, c, g.newSought(req, candidates, leads))
+			go g.runLoad(id, c, g.newKeyQuery(req, candidates, leads))
 		} else {
 			g.loads.mu.Unlock()
 		}
@@ -120,8 +120,8 @@ func (g *Gateway) findSlow(ctx context.Context, req *Request, digest apikey.Dige
 }
 
 // runLoad does one load and wakes those who wait for it.
-func (g *Gateway) runLoad(id callID, c *call, s sought) {
-	c.entry, c.err = g.seek(id, c.digest, s)
+func (g *Gateway) runLoad(id flightID, c *flight, s keyQuery) {
+	c.entry, c.err = g.lookupOrCompare(id, c.digest, s)
 	switch {
 	case c.err == nil:
 		g.cache.set(id.word, c.entry)
@@ -129,14 +129,14 @@ func (g *Gateway) runLoad(id callID, c *call, s sought) {
 		g.readFailed("looking up a key", c.err)
 	}
 	g.loads.mu.Lock()
-	delete(g.loads.calls, id)
+	delete(g.loads.flights, id)
 	g.loads.mu.Unlock()
 	close(c.done)
 }
 
 // load reads the record of the key that has one of candidates.
 func (g *Gateway) load(ctx context.Context, keyspace string, digest apikey.Digest, candidates []apikey.Candidate, shown shownParts) (*entry, error) {
-	e, rec, err := g.read(ctx, digest, func() (*Record, error) { return g.store.Lookup(ctx, keyspace, candidates) })
+	e, rec, err := g.readRecord(ctx, digest, func() (*Record, error) { return g.store.Lookup(ctx, keyspace, candidates) })
 	if err != nil {
 		return e, err
 	}
@@ -149,19 +149,19 @@ func (g *Gateway) load(ctx context.Context, keyspace string, digest apikey.Diges
 	}
 	if r != (rewrite{}) {
 		r.keyspace, r.secret = keyspace, rec.Secret.ID
-		g.rewriteLater(r)
+		g.queueRewrite(r)
 	}
 	return e, nil
 }
 
 // reload reads the record of e's secret anew, in whatever form it is stored by now.
 func (g *Gateway) reload(ctx context.Context, e *entry) (*entry, error) {
-	now, _, err := g.read(ctx, e.digest, func() (*Record, error) { return g.store.LookupSecret(ctx, e.keyspace(), e.secretID) })
+	now, _, err := g.readRecord(ctx, e.digest, func() (*Record, error) { return g.store.LookupSecret(ctx, e.keyspace(), e.secretID) })
 	return now, err
 }
 
-// read asks for a record until nothing changed while it was read.
-func (g *Gateway) read(ctx context.Context, digest apikey.Digest, ask func() (*Record, error)) (*entry, *Record, error) {
+// readRecord asks for a record until nothing changed while it was read.
+func (g *Gateway) readRecord(ctx context.Context, digest apikey.Digest, ask func() (*Record, error)) (*entry, *Record, error) {
 	select {
 	case g.loads.slots <- struct{}{}:
 		defer func() { <-g.loads.slots }()
@@ -186,14 +186,14 @@ func (g *Gateway) read(ctx context.Context, digest apikey.Digest, ask func() (*R
 	return nil, nil, fmt.Errorf("%w: the key kept changing while it was read", ErrStore)
 }
 
-// mayKnow says whether any stored digest may be one of candidates; false is certain.
-func (g *Gateway) mayKnow(candidates []apikey.Candidate) bool {
+// mayExist says whether any stored digest may be one of candidates; false is certain.
+func (g *Gateway) mayExist(candidates []apikey.Candidate) bool {
 	f := g.filter.Load()
 	if f == nil {
 		return true // still being filled
 	}
 	for i := range candidates {
-		if f.has(words(candidates[i].Digest[:])) {
+		if f.has(digestWords(candidates[i].Digest[:])) {
 			return true
 		}
 	}
@@ -231,13 +231,13 @@ func (g *Gateway) fillFilter(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	distrusted := g.distrusted.Load()
+	distrusted := g.filterGaps.Load()
 	f := newFilter(n + n/2)
 	g.filling.Store(f)
 	defer g.filling.Store(nil)
 	err = g.store.Digests(ctx, func(_ string, digest []byte) bool {
 		if len(digest) >= 16 {
-			f.add(words(digest))
+			f.add(digestWords(digest))
 		}
 		return ctx.Err() == nil
 	})
@@ -249,7 +249,7 @@ func (g *Gateway) fillFilter(ctx context.Context) error {
 	}
 	g.filterMu.Lock()
 	defer g.filterMu.Unlock()
-	if g.distrusted.Load() != distrusted {
+	if g.filterGaps.Load() != distrusted {
 		// A digest was stored meanwhile that could not be learnt. Whoever said so has asked
 		// for another filling.
 		return nil
@@ -258,9 +258,9 @@ func (g *Gateway) fillFilter(ctx context.Context) error {
 	return nil
 }
 
-// learn puts digests into the filter, and into the one being filled. It reports
+// addToFilter puts digests into the filter, and into the one being filled. It reports
 // whether the filter has grown past its capacity.
-func (g *Gateway) learn(digests [][]byte) (full bool) {
+func (g *Gateway) addToFilter(digests [][]byte) (full bool) {
 	for _, p := range []*atomic.Pointer[filter]{&g.filling, &g.filter} {
 		f := p.Load()
 		if f == nil {
@@ -268,7 +268,7 @@ func (g *Gateway) learn(digests [][]byte) (full bool) {
 		}
 		for _, d := range digests {
 			if len(d) >= 16 {
-				f.add(words(d))
+				f.add(digestWords(d))
 			}
 		}
 		full = f.added.Load() > f.capacity

@@ -9,18 +9,18 @@ import (
 // Mirror is implemented by stores that answer look-ups by a copy of what is written
 // elsewhere. Its methods do not block.
 type Mirror interface {
-	// Heard returns when the copy last held everything that was written; the zero time for
+	// LastSync returns when the copy last held everything that was written; the zero time for
 	// never. Store.Wait returns when it has moved. It moves soon after ReportNode took the first report.
-	Heard() time.Time
-	// Promised returns what ReportNode told the original last, by this process or one before it, and
+	LastSync() time.Time
+	// AnnouncedLease returns what ReportNode told the original last, by this process or one before it, and
 	// when; false where that is not known.
-	Promised() (at time.Time, trust Trust, known bool)
-	// Era is another one when the copy was made anew: nothing that was read before says
+	AnnouncedLease() (at time.Time, trust Staleness, known bool)
+	// Generation is another one when the copy was made anew: nothing that was read before says
 	// anything then.
-	Era() uint64
-	// Strays returns the changes, each once, that have no number in the sequence: what
+	Generation() uint64
+	// Unsequenced returns the changes, each once, that have no number in the sequence: what
 	// was refused while the original was away. Store.Wait returns when there are any.
-	Strays() []Change
+	Unsequenced() []Change
 }
 
 // ability returns the store as a T, what only some stores are, and whether it is one. A store that
@@ -44,23 +44,23 @@ func (g *Gateway) followMirror(ctx context.Context) error {
 	if g.mirror == nil {
 		return nil
 	}
-	if era := g.mirror.Era(); era != g.era {
-		if err := g.beginAnew(ctx, g.seq.Load(), "the copy of the store is another"); err != nil {
+	if era := g.mirror.Generation(); era != g.mirrorGeneration {
+		if err := g.resync(ctx, g.seq.Load(), "the copy of the store is another"); err != nil {
 			return err
 		}
-		g.era = era
+		g.mirrorGeneration = era
 	}
-	if strays := g.mirror.Strays(); len(strays) > 0 {
+	if strays := g.mirror.Unsequenced(); len(strays) > 0 {
 		return g.Apply(ctx, strays)
 	}
 	return nil
 }
 
-// heardBy returns up to when what was committed is applied, where everything is that the store
+// appliedAsOf returns up to when what was committed is applied, where everything is that the store
 // answered by at began.
-func (g *Gateway) heardBy(began time.Time) time.Time {
+func (g *Gateway) appliedAsOf(began time.Time) time.Time {
 	if g.mirror != nil {
-		if h := g.mirror.Heard(); h.Before(began) {
+		if h := g.mirror.LastSync(); h.Before(began) {
 			return h
 		}
 	}
@@ -74,38 +74,38 @@ const mirrorWait = 3 * time.Second
 // something before this gateway was known did not wait for it. Where the store went away meanwhile it goes
 // on with what there is.
 func (g *Gateway) awaitMirror(ctx context.Context, since time.Time) {
-	if g.mirror == nil || g.member == nil || g.mirror.Heard().IsZero() {
+	if g.mirror == nil || g.member == nil || g.mirror.LastSync().IsZero() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, mirrorWait)
 	defer cancel()
-	for g.mirror.Heard().Before(since) && pause(ctx, time.Millisecond) == nil {
+	for g.mirror.LastSync().Before(since) && sleep(ctx, time.Millisecond) == nil {
 	}
 }
 
-// joinLater says whether a gateway that could not make itself known may judge keys all the
+// joinFromReplica says whether a gateway that could not make itself known may judge keys all the
 // same: by a copy that is still to be trusted. Whoever waits for the nodes that were there
 // waits for this one, under the promise of the process before it.
-func (g *Gateway) joinLater(err error) bool {
+func (g *Gateway) joinFromReplica(err error) bool {
 	if g.mirror == nil || !errors.Is(err, ErrStore) {
 		return false
 	}
-	heard := g.mirror.Heard()
+	heard := g.mirror.LastSync()
 	if heard.IsZero() {
 		return false
 	}
 	m := g.member
-	at, trust, known := g.mirror.Promised()
+	at, trust, known := g.mirror.AnnouncedLease()
 	if !known {
-		at, trust = heard, m.trust
+		at, trust = heard, m.staleness
 	}
-	m.told(steady(at), trust)
-	m.hear(steady(heard))
-	return !m.over(time.Now())
+	m.reportAccepted(monotonic(at), trust)
+	m.synced(monotonic(heard))
+	return !m.allStale(time.Now())
 }
 
-// steady returns t with a reading of the clock that nobody sets: what was written to a file has none.
-func steady(t time.Time) time.Time {
+// monotonic returns t with a reading of the clock that nobody sets: what was written to a file has none.
+func monotonic(t time.Time) time.Time {
 	now := time.Now()
 	return now.Add(t.Sub(now))
 }

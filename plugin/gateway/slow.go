@@ -23,8 +23,8 @@ import (
 // recognised costs nothing of that, is stored in its primary form, and never compared again.
 
 const (
-	// comparisons is how many bcrypt comparisons run at once.
-	comparisons = 2
+	// concurrentComparisons is how many bcrypt comparisons run at once.
+	concurrentComparisons = 2
 	// guessing is the part of a processor that wrong guesses get, and guessingBurst how many seconds of it at once.
 	guessing, guessingBurst = 0.1, 2
 	// waitingPerClient and waitingInAll bound who waits for a comparison; others are told to
@@ -32,9 +32,9 @@ const (
 	waitingPerClient, waitingInAll = 8, 128
 	// slowTimeout bounds a look-up that needs comparisons.
 	slowTimeout = 20 * time.Second
-	// MaxPerLead is with how many stored secrets one key is compared at the most. Imports
+	// MaxPerHint is with how many stored secrets one key is compared at the most. Imports
 	// keep to it.
-	MaxPerLead = 16
+	MaxPerHint = 16
 )
 
 // errBusy says that too many look-ups or comparisons are waited for: nothing is wrong with the store.
@@ -45,18 +45,18 @@ type comparer struct{ *turns.Queue }
 
 func newComparer() comparer {
 	return comparer{turns.New(turns.Rules{
-		Slots: comparisons, Rate: guessing, Burst: guessingBurst, Waiting: waitingInAll, PerClient: waitingPerClient,
+		Slots: concurrentComparisons, Rate: guessing, Burst: guessingBurst, Waiting: waitingInAll, PerClient: waitingPerClient,
 	})}
 }
 
-type leadID struct {
+type hintID struct {
 	keyspace string
-	lead     apikey.Lead
+	hint     apikey.Lead
 }
 
 // equal reports whether hash is of the key that s looks for, and returns how many seconds that took.
-func (c comparer) equal(ctx context.Context, id leadID, hash string, s sought) (equal bool, cost float64, err error) {
-	done, err := c.Enter(ctx, id, s.addr, s.last)
+func (c comparer) equal(ctx context.Context, id hintID, hash string, s keyQuery) (equal bool, cost float64, err error) {
+	done, err := c.Enter(ctx, id, s.addr, s.lowPriority)
 	if err != nil {
 		return false, 0, errBusy
 	}
@@ -67,58 +67,58 @@ func (c comparer) equal(ctx context.Context, id leadID, hash string, s sought) (
 	return equal, cost, nil
 }
 
-// leads returns those of key under which something may be stored.
-func (g *Gateway) leads(ks *Keyspace, key string) []apikey.Lead {
+// hints returns those of key under which something may be stored.
+func (g *Gateway) hints(ks *Keyspace, key string) []apikey.Lead {
 	f := g.filter.Load()
 	var buf [8]apikey.Lead
 	var out []apikey.Lead
 	for _, l := range ks.Grammar.Leads(buf[:0], key) {
-		if f == nil || f.has(words(l[:])) {
+		if f == nil || f.has(digestWords(l[:])) {
 			out = append(out, l)
 		}
 	}
 	return out
 }
 
-// sought is a presented key that is looked for.
-type sought struct {
+// keyQuery is a presented key that is looked for.
+type keyQuery struct {
 	candidates []apikey.Candidate
-	leads      []apikey.Lead
+	hints      []apikey.Lead
 	// shown is what may be shown of the key.
 	shown shownParts
-	// key is kept while it is compared, and only where there are leads.
+	// KeyState is kept while it is compared, and only where there are leads.
 	key string
 	// addr is where it came from, and last that this address failed too often to be asked before others.
-	addr netip.Addr
-	last bool
+	addr        netip.Addr
+	lowPriority bool
 }
 
 // shownParts are the first and the last characters that people know a key by.
 type shownParts struct{ prefix, lastFour string }
 
-// seek loads the key: by its digests, else by comparing. Errors as load's.
-func (g *Gateway) seek(id callID, digest apikey.Digest, s sought) (*entry, error) {
-	created := g.table.created.Load()
+// lookupOrCompare loads the key: by its digests, else by comparing. Errors as load's.
+func (g *Gateway) lookupOrCompare(id flightID, digest apikey.Digest, s keyQuery) (*entry, error) {
+	created := g.table.creations.Load()
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 	defer cancel()
-	e, err := g.lookUp(ctx, id, digest, s)
-	if errors.Is(err, errUnknown) && len(s.leads) > 0 {
+	e, err := g.lookupRationed(ctx, id, digest, s)
+	if errors.Is(err, errUnknown) && len(s.hints) > 0 {
 		e, err = g.compare(id.keyspace, digest, s)
 	}
 	if errors.Is(err, errUnknown) {
-		_, low := words(digest[:])
+		_, low := digestWords(digest[:])
 		g.loads.unknown.put(id.word, low, created, id.hasher)
 	}
 	return e, err
 }
 
-// unknowns are how many look-ups run at once that may be of unknown keys, and how many of these are answered a
+// unknownLookups are how many look-ups run at once that may be of unknown keys, and how many of these are answered a
 // second, and at once. Fewer run at a time than all may, so that known keys are read again meanwhile.
-var unknowns = turns.Rules{Slots: concurrentLoads - 4, Rate: 200, Burst: 1000, Waiting: 4096, PerClient: 2048}
+var unknownLookupRules = turns.Rules{Slots: concurrentLoads - 4, Rate: 200, Burst: 1000, Waiting: 4096, PerClient: 2048}
 
-// lookUp is load for a key that may be unknown.
-func (g *Gateway) lookUp(ctx context.Context, id callID, digest apikey.Digest, s sought) (*entry, error) {
-	done, err := g.unknowns.Enter(ctx, nil, s.addr, s.last)
+// lookupRationed is load for a key that may be unknown.
+func (g *Gateway) lookupRationed(ctx context.Context, id flightID, digest apikey.Digest, s keyQuery) (*entry, error) {
+	done, err := g.unknownLookups.Enter(ctx, nil, s.addr, s.lowPriority)
 	if err != nil {
 		return nil, errBusy
 	}
@@ -133,11 +133,11 @@ func (g *Gateway) lookUp(ctx context.Context, id callID, digest apikey.Digest, s
 
 // compare looks for the key among the secrets that begin as it does, and stores the one
 // it finds in its primary form.
-func (g *Gateway) compare(keyspace string, digest apikey.Digest, s sought) (*entry, error) {
+func (g *Gateway) compare(keyspace string, digest apikey.Digest, s keyQuery) (*entry, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), slowTimeout)
 	defer cancel()
-	for _, lead := range s.leads {
-		found, err := g.compareUnder(ctx, leadID{keyspace, lead}, s)
+	for _, lead := range s.hints {
+		found, err := g.compareUnder(ctx, hintID{keyspace, lead}, s)
 		if err != nil {
 			return nil, err
 		}
@@ -150,7 +150,7 @@ func (g *Gateway) compare(keyspace string, digest apikey.Digest, s sought) (*ent
 			g.log.Warn("an imported key could not be stored in its primary form", "error", err)
 			by = []apikey.Candidate{{Algorithm: found.Algorithm, Digest: apikey.Digest(found.Digest)}}
 		} else {
-			g.learn([][]byte{digest[:]})
+			g.addToFilter([][]byte{digest[:]})
 		}
 		return g.load(ctx, keyspace, digest, by, s.shown)
 	}
@@ -158,9 +158,9 @@ func (g *Gateway) compare(keyspace string, digest apikey.Digest, s sought) (*ent
 }
 
 // compareUnder returns the secret of one lead that is the key's, nil where none is.
-func (g *Gateway) compareUnder(ctx context.Context, id leadID, s sought) (*Secret, error) {
+func (g *Gateway) compareUnder(ctx context.Context, id hintID, s keyQuery) (*Secret, error) {
 	// Most that come here do so because the filter errs: nothing is stored.
-	list, err := g.store.SecretsLed(ctx, id.keyspace, id.lead, MaxPerLead)
+	list, err := g.store.SecretsByHint(ctx, id.keyspace, id.hint, MaxPerHint)
 	if err != nil || len(list) == 0 {
 		return nil, err
 	}
@@ -183,13 +183,13 @@ func (g *Gateway) compareUnder(ctx context.Context, id leadID, s sought) (*Secre
 	return nil, nil
 }
 
-// newSought returns what a load keeps beyond the request that began it.
-func (g *Gateway) newSought(req *Request, candidates []apikey.Candidate, leads []apikey.Lead) sought {
-	s := sought{candidates: slices.Clone(candidates), leads: leads, addr: req.Addr}
+// newKeyQuery returns what a load keeps beyond the request that began it.
+func (g *Gateway) newKeyQuery(req *Request, candidates []apikey.Candidate, leads []apikey.Lead) keyQuery {
+	s := keyQuery{candidates: slices.Clone(candidates), hints: leads, addr: req.Addr}
 	prefix, lastFour := req.Keyspace.Grammar.Shown(req.Credential)
 	s.shown = shownParts{strings.Clone(prefix), strings.Clone(lastFour)}
 	if f := g.failuresOf(req.Keyspace); f != nil {
-		s.last = f.Over(req.Now, req.Addr)
+		s.lowPriority = f.Over(req.Now, req.Addr)
 	}
 	if len(leads) > 0 {
 		s.key = req.Credential

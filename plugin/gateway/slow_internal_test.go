@@ -19,9 +19,9 @@ func TestComparerCharges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, id := newComparer(), leadID{"a", apikey.Lead{1}}
+	c, id := newComparer(), hintID{"a", apikey.Lead{1}}
 	for key, want := range map[string]bool{"key": true, "kez": false} {
-		if ok, cost, err := c.equal(t.Context(), id, string(hash), sought{key: key}); err != nil || ok != want || cost <= 0 {
+		if ok, cost, err := c.equal(t.Context(), id, string(hash), keyQuery{key: key}); err != nil || ok != want || cost <= 0 {
 			t.Errorf("%s: %v for %v, %v", key, ok, cost, err)
 		}
 	}
@@ -36,10 +36,10 @@ func TestComparerCharges(t *testing.T) {
 		begun := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), slowTimeout)
 		defer cancel()
-		if _, _, err := c.equal(ctx, id, string(hash), sought{key: "key"}); !errors.Is(err, errBusy) || !errors.Is(err, ErrStore) {
+		if _, _, err := c.equal(ctx, id, string(hash), keyQuery{key: "key"}); !errors.Is(err, errBusy) || !errors.Is(err, ErrStore) {
 			t.Errorf("within the budget's debt: %v", err)
 		}
-		if _, _, err := c.equal(t.Context(), id, string(hash), sought{key: "key"}); err != nil {
+		if _, _, err := c.equal(t.Context(), id, string(hash), keyQuery{key: "key"}); err != nil {
 			t.Error(err)
 		}
 		if waited := time.Since(begun); waited < 50*time.Second || waited > 51*time.Second {

@@ -40,7 +40,7 @@ func (g *Gateway) ResetLimits(ctx context.Context, v *View, t *Tenant, k *Key, n
 		if err := g.limiter.Reset(ctx, now, bill.Tenant.Subject, party, names...); err != nil {
 			return fmt.Errorf("%w: %w", ErrStore, err)
 		}
-		g.markSubject(party.Subject)
+		g.markSubjectDirty(party.Subject)
 		if err := g.flush(ctx); err != nil {
 			g.writeFailed("writing counts back", err)
 			return err
@@ -55,8 +55,8 @@ func (g *Gateway) ResetLimits(ctx context.Context, v *View, t *Tenant, k *Key, n
 	return reset()
 }
 
-// markSubject has the next flush write the subject's counts.
-func (g *Gateway) markSubject(s *ratelimit.Subject) {
+// markSubjectDirty has the next flush write the subject's counts.
+func (g *Gateway) markSubjectDirty(s *ratelimit.Subject) {
 	g.dirtyMu.Lock()
 	g.dirtyAddresses[s] = struct{}{}
 	g.dirtyMu.Unlock()

@@ -36,7 +36,7 @@ func (t *states[S, P]) find(hash uint64, id stateID) *S {
 	}
 }
 
-// add puts in a state that is not there yet.
+// link puts in a state that is not there yet.
 func (t *states[S, P]) add(seed maphash.Seed, hash uint64, s *S) {
 	if 4*(t.n+1) > 3*len(t.slots) {
 		t.resize(seed, max(2*len(t.slots), minStates))

@@ -17,33 +17,33 @@ type storeHealth struct {
 
 // fault is one way in which the store fails.
 type fault struct {
-	now atomic.Bool
-	// last is the latest error's text.
+	failing atomic.Bool
+	// lowPriority is the latest error's text.
 	last atomic.Pointer[string]
 }
 
 // probeTimeout bounds how long a store that failed is asked whether it answers again.
 const probeTimeout = 2 * time.Second
 
-// note notes a failure and says whether it is the first of a run. That whoever asked
+// failed notes a failure and says whether it is the first of a run. That whoever asked
 // went away says nothing of the store.
-func (h *storeHealth) note(f *fault, err error) (first bool) {
+func (h *storeHealth) failed(f *fault, err error) (first bool) {
 	if errors.Is(err, context.Canceled) {
 		return false
 	}
 	h.errors.Add(1)
 	text := err.Error()
 	f.last.Store(&text)
-	return !f.now.Swap(true)
+	return !f.failing.Swap(true)
 }
 
-// over says that a run of failures ended now.
-func (f *fault) over() bool { return f.now.Load() && f.now.Swap(false) }
+// allPassed says that a run of failures ended now.
+func (f *fault) cleared() bool { return f.failing.Load() && f.failing.Swap(false) }
 
 // problem returns why the store fails, "" where it does not.
 func (h *storeHealth) problem() string {
 	for _, f := range []*fault{&h.reading, &h.writing} {
-		if p := f.last.Load(); p != nil && f.now.Load() {
+		if p := f.last.Load(); p != nil && f.failing.Load() {
 			return *p
 		}
 	}
@@ -51,12 +51,12 @@ func (h *storeHealth) problem() string {
 }
 
 // degraded says that it fails.
-func (h *storeHealth) degraded() bool { return h.reading.now.Load() || h.writing.now.Load() }
+func (h *storeHealth) degraded() bool { return h.reading.failing.Load() || h.writing.failing.Load() }
 
 // readFailed notes that the store could not be read. It logs the first failure of a run,
 // not each: known keys go on, and a flood of lines would help nobody.
 func (g *Gateway) readFailed(doing string, err error) {
-	if g.health.note(&g.health.reading, err) {
+	if g.health.failed(&g.health.reading, err) {
 		g.log.Error("the store does not answer: keys in memory go on working, everything else is refused with 503 until it does",
 			"while", doing, "error", err)
 	}
@@ -64,14 +64,14 @@ func (g *Gateway) readFailed(doing string, err error) {
 
 // readWorked notes that it could.
 func (g *Gateway) readWorked() {
-	if g.health.reading.over() {
+	if g.health.reading.cleared() {
 		g.log.Info("the store answers again")
 	}
 }
 
 // writeFailed notes that the store could not be written.
 func (g *Gateway) writeFailed(doing string, err error) {
-	if g.health.note(&g.health.writing, err) {
+	if g.health.failed(&g.health.writing, err) {
 		g.log.Error("the store cannot be written: keys go on working and are counted in memory, changes are refused with 503 until it can",
 			"while", doing, "error", err)
 	}
@@ -79,7 +79,7 @@ func (g *Gateway) writeFailed(doing string, err error) {
 
 // writeWorked notes that it could.
 func (g *Gateway) writeWorked() {
-	if g.health.writing.over() {
+	if g.health.writing.cleared() {
 		g.log.Info("the store can be written again")
 	}
 }
@@ -91,17 +91,17 @@ func (g *Gateway) probe(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	if g.health.reading.now.Load() && g.store.Ping(ctx) == nil {
+	if g.health.reading.failing.Load() && g.store.Ping(ctx) == nil {
 		g.readWorked()
 	}
 	// What could not be written is written again by the flush before; this renews the leases.
-	if g.health.writing.now.Load() && g.clean() && g.store.WriteFlush(ctx, g.node, &Flush{At: time.Now()}) == nil {
+	if g.health.writing.failing.Load() && g.nothingDirty() && g.store.WriteFlush(ctx, g.node, &Flush{At: time.Now()}) == nil {
 		g.writeWorked()
 	}
 }
 
-// clean says that nothing waits to be written.
-func (g *Gateway) clean() bool {
+// nothingDirty says that nothing waits to be written.
+func (g *Gateway) nothingDirty() bool {
 	g.dirtyMu.Lock()
 	defer g.dirtyMu.Unlock()
 	return len(g.dirty) == 0 && len(g.dirtyAddresses) == 0

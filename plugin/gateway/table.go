@@ -16,11 +16,11 @@ import (
 type entry struct {
 	digest   apikey.Digest
 	secretID string
-	rec      HeldKey
-	ten      *HeldTenant
-	// owner and key are the states of the tenant and the key; versions they had.
-	owner         *tenantState
-	key           *keyState
+	Key      CachedKey
+	Tenant   *CachedTenant
+	// TenantState and key are the states of the tenant and the key; versions they had.
+	TenantState   *tenantState
+	KeyState      *keyState
 	tenantVersion uint64
 	keyVersion    uint64
 	// bound is what the entry amounts to under the newest view it was judged by.
@@ -35,12 +35,12 @@ type entry struct {
 
 // current says that nothing changed the key or its tenant since the entry was loaded.
 func (e *entry) current() bool {
-	return e.keyVersion == e.key.version.Load() && e.tenantVersion == e.owner.version.Load()
+	return e.keyVersion == e.KeyState.version.Load() && e.tenantVersion == e.TenantState.version.Load()
 }
 
-// until returns when the key or this secret expires, whichever is first; zero for never.
+// deadline returns when the key or this secret expires, whichever is first; zero for never.
 func (e *entry) until() time.Time {
-	u := e.rec.expires
+	u := e.Key.expires
 	if s := e.secretExpires(); s != 0 && (u == 0 || s < u) {
 		u = s
 	}
@@ -48,7 +48,7 @@ func (e *entry) until() time.Time {
 }
 
 // keyspace returns the name of the key's keyspace.
-func (e *entry) keyspace() string { return e.key.id.keyspace }
+func (e *entry) keyspace() string { return e.KeyState.id.keyspace }
 
 // keyState is what must not be forgotten of a key while it is in use, and therefore
 // stands outside the cache: its version, its buckets, its live requests.
@@ -59,7 +59,7 @@ type keyState struct {
 	live    liveList
 	// limitHour is the hour, since 1970, in which it was last told that a limit refused the key.
 	limitHour atomic.Uint32
-	// owner is read and set under the shard's lock: keys do not change tenants, but a
+	// TenantState is read and set under the shard's lock: keys do not change tenants, but a
 	// tenant's state may be dropped and made again.
 	owner *tenantState
 	// meter is what Options.NewMeter made for the key.
@@ -77,12 +77,12 @@ type tenantState struct {
 	// live is how many requests of its keys are tracked: most changes to a tenant find none,
 	// and need not look through the keys.
 	live atomic.Int64
-	// leasing is held by whoever leases credits, or has them recalled; a channel, so that waiting ends
+	// creditLock is held by whoever leases credits, or has them recalled; a channel, so that waiting ends
 	// with the context. Made when first needed.
-	leasing atomic.Pointer[chan struct{}]
-	// held is what was last loaded of the tenant, at heldVersion. Under the shard's lock.
-	held        *HeldTenant
-	heldVersion uint64
+	creditLock atomic.Pointer[chan struct{}]
+	// cached is what was last loaded of the tenant, at cachedVersion. Under the shard's lock.
+	cached        *CachedTenant
+	cachedVersion uint64
 }
 
 // stateID names a key or a tenant.
@@ -107,10 +107,10 @@ const tableShards = 1024
 type table struct {
 	seed   maphash.Seed
 	shards [tableShards]tableShard
-	// created counts changes that may have made an unknown key known.
-	created  atomic.Uint64
-	keys     atomic.Int64
-	interned interned
+	// creations counts changes that may have made an unknown key known.
+	creations atomic.Uint64
+	keys      atomic.Int64
+	interned  interned
 	// newMeter may be nil.
 	newMeter func(keyspace, tenant, key string) any
 }
@@ -156,13 +156,13 @@ func (t *table) admit(g *generations, digest apikey.Digest, r *Record) *entry {
 	owner := t.tenant(ts, th, tid)
 	owner.users.Add(1) // until the key's state does
 	defer owner.users.Add(-1)
-	e := &entry{owner: owner, tenantVersion: owner.version.Load()}
-	if owner.held == nil || owner.heldVersion != e.tenantVersion || owner.held.Version != r.Tenant.Version {
-		owner.held, owner.heldVersion = t.holdTenant(r.Tenant, owner.id.id), e.tenantVersion
+	e := &entry{TenantState: owner, tenantVersion: owner.version.Load()}
+	if owner.cached == nil || owner.cachedVersion != e.tenantVersion || owner.cached.Version != r.Tenant.Version {
+		owner.cached, owner.cachedVersion = t.cacheTenant(r.Tenant, owner.id.id), e.tenantVersion
 	}
-	e.ten = owner.held
+	e.Tenant = owner.cached
 	ts.mu.Unlock()
-	t.hold(e, digest, r)
+	t.fillEntry(e, digest, r)
 
 	// The tenant may change from here on: its version then differs from the entry's.
 	kid := stateID{keyspace, r.Key.ID}
@@ -182,7 +182,7 @@ func (t *table) admit(g *generations, digest apikey.Digest, r *Record) *entry {
 		ks.keys.add(t.seed, kh, state)
 		t.keys.Add(1)
 	}
-	e.rec.ID = state.id.id
+	e.Key.ID = state.id.id
 	if state.owner != owner {
 		if state.owner != nil {
 			state.owner.users.Add(-1)
@@ -190,7 +190,7 @@ func (t *table) admit(g *generations, digest apikey.Digest, r *Record) *entry {
 		owner.users.Add(1)
 		state.owner = owner
 	}
-	e.key, e.keyVersion = state, state.version.Load()
+	e.KeyState, e.keyVersion = state, state.version.Load()
 	return e
 }
 
@@ -253,9 +253,9 @@ func (t *table) eachTenant(f func(*tenantState)) {
 	}
 }
 
-// changeKey makes every entry of the key a miss, also those that are being loaded now,
+// invalidateKey makes every entry of the key a miss, also those that are being loaded now,
 // and returns its state, nil where the key is not in use.
-func (t *table) changeKey(id stateID) *keyState {
+func (t *table) invalidateKey(id stateID) *keyState {
 	s, _, hash := t.shard(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -267,8 +267,8 @@ func (t *table) changeKey(id stateID) *keyState {
 	return state
 }
 
-// changeTenant is changeKey for a tenant, and so for all of its keys.
-func (t *table) changeTenant(id stateID) *tenantState {
+// invalidateTenant is invalidateKey for a tenant, and so for all of its keys.
+func (t *table) invalidateTenant(id stateID) *tenantState {
 	s, _, hash := t.shard(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -280,8 +280,8 @@ func (t *table) changeTenant(id stateID) *tenantState {
 	return state
 }
 
-// changeAll makes every entry a miss: for when what changed is not known.
-func (t *table) changeAll() {
+// invalidateAll makes every entry a miss: for when what changed is not known.
+func (t *table) invalidateAll() {
 	for i := range t.shards {
 		s := &t.shards[i]
 		s.mu.Lock()
@@ -290,7 +290,7 @@ func (t *table) changeAll() {
 		s.tenants.all(func(o *tenantState) { o.version.Add(1) })
 		s.mu.Unlock()
 	}
-	t.created.Add(1)
+	t.creations.Add(1)
 }
 
 // eachKey calls f, outside the locks, with every key state, or with a tenant's only.
@@ -372,5 +372,5 @@ func (t *table) sweep(now time.Time, keep int64) {
 	}
 }
 
-// held says how many keys are in use.
-func (t *table) held() int64 { return t.keys.Load() }
+// cached says how many keys are in use.
+func (t *table) keyCount() int64 { return t.keys.Load() }

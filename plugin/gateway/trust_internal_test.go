@@ -15,7 +15,7 @@ func set(t time.Time, d time.Duration) time.Time {
 
 func TestHorizon(t *testing.T) {
 	from := time.Now()
-	h := newHorizon(from, Trust{Default: time.Hour, Keyspaces: map[string]time.Duration{"bank": time.Minute, "bulk": 24 * time.Hour}})
+	h := newDeadline(from, Staleness{Default: time.Hour, Keyspaces: map[string]time.Duration{"bank": time.Minute, "bulk": 24 * time.Hour}})
 	if d := set(from, time.Hour).Sub(from); d != 0 || set(from, time.Hour).UnixNano()-from.UnixNano() != int64(time.Hour) {
 		t.Fatalf("setting the clock by an hour: %v", d)
 	}
@@ -32,16 +32,16 @@ func TestHorizon(t *testing.T) {
 		{"after the machine was suspended for two days", set(from, 48*time.Hour), true, true, true, true},
 		{"in two hours, the clock having been set back", set(from.Add(2*time.Hour), -2*time.Hour), true, true, false, false},
 	} {
-		got := [...]bool{h.passed(c.now, "bank"), h.passed(c.now, "other"), h.passed(c.now, "bulk"), h.over(c.now)}
-		if want := [...]bool{c.bank, c.other, c.bulk, c.all}; got != want || h.partly(c.now) != c.bank {
+		got := [...]bool{h.passed(c.now, "bank"), h.passed(c.now, "other"), h.passed(c.now, "bulk"), h.allPassed(c.now)}
+		if want := [...]bool{c.bank, c.other, c.bulk, c.all}; got != want || h.anyPassed(c.now) != c.bank {
 			t.Errorf("%s: %v, want %v", c.name, got, want)
 		}
 	}
-	var none *horizon
-	if !none.passed(from, "bank") || !none.over(from) || !none.partly(from) {
+	var none *deadline
+	if !none.passed(from, "bank") || !none.allPassed(from) || !none.anyPassed(from) {
 		t.Error("one that judges nothing judges something")
 	}
-	if back := steady(from.Round(0)); time.Until(back) > 0 || from.Sub(back).Abs() > time.Minute {
+	if back := monotonic(from.Round(0)); time.Until(back) > 0 || from.Sub(back).Abs() > time.Minute {
 		t.Errorf("from a file: %v, written %v", back, from)
 	}
 }

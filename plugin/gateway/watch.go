@@ -22,8 +22,8 @@ type Watcher interface {
 // QuotaWatched is the percentage of a quota from which a Watcher hears of it.
 const QuotaWatched = 80
 
-// watched is the type of what Gateway.watcher holds.
-type watched struct{ Watcher }
+// watcherBox is the type of what Gateway.watcher holds.
+type watcherBox struct{ Watcher }
 
 // Watch lets w hear from now on, nil nobody. Safe at any time.
 func (g *Gateway) Watch(w Watcher) {
@@ -31,32 +31,32 @@ func (g *Gateway) Watch(w Watcher) {
 		g.watcher.Store(nil)
 		return
 	}
-	g.watcher.Store(&watched{w})
+	g.watcher.Store(&watcherBox{w})
 }
 
 const watchedSeconds = 3600
 
-// limitReached tells of a refusal, where this is the key's first in the hour.
-func (g *Gateway) limitReached(req *Request, d *Decision, e *entry) {
+// notifyLimit tells of a refusal, where this is the key's first in the hour.
+func (g *Gateway) notifyLimit(req *Request, d *Decision, e *entry) {
 	hour := uint32(req.Now.Unix() / watchedSeconds)
-	last := e.key.limitHour.Load()
+	last := e.KeyState.limitHour.Load()
 	if last >= hour || req.Trace != nil {
 		return
 	}
 	w := g.watcher.Load()
-	if w == nil || !e.key.limitHour.CompareAndSwap(last, hour) {
+	if w == nil || !e.KeyState.limitHour.CompareAndSwap(last, hour) {
 		return
 	}
 	for i := range d.Outcome.Standings[:d.Outcome.N] {
-		if st := &d.Outcome.Standings[i]; st.Refused {
-			w.LimitReached(req.Now, e.keyspace(), e.ten.Slug, e.rec.ID, d.Reason, st)
+		if st := &d.Outcome.Standings[i]; st.Denied {
+			w.LimitReached(req.Now, e.keyspace(), e.Tenant.Slug, e.Key.ID, d.Reason, st)
 			return
 		}
 	}
 }
 
-// tellCounts tells of what a flush has stored. keys are those it was about.
-func (g *Gateway) tellCounts(f *Flush, keys map[*keyState]*entry, counts map[*ratelimit.Subject][]ratelimit.Counted) {
+// notifyCounts tells of what a flush has stored. keys are those it was about.
+func (g *Gateway) notifyCounts(f *Flush, keys map[*keyState]*entry, counts map[*ratelimit.Subject][]ratelimit.Counted) {
 	w := g.watcher.Load()
 	if w == nil {
 		return
@@ -70,12 +70,12 @@ func (g *Gateway) tellCounts(f *Flush, keys map[*keyState]*entry, counts map[*ra
 			told[s] = true
 			s.EachQuota(f.At, func(p *ratelimit.Policy, used int64) {
 				if float64(used)*100 >= float64(p.Limit)*QuotaWatched {
-					w.QuotaUsed(f.At, e.keyspace(), e.ten.Slug, key, p, used)
+					w.QuotaUsed(f.At, e.keyspace(), e.Tenant.Slug, key, p, used)
 				}
 			})
 		}
-		tell(k.subject, e.rec.ID)
-		tell(e.owner.subject, "")
+		tell(k.subject, e.Key.ID)
+		tell(e.TenantState.subject, "")
 	}
 	for _, s := range f.Spends {
 		if s.Amount > 0 {

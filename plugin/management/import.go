@@ -330,7 +330,7 @@ func (im *importer) row(row *ImportRow, form *importForm) (id, result string, er
 		if err != nil {
 			return "", "", err
 		}
-		if n >= gateway.MaxPerLead {
+		if n >= gateway.MaxPerHint {
 			f.invalid("prefix", "%d keys that are stored as bcrypt begin so, and no more can be told apart in time; state more of the key's beginning", n)
 		}
 	}

@@ -327,14 +327,14 @@ func TestImportBcryptAlike(t *testing.T) {
 	w.accepting()
 	w.tenant("acme", "business")
 	var rows []management.ImportRow
-	for i := range gateway.MaxPerLead + 1 {
+	for i := range gateway.MaxPerHint + 1 {
 		rows = append(rows, hashedRow(t, "acme", fmt.Sprintf("old_0000aaaa%012d", i), "bcrypt"))
 	}
 	r := w.importRows(rows...)
-	if r.Created != gateway.MaxPerLead || r.Refused != 1 {
+	if r.Created != gateway.MaxPerHint || r.Refused != 1 {
 		t.Errorf("%+v", r)
 	}
-	w.wantJudged(fmt.Sprintf("old_0000aaaa%012d", gateway.MaxPerLead-1), gateway.Allowed)
+	w.wantJudged(fmt.Sprintf("old_0000aaaa%012d", gateway.MaxPerHint-1), gateway.Allowed)
 	w.wantJudged("old_0000aaaa999999999999", gateway.InvalidKey)
 }
 

@@ -54,7 +54,7 @@ func (m *Manager) ForgetNode(ctx context.Context, a Actor, keyspace, name string
 			return err
 		}
 		c.event = &event{action: "node.forgotten", target: name, before: fieldSet{
-			"instance": n.Instance, "version": n.Version, "seq": n.Seq, "last_contact": n.ContactAt, "stops_by": n.StopsBy,
+			"instance": n.Instance, "version": n.Version, "seq": n.Seq, "last_contact": n.ContactAt, "stops_by": n.Deadline,
 		}, after: fieldSet{}}
 		return nil
 	})

@@ -58,7 +58,7 @@ func receipt(k KeyRecord, where gateway.Confirmation) Receipt {
 func PendingNodes(where gateway.Confirmation) []PendingNode {
 	out := make([]PendingNode, 0, len(where.Pending))
 	for _, p := range where.Pending {
-		out = append(out, PendingNode{Node: p.Name, StopsBy: optionalTime(p.StopsBy)})
+		out = append(out, PendingNode{Node: p.Name, StopsBy: optionalTime(p.Deadline)})
 	}
 	return out
 }

@@ -15,24 +15,24 @@ type Account struct {
 	leased int64
 	// rest is what the store had beyond all leases when last asked.
 	rest int64
-	// asked says that rest still holds.
-	asked bool
+	// restKnown says that rest still holds.
+	restKnown bool
 	// lease numbers the leases, from 1: Surrender begins another.
 	lease uint64
 	// changes counts Invalidate and Surrender.
 	changes uint64
-	// unsettled is what was spent of leases, less what was given back to them, and not
+	// unwritten is what was spent of leases, less what was given back to them, and not
 	// yet taken from the balance.
-	unsettled int64
+	unwritten int64
 }
 
 // Account returns the subject's account.
-func (s *Subject) Account() *Account { return &s.rarely().account }
+func (s *Subject) Account() *Account { return &s.ensureCold().account }
 
 // OpenAccount returns the subject's account if it was ever asked for, nil if not: there is nothing
 // leased then, and nothing to forget.
 func (s *Subject) OpenAccount() *Account {
-	if r := s.rare.Load(); r != nil {
+	if r := s.cold.Load(); r != nil {
 		return &r.account
 	}
 	return nil
@@ -44,7 +44,7 @@ func (a *Account) Grant(leased, rest int64) {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
 	a.leased += max(leased, 0)
-	a.rest, a.asked = max(rest, 0), true
+	a.rest, a.restKnown = max(rest, 0), true
 }
 
 // Changes counts what made the account forget that the store had no more. Taken before
@@ -61,7 +61,7 @@ func (a *Account) GrantSince(changes uint64, leased, rest int64) {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
 	a.leased += max(leased, 0)
-	a.rest, a.asked = max(rest, 0), a.changes == changes
+	a.rest, a.restKnown = max(rest, 0), a.changes == changes
 }
 
 // Surrender empties the account and returns what it held: the lease is going back.
@@ -71,7 +71,7 @@ func (a *Account) Surrender() (unspent int64) {
 	defer a.s.mu.Unlock()
 	unspent, a.leased = a.leased, 0
 	a.lease++
-	a.forget()
+	a.forgetRest()
 	return unspent
 }
 
@@ -79,7 +79,7 @@ func (a *Account) Surrender() (unspent int64) {
 func (a *Account) Invalidate() {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
-	a.forget()
+	a.forgetRest()
 }
 
 // Held returns the unspent lease and the rest that the store had when last asked.
@@ -89,16 +89,16 @@ func (a *Account) Held() (leased, rest int64) {
 	return a.leased, a.rest
 }
 
-func (a *Account) forget() {
-	a.asked = false
+func (a *Account) forgetRest() {
+	a.restKnown = false
 	a.changes++
 }
 
 // exhausted says that the store is known to have nothing beyond the lease.
-func (a *Account) exhausted() bool { return a.asked && a.rest == 0 }
+func (a *Account) exhausted() bool { return a.restKnown && a.rest == 0 }
 
-// stand fills in where the balance stands.
-func (a *Account) stand(st *Standing, p *Policy) {
+// fillStandings fills in where the balance stands.
+func (a *Account) fillStanding(st *Standing, p *Policy) {
 	st.Policy = p
 	st.Limit = a.leased + a.rest
 	st.Remaining = st.Limit
@@ -119,33 +119,33 @@ func (a *Account) adjust(lease uint64, delta int64) Spent {
 // take takes n from the lease.
 func (a *Account) take(n int64) {
 	a.leased -= n
-	a.unsettled += n
+	a.unwritten += n
 }
 
-// Still runs f while nothing is spent from the subject's account or given back to it: what f takes with TakeSpent
+// WithLock runs f while nothing is spent from the subject's account or given back to it: what f takes with TakeSpent
 // from several keys belongs together. f must not block, nor use the subject or its account.
-func (s *Subject) Still(f func()) {
+func (s *Subject) WithLock(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f()
 }
 
-// Settled notes that what TakeSpent returned was taken from the balance.
-func (a *Account) Settled(s Spent) {
+// Written notes that what TakeSpent returned was taken from the balance.
+func (a *Account) Written(s Spent) {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
-	a.unsettled -= s.Amount
+	a.unwritten -= s.Amount
 	if s.Returned != 0 {
-		a.forget() // the balance has more now than when the store was asked
+		a.forgetRest() // the balance has more now than when the store was asked
 	}
 }
 
-// Unsettled returns what was spent of leases, less what was given back to them, and not
+// Unwritten returns what was spent of leases, less what was given back to them, and not
 // yet reported as Settled.
-func (a *Account) Unsettled() int64 {
+func (a *Account) Unwritten() int64 {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
-	return a.unsettled
+	return a.unwritten
 }
 
 // Spent is what a key's requests spent of its tenant's credits.
@@ -162,7 +162,7 @@ type Spent struct {
 // PutBack undoes it after a failed write, and Account.Settled is called after a
 // successful one. Neither blocks.
 func (s *Subject) TakeSpent() Spent {
-	r := s.rare.Load()
+	r := s.cold.Load()
 	if r == nil {
 		return Spent{}
 	}
@@ -174,7 +174,7 @@ func (s *Subject) PutBack(p Spent) {
 	if p == (Spent{}) {
 		return
 	}
-	r := s.rarely()
+	r := s.ensureCold()
 	r.spent.Add(p.Amount)
 	r.returned.Add(p.Returned)
 	r.shortfall.Add(p.Shortfall)

@@ -29,8 +29,8 @@ type addressKey struct {
 
 type address struct {
 	subject *Subject
-	// wanted since the last Sweep: a request may be about to charge it.
-	wanted bool
+	// used since the last Sweep: a request may be about to charge it.
+	used bool
 }
 
 type addressShard struct {
@@ -67,7 +67,7 @@ func (a *Addresses) Get(owner string, addr netip.Addr) *Subject {
 		e = &address{subject: NewSubject("a:" + owner + ":" + k.client.String())}
 		s.subjects[k] = e
 	}
-	e.wanted = true
+	e.used = true
 	return e.subject
 }
 
@@ -78,8 +78,8 @@ func (a *Addresses) Sweep(now time.Time) {
 		s := &a.shards[i]
 		s.mu.Lock()
 		for k, e := range s.subjects {
-			if e.wanted {
-				e.wanted = false
+			if e.used {
+				e.used = false
 			} else if e.subject.Drop(now) {
 				delete(s.subjects, k)
 			}

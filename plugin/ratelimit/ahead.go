@@ -5,25 +5,25 @@ import (
 	"time"
 )
 
-// ahead lists what should be taken ahead of need for the bill's lines; nil where nothing should. The
+// listPrefetch lists what should be taken ahead of need for the bill's lines; nil where nothing should. The
 // subjects are locked.
-func (s *Shared) ahead(now time.Time, b *Bill, parties *[3]*Party, n int, done *call) *call {
-	c := new(call)
+func (s *Shared) listPrefetch(now time.Time, b *Bill, parties *[3]*Party, n int, done *operation) *operation {
+	c := new(operation)
 	for i := range n {
 		w := done.lines[i]
-		w.ask, w.rate, w.here = -1, -1, false
+		w.ask, w.rate, w.local = -1, -1, false
 		c.lines[i] = w
 	}
 	for i := range n {
 		w := &c.lines[i]
-		if w.ask >= 0 || w.follows {
+		if w.ask >= 0 || w.sharesCount {
 			continue
 		}
 		subject := parties[w.party].subject()
 		at := subject.clamp(now)
 		switch policy := w.line.Policy; policy.Kind {
 		case Rate:
-			if !w.line.meter.shared(at).wants(at, s.remote.Nodes()) {
+			if !w.line.meter.sharedPool(at).shouldPrefetch(at, s.remote.Nodes()) {
 				continue
 			}
 			a := c.ask()
@@ -32,7 +32,7 @@ func (s *Shared) ahead(now time.Time, b *Bill, parties *[3]*Party, n int, done *
 			for j := range n {
 				if o := &c.lines[j]; o.rate >= 0 && o.ask == int8(len(c.asks)) {
 					o.ask--
-					o.line.meter.shared(at).asking = true
+					o.line.meter.sharedPool(at).asking = true
 				}
 			}
 		case Quota:
@@ -40,7 +40,7 @@ func (s *Shared) ahead(now time.Time, b *Bill, parties *[3]*Party, n int, done *
 			if l == nil || l.asking {
 				continue
 			}
-			extra := l.target(policy.Limit-subject.count(policy.Calendar).at(at), s.remote.Nodes()) - l.held
+			extra := l.target(policy.Limit-subject.count(policy.Calendar).usedAt(at), s.remote.Nodes()) - l.held
 			if extra <= 0 {
 				continue
 			}
@@ -62,8 +62,8 @@ func (s *Shared) ahead(now time.Time, b *Bill, parties *[3]*Party, n int, done *
 	return c
 }
 
-// fetch asks for what ahead listed at now, and keeps it. It blocks as a request would, and runs beside them.
-func (s *Shared) fetch(now time.Time, c *call) {
+// prefetch asks for what ahead listed at now, and keeps it. It blocks as a request would, and runs beside them.
+func (s *Shared) prefetch(now time.Time, c *operation) {
 	s.asked.Add(1)
 	_, err := s.remote.Ask(context.Background(), c.asks, false)
 	for i := range c.lines {
@@ -75,19 +75,19 @@ func (s *Shared) fetch(now time.Time, c *call) {
 		subject.mu.Lock()
 		switch policy := w.line.Policy; policy.Kind {
 		case Rate:
-			p := w.line.meter.shared(now)
+			p := w.line.meter.sharedPool(now)
 			p.asking = false
 			if err == nil {
-				p.answer(now, &a.Rates[w.rate], a.At, true)
-				if p.holding() {
-					s.holds(subject, a.Owner)
+				p.applyAnswer(now, &a.Rates[w.rate], a.At, true)
+				if p.holdsTokens() {
+					s.addHolder(subject, a.Owner)
 				}
 			}
 		case Quota:
-			if l := subject.count(policy.Calendar).lease; l != nil && !w.follows {
+			if l := subject.count(policy.Calendar).lease; l != nil && !w.sharesCount {
 				l.asking = false
 				if err == nil {
-					s.answerQuota(subject.clamp(now), subject, a, true, true)
+					s.applyQuota(subject.clamp(now), subject, a, true, true)
 				}
 			}
 		}

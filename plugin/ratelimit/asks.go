@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// list makes the asks of the lines that want one.
-func (s *Shared) list(now time.Time, b *Bill, parties *[3]*Party, c *call, n int, cost int64, take bool) {
+// listAsks makes the asks of the lines that want one.
+func (s *Shared) listAsks(now time.Time, b *Bill, parties *[3]*Party, c *operation, n int, cost int64, take bool) {
 	for i := 0; i < n; i++ {
 		w := &c.lines[i]
-		if w.ask != wanted || w.rate >= 0 {
+		if w.ask != askPending || w.rate >= 0 {
 			continue
 		}
 		// Numbered from 1 here, so that 0 goes on meaning wanted.
@@ -38,16 +38,16 @@ func (s *Shared) list(now time.Time, b *Bill, parties *[3]*Party, c *call, n int
 }
 
 // listRates makes a an ask for all rates of the set that the i-th line is of.
-func (s *Shared) listRates(at time.Time, a *Ask, c *call, i, n int, take bool) {
+func (s *Shared) listRates(at time.Time, a *Ask, c *operation, i, n int, take bool) {
 	number := int8(len(c.asks))
 	for j := range c.lines[:n] {
 		w := &c.lines[j]
 		if w.party != c.lines[i].party || w.line.Policy.Kind != Rate || w.line.origin != a.Origin {
 			continue
 		}
-		p := w.line.meter.shared(at)
+		p := w.line.meter.sharedPool(at)
 		r := RateAsk{scale: p.scale, Hint: p.owed(at)}
-		if w.ask == wanted {
+		if w.ask == askPending {
 			r.Need = 1
 		}
 		if s.leased.Load() && take {
@@ -61,13 +61,13 @@ func (s *Shared) listRates(at time.Time, a *Ask, c *call, i, n int, take bool) {
 			r.Return, r.From = p.unused.n, p.unused.from
 			p.unused = lot{}
 		}
-		a.Merge = a.Merge || p.merge
+		a.Merge = a.Merge || p.unmerged
 		w.ask, w.rate = number, int8(len(a.Rates))
 		a.Rates = append(a.Rates, r)
 	}
 }
 
-func (s *Shared) listQuota(at time.Time, subject *Subject, a *Ask, c *call, i, n int, cost int64, take bool) {
+func (s *Shared) listQuota(at time.Time, subject *Subject, a *Ask, c *operation, i, n int, cost int64, take bool) {
 	cal := c.lines[i].line.Policy.Calendar
 	a.Calendar, a.Limit, a.Need = cal, MaxLimit, cost
 	number := int8(len(c.asks))
@@ -89,7 +89,7 @@ func (s *Shared) listQuota(at time.Time, subject *Subject, a *Ask, c *call, i, n
 // fillQuota says of an ask which period of which count is meant, and what is known of it.
 func (s *Shared) fillQuota(at time.Time, subject *Subject, a *Ask) {
 	count := subject.count(a.Calendar)
-	a.Keep = countKeep0.Milliseconds()
+	a.Keep = totalKeep.Milliseconds()
 	if a.Calendar != Total {
 		start, end := a.Calendar.Start(at), a.Calendar.End(at)
 		if at.Unix() < count.end {
@@ -98,14 +98,14 @@ func (s *Shared) fillQuota(at time.Time, subject *Subject, a *Ask) {
 		a.Start = start.Unix()
 		a.Keep = (end.Sub(at) + countKeep).Milliseconds()
 	}
-	a.Seed = count.at(at)
+	a.Seed = count.usedAt(at)
 	if l := count.lease; l != nil && l.carry != 0 {
 		a.Carry, a.Merge = l.carry, true
 		a.Seed -= l.carry
 	}
 }
 
-func (s *Shared) listSlots(subject *Subject, a *Ask, c *call, i, n int, take bool) {
+func (s *Shared) listSlots(subject *Subject, a *Ask, c *operation, i, n int, take bool) {
 	a.Limit, a.Need, a.Keep = MaxLimit, 1, slotKeep.Milliseconds()
 	number := int8(len(c.asks))
 	for j := range c.lines[:n] {

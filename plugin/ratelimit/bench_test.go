@@ -42,7 +42,7 @@ func TestNoAllocations(t *testing.T) {
 			l.Release(b)
 			for _, p := range b.parties() {
 				if p.Subject != nil {
-					r := p.Subject.rarely()
+					r := p.Subject.ensureCold()
 					r.closed = r.closed[:0] // as if flushed
 				}
 			}

@@ -38,7 +38,7 @@ func (s *Subject) Bind(epoch int64, origin Origin, policies []*Policy) []Line {
 	if set.bound() && equal(set.lines, policies) {
 		return set.lines
 	}
-	meters := succeed(set.meters(), policies)
+	meters := carryMeters(set.meters(), policies)
 	set.lines = make([]Line, len(policies))
 	rates := 0
 	for i, p := range policies {
@@ -51,9 +51,9 @@ func (s *Subject) Bind(epoch int64, origin Origin, policies []*Policy) []Line {
 	return set.lines
 }
 
-// succeed returns a meter for each rate among policies: the old one it follows, told
+// carryMeters returns a meter for each rate among policies: the old one it follows, told
 // to change, or a new and full one.
-func succeed(old []*meter, policies []*Policy) []*meter {
+func carryMeters(old []*meter, policies []*Policy) []*meter {
 	var rates []*Policy
 	for _, p := range policies {
 		if p.Kind == Rate {

@@ -23,7 +23,7 @@ type meter struct {
 func newMeter(p *Policy) *meter { return &meter{policy: p, bucket: newBucket(p)} }
 
 func newBucket(p *Policy) *rate.Limiter {
-	return rate.NewLimiter(rate.Limit(p.known().perSecond), int(min(p.Burst, math.MaxInt)))
+	return rate.NewLimiter(rate.Limit(p.describedPart().perSecond), int(min(p.Burst, math.MaxInt)))
 }
 
 // target is the policy that counts from the next use on.
@@ -34,8 +34,8 @@ func (m *meter) target() *Policy {
 	return m.policy
 }
 
-// settle puts a changed policy into effect: left = max(0, new size − spent).
-func (m *meter) settle(now time.Time) {
+// applyNext puts a changed policy into effect: left = max(0, new size − spent).
+func (m *meter) applyNext(now time.Time) {
 	p := m.next
 	m.next = nil
 	spent := float64(m.policy.Burst) - m.bucket.TokensAt(now)
@@ -95,9 +95,9 @@ func (m *meter) retry(now time.Time, tokens float64) time.Duration {
 	return d
 }
 
-// stand fills in where the bucket stands with that many tokens. late is by how much the
+// fillStandings fills in where the bucket stands with that many tokens. late is by how much the
 // caller's clock is behind the subject's: it has to wait that much longer.
-func (m *meter) stand(st *Standing, tokens float64, late time.Duration) {
+func (m *meter) fillStanding(st *Standing, tokens float64, late time.Duration) {
 	left := max(0, math.Floor(tokens+1e-9))
 	if left <= 1 && tokens > 0 {
 		// At the edge of a request, what counts is what would happen to it.

@@ -36,7 +36,7 @@ func peek(t testing.TB, b *Bill, now time.Time) *Outcome {
 func drain(t testing.TB, b *Bill, now time.Time) (passed int64, o *Outcome) {
 	t.Helper()
 	for {
-		if o = charge(t, b, now); o.Refused {
+		if o = charge(t, b, now); o.Denied {
 			return passed, o
 		}
 		NewLocal().Release(b)
@@ -61,17 +61,17 @@ func TestRetryTellsTheTruth(t *testing.T) {
 		for i := range 300 {
 			_, o := drain(t, b, now)
 			st := o.Standings[0]
-			if o.Kind != Rate || !st.Refused || st.Remaining != 0 || st.Retry <= 0 {
+			if o.Kind != Rate || !st.Denied || st.Remaining != 0 || st.Retry <= 0 {
 				t.Fatalf("%s: %+v", text, o)
 			}
 			if float64(st.Retry) > each*1.000001+100 {
 				t.Fatalf("%s: retry after %v, a token takes %v", text, st.Retry, time.Duration(each))
 			}
 			// Not late by more than x/time/rate's own arithmetic: a millisecond at the very most.
-			if early := st.Retry - min(time.Millisecond, st.Retry/100) - 20; early > 0 && !peek(t, b, now.Add(early)).Refused {
+			if early := st.Retry - min(time.Millisecond, st.Retry/100) - 20; early > 0 && !peek(t, b, now.Add(early)).Denied {
 				t.Fatalf("%s: %d: passes after %v already, not only after %v", text, i, early, st.Retry)
 			}
-			if got := peek(t, b, now.Add(st.Retry)); got.Refused || got.Standings[0].Remaining < 1 {
+			if got := peek(t, b, now.Add(st.Retry)); got.Denied || got.Standings[0].Remaining < 1 {
 				t.Fatalf("%s: %d: after its own retry of %v: %+v", text, i, st.Retry, got.Standings[0])
 			}
 			full := now.Add(st.Reset)
@@ -86,7 +86,7 @@ func TestRetryTellsTheTruth(t *testing.T) {
 				// Odd times, so that the bucket holds fractions.
 				now = now.Add(time.Duration(r.Int64N(int64(each*3) + 2)))
 			}
-			if charge(t, b, now).Refused {
+			if charge(t, b, now).Denied {
 				t.Fatalf("%s: refused at its retry", text)
 			}
 			NewLocal().Release(b)
@@ -104,7 +104,7 @@ func TestRateIsKept(t *testing.T) {
 		passed, offered, now := 0.0, 0, epoch
 		for now.Sub(epoch) < 200*366*day && offered < 3000 {
 			offered++
-			if !charge(t, b, now).Refused {
+			if !charge(t, b, now).Denied {
 				NewLocal().Release(b)
 				passed++
 			}
@@ -141,12 +141,12 @@ func TestSixtyFirstIsRefused(t *testing.T) {
 	for i := range int64(60) {
 		o := charge(t, b, epoch)
 		st := o.Standings[0]
-		if o.Refused || st.Limit != 60 || st.Remaining != 59-i || st.Reset != time.Duration(i+1)*time.Second {
+		if o.Denied || st.Limit != 60 || st.Remaining != 59-i || st.Reset != time.Duration(i+1)*time.Second {
 			t.Fatalf("%d: %+v", i, st)
 		}
 	}
 	o := charge(t, b, epoch)
-	if st := o.Standings[0]; !o.Refused || o.Kind != Rate || st.Remaining != 0 || st.Retry != time.Second || st.Reset != time.Minute {
+	if st := o.Standings[0]; !o.Denied || o.Kind != Rate || st.Remaining != 0 || st.Retry != time.Second || st.Reset != time.Minute {
 		t.Errorf("%+v", o.Standings[0])
 	}
 }
@@ -160,13 +160,13 @@ func TestTimeDoesNotGoBack(t *testing.T) {
 	for i := range 100 {
 		now := epoch.Add(-time.Duration(i) * time.Minute)
 		o := charge(t, b, now)
-		if !o.Refused {
+		if !o.Denied {
 			t.Fatalf("passed %v earlier", time.Duration(i)*time.Minute)
 		}
 		if st := o.Standings[0]; st.Retry != epoch.Sub(now)+time.Second || st.Reset != epoch.Sub(now)+time.Minute {
 			t.Fatalf("retry %v, reset %v", st.Retry, st.Reset)
 		}
-		if o := charge(t, b, epoch); !o.Refused {
+		if o := charge(t, b, epoch); !o.Denied {
 			t.Fatal("going back and forth minted a token")
 		}
 	}
@@ -199,7 +199,7 @@ func TestCarryOver(t *testing.T) {
 		s := NewSubject("k:t")
 		b := billOf(s, rates(t, tt.old)...)
 		for range tt.spend {
-			if charge(t, b, epoch).Refused {
+			if charge(t, b, epoch).Denied {
 				t.Fatal(tt.name)
 			}
 			NewLocal().Release(b)

@@ -135,11 +135,11 @@ func (o *Outcome) shown() *Standing {
 // before says whether st tells a client more than the other.
 func (st *Standing) before(other *Standing) bool {
 	switch {
-	case st.Refused != other.Refused:
-		return st.Refused
-	case st.Refused && st.Retry != other.Retry:
+	case st.Denied != other.Denied:
+		return st.Denied
+	case st.Denied && st.Retry != other.Retry:
 		return st.Retry > other.Retry
-	case !st.Refused && st.Remaining != other.Remaining:
+	case !st.Denied && st.Remaining != other.Remaining:
 		return st.Remaining < other.Remaining
 	}
 	return st.Policy.span() > other.Policy.span()
@@ -150,7 +150,7 @@ func (p *Policy) span() int64 {
 	if p.Kind == Quota && p.Calendar == Month {
 		return int64(30 * day / time.Second)
 	}
-	return p.known().window
+	return p.describedPart().window
 }
 
 // reset returns when now+d is in Unix seconds, or d, in seconds, rounded up.
@@ -168,7 +168,7 @@ func reset(d time.Duration, now time.Time, delta bool) int64 {
 // appendPolicy appends the policy's member of RateLimit-Policy.
 func (st *Standing) appendPolicy(b []byte, now time.Time) []byte {
 	p := st.Policy
-	b = append(b, p.known().item...)
+	b = append(b, p.describedPart().item...)
 	switch {
 	case p.Kind == Credits:
 		b = strconv.AppendInt(b, integer(st.Limit), 10)
@@ -197,12 +197,12 @@ func monthLength(now time.Time) int64 {
 // appendItem appends the policy's member of RateLimit.
 func (st *Standing) appendItem(b []byte) []byte {
 	p := st.Policy
-	b = append(b, p.known().quoted...)
+	b = append(b, p.describedPart().quoted...)
 	b = strconv.AppendInt(append(b, ";r="...), integer(st.Remaining), 10)
 	switch {
 	case p.Reason() == Credits:
 		// Nobody knows when there will be more.
-	case st.Refused:
+	case st.Denied:
 		b = strconv.AppendInt(append(b, ";t="...), seconds(st.Retry), 10)
 	case p.Kind != Concurrency:
 		b = strconv.AppendInt(append(b, ";t="...), seconds(st.Reset), 10)

@@ -34,11 +34,11 @@ func standing(p *Policy, remaining int64, reset, retry time.Duration) Standing {
 	if p.Kind == Rate {
 		limit = p.Burst
 	}
-	return Standing{Policy: p, Limit: limit, Remaining: remaining, Reset: reset, Retry: retry, Refused: retry > 0}
+	return Standing{Policy: p, Limit: limit, Remaining: remaining, Reset: reset, Retry: retry, Denied: retry > 0}
 }
 
 func outcome(kind Kind, st ...Standing) *Outcome {
-	o := &Outcome{N: copy(make([]Standing, len(st)), st), Refused: kind != 0, Kind: kind}
+	o := &Outcome{N: copy(make([]Standing, len(st)), st), Denied: kind != 0, Kind: kind}
 	copy(o.Standings[:], st)
 	return o
 }
@@ -54,7 +54,7 @@ func TestWriteHeaders(t *testing.T) {
 	all := HeaderOptions{X: true, IETF: true}
 	now := time.Date(2024, 2, 10, 12, 0, 0, 0, time.UTC)
 	balance := func(n int64, refused bool) Standing {
-		return Standing{Policy: credits, Limit: n, Remaining: n, Refused: refused}
+		return Standing{Policy: credits, Limit: n, Remaining: n, Denied: refused}
 	}
 	for _, tt := range []struct {
 		name string
@@ -100,7 +100,7 @@ func TestWriteHeaders(t *testing.T) {
 		{"concurrency alone is not in the X- family", outcome(0, standing(conc, 3, 0, 0)), now, HeaderOptions{X: true}, nil},
 		{"credits refused say not when", outcome(Credits, balance(3, true)), now, all, map[string]string{
 			"RateLimit-Policy": `"credits";q=3`, "RateLimit": `"credits";r=3`}},
-		{"a key's credits limit neither", outcome(Credits, Standing{Policy: CreditsLimit(5), Limit: 5, Refused: true}), now, all, map[string]string{
+		{"a key's credits limit neither", outcome(Credits, Standing{Policy: CreditsLimit(5), Limit: 5, Denied: true}), now, all, map[string]string{
 			"RateLimit-Policy": `"credits_limit";q=5`, "RateLimit": `"credits_limit";r=0`}},
 		{"credits refused beside a rate", outcome(Rate, standing(minute, 0, time.Minute, 3*time.Second), balance(0, true)), now, HeaderOptions{}, map[string]string{
 			"Retry-After": "3"}},

@@ -12,8 +12,8 @@ const (
 	idleSweep = 500 * time.Millisecond
 	// countKeep is for how long the count of a quota is kept after its period; that of
 	// a quota without one after its last use.
-	countKeep  = 24 * time.Hour
-	countKeep0 = 400 * 24 * time.Hour
+	countKeep = 24 * time.Hour
+	totalKeep = 400 * 24 * time.Hour
 )
 
 // lease is what a process knows of a shared quota's count, and holds of it. Under the subject's lock.
@@ -22,8 +22,8 @@ type lease struct {
 	held int64
 	// carry was spent without asking, and is not counted yet.
 	carry int64
-	// heard is when the count was last asked for.
-	heard time.Time
+	// refreshedAt is when the count was last asked for.
+	refreshedAt time.Time
 	// demand is the units asked for per second, smoothed; seen since that time.
 	demand, seen float64
 	since        time.Time
@@ -31,8 +31,8 @@ type lease struct {
 	used, asking bool
 }
 
-// count notes a request of that cost.
-func (l *lease) count(now time.Time, cost int64) {
+// observe notes a request of that cost.
+func (l *lease) observe(now time.Time, cost int64) {
 	switch passed := now.Sub(l.since); {
 	case passed < time.Second:
 	case passed > 8*time.Second:

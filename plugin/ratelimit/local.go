@@ -21,18 +21,18 @@ func NewLocal() *Local { return &Local{} }
 
 // Charge implements Limiter.
 func (*Local) Charge(_ context.Context, now time.Time, b *Bill, o *Outcome) error {
-	return judge(now, b, o, true)
+	return decide(now, b, o, true)
 }
 
 // Peek implements Limiter.
 func (*Local) Peek(_ context.Context, now time.Time, b *Bill, o *Outcome) error {
-	return judge(now, b, o, false)
+	return decide(now, b, o, false)
 }
 
 // Release implements Limiter.
 func (*Local) Release(b *Bill) {
 	if b.slots != nil {
-		b.slots.by.free(b)
+		b.slots.by.releaseSlots(b)
 	}
 	if !b.held {
 		return
@@ -141,22 +141,22 @@ func unlock(parties *[3]*Party, lines int) {
 	}
 }
 
-// judge tests every line of the bill and, where none refuses and take is set, takes from
+// decide tests every line of the bill and, where none refuses and take is set, takes from
 // all. All subjects are locked meanwhile: nothing can change between test and taking.
-func judge(now time.Time, b *Bill, o *Outcome, take bool) error {
-	o.Refused, o.Kind, o.N = false, 0, 0
+func decide(now time.Time, b *Bill, o *Outcome, take bool) error {
+	o.Denied, o.Kind, o.N = false, 0, 0
 	lines := len(b.Address.Lines) + len(b.Tenant.Lines) + len(b.Key.Lines)
 	if lines > MaxLines {
 		return fmt.Errorf("%w: %d, of at most %d", ErrTooManyLines, lines, MaxLines)
 	}
 	parties := b.parties()
 	lock(&parties, lines)
-	err := judgeLocked(now, b, &parties, o, take)
+	err := decideLocked(now, b, &parties, o, take)
 	unlock(&parties, lines)
 	return err
 }
 
-func judgeLocked(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, take bool) error {
+func decideLocked(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, take bool) error {
 	cost := max(b.Cost, 0)
 	var tokens [MaxLines]float64 // of the rates, by standing
 	n, lease := 0, false
@@ -180,35 +180,35 @@ func judgeLocked(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, take bo
 			case Rate:
 				if l.meter.next != nil {
 					s.last = at
-					l.meter.settle(at)
+					l.meter.applyNext(at)
 				}
 				tokens[n] = l.meter.bucket.TokensAt(at)
 				if !l.meter.passes(tokens[n]) {
-					st.Refused = true
+					st.Denied = true
 					st.Retry = l.meter.retry(at, tokens[n]) + at.Sub(now)
 				}
 			case Quota:
-				used := s.count(l.Policy.Calendar).at(at)
+				used := s.count(l.Policy.Calendar).usedAt(at)
 				if cost > 0 && used > l.Policy.Limit-cost {
-					st.Refused = true
+					st.Denied = true
 					if l.Policy.Calendar != Total {
 						st.Retry = s.ends(l.Policy.Calendar, at).Sub(now)
 					}
 				}
 			case Concurrency:
 				if s.live.Load() >= l.Policy.Limit {
-					st.Refused = true
+					st.Denied = true
 					// Nobody knows when a running request ends.
 					st.Retry = time.Second
 				}
 			case Credits:
 				if s.Account().leased < cost {
-					st.Refused = s.Account().exhausted()
-					lease = lease || !st.Refused
+					st.Denied = s.Account().exhausted()
+					lease = lease || !st.Denied
 				}
 			}
-			if st.Refused {
-				o.Refused = true
+			if st.Denied {
+				o.Denied = true
 				if r := l.Policy.Reason(); o.Kind == 0 || r < o.Kind {
 					o.Kind = r
 				}
@@ -216,10 +216,10 @@ func judgeLocked(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, take bo
 			n++
 		}
 	}
-	if lease && !o.Refused {
+	if lease && !o.Denied {
 		return ErrLease
 	}
-	if take && !o.Refused {
+	if take && !o.Denied {
 		takeAll(now, b, parties, cost, &tokens)
 	}
 	o.N = n
@@ -238,15 +238,15 @@ func judgeLocked(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, take bo
 			st := &o.Standings[n]
 			switch l.Policy.Kind {
 			case Rate:
-				l.meter.stand(st, tokens[n], at.Sub(now))
+				l.meter.fillStanding(st, tokens[n], at.Sub(now))
 			case Quota:
-				standQuota(st, l.Policy, s.count(l.Policy.Calendar).at(at), s.ends(l.Policy.Calendar, at), now)
+				fillQuotaStanding(st, l.Policy, s.count(l.Policy.Calendar).usedAt(at), s.ends(l.Policy.Calendar, at), now)
 			case Concurrency:
 				st.Policy = l.Policy
 				st.Limit = l.Policy.Limit
 				st.Remaining = max(0, l.Policy.Limit-s.live.Load())
 			case Credits:
-				s.Account().stand(st, l.Policy)
+				s.Account().fillStanding(st, l.Policy)
 			}
 			n++
 		}
@@ -287,7 +287,7 @@ func takeAll(now time.Time, b *Bill, parties *[3]*Party, cost int64, tokens *[Ma
 					done[0] = true
 					s.Account().take(cost)
 					b.lease = s.Account().lease
-					b.payer(s).rarely().spent.Add(cost)
+					b.payer(s).ensureCold().spent.Add(cost)
 				}
 			}
 			n++

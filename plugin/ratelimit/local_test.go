@@ -97,7 +97,7 @@ func TestAllOrNothing(t *testing.T) {
 			if err := errors.Join(l.Peek(ctx, now, b, &before), l.Charge(ctx, now, b, &o)); err != nil {
 				t.Fatal(err)
 			}
-			if o.Kind != want || o.Refused != (want != 0) || before.Kind != want {
+			if o.Kind != want || o.Denied != (want != 0) || before.Kind != want {
 				t.Fatalf("seed %d step %d: %v, peeked %v, want %v", seed, step, o.Kind, before.Kind, want)
 			}
 			if want == 0 {
@@ -174,11 +174,11 @@ func TestQuotaCalendar(t *testing.T) {
 	}
 	b.Cost = 2
 	o := charge(t, b, now)
-	if o.Refused || o.Standings[0].Remaining != 6 || o.Standings[1].Remaining != 0 || o.Standings[2].Remaining != 4 || o.Standings[0].Reset != time.Hour {
+	if o.Denied || o.Standings[0].Remaining != 6 || o.Standings[1].Remaining != 0 || o.Standings[2].Remaining != 4 || o.Standings[0].Reset != time.Hour {
 		t.Fatalf("%+v", o.Standings[:3])
 	}
 	o = charge(t, b, now)
-	if !o.Refused || o.Kind != Quota || o.Standings[0].Refused || !o.Standings[1].Refused || o.Standings[1].Retry != time.Hour {
+	if !o.Denied || o.Kind != Quota || o.Standings[0].Denied || !o.Standings[1].Denied || o.Standings[1].Retry != time.Hour {
 		t.Fatalf("%+v", o.Standings[:3])
 	}
 	first := s.Unflushed(nil)
@@ -187,7 +187,7 @@ func TestQuotaCalendar(t *testing.T) {
 	}
 	// A leap day follows; the old day's count must still be told.
 	next := now.Add(time.Hour)
-	if o := charge(t, b, next); o.Refused || o.Standings[1].Remaining != 2 || o.Standings[2].Remaining != 2 || o.Standings[0].Reset != day {
+	if o := charge(t, b, next); o.Denied || o.Standings[1].Remaining != 2 || o.Standings[2].Remaining != 2 || o.Standings[0].Reset != day {
 		t.Fatalf("%+v", o.Standings[:3])
 	}
 	c := s.Unflushed(nil)
@@ -220,7 +220,7 @@ func TestQuotaCalendar(t *testing.T) {
 		t.Errorf("%+v", st[:3])
 	}
 	b.Cost = 0
-	if charge(t, b, next).Refused {
+	if charge(t, b, next).Denied {
 		t.Error("what costs nothing was refused")
 	}
 	// The year's end.
@@ -236,17 +236,17 @@ func TestConcurrency(t *testing.T) {
 	free := &Bill{Key: Party{Subject: s}}
 	charge(t, free, epoch) // before there was a limit
 	b, c := billOf(s, two), billOf(s, two)
-	if o := charge(t, b, epoch); o.Refused || o.Standings[0].Remaining != 0 {
+	if o := charge(t, b, epoch); o.Denied || o.Standings[0].Remaining != 0 {
 		t.Fatalf("%+v", o.Standings[0])
 	}
 	o := charge(t, c, epoch)
-	if !o.Refused || o.Kind != Concurrency || o.Standings[0].Retry != time.Second || s.Live() != 2 {
+	if !o.Denied || o.Kind != Concurrency || o.Standings[0].Retry != time.Second || s.Live() != 2 {
 		t.Fatalf("%+v", o.Standings[0])
 	}
 	l.Release(c) // was refused: holds nothing
 	verify := billOf(s, two)
 	verify.NoConcurrency = true
-	if o := charge(t, verify, epoch); o.Refused || o.N != 0 || s.Live() != 2 {
+	if o := charge(t, verify, epoch); o.Denied || o.N != 0 || s.Live() != 2 {
 		t.Errorf("%+v", o)
 	}
 	l.Release(verify)
@@ -281,10 +281,10 @@ func TestCredits(t *testing.T) {
 	}
 	expect("no lease", errors.Is(l.Charge(ctx, epoch, b, &o), ErrLease) && errors.Is(l.Peek(ctx, epoch, b, &o), ErrLease))
 	a.Grant(6, 10)
-	expect("leased", l.Charge(ctx, epoch, b, &o) == nil && !o.Refused && o.Standings[0].Remaining == 11 && o.Standings[0].Limit == 11 && o.Standings[1].Remaining == 15)
+	expect("leased", l.Charge(ctx, epoch, b, &o) == nil && !o.Denied && o.Standings[0].Remaining == 11 && o.Standings[0].Limit == 11 && o.Standings[1].Remaining == 15)
 	expect("more to lease", errors.Is(l.Charge(ctx, epoch, b, &o), ErrLease))
 	a.Grant(3, 0)
-	expect("all leased, too little", l.Charge(ctx, epoch, b, &o) == nil && o.Refused && o.Kind == Credits && o.Standings[0].Remaining == 4 && o.Standings[0].Retry == 0 && o.RetryAfter() == 0)
+	expect("all leased, too little", l.Charge(ctx, epoch, b, &o) == nil && o.Denied && o.Kind == Credits && o.Standings[0].Remaining == 4 && o.Standings[0].Retry == 0 && o.RetryAfter() == 0)
 	a.Invalidate()
 	expect("perhaps more", errors.Is(l.Charge(ctx, epoch, b, &o), ErrLease))
 	changes := a.Changes()
@@ -293,30 +293,30 @@ func TestCredits(t *testing.T) {
 	expect("an outdated answer", errors.Is(l.Charge(ctx, epoch, b, &o), ErrLease))
 	a.GrantSince(a.Changes(), 96, 0)
 	noted := key.TakeSpent()
-	expect("noted", noted == Spent{Amount: 5} && a.Unsettled() == 5)
+	expect("noted", noted == Spent{Amount: 5} && a.Unwritten() == 5)
 	key.PutBack(noted)
 	expect("given back", l.Adjust(ctx, epoch, b, -100) == 0)
 	noted = key.TakeSpent()
 	leased, _ := a.Held()
-	expect("no more than its cost", noted == Spent{} && a.Unsettled() == 0 && leased == 105 && l.Peek(ctx, epoch, b, &o) == nil && o.Standings[1].Remaining == 20)
+	expect("no more than its cost", noted == Spent{} && a.Unwritten() == 0 && leased == 105 && l.Peek(ctx, epoch, b, &o) == nil && o.Standings[1].Remaining == 20)
 	l.Release(b)
-	expect("again", l.Charge(ctx, epoch, b, &o) == nil && !o.Refused)
+	expect("again", l.Charge(ctx, epoch, b, &o) == nil && !o.Denied)
 	expect("shortfall", l.Adjust(ctx, epoch, b, 110) == 10)
 	noted = key.TakeSpent()
 	leased, _ = a.Held()
 	expect("ends at 0", noted == Spent{Amount: 105, Shortfall: 10} && leased == 0)
-	a.Settled(noted)
-	expect("settled", a.Unsettled() == 0)
+	a.Written(noted)
+	expect("settled", a.Unwritten() == 0)
 	l.Release(b)
-	expect("the key's own limit", l.Peek(ctx, epoch, b, &o) == nil && o.Kind == Credits && o.Standings[1].Refused)
+	expect("the key's own limit", l.Peek(ctx, epoch, b, &o) == nil && o.Kind == Credits && o.Standings[1].Denied)
 	expect("surrender", a.Surrender() == 0)
 	a.Grant(50, 0)
 	l.Adjust(ctx, epoch, b, -5) // of the lease that went back
 	leased, _ = a.Held()
 	noted = key.TakeSpent()
-	expect("goes to the store only", leased == 50 && noted == Spent{Returned: 5} && a.Unsettled() == 0)
-	expect("nothing beyond the lease", l.Charge(ctx, epoch, b, &o) == nil && o.Refused)
-	a.Settled(noted)
+	expect("goes to the store only", leased == 50 && noted == Spent{Returned: 5} && a.Unwritten() == 0)
+	expect("nothing beyond the lease", l.Charge(ctx, epoch, b, &o) == nil && o.Denied)
+	a.Written(noted)
 	b.Cost, b.Key.Lines = 51, nil
 	expect("perhaps more, since it was given back", errors.Is(l.Charge(ctx, epoch, b, &o), ErrLease))
 	b.Cost = 5
@@ -325,11 +325,11 @@ func TestCredits(t *testing.T) {
 	// Where a rate refuses anyway, no lease is asked for.
 	b.Key.Lines = key.Bind(1, FromPlan, rates(t, "1/m"))
 	a.Grant(5, 5)
-	expect("rate", l.Charge(ctx, epoch, b, &o) == nil && !o.Refused)
-	expect("rate first", l.Charge(ctx, epoch, b, &o) == nil && o.Kind == Rate && !o.Standings[0].Refused)
+	expect("rate", l.Charge(ctx, epoch, b, &o) == nil && !o.Denied)
+	expect("rate first", l.Charge(ctx, epoch, b, &o) == nil && o.Kind == Rate && !o.Standings[0].Denied)
 	b.Cost = 0
 	l.Release(b)
-	expect("free of cost", l.Charge(ctx, epoch.Add(time.Hour), b, &o) == nil && !o.Refused)
+	expect("free of cost", l.Charge(ctx, epoch.Add(time.Hour), b, &o) == nil && !o.Denied)
 }
 
 func TestTooManyLines(t *testing.T) {
@@ -388,7 +388,7 @@ func TestConcurrentUse(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				if o.Refused {
+				if o.Denied {
 					continue
 				}
 				allowed[g%4].Add(1)

@@ -4,9 +4,9 @@ import "time"
 
 // outage decides what could not be asked for, as the bill wants it. What was taken here stays
 // taken where the bill passes. The subjects are locked.
-func (s *Shared) outage(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, c *call, take bool) error {
+func (s *Shared) outage(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, c *operation, take bool) error {
 	s.outages.Add(1)
-	c.away = true
+	c.unreachable = true
 	if !take {
 		if b.Outage == OutageClosed {
 			o.N = 0
@@ -21,7 +21,7 @@ func (s *Shared) outage(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, 
 		return ErrUnavailable
 	case OutageOpen:
 		c.open = true
-		s.spendHere(now, b, parties, o, c, 1)
+		s.spendLocally(now, b, parties, o, c, 1)
 		return nil
 	}
 	nodes := s.remote.Nodes()
@@ -35,50 +35,50 @@ func (s *Shared) outage(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, 
 		switch policy := w.line.Policy; policy.Kind {
 		case Rate:
 			// A share of the bucket pays a token off as many times more slowly as there are nodes.
-			p := w.line.meter.shared(at)
+			p := w.line.meter.sharedPool(at)
 			each := p.share(nodes)
 			if owed := p.owed(at); owed+each > max(p.scale.depth, each) {
-				st.Refused = true
+				st.Denied = true
 				st.Retry = p.retry(owed, each)
 			}
 		case Quota:
 			if subject.counter(policy.Calendar, at).overShare(policy.Limit, max(b.Cost, 0), nodes) {
-				st.Refused = true
+				st.Denied = true
 				st.Retry = recheck // when shared counts are back, at the latest at the period's end
 			}
 		case Concurrency:
 			if subject.live.Load() > max(1, policy.Limit/nodes) { // with this one
-				st.Refused = true
+				st.Denied = true
 				st.Retry = time.Second
 			}
 		}
-		o.refuse(st, w.line.Policy)
+		o.noteDenial(st, w.line.Policy)
 	}
-	if o.Refused {
+	if o.Denied {
 		s.undo(now, b, parties, c, o.N)
 		return nil
 	}
-	s.spendHere(now, b, parties, o, c, nodes)
+	s.spendLocally(now, b, parties, o, c, nodes)
 	return nil
 }
 
-// spendHere counts what could not be taken from shared counts, to be told them later.
-func (s *Shared) spendHere(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, c *call, nodes int64) {
+// spendLocally counts what could not be taken from shared counts, to be told them later.
+func (s *Shared) spendLocally(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, c *operation, nodes int64) {
 	for i := range o.N {
 		w := &c.lines[i]
-		if w.ask < 0 || w.here {
+		if w.ask < 0 || w.local {
 			continue
 		}
 		subject := parties[w.party].subject()
 		at := subject.clamp(now)
 		switch policy := w.line.Policy; policy.Kind {
 		case Rate:
-			p := w.line.meter.shared(at)
+			p := w.line.meter.sharedPool(at)
 			each := p.share(nodes)
 			p.debt, p.at = min(p.owed(at)+each, max(p.scale.depth, each)), at
-			p.merge = true
+			p.unmerged = true
 		case Quota:
-			if w.follows {
+			if w.sharesCount {
 				continue
 			}
 			count := subject.counter(policy.Calendar, at)

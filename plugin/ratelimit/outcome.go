@@ -7,7 +7,7 @@ import "time"
 func (o *Outcome) Violated() []string {
 	var names []string
 	for i := range o.N {
-		if st := &o.Standings[i]; st.Refused {
+		if st := &o.Standings[i]; st.Denied {
 			names = append(names, st.Policy.Name)
 		}
 	}
@@ -19,12 +19,12 @@ func (o *Outcome) Violated() []string {
 // nothing refused, and where the refusal means that credits are used up: when there will be more
 // can't be known.
 func (o *Outcome) RetryAfter() time.Duration {
-	if !o.Refused || o.Kind == Credits {
+	if !o.Denied || o.Kind == Credits {
 		return 0
 	}
 	longest := time.Second
 	for i := range o.N {
-		if st := &o.Standings[i]; st.Refused && st.Policy.Reason() != Credits {
+		if st := &o.Standings[i]; st.Denied && st.Policy.Reason() != Credits {
 			longest = max(longest, st.Retry)
 		}
 	}

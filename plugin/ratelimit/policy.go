@@ -377,16 +377,16 @@ func (p *Policy) describe() fixed {
 	return f
 }
 
-// known returns the fixed part, of a policy put together by hand too.
-func (p *Policy) known() fixed {
+// describedPart returns the fixed part, of a policy put together by hand too.
+func (p *Policy) describedPart() fixed {
 	if p.fixed.quoted == "" {
 		return p.describe()
 	}
 	return p.fixed
 }
 
-// shares returns how the rate is counted where several machines share it.
-func (p *Policy) shares() *scale {
+// sharedScale returns how the rate is counted where several machines share it.
+func (p *Policy) sharedScale() *scale {
 	if p.fixed.quoted == "" {
 		return newScale(p)
 	}

@@ -8,19 +8,19 @@ const (
 	recheck = time.Second
 	// slotRecheck is the same for concurrency: a running request may end at any moment.
 	slotRecheck = 50 * time.Millisecond
-	// holdLeast and holdMost bound for how long tokens are held ahead of need: these parts of the time
-	// in which the bucket fills, the lesser when it is nearly full, and at most holdMax.
-	holdLeast = 16
-	holdMost  = 8
-	holdMax   = 5 * time.Second
-	// holdShort bounds a hold from below, as the others do, and holdFor is how many requests it should
+	// minHoldPart and maxHoldPart bound for how long tokens are held ahead of need: these parts of the time
+	// in which the bucket fills, the lesser when it is nearly full, and at most holdCap.
+	minHoldPart = 16
+	maxHoldPart = 8
+	holdCap     = 5 * time.Second
+	// shortHoldPart bounds a hold from below, as the others do, and shortHoldRequests is how many requests it should
 	// be enough for: while the bucket is nearly full, holding tokens costs some of its burst.
-	holdShort = 64
-	holdFor   = 30
-	// worthHolding is from how many expected requests per hold on tokens are taken ahead of need.
-	worthHolding = 3
-	// guessFrom is from how many requests on a demand that is not known yet is guessed at.
-	guessFrom = 4
+	shortHoldPart     = 64
+	shortHoldRequests = 30
+	// minExpected is from how many expected requests per hold on tokens are taken ahead of need.
+	minExpected = 3
+	// minGuess is from how many requests on a demand that is not known yet is guessed at.
+	minGuess = 4
 )
 
 // lot is some tokens held ahead of need, until when, and since when by the remote clock.
@@ -37,10 +37,10 @@ type pool struct {
 	// taken more since.
 	debt int64
 	at   time.Time
-	// heard is when that was last asked for; zero: never.
-	heard time.Time
-	// merge says that the debt has to be told: it grew while nobody could be asked.
-	merge bool
+	// refreshedAt is when that was last asked for; zero: never.
+	refreshedAt time.Time
+	// unmerged says that the debt has to be told: it grew while nobody could be asked.
+	unmerged bool
 
 	// lots are held, the older first.
 	lots [2]lot
@@ -51,8 +51,8 @@ type pool struct {
 	since        time.Time
 	// short says that there was less than was asked for the last time; then nobody waits for
 	// more, which is asked for beside the requests, from dry on.
-	short bool
-	dry   time.Time
+	short      bool
+	askAgainAt time.Time
 	// asking says that tokens are being asked for ahead of need.
 	asking bool
 }
@@ -68,31 +68,31 @@ func (p *pool) owed(now time.Time) int64 {
 // learn notes what the bucket owes at now.
 func (p *pool) learn(now time.Time, debt int64) {
 	p.debt, p.at = debt, now
-	p.heard = now
+	p.refreshedAt = now
 }
 
-// leastHold is the time for which tokens may always be held.
-func (p *pool) leastHold() time.Duration {
-	return min(p.scale.duration(p.scale.depth)/holdLeast, holdMax)
+// minHold is the time for which tokens may always be held.
+func (p *pool) minHold() time.Duration {
+	return min(p.scale.duration(p.scale.depth)/minHoldPart, holdCap)
 }
 
-// mostHold is the longest time for which tokens are held.
-func (p *pool) mostHold() time.Duration {
-	return min(p.scale.duration(p.scale.depth)/holdMost, holdMax)
+// maxHold is the longest time for which tokens are held.
+func (p *pool) maxHold() time.Duration {
+	return min(p.scale.duration(p.scale.depth)/maxHoldPart, holdCap)
 }
 
-// hold returns for how long tokens may be held that are taken while the bucket owes debt:
+// assignSlots returns for how long tokens may be held that are taken while the bucket owes debt:
 // for as long as it would not have been full anyway, which costs nobody anything.
 func (p *pool) hold(debt int64) time.Duration {
-	return max(p.shortHold(), min(p.mostHold(), p.scale.duration(debt)))
+	return max(p.shortHold(), min(p.maxHold(), p.scale.duration(debt)))
 }
 
 // shortHold is for how long tokens are held while the bucket is nearly full.
 func (p *pool) shortHold() time.Duration {
-	least := p.leastHold()
+	least := p.minHold()
 	if d := p.expected(); d > 0 {
-		if enough := float64(p.mostHold()) * holdFor / d; enough < float64(least) {
-			return min(least, max(time.Duration(enough), p.scale.duration(p.scale.depth)/holdShort))
+		if enough := float64(p.maxHold()) * shortHoldRequests / d; enough < float64(least) {
+			return min(least, max(time.Duration(enough), p.scale.duration(p.scale.depth)/shortHoldPart))
 		}
 	}
 	return least
@@ -101,17 +101,17 @@ func (p *pool) shortHold() time.Duration {
 // expected is how many requests are expected in the longest hold.
 func (p *pool) expected() float64 {
 	d := max(p.demand, p.seen)
-	if p.demand == 0 && p.seen >= guessFrom {
+	if p.demand == 0 && p.seen >= minGuess {
 		if passed := p.at.Sub(p.since); passed > 0 {
-			d = max(d, min(p.seen*float64(p.mostHold())/float64(passed), 8*p.seen))
+			d = max(d, min(p.seen*float64(p.maxHold())/float64(passed), 8*p.seen))
 		}
 	}
 	return d
 }
 
-// count notes one request, taken or not.
-func (p *pool) count(now time.Time) {
-	window := p.mostHold()
+// observe notes one request, taken or not.
+func (p *pool) observe(now time.Time) {
+	window := p.maxHold()
 	if window <= 0 {
 		return
 	}
@@ -135,12 +135,12 @@ func (p *pool) count(now time.Time) {
 // target is how many tokens are worth holding while the bucket owes debt: what a third of a hold needs,
 // less where that is much, and no more than a share of a small part of the bucket: others can't use what is held here.
 func (p *pool) target(debt, nodes int64) int64 {
-	window := p.mostHold()
+	window := p.maxHold()
 	if window <= 0 {
 		return 0
 	}
 	expected := p.expected() * (float64(p.hold(debt)) / float64(window))
-	if expected < worthHolding {
+	if expected < minExpected {
 		return 0
 	}
 	wanted := min(expected/3, 30+expected/12)
@@ -213,17 +213,17 @@ func (p *pool) putBack(now time.Time) {
 	}
 }
 
-// wants says whether it is time to ask for tokens ahead of need.
-func (p *pool) wants(now time.Time, nodes int64) bool {
-	if p.asking || p.short && now.Before(p.dry) {
+// shouldPrefetch says whether it is time to ask for tokens ahead of need.
+func (p *pool) shouldPrefetch(now time.Time, nodes int64) bool {
+	if p.asking || p.short && now.Before(p.askAgainAt) {
 		return false
 	}
 	target := p.target(p.owed(now), nodes)
 	return target > 0 && 2*p.held(now) <= target
 }
 
-// answer notes what was answered at now to an ask that was made then.
-func (p *pool) answer(now time.Time, r *RateAsk, at int64, taken bool) {
+// applyAnswer notes what was answered at now to an ask that was made then.
+func (p *pool) applyAnswer(now time.Time, r *RateAsk, at int64, taken bool) {
 	if r.scale != p.scale {
 		return // the limit changed meanwhile: what it was says little
 	}
@@ -234,10 +234,10 @@ func (p *pool) answer(now time.Time, r *RateAsk, at int64, taken bool) {
 	p.short = granted < r.Need+r.Extra
 	if extra := granted - r.Need; taken && extra > 0 {
 		debt = max(debt, r.Hold)
-		p.put(now, extra, now.Add(p.scale.duration(max(r.Hold, min(p.scale.units(p.mostHold()), r.Debt)))), at)
+		p.put(now, extra, now.Add(p.scale.duration(max(r.Hold, min(p.scale.units(p.maxHold()), r.Debt)))), at)
 	}
 	if p.short {
-		p.dry = now.Add(max(p.scale.duration(p.scale.each), p.hold(debt)/16))
+		p.askAgainAt = now.Add(max(p.scale.duration(p.scale.each), p.hold(debt)/16))
 	}
 	p.learn(now, debt+granted*p.scale.each)
 }
@@ -249,12 +249,12 @@ func (p *pool) retry(owed, each int64) time.Duration {
 
 // pool returns the meter's shared bucket, under the newest policy. One that is new owes what
 // the local bucket lacks.
-func (m *meter) shared(now time.Time) *pool {
+func (m *meter) sharedPool(now time.Time) *pool {
 	if m.pool == nil {
 		if m.next != nil {
-			m.settle(now)
+			m.applyNext(now)
 		}
-		m.pool = &pool{scale: m.policy.shares(), at: now}
+		m.pool = &pool{scale: m.policy.sharedScale(), at: now}
 		if lack := float64(m.policy.Burst) - m.bucket.TokensAt(now); lack > 0 {
 			m.pool.debt = int64(min(lack*float64(m.pool.scale.each), float64(m.pool.scale.depth)))
 		}
@@ -262,10 +262,10 @@ func (m *meter) shared(now time.Time) *pool {
 	}
 	if m.next != nil {
 		p := m.pool
-		next := m.next.shares()
+		next := m.next.sharedScale()
 		p.debt, p.at = next.convert(p.scale, p.owed(now)), now
 		p.scale = next
-		p.heard, p.short, p.lots, p.unused = time.Time{}, false, [2]lot{}, lot{}
+		p.refreshedAt, p.short, p.lots, p.unused = time.Time{}, false, [2]lot{}, lot{}
 		m.policy, m.bucket, m.next = m.next, newBucket(m.next), nil
 	}
 	return m.pool

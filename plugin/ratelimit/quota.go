@@ -66,9 +66,9 @@ func (c *counter) begin(cal Calendar, now time.Time) {
 // begun says that the counter has a period.
 func (c *counter) begun() bool { return c.end != 0 }
 
-// at returns what was spent in the period that holds now, or in the current one where now
+// usedAt returns what was spent in the period that holds now, or in the current one where now
 // is earlier, without making it the current one.
-func (c *counter) at(now time.Time) int64 {
+func (c *counter) usedAt(now time.Time) int64 {
 	if now.Unix() >= c.end {
 		return 0
 	}
@@ -94,14 +94,14 @@ func (s *Subject) counter(cal Calendar, now time.Time) *counter {
 		return c
 	}
 	if c.begun() && c.dirty() {
-		r := s.rarely()
+		r := s.ensureCold()
 		r.closed = append(r.closed, Counted{Subject: s.id, Calendar: cal, Start: c.startTime(), Used: c.used})
 	}
 	c.begin(cal, now)
 	return c
 }
 
-// count returns the subject's counter of a calendar as it is.
+// observe returns the subject's counter of a calendar as it is.
 func (s *Subject) count(cal Calendar) *counter {
 	at := &s.counters // in the order of calendars
 	for ; *at != nil && (*at).calendar <= cal; at = &(*at).next {
@@ -123,8 +123,8 @@ func (s *Subject) counted(cal Calendar) *counter {
 	return nil
 }
 
-// standQuota fills in where a quota stands after used.
-func standQuota(st *Standing, p *Policy, used int64, end, now time.Time) {
+// fillQuotaStanding fills in where a quota stands after used.
+func fillQuotaStanding(st *Standing, p *Policy, used int64, end, now time.Time) {
 	st.Policy = p
 	st.Limit = p.Limit
 	st.Remaining = max(0, p.Limit-used)
@@ -191,7 +191,7 @@ func (s *Subject) UsageLoaded() {
 func (s *Subject) Unflushed(dst []Counted) []Counted {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if r := s.rare.Load(); r != nil {
+	if r := s.cold.Load(); r != nil {
 		dst = append(dst, r.closed...)
 	}
 	for c := s.counters; c != nil; c = c.next {
@@ -216,7 +216,7 @@ func (s *Subject) Flushed(counts []Counted) {
 			c.stored, c.unsure = f.Used, false
 			continue
 		}
-		r := s.rare.Load()
+		r := s.cold.Load()
 		if r == nil {
 			continue
 		}

@@ -130,15 +130,15 @@ type Standing struct {
 	// Retry is how long until this same request would pass this policy, where it refused.
 	// 0 where that cannot be known (credits).
 	Retry time.Duration
-	// Refused says that this policy refused the request.
-	Refused bool
+	// Denied says that this policy refused the request.
+	Denied bool
 }
 
 // Outcome is what a limiter decided, and where every policy stands. Its zero value
 // says: no policy, nothing refused.
 type Outcome struct {
-	// Refused says that nothing was taken, because at least one policy refused.
-	Refused bool
+	// Denied says that nothing was taken, because at least one policy refused.
+	Denied bool
 	// Kind of the policy that gives the refusal its reason: the first that refused
 	// in the order rate, quota, concurrency, credits.
 	Kind Kind

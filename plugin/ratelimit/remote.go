@@ -27,8 +27,8 @@ type Remote interface {
 	// answers. Blocks for as long as a request may wait, at most. An error means that it is not
 	// known whether anything was taken.
 	Ask(ctx context.Context, asks []Ask, peek bool) (taken bool, err error)
-	// Away says that nothing answers, so that asking would be waiting in vain. Never blocks.
-	Away() bool
+	// Unreachable says that nothing answers, so that asking would be waiting in vain. Never blocks.
+	Unreachable() bool
 	// Adjust adds delta to what was spent of a quota, not below zero, and returns what is spent then.
 	// It does so also where the count is not known: from Seed. Blocks as Ask does.
 	Adjust(ctx context.Context, a *Ask, delta int64) (used int64, err error)

@@ -88,7 +88,7 @@ func TestPoolLots(t *testing.T) {
 		t.Error("a token is used that was held for too long")
 	}
 	p.expire(later)
-	if p.unused.n != 3 || p.unused.from != 2 || !p.holding() {
+	if p.unused.n != 3 || p.unused.from != 2 || !p.holdsTokens() {
 		t.Errorf("to give back: %+v", p.unused)
 	}
 }
@@ -116,7 +116,7 @@ func TestSwitch(t *testing.T) {
 	var o Outcome
 	ctx, now := t.Context(), time.Now()
 	if n := testing.AllocsPerRun(100, func() {
-		if s.Charge(ctx, now, b, &o) != nil || o.Refused {
+		if s.Charge(ctx, now, b, &o) != nil || o.Denied {
 			t.Fatal("not charged")
 		}
 		s.Release(b)

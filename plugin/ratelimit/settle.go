@@ -9,8 +9,8 @@ import (
 // Release implements Limiter. Slots become free elsewhere a moment later.
 func (s *Shared) Release(b *Bill) { (*Local)(nil).Release(b) }
 
-// free gives up the bill's slots, or keeps them for the next request.
-func (s *Shared) free(b *Bill) {
+// releaseSlots gives up the bill's slots, or keeps them for the next request.
+func (s *Shared) releaseSlots(b *Bill) {
 	held := b.slots
 	b.slots = nil
 	for i, p := range b.parties() {
@@ -26,7 +26,7 @@ func (s *Shared) free(b *Bill) {
 			sl.free = append(sl.free, name)
 		} else {
 			sl.inUse--
-			s.giveUp(subject, name)
+			s.endSlots(subject, name)
 		}
 		subject.mu.Unlock()
 	}
@@ -43,8 +43,8 @@ func (p *Party) slotLimit() int64 {
 	return limit
 }
 
-// giveUp has slots end. The subject is locked, so that no renewal comes after it.
-func (s *Shared) giveUp(subject *Subject, names ...string) {
+// endSlots has slots end. The subject is locked, so that no renewal comes after it.
+func (s *Shared) endSlots(subject *Subject, names ...string) {
 	sl := subject.slots()
 	for _, n := range names {
 		delete(sl.names, n)
@@ -101,14 +101,14 @@ func (s *Shared) Adjust(ctx context.Context, chargedAt time.Time, b *Bill, delta
 	unlock(&parties, 1)
 	for i := range changes {
 		ch := &changes[i]
-		s.change(ctx, ch.subject, &ch.ask, ch.delta)
+		s.changeQuota(ctx, ch.subject, &ch.ask, ch.delta)
 	}
 	return shortfall
 }
 
-// change adds delta to a quota's shared count.
-func (s *Shared) change(ctx context.Context, subject *Subject, a *Ask, delta int64) {
-	used, away := int64(0), s.remote.Away()
+// changeQuota adds delta to a quota's shared count.
+func (s *Shared) changeQuota(ctx context.Context, subject *Subject, a *Ask, delta int64) {
+	used, away := int64(0), s.remote.Unreachable()
 	if !away {
 		// What was spent without asking waits for the next ask, which may be refused.
 		a.Carry, a.Merge = 0, false
@@ -125,7 +125,7 @@ func (s *Shared) change(ctx context.Context, subject *Subject, a *Ask, delta int
 	if c.lease == nil {
 		c.lease = new(lease)
 	}
-	c.lease.heard = time.Time{} // what was refused may pass now
+	c.lease.refreshedAt = time.Time{} // what was refused may pass now
 	if away {
 		c.lease.carry += delta
 		c.used = max(0, c.used+delta)
@@ -145,7 +145,7 @@ func (s *Shared) Reset(ctx context.Context, now time.Time, owner *Subject, p Par
 		a := Ask{Kind: Rate, Subject: subject.id, Owner: ownerOf(owner, subject), Origin: Origin(origin)}
 		wanted := false
 		for _, m := range subject.sets[origin].meters() {
-			r := RateAsk{scale: m.shared(at).scale}
+			r := RateAsk{scale: m.sharedPool(at).scale}
 			if named(m.policy) {
 				r.Need, wanted = 1, true
 			}
@@ -175,8 +175,8 @@ func (s *Shared) Reset(ctx context.Context, now time.Time, owner *Subject, p Par
 	return nil
 }
 
-// holds notes that a subject may hold units or slots.
-func (s *Shared) holds(subject *Subject, owner string) {
+// addHolder notes that a subject may hold units or slots.
+func (s *Shared) addHolder(subject *Subject, owner string) {
 	s.mu.Lock()
 	s.holders[subject] = owner
 	s.mu.Unlock()
@@ -211,10 +211,10 @@ func (s *Shared) sweep(ctx context.Context, now time.Time, renew, all bool) {
 	s.mu.Unlock()
 	for subject, owner := range subjects {
 		s.returnTokens(ctx, subject, owner, now, all)
-		returns, idle := s.sweepOne(subject, owner, now, renew, all)
+		returns, idle := s.sweepSubject(subject, owner, now, renew, all)
 		for i := range returns {
 			a := &returns[i]
-			s.change(ctx, subject, a, -a.Extra)
+			s.changeQuota(ctx, subject, a, -a.Extra)
 		}
 		if idle {
 			// It may have begun to hold something meanwhile: then it is looked at again.
@@ -238,10 +238,10 @@ func (s *Shared) returnTokens(ctx context.Context, subject *Subject, owner strin
 		a := Ask{Kind: Rate, Subject: subject.id, Owner: owner, Origin: Origin(origin)}
 		wanted := false
 		for _, m := range subject.sets[origin].meters() {
-			p := m.shared(at)
+			p := m.sharedPool(at)
 			p.expire(at)
 			if all {
-				p.expire(at.Add(holdMax))
+				p.expire(at.Add(holdCap))
 			}
 			wanted = wanted || p.unused.n > 0
 			a.Rates = append(a.Rates, RateAsk{scale: p.scale, Return: p.unused.n, From: p.unused.from, Hint: p.owed(at)})
@@ -252,7 +252,7 @@ func (s *Shared) returnTokens(ctx context.Context, subject *Subject, owner strin
 		}
 	}
 	subject.mu.Unlock()
-	if len(asks) > 0 && !s.remote.Away() {
+	if len(asks) > 0 && !s.remote.Unreachable() {
 		// Lost where it fails: the bucket gains them by itself.
 		_, _ = s.remote.Ask(ctx, asks, false)
 	}
@@ -268,11 +268,11 @@ func (p *pool) keepUnused(r *RateAsk, taken bool) {
 	}
 }
 
-// holding says that tokens are held, or to be given back.
-func (p *pool) holding() bool { return p.lots[0].n > 0 || p.lots[1].n > 0 || p.unused.n > 0 }
+// holdsTokens says that tokens are held, or to be given back.
+func (p *pool) holdsTokens() bool { return p.lots[0].n > 0 || p.lots[1].n > 0 || p.unused.n > 0 }
 
-// sweepOne gives up idle slots, renews the others, and returns the quotas with the units to give back as Extra.
-func (s *Shared) sweepOne(subject *Subject, owner string, now time.Time, renew, all bool) (returns []Ask, idle bool) {
+// sweepSubject gives up idle slots, renews the others, and returns the quotas with the units to give back as Extra.
+func (s *Shared) sweepSubject(subject *Subject, owner string, now time.Time, renew, all bool) (returns []Ask, idle bool) {
 	subject.mu.Lock()
 	defer subject.mu.Unlock()
 	for c := subject.counters; c != nil; c = c.next {
@@ -296,7 +296,7 @@ func (s *Shared) sweepOne(subject *Subject, owner string, now time.Time, renew, 
 		}
 		if n > 0 {
 			sl.inUse -= int64(n)
-			s.giveUp(subject, sl.free[:n]...)
+			s.endSlots(subject, sl.free[:n]...)
 			sl.free = slices.Delete(sl.free, 0, n)
 		}
 		sl.idle = len(sl.free)
@@ -306,7 +306,7 @@ func (s *Shared) sweepOne(subject *Subject, owner string, now time.Time, renew, 
 			for name := range sl.names {
 				names = append(names, name)
 			}
-			s.giveUp(subject, names...)
+			s.endSlots(subject, names...)
 		}
 		if renew && len(sl.names) > 0 {
 			a := Ask{Kind: Concurrency, Subject: subject.id, Owner: sl.owner, Keep: slotKeep.Milliseconds()}
@@ -319,11 +319,11 @@ func (s *Shared) sweepOne(subject *Subject, owner string, now time.Time, renew, 
 	return returns, !subject.holding()
 }
 
-// holding says that s holds something of a shared count. The subject is locked.
+// holdsTokens says that s holds something of a shared count. The subject is locked.
 func (s *Subject) holding() bool {
 	for i := range s.sets {
 		for j := range s.sets[i].lines {
-			if m := s.sets[i].lines[j].meter; m != nil && m.pool != nil && m.pool.holding() {
+			if m := s.sets[i].lines[j].meter; m != nil && m.pool != nil && m.pool.holdsTokens() {
 				return true
 			}
 		}

@@ -28,7 +28,7 @@ type Shared struct {
 	// holders are the subjects that may hold units or slots.
 	holders map[*Subject]string
 
-	asked, waited, memory, outages atomic.Int64
+	asked, waited, fromMemory, outages atomic.Int64
 }
 
 var _ Limiter = (*Shared)(nil)
@@ -59,14 +59,14 @@ type SharedStats struct {
 
 // Stats does not block.
 func (s *Shared) Stats() SharedStats {
-	return SharedStats{s.asked.Load(), s.waited.Load(), s.memory.Load(), s.outages.Load()}
+	return SharedStats{s.asked.Load(), s.waited.Load(), s.fromMemory.Load(), s.outages.Load()}
 }
 
-// call is the work on one bill.
-type call struct {
-	asks  []Ask
-	lines [MaxLines]work
-	away  bool
+// operation is the work on one bill.
+type operation struct {
+	asks        []Ask
+	lines       [MaxLines]lineOperation
+	unreachable bool
 	// refill says that something should be taken ahead.
 	refill bool
 	// open says that no limit holds, and peeked that nothing was taken.
@@ -76,21 +76,21 @@ type call struct {
 	slots   [3]string
 }
 
-// work is the work on one line.
-type work struct {
+// lineOperation is the work on one line.
+type lineOperation struct {
 	line  *Line
 	party int8
 	// ask is the index of the line's ask, and rate its index therein; -1 for none.
 	ask, rate int8
-	// here says that what is needed was taken from what is held.
-	here bool
-	// follows says that the count is another line's too, which takes from it.
-	follows bool
+	// local says that what is needed was taken from what is held.
+	local bool
+	// sharesCount says that the count is another line's too, which takes from it.
+	sharesCount bool
 }
 
-var calls = sync.Pool{New: func() any { return new(call) }}
+var operations = sync.Pool{New: func() any { return new(operation) }}
 
-func (c *call) reset() {
+func (c *operation) reset() {
 	for i := range c.asks {
 		a := &c.asks[i]
 		*a = Ask{Rates: a.Rates[:0], Slots: a.Slots[:0]}
@@ -100,7 +100,7 @@ func (c *call) reset() {
 }
 
 // ask returns a new ask of the call.
-func (c *call) ask() *Ask {
+func (c *operation) ask() *Ask {
 	if n := len(c.asks); n < cap(c.asks) {
 		c.asks = c.asks[:n+1]
 		a := &c.asks[n]
@@ -113,53 +113,53 @@ func (c *call) ask() *Ask {
 
 // Charge implements Limiter.
 func (s *Shared) Charge(ctx context.Context, now time.Time, b *Bill, o *Outcome) error {
-	return s.judge(ctx, now, b, o, true)
+	return s.decide(ctx, now, b, o, true)
 }
 
 // Peek implements Limiter. What this process holds ahead of need counts as left. While nothing answers it says what
 // is known here, or ErrUnavailable for a bill that is OutageClosed.
 func (s *Shared) Peek(ctx context.Context, now time.Time, b *Bill, o *Outcome) error {
-	return s.judge(ctx, now, b, o, false)
+	return s.decide(ctx, now, b, o, false)
 }
 
-func (s *Shared) judge(ctx context.Context, now time.Time, b *Bill, o *Outcome, take bool) error {
-	o.Refused, o.Kind, o.N = false, 0, 0
+func (s *Shared) decide(ctx context.Context, now time.Time, b *Bill, o *Outcome, take bool) error {
+	o.Denied, o.Kind, o.N = false, 0, 0
 	lines := len(b.Address.Lines) + len(b.Tenant.Lines) + len(b.Key.Lines)
 	if lines > MaxLines {
 		return fmt.Errorf("%w: %d, of at most %d", ErrTooManyLines, lines, MaxLines)
 	}
 	parties := b.parties()
-	c := calls.Get().(*call)
+	c := operations.Get().(*operation)
 	defer func() {
 		c.reset()
-		calls.Put(c)
+		operations.Put(c)
 	}()
-	c.away = s.remote.Away()
+	c.unreachable = s.remote.Unreachable()
 
 	lock(&parties, lines)
 	err := s.prepare(now, b, &parties, o, c, take)
-	ask := err == nil && !o.Refused && len(c.asks) > 0
-	if ask && c.away {
+	ask := err == nil && !o.Denied && len(c.asks) > 0
+	if ask && c.unreachable {
 		ask = false
 		err = s.outage(now, b, &parties, o, c, take)
 	}
 	if !ask {
-		var ahead *call
+		var ahead *operation
 		if err == nil {
-			if take && !o.Refused {
-				s.hold(b, c)
+			if take && !o.Denied {
+				s.assignSlots(b, c)
 			}
-			s.stand(now, &parties, o, c)
-			if c.refill && !c.away {
-				ahead = s.ahead(now, b, &parties, o.N, c)
+			s.fillStandings(now, &parties, o, c)
+			if c.refill && !c.unreachable {
+				ahead = s.listPrefetch(now, b, &parties, o.N, c)
 			}
 		}
 		unlock(&parties, lines)
 		if ahead != nil {
-			go s.fetch(now, ahead)
+			go s.prefetch(now, ahead)
 		}
-		if !c.away && o.N > 0 {
-			s.memory.Add(1)
+		if !c.unreachable && o.N > 0 {
+			s.fromMemory.Add(1)
 		}
 		return err
 	}
@@ -171,16 +171,16 @@ func (s *Shared) judge(ctx context.Context, now time.Time, b *Bill, o *Outcome, 
 
 	lock(&parties, lines)
 	if err != nil {
-		s.disown(c)
+		s.abandonSlots(c)
 		err = s.outage(now, b, &parties, o, c, take)
 	} else {
-		s.finish(now, b, &parties, o, c, take, taken)
+		s.applyAnswers(now, b, &parties, o, c, take, taken)
 	}
 	if err == nil {
-		if take && !o.Refused {
-			s.hold(b, c)
+		if take && !o.Denied {
+			s.assignSlots(b, c)
 		}
-		s.stand(now, &parties, o, c)
+		s.fillStandings(now, &parties, o, c)
 	}
 	unlock(&parties, lines)
 	return err
@@ -188,7 +188,7 @@ func (s *Shared) judge(ctx context.Context, now time.Time, b *Bill, o *Outcome, 
 
 // prepare takes what is held here, and lists in c what has to be asked for. Where a line is known to
 // refuse, nothing is taken and o says so. The subjects are locked.
-func (s *Shared) prepare(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, c *call, take bool) error {
+func (s *Shared) prepare(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, c *operation, take bool) error {
 	cost := max(b.Cost, 0)
 	n, lacking := 0, false
 	for pi, p := range parties {
@@ -211,33 +211,33 @@ func (s *Shared) prepare(now time.Time, b *Bill, parties *[3]*Party, o *Outcome,
 				continue
 			}
 			st, w := &o.Standings[n], &c.lines[n]
-			*st, *w = Standing{}, work{line: l, party: int8(pi), ask: -1, rate: -1}
+			*st, *w = Standing{}, lineOperation{line: l, party: int8(pi), ask: -1, rate: -1}
 			n++
 			switch l.Policy.Kind {
 			case Rate:
 				s.prepareRate(at, l, st, w, c, take)
 			case Quota:
-				w.follows = done[l.Policy.Calendar]
+				w.sharesCount = done[l.Policy.Calendar]
 				done[l.Policy.Calendar] = true
 				s.prepareQuota(at, subject, l, st, w, c, cost, take)
 			case Concurrency:
-				w.follows = done[0]
+				w.sharesCount = done[0]
 				done[0] = true
 				s.prepareSlot(at, subject, st, w, c, take)
 			case Credits:
 				if subject.Account().leased < cost {
-					st.Refused = subject.Account().exhausted()
-					lacking = lacking || !st.Refused
+					st.Denied = subject.Account().exhausted()
+					lacking = lacking || !st.Denied
 				}
 			}
-			o.refuse(st, l.Policy)
+			o.noteDenial(st, l.Policy)
 		}
 	}
 	o.N = n
-	if o.Refused || lacking {
+	if o.Denied || lacking {
 		s.undo(now, b, parties, c, n)
 		c.asks = c.asks[:0]
-		if o.Refused {
+		if o.Denied {
 			return nil
 		}
 		o.N = 0
@@ -246,14 +246,14 @@ func (s *Shared) prepare(now time.Time, b *Bill, parties *[3]*Party, o *Outcome,
 	if take {
 		s.reserve(b, parties, c, cost)
 	}
-	s.list(now, b, parties, c, n, cost, take)
+	s.listAsks(now, b, parties, c, n, cost, take)
 	return nil
 }
 
-// refuse notes where the standing refuses.
-func (o *Outcome) refuse(st *Standing, p *Policy) {
-	if st.Refused {
-		o.Refused = true
+// noteDenial notes where the standing refuses.
+func (o *Outcome) noteDenial(st *Standing, p *Policy) {
+	if st.Denied {
+		o.Denied = true
 		if r := p.Reason(); o.Kind == 0 || r < o.Kind {
 			o.Kind = r
 		}
@@ -263,42 +263,42 @@ func (o *Outcome) refuse(st *Standing, p *Policy) {
 // recent says whether t is less than d before now.
 func recent(t, now time.Time, d time.Duration) bool { return !t.IsZero() && now.Sub(t) < d }
 
-const wanted = 0 // an ask that list numbers
+const askPending = 0 // an ask that list numbers
 
-func (s *Shared) prepareRate(at time.Time, l *Line, st *Standing, w *work, c *call, take bool) {
-	p := l.meter.shared(at)
+func (s *Shared) prepareRate(at time.Time, l *Line, st *Standing, w *lineOperation, c *operation, take bool) {
+	p := l.meter.sharedPool(at)
 	if !take {
-		w.ask = wanted
+		w.ask = askPending
 		return
 	}
 	if s.leased.Load() {
-		p.count(at)
+		p.observe(at)
 		if p.take(at) {
-			w.here = true
-			c.refill = c.refill || p.wants(at, s.remote.Nodes())
+			w.local = true
+			c.refill = c.refill || p.shouldPrefetch(at, s.remote.Nodes())
 			return
 		}
 	}
 	owed := p.owed(at)
 	switch {
-	case c.away:
-	case recent(p.heard, at, recheck) && owed+p.scale.each > p.scale.depth:
-		st.Refused = true
+	case c.unreachable:
+	case recent(p.refreshedAt, at, recheck) && owed+p.scale.each > p.scale.depth:
+		st.Denied = true
 		st.Retry = p.retry(owed, p.scale.each)
 		return
-	case s.leased.Load() && p.short && recent(p.heard, at, p.hold(owed)) && p.target(owed, s.remote.Nodes()) > 0:
+	case s.leased.Load() && p.short && recent(p.refreshedAt, at, p.hold(owed)) && p.target(owed, s.remote.Nodes()) > 0:
 		// More comes in small amounts, for which no request has to wait.
-		st.Refused = true
+		st.Denied = true
 		st.Retry = p.scale.duration(p.scale.each)
-		c.refill = c.refill || p.wants(at, s.remote.Nodes())
+		c.refill = c.refill || p.shouldPrefetch(at, s.remote.Nodes())
 		return
 	}
-	w.ask = wanted
+	w.ask = askPending
 }
 
-func (s *Shared) prepareQuota(at time.Time, subject *Subject, l *Line, st *Standing, w *work, c *call, cost int64, take bool) {
+func (s *Shared) prepareQuota(at time.Time, subject *Subject, l *Line, st *Standing, w *lineOperation, c *operation, cost int64, take bool) {
 	if !take {
-		w.ask = wanted
+		w.ask = askPending
 		return
 	}
 	count := subject.counter(l.Policy.Calendar, at)
@@ -306,59 +306,59 @@ func (s *Shared) prepareQuota(at time.Time, subject *Subject, l *Line, st *Stand
 		count.lease = new(lease)
 	}
 	ls := count.lease
-	if w.follows {
+	if w.sharesCount {
 		// What the first line took from, or asks for, will do for both; its limit is the smaller one's.
 		return
 	}
 	if s.leased.Load() {
-		ls.count(at, cost)
+		ls.observe(at, cost)
 		if ls.held >= cost && ls.held > 0 {
 			ls.held -= cost
 			ls.used = true
-			w.here = true
+			w.local = true
 			c.refill = c.refill || !ls.asking && ls.held*2 <= ls.target(l.Policy.Limit-count.used, s.remote.Nodes())
 			return
 		}
-		if cost == 0 && recent(ls.heard, at, recheck) {
-			w.here = true
+		if cost == 0 && recent(ls.refreshedAt, at, recheck) {
+			w.local = true
 			return
 		}
 	}
-	if !c.away && cost > 0 && recent(ls.heard, at, recheck) && count.used > l.Policy.Limit-cost {
-		st.Refused = true
+	if !c.unreachable && cost > 0 && recent(ls.refreshedAt, at, recheck) && count.used > l.Policy.Limit-cost {
+		st.Denied = true
 		if l.Policy.Calendar != Total {
 			st.Retry = subject.ends(l.Policy.Calendar, at).Sub(at)
 		}
 		return
 	}
-	w.ask = wanted
+	w.ask = askPending
 }
 
-func (s *Shared) prepareSlot(at time.Time, subject *Subject, st *Standing, w *work, c *call, take bool) {
+func (s *Shared) prepareSlot(at time.Time, subject *Subject, st *Standing, w *lineOperation, c *operation, take bool) {
 	if !take {
-		w.ask = wanted
+		w.ask = askPending
 		return
 	}
-	if w.follows {
+	if w.sharesCount {
 		return
 	}
 	if sl := subject.slots(); sl != nil {
 		if name, ok := sl.take(); ok {
 			c.slots[w.party] = name
-			w.here = true
+			w.local = true
 			return
 		}
-		if !c.away && at.Before(sl.full) {
-			st.Refused = true
+		if !c.unreachable && at.Before(sl.full) {
+			st.Denied = true
 			st.Retry = time.Second
 			return
 		}
 	}
-	w.ask = wanted
+	w.ask = askPending
 }
 
 // reserve takes what is counted here alone: credits and live requests.
-func (s *Shared) reserve(b *Bill, parties *[3]*Party, c *call, cost int64) {
+func (s *Shared) reserve(b *Bill, parties *[3]*Party, c *operation, cost int64) {
 	for _, p := range parties {
 		subject := p.subject()
 		if subject == nil {
@@ -368,7 +368,7 @@ func (s *Shared) reserve(b *Bill, parties *[3]*Party, c *call, cost int64) {
 			if p.Lines[i].Policy.Kind == Credits {
 				subject.Account().take(cost)
 				b.lease = subject.Account().lease
-				b.payer(subject).rarely().spent.Add(cost)
+				b.payer(subject).ensureCold().spent.Add(cost)
 				c.credits = true
 				break
 			}
@@ -381,13 +381,13 @@ func (s *Shared) reserve(b *Bill, parties *[3]*Party, c *call, cost int64) {
 }
 
 // undo gives back what the first n lines took here, and what was reserved.
-func (s *Shared) undo(now time.Time, b *Bill, parties *[3]*Party, c *call, n int) {
+func (s *Shared) undo(now time.Time, b *Bill, parties *[3]*Party, c *operation, n int) {
 	for i := range c.lines[:n] {
 		w := &c.lines[i]
-		if !w.here {
+		if !w.local {
 			continue
 		}
-		w.here = false
+		w.local = false
 		subject := parties[w.party].subject()
 		switch p := w.line.Policy; p.Kind {
 		case Rate:

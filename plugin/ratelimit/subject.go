@@ -17,9 +17,9 @@ type Subject struct {
 	id string
 	// live requests are changed without the lock where nothing is tested against them.
 	live atomic.Int64
-	// rare is nil until something in it is needed. There are two subjects for a key in
+	// cold is nil until something in it is needed. There are two subjects for a key in
 	// use, so what few of them have is not in each.
-	rare atomic.Pointer[rarely]
+	cold atomic.Pointer[coldFields]
 	// dropped is set under mu, once.
 	dropped atomic.Bool
 
@@ -34,8 +34,8 @@ type Subject struct {
 	counters *counter
 }
 
-// rarely is what few subjects have. Where nothing else is said, the subject's lock guards it.
-type rarely struct {
+// ensureCold is what few subjects have. Where nothing else is said, the subject's lock guards it.
+type coldFields struct {
 	// Credits spent and lacking at this key, changed without the lock.
 	spent, returned, shortfall atomic.Int64
 	account                    Account
@@ -45,21 +45,21 @@ type rarely struct {
 	slots *slots
 }
 
-// rarely returns what few subjects have, which s has from now on.
-func (s *Subject) rarely() *rarely {
-	if r := s.rare.Load(); r != nil {
+// ensureCold returns what few subjects have, which s has from now on.
+func (s *Subject) ensureCold() *coldFields {
+	if r := s.cold.Load(); r != nil {
 		return r
 	}
-	r := &rarely{account: Account{s: s, lease: 1}}
-	if s.rare.CompareAndSwap(nil, r) {
+	r := &coldFields{account: Account{s: s, lease: 1}}
+	if s.cold.CompareAndSwap(nil, r) {
 		return r
 	}
-	return s.rare.Load()
+	return s.cold.Load()
 }
 
 // slots returns the slots of shared concurrency limits, nil where there are none.
 func (s *Subject) slots() *slots {
-	if r := s.rare.Load(); r != nil {
+	if r := s.cold.Load(); r != nil {
 		return r.slots
 	}
 	return nil
@@ -133,7 +133,7 @@ func (s *Subject) idle(now time.Time) bool {
 		}
 	}
 	for c := s.counters; c != nil; c = c.next {
-		if (!c.loaded || c.unstored) && c.at(now) > 0 {
+		if (!c.loaded || c.unstored) && c.usedAt(now) > 0 {
 			return false
 		}
 	}
@@ -145,7 +145,7 @@ func (s *Subject) busy() bool {
 	if s.live.Load() != 0 {
 		return true
 	}
-	if r := s.rare.Load(); r != nil && (r.spent.Load() != 0 || r.returned.Load() != 0 || r.shortfall.Load() != 0 ||
+	if r := s.cold.Load(); r != nil && (r.spent.Load() != 0 || r.returned.Load() != 0 || r.shortfall.Load() != 0 ||
 		len(r.closed) > 0 || r.account.leased != 0) {
 		return true
 	}

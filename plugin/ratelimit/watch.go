@@ -16,7 +16,7 @@ func (s *Subject) EachQuota(now time.Time, f func(p *Policy, used int64)) {
 			if p.Kind == Quota && p.Calendar != Total {
 				used := int64(0)
 				if c := s.counted(p.Calendar); c != nil {
-					used = c.at(now)
+					used = c.usedAt(now)
 				}
 				f(p, used)
 			}

@@ -84,7 +84,7 @@ func (tr trial) run(t testing.TB, url string) (r result) {
 						t.Error(err)
 						return
 					}
-					a.ended, a.passed = time.Now(), !o.Refused
+					a.ended, a.passed = time.Now(), !o.Denied
 					mine = append(mine, a)
 				}
 				mu.Lock()

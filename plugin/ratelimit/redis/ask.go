@@ -36,15 +36,15 @@ var (
 	nodesScript    = rueidis.NewLuaScript(nodesText)
 )
 
-// errAway says that there is no connection.
-var errAway = errors.New("not connected")
+// errUnreachable says that there is no connection.
+var errUnreachable = errors.New("not connected")
 
 // within returns the client and a context that ends with the timeout. It is not
 // the request's: a client that goes away says nothing of Redis.
 func (r *Redis) within(timeout time.Duration) (rueidis.Client, context.Context, context.CancelFunc, error) {
 	client := r.client.Load()
 	if client == nil {
-		return nil, nil, nil, errAway
+		return nil, nil, nil, errUnreachable
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	return *client, ctx, cancel, nil
@@ -61,11 +61,11 @@ func (r *Redis) Ask(_ context.Context, asks []ratelimit.Ask, peek bool) (taken b
 		return false, err
 	}
 	defer cancel()
-	if client.Mode() == rueidis.ClientModeCluster && apart(asks) {
-		return r.askApart(ctx, client, asks, peek)
+	if client.Mode() == rueidis.ClientModeCluster && spanSlots(asks) {
+		return r.askPerSlot(ctx, client, asks, peek)
 	}
 	taken, err = r.charge(ctx, client, asks, peek)
-	r.note(err)
+	r.observe(err)
 	return taken, err
 }
 
@@ -89,30 +89,30 @@ func (r *Redis) charge(ctx context.Context, client rueidis.Client, asks []rateli
 	}
 	answer, err := chargeScript.Exec(ctx, client, keys, args).AsIntSlice()
 	if err != nil {
-		r.failedAt(asks)
+		r.noteFailedSlot(asks)
 		return false, err
 	}
 	if len(answer) < 2 {
 		return false, errShort
 	}
 	r.clock.set(sent, answer[1])
-	if answer[0] == late {
-		r.failedAt(asks)
+	if answer[0] == answerLate {
+		r.noteFailedSlot(asks)
 		return false, context.DeadlineExceeded
 	}
 	return read(answer, asks)
 }
 
-// failedAt notes where the asks' counts are, which are in one slot.
-func (r *Redis) failedAt(asks []ratelimit.Ask) {
+// noteFailedSlot notes where the asks' counts are, which are in one slot.
+func (r *Redis) noteFailedSlot(asks []ratelimit.Ask) {
 	if len(asks) > 0 {
 		tag := slot(&asks[0])
-		r.health.where.Store(&tag)
+		r.health.lastTag.Store(&tag)
 	}
 }
 
-// late is what the script answers that was carried out when nobody waited for it any more.
-const late = 2
+// timeouts is what the script answers that was carried out when nobody waited for it any more.
+const answerLate = 2
 
 // errShort says that a script did not answer as it does.
 var errShort = errors.New("the answer is not the script's")
@@ -166,8 +166,8 @@ func read(answer []int64, asks []ratelimit.Ask) (taken bool, err error) {
 	return taken, nil
 }
 
-// apart says that the asks' counts are in more than one slot.
-func apart(asks []ratelimit.Ask) bool {
+// spanSlots says that the asks' counts are in more than one slot.
+func spanSlots(asks []ratelimit.Ask) bool {
 	for i := range asks {
 		if slot(&asks[i]) != slot(&asks[0]) {
 			return true
@@ -176,9 +176,9 @@ func apart(asks []ratelimit.Ask) bool {
 	return false
 }
 
-// askApart asks one slot after the other, and gives back where a later one refuses. The address comes
+// askPerSlot asks one slot after the other, and gives back where a later one refuses. The address comes
 // first in a bill, and with it what tenants share.
-func (r *Redis) askApart(ctx context.Context, client rueidis.Client, asks []ratelimit.Ask, peek bool) (bool, error) {
+func (r *Redis) askPerSlot(ctx context.Context, client rueidis.Client, asks []ratelimit.Ask, peek bool) (bool, error) {
 	all := true
 	for from := 0; from < len(asks); {
 		to := from + 1
@@ -193,12 +193,12 @@ func (r *Redis) askApart(ctx context.Context, client rueidis.Client, asks []rate
 			all = false
 		}
 		if err != nil {
-			r.note(err)
+			r.observe(err)
 			return false, err
 		}
 		from = to
 	}
-	r.note(nil)
+	r.observe(nil)
 	return all, nil
 }
 
@@ -260,16 +260,16 @@ func (r *Redis) Adjust(_ context.Context, a *ratelimit.Ask, delta int64) (int64,
 	args.int(delta, a.Seed, a.Keep)
 	used, err := adjustScript.Exec(ctx, client, []string{keyOf(a)}, args).AsInt64()
 	if err != nil {
-		r.failedAt([]ratelimit.Ask{*a})
+		r.noteFailedSlot([]ratelimit.Ask{*a})
 	}
-	r.note(err)
+	r.observe(err)
 	return used, err
 }
 
 // Reset implements ratelimit.Remote.
 func (r *Redis) Reset(ctx context.Context, asks []ratelimit.Ask) error {
 	client := r.client.Load()
-	if client == nil || r.Away() {
+	if client == nil || r.Unreachable() {
 		return fmt.Errorf("%w: nothing was reset: %s", ratelimit.ErrUnavailable, r.health.problem())
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)

@@ -29,8 +29,8 @@ func BenchmarkCharge(b *testing.B) {
 			for b.Loop() {
 				one := *bill
 				began := time.Now()
-				if err := limiter.Charge(ctx, began, &one, &o); err != nil || o.Refused {
-					b.Fatal(err, o.Refused)
+				if err := limiter.Charge(ctx, began, &one, &o); err != nil || o.Denied {
+					b.Fatal(err, o.Denied)
 				}
 				limiter.Release(&one)
 				if len(took) < cap(took) {

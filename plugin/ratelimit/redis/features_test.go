@@ -36,12 +36,12 @@ func TestConcurrency(t *testing.T) {
 		start := func(n *node) bool {
 			b := n.bill(l)
 			o := n.charge(b)
-			if !o.Refused {
+			if !o.Denied {
 				running = append(running, b)
 			} else if o.Kind != ratelimit.Concurrency || o.RetryAfter() < time.Second {
 				t.Errorf("refused for %s, retry after %s", o.Kind, o.RetryAfter())
 			}
-			return !o.Refused
+			return !o.Denied
 		}
 		if !start(one) || !start(two) || !start(one) {
 			t.Fatal("fewer than 3 pass")
@@ -70,7 +70,7 @@ func slotsExpire(t *testing.T, kind testserver.RedisKind) {
 	one, gone := newNode(t, url, options{}), newNode(t, url, options{})
 	l := limits{key: []string{"c 2"}}
 	live := one.bill(l)
-	if one.charge(live).Refused || gone.charge(gone.bill(l)).Refused {
+	if one.charge(live).Denied || gone.charge(gone.bill(l)).Denied {
 		t.Fatal("refused")
 	}
 	client := connect(t, url)
@@ -101,9 +101,9 @@ func slotsExpire(t *testing.T, kind testserver.RedisKind) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "the slot of the node that is gone is free", func() bool { return !one.charge(one.bill(l)).Refused })
+	eventually(t, "the slot of the node that is gone is free", func() bool { return !one.charge(one.bill(l)).Denied })
 	eventually(t, "the slot in use is renewed", func() bool { return ends()[mine] > before[mine] })
-	if one.charge(one.bill(l)).Refused == false {
+	if one.charge(one.bill(l)).Denied == false {
 		t.Error("the renewed slot is not counted")
 	}
 }
@@ -163,7 +163,7 @@ func TestAdjust(t *testing.T) {
 		account.Grant(30, 0)
 		two.subject("t:shop:acme").Account().Grant(1000, 0)
 		b.Cost = 10
-		if one.charge(b).Refused {
+		if one.charge(b).Denied {
 			t.Fatal("refused")
 		}
 		ctx := context.Background()
@@ -179,7 +179,7 @@ func TestAdjust(t *testing.T) {
 			return left["100/month"].Remaining == 100 && left["200/day"].Remaining == 200 && left["1000/h"].Remaining == 999
 		})
 		b.Cost = 10
-		if one.charge(b).Refused {
+		if one.charge(b).Denied {
 			t.Fatal("refused")
 		}
 		if lack := one.shared.Adjust(ctx, time.Now(), b, 95); lack != 75 {

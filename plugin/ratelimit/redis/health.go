@@ -26,18 +26,18 @@ const (
 
 // health is whether Redis answers: a circuit breaker.
 type health struct {
-	away    atomic.Bool
-	late    atomic.Int64
-	errors  atomic.Int64
-	since   atomic.Int64 // of away, Unix nanoseconds
-	last    atomic.Pointer[string]
-	tripped chan struct{}
-	// again has an entry when there is another way to be tried.
-	again chan struct{}
-	// refused says that Redis answered last, and refused.
-	refused atomic.Bool
-	// where is the hash tag of the counts that could not be asked for last; nil for none.
-	where atomic.Pointer[string]
+	unreachable atomic.Bool
+	timeouts    atomic.Int64
+	errors      atomic.Int64
+	since       atomic.Int64 // of away, Unix nanoseconds
+	last        atomic.Pointer[string]
+	tripped     chan struct{}
+	// reconnect has an entry when there is another way to be tried.
+	reconnect chan struct{}
+	// rejected says that Redis answered last, and refused.
+	rejected atomic.Bool
+	// lastTag is the hash tag of the counts that could not be asked for last; nil for none.
+	lastTag atomic.Pointer[string]
 }
 
 // problem returns what went wrong last, "" before anything did.
@@ -50,10 +50,10 @@ func (h *health) problem() string {
 
 // Stats is what can be said of the connection.
 type Stats struct {
-	// Away says that Redis does not answer, since then, and Problem why.
-	Away    bool
-	Since   time.Time
-	Problem string
+	// Unreachable says that Redis does not answer, since then, and Problem why.
+	Unreachable bool
+	Since       time.Time
+	Problem     string
 	// Errors counts the calls that failed or came late.
 	Errors int64
 	// Nodes share the counts.
@@ -62,8 +62,8 @@ type Stats struct {
 
 // Stats does not block.
 func (r *Redis) Stats() Stats {
-	s := Stats{Away: r.Away(), Errors: r.health.errors.Load(), Nodes: r.Nodes()}
-	if s.Away {
+	s := Stats{Unreachable: r.Unreachable(), Errors: r.health.errors.Load(), Nodes: r.Nodes()}
+	if s.Unreachable {
 		s.Problem = r.health.problem()
 		if at := r.health.since.Load(); at != 0 {
 			s.Since = time.Unix(0, at)
@@ -72,19 +72,19 @@ func (r *Redis) Stats() Stats {
 	return s
 }
 
-// note notes how a call of a request ended.
-func (r *Redis) note(err error) {
+// observe notes how a call of a request ended.
+func (r *Redis) observe(err error) {
 	h := &r.health
 	if err == nil {
-		if h.late.Load() != 0 {
-			h.late.Store(0)
+		if h.timeouts.Load() != 0 {
+			h.timeouts.Store(0)
 		}
 		return
 	}
 	h.errors.Add(1)
 	text := explain(err, r.timeout())
 	h.last.Store(&text)
-	if errors.Is(err, context.DeadlineExceeded) && h.late.Add(1) < tripAfter {
+	if errors.Is(err, context.DeadlineExceeded) && h.timeouts.Add(1) < tripAfter {
 		return
 	}
 	r.trip()
@@ -92,7 +92,7 @@ func (r *Redis) note(err error) {
 
 // trip opens the circuit.
 func (r *Redis) trip() {
-	if r.health.away.Swap(true) {
+	if r.health.unreachable.Swap(true) {
 		return
 	}
 	r.health.since.Store(time.Now().UnixNano())
@@ -117,7 +117,7 @@ func explain(err error, timeout time.Duration) string {
 // watch connects, probes while Redis is away, and says from time to time that this node is there.
 func (r *Redis) watch(ctx context.Context) {
 	for ctx.Err() == nil {
-		if !r.Away() {
+		if !r.Unreachable() {
 			r.touch(ctx)
 			select {
 			case <-time.After(jitter(nodeTouch)):
@@ -126,26 +126,26 @@ func (r *Redis) watch(ctx context.Context) {
 			}
 			continue
 		}
-		for pause := probeFirst; r.Away() && ctx.Err() == nil; pause = min(2*pause, probeMost) {
+		for pause := probeFirst; r.Unreachable() && ctx.Err() == nil; pause = min(2*pause, probeMost) {
 			if err := r.probe(ctx); err != nil {
 				text := explain(err, r.timeout())
 				if r.health.since.CompareAndSwap(0, time.Now().UnixNano()) {
 					r.log.Warn("Redis is not reached: what each plan's on_redis_down says holds until it is", "error", text)
 				}
 				r.health.last.Store(&text)
-				r.health.refused.Store(refused(err))
+				r.health.rejected.Store(isRejection(err))
 				select {
 				case <-time.After(jitter(pause)):
-				case <-r.health.again:
+				case <-r.health.reconnect:
 				case <-ctx.Done():
 				}
 				continue
 			}
-			r.health.late.Store(0)
-			r.health.refused.Store(false)
+			r.health.timeouts.Store(0)
+			r.health.rejected.Store(false)
 			again := r.health.since.Swap(0) != 0
-			r.health.away.Store(false)
-			r.queue.wake()
+			r.health.unreachable.Store(false)
+			r.queue.signal()
 			if again {
 				r.log.Info("Redis answers again")
 			}
@@ -165,32 +165,32 @@ func (r *Redis) probe(ctx context.Context) error {
 	// First with patience, as a connection may have to be made. Then as a request would ask.
 	c, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	if err := r.try(c, client); err != nil {
+	if err := r.verify(c, client); err != nil {
 		return err
 	}
 	c, quick := context.WithTimeout(ctx, r.timeout())
 	defer quick()
-	return r.ask0(c, client)
+	return r.probeScript(c, client)
 }
 
-// try finds out whether what requests do may be done by a connection. A replica answers, and takes nothing that is
+// verify finds out whether what requests do may be done by a connection. A replica answers, and takes nothing that is
 // written.
-func (r *Redis) try(ctx context.Context, client rueidis.Client) error {
+func (r *Redis) verify(ctx context.Context, client rueidis.Client) error {
 	if err := r.register(ctx, client); err != nil {
 		return err
 	}
-	return r.ask0(ctx, client)
+	return r.probeScript(ctx, client)
 }
 
-// ask0 asks for nothing, as a request asks. In a Cluster it asks whoever has the counts that
+// probeScript asks for nothing, as a request asks. In a Cluster it asks whoever has the counts that
 // could not be asked for: others may answer although that one does not, and what a replica does is of no
 // importance.
-func (r *Redis) ask0(ctx context.Context, client rueidis.Client) error {
+func (r *Redis) probeScript(ctx context.Context, client rueidis.Client) error {
 	if client.Mode() != rueidis.ClientModeCluster {
 		return chargeScript.Exec(ctx, client, nil, []string{"take", "0"}).Error()
 	}
 	tag := "nodes"
-	if where := r.health.where.Load(); where != nil {
+	if where := r.health.lastTag.Load(); where != nil {
 		tag = *where
 	}
 	err := client.Do(ctx, client.B().Get().Key(KeyPrefix+"{"+tag+"}:probe").Build()).Error()
@@ -206,7 +206,7 @@ func (r *Redis) connect(ctx context.Context) (rueidis.Client, error) {
 		return *c, nil
 	}
 	r.mu.Lock()
-	w := r.way
+	w := r.endpoint
 	r.mu.Unlock()
 	client, err := rueidis.NewClient(w.option)
 	if err != nil {
@@ -217,7 +217,7 @@ func (r *Redis) connect(ctx context.Context) (rueidis.Client, error) {
 	switch {
 	case ctx.Err() != nil:
 		err = ctx.Err()
-	case r.way != w:
+	case r.endpoint != w:
 		err = errors.New("the address has changed")
 	default:
 		r.client.Store(&client)

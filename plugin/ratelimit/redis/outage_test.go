@@ -68,7 +68,7 @@ func outagesOf(t *testing.T, kind testserver.RedisKind) {
 					t.Fatal(err)
 				}
 				n.shared.Release(&bill)
-				return n.redis.Away()
+				return n.redis.Unreachable()
 			})
 			if s := n.redis.Stats(); s.Problem == "" || s.Since.IsZero() {
 				t.Errorf("the outage is not explained: %+v", s)
@@ -98,11 +98,11 @@ func outagesOf(t *testing.T, kind testserver.RedisKind) {
 			}
 
 			f.restore(server, proxy)
-			eventually(t, "Redis is used again", func() bool { return !n.redis.Away() })
+			eventually(t, "Redis is used again", func() bool { return !n.redis.Unreachable() })
 			// What was spent meanwhile counts.
 			var peek ratelimit.Outcome
 			eventually(t, "it answers", func() bool {
-				return n.shared.Peek(context.Background(), time.Now(), other, &peek) == nil && !n.redis.Away()
+				return n.shared.Peek(context.Background(), time.Now(), other, &peek) == nil && !n.redis.Unreachable()
 			})
 			for _, b := range []*ratelimit.Bill{other, b} {
 				if passed := n.admitted(b, 100); passed != 0 {
@@ -142,8 +142,8 @@ func TestNobodyWaitsForRedis(t *testing.T) {
 						began := time.Now()
 						err := n.shared.Charge(context.Background(), began, &bill, &o)
 						took := time.Since(began)
-						if err != nil || o.Refused {
-							t.Errorf("refused %v, error %v", o.Refused, err)
+						if err != nil || o.Denied {
+							t.Errorf("refused %v, error %v", o.Denied, err)
 							return
 						}
 						all.Add(1)
@@ -158,11 +158,11 @@ func TestNobodyWaitsForRedis(t *testing.T) {
 			asked := func() int64 { return n.shared.Stats().Asked }
 			eventually(t, "requests ask", func() bool { return asked() > 20 })
 			f.lose(server, proxy)
-			eventually(t, "it is away", n.redis.Away)
+			eventually(t, "it is away", n.redis.Unreachable)
 			before := all.Load()
 			eventually(t, "requests go on", func() bool { return all.Load() > before+100 })
 			f.restore(server, proxy)
-			eventually(t, "it is back", func() bool { return !n.redis.Away() })
+			eventually(t, "it is back", func() bool { return !n.redis.Unreachable() })
 			mark := asked()
 			eventually(t, "requests ask again", func() bool { return asked() > mark+20 })
 			close(stop)
@@ -187,7 +187,7 @@ func TestStartWithoutRedis(t *testing.T) {
 		t.Errorf("%d passed, not half of 10", passed)
 	}
 	server.Start()
-	eventually(t, "Redis is used", func() bool { return !n.redis.Away() })
+	eventually(t, "Redis is used", func() bool { return !n.redis.Unreachable() })
 	if _, err := n.redis.Ask(context.Background(), nil, true); err != nil {
 		t.Error(err)
 	}
@@ -206,13 +206,13 @@ func tooLateIsNotCharged(t *testing.T, kind testserver.RedisKind) {
 	b := n.bill(limits{tenant: []string{"q 1000/month"}})
 	passed := n.admitted(b, 10)
 	server.Pause()
-	for !n.redis.Away() {
+	for !n.redis.Unreachable() {
 		passed += n.admitted(b, 1)
 	}
 	// Until nobody can think that somebody waits: a node knows the server's clock as exactly as it is answered fast.
 	time.Sleep(time.Second)
 	server.Resume()
-	eventually(t, "Redis is used again", func() bool { return !n.redis.Away() })
+	eventually(t, "Redis is used again", func() bool { return !n.redis.Unreachable() })
 	// What was judged without Redis is told, and was not charged before.
 	var left int64
 	for range 5 {

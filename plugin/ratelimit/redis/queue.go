@@ -36,10 +36,10 @@ func (q *queue) add(i item) {
 		q.items = append(q.items, i)
 	}
 	q.mu.Unlock()
-	q.wake()
+	q.signal()
 }
 
-func (q *queue) wake() {
+func (q *queue) signal() {
 	select {
 	case q.more <- struct{}{}:
 	default:
@@ -63,7 +63,7 @@ func (r *Redis) drain(ctx context.Context) {
 			return
 		}
 		client := r.client.Load()
-		if client == nil || r.Away() {
+		if client == nil || r.Unreachable() {
 			continue // woken again when it is back
 		}
 		c, cancel := context.WithTimeout(ctx, connectTimeout)

@@ -10,23 +10,23 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// way is one way to Redis.
-type way struct {
+// endpoint is one way to Redis.
+type endpoint struct {
 	url    string
 	option rueidis.ClientOption
 	// client is the connection; nil where none was made.
 	client *rueidis.Client
 }
 
-// closeAfter is after how long a former connection is closed: nobody takes that long from having got hold of it to
+// closeDelay is after how long a former connection is closed: nobody takes that long from having got hold of it to
 // using it, and what is under way then is waited for.
-const closeAfter = time.Second
+const closeDelay = time.Second
 
-// ErrRefused says that a Redis answers, and does not take the user, the password, or what is to be done.
-var ErrRefused = errors.New("Redis refuses")
+// ErrRejected says that a Redis answers, and does not take the user, the password, or what is to be done.
+var ErrRejected = errors.New("Redis refuses")
 
-// refused says that a server's answer is no matter of time.
-func refused(err error) bool {
+// rejected says that a server's answer is no matter of time.
+func isRejection(err error) bool {
 	re, ok := rueidis.IsRedisErr(err)
 	if !ok {
 		return false
@@ -40,7 +40,7 @@ func refused(err error) bool {
 // where it is the same Redis, or has what the former one had; another begins with what is known here. The
 // former connection is kept until Settle.
 //
-// The new address is tried first. Where it refuses, which is ErrRefused, or does not answer while the former one does, that
+// The new address is tried first. Where it refuses, which is ErrRejected, or does not answer while the former one does, that
 // is an error, and nothing has changed. Where neither answers, the new one is tried on. It blocks until ctx ends at most.
 func (r *Redis) Redirect(ctx context.Context, url string, timeout time.Duration) error {
 	option, err := parse(url)
@@ -48,35 +48,35 @@ func (r *Redis) Redirect(ctx context.Context, url string, timeout time.Duration)
 		return err
 	}
 	r.mu.Lock()
-	same := r.way.url == url
+	same := r.endpoint.url == url
 	r.mu.Unlock()
 	if same {
 		r.setTimeout(timeout)
 		return nil
 	}
-	to := &way{url: url, option: option}
+	to := &endpoint{url: url, option: option}
 	client, err := r.dial(ctx, option)
 	switch {
 	case err == nil:
 		to.client = &client
-	case refused(err):
-		return fmt.Errorf("%w: %s", ErrRefused, strings.TrimPrefix(explain(err, connectTimeout), "Redis refuses: "))
-	case !r.Away():
+	case isRejection(err):
+		return fmt.Errorf("%w: %s", ErrRejected, strings.TrimPrefix(explain(err, connectTimeout), "Redis refuses: "))
+	case !r.Unreachable():
 		return fmt.Errorf("%s; the Redis that was in use until now answers, and stays in use", explain(err, connectTimeout))
 	default:
 		r.log.Warn("neither the former Redis nor the new one answers: the new one is tried on", "error", explain(err, connectTimeout))
 	}
 	r.mu.Lock()
-	r.former = append(r.former, r.leave())
-	r.take(to)
+	r.previous = append(r.previous, r.detach())
+	r.switchTo(to)
 	r.mu.Unlock()
 	r.setTimeout(timeout)
 	return nil
 }
 
-// Settle reaches Redis at an address, unchecked, and closes the connections by others once nothing can
+// Adopt reaches Redis at an address, unchecked, and closes the connections by others once nothing can
 // be using them any more. It does not block.
-func (r *Redis) Settle(url string, timeout time.Duration) error {
+func (r *Redis) Adopt(url string, timeout time.Duration) error {
 	option, err := parse(url)
 	if err != nil {
 		return err
@@ -84,37 +84,37 @@ func (r *Redis) Settle(url string, timeout time.Duration) error {
 	r.setTimeout(timeout)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.way.url != url {
-		to := &way{url: url, option: option}
-		for i, f := range r.former {
+	if r.endpoint.url != url {
+		to := &endpoint{url: url, option: option}
+		for i, f := range r.previous {
 			if f.url == url {
 				to = f
-				r.former = append(r.former[:i:i], r.former[i+1:]...)
+				r.previous = append(r.previous[:i:i], r.previous[i+1:]...)
 				break
 			}
 		}
-		r.former = append(r.former, r.leave())
-		r.take(to)
+		r.previous = append(r.previous, r.detach())
+		r.switchTo(to)
 	}
-	for _, f := range r.former {
+	for _, f := range r.previous {
 		if f.client != nil {
 			go r.closeLater(*f.client)
 		}
 	}
-	r.former = nil
+	r.previous = nil
 	return nil
 }
 
-// leave returns the way as it is now. r.mu is held.
-func (r *Redis) leave() *way {
-	w := r.way
+// detach returns the way as it is now. r.mu is held.
+func (r *Redis) detach() *endpoint {
+	w := r.endpoint
 	w.client = r.client.Load()
 	return w
 }
 
-// take goes over to a way. r.mu is held.
-func (r *Redis) take(to *way) {
-	r.way = to
+// switchTo goes over to a way. r.mu is held.
+func (r *Redis) switchTo(to *endpoint) {
+	r.endpoint = to
 	r.client.Store(to.client)
 	if to.client == nil {
 		r.trip() // so that a connection is made
@@ -122,7 +122,7 @@ func (r *Redis) take(to *way) {
 	// Another server may have another clock.
 	r.clock.ahead.Store(0)
 	select {
-	case r.health.again <- struct{}{}:
+	case r.health.reconnect <- struct{}{}:
 	default:
 	}
 }
@@ -130,20 +130,20 @@ func (r *Redis) take(to *way) {
 // closeLater closes a connection after whoever may have begun to use it has ended.
 func (r *Redis) closeLater(client rueidis.Client) {
 	select {
-	case <-time.After(closeAfter):
+	case <-time.After(closeDelay):
 	case <-r.closed:
 	}
 	client.Close()
 }
 
 // timeout is how long a request waits at most.
-func (r *Redis) timeout() time.Duration { return time.Duration(r.patience.Load()) }
+func (r *Redis) timeout() time.Duration { return time.Duration(r.timeoutNanos.Load()) }
 
 func (r *Redis) setTimeout(d time.Duration) {
 	if d <= 0 {
 		d = DefaultTimeout
 	}
-	r.patience.Store(int64(d))
+	r.timeoutNanos.Store(int64(d))
 }
 
 // dial makes a connection, and finds out whether what requests do may be done by it.
@@ -172,7 +172,7 @@ func (r *Redis) dial(ctx context.Context, option rueidis.ClientOption) (rueidis.
 		}()
 		return nil, ctx.Err()
 	}
-	if err := r.try(ctx, client); err != nil {
+	if err := r.verify(ctx, client); err != nil {
 		client.Close()
 		return nil, err
 	}

@@ -59,16 +59,16 @@ type Options struct {
 
 // Redis is a ratelimit.Remote. Made by New; safe for concurrent use.
 type Redis struct {
-	// patience is the timeout of requests, in nanoseconds.
-	patience atomic.Int64
-	node     string
-	log      *slog.Logger
-	counted  func() int64
+	// timeoutNanos is the timeout of requests, in nanoseconds.
+	timeoutNanos atomic.Int64
+	node         string
+	log          *slog.Logger
+	nodeCount    func() int64
 
 	mu sync.Mutex
-	// way is how Redis is reached; former ones are those that may be gone back to. Under mu.
-	way    *way
-	former []*way
+	// endpoint is how Redis is reached; former ones are those that may be gone back to. Under mu.
+	endpoint *endpoint
+	previous []*endpoint
 	// client is way's connection; nil while there is none.
 	client atomic.Pointer[rueidis.Client]
 	health health
@@ -90,7 +90,7 @@ func New(o Options) (*Redis, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Redis{way: &way{url: o.URL, option: option}, log: o.Logger, counted: o.Nodes, closed: make(chan struct{})}
+	r := &Redis{endpoint: &endpoint{url: o.URL, option: option}, log: o.Logger, nodeCount: o.Nodes, closed: make(chan struct{})}
 	r.setTimeout(o.Timeout)
 	if r.log == nil {
 		r.log = slog.Default()
@@ -100,9 +100,9 @@ func New(o Options) (*Redis, error) {
 	r.node = hex.EncodeToString(name)
 	r.nodes.Store(1)
 	r.queue.more = make(chan struct{}, 1)
-	r.health.tripped, r.health.again = make(chan struct{}, 1), make(chan struct{}, 1)
+	r.health.tripped, r.health.reconnect = make(chan struct{}, 1), make(chan struct{}, 1)
 	// Away until the first probe, so that no request waits for a connection to be made.
-	r.health.away.Store(true)
+	r.health.unreachable.Store(true)
 	return r, nil
 }
 
@@ -171,10 +171,10 @@ func (r *Redis) Start() {
 }
 
 // Wait waits until Redis answers, or ctx ends; then it returns why it does not. Where Redis does not take the user or
-// the password it waits no longer, and returns ErrRefused.
+// the password it waits no longer, and returns ErrRejected.
 func (r *Redis) Wait(ctx context.Context) error {
 	for {
-		if !r.Away() {
+		if !r.Unreachable() {
 			return nil
 		}
 		ended := false
@@ -184,8 +184,8 @@ func (r *Redis) Wait(ctx context.Context) error {
 			ended = true
 		}
 		switch {
-		case r.health.refused.Load():
-			return fmt.Errorf("%w: %s", ErrRefused, strings.TrimPrefix(r.health.problem(), "Redis refuses: "))
+		case r.health.rejected.Load():
+			return fmt.Errorf("%w: %s", ErrRejected, strings.TrimPrefix(r.health.problem(), "Redis refuses: "))
 		case ended:
 			return errors.New(r.health.problem())
 		}
@@ -201,15 +201,15 @@ func (r *Redis) Close(ctx context.Context) {
 	r.stop()
 	r.running.Wait()
 	r.mu.Lock()
-	for _, f := range r.former {
+	for _, f := range r.previous {
 		if f.client != nil {
 			(*f.client).Close()
 		}
 	}
-	r.former = nil
+	r.previous = nil
 	client := r.client.Swap(nil)
 	r.mu.Unlock()
-	away := r.health.away.Swap(true)
+	away := r.health.unreachable.Swap(true)
 	if client == nil {
 		return
 	}
@@ -224,14 +224,14 @@ func (r *Redis) Close(ctx context.Context) {
 
 // Nodes implements ratelimit.Remote.
 func (r *Redis) Nodes() int64 {
-	if r.counted != nil {
-		return max(r.counted(), 1)
+	if r.nodeCount != nil {
+		return max(r.nodeCount(), 1)
 	}
 	return r.nodes.Load()
 }
 
-// Away implements ratelimit.Remote.
-func (r *Redis) Away() bool { return r.health.away.Load() }
+// Unreachable implements ratelimit.Remote.
+func (r *Redis) Unreachable() bool { return r.health.unreachable.Load() }
 
 // Client returns the connection, for what gateways share in Redis beside counts; why there is none
 // where none was made yet, or it was closed. Nothing that it is asked is asked again by itself.

@@ -87,7 +87,7 @@ func tlsWith(t *testing.T, kind testserver.RedisKind) {
 	// A certificate that nobody vouches for is not taken unasked.
 	n := startNode(t, "rediss://"+server.Addr()+"/0", options{})
 	eventually(t, "it is refused", func() bool { return strings.Contains(n.redis.Stats().Problem, "certificate") })
-	if !n.redis.Away() {
+	if !n.redis.Unreachable() {
 		t.Error("it is used")
 	}
 }
@@ -167,7 +167,7 @@ func clusterOf(t *testing.T, kind testserver.RedisKind) {
 		b.Address.Lines = b.Address.Subject.Bind(1, ratelimit.FromPlan, []*ratelimit.Policy{policy(t, "r 7/d per address")})
 		b.Tenant.Subject, b.Key.Subject = n.subject("t:shop:"+id), n.subject("k:shop:"+id)
 		b.Tenant.Lines = b.Tenant.Subject.Bind(1, ratelimit.FromPlan, []*ratelimit.Policy{policy(t, "q 1000/month")})
-		return !n.charge(b).Refused
+		return !n.charge(b).Denied
 	}
 	passed := 0
 	for i := range 20 {
@@ -236,7 +236,7 @@ func TestSentinel(t *testing.T) {
 		s.FailOver()
 		eventually(t, "the one in its place is used", func() bool {
 			_, err := n.redis.Ask(context.Background(), nil, true)
-			return err == nil && !n.redis.Away()
+			return err == nil && !n.redis.Unreachable()
 		})
 		if passed := n.admitted(b, 20); passed != 6 {
 			t.Errorf("%d passed, not the 6 that were left", passed)
@@ -256,14 +256,14 @@ func TestReplicaIsNoMaster(t *testing.T) {
 		if passed := n.admitted(n.bill(limits{key: []string{"r 10/h"}}), 20); passed != 5 {
 			t.Errorf("%d passed, not half of 10", passed)
 		}
-		if !n.redis.Away() {
+		if !n.redis.Unreachable() {
 			t.Error("it is used")
 		}
 		c := connect(t, replica.URL())
 		if err := c.Do(context.Background(), c.B().Replicaof().No().One().Build()).Error(); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "it is used once it is a master", func() bool { return !n.redis.Away() })
+		eventually(t, "it is used once it is a master", func() bool { return !n.redis.Unreachable() })
 	})
 }
 

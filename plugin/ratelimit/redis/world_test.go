@@ -13,7 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit/redis"
 )
 
-// patience is how long what must happen may take on a busy machine.
+// timeoutNanos is how long what must happen may take on a busy machine.
 const patience = time.Minute
 
 // node is one of several gateways' limiters: its own memory and connection.
@@ -152,7 +152,7 @@ func (n *node) admitted(b *ratelimit.Bill, times int) (passed int) {
 	n.t.Helper()
 	for range times {
 		bill := *b
-		if o := n.charge(&bill); !o.Refused {
+		if o := n.charge(&bill); !o.Denied {
 			passed++
 			n.shared.Release(&bill)
 		}

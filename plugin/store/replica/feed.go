@@ -168,7 +168,7 @@ func (r *Replica) answered() {
 func (r *Replica) note(ctx context.Context) {
 	r.feeding.Lock()
 	defer r.feeding.Unlock()
-	heard, promised := r.Heard(), r.promised.Load()
+	heard, promised := r.LastSync(), r.promised.Load()
 	if s := r.sight.Load(); !s.through && (heard.Sub(r.noted) >= noteEvery || !promised.Same(r.notedPromise)) {
 		if err := s.copy.SetHeard(ctx, heard, promised); err == nil {
 			r.noted, r.notedPromise = heard, promised

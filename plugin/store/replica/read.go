@@ -52,7 +52,7 @@ const silence = 3 * time.Second
 var errSilent = fmt.Errorf("%w: the replica does not hold it, but has had no news for some seconds, so that it may be new", gateway.ErrStore)
 
 // silent says that there are, or may be, things which the copy does not know of yet.
-func (r *Replica) silent() bool { return time.Since(r.Heard()) > silence }
+func (r *Replica) silent() bool { return time.Since(r.LastSync()) > silence }
 
 // Lookup implements gateway.Store.
 func (r *Replica) Lookup(ctx context.Context, keyspace string, digests []apikey.Candidate) (rec *gateway.Record, err error) {
@@ -116,10 +116,10 @@ func (r *Replica) takeBack(ctx context.Context, former *sqlstore.Copy, list []ma
 	return true, former.TakeBack(ctx, taken)
 }
 
-// SecretsLed implements gateway.Store.
-func (r *Replica) SecretsLed(ctx context.Context, keyspace string, lead apikey.Lead, limit int) (out []gateway.Secret, err error) {
+// SecretsByHint implements gateway.Store.
+func (r *Replica) SecretsByHint(ctx context.Context, keyspace string, lead apikey.Lead, limit int) (out []gateway.Secret, err error) {
 	err = r.here(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
-		out, err = s.SecretsLed(ctx, keyspace, lead, limit)
+		out, err = s.SecretsByHint(ctx, keyspace, lead, limit)
 		return err
 	})
 	return out, err

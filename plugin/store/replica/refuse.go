@@ -247,7 +247,7 @@ func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, ma
 	if err != nil {
 		return err
 	}
-	held, err := s.copy.Settle(ctx, refusal, is == sqlstore.TakenBack, d, r.Heard())
+	held, err := s.copy.Settle(ctx, refusal, is == sqlstore.TakenBack, d, r.LastSync())
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ func (r *Replica) registry() (gateway.Registry, error) {
 }
 
 // ReportNode implements gateway.Registry.
-func (r *Replica) ReportNode(ctx context.Context, n *gateway.Node, trust gateway.Trust) error {
+func (r *Replica) ReportNode(ctx context.Context, n *gateway.Node, trust gateway.Staleness) error {
 	g, err := r.registry()
 	if err != nil {
 		return err
@@ -37,8 +37,8 @@ func (r *Replica) ReportNode(ctx context.Context, n *gateway.Node, trust gateway
 	return nil
 }
 
-// Promised implements gateway.Mirror.
-func (r *Replica) Promised() (at time.Time, trust gateway.Trust, known bool) {
+// AnnouncedLease implements gateway.Mirror.
+func (r *Replica) AnnouncedLease() (at time.Time, trust gateway.Staleness, known bool) {
 	p := r.promised.Load()
 	if p == nil {
 		return at, trust, false

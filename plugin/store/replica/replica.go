@@ -256,14 +256,14 @@ func (r *Replica) begin(ctx context.Context, local *sqlstore.Copy, at sqlstore.P
 	return nil
 }
 
-// Heard implements gateway.Mirror.
-func (r *Replica) Heard() time.Time { return *r.heard.Load() }
+// LastSync implements gateway.Mirror.
+func (r *Replica) LastSync() time.Time { return *r.heard.Load() }
 
-// Era implements gateway.Mirror.
-func (r *Replica) Era() uint64 { return r.era.Load() }
+// Generation implements gateway.Mirror.
+func (r *Replica) Generation() uint64 { return r.era.Load() }
 
-// Strays implements gateway.Mirror.
-func (r *Replica) Strays() []gateway.Change {
+// Unsequenced implements gateway.Mirror.
+func (r *Replica) Unsequenced() []gateway.Change {
 	r.strayMu.Lock()
 	defer r.strayMu.Unlock()
 	out := r.strays
@@ -287,7 +287,7 @@ type Status struct {
 	Through bool
 	// Copied is how many rows the copy that is being made has; -1 where none is being made.
 	Copied int64
-	// Heard is when the copy last held everything.
+	// LastSync is when the copy last held everything.
 	Heard time.Time
 	// Away is why the database does not answer; nil while it does.
 	Away error
@@ -297,7 +297,7 @@ type Status struct {
 
 // Status does not block.
 func (r *Replica) Status() Status {
-	s := Status{Through: r.sight.Load().through, Copied: r.copying.Load(), Heard: r.Heard(), Pending: r.pendingN.Load()}
+	s := Status{Through: r.sight.Load().through, Copied: r.copying.Load(), Heard: r.LastSync(), Pending: r.pendingN.Load()}
 	if a := r.away.Load(); a != nil {
 		s.Away = a.err
 	}
@@ -324,7 +324,7 @@ func (r *Replica) end() {
 	defer r.feeding.Unlock()
 	r.discardSpoilt()
 	if s := r.sight.Load(); s.copy != nil {
-		if h, promised := r.Heard(), r.promised.Load(); !s.through && (h.After(r.noted) || promised != r.notedPromise || r.left.Load()) {
+		if h, promised := r.LastSync(), r.promised.Load(); !s.through && (h.After(r.noted) || promised != r.notedPromise || r.left.Load()) {
 			if r.left.Load() {
 				h = time.Time{}
 			}

@@ -55,8 +55,8 @@ func (c *Copy) SetHeard(ctx context.Context, at time.Time, promised *Promise) er
 
 // Promise is what a node told the others: for how long from At on it trusts its copy.
 type Promise struct {
-	At    time.Time     `json:"at"`
-	Trust gateway.Trust `json:"trust"`
+	At    time.Time         `json:"at"`
+	Trust gateway.Staleness `json:"trust"`
 }
 
 // Same says that p states the same trust as o, or that there is neither.

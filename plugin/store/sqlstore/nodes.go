@@ -52,18 +52,18 @@ const reportNodeSQL = `INSERT INTO nodes AS n (name, lease_until, instance, vers
 	WHERE n.instance = excluded.instance OR n.contact_at IS NULL OR n.contact_at < excluded.contact_at - $9`
 
 // ReportNode implements gateway.Registry.
-func (s *Store) ReportNode(ctx context.Context, n *gateway.Node, trust gateway.Trust) error {
+func (s *Store) ReportNode(ctx context.Context, n *gateway.Node, trust gateway.Staleness) error {
 	if _, err := s.shared(); err != nil {
 		return err
 	}
-	earlier, err := json.Marshal(nodeEarlier{n.Instance, trust.Earlier()})
+	earlier, err := json.Marshal(nodeEarlier{n.Instance, trust.Offsets()})
 	if err != nil {
 		return err
 	}
 	var rows int64
 	err = s.reading(ctx, "writing what a node says of itself", func(c *conns) error {
 		res, err := c.read.ExecContext(ctx, reportNodeSQL, n.Name, n.Instance, n.Version, n.ConfigHash, n.Seq, flag(n.Ready), n.KeysCached,
-			(trust.Longest() + trustMargin).Microseconds(), nameFreeAfter.Microseconds(), string(earlier), n.Known.Seq, n.Known.Mark)
+			(trust.Longest() + trustMargin).Microseconds(), nameFreeAfter.Microseconds(), string(earlier), n.LastRead.Seq, n.LastRead.Mark)
 		if err == nil {
 			rows, err = res.RowsAffected()
 		}
@@ -113,14 +113,14 @@ func (e earlierInto) Scan(v any) error {
 		return err
 	}
 	if of.Of == e.Instance {
-		e.Earlier = of.By
+		e.Offsets = of.By
 	}
 	return nil
 }
 
 func nodeInto(n *gateway.Node) []any {
 	return []any{&n.Name, &n.Instance, &n.Version, &n.ConfigHash, &n.Seq, &n.Ready, &n.KeysCached,
-		timeInto{&n.StartedAt}, timeInto{&n.ContactAt}, timeInto{&n.StopsBy}, earlierInto{n}}
+		timeInto{&n.StartedAt}, timeInto{&n.ContactAt}, timeInto{&n.Deadline}, earlierInto{n}}
 }
 
 // Nodes implements gateway.Registry.

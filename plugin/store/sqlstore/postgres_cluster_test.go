@@ -198,7 +198,7 @@ func TestPostgresCommitBreaksOff(t *testing.T) {
 }
 
 func TestPostgresNodes(t *testing.T) {
-	trust := gateway.Trust{Default: time.Minute, Keyspaces: map[string]time.Duration{"bulk": time.Hour, "payments": time.Second}}
+	trust := gateway.Staleness{Default: time.Minute, Keyspaces: map[string]time.Duration{"bulk": time.Hour, "payments": time.Second}}
 	s := openPostgres(t, testserver.PostgresURL(t))
 	for range 3 {
 		if _, err := touch(within(t), s, "k"); err != nil {
@@ -221,11 +221,11 @@ func TestPostgresNodes(t *testing.T) {
 		t.Fatalf("%+v, %v", nodes, err)
 	}
 	contact := nodes[0].ContactAt
-	if d := nodes[0].StopsBy.Sub(contact); d < time.Hour || d > time.Hour+time.Minute || now.Before(contact) {
+	if d := nodes[0].Deadline.Sub(contact); d < time.Hour || d > time.Hour+time.Minute || now.Before(contact) {
 		t.Errorf("it stops %v after its last contact, at %v", d, now)
 	}
 	for name, want := range map[string]time.Duration{"": time.Hour, "bulk": time.Hour, "payments": time.Second, "any other": time.Minute} {
-		if d := nodes[0].StopsJudging(name).Sub(contact); d < want || d > want+10*time.Second {
+		if d := nodes[0].DeadlineFor(name).Sub(contact); d < want || d > want+10*time.Second {
 			t.Errorf("it stops judging %q %v after its last contact", name, d)
 		}
 	}
@@ -233,7 +233,7 @@ func TestPostgresNodes(t *testing.T) {
 	if _, err := s.db.(*postgresDB).write.ExecContext(within(t), `UPDATE nodes SET instance = '1' WHERE name = 'a'`); err != nil {
 		t.Fatal(err)
 	}
-	if nodes, _, err := s.Nodes(within(t)); err != nil || nodes[0].StopsJudging("payments") != nodes[0].StopsBy {
+	if nodes, _, err := s.Nodes(within(t)); err != nil || nodes[0].DeadlineFor("payments") != nodes[0].Deadline {
 		t.Errorf("of an older process of that name: %+v, %v", nodes[0], err)
 	}
 	if _, err := s.db.(*postgresDB).write.ExecContext(within(t), `UPDATE nodes SET instance = '2' WHERE name = 'a'`); err != nil {

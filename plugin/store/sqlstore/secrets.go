@@ -73,8 +73,8 @@ func (s *Store) LookupSecret(ctx context.Context, keyspace, secretID string) (*g
 	return out, nil
 }
 
-// SecretsLed implements gateway.Store, as a range of the index of digests.
-func (s *Store) SecretsLed(ctx context.Context, keyspace string, lead apikey.Lead, limit int) ([]gateway.Secret, error) {
+// SecretsByHint implements gateway.Store, as a range of the index of digests.
+func (s *Store) SecretsByHint(ctx context.Context, keyspace string, lead apikey.Lead, limit int) ([]gateway.Secret, error) {
 	from, to := ledDigests(lead)
 	var out []gateway.Secret
 	err := s.reading(ctx, "looking for imported keys", func(f *conns) error {

@@ -48,19 +48,19 @@ func imports(t *testing.T, s Store) {
 		}
 		return nil
 	})
-	list, err := s.SecretsLed(ctxOf(t), ks, lead, 10)
+	list, err := s.SecretsByHint(ctxOf(t), ks, lead, 10)
 	if err != nil || len(list) != 3 || list[0].Algorithm != "bcrypt:x" {
 		t.Errorf("SecretsLed = %+v, %v", list, err)
 	}
-	if list, err := s.SecretsLed(ctxOf(t), ks, lead, 2); err != nil || len(list) != 2 {
+	if list, err := s.SecretsByHint(ctxOf(t), ks, lead, 2); err != nil || len(list) != 2 {
 		t.Errorf("SecretsLed, two = %+v, %v", list, err)
 	}
 	for _, l := range []apikey.Lead{{0xff, 1, 2, 0xfe}, {0xff, 1, 3}} {
-		if list, err := s.SecretsLed(ctxOf(t), ks, l, 10); err != nil || len(list) != 0 {
+		if list, err := s.SecretsByHint(ctxOf(t), ks, l, 10); err != nil || len(list) != 0 {
 			t.Errorf("SecretsLed of %x = %+v, %v", l, list, err)
 		}
 	}
-	if list, err := s.SecretsLed(ctxOf(t), "other", lead, 10); err != nil || len(list) != 0 {
+	if list, err := s.SecretsByHint(ctxOf(t), "other", lead, 10); err != nil || len(list) != 0 {
 		t.Errorf("SecretsLed of another keyspace = %+v, %v", list, err)
 	}
 	heldAndInserted(t, s, mark)
