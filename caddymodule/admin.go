@@ -111,7 +111,7 @@ func (a *App) managementAPI(m *management.Manager, authenticate func(*http.Reque
 }
 
 // judge answers verify and explain.
-func (a *App) judge() management.Judge {
+func (a *App) judge() management.RequestChecker {
 	return &judge{gateway: a.gateway, view: a.engine.view, rules: a.rulesOf, overrides: a.overridesOf, requests: a.requestLog, usageOff: a.usageOff}
 }
 

@@ -89,7 +89,7 @@ func printHead(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	var h management.Head
+	var h management.Checkpoint
 	if _, err := c.call(cmd.Context(), http.MethodGet, "/v1/audit/head", nil, nil, &h); err != nil {
 		return err
 	}
@@ -128,12 +128,12 @@ func verifyChain(cmd *cobra.Command) error {
 	}
 	keys, _ := cmd.Flags().GetStringArray("public-key")
 	var whole management.ChainReport
-	for part := range slices.Chunk(heads, management.MaxHeads) {
+	for part := range slices.Chunk(heads, management.MaxCheckpoints) {
 		var r management.ChainReport
 		if _, err := c.call(cmd.Context(), http.MethodPost, "/v1/audit/verify", nil, map[string]any{"heads": part, "public_keys": keys}, &r); err != nil {
 			return err
 		}
-		r.Heads, r.Signed = r.Heads+whole.Heads, r.Signed+whole.Signed
+		r.Checkpoints, r.Signed = r.Checkpoints+whole.Checkpoints, r.Signed+whole.Signed
 		for _, p := range whole.Problems { // what is wrong with the chain itself is said each time
 			if !slices.Contains(r.Problems, p) {
 				r.Problems = append(r.Problems, p)
@@ -155,9 +155,9 @@ func printChain(cmd *cobra.Command, b []byte, r management.ChainReport) error {
 	if asJSON(cmd) {
 		err = printJSON(cmd, b)
 	} else {
-		line := fmt.Sprintf("%d events, head %s", r.Events, shown(r.Head))
-		if r.Heads > 0 {
-			line += fmt.Sprintf("; compared with %d kept heads, %d of them signed", r.Heads, r.Signed)
+		line := fmt.Sprintf("%d events, head %s", r.Events, shown(r.LastHash))
+		if r.Checkpoints > 0 {
+			line += fmt.Sprintf("; compared with %d kept heads, %d of them signed", r.Checkpoints, r.Signed)
 		}
 		_, err = fmt.Fprintln(cmd.OutOrStdout(), line)
 	}
@@ -169,7 +169,7 @@ func printChain(cmd *cobra.Command, b []byte, r management.ChainReport) error {
 
 // readHeads reads heads from a file of JSON values: heads, lines of the log that hold one, or the
 // bodies of webhooks.
-func readHeads(cmd *cobra.Command, file string) ([]management.Head, error) {
+func readHeads(cmd *cobra.Command, file string) ([]management.Checkpoint, error) {
 	in := cmd.InOrStdin()
 	if file != "-" {
 		f, err := os.Open(file)
@@ -179,12 +179,12 @@ func readHeads(cmd *cobra.Command, file string) ([]management.Head, error) {
 		defer f.Close()
 		in = f
 	}
-	var heads []management.Head
+	var heads []management.Checkpoint
 	for d := json.NewDecoder(in); ; {
 		var v struct {
-			management.Head
-			Logged *management.Head `json:"head"`
-			Posted *management.Head `json:"data"`
+			management.Checkpoint
+			Logged *management.Checkpoint `json:"head"`
+			Posted *management.Checkpoint `json:"data"`
 		}
 		err := d.Decode(&v)
 		if errors.Is(err, io.EOF) {
@@ -193,7 +193,7 @@ func readHeads(cmd *cobra.Command, file string) ([]management.Head, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading head %d of %s: %w", len(heads)+1, shown(file), err)
 		}
-		h := v.Head
+		h := v.Checkpoint
 		switch {
 		case v.Logged != nil:
 			h = *v.Logged

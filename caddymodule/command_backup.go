@@ -118,14 +118,14 @@ func restore(cmd *cobra.Command, args []string) error {
 		return fmt.Errorf("nothing was restored: %w", err)
 	}
 	if asJSON(cmd) {
-		b, err := json.Marshal(map[string]any{"store": path, "replaced": done.Aside, "kept": done.Kept, "unread": done.Unread != nil, "events": chain.Events, "head": chain.Head})
+		b, err := json.Marshal(map[string]any{"store": path, "replaced": done.Aside, "kept": done.Kept, "unread": done.Unread != nil, "events": chain.Events, "head": chain.LastHash})
 		if err != nil {
 			return err
 		}
 		return printJSON(cmd, b)
 	}
 	out := cmd.OutOrStdout()
-	fmt.Fprintf(out, "Restored %s: %d events, head %s\n", shown(path), chain.Events, shown(chain.Head))
+	fmt.Fprintf(out, "Restored %s: %d events, head %s\n", shown(path), chain.Events, shown(chain.LastHash))
 	if done.Aside != "" {
 		fmt.Fprintf(out, "The former store is %s. What was done since the backup is undone.\n", shown(done.Aside))
 	}
@@ -162,7 +162,7 @@ func keeperOf(cmd *cobra.Command, config *compiled) sqlstore.Keeper {
 	actor.Name += " (restore)"
 	var m *management.Manager
 	view := config.view
-	return func(ctx context.Context, s *sqlstore.Store, r management.Refusal) error {
+	return func(ctx context.Context, s *sqlstore.Store, r management.Revocation) error {
 		if m == nil {
 			m = management.New(management.Config{
 				Store: s, Engine: new(restoringEngine), View: func() *gateway.View { return view },
@@ -178,7 +178,7 @@ func keeperOf(cmd *cobra.Command, config *compiled) sqlstore.Keeper {
 			view = gateway.NewView(view.Hasher, list...)
 		}
 		r.Actor = actor
-		return m.Enforce(ctx, r)
+		return m.Replay(ctx, r)
 	}
 }
 

@@ -224,7 +224,7 @@ func (run *importRun) send(ctx context.Context) error {
 	run.done.TenantsCreated += r.TenantsCreated
 	run.done.AcceptedShapes = r.AcceptedShapes
 	for _, d := range r.Data {
-		if d.Result == management.ImportRefused && d.Row < len(run.lines) {
+		if d.Result == management.ImportRejected && d.Row < len(run.lines) {
 			run.reject(run.lines[d.Row], (&management.Error{Detail: d.Detail, Fields: d.Errors}).Error())
 		}
 	}

@@ -93,7 +93,7 @@ func (c *compiled) webhookSettings(keyspace string) management.WebhookSettings {
 }
 
 // headSigner returns the signer of checkpoints of the audit chain; nil if there is no secret.
-func (c *compiled) headSigner() management.HeadSigner {
+func (c *compiled) headSigner() management.CheckpointSigner {
 	if c.vault == nil {
 		return nil
 	}

@@ -65,8 +65,8 @@ func (v *events) Wants(eventType string) bool {
 	return l != nil && l.ShouldEmit(eventPrefix+eventType)
 }
 
-// Hear passes an event on, soon.
-func (v *events) Hear(e management.Event) {
+// Receive passes an event on, soon.
+func (v *events) Receive(e management.Event) {
 	v.once.Do(func() { go v.run() })
 	select {
 	case v.queue <- e:

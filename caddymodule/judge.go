@@ -182,4 +182,4 @@ func headerSpelling(name string) string {
 	return name
 }
 
-var _ management.Judge = (*judge)(nil)
+var _ management.RequestChecker = (*judge)(nil)

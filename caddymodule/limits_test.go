@@ -170,7 +170,7 @@ func TestOnRedisDown(t *testing.T) {
 	}
 	// Where limits stand is not guessed at, and nothing is reset where it is not counted.
 	m, actor := current(t).engine.management(), management.Actor{Name: "test", Via: "cli"}
-	if page, err := m.KeyStandings(context.Background(), actor, "shop", g.ids["local"]); !errors.Is(err, gateway.ErrStore) {
+	if page, err := m.KeyLimitStatus(context.Background(), actor, "shop", g.ids["local"]); !errors.Is(err, gateway.ErrStore) {
 		t.Errorf("limits are shown: %+v, error %v", page, err)
 	}
 	if _, err := m.ResetKeyLimits(context.Background(), actor, "shop", g.ids["local"], nil); !errors.Is(err, gateway.ErrStore) {

@@ -22,7 +22,7 @@ func (e *engine) askReplica(s *management.StoreStatus, ready bool) (problems []s
 	s.Replica = &management.ReplicaStatus{Used: !r.Through, Rows: max(r.Copied, 0), Pending: r.Pending}
 	if !r.Heard.IsZero() {
 		heard := r.Heard.UTC().Truncate(time.Millisecond)
-		s.Replica.HeardAt = &heard
+		s.Replica.SyncedAt = &heard
 	}
 	if r.Away != nil && s.OK {
 		// What answered is the copy.

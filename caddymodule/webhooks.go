@@ -175,7 +175,7 @@ func (e *engine) webhookSettings(keyspace string) management.WebhookSettings {
 }
 
 // headSigner returns what signs heads of the audit chain, nil where there is no secret.
-func (e *engine) headSigner() management.HeadSigner {
+func (e *engine) headSigner() management.CheckpointSigner {
 	if app := e.newest(); app != nil {
 		return app.headSigner()
 	}

@@ -23,7 +23,7 @@ var (
 		Summary: "Says how far the chain of hashes has come, signed where there is a secret to sign with.",
 		Description: "To be kept elsewhere: by it is noticed, later, that the chain was cut short or rewritten. The chain is one over all keyspaces; " +
 			"events counts those of the keyspace that is meant, on the admin endpoint of all where there are several and none is named.",
-		Answers: map[int]any{http.StatusOK: management.Head{}},
+		Answers: map[int]any{http.StatusOK: management.Checkpoint{}},
 	})
 	_ = document("GET /v1/audit/verify", doc{
 		Summary: "Checks the chain of hashes over all events.", Description: onlyWhole,
@@ -32,7 +32,7 @@ var (
 	_ = document("POST /v1/audit/verify", doc{
 		Summary: "Checks the chain of hashes over all events, and that it still has heads that were kept elsewhere.", Description: onlyWhole,
 		Body: fields{
-			"heads": aListOf(schema{"$ref": "#/components/schemas/Head"}, "As GET /v1/audit/head answered them.").with("minItems", 1).with("maxItems", management.MaxHeads),
+			"heads": aListOf(schema{"$ref": "#/components/schemas/Head"}, "As GET /v1/audit/head answered them.").with("minItems", 1).with("maxItems", management.MaxCheckpoints),
 			"public_keys": aListOf(aText("").with("contentEncoding", "base64"),
 				"Public keys that heads may be signed with, beside the one of this gateway's secret: those of secrets before.").with("maxItems", maxPublicKeys).orNull(),
 		},
@@ -58,7 +58,7 @@ func (c *call) listAudit() error {
 }
 
 func (c *call) getAuditHead() error {
-	head, err := c.h.manager.AuditHead(c.ctx, c.actor, c.keyspace)
+	head, err := c.h.manager.Checkpoint(c.ctx, c.actor, c.keyspace)
 	if err != nil {
 		return err
 	}
@@ -108,15 +108,15 @@ func (c *call) verifyAuditAgainst() error {
 	return c.json(http.StatusOK, report)
 }
 
-func readHeads(raw json.RawMessage, heads *[]management.Head) string {
+func readHeads(raw json.RawMessage, heads *[]management.Checkpoint) string {
 	const must = "must be an array of heads, as GET /v1/audit/head answers them"
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.DisallowUnknownFields()
 	if d.Decode(heads) != nil {
 		return must
 	}
-	if len(*heads) > management.MaxHeads {
-		return "must be at most " + strconv.Itoa(management.MaxHeads) + " heads at once"
+	if len(*heads) > management.MaxCheckpoints {
+		return "must be at most " + strconv.Itoa(management.MaxCheckpoints) + " heads at once"
 	}
 	for _, h := range *heads {
 		if h.Store == "" || h.Seq < 0 || h.At.IsZero() {

@@ -36,26 +36,26 @@ type secretNote struct {
 // rebuilds make the answer of a POST anew, by the route's pattern, from what it led to:
 // for requests that were carried out and whose answer was not kept, because the process was
 // killed in between. Routes that are not here answer 409 request_done then.
-var rebuilds = map[string]func(*call, management.Done) error{
-	"POST /v1/tenants": func(c *call, d management.Done) error {
+var rebuilds = map[string]func(*call, management.Effect) error{
+	"POST /v1/tenants": func(c *call, d management.Effect) error {
 		t, err := c.h.manager.Tenant(c.ctx, c.actor, c.keyspace, d.Target)
 		if err != nil {
 			return err
 		}
 		return c.record(http.StatusCreated, t.Version, t)
 	},
-	"POST /v1/tenants/{slug}/credits": func(c *call, d management.Done) error {
+	"POST /v1/tenants/{slug}/credits": func(c *call, d management.Effect) error {
 		if d.Balance == nil {
 			return errNoAnswer
 		}
 		return c.json(http.StatusOK, balance{*d.Balance})
 	},
-	"POST /v1/tenants/{slug}/keys": func(c *call, d management.Done) error { return c.issuedBefore(http.StatusCreated, d) },
-	"POST /v1/keys/{id}/rotate":    func(c *call, d management.Done) error { return c.issuedBefore(http.StatusOK, d) },
+	"POST /v1/tenants/{slug}/keys": func(c *call, d management.Effect) error { return c.issuedBefore(http.StatusCreated, d) },
+	"POST /v1/keys/{id}/rotate":    func(c *call, d management.Effect) error { return c.issuedBefore(http.StatusOK, d) },
 	"POST /v1/keys/{id}/revoke":    (*call).receiptAgain,
 	"POST /v1/keys/{id}/disable":   (*call).receiptAgain,
 	"POST /v1/keys/{id}/enable":    (*call).receiptAgain,
-	"POST /v1/tokens": func(c *call, d management.Done) error {
+	"POST /v1/tokens": func(c *call, d management.Effect) error {
 		t, err := c.h.manager.Token(c.ctx, c.actor, c.keyspace, d.Target)
 		if err != nil {
 			return err
@@ -66,7 +66,7 @@ var rebuilds = map[string]func(*call, management.Done) error{
 
 var errNoAnswer = errors.New("the answer can't be made again")
 
-func (c *call) issuedBefore(status int, d management.Done) error {
+func (c *call) issuedBefore(status int, d management.Effect) error {
 	k, err := c.h.manager.Key(c.ctx, c.actor, c.keyspace, d.Target)
 	if err != nil {
 		return err
@@ -74,7 +74,7 @@ func (c *call) issuedBefore(status int, d management.Done) error {
 	return c.record(status, k.Version, issued{IssuedKey: management.IssuedKey{KeyRecord: k}})
 }
 
-func (c *call) receiptAgain(d management.Done) error {
+func (c *call) receiptAgain(d management.Effect) error {
 	r, err := c.h.manager.KeyReceipt(c.ctx, c.actor, c.keyspace, d.Target)
 	if err != nil {
 		return err
@@ -100,7 +100,7 @@ func (b bound) serve(c *call) error {
 	if c.actor.Token != "" {
 		owner = "token " + c.actor.Token
 	}
-	once, earlier, err := c.h.manager.Begin(c.ctx, owner, keys[0], request)
+	once, earlier, err := c.h.manager.BeginIdempotent(c.ctx, owner, keys[0], request)
 	if err != nil {
 		return err
 	}
@@ -143,7 +143,7 @@ func (c *call) digest() ([]byte, error) {
 
 // serveOnce carries the request out under its claim. The answer goes out when it is
 // stored, so that whoever has it can have it again.
-func (b bound) serveOnce(c *call, once *management.Once) error {
+func (b bound) serveOnce(c *call, once *management.IdempotencyClaim) error {
 	w, held := c.w, &heldAnswer{header: c.w.Header()}
 	finished := false
 	defer func() {
@@ -177,21 +177,21 @@ func (h *Handler) ended(ctx context.Context, err error) {
 }
 
 // replay answers a request that was carried out before.
-func (b bound) replay(c *call, e *management.Earlier) error {
+func (b bound) replay(c *call, e *management.StoredResponse) error {
 	body, status := []byte(e.Body), e.Status
 	if e.Status == 0 {
 		w, held := c.w, &heldAnswer{header: http.Header{}}
 		rebuild, err := rebuilds[b.route.pattern], errNoAnswer
 		if rebuild != nil {
 			c.w = held
-			err = rebuild(c, e.Done)
+			err = rebuild(c, e.Effect)
 			c.w = w
 		}
 		var refused *management.Error
 		if errors.As(err, &refused) || errors.Is(err, errNoAnswer) {
 			return &management.Error{
 				Status: http.StatusConflict, Code: management.CodeRequestDone,
-				Detail: "The request was carried out before (" + e.Done.Action + " " + e.Done.Target + "), but its answer was not kept.",
+				Detail: "The request was carried out before (" + e.Effect.Action + " " + e.Effect.Target + "), but its answer was not kept.",
 			}
 		}
 		if err != nil {

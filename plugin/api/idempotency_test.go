@@ -81,12 +81,12 @@ func (w *world) crashed(owner, key string, claimed time.Time) {
 	w.t.Helper()
 	id := sha256.Sum256([]byte(owner + "\x00" + key))
 	err := w.store.Update(w.t.Context(), func(tx management.Tx) error {
-		row, err := tx.LockOnce(id[:])
+		row, err := tx.LockIdempotency(id[:])
 		if err != nil {
 			return err
 		}
 		row.Claim, row.ClaimedAt, row.Status, row.Body, row.ETag = "another process", claimed, 0, "", ""
-		return tx.UpdateOnce(row)
+		return tx.UpdateIdempotency(row)
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -98,12 +98,12 @@ func (w *world) uncommitted(owner, key string) {
 	w.t.Helper()
 	id := sha256.Sum256([]byte(owner + "\x00" + key))
 	if err := w.store.Update(w.t.Context(), func(tx management.Tx) error {
-		row, err := tx.LockOnce(id[:])
+		row, err := tx.LockIdempotency(id[:])
 		if err != nil {
 			return err
 		}
-		row.Done = management.Done{}
-		return tx.UpdateOnce(row)
+		row.Effect = management.Effect{}
+		return tx.UpdateIdempotency(row)
 	}); err != nil {
 		w.t.Fatal(err)
 	}

@@ -13,16 +13,16 @@ import (
 )
 
 func (c *call) verify() error {
-	return c.judged(func(j management.Judge) judgement { return j.Verify })
+	return c.judged(func(j management.RequestChecker) judgement { return j.Verify })
 }
 
 func (c *call) explain() error {
-	return c.judged(func(j management.Judge) judgement { return j.Explain })
+	return c.judged(func(j management.RequestChecker) judgement { return j.Explain })
 }
 
 type judgement func(ctx context.Context, keyspace string, r management.VerifyRequest) (management.VerifyResult, error)
 
-func (c *call) judged(by func(management.Judge) judgement) error {
+func (c *call) judged(by func(management.RequestChecker) judgement) error {
 	if c.h.opts.Judge == nil {
 		return unavailable("Keys can't be judged here yet; try again.")
 	}
@@ -94,7 +94,7 @@ func (c *call) listPlans() error {
 }
 
 func (c *call) getStatus() error {
-	if err := c.actor.Operator("see how the gateway is"); err != nil {
+	if err := c.actor.RequireOperator("see how the gateway is"); err != nil {
 		return err
 	}
 	if c.h.opts.Status == nil {

@@ -71,7 +71,7 @@ func (c *call) postLeak() error {
 		case err != nil:
 			known = true // for all that can be told
 			sum := sha256.Sum256([]byte(l.Key))
-			c.h.manager.ReportLater(keyspace+"/"+string(sum[:]), func(ctx context.Context) (bool, error) {
+			c.h.manager.ReportUnchecked(keyspace+"/"+string(sum[:]), func(ctx context.Context) (bool, error) {
 				_, wrote, err := c.leakedIn(ctx, keyspace, l)
 				return wrote, err
 			})
@@ -163,7 +163,7 @@ func (c *call) leakedIn(ctx context.Context, keyspace string, l management.Leak)
 	if err != nil || id == "" {
 		return false, false, err
 	}
-	wrote, err = c.h.manager.KeyLeaked(ctx, c.actor, keyspace, id, l)
+	wrote, err = c.h.manager.RecordLeak(ctx, c.actor, keyspace, id, l)
 	var refusal *management.Error
 	if errors.As(err, &refusal) && refusal.Status == http.StatusNotFound {
 		return false, wrote, nil // it was deleted just now

@@ -7,10 +7,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-type standings = management.Page[management.StandingRecord]
+type standings = management.Page[management.LimitStatusRecord]
 
 func (c *call) getKeyLimits() error {
-	list, err := c.h.manager.KeyStandings(c.ctx, c.actor, c.keyspace, c.r.PathValue("id"))
+	list, err := c.h.manager.KeyLimitStatus(c.ctx, c.actor, c.keyspace, c.r.PathValue("id"))
 	if err != nil {
 		return err
 	}
@@ -18,7 +18,7 @@ func (c *call) getKeyLimits() error {
 }
 
 func (c *call) getTenantLimits() error {
-	list, err := c.h.manager.TenantStandings(c.ctx, c.actor, c.keyspace, c.r.PathValue("slug"))
+	list, err := c.h.manager.TenantLimitStatus(c.ctx, c.actor, c.keyspace, c.r.PathValue("slug"))
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ func unavailable(detail string) *management.Error {
 
 // fail answers with err: refusals as they are, anything else as 503.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
-	var held *management.Held
+	var held *management.Accepted
 	if errors.As(err, &held) {
 		write(w, http.StatusAccepted, "application/json", held.Receipt)
 		return

@@ -13,11 +13,11 @@ type issuedWebhook struct {
 }
 
 func init() {
-	rebuilds["POST /v1/webhooks"] = func(c *call, d management.Done) error { return c.webhookBefore(http.StatusCreated, d) }
-	rebuilds["POST /v1/webhooks/{id}/rotate-secret"] = func(c *call, d management.Done) error { return c.webhookBefore(http.StatusOK, d) }
+	rebuilds["POST /v1/webhooks"] = func(c *call, d management.Effect) error { return c.webhookBefore(http.StatusCreated, d) }
+	rebuilds["POST /v1/webhooks/{id}/rotate-secret"] = func(c *call, d management.Effect) error { return c.webhookBefore(http.StatusOK, d) }
 }
 
-func (c *call) webhookBefore(status int, d management.Done) error {
+func (c *call) webhookBefore(status int, d management.Effect) error {
 	w, err := c.h.manager.Webhook(c.ctx, c.actor, c.keyspace, d.Target)
 	if err != nil {
 		return err

@@ -68,6 +68,6 @@ var (
 			"data": anObject("What it says, at most 64 KiB. Default and null: {}.").orNull(),
 		},
 		Required: []string{"type"},
-		Answers:  map[int]any{http.StatusAccepted: management.EventRecord{}},
+		Answers:  map[int]any{http.StatusAccepted: management.PostedEvent{}},
 	})
 )

@@ -20,7 +20,7 @@ type Options struct {
 	// Keyspace whose keys are managed. "": the only one, or "default".
 	Keyspace string
 	// Judge answers "why was this refused?". nil: there is no such page.
-	Judge management.Judge
+	Judge management.RequestChecker
 	// Usage says what keys and tenants used. nil: no usage is shown.
 	Usage *usage.Service
 	// Status says how the gateway is. nil: it is not shown.

@@ -120,7 +120,7 @@ func TestWebhookAndTokenFlow(t *testing.T) {
 	b.send("/webhooks/new", "once", "a", "url", "https://hooks.example.com/", "events", "key.*\njob.finished", "tenant", "acme").want(http.StatusOK).has("whsec_")
 	hooks := must[management.Page[management.WebhookRecord]](t)(w.manager.Webhooks(ctx, root, "default", management.WebhookFilter{}))
 	at := "/webhooks/" + hooks.Data[0].ID
-	must[management.EventRecord](t)(w.manager.PostEvent(ctx, root, "default", "acme", "job.finished", nil))
+	must[management.PostedEvent](t)(w.manager.PostEvent(ctx, root, "default", "acme", "job.finished", nil))
 	b.get(at).has("job.finished", "Pending", "Replay")
 	b.get(at + "?status=dead").has("Nothing was delivered yet")
 	b.get(at + "?status=lost").want(http.StatusUnprocessableEntity)

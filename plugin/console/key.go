@@ -15,7 +15,7 @@ import (
 type keyPage struct {
 	Key    management.KeyRecord
 	Tenant *management.TenantRecord
-	Limits []management.StandingRecord
+	Limits []management.LimitStatusRecord
 	// LimitsWrong says why there are none.
 	LimitsWrong string
 	Usage       *usageView
@@ -84,8 +84,8 @@ func (c *call) showKey() error {
 }
 
 // standings returns where a key's limits stand, or why that can't be told.
-func (c *call) standings(id string) ([]management.StandingRecord, string, error) {
-	list, err := c.h.manager.KeyStandings(c.ctx, c.actor, c.h.opts.Keyspace, id)
+func (c *call) standings(id string) ([]management.LimitStatusRecord, string, error) {
+	list, err := c.h.manager.KeyLimitStatus(c.ctx, c.actor, c.h.opts.Keyspace, id)
 	var e *management.Error
 	if errors.As(err, &e) && e.Status != http.StatusNotFound {
 		return nil, e.Detail, nil
@@ -96,7 +96,7 @@ func (c *call) standings(id string) ([]management.StandingRecord, string, error)
 // limitsView is the part of a page that shows limits.
 type limitsView struct {
 	ID     string
-	Limits []management.StandingRecord
+	Limits []management.LimitStatusRecord
 	Wrong  string
 }
 

@@ -203,12 +203,12 @@ func (c *call) shownOnce(what string, carryOut func(*call) error) error {
 		return errStaleForm
 	}
 	request := sha256.Sum256([]byte(what))
-	once, earlier, err := c.h.manager.Begin(c.ctx, "console "+c.grant.ID, number, request[:])
+	once, earlier, err := c.h.manager.BeginIdempotent(c.ctx, "console "+c.grant.ID, number, request[:])
 	if err != nil {
 		return err
 	}
 	if earlier != nil {
-		return c.render(http.StatusConflict, "key-shown-before", "Shown before", shownBefore{earlier.Done.Target})
+		return c.render(http.StatusConflict, "key-shown-before", "Shown before", shownBefore{earlier.Effect.Target})
 	}
 	// Nothing of the answer is kept; that there was one is known from what was changed.
 	defer func() { _ = once.Abandon(c.ctx) }()

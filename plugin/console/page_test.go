@@ -43,7 +43,7 @@ func busy(t testing.TB) *world {
 	must[management.Receipt](t)(w.manager.RevokeKey(ctx, root, "default", w.key("acme", "gone").ID))
 	must[management.Receipt](t)(w.manager.DisableKey(ctx, root, "default", w.key("acme", "off").ID))
 	must[management.IssuedWebhook](t)(w.manager.CreateWebhook(ctx, root, "default", management.WebhookFields{URL: management.Some("https://hooks.example.com/"), Tenant: management.Some("acme")}))
-	must[management.EventRecord](t)(w.manager.PostEvent(ctx, root, "default", "acme", "job.finished", nil))
+	must[management.PostedEvent](t)(w.manager.PostEvent(ctx, root, "default", "acme", "job.finished", nil))
 	for i := range 5 {
 		w.use(k, gateway.Allowed, 200+i)
 		w.use(k, gateway.RateLimited, 429)

@@ -123,7 +123,7 @@ type tenantPage struct {
 	Plan   *management.PlanRecord
 	Keys   []management.KeyRecord
 	More   bool
-	Limits []management.StandingRecord
+	Limits []management.LimitStatusRecord
 	Usage  *usageView
 	Audit  []management.AuditRecord
 	// HasMetadata says that there is any.

@@ -132,7 +132,7 @@ type usagePage struct {
 	Tenant management.TenantRecord
 	Plan   *management.PlanRecord
 	Usage  *usageView
-	Limits []management.StandingRecord
+	Limits []management.LimitStatusRecord
 }
 
 func (c *call) showUsage() error {
@@ -179,8 +179,8 @@ func (c *call) plan(name string) (*management.PlanRecord, error) {
 }
 
 // tenantStandings returns where a tenant's limits stand; none where that can't be told.
-func (c *call) tenantStandings(slug string) ([]management.StandingRecord, error) {
-	list, err := c.h.manager.TenantStandings(c.ctx, c.actor, c.h.opts.Keyspace, slug)
+func (c *call) tenantStandings(slug string) ([]management.LimitStatusRecord, error) {
+	list, err := c.h.manager.TenantLimitStatus(c.ctx, c.actor, c.h.opts.Keyspace, slug)
 	var e *management.Error
 	if errors.As(err, &e) && e.Status != http.StatusNotFound {
 		return nil, nil

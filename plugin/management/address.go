@@ -7,9 +7,9 @@ import (
 	"slices"
 )
 
-// notPublic are the blocks of addresses that are not reached over the Internet, or that
+// specialBlocks are the blocks of addresses that are not reached over the Internet, or that
 // stand for others that may not be, as IANA's special-purpose registries (RFC 6890) have them.
-var notPublic = prefixes(
+var specialBlocks = prefixes(
 	"0.0.0.0/8",        // this network; 0.0.0.0 reaches this machine
 	"10.0.0.0/8",       // private
 	"100.64.0.0/10",    // shared by carriers' customers
@@ -32,8 +32,8 @@ var notPublic = prefixes(
 	"168.63.129.16/32", // Azure's metadata
 )
 
-// guarded are opened only by a block that lies inside them: a wider one does not mean them.
-var guarded = prefixes(
+// guardedBlocks are opened only by a block that lies inside them: a wider one does not mean them.
+var guardedBlocks = prefixes(
 	"127.0.0.0/8", "::1/128", // loopback
 	"169.254.0.0/16", "fe80::/10", // link-local
 	// The metadata of clouds, from which a machine's credentials can be read.
@@ -62,7 +62,7 @@ func PublicAddr(a netip.Addr) bool {
 	if !a.IsValid() || a.Is4In6() || a.Zone() != "" || a.Is6() && !globalV6.Contains(a) {
 		return false
 	}
-	return !slices.ContainsFunc(notPublic, func(p netip.Prefix) bool { return p.Contains(a) })
+	return !slices.ContainsFunc(specialBlocks, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // PublicBlock reports whether all addresses of a block are public.
@@ -70,7 +70,7 @@ func PublicBlock(p netip.Prefix) bool {
 	if p.Addr().Is6() && (p.Bits() < globalV6.Bits() || !globalV6.Contains(p.Addr())) {
 		return false
 	}
-	return !slices.ContainsFunc(notPublic, p.Overlaps)
+	return !slices.ContainsFunc(specialBlocks, p.Overlaps)
 }
 
 // Reach is the set of addresses to which webhooks are delivered: the public ones, and those of Private.
@@ -98,7 +98,7 @@ func (e *PrivateError) Error() string {
 
 // Check returns why webhooks are not delivered to an address: ErrOwnListener, a *PrivateError, or nil.
 func (r Reach) Check(to netip.AddrPort) error {
-	all := meanings(to.Addr())
+	all := effectiveAddrs(to.Addr())
 	for _, a := range all {
 		if r.Listens != nil && r.Listens(netip.AddrPortFrom(a, to.Port())) {
 			return ErrOwnListener
@@ -114,8 +114,8 @@ func (r Reach) Check(to netip.AddrPort) error {
 
 // check is Check for one address, without a zone.
 func (r Reach) check(a netip.Addr) error {
-	within := guarded[:0:0]
-	for _, g := range guarded {
+	within := guardedBlocks[:0:0]
+	for _, g := range guardedBlocks {
 		if g.Contains(a) {
 			within = append(within, g)
 		}
@@ -144,7 +144,7 @@ func widest(a netip.Addr, within []netip.Prefix) netip.Prefix {
 		}
 		return block
 	}
-	for _, p := range slices.Concat(PrivateRanges(), notPublic) {
+	for _, p := range slices.Concat(PrivateRanges(), specialBlocks) {
 		if p.Contains(a) {
 			return p
 		}
@@ -152,9 +152,9 @@ func widest(a netip.Addr, within []netip.Prefix) netip.Prefix {
 	return block
 }
 
-// meanings returns an address without its zone, and the IPv4 address that it stands for where it wraps one. An
+// effectiveAddrs returns an address without its zone, and the IPv4 address that it stands for where it wraps one. An
 // unspecified address reaches loopback.
-func meanings(a netip.Addr) []netip.Addr {
+func effectiveAddrs(a netip.Addr) []netip.Addr {
 	a = a.Unmap().WithZone("")
 	switch {
 	case !a.IsUnspecified():
@@ -164,16 +164,16 @@ func meanings(a netip.Addr) []netip.Addr {
 		a = netip.IPv6Loopback()
 	}
 	b := a.As16()
-	for _, w := range wrapping {
+	for _, w := range wrappingBlocks {
 		if w.block.Contains(a) {
-			return append(meanings(netip.AddrFrom4([4]byte(b[w.at:w.at+4]))), a)
+			return append(effectiveAddrs(netip.AddrFrom4([4]byte(b[w.at:w.at+4]))), a)
 		}
 	}
 	return []netip.Addr{a}
 }
 
-// wrapping are the blocks of IPv6 whose addresses hold an IPv4 address, and at which byte.
-var wrapping = []struct {
+// wrappingBlocks are the blocks of IPv6 whose addresses hold an IPv4 address, and at which byte.
+var wrappingBlocks = []struct {
 	block netip.Prefix
 	at    int
 }{

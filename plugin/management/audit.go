@@ -92,7 +92,7 @@ func (s fieldSet) split() (chained json.RawMessage, beside map[string]any, err e
 // other appends one.
 func (c *call) appendEvent() error {
 	e := c.event
-	seq, prev, err := c.AuditHead()
+	seq, prev, err := c.LockNewestAudit()
 	if err != nil {
 		return err
 	}
@@ -112,43 +112,43 @@ func (c *call) appendEvent() error {
 	if row.Personal, err = json.Marshal(p); err != nil {
 		return err
 	}
-	row.PersonalHash = row.hashPersonal()
-	row.Hash = row.hash()
+	row.PersonalHash = row.computePersonalHash()
+	row.Hash = row.computeHash()
 	if err := c.InsertAudit(row); err != nil {
 		return err
 	}
 	return c.publishAudit(row)
 }
 
-func (r *AuditRow) hashPersonal() []byte {
+func (r *AuditRow) computePersonalHash() []byte {
 	h := sha256.New()
 	h.Write(r.Salt)
 	h.Write(r.Personal)
 	return h.Sum(nil)
 }
 
-// hash computes what Hash must be.
-func (r *AuditRow) hash() []byte {
+// computeHash computes what Hash must be.
+func (r *AuditRow) computeHash() []byte {
 	h := sha256.New()
 	h.Write(r.Prev)
-	part(h, auditForm)
-	part(h, itoa(r.Seq))
-	part(h, r.ID)
-	part(h, r.Keyspace)
-	part(h, r.At.UTC().Format(microTime))
-	part(h, r.Action)
-	part(h, r.Target)
-	part(h, r.Tenant)
-	part(h, r.KeyID)
-	part(h, r.Via)
-	part(h, r.Before)
-	part(h, r.After)
-	part(h, r.PersonalHash)
+	writePart(h, auditForm)
+	writePart(h, itoa(r.Seq))
+	writePart(h, r.ID)
+	writePart(h, r.Keyspace)
+	writePart(h, r.At.UTC().Format(microTime))
+	writePart(h, r.Action)
+	writePart(h, r.Target)
+	writePart(h, r.Tenant)
+	writePart(h, r.KeyID)
+	writePart(h, r.Via)
+	writePart(h, r.Before)
+	writePart(h, r.After)
+	writePart(h, r.PersonalHash)
 	return h.Sum(nil)
 }
 
-// part writes p with its length before it. Writing to w must not fail.
-func part[T ~string | ~[]byte](w io.Writer, p T) {
+// writePart writes p with its length before it. Writing to w must not fail.
+func writePart[T ~string | ~[]byte](w io.Writer, p T) {
 	var n [8]byte
 	binary.BigEndian.PutUint64(n[:], uint64(len(p)))
 	_, _ = w.Write(n[:])
@@ -189,11 +189,11 @@ func auditRecord(r *AuditRow) AuditRecord {
 		_ = json.Unmarshal(r.Personal, &p)
 	}
 	a.Actor, a.IP, a.Token = p.Actor, optional(p.IP), optional(p.Token)
-	a.Before, a.After = joined(r.Before, p.Before), joined(r.After, p.After)
+	a.Before, a.After = mergeFields(r.Before, p.Before), mergeFields(r.After, p.After)
 	return a
 }
 
-func joined(chained json.RawMessage, beside map[string]any) map[string]any {
+func mergeFields(chained json.RawMessage, beside map[string]any) map[string]any {
 	if len(chained) == 0 {
 		return nil
 	}

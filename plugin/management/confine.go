@@ -13,13 +13,13 @@ import (
 // Whoever sees one tenant only stands on that tenant's side: what the operator granted
 // is not theirs to raise.
 
-// Operator refuses, with 403, what only those may do who see all of a keyspace; what says
+// RequireOperator refuses, with 403, what only those may do who see all of a keyspace; what says
 // what that is, as in "change plans".
-func (a Actor) Operator(what string) error {
+func (a Actor) RequireOperator(what string) error {
 	if a.Tenant == "" {
 		return nil
 	}
-	return refuse(http.StatusForbidden, CodeInsufficientScope, "A token of one tenant can't %s.", what)
+	return reject(http.StatusForbidden, CodeInsufficientScope, "A token of one tenant can't %s.", what)
 }
 
 // confineTenant refuses changes to the actor's own tenant beyond its name and metadata.
@@ -75,7 +75,7 @@ func confined(fields []string, detail, each string) error {
 		return nil
 	}
 	slices.Sort(fields)
-	e := refuse(http.StatusForbidden, CodeInsufficientScope, "%s", detail)
+	e := reject(http.StatusForbidden, CodeInsufficientScope, "%s", detail)
 	for _, name := range fields {
 		e.Fields = append(e.Fields, FieldError{Pointer: "/" + name, Detail: each})
 	}

@@ -9,9 +9,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// settled runs f while no credits of the tenant are leased by this node, so that the
+// withSettledCredits runs f while no credits of the tenant are leased by this node, so that the
 // balance f meets is what is left.
-func (m *Manager) settled(ctx context.Context, a Actor, keyspace, slug string, f func() error) error {
+func (m *Manager) withSettledCredits(ctx context.Context, a Actor, keyspace, slug string, f func() error) error {
 	// The engine must be asked with the slug as stored, and for tenants that exist only.
 	t, err := m.Tenant(ctx, a, keyspace, slug)
 	if err != nil {
@@ -24,8 +24,8 @@ func (m *Manager) settled(ctx context.Context, a Actor, keyspace, slug string, f
 	return m.engine.WithCredits(ctx, ks.Name, t.Slug, f)
 }
 
-// move changes a tenant's balance and leaves the new one in t.
-func (c *call) move(t *gateway.Tenant, kind string, amount int64, reference string) error {
+// moveBalance changes a tenant's balance and leaves the new one in t.
+func (c *call) moveBalance(t *gateway.Tenant, kind string, amount int64, reference string) error {
 	if t.Credits+amount > MaxCredits {
 		var f faults
 		f.invalid("add", "the balance would be above %d", int64(MaxCredits))
@@ -37,7 +37,7 @@ func (c *call) move(t *gateway.Tenant, kind string, amount int64, reference stri
 	}
 	if err := c.Tx.AddCredits(e); err != nil {
 		if errors.Is(err, ErrInsufficient) {
-			return refuse(http.StatusPaymentRequired, CodeCreditsExhausted,
+			return reject(http.StatusPaymentRequired, CodeCreditsExhausted,
 				"The balance does not cover this: %d needed. Nothing was spent.", -amount)
 		}
 		return err
@@ -75,17 +75,17 @@ func (m *Manager) moveCredits(ctx context.Context, a Actor, keyspace, slug, kind
 	if kind == "spend" {
 		action, signed = "tenant.credits_spent", -amount
 	}
-	err = m.settled(ctx, a, keyspace, slug, func() error {
+	err = m.withSettledCredits(ctx, a, keyspace, slug, func() error {
 		return m.write(ctx, a, keyspace, func(c *call) error {
 			t, err := c.tenant(slug, true)
 			if err != nil {
 				return err
 			}
-			if err := c.actor.Operator("change credits"); err != nil {
+			if err := c.actor.RequireOperator("change credits"); err != nil {
 				return err
 			}
 			before := fieldSet{"credits": t.Credits}
-			if err := c.move(t, kind, signed, reference); err != nil {
+			if err := c.moveBalance(t, kind, signed, reference); err != nil {
 				return err
 			}
 			balance = t.Credits
@@ -94,7 +94,7 @@ func (m *Manager) moveCredits(ctx context.Context, a Actor, keyspace, slug, kind
 				after["reference"] = reference
 			}
 			// Nodes that were told there is no more must ask again.
-			c.judgeAnew(gateway.ChangeTenant, t.Slug)
+			c.addChange(gateway.ChangeTenant, t.Slug)
 			c.event = &event{action: action, target: t.Slug, tenant: t.Slug, before: before, after: after}
 			return nil
 		})
@@ -113,7 +113,7 @@ func (m *Manager) Credits(ctx context.Context, a Actor, keyspace, slug string, q
 		return r, err
 	}
 	var rows []LedgerEntry
-	err = m.settled(ctx, a, keyspace, slug, func() error {
+	err = m.withSettledCredits(ctx, a, keyspace, slug, func() error {
 		return m.read(ctx, a, keyspace, func(c *call) error {
 			t, err := c.tenant(slug, false)
 			if err != nil {

@@ -97,7 +97,7 @@ func (m *Manager) ReplayDelivery(ctx context.Context, a Actor, keyspace, webhook
 			return orNotFound(err, "delivery")
 		}
 		if !w.Active {
-			return refuse(http.StatusConflict, CodeWebhookInactive, "The webhook is not active. Make it active first.")
+			return reject(http.StatusConflict, CodeWebhookInactive, "The webhook is not active. Make it active first.")
 		}
 		if err := c.Tx.ReplayDelivery(id, c.now); err != nil {
 			return err
@@ -106,7 +106,7 @@ func (m *Manager) ReplayDelivery(ctx context.Context, a Actor, keyspace, webhook
 		if err != nil {
 			return err
 		}
-		c.published.queued = true
+		c.publications.deliveries = true
 		c.event = &event{action: "webhook.delivery_replayed", target: d.ID, tenant: w.Tenant,
 			after: fieldSet{"webhook": w.ID, "event_id": d.Event.ID, "event_type": d.Event.Type}}
 		r = deliveryRecord(d)

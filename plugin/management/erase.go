@@ -11,7 +11,7 @@ import (
 // was counted and done stays, and the audit chain still verifies; that it was erased, and by whom, is its last
 // event. A tenant that is deleted already can be erased afterwards.
 func (m *Manager) EraseTenant(ctx context.Context, a Actor, keyspace, slug string, withKeys bool, match Match) error {
-	err := m.settled(ctx, a, keyspace, slug, func() error {
+	err := m.withSettledCredits(ctx, a, keyspace, slug, func() error {
 		return m.write(ctx, a, keyspace, func(c *call) error { return c.deleteTenant(slug, withKeys, true, match) })
 	})
 	if !isNotFound(err) {
@@ -28,7 +28,7 @@ func (m *Manager) EraseTenant(ctx context.Context, a Actor, keyspace, slug strin
 		if t.DeletedAt.IsZero() {
 			return errPrecondition // it was made between the two
 		}
-		if !match.holds(t.Version) {
+		if !match.Matches(t.Version) {
 			return errPrecondition
 		}
 		c.event = &event{action: "tenant.erased", target: t.Slug, tenant: t.Slug}

@@ -69,12 +69,12 @@ func (e *Error) Error() string {
 	return strings.Join(parts, "; ")
 }
 
-func refuse(status int, code, format string, args ...any) *Error {
+func reject(status int, code, format string, args ...any) *Error {
 	return &Error{Status: status, Code: code, Detail: fmt.Sprintf(format, args...)}
 }
 
 func notFound(what string) *Error {
-	return refuse(http.StatusNotFound, CodeNotFound, "There is no such %s.", what)
+	return reject(http.StatusNotFound, CodeNotFound, "There is no such %s.", what)
 }
 
 // orNotFound turns the store's ErrNotFound into the refusal, and leaves other errors.

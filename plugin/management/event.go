@@ -33,12 +33,12 @@ var eventTypes = []string{
 	EventKeyExpiring, EventKeyExpired, EventKeyUnused,
 	"tenant.created", "tenant.updated", "tenant.suspended", "tenant.activated", "tenant.deleted",
 	"tenant.credits_added", "tenant.credits_spent",
-	EventQuotaThreshold, EventCreditsThreshold, EventLimitReached, EventAuditHead,
+	EventQuotaThreshold, EventCreditsThreshold, EventLimitReached, EventAuditCheckpoint,
 }
 
-// ourFamilies are what types of ours begin with, now or later: a product's own event
+// reservedFamilies are what types of ours begin with, now or later: a product's own event
 // can't be mistaken for one.
-var ourFamilies = []string{"key", "tenant", "quota", "credits", "limit", "webhook", "token", "audit", "session", "portal", "keygate"}
+var reservedFamilies = []string{"key", "tenant", "quota", "credits", "limit", "webhook", "token", "audit", "session", "portal", "keygate"}
 
 const (
 	eventIDPrefix = auditIDPrefix
@@ -63,22 +63,22 @@ type Event struct {
 type EventListener interface {
 	// Wants says whether anybody would hear events of a type.
 	Wants(eventType string) bool
-	Hear(Event)
+	Receive(Event)
 }
 
-// published is what a transaction published.
-type published struct {
-	heard []Event
-	// queued says that deliveries were written.
-	queued bool
+// publications is what a transaction published.
+type publications struct {
+	events []Event
+	// deliveries says that deliveries were written.
+	deliveries bool
 }
 
-// tell tells of what was committed.
-func (m *Manager) tell(p published) {
-	for _, e := range p.heard {
-		m.listener.Hear(e)
+// notify tells of what was committed.
+func (m *Manager) notify(p publications) {
+	for _, e := range p.events {
+		m.listener.Receive(e)
 	}
-	if p.queued {
+	if p.deliveries {
 		select {
 		case m.outbox <- struct{}{}:
 		default:
@@ -89,31 +89,31 @@ func (m *Manager) tell(p published) {
 // Outbox receives when this process has written deliveries that are due.
 func (m *Manager) Outbox() <-chan struct{} { return m.outbox }
 
-// audience is who hears an event.
-type audience struct {
-	hooks     []*WebhookRow
-	listening bool
+// recipients is who hears an event.
+type recipients struct {
+	webhooks []*WebhookRow
+	listener bool
 }
 
-func (a audience) empty() bool { return len(a.hooks) == 0 && !a.listening }
+func (a recipients) empty() bool { return len(a.webhooks) == 0 && !a.listener }
 
-// audience finds who hears an event of a type, of a tenant or, with "", of none.
-func (c *call) audience(tenant, eventType string) (a audience, err error) {
-	a.listening = c.m.listener != nil && c.m.listener.Wants(eventType)
+// recipients finds who hears an event of a type, of a tenant or, with "", of none.
+func (c *call) recipients(tenant, eventType string) (a recipients, err error) {
+	a.listener = c.m.listener != nil && c.m.listener.Wants(eventType)
 	hooks, err := c.Webhooks(WebhookQuery{Keyspace: c.ks.Name, Tenant: tenant, OrAll: true, Active: true})
 	for _, h := range hooks {
-		if hears(h.Events, eventType) {
-			a.hooks = append(a.hooks, h)
+		if matchesType(h.Events, eventType) {
+			a.webhooks = append(a.webhooks, h)
 		}
 	}
 	return a, err
 }
 
-// hears says whether a webhook's types include one. "*" is all that happens to tenants and keys: heads
+// matchesType says whether a webhook's types include one. "*" is all that happens to tenants and keys: heads
 // of the audit chain are no news to whoever wants that, and must be asked for by name.
-func hears(types []string, eventType string) bool {
+func matchesType(types []string, eventType string) bool {
 	return slices.ContainsFunc(types, func(t string) bool {
-		if t == "*" && eventType == EventAuditHead {
+		if t == "*" && eventType == EventAuditCheckpoint {
 			return false
 		}
 		family, all := strings.CutSuffix(t, "*")
@@ -122,23 +122,23 @@ func hears(types []string, eventType string) bool {
 }
 
 // publish writes an event for its audience, in the transaction that makes it happen.
-func (c *call) publish(a audience, e Event) error {
-	if a.listening {
-		c.published.heard = append(c.published.heard, e)
+func (c *call) publish(a recipients, e Event) error {
+	if a.listener {
+		c.publications.events = append(c.publications.events, e)
 	}
-	if len(a.hooks) == 0 {
+	if len(a.webhooks) == 0 {
 		return nil
 	}
 	row := &EventRow{Event: e}
 	if err := c.InsertEvent(row); err != nil {
 		return err
 	}
-	for _, h := range a.hooks {
+	for _, h := range a.webhooks {
 		if err := c.InsertDelivery(c.m.ids.next(deliveryIDPrefix, c.now), row.Seq, h.ID, c.now); err != nil {
 			return err
 		}
 	}
-	c.published.queued = true
+	c.publications.deliveries = true
 	return nil
 }
 
@@ -148,14 +148,14 @@ func (c *call) publishAudit(row *AuditRow) error {
 	if !slices.Contains(eventTypes, row.Action) {
 		return nil
 	}
-	a, err := c.audience(row.Tenant, row.Action)
+	a, err := c.recipients(row.Tenant, row.Action)
 	if err != nil || a.empty() {
 		return err
 	}
 	r := auditRecord(row)
 	if row.Action == "tenant.deleted" {
 		// The person may be forgotten with it, and this is still to be delivered then.
-		r.Before = joined(row.Before, nil)
+		r.Before = mergeFields(row.Before, nil)
 	}
 	data, err := json.Marshal(map[string]any{
 		"keyspace": c.ks.Name, "tenant": r.Tenant, "key_id": r.Key, "actor": r.Actor, "via": r.Via,
@@ -167,8 +167,8 @@ func (c *call) publishAudit(row *AuditRow) error {
 	return c.publish(a, Event{ID: row.ID, Keyspace: c.ks.Name, Tenant: row.Tenant, Type: row.Action, At: row.At, Data: data})
 }
 
-// EventRecord is an event that was taken.
-type EventRecord struct {
+// PostedEvent is an event that was taken.
+type PostedEvent struct {
 	ID   string    `json:"id"`
 	Type string    `json:"type"`
 	At   time.Time `json:"at"`
@@ -176,14 +176,14 @@ type EventRecord struct {
 	Deliveries int `json:"deliveries"`
 }
 
-var ownType = regexp.MustCompile(`^[a-z0-9_]+(\.[a-z0-9_]+)+$`)
+var customType = regexp.MustCompile(`^[a-z0-9_]+(\.[a-z0-9_]+)+$`)
 
-// checkOwnType says what is wrong with the type of a product's own event; "" for nothing.
-func checkOwnType(t string) string {
-	if len(t) > 64 || !ownType.MatchString(t) {
+// checkCustomType says what is wrong with the type of a product's own event; "" for nothing.
+func checkCustomType(t string) string {
+	if len(t) > 64 || !customType.MatchString(t) {
 		return "must be at most 64 of the characters a-z 0-9 _ . with a dot between two words, such as job.finished"
 	}
-	if family, _, _ := strings.Cut(t, "."); slices.Contains(ourFamilies, family) {
+	if family, _, _ := strings.Cut(t, "."); slices.Contains(reservedFamilies, family) {
 		return "must not begin with " + family + ".: such events are Keygate's own"
 	}
 	return ""
@@ -191,16 +191,16 @@ func checkOwnType(t string) string {
 
 // PostEvent publishes a product's own event of a tenant. data is a JSON object of at most
 // MaxEventData bytes; none is {}. There is no audit event: nothing of ours changed.
-func (m *Manager) PostEvent(ctx context.Context, a Actor, keyspace, slug, eventType string, data json.RawMessage) (r EventRecord, err error) {
+func (m *Manager) PostEvent(ctx context.Context, a Actor, keyspace, slug, eventType string, data json.RawMessage) (r PostedEvent, err error) {
 	var f faults
-	if wrong := checkOwnType(eventType); wrong != "" {
+	if wrong := checkCustomType(eventType); wrong != "" {
 		f.invalid("type", "%s", wrong)
 	}
 	data = compactObject(&f, "data", data, MaxEventData)
 	if err := f.err(); err != nil {
 		return r, err
 	}
-	err = m.announce(ctx, a, keyspace, func(c *call) error {
+	err = m.publishOnly(ctx, a, keyspace, func(c *call) error {
 		t, err := c.tenant(slug, false)
 		if err != nil {
 			return err
@@ -209,43 +209,43 @@ func (m *Manager) PostEvent(ctx context.Context, a Actor, keyspace, slug, eventT
 		if c.checkSecret(&f, "data", string(data)); len(f.fields) > 0 {
 			return f.err()
 		}
-		to, err := c.audience(t.Slug, eventType)
+		to, err := c.recipients(t.Slug, eventType)
 		if err != nil {
 			return err
 		}
 		e := Event{ID: m.ids.next(eventIDPrefix, c.now), Keyspace: c.ks.Name, Tenant: t.Slug, Type: eventType, At: c.now, Data: data}
-		r = EventRecord{ID: e.ID, Type: e.Type, At: e.At, Deliveries: len(to.hooks)}
+		r = PostedEvent{ID: e.ID, Type: e.Type, At: e.At, Deliveries: len(to.webhooks)}
 		if err := c.publish(to, e); err != nil {
 			return err
 		}
 		// Not for the audit, but so that a request sent twice publishes once.
 		c.event = &event{action: e.Type, target: e.ID}
-		return c.commitOnce(ctx)
+		return c.recordEffect(ctx)
 	})
 	return r, err
 }
 
-// announce runs f, which publishes and changes nothing else, in a transaction.
-func (m *Manager) announce(ctx context.Context, a Actor, keyspace string, f func(*call) error) error {
+// publishOnly runs f, which publishes and changes nothing else, in a transaction.
+func (m *Manager) publishOnly(ctx context.Context, a Actor, keyspace string, f func(*call) error) error {
 	ks, v, err := m.keyspace(keyspace)
 	if err != nil {
 		return err
 	}
-	var told published
+	var told publications
 	err = m.store.Update(ctx, func(tx Tx) error {
 		c := &call{Tx: tx, m: m, ks: ks, view: v, now: m.clock(), actor: a}
 		err := f(c)
-		told = c.published
+		told = c.publications
 		return err
 	})
 	if err == nil {
-		m.tell(told)
+		m.notify(told)
 	}
 	return err
 }
 
-// Occasion is something that happened by itself: time passed, a limit was reached.
-type Occasion struct {
+// OneShot is something that happened by itself: time passed, a limit was reached.
+type OneShot struct {
 	Type     string
 	Keyspace string
 	Tenant   string // slug
@@ -254,8 +254,8 @@ type Occasion struct {
 	Data map[string]any
 	// Subject, What and Ref tell occasions apart: one that was told already is not told again. Ref tells
 	// it from the last of the same subject and what; see WebhookTx.Mark.
-	Subject, What string
-	Ref           int64
+	Subject, Condition string
+	Ref                int64
 	// Since leaves webhooks out that were made later: what is long past is no news to them. Zero
 	// leaves none out.
 	Since time.Time
@@ -263,7 +263,7 @@ type Occasion struct {
 
 // Announce publishes occasions, each once. Those that nobody hears of are not taken as
 // told. Keyspaces that are not configured are left out.
-func (m *Manager) Announce(ctx context.Context, list []Occasion) error {
+func (m *Manager) Announce(ctx context.Context, list []OneShot) error {
 	for len(list) > 0 {
 		keyspace, n := list[0].Keyspace, 1
 		for n < len(list) && list[n].Keyspace == keyspace {
@@ -278,7 +278,7 @@ func (m *Manager) Announce(ctx context.Context, list []Occasion) error {
 		wanted := false
 		if err := m.read(ctx, system, keyspace, func(c *call) error {
 			for _, o := range part {
-				if a, err := c.hearing(o); err != nil || !a.empty() {
+				if a, err := c.oneShotRecipients(o); err != nil || !a.empty() {
 					wanted = true
 					return err
 				}
@@ -290,9 +290,9 @@ func (m *Manager) Announce(ctx context.Context, list []Occasion) error {
 		if !wanted {
 			continue
 		}
-		if err := m.announce(ctx, system, keyspace, func(c *call) error {
+		if err := m.publishOnly(ctx, system, keyspace, func(c *call) error {
 			for _, o := range part {
-				if err := c.occasion(o); err != nil {
+				if err := c.publishOneShot(o); err != nil {
 					return err
 				}
 			}
@@ -307,20 +307,20 @@ func (m *Manager) Announce(ctx context.Context, list []Occasion) error {
 // system is who does what happens by itself.
 var system = Actor{Name: "system", Via: "system"}
 
-func (c *call) hearing(o Occasion) (audience, error) {
-	a, err := c.audience(o.Tenant, o.Type)
+func (c *call) oneShotRecipients(o OneShot) (recipients, error) {
+	a, err := c.recipients(o.Tenant, o.Type)
 	if !o.Since.IsZero() {
-		a.hooks = slices.DeleteFunc(a.hooks, func(h *WebhookRow) bool { return h.CreatedAt.After(o.Since) })
+		a.webhooks = slices.DeleteFunc(a.webhooks, func(h *WebhookRow) bool { return h.CreatedAt.After(o.Since) })
 	}
 	return a, err
 }
 
-func (c *call) occasion(o Occasion) error {
-	a, err := c.hearing(o)
+func (c *call) publishOneShot(o OneShot) error {
+	a, err := c.oneShotRecipients(o)
 	if err != nil || a.empty() {
 		return err
 	}
-	fresh, err := c.Mark(c.ks.Name, o.Subject, o.What, o.Ref, c.now)
+	fresh, err := c.RecordOneShot(c.ks.Name, o.Subject, o.Condition, o.Ref, c.now)
 	if err != nil || !fresh {
 		return err
 	}
@@ -336,11 +336,11 @@ func (c *call) occasion(o Occasion) error {
 		At: o.At.UTC().Truncate(time.Microsecond), Data: raw})
 }
 
-// creditsLow is the share of what a balance was after its last top-up below which it is low.
-const creditsLow = 20
+// lowCreditsPercent is the share of what a balance was after its last top-up below which it is low.
+const lowCreditsPercent = 20
 
-// creditsOccasion says whether a balance has become low, or empty, since its last top-up.
-func (c *call) creditsOccasion(t *gateway.Tenant) (o Occasion, low bool, err error) {
+// creditsOneShot says whether a balance has become low, or empty, since its last top-up.
+func (c *call) creditsOneShot(t *gateway.Tenant) (o OneShot, low bool, err error) {
 	top, err := c.TopUp(c.ks.Name, t.Slug)
 	if errors.Is(err, gateway.ErrNotFound) {
 		return o, false, nil
@@ -348,15 +348,15 @@ func (c *call) creditsOccasion(t *gateway.Tenant) (o Occasion, low bool, err err
 	if err != nil {
 		return o, false, err
 	}
-	percent, what := creditsLow, "credits:low"
+	percent, what := lowCreditsPercent, "credits:low"
 	switch {
 	case t.Credits <= 0:
 		percent, what = 0, "credits:empty"
-	case float64(t.Credits)*100 >= float64(top.Balance)*creditsLow:
+	case float64(t.Credits)*100 >= float64(top.Balance)*lowCreditsPercent:
 		return o, false, nil
 	}
-	return Occasion{
-		Type: EventCreditsThreshold, Keyspace: c.ks.Name, Tenant: t.Slug, At: c.now, Subject: "tenant:" + t.Slug, What: what, Ref: top.Seq,
+	return OneShot{
+		Type: EventCreditsThreshold, Keyspace: c.ks.Name, Tenant: t.Slug, At: c.now, Subject: "tenant:" + t.Slug, Condition: what, Ref: top.Seq,
 		Data: map[string]any{"percent": percent, "balance": t.Credits, "of": top.Balance, "topped_up_at": top.At.UTC()},
 	}, true, nil
 }
@@ -366,11 +366,11 @@ func (m *Manager) CheckCredits(ctx context.Context, keyspace string, tenants []s
 	if v := m.view(); v == nil || v.Keyspaces[keyspace] == nil {
 		return nil
 	}
-	var list []Occasion
+	var list []OneShot
 	err := m.read(ctx, system, keyspace, func(c *call) error {
 		list = nil
 		for _, slug := range tenants {
-			a, err := c.audience(slug, EventCreditsThreshold)
+			a, err := c.recipients(slug, EventCreditsThreshold)
 			if err != nil {
 				return err
 			}
@@ -384,7 +384,7 @@ func (m *Manager) CheckCredits(ctx context.Context, keyspace string, tenants []s
 			if err != nil {
 				return err
 			}
-			o, ok, err := c.creditsOccasion(t)
+			o, ok, err := c.creditsOneShot(t)
 			if err != nil {
 				return err
 			}
@@ -416,9 +416,9 @@ func compactObject(f *faults, field string, raw json.RawMessage, most int) json.
 
 // checkBalance announces that a balance was brought low, or to nothing, in the transaction that did.
 func (c *call) checkBalance(t *gateway.Tenant) error {
-	o, low, err := c.creditsOccasion(t)
+	o, low, err := c.creditsOneShot(t)
 	if err != nil || !low {
 		return err
 	}
-	return c.occasion(o)
+	return c.publishOneShot(o)
 }

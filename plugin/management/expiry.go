@@ -9,11 +9,11 @@ import (
 )
 
 const (
-	// toldLate is how long ago a key may have expired, or become unused, to be told of: a gateway
+	// maxEventDelay is how long ago a key may have expired, or become unused, to be told of: a gateway
 	// that was down for longer, or had nobody to tell, does not tell of all that happened meanwhile.
-	toldLate = 7 * 24 * time.Hour
-	// keysAtOnce is how many keys are announced in one transaction.
-	keysAtOnce = 500
+	maxEventDelay = 7 * 24 * time.Hour
+	// oneShotBatch is how many keys are announced in one transaction.
+	oneShotBatch = 500
 )
 
 // DefaultExpiring and DefaultUnused are when keys that expire, or are not used, are told of.
@@ -21,21 +21,21 @@ var DefaultExpiring = []time.Duration{7 * 24 * time.Hour, 24 * time.Hour}
 
 const DefaultUnused = 90 * 24 * time.Hour
 
-// listened says whether anybody in the keyspace could hear one of the types.
-func (c *call) listened(types ...string) (bool, error) {
+// anyRecipient says whether anybody in the keyspace could hear one of the types.
+func (c *call) anyRecipient(types ...string) (bool, error) {
 	if l := c.m.listener; l != nil && slices.ContainsFunc(types, l.Wants) {
 		return true, nil
 	}
 	hooks, err := c.Webhooks(WebhookQuery{Keyspace: c.ks.Name, Active: true})
 	return slices.ContainsFunc(hooks, func(h *WebhookRow) bool {
-		return slices.ContainsFunc(types, func(t string) bool { return hears(h.Events, t) })
+		return slices.ContainsFunc(types, func(t string) bool { return matchesType(h.Events, t) })
 	}), err
 }
 
-// keyOccasion is something that happens to a key with time.
-func keyOccasion(k *gateway.Key, eventType, what string, ref int64, at time.Time) Occasion {
-	return Occasion{
-		Type: eventType, Keyspace: k.Keyspace, Tenant: k.Tenant, At: at, Subject: "key:" + k.ID, What: what, Ref: ref,
+// keyOneShot is something that happens to a key with time.
+func keyOneShot(k *gateway.Key, eventType, what string, ref int64, at time.Time) OneShot {
+	return OneShot{
+		Type: eventType, Keyspace: k.Keyspace, Tenant: k.Tenant, At: at, Subject: "key:" + k.ID, Condition: what, Ref: ref,
 		Data: map[string]any{"key_id": k.ID, "name": k.Name, "key_prefix": k.Prefix, "last_four": k.LastFour, "environment": k.Environment,
 			"expires_at": optionalTime(k.ExpiresAt), "last_used_at": optionalTime(k.LastUsedAt)},
 	}
@@ -52,14 +52,14 @@ func (m *Manager) AnnounceExpiries(ctx context.Context, keyspace string) error {
 	}
 	var last *gateway.Key
 	for {
-		var list []Occasion
+		var list []OneShot
 		var keys []*gateway.Key
 		err := m.read(ctx, system, keyspace, func(c *call) (err error) {
 			list, keys = nil, nil
-			if ok, err := c.listened(EventKeyExpired, EventKeyExpiring); err != nil || !ok {
+			if ok, err := c.anyRecipient(EventKeyExpired, EventKeyExpiring); err != nil || !ok {
 				return err
 			}
-			keys, err = c.ExpiringKeys(c.ks.Name, c.now.Add(-toldLate), c.now.Add(ahead), last, keysAtOnce)
+			keys, err = c.ExpiringKeys(c.ks.Name, c.now.Add(-maxEventDelay), c.now.Add(ahead), last, oneShotBatch)
 			if err != nil {
 				return err
 			}
@@ -73,7 +73,7 @@ func (m *Manager) AnnounceExpiries(ctx context.Context, keyspace string) error {
 		if err != nil {
 			return err
 		}
-		if err := m.Announce(ctx, list); err != nil || len(keys) < keysAtOnce {
+		if err := m.Announce(ctx, list); err != nil || len(keys) < oneShotBatch {
 			return err
 		}
 		last = keys[len(keys)-1]
@@ -82,10 +82,10 @@ func (m *Manager) AnnounceExpiries(ctx context.Context, keyspace string) error {
 
 // expiry returns what is to be told of a key's expiry at now: that it has expired, or the shortest
 // of the warnings that are due. warnings rise.
-func expiry(k *gateway.Key, warnings []time.Duration, now time.Time) (o Occasion, ok bool) {
+func expiry(k *gateway.Key, warnings []time.Duration, now time.Time) (o OneShot, ok bool) {
 	ref := k.ExpiresAt.UnixMicro()
 	if !k.ExpiresAt.After(now) {
-		o = keyOccasion(k, EventKeyExpired, "expired", ref, k.ExpiresAt)
+		o = keyOneShot(k, EventKeyExpired, "expired", ref, k.ExpiresAt)
 		// A webhook made since then is not told of the past.
 		o.Since = k.ExpiresAt
 		return o, true
@@ -95,7 +95,7 @@ func expiry(k *gateway.Key, warnings []time.Duration, now time.Time) (o Occasion
 			if k.ExpiresAt.Sub(k.CreatedAt) <= w {
 				return o, false
 			}
-			o = keyOccasion(k, EventKeyExpiring, "expiring:"+w.String(), ref, now)
+			o = keyOneShot(k, EventKeyExpiring, "expiring:"+w.String(), ref, now)
 			o.Data["expires_in_seconds"] = int64(k.ExpiresAt.Sub(now).Seconds())
 			return o, true
 		}
@@ -110,11 +110,11 @@ func (m *Manager) AnnounceUnused(ctx context.Context, keyspace string) error {
 		return nil
 	}
 	for next := int64(0); ; {
-		var list []Occasion
+		var list []OneShot
 		to := int64(0)
 		err := m.read(ctx, system, keyspace, func(c *call) error {
 			list, to = nil, 0
-			if ok, err := c.listened(EventKeyUnused); err != nil || !ok {
+			if ok, err := c.anyRecipient(EventKeyUnused); err != nil || !ok {
 				return err
 			}
 			keys, end, err := c.UnusedKeys(c.ks.Name, c.now.Add(-after), c.now, next)
@@ -127,9 +127,9 @@ func (m *Manager) AnnounceUnused(ctx context.Context, keyspace string) error {
 				if since.IsZero() {
 					since = k.CreatedAt
 				}
-				o := keyOccasion(k, EventKeyUnused, "unused", since.UnixMicro(), c.now)
+				o := keyOneShot(k, EventKeyUnused, "unused", since.UnixMicro(), c.now)
 				// As with expiries, what is long past is no news.
-				if o.Since = since.Add(after); c.now.Sub(o.Since) > toldLate {
+				if o.Since = since.Add(after); c.now.Sub(o.Since) > maxEventDelay {
 					continue
 				}
 				o.Data["unused_since"] = since.UTC()
@@ -141,7 +141,7 @@ func (m *Manager) AnnounceUnused(ctx context.Context, keyspace string) error {
 			return err
 		}
 		for len(list) > 0 {
-			n := min(len(list), keysAtOnce)
+			n := min(len(list), oneShotBatch)
 			if err := m.Announce(ctx, list[:n]); err != nil {
 				return err
 			}

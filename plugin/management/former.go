@@ -17,7 +17,7 @@ func (m *Manager) FormerKey(ctx context.Context, a Actor, keyspace, id string) (
 		if k, err = c.Tx.Key(c.ks.Name, id); err != nil {
 			return orNotFound(err, what)
 		}
-		if !a.sees(k.Tenant) {
+		if !a.Sees(k.Tenant) {
 			return notFound(what)
 		}
 		return nil
@@ -35,7 +35,7 @@ func (m *Manager) FormerTenant(ctx context.Context, a Actor, keyspace, slug stri
 		if t, err = c.Tx.Tenant(c.ks.Name, slug); err != nil {
 			return orNotFound(err, what)
 		}
-		if !a.sees(t.Slug) {
+		if !a.Sees(t.Slug) {
 			return notFound(what)
 		}
 		return nil

@@ -47,7 +47,7 @@ type ImportRow struct {
 const (
 	ImportCreated   = "created"
 	ImportUnchanged = "unchanged"
-	ImportRefused   = "refused"
+	ImportRejected  = "refused"
 )
 
 // ImportResult is what became of one row.
@@ -76,7 +76,7 @@ type ImportOptions struct {
 type ImportReport struct {
 	Created        int `json:"created"`
 	Unchanged      int `json:"unchanged"`
-	Refused        int `json:"refused"`
+	Rejected       int `json:"refused"`
 	TenantsCreated int `json:"tenants_created"`
 	// AcceptedShapes are those of the configuration. A key that has none of them is rejected.
 	AcceptedShapes []string       `json:"accepted_shapes"`
@@ -97,14 +97,14 @@ func (m *Manager) Import(ctx context.Context, a Actor, keyspace string, rows []I
 		return r, err
 	}
 	if o.CreateTenants {
-		if err := a.Operator("create tenants"); err != nil {
+		if err := a.RequireOperator("create tenants"); err != nil {
 			return r, err
 		}
 	}
 	// Keys are hashed before the transaction, which holds up other writers.
-	forms := make([]importForm, len(rows))
+	forms := make([]importedKey, len(rows))
 	for i := range rows {
-		forms[i] = formOf(ks, view.Hasher, &rows[i], o.AllowUnknownShape)
+		forms[i] = readImportedKey(ks, view.Hasher, &rows[i], o.AllowUnknownShape)
 	}
 	if err := ctx.Err(); err != nil {
 		return r, err
@@ -114,8 +114,8 @@ func (m *Manager) Import(ctx context.Context, a Actor, keyspace string, rows []I
 	err = m.write(context.WithoutCancel(ctx), a, ks.Name, func(c *call) error {
 		r = ImportReport{AcceptedShapes: acceptedShapes(ks), Data: make([]ImportResult, 0, len(rows))}
 		im := &importer{call: c, report: &r, createTenants: o.CreateTenants}
-		c.Tx = &batchTx{Tx: c.Tx, tenants: map[string]*gateway.Tenant{}, active: map[string]int{}, hooks: map[WebhookQuery][]*WebhookRow{}}
-		if err := im.look(forms); err != nil {
+		c.Tx = &batchTx{Tx: c.Tx, tenants: map[string]*gateway.Tenant{}, activeKeys: map[string]int{}, webhooks: map[WebhookQuery][]*WebhookRow{}}
+		if err := im.lookUp(forms); err != nil {
 			return err
 		}
 		for i := range rows {
@@ -124,8 +124,8 @@ func (m *Manager) Import(ctx context.Context, a Actor, keyspace string, rows []I
 			var refused *Error
 			switch {
 			case errors.As(err, &refused):
-				r.Refused++
-				res.Result, res.Code, res.Detail, res.Errors = ImportRefused, refused.Code, refused.Detail, refused.Fields
+				r.Rejected++
+				res.Result, res.Code, res.Detail, res.Errors = ImportRejected, refused.Code, refused.Detail, refused.Fields
 			case err != nil:
 				return err
 			default:
@@ -143,13 +143,13 @@ func (m *Manager) Import(ctx context.Context, a Actor, keyspace string, rows []I
 	return r, err
 }
 
-// importForm is what is kept of a row's key.
-type importForm struct {
-	// forms are all in which the store may hold it already; the first is how it is stored.
-	forms []apikey.Candidate
-	marks []apikey.Mark
-	// lead is of a bcrypt hash, nil for others.
-	lead *apikey.Lead
+// importedKey is what is kept of a row's key.
+type importedKey struct {
+	// candidates are all in which the store may hold it already; the first is how it is stored.
+	candidates []apikey.Candidate
+	marks      []apikey.Mark
+	// hint is of a bcrypt hash, nil for others.
+	hint *apikey.Lead
 	// first and last are what is shown of it.
 	first, last string
 	// origin says how it came.
@@ -159,8 +159,8 @@ type importForm struct {
 	faults      faults
 }
 
-// formOf hashes a row's key, or reads its hash. No fault that it notes holds any of it.
-func formOf(ks *gateway.Keyspace, h *apikey.Hasher, row *ImportRow, allowUnknown bool) (f importForm) {
+// readImportedKey hashes a row's key, or reads its hash. No fault that it notes holds any of it.
+func readImportedKey(ks *gateway.Keyspace, h *apikey.Hasher, row *ImportRow, allowUnknown bool) (f importedKey) {
 	has := func(o Optional[string]) bool { return o.Set && !o.Null && o.Value != "" }
 	switch {
 	case row.Fault != nil:
@@ -173,14 +173,14 @@ func formOf(ks *gateway.Keyspace, h *apikey.Hasher, row *ImportRow, allowUnknown
 		}
 		shape := ks.Grammar.Match(row.Key.Value)
 		if shape == nil {
-			f.faults.invalid("key", "no prefix and no accept of the configuration takes it (%s)", shapesThereAre(ks))
+			f.faults.invalid("key", "no prefix and no accept of the configuration takes it (%s)", listShapes(ks))
 			return f
 		}
 		f.environment = shape.Environment
-		f.forms = h.Candidates(nil, row.Key.Value)
+		f.candidates = h.Candidates(nil, row.Key.Value)
 		f.first, f.last = ks.Grammar.Shown(row.Key.Value)
 		// The same as of a row that holds the key's SHA-256.
-		for _, c := range f.forms {
+		for _, c := range f.candidates {
 			if c.Algorithm == apikey.SHA256 {
 				f.marks = h.Marks(nil, c.Digest)
 			}
@@ -188,14 +188,14 @@ func formOf(ks *gateway.Keyspace, h *apikey.Hasher, row *ImportRow, allowUnknown
 	case !has(row.Algorithm):
 		f.faults.invalid("algorithm", "is needed beside a hash: sha256, sha512, hmac-sha256 or bcrypt")
 	default:
-		f.hashed(ks, h, row, allowUnknown)
+		f.readHash(ks, h, row, allowUnknown)
 	}
 	return f
 }
 
-// hashed reads a row's hash, which shows nothing of the key. So the row must state a prefix that
+// readHash reads a row's hash, which shows nothing of the key. So the row must state a prefix that
 // a shape takes, or the configuration must accept keys of another system at all.
-func (f *importForm) hashed(ks *gateway.Keyspace, h *apikey.Hasher, row *ImportRow, allowUnknown bool) {
+func (f *importedKey) readHash(ks *gateway.Keyspace, h *apikey.Hasher, row *ImportRow, allowUnknown bool) {
 	f.origin = row.Algorithm.Value
 	var err error
 	f.first, f.last, err = ks.Grammar.Fit(row.Prefix.Value, row.LastFour.Value)
@@ -204,7 +204,7 @@ func (f *importForm) hashed(ks *gateway.Keyspace, h *apikey.Hasher, row *ImportR
 	}
 	if err != nil && !allowUnknown {
 		f.faults.invalid("prefix", "%s. State the key's accepted prefix in the row, or add an accept line for such keys to the configuration. "+
-			"--allow-unknown-shape imports the row nevertheless (%s)", err, shapesThereAre(ks))
+			"--allow-unknown-shape imports the row nevertheless (%s)", err, listShapes(ks))
 		return
 	}
 	if len(row.LastFour.Value) > 4 {
@@ -214,7 +214,7 @@ func (f *importForm) hashed(ks *gateway.Keyspace, h *apikey.Hasher, row *ImportR
 	if f.origin == "bcrypt" {
 		var lead apikey.Lead
 		c, lead, err = ks.Grammar.Bcrypt(row.Hash.Value, row.Prefix.Value)
-		f.lead = &lead
+		f.hint = &lead
 	} else {
 		c, err = h.Imported(f.origin, row.Hash.Value, row.Pepper.Value)
 	}
@@ -222,7 +222,7 @@ func (f *importForm) hashed(ks *gateway.Keyspace, h *apikey.Hasher, row *ImportR
 		f.faults.invalid("hash", "%s", err)
 		return
 	}
-	f.forms, f.marks = []apikey.Candidate{c}, h.Marks(nil, c.Digest)
+	f.candidates, f.marks = []apikey.Candidate{c}, h.Marks(nil, c.Digest)
 	for _, s := range ks.Grammar.Shapes() {
 		if s.Issued && s.Prefix != "" && strings.HasPrefix(row.Prefix.Value, s.Prefix) {
 			f.environment = s.Environment
@@ -251,8 +251,8 @@ func acceptedShapes(ks *gateway.Keyspace) []string {
 	return out
 }
 
-// shapesThereAre names a keyspace's shapes for a message.
-func shapesThereAre(ks *gateway.Keyspace) string {
+// listShapes names a keyspace's shapes for a message.
+func listShapes(ks *gateway.Keyspace) string {
 	var names []string
 	for _, s := range ks.Grammar.Shapes() {
 		if s.Issued {
@@ -274,22 +274,22 @@ type importer struct {
 	marks   map[apikey.Mark]bool
 }
 
-// look looks for all rows' keys in the store at once. Of most there are none.
-func (im *importer) look(forms []importForm) (err error) {
+// lookUp looks for all rows' keys in the store at once. Of most there are none.
+func (im *importer) lookUp(forms []importedKey) (err error) {
 	var digests []apikey.Digest
 	var marks []apikey.Mark
 	for i := range forms {
-		for _, c := range forms[i].forms {
+		for _, c := range forms[i].candidates {
 			digests = append(digests, c.Digest)
 		}
 		marks = append(marks, forms[i].marks...)
 	}
-	im.digests, im.marks, err = im.Held(im.ks.Name, digests, marks)
+	im.digests, im.marks, err = im.ExistingKeys(im.ks.Name, digests, marks)
 	return err
 }
 
 // row stores one row, and says under which id, and what was done.
-func (im *importer) row(row *ImportRow, form *importForm) (id, result string, err error) {
+func (im *importer) row(row *ImportRow, form *importedKey) (id, result string, err error) {
 	if row.Fault != nil {
 		return "", "", row.Fault
 	}
@@ -300,18 +300,18 @@ func (im *importer) row(row *ImportRow, form *importForm) (id, result string, er
 	case err == nil:
 	case !isNotFound(err):
 		return "", "", err
-	case !im.createTenants || !im.actor.sees(row.Tenant):
+	case !im.createTenants || !im.actor.Sees(row.Tenant):
 		f.invalid("tenant", "there is no such tenant; create it first, or set create_tenants")
 		return "", "", f.err()
 	default:
 		missing = true
 		t = &gateway.Tenant{Keyspace: im.ks.Name, Slug: row.Tenant, Plan: im.ks.DefaultPlan}
 	}
-	if len(form.forms) > 0 {
+	if len(form.candidates) > 0 {
 		if known, err := im.known(form); err != nil {
 			return "", "", err
 		} else if known != nil {
-			if err := sameKey(known, t); err != nil {
+			if err := checkSameKey(known, t); err != nil {
 				return "", "", err
 			}
 			return known.ID, ImportUnchanged, f.err()
@@ -325,8 +325,8 @@ func (im *importer) row(row *ImportRow, form *importForm) (id, result string, er
 		plan = &gateway.Plan{Cap: im.ks.Scopes.All()} // that there is none, createTenant says
 	}
 	k := im.newKey(&f, row, form, t, plan)
-	if form.lead != nil {
-		n, err := im.CountLed(im.ks.Name, *form.lead)
+	if form.hint != nil {
+		n, err := im.CountByHint(im.ks.Name, *form.hint)
 		if err != nil {
 			return "", "", err
 		}
@@ -338,12 +338,12 @@ func (im *importer) row(row *ImportRow, form *importForm) (id, result string, er
 		return "", "", err
 	}
 	if k.StatusAt(im.now) == gateway.StatusActive {
-		if err := im.room(t, plan); err != nil {
+		if err := im.checkKeyLimit(t, plan); err != nil {
 			return "", "", err
 		}
 	}
 	if missing {
-		if t, err = im.makeTenant(row.Tenant); err != nil {
+		if t, err = im.createMissingTenant(row.Tenant); err != nil {
 			return "", "", err
 		}
 		k.Tenant = t.Slug
@@ -353,8 +353,8 @@ func (im *importer) row(row *ImportRow, form *importForm) (id, result string, er
 
 // known returns the key that the store already holds in one of the row's forms, or that was
 // imported from it before; nil where there is none.
-func (im *importer) known(form *importForm) (*gateway.Key, error) {
-	for _, c := range form.forms {
+func (im *importer) known(form *importedKey) (*gateway.Key, error) {
+	for _, c := range form.candidates {
 		if !im.digests[c.Digest] {
 			continue
 		}
@@ -373,14 +373,14 @@ func (im *importer) known(form *importForm) (*gateway.Key, error) {
 	return nil, nil
 }
 
-// sameKey refuses a row whose key is another's, or was deleted.
-func sameKey(k *gateway.Key, t *gateway.Tenant) error {
+// checkSameKey refuses a row whose key is another's, or was deleted.
+func checkSameKey(k *gateway.Key, t *gateway.Tenant) error {
 	switch {
 	case k.Tenant != t.Slug:
 		// Whose it is, is nobody else's business.
-		return refuse(http.StatusConflict, CodeKeyTaken, "The keyspace holds this key already, and not for this tenant.")
+		return reject(http.StatusConflict, CodeKeyTaken, "The keyspace holds this key already, and not for this tenant.")
 	case !k.DeletedAt.IsZero():
-		return refuse(http.StatusConflict, CodeKeyTaken, "This key was deleted as %s, and an import does not bring it back.", k.ID)
+		return reject(http.StatusConflict, CodeKeyTaken, "This key was deleted as %s, and an import does not bring it back.", k.ID)
 	}
 	return nil
 }
@@ -389,7 +389,7 @@ func sameKey(k *gateway.Key, t *gateway.Tenant) error {
 const CodeKeyTaken = "key_taken"
 
 // newKey reads the row's fields, by the rules of every new key.
-func (im *importer) newKey(f *faults, row *ImportRow, form *importForm, t *gateway.Tenant, plan *gateway.Plan) *gateway.Key {
+func (im *importer) newKey(f *faults, row *ImportRow, form *importedKey, t *gateway.Tenant, plan *gateway.Plan) *gateway.Key {
 	k := &gateway.Key{
 		ID: im.m.ids.next(keyIDPrefix, im.now), Keyspace: im.ks.Name, Tenant: t.Slug, Version: 1,
 		CreatedAt: im.now, CreatedBy: im.actor.Name, UpdatedAt: im.now, Prefix: form.first, LastFour: form.last,
@@ -442,8 +442,8 @@ func (im *importer) past(f *faults, field string, o Optional[time.Time]) time.Ti
 	return at
 }
 
-// makeTenant makes a tenant on the default plan, with its event.
-func (im *importer) makeTenant(slug string) (*gateway.Tenant, error) {
+// createMissingTenant makes a tenant on the default plan, with its event.
+func (im *importer) createMissingTenant(slug string) (*gateway.Tenant, error) {
 	before := im.event
 	if _, err := im.createTenant(slug, TenantFields{}); err != nil {
 		return nil, err // a refusal has written nothing, and left the event as it was
@@ -459,11 +459,11 @@ func (im *importer) makeTenant(slug string) (*gateway.Tenant, error) {
 }
 
 // store writes a key with its secret and leaves its event.
-func (im *importer) store(k *gateway.Key, form *importForm) error {
+func (im *importer) store(k *gateway.Key, form *importedKey) error {
 	if err := im.flush(); err != nil {
 		return err
 	}
-	form0 := form.forms[0]
+	form0 := form.candidates[0]
 	if err := im.InsertImported(k, gateway.Secret{
 		ID: im.m.ids.next(secretIDPrefix, im.now), Keyspace: k.Keyspace, Digest: form0.Digest[:], Algorithm: form0.Algorithm,
 		Prefix: k.Prefix, LastFour: k.LastFour, CreatedAt: k.CreatedAt,
@@ -472,7 +472,7 @@ func (im *importer) store(k *gateway.Key, form *importForm) error {
 	}
 	// A later row may hold it once more.
 	im.digests[form0.Digest], im.marks[form.marks[0]] = true, true
-	im.judgeAnew(gateway.ChangeKey, k.ID)
+	im.addChange(gateway.ChangeKey, k.ID)
 	after := keyFields(k)
 	after["imported"] = form.origin
 	im.event = &event{action: "key.created", target: k.ID, tenant: k.Tenant, key: k.ID, after: after}
@@ -491,60 +491,60 @@ func (im *importer) flush() error {
 // be read anew for each.
 type batchTx struct {
 	Tx
-	tenants map[string]*gateway.Tenant // by slug as asked for
-	active  map[string]int             // by slug as stored
-	hooks   map[WebhookQuery][]*WebhookRow
-	head    *AuditRow // the newest event, nil before the first was read or written
-	// all are the keyspace's active webhooks, unless they are many.
-	all  []*WebhookRow
-	many bool
+	tenants    map[string]*gateway.Tenant // by slug as asked for
+	activeKeys map[string]int             // by slug as stored
+	webhooks   map[WebhookQuery][]*WebhookRow
+	newest     *AuditRow // the newest event, nil before the first was read or written
+	// active are the keyspace's active webhooks, unless they are many.
+	active  []*WebhookRow
+	tooMany bool
 }
 
-// fewHooks is how many webhooks are looked through for each row.
-const fewHooks = 50
+// maxWebhooksCached is how many webhooks are looked through for each row.
+const maxWebhooksCached = 50
 
 // Webhooks is read once: a transaction that imports makes none.
 func (b *batchTx) Webhooks(q WebhookQuery) ([]*WebhookRow, error) {
-	if list, ok := b.hooks[q]; ok {
+	if list, ok := b.webhooks[q]; ok {
 		return list, nil
 	}
-	if q == (WebhookQuery{Keyspace: q.Keyspace, Tenant: q.Tenant, OrAll: true, Active: true}) && q.Tenant != "" && !b.many {
-		if b.all == nil {
-			all, err := b.Tx.Webhooks(WebhookQuery{Keyspace: q.Keyspace, Active: true, Limit: fewHooks + 1})
+	if q == (WebhookQuery{Keyspace: q.Keyspace, Tenant: q.Tenant, OrAll: true, Active: true}) && q.Tenant != "" && !b.tooMany {
+		if b.active == nil {
+			all, err := b.Tx.Webhooks(WebhookQuery{Keyspace: q.Keyspace, Active: true, Limit: maxWebhooksCached + 1})
 			if err != nil {
 				return nil, err
 			}
-			b.all, b.many = append([]*WebhookRow{}, all...), len(all) > fewHooks
+			b.active, b.tooMany = append([]*WebhookRow{}, all...), len(all) > maxWebhooksCached
 		}
-		if !b.many {
+		if !b.tooMany {
 			var list []*WebhookRow
-			for _, h := range b.all {
+			for _, h := range b.active {
 				if h.Tenant == "" || h.Tenant == q.Tenant {
 					list = append(list, h)
 				}
 			}
-			b.hooks[q] = list
+			b.webhooks[q] = list
 			return list, nil
 		}
 	}
 	list, err := b.Tx.Webhooks(q)
 	if err == nil {
-		b.hooks[q] = list
+		b.webhooks[q] = list
 	}
 	return list, err
 }
 
-func (b *batchTx) AuditHead() (seq int64, hash []byte, err error) {
-	if b.head != nil {
-		return b.head.Seq, b.head.Hash, nil
+func (b *batchTx) LockNewestAudit() (seq int64, hash []byte, err error) {
+	if b.newest != nil {
+		return b.newest.Seq, b.newest.Hash, nil
 	}
-	return b.Tx.AuditHead()
+	return b.Tx.LockNewestAudit()
 }
 
 func (b *batchTx) InsertAudit(r *AuditRow) error {
 	err := b.Tx.InsertAudit(r)
 	if err == nil {
-		b.head = r
+		b.newest = r
 	}
 	return err
 }
@@ -561,20 +561,20 @@ func (b *batchTx) LockTenant(keyspace, slug string) (*gateway.Tenant, error) {
 }
 
 func (b *batchTx) ActiveKeys(keyspace, tenant string, now time.Time) (int, error) {
-	if n, ok := b.active[tenant]; ok {
+	if n, ok := b.activeKeys[tenant]; ok {
 		return n, nil
 	}
 	n, err := b.Tx.ActiveKeys(keyspace, tenant, now)
 	if err == nil {
-		b.active[tenant] = n
+		b.activeKeys[tenant] = n
 	}
 	return n, err
 }
 
 func (b *batchTx) InsertImported(k *gateway.Key, s gateway.Secret, mark apikey.Mark) error {
 	err := b.Tx.InsertImported(k, s, mark)
-	if n, ok := b.active[k.Tenant]; ok && err == nil && k.StatusAt(k.UpdatedAt) == gateway.StatusActive {
-		b.active[k.Tenant] = n + 1
+	if n, ok := b.activeKeys[k.Tenant]; ok && err == nil && k.StatusAt(k.UpdatedAt) == gateway.StatusActive {
+		b.activeKeys[k.Tenant] = n + 1
 	}
 	return err
 }

@@ -44,7 +44,7 @@ func (w *world) accepting(peppers ...string) {
 func (w *world) importRows(rows ...management.ImportRow) management.ImportReport {
 	w.t.Helper()
 	r := must[management.ImportReport](w.t)(w.Import(ctx, ada, "", rows, management.ImportOptions{}))
-	if len(r.Data) != len(rows) || r.Created+r.Unchanged+r.Refused != len(rows) {
+	if len(r.Data) != len(rows) || r.Created+r.Unchanged+r.Rejected != len(rows) {
 		w.t.Errorf("report of %d rows: %+v", len(rows), r)
 	}
 	return r
@@ -131,7 +131,7 @@ func TestImportOfUnknownShape(t *testing.T) {
 	bare.Prefix = management.Optional[string]{}
 	own := hashedRow(t, "acme", "kg_live_abcdefghijklmnopqrstuvwxyz", "sha256")
 	r := w.importRows(bare, stated, own)
-	if r.Created != 1 || r.Data[0].Result != management.ImportRefused || r.Data[1].Result != management.ImportRefused ||
+	if r.Created != 1 || r.Data[0].Result != management.ImportRejected || r.Data[1].Result != management.ImportRejected ||
 		len(r.AcceptedShapes) != 2 || r.AcceptedShapes[0] != "kg_live_ and 32 characters of base62" {
 		t.Errorf("report %+v", r)
 	}
@@ -199,7 +199,7 @@ func TestImportIsJudgedAndRehashed(t *testing.T) {
 					t.Fatal(err)
 				}
 				w.wantJudged(oldKey(i), gateway.InvalidKey)
-				if again := w.importRows(row); again.Refused != 1 || again.Data[0].Code != management.CodeKeyTaken {
+				if again := w.importRows(row); again.Rejected != 1 || again.Data[0].Code != management.CodeKeyTaken {
 					t.Errorf("a deleted key: %+v", again)
 				}
 			}
@@ -251,7 +251,7 @@ func TestImportRules(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := w.importRows(tc.row)
-			if r.Refused != 1 {
+			if r.Rejected != 1 {
 				t.Fatalf("%+v", r)
 			}
 			got := r.Data[0]
@@ -277,7 +277,7 @@ func TestImportRules(t *testing.T) {
 		row(4, func(r *management.ImportRow) { r.CreatedAt = management.Some(past) }),
 		plainRow("acme", oldKey(5)), plainRow("ACME", oldKey(6)), plainRow("acme", oldKey(7)), plainRow("acme", oldKey(8)),
 		plainRow("acme", oldKey(5)))
-	if r.Created != 6 || r.Refused != 2 || r.Unchanged != 1 || r.Data[7].Code != management.CodeKeyLimitReached {
+	if r.Created != 6 || r.Rejected != 2 || r.Unchanged != 1 || r.Data[7].Code != management.CodeKeyLimitReached {
 		t.Errorf("%+v", r)
 	}
 	for i, want := range []gateway.Reason{gateway.DisabledKey, gateway.RevokedKey, gateway.ExpiredKey, gateway.Allowed, gateway.Allowed, gateway.Allowed, gateway.InvalidKey} {
@@ -303,7 +303,7 @@ func TestImportCreatesTenants(t *testing.T) {
 		plainRow("a", oldKey(1)), plainRow("gone", oldKey(2)), plainRow("not/a/slug", oldKey(3)), plainRow("b", oldKey(4)),
 		plainRow("A", oldKey(5)), plainRow("c", "no shape"),
 	}, management.ImportOptions{CreateTenants: true}))
-	if r.Created != 3 || r.Refused != 3 || r.TenantsCreated != 2 {
+	if r.Created != 3 || r.Rejected != 3 || r.TenantsCreated != 2 {
 		t.Errorf("%+v", r)
 	}
 	for _, i := range []int{1, 4, 5} {
@@ -316,7 +316,7 @@ func TestImportCreatesTenants(t *testing.T) {
 	_, err := w.Import(ctx, management.Actor{Name: "eve", Tenant: "a"}, "", []management.ImportRow{plainRow("b", oldKey(9))}, management.ImportOptions{CreateTenants: true})
 	wantRefused(t, err, http.StatusForbidden, management.CodeInsufficientScope)
 	r = must[management.ImportReport](t)(w.Import(ctx, management.Actor{Name: "eve", Tenant: "a"}, "", []management.ImportRow{plainRow("b", oldKey(9))}, management.ImportOptions{}))
-	if r.Refused != 1 {
+	if r.Rejected != 1 {
 		t.Errorf("another tenant's: %+v", r)
 	}
 }
@@ -331,7 +331,7 @@ func TestImportBcryptAlike(t *testing.T) {
 		rows = append(rows, hashedRow(t, "acme", fmt.Sprintf("old_0000aaaa%012d", i), "bcrypt"))
 	}
 	r := w.importRows(rows...)
-	if r.Created != gateway.MaxPerHint || r.Refused != 1 {
+	if r.Created != gateway.MaxPerHint || r.Rejected != 1 {
 		t.Errorf("%+v", r)
 	}
 	w.wantJudged(fmt.Sprintf("old_0000aaaa%012d", gateway.MaxPerHint-1), gateway.Allowed)

@@ -57,8 +57,8 @@ type CheckResult struct {
 	Detail string `json:"detail"`
 }
 
-// Judge decides about requests that do not pass through the proxy, as the proxy would.
-type Judge interface {
+// RequestChecker decides about requests that do not pass through the proxy, as the proxy would.
+type RequestChecker interface {
 	// Verify decides and spends what the request costs.
 	Verify(ctx context.Context, keyspace string, r VerifyRequest) (VerifyResult, error)
 	// Explain decides alike, spends nothing, and fills Checks.
@@ -107,8 +107,8 @@ type ReplicaStatus struct {
 	// Used says that keys are judged by it; else it is being made, Rows of it so far.
 	Used bool  `json:"used"`
 	Rows int64 `json:"rows,omitempty"`
-	// HeardAt is when it last held everything that the store does; null for never.
-	HeardAt *time.Time `json:"heard_at"`
+	// SyncedAt is when it last held everything that the store does; null for never.
+	SyncedAt *time.Time `json:"heard_at"`
 	// Pending is how many refusals, taken here or told by other gateways while the store did not answer, are to be
 	// written to it yet.
 	Pending int64 `json:"pending"`

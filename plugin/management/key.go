@@ -25,7 +25,7 @@ func (c *call) key(id string, lock bool) (*gateway.Key, *gateway.Tenant, error) 
 	if err != nil {
 		return nil, nil, orNotFound(err, what)
 	}
-	if !k.DeletedAt.IsZero() || !c.actor.sees(k.Tenant) {
+	if !k.DeletedAt.IsZero() || !c.actor.Sees(k.Tenant) {
 		return nil, nil, notFound(what)
 	}
 	t, err := c.tenant(k.Tenant, lock)
@@ -73,13 +73,13 @@ func (c *call) plan(t *gateway.Tenant) (*gateway.Plan, error) {
 		// A keyspace without plans limits nothing.
 		return &gateway.Plan{Cap: c.ks.Scopes.All()}, nil
 	}
-	return nil, refuse(http.StatusUnprocessableEntity, CodePlanUnknown,
+	return nil, reject(http.StatusUnprocessableEntity, CodePlanUnknown,
 		"The tenant %q holds the plan %q, which is not configured here. Give it one of %s.", t.Slug, t.Plan, orNone(c.ks.PlanOrder))
 }
 
-// room refuses one more active key where the plan's cap is reached. The tenant must be
+// checkKeyLimit refuses one more active key where the plan's cap is reached. The tenant must be
 // locked, or two callers could both find the last place free.
-func (c *call) room(t *gateway.Tenant, plan *gateway.Plan) error {
+func (c *call) checkKeyLimit(t *gateway.Tenant, plan *gateway.Plan) error {
 	if plan.MaxKeys <= 0 {
 		return nil
 	}
@@ -88,7 +88,7 @@ func (c *call) room(t *gateway.Tenant, plan *gateway.Plan) error {
 		return err
 	}
 	if n >= plan.MaxKeys {
-		return refuse(http.StatusConflict, CodeKeyLimitReached,
+		return reject(http.StatusConflict, CodeKeyLimitReached,
 			"The plan %q allows %d active keys, and the tenant has %d. Revoke or disable one first, or change the plan.", plan.Name, plan.MaxKeys, n)
 	}
 	return nil
@@ -163,7 +163,7 @@ func (m *Manager) CreateKey(ctx context.Context, a Actor, keyspace, slug string,
 		if err := f.err(); err != nil {
 			return err
 		}
-		if err := c.room(t, plan); err != nil {
+		if err := c.checkKeyLimit(t, plan); err != nil {
 			return err
 		}
 		full, secret, err := c.newSecret(k)
@@ -177,7 +177,7 @@ func (m *Manager) CreateKey(ctx context.Context, a Actor, keyspace, slug string,
 		if err := c.InsertSecret(secret); err != nil {
 			return err
 		}
-		c.judgeAnew(gateway.ChangeKey, k.ID)
+		c.addChange(gateway.ChangeKey, k.ID)
 		c.event = &event{action: "key.created", target: k.ID, tenant: t.Slug, key: k.ID, after: keyFields(k)}
 		r.Key = full
 		r.KeyRecord, err = c.keyRecord(k, t)
@@ -307,7 +307,7 @@ func (m *Manager) Keys(ctx context.Context, a Actor, keyspace string, q KeyFilte
 	return pageOf(out, limit, func(r KeyRecord) string { return cursorOf("k", r.ID) }), err
 }
 
-var errRevoked = refuse(http.StatusConflict, CodeKeyRevoked,
+var errRevoked = reject(http.StatusConflict, CodeKeyRevoked,
 	"The key is revoked, which can't be undone. Create another one.")
 
 // UpdateKey changes the fields that are set. A revoked key can't be changed.
@@ -317,7 +317,7 @@ func (m *Manager) UpdateKey(ctx context.Context, a Actor, keyspace, id string, i
 		if err != nil {
 			return err
 		}
-		if !match.holds(k.Version) {
+		if !match.Matches(k.Version) {
 			return errPrecondition
 		}
 		if !k.RevokedAt.IsZero() {
@@ -347,7 +347,7 @@ func (m *Manager) UpdateKey(ctx context.Context, a Actor, keyspace, id string, i
 			if unknown != nil {
 				return unknown
 			}
-			if err := c.room(t, plan); err != nil {
+			if err := c.checkKeyLimit(t, plan); err != nil {
 				return err
 			}
 		}
@@ -365,7 +365,7 @@ func (c *call) saveKey(k *gateway.Key, t *gateway.Tenant, action string, before,
 		return KeyRecord{}, err
 	}
 	k.Version = version
-	c.judgeAnew(gateway.ChangeKey, k.ID)
+	c.addChange(gateway.ChangeKey, k.ID)
 	c.event = &event{action: action, target: k.ID, tenant: t.Slug, key: k.ID, before: before, after: after}
 	return c.keyRecord(k, t)
 }
@@ -381,7 +381,7 @@ func (c *call) removeKey(k *gateway.Key) error {
 	if err := c.DeleteSecrets(c.ks.Name, k.ID); err != nil {
 		return err
 	}
-	c.judgeAnew(gateway.ChangeKey, k.ID)
+	c.addChange(gateway.ChangeKey, k.ID)
 	return nil
 }
 
@@ -393,7 +393,7 @@ func (m *Manager) DeleteKey(ctx context.Context, a Actor, keyspace, id string, m
 		if err != nil {
 			return err
 		}
-		if !match.holds(k.Version) {
+		if !match.Matches(k.Version) {
 			return errPrecondition
 		}
 		if err := c.removeKey(k); err != nil {
@@ -403,7 +403,7 @@ func (m *Manager) DeleteKey(ctx context.Context, a Actor, keyspace, id string, m
 		return nil
 	})
 	if err != nil && match == nil {
-		return m.refuseKeyAway(ctx, a, keyspace, id, KeyDeleted, err)
+		return m.revokeKeyOffline(ctx, a, keyspace, id, KeyDeleted, err)
 	}
 	return err
 }

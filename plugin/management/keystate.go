@@ -46,7 +46,7 @@ func (m *Manager) EnableKey(ctx context.Context, a Actor, keyspace, id string) (
 		if err != nil {
 			return err
 		}
-		return c.room(t, plan)
+		return c.checkKeyLimit(t, plan)
 	})
 }
 
@@ -72,9 +72,9 @@ func (m *Manager) setState(ctx context.Context, a Actor, keyspace, id, action st
 		return err
 	})
 	if err != nil && (action == KeyRevoked || action == KeyDisabled) {
-		err = m.refuseKeyAway(ctx, a, keyspace, id, action, err)
+		err = m.revokeKeyOffline(ctx, a, keyspace, id, action, err)
 	}
-	if held := (*Held)(nil); errors.As(err, &held) {
+	if held := (*Accepted)(nil); errors.As(err, &held) {
 		return held.Receipt, nil
 	}
 	if err != nil {

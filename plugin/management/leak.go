@@ -25,10 +25,10 @@ const (
 	maxLeakText = 1000
 	// In leakWindow so many reports of one key are recorded, and each place once: whoever holds the
 	// key may report it without end.
-	leakWindow  = 24 * time.Hour
-	leaksInTime = 10
-	// leaksSearched bounds among how many events of the key they are looked for.
-	leaksSearched = 100
+	leakWindow       = 24 * time.Hour
+	maxLeaksInWindow = 10
+	// maxLeakSearch bounds among how many events of the key they are looked for.
+	maxLeakSearch = 100
 )
 
 // Leak is a report that a key was found where everybody can read it.
@@ -40,8 +40,8 @@ type Leak struct {
 	URL, Source string
 }
 
-// reports are how many reports of leaks are dealt with at once, and how many a second that are written down.
-var reports = turns.Rules{Slots: 2, Rate: 5, Burst: 50, Waiting: 256, PerClient: 64}
+// reportRules are how many reports of leaks are dealt with at once, and how many a second that are written down.
+var reportRules = turns.Rules{Slots: 2, Rate: 5, Burst: 50, Waiting: 256, PerClient: 64}
 
 // KeyspacesOf returns the names, sorted, of the keyspaces of which key has a shape.
 func (m *Manager) KeyspacesOf(key string) []string {
@@ -59,18 +59,18 @@ func (m *Manager) KeyspacesOf(key string) []string {
 	return names
 }
 
-// KeyLeaked records that the key with that id leaked, which l.Key is a secret of, and then does with
+// RecordLeak records that the key with that id leaked, which l.Key is a secret of, and then does with
 // it what its tenant's plan says. Of a secret that a rotation ended, the leak is recorded and the key left
 // alone. A key that is done with already, and a leak that is known, are no error. wrote reports whether anything was
 // left to be written: a leak that was recorded and dealt with costs the store's writers nothing.
-func (m *Manager) KeyLeaked(ctx context.Context, a Actor, keyspace, id string, l Leak) (wrote bool, err error) {
+func (m *Manager) RecordLeak(ctx context.Context, a Actor, keyspace, id string, l Leak) (wrote bool, err error) {
 	settled := false
 	err = m.read(ctx, a, keyspace, func(c *call) error {
 		k, t, err := c.key(id, false)
 		if err != nil {
 			return err
 		}
-		known, err := c.leakKnown(k, c.leakText(l.Source), c.leakText(l.URL))
+		known, err := c.leakRecorded(k, c.cleanLeakText(l.Source), c.cleanLeakText(l.URL))
 		if err != nil || !known {
 			return err
 		}
@@ -81,7 +81,7 @@ func (m *Manager) KeyLeaked(ctx context.Context, a Actor, keyspace, id string, l
 	if err != nil || settled {
 		return false, err
 	}
-	return true, m.keyLeaked(ctx, a, keyspace, id, l)
+	return true, m.recordLeak(ctx, a, keyspace, id, l)
 }
 
 // onLeak returns what is to be done with the key.
@@ -91,29 +91,29 @@ func (c *call) onLeak(k *gateway.Key, t *gateway.Tenant, l Leak) (on string, err
 	if p := c.ks.Plans[t.Plan]; p != nil && p.OnLeak != "" {
 		on = p.OnLeak
 	}
-	outlived, err := c.outlived(k, l.Key)
+	outlived, err := c.secretEnded(k, l.Key)
 	if outlived {
 		on = LeakReport
 	}
 	return on, err
 }
 
-func (m *Manager) keyLeaked(ctx context.Context, a Actor, keyspace, id string, l Leak) error {
+func (m *Manager) recordLeak(ctx context.Context, a Actor, keyspace, id string, l Leak) error {
 	var on string
 	err := m.write(ctx, a, keyspace, func(c *call) error {
 		k, t, err := c.key(id, true)
 		if err != nil {
 			return err
 		}
-		outlived, err := c.outlived(k, l.Key)
+		outlived, err := c.secretEnded(k, l.Key)
 		if err != nil {
 			return err
 		}
 		if on, err = c.onLeak(k, t, l); err != nil {
 			return err
 		}
-		source, url := c.leakText(l.Source), c.leakText(l.URL)
-		if known, err := c.leakKnown(k, source, url); err != nil || known {
+		source, url := c.cleanLeakText(l.Source), c.cleanLeakText(l.URL)
+		if known, err := c.leakRecorded(k, source, url); err != nil || known {
 			return err
 		}
 		c.event = &event{action: EventKeyLeaked, target: k.ID, tenant: t.Slug, key: k.ID,
@@ -136,9 +136,9 @@ func (m *Manager) keyLeaked(ctx context.Context, a Actor, keyspace, id string, l
 	return err
 }
 
-// outlived says whether full is a secret of the key that a rotation ended. One that is stored
+// secretEnded says whether full is a secret of the key that a rotation ended. One that is stored
 // in a form that can't be told from it here counts as current.
-func (c *call) outlived(k *gateway.Key, full string) (bool, error) {
+func (c *call) secretEnded(k *gateway.Key, full string) (bool, error) {
 	secrets, err := c.Secrets(c.ks.Name, k.ID)
 	if err != nil {
 		return false, err
@@ -153,8 +153,8 @@ func (c *call) outlived(k *gateway.Key, full string) (bool, error) {
 	return false, nil
 }
 
-// leakText is what is kept of a text that anybody may have sent.
-func (c *call) leakText(s string) string {
+// cleanLeakText is what is kept of a text that anybody may have sent.
+func (c *call) cleanLeakText(s string) string {
 	if len(s) > maxLeakText {
 		// The end may cut a key in two, of which half would not be taken for one.
 		s = c.ks.Grammar.Clean(s)
@@ -163,9 +163,9 @@ func (c *call) leakText(s string) string {
 	return c.ks.Grammar.Clean(s)
 }
 
-// leakKnown says whether the leak was recorded, or enough others of the key, not long ago.
-func (c *call) leakKnown(k *gateway.Key, source, url string) (bool, error) {
-	rows, err := c.Tx.Audit(AuditQuery{Keyspace: c.ks.Name, Key: k.ID, Limit: leaksSearched})
+// leakRecorded says whether the leak was recorded, or enough others of the key, not long ago.
+func (c *call) leakRecorded(k *gateway.Key, source, url string) (bool, error) {
+	rows, err := c.Tx.Audit(AuditQuery{Keyspace: c.ks.Name, Key: k.ID, Limit: maxLeakSearch})
 	if err != nil {
 		return false, err
 	}
@@ -180,5 +180,5 @@ func (c *call) leakKnown(k *gateway.Key, source, url string) (bool, error) {
 		}
 		n++
 	}
-	return n >= leaksInTime, nil
+	return n >= maxLeaksInWindow, nil
 }

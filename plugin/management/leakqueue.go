@@ -20,8 +20,8 @@ const (
 	dropsLogged = time.Minute
 )
 
-// dealer deals with the report of a leak. It reports whether it wrote something.
-type dealer func(ctx context.Context) (wrote bool, err error)
+// leakHandler deals with the report of a leak. It reports whether it wrote something.
+type leakHandler func(ctx context.Context) (wrote bool, err error)
 
 // leakQueue holds the reports of leaks that had no turn in time. The zero leakQueue is empty.
 type leakQueue struct {
@@ -37,29 +37,29 @@ type leakQueue struct {
 }
 
 type waitingLeak struct {
-	id   string
-	deal dealer
+	id     string
+	handle leakHandler
 }
 
-// ReportLeak deals with the report of a leak of a known key as KeyLeaked does: in its turn among those that others
+// ReportLeak deals with the report of a leak of a known key as RecordLeak does: in its turn among those that others
 // send, or later where none comes in time or the store does not take it.
 func (m *Manager) ReportLeak(ctx context.Context, a Actor, addr netip.Addr, keyspace, id string, l Leak) {
-	deal := func(ctx context.Context) (bool, error) { return m.KeyLeaked(ctx, a, keyspace, id, l) }
+	deal := func(ctx context.Context) (bool, error) { return m.RecordLeak(ctx, a, keyspace, id, l) }
 	waiting, cancel := context.WithTimeout(ctx, unknownTimeout)
 	done, err := m.reports.Enter(waiting, nil, addr, false)
 	cancel()
-	if err != nil || !m.dealt(ctx, deal, done) {
-		m.later(&m.leaks.known, keyspace+"/"+id, deal)
+	if err != nil || !m.handleLeak(ctx, deal, done) {
+		m.enqueueLeak(&m.leaks.known, keyspace+"/"+id, deal)
 	}
 }
 
-// ReportLater deals with the report of a leak once deal can look the key up; id names the key.
-func (m *Manager) ReportLater(id string, deal func(ctx context.Context) (wrote bool, err error)) {
-	m.later(&m.leaks.unchecked, id, deal)
+// ReportUnchecked deals with the report of a leak once deal can look the key up; id names the key.
+func (m *Manager) ReportUnchecked(id string, deal func(ctx context.Context) (wrote bool, err error)) {
+	m.enqueueLeak(&m.leaks.unchecked, id, deal)
 }
 
-// dealt deals with a report, in a turn that done ends. It reports false where that must be done again.
-func (m *Manager) dealt(ctx context.Context, deal dealer, done func(cost float64)) bool {
+// handleLeak deals with a report, in a turn that done ends. It reports false where that must be done again.
+func (m *Manager) handleLeak(ctx context.Context, deal leakHandler, done func(cost float64)) bool {
 	cost := 0.0
 	defer func() { done(cost) }()
 	wrote, err := deal(ctx)
@@ -79,8 +79,8 @@ func (m *Manager) dealt(ctx context.Context, deal dealer, done func(cost float64
 	return true
 }
 
-// later puts a report into one of the queue's lists, and sees to it that it is worked off.
-func (m *Manager) later(list *[]waitingLeak, id string, deal dealer) {
+// enqueueLeak puts a report into one of the queue's lists, and sees to it that it is worked off.
+func (m *Manager) enqueueLeak(list *[]waitingLeak, id string, deal leakHandler) {
 	q := &m.leaks
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -100,7 +100,7 @@ func (m *Manager) later(list *[]waitingLeak, id string, deal dealer) {
 	if q.stop == nil {
 		ctx, stop := context.WithCancel(context.Background())
 		q.stop, q.stopped = stop, make(chan struct{})
-		go m.workOff(ctx, q.stopped)
+		go m.drainLeaks(ctx, q.stopped)
 	}
 }
 
@@ -115,8 +115,8 @@ func (q *leakQueue) next() (w waitingLeak, list *[]waitingLeak, ok bool) {
 	return waitingLeak{}, nil, false
 }
 
-// workOff deals with what waits, each in its turn, until nothing does or ctx ends.
-func (m *Manager) workOff(ctx context.Context, stopped chan struct{}) {
+// drainLeaks deals with what waits, each in its turn, until nothing does or ctx ends.
+func (m *Manager) drainLeaks(ctx context.Context, stopped chan struct{}) {
 	defer close(stopped)
 	q := &m.leaks
 	for {
@@ -133,7 +133,7 @@ func (m *Manager) workOff(ctx context.Context, stopped chan struct{}) {
 		}
 		q.mu.Unlock()
 		done, err := m.reports.Enter(ctx, nil, netip.Addr{}, false)
-		if err == nil && m.dealt(ctx, w.deal, done) {
+		if err == nil && m.handleLeak(ctx, w.handle, done) {
 			continue
 		}
 		q.mu.Lock()
@@ -165,7 +165,7 @@ func (m *Manager) FinishLeaks(ctx context.Context) {
 		if !ok {
 			break
 		}
-		if ctx.Err() != nil || !m.dealt(ctx, w.deal, func(float64) {}) {
+		if ctx.Err() != nil || !m.handleLeak(ctx, w.handle, func(float64) {}) {
 			lost++
 		}
 	}

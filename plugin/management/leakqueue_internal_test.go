@@ -21,14 +21,14 @@ func TestLeakQueue(t *testing.T) {
 	deal := func(context.Context) (bool, error) { dealt.Add(1); return true, nil }
 	for range 2 {
 		for i := range maxLeaksWaiting {
-			m.later(&m.leaks.known, fmt.Sprint(i), deal)
+			m.enqueueLeak(&m.leaks.known, fmt.Sprint(i), deal)
 		}
 	}
 	// One of them the worker may have taken out of the list.
 	for i := range 20 {
-		m.later(&m.leaks.known, fmt.Sprint("more", i), deal)
+		m.enqueueLeak(&m.leaks.known, fmt.Sprint("more", i), deal)
 	}
-	m.ReportLater("unchecked", deal)
+	m.ReportUnchecked("unchecked", deal)
 	if n := strings.Count(log.String(), "reports were dropped"); n != 1 || !strings.Contains(log.String(), "dropped=1 ") {
 		t.Errorf("logged %d times: %s", n, log.String())
 	}
@@ -38,7 +38,7 @@ func TestLeakQueue(t *testing.T) {
 	}
 	// Those that the store does not take are logged.
 	log.Reset()
-	m.ReportLater("failing", func(context.Context) (bool, error) { return false, gateway.ErrStore })
+	m.ReportUnchecked("failing", func(context.Context) (bool, error) { return false, gateway.ErrStore })
 	m.FinishLeaks(t.Context())
 	if !strings.Contains(log.String(), "dropped=1") {
 		t.Errorf("logged %q", log.String())

@@ -26,7 +26,7 @@ type Engine interface {
 	// TokenChanges counts the changes to management tokens that it has heard of, Apply's
 	// and those that others wrote: while it is the same, what was read of them is right.
 	TokenChanges() uint64
-	StandingEngine
+	LimitEngine
 }
 
 // Config is what a Manager works with. All but Logger and Now must be set.
@@ -45,7 +45,7 @@ type Config struct {
 	// Listener hears events beside webhooks. Default: nobody does.
 	Listener EventListener
 	// Signer signs heads of the audit chain; nil, or nil from it: they are not signed. Default: nil.
-	Signer func() HeadSigner
+	Signer func() CheckpointSigner
 }
 
 // Manager does what may be done to tenants and keys. Its methods may block on the
@@ -59,17 +59,17 @@ type Manager struct {
 	log    *slog.Logger
 	ids    idSource
 	tokens tokenCache
-	// unknowns and reports give turns to what anybody may ask for.
+	// unknownRules and reports give turns to what anybody may ask for.
 	unknowns, reports *turns.Queue
 	leaks             leakQueue
 	sessions          knownSessions
-	once              onceRunners
+	inProgress        claimsInProgress
 
 	cursors cursorCache
 
 	webhooks func(keyspace string) WebhookSettings
 	listener EventListener
-	signer   func() HeadSigner
+	signer   func() CheckpointSigner
 	// outbox has an entry when deliveries were written that may be due.
 	outbox chan struct{}
 }
@@ -81,7 +81,7 @@ func New(c Config) *Manager {
 	}
 	m := &Manager{store: c.Store, engine: c.Engine, view: c.View, now: c.Now, log: c.Logger,
 		webhooks: c.Webhooks, listener: c.Listener, signer: c.Signer, outbox: make(chan struct{}, 1),
-		unknowns: turns.New(unknowns), reports: turns.New(reports)}
+		unknowns: turns.New(unknownRules), reports: turns.New(reportRules)}
 	if m.webhooks == nil {
 		m.webhooks = func(string) WebhookSettings { return WebhookSettings{} }
 	}
@@ -91,8 +91,8 @@ func New(c Config) *Manager {
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
 	}
-	if d, ok := m.store.(Deputy); ok {
-		d.WriteBack(m.Enforce)
+	if d, ok := m.store.(OfflineRevoker); ok {
+		d.SetReplay(m.Replay)
 	}
 	return m
 }
@@ -115,8 +115,8 @@ type Actor struct {
 	Scopes []string
 }
 
-// sees says whether a tenant exists for the actor. slug is as stored.
-func (a Actor) sees(slug string) bool { return a.Tenant == "" || a.Tenant == slug }
+// Sees says whether a tenant exists for the actor. slug is as stored.
+func (a Actor) Sees(slug string) bool { return a.Tenant == "" || a.Tenant == slug }
 
 // Keyspace returns the keyspace of that name. An empty name means the only one, or
 // where there are several "default". The refusal of an unknown one is a 404.
@@ -141,7 +141,7 @@ func (m *Manager) keyspace(name string) (*gateway.Keyspace, *gateway.View, error
 	if ks := v.Keyspaces[name]; ks != nil {
 		return ks, v, nil
 	}
-	return nil, nil, refuse(http.StatusNotFound, CodeNotFound, "There is no keyspace %q.", clip(name))
+	return nil, nil, reject(http.StatusNotFound, CodeNotFound, "There is no keyspace %q.", clip(name))
 }
 
 // clip bounds what is repeated of a caller's input.
@@ -163,12 +163,12 @@ type call struct {
 	// changed and event are what the transaction will append.
 	changed []gateway.Change
 	event   *event
-	// published is what is told when the transaction is committed.
-	published published
+	// publications is what is told when the transaction is committed.
+	publications publications
 }
 
-// judgeAnew notes that every node must judge a key or a tenant anew.
-func (c *call) judgeAnew(kind gateway.ChangeKind, id string) {
+// addChange notes that every node must judge a key or a tenant anew.
+func (c *call) addChange(kind gateway.ChangeKind, id string) {
 	c.changed = append(c.changed, gateway.Change{Kind: kind, Keyspace: c.ks.Name, ID: id})
 }
 
@@ -203,10 +203,10 @@ func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*
 	// Who does it is written in any case: a revocation does not fail for a name.
 	a.Name = withoutSecrets(ks, a.Name)
 	var changes []gateway.Change
-	var told published
+	var told publications
 	err = m.store.Update(ctx, func(tx Tx) error {
 		// The store may run this more than once: nothing outlives a try but its end.
-		changes, told = nil, published{}
+		changes, told = nil, publications{}
 		c := &call{Tx: tx, m: m, ks: ks, view: v, now: m.clock(), actor: a}
 		if err := f(c); err != nil || c.event == nil {
 			return err
@@ -218,23 +218,23 @@ func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*
 		if err := c.appendEvent(); err != nil {
 			return err
 		}
-		if err := c.commitOnce(ctx); err != nil {
+		if err := c.recordEffect(ctx); err != nil {
 			return err
 		}
 		// Last, because assigning a sequence number holds up every other writer.
 		if err := tx.Changes(c.changed); err != nil {
 			return err
 		}
-		changes, told = c.changed, c.published
+		changes, told = c.changed, c.publications
 		return nil
 	})
 	if err == nil {
-		m.tell(told)
+		m.notify(told)
 	}
 	if err != nil {
 		return where, err
 	}
-	noted := confirmed(ctx)
+	noted := confirmationOf(ctx)
 	if len(changes) == 0 {
 		if noted != nil {
 			// Another call may have made it so, which other nodes have not heard of yet.

@@ -10,9 +10,9 @@ import (
 // states them; nil holds for any, an empty one for none.
 type Match []int64
 
-func (m Match) holds(version int64) bool { return m == nil || slices.Contains(m, version) }
+func (m Match) Matches(version int64) bool { return m == nil || slices.Contains(m, version) }
 
-var errPrecondition = refuse(http.StatusPreconditionFailed, CodePrecondition,
+var errPrecondition = reject(http.StatusPreconditionFailed, CodePrecondition,
 	"The record was changed since it was read. Read it again and decide anew.")
 
 func isNotFound(err error) bool {

@@ -48,7 +48,7 @@ func (m *Manager) ForgetNode(ctx context.Context, a Actor, keyspace, name string
 			return err
 		}
 		if now.Sub(n.ContactAt) < aliveFor {
-			return refuse(http.StatusConflict, CodeNodeAlive, "The node %s is alive: it was heard of just now. One that is stopped forgets itself.", clip(name))
+			return reject(http.StatusConflict, CodeNodeAlive, "The node %s is alive: it was heard of just now. One that is stopped forgets itself.", clip(name))
 		}
 		if err := c.DeleteNode(name); err != nil {
 			return err

@@ -45,7 +45,7 @@ const (
 const CodePortalLink = "portal_link_invalid"
 
 // ErrPortalLink refuses a link that was used, has expired, or never was: which of them, nobody is told.
-var ErrPortalLink = refuse(http.StatusUnauthorized, CodePortalLink,
+var ErrPortalLink = reject(http.StatusUnauthorized, CodePortalLink,
 	"This link has been used or has expired. Go back to where you came from and ask for a new one.")
 
 // PortalFields is what may be stated of a portal link.
@@ -74,7 +74,7 @@ func (m *Manager) CreatePortalLink(ctx context.Context, a Actor, keyspace, slug 
 		if err != nil {
 			return err
 		}
-		maker, err := c.maker()
+		maker, err := c.issuer()
 		if err != nil {
 			return err
 		}
@@ -159,7 +159,7 @@ func (m *Manager) PortalLink(ctx context.Context, keyspace, secret string) (g Po
 	err = m.read(ctx, Actor{}, keyspace, func(c *call) error {
 		l, err := c.Tx.PortalLink(c.ks.Name, digestOf(secret))
 		s := &Session{Kind: SessionByPortal, Keyspace: c.ks.Name, ExpiresAt: c.now.Add(SessionLife), LastUsedAt: c.now}
-		if err := c.letIn(s, l, err); err != nil {
+		if err := c.admit(s, l, err); err != nil {
 			return err
 		}
 		g = PortalGuest{Name: l.Name, Tenant: l.Tenant, Role: l.Role}
@@ -178,7 +178,7 @@ func (m *Manager) UsePortalLink(ctx context.Context, keyspace, secret, ip string
 	}
 	s := &Session{Kind: SessionByPortal}
 	var issued IssuedSession
-	err := m.unknown(ctx, ip, func() (err error) {
+	err := m.lookUpUnknown(ctx, ip, func() (err error) {
 		issued, err = m.usePortalLink(ctx, keyspace, secret, ip, s)
 		return err
 	})
@@ -188,12 +188,12 @@ func (m *Manager) UsePortalLink(ctx context.Context, keyspace, secret, ip string
 func (m *Manager) usePortalLink(ctx context.Context, keyspace, secret, ip string, s *Session) (IssuedSession, error) {
 	return m.beginSession(ctx, keyspace, s, ip, func(c *call) error {
 		l, err := c.Tx.UsePortalLink(c.ks.Name, digestOf(secret), c.now)
-		return c.letIn(s, l, err)
+		return c.admit(s, l, err)
 	})
 }
 
-// letIn gives a session that begins what its link gives. err is the error of reading the link.
-func (c *call) letIn(s *Session, l *PortalLink, err error) error {
+// admit gives a session that begins what its link gives. err is the error of reading the link.
+func (c *call) admit(s *Session, l *PortalLink, err error) error {
 	if errors.Is(err, gateway.ErrNotFound) || err == nil && !l.ExpiresAt.After(c.now) {
 		return ErrPortalLink
 	}
@@ -202,7 +202,7 @@ func (c *call) letIn(s *Session, l *PortalLink, err error) error {
 	}
 	s.Tenant, s.Token, s.Name, s.ReturnURL = l.Tenant, l.Token, l.Name, l.ReturnURL
 	s.Scopes = slices.Clone(portalScopes[l.Role])
-	if good, err := c.good(s); err != nil || !good {
+	if good, err := c.sessionValid(s); err != nil || !good {
 		return errors.Join(err, ErrPortalLink)
 	}
 	return nil

@@ -35,8 +35,8 @@ func WithConfirmed(ctx context.Context) (context.Context, *gateway.Confirmation)
 	return context.WithValue(ctx, confirmedKey{}, where), where
 }
 
-// confirmed returns where it is noted who acts by a change, nil where nobody wants to know.
-func confirmed(ctx context.Context) *gateway.Confirmation {
+// confirmationOf returns where it is noted who acts by a change, nil where nobody wants to know.
+func confirmationOf(ctx context.Context) *gateway.Confirmation {
 	where, _ := ctx.Value(confirmedKey{}).(*gateway.Confirmation)
 	return where
 }

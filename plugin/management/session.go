@@ -42,7 +42,7 @@ const (
 const CodeNoSession = "no_session"
 
 // ErrNoSession refuses a session that is none, or none any more.
-var ErrNoSession = refuse(http.StatusUnauthorized, CodeNoSession, "Your session has ended. Sign in again.")
+var ErrNoSession = reject(http.StatusUnauthorized, CodeNoSession, "Your session has ended. Sign in again.")
 
 // SessionGrant is what a session gives.
 type SessionGrant struct {
@@ -62,7 +62,7 @@ type SessionGrant struct {
 }
 
 // Allows says whether the session has a scope such as "keys:write".
-func (g *SessionGrant) Allows(scope string) bool { return holds(g.scopes, scope) }
+func (g *SessionGrant) Allows(scope string) bool { return hasScope(g.scopes, scope) }
 
 // HasScopes says whether the session's scopes are just these, in this order.
 func (g *SessionGrant) HasScopes(scopes []string) bool {
@@ -151,7 +151,7 @@ func (m *Manager) SignIn(ctx context.Context, keyspace, token, name, ip string) 
 		if !t.ExpiresAt.IsZero() && t.ExpiresAt.Before(s.ExpiresAt) {
 			s.ExpiresAt = t.ExpiresAt
 		}
-		return t.refusedAt(c.now)
+		return t.rejectedAt(c.now)
 	})
 }
 
@@ -187,7 +187,7 @@ func (m *Manager) beginSession(ctx context.Context, keyspace string, s *Session,
 			return err
 		}
 		c.event = &event{action: "session.started", target: s.ID, tenant: s.Tenant, after: sessionFields(s)}
-		r.SessionGrant = *grantOf(s)
+		r.SessionGrant = *sessionGrant(s)
 		return nil
 	})
 	if err != nil {
@@ -196,7 +196,7 @@ func (m *Manager) beginSession(ctx context.Context, keyspace string, s *Session,
 	return r, nil
 }
 
-func grantOf(s *Session) *SessionGrant {
+func sessionGrant(s *Session) *SessionGrant {
 	return &SessionGrant{
 		ID: s.ID, Keyspace: s.Keyspace, Kind: s.Kind, Name: s.Name, Tenant: s.Tenant, Token: s.Token,
 		ReturnURL: s.ReturnURL, CreatedAt: s.CreatedAt, ExpiresAt: s.ExpiresAt, scopes: s.Scopes,
@@ -219,7 +219,7 @@ func (m *Manager) CheckSession(ctx context.Context, keyspace, secret, ip string)
 			if s, err = c.SessionByDigest(digest); err != nil {
 				return err
 			}
-			good, err = c.good(s)
+			good, err = c.sessionValid(s)
 			return err
 		})
 		if errors.Is(err, gateway.ErrNotFound) || err == nil && !good {
@@ -231,20 +231,20 @@ func (m *Manager) CheckSession(ctx context.Context, keyspace, secret, ip string)
 	if m.sessions.has(digest) {
 		err = read()
 	} else {
-		err = m.unknown(ctx, ip, read)
+		err = m.lookUpUnknown(ctx, ip, read)
 	}
 	m.sessions.note(digest, err == nil)
 	if err != nil {
 		return nil, err
 	}
-	if now.Sub(s.LastUsedAt) >= touchEvery {
-		m.beside(func(tx Tx) error { return tx.TouchSession(s.ID, now, ip) })
+	if now.Sub(s.LastUsedAt) >= usageInterval {
+		m.inBackground(func(tx Tx) error { return tx.TouchSession(s.ID, now, ip) })
 	}
-	return grantOf(s), nil
+	return sessionGrant(s), nil
 }
 
-// good says whether a session still gives anything, and fills in the scopes that it has by its token.
-func (c *call) good(s *Session) (bool, error) {
+// sessionValid says whether a session still gives anything, and fills in the scopes that it has by its token.
+func (c *call) sessionValid(s *Session) (bool, error) {
 	if s.Keyspace != c.ks.Name || !s.EndedAt.IsZero() || !s.ExpiresAt.After(c.now) || !s.LastUsedAt.Add(SessionIdle).After(c.now) {
 		return false, nil
 	}
@@ -255,7 +255,7 @@ func (c *call) good(s *Session) (bool, error) {
 			return false, nil
 		case err != nil:
 			return false, err
-		case t.refusedAt(c.now) != nil:
+		case t.rejectedAt(c.now) != nil:
 			return false, nil
 		case s.Kind == SessionByToken:
 			s.Scopes = t.Scopes
@@ -286,14 +286,14 @@ func (m *Manager) EndSession(ctx context.Context, a Actor, keyspace, id string) 
 		if err != nil {
 			return orNotFound(err, what)
 		}
-		if !a.sees(s.Tenant) {
+		if !a.Sees(s.Tenant) {
 			return notFound(what)
 		}
 		// The scopes of a session that gives nothing any more are not asked for: ending it changes nothing.
-		if good, err := c.good(s); err != nil {
+		if good, err := c.sessionValid(s); err != nil {
 			return err
 		} else if good {
-			if err := c.mayEnd(s.Scopes); err != nil {
+			if err := c.checkMayEnd(s.Scopes); err != nil {
 				return err
 			}
 		}
@@ -327,7 +327,7 @@ func (m *Manager) Sessions(ctx context.Context, a Actor, keyspace string, q Sess
 		out = nil
 		rows, err := c.Tx.Sessions(SessionQuery{Keyspace: c.ks.Name, Tenant: q.Tenant, Before: last, Limit: limit + 1})
 		for _, s := range rows {
-			good, err := c.good(s)
+			good, err := c.sessionValid(s)
 			if err != nil {
 				return err
 			}

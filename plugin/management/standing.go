@@ -11,8 +11,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// StandingRecord is where one limit stands now.
-type StandingRecord struct {
+// LimitStatusRecord is where one limit stands now.
+type LimitStatusRecord struct {
 	// Name is the policy's name, as in the RateLimit headers.
 	Name string `json:"name"`
 	Kind string `json:"kind"`
@@ -29,8 +29,8 @@ type StandingRecord struct {
 	ResetAt *time.Time `json:"reset_at"`
 }
 
-// StandingEngine is what showing and resetting limits needs of the running gateway.
-type StandingEngine interface {
+// LimitEngine is what showing and resetting limits needs of the running gateway.
+type LimitEngine interface {
 	// Limits returns where the limits stand that are counted for a tenant and, where k is not nil, its key.
 	Limits(ctx context.Context, v *gateway.View, t *gateway.Tenant, k *gateway.Key, now time.Time) ([]ratelimit.Standing, error)
 	// ResetLimits makes as new those counted for a key or, where it is nil, the tenant: the
@@ -38,16 +38,16 @@ type StandingEngine interface {
 	ResetLimits(ctx context.Context, v *gateway.View, t *gateway.Tenant, k *gateway.Key, now time.Time, names ...string) error
 }
 
-// subject is whose limits are meant: a tenant or one of its keys.
-type subject struct {
+// limitSubject is whose limits are meant: a tenant or one of its keys.
+type limitSubject struct {
 	view   *gateway.View
 	tenant *gateway.Tenant
 	key    *gateway.Key
 	plan   *gateway.Plan
 }
 
-// subject reads a tenant or, where id is not empty, a key.
-func (c *call) subject(slug, id string) (s subject, err error) {
+// limitSubject reads a tenant or, where id is not empty, a key.
+func (c *call) limitSubject(slug, id string) (s limitSubject, err error) {
 	s.view = c.view
 	if id != "" {
 		if s.key, s.tenant, err = c.key(id, false); err != nil {
@@ -60,21 +60,21 @@ func (c *call) subject(slug, id string) (s subject, err error) {
 	return s, err
 }
 
-// KeyStandings returns where every limit stands that a key's requests are subject to,
+// KeyLimitStatus returns where every limit stands that a key's requests are subject to,
 // its tenant's included.
-func (m *Manager) KeyStandings(ctx context.Context, a Actor, keyspace, id string) (Page[StandingRecord], error) {
-	return m.standings(ctx, a, keyspace, "", id)
+func (m *Manager) KeyLimitStatus(ctx context.Context, a Actor, keyspace, id string) (Page[LimitStatusRecord], error) {
+	return m.limitStatus(ctx, a, keyspace, "", id)
 }
 
-// TenantStandings returns where every limit stands that is counted for a tenant as a whole.
-func (m *Manager) TenantStandings(ctx context.Context, a Actor, keyspace, slug string) (Page[StandingRecord], error) {
-	return m.standings(ctx, a, keyspace, slug, "")
+// TenantLimitStatus returns where every limit stands that is counted for a tenant as a whole.
+func (m *Manager) TenantLimitStatus(ctx context.Context, a Actor, keyspace, slug string) (Page[LimitStatusRecord], error) {
+	return m.limitStatus(ctx, a, keyspace, slug, "")
 }
 
-func (m *Manager) standings(ctx context.Context, a Actor, keyspace, slug, id string) (page Page[StandingRecord], err error) {
-	var s subject
+func (m *Manager) limitStatus(ctx context.Context, a Actor, keyspace, slug, id string) (page Page[LimitStatusRecord], err error) {
+	var s limitSubject
 	if err := m.read(ctx, a, keyspace, func(c *call) (err error) {
-		s, err = c.subject(slug, id)
+		s, err = c.limitSubject(slug, id)
 		return err
 	}); err != nil {
 		return page, err
@@ -84,9 +84,9 @@ func (m *Manager) standings(ctx context.Context, a Actor, keyspace, slug, id str
 	if err != nil {
 		return page, err
 	}
-	page.Data = make([]StandingRecord, 0, len(all))
+	page.Data = make([]LimitStatusRecord, 0, len(all))
 	for i := range all {
-		page.Data = append(page.Data, standingRecord(&all[i], s.tenant, now))
+		page.Data = append(page.Data, limitStatusRecord(&all[i], s.tenant, now))
 	}
 	limits, err := gateway.TenantLimits(s.plan, s.tenant)
 	if err != nil {
@@ -95,15 +95,15 @@ func (m *Manager) standings(ctx context.Context, a Actor, keyspace, slug, id str
 	for _, p := range limits {
 		if p.Per == ratelimit.PerAddress {
 			r := limitRecord(p)
-			page.Data = append(page.Data, StandingRecord{Name: r.Name, Kind: r.Kind, Per: r.Per, Limit: r.Limit})
+			page.Data = append(page.Data, LimitStatusRecord{Name: r.Name, Kind: r.Kind, Per: r.Per, Limit: r.Limit})
 		}
 	}
 	return page, nil
 }
 
-func standingRecord(st *ratelimit.Standing, t *gateway.Tenant, now time.Time) StandingRecord {
+func limitStatusRecord(st *ratelimit.Standing, t *gateway.Tenant, now time.Time) LimitStatusRecord {
 	l := limitRecord(st.Policy)
-	r := StandingRecord{Name: l.Name, Kind: l.Kind, Per: l.Per, Remaining: &st.Remaining}
+	r := LimitStatusRecord{Name: l.Name, Kind: l.Kind, Per: l.Per, Remaining: &st.Remaining}
 	if st.Policy.Kind == ratelimit.Credits {
 		// What was spent within the last second may not be taken from it yet.
 		r.Remaining = &t.Credits
@@ -123,24 +123,24 @@ func standingRecord(st *ratelimit.Standing, t *gateway.Tenant, now time.Time) St
 
 // ResetKeyLimits makes limits that are counted for a key as new, those of these names or all, and
 // returns where its limits stand then.
-func (m *Manager) ResetKeyLimits(ctx context.Context, a Actor, keyspace, id string, policies []string) (Page[StandingRecord], error) {
+func (m *Manager) ResetKeyLimits(ctx context.Context, a Actor, keyspace, id string, policies []string) (Page[LimitStatusRecord], error) {
 	return m.resetLimits(ctx, a, keyspace, "", id, policies)
 }
 
 // ResetTenantLimits is ResetKeyLimits for what is counted for a tenant as a whole.
-func (m *Manager) ResetTenantLimits(ctx context.Context, a Actor, keyspace, slug string, policies []string) (Page[StandingRecord], error) {
+func (m *Manager) ResetTenantLimits(ctx context.Context, a Actor, keyspace, slug string, policies []string) (Page[LimitStatusRecord], error) {
 	return m.resetLimits(ctx, a, keyspace, slug, "", policies)
 }
 
-func (m *Manager) resetLimits(ctx context.Context, a Actor, keyspace, slug, id string, policies []string) (page Page[StandingRecord], err error) {
+func (m *Manager) resetLimits(ctx context.Context, a Actor, keyspace, slug, id string, policies []string) (page Page[LimitStatusRecord], err error) {
 	if a.Tenant != "" {
-		return page, refuse(http.StatusForbidden, CodeInsufficientScope, "Who is confined to one tenant can't reset its limits.")
+		return page, reject(http.StatusForbidden, CodeInsufficientScope, "Who is confined to one tenant can't reset its limits.")
 	}
 	now := m.clock()
-	var s subject
+	var s limitSubject
 	// The event first: nothing is reset that nobody hears of.
 	err = m.write(ctx, a, keyspace, func(c *call) (err error) {
-		if s, err = c.subject(slug, id); err != nil {
+		if s, err = c.limitSubject(slug, id); err != nil {
 			return err
 		}
 		can, err := s.resettable()
@@ -172,12 +172,12 @@ func (m *Manager) resetLimits(ctx context.Context, a Actor, keyspace, slug, id s
 	if err := m.engine.ResetLimits(ctx, s.view, s.tenant, s.key, now, policies...); err != nil {
 		return page, err
 	}
-	return m.standings(ctx, a, keyspace, slug, id)
+	return m.limitStatus(ctx, a, keyspace, slug, id)
 }
 
 // resettable returns the names of the rates and quotas that are counted for the subject
 // itself. Running requests end by themselves, and credits are added.
-func (s *subject) resettable() ([]string, error) {
+func (s *limitSubject) resettable() ([]string, error) {
 	limits, err := gateway.TenantLimits(s.plan, s.tenant)
 	if err != nil {
 		return nil, err

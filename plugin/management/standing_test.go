@@ -8,10 +8,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-type standings = management.Page[management.StandingRecord]
+type standings = management.Page[management.LimitStatusRecord]
 
 // standing returns the limit of that name.
-func standing(t *testing.T, p standings, name string) management.StandingRecord {
+func standing(t *testing.T, p standings, name string) management.LimitStatusRecord {
 	t.Helper()
 	for _, r := range p.Data {
 		if r.Name == name {
@@ -19,10 +19,10 @@ func standing(t *testing.T, p standings, name string) management.StandingRecord 
 		}
 	}
 	t.Fatalf("no limit %q in %+v", name, p.Data)
-	return management.StandingRecord{}
+	return management.LimitStatusRecord{}
 }
 
-func wantStanding(t *testing.T, r management.StandingRecord, limit, remaining, used int64) {
+func wantStanding(t *testing.T, r management.LimitStatusRecord, limit, remaining, used int64) {
 	t.Helper()
 	if r.Limit == nil || *r.Limit != limit || *r.Remaining != remaining || *r.Used != used || (r.ResetAt != nil) != (used > 0) {
 		t.Errorf("%s stands at %d of %d with %d used, reset at %v; want %d of %d with %d", r.Name, *r.Remaining, *r.Limit, *r.Used, r.ResetAt, remaining, limit, used)
@@ -41,7 +41,7 @@ func TestStandings(t *testing.T) {
 	idle := w.key("acme")
 	show := func(id string) standings {
 		t.Helper()
-		return must[standings](t)(w.KeyStandings(ctx, ada, "", id))
+		return must[standings](t)(w.KeyLimitStatus(ctx, ada, "", id))
 	}
 	wantStanding(t, standing(t, show(k.ID), "5/day"), 5, 5, 0)
 	wantStanding(t, standing(t, show(k.ID), "10/h"), 10, 10, 0)
@@ -54,7 +54,7 @@ func TestStandings(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	wantStanding(t, standing(t, show(idle.ID), "10/h"), 10, 10, 0)
-	all := must[standings](t)(w.TenantStandings(ctx, ada, "", "ACME"))
+	all := must[standings](t)(w.TenantLimitStatus(ctx, ada, "", "ACME"))
 	if len(all.Data) != 1 {
 		t.Errorf("the tenant's own limits are %+v", all.Data)
 	}
@@ -85,13 +85,13 @@ func TestStandings(t *testing.T) {
 	confined.Tenant = "acme"
 	_, err = w.ResetKeyLimits(ctx, confined, "", k.ID, nil)
 	wantRefused(t, err, http.StatusForbidden, management.CodeInsufficientScope)
-	if _, err := w.KeyStandings(ctx, confined, "", k.ID); err != nil {
+	if _, err := w.KeyLimitStatus(ctx, confined, "", k.ID); err != nil {
 		t.Error(err)
 	}
 	confined.Tenant = "other"
-	_, err = w.KeyStandings(ctx, confined, "", k.ID)
+	_, err = w.KeyLimitStatus(ctx, confined, "", k.ID)
 	wantRefused(t, err, http.StatusNotFound, management.CodeNotFound)
-	_, err = w.TenantStandings(ctx, ada, "", "nobody")
+	_, err = w.TenantLimitStatus(ctx, ada, "", "nobody")
 	wantRefused(t, err, http.StatusNotFound, management.CodeNotFound)
 }
 
@@ -114,7 +114,7 @@ func TestStandingsNotInUse(t *testing.T) {
 	w.gw = gw
 	t.Cleanup(func() { _ = gw.Close(ctx) })
 	w.Manager = management.New(management.Config{Store: w.store, Engine: gw, View: w.current, Now: w.now})
-	show := func() standings { return must[standings](t)(w.KeyStandings(ctx, ada, "", k.ID)) }
+	show := func() standings { return must[standings](t)(w.KeyLimitStatus(ctx, ada, "", k.ID)) }
 	wantStanding(t, standing(t, show(), "5/day"), 5, 2, 3)
 	must[standings](t)(w.ResetKeyLimits(ctx, ada, "", k.ID, nil))
 	wantStanding(t, standing(t, show(), "5/day"), 5, 5, 0)

@@ -69,9 +69,9 @@ type Tx interface {
 	AddCredits(e *LedgerEntry) error
 	Ledger(q LedgerQuery) ([]LedgerEntry, error) // newest first
 
-	// AuditHead returns the newest event's seq and hash; 0 and nil when there is none.
+	// LockNewestAudit returns the newest event's seq and hash; 0 and nil when there is none.
 	// Until the transaction ends, no other transaction gets past AuditHead.
-	AuditHead() (seq int64, hash []byte, err error)
+	LockNewestAudit() (seq int64, hash []byte, err error)
 	InsertAudit(*AuditRow) error
 	Audit(q AuditQuery) ([]AuditRow, error)
 	// ErasePersonal empties Personal and Salt of every event of a tenant and returns how many
@@ -91,11 +91,11 @@ type Tx interface {
 
 	TokenTx
 	SessionTx
-	OnceTx
+	IdempotencyTx
 	WebhookTx
 	NodeTx
 	ImportTx
-	HeadTx
+	CheckpointTx
 }
 
 // TenantQuery selects tenants of a keyspace, by slug ascending, deleted ones left out.

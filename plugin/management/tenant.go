@@ -25,7 +25,7 @@ func (c *call) tenant(slug string, lock bool) (*gateway.Tenant, error) {
 	if err != nil {
 		return nil, orNotFound(err, what)
 	}
-	if !t.DeletedAt.IsZero() || !c.actor.sees(t.Slug) {
+	if !t.DeletedAt.IsZero() || !c.actor.Sees(t.Slug) {
 		return nil, notFound(what)
 	}
 	copied := *t
@@ -54,7 +54,7 @@ func (m *Manager) CreateTenant(ctx context.Context, a Actor, keyspace, slug stri
 // PutTenant makes the tenant, or changes it as UpdateTenant does. created says which.
 func (m *Manager) PutTenant(ctx context.Context, a Actor, keyspace, slug string, in TenantFields, match Match) (r TenantRecord, created bool, err error) {
 	_, err = m.Tenant(ctx, a, keyspace, slug)
-	if !isNotFound(err) || !a.sees(slug) {
+	if !isNotFound(err) || !a.Sees(slug) {
 		if err == nil {
 			r, err = m.UpdateTenant(ctx, a, keyspace, slug, in, match)
 		}
@@ -78,7 +78,7 @@ func (m *Manager) PutTenant(ctx context.Context, a Actor, keyspace, slug string,
 
 func (c *call) createTenant(slug string, in TenantFields) (TenantRecord, error) {
 	// First of all: whether a slug is taken tells of other tenants.
-	if err := c.actor.Operator("make tenants"); err != nil {
+	if err := c.actor.RequireOperator("make tenants"); err != nil {
 		return TenantRecord{}, err
 	}
 	var f faults
@@ -98,7 +98,7 @@ func (c *call) createTenant(slug string, in TenantFields) (TenantRecord, error) 
 	}
 	switch known, err := c.Tx.Tenant(c.ks.Name, slug); {
 	case err == nil && !known.DeletedAt.IsZero():
-		return TenantRecord{}, refuse(http.StatusConflict, CodeSlugTaken,
+		return TenantRecord{}, reject(http.StatusConflict, CodeSlugTaken,
 			"The slug %q belonged to a tenant that was deleted, and is never given again, since upstreams may keep data under it. Choose another.", slug)
 	case err == nil:
 		return TenantRecord{}, slugTaken(slug)
@@ -115,17 +115,17 @@ func (c *call) createTenant(slug string, in TenantFields) (TenantRecord, error) 
 		if err := c.needScope("credits:write", "credits", "give a tenant credits"); err != nil {
 			return TenantRecord{}, err
 		}
-		if err := c.move(t, "add", in.Credits.Value, "opening balance"); err != nil {
+		if err := c.moveBalance(t, "add", in.Credits.Value, "opening balance"); err != nil {
 			return TenantRecord{}, err
 		}
 	}
-	c.judgeAnew(gateway.ChangeTenant, t.Slug)
+	c.addChange(gateway.ChangeTenant, t.Slug)
 	c.event = &event{action: "tenant.created", target: t.Slug, tenant: t.Slug, after: tenantFields(t)}
 	return c.tenantRecord(t)
 }
 
 func slugTaken(slug string) *Error {
-	return refuse(http.StatusConflict, CodeSlugTaken, "There is already a tenant %q (slugs differ without regard to case).", slug)
+	return reject(http.StatusConflict, CodeSlugTaken, "There is already a tenant %q (slugs differ without regard to case).", slug)
 }
 
 // applyTenant writes the fields that are set into t, but the balance.
@@ -174,11 +174,11 @@ func (m *Manager) UpdateTenant(ctx context.Context, a Actor, keyspace, slug stri
 		})
 	}
 	if in.Credits.Set {
-		return r, m.settled(ctx, a, keyspace, slug, update)
+		return r, m.withSettledCredits(ctx, a, keyspace, slug, update)
 	}
 	err = update()
 	if err != nil && match == nil && reflect.DeepEqual(in, TenantFields{Active: Some(false)}) {
-		err = m.refuseTenantAway(ctx, a, keyspace, slug, TenantSuspended, err)
+		err = m.revokeTenantOffline(ctx, a, keyspace, slug, TenantSuspended, err)
 	}
 	return r, err
 }
@@ -188,7 +188,7 @@ func (c *call) updateTenant(slug string, in TenantFields, match Match) (TenantRe
 	if err != nil {
 		return TenantRecord{}, err
 	}
-	if !match.holds(t.Version) {
+	if !match.Matches(t.Version) {
 		return TenantRecord{}, errPrecondition
 	}
 	before, wasActive := tenantFields(t), t.Active
@@ -198,7 +198,7 @@ func (c *call) updateTenant(slug string, in TenantFields, match Match) (TenantRe
 		return TenantRecord{}, err
 	}
 	if in.Credits.Set && in.Credits.Value != t.Credits {
-		if err := c.actor.Operator("change credits"); err != nil {
+		if err := c.actor.RequireOperator("change credits"); err != nil {
 			return TenantRecord{}, err
 		}
 		if err := c.needScope("credits:write", "credits", "change a tenant's credits"); err != nil {
@@ -208,7 +208,7 @@ func (c *call) updateTenant(slug string, in TenantFields, match Match) (TenantRe
 		if in.Credits.Value < t.Credits {
 			kind = "spend"
 		}
-		if err := c.move(t, kind, in.Credits.Value-t.Credits, "balance set"); err != nil {
+		if err := c.moveBalance(t, kind, in.Credits.Value-t.Credits, "balance set"); err != nil {
 			return TenantRecord{}, err
 		}
 	}
@@ -232,7 +232,7 @@ func (c *call) updateTenant(slug string, in TenantFields, match Match) (TenantRe
 	case !wasActive && t.Active:
 		action = "tenant.activated"
 	}
-	c.judgeAnew(gateway.ChangeTenant, t.Slug)
+	c.addChange(gateway.ChangeTenant, t.Slug)
 	c.event = &event{action: action, target: t.Slug, tenant: t.Slug, before: before, after: after}
 	return c.tenantRecord(t)
 }
@@ -305,12 +305,12 @@ func (m *Manager) Tenants(ctx context.Context, a Actor, keyspace string, q Tenan
 // tenant_has_keys while it has keys that are not revoked, unless withKeys, which
 // deletes them all. *Held where that holds here and is to be written yet.
 func (m *Manager) DeleteTenant(ctx context.Context, a Actor, keyspace, slug string, withKeys bool, match Match) error {
-	err := m.settled(ctx, a, keyspace, slug, func() error {
+	err := m.withSettledCredits(ctx, a, keyspace, slug, func() error {
 		return m.write(ctx, a, keyspace, func(c *call) error { return c.deleteTenant(slug, withKeys, false, match) })
 	})
 	if err != nil && match == nil && withKeys {
 		// Without, it can't be told now whether there are any.
-		return m.refuseTenantAway(ctx, a, keyspace, slug, TenantDeleted, err)
+		return m.revokeTenantOffline(ctx, a, keyspace, slug, TenantDeleted, err)
 	}
 	return err
 }
@@ -320,10 +320,10 @@ func (c *call) deleteTenant(slug string, withKeys, erase bool, match Match) erro
 	if err != nil {
 		return err
 	}
-	if err := c.actor.Operator("delete tenants"); err != nil {
+	if err := c.actor.RequireOperator("delete tenants"); err != nil {
 		return err
 	}
-	if !match.holds(t.Version) {
+	if !match.Matches(t.Version) {
 		return errPrecondition
 	}
 	var keys []*gateway.Key
@@ -339,7 +339,7 @@ func (c *call) deleteTenant(slug string, withKeys, erase bool, match Match) erro
 		before = page[len(page)-1].ID
 	}
 	if !withKeys && slices.ContainsFunc(keys, func(k *gateway.Key) bool { return k.RevokedAt.IsZero() }) {
-		return refuse(http.StatusConflict, CodeTenantHasKeys,
+		return reject(http.StatusConflict, CodeTenantHasKeys,
 			"The tenant %q still has keys. Revoke or delete them first, delete it together with them (force), or suspend it, which can be undone.", t.Slug)
 	}
 	for _, k := range keys {
@@ -358,7 +358,7 @@ func (c *call) deleteTenant(slug string, withKeys, erase bool, match Match) erro
 	if err := c.Tx.UpdateTenant(t); err != nil {
 		return err
 	}
-	c.judgeAnew(gateway.ChangeTenant, t.Slug)
+	c.addChange(gateway.ChangeTenant, t.Slug)
 	c.event = &event{action: "tenant.deleted", target: t.Slug, tenant: t.Slug, before: before}
 	if erase {
 		return c.erasePersonal(t)

@@ -114,8 +114,8 @@ func tokenFields(t *Token) fieldSet {
 	}
 }
 
-// holds says whether a token with these scopes may do what asks for scope.
-func holds(scopes []string, scope string) bool {
+// Matches says whether a token with these scopes may do what asks for scope.
+func hasScope(scopes []string, scope string) bool {
 	return slices.Contains(scopes, scope) || slices.Contains(scopes, AllScopes)
 }
 
@@ -124,7 +124,7 @@ func holds(scopes []string, scope string) bool {
 // tenant or keyspace, and no longer life; and it ends with that one.
 func (m *Manager) CreateToken(ctx context.Context, a Actor, keyspace string, in TokenFields) (r IssuedToken, err error) {
 	err = m.write(ctx, a, keyspace, func(c *call) error {
-		maker, err := c.maker()
+		maker, err := c.issuer()
 		if err != nil {
 			return err
 		}
@@ -151,7 +151,7 @@ func (m *Manager) CreateToken(ctx context.Context, a Actor, keyspace string, in 
 		if err := c.InsertToken(t); err != nil {
 			return err
 		}
-		c.judgeAnew(gateway.ChangeToken, t.ID)
+		c.addChange(gateway.ChangeToken, t.ID)
 		c.event = &event{action: "token.created", target: t.ID, tenant: t.Tenant, after: tokenFields(t)}
 		r.TokenRecord = tokenRecord(t, c.now)
 		return nil
@@ -162,10 +162,10 @@ func (m *Manager) CreateToken(ctx context.Context, a Actor, keyspace string, in 
 	return r, nil
 }
 
-// maker returns the token that the actor acts by, nil where it is none, and keeps it
+// issuer returns the token that the actor acts by, nil where it is none, and keeps it
 // from being revoked before the transaction ends. Of who is bounded otherwise it is one with
 // those bounds.
-func (c *call) maker() (*Token, error) {
+func (c *call) issuer() (*Token, error) {
 	if c.actor.Scopes != nil {
 		return &Token{Scopes: c.actor.Scopes, Tenant: c.actor.Tenant}, nil
 	}
@@ -179,14 +179,14 @@ func (c *call) maker() (*Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	return t, t.refusedAt(c.now)
+	return t, t.rejectedAt(c.now)
 }
 
 // needScope refuses, with 403, to do what takes a scope that the token lacks by which the actor acts. field is the
 // one that asks for it.
 func (c *call) needScope(scope, field, doing string) error {
-	maker, err := c.maker()
-	if maker == nil || err != nil || holds(maker.Scopes, scope) {
+	maker, err := c.issuer()
+	if maker == nil || err != nil || hasScope(maker.Scopes, scope) {
 		return err
 	}
 	return &Error{
@@ -196,16 +196,16 @@ func (c *call) needScope(scope, field, doing string) error {
 	}
 }
 
-// mayEnd refuses, with 403, to end a token or a session with scopes that the token lacks by which the actor acts: a
+// checkMayEnd refuses, with 403, to end a token or a session with scopes that the token lacks by which the actor acts: a
 // token has no power over what it could not have made.
-func (c *call) mayEnd(scopes []string) error {
-	maker, err := c.maker()
+func (c *call) checkMayEnd(scopes []string) error {
+	maker, err := c.issuer()
 	if maker == nil || err != nil {
 		return err
 	}
 	for _, s := range scopes {
-		if !holds(maker.Scopes, s) {
-			return refuse(http.StatusForbidden, CodeInsufficientScope, "The token lacks the scope %s, which the one to be ended has. A token ends only what it could have made.", s)
+		if !hasScope(maker.Scopes, s) {
+			return reject(http.StatusForbidden, CodeInsufficientScope, "The token lacks the scope %s, which the one to be ended has. A token ends only what it could have made.", s)
 		}
 	}
 	return nil
@@ -221,7 +221,7 @@ func checkTokenScopes(f *faults, list []string, maker *Token) []string {
 		switch {
 		case !slices.Contains(tokenScopes, s):
 			f.invalid(indexed("scopes", i), "is not a scope; the scopes are %s", strings.Join(tokenScopes, ", "))
-		case maker != nil && !holds(maker.Scopes, s):
+		case maker != nil && !hasScope(maker.Scopes, s):
 			f.add(CodeScopeNotAllowed, indexed("scopes", i), "a token can't give what it does not have itself: %s", strings.Join(maker.Scopes, ", "))
 		}
 	}
@@ -275,7 +275,7 @@ func (m *Manager) RevokeToken(ctx context.Context, a Actor, keyspace, id string)
 			return err
 		}
 		if t.ID != c.actor.Token {
-			if err := c.mayEnd(t.Scopes); err != nil {
+			if err := c.checkMayEnd(t.Scopes); err != nil {
 				return err
 			}
 		}
@@ -293,7 +293,7 @@ func (m *Manager) RevokeToken(ctx context.Context, a Actor, keyspace, id string)
 			before, after := tokenFields(t), tokenFields(t)
 			before["revoked_at"] = nil
 			diff(before, after)
-			c.judgeAnew(gateway.ChangeToken, t.ID)
+			c.addChange(gateway.ChangeToken, t.ID)
 			c.event = &event{action: "token.revoked", target: t.ID, tenant: t.Tenant, before: before, after: after}
 			if t.ID != id {
 				after["because_of"] = id

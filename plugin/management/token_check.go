@@ -20,10 +20,10 @@ const (
 // ErrMalformedToken says that a text is no management token, ErrUnknownToken that one
 // has the shape of a token and is none: only the latter may be a guess.
 var (
-	ErrMalformedToken = refuse(http.StatusUnauthorized, CodeInvalidToken, "This is not a management token: those begin with kgm_ and end in a checksum.")
-	ErrUnknownToken   = refuse(http.StatusUnauthorized, CodeInvalidToken, "There is no such management token.")
-	errTokenRevoked   = refuse(http.StatusUnauthorized, CodeInvalidToken, "The management token is revoked.")
-	errTokenExpired   = refuse(http.StatusUnauthorized, CodeInvalidToken, "The management token has expired.")
+	ErrMalformedToken = reject(http.StatusUnauthorized, CodeInvalidToken, "This is not a management token: those begin with kgm_ and end in a checksum.")
+	ErrUnknownToken   = reject(http.StatusUnauthorized, CodeInvalidToken, "There is no such management token.")
+	errTokenRevoked   = reject(http.StatusUnauthorized, CodeInvalidToken, "The management token is revoked.")
+	errTokenExpired   = reject(http.StatusUnauthorized, CodeInvalidToken, "The management token has expired.")
 )
 
 // Grant is what a management token gives.
@@ -37,32 +37,32 @@ type Grant struct {
 }
 
 // Allows says whether the token has a scope such as "keys:write".
-func (g *Grant) Allows(scope string) bool { return holds(g.scopes, scope) }
+func (g *Grant) Allows(scope string) bool { return hasScope(g.scopes, scope) }
 
 // Actor returns the token as who does something.
 func (g *Grant) Actor(ip string) Actor {
 	return Actor{Name: g.Name + " (" + g.ID + ")", IP: ip, Via: "api", Tenant: g.Tenant, Token: g.ID}
 }
 
-// touchEvery is how exactly it is known when a token was last used.
-const touchEvery = time.Minute
+// usageInterval is how exactly it is known when a token was last used.
+const usageInterval = time.Minute
 
 // tokenCache holds the tokens in use, by their primary digests.
 type tokenCache struct {
 	mu sync.Mutex
 	// changes is the engine's count of changes to tokens that what is held is right for.
 	changes uint64
-	held    map[apikey.Digest]*heldToken
+	tokens  map[apikey.Digest]*cachedToken
 }
 
-type heldToken struct {
+type cachedToken struct {
 	Token
-	grant   Grant
-	touched time.Time
+	grant  Grant
+	usedAt time.Time
 }
 
-// refusedAt returns why the token gives nothing, nil while it does.
-func (t *Token) refusedAt(now time.Time) error {
+// rejectedAt returns why the token gives nothing, nil while it does.
+func (t *Token) rejectedAt(now time.Time) error {
 	switch t.statusAt(now) {
 	case gateway.StatusRevoked:
 		return errTokenRevoked
@@ -90,7 +90,7 @@ func (m *Manager) CheckToken(ctx context.Context, full, ip string) (*Grant, erro
 	changes := m.engine.TokenChanges()
 	t := m.tokens.get(digest, changes)
 	if t == nil {
-		err := m.unknown(ctx, ip, func() (err error) {
+		err := m.lookUpUnknown(ctx, ip, func() (err error) {
 			t, err = m.loadToken(ctx, v, full)
 			return err
 		})
@@ -99,16 +99,16 @@ func (m *Manager) CheckToken(ctx context.Context, full, ip string) (*Grant, erro
 		}
 		m.tokens.put(digest, changes, t)
 	}
-	if err := t.refusedAt(now); err != nil {
+	if err := t.rejectedAt(now); err != nil {
 		return nil, err
 	}
-	if m.tokens.due(t, now) {
+	if m.tokens.usageDue(t, now) {
 		m.touchToken(t.ID, now, ip)
 	}
 	return &t.grant, nil
 }
 
-func (m *Manager) loadToken(ctx context.Context, v *gateway.View, full string) (*heldToken, error) {
+func (m *Manager) loadToken(ctx context.Context, v *gateway.View, full string) (*cachedToken, error) {
 	candidates := v.Hasher.Candidates(nil, full)
 	var t *Token
 	err := m.store.View(ctx, func(tx Tx) (err error) {
@@ -123,24 +123,24 @@ func (m *Manager) loadToken(ctx context.Context, v *gateway.View, full string) (
 	}
 	if t.Algorithm != candidates[0].Algorithm && t.statusAt(m.clock()) == gateway.StatusActive {
 		// Under a pepper that is not the current one, which will be taken away some day.
-		m.beside(func(tx Tx) error { return tx.RehashToken(t.ID, candidates[0]) })
+		m.inBackground(func(tx Tx) error { return tx.RehashToken(t.ID, candidates[0]) })
 	}
-	return &heldToken{Token: *t, touched: t.LastUsedAt, grant: Grant{
+	return &cachedToken{Token: *t, usedAt: t.LastUsedAt, grant: Grant{
 		ID: t.ID, Name: t.Name, Keyspace: t.Keyspace, Tenant: t.Tenant, scopes: t.Scopes,
 	}}, nil
 }
 
 func (m *Manager) touchToken(id string, now time.Time, ip string) {
-	m.beside(func(tx Tx) error { return tx.TouchToken(id, now, ip) })
+	m.inBackground(func(tx Tx) error { return tx.TouchToken(id, now, ip) })
 }
 
-// besideTimeout bounds a write that nobody waits for.
-const besideTimeout = 10 * time.Second
+// backgroundTimeout bounds a write that nobody waits for.
+const backgroundTimeout = 10 * time.Second
 
-// beside writes what no caller waits for, and what is no harm to lose.
-func (m *Manager) beside(f func(Tx) error) {
+// inBackground writes what no caller waits for, and what is no harm to lose.
+func (m *Manager) inBackground(f func(Tx) error) {
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), besideTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), backgroundTimeout)
 		defer cancel()
 		if err := m.store.Update(ctx, f); err != nil {
 			m.log.DebugContext(ctx, "the use of a management token was not noted", "error", err)
@@ -150,35 +150,35 @@ func (m *Manager) beside(f func(Tx) error) {
 
 // get returns the token held under a digest, nil where there is none or any token was
 // changed since.
-func (c *tokenCache) get(digest apikey.Digest, changes uint64) *heldToken {
+func (c *tokenCache) get(digest apikey.Digest, changes uint64) *cachedToken {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.changes != changes {
 		return nil
 	}
-	return c.held[digest]
+	return c.tokens[digest]
 }
 
 // put holds a token that was read when the count of changes was changes.
-func (c *tokenCache) put(digest apikey.Digest, changes uint64, t *heldToken) {
+func (c *tokenCache) put(digest apikey.Digest, changes uint64, t *cachedToken) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if changes < c.changes {
 		return // read before what is known to have changed
 	}
-	if changes > c.changes || c.held == nil {
-		c.changes, c.held = changes, make(map[apikey.Digest]*heldToken)
+	if changes > c.changes || c.tokens == nil {
+		c.changes, c.tokens = changes, make(map[apikey.Digest]*cachedToken)
 	}
-	c.held[digest] = t
+	c.tokens[digest] = t
 }
 
-// due says whether the use of a token is to be noted, once every touchEvery.
-func (c *tokenCache) due(t *heldToken, now time.Time) bool {
+// usageDue says whether the use of a token is to be noted, once every usageInterval.
+func (c *tokenCache) usageDue(t *cachedToken, now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if now.Sub(t.touched) < touchEvery {
+	if now.Sub(t.usedAt) < usageInterval {
 		return false
 	}
-	t.touched = now
+	t.usedAt = now
 	return true
 }

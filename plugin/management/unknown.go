@@ -11,13 +11,13 @@ import (
 	"github.com/keygate-dev/keygate/internal/turns"
 )
 
-// unknowns are how many look-ups run at once of tokens, sessions and portal links that may be unknown, and how many of these
+// unknownRules are how many look-ups run at once of tokens, sessions and portal links that may be unknown, and how many of these
 // are answered a second, and at once.
-var unknowns = turns.Rules{Slots: 4, Rate: 100, Burst: 500, Waiting: 1024, PerClient: 512}
+var unknownRules = turns.Rules{Slots: 4, Rate: 100, Burst: 500, Waiting: 1024, PerClient: 512}
 
-// unknown runs a look-up of what a client shows that may be unknown, in its turn. Floods of unknown secrets
+// lookUpUnknown runs a look-up of what a client shows that may be unknown, in its turn. Floods of unknown secrets
 // then leave the store to others, and one who shows a known one waits behind few of them.
-func (m *Manager) unknown(ctx context.Context, ip string, look func() error) error {
+func (m *Manager) lookUpUnknown(ctx context.Context, ip string, look func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, unknownTimeout)
 	defer cancel()
 	addr, _ := netip.ParseAddr(ip) // the zero Addr where there is none

@@ -14,23 +14,23 @@ type ChainReport struct {
 	Events int64 `json:"events"`
 	// Erased counts those whose person was forgotten.
 	Erased int64 `json:"erased"`
-	// Head is the hash of the last row in hexadecimal. A chain that was cut short or
+	// Checkpoint is the hash of the last row in hexadecimal. A chain that was cut short or
 	// rewritten as a whole verifies, but its head differs from one kept elsewhere.
-	Head string `json:"head"`
+	LastHash string `json:"head"`
 	// Intact says that nothing was found.
 	Intact bool `json:"intact"`
 	// Problems says what is wrong, at most 100 of it, in the order of the chain.
 	Problems []string `json:"problems"`
-	// Heads is how many heads the chain was checked against, and Signed how many of them have a right
+	// Checkpoints is how many heads the chain was checked against, and Signed how many of them have a right
 	// signature.
-	Heads  int `json:"heads,omitempty"`
-	Signed int `json:"signed,omitempty"`
+	Checkpoints int `json:"heads,omitempty"`
+	Signed      int `json:"signed,omitempty"`
 }
 
 // maxProblems bounds a report: after a row was changed, little is learnt from more.
 const maxProblems = 100
 
-func (r *ChainReport) problem(format string, args ...any) {
+func (r *ChainReport) addProblem(format string, args ...any) {
 	if len(r.Problems) < maxProblems {
 		r.Problems = append(r.Problems, fmt.Sprintf(format, args...))
 	}
@@ -61,25 +61,25 @@ func verifyAudit(ctx context.Context, s Store, pass func(*ChainReport, *AuditRow
 			row := &rows[i]
 			r.Events++
 			if row.Seq != last.Seq+1 {
-				r.problem("event %d follows event %d: what stood between is gone", row.Seq, last.Seq)
+				r.addProblem("event %d follows event %d: what stood between is gone", row.Seq, last.Seq)
 			}
 			if !bytes.Equal(row.Prev, last.Hash) {
-				r.problem("event %d (%s) does not follow from the event before it", row.Seq, row.ID)
+				r.addProblem("event %d (%s) does not follow from the event before it", row.Seq, row.ID)
 			}
-			if !bytes.Equal(row.Hash, row.hash()) {
-				r.problem("event %d (%s) was changed", row.Seq, row.ID)
+			if !bytes.Equal(row.Hash, row.computeHash()) {
+				r.addProblem("event %d (%s) was changed", row.Seq, row.ID)
 			}
 			switch {
 			case len(row.Personal) == 0 && len(row.Salt) == 0:
 				r.Erased++
-			case !bytes.Equal(row.PersonalHash, row.hashPersonal()):
-				r.problem("the actor, address or text of event %d (%s) was changed", row.Seq, row.ID)
+			case !bytes.Equal(row.PersonalHash, row.computePersonalHash()):
+				r.addProblem("the actor, address or text of event %d (%s) was changed", row.Seq, row.ID)
 			}
 			pass(&r, row)
 			last = *row
 		}
 		if len(rows) < page {
-			r.Head = hex.EncodeToString(last.Hash)
+			r.LastHash = hex.EncodeToString(last.Hash)
 			r.Intact = len(r.Problems) == 0
 			return r, nil
 		}
@@ -95,7 +95,7 @@ func (m *Manager) VerifyAudit(ctx context.Context) (ChainReport, error) {
 // that were kept elsewhere: that each is of this store, its event in the chain, with as many events up to
 // there, and its signature made with this gateway's key or one of trusted. A head without a signature is taken only
 // where there is no key to make it with.
-func (m *Manager) VerifyAuditAgainst(ctx context.Context, heads []Head, trusted []ed25519.PublicKey) (ChainReport, error) {
+func (m *Manager) VerifyAuditAgainst(ctx context.Context, heads []Checkpoint, trusted []ed25519.PublicKey) (ChainReport, error) {
 	var store string
 	if err := m.store.View(ctx, func(tx Tx) (err error) {
 		store, _, err = tx.Identity()
@@ -103,30 +103,30 @@ func (m *Manager) VerifyAuditAgainst(ctx context.Context, heads []Head, trusted 
 	}); err != nil {
 		return ChainReport{}, err
 	}
-	key, err := m.headKey(store)
+	key, err := m.checkpointKey(store)
 	if err != nil {
 		return ChainReport{}, err
 	}
 	if key != nil {
 		trusted = append(trusted[:len(trusted):len(trusted)], key.Public().(ed25519.PublicKey))
 	}
-	w := newWitness(heads)
-	r, err := verifyAudit(ctx, m.store, w.pass)
+	w := newCheckpointVerifier(heads)
+	r, err := verifyAudit(ctx, m.store, w.check)
 	if err != nil {
 		return r, err
 	}
-	w.end(&r)
+	w.finish(&r)
 	for _, h := range heads {
-		r.Heads++
+		r.Checkpoints++
 		if h.Store != store {
-			r.problem("%s is of another store, %.40q: this one is %q", h.called(), h.Store, store)
+			r.addProblem("%s is of another store, %.40q: this one is %q", h.label(), h.Store, store)
 		}
-		signed, wrong := h.checkSignature(trusted)
+		signed, wrong := h.verifySignature(trusted)
 		if signed {
 			r.Signed++
 		}
 		if wrong != "" {
-			r.problem("%s %s", h.called(), wrong)
+			r.addProblem("%s %s", h.label(), wrong)
 		}
 	}
 	r.Intact = len(r.Problems) == 0

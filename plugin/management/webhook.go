@@ -60,7 +60,7 @@ type Sealer interface {
 	Open(sealed []byte, purpose string) ([]byte, error)
 }
 
-var errWebhooksOff = refuse(http.StatusUnprocessableEntity, CodeWebhooksOff,
+var errWebhooksOff = reject(http.StatusUnprocessableEntity, CodeWebhooksOff,
 	"Webhooks can't be had here: their secrets are stored encrypted, and there is nothing to encrypt them with. "+
 		"State secret {env.KEYGATE_SECRET} in the keygate global option, with at least 16 bytes in that variable, and reload.")
 
@@ -136,7 +136,7 @@ func (c *call) webhook(id string) (*WebhookRow, error) {
 	if err != nil {
 		return nil, orNotFound(err, what)
 	}
-	if !c.actor.sees(w.Tenant) {
+	if !c.actor.Sees(w.Tenant) {
 		return nil, notFound(what)
 	}
 	return w, nil
@@ -176,17 +176,17 @@ func checkEvents(f *faults, field string, list []string) []string {
 	var out []string
 	for i, t := range list {
 		family, all := strings.CutSuffix(t, ".*")
-		ours := slices.Contains(ourFamilies, family)
+		ours := slices.Contains(reservedFamilies, family)
 		if !all {
 			before, _, _ := strings.Cut(t, ".")
-			ours = slices.Contains(ourFamilies, before)
+			ours = slices.Contains(reservedFamilies, before)
 		}
 		switch {
 		case t == "*":
 		case all && ours && slices.ContainsFunc(eventTypes, func(e string) bool { return strings.HasPrefix(e, family+".") }):
-		case all && !ours && checkOwnType(family+".x") == "":
+		case all && !ours && checkCustomType(family+".x") == "":
 		case !all && slices.Contains(eventTypes, t):
-		case !all && !ours && checkOwnType(t) == "":
+		case !all && !ours && checkCustomType(t) == "":
 		default:
 			f.invalid(indexed(field, i), "is no type of events; there are %s, types of your own such as job.finished, and patterns such as key.* or *",
 				strings.Join(eventTypes, ", "))
@@ -297,7 +297,7 @@ func (m *Manager) CreateWebhook(ctx context.Context, a Actor, keyspace string, i
 		if err := f.err(); err != nil {
 			return err
 		}
-		if err := c.mayHear(w.Events); err != nil {
+		if err := c.checkSubscription(w.Events); err != nil {
 			return err
 		}
 		others, err := c.Tx.Webhooks(WebhookQuery{Keyspace: c.ks.Name, Tenant: w.Tenant, OrAll: w.Tenant == ""})
@@ -305,7 +305,7 @@ func (m *Manager) CreateWebhook(ctx context.Context, a Actor, keyspace string, i
 			return err
 		}
 		if len(others) >= MaxWebhooks {
-			return refuse(http.StatusConflict, CodeWebhookLimitReached, "There are %d webhooks already, which is the most. Delete one first, or let one hear more types.", len(others))
+			return reject(http.StatusConflict, CodeWebhookLimitReached, "There are %d webhooks already, which is the most. Delete one first, or let one hear more types.", len(others))
 		}
 		if r.Secret, w.Secret, err = newWebhookSecret(settings.Sealer, w.ID); err != nil {
 			return err
@@ -379,7 +379,7 @@ func (m *Manager) Webhooks(ctx context.Context, a Actor, keyspace string, q Webh
 // what was pending is dead, and can be replayed when it is active again.
 func (m *Manager) UpdateWebhook(ctx context.Context, a Actor, keyspace, id string, in WebhookFields, match Match) (r WebhookRecord, err error) {
 	err = m.changeWebhook(ctx, a, keyspace, id, &r, func(c *call, w *WebhookRow) error {
-		if !match.holds(w.Version) {
+		if !match.Matches(w.Version) {
 			return errPrecondition
 		}
 		var f faults
@@ -394,7 +394,7 @@ func (m *Manager) UpdateWebhook(ctx context.Context, a Actor, keyspace, id strin
 		if err := f.err(); err != nil || slices.Equal(heard, w.Events) && address == w.URL && !in.Active.Value {
 			return err
 		}
-		return c.mayHear(w.Events)
+		return c.checkSubscription(w.Events)
 	})
 	return r, err
 }
@@ -476,7 +476,7 @@ func (m *Manager) DeleteWebhook(ctx context.Context, a Actor, keyspace, id strin
 		if err != nil {
 			return err
 		}
-		if !match.holds(w.Version) {
+		if !match.Matches(w.Version) {
 			return errPrecondition
 		}
 		if err := c.Tx.DeleteWebhook(c.ks.Name, w.ID); err != nil {

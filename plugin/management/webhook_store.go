@@ -41,9 +41,9 @@ type WebhookTx interface {
 	// ReleaseDeliveries makes what a node has claimed due at now: its attempts did not end.
 	ReleaseDeliveries(node string, now time.Time) error
 
-	// Mark notes an occasion of what happens to a subject by itself. It reports false where that
+	// RecordOneShot notes an occasion of what happens to a subject by itself. It reports false where that
 	// occasion, by ref, was the last one noted.
-	Mark(keyspace, subject, what string, ref int64, at time.Time) (fresh bool, err error)
+	RecordOneShot(keyspace, subject, what string, ref int64, at time.Time) (fresh bool, err error)
 	// ExpiringKeys returns keys, neither revoked, disabled nor deleted, whose expiry is after from
 	// and not after to, by expiry; after is the last one seen.
 	ExpiringKeys(keyspace string, from, to time.Time, after *gateway.Key, limit int) ([]*gateway.Key, error)
@@ -57,8 +57,8 @@ type WebhookTx interface {
 	// PruneEvents removes up to limit events that happened before a time, with their
 	// deliveries, and returns how many.
 	PruneEvents(before time.Time, limit int) (int64, error)
-	// PruneMarks removes up to limit occasions that were noted before a time, and returns how many.
-	PruneMarks(before time.Time, limit int) (int64, error)
+	// PruneOneShots removes up to limit occasions that were noted before a time, and returns how many.
+	PruneOneShots(before time.Time, limit int) (int64, error)
 }
 
 // WebhookRow is a webhook as stored.

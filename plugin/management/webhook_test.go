@@ -165,10 +165,10 @@ func TestPostEvent(t *testing.T) {
 	w := newHookWorld(t, management.WebhookSettings{Sealer: clear{}})
 	w.tenant("acme", "free")
 	must[management.IssuedWebhook](t)(w.CreateWebhook(ctx, ada, "", hookAt("https://example.com/", "job.*")))
-	if r := must[management.EventRecord](t)(w.PostEvent(ctx, ada, "", "acme", "job.finished", json.RawMessage(`{}`))); r.Deliveries != 1 {
+	if r := must[management.PostedEvent](t)(w.PostEvent(ctx, ada, "", "acme", "job.finished", json.RawMessage(`{}`))); r.Deliveries != 1 {
 		t.Errorf("taken as %+v", r)
 	}
-	if r := must[management.EventRecord](t)(w.PostEvent(ctx, ada, "", "acme", "other.thing", nil)); r.Deliveries != 0 {
+	if r := must[management.PostedEvent](t)(w.PostEvent(ctx, ada, "", "acme", "other.thing", nil)); r.Deliveries != 0 {
 		t.Errorf("taken as %+v", r)
 	}
 	for _, bad := range []string{"", "job", ".", "a.", ".b", "a..b", "A.b", "a.b-c", "key.created", "tenant.x", "limit.reached", "webhook.deleted", "a." + strings.Repeat("b", 63)} {

@@ -69,8 +69,8 @@ func TestDelivers(t *testing.T) {
 	w.tenant("acme", "pro") // nobody hears of it
 	hook := w.hook(e.URL+"/in?token=t", "", "key.*", "job.finished")
 	k := w.key("acme")
-	must[management.EventRecord](t)(w.PostEvent(ctx, ada, "", "ACME", "job.finished", json.RawMessage(`{"job": "<1>", "n": 5}`)))
-	must[management.EventRecord](t)(w.PostEvent(ctx, ada, "", "acme", "job.started", nil))
+	must[management.PostedEvent](t)(w.PostEvent(ctx, ada, "", "ACME", "job.finished", json.RawMessage(`{"job": "<1>", "n": 5}`)))
+	must[management.PostedEvent](t)(w.PostEvent(ctx, ada, "", "acme", "job.started", nil))
 	if _, err := w.RotateKey(ctx, ada, "", k.ID, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -356,7 +356,7 @@ func TestTenantsHearTheirOwn(t *testing.T) {
 	others := w.hook(all.URL, "other")
 	mine := w.key("acme")
 	w.key("other")
-	must[management.EventRecord](t)(w.PostEvent(ctx, ada, "", "other", "job.finished", nil))
+	must[management.PostedEvent](t)(w.PostEvent(ctx, ada, "", "other", "job.finished", nil))
 	w.eventually("the others hear all", func() bool { return len(all.got()) == 5 })
 	w.eventually("acme hears its own", func() bool { return len(e.got()) == 1 })
 	if p := e.got()[0]; p.field(t, "key_id") != mine.ID {

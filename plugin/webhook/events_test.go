@@ -194,7 +194,7 @@ type listener struct {
 func (l *listener) Wants(t string) bool {
 	return t == "key.created" || t == "key.expired" || t == "a.b"
 }
-func (l *listener) Hear(e management.Event) {
+func (l *listener) Receive(e management.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.heard = append(l.heard, e)
@@ -214,7 +214,7 @@ func TestListener(t *testing.T) {
 	if _, err := w.CreateKey(ctx, ada, "", "nobody", management.KeyFields{Name: management.Some("x")}); err == nil {
 		t.Fatal("made a key of nobody's")
 	}
-	must[management.EventRecord](t)(w.PostEvent(ctx, ada, "", "acme", "a.b", nil))
+	must[management.PostedEvent](t)(w.PostEvent(ctx, ada, "", "acme", "a.b", nil))
 	w.key("acme", expires(time.Hour))
 	w.pass(2 * time.Hour)
 	for range 2 {

@@ -26,7 +26,7 @@ func (w *world) signing(secret string) *management.Manager {
 	c := management.Config{Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.now, Logger: w.log, Webhooks: w.current}
 	if secret != "" {
 		vault := must[*webhook.Vault](w.t)(webhook.NewVault(secret))
-		c.Signer = func() management.HeadSigner { return vault }
+		c.Signer = func() management.CheckpointSigner { return vault }
 	}
 	return management.New(c)
 }
@@ -107,7 +107,7 @@ const (
 
 // What the chain alone can't show is noticed against a head that was kept elsewhere.
 func TestHeads(t *testing.T) {
-	type head = management.Head
+	type head = management.Checkpoint
 	filled := func(t *testing.T) *world {
 		w := newWorld(t)
 		w.tenant("acme", "pro")
@@ -149,7 +149,7 @@ func TestHeads(t *testing.T) {
 			if err != nil {
 				panic(err)
 			}
-			id := management.HeadKeyID(public)
+			id := management.CheckpointKeyID(public)
 			h.KeyID, h.PublicKey, h.Signature = &id, public, ed25519.Sign(private, []byte("x"))
 		}, false, "not this gateway's"},
 	} {
@@ -158,7 +158,7 @@ func TestHeads(t *testing.T) {
 			if c.meddle != nil || name == "goes on" {
 				w = filled(t)
 			}
-			kept := must[head](t)(w.signing(c.secret).AuditHead(ctx, ada, "default"))
+			kept := must[head](t)(w.signing(c.secret).Checkpoint(ctx, ada, "default"))
 			if kept.Seq != 4 || kept.Events != 4 || (len(kept.Signature) == ed25519.SignatureSize) != (c.secret != "") {
 				t.Fatalf("head %+v", kept)
 			}
@@ -192,7 +192,7 @@ func TestHeads(t *testing.T) {
 			if r.Intact != (c.problem == "") || !strings.Contains(strings.Join(r.Problems, "\n"), c.problem) {
 				t.Errorf("%+v, want the problem %q", r, c.problem)
 			}
-			if wantSigned := c.problem == "" && c.secret != ""; r.Heads != 1 || (r.Signed == 1) != (wantSigned || c.meddle != nil && c.secret != "") {
+			if wantSigned := c.problem == "" && c.secret != ""; r.Checkpoints != 1 || (r.Signed == 1) != (wantSigned || c.meddle != nil && c.secret != "") {
 				t.Errorf("%+v: heads and signatures miscounted", r)
 			}
 		})
@@ -202,20 +202,20 @@ func TestHeads(t *testing.T) {
 // A head is of a chain that has not begun, too; and its key is the store's own.
 func TestHeadOfNothing(t *testing.T) {
 	w, other := newWorld(t), newWorld(t)
-	empty := must[management.Head](t)(w.signing(firstSecret).AuditHead(ctx, ada, ""))
+	empty := must[management.Checkpoint](t)(w.signing(firstSecret).Checkpoint(ctx, ada, ""))
 	if empty.Seq != 0 || empty.Hash != "" || empty.Keyspace != nil {
 		t.Errorf("head %+v", empty)
 	}
 	w.tenant("acme", "pro")
-	if r := must[management.ChainReport](t)(w.signing(firstSecret).VerifyAuditAgainst(ctx, []management.Head{empty}, nil)); !r.Intact {
+	if r := must[management.ChainReport](t)(w.signing(firstSecret).VerifyAuditAgainst(ctx, []management.Checkpoint{empty}, nil)); !r.Intact {
 		t.Errorf("%+v", r)
 	}
-	if theirs := must[management.Head](t)(other.signing(firstSecret).AuditHead(ctx, ada, "")); theirs.Store == empty.Store || *theirs.KeyID == *empty.KeyID {
+	if theirs := must[management.Checkpoint](t)(other.signing(firstSecret).Checkpoint(ctx, ada, "")); theirs.Store == empty.Store || *theirs.KeyID == *empty.KeyID {
 		t.Error("two stores share a name or a key")
 	}
 	confined := ada
 	confined.Tenant = "acme"
-	if _, err := w.AuditHead(ctx, confined, ""); err == nil || !strings.Contains(err.Error(), "one tenant") {
+	if _, err := w.Checkpoint(ctx, confined, ""); err == nil || !strings.Contains(err.Error(), "one tenant") {
 		t.Errorf("a token of one tenant: %v", err)
 	}
 }
@@ -262,7 +262,7 @@ func TestHeadsAreGivenOut(t *testing.T) {
 			case <-stop:
 				return
 			case <-time.After(5 * time.Millisecond):
-				if err := second.AnnounceHead(ctx, time.Hour); err != nil {
+				if err := second.PublishCheckpoint(ctx, time.Hour); err != nil {
 					t.Error(err)
 				}
 			}
@@ -291,12 +291,12 @@ func TestHeadsAreGivenOut(t *testing.T) {
 	if n := len(log.lines(`"audit head"`)); n != 2 {
 		t.Errorf("%d heads within the hour", n)
 	}
-	var heads []management.Head
+	var heads []management.Checkpoint
 	for _, p := range e.got() {
-		if p.Type != management.EventAuditHead {
+		if p.Type != management.EventAuditCheckpoint {
 			continue
 		}
-		var h management.Head
+		var h management.Checkpoint
 		if err := json.Unmarshal(p.Data, &h); err != nil {
 			t.Fatal(err)
 		}
@@ -306,14 +306,14 @@ func TestHeadsAreGivenOut(t *testing.T) {
 		heads = append(heads, h)
 	}
 	for _, line := range log.lines(`"audit head"`) {
-		var l struct{ Head management.Head }
+		var l struct{ Head management.Checkpoint }
 		if err := json.Unmarshal([]byte(line), &l); err != nil || l.Head.Keyspace != nil {
 			t.Errorf("logged %s: %v", line, err)
 		}
 		heads = append(heads, l.Head)
 	}
 	r := must[management.ChainReport](t)(w.VerifyAuditAgainst(ctx, heads, nil))
-	if !r.Intact || r.Heads != 4 || r.Signed != 4 {
+	if !r.Intact || r.Checkpoints != 4 || r.Signed != 4 {
 		t.Errorf("%+v", r)
 	}
 	// A chain that was cut short is told of with the next head, too.
@@ -332,7 +332,7 @@ func TestHeadKey(t *testing.T) {
 	b := must[*webhook.Vault](t)(webhook.NewVault(firstSecret))
 	c := must[*webhook.Vault](t)(webhook.NewVault(secondSecret))
 	key := func(v *webhook.Vault, store string) string {
-		return hex.EncodeToString(must[ed25519.PrivateKey](t)(v.HeadKey(store)))
+		return hex.EncodeToString(must[ed25519.PrivateKey](t)(v.CheckpointKey(store)))
 	}
 	if key(a, "s") != key(b, "s") || key(a, "s") == key(a, "t") || key(a, "s") == key(c, "s") {
 		t.Error("the key is not one of the secret and the store")

@@ -15,7 +15,7 @@ func TestPruned(t *testing.T) {
 	w.hook(e.URL, "", "key.created", "key.expired")
 	w.key("acme", expires(time.Hour))
 	w.pass(2 * time.Hour)
-	if _, _, err := w.Begin(ctx, "ada", "k", []byte("request")); err != nil {
+	if _, _, err := w.BeginIdempotent(ctx, "ada", "k", []byte("request")); err != nil {
 		t.Fatal(err)
 	}
 	w.start(often)

@@ -12,7 +12,7 @@ func (s *Service) scanLoop(ctx context.Context) {
 	var unused time.Time
 	for {
 		now := s.now()
-		s.failed(ctx, "giving out the head of the audit chain", s.Manager.AnnounceHead(ctx, s.Heads))
+		s.failed(ctx, "giving out the head of the audit chain", s.Manager.PublishCheckpoint(ctx, s.Heads))
 		for _, keyspace := range s.Keyspaces() {
 			s.failed(ctx, "looking for keys that expire", s.Manager.AnnounceExpiries(ctx, keyspace))
 		}
@@ -34,8 +34,8 @@ func (s *Service) scanLoop(ctx context.Context) {
 func (s *Service) prune(ctx context.Context, now time.Time) error {
 	for _, some := range []func(management.Tx) (int64, error){
 		func(tx management.Tx) (int64, error) { return tx.PruneEvents(now.Add(-keep), pruneAtOnce) },
-		func(tx management.Tx) (int64, error) { return tx.PruneMarks(now.Add(-keepMarks), pruneAtOnce) },
-		func(tx management.Tx) (int64, error) { return 0, tx.PruneOnce(now) },
+		func(tx management.Tx) (int64, error) { return tx.PruneOneShots(now.Add(-keepMarks), pruneAtOnce) },
+		func(tx management.Tx) (int64, error) { return 0, tx.PruneIdempotency(now) },
 	} {
 		for {
 			var n int64

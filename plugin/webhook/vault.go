@@ -26,8 +26,8 @@ const (
 )
 
 var (
-	_ management.Sealer     = (*Vault)(nil)
-	_ management.HeadSigner = (*Vault)(nil)
+	_ management.Sealer           = (*Vault)(nil)
+	_ management.CheckpointSigner = (*Vault)(nil)
 )
 
 // Vault encrypts what must be stored readably, with AES-256-GCM under a key derived from a
@@ -85,8 +85,8 @@ func (v *Vault) Open(sealed []byte, purpose string) ([]byte, error) {
 	return plain, nil
 }
 
-// HeadKey implements management.HeadSigner: the key is the same wherever the store and the secret are.
-func (v *Vault) HeadKey(store string) (ed25519.PrivateKey, error) {
+// CheckpointKey implements management.HeadSigner: the key is the same wherever the store and the secret are.
+func (v *Vault) CheckpointKey(store string) (ed25519.PrivateKey, error) {
 	seed, err := hkdf.Expand(sha256.New, v.root, headInfo+store, ed25519.SeedSize)
 	if err != nil {
 		return nil, err

@@ -27,7 +27,7 @@ const (
 // watch collects what the gateway says of limits, between one announcement and the next.
 type watch struct {
 	mu        sync.Mutex
-	occasions []management.Occasion
+	occasions []management.OneShot
 	credits   map[[2]string]bool // keyspace, tenant
 	told      map[toldID]int64
 }
@@ -38,10 +38,10 @@ type toldID struct{ keyspace, subject, what string }
 func newWatch() watch { return watch{credits: map[[2]string]bool{}, told: map[toldID]int64{}} }
 
 // hear notes an occasion that was not announced before.
-func (w *watch) hear(o management.Occasion) {
+func (w *watch) hear(o management.OneShot) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	id := toldID{o.Keyspace, o.Subject, o.What}
+	id := toldID{o.Keyspace, o.Subject, o.Condition}
 	if ref, ok := w.told[id]; ok && ref == o.Ref || len(w.occasions) >= mostHeard {
 		return
 	}
@@ -53,7 +53,7 @@ func (w *watch) hear(o management.Occasion) {
 }
 
 // take returns what was heard, and forgets it.
-func (w *watch) take() (list []management.Occasion, credits map[[2]string]bool) {
+func (w *watch) take() (list []management.OneShot, credits map[[2]string]bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	list, w.occasions = w.occasions, nil
@@ -64,11 +64,11 @@ func (w *watch) take() (list []management.Occasion, credits map[[2]string]bool) 
 }
 
 // forget has occasions told again, that could not be.
-func (w *watch) forget(list []management.Occasion) {
+func (w *watch) forget(list []management.OneShot) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, o := range list {
-		delete(w.told, toldID{o.Keyspace, o.Subject, o.What})
+		delete(w.told, toldID{o.Keyspace, o.Subject, o.Condition})
 	}
 }
 
@@ -76,10 +76,10 @@ func (w *watch) forget(list []management.Occasion) {
 func (s *Service) LimitReached(at time.Time, keyspace, tenant, key string, reason gateway.Reason, refused *ratelimit.Standing) {
 	p := refused.Policy
 	hour := at.UTC().Truncate(time.Hour)
-	s.watch.hear(management.Occasion{
+	s.watch.hear(management.OneShot{
 		Type: management.EventLimitReached, Keyspace: keyspace, Tenant: tenant, At: at,
 		Data:    map[string]any{"key_id": key, "reason": reason.String(), "policy": p.Name, "limit": refused.Limit},
-		Subject: "key:" + key, What: "limit", Ref: hour.Unix(),
+		Subject: "key:" + key, Condition: "limit", Ref: hour.Unix(),
 	})
 	if p.Kind == ratelimit.Quota && p.Calendar != ratelimit.Total {
 		// A request that costs more than is left is refused although something is left.
@@ -103,17 +103,17 @@ func (s *Service) QuotaUsed(at time.Time, keyspace, tenant, key string, p *ratel
 }
 
 func (s *Service) quota(at time.Time, keyspace, tenant, key string, p *ratelimit.Policy, used int64, percent int) {
-	o := management.Occasion{
+	o := management.OneShot{
 		Type: management.EventQuotaThreshold, Keyspace: keyspace, Tenant: tenant, At: at,
 		Data: map[string]any{"key_id": nil, "policy": p.Name, "percent": percent, "used": used, "limit": p.Limit,
 			"resets_at": p.Calendar.End(at)},
-		Subject: "tenant:" + tenant, What: "quota:low:" + p.Name, Ref: p.Calendar.Start(at).Unix(),
+		Subject: "tenant:" + tenant, Condition: "quota:low:" + p.Name, Ref: p.Calendar.Start(at).Unix(),
 	}
 	if key != "" {
 		o.Data["key_id"], o.Subject = key, "key:"+key
 	}
 	if percent == 100 {
-		o.What = "quota:empty:" + p.Name
+		o.Condition = "quota:empty:" + p.Name
 	}
 	s.watch.hear(o)
 }
@@ -137,7 +137,7 @@ func (s *Service) watchLoop(ctx context.Context) {
 // announce tells what was heard of limits since the last time.
 func (s *Service) announce(ctx context.Context) {
 	list, credits := s.watch.take()
-	slices.SortStableFunc(list, func(a, b management.Occasion) int { return strings.Compare(a.Keyspace, b.Keyspace) })
+	slices.SortStableFunc(list, func(a, b management.OneShot) int { return strings.Compare(a.Keyspace, b.Keyspace) })
 	if err := s.Manager.Announce(ctx, list); err != nil {
 		s.watch.forget(list)
 		s.failed(ctx, "announcing limits", err)

@@ -78,7 +78,7 @@ var _ replica.Herald = (*Herald)(nil)
 // deed is what was done to what.
 type deed struct{ action, keyspace, id string }
 
-func deedOf(r management.Refusal) deed { return deed{r.Action, r.Keyspace, r.ID} }
+func deedOf(r management.Revocation) deed { return deed{r.Action, r.Keyspace, r.ID} }
 
 // word is what is told of one refusal.
 type word struct {
@@ -109,7 +109,7 @@ func New(c Connection, log *slog.Logger) *Herald {
 func streamOf(k replica.Kin) string { return redis.KeyPrefix + "{refused:" + k.Store + "}" }
 
 // Tell implements replica.Herald.
-func (h *Herald) Tell(ctx context.Context, kin replica.Kin, r management.Refusal) error {
+func (h *Herald) Tell(ctx context.Context, kin replica.Kin, r management.Revocation) error {
 	text, err := encode(r)
 	if err != nil {
 		return err
@@ -141,7 +141,7 @@ func (h *Herald) Tell(ctx context.Context, kin replica.Kin, r management.Refusal
 
 // toTell returns the entries that a word which is to be told takes the place of; nil where it
 // need not be told.
-func (h *Herald) toTell(kin replica.Kin, r management.Refusal, text string) (*word, error) {
+func (h *Herald) toTell(kin replica.Kin, r management.Revocation, text string) (*word, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.belong(kin)
@@ -206,7 +206,7 @@ func (h *Herald) begin(kin replica.Kin) {
 }
 
 // note notes where a word stands, and whether it was heard there; it returns whether it was before.
-func (h *Herald) note(kin replica.Kin, text string, r management.Refusal, id string, heard bool) (before bool) {
+func (h *Herald) note(kin replica.Kin, text string, r management.Revocation, id string, heard bool) (before bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.belong(kin)
@@ -240,7 +240,7 @@ func (h *Herald) forget() {
 }
 
 // Withdraw implements replica.Herald. The words are removed by Hear, within a second or so.
-func (h *Herald) Withdraw(kin replica.Kin, r management.Refusal) {
+func (h *Herald) Withdraw(kin replica.Kin, r management.Revocation) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.store != kin.Store {
@@ -255,7 +255,7 @@ func (h *Herald) Withdraw(kin replica.Kin, r management.Refusal) {
 }
 
 // Hear implements replica.Herald.
-func (h *Herald) Hear(ctx context.Context, kin replica.Kin, f func([]management.Refusal) error) error {
+func (h *Herald) Hear(ctx context.Context, kin replica.Kin, f func([]management.Revocation) error) error {
 	client, err := h.redis.Client()
 	if err != nil {
 		return err
@@ -281,7 +281,7 @@ func (h *Herald) Hear(ctx context.Context, kin replica.Kin, f func([]management.
 
 // readAll calls f with what is told and was not heard before, all there is and then for a while
 // what comes. first says that f is to be called where there is nothing.
-func (h *Herald) readAll(ctx context.Context, client rueidis.Client, kin replica.Kin, first bool, f func([]management.Refusal) error, reject func(rueidis.XRangeEntry, error)) error {
+func (h *Herald) readAll(ctx context.Context, client rueidis.Client, kin replica.Kin, first bool, f func([]management.Revocation) error, reject func(rueidis.XRangeEntry, error)) error {
 	h.mu.Lock()
 	h.reading++
 	h.mu.Unlock()
@@ -291,7 +291,7 @@ func (h *Herald) readAll(ctx context.Context, client rueidis.Client, kin replica
 		if err != nil {
 			return err
 		}
-		var list []management.Refusal
+		var list []management.Revocation
 		for _, e := range entries {
 			from = e.ID
 			r, err := open(kin, e.FieldValues)

@@ -48,7 +48,7 @@ func connected(t testing.TB, url string) *redis.Redis {
 // listener hears as a replica does: again after an error.
 type listener struct {
 	mu     sync.Mutex
-	heard  []management.Refusal
+	heard  []management.Revocation
 	begun  int // how often it heard all that there is
 	failed []error
 }
@@ -64,7 +64,7 @@ func listen(t testing.TB, h replica.Herald, k replica.Kin) *listener {
 		defer close(ended)
 		for ctx.Err() == nil {
 			first := true
-			err := h.Hear(ctx, k, func(list []management.Refusal) error {
+			err := h.Hear(ctx, k, func(list []management.Revocation) error {
 				l.mu.Lock()
 				defer l.mu.Unlock()
 				l.heard = append(l.heard, list...)
@@ -90,7 +90,7 @@ func listen(t testing.TB, h replica.Herald, k replica.Kin) *listener {
 }
 
 // times returns how often a refusal was heard.
-func (l *listener) times(r management.Refusal) (n int) {
+func (l *listener) times(r management.Revocation) (n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, o := range l.heard {
@@ -113,7 +113,7 @@ func (l *listener) begins() int {
 	return l.begun
 }
 
-func same(a, b management.Refusal) bool {
+func same(a, b management.Revocation) bool {
 	return a.Action == b.Action && a.Keyspace == b.Keyspace && a.ID == b.ID && a.At.Equal(b.At) && a.Actor.Name == b.Actor.Name && slices.Equal(a.Actor.Scopes, b.Actor.Scopes)
 }
 
@@ -126,13 +126,13 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-func refusal(n int) management.Refusal {
-	return management.Refusal{Action: management.KeyRevoked, Keyspace: "default", ID: "key_" + strconv.Itoa(n),
+func refusal(n int) management.Revocation {
+	return management.Revocation{Action: management.KeyRevoked, Keyspace: "default", ID: "key_" + strconv.Itoa(n),
 		At:    time.Now().UTC().Truncate(time.Microsecond),
 		Actor: management.Actor{Name: "ada", IP: "192.0.2.1", Via: "api", Scopes: []string{"keys:write"}}}
 }
 
-func tell(t testing.TB, h replica.Herald, r management.Refusal) {
+func tell(t testing.TB, h replica.Herald, r management.Revocation) {
 	t.Helper()
 	if err := h.Tell(context.Background(), kin, r); err != nil {
 		t.Fatal(err)
@@ -229,7 +229,7 @@ func TestForged(t *testing.T) {
 	enabled := refusal(2)
 	enabled.Action = "key.enabled"
 	forbidden, _ := encode(enabled)
-	nameless, _ := encode(management.Refusal{Action: management.KeyRevoked, Keyspace: "default", At: time.Now()})
+	nameless, _ := encode(management.Revocation{Action: management.KeyRevoked, Keyspace: "default", At: time.Now()})
 	c := client(t, conn)
 	forged := [][]string{
 		{textField, text}, {textField, text, sealField, ""}, {textField, text, sealField, seal(stranger, text)},
@@ -253,7 +253,7 @@ func TestForged(t *testing.T) {
 	if err := c.Do(context.Background(), c.B().Set().Key(streamOf(replica.Kin{Store: "x"})).Value("x").Build()).Error(); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Hear(context.Background(), replica.Kin{Store: "x"}, func([]management.Refusal) error { return nil }); err == nil {
+	if err := h.Hear(context.Background(), replica.Kin{Store: "x"}, func([]management.Revocation) error { return nil }); err == nil {
 		t.Error("no error")
 	}
 }
@@ -274,13 +274,13 @@ func outagesOf(t *testing.T, kind testserver.RedisKind) {
 	la := listen(t, a, kin)
 	eventually(t, "both listen", func() bool { return l.begins() > 0 && la.begins() > 0 })
 	n := 0
-	told := func() management.Refusal {
+	told := func() management.Revocation {
 		n++
 		r := refusal(n)
 		tell(t, a, r)
 		return r
 	}
-	heard := func(what string, r management.Refusal) {
+	heard := func(what string, r management.Revocation) {
 		t.Helper()
 		eventually(t, what, func() bool { return l.times(r) > 0 })
 	}
@@ -334,14 +334,14 @@ func accessControlOf(t *testing.T, kind testserver.RedisKind) {
 	eventually(t, "it is gone", func() bool {
 		late := 0
 		ctx, stop := context.WithCancel(context.Background())
-		_ = New(h.redis, quiet).Hear(ctx, kin, func(list []management.Refusal) error { late += len(list); stop(); return nil })
+		_ = New(h.redis, quiet).Hear(ctx, kin, func(list []management.Revocation) error { late += len(list); stop(); return nil })
 		return late == 0
 	})
 	without := New(connected(t, "redis://limits:secret@"+server.Addr()+"/0"), quiet)
 	if err := without.Tell(context.Background(), kin, r); err == nil {
 		t.Error("it could tell")
 	}
-	if err := without.Hear(context.Background(), kin, func([]management.Refusal) error { return nil }); err == nil {
+	if err := without.Hear(context.Background(), kin, func([]management.Revocation) error { return nil }); err == nil {
 		t.Error("it could hear")
 	}
 }
@@ -377,7 +377,7 @@ func failover(t *testing.T, url string, k replica.Kin, failOver func()) {
 	a, b := New(conn, quiet), New(connected(t, url), quiet)
 	la, lb := listen(t, a, k), listen(t, b, k)
 	eventually(t, "both listen", func() bool { return la.begins() > 0 && lb.begins() > 0 })
-	say := func(r management.Refusal) {
+	say := func(r management.Revocation) {
 		t.Helper()
 		// Who can't tell tries it again.
 		eventually(t, "it can be told", func() bool { return a.Tell(context.Background(), k, r) == nil })
@@ -467,7 +467,7 @@ func TestMany(t *testing.T) {
 	// What f refuses is heard again.
 	tell(t, a, refusal(many))
 	no := errors.New("not now")
-	if err := b.Hear(context.Background(), kin, func([]management.Refusal) error { return no }); !errors.Is(err, no) {
+	if err := b.Hear(context.Background(), kin, func([]management.Revocation) error { return no }); !errors.Is(err, no) {
 		t.Errorf("%v", err)
 	}
 }

@@ -56,7 +56,7 @@ func (s *Switch) get() (*Herald, <-chan struct{}) {
 }
 
 // Tell implements replica.Herald. ErrNowhere where s goes by none.
-func (s *Switch) Tell(ctx context.Context, kin replica.Kin, r management.Refusal) error {
+func (s *Switch) Tell(ctx context.Context, kin replica.Kin, r management.Revocation) error {
 	h, _ := s.get()
 	if h == nil {
 		return ErrNowhere
@@ -65,14 +65,14 @@ func (s *Switch) Tell(ctx context.Context, kin replica.Kin, r management.Refusal
 }
 
 // Withdraw implements replica.Herald.
-func (s *Switch) Withdraw(kin replica.Kin, r management.Refusal) {
+func (s *Switch) Withdraw(kin replica.Kin, r management.Revocation) {
 	if h, _ := s.get(); h != nil {
 		h.Withdraw(kin, r)
 	}
 }
 
 // Hear implements replica.Herald. While s goes by none it waits.
-func (s *Switch) Hear(ctx context.Context, kin replica.Kin, f func([]management.Refusal) error) error {
+func (s *Switch) Hear(ctx context.Context, kin replica.Kin, f func([]management.Revocation) error) error {
 	for ctx.Err() == nil {
 		h, changed := s.get()
 		if h == nil {

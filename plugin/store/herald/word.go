@@ -31,7 +31,7 @@ type told struct {
 	Actor    management.Actor `json:"actor"`
 }
 
-func encode(r management.Refusal) (string, error) {
+func encode(r management.Revocation) (string, error) {
 	b, err := json.Marshal(told{r.Action, r.Keyspace, r.ID, r.At.UnixMicro(), r.Actor})
 	if err == nil && len(b) > mostText {
 		err = fmt.Errorf("a refusal of %d bytes is not told", len(b))
@@ -47,7 +47,7 @@ func seal(kin replica.Kin, text string) string {
 }
 
 // open reads an entry, whoever wrote it.
-func open(kin replica.Kin, fields map[string]string) (r management.Refusal, err error) {
+func open(kin replica.Kin, fields map[string]string) (r management.Revocation, err error) {
 	text := fields[textField]
 	if len(text) > mostText {
 		return r, errors.New("it is too long")
@@ -59,7 +59,7 @@ func open(kin replica.Kin, fields map[string]string) (r management.Refusal, err 
 	if err := json.Unmarshal([]byte(text), &t); err != nil {
 		return r, errors.New("it is not understood")
 	}
-	r = management.Refusal{Action: t.Action, Keyspace: t.Keyspace, ID: t.ID, At: time.UnixMicro(t.At).UTC(), Actor: t.Actor}
+	r = management.Revocation{Action: t.Action, Keyspace: t.Keyspace, ID: t.ID, At: time.UnixMicro(t.At).UTC(), Actor: t.Actor}
 	switch r.Action {
 	case management.KeyRevoked, management.KeyDisabled, management.KeyDeleted, management.TenantSuspended, management.TenantDeleted:
 	default:

@@ -18,20 +18,24 @@ type heldTx struct {
 func (t *heldTx) Ledger(management.LedgerQuery) ([]management.LedgerEntry, error) {
 	return nil, t.away
 }
-func (t *heldTx) AuditHead() (int64, []byte, error)                          { return 0, nil, t.away }
+func (t *heldTx) LockNewestAudit() (int64, []byte, error)                    { return 0, nil, t.away }
 func (t *heldTx) Audit(management.AuditQuery) ([]management.AuditRow, error) { return nil, t.away }
 func (t *heldTx) Usage(string) ([]gateway.Usage, error)                      { return nil, t.away }
 func (t *heldTx) Identity() (string, []byte, error)                          { return "", nil, t.away }
 func (t *heldTx) CountAudit(string, int64) (int64, error)                    { return 0, t.away }
-func (t *heldTx) GivenHead() (management.GivenHead, error)                   { return management.GivenHead{}, t.away }
-func (t *heldTx) LockGivenHead() (management.GivenHead, error)               { return management.GivenHead{}, t.away }
-func (t *heldTx) ImportedAs(string, apikey.Mark) (*gateway.Key, error)       { return nil, t.away }
-func (t *heldTx) LockOnce([]byte) (*management.OnceRow, error)               { return nil, t.away }
-func (t *heldTx) Session(string, string) (*management.Session, error)        { return nil, t.away }
-func (t *heldTx) SessionByDigest([]byte) (*management.Session, error)        { return nil, t.away }
-func (t *heldTx) PortalLink(string, []byte) (*management.PortalLink, error)  { return nil, t.away }
-func (t *heldTx) Webhook(string, string) (*management.WebhookRow, error)     { return nil, t.away }
-func (t *heldTx) NextDelivery() (time.Time, error)                           { return time.Time{}, t.away }
+func (t *heldTx) PublishedCheckpoint() (management.PublishedCheckpoint, error) {
+	return management.PublishedCheckpoint{}, t.away
+}
+func (t *heldTx) LockPublishedCheckpoint() (management.PublishedCheckpoint, error) {
+	return management.PublishedCheckpoint{}, t.away
+}
+func (t *heldTx) ImportedAs(string, apikey.Mark) (*gateway.Key, error)          { return nil, t.away }
+func (t *heldTx) LockIdempotency([]byte) (*management.IdempotencyRecord, error) { return nil, t.away }
+func (t *heldTx) Session(string, string) (*management.Session, error)           { return nil, t.away }
+func (t *heldTx) SessionByDigest([]byte) (*management.Session, error)           { return nil, t.away }
+func (t *heldTx) PortalLink(string, []byte) (*management.PortalLink, error)     { return nil, t.away }
+func (t *heldTx) Webhook(string, string) (*management.WebhookRow, error)        { return nil, t.away }
+func (t *heldTx) NextDelivery() (time.Time, error)                              { return time.Time{}, t.away }
 func (t *heldTx) TopUp(string, string) (management.LedgerEntry, error) {
 	return management.LedgerEntry{}, t.away
 }
@@ -57,6 +61,6 @@ func (t *heldTx) UnusedKeys(string, time.Time, time.Time, int64) ([]*gateway.Key
 
 func (t *heldTx) Node(string) (*gateway.Node, time.Time, error) { return nil, time.Time{}, t.away }
 
-func (t *heldTx) Held(string, []apikey.Digest, []apikey.Mark) (map[apikey.Digest]bool, map[apikey.Mark]bool, error) {
+func (t *heldTx) ExistingKeys(string, []apikey.Digest, []apikey.Mark) (map[apikey.Digest]bool, map[apikey.Mark]bool, error) {
 	return nil, nil, t.away
 }

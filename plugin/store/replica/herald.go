@@ -21,15 +21,15 @@ import (
 type Herald interface {
 	// Tell tells the nodes of kin of a refusal. It costs nothing where that was told already, and blocks for
 	// a second at most; an error means that it should be tried again.
-	Tell(ctx context.Context, kin Kin, r management.Refusal) error
+	Tell(ctx context.Context, kin Kin, r management.Revocation) error
 	// Withdraw says that nobody need be told any more that this was refused by the time of r: the truth
 	// has it, or it was taken back. It does not block, and is forgotten where it fails: whoever hears of
 	// it again withdraws it again.
-	Withdraw(kin Kin, r management.Refusal)
+	Withdraw(kin Kin, r management.Revocation)
 	// Hear calls f, which blocks it, with what is told to the nodes of kin: at once with all there is, which may be
 	// nothing, then with what comes. It returns when ctx ends, f fails, or it can't hear, and is called again after
 	// a while. What f gets was told by the kin, and is well formed.
-	Hear(ctx context.Context, kin Kin, f func([]management.Refusal) error) error
+	Hear(ctx context.Context, kin Kin, f func([]management.Revocation) error) error
 }
 
 // Kin is what the nodes that share a truth have in common.
@@ -96,7 +96,7 @@ func (r *Replica) learnKin(ctx context.Context, local *sqlstore.Copy) {
 }
 
 // tell tells the other nodes of a refusal that is pending here.
-func (r *Replica) tell(ctx context.Context, refusal management.Refusal) (ok bool) {
+func (r *Replica) tell(ctx context.Context, refusal management.Revocation) (ok bool) {
 	if r.herald == nil {
 		return true
 	}
@@ -119,7 +119,7 @@ var errNoKin = errors.New("the database was never heard of, so that it is not kn
 
 // told says whether it is something that one node may decide alone. All others know the rest
 // from the truth, each by itself.
-func told(r management.Refusal) bool {
+func told(r management.Revocation) bool {
 	return r.Action != management.SecretEnded && r.Action != management.TokenRevoked
 }
 
@@ -138,7 +138,7 @@ func (r *Replica) retell(ctx context.Context) {
 		return
 	}
 	for _, kept := range list {
-		if told(kept.Refusal) && !r.tell(ctx, kept.Refusal) {
+		if told(kept.Revocation) && !r.tell(ctx, kept.Revocation) {
 			return
 		}
 	}
@@ -152,7 +152,7 @@ func (r *Replica) hear(ctx context.Context) {
 		r.deaf.Store(&end)
 		kin, err := r.kin.Load(), error(nil)
 		if kin != nil {
-			err = r.herald.Hear(run, *kin, func(list []management.Refusal) error {
+			err = r.herald.Hear(run, *kin, func(list []management.Revocation) error {
 				if deaf {
 					r.log.Info("other nodes are heard again")
 					deaf = false
@@ -181,8 +181,8 @@ func (r *Replica) hear(ctx context.Context) {
 const knowsBetter = time.Second
 
 // take holds what others told of, but for what the truth has, or what was taken back there.
-func (r *Replica) take(ctx context.Context, kin Kin, list []management.Refusal) error {
-	list = r.settled.without(list, func(old management.Refusal) { r.herald.Withdraw(kin, old) })
+func (r *Replica) take(ctx context.Context, kin Kin, list []management.Revocation) error {
+	list = r.settled.without(list, func(old management.Revocation) { r.herald.Withdraw(kin, old) })
 	if len(list) == 0 {
 		return nil
 	}
@@ -192,7 +192,7 @@ func (r *Replica) take(ctx context.Context, kin Kin, list []management.Refusal) 
 		cancel()
 		r.wake.ring()
 		if err == nil {
-			var rest []management.Refusal
+			var rest []management.Revocation
 			for i, refusal := range list {
 				if is[i] == sqlstore.Holds || is[i] == sqlstore.TakenBack {
 					r.settle(refusal)
@@ -218,7 +218,7 @@ func (r *Replica) take(ctx context.Context, kin Kin, list []management.Refusal) 
 
 // holdTold refuses here what others told of, also where the copy does not know it yet, and
 // keeps it to be written back.
-func (r *Replica) holdTold(ctx context.Context, list []management.Refusal) error {
+func (r *Replica) holdTold(ctx context.Context, list []management.Revocation) error {
 	r.pending.Lock()
 	defer r.pending.Unlock()
 	s := r.sight.Load()
@@ -234,7 +234,7 @@ func (r *Replica) holdTold(ctx context.Context, list []management.Refusal) error
 
 // settle notes that the truth has what was refused, or that it was taken back there: it is neither
 // told nor held any more.
-func (r *Replica) settle(refusal management.Refusal) {
+func (r *Replica) settle(refusal management.Revocation) {
 	if !told(refusal) {
 		return
 	}
@@ -257,9 +257,9 @@ type settled struct {
 // deed is what was done to what.
 type deed struct{ action, keyspace, id string }
 
-func deedOf(r management.Refusal) deed { return deed{r.Action, r.Keyspace, r.ID} }
+func deedOf(r management.Revocation) deed { return deed{r.Action, r.Keyspace, r.ID} }
 
-func (s *settled) add(r management.Refusal) {
+func (s *settled) add(r management.Revocation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.now == nil || len(s.now) >= settledKept {
@@ -271,7 +271,7 @@ func (s *settled) add(r management.Refusal) {
 }
 
 // without returns those of list that are not settled, and calls f with those that are.
-func (s *settled) without(list []management.Refusal, f func(management.Refusal)) (out []management.Refusal) {
+func (s *settled) without(list []management.Revocation, f func(management.Revocation)) (out []management.Revocation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range list {

@@ -16,7 +16,7 @@ import (
 // wire carries what nodes of a test tell each other. What was told stays, also where it is withdrawn.
 type wire struct {
 	mu        sync.Mutex
-	told      []management.Refusal
+	told      []management.Revocation
 	more      chan struct{}
 	withdrawn int
 }
@@ -36,10 +36,10 @@ func (e *ear) hears(n int) {
 	e.heard = n
 }
 
-func (w *wire) Tell(_ context.Context, _ replica.Kin, r management.Refusal) error {
+func (w *wire) Tell(_ context.Context, _ replica.Kin, r management.Revocation) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !slices.ContainsFunc(w.told, func(o management.Refusal) bool { return o.Action == r.Action && o.ID == r.ID && o.At.Equal(r.At) }) {
+	if !slices.ContainsFunc(w.told, func(o management.Revocation) bool { return o.Action == r.Action && o.ID == r.ID && o.At.Equal(r.At) }) {
 		w.told = append(w.told, r)
 		w.wake()
 	}
@@ -51,13 +51,13 @@ func (w *wire) wake() {
 	w.more = make(chan struct{})
 }
 
-func (w *wire) Withdraw(replica.Kin, management.Refusal) {
+func (w *wire) Withdraw(replica.Kin, management.Revocation) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.withdrawn++
 }
 
-func (e *ear) Hear(ctx context.Context, _ replica.Kin, f func([]management.Refusal) error) error {
+func (e *ear) Hear(ctx context.Context, _ replica.Kin, f func([]management.Revocation) error) error {
 	e.hears(0)
 	defer e.hears(-1)
 	for {

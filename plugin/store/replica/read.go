@@ -99,12 +99,12 @@ func (r *Replica) overlay(ctx context.Context, former *sqlstore.Copy, rec *gatew
 
 // takeBack ends those of what former holds refused that were taken back in the truth, and says
 // whether there were any.
-func (r *Replica) takeBack(ctx context.Context, former *sqlstore.Copy, list []management.Refusal) (back bool, err error) {
+func (r *Replica) takeBack(ctx context.Context, former *sqlstore.Copy, list []management.Revocation) (back bool, err error) {
 	is, err := r.truth.Compare(ctx, list)
 	if err != nil {
 		return false, err
 	}
-	var taken []management.Refusal
+	var taken []management.Revocation
 	for i, refusal := range list {
 		if is[i] == sqlstore.TakenBack {
 			taken = append(taken, refusal)

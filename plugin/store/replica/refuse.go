@@ -14,9 +14,9 @@ import (
 // deliverTimeout bounds writing one refusal to the truth.
 const deliverTimeout = 10 * time.Second
 
-// Refuse implements management.Deputy. What is refused is also told to the other nodes,
+// Revoke implements management.Deputy. What is refused is also told to the other nodes,
 // where there is a way.
-func (r *Replica) Refuse(ctx context.Context, refusal management.Refusal) error {
+func (r *Replica) Revoke(ctx context.Context, refusal management.Revocation) error {
 	refusal.At = refusal.At.UTC().Truncate(time.Microsecond) // as it is kept
 	if err := r.refuse(ctx, refusal); err != nil {
 		return err
@@ -27,7 +27,7 @@ func (r *Replica) Refuse(ctx context.Context, refusal management.Refusal) error 
 }
 
 // refuse refuses here, and keeps it to be written back.
-func (r *Replica) refuse(ctx context.Context, refusal management.Refusal) error {
+func (r *Replica) refuse(ctx context.Context, refusal management.Revocation) error {
 	r.pending.Lock()
 	defer r.pending.Unlock()
 	s := r.sight.Load()
@@ -59,7 +59,7 @@ func (r *Replica) keep(ctx context.Context, changes []gateway.Change) error {
 	if s.copy == nil {
 		return nil
 	}
-	var list []management.Refusal
+	var list []management.Revocation
 	if err := r.truth.View(ctx, func(tx management.Tx) error {
 		list = nil
 		for _, c := range changes {
@@ -93,8 +93,8 @@ func (r *Replica) keep(ctx context.Context, changes []gateway.Change) error {
 }
 
 // refusals returns what the rows that a change is about refuse now.
-func refusals(tx management.Tx, c gateway.Change) (out []management.Refusal, err error) {
-	add := func(holds bool, refusal management.Refusal) {
+func refusals(tx management.Tx, c gateway.Change) (out []management.Revocation, err error) {
+	add := func(holds bool, refusal management.Revocation) {
 		if holds {
 			refusal.Keyspace, refusal.Actor = c.Keyspace, self
 			out = append(out, refusal)
@@ -106,30 +106,30 @@ func refusals(tx management.Tx, c gateway.Change) (out []management.Refusal, err
 		if err != nil {
 			return nil, ignoreNotFound(err)
 		}
-		add(!k.DeletedAt.IsZero(), management.Refusal{Action: management.KeyDeleted, ID: k.ID, At: k.DeletedAt})
-		add(!k.RevokedAt.IsZero(), management.Refusal{Action: management.KeyRevoked, ID: k.ID, At: k.RevokedAt})
-		add(k.Disabled, management.Refusal{Action: management.KeyDisabled, ID: k.ID, At: k.UpdatedAt})
+		add(!k.DeletedAt.IsZero(), management.Revocation{Action: management.KeyDeleted, ID: k.ID, At: k.DeletedAt})
+		add(!k.RevokedAt.IsZero(), management.Revocation{Action: management.KeyRevoked, ID: k.ID, At: k.RevokedAt})
+		add(k.Disabled, management.Revocation{Action: management.KeyDisabled, ID: k.ID, At: k.UpdatedAt})
 		secrets, err := tx.Secrets(c.Keyspace, c.ID)
 		if err != nil {
 			return nil, err
 		}
 		for _, s := range secrets {
-			add(!s.ExpiresAt.IsZero(), management.Refusal{Action: management.SecretEnded, ID: s.ID, Key: k.ID, At: s.ExpiresAt})
+			add(!s.ExpiresAt.IsZero(), management.Revocation{Action: management.SecretEnded, ID: s.ID, Key: k.ID, At: s.ExpiresAt})
 		}
 	case gateway.ChangeTenant:
 		t, err := tx.Tenant(c.Keyspace, c.ID)
 		if err != nil {
 			return nil, ignoreNotFound(err)
 		}
-		add(!t.DeletedAt.IsZero(), management.Refusal{Action: management.TenantDeleted, ID: t.Slug, Created: t.CreatedAt, At: t.DeletedAt})
+		add(!t.DeletedAt.IsZero(), management.Revocation{Action: management.TenantDeleted, ID: t.Slug, Created: t.CreatedAt, At: t.DeletedAt})
 		add(!t.Active && t.DeletedAt.IsZero(),
-			management.Refusal{Action: management.TenantSuspended, ID: t.Slug, Created: t.CreatedAt, At: t.UpdatedAt})
+			management.Revocation{Action: management.TenantSuspended, ID: t.Slug, Created: t.CreatedAt, At: t.UpdatedAt})
 	case gateway.ChangeToken:
 		t, err := tx.Token(c.Keyspace, c.ID)
 		if err != nil {
 			return nil, ignoreNotFound(err)
 		}
-		add(!t.RevokedAt.IsZero(), management.Refusal{Action: management.TokenRevoked, ID: t.ID, At: t.RevokedAt})
+		add(!t.RevokedAt.IsZero(), management.Revocation{Action: management.TokenRevoked, ID: t.ID, At: t.RevokedAt})
 	}
 	return out, nil
 }
@@ -144,8 +144,8 @@ func ignoreNotFound(err error) error {
 // self is who writes back what the truth has lost.
 var self = management.Actor{Name: "replica", Via: "system"}
 
-// WriteBack implements management.Deputy.
-func (r *Replica) WriteBack(write func(ctx context.Context, r management.Refusal) error) {
+// SetReplay implements management.Deputy.
+func (r *Replica) SetReplay(write func(ctx context.Context, r management.Revocation) error) {
 	r.writeBack.Store(&write)
 	r.wake.ring()
 }
@@ -186,7 +186,7 @@ func (r *Replica) deliver(ctx context.Context) (failed error) {
 		return err
 	}
 	for _, kept := range list {
-		if err := r.deliverOne(ctx, *write, s, kept.Refusal); err != nil {
+		if err := r.deliverOne(ctx, *write, s, kept.Revocation); err != nil {
 			r.log.Warn("a refusal could not be written to the database yet", "action", kept.Action, "id", kept.ID, "error", err)
 			failed = err
 		}
@@ -209,10 +209,10 @@ func (r *Replica) recount(ctx context.Context) int64 {
 
 // deliverOne has the truth refuse what is refused here, unless it does already or somebody has
 // decided otherwise meanwhile, where the truth was not away for them.
-func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, management.Refusal) error, s *sight, refusal management.Refusal) error {
+func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, management.Revocation) error, s *sight, refusal management.Revocation) error {
 	ctx, cancel := context.WithTimeout(context.WithValue(ctx, delivering{}, true), deliverTimeout)
 	defer cancel()
-	list, err := r.truth.Compare(ctx, []management.Refusal{refusal})
+	list, err := r.truth.Compare(ctx, []management.Revocation{refusal})
 	if err != nil {
 		return err
 	}

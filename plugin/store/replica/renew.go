@@ -89,9 +89,9 @@ func (r *Replica) writeRefusals(ctx context.Context) error {
 	}
 	written := 0
 	err := r.held(ctx, s.copy, func(list []sqlstore.Kept) error {
-		of := make([]management.Refusal, len(list))
+		of := make([]management.Revocation, len(list))
 		for i := range list {
-			of[i] = list[i].Refusal
+			of[i] = list[i].Revocation
 		}
 		is, err := r.truth.Compare(ctx, of)
 		if err != nil {
@@ -125,10 +125,10 @@ func (r *Replica) writeRefusals(ctx context.Context) error {
 // is damaged, with what can be.
 func (r *Replica) held(ctx context.Context, of *sqlstore.Copy, yield func([]sqlstore.Kept) error) error {
 	var fault error
-	err := of.Refusals(ctx, func(list []management.Refusal) error {
+	err := of.Refusals(ctx, func(list []management.Revocation) error {
 		kept := make([]sqlstore.Kept, len(list))
 		for i := range list {
-			kept[i].Refusal = list[i]
+			kept[i].Revocation = list[i]
 		}
 		fault = yield(kept)
 		return fault
@@ -157,16 +157,16 @@ func (r *Replica) held(ctx context.Context, of *sqlstore.Copy, yield func([]sqls
 // carry takes over into a copy that is being made what the former one holds refused, and what
 // was copied does not, unless that was taken back.
 func (r *Replica) carry(ctx context.Context, b *sqlstore.CopyBuilder, list []sqlstore.Kept) error {
-	of := make([]management.Refusal, len(list))
+	of := make([]management.Revocation, len(list))
 	for i := range list {
-		of[i] = list[i].Refusal
+		of[i] = list[i].Revocation
 	}
 	is, err := b.Compare(ctx, of)
 	if err != nil {
 		return err
 	}
 	var keep, reversible []sqlstore.Kept
-	var ask []management.Refusal
+	var ask []management.Revocation
 	now := time.Now()
 	for i, kept := range list {
 		if kept.Actor.Via == "" {
@@ -181,7 +181,7 @@ func (r *Replica) carry(ctx context.Context, b *sqlstore.CopyBuilder, list []sql
 			keep = append(keep, kept)
 		case kept.Reversible():
 			kept.Absent = time.Time{}
-			reversible, ask = append(reversible, kept), append(ask, kept.Refusal)
+			reversible, ask = append(reversible, kept), append(ask, kept.Revocation)
 		default:
 			kept.Absent = time.Time{}
 			keep = append(keep, kept)

@@ -29,7 +29,7 @@ type Truth interface {
 	// CopyOut gives everything that a copy holds.
 	CopyOut(ctx context.Context, begin func(sqlstore.Position) error, write func(table string, rows []sqlstore.Row) error) error
 	// Compare returns how it stands to each of the refusals.
-	Compare(ctx context.Context, refusals []management.Refusal) ([]sqlstore.Standing, error)
+	Compare(ctx context.Context, refusals []management.Revocation) ([]sqlstore.Standing, error)
 }
 
 // Options say what a replica is made of. All but File, Truth are optional.
@@ -109,7 +109,7 @@ type Replica struct {
 	// hold both, after feeding.
 	pending   sync.Mutex
 	pendingN  atomic.Int64
-	writeBack atomic.Pointer[func(context.Context, management.Refusal) error]
+	writeBack atomic.Pointer[func(context.Context, management.Revocation) error]
 	writer    chan struct{} // has an entry while what is pending is being written
 	// unleased is a node whose leases are still to be dropped; nil for none.
 	unleased atomic.Pointer[string]
@@ -149,12 +149,12 @@ type sight struct {
 type awayError struct{ err error }
 
 var (
-	_ gateway.Registry  = (*Replica)(nil)
-	_ gateway.Store     = (*Replica)(nil)
-	_ gateway.Mirror    = (*Replica)(nil)
-	_ management.Store  = (*Replica)(nil)
-	_ management.Deputy = (*Replica)(nil)
-	_ usage.Store       = (*Replica)(nil)
+	_ gateway.Registry          = (*Replica)(nil)
+	_ gateway.Store             = (*Replica)(nil)
+	_ gateway.Mirror            = (*Replica)(nil)
+	_ management.Store          = (*Replica)(nil)
+	_ management.OfflineRevoker = (*Replica)(nil)
+	_ usage.Store               = (*Replica)(nil)
 )
 
 // Open returns the replica. Where the file holds a copy it waits, within Patience, for what

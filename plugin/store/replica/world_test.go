@@ -70,7 +70,7 @@ func (c *cutTruth) CopyOut(ctx context.Context, begin func(sqlstore.Position) er
 	})
 }
 
-func (c *cutTruth) Compare(ctx context.Context, list []management.Refusal) ([]sqlstore.Standing, error) {
+func (c *cutTruth) Compare(ctx context.Context, list []management.Revocation) ([]sqlstore.Standing, error) {
 	if err := c.cut(); err != nil {
 		return nil, err
 	}
@@ -309,6 +309,6 @@ func (n *node) restore(backup string) {
 
 // acknowledged says whether a change was.
 func acknowledged(err error) bool {
-	var held *management.Held
+	var held *management.Accepted
 	return err == nil || errors.As(err, &held)
 }

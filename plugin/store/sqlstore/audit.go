@@ -8,8 +8,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// AuditHead implements management.Tx.
-func (t *tx) AuditHead() (seq int64, hash []byte, err error) {
+// LockNewestAudit implements management.Tx.
+func (t *tx) LockNewestAudit() (seq int64, hash []byte, err error) {
 	if t.d.lockRow != "" {
 		// The newest row cannot be locked against those that come after it.
 		var n int64

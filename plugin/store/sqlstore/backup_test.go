@@ -189,7 +189,7 @@ func TestRestoreKeepsRefusals(t *testing.T) {
 	}
 	s.Close()
 	var kept []string
-	keep := func(_ context.Context, s *Store, r management.Refusal) error {
+	keep := func(_ context.Context, s *Store, r management.Revocation) error {
 		kept = append(kept, r.Action+" "+r.ID)
 		return revoke(s, r.ID)
 	}
@@ -252,8 +252,8 @@ func TestRestoreKeepsRefusals(t *testing.T) {
 	}
 	s.Close()
 	for _, fails := range []Keeper{
-		func(context.Context, *Store, management.Refusal) error { return no },
-		func(context.Context, *Store, management.Refusal) error { return nil }, // and writes nothing
+		func(context.Context, *Store, management.Revocation) error { return no },
+		func(context.Context, *Store, management.Revocation) error { return nil }, // and writes nothing
 	} {
 		if _, err := Restore(t.Context(), known, path, quiet, nil, fails); err == nil {
 			t.Error("restored without what could not be kept")

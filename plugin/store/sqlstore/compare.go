@@ -23,7 +23,7 @@ const (
 )
 
 // Compare returns how the store stands to each of the refusals.
-func (s *Store) Compare(ctx context.Context, list []management.Refusal) (out []Standing, err error) {
+func (s *Store) Compare(ctx context.Context, list []management.Revocation) (out []Standing, err error) {
 	err = s.viewing(ctx, "comparing what is refused", func(t *tx) (err error) {
 		out, err = t.compare(list)
 		return err
@@ -32,9 +32,9 @@ func (s *Store) Compare(ctx context.Context, list []management.Refusal) (out []S
 }
 
 // compare is Compare. A row is read once for all refusals about it.
-func (t *tx) compare(list []management.Refusal) ([]Standing, error) {
+func (t *tx) compare(list []management.Revocation) ([]Standing, error) {
 	out := make([]Standing, 0, len(list))
-	err := chunks(list, func(list []management.Refusal) error {
+	err := chunks(list, func(list []management.Revocation) error {
 		rows, err := t.comparable(list)
 		if err != nil {
 			return err
@@ -75,7 +75,7 @@ type tenantState struct {
 type keyState struct{ disabled, revoked, deleted bool }
 
 // comparable reads what the refusals are about.
-func (t *tx) comparable(list []management.Refusal) (c comparison, err error) {
+func (t *tx) comparable(list []management.Revocation) (c comparison, err error) {
 	c = comparison{map[[2]string]tenantState{}, map[[2]string]keyState{}, map[[2]string]int64{}, map[[2]string]bool{}}
 	slugs := map[string][]string{}
 	var keys, secrets, tokens []string
@@ -148,7 +148,7 @@ func (t *tx) comparable(list []management.Refusal) (c comparison, err error) {
 }
 
 // standing judges by the rows alone.
-func (c *comparison) standing(r management.Refusal) Standing {
+func (c *comparison) standing(r management.Revocation) Standing {
 	holds := func(there, holds bool) Standing {
 		switch {
 		case !there:
@@ -182,7 +182,7 @@ func (c *comparison) standing(r management.Refusal) Standing {
 }
 
 // decided says whether an event takes the refusal back, being later.
-func (t *tx) decided(r management.Refusal) (bool, error) {
+func (t *tx) decided(r management.Revocation) (bool, error) {
 	column, action := "key_id", "key.enabled"
 	if r.Action == management.TenantSuspended {
 		column, action = "tenant", "tenant.activated"

@@ -80,9 +80,9 @@ func TestCompare(t *testing.T) {
 			}
 			secret := func(i int) string { return fmt.Sprintf("sec_%026d", i) }
 			before, after := then.Add(-time.Second), then.Add(time.Second)
-			var list []management.Refusal
+			var list []management.Revocation
 			var want []Standing
-			add := func(is Standing, r management.Refusal) {
+			add := func(is Standing, r management.Revocation) {
 				if r.Keyspace == "" {
 					r.Keyspace = ks
 				}
@@ -95,29 +95,29 @@ func TestCompare(t *testing.T) {
 				{good, Lacks, Lacks, Lacks}, {disabled, Holds, Lacks, Lacks}, {enabled, TakenBack, Lacks, Lacks}, {revoked, Holds, Holds, Lacks},
 				{deleted, Holds, Holds, Holds}, {99, Absent, Absent, Absent},
 			} {
-				add(c.onDisabling, management.Refusal{Action: management.KeyDisabled, ID: keyOf(c.key), At: before})
-				add(c.onRevoking, management.Refusal{Action: management.KeyRevoked, ID: keyOf(c.key), At: before})
-				add(c.onDeleting, management.Refusal{Action: management.KeyDeleted, ID: keyOf(c.key), At: before})
+				add(c.onDisabling, management.Revocation{Action: management.KeyDisabled, ID: keyOf(c.key), At: before})
+				add(c.onRevoking, management.Revocation{Action: management.KeyRevoked, ID: keyOf(c.key), At: before})
+				add(c.onDeleting, management.Revocation{Action: management.KeyDeleted, ID: keyOf(c.key), At: before})
 			}
-			add(Lacks, management.Refusal{Action: management.KeyDisabled, ID: keyOf(enabled), At: after})
-			add(Absent, management.Refusal{Action: management.KeyRevoked, ID: keyOf(good), Keyspace: "other"})
-			add(TakenBack, management.Refusal{Action: management.TenantSuspended, ID: "acme", Created: made, At: before})
-			add(Lacks, management.Refusal{Action: management.TenantSuspended, ID: "acme", Created: made, At: after})
-			add(Lacks, management.Refusal{Action: management.TenantDeleted, ID: "acme", Created: made, At: before})
-			add(Absent, management.Refusal{Action: management.TenantDeleted, ID: "acme", Created: made.Add(-time.Hour), At: before})
-			add(Lacks, management.Refusal{Action: management.TenantDeleted, ID: "acme", At: before})
-			add(Holds, management.Refusal{Action: management.TenantSuspended, ID: "idle", Created: made, At: before})
-			add(Lacks, management.Refusal{Action: management.TenantDeleted, ID: "IDLE", Created: made, At: before})
-			add(Holds, management.Refusal{Action: management.TenantSuspended, ID: "gone", Created: made, At: before})
-			add(Absent, management.Refusal{Action: management.TenantSuspended, ID: "never", Created: made, At: before})
-			add(Lacks, management.Refusal{Action: management.SecretEnded, ID: secret(good), Key: keyOf(good), At: before})
-			add(Lacks, management.Refusal{Action: management.SecretEnded, ID: secret(disabled), Key: keyOf(disabled), At: before})
-			add(Holds, management.Refusal{Action: management.SecretEnded, ID: secret(disabled), Key: keyOf(disabled), At: after})
-			add(Holds, management.Refusal{Action: management.SecretEnded, ID: secret(revoked), Key: keyOf(revoked), At: before})
-			add(Absent, management.Refusal{Action: management.SecretEnded, ID: "sec_none", Key: keyOf(good), At: before})
-			add(Lacks, management.Refusal{Action: management.TokenRevoked, ID: "tok_0", At: before})
-			add(Holds, management.Refusal{Action: management.TokenRevoked, ID: "tok_1", At: before})
-			add(Absent, management.Refusal{Action: management.TokenRevoked, ID: "tok_2", At: before})
+			add(Lacks, management.Revocation{Action: management.KeyDisabled, ID: keyOf(enabled), At: after})
+			add(Absent, management.Revocation{Action: management.KeyRevoked, ID: keyOf(good), Keyspace: "other"})
+			add(TakenBack, management.Revocation{Action: management.TenantSuspended, ID: "acme", Created: made, At: before})
+			add(Lacks, management.Revocation{Action: management.TenantSuspended, ID: "acme", Created: made, At: after})
+			add(Lacks, management.Revocation{Action: management.TenantDeleted, ID: "acme", Created: made, At: before})
+			add(Absent, management.Revocation{Action: management.TenantDeleted, ID: "acme", Created: made.Add(-time.Hour), At: before})
+			add(Lacks, management.Revocation{Action: management.TenantDeleted, ID: "acme", At: before})
+			add(Holds, management.Revocation{Action: management.TenantSuspended, ID: "idle", Created: made, At: before})
+			add(Lacks, management.Revocation{Action: management.TenantDeleted, ID: "IDLE", Created: made, At: before})
+			add(Holds, management.Revocation{Action: management.TenantSuspended, ID: "gone", Created: made, At: before})
+			add(Absent, management.Revocation{Action: management.TenantSuspended, ID: "never", Created: made, At: before})
+			add(Lacks, management.Revocation{Action: management.SecretEnded, ID: secret(good), Key: keyOf(good), At: before})
+			add(Lacks, management.Revocation{Action: management.SecretEnded, ID: secret(disabled), Key: keyOf(disabled), At: before})
+			add(Holds, management.Revocation{Action: management.SecretEnded, ID: secret(disabled), Key: keyOf(disabled), At: after})
+			add(Holds, management.Revocation{Action: management.SecretEnded, ID: secret(revoked), Key: keyOf(revoked), At: before})
+			add(Absent, management.Revocation{Action: management.SecretEnded, ID: "sec_none", Key: keyOf(good), At: before})
+			add(Lacks, management.Revocation{Action: management.TokenRevoked, ID: "tok_0", At: before})
+			add(Holds, management.Revocation{Action: management.TokenRevoked, ID: "tok_1", At: before})
+			add(Absent, management.Revocation{Action: management.TokenRevoked, ID: "tok_2", At: before})
 			got, err := s.Compare(t.Context(), list)
 			if err != nil || len(got) != len(want) {
 				t.Fatalf("%d answers, %v", len(got), err)
@@ -129,7 +129,7 @@ func TestCompare(t *testing.T) {
 			}
 			// What the store itself refuses, it holds.
 			n := 0
-			if err := s.Refusals(t.Context(), func(list []management.Refusal) error {
+			if err := s.Refusals(t.Context(), func(list []management.Revocation) error {
 				n += len(list)
 				is, err := s.Compare(t.Context(), list)
 				for i, r := range list {

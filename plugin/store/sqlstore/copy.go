@@ -37,7 +37,7 @@ type Position struct {
 	Origin
 	// Seq is the newest change followed.
 	Seq int64
-	// Mark is of that change and of the newest audit event then.
+	// RecordOneShot is of that change and of the newest audit event then.
 	Mark string
 }
 

@@ -331,7 +331,7 @@ func (b *CopyBuilder) within(ctx context.Context) *tx {
 
 // Compare returns how what was copied stands to each of the refusals: never TakenBack, which
 // only the truth can tell. It is for after Index.
-func (b *CopyBuilder) Compare(ctx context.Context, list []management.Refusal) ([]Standing, error) {
+func (b *CopyBuilder) Compare(ctx context.Context, list []management.Revocation) ([]Standing, error) {
 	return b.within(ctx).compare(list)
 }
 
@@ -340,10 +340,10 @@ func (b *CopyBuilder) Keep(ctx context.Context, list []Kept) error {
 	t := b.within(ctx)
 	for _, k := range list {
 		if k.Absent.IsZero() {
-			if err := t.refuse(k.Refusal); err != nil {
+			if err := t.refuse(k.Revocation); err != nil {
 				return err
 			}
-		} else if nameless(k.Refusal) || t.now.Sub(k.Absent) > keptFor {
+		} else if nameless(k.Revocation) || t.now.Sub(k.Absent) > keptFor {
 			continue
 		}
 		if err := t.keep(k); err != nil {

@@ -11,17 +11,17 @@ import (
 
 // Refuse refuses here what the truth does not know of yet, and keeps it to be written there.
 // It is on the disk when this returns. ErrNotFound where the copy has no such key or tenant.
-func (c *Copy) Refuse(ctx context.Context, r management.Refusal) error {
+func (c *Copy) Refuse(ctx context.Context, r management.Revocation) error {
 	return c.writing(ctx, "writing to the replica", func(t *tx) error { return t.refuseAndKeep(r) })
 }
 
 // Keep holds list refused as Refuse does, where the copy has no such row too.
-func (c *Copy) Keep(ctx context.Context, list []management.Refusal) error {
+func (c *Copy) Keep(ctx context.Context, list []management.Revocation) error {
 	return c.writing(ctx, "writing to the replica", func(t *tx) error {
 		for _, r := range list {
 			err := t.refuseAndKeep(r)
 			if errors.Is(err, gateway.ErrNotFound) {
-				err = t.keep(Kept{Refusal: r})
+				err = t.keep(Kept{Revocation: r})
 			}
 			if err != nil {
 				return err
@@ -32,7 +32,7 @@ func (c *Copy) Keep(ctx context.Context, list []management.Refusal) error {
 }
 
 // refuseAndKeep refuses what is there, and keeps it to be written to the truth.
-func (t *tx) refuseAndKeep(r management.Refusal) error {
+func (t *tx) refuseAndKeep(r management.Revocation) error {
 	if r.Change().Kind == gateway.ChangeTenant && r.Created.IsZero() {
 		in, err := t.Tenant(r.Keyspace, r.ID)
 		if err != nil {
@@ -43,11 +43,11 @@ func (t *tx) refuseAndKeep(r management.Refusal) error {
 	if err := t.refuse(r); err != nil {
 		return err
 	}
-	return t.keep(Kept{Refusal: r})
+	return t.keep(Kept{Revocation: r})
 }
 
 // TakeBack ends refusals that can be, unless they were decided again since.
-func (c *Copy) TakeBack(ctx context.Context, list []management.Refusal) error {
+func (c *Copy) TakeBack(ctx context.Context, list []management.Revocation) error {
 	return c.writing(ctx, "writing to the replica", func(t *tx) error {
 		for _, r := range list {
 			if err := t.forget(r); err != nil {
@@ -95,7 +95,7 @@ func (t *tx) refuseAnew(d *Delta) error {
 				return err
 			}
 			for _, k := range list {
-				err := t.refuse(k.Refusal)
+				err := t.refuse(k.Revocation)
 				if errors.Is(err, gateway.ErrNotFound) {
 					continue
 				}
@@ -138,9 +138,9 @@ func (t *tx) countPending() (n int64, err error) {
 // Missing notes of what was pending that the truth has no row of what it is about. It is
 // forgotten where nobody could tell that row from another's. Where the copy has that row it is of another
 // state of the truth than the one that was asked: then it stays pending, and that is an error.
-func (c *Copy) Missing(ctx context.Context, r management.Refusal) error {
+func (c *Copy) Missing(ctx context.Context, r management.Revocation) error {
 	return c.writing(ctx, "writing to the replica", func(t *tx) error {
-		is, err := t.compare([]management.Refusal{r})
+		is, err := t.compare([]management.Revocation{r})
 		if err == nil && is[0] != Absent {
 			err = errors.New("the database lacks what the replica has: one of them is not up to date yet")
 		}
@@ -157,13 +157,13 @@ func (c *Copy) Missing(ctx context.Context, r management.Refusal) error {
 // Settle forgets what was pending, and takes over what the truth says instead: d is of what
 // it is about, as Reread returns it. Unless it was taken back it must be refused by that, or
 // nothing is done: false.
-func (c *Copy) Settle(ctx context.Context, r management.Refusal, takenBack bool, d *Delta, heard time.Time) (bool, error) {
+func (c *Copy) Settle(ctx context.Context, r management.Revocation, takenBack bool, d *Delta, heard time.Time) (bool, error) {
 	lacks := errors.New("it is not refused")
 	err := c.applying(ctx, d, heard, func(t *tx) error { return t.forget(r) }, func(t *tx) error {
 		if takenBack {
 			return nil
 		}
-		is, err := t.compare([]management.Refusal{r})
+		is, err := t.compare([]management.Revocation{r})
 		if err == nil && is[0] != Holds {
 			err = lacks
 		}
@@ -177,7 +177,7 @@ func (c *Copy) Settle(ctx context.Context, r management.Refusal, takenBack bool,
 
 // Overlay returns what rec is where what the copy holds refused is refused, and those refusals
 // that might have been taken back. ErrNotFound where it holds it deleted. rec stays as it is.
-func (c *Copy) Overlay(ctx context.Context, rec *gateway.Record) (over *gateway.Record, reversible []management.Refusal, err error) {
+func (c *Copy) Overlay(ctx context.Context, rec *gateway.Record) (over *gateway.Record, reversible []management.Revocation, err error) {
 	key, tenant := *rec.Key, *rec.Tenant
 	over = &gateway.Record{Secret: rec.Secret, Key: &key, Tenant: &tenant}
 	err = c.viewing(ctx, "reading the replica", func(t *tx) error {
@@ -219,9 +219,9 @@ func (c *Copy) Overlay(ctx context.Context, rec *gateway.Record) (over *gateway.
 }
 
 // Reversible returns what refuses a key or a tenant here and could have been taken back.
-func (c *Copy) Reversible(ctx context.Context, ch gateway.Change) (out []management.Refusal, err error) {
+func (c *Copy) Reversible(ctx context.Context, ch gateway.Change) (out []management.Revocation, err error) {
 	err = c.viewing(ctx, "reading the replica", func(t *tx) (err error) {
-		var list []management.Refusal
+		var list []management.Revocation
 		switch ch.Kind {
 		case gateway.ChangeKey:
 			list, err = t.refusedOf(&gateway.Record{Key: &gateway.Key{Keyspace: ch.Keyspace, ID: ch.ID}})
@@ -241,12 +241,12 @@ func (c *Copy) Reversible(ctx context.Context, ch gateway.Change) (out []managem
 
 // refusedOf returns what refuses a key, its tenant and its secret, those of rec that there are:
 // by their rows here, and beside them.
-func (t *tx) refusedOf(rec *gateway.Record) (out []management.Refusal, err error) {
+func (t *tx) refusedOf(rec *gateway.Record) (out []management.Revocation, err error) {
 	beside := func(keyspace, about string, ours func(Kept) bool) error {
 		list, err := t.kept(`WHERE about = $1 AND keyspace = $2`, about, keyspace)
 		for _, k := range list {
 			if ours == nil || ours(k) {
-				out = append(out, k.Refusal)
+				out = append(out, k.Revocation)
 			}
 		}
 		return err
@@ -263,7 +263,7 @@ func (t *tx) refusedOf(rec *gateway.Record) (out []management.Refusal, err error
 			return nil, err
 		}
 		if err == nil && same(is.CreatedAt) {
-			r := management.Refusal{Keyspace: is.Keyspace, ID: is.Slug, Created: is.CreatedAt, At: is.UpdatedAt, Action: management.TenantSuspended}
+			r := management.Revocation{Keyspace: is.Keyspace, ID: is.Slug, Created: is.CreatedAt, At: is.UpdatedAt, Action: management.TenantSuspended}
 			if !is.DeletedAt.IsZero() {
 				r.Action, r.At = management.TenantDeleted, is.DeletedAt
 			}
@@ -281,7 +281,7 @@ func (t *tx) refusedOf(rec *gateway.Record) (out []management.Refusal, err error
 			return nil, err
 		}
 		if err == nil {
-			r := management.Refusal{Keyspace: is.Keyspace, ID: is.ID}
+			r := management.Revocation{Keyspace: is.Keyspace, ID: is.ID}
 			if is.Disabled {
 				r.Action, r.At = management.KeyDisabled, is.UpdatedAt
 				out = append(out, r)
@@ -297,7 +297,7 @@ func (t *tx) refusedOf(rec *gateway.Record) (out []management.Refusal, err error
 		}
 	}
 	if rec.Secret.ID != "" {
-		r := management.Refusal{Action: management.SecretEnded, Keyspace: rec.Secret.Keyspace, ID: rec.Secret.ID, Key: rec.Secret.KeyID}
+		r := management.Revocation{Action: management.SecretEnded, Keyspace: rec.Secret.Keyspace, ID: rec.Secret.ID, Key: rec.Secret.KeyID}
 		if err := beside(r.Keyspace, r.ID, nil); err != nil {
 			return nil, err
 		}

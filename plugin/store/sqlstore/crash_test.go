@@ -47,7 +47,7 @@ func writeForEver(path string) error {
 			if err := addKey(tx, i); err != nil {
 				return err
 			}
-			seq, _, err := tx.AuditHead()
+			seq, _, err := tx.LockNewestAudit()
 			if err != nil {
 				return err
 			}
@@ -107,7 +107,7 @@ func TestKill(t *testing.T) {
 		}
 		if err := s.View(t.Context(), func(tx management.Tx) error {
 			n, err := tx.ActiveKeys(ks, "acme", time.Now())
-			head, _, err2 := tx.AuditHead()
+			head, _, err2 := tx.LockNewestAudit()
 			if int64(n) != seq || head != seq-1 { // the first key has no event
 				t.Errorf("round %d: %d keys, %d events, %d changes: a commit was torn", round, n, head, seq)
 			}

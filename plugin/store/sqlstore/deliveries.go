@@ -142,8 +142,8 @@ func (t *tx) PruneEvents(before time.Time, limit int) (int64, error) {
 	return t.exec(`DELETE FROM events WHERE seq IN `+which, old, int64(limit))
 }
 
-// PruneMarks implements management.Tx.
-func (t *tx) PruneMarks(before time.Time, limit int) (int64, error) {
+// PruneOneShots implements management.Tx.
+func (t *tx) PruneOneShots(before time.Time, limit int) (int64, error) {
 	return t.exec(`DELETE FROM event_marks WHERE (keyspace, subject, what) IN
 		(SELECT keyspace, subject, what FROM event_marks WHERE at < $1 ORDER BY at LIMIT $2)`, before.UnixMicro(), int64(limit))
 }

@@ -35,15 +35,17 @@ func (t *tx) CountAudit(keyspace string, seq int64) (n int64, err error) {
 
 const givenHeadSQL = `SELECT value FROM meta WHERE name = 'audit_head'`
 
-// GivenHead implements management.Tx.
-func (t *tx) GivenHead() (management.GivenHead, error) { return t.givenHead(givenHeadSQL) }
+// PublishedCheckpoint implements management.Tx.
+func (t *tx) PublishedCheckpoint() (management.PublishedCheckpoint, error) {
+	return t.givenHead(givenHeadSQL)
+}
 
-// LockGivenHead implements management.Tx.
-func (t *tx) LockGivenHead() (management.GivenHead, error) {
+// LockPublishedCheckpoint implements management.Tx.
+func (t *tx) LockPublishedCheckpoint() (management.PublishedCheckpoint, error) {
 	return t.givenHead(givenHeadSQL + t.d.lockRow)
 }
 
-func (t *tx) givenHead(query string) (g management.GivenHead, err error) {
+func (t *tx) givenHead(query string) (g management.PublishedCheckpoint, err error) {
 	var value string
 	if err := t.row(query, nil, &value); err != nil {
 		return g, err
@@ -65,8 +67,8 @@ func (t *tx) givenHead(query string) (g management.GivenHead, err error) {
 	return g, t.fail(err)
 }
 
-// SetGivenHead implements management.Tx.
-func (t *tx) SetGivenHead(g management.GivenHead) error {
+// SetPublishedCheckpoint implements management.Tx.
+func (t *tx) SetPublishedCheckpoint(g management.PublishedCheckpoint) error {
 	_, err := t.exec(`UPDATE meta SET value = $1 WHERE name = 'audit_head'`, fmt.Sprintf("%d %d %x", g.Seq, g.At.UnixMicro(), g.Hash))
 	return err
 }

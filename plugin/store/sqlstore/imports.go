@@ -18,8 +18,8 @@ func (t *tx) KeyByDigest(keyspace string, digest apikey.Digest) (*gateway.Key, e
 	return &k, nil
 }
 
-// CountLed implements management.ImportTx.
-func (t *tx) CountLed(keyspace string, lead apikey.Lead) (n int, err error) {
+// CountByHint implements management.ImportTx.
+func (t *tx) CountByHint(keyspace string, lead apikey.Lead) (n int, err error) {
 	from, to := ledDigests(lead)
 	err = t.row(`SELECT count(*) FROM secrets WHERE keyspace = $1 AND digest >= $2 AND digest <= $3`,
 		[]any{keyspace, from[:], to[:]}, &n)
@@ -37,8 +37,8 @@ func (t *tx) ImportedAs(keyspace string, mark apikey.Mark) (*gateway.Key, error)
 	return &k, nil
 }
 
-// Held implements management.ImportTx.
-func (t *tx) Held(keyspace string, digests []apikey.Digest, marks []apikey.Mark) (map[apikey.Digest]bool, map[apikey.Mark]bool, error) {
+// ExistingKeys implements management.ImportTx.
+func (t *tx) ExistingKeys(keyspace string, digests []apikey.Digest, marks []apikey.Mark) (map[apikey.Digest]bool, map[apikey.Mark]bool, error) {
 	heldDigests, heldMarks := map[apikey.Digest]bool{}, map[apikey.Mark]bool{}
 	err := held(t, "secrets", "digest", keyspace, len(digests), func(i int) []byte { return digests[i][:] }, func(b []byte) {
 		var d apikey.Digest
@@ -87,8 +87,8 @@ func (t *tx) InsertImported(k *gateway.Key, s gateway.Secret, mark apikey.Mark) 
 	return err
 }
 
-// InsertMark implements management.ImportTx.
-func (t *tx) InsertMark(keyspace string, mark apikey.Mark, keyID string) error {
+// InsertImportMark implements management.ImportTx.
+func (t *tx) InsertImportMark(keyspace string, mark apikey.Mark, keyID string) error {
 	_, err := t.exec(`INSERT INTO import_marks (keyspace, mark, key_num)
 		SELECT keyspace, $2, num FROM keys WHERE id = $3 AND keyspace = $1 ON CONFLICT (keyspace, mark) DO NOTHING`,
 		keyspace, mark[:], keyID)

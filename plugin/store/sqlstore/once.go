@@ -6,42 +6,42 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// InsertOnce implements management.Tx.
-func (t *tx) InsertOnce(r *management.OnceRow) (bool, error) {
+// InsertIdempotency implements management.Tx.
+func (t *tx) InsertIdempotency(r *management.IdempotencyRecord) (bool, error) {
 	n, err := t.exec(`INSERT INTO idempotency (id, request, claim, claimed_at, expires_at, action, target, balance, status, etag, body)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (id) DO NOTHING`,
-		r.ID, r.Request, r.Claim, r.ClaimedAt.UnixMicro(), r.ExpiresAt.UnixMicro(), r.Done.Action, r.Done.Target, r.Done.Balance, r.Status, r.ETag, r.Body)
+		r.ID, r.Request, r.Claim, r.ClaimedAt.UnixMicro(), r.ExpiresAt.UnixMicro(), r.Effect.Action, r.Effect.Target, r.Effect.Balance, r.Status, r.ETag, r.Body)
 	return n > 0, err
 }
 
-// LockOnce implements management.Tx.
-func (t *tx) LockOnce(id []byte) (*management.OnceRow, error) {
-	var r management.OnceRow
+// LockIdempotency implements management.Tx.
+func (t *tx) LockIdempotency(id []byte) (*management.IdempotencyRecord, error) {
+	var r management.IdempotencyRecord
 	err := t.row(`SELECT id, request, claim, claimed_at, expires_at, action, target, balance, status, etag, body
 		FROM idempotency WHERE id = $1`+t.d.lockRow, []any{id},
-		&r.ID, &r.Request, &r.Claim, timeInto{&r.ClaimedAt}, timeInto{&r.ExpiresAt}, &r.Done.Action, &r.Done.Target, &r.Done.Balance, &r.Status, &r.ETag, &r.Body)
+		&r.ID, &r.Request, &r.Claim, timeInto{&r.ClaimedAt}, timeInto{&r.ExpiresAt}, &r.Effect.Action, &r.Effect.Target, &r.Effect.Balance, &r.Status, &r.ETag, &r.Body)
 	if err != nil {
 		return nil, err
 	}
 	return &r, nil
 }
 
-// UpdateOnce implements management.Tx.
-func (t *tx) UpdateOnce(r *management.OnceRow) error {
+// UpdateIdempotency implements management.Tx.
+func (t *tx) UpdateIdempotency(r *management.IdempotencyRecord) error {
 	_, err := t.exec(`UPDATE idempotency SET claim = $2, claimed_at = $3, action = $4, target = $5, balance = $6, status = $7, etag = $8, body = $9
 		WHERE id = $1`,
-		r.ID, r.Claim, r.ClaimedAt.UnixMicro(), r.Done.Action, r.Done.Target, r.Done.Balance, r.Status, r.ETag, r.Body)
+		r.ID, r.Claim, r.ClaimedAt.UnixMicro(), r.Effect.Action, r.Effect.Target, r.Effect.Balance, r.Status, r.ETag, r.Body)
 	return err
 }
 
-// DeleteOnce implements management.Tx.
-func (t *tx) DeleteOnce(id []byte) error {
+// DeleteIdempotency implements management.Tx.
+func (t *tx) DeleteIdempotency(id []byte) error {
 	_, err := t.exec(`DELETE FROM idempotency WHERE id = $1`, id)
 	return err
 }
 
-// PruneOnce implements management.Tx.
-func (t *tx) PruneOnce(now time.Time) error {
+// PruneIdempotency implements management.Tx.
+func (t *tx) PruneIdempotency(now time.Time) error {
 	_, err := t.exec(`DELETE FROM idempotency WHERE expires_at <= $1`, now.UnixMicro())
 	return err
 }

@@ -14,7 +14,7 @@ import (
 
 // Kept is a refusal that no row shows.
 type Kept struct {
-	management.Refusal
+	management.Revocation
 	// Absent is since when the store has no row of what it is about; zero where it is to be
 	// written to the database that this is a copy of.
 	Absent time.Time
@@ -25,7 +25,7 @@ type Kept struct {
 const keptFor = 400 * 24 * time.Hour
 
 // about returns r's id as rows are found by it.
-func about(r management.Refusal) string {
+func about(r management.Revocation) string {
 	if r.Change().Kind == gateway.ChangeTenant {
 		return fold(r.ID)
 	}
@@ -33,7 +33,7 @@ func about(r management.Refusal) string {
 }
 
 // nameless says that r is about a tenant of which only the slug is known.
-func nameless(r management.Refusal) bool {
+func nameless(r management.Revocation) bool {
 	return r.Change().Kind == gateway.ChangeTenant && r.Created.IsZero()
 }
 
@@ -54,7 +54,7 @@ func zeroMicro(at int64) time.Time {
 }
 
 // refuse does to a row what r says. ErrNotFound where there is none. SQLite's alone.
-func (t *tx) refuse(r management.Refusal) error {
+func (t *tx) refuse(r management.Revocation) error {
 	key, at := []any{r.Keyspace, about(r)}, r.At.UnixMicro()
 	query, args := "", key
 	switch r.Action {
@@ -100,12 +100,12 @@ func (t *tx) keep(k Kept) error {
 		at = CASE WHEN `+stronger+` THEN excluded.at ELSE refused.at END,
 		actor = CASE WHEN `+stronger+` THEN excluded.actor ELSE refused.actor END,
 		absent_since = excluded.absent_since`,
-		k.Action, k.Keyspace, k.ID, about(k.Refusal), k.Key, unixMicro(k.Created), k.At.UnixMicro(), string(actor), micros(k.Absent))
+		k.Action, k.Keyspace, k.ID, about(k.Revocation), k.Key, unixMicro(k.Created), k.At.UnixMicro(), string(actor), micros(k.Absent))
 	return err
 }
 
 // forget lets go of what keep held, unless it was decided again since r.At.
-func (t *tx) forget(r management.Refusal) error {
+func (t *tx) forget(r management.Revocation) error {
 	later := ` AND at <= $5`
 	if r.Action == management.SecretEnded {
 		later = ` AND at >= $5`
@@ -145,10 +145,10 @@ func (s *Store) Kept(ctx context.Context) (out []Kept, err error) {
 // Refusals calls yield with all that rows of the store refuse, in portions that are yield's
 // only until it returns; tenants come first. At is when a row was last changed where it does
 // not say when that was decided, so that the decision is not younger.
-func (s *Store) Refusals(ctx context.Context, yield func([]management.Refusal) error) error {
+func (s *Store) Refusals(ctx context.Context, yield func([]management.Revocation) error) error {
 	return s.viewing(ctx, "reading what is refused", func(t *tx) error {
-		var batch []management.Refusal
-		add := func(r management.Refusal) error {
+		var batch []management.Revocation
+		add := func(r management.Revocation) error {
 			batch = append(batch, r)
 			if len(batch) < chunk {
 				return nil
@@ -157,7 +157,7 @@ func (s *Store) Refusals(ctx context.Context, yield func([]management.Refusal) e
 			batch = batch[:0]
 			return err
 		}
-		for _, list := range []func(func(management.Refusal) error) error{t.refusedTenants, t.refusedKeys, t.endedSecrets, t.revokedTokens} {
+		for _, list := range []func(func(management.Revocation) error) error{t.refusedTenants, t.refusedKeys, t.endedSecrets, t.revokedTokens} {
 			if err := list(add); err != nil {
 				return err
 			}
@@ -169,10 +169,10 @@ func (s *Store) Refusals(ctx context.Context, yield func([]management.Refusal) e
 	})
 }
 
-func (t *tx) refusedTenants(add func(management.Refusal) error) error {
+func (t *tx) refusedTenants(add func(management.Revocation) error) error {
 	return t.rows(`SELECT keyspace, slug, created_at, deleted_at, updated_at FROM tenants WHERE active = 0 OR deleted_at IS NOT NULL`, nil,
 		func(rows *sql.Rows) error {
-			r := management.Refusal{Action: management.TenantSuspended}
+			r := management.Revocation{Action: management.TenantSuspended}
 			var deleted time.Time
 			if err := rows.Scan(&r.Keyspace, &r.ID, timeInto{&r.Created}, timeInto{&deleted}, timeInto{&r.At}); err != nil {
 				return err
@@ -184,11 +184,11 @@ func (t *tx) refusedTenants(add func(management.Refusal) error) error {
 		})
 }
 
-func (t *tx) refusedKeys(add func(management.Refusal) error) error {
+func (t *tx) refusedKeys(add func(management.Revocation) error) error {
 	return t.rows(`SELECT keyspace, id, revoked_at, deleted_at, updated_at FROM keys
 		WHERE disabled = 1 OR revoked_at IS NOT NULL OR deleted_at IS NOT NULL`, nil,
 		func(rows *sql.Rows) error {
-			r := management.Refusal{Action: management.KeyDisabled}
+			r := management.Revocation{Action: management.KeyDisabled}
 			var revoked, deleted time.Time
 			if err := rows.Scan(&r.Keyspace, &r.ID, timeInto{&revoked}, timeInto{&deleted}, timeInto{&r.At}); err != nil {
 				return err
@@ -203,11 +203,11 @@ func (t *tx) refusedKeys(add func(management.Refusal) error) error {
 		})
 }
 
-func (t *tx) endedSecrets(add func(management.Refusal) error) error {
+func (t *tx) endedSecrets(add func(management.Revocation) error) error {
 	return t.rows(`SELECT s.keyspace, s.id, k.id, s.expires_at FROM secrets s JOIN keys k ON k.num = s.key_num
 		WHERE s.expires_at IS NOT NULL AND k.deleted_at IS NULL AND k.revoked_at IS NULL`, nil,
 		func(rows *sql.Rows) error {
-			r := management.Refusal{Action: management.SecretEnded}
+			r := management.Revocation{Action: management.SecretEnded}
 			if err := rows.Scan(&r.Keyspace, &r.ID, &r.Key, timeInto{&r.At}); err != nil {
 				return err
 			}
@@ -215,10 +215,10 @@ func (t *tx) endedSecrets(add func(management.Refusal) error) error {
 		})
 }
 
-func (t *tx) revokedTokens(add func(management.Refusal) error) error {
+func (t *tx) revokedTokens(add func(management.Revocation) error) error {
 	return t.rows(`SELECT keyspace, id, revoked_at FROM tokens WHERE revoked_at IS NOT NULL`, nil,
 		func(rows *sql.Rows) error {
-			r := management.Refusal{Action: management.TokenRevoked}
+			r := management.Revocation{Action: management.TokenRevoked}
 			if err := rows.Scan(&r.Keyspace, &r.ID, timeInto{&r.At}); err != nil {
 				return err
 			}

@@ -27,7 +27,7 @@ type Restored struct {
 }
 
 // Keeper writes a refusal into a database, with its event.
-type Keeper func(ctx context.Context, s *Store, r management.Refusal) error
+type Keeper func(ctx context.Context, s *Store, r management.Revocation) error
 
 // Restore puts a backup in the place of the database at path, which may be missing or
 // damaged. No process may have that open; one that does is found by its locks. The backup

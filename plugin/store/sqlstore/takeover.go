@@ -159,10 +159,10 @@ func (s *Store) keepAll(ctx context.Context, former *Store, keep Keeper) (n int,
 		fault = err
 		return err
 	}
-	err = former.Refusals(ctx, func(list []management.Refusal) error {
+	err = former.Refusals(ctx, func(list []management.Revocation) error {
 		kept := make([]Kept, len(list))
 		for i := range list {
-			kept[i].Refusal = list[i]
+			kept[i].Revocation = list[i]
 		}
 		return these(kept)
 	})
@@ -178,15 +178,15 @@ func (s *Store) keepAll(ctx context.Context, former *Store, keep Keeper) (n int,
 
 // keepThese is keepAll for a list.
 func (s *Store) keepThese(ctx context.Context, list []Kept, keep Keeper) (int, error) {
-	of := make([]management.Refusal, len(list))
+	of := make([]management.Revocation, len(list))
 	for i := range list {
-		of[i] = list[i].Refusal
+		of[i] = list[i].Revocation
 	}
 	is, err := s.Compare(ctx, of)
 	if err != nil {
 		return 0, err
 	}
-	var written []management.Refusal
+	var written []management.Revocation
 	for i, r := range of {
 		if is[i] == Lacks {
 			if err := keep(ctx, s, r); err != nil {
@@ -216,7 +216,7 @@ func (s *Store) keepThese(ctx context.Context, list []Kept, keep Keeper) (int, e
 			case is[i] == Absent && t.now.Sub(k.Absent) <= keptFor:
 				err = t.keep(k)
 			default:
-				err = t.forget(k.Refusal)
+				err = t.forget(k.Revocation)
 			}
 			if err != nil {
 				return err

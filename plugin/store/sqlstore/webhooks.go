@@ -101,8 +101,8 @@ func (t *tx) TopUp(keyspace, tenant string) (e management.LedgerEntry, err error
 	return e, err
 }
 
-// Mark implements management.Tx.
-func (t *tx) Mark(keyspace, subject, what string, ref int64, at time.Time) (bool, error) {
+// RecordOneShot implements management.Tx.
+func (t *tx) RecordOneShot(keyspace, subject, what string, ref int64, at time.Time) (bool, error) {
 	n, err := t.exec(`INSERT INTO event_marks (keyspace, subject, what, ref, at) VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (keyspace, subject, what) DO UPDATE SET ref = excluded.ref, at = excluded.at WHERE event_marks.ref <> excluded.ref`,
 		keyspace, subject, what, ref, at.UnixMicro())

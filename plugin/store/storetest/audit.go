@@ -21,7 +21,7 @@ func event(seq int64, prev []byte, target, tenant string) *management.AuditRow {
 
 // record appends an event as management does.
 func record(tx management.Tx, target, tenant string) error {
-	seq, hash, err := tx.AuditHead()
+	seq, hash, err := tx.LockNewestAudit()
 	if err != nil {
 		return err
 	}
@@ -30,7 +30,7 @@ func record(tx management.Tx, target, tenant string) error {
 
 func audit(t *testing.T, s Store) {
 	update(t, s, func(tx management.Tx) error {
-		if seq, hash, err := tx.AuditHead(); seq != 0 || hash != nil || err != nil {
+		if seq, hash, err := tx.LockNewestAudit(); seq != 0 || hash != nil || err != nil {
 			t.Errorf("head of nothing: %d, %x, %v", seq, hash, err)
 		}
 		bare := &management.AuditRow{Seq: 1, ID: "evt_1", Keyspace: "other", At: at, Action: "x", Hash: []byte{9}}

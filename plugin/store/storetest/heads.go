@@ -17,7 +17,7 @@ func heads(t *testing.T, s Store) {
 		if len(id) != 32 || len(key) != 16 {
 			t.Errorf("the store is %q, its cursors' key %x", id, key)
 		}
-		if g, err := tx.GivenHead(); g.Seq != 0 || !g.At.IsZero() || len(g.Hash) != 0 || err != nil {
+		if g, err := tx.PublishedCheckpoint(); g.Seq != 0 || !g.At.IsZero() || len(g.Hash) != 0 || err != nil {
 			t.Errorf("a new store's head %+v, %v", g, err)
 		}
 		return err
@@ -27,7 +27,7 @@ func heads(t *testing.T, s Store) {
 			if again, k, err := tx.Identity(); again != id || !bytes.Equal(k, key) || err != nil {
 				t.Errorf("the store is %q now, %v", again, err)
 			}
-			seq, hash, err := tx.AuditHead()
+			seq, hash, err := tx.LockNewestAudit()
 			if err != nil {
 				return err
 			}
@@ -50,10 +50,10 @@ func heads(t *testing.T, s Store) {
 		}
 		return nil
 	})
-	given := management.GivenHead{Seq: 3, At: at.Truncate(time.Microsecond), Hash: []byte{1, 0, 255}}
-	update(t, s, func(tx management.Tx) error { return tx.SetGivenHead(given) })
+	given := management.PublishedCheckpoint{Seq: 3, At: at.Truncate(time.Microsecond), Hash: []byte{1, 0, 255}}
+	update(t, s, func(tx management.Tx) error { return tx.SetPublishedCheckpoint(given) })
 	update(t, s, func(tx management.Tx) error {
-		g, err := tx.LockGivenHead()
+		g, err := tx.LockPublishedCheckpoint()
 		same(t, "head", g, given)
 		return err
 	})

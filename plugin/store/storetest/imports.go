@@ -30,7 +30,7 @@ func imports(t *testing.T, s Store) {
 				return err
 			}
 		}
-		if n, err := tx.CountLed(ks, lead); err != nil || n != 3 {
+		if n, err := tx.CountByHint(ks, lead); err != nil || n != 3 {
 			t.Errorf("CountLed = %d, %v", n, err)
 		}
 		if k, err := tx.KeyByDigest(ks, digest("acme-2")); err != nil || k.ID != "acme-2" || k.Tenant != "acme" {
@@ -42,7 +42,7 @@ func imports(t *testing.T, s Store) {
 			}
 		}
 		for range 2 { // twice is as good as once
-			if err := tx.InsertMark(ks, mark, "acme-3"); err != nil {
+			if err := tx.InsertImportMark(ks, mark, "acme-3"); err != nil {
 				return err
 			}
 		}
@@ -96,14 +96,14 @@ func heldAndInserted(t *testing.T, s Store, other apikey.Mark) {
 		if k.Version != 1 {
 			t.Errorf("the version is %d", k.Version)
 		}
-		d, m, err := tx.Held(ks, digests, marks)
+		d, m, err := tx.ExistingKeys(ks, digests, marks)
 		if err != nil || len(d) != 2 || !d[digests[3]] || !d[digests[240]] || len(m) != 2 || !m[other] || !m[apikey.Mark{9}] {
 			t.Errorf("Held = %v, %v, %v", d, m, err)
 		}
-		if d, m, err := tx.Held("other", digests, marks); err != nil || len(d) != 0 || len(m) != 0 {
+		if d, m, err := tx.ExistingKeys("other", digests, marks); err != nil || len(d) != 0 || len(m) != 0 {
 			t.Errorf("Held by another keyspace = %v, %v, %v", d, m, err)
 		}
-		if d, m, err := tx.Held(ks, nil, nil); err != nil || len(d) != 0 || len(m) != 0 {
+		if d, m, err := tx.ExistingKeys(ks, nil, nil); err != nil || len(d) != 0 || len(m) != 0 {
 			t.Errorf("Held of none = %v, %v, %v", d, m, err)
 		}
 		return nil

@@ -9,18 +9,18 @@ import (
 )
 
 func once(t *testing.T, s Store) {
-	row := func(id byte) *management.OnceRow {
-		return &management.OnceRow{ID: []byte{id, 0}, Request: []byte{1}, Claim: "c", ClaimedAt: at, ExpiresAt: at.Add(time.Duration(id) * time.Hour)}
+	row := func(id byte) *management.IdempotencyRecord {
+		return &management.IdempotencyRecord{ID: []byte{id, 0}, Request: []byte{1}, Claim: "c", ClaimedAt: at, ExpiresAt: at.Add(time.Duration(id) * time.Hour)}
 	}
 	update(t, s, func(tx management.Tx) error {
 		for _, id := range []byte{1, 2} {
-			if fresh, err := tx.InsertOnce(row(id)); err != nil || !fresh {
+			if fresh, err := tx.InsertIdempotency(row(id)); err != nil || !fresh {
 				t.Errorf("inserting %d: %v, %v", id, fresh, err)
 			}
 		}
 		other := row(1)
 		other.Claim = "other"
-		fresh, err := tx.InsertOnce(other)
+		fresh, err := tx.InsertIdempotency(other)
 		if fresh {
 			t.Error("a row takes another's place")
 		}
@@ -28,34 +28,34 @@ func once(t *testing.T, s Store) {
 	})
 	n := int64(5)
 	want := row(1)
-	want.Claim, want.ClaimedAt, want.Done = "d", at.Add(1000), management.Done{Action: "a", Target: "t", Balance: &n}
+	want.Claim, want.ClaimedAt, want.Effect = "d", at.Add(1000), management.Effect{Action: "a", Target: "t", Balance: &n}
 	want.Status, want.ETag, want.Body = 201, `"1"`, `{"ü":1}`
 	update(t, s, func(tx management.Tx) error {
-		got, err := tx.LockOnce([]byte{1, 0})
+		got, err := tx.LockIdempotency([]byte{1, 0})
 		if err != nil {
 			return err
 		}
 		same(t, "row", got, row(1))
-		return tx.UpdateOnce(want)
+		return tx.UpdateIdempotency(want)
 	})
 	update(t, s, func(tx management.Tx) error {
-		got, err := tx.LockOnce([]byte{1, 0})
+		got, err := tx.LockIdempotency([]byte{1, 0})
 		if err != nil {
 			return err
 		}
 		same(t, "updated", got, want)
-		return tx.PruneOnce(at.Add(time.Hour))
+		return tx.PruneIdempotency(at.Add(time.Hour))
 	})
 	update(t, s, func(tx management.Tx) error {
-		_, err := tx.LockOnce([]byte{1, 0})
+		_, err := tx.LockIdempotency([]byte{1, 0})
 		wantErr(t, "pruned", err, gateway.ErrNotFound)
-		if _, err = tx.LockOnce([]byte{2, 0}); err != nil {
+		if _, err = tx.LockIdempotency([]byte{2, 0}); err != nil {
 			return err
 		}
-		return tx.DeleteOnce([]byte{2, 0})
+		return tx.DeleteIdempotency([]byte{2, 0})
 	})
 	update(t, s, func(tx management.Tx) error {
-		_, err := tx.LockOnce([]byte{2, 0})
+		_, err := tx.LockIdempotency([]byte{2, 0})
 		wantErr(t, "deleted", err, gateway.ErrNotFound)
 		return nil
 	})

@@ -178,11 +178,11 @@ func occasions(t *testing.T, s Store) {
 	update(t, s, func(tx management.Tx) error {
 		for i, want := range []bool{true, false, true, true} {
 			ref := []int64{1, 1, 2, 1}[i]
-			if fresh, err := tx.Mark(ks, "key:k", "expired", ref, at); err != nil || fresh != want {
+			if fresh, err := tx.RecordOneShot(ks, "key:k", "expired", ref, at); err != nil || fresh != want {
 				t.Errorf("mark %d (%d): %v, %v; want %v", i, ref, fresh, err, want)
 			}
 		}
-		if fresh, err := tx.Mark(ks, "key:k", "unused", 1, at); err != nil || !fresh {
+		if fresh, err := tx.RecordOneShot(ks, "key:k", "unused", 1, at); err != nil || !fresh {
 			t.Errorf("another mark: %v, %v", fresh, err)
 		}
 		if err := tx.InsertTenant(tenant("acme")); err != nil {

@@ -22,10 +22,10 @@ import (
 //   - Then its answer is stored. Where that did not come to pass, what was changed is
 //     known from the row all the same, and the answer is made anew from the record.
 const (
-	// onceKept is how long a request and its answer are remembered.
-	onceKept = 24 * time.Hour
-	// onceRunning is how long a claim of another process is held to be alive that has changed nothing yet.
-	onceRunning = time.Minute
+	// idempotencyTTL is how long a request and its answer are remembered.
+	idempotencyTTL = 24 * time.Hour
+	// claimTTL is how long a claim of another process is held to be alive that has changed nothing yet.
+	claimTTL = time.Minute
 )
 
 // Codes of refused repetitions.
@@ -38,102 +38,102 @@ const (
 var (
 	errRequestRunning = &Error{Status: http.StatusConflict, Code: CodeRequestRunning, RetryAfter: time.Second,
 		Detail: "The request with this idempotency key is still being carried out. Ask again in a moment."}
-	errKeyReused = refuse(http.StatusUnprocessableEntity, CodeKeyReused,
+	errKeyReused = reject(http.StatusUnprocessableEntity, CodeKeyReused,
 		"Another request was sent with this idempotency key. Take a new key for a new request.")
 )
 
-// Once is a request that its holder carries out. Made by Begin, and ended by Finish or Abandon.
-type Once struct {
-	m     *Manager
-	id    []byte
-	claim string
+// IdempotencyClaim is a request that its holder carries out. Made by Begin, and ended by Finish or Abandon.
+type IdempotencyClaim struct {
+	manager *Manager
+	id      []byte
+	claim   string
 }
 
-// Earlier is what is known of a request that was carried out before.
-type Earlier struct {
+// StoredResponse is what is known of a request that was carried out before.
+type StoredResponse struct {
 	// Status, ETag and Body are the answer; Status is 0 where it was not kept.
 	Status int
 	ETag   string
 	Body   string
-	// Done is what it led to; zero where it changed nothing.
-	Done Done
+	// Effect is what it led to; zero where it changed nothing.
+	Effect Effect
 }
 
-// onceRunners are the claims of this process that are being carried out.
-type onceRunners struct {
-	mu      sync.Mutex
-	running map[string]bool
+// claimsInProgress are the claims of this process that are being carried out.
+type claimsInProgress struct {
+	mu     sync.Mutex
+	claims map[string]bool
 }
 
-func (r *onceRunners) set(claim string, running bool) {
+func (r *claimsInProgress) set(claim string, running bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.running == nil {
-		r.running = map[string]bool{}
+	if r.claims == nil {
+		r.claims = map[string]bool{}
 	}
 	if running {
-		r.running[claim] = true
+		r.claims[claim] = true
 	} else {
-		delete(r.running, claim)
+		delete(r.claims, claim)
 	}
 }
 
-func (r *onceRunners) has(claim string) bool {
+func (r *claimsInProgress) has(claim string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.running[claim]
+	return r.claims[claim]
 }
 
 // processName tells this process's claims from those of others on the same store.
 var processName = rand.Text()
 
-// Begin claims a request, which request is the digest of, for whom owner names under a
+// BeginIdempotent claims a request, which request is the digest of, for whom owner names under a
 // key of theirs. It returns either the claim or what came of the request before. 409
 // request_running where it is being carried out now, 422 idempotency_key_reused where
 // the key was another request's.
-func (m *Manager) Begin(ctx context.Context, owner, key string, request []byte) (once *Once, earlier *Earlier, err error) {
+func (m *Manager) BeginIdempotent(ctx context.Context, owner, key string, request []byte) (once *IdempotencyClaim, earlier *StoredResponse, err error) {
 	id := sha256.Sum256([]byte(owner + "\x00" + key))
 	claim := processName + rand.Text()
-	m.once.set(claim, true)
+	m.inProgress.set(claim, true)
 	defer func() {
 		if once == nil {
-			m.once.set(claim, false)
+			m.inProgress.set(claim, false)
 		}
 	}()
 	err = m.store.Update(ctx, func(tx Tx) error {
 		once, earlier = nil, nil
 		now := m.clock()
-		if err := tx.PruneOnce(now); err != nil {
+		if err := tx.PruneIdempotency(now); err != nil {
 			return err
 		}
-		row := &OnceRow{ID: id[:], Request: request, Claim: claim, ClaimedAt: now, ExpiresAt: now.Add(onceKept)}
-		fresh, err := tx.InsertOnce(row)
+		row := &IdempotencyRecord{ID: id[:], Request: request, Claim: claim, ClaimedAt: now, ExpiresAt: now.Add(idempotencyTTL)}
+		fresh, err := tx.InsertIdempotency(row)
 		if err != nil {
 			return err
 		}
 		if !fresh {
-			if row, err = tx.LockOnce(id[:]); err != nil {
+			if row, err = tx.LockIdempotency(id[:]); err != nil {
 				return err
 			}
 			switch {
 			case !bytes.Equal(row.Request, request):
 				return errKeyReused
 			case row.Status != 0:
-				earlier = &Earlier{row.Status, row.ETag, row.Body, row.Done}
+				earlier = &StoredResponse{row.Status, row.ETag, row.Body, row.Effect}
 				return nil
-			case m.alive(row, now):
+			case m.claimAlive(row, now):
 				return errRequestRunning
-			case row.Done.Action != "":
-				earlier = &Earlier{Done: row.Done}
+			case row.Effect.Action != "":
+				earlier = &StoredResponse{Effect: row.Effect}
 				return nil
 			}
 			// Whoever began it is gone and has changed nothing.
 			row.Claim, row.ClaimedAt = claim, now
-			if err := tx.UpdateOnce(row); err != nil {
+			if err := tx.UpdateIdempotency(row); err != nil {
 				return err
 			}
 		}
-		once = &Once{m: m, id: id[:], claim: claim}
+		once = &IdempotencyClaim{manager: m, id: id[:], claim: claim}
 		return nil
 	})
 	if err != nil {
@@ -142,28 +142,28 @@ func (m *Manager) Begin(ctx context.Context, owner, key string, request []byte) 
 	return once, earlier, err
 }
 
-// alive says whether a claim without an answer may still be being carried out.
-func (m *Manager) alive(row *OnceRow, now time.Time) bool {
+// claimAlive says whether a claim without an answer may still be being carried out.
+func (m *Manager) claimAlive(row *IdempotencyRecord, now time.Time) bool {
 	if len(row.Claim) > len(processName) && row.Claim[:len(processName)] == processName {
-		return m.once.has(row.Claim)
+		return m.inProgress.has(row.Claim)
 	}
-	return row.Done.Action == "" && now.Sub(row.ClaimedAt) < onceRunning
+	return row.Effect.Action == "" && now.Sub(row.ClaimedAt) < claimTTL
 }
 
-type onceKey struct{}
+type claimKey struct{}
 
 // Context returns a context by which all that a Manager changes is part of the request.
-func (o *Once) Context(ctx context.Context) context.Context {
-	return context.WithValue(ctx, onceKey{}, o)
+func (o *IdempotencyClaim) Context(ctx context.Context) context.Context {
+	return context.WithValue(ctx, claimKey{}, o)
 }
 
-// commitOnce notes, in the transaction that makes a change, that the request made it.
-func (c *call) commitOnce(ctx context.Context) error {
-	o, _ := ctx.Value(onceKey{}).(*Once)
+// recordEffect notes, in the transaction that makes a change, that the request made it.
+func (c *call) recordEffect(ctx context.Context) error {
+	o, _ := ctx.Value(claimKey{}).(*IdempotencyClaim)
 	if o == nil {
 		return nil
 	}
-	row, err := c.LockOnce(o.id)
+	row, err := c.LockIdempotency(o.id)
 	if errors.Is(err, gateway.ErrNotFound) || err == nil && row.Claim != o.claim {
 		// It took so long that another process took it over.
 		return errRequestRunning
@@ -171,38 +171,38 @@ func (c *call) commitOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	row.Done = Done{Action: c.event.action, Target: c.event.target}
+	row.Effect = Effect{Action: c.event.action, Target: c.event.target}
 	if n, ok := c.event.after["credits"].(int64); ok {
-		row.Done.Balance = &n
+		row.Effect.Balance = &n
 	}
-	return c.UpdateOnce(row)
+	return c.UpdateIdempotency(row)
 }
 
 // Finish stores the request's answer, which must hold no secret.
-func (o *Once) Finish(ctx context.Context, status int, etag, body string) error {
-	return o.end(ctx, func(tx Tx, row *OnceRow) error {
+func (o *IdempotencyClaim) Finish(ctx context.Context, status int, etag, body string) error {
+	return o.end(ctx, func(tx Tx, row *IdempotencyRecord) error {
 		row.Status, row.ETag, row.Body = status, etag, body
-		return tx.UpdateOnce(row)
+		return tx.UpdateIdempotency(row)
 	})
 }
 
 // Abandon gives the request up: where it changed nothing, it may be sent anew.
-func (o *Once) Abandon(ctx context.Context) error {
-	return o.end(ctx, func(tx Tx, row *OnceRow) error {
-		if row.Done.Action != "" {
+func (o *IdempotencyClaim) Abandon(ctx context.Context) error {
+	return o.end(ctx, func(tx Tx, row *IdempotencyRecord) error {
+		if row.Effect.Action != "" {
 			return nil
 		}
-		return tx.DeleteOnce(o.id)
+		return tx.DeleteIdempotency(o.id)
 	})
 }
 
-func (o *Once) end(ctx context.Context, f func(Tx, *OnceRow) error) error {
-	defer o.m.once.set(o.claim, false)
+func (o *IdempotencyClaim) end(ctx context.Context, f func(Tx, *IdempotencyRecord) error) error {
+	defer o.manager.inProgress.set(o.claim, false)
 	// The caller may be gone, but the row is not theirs alone.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), besideTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), backgroundTimeout)
 	defer cancel()
-	return o.m.store.Update(ctx, func(tx Tx) error {
-		row, err := tx.LockOnce(o.id)
+	return o.manager.store.Update(ctx, func(tx Tx) error {
+		row, err := tx.LockIdempotency(o.id)
 		if errors.Is(err, gateway.ErrNotFound) || err == nil && row.Claim != o.claim {
 			return nil
 		}

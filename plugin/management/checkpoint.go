@@ -24,16 +24,16 @@ import (
 // signing key is stored. What is signed is these fields in this order, each as its length in eight bytes
 // (big-endian) and its bytes: "keygate audit head 1", Store, Keyspace ("" for null), Seq and Events in
 // decimal, Hash in hexadecimal, At in RFC 3339 UTC with exactly six decimals.
-const headForm = "keygate audit head 1"
+const checkpointForm = "keygate audit head 1"
 
-// HeadSigner has the keys that heads of audit chains are signed with. Safe for concurrent use.
-type HeadSigner interface {
-	// HeadKey returns the key of the store of that name.
-	HeadKey(store string) (ed25519.PrivateKey, error)
+// CheckpointSigner has the keys that heads of audit chains are signed with. Safe for concurrent use.
+type CheckpointSigner interface {
+	// CheckpointKey returns the key of the store of that name.
+	CheckpointKey(store string) (ed25519.PrivateKey, error)
 }
 
-// Head is how far the audit chain had come at a time. The chain is one over all keyspaces.
-type Head struct {
+// Checkpoint is how far the audit chain had come at a time. The chain is one over all keyspaces.
+type Checkpoint struct {
 	// Store is the name of the store, chosen at random when that was made.
 	Store string `json:"store"`
 	// Keyspace is whose events Events counts; null: all.
@@ -51,16 +51,16 @@ type Head struct {
 	Signature []byte  `json:"signature"`
 }
 
-// signed returns what a head's signature is over.
-func (h *Head) signed() []byte {
+// signedText returns what a head's signature is over.
+func (h *Checkpoint) signedText() []byte {
 	var b bytes.Buffer
-	part(&b, headForm)
-	part(&b, h.Store)
-	part(&b, orEmpty(h.Keyspace))
-	part(&b, itoa(h.Seq))
-	part(&b, itoa(h.Events))
-	part(&b, h.Hash)
-	part(&b, h.At.UTC().Format(microTime))
+	writePart(&b, checkpointForm)
+	writePart(&b, h.Store)
+	writePart(&b, orEmpty(h.Keyspace))
+	writePart(&b, itoa(h.Seq))
+	writePart(&b, itoa(h.Events))
+	writePart(&b, h.Hash)
+	writePart(&b, h.At.UTC().Format(microTime))
 	return b.Bytes()
 }
 
@@ -71,14 +71,14 @@ func orEmpty(s *string) string {
 	return *s
 }
 
-// HeadKeyID names a public key.
-func HeadKeyID(public ed25519.PublicKey) string {
+// CheckpointKeyID names a public key.
+func CheckpointKeyID(public ed25519.PublicKey) string {
 	sum := sha256.Sum256(public)
 	return hex.EncodeToString(sum[:16])
 }
 
-// headKey returns the key that this node signs heads of the store with; nil for none.
-func (m *Manager) headKey(store string) (ed25519.PrivateKey, error) {
+// checkpointKey returns the key that this node signs heads of the store with; nil for none.
+func (m *Manager) checkpointKey(store string) (ed25519.PrivateKey, error) {
 	if m.signer == nil {
 		return nil, nil
 	}
@@ -86,22 +86,22 @@ func (m *Manager) headKey(store string) (ed25519.PrivateKey, error) {
 	if s == nil {
 		return nil, nil
 	}
-	return s.HeadKey(store)
+	return s.CheckpointKey(store)
 }
 
 // sign signs h, where there is a key.
-func (h *Head) sign(key ed25519.PrivateKey) {
+func (h *Checkpoint) sign(key ed25519.PrivateKey) {
 	if key == nil {
 		return
 	}
 	public := key.Public().(ed25519.PublicKey)
-	id := HeadKeyID(public)
-	h.KeyID, h.PublicKey, h.Signature = &id, public, ed25519.Sign(key, h.signed())
+	id := CheckpointKeyID(public)
+	h.KeyID, h.PublicKey, h.Signature = &id, public, ed25519.Sign(key, h.signedText())
 }
 
-// makeHead returns the head of the chain as the transaction sees it, signed, for a keyspace or, with "", all.
-func (m *Manager) makeHead(tx Tx, keyspace string) (Head, error) {
-	h := Head{Keyspace: optional(keyspace), At: m.clock()}
+// makeCheckpoint returns the head of the chain as the transaction sees it, signed, for a keyspace or, with "", all.
+func (m *Manager) makeCheckpoint(tx Tx, keyspace string) (Checkpoint, error) {
+	h := Checkpoint{Keyspace: optional(keyspace), At: m.clock()}
 	var err error
 	if h.Store, _, err = tx.Identity(); err != nil {
 		return h, err
@@ -117,7 +117,7 @@ func (m *Manager) makeHead(tx Tx, keyspace string) (Head, error) {
 			return h, err
 		}
 	}
-	key, err := m.headKey(h.Store)
+	key, err := m.checkpointKey(h.Store)
 	if err != nil {
 		return h, err
 	}
@@ -125,45 +125,45 @@ func (m *Manager) makeHead(tx Tx, keyspace string) (Head, error) {
 	return h, nil
 }
 
-// AuditHead returns the head of the audit chain. An empty keyspace counts the events of all. 403 for whoever
+// LockNewestAudit returns the head of the audit chain. An empty keyspace counts the events of all. 403 for whoever
 // sees one tenant only, who could count the others' events by it.
-func (m *Manager) AuditHead(ctx context.Context, a Actor, keyspace string) (h Head, err error) {
-	if err := a.Operator("see the head of the audit chain, which is one over all tenants"); err != nil {
+func (m *Manager) Checkpoint(ctx context.Context, a Actor, keyspace string) (h Checkpoint, err error) {
+	if err := a.RequireOperator("see the head of the audit chain, which is one over all tenants"); err != nil {
 		return h, err
 	}
 	err = m.store.View(ctx, func(tx Tx) error {
-		h, err = m.makeHead(tx, keyspace)
+		h, err = m.makeCheckpoint(tx, keyspace)
 		return err
 	})
 	return h, err
 }
 
-// EventAuditHead is the type of the event that gives a head out. It is no tenant's.
-const EventAuditHead = "audit.head"
+// EventAuditCheckpoint is the type of the event that gives a head out. It is no tenant's.
+const EventAuditCheckpoint = "audit.head"
 
-// AnnounceHead gives the head of the audit chain out, where that has moved since it was given out
+// PublishCheckpoint gives the head of the audit chain out, where that has moved since it was given out
 // last and that is at least every ago: in the log, and as an event of each keyspace that is configured. Of
 // nodes that share a store one does. It also looks whether the head of the last time is still in the
 // chain, and logs an error where it is not.
-func (m *Manager) AnnounceHead(ctx context.Context, every time.Duration) error {
+func (m *Manager) PublishCheckpoint(ctx context.Context, every time.Duration) error {
 	v := m.view()
 	if v == nil {
 		return nil
 	}
 	now := m.clock()
-	var given GivenHead
-	var heads []Head // of the store, then of its keyspaces in the order of names
+	var given PublishedCheckpoint
+	var heads []Checkpoint // of the store, then of its keyspaces in the order of names
 	var lost string
 	err := m.store.View(ctx, func(tx Tx) (err error) {
 		heads, lost = nil, ""
-		if given, err = tx.GivenHead(); err != nil || now.Sub(given.At).Abs() < every {
+		if given, err = tx.PublishedCheckpoint(); err != nil || now.Sub(given.At).Abs() < every {
 			return err
 		}
-		if lost, err = lostHead(tx, given); err != nil {
+		if lost, err = lostCheckpoint(tx, given); err != nil {
 			return err
 		}
 		for _, name := range append([]string{""}, slices.Sorted(maps.Keys(v.Keyspaces))...) {
-			h, err := m.makeHead(tx, name)
+			h, err := m.makeCheckpoint(tx, name)
 			if err != nil {
 				return err
 			}
@@ -177,11 +177,11 @@ func (m *Manager) AnnounceHead(ctx context.Context, every time.Duration) error {
 	if err != nil || len(heads) == 0 {
 		return err
 	}
-	var told published
+	var told publications
 	errTaken := errors.New("another node gave it out")
 	err = m.store.Update(ctx, func(tx Tx) error {
-		told = published{}
-		latest, err := tx.LockGivenHead()
+		told = publications{}
+		latest, err := tx.LockPublishedCheckpoint()
 		if err != nil {
 			return err
 		}
@@ -194,13 +194,13 @@ func (m *Manager) AnnounceHead(ctx context.Context, every time.Duration) error {
 		}
 		for _, h := range heads[1:] {
 			c := &call{Tx: tx, m: m, ks: v.Keyspaces[*h.Keyspace], view: v, now: now, actor: system}
-			if err := c.publishHead(h); err != nil {
+			if err := c.publishCheckpoint(h); err != nil {
 				return err
 			}
-			told.heard = append(told.heard, c.published.heard...)
-			told.queued = told.queued || c.published.queued
+			told.events = append(told.events, c.publications.events...)
+			told.deliveries = told.deliveries || c.publications.deliveries
 		}
-		return tx.SetGivenHead(GivenHead{Seq: heads[0].Seq, At: now, Hash: hash})
+		return tx.SetPublishedCheckpoint(PublishedCheckpoint{Seq: heads[0].Seq, At: now, Hash: hash})
 	})
 	if errors.Is(err, errTaken) {
 		return nil
@@ -212,13 +212,13 @@ func (m *Manager) AnnounceHead(ctx context.Context, every time.Duration) error {
 		m.log.ErrorContext(ctx, "the audit chain was altered, or the store was replaced by an older copy: verify it against heads that were kept elsewhere", "problem", lost)
 	}
 	m.log.InfoContext(ctx, "audit head", "head", heads[0])
-	m.tell(told)
+	m.notify(told)
 	return nil
 }
 
-// publishHead publishes a head to those who hear what is no tenant's.
-func (c *call) publishHead(h Head) error {
-	a, err := c.audience("", EventAuditHead)
+// publishCheckpoint publishes a head to those who hear what is no tenant's.
+func (c *call) publishCheckpoint(h Checkpoint) error {
+	a, err := c.recipients("", EventAuditCheckpoint)
 	if err != nil || a.empty() {
 		return err
 	}
@@ -226,11 +226,11 @@ func (c *call) publishHead(h Head) error {
 	if err != nil {
 		return err
 	}
-	return c.publish(a, Event{ID: c.m.ids.next(eventIDPrefix, c.now), Keyspace: c.ks.Name, Type: EventAuditHead, At: h.At, Data: data})
+	return c.publish(a, Event{ID: c.m.ids.next(eventIDPrefix, c.now), Keyspace: c.ks.Name, Type: EventAuditCheckpoint, At: h.At, Data: data})
 }
 
-// lostHead says that the chain has not the event that was its head; "" where it has.
-func lostHead(tx Tx, given GivenHead) (string, error) {
+// lostCheckpoint says that the chain has not the event that was its head; "" where it has.
+func lostCheckpoint(tx Tx, given PublishedCheckpoint) (string, error) {
 	if given.Seq == 0 {
 		return "", nil
 	}

@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// hearingNeeds is what a token must be allowed to read to have events told to a webhook, by the family of
+// subscriptionScopes is what a token must be allowed to read to have events told to a webhook, by the family of
 // their types: what it can't ask for must not be sent to it either. A product's own events need nothing
 // more: whoever may make webhooks is meant to hear of them.
-var hearingNeeds = map[string][]string{
+var subscriptionScopes = map[string][]string{
 	"key":     {"keys:read"},
 	"limit":   {"keys:read"},
 	"quota":   {"keys:read", "tenants:read"},
@@ -18,10 +18,10 @@ var hearingNeeds = map[string][]string{
 	"audit":   {"audit:read"},
 }
 
-// mayHear refuses, with 403, types of events of which the token by which the actor acts could not read
+// checkSubscription refuses, with 403, types of events of which the token by which the actor acts could not read
 // otherwise.
-func (c *call) mayHear(types []string) error {
-	maker, err := c.maker()
+func (c *call) checkSubscription(types []string) error {
+	maker, err := c.issuer()
 	if maker == nil || err != nil {
 		return err
 	}
@@ -29,11 +29,11 @@ func (c *call) mayHear(types []string) error {
 	var lacks []string
 	for i, t := range types {
 		family, _, _ := strings.Cut(t, ".")
-		needs := hearingNeeds[family]
+		needs := subscriptionScopes[family]
 		if t == "*" {
 			needs = []string{"keys:read", "tenants:read"} // heads of the audit are not in it: see hears
 		}
-		missing := slices.DeleteFunc(slices.Clone(needs), func(scope string) bool { return holds(maker.Scopes, scope) })
+		missing := slices.DeleteFunc(slices.Clone(needs), func(scope string) bool { return hasScope(maker.Scopes, scope) })
 		if len(missing) == 0 {
 			continue
 		}
