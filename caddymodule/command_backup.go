@@ -118,7 +118,7 @@ func restore(cmd *cobra.Command, args []string) error {
 		return fmt.Errorf("nothing was restored: %w", err)
 	}
 	if asJSON(cmd) {
-		b, err := json.Marshal(map[string]any{"store": path, "replaced": done.Aside, "kept": done.Kept, "unread": done.Unread != nil, "events": chain.Events, "head": chain.LastHash})
+		b, err := json.Marshal(map[string]any{"store": path, "replaced": done.Aside, "kept": done.Revocations, "unread": done.Unread != nil, "events": chain.Events, "head": chain.LastHash})
 		if err != nil {
 			return err
 		}
@@ -134,13 +134,13 @@ func restore(cmd *cobra.Command, args []string) error {
 		_, err = fmt.Fprintln(out, "As asked, what was refused since the backup is let in again: revoke again what was revoked.")
 	case done.Unread != nil:
 		fmt.Fprintf(out, "The former store could not be read whole: %s\n", shown(done.Unread.Error()))
-		_, err = fmt.Fprintf(out, "%d refusals could be read from it and hold on. "+revocationsLost, done.Kept)
+		_, err = fmt.Fprintf(out, "%d refusals could be read from it and hold on. "+revocationsLost, done.Revocations)
 	case done.Aside == "":
 		_, err = fmt.Fprintf(out, "There was no former store. "+revocationsLost)
-	case done.Kept == 0:
+	case done.Revocations == 0:
 		_, err = fmt.Fprintln(out, "Nothing was refused since the backup that it would let in again.")
 	default:
-		_, err = fmt.Fprintf(out, "Kept from the former store: %d refusals (keys revoked, disabled or deleted, tenants suspended or deleted, secrets and tokens ended). See audit.\n", done.Kept)
+		_, err = fmt.Fprintf(out, "Kept from the former store: %d refusals (keys revoked, disabled or deleted, tenants suspended or deleted, secrets and tokens ended). See audit.\n", done.Revocations)
 	}
 	return err
 }
@@ -154,7 +154,7 @@ const revocationsLost = `Keys that were revoked since the backup are good again!
 
 // keeperOf returns what writes into a store that is restored what the former one refused, as
 // whoever runs the command.
-func keeperOf(cmd *cobra.Command, config *compiled) sqlstore.Keeper {
+func keeperOf(cmd *cobra.Command, config *compiled) sqlstore.RevocationWriter {
 	actor := management.Actor{Name: systemUser(), Via: "cli"}
 	if name, _ := cmd.Flags().GetString("actor"); name != "" {
 		actor.Name = name

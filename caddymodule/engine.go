@@ -15,7 +15,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
-	"github.com/keygate-dev/keygate/plugin/store/herald"
+	"github.com/keygate-dev/keygate/plugin/store/revocations"
 	"github.com/keygate-dev/keygate/plugin/usage"
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
@@ -39,7 +39,7 @@ type engine struct {
 	// limits is where requests are counted, as the newest configuration wants it.
 	limits *ratelimit.Switch
 	// herald tells other gateways what is refused while a shared store is away.
-	herald herald.Switch
+	herald revocations.Switch
 
 	// starting is held by one start at a time, which may wait for the store.
 	starting sync.Mutex

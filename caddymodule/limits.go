@@ -13,7 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/ratelimit/redis"
-	"github.com/keygate-dev/keygate/plugin/store/herald"
+	"github.com/keygate-dev/keygate/plugin/store/revocations"
 )
 
 // limitsWait is how long a start waits for Redis. It goes on without: what the plans'
@@ -117,7 +117,7 @@ func (e *engine) useLimits(ctx context.Context, k limitsKey) error {
 	}
 	e.shared = s
 	e.limits.Set(s.shared)
-	e.herald.Set(herald.New(s.redis, slog.New(e.log)))
+	e.herald.Set(revocations.New(s.redis, slog.New(e.log)))
 	return nil
 }
 

@@ -20,8 +20,8 @@ type store interface {
 
 // openReplica opens a node's own copy of a shared store. h takes what is refused while that is away to
 // the other nodes.
-func openReplica(ctx context.Context, shared *sqlstore.Store, file string, h replica.Herald, log *slog.Logger) (store, error) {
-	r, err := replica.Open(ctx, replica.Options{File: file, Truth: shared, Herald: h, Logger: log})
+func openReplica(ctx context.Context, shared *sqlstore.Store, file string, h replica.Broadcaster, log *slog.Logger) (store, error) {
+	r, err := replica.Open(ctx, replica.Options{File: file, Primary: shared, Broadcaster: h, Logger: log})
 	if err != nil {
 		shared.Close()
 		return nil, err
@@ -32,7 +32,7 @@ func openReplica(ctx context.Context, shared *sqlstore.Store, file string, h rep
 // openStore opens a store. SQLite's is migrated then; PostgreSQL's when it answers, which
 // is not waited for. This is the one place where stores are opened; what a configuration
 // calls them is in stores.go.
-func openStore(ctx context.Context, where storePlace, h replica.Herald, log *slog.Logger) (store, error) {
+func openStore(ctx context.Context, where storePlace, h replica.Broadcaster, log *slog.Logger) (store, error) {
 	if where.shared() {
 		shared, err := sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: where.dsn, Listen: where.listen, Logger: log})
 		if err != nil || where.replica == "" {

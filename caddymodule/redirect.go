@@ -16,7 +16,7 @@ import (
 func (e *engine) sharedStore() *sqlstore.Store {
 	s := e.store
 	if r, ok := s.(*replica.Replica); ok {
-		shared, _ := r.Truth().(*sqlstore.Store)
+		shared, _ := r.Primary().(*sqlstore.Store)
 		return shared
 	}
 	shared, _ := s.(*sqlstore.Store)
@@ -95,7 +95,7 @@ func (e *engine) settleLocked() {
 	}
 	e.gateway.SetStaleness(e.apps[n-1].trust())
 	s := e.apps[n-1].secrets
-	if err := e.sharedStore().Settle(s.dsn, s.listen); err != nil {
+	if err := e.sharedStore().SetAddress(s.dsn, s.listen); err != nil {
 		e.apps[n-1].log.Error("going on with the address of the store that is in use", "error", err)
 	}
 }

@@ -7,8 +7,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/keygate-dev/keygate/plugin/management"
-	"github.com/keygate-dev/keygate/plugin/store/herald"
 	"github.com/keygate-dev/keygate/plugin/store/replica"
+	"github.com/keygate-dev/keygate/plugin/store/revocations"
 )
 
 // askReplica says how a gateway's own copy of the store is, where it has one, and what is wrong
@@ -19,14 +19,14 @@ func (e *engine) askReplica(s *management.StoreStatus, ready bool) (problems []s
 		return nil
 	}
 	r := own.Status()
-	s.Replica = &management.ReplicaStatus{Used: !r.Through, Rows: max(r.Copied, 0), Pending: r.Pending}
-	if !r.Heard.IsZero() {
-		heard := r.Heard.UTC().Truncate(time.Millisecond)
+	s.Replica = &management.ReplicaStatus{Used: !r.PassThrough, Rows: max(r.Copied, 0), Pending: r.Pending}
+	if !r.LastSync.IsZero() {
+		heard := r.LastSync.UTC().Truncate(time.Millisecond)
 		s.Replica.SyncedAt = &heard
 	}
-	if r.Away != nil && s.OK {
+	if r.Unreachable != nil && s.OK {
 		// What answered is the copy.
-		s.OK, s.Error = false, r.Away.Error()
+		s.OK, s.Error = false, r.Unreachable.Error()
 		problem := "the store does not answer: keys are judged by the replica, changes are refused but for what refuses keys"
 		if !ready {
 			problem = "the store does not answer, and nobody has waited for this gateway for as long as its replica is old, since it was stopped in good order or cut off for too long: keys are answered with 503"
@@ -92,7 +92,7 @@ func (c replicaCollector) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (c replicaCollector) Collect(ch chan<- prometheus.Metric) {
 	var away, pending float64
-	var words herald.Stats
+	var words revocations.Stats
 	found := false
 	engines.Range(func(_, value any) bool {
 		e := value.(*engine)
@@ -102,13 +102,13 @@ func (c replicaCollector) Collect(ch chan<- prometheus.Metric) {
 		}
 		found = true
 		s := r.Status()
-		if s.Away != nil {
+		if s.Unreachable != nil {
 			away = 1
 		}
 		pending += float64(s.Pending)
 		w := e.herald.Stats()
-		words.Told += w.Told
-		words.Heard += w.Heard
+		words.Published += w.Published
+		words.Received += w.Received
 		words.Rejected += w.Rejected
 		return true
 	})
@@ -117,7 +117,7 @@ func (c replicaCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	c.unreachable.gauge(ch, away)
 	c.pending.gauge(ch, pending)
-	c.published.count(ch, words.Told, "published", "told")
-	c.published.count(ch, words.Heard, "received", "heard")
+	c.published.count(ch, words.Published, "published", "told")
+	c.published.count(ch, words.Received, "received", "heard")
 	c.published.count(ch, words.Rejected, "rejected", "rejected")
 }

@@ -138,7 +138,7 @@ func TestRestoreRefused(t *testing.T) {
 
 // What was refused since a backup stays refused when it is restored over a store that can be
 // read, also by way of a backup that does not know of it at all; unless it is asked for.
-func TestRestoreKeepsRefusals(t *testing.T) {
+func TestRestoreKeepsRevocations(t *testing.T) {
 	t.Parallel()
 	g := start(t, written(t, breakGlass), newUpstream(t), "PEPPER=a pepper that is long enough")
 	g.made(t, "zero")

@@ -30,13 +30,13 @@ func fullKey(i int) string { return fmt.Sprintf("kg_live_%032d", i) }
 func bulkPostgres(b *testing.B, n int) string {
 	b.Helper()
 	url := testserver.PostgresURL(b)
-	truth, err := sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: url, Logger: quiet})
+	primary, err := sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: url, Logger: quiet})
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer truth.Close()
-	addTenant(b, truth, "acme")
-	addKey(b, truth, "acme", "key_0", fullKey(0))
+	defer primary.Close()
+	addTenant(b, primary, "acme")
+	addKey(b, primary, "acme", "key_0", fullKey(0))
 	db, err := sql.Open("pgx", url)
 	if err != nil {
 		b.Fatal(err)
@@ -58,17 +58,17 @@ func bulkPostgres(b *testing.B, n int) string {
 	return url
 }
 
-// BenchmarkBulk measures what a node does whose truth, in PostgreSQL, has a million keys, or as many as
+// BenchmarkBulk measures what a node does whose primary, in PostgreSQL, has a million keys, or as many as
 // -bulk.keys says.
 func BenchmarkBulk(b *testing.B) {
 	keys := *bulkKeys
 	url := bulkPostgres(b, keys)
 	open := func(b *testing.B) *sqlstore.Store {
-		truth, err := sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: url, Logger: quiet})
+		primary, err := sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: url, Logger: quiet})
 		if err != nil {
 			b.Fatal(err)
 		}
-		return truth
+		return primary
 	}
 	file := filepath.Join(b.TempDir(), "replica.db")
 	b.Run("Copy", func(b *testing.B) {
@@ -78,12 +78,12 @@ func BenchmarkBulk(b *testing.B) {
 			if err := sqlstore.RemoveCopy(file); err != nil {
 				b.Fatal(err)
 			}
-			r, err := replica.Open(b.Context(), replica.Options{File: file, Truth: open(b), Logger: quiet})
+			r, err := replica.Open(b.Context(), replica.Options{File: file, Primary: open(b), Logger: quiet})
 			if err != nil {
 				b.Fatal(err)
 			}
 			began := time.Now()
-			for r.Status().Through {
+			for r.Status().PassThrough {
 				if time.Since(began) > 30*time.Minute {
 					b.Fatal("not copied")
 				}
@@ -99,7 +99,7 @@ func BenchmarkBulk(b *testing.B) {
 	})
 	b.Run("Open", func(b *testing.B) {
 		for b.Loop() {
-			r, err := replica.Open(b.Context(), replica.Options{File: file, Truth: open(b), Logger: quiet})
+			r, err := replica.Open(b.Context(), replica.Options{File: file, Primary: open(b), Logger: quiet})
 			if err != nil {
 				b.Fatal(err)
 			}

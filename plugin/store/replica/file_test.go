@@ -15,9 +15,9 @@ import (
 // TestFileIsItsOwners holds all files of a replica to that nobody else reads them.
 func TestFileIsItsOwners(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+	n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
 	n.tenant("a")
-	n.settled()
+	n.waitSynced()
 	files, err := filepath.Glob(n.file + "*")
 	if err != nil || len(files) < 2 {
 		t.Fatal(files, err)
@@ -57,7 +57,7 @@ func TestFilesThatCanBeThrownAway(t *testing.T) {
 		"of another store": func(t *testing.T, n *node) {
 			other := newNode(t, filepath.Join(t.TempDir(), "other.db"))
 			other.tenant("x")
-			other.settled()
+			other.waitSynced()
 			other.stop()
 			if err := os.Rename(other.file, n.file); err != nil {
 				t.Fatal(err)
@@ -66,11 +66,11 @@ func TestFilesThatCanBeThrownAway(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+			n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
 			n.tenant("a")
 			id, full := n.key("a")
 			revoked, other := n.key("a")
-			n.settled()
+			n.waitSynced()
 			n.stop()
 			spoil(t, n)
 			n.start()
@@ -79,7 +79,7 @@ func TestFilesThatCanBeThrownAway(t *testing.T) {
 				t.Fatal(err)
 			}
 			n.want(other, gateway.RevokedKey)
-			n.settled()
+			n.waitSynced()
 			n.down.Store(true)
 			n.want(full, gateway.Allowed)
 			n.want(other, gateway.RevokedKey)
@@ -100,7 +100,7 @@ func TestDamagedWhileOpen(t *testing.T) {
 	n, _, full := newNodeWithKey(t)
 	// What comes after the copy stands in its log.
 	n.tenant("b")
-	n.settled()
+	n.waitSynced()
 	for _, ext := range []string{"", "-wal"} {
 		info, err := os.Stat(n.file + ext)
 		if err != nil {
@@ -118,7 +118,7 @@ func TestDamagedWhileOpen(t *testing.T) {
 	}
 	_, second := n.key("a")
 	eventually(t, "both keys are let in", func() bool {
-		return n.judge(full) == gateway.Allowed && n.judge(second) == gateway.Allowed
+		return n.reasonFor(full) == gateway.Allowed && n.reasonFor(second) == gateway.Allowed
 	})
 }
 
@@ -127,20 +127,20 @@ func TestOtherFilesStay(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	store := filepath.Join(dir, "keygate.db")
-	sqliteTruth(t, store).Close()
+	sqlitePrimary(t, store).Close()
 	text := filepath.Join(dir, "notes.txt")
 	if err := os.WriteFile(text, []byte(strings.Repeat("of mine ", 100)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, file := range []string{store, text, dir} {
 		before, _ := os.ReadFile(file)
-		truth := sqliteTruth(t, filepath.Join(t.TempDir(), "truth.db"))
-		r, err := replica.Open(t.Context(), replica.Options{File: file, Truth: truth, Logger: quiet})
+		primary := sqlitePrimary(t, filepath.Join(t.TempDir(), "primary.db"))
+		r, err := replica.Open(t.Context(), replica.Options{File: file, Primary: primary, Logger: quiet})
 		if err == nil {
 			r.Close()
 			t.Fatalf("%s was taken for a replica", file)
 		}
-		truth.Close()
+		primary.Close()
 		if after, _ := os.ReadFile(file); string(after) != string(before) {
 			t.Errorf("%s was changed", file)
 		}
@@ -153,10 +153,10 @@ func TestOtherFilesStay(t *testing.T) {
 // TestOneProcessPerFile refuses a file that another uses.
 func TestOneProcessPerFile(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
-	truth := sqliteTruth(t, n.path)
-	defer truth.Close()
-	if r, err := replica.Open(t.Context(), replica.Options{File: n.file, Truth: truth, Logger: quiet}); err == nil {
+	n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
+	primary := sqlitePrimary(t, n.path)
+	defer primary.Close()
+	if r, err := replica.Open(t.Context(), replica.Options{File: n.file, Primary: primary, Logger: quiet}); err == nil {
 		r.Close()
 		t.Fatal("two replicas in one file")
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-var modelRuns = flag.Int("model.runs", 3, "how many histories TestRefusalsHold goes through")
+var modelRuns = flag.Int("model.runs", 3, "how many histories TestRevocationsHold goes through")
 
 // modelKey is what is known of a key whatever happened.
 type modelKey struct {
@@ -45,7 +45,7 @@ type model struct {
 	log     []string
 }
 
-// passing is the tenant that is deleted, and made again where the truth has gone back to
+// passing is the tenant that is deleted, and made again where the primary has gone back to
 // before there was one of that name.
 const passing = "passing"
 
@@ -144,7 +144,7 @@ func (m *model) step() {
 		time.Sleep(time.Duration(m.rng.IntN(30)) * time.Millisecond)
 	default:
 		if up {
-			m.settled()
+			m.waitSynced()
 			m.note("settled")
 		}
 	}
@@ -158,7 +158,7 @@ func (m *model) unsure(tenant string) {
 	}
 }
 
-// rotate gives a key another secret and ends those that the truth holds of it.
+// rotate gives a key another secret and ends those that the primary holds of it.
 func (m *model) rotate(k *modelKey) {
 	sure := k.sure
 	k.sure = false
@@ -168,7 +168,7 @@ func (m *model) rotate(k *modelKey) {
 		return
 	}
 	ended := map[apikey.Digest]bool{}
-	if err := m.truth.Store.View(ctxOf(m.t), func(tx management.Tx) error {
+	if err := m.primary.Store.View(ctxOf(m.t), func(tx management.Tx) error {
 		list, err := tx.Secrets(ks, k.id)
 		for _, s := range list {
 			if !s.ExpiresAt.IsZero() {
@@ -190,10 +190,10 @@ func (m *model) pass() {
 	if m.down.Load() {
 		return
 	}
-	m.settled()
+	m.waitSynced()
 	ctx := ctxOf(m.t)
 	has := map[string]bool{}
-	if err := m.truth.Store.View(ctx, func(tx management.Tx) error {
+	if err := m.primary.Store.View(ctx, func(tx management.Tx) error {
 		list, err := tx.Keys(management.KeyQuery{Keyspace: ks, Tenant: passing, Now: time.Now()})
 		for _, k := range list {
 			has[k.ID] = true
@@ -222,7 +222,7 @@ func (m *model) pass() {
 func (m *model) check() {
 	for _, k := range m.keys {
 		for i, s := range k.secrets {
-			got := m.judge(s.full)
+			got := m.reasonFor(s.full)
 			if got == gateway.Allowed && (k.refused || s.ended || m.suspend[k.tenant]) {
 				m.t.Fatalf("%s is let in by secret %d, though refused: %+v, tenant suspended: %v\n%v", k.id, i, *k, m.suspend[k.tenant], m.log)
 			}
@@ -230,29 +230,29 @@ func (m *model) check() {
 	}
 }
 
-// TestRefusalsHold lets everything happen that may, and holds the node to it that what was
+// TestRevocationsHold lets everything happen that may, and holds the node to it that what was
 // refused with an acknowledged write is never let in without a later one.
-func TestRefusalsHold(t *testing.T) {
+func TestRevocationsHold(t *testing.T) {
 	for seed := range uint64(*modelRuns) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+			n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
 			m := &model{node: n, t: t, rng: rand.New(rand.NewPCG(seed, 1)), suspend: map[string]bool{}}
 			for i := range 3 {
 				n.tenant(fmt.Sprint("t", i))
 			}
-			// A node that has no copy yet can't know better than the truth.
-			m.settled()
+			// A node that has no copy yet can't know better than the primary.
+			m.waitSynced()
 			m.backups = append(m.backups, m.backup())
 			for range 60 {
 				m.step()
 				m.check()
 			}
 			m.down.Store(false)
-			m.settled()
+			m.waitSynced()
 			m.check()
 			for _, k := range m.keys {
-				if got := m.judge(k.secrets[len(k.secrets)-1].full); got != gateway.Allowed && k.sure && !m.suspend[k.tenant] {
+				if got := m.reasonFor(k.secrets[len(k.secrets)-1].full); got != gateway.Allowed && k.sure && !m.suspend[k.tenant] {
 					t.Errorf("%s is refused: %v\n%v", k.id, got, m.log)
 				}
 			}
@@ -261,7 +261,7 @@ func TestRefusalsHold(t *testing.T) {
 	}
 }
 
-// sameRows holds the replica to the truth, row by row.
+// sameRows holds the replica to the primary, row by row.
 func sameRows(t *testing.T, n *node) {
 	t.Helper()
 	dump := func(s management.Store) (out []string) {
@@ -296,10 +296,10 @@ func sameRows(t *testing.T, n *node) {
 		}
 		return out
 	}
-	want := dump(n.truth.Store)
+	want := dump(n.primary.Store)
 	n.down.Store(true)
 	defer n.down.Store(false)
 	if got := dump(n.r); fmt.Sprint(got) != fmt.Sprint(want) {
-		t.Errorf("the replica holds\n%v\nthe truth\n%v", got, want)
+		t.Errorf("the replica holds\n%v\nthe primary\n%v", got, want)
 	}
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// postgresTruth returns what opens a store on the PostgreSQL at url.
-func postgresTruth(t testing.TB, url string) func() *sqlstore.Store {
+// postgresPrimary returns what opens a store on the PostgreSQL at url.
+func postgresPrimary(t testing.TB, url string) func() *sqlstore.Store {
 	return func() *sqlstore.Store {
 		t.Helper()
 		s, err := sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: url, Logger: quiet})
@@ -29,24 +29,24 @@ func postgresTruth(t testing.TB, url string) func() *sqlstore.Store {
 	}
 }
 
-// TestPostgresAway kills PostgreSQL under two nodes, and restarts one of them meanwhile.
-func TestPostgresAway(t *testing.T) {
+// TestPostgresUnreachable kills PostgreSQL under two nodes, and restarts one of them meanwhile.
+func TestPostgresUnreachable(t *testing.T) {
 	t.Parallel()
 	pg := testserver.NewPostgres(t)
-	a := newNodeOn(t, "", postgresTruth(t, pg.URL()))
-	b := newNodeOn(t, "", postgresTruth(t, pg.URL()))
+	a := newNodeOn(t, "", postgresPrimary(t, pg.URL()))
+	b := newNodeOn(t, "", postgresPrimary(t, pg.URL()))
 	a.tenant("a")
 	_, fine := a.key("a")
 	revoked, second := a.key("a")
 	away, third := a.key("a")
-	a.settled()
-	b.settled()
+	a.waitSynced()
+	b.waitSynced()
 	b.want(fine, gateway.Allowed)
 	if _, err := b.RevokeKey(ctxOf(t), ada, ks, revoked); err != nil {
 		t.Fatal(err)
 	}
-	a.settled()
-	eventually(t, "the other node refuses it", func() bool { return a.judge(second) == gateway.RevokedKey })
+	a.waitSynced()
+	eventually(t, "the other node refuses it", func() bool { return a.reasonFor(second) == gateway.RevokedKey })
 
 	pg.Kill()
 	a.restart()
@@ -64,8 +64,8 @@ func TestPostgresAway(t *testing.T) {
 	a.want(third, gateway.RevokedKey)
 
 	pg.Start()
-	a.settled()
-	b.settled()
+	a.waitSynced()
+	b.waitSynced()
 	for _, n := range []*node{a, b} {
 		n.want(fine, gateway.Allowed)
 		n.want(second, gateway.RevokedKey)
@@ -78,20 +78,20 @@ func TestPostgresAway(t *testing.T) {
 func TestPostgresJoin(t *testing.T) {
 	t.Parallel()
 	url := testserver.PostgresURL(t)
-	a, late := newNodeOn(t, "", postgresTruth(t, url)), newNodeOn(t, "", postgresTruth(t, url))
+	a, late := newNodeOn(t, "", postgresPrimary(t, url)), newNodeOn(t, "", postgresPrimary(t, url))
 	a.tenant("a")
 	id, full := a.key("a")
-	late.settled()
+	late.waitSynced()
 	late.want(full, gateway.Allowed)
 	late.stop()
 
-	late.truth = &cutTruth{Store: late.open(), down: &late.down}
+	late.primary = &cutPrimary{Store: late.open(), down: &late.down}
 	var err error
-	if late.r, err = replica.Open(t.Context(), replica.Options{File: late.file, Truth: late.truth, Logger: quiet}); err != nil {
+	if late.r, err = replica.Open(t.Context(), replica.Options{File: late.file, Primary: late.primary, Logger: quiet}); err != nil {
 		t.Fatal(err)
 	}
 	held := make(chan struct{})
-	late.truth.held.Store(&held)
+	late.primary.held.Store(&held)
 	if late.gw, err = gateway.New(gateway.Options{Store: late.r, Registry: late.r, Node: "late", Logger: quiet}); err != nil {
 		t.Fatal(err)
 	}
@@ -112,27 +112,27 @@ func TestPostgresPartition(t *testing.T) {
 	t.Parallel()
 	pg := testserver.NewPostgres(t)
 	proxy := testserver.NewProxy(t, pg.Addr())
-	a := newNodeOn(t, "", postgresTruth(t, pg.URLAt(proxy.Addr())))
-	b := newNodeOn(t, "", postgresTruth(t, pg.URL()))
+	a := newNodeOn(t, "", postgresPrimary(t, pg.URLAt(proxy.Addr())))
+	b := newNodeOn(t, "", postgresPrimary(t, pg.URL()))
 	b.tenant("a")
 	id, full := b.key("a")
 	other, second := b.key("a")
-	a.settled()
+	a.waitSynced()
 	a.want(full, gateway.Allowed)
 	proxy.Hold()
 	if _, err := b.RevokeKey(ctxOf(t), ada, ks, id); err != nil {
 		t.Fatal(err)
 	}
 	b.want(full, gateway.RevokedKey)
-	eventually(t, "the node notices", func() bool { return a.r.Status().Away != nil })
+	eventually(t, "the node notices", func() bool { return a.r.Status().Unreachable != nil })
 	a.want(second, gateway.Allowed)
 	if r, err := a.DisableKey(ctxOf(t), ada, ks, other); err != nil || r.Durable {
 		t.Fatalf("disabling while cut off: %+v, %v", r, err)
 	}
 	a.want(second, gateway.DisabledKey)
 	proxy.Restore()
-	a.settled()
-	b.settled()
+	a.waitSynced()
+	b.waitSynced()
 	for _, n := range []*node{a, b} {
 		n.want(full, gateway.RevokedKey)
 		n.want(second, gateway.DisabledKey)
@@ -145,34 +145,34 @@ func TestPostgresRestored(t *testing.T) {
 	t.Parallel()
 	before, after := testserver.PostgresURL(t), testserver.PostgresURL(t)
 	now := before
-	n := newNodeOn(t, "", func() *sqlstore.Store { return postgresTruth(t, now)() })
+	n := newNodeOn(t, "", func() *sqlstore.Store { return postgresPrimary(t, now)() })
 	n.tenant("a")
 	id, full := n.key("a")
-	n.settled()
+	n.waitSynced()
 	if _, err := n.RevokeKey(ctxOf(t), ada, ks, id); err != nil {
 		t.Fatal(err)
 	}
-	n.settled()
+	n.waitSynced()
 	n.stop()
 	// Another database altogether: nothing of it is known, and nothing that was known is in it.
 	now = after
 	n.start()
-	n.settled()
+	n.waitSynced()
 	n.want(full, gateway.InvalidKey)
 	n.tenant("b")
 	_, other := n.key("b")
 	n.want(other, gateway.Allowed)
 }
 
-// turnBack is a database of a PostgreSQL server that can be put back to what it was.
-type turnBack struct {
+// rewinder is a database of a PostgreSQL server that can be put back to what it was.
+type rewinder struct {
 	t    *testing.T
 	conn *pgx.Conn
 	url  string
 	made int
 }
 
-func newTurnBack(t *testing.T) *turnBack {
+func newRewinder(t *testing.T) *rewinder {
 	t.Helper()
 	pg := testserver.NewPostgres(t)
 	conn, err := pgx.Connect(ctxOf(t), pg.URL())
@@ -180,12 +180,12 @@ func newTurnBack(t *testing.T) *turnBack {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close(context.Background()) })
-	b := &turnBack{t: t, conn: conn, url: strings.Replace(pg.URL(), "/postgres?", "/keygate?", 1)}
+	b := &rewinder{t: t, conn: conn, url: strings.Replace(pg.URL(), "/postgres?", "/keygate?", 1)}
 	b.exec("CREATE DATABASE keygate")
 	return b
 }
 
-func (b *turnBack) exec(query string) {
+func (b *rewinder) exec(query string) {
 	b.t.Helper()
 	if _, err := b.conn.Exec(ctxOf(b.t), query); err != nil {
 		b.t.Fatalf("%s: %v", query, err)
@@ -193,7 +193,7 @@ func (b *turnBack) exec(query string) {
 }
 
 // alone does what nobody may be connected to the database for, as soon as nobody is.
-func (b *turnBack) alone(query string) {
+func (b *rewinder) execAlone(query string) {
 	b.t.Helper()
 	b.exec("ALTER DATABASE keygate ALLOW_CONNECTIONS false")
 	eventually(b.t, query, func() bool {
@@ -204,42 +204,42 @@ func (b *turnBack) alone(query string) {
 }
 
 // backup returns the name of a copy of the database.
-func (b *turnBack) backup() string {
+func (b *rewinder) backup() string {
 	b.t.Helper()
 	b.made++
 	name := fmt.Sprint("backup_", b.made)
-	b.alone("CREATE DATABASE " + name + " TEMPLATE keygate")
+	b.execAlone("CREATE DATABASE " + name + " TEMPLATE keygate")
 	b.exec("ALTER DATABASE keygate ALLOW_CONNECTIONS true")
 	return name
 }
 
 // restore puts a backup in the place of the database.
-func (b *turnBack) restore(backup string) {
+func (b *rewinder) restore(backup string) {
 	b.t.Helper()
 	b.made++
-	b.alone(fmt.Sprint("ALTER DATABASE keygate RENAME TO former_", b.made))
+	b.execAlone(fmt.Sprint("ALTER DATABASE keygate RENAME TO former_", b.made))
 	b.exec("CREATE DATABASE keygate TEMPLATE " + backup)
 }
 
-// TestPostgresGoesBack puts backups of PostgreSQL in its place under a node that goes on.
-func TestPostgresGoesBack(t *testing.T) {
+// TestPostgresRewinds puts backups of PostgreSQL in its place under a node that goes on.
+func TestPostgresRewinds(t *testing.T) {
 	t.Parallel()
-	b := newTurnBack(t)
-	n := newNodeOn(t, "", postgresTruth(t, b.url))
+	b := newRewinder(t)
+	n := newNodeOn(t, "", postgresPrimary(t, b.url))
 	n.tenant("a")
 	n.tenant("b")
-	n.settled()
+	n.waitSynced()
 	unknown := b.backup()
-	n.settled()
+	n.waitSynced()
 	fulls := map[string]string{}
 	ids := map[string]string{}
 	for _, what := range []string{"fine", "revoked", "disabled", "deleted", "rotated"} {
 		ids[what], fulls[what] = n.key("a")
 	}
 	_, fulls["suspended"] = n.key("b")
-	n.settled()
+	n.waitSynced()
 	known := b.backup()
-	n.settled()
+	n.waitSynced()
 	ctx := ctxOf(t)
 	_, err := n.RevokeKey(ctx, ada, ks, ids["revoked"])
 	if err == nil {
@@ -257,11 +257,11 @@ func TestPostgresGoesBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.settled()
+	n.waitSynced()
 	refused := func() {
 		t.Helper()
 		for what, full := range fulls {
-			if got := n.judge(full); got == gateway.Allowed && what != "fine" {
+			if got := n.reasonFor(full); got == gateway.Allowed && what != "fine" {
 				t.Fatalf("a %s key is let in", what)
 			}
 		}
@@ -270,14 +270,14 @@ func TestPostgresGoesBack(t *testing.T) {
 		b.restore(backup)
 		n.backAt = time.Now()
 		refused()
-		n.settled()
+		n.waitSynced()
 		refused()
 	}
 	n.want(fulls["fine"], gateway.Allowed)
 	// As a node sees it that has no copy.
-	other := newNodeOn(t, "", postgresTruth(t, b.url))
+	other := newNodeOn(t, "", postgresPrimary(t, b.url))
 	for what, full := range fulls {
-		if got := other.judge(full); (got == gateway.Allowed) != (what == "fine") {
+		if got := other.reasonFor(full); (got == gateway.Allowed) != (what == "fine") {
 			t.Errorf("elsewhere the %s key is %v", what, got)
 		}
 	}

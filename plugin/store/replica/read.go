@@ -12,32 +12,32 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// here answers by the copy, or by the truth where there is none. over is what holds refused
-// what the truth may have lost, nil for nothing. f may run several times: a copy that another
+// onView answers by the copy, or by the primary where there is none. over is what holds refused
+// what the primary may have lost, nil for nothing. f may run several times: a copy that another
 // took the place of meanwhile says nothing.
-func (r *Replica) here(ctx context.Context, f func(s gateway.Store, over *sqlstore.Copy) error) error {
+func (r *Replica) onView(ctx context.Context, f func(s gateway.Store, over *sqlstore.Copy) error) error {
 	for {
-		s := r.sight.Load()
-		if s.hold != nil {
+		s := r.view.Load()
+		if s.replaced != nil {
 			select {
-			case <-s.hold:
+			case <-s.replaced:
 				continue
 			case <-ctx.Done():
 				return fmt.Errorf("%w: the replica is being replaced: %w", gateway.ErrStore, ctx.Err())
 			}
 		}
 		var err error
-		if s.through {
-			err = f(r.truth, s.copy)
+		if s.passThrough {
+			err = f(r.primary, s.copy)
 		} else {
 			err = f(s.copy, nil)
 		}
-		if errors.Is(err, gateway.ErrNotFound) && !s.through && r.silent() {
-			err = errSilent
+		if errors.Is(err, gateway.ErrNotFound) && !s.passThrough && r.stale() {
+			err = errStale
 		}
-		if err == nil || r.sight.Load() == s || ctx.Err() != nil {
-			if err != nil && !s.through && sqlstore.Damaged(err) {
-				r.damaged(s, err)
+		if err == nil || r.view.Load() == s || ctx.Err() != nil {
+			if err != nil && !s.passThrough && sqlstore.Damaged(err) {
+				r.discardDamaged(s, err)
 				continue
 			}
 			return err
@@ -45,18 +45,18 @@ func (r *Replica) here(ctx context.Context, f func(s gateway.Store, over *sqlsto
 	}
 }
 
-// silence is after how long without news the copy does not say any more that something is
+// staleAfter is after how long without news the copy does not say any more that something is
 // unknown: it may be newer.
-const silence = 3 * time.Second
+const staleAfter = 3 * time.Second
 
-var errSilent = fmt.Errorf("%w: the replica does not hold it, but has had no news for some seconds, so that it may be new", gateway.ErrStore)
+var errStale = fmt.Errorf("%w: the replica does not hold it, but has had no news for some seconds, so that it may be new", gateway.ErrStore)
 
-// silent says that there are, or may be, things which the copy does not know of yet.
-func (r *Replica) silent() bool { return time.Since(r.LastSync()) > silence }
+// stale says that there are, or may be, things which the copy does not know of yet.
+func (r *Replica) stale() bool { return time.Since(r.LastSync()) > staleAfter }
 
 // Lookup implements gateway.Store.
 func (r *Replica) Lookup(ctx context.Context, keyspace string, digests []apikey.Candidate) (rec *gateway.Record, err error) {
-	err = r.here(ctx, func(s gateway.Store, over *sqlstore.Copy) (err error) {
+	err = r.onView(ctx, func(s gateway.Store, over *sqlstore.Copy) (err error) {
 		if rec, err = s.Lookup(ctx, keyspace, digests); err == nil && over != nil {
 			rec, err = r.overlay(ctx, over, rec)
 		}
@@ -70,7 +70,7 @@ func (r *Replica) Lookup(ctx context.Context, keyspace string, digests []apikey.
 
 // LookupSecret implements gateway.Store.
 func (r *Replica) LookupSecret(ctx context.Context, keyspace, secretID string) (rec *gateway.Record, err error) {
-	err = r.here(ctx, func(s gateway.Store, over *sqlstore.Copy) (err error) {
+	err = r.onView(ctx, func(s gateway.Store, over *sqlstore.Copy) (err error) {
 		if rec, err = s.LookupSecret(ctx, keyspace, secretID); err == nil && over != nil {
 			rec, err = r.overlay(ctx, over, rec)
 		}
@@ -90,35 +90,35 @@ func (r *Replica) overlay(ctx context.Context, former *sqlstore.Copy, rec *gatew
 		return over, err
 	}
 	// Somebody may have decided otherwise since.
-	if back, err := r.takeBack(ctx, former, reversible); err != nil || !back {
-		return over, nil // refused, until the truth says otherwise
+	if back, err := r.reverse(ctx, former, reversible); err != nil || !back {
+		return over, nil // refused, until the primary says otherwise
 	}
 	over, _, err = former.Overlay(ctx, rec)
 	return over, err
 }
 
-// takeBack ends those of what former holds refused that were taken back in the truth, and says
+// reverse ends those of what former holds refused that were taken back in the primary, and says
 // whether there were any.
-func (r *Replica) takeBack(ctx context.Context, former *sqlstore.Copy, list []management.Revocation) (back bool, err error) {
-	is, err := r.truth.Compare(ctx, list)
+func (r *Replica) reverse(ctx context.Context, former *sqlstore.Copy, list []management.Revocation) (back bool, err error) {
+	is, err := r.primary.CompareRevocations(ctx, list)
 	if err != nil {
 		return false, err
 	}
 	var taken []management.Revocation
 	for i, refusal := range list {
-		if is[i] == sqlstore.TakenBack {
+		if is[i] == sqlstore.Reversed {
 			taken = append(taken, refusal)
 		}
 	}
 	if len(taken) == 0 {
 		return false, nil
 	}
-	return true, former.TakeBack(ctx, taken)
+	return true, former.Reverse(ctx, taken)
 }
 
 // SecretsByHint implements gateway.Store.
 func (r *Replica) SecretsByHint(ctx context.Context, keyspace string, lead apikey.Lead, limit int) (out []gateway.Secret, err error) {
-	err = r.here(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
+	err = r.onView(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
 		out, err = s.SecretsByHint(ctx, keyspace, lead, limit)
 		return err
 	})
@@ -127,12 +127,12 @@ func (r *Replica) SecretsByHint(ctx context.Context, keyspace string, lead apike
 
 // Digests implements gateway.Store. It may call yield with a digest more than once.
 func (r *Replica) Digests(ctx context.Context, yield func(keyspace string, digest []byte) bool) error {
-	return r.here(ctx, func(s gateway.Store, _ *sqlstore.Copy) error { return s.Digests(ctx, yield) })
+	return r.onView(ctx, func(s gateway.Store, _ *sqlstore.Copy) error { return s.Digests(ctx, yield) })
 }
 
 // CountSecrets implements gateway.Store.
 func (r *Replica) CountSecrets(ctx context.Context) (n int64, err error) {
-	err = r.here(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
+	err = r.onView(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
 		n, err = s.CountSecrets(ctx)
 		return err
 	})
@@ -141,7 +141,7 @@ func (r *Replica) CountSecrets(ctx context.Context) (n int64, err error) {
 
 // SecretDigests implements gateway.Store.
 func (r *Replica) SecretDigests(ctx context.Context, keyspace, keyID string) (out [][]byte, err error) {
-	err = r.here(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
+	err = r.onView(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
 		out, err = s.SecretDigests(ctx, keyspace, keyID)
 		return err
 	})
@@ -150,7 +150,7 @@ func (r *Replica) SecretDigests(ctx context.Context, keyspace, keyID string) (ou
 
 // Changes implements gateway.Store.
 func (r *Replica) Changes(ctx context.Context, after int64, limit int) (out []gateway.Change, err error) {
-	err = r.here(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
+	err = r.onView(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
 		out, err = s.Changes(ctx, after, limit)
 		return err
 	})
@@ -159,7 +159,7 @@ func (r *Replica) Changes(ctx context.Context, after int64, limit int) (out []ga
 
 // LastSeq implements gateway.Store: the newest change that look-ups answer by.
 func (r *Replica) LastSeq(ctx context.Context) (seq int64, err error) {
-	err = r.here(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
+	err = r.onView(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
 		seq, err = s.LastSeq(ctx)
 		return err
 	})
@@ -168,7 +168,7 @@ func (r *Replica) LastSeq(ctx context.Context) (seq int64, err error) {
 
 // Peppers implements gateway.Store.
 func (r *Replica) Peppers(ctx context.Context) (out map[string]string, err error) {
-	err = r.here(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
+	err = r.onView(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
 		out, err = s.Peppers(ctx)
 		return err
 	})
@@ -177,7 +177,7 @@ func (r *Replica) Peppers(ctx context.Context) (out map[string]string, err error
 
 // TenantsByPlan implements gateway.Store.
 func (r *Replica) TenantsByPlan(ctx context.Context, keyspace string) (out map[string]int64, err error) {
-	err = r.here(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
+	err = r.onView(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
 		out, err = s.TenantsByPlan(ctx, keyspace)
 		return err
 	})
@@ -186,42 +186,42 @@ func (r *Replica) TenantsByPlan(ctx context.Context, keyspace string) (out map[s
 
 // Ping implements gateway.Store: it says whether look-ups are answered.
 func (r *Replica) Ping(ctx context.Context) error {
-	return r.here(ctx, func(s gateway.Store, _ *sqlstore.Copy) error { return s.Ping(ctx) })
+	return r.onView(ctx, func(s gateway.Store, _ *sqlstore.Copy) error { return s.Ping(ctx) })
 }
 
 // countsTimeout is how long counts are waited for: a key's first use is, meanwhile.
 const countsTimeout = 500 * time.Millisecond
 
-// LoadUsage implements gateway.Store. While the truth is away the counts are those that
+// LoadUsage implements gateway.Store. While the primary is away the counts are those that
 // this node last wrote.
 func (r *Replica) LoadUsage(ctx context.Context, subject string, now time.Time) ([]gateway.Usage, error) {
-	err := r.gone()
+	err := r.primaryError()
 	if err == nil {
 		short, cancel := context.WithTimeout(ctx, countsTimeout)
 		defer cancel()
 		var out []gateway.Usage
-		if out, err = r.truth.LoadUsage(short, subject, now); err == nil {
+		if out, err = r.primary.LoadUsage(short, subject, now); err == nil {
 			return out, nil
 		}
-		r.wake.ring()
+		r.primaryChanged.notify()
 	}
-	s := r.sight.Load()
+	s := r.view.Load()
 	if s.copy == nil || !unavailable(err) {
 		return nil, err
 	}
 	return s.copy.LoadUsage(ctx, subject, now)
 }
 
-// View implements management.Store. While the truth is away, tenants, keys and tokens are
+// View implements management.Store. While the primary is away, tenants, keys and tokens are
 // those of the copy, and everything else is refused.
 func (r *Replica) View(ctx context.Context, f func(management.Tx) error) error {
-	err := r.thereWhile(ctx, func(ctx context.Context) error { return r.truth.View(ctx, f) })
+	err := r.onPrimaryWhileReachable(ctx, func(ctx context.Context) error { return r.primary.View(ctx, f) })
 	if err == nil || !unavailable(err) || ctx.Err() != nil {
 		return err
 	}
-	s := r.sight.Load()
-	if s.through || s.copy == nil {
+	s := r.view.Load()
+	if s.passThrough || s.copy == nil {
 		return err
 	}
-	return s.copy.View(ctx, func(tx management.Tx) error { return f(&heldTx{tx, err}) })
+	return s.copy.View(ctx, func(tx management.Tx) error { return f(&copyTx{tx, err}) })
 }

@@ -10,12 +10,12 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// registry returns where the nodes that share the truth meet.
+// registry returns where the nodes that share the primary meet.
 func (r *Replica) registry() (gateway.Registry, error) {
-	if err := r.gone(); err != nil {
+	if err := r.primaryError(); err != nil {
 		return nil, err
 	}
-	g, ok := r.truth.(gateway.Registry)
+	g, ok := r.primary.(gateway.Registry)
 	if !ok {
 		return nil, fmt.Errorf("%w: the database is no place where gateways meet", gateway.ErrStore)
 	}
@@ -32,14 +32,14 @@ func (r *Replica) ReportNode(ctx context.Context, n *gateway.Node, trust gateway
 	if err := g.ReportNode(ctx, n, trust); err != nil {
 		return err
 	}
-	r.promised.Store(&sqlstore.Promise{At: began, Trust: trust})
-	r.joined.Do(r.wake.ring)
+	r.announced.Store(&sqlstore.AnnouncedLease{At: began, Trust: trust})
+	r.firstReport.Do(r.primaryChanged.notify)
 	return nil
 }
 
 // AnnouncedLease implements gateway.Mirror.
 func (r *Replica) AnnouncedLease() (at time.Time, trust gateway.Staleness, known bool) {
-	p := r.promised.Load()
+	p := r.announced.Load()
 	if p == nil {
 		return at, trust, false
 	}
@@ -47,7 +47,7 @@ func (r *Replica) AnnouncedLease() (at time.Time, trust gateway.Staleness, known
 }
 
 // RemoveNode implements gateway.Registry. Nobody waits for the node from then on, so what the
-// copy holds is not trusted when it starts again, before the truth was heard of.
+// copy holds is not trusted when it starts again, before the primary was heard of.
 func (r *Replica) RemoveNode(ctx context.Context, name, instance string) error {
 	g, err := r.registry()
 	if err != nil {
@@ -56,7 +56,7 @@ func (r *Replica) RemoveNode(ctx context.Context, name, instance string) error {
 	if err := g.RemoveNode(ctx, name, instance); err != nil {
 		return err
 	}
-	r.left.Store(true)
+	r.removed.Store(true)
 	return nil
 }
 
@@ -69,5 +69,5 @@ func (r *Replica) Nodes(ctx context.Context) ([]gateway.Node, time.Time, error) 
 	return g.Nodes(ctx)
 }
 
-// Unwrap returns the truth, for what only it has.
-func (r *Replica) Unwrap() management.Store { return r.truth }
+// Unwrap returns the primary, for what only it has.
+func (r *Replica) Unwrap() management.Store { return r.primary }

@@ -14,8 +14,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// Truth is the store that a replica stands in front of.
-type Truth interface {
+// Primary is the store that a replica stands in front of.
+type Primary interface {
 	gateway.Store
 	management.Store
 	usage.Store
@@ -28,38 +28,38 @@ type Truth interface {
 	Reread(ctx context.Context, from sqlstore.Position, c gateway.Change) (*sqlstore.Delta, error)
 	// CopyOut gives everything that a copy holds.
 	CopyOut(ctx context.Context, begin func(sqlstore.Position) error, write func(table string, rows []sqlstore.Row) error) error
-	// Compare returns how it stands to each of the refusals.
-	Compare(ctx context.Context, refusals []management.Revocation) ([]sqlstore.Standing, error)
+	// CompareRevocations returns how it stands to each of the refusals.
+	CompareRevocations(ctx context.Context, refusals []management.Revocation) ([]sqlstore.RevocationState, error)
 }
 
 // Options say what a replica is made of. All but File, Truth are optional.
 type Options struct {
 	// File is the path of the copy. Its directory must exist; only one process may use it.
 	File string
-	// Truth is closed with the replica. It need not answer when the replica is opened.
-	Truth Truth
-	// Herald may be nil.
-	Herald Herald
+	// Primary is closed with the replica. It need not answer when the replica is opened.
+	Primary Primary
+	// Broadcaster may be nil.
+	Broadcaster Broadcaster
 	// Logger hears what operators should know. Default: slog.Default.
 	Logger *slog.Logger
-	// Patience is how long Open waits for the truth before it begins with what the file holds.
+	// StartTimeout is how long Open waits for the primary before it begins with what the file holds.
 	// Default: 5 s.
-	Patience time.Duration
+	StartTimeout time.Duration
 }
 
 const (
-	defaultPatience = 5 * time.Second
-	// askEvery is how often the truth is asked for changes where it tells of none. Each
+	defaultStartTimeout = 5 * time.Second
+	// pollInterval is how often the primary is asked for changes where it tells of none. Each
 	// answer says that the copy holds everything.
-	askEvery = time.Second
-	// askTimeout bounds one question about changes; after slowAfter the truth counts as away until
+	pollInterval = time.Second
+	// pollTimeout bounds one question about changes; after unreachableAfter the primary counts as away until
 	// it is answered.
-	askTimeout = 5 * time.Second
-	slowAfter  = 2 * time.Second
-	// retryEvery is how often a truth that is away is tried.
-	retryEvery = 500 * time.Millisecond
-	// noteEvery is how often it is written to the file when the truth was last heard of.
-	noteEvery = 5 * time.Second
+	pollTimeout      = 5 * time.Second
+	unreachableAfter = 2 * time.Second
+	// retryInterval is how often a primary that is away is tried.
+	retryInterval = 500 * time.Millisecond
+	// saveInterval is how often it is written to the file when the primary was last heard of.
+	saveInterval = 5 * time.Second
 	// deltaChanges is how many changes are taken over at once.
 	deltaChanges = 500
 )
@@ -69,84 +69,84 @@ var ErrLocked = errors.New("another gateway uses the replica")
 
 // Replica is a store that answers by a copy. Safe for concurrent use.
 type Replica struct {
-	truth  Truth
-	file   string
-	herald Herald
-	log    *slog.Logger
-	unlock func()
+	primary     Primary
+	file        string
+	broadcaster Broadcaster
+	log         *slog.Logger
+	unlock      func()
 
-	// sight is where look-ups look.
-	sight atomic.Pointer[sight]
-	era   atomic.Uint64
-	heard atomic.Pointer[time.Time]
-	// promised is what the other nodes were told last of how long this one trusts the copy; nil
+	// view is where look-ups look.
+	view       atomic.Pointer[activeView]
+	generation atomic.Uint64
+	lastSync   atomic.Pointer[time.Time]
+	// announced is what the other nodes were told last of how long this one trusts the copy; nil
 	// where that is not known.
-	promised atomic.Pointer[sqlstore.Promise]
-	// progress is when the truth last answered the feed, in Unix nanoseconds.
-	progress atomic.Int64
-	// away is why the truth does not answer; nil while it does.
-	away     atomic.Pointer[awayError]
-	presence presence
+	announced atomic.Pointer[sqlstore.AnnouncedLease]
+	// lastAnswer is when the primary last answered the feed, in Unix nanoseconds.
+	lastAnswer atomic.Int64
+	// unreachable is why the primary does not answer; nil while it does.
+	unreachable  atomic.Pointer[unreachableError]
+	availability availability
 
-	// feeding is held by who takes changes over, or puts another copy in place.
-	feeding sync.Mutex
-	// at is where the copy stands. Under feeding.
-	at sqlstore.Position
-	// noted is when heard was last written to the file, notedPromise what of promised was. Under feeding.
-	noted        time.Time
-	notedPromise *sqlstore.Promise
-	// told is when the herald was last told of all that is pending; the feed's.
-	told time.Time
-	kinship
-	settled settled
+	// copyMu is held by who takes changes over, or puts another copy in place.
+	copyMu sync.Mutex
+	// position is where the copy stands. Under feeding.
+	position sqlstore.Position
+	// savedSync is when heard was last written to the file, savedLease what of promised was. Under feeding.
+	savedSync  time.Time
+	savedLease *sqlstore.AnnouncedLease
+	// republished is when the broadcaster was last told of all that is pending; the feed's.
+	republished time.Time
+	broadcastState
+	resolved resolved
 
-	spoiltMu sync.Mutex
-	// spoilt are copies that were given up and are still to be closed: before another is
+	discardedMu sync.Mutex
+	// discarded are copies that were given up and are still to be closed: before another is
 	// opened, since closing the last connection removes the log that stands beside the file.
-	spoilt []*sqlstore.Copy
+	discarded []*sqlstore.Copy
 
-	// pending is held by who adds to or takes from what is to be written back; of those who
+	// pendingMu is held by who adds to or takes from what is to be written back; of those who
 	// hold both, after feeding.
-	pending   sync.Mutex
-	pendingN  atomic.Int64
-	writeBack atomic.Pointer[func(context.Context, management.Revocation) error]
-	writer    chan struct{} // has an entry while what is pending is being written
-	// unleased is a node whose leases are still to be dropped; nil for none.
-	unleased atomic.Pointer[string]
+	pendingMu    sync.Mutex
+	pendingCount atomic.Int64
+	writeBack    atomic.Pointer[func(context.Context, management.Revocation) error]
+	deliverySlot chan struct{} // has an entry while what is pending is being written
+	// leasesToDrop is a node whose leases are still to be dropped; nil for none.
+	leasesToDrop atomic.Pointer[string]
 
-	strayMu sync.Mutex
-	strays  []gateway.Change
+	unsequencedMu sync.Mutex
+	unsequenced   []gateway.Change
 
-	// joined has the truth asked when this node is first known.
-	joined sync.Once
-	// left says that nobody waits for this node any more: see RemoveNode.
-	left atomic.Bool
+	// firstReport has the primary asked when this node is first known.
+	firstReport sync.Once
+	// removed says that nobody waits for this node any more: see RemoveNode.
+	removed atomic.Bool
 
-	copying atomic.Int64 // rows copied so far; -1 while no copy is being made
-	news    *bell        // rings when look-ups may answer otherwise
-	wake    *bell        // rings when the truth may have changed
-	first   chan struct{}
-	once    sync.Once
+	copiedRows     atomic.Int64 // rows copied so far; -1 while no copy is being made
+	viewChanged    *notifier    // rings when look-ups may answer otherwise
+	primaryChanged *notifier    // rings when the primary may have changed
+	ready          chan struct{}
+	readyOnce      sync.Once
 
 	closing sync.Once
 	stop    context.CancelFunc
 	running sync.WaitGroup
 }
 
-// sight is where look-ups look. Immutable.
-type sight struct {
+// view is where look-ups look. Immutable.
+type activeView struct {
 	// copy is what was copied; nil where there is nothing.
 	copy *sqlstore.Copy
-	// through says that look-ups go to the truth; what copy holds refused is refused too.
-	through bool
-	// behind says that copy is of this truth, and only lacks what changed last.
-	behind bool
-	// hold is closed when there is another sight, where look-ups have to wait for it.
-	hold chan struct{}
+	// passThrough says that look-ups go to the primary; what copy holds refused is refused too.
+	passThrough bool
+	// catchingUp says that copy is of this primary, and only lacks what changed last.
+	catchingUp bool
+	// awaitApplied is closed when there is another sight, where look-ups have to wait for it.
+	replaced chan struct{}
 }
 
-// awayError is why the truth does not answer.
-type awayError struct{ err error }
+// unreachableError is why the primary does not answer.
+type unreachableError struct{ err error }
 
 var (
 	_ gateway.Registry          = (*Replica)(nil)
@@ -158,19 +158,19 @@ var (
 )
 
 // Open returns the replica. Where the file holds a copy it waits, within Patience, for what
-// changed since; without one the truth is asked directly until a copy was made. A file that is
-// no copy is an error, and stays as it is. Where Open fails the truth is left open.
+// changed since; without one the primary is asked directly until a copy was made. A file that is
+// no copy is an error, and stays as it is. Where Open fails the primary is left open.
 func Open(ctx context.Context, o Options) (_ *Replica, err error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	if o.Patience <= 0 {
-		o.Patience = defaultPatience
+	if o.StartTimeout <= 0 {
+		o.StartTimeout = defaultStartTimeout
 	}
-	r := &Replica{truth: o.Truth, file: o.File, herald: o.Herald, log: o.Logger,
-		news: newBell(), wake: newBell(), first: make(chan struct{}), writer: make(chan struct{}, 1)}
-	r.copying.Store(-1)
-	r.heard.Store(new(time.Time))
+	r := &Replica{primary: o.Primary, file: o.File, broadcaster: o.Broadcaster, log: o.Logger,
+		viewChanged: newNotifier(), primaryChanged: newNotifier(), ready: make(chan struct{}), deliverySlot: make(chan struct{}, 1)}
+	r.copiedRows.Store(-1)
+	r.lastSync.Store(new(time.Time))
 	if r.unlock, err = lockFile(o.File + ".lock"); err != nil {
 		return nil, err
 	}
@@ -179,44 +179,44 @@ func Open(ctx context.Context, o Options) (_ *Replica, err error) {
 			r.unlock()
 		}
 	}()
-	r.era.Store(1)
+	r.generation.Store(1)
 	local, at, err := sqlstore.OpenCopy(ctx, o.File, o.Logger)
 	switch {
 	case err == nil:
-		err = r.begin(ctx, local, at)
+		err = r.loadCopy(ctx, local, at)
 		if err != nil {
 			local.Close()
 			return nil, err
 		}
 	case errors.Is(err, sqlstore.ErrNoCopy):
 		r.log.Info("there is no replica that could be used: the database is asked until one was made", "file", o.File, "because", err)
-		r.sight.Store(&sight{through: true})
+		r.view.Store(&activeView{passThrough: true})
 	default:
 		return nil, err
 	}
 	run, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
-	r.running.Go(func() { r.listen(run) })
-	r.running.Go(func() { r.feed(run) })
-	if r.herald != nil {
-		r.running.Go(func() { r.hear(run) })
+	r.running.Go(func() { r.watchPrimary(run) })
+	r.running.Go(func() { r.syncLoop(run) })
+	if r.broadcaster != nil {
+		r.running.Go(func() { r.subscribe(run) })
 	}
-	r.awaitFirst(ctx, o.Patience)
+	r.awaitFirstSync(ctx, o.StartTimeout)
 	return r, nil
 }
 
-// awaitFirst waits until the copy was caught up for the first time, or that was tried in
-// vain; for a truth that answers as long as it takes, for one that does not for patience.
-func (r *Replica) awaitFirst(ctx context.Context, patience time.Duration) {
-	r.progress.Store(time.Now().UnixNano())
+// awaitFirstSync waits until the copy was caught up for the first time, or that was tried in
+// vain; for a primary that answers as long as it takes, for one that does not for patience.
+func (r *Replica) awaitFirstSync(ctx context.Context, patience time.Duration) {
+	r.lastAnswer.Store(time.Now().UnixNano())
 	for {
-		left := patience - time.Since(time.Unix(0, r.progress.Load()))
+		left := patience - time.Since(time.Unix(0, r.lastAnswer.Load()))
 		if left <= 0 {
 			return
 		}
 		t := time.NewTimer(left)
 		select {
-		case <-r.first:
+		case <-r.ready:
 			t.Stop()
 			return
 		case <-ctx.Done():
@@ -227,9 +227,9 @@ func (r *Replica) awaitFirst(ctx context.Context, patience time.Duration) {
 	}
 }
 
-// begin begins with a copy that is there.
-func (r *Replica) begin(ctx context.Context, local *sqlstore.Copy, at sqlstore.Position) error {
-	heard, err := local.Heard(ctx)
+// loadCopy begins with a copy that is there.
+func (r *Replica) loadCopy(ctx context.Context, local *sqlstore.Copy, at sqlstore.Position) error {
+	heard, err := local.LastSync(ctx)
 	if err != nil {
 		return err
 	}
@@ -238,7 +238,7 @@ func (r *Replica) begin(ctx context.Context, local *sqlstore.Copy, at sqlstore.P
 		r.log.Warn("the replica was written in the future: it is not trusted before the database was heard of", "file", r.file, "written", heard)
 		heard = time.Time{}
 	}
-	promised, err := local.Promised(ctx)
+	promised, err := local.AnnouncedLease(ctx)
 	if err != nil {
 		return err
 	}
@@ -246,90 +246,90 @@ func (r *Replica) begin(ctx context.Context, local *sqlstore.Copy, at sqlstore.P
 	if err != nil {
 		return err
 	}
-	r.promised.Store(promised)
-	r.notedPromise = promised
-	r.pendingN.Store(int64(len(list)))
-	r.rememberKin(ctx, local)
-	r.heard.Store(&heard)
-	r.at = at
-	r.sight.Store(&sight{copy: local})
+	r.announced.Store(promised)
+	r.savedLease = promised
+	r.pendingCount.Store(int64(len(list)))
+	r.loadClusterID(ctx, local)
+	r.lastSync.Store(&heard)
+	r.position = at
+	r.view.Store(&activeView{copy: local})
 	return nil
 }
 
 // LastSync implements gateway.Mirror.
-func (r *Replica) LastSync() time.Time { return *r.heard.Load() }
+func (r *Replica) LastSync() time.Time { return *r.lastSync.Load() }
 
 // Generation implements gateway.Mirror.
-func (r *Replica) Generation() uint64 { return r.era.Load() }
+func (r *Replica) Generation() uint64 { return r.generation.Load() }
 
 // Unsequenced implements gateway.Mirror.
 func (r *Replica) Unsequenced() []gateway.Change {
-	r.strayMu.Lock()
-	defer r.strayMu.Unlock()
-	out := r.strays
-	r.strays = nil
+	r.unsequencedMu.Lock()
+	defer r.unsequencedMu.Unlock()
+	out := r.unsequenced
+	r.unsequenced = nil
 	return out
 }
 
-func (r *Replica) stray(c gateway.Change) {
-	r.strayMu.Lock()
-	r.strays = append(r.strays, c)
-	r.strayMu.Unlock()
-	r.news.ring()
+func (r *Replica) addUnsequenced(c gateway.Change) {
+	r.unsequencedMu.Lock()
+	r.unsequenced = append(r.unsequenced, c)
+	r.unsequencedMu.Unlock()
+	r.viewChanged.notify()
 }
 
 // Wait implements gateway.Store.
-func (r *Replica) Wait(ctx context.Context) error { return r.news.wait(ctx) }
+func (r *Replica) Wait(ctx context.Context) error { return r.viewChanged.wait(ctx) }
 
 // Status is what a replica says of itself.
 type Status struct {
-	// Through says that look-ups go to the database, because there is no copy to answer by yet.
-	Through bool
+	// PassThrough says that look-ups go to the database, because there is no copy to answer by yet.
+	PassThrough bool
 	// Copied is how many rows the copy that is being made has; -1 where none is being made.
 	Copied int64
 	// LastSync is when the copy last held everything.
-	Heard time.Time
-	// Away is why the database does not answer; nil while it does.
-	Away error
+	LastSync time.Time
+	// Unreachable is why the database does not answer; nil while it does.
+	Unreachable error
 	// Pending is how many refusals are to be written to the database yet.
 	Pending int64
 }
 
 // Status does not block.
 func (r *Replica) Status() Status {
-	s := Status{Through: r.sight.Load().through, Copied: r.copying.Load(), Heard: r.LastSync(), Pending: r.pendingN.Load()}
-	if a := r.away.Load(); a != nil {
-		s.Away = a.err
+	s := Status{PassThrough: r.view.Load().passThrough, Copied: r.copiedRows.Load(), LastSync: r.LastSync(), Pending: r.pendingCount.Load()}
+	if a := r.unreachable.Load(); a != nil {
+		s.Unreachable = a.err
 	}
 	return s
 }
 
-// Truth returns the store that the replica stands in front of.
-func (r *Replica) Truth() Truth { return r.truth }
+// Primary returns the store that the replica stands in front of.
+func (r *Replica) Primary() Primary { return r.primary }
 
-// Close ends the feed and closes the copy and the truth.
+// Close ends the feed and closes the copy and the primary.
 func (r *Replica) Close() error {
-	r.closing.Do(r.end)
+	r.closing.Do(r.shutDown)
 	return nil
 }
 
-func (r *Replica) end() {
+func (r *Replica) shutDown() {
 	r.stop()
-	r.news.close()
-	r.wake.close()
-	// What runs in the truth is waited for there.
-	r.truth.Close()
+	r.viewChanged.close()
+	r.primaryChanged.close()
+	// What runs in the primary is waited for there.
+	r.primary.Close()
 	r.running.Wait()
-	r.feeding.Lock()
-	defer r.feeding.Unlock()
-	r.discardSpoilt()
-	if s := r.sight.Load(); s.copy != nil {
-		if h, promised := r.LastSync(), r.promised.Load(); !s.through && (h.After(r.noted) || promised != r.notedPromise || r.left.Load()) {
-			if r.left.Load() {
+	r.copyMu.Lock()
+	defer r.copyMu.Unlock()
+	r.closeDiscarded()
+	if s := r.view.Load(); s.copy != nil {
+		if h, promised := r.LastSync(), r.announced.Load(); !s.passThrough && (h.After(r.savedSync) || promised != r.savedLease || r.removed.Load()) {
+			if r.removed.Load() {
 				h = time.Time{}
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-			_ = s.copy.SetHeard(ctx, h, promised)
+			_ = s.copy.SetLastSync(ctx, h, promised)
 			cancel()
 		}
 		s.copy.Close()

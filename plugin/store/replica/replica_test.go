@@ -15,18 +15,18 @@ import (
 
 var quiet = slog.New(slog.DiscardHandler)
 
-// sqliteTruth opens a store in a file.
-func sqliteTruth(t testing.TB, path string) *sqlstore.Store {
+// sqlitePrimary opens a store in a file.
+func sqlitePrimary(t testing.TB, path string) *sqlstore.Store {
 	t.Helper()
 	return teststore.SQLite(t, path, quiet)
 }
 
-// openReplica opens a replica and closes it, and its truth, with the test.
-func openReplica(t testing.TB, truth replica.Truth, file string) *replica.Replica {
+// openReplica opens a replica and closes it, and its primary, with the test.
+func openReplica(t testing.TB, primary replica.Primary, file string) *replica.Replica {
 	t.Helper()
-	r, err := replica.Open(t.Context(), replica.Options{File: file, Truth: truth, Logger: quiet})
+	r, err := replica.Open(t.Context(), replica.Options{File: file, Primary: primary, Logger: quiet})
 	if err != nil {
-		truth.Close()
+		primary.Close()
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.Close() })
@@ -49,7 +49,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 // copied waits until look-ups are answered by the copy.
 func copied(t testing.TB, r *replica.Replica) {
 	t.Helper()
-	eventually(t, "the copy is made", func() bool { return !r.Status().Through })
+	eventually(t, "the copy is made", func() bool { return !r.Status().PassThrough })
 }
 
 func ctxOf(t testing.TB) context.Context {
@@ -61,7 +61,7 @@ func ctxOf(t testing.TB) context.Context {
 func TestStore(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) storetest.Store {
 		dir := t.TempDir()
-		r := openReplica(t, sqliteTruth(t, filepath.Join(dir, "truth.db")), filepath.Join(dir, "replica.db"))
+		r := openReplica(t, sqlitePrimary(t, filepath.Join(dir, "primary.db")), filepath.Join(dir, "replica.db"))
 		copied(t, r)
 		return announcing{r}
 	})

@@ -12,48 +12,48 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// gone returns why the truth is not worth asking now; nil where it is.
-func (r *Replica) gone() error {
-	if a := r.away.Load(); a != nil {
+// primaryError returns why the primary is not worth asking now; nil where it is.
+func (r *Replica) primaryError() error {
+	if a := r.unreachable.Load(); a != nil {
 		return a.err
 	}
 	return nil
 }
 
-// there asks the truth, and not at all while it is known to be away: whoever waits for it in
+// onPrimary asks the primary, and not at all while it is known to be away: whoever waits for it in
 // vain holds others up.
-func (r *Replica) there(f func() error) error {
-	err := r.gone()
+func (r *Replica) onPrimary(f func() error) error {
+	err := r.primaryError()
 	if err == nil {
 		if err = f(); unavailable(err) {
-			r.wake.ring()
+			r.primaryChanged.notify()
 		}
 	}
 	return err
 }
 
-// thereWhile is there, for what is given up when the truth turns out to be away.
-func (r *Replica) thereWhile(ctx context.Context, f func(context.Context) error) error {
-	return r.there(func() error {
-		err := r.presence.while(ctx, f)
-		if gone := r.gone(); gone != nil && errors.Is(err, context.Canceled) && ctx.Err() == nil {
+// onPrimaryWhileReachable is there, for what is given up when the primary turns out to be away.
+func (r *Replica) onPrimaryWhileReachable(ctx context.Context, f func(context.Context) error) error {
+	return r.onPrimary(func() error {
+		err := r.availability.while(ctx, f)
+		if gone := r.primaryError(); gone != nil && errors.Is(err, context.Canceled) && ctx.Err() == nil {
 			return gone
 		}
 		return err
 	})
 }
 
-// ownTimeout bounds how long a write of this node's waits for the copy to hold it.
-const ownTimeout = 5 * time.Second
+// applyTimeout bounds how long a write of this node's waits for the copy to hold it.
+const applyTimeout = 5 * time.Second
 
 // Update implements management.Store. When it returns nil, look-ups here answer by what was
 // written.
 func (r *Replica) Update(ctx context.Context, f func(management.Tx) error) error {
 	r.deliverFirst(ctx)
 	var changes []gateway.Change
-	err := r.thereWhile(ctx, func(ctx context.Context) error {
-		return r.truth.Update(ctx, func(tx management.Tx) error {
-			t := &numberedTx{Tx: tx}
+	err := r.onPrimaryWhileReachable(ctx, func(ctx context.Context) error {
+		return r.primary.Update(ctx, func(tx management.Tx) error {
+			t := &recordingTx{Tx: tx}
 			err := f(t)
 			changes = t.changes
 			return err
@@ -62,16 +62,16 @@ func (r *Replica) Update(ctx context.Context, f func(management.Tx) error) error
 	if err != nil || len(changes) == 0 {
 		return err
 	}
-	return r.hold(ctx, changes)
+	return r.awaitApplied(ctx, changes)
 }
 
-// numberedTx notes the changes made.
-type numberedTx struct {
+// recordingTx notes the changes made.
+type recordingTx struct {
 	management.Tx
 	changes []gateway.Change
 }
 
-func (t *numberedTx) Change(kind gateway.ChangeKind, keyspace, id string) (int64, error) {
+func (t *recordingTx) Change(kind gateway.ChangeKind, keyspace, id string) (int64, error) {
 	seq, err := t.Tx.Change(kind, keyspace, id)
 	if err == nil {
 		t.changes = append(t.changes, gateway.Change{Seq: seq, Kind: kind, Keyspace: keyspace, ID: id})
@@ -79,7 +79,7 @@ func (t *numberedTx) Change(kind gateway.ChangeKind, keyspace, id string) (int64
 	return seq, err
 }
 
-func (t *numberedTx) Changes(list []gateway.Change) error {
+func (t *recordingTx) Changes(list []gateway.Change) error {
 	err := t.Tx.Changes(list)
 	if err == nil {
 		t.changes = append(t.changes, list...)
@@ -87,24 +87,24 @@ func (t *numberedTx) Changes(list []gateway.Change) error {
 	return err
 }
 
-// hold returns when look-ups here answer by the truth's changes, which are committed, and
+// awaitApplied returns when look-ups here answer by the primary's changes, which are committed, and
 // what they refuse would outlive them there.
-func (r *Replica) hold(ctx context.Context, changes []gateway.Change) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ownTimeout)
+func (r *Replica) awaitApplied(ctx context.Context, changes []gateway.Change) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyTimeout)
 	defer cancel()
-	r.feeding.Lock()
-	defer r.feeding.Unlock()
-	// Also where the copy is further already: the truth may have gone back, and this change be
+	r.copyMu.Lock()
+	defer r.copyMu.Unlock()
+	// Also where the copy is further already: the primary may have gone back, and this change be
 	// another one than the copy's of that number.
 	err := r.catchUp(ctx)
 	switch {
-	case r.sight.Load().through:
-		err = r.keep(ctx, changes)
-	case err == nil && r.at.Seq < changes[len(changes)-1].Seq:
+	case r.view.Load().passThrough:
+		err = r.storeRevocations(ctx, changes)
+	case err == nil && r.position.Seq < changes[len(changes)-1].Seq:
 		err = errors.New("the change is not there to be read")
 	}
 	if err != nil {
-		r.wake.ring()
+		r.primaryChanged.notify()
 		return fmt.Errorf("%w: it is written, but this node's copy does not hold it yet: %w", gateway.ErrStore, err)
 	}
 	return nil
@@ -112,14 +112,14 @@ func (r *Replica) hold(ctx context.Context, changes []gateway.Change) error {
 
 // RenamePlan implements gateway.Store.
 func (r *Replica) RenamePlan(ctx context.Context, keyspace, from, to string) (n int64, err error) {
-	err = r.there(func() (err error) {
-		n, err = r.truth.RenamePlan(ctx, keyspace, from, to)
+	err = r.onPrimary(func() (err error) {
+		n, err = r.primary.RenamePlan(ctx, keyspace, from, to)
 		return err
 	})
 	if err == nil && n > 0 {
 		var seq int64
-		if seq, err = r.truth.LastSeq(ctx); err == nil {
-			err = r.hold(ctx, []gateway.Change{{Seq: seq}})
+		if seq, err = r.primary.LastSeq(ctx); err == nil {
+			err = r.awaitApplied(ctx, []gateway.Change{{Seq: seq}})
 		}
 	}
 	return n, err
@@ -127,10 +127,10 @@ func (r *Replica) RenamePlan(ctx context.Context, keyspace, from, to string) (n 
 
 // Rehash implements gateway.Store.
 func (r *Replica) Rehash(ctx context.Context, keyspace, secretID string, to apikey.Candidate) error {
-	if err := r.there(func() error { return r.truth.Rehash(ctx, keyspace, secretID, to) }); err != nil {
+	if err := r.onPrimary(func() error { return r.primary.Rehash(ctx, keyspace, secretID, to) }); err != nil {
 		return err
 	}
-	if s := r.sight.Load(); !s.through {
+	if s := r.view.Load(); !s.passThrough {
 		return s.copy.Rehashed(ctx, gateway.Secret{ID: secretID, Keyspace: keyspace, Digest: to.Digest[:], Algorithm: to.Algorithm})
 	}
 	return nil
@@ -138,10 +138,10 @@ func (r *Replica) Rehash(ctx context.Context, keyspace, secretID string, to apik
 
 // SetShown implements gateway.Store.
 func (r *Replica) SetShown(ctx context.Context, keyspace, secretID, prefix, lastFour string) error {
-	if err := r.there(func() error { return r.truth.SetShown(ctx, keyspace, secretID, prefix, lastFour) }); err != nil {
+	if err := r.onPrimary(func() error { return r.primary.SetShown(ctx, keyspace, secretID, prefix, lastFour) }); err != nil {
 		return err
 	}
-	if s := r.sight.Load(); !s.through {
+	if s := r.view.Load(); !s.passThrough {
 		return s.copy.SetShown(ctx, keyspace, secretID, prefix, lastFour)
 	}
 	return nil
@@ -158,33 +158,33 @@ func (r *Replica) SavePeppers(ctx context.Context, checks map[string]string) err
 	if !missing {
 		return nil
 	}
-	if err := r.there(func() error { return r.truth.SavePeppers(ctx, checks) }); err != nil {
+	if err := r.onPrimary(func() error { return r.primary.SavePeppers(ctx, checks) }); err != nil {
 		return err
 	}
-	if s := r.sight.Load(); !s.through {
+	if s := r.view.Load(); !s.passThrough {
 		return s.copy.SavePeppers(ctx, checks)
 	}
 	return nil
 }
 
 // WriteFlush implements gateway.Store. The copy keeps the counts of quotas too, for while
-// the truth is away.
+// the primary is away.
 func (r *Replica) WriteFlush(ctx context.Context, node string, f *gateway.Flush) error {
-	if s := r.sight.Load(); s.copy != nil && len(f.Usage) > 0 {
-		if err := s.copy.WriteFlush(ctx, node, &gateway.Flush{At: f.At, Usage: f.Usage}); err != nil && s == r.sight.Load() {
+	if s := r.view.Load(); s.copy != nil && len(f.Usage) > 0 {
+		if err := s.copy.WriteFlush(ctx, node, &gateway.Flush{At: f.At, Usage: f.Usage}); err != nil && s == r.view.Load() {
 			r.log.Warn("counts could not be written to the replica", "error", err)
 		}
 	}
-	return r.there(func() error { return r.truth.WriteFlush(ctx, node, f) })
+	return r.onPrimary(func() error { return r.primary.WriteFlush(ctx, node, f) })
 }
 
 // LeaseCredits implements gateway.Store.
 func (r *Replica) LeaseCredits(ctx context.Context, node, keyspace, tenant string, need int64) (granted, rest int64, err error) {
-	if err := r.dropUnleased(ctx); err != nil {
+	if err := r.dropOldLeases(ctx); err != nil {
 		return 0, 0, err
 	}
-	err = r.thereWhile(ctx, func(ctx context.Context) (err error) {
-		granted, rest, err = r.truth.LeaseCredits(ctx, node, keyspace, tenant, need)
+	err = r.onPrimaryWhileReachable(ctx, func(ctx context.Context) (err error) {
+		granted, rest, err = r.primary.LeaseCredits(ctx, node, keyspace, tenant, need)
 		return err
 	})
 	return granted, rest, err
@@ -192,46 +192,46 @@ func (r *Replica) LeaseCredits(ctx context.Context, node, keyspace, tenant strin
 
 // ReturnCredits implements gateway.Store.
 func (r *Replica) ReturnCredits(ctx context.Context, node, keyspace, tenant string) error {
-	return r.thereWhile(ctx, func(ctx context.Context) error { return r.truth.ReturnCredits(ctx, node, keyspace, tenant) })
+	return r.onPrimaryWhileReachable(ctx, func(ctx context.Context) error { return r.primary.ReturnCredits(ctx, node, keyspace, tenant) })
 }
 
-// DropLeases implements gateway.Store. While the truth is away it is put off until the node
-// leases anything: a gateway starts without the truth.
+// DropLeases implements gateway.Store. While the primary is away it is put off until the node
+// leases anything: a gateway starts without the primary.
 func (r *Replica) DropLeases(ctx context.Context, node string) error {
-	r.unleased.Store(&node)
-	if err := r.dropUnleased(ctx); err != nil && !unavailable(err) {
+	r.leasesToDrop.Store(&node)
+	if err := r.dropOldLeases(ctx); err != nil && !unavailable(err) {
 		return err
 	}
 	return nil
 }
 
-func (r *Replica) dropUnleased(ctx context.Context) error {
-	node := r.unleased.Load()
+func (r *Replica) dropOldLeases(ctx context.Context) error {
+	node := r.leasesToDrop.Load()
 	if node == nil {
 		return nil
 	}
-	err := r.there(func() error { return r.truth.DropLeases(ctx, *node) })
+	err := r.onPrimary(func() error { return r.primary.DropLeases(ctx, *node) })
 	if err == nil {
-		r.unleased.CompareAndSwap(node, nil)
+		r.leasesToDrop.CompareAndSwap(node, nil)
 	}
 	return err
 }
 
 // WriteUsage implements usage.Store.
 func (r *Replica) WriteUsage(ctx context.Context, b *usage.Batch) error {
-	return r.there(func() error { return r.truth.WriteUsage(ctx, b) })
+	return r.onPrimary(func() error { return r.primary.WriteUsage(ctx, b) })
 }
 
 // ReadUsage implements usage.Store.
 func (r *Replica) ReadUsage(ctx context.Context, q usage.Query, yield func(*usage.Row) error) error {
-	return r.there(func() error { return r.truth.ReadUsage(ctx, q, yield) })
+	return r.onPrimary(func() error { return r.primary.ReadUsage(ctx, q, yield) })
 }
 
-// UsageUntil implements usage.Store. While the truth is away it is not known, and the zero
-// time: a gateway starts without the truth.
+// UsageUntil implements usage.Store. While the primary is away it is not known, and the zero
+// time: a gateway starts without the primary.
 func (r *Replica) UsageUntil(ctx context.Context) (until time.Time, err error) {
-	err = r.there(func() (err error) {
-		until, err = r.truth.UsageUntil(ctx)
+	err = r.onPrimary(func() (err error) {
+		until, err = r.primary.UsageUntil(ctx)
 		return err
 	})
 	if errors.Is(err, gateway.ErrStore) && ctx.Err() == nil {
@@ -242,8 +242,8 @@ func (r *Replica) UsageUntil(ctx context.Context) (until time.Time, err error) {
 
 // RecentRequests implements usage.Store.
 func (r *Replica) RecentRequests(ctx context.Context, keyspace, key string) (out []usage.Chunk, err error) {
-	err = r.there(func() (err error) {
-		out, err = r.truth.RecentRequests(ctx, keyspace, key)
+	err = r.onPrimary(func() (err error) {
+		out, err = r.primary.RecentRequests(ctx, keyspace, key)
 		return err
 	})
 	return out, err
@@ -251,8 +251,8 @@ func (r *Replica) RecentRequests(ctx context.Context, keyspace, key string) (out
 
 // RollUsage implements usage.Store.
 func (r *Replica) RollUsage(ctx context.Context, before func(keyspace string) time.Time) (more bool, err error) {
-	err = r.there(func() (err error) {
-		more, err = r.truth.RollUsage(ctx, before)
+	err = r.onPrimary(func() (err error) {
+		more, err = r.primary.RollUsage(ctx, before)
 		return err
 	})
 	return more, err
@@ -260,5 +260,5 @@ func (r *Replica) RollUsage(ctx context.Context, before func(keyspace string) ti
 
 // PruneUsage implements usage.Store.
 func (r *Replica) PruneUsage(ctx context.Context, now, silent time.Time) error {
-	return r.there(func() error { return r.truth.PruneUsage(ctx, now, silent) })
+	return r.onPrimary(func() error { return r.primary.PruneUsage(ctx, now, silent) })
 }

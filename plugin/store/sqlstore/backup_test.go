@@ -30,7 +30,7 @@ func TestBackupUnderWrites(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "keygate.db")
 	s := openTest(t, path)
-	fill(t, s, 0, 100)
+	fillKeys(t, s, 0, 100)
 	var written atomic.Int64
 	written.Store(100)
 	ctx, stop := context.WithCancel(t.Context())
@@ -72,7 +72,7 @@ func TestBackupUnderWrites(t *testing.T) {
 		}
 		restored := openTest(t, other)
 		for i := range int(sure) {
-			if err := find(t, restored, i); err != nil {
+			if err := findSecret(t, restored, i); err != nil {
 				t.Fatalf("key %d of the %d that were stored: %v", i, sure, err)
 			}
 		}
@@ -120,9 +120,9 @@ func TestRestoreSetsTheOldOneAside(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "keygate.db")
 			s := openTest(t, path)
-			fill(t, s, 0, 3)
+			fillKeys(t, s, 0, 3)
 			file := backupOf(t, s)
-			fill(t, s, 3, 5)
+			fillKeys(t, s, 3, 5)
 			s.Close()
 			harm(t, path)
 			former := make(map[string]string)
@@ -148,10 +148,10 @@ func TestRestoreSetsTheOldOneAside(t *testing.T) {
 				t.Errorf("mode %v, %v", info.Mode(), err)
 			}
 			restored := openTest(t, path)
-			if err := find(t, restored, 2); err != nil {
+			if err := findSecret(t, restored, 2); err != nil {
 				t.Error(err)
 			}
-			if find(t, restored, 3) == nil {
+			if findSecret(t, restored, 3) == nil {
 				t.Error("it has a key from after the backup")
 			}
 		})
@@ -160,12 +160,12 @@ func TestRestoreSetsTheOldOneAside(t *testing.T) {
 
 // What the former database refused holds on over a restore, and by way of a backup that does not
 // know of it; the epoch rises each time.
-func TestRestoreKeepsRefusals(t *testing.T) {
+func TestRestoreKeepsRevocations(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keygate.db")
 	s := openTest(t, path)
-	fill(t, s, 0, 1)
+	fillKeys(t, s, 0, 1)
 	first := backupOf(t, s)
-	fill(t, s, 1, 4)
+	fillKeys(t, s, 1, 4)
 	if err := s.Update(t.Context(), func(tx management.Tx) error {
 		return tx.InsertSession(&management.Session{ID: "ses_1", Keyspace: ks, Digest: []byte{1}, CreatedAt: time.Now(), LastUsedAt: time.Now(), ExpiresAt: time.Now().Add(time.Hour)})
 	}); err != nil {
@@ -196,7 +196,7 @@ func TestRestoreKeepsRefusals(t *testing.T) {
 	epoch := int64(1)
 	for _, c := range []struct {
 		backup string
-		keep   Keeper
+		keep   RevocationWriter
 		kept   int
 		holds  []int // of the keys that are there
 	}{
@@ -211,7 +211,7 @@ func TestRestoreKeepsRefusals(t *testing.T) {
 	} {
 		kept = nil
 		done, err := Restore(t.Context(), c.backup, path, quiet, nil, c.keep)
-		if err != nil || done.Kept != c.kept || len(kept) != c.kept || done.Unread != nil {
+		if err != nil || done.Revocations != c.kept || len(kept) != c.kept || done.Unread != nil {
 			t.Fatalf("restored: %+v, %v, %v", done, kept, err)
 		}
 		s, err := Open(t.Context(), path, quiet)
@@ -251,7 +251,7 @@ func TestRestoreKeepsRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Close()
-	for _, fails := range []Keeper{
+	for _, fails := range []RevocationWriter{
 		func(context.Context, *Store, management.Revocation) error { return no },
 		func(context.Context, *Store, management.Revocation) error { return nil }, // and writes nothing
 	} {
@@ -261,7 +261,7 @@ func TestRestoreKeepsRefusals(t *testing.T) {
 	}
 	overwrite(t, path, "nothing that is a database")
 	done, err := Restore(t.Context(), known, path, quiet, nil, keep)
-	if err != nil || done.Unread == nil || done.Kept != 0 {
+	if err != nil || done.Unread == nil || done.Revocations != 0 {
 		t.Errorf("restored: %+v, %v", done, err)
 	}
 	if is, err := openTest(t, path).Epoch(t.Context()); err != nil || is <= epoch {
@@ -283,7 +283,7 @@ func overwrite(t *testing.T, path, text string) {
 func TestRestoreRefuses(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keygate.db")
 	s := openTest(t, path)
-	fill(t, s, 0, 300)
+	fillKeys(t, s, 0, 300)
 	good := backupOf(t, s)
 	s.Close()
 	altered := func(f func(path string)) string {
@@ -324,7 +324,7 @@ func TestRestoreRefuses(t *testing.T) {
 	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 {
 		t.Errorf("left: %v, %v", entries, err)
 	}
-	if err := find(t, openTest(t, path), 299); err != nil {
+	if err := findSecret(t, openTest(t, path), 299); err != nil {
 		t.Error(err)
 	}
 }

@@ -20,7 +20,7 @@ const million = 1_000_000
 func bulkStore(b *testing.B) *Store {
 	b.Helper()
 	s := openTest(b, filepath.Join(b.TempDir(), "keygate.db"))
-	fill(b, s, 0, 1)
+	fillKeys(b, s, 0, 1)
 	start := time.Now()
 	tx, err := fileOf(s).write.Begin()
 	if err != nil {
@@ -58,7 +58,7 @@ func BenchmarkMillion(b *testing.B) {
 	b.Run("Lookup", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if err := find(b, s, rand.IntN(million)); err != nil {
+			if err := findSecret(b, s, rand.IntN(million)); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -67,7 +67,7 @@ func BenchmarkMillion(b *testing.B) {
 		b.ReportAllocs()
 		b.RunParallel(func(pb *testing.PB) {
 			for pb.Next() {
-				if err := find(b, s, rand.IntN(million)); err != nil {
+				if err := findSecret(b, s, rand.IntN(million)); err != nil {
 					b.Error(err)
 				}
 			}

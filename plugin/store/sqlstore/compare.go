@@ -8,46 +8,46 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// Standing is how a store stands to a refusal that was decided in another state of it.
-type Standing int
+// RevocationState is how a store stands to a refusal that was decided in another state of it.
+type RevocationState int
 
 const (
-	// Lacks: what it is about is there and not refused, and nobody decided so since.
-	Lacks Standing = iota
-	// Holds: what it is about is refused by that or by more.
-	Holds
-	// TakenBack: a later event says so.
-	TakenBack
-	// Absent: the store does not know what it is about, which says nothing of whether it ever will.
-	Absent
+	// NotRevoked: what it is about is there and not refused, and nobody decided so since.
+	NotRevoked RevocationState = iota
+	// Revoked: what it is about is refused by that or by more.
+	Revoked
+	// Reversed: a later event says so.
+	Reversed
+	// UnknownID: the store does not know what it is about, which says nothing of whether it ever will.
+	UnknownID
 )
 
-// Compare returns how the store stands to each of the refusals.
-func (s *Store) Compare(ctx context.Context, list []management.Revocation) (out []Standing, err error) {
+// CompareRevocations returns how the store stands to each of the refusals.
+func (s *Store) CompareRevocations(ctx context.Context, list []management.Revocation) (out []RevocationState, err error) {
 	err = s.viewing(ctx, "comparing what is refused", func(t *tx) (err error) {
-		out, err = t.compare(list)
+		out, err = t.compareRevocations(list)
 		return err
 	})
 	return out, err
 }
 
-// compare is Compare. A row is read once for all refusals about it.
-func (t *tx) compare(list []management.Revocation) ([]Standing, error) {
-	out := make([]Standing, 0, len(list))
+// compareRevocations is Compare. A row is read once for all refusals about it.
+func (t *tx) compareRevocations(list []management.Revocation) ([]RevocationState, error) {
+	out := make([]RevocationState, 0, len(list))
 	err := chunks(list, func(list []management.Revocation) error {
-		rows, err := t.comparable(list)
+		rows, err := t.readRevocationRows(list)
 		if err != nil {
 			return err
 		}
 		for _, r := range list {
-			is := rows.standing(r)
-			if is == Lacks && r.Reversible() {
-				back, err := t.decided(r)
+			is := rows.state(r)
+			if is == NotRevoked && r.Reversible() {
+				back, err := t.reversedSince(r)
 				if err != nil {
 					return err
 				}
 				if back {
-					is = TakenBack
+					is = Reversed
 				}
 			}
 			out = append(out, is)
@@ -57,8 +57,8 @@ func (t *tx) compare(list []management.Revocation) ([]Standing, error) {
 	return out, err
 }
 
-// comparison is what rows say of refusal, by keyspace and id or folded slug.
-type comparison struct {
+// revocationRows is what rows say of refusal, by keyspace and id or folded slug.
+type revocationRows struct {
 	tenants map[[2]string]tenantState
 	keys    map[[2]string]keyState
 	// secrets are when they end, 0 for never.
@@ -74,9 +74,9 @@ type tenantState struct {
 
 type keyState struct{ disabled, revoked, deleted bool }
 
-// comparable reads what the refusals are about.
-func (t *tx) comparable(list []management.Revocation) (c comparison, err error) {
-	c = comparison{map[[2]string]tenantState{}, map[[2]string]keyState{}, map[[2]string]int64{}, map[[2]string]bool{}}
+// readRevocationRows reads what the refusals are about.
+func (t *tx) readRevocationRows(list []management.Revocation) (c revocationRows, err error) {
+	c = revocationRows{map[[2]string]tenantState{}, map[[2]string]keyState{}, map[[2]string]int64{}, map[[2]string]bool{}}
 	slugs := map[string][]string{}
 	var keys, secrets, tokens []string
 	for _, r := range list {
@@ -147,18 +147,18 @@ func (t *tx) comparable(list []management.Revocation) (c comparison, err error) 
 	return c, nil
 }
 
-// standing judges by the rows alone.
-func (c *comparison) standing(r management.Revocation) Standing {
-	holds := func(there, holds bool) Standing {
+// state judges by the rows alone.
+func (c *revocationRows) state(r management.Revocation) RevocationState {
+	holds := func(there, holds bool) RevocationState {
 		switch {
 		case !there:
-			return Absent
+			return UnknownID
 		case holds:
-			return Holds
+			return Revoked
 		}
-		return Lacks
+		return NotRevoked
 	}
-	id := [2]string{r.Keyspace, about(r)}
+	id := [2]string{r.Keyspace, rowID(r)}
 	switch r.Action {
 	case management.TenantDeleted, management.TenantSuspended:
 		t, ok := c.tenants[id]
@@ -170,7 +170,7 @@ func (c *comparison) standing(r management.Revocation) Standing {
 		return holds(ok, revoked)
 	case management.SecretEnded:
 		if k := c.keys[[2]string{r.Keyspace, r.Key}]; k.revoked || k.deleted {
-			return Holds
+			return Revoked
 		}
 		ends, ok := c.secrets[id]
 		return holds(ok, ends != 0 && ends <= r.At.UnixMicro())
@@ -181,8 +181,8 @@ func (c *comparison) standing(r management.Revocation) Standing {
 		r.Action == management.KeyDisabled && k.disabled)
 }
 
-// decided says whether an event takes the refusal back, being later.
-func (t *tx) decided(r management.Revocation) (bool, error) {
+// reversedSince says whether an event takes the refusal back, being later.
+func (t *tx) reversedSince(r management.Revocation) (bool, error) {
 	column, action := "key_id", "key.enabled"
 	if r.Action == management.TenantSuspended {
 		column, action = "tenant", "tenant.activated"

@@ -81,8 +81,8 @@ func TestCompare(t *testing.T) {
 			secret := func(i int) string { return fmt.Sprintf("sec_%026d", i) }
 			before, after := then.Add(-time.Second), then.Add(time.Second)
 			var list []management.Revocation
-			var want []Standing
-			add := func(is Standing, r management.Revocation) {
+			var want []RevocationState
+			add := func(is RevocationState, r management.Revocation) {
 				if r.Keyspace == "" {
 					r.Keyspace = ks
 				}
@@ -90,35 +90,35 @@ func TestCompare(t *testing.T) {
 			}
 			for _, c := range []struct {
 				key                                 int
-				onDisabling, onRevoking, onDeleting Standing
+				onDisabling, onRevoking, onDeleting RevocationState
 			}{
-				{good, Lacks, Lacks, Lacks}, {disabled, Holds, Lacks, Lacks}, {enabled, TakenBack, Lacks, Lacks}, {revoked, Holds, Holds, Lacks},
-				{deleted, Holds, Holds, Holds}, {99, Absent, Absent, Absent},
+				{good, NotRevoked, NotRevoked, NotRevoked}, {disabled, Revoked, NotRevoked, NotRevoked}, {enabled, Reversed, NotRevoked, NotRevoked}, {revoked, Revoked, Revoked, NotRevoked},
+				{deleted, Revoked, Revoked, Revoked}, {99, UnknownID, UnknownID, UnknownID},
 			} {
 				add(c.onDisabling, management.Revocation{Action: management.KeyDisabled, ID: keyOf(c.key), At: before})
 				add(c.onRevoking, management.Revocation{Action: management.KeyRevoked, ID: keyOf(c.key), At: before})
 				add(c.onDeleting, management.Revocation{Action: management.KeyDeleted, ID: keyOf(c.key), At: before})
 			}
-			add(Lacks, management.Revocation{Action: management.KeyDisabled, ID: keyOf(enabled), At: after})
-			add(Absent, management.Revocation{Action: management.KeyRevoked, ID: keyOf(good), Keyspace: "other"})
-			add(TakenBack, management.Revocation{Action: management.TenantSuspended, ID: "acme", Created: made, At: before})
-			add(Lacks, management.Revocation{Action: management.TenantSuspended, ID: "acme", Created: made, At: after})
-			add(Lacks, management.Revocation{Action: management.TenantDeleted, ID: "acme", Created: made, At: before})
-			add(Absent, management.Revocation{Action: management.TenantDeleted, ID: "acme", Created: made.Add(-time.Hour), At: before})
-			add(Lacks, management.Revocation{Action: management.TenantDeleted, ID: "acme", At: before})
-			add(Holds, management.Revocation{Action: management.TenantSuspended, ID: "idle", Created: made, At: before})
-			add(Lacks, management.Revocation{Action: management.TenantDeleted, ID: "IDLE", Created: made, At: before})
-			add(Holds, management.Revocation{Action: management.TenantSuspended, ID: "gone", Created: made, At: before})
-			add(Absent, management.Revocation{Action: management.TenantSuspended, ID: "never", Created: made, At: before})
-			add(Lacks, management.Revocation{Action: management.SecretEnded, ID: secret(good), Key: keyOf(good), At: before})
-			add(Lacks, management.Revocation{Action: management.SecretEnded, ID: secret(disabled), Key: keyOf(disabled), At: before})
-			add(Holds, management.Revocation{Action: management.SecretEnded, ID: secret(disabled), Key: keyOf(disabled), At: after})
-			add(Holds, management.Revocation{Action: management.SecretEnded, ID: secret(revoked), Key: keyOf(revoked), At: before})
-			add(Absent, management.Revocation{Action: management.SecretEnded, ID: "sec_none", Key: keyOf(good), At: before})
-			add(Lacks, management.Revocation{Action: management.TokenRevoked, ID: "tok_0", At: before})
-			add(Holds, management.Revocation{Action: management.TokenRevoked, ID: "tok_1", At: before})
-			add(Absent, management.Revocation{Action: management.TokenRevoked, ID: "tok_2", At: before})
-			got, err := s.Compare(t.Context(), list)
+			add(NotRevoked, management.Revocation{Action: management.KeyDisabled, ID: keyOf(enabled), At: after})
+			add(UnknownID, management.Revocation{Action: management.KeyRevoked, ID: keyOf(good), Keyspace: "other"})
+			add(Reversed, management.Revocation{Action: management.TenantSuspended, ID: "acme", Created: made, At: before})
+			add(NotRevoked, management.Revocation{Action: management.TenantSuspended, ID: "acme", Created: made, At: after})
+			add(NotRevoked, management.Revocation{Action: management.TenantDeleted, ID: "acme", Created: made, At: before})
+			add(UnknownID, management.Revocation{Action: management.TenantDeleted, ID: "acme", Created: made.Add(-time.Hour), At: before})
+			add(NotRevoked, management.Revocation{Action: management.TenantDeleted, ID: "acme", At: before})
+			add(Revoked, management.Revocation{Action: management.TenantSuspended, ID: "idle", Created: made, At: before})
+			add(NotRevoked, management.Revocation{Action: management.TenantDeleted, ID: "IDLE", Created: made, At: before})
+			add(Revoked, management.Revocation{Action: management.TenantSuspended, ID: "gone", Created: made, At: before})
+			add(UnknownID, management.Revocation{Action: management.TenantSuspended, ID: "never", Created: made, At: before})
+			add(NotRevoked, management.Revocation{Action: management.SecretEnded, ID: secret(good), Key: keyOf(good), At: before})
+			add(NotRevoked, management.Revocation{Action: management.SecretEnded, ID: secret(disabled), Key: keyOf(disabled), At: before})
+			add(Revoked, management.Revocation{Action: management.SecretEnded, ID: secret(disabled), Key: keyOf(disabled), At: after})
+			add(Revoked, management.Revocation{Action: management.SecretEnded, ID: secret(revoked), Key: keyOf(revoked), At: before})
+			add(UnknownID, management.Revocation{Action: management.SecretEnded, ID: "sec_none", Key: keyOf(good), At: before})
+			add(NotRevoked, management.Revocation{Action: management.TokenRevoked, ID: "tok_0", At: before})
+			add(Revoked, management.Revocation{Action: management.TokenRevoked, ID: "tok_1", At: before})
+			add(UnknownID, management.Revocation{Action: management.TokenRevoked, ID: "tok_2", At: before})
+			got, err := s.CompareRevocations(t.Context(), list)
 			if err != nil || len(got) != len(want) {
 				t.Fatalf("%d answers, %v", len(got), err)
 			}
@@ -129,11 +129,11 @@ func TestCompare(t *testing.T) {
 			}
 			// What the store itself refuses, it holds.
 			n := 0
-			if err := s.Refusals(t.Context(), func(list []management.Revocation) error {
+			if err := s.RowRevocations(t.Context(), func(list []management.Revocation) error {
 				n += len(list)
-				is, err := s.Compare(t.Context(), list)
+				is, err := s.CompareRevocations(t.Context(), list)
 				for i, r := range list {
-					if is[i] != Holds {
+					if is[i] != Revoked {
 						t.Errorf("its own %+v: %d", r, is[i])
 					}
 				}

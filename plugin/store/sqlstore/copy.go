@@ -13,7 +13,7 @@ import (
 )
 
 // A copy holds what keys and management tokens are judged by of a store elsewhere, its
-// truth: the same rows under the same numbers in the same tables of an SQLite file. It is
+// primary: the same rows under the same numbers in the same tables of an SQLite file. It is
 // made in one piece (CopyOut), and then follows the change sequence (Delta).
 
 // ErrRewound says that the store is not a later state of what a position was read from: a

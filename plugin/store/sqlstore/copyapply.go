@@ -12,8 +12,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// Copied returns how far the copy has followed its truth. ErrNotFound where it is none.
-func (c *Copy) Copied(ctx context.Context) (p Position, err error) {
+// CopiedPosition returns how far the copy has followed its primary. ErrNotFound where it is none.
+func (c *Copy) CopiedPosition(ctx context.Context) (p Position, err error) {
 	text, err := c.meta(ctx, "copied")
 	if err != nil {
 		return p, err
@@ -21,8 +21,8 @@ func (c *Copy) Copied(ctx context.Context) (p Position, err error) {
 	return p, json.Unmarshal([]byte(text), &p)
 }
 
-// Heard returns when the copy was last known to hold all that the truth held.
-func (c *Copy) Heard(ctx context.Context) (time.Time, error) {
+// LastSync returns when the copy was last known to hold all that the primary held.
+func (c *Copy) LastSync(ctx context.Context) (time.Time, error) {
 	text, err := c.meta(ctx, "heard")
 	if err != nil {
 		return time.Time{}, err
@@ -37,9 +37,9 @@ func (c *Copy) meta(ctx context.Context, name string) (value string, err error) 
 	return value, err
 }
 
-// SetHeard notes when the truth was heard of, and what the other nodes had been promised by then; nil
+// SetLastSync notes when the primary was heard of, and what the other nodes had been promised by then; nil
 // for what is noted already.
-func (c *Copy) SetHeard(ctx context.Context, at time.Time, promised *Promise) error {
+func (c *Copy) SetLastSync(ctx context.Context, at time.Time, promised *AnnouncedLease) error {
 	return c.writing(ctx, "writing to the replica", func(t *tx) error {
 		if _, err := t.exec(`UPDATE meta SET value = $1 WHERE name = 'heard'`, at.UTC().Format(time.RFC3339Nano)); err != nil || promised == nil {
 			return err
@@ -53,22 +53,22 @@ func (c *Copy) SetHeard(ctx context.Context, at time.Time, promised *Promise) er
 	})
 }
 
-// Promise is what a node told the others: for how long from At on it trusts its copy.
-type Promise struct {
+// AnnouncedLease is what a node told the others: for how long from At on it trusts its copy.
+type AnnouncedLease struct {
 	At    time.Time         `json:"at"`
 	Trust gateway.Staleness `json:"trust"`
 }
 
-// Same says that p states the same trust as o, or that there is neither.
-func (p *Promise) Same(o *Promise) bool {
+// Equal says that p states the same trust as o, or that there is neither.
+func (p *AnnouncedLease) Equal(o *AnnouncedLease) bool {
 	if p == nil || o == nil {
 		return p == o
 	}
 	return p.Trust.Default == o.Trust.Default && maps.Equal(p.Trust.Keyspaces, o.Trust.Keyspaces)
 }
 
-// Promised returns what SetHeard noted last, nil where it noted nothing.
-func (c *Copy) Promised(ctx context.Context) (*Promise, error) {
+// AnnouncedLease returns what SetLastSync noted last, nil where it noted nothing.
+func (c *Copy) AnnouncedLease(ctx context.Context) (*AnnouncedLease, error) {
 	text, err := c.meta(ctx, "promised")
 	if errors.Is(err, gateway.ErrNotFound) {
 		return nil, nil
@@ -76,7 +76,7 @@ func (c *Copy) Promised(ctx context.Context) (*Promise, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := new(Promise)
+	p := new(AnnouncedLease)
 	return p, json.Unmarshal([]byte(text), p)
 }
 
@@ -84,12 +84,12 @@ func (c *Copy) Promised(ctx context.Context) (*Promise, error) {
 const keptChanges = 10_000
 
 // Apply makes the copy hold what the delta says. It must begin where the copy stands.
-// What is refused here and not in the truth stays refused.
+// What is refused here and not in the primary stays refused.
 //
 // pending is told how many refusals are to be written then, before anybody can see what was taken over.
 func (c *Copy) Apply(ctx context.Context, d *Delta, heard time.Time, pending func(n int64)) error {
 	nothing := func(*tx) error { return nil }
-	return c.applying(ctx, d, heard, nothing, func(t *tx) error {
+	return c.applyDelta(ctx, d, heard, nothing, func(t *tx) error {
 		n, err := t.countPending()
 		if err == nil {
 			pending(n)
@@ -98,8 +98,8 @@ func (c *Copy) Apply(ctx context.Context, d *Delta, heard time.Time, pending fun
 	})
 }
 
-// applying is Apply; before runs first, and after last, in the same transaction.
-func (c *Copy) applying(ctx context.Context, d *Delta, heard time.Time, before, after func(*tx) error) error {
+// applyDelta is Apply; before runs first, and after last, in the same transaction.
+func (c *Copy) applyDelta(ctx context.Context, d *Delta, heard time.Time, before, after func(*tx) error) error {
 	return c.writing(ctx, "writing to the replica", func(t *tx) error {
 		if err := before(t); err != nil {
 			return err
@@ -133,7 +133,7 @@ func (c *Copy) applying(ctx context.Context, d *Delta, heard time.Time, before, 
 		if err := setCopied(ctx, t.sql, d.To, heard); err != nil {
 			return t.fail(err)
 		}
-		if err := t.refuseAnew(d); err != nil {
+		if err := t.reapplyRevocations(d); err != nil {
 			return err
 		}
 		return after(t)

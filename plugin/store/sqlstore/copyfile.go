@@ -92,9 +92,9 @@ func OpenCopy(ctx context.Context, path string, logger *slog.Logger) (*Copy, Pos
 		return nil, none, err
 	}
 	c := &Copy{s}
-	p, err := c.Copied(ctx)
+	p, err := c.CopiedPosition(ctx)
 	if err == nil {
-		err = c.takePending(ctx)
+		err = c.migratePending(ctx)
 	}
 	if err != nil {
 		s.Close()
@@ -106,9 +106,9 @@ func OpenCopy(ctx context.Context, path string, logger *slog.Logger) (*Copy, Pos
 	return c, p, nil
 }
 
-// takePending takes over what is to be written to the truth from where a copy of an earlier
+// migratePending takes over what is to be written to the primary from where a copy of an earlier
 // version keeps it.
-func (c *Copy) takePending(ctx context.Context) error {
+func (c *Copy) migratePending(ctx context.Context) error {
 	return c.writing(ctx, "opening the replica", func(t *tx) error {
 		var n int
 		if err := t.row(`SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'pending'`, nil, &n); err != nil || n == 0 {
@@ -324,29 +324,29 @@ func (b *CopyBuilder) sync() error {
 	return err
 }
 
-// within is a transaction on what was written so far.
-func (b *CopyBuilder) within(ctx context.Context) *tx {
+// transaction is a transaction on what was written so far.
+func (b *CopyBuilder) transaction(ctx context.Context) *tx {
 	return &tx{ctx: ctx, sql: b.tx, d: sqliteDialect, path: b.partial, now: time.Now(), stmts: map[string]*sql.Stmt{}}
 }
 
-// Compare returns how what was copied stands to each of the refusals: never TakenBack, which
-// only the truth can tell. It is for after Index.
-func (b *CopyBuilder) Compare(ctx context.Context, list []management.Revocation) ([]Standing, error) {
-	return b.within(ctx).compare(list)
+// CompareRevocations returns how what was copied stands to each of the refusals: never Reversed, which
+// only the primary can tell. It is for after Index.
+func (b *CopyBuilder) CompareRevocations(ctx context.Context, list []management.Revocation) ([]RevocationState, error) {
+	return b.transaction(ctx).compareRevocations(list)
 }
 
-// Keep takes refusals over which what was copied does not hold.
-func (b *CopyBuilder) Keep(ctx context.Context, list []Kept) error {
-	t := b.within(ctx)
+// AddRevocations takes refusals over which what was copied does not hold.
+func (b *CopyBuilder) AddRevocations(ctx context.Context, list []StoredRevocation) error {
+	t := b.transaction(ctx)
 	for _, k := range list {
-		if k.Absent.IsZero() {
-			if err := t.refuse(k.Revocation); err != nil {
+		if k.UnknownSince.IsZero() {
+			if err := t.revokeRow(k.Revocation); err != nil {
 				return err
 			}
-		} else if nameless(k.Revocation) || t.now.Sub(k.Absent) > keptFor {
+		} else if slugOnly(k.Revocation) || t.now.Sub(k.UnknownSince) > unknownKeptFor {
 			continue
 		}
-		if err := t.keep(k); err != nil {
+		if err := t.storeRevocation(k); err != nil {
 			return err
 		}
 	}

@@ -65,7 +65,7 @@ func writeForEver(path string) error {
 func TestKill(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keygate.db")
 	s := openTest(t, path)
-	fill(t, s, 0, 1)
+	fillKeys(t, s, 0, 1)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func TestKill(t *testing.T) {
 		s := openTest(t, path)
 		checkIntegrity(t, s)
 		for i := range acknowledged + 1 {
-			if err := find(t, s, i); err != nil {
+			if err := findSecret(t, s, i); err != nil {
 				t.Fatalf("round %d: key %d of %d acknowledged: %v", round, i, acknowledged, err)
 			}
 		}

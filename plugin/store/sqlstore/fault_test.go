@@ -29,8 +29,8 @@ func digestOf(i int) (d apikey.Digest) {
 // keyOf returns the id of the i-th key that fill makes.
 func keyOf(i int) string { return fmt.Sprintf("key_%026d", i) }
 
-// fill adds n keys with a secret each to the tenant "acme", which it makes.
-func fill(t testing.TB, s *Store, from, to int) {
+// fillKeys adds n keys with a secret each to the tenant "acme", which it makes.
+func fillKeys(t testing.TB, s *Store, from, to int) {
 	t.Helper()
 	err := s.Update(t.Context(), func(tx management.Tx) error {
 		if err := tx.InsertTenant(&gateway.Tenant{Keyspace: ks, Slug: "acme", Plan: "free", Active: true}); err != nil && !errors.Is(err, management.ErrSlugTaken) {
@@ -64,13 +64,13 @@ func addKey(tx management.Tx, i int) error {
 	return err
 }
 
-func find(t testing.TB, s *Store, i int) error {
+func findSecret(t testing.TB, s *Store, i int) error {
 	_, err := s.Lookup(t.Context(), ks, []apikey.Candidate{{Algorithm: apikey.SHA256, Digest: digestOf(i)}})
 	return err
 }
 
-// put writes one row.
-func put(ctx context.Context, s *Store, slug string) error {
+// putTenant writes one row.
+func putTenant(ctx context.Context, s *Store, slug string) error {
 	return s.Update(ctx, func(tx management.Tx) error {
 		return tx.InsertTenant(&gateway.Tenant{Keyspace: ks, Slug: slug})
 	})
@@ -127,7 +127,7 @@ func backup(t *testing.T, s *Store) string {
 
 func TestFull(t *testing.T) {
 	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
-	fill(t, s, 0, 10)
+	fillKeys(t, s, 0, 10)
 	var pages int
 	if err := fileOf(s).write.QueryRow(`PRAGMA page_count`).Scan(&pages); err != nil {
 		t.Fatal(err)
@@ -147,14 +147,14 @@ func TestFull(t *testing.T) {
 	if now, err := s.LastSeq(t.Context()); now != seq || err != nil {
 		t.Errorf("something of it was written: %d to %d, %v", seq, now, err)
 	}
-	if err := find(t, s, 3); err != nil {
+	if err := findSecret(t, s, 3); err != nil {
 		t.Errorf("reading with a full disk: %v", err)
 	}
 	if _, err := fileOf(s).write.Exec(`PRAGMA max_page_count = 1000000`); err != nil {
 		t.Fatal(err)
 	}
-	fill(t, s, 10, 500)
-	if err := find(t, s, 400); err != nil {
+	fillKeys(t, s, 10, 500)
+	if err := findSecret(t, s, 400); err != nil {
 		t.Error(err)
 	}
 }
@@ -166,7 +166,7 @@ func TestLocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	fill(t, s, 0, 10)
+	fillKeys(t, s, 0, 10)
 	other, err := sql.Open("sqlite", dsn(s.path, url.Values{"_txlock": {"exclusive"}}))
 	if err != nil {
 		t.Fatal(err)
@@ -176,8 +176,8 @@ func TestLocked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unavailable(t, "writing beside another writer", put(t.Context(), s, "a"), "locked by another process")
-	if err := find(t, s, 3); err != nil {
+	unavailable(t, "writing beside another writer", putTenant(t.Context(), s, "a"), "locked by another process")
+	if err := findSecret(t, s, 3); err != nil {
 		t.Errorf("reading beside another writer: %v", err)
 	}
 	// Those who come after are not kept waiting one after another.
@@ -187,7 +187,7 @@ func TestLocked(t *testing.T) {
 	var many sync.WaitGroup
 	for i := range 5 {
 		many.Go(func() {
-			unavailable(t, "writing where others wait", put(t.Context(), s, fmt.Sprint("many-", i)), "locked by another process")
+			unavailable(t, "writing where others wait", putTenant(t.Context(), s, fmt.Sprint("many-", i)), "locked by another process")
 		})
 	}
 	many.Wait()
@@ -195,7 +195,7 @@ func TestLocked(t *testing.T) {
 	slow := openTest(t, path)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
-	err = put(ctx, slow, "a")
+	err = putTenant(ctx, slow, "a")
 	unavailable(t, "giving up", err, "did not answer in time")
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("giving up: %v is not the deadline", err)
@@ -204,7 +204,7 @@ func TestLocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, s := range []*Store{s, slow} {
-		if err := put(t.Context(), s, fmt.Sprintf("after-%p", s)); err != nil {
+		if err := putTenant(t.Context(), s, fmt.Sprintf("after-%p", s)); err != nil {
 			t.Errorf("after the lock: %v", err)
 		}
 	}
@@ -220,7 +220,7 @@ func checkpoint(t *testing.T, s *Store) {
 
 func TestCorruptAndRestoredInPlace(t *testing.T) {
 	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
-	fill(t, s, 0, 3000)
+	fillKeys(t, s, 0, 3000)
 	checkpoint(t, s)
 	good := filepath.Join(t.TempDir(), "good.db")
 	copyFile(t, s.path, good)
@@ -242,14 +242,14 @@ func TestCorruptAndRestoredInPlace(t *testing.T) {
 	}
 	eventually(t, "noticing the damage", func() error {
 		for i := range 3000 {
-			if err := find(t, s, i); err != nil {
+			if err := findSecret(t, s, i); err != nil {
 				unavailable(t, "reading a damaged file", err, "damaged")
 				return nil
 			}
 		}
 		return errors.New("still reading from pages in memory")
 	})
-	unavailable(t, "writing to a damaged file", put(t.Context(), s, "a"), "")
+	unavailable(t, "writing to a damaged file", putTenant(t.Context(), s, "a"), "")
 	unavailable(t, "reading all of a damaged file", s.Digests(t.Context(), func(string, []byte) bool { return true }), "")
 
 	b, err := os.ReadFile(good)
@@ -259,21 +259,21 @@ func TestCorruptAndRestoredInPlace(t *testing.T) {
 	if _, err := f.WriteAt(b, 0); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "reading after the repair", func() error { return find(t, s, 7) })
+	eventually(t, "reading after the repair", func() error { return findSecret(t, s, 7) })
 	for i := range 3000 {
-		if err := find(t, s, i); err != nil {
+		if err := findSecret(t, s, i); err != nil {
 			t.Fatalf("key %d after the repair: %v", i, err)
 		}
 	}
-	eventually(t, "writing after the repair", func() error { return put(t.Context(), s, "b") })
+	eventually(t, "writing after the repair", func() error { return putTenant(t.Context(), s, "b") })
 }
 
 func TestReplacedByBackup(t *testing.T) {
 	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
-	fill(t, s, 0, 10)
+	fillKeys(t, s, 0, 10)
 	old := backup(t, s)
-	fill(t, s, 10, 20) // in the write-ahead log, not in the backup
-	wakes(t, s)
+	fillKeys(t, s, 10, 20) // in the write-ahead log, not in the backup
+	expectWake(t, s)
 	if err := os.Rename(old, s.path); err != nil {
 		t.Fatal(err)
 	}
@@ -287,11 +287,11 @@ func TestReplacedByBackup(t *testing.T) {
 		}
 		return nil
 	})
-	if err := find(t, s, 15); !errors.Is(err, gateway.ErrNotFound) {
+	if err := findSecret(t, s, 15); !errors.Is(err, gateway.ErrNotFound) {
 		t.Errorf("a key that the backup does not have: %v", err)
 	}
-	fill(t, s, 20, 30)
-	if err := find(t, s, 25); err != nil {
+	fillKeys(t, s, 20, 30)
+	if err := findSecret(t, s, 25); err != nil {
 		t.Error(err)
 	}
 	checkIntegrity(t, s)
@@ -301,7 +301,7 @@ func TestReplacedByBackup(t *testing.T) {
 	if err := os.Rename(old, s.path); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "writing to the new file", func() error { return put(t.Context(), s, "new") })
+	eventually(t, "writing to the new file", func() error { return putTenant(t.Context(), s, "new") })
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -319,11 +319,11 @@ func checkIntegrity(t *testing.T, s *Store) {
 	}
 }
 
-// wakes waits until everything written was noticed.
-func wakes(t *testing.T, s *Store) {
+// expectWake waits until everything written was noticed.
+func expectWake(t *testing.T, s *Store) {
 	t.Helper()
 	for {
-		ctx, cancel := context.WithTimeout(t.Context(), 3*watchEvery)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*watchInterval)
 		err := s.Wait(ctx)
 		cancel()
 		if err != nil {
@@ -334,15 +334,15 @@ func wakes(t *testing.T, s *Store) {
 
 func TestRemoved(t *testing.T) {
 	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
-	fill(t, s, 0, 10)
+	fillKeys(t, s, 0, 10)
 	aside := s.path + ".aside"
 	if err := os.Rename(s.path, aside); err != nil {
 		t.Fatal(err)
 	}
 	// Nothing is written to a file that nobody would find again, and no empty one is made.
-	unavailable(t, "writing to a file that is gone", put(t.Context(), s, "a"), "put it back")
+	unavailable(t, "writing to a file that is gone", putTenant(t.Context(), s, "a"), "put it back")
 	unavailable(t, "Ping", s.Ping(t.Context()), "put it back")
-	if err := find(t, s, 3); err != nil {
+	if err := findSecret(t, s, 3); err != nil {
 		t.Errorf("reading from a file that is gone, but open: %v", err)
 	}
 	if _, err := os.Stat(s.path); err == nil {
@@ -351,12 +351,12 @@ func TestRemoved(t *testing.T) {
 	if err := os.Rename(aside, s.path); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "writing after it was put back", func() error { return put(t.Context(), s, "a") })
+	eventually(t, "writing after it was put back", func() error { return putTenant(t.Context(), s, "a") })
 }
 
 func TestNotADatabase(t *testing.T) {
 	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
-	fill(t, s, 0, 10)
+	fillKeys(t, s, 0, 10)
 	good := backup(t, s)
 	for what, content := range map[string]string{
 		"rubbish": strings.Repeat("not a database ", 1000), "an empty file": "",
@@ -369,39 +369,39 @@ func TestNotADatabase(t *testing.T) {
 			t.Fatal(err)
 		}
 		eventually(t, what+" is noticed", func() error {
-			if err := find(t, s, 3); err != nil {
+			if err := findSecret(t, s, 3); err != nil {
 				unavailable(t, what, err, s.path)
 				return nil
 			}
 			return errors.New("still answering")
 		})
-		unavailable(t, "writing to "+what, put(t.Context(), s, "a"), s.path)
+		unavailable(t, "writing to "+what, putTenant(t.Context(), s, "a"), s.path)
 		copied := s.path + ".copy"
 		copyFile(t, good, copied)
 		if err := os.Rename(copied, s.path); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the backup after "+what, func() error { return find(t, s, 3) })
+		eventually(t, "the backup after "+what, func() error { return findSecret(t, s, 3) })
 	}
-	eventually(t, "writing afterwards", func() error { return put(t.Context(), s, "b") })
+	eventually(t, "writing afterwards", func() error { return putTenant(t.Context(), s, "b") })
 	checkIntegrity(t, s)
 }
 
 func TestLogRemoved(t *testing.T) {
 	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
-	fill(t, s, 0, 10)
+	fillKeys(t, s, 0, 10)
 	for _, ext := range []string{"-wal", "-shm"} {
 		if err := os.Remove(s.path + ext); err != nil {
 			t.Fatal(err)
 		}
 	}
 	// What the removed log held is not lost, nor is what is written next.
-	eventually(t, "writing", func() error { return put(t.Context(), s, "a") })
+	eventually(t, "writing", func() error { return putTenant(t.Context(), s, "a") })
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	again := openTest(t, s.path)
-	if err := find(t, again, 9); err != nil {
+	if err := findSecret(t, again, 9); err != nil {
 		t.Error(err)
 	}
 	checkIntegrity(t, again)

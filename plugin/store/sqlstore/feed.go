@@ -15,17 +15,17 @@ type feed struct {
 	seq int64
 	// version rises with everything noticed; seen is the version Wait last returned at.
 	version, seen uint64
-	// wake is closed and replaced when version rises.
-	wake chan struct{}
+	// changed is closed and replaced when version rises.
+	changed chan struct{}
 }
 
 func (f *feed) init() {
-	f.wake = make(chan struct{})
+	f.changed = make(chan struct{})
 	f.version = 1 // so that the first Wait returns
 }
 
-// notice notes the newest change's seq. anew says that the database may be another one.
-func (f *feed) notice(seq int64, anew bool) {
+// observe notes the newest change's seq. anew says that the database may be another one.
+func (f *feed) observe(seq int64, anew bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if seq == f.seq && !anew {
@@ -33,26 +33,26 @@ func (f *feed) notice(seq int64, anew bool) {
 	}
 	f.seq = seq
 	f.version++
-	close(f.wake)
-	f.wake = make(chan struct{})
+	close(f.changed)
+	f.changed = make(chan struct{})
 }
 
-// stir has whoever waits look, whether or not something is known to have changed.
-func (f *feed) stir() {
+// signal has whoever waits look, whether or not something is known to have changed.
+func (f *feed) signal() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.version++
-	close(f.wake)
-	f.wake = make(chan struct{})
+	close(f.changed)
+	f.changed = make(chan struct{})
 }
 
-// written is notice of a commit of our own. Commits may be reported in any order.
-func (f *feed) written(seq int64) {
+// committed is notice of a commit of our own. Commits may be reported in any order.
+func (f *feed) committed(seq int64) {
 	f.mu.Lock()
 	old := f.seq >= seq
 	f.mu.Unlock()
 	if !old {
-		f.notice(seq, false)
+		f.observe(seq, false)
 	}
 }
 
@@ -68,7 +68,7 @@ func (s *Store) Wait(ctx context.Context) error {
 			s.feed.mu.Unlock()
 			return nil
 		}
-		wake := s.feed.wake
+		wake := s.feed.changed
 		s.feed.mu.Unlock()
 		select {
 		case <-wake:

@@ -14,13 +14,13 @@ import (
 var _ gateway.Registry = (*Store)(nil)
 
 const (
-	// trustMargin is by how much longer a node counts as judging than it says: what it
+	// leaseMargin is by how much longer a node counts as judging than it says: what it
 	// wrote last may be lost with the server, within a second.
-	trustMargin = 2 * time.Second
-	// nameFreeAfter is how long a node must have been silent before another may have its name.
-	nameFreeAfter = 5 * time.Second
-	// nodeKeptFor is how long a node that judges no more is still listed.
-	nodeKeptFor = 24 * time.Hour
+	leaseMargin = 2 * time.Second
+	// nameReuseAfter is how long a node must have been silent before another may have its name.
+	nameReuseAfter = 5 * time.Second
+	// nodeRetention is how long a node that judges no more is still listed.
+	nodeRetention = 24 * time.Hour
 )
 
 // errOwn says that a store has one gateway only.
@@ -63,7 +63,7 @@ func (s *Store) ReportNode(ctx context.Context, n *gateway.Node, trust gateway.S
 	var rows int64
 	err = s.reading(ctx, "writing what a node says of itself", func(c *conns) error {
 		res, err := c.read.ExecContext(ctx, reportNodeSQL, n.Name, n.Instance, n.Version, n.ConfigHash, n.Seq, flag(n.Ready), n.KeysCached,
-			(trust.Longest() + trustMargin).Microseconds(), nameFreeAfter.Microseconds(), string(earlier), n.LastRead.Seq, n.LastRead.Mark)
+			(trust.Longest() + leaseMargin).Microseconds(), nameReuseAfter.Microseconds(), string(earlier), n.LastRead.Seq, n.LastRead.Mark)
 		if err == nil {
 			rows, err = res.RowsAffected()
 		}
@@ -81,7 +81,7 @@ func (s *Store) RemoveNode(ctx context.Context, name, instance string) error {
 		if _, err := t.exec(`DELETE FROM nodes WHERE name = $1 AND instance = $2`, name, instance); err != nil {
 			return err
 		}
-		_, err := t.exec(`DELETE FROM nodes WHERE stops_by < $1 AND lease_until < $1`, t.now.Add(-nodeKeptFor).UnixMicro())
+		_, err := t.exec(`DELETE FROM nodes WHERE stops_by < $1 AND lease_until < $1`, t.now.Add(-nodeRetention).UnixMicro())
 		return err
 	})
 }
@@ -164,11 +164,11 @@ func (t *tx) DeleteNode(name string) error {
 }
 
 const (
-	// changesKeptFor is for how long a node may be away and still go on from where it was;
+	// changeRetention is for how long a node may be away and still go on from where it was;
 	// one that comes back later reads everything anew.
-	changesKeptFor = 24 * time.Hour
-	// pruneEvery is how often older ones are dropped, by any node.
-	pruneEvery = time.Hour
+	changeRetention = 24 * time.Hour
+	// pruneInterval is how often older ones are dropped, by any node.
+	pruneInterval = time.Hour
 )
 
 // pruneChanges drops changes from before a time, but for the newest of all: with it
@@ -194,11 +194,11 @@ func (p *postgresDB) prune() {
 	for {
 		// Not all nodes at once, whenever they were started.
 		select {
-		case <-time.After(pruneEvery/2 + rand.N(pruneEvery)):
+		case <-time.After(pruneInterval/2 + rand.N(pruneInterval)):
 		case <-ctx.Done():
 			return
 		}
-		if err := p.s.pruneChanges(ctx, time.Now().Add(-changesKeptFor)); err != nil && ctx.Err() == nil {
+		if err := p.s.pruneChanges(ctx, time.Now().Add(-changeRetention)); err != nil && ctx.Err() == nil {
 			p.s.log.Warn("old changes could not be dropped; it is tried again", "error", err)
 		}
 	}

@@ -42,7 +42,7 @@ func TestOpenPaths(t *testing.T) {
 			}
 			path := filepath.Join(dir, name)
 			s := openTest(t, path)
-			fill(t, s, 0, 1)
+			fillKeys(t, s, 0, 1)
 			for _, ext := range []string{"", "-wal", "-shm"} {
 				info, err := os.Stat(path + ext)
 				if err != nil {
@@ -59,7 +59,7 @@ func TestOpenPaths(t *testing.T) {
 			if err != nil || len(entries) != 1 {
 				t.Errorf("left after closing: %v, %v", entries, err)
 			}
-			if err := find(t, openTest(t, path), 0); err != nil {
+			if err := findSecret(t, openTest(t, path), 0); err != nil {
 				t.Error(err)
 			}
 		})
@@ -124,11 +124,11 @@ func TestOpenRefuses(t *testing.T) {
 func TestNewerSchema(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keygate.db")
 	s := openTest(t, path)
-	fill(t, s, 0, 1)
+	fillKeys(t, s, 0, 1)
 	s.Close()
 	mustExec(t, raw(t, path), `INSERT INTO schema_version VALUES (99, 'later', 0); ALTER TABLE keys ADD COLUMN later TEXT NOT NULL DEFAULT ''`)
 	s = openTest(t, path)
-	if err := find(t, s, 0); err != nil {
+	if err := findSecret(t, s, 0); err != nil {
 		t.Error(err)
 	}
 	if err := s.Update(t.Context(), func(tx management.Tx) error {
@@ -228,8 +228,8 @@ func TestOpenTogether(t *testing.T) {
 func TestTwoStoresOnOneFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keygate.db")
 	a, b := openTest(t, path), openTest(t, path)
-	wakes(t, b)
-	fill(t, a, 0, 3)
+	expectWake(t, b)
+	fillKeys(t, a, 0, 3)
 	if err := b.Wait(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -237,11 +237,11 @@ func TestTwoStoresOnOneFile(t *testing.T) {
 		t.Errorf("changes seen by the other: %v, %v", list, err)
 	}
 	// What changes no key or tenant wakes nobody.
-	wakes(t, b)
+	expectWake(t, b)
 	if err := a.WriteFlush(t.Context(), "n", &gateway.Flush{Usage: []gateway.Usage{{Subject: "x", Calendar: 1, Start: time.Now(), Used: 1}}}); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 4*watchEvery)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*watchInterval)
 	defer cancel()
 	if err := b.Wait(ctx); err == nil {
 		t.Error("woken by counts")
@@ -250,8 +250,8 @@ func TestTwoStoresOnOneFile(t *testing.T) {
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
-	fill(t, b, 3, 5)
-	if err := find(t, b, 4); err != nil {
+	fillKeys(t, b, 3, 5)
+	if err := findSecret(t, b, 4); err != nil {
 		t.Error(err)
 	}
 }
@@ -294,7 +294,7 @@ func TestLeasesEnd(t *testing.T) {
 	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
 	now := time.Now()
 	s.now = func() time.Time { return now }
-	fill(t, s, 0, 1)
+	fillKeys(t, s, 0, 1)
 	if err := s.Update(t.Context(), func(tx management.Tx) error {
 		return tx.AddCredits(&management.LedgerEntry{Keyspace: ks, Tenant: "acme", Kind: "add", Amount: 100})
 	}); err != nil {

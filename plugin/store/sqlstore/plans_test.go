@@ -158,7 +158,7 @@ func unexpectedReads() (out []string) {
 func TestDigestsOf(t *testing.T) {
 	t.Parallel()
 	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
-	fill(t, s, 0, 5)
+	fillKeys(t, s, 0, 5)
 	got, err := s.DigestsOf(t.Context(), ks, []string{keyOf(1), keyOf(3), keyOf(9)})
 	if err != nil {
 		t.Fatal(err)

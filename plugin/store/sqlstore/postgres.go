@@ -28,21 +28,21 @@ const (
 	// pgConnectTimeout is how long making a connection may take where the address says
 	// nothing of it.
 	pgConnectTimeout = 5 * time.Second
-	// pgIdle is after how long an unused connection is closed.
-	pgIdle = 5 * time.Minute
-	// pgStall is how long a transaction waits for a lock, and how long one may pause that
+	// pgIdleTimeout is after how long an unused connection is closed.
+	pgIdleTimeout = 5 * time.Minute
+	// pgLockTimeout is how long a transaction waits for a lock, and how long one may pause that
 	// holds some. Those of a node that stands still, or was cut off, end then.
-	pgStall = 5 * time.Second
-	// pgBegin is how long beginning a transaction may take, waiting for a connection included,
-	// and pgWhole the rest of one that writes: a server that stands still would else be waited for without end.
-	pgBegin = 10 * time.Second
-	pgWhole = time.Minute
-	// pgCommit is how long a commit may take, and after that finding out whether it happened.
-	pgCommit = 5 * time.Second
-	// pgTries is how often a transaction is tried that others got in the way of.
-	pgTries = 4
-	// pgOldest is the oldest server that has all that is asked of it.
-	pgOldest = 130000
+	pgLockTimeout = 5 * time.Second
+	// pgBeginTimeout is how long beginning a transaction may take, waiting for a connection included,
+	// and pgTxTimeout the rest of one that writes: a server that stands still would else be waited for without end.
+	pgBeginTimeout = 10 * time.Second
+	pgTxTimeout    = time.Minute
+	// pgCommitTimeout is how long a commit may take, and after that finding out whether it happened.
+	pgCommitTimeout = 5 * time.Second
+	// pgAttempts is how often a transaction is tried that others got in the way of.
+	pgAttempts = 4
+	// pgMinVersion is the oldest server that has all that is asked of it.
+	pgMinVersion = 130000
 )
 
 // PostgresConfig says how PostgreSQL is reached.
@@ -74,15 +74,15 @@ type postgresDB struct {
 	nextOpen time.Time
 	// id is the store's, from when the schema was looked at; "" before.
 	id string
-	// narrowed ends what narrow did; nil while it did nothing.
-	narrowed *time.Timer
+	// capTimer ends what narrow did; nil while it did nothing.
+	capTimer *time.Timer
 
 	moving sync.Mutex
 	// routes are those whose connections may be used. Under moving.
 	routes []*route
 
-	// told says that commits are heard of from the server: they need not be asked for so often.
-	told atomic.Bool
+	// notified says that commits are heard of from the server: they need not be asked for so often.
+	notified atomic.Bool
 }
 
 // NewPostgres returns a store in a PostgreSQL database, without connecting to it. The
@@ -111,7 +111,7 @@ func NewPostgres(c PostgresConfig) (*Store, error) {
 	}
 	s.db = p
 	s.watcher.Go(p.listen)
-	s.watcher.Go(p.tick)
+	s.watcher.Go(p.poll)
 	s.watcher.Go(p.prune)
 	return s, nil
 }
@@ -183,7 +183,7 @@ func (p *postgresDB) startOpening() {
 			p.s.log.Error("the database cannot be opened; trying again", "path", p.s.Identity(), "error", explain("opening", p.s.Identity(), err))
 		}
 		p.broken = err
-		p.nextOpen = time.Now().Add(reopenEvery)
+		p.nextOpen = time.Now().Add(reopenInterval)
 		p.opening = nil
 		close(opening)
 	}()
@@ -195,7 +195,7 @@ func (p *postgresDB) migrate(ctx context.Context) (id string, err error) {
 	if err := p.write.QueryRowContext(ctx, `SELECT current_setting('server_version_num')::int`).Scan(&version); err != nil {
 		return "", err
 	}
-	if version < pgOldest {
+	if version < pgMinVersion {
 		return "", &schemaError{fmt.Sprintf("the server is PostgreSQL %d: it must be 13 or later", version/10000)}
 	}
 	applied, err := migrate(ctx, p.write, p.s.d, true)
@@ -230,10 +230,10 @@ func (p *postgresDB) reading(ctx context.Context, f func(*conns) error) error {
 			return err
 		}
 		err := f(&p.conns)
-		if err == nil || try > pgReaders || ctx.Err() != nil || !lost(err) && !p.narrow(p.conns.read, err) {
+		if err == nil || try > pgReaders || ctx.Err() != nil || !connectionLost(err) && !p.capPool(p.conns.read, err) {
 			return err
 		}
-		p.forget(err)
+		p.dropStale(err)
 	}
 }
 
@@ -250,14 +250,14 @@ func (p *postgresDB) viewing(ctx context.Context, f func(*tx) error) error {
 	return p.reading(ctx, func(c *conns) error {
 		ctx, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
-		beginning := time.AfterFunc(pgBegin, func() { cancel(errSilent) })
+		beginning := time.AfterFunc(pgBeginTimeout, func() { cancel(errNoAnswer) })
 		t, err := p.s.begin(ctx, c.read, p.s.d.snapshot())
 		if !beginning.Stop() && err == nil {
-			err = errSilent
+			err = errNoAnswer
 			t.sql.Rollback()
 		}
 		if err != nil {
-			return because(ctx, err)
+			return withCause(ctx, err)
 		}
 		defer t.sql.Rollback()
 		t.d = postgresViews
@@ -272,11 +272,11 @@ func (p *postgresDB) writing(ctx context.Context, d durability, f func(*tx) erro
 			return 0, failed, err
 		}
 		seq, end, err := p.transact(ctx, d, f)
-		if err == nil || end != failed || try == pgTries || ctx.Err() != nil || !lost(err) && !collided(err) && !p.narrow(p.write, err) {
+		if err == nil || end != failed || try == pgAttempts || ctx.Err() != nil || !connectionLost(err) && !conflicted(err) && !p.capPool(p.write, err) {
 			return seq, end, err
 		}
-		p.forget(err)
-		if collided(err) {
+		p.dropStale(err)
+		if conflicted(err) {
 			time.Sleep(time.Duration(rand.IntN(try*20)) * time.Millisecond)
 		}
 	}
@@ -294,17 +294,17 @@ func (p *postgresDB) transact(caller context.Context, d durability, f func(*tx) 
 	cancel := func() { cancelCause(nil) }
 	defer cancel()
 	stop := context.AfterFunc(caller, cancel)
-	tooLong := time.AfterFunc(pgBegin, func() { cancelCause(errSilent) })
+	tooLong := time.AfterFunc(pgBeginTimeout, func() { cancelCause(errNoAnswer) })
 	defer func() {
 		stop()
 		tooLong.Stop()
-		if err == nil || end == refused {
+		if err == nil || end == aborted {
 			return
 		}
 		if ended := caller.Err(); ended != nil {
 			err = errors.Join(ended, err)
 		} else {
-			err = because(ctx, err)
+			err = withCause(ctx, err)
 		}
 	}()
 	t, err := p.s.begin(ctx, p.write, nil)
@@ -314,23 +314,23 @@ func (p *postgresDB) transact(caller context.Context, d durability, f func(*tx) 
 	defer t.sql.Rollback()
 	var settings, id string
 	var now int64
-	if err := t.sql.QueryRowContext(ctx, beginSQL, strconv.FormatInt(pgStall.Milliseconds(), 10), bool(d)).Scan(&settings, &id, &now); err != nil {
+	if err := t.sql.QueryRowContext(ctx, beginSQL, strconv.FormatInt(pgLockTimeout.Milliseconds(), 10), bool(d)).Scan(&settings, &id, &now); err != nil {
 		return 0, failed, err
 	}
 	t.now = time.UnixMicro(now).UTC()
-	tooLong.Reset(pgWhole)
+	tooLong.Reset(pgTxTimeout)
 	err = f(t)
 	switch {
 	case t.broken != nil:
 		return 0, failed, t.broken
 	case err != nil:
-		return 0, refused, err
+		return 0, aborted, err
 	}
 	// From here on no caller interrupts: whether an interrupted commit happened is unknown.
 	if !stop() {
 		return 0, failed, caller.Err()
 	}
-	impatience := time.AfterFunc(pgCommit, cancel)
+	impatience := time.AfterFunc(pgCommitTimeout, cancel)
 	err = t.sql.Commit()
 	impatience.Stop()
 	if err != nil {
@@ -341,12 +341,12 @@ func (p *postgresDB) transact(caller context.Context, d durability, f func(*tx) 
 	return t.seq, failed, nil
 }
 
-// errSilent says that the server took a connection and then did not answer.
-var errSilent = errors.New("the server does not answer")
+// errNoAnswer says that the server took a connection and then did not answer.
+var errNoAnswer = errors.New("the server does not answer")
 
-// because returns err, or why ctx was ended where that is known better.
-func because(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); cause == errSilent {
+// withCause returns err, or why ctx was ended where that is known better.
+func withCause(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause == errNoAnswer {
 		return cause
 	}
 	return err
@@ -355,7 +355,7 @@ func because(ctx context.Context, err error) error {
 // outcome finds out what became of a transaction whose commit was not answered: it
 // returns nil where it happened, failed where it did not, and failedCommit where that cannot be told.
 func (p *postgresDB) outcome(id string, cause error) (ending, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), pgCommit)
+	ctx, cancel := context.WithTimeout(context.Background(), pgCommitTimeout)
 	defer cancel()
 	for ctx.Err() == nil {
 		var status sql.NullString
@@ -365,7 +365,7 @@ func (p *postgresDB) outcome(id string, cause error) (ending, error) {
 			return failed, nil
 		case err == nil && status.String == "aborted":
 			return failed, cause
-		case err == nil && !status.Valid, err != nil && code(err) != "" && !lost(err):
+		case err == nil && !status.Valid, err != nil && code(err) != "" && !connectionLost(err):
 			return failedCommit, cause
 		}
 		select {
@@ -378,13 +378,13 @@ func (p *postgresDB) outcome(id string, cause error) (ending, error) {
 	return failedCommit, fmt.Errorf("it is not known whether it was written: %w", cause)
 }
 
-// forget closes the connections that nobody uses, where err says that they lead to a
+// deleteRevocation closes the connections that nobody uses, where err says that they lead to a
 // server that is not the one any more.
-func (p *postgresDB) forget(err error) {
+func (p *postgresDB) dropStale(err error) {
 	if code(err) != codeReadOnly {
 		return
 	}
-	p.dropIdle()
+	p.closeIdle()
 }
 
 // ping implements database.

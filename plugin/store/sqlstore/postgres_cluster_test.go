@@ -18,15 +18,15 @@ import (
 // longest is how long something may take that always happens.
 const longest = time.Minute
 
-func within(t testing.TB) context.Context {
+func timeoutCtx(t testing.TB) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), longest)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-// comes waits until ok holds.
-func comes(t testing.TB, what string, ok func() bool) {
+// waitUntil waits until ok holds.
+func waitUntil(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(longest); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -50,24 +50,24 @@ func TestPostgresOpenTogether(t *testing.T) {
 	for range 10 {
 		s := openPostgres(t, url)
 		all.Go(func() {
-			if err := s.Ping(within(t)); err != nil {
+			if err := s.Ping(timeoutCtx(t)); err != nil {
 				t.Error(err)
 			}
-			if _, err := touch(within(t), s, "k"); err != nil {
+			if _, err := touch(timeoutCtx(t), s, "k"); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	all.Wait()
-	if seq, err := openPostgres(t, url).LastSeq(within(t)); err != nil || seq != 10 {
+	if seq, err := openPostgres(t, url).LastSeq(timeoutCtx(t)); err != nil || seq != 10 {
 		t.Errorf("after ten changes the newest is %d, %v", seq, err)
 	}
 }
 
-// hears returns when s hears of changes that other stores make.
-func hears(t *testing.T, s, other *Store) {
+// expectNotified returns when s hears of changes that other stores make.
+func expectNotified(t *testing.T, s, other *Store) {
 	t.Helper()
-	ctx := within(t)
+	ctx := timeoutCtx(t)
 	seq, err := touch(ctx, other, "k")
 	if err != nil {
 		t.Fatal(err)
@@ -88,25 +88,25 @@ func TestPostgresTellsOthers(t *testing.T) {
 	server, at := testserver.PostgresAt(t, url)
 	proxy := testserver.NewProxy(t, server)
 	other := openPostgres(t, url)
-	if err := other.Ping(within(t)); err != nil {
+	if err := other.Ping(timeoutCtx(t)); err != nil {
 		t.Fatal(err)
 	}
 	s := openPostgres(t, at(proxy.Addr()))
 	p := s.db.(*postgresDB)
-	comes(t, "the server tells of changes", p.told.Load)
-	hears(t, s, other)
+	waitUntil(t, "the server tells of changes", p.notified.Load)
+	expectNotified(t, s, other)
 	for range 3 {
 		proxy.Cut()
-		hears(t, s, other)
+		expectNotified(t, s, other)
 	}
 	proxy.Refuse()
-	comes(t, "the lost connection is noticed", func() bool { return !p.told.Load() })
-	if _, err := touch(within(t), other, "k"); err != nil {
+	waitUntil(t, "the lost connection is noticed", func() bool { return !p.notified.Load() })
+	if _, err := touch(timeoutCtx(t), other, "k"); err != nil {
 		t.Fatal(err)
 	}
 	proxy.Restore()
-	hears(t, s, other)
-	comes(t, "the server tells of changes again", p.told.Load)
+	expectNotified(t, s, other)
+	waitUntil(t, "the server tells of changes again", p.notified.Load)
 }
 
 // Through a pooler nobody is told of anything: changes are asked for.
@@ -115,39 +115,39 @@ func TestPostgresAsksThroughPooler(t *testing.T) {
 	pooler := testserver.NewPgBouncer(t, url)
 	other, s := openPostgres(t, url), openPostgres(t, pooler.Through(url))
 	for range 3 {
-		hears(t, s, other)
+		expectNotified(t, s, other)
 	}
 }
 
-func TestPostgresAway(t *testing.T) {
+func TestPostgresUnreachable(t *testing.T) {
 	pg := testserver.NewPostgres(t)
 	address := strings.Replace(pg.URL(), "keygate@", "keygate:the-password@", 1)
 	s := openPostgres(t, address)
-	if _, err := touch(within(t), s, "before"); err != nil {
+	if _, err := touch(timeoutCtx(t), s, "before"); err != nil {
 		t.Fatal(err)
 	}
 	pg.Kill()
 	for what, err := range map[string]error{
-		"Ping":   s.Ping(within(t)),
-		"Update": s.Update(within(t), func(management.Tx) error { return nil }),
-		"View":   s.View(within(t), func(management.Tx) error { return nil }),
+		"Ping":   s.Ping(timeoutCtx(t)),
+		"Update": s.Update(timeoutCtx(t), func(management.Tx) error { return nil }),
+		"View":   s.View(timeoutCtx(t), func(management.Tx) error { return nil }),
 	} {
 		if !errors.Is(err, gateway.ErrStore) || !strings.Contains(fmt.Sprint(err), pg.Addr()) || strings.Contains(fmt.Sprint(err), "the-password") {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
 	late := openPostgres(t, address) // one that never saw it alive
-	if err := late.Ping(within(t)); !errors.Is(err, gateway.ErrStore) {
+	if err := late.Ping(timeoutCtx(t)); !errors.Is(err, gateway.ErrStore) {
 		t.Errorf("a store that is away from the beginning: %v", err)
 	}
 	pg.Start()
 	for _, s := range []*Store{s, late} {
-		comes(t, "it is there again", func() bool { return s.Ping(within(t)) == nil })
-		if _, err := touch(within(t), s, "after"); err != nil {
+		waitUntil(t, "it is there again", func() bool { return s.Ping(timeoutCtx(t)) == nil })
+		if _, err := touch(timeoutCtx(t), s, "after"); err != nil {
 			t.Error(err)
 		}
 	}
-	if list, err := s.Changes(within(t), 0, 10); err != nil || len(list) != 3 {
+	if list, err := s.Changes(timeoutCtx(t), 0, 10); err != nil || len(list) != 3 {
 		t.Errorf("%d changes, %v", len(list), err)
 	}
 }
@@ -163,7 +163,7 @@ func TestPostgresCommitBreaksOff(t *testing.T) {
 	for i := range 30 {
 		slug := fmt.Sprint("t", i)
 		cutAfter := rand.N(longest)
-		err := s.Update(within(t), func(tx management.Tx) error {
+		err := s.Update(timeoutCtx(t), func(tx management.Tx) error {
 			go func() {
 				time.Sleep(cutAfter)
 				proxy.Cut()
@@ -171,8 +171,8 @@ func TestPostgresCommitBreaksOff(t *testing.T) {
 			return tx.InsertTenant(&gateway.Tenant{Keyspace: ks, Slug: slug})
 		})
 		there := false
-		comes(t, "the store answers", func() bool {
-			return s.View(within(t), func(tx management.Tx) error {
+		waitUntil(t, "the store answers", func() bool {
+			return s.View(timeoutCtx(t), func(tx management.Tx) error {
 				_, err := tx.Tenant(ks, slug)
 				there = err == nil
 				if errors.Is(err, gateway.ErrNotFound) {
@@ -201,12 +201,12 @@ func TestPostgresNodes(t *testing.T) {
 	trust := gateway.Staleness{Default: time.Minute, Keyspaces: map[string]time.Duration{"bulk": time.Hour, "payments": time.Second}}
 	s := openPostgres(t, testserver.PostgresURL(t))
 	for range 3 {
-		if _, err := touch(within(t), s, "k"); err != nil {
+		if _, err := touch(timeoutCtx(t), s, "k"); err != nil {
 			t.Fatal(err)
 		}
 	}
 	report := func(name, instance string, seq int64) error {
-		return s.ReportNode(within(t), &gateway.Node{Name: name, Instance: instance, Version: "v1", ConfigHash: "c", Seq: seq, Ready: true}, trust)
+		return s.ReportNode(timeoutCtx(t), &gateway.Node{Name: name, Instance: instance, Version: "v1", ConfigHash: "c", Seq: seq, Ready: true}, trust)
 	}
 	for _, err := range []error{report("b", "1", 1), report("a", "2", 2), report("a", "2", 3)} {
 		if err != nil {
@@ -216,7 +216,7 @@ func TestPostgresNodes(t *testing.T) {
 	if err := report("a", "3", 9); !errors.Is(err, gateway.ErrNameTaken) {
 		t.Errorf("a second gateway of one name: %v", err)
 	}
-	nodes, now, err := s.Nodes(within(t))
+	nodes, now, err := s.Nodes(timeoutCtx(t))
 	if err != nil || len(nodes) != 2 || nodes[0].Name != "a" || nodes[0].Seq != 3 || nodes[0].Instance != "2" || !nodes[0].Ready {
 		t.Fatalf("%+v, %v", nodes, err)
 	}
@@ -230,23 +230,23 @@ func TestPostgresNodes(t *testing.T) {
 		}
 	}
 	// One of before it was told of keyspaces leaves that as it was, and is another process.
-	if _, err := s.db.(*postgresDB).write.ExecContext(within(t), `UPDATE nodes SET instance = '1' WHERE name = 'a'`); err != nil {
+	if _, err := s.db.(*postgresDB).write.ExecContext(timeoutCtx(t), `UPDATE nodes SET instance = '1' WHERE name = 'a'`); err != nil {
 		t.Fatal(err)
 	}
-	if nodes, _, err := s.Nodes(within(t)); err != nil || nodes[0].DeadlineFor("payments") != nodes[0].Deadline {
+	if nodes, _, err := s.Nodes(timeoutCtx(t)); err != nil || nodes[0].DeadlineFor("payments") != nodes[0].Deadline {
 		t.Errorf("of an older process of that name: %+v, %v", nodes[0], err)
 	}
-	if _, err := s.db.(*postgresDB).write.ExecContext(within(t), `UPDATE nodes SET instance = '2' WHERE name = 'a'`); err != nil {
+	if _, err := s.db.(*postgresDB).write.ExecContext(timeoutCtx(t), `UPDATE nodes SET instance = '2' WHERE name = 'a'`); err != nil {
 		t.Fatal(err)
 	}
 	// Who took over a name does not take it from the list when the former one ends.
-	if err := s.RemoveNode(within(t), "a", "another"); err != nil {
+	if err := s.RemoveNode(timeoutCtx(t), "a", "another"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.RemoveNode(within(t), "b", "1"); err != nil {
+	if err := s.RemoveNode(timeoutCtx(t), "b", "1"); err != nil {
 		t.Fatal(err)
 	}
-	if nodes, _, err := s.Nodes(within(t)); err != nil || len(nodes) != 1 || nodes[0].Name != "a" {
+	if nodes, _, err := s.Nodes(timeoutCtx(t)); err != nil || len(nodes) != 1 || nodes[0].Name != "a" {
 		t.Errorf("%+v, %v", nodes, err)
 	}
 }
@@ -254,20 +254,20 @@ func TestPostgresNodes(t *testing.T) {
 func TestPruneChanges(t *testing.T) {
 	s := openPostgres(t, testserver.PostgresURL(t))
 	for range 3 {
-		if _, err := touch(within(t), s, "k"); err != nil {
+		if _, err := touch(timeoutCtx(t), s, "k"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := s.pruneChanges(within(t), time.Now().Add(-time.Hour)); err != nil {
+	if err := s.pruneChanges(timeoutCtx(t), time.Now().Add(-time.Hour)); err != nil {
 		t.Fatal(err)
 	}
-	if list, err := s.Changes(within(t), 0, 10); err != nil || len(list) != 3 {
+	if list, err := s.Changes(timeoutCtx(t), 0, 10); err != nil || len(list) != 3 {
 		t.Errorf("after dropping those older than an hour: %d, %v", len(list), err)
 	}
-	if err := s.pruneChanges(within(t), time.Now().Add(time.Hour)); err != nil {
+	if err := s.pruneChanges(timeoutCtx(t), time.Now().Add(time.Hour)); err != nil {
 		t.Fatal(err)
 	}
-	if list, err := s.Changes(within(t), 0, 10); err != nil || len(list) != 1 || list[0].Seq != 3 {
+	if list, err := s.Changes(timeoutCtx(t), 0, 10); err != nil || len(list) != 1 || list[0].Seq != 3 {
 		t.Errorf("after dropping all there may be dropped: %+v, %v", list, err)
 	}
 }

@@ -49,8 +49,8 @@ func unauthorized(err error) bool {
 		(strings.HasPrefix(e.Code, classAuthorization) || e.Code == codeProtocol && strings.Contains(e.Message, "authentication failed"))
 }
 
-// lost says that the connection is gone, or leads to a server that is: another may do.
-func lost(err error) bool {
+// connectionLost says that the connection is gone, or leads to a server that is: another may do.
+func connectionLost(err error) bool {
 	switch c := code(err); {
 	case unauthorized(err):
 		return false
@@ -69,11 +69,11 @@ func lost(err error) bool {
 	case errors.Is(err, driver.ErrBadConn), pgconn.SafeToRetry(err):
 		return true
 	}
-	return broken(err)
+	return connectionBroken(err)
 }
 
-// broken says that err is of a connection that broke off in the middle.
-func broken(err error) bool {
+// connectionBroken says that err is of a connection that broke off in the middle.
+func connectionBroken(err error) bool {
 	text := err.Error()
 	for _, s := range []string{"unexpected EOF", "conn closed", "connection reset", "broken pipe", "use of closed network connection", "closed the connection"} {
 		if strings.Contains(text, s) {
@@ -83,8 +83,8 @@ func broken(err error) bool {
 	return false
 }
 
-// collided says that other transactions were in the way, of which one had to give up.
-func collided(err error) bool {
+// conflicted says that other transactions were in the way, of which one had to give up.
+func conflicted(err error) bool {
 	c := code(err)
 	return c == codeSerialization || c == codeDeadlock
 }
@@ -112,11 +112,11 @@ func remedyPostgres(path string, err error) string {
 	}
 	var connect *pgconn.ConnectError
 	switch {
-	case errors.Is(err, errSilent):
+	case errors.Is(err, errNoAnswer):
 		return fmt.Sprintf("%s was reached, or all connections to it were in use, and nothing came back in time: see what the server does", path)
 	case errors.As(err, &connect):
 		return fmt.Sprintf("%s cannot be reached: see whether the server runs, and what lies between", path)
-	case c == "" && broken(err) && strings.HasPrefix(path, "postgres://"):
+	case c == "" && connectionBroken(err) && strings.HasPrefix(path, "postgres://"):
 		return fmt.Sprintf("the connection to %s broke off", path)
 	}
 	return ""

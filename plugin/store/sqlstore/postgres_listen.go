@@ -9,20 +9,20 @@ import (
 )
 
 const (
-	// tickEvery is how often changes are asked for where they are told of too.
-	tickEvery = time.Second
-	// askEvery is how often they are asked for where nobody tells of them.
-	askEvery = 100 * time.Millisecond
-	// quietFor is after how long a silent listening connection is tried.
-	quietFor = 5 * time.Second
+	// notifiedPollInterval is how often changes are asked for where they are told of too.
+	notifiedPollInterval = time.Second
+	// pollInterval is how often they are asked for where nobody tells of them.
+	pollInterval = 100 * time.Millisecond
+	// listenIdle is after how long a silent listening connection is tried.
+	listenIdle = 5 * time.Second
 	// probeChannel is where a node tells itself something, to see whether it is heard.
 	probeChannel = "keygate_probe"
 )
 
-// tick has changes asked for every now and then, whatever is told of them: what was told
+// poll has changes asked for every now and then, whatever is told of them: what was told
 // while the connection was lost, nobody hears.
-func (p *postgresDB) tick() {
-	ticks := time.NewTicker(askEvery)
+func (p *postgresDB) poll() {
+	ticks := time.NewTicker(pollInterval)
 	defer ticks.Stop()
 	for asked := time.Now(); ; {
 		select {
@@ -30,9 +30,9 @@ func (p *postgresDB) tick() {
 		case <-p.s.done:
 			return
 		}
-		if now := time.Now(); !p.told.Load() || now.Sub(asked) >= tickEvery {
+		if now := time.Now(); !p.notified.Load() || now.Sub(asked) >= notifiedPollInterval {
 			asked = now
-			p.s.feed.stir()
+			p.s.feed.signal()
 		}
 	}
 }
@@ -45,8 +45,8 @@ func (p *postgresDB) listen() {
 	var warned *route
 	for ctx.Err() == nil {
 		r := p.route.Load()
-		deaf := p.hear(ctx, r)
-		if p.told.Swap(false) || p.route.Load() != r {
+		deaf := p.listenOn(ctx, r)
+		if p.notified.Swap(false) || p.route.Load() != r {
 			// It worked until now: more often than not it does again at once, and a second
 			// without it is a second in which changes are asked for instead of told.
 			continue
@@ -57,20 +57,20 @@ func (p *postgresDB) listen() {
 				"path", p.s.Identity())
 		}
 		select {
-		case <-time.After(reopenEvery):
+		case <-time.After(reopenInterval):
 		case <-ctx.Done():
 		}
 	}
 }
 
-// hear listens by a route until the connection fails, or the route is left. It says whether there was a
+// listenOn listens by a route until the connection fails, or the route is left. It says whether there was a
 // connection on which nothing is heard.
-func (p *postgresDB) hear(ctx context.Context, r *route) (deaf bool) {
+func (p *postgresDB) listenOn(ctx context.Context, r *route) (deaf bool) {
 	ctx, end := context.WithCancel(ctx)
 	defer end()
 	go func() {
 		select {
-		case <-r.left:
+		case <-r.retired:
 			end()
 		case <-ctx.Done():
 		}
@@ -90,31 +90,31 @@ func (p *postgresDB) hear(ctx context.Context, r *route) (deaf bool) {
 		return false
 	}
 	// First listen, then catch up: what was committed before may not have been told.
-	p.s.feed.stir()
+	p.s.feed.signal()
 	// On another connection: through a pooler, what this one sends may come back by chance.
 	word := rand.Text()
 	if _, err := p.conns.read.ExecContext(short, `SELECT pg_notify('`+probeChannel+`', $1)`, word); err != nil {
 		return false
 	}
 	for {
-		quiet, cancel := context.WithTimeout(ctx, quietFor)
+		quiet, cancel := context.WithTimeout(ctx, listenIdle)
 		n, err := conn.WaitForNotification(quiet)
 		cancel()
 		switch {
 		case ctx.Err() != nil:
 			return false
 		case err == nil && n.Channel == changesChannel:
-			p.s.feed.stir()
+			p.s.feed.signal()
 		case err == nil:
 			if n.Payload == word {
-				p.told.Store(true)
+				p.notified.Store(true)
 			}
 		case quiet.Err() == nil:
 			return false // the connection failed
-		case !p.told.Load():
+		case !p.notified.Load():
 			return true
 		default:
-			if trying, cancel := context.WithTimeout(ctx, quietFor); conn.Ping(trying) != nil {
+			if trying, cancel := context.WithTimeout(ctx, listenIdle); conn.Ping(trying) != nil {
 				cancel()
 				return false
 			} else {

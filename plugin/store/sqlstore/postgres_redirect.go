@@ -12,15 +12,15 @@ import (
 )
 
 const (
-	// pgProbe bounds trying another address, and pgStillThere finding out whether the one in use answers.
-	pgProbe      = 10 * time.Second
-	pgStillThere = 5 * time.Second
+	// pgProbeTimeout bounds trying another address, and pgReachableTimeout finding out whether the one in use answers.
+	pgProbeTimeout     = 10 * time.Second
+	pgReachableTimeout = 5 * time.Second
 )
 
-// errUnusable says that an address leads to a database that can't take the place of the one in use.
-type errUnusable struct{ text string }
+// unusableError says that an address leads to a database that can't take the place of the one in use.
+type unusableError struct{ text string }
 
-func (e *errUnusable) Error() string { return e.text }
+func (e *unusableError) Error() string { return e.text }
 
 // Redirect has the store reach its PostgreSQL at another address, and be told of changes at listen, from now on:
 // with another password, as another user, by other hosts. Nothing that runs is interrupted, and what is connected
@@ -30,7 +30,7 @@ func (e *errUnusable) Error() string { return e.text }
 // store, or do not answer while the former one does, that is an error, and nothing has changed. Where
 // neither answers, the new one is tried on. It blocks for some seconds at most, and is for PostgreSQL alone.
 func (s *Store) Redirect(ctx context.Context, address, listen string) error {
-	p, to, err := s.toward(address, listen)
+	p, to, err := s.routeTo(address, listen)
 	if err != nil {
 		return err
 	}
@@ -40,41 +40,41 @@ func (s *Store) Redirect(ctx context.Context, address, listen string) error {
 		return nil
 	}
 	asked := make(chan bool, 1)
-	go func() { asked <- p.answers(ctx) }()
-	err = p.try(ctx, to)
+	go func() { asked <- p.reachable(ctx) }()
+	err = p.probe(ctx, to)
 	there := <-asked
 	switch {
 	case err == nil:
-	case refuses(err):
+	case serverRejected(err):
 		return err
 	case there:
 		return fmt.Errorf("%w; the address that was in use until now answers, and stays in use", err)
 	default:
 		s.log.Warn("neither the former address of the database nor the new one answers: the new one is tried on", "path", to.name, "error", err)
 	}
-	p.take(to)
+	p.useRoute(to)
 	if !there {
 		// What is connected by the former ones would only be waited for.
-		p.leaveOthers(to)
+		p.retireOthers(to)
 	}
 	return nil
 }
 
-// Settle has the store reach its PostgreSQL at an address, unchecked, and gives up what is connected
+// SetAddress has the store reach its PostgreSQL at an address, unchecked, and gives up what is connected
 // by others: at once where nobody uses it, else as soon as nobody does. It does not wait for that.
-func (s *Store) Settle(address, listen string) error {
-	p, to, err := s.toward(address, listen)
+func (s *Store) SetAddress(address, listen string) error {
+	p, to, err := s.routeTo(address, listen)
 	if err != nil {
 		return err
 	}
 	p.moving.Lock()
 	defer p.moving.Unlock()
-	p.leaveOthers(p.take(to))
+	p.retireOthers(p.useRoute(to))
 	return nil
 }
 
-// toward returns the database and a route by which it is to be reached.
-func (s *Store) toward(address, listen string) (*postgresDB, *route, error) {
+// routeTo returns the database and a route by which it is to be reached.
+func (s *Store) routeTo(address, listen string) (*postgresDB, *route, error) {
 	p, err := s.shared()
 	if err != nil {
 		return nil, nil, err
@@ -83,8 +83,8 @@ func (s *Store) toward(address, listen string) (*postgresDB, *route, error) {
 	return p, to, err
 }
 
-// take has connections be made by a route, or by the one there is that is the same, which it returns.
-func (p *postgresDB) take(to *route) *route {
+// useRoute has connections be made by a route, or by the one there is that is the same, which it returns.
+func (p *postgresDB) useRoute(to *route) *route {
 	if i := slices.IndexFunc(p.routes, to.same); i >= 0 {
 		to = p.routes[i]
 	} else {
@@ -96,31 +96,31 @@ func (p *postgresDB) take(to *route) *route {
 	p.s.log.Info("connections to the database are made by another address from now on", "path", to.name)
 	p.mu.Lock()
 	p.nextOpen = time.Time{} // what failed may have been due to the former one
-	p.widen()
+	p.uncapPools()
 	p.mu.Unlock()
 	return to
 }
 
-// leaveOthers gives up the connections of all routes but one.
-func (p *postgresDB) leaveOthers(but *route) {
+// retireOthers gives up the connections of all routes but one.
+func (p *postgresDB) retireOthers(but *route) {
 	if len(p.routes) == 1 && p.routes[0] == but {
 		return
 	}
 	for _, r := range p.routes {
 		if r != but {
-			r.leave()
-			go p.empty(r)
+			r.retire()
+			go p.drainRoute(r)
 		}
 	}
 	p.routes = []*route{but}
 }
 
-// empty closes the connections of a route that was left: those that are in use when they are that no more, and those
+// drainRoute closes the connections of a route that was left: those that are in use when they are that no more, and those
 // that are being made when they are there.
-func (p *postgresDB) empty(r *route) {
+func (p *postgresDB) drainRoute(r *route) {
 	begun := time.Now()
-	p.dropIdle()
-	for pause := 50 * time.Millisecond; ; pause = min(2*pause, pgNarrow) {
+	p.closeIdle()
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, pgCapFor) {
 		select {
 		case <-time.After(pause):
 		case <-p.s.done:
@@ -128,23 +128,23 @@ func (p *postgresDB) empty(r *route) {
 		}
 		switch {
 		case r.open.Load() > 0:
-			p.dropIdle()
+			p.closeIdle()
 		case time.Since(begun) > 2*pgConnectTimeout:
 			return
 		}
 	}
 }
 
-// answers says whether the database is reached as it was until now.
-func (p *postgresDB) answers(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, pgStillThere)
+// reachable says whether the database is reached as it was until now.
+func (p *postgresDB) reachable(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, pgReachableTimeout)
 	defer cancel()
 	return p.ping(ctx) == nil
 }
 
-// try finds out whether a route leads to the store, and may be used. It returns why not.
-func (p *postgresDB) try(ctx context.Context, to *route) error {
-	ctx, cancel := context.WithTimeout(ctx, pgProbe)
+// probe finds out whether a route leads to the store, and may be used. It returns why not.
+func (p *postgresDB) probe(ctx context.Context, to *route) error {
+	ctx, cancel := context.WithTimeout(ctx, pgProbeTimeout)
 	defer cancel()
 	p.mu.Lock()
 	id := p.id
@@ -161,9 +161,9 @@ func (p *postgresDB) try(ctx context.Context, to *route) error {
 			}
 			return err
 		case code(err) == codeNoTable, err == nil && is.String != id:
-			return &errUnusable{to.name + " is not the store in use: it is another one, to which only a restart goes over, or holds none that this user may see"}
+			return &unusableError{to.name + " is not the store in use: it is another one, to which only a restart goes over, or holds none that this user may see"}
 		case err == nil && !may:
-			return &errUnusable{to.name + ": the user may not write to the store's tables: grant it what the former one had, or membership in it"}
+			return &unusableError{to.name + ": the user may not write to the store's tables: grant it what the former one had, or membership in it"}
 		}
 		return err
 	})
@@ -173,7 +173,7 @@ func (p *postgresDB) try(ctx context.Context, to *route) error {
 			return explain("trying the address to listen on", name, &listenError{err})
 		}
 	}
-	var unusable *errUnusable
+	var unusable *unusableError
 	if errors.As(err, &unusable) {
 		return err
 	}
@@ -199,9 +199,9 @@ func once(ctx context.Context, config *pgx.ConnConfig, f func(*pgx.Conn) error) 
 	return f(c)
 }
 
-// refuses says that err is the answer of a server, and no matter of time.
-func refuses(err error) bool {
-	var unusable *errUnusable
+// serverRejected says that err is the answer of a server, and no matter of time.
+func serverRejected(err error) bool {
+	var unusable *unusableError
 	var listen *listenError
 	if errors.As(err, &unusable) || errors.As(err, &listen) {
 		return true

@@ -19,7 +19,7 @@ import (
 // busy reads and writes until stop is called, which fails the test where anything failed meanwhile.
 func busy(t *testing.T, s *Store) (stop func()) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(within(t))
+	ctx, cancel := context.WithCancel(timeoutCtx(t))
 	var all sync.WaitGroup
 	for range 3 {
 		for _, work := range []func(context.Context) error{
@@ -43,7 +43,7 @@ func busy(t *testing.T, s *Store) (stop func()) {
 // backends returns the server's processes that serve the roles called gate, as s does.
 func backends(t *testing.T, s *Store) (pids []int) {
 	t.Helper()
-	ctx := within(t)
+	ctx := timeoutCtx(t)
 	rows, err := s.db.(*postgresDB).conns.read.QueryContext(ctx, `SELECT pid FROM pg_stat_activity WHERE usename LIKE 'gate%' ORDER BY pid`)
 	if err != nil {
 		t.Fatal(err)
@@ -59,16 +59,16 @@ func backends(t *testing.T, s *Store) (pids []int) {
 	return pids
 }
 
-// gone waits until none of the processes serves s.
-func gone(t *testing.T, s *Store, pids []int) {
+// expectClosed waits until none of the processes serves s.
+func expectClosed(t *testing.T, s *Store, pids []int) {
 	t.Helper()
-	comes(t, "the former connections end", func() bool {
+	waitUntil(t, "the former connections end", func() bool {
 		return !slices.ContainsFunc(backends(t, s), func(pid int) bool { return slices.Contains(pids, pid) })
 	})
 }
 
-// wantRefused wants an error that holds the words, and no secret.
-func wantRefused(t *testing.T, err error, words ...string) {
+// expectRejected wants an error that holds the words, and no secret.
+func expectRejected(t *testing.T, err error, words ...string) {
 	t.Helper()
 	if err == nil {
 		t.Fatal("it was taken")
@@ -88,64 +88,64 @@ func TestPostgresRedirect(t *testing.T) {
 	first := pg.Login("gate", "tulip-1")
 	s := openPostgres(t, first)
 	p := s.db.(*postgresDB)
-	if err := s.Ping(within(t)); err != nil {
+	if err := s.Ping(timeoutCtx(t)); err != nil {
 		t.Fatal(err)
 	}
-	comes(t, "the server tells of changes", p.told.Load)
+	waitUntil(t, "the server tells of changes", p.notified.Load)
 	stop := busy(t, s)
 
 	// Another password, which the server has already.
 	pg.Exec("ALTER ROLE gate PASSWORD 'tulip-2'")
 	second := strings.Replace(first, "tulip-1", "tulip-2", 1)
-	wantRefused(t, s.Redirect(within(t), strings.Replace(first, "tulip-1", "tulip-0", 1), ""), "refuses the user or the password", "password authentication failed for user \"gate\"")
+	expectRejected(t, s.Redirect(timeoutCtx(t), strings.Replace(first, "tulip-1", "tulip-0", 1), ""), "refuses the user or the password", "password authentication failed for user \"gate\"")
 	before := backends(t, s)
-	if err := s.Redirect(within(t), second, ""); err != nil {
+	if err := s.Redirect(timeoutCtx(t), second, ""); err != nil {
 		t.Fatal(err)
 	}
 	if after := backends(t, s); !slices.ContainsFunc(after, func(pid int) bool { return slices.Contains(before, pid) }) {
 		t.Errorf("connections were given up before that was settled: %v, then %v", before, after)
 	}
-	if err := s.Settle(second, ""); err != nil {
+	if err := s.SetAddress(second, ""); err != nil {
 		t.Fatal(err)
 	}
-	gone(t, s, before)
-	comes(t, "the server tells of changes again", p.told.Load)
-	hears(t, s, openPostgres(t, pg.URL()))
+	expectClosed(t, s, before)
+	waitUntil(t, "the server tells of changes again", p.notified.Load)
+	expectNotified(t, s, openPostgres(t, pg.URL()))
 
 	// Another user, by another address, which is taken back.
 	proxy := testserver.NewProxy(t, pg.Addr())
 	third := strings.Replace(pg.Login("gate2", "tulip-3", "gate"), pg.Addr(), proxy.Addr(), 1)
 	before = backends(t, s)
-	if err := s.Redirect(within(t), third, ""); err != nil {
+	if err := s.Redirect(timeoutCtx(t), third, ""); err != nil {
 		t.Fatal(err)
 	}
 	if id := s.Identity(); !strings.Contains(id, "gate2@") || strings.Contains(id, "tulip") {
 		t.Errorf("it is called %s", id)
 	}
-	if err := s.Settle(second, ""); err != nil {
+	if err := s.SetAddress(second, ""); err != nil {
 		t.Fatal(err)
 	}
 	if after := backends(t, s); !slices.ContainsFunc(after, func(pid int) bool { return slices.Contains(before, pid) }) {
 		t.Errorf("taking it back gave up what was there: %v, then %v", before, after)
 	}
-	comes(t, "nothing is connected by what was taken back", func() bool { return proxy.Connections() == 0 })
+	waitUntil(t, "nothing is connected by what was taken back", func() bool { return proxy.Connections() == 0 })
 	// And is not.
-	if err := errors.Join(s.Redirect(within(t), third, second), s.Settle(third, second)); err != nil {
+	if err := errors.Join(s.Redirect(timeoutCtx(t), third, second), s.SetAddress(third, second)); err != nil {
 		t.Fatal(err)
 	}
-	gone(t, s, before)
+	expectClosed(t, s, before)
 	stop()
 
 	// Neither answers: the new one is waited for.
 	pg.Kill()
-	if err := s.Redirect(within(t), second, ""); err != nil {
+	if err := s.Redirect(timeoutCtx(t), second, ""); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Settle(second, ""); err != nil {
+	if err := s.SetAddress(second, ""); err != nil {
 		t.Fatal(err)
 	}
 	pg.Start()
-	comes(t, "it is there again", func() bool { return s.Ping(within(t)) == nil })
+	waitUntil(t, "it is there again", func() bool { return s.Ping(timeoutCtx(t)) == nil })
 	if n := proxy.Connections(); n != 0 {
 		t.Errorf("%d connections by the former address", n)
 	}
@@ -155,7 +155,7 @@ func TestPostgresRedirectRefused(t *testing.T) {
 	pg := testserver.NewPostgres(t)
 	address := pg.Login("gate", "tulip-1")
 	s := openPostgres(t, address)
-	if err := s.Ping(within(t)); err != nil {
+	if err := s.Ping(timeoutCtx(t)); err != nil {
 		t.Fatal(err)
 	}
 	stop := busy(t, s)
@@ -166,7 +166,7 @@ func TestPostgresRedirectRefused(t *testing.T) {
 	pg.Exec("CREATE DATABASE other")
 	other := strings.Replace(pg.URL(), "/postgres?", "/other?", 1)
 	pg.Exec("CREATE DATABASE empty")
-	if err := openPostgres(t, other).Ping(within(t)); err != nil {
+	if err := openPostgres(t, other).Ping(timeoutCtx(t)); err != nil {
 		t.Fatal(err)
 	}
 	nobody := testserver.NewProxy(t, "127.0.0.1:1")
@@ -186,13 +186,13 @@ func TestPostgresRedirectRefused(t *testing.T) {
 		{"listening refused", address + "&connect_timeout=9", strings.Replace(address, "tulip-1", "tulip-0", 1), []string{"to listen on", "password authentication failed"}},
 		{"nobody to listen to", address + "&connect_timeout=9", strings.Replace(address, pg.Addr(), nobody.Addr(), 1), []string{"to listen on", "cannot be reached"}},
 	} {
-		err := s.Redirect(within(t), tt.address, tt.listen)
-		t.Run(tt.name, func(t *testing.T) { wantRefused(t, err, tt.words...) })
+		err := s.Redirect(timeoutCtx(t), tt.address, tt.listen)
+		t.Run(tt.name, func(t *testing.T) { expectRejected(t, err, tt.words...) })
 		if want, _ := newRoute(address, ""); s.Identity() != want.name || len(s.db.(*postgresDB).routes) != 1 {
 			t.Fatalf("%s: it went over to %s", tt.name, s.Identity())
 		}
 	}
-	if err := openTest(t, filepath.Join(t.TempDir(), "keygate.db")).Redirect(within(t), address, ""); err == nil {
+	if err := openTest(t, filepath.Join(t.TempDir(), "keygate.db")).Redirect(timeoutCtx(t), address, ""); err == nil {
 		t.Error("SQLite goes to PostgreSQL")
 	}
 }
@@ -212,8 +212,8 @@ func TestPostgresUnauthorized(t *testing.T) {
 		{"57P03", "the database system is starting up", false},
 	} {
 		err := fmt.Errorf("connecting: %w", &pgconn.PgError{Code: tt.code, Message: tt.message})
-		if unauthorized(err) != tt.want || refuses(err) != tt.want || lost(err) == tt.want {
-			t.Errorf("%s %s: unauthorized %v, refuses %v, lost %v", tt.code, tt.message, unauthorized(err), refuses(err), lost(err))
+		if unauthorized(err) != tt.want || serverRejected(err) != tt.want || connectionLost(err) == tt.want {
+			t.Errorf("%s %s: unauthorized %v, refuses %v, lost %v", tt.code, tt.message, unauthorized(err), serverRejected(err), connectionLost(err))
 		}
 		if said := explain("trying", "postgres://gate@host/db", err).Error(); strings.Contains(said, "refuses the user") != tt.want {
 			t.Errorf("%s %s: %s", tt.code, tt.message, said)
@@ -227,7 +227,7 @@ func TestPostgresRedirectToPgBouncer(t *testing.T) {
 	pooler := testserver.NewPgBouncer(t, url)
 	s, other := openPostgres(t, url), openPostgres(t, url)
 	p := s.db.(*postgresDB)
-	if err := s.Ping(within(t)); err != nil {
+	if err := s.Ping(timeoutCtx(t)); err != nil {
 		t.Fatal(err)
 	}
 	stop := busy(t, s)
@@ -236,14 +236,14 @@ func TestPostgresRedirectToPgBouncer(t *testing.T) {
 		address, listen string
 		told            bool
 	}{{pooler.Through(url), "", false}, {pooler.Through(url), url, true}, {url, "", true}} {
-		if err := s.Redirect(within(t), way.address, way.listen); err != nil {
+		if err := s.Redirect(timeoutCtx(t), way.address, way.listen); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Settle(way.address, way.listen); err != nil {
+		if err := s.SetAddress(way.address, way.listen); err != nil {
 			t.Fatal(err)
 		}
-		comes(t, "changes are told of, or not", func() bool { return p.told.Load() == way.told })
-		hears(t, s, other)
+		waitUntil(t, "changes are told of, or not", func() bool { return p.notified.Load() == way.told })
+		expectNotified(t, s, other)
 	}
 }
 
@@ -252,14 +252,14 @@ func TestPostgresRedirectMends(t *testing.T) {
 	pg := testserver.NewPostgres(t)
 	right := pg.Login("gate", "tulip-1")
 	s := openPostgres(t, strings.Replace(right, "tulip-1", "tulip-0", 1))
-	if err := s.Ping(within(t)); !errors.Is(err, gateway.ErrStore) {
+	if err := s.Ping(timeoutCtx(t)); !errors.Is(err, gateway.ErrStore) {
 		t.Fatalf("with a wrong password: %v", err)
 	}
-	wantRefused(t, s.Redirect(within(t), strings.Replace(right, "tulip-1", "tulip-2", 1), ""), "password authentication failed")
-	if err := s.Redirect(within(t), right, ""); err != nil {
+	expectRejected(t, s.Redirect(timeoutCtx(t), strings.Replace(right, "tulip-1", "tulip-2", 1), ""), "password authentication failed")
+	if err := s.Redirect(timeoutCtx(t), right, ""); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Ping(within(t)); err != nil {
+	if err := s.Ping(timeoutCtx(t)); err != nil {
 		t.Error(err)
 	}
 }

@@ -28,14 +28,14 @@ type route struct {
 	name             string
 	config, listener *pgx.ConnConfig
 	once             sync.Once
-	// left is closed when its connections are to be given up, as soon as nobody uses them.
-	left chan struct{}
+	// retired is closed when its connections are to be given up, as soon as nobody uses them.
+	retired chan struct{}
 	// open counts the connections made by it.
 	open atomic.Int64
 }
 
-// pgNarrow is for how long no further connections are asked for after the server refused one.
-const pgNarrow = 5 * time.Second
+// pgCapFor is for how long no further connections are asked for after the server refused one.
+const pgCapFor = 5 * time.Second
 
 // routeOf is where a connection holds its route.
 const routeOf = "keygate.route"
@@ -46,7 +46,7 @@ func newRoute(address, listen string) (*route, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &route{name: postgresIdentity(config), config: config, listener: config, left: make(chan struct{})}
+	r := &route{name: postgresIdentity(config), config: config, listener: config, retired: make(chan struct{})}
 	if listen != "" {
 		if r.listener, err = parsePostgres(listen); err != nil {
 			return nil, fmt.Errorf("the address to listen on: %w", err)
@@ -64,8 +64,8 @@ func newRoute(address, listen string) (*route, error) {
 	return r, nil
 }
 
-// leave has the route's connections given up.
-func (r *route) leave() { r.once.Do(func() { close(r.left) }) }
+// retire has the route's connections given up.
+func (r *route) retire() { r.once.Do(func() { close(r.retired) }) }
 
 // same says that two routes are the same in all that connecting depends on, what was read from files and the
 // environment included.
@@ -167,7 +167,7 @@ func (p *postgresDB) openPool(n int) *sql.DB {
 				return nil
 			}
 			select {
-			case <-r.left:
+			case <-r.retired:
 				return driver.ErrBadConn
 			default:
 				return nil
@@ -175,7 +175,7 @@ func (p *postgresDB) openPool(n int) *sql.DB {
 		}))
 	db.SetMaxOpenConns(n)
 	db.SetMaxIdleConns(n)
-	db.SetConnMaxIdleTime(pgIdle)
+	db.SetConnMaxIdleTime(pgIdleTimeout)
 	return db
 }
 
@@ -184,18 +184,18 @@ func (p *postgresDB) pools() map[*sql.DB]int {
 	return map[*sql.DB]int{p.conns.read: pgReaders, p.write: pgWriters}
 }
 
-// dropIdle closes the connections that nobody uses.
-func (p *postgresDB) dropIdle() {
+// closeIdle closes the connections that nobody uses.
+func (p *postgresDB) closeIdle() {
 	for db, n := range p.pools() {
 		db.SetMaxIdleConns(0)
 		db.SetMaxIdleConns(n)
 	}
 }
 
-// narrow says whether a pool has connections to wait for, where err says that the server gives no further
+// capPool says whether a pool has connections to wait for, where err says that the server gives no further
 // ones: it has no more, or the password was changed and is not known here yet. Then the pools
 // make do with what they have for a while, or until there is another address.
-func (p *postgresDB) narrow(pool *sql.DB, err error) bool {
+func (p *postgresDB) capPool(pool *sql.DB, err error) bool {
 	if code(err) != codeTooManyConns && !unauthorized(err) {
 		return false
 	}
@@ -206,23 +206,23 @@ func (p *postgresDB) narrow(pool *sql.DB, err error) bool {
 		return false
 	}
 	pool.SetMaxOpenConns(n)
-	if p.narrowed == nil {
-		p.narrowed = time.AfterFunc(pgNarrow, func() {
+	if p.capTimer == nil {
+		p.capTimer = time.AfterFunc(pgCapFor, func() {
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			p.widen()
+			p.uncapPools()
 		})
 	}
 	return true
 }
 
-// widen undoes narrow. p.mu is held.
-func (p *postgresDB) widen() {
-	if p.narrowed == nil {
+// uncapPools undoes narrow. p.mu is held.
+func (p *postgresDB) uncapPools() {
+	if p.capTimer == nil {
 		return
 	}
-	p.narrowed.Stop()
-	p.narrowed = nil
+	p.capTimer.Stop()
+	p.capTimer = nil
 	for db, n := range p.pools() {
 		db.SetMaxOpenConns(n)
 		db.SetMaxIdleConns(n)

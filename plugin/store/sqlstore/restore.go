@@ -18,16 +18,16 @@ import (
 type Restored struct {
 	// Aside is where the former database is now, "" where there was none.
 	Aside string
-	// Kept is how many refusals of the former database were written into the backup's copy.
-	Kept int
+	// StoredRevocations is how many refusals of the former database were written into the backup's copy.
+	Revocations int
 	// Unread is why the former database could not be read, or not whole: what it refused and
 	// the backup does not is lost, or some of it. nil where it was read, was not there, or was
 	// not to be read.
 	Unread error
 }
 
-// Keeper writes a refusal into a database, with its event.
-type Keeper func(ctx context.Context, s *Store, r management.Revocation) error
+// RevocationWriter writes a refusal into a database, with its event.
+type RevocationWriter func(ctx context.Context, s *Store, r management.Revocation) error
 
 // Restore puts a backup in the place of the database at path, which may be missing or
 // damaged. No process may have that open; one that does is found by its locks. The backup
@@ -43,7 +43,7 @@ type Keeper func(ctx context.Context, s *Store, r management.Revocation) error
 //
 // It must not be called in a process that has the database at path open. It blocks for as
 // long as reading both takes.
-func Restore(ctx context.Context, backup, path string, logger *slog.Logger, check func(context.Context, *Store) error, keep Keeper) (done Restored, err error) {
+func Restore(ctx context.Context, backup, path string, logger *slog.Logger, check func(context.Context, *Store) error, keep RevocationWriter) (done Restored, err error) {
 	id, err := Identity(path)
 	if err != nil {
 		return done, err

@@ -27,17 +27,17 @@ const (
 	lockedTimeout = 200 * time.Millisecond
 	// lockedFor is how long that holds after the last write that found it so.
 	lockedFor = 5 * time.Second
-	// reopenEvery bounds how often a database that fails is opened anew.
-	reopenEvery = 500 * time.Millisecond
+	// reopenInterval bounds how often a database that fails is opened anew.
+	reopenInterval = 500 * time.Millisecond
 	// drainTimeout is how long closing connections wait for those who use them.
 	drainTimeout = time.Second
 	// openTimeout bounds opening anew, which no caller's context does.
 	openTimeout = 10 * time.Second
 )
 
-// watchEvery is how often it is looked whether another process has committed. One look
+// watchInterval is how often it is looked whether another process has committed. One look
 // takes some microseconds.
-const watchEvery = 50 * time.Millisecond
+const watchInterval = 50 * time.Millisecond
 
 // sqliteDB is an SQLite file, opened anew where that may help.
 type sqliteDB struct {
@@ -49,7 +49,7 @@ type sqliteDB struct {
 	cur *file
 	// opening is closed when an opening under way has ended; nil when none is.
 	opening chan struct{}
-	// broken is why cur is nil.
+	// connectionBroken is why cur is nil.
 	broken error
 	// nextOpen is the earliest time of the next opening.
 	nextOpen time.Time
@@ -57,11 +57,11 @@ type sqliteDB struct {
 
 	// locked is when and how a write last found the file locked by another process; nil
 	// since one did not.
-	locked atomic.Pointer[lock]
+	locked atomic.Pointer[lockFailure]
 }
 
-// lock is a write's failure to get the file for itself.
-type lock struct {
+// lockFailure is a write's failure to get the file for itself.
+type lockFailure struct {
 	at  time.Time
 	err error
 }
@@ -249,7 +249,7 @@ func (l *sqliteDB) reopen(ctx context.Context, f *file, cause error) bool {
 func (l *sqliteDB) startOpening(old *file) {
 	opening := make(chan struct{})
 	l.opening = opening
-	l.nextOpen = time.Now().Add(reopenEvery)
+	l.nextOpen = time.Now().Add(reopenInterval)
 	go func() {
 		if old != nil {
 			old.drain()
@@ -278,7 +278,7 @@ func (l *sqliteDB) startOpening(old *file) {
 			}
 			l.cur, l.broken = f, nil
 		}
-		l.nextOpen = time.Now().Add(reopenEvery)
+		l.nextOpen = time.Now().Add(reopenInterval)
 	}()
 }
 
@@ -322,7 +322,7 @@ func (l *sqliteDB) writing(ctx context.Context, _ durability, f func(*tx) error)
 			return 0, failed, err
 		}
 		seq, end, err := l.transact(ctx, db, f)
-		if err == nil || end == refused ||
+		if err == nil || end == aborted ||
 			!reopens(err) || !l.reopen(ctx, db, err) || end == failedCommit || !again {
 			return seq, end, err
 		}
@@ -369,7 +369,7 @@ func (l *sqliteDB) transact(ctx context.Context, db *file, f func(*tx) error) (s
 	case t.broken != nil:
 		return 0, failed, t.broken
 	case err != nil:
-		return 0, refused, err
+		return 0, aborted, err
 	}
 	// From here on nobody interrupts: the driver reports an interrupted commit as failed
 	// though it may have happened, and whoever counts on that would do it again.
@@ -387,7 +387,7 @@ func (l *sqliteDB) beginWriting(ctx context.Context, cancel func(), db *file) (*
 	before := l.locked.Load()
 	if before == nil || time.Since(before.at) > lockedFor {
 		t, err := l.s.begin(ctx, db.write, nil)
-		l.noteLock(err)
+		l.recordLock(err)
 		return t, err
 	}
 	if ctx.Err() != nil {
@@ -401,19 +401,19 @@ func (l *sqliteDB) beginWriting(ctx context.Context, cancel func(), db *file) (*
 		}
 		return nil, before.err
 	}
-	l.noteLock(err)
+	l.recordLock(err)
 	return t, err
 }
 
-// noteLock notes whether a write found the file locked.
-func (l *sqliteDB) noteLock(err error) {
+// recordLock notes whether a write found the file locked.
+func (l *sqliteDB) recordLock(err error) {
 	switch {
 	case err == nil:
 		if l.locked.Load() != nil {
 			l.locked.Store(nil)
 		}
 	case primary(err) == sqlite3.SQLITE_BUSY:
-		l.locked.Store(&lock{time.Now(), err})
+		l.locked.Store(&lockFailure{time.Now(), err})
 	}
 }
 
@@ -422,7 +422,7 @@ func (l *sqliteDB) noteLock(err error) {
 func (l *sqliteDB) watch() {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	tick := time.NewTicker(watchEvery)
+	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
 	var last *file
 	var version int64
@@ -451,7 +451,7 @@ func (l *sqliteDB) watch() {
 			if err := db.hot.lastSeq.QueryRowContext(ctx).Scan(&seq); err != nil {
 				return err
 			}
-			l.s.feed.notice(seq, db != last)
+			l.s.feed.observe(seq, db != last)
 			version, last = v, db
 			return nil
 		}()

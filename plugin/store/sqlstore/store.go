@@ -122,7 +122,7 @@ type ending int
 const (
 	failed       ending = iota // the store's fault
 	failedCommit               // the same, and it was tried to commit
-	refused                    // f's decision
+	aborted                    // f's decision
 )
 
 // durability is how sure a commit is to outlive the database server.
@@ -189,10 +189,10 @@ func (s *Store) committing(ctx context.Context, doing string, d durability, f fu
 	switch {
 	case err == nil:
 		if seq != 0 {
-			s.feed.written(seq)
+			s.feed.committed(seq)
 		}
 		return nil
-	case end == refused:
+	case end == aborted:
 		return err
 	}
 	return explain(doing, s.Identity(), err)

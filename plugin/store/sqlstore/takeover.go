@@ -17,7 +17,7 @@ import (
 
 // takeOver makes the copy of a backup what goes on from the former database: a later epoch and,
 // by keep, what the former refused, with all sessions ended. locked is the former's file, nil for none.
-func takeOver(ctx context.Context, copied string, locked *os.File, old os.FileInfo, logger *slog.Logger, keep Keeper, done *Restored) error {
+func takeOver(ctx context.Context, copied string, locked *os.File, old os.FileInfo, logger *slog.Logger, keep RevocationWriter, done *Restored) error {
 	s, err := OpenExisting(ctx, copied, logger)
 	if err != nil {
 		return err
@@ -28,7 +28,7 @@ func takeOver(ctx context.Context, copied string, locked *os.File, old os.FileIn
 		return err
 	}
 	if locked != nil {
-		was, unread, err := s.follow(ctx, locked, old, logger, keep, done)
+		was, unread, err := s.carryRevocations(ctx, locked, old, logger, keep, done)
 		switch {
 		case err != nil:
 			return err
@@ -44,11 +44,11 @@ func takeOver(ctx context.Context, copied string, locked *os.File, old os.FileIn
 	}
 	if keep != nil {
 		// What was not there when this was the database in use, and was refused in a later one.
-		kept, err := s.Kept(ctx)
+		kept, err := s.StoredRevocations(ctx)
 		if err == nil {
 			var n int
-			n, err = s.keepThese(ctx, kept, keep)
-			done.Kept += n
+			n, err = s.carryList(ctx, kept, keep)
+			done.Revocations += n
 		}
 		if err != nil {
 			return err
@@ -71,9 +71,9 @@ func takeOver(ctx context.Context, copied string, locked *os.File, old os.FileIn
 	return closeWhole(s, copied)
 }
 
-// follow keeps what the former database refuses, and returns its epoch; unread is why it
+// carryRevocations keeps what the former database refuses, and returns its epoch; unread is why it
 // could not be read, or not whole.
-func (s *Store) follow(ctx context.Context, locked *os.File, old os.FileInfo, logger *slog.Logger, keep Keeper, done *Restored) (epoch int64, unread, err error) {
+func (s *Store) carryRevocations(ctx context.Context, locked *os.File, old os.FileInfo, logger *slog.Logger, keep RevocationWriter, done *Restored) (epoch int64, unread, err error) {
 	former, discard, err := openFormer(ctx, locked, old, logger)
 	if err == nil {
 		defer discard()
@@ -81,7 +81,7 @@ func (s *Store) follow(ctx context.Context, locked *os.File, old os.FileInfo, lo
 	}
 	if err == nil && keep != nil {
 		var fault error
-		if done.Kept, err, fault = s.keepAll(ctx, former, keep); fault != nil {
+		if done.Revocations, err, fault = s.carryAll(ctx, former, keep); fault != nil {
 			return 0, nil, fault
 		}
 	}
@@ -150,17 +150,17 @@ func copyLog(from, to string) error {
 	return err
 }
 
-// keepAll keeps what former refuses and s does not, and returns how many refusals that were.
+// carryAll keeps what former refuses and s does not, and returns how many refusals that were.
 // err is former's, fault s's own.
-func (s *Store) keepAll(ctx context.Context, former *Store, keep Keeper) (n int, err, fault error) {
-	these := func(list []Kept) error {
-		more, err := s.keepThese(ctx, list, keep)
+func (s *Store) carryAll(ctx context.Context, former *Store, keep RevocationWriter) (n int, err, fault error) {
+	these := func(list []StoredRevocation) error {
+		more, err := s.carryList(ctx, list, keep)
 		n += more
 		fault = err
 		return err
 	}
-	err = former.Refusals(ctx, func(list []management.Revocation) error {
-		kept := make([]Kept, len(list))
+	err = former.RowRevocations(ctx, func(list []management.Revocation) error {
+		kept := make([]StoredRevocation, len(list))
 		for i := range list {
 			kept[i].Revocation = list[i]
 		}
@@ -169,38 +169,38 @@ func (s *Store) keepAll(ctx context.Context, former *Store, keep Keeper) (n int,
 	if fault != nil || err != nil {
 		return n, err, fault
 	}
-	beside, err := former.Kept(ctx)
+	beside, err := former.StoredRevocations(ctx)
 	if err == nil {
 		err = these(beside)
 	}
 	return n, err, fault
 }
 
-// keepThese is keepAll for a list.
-func (s *Store) keepThese(ctx context.Context, list []Kept, keep Keeper) (int, error) {
+// carryList is carryAll for a list.
+func (s *Store) carryList(ctx context.Context, list []StoredRevocation, keep RevocationWriter) (int, error) {
 	of := make([]management.Revocation, len(list))
 	for i := range list {
 		of[i] = list[i].Revocation
 	}
-	is, err := s.Compare(ctx, of)
+	is, err := s.CompareRevocations(ctx, of)
 	if err != nil {
 		return 0, err
 	}
 	var written []management.Revocation
 	for i, r := range of {
-		if is[i] == Lacks {
+		if is[i] == NotRevoked {
 			if err := keep(ctx, s, r); err != nil {
 				return 0, err
 			}
 			written = append(written, r)
 		}
 	}
-	after, err := s.Compare(ctx, written)
+	after, err := s.CompareRevocations(ctx, written)
 	if err != nil {
 		return 0, err
 	}
 	for i, r := range written {
-		if after[i] == Lacks {
+		if after[i] == NotRevoked {
 			return 0, fmt.Errorf("%w: %s of %s in keyspace %s could not be written", gateway.ErrStore, r.Action, r.ID, r.Keyspace)
 		}
 	}
@@ -208,15 +208,15 @@ func (s *Store) keepThese(ctx context.Context, list []Kept, keep Keeper) (int, e
 		for i, k := range list {
 			err := error(nil)
 			switch {
-			case is[i] == Absent && k.Absent.IsZero():
-				k.Absent = t.now
-				err = t.keep(k)
-			case k.Absent.IsZero():
+			case is[i] == UnknownID && k.UnknownSince.IsZero():
+				k.UnknownSince = t.now
+				err = t.storeRevocation(k)
+			case k.UnknownSince.IsZero():
 				// The row says it.
-			case is[i] == Absent && t.now.Sub(k.Absent) <= keptFor:
-				err = t.keep(k)
+			case is[i] == UnknownID && t.now.Sub(k.UnknownSince) <= unknownKeptFor:
+				err = t.storeRevocation(k)
 			default:
-				err = t.forget(k.Revocation)
+				err = t.deleteRevocation(k.Revocation)
 			}
 			if err != nil {
 				return err

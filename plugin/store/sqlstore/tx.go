@@ -30,7 +30,7 @@ type tx struct {
 	stmts map[string]*sql.Stmt
 	// seq is the newest change made.
 	seq int64
-	// broken is the first failure.
+	// connectionBroken is the first failure.
 	broken error
 }
 

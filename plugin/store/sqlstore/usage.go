@@ -67,7 +67,7 @@ func (in *countsInto) finish(c *usage.Counts) error {
 	return c.Latency.UnmarshalBinary(in.latency)
 }
 
-func refusedText(c *usage.Counts) string {
+func rejectedText(c *usage.Counts) string {
 	var b []byte
 	for reason, n := range c.Refused {
 		if n == 0 {

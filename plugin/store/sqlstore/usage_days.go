@@ -120,7 +120,7 @@ func (t *tx) addDay(keyspace string, id dayID, tenant string, sum *usage.Counts)
 		ON CONFLICT (keyspace, day, key_id, node) DO UPDATE SET requests = excluded.requests, allowed = excluded.allowed,
 			refused = excluded.refused, upstream_errors = excluded.upstream_errors, credits = excluded.credits,
 			bytes_in = excluded.bytes_in, bytes_out = excluded.bytes_out, latency = excluded.latency`,
-		keyspace, id.day, id.key, id.node, tenant, sum.Requests, sum.Allowed, refusedText(sum), sum.UpstreamErrors,
+		keyspace, id.day, id.key, id.node, tenant, sum.Requests, sum.Allowed, rejectedText(sum), sum.UpstreamErrors,
 		sum.Credits, sum.BytesIn, sum.BytesOut, bytes(latency))
 	return err
 }

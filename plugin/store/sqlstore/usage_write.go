@@ -60,7 +60,7 @@ func (t *tx) useTogether(node string, rows []usage.Row) error {
 		if err != nil {
 			return err
 		}
-		args = append(args, keyspace, hour.Unix(), u.key, node, u.tenant, u.Requests, u.Allowed, refusedText(&u.Counts), u.UpstreamErrors,
+		args = append(args, keyspace, hour.Unix(), u.key, node, u.tenant, u.Requests, u.Allowed, rejectedText(&u.Counts), u.UpstreamErrors,
 			u.Credits, u.BytesIn, u.BytesOut, bytes(latency))
 	}
 	_, err := t.exec(`INSERT INTO usage (keyspace, hour, key_id, node, tenant, requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency)

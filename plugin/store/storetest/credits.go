@@ -103,11 +103,11 @@ func leases(t *testing.T, s Store) {
 		granted, rest int64
 	}{
 		{"of nothing", nil, "n1", 10, 0, 0},
-		{"the first", func() { give(t, s, "a", 100) }, "n1", 30, 30, 70},
+		{"the first", func() { addCredits(t, s, "a", 100) }, "n1", 30, 30, 70},
 		{"another node's", nil, "n2", 50, 50, 20},
 		{"on top", nil, "n1", math.MaxInt64, 20, 0},
 		{"of nothing left", nil, "n2", 1, 0, 0},
-		{"none wanted", func() { give(t, s, "a", 5) }, "n2", 0, 0, 5},
+		{"none wanted", func() { addCredits(t, s, "a", 5) }, "n2", 0, 0, 5},
 		{"less than none wanted", nil, "n2", -3, 0, 5},
 		{"what was returned", func() {
 			if err := s.ReturnCredits(ctxOf(t), "n2", ks, "A"); err != nil {
@@ -129,7 +129,7 @@ func leases(t *testing.T, s Store) {
 	}
 	// Where there is plenty, a part of what nobody holds is leased, and nothing but what is needed otherwise.
 	withKeys(t, s, "rich", 0)
-	give(t, s, "rich", 3*gateway.FewCharges)
+	addCredits(t, s, "rich", 3*gateway.FewCharges)
 	for _, step := range []struct {
 		node                string
 		need, granted, rest int64
@@ -167,7 +167,7 @@ func leases(t *testing.T, s Store) {
 
 func spends(t *testing.T, s Store) {
 	withKeys(t, s, "a", 2)
-	give(t, s, "a", 100)
+	addCredits(t, s, "a", 100)
 	lease(t, s, "n1", "a", 60)
 	spend(t, s, "n1", at, gateway.Spend{Tenant: "a", KeyID: "a-0", Amount: 10}, gateway.Spend{Tenant: "a", KeyID: "a-1", Amount: 5},
 		gateway.Spend{Tenant: "gone", KeyID: "x", Amount: 5})
@@ -216,7 +216,7 @@ func spends(t *testing.T, s Store) {
 func creditsConcurrent(t *testing.T, s Store) {
 	withKeys(t, s, "a", 1)
 	const start = 1000
-	give(t, s, "a", start)
+	addCredits(t, s, "a", start)
 	ctx := ctxOf(t)
 	spent := make([]int64, 6)
 	for _, err := range together(6, func(i int) error {

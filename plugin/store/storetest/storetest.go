@@ -56,7 +56,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"ViewSnapshot", viewSnapshot},
 		{"CapUnderLoad", capUnderLoad},
 		{"Audit", audit},
-		{"Heads", heads},
+		{"Heads", checkpoints},
 		{"AuditChainConcurrent", auditChainConcurrent},
 		{"AuditErase", auditErase},
 		{"Ledger", ledger},
@@ -73,10 +73,10 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"Tokens", tokens},
 		{"Sessions", sessions},
 		{"PortalLinks", portalLinks},
-		{"Once", once},
+		{"Once", idempotency},
 		{"Webhooks", webhooks},
 		{"Deliveries", deliveries},
-		{"Occasions", occasions},
+		{"Occasions", oneShots},
 		{"Closed", closed},
 	} {
 		t.Run(tc.name, func(t *testing.T) { tc.test(t, open(t)) })
@@ -150,8 +150,8 @@ func withKeys(t *testing.T, s Store, slug string, n int) {
 	})
 }
 
-// give adds credits to a tenant.
-func give(t *testing.T, s Store, slug string, amount int64) {
+// addCredits adds credits to a tenant.
+func addCredits(t *testing.T, s Store, slug string, amount int64) {
 	t.Helper()
 	update(t, s, func(tx management.Tx) error {
 		return tx.AddCredits(&management.LedgerEntry{Keyspace: ks, Tenant: slug, Kind: "add", Amount: amount, At: at})

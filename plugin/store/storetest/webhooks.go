@@ -16,8 +16,8 @@ func hook(id, tenant string) *management.WebhookRow {
 		Secret: []byte{1, 0, 255}, Active: true, CreatedAt: at, CreatedBy: "ada", UpdatedAt: at}
 }
 
-// happen writes an event with its deliveries.
-func happen(tx management.Tx, id, tenant string, at time.Time, hooks ...string) error {
+// writeEvent writes an event with its deliveries.
+func writeEvent(tx management.Tx, id, tenant string, at time.Time, hooks ...string) error {
 	e := &management.EventRow{Event: management.Event{ID: id, Keyspace: ks, Tenant: tenant, Type: "a.b", At: at, Data: json.RawMessage(`{"n": 1.0}`)}}
 	if err := tx.InsertEvent(e); err != nil {
 		return err
@@ -88,8 +88,8 @@ func deliveries(t *testing.T, s Store) {
 			t.Errorf("next of none: %v, %v", next, err)
 		}
 		return firstError(tx.InsertWebhook(hook("whk_1", "")), tx.InsertWebhook(hook("whk_2", "acme")),
-			happen(tx, "evt_1", "acme", at, "whk_1", "whk_2"), happen(tx, "evt_2", "", at.Add(time.Second), "whk_1"),
-			happen(tx, "evt_3", "", at.Add(time.Hour), "whk_1"))
+			writeEvent(tx, "evt_1", "acme", at, "whk_1", "whk_2"), writeEvent(tx, "evt_2", "", at.Add(time.Second), "whk_1"),
+			writeEvent(tx, "evt_3", "", at.Add(time.Hour), "whk_1"))
 	})
 	ids := func(list []*management.DeliveryRow) (out []string) {
 		for _, d := range list {
@@ -173,8 +173,8 @@ func deliveries(t *testing.T, s Store) {
 	})
 }
 
-// occasions are what events that happen by themselves are found by.
-func occasions(t *testing.T, s Store) {
+// oneShots are what events that happen by themselves are found by.
+func oneShots(t *testing.T, s Store) {
 	update(t, s, func(tx management.Tx) error {
 		for i, want := range []bool{true, false, true, true} {
 			ref := []int64{1, 1, 2, 1}[i]

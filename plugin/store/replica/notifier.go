@@ -11,38 +11,38 @@ import (
 
 var errClosed = fmt.Errorf("%w: the store was closed", gateway.ErrStore)
 
-// bell wakes who waits for it. What rang before is heard by the next who waits.
-type bell struct {
-	rung   chan struct{}
+// notifier wakes who waits for it. What rang before is heard by the next who waits.
+type notifier struct {
+	signal chan struct{}
 	closed chan struct{}
 	once   sync.Once
 }
 
-func newBell() *bell {
-	b := &bell{rung: make(chan struct{}, 1), closed: make(chan struct{})}
-	b.ring() // so that the first wait returns
+func newNotifier() *notifier {
+	b := &notifier{signal: make(chan struct{}, 1), closed: make(chan struct{})}
+	b.notify() // so that the first wait returns
 	return b
 }
 
-func (b *bell) ring() {
+func (b *notifier) notify() {
 	select {
-	case b.rung <- struct{}{}:
+	case b.signal <- struct{}{}:
 	default:
 	}
 }
 
-func (b *bell) close() { b.once.Do(func() { close(b.closed) }) }
+func (b *notifier) close() { b.once.Do(func() { close(b.closed) }) }
 
 // wait returns when it has rung since the last wait, with ctx's error when that ends, and
 // with errClosed when the bell is closed.
-func (b *bell) wait(ctx context.Context) error {
+func (b *notifier) wait(ctx context.Context) error {
 	select {
 	case <-b.closed:
 		return errClosed
 	default:
 	}
 	select {
-	case <-b.rung:
+	case <-b.signal:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

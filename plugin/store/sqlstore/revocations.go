@@ -12,28 +12,28 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// Kept is a refusal that no row shows.
-type Kept struct {
+// StoredRevocations is a refusal that no row shows.
+type StoredRevocation struct {
 	management.Revocation
-	// Absent is since when the store has no row of what it is about; zero where it is to be
+	// UnknownID is since when the store has no row of what it is about; zero where it is to be
 	// written to the database that this is a copy of.
-	Absent time.Time
+	UnknownSince time.Time
 }
 
-// keptFor is for how long a refusal of what is not there is kept: nobody puts a state of the
+// unknownKeptFor is for how long a refusal of what is not there is kept: nobody puts a state of the
 // database back that is older. It begins when the refusal was found to be about nothing.
-const keptFor = 400 * 24 * time.Hour
+const unknownKeptFor = 400 * 24 * time.Hour
 
-// about returns r's id as rows are found by it.
-func about(r management.Revocation) string {
+// rowID returns r's id as rows are found by it.
+func rowID(r management.Revocation) string {
 	if r.Change().Kind == gateway.ChangeTenant {
 		return fold(r.ID)
 	}
 	return r.ID
 }
 
-// nameless says that r is about a tenant of which only the slug is known.
-func nameless(r management.Revocation) bool {
+// slugOnly says that r is about a tenant of which only the slug is known.
+func slugOnly(r management.Revocation) bool {
 	return r.Change().Kind == gateway.ChangeTenant && r.Created.IsZero()
 }
 
@@ -53,9 +53,9 @@ func zeroMicro(at int64) time.Time {
 	return time.UnixMicro(at).UTC()
 }
 
-// refuse does to a row what r says. ErrNotFound where there is none. SQLite's alone.
-func (t *tx) refuse(r management.Revocation) error {
-	key, at := []any{r.Keyspace, about(r)}, r.At.UnixMicro()
+// revokeRow does to a row what r says. ErrNotFound where there is none. SQLite's alone.
+func (t *tx) revokeRow(r management.Revocation) error {
+	key, at := []any{r.Keyspace, rowID(r)}, r.At.UnixMicro()
 	query, args := "", key
 	switch r.Action {
 	case management.KeyDisabled:
@@ -84,9 +84,9 @@ func (t *tx) refuse(r management.Revocation) error {
 	return err
 }
 
-// keep holds r beside the rows. Of two decisions of one kind the later counts, of two ends of
+// storeRevocation holds r beside the rows. Of two decisions of one kind the later counts, of two ends of
 // a secret the earlier.
-func (t *tx) keep(k Kept) error {
+func (t *tx) storeRevocation(k StoredRevocation) error {
 	actor, err := json.Marshal(k.Actor)
 	if err != nil {
 		return err
@@ -100,29 +100,29 @@ func (t *tx) keep(k Kept) error {
 		at = CASE WHEN `+stronger+` THEN excluded.at ELSE refused.at END,
 		actor = CASE WHEN `+stronger+` THEN excluded.actor ELSE refused.actor END,
 		absent_since = excluded.absent_since`,
-		k.Action, k.Keyspace, k.ID, about(k.Revocation), k.Key, unixMicro(k.Created), k.At.UnixMicro(), string(actor), micros(k.Absent))
+		k.Action, k.Keyspace, k.ID, rowID(k.Revocation), k.Key, unixMicro(k.Created), k.At.UnixMicro(), string(actor), micros(k.UnknownSince))
 	return err
 }
 
-// forget lets go of what keep held, unless it was decided again since r.At.
-func (t *tx) forget(r management.Revocation) error {
+// deleteRevocation lets go of what keep held, unless it was decided again since r.At.
+func (t *tx) deleteRevocation(r management.Revocation) error {
 	later := ` AND at <= $5`
 	if r.Action == management.SecretEnded {
 		later = ` AND at >= $5`
 	}
 	_, err := t.exec(`DELETE FROM refused WHERE about = $1 AND keyspace = $2 AND action = $3 AND created = $4`+later,
-		about(r), r.Keyspace, r.Action, unixMicro(r.Created), r.At.UnixMicro())
+		rowID(r), r.Keyspace, r.Action, unixMicro(r.Created), r.At.UnixMicro())
 	return err
 }
 
-// kept returns what keep holds, by a condition.
-func (t *tx) kept(where string, args ...any) (out []Kept, err error) {
+// storedRevocations returns what keep holds, by a condition.
+func (t *tx) storedRevocations(where string, args ...any) (out []StoredRevocation, err error) {
 	err = t.rows(`SELECT action, keyspace, id, key_id, created, at, actor, absent_since FROM refused `+where+` ORDER BY num`, args,
 		func(rows *sql.Rows) error {
-			var k Kept
+			var k StoredRevocation
 			var created int64
 			var actor string
-			if err := rows.Scan(&k.Action, &k.Keyspace, &k.ID, &k.Key, &created, timeInto{&k.At}, &actor, timeInto{&k.Absent}); err != nil {
+			if err := rows.Scan(&k.Action, &k.Keyspace, &k.ID, &k.Key, &created, timeInto{&k.At}, &actor, timeInto{&k.UnknownSince}); err != nil {
 				return err
 			}
 			k.Created = zeroMicro(created)
@@ -133,19 +133,19 @@ func (t *tx) kept(where string, args ...any) (out []Kept, err error) {
 	return out, err
 }
 
-// Kept returns the refusals that no row shows, oldest first.
-func (s *Store) Kept(ctx context.Context) (out []Kept, err error) {
+// StoredRevocations returns the refusals that no row shows, oldest first.
+func (s *Store) StoredRevocations(ctx context.Context) (out []StoredRevocation, err error) {
 	err = s.viewing(ctx, "reading what is refused", func(t *tx) (err error) {
-		out, err = t.kept(``)
+		out, err = t.storedRevocations(``)
 		return err
 	})
 	return out, err
 }
 
-// Refusals calls yield with all that rows of the store refuse, in portions that are yield's
+// RowRevocations calls yield with all that rows of the store refuse, in portions that are yield's
 // only until it returns; tenants come first. At is when a row was last changed where it does
 // not say when that was decided, so that the decision is not younger.
-func (s *Store) Refusals(ctx context.Context, yield func([]management.Revocation) error) error {
+func (s *Store) RowRevocations(ctx context.Context, yield func([]management.Revocation) error) error {
 	return s.viewing(ctx, "reading what is refused", func(t *tx) error {
 		var batch []management.Revocation
 		add := func(r management.Revocation) error {
@@ -157,7 +157,7 @@ func (s *Store) Refusals(ctx context.Context, yield func([]management.Revocation
 			batch = batch[:0]
 			return err
 		}
-		for _, list := range []func(func(management.Revocation) error) error{t.refusedTenants, t.refusedKeys, t.endedSecrets, t.revokedTokens} {
+		for _, list := range []func(func(management.Revocation) error) error{t.revokedTenants, t.revokedKeys, t.endedSecrets, t.revokedTokens} {
 			if err := list(add); err != nil {
 				return err
 			}
@@ -169,7 +169,7 @@ func (s *Store) Refusals(ctx context.Context, yield func([]management.Revocation
 	})
 }
 
-func (t *tx) refusedTenants(add func(management.Revocation) error) error {
+func (t *tx) revokedTenants(add func(management.Revocation) error) error {
 	return t.rows(`SELECT keyspace, slug, created_at, deleted_at, updated_at FROM tenants WHERE active = 0 OR deleted_at IS NOT NULL`, nil,
 		func(rows *sql.Rows) error {
 			r := management.Revocation{Action: management.TenantSuspended}
@@ -184,7 +184,7 @@ func (t *tx) refusedTenants(add func(management.Revocation) error) error {
 		})
 }
 
-func (t *tx) refusedKeys(add func(management.Revocation) error) error {
+func (t *tx) revokedKeys(add func(management.Revocation) error) error {
 	return t.rows(`SELECT keyspace, id, revoked_at, deleted_at, updated_at FROM keys
 		WHERE disabled = 1 OR revoked_at IS NOT NULL OR deleted_at IS NOT NULL`, nil,
 		func(rows *sql.Rows) error {

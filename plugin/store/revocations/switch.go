@@ -1,4 +1,4 @@
-package herald
+package revocations
 
 import (
 	"context"
@@ -8,28 +8,28 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 )
 
-// Switch is a replica.Herald that goes by another one, which may be replaced at any time: a store
+// Switch is a replica.Broadcaster that goes by another one, which may be replaced at any time: a store
 // outlives the configurations that say where Redis is. Its zero value goes by none. Safe for
 // concurrent use.
 type Switch struct {
 	mu sync.Mutex
-	to *Herald
+	to *Broadcaster
 	// before is what those before it counted.
 	before Stats
 	// changed is closed when to changes; nil while nobody waits.
 	changed chan struct{}
 }
 
-var _ replica.Herald = (*Switch)(nil)
+var _ replica.Broadcaster = (*Switch)(nil)
 
-// Set has s go by h; nil means by none.
-func (s *Switch) Set(h *Herald) {
+// Set has s go by b; nil means by none.
+func (s *Switch) Set(b *Broadcaster) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.to != nil && s.to != h {
+	if s.to != nil && s.to != b {
 		s.before = s.before.plus(s.to.Stats())
 	}
-	s.to = h
+	s.to = b
 	if s.changed != nil {
 		close(s.changed)
 		s.changed = nil
@@ -46,7 +46,7 @@ func (s *Switch) Stats() Stats {
 	return s.before.plus(s.to.Stats())
 }
 
-func (s *Switch) get() (*Herald, <-chan struct{}) {
+func (s *Switch) get() (*Broadcaster, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.changed == nil {
@@ -55,27 +55,27 @@ func (s *Switch) get() (*Herald, <-chan struct{}) {
 	return s.to, s.changed
 }
 
-// Tell implements replica.Herald. ErrNowhere where s goes by none.
-func (s *Switch) Tell(ctx context.Context, kin replica.Kin, r management.Revocation) error {
-	h, _ := s.get()
-	if h == nil {
-		return ErrNowhere
+// Publish implements replica.Broadcaster. ErrNoRedis where s goes by none.
+func (s *Switch) Publish(ctx context.Context, cluster replica.ClusterID, r management.Revocation) error {
+	b, _ := s.get()
+	if b == nil {
+		return ErrNoRedis
 	}
-	return h.Tell(ctx, kin, r)
+	return b.Publish(ctx, cluster, r)
 }
 
-// Withdraw implements replica.Herald.
-func (s *Switch) Withdraw(kin replica.Kin, r management.Revocation) {
-	if h, _ := s.get(); h != nil {
-		h.Withdraw(kin, r)
+// Retract implements replica.Broadcaster.
+func (s *Switch) Retract(cluster replica.ClusterID, r management.Revocation) {
+	if b, _ := s.get(); b != nil {
+		b.Retract(cluster, r)
 	}
 }
 
-// Hear implements replica.Herald. While s goes by none it waits.
-func (s *Switch) Hear(ctx context.Context, kin replica.Kin, f func([]management.Revocation) error) error {
+// Subscribe implements replica.Broadcaster. While s goes by none it waits.
+func (s *Switch) Subscribe(ctx context.Context, cluster replica.ClusterID, f func([]management.Revocation) error) error {
 	for ctx.Err() == nil {
-		h, changed := s.get()
-		if h == nil {
+		b, changed := s.get()
+		if b == nil {
 			select {
 			case <-changed:
 			case <-ctx.Done():
@@ -90,9 +90,9 @@ func (s *Switch) Hear(ctx context.Context, kin replica.Kin, f func([]management.
 			case <-run.Done():
 			}
 		}()
-		err := h.Hear(run, kin, f)
+		err := b.Subscribe(run, cluster, f)
 		stop()
-		if now, _ := s.get(); now == h {
+		if now, _ := s.get(); now == b {
 			return err
 		}
 	}

@@ -6,26 +6,26 @@ import (
 	"encoding/json"
 )
 
-// kin is what Kin returns, as it is kept.
-type kin struct{ Store, Key string }
+// clusterID is what ClusterID returns, as it is kept.
+type clusterID struct{ Store, Key string }
 
-// Kin returns what SetKin kept. ErrNotFound where nothing was.
-func (c *Copy) Kin(ctx context.Context) (store string, key []byte, err error) {
+// ClusterID returns what SetClusterID kept. ErrNotFound where nothing was.
+func (c *Copy) ClusterID(ctx context.Context) (store string, key []byte, err error) {
 	text, err := c.meta(ctx, "kin")
 	if err != nil {
 		return "", nil, err
 	}
-	var k kin
+	var k clusterID
 	if err = json.Unmarshal([]byte(text), &k); err == nil {
 		key, err = hex.DecodeString(k.Key)
 	}
 	return k.Store, key, err
 }
 
-// SetKin keeps the id of the store that this is a copy of, and a key that all who have a copy
+// SetClusterID keeps the id of the store that this is a copy of, and a key that all who have a copy
 // can make of what it holds, and nobody else.
-func (c *Copy) SetKin(ctx context.Context, store string, key []byte) error {
-	text, err := json.Marshal(kin{store, hex.EncodeToString(key)})
+func (c *Copy) SetClusterID(ctx context.Context, store string, key []byte) error {
+	text, err := json.Marshal(clusterID{store, hex.EncodeToString(key)})
 	if err != nil {
 		return err
 	}

@@ -20,24 +20,24 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// cutTruth is a real store that a test takes away and brings back.
-type cutTruth struct {
+// cutPrimary is a real store that a test takes away and brings back.
+type cutPrimary struct {
 	*sqlstore.Store
 	down *atomic.Bool
-	// held, where there is one, holds up those who ask for changes until it is closed.
+	// eachRevocation, where there is one, holds up those who ask for changes until it is closed.
 	held atomic.Pointer[chan struct{}]
 }
 
 var errDown = fmt.Errorf("%w: taken away by the test", gateway.ErrStore)
 
-func (c *cutTruth) cut() error {
+func (c *cutPrimary) cut() error {
 	if c.down.Load() {
 		return errDown
 	}
 	return nil
 }
 
-func (c *cutTruth) Delta(ctx context.Context, from sqlstore.Position, limit int) (*sqlstore.Delta, error) {
+func (c *cutPrimary) Delta(ctx context.Context, from sqlstore.Position, limit int) (*sqlstore.Delta, error) {
 	if err := c.cut(); err != nil {
 		return nil, err
 	}
@@ -51,14 +51,14 @@ func (c *cutTruth) Delta(ctx context.Context, from sqlstore.Position, limit int)
 	return c.Store.Delta(ctx, from, limit)
 }
 
-func (c *cutTruth) Reread(ctx context.Context, from sqlstore.Position, ch gateway.Change) (*sqlstore.Delta, error) {
+func (c *cutPrimary) Reread(ctx context.Context, from sqlstore.Position, ch gateway.Change) (*sqlstore.Delta, error) {
 	if err := c.cut(); err != nil {
 		return nil, err
 	}
 	return c.Store.Reread(ctx, from, ch)
 }
 
-func (c *cutTruth) CopyOut(ctx context.Context, begin func(sqlstore.Position) error, write func(string, []sqlstore.Row) error) error {
+func (c *cutPrimary) CopyOut(ctx context.Context, begin func(sqlstore.Position) error, write func(string, []sqlstore.Row) error) error {
 	if err := c.cut(); err != nil {
 		return err
 	}
@@ -70,56 +70,56 @@ func (c *cutTruth) CopyOut(ctx context.Context, begin func(sqlstore.Position) er
 	})
 }
 
-func (c *cutTruth) Compare(ctx context.Context, list []management.Revocation) ([]sqlstore.Standing, error) {
+func (c *cutPrimary) CompareRevocations(ctx context.Context, list []management.Revocation) ([]sqlstore.RevocationState, error) {
 	if err := c.cut(); err != nil {
 		return nil, err
 	}
-	return c.Store.Compare(ctx, list)
+	return c.Store.CompareRevocations(ctx, list)
 }
 
-func (c *cutTruth) Update(ctx context.Context, f func(management.Tx) error) error {
+func (c *cutPrimary) Update(ctx context.Context, f func(management.Tx) error) error {
 	if err := c.cut(); err != nil {
 		return err
 	}
 	return c.Store.Update(ctx, f)
 }
 
-func (c *cutTruth) View(ctx context.Context, f func(management.Tx) error) error {
+func (c *cutPrimary) View(ctx context.Context, f func(management.Tx) error) error {
 	if err := c.cut(); err != nil {
 		return err
 	}
 	return c.Store.View(ctx, f)
 }
 
-func (c *cutTruth) Lookup(ctx context.Context, keyspace string, d []apikey.Candidate) (*gateway.Record, error) {
+func (c *cutPrimary) Lookup(ctx context.Context, keyspace string, d []apikey.Candidate) (*gateway.Record, error) {
 	if err := c.cut(); err != nil {
 		return nil, err
 	}
 	return c.Store.Lookup(ctx, keyspace, d)
 }
 
-func (c *cutTruth) LookupSecret(ctx context.Context, keyspace, id string) (*gateway.Record, error) {
+func (c *cutPrimary) LookupSecret(ctx context.Context, keyspace, id string) (*gateway.Record, error) {
 	if err := c.cut(); err != nil {
 		return nil, err
 	}
 	return c.Store.LookupSecret(ctx, keyspace, id)
 }
 
-func (c *cutTruth) LastSeq(ctx context.Context) (int64, error) {
+func (c *cutPrimary) LastSeq(ctx context.Context) (int64, error) {
 	if err := c.cut(); err != nil {
 		return 0, err
 	}
 	return c.Store.LastSeq(ctx)
 }
 
-func (c *cutTruth) LoadUsage(ctx context.Context, subject string, now time.Time) ([]gateway.Usage, error) {
+func (c *cutPrimary) LoadUsage(ctx context.Context, subject string, now time.Time) ([]gateway.Usage, error) {
 	if err := c.cut(); err != nil {
 		return nil, err
 	}
 	return c.Store.LoadUsage(ctx, subject, now)
 }
 
-func (c *cutTruth) WriteFlush(ctx context.Context, node string, f *gateway.Flush) error {
+func (c *cutPrimary) WriteFlush(ctx context.Context, node string, f *gateway.Flush) error {
 	if err := c.cut(); err != nil {
 		return err
 	}
@@ -129,40 +129,40 @@ func (c *cutTruth) WriteFlush(ctx context.Context, node string, f *gateway.Flush
 // node is a gateway that judges by a replica, and its management.
 type node struct {
 	*management.Manager
-	t       testing.TB
-	truth   *cutTruth
-	down    atomic.Bool
-	path    string // the truth's, where it is a file
-	open    func() *sqlstore.Store
-	file    string // the replica's
-	herald  replica.Herald
-	r       *replica.Replica
-	gw      *gateway.Gateway
-	view    *gateway.View
-	stopped bool
-	// backAt is when the truth last went back.
+	t           testing.TB
+	primary     *cutPrimary
+	down        atomic.Bool
+	path        string // the primary's, where it is a file
+	open        func() *sqlstore.Store
+	file        string // the replica's
+	broadcaster replica.Broadcaster
+	r           *replica.Replica
+	gw          *gateway.Gateway
+	view        *gateway.View
+	stopped     bool
+	// backAt is when the primary last went back.
 	backAt time.Time
 }
 
 var ada = management.Actor{Name: "ada", IP: "192.0.2.1", Via: "api"}
 
-// newNode starts a node whose truth is the SQLite file at path.
+// newNode starts a node whose primary is the SQLite file at path.
 func newNode(t testing.TB, path string) *node {
 	t.Helper()
-	return newNodeOn(t, path, func() *sqlstore.Store { return sqliteTruth(t, path) })
+	return newNodeOn(t, path, func() *sqlstore.Store { return sqlitePrimary(t, path) })
 }
 
 // newNodeWithKey starts a node that has taken over a tenant "a" and a key of its.
 func newNodeWithKey(t testing.TB) (n *node, id, full string) {
 	t.Helper()
-	n = newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+	n = newNode(t, filepath.Join(t.TempDir(), "primary.db"))
 	n.tenant("a")
 	id, full = n.key("a")
-	n.settled()
+	n.waitSynced()
 	return n, id, full
 }
 
-// newNodeOn starts a node whose truth open opens.
+// newNodeOn starts a node whose primary open opens.
 func newNodeOn(t testing.TB, path string, open func() *sqlstore.Store) *node {
 	t.Helper()
 	n := &node{t: t, path: path, open: open, file: filepath.Join(t.TempDir(), "replica.db")}
@@ -191,9 +191,9 @@ func (n *node) start() {
 	n.t.Helper()
 	ctx := context.Background()
 	n.stopped = false
-	n.truth = &cutTruth{Store: n.open(), down: &n.down}
+	n.primary = &cutPrimary{Store: n.open(), down: &n.down}
 	var err error
-	if n.r, err = replica.Open(ctx, replica.Options{File: n.file, Truth: n.truth, Logger: quiet, Herald: n.herald}); err != nil {
+	if n.r, err = replica.Open(ctx, replica.Options{File: n.file, Primary: n.primary, Logger: quiet, Broadcaster: n.broadcaster}); err != nil {
 		n.t.Fatal(err)
 	}
 	if n.gw, err = gateway.New(gateway.Options{Store: n.r, Logger: quiet}); err != nil {
@@ -225,8 +225,8 @@ func (n *node) restart() {
 	n.start()
 }
 
-// judge returns what the node says of a full key.
-func (n *node) judge(full string) gateway.Reason {
+// check returns what the node says of a full key.
+func (n *node) reasonFor(full string) gateway.Reason {
 	r := gateway.Request{Now: time.Now(), View: n.view, Keyspace: n.view.Keyspaces[ks], Credential: full,
 		Addr: netip.MustParseAddr("192.0.2.7"), Cost: 1, NoConcurrency: true}
 	var d gateway.Decision
@@ -237,17 +237,17 @@ func (n *node) judge(full string) gateway.Reason {
 	return d.Reason
 }
 
-// settled waits until the node answers by a copy that holds all that the truth does.
-func (n *node) settled() {
+// resolved waits until the node answers by a copy that holds all that the primary does.
+func (n *node) waitSynced() {
 	n.t.Helper()
-	eventually(n.t, "the replica holds what the truth does", func() bool {
-		want, err := n.truth.Store.LastSeq(ctxOf(n.t))
+	eventually(n.t, "the replica holds what the primary does", func() bool {
+		want, err := n.primary.Store.LastSeq(ctxOf(n.t))
 		if err != nil {
 			return false
 		}
 		got, err := n.r.LastSeq(ctxOf(n.t))
 		s := n.r.Status()
-		return err == nil && !s.Through && s.Heard.After(n.backAt) && got == want && s.Pending == 0 && s.Away == nil && n.gw.Stats().Seq == want
+		return err == nil && !s.PassThrough && s.LastSync.After(n.backAt) && got == want && s.Pending == 0 && s.Unreachable == nil && n.gw.Stats().Seq == want
 	})
 }
 
@@ -271,22 +271,22 @@ func (n *node) tenant(slug string) {
 // want fails where the node says otherwise of a key.
 func (n *node) want(full string, want gateway.Reason) {
 	n.t.Helper()
-	if got := n.judge(full); got != want {
+	if got := n.reasonFor(full); got != want {
 		n.t.Fatalf("the node says %v, want %v", got, want)
 	}
 }
 
-// backup copies the truth as it is now.
+// backup copies the primary as it is now.
 func (n *node) backup() string {
 	n.t.Helper()
 	file := filepath.Join(n.t.TempDir(), "backup.db")
-	if _, err := n.truth.Store.Backup(ctxOf(n.t), file); err != nil {
+	if _, err := n.primary.Store.Backup(ctxOf(n.t), file); err != nil {
 		n.t.Fatal(err)
 	}
 	return file
 }
 
-// restore puts a backup in the place of the truth while it is open, and waits until it has
+// restore puts a backup in the place of the primary while it is open, and waits until it has
 // noticed.
 func (n *node) restore(backup string) {
 	n.t.Helper()
@@ -303,7 +303,7 @@ func (n *node) restore(backup string) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	eventually(n.t, "the truth is opened anew", func() bool { return n.truth.Store.Ping(ctxOf(n.t)) == nil })
+	eventually(n.t, "the primary is opened anew", func() bool { return n.primary.Store.Ping(ctxOf(n.t)) == nil })
 	n.backAt = time.Now()
 }
 

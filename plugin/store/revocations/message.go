@@ -1,4 +1,4 @@
-package herald
+package revocations
 
 import (
 	"crypto/hmac"
@@ -13,17 +13,17 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 )
 
-// The fields of an entry: the refusal as JSON, and its HMAC-SHA-256 under the kin's key (RFC 2104), base64url.
+// The fields of an entry: the refusal as JSON, and its HMAC-SHA-256 under the cluster's key (RFC 2104), base64url.
 const (
 	textField = "refusal"
 	sealField = "seal"
 )
 
-// mostText bounds a refusal's JSON.
-const mostText = 16 << 10
+// maxMessage bounds a refusal's JSON.
+const maxMessage = 16 << 10
 
-// told is a refusal as it is written down. The same refusal is always the same text.
-type told struct {
+// published is a refusal as it is written down. The same refusal is always the same text.
+type message struct {
 	Action   string           `json:"action"`
 	Keyspace string           `json:"keyspace"`
 	ID       string           `json:"id"`
@@ -32,30 +32,30 @@ type told struct {
 }
 
 func encode(r management.Revocation) (string, error) {
-	b, err := json.Marshal(told{r.Action, r.Keyspace, r.ID, r.At.UnixMicro(), r.Actor})
-	if err == nil && len(b) > mostText {
+	b, err := json.Marshal(message{r.Action, r.Keyspace, r.ID, r.At.UnixMicro(), r.Actor})
+	if err == nil && len(b) > maxMessage {
 		err = fmt.Errorf("a refusal of %d bytes is not told", len(b))
 	}
 	return string(b), err
 }
 
-// seal returns what shows that one of the kin said it.
-func seal(kin replica.Kin, text string) string {
-	mac := hmac.New(sha256.New, kin.Key)
+// seal returns what shows that one of the cluster said it.
+func seal(cluster replica.ClusterID, text string) string {
+	mac := hmac.New(sha256.New, cluster.Key)
 	mac.Write([]byte(text))
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// open reads an entry, whoever wrote it.
-func open(kin replica.Kin, fields map[string]string) (r management.Revocation, err error) {
+// openMessage reads an entry, whoever wrote it.
+func openMessage(cluster replica.ClusterID, fields map[string]string) (r management.Revocation, err error) {
 	text := fields[textField]
-	if len(text) > mostText {
+	if len(text) > maxMessage {
 		return r, errors.New("it is too long")
 	}
-	if !hmac.Equal([]byte(seal(kin, text)), []byte(fields[sealField])) {
+	if !hmac.Equal([]byte(seal(cluster, text)), []byte(fields[sealField])) {
 		return r, errors.New("it is not sealed by a gateway of this store")
 	}
-	var t told
+	var t message
 	if err := json.Unmarshal([]byte(text), &t); err != nil {
 		return r, errors.New("it is not understood")
 	}

@@ -10,18 +10,18 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// TestRefusedWhileAway refuses keys and tenants while the truth is away, restarts the node, and
-// finds all of it written when the truth is back.
-func TestRefusedWhileAway(t *testing.T) {
+// TestRevokedWhileUnreachable refuses keys and tenants while the primary is away, restarts the node, and
+// finds all of it written when the primary is back.
+func TestRevokedWhileUnreachable(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+	n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
 	n.tenant("a")
 	n.tenant("b")
 	n.tenant("c")
 	type issued struct{ id, full string }
 	make := func(tenant string) issued { id, full := n.key(tenant); return issued{id, full} }
 	fine, revoked, disabled, deleted, suspended, gone := make("a"), make("a"), make("a"), make("a"), make("b"), make("c")
-	n.settled()
+	n.waitSynced()
 	n.down.Store(true)
 	ctx := ctxOf(t)
 	for what, f := range map[string]func() error{
@@ -45,10 +45,10 @@ func TestRefusedWhileAway(t *testing.T) {
 		t.Errorf("revoking what is none: %v", err)
 	}
 	if _, err := n.EnableKey(ctx, ada, ks, disabled.id); !errors.Is(err, gateway.ErrStore) {
-		t.Errorf("enabling while the truth is away: %v", err)
+		t.Errorf("enabling while the primary is away: %v", err)
 	}
 	if _, err := n.CreateKey(ctx, ada, ks, "a", management.KeyFields{Name: management.Some("x")}); !errors.Is(err, gateway.ErrStore) {
-		t.Errorf("creating while the truth is away: %v", err)
+		t.Errorf("creating while the primary is away: %v", err)
 	}
 	check := func() {
 		t.Helper()
@@ -57,7 +57,7 @@ func TestRefusedWhileAway(t *testing.T) {
 		n.want(disabled.full, gateway.DisabledKey)
 		n.want(suspended.full, gateway.TenantInactive)
 		for _, k := range []issued{deleted, gone} {
-			if got := n.judge(k.full); got != gateway.InvalidKey && got != gateway.Unavailable {
+			if got := n.reasonFor(k.full); got != gateway.InvalidKey && got != gateway.Unavailable {
 				t.Errorf("a deleted key: %v", got)
 			}
 		}
@@ -66,18 +66,18 @@ func TestRefusedWhileAway(t *testing.T) {
 	n.restart()
 	check()
 	n.down.Store(false)
-	n.settled()
+	n.waitSynced()
 	check()
-	truth := newNode(t, n.path) // as another node sees it
-	truth.want(fine.full, gateway.Allowed)
-	truth.want(revoked.full, gateway.RevokedKey)
-	truth.want(disabled.full, gateway.DisabledKey)
-	truth.want(suspended.full, gateway.TenantInactive)
-	truth.want(deleted.full, gateway.InvalidKey)
-	truth.want(gone.full, gateway.InvalidKey)
+	primary := newNode(t, n.path) // as another node sees it
+	primary.want(fine.full, gateway.Allowed)
+	primary.want(revoked.full, gateway.RevokedKey)
+	primary.want(disabled.full, gateway.DisabledKey)
+	primary.want(suspended.full, gateway.TenantInactive)
+	primary.want(deleted.full, gateway.InvalidKey)
+	primary.want(gone.full, gateway.InvalidKey)
 	// Each was written once, as done by who did it.
 	var rows []management.AuditRow
-	if err := n.truth.Store.View(ctx, func(tx management.Tx) (err error) {
+	if err := n.primary.Store.View(ctx, func(tx management.Tx) (err error) {
 		rows, err = tx.Audit(management.AuditQuery{Keyspace: ks, Key: revoked.id})
 		return err
 	}); err != nil {
@@ -88,15 +88,15 @@ func TestRefusedWhileAway(t *testing.T) {
 	}
 }
 
-// TestTakenBackElsewhere holds what was disabled here to the decision of a node for which the
-// truth was not away.
-func TestTakenBackElsewhere(t *testing.T) {
+// TestReversedElsewhere holds what was disabled here to the decision of a node for which the
+// primary was not away.
+func TestReversedElsewhere(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+	n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
 	other := newNode(t, n.path)
 	n.tenant("a")
 	id, full := n.key("a")
-	n.settled()
+	n.waitSynced()
 	n.down.Store(true)
 	if _, err := n.DisableKey(ctxOf(t), ada, ks, id); err != nil {
 		t.Fatal(err)
@@ -109,14 +109,14 @@ func TestTakenBackElsewhere(t *testing.T) {
 	}
 	n.want(full, gateway.DisabledKey)
 	n.down.Store(false)
-	n.settled()
-	eventually(t, "the key is let in", func() bool { return n.judge(full) == gateway.Allowed })
+	n.waitSynced()
+	eventually(t, "the key is let in", func() bool { return n.reasonFor(full) == gateway.Allowed })
 	other.want(full, gateway.Allowed)
 }
 
-// TestUnknownWhileSilent says of an unknown key that it is, and no longer when nothing was
+// TestUnknownWhileStale says of an unknown key that it is, and no longer when nothing was
 // heard for some seconds.
-func TestUnknownWhileSilent(t *testing.T) {
+func TestUnknownWhileStale(t *testing.T) {
 	t.Parallel()
 	n, _, full := newNodeWithKey(t)
 	if rec := lookup(t, n.r, "kg_live_unknown"); rec != nil {
@@ -129,19 +129,19 @@ func TestUnknownWhileSilent(t *testing.T) {
 	})
 	n.want(full, gateway.Allowed)
 	n.down.Store(false)
-	n.settled()
+	n.waitSynced()
 	if rec := lookup(t, n.r, "kg_live_unknown"); rec != nil {
 		t.Fatal(rec)
 	}
 }
 
-// TestHeldReads holds what is read while the truth is away to being refused where the copy does
+// TestCopyTxReads holds what is read while the primary is away to being refused where the copy does
 // not hold it: an empty answer would be a wrong one.
-func TestHeldReads(t *testing.T) {
+func TestCopyTxReads(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+	n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
 	n.tenant("a")
-	n.settled()
+	n.waitSynced()
 	n.down.Store(true)
 	holds := map[string]bool{"Tenant": true, "LockTenant": true, "Tenants": true, "Key": true, "Keys": true, "ActiveKeys": true, "Secrets": true,
 		"Token": true, "LockToken": true, "TokenByDigest": true, "Tokens": true, "KeyByDigest": true, "CountLed": true,
@@ -171,7 +171,7 @@ func TestHeldReads(t *testing.T) {
 			return err
 		})
 		if !errors.Is(err, gateway.ErrStore) {
-			t.Errorf("%s while the truth is away: %v", method.Name, err)
+			t.Errorf("%s while the primary is away: %v", method.Name, err)
 		}
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-func once(t *testing.T, s Store) {
+func idempotency(t *testing.T, s Store) {
 	row := func(id byte) *management.IdempotencyRecord {
 		return &management.IdempotencyRecord{ID: []byte{id, 0}, Request: []byte{1}, Claim: "c", ClaimedAt: at, ExpiresAt: at.Add(time.Duration(id) * time.Hour)}
 	}

@@ -11,10 +11,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// secretsOf returns what the truth holds of a key's secrets, newest first.
+// secretsOf returns what the primary holds of a key's secrets, newest first.
 func (n *node) secretsOf(id string) (list []gateway.Secret) {
 	n.t.Helper()
-	if err := n.truth.Store.View(ctxOf(n.t), func(tx management.Tx) (err error) {
+	if err := n.primary.Store.View(ctxOf(n.t), func(tx management.Tx) (err error) {
 		list, err = tx.Secrets(ks, id)
 		return err
 	}); err != nil {
@@ -23,13 +23,13 @@ func (n *node) secretsOf(id string) (list []gateway.Secret) {
 	return list
 }
 
-// truthHolds fails where the truth does not refuse a key in that way.
-func (n *node) truthHolds(id string, want gateway.Status) {
+// primaryHolds fails where the primary does not refuse a key in that way.
+func (n *node) primaryHolds(id string, want gateway.Status) {
 	n.t.Helper()
-	if err := n.truth.Store.View(ctxOf(n.t), func(tx management.Tx) error {
+	if err := n.primary.Store.View(ctxOf(n.t), func(tx management.Tx) error {
 		k, err := tx.Key(ks, id)
 		if err == nil && k.StatusAt(time.Now()) != want {
-			n.t.Errorf("the truth holds %s %s, want %s", id, k.StatusAt(time.Now()), want)
+			n.t.Errorf("the primary holds %s %s, want %s", id, k.StatusAt(time.Now()), want)
 		}
 		return err
 	}); err != nil {
@@ -37,37 +37,37 @@ func (n *node) truthHolds(id string, want gateway.Status) {
 	}
 }
 
-// TestBackAndForth puts states of the truth back that know a key, do not know it, and know it
+// TestRewindBackAndForth puts states of the primary back that know a key, do not know it, and know it
 // again, all from before it was refused.
-func TestBackAndForth(t *testing.T) {
+func TestRewindBackAndForth(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+	n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
 	n.tenant("a")
-	n.settled()
+	n.waitSynced()
 	unknown := n.backup()
 	id, full := n.key("a")
 	known := n.backup()
-	n.settled()
+	n.waitSynced()
 	if _, err := n.RevokeKey(ctxOf(t), ada, ks, id); err != nil {
 		t.Fatal(err)
 	}
 	n.restore(unknown)
-	n.settled()
-	if got := n.judge(full); got == gateway.Allowed {
+	n.waitSynced()
+	if got := n.reasonFor(full); got == gateway.Allowed {
 		t.Fatal("a key that is none")
 	}
 	n.restart()
 	refused := func() {
 		t.Helper()
-		if got := n.judge(full); got == gateway.Allowed {
+		if got := n.reasonFor(full); got == gateway.Allowed {
 			t.Fatal("a revoked key is let in")
 		}
 	}
 	n.restore(known)
 	refused()
-	n.settled()
+	n.waitSynced()
 	n.want(full, gateway.RevokedKey)
-	n.truthHolds(id, gateway.StatusRevoked)
+	n.primaryHolds(id, gateway.StatusRevoked)
 	// Several times within moments, and once while it is away.
 	for range 3 {
 		n.restore(known)
@@ -81,19 +81,19 @@ func TestBackAndForth(t *testing.T) {
 	n.restart()
 	refused()
 	n.down.Store(false)
-	n.settled()
+	n.waitSynced()
 	n.want(full, gateway.RevokedKey)
-	n.truthHolds(id, gateway.StatusRevoked)
+	n.primaryHolds(id, gateway.StatusRevoked)
 }
 
-// TestEndedSecretsStay puts a state of the truth back in which a rotation's former secret has no end.
+// TestEndedSecretsStay puts a state of the primary back in which a rotation's former secret has no end.
 func TestEndedSecretsStay(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+	n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
 	n.tenant("a")
 	id, first := n.key("a")
 	other, graced := n.key("a")
-	n.settled()
+	n.waitSynced()
 	before := n.backup()
 	second, err := n.RotateKey(ctxOf(t), ada, ks, id, 0)
 	if err != nil {
@@ -110,26 +110,26 @@ func TestEndedSecretsStay(t *testing.T) {
 	}
 	refused := func(full string) {
 		t.Helper()
-		if got := n.judge(full); got == gateway.Allowed {
+		if got := n.reasonFor(full); got == gateway.Allowed {
 			t.Fatal("a secret that was ended is let in")
 		}
 	}
 	n.restore(before)
 	refused(first)
-	n.settled()
+	n.waitSynced()
 	refused(first)
 	refused(second.Key)
 	n.want(graced, gateway.Allowed)
 	if list := n.secretsOf(other); len(list) != 1 || !list[0].ExpiresAt.Equal(end) {
-		t.Errorf("the truth holds %+v, to end by %v", list, end)
+		t.Errorf("the primary holds %+v, to end by %v", list, end)
 	}
 	if list := n.secretsOf(id); len(list) != 1 || list[0].ExpiresAt.IsZero() {
-		t.Errorf("the truth holds %+v", list)
+		t.Errorf("the primary holds %+v", list)
 	}
 	// The second is there again, and the third, which was never ended, is not.
 	n.restore(between)
 	refused(second.Key)
-	n.settled()
+	n.waitSynced()
 	refused(first)
 	refused(second.Key)
 	refused(third.Key)
@@ -141,10 +141,10 @@ func TestEndedSecretsStay(t *testing.T) {
 	n.want(fourth.Key, gateway.Allowed)
 }
 
-// TestRevokedTokensStay puts a state of the truth back in which a management token is good.
+// TestRevokedTokensStay puts a state of the primary back in which a management token is good.
 func TestRevokedTokensStay(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, filepath.Join(t.TempDir(), "truth.db"))
+	n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
 	root := management.Actor{Name: "root", Via: "admin", Scopes: []string{management.AllScopes}}
 	token, err := n.CreateToken(ctxOf(t), root, ks, management.TokenFields{Name: management.Some("ci"), Scopes: management.Some([]string{"keys:read"})})
 	if err != nil {
@@ -154,7 +154,7 @@ func TestRevokedTokensStay(t *testing.T) {
 	if err := n.RevokeToken(ctxOf(t), root, ks, token.ID); err != nil {
 		t.Fatal(err)
 	}
-	n.settled()
+	n.waitSynced()
 	n.restore(before)
 	eventually(t, "it is revoked again", func() bool {
 		got, err := n.Token(ctxOf(t), root, ks, token.ID)
@@ -162,9 +162,9 @@ func TestRevokedTokensStay(t *testing.T) {
 	})
 }
 
-// TestTakenBackSince lets in again what was enabled after the truth had gone back, and leaves
+// TestReversedSince lets in again what was enabled after the primary had gone back, and leaves
 // alone a tenant that got the slug of one that was suspended.
-func TestTakenBackSince(t *testing.T) {
+func TestReversedSince(t *testing.T) {
 	t.Parallel()
 	n, id, full := newNodeWithKey(t)
 	before := n.backup()
@@ -177,9 +177,9 @@ func TestTakenBackSince(t *testing.T) {
 	if _, err := n.SuspendTenant(ctxOf(t), ada, ks, "b"); err != nil {
 		t.Fatal(err)
 	}
-	n.settled()
+	n.waitSynced()
 	n.restore(before)
-	n.settled()
+	n.waitSynced()
 	n.want(full, gateway.DisabledKey)
 	if _, err := n.EnableKey(ctxOf(t), ada, ks, id); err != nil {
 		t.Fatal(err)
@@ -187,12 +187,12 @@ func TestTakenBackSince(t *testing.T) {
 	n.want(full, gateway.Allowed)
 	n.tenant("b")
 	_, others := n.key("b")
-	n.settled()
+	n.waitSynced()
 	n.restart()
 	n.want(full, gateway.Allowed)
 	n.want(others, gateway.Allowed)
 	n.restore(withB)
-	n.settled()
+	n.waitSynced()
 	n.want(formers, gateway.TenantInactive)
 	if _, err := n.ActivateTenant(ctxOf(t), ada, ks, "b"); err != nil {
 		t.Fatal(err)
@@ -226,8 +226,8 @@ func TestEarlierFiles(t *testing.T) {
 		t.Errorf("%d to be written", got)
 	}
 	n.down.Store(false)
-	n.settled()
-	n.truthHolds(id, gateway.StatusRevoked)
+	n.waitSynced()
+	n.primaryHolds(id, gateway.StatusRevoked)
 }
 
 // TestCrashWhileReplacing begins where a crash left a copy half made, and finds what the former
@@ -239,7 +239,7 @@ func TestCrashWhileReplacing(t *testing.T) {
 	if _, err := n.RevokeKey(ctxOf(t), ada, ks, id); err != nil {
 		t.Fatal(err)
 	}
-	n.settled()
+	n.waitSynced()
 	n.down.Store(true)
 	n.restore(before)
 	n.stop()
@@ -251,7 +251,7 @@ func TestCrashWhileReplacing(t *testing.T) {
 	n.down.Store(false)
 	n.start()
 	n.want(full, gateway.RevokedKey)
-	n.settled()
+	n.waitSynced()
 	n.want(full, gateway.RevokedKey)
-	n.truthHolds(id, gateway.StatusRevoked)
+	n.primaryHolds(id, gateway.StatusRevoked)
 }

@@ -11,59 +11,59 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// deliverTimeout bounds writing one refusal to the truth.
+// deliverTimeout bounds writing one refusal to the primary.
 const deliverTimeout = 10 * time.Second
 
 // Revoke implements management.Deputy. What is refused is also told to the other nodes,
 // where there is a way.
 func (r *Replica) Revoke(ctx context.Context, refusal management.Revocation) error {
 	refusal.At = refusal.At.UTC().Truncate(time.Microsecond) // as it is kept
-	if err := r.refuse(ctx, refusal); err != nil {
+	if err := r.revokeLocal(ctx, refusal); err != nil {
 		return err
 	}
-	r.tell(ctx, refusal)
-	r.wake.ring()
+	r.publish(ctx, refusal)
+	r.primaryChanged.notify()
 	return nil
 }
 
-// refuse refuses here, and keeps it to be written back.
-func (r *Replica) refuse(ctx context.Context, refusal management.Revocation) error {
-	r.pending.Lock()
-	defer r.pending.Unlock()
-	s := r.sight.Load()
+// revokeLocal refuses here, and keeps it to be written back.
+func (r *Replica) revokeLocal(ctx context.Context, refusal management.Revocation) error {
+	r.pendingMu.Lock()
+	defer r.pendingMu.Unlock()
+	s := r.view.Load()
 	if s.copy == nil {
 		return fmt.Errorf("%w: there is no replica yet that could hold it", gateway.ErrStore)
 	}
-	if err := s.copy.Refuse(ctx, refusal); err != nil {
+	if err := s.copy.Revoke(ctx, refusal); err != nil {
 		return err
 	}
-	r.count(ctx, s)
+	r.countPending(ctx, s)
 	return nil
 }
 
-// count counts what is pending. pending is held.
-func (r *Replica) count(ctx context.Context, s *sight) {
+// countPending counts what is pending. pending is held.
+func (r *Replica) countPending(ctx context.Context, s *activeView) {
 	n, err := s.copy.CountPending(ctx)
 	if err != nil {
-		n = r.pendingN.Load() + 1 // it is counted again when it is delivered
+		n = r.pendingCount.Load() + 1 // it is counted again when it is delivered
 	}
-	r.pendingN.Store(n)
+	r.pendingCount.Store(n)
 }
 
-// keep holds what changes that are in the truth refuse, while look-ups go there and there is no
-// copy which they could be taken over into. It is written back should the truth lose it.
-func (r *Replica) keep(ctx context.Context, changes []gateway.Change) error {
-	r.pending.Lock()
-	defer r.pending.Unlock()
-	s := r.sight.Load()
+// storeRevocations holds what changes that are in the primary refuse, while look-ups go there and there is no
+// copy which they could be taken over into. It is written back should the primary lose it.
+func (r *Replica) storeRevocations(ctx context.Context, changes []gateway.Change) error {
+	r.pendingMu.Lock()
+	defer r.pendingMu.Unlock()
+	s := r.view.Load()
 	if s.copy == nil {
 		return nil
 	}
 	var list []management.Revocation
-	if err := r.truth.View(ctx, func(tx management.Tx) error {
+	if err := r.primary.View(ctx, func(tx management.Tx) error {
 		list = nil
 		for _, c := range changes {
-			of, err := refusals(tx, c)
+			of, err := revocationsOf(tx, c)
 			if err != nil {
 				return err
 			}
@@ -74,9 +74,9 @@ func (r *Replica) keep(ctx context.Context, changes []gateway.Change) error {
 		return err
 	}
 	for _, c := range changes {
-		reversible, err := s.copy.Reversible(ctx, c)
+		reversible, err := s.copy.ReversibleRevocations(ctx, c)
 		if err == nil && len(reversible) > 0 {
-			_, err = r.takeBack(ctx, s.copy, reversible)
+			_, err = r.reverse(ctx, s.copy, reversible)
 		}
 		if err != nil {
 			return err
@@ -85,18 +85,18 @@ func (r *Replica) keep(ctx context.Context, changes []gateway.Change) error {
 	if len(list) == 0 {
 		return nil
 	}
-	if err := s.copy.Keep(ctx, list); err != nil {
+	if err := s.copy.RevokeAll(ctx, list); err != nil {
 		return err
 	}
-	r.count(ctx, s)
+	r.countPending(ctx, s)
 	return nil
 }
 
-// refusals returns what the rows that a change is about refuse now.
-func refusals(tx management.Tx, c gateway.Change) (out []management.Revocation, err error) {
+// revocationsOf returns what the rows that a change is about refuse now.
+func revocationsOf(tx management.Tx, c gateway.Change) (out []management.Revocation, err error) {
 	add := func(holds bool, refusal management.Revocation) {
 		if holds {
-			refusal.Keyspace, refusal.Actor = c.Keyspace, self
+			refusal.Keyspace, refusal.Actor = c.Keyspace, replicaActor
 			out = append(out, refusal)
 		}
 	}
@@ -141,44 +141,44 @@ func ignoreNotFound(err error) error {
 	return err
 }
 
-// self is who writes back what the truth has lost.
-var self = management.Actor{Name: "replica", Via: "system"}
+// replicaActor is who writes back what the primary has lost.
+var replicaActor = management.Actor{Name: "replica", Via: "system"}
 
 // SetReplay implements management.Deputy.
 func (r *Replica) SetReplay(write func(ctx context.Context, r management.Revocation) error) {
 	r.writeBack.Store(&write)
-	r.wake.ring()
+	r.primaryChanged.notify()
 }
 
 // delivering marks the context of what writes what is pending.
 type delivering struct{}
 
-// deliverFirst has what is pending written to the truth before what was decided later: enabling a
-// key undoes that it was disabled while the truth was away. What can't be written for now holds
+// deliverFirst has what is pending written to the primary before what was decided later: enabling a
+// key undoes that it was disabled while the primary was away. What can't be written for now holds
 // nobody up for long.
 func (r *Replica) deliverFirst(ctx context.Context) {
-	if r.pendingN.Load() == 0 || ctx.Value(delivering{}) != nil || r.gone() != nil {
+	if r.pendingCount.Load() == 0 || ctx.Value(delivering{}) != nil || r.primaryError() != nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, ownTimeout)
+	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
 	defer cancel()
 	_ = r.deliver(ctx) // it is logged, and tried again
 }
 
-// deliver writes what is pending to the truth, which answers.
+// deliver writes what is pending to the primary, which answers.
 func (r *Replica) deliver(ctx context.Context) (failed error) {
 	select {
-	case r.writer <- struct{}{}:
-		defer func() { <-r.writer }()
+	case r.deliverySlot <- struct{}{}:
+		defer func() { <-r.deliverySlot }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	write, s := r.writeBack.Load(), r.sight.Load()
-	if s.copy == nil || r.recount(ctx) == 0 {
+	write, s := r.writeBack.Load(), r.view.Load()
+	if s.copy == nil || r.recountPending(ctx) == 0 {
 		return nil
 	}
 	if write == nil {
-		return errNobodyWrites
+		return errNoWriteBack
 	}
 	list, err := s.copy.Pending(ctx)
 	if err != nil {
@@ -191,63 +191,63 @@ func (r *Replica) deliver(ctx context.Context) (failed error) {
 			failed = err
 		}
 	}
-	r.recount(ctx)
+	r.recountPending(ctx)
 	return failed
 }
 
-// recount returns how many refusals are pending.
-func (r *Replica) recount(ctx context.Context) int64 {
-	r.pending.Lock()
-	defer r.pending.Unlock()
-	if s := r.sight.Load(); s.copy != nil {
+// recountPending returns how many refusals are pending.
+func (r *Replica) recountPending(ctx context.Context) int64 {
+	r.pendingMu.Lock()
+	defer r.pendingMu.Unlock()
+	if s := r.view.Load(); s.copy != nil {
 		if n, err := s.copy.CountPending(ctx); err == nil {
-			r.pendingN.Store(n)
+			r.pendingCount.Store(n)
 		}
 	}
-	return r.pendingN.Load()
+	return r.pendingCount.Load()
 }
 
-// deliverOne has the truth refuse what is refused here, unless it does already or somebody has
-// decided otherwise meanwhile, where the truth was not away for them.
-func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, management.Revocation) error, s *sight, refusal management.Revocation) error {
+// deliverOne has the primary refuse what is refused here, unless it does already or somebody has
+// decided otherwise meanwhile, where the primary was not away for them.
+func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, management.Revocation) error, s *activeView, refusal management.Revocation) error {
 	ctx, cancel := context.WithTimeout(context.WithValue(ctx, delivering{}, true), deliverTimeout)
 	defer cancel()
-	list, err := r.truth.Compare(ctx, []management.Revocation{refusal})
+	list, err := r.primary.CompareRevocations(ctx, []management.Revocation{refusal})
 	if err != nil {
 		return err
 	}
 	is := list[0]
-	if is == sqlstore.Lacks {
+	if is == sqlstore.NotRevoked {
 		if err := write(ctx, refusal); err != nil {
 			return err
 		}
 	}
-	r.feeding.Lock()
-	defer r.feeding.Unlock()
-	r.pending.Lock()
-	defer r.pending.Unlock()
-	if now := r.sight.Load(); now.copy != s.copy {
+	r.copyMu.Lock()
+	defer r.copyMu.Unlock()
+	r.pendingMu.Lock()
+	defer r.pendingMu.Unlock()
+	if now := r.view.Load(); now.copy != s.copy {
 		return errors.New("the replica was replaced meanwhile")
 	}
-	if s.through {
-		// It is kept until there is a copy of the truth that holds it.
+	if s.passThrough {
+		// It is kept until there is a copy of the primary that holds it.
 		return nil
 	}
-	if is == sqlstore.Absent {
-		if err := s.copy.Missing(ctx, refusal); err != nil {
+	if is == sqlstore.UnknownID {
+		if err := s.copy.MarkUnknown(ctx, refusal); err != nil {
 			return err
 		}
-		r.settle(refusal)
+		r.markResolved(refusal)
 		return nil
 	}
-	// What the truth says, of this or of what was decided otherwise, holds here from now on. It is
-	// forgotten only together with moving on to a position of the truth that has it: where the
-	// truth goes back to before that, it is known.
-	d, err := r.truth.Reread(ctx, r.at, refusal.Change())
+	// What the primary says, of this or of what was decided otherwise, holds here from now on. It is
+	// forgotten only together with moving on to a position of the primary that has it: where the
+	// primary goes back to before that, it is known.
+	d, err := r.primary.Reread(ctx, r.position, refusal.Change())
 	if err != nil {
 		return err
 	}
-	held, err := s.copy.Settle(ctx, refusal, is == sqlstore.TakenBack, d, r.LastSync())
+	held, err := s.copy.Resolve(ctx, refusal, is == sqlstore.Reversed, d, r.LastSync())
 	if err != nil {
 		return err
 	}
@@ -256,8 +256,8 @@ func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, ma
 		r.log.Debug("a refusal was not written to the database", "action", refusal.Action, "id", refusal.ID)
 		return nil
 	}
-	r.at = d.To
-	r.settle(refusal)
-	r.stray(refusal.Change())
+	r.position = d.To
+	r.markResolved(refusal)
+	r.addUnsequenced(refusal.Change())
 	return nil
 }

@@ -9,19 +9,19 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// Refuse refuses here what the truth does not know of yet, and keeps it to be written there.
+// Revoke refuses here what the primary does not know of yet, and keeps it to be written there.
 // It is on the disk when this returns. ErrNotFound where the copy has no such key or tenant.
-func (c *Copy) Refuse(ctx context.Context, r management.Revocation) error {
-	return c.writing(ctx, "writing to the replica", func(t *tx) error { return t.refuseAndKeep(r) })
+func (c *Copy) Revoke(ctx context.Context, r management.Revocation) error {
+	return c.writing(ctx, "writing to the replica", func(t *tx) error { return t.revokeAndStore(r) })
 }
 
-// Keep holds list refused as Refuse does, where the copy has no such row too.
-func (c *Copy) Keep(ctx context.Context, list []management.Revocation) error {
+// AddRevocations holds list refused as Refuse does, where the copy has no such row too.
+func (c *Copy) RevokeAll(ctx context.Context, list []management.Revocation) error {
 	return c.writing(ctx, "writing to the replica", func(t *tx) error {
 		for _, r := range list {
-			err := t.refuseAndKeep(r)
+			err := t.revokeAndStore(r)
 			if errors.Is(err, gateway.ErrNotFound) {
-				err = t.keep(Kept{Revocation: r})
+				err = t.storeRevocation(StoredRevocation{Revocation: r})
 			}
 			if err != nil {
 				return err
@@ -31,8 +31,8 @@ func (c *Copy) Keep(ctx context.Context, list []management.Revocation) error {
 	})
 }
 
-// refuseAndKeep refuses what is there, and keeps it to be written to the truth.
-func (t *tx) refuseAndKeep(r management.Revocation) error {
+// revokeAndStore refuses what is there, and keeps it to be written to the primary.
+func (t *tx) revokeAndStore(r management.Revocation) error {
 	if r.Change().Kind == gateway.ChangeTenant && r.Created.IsZero() {
 		in, err := t.Tenant(r.Keyspace, r.ID)
 		if err != nil {
@@ -40,22 +40,22 @@ func (t *tx) refuseAndKeep(r management.Revocation) error {
 		}
 		r.Created = in.CreatedAt
 	}
-	if err := t.refuse(r); err != nil {
+	if err := t.revokeRow(r); err != nil {
 		return err
 	}
-	return t.keep(Kept{Revocation: r})
+	return t.storeRevocation(StoredRevocation{Revocation: r})
 }
 
-// TakeBack ends refusals that can be, unless they were decided again since.
-func (c *Copy) TakeBack(ctx context.Context, list []management.Revocation) error {
+// Reverse ends refusals that can be, unless they were decided again since.
+func (c *Copy) Reverse(ctx context.Context, list []management.Revocation) error {
 	return c.writing(ctx, "writing to the replica", func(t *tx) error {
 		for _, r := range list {
-			if err := t.forget(r); err != nil {
+			if err := t.deleteRevocation(r); err != nil {
 				return err
 			}
 		}
 		for _, r := range list {
-			again, err := t.kept(`WHERE about = $1 AND keyspace = $2 AND action = $3`, about(r), r.Keyspace, r.Action)
+			again, err := t.storedRevocations(`WHERE about = $1 AND keyspace = $2 AND action = $3`, rowID(r), r.Keyspace, r.Action)
 			if err != nil {
 				return err
 			}
@@ -66,7 +66,7 @@ func (c *Copy) TakeBack(ctx context.Context, list []management.Revocation) error
 			if r.Action == management.TenantSuspended {
 				query = `UPDATE tenants SET active = 1 WHERE keyspace = $1 AND folded = $2 AND coalesce(updated_at, 0) <= $3 AND deleted_at IS NULL`
 			}
-			if _, err := t.exec(query, r.Keyspace, about(r), r.At.UnixMicro()); err != nil {
+			if _, err := t.exec(query, r.Keyspace, rowID(r), r.At.UnixMicro()); err != nil {
 				return err
 			}
 		}
@@ -74,8 +74,8 @@ func (c *Copy) TakeBack(ctx context.Context, list []management.Revocation) error
 	})
 }
 
-// refuseAnew does to the rows of a delta what is refused here and not in the truth.
-func (t *tx) refuseAnew(d *Delta) error {
+// reapplyRevocations does to the rows of a delta what is refused here and not in the primary.
+func (t *tx) reapplyRevocations(d *Delta) error {
 	var some bool
 	if err := t.row(`SELECT EXISTS (SELECT 1 FROM refused)`, nil, &some); err != nil || !some {
 		return err
@@ -90,18 +90,18 @@ func (t *tx) refuseAnew(d *Delta) error {
 		{d.tokens, copiedTokens.column("keyspace"), copiedTokens.column("id")},
 	} {
 		for _, row := range of.rows {
-			list, err := t.kept(`WHERE about = $1 AND keyspace = $2`, row[of.id], row[of.keyspace])
+			list, err := t.storedRevocations(`WHERE about = $1 AND keyspace = $2`, row[of.id], row[of.keyspace])
 			if err != nil {
 				return err
 			}
 			for _, k := range list {
-				err := t.refuse(k.Revocation)
+				err := t.revokeRow(k.Revocation)
 				if errors.Is(err, gateway.ErrNotFound) {
 					continue
 				}
-				if err == nil && !k.Absent.IsZero() {
-					k.Absent = time.Time{}
-					err = t.keep(k)
+				if err == nil && !k.UnknownSince.IsZero() {
+					k.UnknownSince = time.Time{}
+					err = t.storeRevocation(k)
 				}
 				if err != nil {
 					return err
@@ -112,10 +112,10 @@ func (t *tx) refuseAnew(d *Delta) error {
 	return nil
 }
 
-// Pending returns what is refused here and not written to the truth yet, oldest first.
-func (c *Copy) Pending(ctx context.Context) (out []Kept, err error) {
+// Pending returns what is refused here and not written to the primary yet, oldest first.
+func (c *Copy) Pending(ctx context.Context) (out []StoredRevocation, err error) {
 	err = c.viewing(ctx, "reading the replica", func(t *tx) (err error) {
-		out, err = t.kept(`WHERE absent_since IS NULL`)
+		out, err = t.storedRevocations(`WHERE absent_since IS NULL`)
 		return err
 	})
 	return out, err
@@ -135,36 +135,36 @@ func (t *tx) countPending() (n int64, err error) {
 	return n, err
 }
 
-// Missing notes of what was pending that the truth has no row of what it is about. It is
+// MarkUnknown notes of what was pending that the primary has no row of what it is about. It is
 // forgotten where nobody could tell that row from another's. Where the copy has that row it is of another
-// state of the truth than the one that was asked: then it stays pending, and that is an error.
-func (c *Copy) Missing(ctx context.Context, r management.Revocation) error {
+// state of the primary than the one that was asked: then it stays pending, and that is an error.
+func (c *Copy) MarkUnknown(ctx context.Context, r management.Revocation) error {
 	return c.writing(ctx, "writing to the replica", func(t *tx) error {
-		is, err := t.compare([]management.Revocation{r})
-		if err == nil && is[0] != Absent {
+		is, err := t.compareRevocations([]management.Revocation{r})
+		if err == nil && is[0] != UnknownID {
 			err = errors.New("the database lacks what the replica has: one of them is not up to date yet")
 		}
 		if err != nil {
 			return err
 		}
-		if nameless(r) {
-			return t.forget(r)
+		if slugOnly(r) {
+			return t.deleteRevocation(r)
 		}
-		return t.keep(Kept{r, t.now})
+		return t.storeRevocation(StoredRevocation{r, t.now})
 	})
 }
 
-// Settle forgets what was pending, and takes over what the truth says instead: d is of what
+// SetAddress forgets what was pending, and takes over what the primary says instead: d is of what
 // it is about, as Reread returns it. Unless it was taken back it must be refused by that, or
 // nothing is done: false.
-func (c *Copy) Settle(ctx context.Context, r management.Revocation, takenBack bool, d *Delta, heard time.Time) (bool, error) {
+func (c *Copy) Resolve(ctx context.Context, r management.Revocation, takenBack bool, d *Delta, heard time.Time) (bool, error) {
 	lacks := errors.New("it is not refused")
-	err := c.applying(ctx, d, heard, func(t *tx) error { return t.forget(r) }, func(t *tx) error {
+	err := c.applyDelta(ctx, d, heard, func(t *tx) error { return t.deleteRevocation(r) }, func(t *tx) error {
 		if takenBack {
 			return nil
 		}
-		is, err := t.compare([]management.Revocation{r})
-		if err == nil && is[0] != Holds {
+		is, err := t.compareRevocations([]management.Revocation{r})
+		if err == nil && is[0] != Revoked {
 			err = lacks
 		}
 		return err
@@ -182,7 +182,7 @@ func (c *Copy) Overlay(ctx context.Context, rec *gateway.Record) (over *gateway.
 	over = &gateway.Record{Secret: rec.Secret, Key: &key, Tenant: &tenant}
 	err = c.viewing(ctx, "reading the replica", func(t *tx) error {
 		reversible = nil
-		list, err := t.refusedOf(rec)
+		list, err := t.revocationsOf(rec)
 		if err != nil {
 			return err
 		}
@@ -218,15 +218,15 @@ func (c *Copy) Overlay(ctx context.Context, rec *gateway.Record) (over *gateway.
 	return over, reversible, nil
 }
 
-// Reversible returns what refuses a key or a tenant here and could have been taken back.
-func (c *Copy) Reversible(ctx context.Context, ch gateway.Change) (out []management.Revocation, err error) {
+// ReversibleRevocations returns what refuses a key or a tenant here and could have been taken back.
+func (c *Copy) ReversibleRevocations(ctx context.Context, ch gateway.Change) (out []management.Revocation, err error) {
 	err = c.viewing(ctx, "reading the replica", func(t *tx) (err error) {
 		var list []management.Revocation
 		switch ch.Kind {
 		case gateway.ChangeKey:
-			list, err = t.refusedOf(&gateway.Record{Key: &gateway.Key{Keyspace: ch.Keyspace, ID: ch.ID}})
+			list, err = t.revocationsOf(&gateway.Record{Key: &gateway.Key{Keyspace: ch.Keyspace, ID: ch.ID}})
 		case gateway.ChangeTenant:
-			list, err = t.refusedOf(&gateway.Record{Tenant: &gateway.Tenant{Keyspace: ch.Keyspace, Slug: ch.ID}})
+			list, err = t.revocationsOf(&gateway.Record{Tenant: &gateway.Tenant{Keyspace: ch.Keyspace, Slug: ch.ID}})
 		}
 		out = nil
 		for _, r := range list {
@@ -239,11 +239,11 @@ func (c *Copy) Reversible(ctx context.Context, ch gateway.Change) (out []managem
 	return out, err
 }
 
-// refusedOf returns what refuses a key, its tenant and its secret, those of rec that there are:
+// revocationsOf returns what refuses a key, its tenant and its secret, those of rec that there are:
 // by their rows here, and beside them.
-func (t *tx) refusedOf(rec *gateway.Record) (out []management.Revocation, err error) {
-	beside := func(keyspace, about string, ours func(Kept) bool) error {
-		list, err := t.kept(`WHERE about = $1 AND keyspace = $2`, about, keyspace)
+func (t *tx) revocationsOf(rec *gateway.Record) (out []management.Revocation, err error) {
+	beside := func(keyspace, about string, ours func(StoredRevocation) bool) error {
+		list, err := t.storedRevocations(`WHERE about = $1 AND keyspace = $2`, about, keyspace)
 		for _, k := range list {
 			if ours == nil || ours(k) {
 				out = append(out, k.Revocation)
@@ -255,7 +255,7 @@ func (t *tx) refusedOf(rec *gateway.Record) (out []management.Revocation, err er
 		same := func(created time.Time) bool {
 			return in.CreatedAt.IsZero() || created.IsZero() || created.Equal(in.CreatedAt)
 		}
-		if err := beside(in.Keyspace, fold(in.Slug), func(k Kept) bool { return same(k.Created) }); err != nil {
+		if err := beside(in.Keyspace, fold(in.Slug), func(k StoredRevocation) bool { return same(k.Created) }); err != nil {
 			return nil, err
 		}
 		is, err := t.Tenant(in.Keyspace, in.Slug)

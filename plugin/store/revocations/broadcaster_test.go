@@ -1,4 +1,4 @@
-package herald
+package revocations
 
 import (
 	"context"
@@ -25,8 +25,8 @@ const patience = time.Minute
 
 var quiet = slog.New(slog.DiscardHandler)
 
-// kin are the nodes of the store under test.
-var kin = replica.Kin{Store: "5f1d", Key: []byte("only the store holds this")}
+// cluster are the nodes of the store under test.
+var cluster = replica.ClusterID{Store: "5f1d", Key: []byte("only the store holds this")}
 
 // connected returns a connection to the Redis at url, as limits make it.
 func connected(t testing.TB, url string) *redis.Redis {
@@ -54,7 +54,7 @@ type listener struct {
 }
 
 // listen has a listener hear until the test ends.
-func listen(t testing.TB, h replica.Herald, k replica.Kin) *listener {
+func listen(t testing.TB, b replica.Broadcaster, k replica.ClusterID) *listener {
 	t.Helper()
 	l := &listener{}
 	ctx, stop := context.WithCancel(context.Background())
@@ -64,7 +64,7 @@ func listen(t testing.TB, h replica.Herald, k replica.Kin) *listener {
 		defer close(ended)
 		for ctx.Err() == nil {
 			first := true
-			err := h.Hear(ctx, k, func(list []management.Revocation) error {
+			err := b.Subscribe(ctx, k, func(list []management.Revocation) error {
 				l.mu.Lock()
 				defer l.mu.Unlock()
 				l.heard = append(l.heard, list...)
@@ -132,9 +132,9 @@ func refusal(n int) management.Revocation {
 		Actor: management.Actor{Name: "ada", IP: "192.0.2.1", Via: "api", Scopes: []string{"keys:write"}}}
 }
 
-func tell(t testing.TB, h replica.Herald, r management.Revocation) {
+func tell(t testing.TB, b replica.Broadcaster, r management.Revocation) {
 	t.Helper()
-	if err := h.Tell(context.Background(), kin, r); err != nil {
+	if err := b.Publish(context.Background(), cluster, r); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -143,7 +143,7 @@ func tell(t testing.TB, h replica.Herald, r management.Revocation) {
 func length(t testing.TB, r *redis.Redis) int64 {
 	t.Helper()
 	c := client(t, r)
-	n, err := c.Do(context.Background(), c.B().Xlen().Key(streamOf(kin)).Build()).AsInt64()
+	n, err := c.Do(context.Background(), c.B().Xlen().Key(streamKey(cluster)).Build()).AsInt64()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,18 +159,18 @@ func client(t testing.TB, r *redis.Redis) rueidis.Client {
 	return c
 }
 
-func TestTold(t *testing.T) {
+func TestBroadcast(t *testing.T) {
 	t.Parallel()
-	testserver.EachRedis(t, toldThrough)
+	testserver.EachRedis(t, publishedThrough)
 }
 
-func toldThrough(t *testing.T, kind testserver.RedisKind) {
+func publishedThrough(t *testing.T, kind testserver.RedisKind) {
 	url := kind.URL(t)
 	conn := connected(t, url)
 	a, b := New(conn, quiet), New(connected(t, url), quiet)
-	there := listen(t, b, kin)
-	own := listen(t, a, kin)
-	others := listen(t, New(connected(t, url), quiet), replica.Kin{Store: "another", Key: kin.Key})
+	there := listen(t, b, cluster)
+	own := listen(t, a, cluster)
+	others := listen(t, New(connected(t, url), quiet), replica.ClusterID{Store: "another", Key: cluster.Key})
 	eventually(t, "all listen", func() bool { return there.begins() > 0 && own.begins() > 0 && others.begins() > 0 })
 
 	first, second := refusal(1), refusal(2)
@@ -188,7 +188,7 @@ func toldThrough(t *testing.T, kind testserver.RedisKind) {
 	if n := length(t, conn); n != 2 {
 		t.Errorf("%d words after it was told by another", n)
 	}
-	late := listen(t, New(connected(t, url), quiet), kin)
+	late := listen(t, New(connected(t, url), quiet), cluster)
 	eventually(t, "who listens later hears both", func() bool { return late.times(first) == 1 && late.times(second) == 1 })
 
 	// What was decided again since stays.
@@ -196,20 +196,20 @@ func toldThrough(t *testing.T, kind testserver.RedisKind) {
 	again.At = first.At.Add(time.Second)
 	tell(t, a, again)
 	eventually(t, "it is heard", func() bool { return there.times(again) == 1 })
-	b.Withdraw(kin, first)
-	b.Withdraw(kin, second)
-	b.Withdraw(replica.Kin{Store: "another"}, again)
+	b.Retract(cluster, first)
+	b.Retract(cluster, second)
+	b.Retract(replica.ClusterID{Store: "another"}, again)
 	eventually(t, "the withdrawn are gone", func() bool { return length(t, conn) == 1 })
-	b.Withdraw(kin, again)
+	b.Retract(cluster, again)
 	eventually(t, "all are gone", func() bool { return length(t, conn) == 0 })
 	if n := others.count(); n != 0 {
 		t.Errorf("nodes of another store heard %d words", n)
 	}
 	c := client(t, conn)
-	if ms, err := c.Do(context.Background(), c.B().Pttl().Key(streamOf(kin)).Build()).AsInt64(); err != nil || ms <= 0 || ms > Keep.Milliseconds() {
+	if ms, err := c.Do(context.Background(), c.B().Pttl().Key(streamKey(cluster)).Build()).AsInt64(); err != nil || ms <= 0 || ms > MaxAge.Milliseconds() {
 		t.Errorf("the words are kept for %d ms (%v)", ms, err)
 	}
-	if s := a.Stats(); s.Told != 3 || s.Rejected != 0 {
+	if s := a.Stats(); s.Published != 3 || s.Rejected != 0 {
 		t.Errorf("stats: %+v", s)
 	}
 }
@@ -218,8 +218,8 @@ func toldThrough(t *testing.T, kind testserver.RedisKind) {
 func TestForged(t *testing.T) {
 	t.Parallel()
 	conn := connected(t, testserver.RedisURL(t))
-	h := New(conn, quiet)
-	stranger := kin
+	b := New(conn, quiet)
+	stranger := cluster
 	stranger.Key = []byte("a guess")
 	r := refusal(1)
 	text, err := encode(r)
@@ -233,27 +233,27 @@ func TestForged(t *testing.T) {
 	c := client(t, conn)
 	forged := [][]string{
 		{textField, text}, {textField, text, sealField, ""}, {textField, text, sealField, seal(stranger, text)},
-		{textField, text + " ", sealField, seal(kin, text)}, {sealField, seal(kin, "")}, {"a", "b"},
-		{textField, forbidden, sealField, seal(kin, forbidden)}, {textField, nameless, sealField, seal(kin, nameless)},
-		{textField, "{", sealField, seal(kin, "{")},
+		{textField, text + " ", sealField, seal(cluster, text)}, {sealField, seal(cluster, "")}, {"a", "b"},
+		{textField, forbidden, sealField, seal(cluster, forbidden)}, {textField, nameless, sealField, seal(cluster, nameless)},
+		{textField, "{", sealField, seal(cluster, "{")},
 	}
 	for _, fields := range forged {
-		if err := c.Do(context.Background(), c.B().Arbitrary("XADD").Keys(streamOf(kin)).Args(append([]string{"*"}, fields...)...).Build()).Error(); err != nil {
+		if err := c.Do(context.Background(), c.B().Arbitrary("XADD").Keys(streamKey(cluster)).Args(append([]string{"*"}, fields...)...).Build()).Error(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	l := listen(t, h, kin)
+	l := listen(t, b, cluster)
 	good := refusal(3)
 	tell(t, New(conn, quiet), good)
 	eventually(t, "what is true is heard", func() bool { return l.times(good) == 1 })
-	if l.count() != 1 || h.Stats().Rejected != int64(len(forged)) {
-		t.Errorf("heard %d, %+v", l.count(), h.Stats())
+	if l.count() != 1 || b.Stats().Rejected != int64(len(forged)) {
+		t.Errorf("heard %d, %+v", l.count(), b.Stats())
 	}
 	// Where there is something else in its place, that is an error.
-	if err := c.Do(context.Background(), c.B().Set().Key(streamOf(replica.Kin{Store: "x"})).Value("x").Build()).Error(); err != nil {
+	if err := c.Do(context.Background(), c.B().Set().Key(streamKey(replica.ClusterID{Store: "x"})).Value("x").Build()).Error(); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Hear(context.Background(), replica.Kin{Store: "x"}, func([]management.Revocation) error { return nil }); err == nil {
+	if err := b.Subscribe(context.Background(), replica.ClusterID{Store: "x"}, func([]management.Revocation) error { return nil }); err == nil {
 		t.Error("no error")
 	}
 }
@@ -270,8 +270,8 @@ func outagesOf(t *testing.T, kind testserver.RedisKind) {
 	proxy := testserver.NewProxy(t, server.Addr())
 	near, far := connected(t, server.URL()), connected(t, "redis://"+proxy.Addr()+"/0")
 	a, b := New(near, quiet), New(far, quiet)
-	l := listen(t, b, kin)
-	la := listen(t, a, kin)
+	l := listen(t, b, cluster)
+	la := listen(t, a, cluster)
 	eventually(t, "both listen", func() bool { return l.begins() > 0 && la.begins() > 0 })
 	n := 0
 	told := func() management.Revocation {
@@ -293,7 +293,7 @@ func outagesOf(t *testing.T, kind testserver.RedisKind) {
 	heard("what was told while it was cut off", r)
 	proxy.Hold()
 	r = told()
-	if err := b.Tell(context.Background(), kin, refusal(-1)); err == nil {
+	if err := b.Publish(context.Background(), cluster, refusal(-1)); err == nil {
 		t.Error("it could be told through a connection that nothing passes")
 	}
 	proxy.Restore()
@@ -301,7 +301,7 @@ func outagesOf(t *testing.T, kind testserver.RedisKind) {
 
 	begun := la.begins()
 	server.Kill()
-	if err := a.Tell(context.Background(), kin, refusal(-2)); err == nil {
+	if err := a.Publish(context.Background(), cluster, refusal(-2)); err == nil {
 		t.Error("it could be told to a Redis that is not there")
 	}
 	server.Start()
@@ -310,7 +310,7 @@ func outagesOf(t *testing.T, kind testserver.RedisKind) {
 		t.Fatal("Redis forgot nothing")
 	}
 	tell(t, a, r) // as a replica does from time to time
-	late := listen(t, New(connected(t, server.URL()), quiet), kin)
+	late := listen(t, New(connected(t, server.URL()), quiet), cluster)
 	eventually(t, "it is heard again", func() bool { return late.times(r) > 0 })
 }
 
@@ -325,23 +325,23 @@ func accessControlOf(t *testing.T, kind testserver.RedisKind) {
 		"+zremrangebyscore", "+pexpire", "+time", "+ping", "+hello", "+client|setname"}
 	server := kind.New(t, slices.Concat([]string{"--user", "default", "off", "--user", "gate", "on", ">secret"},
 		limits, []string{"+xadd", "+xread", "+xdel", "+xtrim", "--user", "limits", "on", ">secret"}, limits)...)
-	h := New(connected(t, "redis://gate:secret@"+server.Addr()+"/0"), quiet)
-	l := listen(t, h, kin)
+	b := New(connected(t, "redis://gate:secret@"+server.Addr()+"/0"), quiet)
+	l := listen(t, b, cluster)
 	r := refusal(1)
-	tell(t, h, r)
+	tell(t, b, r)
 	eventually(t, "it is heard", func() bool { return l.times(r) == 1 })
-	h.Withdraw(kin, r)
+	b.Retract(cluster, r)
 	eventually(t, "it is gone", func() bool {
 		late := 0
 		ctx, stop := context.WithCancel(context.Background())
-		_ = New(h.redis, quiet).Hear(ctx, kin, func(list []management.Revocation) error { late += len(list); stop(); return nil })
+		_ = New(b.redis, quiet).Subscribe(ctx, cluster, func(list []management.Revocation) error { late += len(list); stop(); return nil })
 		return late == 0
 	})
 	without := New(connected(t, "redis://limits:secret@"+server.Addr()+"/0"), quiet)
-	if err := without.Tell(context.Background(), kin, r); err == nil {
+	if err := without.Publish(context.Background(), cluster, r); err == nil {
 		t.Error("it could tell")
 	}
-	if err := without.Hear(context.Background(), kin, func([]management.Revocation) error { return nil }); err == nil {
+	if err := without.Subscribe(context.Background(), cluster, func([]management.Revocation) error { return nil }); err == nil {
 		t.Error("it could hear")
 	}
 }
@@ -354,8 +354,8 @@ func TestFailover(t *testing.T) {
 		t.Run("cluster", func(t *testing.T) {
 			t.Parallel()
 			c := kind.NewCluster(t)
-			k := kin
-			for !c.InFirst(streamOf(k)) {
+			k := cluster
+			for !c.InFirst(streamKey(k)) {
 				k.Store += "0"
 			}
 			failover(t, c.URL(), k, c.FailOver)
@@ -366,12 +366,12 @@ func TestFailover(t *testing.T) {
 		t.Run("sentinel", func(t *testing.T) {
 			t.Parallel()
 			s := kind.NewSentinel(t, nil)
-			failover(t, s.URL(), kin, s.FailOver)
+			failover(t, s.URL(), cluster, s.FailOver)
 		})
 	})
 }
 
-func failover(t *testing.T, url string, k replica.Kin, failOver func()) {
+func failover(t *testing.T, url string, k replica.ClusterID, failOver func()) {
 	t.Helper()
 	conn := connected(t, url)
 	a, b := New(conn, quiet), New(connected(t, url), quiet)
@@ -380,7 +380,7 @@ func failover(t *testing.T, url string, k replica.Kin, failOver func()) {
 	say := func(r management.Revocation) {
 		t.Helper()
 		// Who can't tell tries it again.
-		eventually(t, "it can be told", func() bool { return a.Tell(context.Background(), k, r) == nil })
+		eventually(t, "it can be told", func() bool { return a.Publish(context.Background(), k, r) == nil })
 		eventually(t, "it is heard", func() bool { return lb.times(r) > 0 })
 	}
 	before, after := refusal(1), refusal(2)
@@ -391,9 +391,9 @@ func failover(t *testing.T, url string, k replica.Kin, failOver func()) {
 	eventually(t, "who listens later hears both", func() bool { return late.times(before) == 1 && late.times(after) == 1 })
 	c := client(t, conn)
 	eventually(t, "what is withdrawn is gone", func() bool {
-		b.Withdraw(k, before)
-		b.Withdraw(k, after)
-		n, err := c.Do(context.Background(), c.B().Xlen().Key(streamOf(k)).Build()).AsInt64()
+		b.Retract(k, before)
+		b.Retract(k, after)
+		n, err := c.Do(context.Background(), c.B().Xlen().Key(streamKey(k)).Build()).AsInt64()
 		return err == nil && n == 0
 	})
 }
@@ -403,13 +403,13 @@ func TestForgotten(t *testing.T) {
 	t.Parallel()
 	conn := connected(t, testserver.RedisURL(t))
 	a, b := New(conn, quiet), New(conn, quiet)
-	a.anew, b.anew = 50*time.Millisecond, 50*time.Millisecond
-	la, lb := listen(t, a, kin), listen(t, b, kin)
+	a.rereadEvery, b.rereadEvery = 50*time.Millisecond, 50*time.Millisecond
+	la, lb := listen(t, a, cluster), listen(t, b, cluster)
 	first, second := refusal(1), refusal(2)
 	tell(t, a, first)
 	eventually(t, "it is heard", func() bool { return la.times(first) == 1 && lb.times(first) == 1 })
 	c := client(t, conn)
-	if err := c.Do(context.Background(), c.B().Del().Key(streamOf(kin)).Build()).Error(); err != nil {
+	if err := c.Do(context.Background(), c.B().Del().Key(streamKey(cluster)).Build()).Error(); err != nil {
 		t.Fatal(err)
 	}
 	// It goes on with entries that come before those that were heard, as a server does whose clock is behind.
@@ -418,8 +418,8 @@ func TestForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 	behind := strconv.FormatInt(time.Now().Add(-time.Hour).UnixMilli(), 10)
-	for id, fields := range [][]string{{textField, "", sealField, ""}, {textField, text, sealField, seal(kin, text)}} {
-		add := c.B().Arbitrary("XADD").Keys(streamOf(kin)).Args(behind + "-" + strconv.Itoa(id)).Args(fields...).Build()
+	for id, fields := range [][]string{{textField, "", sealField, ""}, {textField, text, sealField, seal(cluster, text)}} {
+		add := c.B().Arbitrary("XADD").Keys(streamKey(cluster)).Args(behind + "-" + strconv.Itoa(id)).Args(fields...).Build()
 		if err := c.Do(context.Background(), add).Error(); err != nil {
 			t.Fatal(err)
 		}
@@ -436,8 +436,8 @@ func TestForgotten(t *testing.T) {
 	if n := b.Stats().Rejected; n > 1 {
 		t.Errorf("what is no word was rejected %d times", n)
 	}
-	a.Withdraw(kin, first)
-	a.Withdraw(kin, second)
+	a.Retract(cluster, first)
+	a.Retract(cluster, second)
 	eventually(t, "all words are gone", func() bool { return length(t, conn) == 1 })
 }
 
@@ -446,55 +446,55 @@ func TestMany(t *testing.T) {
 	t.Parallel()
 	url := testserver.RedisURL(t)
 	a := New(connected(t, url), quiet)
-	const many = 2*readAtOnce + 10
+	const many = 2*readBatch + 10
 	for i := range many {
 		tell(t, a, refusal(i))
 	}
 	b := New(connected(t, url), quiet)
-	l := listen(t, b, kin)
+	l := listen(t, b, cluster)
 	eventually(t, "all are heard", func() bool { return l.count() == many })
 	l.mu.Lock()
 	for _, r := range l.heard {
-		b.Withdraw(kin, r)
+		b.Retract(cluster, r)
 	}
 	l.mu.Unlock()
 	eventually(t, "all are withdrawn", func() bool { return length(t, connectedAs(b)) == 0 })
 	eventually(t, "none is remembered", func() bool {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		return b.n == 0 && len(b.words) == 0 && len(b.withdrawn) == 0
+		return b.n == 0 && len(b.entries) == 0 && len(b.retracted) == 0
 	})
 	// What f refuses is heard again.
 	tell(t, a, refusal(many))
 	no := errors.New("not now")
-	if err := b.Hear(context.Background(), kin, func([]management.Revocation) error { return no }); !errors.Is(err, no) {
+	if err := b.Subscribe(context.Background(), cluster, func([]management.Revocation) error { return no }); !errors.Is(err, no) {
 		t.Errorf("%v", err)
 	}
 }
 
-func connectedAs(h *Herald) *redis.Redis { return h.redis.(*redis.Redis) }
+func connectedAs(b *Broadcaster) *redis.Redis { return b.redis.(*redis.Redis) }
 
 func TestSwitch(t *testing.T) {
 	t.Parallel()
 	url, other := testserver.RedisURL(t), testserver.RedisURL(t)
 	s := &Switch{}
 	r := refusal(1)
-	if err := s.Tell(context.Background(), kin, r); !errors.Is(err, ErrNowhere) {
+	if err := s.Publish(context.Background(), cluster, r); !errors.Is(err, ErrNoRedis) {
 		t.Errorf("%v", err)
 	}
-	s.Withdraw(kin, r)
-	l := listen(t, s, kin)
+	s.Retract(cluster, r)
+	l := listen(t, s, cluster)
 	for i, u := range []string{url, other} {
-		h := New(connected(t, u), quiet)
-		s.Set(h)
+		b := New(connected(t, u), quiet)
+		s.Set(b)
 		r := refusal(i)
 		tell(t, New(connected(t, u), quiet), r)
 		eventually(t, "it is heard there", func() bool { return l.times(r) == 1 })
-		s.Withdraw(kin, r)
-		eventually(t, "it is withdrawn there", func() bool { return length(t, connectedAs(h)) == 0 })
+		s.Retract(cluster, r)
+		eventually(t, "it is withdrawn there", func() bool { return length(t, connectedAs(b)) == 0 })
 	}
 	s.Set(nil)
-	if n := s.Stats().Heard; n != 2 {
+	if n := s.Stats().Received; n != 2 {
 		t.Errorf("%d words were heard", n)
 	}
 	l.mu.Lock()
@@ -519,9 +519,9 @@ func FuzzOpen(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string, sealed bool) {
 		s := "x"
 		if sealed {
-			s = seal(kin, text)
+			s = seal(cluster, text)
 		}
-		r, err := open(kin, map[string]string{textField: text, sealField: s})
+		r, err := openMessage(cluster, map[string]string{textField: text, sealField: s})
 		if err != nil {
 			return
 		}

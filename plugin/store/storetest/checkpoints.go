@@ -8,8 +8,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// heads tests what a store says of itself and of its audit chain's heads.
-func heads(t *testing.T, s Store) {
+// checkpoints tests what a store says of itself and of its audit chain's heads.
+func checkpoints(t *testing.T, s Store) {
 	var id string
 	var key []byte
 	view(t, s, func(tx management.Tx) (err error) {

@@ -13,30 +13,30 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 )
 
-// wire carries what nodes of a test tell each other. What was told stays, also where it is withdrawn.
-type wire struct {
+// bus carries what nodes of a test tell each other. What was told stays, also where it is withdrawn.
+type bus struct {
 	mu        sync.Mutex
 	told      []management.Revocation
 	more      chan struct{}
 	withdrawn int
 }
 
-func newWire() *wire { return &wire{more: make(chan struct{})} }
+func newBus() *bus { return &bus{more: make(chan struct{})} }
 
-// ear is one node's end of a wire.
-type ear struct {
-	*wire
-	// heard is how much of what was told it has heard; -1 while it hears nothing.
+// busReader is one node's end of a bus.
+type busReader struct {
+	*bus
+	// lastSync is how much of what was told it has heard; -1 while it hears nothing.
 	heard int
 }
 
-func (e *ear) hears(n int) {
+func (e *busReader) hears(n int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.heard = n
 }
 
-func (w *wire) Tell(_ context.Context, _ replica.Kin, r management.Revocation) error {
+func (w *bus) Publish(_ context.Context, _ replica.ClusterID, r management.Revocation) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !slices.ContainsFunc(w.told, func(o management.Revocation) bool { return o.Action == r.Action && o.ID == r.ID && o.At.Equal(r.At) }) {
@@ -46,18 +46,18 @@ func (w *wire) Tell(_ context.Context, _ replica.Kin, r management.Revocation) e
 	return nil
 }
 
-func (w *wire) wake() {
+func (w *bus) wake() {
 	close(w.more)
 	w.more = make(chan struct{})
 }
 
-func (w *wire) Withdraw(replica.Kin, management.Revocation) {
+func (w *bus) Retract(replica.ClusterID, management.Revocation) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.withdrawn++
 }
 
-func (e *ear) Hear(ctx context.Context, _ replica.Kin, f func([]management.Revocation) error) error {
+func (e *busReader) Subscribe(ctx context.Context, _ replica.ClusterID, f func([]management.Revocation) error) error {
 	e.hears(0)
 	defer e.hears(-1)
 	for {
@@ -79,23 +79,23 @@ func (e *ear) Hear(ctx context.Context, _ replica.Kin, f func([]management.Revoc
 }
 
 // again has it hear all of it once more.
-func (e *ear) again() {
+func (e *busReader) replay() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.heard = 0
 	e.wake()
 }
 
-// heralded starts nodes on one truth, that tell each other by w.
-func heralded(t *testing.T, w *wire, n int) (nodes []*node) {
+// nodesOnBus starts nodes on one primary, that tell each other by w.
+func nodesOnBus(t *testing.T, w *bus, n int) (nodes []*node) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "truth.db")
+	path := filepath.Join(t.TempDir(), "primary.db")
 	for range n {
 		nodes = append(nodes, newNode(t, path))
 	}
 	for _, n := range nodes {
 		n.stop()
-		n.herald = &ear{wire: w}
+		n.broadcaster = &busReader{bus: w}
 		n.start()
 	}
 	return nodes
@@ -107,16 +107,16 @@ func down(nodes []*node, yes bool) {
 	}
 }
 
-func settle(nodes []*node) {
+func waitAllSynced(nodes []*node) {
 	for _, n := range nodes {
-		n.settled()
+		n.waitSynced()
 	}
 }
 
 // hears waits until a node has heard all that is told.
 func (n *node) hears() {
 	n.t.Helper()
-	e := n.herald.(*ear)
+	e := n.broadcaster.(*busReader)
 	eventually(n.t, "all that is told is heard", func() bool {
 		e.mu.Lock()
 		defer e.mu.Unlock()
@@ -124,15 +124,15 @@ func (n *node) hears() {
 	})
 }
 
-// TestToldToOthers refuses a key at one node while the truth is away for both.
-func TestToldToOthers(t *testing.T) {
+// TestBroadcastToOthers refuses a key at one node while the primary is away for both.
+func TestBroadcastToOthers(t *testing.T) {
 	t.Parallel()
-	nodes := heralded(t, newWire(), 2)
+	nodes := nodesOnBus(t, newBus(), 2)
 	a, b := nodes[0], nodes[1]
 	a.tenant("a")
 	id, full := a.key("a")
-	a.settled()
-	b.settled()
+	a.waitSynced()
+	b.waitSynced()
 	b.want(full, gateway.Allowed)
 	a.down.Store(true)
 	b.down.Store(true)
@@ -140,27 +140,27 @@ func TestToldToOthers(t *testing.T) {
 		t.Fatal(r, err)
 	}
 	a.want(full, gateway.RevokedKey)
-	eventually(t, "the other node refuses it", func() bool { return b.judge(full) == gateway.RevokedKey })
+	eventually(t, "the other node refuses it", func() bool { return b.reasonFor(full) == gateway.RevokedKey })
 	a.down.Store(false)
 	b.down.Store(false)
-	a.settled()
-	b.settled()
+	a.waitSynced()
+	b.waitSynced()
 	a.want(full, gateway.RevokedKey)
 	b.want(full, gateway.RevokedKey)
 }
 
-// TestTakenBackAfterItWasTold enables a key again after its disabling was told, written, and can't be
+// TestReversedAfterBroadcast enables a key again after its disabling was told, written, and can't be
 // withdrawn: who hears of it late refuses nothing.
-func TestTakenBackAfterItWasTold(t *testing.T) {
+func TestReversedAfterBroadcast(t *testing.T) {
 	t.Parallel()
-	w := newWire()
-	nodes := heralded(t, w, 3)
+	w := newBus()
+	nodes := nodesOnBus(t, w, 3)
 	a, b, c := nodes[0], nodes[1], nodes[2]
 	a.tenant("a")
 	a.tenant("b")
 	id, full := a.key("a")
 	_, other := a.key("b")
-	settle(nodes)
+	waitAllSynced(nodes)
 	down(nodes, true)
 	c.stop()
 	if r, err := a.DisableKey(ctxOf(t), ada, ks, id); err != nil || r.Durable {
@@ -170,17 +170,17 @@ func TestTakenBackAfterItWasTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the other node refuses both", func() bool {
-		return b.judge(full) == gateway.DisabledKey && b.judge(other) == gateway.TenantInactive
+		return b.reasonFor(full) == gateway.DisabledKey && b.reasonFor(other) == gateway.TenantInactive
 	})
 	down(nodes, false)
-	settle(nodes[:2])
+	waitAllSynced(nodes[:2])
 	if r, err := b.EnableKey(ctxOf(t), ada, ks, id); err != nil || !r.Durable {
 		t.Fatal(r, err)
 	}
 	if _, err := b.ActivateTenant(ctxOf(t), ada, ks, "b"); err != nil {
 		t.Fatal(err)
 	}
-	settle(nodes[:2])
+	waitAllSynced(nodes[:2])
 	fine := func(n *node) {
 		t.Helper()
 		n.hears()
@@ -192,15 +192,15 @@ func TestTakenBackAfterItWasTold(t *testing.T) {
 	}
 	// One that was not there hears of it now, and one that starts again.
 	c.start()
-	c.settled()
+	c.waitSynced()
 	fine(c)
 	b.restart()
-	b.settled()
+	b.waitSynced()
 	fine(b)
-	// The truth is away again, and word of it comes once more.
+	// The primary is away again, and word of it comes once more.
 	down(nodes, true)
 	for _, n := range nodes {
-		n.herald.(*ear).again()
+		n.broadcaster.(*busReader).replay()
 		fine(n)
 	}
 	if w.withdrawn == 0 {
@@ -212,26 +212,26 @@ func TestTakenBackAfterItWasTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, n := range nodes {
-		eventually(t, "it is refused", func() bool { return n.judge(full) == gateway.DisabledKey })
+		eventually(t, "it is refused", func() bool { return n.reasonFor(full) == gateway.DisabledKey })
 	}
 	down(nodes, false)
-	settle(nodes)
+	waitAllSynced(nodes)
 	for _, n := range nodes {
 		n.want(full, gateway.DisabledKey)
 		n.want(other, gateway.Allowed)
 	}
 }
 
-// TestToldWhileGone has a node that is not running when a refusal is told, and starts while the
-// truth is away.
-func TestToldWhileGone(t *testing.T) {
+// TestBroadcastWhileStopped has a node that is not running when a refusal is told, and starts while the
+// primary is away.
+func TestBroadcastWhileStopped(t *testing.T) {
 	t.Parallel()
-	w := newWire()
-	nodes := heralded(t, w, 2)
+	w := newBus()
+	nodes := nodesOnBus(t, w, 2)
 	a, b := nodes[0], nodes[1]
 	a.tenant("a")
 	id, full := a.key("a")
-	settle(nodes)
+	waitAllSynced(nodes)
 	down(nodes, true)
 	b.stop()
 	if _, err := a.RevokeKey(ctxOf(t), ada, ks, id); err != nil {
@@ -239,11 +239,11 @@ func TestToldWhileGone(t *testing.T) {
 	}
 	a.stop()
 	b.start()
-	eventually(t, "it is refused", func() bool { return b.judge(full) == gateway.RevokedKey })
+	eventually(t, "it is refused", func() bool { return b.reasonFor(full) == gateway.RevokedKey })
 	// The one that took the revocation never comes back: it is written all the same, as done by who did it.
 	down(nodes, false)
-	b.settled()
-	if err := b.truth.Store.View(ctxOf(t), func(tx management.Tx) error {
+	b.waitSynced()
+	if err := b.primary.Store.View(ctxOf(t), func(tx management.Tx) error {
 		rows, err := tx.Audit(management.AuditQuery{Keyspace: ks, Key: id})
 		if err == nil && (len(rows) != 2 || rows[0].Action != management.KeyRevoked || rows[0].Via != ada.Via) {
 			t.Errorf("events: %+v", rows)
@@ -254,7 +254,7 @@ func TestToldWhileGone(t *testing.T) {
 	}
 }
 
-// TestDecidedInOrder enables a key at a node that still holds its disabling, just as the truth is
+// TestDecidedInOrder enables a key at a node that still holds its disabling, just as the primary is
 // back: the later decision holds.
 func TestDecidedInOrder(t *testing.T) {
 	t.Parallel()
@@ -272,7 +272,7 @@ func TestDecidedInOrder(t *testing.T) {
 			}
 			return err == nil
 		})
-		n.settled()
+		n.waitSynced()
 		n.want(full, gateway.Allowed)
 	}
 }

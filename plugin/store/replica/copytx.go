@@ -1,0 +1,74 @@
+package replica
+
+import (
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// copyTx reads what the copy holds: tenants, keys, their secrets, and tokens. Of everything else it
+// says why it can't be had, since an empty answer would be a wrong one. It can't write.
+type copyTx struct {
+	management.Tx
+	unreachable error
+}
+
+func (t *copyTx) Ledger(management.LedgerQuery) ([]management.LedgerEntry, error) {
+	return nil, t.unreachable
+}
+func (t *copyTx) LockNewestAudit() (int64, []byte, error) { return 0, nil, t.unreachable }
+func (t *copyTx) Audit(management.AuditQuery) ([]management.AuditRow, error) {
+	return nil, t.unreachable
+}
+func (t *copyTx) Usage(string) ([]gateway.Usage, error)   { return nil, t.unreachable }
+func (t *copyTx) Identity() (string, []byte, error)       { return "", nil, t.unreachable }
+func (t *copyTx) CountAudit(string, int64) (int64, error) { return 0, t.unreachable }
+func (t *copyTx) PublishedCheckpoint() (management.PublishedCheckpoint, error) {
+	return management.PublishedCheckpoint{}, t.unreachable
+}
+func (t *copyTx) LockPublishedCheckpoint() (management.PublishedCheckpoint, error) {
+	return management.PublishedCheckpoint{}, t.unreachable
+}
+func (t *copyTx) ImportedAs(string, apikey.Mark) (*gateway.Key, error) { return nil, t.unreachable }
+func (t *copyTx) LockIdempotency([]byte) (*management.IdempotencyRecord, error) {
+	return nil, t.unreachable
+}
+func (t *copyTx) Session(string, string) (*management.Session, error) { return nil, t.unreachable }
+func (t *copyTx) SessionByDigest([]byte) (*management.Session, error) { return nil, t.unreachable }
+func (t *copyTx) PortalLink(string, []byte) (*management.PortalLink, error) {
+	return nil, t.unreachable
+}
+func (t *copyTx) Webhook(string, string) (*management.WebhookRow, error) { return nil, t.unreachable }
+func (t *copyTx) NextDelivery() (time.Time, error)                       { return time.Time{}, t.unreachable }
+func (t *copyTx) TopUp(string, string) (management.LedgerEntry, error) {
+	return management.LedgerEntry{}, t.unreachable
+}
+func (t *copyTx) DueWebhooks(time.Time) ([]*management.WebhookRow, error) { return nil, t.unreachable }
+func (t *copyTx) Delivery(string, string, string) (*management.DeliveryRow, error) {
+	return nil, t.unreachable
+}
+func (t *copyTx) Sessions(management.SessionQuery) ([]*management.Session, error) {
+	return nil, t.unreachable
+}
+func (t *copyTx) Webhooks(management.WebhookQuery) ([]*management.WebhookRow, error) {
+	return nil, t.unreachable
+}
+func (t *copyTx) Deliveries(management.DeliveryQuery) ([]*management.DeliveryRow, error) {
+	return nil, t.unreachable
+}
+func (t *copyTx) ExpiringKeys(string, time.Time, time.Time, *gateway.Key, int) ([]*gateway.Key, error) {
+	return nil, t.unreachable
+}
+func (t *copyTx) UnusedKeys(string, time.Time, time.Time, int64) ([]*gateway.Key, int64, error) {
+	return nil, 0, t.unreachable
+}
+
+func (t *copyTx) Node(string) (*gateway.Node, time.Time, error) {
+	return nil, time.Time{}, t.unreachable
+}
+
+func (t *copyTx) ExistingKeys(string, []apikey.Digest, []apikey.Mark) (map[apikey.Digest]bool, map[apikey.Mark]bool, error) {
+	return nil, nil, t.unreachable
+}
