@@ -10,16 +10,11 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/keygate-dev/keygate/caddymodule/adminapi"
 	"github.com/keygate-dev/keygate/plugin/api"
 	"github.com/keygate-dev/keygate/plugin/leak"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
-
-// adminPrefix is where the management API stands on Caddy's admin endpoint.
-const adminPrefix = "/keygate"
-
-// viaHeader is how the CLI says that it is the CLI.
-const viaHeader = "Keygate-Via"
 
 // AdminAPI mounts the management API on Caddy's admin endpoint, under /keygate/, where
 // whoever may configure the server may also manage its keys. It is for this machine:
@@ -42,14 +37,14 @@ func (*AdminAPI) CaddyModule() caddy.ModuleInfo {
 // Routes returns the one route under which everything stands. Caddy makes admin
 // routers before it provisions apps, so the app is looked for when it is needed.
 func (a *AdminAPI) Routes() []caddy.AdminRoute {
-	return []caddy.AdminRoute{{Pattern: adminPrefix + "/", Handler: caddy.AdminHandlerFunc(a.serve)}}
+	return []caddy.AdminRoute{{Pattern: adminapi.Prefix + "/", Handler: caddy.AdminHandlerFunc(a.serve)}}
 }
 
 // serve answers one request. It always answers itself, in the words of the API.
 func (a *AdminAPI) serve(w http.ResponseWriter, r *http.Request) error {
 	app := runningApp()
 	if app == nil {
-		api.WriteProblem(w, http.StatusServiceUnavailable, codeNotRunning,
+		api.WriteProblem(w, http.StatusServiceUnavailable, adminapi.CodeNotRunning,
 			"No keygate app is running: start Caddy with a configuration that has the keygate global option, or wait until it has started.")
 		return nil
 	}
@@ -58,7 +53,7 @@ func (a *AdminAPI) serve(w http.ResponseWriter, r *http.Request) error {
 		api.WriteProblem(w, http.StatusServiceUnavailable, management.CodeStoreUnavailable, "The keygate app has not opened its store yet; try again.")
 		return nil
 	}
-	if r.URL.Path == adminPrefix+backupPath {
+	if r.URL.Path == adminapi.Prefix+adminapi.BackupPath {
 		app.serveBackup(w, r)
 		return nil
 	}
@@ -67,7 +62,7 @@ func (a *AdminAPI) serve(w http.ResponseWriter, r *http.Request) error {
 			"This admin endpoint listens neither on loopback nor on a Unix socket. Let it listen there, or state admin_api open in the keyspace, or use keygate_api, which asks for a token.")
 		return nil
 	}
-	http.StripPrefix(adminPrefix, h).ServeHTTP(w, r)
+	http.StripPrefix(adminapi.Prefix, h).ServeHTTP(w, r)
 	return nil
 }
 
@@ -90,7 +85,7 @@ func (a *AdminAPI) handlerOf(app *App) http.Handler {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.app != app {
-		a.app, a.handler = app, app.managementAPI(m, adminAccess)
+		a.app, a.handler = app, app.managementAPI(m, adminapi.Access)
 	}
 	return a.handler
 }
@@ -113,29 +108,6 @@ func (a *App) managementAPI(m *management.Manager, authenticate func(*http.Reque
 // judge answers verify and explain.
 func (a *App) judge() management.RequestChecker {
 	return &judge{gateway: a.gateway, view: a.engine.view, rules: a.rulesOf, overrides: a.overridesOf, requests: a.requestLog, usageOff: a.usageOff}
-}
-
-// adminAccess lets everybody in: Caddy's admin endpoint has seen to who gets this far. The
-// name is what the caller says it is, for the audit.
-func adminAccess(r *http.Request) (api.Access, error) {
-	name, ip, err := api.Named(r)
-	if err != nil {
-		return api.Access{}, err
-	}
-	actor := management.Actor{Name: name, IP: ip, Via: "admin"}
-	if actor.Name == "" {
-		actor.Name = "admin"
-	}
-	if r.Header.Get(viaHeader) == "cli" {
-		actor.Via = "cli"
-	}
-	if actor.IP == "" {
-		// A Unix socket has none.
-		if from, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-			actor.IP = from.Addr().Unmap().String()
-		}
-	}
-	return api.Access{Actor: actor}, nil
 }
 
 // isLocal says whether the admin endpoint that got the request listens on loopback or on

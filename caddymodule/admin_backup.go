@@ -7,21 +7,10 @@ import (
 	"net/http"
 	"path/filepath"
 
+	"github.com/keygate-dev/keygate/caddymodule/adminapi"
 	"github.com/keygate-dev/keygate/plugin/api"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
-
-// backupPath is where, under adminPrefix, a backup is asked for. It is no part of the
-// management API: it writes a file on this machine, as whoever configures the server may.
-const backupPath = "/backup"
-
-// backupRequest asks for a backup, and answers that it is made.
-type backupRequest struct {
-	// File is the absolute path of the backup on the gateway's machine.
-	File string `json:"file"`
-	// Bytes is its size.
-	Bytes int64 `json:"bytes,omitempty"`
-}
 
 // backuper is a store that can write itself to a file.
 type backuper interface {
@@ -39,7 +28,7 @@ func (a *App) serveBackup(w http.ResponseWriter, r *http.Request) {
 		api.WriteProblem(w, http.StatusMethodNotAllowed, "method_not_allowed", "A backup is made by POST.")
 		return
 	}
-	var asked backupRequest
+	var asked adminapi.Backup
 	// The type is one that a page of another origin can't send unasked.
 	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10)).Decode(&asked); err != nil || kind != "application/json" || !filepath.IsAbs(asked.File) {

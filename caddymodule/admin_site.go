@@ -2,11 +2,15 @@ package caddymodule
 
 import (
 	"net"
+	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
 // siteOf returns the URL of a site that judges a keyspace's requests, without a
@@ -91,4 +95,11 @@ func siteURL(app *caddyhttp.App, server *caddyhttp.Server, host string) string {
 		return scheme + "://" + host
 	}
 	return scheme + "://" + net.JoinHostPort(host, strconv.Itoa(port))
+}
+
+// clientAddress returns the address that a site takes a request to come from; the zero Addr on the admin
+// endpoint, where Caddy says none.
+func clientAddress(r *http.Request) netip.Addr {
+	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	return gateway.Addr(ip)
 }

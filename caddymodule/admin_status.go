@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/keygate-dev/keygate/caddymodule/version"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
@@ -30,7 +31,7 @@ func (a *App) status(ctx context.Context) management.Status {
 	stats := a.gateway.Stats()
 	caddyVersion, _ := caddy.Version()
 	s := management.Status{
-		Problems: []string{}, Version: Version(), CaddyVersion: caddyVersion, Node: stats.Node,
+		Problems: []string{}, Version: version.String(), CaddyVersion: caddyVersion, Node: stats.Node,
 		Keyspaces: slices.Sorted(maps.Keys(a.keyspaces)),
 		Store:     management.StoreStatus{Kind: storeSQLite},
 		Limits:    a.limitsKind(),
@@ -91,9 +92,9 @@ func (a *App) otherNodes(ctx context.Context, s *management.Status) (out []manag
 		if n.Name == s.Node {
 			continue
 		}
-		version, caddyVersion := versionsIn(n.Version)
+		keygateVersion, caddyVersion := version.ParseProduct(n.Version)
 		out = append(out, management.NodeStatus{
-			Node: n.Name, Version: version, CaddyVersion: caddyVersion, Seq: n.Seq, Lag: max(0, s.Store.Seq-n.Seq), ConfigHash: n.ConfigHash,
+			Node: n.Name, Version: keygateVersion, CaddyVersion: caddyVersion, Seq: n.Seq, Lag: max(0, s.Store.Seq-n.Seq), ConfigHash: n.ConfigHash,
 			LastContact: &n.ContactAt, StopsBy: &n.Deadline, KeyspacesStopBy: keyspaceStops(n, s.Keyspaces), Ready: n.Ready && now.Sub(n.ContactAt) < nodeStaleAfter, KeysCached: n.KeysCached,
 		})
 		if now.Sub(n.ContactAt) >= nodeStaleAfter {

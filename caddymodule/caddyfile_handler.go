@@ -12,13 +12,14 @@ import (
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
-func registerHandler() {
-	caddy.RegisterModule(new(Handler))
-	httpcaddyfile.RegisterDirective("keygate", parseDirective)
-	httpcaddyfile.RegisterDirectiveOrder("keygate", httpcaddyfile.Before, "basic_auth")
+// directive is a `keygate` directive of a Caddyfile.
+type directive struct {
+	config HandlerConfig
+	// matcher chooses the requests that it is for; empty for all.
+	matcher caddy.ModuleMap
 }
 
-// parseDirective reads the directive `keygate`:
+// parseHandlerDirective reads the directive `keygate`:
 //
 //	keygate [<matcher>] [<keyspace>] {
 //		public   [<method>[,<method>...]] <path>...          repeatable
@@ -59,9 +60,9 @@ func registerHandler() {
 //	}
 //
 // A matcher that holds only path, not path and method says which paths the directive is for. Where
-// another matcher leaves requests out, a second route removes from them the headers in which
+// another matcher leaves requests out, the second directive returned removes from them the headers in which
 // upstreams are told who calls.
-func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+func parseHandlerDirective(h httpcaddyfile.Helper) ([]directive, error) {
 	h.Next() // the matcher, if any, follows the directive's name
 	line := *h.Dispenser
 	matcher, err := h.ExtractMatcherSet()
@@ -76,27 +77,26 @@ func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 		h.Next()
 		return nil, h.Err("keygate needs the global option keygate { … }, which holds the plans and the store")
 	}
-	handler := new(Handler)
-	if handler.Only, handler.Except, matcher, err = splitMatcher(matcher); err != nil {
+	var c HandlerConfig
+	if c.Only, c.Except, matcher, err = splitMatcher(matcher); err != nil {
 		return nil, line.WrapErr(err)
 	}
 	at := *h.Dispenser
-	if err := parseHandler(h.Dispenser, a, &handler.HandlerConfig); err != nil {
+	if err := parseHandler(h.Dispenser, a, &c); err != nil {
 		return nil, err
 	}
 	at.Next()
-	if err := checkDropped(h, a, handler.HandlerConfig.Keyspace); err != nil {
+	if err := checkDropped(h, a, c.Keyspace); err != nil {
 		return nil, locateGlobal(&at, err)
 	}
-	lastAdapted.addHandler(&handler.HandlerConfig, &at)
-	routes := h.NewRoute(matcher, handler)
+	lastAdapted.addHandler(&c, &at)
+	out := []directive{{c, matcher}}
 	if matcher != nil {
-		strip := new(Handler)
-		strip.StripOnly, strip.Keyspace, strip.AllowUpgrade = true, handler.Keyspace, handler.AllowUpgrade
-		strip.MethodOverride, strip.KeepOverrides = handler.MethodOverride, handler.KeepOverrides
-		routes = append(routes, h.NewRoute(nil, strip)...)
+		out = append(out, directive{config: HandlerConfig{
+			StripOnly: true, Keyspace: c.Keyspace, AllowUpgrade: c.AllowUpgrade, MethodOverride: c.MethodOverride, KeepOverrides: c.KeepOverrides,
+		}})
 	}
-	return routes, nil
+	return out, nil
 }
 
 // optionApp returns what the global option states, nil where the file has none.
@@ -113,7 +113,7 @@ func optionApp(h httpcaddyfile.Helper) (*Config, error) {
 }
 
 // UnmarshalCaddyfile sets up c from a directive without a matcher. What needs the global option is checked
-// when the handler is provisioned. See parseDirective for the syntax.
+// when the handler is provisioned. See parseHandlerDirective for the syntax.
 func (c *HandlerConfig) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return parseHandler(d, nil, c)
 }

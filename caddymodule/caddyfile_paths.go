@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
@@ -168,4 +169,65 @@ func readsPath(name string, raw json.RawMessage) bool {
 		return false
 	}
 	return strings.Contains(text, "http.request.uri") || strings.Contains(text, "http.request.orig_uri")
+}
+
+// PathsConfig is what a `keygate_paths` directive states.
+type PathsConfig struct {
+	// Keyspace in whose words requests are rejected. Default: the only keyspace where there is one,
+	// else problem details.
+	Keyspace string `json:"keyspace,omitempty"`
+	rules.PathsConfig
+}
+
+// parsePathsDirective reads the directive `keygate_paths`, which takes no matcher:
+//
+//	keygate_paths [<keyspace>] {
+//		allow   encoded_slash|parameters <path>...   repeatable
+//		as_sent <path>...                            repeatable
+//		report
+//	}
+func parsePathsDirective(h httpcaddyfile.Helper) (*PathsConfig, error) {
+	h.Next() // consume the directive's name
+	p := new(PathsConfig)
+	l := make(lines)
+	l.note("keyspace", h.Dispenser)
+	at := *h.Dispenser
+	names, err := args(h.Dispenser, 0, 1, "keygate_paths [<keyspace>] { … }")
+	if err != nil {
+		return nil, err
+	}
+	if len(names) == 1 {
+		if strings.ContainsAny(names[0][:1], "/@*") {
+			return nil, at.Errf("keygate_paths takes no matcher: it holds for the whole site; state exceptions inside its block, such as 'as_sent %s'", "/s3/*")
+		}
+		p.Keyspace = names[0]
+	}
+	app, err := optionApp(h)
+	if err != nil {
+		return nil, err
+	}
+	if app == nil {
+		return nil, at.Err("keygate_paths needs the global option keygate { … }")
+	}
+	if p.Keyspace != "" {
+		if _, err := app.resolve(p.Keyspace); err != nil {
+			return nil, at.WrapErr(err)
+		}
+	}
+	if err := block(h.Dispenser, "keygate_paths", pathsOptions(l, &p.PathsConfig)); err != nil {
+		return nil, err
+	}
+	if _, err := compilePaths(p.PathsConfig); err != nil {
+		return nil, l.locate(&at, err)
+	}
+	return p, nil
+}
+
+// compilePaths compiles c. Errors are fieldErrors.
+func compilePaths(c rules.PathsConfig) (*rules.Paths, error) {
+	set, err := (&HandlerConfig{Config: rules.Config{Paths: c}}).compileRules(nil)
+	if err != nil {
+		return nil, err
+	}
+	return set.Paths, nil
 }

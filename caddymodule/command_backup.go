@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keygate-dev/keygate/caddymodule/adminapi"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
@@ -30,7 +31,7 @@ func backup(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	asked := backupRequest{File: file}
+	asked := adminapi.Backup{File: file}
 	if offline, _ := cmd.Flags().GetBool("offline"); offline {
 		run, err := offlineOf(cmd)
 		if err != nil {
@@ -51,7 +52,7 @@ func backup(cmd *cobra.Command, args []string) error {
 			return err
 		}
 		c.http.Timeout = 0 // it takes as long as the store is large
-		if _, err := c.call(cmd.Context(), http.MethodPost, backupPath, nil, asked, &asked); err != nil {
+		if _, err := c.call(cmd.Context(), http.MethodPost, adminapi.BackupPath, nil, asked, &asked); err != nil {
 			return err
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
+	"github.com/keygate-dev/keygate/caddymodule/adminapi"
 	"github.com/keygate-dev/keygate/plugin/api"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
@@ -95,7 +96,7 @@ func (c *client) actAs(actor string) {
 		actor = systemUser()
 	}
 	c.header.Set(api.ActorHeader, api.EncodeActor(actor))
-	c.header.Set(viaHeader, "cli")
+	c.header.Set(adminapi.ViaHeader, "cli")
 }
 
 // useServer makes c talk to a gateway's keygate_api.
@@ -152,7 +153,7 @@ func (c *client) useAdminEndpoint(address string, wait time.Duration) error {
 			return d.DialContext(ctx, network, dial)
 		},
 	}, wait}
-	c.base = origin + adminPrefix
+	c.base = origin + adminapi.Prefix
 	return nil
 }
 

@@ -19,6 +19,7 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
+	"github.com/keygate-dev/keygate/caddymodule/adminapi"
 	"github.com/keygate-dev/keygate/plugin/api"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
@@ -202,7 +203,7 @@ func (c *client) useStore(cmd *cobra.Command, actor string) error {
 		Store: run.store, Engine: run.engine, View: func() *gateway.View { return config.view },
 		Logger: log, Webhooks: config.webhookSettings, Signer: config.headSigner,
 	})
-	c.http.Transport = inProcess{api.New(m, api.Options{Authenticate: adminAccess, Logger: log})}
+	c.http.Transport = inProcess{api.New(m, api.Options{Authenticate: adminapi.Access, Logger: log})}
 	c.base, c.name = "http://offline", run.path
 	c.actAs(actor)
 	return nil

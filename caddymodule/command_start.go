@@ -9,14 +9,12 @@ import (
 	"net/http"
 	"syscall"
 	"time"
+
+	"github.com/keygate-dev/keygate/caddymodule/adminapi"
 )
 
-const (
-	// startWait is how long a command waits by default for a gateway that is starting.
-	startWait = 15 * time.Second
-	// codeNotRunning is the admin endpoint's answer while no keygate app runs.
-	codeNotRunning = "not_running"
-)
+// startWait is how long a command waits by default for a gateway that is starting.
+const startWait = 15 * time.Second
 
 // startWaiter sends a request again while the gateway is starting.
 type startWaiter struct {
@@ -69,5 +67,5 @@ func starting(resp *http.Response, err error) bool {
 	var problem struct {
 		Code string `json:"code"`
 	}
-	return err == nil && json.Unmarshal(b, &problem) == nil && problem.Code == codeNotRunning
+	return err == nil && json.Unmarshal(b, &problem) == nil && problem.Code == adminapi.CodeNotRunning
 }

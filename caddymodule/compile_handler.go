@@ -3,7 +3,6 @@ package caddymodule
 import (
 	"fmt"
 	"net/http"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -180,14 +179,4 @@ func exceeded(ks *gateway.Keyspace, cost int64) (string, *ratelimit.Policy) {
 		}
 	}
 	return "", nil
-}
-
-// checkOrigin checks that s is an origin as browsers send it: a scheme, a host, and
-// a port where it is not the scheme's own.
-func checkOrigin(s string) error {
-	u, err := url.Parse(s)
-	if err != nil || u.Scheme == "" || u.Host == "" || u.Scheme+"://"+u.Host != s || s != strings.ToLower(s) {
-		return fmt.Errorf("cors: '%s' is no origin; one is written as browsers send it, such as 'https://app.example.com'", s)
-	}
-	return nil
 }

@@ -97,7 +97,7 @@ func TestCORSAnswersNothingElse(t *testing.T) {
 		{"for a path that the matcher leaves out", only, "/x", func(http.Header) {}, 200},
 		{"for an ambiguous path", only, "/api%2Fx", func(http.Header) {}, 400},
 		{"not to be answered", HandlerConfig{CORS: &CORSConfig{Origins: cors.Origins}}, "/api/x", func(http.Header) {}, 200},
-		{"a list of origins", HandlerConfig{CORS: &CORSConfig{Origins: cors.Origins, refusalsOnly: true}}, "/api/x", func(http.Header) {}, 200},
+		{"a list of origins", HandlerConfig{CORS: corsList(t, cors.Origins...)}, "/api/x", func(http.Header) {}, 200},
 	} {
 		g := newRig(t, freePlan, tt.config)
 		r := httptest.NewRequest("OPTIONS", "http://localhost"+tt.target, http.NoBody)
@@ -114,13 +114,27 @@ func TestCORSAnswersNothingElse(t *testing.T) {
 	}
 }
 
+// corsList returns the configuration that is a list of origins.
+func corsList(t *testing.T, origins ...string) *CORSConfig {
+	t.Helper()
+	text, err := json.Marshal(origins)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := new(CORSConfig)
+	if err := json.Unmarshal(text, c); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 // Pages of allowed origins read what the upstream answers, and refusals.
 func TestCORSOfResponses(t *testing.T) {
 	const a = "https://a.test"
 	named := CORSConfig{Origins: []string{a}}
 	credentials := CORSConfig{Origins: []string{a}, Credentials: true}
 	every := CORSConfig{Origins: []string{"*"}}
-	list := CORSConfig{Origins: []string{a}, refusalsOnly: true}
+	list := *corsList(t, a)
 	upstreams := CORSConfig{Origins: []string{a}}
 	for _, tt := range []struct {
 		name, origin  string
@@ -186,8 +200,8 @@ func TestCORSInJSON(t *testing.T) {
 		if err := h.CORS.check(); err != nil {
 			t.Errorf("%s: %v", text, err)
 		}
-		if h.CORS.refusalsOnly != (text[0] == '[') {
-			t.Errorf("%s: about refusals only is %v", text, h.CORS.refusalsOnly)
+		if h.CORS.refusalsOnly() != (text[0] == '[') {
+			t.Errorf("%s: about refusals only is %v", text, h.CORS.refusalsOnly())
 		}
 		if out, err := json.Marshal(&h); err != nil || string(out) != `{"cors":`+text+`}` {
 			t.Errorf("%s becomes %s, %v", text, out, err)

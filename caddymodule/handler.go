@@ -141,12 +141,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		// Handlers behind read no body, over HTTP/3 neither.
 		r.Body = http.NoBody
 	} else {
-		log.strip(r, h.removedOverrides())
+		log.strip(r, removedOverrides(&h.HandlerConfig))
 	}
 	if answered {
 		h.keyspace.empty(r, x.verdict.Class <= rules.Optional)
 		log.cleanURI(r)
-		h.CORS.answer(w, r)
+		answerPreflight(h.CORS, w, r)
 		return nil
 	}
 	if !path.Rejected() {
@@ -183,7 +183,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 // leaveOut passes on a request that the directive's matcher leaves out.
 func (h *Handler) leaveOut(log *accessLog, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	log.strip(r, h.removedOverrides())
+	log.strip(r, removedOverrides(&h.HandlerConfig))
 	h.dropUpgrade(log, r)
 	log.cleanURI(r)
 	return log.serveError(w, r, next.ServeHTTP(w, r))
@@ -273,7 +273,7 @@ func (x *exchange) refuse(w http.ResponseWriter, reason gateway.Reason) error {
 	}
 	// An error route that proxies must open no connection to a client that was refused.
 	removeUpgrade(x.r)
-	if h.CORS.allow(w.Header(), x.r.Header.Get("Origin")) {
+	if allowOrigin(h.CORS, w.Header(), x.r.Header.Get("Origin")) {
 		exposeHeaders(w.Header())
 	}
 	ref := &refusal{

@@ -6,20 +6,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
 // Frameworks take a POST for another method where its query or body names one in _method. So
 // where the rules differ by method, such a POST must satisfy the rules of both methods.
-
-// The words of method_override.
-const (
-	overrideCheck = "check"
-	overridePass  = "pass"
-)
 
 // maxOverrideBody is how much of a body is read to look for a method.
 const maxOverrideBody = 64 << 10
@@ -29,7 +21,7 @@ var unreadMethods = []string{http.MethodPut, http.MethodPatch, http.MethodDelete
 
 // removedOverrides returns the headers that are removed. One that names another path would get
 // around every rule, so only the former keep_overrides lets it pass.
-func (c *HandlerConfig) removedOverrides() overrides {
+func removedOverrides(c *HandlerConfig) overrides {
 	switch {
 	case c.KeepOverrides:
 		return noOverrides
@@ -37,25 +29,6 @@ func (c *HandlerConfig) removedOverrides() overrides {
 		return pathOverrides
 	}
 	return allOverrides
-}
-
-// checkOverrides checks what c states about method overrides.
-func (c *HandlerConfig) checkOverrides() error {
-	switch {
-	case c.MethodOverride != "" && c.MethodOverride != overrideCheck && c.MethodOverride != overridePass:
-		return fieldErrorf("method_override", "method_override is 'check' or 'pass', not '%s'", c.MethodOverride)
-	case c.MethodOverride != "" && c.KeepOverrides:
-		return fieldErrorf("method_override", "method_override replaces keep_overrides: remove keep_overrides")
-	}
-	return nil
-}
-
-// overrideOption returns the option method_override.
-func overrideOption(l lines, c *HandlerConfig) option {
-	return option{parse: func(d *caddyfile.Dispenser) error {
-		l.note("method_override", d)
-		return oneArg(d, "method_override check|pass", &c.MethodOverride)
-	}}
 }
 
 // rulePath is what rules are asked about.
@@ -73,7 +46,7 @@ type overrideRules struct {
 // newOverrideRules returns nil where overrides are not checked, or no rule names a method.
 func newOverrideRules(c *HandlerConfig, set *rules.Set, scopes *gateway.Scopes) *overrideRules {
 	methods := c.Config.Methods()
-	if set == nil || len(methods) == 0 || c.removedOverrides() != allOverrides {
+	if set == nil || len(methods) == 0 || removedOverrides(c) != allOverrides {
 		return nil
 	}
 	return &overrideRules{set, scopes, append(methods, "-")}

@@ -1,31 +1,23 @@
 package caddymodule
 
 import (
-	"encoding/json"
 	"maps"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
-	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
-	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
 // Paths gives the paths of all requests of a site their canonical form and rejects those that are
 // ambiguous, before Caddy chooses a handle block by them. A keygate directive does the same for the
 // requests that reach it.
 type Paths struct {
-	// Keyspace in whose words requests are rejected. Default: the only keyspace where there is one,
-	// else problem details.
-	Keyspace string `json:"keyspace,omitempty"`
-	rules.PathsConfig
+	PathsConfig
 
 	app  *App
 	read *pathReader
@@ -35,70 +27,9 @@ type Paths struct {
 	refuser
 }
 
-func registerPaths() {
-	caddy.RegisterModule(new(Paths))
-	httpcaddyfile.RegisterDirective("keygate_paths", parsePathsDirective)
-	httpcaddyfile.RegisterDirectiveOrder("keygate_paths", httpcaddyfile.Before, "rewrite")
-}
-
 // CaddyModule returns the Caddy module information.
 func (*Paths) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.handlers.keygate_paths", New: func() caddy.Module { return new(Paths) }}
-}
-
-// parsePathsDirective reads the directive `keygate_paths`, which takes no matcher:
-//
-//	keygate_paths [<keyspace>] {
-//		allow   encoded_slash|parameters <path>...   repeatable
-//		as_sent <path>...                            repeatable
-//		report
-//	}
-func parsePathsDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
-	h.Next() // consume the directive's name
-	p := new(Paths)
-	l := make(lines)
-	l.note("keyspace", h.Dispenser)
-	at := *h.Dispenser
-	names, err := args(h.Dispenser, 0, 1, "keygate_paths [<keyspace>] { … }")
-	if err != nil {
-		return nil, err
-	}
-	if len(names) == 1 {
-		if strings.ContainsAny(names[0][:1], "/@*") {
-			return nil, at.Errf("keygate_paths takes no matcher: it holds for the whole site; state exceptions inside its block, such as 'as_sent %s'", "/s3/*")
-		}
-		p.Keyspace = names[0]
-	}
-	app, err := optionApp(h)
-	if err != nil {
-		return nil, err
-	}
-	if app == nil {
-		return nil, at.Err("keygate_paths needs the global option keygate { … }")
-	}
-	if p.Keyspace != "" {
-		if _, err := app.resolve(p.Keyspace); err != nil {
-			return nil, at.WrapErr(err)
-		}
-	}
-	if err := block(h.Dispenser, "keygate_paths", pathsOptions(l, &p.PathsConfig)); err != nil {
-		return nil, err
-	}
-	if _, err := compilePaths(p.PathsConfig); err != nil {
-		return nil, l.locate(&at, err)
-	}
-	return []httpcaddyfile.ConfigValue{{Class: "route", Value: caddyhttp.Route{
-		HandlersRaw: []json.RawMessage{caddyconfig.JSONModuleObject(p, "handler", "keygate_paths", nil)},
-	}}}, nil
-}
-
-// compilePaths compiles c. Errors are fieldErrors.
-func compilePaths(c rules.PathsConfig) (*rules.Paths, error) {
-	set, err := (&HandlerConfig{Config: rules.Config{Paths: c}}).compileRules(nil)
-	if err != nil {
-		return nil, err
-	}
-	return set.Paths, nil
 }
 
 // Provision sets up p.
@@ -108,7 +39,7 @@ func (p *Paths) Provision(ctx caddy.Context) error {
 		return err
 	}
 	p.app, p.refuser.ctx = app, ctx
-	paths, err := compilePaths(p.PathsConfig)
+	paths, err := compilePaths(p.PathsConfig.PathsConfig)
 	if err != nil {
 		return err
 	}

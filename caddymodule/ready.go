@@ -3,6 +3,8 @@ package caddymodule
 import (
 	"maps"
 	"slices"
+
+	"github.com/keygate-dev/keygate/caddymodule/version"
 )
 
 // logReady logs that the keys of this configuration are checked from now on, with the program
@@ -21,7 +23,7 @@ func (a *App) logReady() {
 			plans = append(plans, name+"/"+plan)
 		}
 	}
-	a.log.Info("keygate is ready", "version", Version(), "store", store, "limits", a.limitsKind(), "keyspaces", names, "plans", plans)
+	a.log.Info("keygate is ready", "version", version.String(), "store", store, "limits", a.limitsKind(), "keyspaces", names, "plans", plans)
 }
 
 // limitsKind returns where rates, quotas and concurrency are counted.

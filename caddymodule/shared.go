@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/keygate-dev/keygate/caddymodule/version"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
@@ -146,13 +147,13 @@ func openShared(ctx context.Context, where storePlace, log *slog.Logger) (*sqlst
 }
 
 // about tells the other gateways of this one.
-func (e *engine) about() (version, configHash string) {
+func (e *engine) about() (program, configHash string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if n := len(e.apps); n > 0 {
 		configHash = e.apps[n-1].hash()
 	}
-	return product(), configHash
+	return version.Product(), configHash
 }
 
 // attempt is prove, which does not wait long for a shared store.

@@ -1,13 +1,10 @@
 package caddymodule
 
 import (
-	"fmt"
 	"io"
 	"net/http"
 	"regexp"
 	"strings"
-
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
@@ -104,44 +101,3 @@ func (h *Handler) dropUpgrade(log *accessLog, r *http.Request) {
 
 // plainPath is a path that a Caddyfile can hold as it is.
 var plainPath = regexp.MustCompile(`^/[A-Za-z0-9._~!$&'()+,;=:@/-]{0,200}$`)
-
-// compileUpgrades compiles allow_upgrade, nil where there is none. Its patterns are matched as
-// those of public are.
-func (c *HandlerConfig) compileUpgrades() (*rules.Set, error) {
-	var part rules.Config
-	for i, p := range c.AllowUpgrade {
-		path := fmt.Sprintf("allow_upgrade[%d]", i)
-		if len(p.Methods) > 0 {
-			return nil, fieldErrorf(path, "allow_upgrade: '%s' names methods, but an upgrade is always a GET: write the path alone", p)
-		}
-		part.Public = c.AllowUpgrade[:i+1]
-		if _, err := rules.New(part, nil); err != nil {
-			_, what, _ := strings.Cut(err.Error(), ": ")
-			return nil, fieldErrorf(path, "allow_upgrade '%s': %s", p, what)
-		}
-	}
-	if len(part.Public) == 0 {
-		return nil, nil
-	}
-	return rules.New(part, nil)
-}
-
-// upgradeOption returns the option allow_upgrade.
-func upgradeOption(l lines, c *HandlerConfig) option {
-	return option{repeatable: true, parse: func(d *caddyfile.Dispenser) error {
-		at := *d
-		a, err := args(d, 1, -1, "allow_upgrade <path>...")
-		if err != nil {
-			return err
-		}
-		patterns, err := rules.ParsePatterns(a)
-		if err != nil {
-			return at.Errf("allow_upgrade: %w", err)
-		}
-		for _, p := range patterns {
-			l.note(fmt.Sprintf("allow_upgrade[%d]", len(c.AllowUpgrade)), &at)
-			c.AllowUpgrade = append(c.AllowUpgrade, p)
-		}
-		return nil
-	}}
-}

@@ -10,63 +10,17 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/keygate-dev/keygate/caddymodule/adminapi"
+	"github.com/keygate-dev/keygate/caddymodule/version"
 	"github.com/keygate-dev/keygate/plugin/api"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
-
-func TestVersionOfBuild(t *testing.T) {
-	vcs := func(revision, modified string) []debug.BuildSetting {
-		return []debug.BuildSetting{{Key: "vcs.revision", Value: revision}, {Key: "vcs.modified", Value: modified}}
-	}
-	dep := func(version string, replace *debug.Module) *debug.BuildInfo {
-		return &debug.BuildInfo{
-			Main: debug.Module{Path: "caddy", Version: "(devel)"},
-			Deps: []*debug.Module{{Path: "example.com/other", Version: "v9.9.9"}, {Path: modulePath, Version: version, Replace: replace}},
-			// What xcaddy's own directory says is not the module's.
-			Settings: vcs("ffffffffffffffffffff", "true"),
-		}
-	}
-	const hash = "2676c2047fcd4a1d9a7b5f2c6e0d11223344aabb"
-	own := func(settings []debug.BuildSetting) *debug.BuildInfo {
-		return &debug.BuildInfo{Main: debug.Module{Path: modulePath, Version: "(devel)"}, Settings: settings}
-	}
-	for name, c := range map[string]struct {
-		packaged string
-		info     *debug.BuildInfo
-		want     string
-	}{
-		"no build information":            {"", nil, release},
-		"package":                         {"v1.2.3-4", own(vcs(hash, "true")), "1.2.3-4"},
-		"checkout":                        {"", own(vcs(hash, "false")), release + "+2676c2047fcd"},
-		"changed checkout":                {"", own(vcs(hash, "true")), release + "+2676c2047fcd.dirty"},
-		"checkout without git":            {"", own(nil), release},
-		"xcaddy with a tag":               {"", dep("v0.2.1", nil), "0.2.1"},
-		"xcaddy with a release candidate": {"", dep("v0.3.0-rc.1", nil), "0.3.0-rc.1"},
-		"xcaddy with a commit":            {"", dep("v0.0.0-20261130195513-2676c2047fcd", nil), release + "+2676c2047fcd"},
-		"xcaddy with a later commit":      {"", dep("v0.1.1-0.20261130195513-2676c2047fcd", nil), release + "+2676c2047fcd"},
-		"xcaddy with a checkout":          {"", dep("v0.0.0-00010101000000-000000000000", &debug.Module{Path: "/src"}), release},
-	} {
-		if got := versionOf(c.packaged, c.info); got != c.want {
-			t.Errorf("%s: version %q, want %q", name, got, c.want)
-		}
-	}
-}
-
-func TestVersionsThatNodesTell(t *testing.T) {
-	if k, c := versionsIn(product()); k != Version() || !strings.HasPrefix(c, "v") && c != "unknown" && c != "(devel)" {
-		t.Errorf("of this program: %q, %q", k, c)
-	}
-	if k, c := versionsIn("v2.11.9"); k != "" || c != "v2.11.9" {
-		t.Errorf("of a gateway before 0.2.0: %q, %q", k, c)
-	}
-}
 
 // A start logs one line that names the program, the store and the plans; status names both
 // programs, for the gateway and for each node; --check fails while the gateway is degraded.
@@ -108,7 +62,7 @@ func TestVersionOfGateway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if found != 1 || line.Version != Version() || line.Store != "sqlite "+filepath.Join(dir, "keygate.db") || line.Limits != "local" ||
+	if found != 1 || line.Version != version.String() || line.Store != "sqlite "+filepath.Join(dir, "keygate.db") || line.Limits != "local" ||
 		strings.Join(line.Keyspaces, " ") != "shop" || strings.Join(line.Plans, " ") != "shop/free shop/pro" {
 		t.Errorf("%d lines, the last %+v", found, line)
 	}
@@ -118,14 +72,14 @@ func TestVersionOfGateway(t *testing.T) {
 		t.Fatal(err)
 	}
 	c, _ := caddy.Version()
-	if status.Version != Version() || status.CaddyVersion != c || len(status.Nodes) != 1 ||
-		status.Nodes[0].Version != Version() || status.Nodes[0].CaddyVersion != c {
+	if status.Version != version.String() || status.CaddyVersion != c || len(status.Nodes) != 1 ||
+		status.Nodes[0].Version != version.String() || status.Nodes[0].CaddyVersion != c {
 		t.Errorf("status %+v", status)
 	}
-	if out := s.keygate(0, "status"); !strings.Contains(out, Version()) || !strings.Contains(out, c) {
+	if out := s.keygate(0, "status"); !strings.Contains(out, version.String()) || !strings.Contains(out, c) {
 		t.Errorf("status shows %s", out)
 	}
-	if out := s.keygate(0, "version"); out != "Keygate "+Version()+"\nCaddy   "+c+"\n" {
+	if out := s.keygate(0, "version"); out != "Keygate "+version.String()+"\nCaddy   "+c+"\n" {
 		t.Errorf("version shows %q", out)
 	}
 }
@@ -158,7 +112,7 @@ func TestCommandWaitsForStart(t *testing.T) {
 		b, _ := io.ReadAll(r.Body)
 		calls <- string(b)
 		if n++; n < 3 {
-			api.WriteProblem(w, http.StatusServiceUnavailable, codeNotRunning, "No keygate app is running.")
+			api.WriteProblem(w, http.StatusServiceUnavailable, adminapi.CodeNotRunning, "No keygate app is running.")
 			return
 		}
 		w.WriteHeader(http.StatusCreated)
@@ -214,20 +168,5 @@ func TestCommandDoesNotWaitForRefusal(t *testing.T) {
 	root.SetArgs([]string{"keygate", "status", "--server", server.URL})
 	if err := root.Execute(); err == nil || n != 1 || !strings.Contains(errs.String(), "The store does not answer.") {
 		t.Errorf("asked %d times: %v, %s", n, err, errs.String())
-	}
-}
-
-// The changelog describes the version of this source: under its number, or as unreleased.
-func TestChangelogHasVersion(t *testing.T) {
-	b, err := os.ReadFile(filepath.Join("..", "CHANGELOG.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	heading := "\n## Unreleased\n"
-	if !strings.HasSuffix(release, "-dev") {
-		heading = "\n## " + release + " - "
-	}
-	if n := strings.Count(string(b), heading); n != 1 {
-		t.Errorf("the heading %q is there %d times", strings.TrimSpace(heading), n)
 	}
 }

@@ -227,3 +227,20 @@ func trustsAll(s *caddyhttp.Server) bool {
 	source, _ := unexported(reflect.ValueOf(s).Elem(), "trustedProxies").(*caddyhttp.StaticIPRange)
 	return source != nil && slices.ContainsFunc(source.GetIPRanges(nil), func(p netip.Prefix) bool { return p.Bits() == 0 })
 }
+
+// rejectDropped refuses a configuration in which a server drops the header that holds a keyspace's keys.
+// The directive of a Caddyfile is refused before; this is for JSON, and for sites whose server is another.
+func rejectDropped(app *caddyhttp.App) error {
+	for h, k := range checkingHandlers(app) {
+		for _, place := range k.keyspace.Places.List() {
+			if place.Kind == apikey.InHeader && strings.ContainsAny(place.Name, "_.") && serverHeaders(h.server).drops(place.Name) {
+				return fieldErrorf("keyspaces."+k.keyspace.Name+".credentials", "site %s: %s", h.site(), remedyDropped(place.Name))
+			}
+		}
+	}
+	return nil
+}
+
+func serverHeaders(s *caddyhttp.Server) expectedHeaders {
+	return expectedHeaders{underscore: s.ExpectedUnderscoreHeaders, dot: s.ExpectedDotHeaders}
+}

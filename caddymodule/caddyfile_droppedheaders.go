@@ -8,7 +8,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
@@ -104,21 +103,4 @@ func locateGlobal(d *caddyfile.Dispenser, err error) error {
 	lastAdapted.mu.Lock()
 	defer lastAdapted.mu.Unlock()
 	return lastAdapted.global.locate(d, err)
-}
-
-// rejectDropped refuses a configuration in which a server drops the header that holds a keyspace's keys.
-// The directive of a Caddyfile is refused before; this is for JSON, and for sites whose server is another.
-func rejectDropped(app *caddyhttp.App) error {
-	for h, k := range checkingHandlers(app) {
-		for _, place := range k.keyspace.Places.List() {
-			if place.Kind == apikey.InHeader && strings.ContainsAny(place.Name, "_.") && serverHeaders(h.server).drops(place.Name) {
-				return fieldErrorf("keyspaces."+k.keyspace.Name+".credentials", "site %s: %s", h.site(), remedyDropped(place.Name))
-			}
-		}
-	}
-	return nil
-}
-
-func serverHeaders(s *caddyhttp.Server) expectedHeaders {
-	return expectedHeaders{underscore: s.ExpectedUnderscoreHeaders, dot: s.ExpectedDotHeaders}
 }

@@ -1,14 +1,12 @@
-package caddymodule
+// Package version knows the versions of Keygate and Caddy in this program.
+package version
 
 import (
-	"encoding/json"
-	"fmt"
 	"runtime/debug"
 	"strings"
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/spf13/cobra"
 )
 
 // release is the version of this source. A release removes "-dev" from it in the tagged
@@ -20,20 +18,20 @@ const modulePath = "github.com/keygate-dev/keygate"
 
 // packaged overrides the version where a package has one of its own:
 //
-//	go build -ldflags '-X github.com/keygate-dev/keygate/caddymodule.packaged=0.2.0-1' ./cmd/caddy
+//	go build -ldflags '-X github.com/keygate-dev/keygate/caddymodule/version.packaged=0.2.0-1' ./cmd/caddy
 var packaged string
 
 // revisionLength is how many characters of a commit's hash a version shows.
 const revisionLength = 12
 
-// Version returns the version of Keygate in this program, such as 0.2.0 or
+// String returns the version of Keygate in this program, such as 0.2.0 or
 // 0.2.0-dev+2676c2047fcd. It has no "v" at its start.
-var Version = sync.OnceValue(func() string {
+var String = sync.OnceValue(func() string {
 	info, _ := debug.ReadBuildInfo()
 	return versionOf(packaged, info)
 })
 
-// versionOf returns the version that a program's build information tells. Info may be nil.
+// versionOf returns the version in a program's build information. info may be nil.
 func versionOf(packaged string, info *debug.BuildInfo) string {
 	if packaged != "" {
 		return strings.TrimPrefix(packaged, "v")
@@ -80,38 +78,18 @@ func moduleVersion(v string) string {
 	return strings.TrimPrefix(v, "v")
 }
 
-// product names both programs, as gateways that share a store tell each other.
-func product() string {
+// Product returns the names and versions of Keygate and Caddy, as a gateway reports them to the gateways that
+// share its store.
+func Product() string {
 	c, _ := caddy.Version()
-	return "keygate/" + Version() + " caddy/" + c
+	return "keygate/" + String() + " caddy/" + c
 }
 
-// versionsIn reads what product returned. A gateway before 0.2.0 names Caddy's version alone.
-func versionsIn(product string) (keygate, caddy string) {
+// ParseProduct returns the versions in what Product returned. A gateway before 0.2.0 reports Caddy's version alone.
+func ParseProduct(product string) (keygate, caddy string) {
 	if !strings.HasPrefix(product, "keygate/") {
 		return "", product
 	}
 	keygate, caddy, _ = strings.Cut(strings.TrimPrefix(product, "keygate/"), " caddy/")
 	return keygate, caddy
-}
-
-func versionCommand() *cobra.Command {
-	return action(&cobra.Command{
-		Use: "version", Short: "Prints Keygate's version and Caddy's",
-		Long:    "Prints the versions in this program. It asks no gateway; caddy keygate status shows the versions that run.",
-		Example: "  caddy keygate version",
-	}, printVersion)
-}
-
-func printVersion(cmd *cobra.Command, _ []string) error {
-	c, _ := caddy.Version()
-	if asJSON(cmd) {
-		b, err := json.Marshal(map[string]string{"version": Version(), "caddy_version": c})
-		if err != nil {
-			return err
-		}
-		return printJSON(cmd, b)
-	}
-	_, err := fmt.Fprintf(cmd.OutOrStdout(), "Keygate %s\nCaddy   %s\n", Version(), c)
-	return err
 }

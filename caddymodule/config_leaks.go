@@ -1,15 +1,11 @@
 package caddymodule
 
 import (
-	"net/http"
-	"net/netip"
 	"os"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/leak"
 )
 
@@ -46,11 +42,4 @@ func (c *LeaksConfig) load(repl *caddy.Replacer) (*leak.Keys, error) {
 		return nil, fieldErrorf("leaks.github_keys", "github_keys %s: %w; fetch it from https://api.github.com/meta/public_keys/secret_scanning", path, err)
 	}
 	return keys, nil
-}
-
-// clientAddress returns the address that a site takes a request to come from; the zero Addr on the admin
-// endpoint, where Caddy says none.
-func clientAddress(r *http.Request) netip.Addr {
-	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
-	return gateway.Addr(ip)
 }
