@@ -73,7 +73,7 @@ type accessLog struct {
 	ctx    context.Context
 	vars   map[string]any // of ctx
 	// checked says that a directive has judged the request: later ones pass it on.
-	judged bool
+	checked bool
 	// rejected is the error by which a directive rejected the request, nil where none did.
 	rejected error
 	// removed is what was removed of an upgrade, as the request was not checked.
@@ -141,10 +141,10 @@ func (a *accessLog) begin(logs *requestLogs, r *http.Request, vars map[string]an
 	}
 }
 
-// noteJudged notes that the request is judged by the directive whose log a is.
-func (a *accessLog) noteJudged() {
+// noteChecked notes that the request is judged by the directive whose log a is.
+func (a *accessLog) noteChecked() {
 	if outer, ok := a.vars[accessLogVar].(*accessLog); ok {
-		outer.judged = true
+		outer.checked = true
 	}
 }
 

@@ -93,7 +93,7 @@ func (a *AdminAPI) handlerOf(app *App) http.Handler {
 // managementAPI returns the management API of the app, open to whom authenticate lets in.
 func (a *App) managementAPI(m *management.Manager, authenticate func(*http.Request) (api.Access, error)) http.Handler {
 	return api.New(m, api.Options{
-		Judge:        a.judge(),
+		Verifier:     a.verifier(),
 		Status:       func(ctx context.Context) management.Status { return a.status(ctx) },
 		Usage:        a.usage(m),
 		Authenticate: authenticate,
@@ -105,9 +105,9 @@ func (a *App) managementAPI(m *management.Manager, authenticate func(*http.Reque
 	})
 }
 
-// judge answers verify and explain.
-func (a *App) judge() management.RequestChecker {
-	return &judge{gateway: a.gateway, view: a.engine.view, rules: a.rulesOf, overrides: a.overridesOf, requests: a.requestLog, usageOff: a.usageOff}
+// verifier answers verify and explain.
+func (a *App) verifier() management.RequestChecker {
+	return &verifier{gateway: a.gateway, view: a.engine.view, rules: a.rulesOf, overrides: a.overridesOf, requests: a.requestLog, usageOff: a.usageOff}
 }
 
 // isLocal says whether the admin endpoint that got the request listens on loopback or on

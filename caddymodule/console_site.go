@@ -183,7 +183,7 @@ func (c *Console) console() (*console.Handler, error) {
 		return nil, nil
 	}
 	opts := console.Options{
-		Keyspace: c.keyspace, Judge: c.app.judge(), Status: c.app.status, Usage: c.app.usage(m),
+		Keyspace: c.keyspace, Verifier: c.app.verifier(), Status: c.app.status, Usage: c.app.usage(m),
 		Curl: func(key string) string {
 			return api.Curl(c.app.keyspaces[c.keyspace].Keyspace, c.app.siteOf(c.keyspace), key)
 		},

@@ -85,7 +85,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logs = newRequestLogs(ctx, app.cleaner, h.keyspace.Places.List())
 	h.logs.onward = h.keyspace.Grammar.CleanWords
 	if h.rules != nil && !h.HandlerConfig.Pathless() {
-		h.paths = newPathReader(h.rules.Read, h.keyspace.Grammar.Clean, h.log, h.keyspace.Name)
+		h.paths = newPathReader(h.rules.Canonicalize, h.keyspace.Grammar.Clean, h.log, h.keyspace.Name)
 	}
 	return nil
 }
@@ -98,7 +98,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 			// An error route: what was rejected is not let in by another directive.
 			return outer.rejected
 		}
-		if outer.judged {
+		if outer.checked {
 			return next.ServeHTTP(w, r)
 		}
 		// What a directive removed whose matcher left r out.
@@ -122,7 +122,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if path.Rejected() {
 		x.checked, x.dec.Reason = true, gateway.AmbiguousPath
 	} else {
-		x.verdict = h.rules.Judge(r.Method, &path)
+		x.verdict = h.rules.Evaluate(r.Method, &path)
 		if x.verdict.Outside {
 			// The matcher may take the method that the request names for itself.
 			if body := x.newOverride(&path); body.demandsMore() {
@@ -135,7 +135,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if x.verdict.Outside && !answered {
 		return h.leaveOut(log, w, r, next)
 	}
-	log.noteJudged()
+	log.noteChecked()
 	if x.preflight {
 		log.strip(r, allOverrides)
 		// Handlers behind read no body, over HTTP/3 neither.
@@ -150,7 +150,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return nil
 	}
 	if !path.Rejected() {
-		x.judge(vars, &path)
+		x.check(vars, &path)
 	}
 	defer x.dec.Done()
 	if x.meter() {
@@ -189,8 +189,8 @@ func (h *Handler) leaveOut(log *accessLog, w http.ResponseWriter, r *http.Reques
 	return log.serveError(w, r, next.ServeHTTP(w, r))
 }
 
-// judge decides whether the request needs a decision, and asks for it. vars are the request's variables.
-func (x *exchange) judge(vars map[string]any, path *rules.Path) {
+// check decides whether the request needs a decision, and asks for it. vars are the request's variables.
+func (x *exchange) check(vars map[string]any, path *rules.Path) {
 	if x.preflight {
 		return
 	}
@@ -235,7 +235,7 @@ func (ks *keyspace) empty(r *http.Request, prefixedOnly bool) {
 	p, g := ks.Places, ks.Grammar
 	query := r.URL.RawQuery
 	p.Empty(r.Header, r.URL, g, prefixedOnly)
-	p.EmptyStray(r.Header, r.URL, g)
+	p.EmptyMisplaced(r.Header, r.URL, g)
 	if !ks.inQuery {
 		return
 	}
@@ -253,7 +253,7 @@ func (ks *keyspace) empty(r *http.Request, prefixedOnly bool) {
 		u.RawQuery = r.URL.RawQuery // as nearly always
 	} else {
 		p.Empty(nil, &u, g, prefixedOnly)
-		p.EmptyStray(nil, &u, g)
+		p.EmptyMisplaced(nil, &u, g)
 	}
 	if u.RawQuery == o.URL.RawQuery {
 		return

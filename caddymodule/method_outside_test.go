@@ -155,7 +155,7 @@ func TestVerifyReadsMethodsInQueries(t *testing.T) {
 		"left out, but for it": {outside, "POST", "/items/7?_method=DELETE", "insufficient_scope"},
 	} {
 		g := newRig(t, &PlanConfig{Name: "free", Scopes: []string{"read"}}, tt.config)
-		j := g.handler.app.judge()
+		j := g.handler.app.verifier()
 		r := management.VerifyRequest{Key: g.key, Method: tt.method, Path: tt.path}
 		v, err := j.Verify(ctx, "shop", r)
 		if err != nil || v.Reason != tt.want {

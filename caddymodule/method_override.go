@@ -55,7 +55,7 @@ func newOverrideRules(c *HandlerConfig, set *rules.Set, scopes *gateway.Scopes) 
 // and returns the verdict that is as strict as v and as those on r by the methods.
 func (o *overrideRules) and(v rules.Verdict, p rulePath, methods []string) rules.Verdict {
 	for _, m := range methods {
-		v = v.And(o.set.Judge(m, p))
+		v = v.And(o.set.Evaluate(m, p))
 	}
 	return v
 }

@@ -67,7 +67,7 @@ func (p *Paths) Provision(ctx caddy.Context) error {
 		places = append(places, app.keyspaces[ks].Places.List()...)
 	}
 	p.logs = newRequestLogs(ctx, app.cleaner, places)
-	p.read = newPathReader(paths.Read, app.cleaner.Clean, ctx.Slogger(), name)
+	p.read = newPathReader(paths.Canonicalize, app.cleaner.Clean, ctx.Slogger(), name)
 	return nil
 }
 
@@ -81,7 +81,7 @@ func (p *Paths) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 	}
 	log := beginAccessLog(p.logs, r)
 	defer log.end(w)
-	log.noteJudged()
+	log.noteChecked()
 	log.strip(r, allOverrides)
 	removeUpgrade(r)
 	for _, ks := range p.app.keyspaces {

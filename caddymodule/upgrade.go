@@ -83,7 +83,7 @@ func (h *Handler) dropUpgrade(log *accessLog, r *http.Request) {
 		return
 	}
 	if h.upgrades != nil {
-		if path := h.upgrades.Read(r.URL, true); h.upgrades.Judge(http.MethodGet, &path).Class == rules.Public {
+		if path := h.upgrades.Canonicalize(r.URL, true); h.upgrades.Evaluate(http.MethodGet, &path).Class == rules.Public {
 			return
 		}
 	}

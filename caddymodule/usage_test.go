@@ -33,7 +33,7 @@ func TestUsageOff(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := app.engine.management()
-		if result, err := app.judge().Verify(ctx, "shop", management.VerifyRequest{Key: g.key}); err != nil || !result.Allowed {
+		if result, err := app.verifier().Verify(ctx, "shop", management.VerifyRequest{Key: g.key}); err != nil || !result.Allowed {
 			t.Fatalf("verified: %v %v", result, err)
 		}
 		if err := app.engine.usage.Flush(ctx); err != nil {

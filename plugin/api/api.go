@@ -39,8 +39,8 @@ import (
 
 // Options is what a Handler works with.
 type Options struct {
-	// Judge answers verify and explain. nil: they answer 503.
-	Judge management.RequestChecker
+	// Verifier answers verify and explain. nil: they answer 503.
+	Verifier management.RequestChecker
 	// Status says how the gateway is. nil: /v1/status answers 503.
 	Status func(context.Context) management.Status
 	// Usage says what keys and tenants used. nil: its paths answer 503.

@@ -83,7 +83,7 @@ func (c *call) postLeak() error {
 	if !known {
 		// Checked as a request with it would be, it counts as one of the address's failures.
 		for _, keyspace := range keyspaces {
-			if _, err := c.h.opts.Judge.Verify(c.ctx, keyspace, management.VerifyRequest{Key: l.Key, IP: addr}); err != nil {
+			if _, err := c.h.opts.Verifier.Verify(c.ctx, keyspace, management.VerifyRequest{Key: l.Key, IP: addr}); err != nil {
 				c.h.log.Warn("a reported key could not be checked", "error", err)
 			}
 		}
@@ -173,10 +173,10 @@ func (c *call) leakedIn(ctx context.Context, keyspace string, l management.Leak)
 
 // owner returns the id of a keyspace's key; "" where the keyspace does not know it.
 func (c *call) owner(ctx context.Context, keyspace, key string) (id string, err error) {
-	if c.h.opts.Judge == nil {
+	if c.h.opts.Verifier == nil {
 		return "", unavailable("Keys can't be checked here yet; try again.")
 	}
-	found, err := c.h.opts.Judge.Explain(ctx, keyspace, management.VerifyRequest{Key: key})
+	found, err := c.h.opts.Verifier.Explain(ctx, keyspace, management.VerifyRequest{Key: key})
 	if err == nil && found.KeyID == "" && found.Reason == gateway.Unavailable.String() {
 		err = unavailable("Nothing can be known about keys now; try again.")
 	}

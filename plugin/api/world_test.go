@@ -86,7 +86,7 @@ func newWorld(t testing.TB) *world {
 	m := management.New(management.Config{Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Logger: quiet})
 	w.manager = m
 	w.handler = api.New(m, api.Options{
-		Judge:        judge{w},
+		Verifier:     judge{w},
 		Status:       func(context.Context) management.Status { return status },
 		Authenticate: func(*http.Request) (api.Access, error) { return w.access, nil },
 		GitHubKeys:   func() *leak.Keys { return w.gitHub },

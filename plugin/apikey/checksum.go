@@ -22,8 +22,8 @@ func checksum(random string) (digits [checksumLength]byte) {
 	return digits
 }
 
-// checked says whether body ends in the checksum of what stands before it.
-func checked(body string) bool {
+// hasChecksum says whether body ends in the checksum of what stands before it.
+func hasChecksum(body string) bool {
 	n := len(body) - checksumLength
 	if n < 0 {
 		return false

@@ -175,7 +175,7 @@ func (n *node) child(char byte) (next int32, ok bool) {
 func (c *Cleaner) Clean(s string) string { return c.clean(s, false) }
 
 func (c *Cleaner) clean(s string, words bool) string {
-	if !c.suspect(s) {
+	if !c.mayHoldKey(s) {
 		return s
 	}
 	out, _ := c.scan(s, words)

@@ -20,7 +20,7 @@ func (p *Places) Empty(h http.Header, u *url.URL, g *Grammar, prefixedOnly bool)
 	s := search{g: g, prefixedOnly: prefixedOnly}
 	s.visit(p, h, u)
 	switch {
-	case s.value == "" && !s.own:
+	case s.value == "" && !s.unprefixed:
 		return
 	case s.many():
 		p.clear(h, u)

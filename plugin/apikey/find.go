@@ -20,9 +20,9 @@ import (
 func (p *Places) Find(h http.Header, u *url.URL, g *Grammar, prefixedOnly bool) (string, error) {
 	s := search{g: g, prefixedOnly: prefixedOnly}
 	s.visit(p, h, u)
-	if s.own {
+	if s.unprefixed {
 		// Only now is it known which places hold a prefixed value.
-		s.judgeOwn(p, h)
+		s.addUnprefixed(p, h)
 	}
 	switch {
 	case s.differ:
@@ -46,9 +46,9 @@ type search struct {
 	prefixed uint
 	// seen is the set of places that hold any value.
 	seen uint
-	// own says that there are Authorization values without a prefix: perhaps credentials,
+	// unprefixed says that there are Authorization values without a prefix: perhaps credentials,
 	// perhaps a user's own.
-	own bool
+	unprefixed bool
 	// values is how many credentials were found. Beyond maxValues the request is ambiguous, and not read on.
 	values int
 }
@@ -104,7 +104,7 @@ func (s *search) see(i int, place *Place, value string) {
 		s.add(value)
 	case s.prefixedOnly:
 	case place.Kind == InAuthorization:
-		s.own = true
+		s.unprefixed = true
 	default:
 		s.add(value)
 	}
@@ -121,11 +121,11 @@ func (s *search) add(value string) {
 	}
 }
 
-// judgeOwn adds the Authorization values without a prefix that are credentials.
-func (s *search) judgeOwn(p *Places, h http.Header) {
+// addUnprefixed adds the Authorization values without a prefix that are credentials.
+func (s *search) addUnprefixed(p *Places, h http.Header) {
 	for i := range p.places {
 		place := &p.places[i]
-		if place.Kind != InAuthorization || s.elsewhere(i) {
+		if place.Kind != InAuthorization || s.prefixedElsewhere(i) {
 			continue
 		}
 		for _, v := range h[authorization] {
@@ -136,8 +136,8 @@ func (s *search) judgeOwn(p *Places, h http.Header) {
 	}
 }
 
-// elsewhere says whether a place other than the i-th holds a prefixed value.
-func (s *search) elsewhere(i int) bool { return s.prefixed&^(1<<i) != 0 }
+// prefixedElsewhere says whether a place other than the i-th holds a prefixed value.
+func (s *search) prefixedElsewhere(i int) bool { return s.prefixed&^(1<<i) != 0 }
 
 // credential says whether value, found in the i-th place, is a credential, once all
 // places were visited.
@@ -148,5 +148,5 @@ func (s *search) credential(i int, place *Place, value string) bool {
 	case s.g.Prefixed(value):
 		return true
 	}
-	return !s.prefixedOnly && (place.Kind != InAuthorization || !s.elsewhere(i))
+	return !s.prefixedOnly && (place.Kind != InAuthorization || !s.prefixedElsewhere(i))
 }

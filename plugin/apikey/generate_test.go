@@ -24,7 +24,7 @@ func TestChecksum(t *testing.T) {
 		}
 	}
 	for _, token := range githubTokens {
-		if !checked(token) {
+		if !hasChecksum(token) {
 			t.Errorf("%s…: the checksum is not GitHub's", token[:8])
 		}
 		for i := range len(token) {
@@ -32,12 +32,12 @@ func TestChecksum(t *testing.T) {
 			if token[i] == other {
 				other = 'y'
 			}
-			if checked(token[:i] + string(other) + token[i+1:]) {
+			if hasChecksum(token[:i] + string(other) + token[i+1:]) {
 				t.Errorf("%s…: character %d can be mistyped", token[:8], i)
 			}
 		}
 	}
-	if checked("00000") {
+	if hasChecksum("00000") {
 		t.Error("five characters hold a checksum of six")
 	}
 }

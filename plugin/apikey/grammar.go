@@ -155,9 +155,9 @@ func checkPrefix(p Prefix, before []Prefix) error {
 		return fmt.Errorf("prefix %q: too short; at least %d characters are needed", p.Value, minPrefix)
 	case len(p.Value) > maxPrefix:
 		return fmt.Errorf("prefix %q: %d characters; %d are the most", p.Value, len(p.Value), maxPrefix)
-	case !madeOf(p.Value, base62+"_-"):
+	case !consistsOf(p.Value, base62+"_-"):
 		return fmt.Errorf("prefix %q: only A-Z, a-z, 0-9, _ and - may stand in it", p.Value)
-	case p.Environment == "" || len(p.Environment) > maxEnvironment || !madeOf(p.Environment, "abcdefghijklmnopqrstuvwxyz0123456789_-"):
+	case p.Environment == "" || len(p.Environment) > maxEnvironment || !consistsOf(p.Environment, "abcdefghijklmnopqrstuvwxyz0123456789_-"):
 		return fmt.Errorf("prefix %q: environment %q must be 1 to %d characters of a-z, 0-9, _ and -", p.Value, p.Environment, maxEnvironment)
 	}
 	for _, b := range before {
@@ -176,7 +176,7 @@ func checkPrefix(p Prefix, before []Prefix) error {
 }
 
 func checkAccept(a Accept, before []Accept) error {
-	if a.Name == "" || len(a.Name) > maxName || !madeOf(a.Name, base62+"_.-") {
+	if a.Name == "" || len(a.Name) > maxName || !consistsOf(a.Name, base62+"_.-") {
 		return fmt.Errorf("accept %q: a name is 1 to %d characters of A-Z, a-z, 0-9, _, . and -", a.Name, maxName)
 	}
 	for _, b := range before {
@@ -203,7 +203,7 @@ func checkAccept(a Accept, before []Accept) error {
 	return nil
 }
 
-func madeOf(s, chars string) bool {
+func consistsOf(s, chars string) bool {
 	for i := range len(s) {
 		if strings.IndexByte(chars, s[i]) < 0 {
 			return false

@@ -14,7 +14,7 @@ import (
 // Keys that were issued elsewhere may come as hashes. Those that are the same for the
 // same key are looked up like our own. bcrypt salts each key, so a presented key can only
 // be compared with stored ones: those whose first characters are the same, which is
-// what their Lead stands for.
+// what their Hint stands for.
 
 // SHA512 is the algorithm of keys that were imported as their SHA-512; their Digest is
 // SHA-256 of it.
@@ -140,28 +140,28 @@ func sha512Digest(key string) Digest {
 	return sha256.Sum256(sum[:])
 }
 
-// Lead stands for the first characters of a key. A stored bcrypt hash has a Digest
-// that begins with its key's Lead, so that what holds and filters digests finds it too.
-type Lead [16]byte
+// Hint stands for the first characters of a key. A stored bcrypt hash has a Digest
+// that begins with its key's Hint, so that what holds and filters digests finds it too.
+type Hint [16]byte
 
-// After their shape's prefix, so many characters of a key are in its Lead. Keys of
+// After their shape's prefix, so many characters of a key are in its Hint. Keys of
 // whose beginning more is known have the longer one, which fewer keys share.
-const leadMin, leadMax = 4, 8
+const hintMin, hintMax = 4, 8
 
-func leadOf(beginning string) (l Lead) {
-	var buf [len(leadForm) + maxPrefix + leadMax]byte
-	n := copy(buf[:], leadForm)
+func hintOf(beginning string) (l Hint) {
+	var buf [len(hintForm) + maxPrefix + hintMax]byte
+	n := copy(buf[:], hintForm)
 	n += copy(buf[n:], beginning)
 	d := sha256.Sum256(buf[:n])
 	copy(l[:], d[:])
 	return l
 }
 
-const leadForm = "keygate lead\x00"
+const hintForm = "keygate lead\x00"
 
-// Leads appends to dst every Lead that a stored bcrypt hash of key may have. It
+// Hints appends to dst every Hint that a stored bcrypt hash of key may have. It
 // allocates only where dst has no room.
-func (g *Grammar) Leads(dst []Lead, key string) []Lead {
+func (g *Grammar) Hints(dst []Hint, key string) []Hint {
 	if len(key) > MaxBcryptKey {
 		return dst
 	}
@@ -172,9 +172,9 @@ func (g *Grammar) Leads(dst []Lead, key string) []Lead {
 			continue // of two prefixes of one length that key begins with, both are the same
 		}
 		last = len(p)
-		for _, n := range [...]int{len(p) + leadMax, len(p) + leadMin} {
+		for _, n := range [...]int{len(p) + hintMax, len(p) + hintMin} {
 			if n <= len(key) {
-				dst = append(dst, leadOf(key[:n]))
+				dst = append(dst, hintOf(key[:n]))
 			}
 		}
 	}
@@ -185,9 +185,9 @@ func (g *Grammar) Leads(dst []Lead, key string) []Lead {
 // which prefix, the key's first characters, is known. It is an error where prefix
 // has no four characters after the prefix of its shape, since then too many keys could be meant, and where the hash is none or
 // takes too long to compare.
-func (g *Grammar) Bcrypt(hash, prefix string) (Candidate, Lead, error) {
+func (g *Grammar) Bcrypt(hash, prefix string) (Candidate, Hint, error) {
 	if err := checkBcrypt(hash); err != nil {
-		return Candidate{}, Lead{}, err
+		return Candidate{}, Hint{}, err
 	}
 	longest := -1
 	for i := range g.shapes {
@@ -196,14 +196,14 @@ func (g *Grammar) Bcrypt(hash, prefix string) (Candidate, Lead, error) {
 			longest = max(longest, len(s.Prefix))
 		}
 	}
-	n := longest + leadMax
+	n := longest + hintMax
 	if len(prefix) < n {
-		n = longest + leadMin
+		n = longest + hintMin
 	}
 	if longest < 0 || len(prefix) < n {
-		return Candidate{}, Lead{}, fmt.Errorf("prefix must hold the key's prefix and at least %d of the random characters after it, by which a bcrypt hash is found", leadMin)
+		return Candidate{}, Hint{}, fmt.Errorf("prefix must hold the key's prefix and at least %d of the random characters after it, by which a bcrypt hash is found", hintMin)
 	}
-	lead := leadOf(prefix[:n])
+	lead := hintOf(prefix[:n])
 	sum := sha256.Sum256([]byte(hash))
 	c := Candidate{Algorithm: Algorithm(bcryptAlgorithm + hash)}
 	copy(c.Digest[copy(c.Digest[:], lead[:]):], sum[:])
@@ -213,7 +213,7 @@ func (g *Grammar) Bcrypt(hash, prefix string) (Candidate, Lead, error) {
 // checkBcrypt says what is wrong with a hash such as $2b$10$ and 53 characters.
 func checkBcrypt(hash string) error {
 	const alphabet = base62 + "./"
-	if len(hash) != 60 || hash[3] != '$' || hash[6] != '$' || !madeOf(hash[7:], alphabet) {
+	if len(hash) != 60 || hash[3] != '$' || hash[6] != '$' || !consistsOf(hash[7:], alphabet) {
 		return errors.New("it is no bcrypt hash, which has 60 characters and begins like $2b$10$")
 	}
 	switch hash[:3] {

@@ -113,14 +113,14 @@ func TestBcryptLead(t *testing.T) {
 		if hash, ok := c.Algorithm.Bcrypt(); !ok || hash != someBcrypt || c.Algorithm.Name() != "bcrypt" {
 			t.Errorf("algorithm %q", c.Algorithm)
 		}
-		if string(c.Digest[:16]) != string(lead[:]) || !slices.Contains(g.Leads(nil, key), lead) {
+		if string(c.Digest[:16]) != string(lead[:]) || !slices.Contains(g.Hints(nil, key), lead) {
 			t.Errorf("%d characters: the key is not led to its hash", n)
 		}
-		if slices.Contains(g.Leads(nil, "old_1123456789abcdef0123"), lead) {
+		if slices.Contains(g.Hints(nil, "old_1123456789abcdef0123"), lead) {
 			t.Errorf("%d characters: another key is led there", n)
 		}
 	}
-	if leads := g.Leads(nil, "old_"+strings.Repeat("0", 69)); len(leads) != 0 {
+	if leads := g.Hints(nil, "old_"+strings.Repeat("0", 69)); len(leads) != 0 {
 		t.Error("a key of which bcrypt would heed only a part is led somewhere")
 	}
 	for _, tc := range []struct{ name, hash, prefix string }{

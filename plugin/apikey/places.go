@@ -125,7 +125,7 @@ func (p Place) canonical() (Place, error) {
 
 // isToken says whether s is a token of RFC 9110, section 5.6.2.
 func isToken(s string) bool {
-	return s != "" && madeOf(s, base62+"!#$%&'*+-.^_`|~")
+	return s != "" && consistsOf(s, base62+"!#$%&'*+-.^_`|~")
 }
 
 // trim takes optional whitespace (RFC 9110, section 5.6.3) from both ends.

@@ -27,7 +27,7 @@ func (s *Shape) has(key string) bool {
 		return false
 	}
 	body := key[len(s.Prefix):]
-	return s.class.within(body) && (s.Checksum != CRC32 || checked(body))
+	return s.class.within(body) && (s.Checksum != CRC32 || hasChecksum(body))
 }
 
 const (

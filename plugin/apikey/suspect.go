@@ -7,8 +7,8 @@ import "strings"
 // must have, one character that other text seldom has, with a search that the processor
 // does many bytes at a time.
 
-// rare lists the characters a prefix may have, those first that stand least often in what requests hold.
-const rare = "_~^|`$!#*@&QZJXKVYWqzjxBGFUkvywMPHLDRNCISTOAEbgfumphldrncistoae9876543210()[]{}<>+=:?.-/"
+// byRarity lists the characters a prefix may have, those first that stand least often in what requests hold.
+const byRarity = "_~^|`$!#*@&QZJXKVYWqzjxBGFUkvywMPHLDRNCISTOAEbgfumphldrncistoae9876543210()[]{}<>+=:?.-/"
 
 // anchor is a character by which the prefixes that have it are found.
 type anchor struct {
@@ -27,9 +27,9 @@ func newAnchors(prefixes []string) []anchor {
 	var out []anchor
 next:
 	for _, p := range prefixes {
-		best, at := len(rare), 0
+		best, at := len(byRarity), 0
 		for i := range len(p) {
-			if rank := strings.IndexByte(rare, p[i]); rank >= 0 && rank < best {
+			if rank := strings.IndexByte(byRarity, p[i]); rank >= 0 && rank < best {
 				best, at = rank, i
 			}
 		}
@@ -47,9 +47,9 @@ next:
 // maxAnchors bounds how many anchors without a prefix are looked at before the text is read character by character.
 const maxAnchors = 32
 
-// suspect says whether s may hold a key: a prefix as it is, or characters that may stand for
+// mayHoldKey says whether s may hold a key: a prefix as it is, or characters that may stand for
 // others. It does not allocate.
-func (c *Cleaner) suspect(s string) bool {
+func (c *Cleaner) mayHoldKey(s string) bool {
 	if len(s) < c.shortest {
 		return false
 	}

@@ -50,11 +50,11 @@ func TestAnchors(t *testing.T) {
 	c := Cleaner{anchors: newAnchors(prefixes)}
 	for _, p := range prefixes {
 		for _, s := range []string{p, p + "x", "x" + p, strings.Repeat(p[:1], 5) + p, p[1:] + p} {
-			if !c.suspect(s) {
+			if !c.mayHoldKey(s) {
 				t.Errorf("%q: %q is not seen", p, s)
 			}
 		}
-		if c.suspect(p[:len(p)-1]) {
+		if c.mayHoldKey(p[:len(p)-1]) {
 			t.Errorf("%q is taken for %q", p[:len(p)-1], p)
 		}
 	}

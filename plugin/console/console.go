@@ -19,8 +19,8 @@ import (
 type Options struct {
 	// Keyspace whose keys are managed. "": the only one, or "default".
 	Keyspace string
-	// Judge answers "why was this refused?". nil: there is no such page.
-	Judge management.RequestChecker
+	// Verifier answers "why was this refused?". nil: there is no such page.
+	Verifier management.RequestChecker
 	// Usage says what keys and tenants used. nil: no usage is shown.
 	Usage *usage.Service
 	// Status says how the gateway is. nil: it is not shown.
@@ -293,7 +293,7 @@ func (v *view) Curl(key string) string {
 }
 
 // Explains says whether there is somebody to ask why.
-func (v *view) Explains() bool { return v.c.h.opts.Judge != nil && v.Can("verify") }
+func (v *view) Explains() bool { return v.c.h.opts.Verifier != nil && v.Can("verify") }
 
 // With returns the view for a part of the page that shows other data.
 func (v *view) With(data any) *view {

@@ -20,7 +20,7 @@ type explainPage struct {
 var methods = []string{"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}
 
 func (c *call) showExplain() error {
-	if c.h.opts.Judge == nil {
+	if c.h.opts.Verifier == nil {
 		return errNoPage
 	}
 	f := newForm(nil)
@@ -32,7 +32,7 @@ func (c *call) showExplain() error {
 }
 
 func (c *call) explain() error {
-	if c.h.opts.Judge == nil {
+	if c.h.opts.Verifier == nil {
 		return errNoPage
 	}
 	f := newForm(c.r.PostForm)
@@ -55,7 +55,7 @@ func (c *call) explain() error {
 	if err := c.confine(&q); err != nil {
 		return err
 	}
-	result, err := c.h.opts.Judge.Explain(c.ctx, c.h.opts.Keyspace, q)
+	result, err := c.h.opts.Verifier.Explain(c.ctx, c.h.opts.Keyspace, q)
 	if err != nil {
 		e, err := f.refused(err)
 		if err != nil {
@@ -73,7 +73,7 @@ func (c *call) confine(q *management.VerifyRequest) error {
 	if c.actor.Tenant == "" || q.Key == "" {
 		return nil
 	}
-	known, err := c.h.opts.Judge.Explain(c.ctx, c.h.opts.Keyspace, management.VerifyRequest{Key: q.Key})
+	known, err := c.h.opts.Verifier.Explain(c.ctx, c.h.opts.Keyspace, management.VerifyRequest{Key: q.Key})
 	if err != nil || known.KeyID == "" || known.Tenant == c.actor.Tenant {
 		return err
 	}

@@ -131,10 +131,10 @@ func (c *call) searchKeys() error {
 
 // keyOf returns the id of the key that a full key is of, "" where there is none for the session.
 func (c *call) keyOf(full string) (string, error) {
-	if c.h.opts.Judge == nil {
+	if c.h.opts.Verifier == nil {
 		return "", nil
 	}
-	known, err := c.h.opts.Judge.Explain(c.ctx, c.h.opts.Keyspace, management.VerifyRequest{Key: full})
+	known, err := c.h.opts.Verifier.Explain(c.ctx, c.h.opts.Keyspace, management.VerifyRequest{Key: full})
 	if err != nil || known.KeyID == "" || c.actor.Tenant != "" && known.Tenant != c.actor.Tenant {
 		return "", err
 	}

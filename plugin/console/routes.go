@@ -121,7 +121,7 @@ func (c *call) nav(page string) (items []navItem) {
 	}
 	confined := c.grant.Tenant != ""
 	for _, p := range places {
-		if p.who == operators && confined || p.tenants && !confined || !c.grant.Allows(p.scope) || p.page == "explain" && c.h.opts.Judge == nil {
+		if p.who == operators && confined || p.tenants && !confined || !c.grant.Allows(p.scope) || p.page == "explain" && c.h.opts.Verifier == nil {
 			continue
 		}
 		items = append(items, navItem{Label: p.label, Path: c.path(p.path), Icon: p.page, Here: strings.HasPrefix(page, p.page)})

@@ -143,7 +143,7 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 	}
 	requests := &usage.Log{Keep: 100, For: time.Hour, Clean: w.view.Keyspaces["default"].Grammar.Clean}
 	opts := Options{
-		Keyspace: "default", Judge: judge{w}, Logger: log, Curl: func(key string) string { return "curl -H 'Authorization: Bearer " + key + "' https://api.example.com/" },
+		Keyspace: "default", Verifier: judge{w}, Logger: log, Curl: func(key string) string { return "curl -H 'Authorization: Bearer " + key + "' https://api.example.com/" },
 		Status: func(context.Context) management.Status { return w.status },
 		Usage: &usage.Service{
 			Manager: w.manager, Store: w.store, CompleteUntil: w.tracker.CompleteUntil, Flush: w.tracker.Flush,

@@ -51,7 +51,7 @@ func newComparer() comparer {
 
 type hintID struct {
 	keyspace string
-	hint     apikey.Lead
+	hint     apikey.Hint
 }
 
 // equal reports whether hash is of the key that s looks for, and returns how many seconds that took.
@@ -68,11 +68,11 @@ func (c comparer) equal(ctx context.Context, id hintID, hash string, s keyQuery)
 }
 
 // hints returns those of key under which something may be stored.
-func (g *Gateway) hints(ks *Keyspace, key string) []apikey.Lead {
+func (g *Gateway) hints(ks *Keyspace, key string) []apikey.Hint {
 	f := g.filter.Load()
-	var buf [8]apikey.Lead
-	var out []apikey.Lead
-	for _, l := range ks.Grammar.Leads(buf[:0], key) {
+	var buf [8]apikey.Hint
+	var out []apikey.Hint
+	for _, l := range ks.Grammar.Hints(buf[:0], key) {
 		if f == nil || f.has(digestWords(l[:])) {
 			out = append(out, l)
 		}
@@ -83,7 +83,7 @@ func (g *Gateway) hints(ks *Keyspace, key string) []apikey.Lead {
 // keyQuery is a presented key that is looked for.
 type keyQuery struct {
 	candidates []apikey.Candidate
-	hints      []apikey.Lead
+	hints      []apikey.Hint
 	// shown is what may be shown of the key.
 	shown shownParts
 	// KeyState is kept while it is compared, and only where there are leads.
@@ -184,7 +184,7 @@ func (g *Gateway) compareUnder(ctx context.Context, id hintID, s keyQuery) (*Sec
 }
 
 // newKeyQuery returns what a load keeps beyond the request that began it.
-func (g *Gateway) newKeyQuery(req *Request, candidates []apikey.Candidate, leads []apikey.Lead) keyQuery {
+func (g *Gateway) newKeyQuery(req *Request, candidates []apikey.Candidate, leads []apikey.Hint) keyQuery {
 	s := keyQuery{candidates: slices.Clone(candidates), hints: leads, addr: req.Addr}
 	prefix, lastFour := req.Keyspace.Grammar.Shown(req.Credential)
 	s.shown = shownParts{strings.Clone(prefix), strings.Clone(lastFour)}

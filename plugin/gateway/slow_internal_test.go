@@ -19,7 +19,7 @@ func TestComparerCharges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, id := newComparer(), hintID{"a", apikey.Lead{1}}
+	c, id := newComparer(), hintID{"a", apikey.Hint{1}}
 	for key, want := range map[string]bool{"key": true, "kez": false} {
 		if ok, cost, err := c.equal(t.Context(), id, string(hash), keyQuery{key: key}); err != nil || ok != want || cost <= 0 {
 			t.Errorf("%s: %v for %v, %v", key, ok, cost, err)

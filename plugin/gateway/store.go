@@ -94,7 +94,7 @@ type Store interface {
 	LookupSecret(ctx context.Context, keyspace, secretID string) (*Record, error)
 	// SecretsByHint returns up to limit secrets of the keyspace whose digest begins with lead,
 	// but none of deleted keys: those among which a key that was imported as bcrypt must be.
-	SecretsByHint(ctx context.Context, keyspace string, lead apikey.Lead, limit int) ([]Secret, error)
+	SecretsByHint(ctx context.Context, keyspace string, lead apikey.Hint, limit int) ([]Secret, error)
 	// Digests calls yield with the stored digest of every secret of every keyspace,
 	// in no order, until yield returns false. It must not hold up writers.
 	Digests(ctx context.Context, yield func(keyspace string, digest []byte) bool) error

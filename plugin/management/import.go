@@ -149,7 +149,7 @@ type importedKey struct {
 	candidates []apikey.Candidate
 	marks      []apikey.Mark
 	// hint is of a bcrypt hash, nil for others.
-	hint *apikey.Lead
+	hint *apikey.Hint
 	// first and last are what is shown of it.
 	first, last string
 	// origin says how it came.
@@ -212,7 +212,7 @@ func (f *importedKey) readHash(ks *gateway.Keyspace, h *apikey.Hasher, row *Impo
 	}
 	var c apikey.Candidate
 	if f.origin == "bcrypt" {
-		var lead apikey.Lead
+		var lead apikey.Hint
 		c, lead, err = ks.Grammar.Bcrypt(row.Hash.Value, row.Prefix.Value)
 		f.hint = &lead
 	} else {

@@ -10,7 +10,7 @@ type ImportTx interface {
 	// KeyByDigest returns the key that has a secret with the digest.
 	KeyByDigest(keyspace string, digest apikey.Digest) (*gateway.Key, error)
 	// CountByHint counts the secrets whose digest begins with lead.
-	CountByHint(keyspace string, lead apikey.Lead) (int, error)
+	CountByHint(keyspace string, lead apikey.Hint) (int, error)
 	// ImportedAs returns the key that was imported under the mark; deleted ones too, since
 	// importing a key again must not bring it back.
 	ImportedAs(keyspace string, mark apikey.Mark) (*gateway.Key, error)

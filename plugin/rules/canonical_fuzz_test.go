@@ -53,7 +53,7 @@ func FuzzCanonical(f *testing.F) {
 		if u == nil || u.Path == "*" {
 			return
 		}
-		path := paths.Read(u, false)
+		path := paths.Canonicalize(u, false)
 		if path.Rejected() {
 			if path.Escaped != "" || path.Decoded != "" {
 				t.Fatalf("%q is rejected, yet forwarded as %q", target, path.Escaped)
@@ -77,7 +77,7 @@ func FuzzCanonical(f *testing.F) {
 		if v == nil {
 			t.Fatalf("%q is %q, which is no request target", target, path.Escaped)
 		}
-		if again := paths.Read(v, false); again.Escaped != path.Escaped || again.Decoded != path.Decoded || again.Changed {
+		if again := paths.Canonicalize(v, false); again.Escaped != path.Escaped || again.Decoded != path.Decoded || again.Changed {
 			t.Fatalf("%q is %q, and that is read as %+v", target, path.Escaped, again)
 		}
 		if want := resolve(pathlab.Equivalent(sentPath(target))); want != "" && want != path.Escaped {
@@ -128,12 +128,12 @@ func FuzzUpstreams(f *testing.F) {
 		if u == nil || u.Path == "*" {
 			return
 		}
-		path := set.Read(u, false)
+		path := set.Canonicalize(u, false)
 		if path.Rejected() {
 			return
 		}
-		protected := set.Judge("GET", &path).Class == Protected
-		open := public.Judge("GET", &path).Class == Public
+		protected := set.Evaluate("GET", &path).Class == Protected
+		open := public.Evaluate("GET", &path).Class == Public
 		for _, m := range models {
 			route, ok := m.Route(path.Escaped, "GET")
 			if !ok {

@@ -67,7 +67,7 @@ func unreserved(p string) string {
 	})
 }
 
-func FuzzJudge(f *testing.F) {
+func FuzzEvaluate(f *testing.F) {
 	for _, seed := range []string{
 		"/public/x", "/public/../admin", "/public/..%2fadmin", "/public/%2e%2e/admin", "/public/..;/admin", "/public/%252e%252e%252fadmin",
 		"/public/..\\admin", "//public/x", "/public//..//admin", "/public/a;b/../../admin", "/PUBLIC/x", "/public/%5c..%5c..%5cadmin",
@@ -124,7 +124,7 @@ func FuzzReadings(f *testing.F) {
 		if err != nil {
 			return
 		}
-		rs, ok := readings(raw(u), nil)
+		rs, ok := interpretations(rawPath(u), nil)
 		if !ok {
 			return
 		}

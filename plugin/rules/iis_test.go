@@ -18,7 +18,7 @@ func TestExceptionsReadEscapesOfIIS(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := p.Read(u, false); got.Rejected() != rejected || !rejected && !got.AsSent {
+		if got := p.Canonicalize(u, false); got.Rejected() != rejected || !rejected && !got.AsSent {
 			t.Errorf("%s: rejected %v, want %v", sent, got.Rejected(), rejected)
 		}
 	}

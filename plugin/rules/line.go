@@ -120,21 +120,21 @@ func compile(p Pattern) (line, error) {
 // written or folded.
 func (l *line) caseless(p Pattern) bool { return fold(p.Path) == p.Path }
 
-// covers reports whether l matches a path as `public` and `optional` do: its case as written, and
+// matches reports whether l matches a path as `public` and `optional` do: its case as written, and
 // "/docs/*" takes "/docs" too.
-func (l *line) covers(method, path string) bool {
-	return l.takes(method, false) && l.lies(path)
+func (l *line) matches(method, path string) bool {
+	return l.matchesMethod(method, false) && l.matchesPath(path)
 }
 
-// lies reports whether path lies under l's pattern, its case as written.
-func (l *line) lies(path string) bool {
+// matchesPath reports whether path lies under l's pattern, its case as written.
+func (l *line) matchesPath(path string) bool {
 	return l.written.match(path, false) || l.below != nil && l.below.match(path, false)
 }
 
-// holds reports whether l matches a name, with a slash added to it if slash says so, and without
+// anyMatchesName reports whether l matches a name, with a slash added to it if slash says so, and without
 // regard to case if folded does. A folded name is case-folded already unless it is ASCII.
-func (l *line) holds(method, name string, slash, folded bool) bool {
-	if !l.takes(method, folded) {
+func (l *line) matchesName(method, name string, slash, folded bool) bool {
+	if !l.matchesMethod(method, folded) {
 		return false
 	}
 	p := &l.written
@@ -147,8 +147,8 @@ func (l *line) holds(method, name string, slash, folded bool) bool {
 	return p.match(name, folded)
 }
 
-// takes reports whether l holds for method. GET covers HEAD.
-func (l *line) takes(method string, folded bool) bool {
+// matchesMethod reports whether l holds for method. GET covers HEAD.
+func (l *line) matchesMethod(method string, folded bool) bool {
 	if len(l.methods) == 0 {
 		return true
 	}

@@ -126,10 +126,10 @@ func isScript(segment string) bool {
 	return false
 }
 
-// further returns paths, in matching form, that an upstream may take an odd path for: the path
+// alternatives returns paths, in matching form, that an upstream may take an odd path for: the path
 // decoded more than once, with its fullwidth forms turned into ASCII, and without blanks at the
 // ends of its segments. again is the path after the last decoding, "" where there is one.
-func further(match, again string) []string {
+func alternatives(match, again string) []string {
 	var out []string
 	if again != "" {
 		match = strings.ReplaceAll(again, "%", "%25")
@@ -161,8 +161,8 @@ func narrow(p string) string {
 
 func isFullwidth(r rune) bool { return r >= 0xff01 && r <= 0xff5e }
 
-// odd reports whether a path in matching form may have further names.
-func odd(match string) bool {
+// mayHaveAlternatives reports whether a path in matching form may have further names.
+func mayHaveAlternatives(match string) bool {
 	for i := range len(match) {
 		if match[i] >= utf8.RuneSelf || match[i] == ' ' && i > 0 && match[i-1] == '/' {
 			return true

@@ -45,8 +45,8 @@ func TestFrontController(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		path := set.Read(u, false)
-		if v := set.Judge("GET", &path); path.Rejected() || v.Class != Protected {
+		path := set.Canonicalize(u, false)
+		if v := set.Evaluate("GET", &path); path.Rejected() || v.Class != Protected {
 			t.Errorf("%s is %v", target, v.Class)
 		}
 	}
@@ -64,8 +64,8 @@ func TestLookalikesBehindAnException(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		path := set.Read(u, false)
-		if v := set.Judge("GET", &path); path.Rejected() || v.Class != Protected {
+		path := set.Canonicalize(u, false)
+		if v := set.Evaluate("GET", &path); path.Rejected() || v.Class != Protected {
 			t.Errorf("%s is %v, rejected: %v", target, v.Class, path.Rejected())
 		}
 	}
@@ -82,7 +82,7 @@ func TestEscapesThatGoWrites(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if path := set.Read(u, false); path.Escaped != want || path.Changed != (want != u.EscapedPath()) {
+		if path := set.Canonicalize(u, false); path.Escaped != want || path.Changed != (want != u.EscapedPath()) {
 			t.Errorf("%s is read as %q, changed: %v, want %q", target, path.Escaped, path.Changed, want)
 		}
 	}
@@ -107,8 +107,8 @@ func TestLinesOfPathsThemselves(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		path := set.Read(&url.URL{Path: tt.target}, false)
-		if v := set.Judge("POST", &path); v.Cost != tt.want {
+		path := set.Canonicalize(&url.URL{Path: tt.target}, false)
+		if v := set.Evaluate("POST", &path); v.Cost != tt.want {
 			t.Errorf("%d lines: %s costs %d, want %d", len(tt.costs), tt.target, v.Cost, tt.want)
 		}
 	}

@@ -69,19 +69,19 @@ type Path struct {
 	// Reported reports whether AsSent holds only because faults are reported and not rejected.
 	Reported bool
 
-	match    string
-	further  []string
-	readings []string
-	// unread says that the path has too many readings: the strictest verdict holds.
-	unread bool
+	match           string
+	alternatives    []string
+	interpretations []string
+	// strictest says that the path has too many readings: the strictest verdict holds.
+	strictest bool
 }
 
 // Rejected reports whether the request is to be rejected with 400 ambiguous_path.
 func (p *Path) Rejected() bool { return p.Fault != 0 && !p.AsSent }
 
-// raw returns the path of u as it came: with its escapes, even where Go would write them
+// rawPath returns the path of u as it came: with its escapes, even where Go would write them
 // differently.
-func raw(u *url.URL) string {
+func rawPath(u *url.URL) string {
 	if u.RawPath != "" {
 		if d, err := url.PathUnescape(u.RawPath); err == nil && d == u.Path {
 			return u.RawPath
@@ -93,12 +93,12 @@ func raw(u *url.URL) string {
 // escapedByGo are the characters that a URL of Go without a RawPath stands for the escapes of.
 const escapedByGo = "!'()*[]"
 
-// Read returns the path of u in the form that is checked and forwarded. The path of "OPTIONS *"
-// is "*". exempt has the path treated as behind an exception. Read does not allocate for a path
+// Canonicalize returns the path of u in the form that is checked and forwarded. The path of "OPTIONS *"
+// is "*". exempt has the path treated as behind an exception. Canonicalize does not allocate for a path
 // that is plainly canonical.
-func (p *Paths) Read(u *url.URL, exempt bool) Path {
+func (p *Paths) Canonicalize(u *url.URL, exempt bool) Path {
 	if u.Opaque != "" {
-		return Path{Fault: NotOrigin, AsSent: p.report || exempt, Reported: p.report, unread: true}
+		return Path{Fault: NotOrigin, AsSent: p.report || exempt, Reported: p.report, strictest: true}
 	}
 	if u.RawPath == "" && isCanonical(u.Path) && !strings.ContainsAny(u.Path, escapedByGo) {
 		return Path{Escaped: u.Path, Decoded: u.Path, match: u.Path}
@@ -106,7 +106,7 @@ func (p *Paths) Read(u *url.URL, exempt bool) Path {
 	if u.Path == "*" && u.RawPath == "" {
 		return Path{Escaped: "*", Decoded: "*", match: "*"}
 	}
-	sent := raw(u)
+	sent := rawPath(u)
 	if sent == "" && u.Host != "" {
 		sent = "/" // RFC 9112, section 3.2.2
 	}
@@ -127,8 +127,8 @@ func (p *Paths) Read(u *url.URL, exempt bool) Path {
 		if strings.Contains(canonical, "%25") {
 			again, _ = decodeAgain(canonical)
 		}
-		if again != "" || odd(out.match) {
-			out.further = further(out.match, again)
+		if again != "" || mayHaveAlternatives(out.match) {
+			out.alternatives = alternatives(out.match, again)
 		}
 	}
 	return out
@@ -143,13 +143,13 @@ func (p *Paths) exception(sent string, fault Fault, exempt, faithful bool) (Path
 	switch {
 	case p.report || exempt:
 		out.Reported = p.report
-		out.readings, ok = readings(sent, nil)
-		out.unread = !ok || !faithful
+		out.interpretations, ok = interpretations(sent, nil)
+		out.strictest = !ok || !faithful
 		return out, true
 	case !faithful:
 		return out, false
 	case len(p.asSent) > 0:
-		if out.readings, ok = readings(sent, under(p.asSent)); ok {
+		if out.interpretations, ok = interpretations(sent, matchesAny(p.asSent)); ok {
 			return out, true
 		}
 	}
@@ -168,9 +168,9 @@ func (p *Paths) exception(sent string, fault Fault, exempt, faithful bool) (Path
 			return out, false
 		}
 	}
-	out.readings, ok = readings(sent, func(reading string) bool {
+	out.interpretations, ok = interpretations(sent, func(reading string) bool {
 		for _, lines := range lists {
-			if !under(lines)(reading) {
+			if !matchesAny(lines)(reading) {
 				return false
 			}
 		}
@@ -179,11 +179,11 @@ func (p *Paths) exception(sent string, fault Fault, exempt, faithful bool) (Path
 	return out, ok
 }
 
-// under returns a function that reports whether a reading lies under one of lines.
-func under(lines []line) func(string) bool {
+// matchesAny returns a function that reports whether a reading lies under one of lines.
+func matchesAny(lines []line) func(string) bool {
 	return func(reading string) bool {
 		for i := range lines {
-			if lines[i].lies(reading) {
+			if lines[i].matchesPath(reading) {
 				return true
 			}
 		}
@@ -212,5 +212,5 @@ func (f Fault) Remedy(path string) string {
 	return option + " " + prefix + "*"
 }
 
-// errNoSlash is told of a pattern that no canonical path can match.
-var errNoSlash = errors.New("a path holds no empty segment: repeated slashes are merged before rules are looked at, so write one")
+// errEmptySegment is told of a pattern that no canonical path can match.
+var errEmptySegment = errors.New("a path holds no empty segment: repeated slashes are merged before rules are looked at, so write one")

@@ -98,7 +98,7 @@ func checkPath(text string) error {
 		return fmt.Errorf("path %q is not valid UTF-8", text)
 	}
 	if strings.Contains(text, "//") {
-		return fmt.Errorf("path %q: %w", text, errNoSlash)
+		return fmt.Errorf("path %q: %w", text, errEmptySegment)
 	}
 	if strings.Contains(text, " /") || strings.Contains(text, ",/") {
 		return fmt.Errorf("path %q looks like several paths: write each as an argument of its own, with blanks between and without quotes", text)

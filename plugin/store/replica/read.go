@@ -117,7 +117,7 @@ func (r *Replica) reverse(ctx context.Context, former *sqlstore.Copy, list []man
 }
 
 // SecretsByHint implements gateway.Store.
-func (r *Replica) SecretsByHint(ctx context.Context, keyspace string, lead apikey.Lead, limit int) (out []gateway.Secret, err error) {
+func (r *Replica) SecretsByHint(ctx context.Context, keyspace string, lead apikey.Hint, limit int) (out []gateway.Secret, err error) {
 	err = r.onView(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
 		out, err = s.SecretsByHint(ctx, keyspace, lead, limit)
 		return err

@@ -19,7 +19,7 @@ func (t *tx) KeyByDigest(keyspace string, digest apikey.Digest) (*gateway.Key, e
 }
 
 // CountByHint implements management.ImportTx.
-func (t *tx) CountByHint(keyspace string, lead apikey.Lead) (n int, err error) {
+func (t *tx) CountByHint(keyspace string, lead apikey.Hint) (n int, err error) {
 	from, to := ledDigests(lead)
 	err = t.row(`SELECT count(*) FROM secrets WHERE keyspace = $1 AND digest >= $2 AND digest <= $3`,
 		[]any{keyspace, from[:], to[:]}, &n)

@@ -74,7 +74,7 @@ func (s *Store) LookupSecret(ctx context.Context, keyspace, secretID string) (*g
 }
 
 // SecretsByHint implements gateway.Store, as a range of the index of digests.
-func (s *Store) SecretsByHint(ctx context.Context, keyspace string, lead apikey.Lead, limit int) ([]gateway.Secret, error) {
+func (s *Store) SecretsByHint(ctx context.Context, keyspace string, lead apikey.Hint, limit int) ([]gateway.Secret, error) {
 	from, to := ledDigests(lead)
 	var out []gateway.Secret
 	err := s.reading(ctx, "looking for imported keys", func(f *conns) error {
@@ -90,7 +90,7 @@ func (s *Store) SecretsByHint(ctx context.Context, keyspace string, lead apikey.
 }
 
 // ledDigests returns the least and the greatest digest that begin with lead.
-func ledDigests(lead apikey.Lead) (from, to apikey.Digest) {
+func ledDigests(lead apikey.Hint) (from, to apikey.Digest) {
 	copy(from[:], lead[:])
 	copy(to[:], lead[:])
 	for i := len(lead); i < len(to); i++ {

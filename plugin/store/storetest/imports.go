@@ -13,7 +13,7 @@ import (
 // Secrets are found by how their digests begin, and keys by what they were imported as.
 func imports(t *testing.T, s Store) {
 	withKeys(t, s, "acme", 4)
-	lead := apikey.Lead{0xff, 1, 2, 0xff}
+	lead := apikey.Hint{0xff, 1, 2, 0xff}
 	mark := apikey.Mark{7}
 	update(t, s, func(tx management.Tx) error {
 		for i, last := range []byte{0, 0x7f, 0xff} {
@@ -55,7 +55,7 @@ func imports(t *testing.T, s Store) {
 	if list, err := s.SecretsByHint(ctxOf(t), ks, lead, 2); err != nil || len(list) != 2 {
 		t.Errorf("SecretsLed, two = %+v, %v", list, err)
 	}
-	for _, l := range []apikey.Lead{{0xff, 1, 2, 0xfe}, {0xff, 1, 3}} {
+	for _, l := range []apikey.Hint{{0xff, 1, 2, 0xfe}, {0xff, 1, 3}} {
 		if list, err := s.SecretsByHint(ctxOf(t), ks, l, 10); err != nil || len(list) != 0 {
 			t.Errorf("SecretsLed of %x = %+v, %v", l, list, err)
 		}

@@ -13,17 +13,17 @@ import (
 )
 
 func (c *call) verify() error {
-	return c.judged(func(j management.RequestChecker) judgement { return j.Verify })
+	return c.verifyWith(func(j management.RequestChecker) verifyFunc { return j.Verify })
 }
 
 func (c *call) explain() error {
-	return c.judged(func(j management.RequestChecker) judgement { return j.Explain })
+	return c.verifyWith(func(j management.RequestChecker) verifyFunc { return j.Explain })
 }
 
-type judgement func(ctx context.Context, keyspace string, r management.VerifyRequest) (management.VerifyResult, error)
+type verifyFunc func(ctx context.Context, keyspace string, r management.VerifyRequest) (management.VerifyResult, error)
 
-func (c *call) judged(by func(management.RequestChecker) judgement) error {
-	if c.h.opts.Judge == nil {
+func (c *call) verifyWith(by func(management.RequestChecker) verifyFunc) error {
+	if c.h.opts.Verifier == nil {
 		return unavailable("Keys can't be judged here yet; try again.")
 	}
 	o, err := c.body(false)
@@ -57,7 +57,7 @@ func (c *call) judged(by func(management.RequestChecker) judgement) error {
 	if err := c.confine(&q); err != nil {
 		return err
 	}
-	result, err := by(c.h.opts.Judge)(c.ctx, c.keyspace, q)
+	result, err := by(c.h.opts.Verifier)(c.ctx, c.keyspace, q)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (c *call) confine(q *management.VerifyRequest) error {
 	if c.actor.Tenant == "" || q.Key == "" {
 		return nil
 	}
-	known, err := c.h.opts.Judge.Explain(c.ctx, c.keyspace, management.VerifyRequest{Key: q.Key})
+	known, err := c.h.opts.Verifier.Explain(c.ctx, c.keyspace, management.VerifyRequest{Key: q.Key})
 	if err == nil && known.KeyID != "" && known.Tenant != c.actor.Tenant {
 		q.Key, err = c.ks.Grammar.Generate("")
 	}

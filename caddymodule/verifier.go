@@ -18,9 +18,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// judge decides about requests that do not pass through the proxy, by the same engine
+// check decides about requests that do not pass through the proxy, by the same engine
 // and the same rules as those that do.
-type judge struct {
+type verifier struct {
 	gateway *gateway.Gateway
 	view    func() *gateway.View
 	// rules of the keyspace's directives.
@@ -33,17 +33,17 @@ type judge struct {
 	usageOff func(keyspace string) bool
 }
 
-// Verify implements management.Judge.
-func (j *judge) Verify(ctx context.Context, keyspace string, r management.VerifyRequest) (management.VerifyResult, error) {
+// Verify implements management.RequestChecker.
+func (j *verifier) Verify(ctx context.Context, keyspace string, r management.VerifyRequest) (management.VerifyResult, error) {
 	return j.decide(ctx, keyspace, r, nil)
 }
 
-// Explain implements management.Judge.
-func (j *judge) Explain(ctx context.Context, keyspace string, r management.VerifyRequest) (management.VerifyResult, error) {
+// Explain implements management.RequestChecker.
+func (j *verifier) Explain(ctx context.Context, keyspace string, r management.VerifyRequest) (management.VerifyResult, error) {
 	return j.decide(ctx, keyspace, r, &gateway.Trace{})
 }
 
-func (j *judge) decide(ctx context.Context, keyspace string, r management.VerifyRequest, trace *gateway.Trace) (management.VerifyResult, error) {
+func (j *verifier) decide(ctx context.Context, keyspace string, r management.VerifyRequest, trace *gateway.Trace) (management.VerifyResult, error) {
 	view := j.view()
 	if view == nil || view.Keyspaces[keyspace] == nil {
 		return management.VerifyResult{}, fmt.Errorf("%w: the keyspace is not running", gateway.ErrStore)
@@ -56,7 +56,7 @@ func (j *judge) decide(ctx context.Context, keyspace string, r management.Verify
 	if r.Cost != nil {
 		v.Cost = *r.Cost
 	}
-	x := judgings.Get().(*judging)
+	x := verifications.Get().(*verification)
 	defer x.release()
 	req, d := &x.req, &x.dec
 	*req = gateway.Request{
@@ -85,23 +85,23 @@ func (j *judge) decide(ctx context.Context, keyspace string, r management.Verify
 	return out, nil
 }
 
-// judging is what one decision takes, kept for reuse: it is large.
-type judging struct {
+// verification is what one decision takes, kept for reuse: it is large.
+type verification struct {
 	req gateway.Request
 	dec gateway.Decision
 }
 
-var judgings = sync.Pool{New: func() any { return new(judging) }}
+var verifications = sync.Pool{New: func() any { return new(verification) }}
 
-func (x *judging) release() {
-	*x = judging{} // it must keep no key
-	judgings.Put(x)
+func (x *verification) release() {
+	*x = verification{} // it must keep no key
+	verifications.Put(x)
 }
 
 // route says what the keyspace's directives ask of the path. Where several directives
 // serve a keyspace, the strictest of them counts: which of them a client would meet is not known here.
 // The URL is nil where the path is none. The path returned is the one that would go upstream.
-func (j *judge) route(ks *gateway.Keyspace, r management.VerifyRequest) (rules.Verdict, *url.URL, rules.Path, error) {
+func (j *verifier) route(ks *gateway.Keyspace, r management.VerifyRequest) (rules.Verdict, *url.URL, rules.Path, error) {
 	v, path := rules.Verdict{Class: rules.Default, Cost: 1}, rules.Path{}
 	if r.Path == "" {
 		return v, nil, path, nil
@@ -119,11 +119,11 @@ func (j *judge) route(ks *gateway.Keyspace, r management.VerifyRequest) (rules.V
 		method = http.MethodGet
 	}
 	for i, s := range sets {
-		p := s.Read(u, false)
+		p := s.Canonicalize(u, false)
 		if p.Rejected() {
 			return v, u, p, nil
 		}
-		w := j.overrides(s).query(s.Judge(method, &p), &p, u.RawQuery)
+		w := j.overrides(s).query(s.Evaluate(method, &p), &p, u.RawQuery)
 		if i == 0 {
 			v, path = w, p
 		} else {
@@ -182,4 +182,4 @@ func headerSpelling(name string) string {
 	return name
 }
 
-var _ management.RequestChecker = (*judge)(nil)
+var _ management.RequestChecker = (*verifier)(nil)

@@ -8,14 +8,14 @@ import (
 // A path that is read in many ways is read only where all readings together are short.
 func TestReadingsAreBounded(t *testing.T) {
 	const unit = "/%2f..%5c;a/%252e"
-	short, ok := readings("/s3"+unit[:9], nil)
+	short, ok := interpretations("/s3"+unit[:9], nil)
 	if !ok || len(short) < 4 {
 		t.Errorf("a short path: %d readings, %v", len(short), ok)
 	}
 	for _, n := range []int{1, 10, 60, 110, 120} {
 		path := strings.Repeat(unit, n)
-		got, _ := readings(path, nil)
-		if all := len(strings.Join(got, "")); all > maxRead || len(got) > maxReadings {
+		got, _ := interpretations(path, nil)
+		if all := len(strings.Join(got, "")); all > maxInterpretedBytes || len(got) > maxInterpretations {
 			t.Errorf("%d times: %d readings of %d bytes", n, len(got), all)
 		}
 	}

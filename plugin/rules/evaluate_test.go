@@ -36,10 +36,10 @@ func parse(t testing.TB, target string) *url.URL {
 	return u
 }
 
-// judge returns the verdict on a path that is forwarded as it came.
+// evaluate returns the verdict on a path that is forwarded as it came.
 func judge(s *Set, method string, u *url.URL) Verdict {
-	p := s.Read(u, true)
-	return s.Judge(method, &p)
+	p := s.Canonicalize(u, true)
+	return s.Evaluate(method, &p)
 }
 
 func paths(ps ...string) (out []Pattern) {
@@ -49,7 +49,7 @@ func paths(ps ...string) (out []Pattern) {
 	return out
 }
 
-func TestJudgePublic(t *testing.T) {
+func TestEvaluatePublic(t *testing.T) {
 	s := mustNew(t, Config{
 		Public:   append(paths("/health", "/docs", "/docs/*", "/open/*", "*.png"), Pattern{[]string{"GET"}, "/status"}),
 		Optional: paths("/app", "/app/*", "/open/maybe"),
@@ -154,7 +154,7 @@ func TestJudgePublic(t *testing.T) {
 	}
 }
 
-func TestJudgeProtect(t *testing.T) {
+func TestEvaluateProtect(t *testing.T) {
 	s := mustNew(t, Config{
 		Protect:  append(paths("/cargo/load", "/cargo/*/tracking", "/admin/*"), Pattern{[]string{"GET", "POST"}, "/ws"}),
 		Optional: paths("/app/*", "/cargo/load/x"),
@@ -242,7 +242,7 @@ func TestJudgeProtect(t *testing.T) {
 	}
 }
 
-func TestJudgeRewritten(t *testing.T) {
+func TestEvaluateRewritten(t *testing.T) {
 	s := mustNew(t, Config{Public: paths("/pub/*"), Optional: paths("/")})
 	for _, tt := range []struct {
 		u    url.URL
@@ -263,10 +263,10 @@ func TestJudgeRewritten(t *testing.T) {
 }
 
 // A path that a rewrite left empty is judged in report too.
-func TestJudgeEmptyPath(t *testing.T) {
+func TestEvaluateEmptyPath(t *testing.T) {
 	s := mustNew(t, Config{Scopes: []ScopeRule{scope("", "/*", "admin")}, Costs: []CostRule{{Pattern: Pattern{Path: "/"}, Cost: 7}}, Paths: PathsConfig{Report: true}})
-	p := s.Read(&url.URL{}, false)
-	if v := s.Judge("GET", &p); v.Need != adminBit || v.Cost != 7 {
+	p := s.Canonicalize(&url.URL{}, false)
+	if v := s.Evaluate("GET", &p); v.Need != adminBit || v.Cost != 7 {
 		t.Errorf("needs %b and costs %d", v.Need, v.Cost)
 	}
 }
@@ -279,7 +279,7 @@ func scope(method, path, name string) ScopeRule {
 	return r
 }
 
-func TestJudgeScopes(t *testing.T) {
+func TestEvaluateScopes(t *testing.T) {
 	lines := []ScopeRule{
 		scope("POST", "/api/workflows/*/run", "free"),
 		scope("GET", "/api/workflows*", "deployment"),
@@ -342,7 +342,7 @@ func TestJudgeScopes(t *testing.T) {
 	}
 }
 
-func TestJudgeCosts(t *testing.T) {
+func TestEvaluateCosts(t *testing.T) {
 	s := mustNew(t, Config{Costs: []CostRule{
 		{Pattern: Pattern{Path: "/health"}},
 		{Pattern: Pattern{[]string{"POST"}, "/v1/generate*"}, Cost: 5, Refund: true},
@@ -451,15 +451,15 @@ func twenty(t testing.TB) *Set {
 	return mustNew(t, c)
 }
 
-func TestJudgeAllocs(t *testing.T) {
+func TestEvaluateAllocs(t *testing.T) {
 	s := twenty(t)
 	protect := mustNew(t, Config{Protect: paths("/v1/*", "/admin/*/x")})
 	for _, target := range []string{"/v1/workflows/7/run", "/v1/Users/aBc/keys/", "/", "/docs/a.b-c_d~e"} {
 		u := parse(t, target)
 		for _, s := range []*Set{s, protect} {
 			if n := testing.AllocsPerRun(100, func() {
-				p := s.Read(u, false)
-				s.Judge("POST", &p)
+				p := s.Canonicalize(u, false)
+				s.Evaluate("POST", &p)
 			}); n != 0 {
 				t.Errorf("%s allocates %v times", target, n)
 			}
@@ -467,7 +467,7 @@ func TestJudgeAllocs(t *testing.T) {
 	}
 }
 
-func BenchmarkJudge(b *testing.B) {
+func BenchmarkEvaluate(b *testing.B) {
 	s := twenty(b)
 	for _, bm := range []struct{ name, target string }{
 		{"plain", "/v1/workflows/7/run"},
@@ -481,9 +481,9 @@ func BenchmarkJudge(b *testing.B) {
 			u := parse(b, bm.target)
 			b.ReportAllocs()
 			for b.Loop() {
-				p := s.Read(u, false)
+				p := s.Canonicalize(u, false)
 				if !p.Rejected() {
-					s.Judge("POST", &p)
+					s.Evaluate("POST", &p)
 				}
 			}
 		})

@@ -145,63 +145,63 @@ func (s *Set) Costs() []CostRule {
 	return out
 }
 
-// Read returns the path of u in the form that Judge takes. exempt has it treated as behind an
+// Canonicalize returns the path of u in the form that Evaluate takes. exempt has it treated as behind an
 // exception of `paths`.
-func (s *Set) Read(u *url.URL, exempt bool) Path {
+func (s *Set) Canonicalize(u *url.URL, exempt bool) Path {
 	if s.pathless {
 		return Path{Escaped: u.EscapedPath(), AsSent: true}
 	}
-	return s.Paths.Read(u, exempt)
+	return s.Paths.Canonicalize(u, exempt)
 }
 
-// Judge returns what the rules ask of a request. path comes from Read and is not Rejected. Judge
+// Evaluate returns what the rules ask of a request. path comes from Canonicalize and is not Rejected. Evaluate
 // does not allocate for a plain path.
-func (s *Set) Judge(method string, path *Path) Verdict {
+func (s *Set) Evaluate(method string, path *Path) Verdict {
 	switch {
 	case s.pathless:
 		return Verdict{Class: Default, Deny: s.scopeDeny, Cost: 1}
-	case path.unread:
+	case path.strictest:
 		return s.strictest
 	}
-	v := s.judge(method, path)
+	v := s.evaluate(method, path)
 	if strings.EqualFold(method, "CONNECT") {
 		// Caddy turns an HTTP/2 WebSocket's extended CONNECT (RFC 8441) into a GET.
-		v.Add(s.judge("GET", path))
+		v.Add(s.evaluate("GET", path))
 	}
 	return v
 }
 
-func (s *Set) judge(method string, path *Path) Verdict {
-	if path.readings == nil {
-		return s.judgeOne(method, path.match, path.further)
+func (s *Set) evaluate(method string, path *Path) Verdict {
+	if path.interpretations == nil {
+		return s.evaluateOne(method, path.match, path.alternatives)
 	}
-	v := s.judgeOne(method, path.readings[0], nil)
-	for _, reading := range path.readings[1:] {
-		v.Add(s.judgeOne(method, reading, nil))
+	v := s.evaluateOne(method, path.interpretations[0], nil)
+	for _, reading := range path.interpretations[1:] {
+		v.Add(s.evaluateOne(method, reading, nil))
 	}
 	return v
 }
 
-// judgeOne returns the verdict on a path in matching form, which further names may stand for too.
-func (s *Set) judgeOne(method, path string, further []string) Verdict {
+// evaluateOne returns the verdict on a path in matching form, which further names may stand for too.
+func (s *Set) evaluateOne(method, path string, further []string) Verdict {
 	var few [maxNames]string
 	names := appendNames(few[:0], path)
 	for _, f := range further {
 		names = appendNames(names, f)
 	}
-	each := walk{method: method, folding: !s.caseless || !lowerCase(method, path) || further != nil}
+	each := comparer{method: method, folding: !s.caseless || !lowerCase(method, path) || further != nil}
 	if !s.within(&each, path, names) {
 		return Verdict{Class: Public, Outside: true, Cost: 1}
 	}
 	v := Verdict{Class: s.class(&each, path, names), Cost: -1}
-	demand(s.scopes, &each, path, names, func(i int) {
+	matchLines(s.scopes, &each, path, names, func(i int) {
 		if i < 0 {
 			v.Deny = s.scopeDeny
 		} else {
 			v.Need |= s.needs[i]
 		}
 	})
-	demand(s.costs, &each, path, names, func(i int) {
+	matchLines(s.costs, &each, path, names, func(i int) {
 		if i < 0 {
 			v.Cost = max(v.Cost, 1)
 		} else {
@@ -211,10 +211,10 @@ func (s *Set) judgeOne(method, path string, further []string) Verdict {
 	return v
 }
 
-// demand calls found for each name of path with the index of the first line that matches the name
+// matchLines calls found for each name of path with the index of the first line that matches the name
 // without a trailing slash, and of the first that matches it with one where the path was sent
 // so or no line matches without. It calls found with -1 where no line matches path as written.
-func demand(lines []line, w *walk, path string, names []string, found func(i int)) {
+func matchLines(lines []line, w *comparer, path string, names []string, found func(i int)) {
 	if len(lines) == 0 {
 		found(-1)
 		return
@@ -255,24 +255,24 @@ func first(lines []line, method, name string, slashed, folded bool) (plain, slas
 
 func firstOf(lines []line, method, name string, slash, folded bool) int {
 	for i := range lines {
-		if lines[i].holds(method, name, slash, folded) {
+		if lines[i].matchesName(method, name, slash, folded) {
 			return i
 		}
 	}
 	return -1
 }
 
-// walk compares names with lines in every way: with a slash and without, and with regard to case
+// comparer compares names with lines in every way: with a slash and without, and with regard to case
 // and without.
-type walk struct {
+type comparer struct {
 	method string
 	// folding reports whether it can make a difference to fold case.
 	folding bool
 }
 
-// of calls try for each way to compare name until it returns true, and reports whether it did. The
+// any calls try for each way to compare name until it returns true, and reports whether it did. The
 // name "" is the root, which has no form without a slash.
-func (w *walk) of(name string, try func(slash, folded bool, name string) bool) bool {
+func (w *comparer) any(name string, try func(slash, folded bool, name string) bool) bool {
 	if name != "" && try(false, false, name) || try(true, false, name) {
 		return true
 	}
@@ -286,22 +286,22 @@ func (w *walk) of(name string, try func(slash, folded bool, name string) bool) b
 }
 
 // within reports whether the matcher of the directive takes the path, under any of its names.
-func (s *Set) within(w *walk, path string, names []string) bool {
+func (s *Set) within(w *comparer, path string, names []string) bool {
 	if len(s.only) == 0 && len(s.except) == 0 {
 		return true
 	}
-	if (len(s.only) == 0 || holds(s.only, w.method, path, false, false)) && !covers(s.except, w.method, path, false) {
+	if (len(s.only) == 0 || anyMatchesName(s.only, w.method, path, false, false)) && !anyMatches(s.except, w.method, path, false) {
 		return true
 	}
-	if covers(s.except, w.method, path, true) {
+	if anyMatches(s.except, w.method, path, true) {
 		return false
 	}
 	inside := func(slash, folded bool, name string) bool {
-		return (len(s.only) == 0 || holds(s.only, w.method, name, slash, folded)) &&
-			!holds(s.except, w.method, name, false, folded) && !holds(s.except, w.method, name, true, folded)
+		return (len(s.only) == 0 || anyMatchesName(s.only, w.method, name, slash, folded)) &&
+			!anyMatchesName(s.except, w.method, name, false, folded) && !anyMatchesName(s.except, w.method, name, true, folded)
 	}
 	for _, name := range names {
-		if w.of(name, inside) {
+		if w.any(name, inside) {
 			return true
 		}
 	}
@@ -310,18 +310,18 @@ func (s *Set) within(w *walk, path string, names []string) bool {
 
 // class returns whether the path needs a key. `protect` holds for every name of the path; a
 // public line without a wildcard is more exact than a name that was only derived.
-func (s *Set) class(w *walk, path string, names []string) Class {
-	optional := covers(s.optional, w.method, path, false)
+func (s *Set) class(w *comparer, path string, names []string) Class {
+	optional := anyMatches(s.optional, w.method, path, false)
 	if len(s.protect) > 0 {
 		protect := func(slash, folded bool, name string) bool {
-			return holds(s.protect, w.method, name, slash, folded)
+			return anyMatchesName(s.protect, w.method, name, slash, folded)
 		}
-		if holds(s.protect, w.method, path, false, false) {
+		if anyMatchesName(s.protect, w.method, path, false, false) {
 			return Protected
 		}
-		if !covers(s.public, w.method, path, true) {
+		if !anyMatches(s.public, w.method, path, true) {
 			for _, name := range names {
-				if w.of(name, protect) {
+				if w.any(name, protect) {
 					return Protected
 				}
 			}
@@ -335,7 +335,7 @@ func (s *Set) class(w *walk, path string, names []string) Class {
 	switch {
 	case optional:
 		return Optional
-	case covers(s.public, w.method, path, false):
+	case anyMatches(s.public, w.method, path, false):
 		return Public
 	}
 	return Default
@@ -366,14 +366,14 @@ func (v *Verdict) Add(w Verdict) {
 	v.Cost = max(v.Cost, w.Cost)
 }
 
-func holds(lines []line, method, name string, slash, folded bool) bool {
+func anyMatchesName(lines []line, method, name string, slash, folded bool) bool {
 	return firstOf(lines, method, name, slash, folded) >= 0
 }
 
-// covers reports whether one of lines covers path; with exact, one that holds no wildcard.
-func covers(lines []line, method, path string, exact bool) bool {
+// matches reports whether one of lines covers path; with exact, one that holds no wildcard.
+func anyMatches(lines []line, method, path string, exact bool) bool {
 	for i := range lines {
-		if l := &lines[i]; !(exact && l.wild) && l.covers(method, path) {
+		if l := &lines[i]; !(exact && l.wild) && l.matches(method, path) {
 			return true
 		}
 	}

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestEmptyStray(t *testing.T) {
+func TestEmptyMisplaced(t *testing.T) {
 	g, p := testGrammar(t), everywhere(t)
 	jwt := "eyJhbGciOiJIUzI1NiJ9." + strings.Repeat("ab_sk_live_x-", 20) + ".sk_live_AAAAAAAAAAAAAAAA"
 	for name, tc := range map[string]struct{ in, left []string }{
@@ -28,14 +28,14 @@ func TestEmptyStray(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRequest(tc.in...)
-			p.EmptyStray(r.h, r.u, g)
+			p.EmptyMisplaced(r.h, r.u, g)
 			if left := r.lines(); !reflect.DeepEqual(left, tc.left) {
 				t.Errorf("left %q, want %q", left, tc.left)
 			}
 		})
 	}
 	r := newRequest("Authorization: Bearer "+jwt, "X-Api-Key: own", "Cookie: a=b; key=own", "?a=b&api_key=own")
-	if n := testing.AllocsPerRun(100, func() { p.EmptyStray(r.h, r.u, g) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { p.EmptyMisplaced(r.h, r.u, g) }); n != 0 {
 		t.Errorf("a request without a key costs %v allocations", n)
 	}
 }
@@ -68,10 +68,10 @@ func TestCut(t *testing.T) {
 }
 
 // However a value is made, looking for a key among its words allocates nothing.
-func TestStrayAllocatesNothing(t *testing.T) {
+func TestMisplacedAllocatesNothing(t *testing.T) {
 	g := testGrammar(t)
 	for _, v := range []string{strings.Repeat("a,", 2000), strings.Repeat(",", 4000), strings.Repeat("bearer", 600), strings.Repeat("sk_liv ", 500)} {
-		if n := testing.AllocsPerRun(10, func() { g.stray(v, "Bearer") }); n != 0 {
+		if n := testing.AllocsPerRun(10, func() { g.misplaced(v, "Bearer") }); n != 0 {
 			t.Errorf("%.20s: %v allocations", v, n)
 		}
 	}

@@ -156,7 +156,7 @@ type NodeStatus struct {
 	KeysCached      int64                `json:"keys_cached"`
 }
 
-// InvalidField returns the refusal of one field, for what stands behind a Judge. pointer is a JSON
+// InvalidField returns the refusal of one field, for what stands behind a RequestChecker. pointer is a JSON
 // pointer such as "/path".
 func InvalidField(pointer, detail string) *Error {
 	var f faults

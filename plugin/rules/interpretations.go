@@ -10,27 +10,27 @@ import (
 // This file reads a path that is forwarded as it came: behind an exception of `paths`, and in
 // `report`. Every other path has one form, see Canonical.
 
-// maxReadings bounds how many ways one path is read. A path that can be read in more ways is
+// maxInterpretations bounds how many ways one path is read. A path that can be read in more ways is
 // rejected, or meets the strictest verdict where nothing is rejected.
-const maxReadings = 16
+const maxInterpretations = 16
 
-// maxOddPath is how long, in bytes, such a path may be: reading it costs time for each reading.
-const maxOddPath = 2048
+// maxInterpretedPath is how long, in bytes, such a path may be: reading it costs time for each reading.
+const maxInterpretedPath = 2048
 
-// maxRead bounds how long, in bytes, all readings of one path together may be.
-const maxRead = 8192
+// maxInterpretedBytes bounds how long, in bytes, all readings of one path together may be.
+const maxInterpretedBytes = 8192
 
-// readings returns every way in which an upstream might read the path raw, each once; false where
+// interpretations returns every way in which an upstream might read the path raw, each once; false where
 // there are too many, or where keep reports false for one of them. keep may be nil. The first
 // reading is the path itself.
 //
 // The readings of a path are all that some sequence of steps makes of it, so the order in which an
 // upstream decodes, cuts and cleans makes no difference.
-func readings(raw string, keep func(reading string) bool) ([]string, bool) {
-	if len(raw) > maxOddPath {
+func interpretations(raw string, keep func(reading string) bool) ([]string, bool) {
+	if len(raw) > maxInterpretedPath {
 		return nil, false
 	}
-	most := min(maxReadings, maxRead/max(len(raw), 1))
+	most := min(maxInterpretations, maxInterpretedBytes/max(len(raw), 1))
 	dst := []string{decodeHarmless(raw)}
 	if keep != nil && !keep(dst[0]) {
 		return dst, false
