@@ -78,7 +78,7 @@ func runningApp() *App {
 
 // handlerOf returns the management API of an app, nil before the app's store is open.
 func (a *AdminAPI) handlerOf(app *App) http.Handler {
-	m := app.engine.Manager()
+	m := app.engine.management()
 	if m == nil {
 		return nil
 	}
@@ -107,7 +107,7 @@ func (a *App) managementAPI(m *management.Manager, authenticate func(*http.Reque
 
 // verifier answers verify and explain.
 func (a *App) verifier() management.RequestChecker {
-	return &verifier{gateway: a.gateway, view: a.engine.View, rules: a.rulesOf, overrides: a.overridesOf, requests: a.requestLog, usageOff: a.usageOff}
+	return &verifier{gateway: a.gateway, view: a.engine.view, rules: a.rulesOf, overrides: a.overridesOf, requests: a.requestLog, usageOff: a.usageOff}
 }
 
 // isLocal says whether the admin endpoint that got the request listens on loopback or on

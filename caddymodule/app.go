@@ -7,12 +7,12 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 
-	"github.com/keygate-dev/keygate/plugin/engine"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/leak"
 	"github.com/keygate-dev/keygate/plugin/rules"
@@ -20,6 +20,9 @@ import (
 
 // appName is the app's module ID and the name of the global option.
 const appName = "keygate"
+
+// startTimeout bounds what a start may take with the store: opening, migrating, checking.
+const startTimeout = time.Minute
 
 // App is the keygate app. It owns the engine over reloads.
 type App struct {
@@ -33,14 +36,12 @@ type App struct {
 	refusals map[string]*refusals
 	// gitHubKeys sign GitHub's reports of leaks; nil: none are taken.
 	gitHubKeys *leak.Keys
-	// events is Caddy's events app. It takes no more subscriptions once the configuration was active.
-	events    *caddyevents.App
-	wasActive atomic.Bool
+	// events is Caddy's events app, settled once it takes no more subscriptions.
+	events  *caddyevents.App
+	settled atomic.Bool
 	// pooled is the key under which engine was taken from the pool; empty while it was not.
 	pooled string
-	engine *engine.Engine
-	// config is this configuration as the engine uses it.
-	config *engine.Config
+	engine *engine
 	// gateway is the engine's, for handlers.
 	gateway  *gateway.Gateway
 	stopping atomic.Bool
@@ -86,10 +87,13 @@ func (a *App) Provision(ctx caddy.Context) (err error) {
 	if a.metrics, err = newMetrics(ctx.GetMetricsRegistry(), a.view); err != nil {
 		return err
 	}
-	if err := a.takeEngine(); err != nil {
+	e, _, err := engines.LoadOrNew(a.identity, func() (caddy.Destructor, error) { return newEngine(a.place(), a.log) })
+	if err != nil {
 		return fmt.Errorf("making the gateway: %w", err)
 	}
 	known.add(a)
+	a.pooled, a.engine = a.identity, e.(*engine)
+	a.gateway = a.engine.gateway
 	return nil
 }
 
@@ -104,9 +108,11 @@ func (a *App) Start() error {
 	defer cancel()
 	// First, since sites may serve requests already.
 	a.cleanTraces()
-	if err := a.engine.Apply(ctx, a.config); err != nil {
+	isNew := a.storeIsNew()
+	if err := a.engine.start(ctx, a); err != nil {
 		return err
 	}
+	a.noteStore(isNew)
 	a.warn()
 	a.warnCaching()
 	a.warnDebug()
@@ -117,7 +123,7 @@ func (a *App) Start() error {
 // configuration may still run, and another configuration may have taken it over.
 func (a *App) Stop() error {
 	a.stopping.Store(true)
-	a.engine.Retire(a.config)
+	a.engine.stop(a)
 	return nil
 }
 
@@ -127,7 +133,7 @@ func (a *App) Cleanup() error {
 		return nil
 	}
 	known.remove(a)
-	a.engine.Retire(a.config) // also where Start was not called, or failed
+	a.engine.giveUp(a)
 	key := a.pooled
 	a.pooled = ""
 	_, err := engines.Delete(key)

@@ -4,7 +4,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
-	"github.com/keygate-dev/keygate/plugin/engine"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/usage"
@@ -59,16 +58,13 @@ func (c *Config) build(repl *caddy.Replacer) (*compiled, error) {
 	return out, nil
 }
 
-// target returns the store and the node.
-func (c *compiled) target() engine.Target {
+// position returns where the store is.
+func (c *compiled) place() storePlace {
 	if c.secrets.dsn == "" {
-		return engine.Target{Path: c.path, Node: aloneName}
+		return storePlace{path: c.path, node: aloneName}
 	}
-	return engine.Target{Path: c.path, Address: c.secrets.address(), Replica: c.secrets.replica, Node: c.secrets.node}
+	return storePlace{path: c.path, dsn: c.secrets.dsn, listen: c.secrets.listen, replica: c.secrets.replica, node: c.secrets.node}
 }
-
-// address returns where PostgreSQL is reached; the zero value for SQLite.
-func (s secrets) address() engine.Address { return engine.Address{DSN: s.dsn, Listen: s.listen} }
 
 // requestLog returns how a keyspace's last requests are remembered; nil: they are not.
 func (c *compiled) requestLog(keyspace string) *usage.Log {

@@ -178,7 +178,7 @@ func (c *Console) console() (*console.Handler, error) {
 	if c.handler != nil {
 		return c.handler, nil
 	}
-	m := c.app.engine.Manager()
+	m := c.app.engine.management()
 	if m == nil {
 		return nil, nil
 	}

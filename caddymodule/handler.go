@@ -225,7 +225,7 @@ func (x *exchange) check(vars map[string]any, path *rules.Path) {
 		q.Refine = body.refine
 	}
 	x.checked = true
-	h.app.engine.Gateway().Check(r.Context(), q, &x.dec)
+	h.app.engine.gateway.Check(r.Context(), q, &x.dec)
 	x.observed = h.Observe || x.dec.Plan != nil && x.dec.Plan.Observe
 }
 

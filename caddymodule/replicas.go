@@ -6,16 +6,16 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/keygate-dev/keygate/plugin/engine"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store/replica"
 	"github.com/keygate-dev/keygate/plugin/store/revocations"
 )
 
-// askReplica adds to s how the gateway's replica is, where it has one, and returns what is wrong with it or with the store.
-// ready reports whether keys are checked.
-func askReplica(e *engine.Engine, s *management.StoreStatus, ready bool) (problems []string) {
-	own := e.Replica()
-	if own == nil {
+// askReplica says how a gateway's own copy of the store is, where it has one, and what is wrong
+// with it or with the store. ready says that keys are judged.
+func (e *engine) askReplica(s *management.StoreStatus, ready bool) (problems []string) {
+	own, ok := e.opened().(*replica.Replica)
+	if !ok {
 		return nil
 	}
 	r := own.Status()
@@ -94,10 +94,11 @@ func (c replicaCollector) Collect(ch chan<- prometheus.Metric) {
 	var away, pending float64
 	var words revocations.Stats
 	found := false
-	for e := range runningEngines() {
-		r := e.Replica()
-		if r == nil {
-			continue
+	engines.Range(func(_, value any) bool {
+		e := value.(*engine)
+		r, ok := e.opened().(*replica.Replica)
+		if !ok {
+			return true
 		}
 		found = true
 		s := r.Status()
@@ -105,11 +106,12 @@ func (c replicaCollector) Collect(ch chan<- prometheus.Metric) {
 			away = 1
 		}
 		pending += float64(s.Pending)
-		w := e.RevocationStats()
+		w := e.herald.Stats()
 		words.Published += w.Published
 		words.Received += w.Received
 		words.Rejected += w.Rejected
-	}
+		return true
+	})
 	if !found {
 		return
 	}

@@ -7,7 +7,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/keygate-dev/keygate/plugin/engine"
 	"github.com/keygate-dev/keygate/plugin/ratelimit/redis"
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
@@ -118,7 +117,7 @@ type secrets struct {
 	// importPeppers are of keys that were imported.
 	importPeppers []string
 	secret        string
-	limits        engine.Limits
+	limits        limitsKey
 }
 
 // expand expands the placeholders. Where a value is needed an empty one is an error, which names
