@@ -15,7 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 func auditCommand() *cobra.Command {
@@ -33,7 +33,7 @@ one every hour in which the chain moved. --against reads heads from a file, one 
   caddy keygate audit --verify
   caddy keygate audit --verify --against heads.jsonl
   grep '"audit head"' caddy.log | caddy keygate audit --verify --against -`,
-	}, audit)
+	}, runAudit)
 	addListFlags(cmd, map[string]string{"key": "Only about this key", "tenant": "Only about this tenant"})
 	f := cmd.Flags()
 	f.Bool("verify", false, "Check the chain of all events")
@@ -43,7 +43,7 @@ one every hour in which the chain moved. --against reads heads from a file, one 
 	return cmd
 }
 
-func audit(cmd *cobra.Command, _ []string) error {
+func runAudit(cmd *cobra.Command, _ []string) error {
 	flags := cmd.Flags()
 	verify, _ := flags.GetBool("verify")
 	head, _ := flags.GetBool("head")
@@ -69,7 +69,7 @@ func audit(cmd *cobra.Command, _ []string) error {
 		return printHead(cmd)
 	}
 	out := newTable(cmd.OutOrStdout(), "WHEN", "WHO", "FROM", "VIA", "WHAT", "TARGET", "CHANGED")
-	isJSON, err := listed(cmd, "/v1/audit", []string{"key", "tenant"}, func(e management.AuditRecord) {
+	isJSON, err := listed(cmd, "/v1/audit", []string{"key", "tenant"}, func(e audit.Record) {
 		changed := ""
 		if e.Before != nil && e.After != nil {
 			changed = strings.Join(slices.Sorted(maps.Keys(e.After)), " ")
@@ -89,7 +89,7 @@ func printHead(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	var h management.Checkpoint
+	var h audit.Checkpoint
 	if _, err := c.call(cmd.Context(), http.MethodGet, "/v1/audit/head", nil, nil, &h); err != nil {
 		return err
 	}
@@ -115,7 +115,7 @@ func verifyChain(cmd *cobra.Command) error {
 	}
 	file, _ := cmd.Flags().GetString("against")
 	if !cmd.Flags().Changed("against") {
-		var r management.ChainReport
+		var r audit.Report
 		b, err := c.call(cmd.Context(), http.MethodGet, "/v1/audit/verify", nil, nil, &r)
 		if err != nil {
 			return err
@@ -127,9 +127,9 @@ func verifyChain(cmd *cobra.Command) error {
 		return err
 	}
 	keys, _ := cmd.Flags().GetStringArray("public-key")
-	var whole management.ChainReport
-	for part := range slices.Chunk(heads, management.MaxCheckpoints) {
-		var r management.ChainReport
+	var whole audit.Report
+	for part := range slices.Chunk(heads, audit.MaxCheckpoints) {
+		var r audit.Report
 		if _, err := c.call(cmd.Context(), http.MethodPost, "/v1/audit/verify", nil, map[string]any{"heads": part, "public_keys": keys}, &r); err != nil {
 			return err
 		}
@@ -150,7 +150,7 @@ func verifyChain(cmd *cobra.Command) error {
 }
 
 // printChain prints what verifying found, and fails where it found something.
-func printChain(cmd *cobra.Command, b []byte, r management.ChainReport) error {
+func printChain(cmd *cobra.Command, b []byte, r audit.Report) error {
 	var err error
 	if asJSON(cmd) {
 		err = printJSON(cmd, b)
@@ -169,7 +169,7 @@ func printChain(cmd *cobra.Command, b []byte, r management.ChainReport) error {
 
 // readHeads reads heads from a file of JSON values: heads, lines of the log that hold one, or the
 // bodies of webhooks.
-func readHeads(cmd *cobra.Command, file string) ([]management.Checkpoint, error) {
+func readHeads(cmd *cobra.Command, file string) ([]audit.Checkpoint, error) {
 	in := cmd.InOrStdin()
 	if file != "-" {
 		f, err := os.Open(file)
@@ -179,12 +179,12 @@ func readHeads(cmd *cobra.Command, file string) ([]management.Checkpoint, error)
 		defer f.Close()
 		in = f
 	}
-	var heads []management.Checkpoint
+	var heads []audit.Checkpoint
 	for d := json.NewDecoder(in); ; {
 		var v struct {
-			management.Checkpoint
-			Logged *management.Checkpoint `json:"head"`
-			Posted *management.Checkpoint `json:"data"`
+			audit.Checkpoint
+			Logged *audit.Checkpoint `json:"head"`
+			Posted *audit.Checkpoint `json:"data"`
 		}
 		err := d.Decode(&v)
 		if errors.Is(err, io.EOF) {

@@ -14,6 +14,7 @@ import (
 	"github.com/keygate-dev/keygate/caddymodule/adminapi"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
@@ -101,7 +102,7 @@ func restore(cmd *cobra.Command, args []string) error {
 	if asItWas {
 		keep = nil
 	}
-	var chain management.ChainReport
+	var chain audit.Report
 	done, err := sqlstore.Restore(cmd.Context(), args[0], path, commandLog(cmd), func(ctx context.Context, s *sqlstore.Store) error {
 		if err := checkPeppers(ctx, s, config.view.Hasher); err != nil {
 			return err

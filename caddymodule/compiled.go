@@ -6,6 +6,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/usage"
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
@@ -93,7 +94,7 @@ func (c *compiled) webhookSettings(keyspace string) management.WebhookSettings {
 }
 
 // headSigner returns the signer of checkpoints of the audit chain; nil if there is no secret.
-func (c *compiled) headSigner() management.CheckpointSigner {
+func (c *compiled) headSigner() audit.Signer {
 	if c.vault == nil {
 		return nil
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
@@ -175,7 +176,7 @@ func (e *engine) webhookSettings(keyspace string) management.WebhookSettings {
 }
 
 // headSigner returns what signs heads of the audit chain, nil where there is no secret.
-func (e *engine) headSigner() management.CheckpointSigner {
+func (e *engine) headSigner() audit.Signer {
 	if app := e.newest(); app != nil {
 		return app.headSigner()
 	}

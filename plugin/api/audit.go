@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 const onlyWhole = "On Caddy's admin endpoint only: the chain is one over all keyspaces."
@@ -17,27 +18,27 @@ var (
 	_ = document("GET /v1/audit", doc{
 		Summary: "Lists what was done, newest first.",
 		Query:   map[string]schema{"key": aText("Only what was done to this key, by its id.")},
-		Answers: map[int]any{http.StatusOK: management.Page[management.AuditRecord]{}},
+		Answers: map[int]any{http.StatusOK: management.Page[audit.Record]{}},
 	})
 	_ = document("GET /v1/audit/head", doc{
 		Summary: "Says how far the chain of hashes has come, signed where there is a secret to sign with.",
 		Description: "To be kept elsewhere: by it is noticed, later, that the chain was cut short or rewritten. The chain is one over all keyspaces; " +
 			"events counts those of the keyspace that is meant, on the admin endpoint of all where there are several and none is named.",
-		Answers: map[int]any{http.StatusOK: management.Checkpoint{}},
+		Answers: map[int]any{http.StatusOK: audit.Checkpoint{}},
 	})
 	_ = document("GET /v1/audit/verify", doc{
 		Summary: "Checks the chain of hashes over all events.", Description: onlyWhole,
-		Answers: map[int]any{http.StatusOK: management.ChainReport{}},
+		Answers: map[int]any{http.StatusOK: audit.Report{}},
 	})
 	_ = document("POST /v1/audit/verify", doc{
 		Summary: "Checks the chain of hashes over all events, and that it still has heads that were kept elsewhere.", Description: onlyWhole,
 		Body: fields{
-			"heads": aListOf(schema{"$ref": "#/components/schemas/Head"}, "As GET /v1/audit/head answered them.").with("minItems", 1).with("maxItems", management.MaxCheckpoints),
+			"heads": aListOf(schema{"$ref": "#/components/schemas/Head"}, "As GET /v1/audit/head answered them.").with("minItems", 1).with("maxItems", audit.MaxCheckpoints),
 			"public_keys": aListOf(aText("").with("contentEncoding", "base64"),
 				"Public keys that heads may be signed with, beside the one of this gateway's secret: those of secrets before.").with("maxItems", maxPublicKeys).orNull(),
 		},
 		Required: []string{"heads"},
-		Answers:  map[int]any{http.StatusOK: management.ChainReport{}},
+		Answers:  map[int]any{http.StatusOK: audit.Report{}},
 	})
 )
 
@@ -108,15 +109,15 @@ func (c *call) verifyAuditAgainst() error {
 	return c.json(http.StatusOK, report)
 }
 
-func readHeads(raw json.RawMessage, heads *[]management.Checkpoint) string {
+func readHeads(raw json.RawMessage, heads *[]audit.Checkpoint) string {
 	const must = "must be an array of heads, as GET /v1/audit/head answers them"
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.DisallowUnknownFields()
 	if d.Decode(heads) != nil {
 		return must
 	}
-	if len(*heads) > management.MaxCheckpoints {
-		return "must be at most " + strconv.Itoa(management.MaxCheckpoints) + " heads at once"
+	if len(*heads) > audit.MaxCheckpoints {
+		return "must be at most " + strconv.Itoa(audit.MaxCheckpoints) + " heads at once"
 	}
 	for _, h := range *heads {
 		if h.Store == "" || h.Seq < 0 || h.At.IsZero() {

@@ -11,6 +11,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/api"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
@@ -22,7 +23,7 @@ func (w *world) signs(secret string) {
 		w.t.Fatal(err)
 	}
 	w.manager = management.New(management.Config{Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view },
-		Signer: func() management.CheckpointSigner { return vault }})
+		Signer: func() audit.Signer { return vault }})
 	w.handler = api.New(w.manager, api.Options{Authenticate: func(*http.Request) (api.Access, error) { return w.access, nil }})
 }
 
@@ -39,7 +40,7 @@ func TestAuditHead(t *testing.T) {
 		t.Errorf("of a keyspace: %s", h.body)
 	}
 	// Its signature can be checked by whoever has the document.
-	var head management.Checkpoint
+	var head audit.Checkpoint
 	if err := json.Unmarshal([]byte(h.body), &head); err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +71,7 @@ func TestAuditHead(t *testing.T) {
 		{`{"heads":[{"seq":-1,"store":"x","at":"2026-01-01T00:00:00Z"}]}`, "invalid_field", "/heads"},
 		{`{"heads":[{"seq":1e99,"store":"x"}]}`, "invalid_field", "/heads"}, {`{"heads":[{"sig":1}]}`, "invalid_field", "/heads"},
 		{`{"heads":[` + h.body + `],"public_keys":["x"]}`, "invalid_field", "/public_keys"}, {`{"heads":[` + h.body + `],"public_keys":[""]}`, "invalid_field", "/public_keys"},
-		{`{"heads":[` + strings.Repeat(`{"store":"x","seq":1,"at":"2026-01-01T00:00:00Z"},`, management.MaxCheckpoints) + h.body + `]}`, "invalid_field", "/heads"},
+		{`{"heads":[` + strings.Repeat(`{"store":"x","seq":1,"at":"2026-01-01T00:00:00Z"},`, audit.MaxCheckpoints) + h.body + `]}`, "invalid_field", "/heads"},
 		{`{"heads":[` + h.body + `],"x":1}`, "unknown_field", "/x"},
 	} {
 		w.send("POST", "/v1/audit/verify", tt.body).wantProblem(422, tt.code, tt.pointer)

@@ -37,11 +37,16 @@ var nullable = map[string]bool{
 	"PortalLink.url":       true,
 }
 
-// typeNames are the names of types that are called otherwise in the document.
-var typeNames = map[reflect.Type]string{
-	reflect.TypeFor[issuedWebhook](): "IssuedWebhook",
-	reflect.TypeFor[issued]():        "IssuedKey",
-	reflect.TypeFor[issuedToken]():   "IssuedToken",
+// typeNames are the names of schemas that differ from their type's, by package and type.
+var typeNames = map[string]string{
+	"api.issuedWebhook":            "IssuedWebhook",
+	"api.issued":                   "IssuedKey",
+	"api.issuedToken":              "IssuedToken",
+	"audit.Checkpoint":             "Head",
+	"audit.Record":                 "AuditRecord",
+	"audit.Report":                 "ChainReport",
+	"management.LimitStatusRecord": "StandingRecord",
+	"management.PostedEvent":       "EventRecord",
 }
 
 // components collects the schemas of records by their names.
@@ -114,15 +119,20 @@ func (c components) record(t reflect.Type) schema {
 
 // typeName names a struct's schema: Page[…KeyRecord] is KeyRecordPage.
 func typeName(t reflect.Type) string {
-	if name, ok := typeNames[t]; ok {
-		return name
-	}
-	name := t.Name()
-	outer, inner, generic := strings.Cut(name, "[")
+	outer, inner, generic := strings.Cut(t.String(), "[")
 	if !generic {
-		return strings.ToUpper(name[:1]) + name[1:]
+		return schemaName(outer)
 	}
 	inner = strings.TrimSuffix(inner, "]")
-	inner = inner[strings.LastIndexByte(inner, '.')+1:]
-	return inner + outer
+	_, outer, _ = strings.Cut(outer, ".")
+	return schemaName(inner[strings.LastIndexByte(inner, '/')+1:]) + outer
+}
+
+// schemaName returns the name of the schema of a type, such as management.KeyRecord.
+func schemaName(name string) string {
+	if renamed, ok := typeNames[name]; ok {
+		return renamed
+	}
+	_, name, _ = strings.Cut(name, ".")
+	return strings.ToUpper(name[:1]) + name[1:]
 }

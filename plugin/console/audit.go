@@ -4,22 +4,23 @@ import (
 	"net/http"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // auditPage is the audit log.
 type auditPage struct {
-	List  []management.AuditRecord
+	List  []audit.Record
 	Next  string
 	First bool
 	// Key and Tenant are the filter.
 	Key, Tenant string
 	// Chain is what checking it found; nil where it was not checked.
-	Chain *management.ChainReport
+	Chain *audit.Report
 }
 
 func (c *call) listAudit() error { return c.showAudit(nil) }
 
-func (c *call) showAudit(chain *management.ChainReport) error {
+func (c *call) showAudit(chain *audit.Report) error {
 	q := c.r.URL.Query()
 	p := auditPage{Key: q.Get("key"), Tenant: q.Get("tenant"), First: q.Get("cursor") == "", Chain: chain}
 	list, err := c.h.manager.Audit(c.ctx, c.actor, c.h.opts.Keyspace, management.AuditFilter{Key: p.Key, Tenant: p.Tenant, PageQuery: c.page()})

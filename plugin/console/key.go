@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
@@ -20,7 +21,7 @@ type keyPage struct {
 	LimitsWrong string
 	Usage       *usageView
 	Requests    *requestList
-	Audit       []management.AuditRecord
+	Audit       []audit.Record
 	AuditMore   string
 	// Valid counts the secrets that open the key now.
 	Valid int

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
@@ -125,7 +126,7 @@ type tenantPage struct {
 	More   bool
 	Limits []management.LimitStatusRecord
 	Usage  *usageView
-	Audit  []management.AuditRecord
+	Audit  []audit.Record
 	// HasMetadata says that there is any.
 	HasMetadata bool
 }

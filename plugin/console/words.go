@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // reasons say what each outcome of a request means, and what helps.
@@ -69,7 +69,7 @@ func eventText(action string) string {
 type change struct{ Field, Before, After string }
 
 // changes returns an audit event's fields, in the order of their names.
-func changes(r management.AuditRecord) (out []change) {
+func changes(r audit.Record) (out []change) {
 	names := map[string]bool{}
 	for name := range r.Before {
 		names[name] = true

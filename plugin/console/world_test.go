@@ -22,6 +22,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 	"github.com/keygate-dev/keygate/plugin/usage"
@@ -263,7 +264,7 @@ func (w *world) stored() string {
 // audit returns the newest events' actions and actors.
 func (w *world) audit(n int) (out []string) {
 	w.t.Helper()
-	list := must[management.Page[management.AuditRecord]](w.t)(w.manager.Audit(ctx, root, "default", management.AuditFilter{PageQuery: management.PageQuery{Limit: n}}))
+	list := must[management.Page[audit.Record]](w.t)(w.manager.Audit(ctx, root, "default", management.AuditFilter{PageQuery: management.PageQuery{Limit: n}}))
 	for _, e := range list.Data {
 		out = append(out, e.Actor+" "+e.Action)
 	}

@@ -1,17 +1,19 @@
 package gateway
 
-import "testing"
+import (
+	"context"
+	"testing"
+)
 
 // wrapped is a store around another, as one that is opened later.
 type wrapped struct{ Store }
 
 func (w wrapped) Unwrap() Store { return w.Store }
 
-// mirrorStore is a store with an ability.
-type mirrorStore struct {
-	Store
-	Mirror
-}
+// bulkStore returns digests in bulk.
+type bulkStore struct{ Store }
+
+func (bulkStore) DigestsOf(context.Context, string, []string) ([][]byte, error) { return nil, nil }
 
 // What only some stores can do is found behind those that wrap them.
 func TestAbility(t *testing.T) {
@@ -20,14 +22,14 @@ func TestAbility(t *testing.T) {
 		store Store
 		want  bool
 	}{
-		{"itself", mirrorStore{}, true},
-		{"wrapped", wrapped{mirrorStore{}}, true},
-		{"wrapped twice", wrapped{wrapped{mirrorStore{}}}, true},
-		{"hidden", struct{ Store }{mirrorStore{}}, false},
+		{"itself", bulkStore{}, true},
+		{"wrapped", wrapped{bulkStore{}}, true},
+		{"wrapped twice", wrapped{wrapped{bulkStore{}}}, true},
+		{"hidden", struct{ Store }{bulkStore{}}, false},
 		{"around nothing", wrapped{}, false},
 		{"none", nil, false},
 	} {
-		if _, ok := ability[Mirror](tt.store); ok != tt.want {
+		if _, ok := ability[bulkDigests](tt.store); ok != tt.want {
 			t.Errorf("%s: %v, want %v", tt.name, ok, tt.want)
 		}
 	}

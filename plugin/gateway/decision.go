@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/keygate-dev/keygate/plugin/keytable"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
@@ -60,8 +59,8 @@ type Decision struct {
 	Reason Reason
 	// Key, Tenant and Plan are set as far as the request got: Key and Tenant from the
 	// moment the key is known, Plan when the tenant's plan is.
-	Key    *keytable.CachedKey
-	Tenant *keytable.CachedTenant
+	Key    *CachedKey
+	Tenant *CachedTenant
 	Plan   *Plan
 	// SecretID is the secret that was shown.
 	SecretID string
@@ -77,7 +76,7 @@ type Decision struct {
 	Until time.Time
 
 	gw      *Gateway
-	entry   *keytable.Entry
+	entry   *entry
 	bill    ratelimit.Bill
 	at      time.Time
 	charged bool
@@ -134,7 +133,7 @@ func (d *Decision) Done() {
 		return
 	}
 	if d.live != nil {
-		d.live.Remove()
+		d.live.remove()
 		d.live = nil
 	}
 	if d.charged {

@@ -9,24 +9,25 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // altered is the store with something done to the audit rows as they are read.
 type altered struct {
 	management.Store
-	rows func([]management.AuditRow) []management.AuditRow
+	rows func([]audit.Row) []audit.Row
 }
 
 type alteredTx struct {
 	management.Tx
-	rows func([]management.AuditRow) []management.AuditRow
+	rows func([]audit.Row) []audit.Row
 }
 
 func (s altered) View(ctx context.Context, f func(management.Tx) error) error {
 	return s.Store.View(ctx, func(tx management.Tx) error { return f(alteredTx{tx, s.rows}) })
 }
 
-func (tx alteredTx) Audit(q management.AuditQuery) ([]management.AuditRow, error) {
+func (tx alteredTx) Audit(q audit.Query) ([]audit.Row, error) {
 	rows, err := tx.Tx.Audit(q)
 	return tx.rows(rows), err
 }
@@ -37,25 +38,25 @@ func TestChainNotices(t *testing.T) {
 	k := w.key("acme")
 	must[management.IssuedKey](t)(w.RotateKey(ctx, ada, "", k.ID, 0))
 	must[management.Receipt](t)(w.RevokeKey(ctx, ada, "", k.ID))
-	at := func(i int, f func(*management.AuditRow)) func([]management.AuditRow) []management.AuditRow {
-		return func(rows []management.AuditRow) []management.AuditRow { f(&rows[i]); return rows }
+	at := func(i int, f func(*audit.Row)) func([]audit.Row) []audit.Row {
+		return func(rows []audit.Row) []audit.Row { f(&rows[i]); return rows }
 	}
 	for name, c := range map[string]struct {
-		alter   func([]management.AuditRow) []management.AuditRow
+		alter   func([]audit.Row) []audit.Row
 		problem string
 	}{
-		"nothing": {at(0, func(*management.AuditRow) {}), ""},
-		"erased":  {at(1, func(r *management.AuditRow) { r.Personal, r.Salt = nil, nil }), ""},
-		"action":  {at(1, func(r *management.AuditRow) { r.Action = "key.deleted" }), "was changed"},
-		"time":    {at(1, func(r *management.AuditRow) { r.At = r.At.Add(time.Microsecond) }), "was changed"},
-		"before":  {at(2, func(r *management.AuditRow) { r.Before = nil }), "was changed"},
-		"shifted": {at(2, func(r *management.AuditRow) { r.Target, r.Tenant = r.Target+r.Tenant, "" }), "was changed"},
-		"actor":   {at(3, func(r *management.AuditRow) { r.Personal = []byte(`{"actor":"eve"}`) }), "actor, address or text"},
-		"rehashed": {at(1, func(r *management.AuditRow) {
+		"nothing": {at(0, func(*audit.Row) {}), ""},
+		"erased":  {at(1, func(r *audit.Row) { r.Personal, r.Salt = nil, nil }), ""},
+		"action":  {at(1, func(r *audit.Row) { r.Action = "key.deleted" }), "was changed"},
+		"time":    {at(1, func(r *audit.Row) { r.At = r.At.Add(time.Microsecond) }), "was changed"},
+		"before":  {at(2, func(r *audit.Row) { r.Before = nil }), "was changed"},
+		"shifted": {at(2, func(r *audit.Row) { r.Target, r.Tenant = r.Target+r.Tenant, "" }), "was changed"},
+		"actor":   {at(3, func(r *audit.Row) { r.Personal = []byte(`{"actor":"eve"}`) }), "actor, address or text"},
+		"rehashed": {at(1, func(r *audit.Row) {
 			r.PersonalHash[0]++
 		}), "was changed"},
-		"missing": {func(r []management.AuditRow) []management.AuditRow { return append(r[:1:1], r[2:]...) }, "is gone"},
-		"swapped": {func(r []management.AuditRow) []management.AuditRow { r[1], r[2] = r[2], r[1]; return r }, "is gone"},
+		"missing": {func(r []audit.Row) []audit.Row { return append(r[:1:1], r[2:]...) }, "are gone"},
+		"swapped": {func(r []audit.Row) []audit.Row { r[1], r[2] = r[2], r[1]; return r }, "are gone"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, err := management.VerifyAudit(ctx, altered{w.store, c.alter})
@@ -76,7 +77,7 @@ func TestChainHoldsNoPerson(t *testing.T) {
 	k := w.key("acme", func(f *keyFields) { f.Description = some("of Ada Lovelace") })
 	must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", k.ID, keyFields{Name: some("lovelace"), Rate: some("5/m")}, nil))
 	err := w.store.View(ctx, func(tx management.Tx) error {
-		rows, err := tx.Audit(management.AuditQuery{Ascending: true, Limit: 10})
+		rows, err := tx.Audit(audit.Query{Ascending: true, Limit: 10})
 		for _, r := range rows {
 			chained := strings.ToLower(string(r.Before) + string(r.After) + r.Target)
 			if strings.Contains(chained, "lovelace") || strings.Contains(chained, "ada") || strings.Contains(chained, "192.0.2.1") {
@@ -94,7 +95,7 @@ func TestChainHoldsNoPerson(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := must[management.Page[management.AuditRecord]](t)(w.Audit(ctx, ada, "", management.AuditFilter{Key: k.ID})).Data[0]
+	e := must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{Key: k.ID})).Data[0]
 	if e.After["name"] != "lovelace" || e.After["rate"] != "5/m" || e.Before["name"] != "ci" {
 		t.Errorf("shown %+v", e)
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
@@ -24,7 +25,7 @@ func (a Actor) RequireOperator(what string) error {
 
 // confineTenant refuses changes to the actor's own tenant beyond its name and metadata.
 // before and after hold the fields that differ.
-func (c *call) confineTenant(before, after fieldSet) error {
+func (c *call) confineTenant(before, after audit.Fields) error {
 	if c.actor.Tenant == "" {
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // withSettledCredits runs f while no credits of the tenant are leased by this node, so that the
@@ -84,18 +85,18 @@ func (m *Manager) moveCredits(ctx context.Context, a Actor, keyspace, slug, kind
 			if err := c.actor.RequireOperator("change credits"); err != nil {
 				return err
 			}
-			before := fieldSet{"credits": t.Credits}
+			before := audit.Fields{"credits": t.Credits}
 			if err := c.moveBalance(t, kind, signed, reference); err != nil {
 				return err
 			}
 			balance = t.Credits
-			after := fieldSet{"credits": t.Credits, "amount": signed}
+			after := audit.Fields{"credits": t.Credits, "amount": signed}
 			if reference != "" {
 				after["reference"] = reference
 			}
 			// Nodes that were told there is no more must ask again.
 			c.addChange(gateway.ChangeTenant, t.Slug)
-			c.event = &event{action: action, target: t.Slug, tenant: t.Slug, before: before, after: after}
+			c.event = &audit.Event{Action: action, Target: t.Slug, Tenant: t.Slug, Before: before, After: after}
 			return nil
 		})
 	})

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"time"
+
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // DeliveryRecord is one event's delivery to one webhook, as the API shows it.
@@ -107,8 +109,8 @@ func (m *Manager) ReplayDelivery(ctx context.Context, a Actor, keyspace, webhook
 			return err
 		}
 		c.publications.deliveries = true
-		c.event = &event{action: "webhook.delivery_replayed", target: d.ID, tenant: w.Tenant,
-			after: fieldSet{"webhook": w.ID, "event_id": d.Event.ID, "event_type": d.Event.Type}}
+		c.event = &audit.Event{Action: "webhook.delivery_replayed", Target: d.ID, Tenant: w.Tenant,
+			After: audit.Fields{"webhook": w.ID, "event_id": d.Event.ID, "event_type": d.Event.Type}}
 		r = deliveryRecord(d)
 		return nil
 	})

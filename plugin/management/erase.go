@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // EraseTenant is DeleteTenant, and forgets the tenant's people: who acted on it and from
@@ -31,7 +32,7 @@ func (m *Manager) EraseTenant(ctx context.Context, a Actor, keyspace, slug strin
 		if !match.Matches(t.Version) {
 			return errPrecondition
 		}
-		c.event = &event{action: "tenant.erased", target: t.Slug, tenant: t.Slug}
+		c.event = &audit.Event{Action: "tenant.erased", Target: t.Slug, Tenant: t.Slug}
 		return c.erasePersonal(t)
 	})
 }
@@ -39,10 +40,8 @@ func (m *Manager) EraseTenant(ctx context.Context, a Actor, keyspace, slug strin
 // erasePersonal forgets the people of a deleted tenant, and takes out of the event that says
 // so what would tell of them again.
 func (c *call) erasePersonal(t *gateway.Tenant) error {
-	for name := range personalFields {
-		delete(c.event.before, name)
-	}
-	c.event.after = fieldSet{"erased": true}
+	c.event.Before.DeletePersonal()
+	c.event.After = audit.Fields{"erased": true}
 	_, err := c.ErasePersonal(c.ks.Name, t.Slug)
 	return err
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
@@ -27,7 +28,7 @@ func (w *world) known(slug string, keys ...string) string {
 	err := w.store.View(ctx, func(tx management.Tx) error {
 		b.Reset()
 		show(tx.Tenant("default", slug))
-		rows, err := tx.Audit(management.AuditQuery{Tenant: slug})
+		rows, err := tx.Audit(audit.Query{Tenant: slug})
 		for _, r := range rows {
 			fmt.Fprintf(&b, "%s %s %s %s\n", r.Action, r.Personal, r.Before, r.After)
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // The types of events that happen by themselves; all others are the actions of audit events.
@@ -144,7 +145,7 @@ func (c *call) publish(a recipients, e Event) error {
 
 // publishAudit publishes an audit event, where it is an event of ours. The data is what the
 // audit shows, but for the actor's address.
-func (c *call) publishAudit(row *AuditRow) error {
+func (c *call) publishAudit(row *audit.Row) error {
 	if !slices.Contains(eventTypes, row.Action) {
 		return nil
 	}
@@ -152,10 +153,10 @@ func (c *call) publishAudit(row *AuditRow) error {
 	if err != nil || a.empty() {
 		return err
 	}
-	r := auditRecord(row)
+	r := audit.NewRecord(row)
 	if row.Action == "tenant.deleted" {
 		// The person may be forgotten with it, and this is still to be delivered then.
-		r.Before = mergeFields(row.Before, nil)
+		r.Before = row.ChainedBefore()
 	}
 	data, err := json.Marshal(map[string]any{
 		"keyspace": c.ks.Name, "tenant": r.Tenant, "key_id": r.Key, "actor": r.Actor, "via": r.Via,
@@ -219,7 +220,7 @@ func (m *Manager) PostEvent(ctx context.Context, a Actor, keyspace, slug, eventT
 			return err
 		}
 		// Not for the audit, but so that a request sent twice publishes once.
-		c.event = &event{action: e.Type, target: e.ID}
+		c.event = &audit.Event{Action: e.Type, Target: e.ID}
 		return c.recordEffect(ctx)
 	})
 	return r, err

@@ -171,8 +171,8 @@ func (c *call) recordEffect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	row.Effect = Effect{Action: c.event.action, Target: c.event.target}
-	if n, ok := c.event.after["credits"].(int64); ok {
+	row.Effect = Effect{Action: c.event.Action, Target: c.event.Target}
+	if n, ok := c.event.After["credits"].(int64); ok {
 		row.Effect.Balance = &n
 	}
 	return c.UpdateIdempotency(row)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // MaxImport is how many rows one call of Import takes.
@@ -475,7 +476,7 @@ func (im *importer) store(k *gateway.Key, form *importedKey) error {
 	im.addChange(gateway.ChangeKey, k.ID)
 	after := keyFields(k)
 	after["imported"] = form.origin
-	im.event = &event{action: "key.created", target: k.ID, tenant: k.Tenant, key: k.ID, after: after}
+	im.event = &audit.Event{Action: "key.created", Target: k.ID, Tenant: k.Tenant, Key: k.ID, After: after}
 	return nil
 }
 
@@ -494,7 +495,7 @@ type batchTx struct {
 	tenants    map[string]*gateway.Tenant // by slug as asked for
 	activeKeys map[string]int             // by slug as stored
 	webhooks   map[WebhookQuery][]*WebhookRow
-	newest     *AuditRow // the newest event, nil before the first was read or written
+	newest     *audit.Row // the newest event, nil before the first was read or written
 	// active are the keyspace's active webhooks, unless they are many.
 	active  []*WebhookRow
 	tooMany bool
@@ -541,7 +542,7 @@ func (b *batchTx) LockNewestAudit() (seq int64, hash []byte, err error) {
 	return b.Tx.LockNewestAudit()
 }
 
-func (b *batchTx) InsertAudit(r *AuditRow) error {
+func (b *batchTx) InsertAudit(r *audit.Row) error {
 	err := b.Tx.InsertAudit(r)
 	if err == nil {
 		b.newest = r

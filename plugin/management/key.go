@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // maxPrefixFilter bounds a filter by key prefix.
@@ -49,13 +50,13 @@ func (c *call) key(id string, lock bool) (*gateway.Key, *gateway.Tenant, error) 
 }
 
 // keyFields is what events show of a key.
-func keyFields(k *gateway.Key) fieldSet {
+func keyFields(k *gateway.Key) audit.Fields {
 	ips := make([]string, len(k.AllowedIPs))
 	for i, p := range k.AllowedIPs {
 		ips[i] = blockString(p)
 	}
 	concurrency := concurrencyRecord(k.Concurrency)
-	return fieldSet{
+	return audit.Fields{
 		"name": k.Name, "description": k.Description, "environment": k.Environment, "scopes": nonNil(k.Scopes),
 		"disabled": k.Disabled, "revoked_at": optionalTime(k.RevokedAt), "expires_at": optionalTime(k.ExpiresAt),
 		"allowed_ips": ips, "rate": optional(k.Rate), "quota": optional(k.Quota), "concurrency": concurrency.Concurrency, "concurrency_per": concurrency.ConcurrencyPer,
@@ -178,7 +179,7 @@ func (m *Manager) CreateKey(ctx context.Context, a Actor, keyspace, slug string,
 			return err
 		}
 		c.addChange(gateway.ChangeKey, k.ID)
-		c.event = &event{action: "key.created", target: k.ID, tenant: t.Slug, key: k.ID, after: keyFields(k)}
+		c.event = &audit.Event{Action: "key.created", Target: k.ID, Tenant: t.Slug, Key: k.ID, After: keyFields(k)}
 		r.Key = full
 		r.KeyRecord, err = c.keyRecord(k, t)
 		return err
@@ -338,7 +339,7 @@ func (m *Manager) UpdateKey(ctx context.Context, a Actor, keyspace, id string, i
 			return err
 		}
 		after := keyFields(k)
-		if !diff(before, after) {
+		if !audit.Diff(before, after) {
 			r, err = c.keyRecord(k, t)
 			return err
 		}
@@ -358,7 +359,7 @@ func (m *Manager) UpdateKey(ctx context.Context, a Actor, keyspace, id string, i
 }
 
 // saveKey writes a changed key with its event.
-func (c *call) saveKey(k *gateway.Key, t *gateway.Tenant, action string, before, after fieldSet) (KeyRecord, error) {
+func (c *call) saveKey(k *gateway.Key, t *gateway.Tenant, action string, before, after audit.Fields) (KeyRecord, error) {
 	version := k.Version + 1
 	k.UpdatedAt = c.now
 	if err := c.Tx.UpdateKey(k); err != nil {
@@ -366,7 +367,7 @@ func (c *call) saveKey(k *gateway.Key, t *gateway.Tenant, action string, before,
 	}
 	k.Version = version
 	c.addChange(gateway.ChangeKey, k.ID)
-	c.event = &event{action: action, target: k.ID, tenant: t.Slug, key: k.ID, before: before, after: after}
+	c.event = &audit.Event{Action: action, Target: k.ID, Tenant: t.Slug, Key: k.ID, Before: before, After: after}
 	return c.keyRecord(k, t)
 }
 
@@ -399,7 +400,7 @@ func (m *Manager) DeleteKey(ctx context.Context, a Actor, keyspace, id string, m
 		if err := c.removeKey(k); err != nil {
 			return err
 		}
-		c.event = &event{action: "key.deleted", target: k.ID, tenant: t.Slug, key: k.ID, before: keyFields(k)}
+		c.event = &audit.Event{Action: "key.deleted", Target: k.ID, Tenant: t.Slug, Key: k.ID, Before: keyFields(k)}
 		return nil
 	})
 	if err != nil && match == nil {

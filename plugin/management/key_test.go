@@ -13,6 +13,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 type keyFields = management.KeyFields
@@ -347,7 +348,7 @@ func TestConfinedActor(t *testing.T) {
 		t.Errorf("%d tenants listed, want 1", len(p.Data))
 	}
 	for _, q := range []management.AuditFilter{{}, {Tenant: "b"}, {Key: foreign.ID}} {
-		for _, e := range must[management.Page[management.AuditRecord]](t)(w.Audit(ctx, bob, "", q)).Data {
+		for _, e := range must[management.Page[audit.Record]](t)(w.Audit(ctx, bob, "", q)).Data {
 			if e.Tenant == nil || *e.Tenant != "acme" {
 				t.Errorf("%+v lists %+v", q, e)
 			}
@@ -489,7 +490,7 @@ func TestRacingRevocations(t *testing.T) {
 		}
 		done := map[string]int{}
 		for cursor := ""; ; {
-			page := must[management.Page[management.AuditRecord]](t)(w.Audit(ctx, ada, "", management.AuditFilter{
+			page := must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{
 				Key: id, PageQuery: management.PageQuery{Limit: 100, Cursor: cursor}}))
 			for _, e := range page.Data {
 				done[e.Action]++

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // RevokeKey ends a key for good: every request with any of its secrets is refused
@@ -64,7 +65,7 @@ func (m *Manager) setState(ctx context.Context, a Actor, keyspace, id, action st
 			return err
 		}
 		after := keyFields(k)
-		if same = !diff(before, after); same {
+		if same = !audit.Diff(before, after); same {
 			r, err = c.keyRecord(k, t)
 			return err
 		}
@@ -134,7 +135,7 @@ func (m *Manager) RotateKey(ctx context.Context, a Actor, keyspace, id string, g
 		before := keyFields(k)
 		k.Prefix, k.LastFour = secret.Prefix, secret.LastFour
 		after := keyFields(k)
-		diff(before, after)
+		audit.Diff(before, after)
 		after["grace"] = grace.String()
 		r.Key = full
 		r.KeyRecord, err = c.saveKey(k, t, "key.rotated", before, after)

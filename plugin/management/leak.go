@@ -2,7 +2,6 @@ package management
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"slices"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/keygate-dev/keygate/internal/turns"
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // What a plan does with keys that are reported leaked.
@@ -116,8 +116,8 @@ func (m *Manager) recordLeak(ctx context.Context, a Actor, keyspace, id string, 
 		if known, err := c.leakRecorded(k, source, url); err != nil || known {
 			return err
 		}
-		c.event = &event{action: EventKeyLeaked, target: k.ID, tenant: t.Slug, key: k.ID,
-			after: fieldSet{"source": source, "found_at": url, "on_leak": on, "rotated": outlived}}
+		c.event = &audit.Event{Action: EventKeyLeaked, Target: k.ID, Tenant: t.Slug, Key: k.ID,
+			After: audit.Fields{"source": source, "found_at": url, "on_leak": on, "rotated": outlived}}
 		return nil
 	})
 	if err != nil {
@@ -165,7 +165,7 @@ func (c *call) cleanLeakText(s string) string {
 
 // leakRecorded says whether the leak was recorded, or enough others of the key, not long ago.
 func (c *call) leakRecorded(k *gateway.Key, source, url string) (bool, error) {
-	rows, err := c.Tx.Audit(AuditQuery{Keyspace: c.ks.Name, Key: k.ID, Limit: maxLeakSearch})
+	rows, err := c.Tx.Audit(audit.Query{Keyspace: c.ks.Name, Key: k.ID, Limit: maxLeakSearch})
 	if err != nil {
 		return false, err
 	}
@@ -174,8 +174,7 @@ func (c *call) leakRecorded(k *gateway.Key, source, url string) (bool, error) {
 		if rows[i].Action != EventKeyLeaked || rows[i].At.Before(c.now.Add(-leakWindow)) {
 			continue
 		}
-		var p personal
-		if err := json.Unmarshal(rows[i].Personal, &p); err == nil && p.After["source"] == source && p.After["found_at"] == url {
+		if rows[i].PersonalAfter("source") == source && rows[i].PersonalAfter("found_at") == url {
 			return true, nil
 		}
 		n++

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keygate-dev/keygate/internal/turns"
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // Engine is what management needs of the running gateway.
@@ -45,7 +46,7 @@ type Config struct {
 	// Listener hears events beside webhooks. Default: nobody does.
 	Listener EventListener
 	// Signer signs heads of the audit chain; nil, or nil from it: they are not signed. Default: nil.
-	Signer func() CheckpointSigner
+	Signer func() audit.Signer
 }
 
 // Manager does what may be done to tenants and keys. Its methods may block on the
@@ -69,7 +70,7 @@ type Manager struct {
 
 	webhooks func(keyspace string) WebhookSettings
 	listener EventListener
-	signer   func() CheckpointSigner
+	signer   func() audit.Signer
 	// outbox has an entry when deliveries were written that may be due.
 	outbox chan struct{}
 }
@@ -162,7 +163,7 @@ type call struct {
 	actor Actor
 	// changed and event are what the transaction will append.
 	changed []gateway.Change
-	event   *event
+	event   *audit.Event
 	// publications is what is told when the transaction is committed.
 	publications publications
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // CodeNodeAlive refuses to forget a gateway that was heard of just now.
@@ -53,9 +54,9 @@ func (m *Manager) ForgetNode(ctx context.Context, a Actor, keyspace, name string
 		if err := c.DeleteNode(name); err != nil {
 			return err
 		}
-		c.event = &event{action: "node.forgotten", target: name, before: fieldSet{
+		c.event = &audit.Event{Action: "node.forgotten", Target: name, Before: audit.Fields{
 			"instance": n.Instance, "version": n.Version, "seq": n.Seq, "last_contact": n.ContactAt, "stops_by": n.Deadline,
-		}, after: fieldSet{}}
+		}, After: audit.Fields{}}
 		return nil
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // PortalRole is what a tenant's person may do.
@@ -114,8 +115,8 @@ func (m *Manager) CreatePortalLink(ctx context.Context, a Actor, keyspace, slug 
 		if err := c.InsertPortalLink(l); err != nil {
 			return err
 		}
-		c.event = &event{action: "portal.link_created", target: l.ID, tenant: t.Slug,
-			after: fieldSet{"name": l.Name, "role": string(l.Role), "expires_at": optionalTime(l.ExpiresAt)}}
+		c.event = &audit.Event{Action: "portal.link_created", Target: l.ID, Tenant: t.Slug,
+			After: audit.Fields{"name": l.Name, "role": string(l.Role), "expires_at": optionalTime(l.ExpiresAt)}}
 		return nil
 	})
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // Revocation is a decision that a key, or all of a tenant's keys, be refused. It holds until a
@@ -188,8 +189,8 @@ func (m *Manager) endSecret(ctx context.Context, r Revocation) error {
 			if s.ID != r.ID || !s.ExpiresAt.IsZero() && !s.ExpiresAt.After(r.At) {
 				continue
 			}
-			ends := func(s gateway.Secret) fieldSet {
-				return fieldSet{"secret": s.ID, "secret_prefix": s.Prefix, "secret_expires_at": optionalTime(s.ExpiresAt)}
+			ends := func(s gateway.Secret) audit.Fields {
+				return audit.Fields{"secret": s.ID, "secret_prefix": s.Prefix, "secret_expires_at": optionalTime(s.ExpiresAt)}
 			}
 			before := ends(s)
 			s.ExpiresAt = r.At

@@ -31,8 +31,8 @@ func (c *call) checkSecret(f *faults, field, s string) {
 // checkEvent refuses a change of which the event would hold a secret.
 func (c *call) checkEvent() error {
 	var f faults
-	for _, name := range slices.Sorted(maps.Keys(c.event.after)) {
-		b, err := json.Marshal(c.event.after[name])
+	for _, name := range slices.Sorted(maps.Keys(c.event.After)) {
+		b, err := json.Marshal(c.event.After[name])
 		if err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // No text that a caller states may hold a key or a token, and none reaches the store.
@@ -79,7 +80,7 @@ func TestTextsHoldNoSecrets(t *testing.T) {
 	// What people know a key by may stand anywhere.
 	must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", other.ID, management.KeyFields{Description: management.Some("replaces " + k.KeyPrefix + "…" + k.LastFour + ", " + k.ID)}, nil))
 
-	audit, err := json.Marshal(must[management.Page[management.AuditRecord]](t)(w.Audit(ctx, ada, "", management.AuditFilter{PageQuery: management.PageQuery{Limit: 100}})))
+	audit, err := json.Marshal(must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{PageQuery: management.PageQuery{Limit: 100}})))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // A session begins in one of three ways, and its kind says which.
@@ -104,8 +105,8 @@ type SessionRecord struct {
 	EndedAt    *time.Time `json:"ended_at"`
 }
 
-func sessionFields(s *Session) fieldSet {
-	return fieldSet{"kind": string(s.Kind), "name": s.Name, "tenant": optional(s.Tenant), "token": optional(s.Token), "expires_at": optionalTime(s.ExpiresAt)}
+func sessionFields(s *Session) audit.Fields {
+	return audit.Fields{"kind": string(s.Kind), "name": s.Name, "tenant": optional(s.Tenant), "token": optional(s.Token), "expires_at": optionalTime(s.ExpiresAt)}
 }
 
 // digestOf is how secrets of sessions and links are stored: they are random, so that
@@ -186,7 +187,7 @@ func (m *Manager) beginSession(ctx context.Context, keyspace string, s *Session,
 		if err := c.InsertSession(s); err != nil {
 			return err
 		}
-		c.event = &event{action: "session.started", target: s.ID, tenant: s.Tenant, after: sessionFields(s)}
+		c.event = &audit.Event{Action: "session.started", Target: s.ID, Tenant: s.Tenant, After: sessionFields(s)}
 		r.SessionGrant = *sessionGrant(s)
 		return nil
 	})
@@ -301,7 +302,7 @@ func (m *Manager) EndSession(ctx context.Context, a Actor, keyspace, id string) 
 		if err != nil || !ended {
 			return err
 		}
-		c.event = &event{action: "session.ended", target: s.ID, tenant: s.Tenant, before: sessionFields(s)}
+		c.event = &audit.Event{Action: "session.ended", Target: s.ID, Tenant: s.Tenant, Before: sessionFields(s)}
 		return nil
 	})
 }

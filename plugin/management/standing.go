@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
@@ -160,9 +161,9 @@ func (m *Manager) resetLimits(ctx context.Context, a Actor, keyspace, slug, id s
 		if len(names) == 0 {
 			names = can
 		}
-		c.event = &event{action: "tenant.limits_reset", target: s.tenant.Slug, tenant: s.tenant.Slug, after: fieldSet{"policies": nonNil(names)}}
+		c.event = &audit.Event{Action: "tenant.limits_reset", Target: s.tenant.Slug, Tenant: s.tenant.Slug, After: audit.Fields{"policies": nonNil(names)}}
 		if s.key != nil {
-			c.event.action, c.event.target, c.event.key = "key.limits_reset", s.key.ID, s.key.ID
+			c.event.Action, c.event.Target, c.event.Key = "key.limits_reset", s.key.ID, s.key.ID
 		}
 		return nil
 	})
@@ -184,7 +185,7 @@ func (s *limitSubject) resettable() ([]string, error) {
 	}
 	per := ratelimit.PerTenant
 	if s.key != nil {
-		own, err := s.key.Limits()
+		own, err := gateway.KeyLimits(s.key)
 		if err != nil {
 			return nil, err
 		}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 type standings = management.Page[management.LimitStatusRecord]
@@ -77,7 +78,7 @@ func TestStandings(t *testing.T) {
 	if err != nil || len(rows) != 1 || rows[0].Used != 0 {
 		t.Errorf("the store knows %+v (%v) after a reset", rows, err)
 	}
-	page := must[management.Page[management.AuditRecord]](t)(w.Audit(ctx, ada, "", management.AuditFilter{}))
+	page := must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{}))
 	if page.Data[0].Action != "tenant.limits_reset" || page.Data[0].Target != "acme" || page.Data[1].Action != "key.limits_reset" || page.Data[1].Target != k.ID {
 		t.Errorf("events: %+v", page.Data[:2])
 	}

@@ -2,11 +2,11 @@ package management
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // ErrDigestTaken says that a secret's digest is already in the keyspace: the same full
@@ -69,11 +69,6 @@ type Tx interface {
 	AddCredits(e *LedgerEntry) error
 	Ledger(q LedgerQuery) ([]LedgerEntry, error) // newest first
 
-	// LockNewestAudit returns the newest event's seq and hash; 0 and nil when there is none.
-	// Until the transaction ends, no other transaction gets past AuditHead.
-	LockNewestAudit() (seq int64, hash []byte, err error)
-	InsertAudit(*AuditRow) error
-	Audit(q AuditQuery) ([]AuditRow, error)
 	// ErasePersonal empties Personal and Salt of every event of a tenant and returns how many
 	// had any, removes what webhooks were told of the tenant and its keys' last requests, and
 	// empties what a person wrote or can be told by in the records of the tenant, its keys, secrets
@@ -86,6 +81,10 @@ type Tx interface {
 	// Changes is Change for each of list, in its order, and notes the seqs in it.
 	Changes(list []gateway.Change) error
 
+	// Identity returns what tells the store from others, and 16 bytes under which numbers
+	// of sequences are written in cursors. Both were chosen at random when it was made.
+	Identity() (id string, cursorKey []byte, err error)
+
 	// Usage returns a subject's durable counts in every period that is still kept.
 	Usage(subject string) ([]gateway.Usage, error)
 
@@ -95,7 +94,7 @@ type Tx interface {
 	WebhookTx
 	NodeTx
 	ImportTx
-	CheckpointTx
+	audit.Tx
 }
 
 // TenantQuery selects tenants of a keyspace, by slug ascending, deleted ones left out.
@@ -142,37 +141,4 @@ type LedgerQuery struct {
 	Keyspace, Tenant string
 	Before           int64
 	Limit            int
-}
-
-// AuditRow is one event as stored. Hash = SHA-256 over Prev and the row's canonical
-// form, in which Personal is represented only by its salted hash; see audit.go.
-type AuditRow struct {
-	Seq      int64
-	ID       string
-	Keyspace string
-	At       time.Time
-	Action   string // "key.created", …
-	Target   string // key id, tenant slug, …
-	Tenant   string // "" where none
-	KeyID    string // "" where none
-	Via      string // "api", "admin", "cli", "console", "system"
-	Before   json.RawMessage
-	After    json.RawMessage
-	// Personal is {"actor","ip"}; emptied when the person is erased.
-	Personal     json.RawMessage
-	Salt         []byte
-	PersonalHash []byte
-	Prev         []byte
-	Hash         []byte
-}
-
-// AuditQuery selects events, newest first.
-type AuditQuery struct {
-	Keyspace  string // "" for all
-	Key       string
-	Tenant    string
-	Before    int64 // seq of the last one seen; 0 for the newest
-	After     int64 // for verifying: oldest first from here when Ascending
-	Ascending bool
-	Limit     int
 }

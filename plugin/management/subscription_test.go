@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // What a token can't read, it can't have sent to a webhook either.
@@ -123,18 +124,18 @@ func TestNoCountingOfOthers(t *testing.T) {
 	theirs := ada
 	theirs.Tenant = "acme"
 	one := management.PageQuery{Limit: 1}
-	page := must[management.Page[management.AuditRecord]](t)(w.Audit(ctx, theirs, "", management.AuditFilter{PageQuery: one}))
+	page := must[management.Page[audit.Record]](t)(w.Audit(ctx, theirs, "", management.AuditFilter{PageQuery: one}))
 	if page.Data[0].Seq != 0 || page.NextCursor == nil {
 		t.Errorf("shown %+v", page)
 	}
-	if page := must[management.Page[management.AuditRecord]](t)(w.Audit(ctx, ada, "", management.AuditFilter{PageQuery: one})); page.Data[0].Seq != 8 {
+	if page := must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{PageQuery: one})); page.Data[0].Seq != 8 {
 		t.Errorf("an operator is shown %+v", page)
 	}
 	ledger := must[management.CreditsRecord](t)(w.Credits(ctx, theirs, "", "acme", one))
 	// Cursors are as long and as random for the first event as for a later one, and each list's own.
 	cursors := []string{*page.NextCursor, *ledger.NextCursor}
 	for range 2 {
-		page = must[management.Page[management.AuditRecord]](t)(w.Audit(ctx, theirs, "",
+		page = must[management.Page[audit.Record]](t)(w.Audit(ctx, theirs, "",
 			management.AuditFilter{PageQuery: management.PageQuery{Limit: 1, Cursor: *page.NextCursor}}))
 		cursors = append(cursors, *page.NextCursor)
 	}
@@ -150,5 +151,5 @@ func TestNoCountingOfOthers(t *testing.T) {
 	}
 	// Another manager of the store reads them.
 	again := management.New(management.Config{Store: w.store, Engine: w.gw, View: w.current})
-	must[management.Page[management.AuditRecord]](t)(again.Audit(ctx, theirs, "", management.AuditFilter{PageQuery: management.PageQuery{Cursor: cursors[0]}}))
+	must[management.Page[audit.Record]](t)(again.Audit(ctx, theirs, "", management.AuditFilter{PageQuery: management.PageQuery{Cursor: cursors[0]}}))
 }

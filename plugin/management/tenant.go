@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // tenant reads a tenant that exists for the actor, and locks it where it will be written.
@@ -33,9 +34,9 @@ func (c *call) tenant(slug string, lock bool) (*gateway.Tenant, error) {
 }
 
 // tenantFields is what events show of a tenant.
-func tenantFields(t *gateway.Tenant) fieldSet {
+func tenantFields(t *gateway.Tenant) audit.Fields {
 	concurrency := concurrencyRecord(t.Concurrency)
-	return fieldSet{
+	return audit.Fields{
 		"slug": t.Slug, "name": t.Name, "plan": t.Plan, "active": t.Active, "credits": t.Credits,
 		"rate": optional(t.Rate), "quota": optional(t.Quota), "concurrency": concurrency.Concurrency, "concurrency_per": concurrency.ConcurrencyPer,
 		"metadata": objectOf(t.Metadata),
@@ -120,7 +121,7 @@ func (c *call) createTenant(slug string, in TenantFields) (TenantRecord, error) 
 		}
 	}
 	c.addChange(gateway.ChangeTenant, t.Slug)
-	c.event = &event{action: "tenant.created", target: t.Slug, tenant: t.Slug, after: tenantFields(t)}
+	c.event = &audit.Event{Action: "tenant.created", Target: t.Slug, Tenant: t.Slug, After: tenantFields(t)}
 	return c.tenantRecord(t)
 }
 
@@ -213,7 +214,7 @@ func (c *call) updateTenant(slug string, in TenantFields, match Match) (TenantRe
 		}
 	}
 	after := tenantFields(t)
-	if !diff(before, after) {
+	if !audit.Diff(before, after) {
 		return c.tenantRecord(t)
 	}
 	if err := c.confineTenant(before, after); err != nil {
@@ -233,7 +234,7 @@ func (c *call) updateTenant(slug string, in TenantFields, match Match) (TenantRe
 		action = "tenant.activated"
 	}
 	c.addChange(gateway.ChangeTenant, t.Slug)
-	c.event = &event{action: action, target: t.Slug, tenant: t.Slug, before: before, after: after}
+	c.event = &audit.Event{Action: action, Target: t.Slug, Tenant: t.Slug, Before: before, After: after}
 	return c.tenantRecord(t)
 }
 
@@ -359,7 +360,7 @@ func (c *call) deleteTenant(slug string, withKeys, erase bool, match Match) erro
 		return err
 	}
 	c.addChange(gateway.ChangeTenant, t.Slug)
-	c.event = &event{action: "tenant.deleted", target: t.Slug, tenant: t.Slug, before: before}
+	c.event = &audit.Event{Action: "tenant.deleted", Target: t.Slug, Tenant: t.Slug, Before: before}
 	if erase {
 		return c.erasePersonal(t)
 	}

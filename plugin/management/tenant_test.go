@@ -10,6 +10,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 type tenantFields = management.TenantFields
@@ -122,7 +123,7 @@ func TestUpdateTenant(t *testing.T) {
 	must[management.TenantRecord](t)(w.ActivateTenant(ctx, ada, "", "acme"))
 	w.wantJudged(k.Key, gateway.Allowed)
 
-	events := must[management.Page[management.AuditRecord]](t)(w.Audit(ctx, ada, "", management.AuditFilter{Tenant: "acme"}))
+	events := must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{Tenant: "acme"}))
 	var actions []string
 	for _, e := range events.Data {
 		actions = append(actions, e.Action)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // AllScopes is the scope that stands for every other.
@@ -106,8 +107,8 @@ func tokenRecord(t *Token, now time.Time) TokenRecord {
 }
 
 // tokenFields is what events show of a token.
-func tokenFields(t *Token) fieldSet {
-	return fieldSet{
+func tokenFields(t *Token) audit.Fields {
+	return audit.Fields{
 		"name": t.Name, "scopes": nonNil(t.Scopes), "tenant": optional(t.Tenant), "expires_at": optionalTime(t.ExpiresAt),
 		"revoked_at": optionalTime(t.RevokedAt), "token_prefix": t.Prefix, "last_four": t.LastFour,
 		"created_by_token": optional(t.CreatedByToken),
@@ -152,7 +153,7 @@ func (m *Manager) CreateToken(ctx context.Context, a Actor, keyspace string, in 
 			return err
 		}
 		c.addChange(gateway.ChangeToken, t.ID)
-		c.event = &event{action: "token.created", target: t.ID, tenant: t.Tenant, after: tokenFields(t)}
+		c.event = &audit.Event{Action: "token.created", Target: t.ID, Tenant: t.Tenant, After: tokenFields(t)}
 		r.TokenRecord = tokenRecord(t, c.now)
 		return nil
 	})
@@ -292,9 +293,9 @@ func (m *Manager) RevokeToken(ctx context.Context, a Actor, keyspace, id string)
 			}
 			before, after := tokenFields(t), tokenFields(t)
 			before["revoked_at"] = nil
-			diff(before, after)
+			audit.Diff(before, after)
 			c.addChange(gateway.ChangeToken, t.ID)
-			c.event = &event{action: "token.revoked", target: t.ID, tenant: t.Tenant, before: before, after: after}
+			c.event = &audit.Event{Action: "token.revoked", Target: t.ID, Tenant: t.Tenant, Before: before, After: after}
 			if t.ID != id {
 				after["because_of"] = id
 			}

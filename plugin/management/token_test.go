@@ -12,6 +12,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // token makes a management token; by is the token that makes it, nil for an operator.
@@ -125,7 +126,7 @@ func TestTokenGivesNothingBeyondItself(t *testing.T) {
 		t.Errorf("the child %+v", child)
 	}
 	// Its audit names the token, and a tenant's own audit has it.
-	events := must[management.Page[management.AuditRecord]](t)(w.Audit(ctx, g.Actor(""), "", management.AuditFilter{}))
+	events := must[management.Page[audit.Record]](t)(w.Audit(ctx, g.Actor(""), "", management.AuditFilter{}))
 	if e := events.Data[0]; e.Action != "token.created" || e.Token == nil || *e.Token != made.ID || !strings.Contains(e.Actor, made.ID) {
 		t.Errorf("the event %+v", e)
 	}
@@ -228,7 +229,7 @@ func TestTokenOfOneTenant(t *testing.T) {
 		t.Errorf("tokens %+v", list)
 	}
 	for _, q := range []management.AuditFilter{{Tenant: "b"}, {Key: theirs.ID}} {
-		if list := must[management.Page[management.AuditRecord]](t)(w.Audit(ctx, a, "", q)); len(list.Data) != 0 {
+		if list := must[management.Page[audit.Record]](t)(w.Audit(ctx, a, "", q)); len(list.Data) != 0 {
 			t.Errorf("the other's events %+v", list)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 const (
@@ -118,12 +119,12 @@ func (c *call) webhookRecord(w *WebhookRow) WebhookRecord {
 
 // webhookFields is what events show of a webhook. The path and query of its URL may hold a token
 // of the receiver's, so that only where it is stands there.
-func webhookFields(w *WebhookRow) fieldSet {
+func webhookFields(w *WebhookRow) audit.Fields {
 	at := w.URL
 	if u, err := url.Parse(w.URL); err == nil {
 		at = u.Scheme + "://" + u.Host
 	}
-	return fieldSet{"url": at, "events": w.Events, "tenant": optional(w.Tenant), "active": w.Active, "disabled_reason": optional(w.Disabled)}
+	return audit.Fields{"url": at, "events": w.Events, "tenant": optional(w.Tenant), "active": w.Active, "disabled_reason": optional(w.Disabled)}
 }
 
 // webhook reads a webhook that exists for the actor.
@@ -313,7 +314,7 @@ func (m *Manager) CreateWebhook(ctx context.Context, a Actor, keyspace string, i
 		if err := c.InsertWebhook(w); err != nil {
 			return err
 		}
-		c.event = &event{action: "webhook.created", target: w.ID, tenant: w.Tenant, after: webhookFields(w)}
+		c.event = &audit.Event{Action: "webhook.created", Target: w.ID, Tenant: w.Tenant, After: webhookFields(w)}
 		r.WebhookRecord = c.webhookRecord(w)
 		return nil
 	})
@@ -420,7 +421,7 @@ func (m *Manager) changeWebhook(ctx context.Context, a Actor, keyspace, id strin
 			return err
 		}
 		after := webhookFields(w)
-		if !diff(before, after) && address == w.URL {
+		if !audit.Diff(before, after) && address == w.URL {
 			*r = c.webhookRecord(w)
 			return nil
 		}
@@ -433,7 +434,7 @@ func (m *Manager) changeWebhook(ctx context.Context, a Actor, keyspace, id strin
 				return err
 			}
 		}
-		c.event = &event{action: "webhook.updated", target: w.ID, tenant: w.Tenant, before: before, after: after}
+		c.event = &audit.Event{Action: "webhook.updated", Target: w.ID, Tenant: w.Tenant, Before: before, After: after}
 		*r = c.webhookRecord(w)
 		return nil
 	})
@@ -458,8 +459,8 @@ func (m *Manager) RotateWebhookSecret(ctx context.Context, a Actor, keyspace, id
 		if err := c.Tx.UpdateWebhook(w); err != nil {
 			return orNotFound(err, "webhook")
 		}
-		c.event = &event{action: "webhook.secret_rotated", target: w.ID, tenant: w.Tenant,
-			after: fieldSet{"previous_secret_until": optionalTime(w.PreviousUntil)}}
+		c.event = &audit.Event{Action: "webhook.secret_rotated", Target: w.ID, Tenant: w.Tenant,
+			After: audit.Fields{"previous_secret_until": optionalTime(w.PreviousUntil)}}
 		r.WebhookRecord = c.webhookRecord(w)
 		return nil
 	})
@@ -482,7 +483,7 @@ func (m *Manager) DeleteWebhook(ctx context.Context, a Actor, keyspace, id strin
 		if err := c.Tx.DeleteWebhook(c.ks.Name, w.ID); err != nil {
 			return orNotFound(err, "webhook")
 		}
-		c.event = &event{action: "webhook.deleted", target: w.ID, tenant: w.Tenant, before: webhookFields(w)}
+		c.event = &audit.Event{Action: "webhook.deleted", Target: w.ID, Tenant: w.Tenant, Before: webhookFields(w)}
 		return nil
 	})
 }

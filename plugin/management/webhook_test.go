@@ -9,6 +9,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // clear seals nothing, which these tests don't look at; package webhook's do.
@@ -111,7 +112,7 @@ func TestWebhookLifecycle(t *testing.T) {
 	wantRefused(t, err, http.StatusNotFound, management.CodeNotFound)
 
 	var actions []string
-	for _, a := range must[management.Page[management.AuditRecord]](t)(w.Audit(ctx, ada, "", management.AuditFilter{Tenant: "acme"})).Data {
+	for _, a := range must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{Tenant: "acme"})).Data {
 		if strings.HasPrefix(a.Action, "webhook.") {
 			actions = append(actions, strings.TrimPrefix(a.Action, "webhook."))
 			if b, _ := json.Marshal(a); strings.Contains(string(b), "token=t") || strings.Contains(string(b), "whsec_") {

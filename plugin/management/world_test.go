@@ -14,6 +14,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
@@ -174,7 +175,7 @@ func wantRefused(t testing.TB, err error, status int, code string, pointers ...s
 // wantIntact checks the audit chain and that it holds n events.
 func (w *world) wantIntact(n int64) {
 	w.t.Helper()
-	r := must[management.ChainReport](w.t)(w.VerifyAudit(ctx))
+	r := must[audit.Report](w.t)(w.VerifyAudit(ctx))
 	if !r.Intact || n >= 0 && r.Events != n {
 		w.t.Errorf("audit chain: %+v, want %d intact events", r, n)
 	}

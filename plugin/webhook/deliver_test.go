@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
@@ -119,7 +120,7 @@ func TestDelivers(t *testing.T) {
 		return true
 	})
 	// The same event has the same id in the audit.
-	audit := must[management.Page[management.AuditRecord]](t)(w.Audit(ctx, ada, "", management.AuditFilter{Key: k.ID}))
+	audit := must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{Key: k.ID}))
 	for _, a := range audit.Data {
 		if !ids[a.ID] {
 			t.Errorf("audit event %s was delivered under another id: %v", a.ID, ids)
@@ -187,7 +188,7 @@ func TestDeadAndReplayed(t *testing.T) {
 	must[management.DeliveryRecord](t)(w.ReplayDelivery(ctx, ada, "", hook.ID, d.ID))
 	w.eventually("it is delivered again", func() bool { return len(e.got()) == 5 })
 	replays := 0
-	for _, r := range must[management.Page[management.AuditRecord]](t)(w.Audit(ctx, ada, "", management.AuditFilter{Tenant: "acme"})).Data {
+	for _, r := range must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{Tenant: "acme"})).Data {
 		if r.Action == "webhook.delivery_replayed" {
 			replays++
 			if r.Target != d.ID || r.Actor != ada.Name || r.After["webhook"] != hook.ID || r.After["event_id"] != d.EventID || r.After["event_type"] != "key.created" {
@@ -451,7 +452,7 @@ func TestSecretsAtRest(t *testing.T) {
 		must[management.WebhookRecord](t)(w.Webhook(ctx, ada, "", first.ID)),
 		must[management.Page[management.WebhookRecord]](t)(w.Webhooks(ctx, ada, "", management.WebhookFilter{})),
 		w.deliveries(first.ID),
-		must[management.Page[management.AuditRecord]](t)(w.Audit(ctx, ada, "", management.AuditFilter{})),
+		must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{})),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
@@ -26,7 +27,7 @@ func (w *world) signing(secret string) *management.Manager {
 	c := management.Config{Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.now, Logger: w.log, Webhooks: w.current}
 	if secret != "" {
 		vault := must[*webhook.Vault](w.t)(webhook.NewVault(secret))
-		c.Signer = func() management.CheckpointSigner { return vault }
+		c.Signer = func() audit.Signer { return vault }
 	}
 	return management.New(c)
 }
@@ -107,7 +108,7 @@ const (
 
 // What the chain alone can't show is noticed against a head that was kept elsewhere.
 func TestHeads(t *testing.T) {
-	type head = management.Checkpoint
+	type head = audit.Checkpoint
 	filled := func(t *testing.T) *world {
 		w := newWorld(t)
 		w.tenant("acme", "pro")
@@ -149,7 +150,7 @@ func TestHeads(t *testing.T) {
 			if err != nil {
 				panic(err)
 			}
-			id := management.CheckpointKeyID(public)
+			id := audit.KeyID(public)
 			h.KeyID, h.PublicKey, h.Signature = &id, public, ed25519.Sign(private, []byte("x"))
 		}, false, "not this gateway's"},
 	} {
@@ -185,10 +186,10 @@ func TestHeads(t *testing.T) {
 				trusted = append(trusted, kept.PublicKey)
 			}
 			m := w.signing(c.later)
-			if r := must[management.ChainReport](t)(m.VerifyAudit(ctx)); r.Intact != c.alone {
+			if r := must[audit.Report](t)(m.VerifyAudit(ctx)); r.Intact != c.alone {
 				t.Errorf("the chain alone: %+v, want intact %t", r, c.alone)
 			}
-			r := must[management.ChainReport](t)(m.VerifyAuditAgainst(ctx, []head{kept}, trusted))
+			r := must[audit.Report](t)(m.VerifyAuditAgainst(ctx, []head{kept}, trusted))
 			if r.Intact != (c.problem == "") || !strings.Contains(strings.Join(r.Problems, "\n"), c.problem) {
 				t.Errorf("%+v, want the problem %q", r, c.problem)
 			}
@@ -202,15 +203,15 @@ func TestHeads(t *testing.T) {
 // A head is of a chain that has not begun, too; and its key is the store's own.
 func TestHeadOfNothing(t *testing.T) {
 	w, other := newWorld(t), newWorld(t)
-	empty := must[management.Checkpoint](t)(w.signing(firstSecret).Checkpoint(ctx, ada, ""))
+	empty := must[audit.Checkpoint](t)(w.signing(firstSecret).Checkpoint(ctx, ada, ""))
 	if empty.Seq != 0 || empty.Hash != "" || empty.Keyspace != nil {
 		t.Errorf("head %+v", empty)
 	}
 	w.tenant("acme", "pro")
-	if r := must[management.ChainReport](t)(w.signing(firstSecret).VerifyAuditAgainst(ctx, []management.Checkpoint{empty}, nil)); !r.Intact {
+	if r := must[audit.Report](t)(w.signing(firstSecret).VerifyAuditAgainst(ctx, []audit.Checkpoint{empty}, nil)); !r.Intact {
 		t.Errorf("%+v", r)
 	}
-	if theirs := must[management.Checkpoint](t)(other.signing(firstSecret).Checkpoint(ctx, ada, "")); theirs.Store == empty.Store || *theirs.KeyID == *empty.KeyID {
+	if theirs := must[audit.Checkpoint](t)(other.signing(firstSecret).Checkpoint(ctx, ada, "")); theirs.Store == empty.Store || *theirs.KeyID == *empty.KeyID {
 		t.Error("two stores share a name or a key")
 	}
 	confined := ada
@@ -291,12 +292,12 @@ func TestHeadsAreGivenOut(t *testing.T) {
 	if n := len(log.lines(`"audit head"`)); n != 2 {
 		t.Errorf("%d heads within the hour", n)
 	}
-	var heads []management.Checkpoint
+	var heads []audit.Checkpoint
 	for _, p := range e.got() {
 		if p.Type != management.EventAuditCheckpoint {
 			continue
 		}
-		var h management.Checkpoint
+		var h audit.Checkpoint
 		if err := json.Unmarshal(p.Data, &h); err != nil {
 			t.Fatal(err)
 		}
@@ -306,13 +307,13 @@ func TestHeadsAreGivenOut(t *testing.T) {
 		heads = append(heads, h)
 	}
 	for _, line := range log.lines(`"audit head"`) {
-		var l struct{ Head management.Checkpoint }
+		var l struct{ Head audit.Checkpoint }
 		if err := json.Unmarshal([]byte(line), &l); err != nil || l.Head.Keyspace != nil {
 			t.Errorf("logged %s: %v", line, err)
 		}
 		heads = append(heads, l.Head)
 	}
-	r := must[management.ChainReport](t)(w.VerifyAuditAgainst(ctx, heads, nil))
+	r := must[audit.Report](t)(w.VerifyAuditAgainst(ctx, heads, nil))
 	if !r.Intact || r.Checkpoints != 4 || r.Signed != 4 {
 		t.Errorf("%+v", r)
 	}

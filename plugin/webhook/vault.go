@@ -11,6 +11,7 @@ import (
 	"fmt"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // MinSecret is how many bytes a Vault's secret has at the least.
@@ -26,8 +27,8 @@ const (
 )
 
 var (
-	_ management.Sealer           = (*Vault)(nil)
-	_ management.CheckpointSigner = (*Vault)(nil)
+	_ management.Sealer = (*Vault)(nil)
+	_ audit.Signer      = (*Vault)(nil)
 )
 
 // Vault encrypts what must be stored readably, with AES-256-GCM under a key derived from a

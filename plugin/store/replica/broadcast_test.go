@@ -10,6 +10,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 )
 
@@ -244,7 +245,7 @@ func TestBroadcastWhileStopped(t *testing.T) {
 	down(nodes, false)
 	b.waitSynced()
 	if err := b.primary.Store.View(ctxOf(t), func(tx management.Tx) error {
-		rows, err := tx.Audit(management.AuditQuery{Keyspace: ks, Key: id})
+		rows, err := tx.Audit(audit.Query{Keyspace: ks, Key: id})
 		if err == nil && (len(rows) != 2 || rows[0].Action != management.KeyRevoked || rows[0].Via != ada.Via) {
 			t.Errorf("events: %+v", rows)
 		}

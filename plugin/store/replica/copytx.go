@@ -6,6 +6,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // copyTx reads what the copy holds: tenants, keys, their secrets, and tokens. Of everything else it
@@ -19,17 +20,17 @@ func (t *copyTx) Ledger(management.LedgerQuery) ([]management.LedgerEntry, error
 	return nil, t.unreachable
 }
 func (t *copyTx) LockNewestAudit() (int64, []byte, error) { return 0, nil, t.unreachable }
-func (t *copyTx) Audit(management.AuditQuery) ([]management.AuditRow, error) {
+func (t *copyTx) Audit(audit.Query) ([]audit.Row, error) {
 	return nil, t.unreachable
 }
 func (t *copyTx) Usage(string) ([]gateway.Usage, error)   { return nil, t.unreachable }
 func (t *copyTx) Identity() (string, []byte, error)       { return "", nil, t.unreachable }
 func (t *copyTx) CountAudit(string, int64) (int64, error) { return 0, t.unreachable }
-func (t *copyTx) PublishedCheckpoint() (management.PublishedCheckpoint, error) {
-	return management.PublishedCheckpoint{}, t.unreachable
+func (t *copyTx) PublishedCheckpoint() (audit.PublishedCheckpoint, error) {
+	return audit.PublishedCheckpoint{}, t.unreachable
 }
-func (t *copyTx) LockPublishedCheckpoint() (management.PublishedCheckpoint, error) {
-	return management.PublishedCheckpoint{}, t.unreachable
+func (t *copyTx) LockPublishedCheckpoint() (audit.PublishedCheckpoint, error) {
+	return audit.PublishedCheckpoint{}, t.unreachable
 }
 func (t *copyTx) ImportedAs(string, apikey.Mark) (*gateway.Key, error) { return nil, t.unreachable }
 func (t *copyTx) LockIdempotency([]byte) (*management.IdempotencyRecord, error) {

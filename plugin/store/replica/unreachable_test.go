@@ -8,6 +8,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // TestRevokedWhileUnreachable refuses keys and tenants while the primary is away, restarts the node, and
@@ -76,9 +77,9 @@ func TestRevokedWhileUnreachable(t *testing.T) {
 	primary.want(deleted.full, gateway.InvalidKey)
 	primary.want(gone.full, gateway.InvalidKey)
 	// Each was written once, as done by who did it.
-	var rows []management.AuditRow
+	var rows []audit.Row
 	if err := n.primary.Store.View(ctx, func(tx management.Tx) (err error) {
-		rows, err = tx.Audit(management.AuditQuery{Keyspace: ks, Key: revoked.id})
+		rows, err = tx.Audit(audit.Query{Keyspace: ks, Key: revoked.id})
 		return err
 	}); err != nil {
 		t.Fatal(err)

@@ -5,7 +5,7 @@ import (
 	"errors"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // LockNewestAudit implements management.Tx.
@@ -25,7 +25,7 @@ func (t *tx) LockNewestAudit() (seq int64, hash []byte, err error) {
 }
 
 // InsertAudit implements management.Tx.
-func (t *tx) InsertAudit(r *management.AuditRow) error {
+func (t *tx) InsertAudit(r *audit.Row) error {
 	_, err := t.exec(`INSERT INTO audit (seq, id, keyspace, at, action, target, tenant, key_id, via, before, after,
 		personal, salt, personal_hash, prev, hash)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`,
@@ -36,7 +36,7 @@ func (t *tx) InsertAudit(r *management.AuditRow) error {
 }
 
 // Audit implements management.Tx.
-func (t *tx) Audit(q management.AuditQuery) ([]management.AuditRow, error) {
+func (t *tx) Audit(q audit.Query) ([]audit.Row, error) {
 	var w where
 	if q.Keyspace != "" {
 		w.and("keyspace = " + w.arg(q.Keyspace))
@@ -60,11 +60,11 @@ func (t *tx) Audit(q management.AuditQuery) ([]management.AuditRow, error) {
 	if q.Ascending {
 		order = " ORDER BY seq"
 	}
-	var out []management.AuditRow
+	var out []audit.Row
 	err := t.rows(`SELECT seq, id, keyspace, at, action, target, tenant, key_id, via, before, after,
 		personal, salt, personal_hash, prev, hash FROM audit`+w.text+order+w.limit(q.Limit), w.args,
 		func(rows *sql.Rows) error {
-			var r management.AuditRow
+			var r audit.Row
 			err := rows.Scan(&r.Seq, &r.ID, &r.Keyspace, timeInto{&r.At}, &r.Action, &r.Target, &r.Tenant, &r.KeyID, &r.Via,
 				jsonInto{&r.Before}, jsonInto{&r.After}, jsonInto{&r.Personal}, &r.Salt, &r.PersonalHash, &r.Prev, &r.Hash)
 			out = append(out, r)

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // Identity implements management.Tx.
@@ -36,16 +36,16 @@ func (t *tx) CountAudit(keyspace string, seq int64) (n int64, err error) {
 const givenHeadSQL = `SELECT value FROM meta WHERE name = 'audit_head'`
 
 // PublishedCheckpoint implements management.Tx.
-func (t *tx) PublishedCheckpoint() (management.PublishedCheckpoint, error) {
+func (t *tx) PublishedCheckpoint() (audit.PublishedCheckpoint, error) {
 	return t.givenHead(givenHeadSQL)
 }
 
 // LockPublishedCheckpoint implements management.Tx.
-func (t *tx) LockPublishedCheckpoint() (management.PublishedCheckpoint, error) {
+func (t *tx) LockPublishedCheckpoint() (audit.PublishedCheckpoint, error) {
 	return t.givenHead(givenHeadSQL + t.d.lockRow)
 }
 
-func (t *tx) givenHead(query string) (g management.PublishedCheckpoint, err error) {
+func (t *tx) givenHead(query string) (g audit.PublishedCheckpoint, err error) {
 	var value string
 	if err := t.row(query, nil, &value); err != nil {
 		return g, err
@@ -68,7 +68,7 @@ func (t *tx) givenHead(query string) (g management.PublishedCheckpoint, err erro
 }
 
 // SetPublishedCheckpoint implements management.Tx.
-func (t *tx) SetPublishedCheckpoint(g management.PublishedCheckpoint) error {
+func (t *tx) SetPublishedCheckpoint(g audit.PublishedCheckpoint) error {
 	_, err := t.exec(`UPDATE meta SET value = $1 WHERE name = 'audit_head'`, fmt.Sprintf("%d %d %x", g.Seq, g.At.UnixMicro(), g.Hash))
 	return err
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // A store says of a refusal whether it holds it, lacks it, has taken it back, or knows nothing of
@@ -69,7 +70,7 @@ func TestCompare(t *testing.T) {
 					}
 				}
 				for i, key := range []string{keyOf(enabled), ""} {
-					if err := tx.InsertAudit(&management.AuditRow{Seq: int64(i + 1), ID: fmt.Sprint("evt_", i), Keyspace: ks, At: then,
+					if err := tx.InsertAudit(&audit.Row{Seq: int64(i + 1), ID: fmt.Sprint("evt_", i), Keyspace: ks, At: then,
 						Action: []string{"key.enabled", "tenant.activated"}[i], Tenant: "acme", KeyID: key, Hash: []byte{1}}); err != nil {
 						return err
 					}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // crashEnv names the database that a child process writes to until it is killed.
@@ -51,7 +52,7 @@ func writeForEver(path string) error {
 			if err != nil {
 				return err
 			}
-			return tx.InsertAudit(&management.AuditRow{Seq: seq + 1, ID: fmt.Sprint("evt_", i), Keyspace: ks, Action: "key.created",
+			return tx.InsertAudit(&audit.Row{Seq: seq + 1, ID: fmt.Sprint("evt_", i), Keyspace: ks, Action: "key.created",
 				Target: fmt.Sprint(i), At: time.Now(), Hash: []byte{1}})
 		}); err != nil {
 			return err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // raw opens a database without any of this package's care.
@@ -260,7 +261,7 @@ func TestAuditIsAppendOnly(t *testing.T) {
 	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
 	err := s.Update(t.Context(), func(tx management.Tx) error {
 		for i := range 3 {
-			if err := tx.InsertAudit(&management.AuditRow{Seq: int64(i + 1), ID: string(rune('a' + i)), Keyspace: ks, Action: "x",
+			if err := tx.InsertAudit(&audit.Row{Seq: int64(i + 1), ID: string(rune('a' + i)), Keyspace: ks, Action: "x",
 				At: time.Now(), Personal: []byte(`{}`), Salt: []byte{1}, PersonalHash: []byte{2}, Hash: []byte{3}}); err != nil {
 				return err
 			}

@@ -9,12 +9,13 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // event returns a row that follows the head with those values.
-func event(seq int64, prev []byte, target, tenant string) *management.AuditRow {
+func event(seq int64, prev []byte, target, tenant string) *audit.Row {
 	hash := sha256.Sum256(fmt.Appendf(prev, "%d", seq+1))
-	return &management.AuditRow{Seq: seq + 1, ID: fmt.Sprint("evt_", seq+1), Keyspace: ks, At: at, Action: "key.updated",
+	return &audit.Row{Seq: seq + 1, ID: fmt.Sprint("evt_", seq+1), Keyspace: ks, At: at, Action: "key.updated",
 		Target: target, Tenant: tenant, KeyID: target, Via: "cli", Before: json.RawMessage(`{"a": 1.0}`), After: json.RawMessage(`{}`),
 		Personal: json.RawMessage(`{"actor":"x"}`), Salt: []byte{1, 0}, PersonalHash: []byte{2}, Prev: prev, Hash: hash[:]}
 }
@@ -28,19 +29,19 @@ func record(tx management.Tx, target, tenant string) error {
 	return tx.InsertAudit(event(seq, hash, target, tenant))
 }
 
-func audit(t *testing.T, s Store) {
+func auditRows(t *testing.T, s Store) {
 	update(t, s, func(tx management.Tx) error {
 		if seq, hash, err := tx.LockNewestAudit(); seq != 0 || hash != nil || err != nil {
 			t.Errorf("head of nothing: %d, %x, %v", seq, hash, err)
 		}
-		bare := &management.AuditRow{Seq: 1, ID: "evt_1", Keyspace: "other", At: at, Action: "x", Hash: []byte{9}}
+		bare := &audit.Row{Seq: 1, ID: "evt_1", Keyspace: "other", At: at, Action: "x", Hash: []byte{9}}
 		return firstError(tx.InsertTenant(tenant("Acme")), tx.InsertAudit(bare))
 	})
 	for i := range 5 {
 		update(t, s, func(tx management.Tx) error { return record(tx, fmt.Sprint("k", i%2), []string{"Acme", "b"}[i%2]) })
 	}
 	view(t, s, func(tx management.Tx) error {
-		got, err := tx.Audit(management.AuditQuery{Limit: 100})
+		got, err := tx.Audit(audit.Query{Limit: 100})
 		if err != nil || len(got) != 6 {
 			t.Fatalf("%d events, %v; want 6", len(got), err)
 		}
@@ -54,17 +55,17 @@ func audit(t *testing.T, s Store) {
 			t.Errorf("the bare event: %+v", bare)
 		}
 		for _, tc := range []struct {
-			q    management.AuditQuery
+			q    audit.Query
 			want string
 		}{
-			{management.AuditQuery{Limit: 2}, "[6 5]"},
-			{management.AuditQuery{Before: 5, Limit: 2}, "[4 3]"},
-			{management.AuditQuery{After: 2, Ascending: true, Limit: 3}, "[3 4 5]"},
-			{management.AuditQuery{Ascending: true, Limit: 1}, "[1]"},
-			{management.AuditQuery{Keyspace: "other", Limit: 9}, "[1]"},
-			{management.AuditQuery{Keyspace: ks, Key: "k1", Limit: 9}, "[5 3]"},
-			{management.AuditQuery{Keyspace: ks, Tenant: "aCME", Limit: 9}, "[6 4 2]"},
-			{management.AuditQuery{Keyspace: ks, Tenant: "b", Before: 5, Limit: 9}, "[3]"},
+			{audit.Query{Limit: 2}, "[6 5]"},
+			{audit.Query{Before: 5, Limit: 2}, "[4 3]"},
+			{audit.Query{After: 2, Ascending: true, Limit: 3}, "[3 4 5]"},
+			{audit.Query{Ascending: true, Limit: 1}, "[1]"},
+			{audit.Query{Keyspace: "other", Limit: 9}, "[1]"},
+			{audit.Query{Keyspace: ks, Key: "k1", Limit: 9}, "[5 3]"},
+			{audit.Query{Keyspace: ks, Tenant: "aCME", Limit: 9}, "[6 4 2]"},
+			{audit.Query{Keyspace: ks, Tenant: "b", Before: 5, Limit: 9}, "[3]"},
 		} {
 			list, err := tx.Audit(tc.q)
 			seqs := []int64{}
@@ -104,7 +105,7 @@ func auditChainConcurrent(t *testing.T, s Store) {
 		}
 	}
 	view(t, s, func(tx management.Tx) error {
-		list, err := tx.Audit(management.AuditQuery{Ascending: true})
+		list, err := tx.Audit(audit.Query{Ascending: true})
 		if len(list) != writers*each {
 			t.Errorf("%d events, want %d", len(list), writers*each)
 		}
@@ -133,7 +134,7 @@ func auditErase(t *testing.T, s Store) {
 		})
 	}
 	view(t, s, func(tx management.Tx) error {
-		list, err := tx.Audit(management.AuditQuery{Ascending: true})
+		list, err := tx.Audit(audit.Query{Ascending: true})
 		for i, r := range list {
 			erased := r.Personal == nil && r.Salt == nil
 			if erased != (i < 2) {

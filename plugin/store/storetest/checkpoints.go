@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // checkpoints tests what a store says of itself and of its audit chain's heads.
@@ -50,7 +51,7 @@ func checkpoints(t *testing.T, s Store) {
 		}
 		return nil
 	})
-	given := management.PublishedCheckpoint{Seq: 3, At: at.Truncate(time.Microsecond), Hash: []byte{1, 0, 255}}
+	given := audit.PublishedCheckpoint{Seq: 3, At: at.Truncate(time.Microsecond), Hash: []byte{1, 0, 255}}
 	update(t, s, func(tx management.Tx) error { return tx.SetPublishedCheckpoint(given) })
 	update(t, s, func(tx management.Tx) error {
 		g, err := tx.LockPublishedCheckpoint()

@@ -55,7 +55,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"UpdateCancelled", updateCancelled},
 		{"ViewSnapshot", viewSnapshot},
 		{"CapUnderLoad", capUnderLoad},
-		{"Audit", audit},
+		{"Audit", auditRows},
 		{"Heads", checkpoints},
 		{"AuditChainConcurrent", auditChainConcurrent},
 		{"AuditErase", auditErase},

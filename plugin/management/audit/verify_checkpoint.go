@@ -1,4 +1,4 @@
-package management
+package audit
 
 import (
 	"crypto/ed25519"
@@ -9,29 +9,29 @@ import (
 	"time"
 )
 
-// MaxCheckpoints bounds how many heads a chain is checked against at once.
+// MaxCheckpoints bounds how many checkpoints a chain is compared with in one call.
 const MaxCheckpoints = 1000
 
-// checkpointVerifier compares heads that were kept elsewhere with the chain, as its rows pass.
+// checkpointVerifier compares checkpoints that were kept elsewhere with the rows of the chain, in order.
 type checkpointVerifier struct {
-	// pending by the seq of their event, those not yet met.
+	// pending are the checkpoints whose row has not been read yet, by seq.
 	pending map[int64][]*Checkpoint
-	// events counts those that passed, by keyspace; "" counts all.
+	// events counts the rows read so far, by keyspace; "" counts all.
 	events map[string]int64
 	last   int64
 }
 
-func newCheckpointVerifier(heads []Checkpoint) *checkpointVerifier {
+func newCheckpointVerifier(list []Checkpoint) *checkpointVerifier {
 	w := &checkpointVerifier{pending: map[int64][]*Checkpoint{}, events: map[string]int64{}}
-	for i := range heads {
-		h := &heads[i]
+	for i := range list {
+		h := &list[i]
 		w.pending[h.Seq] = append(w.pending[h.Seq], h)
 	}
 	return w
 }
 
-// check compares a row with the heads that are of it.
-func (w *checkpointVerifier) check(r *ChainReport, row *AuditRow) {
+// check compares a row with the checkpoints at its seq.
+func (w *checkpointVerifier) check(r *Report, row *Row) {
 	w.events[""]++
 	w.events[row.Keyspace]++
 	w.last = row.Seq
@@ -45,13 +45,13 @@ func (w *checkpointVerifier) check(r *ChainReport, row *AuditRow) {
 	delete(w.pending, row.Seq)
 }
 
-// finish notes the heads whose event was not in the chain.
-func (w *checkpointVerifier) finish(r *ChainReport) {
+// finish reports the checkpoints whose event was not in the chain.
+func (w *checkpointVerifier) finish(r *Report) {
 	for _, seq := range slices.Sorted(maps.Keys(w.pending)) {
 		for _, h := range w.pending[seq] {
 			switch {
 			case seq == 0 && h.Hash == "" && h.Events == 0:
-				// Of a chain that had not begun; every chain goes on from there.
+				// A checkpoint of an empty chain is part of every chain.
 			case seq > w.last:
 				r.addProblem("%s is not in the chain, which ends with event %d: what came after that was cut off, or the store is an older copy", h.label(), w.last)
 			default:
@@ -61,13 +61,13 @@ func (w *checkpointVerifier) finish(r *ChainReport) {
 	}
 }
 
-// label is how a report names a head.
+// label returns how a report names a checkpoint.
 func (h *Checkpoint) label() string {
 	return fmt.Sprintf("the head of %s (event %d)", h.At.UTC().Format(time.RFC3339), h.Seq)
 }
 
-// verifySignature says whether the head has a signature by one of the keys, and what is wrong with it otherwise.
-// Without keys an unsigned head is as good as any.
+// verifySignature reports whether one of the trusted keys made the signature, and describes what is wrong otherwise; ""
+// for nothing. Where no key is trusted, a checkpoint without a signature is accepted.
 func (h *Checkpoint) verifySignature(trusted []ed25519.PublicKey) (signed bool, wrong string) {
 	if len(h.Signature) == 0 {
 		if len(trusted) == 0 {
@@ -82,7 +82,7 @@ func (h *Checkpoint) verifySignature(trusted []ed25519.PublicKey) (signed bool, 
 	}
 	id := "none"
 	if len(h.PublicKey) == ed25519.PublicKeySize {
-		id = CheckpointKeyID(h.PublicKey)
+		id = KeyID(h.PublicKey)
 	}
 	switch {
 	case len(trusted) == 0:
@@ -94,5 +94,5 @@ func (h *Checkpoint) verifySignature(trusted []ed25519.PublicKey) (signed bool, 
 }
 
 func trusts(trusted []ed25519.PublicKey, id string) bool {
-	return slices.ContainsFunc(trusted, func(key ed25519.PublicKey) bool { return CheckpointKeyID(key) == id })
+	return slices.ContainsFunc(trusted, func(key ed25519.PublicKey) bool { return KeyID(key) == id })
 }

@@ -1,4 +1,4 @@
-package keytable
+package gateway
 
 import (
 	"context"

@@ -1,0 +1,74 @@
+// Package audit is the audit chain: its rows and their hashes, the checkpoints that are signed and published of it, and
+// the verification of both.
+//
+// A row is one event. Rows form a chain over all keyspaces:
+//
+//	Hash = SHA-256(Prev ‖ form), Prev = the Hash of the row with the next lower seq, none for the first
+//
+// form is these fields in this order, each as its length in eight bytes (big-endian) and its bytes: "keygate audit 1",
+// Seq in decimal, ID, Keyspace, At in RFC 3339 UTC with exactly six decimals, Action, Target, Tenant, KeyID, Via, Before,
+// After, PersonalHash. Before and After are the very bytes that are stored.
+//
+// Personal data is not in the chain: actor, address, and the free text of a record (names, descriptions, metadata) are in
+// Personal, of which the chain holds only PersonalHash = SHA-256(Salt ‖ Personal). Erasing a person empties Personal and
+// Salt. The chain still verifies, and without the salt nobody can guess the data from the hash.
+package audit
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Row is one event as stored.
+type Row struct {
+	Seq      int64
+	ID       string
+	Keyspace string
+	At       time.Time
+	Action   string // "key.created", …
+	Target   string // key id, tenant slug, …
+	Tenant   string // "" for none
+	KeyID    string // "" for none
+	Via      string // "api", "admin", "cli", "console", "system"
+	Before   json.RawMessage
+	After    json.RawMessage
+	// Personal is a JSON object with actor, ip, token, before and after; empty once the person is erased.
+	Personal     json.RawMessage
+	Salt         []byte
+	PersonalHash []byte
+	Prev         []byte
+	Hash         []byte
+}
+
+// Query selects events, newest first.
+type Query struct {
+	Keyspace  string // "" for all
+	Key       string
+	Tenant    string
+	Before    int64 // seq of the last row of the page before; 0 for the newest
+	After     int64 // for verifying: rows above this seq, oldest first, when Ascending
+	Ascending bool
+	Limit     int
+}
+
+// PublishedCheckpoint is the checkpoint that was published last; zero before the first.
+type PublishedCheckpoint struct {
+	Seq  int64
+	At   time.Time
+	Hash []byte
+}
+
+// Tx reads and writes the audit chain, in a transaction of the store.
+type Tx interface {
+	// LockNewestAudit returns the newest event's seq and hash; 0 and nil when there is none.
+	// Until the transaction ends, no other transaction returns from LockNewestAudit.
+	LockNewestAudit() (seq int64, hash []byte, err error)
+	InsertAudit(*Row) error
+	Audit(q Query) ([]Row, error)
+	// CountAudit counts the events of a keyspace, or with "" all, up to and including seq.
+	CountAudit(keyspace string, seq int64) (int64, error)
+	PublishedCheckpoint() (PublishedCheckpoint, error)
+	// LockPublishedCheckpoint is PublishedCheckpoint. Until the transaction ends, no other transaction returns from it.
+	LockPublishedCheckpoint() (PublishedCheckpoint, error)
+	SetPublishedCheckpoint(PublishedCheckpoint) error
+}
