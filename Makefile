@@ -5,6 +5,7 @@
 #   make bench   benchmarks side by side with the peers present on this machine
 #   make soak    the long tests: a million keys, reloads and kills in a loop, paths against real upstreams
 #   make replay  requests through the version before and this one: OLD=its binary CONFIGS=its Caddyfiles
+#   make upgrade a rolling upgrade: OLD=the binary of the version before
 #   make build   the binary, ./caddy
 #   make screenshots  the manual's pictures of the console, in docs
 
@@ -12,7 +13,7 @@ GO          ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TIMEOUT     ?= 25m
 
-.PHONY: build run test tools lint soak bench replay fuzz fmt clean screenshots
+.PHONY: build run test tools lint soak bench replay upgrade fuzz fmt clean screenshots
 
 build:
 	$(GO) build -trimpath -ldflags '-s -w' -o caddy ./cmd/caddy
@@ -41,6 +42,9 @@ soak: tools
 
 screenshots: tools
 	$(GO) test -tags screenshots -run TestScreenshots -count 1 -timeout 10m ./e2e/
+
+upgrade: tools
+	OLD=$(abspath $(OLD)) $(GO) test -tags upgrade -run TestRollingUpgrade -count 1 -v ./e2e/
 
 bench:
 	./bench/run.sh

@@ -41,8 +41,16 @@ const replicaConfig = `{
 // startReplicas runs n gateways with replicas, each with a network of its own to Redis.
 func startReplicas(t testing.TB, n int, database string) *cluster {
 	t.Helper()
+	c := prepareReplicas(t, n, database, replicaConfig)
+	c.startReplicas(t)
+	return c
+}
+
+// prepareReplicas lays out n gateways with replicas on a configuration, without starting them.
+func prepareReplicas(t testing.TB, n int, database, configuration string) *cluster {
+	t.Helper()
 	c := new(cluster)
-	config := written(t, replicaConfig)
+	config := written(t, configuration)
 	redis, err := url.Parse(testserver.RedisURL(t))
 	if err != nil {
 		t.Fatal(err)
@@ -52,11 +60,16 @@ func startReplicas(t testing.TB, n int, database string) *cluster {
 		c.proxies = append(c.proxies, p)
 		c.add(t, config, "DATABASE_URL="+database, "REDIS_URL=redis://"+p.Addr()+redis.Path)
 	}
+	return c
+}
+
+// startReplicas starts the gateways and waits until each uses its replica.
+func (c *cluster) startReplicas(t testing.TB) {
+	t.Helper()
 	c.start()
 	c.everywhere(func(s *site) {
 		eventually(t, "the replica of "+s.dir+" is made", func() bool { return s.replica(t)["used"] == true })
 	})
-	return c
 }
 
 // store returns what status says of the store, replica what it says of the copy.

@@ -31,6 +31,8 @@ type gateway struct {
 	// dir holds all that it may write: home, data, database, log.
 	dir    string
 	config string
+	// program is the binary that runs. Default: the one that is built from this source.
+	program string
 	// site is the URL of the listener, adminAddr Caddy's admin endpoint.
 	site, adminAddr, database string
 	env                       []string
@@ -140,7 +142,10 @@ func (g *gateway) launch() {
 		g.t.Fatal(err)
 	}
 	defer log.Close() // the process has its own
-	c := exec.Command(binary(g.t, caddyBinary), "run", "--config", g.config, "--adapter", "caddyfile")
+	if g.program == "" {
+		g.program = binary(g.t, caddyBinary)
+	}
+	c := exec.Command(g.program, "run", "--config", g.config, "--adapter", "caddyfile")
 	c.Dir, c.Env, c.Stdout, c.Stderr = g.dir, g.env, log, log
 	if err := c.Start(); err != nil {
 		g.t.Fatal(err)
