@@ -27,7 +27,7 @@ func newVaryList(names []string) varyList { return varyList{names, strings.Join(
 func credentialHeaders(places []apikey.Place) []string {
 	var names []string
 	for i := range places {
-		if name := headerOf(&places[i]); name != "" && !slices.Contains(names, name) {
+		if name := places[i].Header(); name != "" && !slices.Contains(names, name) {
 			names = append(names, name)
 		}
 	}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"net/http"
 	"net/url"
 	"strings"
 
@@ -17,31 +18,34 @@ func (h *Handler) curl(ks *gateway.Keyspace, key string) string {
 	return Curl(ks, site, key)
 }
 
-// Curl returns a command line that sends key to the keyspace's API, in the first of
-// the places where a key may stand. site is where that is, a URL without a slash at its end;
-// "" names https://api.example.com.
+// Curl returns a command line that sends key to the keyspace's API, in the first place that the
+// keyspace has for keys. site is the API's URL without a slash at its end. Default:
+// https://api.example.com.
 func Curl(ks *gateway.Keyspace, site, key string) string {
 	if site == "" {
 		site = "https://api.example.com"
 	}
-	p := apikey.Place{Kind: apikey.InAuthorization, Name: "Bearer"}
+	p := apikey.DefaultPlaces()[0]
 	if places := ks.Places.List(); len(places) > 0 {
 		p = places[0]
 	}
-	to := site + "/"
-	switch p.Kind {
-	case apikey.InHeader:
-		return "curl -H " + quote(p.Name+": "+key) + " " + quote(to)
-	case apikey.InQuery:
-		return "curl " + quote(to+"?"+url.Values{p.Name: {key}}.Encode())
-	case apikey.InCookie:
-		return "curl -b " + quote(p.Name+"="+key) + " " + quote(to)
-	default:
-		return "curl -H " + quote("Authorization: "+p.Name+" "+key) + " " + quote(to)
+	header, u := http.Header{}, &url.URL{}
+	p.Put(header, u, key)
+	option, to := "", site+"/"
+	for name, values := range header {
+		if name == "Cookie" {
+			option = "-b " + quote(values[0]) + " "
+		} else {
+			option = "-H " + quote(name+": "+values[0]) + " "
+		}
 	}
+	if u.RawQuery != "" {
+		to += "?" + u.RawQuery
+	}
+	return "curl " + option + quote(to)
 }
 
-// quote writes s as one word of a POSIX shell.
+// quote returns s as one word of a POSIX shell.
 func quote(s string) string {
 	plain := func(r rune) bool {
 		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./:=", r)

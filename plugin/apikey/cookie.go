@@ -1,25 +1,28 @@
 package apikey
 
-import "strings"
+import (
+	"net/http"
+	"net/url"
+	"strings"
+)
 
-// Cookies are read as net/http does (pairs between semicolons, spaces around a pair
-// and its name ignored, quotes around the value taken off), but a value with
-// characters no cookie may have is not passed over: it is a credential, a malformed one.
+// InCookie is a cookie whose value is the key.
+//
+// Cookies are read as net/http reads them: pairs between semicolons, spaces around a pair and its
+// name ignored, quotes around the value removed. But a value with characters that no cookie may
+// have is not skipped: it is a malformed credential.
+const InCookie PlaceKind = "cookie"
 
-// nextCookie cuts the first pair off a Cookie header's value.
-func nextCookie(line string) (pair, rest string) {
-	for line != "" && line[0] == ';' {
-		line = line[1:] // many may stand together
-	}
-	pair, rest, _ = strings.Cut(line, ";")
-	return pair, rest
-}
+// cookiePlace implements InCookie.
+type cookiePlace struct{}
 
-// mayHoldCookie reports whether a cookie of that name may stand in line. Most lines are known by it to hold none.
-func mayHoldCookie(line, name string) bool { return strings.Contains(line, name) }
+func (cookiePlace) canonical(name string) (string, error) { return name, checkToken(InCookie, name) }
 
-// cookieValue returns the pair's value if it has the name; "" if not. Nothing is allocated.
-func cookieValue(pair, name string) string {
+func (cookiePlace) layout(string) layout { return layout{header: cookie, separator: ';'} }
+
+func (cookiePlace) mayHold(line, name string) bool { return strings.Contains(line, name) }
+
+func (cookiePlace) value(pair, name string, _ int) string {
 	key, value, _ := strings.Cut(trim(pair), "=")
 	if trim(key) != name {
 		return ""
@@ -28,4 +31,20 @@ func cookieValue(pair, name string) string {
 		value = value[1 : n-1]
 	}
 	return value
+}
+
+func (cookiePlace) mapValue(pair, name string, f func(string) string) string {
+	key, value, ok := strings.Cut(pair, "=")
+	if !ok || strings.TrimSpace(key) != name {
+		return pair
+	}
+	return key + "=" + f(value)
+}
+
+func (cookiePlace) put(h http.Header, _ *url.URL, name, key string) {
+	pair := name + "=" + key
+	if before := h.Get(cookie); before != "" {
+		pair = before + "; " + pair
+	}
+	h.Set(cookie, pair)
 }

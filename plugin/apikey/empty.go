@@ -6,83 +6,123 @@ import (
 	"strings"
 )
 
-// Empty removes the credentials from every place, so that an upstream never sees one:
-// same meaning of the arguments as Find. What is no credential by Find's rules (a
-// user's own Bearer token beside a key, an app's cookie) stays, byte for byte and in
-// its order; in the query and the cookies too, of which only the credential's own parameters
-// are cut out. Of a request with more credentials than Find reads, all that stands in the places goes.
-// It changes h and u.RawQuery, never a slice of h in place; whoever
-// holds the query elsewhere (Request.RequestURI) has to take it from u.
+// Empty removes the credentials from every place, so that the upstream sees none. The arguments are
+// those of Find. Other values (a user's own Bearer token, an application's cookie) stay, byte for
+// byte and in their order; of a query and of cookies, only the credential's own part is cut out. Of
+// a request with more credentials than Find reads, all values in the places are removed.
 //
-// It is to be called once for a request: when the key is gone, a user's own Bearer
-// token is the only credential left.
+// Empty changes h and u.RawQuery, but no slice of h in place. A caller that has the query elsewhere
+// (Request.RequestURI) must take it from u.
+//
+// It must be called once for a request: after the key is removed, a user's own Bearer token would
+// be the only credential.
 func (p *Places) Empty(h http.Header, u *url.URL, g *Grammar, prefixedOnly bool) {
 	s := search{g: g, prefixedOnly: prefixedOnly}
 	s.visit(p, h, u)
 	switch {
 	case s.value == "" && !s.unprefixed:
 		return
-	case s.many():
+	case s.tooMany():
 		p.clear(h, u)
 		return
 	}
 	for i := range p.places {
 		place := &p.places[i]
-		if s.seen&(1<<i) == 0 {
+		if s.seen&(1<<i) != 0 {
+			place.remove(h, u, func(part string) bool {
+				return s.credential(i, place, place.kind.value(part, place.Name, g.longest))
+			})
+		}
+	}
+}
+
+// EmptyMisplaced removes from every place the values that hold a key although they are no credential
+// by Find's rules, so that the upstream does not see those either. Such a key has a scheme before it
+// in a place without one ("Bearer <key>" in X-API-Key), no scheme or another one in a place with one,
+// quotes around it, or other words next to it. A key is recognised by its prefix alone.
+//
+// It changes h and u.RawQuery as Empty does, and must be called after Empty.
+func (p *Places) EmptyMisplaced(h http.Header, u *url.URL, g *Grammar) {
+	for i := range p.places {
+		place := &p.places[i]
+		place.remove(h, u, func(part string) bool {
+			if place.separator != 0 {
+				part = place.kind.value(part, place.Name, g.longest)
+			}
+			return g.misplaced(part, place.scheme)
+		})
+	}
+}
+
+// separators are the characters between the words of a header's value. The dot is none of them: a
+// prefix after a dot of a JWT is there by chance.
+const separators = " \t,;:=\"'"
+
+// isSeparator marks the characters of separators.
+var isSeparator = func() (t [256]bool) {
+	for i := range len(separators) {
+		t[separators[i]] = true
+	}
+	return t
+}()
+
+// misplaced reports whether a word of value begins with one of the grammar's prefixes, directly or
+// after the scheme. Its time is linear in the value's length. It does not allocate.
+func (g *Grammar) misplaced(value, scheme string) bool {
+	for i := 0; i < len(value); i++ {
+		if isSeparator[value[i]] {
 			continue
 		}
-		switch place.Kind {
-		case InAuthorization:
-			filter(h, authorization, func(v string) (string, bool) {
-				return v, !s.credential(i, place, withScheme(v, place.Name))
-			})
-		case InHeader:
-			filter(h, place.Name, func(v string) (string, bool) {
-				return v, !s.credential(i, place, trim(v))
-			})
-		case InCookie:
-			filter(h, cookie, func(line string) (string, bool) {
-				if !mayHoldCookie(line, place.Name) {
-					return line, true
-				}
-				left := cut(line, ';', func(pair string) bool {
-					return s.credential(i, place, cookieValue(pair, place.Name))
-				})
-				if len(left) != len(line) {
-					left = trim(left)
-				}
-				return left, left != "" || line == ""
-			})
-		case InQuery:
-			if u != nil {
-				u.RawQuery = cut(u.RawQuery, '&', func(param string) bool {
-					return s.credential(i, place, paramValue(param, place.Name, g.longest))
-				})
-			}
+		word := value[i:]
+		if g.Prefixed(word) {
+			return true
+		}
+		if n := len(scheme); n > 0 && len(word) > n && strings.EqualFold(word[:n], scheme) && g.Prefixed(word[n:]) {
+			return true
+		}
+		for i < len(value) && !isSeparator[value[i]] {
+			i++
 		}
 	}
+	return false
 }
 
-// clear removes all that stands in the places, credential or not.
+// clear removes the headers and the query that the places are in.
 func (p *Places) clear(h http.Header, u *url.URL) {
 	for i := range p.places {
-		switch place := &p.places[i]; place.Kind {
-		case InAuthorization:
-			delete(h, authorization)
-		case InHeader:
-			delete(h, place.Name)
-		case InCookie:
-			delete(h, cookie)
-		case InQuery:
-			if u != nil {
-				u.RawQuery = ""
-			}
+		if header := p.places[i].header; header != "" {
+			delete(h, header)
+		} else if u != nil {
+			u.RawQuery = ""
 		}
 	}
 }
 
-// filter replaces the values of a header by what keep makes of them, leaving out
-// those it does not keep, and the header with its last value.
+// remove removes from the place the parts for which gone returns true.
+func (p *place) remove(h http.Header, u *url.URL, gone func(part string) bool) {
+	if p.header == "" {
+		if u != nil && p.kind.mayHold(u.RawQuery, p.Name) {
+			u.RawQuery = cut(u.RawQuery, p.separator, gone)
+		}
+		return
+	}
+	filter(h, p.header, func(text string) (string, bool) {
+		if p.separator == 0 {
+			return text, !gone(text)
+		}
+		if !p.kind.mayHold(text, p.Name) {
+			return text, true
+		}
+		left := cut(text, p.separator, gone)
+		if len(left) != len(text) {
+			left = trim(left)
+		}
+		return left, left != "" || text == ""
+	})
+}
+
+// filter replaces the values of a header by what keep returns for them. It removes those for which
+// keep returns false, and the header with its last value.
 func filter(h http.Header, name string, keep func(string) (string, bool)) {
 	values := h[name]
 	for i, v := range values {
@@ -99,7 +139,7 @@ func filter(h http.Header, name string, keep func(string) (string, bool)) {
 	}
 }
 
-// filterFrom is filter where the i-th value is the first that does not stay as it is.
+// filterFrom is filter where the i-th value is the first that changes.
 func filterFrom(h http.Header, name string, i int, keep func(string) (string, bool)) {
 	values := h[name]
 	var left []string
@@ -114,35 +154,4 @@ func filterFrom(h http.Header, name string, i int, keep func(string) (string, bo
 		return
 	}
 	h[name] = left
-}
-
-// cut returns s without those of its parts between separators that gone names, and
-// s itself when there are none.
-func cut(s string, separator byte, gone func(part string) bool) string {
-	var left strings.Builder
-	found, done := false, 0
-	for i := 0; i < len(s); i++ {
-		if s[i] == separator {
-			continue // nothing is gone of an empty part
-		}
-		end := len(s)
-		if n := strings.IndexByte(s[i:], separator); n >= 0 {
-			end = i + n
-		}
-		if gone(s[i:end]) {
-			// The separator behind it goes too, behind the last one that before it.
-			found = true
-			left.WriteString(s[done:i])
-			done = min(end+1, len(s))
-		}
-		i = end
-	}
-	if !found {
-		return s
-	}
-	if done == len(s) && (len(s) == 0 || s[len(s)-1] != separator) {
-		return strings.TrimSuffix(left.String(), string(separator))
-	}
-	left.WriteString(s[done:])
-	return left.String()
 }

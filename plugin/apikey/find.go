@@ -6,17 +6,16 @@ import (
 	"strings"
 )
 
-// Find returns the credential of a request. Errors: ErrMissing, ErrMalformed,
-// ErrAmbiguous, and nothing else. What it returns may still have no shape: that is
-// Match's to say. The result shares memory with the request; nothing is allocated when
-// credentials stand in headers or cookies. u may be nil.
+// Find returns the credential of a request. Its errors are ErrMissing, ErrMalformed and
+// ErrAmbiguous. The credential may still have no shape of the grammar: see Grammar.Match. It shares
+// memory with the request; Find allocates only for credentials in a query. u may be nil.
 //
-// Every non-empty value in a configured place is a credential, with two exceptions:
-// an Authorization value without one of the grammar's prefixes is none where another
-// place holds one with; and with prefixedOnly (public and optional routes) only values
-// with one of the grammar's prefixes are. The same value in several places is one
-// credential. A value longer than any key or with a comma (two headers joined into one)
-// is malformed. More than 64 credentials are ambiguous, even where all have the same value.
+// Every non-empty value in a configured place is a credential, with two exceptions. An Authorization
+// value without one of the grammar's prefixes is none where another place holds a value with one.
+// With prefixedOnly (public and optional routes), only values with one of the grammar's prefixes
+// are credentials. The same value in several places is one credential. A value longer than any key,
+// or with a comma (two headers joined into one), is malformed. More than 64 credentials are
+// ambiguous, even where all have the same value.
 func (p *Places) Find(h http.Header, u *url.URL, g *Grammar, prefixedOnly bool) (string, error) {
 	s := search{g: g, prefixedOnly: prefixedOnly}
 	s.visit(p, h, u)
@@ -39,61 +38,58 @@ func (p *Places) Find(h http.Header, u *url.URL, g *Grammar, prefixedOnly bool) 
 type search struct {
 	g            *Grammar
 	prefixedOnly bool
-	// value is the first credential, differ whether another one differs.
+	// value is the first credential. differ reports whether another credential differs from it.
 	value  string
 	differ bool
 	// prefixed is the set of places that hold a prefixed value, one bit each.
 	prefixed uint
 	// seen is the set of places that hold any value.
 	seen uint
-	// unprefixed says that there are Authorization values without a prefix: perhaps credentials,
-	// perhaps a user's own.
+	// unprefixed reports whether there are values behind a scheme without a prefix. They are
+	// credentials, or the upstream's own.
 	unprefixed bool
-	// values is how many credentials were found. Beyond maxValues the request is ambiguous, and not read on.
+	// values counts the credentials. From maxValues on the request is ambiguous and no more are read.
 	values int
 }
 
-// maxValues bounds how many credentials are read of one request.
+// maxValues bounds how many credentials of one request are read.
 const maxValues = 64
 
-// many reports whether there are more credentials than are read.
-func (s *search) many() bool { return s.values > maxValues }
+// tooMany reports whether there are more credentials than are read.
+func (s *search) tooMany() bool { return s.values > maxValues }
 
+// visit adds the values in all places.
 func (s *search) visit(p *Places, h http.Header, u *url.URL) {
 	for i := range p.places {
 		place := &p.places[i]
-		switch place.Kind {
-		case InAuthorization:
-			for _, v := range h[authorization] {
-				s.see(i, place, withScheme(v, place.Name))
+		if place.header != "" {
+			for _, text := range h[place.header] {
+				s.read(i, place, text)
 			}
-		case InHeader:
-			for _, v := range h[place.Name] {
-				s.see(i, place, trim(v))
-			}
-		case InCookie:
-			for _, line := range h[cookie] {
-				for line != "" && !s.many() && mayHoldCookie(line, place.Name) {
-					var pair string
-					pair, line = nextCookie(line)
-					s.see(i, place, cookieValue(pair, place.Name))
-				}
-			}
-		case InQuery:
-			if u == nil || !MayHoldParam(u.RawQuery, place.Name) {
-				continue
-			}
-			for query := u.RawQuery; query != "" && !s.many(); {
-				var param string
-				param, query = nextParam(query)
-				s.see(i, place, paramValue(param, place.Name, s.g.longest))
-			}
+		} else if u != nil {
+			s.read(i, place, u.RawQuery)
 		}
 	}
 }
 
-// see takes note of a value in the i-th place; "" is none.
-func (s *search) see(i int, place *Place, value string) {
+// read adds the values in text, which is of the i-th place.
+func (s *search) read(i int, place *place, text string) {
+	if place.separator == 0 {
+		s.see(i, place, place.kind.value(text, place.Name, s.g.longest))
+		return
+	}
+	if !place.kind.mayHold(text, place.Name) {
+		return
+	}
+	for text != "" && !s.tooMany() {
+		var part string
+		part, text = nextPart(text, place.separator)
+		s.see(i, place, place.kind.value(part, place.Name, s.g.longest))
+	}
+}
+
+// see adds a value of the i-th place; "" is none.
+func (s *search) see(i int, place *place, value string) {
 	if value == "" {
 		return
 	}
@@ -103,7 +99,7 @@ func (s *search) see(i int, place *Place, value string) {
 		s.prefixed |= 1 << i
 		s.add(value)
 	case s.prefixedOnly:
-	case place.Kind == InAuthorization:
+	case place.scheme != "":
 		s.unprefixed = true
 	default:
 		s.add(value)
@@ -111,7 +107,7 @@ func (s *search) see(i int, place *Place, value string) {
 }
 
 func (s *search) add(value string) {
-	if s.values++; s.many() {
+	if s.values++; s.tooMany() {
 		s.differ = true
 	}
 	if s.value == "" {
@@ -121,32 +117,32 @@ func (s *search) add(value string) {
 	}
 }
 
-// addUnprefixed adds the Authorization values without a prefix that are credentials.
+// addUnprefixed adds the values behind a scheme that are credentials though they have no prefix.
 func (s *search) addUnprefixed(p *Places, h http.Header) {
 	for i := range p.places {
 		place := &p.places[i]
-		if place.Kind != InAuthorization || s.prefixedElsewhere(i) {
+		if place.scheme == "" || s.prefixedElsewhere(i) {
 			continue
 		}
-		for _, v := range h[authorization] {
-			if v = withScheme(v, place.Name); v != "" && !s.g.Prefixed(v) {
+		for _, text := range h[place.header] {
+			if v := place.kind.value(text, place.Name, s.g.longest); v != "" && !s.g.Prefixed(v) {
 				s.add(v)
 			}
 		}
 	}
 }
 
-// prefixedElsewhere says whether a place other than the i-th holds a prefixed value.
+// prefixedElsewhere reports whether a place other than the i-th holds a prefixed value.
 func (s *search) prefixedElsewhere(i int) bool { return s.prefixed&^(1<<i) != 0 }
 
-// credential says whether value, found in the i-th place, is a credential, once all
-// places were visited.
-func (s *search) credential(i int, place *Place, value string) bool {
+// credential reports whether value, found in the i-th place, is a credential. All places have been
+// visited before.
+func (s *search) credential(i int, place *place, value string) bool {
 	switch {
 	case value == "":
 		return false
 	case s.g.Prefixed(value):
 		return true
 	}
-	return !s.prefixedOnly && (place.Kind != InAuthorization || !s.prefixedElsewhere(i))
+	return !s.prefixedOnly && (place.scheme == "" || !s.prefixedElsewhere(i))
 }

@@ -202,8 +202,8 @@ func FuzzParse(f *testing.F) {
 		var got []string
 		for rest := query; rest != ""; {
 			var param string
-			param, rest = nextParam(rest)
-			if v := paramValue(param, "api_key", longest); v != "" {
+			param, rest = nextPart(rest, '&')
+			if v := (queryPlace{}).value(param, "api_key", longest); v != "" {
 				got = append(got, v)
 			}
 		}
@@ -219,8 +219,8 @@ func FuzzParse(f *testing.F) {
 		got = nil
 		for rest := line; rest != ""; {
 			var pair string
-			pair, rest = nextCookie(rest)
-			if v := cookieValue(pair, "key"); v != "" {
+			pair, rest = nextPart(rest, ';')
+			if v := (cookiePlace{}).value(pair, "key", longest); v != "" {
 				got = append(got, v)
 			}
 		}

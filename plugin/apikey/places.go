@@ -4,39 +4,147 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 )
 
-// Kind of a Place.
+// PlaceKind is a kind of Place.
 type PlaceKind string
-
-const (
-	InAuthorization PlaceKind = "authorization"
-	InHeader        PlaceKind = "header"
-	InQuery         PlaceKind = "query"
-	InCookie        PlaceKind = "cookie"
-)
 
 // Place is one place of a request where a credential may stand.
 type Place struct {
 	Kind PlaceKind `json:"in"`
-	// Name of the header, query parameter or cookie; for InAuthorization the scheme,
+	// Name is the header, the query parameter or the cookie; for InAuthorization the scheme,
 	// "Bearer". Headers and schemes are the same in any case, the others are not.
 	Name string `json:"name"`
+}
+
+// placeKind is how credentials are read, removed and written in places of one kind. A further kind
+// is a type that implements it, and a line in placeKinds.
+type placeKind interface {
+	// canonical returns name as requests have it. It returns an error for a name under which no
+	// request can hold a key as it is.
+	canonical(name string) (string, error)
+	// layout returns where places of a canonical name are.
+	layout(name string) layout
+	// mayHold reports whether a part of text may have the name. It rules out most texts at little
+	// cost. It is asked only where the layout has a separator.
+	mayHold(text, name string) bool
+	// value returns the value of a part, "" where the part does not have the name. It may return
+	// less of a value that is longer than longest, but then still more than longest bytes. It
+	// allocates only for a value with escapes.
+	value(part, name string, longest int) string
+	// mapValue returns part with its value replaced by what f returns for it, part itself where it
+	// does not have the name. The value has the escapes and quotes that it came with.
+	mapValue(part, name string, f func(value string) string) string
+	// put writes a key into a request's header or URL.
+	put(h http.Header, u *url.URL, name, key string)
+}
+
+// layout is where in a request a place is.
+type layout struct {
+	// header is the canonical name of the header that the place is in, "" for the URL's query.
+	header string
+	// separator stands between the parts of the header's value or the query, one of which is the
+	// place's. It is 0 where the whole value is one part.
+	separator byte
+	// scheme stands before the credential, in any case. Clients send credentials of the
+	// upstream's own with it too. Without a scheme it is "".
+	scheme string
+}
+
+// placeKinds are the kinds of places, in the order of messages. The most common come first.
+var placeKinds = [...]struct {
+	name PlaceKind
+	kind placeKind
+}{
+	{InAuthorization, authorizationPlace{}},
+	{InHeader, headerPlace{}},
+	{InQuery, queryPlace{}},
+	{InCookie, cookiePlace{}},
+}
+
+// PlaceKinds returns every kind of place.
+func PlaceKinds() []PlaceKind {
+	var out []PlaceKind
+	for i := range placeKinds {
+		out = append(out, placeKinds[i].name)
+	}
+	return out
+}
+
+// implementation returns the placeKind of that name, nil for an unknown one.
+func (k PlaceKind) implementation() placeKind {
+	for i := range placeKinds {
+		if placeKinds[i].name == k {
+			return placeKinds[i].kind
+		}
+	}
+	return nil
+}
+
+// Header returns the canonical name of the header that p is in, "" where p is in the URL's query
+// and for a place of an unknown kind.
+func (p Place) Header() string {
+	if kind := p.Kind.implementation(); kind != nil {
+		return kind.layout(p.Name).header
+	}
+	return ""
+}
+
+// Map returns text, a value of the place's header or a raw query, with every value that may be a
+// credential replaced by what f returns for it: escaped and quoted as it came. It returns text
+// itself where f changes nothing.
+func (p Place) Map(text string, f func(value string) string) string {
+	kind := p.Kind.implementation()
+	if kind == nil {
+		return text
+	}
+	separator := kind.layout(p.Name).separator
+	if separator == 0 {
+		return kind.mapValue(text, p.Name, f)
+	}
+	if !kind.mayHold(text, p.Name) {
+		return text
+	}
+	return mapParts(text, separator, func(part string) string { return kind.mapValue(part, p.Name, f) })
+}
+
+// Put writes key into a request's header or URL, as a client sends it in the place.
+func (p Place) Put(h http.Header, u *url.URL, key string) {
+	if kind := p.Kind.implementation(); kind != nil {
+		kind.put(h, u, p.Name, key)
+	}
+}
+
+// canonical returns the place with its name as requests have it.
+func (p Place) canonical() (Place, error) {
+	if p.Name == "" {
+		return p, fmt.Errorf("%s needs a name", p.Kind)
+	}
+	kind := p.Kind.implementation()
+	if kind == nil {
+		return p, fmt.Errorf("unknown place %q: it is authorization, header, query or cookie", p.Kind)
+	}
+	var err error
+	p.Name, err = kind.canonical(p.Name)
+	return p, err
 }
 
 // maxPlaces keeps a set of places in one machine word.
 const maxPlaces = 16
 
-// authorization and cookie are the canonical header names.
-const (
-	authorization = "Authorization"
-	cookie        = "Cookie"
-)
-
-// Places finds and empties credentials. Immutable, safe for concurrent use.
+// Places finds and removes credentials. Immutable, safe for concurrent use.
 type Places struct {
-	places []Place
+	places []place
+}
+
+// place is a compiled Place.
+type place struct {
+	Place
+	layout
+	kind placeKind
 }
 
 // DefaultPlaces returns the places of a configuration that names none.
@@ -44,11 +152,11 @@ func DefaultPlaces() []Place {
 	return []Place{{InAuthorization, "Bearer"}, {InHeader, "X-API-Key"}}
 }
 
-// NewPlaces compiles; with no place given it is Authorization: Bearer and X-API-Key.
-// It refuses, naming the offender, places of an unknown kind, without a valid name, given
-// twice, more than 16, and those that can't hold a key as it is: Basic, Digest and
-// Negotiate credentials, the Cookie header, headers that belong to the connection or
-// that the gateway takes from clients (X-Tenant-…, X-Key-…).
+// NewPlaces compiles places; without any it compiles DefaultPlaces. It returns an error that names
+// the place for an unknown kind, an invalid name, a place given twice, more than 16 places, and a
+// place that can't hold a key as it is: Basic, Digest and Negotiate credentials, the Cookie header,
+// and headers that belong to the connection or that the gateway removes from requests (X-Tenant-…,
+// X-Key-…).
 func NewPlaces(places ...Place) (*Places, error) {
 	if len(places) == 0 {
 		places = DefaultPlaces()
@@ -56,79 +164,52 @@ func NewPlaces(places ...Place) (*Places, error) {
 	if len(places) > maxPlaces {
 		return nil, fmt.Errorf("credentials: %d places; %d are the most", len(places), maxPlaces)
 	}
-	p := &Places{places: make([]Place, 0, len(places))}
-	for _, place := range places {
-		place, err := place.canonical()
+	p := &Places{places: make([]place, 0, len(places))}
+	for _, given := range places {
+		c, err := given.canonical()
 		if err != nil {
 			return nil, fmt.Errorf("credentials: %w", err)
 		}
-		for _, before := range p.places {
-			if before == place || before.Kind == place.Kind && place.Kind == InAuthorization && strings.EqualFold(before.Name, place.Name) {
-				return nil, fmt.Errorf("credentials: %s %s is given twice", place.Kind, place.Name)
+		kind := c.Kind.implementation()
+		next := place{c, kind.layout(c.Name), kind}
+		for i := range p.places {
+			before := &p.places[i]
+			if before.Kind == next.Kind && (before.Name == next.Name || before.scheme != "" && strings.EqualFold(before.scheme, next.scheme)) {
+				return nil, fmt.Errorf("credentials: %s %s is given twice", c.Kind, c.Name)
 			}
-			if before.whole() && place.Kind == InAuthorization || place.whole() && before.Kind == InAuthorization {
+			if before.Kind != next.Kind && before.header != "" && before.header == next.header {
 				return nil, errors.New("credentials: the Authorization header can hold either a scheme and a key (authorization) or a key alone (header), not both")
 			}
 		}
-		p.places = append(p.places, place)
+		p.places = append(p.places, next)
 	}
 	return p, nil
 }
 
-// List returns the places with canonical names, in the order written. The caller may
-// keep and change the result.
-func (p *Places) List() []Place { return append([]Place(nil), p.places...) }
-
-// whole says whether the place is the Authorization header without a scheme.
-func (p Place) whole() bool { return p.Kind == InHeader && p.Name == authorization }
-
-// canonical returns the place with its name as requests have it.
-func (p Place) canonical() (Place, error) {
-	if p.Name == "" {
-		return p, fmt.Errorf("%s needs a name", p.Kind)
+// List returns the places with canonical names, in the order written. The caller may keep and
+// change the result.
+func (p *Places) List() []Place {
+	out := make([]Place, len(p.places))
+	for i := range p.places {
+		out[i] = p.places[i].Place
 	}
-	switch p.Kind {
-	case InQuery:
-		for i := range len(p.Name) {
-			if p.Name[i] <= ' ' || p.Name[i] == 0x7f {
-				return p, fmt.Errorf("query %q: no space or control character may stand in the name", p.Name)
-			}
-		}
-		return p, nil
-	case InAuthorization, InHeader, InCookie:
-		if !isToken(p.Name) {
-			return p, fmt.Errorf("%s %q: not a valid name (RFC 9110, token)", p.Kind, p.Name)
-		}
-	default:
-		return p, fmt.Errorf("unknown place %q: it is authorization, header, query or cookie", p.Kind)
-	}
-	switch p.Kind {
-	case InAuthorization:
-		switch strings.ToLower(p.Name) {
-		case "basic", "digest", "negotiate":
-			return p, fmt.Errorf("authorization %s: this scheme does not carry a key as it is; use Bearer", p.Name)
-		}
-	case InHeader:
-		p.Name = http.CanonicalHeaderKey(p.Name)
-		switch p.Name {
-		case cookie, "Set-Cookie":
-			return p, fmt.Errorf("header %s: name the cookie instead: cookie <name>", p.Name)
-		case "Host", "Connection", "Content-Length", "Transfer-Encoding", "Te", "Trailer", "Upgrade", "Keep-Alive", "Proxy-Connection":
-			return p, fmt.Errorf("header %s: belongs to the connection and can't hold a key", p.Name)
-		}
-		if strings.HasPrefix(p.Name, "X-Tenant-") || strings.HasPrefix(p.Name, "X-Key-") {
-			return p, fmt.Errorf("header %s: X-Tenant-… and X-Key-… are removed from what clients send; choose another name", p.Name)
-		}
-	}
-	return p, nil
+	return out
 }
 
-// isToken says whether s is a token of RFC 9110, section 5.6.2.
-func isToken(s string) bool {
-	return s != "" && consistsOf(s, base62+"!#$%&'*+-.^_`|~")
+// InQuery reports whether a place is in the URL's query.
+func (p *Places) InQuery() bool {
+	return slices.ContainsFunc(p.places, func(p place) bool { return p.header == "" })
 }
 
-// trim takes optional whitespace (RFC 9110, section 5.6.3) from both ends.
+// checkToken returns an error where name is no token (RFC 9110, section 5.6.2).
+func checkToken(kind PlaceKind, name string) error {
+	if name == "" || !consistsOf(name, base62+"!#$%&'*+-.^_`|~") {
+		return fmt.Errorf("%s %q: not a valid name (RFC 9110, token)", kind, name)
+	}
+	return nil
+}
+
+// trim removes optional whitespace (RFC 9110, section 5.6.3) from both ends.
 func trim(s string) string {
 	for len(s) > 0 && (s[0] == ' ' || s[0] == '\t') {
 		s = s[1:]
@@ -137,15 +218,4 @@ func trim(s string) string {
 		s = s[:len(s)-1]
 	}
 	return s
-}
-
-// withScheme returns what follows the scheme in an Authorization value: "" where it
-// is another scheme or nothing follows. Scheme names have no case (RFC 9110, section 11.1).
-func withScheme(value, scheme string) string {
-	value = trim(value)
-	n := len(scheme)
-	if len(value) <= n || value[n] != ' ' && value[n] != '\t' || !strings.EqualFold(value[:n], scheme) {
-		return ""
-	}
-	return trim(value[n:])
 }

@@ -1,31 +1,41 @@
 package apikey
 
-import "strings"
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+)
 
-// A query is read as browsers and net/url do: parameters between &, + for a space,
-// %xx for a byte. Unlike net/url it drops nothing: a broken escape stands for itself,
-// and a semicolon is part of the value, so that no spelling hides a credential
-// which another reader would see.
+// InQuery is a parameter of the URL's query whose value is the key.
+//
+// A query is read as browsers and net/url read it: parameters between &, + for a space, %xx for a
+// byte. Unlike net/url, nothing is dropped: a broken escape stands for itself, and a semicolon is
+// part of the value. So no spelling hides a credential that another reader would see.
+const InQuery PlaceKind = "query"
 
-// nextParam cuts the first parameter off a raw query.
-func nextParam(query string) (param, rest string) {
-	for query != "" && query[0] == '&' {
-		query = query[1:] // many may stand together
+// queryPlace implements InQuery.
+type queryPlace struct{}
+
+func (queryPlace) canonical(name string) (string, error) {
+	for i := range len(name) {
+		if name[i] <= ' ' || name[i] == 0x7f {
+			return "", fmt.Errorf("query %q: no space or control character may stand in the name", name)
+		}
 	}
-	param, rest, _ = strings.Cut(query, "&")
-	return param, rest
+	return name, nil
 }
 
-// MayHoldParam reports whether a parameter of that name may stand in query. Most queries are known by it to hold none.
-func MayHoldParam(query, name string) bool {
+func (queryPlace) layout(string) layout { return layout{separator: '&'} }
+
+func (queryPlace) mayHold(query, name string) bool {
 	return strings.Contains(query, name) || strings.IndexByte(query, '%') >= 0 || strings.IndexByte(query, '+') >= 0
 }
 
-// paramValue returns the value of a raw parameter, decoded, if it has the name; "" if
-// not. It allocates only for a value with escapes, of which it decodes no more than
-// tells that there are more than longest characters.
-func paramValue(param, name string, longest int) string {
-	// Whatever its escapes, a name is no shorter than what it stands for.
+// value decodes the value. Of a long one it decodes only as much as shows that it is longer than
+// longest.
+func (queryPlace) value(param, name string, longest int) string {
+	// An escaped name is never shorter than the name.
 	if len(param) < len(name) {
 		return ""
 	}
@@ -36,7 +46,7 @@ func paramValue(param, name string, longest int) string {
 	if strings.IndexByte(value, '%') < 0 && strings.IndexByte(value, '+') < 0 {
 		return value
 	}
-	// Three bytes decode to at least one: this much is longer than any key already.
+	// Three bytes decode to one at least, so these decode to more than longest.
 	value = value[:min(len(value), 3*longest+3)]
 	decoded := make([]byte, 0, len(value))
 	for i := 0; i < len(value); {
@@ -47,7 +57,21 @@ func paramValue(param, name string, longest int) string {
 	return string(decoded)
 }
 
-// NamesParam reports whether key, a raw parameter up to its =, stands for name.
+func (queryPlace) mapValue(param, name string, f func(string) string) string {
+	key, value, _ := strings.Cut(param, "=")
+	if value == "" || !NamesParam(key, name) {
+		return param
+	}
+	return key + "=" + f(value)
+}
+
+func (queryPlace) put(_ http.Header, u *url.URL, name, key string) {
+	query := u.Query()
+	query.Set(name, key)
+	u.RawQuery = query.Encode()
+}
+
+// NamesParam reports whether key, a raw parameter before its "=", stands for name.
 func NamesParam(key, name string) bool {
 	i := 0
 	for k := range len(name) {
@@ -62,7 +86,7 @@ func NamesParam(key, name string) bool {
 	return i == len(key)
 }
 
-// readParam returns the character at i and where the next one begins.
+// readParam returns the character at i and the index of the next one.
 func readParam(s string, i int) (c byte, next int) {
 	switch s[i] {
 	case '+':
@@ -78,3 +102,7 @@ func readParam(s string, i int) (c byte, next int) {
 	}
 	return s[i], i + 1
 }
+
+// MayHoldParam reports whether query may hold a parameter of that name. It rules out most queries
+// at little cost.
+func MayHoldParam(query, name string) bool { return queryPlace{}.mayHold(query, name) }
