@@ -107,7 +107,7 @@ func (a *App) managementAPI(m *management.Manager, authenticate func(*http.Reque
 
 // verifier answers verify and explain.
 func (a *App) verifier() management.RequestChecker {
-	return &verifier{gateway: a.gateway, view: a.engine.view, rules: a.rulesOf, overrides: a.overridesOf, requests: a.requestLog, usageOff: a.usageOff}
+	return &verifier{a}
 }
 
 // isLocal says whether the admin endpoint that got the request listens on loopback or on

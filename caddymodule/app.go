@@ -15,7 +15,6 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/leak"
-	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
 // appName is the app's module ID and the name of the global option.
@@ -50,9 +49,7 @@ type App struct {
 	hashed   string
 
 	rulesMu sync.Mutex
-	rules   map[string][]*rules.Set
-	// overrides are those of the handlers that have the rules.
-	overrides map[*rules.Set]*overrideRules
+	rules   map[string][]*pathRules
 }
 
 func registerApp() {
@@ -169,28 +166,19 @@ func (a *App) keyspaceOf(name string) (*keyspace, error) {
 	return a.keyspaces[name], nil
 }
 
-// addRules notes that a handler of this configuration judges a keyspace's requests by
-// set, so that callers who ask about a path without sending it through are told the same. overrides are
-// the handler's own, nil where it has none.
-func (a *App) addRules(keyspace string, set *rules.Set, overrides *overrideRules) {
+// addRules adds the rules of a handler of this configuration to those by which verify and explain
+// check a keyspace's requests.
+func (a *App) addRules(keyspace string, r *pathRules) {
 	a.rulesMu.Lock()
 	defer a.rulesMu.Unlock()
 	if a.rules == nil {
-		a.rules, a.overrides = make(map[string][]*rules.Set), make(map[*rules.Set]*overrideRules)
+		a.rules = make(map[string][]*pathRules)
 	}
-	a.rules[keyspace] = append(a.rules[keyspace], set)
-	a.overrides[set] = overrides
+	a.rules[keyspace] = append(a.rules[keyspace], r)
 }
 
-// overridesOf returns the overrides of the handler that has the rules.
-func (a *App) overridesOf(set *rules.Set) *overrideRules {
-	a.rulesMu.Lock()
-	defer a.rulesMu.Unlock()
-	return a.overrides[set]
-}
-
-// rulesOf returns the rules of every handler that judges a keyspace's requests.
-func (a *App) rulesOf(keyspace string) []*rules.Set {
+// rulesOf returns the rules of every handler of a keyspace.
+func (a *App) rulesOf(keyspace string) []*pathRules {
 	a.rulesMu.Lock()
 	defer a.rulesMu.Unlock()
 	return a.rules[keyspace]

@@ -49,7 +49,7 @@ func (x *exchange) writeCORS() {
 // and a path that the directive's matcher takes.
 func (x *exchange) answersPreflight(path rulePath) bool {
 	c := x.h.CORS
-	return x.preflight && c != nil && c.Answer && !x.h.rules.Evaluate(requestedMethod(x.r), path).Outside
+	return x.preflight && c != nil && c.Answer && !x.h.rules.set.Evaluate(requestedMethod(x.r), path).Outside
 }
 
 var preflightVary = newVaryList([]string{"Origin", "Access-Control-Request-Method", "Access-Control-Request-Headers"})

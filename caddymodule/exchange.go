@@ -10,7 +10,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
-	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
 // exchange is one request on its way through a Handler. It may be held on to for longer than the
@@ -22,11 +21,10 @@ type exchange struct {
 	www caddyhttp.ResponseWriterWrapper
 	log accessLog
 
-	verdict rules.Verdict
+	// vars are the request's variables.
+	vars map[string]any
 	// preflight reports whether the request is a CORS preflight, which passes unchecked.
 	preflight bool
-	// checked says that the decision was asked for: not on public paths.
-	checked bool
 	// observed says that a refusal is only noted.
 	observed bool
 	cancel   context.CancelCauseFunc
@@ -46,8 +44,7 @@ type exchange struct {
 // scratch is what is needed of an exchange only until its handler has returned. It is the larger part, and is used again
 // for another request.
 type scratch struct {
-	req gateway.Request
-	dec gateway.Decision
+	requestCheck
 	// account is what usage counts.
 	account account
 }
@@ -67,10 +64,9 @@ func (x *exchange) free() {
 	if x.w.leave() {
 		return
 	}
-	wk := x.scratch
-	wk.dec.Reset()
-	wk.req, wk.account = gateway.Request{}, account{}
-	scratchPool.Put(wk)
+	x.scratch.reset()
+	x.scratch.account = account{}
+	scratchPool.Put(x.scratch)
 }
 
 // count counts the decision.

@@ -2,16 +2,15 @@ package caddymodule
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/rules"
@@ -35,7 +34,7 @@ type Handler struct {
 
 	app      *App
 	keyspace *keyspace
-	rules    *rules.Set
+	rules    pathRules
 	headers  ratelimit.HeaderOptions
 	logs     *requestLogs
 	paths    *pathReader
@@ -45,8 +44,6 @@ type Handler struct {
 	// upgrades holds the paths of allow_upgrade as public ones, nil where there are none.
 	upgrades      *rules.Set
 	upgradeWarned atomic.Bool
-	// overrides is nil where no POST can count as another method.
-	overrides *overrideRules
 }
 
 // CaddyModule returns the Caddy module information.
@@ -67,25 +64,25 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.keyspace = app.keyspaces[name]
 	h.refusals, h.refuser.ctx = app.refusals[name], ctx
-	if h.rules, err = h.HandlerConfig.compile(h.keyspace); err != nil {
+	if h.rules.set, err = h.HandlerConfig.compile(h.keyspace); err != nil {
 		return err
 	}
 	if h.upgrades, err = h.compileUpgrades(); err != nil {
 		return err
 	}
-	h.overrides = newOverrideRules(&h.HandlerConfig, h.rules, &h.keyspace.Scopes)
+	h.rules.overrides = newOverrideRules(&h.HandlerConfig, h.rules.set, &h.keyspace.Scopes)
 	if h.KeepOverrides && !h.StripOnly {
 		h.log.Warn("keep_overrides is now written method_override pass; keep_overrides goes with the next release")
 	}
-	if h.rules != nil {
-		app.addRules(h.keyspace.Name, h.rules, h.overrides)
+	if h.rules.set != nil {
+		app.addRules(h.keyspace.Name, &h.rules)
 	}
 	h.headers = h.HandlerConfig.headerOptions(h.keyspace)
 	h.vary = newVaryList(credentialHeaders(h.keyspace.Places.List()))
 	h.logs = newRequestLogs(ctx, app.cleaner, h.keyspace.Places.List())
 	h.logs.onward = h.keyspace.Grammar.CleanWords
-	if h.rules != nil && !h.HandlerConfig.Pathless() {
-		h.paths = newPathReader(h.rules.Canonicalize, h.keyspace.Grammar.Clean, h.log, h.keyspace.Name)
+	if h.rules.set != nil && !h.HandlerConfig.Pathless() {
+		h.paths = newPathReader(h.rules.set.Canonicalize, h.keyspace.Grammar.Clean, h.log, h.keyspace.Name)
 	}
 	return nil
 }
@@ -119,15 +116,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 	x.req.Now = time.Now()
 	path := h.paths.canonicalize(r, vars)
-	if path.Rejected() {
-		x.checked, x.dec.Reason = true, gateway.AmbiguousPath
-	} else {
-		x.verdict = h.rules.Evaluate(r.Method, &path)
-		if x.verdict.Outside {
-			// The matcher may take the method that the request names for itself.
-			if body := x.newOverride(&path); body.demandsMore() {
-				body.read()
-			}
+	x.apply(&h.rules, r.Method, &path, r.URL.RawQuery)
+	if x.verdict.Outside {
+		// The matcher may take the method that the body names.
+		if body := x.newOverride(&path); body.demandsMore() {
+			body.read()
 		}
 	}
 	x.preflight = !path.Rejected() && isPreflight(r)
@@ -149,7 +142,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		answerPreflight(h.CORS, w, r)
 		return nil
 	}
-	if !path.Rejected() {
+	if !x.preflight {
 		x.check(vars, &path)
 	}
 	defer x.dec.Done()
@@ -189,44 +182,24 @@ func (h *Handler) leaveOut(log *accessLog, w http.ResponseWriter, r *http.Reques
 	return log.serveError(w, r, next.ServeHTTP(w, r))
 }
 
-// check decides whether the request needs a decision, and asks for it. vars are the request's variables.
+// check checks the request, whose variables are vars.
 func (x *exchange) check(vars map[string]any, path *rules.Path) {
-	if x.preflight {
-		return
-	}
-	h, r, q := x.h, x.r, &x.req
-	body := x.newOverride(path)
-	if x.verdict.Class == rules.Public && body.demandsMore() {
-		body.read()
-		body = nil
-	}
-	if x.verdict.Class == rules.Public {
-		return
-	}
-	find := func() bool {
-		q.Credential, q.FindErr = h.keyspace.Places.Find(r.Header, r.URL, h.keyspace.Grammar, x.verdict.Class == rules.Optional)
-		return x.verdict.Class != rules.Optional || !errors.Is(q.FindErr, apikey.ErrMissing)
-	}
-	q.View, q.Keyspace = h.app.view, h.keyspace.Keyspace
-	if !find() {
-		if !body.demandsMore() {
-			return
-		}
-		body.read()
-		body = nil
-		if !find() {
-			return
-		}
-	}
-	ip, _ := vars[caddyhttp.ClientIPVarKey].(string)
-	q.Addr = gateway.Addr(ip)
-	q.Need, q.ScopeDenied, q.Cost = gateway.ScopeSet(x.verdict.Need), x.verdict.Deny, x.verdict.Cost
-	if body != nil {
-		q.Refine = body.refine
-	}
-	x.checked = true
-	h.app.engine.gateway.Check(r.Context(), q, &x.dec)
-	x.observed = h.Observe || x.dec.Plan != nil && x.dec.Plan.Observe
+	h := x.h
+	x.vars, x.req.View, x.req.Keyspace = vars, h.app.view, h.keyspace.Keyspace
+	rejected := x.checked
+	x.run(x.r.Context(), h.app.engine.gateway, x, x.newOverride(path))
+	x.observed = x.checked && !rejected && (h.Observe || x.dec.Plan != nil && x.dec.Plan.Observe)
+}
+
+// credential implements checkedRequest.
+func (x *exchange) credential(prefixedOnly bool) (string, error) {
+	return x.h.keyspace.Places.Find(x.r.Header, x.r.URL, x.h.keyspace.Grammar, prefixedOnly)
+}
+
+// address implements checkedRequest.
+func (x *exchange) address() netip.Addr {
+	ip, _ := x.vars[caddyhttp.ClientIPVarKey].(string)
+	return gateway.Addr(ip)
 }
 
 // empty removes the credentials from r, in all that an upstream or an error route could

@@ -89,43 +89,41 @@ func (o *overrideRules) query(v rules.Verdict, p rulePath, query string) rules.V
 
 // override is what a POST's body may change of its verdict. Nil where that is nothing.
 type override struct {
-	x    *exchange
-	path rules.Path
+	check *requestCheck
+	rules *overrideRules
+	r     *http.Request
+	path  rules.Path
 	// strictest is the verdict where the body names every method.
 	strictest rules.Verdict
 }
 
-// newOverride applies the query's methods to x.verdict, and returns what the body may add to it.
+// newOverride returns what the body may add to x.verdict.
 func (x *exchange) newOverride(p rulePath) *override {
-	o := x.h.overrides
-	x.verdict = o.query(x.verdict, p, x.r.URL.RawQuery)
-	if o == nil || !strings.EqualFold(x.r.Method, http.MethodPost) {
+	o := x.h.rules.overrides
+	if o == nil || p.Rejected() || !strings.EqualFold(x.r.Method, http.MethodPost) {
 		return nil
 	}
 	strictest := o.strictest(x.verdict, p)
 	if !o.adds(x.verdict, strictest) || !mayNameMethod(x.r) {
 		return nil
 	}
-	return &override{x, *p, strictest}
+	return &override{&x.requestCheck, o, x.r, *p, strictest}
 }
 
 // demandsMore reports whether the body may make the request's class a stricter one.
-func (o *override) demandsMore() bool { return o != nil && o.strictest.Class > o.x.verdict.Class }
+func (o *override) demandsMore() bool { return o != nil && o.strictest.Class > o.check.verdict.Class }
 
-// read looks at the body, and makes x.verdict as strict as the methods that it names. The body
-// goes on as it came.
+// read reads the body, and makes the verdict as strict as the methods that the body names. The body
+// is then passed on as it came.
 func (o *override) read() {
-	x := o.x
-	x.verdict = x.h.overrides.and(x.verdict, &o.path, bodyMethods(x.r))
+	o.check.verdict = o.rules.and(o.check.verdict, &o.path, bodyMethods(o.r))
 }
 
-// refine is read for gateway.Request.Refine.
+// refine is read as gateway.Request.Refine.
 func (o *override) refine(q *gateway.Request) {
 	o.read()
-	v := o.x.verdict
-	// The client may have taken its time.
-	q.Now = time.Now()
-	q.Need, q.ScopeDenied, q.Cost = gateway.ScopeSet(v.Need), v.Deny, v.Cost
+	q.Now = time.Now() // the client may have taken long to send the body
+	o.check.demand()
 }
 
 // bodyMethods returns the methods that r's body names. It reads what it needs of the body, and puts it back.

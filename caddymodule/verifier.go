@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -15,126 +16,106 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/rules"
-	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// check decides about requests that do not pass through the proxy, by the same engine
-// and the same rules as those that do.
-type verifier struct {
-	gateway *gateway.Gateway
-	view    func() *gateway.View
-	// rules of the keyspace's directives.
-	rules func(keyspace string) []*rules.Set
-	// overrides returns what a query may change of a directive's verdict.
-	overrides func(*rules.Set) *overrideRules
-	// requests says how a keyspace's last requests are remembered.
-	requests func(keyspace string) *usage.Log
-	// usageOff says that a keyspace's usage is not counted.
-	usageOff func(keyspace string) bool
-}
+// verifier checks requests that do not pass through the proxy, as the proxy would.
+type verifier struct{ app *App }
 
 // Verify implements management.RequestChecker.
-func (j *verifier) Verify(ctx context.Context, keyspace string, r management.VerifyRequest) (management.VerifyResult, error) {
-	return j.decide(ctx, keyspace, r, nil)
+func (v *verifier) Verify(ctx context.Context, keyspace string, r management.VerifyRequest) (management.VerifyResult, error) {
+	return v.check(ctx, keyspace, r, nil)
 }
 
 // Explain implements management.RequestChecker.
-func (j *verifier) Explain(ctx context.Context, keyspace string, r management.VerifyRequest) (management.VerifyResult, error) {
-	return j.decide(ctx, keyspace, r, &gateway.Trace{})
+func (v *verifier) Explain(ctx context.Context, keyspace string, r management.VerifyRequest) (management.VerifyResult, error) {
+	return v.check(ctx, keyspace, r, &gateway.Trace{})
 }
 
-func (j *verifier) decide(ctx context.Context, keyspace string, r management.VerifyRequest, trace *gateway.Trace) (management.VerifyResult, error) {
-	view := j.view()
+func (v *verifier) check(ctx context.Context, keyspace string, r management.VerifyRequest, trace *gateway.Trace) (management.VerifyResult, error) {
+	view := v.app.engine.view()
 	if view == nil || view.Keyspaces[keyspace] == nil {
 		return management.VerifyResult{}, fmt.Errorf("%w: the keyspace is not running", gateway.ErrStore)
 	}
-	ks := view.Keyspaces[keyspace]
-	v, u, path, err := j.route(ks, r)
+	x := verifications.Get().(*verification)
+	defer x.release()
+	x.VerifyRequest = r
+	x.req.Now, x.req.View, x.req.Keyspace = time.Now(), view, view.Keyspaces[keyspace]
+	x.req.NoConcurrency, x.req.Trace = true, trace
+	u, path, err := x.applyAll(v.app.rulesOf(keyspace))
 	if err != nil {
 		return management.VerifyResult{}, err
 	}
 	if r.Cost != nil {
-		v.Cost = *r.Cost
+		x.verdict.Cost = *r.Cost
 	}
-	x := verifications.Get().(*verification)
-	defer x.release()
-	req, d := &x.req, &x.dec
-	*req = gateway.Request{
-		Now: time.Now(), View: view, Keyspace: ks, Credential: r.Key, Addr: r.IP,
-		Need: gateway.ScopeSet(v.Need), ScopeDenied: v.Deny, Cost: v.Cost,
-		NoConcurrency: true, Trace: trace,
-	}
-	if r.Key == "" {
-		req.FindErr = apikey.ErrMissing
-	}
-	switch {
-	case path.Rejected():
-		trace.Note("path", false, "the path is ambiguous: "+path.Fault.String())
-		d.Reason = gateway.AmbiguousPath
-	case v.Class == rules.Public:
-		trace.Note("route", true, "public: no key is needed, none is judged")
-	case v.Class == rules.Optional && (r.Key == "" || !ks.Grammar.Prefixed(r.Key)):
-		trace.Note("route", true, "optional: a request without a key passes without context")
-	default:
-		j.gateway.Check(ctx, req, d)
-		defer d.Done()
-		countVerified(j.requests(keyspace), j.usageOff(keyspace), req, d, r.Method, u)
-	}
-	out := result(ks, d, req.Now, trace)
-	out.Path = path.Escaped
+	x.run(ctx, v.app.gateway, x, nil)
+	defer x.dec.Done()
+	countVerified(v.app.requestLog(keyspace), v.app.usageOff(keyspace), &x.req, &x.dec, r.Method, u)
+	out := result(x.req.Keyspace, &x.dec, x.req.Now, trace)
+	out.Path = path
 	return out, nil
 }
 
-// verification is what one decision takes, kept for reuse: it is large.
+// verification is the check of one VerifyRequest.
 type verification struct {
-	req gateway.Request
-	dec gateway.Decision
+	requestCheck
+	management.VerifyRequest
 }
 
 var verifications = sync.Pool{New: func() any { return new(verification) }}
 
 func (x *verification) release() {
-	*x = verification{} // it must keep no key
+	x.reset()
+	x.VerifyRequest = management.VerifyRequest{}
 	verifications.Put(x)
 }
 
-// route says what the keyspace's directives ask of the path. Where several directives
-// serve a keyspace, the strictest of them counts: which of them a client would meet is not known here.
-// The URL is nil where the path is none. The path returned is the one that would go upstream.
-func (j *verifier) route(ks *gateway.Keyspace, r management.VerifyRequest) (rules.Verdict, *url.URL, rules.Path, error) {
-	v, path := rules.Verdict{Class: rules.Default, Cost: 1}, rules.Path{}
-	if r.Path == "" {
-		return v, nil, path, nil
+// applyAll applies the rules of every directive of the keyspace: which of them a client would reach
+// is not known here. It returns the URL of the request, nil without a path, and the path that would
+// go upstream, "" where it is ambiguous.
+func (x *verification) applyAll(directives []*pathRules) (u *url.URL, path string, err error) {
+	x.verdict = rules.Verdict{Class: rules.Default, Cost: 1}
+	if x.Path == "" {
+		return nil, "", nil
 	}
-	sets := j.rules(ks.Name)
-	u, err := url.ParseRequestURI(r.Path)
-	if err != nil && len(sets) == 0 {
-		return v, nil, path, nil // nothing is asked of the path
+	u, err = url.ParseRequestURI(x.Path)
+	if err != nil && len(directives) == 0 {
+		return nil, "", nil // no rules ask anything of the path
 	}
-	if err != nil || !strings.HasPrefix(r.Path, "/") {
-		return v, nil, path, management.InvalidField("/path", "a path begins with '/' and is percent-encoded as in a request line")
+	if err != nil || !strings.HasPrefix(x.Path, "/") {
+		return nil, "", management.InvalidField("/path", "a path begins with '/' and is percent-encoded as in a request line")
 	}
-	method := r.Method
+	method := x.Method
 	if method == "" {
 		method = http.MethodGet
 	}
-	for i, s := range sets {
-		p := s.Canonicalize(u, false)
+	var first rules.Path
+	for i, d := range directives {
+		p := d.set.Canonicalize(u, false)
+		x.apply(d, method, &p, u.RawQuery)
 		if p.Rejected() {
-			return v, u, p, nil
+			return u, "", nil
 		}
-		w := j.overrides(s).query(s.Evaluate(method, &p), &p, u.RawQuery)
 		if i == 0 {
-			v, path = w, p
-		} else {
-			v.Add(w)
+			first = p
 		}
 	}
-	if path.Escaped != "" && !path.AsSent {
-		setPath(u, &path)
+	if first.Escaped != "" && !first.AsSent {
+		setPath(u, &first)
 	}
-	return v, u, path, nil
+	return u, first.Escaped, nil
 }
+
+// credential implements checkedRequest.
+func (x *verification) credential(prefixedOnly bool) (string, error) {
+	if x.Key == "" || prefixedOnly && !x.req.Keyspace.Grammar.Prefixed(x.Key) {
+		return "", apikey.ErrMissing
+	}
+	return x.Key, nil
+}
+
+// address implements checkedRequest.
+func (x *verification) address() netip.Addr { return x.IP }
 
 // result renders a decision.
 func result(ks *gateway.Keyspace, d *gateway.Decision, now time.Time, trace *gateway.Trace) management.VerifyResult {
