@@ -97,7 +97,7 @@ func (x *exchange) setContext() {
 	d, hdr := &x.dec, x.r.Header
 	// One array for all values; each slice ends where it begins, so that whoever appends to one copies it.
 	v := &x.context
-	*v = [6]string{d.Tenant.Slug, d.Plan.Name, d.Key.ID, percentEncode(d.Key.Name), d.ScopeList, d.Key.Environment}
+	*v = [6]string{d.Tenant.Slug, d.Plan.Name, d.Key.ID, percentEncode(d.Key.Name), d.ScopeList, d.Key.Environment()}
 	hdr[headerTenantID] = v[0:1:1]
 	hdr[headerTenantPlan] = v[1:2:2]
 	hdr[headerKeyID] = v[2:3:3]
@@ -145,7 +145,7 @@ func (d *placeholders) get(name string) (any, bool) {
 		return d.scopeList, true
 	case "keygate.environment":
 		if d.key != nil {
-			return d.key.Environment, true
+			return d.key.Environment(), true
 		}
 	default:
 		return nil, false

@@ -134,9 +134,9 @@ func result(ks *gateway.Keyspace, d *gateway.Decision, now time.Time, trace *gat
 		out.Headers[ratelimit.HeaderRetryAfter] = strconv.FormatInt(int64((d.RetryAfter+time.Second-1)/time.Second), 10)
 	}
 	if d.Key != nil {
-		out.Tenant, out.KeyID, out.KeyName, out.Environment = d.Tenant.Slug, d.Key.ID, d.Key.Name, d.Key.Environment
+		out.Tenant, out.KeyID, out.KeyName, out.Environment = d.Tenant.Slug, d.Key.ID, d.Key.Name, d.Key.Environment()
 		out.Scopes = append(out.Scopes, ks.Scopes.List(d.Scopes)...)
-		out.Plan = d.Tenant.Plan
+		out.Plan = d.Tenant.Plan()
 	}
 	if trace != nil {
 		for _, s := range trace.Steps {

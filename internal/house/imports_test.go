@@ -15,6 +15,7 @@ const module = "github.com/keygate-dev/keygate/"
 var rooms = [][]string{
 	{"plugin/apikey", "plugin/ratelimit", "plugin/transfer"},
 	{"plugin/rules"},
+	{"plugin/keytable"},
 	{"plugin/gateway"},
 	{"plugin/management"},
 	// What usage is made of, the store keeps and the API shows.

@@ -1,19 +1,17 @@
 package gateway
 
-import (
-	"context"
-	"testing"
-)
+import "testing"
 
 // wrapped is a store around another, as one that is opened later.
 type wrapped struct{ Store }
 
 func (w wrapped) Unwrap() Store { return w.Store }
 
-// bulkStore returns digests in bulk.
-type bulkStore struct{ Store }
-
-func (bulkStore) DigestsOf(context.Context, string, []string) ([][]byte, error) { return nil, nil }
+// mirrorStore is a store with an ability.
+type mirrorStore struct {
+	Store
+	Mirror
+}
 
 // What only some stores can do is found behind those that wrap them.
 func TestAbility(t *testing.T) {
@@ -22,14 +20,14 @@ func TestAbility(t *testing.T) {
 		store Store
 		want  bool
 	}{
-		{"itself", bulkStore{}, true},
-		{"wrapped", wrapped{bulkStore{}}, true},
-		{"wrapped twice", wrapped{wrapped{bulkStore{}}}, true},
-		{"hidden", struct{ Store }{bulkStore{}}, false},
+		{"itself", mirrorStore{}, true},
+		{"wrapped", wrapped{mirrorStore{}}, true},
+		{"wrapped twice", wrapped{wrapped{mirrorStore{}}}, true},
+		{"hidden", struct{ Store }{mirrorStore{}}, false},
 		{"around nothing", wrapped{}, false},
 		{"none", nil, false},
 	} {
-		if _, ok := ability[bulkDigests](tt.store); ok != tt.want {
+		if _, ok := ability[Mirror](tt.store); ok != tt.want {
 			t.Errorf("%s: %v, want %v", tt.name, ok, tt.want)
 		}
 	}

@@ -8,15 +8,16 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/keygate-dev/keygate/plugin/keytable"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
 // bound is what a key amounts to under one view: the terms it is judged on, and the lines
 // that are counted for it and for its tenant. Immutable; made when the key is first judged by a view.
-type bound struct {
-	*terms
-	tenant, key []ratelimit.Line
-}
+type bound = keytable.Bound
+
+// termsOf returns the terms of a bound that this package made.
+func termsOf(b *bound) *terms { return b.Terms.(*terms) }
 
 // terms are the part of a bound that says nothing of the key itself: those of a plan with the
 // same scopes are one, unless their tenants or they have limits of their own. Immutable.
@@ -78,39 +79,39 @@ func (u *termsInUse) share(t *terms) *terms {
 
 // bind returns what e amounts to under the request's view. An error means that it
 // cannot be told: the request is Unavailable, never refused.
-func (g *Gateway) bind(ctx context.Context, req *Request, e *entry) (*bound, error) {
-	if b := e.bound.Load(); b != nil && b.view == req.View && b.seq == req.View.seq.Load() {
+func (g *Gateway) bind(ctx context.Context, req *Request, e *keytable.Entry) (*bound, error) {
+	if b := e.Bound.Load(); b != nil && termsOf(b).view == req.View && termsOf(b).seq == req.View.seq.Load() {
 		return b, nil
 	}
 	b, err := g.rebind(ctx, req, e)
 	if err != nil {
-		g.log.Error("a key cannot be judged under this configuration", "keyspace", e.keyspace(), "tenant", e.Tenant.Slug, "key_id", e.Key.ID, "error", err)
+		g.log.Error("a key cannot be judged under this configuration", "keyspace", e.Keyspace(), "tenant", e.Tenant.Slug, "key_id", e.Key.ID, "error", err)
 		return nil, err
 	}
 	// Requests that an old configuration still serves must not push out what the newer
 	// one made: they bind for themselves.
 	for {
-		old := e.bound.Load()
-		if old != nil && old.seq > b.seq {
+		old := e.Bound.Load()
+		if old != nil && termsOf(old).seq > termsOf(b).seq {
 			return b, nil
 		}
-		if e.bound.CompareAndSwap(old, b) {
+		if e.Bound.CompareAndSwap(old, b) {
 			return b, nil
 		}
 	}
 }
 
-func (g *Gateway) rebind(ctx context.Context, req *Request, e *entry) (*bound, error) {
+func (g *Gateway) rebind(ctx context.Context, req *Request, e *keytable.Entry) (*bound, error) {
 	ks := req.Keyspace
-	plan := ks.Plans[e.Tenant.Plan]
+	plan := ks.Plans[e.Tenant.Plan()]
 	if plan == nil {
-		return nil, fmt.Errorf("tenant %q has the plan %q, which this configuration does not know", e.Tenant.Slug, e.Tenant.Plan)
+		return nil, fmt.Errorf("tenant %q has the plan %q, which this configuration does not know", e.Tenant.Slug, e.Tenant.Plan())
 	}
-	limits, err := effectiveLimits(plan, e.Tenant.overrides)
+	limits, err := effectiveLimits(plan, e.Tenant.Overrides)
 	if err != nil {
 		return nil, fmt.Errorf("tenant %q: %w", e.Tenant.Slug, err)
 	}
-	own, err := e.Key.limits().policies()
+	own, err := e.Key.Limits()
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", e.Key.ID, err)
 	}
@@ -118,7 +119,7 @@ func (g *Gateway) rebind(ctx context.Context, req *Request, e *entry) (*bound, e
 		return nil, fmt.Errorf("key %s is subject to %d limits, at most %d can be checked together", e.Key.ID, n, ratelimit.MaxLines)
 	}
 	t := &terms{view: req.View, seq: req.View.seq.Load(), plan: plan, outage: plan.outage()}
-	t.scopes = ks.Scopes.Closure(strings.Fields(e.Key.scopes)) & plan.Cap
+	t.scopes = ks.Scopes.Closure(strings.Fields(e.Key.Scopes())) & plan.Cap
 	t.scopeList = strings.Join(ks.Scopes.List(t.scopes), " ")
 
 	var perTenant, perKey []*ratelimit.Policy
@@ -140,21 +141,21 @@ func (g *Gateway) rebind(ctx context.Context, req *Request, e *entry) (*bound, e
 	epoch := t.seq<<32 + e.Tenant.Version
 	switch {
 	case len(t.address) == 0:
-	case e.Tenant.overrides != nil:
-		t.addressOwner, t.addressEpoch = e.TenantState.subject.ID(), epoch
+	case e.Tenant.Overrides != nil:
+		t.addressOwner, t.addressEpoch = e.TenantState.Subject.ID(), epoch
 	default:
 		t.addressOwner, t.addressEpoch = "p:"+ks.Name+":"+plan.Name, t.seq<<32
 	}
-	if e.Tenant.overrides == nil && len(own) == 0 {
+	if e.Tenant.Overrides == nil && len(own) == 0 {
 		t = g.terms.share(t)
 	}
-	b := &bound{terms: t}
-	b.tenant = e.TenantState.subject.Bind(epoch, ratelimit.FromPlan, perTenant)
-	b.key = e.KeyState.subject.Bind(epoch, ratelimit.FromPlan, perKey)
-	if lines := e.KeyState.subject.Bind(e.Key.Version, ratelimit.FromKey, own); len(lines) > 0 {
-		b.key = slices.Concat(b.key, lines)
+	b := &bound{Terms: t}
+	b.Tenant = e.TenantState.Subject.Bind(epoch, ratelimit.FromPlan, perTenant)
+	b.Key = e.KeyState.Subject.Bind(epoch, ratelimit.FromPlan, perKey)
+	if lines := e.KeyState.Subject.Bind(e.Key.Version, ratelimit.FromKey, own); len(lines) > 0 {
+		b.Key = slices.Concat(b.Key, lines)
 	}
-	for _, s := range []*ratelimit.Subject{e.TenantState.subject, e.KeyState.subject} {
+	for _, s := range []*ratelimit.Subject{e.TenantState.Subject, e.KeyState.Subject} {
 		if err := g.loadUsage(ctx, s, req); err != nil {
 			return nil, err
 		}
@@ -193,55 +194,6 @@ func TenantLimits(plan *Plan, t *Tenant) ([]*ratelimit.Policy, error) {
 	return effectiveLimits(plan, &t.Overrides)
 }
 
-// Policies parses what a record states of its own.
-func (o Overrides) Policies() ([]*ratelimit.Policy, error) {
-	var out []*ratelimit.Policy
-	for _, part := range []struct {
-		text  string
-		parse func(string) ([]*ratelimit.Policy, error)
-	}{
-		{o.Rate, ratelimit.ParseRates}, {o.Quota, ratelimit.ParseQuotas}, {o.Concurrency, ratelimit.ParseConcurrencies},
-	} {
-		if part.text == "" {
-			continue
-		}
-		ps, err := part.parse(part.text)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, ps...)
-	}
-	return out, nil
-}
-
-// KeyLimits returns the limits that a key's record adds to its plan's. They are counted
-// for the key, whatever they would be counted for in a plan.
-func KeyLimits(k *Key) ([]*ratelimit.Policy, error) {
-	return (&ownLimits{k.Overrides, k.CreditsLimit}).policies()
-}
-
-// policies returns the limits; none for nil.
-func (l *ownLimits) policies() ([]*ratelimit.Policy, error) {
-	if l == nil {
-		return nil, nil
-	}
-	out, err := l.Overrides.Policies()
-	if err != nil {
-		return nil, err
-	}
-	for i, p := range out {
-		if p.Per != ratelimit.PerKey {
-			own := *p
-			own.Per = ratelimit.PerKey
-			out[i] = &own
-		}
-	}
-	if l.credits != nil {
-		out = append(out, ratelimit.CreditsLimit(*l.credits))
-	}
-	return out, nil
-}
-
 // loadUsage gives s the counts it starts with, where its limits need any. It asks the
 // store once in the subject's life.
 func (g *Gateway) loadUsage(ctx context.Context, s *ratelimit.Subject, req *Request) error {
@@ -250,7 +202,7 @@ func (g *Gateway) loadUsage(ctx context.Context, s *ratelimit.Subject, req *Requ
 	}
 	rows, err := g.store.LoadUsage(ctx, s.ID(), req.Now)
 	if err != nil {
-		g.readFailed("reading quota counts", err)
+		g.health.ReadFailed("reading quota counts", err)
 		return err
 	}
 	for _, u := range rows {
@@ -261,7 +213,7 @@ func (g *Gateway) loadUsage(ctx context.Context, s *ratelimit.Subject, req *Requ
 }
 
 // addressParty returns the request's address as a party to its limits.
-func (g *Gateway) addressParty(ctx context.Context, req *Request, b *bound) (ratelimit.Party, error) {
+func (g *Gateway) addressParty(ctx context.Context, req *Request, b *terms) (ratelimit.Party, error) {
 	s := g.addresses.Get(b.addressOwner, groupAddr(req.Addr))
 	p := ratelimit.Party{Subject: s, Lines: s.Bind(b.addressEpoch, ratelimit.FromPlan, b.address)}
 	if err := g.loadUsage(ctx, s, req); err != nil {

@@ -3,12 +3,12 @@ package gateway
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/keytable"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
@@ -58,7 +58,8 @@ func (g *Gateway) Check(ctx context.Context, req *Request, d *Decision) {
 		switch d.Reason {
 		case RevokedKey, DisabledKey, ExpiredKey, Unavailable:
 		default:
-			g.touch(e, req.Now, req.Addr)
+			g.keys.Touch(e, req.Now, req.Addr)
+			g.markDirty(e)
 		}
 	}
 }
@@ -105,7 +106,7 @@ func (req *Request) shape() Reason {
 
 // lookupFailed decides about a well-formed key that was not found, or could not be looked up.
 func (g *Gateway) lookupFailed(req *Request, d *Decision, err error) {
-	if !errors.Is(err, errUnknown) {
+	if !errors.Is(err, keytable.ErrUnknown) {
 		req.Trace.Note("known", false, "the store does not answer, so nothing is known about the key")
 		d.unavailable()
 		return
@@ -131,12 +132,13 @@ const authorizeTries = 3
 
 // authorize decides about a known key. Check and explain are this same code. It reports
 // whether nothing was decided because the entry's state was dropped meanwhile.
-func (g *Gateway) authorize(ctx context.Context, req *Request, d *Decision, e *entry) (dropped bool) {
-	d.Key, d.Tenant, d.SecretID = &e.Key, e.Tenant, e.secretID
-	d.meter = e.KeyState.meter
-	d.Until = e.until()
+func (g *Gateway) authorize(ctx context.Context, req *Request, d *Decision, e *keytable.Entry) (dropped bool) {
+	d.Key, d.Tenant, d.SecretID = &e.Key, e.Tenant, e.SecretID
+	d.meter = e.KeyState.Meter
+	d.Until = e.Until()
 
-	if reason := e.validity(req.Now); reason != Allowed {
+	if v := e.ValidityAt(req.Now); v != keytable.Valid {
+		reason := reasonOf(v)
 		req.Trace.Note("status", reason == TenantInactive, reason.Message())
 		if reason == TenantInactive {
 			req.Trace.Note("tenant", false, "tenant "+e.Tenant.Slug+" is suspended")
@@ -147,7 +149,7 @@ func (g *Gateway) authorize(ctx context.Context, req *Request, d *Decision, e *e
 	req.Trace.Note("status", true, string(StatusActive))
 	req.Trace.Note("tenant", true, e.Tenant.Slug)
 
-	b, err := g.bind(ctx, req, e)
+	bound, err := g.bind(ctx, req, e)
 	if err != nil {
 		if req.Trace != nil {
 			req.Trace.Note("plan", false, err.Error())
@@ -155,6 +157,7 @@ func (g *Gateway) authorize(ctx context.Context, req *Request, d *Decision, e *e
 		d.unavailable()
 		return false
 	}
+	b := termsOf(bound)
 	d.Plan, d.Scopes, d.ScopeList = b.plan, b.scopes, b.scopeList
 	if b.plan.Deny {
 		req.Trace.Note("plan", false, "plan "+b.plan.Name+" gives no API access")
@@ -163,7 +166,7 @@ func (g *Gateway) authorize(ctx context.Context, req *Request, d *Decision, e *e
 	}
 	req.Trace.Note("plan", true, b.plan.Name)
 
-	if !e.allowsAddr(req.Addr) {
+	if !e.AllowsAddr(req.Addr) {
 		if req.Trace != nil {
 			req.Trace.Note("address", false, req.Addr.String()+" is not among the key's allowed addresses")
 		}
@@ -187,7 +190,7 @@ func (g *Gateway) authorize(ctx context.Context, req *Request, d *Decision, e *e
 	}
 	req.Trace.Note("scope", true, b.scopeList)
 
-	return g.charge(ctx, req, d, e, b)
+	return g.charge(ctx, req, d, e, bound)
 }
 
 func scopeDetail(req *Request, missing ScopeSet) string {
@@ -197,45 +200,13 @@ func scopeDetail(req *Request, missing ScopeSet) string {
 	return "missing " + strings.Join(req.Keyspace.Scopes.List(missing), " ")
 }
 
-// validity says whether the key, this secret of it and its tenant are good at now.
-func (e *entry) validity(now time.Time) Reason {
-	switch {
-	case e.Key.Revoked:
-		return RevokedKey
-	case e.Key.Disabled:
-		return DisabledKey
-	case e.Key.expires != 0 && now.UnixMicro() >= e.Key.expires:
-		return ExpiredKey
-	case e.secretExpires() != 0 && now.UnixMicro() >= e.secretExpires():
-		// Rotated out: this secret was taken back, though its key lives.
-		return RevokedKey
-	case !e.Tenant.Active:
-		return TenantInactive
-	}
-	return Allowed
-}
-
-// allowsAddr says whether the key may be used from addr.
-func (e *entry) allowsAddr(addr netip.Addr) bool {
-	blocks := e.Key.allowedIPs()
-	if len(blocks) == 0 {
-		return true
-	}
-	addr = addr.Unmap().WithZone("")
-	for _, p := range blocks {
-		if p.Contains(addr) {
-			return true
-		}
-	}
-	return false
-}
-
 // charge takes what the request costs from every limit, or from none.
-func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *entry, b *bound) (dropped bool) {
+func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *keytable.Entry, lines *bound) (dropped bool) {
+	b := termsOf(lines)
 	bill := &d.bill
 	bill.Cost, bill.NoConcurrency, bill.Outage = req.Cost, req.NoConcurrency, b.outage
-	bill.Tenant = ratelimit.Party{Subject: e.TenantState.subject, Lines: b.tenant}
-	bill.Key = ratelimit.Party{Subject: e.KeyState.subject, Lines: b.key}
+	bill.Tenant = ratelimit.Party{Subject: e.TenantState.Subject, Lines: lines.Tenant}
+	bill.Key = ratelimit.Party{Subject: e.KeyState.Subject, Lines: lines.Key}
 	if b.address != nil {
 		party, err := g.addressParty(ctx, req, b)
 		if err != nil {
@@ -317,33 +288,31 @@ func limitReason(k ratelimit.Kind) Reason {
 	return CreditsExhausted
 }
 
-// touch notes that a secret authenticated. It does not allocate for an address it was
-// last used from too.
-func (g *Gateway) touch(e *entry, now time.Time, addr netip.Addr) {
-	e.usedAt.Store(now.UnixMicro())
-	if p := e.usedFrom.Load(); p == nil || *p != addr {
-		g.setUsedFrom(e, addr)
-	}
-	g.markDirty(e)
-}
-
-// setUsedFrom stands apart so that a copy escapes only here. Many keys are used from one address:
-// the one noted last is had again.
-func (g *Gateway) setUsedFrom(e *entry, addr netip.Addr) {
-	p := g.lastAddr.Load()
-	if p == nil || *p != addr {
-		p = &addr
-		g.lastAddr.Store(p)
-	}
-	e.usedFrom.Store(p)
-}
-
 // markDirty puts e on the flusher's list, once.
-func (g *Gateway) markDirty(e *entry) {
-	if e.dirty.Load() || !e.dirty.CompareAndSwap(false, true) {
+func (g *Gateway) markDirty(e *keytable.Entry) {
+	if !e.MarkDirty() {
 		return
 	}
 	g.dirtyMu.Lock()
 	g.dirty = append(g.dirty, e)
 	g.dirtyMu.Unlock()
+}
+
+// find returns the current entry of a presented key: from memory, else from the store. Errors:
+// keytable.ErrUnknown, or one that wraps ErrStore.
+func (g *Gateway) find(ctx context.Context, req *Request, digest apikey.Digest) (*keytable.Entry, error) {
+	if e := g.keys.Get(&digest, req.Keyspace.salt, req.Keyspace.Name); e != nil {
+		return e, nil
+	}
+	return g.load(ctx, req, digest)
+}
+
+// load is find for a key that is not in memory.
+func (g *Gateway) load(ctx context.Context, req *Request, digest apikey.Digest) (*keytable.Entry, error) {
+	ks := req.Keyspace
+	q := keytable.Query{
+		Now: req.Now, Keyspace: ks.Name, Salt: ks.salt, Grammar: ks.Grammar, Hasher: req.View.Hasher,
+		Credential: req.Credential, Addr: req.Addr, Failures: g.failuresOf(ks), AskStore: g.lagging(),
+	}
+	return g.keys.Load(ctx, &q, digest)
 }

@@ -202,11 +202,7 @@ func (g *Gateway) endStale(now time.Time) bool {
 	if !h.anyPassed(now) {
 		return false
 	}
-	g.table.eachKey(nil, func(k *keyState) {
-		if h.passed(now, k.id.keyspace) {
-			k.live.endAll(Unavailable)
-		}
-	})
+	g.keys.EndStale(func(keyspace string) bool { return h.passed(now, keyspace) })
 	return true
 }
 
@@ -252,7 +248,7 @@ func (g *Gateway) report(ctx context.Context) error {
 	trust := m.staleness
 	m.mu.Unlock()
 	// Read after the newest change applied: it may be an earlier one, and vouches for that all the same.
-	n := &Node{Name: g.node, Instance: m.instance, Seq: g.seq.Load(), Ready: g.Ready(), KeysCached: g.table.keyCount()}
+	n := &Node{Name: g.node, Instance: m.instance, Seq: g.seq.Load(), Ready: g.Ready(), KeysCached: g.keys.KeyCount()}
 	if k := g.lastRead.Load(); k != nil {
 		n.LastRead = *k
 	}
@@ -311,7 +307,7 @@ func (g *Gateway) reportLoop(ctx context.Context) {
 		switch {
 		case err != nil && ctx.Err() == nil:
 			// A replica may be read all the while.
-			g.writeFailed("telling the other gateways of this one", err)
+			g.health.WriteFailed("telling the other gateways of this one", err)
 		case err == nil && look:
 			// Whoever refuses a key while the store is away is told who else there was.
 			_, _ = g.member.polls.list(ctx, g.member.registry)

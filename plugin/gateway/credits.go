@@ -7,6 +7,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/keygate-dev/keygate/plugin/keytable"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
@@ -28,13 +29,13 @@ const (
 
 // lease makes charge succeed or be refused, for a tenant whose account had too few
 // credits for its cost: it leases more and runs charge. One caller at a time leases for a tenant.
-func (g *Gateway) lease(ctx context.Context, t *tenantState, cost int64, charge func() error) error {
+func (g *Gateway) lease(ctx context.Context, t *keytable.TenantState, cost int64, charge func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
 	defer cancel()
-	if err := t.lockCredits(ctx); err != nil {
+	if err := t.LockCredits(ctx); err != nil {
 		return err
 	}
-	defer t.unlockCredits()
+	defer t.UnlockCredits()
 	// Whoever was here before may have leased enough for this one too.
 	err := charge()
 	if !errors.Is(err, ratelimit.ErrLease) {
@@ -51,8 +52,8 @@ func (g *Gateway) lease(ctx context.Context, t *tenantState, cost int64, charge 
 
 // leaseMore leases all that is left of a tenant's balance, or where other gateways may want
 // some, what makes up cost at least. The caller holds the tenant's lock.
-func (g *Gateway) leaseMore(ctx context.Context, t *tenantState, cost int64) error {
-	account := t.subject.Account()
+func (g *Gateway) leaseMore(ctx context.Context, t *keytable.TenantState, cost int64) error {
+	account := t.Subject.Account()
 	need := int64(math.MaxInt64)
 	if g.member != nil {
 		held, _ := account.Held()
@@ -60,47 +61,26 @@ func (g *Gateway) leaseMore(ctx context.Context, t *tenantState, cost int64) err
 	}
 	// A balance that changes while the store is asked is asked for again.
 	changes := account.Changes()
-	granted, rest, err := g.store.LeaseCredits(ctx, g.node, t.id.keyspace, t.id.id, need)
+	granted, rest, err := g.store.LeaseCredits(ctx, g.node, t.ID.Keyspace, t.ID.ID, need)
 	if err != nil {
-		g.writeFailed("leasing credits", err)
+		g.health.WriteFailed("leasing credits", err)
 		return err
 	}
 	account.GrantSince(changes, granted, rest)
 	return nil
 }
 
-func (t *tenantState) lockCredits(ctx context.Context) error {
-	select {
-	case t.creditChan() <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("%w: waiting for a tenant's credits: %w", ErrStore, ctx.Err())
-	}
-}
-
-func (t *tenantState) unlockCredits() { <-t.creditChan() }
-
-// creditChan returns the channel that whoever leases holds: most tenants never need one.
-func (t *tenantState) creditChan() chan struct{} {
-	if c := t.creditLock.Load(); c != nil {
-		return *c
-	}
-	c := make(chan struct{}, 1)
-	t.creditLock.CompareAndSwap(nil, &c)
-	return *t.creditLock.Load()
-}
-
 // WithCredits runs f while nothing of a tenant's balance is leased here: everything
 // spent was written back before, and requests that need credits wait until f returned.
 // For what changes or reads a balance in the store. It returns f's error, or why the lease could not be given back.
 func (g *Gateway) WithCredits(ctx context.Context, keyspace, tenant string, f func() error) error {
-	t := g.table.useTenant(stateID{keyspace, tenant})
-	defer g.table.releaseTenant(t)
-	if err := t.lockCredits(ctx); err != nil {
+	t := g.keys.UseTenant(keyspace, tenant)
+	defer g.keys.ReleaseTenant(t)
+	if err := t.LockCredits(ctx); err != nil {
 		return err
 	}
-	defer t.unlockCredits()
-	account := t.subject.Account()
+	defer t.UnlockCredits()
+	account := t.Subject.Account()
 	defer account.Invalidate()
 	unspent := account.Surrender()
 	err := g.flushAccount(ctx, account)
@@ -109,7 +89,7 @@ func (g *Gateway) WithCredits(ctx context.Context, keyspace, tenant string, f fu
 	}
 	if err != nil {
 		account.Grant(unspent, 0) // still ours
-		g.writeFailed("returning leased credits", err)
+		g.health.WriteFailed("returning leased credits", err)
 		return err
 	}
 	return f()
@@ -148,8 +128,8 @@ func (g *Gateway) shareLeases(ctx context.Context) {
 		return
 	}
 	failed := false
-	g.table.eachTenant(func(t *tenantState) {
-		account := t.subject.OpenAccount()
+	g.keys.EachTenant(func(t *keytable.TenantState) {
+		account := t.Subject.OpenAccount()
 		if account == nil || ctx.Err() != nil || failed {
 			return
 		}
@@ -160,15 +140,15 @@ func (g *Gateway) shareLeases(ctx context.Context) {
 		short, cancel := context.WithTimeout(ctx, leaseTimeout)
 		defer cancel()
 		// What can't be given back now will be later; that has been logged.
-		failed = g.WithCredits(short, t.id.keyspace, t.id.id, func() error { return nil }) != nil
+		failed = g.WithCredits(short, t.ID.Keyspace, t.ID.ID, func() error { return nil }) != nil
 	})
 }
 
 // returnAllLeases gives back all leases and forgets every balance: the store's are others than
 // those that were leased from.
 func (g *Gateway) returnAllLeases(ctx context.Context) (err error) {
-	g.table.eachTenant(func(t *tenantState) {
-		if e := g.WithCredits(ctx, t.id.keyspace, t.id.id, func() error { return nil }); e != nil && err == nil {
+	g.keys.EachTenant(func(t *keytable.TenantState) {
+		if e := g.WithCredits(ctx, t.ID.Keyspace, t.ID.ID, func() error { return nil }); e != nil && err == nil {
 			err = e
 		}
 	})
@@ -178,11 +158,11 @@ func (g *Gateway) returnAllLeases(ctx context.Context) (err error) {
 // returnLeases gives back all leases, at a clean stop.
 func (g *Gateway) returnLeases(ctx context.Context) error {
 	var first error
-	g.table.eachTenant(func(t *tenantState) {
-		if a := t.subject.OpenAccount(); a == nil || a.Surrender() == 0 {
+	g.keys.EachTenant(func(t *keytable.TenantState) {
+		if a := t.Subject.OpenAccount(); a == nil || a.Surrender() == 0 {
 			return
 		}
-		if err := g.store.ReturnCredits(ctx, g.node, t.id.keyspace, t.id.id); err != nil && first == nil {
+		if err := g.store.ReturnCredits(ctx, g.node, t.ID.Keyspace, t.ID.ID); err != nil && first == nil {
 			first = err
 		}
 	})
@@ -198,17 +178,17 @@ func (g *Gateway) settleCost(d *Decision, cost int64) int64 {
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
 	t := d.entry.TenantState
-	if delta > 0 && hasCredits(d.bill.Tenant.Lines) && t.lockCredits(ctx) == nil {
+	if delta > 0 && hasCredits(d.bill.Tenant.Lines) && t.LockCredits(ctx) == nil {
 		// What is not leased here would be taken for a shortfall.
-		defer t.unlockCredits()
+		defer t.UnlockCredits()
 		for range leaseTries {
-			if held, _ := t.subject.Account().Held(); held >= delta {
+			if held, _ := t.Subject.Account().Held(); held >= delta {
 				break
 			}
 			if g.leaseMore(ctx, t, delta) != nil {
 				break // the store is away: the shortfall is noted at least
 			}
-			if _, rest := t.subject.Account().Held(); rest == 0 {
+			if _, rest := t.Subject.Account().Held(); rest == 0 {
 				break
 			}
 		}

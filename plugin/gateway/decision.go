@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/keygate-dev/keygate/plugin/keytable"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
@@ -59,8 +60,8 @@ type Decision struct {
 	Reason Reason
 	// Key, Tenant and Plan are set as far as the request got: Key and Tenant from the
 	// moment the key is known, Plan when the tenant's plan is.
-	Key    *CachedKey
-	Tenant *CachedTenant
+	Key    *keytable.CachedKey
+	Tenant *keytable.CachedTenant
 	Plan   *Plan
 	// SecretID is the secret that was shown.
 	SecretID string
@@ -76,7 +77,7 @@ type Decision struct {
 	Until time.Time
 
 	gw      *Gateway
-	entry   *entry
+	entry   *keytable.Entry
 	bill    ratelimit.Bill
 	at      time.Time
 	charged bool
@@ -133,7 +134,7 @@ func (d *Decision) Done() {
 		return
 	}
 	if d.live != nil {
-		d.live.remove()
+		d.live.Remove()
 		d.live = nil
 	}
 	if d.charged {

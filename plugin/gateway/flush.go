@@ -2,10 +2,10 @@ package gateway
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"time"
 
+	"github.com/keygate-dev/keygate/plugin/keytable"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
@@ -20,10 +20,10 @@ func (g *Gateway) flushLoop(ctx context.Context) {
 		select {
 		case <-t.C:
 			if err := g.flush(ctx); err != nil && ctx.Err() == nil {
-				g.writeFailed("writing counts back", err)
+				g.health.WriteFailed("writing counts back", err)
 			}
 			g.shareLeases(ctx)
-			g.rewriteSecrets(ctx)
+			g.keys.WriteRewrites(ctx)
 			g.probe(ctx)
 		case <-ctx.Done():
 			return
@@ -47,19 +47,19 @@ func (g *Gateway) flush(ctx context.Context) error {
 
 	f := &Flush{At: time.Now()}
 	subjects := maps.Clone(addresses)
-	keys := map[*keyState]*entry{}
+	keys := map[*keytable.KeyState]*keytable.Entry{}
 	for _, e := range entries {
 		// Cleared before the counts are read: what is counted from here on marks it again.
-		e.dirty.Store(false)
-		t := Touch{KeyID: e.Key.ID, SecretID: e.secretID, At: time.UnixMicro(e.usedAt.Load())}
-		if a := e.usedFrom.Load(); a != nil && a.IsValid() {
-			t.IP = a.String()
-		}
-		if e.usedAt.Load() != 0 {
+		e.ClearDirty()
+		if at, from := e.LastUse(); !at.IsZero() {
+			t := Touch{KeyID: e.Key.ID, SecretID: e.SecretID, At: at}
+			if from.IsValid() {
+				t.IP = from.String()
+			}
 			f.Touches = append(f.Touches, t)
 		}
-		subjects[e.KeyState.subject] = struct{}{}
-		subjects[e.TenantState.subject] = struct{}{}
+		subjects[e.KeyState.Subject] = struct{}{}
+		subjects[e.TenantState.Subject] = struct{}{}
 		keys[e.KeyState] = e
 	}
 	counts := make(map[*ratelimit.Subject][]ratelimit.Counted, len(subjects))
@@ -78,12 +78,12 @@ func (g *Gateway) flush(ctx context.Context) error {
 	spent := takeSpent(keys)
 	for k, s := range spent {
 		e := keys[k]
-		f.Spends = append(f.Spends, Spend{Keyspace: e.keyspace(), Tenant: e.Tenant.Slug, KeyID: e.Key.ID,
+		f.Spends = append(f.Spends, Spend{Keyspace: e.Keyspace(), Tenant: e.Tenant.Slug, KeyID: e.Key.ID,
 			Amount: s.Amount, Returned: s.Returned, Shortfall: s.Shortfall})
 	}
 	if err := g.store.WriteFlush(ctx, g.node, f); err != nil {
 		for k, s := range spent {
-			k.subject.PutBack(s)
+			k.Subject.PutBack(s)
 		}
 		for _, e := range entries {
 			g.markDirty(e)
@@ -95,13 +95,13 @@ func (g *Gateway) flush(ctx context.Context) error {
 		g.dirtyMu.Unlock()
 		return err
 	}
-	g.writeWorked()
+	g.health.WriteWorked()
 	g.noteUnstored(f.Usage, counted)
 	for s, c := range counts {
 		s.Flushed(c)
 	}
 	for k, s := range spent {
-		keys[k].TenantState.subject.Account().Written(s)
+		keys[k].TenantState.Subject.Account().Written(s)
 	}
 	g.notifyCounts(f, keys, counts)
 	return nil
@@ -129,16 +129,16 @@ func (g *Gateway) noteUnstored(counts []Usage, subjects []*ratelimit.Subject) {
 // takeSpent takes what the keys' requests spent of credits. What the keys of one tenant
 // spent and gave back is taken at one moment: one key may have spent what another gave
 // back just before, and alone it would seem not to be covered.
-func takeSpent(keys map[*keyState]*entry) map[*keyState]ratelimit.Spent {
-	tenants := map[*tenantState][]*keyState{}
+func takeSpent(keys map[*keytable.KeyState]*keytable.Entry) map[*keytable.KeyState]ratelimit.Spent {
+	tenants := map[*keytable.TenantState][]*keytable.KeyState{}
 	for k, e := range keys {
 		tenants[e.TenantState] = append(tenants[e.TenantState], k)
 	}
-	spent := map[*keyState]ratelimit.Spent{}
+	spent := map[*keytable.KeyState]ratelimit.Spent{}
 	for t, keys := range tenants {
-		t.subject.WithLock(func() {
+		t.Subject.WithLock(func() {
 			for _, k := range keys {
-				if s := k.subject.TakeSpent(); s != (ratelimit.Spent{}) {
+				if s := k.Subject.TakeSpent(); s != (ratelimit.Spent{}) {
 					spent[k] = s
 				}
 			}
@@ -147,34 +147,31 @@ func takeSpent(keys map[*keyState]*entry) map[*keyState]ratelimit.Spent {
 	return spent
 }
 
-// rewriteSecrets writes all waiting rewrites. A failure costs nothing: the next load of the key
-// asks again.
-func (g *Gateway) rewriteSecrets(ctx context.Context) {
-	for {
-		select {
-		case r := <-g.rewrites:
-			if err := g.rewriteSecret(ctx, r); err != nil {
-				if !errors.Is(err, ErrNotFound) && ctx.Err() == nil {
-					g.writeFailed("storing the present form of a key", err)
-				}
-				return
-			}
-		default:
-			return
-		}
+// probeTimeout bounds one probe of a store that failed.
+const probeTimeout = 2 * time.Second
+
+// probe asks a store that failed whether it works again, in case no request does.
+func (g *Gateway) probe(ctx context.Context) {
+	if !g.degraded() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	if !g.health.Reading() && g.store.Ping(ctx) == nil {
+		g.health.ReadWorked()
+	}
+	// The flush before has written again what could not be written; this renews the leases.
+	if !g.health.Writing() && g.nothingDirty() && g.store.WriteFlush(ctx, g.node, &Flush{At: time.Now()}) == nil {
+		g.health.WriteWorked()
 	}
 }
 
-func (g *Gateway) rewriteSecret(ctx context.Context, r rewrite) error {
-	if r.to.Algorithm != "" {
-		// Before, so that a form which is stored is never one that the filter lacks.
-		g.addToFilter([][]byte{r.to.Digest[:]})
-		if err := g.store.Rehash(ctx, r.keyspace, r.secret, r.to); err != nil {
-			return err
-		}
-	}
-	if r.shown == (shownParts{}) {
-		return nil
-	}
-	return g.store.SetShown(ctx, r.keyspace, r.secret, r.shown.prefix, r.shown.lastFour)
+// degraded reports whether the store cannot be read or written.
+func (g *Gateway) degraded() bool { return !g.health.Reading() || !g.health.Writing() }
+
+// nothingDirty reports whether nothing waits to be written.
+func (g *Gateway) nothingDirty() bool {
+	g.dirtyMu.Lock()
+	defer g.dirtyMu.Unlock()
+	return len(g.dirty) == 0 && len(g.dirtyAddresses) == 0
 }

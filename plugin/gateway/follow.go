@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"time"
 )
@@ -31,7 +30,7 @@ func (g *Gateway) follow(ctx context.Context) {
 			behind = err != nil
 		}
 		if err != nil && ctx.Err() == nil {
-			g.readFailed("following changes", err)
+			g.health.ReadFailed("following changes", err)
 			select {
 			case <-time.After(500 * time.Millisecond):
 			case <-ctx.Done():
@@ -135,10 +134,8 @@ func (g *Gateway) resync(ctx context.Context, after int64, why string) error {
 		return err
 	}
 	g.log.Warn(why+": all keys are read again", "applied", after, "store", last)
-	g.table.invalidateAll()
 	g.tokenChanges.Add(1)
-	g.discardFilter()
-	g.recheckAll()
+	g.keys.Invalidate()
 	if err := g.returnAllLeases(ctx); err != nil {
 		return err
 	}
@@ -154,128 +151,21 @@ func (g *Gateway) resync(ctx context.Context, after int64, why string) error {
 // change may be applied more than once. An error means that new keys may not be known yet; it is never the
 // case for keys that lost something.
 func (g *Gateway) Apply(ctx context.Context, changes []Change) error {
-	var recheck []func()
 	for _, c := range changes {
-		id := stateID{c.Keyspace, c.ID}
-		switch c.Kind {
-		case ChangeTenant:
-			if t := g.table.invalidateTenant(id); t != nil {
-				if a := t.subject.OpenAccount(); a != nil {
-					a.Invalidate()
-				}
-				recheck = append(recheck, func() {
-					if t.live.Load() > 0 {
-						g.table.eachKey(t, g.recheckKey)
-					}
-				})
-			}
-		case ChangeKey:
-			if k := g.table.invalidateKey(id); k != nil {
-				recheck = append(recheck, func() { g.recheckKey(k) })
-			}
-		case ChangeToken:
+		if c.Kind == ChangeToken {
 			g.tokenChanges.Add(1)
 		}
 	}
-	digests, first := g.digestsOf(ctx, changes)
-	if g.addToFilter(digests) {
-		g.requestRefill()
-	}
-	if first != nil {
-		// Which digests are new is not known: only the store can tell, until it was read again.
-		g.discardFilter()
-	}
-	// After the filter, so that a look-up that came too early is not remembered as unknown.
-	g.table.creations.Add(1)
-	for _, f := range recheck {
-		f()
-	}
-	if first == nil {
-		// Ours, in order, need not be read and applied a second time.
+	err := g.keys.Apply(ctx, changes)
+	if err == nil {
+		// This process's own changes, in order, need not be read and applied a second time.
 		for _, c := range changes {
 			g.seq.CompareAndSwap(c.Seq-1, c.Seq)
 		}
 		g.signalProgress()
 	}
-	return first
-}
-
-// bulkDigests is a store that returns the digests of many keys of a keyspace at once, in no order.
-type bulkDigests interface {
-	DigestsOf(ctx context.Context, keyspace string, keyIDs []string) ([][]byte, error)
-}
-
-// digestsOf returns the digests of the keys among changes, and the first error.
-func (g *Gateway) digestsOf(ctx context.Context, changes []Change) (digests [][]byte, first error) {
-	keys := map[string][]string{} // ids by keyspace
-	for _, c := range changes {
-		if c.Kind == ChangeKey || c.Kind == ChangeSecret {
-			keys[c.Keyspace] = append(keys[c.Keyspace], c.ID)
-		}
-	}
-	note := func(d [][]byte, err error) {
-		if err != nil && !errors.Is(err, ErrNotFound) && first == nil {
-			first = err
-		}
-		digests = append(digests, d...)
-	}
-	bulk, ok := ability[bulkDigests](g.store)
-	for keyspace, ids := range keys {
-		if ok && len(ids) > 1 {
-			note(bulk.DigestsOf(ctx, keyspace, ids))
-			continue
-		}
-		for _, id := range ids {
-			note(g.store.SecretDigests(ctx, keyspace, id))
-		}
-	}
-	return digests, first
+	return err
 }
 
 // TokenChanges counts the changes to management tokens that were heard of. It does not block.
 func (g *Gateway) TokenChanges() uint64 { return g.tokenChanges.Load() }
-
-// recheckKey judges the live requests of a key anew.
-func (g *Gateway) recheckKey(k *keyState) {
-	if k.live.empty() {
-		return
-	}
-	for _, e := range k.live.entries() {
-		g.recheck(e)
-	}
-}
-
-// recheckAll judges all live requests anew.
-func (g *Gateway) recheckAll() {
-	g.table.eachKey(nil, g.recheckKey)
-}
-
-// recheckInterval is how soon a live request is judged again that could not be.
-const recheckInterval = 250 * time.Millisecond
-
-// recheck judges the live requests that e let in by what the store holds now. While the
-// store does not answer they go on, and are judged when it does.
-func (g *Gateway) recheck(e *entry) {
-	if g.closed.Load() {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
-	defer cancel()
-	now, err := g.reload(ctx, e)
-	switch {
-	case errors.Is(err, errUnknown):
-		e.KeyState.live.recheck(e, nil, InvalidKey)
-	case err != nil:
-		g.readFailed("judging live requests anew", err)
-		time.AfterFunc(recheckInterval, func() {
-			if !e.KeyState.live.empty() {
-				g.recheck(e)
-			}
-		})
-	default:
-		e.KeyState.live.recheck(e, now, now.validity(time.Now()))
-		if !now.current() {
-			g.recheck(now)
-		}
-	}
-}

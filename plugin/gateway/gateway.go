@@ -10,8 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/keygate-dev/keygate/internal/turns"
-	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/keytable"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
@@ -58,26 +57,13 @@ type Gateway struct {
 	limiter ratelimit.Limiter
 	log     *slog.Logger
 	node    string
-	maxKeys int64
 
-	cache          *cache
-	table          *table
-	loads          *loader
-	comparer       comparer
-	unknownLookups *turns.Queue
-	addresses      *ratelimit.Addresses
-	terms          termsInUse
+	keys      *keytable.Table
+	addresses *ratelimit.Addresses
+	terms     termsInUse
 	// failures by keyspace name; the map is replaced, never changed.
 	failures   atomic.Pointer[map[string]*keyspaceFailures]
 	failuresMu sync.Mutex
-
-	// filter of all stored digests; nil until first filled. filling is the next one.
-	filter, filling atomic.Pointer[filter]
-	refill          chan struct{}
-	// filterGaps counts how often the filter may have missed a digest. filterMu keeps a
-	// filter from being put in place beside that.
-	filterGaps atomic.Int64
-	filterMu   sync.Mutex
 
 	ready   chan struct{} // closed when Start has succeeded
 	isReady atomic.Bool
@@ -87,14 +73,11 @@ type Gateway struct {
 	running sync.WaitGroup
 
 	dirtyMu        sync.Mutex
-	dirty          []*entry
+	dirty          []*keytable.Entry
 	dirtyAddresses map[*ratelimit.Subject]struct{}
 	// unstoredLogged is when the log last told that addresses are counted in memory alone. Under flushMu.
 	unstoredLogged time.Time
 	flushMu        sync.Mutex // one flush at a time
-	rewrites       chan rewrite
-	// lastAddr is the address that was last noted of an entry.
-	lastAddr atomic.Pointer[netip.Addr]
 
 	tokenChanges atomic.Uint64
 	seq          atomic.Int64 // newest change applied
@@ -107,7 +90,7 @@ type Gateway struct {
 	// which was last followed.
 	mirror           Mirror
 	mirrorGeneration uint64
-	health           storeHealth
+	health           *keytable.StoreHealth
 	watcher          atomic.Pointer[watcherBox]
 }
 
@@ -130,18 +113,16 @@ func New(o Options) (*Gateway, error) {
 	if o.CacheEntries <= 0 {
 		o.CacheEntries = defaultCacheEntries
 	}
-	c, err := newCache(o.CacheEntries)
+	health := keytable.NewStoreHealth(o.Logger)
+	keys, err := keytable.New(keytable.Options{Store: o.Store, Health: health, Logger: o.Logger, MaxKeys: o.CacheEntries, NewMeter: o.NewMeter})
 	if err != nil {
 		return nil, err
 	}
 	g := &Gateway{
-		store: o.Store, limiter: o.Limiter, log: o.Logger, node: o.Node, maxKeys: o.CacheEntries,
-		cache: c, table: newTable(), loads: newLoader(), comparer: newComparer(), unknownLookups: turns.New(unknownLookupRules), addresses: ratelimit.NewAddresses(),
-		refill: make(chan struct{}, 1), ready: make(chan struct{}),
+		store: o.Store, limiter: o.Limiter, log: o.Logger, node: o.Node,
+		keys: keys, health: health, addresses: ratelimit.NewAddresses(), ready: make(chan struct{}),
 		dirtyAddresses: map[*ratelimit.Subject]struct{}{},
-		rewrites:       make(chan rewrite, 1024),
 	}
-	g.table.newMeter = o.NewMeter
 	if o.Registry != nil {
 		if o.Staleness.Default <= 0 {
 			o.Staleness.Default = defaultStaleness
@@ -187,7 +168,7 @@ func (g *Gateway) Start(ctx context.Context) error {
 	g.caughtUp(began)
 	run, cancel := context.WithCancel(context.Background())
 	g.stop = cancel
-	loops := []func(context.Context){g.follow, g.flushLoop, g.sweepLoop, g.filterLoop}
+	loops := []func(context.Context){g.follow, g.flushLoop, g.sweepLoop, g.keys.FillFilter}
 	if g.member != nil {
 		loops = append(loops, g.reportLoop, g.staleLoop)
 	}
@@ -206,7 +187,7 @@ func (g *Gateway) Close(ctx context.Context) error {
 	g.startMu.Lock()
 	defer g.startMu.Unlock()
 	if g.closed.Swap(true) || g.stop == nil {
-		g.cache.close()
+		g.keys.Close()
 		return nil
 	}
 	g.stop()
@@ -218,7 +199,7 @@ func (g *Gateway) Close(ctx context.Context) error {
 	if e := g.leave(ctx); err == nil {
 		err = e
 	}
-	g.cache.close()
+	g.keys.Close()
 	return err
 }
 
@@ -268,8 +249,8 @@ type Stats struct {
 // Stats does not block.
 func (g *Gateway) Stats() Stats {
 	stale := g.isReady.Load() && !g.closed.Load() && g.member != nil && g.member.allStale(time.Now())
-	return Stats{Node: g.node, Ready: g.Ready(), Stale: stale, Degraded: g.health.degraded(), KeysCached: g.table.keyCount(),
-		StoreErrors: g.health.errors.Load(), LastError: g.health.problem(), Seq: g.seq.Load(), Lag: g.lag(), FilterReady: g.filter.Load() != nil}
+	return Stats{Node: g.node, Ready: g.Ready(), Stale: stale, Degraded: g.degraded(), KeysCached: g.keys.KeyCount(),
+		StoreErrors: g.health.Errors(), LastError: g.health.Problem(), Seq: g.seq.Load(), Lag: g.lag(), FilterReady: g.keys.FilterReady()}
 }
 
 // failuresOf returns the keyspace's table of failed attempts, nil where it limits none.
@@ -308,7 +289,7 @@ func (g *Gateway) sweepLoop(ctx context.Context) {
 	for {
 		select {
 		case now := <-t.C:
-			g.table.sweep(now, g.maxKeys)
+			g.keys.Sweep(now)
 			g.addresses.Sweep(now)
 			for _, f := range *g.failures.Load() {
 				f.Sweep(now)
@@ -316,44 +297,6 @@ func (g *Gateway) sweepLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-	}
-}
-
-// filterLoop fills the filter at the start, and again when asked to.
-func (g *Gateway) filterLoop(ctx context.Context) {
-	g.requestRefill()
-	for {
-		select {
-		case <-g.refill:
-		case <-ctx.Done():
-			return
-		}
-		if err := g.fillFilter(ctx); err != nil && ctx.Err() == nil {
-			g.readFailed("reading all digests", err)
-			select {
-			case <-time.After(time.Second):
-				g.requestRefill()
-			case <-ctx.Done():
-				return
-			}
-		}
-	}
-}
-
-// discardFilter gives the filter up: a digest was stored that it may lack, and until it was
-// filled anew only the store can tell.
-func (g *Gateway) discardFilter() {
-	g.filterMu.Lock()
-	g.filterGaps.Add(1)
-	g.filter.Store(nil)
-	g.filterMu.Unlock()
-	g.requestRefill()
-}
-
-func (g *Gateway) requestRefill() {
-	select {
-	case g.refill <- struct{}{}:
-	default:
 	}
 }
 
@@ -366,24 +309,6 @@ func (g *Gateway) markAddressDirty(b *ratelimit.Bill) {
 			g.dirtyMu.Unlock()
 			return
 		}
-	}
-}
-
-// rewrite brings a secret up to date whose key was presented. It was stored in another form
-// than keys are issued in now, or not all that may be shown of it was known.
-type rewrite struct {
-	keyspace, secret string
-	// to is the primary form; zero where the secret has it.
-	to apikey.Candidate
-	// shown is zero where the secret shows it.
-	shown shownParts
-}
-
-// queueRewrite queues r. When the queue is full, the key's next load asks again.
-func (g *Gateway) queueRewrite(r rewrite) {
-	select {
-	case g.rewrites <- r:
-	default:
 	}
 }
 

@@ -42,7 +42,7 @@ func (g *Gateway) ResetLimits(ctx context.Context, v *View, t *Tenant, k *Key, n
 		}
 		g.markSubjectDirty(party.Subject)
 		if err := g.flush(ctx); err != nil {
-			g.writeFailed("writing counts back", err)
+			g.health.WriteFailed("writing counts back", err)
 			return err
 		}
 		return nil
@@ -65,13 +65,13 @@ func (g *Gateway) markSubjectDirty(s *ratelimit.Subject) {
 // subjectOf returns who the key or, where it is nil, the tenant is counted as; nil where it is not in use.
 func (g *Gateway) subjectOf(t *Tenant, k *Key) *ratelimit.Subject {
 	if k != nil {
-		if s := g.table.findKey(stateID{k.Keyspace, k.ID}); s != nil {
-			return s.subject
+		if s := g.keys.FindKey(k.Keyspace, k.ID); s != nil {
+			return s.Subject
 		}
 		return nil
 	}
-	if s := g.table.findTenant(stateID{t.Keyspace, t.Slug}); s != nil {
-		return s.subject
+	if s := g.keys.FindTenant(t.Keyspace, t.Slug); s != nil {
+		return s.Subject
 	}
 	return nil
 }
@@ -113,7 +113,7 @@ func (g *Gateway) billOf(ctx context.Context, v *View, t *Tenant, k *Key, now ti
 	if k == nil {
 		return bill, nil
 	}
-	own, err := KeyLimits(k)
+	own, err := k.Limits()
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", k.ID, err)
 	}

@@ -2,43 +2,60 @@ package gateway
 
 import (
 	"context"
-	"errors"
 	"time"
 
-	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/keytable"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// ErrNotFound says that the store has no such row. It is an answer, not a failure.
-var ErrNotFound = errors.New("not found")
+// The records and changes of a store, under the names that other packages know them by.
+type (
+	Key        = keytable.Key
+	Tenant     = keytable.Tenant
+	Secret     = keytable.Secret
+	Overrides  = keytable.Overrides
+	Record     = keytable.Record
+	Status     = keytable.Status
+	Change     = keytable.Change
+	ChangeKind = keytable.ChangeKind
 
-// ErrStore wraps whatever kept the store from answering: nothing can be concluded
-// from it about a key.
-var ErrStore = errors.New("store unavailable")
-
-// ChangeKind says what a row of the change sequence is about.
-type ChangeKind string
+	// CachedKey and CachedTenant are what a Decision returns.
+	CachedKey    = keytable.CachedKey
+	CachedTenant = keytable.CachedTenant
+)
 
 const (
-	ChangeKey    ChangeKind = "key"
-	ChangeTenant ChangeKind = "tenant"
-	// ChangeToken is about a management token, by which no request is judged.
-	ChangeToken ChangeKind = "token"
-	// ChangeSecret is about the form that secrets of a key are stored in: the key is the same.
-	ChangeSecret ChangeKind = "secret"
+	StatusActive   = keytable.StatusActive
+	StatusDisabled = keytable.StatusDisabled
+	StatusRevoked  = keytable.StatusRevoked
+	StatusExpired  = keytable.StatusExpired
+
+	ChangeKey    = keytable.ChangeKey
+	ChangeTenant = keytable.ChangeTenant
+	ChangeToken  = keytable.ChangeToken
+	ChangeSecret = keytable.ChangeSecret
+
+	MaxPerHint = keytable.MaxPerHint
 )
 
-// Change is one row of the store's change sequence. Every management write appends,
-// in its own transaction, one for each key or tenant that must be judged anew.
-type Change struct {
-	// Seq rises with every change and becomes visible in order.
-	Seq      int64
-	Kind     ChangeKind
-	Keyspace string
-	// ID is the key's or token's id, or the tenant's slug.
-	ID string
-	// Mark tells the change from one that has its Seq in another store, or in this one after
-	// an older copy of it took its place. Changes returns it.
-	Mark int64
+var (
+	// ErrNotFound means that the store has no such row. It is an answer, not a failure.
+	ErrNotFound = keytable.ErrNotFound
+	// ErrStore is wrapped by every error that kept the store from answering. It says nothing
+	// about a key.
+	ErrStore = keytable.ErrStore
+)
+
+// Usage is a durable count of what a subject spent in one period of a quota.
+type Usage struct {
+	Subject  string
+	Calendar ratelimit.Calendar
+	// Start of the period in UTC; zero for ratelimit.Total.
+	Start time.Time
+	Used  int64
+	// Unstored is set by Store.WriteFlush where it keeps no row of the count: too many addresses of the
+	// same owner have one in this period.
+	Unstored bool
 }
 
 // Touch is when and from where a key last authenticated.
@@ -82,26 +99,10 @@ const (
 	LeaseShare = 8
 )
 
-// Store is what the engine needs of a store. Every method may block within ctx, may
-// be called from many goroutines, and returns errors that wrap ErrNotFound or
-// ErrStore.
+// Store is what gateways need of a store. Every method may block within ctx, may be called
+// concurrently, and returns errors that wrap ErrNotFound or ErrStore.
 type Store interface {
-	// Lookup returns the record of the first of digests that some secret of the
-	// keyspace has. ErrNotFound when none has, or its key or tenant was deleted.
-	// The one query behind a key's first use.
-	Lookup(ctx context.Context, keyspace string, digests []apikey.Candidate) (*Record, error)
-	// LookupSecret is Lookup for a secret whose id is known, in whatever form it is stored.
-	LookupSecret(ctx context.Context, keyspace, secretID string) (*Record, error)
-	// SecretsByHint returns up to limit secrets of the keyspace whose digest begins with lead,
-	// but none of deleted keys: those among which a key that was imported as bcrypt must be.
-	SecretsByHint(ctx context.Context, keyspace string, lead apikey.Hint, limit int) ([]Secret, error)
-	// Digests calls yield with the stored digest of every secret of every keyspace,
-	// in no order, until yield returns false. It must not hold up writers.
-	Digests(ctx context.Context, yield func(keyspace string, digest []byte) bool) error
-	// CountSecrets returns about how many secrets there are: the size Digests will yield.
-	CountSecrets(ctx context.Context) (int64, error)
-	// SecretDigests returns the stored digests of one key's secrets.
-	SecretDigests(ctx context.Context, keyspace, keyID string) ([][]byte, error)
+	keytable.Store
 	// Changes returns up to limit changes after seq, in order. Old ones may have been
 	// dropped, but never the newest.
 	Changes(ctx context.Context, after int64, limit int) ([]Change, error)
@@ -125,13 +126,6 @@ type Store interface {
 	// DropLeases frees what node held when it last ran: nothing of it can be spent any more.
 	// Called once, before the node leases anything.
 	DropLeases(ctx context.Context, node string) error
-	// Rehash replaces a secret's digest by its primary form. It writes no audit event, and no
-	// change but one of ChangeSecret: the key is the same.
-	Rehash(ctx context.Context, keyspace, secretID string, to apikey.Candidate) error
-	// SetShown replaces what is shown of a secret, and of its key where the secret is its newest.
-	// It writes no audit event, and no change but one of ChangeSecret. ErrNotFound where there is
-	// no such secret.
-	SetShown(ctx context.Context, keyspace, secretID, prefix, lastFour string) error
 	// Peppers returns the check values of the peppers the store has seen, by pepper id;
 	// SavePeppers adds to them.
 	Peppers(ctx context.Context) (map[string]string, error)

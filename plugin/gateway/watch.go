@@ -3,6 +3,7 @@ package gateway
 import (
 	"time"
 
+	"github.com/keygate-dev/keygate/plugin/keytable"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
@@ -37,26 +38,25 @@ func (g *Gateway) Watch(w Watcher) {
 const watchedSeconds = 3600
 
 // notifyLimit tells of a refusal, where this is the key's first in the hour.
-func (g *Gateway) notifyLimit(req *Request, d *Decision, e *entry) {
+func (g *Gateway) notifyLimit(req *Request, d *Decision, e *keytable.Entry) {
 	hour := uint32(req.Now.Unix() / watchedSeconds)
-	last := e.KeyState.limitHour.Load()
-	if last >= hour || req.Trace != nil {
+	if req.Trace != nil || e.KeyState.LimitHourClaimed(hour) {
 		return
 	}
 	w := g.watcher.Load()
-	if w == nil || !e.KeyState.limitHour.CompareAndSwap(last, hour) {
+	if w == nil || !e.KeyState.ClaimLimitHour(hour) {
 		return
 	}
 	for i := range d.Outcome.Standings[:d.Outcome.N] {
 		if st := &d.Outcome.Standings[i]; st.Denied {
-			w.LimitReached(req.Now, e.keyspace(), e.Tenant.Slug, e.Key.ID, d.Reason, st)
+			w.LimitReached(req.Now, e.Keyspace(), e.Tenant.Slug, e.Key.ID, d.Reason, st)
 			return
 		}
 	}
 }
 
 // notifyCounts tells of what a flush has stored. keys are those it was about.
-func (g *Gateway) notifyCounts(f *Flush, keys map[*keyState]*entry, counts map[*ratelimit.Subject][]ratelimit.Counted) {
+func (g *Gateway) notifyCounts(f *Flush, keys map[*keytable.KeyState]*keytable.Entry, counts map[*ratelimit.Subject][]ratelimit.Counted) {
 	w := g.watcher.Load()
 	if w == nil {
 		return
@@ -70,12 +70,12 @@ func (g *Gateway) notifyCounts(f *Flush, keys map[*keyState]*entry, counts map[*
 			told[s] = true
 			s.EachQuota(f.At, func(p *ratelimit.Policy, used int64) {
 				if float64(used)*100 >= float64(p.Limit)*QuotaWatched {
-					w.QuotaUsed(f.At, e.keyspace(), e.Tenant.Slug, key, p, used)
+					w.QuotaUsed(f.At, e.Keyspace(), e.Tenant.Slug, key, p, used)
 				}
 			})
 		}
-		tell(k.subject, e.Key.ID)
-		tell(e.TenantState.subject, "")
+		tell(k.Subject, e.Key.ID)
+		tell(e.TenantState.Subject, "")
 	}
 	for _, s := range f.Spends {
 		if s.Amount > 0 {

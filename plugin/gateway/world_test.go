@@ -96,11 +96,11 @@ func (s *faultyStore) Changes(ctx context.Context, after int64, limit int) ([]ga
 	return s.Store.Changes(ctx, after, limit)
 }
 
-func (s *faultyStore) SecretDigests(ctx context.Context, ks, id string) ([][]byte, error) {
+func (s *faultyStore) SecretDigests(ctx context.Context, ks string, ids ...string) ([][]byte, error) {
 	if s.fails() {
 		return nil, errDown
 	}
-	return s.Store.SecretDigests(ctx, ks, id)
+	return s.Store.SecretDigests(ctx, ks, ids...)
 }
 
 func (s *faultyStore) LeaseCredits(ctx context.Context, node, ks, tenant string, need int64) (int64, int64, error) {

@@ -185,7 +185,7 @@ func (s *limitSubject) resettable() ([]string, error) {
 	}
 	per := ratelimit.PerTenant
 	if s.key != nil {
-		own, err := gateway.KeyLimits(s.key)
+		own, err := s.key.Limits()
 		if err != nil {
 			return nil, err
 		}

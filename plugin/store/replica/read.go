@@ -140,9 +140,9 @@ func (r *Replica) CountSecrets(ctx context.Context) (n int64, err error) {
 }
 
 // SecretDigests implements gateway.Store.
-func (r *Replica) SecretDigests(ctx context.Context, keyspace, keyID string) (out [][]byte, err error) {
+func (r *Replica) SecretDigests(ctx context.Context, keyspace string, keyIDs ...string) (out [][]byte, err error) {
 	err = r.onView(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
-		out, err = s.SecretDigests(ctx, keyspace, keyID)
+		out, err = s.SecretDigests(ctx, keyspace, keyIDs...)
 		return err
 	})
 	return out, err

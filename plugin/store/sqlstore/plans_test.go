@@ -155,11 +155,11 @@ func unexpectedReads() (out []string) {
 	return out
 }
 
-func TestDigestsOf(t *testing.T) {
+func TestSecretDigests(t *testing.T) {
 	t.Parallel()
 	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
 	fillKeys(t, s, 0, 5)
-	got, err := s.DigestsOf(t.Context(), ks, []string{keyOf(1), keyOf(3), keyOf(9)})
+	got, err := s.SecretDigests(t.Context(), ks, keyOf(1), keyOf(3), keyOf(9))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +170,7 @@ func TestDigestsOf(t *testing.T) {
 	if want := map[apikey.Digest]bool{digestOf(1): true, digestOf(3): true}; len(got) != 2 || !maps.Equal(found, want) {
 		t.Errorf("the digests are %x", got)
 	}
-	if got, err := s.DigestsOf(t.Context(), "other", []string{keyOf(1), keyOf(3)}); err != nil || len(got) > 0 {
+	if got, err := s.SecretDigests(t.Context(), "other", keyOf(1), keyOf(3)); err != nil || len(got) > 0 {
 		t.Errorf("%x, %v in a keyspace that does not have the keys", got, err)
 	}
 }

@@ -101,35 +101,25 @@ func ledDigests(lead apikey.Hint) (from, to apikey.Digest) {
 
 const keyDigestsSQL = `SELECT s.digest FROM secrets s JOIN keys k ON k.num = s.key_num WHERE k.id = $1 AND k.keyspace = $2`
 
-// SecretDigests implements gateway.Store. A key that does not exist has none.
-func (s *Store) SecretDigests(ctx context.Context, keyspace, keyID string) ([][]byte, error) {
-	var out [][]byte
-	err := s.reading(ctx, "reading a key's digests", func(f *conns) error {
-		out = out[:0]
-		rows, err := f.hot.keyDigests.QueryContext(ctx, keyID, keyspace)
-		return each(rows, err, func(rows *sql.Rows) error {
-			var d []byte
-			err := rows.Scan(&d)
-			out = append(out, d)
-			return err
-		})
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
-// DigestsOf returns the digests of many keys of a keyspace, in no order.
-func (s *Store) DigestsOf(ctx context.Context, keyspace string, keyIDs []string) ([][]byte, error) {
+// SecretDigests implements gateway.Store.
+func (s *Store) SecretDigests(ctx context.Context, keyspace string, keyIDs ...string) ([][]byte, error) {
 	var out [][]byte
 	err := s.reading(ctx, "reading keys' digests", func(f *conns) error {
 		out = out[:0]
+		if len(keyIDs) == 1 {
+			rows, err := f.hot.keyDigests.QueryContext(ctx, keyIDs[0], keyspace)
+			return each(rows, err, func(rows *sql.Rows) error {
+				var d []byte
+				err := rows.Scan(&d)
+				out = append(out, d)
+				return err
+			})
+		}
 		for ids := range slices.Chunk(keyIDs, manyAtOnce) {
 			var w where
 			w.and("k.id IN (" + w.list(len(ids), func(i int) any { return ids[i] }) + ")")
-			// The keyspace is not asked for: SQLite holds an index that begins with it for the
-			// better one, and would read all of the keyspace's keys.
+			// The keyspace is not part of the query: SQLite would prefer an index that begins with
+			// it, and read all of the keyspace's keys.
 			rows, err := f.read.QueryContext(ctx, `SELECT k.keyspace, s.digest FROM keys k JOIN secrets s ON s.key_num = k.num`+w.text, w.args...)
 			if err := each(rows, err, func(rows *sql.Rows) error {
 				var of string

@@ -1,4 +1,4 @@
-package gateway
+package keytable
 
 import (
 	"hash/maphash"
@@ -11,11 +11,11 @@ import (
 func TestStatesAreFound(t *testing.T) {
 	seed := maphash.MakeSeed()
 	for _, ids := range []int{1, 3, 40, 2000} {
-		var set states[keyState, *keyState]
-		want := map[stateID]*keyState{}
+		var set states[KeyState, *KeyState]
+		want := map[ID]*KeyState{}
 		r := rand.New(rand.NewPCG(1, uint64(ids)))
 		for step := range 20_000 {
-			id := stateID{"default", strconv.Itoa(r.IntN(ids))}
+			id := ID{"default", strconv.Itoa(r.IntN(ids))}
 			hash := maphash.Comparable(seed, id)
 			if got := set.find(hash, id); got != want[id] {
 				t.Fatalf("%d ids, step %d: found %v, not %v", ids, step, got, want[id])
@@ -23,7 +23,7 @@ func TestStatesAreFound(t *testing.T) {
 			// For a while more comes than goes, then the reverse: it grows and shrinks.
 			if grow := step/2000%2 == 0; r.IntN(4) == 0 != grow {
 				if want[id] == nil {
-					want[id] = &keyState{id: id}
+					want[id] = &KeyState{ID: id}
 					set.add(seed, hash, want[id])
 				}
 			} else {
@@ -35,9 +35,9 @@ func TestStatesAreFound(t *testing.T) {
 			}
 		}
 		n := 0
-		set.all(func(k *keyState) {
-			if want[k.id] != k {
-				t.Errorf("%v is not in the map", k.id)
+		set.all(func(k *KeyState) {
+			if want[k.ID] != k {
+				t.Errorf("%v is not in the map", k.ID)
 			}
 			n++
 		})

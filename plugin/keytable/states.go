@@ -1,11 +1,11 @@
-package gateway
+package keytable
 
 import "hash/maphash"
 
-// states is a set of states, found by their ids: of one shard, and under its lock. Unlike a
-// map it does not hold the ids, which the states know themselves, and so takes a fifth of a
-// map's memory, of which there is much where a hundred thousand keys are in use. Open
-// addressing with linear probing; what is taken out leaves no mark.
+// states is a set of states by their ids: those of one shard, under its lock. Unlike a map it
+// does not hold the ids, which are in the states, and takes a fifth of a map's memory: much,
+// where a hundred thousand keys are in use. Open addressing with linear probing and backward
+// shift deletion (Knuth, The Art of Computer Programming, 6.4, algorithm R).
 type states[S any, P identified[S]] struct {
 	// slots are a power of two, or none; at least a quarter of them is empty.
 	slots []*S
@@ -16,15 +16,16 @@ type states[S any, P identified[S]] struct {
 type identified[S any] interface {
 	*S
 	// name returns the state's id, which never changes.
-	name() *stateID
+	name() *ID
 }
 
 const minStates = 8
 
-// home is where the search for an id begins. The lowest bits of a hash have chosen the shard.
-func home(hash uint64, slots int) int { return int(hash/tableShards) & (slots - 1) }
+// home returns the slot at which the search for an id begins. The lowest bits of a hash have
+// chosen the shard.
+func home(hash uint64, slots int) int { return int(hash/registryShards) & (slots - 1) }
 
-func (t *states[S, P]) find(hash uint64, id stateID) *S {
+func (t *states[S, P]) find(hash uint64, id ID) *S {
 	if t.n == 0 {
 		return nil
 	}
@@ -53,8 +54,8 @@ func (t *states[S, P]) put(hash uint64, s *S) {
 	t.slots[i] = s
 }
 
-// remove takes out the state of an id, if it is there.
-func (t *states[S, P]) remove(seed maphash.Seed, id stateID) {
+// remove removes the state of an id, if the set has it.
+func (t *states[S, P]) remove(seed maphash.Seed, id ID) {
 	if t.n == 0 {
 		return
 	}
@@ -65,7 +66,7 @@ func (t *states[S, P]) remove(seed maphash.Seed, id stateID) {
 			return
 		}
 	}
-	// Whoever stands behind and would no longer be found over the gap moves into it.
+	// A later state of the run that would not be found across the gap moves into it.
 	for j := (i + 1) & mask; t.slots[j] != nil; j = (j + 1) & mask {
 		at := home(maphash.Comparable(seed, *P(t.slots[j]).name()), len(t.slots))
 		if (j-at)&mask >= (j-i)&mask {
@@ -91,7 +92,7 @@ func (t *states[S, P]) resize(seed maphash.Seed, slots int) {
 	}
 }
 
-// all calls f with each state. The set must not be changed meanwhile.
+// all calls f with each state. The set must not change meanwhile.
 func (t *states[S, P]) all(f func(*S)) {
 	for _, s := range t.slots {
 		if s != nil {

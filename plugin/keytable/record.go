@@ -1,4 +1,4 @@
-package gateway
+package keytable
 
 import (
 	"encoding/json"
@@ -6,12 +6,11 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
-	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// Overrides are the limits that a tenant's or a key's own record states, as written
+// Overrides are the limits that a tenant's or a key's record states, as written
 // ("500/m burst 60"; several are joined with ", "). Empty means none. A tenant's
-// replace all of its plan's lines of the same kind; a key's are checked in addition.
+// replace all of its plan's limits of the same kind; a key's are checked in addition.
 type Overrides struct {
 	Rate        string
 	Quota       string
@@ -35,8 +34,8 @@ type Tenant struct {
 	DeletedAt time.Time
 	// Version rises by one with each change of the row; it is the row's ETag.
 	Version int64
-	// Credits is the balance in the store: what was spent from a lease since its last
-	// settlement is not yet taken from it.
+	// Credits is the balance in the store. Credits that gateways spent from leases since their
+	// last flush are still part of it.
 	Credits int64
 }
 
@@ -65,13 +64,13 @@ type Key struct {
 	UpdatedAt    time.Time
 	LastUsedAt   time.Time
 	LastUsedIP   string
-	// Prefix and LastFour are of the newest secret: what people know the key by.
+	// Prefix and LastFour are of the newest secret: people recognize the key by them.
 	Prefix   string
 	LastFour string
 	Version  int64
 }
 
-// Status is what a key's record amounts to at a moment.
+// Status is whether a key can be used by its record alone, or why not.
 type Status string
 
 const (
@@ -94,9 +93,9 @@ func (k *Key) StatusAt(now time.Time) Status {
 	return StatusActive
 }
 
-// Secret is one of the full keys that open a Key, as far as it may be remembered. A
-// key has one, or two while a rotation's grace lasts; outlived ones stay so that
-// their use can be told from an unknown key.
+// Secret is one of the full keys that authenticate as a Key, as its digest. A key has one,
+// or two while a rotation's grace lasts. Expired ones stay, so that their use is distinguished
+// from an unknown key.
 type Secret struct {
 	ID       string
 	KeyID    string
@@ -113,22 +112,10 @@ type Secret struct {
 	LastUsedIP string
 }
 
-// Record is all that one look-up of a digest brings: the secret that matched, its
-// key, and its tenant.
+// Record is the result of one look-up of a digest: the secret that matched, its key, and its
+// tenant.
 type Record struct {
 	Secret Secret
 	Key    *Key
 	Tenant *Tenant
-}
-
-// Usage is a durable count of what a subject spent in one period of a quota.
-type Usage struct {
-	Subject  string
-	Calendar ratelimit.Calendar
-	// Start of the period in UTC; zero for ratelimit.Total.
-	Start time.Time
-	Used  int64
-	// Unstored is set by Store.WriteFlush where it keeps no row of the count: too many addresses of the
-	// same owner have one in this period.
-	Unstored bool
 }

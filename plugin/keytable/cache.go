@@ -1,0 +1,60 @@
+package keytable
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/dgraph-io/ristretto/v2"
+)
+
+// cache keeps entries by the first word of a key's digest. It is the only code that uses
+// ristretto. Nothing depends on whether or when a Set takes effect: an outdated entry is
+// recognized by its version.
+type cache struct {
+	// mu keeps Close from running during Set, which panics in ristretto. Reads are safe.
+	mu     sync.RWMutex
+	closed bool
+	r      *ristretto.Cache[uint64, *Entry]
+}
+
+func newCache(entries int64) (*cache, error) {
+	r, err := ristretto.NewCache(&ristretto.Config[uint64, *Entry]{
+		// How many keys' uses are counted, at four bytes each. Ristretto advises ten times the
+		// entries; the counts choose what stays once the cache is full, which it rarely is.
+		NumCounters: entries,
+		MaxCost:     entries,
+		BufferItems: 64,
+		// Costs are entries, not bytes; without this ristretto adds 56 to each.
+		IgnoreInternalCost: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("creating the key cache: %w", err)
+	}
+	return &cache{r: r}, nil
+}
+
+// get returns the entry of word, nil where there is none. The caller compares the full digest
+// and the versions. It does not allocate.
+func (c *cache) get(word uint64) *Entry {
+	e, _ := c.r.Get(word)
+	return e
+}
+
+// set keeps e from some moment on, or drops it.
+func (c *cache) set(word uint64, e *Entry) {
+	c.mu.RLock()
+	if !c.closed {
+		c.r.Set(word, e, 1)
+	}
+	c.mu.RUnlock()
+}
+
+// close drops all entries. Later gets find nothing, later sets do nothing.
+func (c *cache) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed {
+		c.closed = true
+		c.r.Close()
+	}
+}

@@ -1,0 +1,210 @@
+package keytable
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+)
+
+// Entry is what the cache holds for one secret: everything one look-up returned, as of the
+// versions it was loaded at. Immutable but for Bound and its own counters.
+type Entry struct {
+	digest   apikey.Digest
+	SecretID string
+	Key      CachedKey
+	Tenant   *CachedTenant
+	// TenantState and KeyState are the states of the tenant and the key; the versions are
+	// those that they had.
+	TenantState   *TenantState
+	KeyState      *KeyState
+	tenantVersion uint64
+	keyVersion    uint64
+	// Bound is what the entry amounts to under the configuration it was last checked by.
+	Bound atomic.Pointer[Bound]
+
+	// usedAt and usedFrom are when and from where the secret last authenticated; dirty
+	// reports that the entry is listed for the next flush.
+	usedAt   atomic.Int64 // Unix microseconds
+	usedFrom atomic.Pointer[netip.Addr]
+	dirty    atomic.Bool
+}
+
+// Bound is what an entry amounts to under one configuration. Immutable.
+type Bound struct {
+	// Terms belong to whoever checks requests.
+	Terms any
+	// Tenant and Key are the limits that are counted for the tenant and for the key.
+	Tenant, Key []ratelimit.Line
+}
+
+// Validity is whether a key, one secret of it and its tenant can be used, or why not.
+type Validity uint8
+
+const (
+	Valid Validity = iota
+	// Revoked is also a secret that was rotated out, although its key lives.
+	Revoked
+	Disabled
+	Expired
+	TenantInactive
+	// Deleted is a key or tenant that the store has no longer.
+	Deleted
+	// Stale is a key of which too little is known, since the store did not answer for too long.
+	Stale
+)
+
+// ValidityAt returns whether the entry's key can be used at now. Does not allocate.
+func (e *Entry) ValidityAt(now time.Time) Validity {
+	switch {
+	case e.Key.Revoked:
+		return Revoked
+	case e.Key.Disabled:
+		return Disabled
+	case e.Key.expires != 0 && now.UnixMicro() >= e.Key.expires:
+		return Expired
+	case e.secretExpires() != 0 && now.UnixMicro() >= e.secretExpires():
+		return Revoked
+	case !e.Tenant.Active:
+		return TenantInactive
+	}
+	return Valid
+}
+
+// AllowsAddr reports whether the key may be used from addr. Does not allocate.
+func (e *Entry) AllowsAddr(addr netip.Addr) bool {
+	blocks := e.Key.allowedIPs()
+	if len(blocks) == 0 {
+		return true
+	}
+	addr = addr.Unmap().WithZone("")
+	for _, p := range blocks {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// Current reports whether nothing changed the key or its tenant since the entry was loaded.
+func (e *Entry) Current() bool {
+	return e.keyVersion == e.KeyState.version.Load() && e.tenantVersion == e.TenantState.version.Load()
+}
+
+// Until returns when the key or this secret expires, whichever is first; zero for never.
+func (e *Entry) Until() time.Time {
+	u := e.Key.expires
+	if s := e.secretExpires(); s != 0 && (u == 0 || s < u) {
+		u = s
+	}
+	return fromMicro(u)
+}
+
+// Keyspace returns the name of the key's keyspace.
+func (e *Entry) Keyspace() string { return e.KeyState.ID.Keyspace }
+
+// LastUse returns when and from where the secret last authenticated since it was loaded;
+// zero times and invalid addresses where it did not.
+func (e *Entry) LastUse() (at time.Time, from netip.Addr) {
+	if us := e.usedAt.Load(); us != 0 {
+		at = time.UnixMicro(us)
+	}
+	if a := e.usedFrom.Load(); a != nil {
+		from = *a
+	}
+	return at, from
+}
+
+// MarkDirty marks the entry as listed for a flush, and reports whether it was not before.
+func (e *Entry) MarkDirty() bool { return !e.dirty.Load() && e.dirty.CompareAndSwap(false, true) }
+
+// ClearDirty takes the mark off.
+func (e *Entry) ClearDirty() { e.dirty.Store(false) }
+
+// KeyState is what must not be forgotten of a key while it is in use, and is therefore not
+// in the cache: its version, its buckets, its live requests.
+type KeyState struct {
+	ID      ID
+	version atomic.Uint64
+	Subject *ratelimit.Subject
+	live    liveList
+	// limitHour is the hour, since 1970, in which ClaimLimitHour last succeeded.
+	limitHour atomic.Uint32
+	// owner is read and set under the shard's lock: keys do not change tenants, but a
+	// tenant's state may be dropped and made again.
+	owner *TenantState
+	// Meter is what Options.NewMeter returned for the key. It is found with the key, so whoever
+	// counts its requests needs no look-up. It is dropped with this state and made again: a key
+	// may have several meters, one after the other.
+	Meter any
+}
+
+// ClaimLimitHour reports whether it is the first call for an hour (since 1970) or a later one.
+func (k *KeyState) ClaimLimitHour(hour uint32) bool {
+	last := k.limitHour.Load()
+	return last < hour && k.limitHour.CompareAndSwap(last, hour)
+}
+
+// LimitHourClaimed reports whether ClaimLimitHour would fail.
+func (k *KeyState) LimitHourClaimed(hour uint32) bool { return k.limitHour.Load() >= hour }
+
+// TenantState is what must not be forgotten of a tenant while a key of it is in use.
+type TenantState struct {
+	ID ID
+	// users is how many key states and callers need the state. It rises under the shard's
+	// lock, or while it is above 0.
+	users   atomic.Int64
+	version atomic.Uint64
+	Subject *ratelimit.Subject
+	// live is how many requests of the tenant's keys are tracked: most changes to a tenant
+	// find none and need not search the keys.
+	live atomic.Int64
+	// creditLock is held by whoever leases or returns credits; a channel, so that waiting ends
+	// with a context. Made when first needed.
+	creditLock atomic.Pointer[chan struct{}]
+	// cached is what was last loaded of the tenant, at cachedVersion. Under the shard's lock.
+	cached        *CachedTenant
+	cachedVersion uint64
+}
+
+// LockCredits waits until no one else leases or returns the tenant's credits, within ctx.
+// Its error wraps ErrStore.
+func (o *TenantState) LockCredits(ctx context.Context) error {
+	select {
+	case o.creditChan() <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%w: waiting for a tenant's credits: %w", ErrStore, ctx.Err())
+	}
+}
+
+// UnlockCredits undoes LockCredits.
+func (o *TenantState) UnlockCredits() { <-o.creditChan() }
+
+func (o *TenantState) creditChan() chan struct{} {
+	if c := o.creditLock.Load(); c != nil {
+		return *c
+	}
+	c := make(chan struct{}, 1)
+	o.creditLock.CompareAndSwap(nil, &c)
+	return *o.creditLock.Load()
+}
+
+// ID names a key, or a tenant by its slug.
+type ID struct {
+	Keyspace, ID string
+}
+
+func (k *KeyState) name() *ID    { return &k.ID }
+func (o *TenantState) name() *ID { return &o.ID }
+
+// subjectOf returns a new subject, whose id begins with prefix, and the ID to keep: cut from
+// the subject's id, so that its text is in memory once.
+func subjectOf(prefix string, id ID) (*ratelimit.Subject, ID) {
+	text := prefix + id.Keyspace + ":" + id.ID
+	return ratelimit.NewSubject(text), ID{text[len(prefix) : len(prefix)+len(id.Keyspace)], text[len(text)-len(id.ID):]}
+}

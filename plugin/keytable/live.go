@@ -1,0 +1,259 @@
+package keytable
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Live is a running request of a key, tracked by Table.Track. It is ended when the key stops
+// being valid: by revocation, disabling, deletion, expiry, the end of a rotation's grace, or
+// the tenant's suspension. Use each Live for one request only.
+type Live struct {
+	prev, next *Live
+	// list is the key's. It changes, both lists being locked, when the key's state was
+	// dropped just before the request was tracked.
+	list  atomic.Pointer[liveList]
+	entry *Entry
+	// owner is the tenant's state in which the request is counted.
+	owner *TenantState
+	// end is nil once the request was ended or removed.
+	end   Ender
+	timer *time.Timer
+}
+
+// Ender ends a request because its key is no longer valid. End must not block.
+type Ender interface{ End(Validity) }
+
+// liveList is the live requests of one key.
+type liveList struct {
+	mu   sync.Mutex
+	head *Live
+}
+
+// Track has end called, once at most, when e's key stops being valid before l is removed. It
+// may be called before Track returns.
+func (t *Table) Track(l *Live, e *Entry, end Ender) {
+	l.entry, l.owner, l.end = e, e.TenantState, end
+	l.owner.live.Add(1)
+	list := &e.KeyState.live
+	list.mu.Lock()
+	list.link(l)
+	if until := e.Until(); !until.IsZero() {
+		l.timer = time.AfterFunc(time.Until(until), l.Expire)
+	}
+	list.mu.Unlock()
+	// A change of the key, or the drop of its state, raises the version first and searches the
+	// list then: either it finds this request, or this request finds the version raised.
+	if !e.Current() {
+		t.recheck(e)
+	}
+}
+
+// Expire ends the request if its time is up, by the clock that requests are checked by. The
+// timer may fire before that: the clock was set back meanwhile, which timers do not follow;
+// or a change moved the expiry while the fired timer waited for the list.
+func (l *Live) Expire() {
+	list := l.lock()
+	end, e := l.end, l.entry
+	if end == nil {
+		list.mu.Unlock()
+		return
+	}
+	until := e.Until()
+	if left := time.Until(until); until.IsZero() || left > 0 {
+		l.timer = nil
+		if !until.IsZero() {
+			l.timer = time.AfterFunc(left, l.Expire)
+		}
+		list.mu.Unlock()
+		return
+	}
+	l.end = nil
+	list.mu.Unlock()
+	validity := Expired
+	if grace := e.secretExpires(); e.Key.expires == 0 || grace != 0 && grace < e.Key.expires {
+		validity = Revoked // a rotation's grace ended
+	}
+	end.End(validity)
+}
+
+// Remove stops tracking the request. It is not ended from then on.
+func (l *Live) Remove() {
+	list := l.lock()
+	defer list.mu.Unlock()
+	l.end = nil
+	if l.timer != nil {
+		l.timer.Stop()
+		l.timer = nil
+	}
+	list.unlink(l)
+	l.owner.live.Add(-1)
+}
+
+// lock locks the list that l is on, and returns it.
+func (l *Live) lock() *liveList {
+	for {
+		list := l.list.Load()
+		list.mu.Lock()
+		if l.list.Load() == list {
+			return list
+		}
+		list.mu.Unlock()
+	}
+}
+
+// link puts l on the list, which is locked.
+func (ll *liveList) link(l *Live) {
+	l.next = ll.head
+	if l.next != nil {
+		l.next.prev = l
+	}
+	ll.head = l
+	l.list.Store(ll)
+}
+
+// unlink takes l off the list, which is locked.
+func (ll *liveList) unlink(l *Live) {
+	if l.prev != nil {
+		l.prev.next = l.next
+	} else if ll.head == l {
+		ll.head = l.next
+	}
+	if l.next != nil {
+		l.next.prev = l.prev
+	}
+	l.prev, l.next = nil, nil
+}
+
+// endAll ends every request.
+func (ll *liveList) endAll(v Validity) {
+	var ends []Ender
+	ll.mu.Lock()
+	for l := ll.head; l != nil; l = l.next {
+		if l.end != nil {
+			ends = append(ends, l.end)
+			l.end = nil
+		}
+	}
+	ll.mu.Unlock()
+	for _, end := range ends {
+		end.End(v)
+	}
+}
+
+// empty reports whether no request is live.
+func (ll *liveList) empty() bool {
+	ll.mu.Lock()
+	defer ll.mu.Unlock()
+	return ll.head == nil
+}
+
+// entries returns the distinct entries by which live requests were allowed.
+func (ll *liveList) entries() []*Entry {
+	ll.mu.Lock()
+	defer ll.mu.Unlock()
+	var out []*Entry
+	seen := map[*Entry]bool{}
+	for l := ll.head; l != nil; l = l.next {
+		if !seen[l.entry] {
+			seen[l.entry] = true
+			out = append(out, l.entry)
+		}
+	}
+	return out
+}
+
+// recheck ends the requests that were allowed by old where v is not Valid. Otherwise they go
+// on as allowed by now, until its expiry.
+func (ll *liveList) recheck(old, now *Entry, v Validity) {
+	var ends []Ender
+	ll.mu.Lock()
+	for l, next := ll.head, (*Live)(nil); l != nil; l = next {
+		next = l.next
+		if l.entry != old || l.end == nil {
+			continue
+		}
+		if v != Valid {
+			ends = append(ends, l.end)
+			l.end = nil
+			continue
+		}
+		l.entry = now
+		if l.owner != now.TenantState {
+			now.TenantState.live.Add(1)
+			l.owner.live.Add(-1)
+			l.owner = now.TenantState
+		}
+		if l.timer != nil {
+			l.timer.Stop()
+			l.timer = nil
+		}
+		if until := now.Until(); !until.IsZero() {
+			l.timer = time.AfterFunc(time.Until(until), l.Expire)
+		}
+		if successor := &now.KeyState.live; successor != ll {
+			// This state was dropped: changes are looked for at its successor. Always from
+			// the older to the newer, so that two calls cannot take the locks in opposite order.
+			ll.unlink(l)
+			successor.mu.Lock()
+			successor.link(l)
+			successor.mu.Unlock()
+		}
+	}
+	ll.mu.Unlock()
+	for _, end := range ends {
+		end.End(v)
+	}
+}
+
+// EndStale ends the live requests of the keyspaces for which stale returns true.
+func (t *Table) EndStale(stale func(keyspace string) bool) {
+	t.eachKey(nil, func(k *KeyState) {
+		if stale(k.ID.Keyspace) {
+			k.live.endAll(Stale)
+		}
+	})
+}
+
+// recheckKey checks again whether the live requests of a key may go on.
+func (t *Table) recheckKey(k *KeyState) {
+	if k.live.empty() {
+		return
+	}
+	for _, e := range k.live.entries() {
+		t.recheck(e)
+	}
+}
+
+// recheckInterval is how soon a recheck that failed is repeated.
+const recheckInterval = 250 * time.Millisecond
+
+// recheck checks whether the live requests that e allowed may go on, by the store's present
+// record. While the store does not answer they go on, and are checked once it does.
+func (t *Table) recheck(e *Entry) {
+	if t.closed.Load() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
+	defer cancel()
+	now, err := t.reload(ctx, e)
+	switch {
+	case errors.Is(err, ErrUnknown):
+		e.KeyState.live.recheck(e, nil, Deleted)
+	case err != nil:
+		t.health.ReadFailed("checking live requests again", err)
+		time.AfterFunc(recheckInterval, func() {
+			if !e.KeyState.live.empty() {
+				t.recheck(e)
+			}
+		})
+	default:
+		e.KeyState.live.recheck(e, now, now.ValidityAt(time.Now()))
+		if !now.Current() {
+			t.recheck(now)
+		}
+	}
+}

@@ -1,0 +1,70 @@
+package keytable
+
+import (
+	"context"
+	"errors"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+)
+
+// ErrNotFound means that the store has no such row. It is an answer, not a failure.
+var ErrNotFound = errors.New("not found")
+
+// ErrStore is wrapped by every error that kept the store from answering. It says nothing about
+// a key.
+var ErrStore = errors.New("store unavailable")
+
+// ChangeKind is the kind of object that a Change is about.
+type ChangeKind string
+
+const (
+	ChangeKey    ChangeKind = "key"
+	ChangeTenant ChangeKind = "tenant"
+	// ChangeToken is about a management token; requests are not checked by it.
+	ChangeToken ChangeKind = "token"
+	// ChangeSecret is about the form that secrets of a key are stored in: the key is the same.
+	ChangeSecret ChangeKind = "secret"
+)
+
+// Change is one row of the store's change sequence. Every management write appends, in its own
+// transaction, one for each key or tenant whose cached entries it invalidates.
+type Change struct {
+	// Seq rises with every change. Changes become visible in its order.
+	Seq      int64
+	Kind     ChangeKind
+	Keyspace string
+	// ID is the key's or token's id, or the tenant's slug.
+	ID string
+	// Mark tells the change from one with the same Seq in another store, or in an older copy of
+	// this one that replaced it. Store.Changes returns it.
+	Mark int64
+}
+
+// Store is what a Table reads and writes. Every method may block within ctx, may be called
+// concurrently, and returns errors that wrap ErrNotFound or ErrStore.
+type Store interface {
+	// Lookup returns the record of the first of digests that some secret of the keyspace
+	// has. ErrNotFound where none has, or its key or tenant was deleted. This is the one query
+	// behind a key's first use.
+	Lookup(ctx context.Context, keyspace string, digests []apikey.Candidate) (*Record, error)
+	// LookupSecret is Lookup for a secret whose id is known, in whatever form it is stored.
+	LookupSecret(ctx context.Context, keyspace, secretID string) (*Record, error)
+	// SecretsByHint returns up to limit secrets of the keyspace whose digest begins with hint,
+	// except those of deleted keys. A key that was imported as bcrypt is one of them.
+	SecretsByHint(ctx context.Context, keyspace string, hint apikey.Hint, limit int) ([]Secret, error)
+	// Digests calls yield with the stored digest of every secret of every keyspace, in no
+	// order, until yield returns false. It must not block writers.
+	Digests(ctx context.Context, yield func(keyspace string, digest []byte) bool) error
+	// CountSecrets returns about how many digests Digests yields.
+	CountSecrets(ctx context.Context) (int64, error)
+	// SecretDigests returns the stored digests of the secrets of keys, in no order. A key that
+	// does not exist has none.
+	SecretDigests(ctx context.Context, keyspace string, keyIDs ...string) ([][]byte, error)
+	// Rehash replaces a secret's digest by its primary form. It writes no audit event, and no
+	// change but one of ChangeSecret: the key is the same.
+	Rehash(ctx context.Context, keyspace, secretID string, to apikey.Candidate) error
+	// SetShown replaces the shown parts of a secret, and of its key where the secret is its
+	// newest. It writes no audit event, and no change but one of ChangeSecret. ErrNotFound
+	// where there is no such secret.
+	SetShown(ctx context.Context, keyspace, secretID, prefix, lastFour string) error
+}

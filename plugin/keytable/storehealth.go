@@ -1,0 +1,93 @@
+package keytable
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync/atomic"
+)
+
+// StoreHealth records whether the store answers. Reading and writing fail and recover
+// independently: a full disk, or a lock of another process, prevents only writing. Make one
+// with NewStoreHealth. Safe for concurrent use; its methods do not block.
+type StoreHealth struct {
+	log *slog.Logger
+	// errors counts the calls that the store did not answer.
+	errors           atomic.Int64
+	reading, writing fault
+}
+
+// fault is one way in which the store fails.
+type fault struct {
+	failing atomic.Bool
+	// last is the latest error's text.
+	last atomic.Pointer[string]
+}
+
+// NewStoreHealth returns the health of a store that works. It logs failures and recoveries.
+func NewStoreHealth(log *slog.Logger) *StoreHealth { return &StoreHealth{log: log} }
+
+// failed records a failure and reports whether it is the first of a run. A cancelled call says
+// nothing about the store.
+func (h *StoreHealth) failed(f *fault, err error) (first bool) {
+	if errors.Is(err, context.Canceled) {
+		return false
+	}
+	h.errors.Add(1)
+	text := err.Error()
+	f.last.Store(&text)
+	return !f.failing.Swap(true)
+}
+
+// cleared ends a run of failures, and reports whether there was one.
+func (f *fault) cleared() bool { return f.failing.Load() && f.failing.Swap(false) }
+
+// Errors returns how many calls failed.
+func (h *StoreHealth) Errors() int64 { return h.errors.Load() }
+
+// Problem returns the error of a store that fails, "" while it works.
+func (h *StoreHealth) Problem() string {
+	for _, f := range []*fault{&h.reading, &h.writing} {
+		if p := f.last.Load(); p != nil && f.failing.Load() {
+			return *p
+		}
+	}
+	return ""
+}
+
+// Reading reports whether reading works.
+func (h *StoreHealth) Reading() bool { return !h.reading.failing.Load() }
+
+// Writing reports whether writing works.
+func (h *StoreHealth) Writing() bool { return !h.writing.failing.Load() }
+
+// ReadFailed records that the store could not be read. It logs the first failure of a run
+// only: known keys go on working, and a line for each failure would hide others.
+func (h *StoreHealth) ReadFailed(doing string, err error) {
+	if h.failed(&h.reading, err) {
+		h.log.Error("the store does not answer: keys in memory go on working, everything else is refused with 503 until it does",
+			"while", doing, "error", err)
+	}
+}
+
+// ReadWorked records that the store was read.
+func (h *StoreHealth) ReadWorked() {
+	if h.reading.cleared() {
+		h.log.Info("the store answers again")
+	}
+}
+
+// WriteFailed records that the store could not be written.
+func (h *StoreHealth) WriteFailed(doing string, err error) {
+	if h.failed(&h.writing, err) {
+		h.log.Error("the store cannot be written: keys go on working and are counted in memory, changes are refused with 503 until it can",
+			"while", doing, "error", err)
+	}
+}
+
+// WriteWorked records that the store was written.
+func (h *StoreHealth) WriteWorked() {
+	if h.writing.cleared() {
+		h.log.Info("the store can be written again")
+	}
+}
