@@ -78,7 +78,7 @@ func runningApp() *App {
 
 // handlerOf returns the management API of an app, nil before the app's store is open.
 func (a *AdminAPI) handlerOf(app *App) http.Handler {
-	m := app.engine.management()
+	m := app.engine.Manager()
 	if m == nil {
 		return nil
 	}

@@ -35,7 +35,7 @@ func (a *App) serveBackup(w http.ResponseWriter, r *http.Request) {
 		api.WriteProblem(w, http.StatusBadRequest, "invalid_request", `The body must be JSON: {"file": "<absolute path of a new file>"}.`)
 		return
 	}
-	s, ok := a.engine.opened().(backuper)
+	s, ok := a.engine.Store().(backuper)
 	if !ok {
 		api.WriteProblem(w, http.StatusServiceUnavailable, management.CodeStoreUnavailable, "The store is not open, or is none that is backed up here.")
 		return

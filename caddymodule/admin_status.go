@@ -36,15 +36,15 @@ func (a *App) status(ctx context.Context) management.Status {
 		Store:     management.StoreStatus{Kind: storeSQLite},
 		Limits:    a.limitsKind(),
 	}
-	if since := a.engine.since.Load(); since != nil {
-		s.StartedAt = since
+	if since, ok := a.engine.OpenedAt(); ok {
+		s.StartedAt = &since
 	}
 	if a.Store != nil && a.Store.Type != "" {
 		s.Store.Kind = a.Store.Type
 	}
-	if shared := a.engine.sharedLimits(); shared != nil {
+	if shared := a.engine.Limits(); shared != nil {
 		var problem string
-		if s.SharedLimits, problem = shared.status(); problem != "" {
+		if s.SharedLimits, problem = limitsStatus(shared); problem != "" {
 			s.Problems = append(s.Problems, problem)
 		}
 	}
@@ -52,7 +52,7 @@ func (a *App) status(ctx context.Context) management.Status {
 		s.Store.Error = err.Error()
 		s.Problems = append(s.Problems, "the store does not answer: known keys go on, changes and unknown keys are refused")
 	}
-	s.Problems = append(s.Problems, a.engine.askReplica(&s.Store, stats.Ready)...)
+	s.Problems = append(s.Problems, askReplica(a.engine, &s.Store, stats.Ready)...)
 	if stats.Degraded {
 		s.Problems = append(s.Problems, "the gateway is degraded: "+stats.LastError)
 	}
@@ -119,7 +119,7 @@ func keyspaceStops(n *gateway.Node, keyspaces []string) (out map[string]time.Tim
 }
 
 func (a *App) queryStore(ctx context.Context, s *management.StoreStatus) (err error) {
-	store := a.engine.opened()
+	store := a.engine.Store()
 	if store == nil {
 		return errors.New("it is not open")
 	}
@@ -162,11 +162,4 @@ func (c *Config) configHash() string {
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:8])
-}
-
-// opened returns the engine's store, nil before the first start.
-func (e *engine) opened() store {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.store
 }

@@ -108,7 +108,7 @@ func (a *API) api() http.Handler {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.handler == nil {
-		if m := a.app.engine.management(); m != nil {
+		if m := a.app.engine.Manager(); m != nil {
 			a.handler = a.app.managementAPI(m, func(r *http.Request) (api.Access, error) { return a.authenticate(m, r) })
 		}
 	}

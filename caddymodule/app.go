@@ -7,21 +7,18 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 
+	"github.com/keygate-dev/keygate/plugin/engine"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/leak"
 )
 
 // appName is the app's module ID and the name of the global option.
 const appName = "keygate"
-
-// startTimeout bounds what a start may take with the store: opening, migrating, checking.
-const startTimeout = time.Minute
 
 // App is the keygate app. It owns the engine over reloads.
 type App struct {
@@ -35,12 +32,14 @@ type App struct {
 	refusals map[string]*refusals
 	// gitHubKeys sign GitHub's reports of leaks; nil: none are taken.
 	gitHubKeys *leak.Keys
-	// events is Caddy's events app, settled once it takes no more subscriptions.
-	events  *caddyevents.App
-	settled atomic.Bool
+	// events is Caddy's events app. It takes no more subscriptions once the configuration was active.
+	events    *caddyevents.App
+	wasActive atomic.Bool
 	// pooled is the key under which engine was taken from the pool; empty while it was not.
 	pooled string
-	engine *engine
+	engine *engine.Engine
+	// config is this configuration as the engine uses it.
+	config *engine.Config
 	// gateway is the engine's, for handlers.
 	gateway  *gateway.Gateway
 	stopping atomic.Bool
@@ -84,13 +83,10 @@ func (a *App) Provision(ctx caddy.Context) (err error) {
 	if a.metrics, err = newMetrics(ctx.GetMetricsRegistry(), a.view); err != nil {
 		return err
 	}
-	e, _, err := engines.LoadOrNew(a.identity, func() (caddy.Destructor, error) { return newEngine(a.place(), a.log) })
-	if err != nil {
+	if err := a.takeEngine(); err != nil {
 		return fmt.Errorf("making the gateway: %w", err)
 	}
 	known.add(a)
-	a.pooled, a.engine = a.identity, e.(*engine)
-	a.gateway = a.engine.gateway
 	return nil
 }
 
@@ -105,11 +101,9 @@ func (a *App) Start() error {
 	defer cancel()
 	// First, since sites may serve requests already.
 	a.cleanTraces()
-	isNew := a.storeIsNew()
-	if err := a.engine.start(ctx, a); err != nil {
+	if err := a.engine.Apply(ctx, a.config); err != nil {
 		return err
 	}
-	a.noteStore(isNew)
 	a.warn()
 	a.warnCaching()
 	a.warnDebug()
@@ -120,7 +114,7 @@ func (a *App) Start() error {
 // configuration may still run, and another configuration may have taken it over.
 func (a *App) Stop() error {
 	a.stopping.Store(true)
-	a.engine.stop(a)
+	a.engine.Retire(a.config)
 	return nil
 }
 
@@ -130,7 +124,7 @@ func (a *App) Cleanup() error {
 		return nil
 	}
 	known.remove(a)
-	a.engine.giveUp(a)
+	a.engine.Retire(a.config) // also where Start was not called, or failed
 	key := a.pooled
 	a.pooled = ""
 	_, err := engines.Delete(key)

@@ -82,7 +82,7 @@ func onSQLite(path string, plans ...*PlanConfig) *App {
 
 func insertTenants(t *testing.T, a *App, plan string, slugs ...string) {
 	t.Helper()
-	err := a.engine.opened().Update(context.Background(), func(tx management.Tx) error {
+	err := a.engine.Store().Update(context.Background(), func(tx management.Tx) error {
 		for _, slug := range slugs {
 			now := time.Now()
 			if err := tx.InsertTenant(&gateway.Tenant{Keyspace: "shop", Slug: slug, Plan: plan, Active: true, CreatedAt: now, UpdatedAt: now}); err != nil {
@@ -221,7 +221,7 @@ func TestReloadKeepsTheEngine(t *testing.T) {
 	if first.Ready() || !second.Ready() {
 		t.Errorf("ready: old %v, new %v", first.Ready(), second.Ready())
 	}
-	if second.engine.view() != second.view {
+	if second.engine.View() != second.view {
 		t.Error("management does not go by the new configuration")
 	}
 	if err := load(t, onSQLite(filepath.Join(t.TempDir(), "other.db")), nil); err != nil {
@@ -256,7 +256,7 @@ func TestPlanWithTenantsCannotVanish(t *testing.T) {
 	if current(t) != running || !running.Ready() {
 		t.Error("the refused configuration changed the running one")
 	}
-	if running.engine.view() != running.view {
+	if running.engine.View() != running.view {
 		t.Error("management goes by the refused configuration")
 	}
 
@@ -273,7 +273,7 @@ func TestPlanWithTenantsCannotVanish(t *testing.T) {
 		if held := plans(t, running); held["gold"] != 2 {
 			t.Fatalf("a configuration that failed moved tenants: %v", held)
 		}
-		if running.engine.view() != running.view {
+		if running.engine.View() != running.view {
 			t.Fatal("management goes by the failed configuration")
 		}
 	}
@@ -294,7 +294,7 @@ func TestPlanWithTenantsCannotVanish(t *testing.T) {
 
 func plans(t *testing.T, a *App) map[string]int64 {
 	t.Helper()
-	held, err := a.engine.opened().TenantsByPlan(context.Background(), "shop")
+	held, err := a.engine.Store().TenantsByPlan(context.Background(), "shop")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keygate-dev/keygate/caddymodule/adminapi"
+	"github.com/keygate-dev/keygate/plugin/engine"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
@@ -94,7 +95,7 @@ func restore(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	path := config.path
-	if config.place().shared() {
+	if config.target().Shared() {
 		return errors.New("the store of this configuration is in PostgreSQL: restore it with its own tools, such as pg_restore, while no gateway runs")
 	}
 	keep := keeperOf(cmd, config)
@@ -104,7 +105,7 @@ func restore(cmd *cobra.Command, args []string) error {
 	}
 	var chain audit.Report
 	done, err := sqlstore.Restore(cmd.Context(), args[0], path, commandLog(cmd), func(ctx context.Context, s *sqlstore.Store) error {
-		if err := checkPeppers(ctx, s, config.view.Hasher); err != nil {
+		if err := engine.CheckPeppers(ctx, s, config.view.Hasher); err != nil {
 			return err
 		}
 		var err error

@@ -21,6 +21,7 @@ import (
 
 	"github.com/keygate-dev/keygate/caddymodule/adminapi"
 	"github.com/keygate-dev/keygate/plugin/api"
+	"github.com/keygate-dev/keygate/plugin/engine"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
@@ -153,8 +154,10 @@ func (run *offlineRun) open(cmd *cobra.Command) (*compiled, error) {
 		return nil, err
 	}
 	path, log := c.path, commandLog(cmd)
-	if where := c.place(); where.shared() {
-		if run.store, err = openShared(cmd.Context(), where, log); err != nil {
+	if target := c.target(); target.Shared() {
+		ctx, cancel := context.WithTimeout(cmd.Context(), startTimeout)
+		defer cancel()
+		if run.store, err = engine.OpenPrimary(ctx, target, log); err != nil {
 			return nil, err
 		}
 		run.path = path
@@ -191,7 +194,7 @@ func (c *client) useStore(cmd *cobra.Command, actor string) error {
 	ctx, cancel := context.WithTimeout(cmd.Context(), startTimeout)
 	defer cancel()
 	hasher := config.view.Hasher
-	if err := checkPeppers(ctx, run.store, hasher); err != nil {
+	if err := engine.CheckPeppers(ctx, run.store, hasher); err != nil {
 		return err
 	}
 	if err := run.store.SavePeppers(ctx, hasher.Checks()); err != nil {

@@ -4,6 +4,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/engine"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
@@ -59,13 +60,16 @@ func (c *Config) build(repl *caddy.Replacer) (*compiled, error) {
 	return out, nil
 }
 
-// position returns where the store is.
-func (c *compiled) place() storePlace {
+// target returns the store and the node.
+func (c *compiled) target() engine.Target {
 	if c.secrets.dsn == "" {
-		return storePlace{path: c.path, node: aloneName}
+		return engine.Target{Path: c.path, Node: aloneName}
 	}
-	return storePlace{path: c.path, dsn: c.secrets.dsn, listen: c.secrets.listen, replica: c.secrets.replica, node: c.secrets.node}
+	return engine.Target{Path: c.path, Address: c.secrets.address(), Replica: c.secrets.replica, Node: c.secrets.node}
 }
+
+// address returns where PostgreSQL is reached; the zero value for SQLite.
+func (s secrets) address() engine.Address { return engine.Address{DSN: s.dsn, Listen: s.listen} }
 
 // requestLog returns how a keyspace's last requests are remembered; nil: they are not.
 func (c *compiled) requestLog(keyspace string) *usage.Log {

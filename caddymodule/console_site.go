@@ -178,7 +178,7 @@ func (c *Console) console() (*console.Handler, error) {
 	if c.handler != nil {
 		return c.handler, nil
 	}
-	m := c.app.engine.management()
+	m := c.app.engine.Manager()
 	if m == nil {
 		return nil, nil
 	}

@@ -51,10 +51,10 @@ func TestEventsApp(t *testing.T) {
 	}
 	ctx, ada := context.Background(), management.Actor{Name: "ada", Via: "api"}
 	a := current(t)
-	if !a.engine.events.Wants("key.created") || a.engine.events.Wants("key.revoked") {
+	if !a.engine.Wants("key.created") || a.engine.Wants("key.revoked") {
 		t.Error("not exactly what is subscribed to is wanted")
 	}
-	m := a.engine.management()
+	m := a.engine.Manager()
 	if _, err := m.CreateTenant(ctx, ada, "", "acme", management.TenantFields{}); err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestEventsApp(t *testing.T) {
 	if err := load(t, app, nil); err != nil {
 		t.Fatal(err)
 	}
-	if current(t).engine.events.Wants("key.created") {
+	if current(t).engine.Wants("key.created") {
 		t.Error("an event is wanted that nobody subscribes to")
 	}
 }

@@ -68,10 +68,10 @@ func TestRequestsShareNothing(t *testing.T) {
 		}
 	}
 	e := g.handler.app.engine
-	if err := e.usage.Flush(context.Background()); err != nil {
+	if err := e.Usage().Flush(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	report, err := g.handler.app.usage(e.management()).OfTenant(context.Background(), management.Actor{Name: "test"}, "shop", "acme", usage.Range{})
+	report, err := g.handler.app.usage(e.Manager()).OfTenant(context.Background(), management.Actor{Name: "test"}, "shop", "acme", usage.Range{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -187,7 +187,7 @@ func (x *exchange) check(vars map[string]any, path *rules.Path) {
 	h := x.h
 	x.vars, x.req.View, x.req.Keyspace = vars, h.app.view, h.keyspace.Keyspace
 	rejected := x.checked
-	x.run(x.r.Context(), h.app.engine.gateway, x, x.newOverride(path))
+	x.run(x.r.Context(), h.app.engine.Gateway(), x, x.newOverride(path))
 	x.observed = x.checked && !rejected && (h.Observe || x.dec.Plan != nil && x.dec.Plan.Observe)
 }
 

@@ -84,7 +84,7 @@ func newBenchServers(b *testing.B) *benchServers {
 	if err != nil {
 		b.Fatal(err)
 	}
-	m, ctx, actor := e.(*App).engine.management(), context.Background(), management.Actor{Name: "bench", Via: "cli"}
+	m, ctx, actor := e.(*App).engine.Manager(), context.Background(), management.Actor{Name: "bench", Via: "cli"}
 	if _, err := m.CreateTenant(ctx, actor, "", "acme", management.TenantFields{}); err != nil {
 		b.Fatal(err)
 	}

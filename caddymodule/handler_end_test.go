@@ -23,7 +23,7 @@ func TestEndedAsTheUpstreamAnswers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := newRig(t, &PlanConfig{Name: "free", Limits: []string{"rate 100/h"}}, HandlerConfig{})
-			m := g.handler.app.engine.management()
+			m := g.handler.app.engine.Manager()
 			next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 				actor := management.Actor{Name: "test", Via: "cli"}
 				if _, err := m.RevokeKey(context.Background(), actor, "shop", r.Header.Get("X-Key-Id")); err != nil {

@@ -53,7 +53,7 @@ func newKeyspaceRig(t testing.TB, keyspace *KeyspaceConfig, handler HandlerConfi
 	if err := h.Provision(ctx); err != nil {
 		t.Fatal(err)
 	}
-	m := a.engine.management()
+	m := a.engine.Manager()
 	actor := management.Actor{Name: "test", Via: "cli"}
 	if _, err := m.CreateTenant(context.Background(), actor, "shop", "acme", management.TenantFields{}); err != nil {
 		t.Fatal(err)

@@ -49,7 +49,7 @@ func TestLimitsRedisRedirect(t *testing.T) {
 		return &LimitsConfig{Type: limitsRedis, Mode: mode, Address: "redis://" + user + "@" + addr + "/0", Timeout: caddy.Duration(10 * time.Second)}
 	}
 	g := newLimitsRig(t, at(":rose-1", server.Addr()), &PlanConfig{Name: "many", Limits: []string{"rate 20/d"}}, &PlanConfig{Name: "slots", Limits: []string{"concurrency 1"}})
-	comes(t, "Redis is reached", func() bool { return !current(t).engine.sharedLimits().redis.Unreachable() })
+	comes(t, "Redis is reached", func() bool { return !current(t).engine.Limits().Unreachable() })
 	running := g.begin("slots")
 	left := int64(20)
 	goesOn := func(step string) {
@@ -112,11 +112,11 @@ func TestLimitsRedisRedirect(t *testing.T) {
 
 	// Neither answers: the next one is taken, as at a start, and used when it does.
 	server.Kill()
-	comes(t, "it is noticed", func() bool { g.check("open"); return current(t).engine.sharedLimits().redis.Unreachable() })
+	comes(t, "it is noticed", func() bool { g.check("open"); return current(t).engine.Limits().Unreachable() })
 	g.app.Limits = at(":rose-1", server.Addr())
 	g.load()
 	server.Start()
-	comes(t, "it is reached", func() bool { return !current(t).engine.sharedLimits().redis.Unreachable() })
+	comes(t, "it is reached", func() bool { return !current(t).engine.Limits().Unreachable() })
 	if n := proxy.Connections(); n != 0 {
 		t.Errorf("%d connections by the former address", n)
 	}
@@ -133,7 +133,7 @@ func TestLimitsRedisWrongPassword(t *testing.T) {
 	wantError(t, err, "limits redis", "WRONGPASS", "nothing was changed")
 	g.app.Limits = nil
 	g.wantLeft("local", 3)
-	if current(t).engine.sharedLimits() != nil {
+	if current(t).engine.Limits() != nil {
 		t.Error("it is used")
 	}
 	stop(t)

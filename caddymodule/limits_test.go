@@ -34,7 +34,7 @@ func newLimitsRig(t *testing.T, limits *LimitsConfig, more ...*PlanConfig) *limi
 	g := &limitsRig{t: t, app: app, keys: map[string]string{}, ids: map[string]string{}}
 	g.load()
 	actor := management.Actor{Name: "test", Via: "cli"}
-	m := current(t).engine.management()
+	m := current(t).engine.Manager()
 	for _, p := range app.Keyspaces["shop"].Plans {
 		if _, err := m.CreateTenant(context.Background(), actor, "shop", p.Name, management.TenantFields{Plan: management.Some(p.Name)}); err != nil {
 			t.Fatal(err)
@@ -115,9 +115,9 @@ func TestLimitsRedisOverReloads(t *testing.T) {
 	if s.Limits != limitsRedis || s.SharedLimits == nil || !s.SharedLimits.OK || s.SharedLimits.Mode != modeExact || s.SharedLimits.Waited == 0 || s.Degraded {
 		t.Errorf("status %+v %+v", s, s.SharedLimits)
 	}
-	shared := current(t).engine.shared
+	shared := current(t).engine.Limits()
 	g.load()
-	if current(t).engine.shared != shared {
+	if current(t).engine.Limits() != shared {
 		t.Error("a reload that changes nothing connects anew")
 	}
 	g.app.Limits.Mode = modeLeased
@@ -139,7 +139,7 @@ func TestOnRedisDown(t *testing.T) {
 	g := newLimitsRig(t, &LimitsConfig{Type: limitsRedis, Address: server.URL(), Timeout: caddy.Duration(time.Second)})
 	g.wantLeft("local", 4)
 	server.Kill()
-	for end := time.Now().Add(time.Minute); !current(t).engine.sharedLimits().redis.Unreachable(); {
+	for end := time.Now().Add(time.Minute); !current(t).engine.Limits().Unreachable(); {
 		g.check("open")
 		if time.Now().After(end) {
 			t.Fatal("nobody notices")
@@ -169,7 +169,7 @@ func TestOnRedisDown(t *testing.T) {
 		t.Error("the metrics do not say so")
 	}
 	// Where limits stand is not guessed at, and nothing is reset where it is not counted.
-	m, actor := current(t).engine.management(), management.Actor{Name: "test", Via: "cli"}
+	m, actor := current(t).engine.Manager(), management.Actor{Name: "test", Via: "cli"}
 	if page, err := m.KeyLimitStatus(context.Background(), actor, "shop", g.ids["local"]); !errors.Is(err, gateway.ErrStore) {
 		t.Errorf("limits are shown: %+v, error %v", page, err)
 	}

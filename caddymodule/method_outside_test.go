@@ -187,7 +187,7 @@ func (*actingBody) Close() error { return nil }
 // meanwhile is refused.
 func TestKeyRevokedWhileItsBodyIsRead(t *testing.T) {
 	g := newRig(t, freePlan, HandlerConfig{Config: rules.Config{Scopes: []rules.ScopeRule{{Pattern: rules.Pattern{Methods: []string{"DELETE"}, Path: "/items/*"}, Scope: "admin"}}}})
-	ctx, actor, m := context.Background(), management.Actor{Name: "test", Via: "cli"}, g.handler.app.engine.management()
+	ctx, actor, m := context.Background(), management.Actor{Name: "test", Via: "cli"}, g.handler.app.engine.Manager()
 	key, err := m.CreateKey(ctx, actor, "shop", "acme", management.KeyFields{Name: management.Some("ci")})
 	if err != nil {
 		t.Fatal(err)

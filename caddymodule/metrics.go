@@ -133,16 +133,15 @@ func (s statsCollector) Describe(ch chan<- *prometheus.Desc) {
 // the store; their values are then taken together.
 func (s statsCollector) Collect(ch chan<- prometheus.Metric) {
 	var cached, failed, degraded, lag float64
-	engines.Range(func(_, value any) bool {
-		stats := value.(*engine).gateway.Stats()
+	for e := range runningEngines() {
+		stats := e.Gateway().Stats()
 		cached += float64(stats.KeysCached)
 		failed += float64(stats.StoreErrors)
 		lag = max(lag, stats.Lag.Seconds())
-		if shared := value.(*engine).sharedLimits(); stats.Degraded || shared != nil && shared.redis.Unreachable() {
+		if shared := e.Limits(); stats.Degraded || shared != nil && shared.Unreachable() {
 			degraded = 1
 		}
-		return true
-	})
+	}
 	ch <- prometheus.MustNewConstMetric(s.cached, prometheus.GaugeValue, cached)
 	ch <- prometheus.MustNewConstMetric(s.errors, prometheus.CounterValue, failed)
 	ch <- prometheus.MustNewConstMetric(s.degraded, prometheus.GaugeValue, degraded)

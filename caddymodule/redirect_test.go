@@ -49,7 +49,9 @@ func TestReloadToAnotherAddress(t *testing.T) {
 			t.Errorf("%s is %v while PostgreSQL answers", name, v)
 		}
 	}
-	called := func() string { return current(t).engine.sharedStore().Identity() }
+	called := func() string {
+		return current(t).engine.Replica().Primary().(interface{ Identity() string }).Identity()
+	}
 	before := called()
 
 	wrong := func(app *App, extra caddy.ModuleMap, words ...string) {
@@ -71,7 +73,7 @@ func TestReloadToAnotherAddress(t *testing.T) {
 	wrong(onPostgres(strings.Replace(address, "/postgres?", "/none?", 1), "gw", ""), nil, "/none does not answer, so nothing was changed", "no such database")
 	// Plans that tenants hold can't vanish by the new address either.
 	actor := management.Actor{Name: "test", Via: "cli"}
-	if _, err := first.engine.management().CreateTenant(t.Context(), actor, "shop", "acme", management.TenantFields{Plan: management.Some("free")}); err != nil {
+	if _, err := first.engine.Manager().CreateTenant(t.Context(), actor, "shop", "acme", management.TenantFields{Plan: management.Some("free")}); err != nil {
 		t.Fatal(err)
 	}
 	comes(t, "the replica has the tenant", func() bool { return plans(t, first)["free"] == 1 })
@@ -111,7 +113,7 @@ func TestReloadToAnotherAddress(t *testing.T) {
 	}
 	pg.Start()
 	comes(t, "the store is reached again", func() bool {
-		_, err := current(t).engine.opened().TenantsByPlan(t.Context(), "shop")
+		_, err := current(t).engine.Store().TenantsByPlan(t.Context(), "shop")
 		return err == nil
 	})
 	if proxy.Connections() != 0 || called() != before {

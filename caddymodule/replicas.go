@@ -6,16 +6,16 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/keygate-dev/keygate/plugin/engine"
 	"github.com/keygate-dev/keygate/plugin/management"
-	"github.com/keygate-dev/keygate/plugin/store/replica"
 	"github.com/keygate-dev/keygate/plugin/store/revocations"
 )
 
-// askReplica says how a gateway's own copy of the store is, where it has one, and what is wrong
-// with it or with the store. ready says that keys are judged.
-func (e *engine) askReplica(s *management.StoreStatus, ready bool) (problems []string) {
-	own, ok := e.opened().(*replica.Replica)
-	if !ok {
+// askReplica adds to s how the gateway's replica is, where it has one, and returns what is wrong with it or with the store.
+// ready reports whether keys are checked.
+func askReplica(e *engine.Engine, s *management.StoreStatus, ready bool) (problems []string) {
+	own := e.Replica()
+	if own == nil {
 		return nil
 	}
 	r := own.Status()
@@ -94,11 +94,10 @@ func (c replicaCollector) Collect(ch chan<- prometheus.Metric) {
 	var away, pending float64
 	var words revocations.Stats
 	found := false
-	engines.Range(func(_, value any) bool {
-		e := value.(*engine)
-		r, ok := e.opened().(*replica.Replica)
-		if !ok {
-			return true
+	for e := range runningEngines() {
+		r := e.Replica()
+		if r == nil {
+			continue
 		}
 		found = true
 		s := r.Status()
@@ -106,12 +105,11 @@ func (c replicaCollector) Collect(ch chan<- prometheus.Metric) {
 			away = 1
 		}
 		pending += float64(s.Pending)
-		w := e.herald.Stats()
+		w := e.RevocationStats()
 		words.Published += w.Published
 		words.Received += w.Received
 		words.Rejected += w.Rejected
-		return true
-	})
+	}
 	if !found {
 		return
 	}

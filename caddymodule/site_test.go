@@ -40,7 +40,7 @@ func newTestSite(t *testing.T, config string, handle http.HandlerFunc) *testSite
 		"DIR", dir, "SITE", address, "UPSTREAM", up.Listener.Addr().String(),
 		"KEYGATE", "store sqlite "+dir+"/keygate.db\nplan free {\n}\ndefault_plan free",
 	).Replace(config))
-	s := &testSite{t: t, url: address, manager: current(t).engine.management()}
+	s := &testSite{t: t, url: address, manager: current(t).engine.Manager()}
 	actor := management.Actor{Name: "test", Via: "cli"}
 	if _, err := s.manager.CreateTenant(context.Background(), actor, "", "acme", management.TenantFields{}); err != nil {
 		t.Fatal(err)

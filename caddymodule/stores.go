@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/keygate-dev/keygate/plugin/engine"
 	"github.com/keygate-dev/keygate/plugin/ratelimit/redis"
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
@@ -117,7 +118,7 @@ type secrets struct {
 	// importPeppers are of keys that were imported.
 	importPeppers []string
 	secret        string
-	limits        limitsKey
+	limits        engine.Limits
 }
 
 // expand expands the placeholders. Where a value is needed an empty one is an error, which names

@@ -62,7 +62,7 @@ http://` + s.addr + " {\n" + strings.ReplaceAll(text, "UPSTREAM", upstream) + "\
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = caddy.Stop() })
-	m, ctx, actor := current(t).engine.management(), context.Background(), management.Actor{Name: "test", Via: "cli"}
+	m, ctx, actor := current(t).engine.Manager(), context.Background(), management.Actor{Name: "test", Via: "cli"}
 	if _, err := m.CreateTenant(ctx, actor, "", "acme", management.TenantFields{}); err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ http://` + s.addr + " {\n" + strings.ReplaceAll(text, "UPSTREAM", upstream) + "\
 // newKey returns a key with those scopes.
 func (s *site) newKey(t *testing.T, scopes ...string) string {
 	t.Helper()
-	key, err := current(t).engine.management().CreateKey(context.Background(), management.Actor{Name: "test", Via: "cli"}, "", "acme",
+	key, err := current(t).engine.Manager().CreateKey(context.Background(), management.Actor{Name: "test", Via: "cli"}, "", "acme",
 		management.KeyFields{Name: management.Some("ci"), Scopes: management.Some(scopes)})
 	if err != nil {
 		t.Fatal(err)

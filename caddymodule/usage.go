@@ -100,5 +100,5 @@ func countVerified(log *usage.Log, off bool, req *gateway.Request, d *gateway.De
 
 // usage answers what was used. The engine has been started.
 func (a *App) usage(m *management.Manager) *usage.Service {
-	return &usage.Service{Manager: m, Store: a.engine.opened(), CompleteUntil: a.engine.usage.CompleteUntil, Flush: a.engine.usage.Flush, Log: a.requestLog}
+	return &usage.Service{Manager: m, Store: a.engine.Store(), CompleteUntil: a.engine.Usage().CompleteUntil, Flush: a.engine.Usage().Flush, Log: a.requestLog}
 }

@@ -59,13 +59,3 @@ func parseUsage(d *caddyfile.Dispenser, note noteFunc) (*UsageConfig, error) {
 		}},
 	})
 }
-
-// usageHours says for how long a keyspace's usage is kept by hour.
-func (e *engine) usageHours(keyspace string) time.Duration {
-	if app := e.newest(); app != nil {
-		if ks := app.keyspaces[keyspace]; ks != nil {
-			return ks.usageHours
-		}
-	}
-	return usage.DefaultHours
-}

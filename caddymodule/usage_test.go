@@ -32,11 +32,11 @@ func TestUsageOff(t *testing.T) {
 		if err := g.serve(httptest.NewRecorder(), r, next); err != nil {
 			t.Fatal(err)
 		}
-		m := app.engine.management()
+		m := app.engine.Manager()
 		if result, err := app.verifier().Verify(ctx, "shop", management.VerifyRequest{Key: g.key}); err != nil || !result.Allowed {
 			t.Fatalf("verified: %v %v", result, err)
 		}
-		if err := app.engine.usage.Flush(ctx); err != nil {
+		if err := app.engine.Usage().Flush(ctx); err != nil {
 			t.Fatal(err)
 		}
 		report, err := app.usage(m).OfTenant(ctx, actor, "shop", "acme", usage.Range{})
@@ -52,7 +52,7 @@ func TestUsageOff(t *testing.T) {
 		if err != nil || len(keys.Data) != 1 {
 			t.Fatalf("%d keys, %v", len(keys.Data), err)
 		}
-		last, err := app.engine.opened().RecentRequests(ctx, "shop", keys.Data[0].ID)
+		last, err := app.engine.Store().RecentRequests(ctx, "shop", keys.Data[0].ID)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -55,7 +55,7 @@ func BenchmarkVerify(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	m, ctx, actor := app.(*App).engine.management(), context.Background(), management.Actor{Name: "bench", Via: "cli"}
+	m, ctx, actor := app.(*App).engine.Manager(), context.Background(), management.Actor{Name: "bench", Via: "cli"}
 	if _, err := m.CreateTenant(ctx, actor, "", "acme", management.TenantFields{}); err != nil {
 		b.Fatal(err)
 	}

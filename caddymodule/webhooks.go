@@ -1,9 +1,7 @@
 package caddymodule
 
 import (
-	"context"
 	"encoding/json"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -155,58 +153,4 @@ func (s secrets) newVault() (*webhook.Vault, error) {
 		return nil, fieldErrorf("secret", "%w", err)
 	}
 	return v, nil
-}
-
-// newest returns the configuration that management goes by, nil while none is running.
-func (e *engine) newest() *App {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if n := len(e.apps); n > 0 {
-		return e.apps[n-1]
-	}
-	return nil
-}
-
-// webhookSettings returns what the configuration says of a keyspace's webhooks.
-func (e *engine) webhookSettings(keyspace string) management.WebhookSettings {
-	if app := e.newest(); app != nil {
-		return app.webhookSettings(keyspace)
-	}
-	return management.WebhookSettings{}
-}
-
-// headSigner returns what signs heads of the audit chain, nil where there is no secret.
-func (e *engine) headSigner() audit.Signer {
-	if app := e.newest(); app != nil {
-		return app.headSigner()
-	}
-	return nil
-}
-
-// keyspaceNames returns the keyspaces of the configuration.
-func (e *engine) keyspaceNames() []string {
-	if app := e.newest(); app != nil {
-		return slices.Sorted(maps.Keys(app.keyspaces))
-	}
-	return nil
-}
-
-// closeWebhooks ends deliveries. What is left of them is in the store.
-func (e *engine) closeWebhooks(ctx context.Context) {
-	e.mu.Lock()
-	s := e.webhooks
-	e.mu.Unlock()
-	if s == nil {
-		return
-	}
-	if err := s.Close(ctx); err != nil {
-		e.logger().Error("deliveries that were under way are made again only when their time is over", "error", err)
-	}
-}
-
-// newWebhooks returns what delivers the engine's events. The store is open, and e.mu is held.
-func (e *engine) newWebhooks() *webhook.Service {
-	return webhook.New(webhook.Options{
-		Store: e.store, Node: e.where.node, Manager: e.manager, Settings: e.webhookSettings, Keyspaces: e.keyspaceNames, Logger: e.logger(),
-	})
 }

@@ -21,6 +21,7 @@ var rooms = [][]string{
 	// What usage is made of, the store keeps and the API shows.
 	{"plugin/usage"},
 	{"plugin/api", "plugin/webhook", "plugin/console", "plugin/store"},
+	{"plugin/engine"},
 	{"caddymodule"},
 	{"cmd"},
 }

@@ -1,0 +1,245 @@
+// Package engine builds a gateway with its store and everything that needs both, and owns them over the configurations
+// that use them. It knows nothing of the program around it, such as Caddy.
+//
+//	state.go          the lifecycle: states, Apply, Retire, Close
+//	config.go         what a configuration says
+//	engine.go         the parts, and how they are reached
+//	store.go          opening the store, changing its address
+//	limits.go         counting in Redis or in this process
+//	compatibility.go  what must be true of a store and a configuration together
+//	plans.go          moving tenants of former plans
+//	note.go           warning of an SQLite file that is new by mistake
+//	events.go, log.go  passing events and messages on to the active configuration
+package engine
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store/replica"
+	"github.com/keygate-dev/keygate/plugin/store/revocations"
+	"github.com/keygate-dev/keygate/plugin/usage"
+	"github.com/keygate-dev/keygate/plugin/webhook"
+)
+
+// Options are what an Engine is made of.
+type Options struct {
+	Target Target
+	// Log receives messages before the first configuration is applied. Default: slog.Default.
+	Log *slog.Logger
+	// Version names the program for the other nodes. Default: "".
+	Version string
+	// Other returns the store of another engine of this process that serves, and whether there is one: the program is
+	// changing from that engine to this one. It does not block. Default: there is none.
+	Other func() (store string, serving bool)
+}
+
+// Engine is one gateway and its store. Made by New; safe for concurrent use.
+type Engine struct {
+	target  Target
+	version string
+	other   func() (store string, serving bool)
+	log     *slog.Logger
+	logs    *logHandler
+	gateway *gateway.Gateway
+	store   *lateStore
+	usage   *usage.Tracker
+	limits  *limits
+	events  *events
+
+	// state is a State, but for Degraded.
+	state atomic.Int32
+	// life ends with Close, background is what ends with it.
+	life       context.Context
+	end        context.CancelFunc
+	background sync.WaitGroup
+	// applying is held by Apply, Retire and Close, and verifying by each verification; both may wait for the store.
+	applying, verifying sync.Mutex
+	// opened is what was made with the store; nil in Opening.
+	opened atomic.Pointer[opened]
+
+	mu sync.Mutex
+	// configs are the adopted configurations, oldest first. active is the last one, nil for none.
+	configs []*adopted
+	active  atomic.Pointer[adopted]
+}
+
+// opened is an open store and what needs it. Immutable.
+type opened struct {
+	store    Store
+	manager  *management.Manager
+	webhooks *webhook.Service
+	at       time.Time
+}
+
+// New returns an engine in the state Opening. It opens nothing, so that a configuration can be checked without a trace.
+func New(o Options) (*Engine, error) {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Other == nil {
+		o.Other = func() (string, bool) { return "", false }
+	}
+	e := &Engine{target: o.Target, version: o.Version, other: o.Other, logs: newLogHandler(o.Log.Handler()), store: new(lateStore)}
+	e.log = slog.New(e.logs)
+	e.life, e.end = context.WithCancel(context.Background())
+	e.limits = newLimits(e.log)
+	e.events = newEvents(e)
+	e.usage = usage.NewTracker(o.Target.Node, e.log)
+	e.usage.KeepHours = e.usageHours
+	options := gateway.Options{
+		Store: e.store, Limiter: e.limits.limiter, Logger: e.log, Node: o.Target.Node,
+		NewMeter: func(keyspace, tenant, key string) any { return e.usage.Counter(keyspace, tenant, key) },
+	}
+	if o.Target.Shared() {
+		options.Registry, options.NodeInfo = e.store, e.about
+	}
+	var err error
+	if e.gateway, err = gateway.New(options); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// Target returns the store and the node of the engine.
+func (e *Engine) Target() Target { return e.target }
+
+// Gateway returns what checks requests.
+func (e *Engine) Gateway() *gateway.Gateway { return e.gateway }
+
+// Usage returns what counts what keys use.
+func (e *Engine) Usage() *usage.Tracker { return e.usage }
+
+// Store returns the store, nil in Opening.
+func (e *Engine) Store() Store {
+	if o := e.opened.Load(); o != nil {
+		return o.store
+	}
+	return nil
+}
+
+// Manager returns what changes tenants and keys, nil in Opening.
+func (e *Engine) Manager() *management.Manager {
+	if o := e.opened.Load(); o != nil {
+		return o.manager
+	}
+	return nil
+}
+
+// OpenedAt returns when the store was opened, to the second; false in Opening.
+func (e *Engine) OpenedAt() (time.Time, bool) {
+	if o := e.opened.Load(); o != nil {
+		return o.at, true
+	}
+	return time.Time{}, false
+}
+
+// Replica returns the node's copy of the store, nil where it has none.
+func (e *Engine) Replica() *replica.Replica {
+	r, _ := e.Store().(*replica.Replica)
+	return r
+}
+
+// Limits returns what counts in Redis, nil where this process counts.
+func (e *Engine) Limits() *SharedLimits { return e.limits.shared.Load() }
+
+// RevocationStats returns how many revocations were sent and received through Redis.
+func (e *Engine) RevocationStats() revocations.Stats { return e.limits.broadcaster.Stats() }
+
+// View returns the view of the active configuration, nil where there is none.
+func (e *Engine) View() *gateway.View {
+	if a := e.active.Load(); a != nil {
+		return a.View
+	}
+	return nil
+}
+
+// Wants reports whether an event of a type would be passed on to the subscriber of the active configuration.
+func (e *Engine) Wants(eventType string) bool { return e.events.Wants(eventType) }
+
+// about tells the other nodes of this one.
+func (e *Engine) about() (version, configHash string) {
+	if a := e.active.Load(); a != nil {
+		configHash = a.Hash
+	}
+	return e.version, configHash
+}
+
+// webhookSettings returns the active configuration's settings for a keyspace's webhooks.
+func (e *Engine) webhookSettings(keyspace string) management.WebhookSettings {
+	if a := e.active.Load(); a != nil {
+		return a.Keyspaces[keyspace].Webhooks
+	}
+	return management.WebhookSettings{}
+}
+
+// signer returns what signs positions of the audit chain, nil for none.
+func (e *Engine) signer() management.CheckpointSigner {
+	if a := e.active.Load(); a != nil {
+		return a.Signer
+	}
+	return nil
+}
+
+// keyspaces returns the names of the active configuration's keyspaces, sorted.
+func (e *Engine) keyspaces() []string {
+	if a := e.active.Load(); a != nil {
+		return slices.Sorted(maps.Keys(a.Keyspaces))
+	}
+	return nil
+}
+
+// usageHours returns how long a keyspace's usage is kept by the hour.
+func (e *Engine) usageHours(keyspace string) time.Duration {
+	if a := e.active.Load(); a != nil {
+		if ks, ok := a.Keyspaces[keyspace]; ok {
+			return ks.UsageHours
+		}
+	}
+	return usage.DefaultHours
+}
+
+// closeTimeout bounds how long writing back may take where nobody waits for it.
+const closeTimeout = 10 * time.Second
+
+// finishLeaks handles the reports of leaked keys that wait, where c is the last configuration by which they can be.
+func (e *Engine) finishLeaks(c *Config) {
+	e.mu.Lock()
+	last := len(e.configs) == 1 && e.configs[0].Config == c
+	e.mu.Unlock()
+	m := e.Manager()
+	if m == nil || !last {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	m.FinishLeaks(ctx)
+}
+
+// close closes the parts, those that need others first.
+func (e *Engine) close(ctx context.Context) error {
+	defer e.events.close()
+	o := e.opened.Load()
+	if o != nil {
+		if err := o.webhooks.Close(ctx); err != nil {
+			e.log.Error("deliveries that were running are repeated only when their time is over", "error", err)
+		}
+		o.manager.FinishLeaks(ctx) // reports that came after the last Retire
+	}
+	// The tracker waits for requests that still run and use the gateway.
+	err := e.usage.Close(ctx)
+	err = errors.Join(err, e.gateway.Close(ctx))
+	e.limits.close(ctx)
+	if o != nil {
+		err = errors.Join(err, o.store.Close())
+	}
+	return err
+}

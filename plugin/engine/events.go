@@ -1,0 +1,94 @@
+package engine
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// Subscriber is what a configuration passes events on to, such as Caddy's events app.
+type Subscriber interface {
+	// Wants reports whether an event of a type would be received. It does not block.
+	Wants(eventType string) bool
+	// Emit passes an event on. It may block, which delays later events.
+	Emit(management.Event) error
+}
+
+// maxQueued is how many events wait for a Subscriber.
+const maxQueued = 1024
+
+// events passes what happens on to the Subscriber of the newest configuration that is active. It implements
+// management.EventListener.
+type events struct {
+	engine *Engine
+	queue  chan management.Event
+	once   sync.Once
+	done   chan struct{}
+}
+
+var _ management.EventListener = (*events)(nil)
+
+func newEvents(e *Engine) *events {
+	return &events{engine: e, queue: make(chan management.Event, maxQueued), done: make(chan struct{})}
+}
+
+// subscriber returns the Subscriber to pass events on to, nil for none. A configuration that is not active yet, because
+// other parts of the program still start, leaves that to the one before.
+func (v *events) subscriber() Subscriber {
+	v.engine.mu.Lock()
+	configs := slices.Clone(v.engine.configs)
+	v.engine.mu.Unlock()
+	for _, a := range slices.Backward(configs) {
+		if a.active() {
+			return a.Events
+		}
+	}
+	return nil
+}
+
+// Wants implements management.EventListener.
+func (v *events) Wants(eventType string) bool {
+	s := v.subscriber()
+	return s != nil && s.Wants(eventType)
+}
+
+// Receive queues an event.
+func (v *events) Receive(e management.Event) {
+	v.once.Do(func() { go v.run() })
+	select {
+	case v.queue <- e:
+	default:
+		v.engine.log.Warn("an event is not passed on to Caddy's events app: its handlers are too slow", "event", e.Type, "id", e.ID)
+	}
+}
+
+// close ends passing on. It does not wait for the Subscriber.
+func (v *events) close() { close(v.done) }
+
+func (v *events) run() {
+	for {
+		select {
+		case e := <-v.queue:
+			v.emit(e)
+		case <-v.done:
+			return
+		}
+	}
+}
+
+func (v *events) emit(e management.Event) {
+	defer func() {
+		if p := recover(); p != nil {
+			v.engine.log.Error("a handler of Caddy's events app failed", "event", e.Type, "id", e.ID, "panic", fmt.Sprint(p))
+		}
+	}()
+	s := v.subscriber()
+	if s == nil {
+		return
+	}
+	if err := s.Emit(e); err != nil {
+		v.engine.log.Error("an event can't be passed on to Caddy's events app", "event", e.Type, "id", e.ID, "error", err)
+	}
+}

@@ -1,0 +1,169 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+	"github.com/keygate-dev/keygate/plugin/ratelimit/redis"
+	"github.com/keygate-dev/keygate/plugin/store/revocations"
+)
+
+const (
+	// limitsWait is how long Apply waits for Redis. It goes on without: each plan's on_redis_down says what holds then.
+	limitsWait = time.Second
+	// redirectWait is how long Apply waits for Redis at another address.
+	redirectWait = 10 * time.Second
+)
+
+// SharedLimits are limits that are counted in Redis.
+type SharedLimits struct {
+	redis  *redis.Redis
+	shared *ratelimit.Shared
+	stop   context.CancelFunc
+	ended  chan struct{}
+}
+
+// newSharedLimits begins to connect to Redis, and does not wait for it.
+func newSharedLimits(l Limits, log *slog.Logger) (*SharedLimits, error) {
+	r, err := redis.New(redis.Options{URL: l.Redis, Timeout: l.Timeout, Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	s := &SharedLimits{redis: r, shared: ratelimit.NewShared(r, r.Node(), l.Leased), ended: make(chan struct{})}
+	var ctx context.Context
+	ctx, s.stop = context.WithCancel(context.Background())
+	r.Start()
+	go func() {
+		s.shared.Run(ctx)
+		close(s.ended)
+	}()
+	return s, nil
+}
+
+// Unreachable reports whether Redis does not answer, so that each plan's on_redis_down says what holds.
+func (s *SharedLimits) Unreachable() bool { return s.redis.Unreachable() }
+
+// Leased reports whether tokens are taken from Redis ahead of need.
+func (s *SharedLimits) Leased() bool { return s.shared.Leased() }
+
+// Stats returns how Redis and the limits are. It does not block.
+func (s *SharedLimits) Stats() (redis.Stats, ratelimit.SharedStats) {
+	return s.redis.Stats(), s.shared.Stats()
+}
+
+// close returns what this node holds to Redis, and disconnects.
+func (s *SharedLimits) close(ctx context.Context) {
+	s.stop()
+	<-s.ended
+	s.redis.Close(ctx)
+}
+
+// closeLater is close in the background.
+func (s *SharedLimits) closeLater() {
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		s.close(ctx)
+	}()
+}
+
+// limits counts in Redis or in this process, as the newest configuration says.
+type limits struct {
+	log *slog.Logger
+	// limiter is what the gateway charges.
+	limiter *ratelimit.Switch
+	// broadcaster sends revocations to the other nodes while a shared store is unreachable.
+	broadcaster revocations.Switch
+	// shared is nil where this process counts.
+	shared atomic.Pointer[SharedLimits]
+	// changing is held by what changes shared, which may wait for Redis.
+	changing sync.Mutex
+}
+
+func newLimits(log *slog.Logger) *limits {
+	return &limits{log: log, limiter: ratelimit.NewSwitch(ratelimit.NewLocal())}
+}
+
+// apply counts as a configuration says from now on. What was spent and is held stays where only the address changes.
+// After an error nothing has changed: it is one where a new address can't be used, or where Redis rejects the password of a
+// reload. An unreachable Redis is none at a start.
+func (l *limits) apply(ctx context.Context, want Limits, reload bool) error {
+	l.changing.Lock()
+	defer l.changing.Unlock()
+	shared := l.shared.Load()
+	switch {
+	case want == Limits{}:
+		l.countHere()
+		return nil
+	case shared == nil:
+		return l.connect(ctx, want, reload)
+	}
+	ctx, cancel := context.WithTimeout(ctx, redirectWait)
+	defer cancel()
+	if err := shared.redis.Redirect(ctx, want.Redis, want.Timeout); err != nil {
+		return fmt.Errorf("the new address of limits redis can't be used, so nothing was changed: %w", err)
+	}
+	shared.shared.SetLeased(want.Leased)
+	return nil
+}
+
+// connect begins to count in Redis. changing is held.
+func (l *limits) connect(ctx context.Context, want Limits, reload bool) error {
+	s, err := newSharedLimits(want, l.log)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, limitsWait)
+	defer cancel()
+	// Package redis logs and retries all other errors.
+	if err := s.redis.Wait(ctx); reload && errors.Is(err, redis.ErrRejected) {
+		s.closeLater()
+		return fmt.Errorf("limits redis can't be used, so nothing was changed: %w", err)
+	}
+	l.shared.Store(s)
+	l.limiter.Set(s.shared)
+	l.broadcaster.Set(revocations.New(s.redis, l.log))
+	return nil
+}
+
+// countHere ends counting in Redis. changing is held.
+func (l *limits) countHere() {
+	s := l.shared.Swap(nil)
+	if s == nil {
+		return
+	}
+	l.limiter.Set(ratelimit.NewLocal())
+	l.broadcaster.Set(nil)
+	s.closeLater()
+}
+
+// restore counts as a configuration says that was applied before, unchecked, and closes connections to other addresses.
+func (l *limits) restore(want Limits) error {
+	l.changing.Lock()
+	defer l.changing.Unlock()
+	shared := l.shared.Load()
+	switch {
+	case want == Limits{}:
+		l.countHere()
+		return nil
+	case shared == nil:
+		return l.connect(context.Background(), want, false)
+	}
+	shared.shared.SetLeased(want.Leased)
+	return shared.redis.Adopt(want.Redis, want.Timeout)
+}
+
+// close ends counting in Redis, within ctx.
+func (l *limits) close(ctx context.Context) {
+	l.changing.Lock()
+	defer l.changing.Unlock()
+	if s := l.shared.Load(); s != nil {
+		s.close(ctx)
+	}
+}

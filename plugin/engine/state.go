@@ -1,0 +1,327 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
+
+// State is where an Engine stands in its life:
+//
+//	                  New
+//	                   |
+//	                   v
+//	            +-> Opening ------------------------+
+//	can't be    |      |                            |
+//	opened      +------+                            |
+//	                   | Apply opens the store      |
+//	                   v                            |
+//	            +-> Verifying ----------------------+
+//	retry, or   |      |                            |
+//	next Apply  +------+                            |
+//	                   | a configuration belongs    |
+//	                   | to the store               |
+//	                   v                            |
+//	                Serving ------------------------+
+//	                   |  ^                         | Close
+//	     a server is   |  |  every server answers,  |
+//	     unreachable   |  |  the configuration is   |
+//	                   v  |  verified               |
+//	                Degraded -----------------------+
+//	                                                |
+//	                                                v
+//	                                             Closing
+//
+// Apply never moves an engine back. It verifies a configuration with the store while the one before serves, and
+// adopts it whole or not at all:
+//
+//   - Store and configuration belong together: Apply adopts it.
+//   - They do not, or a server rejects a new address: Apply fails, and the engine goes on as before.
+//   - A shared store is unreachable: Apply adopts it, and a goroutine retries until it is verified. Meanwhile a gateway
+//     that serves already is Degraded, and one that does not answers requests with 503.
+//
+// Retire takes a configuration back. Where it was the newest one, the engine uses the one before again.
+type State int32
+
+const (
+	// Opening: the store is not open. Requests wait briefly, and are then answered with 503.
+	Opening State = iota
+	// Verifying: the store is open, and was not verified with a configuration yet. Requests as in Opening.
+	Verifying
+	// Serving: keys are checked.
+	Serving
+	// Degraded is Serving while the store, its primary or Redis is unreachable. Keys in memory, or in the replica, are
+	// checked for as long as the configuration trusts them.
+	Degraded
+	// Closing: Close was called. Requests are answered with 503.
+	Closing
+)
+
+// String returns the state's name in lower case.
+func (s State) String() string {
+	return [...]string{"opening", "verifying", "serving", "degraded", "closing"}[s]
+}
+
+// State returns where the engine stands. It does not block.
+func (e *Engine) State() State {
+	s := State(e.state.Load())
+	if s == Serving && e.degraded() {
+		return Degraded
+	}
+	return s
+}
+
+// degraded reports whether a server is unreachable. The gateway, the replica and the limits find that out by themselves, so
+// it is read from them and not kept here.
+func (e *Engine) degraded() bool {
+	if stats := e.gateway.Stats(); stats.Degraded || stats.Stale {
+		return true
+	}
+	if a := e.active.Load(); a != nil && !a.verified.Load() {
+		return true
+	}
+	if r := e.Replica(); r != nil && r.Status().Unreachable != nil {
+		return true
+	}
+	shared := e.Limits()
+	return shared != nil && shared.Unreachable()
+}
+
+// advance moves the engine forward to a state, and reports whether it stands there now. There is no way back, and none
+// from Closing.
+func (e *Engine) advance(to State) bool {
+	for {
+		from := State(e.state.Load())
+		switch {
+		case from == Closing:
+			return to == Closing
+		case from >= to:
+			return true
+		case e.state.CompareAndSwap(int32(from), int32(to)):
+			e.log.Debug("the engine has another state", "from", from.String(), "to", to.String())
+			return true
+		}
+	}
+}
+
+const (
+	// verifyWait bounds how long Apply waits for a shared store before it retries in the background, and each retry.
+	// reloadWait bounds it where another engine serves meanwhile: requests do not wait then.
+	verifyWait = 5 * time.Second
+	reloadWait = 30 * time.Second
+	// retryPause is the time between two attempts to verify a configuration, and conflictPause where the store
+	// answers and does not belong to it.
+	retryPause    = 500 * time.Millisecond
+	conflictPause = 10 * time.Second
+)
+
+// ErrClosed is the error of Apply after Close.
+var ErrClosed = errors.New("the engine was closed")
+
+// adopted is a configuration that Apply adopted.
+type adopted struct {
+	*Config
+	// verified reports whether the store belongs to the configuration.
+	verified atomic.Bool
+	// life ends when the configuration is retired, or the engine is closed.
+	life context.Context
+	end  context.CancelFunc
+}
+
+// Apply makes c the configuration that the engine uses. Configurations before it stay until Retire, since their requests
+// may still run. After an error the engine uses what it used before. The first Apply opens the store, which stays open
+// also where Apply fails then. Apply blocks on the store and Redis, within ctx; requests are served meanwhile.
+func (e *Engine) Apply(ctx context.Context, c *Config) error {
+	e.applying.Lock()
+	defer e.applying.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(e.life, cancel)()
+	if e.State() == Closing {
+		return ErrClosed
+	}
+	isNew := e.storeIsNew(c)
+	if err := e.open(ctx); err != nil {
+		return cmp.Or(e.conflict(err), err)
+	}
+	unverified, err := e.prepare(ctx, c)
+	if err != nil {
+		e.restore()
+		return err
+	}
+	e.adopt(c, unverified)
+	e.noteStore(c, isNew)
+	return nil
+}
+
+// prepare verifies c with the store, and changes the store's address, its trust and the limits to those of c. unverified
+// is why c could not be verified yet. After an error, restore undoes the changes.
+func (e *Engine) prepare(ctx context.Context, c *Config) (unverified, err error) {
+	if err := e.moveStore(ctx, c); err != nil {
+		return nil, err
+	}
+	e.gateway.SetStaleness(c.Staleness)
+	wait := verifyWait
+	if _, serving := e.other(); serving {
+		wait = reloadWait
+	}
+	if unverified = e.verify(ctx, c, wait); unverified != nil {
+		if err := e.conflict(unverified); err != nil {
+			return nil, err
+		}
+		if !e.retryable(unverified) {
+			return nil, unverified
+		}
+	}
+	return unverified, e.limits.apply(ctx, c.Limits, e.active.Load() != nil)
+}
+
+// adopt makes c the newest configuration. unverified is why it could not be verified yet, nil where it was.
+func (e *Engine) adopt(c *Config, unverified error) {
+	a := &adopted{Config: c}
+	a.life, a.end = context.WithCancel(e.life)
+	e.mu.Lock()
+	e.configs = append(e.configs, a)
+	e.activate()
+	e.mu.Unlock()
+	if unverified != nil {
+		c.Log.Error("the store does not answer: the gateway retries until it does, and answers requests that need the store with 503", "error", unverified)
+		e.background.Go(func() { e.retry(a) })
+		return
+	}
+	e.serve(a)
+}
+
+// retry verifies a until that succeeds, or a is retired.
+func (e *Engine) retry(a *adopted) {
+	logged := ""
+	for wait := retryPause; ; {
+		select {
+		case <-time.After(wait):
+		case <-a.life.Done():
+			return
+		}
+		err := e.verify(a.life, a.Config, verifyWait)
+		if a.life.Err() != nil {
+			return
+		}
+		if err == nil {
+			break
+		}
+		if wait = retryPause; !e.retryable(err) {
+			wait = conflictPause
+		}
+		if text := err.Error(); text != logged {
+			logged = text
+			a.Log.Error("this configuration can't be used with the store yet: the gateway retries", "error", err)
+		}
+	}
+	a.Log.Info("the store answers: keys are checked from now on")
+	e.serve(a)
+}
+
+// serve starts what needs a verified configuration.
+func (e *Engine) serve(a *adopted) {
+	a.verified.Store(true)
+	if !e.advance(Serving) {
+		return
+	}
+	if a.Ready != nil {
+		a.Ready()
+	}
+	e.opened.Load().webhooks.Start()
+	e.background.Go(func() { e.migratePlans(a) })
+}
+
+// verify checks that the store and c belong together, and starts what needs the store. It takes wait at most where the
+// store is shared.
+func (e *Engine) verify(ctx context.Context, c *Config, wait time.Duration) error {
+	e.verifying.Lock()
+	defer e.verifying.Unlock()
+	if e.target.Shared() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, wait)
+		defer cancel()
+	}
+	return e.verifyStore(ctx, c)
+}
+
+// retryable reports whether a verification that failed may succeed later by itself: the store is shared, and
+// unreachable or in use under this node's name.
+func (e *Engine) retryable(err error) bool {
+	return e.target.Shared() &&
+		(errors.Is(err, gateway.ErrStore) || errors.Is(err, gateway.ErrNameTaken) || errors.Is(err, context.DeadlineExceeded))
+}
+
+// Retire takes a configuration back, whether Apply adopted it or not: one that another has replaced, or one that was given
+// up after Apply. Where it was the newest one, the engine uses the one before again. Requests of c may still run. Where c is
+// the last one, Retire blocks until reports of leaked keys are handled. Idempotent.
+func (e *Engine) Retire(c *Config) {
+	e.applying.Lock()
+	defer e.applying.Unlock()
+	e.finishLeaks(c)
+	e.mu.Lock()
+	i := slices.IndexFunc(e.configs, func(a *adopted) bool { return a.Config == c })
+	if i >= 0 {
+		e.configs[i].end()
+		e.configs = slices.Delete(e.configs, i, i+1)
+		e.activate()
+	}
+	e.mu.Unlock()
+	newest := e.active.Load()
+	if newest == nil {
+		return
+	}
+	if c.View.Newer(newest.View) {
+		// c was given up, and may have checked requests while other parts of the program started.
+		newest.View.Renew()
+	}
+	if i >= 0 {
+		e.restore()
+	}
+}
+
+// activate makes the last of e.configs the one that the engine works by. e.mu is held.
+func (e *Engine) activate() {
+	n := len(e.configs)
+	if n == 0 {
+		e.active.Store(nil)
+		return
+	}
+	e.active.Store(e.configs[n-1])
+	e.follow(e.configs[n-1].Log)
+}
+
+// restore changes the store's address, its trust and the limits back to those of the active configuration. It does not
+// check them.
+func (e *Engine) restore() {
+	a := e.active.Load()
+	if a == nil {
+		return
+	}
+	e.gateway.SetStaleness(a.Staleness)
+	if err := e.restoreStore(a.Config); err != nil {
+		a.Log.Error("the address of the store that is in use can't be restored; reload the configuration", "error", err)
+	}
+	if err := e.limits.restore(a.Limits); err != nil {
+		a.Log.Error("the limits of the configuration that goes on can't be restored; reload it", "error", err)
+	}
+}
+
+// Close ends retries and deliveries, writes the counts and closes the store, within ctx. Requests that still run are
+// answered with 503. Idempotent.
+func (e *Engine) Close(ctx context.Context) error {
+	if State(e.state.Swap(int32(Closing))) == Closing {
+		return nil
+	}
+	e.end()
+	e.applying.Lock()
+	defer e.applying.Unlock()
+	e.background.Wait()
+	return e.close(ctx)
+}

@@ -1,0 +1,203 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store/replica"
+	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/usage"
+	"github.com/keygate-dev/keygate/plugin/webhook"
+)
+
+// Store is what a store package provides: the gateway's side, management's and usage's.
+type Store interface {
+	gateway.Store
+	management.Store
+	usage.Store
+}
+
+// OpenPrimary opens the PostgreSQL store of a target without a gateway. It waits until the server answers, within ctx.
+func OpenPrimary(ctx context.Context, t Target, log *slog.Logger) (*sqlstore.Store, error) {
+	s, err := newPrimary(t, log)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Ping(ctx); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("opening the store %s: %w", t.Path, err)
+	}
+	return s, nil
+}
+
+func newPrimary(t Target, log *slog.Logger) (*sqlstore.Store, error) {
+	return sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: t.Address.DSN, Listen: t.Address.Listen, Logger: log})
+}
+
+// openStore opens a target's store. It migrates SQLite at once; PostgreSQL is migrated when it answers, which it does not
+// wait for.
+func openStore(ctx context.Context, t Target, b replica.Broadcaster, log *slog.Logger) (Store, error) {
+	if !t.Shared() {
+		return sqlstore.Open(ctx, t.Path, log)
+	}
+	primary, err := newPrimary(t, log)
+	if err != nil || t.Replica == "" {
+		return primary, err
+	}
+	r, err := replica.Open(ctx, replica.Options{File: t.Replica, Primary: primary, Broadcaster: b, Logger: log})
+	if err != nil {
+		primary.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// open opens the store where it is not open yet.
+func (e *Engine) open(ctx context.Context) error {
+	if e.opened.Load() != nil {
+		return nil
+	}
+	s, err := openStore(ctx, e.target, &e.limits.broadcaster, e.log)
+	if err != nil {
+		return fmt.Errorf("opening the store %s: %w", e.target.Path, err)
+	}
+	e.store.Store = s
+	o := &opened{store: s, at: time.Now().UTC().Truncate(time.Second)}
+	o.manager = management.New(management.Config{
+		Store: s, Engine: e.gateway, View: e.View, Logger: e.log,
+		Webhooks: e.webhookSettings, Listener: e.events, Signer: e.signer,
+	})
+	o.webhooks = webhook.New(webhook.Options{
+		Store: s, Node: e.target.Node, Manager: o.manager, Settings: e.webhookSettings, Keyspaces: e.keyspaces, Logger: e.log,
+	})
+	e.gateway.Watch(o.webhooks)
+	e.opened.Store(o)
+	e.advance(Verifying)
+	return nil
+}
+
+// verifyStore checks that the store and c belong together, and starts the parts that need the store.
+func (e *Engine) verifyStore(ctx context.Context, c *Config) error {
+	s := e.Store()
+	if err := CheckPeppers(ctx, s, c.View.Hasher); err != nil {
+		return err
+	}
+	if err := checkPlans(ctx, s, c.View); err != nil {
+		return err
+	}
+	if err := e.gateway.Start(ctx); err != nil {
+		return fmt.Errorf("starting the gateway: %w", err)
+	}
+	if err := e.usage.Start(ctx, s); err != nil {
+		return err
+	}
+	if err := s.SavePeppers(ctx, c.View.Hasher.Checks()); err != nil {
+		return fmt.Errorf("storing the check values of the peppers: %w", err)
+	}
+	return nil
+}
+
+// addressed is a store whose address can change while it is used.
+type addressed interface {
+	// Redirect uses other addresses from now on, where they lead to the same store. After an error nothing has changed.
+	// Connections to the addresses before stay until SetAddress.
+	Redirect(ctx context.Context, dsn, listen string) error
+	// SetAddress uses the addresses, unchecked, and closes connections to all others.
+	SetAddress(dsn, listen string) error
+}
+
+var _ addressed = (*sqlstore.Store)(nil)
+
+// primary returns the shared store itself, also where a replica answers for it; nil where its address can't change.
+func (e *Engine) primary() addressed {
+	s := any(e.Store())
+	if r := e.Replica(); r != nil {
+		s = r.Primary()
+	}
+	primary, _ := s.(addressed)
+	return primary
+}
+
+// moveStore changes the store's address to that of c. After an error nothing has changed. Connections of the configuration
+// before stay until restore, so that an Apply that fails later has changed nothing either.
+func (e *Engine) moveStore(ctx context.Context, c *Config) error {
+	if !e.target.Shared() {
+		return nil
+	}
+	if c.Replica != e.target.Replica {
+		c.Log.Warn("a reload does not change the file of the replica: restart the gateway to use the new one", "replica", e.target.Replica)
+	}
+	primary := e.primary()
+	if primary == nil {
+		return nil
+	}
+	if err := primary.Redirect(ctx, c.Address.DSN, c.Address.Listen); err != nil {
+		return fmt.Errorf("the new address of the store can't be used, so nothing was changed: %w", err)
+	}
+	return nil
+}
+
+// restoreStore uses c's address of the store, unchecked, and no other.
+func (e *Engine) restoreStore(c *Config) error {
+	if !e.target.Shared() || e.opened.Load() == nil {
+		return nil
+	}
+	if primary := e.primary(); primary != nil {
+		return primary.SetAddress(c.Address.DSN, c.Address.Listen)
+	}
+	return nil
+}
+
+// errRestart is the remedy where a reload can't change to another store.
+var errRestart = errors.New("a reload can't go over to it: restart the gateway instead")
+
+// conflict returns why err keeps this engine from its first configuration for as long as another engine of the process
+// serves; nil where it does not. That one ends only when the reload has succeeded. So retrying would not help, or would let
+// an unreachable store take the place of one that answers.
+func (e *Engine) conflict(err error) error {
+	if !e.target.Shared() || e.active.Load() != nil {
+		return nil
+	}
+	store, serving := e.other()
+	switch {
+	case !serving:
+		return nil
+	case errors.Is(err, gateway.ErrNameTaken):
+		return fmt.Errorf("%s is the database in use, %s, under another name; %w", e.target.Path, store, errRestart)
+	case errors.Is(err, replica.ErrLocked):
+		return fmt.Errorf("%s as node %s: %w, since the replica is in use for %s: %w", e.target.Path, e.target.Node, errRestart, store, err)
+	case e.retryable(err):
+		return fmt.Errorf("%s does not answer, so nothing was changed, and %s stays in use: %w", e.target.Path, store, err)
+	}
+	return nil
+}
+
+// lateStore is the store of a gateway that is made before its store is opened. The gateway asks nothing of it before its
+// Start, and the store is set before that.
+type lateStore struct{ gateway.Store }
+
+// Unwrap returns the store, for what only some have.
+func (l *lateStore) Unwrap() gateway.Store { return l.Store }
+
+// registry returns the store's, which is shared where this is asked for.
+func (l *lateStore) registry() gateway.Registry { return l.Store.(gateway.Registry) }
+
+// ReportNode implements gateway.Registry.
+func (l *lateStore) ReportNode(ctx context.Context, n *gateway.Node, staleness gateway.Staleness) error {
+	return l.registry().ReportNode(ctx, n, staleness)
+}
+
+// RemoveNode implements gateway.Registry.
+func (l *lateStore) RemoveNode(ctx context.Context, name, instance string) error {
+	return l.registry().RemoveNode(ctx, name, instance)
+}
+
+// Nodes implements gateway.Registry.
+func (l *lateStore) Nodes(ctx context.Context) ([]gateway.Node, time.Time, error) {
+	return l.registry().Nodes(ctx)
+}
