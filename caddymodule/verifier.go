@@ -32,7 +32,7 @@ func (v *verifier) Explain(ctx context.Context, keyspace string, r management.Ve
 }
 
 func (v *verifier) check(ctx context.Context, keyspace string, r management.VerifyRequest, trace *gateway.Trace) (management.VerifyResult, error) {
-	view := v.app.engine.view()
+	view := v.app.engine.View()
 	if view == nil || view.Keyspaces[keyspace] == nil {
 		return management.VerifyResult{}, fmt.Errorf("%w: the keyspace is not running", gateway.ErrStore)
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
 // Target names the store of an engine, and the node that uses it. Both stay the same for the engine's life.
@@ -59,7 +60,7 @@ type Config struct {
 	// Keyspaces by name.
 	Keyspaces map[string]Keyspace
 	// Signer signs positions of the audit chain. Default: nil, they are not signed.
-	Signer management.CheckpointSigner
+	Signer audit.Signer
 	// Hash tells this configuration from others, for the other nodes.
 	Hash string
 	// Log receives the engine's messages while this configuration is the newest.

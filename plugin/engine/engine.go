@@ -24,6 +24,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 	"github.com/keygate-dev/keygate/plugin/store/revocations"
 	"github.com/keygate-dev/keygate/plugin/usage"
@@ -182,7 +183,7 @@ func (e *Engine) webhookSettings(keyspace string) management.WebhookSettings {
 }
 
 // signer returns what signs positions of the audit chain, nil for none.
-func (e *Engine) signer() management.CheckpointSigner {
+func (e *Engine) signer() audit.Signer {
 	if a := e.active.Load(); a != nil {
 		return a.Signer
 	}
