@@ -1,0 +1,208 @@
+package engine_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/engine"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+)
+
+// keyspace is that of all configurations of these tests.
+const keyspace = "shop"
+
+var operator = management.Actor{Name: "test", Via: "cli"}
+
+// output collects log lines.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) has(text string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return strings.Contains(o.b.String(), text)
+}
+
+// config is a configuration that records calls and messages.
+type config struct {
+	engine.Config
+	// ready receives once for each call of Ready.
+	ready chan struct{}
+	log   *output
+}
+
+// newConfig returns a configuration with plans of those names. The first one is the default.
+func newConfig(t *testing.T, plans ...string) *config {
+	t.Helper()
+	hasher, err := apikey.NewHasher()
+	if err != nil {
+		t.Fatal(err)
+	}
+	grammar, err := apikey.NewGrammar([]apikey.Prefix{{Value: "kg_live_", Environment: "live"}}, apikey.Format{Length: 32, Checksum: apikey.CRC32}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	places, err := apikey.NewPlaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ks := &gateway.Keyspace{Name: keyspace, Grammar: grammar, Places: places, Plans: map[string]*gateway.Plan{}}
+	rate, err := ratelimit.ParseRate("1000/s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range plans {
+		ks.Plans[name] = &gateway.Plan{Name: name, Cap: ks.Scopes.All(), Limits: []*ratelimit.Policy{rate}, OnRedisDown: "open"}
+		ks.PlanOrder = append(ks.PlanOrder, name)
+	}
+	ks.DefaultPlan = plans[0]
+	c := &config{ready: make(chan struct{}, 10), log: new(output)}
+	c.Config = engine.Config{
+		View: gateway.NewView(hasher, ks), Staleness: gateway.Staleness{Default: time.Hour},
+		Keyspaces: map[string]engine.Keyspace{keyspace: {}}, Log: slog.New(slog.NewTextHandler(c.log, nil)),
+		Ready: func() { c.ready <- struct{}{} },
+	}
+	return c
+}
+
+// at returns c with another address of PostgreSQL.
+func (c *config) at(dsn string) *config {
+	c.Address.DSN = dsn
+	return c
+}
+
+// former has a plan of c take over the tenants of a former one.
+func (c *config) former(plan, was string) *config {
+	ks := c.View.Keyspaces[keyspace]
+	ks.Plans[plan].Was = append(ks.Plans[plan].Was, was)
+	ks.Plans[was] = ks.Plans[plan]
+	return c
+}
+
+// isReady reports whether Ready was called and not seen before.
+func (c *config) isReady() bool {
+	select {
+	case <-c.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+// newEngine returns an engine that the test closes.
+func newEngine(t *testing.T, o engine.Options) *engine.Engine {
+	t.Helper()
+	o.Log = slog.New(slog.DiscardHandler)
+	if o.Target.Node == "" {
+		o.Target.Node = "node"
+	}
+	e, err := engine.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeEngine(t, e) })
+	return e
+}
+
+func closeEngine(t *testing.T, e *engine.Engine) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := e.Close(ctx); err != nil {
+		t.Errorf("closing: %v", err)
+	}
+}
+
+func apply(t *testing.T, e *engine.Engine, c *config) {
+	t.Helper()
+	if err := e.Apply(t.Context(), &c.Config); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// applyFails applies c, which must fail with an error that has all words.
+func applyFails(t *testing.T, e *engine.Engine, c *config, words ...string) {
+	t.Helper()
+	err := e.Apply(t.Context(), &c.Config)
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, w := range words {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("error %q lacks %q", err, w)
+		}
+	}
+	if c.isReady() {
+		t.Error("a configuration that failed is ready")
+	}
+}
+
+func wantState(t *testing.T, e *engine.Engine, want engine.State) {
+	t.Helper()
+	if s := e.State(); s != want {
+		t.Errorf("state %s, want %s", s, want)
+	}
+}
+
+// until waits for ok.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never happened: %s", what)
+		}
+	}
+}
+
+func createTenant(t *testing.T, e *engine.Engine, slug, plan string) {
+	t.Helper()
+	if _, err := e.Manager().CreateTenant(t.Context(), operator, keyspace, slug, management.TenantFields{Plan: management.Some(plan)}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// createKey creates a tenant on the plan free, and returns a key of it.
+func createKey(t *testing.T, e *engine.Engine) string {
+	t.Helper()
+	createTenant(t, e, "key-holder", "free")
+	k, err := e.Manager().CreateKey(t.Context(), operator, keyspace, "key-holder", management.KeyFields{Name: management.Some("ci")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k.Key
+}
+
+func tenantsByPlan(t *testing.T, e *engine.Engine) map[string]int64 {
+	t.Helper()
+	held, err := e.Store().TenantsByPlan(t.Context(), keyspace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return held
+}
+
+// check checks a request with a key by c.
+func check(e *engine.Engine, c *config, key string) gateway.Reason {
+	var d gateway.Decision
+	e.Gateway().Check(context.Background(), &gateway.Request{
+		Now: time.Now(), View: c.View, Keyspace: c.View.Keyspaces[keyspace], Credential: key,
+	}, &d)
+	d.Done()
+	return d.Reason
+}
