@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/keygate-dev/keygate/caddymodule/redact"
 	"github.com/keygate-dev/keygate/plugin/api"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
@@ -27,7 +28,7 @@ import (
 //	}
 type API struct {
 	app  *App
-	logs *requestLogs
+	logs *redact.Logs
 	// failures counts unknown tokens by client address.
 	failures *ratelimit.Failures
 
@@ -82,16 +83,16 @@ func (a *API) Provision(ctx caddy.Context) error {
 		return err
 	}
 	a.failures = ratelimit.NewFailures(policy, maxFailingAddresses)
-	a.logs = newRequestLogs(ctx, app.cleaner, []apikey.Place{{Kind: apikey.InAuthorization, Name: "Bearer"}})
+	a.logs = redact.NewLogs(ctx, redact.NewSecrets(app.cleaner, []apikey.Place{{Kind: apikey.InAuthorization, Name: "Bearer"}}), nil)
 	return nil
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	log := beginAccessLog(a.logs, r)
-	defer log.end(w)
+	log := redact.Begin(a.logs, r)
+	defer log.End(w)
 	if r.URL.Path != "/v1" && !strings.HasPrefix(r.URL.Path, "/v1/") {
-		return log.serveError(w, r, next.ServeHTTP(w, r))
+		return log.ServeError(w, r, next.ServeHTTP(w, r))
 	}
 	h := a.api()
 	if h == nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 
+	"github.com/keygate-dev/keygate/caddymodule/redact"
 	"github.com/keygate-dev/keygate/plugin/engine"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/leak"
@@ -65,6 +66,9 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 // from the pool. It opens nothing, so that validating a configuration leaves no trace.
 func (a *App) Provision(ctx caddy.Context) (err error) {
 	a.ctx, a.log = ctx, ctx.Slogger()
+	if err := checkCaddy(); err != nil {
+		return err
+	}
 	if a.compiled, err = a.Config.build(caddy.NewReplacer()); err != nil {
 		return err
 	}
@@ -86,8 +90,20 @@ func (a *App) Provision(ctx caddy.Context) (err error) {
 	if err := a.takeEngine(); err != nil {
 		return fmt.Errorf("making the gateway: %w", err)
 	}
-	known.add(a)
+	redact.Register(a, a.logSecrets())
 	return nil
+}
+
+// checkCaddy is replaced by tests.
+var checkCaddy = redact.CheckCaddy
+
+// logSecrets returns the keys of all keyspaces, as logs must not show them.
+func (a *App) logSecrets() redact.Secrets {
+	s := redact.NewSecrets(a.cleaner, nil)
+	for _, ks := range a.keyspaces {
+		s = s.And(redact.NewSecrets(a.cleaner, ks.Places.List()))
+	}
+	return s
 }
 
 // Start opens the store where no configuration before did, and checks that it and this
@@ -123,7 +139,7 @@ func (a *App) Cleanup() error {
 	if a.pooled == "" {
 		return nil
 	}
-	known.remove(a)
+	redact.Unregister(a)
 	a.engine.Retire(a.config) // also where Start was not called, or failed
 	key := a.pooled
 	a.pooled = ""

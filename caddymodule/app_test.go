@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -413,4 +414,13 @@ func TestConfigHash(t *testing.T) {
 	if hash("n1", "/a.db", time.Minute) == one {
 		t.Error("another configuration has the same hash")
 	}
+}
+
+// A gateway with a Caddy that it was not tested with does not start.
+func TestAnotherCaddyIsRefused(t *testing.T) {
+	saved := checkCaddy
+	defer func() { checkCaddy = saved }()
+	checkCaddy = func() error { return errors.New("another Caddy") }
+	err := load(t, onSQLite(filepath.Join(t.TempDir(), "keys.db")), nil)
+	wantError(t, err, "another Caddy")
 }

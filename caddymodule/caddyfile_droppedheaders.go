@@ -1,9 +1,9 @@
 package caddymodule
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
-	"reflect"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -75,20 +75,9 @@ func checkDropped(h httpcaddyfile.Helper, a *Config, keyspace string) error {
 		return err
 	}
 	var any expectedHeaders
-	// The options' type is Caddy's own.
-	if all := reflect.ValueOf(h.Option("servers")); all.Kind() == reflect.Slice {
-		for i := range all.Len() {
-			one := all.Index(i)
-			if one.Kind() != reflect.Struct {
-				return nil
-			}
-			for field, to := range map[string]*[]string{"ExpectedUnderscoreHeaders": &any.underscore, "ExpectedDotHeaders": &any.dot} {
-				list, ok := one.FieldByName(field).Interface().([]string)
-				if ok {
-					*to = append(*to, list...)
-				}
-			}
-		}
+	for _, options := range serverOptions(h) {
+		any.underscore = append(any.underscore, options.ExpectedUnderscoreHeaders...)
+		any.dot = append(any.dot, options.ExpectedDotHeaders...)
 	}
 	for i, place := range a.configured()[name].Credentials {
 		if place.Kind == apikey.InHeader && strings.ContainsAny(place.Name, "_.") && any.drops(place.Name) {
@@ -96,6 +85,18 @@ func checkDropped(h httpcaddyfile.Helper, a *Config, keyspace string) error {
 		}
 	}
 	return nil
+}
+
+// serverOption holds the lists in one global option servers.
+type serverOption struct{ ExpectedUnderscoreHeaders, ExpectedDotHeaders []string }
+
+// serverOptions returns the global options servers, whose type is private to Caddy. Where they can't be read there are
+// none: refuseDropped checks the servers themselves later.
+func serverOptions(h httpcaddyfile.Helper) (options []serverOption) {
+	if text, err := json.Marshal(h.Option("servers")); err == nil {
+		_ = json.Unmarshal(text, &options)
+	}
+	return options
 }
 
 // locateGlobal makes an error about the global option name the line there, else d's.

@@ -9,8 +9,8 @@
 //	http.handlers.keygate_health  says whether keys can be judged     health.go
 //	http.handlers.keygate_api     the management API on a site        api_site.go
 //	http.handlers.keygate_console the web console of a keyspace       console_site.go
-//	caddy.logging.encoders.filter.keygate  keeps keys out of logs    logfilter.go
-//	caddy.logging.encoders.keygate         the same for all fields   logformat.go
+//	caddy.logging.encoders.filter.keygate  keeps keys out of logs    redact
+//	caddy.logging.encoders.keygate         the same for all fields   redact
 //	admin.api.keygate             the management API, for this machine  admin.go
 //	caddy keygate …               commands over that API              command*.go
 //
@@ -18,6 +18,12 @@
 // same structs, which config*.go documents field by field, and both are judged by the
 // same code, compile*.go: what differs is only that a Caddyfile's errors name a line.
 package caddymodule
+
+import (
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/keygate-dev/keygate/caddymodule/redact"
+)
 
 // init registers everything this package brings to Caddy, one line each, in the
 // file that holds the thing. The order of directives matters: each is put directly
@@ -29,8 +35,8 @@ func init() {
 	registerConsole()
 	registerHandler()
 	registerPaths()
-	registerLogFilter()
-	registerLogFormat()
+	caddy.RegisterModule(redact.LogFilter{})
+	caddy.RegisterModule(new(redact.LogFormat))
 	registerAdmin()
 	registerCommand()
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
 
+	"github.com/keygate-dev/keygate/caddymodule/redact"
 	"github.com/keygate-dev/keygate/plugin/api"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/console"
@@ -29,7 +30,7 @@ type Console struct {
 	ConsoleConfig
 
 	app  *App
-	logs *requestLogs
+	logs *redact.Logs
 	// failures counts unknown tokens and links by client address.
 	failures *ratelimit.Failures
 	keyspace string
@@ -111,21 +112,21 @@ func (c *Console) Provision(ctx caddy.Context) error {
 		return err
 	}
 	c.failures = ratelimit.NewFailures(policy, maxFailingAddresses)
-	c.logs = newRequestLogs(ctx, app.cleaner, []apikey.Place{{Kind: apikey.InCookie, Name: "keygate"}, {Kind: apikey.InCookie, Name: "__Host-keygate"}})
+	c.logs = redact.NewLogs(ctx, redact.NewSecrets(app.cleaner, []apikey.Place{{Kind: apikey.InCookie, Name: "keygate"}, {Kind: apikey.InCookie, Name: "__Host-keygate"}}), nil)
 	return nil
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	log := beginAccessLog(c.logs, r)
-	defer log.end(w)
+	log := redact.Begin(c.logs, r)
+	defer log.End(w)
 	inner, ok := c.within(r)
 	if !ok {
-		return log.serveError(w, r, next.ServeHTTP(w, r))
+		return log.ServeError(w, r, next.ServeHTTP(w, r))
 	}
 	h, err := c.console()
 	if err != nil {
-		return log.serveError(w, r, err)
+		return log.ServeError(w, r, err)
 	}
 	if h == nil {
 		w.Header().Set("Retry-After", "1")

@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/keygate-dev/keygate/caddymodule/redact"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
@@ -19,7 +20,9 @@ type exchange struct {
 	r   *http.Request
 	w   responseWriter
 	www caddyhttp.ResponseWriterWrapper
-	log accessLog
+	log redact.RequestLog
+	// state is the log's, where no other directive has begun it.
+	state directiveState
 
 	// vars are the request's variables.
 	vars map[string]any

@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/keygate-dev/keygate/caddymodule/redact"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/rules"
@@ -36,7 +37,7 @@ type Handler struct {
 	keyspace *keyspace
 	rules    pathRules
 	headers  ratelimit.HeaderOptions
-	logs     *requestLogs
+	logs     *redact.Logs
 	paths    *pathReader
 	vary     varyList
 	refuser
@@ -79,8 +80,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.headers = h.HandlerConfig.headerOptions(h.keyspace)
 	h.vary = newVaryList(credentialHeaders(h.keyspace.Places.List()))
-	h.logs = newRequestLogs(ctx, app.cleaner, h.keyspace.Places.List())
-	h.logs.onward = h.keyspace.Grammar.CleanWords
+	h.logs = redact.NewLogs(ctx, redact.NewSecrets(app.cleaner, h.keyspace.Places.List()), h.keyspace.Grammar.CleanWords)
 	if h.rules.set != nil && !h.HandlerConfig.Pathless() {
 		h.paths = newPathReader(h.rules.set.Canonicalize, h.keyspace.Grammar.Clean, h.log, h.keyspace.Name)
 	}
@@ -90,29 +90,31 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
-	if outer, _ := vars[accessLogVar].(*accessLog); outer != nil {
+	if outer := stateOf(redact.Of(vars)); outer != nil {
 		if outer.rejected != nil {
-			// An error route: what was rejected is not let in by another directive.
+			// An error route: no directive lets a request in that another one has rejected.
 			return outer.rejected
 		}
 		if outer.checked {
 			return next.ServeHTTP(w, r)
 		}
-		// What a directive removed whose matcher left r out.
+		// The matcher of the outer directive left r out, so that it removed the upgrade.
 		outer.removed.restore(r)
 		outer.removed = nil
 	}
 	if h.StripOnly {
-		log := beginAccessLog(h.logs, r)
-		defer log.end(w)
+		log := redact.Begin(h.logs, r)
+		defer log.End(w)
+		shareState(log, new(directiveState))
 		return h.leaveOut(log, w, r, next)
 	}
 
 	x := newExchange(h, w, r)
 	defer x.free()
 	log := &x.log
-	log.begin(h.logs, r, vars)
-	defer log.end(w)
+	log.Begin(h.logs, r, vars)
+	defer log.End(w)
+	shared := shareState(log, &x.state)
 
 	x.req.Now = time.Now()
 	path := h.paths.canonicalize(r, vars)
@@ -128,17 +130,17 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if x.verdict.Outside && !answered {
 		return h.leaveOut(log, w, r, next)
 	}
-	log.noteChecked()
+	shared.checked = true
 	if x.preflight {
-		log.strip(r, allOverrides)
+		stripIdentity(log, r, allOverrides)
 		// Handlers behind read no body, over HTTP/3 neither.
 		r.Body = http.NoBody
 	} else {
-		log.strip(r, removedOverrides(&h.HandlerConfig))
+		stripIdentity(log, r, removedOverrides(&h.HandlerConfig))
 	}
 	if answered {
 		h.keyspace.empty(r, x.verdict.Class <= rules.Optional)
-		log.cleanURI(r)
+		log.CleanURI(r)
 		answerPreflight(h.CORS, w, r)
 		return nil
 	}
@@ -158,28 +160,28 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		// Refused requests too: an error route may pass them on.
 		h.keyspace.empty(r, x.verdict.Class <= rules.Optional)
 	}
-	log.cleanURI(r)
+	log.CleanURI(r)
 	if x.checked && x.dec.Reason != gateway.Allowed {
 		if !x.observed {
 			return x.refuse(&x.w, x.dec.Reason)
 		}
-		log.observed(x.dec.Reason)
-		return log.serveError(&x.w, r, next.ServeHTTP(&x.w, r))
+		log.Add("would_refuse", x.dec.Reason.String())
+		return log.ServeError(&x.w, r, next.ServeHTTP(&x.w, r))
 	}
 	if !x.checked {
 		h.dropUpgrade(log, r)
-		return log.serveError(&x.w, r, next.ServeHTTP(&x.w, r))
+		return log.ServeError(&x.w, r, next.ServeHTTP(&x.w, r))
 	}
 	x.setContext()
 	return x.pass(log, next)
 }
 
 // leaveOut passes on a request that the directive's matcher leaves out.
-func (h *Handler) leaveOut(log *accessLog, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	log.strip(r, removedOverrides(&h.HandlerConfig))
+func (h *Handler) leaveOut(log *redact.RequestLog, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	stripIdentity(log, r, removedOverrides(&h.HandlerConfig))
 	h.dropUpgrade(log, r)
-	log.cleanURI(r)
-	return log.serveError(w, r, next.ServeHTTP(w, r))
+	log.CleanURI(r)
+	return log.ServeError(w, r, next.ServeHTTP(w, r))
 }
 
 // check checks the request, whose variables are vars.
@@ -241,7 +243,7 @@ func (x *exchange) refuse(w http.ResponseWriter, reason gateway.Reason) error {
 	// As for any error, its routes see the URL as it arrived, before any rewrite. Of the
 	// credentials it has been emptied; what of it is only logged holds no other key either.
 	if o, ok := x.r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
-		x.r.Method, x.r.RemoteAddr, x.r.RequestURI = o.Method, o.RemoteAddr, x.log.uri(o.RequestURI)
+		x.r.Method, x.r.RemoteAddr, x.r.RequestURI = o.Method, o.RemoteAddr, x.log.URI(o.RequestURI)
 		*x.r.URL = *o.URL
 	}
 	// An error route that proxies must open no connection to a client that was refused.

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/keygate-dev/keygate/caddymodule/redact"
 )
 
 // The headers in which an upstream is told who calls. All names are canonical.
@@ -92,28 +94,18 @@ func isOneOf(name string, headers []string) bool {
 	return false
 }
 
-// strip removes from r whatever a client sent in the headers that upstreams take
-// our word for: in every spelling, as trailers, and as names in Connection, by which
-// the proxy would remove what we set. Of the headers that change path or method
-// those that overrides holds go too. From those that stay it takes the keys that are none of theirs.
-func (a *accessLog) strip(r *http.Request, overrides overrides) {
+// stripIdentity removes from r what a client sent in the context headers: in every spelling, as trailers, and as names
+// in Connection, by which the proxy would remove the gateway's own. It also removes the headers that change path or
+// method which overrides holds. log cleans the headers that stay, for the lines of later handlers.
+func stripIdentity(log *redact.RequestLog, r *http.Request, overrides overrides) {
 	for name, values := range r.Header {
 		if isContextHeader(name) || overrides.holds(name) {
 			delete(r.Header, name)
 			continue
 		}
-		if !a.on {
-			a.cleanOnward(r.Header, name, values)
-		}
+		log.CleanHeader(r.Header, name, values)
 	}
-	if a.on {
-		// What the line shows as it arrived holds no key.
-		for _, name := range a.arrived.suspects {
-			if values := r.Header[name]; values != nil {
-				a.cleanOnward(r.Header, name, values)
-			}
-		}
-	}
+	log.CleanHeaders(r.Header)
 	if values := r.Header["Connection"]; len(values) > 0 {
 		// Set anew only where it changed: a full map grows even where the name stands in it.
 		if left := stripTokens(values, isContextHeader); len(left) != len(values) || &left[0] != &values[0] {

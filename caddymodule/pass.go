@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/keygate-dev/keygate/caddymodule/redact"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
@@ -17,7 +18,7 @@ import (
 var errKeyEnded = errors.New("API key is no longer valid")
 
 // pass sends an allowed request on, and ends it early if its key stops being good.
-func (x *exchange) pass(log *accessLog, next caddyhttp.Handler) (err error) {
+func (x *exchange) pass(log *redact.RequestLog, next caddyhttp.Handler) (err error) {
 	ctx, cancel := context.WithCancelCause(x.r.Context())
 	x.cancel = cancel
 	defer cancel(nil)
@@ -56,7 +57,7 @@ func (x *exchange) pass(log *accessLog, next caddyhttp.Handler) (err error) {
 	}
 	// Settled before the error is answered: the client sees what was really taken.
 	x.settleCost(statusOf(err, x.w.status))
-	return log.serveError(&x.w, x.r, err)
+	return log.ServeError(&x.w, x.r, err)
 }
 
 // refuseEnded answers a request whose key stopped being good before its response began.

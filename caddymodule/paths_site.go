@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/keygate-dev/keygate/caddymodule/redact"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
@@ -21,7 +22,7 @@ type Paths struct {
 
 	app  *App
 	read *pathReader
-	logs *requestLogs
+	logs *redact.Logs
 	// counted is the keyspace that rejections are counted for; nil where there are several.
 	counted *keyspace
 	refuser
@@ -66,7 +67,7 @@ func (p *Paths) Provision(ctx caddy.Context) error {
 	for _, ks := range slices.Sorted(maps.Keys(app.keyspaces)) {
 		places = append(places, app.keyspaces[ks].Places.List()...)
 	}
-	p.logs = newRequestLogs(ctx, app.cleaner, places)
+	p.logs = redact.NewLogs(ctx, redact.NewSecrets(app.cleaner, places), nil)
 	p.read = newPathReader(paths.Canonicalize, app.cleaner.Clean, ctx.Slogger(), name)
 	return nil
 }
@@ -79,15 +80,15 @@ func (p *Paths) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 	if !path.Rejected() {
 		return next.ServeHTTP(w, r)
 	}
-	log := beginAccessLog(p.logs, r)
-	defer log.end(w)
-	log.noteChecked()
-	log.strip(r, allOverrides)
+	log := redact.Begin(p.logs, r)
+	defer log.End(w)
+	shareState(log, new(directiveState)).checked = true
+	stripIdentity(log, r, allOverrides)
 	removeUpgrade(r)
 	for _, ks := range p.app.keyspaces {
 		ks.empty(r, true)
 	}
-	log.cleanURI(r)
+	log.CleanURI(r)
 	if p.counted != nil {
 		p.app.metrics.observe(p.counted.Keyspace, "", gateway.AmbiguousPath, time.Since(began))
 	}

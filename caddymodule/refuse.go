@@ -8,6 +8,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/keygate-dev/keygate/caddymodule/redact"
 )
 
 // refuser answers rejected requests for a directive.
@@ -33,7 +35,10 @@ func (f *refuser) answerRefusal(w http.ResponseWriter, r *http.Request, ref *ref
 		StatusCode: words.answers[ref.reason].status,
 		Err:        errors.New(ref.reason.String()),
 	}
-	noteRejected(r, cause)
+	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
+	if shared := stateOf(redact.Of(vars)); shared != nil {
+		shared.rejected = cause
+	}
 	held := &heldWriter{ResponseWriter: w, refusal: cause.StatusCode, before: describes(w.Header())}
 	req := server.Errors.WithError(r, cause)
 	// The routes end where they write nothing.

@@ -1,9 +1,8 @@
 package caddymodule
 
 import (
-	"context"
+	"errors"
 	"fmt"
-	"reflect"
 	"strings"
 	"testing"
 
@@ -25,17 +24,52 @@ func provisionedHTTP(t *testing.T, caddyfile string) *caddyhttp.App {
 func provisioned(t *testing.T, config string) caddy.Context {
 	t.Helper()
 	c := mustConfig(t, []byte(config))
-	ctx, err := caddy.ProvisionContext(c)
-	if err != nil {
+	if c.AppsRaw == nil {
+		c.AppsRaw = make(caddy.ModuleMap)
+	}
+	c.AppsRaw["keygate_test_hold"] = []byte("{}")
+	hold, done, ended := make(chan caddy.Context), make(chan struct{}), make(chan error, 1)
+	provisionHold = func(ctx caddy.Context) { hold <- ctx; <-done }
+	go func() { ended <- caddy.Validate(c) }()
+	select {
+	case ctx := <-hold:
+		t.Cleanup(func() {
+			close(done)
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		})
+		return ctx
+	case err := <-ended:
 		t.Fatal(err)
+		return caddy.Context{}
 	}
-	cancel, ok := unexported(reflect.ValueOf(c).Elem(), "cancelFunc").(context.CancelCauseFunc)
-	if !ok {
-		t.Fatal("Caddy's configuration has no cancelFunc")
-	}
-	t.Cleanup(func() { cancel(nil) })
-	return ctx
 }
+
+// holdApp is an app that keeps a configuration in the state in which all other apps are provisioned.
+type holdApp struct{}
+
+// provisionHold is called when a holdApp is provisioned.
+var provisionHold func(caddy.Context)
+
+func init() { caddy.RegisterModule(holdApp{}) }
+
+func (holdApp) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "keygate_test_hold", New: func() caddy.Module { return new(holdApp) }}
+}
+
+func (*holdApp) Provision(ctx caddy.Context) error {
+	for _, name := range []string{"http", appName} {
+		if _, err := ctx.AppIfConfigured(name); err != nil && !errors.Is(err, caddy.ErrNotConfigured) {
+			return err
+		}
+	}
+	provisionHold(ctx)
+	return nil
+}
+
+func (*holdApp) Start() error { return nil }
+func (*holdApp) Stop() error  { return nil }
 
 const everyRoute = `
 {

@@ -1,17 +1,15 @@
 package caddymodule
 
 import (
-	"maps"
 	"net/http"
-	"reflect"
 	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/tracing"
+
+	"github.com/keygate-dev/keygate/caddymodule/redact"
 )
 
 // rejectionStatuses are those that Keygate rejects requests with, unless a keyspace states others.
@@ -60,69 +58,35 @@ func withoutNoStore(ops *headers.RespHeaderOps) (value string, undone bool) {
 	return "", false
 }
 
-// debugFields are the text fields that only lines of level DEBUG have.
-var debugFields = [...]string{"request_path", "result", "filename", "path", "from_path", "to_path", "error"}
-
-// debugLines are fields in which lines of level DEBUG show a part of a request's URL: those of rewrite,
-// file_server, php_fastcgi and reverse_proxy.
-func debugLines(text string) []zap.Field {
-	fields := []zap.Field{
-		zap.Object("request", caddyhttp.LoggableHTTPRequest{Request: &http.Request{RequestURI: text}}),
-		zap.Object("env", zapcore.ObjectMarshalerFunc(func(enc zapcore.ObjectEncoder) error {
-			enc.AddString("REQUEST_URI", text)
-			return nil
-		})),
-	}
-	for _, name := range append([]string{"uri"}, debugFields[:]...) {
-		fields = append(fields, zap.String(name, text))
-	}
-	return fields
-}
-
 // warnDebug warns of logs of level DEBUG whose format lacks the filter for lines that only that level has.
 func (a *App) warnDebug() {
-	cfg, _ := unexported(reflect.ValueOf(&a.ctx).Elem(), "cfg").(*caddy.Config)
-	if cfg == nil || cfg.Logging == nil {
-		return
+	for _, ks := range a.keyspaces {
+		for _, leak := range redact.LeakingDebugLogs(a.ctx, ks.Grammar.Shapes()[0].Prefix) {
+			a.log.Warn("a logger of level DEBUG would write API keys that stand in URLs: state `format keygate` in its log block, or add these lines to its `format filter`",
+				"logger", leak.Log, "lines", leak.Lines)
+		}
+		return // the prefix of one keyspace stands for those of all
 	}
-	for _, name := range slices.Sorted(maps.Keys(cfg.Logging.Logs)) {
-		log := cfg.Logging.Logs[name]
-		enc, _ := unexported(reflect.ValueOf(&log.BaseLog).Elem(), "encoder").(zapcore.Encoder)
-		if enc == nil || !takesDebug(name, log) {
+}
+
+// cleanTraces keeps keys out of the spans of every tracing handler of the configuration, and warns where that fails.
+func (a *App) cleanTraces() {
+	found := false
+	for h := range routedHandlers(configuredHTTP(a.ctx)) {
+		t, ok := h.handler.(*tracing.Tracing)
+		if !ok {
 			continue
 		}
-		if lines := a.leakingLines(enc); len(lines) > 0 {
-			a.log.Warn("a logger of level DEBUG would write API keys that stand in URLs: state `format keygate` in its log block, or add these lines to its `format filter`",
-				"logger", name, "lines", lines)
+		if !found {
+			found = true
+			if !redact.CleanSpans(t) {
+				a.log.Warn("spans of the tracing directive may hold API keys, because this version of Caddy traces in another way: remove the directive",
+					"site", h.site())
+			}
+		}
+		if names := redact.LeakingAttributes(t.SpanAttributes); len(names) > 0 {
+			a.log.Warn("span_attributes of the tracing directive write a part of the request, which may hold an API key: remove these lines, or use {keygate.key_id}",
+				"site", h.site(), "attributes", names)
 		}
 	}
-}
-
-// takesDebug reports whether log takes lines of level DEBUG from handlers.
-func takesDebug(name string, log *caddy.CustomLog) bool {
-	core := (&caddy.Logging{Logs: map[string]*caddy.CustomLog{name: log}}).Logger(httpApp{}).Core()
-	return core.Check(zapcore.Entry{LoggerName: "http.handlers.file_server", Level: zapcore.DebugLevel}, nil) != nil
-}
-
-// leakingLines returns the lines that enc's filter lacks.
-func (a *App) leakingLines(enc zapcore.Encoder) (lines []string) {
-	for _, ks := range a.keyspaces {
-		key := ks.Grammar.Shapes()[0].Prefix + "0b9cf1c6d3a84e7fa1d25e06"
-		for _, f := range debugLines("/" + key) {
-			line, err := enc.Clone().EncodeEntry(zapcore.Entry{}, []zap.Field{f})
-			if err != nil {
-				continue
-			}
-			if strings.Contains(line.String(), key) {
-				name := f.Key
-				if name == "request" {
-					name = "request>uri"
-				}
-				lines = append(lines, name+" keygate")
-			}
-			line.Free()
-		}
-		return lines
-	}
-	return nil
 }

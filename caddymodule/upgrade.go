@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/keygate-dev/keygate/caddymodule/redact"
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
@@ -78,7 +79,7 @@ func setHeader(h http.Header, name string, values []string) {
 
 // dropUpgrade removes the wish for another protocol from r, which was not checked, unless
 // allow_upgrade names its path.
-func (h *Handler) dropUpgrade(log *accessLog, r *http.Request) {
+func (h *Handler) dropUpgrade(log *redact.RequestLog, r *http.Request) {
 	if len(r.Header["Upgrade"]) == 0 && r.Method != http.MethodConnect {
 		return
 	}
@@ -87,11 +88,18 @@ func (h *Handler) dropUpgrade(log *accessLog, r *http.Request) {
 			return
 		}
 	}
-	log.removed = removeUpgrade(r)
-	if log.removed == nil || h.upgradeWarned.Swap(true) {
+	removed := removeUpgrade(r)
+	if removed == nil {
 		return
 	}
-	path := log.secrets.text(r.URL.Path)
+	stateOf(log.First()).removed = removed
+	if removed.connect {
+		log.ErrorMethod = http.MethodGet
+	}
+	if h.upgradeWarned.Swap(true) {
+		return
+	}
+	path := log.Text(r.URL.Path)
 	if !plainPath.MatchString(path) {
 		path = "<path>"
 	}

@@ -8,13 +8,13 @@ import (
 	"maps"
 	"net/netip"
 	"net/url"
-	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/keygate-dev/keygate/caddymodule/redact"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
@@ -43,7 +43,7 @@ func (a *App) warnings(at *adaptedLines) []warning {
 	app := configuredHTTP(a.ctx)
 	out := slices.Concat(a.clearSecrets(at), a.unusedKeyspaces(app, at), misplaced(app, at), uncheckedSites(app, at), uncheckedBranches(app, at),
 		chosenByClients(app, at), forgedAddresses(app), servedErrors(app), a.withoutEffect(app, at))
-	for _, name := range leakingLoggers(a.ctx) {
+	for _, name := range redact.LeakingLogs(a.ctx) {
 		out = append(out, warning{level: slog.LevelWarn, attrs: []any{"logger", name},
 			message: "a logger would write API keys of requests that do not reach the keygate directive: state `format keygate` in its log block; for the logger \"default\" that is the global option `log { format keygate }`"})
 	}
@@ -212,7 +212,7 @@ func forgedAddresses(app *caddyhttp.App) (out []warning) {
 		if s.TrustedProxiesStrict > 0 || len(s.ClientIPHeaders) > 0 && !slices.Contains(s.ClientIPHeaders, "X-Forwarded-For") {
 			continue
 		}
-		if source, _ := unexported(reflect.ValueOf(s).Elem(), "trustedProxies").(caddyhttp.IPRangeSource); source == nil && !s.TrustedProxiesUnix {
+		if redact.TrustedProxies(s) == nil && !s.TrustedProxiesUnix {
 			continue
 		}
 		warned = append(warned, s)
@@ -224,7 +224,7 @@ func forgedAddresses(app *caddyhttp.App) (out []warning) {
 
 // trustsAll reports whether each client of s counts as a proxy that tells addresses of others.
 func trustsAll(s *caddyhttp.Server) bool {
-	source, _ := unexported(reflect.ValueOf(s).Elem(), "trustedProxies").(*caddyhttp.StaticIPRange)
+	source, _ := redact.TrustedProxies(s).(*caddyhttp.StaticIPRange)
 	return source != nil && slices.ContainsFunc(source.GetIPRanges(nil), func(p netip.Prefix) bool { return p.Bits() == 0 })
 }
 

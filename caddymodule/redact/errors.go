@@ -1,4 +1,4 @@
-package caddymodule
+package redact
 
 import (
 	"errors"
@@ -10,26 +10,24 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// serveError answers the request with an error that its handlers returned, as
-// Server.ServeHTTP does: by the server's error routes, or with the bare status. It
-// writes the line to the error log, without keys, and returns nil, so that the server has nothing left
-// to log; only outside of a server it returns err. w is the innermost writer. A nil
-// err is none. Panics of error routes pass through.
-func (a *accessLog) serveError(w http.ResponseWriter, r *http.Request, err error) error {
+// ServeError answers the request for an error that its handlers returned, as Server.ServeHTTP does: by the server's
+// error routes, or with the bare status. It writes the line to the error log, without keys, and returns nil, so
+// that the server logs nothing. It returns err where err is nil or there is no server. w is the innermost
+// writer. Panics of error routes pass through.
+func (a *RequestLog) ServeError(w http.ResponseWriter, r *http.Request, err error) error {
 	if err == nil || a.server == nil {
 		return err
 	}
 	duration := a.duration()
 	err = a.secrets.err(err)
 
-	// Error routes see the request as it arrived, but for its headers and body, and for
-	// keys in its query.
+	// Error routes see the request as it arrived, except for headers, body, and keys in the query.
 	if o, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
 		r.Method, r.RemoteAddr = o.Method, o.RemoteAddr
-		if a.removed != nil && a.removed.connect {
-			r.Method = http.MethodGet
+		if a.ErrorMethod != "" {
+			r.Method = a.ErrorMethod
 		}
-		r.RequestURI = a.uri(o.RequestURI)
+		r.RequestURI = a.URI(o.RequestURI)
 		*r.URL = *o.URL
 		if r.URL.RawQuery != "" && (r.RequestURI != o.RequestURI || !strings.HasSuffix(o.RequestURI, "?"+r.URL.RawQuery)) {
 			r.URL.RawQuery = strings.TrimPrefix(a.secrets.uri("?"+r.URL.RawQuery), "?")
@@ -55,7 +53,7 @@ func (a *accessLog) serveError(w http.ResponseWriter, r *http.Request, err error
 	}
 	a.logError(zapcore.ErrorLevel, "error handling handler error", append([]zap.Field{
 		fields[0],
-		zap.String("error", a.secrets.text(err2.Error())),
+		zap.String("error", a.secrets.Text(err2.Error())),
 		zap.Namespace("first_error"),
 		zap.String("msg", message),
 	}, fields[1:]...))
@@ -67,7 +65,7 @@ func (a *accessLog) serveError(w http.ResponseWriter, r *http.Request, err error
 	return nil
 }
 
-// bareError ends a chain of error routes none of which answered.
+// bareError ends a chain of error routes of which none has answered.
 func bareError(w http.ResponseWriter, r *http.Request) error {
 	status := http.StatusInternalServerError
 	if he, ok := r.Context().Value(caddyhttp.ErrorCtxKey).(caddyhttp.HandlerError); ok {
@@ -77,9 +75,9 @@ func bareError(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (a *accessLog) logError(level zapcore.Level, message string, fields []zap.Field) {
+func (a *RequestLog) logError(level zapcore.Level, message string, fields []zap.Field) {
 	var all []zap.Field
-	for _, logger := range a.loggers(&a.errors) {
+	for _, logger := range a.loggers(&a.logs.errors) {
 		entry := logger.Check(level, message)
 		if entry == nil {
 			continue
@@ -108,11 +106,10 @@ func errorValues(err error) (status int, message string, fields []zap.Field) {
 	}
 }
 
-// err returns err without keys in its text, err itself where there are none. What is
-// in its tree stays.
-func (s *logSecrets) err(err error) error {
+// err returns err without keys in its text, err itself where there are none. The errors that it wraps stay.
+func (s *Secrets) err(err error) error {
 	text := err.Error()
-	safe := s.text(text)
+	safe := s.Text(text)
 	if safe == text {
 		return err
 	}
@@ -123,7 +120,7 @@ func (s *logSecrets) err(err error) error {
 	return &cleanedError{safe, err}
 }
 
-// cleanedError is an error whose own text must not be shown.
+// cleanedError shows text in place of the text of err.
 type cleanedError struct {
 	text string
 	err  error
@@ -132,10 +129,10 @@ type cleanedError struct {
 // Error implements error.
 func (e *cleanedError) Error() string { return e.text }
 
-// Is lets errors.Is see the original, without handing it out.
+// Is reports whether errors.Is finds target in the original, which Unwrap must not return.
 func (e *cleanedError) Is(target error) bool { return errors.Is(e.err, target) }
 
-// As lets errors.As see the original.
+// As does the same for errors.As.
 func (e *cleanedError) As(target any) bool {
 	if he, ok := target.(*caddyhttp.HandlerError); ok {
 		found, ok := errors.AsType[caddyhttp.HandlerError](e.err)

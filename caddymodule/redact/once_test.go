@@ -1,4 +1,4 @@
-package caddymodule
+package redact
 
 import (
 	"net/http"
@@ -11,15 +11,15 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
-// What a line's header was cleaned by, the log filter does not read again: its cost would be paid twice.
+// A line's header that a cleaner has cleaned is not searched by it again in the log filter: that would cost twice.
 func TestLoggedHeaderIsCleanedOnce(t *testing.T) {
 	g, places := logGrammar()
-	s := &logSecrets{apikey.NewCleaner(g), places.List()}
+	s := &Secrets{apikey.NewCleaner(g), places.List()}
 	other, err := apikey.NewGrammar([]apikey.Prefix{{Value: "ck_", Environment: "live"}}, apikey.Format{Length: 40}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := loggedHeaderOf(http.Header{"X-A": {"a", "b"}, "X-B": {plantedKey}, "Cookie": {"a=b"}}, false, s)
+	h := newLoggedHeader(http.Header{"X-A": {"a", "b"}, "X-B": {plantedKey}, "Cookie": {"a=b"}}, false, s)
 	if got := strings.Join(slices.Sorted(slices.Values(h.suspects)), " "); got != "Cookie X-B" {
 		t.Errorf("suspects are %q", got)
 	}
@@ -40,28 +40,34 @@ func TestLoggedHeaderIsCleanedOnce(t *testing.T) {
 	if h.clean(s); value() != plantedKey {
 		t.Error("it was read again by the same cleaner")
 	}
-	if h.clean(&logSecrets{apikey.NewCleaner(g, other), nil}); value() != shownKey {
+	if h.clean(&Secrets{apikey.NewCleaner(g, other), nil}); value() != shownKey {
 		t.Errorf("another cleaner leaves %q", value())
 	}
 }
 
-// A line of a request is without the keys of all keyspaces, and what goes on is looked at only where its line shows a key.
-func TestStripReadsWhatTheLineFound(t *testing.T) {
+// Headers that go on are searched only where the request's line has found a key, and all of them where there is no line.
+func TestForwardedHeadersAreCleanedOnce(t *testing.T) {
 	g, places := logGrammar()
-	logs := &requestLogs{access: namedLogger{Logger: zap.NewNop()}, secrets: logSecrets{apikey.NewCleaner(g), places.List()}}
+	logs := &Logs{access: namedLogger{Logger: zap.NewNop()}, secrets: Secrets{apikey.NewCleaner(g), places.List()}}
 	read := map[string]int{}
-	logs.onward = func(v string) string { read[v]++; return g.CleanWords(v) }
+	logs.forwardedText = func(v string) string { read[v]++; return g.CleanWords(v) }
 	h := http.Header{"X-A": {"a"}, "X-B": {plantedKey, plantedKey, plantedKey, "b"}}
-	a := &accessLog{requestLogs: logs, on: true, arrived: loggedHeaderOf(h, false, &logs.secrets)}
-	a.strip(&http.Request{Header: h}, allOverrides)
+	a := &RequestLog{logs: logs, on: true, arrived: newLoggedHeader(h, false, &logs.secrets)}
+	clean := func() {
+		for name, values := range h {
+			a.CleanHeader(h, name, values)
+		}
+		a.CleanHeaders(h)
+	}
+	clean()
 	if got := strings.Join(h["X-B"], " "); got != strings.Repeat(shownKey+" ", 3)+"b" {
-		t.Errorf("what goes on is %q", got)
+		t.Errorf("the header that goes on is %q", got)
 	}
 	if len(read) != 2 || read[plantedKey] != 1 || read["b"] != 1 {
 		t.Errorf("read were %v", read)
 	}
 	a.on = false
-	if a.strip(&http.Request{Header: h}, allOverrides); read["a"] != 1 {
+	if clean(); read["a"] != 1 {
 		t.Errorf("without a line, read were %v", read)
 	}
 }
@@ -69,16 +75,16 @@ func TestStripReadsWhatTheLineFound(t *testing.T) {
 // A URI that several fields show is cleaned once.
 func TestURIIsCleanedOnce(t *testing.T) {
 	g, places := logGrammar()
-	a := &accessLog{secrets: logSecrets{apikey.NewCleaner(g), places.List()}}
+	a := &RequestLog{secrets: Secrets{apikey.NewCleaner(g), places.List()}}
 	uri := "/a?x=" + plantedKey
-	first := a.uri(uri)
+	first := a.URI(uri)
 	if first != "/a?x="+shownKey {
 		t.Fatalf("it is %q", first)
 	}
-	if n := testing.AllocsPerRun(10, func() { a.uri(uri) }); n != 0 {
+	if n := testing.AllocsPerRun(10, func() { a.URI(uri) }); n != 0 {
 		t.Errorf("the second time costs %v allocations", n)
 	}
-	if got := a.uri("/b"); got != "/b" {
+	if got := a.URI("/b"); got != "/b" {
 		t.Errorf("another is %q", got)
 	}
 }

@@ -1,4 +1,4 @@
-package caddymodule
+package redact
 
 import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -6,14 +6,13 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
-// Caddy's access line is kept back by a variable of the request, which is set before
-// the request goes on: a proxy that is still dialling reads the same variables, from
-// another goroutine, after the request was given up, and must not meet a write. Only
-// where a route of the server may itself leave the line out is it set at the end, since what is
-// set already could not be told from what that route sets.
+// A variable of the request keeps Caddy from writing its access line. It is set before the request goes on: a proxy that
+// is still dialling reads the same variables on another goroutine after the request has ended, which must not race
+// with a write. Where a route of the server may set the variable itself (log_skip), it is set at the end:
+// the two could not be distinguished otherwise.
 
-// skipsLog says whether some route of the server has a log_skip.
-func (l *requestLogs) skipsLog(server *caddyhttp.Server) bool {
+// skipsLog reports whether a route of the server has a log_skip.
+func (l *Logs) skipsLog(server *caddyhttp.Server) bool {
 	if v, ok := l.skips.Load(server); ok {
 		return v.(bool)
 	}

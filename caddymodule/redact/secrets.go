@@ -1,4 +1,4 @@
-package caddymodule
+package redact
 
 import (
 	"encoding/json"
@@ -13,19 +13,23 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
-// redacted is what Caddy writes in place of credentials.
+// redacted is the text that Caddy writes in place of credentials.
 const redacted = "REDACTED"
 
-// logSecrets knows keys: by their shape, wherever they stand, and by the place where they
-// stand, whatever their shape.
-type logSecrets struct {
+// Secrets knows keys by their shape, anywhere in a text, and by their place in a request, whatever their shape.
+type Secrets struct {
 	cleaner *apikey.Cleaner
 	places  []apikey.Place
 }
 
-// and returns what both know.
-func (s logSecrets) and(t logSecrets) logSecrets {
-	out := logSecrets{s.cleaner.With(t.cleaner), slices.Clone(s.places)}
+// NewSecrets returns the secrets whose shapes cleaner knows, or that stand in one of the places.
+func NewSecrets(cleaner *apikey.Cleaner, places []apikey.Place) Secrets {
+	return Secrets{cleaner, places}
+}
+
+// And returns secrets that know the keys of s and of t.
+func (s Secrets) And(t Secrets) Secrets {
+	out := Secrets{s.cleaner.With(t.cleaner), slices.Clone(s.places)}
 	for _, p := range t.places {
 		if !slices.Contains(out.places, p) {
 			out.places = append(out.places, p)
@@ -34,26 +38,26 @@ func (s logSecrets) and(t logSecrets) logSecrets {
 	return out
 }
 
-// text returns t without keys; t itself where there are none.
-func (s *logSecrets) text(t string) string { return s.cleaner.Clean(t) }
+// Text returns t without keys, t itself where there are none.
+func (s *Secrets) Text(t string) string { return s.cleaner.Clean(t) }
 
-// credential returns what may be shown of a text that stands where keys do: as much as
-// of any key, and nothing where no key's shape is seen.
-func (s *logSecrets) credential(t string) string {
+// credential returns the part of a text in a key's place that may be shown: as much as of any key, and nothing of a
+// text of another shape.
+func (s *Secrets) credential(t string) string {
 	if t == "" {
 		return t
 	}
-	if c := s.text(t); c != t {
+	if c := s.Text(t); c != t {
 		return c
 	}
 	return redacted
 }
 
 // uri cleans a request target, its query's credentials included.
-func (s *logSecrets) uri(uri string) string { return s.text(s.query(uri)) }
+func (s *Secrets) uri(uri string) string { return s.Text(s.query(uri)) }
 
 // query cleans the credentials in the query of a request target.
-func (s *logSecrets) query(uri string) string {
+func (s *Secrets) query(uri string) string {
 	for i := range s.places {
 		if s.places[i].Kind != apikey.InQuery {
 			continue
@@ -79,8 +83,7 @@ func (s *logSecrets) query(uri string) string {
 	return uri
 }
 
-// mapParts returns s with each of its parts between separators as f returns it, s itself where
-// none changes. Empty parts stay.
+// mapParts returns s with f applied to each part between separators, s itself where none changes. Empty parts stay.
 func mapParts(s string, separator byte, f func(part string) string) string {
 	var out strings.Builder
 	done := 0
@@ -106,18 +109,17 @@ func mapParts(s string, separator byte, f func(part string) string) string {
 	return out.String()
 }
 
-// requestHeader returns h without keys, h itself where there are none. Names are
-// cleaned too.
-func (s *logSecrets) requestHeader(h http.Header) http.Header {
+// requestHeader returns h without keys in names and values, h itself where there are none.
+func (s *Secrets) requestHeader(h http.Header) http.Header {
 	out, copied := h, false
 	for name, values := range h {
-		safeName, safe := s.text(name), values
+		safeName, safe := s.Text(name), values
 		for i, v := range values {
 			c := v
 			if i > 0 && v == values[i-1] {
 				c = safe[i-1] // HTTP/2 repeats a value for a byte
 			} else {
-				c = s.text(s.inPlaces(name, v))
+				c = s.Text(s.inPlaces(name, v))
 			}
 			if c == v {
 				continue
@@ -139,10 +141,10 @@ func (s *logSecrets) requestHeader(h http.Header) http.Header {
 	return out
 }
 
-// inPlaces returns a value of a request's header with what stands where keys do cleaned.
-func (s *logSecrets) inPlaces(name, v string) string {
+// inPlaces returns a value of a request's header without the credentials that stand in places of keys.
+func (s *Secrets) inPlaces(name, v string) string {
 	for i := range s.places {
-		if p := &s.places[i]; headerOf(p) == name {
+		if p := &s.places[i]; p.Header() == name {
 			v = s.held(p, v)
 		}
 	}
@@ -150,14 +152,14 @@ func (s *logSecrets) inPlaces(name, v string) string {
 }
 
 // values returns values without keys of a known shape, values itself where there are none.
-func (s *logSecrets) values(values []string) []string {
+func (s *Secrets) values(values []string) []string {
 	out := values
 	for i, v := range values {
 		c := v
 		if i > 0 && v == values[i-1] {
 			c = out[i-1]
 		} else {
-			c = s.text(v)
+			c = s.Text(v)
 		}
 		if c != v {
 			if &out[0] == &values[0] {
@@ -169,21 +171,8 @@ func (s *logSecrets) values(values []string) []string {
 	return out
 }
 
-// headerOf returns the canonical name of the header that a place is in; "" for a query.
-func headerOf(p *apikey.Place) string {
-	switch p.Kind {
-	case apikey.InAuthorization:
-		return "Authorization"
-	case apikey.InCookie:
-		return "Cookie"
-	case apikey.InHeader:
-		return p.Name
-	}
-	return ""
-}
-
-// held cleans what p says may be a credential in the value of a header, and that only.
-func (s *logSecrets) held(p *apikey.Place, v string) string {
+// held cleans the part of a header's value that p names, and leaves the rest.
+func (s *Secrets) held(p *apikey.Place, v string) string {
 	switch p.Kind {
 	case apikey.InAuthorization:
 		scheme, rest, ok := strings.Cut(strings.TrimLeft(v, " \t"), " ")
@@ -204,11 +193,11 @@ func (s *logSecrets) held(p *apikey.Place, v string) string {
 }
 
 // header returns h without keys of a known shape, h itself where there are none.
-func (s *logSecrets) header(h http.Header) http.Header {
+func (s *Secrets) header(h http.Header) http.Header {
 	out, copied := h, false
 	for name, values := range h {
 		safe := s.values(values)
-		safeName := s.text(name)
+		safeName := s.Text(name)
 		if safeName == name && (len(values) == 0 || &safe[0] == &values[0]) {
 			continue
 		}
@@ -221,12 +210,11 @@ func (s *logSecrets) header(h http.Header) http.Header {
 	return out
 }
 
-// field returns f without keys, f itself where there are none. Values other than
-// strings are told by how they are written.
-func (s *logSecrets) field(f zap.Field) zap.Field {
+// field returns f without keys, f itself where there are none. Values other than strings are searched as JSON.
+func (s *Secrets) field(f zap.Field) zap.Field {
 	switch f.Type {
 	case zapcore.StringType:
-		f.Key, f.String = s.text(f.Key), s.text(f.String)
+		f.Key, f.String = s.Text(f.Key), s.Text(f.String)
 		return f
 	case zapcore.ByteStringType, zapcore.BinaryType, zapcore.StringerType, zapcore.ErrorType, zapcore.ReflectType,
 		zapcore.ArrayMarshalerType, zapcore.ObjectMarshalerType, zapcore.InlineMarshalerType:
@@ -242,10 +230,10 @@ func (s *logSecrets) field(f zap.Field) zap.Field {
 	}
 	text, err := json.Marshal(enc.Fields)
 	if err != nil {
-		// What can't be written can't be checked.
+		// A value that can't be written can't be searched.
 		return zap.String(f.Key, redacted)
 	}
-	c := s.text(string(text))
+	c := s.Text(string(text))
 	if c == string(text) {
 		return f
 	}
@@ -259,12 +247,10 @@ func (s *logSecrets) field(f zap.Field) zap.Field {
 	return f
 }
 
-// cleanOnward takes keys out of a header of a request where none belongs, before it goes on: handlers behind
-// may log it. Spared are the places that may hold a key, which are emptied of it, and the headers that
-// Caddy shows in no line unless told to: they are the application's.
-func (l *requestLogs) cleanOnward(h http.Header, name string, values []string) {
-	for _, spared := range l.spared {
-		if name == spared {
+// cleanForwarded takes keys out of the values of a header that goes on to an upstream: see RequestLog.CleanHeader.
+func (l *Logs) cleanForwarded(h http.Header, name string, values []string) {
+	for _, kept := range l.keptHeaders {
+		if name == kept {
 			return
 		}
 	}
@@ -274,7 +260,7 @@ func (l *requestLogs) cleanOnward(h http.Header, name string, values []string) {
 		if i > 0 && v == values[i-1] {
 			c = safe[i-1]
 		} else {
-			c = l.onward(v)
+			c = l.forwardedText(v)
 		}
 		if c == v {
 			continue
@@ -286,18 +272,3 @@ func (l *requestLogs) cleanOnward(h http.Header, name string, values []string) {
 		safe[i] = c
 	}
 }
-
-// cleanURI takes keys out of what handlers behind this one log of r's URI. The URL stays,
-// since it says what is asked for.
-func (a *accessLog) cleanURI(r *http.Request) { r.RequestURI = a.uri(r.RequestURI) }
-
-// uri is the secrets' uri, which it remembers: several lines and fields show the same one.
-func (a *accessLog) uri(uri string) string {
-	if a.cleanedURI.in != uri {
-		a.cleanedURI = cleanedText{uri, a.secrets.uri(uri)}
-	}
-	return a.cleanedURI.out
-}
-
-// cleanedText is a text and what it is without keys.
-type cleanedText struct{ in, out string }

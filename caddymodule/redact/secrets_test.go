@@ -1,4 +1,4 @@
-package caddymodule
+package redact
 
 import (
 	"errors"
@@ -23,9 +23,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
-func testSecrets() *logSecrets {
+func testSecrets() *Secrets {
 	g, places := logGrammar()
-	return &logSecrets{apikey.NewCleaner(g), places.List()}
+	return &Secrets{apikey.NewCleaner(g), places.List()}
 }
 
 const shownKey = "kg_live_Zx81…"
@@ -126,20 +126,7 @@ func TestSecretsError(t *testing.T) {
 	}
 }
 
-// TestCaddyInternals fails where Caddy no longer keeps what is taken from inside of it
-// where it is looked for.
-func TestCaddyInternals(t *testing.T) {
-	extra := new(caddyhttp.ExtraLogFields)
-	extra.Add(zap.String("a", "b"))
-	if f := extraFields(extra); len(f) != 1 || f[0].Key != "a" {
-		t.Errorf("extra fields: %v", f)
-	}
-	if extraFields(nil) != nil {
-		t.Error("fields of nothing")
-	}
-}
-
-// logCheck is an app that notes at its start what leakingLoggers says.
+// logCheck is an app that notes at its start what LeakingLogs says.
 type logCheck struct{ ctx caddy.Context }
 
 var logCheckSaid []string
@@ -150,7 +137,7 @@ func (*logCheck) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "logcheck", New: func() caddy.Module { return new(logCheck) }}
 }
 func (c *logCheck) Provision(ctx caddy.Context) error { c.ctx = ctx; return nil }
-func (c *logCheck) Start() error                      { logCheckSaid = leakingLoggers(c.ctx); return nil }
+func (c *logCheck) Start() error                      { logCheckSaid = LeakingLogs(c.ctx); return nil }
 func (c *logCheck) Stop() error                       { return nil }
 
 func TestLeakingLoggers(t *testing.T) {
@@ -235,7 +222,7 @@ func TestLeakingLoggers(t *testing.T) {
 // has no access log.
 func BenchmarkAccessLog(b *testing.B) {
 	g, places := logGrammar()
-	logs := &requestLogs{access: namedLogger{Logger: zap.NewNop()}, errors: namedLogger{Logger: zap.NewNop()}, secrets: logSecrets{apikey.NewCleaner(g), places.List()}}
+	logs := &Logs{access: namedLogger{Logger: zap.NewNop()}, errors: namedLogger{Logger: zap.NewNop()}, secrets: Secrets{apikey.NewCleaner(g), places.List()}}
 	for _, bm := range []struct {
 		name   string
 		server *caddyhttp.Server
@@ -251,11 +238,11 @@ func BenchmarkAccessLog(b *testing.B) {
 			r := caddyhttp.PrepareRequest(req, caddy.NewReplacer(), w, bm.server)
 			b.ReportAllocs()
 			for b.Loop() {
-				caddyhttp.SetVar(r.Context(), accessLogVar, nil)
+				caddyhttp.SetVar(r.Context(), requestLogVar, nil)
 				caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, nil)
 				r.Body = http.NoBody
-				log := beginAccessLog(logs, r)
-				log.end(w)
+				log := Begin(logs, r)
+				log.End(w)
 			}
 		})
 	}
@@ -273,7 +260,7 @@ func TestLoggedHeader(t *testing.T) {
 		true:  {"Authorization": {"Bearer " + shownKey}, "Cookie": {"session=REDACTED", "c=" + shownKey}},
 	} {
 		in := h.Clone()
-		logged := loggedHeaderOf(in, credentials, testSecrets())
+		logged := newLoggedHeader(in, credentials, testSecrets())
 		for _, values := range in {
 			for i := range values {
 				values[i] = "changed"
@@ -289,14 +276,6 @@ func TestLoggedHeader(t *testing.T) {
 		}
 	}
 	if redactedValues[0] != "REDACTED" {
-		t.Errorf("what stands in place of credentials is now %q", redactedValues)
-	}
-}
-
-func TestBytesRead(t *testing.T) {
-	for _, body := range []any{nil, http.NoBody, new(int), (*requestBody)(nil), &requestBody{}} {
-		if bytesRead(body) != nil {
-			t.Errorf("%T is taken for the server's", body)
-		}
+		t.Errorf("the text in place of credentials is now %q", redactedValues)
 	}
 }

@@ -1,4 +1,4 @@
-package caddymodule
+package redact
 
 import (
 	"net/http"
@@ -16,10 +16,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// LogFilter writes what of an API key may be shown in place of the key, in the log field
-// it is put on: what has a prefix and the shape of any configured keyspace's keys, and
-// whatever stands where keys do. Requests that reach the keygate directive are logged
-// without keys in any case; this is for the others, a wrong host, a redirect or another site:
+// LogFilter is a filter for a log field: it replaces each API key by the part that may be shown. It finds texts with a
+// prefix and the shape of any configured keyspace's keys, and each text in a place of keys. Requests that reach the
+// keygate directive are logged without keys in any case; the filter is for the others: a wrong host, a
+// redirect, or another site.
 //
 //	log {
 //		format filter {
@@ -30,14 +30,12 @@ import (
 //	}
 type LogFilter struct{}
 
-func registerLogFilter() { caddy.RegisterModule(LogFilter{}) }
-
 // CaddyModule returns the module's ID and constructor.
 func (LogFilter) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "caddy.logging.encoders.filter.keygate", New: func() caddy.Module { return new(LogFilter) }}
 }
 
-// UnmarshalCaddyfile reads the filter's name, after which nothing may stand.
+// UnmarshalCaddyfile reads the filter's name. It takes no arguments.
 func (LogFilter) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
 	if d.NextArg() {
@@ -54,7 +52,7 @@ func (LogFilter) Filter(in zapcore.Field) zapcore.Field {
 		h.Header = s.addresses(s.requestHeader(h.Header))
 		in.Interface = h
 		return in
-	// Lines of our own are without their keyspace's keys already, but not without those of others.
+	// Keygate's own lines hold no keys of their keyspace, but may hold those of others.
 	case *loggedHeader:
 		h.clean(s)
 		for i := range h.fields {
@@ -78,9 +76,9 @@ func (LogFilter) Filter(in zapcore.Field) zapcore.Field {
 // addressHeaders hold URLs.
 var addressHeaders = [...]string{"Referer", "Location", "Content-Location"}
 
-// addresses returns h without the credentials in the queries of its headers that hold a URL, h
-// itself where there are none. Of keys that are told by their shape it is without already.
-func (s *logSecrets) addresses(h http.Header) http.Header {
+// addresses returns h without the credentials in the queries of its headers that hold a URL, h itself where there are
+// none. Keys that are known by their shape were taken out before.
+func (s *Secrets) addresses(h http.Header) http.Header {
 	out, copied := h, false
 	for _, name := range addressHeaders {
 		for i, v := range h[name] {
@@ -97,8 +95,8 @@ func (s *logSecrets) addresses(h http.Header) http.Header {
 	return out
 }
 
-// cleanAddresses takes keys out of the queries of f's values, where they are URLs.
-func (f *loggedValues) cleanAddresses(s *logSecrets) {
+// cleanAddresses takes credentials out of the queries of f's values, where these are URLs.
+func (f *loggedValues) cleanAddresses(s *Secrets) {
 	if !slices.Contains(addressHeaders[:], f.name) {
 		return
 	}
@@ -107,18 +105,18 @@ func (f *loggedValues) cleanAddresses(s *logSecrets) {
 	}
 }
 
-// known is what the filter goes by: the keyspaces of every configuration that is
-// provisioned, so of both while one takes over from the other.
+// known are the keys that the modules of this package take out: those of every provisioned configuration, so of both
+// while one replaces the other.
 var known knownKeys
 
 type knownKeys struct {
 	mu     sync.Mutex
-	apps   map[*App]logSecrets
-	merged atomic.Pointer[logSecrets]
+	owners map[any]Secrets
+	merged atomic.Pointer[Secrets]
 }
 
-// usualPlaces are where keys stand whatever a keyspace says; management tokens are told anywhere.
-var usualPlaces = logSecrets{
+// usualPlaces are places of keys whatever the keyspaces state. Management tokens are known by their shape.
+var usualPlaces = Secrets{
 	cleaner: management.TokenCleaner(),
 	places: []apikey.Place{
 		{Kind: apikey.InAuthorization, Name: "Bearer"},
@@ -126,41 +124,38 @@ var usualPlaces = logSecrets{
 	},
 }
 
-// secrets returns what is known now. It does not block.
-func (k *knownKeys) secrets() *logSecrets {
+// secrets returns the keys that are known now. It does not block.
+func (k *knownKeys) secrets() *Secrets {
 	if s := k.merged.Load(); s != nil {
 		return s
 	}
 	return &usualPlaces
 }
 
-// add makes a's keyspaces known.
-func (k *knownKeys) add(a *App) {
-	s := logSecrets{cleaner: a.cleaner}
-	for _, ks := range a.keyspaces {
-		s = s.and(logSecrets{a.cleaner, ks.Places.List()})
+// Register makes the keys of a configuration known to LogFilter, LogFormat and CleanSpans, until Unregister is called for
+// the same owner.
+func Register(owner any, keys Secrets) {
+	known.mu.Lock()
+	defer known.mu.Unlock()
+	if known.owners == nil {
+		known.owners = make(map[any]Secrets)
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.apps == nil {
-		k.apps = make(map[*App]logSecrets)
-	}
-	k.apps[a] = s
-	k.merge()
+	known.owners[owner] = keys
+	known.merge()
 }
 
-// remove forgets a, which may not have been added.
-func (k *knownKeys) remove(a *App) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	delete(k.apps, a)
-	k.merge()
+// Unregister undoes Register. owner may not have been registered.
+func Unregister(owner any) {
+	known.mu.Lock()
+	defer known.mu.Unlock()
+	delete(known.owners, owner)
+	known.merge()
 }
 
 func (k *knownKeys) merge() {
 	all := usualPlaces
-	for _, s := range k.apps {
-		all = s.and(all) // its own cleaner, where it is the only one: lines are cleaned by that
+	for _, s := range k.owners {
+		all = s.And(all) // the only owner keeps its own cleaner, by which lines were cleaned already
 	}
 	k.merged.Store(&all)
 }

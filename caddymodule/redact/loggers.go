@@ -1,18 +1,16 @@
-package caddymodule
+package redact
 
 import (
 	"net"
-	"reflect"
 	"strings"
 	"sync"
-	"unsafe"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
 )
 
-// shouldLogRequest says whether Caddy writes an access line for host, as
+// shouldLogRequest reports whether Caddy writes an access line for host, as
 // Server.shouldLogRequest does.
 func shouldLogRequest(logs *caddyhttp.ServerLogConfig, host string) bool {
 	if logs == nil {
@@ -35,14 +33,14 @@ func shouldLogRequest(logs *caddyhttp.ServerLogConfig, host string) bool {
 	return !logs.SkipUnmappedHosts
 }
 
-// namedLogger is a logger with those that are named under it. Those of a configuration are few, and made once.
+// namedLogger is a logger with the loggers that are named under it. A configuration has few, which are made once.
 type namedLogger struct {
 	*zap.Logger
 	named sync.Map // *zap.Logger by name
 }
 
-// under returns the logger of that name, l itself for none. Only names that a
-// configuration states may be given.
+// under returns the logger of that name, l itself for "". name must be one that the configuration states: names of
+// clients would fill the memory.
 func (l *namedLogger) under(name string) *zap.Logger {
 	if name == "" {
 		return l.Logger
@@ -54,9 +52,9 @@ func (l *namedLogger) under(name string) *zap.Logger {
 	return named.(*zap.Logger)
 }
 
-// loggers returns the loggers that a request's lines go to, as
-// ServerLogConfig.wrapLogger does: those of log_name, or those of the host.
-func (a *accessLog) loggers(under *namedLogger) []*zap.Logger {
+// loggers returns the loggers of a request's lines, as ServerLogConfig.wrapLogger does: those of log_name, or those of
+// the host.
+func (a *RequestLog) loggers(under *namedLogger) []*zap.Logger {
 	logs := a.server.Logs
 	if logs == nil {
 		return []*zap.Logger{under.Logger}
@@ -106,42 +104,10 @@ func hostLoggers(logs *caddyhttp.ServerLogConfig, hostport string) []string {
 
 func hostOnly(hostport string) string {
 	if strings.IndexByte(hostport, ':') < 0 {
-		return hostport // an error would be made of it
+		return hostport // SplitHostPort would allocate an error
 	}
 	if host, _, err := net.SplitHostPort(hostport); err == nil {
 		return host
 	}
 	return hostport
-}
-
-// extraFields returns what handlers have added to the access line. Caddy keeps it to
-// itself; where a Caddy keeps it otherwise than this one, none are seen.
-func extraFields(extra *caddyhttp.ExtraLogFields) []zap.Field {
-	if extra == nil || !extraFieldsAt.found {
-		return nil
-	}
-	return *(*[]zap.Field)(unsafe.Add(unsafe.Pointer(extra), extraFieldsAt.offset))
-}
-
-// extraFieldsAt is where caddyhttp.ExtraLogFields keeps its fields.
-var extraFieldsAt = func() (at struct {
-	offset uintptr
-	found  bool
-}) {
-	f, ok := reflect.TypeFor[caddyhttp.ExtraLogFields]().FieldByName("fields")
-	at.offset, at.found = f.Offset, ok && f.Type == reflect.TypeFor[[]zap.Field]()
-	return at
-}()
-
-// unexported returns the value of a field of v, an addressable struct; nil where it has no
-// such field.
-func unexported(v reflect.Value, field string) any {
-	if v.Kind() != reflect.Struct || !v.CanAddr() {
-		return nil
-	}
-	f := v.FieldByName(field)
-	if !f.IsValid() {
-		return nil
-	}
-	return reflect.NewAt(f.Type(), unsafe.Pointer(f.UnsafeAddr())).Elem().Interface()
 }

@@ -1,4 +1,4 @@
-package caddymodule
+package redact
 
 import (
 	"bufio"
@@ -29,6 +29,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 	"github.com/gorilla/websocket"
 
+	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
@@ -48,7 +49,7 @@ func init() {
 // leaves them to Caddy.
 type logProbe struct {
 	Mode string `json:"mode"`
-	logs *requestLogs
+	logs *Logs
 }
 
 func (*logProbe) CaddyModule() caddy.ModuleInfo {
@@ -65,9 +66,12 @@ func (p *logProbe) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 func (p *logProbe) Provision(ctx caddy.Context) error {
 	g, places := logGrammar()
-	p.logs = newRequestLogs(ctx, apikey.NewCleaner(g), places.List())
+	p.logs = NewLogs(ctx, NewSecrets(apikey.NewCleaner(g), places.List()), nil)
 	return nil
 }
+
+// watch, unless nil, sees the requests of a logProbe whose log has begun.
+var watch func(r *http.Request)
 
 func logGrammar() (*apikey.Grammar, *apikey.Places) {
 	g, err := apikey.NewGrammar(nil, apikey.Format{}, nil)
@@ -112,24 +116,30 @@ func (p *logProbe) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyh
 	if p.Mode == "off" {
 		return handle()
 	}
-	log := beginAccessLog(p.logs, r)
-	defer log.end(w)
-	log.strip(r, noOverrides)
-	log.cleanURI(r)
+	log := Begin(p.logs, r)
+	defer log.End(w)
+	for name, values := range r.Header {
+		log.CleanHeader(r.Header, name, values)
+	}
+	log.CleanHeaders(r.Header)
+	if watch != nil {
+		watch(r)
+	}
+	log.CleanURI(r)
 	for _, name := range []string{"X-Api-Key", "Authorization", "Cookie"} {
 		r.Header.Del(name)
 	}
 	r.URL.RawQuery = ""
-	return log.serveError(w, r, handle())
+	return log.ServeError(w, r, handle())
 }
 
-// logRig is a Caddy that runs in this process and logs to files.
-type logRig struct {
+// logHarness is a Caddy that runs in this process and logs to files.
+type logHarness struct {
 	dir, addr  string
 	client, h2 *http.Client
 }
 
-// upstream answers what the rig proxies; in the mode "off" it leaves no body unread.
+// upstream starts the server behind the harness's proxies; in the mode "off" it leaves no body unread.
 func upstream(t *testing.T, mode string) string {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/echo", func(w http.ResponseWriter, r *http.Request) {
@@ -172,10 +182,14 @@ func upstream(t *testing.T, mode string) string {
 	return strings.TrimPrefix(s.URL, "http://")
 }
 
-// startLogRig runs sites whose directive is in that mode.
-func startLogRig(t *testing.T, mode string) *logRig {
+// startHarness runs sites whose directive is in that mode.
+func startHarness(t *testing.T, mode string) *logHarness {
 	t.Helper()
-	port := strconv.Itoa(freePort(t))
+	free, err := testserver.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := strconv.Itoa(free)
 	addr := "127.0.0.1:" + port
 	dir, up := t.TempDir(), upstream(t, mode)
 	site := `
@@ -264,14 +278,14 @@ func startLogRig(t *testing.T, mode string) *logRig {
 	}
 	h2 := new(http.Protocols)
 	h2.SetUnencryptedHTTP2(true)
-	return &logRig{
+	return &logHarness{
 		dir, addr,
 		&http.Client{Transport: &http.Transport{DialContext: dial}},
 		&http.Client{Transport: &http.Transport{DialContext: dial, Protocols: h2}},
 	}
 }
 
-func (g *logRig) stop(t *testing.T) {
+func (g *logHarness) stop(t *testing.T) {
 	g.client.CloseIdleConnections()
 	g.h2.CloseIdleConnections()
 	if err := caddy.Stop(); err != nil {
@@ -280,7 +294,7 @@ func (g *logRig) stop(t *testing.T) {
 }
 
 // plant returns a request with the key everywhere.
-func (g *logRig) plant(method, host, path, id string, body io.Reader) *http.Request {
+func (g *logHarness) plant(method, host, path, id string, body io.Reader) *http.Request {
 	r, err := http.NewRequest(method, "http://"+host+path, body)
 	if err != nil {
 		panic(err)
@@ -296,7 +310,7 @@ func (g *logRig) plant(method, host, path, id string, body io.Reader) *http.Requ
 }
 
 // send sends a planted request and reads the answer.
-func (g *logRig) send(t *testing.T, method, host, path, id string, body io.Reader) (int, string) {
+func (g *logHarness) send(t *testing.T, method, host, path, id string, body io.Reader) (int, string) {
 	t.Helper()
 	res, err := g.client.Do(g.plant(method, host, path, id, body))
 	if err != nil {
@@ -311,7 +325,7 @@ func (g *logRig) send(t *testing.T, method, host, path, id string, body io.Reade
 }
 
 // lines returns the JSON lines of a log whose message carries requests, by request id.
-func (g *logRig) lines(t *testing.T, file string) map[string][]map[string]any {
+func (g *logHarness) lines(t *testing.T, file string) map[string][]map[string]any {
 	t.Helper()
 	out := make(map[string][]map[string]any)
 	b, err := os.ReadFile(filepath.Join(g.dir, file))
@@ -361,7 +375,7 @@ var errorID = regexp.MustCompile(`\{id=\w+\}`)
 // logCase is one request; both modes must log the same for it.
 type logCase struct {
 	id   string
-	send func(t *testing.T, g *logRig)
+	send func(t *testing.T, g *logHarness)
 	// files that get a line, and how many.
 	files map[string]int
 	// varies says that byte counts and status depend on timing.
@@ -371,7 +385,7 @@ type logCase struct {
 func logCases() []logCase {
 	simple := func(method, host, path, body string, status int, files map[string]int) logCase {
 		id := strings.Trim(strings.ReplaceAll(method+host+path, "/", "-"), "-")
-		return logCase{id: id, files: files, send: func(t *testing.T, g *logRig) {
+		return logCase{id: id, files: files, send: func(t *testing.T, g *logHarness) {
 			var b io.Reader
 			if body != "" {
 				b = strings.NewReader(body)
@@ -406,23 +420,23 @@ func logCases() []logCase {
 		simple("GET", "errors.test", "/ok", "", 200, map[string]int{"errors.log": 1}),
 		simple("GET", "quiet.test", "/ok", "", 200, map[string]int{}),
 	}
-	one := func(id string, varies bool, files map[string]int, send func(t *testing.T, g *logRig)) {
+	one := func(id string, varies bool, files map[string]int, send func(t *testing.T, g *logHarness)) {
 		cases = append(cases, logCase{id, send, files, varies})
 	}
-	one("quiet-down", true, map[string]int{"default.log": 1}, func(t *testing.T, g *logRig) {
+	one("quiet-down", true, map[string]int{"default.log": 1}, func(t *testing.T, g *logHarness) {
 		g.send(t, "GET", "quiet.test", "/down", "quiet-down", nil)
 	})
-	one("dies", true, both, func(t *testing.T, g *logRig) { g.send(t, "GET", "site.test", "/up/dies", "dies", nil) })
-	one("panics", true, both, func(t *testing.T, g *logRig) { g.send(t, "GET", "site.test", "/panics", "panics", nil) })
-	one("path", false, both, func(t *testing.T, g *logRig) { g.send(t, "GET", "site.test", "/x/"+plantedKey, "path", nil) })
-	one("hijack", false, both, func(t *testing.T, g *logRig) {
+	one("dies", true, both, func(t *testing.T, g *logHarness) { g.send(t, "GET", "site.test", "/up/dies", "dies", nil) })
+	one("panics", true, both, func(t *testing.T, g *logHarness) { g.send(t, "GET", "site.test", "/panics", "panics", nil) })
+	one("path", false, both, func(t *testing.T, g *logHarness) { g.send(t, "GET", "site.test", "/x/"+plantedKey, "path", nil) })
+	one("hijack", false, both, func(t *testing.T, g *logHarness) {
 		if status, text := g.send(t, "GET", "site.test", "/hijack", "hijack", nil); status != 200 || text != "hi" {
 			t.Errorf("hijacked: %d %s", status, text)
 		}
 	})
 	// The client goes away while the upstream still sends, over both protocols.
-	abort := func(id string, client func(*logRig) *http.Client) {
-		one(id, true, both, func(t *testing.T, g *logRig) {
+	abort := func(id string, client func(*logHarness) *http.Client) {
+		one(id, true, both, func(t *testing.T, g *logHarness) {
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
 			res, err := client(g).Do(g.plant("GET", "site.test", "/up/slow", id, nil).WithContext(ctx))
@@ -435,11 +449,11 @@ func logCases() []logCase {
 			_ = res.Body.Close()
 		})
 	}
-	abort("abort", func(g *logRig) *http.Client { return g.client })
-	abort("h2-abort", func(g *logRig) *http.Client { return g.h2 })
+	abort("abort", func(g *logHarness) *http.Client { return g.client })
+	abort("h2-abort", func(g *logHarness) *http.Client { return g.h2 })
 	for _, method := range []string{"GET", "HEAD", "POST"} {
 		id := "h2-" + method
-		one(id, false, both, func(t *testing.T, g *logRig) {
+		one(id, false, both, func(t *testing.T, g *logHarness) {
 			res, err := g.h2.Do(g.plant(method, "site.test", "/ok", id, strings.NewReader(map[string]string{"POST": "body"}[method])))
 			if err != nil {
 				t.Error(err)
@@ -452,13 +466,13 @@ func logCases() []logCase {
 			}
 		})
 	}
-	one("early", true, both, func(t *testing.T, g *logRig) {
+	one("early", true, both, func(t *testing.T, g *logHarness) {
 		pr, pw := io.Pipe()
 		go func() { _, _ = pw.Write(make([]byte, 1<<20)); _ = pw.Close() }()
 		g.send(t, "POST", "site.test", "/up/early", "early", pr)
 		_ = pr.Close()
 	})
-	one("ws", true, both, func(t *testing.T, g *logRig) {
+	one("ws", true, both, func(t *testing.T, g *logHarness) {
 		h := g.plant("GET", "site.test", "/up/ws", "ws", nil).Header
 		d := websocket.Dialer{NetDialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, network, g.addr)
@@ -485,7 +499,7 @@ func TestAccessLog(t *testing.T) {
 	files := []string{"site.log", "errors.log", "special.log", "default.log"}
 	got := make(map[string]map[string]map[string][]map[string]any)
 	for _, mode := range []string{"off", "on"} {
-		g := startLogRig(t, mode)
+		g := startHarness(t, mode)
 		for _, c := range logCases() {
 			c.send(t, g)
 			waitLines(t, g, c, mode == "on")
@@ -527,7 +541,7 @@ func TestAccessLog(t *testing.T) {
 		}
 	}
 	g, places := logGrammar()
-	s := logSecrets{apikey.NewCleaner(g), places.List()}
+	s := Secrets{apikey.NewCleaner(g), places.List()}
 	for _, c := range logCases() {
 		for _, f := range files {
 			ours, theirs := got["on"][f]["["+c.id+"]"], got["off"][f]["["+c.id+"]"]
@@ -545,14 +559,14 @@ func TestAccessLog(t *testing.T) {
 	}
 }
 
-func compareLines(t *testing.T, c logCase, file string, s *logSecrets, ours, theirs map[string]any) {
+func compareLines(t *testing.T, c logCase, file string, s *Secrets, ours, theirs map[string]any) {
 	t.Helper()
 	if a, b := slices.Sorted(maps.Keys(ours)), slices.Sorted(maps.Keys(theirs)); !slices.Equal(a, b) {
 		t.Errorf("%s in %s: fields\n%q, Caddy's\n%q", c.id, file, a, b)
 		return
 	}
 	for k, v := range theirs {
-		want := s.text(v.(string))
+		want := s.Text(v.(string))
 		if k == ">request>headers>Cookie" || k == ">request>headers>X-Api-Key" || k == ">request>headers>Authorization" {
 			continue
 		}
@@ -566,7 +580,7 @@ func compareLines(t *testing.T, c logCase, file string, s *logSecrets, ours, the
 }
 
 // waitLines waits until the case's lines are written.
-func waitLines(t *testing.T, g *logRig, c logCase, counted bool) {
+func waitLines(t *testing.T, g *logHarness, c logCase, counted bool) {
 	t.Helper()
 	deadline := time.Now().Add(5 * time.Second)
 	for {

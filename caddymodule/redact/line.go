@@ -1,4 +1,4 @@
-package caddymodule
+package redact
 
 import (
 	"crypto/tls"
@@ -13,11 +13,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
-// The objects in a line are written as caddyhttp.LoggableHTTPRequest and
-// caddyhttp.LoggableHTTPHeader write them, field by field, but from what is kept of a request and
-// without keys: neither a copy of the request nor one of its header map is made for that.
+// The objects in a line have the fields of caddyhttp.LoggableHTTPRequest and caddyhttp.LoggableHTTPHeader. They are
+// written without a copy of the request or of its header map.
 
-// loggedRequest is a request as lines show it. It holds no key.
+// loggedRequest is the request in a line. It holds no key.
 type loggedRequest struct {
 	remote, proto, method, host, uri string
 	clientIP                         any
@@ -26,11 +25,11 @@ type loggedRequest struct {
 	tls                              *tls.ConnectionState
 }
 
-// request is the request as Caddy logs it: as it arrived, but for its keys.
-func (a *accessLog) request(header *loggedHeader) zap.Field {
+// request returns the field in which Caddy logs the request as it arrived, without keys.
+func (a *RequestLog) request(header *loggedHeader) zap.Field {
 	s := &a.secrets
 	if header == nil {
-		header = loggedHeaderOf(a.r.Header, a.server.Logs != nil && a.server.Logs.ShouldLogCredentials, s)
+		header = newLoggedHeader(a.r.Header, a.server.Logs != nil && a.server.Logs.ShouldLogCredentials, s)
 	}
 	method, uri, remote := a.r.Method, a.r.RequestURI, a.r.RemoteAddr
 	if o, ok := a.ctx.Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
@@ -39,16 +38,16 @@ func (a *accessLog) request(header *loggedHeader) zap.Field {
 	req := &loggedRequest{
 		remote:           remote,
 		proto:            a.r.Proto,
-		method:           s.text(method),
-		host:             s.text(a.r.Host),
-		uri:              a.uri(uri),
+		method:           s.Text(method),
+		host:             s.Text(a.r.Host),
+		uri:              a.URI(uri),
 		clientIP:         a.vars[caddyhttp.ClientIPVarKey],
 		header:           header,
 		transferEncoding: a.r.TransferEncoding,
 	}
 	if a.r.TLS != nil {
 		state := *a.r.TLS
-		state.ServerName = s.text(state.ServerName)
+		state.ServerName = s.Text(state.ServerName)
 		req.tls = &state
 	}
 	return zap.Object("request", req)
@@ -79,14 +78,14 @@ func (r *loggedRequest) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	return nil
 }
 
-// loggedHeader is a request's header as lines show it, in no order. It holds no key.
+// loggedHeader is a request's header in a line, in no order. It holds no key.
 type loggedHeader struct {
 	fields []loggedValues
-	// cleaner is that by which it holds no key.
+	// cleaner is the last one that cleaned the header.
 	cleaner *apikey.Cleaner
-	// suspects are the names of those headers that hold a key, or of which that is not known.
+	// suspects are the names of the headers that held a key, or that were not searched.
 	suspects []string
-	// few is room for suspects: nearly always there is one.
+	// few is the first room for suspects: there is nearly always one.
 	few [2]string
 }
 
@@ -95,12 +94,12 @@ type loggedValues struct {
 	values []string
 }
 
-// redactedValues are what Caddy shows of headers that hold credentials.
+// redactedValues are the values that Caddy logs of headers with credentials.
 var redactedValues = []string{redacted}
 
-// loggedHeaderOf returns what is to be logged of h, which may change from then on. Credentials are shown, as far
-// as they are no keys, only where that is asked for.
-func loggedHeaderOf(h http.Header, credentials bool, s *logSecrets) *loggedHeader {
+// newLoggedHeader returns the logged form of h, which may change later. Credentials that are no keys are shown only
+// where credentials is set.
+func newLoggedHeader(h http.Header, credentials bool, s *Secrets) *loggedHeader {
 	n := 0
 	for _, values := range h {
 		n += len(values)
@@ -121,8 +120,8 @@ func loggedHeaderOf(h http.Header, credentials bool, s *logSecrets) *loggedHeade
 	return out
 }
 
-// clean takes the keys out that s knows. What was cleaned by the same cleaner it does not read again.
-func (h *loggedHeader) clean(s *logSecrets) {
+// clean takes out the keys that s knows. It searches no text again that the same cleaner has cleaned.
+func (h *loggedHeader) clean(s *Secrets) {
 	known := h.cleaner == s.cleaner
 	h.cleaner = s.cleaner
 	for i := range h.fields {
@@ -132,7 +131,7 @@ func (h *loggedHeader) clean(s *logSecrets) {
 			if k == 0 || v != before {
 				before, after = v, s.inPlaces(f.name, v)
 				if !known {
-					after = s.text(after)
+					after = s.Text(after)
 				}
 			}
 			if after != v {
@@ -143,7 +142,7 @@ func (h *loggedHeader) clean(s *logSecrets) {
 			h.suspects = append(h.suspects, f.name)
 		}
 		if !known {
-			f.name = s.text(f.name)
+			f.name = s.Text(f.name)
 		}
 	}
 }
@@ -156,8 +155,8 @@ func (h *loggedHeader) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	return nil
 }
 
-// loggedResponse is the header of an accessLog's response as lines show it.
-type loggedResponse accessLog
+// loggedResponse is the header of a RequestLog's response in a line.
+type loggedResponse RequestLog
 
 // MarshalLogObject implements zapcore.ObjectMarshaler.
 func (r *loggedResponse) MarshalLogObject(enc zapcore.ObjectEncoder) error {
@@ -171,13 +170,13 @@ func (r *loggedResponse) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 		} else {
 			values = r.secrets.values(values)
 		}
-		_ = enc.AddArray(r.secrets.text(name), caddyhttp.LoggableStringArray(values))
+		_ = enc.AddArray(r.secrets.Text(name), caddyhttp.LoggableStringArray(values))
 	}
 	return nil
 }
 
-// header returns the response's header without keys, those that s knows included.
-func (r *loggedResponse) header(s *logSecrets) http.Header {
+// header returns the response's header without keys, including those that s knows.
+func (r *loggedResponse) header(s *Secrets) http.Header {
 	if r.w == nil {
 		return nil
 	}
@@ -188,7 +187,7 @@ func (r *loggedResponse) header(s *logSecrets) http.Header {
 	return s.requestHeader(h)
 }
 
-// isCredentialHeader says whether Caddy hides the values of a header of that name.
+// isCredentialHeader reports whether Caddy hides the values of the header.
 func isCredentialHeader(name string) bool {
 	switch len(name) {
 	case len("Cookie"):

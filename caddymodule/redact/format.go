@@ -1,4 +1,4 @@
-package caddymodule
+package redact
 
 import (
 	"github.com/caddyserver/caddy/v2"
@@ -20,8 +20,6 @@ var filteredFields = append([]string{
 	"request>method", "request>host", "request>uri", "request>headers", "request>tls>server_name", "resp_headers",
 	"method", "host", "uri", "headers", "env",
 }, debugFields[:]...)
-
-func registerLogFormat() { caddy.RegisterModule(new(LogFormat)) }
 
 // CaddyModule returns the module's ID and constructor.
 func (*LogFormat) CaddyModule() caddy.ModuleInfo {

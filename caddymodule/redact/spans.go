@@ -1,4 +1,4 @@
-package caddymodule
+package redact
 
 import (
 	"context"
@@ -16,11 +16,11 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Caddy's tracing directive runs before all others, and writes the path, the host and some headers of a
-// request into its span as they arrived. All its spans come from one provider, which calls spanCleaner for each.
+// Caddy's tracing directive runs before all others, and writes the path, the host and some headers of a request into its
+// span as they arrived. All spans come from one provider, which calls spanCleaner for each.
 
-// spanCleaner takes keys out of spans as they start, of requests that meet no keygate directive too. What is
-// added when a request ends, span_attributes, it does not see: cleanTraces warns of those.
+// spanCleaner takes keys out of spans as they start, including those of requests that meet no keygate directive. It does
+// not see span_attributes, which are added when a request ends: LeakingAttributes finds those.
 type spanCleaner struct{}
 
 // OnStart implements sdktrace.SpanProcessor.
@@ -49,36 +49,14 @@ func (spanCleaner) Shutdown(context.Context) error { return nil }
 // ForceFlush implements sdktrace.SpanProcessor.
 func (spanCleaner) ForceFlush(context.Context) error { return nil }
 
-// cleanedProvider is the provider that calls a spanCleaner. Caddy has one, until no configuration traces.
+// cleanedProvider is the provider that calls a spanCleaner. Caddy keeps one until no configuration traces any longer.
 var cleanedProvider struct {
 	sync.Mutex
 	provider trace.TracerProvider
 }
 
-// cleanTraces keeps keys out of the spans of every tracing handler of the configuration, and warns where it can't.
-func (a *App) cleanTraces() {
-	found := false
-	for h := range routedHandlers(configuredHTTP(a.ctx)) {
-		t, ok := h.handler.(*tracing.Tracing)
-		if !ok {
-			continue
-		}
-		if !found {
-			found = true
-			if !cleanSpans(t) {
-				a.log.Warn("spans of the tracing directive may hold API keys, because this version of Caddy traces in another way: remove the directive",
-					"site", h.site())
-			}
-		}
-		if names := leakingAttributes(t.SpanAttributes); len(names) > 0 {
-			a.log.Warn("span_attributes of the tracing directive write a part of the request, which may hold an API key: remove these lines, or use {keygate.key_id}",
-				"site", h.site(), "attributes", names)
-		}
-	}
-}
-
-// cleanSpans has the provider of t's spans call a spanCleaner, and reports whether it does.
-func cleanSpans(t *tracing.Tracing) bool {
+// CleanSpans keeps keys out of the spans of t, and reports whether this version of Caddy allows that.
+func CleanSpans(t *tracing.Tracing) bool {
 	provider := providerOf(t)
 	registry, ok := provider.(interface {
 		RegisterSpanProcessor(sdktrace.SpanProcessor)
@@ -95,8 +73,8 @@ func cleanSpans(t *tracing.Tracing) bool {
 	return true
 }
 
-// providerOf returns the provider of t's spans, by sending a request through it that its caller has not
-// sampled: by default no span of it is exported.
+// providerOf returns the provider of t's spans. It sends a request through t that is marked as not sampled, so that by
+// default no span of it is exported.
 func providerOf(t *tracing.Tracing) (provider trace.TracerProvider) {
 	ctx := context.WithValue(context.Background(), caddy.ReplacerCtxKey, caddy.NewReplacer())
 	ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, map[string]any{})
@@ -111,18 +89,18 @@ func providerOf(t *tracing.Tracing) (provider trace.TracerProvider) {
 	return provider
 }
 
-// noResponse is a response that is written nowhere.
+// noResponse discards a response.
 type noResponse struct{}
 
 func (noResponse) Header() http.Header         { return http.Header{} }
 func (noResponse) Write(p []byte) (int, error) { return len(p), nil }
 func (noResponse) WriteHeader(int)             {}
 
-// requestPart matches placeholders for a part of the request or the response that may hold what a client wrote.
+// requestPart matches placeholders for a part of the request or the response in which a client may write a key.
 var requestPart = regexp.MustCompile(`\{http\.(request\.(uri|orig_uri|header|cookie|body|host|tls\.server_name)|response\.header|regexp|matchers|error\.message)\b`)
 
-// leakingAttributes returns the names, sorted, of the attributes that may hold a key.
-func leakingAttributes(attributes map[string]string) []string {
+// LeakingAttributes returns the names, sorted, of the span_attributes that may hold a key.
+func LeakingAttributes(attributes map[string]string) []string {
 	var names []string
 	for name, value := range attributes {
 		if requestPart.MatchString(value) {
