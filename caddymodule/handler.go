@@ -257,11 +257,11 @@ func (x *exchange) refuse(w http.ResponseWriter, reason gateway.Reason) error {
 		keySent:    reason != gateway.MissingKey,
 		retryAfter: d.RetryAfter,
 	}
-	switch reason {
-	case gateway.RateLimited, gateway.QuotaExceeded, gateway.ConcurrencyExceeded, gateway.CreditsExhausted:
+	if reason.IsLimit() {
 		ref.violated = d.Outcome.Violated()
 		ref.retryAfter = d.Outcome.RetryAfter()
-	case gateway.InsufficientScope:
+	}
+	if reason == gateway.InsufficientScope {
 		ref.scopes = h.keyspace.Scopes.List(x.req.Need)
 	}
 	x.rejected = true

@@ -87,7 +87,7 @@ func newRefusals(style, realm string, words *[gateway.NumReasons]gateway.Refusal
 				p.Title = reason.String()
 			}
 			a.body = render(p)
-			if limits(reason) {
+			if reason.IsLimit() {
 				a.open = a.body[: len(a.body)-1 : len(a.body)-1]
 			}
 		}
@@ -114,15 +114,6 @@ func render(v any) []byte {
 	// Structs of strings and numbers always encode.
 	_ = e.Encode(v)
 	return []byte(strings.TrimSuffix(b.String(), "\n"))
-}
-
-// limits says that a reason is a limit's, so that a problem names the violated policies.
-func limits(r gateway.Reason) bool {
-	switch r {
-	case gateway.RateLimited, gateway.QuotaExceeded, gateway.ConcurrencyExceeded, gateway.CreditsExhausted:
-		return true
-	}
-	return false
 }
 
 // header sets the headers that a refusal has whoever writes its body: the challenge, what

@@ -6,42 +6,32 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
-// reasons say what each outcome of a request means, and what helps.
-var reasons = map[string]struct{ text, help string }{
-	"allowed":              {"Allowed", "The request passed."},
-	"missing_key":          {"No key", "Send the key in the place that the curl example shows."},
-	"malformed_key":        {"Malformed key", "What was sent has not the shape of a key. It was probably cut or changed when it was copied: copy it anew, or rotate the key."},
-	"invalid_key":          {"Unknown key", "No key like this exists. It may have been deleted, rotated without grace, or be of another environment or product."},
-	"revoked_key":          {"Revoked key", "The key was revoked, which can't be undone. Create another one."},
-	"disabled_key":         {"Disabled key", "Enable the key to let its requests pass again."},
-	"expired_key":          {"Expired key", "Give the key a later expiry, or create another one."},
-	"ambiguous_key":        {"Two keys", "The request held two different keys. Send one."},
-	"ambiguous_path":       {"Ambiguous path", "The path can be read in more than one way. Send it without %2F, ';', a backslash, or a dot at the end of a segment."},
-	"tenant_inactive":      {"Tenant suspended", "The tenant is suspended. An operator can let it return."},
-	"plan_not_allowed":     {"Not in the plan", "The tenant's plan has no API access. Another plan is needed."},
-	"insufficient_scope":   {"Scope missing", "The key lacks a scope that this path asks for. Edit the key's scopes, as far as the plan allows them."},
-	"ip_not_allowed":       {"Address not allowed", "The request came from an address that the key does not allow. Edit the key's allowed addresses."},
-	"credits_exhausted":    {"Credits used up", "The balance, or the key's own limit of credits, does not cover the request's cost."},
-	"rate_limited":         {"Rate limited", "More requests came than the rate allows. Wait as long as Retry-After says, or spread requests out."},
-	"quota_exceeded":       {"Quota used up", "The quota of this day or month is spent. It begins anew at midnight UTC or on the first of the month."},
-	"concurrency_exceeded": {"Too many at once", "Too many requests ran at the same time. Wait for some to end."},
-	"too_many_failures":    {"Too many failures", "The address showed too many unknown keys."},
-	"unavailable":          {"Unavailable", "Keys could not be judged for a moment. Try again; the overview says what is wrong with the gateway."},
-}
-
-// reasonText names a reason for people.
-func reasonText(reason string) string {
-	if r, ok := reasons[reason]; ok {
-		return r.text
+// reasonText returns a reason's title, the name itself where it is unknown.
+func reasonText(name string) string {
+	if r, ok := reasonOf(name); ok {
+		return r.Title()
 	}
-	return reason
+	return name
 }
 
-// reasonHelp says what helps against a reason.
-func reasonHelp(reason string) string { return reasons[reason].help }
+// reasonHelp returns what helps against a reason, "" where the name is unknown.
+func reasonHelp(name string) string {
+	if r, ok := reasonOf(name); ok {
+		return r.Help()
+	}
+	return ""
+}
+
+func reasonOf(name string) (gateway.Reason, bool) {
+	if name == gateway.Allowed.String() {
+		return gateway.Allowed, true
+	}
+	return gateway.ParseReason(name)
+}
 
 // actions are what audit events tell, in words.
 var actions = map[string]string{
