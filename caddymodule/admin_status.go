@@ -14,7 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/keygate-dev/keygate/caddymodule/version"
-	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
@@ -106,7 +106,7 @@ func (a *App) otherNodes(ctx context.Context, s *management.Status) (out []manag
 }
 
 // keyspaceStops returns when a node stops judging those keyspaces of which it stops before it stops altogether.
-func keyspaceStops(n *gateway.Node, keyspaces []string) (out map[string]time.Time) {
+func keyspaceStops(n *cluster.Node, keyspaces []string) (out map[string]time.Time) {
 	for _, name := range keyspaces {
 		if at := n.DeadlineFor(name); at.Before(n.Deadline) {
 			if out == nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 
 	"github.com/keygate-dev/keygate/caddymodule/redact"
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/engine"
-	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/leak"
 )
 
@@ -42,7 +42,7 @@ type App struct {
 	// config is this configuration as the engine uses it.
 	config *engine.Config
 	// gateway is the engine's, for handlers.
-	gateway  *gateway.Gateway
+	gateway  *cluster.Member
 	stopping atomic.Bool
 
 	hashOnce sync.Once

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
@@ -69,7 +70,7 @@ type checkedRequest interface {
 // the verdict, nil for nothing; it is read only where it can make a difference. run may block on the
 // client, where body is not nil, and on the store, within ctx. c.req must hold everything that
 // neither r nor the verdict gives.
-func (c *requestCheck) run(ctx context.Context, g *gateway.Gateway, r checkedRequest, body *override) {
+func (c *requestCheck) run(ctx context.Context, g *cluster.Member, r checkedRequest, body *override) {
 	if c.checked {
 		return
 	}

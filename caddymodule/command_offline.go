@@ -21,6 +21,7 @@ import (
 
 	"github.com/keygate-dev/keygate/caddymodule/adminapi"
 	"github.com/keygate-dev/keygate/plugin/api"
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/engine"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
@@ -270,8 +271,8 @@ func (*offlineEngine) WithCredits(context.Context, string, string, func() error)
 }
 
 // Confirm names the store: whoever runs on it follows it.
-func (*offlineEngine) Confirm(context.Context, string, int64, time.Duration) gateway.Confirmation {
-	return gateway.Confirmation{Confirmed: []string{offlineNode}}
+func (*offlineEngine) Confirm(context.Context, string, int64, time.Duration) cluster.Confirmation {
+	return cluster.Confirmation{Confirmed: []string{offlineNode}}
 }
 
 // TokenChanges returns 0: nobody else's changes are followed, and no token is checked here.

@@ -9,7 +9,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
@@ -83,8 +83,8 @@ func sharedIdentity(s secrets) (id, path string, err error) {
 }
 
 // trust is for how long keys in memory are judged while nothing is heard of the store.
-func (a *Config) trust() gateway.Staleness {
-	t := gateway.Staleness{Default: defaultStaleness}
+func (a *Config) trust() cluster.Staleness {
+	t := cluster.Staleness{Default: defaultStaleness}
 	if a.Store != nil && a.Store.MaxStaleness > 0 {
 		t.Default = time.Duration(a.Store.MaxStaleness)
 	}

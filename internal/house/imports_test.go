@@ -17,6 +17,7 @@ var rooms = [][]string{
 	{"plugin/rules"},
 	{"plugin/keytable"},
 	{"plugin/gateway"},
+	{"plugin/cluster"},
 	{"plugin/management"},
 	// What usage is made of, the store keeps and the API shows.
 	{"plugin/usage"},

@@ -31,6 +31,7 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/leak"
 	"github.com/keygate-dev/keygate/plugin/management"
@@ -185,7 +186,7 @@ type call struct {
 	r *http.Request
 	// ctx is the request's; where notes which gateways act by what was changed with it.
 	ctx    context.Context
-	where  *gateway.Confirmation
+	where  *cluster.Confirmation
 	access Access
 	actor  management.Actor
 	// ks is the keyspace that is meant, keyspace its name.

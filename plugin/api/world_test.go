@@ -18,6 +18,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/api"
 	"github.com/keygate-dev/keygate/plugin/api/apitest"
 	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/leak"
 	"github.com/keygate-dev/keygate/plugin/management"
@@ -30,7 +31,7 @@ type world struct {
 	t       testing.TB
 	handler http.Handler
 	store   *sqlstore.Store
-	gw      *gateway.Gateway
+	gw      *cluster.Member
 	view    *gateway.View
 	manager *management.Manager
 	access  api.Access
@@ -52,7 +53,7 @@ func newWorld(t testing.TB) *world {
 	w := &world{t: t, access: api.Access{Actor: management.Actor{Name: "ada", Via: "api"}}}
 	var err error
 	w.store = teststore.SQLite(t, filepath.Join(t.TempDir(), "keygate.db"), quiet)
-	w.gw, err = gateway.New(gateway.Options{Store: w.store, Logger: quiet})
+	w.gw, err = cluster.New(cluster.Options{Options: gateway.Options{Store: w.store, Logger: quiet}})
 	check(err)
 	check(w.gw.Start(ctx))
 	t.Cleanup(func() { _ = w.gw.Close(ctx); _ = w.store.Close() })

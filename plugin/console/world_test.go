@@ -20,6 +20,7 @@ import (
 
 	"github.com/keygate-dev/keygate/internal/teststore"
 	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
@@ -49,7 +50,7 @@ type world struct {
 	t       testing.TB
 	dir     string
 	store   *sqlstore.Store
-	gw      *gateway.Gateway
+	gw      *cluster.Member
 	view    *gateway.View
 	manager *management.Manager
 	tracker *usage.Tracker
@@ -118,9 +119,9 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 	log := slog.New(slog.NewTextHandler(&w.log, nil))
 	w.store = teststore.SQLite(t, filepath.Join(w.dir, "keygate.db"), log)
 	w.tracker = usage.NewTracker("n1", log)
-	w.gw = must[*gateway.Gateway](t)(gateway.New(gateway.Options{
+	w.gw = must[*cluster.Member](t)(cluster.New(cluster.Options{Options: gateway.Options{
 		Store: w.store, Logger: log, NewMeter: func(keyspace, tenant, key string) any { return w.tracker.Counter(keyspace, tenant, key) },
-	}))
+	}}))
 	if err := w.gw.Start(ctx); err != nil {
 		t.Fatal(err)
 	}

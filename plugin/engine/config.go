@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
@@ -56,7 +57,7 @@ type Config struct {
 	Replica string
 	Limits  Limits
 	// Staleness is how long this node checks keys by what it holds while a shared store is unreachable.
-	Staleness gateway.Staleness
+	Staleness cluster.Staleness
 	// Keyspaces by name.
 	Keyspaces map[string]Keyspace
 	// Signer signs positions of the audit chain. Default: nil, they are not signed.

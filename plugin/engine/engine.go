@@ -22,6 +22,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
@@ -50,7 +51,7 @@ type Engine struct {
 	other   func() (store string, serving bool)
 	log     *slog.Logger
 	logs    *logHandler
-	gateway *gateway.Gateway
+	gateway *cluster.Member
 	store   *lateStore
 	usage   *usage.Tracker
 	limits  *limits
@@ -96,15 +97,15 @@ func New(o Options) (*Engine, error) {
 	e.events = newEvents(e)
 	e.usage = usage.NewTracker(o.Target.Node, e.log)
 	e.usage.KeepHours = e.usageHours
-	options := gateway.Options{
+	options := cluster.Options{Options: gateway.Options{
 		Store: e.store, Limiter: e.limits.limiter, Logger: e.log, Node: o.Target.Node,
 		NewMeter: func(keyspace, tenant, key string) any { return e.usage.Counter(keyspace, tenant, key) },
-	}
+	}}
 	if o.Target.Shared() {
 		options.Registry, options.NodeInfo = e.store, e.about
 	}
 	var err error
-	if e.gateway, err = gateway.New(options); err != nil {
+	if e.gateway, err = cluster.New(options); err != nil {
 		return nil, err
 	}
 	return e, nil
@@ -114,7 +115,7 @@ func New(o Options) (*Engine, error) {
 func (e *Engine) Target() Target { return e.target }
 
 // Gateway returns what checks requests.
-func (e *Engine) Gateway() *gateway.Gateway { return e.gateway }
+func (e *Engine) Gateway() *cluster.Member { return e.gateway }
 
 // Usage returns what counts what keys use.
 func (e *Engine) Usage() *usage.Tracker { return e.usage }

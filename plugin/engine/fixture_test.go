@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/engine"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
@@ -74,7 +75,7 @@ func newConfig(t *testing.T, plans ...string) *config {
 	ks.DefaultPlan = plans[0]
 	c := &config{ready: make(chan struct{}, 10), log: new(output)}
 	c.Config = engine.Config{
-		View: gateway.NewView(hasher, ks), Staleness: gateway.Staleness{Default: time.Hour},
+		View: gateway.NewView(hasher, ks), Staleness: cluster.Staleness{Default: time.Hour},
 		Keyspaces: map[string]engine.Keyspace{keyspace: {}}, Log: slog.New(slog.NewTextHandler(c.log, nil)),
 		Ready: func() { c.ready <- struct{}{} },
 	}

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
@@ -255,7 +256,7 @@ func (e *Engine) verify(ctx context.Context, c *Config, wait time.Duration) erro
 // unreachable or in use under this node's name.
 func (e *Engine) retryable(err error) bool {
 	return e.target.Shared() &&
-		(errors.Is(err, gateway.ErrStore) || errors.Is(err, gateway.ErrNameTaken) || errors.Is(err, context.DeadlineExceeded))
+		(errors.Is(err, gateway.ErrStore) || errors.Is(err, cluster.ErrNameTaken) || errors.Is(err, context.DeadlineExceeded))
 }
 
 // Retire takes a configuration back, whether Apply adopted it or not: one that another has replaced, or one that was given

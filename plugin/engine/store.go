@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/store/replica"
@@ -167,7 +168,7 @@ func (e *Engine) conflict(err error) error {
 	switch {
 	case !serving:
 		return nil
-	case errors.Is(err, gateway.ErrNameTaken):
+	case errors.Is(err, cluster.ErrNameTaken):
 		return fmt.Errorf("%s is the database in use, %s, under another name; %w", e.target.Path, store, errRestart)
 	case errors.Is(err, replica.ErrLocked):
 		return fmt.Errorf("%s as node %s: %w, since the replica is in use for %s: %w", e.target.Path, e.target.Node, errRestart, store, err)
@@ -185,19 +186,19 @@ type lateStore struct{ gateway.Store }
 func (l *lateStore) Unwrap() gateway.Store { return l.Store }
 
 // registry returns the store's, which is shared where this is asked for.
-func (l *lateStore) registry() gateway.Registry { return l.Store.(gateway.Registry) }
+func (l *lateStore) registry() cluster.Registry { return l.Store.(cluster.Registry) }
 
-// ReportNode implements gateway.Registry.
-func (l *lateStore) ReportNode(ctx context.Context, n *gateway.Node, staleness gateway.Staleness) error {
+// ReportNode implements cluster.Registry.
+func (l *lateStore) ReportNode(ctx context.Context, n *cluster.Node, staleness cluster.Staleness) error {
 	return l.registry().ReportNode(ctx, n, staleness)
 }
 
-// RemoveNode implements gateway.Registry.
+// RemoveNode implements cluster.Registry.
 func (l *lateStore) RemoveNode(ctx context.Context, name, instance string) error {
 	return l.registry().RemoveNode(ctx, name, instance)
 }
 
-// Nodes implements gateway.Registry.
-func (l *lateStore) Nodes(ctx context.Context) ([]gateway.Node, time.Time, error) {
+// Nodes implements cluster.Registry.
+func (l *lateStore) Nodes(ctx context.Context) ([]cluster.Node, time.Time, error) {
 	return l.registry().Nodes(ctx)
 }

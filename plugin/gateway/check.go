@@ -25,7 +25,7 @@ func (g *Gateway) Check(ctx context.Context, req *Request, d *Decision) {
 		d.unavailable()
 		return
 	}
-	if g.stale(req.Now, req.Keyspace.Name) {
+	if g.freshness != nil && g.freshness.Stale(req.Now, req.Keyspace.Name) {
 		req.Trace.Note("ready", false, "nothing was heard of the store for longer than keys in memory may be trusted")
 		d.unavailable()
 		return
@@ -312,7 +312,7 @@ func (g *Gateway) load(ctx context.Context, req *Request, digest apikey.Digest) 
 	ks := req.Keyspace
 	q := keytable.Query{
 		Now: req.Now, Keyspace: ks.Name, Salt: ks.salt, Grammar: ks.Grammar, Hasher: req.View.Hasher,
-		Credential: req.Credential, Addr: req.Addr, Failures: g.failuresOf(ks), AskStore: g.lagging(),
+		Credential: req.Credential, Addr: req.Addr, Failures: g.failuresOf(ks), AskStore: g.freshness != nil && g.freshness.Lagging(time.Now()),
 	}
 	return g.keys.Load(ctx, &q, digest)
 }

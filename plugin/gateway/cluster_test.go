@@ -10,17 +10,18 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/internal/testserver"
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
 // join starts an engine on a database that others use too.
-func (w *world) join(address, name string, trust gateway.Staleness) {
+func (w *world) join(address, name string, trust cluster.Staleness) {
 	w.t.Helper()
 	quiet := slog.New(slog.DiscardHandler)
 	s := must(sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: address, Logger: quiet}))(w.t)
 	w.store = &faultyStore{Store: s}
-	w.gw = must(gateway.New(gateway.Options{Store: w.store, Registry: s, Node: name, Staleness: trust, Logger: quiet}))(w.t)
+	w.gw = must(cluster.New(cluster.Options{Options: gateway.Options{Store: w.store, Node: name, Logger: quiet}, Registry: s, Staleness: trust}))(w.t)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	err := w.gw.Start(ctx)
@@ -34,7 +35,7 @@ func (w *world) join(address, name string, trust gateway.Staleness) {
 }
 
 // anHour is the trust of a gateway that is not to lose it.
-var anHour = gateway.Staleness{Default: time.Hour}
+var anHour = cluster.Staleness{Default: time.Hour}
 
 // comes waits until ok holds, for longer than other tests need to.
 func comes(t testing.TB, what string, ok func() bool) {
@@ -59,9 +60,9 @@ func TestCutOff(t *testing.T) {
 	}
 	const short = 6 * time.Second
 	a.join(url, "a", anHour)
-	b.join(at(proxy.Addr()), "b", gateway.Staleness{Default: short})
-	c.join(at(proxy.Addr()), "c", gateway.Staleness{Default: time.Hour, Keyspaces: map[string]time.Duration{"default": short}})
-	d.join(at(proxy.Addr()), "d", gateway.Staleness{Default: short, Keyspaces: map[string]time.Duration{"default": time.Hour}})
+	b.join(at(proxy.Addr()), "b", cluster.Staleness{Default: short})
+	c.join(at(proxy.Addr()), "c", cluster.Staleness{Default: time.Hour, Keyspaces: map[string]time.Duration{"default": short}})
+	d.join(at(proxy.Addr()), "d", cluster.Staleness{Default: short, Keyspaces: map[string]time.Duration{"default": time.Hour}})
 	a.tenant("acme", "free", 0)
 	id, key := a.key("acme")
 	_, unused := a.key("acme")
@@ -139,7 +140,7 @@ func TestOthersAreNamedWhileTheStoreIsAway(t *testing.T) {
 		w.use()
 	}
 	const trust = time.Minute
-	b.join(url, "b", gateway.Staleness{Default: trust})
+	b.join(url, "b", cluster.Staleness{Default: trust})
 	a.join(at(proxy.Addr()), "a", anHour)
 	comes(t, "a has looked who there is", func() bool { return a.gw.NodesKnown() > 1 })
 	proxy.Refuse()
@@ -157,10 +158,10 @@ func TestOthersAreNamedWhileTheStoreIsAway(t *testing.T) {
 
 	s := must(sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: at(proxy.Addr()), Logger: slog.New(slog.DiscardHandler)}))(t)
 	defer s.Close()
-	c := must(gateway.New(gateway.Options{Store: s, Registry: s, Node: "c"}))(t)
+	c := must(cluster.New(cluster.Options{Options: gateway.Options{Store: s, Node: "c"}, Registry: s}))(t)
 	defer c.Close(t.Context())
 	got = c.Confirm(t.Context(), "default", math.MaxInt64, 0)
-	if len(got.Pending) != 1 || got.Pending[0].Name != gateway.AnyOther || !got.Pending[0].Deadline.IsZero() {
+	if len(got.Pending) != 1 || got.Pending[0].Name != cluster.AnyOther || !got.Pending[0].Deadline.IsZero() {
 		t.Errorf("where nobody was ever known: %+v", got)
 	}
 	proxy.Restore()
@@ -252,9 +253,9 @@ func TestShorterTrustHoldsWhileCutOff(t *testing.T) {
 	if !a.gw.ReadyFor("default") {
 		t.Error("it does not judge by an hour's trust")
 	}
-	a.gw.SetStaleness(gateway.Staleness{Default: 50 * time.Millisecond})
+	a.gw.SetStaleness(cluster.Staleness{Default: 50 * time.Millisecond})
 	comes(t, "it judges no more", func() bool { return !a.gw.ReadyFor("default") })
-	a.gw.SetStaleness(gateway.Staleness{Default: 2 * time.Hour})
+	a.gw.SetStaleness(cluster.Staleness{Default: 2 * time.Hour})
 	comes(t, "it judges by what was promised", func() bool { return a.gw.ReadyFor("default") })
 	proxy.Restore()
 }
@@ -267,9 +268,9 @@ func TestTwoOfOneName(t *testing.T) {
 	a.join(url, "a", anHour)
 	s := must(sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: url, Logger: slog.New(slog.DiscardHandler)}))(t)
 	defer s.Close()
-	again := must(gateway.New(gateway.Options{Store: s, Registry: s, Node: "a"}))(t)
+	again := must(cluster.New(cluster.Options{Options: gateway.Options{Store: s, Node: "a"}, Registry: s}))(t)
 	defer again.Close(t.Context())
-	if err := again.Start(t.Context()); !errors.Is(err, gateway.ErrNameTaken) {
+	if err := again.Start(t.Context()); !errors.Is(err, cluster.ErrNameTaken) {
 		t.Errorf("a second gateway of that name: %v", err)
 	}
 	a.stop()

@@ -55,7 +55,7 @@ func (g *Gateway) lease(ctx context.Context, t *keytable.TenantState, cost int64
 func (g *Gateway) leaseMore(ctx context.Context, t *keytable.TenantState, cost int64) error {
 	account := t.Subject.Account()
 	need := int64(math.MaxInt64)
-	if g.member != nil {
+	if g.freshness != nil {
 		held, _ := account.Held()
 		need = max(cost-held, 1)
 	}
@@ -124,7 +124,7 @@ func (g *Gateway) flushAccount(ctx context.Context, account *ratelimit.Account) 
 // shareLeases gives back what is held of balances that other gateways may want to spend,
 // and has those asked for again that had nothing left.
 func (g *Gateway) shareLeases(ctx context.Context) {
-	if g.member == nil {
+	if g.freshness == nil {
 		return
 	}
 	failed := false
@@ -144,9 +144,9 @@ func (g *Gateway) shareLeases(ctx context.Context) {
 	})
 }
 
-// returnAllLeases gives back all leases and forgets every balance: the store's are others than
-// those that were leased from.
-func (g *Gateway) returnAllLeases(ctx context.Context) (err error) {
+// ReturnAllLeases returns all leases and forgets every balance. For a store that may not be the
+// one that the credits were leased from. Blocks on the store.
+func (g *Gateway) ReturnAllLeases(ctx context.Context) (err error) {
 	g.keys.EachTenant(func(t *keytable.TenantState) {
 		if e := g.WithCredits(ctx, t.ID.Keyspace, t.ID.ID, func() error { return nil }); e != nil && err == nil {
 			err = e

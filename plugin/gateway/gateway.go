@@ -14,44 +14,48 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// Options are what an engine is made of. All fields without a default are required.
+// Options are what a Gateway is made of. All fields without a default are required.
 type Options struct {
 	Store Store
 	// Limiter charges requests. Default: ratelimit.NewLocal.
 	Limiter ratelimit.Limiter
-	// Logger hears what operators should know. Default: slog.Default.
+	// Logger is for operators. Default: slog.Default.
 	Logger *slog.Logger
 	// Node names this process among those that share the store. Default: "local".
 	Node string
-	// Registry is where gateways that share the store meet; nil where it is this one's alone.
-	Registry Registry
-	// Staleness is for how long keys in memory are judged while nothing is heard from a shared
-	// store. Default: an hour.
-	Staleness Staleness
-	// NodeInfo returns the program's version and what tells its configuration from others',
-	// for the other gateways. Default: neither is told.
-	NodeInfo func() (version, configHash string)
+	// Freshness reports how current the keys in memory are where several gateways share the
+	// store; nil where it is this process's alone. Package cluster provides it.
+	Freshness Freshness
 	// CacheEntries is how many keys are kept ready. Default: 500,000. A key in use takes
 	// about 1 KiB, and as much again where it is the only one of its tenant.
 	CacheEntries int64
-	// NewMeter makes what Decision.Meter returns for a key, when the key comes into use; it must not
-	// block. Default: nothing is made.
+	// NewMeter returns what Decision.Meter returns for a key, when the key comes into use. It must
+	// not block. Default: no meters.
 	NewMeter func(keyspace, tenant, key string) any
 }
 
 const (
 	defaultCacheEntries = 500_000
-	defaultStaleness    = time.Hour
-	// startWait is how long a request that comes before the engine is ready waits for it.
+	// startWait is how long a request waits for a gateway that is not ready yet.
 	startWait = 3 * time.Second
-	// sweepInterval is how often states that are no longer needed are dropped.
+	// sweepInterval is how often idle states are dropped.
 	sweepInterval = 30 * time.Second
 	// failureEntries bounds the table of addresses that sent unknown keys, per keyspace.
 	failureEntries = 1 << 16
 )
 
-// Gateway judges requests. It holds only state, so it outlives the configurations that
-// use it; each request brings the View it is judged by. Safe for concurrent use.
+// Freshness reports how current the keys in memory are. Its methods do not block.
+type Freshness interface {
+	// Stale reports whether keys of a keyspace may no longer be accepted from memory. It must not
+	// allocate.
+	Stale(now time.Time, keyspace string) bool
+	// Lagging reports whether keys that were created recently may be unknown here.
+	Lagging(now time.Time) bool
+}
+
+// Gateway checks requests. It holds only state, so it outlives the configurations that use it;
+// each request brings the View it is checked by. It does not follow the store's changes: package
+// cluster does. Safe for concurrent use.
 type Gateway struct {
 	store   Store
 	limiter ratelimit.Limiter
@@ -75,23 +79,15 @@ type Gateway struct {
 	dirtyMu        sync.Mutex
 	dirty          []*keytable.Entry
 	dirtyAddresses map[*ratelimit.Subject]struct{}
-	// unstoredLogged is when the log last told that addresses are counted in memory alone. Under flushMu.
+	// unstoredLogged is when the log last stated that addresses are counted in memory only.
+	// Under flushMu.
 	unstoredLogged time.Time
 	flushMu        sync.Mutex // one flush at a time
 
-	tokenChanges atomic.Uint64
-	seq          atomic.Int64 // newest change applied
-	reportedSeq  atomic.Int64 // newest one that others are, or will be, told of
-	// lastRead is the newest change that was read as applied, nil for none; only the follower sets it.
-	lastRead atomic.Pointer[Change]
-	// member is nil where the store is this process's alone.
-	member *membership
-	// mirror is the store where that answers by a copy; nil where it does not. era is that
-	// which was last followed.
-	mirror           Mirror
-	mirrorGeneration uint64
-	health           *keytable.StoreHealth
-	watcher          atomic.Pointer[watcherBox]
+	// freshness is nil where the store is this process's alone.
+	freshness Freshness
+	health    *keytable.StoreHealth
+	watcher   atomic.Pointer[watcherBox]
 }
 
 type keyspaceFailures struct {
@@ -99,7 +95,7 @@ type keyspaceFailures struct {
 	*ratelimit.Failures
 }
 
-// New returns an engine that judges nothing yet. It does not touch the store.
+// New returns a gateway that is not ready yet. It does not read the store.
 func New(o Options) (*Gateway, error) {
 	if o.Limiter == nil {
 		o.Limiter = ratelimit.NewLocal()
@@ -120,22 +116,16 @@ func New(o Options) (*Gateway, error) {
 	}
 	g := &Gateway{
 		store: o.Store, limiter: o.Limiter, log: o.Logger, node: o.Node,
-		keys: keys, health: health, addresses: ratelimit.NewAddresses(), ready: make(chan struct{}),
+		keys: keys, health: health, freshness: o.Freshness, addresses: ratelimit.NewAddresses(), ready: make(chan struct{}),
 		dirtyAddresses: map[*ratelimit.Subject]struct{}{},
-	}
-	if o.Registry != nil {
-		if o.Staleness.Default <= 0 {
-			o.Staleness.Default = defaultStaleness
-		}
-		g.member = newMembership(o.Registry, o.Staleness, o.NodeInfo)
 	}
 	g.failures.Store(&map[string]*keyspaceFailures{})
 	return g, nil
 }
 
-// Start makes the engine ready: it asks the store where its changes stand, and begins
-// to follow them, to write counts back, and to fill the filter of all digests beside
-// running requests. Blocks on the store, within ctx. Idempotent; after a failure it may be called again.
+// Start makes the gateway ready: it releases the credits that a former process of this node had
+// leased, and begins to write counts and to fill the filter of all digests in the background. Blocks
+// on the store, within ctx. Idempotent; after a failure it may be called again.
 func (g *Gateway) Start(ctx context.Context) error {
 	g.startMu.Lock()
 	defer g.startMu.Unlock()
@@ -145,34 +135,12 @@ func (g *Gateway) Start(ctx context.Context) error {
 	if g.closed.Load() {
 		return errors.New("the gateway was closed")
 	}
-	// First: what is changed from then on waits for this node, and what was changed before is
-	// what is loaded.
-	if g.mirror, _ = ability[Mirror](g.store); g.mirror != nil {
-		g.mirrorGeneration = g.mirror.Generation()
-	}
-	switch err := g.join(ctx); {
-	case err == nil:
-		g.awaitMirror(ctx, time.Now())
-	case !g.joinFromReplica(err):
-		return fmt.Errorf("joining the gateways that share the store: %w", err)
-	}
-	began := time.Now()
-	seq, err := g.store.LastSeq(ctx)
-	if err != nil {
-		return fmt.Errorf("reading the change sequence: %w", err)
-	}
 	if err := g.store.DropLeases(ctx, g.node); err != nil {
 		return fmt.Errorf("releasing credits held before the restart: %w", err)
 	}
-	g.seq.Store(seq)
-	g.caughtUp(began)
 	run, cancel := context.WithCancel(context.Background())
 	g.stop = cancel
-	loops := []func(context.Context){g.follow, g.flushLoop, g.sweepLoop, g.keys.FillFilter}
-	if g.member != nil {
-		loops = append(loops, g.reportLoop, g.staleLoop)
-	}
-	for _, f := range loops {
+	for _, f := range []func(context.Context){g.flushLoop, g.sweepLoop, g.keys.FillFilter} {
 		g.running.Go(func() { f(run) })
 	}
 	g.isReady.Store(true)
@@ -180,9 +148,8 @@ func (g *Gateway) Start(ctx context.Context) error {
 	return nil
 }
 
-// Close writes back what was counted, returns leased credits and lets go of the cache.
-// Requests that still run may go on calling: they are answered Unavailable. It does not close the store.
-// Idempotent.
+// Close writes all counts, returns leased credits and drops the cache. Later checks answer
+// Unavailable. It does not close the store. Idempotent.
 func (g *Gateway) Close(ctx context.Context) error {
 	g.startMu.Lock()
 	defer g.startMu.Unlock()
@@ -196,22 +163,26 @@ func (g *Gateway) Close(ctx context.Context) error {
 	if e := g.returnLeases(ctx); err == nil {
 		err = e
 	}
-	if e := g.leave(ctx); err == nil {
-		err = e
-	}
 	g.keys.Close()
 	return err
 }
 
-// Ready says that keys can be judged now, of one keyspace at least.
-func (g *Gateway) Ready() bool {
-	return g.isReady.Load() && !g.closed.Load() && (g.member == nil || !g.member.allStale(time.Now()))
-}
+// Ready reports whether the gateway was started and not closed.
+func (g *Gateway) Ready() bool { return g.isReady.Load() && !g.closed.Load() }
 
-// ReadyFor says that keys of a keyspace can be judged now.
-func (g *Gateway) ReadyFor(keyspace string) bool { return g.Ready() && !g.stale(time.Now(), keyspace) }
+// Name returns the node's name.
+func (g *Gateway) Name() string { return g.node }
 
-// waitReady says whether the engine is ready, after waiting for it briefly.
+// Keys returns the keys in use.
+func (g *Gateway) Keys() *keytable.Table { return g.keys }
+
+// Health returns whether the store answers.
+func (g *Gateway) Health() *keytable.StoreHealth { return g.health }
+
+// Logger returns the logger for operators.
+func (g *Gateway) Logger() *slog.Logger { return g.log }
+
+// waitReady reports whether the gateway is ready, after waiting for it up to startWait.
 func (g *Gateway) waitReady(ctx context.Context) bool {
 	if g.isReady.Load() {
 		return !g.closed.Load()
@@ -227,30 +198,23 @@ func (g *Gateway) waitReady(ctx context.Context) bool {
 	return false
 }
 
-// Stats is what the engine can say about itself.
+// Stats is the state of a gateway.
 type Stats struct {
 	Node  string
 	Ready bool
-	// Stale says that it is not ready because nothing was heard of the store for too long.
-	Stale       bool
+	// Degraded reports that the store cannot be read or written.
 	Degraded    bool
 	KeysCached  int64
 	StoreErrors int64
 	LastError   string
-	// Seq is the newest change this node has applied.
-	Seq int64
-	// Lag is how long ago all changes there were had last been applied; 0 where the store is
-	// this process's own.
-	Lag time.Duration
-	// FilterReady says that unknown keys are refused without a look-up.
+	// FilterReady reports that unknown keys are rejected without a look-up.
 	FilterReady bool
 }
 
 // Stats does not block.
 func (g *Gateway) Stats() Stats {
-	stale := g.isReady.Load() && !g.closed.Load() && g.member != nil && g.member.allStale(time.Now())
-	return Stats{Node: g.node, Ready: g.Ready(), Stale: stale, Degraded: g.degraded(), KeysCached: g.keys.KeyCount(),
-		StoreErrors: g.health.Errors(), LastError: g.health.Problem(), Seq: g.seq.Load(), Lag: g.lag(), FilterReady: g.keys.FilterReady()}
+	return Stats{Node: g.node, Ready: g.Ready(), Degraded: g.degraded(), KeysCached: g.keys.KeyCount(),
+		StoreErrors: g.health.Errors(), LastError: g.health.Problem(), FilterReady: g.keys.FilterReady()}
 }
 
 // failuresOf returns the keyspace's table of failed attempts, nil where it limits none.
@@ -277,12 +241,12 @@ func (g *Gateway) failuresOf(ks *Keyspace) *ratelimit.Failures {
 	return f.Failures
 }
 
-// same says that the limit is still the one the table counts for.
+// same reports whether the table counts for the limit p.
 func (f *keyspaceFailures) same(p *ratelimit.Policy) bool {
 	return f.policy == p || *f.policy == *p
 }
 
-// sweepLoop drops what is no longer needed.
+// sweepLoop drops idle states.
 func (g *Gateway) sweepLoop(ctx context.Context) {
 	t := time.NewTicker(sweepInterval)
 	defer t.Stop()
@@ -300,7 +264,7 @@ func (g *Gateway) sweepLoop(ctx context.Context) {
 	}
 }
 
-// markAddressDirty notes that quotas of the bill's address, if it has any, were counted.
+// markAddressDirty lists the bill's address for the next flush if quotas were counted for it.
 func (g *Gateway) markAddressDirty(b *ratelimit.Bill) {
 	for i := range b.Address.Lines {
 		if b.Address.Lines[i].Policy.Kind == ratelimit.Quota {
@@ -312,7 +276,7 @@ func (g *Gateway) markAddressDirty(b *ratelimit.Bill) {
 	}
 }
 
-// Addr returns the netip form of an address a proxy gives as text; invalid where it is none.
+// Addr parses the address that a proxy gives as text; the result is invalid where it is none.
 func Addr(s string) netip.Addr {
 	a, err := netip.ParseAddr(s)
 	if err != nil {

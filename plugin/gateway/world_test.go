@@ -14,6 +14,7 @@ import (
 
 	"github.com/keygate-dev/keygate/internal/teststore"
 	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
@@ -115,7 +116,7 @@ type world struct {
 	t      testing.TB
 	path   string
 	store  *faultyStore
-	gw     *gateway.Gateway
+	gw     *cluster.Member
 	view   *gateway.View
 	ks     *gateway.Keyspace
 	n      atomic.Int64
@@ -206,7 +207,7 @@ func (w *world) start() {
 	ctx := context.Background()
 	s := teststore.SQLite(w.t, w.path, slog.New(slog.DiscardHandler))
 	w.store = &faultyStore{Store: s, noDigests: w.noDigests}
-	w.gw = must(gateway.New(gateway.Options{Store: w.store, Logger: slog.New(slog.DiscardHandler)}))(w.t)
+	w.gw = must(cluster.New(cluster.Options{Options: gateway.Options{Store: w.store, Logger: slog.New(slog.DiscardHandler)}}))(w.t)
 	if err := w.gw.Start(ctx); err != nil {
 		w.t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/internal/turns"
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
@@ -20,7 +21,7 @@ type Engine interface {
 	Apply(ctx context.Context, changes []gateway.Change) error
 	// Confirm returns which nodes act by all changes up to seq, or where it is 0 by all
 	// there are: at once when all do, else when wait has passed.
-	Confirm(ctx context.Context, keyspace string, seq int64, wait time.Duration) gateway.Confirmation
+	Confirm(ctx context.Context, keyspace string, seq int64, wait time.Duration) cluster.Confirmation
 	// WithCredits settles and returns what this node holds leased of a tenant's credits,
 	// runs f while nothing is leased anew, and returns f's error.
 	WithCredits(ctx context.Context, keyspace, tenant string, f func() error) error
@@ -196,7 +197,7 @@ func (m *Manager) write(ctx context.Context, a Actor, keyspace string, f func(*c
 }
 
 // commit is write; it returns which nodes act by the changes, if there were any.
-func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*call) error) (where gateway.Confirmation, err error) {
+func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*call) error) (where cluster.Confirmation, err error) {
 	ks, v, err := m.keyspace(keyspace)
 	if err != nil {
 		return where, err

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
@@ -22,7 +23,7 @@ const aliveFor = 5 * time.Second
 type NodeTx interface {
 	// Node returns one, and the time by the clock that its times are of. ErrNotFound where
 	// there is none of that name.
-	Node(name string) (n *gateway.Node, now time.Time, err error)
+	Node(name string) (n *cluster.Node, now time.Time, err error)
 	DeleteNode(name string) error
 }
 

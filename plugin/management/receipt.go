@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/cluster"
 )
 
 // DefaultWait is how long a change waits for other nodes where its caller does not say.
@@ -30,19 +30,19 @@ type confirmedKey struct{}
 
 // WithConfirmed returns a context, and where a change made with it notes, before it returns, which
 // nodes act by it; one that changes nothing notes who acts by what there is. Of several changes the last one counts.
-func WithConfirmed(ctx context.Context) (context.Context, *gateway.Confirmation) {
-	where := new(gateway.Confirmation)
+func WithConfirmed(ctx context.Context) (context.Context, *cluster.Confirmation) {
+	where := new(cluster.Confirmation)
 	return context.WithValue(ctx, confirmedKey{}, where), where
 }
 
 // confirmationOf returns where it is noted who acts by a change, nil where nobody wants to know.
-func confirmationOf(ctx context.Context) *gateway.Confirmation {
-	where, _ := ctx.Value(confirmedKey{}).(*gateway.Confirmation)
+func confirmationOf(ctx context.Context) *cluster.Confirmation {
+	where, _ := ctx.Value(confirmedKey{}).(*cluster.Confirmation)
 	return where
 }
 
 // confirmAll says which nodes act by all changes there are to what is of a keyspace.
-func (m *Manager) confirmAll(ctx context.Context, keyspace string) gateway.Confirmation {
+func (m *Manager) confirmAll(ctx context.Context, keyspace string) cluster.Confirmation {
 	if ks, _, err := m.keyspace(keyspace); err == nil {
 		keyspace = ks.Name
 	}
@@ -50,12 +50,12 @@ func (m *Manager) confirmAll(ctx context.Context, keyspace string) gateway.Confi
 }
 
 // receipt says where a key's state holds.
-func receipt(k KeyRecord, where gateway.Confirmation) Receipt {
+func receipt(k KeyRecord, where cluster.Confirmation) Receipt {
 	return Receipt{ID: k.ID, Status: k.Status, Confirmed: where.Confirmed, Pending: PendingNodes(where), Durable: true}
 }
 
 // PendingNodes returns those that have not confirmed, as they are told; not nil.
-func PendingNodes(where gateway.Confirmation) []PendingNode {
+func PendingNodes(where cluster.Confirmation) []PendingNode {
 	out := make([]PendingNode, 0, len(where.Pending))
 	for _, p := range where.Pending {
 		out = append(out, PendingNode{Node: p.Name, StopsBy: optionalTime(p.Deadline)})

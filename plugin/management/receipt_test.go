@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
@@ -16,7 +16,7 @@ type asked struct {
 	times int
 }
 
-func (e *asked) Confirm(ctx context.Context, keyspace string, seq int64, wait time.Duration) gateway.Confirmation {
+func (e *asked) Confirm(ctx context.Context, keyspace string, seq int64, wait time.Duration) cluster.Confirmation {
 	e.times++
 	return e.Engine.Confirm(ctx, keyspace, seq, wait)
 }

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"testing"
 
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
@@ -108,7 +109,7 @@ func TestStandingsNotInUse(t *testing.T) {
 	if err := w.gw.Close(ctx); err != nil {
 		t.Fatal(err)
 	}
-	gw := must[*gateway.Gateway](t)(gateway.New(gateway.Options{Store: w.store}))
+	gw := must[*cluster.Member](t)(cluster.New(cluster.Options{Options: gateway.Options{Store: w.store}}))
 	if err := gw.Start(ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/keygate-dev/keygate/internal/teststore"
 	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
@@ -24,7 +25,7 @@ type world struct {
 	*management.Manager
 	t     testing.TB
 	store *sqlstore.Store
-	gw    *gateway.Gateway
+	gw    *cluster.Member
 	mu    sync.Mutex
 	view  *gateway.View
 	// ahead is added to the clock.
@@ -51,7 +52,7 @@ func newWorld(t testing.TB) *world {
 	w := &world{t: t}
 	quiet := slog.New(slog.DiscardHandler)
 	w.store = teststore.SQLite(t, filepath.Join(t.TempDir(), "keygate.db"), quiet)
-	w.gw = must[*gateway.Gateway](t)(gateway.New(gateway.Options{Store: w.store, Node: "n1", Logger: quiet}))
+	w.gw = must[*cluster.Member](t)(cluster.New(cluster.Options{Options: gateway.Options{Store: w.store, Node: "n1", Logger: quiet}}))
 	if err := w.gw.Start(ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/keygate-dev/keygate/internal/teststore"
 	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
@@ -39,7 +40,7 @@ type world struct {
 	t       *testing.T
 	path    string
 	store   *sqlstore.Store
-	gw      *gateway.Gateway
+	gw      *cluster.Member
 	view    *gateway.View
 	service *webhook.Service
 	log     *slog.Logger
@@ -67,7 +68,7 @@ func newWorld(t *testing.T) *world {
 		Reach:  management.Reach{Private: loopback}, Expiring: management.DefaultExpiring, Unused: management.DefaultUnused,
 	}
 	w.store = teststore.SQLite(t, w.path, w.log)
-	w.gw = must[*gateway.Gateway](t)(gateway.New(gateway.Options{Store: w.store, Logger: w.log}))
+	w.gw = must[*cluster.Member](t)(cluster.New(cluster.Options{Options: gateway.Options{Store: w.store, Logger: w.log}}))
 	if err := w.gw.Start(ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
@@ -66,7 +67,7 @@ func (t *copyTx) UnusedKeys(string, time.Time, time.Time, int64) ([]*gateway.Key
 	return nil, 0, t.unreachable
 }
 
-func (t *copyTx) Node(string) (*gateway.Node, time.Time, error) {
+func (t *copyTx) Node(string) (*cluster.Node, time.Time, error) {
 	return nil, time.Time{}, t.unreachable
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
@@ -137,7 +138,7 @@ type node struct {
 	file        string // the replica's
 	broadcaster replica.Broadcaster
 	r           *replica.Replica
-	gw          *gateway.Gateway
+	gw          *cluster.Member
 	view        *gateway.View
 	stopped     bool
 	// backAt is when the primary last went back.
@@ -196,7 +197,7 @@ func (n *node) start() {
 	if n.r, err = replica.Open(ctx, replica.Options{File: n.file, Primary: n.primary, Logger: quiet, Broadcaster: n.broadcaster}); err != nil {
 		n.t.Fatal(err)
 	}
-	if n.gw, err = gateway.New(gateway.Options{Store: n.r, Logger: quiet}); err != nil {
+	if n.gw, err = cluster.New(cluster.Options{Options: gateway.Options{Store: n.r, Logger: quiet}}); err != nil {
 		n.t.Fatal(err)
 	}
 	n.Manager = management.New(management.Config{Store: n.r, Engine: n.gw, View: func() *gateway.View { return n.view }, Logger: quiet})

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/keygate-dev/keygate/internal/testserver"
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/store/replica"
@@ -92,7 +93,7 @@ func TestPostgresJoin(t *testing.T) {
 	}
 	held := make(chan struct{})
 	late.primary.held.Store(&held)
-	if late.gw, err = gateway.New(gateway.Options{Store: late.r, Registry: late.r, Node: "late", Logger: quiet}); err != nil {
+	if late.gw, err = cluster.New(cluster.Options{Options: gateway.Options{Store: late.r, Node: "late", Logger: quiet}, Registry: late.r}); err != nil {
 		t.Fatal(err)
 	}
 	late.stopped = false

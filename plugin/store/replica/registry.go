@@ -5,25 +5,26 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
 // registry returns where the nodes that share the primary meet.
-func (r *Replica) registry() (gateway.Registry, error) {
+func (r *Replica) registry() (cluster.Registry, error) {
 	if err := r.primaryError(); err != nil {
 		return nil, err
 	}
-	g, ok := r.primary.(gateway.Registry)
+	g, ok := r.primary.(cluster.Registry)
 	if !ok {
 		return nil, fmt.Errorf("%w: the database is no place where gateways meet", gateway.ErrStore)
 	}
 	return g, nil
 }
 
-// ReportNode implements gateway.Registry.
-func (r *Replica) ReportNode(ctx context.Context, n *gateway.Node, trust gateway.Staleness) error {
+// ReportNode implements cluster.Registry.
+func (r *Replica) ReportNode(ctx context.Context, n *cluster.Node, trust cluster.Staleness) error {
 	g, err := r.registry()
 	if err != nil {
 		return err
@@ -37,8 +38,8 @@ func (r *Replica) ReportNode(ctx context.Context, n *gateway.Node, trust gateway
 	return nil
 }
 
-// AnnouncedLease implements gateway.Mirror.
-func (r *Replica) AnnouncedLease() (at time.Time, trust gateway.Staleness, known bool) {
+// AnnouncedLease implements cluster.Mirror.
+func (r *Replica) AnnouncedLease() (at time.Time, trust cluster.Staleness, known bool) {
 	p := r.announced.Load()
 	if p == nil {
 		return at, trust, false
@@ -46,7 +47,7 @@ func (r *Replica) AnnouncedLease() (at time.Time, trust gateway.Staleness, known
 	return p.At, p.Trust, true
 }
 
-// RemoveNode implements gateway.Registry. Nobody waits for the node from then on, so what the
+// RemoveNode implements cluster.Registry. Nobody waits for the node from then on, so what the
 // copy holds is not trusted when it starts again, before the primary was heard of.
 func (r *Replica) RemoveNode(ctx context.Context, name, instance string) error {
 	g, err := r.registry()
@@ -60,8 +61,8 @@ func (r *Replica) RemoveNode(ctx context.Context, name, instance string) error {
 	return nil
 }
 
-// Nodes implements gateway.Registry.
-func (r *Replica) Nodes(ctx context.Context) ([]gateway.Node, time.Time, error) {
+// Nodes implements cluster.Registry.
+func (r *Replica) Nodes(ctx context.Context) ([]cluster.Node, time.Time, error) {
 	g, err := r.registry()
 	if err != nil {
 		return nil, time.Time{}, err

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
@@ -149,9 +150,9 @@ type activeView struct {
 type unreachableError struct{ err error }
 
 var (
-	_ gateway.Registry          = (*Replica)(nil)
+	_ cluster.Registry          = (*Replica)(nil)
 	_ gateway.Store             = (*Replica)(nil)
-	_ gateway.Mirror            = (*Replica)(nil)
+	_ cluster.Mirror            = (*Replica)(nil)
 	_ management.Store          = (*Replica)(nil)
 	_ management.OfflineRevoker = (*Replica)(nil)
 	_ usage.Store               = (*Replica)(nil)
@@ -256,13 +257,13 @@ func (r *Replica) loadCopy(ctx context.Context, local *sqlstore.Copy, at sqlstor
 	return nil
 }
 
-// LastSync implements gateway.Mirror.
+// LastSync implements cluster.Mirror.
 func (r *Replica) LastSync() time.Time { return *r.lastSync.Load() }
 
-// Generation implements gateway.Mirror.
+// Generation implements cluster.Mirror.
 func (r *Replica) Generation() uint64 { return r.generation.Load() }
 
-// Unsequenced implements gateway.Mirror.
+// Unsequenced implements cluster.Mirror.
 func (r *Replica) Unsequenced() []gateway.Change {
 	r.unsequencedMu.Lock()
 	defer r.unsequencedMu.Unlock()

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
@@ -56,7 +57,7 @@ func (c *Copy) SetLastSync(ctx context.Context, at time.Time, promised *Announce
 // AnnouncedLease is what a node told the others: for how long from At on it trusts its copy.
 type AnnouncedLease struct {
 	At    time.Time         `json:"at"`
-	Trust gateway.Staleness `json:"trust"`
+	Trust cluster.Staleness `json:"trust"`
 }
 
 // Equal says that p states the same trust as o, or that there is neither.

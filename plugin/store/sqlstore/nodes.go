@@ -8,10 +8,10 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/cluster"
 )
 
-var _ gateway.Registry = (*Store)(nil)
+var _ cluster.Registry = (*Store)(nil)
 
 const (
 	// leaseMargin is by how much longer a node counts as judging than it says: what it
@@ -51,8 +51,8 @@ const reportNodeSQL = `INSERT INTO nodes AS n (name, lease_until, instance, vers
 		started_at = CASE WHEN n.instance = excluded.instance THEN coalesce(n.started_at, excluded.started_at) ELSE excluded.started_at END
 	WHERE n.instance = excluded.instance OR n.contact_at IS NULL OR n.contact_at < excluded.contact_at - $9`
 
-// ReportNode implements gateway.Registry.
-func (s *Store) ReportNode(ctx context.Context, n *gateway.Node, trust gateway.Staleness) error {
+// ReportNode implements cluster.Registry.
+func (s *Store) ReportNode(ctx context.Context, n *cluster.Node, trust cluster.Staleness) error {
 	if _, err := s.shared(); err != nil {
 		return err
 	}
@@ -70,12 +70,12 @@ func (s *Store) ReportNode(ctx context.Context, n *gateway.Node, trust gateway.S
 		return err
 	})
 	if err == nil && rows == 0 {
-		err = gateway.ErrNameTaken
+		err = cluster.ErrNameTaken
 	}
 	return err
 }
 
-// RemoveNode implements gateway.Registry.
+// RemoveNode implements cluster.Registry.
 func (s *Store) RemoveNode(ctx context.Context, name, instance string) error {
 	return s.writing(ctx, "taking a node from the list", func(t *tx) error {
 		if _, err := t.exec(`DELETE FROM nodes WHERE name = $1 AND instance = $2`, name, instance); err != nil {
@@ -100,7 +100,7 @@ type nodeEarlier struct {
 }
 
 // earlierInto scans it, after the instance.
-type earlierInto struct{ *gateway.Node }
+type earlierInto struct{ *cluster.Node }
 
 // Scan implements sql.Scanner.
 func (e earlierInto) Scan(v any) error {
@@ -118,13 +118,13 @@ func (e earlierInto) Scan(v any) error {
 	return nil
 }
 
-func nodeInto(n *gateway.Node) []any {
+func nodeInto(n *cluster.Node) []any {
 	return []any{&n.Name, &n.Instance, &n.Version, &n.ConfigHash, &n.Seq, &n.Ready, &n.KeysCached,
 		timeInto{&n.StartedAt}, timeInto{&n.ContactAt}, timeInto{&n.Deadline}, earlierInto{n}}
 }
 
-// Nodes implements gateway.Registry.
-func (s *Store) Nodes(ctx context.Context) (nodes []gateway.Node, now time.Time, err error) {
+// Nodes implements cluster.Registry.
+func (s *Store) Nodes(ctx context.Context) (nodes []cluster.Node, now time.Time, err error) {
 	if _, err := s.shared(); err != nil {
 		return nil, now, err
 	}
@@ -132,7 +132,7 @@ func (s *Store) Nodes(ctx context.Context) (nodes []gateway.Node, now time.Time,
 		nodes = nodes[:0]
 		rows, err := c.read.QueryContext(ctx, nodesSQL)
 		return each(rows, err, func(rows *sql.Rows) error {
-			var n gateway.Node
+			var n cluster.Node
 			err := rows.Scan(append(nodeInto(&n), timeInto{&now})...)
 			nodes = append(nodes, n)
 			return err
@@ -145,8 +145,8 @@ func (s *Store) Nodes(ctx context.Context) (nodes []gateway.Node, now time.Time,
 }
 
 // Node implements management.Tx.
-func (t *tx) Node(name string) (*gateway.Node, time.Time, error) {
-	var n gateway.Node
+func (t *tx) Node(name string) (*cluster.Node, time.Time, error) {
+	var n cluster.Node
 	err := t.row(`SELECT `+nodeColumns+` FROM nodes WHERE name = $1 AND contact_at IS NOT NULL`+t.d.lockRow, []any{name}, nodeInto(&n)...)
 	if err != nil {
 		return nil, time.Time{}, err

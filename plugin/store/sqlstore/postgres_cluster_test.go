@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/internal/testserver"
+	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
@@ -198,7 +199,7 @@ func TestPostgresCommitBreaksOff(t *testing.T) {
 }
 
 func TestPostgresNodes(t *testing.T) {
-	trust := gateway.Staleness{Default: time.Minute, Keyspaces: map[string]time.Duration{"bulk": time.Hour, "payments": time.Second}}
+	trust := cluster.Staleness{Default: time.Minute, Keyspaces: map[string]time.Duration{"bulk": time.Hour, "payments": time.Second}}
 	s := openPostgres(t, testserver.PostgresURL(t))
 	for range 3 {
 		if _, err := touch(timeoutCtx(t), s, "k"); err != nil {
@@ -206,14 +207,14 @@ func TestPostgresNodes(t *testing.T) {
 		}
 	}
 	report := func(name, instance string, seq int64) error {
-		return s.ReportNode(timeoutCtx(t), &gateway.Node{Name: name, Instance: instance, Version: "v1", ConfigHash: "c", Seq: seq, Ready: true}, trust)
+		return s.ReportNode(timeoutCtx(t), &cluster.Node{Name: name, Instance: instance, Version: "v1", ConfigHash: "c", Seq: seq, Ready: true}, trust)
 	}
 	for _, err := range []error{report("b", "1", 1), report("a", "2", 2), report("a", "2", 3)} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := report("a", "3", 9); !errors.Is(err, gateway.ErrNameTaken) {
+	if err := report("a", "3", 9); !errors.Is(err, cluster.ErrNameTaken) {
 		t.Errorf("a second gateway of one name: %v", err)
 	}
 	nodes, now, err := s.Nodes(timeoutCtx(t))

@@ -1,16 +1,16 @@
-package gateway
+package cluster
 
 import "time"
 
-// Staleness is for how long a node judges keys by what it holds while it hears nothing of a store that
-// it shares. Immutable.
+// Staleness is for how long a node accepts keys from memory while it cannot reach a shared store.
+// Immutable.
 type Staleness struct {
-	// Default is that of every keyspace which Keyspaces does not name.
+	// Default holds for every keyspace that Keyspaces does not name.
 	Default   time.Duration            `json:"default"`
 	Keyspaces map[string]time.Duration `json:"keyspaces,omitempty"`
 }
 
-// Of returns that of one keyspace. Does not allocate.
+// Of returns the bound of one keyspace. Does not allocate.
 func (t Staleness) Of(keyspace string) time.Duration {
 	if d, ok := t.Keyspaces[keyspace]; ok {
 		return d
@@ -18,7 +18,7 @@ func (t Staleness) Of(keyspace string) time.Duration {
 	return t.Default
 }
 
-// Longest returns that of the keyspace that is judged longest.
+// Longest returns the longest bound of any keyspace.
 func (t Staleness) Longest() time.Duration {
 	d := t.Default
 	for _, own := range t.Keyspaces {
@@ -27,7 +27,7 @@ func (t Staleness) Longest() time.Duration {
 	return d
 }
 
-// shortest returns that of the keyspace which is the first that is judged no more.
+// shortest returns the shortest bound of any keyspace.
 func (t Staleness) shortest() time.Duration {
 	d := t.Default
 	for _, own := range t.Keyspaces {
@@ -36,8 +36,8 @@ func (t Staleness) shortest() time.Duration {
 	return d
 }
 
-// Offsets returns how much sooner than Longest it ends for the keyspaces that Keyspaces names, and under
-// "" for all others; nil where it is one and the same for all.
+// Offsets returns how much shorter than Longest the bound is for each keyspace that Keyspaces
+// names, and under "" for all others; nil where one bound holds for all.
 func (t Staleness) Offsets() map[string]time.Duration {
 	if len(t.Keyspaces) == 0 {
 		return nil
@@ -50,7 +50,7 @@ func (t Staleness) Offsets() map[string]time.Duration {
 	return out
 }
 
-// atMost returns, of each keyspace, the shorter of two trusts.
+// atMost returns the shorter of two bounds for each keyspace.
 func (t Staleness) atMost(o Staleness) Staleness {
 	out := Staleness{Default: min(t.Default, o.Default)}
 	if len(t.Keyspaces)+len(o.Keyspaces) == 0 {
@@ -65,29 +65,29 @@ func (t Staleness) atMost(o Staleness) Staleness {
 	return out
 }
 
-// deadline is until when a node judges. Immutable; nil says that it judges nothing.
+// deadline is until when a node accepts keys from memory. Immutable; nil has passed for all.
 type deadline struct {
-	// from is when it last knew that it holds everything, and was known to.
+	// from is when the node last was up to date and known to the registry.
 	from      time.Time
 	staleness Staleness
-	// shortest and longest are for how long after from the first keyspace is judged, and the last.
+	// shortest and longest are the bounds of staleness.
 	shortest, longest time.Duration
 }
 
-func newDeadline(from time.Time, trust Staleness) *deadline {
-	return &deadline{from, trust, trust.shortest(), trust.Longest()}
+func newDeadline(from time.Time, staleness Staleness) *deadline {
+	return &deadline{from, staleness, staleness.shortest(), staleness.Longest()}
 }
 
-// age returns how long before now from was, by the clock that nobody sets or by that which is set,
-// whichever says longer: the former stands still while the machine is suspended.
+// age returns the time since from, by the monotonic clock or by the wall clock, whichever says
+// longer: the monotonic clock stops while the machine is suspended.
 func (h *deadline) age(now time.Time) time.Duration {
 	return max(now.Sub(h.from), time.Duration(now.UnixNano()-h.from.UnixNano()))
 }
 
-// anyPassed says that there may be a keyspace that is judged no more at a time.
+// anyPassed reports whether the deadline of some keyspace may have passed.
 func (h *deadline) anyPassed(now time.Time) bool { return h == nil || h.age(now) > h.shortest }
 
-// passed says that a keyspace is judged no more at a time. Does not allocate.
+// passed reports whether the deadline of a keyspace has passed. Does not allocate.
 func (h *deadline) passed(now time.Time, keyspace string) bool {
 	if h == nil {
 		return true
@@ -96,5 +96,5 @@ func (h *deadline) passed(now time.Time, keyspace string) bool {
 	return age > h.shortest && age > h.staleness.Of(keyspace)
 }
 
-// allPassed says that no keyspace is judged any more.
+// allPassed reports whether the deadlines of all keyspaces have passed.
 func (h *deadline) allPassed(now time.Time) bool { return h == nil || h.age(now) > h.longest }

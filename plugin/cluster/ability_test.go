@@ -1,29 +1,33 @@
-package gateway
+package cluster
 
-import "testing"
+import (
+	"testing"
 
-// wrapped is a store around another, as one that is opened later.
-type wrapped struct{ Store }
+	"github.com/keygate-dev/keygate/plugin/gateway"
+)
 
-func (w wrapped) Unwrap() Store { return w.Store }
+// wrapped is a store that wraps another, as one that is opened later.
+type wrapped struct{ gateway.Store }
+
+func (w wrapped) Unwrap() gateway.Store { return w.Store }
 
 // mirrorStore is a store with an ability.
 type mirrorStore struct {
-	Store
+	gateway.Store
 	Mirror
 }
 
-// What only some stores can do is found behind those that wrap them.
+// An optional ability of a store is found behind stores that wrap it.
 func TestAbility(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
-		store Store
+		store gateway.Store
 		want  bool
 	}{
 		{"itself", mirrorStore{}, true},
 		{"wrapped", wrapped{mirrorStore{}}, true},
 		{"wrapped twice", wrapped{wrapped{mirrorStore{}}}, true},
-		{"hidden", struct{ Store }{mirrorStore{}}, false},
+		{"hidden", struct{ gateway.Store }{mirrorStore{}}, false},
 		{"around nothing", wrapped{}, false},
 		{"none", nil, false},
 	} {

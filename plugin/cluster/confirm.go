@@ -1,0 +1,200 @@
+package cluster
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Confirmation is which nodes have applied a change.
+type Confirmation struct {
+	// Confirmed are the nodes that have, this one among them.
+	Confirmed []string
+	// Pending are the nodes that have not reported it.
+	Pending []PendingNode
+}
+
+// AnyOther is the Name of a PendingNode that stands for all other nodes, where their list was never
+// read.
+const AnyOther = "any other gateway"
+
+// PendingNode is a node that has not confirmed a change.
+type PendingNode struct {
+	Name string
+	// Deadline is until when it accepts keys from memory; the zero time where that is not known.
+	Deadline time.Time
+	// contactAt is when it last reported.
+	contactAt time.Time
+}
+
+// Confirm returns which nodes have applied all changes up to seq, or all changes of the store where
+// seq is 0. A node also counts as confirmed once it accepts no keys of the keyspace (of any, where
+// keyspace is "") from memory. Confirm returns when all nodes have confirmed, when wait has passed,
+// or when ctx ends. It does not wait for nodes without recent reports.
+//
+// While the store is unreachable, the nodes that were read last are pending, with deadlines as if
+// they had reached the store just now; or AnyOther is, where none were ever read.
+func (m *Member) Confirm(ctx context.Context, keyspace string, seq int64, wait time.Duration) Confirmation {
+	s := m.membership
+	if s == nil {
+		return Confirmation{Confirmed: []string{m.Name()}}
+	}
+	ctx, cancel := context.WithTimeout(ctx, max(wait, reportTimeout))
+	defer cancel()
+	if seq == 0 {
+		last, err := m.store.LastSeq(ctx)
+		if err != nil {
+			last = m.seq.Load()
+		}
+		for seq = last; m.seq.Load() < seq; {
+			// Changes of others, which this node has not applied yet.
+			if sleep(ctx, 2*time.Millisecond) != nil {
+				break
+			}
+		}
+	}
+	deadline := time.Now().Add(wait)
+	for next := 2 * time.Millisecond; ; next = min(2*next, 50*time.Millisecond) {
+		list, err := s.polls.list(ctx, s.registry)
+		if list == nil {
+			return Confirmation{Confirmed: []string{m.Name()}, Pending: []PendingNode{{Name: AnyOther}}}
+		}
+		c, alive := m.classifyNodes(list.nodes, list.now, keyspace, seq)
+		if err != nil {
+			// They may have reported since the list was read, but not this change.
+			now := list.now.Add(time.Since(list.asked))
+			for i := range c.Pending {
+				p := &c.Pending[i]
+				p.Deadline = p.Deadline.Add(now.Sub(p.contactAt))
+			}
+		}
+		if err == nil && alive == 0 || !time.Now().Add(next).Before(deadline) {
+			return c
+		}
+		if sleep(ctx, next) != nil {
+			return c
+		}
+	}
+}
+
+// sleep returns nil when d has passed, or the error of ctx if that ends before.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// classifyNodes sorts nodes by whether they have applied seq, and counts the pending ones that have
+// reported recently.
+func (m *Member) classifyNodes(nodes []Node, now time.Time, keyspace string, seq int64) (c Confirmation, alive int) {
+	c.Confirmed = append(c.Confirmed, m.Name())
+	recovering := m.membership.recovering()
+	for i := range nodes {
+		n := &nodes[i]
+		deadline := n.DeadlineFor(keyspace)
+		switch {
+		case n.Name == m.Name(), deadline.Before(now):
+		case n.Seq >= seq:
+			c.Confirmed = append(c.Confirmed, n.Name)
+		default:
+			c.Pending = append(c.Pending, PendingNode{n.Name, deadline, n.ContactAt})
+			if recovering || now.Sub(n.ContactAt) < unresponsiveAfter {
+				alive++
+			}
+		}
+	}
+	return c, alive
+}
+
+// Nodes returns the gateways that share the store, and the time by its clock; none where the store
+// is this process's own.
+func (m *Member) Nodes(ctx context.Context) ([]Node, time.Time, error) {
+	if m.membership == nil {
+		return nil, time.Time{}, nil
+	}
+	return m.membership.registry.Nodes(ctx)
+}
+
+// nodePoller reads the list of nodes, once for all concurrent callers: each gets a list that was
+// read after its call.
+type nodePoller struct {
+	mu sync.Mutex
+	// running is the read in progress, next the one that begins when it has ended.
+	running, next *nodePoll
+	// last is the list that was read last, nil before the first.
+	last *nodeList
+}
+
+// nodeList is the list of nodes at a time. Immutable.
+type nodeList struct {
+	nodes []Node
+	// now is the time by the store's clock, asked the time by this node's when it was queried.
+	now, asked time.Time
+}
+
+type nodePoll struct {
+	done chan struct{}
+	list *nodeList
+	err  error
+}
+
+// list returns the nodes. With an error it returns those read last, nil where none were.
+func (p *nodePoller) list(ctx context.Context, r Registry) (*nodeList, error) {
+	p.mu.Lock()
+	var mine *nodePoll
+	switch {
+	case p.running == nil:
+		mine = &nodePoll{done: make(chan struct{})}
+		p.running = mine
+		go p.run(mine, r)
+	case p.next == nil:
+		p.next = &nodePoll{done: make(chan struct{})}
+		mine = p.next
+	default:
+		mine = p.next
+	}
+	p.mu.Unlock()
+	select {
+	case <-mine.done:
+		return mine.list, mine.err
+	case <-ctx.Done():
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.last, ctx.Err()
+	}
+}
+
+// run reads the nodes for poll, and for the polls that were requested meanwhile.
+func (p *nodePoller) run(poll *nodePoll, r Registry) {
+	for poll != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), reportTimeout)
+		asked := time.Now()
+		nodes, now, err := r.Nodes(ctx)
+		cancel()
+		p.mu.Lock()
+		if err == nil {
+			p.last = &nodeList{nodes, now, asked}
+		}
+		poll.list, poll.err = p.last, err
+		close(poll.done)
+		p.running, p.next = p.next, nil
+		poll = p.running
+		p.mu.Unlock()
+	}
+}
+
+// NodesKnown returns how many nodes the list had when it was last read.
+func (m *Member) NodesKnown() int {
+	p := &m.membership.polls
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.last == nil {
+		return 0
+	}
+	return len(p.last.nodes)
+}
