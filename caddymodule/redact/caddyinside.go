@@ -152,7 +152,7 @@ func checkLine() error {
 	logger := zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(&out), zapcore.DebugLevel))
 	logs := &Logs{
 		access: namedLogger{Logger: logger}, errors: namedLogger{Logger: logger},
-		secrets: NewSecrets(apikey.NewCleaner(grammar), usualPlaces.places),
+		secrets: NewSecrets(apikey.NewCleaner(grammar), nil).And(usualPlaces),
 	}
 
 	r, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://localhost/?a="+key, http.NoBody)

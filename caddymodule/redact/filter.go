@@ -116,13 +116,10 @@ type knownKeys struct {
 }
 
 // usualPlaces are places of keys whatever the keyspaces state. Management tokens are known by their shape.
-var usualPlaces = Secrets{
-	cleaner: management.TokenCleaner(),
-	places: []apikey.Place{
-		{Kind: apikey.InAuthorization, Name: "Bearer"},
-		{Kind: apikey.InHeader, Name: "X-Api-Key"},
-	},
-}
+var usualPlaces = NewSecrets(management.TokenCleaner(), []apikey.Place{
+	{Kind: apikey.InAuthorization, Name: "Bearer"},
+	{Kind: apikey.InHeader, Name: "X-Api-Key"},
+})
 
 // secrets returns the keys that are known now. It does not block.
 func (k *knownKeys) secrets() *Secrets {

@@ -55,7 +55,7 @@ func NewLogs(ctx caddy.Context, secrets Secrets, forwarded func(string) string) 
 		l.forwardedText = l.secrets.Text
 	}
 	for i := range secrets.places {
-		l.keptHeaders = append(l.keptHeaders, secrets.places[i].Header())
+		l.keptHeaders = append(l.keptHeaders, secrets.places[i].header)
 	}
 	return l
 }

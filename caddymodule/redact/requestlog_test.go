@@ -541,7 +541,7 @@ func TestAccessLog(t *testing.T) {
 		}
 	}
 	g, places := logGrammar()
-	s := Secrets{apikey.NewCleaner(g), places.List()}
+	s := NewSecrets(apikey.NewCleaner(g), places.List())
 	for _, c := range logCases() {
 		for _, f := range files {
 			ours, theirs := got["on"][f]["["+c.id+"]"], got["off"][f]["["+c.id+"]"]

@@ -19,17 +19,30 @@ const redacted = "REDACTED"
 // Secrets knows keys by their shape, anywhere in a text, and by their place in a request, whatever their shape.
 type Secrets struct {
 	cleaner *apikey.Cleaner
-	places  []apikey.Place
+	places  []place
+	// credential is what credentialOf returns for the cleaner.
+	credential func(string) string
+}
+
+// place is a place of keys with the name of its header, "" for a query.
+type place struct {
+	apikey.Place
+	header string
 }
 
 // NewSecrets returns the secrets whose shapes cleaner knows, or that stand in one of the places.
 func NewSecrets(cleaner *apikey.Cleaner, places []apikey.Place) Secrets {
-	return Secrets{cleaner, places}
+	s := Secrets{cleaner, make([]place, len(places)), credentialOf(cleaner)}
+	for i, p := range places {
+		s.places[i] = place{p, p.Header()}
+	}
+	return s
 }
 
 // And returns secrets that know the keys of s and of t.
 func (s Secrets) And(t Secrets) Secrets {
-	out := Secrets{s.cleaner.With(t.cleaner), slices.Clone(s.places)}
+	cleaner := s.cleaner.With(t.cleaner)
+	out := Secrets{cleaner, slices.Clone(s.places), credentialOf(cleaner)}
 	for _, p := range t.places {
 		if !slices.Contains(out.places, p) {
 			out.places = append(out.places, p)
@@ -38,20 +51,22 @@ func (s Secrets) And(t Secrets) Secrets {
 	return out
 }
 
+// credentialOf returns a function that reduces a text in a key's place to the part that may be shown: as much as of any
+// key, and nothing of a text of another shape.
+func credentialOf(cleaner *apikey.Cleaner) func(string) string {
+	return func(t string) string {
+		if t == "" {
+			return t
+		}
+		if c := cleaner.Clean(t); c != t {
+			return c
+		}
+		return redacted
+	}
+}
+
 // Text returns t without keys, t itself where there are none.
 func (s *Secrets) Text(t string) string { return s.cleaner.Clean(t) }
-
-// credential returns the part of a text in a key's place that may be shown: as much as of any key, and nothing of a
-// text of another shape.
-func (s *Secrets) credential(t string) string {
-	if t == "" {
-		return t
-	}
-	if c := s.Text(t); c != t {
-		return c
-	}
-	return redacted
-}
 
 // uri cleans a request target, its query's credentials included.
 func (s *Secrets) uri(uri string) string { return s.Text(s.query(uri)) }
@@ -59,54 +74,18 @@ func (s *Secrets) uri(uri string) string { return s.Text(s.query(uri)) }
 // query cleans the credentials in the query of a request target.
 func (s *Secrets) query(uri string) string {
 	for i := range s.places {
-		if s.places[i].Kind != apikey.InQuery {
+		if s.places[i].header != "" {
 			continue
 		}
 		at := strings.IndexByte(uri, '?')
 		if at < 0 {
 			break
 		}
-		if !apikey.MayHoldParam(uri[at+1:], s.places[i].Name) {
-			continue
-		}
-		query := mapParts(uri[at+1:], '&', func(pair string) string {
-			k, v, _ := strings.Cut(pair, "=")
-			if v == "" || !apikey.NamesParam(k, s.places[i].Name) {
-				return pair
-			}
-			return k + "=" + s.credential(v)
-		})
-		if len(query) != len(uri)-at-1 || query != uri[at+1:] {
+		if query := s.places[i].Map(uri[at+1:], s.credential); query != uri[at+1:] {
 			uri = uri[:at+1] + query
 		}
 	}
 	return uri
-}
-
-// mapParts returns s with f applied to each part between separators, s itself where none changes. Empty parts stay.
-func mapParts(s string, separator byte, f func(part string) string) string {
-	var out strings.Builder
-	done := 0
-	for i := 0; i < len(s); i++ {
-		if s[i] == separator {
-			continue
-		}
-		end := len(s)
-		if n := strings.IndexByte(s[i:], separator); n >= 0 {
-			end = i + n
-		}
-		if part := f(s[i:end]); part != s[i:end] {
-			out.WriteString(s[done:i])
-			out.WriteString(part)
-			done = end
-		}
-		i = end
-	}
-	if done == 0 {
-		return s
-	}
-	out.WriteString(s[done:])
-	return out.String()
 }
 
 // requestHeader returns h without keys in names and values, h itself where there are none.
@@ -144,8 +123,8 @@ func (s *Secrets) requestHeader(h http.Header) http.Header {
 // inPlaces returns a value of a request's header without the credentials that stand in places of keys.
 func (s *Secrets) inPlaces(name, v string) string {
 	for i := range s.places {
-		if p := &s.places[i]; p.Header() == name {
-			v = s.held(p, v)
+		if p := &s.places[i]; p.header == name {
+			v = p.Map(v, s.credential)
 		}
 	}
 	return v
@@ -169,27 +148,6 @@ func (s *Secrets) values(values []string) []string {
 		}
 	}
 	return out
-}
-
-// held cleans the part of a header's value that p names, and leaves the rest.
-func (s *Secrets) held(p *apikey.Place, v string) string {
-	switch p.Kind {
-	case apikey.InAuthorization:
-		scheme, rest, ok := strings.Cut(strings.TrimLeft(v, " \t"), " ")
-		if !ok || !strings.EqualFold(scheme, p.Name) {
-			return v
-		}
-		return scheme + " " + s.credential(rest)
-	case apikey.InCookie:
-		return mapParts(v, ';', func(pair string) string {
-			name, val, ok := strings.Cut(pair, "=")
-			if !ok || strings.TrimSpace(name) != p.Name {
-				return pair
-			}
-			return name + "=" + s.credential(val)
-		})
-	}
-	return s.credential(v)
 }
 
 // header returns h without keys of a known shape, h itself where there are none.

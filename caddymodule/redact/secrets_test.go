@@ -25,7 +25,12 @@ import (
 
 func testSecrets() *Secrets {
 	g, places := logGrammar()
-	return &Secrets{apikey.NewCleaner(g), places.List()}
+	return newSecrets(apikey.NewCleaner(g), places.List())
+}
+
+func newSecrets(c *apikey.Cleaner, places []apikey.Place) *Secrets {
+	s := NewSecrets(c, places)
+	return &s
 }
 
 const shownKey = "kg_live_Zx81…"
@@ -222,7 +227,7 @@ func TestLeakingLoggers(t *testing.T) {
 // has no access log.
 func BenchmarkAccessLog(b *testing.B) {
 	g, places := logGrammar()
-	logs := &Logs{access: namedLogger{Logger: zap.NewNop()}, errors: namedLogger{Logger: zap.NewNop()}, secrets: Secrets{apikey.NewCleaner(g), places.List()}}
+	logs := &Logs{access: namedLogger{Logger: zap.NewNop()}, errors: namedLogger{Logger: zap.NewNop()}, secrets: NewSecrets(apikey.NewCleaner(g), places.List())}
 	for _, bm := range []struct {
 		name   string
 		server *caddyhttp.Server
