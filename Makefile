@@ -38,7 +38,7 @@ lint:
 
 soak: tools
 	@./internal/testserver/install.sh upstreams
-	$(GO) test -tags soak -timeout 60m -count 1 -v ./e2e/ ./plugin/ratelimit/redis/ ./plugin/store/sqlstore/
+	$(GO) test -tags soak -timeout 60m -count 1 -v ./e2e/ ./plugin/ratelimit/redis/ ./plugin/store/sqlite/
 
 screenshots: tools
 	$(GO) test -tags screenshots -run TestScreenshots -count 1 -timeout 10m ./e2e/

@@ -16,7 +16,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
 func backupCommand() *cobra.Command {
@@ -104,7 +104,7 @@ func restore(cmd *cobra.Command, args []string) error {
 		keep = nil
 	}
 	var chain audit.Report
-	done, err := sqlstore.Restore(cmd.Context(), args[0], path, commandLog(cmd), func(ctx context.Context, s *sqlstore.Store) error {
+	done, err := sqlite.Restore(cmd.Context(), args[0], path, commandLog(cmd), func(ctx context.Context, s *sqlite.Store) error {
 		if err := engine.CheckPeppers(ctx, s, config.view.Hasher); err != nil {
 			return err
 		}
@@ -157,7 +157,7 @@ const revocationsLost = `Keys that were revoked since the backup are good again!
 
 // keeperOf returns what writes into a store that is restored what the former one refused, as
 // whoever runs the command.
-func keeperOf(cmd *cobra.Command, config *compiled) sqlstore.RevocationWriter {
+func keeperOf(cmd *cobra.Command, config *compiled) sqlite.RevocationWriter {
 	actor := management.Actor{Name: systemUser(), Via: "cli"}
 	if name, _ := cmd.Flags().GetString("actor"); name != "" {
 		actor.Name = name
@@ -165,7 +165,7 @@ func keeperOf(cmd *cobra.Command, config *compiled) sqlstore.RevocationWriter {
 	actor.Name += " (restore)"
 	var m *management.Manager
 	view := config.view
-	return func(ctx context.Context, s *sqlstore.Store, r management.Revocation) error {
+	return func(ctx context.Context, s *sqlite.Store, r management.Revocation) error {
 		if m == nil {
 			m = management.New(management.Config{
 				Store: s, Engine: new(restoringEngine), View: func() *gateway.View { return view },

@@ -26,7 +26,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
 // offlineNode stands for the gateway in receipts of what was done without one.
@@ -36,10 +36,16 @@ const offlineNode = "store"
 // be run offline.
 type offlineKey struct{}
 
+// offlineStore is a store that a command opens itself.
+type offlineStore interface {
+	engine.Store
+	backuper
+}
+
 // offlineRun holds what a command opened, until it ends.
 type offlineRun struct {
 	path  string
-	store *sqlstore.Store
+	store offlineStore
 	// engine is the store's, nil where it was opened for something else than the API.
 	engine *offlineEngine
 }
@@ -158,10 +164,11 @@ func (run *offlineRun) open(cmd *cobra.Command) (*compiled, error) {
 	if target := c.target(); target.Shared() {
 		ctx, cancel := context.WithTimeout(cmd.Context(), startTimeout)
 		defer cancel()
-		if run.store, err = engine.OpenPrimary(ctx, target, log); err != nil {
+		s, err := engine.OpenPrimary(ctx, target, log)
+		if err != nil {
 			return nil, err
 		}
-		run.path = path
+		run.path, run.store = path, s
 		return c, nil
 	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
@@ -169,7 +176,7 @@ func (run *offlineRun) open(cmd *cobra.Command) (*compiled, error) {
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), startTimeout)
 	defer cancel()
-	s, err := sqlstore.OpenExisting(ctx, path, log)
+	s, err := sqlite.OpenExisting(ctx, path, log)
 	if err != nil {
 		return nil, fmt.Errorf("opening the store %s: %w", path, err)
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/keygate-dev/keygate/plugin/cluster"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/store/postgres"
 )
 
 // This file holds what is particular to a store that several gateways share.
@@ -70,12 +70,12 @@ func (a *Config) expandShared(repl *caddy.Replacer, s *secrets) (err error) {
 // out: that changes while the store stays, as with a new password or after a fail-over. Whether
 // it has stayed is seen at the start; see redirect.
 func sharedIdentity(s secrets) (id, path string, err error) {
-	database, path, err := sqlstore.PostgresIdentity(s.dsn)
+	database, path, err := postgres.Identity(s.dsn)
 	if err != nil {
 		return "", "", fieldErrorf("store", "%w", err)
 	}
 	if s.listen != "" {
-		if _, _, err := sqlstore.PostgresIdentity(s.listen); err != nil {
+		if _, _, err := postgres.Identity(s.listen); err != nil {
 			return "", "", fieldErrorf("store.listen", "%w", err)
 		}
 	}

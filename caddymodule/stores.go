@@ -9,7 +9,8 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/engine"
 	"github.com/keygate-dev/keygate/plugin/ratelimit/redis"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/store/postgres"
+	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
 // The kinds of stores and limiters that a configuration may name.
@@ -49,7 +50,7 @@ func (a *Config) checkStores() error {
 				if address == "" || hasPlaceholder(address) {
 					continue
 				}
-				if err := sqlstore.CheckPostgresAddress(address); err != nil {
+				if err := postgres.CheckAddress(address); err != nil {
 					return fieldErrorf(field, "%w", err)
 				}
 			}
@@ -193,7 +194,7 @@ func (a *Config) storeIdentity(s secrets) (id, path string, err error) {
 		return "", "", fieldErrorf("store", "the path of the store holds a NUL, '?' or '#'")
 	}
 	// Where the directory does not exist the absolute path will do; opening says what is wrong.
-	if path, err = sqlstore.Identity(s.storePath); err != nil {
+	if path, err = sqlite.Identity(s.storePath); err != nil {
 		if path, err = filepath.Abs(s.storePath); err != nil {
 			return "", "", fieldErrorf("store", "finding the working directory: %w", err)
 		}

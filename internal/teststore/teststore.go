@@ -17,17 +17,17 @@ import (
 	"testing"
 
 	"github.com/keygate-dev/keygate/plugin/management"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
 // SQLite opens the store in the file at path. Where there is none it is begun with what opening it for
 // the first time would make, with an identity of its own. Whoever calls it closes the store.
-func SQLite(t testing.TB, path string, log *slog.Logger) *sqlstore.Store {
+func SQLite(t testing.TB, path string, log *slog.Logger) *sqlite.Store {
 	t.Helper()
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		begin(t, path)
 	}
-	s, err := sqlstore.Open(context.Background(), path, log)
+	s, err := sqlite.Open(context.Background(), path, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ var template = sync.OnceValues(func() (empty, error) {
 	}
 	defer os.RemoveAll(dir)
 	path := filepath.Join(dir, "keygate.db")
-	s, err := sqlstore.Open(context.Background(), path, slog.New(slog.DiscardHandler))
+	s, err := sqlite.Open(context.Background(), path, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return empty{}, err
 	}

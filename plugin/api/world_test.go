@@ -23,14 +23,14 @@ import (
 	"github.com/keygate-dev/keygate/plugin/leak"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
 // world is the API over a real manager, store and gateway.
 type world struct {
 	t       testing.TB
 	handler http.Handler
-	store   *sqlstore.Store
+	store   *sqlite.Store
 	gw      *cluster.Member
 	view    *gateway.View
 	manager *management.Manager

@@ -25,7 +25,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
@@ -49,7 +49,7 @@ func must[T any](t testing.TB) func(v T, err error) T {
 type world struct {
 	t       testing.TB
 	dir     string
-	store   *sqlstore.Store
+	store   *sqlite.Store
 	gw      *cluster.Member
 	view    *gateway.View
 	manager *management.Manager

@@ -10,8 +10,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store/postgres"
 	"github.com/keygate-dev/keygate/plugin/store/replica"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 	"github.com/keygate-dev/keygate/plugin/usage"
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
@@ -24,7 +25,7 @@ type Store interface {
 }
 
 // OpenPrimary opens the PostgreSQL store of a target without a gateway. It waits until the server answers, within ctx.
-func OpenPrimary(ctx context.Context, t Target, log *slog.Logger) (*sqlstore.Store, error) {
+func OpenPrimary(ctx context.Context, t Target, log *slog.Logger) (*postgres.Store, error) {
 	s, err := newPrimary(t, log)
 	if err != nil {
 		return nil, err
@@ -36,15 +37,15 @@ func OpenPrimary(ctx context.Context, t Target, log *slog.Logger) (*sqlstore.Sto
 	return s, nil
 }
 
-func newPrimary(t Target, log *slog.Logger) (*sqlstore.Store, error) {
-	return sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: t.Address.DSN, Listen: t.Address.Listen, Logger: log})
+func newPrimary(t Target, log *slog.Logger) (*postgres.Store, error) {
+	return postgres.New(postgres.Config{Address: t.Address.DSN, Listen: t.Address.Listen, Logger: log})
 }
 
 // openStore opens a target's store. It migrates SQLite at once; PostgreSQL is migrated when it answers, which it does not
 // wait for.
 func openStore(ctx context.Context, t Target, b replica.Broadcaster, log *slog.Logger) (Store, error) {
 	if !t.Shared() {
-		return sqlstore.Open(ctx, t.Path, log)
+		return sqlite.Open(ctx, t.Path, log)
 	}
 	primary, err := newPrimary(t, log)
 	if err != nil || t.Replica == "" {
@@ -112,7 +113,7 @@ type addressed interface {
 	SetAddress(dsn, listen string) error
 }
 
-var _ addressed = (*sqlstore.Store)(nil)
+var _ addressed = (*postgres.Store)(nil)
 
 // primary returns the shared store itself, also where a replica answers for it; nil where its address can't change.
 func (e *Engine) primary() addressed {

@@ -12,15 +12,15 @@ import (
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/store/postgres"
 )
 
 // join starts an engine on a database that others use too.
 func (w *world) join(address, name string, trust cluster.Staleness) {
 	w.t.Helper()
 	quiet := slog.New(slog.DiscardHandler)
-	s := must(sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: address, Logger: quiet}))(w.t)
-	w.store = &faultyStore{Store: s}
+	s := must(postgres.New(postgres.Config{Address: address, Logger: quiet}))(w.t)
+	w.store = &faultyStore{Store: s.Store}
 	w.gw = must(cluster.New(cluster.Options{Options: gateway.Options{Store: w.store, Node: name, Logger: quiet}, Registry: s, Staleness: trust}))(w.t)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -156,7 +156,7 @@ func TestOthersAreNamedWhileTheStoreIsAway(t *testing.T) {
 		t.Errorf("b, which is trusted for a minute from now on, is said to stop in %v", by.Sub(before))
 	}
 
-	s := must(sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: at(proxy.Addr()), Logger: slog.New(slog.DiscardHandler)}))(t)
+	s := must(postgres.New(postgres.Config{Address: at(proxy.Addr()), Logger: slog.New(slog.DiscardHandler)}))(t)
 	defer s.Close()
 	c := must(cluster.New(cluster.Options{Options: gateway.Options{Store: s, Node: "c"}, Registry: s}))(t)
 	defer c.Close(t.Context())
@@ -266,7 +266,7 @@ func TestTwoOfOneName(t *testing.T) {
 	a := &world{t: t, hasher: own.hasher}
 	a.use()
 	a.join(url, "a", anHour)
-	s := must(sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: url, Logger: slog.New(slog.DiscardHandler)}))(t)
+	s := must(postgres.New(postgres.Config{Address: url, Logger: slog.New(slog.DiscardHandler)}))(t)
 	defer s.Close()
 	again := must(cluster.New(cluster.Options{Options: gateway.Options{Store: s, Node: "a"}, Registry: s}))(t)
 	defer again.Close(t.Context())

@@ -206,7 +206,7 @@ func (w *world) start() {
 	w.t.Helper()
 	ctx := context.Background()
 	s := teststore.SQLite(w.t, w.path, slog.New(slog.DiscardHandler))
-	w.store = &faultyStore{Store: s, noDigests: w.noDigests}
+	w.store = &faultyStore{Store: s.Store, noDigests: w.noDigests}
 	w.gw = must(cluster.New(cluster.Options{Options: gateway.Options{Store: w.store, Logger: slog.New(slog.DiscardHandler)}}))(w.t)
 	if err := w.gw.Start(ctx); err != nil {
 		w.t.Fatal(err)

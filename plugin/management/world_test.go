@@ -17,14 +17,14 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
 // world is a manager over a real store and a real gateway.
 type world struct {
 	*management.Manager
 	t     testing.TB
-	store *sqlstore.Store
+	store *sqlite.Store
 	gw    *cluster.Member
 	mu    sync.Mutex
 	view  *gateway.View

@@ -14,13 +14,13 @@ import (
 
 	"github.com/keygate-dev/keygate/internal/teststore"
 	"github.com/keygate-dev/keygate/plugin/gateway"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
 
-func openStore(t testing.TB, path string) *sqlstore.Store {
+func openStore(t testing.TB, path string) *sqlite.Store {
 	t.Helper()
 	s := teststore.SQLite(t, path, quiet)
 	t.Cleanup(func() { _ = s.Close() })

@@ -19,7 +19,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
@@ -39,7 +39,7 @@ type world struct {
 	*management.Manager
 	t       *testing.T
 	path    string
-	store   *sqlstore.Store
+	store   *sqlite.Store
 	gw      *cluster.Member
 	view    *gateway.View
 	service *webhook.Service

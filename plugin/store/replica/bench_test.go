@@ -17,8 +17,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store/postgres"
 	"github.com/keygate-dev/keygate/plugin/store/replica"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
 // bulkKeys is how many keys BenchmarkBulk has; ten million take 8 GB of disk, and -timeout 1h.
@@ -30,7 +30,7 @@ func fullKey(i int) string { return fmt.Sprintf("kg_live_%032d", i) }
 func bulkPostgres(b *testing.B, n int) string {
 	b.Helper()
 	url := testserver.PostgresURL(b)
-	primary, err := sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: url, Logger: quiet})
+	primary, err := postgres.New(postgres.Config{Address: url, Logger: quiet})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -63,8 +63,8 @@ func bulkPostgres(b *testing.B, n int) string {
 func BenchmarkBulk(b *testing.B) {
 	keys := *bulkKeys
 	url := bulkPostgres(b, keys)
-	open := func(b *testing.B) *sqlstore.Store {
-		primary, err := sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: url, Logger: quiet})
+	open := func(b *testing.B) *postgres.Store {
+		primary, err := postgres.New(postgres.Config{Address: url, Logger: quiet})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -75,7 +75,7 @@ func BenchmarkBulk(b *testing.B) {
 		b.ReportAllocs()
 		var heap uint64
 		for b.Loop() {
-			if err := sqlstore.RemoveCopy(file); err != nil {
+			if err := replica.RemoveCopy(file); err != nil {
 				b.Fatal(err)
 			}
 			r, err := replica.Open(b.Context(), replica.Options{File: file, Primary: open(b), Logger: quiet})
@@ -107,7 +107,7 @@ func BenchmarkBulk(b *testing.B) {
 		}
 	})
 	r := openReplica(b, open(b), file)
-	plain, _, err := sqlstore.OpenCopy(b.Context(), file, quiet)
+	plain, _, err := replica.OpenCopy(b.Context(), file, quiet)
 	if err != nil {
 		b.Fatal(err)
 	}

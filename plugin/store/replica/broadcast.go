@@ -12,7 +12,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/store/replication"
 )
 
 // Broadcaster takes what was refused while the primary is away to the other nodes, by another way
@@ -58,7 +58,7 @@ func clusterIDOf(ctx context.Context, primary management.Store) (k ClusterID, er
 type broadcastState struct {
 	clusterID atomic.Pointer[ClusterID]
 	// clusterIDSavedIn is the copy that cluster was kept in; the feed's.
-	clusterIDSavedIn *sqlstore.Copy
+	clusterIDSavedIn *Copy
 	// resubscribe ends the hearing that goes on, so that it begins again; nil while there is none.
 	resubscribe atomic.Pointer[context.CancelFunc]
 	// publishFailures is how often in a row telling failed.
@@ -66,7 +66,7 @@ type broadcastState struct {
 }
 
 // loadClusterID takes from a copy what was learnt before: the primary may be away.
-func (r *Replica) loadClusterID(ctx context.Context, local *sqlstore.Copy) {
+func (r *Replica) loadClusterID(ctx context.Context, local *Copy) {
 	if store, key, err := local.ClusterID(ctx); err == nil {
 		r.clusterID.Store(&ClusterID{store, key})
 	}
@@ -74,7 +74,7 @@ func (r *Replica) loadClusterID(ctx context.Context, local *sqlstore.Copy) {
 
 // refreshClusterID asks the primary, once for each copy, and keeps it there. The feed calls it. Where
 // it fails it is tried again.
-func (r *Replica) refreshClusterID(ctx context.Context, local *sqlstore.Copy) {
+func (r *Replica) refreshClusterID(ctx context.Context, local *Copy) {
 	if r.broadcaster == nil || local == r.clusterIDSavedIn {
 		return
 	}
@@ -194,7 +194,7 @@ func (r *Replica) receive(ctx context.Context, cluster ClusterID, list []managem
 		if err == nil {
 			var rest []management.Revocation
 			for i, refusal := range list {
-				if is[i] == sqlstore.Revoked || is[i] == sqlstore.Reversed {
+				if is[i] == replication.Revoked || is[i] == replication.Reversed {
 					r.markResolved(refusal)
 				} else {
 					rest = append(rest, refusal)

@@ -9,7 +9,6 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/store/replica"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
 // TestFileIsItsOwners holds all files of a replica to that nobody else reads them.
@@ -33,7 +32,7 @@ func TestFileIsItsOwners(t *testing.T) {
 func TestFilesThatCanBeThrownAway(t *testing.T) {
 	for name, spoil := range map[string]func(t *testing.T, n *node){
 		"removed": func(t *testing.T, n *node) {
-			if err := sqlstore.RemoveCopy(n.file); err != nil {
+			if err := replica.RemoveCopy(n.file); err != nil {
 				t.Fatal(err)
 			}
 		},
@@ -145,7 +144,7 @@ func TestOtherFilesStay(t *testing.T) {
 			t.Errorf("%s was changed", file)
 		}
 	}
-	if sqlstore.RemoveCopy(store) == nil {
+	if replica.RemoveCopy(store) == nil {
 		t.Error("a store was removed as if it were a copy")
 	}
 }

@@ -17,16 +17,31 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
+	"github.com/keygate-dev/keygate/plugin/store/postgres"
 	"github.com/keygate-dev/keygate/plugin/store/replica"
+	"github.com/keygate-dev/keygate/plugin/store/replication"
+	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
 // cutPrimary is a real store that a test takes away and brings back.
 type cutPrimary struct {
 	*sqlstore.Store
+	replication.Source
+	cluster.Registry
+	// file is the store where that is an SQLite file.
+	file *sqlite.Store
 	down *atomic.Bool
 	// eachRevocation, where there is one, holds up those who ask for changes until it is closed.
 	held atomic.Pointer[chan struct{}]
+}
+
+func cutSQLite(s *sqlite.Store) *cutPrimary {
+	return &cutPrimary{Store: s.Store, Source: s.Source, file: s}
+}
+
+func cutPostgres(s *postgres.Store) *cutPrimary {
+	return &cutPrimary{Store: s.Store, Source: s.Source, Registry: s}
 }
 
 var errDown = fmt.Errorf("%w: taken away by the test", gateway.ErrStore)
@@ -38,7 +53,7 @@ func (c *cutPrimary) cut() error {
 	return nil
 }
 
-func (c *cutPrimary) Delta(ctx context.Context, from sqlstore.Position, limit int) (*sqlstore.Delta, error) {
+func (c *cutPrimary) Delta(ctx context.Context, from replication.Position, limit int) (*replication.Delta, error) {
 	if err := c.cut(); err != nil {
 		return nil, err
 	}
@@ -49,21 +64,21 @@ func (c *cutPrimary) Delta(ctx context.Context, from sqlstore.Position, limit in
 			return nil, errDown
 		}
 	}
-	return c.Store.Delta(ctx, from, limit)
+	return c.Source.Delta(ctx, from, limit)
 }
 
-func (c *cutPrimary) Reread(ctx context.Context, from sqlstore.Position, ch gateway.Change) (*sqlstore.Delta, error) {
+func (c *cutPrimary) Reread(ctx context.Context, from replication.Position, ch gateway.Change) (*replication.Delta, error) {
 	if err := c.cut(); err != nil {
 		return nil, err
 	}
-	return c.Store.Reread(ctx, from, ch)
+	return c.Source.Reread(ctx, from, ch)
 }
 
-func (c *cutPrimary) CopyOut(ctx context.Context, begin func(sqlstore.Position) error, write func(string, []sqlstore.Row) error) error {
+func (c *cutPrimary) CopyOut(ctx context.Context, begin func(replication.Position) error, write func(string, []replication.Row) error) error {
 	if err := c.cut(); err != nil {
 		return err
 	}
-	return c.Store.CopyOut(ctx, begin, func(table string, rows []sqlstore.Row) error {
+	return c.Source.CopyOut(ctx, begin, func(table string, rows []replication.Row) error {
 		if err := c.cut(); err != nil {
 			return err
 		}
@@ -71,11 +86,11 @@ func (c *cutPrimary) CopyOut(ctx context.Context, begin func(sqlstore.Position) 
 	})
 }
 
-func (c *cutPrimary) CompareRevocations(ctx context.Context, list []management.Revocation) ([]sqlstore.RevocationState, error) {
+func (c *cutPrimary) CompareRevocations(ctx context.Context, list []management.Revocation) ([]replication.RevocationState, error) {
 	if err := c.cut(); err != nil {
 		return nil, err
 	}
-	return c.Store.CompareRevocations(ctx, list)
+	return c.Source.CompareRevocations(ctx, list)
 }
 
 func (c *cutPrimary) Update(ctx context.Context, f func(management.Tx) error) error {
@@ -134,7 +149,7 @@ type node struct {
 	primary     *cutPrimary
 	down        atomic.Bool
 	path        string // the primary's, where it is a file
-	open        func() *sqlstore.Store
+	open        func() *cutPrimary
 	file        string // the replica's
 	broadcaster replica.Broadcaster
 	r           *replica.Replica
@@ -150,7 +165,7 @@ var ada = management.Actor{Name: "ada", IP: "192.0.2.1", Via: "api"}
 // newNode starts a node whose primary is the SQLite file at path.
 func newNode(t testing.TB, path string) *node {
 	t.Helper()
-	return newNodeOn(t, path, func() *sqlstore.Store { return sqlitePrimary(t, path) })
+	return newNodeOn(t, path, func() *cutPrimary { return cutSQLite(sqlitePrimary(t, path)) })
 }
 
 // newNodeWithKey starts a node that has taken over a tenant "a" and a key of its.
@@ -164,7 +179,7 @@ func newNodeWithKey(t testing.TB) (n *node, id, full string) {
 }
 
 // newNodeOn starts a node whose primary open opens.
-func newNodeOn(t testing.TB, path string, open func() *sqlstore.Store) *node {
+func newNodeOn(t testing.TB, path string, open func() *cutPrimary) *node {
 	t.Helper()
 	n := &node{t: t, path: path, open: open, file: filepath.Join(t.TempDir(), "replica.db")}
 	hasher, err := apikey.NewHasher()
@@ -192,7 +207,8 @@ func (n *node) start() {
 	n.t.Helper()
 	ctx := context.Background()
 	n.stopped = false
-	n.primary = &cutPrimary{Store: n.open(), down: &n.down}
+	n.primary = n.open()
+	n.primary.down = &n.down
 	var err error
 	if n.r, err = replica.Open(ctx, replica.Options{File: n.file, Primary: n.primary, Logger: quiet, Broadcaster: n.broadcaster}); err != nil {
 		n.t.Fatal(err)
@@ -281,7 +297,7 @@ func (n *node) want(full string, want gateway.Reason) {
 func (n *node) backup() string {
 	n.t.Helper()
 	file := filepath.Join(n.t.TempDir(), "backup.db")
-	if _, err := n.primary.Store.Backup(ctxOf(n.t), file); err != nil {
+	if _, err := n.primary.file.Backup(ctxOf(n.t), file); err != nil {
 		n.t.Fatal(err)
 	}
 	return file

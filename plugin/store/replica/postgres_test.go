@@ -14,19 +14,19 @@ import (
 	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store/postgres"
 	"github.com/keygate-dev/keygate/plugin/store/replica"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
 // postgresPrimary returns what opens a store on the PostgreSQL at url.
-func postgresPrimary(t testing.TB, url string) func() *sqlstore.Store {
-	return func() *sqlstore.Store {
+func postgresPrimary(t testing.TB, url string) func() *cutPrimary {
+	return func() *cutPrimary {
 		t.Helper()
-		s, err := sqlstore.NewPostgres(sqlstore.PostgresConfig{Address: url, Logger: quiet})
+		s, err := postgres.New(postgres.Config{Address: url, Logger: quiet})
 		if err != nil {
 			t.Fatal(err)
 		}
-		return s
+		return cutPostgres(s)
 	}
 }
 
@@ -86,7 +86,8 @@ func TestPostgresJoin(t *testing.T) {
 	late.want(full, gateway.Allowed)
 	late.stop()
 
-	late.primary = &cutPrimary{Store: late.open(), down: &late.down}
+	late.primary = late.open()
+	late.primary.down = &late.down
 	var err error
 	if late.r, err = replica.Open(t.Context(), replica.Options{File: late.file, Primary: late.primary, Logger: quiet}); err != nil {
 		t.Fatal(err)
@@ -146,7 +147,7 @@ func TestPostgresRestored(t *testing.T) {
 	t.Parallel()
 	before, after := testserver.PostgresURL(t), testserver.PostgresURL(t)
 	now := before
-	n := newNodeOn(t, "", func() *sqlstore.Store { return postgresPrimary(t, now)() })
+	n := newNodeOn(t, "", func() *cutPrimary { return postgresPrimary(t, now)() })
 	n.tenant("a")
 	id, full := n.key("a")
 	n.waitSynced()

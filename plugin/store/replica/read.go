@@ -9,13 +9,14 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/store/replication"
+	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
 // onView answers by the copy, or by the primary where there is none. over is what holds refused
 // what the primary may have lost, nil for nothing. f may run several times: a copy that another
 // took the place of meanwhile says nothing.
-func (r *Replica) onView(ctx context.Context, f func(s gateway.Store, over *sqlstore.Copy) error) error {
+func (r *Replica) onView(ctx context.Context, f func(s gateway.Store, over *Copy) error) error {
 	for {
 		s := r.view.Load()
 		if s.replaced != nil {
@@ -36,7 +37,7 @@ func (r *Replica) onView(ctx context.Context, f func(s gateway.Store, over *sqls
 			err = errStale
 		}
 		if err == nil || r.view.Load() == s || ctx.Err() != nil {
-			if err != nil && !s.passThrough && sqlstore.Damaged(err) {
+			if err != nil && !s.passThrough && sqlite.Damaged(err) {
 				r.discardDamaged(s, err)
 				continue
 			}
@@ -56,7 +57,7 @@ func (r *Replica) stale() bool { return time.Since(r.LastSync()) > staleAfter }
 
 // Lookup implements gateway.Store.
 func (r *Replica) Lookup(ctx context.Context, keyspace string, digests []apikey.Candidate) (rec *gateway.Record, err error) {
-	err = r.onView(ctx, func(s gateway.Store, over *sqlstore.Copy) (err error) {
+	err = r.onView(ctx, func(s gateway.Store, over *Copy) (err error) {
 		if rec, err = s.Lookup(ctx, keyspace, digests); err == nil && over != nil {
 			rec, err = r.overlay(ctx, over, rec)
 		}
@@ -70,7 +71,7 @@ func (r *Replica) Lookup(ctx context.Context, keyspace string, digests []apikey.
 
 // LookupSecret implements gateway.Store.
 func (r *Replica) LookupSecret(ctx context.Context, keyspace, secretID string) (rec *gateway.Record, err error) {
-	err = r.onView(ctx, func(s gateway.Store, over *sqlstore.Copy) (err error) {
+	err = r.onView(ctx, func(s gateway.Store, over *Copy) (err error) {
 		if rec, err = s.LookupSecret(ctx, keyspace, secretID); err == nil && over != nil {
 			rec, err = r.overlay(ctx, over, rec)
 		}
@@ -84,7 +85,7 @@ func (r *Replica) LookupSecret(ctx context.Context, keyspace, secretID string) (
 
 // overlay returns what rec is where what former holds refused is refused. ErrNotFound where
 // it holds it deleted.
-func (r *Replica) overlay(ctx context.Context, former *sqlstore.Copy, rec *gateway.Record) (*gateway.Record, error) {
+func (r *Replica) overlay(ctx context.Context, former *Copy, rec *gateway.Record) (*gateway.Record, error) {
 	over, reversible, err := former.Overlay(ctx, rec)
 	if err != nil || len(reversible) == 0 {
 		return over, err
@@ -99,14 +100,14 @@ func (r *Replica) overlay(ctx context.Context, former *sqlstore.Copy, rec *gatew
 
 // reverse ends those of what former holds refused that were taken back in the primary, and says
 // whether there were any.
-func (r *Replica) reverse(ctx context.Context, former *sqlstore.Copy, list []management.Revocation) (back bool, err error) {
+func (r *Replica) reverse(ctx context.Context, former *Copy, list []management.Revocation) (back bool, err error) {
 	is, err := r.primary.CompareRevocations(ctx, list)
 	if err != nil {
 		return false, err
 	}
 	var taken []management.Revocation
 	for i, refusal := range list {
-		if is[i] == sqlstore.Reversed {
+		if is[i] == replication.Reversed {
 			taken = append(taken, refusal)
 		}
 	}
@@ -118,7 +119,7 @@ func (r *Replica) reverse(ctx context.Context, former *sqlstore.Copy, list []man
 
 // SecretsByHint implements gateway.Store.
 func (r *Replica) SecretsByHint(ctx context.Context, keyspace string, lead apikey.Hint, limit int) (out []gateway.Secret, err error) {
-	err = r.onView(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
+	err = r.onView(ctx, func(s gateway.Store, _ *Copy) (err error) {
 		out, err = s.SecretsByHint(ctx, keyspace, lead, limit)
 		return err
 	})
@@ -127,12 +128,12 @@ func (r *Replica) SecretsByHint(ctx context.Context, keyspace string, lead apike
 
 // Digests implements gateway.Store. It may call yield with a digest more than once.
 func (r *Replica) Digests(ctx context.Context, yield func(keyspace string, digest []byte) bool) error {
-	return r.onView(ctx, func(s gateway.Store, _ *sqlstore.Copy) error { return s.Digests(ctx, yield) })
+	return r.onView(ctx, func(s gateway.Store, _ *Copy) error { return s.Digests(ctx, yield) })
 }
 
 // CountSecrets implements gateway.Store.
 func (r *Replica) CountSecrets(ctx context.Context) (n int64, err error) {
-	err = r.onView(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
+	err = r.onView(ctx, func(s gateway.Store, _ *Copy) (err error) {
 		n, err = s.CountSecrets(ctx)
 		return err
 	})
@@ -141,7 +142,7 @@ func (r *Replica) CountSecrets(ctx context.Context) (n int64, err error) {
 
 // SecretDigests implements gateway.Store.
 func (r *Replica) SecretDigests(ctx context.Context, keyspace string, keyIDs ...string) (out [][]byte, err error) {
-	err = r.onView(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
+	err = r.onView(ctx, func(s gateway.Store, _ *Copy) (err error) {
 		out, err = s.SecretDigests(ctx, keyspace, keyIDs...)
 		return err
 	})
@@ -150,7 +151,7 @@ func (r *Replica) SecretDigests(ctx context.Context, keyspace string, keyIDs ...
 
 // Changes implements gateway.Store.
 func (r *Replica) Changes(ctx context.Context, after int64, limit int) (out []gateway.Change, err error) {
-	err = r.onView(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
+	err = r.onView(ctx, func(s gateway.Store, _ *Copy) (err error) {
 		out, err = s.Changes(ctx, after, limit)
 		return err
 	})
@@ -159,7 +160,7 @@ func (r *Replica) Changes(ctx context.Context, after int64, limit int) (out []ga
 
 // LastSeq implements gateway.Store: the newest change that look-ups answer by.
 func (r *Replica) LastSeq(ctx context.Context) (seq int64, err error) {
-	err = r.onView(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
+	err = r.onView(ctx, func(s gateway.Store, _ *Copy) (err error) {
 		seq, err = s.LastSeq(ctx)
 		return err
 	})
@@ -168,7 +169,7 @@ func (r *Replica) LastSeq(ctx context.Context) (seq int64, err error) {
 
 // Peppers implements gateway.Store.
 func (r *Replica) Peppers(ctx context.Context) (out map[string]string, err error) {
-	err = r.onView(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
+	err = r.onView(ctx, func(s gateway.Store, _ *Copy) (err error) {
 		out, err = s.Peppers(ctx)
 		return err
 	})
@@ -177,7 +178,7 @@ func (r *Replica) Peppers(ctx context.Context) (out map[string]string, err error
 
 // TenantsByPlan implements gateway.Store.
 func (r *Replica) TenantsByPlan(ctx context.Context, keyspace string) (out map[string]int64, err error) {
-	err = r.onView(ctx, func(s gateway.Store, _ *sqlstore.Copy) (err error) {
+	err = r.onView(ctx, func(s gateway.Store, _ *Copy) (err error) {
 		out, err = s.TenantsByPlan(ctx, keyspace)
 		return err
 	})
@@ -186,7 +187,7 @@ func (r *Replica) TenantsByPlan(ctx context.Context, keyspace string) (out map[s
 
 // Ping implements gateway.Store: it says whether look-ups are answered.
 func (r *Replica) Ping(ctx context.Context) error {
-	return r.onView(ctx, func(s gateway.Store, _ *sqlstore.Copy) error { return s.Ping(ctx) })
+	return r.onView(ctx, func(s gateway.Store, _ *Copy) error { return s.Ping(ctx) })
 }
 
 // countsTimeout is how long counts are waited for: a key's first use is, meanwhile.

@@ -8,7 +8,8 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/store/replication"
+	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
 // rebuild makes the copy anew while look-ups go to the primary: first what the former copy holds
@@ -88,7 +89,7 @@ func (r *Replica) writeLostRevocations(ctx context.Context) error {
 		return nil
 	}
 	written := 0
-	err := r.eachRevocation(ctx, s.copy, func(list []sqlstore.StoredRevocation) error {
+	err := r.eachRevocation(ctx, s.copy, func(list []replication.StoredRevocation) error {
 		of := make([]management.Revocation, len(list))
 		for i := range list {
 			of[i] = list[i].Revocation
@@ -98,7 +99,7 @@ func (r *Replica) writeLostRevocations(ctx context.Context) error {
 			return err
 		}
 		for i, refusal := range of {
-			if is[i] != sqlstore.NotRevoked {
+			if is[i] != replication.NotRevoked {
 				continue
 			}
 			write := r.writeBack.Load()
@@ -123,10 +124,10 @@ func (r *Replica) writeLostRevocations(ctx context.Context) error {
 
 // eachRevocation calls yield with all that a copy holds refused. Where it can't be read whole because it
 // is damaged, with what can be.
-func (r *Replica) eachRevocation(ctx context.Context, of *sqlstore.Copy, yield func([]sqlstore.StoredRevocation) error) error {
+func (r *Replica) eachRevocation(ctx context.Context, of *Copy, yield func([]replication.StoredRevocation) error) error {
 	var fault error
 	err := of.RowRevocations(ctx, func(list []management.Revocation) error {
-		kept := make([]sqlstore.StoredRevocation, len(list))
+		kept := make([]replication.StoredRevocation, len(list))
 		for i := range list {
 			kept[i].Revocation = list[i]
 		}
@@ -145,7 +146,7 @@ func (r *Replica) eachRevocation(ctx context.Context, of *sqlstore.Copy, yield f
 	for _, err := range []error{err, beside} {
 		switch {
 		case err == nil:
-		case sqlstore.Damaged(err):
+		case sqlite.Damaged(err):
 			r.log.Error("the former replica can't be read whole: what it held refused may be lost", "error", err)
 		default:
 			return err
@@ -156,7 +157,7 @@ func (r *Replica) eachRevocation(ctx context.Context, of *sqlstore.Copy, yield f
 
 // carryRevocations takes over into a copy that is being made what the former one holds refused, and what
 // was copied does not, unless that was taken back.
-func (r *Replica) carryRevocations(ctx context.Context, b *sqlstore.CopyBuilder, list []sqlstore.StoredRevocation) error {
+func (r *Replica) carryRevocations(ctx context.Context, b *CopyBuilder, list []replication.StoredRevocation) error {
 	of := make([]management.Revocation, len(list))
 	for i := range list {
 		of[i] = list[i].Revocation
@@ -165,7 +166,7 @@ func (r *Replica) carryRevocations(ctx context.Context, b *sqlstore.CopyBuilder,
 	if err != nil {
 		return err
 	}
-	var keep, reversible []sqlstore.StoredRevocation
+	var keep, reversible []replication.StoredRevocation
 	var ask []management.Revocation
 	now := time.Now()
 	for i, kept := range list {
@@ -173,8 +174,8 @@ func (r *Replica) carryRevocations(ctx context.Context, b *sqlstore.CopyBuilder,
 			kept.Actor = replicaActor
 		}
 		switch {
-		case is[i] == sqlstore.Revoked:
-		case is[i] == sqlstore.UnknownID:
+		case is[i] == replication.Revoked:
+		case is[i] == replication.UnknownID:
 			if kept.UnknownSince.IsZero() {
 				kept.UnknownSince = now
 			}
@@ -193,7 +194,7 @@ func (r *Replica) carryRevocations(ctx context.Context, b *sqlstore.CopyBuilder,
 		}
 		for i, kept := range reversible {
 			// That the primary holds it by now says nothing: it may go back before this copy has it.
-			if is[i] != sqlstore.Reversed {
+			if is[i] != replication.Reversed {
 				keep = append(keep, kept)
 			}
 		}
@@ -209,7 +210,7 @@ var errNoWriteBack = fmt.Errorf("%w: refusals wait to be written to the database
 func (r *Replica) buildCopy(ctx context.Context) (err error) {
 	began := time.Now()
 	r.copiedRows.Store(0)
-	b, err := sqlstore.NewCopy(ctx, r.file)
+	b, err := NewCopy(ctx, r.file)
 	if err != nil {
 		return err
 	}
@@ -228,7 +229,7 @@ func (r *Replica) buildCopy(ctx context.Context) (err error) {
 	}
 	// Most of it, while nobody waits; what is decided meanwhile stands beside the rows.
 	if former := r.view.Load(); former.copy != nil {
-		if err = r.eachRevocation(ctx, former.copy, func(list []sqlstore.StoredRevocation) error { return r.carryRevocations(ctx, b, list) }); err != nil {
+		if err = r.eachRevocation(ctx, former.copy, func(list []replication.StoredRevocation) error { return r.carryRevocations(ctx, b, list) }); err != nil {
 			return err
 		}
 	}
@@ -244,7 +245,7 @@ func (r *Replica) buildCopy(ctx context.Context) (err error) {
 
 // replaceCopy puts a copy in the place of the former one. Look-ups wait meanwhile: there is no
 // moment in which what the former held refused is not. feeding is held.
-func (r *Replica) replaceCopy(ctx context.Context, b *sqlstore.CopyBuilder, heard time.Time) (err error) {
+func (r *Replica) replaceCopy(ctx context.Context, b *CopyBuilder, heard time.Time) (err error) {
 	r.pendingMu.Lock()
 	defer r.pendingMu.Unlock()
 	former := r.view.Load()
@@ -253,7 +254,7 @@ func (r *Replica) replaceCopy(ctx context.Context, b *sqlstore.CopyBuilder, hear
 		if err == nil && len(list) > 0 {
 			err = r.carryRevocations(ctx, b, list)
 		}
-		if err != nil && !sqlstore.Damaged(err) {
+		if err != nil && !sqlite.Damaged(err) {
 			return err
 		}
 	}
@@ -270,7 +271,7 @@ func (r *Replica) replaceCopy(ctx context.Context, b *sqlstore.CopyBuilder, hear
 	defer func() { r.view.Store(next) }()
 	err = b.Place()
 	// Where it could not be put in place, this is the former one.
-	local, at, opening := sqlstore.OpenCopy(ctx, r.file, r.log)
+	local, at, opening := OpenCopy(ctx, r.file, r.log)
 	if opening != nil {
 		return errors.Join(err, opening)
 	}
@@ -315,10 +316,10 @@ func (r *Replica) closeDiscarded() {
 }
 
 // fillCopy writes everything of the primary into b. Reading and writing go on beside each other.
-func (r *Replica) fillCopy(ctx context.Context, b *sqlstore.CopyBuilder) (heard time.Time, err error) {
+func (r *Replica) fillCopy(ctx context.Context, b *CopyBuilder) (heard time.Time, err error) {
 	type portion struct {
 		table string
-		rows  []sqlstore.Row
+		rows  []replication.Row
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -338,10 +339,10 @@ func (r *Replica) fillCopy(ctx context.Context, b *sqlstore.CopyBuilder) (heard 
 		}
 		written <- err
 	}()
-	err = r.primary.CopyOut(ctx, func(p sqlstore.Position) error {
+	err = r.primary.CopyOut(ctx, func(p replication.Position) error {
 		heard = time.Now()
 		return b.Begin(p)
-	}, func(table string, rows []sqlstore.Row) error {
+	}, func(table string, rows []replication.Row) error {
 		select {
 		case portions <- portion{table, rows}:
 			return nil

@@ -8,7 +8,6 @@ import (
 	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
 // registry returns where the nodes that share the primary meet.
@@ -33,7 +32,7 @@ func (r *Replica) ReportNode(ctx context.Context, n *cluster.Node, trust cluster
 	if err := g.ReportNode(ctx, n, trust); err != nil {
 		return err
 	}
-	r.announced.Store(&sqlstore.AnnouncedLease{At: began, Trust: trust})
+	r.announced.Store(&AnnouncedLease{At: began, Trust: trust})
 	r.firstReport.Do(r.primaryChanged.notify)
 	return nil
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/store/replication"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
@@ -21,16 +21,16 @@ type Primary interface {
 	management.Store
 	usage.Store
 	// Position returns where it stands.
-	Position(ctx context.Context) (sqlstore.Position, error)
+	Position(ctx context.Context) (replication.Position, error)
 	// Delta returns up to limit changes after a position and what they are about, and says by
-	// sqlstore.ErrRewound and sqlstore.ErrPruned that only a new copy helps.
-	Delta(ctx context.Context, from sqlstore.Position, limit int) (*sqlstore.Delta, error)
+	// replication.ErrRewound and replication.ErrPruned that only a new copy helps.
+	Delta(ctx context.Context, from replication.Position, limit int) (*replication.Delta, error)
 	// Reread returns what a key or tenant is now. Errors as Delta's.
-	Reread(ctx context.Context, from sqlstore.Position, c gateway.Change) (*sqlstore.Delta, error)
+	Reread(ctx context.Context, from replication.Position, c gateway.Change) (*replication.Delta, error)
 	// CopyOut gives everything that a copy holds.
-	CopyOut(ctx context.Context, begin func(sqlstore.Position) error, write func(table string, rows []sqlstore.Row) error) error
+	CopyOut(ctx context.Context, begin func(replication.Position) error, write func(table string, rows []replication.Row) error) error
 	// CompareRevocations returns how it stands to each of the refusals.
-	CompareRevocations(ctx context.Context, refusals []management.Revocation) ([]sqlstore.RevocationState, error)
+	CompareRevocations(ctx context.Context, refusals []management.Revocation) ([]replication.RevocationState, error)
 }
 
 // Options say what a replica is made of. All but File, Truth are optional.
@@ -82,7 +82,7 @@ type Replica struct {
 	lastSync   atomic.Pointer[time.Time]
 	// announced is what the other nodes were told last of how long this one trusts the copy; nil
 	// where that is not known.
-	announced atomic.Pointer[sqlstore.AnnouncedLease]
+	announced atomic.Pointer[AnnouncedLease]
 	// lastAnswer is when the primary last answered the feed, in Unix nanoseconds.
 	lastAnswer atomic.Int64
 	// unreachable is why the primary does not answer; nil while it does.
@@ -92,10 +92,10 @@ type Replica struct {
 	// copyMu is held by who takes changes over, or puts another copy in place.
 	copyMu sync.Mutex
 	// position is where the copy stands. Under feeding.
-	position sqlstore.Position
+	position replication.Position
 	// savedSync is when heard was last written to the file, savedLease what of promised was. Under feeding.
 	savedSync  time.Time
-	savedLease *sqlstore.AnnouncedLease
+	savedLease *AnnouncedLease
 	// republished is when the broadcaster was last told of all that is pending; the feed's.
 	republished time.Time
 	broadcastState
@@ -104,7 +104,7 @@ type Replica struct {
 	discardedMu sync.Mutex
 	// discarded are copies that were given up and are still to be closed: before another is
 	// opened, since closing the last connection removes the log that stands beside the file.
-	discarded []*sqlstore.Copy
+	discarded []*Copy
 
 	// pendingMu is held by who adds to or takes from what is to be written back; of those who
 	// hold both, after feeding.
@@ -137,7 +137,7 @@ type Replica struct {
 // view is where look-ups look. Immutable.
 type activeView struct {
 	// copy is what was copied; nil where there is nothing.
-	copy *sqlstore.Copy
+	copy *Copy
 	// passThrough says that look-ups go to the primary; what copy holds refused is refused too.
 	passThrough bool
 	// catchingUp says that copy is of this primary, and only lacks what changed last.
@@ -181,7 +181,7 @@ func Open(ctx context.Context, o Options) (_ *Replica, err error) {
 		}
 	}()
 	r.generation.Store(1)
-	local, at, err := sqlstore.OpenCopy(ctx, o.File, o.Logger)
+	local, at, err := OpenCopy(ctx, o.File, o.Logger)
 	switch {
 	case err == nil:
 		err = r.loadCopy(ctx, local, at)
@@ -189,7 +189,7 @@ func Open(ctx context.Context, o Options) (_ *Replica, err error) {
 			local.Close()
 			return nil, err
 		}
-	case errors.Is(err, sqlstore.ErrNoCopy):
+	case errors.Is(err, ErrNoCopy):
 		r.log.Info("there is no replica that could be used: the database is asked until one was made", "file", o.File, "because", err)
 		r.view.Store(&activeView{passThrough: true})
 	default:
@@ -229,7 +229,7 @@ func (r *Replica) awaitFirstSync(ctx context.Context, patience time.Duration) {
 }
 
 // loadCopy begins with a copy that is there.
-func (r *Replica) loadCopy(ctx context.Context, local *sqlstore.Copy, at sqlstore.Position) error {
+func (r *Replica) loadCopy(ctx context.Context, local *Copy, at replication.Position) error {
 	heard, err := local.LastSync(ctx)
 	if err != nil {
 		return err

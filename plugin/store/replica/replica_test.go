@@ -9,14 +9,14 @@ import (
 
 	"github.com/keygate-dev/keygate/internal/teststore"
 	"github.com/keygate-dev/keygate/plugin/store/replica"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 	"github.com/keygate-dev/keygate/plugin/store/storetest"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
 
 // sqlitePrimary opens a store in a file.
-func sqlitePrimary(t testing.TB, path string) *sqlstore.Store {
+func sqlitePrimary(t testing.TB, path string) *sqlite.Store {
 	t.Helper()
 	return teststore.SQLite(t, path, quiet)
 }

@@ -8,7 +8,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/store/replication"
 )
 
 // deliverTimeout bounds writing one refusal to the primary.
@@ -217,7 +217,7 @@ func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, ma
 		return err
 	}
 	is := list[0]
-	if is == sqlstore.NotRevoked {
+	if is == replication.NotRevoked {
 		if err := write(ctx, refusal); err != nil {
 			return err
 		}
@@ -233,7 +233,7 @@ func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, ma
 		// It is kept until there is a copy of the primary that holds it.
 		return nil
 	}
-	if is == sqlstore.UnknownID {
+	if is == replication.UnknownID {
 		if err := s.copy.MarkUnknown(ctx, refusal); err != nil {
 			return err
 		}
@@ -247,7 +247,7 @@ func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, ma
 	if err != nil {
 		return err
 	}
-	held, err := s.copy.Resolve(ctx, refusal, is == sqlstore.Reversed, d, r.LastSync())
+	held, err := s.copy.Resolve(ctx, refusal, is == replication.Reversed, d, r.LastSync())
 	if err != nil {
 		return err
 	}

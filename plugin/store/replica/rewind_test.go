@@ -8,7 +8,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/store/replica"
 )
 
 // secretsOf returns what the primary holds of a key's secrets, newest first.
@@ -243,7 +243,7 @@ func TestCrashWhileReplacing(t *testing.T) {
 	n.down.Store(true)
 	n.restore(before)
 	n.stop()
-	b, err := sqlstore.NewCopy(ctxOf(t), n.file)
+	b, err := replica.NewCopy(ctxOf(t), n.file)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,8 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
-	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+	"github.com/keygate-dev/keygate/plugin/store/replication"
+	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
 // watchPrimary rings when the primary tells of changes.
@@ -84,7 +85,7 @@ func (r *Replica) catchUp(ctx context.Context) error {
 		slow.Stop()
 		cancel()
 		switch {
-		case errors.Is(err, sqlstore.ErrRewound), errors.Is(err, sqlstore.ErrPruned):
+		case errors.Is(err, replication.ErrRewound), errors.Is(err, replication.ErrPruned):
 			r.log.Warn("the replica is made anew", "file", r.file, "because", err)
 			r.setView(&activeView{copy: s.copy, passThrough: true})
 			return nil
@@ -101,7 +102,7 @@ func (r *Replica) catchUp(ctx context.Context) error {
 			}
 			if err := s.copy.Apply(ctx, d, asked, more); err != nil {
 				r.recountPending(ctx)
-				if sqlstore.Damaged(err) {
+				if sqlite.Damaged(err) {
 					r.discardDamaged(s, err)
 					return nil
 				}

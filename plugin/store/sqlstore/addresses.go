@@ -19,7 +19,7 @@ func addressSeq(c ratelimit.Calendar) string { return fmt.Sprintf("addresses/%d/
 
 // countAll stores counts. An address that has no row yet gets one only while there is room for it, and its
 // count is marked as Unstored otherwise.
-func (t *tx) countAll(counts []gateway.Usage) error {
+func (t *Tx) countAll(counts []gateway.Usage) error {
 	fresh := map[string][]*gateway.Usage{} // by sequence
 	for i := range counts {
 		u := &counts[i]
@@ -54,12 +54,12 @@ func (t *tx) countAll(counts []gateway.Usage) error {
 }
 
 // countAddresses stores the first counts of addresses, as many as the sequence leaves room for.
-func (t *tx) countAddresses(name string, list []*gateway.Usage) error {
-	if _, err := t.exec(`INSERT INTO sequences (name, value) VALUES ($1, 0) ON CONFLICT (name) DO NOTHING`, name); err != nil {
+func (t *Tx) countAddresses(name string, list []*gateway.Usage) error {
+	if _, err := t.Exec(`INSERT INTO sequences (name, value) VALUES ($1, 0) ON CONFLICT (name) DO NOTHING`, name); err != nil {
 		return err
 	}
 	var used int64
-	if err := t.row(`SELECT value FROM sequences WHERE name = $1`+t.d.lockRow, []any{name}, &used); err != nil {
+	if err := t.Row(`SELECT value FROM sequences WHERE name = $1`+t.lockRow, []any{name}, &used); err != nil {
 		return err
 	}
 	slices.SortFunc(list, func(a, b *gateway.Usage) int { return cmp.Compare(a.Subject, b.Subject) })
@@ -75,6 +75,6 @@ func (t *tx) countAddresses(name string, list []*gateway.Usage) error {
 			return err
 		}
 	}
-	_, err := t.exec(`UPDATE sequences SET value = value + $2 WHERE name = $1`, name, int64(n))
+	_, err := t.Exec(`UPDATE sequences SET value = value + $2 WHERE name = $1`, name, int64(n))
 	return err
 }

@@ -12,9 +12,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// leaseTTL is how long a node's leases hold after its last write. Then other nodes may
+// LeaseTTL is how long a node's leases hold after its last write. Then other nodes may
 // lease those credits: the node is taken for dead.
-const leaseTTL = 10 * time.Second
+const LeaseTTL = 10 * time.Second
 
 // Kinds of ledger rows that are added up per key and hour.
 const (
@@ -26,31 +26,31 @@ const (
 var errOverflow = errors.New("the sum of credits is too large")
 
 // balance returns a tenant's number and balance, and locks it.
-func (t *tx) balance(keyspace, tenant string) (num, credits int64, err error) {
-	err = t.row(`SELECT num, credits FROM tenants WHERE keyspace = $1 AND folded = $2`+t.d.lockRow,
-		[]any{keyspace, fold(tenant)}, &num, &credits)
+func (t *Tx) balance(keyspace, tenant string) (num, credits int64, err error) {
+	err = t.Row(`SELECT num, credits FROM tenants WHERE keyspace = $1 AND folded = $2`+t.lockRow,
+		[]any{keyspace, Fold(tenant)}, &num, &credits)
 	return num, credits, err
 }
 
 // leased returns how much of a tenant's balance nodes hold, node's own share counted
 // even if its time is up: it does not know that.
-func (t *tx) leased(num int64, node string) (n int64, err error) {
-	err = t.row(`SELECT coalesce(sum(l.amount), 0) FROM leases l JOIN nodes n ON n.name = l.node
-		WHERE l.tenant_num = $1 AND (l.node = $2 OR n.lease_until > $3)`, []any{num, node, t.now.UnixMicro()}, &n)
+func (t *Tx) leased(num int64, node string) (n int64, err error) {
+	err = t.Row(`SELECT coalesce(sum(l.amount), 0) FROM leases l JOIN nodes n ON n.name = l.node
+		WHERE l.tenant_num = $1 AND (l.node = $2 OR n.lease_until > $3)`, []any{num, node, t.Now.UnixMicro()}, &n)
 	return n, err
 }
 
 // renew moves the end of a node's leases on.
-func (t *tx) renew(node string) error {
-	_, err := t.exec(`INSERT INTO nodes (name, lease_until) VALUES ($1, $2)
-		ON CONFLICT (name) DO UPDATE SET lease_until = excluded.lease_until`, node, t.now.Add(leaseTTL).UnixMicro())
+func (t *Tx) renew(node string) error {
+	_, err := t.Exec(`INSERT INTO nodes (name, lease_until) VALUES ($1, $2)
+		ON CONFLICT (name) DO UPDATE SET lease_until = excluded.lease_until`, node, t.Now.Add(LeaseTTL).UnixMicro())
 	return err
 }
 
 // LeaseCredits implements gateway.Store. ErrNotFound where there is no such tenant. A
 // node's leases end 10 s after its last LeaseCredits or WriteFlush.
 func (s *Store) LeaseCredits(ctx context.Context, node, keyspace, tenant string, need int64) (granted, rest int64, err error) {
-	err = s.writing(ctx, "leasing credits", func(t *tx) error {
+	err = s.Write(ctx, "leasing credits", func(t *Tx) error {
 		num, credits, err := t.balance(keyspace, tenant)
 		if err != nil {
 			return err
@@ -67,7 +67,7 @@ func (s *Store) LeaseCredits(ctx context.Context, node, keyspace, tenant string,
 		if granted == 0 {
 			return nil
 		}
-		if _, err := t.exec(`INSERT INTO leases (tenant_num, node, amount) VALUES ($1, $2, $3)
+		if _, err := t.Exec(`INSERT INTO leases (tenant_num, node, amount) VALUES ($1, $2, $3)
 			ON CONFLICT (tenant_num, node) DO UPDATE SET amount = leases.amount + excluded.amount`, num, node, granted); err != nil {
 			return err
 		}
@@ -81,23 +81,23 @@ func (s *Store) LeaseCredits(ctx context.Context, node, keyspace, tenant string,
 
 // ReturnCredits implements gateway.Store.
 func (s *Store) ReturnCredits(ctx context.Context, node, keyspace, tenant string) error {
-	return s.writing(ctx, "returning credits", func(t *tx) error {
-		_, err := t.exec(`DELETE FROM leases WHERE node = $1
-			AND tenant_num = (SELECT num FROM tenants WHERE keyspace = $2 AND folded = $3)`, node, keyspace, fold(tenant))
+	return s.Write(ctx, "returning credits", func(t *Tx) error {
+		_, err := t.Exec(`DELETE FROM leases WHERE node = $1
+			AND tenant_num = (SELECT num FROM tenants WHERE keyspace = $2 AND folded = $3)`, node, keyspace, Fold(tenant))
 		return err
 	})
 }
 
 // DropLeases implements gateway.Store.
 func (s *Store) DropLeases(ctx context.Context, node string) error {
-	return s.writing(ctx, "dropping leases", func(t *tx) error {
-		_, err := t.exec(`DELETE FROM leases WHERE node = $1`, node)
+	return s.Write(ctx, "dropping leases", func(t *Tx) error {
+		_, err := t.Exec(`DELETE FROM leases WHERE node = $1`, node)
 		return err
 	})
 }
 
 // AddCredits implements management.Tx.
-func (t *tx) AddCredits(e *management.LedgerEntry) error {
+func (t *Tx) AddCredits(e *management.LedgerEntry) error {
 	num, credits, err := t.balance(e.Keyspace, e.Tenant)
 	if err != nil {
 		return err
@@ -115,14 +115,14 @@ func (t *tx) AddCredits(e *management.LedgerEntry) error {
 			return management.ErrInsufficient
 		}
 	}
-	if _, err := t.exec(`UPDATE tenants SET credits = $2 WHERE num = $1`, num, balance); err != nil {
+	if _, err := t.Exec(`UPDATE tenants SET credits = $2 WHERE num = $1`, num, balance); err != nil {
 		return err
 	}
 	at := e.At
 	if at.IsZero() {
-		at = t.now
+		at = t.Now
 	}
-	err = t.row(`INSERT INTO ledger (tenant_num, key_id, kind, amount, balance, reference, actor, at)
+	err = t.Row(`INSERT INTO ledger (tenant_num, key_id, kind, amount, balance, reference, actor, at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING seq`,
 		[]any{num, e.KeyID, e.Kind, e.Amount, balance, e.Reference, e.Actor, at.UnixMicro()}, &e.Seq)
 	if err == nil {
@@ -132,19 +132,19 @@ func (t *tx) AddCredits(e *management.LedgerEntry) error {
 }
 
 // Ledger implements management.Tx.
-func (t *tx) Ledger(q management.LedgerQuery) ([]management.LedgerEntry, error) {
+func (t *Tx) Ledger(q management.LedgerQuery) ([]management.LedgerEntry, error) {
 	var w where
 	w.and("t.keyspace = " + w.arg(q.Keyspace))
-	w.and("t.folded = " + w.arg(fold(q.Tenant)))
+	w.and("t.folded = " + w.arg(Fold(q.Tenant)))
 	if q.Before != 0 {
 		w.and("l.seq < " + w.arg(q.Before))
 	}
 	var out []management.LedgerEntry
-	err := t.rows(`SELECT l.seq, t.keyspace, t.slug, l.key_id, l.kind, l.amount, l.balance, l.reference, l.actor, l.at
+	err := t.Rows(`SELECT l.seq, t.keyspace, t.slug, l.key_id, l.kind, l.amount, l.balance, l.reference, l.actor, l.at
 		FROM tenants t JOIN ledger l ON l.tenant_num = t.num`+w.text+` ORDER BY l.seq DESC`+w.limit(q.Limit), w.args,
 		func(rows *sql.Rows) error {
 			var e management.LedgerEntry
-			err := rows.Scan(&e.Seq, &e.Keyspace, &e.Tenant, &e.KeyID, &e.Kind, &e.Amount, &e.Balance, &e.Reference, &e.Actor, timeInto{&e.At})
+			err := rows.Scan(&e.Seq, &e.Keyspace, &e.Tenant, &e.KeyID, &e.Kind, &e.Amount, &e.Balance, &e.Reference, &e.Actor, TimeInto(&e.At))
 			out = append(out, e)
 			return err
 		})
@@ -158,7 +158,7 @@ func (t *tx) Ledger(q management.LedgerQuery) ([]management.LedgerEntry, error) 
 // amount, given back, goes to both; what is returned goes to the balance alone. What
 // the balance does not cover is a shortfall.
 // Of a tenant that is not there any more nothing can be taken.
-func (t *tx) settle(node string, at time.Time, s *gateway.Spend) error {
+func (t *Tx) settle(node string, at time.Time, s *gateway.Spend) error {
 	num, credits, err := t.balance(s.Keyspace, s.Tenant)
 	if errors.Is(err, gateway.ErrNotFound) {
 		return nil
@@ -172,7 +172,7 @@ func (t *tx) settle(node string, at time.Time, s *gateway.Spend) error {
 	credits -= taken
 	hour := at.UTC().Truncate(time.Hour)
 	if taken != 0 {
-		if _, err := t.exec(`UPDATE tenants SET credits = $2 WHERE num = $1`, num, credits); err != nil {
+		if _, err := t.Exec(`UPDATE tenants SET credits = $2 WHERE num = $1`, num, credits); err != nil {
 			return err
 		}
 		if err := t.accumulate(num, s.KeyID, kindUsage, hour, at, -taken, credits); err != nil {
@@ -186,18 +186,18 @@ func (t *tx) settle(node string, at time.Time, s *gateway.Spend) error {
 	}
 	switch {
 	case s.Amount > 0:
-		_, err = t.exec(`UPDATE leases SET amount = CASE WHEN amount > $3 THEN amount - $3 ELSE 0 END
+		_, err = t.Exec(`UPDATE leases SET amount = CASE WHEN amount > $3 THEN amount - $3 ELSE 0 END
 			WHERE tenant_num = $1 AND node = $2`, num, node, s.Amount)
 	case s.Amount < 0:
-		_, err = t.exec(`INSERT INTO leases (tenant_num, node, amount) VALUES ($1, $2, $3)
+		_, err = t.Exec(`INSERT INTO leases (tenant_num, node, amount) VALUES ($1, $2, $3)
 			ON CONFLICT (tenant_num, node) DO UPDATE SET amount = leases.amount + excluded.amount`, num, node, -s.Amount)
 	}
 	return err
 }
 
 // accumulate adds to a key's ledger row of the hour.
-func (t *tx) accumulate(num int64, keyID, kind string, hour, at time.Time, amount, balance int64) error {
-	_, err := t.exec(`INSERT INTO ledger (tenant_num, key_id, kind, hour, amount, balance, reference, actor, at)
+func (t *Tx) accumulate(num int64, keyID, kind string, hour, at time.Time, amount, balance int64) error {
+	_, err := t.Exec(`INSERT INTO ledger (tenant_num, key_id, kind, hour, amount, balance, reference, actor, at)
 		VALUES ($1, $2, $3, $4, $5, $6, '', '', $7)
 		ON CONFLICT (tenant_num, key_id, kind, hour) WHERE hour IS NOT NULL
 		DO UPDATE SET amount = ledger.amount + excluded.amount, balance = excluded.balance, at = excluded.at`,

@@ -8,14 +8,14 @@ import (
 )
 
 // InsertEvent implements management.Tx.
-func (t *tx) InsertEvent(e *management.EventRow) error {
-	return t.row(`INSERT INTO events (id, keyspace, tenant, type, at, data) VALUES ($1, $2, $3, $4, $5, $6) RETURNING seq`,
+func (t *Tx) InsertEvent(e *management.EventRow) error {
+	return t.Row(`INSERT INTO events (id, keyspace, tenant, type, at, data) VALUES ($1, $2, $3, $4, $5, $6) RETURNING seq`,
 		[]any{e.ID, e.Keyspace, e.Tenant, e.Type, e.At.UnixMicro(), string(e.Data)}, &e.Seq)
 }
 
 // InsertDelivery implements management.Tx.
-func (t *tx) InsertDelivery(id string, eventSeq int64, webhook string, at time.Time) error {
-	_, err := t.exec(`INSERT INTO deliveries (id, webhook_num, event_seq, status, attempts, created_at, next_at, claimed_by, response, error)
+func (t *Tx) InsertDelivery(id string, eventSeq int64, webhook string, at time.Time) error {
+	_, err := t.Exec(`INSERT INTO deliveries (id, webhook_num, event_seq, status, attempts, created_at, next_at, claimed_by, response, error)
 		SELECT $1, num, $2, 'pending', 0, $4, $4, '', 0, '' FROM webhooks WHERE id = $3`, id, eventSeq, webhook, at.UnixMicro())
 	return err
 }
@@ -25,14 +25,14 @@ const deliveriesSQL = `SELECT d.num, d.id, w.id, d.status, d.attempts, d.created
 	FROM deliveries d JOIN webhooks w ON w.num = d.webhook_num JOIN events e ON e.seq = d.event_seq`
 
 func deliveryInto(d *management.DeliveryRow) []any {
-	return []any{&d.Seq, &d.ID, &d.Webhook, &d.Status, &d.Attempts, timeInto{&d.CreatedAt}, timeInto{&d.NextAt}, timeInto{&d.LastAt},
-		&d.Response, &d.Error, &d.Event.ID, &d.Event.Keyspace, &d.Event.Tenant, &d.Event.Type, timeInto{&d.Event.At}, jsonInto{&d.Event.Data}}
+	return []any{&d.Seq, &d.ID, &d.Webhook, &d.Status, &d.Attempts, TimeInto(&d.CreatedAt), TimeInto(&d.NextAt), TimeInto(&d.LastAt),
+		&d.Response, &d.Error, &d.Event.ID, &d.Event.Keyspace, &d.Event.Tenant, &d.Event.Type, TimeInto(&d.Event.At), jsonInto{&d.Event.Data}}
 }
 
 // Delivery implements management.Tx.
-func (t *tx) Delivery(keyspace, webhook, id string) (*management.DeliveryRow, error) {
+func (t *Tx) Delivery(keyspace, webhook, id string) (*management.DeliveryRow, error) {
 	var d management.DeliveryRow
-	err := t.row(deliveriesSQL+` WHERE d.id = $1 AND w.id = $2 AND w.keyspace = $3`, []any{id, webhook, keyspace}, deliveryInto(&d)...)
+	err := t.Row(deliveriesSQL+` WHERE d.id = $1 AND w.id = $2 AND w.keyspace = $3`, []any{id, webhook, keyspace}, deliveryInto(&d)...)
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +40,7 @@ func (t *tx) Delivery(keyspace, webhook, id string) (*management.DeliveryRow, er
 }
 
 // Deliveries implements management.Tx.
-func (t *tx) Deliveries(q management.DeliveryQuery) ([]*management.DeliveryRow, error) {
+func (t *Tx) Deliveries(q management.DeliveryQuery) ([]*management.DeliveryRow, error) {
 	var w where
 	w.and("d.webhook_num = (SELECT num FROM webhooks WHERE id = " + w.arg(q.Webhook) + " AND keyspace = " + w.arg(q.Keyspace) + ")")
 	if q.Status != "" {
@@ -52,9 +52,9 @@ func (t *tx) Deliveries(q management.DeliveryQuery) ([]*management.DeliveryRow, 
 	return t.deliveries(w.text+` ORDER BY d.num DESC`+w.limit(q.Limit), w.args)
 }
 
-func (t *tx) deliveries(rest string, args []any) ([]*management.DeliveryRow, error) {
+func (t *Tx) deliveries(rest string, args []any) ([]*management.DeliveryRow, error) {
 	var out []*management.DeliveryRow
-	err := t.rows(deliveriesSQL+rest, args, func(rows *sql.Rows) error {
+	err := t.Rows(deliveriesSQL+rest, args, func(rows *sql.Rows) error {
 		d := new(management.DeliveryRow)
 		out = append(out, d)
 		return rows.Scan(deliveryInto(d)...)
@@ -66,36 +66,36 @@ func (t *tx) deliveries(rest string, args []any) ([]*management.DeliveryRow, err
 }
 
 // ReplayDelivery implements management.Tx.
-func (t *tx) ReplayDelivery(id string, at time.Time) error {
-	_, err := t.exec(`UPDATE deliveries SET status = 'pending', attempts = 0, next_at = $2, claimed_by = '' WHERE id = $1`, id, at.UnixMicro())
+func (t *Tx) ReplayDelivery(id string, at time.Time) error {
+	_, err := t.Exec(`UPDATE deliveries SET status = 'pending', attempts = 0, next_at = $2, claimed_by = '' WHERE id = $1`, id, at.UnixMicro())
 	return err
 }
 
 // EndDeliveries implements management.Tx.
-func (t *tx) EndDeliveries(webhook, reason string) error {
-	_, err := t.exec(`UPDATE deliveries SET status = 'dead', next_at = NULL, claimed_by = '', error = $2
+func (t *Tx) EndDeliveries(webhook, reason string) error {
+	_, err := t.Exec(`UPDATE deliveries SET status = 'dead', next_at = NULL, claimed_by = '', error = $2
 		WHERE status = 'pending' AND webhook_num = (SELECT num FROM webhooks WHERE id = $1)`, webhook, reason)
 	return err
 }
 
 // NextDelivery implements management.Tx.
-func (t *tx) NextDelivery() (at time.Time, err error) {
-	err = t.row(`SELECT min(next_at) FROM deliveries WHERE status = 'pending'`, nil, timeInto{&at})
+func (t *Tx) NextDelivery() (at time.Time, err error) {
+	err = t.Row(`SELECT min(next_at) FROM deliveries WHERE status = 'pending'`, nil, TimeInto(&at))
 	return at, err
 }
 
 // DueWebhooks implements management.Tx.
-func (t *tx) DueWebhooks(now time.Time) ([]*management.WebhookRow, error) {
+func (t *Tx) DueWebhooks(now time.Time) ([]*management.WebhookRow, error) {
 	return t.webhooks(` WHERE w.active = 1 AND EXISTS
 		(SELECT 1 FROM deliveries d WHERE d.webhook_num = w.num AND d.status = 'pending' AND d.next_at <= $1)`, []any{now.UnixMicro()})
 }
 
 // ClaimDeliveries implements management.Tx.
-func (t *tx) ClaimDeliveries(node, webhook string, now, until time.Time, n int) ([]*management.DeliveryRow, error) {
+func (t *Tx) ClaimDeliveries(node, webhook string, now, until time.Time, n int) ([]*management.DeliveryRow, error) {
 	var nums []int64
-	err := t.rows(`UPDATE deliveries SET next_at = $4, claimed_by = $5, attempts = attempts + 1 WHERE status = 'pending' AND num IN (
+	err := t.Rows(`UPDATE deliveries SET next_at = $4, claimed_by = $5, attempts = attempts + 1 WHERE status = 'pending' AND num IN (
 		SELECT num FROM deliveries WHERE webhook_num = (SELECT num FROM webhooks WHERE id = $1 AND active = 1)
-		AND status = 'pending' AND next_at <= $2 ORDER BY next_at LIMIT $3`+t.d.lockRow+`) RETURNING num`,
+		AND status = 'pending' AND next_at <= $2 ORDER BY next_at LIMIT $3`+t.lockRow+`) RETURNING num`,
 		[]any{webhook, now.UnixMicro(), int64(n), until.UnixMicro(), node},
 		func(rows *sql.Rows) error {
 			var num int64
@@ -118,43 +118,43 @@ func (t *tx) ClaimDeliveries(node, webhook string, now, until time.Time, n int) 
 }
 
 // FinishDelivery implements management.Tx.
-func (t *tx) FinishDelivery(node string, d *management.DeliveryRow) error {
-	_, err := t.exec(`UPDATE deliveries SET status = $4, next_at = $5, claimed_by = '', last_at = $6, response = $7, error = $8
+func (t *Tx) FinishDelivery(node string, d *management.DeliveryRow) error {
+	_, err := t.Exec(`UPDATE deliveries SET status = $4, next_at = $5, claimed_by = '', last_at = $6, response = $7, error = $8
 		WHERE id = $1 AND claimed_by = $2 AND attempts = $3 AND status = 'pending'`,
-		d.ID, node, int64(d.Attempts), string(d.Status), micros(d.NextAt), micros(d.LastAt), int64(d.Response), d.Error)
+		d.ID, node, int64(d.Attempts), string(d.Status), Micros(d.NextAt), Micros(d.LastAt), int64(d.Response), d.Error)
 	return err
 }
 
 // ReleaseDeliveries implements management.Tx.
-func (t *tx) ReleaseDeliveries(node string, now time.Time) error {
-	_, err := t.exec(`UPDATE deliveries SET next_at = $2, claimed_by = '', attempts = attempts - 1
+func (t *Tx) ReleaseDeliveries(node string, now time.Time) error {
+	_, err := t.Exec(`UPDATE deliveries SET next_at = $2, claimed_by = '', attempts = attempts - 1
 		WHERE status = 'pending' AND claimed_by = $1 AND next_at > $2`, node, now.UnixMicro())
 	return err
 }
 
 // PruneEvents implements management.Tx.
-func (t *tx) PruneEvents(before time.Time, limit int) (int64, error) {
+func (t *Tx) PruneEvents(before time.Time, limit int) (int64, error) {
 	old := before.UnixMicro()
 	const which = `(SELECT seq FROM events WHERE at < $1 ORDER BY at LIMIT $2)`
-	if _, err := t.exec(`DELETE FROM deliveries WHERE event_seq IN `+which, old, int64(limit)); err != nil {
+	if _, err := t.Exec(`DELETE FROM deliveries WHERE event_seq IN `+which, old, int64(limit)); err != nil {
 		return 0, err
 	}
-	return t.exec(`DELETE FROM events WHERE seq IN `+which, old, int64(limit))
+	return t.Exec(`DELETE FROM events WHERE seq IN `+which, old, int64(limit))
 }
 
 // PruneOneShots implements management.Tx.
-func (t *tx) PruneOneShots(before time.Time, limit int) (int64, error) {
-	return t.exec(`DELETE FROM event_marks WHERE (keyspace, subject, what) IN
+func (t *Tx) PruneOneShots(before time.Time, limit int) (int64, error) {
+	return t.Exec(`DELETE FROM event_marks WHERE (keyspace, subject, what) IN
 		(SELECT keyspace, subject, what FROM event_marks WHERE at < $1 ORDER BY at LIMIT $2)`, before.UnixMicro(), int64(limit))
 }
 
 // eraseEvents removes what events say of a tenant, with their deliveries: all but that it was
 // deleted, in which nothing personal stands.
-func (t *tx) eraseEvents(keyspace, tenant string) error {
+func (t *Tx) eraseEvents(keyspace, tenant string) error {
 	const which = ` keyspace = $1 AND type <> 'tenant.deleted' AND tenant = coalesce((SELECT slug FROM tenants WHERE keyspace = $1 AND folded = $2), $3)`
-	if _, err := t.exec(`DELETE FROM deliveries WHERE event_seq IN (SELECT seq FROM events WHERE`+which+`)`, keyspace, fold(tenant), tenant); err != nil {
+	if _, err := t.Exec(`DELETE FROM deliveries WHERE event_seq IN (SELECT seq FROM events WHERE`+which+`)`, keyspace, Fold(tenant), tenant); err != nil {
 		return err
 	}
-	_, err := t.exec(`DELETE FROM events WHERE`+which, keyspace, fold(tenant), tenant)
+	_, err := t.Exec(`DELETE FROM events WHERE`+which, keyspace, Fold(tenant), tenant)
 	return err
 }

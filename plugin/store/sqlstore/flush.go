@@ -22,8 +22,8 @@ func (s *Store) WriteFlush(ctx context.Context, node string, f *gateway.Flush) e
 			return err
 		}
 	}
-	return s.counting(ctx, "writing counts", func(t *tx) error {
-		if t.d == sqliteDialect {
+	return s.WriteRelaxed(ctx, "writing counts", func(t *Tx) error {
+		if !t.d.Shared {
 			for i := range f.Touches {
 				if err := t.touch(&f.Touches[i]); err != nil {
 					return err
@@ -35,7 +35,7 @@ func (s *Store) WriteFlush(ctx context.Context, node string, f *gateway.Flush) e
 		}
 		at := f.At
 		if at.IsZero() {
-			at = t.now
+			at = t.Now
 		}
 		// What was given back comes first: what others spent of it would else seem not to be
 		// covered by the balance.
@@ -50,53 +50,53 @@ func (s *Store) WriteFlush(ctx context.Context, node string, f *gateway.Flush) e
 				return err
 			}
 		}
-		if t.d != sqliteDialect {
+		if t.d.Shared {
 			// Last: other nodes touch the same rows.
 			if err := t.touchAll(f.Touches); err != nil {
 				return err
 			}
 		}
-		_, err := t.exec(`UPDATE nodes SET lease_until = $2 WHERE name = $1 AND lease_until < $2`, node, t.now.Add(leaseTTL).UnixMicro())
+		_, err := t.Exec(`UPDATE nodes SET lease_until = $2 WHERE name = $1 AND lease_until < $2`, node, t.Now.Add(LeaseTTL).UnixMicro())
 		return err
 	})
 }
 
 func (s *Store) holdsLeases(ctx context.Context, node string) (holds bool, err error) {
-	err = s.reading(ctx, "looking at leases", func(f *conns) error {
+	err = s.Query(ctx, "looking at leases", func(f *Conns) error {
 		var n int
-		err := f.read.QueryRowContext(ctx, `SELECT count(*) FROM (SELECT 1 FROM leases WHERE node = $1 LIMIT 1) AS l`, node).Scan(&n)
+		err := f.Read.QueryRowContext(ctx, `SELECT count(*) FROM (SELECT 1 FROM leases WHERE node = $1 LIMIT 1) AS l`, node).Scan(&n)
 		holds = n > 0
 		return err
 	})
 	return holds, err
 }
 
-func (t *tx) touch(in *gateway.Touch) error {
+func (t *Tx) touch(in *gateway.Touch) error {
 	at := in.At.UnixMicro()
-	if _, err := t.exec(`UPDATE keys SET last_used_at = $2, last_used_ip = $3
+	if _, err := t.Exec(`UPDATE keys SET last_used_at = $2, last_used_ip = $3
 		WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2)`, in.KeyID, at, in.IP); err != nil {
 		return err
 	}
-	_, err := t.exec(`UPDATE secrets SET last_used_at = $2, last_used_ip = $3
+	_, err := t.Exec(`UPDATE secrets SET last_used_at = $2, last_used_ip = $3
 		WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2)`, in.SecretID, at, in.IP)
 	return err
 }
 
 // count stores one count, and reports whether there is a row of it to store it in.
-func (t *tx) count(u *gateway.Usage) (bool, error) {
-	n, err := t.exec(`UPDATE quota_counts SET used = $4 WHERE subject = $1 AND calendar = $2 AND start = $3`,
+func (t *Tx) count(u *gateway.Usage) (bool, error) {
+	n, err := t.Exec(`UPDATE quota_counts SET used = $4 WHERE subject = $1 AND calendar = $2 AND start = $3`,
 		u.Subject, int64(u.Calendar), startOf(u), u.Used)
 	return n > 0, err
 }
 
 // countFirst stores the first count of a period. It ends the former ones of that quota: nothing asks for them again.
-func (t *tx) countFirst(u *gateway.Usage) error {
+func (t *Tx) countFirst(u *gateway.Usage) error {
 	start := startOf(u)
-	if _, err := t.exec(`DELETE FROM quota_counts WHERE subject = $1 AND calendar = $2 AND start < $3`,
+	if _, err := t.Exec(`DELETE FROM quota_counts WHERE subject = $1 AND calendar = $2 AND start < $3`,
 		u.Subject, int64(u.Calendar), start); err != nil {
 		return err
 	}
-	_, err := t.exec(`INSERT INTO quota_counts (subject, calendar, start, used) VALUES ($1, $2, $3, $4)
+	_, err := t.Exec(`INSERT INTO quota_counts (subject, calendar, start, used) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (subject, calendar, start) DO UPDATE SET used = excluded.used`,
 		u.Subject, int64(u.Calendar), start, u.Used)
 	return err
@@ -130,10 +130,10 @@ func (s *Store) LoadUsage(ctx context.Context, subject string, now time.Time) ([
 	y, m, d := now.UTC().Date()
 	day, month := time.Date(y, m, d, 0, 0, 0, 0, time.UTC), time.Date(y, m, 1, 0, 0, 0, 0, time.UTC)
 	var out []gateway.Usage
-	err := s.reading(ctx, "reading counts", func(f *conns) error {
+	err := s.Query(ctx, "reading counts", func(f *Conns) error {
 		out = out[:0]
 		rows, err := f.hot.usage.QueryContext(ctx, subject)
-		return each(rows, err, func(rows *sql.Rows) error {
+		return Each(rows, err, func(rows *sql.Rows) error {
 			all, err := usageInto(rows, out)
 			if err != nil {
 				return err
@@ -154,9 +154,9 @@ func (s *Store) LoadUsage(ctx context.Context, subject string, now time.Time) ([
 }
 
 // Usage implements management.Tx.
-func (t *tx) Usage(subject string) ([]gateway.Usage, error) {
+func (t *Tx) Usage(subject string) ([]gateway.Usage, error) {
 	var out []gateway.Usage
-	err := t.rows(usageSQL, []any{subject}, func(rows *sql.Rows) (err error) {
+	err := t.Rows(usageSQL, []any{subject}, func(rows *sql.Rows) (err error) {
 		out, err = usageInto(rows, out)
 		return err
 	})
@@ -164,4 +164,42 @@ func (t *tx) Usage(subject string) ([]gateway.Usage, error) {
 		return nil, err
 	}
 	return out, nil
+}
+
+// touchAll stores touches where many nodes do so at once: in a few statements, and locking
+// rows in one order, so that no two wait for each other.
+func (t *Tx) touchAll(touches []gateway.Touch) error {
+	if len(touches) == 0 {
+		return nil
+	}
+	if err := t.touchTable("keys", touches, func(in *gateway.Touch) string { return in.KeyID }); err != nil {
+		return err
+	}
+	return t.touchTable("secrets", touches, func(in *gateway.Touch) string { return in.SecretID })
+}
+
+func (t *Tx) touchTable(table string, touches []gateway.Touch, id func(*gateway.Touch) string) error {
+	// The newest of each row.
+	newest := make([]*gateway.Touch, len(touches))
+	for i := range touches {
+		newest[i] = &touches[i]
+	}
+	slices.SortFunc(newest, func(a, b *gateway.Touch) int {
+		if c := strings.Compare(id(a), id(b)); c != 0 {
+			return c
+		}
+		return b.At.Compare(a.At)
+	})
+	newest = slices.CompactFunc(newest, func(a, b *gateway.Touch) bool { return id(a) == id(b) })
+	ids, ats, ips := make([]string, len(newest)), make([]int64, len(newest)), make([]string, len(newest))
+	for i, in := range newest {
+		ids[i], ats[i], ips[i] = id(in), in.At.UnixMicro(), in.IP
+	}
+	if _, err := t.Exec(`SELECT num FROM `+table+` WHERE id = ANY($1) ORDER BY num FOR NO KEY UPDATE`, ids); err != nil {
+		return err
+	}
+	_, err := t.Exec(`UPDATE `+table+` AS r SET last_used_at = v.at, last_used_ip = v.ip
+		FROM unnest($1::text[], $2::bigint[], $3::text[]) AS v (id, at, ip)
+		WHERE r.id = v.id AND (r.last_used_at IS NULL OR r.last_used_at < v.at)`, ids, ats, ips)
+	return err
 }

@@ -7,19 +7,19 @@ import (
 )
 
 // InsertIdempotency implements management.Tx.
-func (t *tx) InsertIdempotency(r *management.IdempotencyRecord) (bool, error) {
-	n, err := t.exec(`INSERT INTO idempotency (id, request, claim, claimed_at, expires_at, action, target, balance, status, etag, body)
+func (t *Tx) InsertIdempotency(r *management.IdempotencyRecord) (bool, error) {
+	n, err := t.Exec(`INSERT INTO idempotency (id, request, claim, claimed_at, expires_at, action, target, balance, status, etag, body)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (id) DO NOTHING`,
 		r.ID, r.Request, r.Claim, r.ClaimedAt.UnixMicro(), r.ExpiresAt.UnixMicro(), r.Effect.Action, r.Effect.Target, r.Effect.Balance, r.Status, r.ETag, r.Body)
 	return n > 0, err
 }
 
 // LockIdempotency implements management.Tx.
-func (t *tx) LockIdempotency(id []byte) (*management.IdempotencyRecord, error) {
+func (t *Tx) LockIdempotency(id []byte) (*management.IdempotencyRecord, error) {
 	var r management.IdempotencyRecord
-	err := t.row(`SELECT id, request, claim, claimed_at, expires_at, action, target, balance, status, etag, body
-		FROM idempotency WHERE id = $1`+t.d.lockRow, []any{id},
-		&r.ID, &r.Request, &r.Claim, timeInto{&r.ClaimedAt}, timeInto{&r.ExpiresAt}, &r.Effect.Action, &r.Effect.Target, &r.Effect.Balance, &r.Status, &r.ETag, &r.Body)
+	err := t.Row(`SELECT id, request, claim, claimed_at, expires_at, action, target, balance, status, etag, body
+		FROM idempotency WHERE id = $1`+t.lockRow, []any{id},
+		&r.ID, &r.Request, &r.Claim, TimeInto(&r.ClaimedAt), TimeInto(&r.ExpiresAt), &r.Effect.Action, &r.Effect.Target, &r.Effect.Balance, &r.Status, &r.ETag, &r.Body)
 	if err != nil {
 		return nil, err
 	}
@@ -27,21 +27,21 @@ func (t *tx) LockIdempotency(id []byte) (*management.IdempotencyRecord, error) {
 }
 
 // UpdateIdempotency implements management.Tx.
-func (t *tx) UpdateIdempotency(r *management.IdempotencyRecord) error {
-	_, err := t.exec(`UPDATE idempotency SET claim = $2, claimed_at = $3, action = $4, target = $5, balance = $6, status = $7, etag = $8, body = $9
+func (t *Tx) UpdateIdempotency(r *management.IdempotencyRecord) error {
+	_, err := t.Exec(`UPDATE idempotency SET claim = $2, claimed_at = $3, action = $4, target = $5, balance = $6, status = $7, etag = $8, body = $9
 		WHERE id = $1`,
 		r.ID, r.Claim, r.ClaimedAt.UnixMicro(), r.Effect.Action, r.Effect.Target, r.Effect.Balance, r.Status, r.ETag, r.Body)
 	return err
 }
 
 // DeleteIdempotency implements management.Tx.
-func (t *tx) DeleteIdempotency(id []byte) error {
-	_, err := t.exec(`DELETE FROM idempotency WHERE id = $1`, id)
+func (t *Tx) DeleteIdempotency(id []byte) error {
+	_, err := t.Exec(`DELETE FROM idempotency WHERE id = $1`, id)
 	return err
 }
 
 // PruneIdempotency implements management.Tx.
-func (t *tx) PruneIdempotency(now time.Time) error {
-	_, err := t.exec(`DELETE FROM idempotency WHERE expires_at <= $1`, now.UnixMicro())
+func (t *Tx) PruneIdempotency(now time.Time) error {
+	_, err := t.Exec(`DELETE FROM idempotency WHERE expires_at <= $1`, now.UnixMicro())
 	return err
 }

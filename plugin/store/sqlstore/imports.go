@@ -8,9 +8,9 @@ import (
 )
 
 // KeyByDigest implements management.ImportTx.
-func (t *tx) KeyByDigest(keyspace string, digest apikey.Digest) (*gateway.Key, error) {
+func (t *Tx) KeyByDigest(keyspace string, digest apikey.Digest) (*gateway.Key, error) {
 	var k gateway.Key
-	err := t.row(`SELECT `+keyColumns+` FROM secrets s JOIN keys k ON k.num = s.key_num JOIN tenants t ON t.num = k.tenant_num
+	err := t.Row(`SELECT `+keyColumns+` FROM secrets s JOIN keys k ON k.num = s.key_num JOIN tenants t ON t.num = k.tenant_num
 		WHERE s.keyspace = $1 AND s.digest = $2`, []any{keyspace, digest[:]}, keyInto(&k)...)
 	if err != nil {
 		return nil, err
@@ -19,17 +19,17 @@ func (t *tx) KeyByDigest(keyspace string, digest apikey.Digest) (*gateway.Key, e
 }
 
 // CountByHint implements management.ImportTx.
-func (t *tx) CountByHint(keyspace string, lead apikey.Hint) (n int, err error) {
+func (t *Tx) CountByHint(keyspace string, lead apikey.Hint) (n int, err error) {
 	from, to := ledDigests(lead)
-	err = t.row(`SELECT count(*) FROM secrets WHERE keyspace = $1 AND digest >= $2 AND digest <= $3`,
+	err = t.Row(`SELECT count(*) FROM secrets WHERE keyspace = $1 AND digest >= $2 AND digest <= $3`,
 		[]any{keyspace, from[:], to[:]}, &n)
 	return n, err
 }
 
 // ImportedAs implements management.ImportTx.
-func (t *tx) ImportedAs(keyspace string, mark apikey.Mark) (*gateway.Key, error) {
+func (t *Tx) ImportedAs(keyspace string, mark apikey.Mark) (*gateway.Key, error) {
 	var k gateway.Key
-	err := t.row(`SELECT `+keyColumns+` FROM import_marks m JOIN keys k ON k.num = m.key_num JOIN tenants t ON t.num = k.tenant_num
+	err := t.Row(`SELECT `+keyColumns+` FROM import_marks m JOIN keys k ON k.num = m.key_num JOIN tenants t ON t.num = k.tenant_num
 		WHERE m.keyspace = $1 AND m.mark = $2`, []any{keyspace, mark[:]}, keyInto(&k)...)
 	if err != nil {
 		return nil, err
@@ -38,7 +38,7 @@ func (t *tx) ImportedAs(keyspace string, mark apikey.Mark) (*gateway.Key, error)
 }
 
 // ExistingKeys implements management.ImportTx.
-func (t *tx) ExistingKeys(keyspace string, digests []apikey.Digest, marks []apikey.Mark) (map[apikey.Digest]bool, map[apikey.Mark]bool, error) {
+func (t *Tx) ExistingKeys(keyspace string, digests []apikey.Digest, marks []apikey.Mark) (map[apikey.Digest]bool, map[apikey.Mark]bool, error) {
 	heldDigests, heldMarks := map[apikey.Digest]bool{}, map[apikey.Mark]bool{}
 	err := held(t, "secrets", "digest", keyspace, len(digests), func(i int) []byte { return digests[i][:] }, func(b []byte) {
 		var d apikey.Digest
@@ -56,12 +56,12 @@ func (t *tx) ExistingKeys(keyspace string, digests []apikey.Digest, marks []apik
 }
 
 // held calls f with those of n values that stand in a column.
-func held(t *tx, table, column, keyspace string, n int, value func(int) []byte, f func([]byte)) error {
+func held(t *Tx, table, column, keyspace string, n int, value func(int) []byte, f func([]byte)) error {
 	for from := 0; from < n; from += manyAtOnce {
 		var w where
 		w.and("keyspace = " + w.arg(keyspace))
 		w.and(column + " IN (" + w.list(min(manyAtOnce, n-from), func(i int) any { return value(from + i) }) + ")")
-		if err := t.rows(`SELECT `+column+` FROM `+table+w.text, w.args, func(rows *sql.Rows) error {
+		if err := t.Rows(`SELECT `+column+` FROM `+table+w.text, w.args, func(rows *sql.Rows) error {
 			var b []byte
 			err := rows.Scan(&b)
 			f(b)
@@ -74,7 +74,7 @@ func held(t *tx, table, column, keyspace string, n int, value func(int) []byte, 
 }
 
 // InsertImported implements management.ImportTx.
-func (t *tx) InsertImported(k *gateway.Key, s gateway.Secret, mark apikey.Mark) error {
+func (t *Tx) InsertImported(k *gateway.Key, s gateway.Secret, mark apikey.Mark) error {
 	num, err := t.insertKey(k)
 	if err != nil {
 		return err
@@ -82,14 +82,14 @@ func (t *tx) InsertImported(k *gateway.Key, s gateway.Secret, mark apikey.Mark) 
 	if err := t.insertSecret(num, s); err != nil {
 		return err
 	}
-	_, err = t.exec(`INSERT INTO import_marks (keyspace, mark, key_num) VALUES ($1, $2, $3) ON CONFLICT (keyspace, mark) DO NOTHING`,
+	_, err = t.Exec(`INSERT INTO import_marks (keyspace, mark, key_num) VALUES ($1, $2, $3) ON CONFLICT (keyspace, mark) DO NOTHING`,
 		k.Keyspace, mark[:], num)
 	return err
 }
 
 // InsertImportMark implements management.ImportTx.
-func (t *tx) InsertImportMark(keyspace string, mark apikey.Mark, keyID string) error {
-	_, err := t.exec(`INSERT INTO import_marks (keyspace, mark, key_num)
+func (t *Tx) InsertImportMark(keyspace string, mark apikey.Mark, keyID string) error {
+	_, err := t.Exec(`INSERT INTO import_marks (keyspace, mark, key_num)
 		SELECT keyspace, $2, num FROM keys WHERE id = $3 AND keyspace = $1 ON CONFLICT (keyspace, mark) DO NOTHING`,
 		keyspace, mark[:], keyID)
 	return err

@@ -19,16 +19,16 @@ const keyColumns = `k.id, k.keyspace, t.slug, k.name, k.description, k.environme
 
 func keyInto(k *gateway.Key) []any {
 	return []any{&k.ID, &k.Keyspace, &k.Tenant, &k.Name, &k.Description, &k.Environment, wordsInto{&k.Scopes}, &k.Disabled,
-		timeInto{&k.RevokedAt}, timeInto{&k.DeletedAt}, timeInto{&k.ExpiresAt}, prefixesInto{&k.AllowedIPs},
+		TimeInto(&k.RevokedAt), TimeInto(&k.DeletedAt), TimeInto(&k.ExpiresAt), prefixesInto{&k.AllowedIPs},
 		&k.Rate, &k.Quota, &k.Concurrency, &k.CreditsLimit,
-		jsonInto{&k.Metadata}, timeInto{&k.CreatedAt}, &k.CreatedBy, timeInto{&k.UpdatedAt},
-		timeInto{&k.LastUsedAt}, &k.LastUsedIP, &k.Prefix, &k.LastFour, &k.Version}
+		jsonInto{&k.Metadata}, TimeInto(&k.CreatedAt), &k.CreatedBy, TimeInto(&k.UpdatedAt),
+		TimeInto(&k.LastUsedAt), &k.LastUsedIP, &k.Prefix, &k.LastFour, &k.Version}
 }
 
 // Key implements management.Tx.
-func (t *tx) Key(keyspace, id string) (*gateway.Key, error) {
+func (t *Tx) Key(keyspace, id string) (*gateway.Key, error) {
 	var k gateway.Key
-	err := t.row(`SELECT `+keyColumns+` FROM keys k JOIN tenants t ON t.num = k.tenant_num
+	err := t.Row(`SELECT `+keyColumns+` FROM keys k JOIN tenants t ON t.num = k.tenant_num
 		WHERE k.id = $1 AND k.keyspace = $2`, []any{id, keyspace}, keyInto(&k)...)
 	if err != nil {
 		return nil, err
@@ -42,13 +42,13 @@ const narrowPrefix = 12
 
 // Keys implements management.Tx. Newest first is in the order of creation here, not
 // by CreatedAt, so that keys imported with older dates disturb nobody's paging.
-func (t *tx) Keys(q management.KeyQuery) ([]*gateway.Key, error) {
+func (t *Tx) Keys(q management.KeyQuery) ([]*gateway.Key, error) {
 	var w where
 	order := "k.num"
 	w.and("k.keyspace = " + w.arg(q.Keyspace))
 	w.and("k.deleted_at IS NULL")
 	if q.Tenant != "" {
-		w.and("k.tenant_num = (SELECT num FROM tenants WHERE keyspace = " + w.arg(q.Keyspace) + " AND folded = " + w.arg(fold(q.Tenant)) + ")")
+		w.and("k.tenant_num = (SELECT num FROM tenants WHERE keyspace = " + w.arg(q.Keyspace) + " AND folded = " + w.arg(Fold(q.Tenant)) + ")")
 	}
 	if n := utf8.RuneCountInString(q.Prefix); n > 0 {
 		if n >= narrowPrefix {
@@ -82,7 +82,7 @@ func (t *tx) Keys(q management.KeyQuery) ([]*gateway.Key, error) {
 		w.and("k.num < (SELECT num FROM keys WHERE id = " + w.arg(q.Before) + " AND keyspace = " + w.arg(q.Keyspace) + ")")
 	}
 	var out []*gateway.Key
-	err := t.rows(`SELECT `+keyColumns+` FROM keys k JOIN tenants t ON t.num = k.tenant_num`+
+	err := t.Rows(`SELECT `+keyColumns+` FROM keys k JOIN tenants t ON t.num = k.tenant_num`+
 		w.text+` ORDER BY `+order+` DESC`+w.limit(q.Limit), w.args,
 		func(rows *sql.Rows) error {
 			var k gateway.Key
@@ -101,31 +101,31 @@ func likeText(s string) string {
 }
 
 // ActiveKeys implements management.Tx. It reads an index of active keys alone.
-func (t *tx) ActiveKeys(keyspace, tenant string, now time.Time) (n int, err error) {
-	err = t.row(`SELECT count(*) FROM keys WHERE tenant_num = (SELECT num FROM tenants WHERE keyspace = $1 AND folded = $2)
+func (t *Tx) ActiveKeys(keyspace, tenant string, now time.Time) (n int, err error) {
+	err = t.Row(`SELECT count(*) FROM keys WHERE tenant_num = (SELECT num FROM tenants WHERE keyspace = $1 AND folded = $2)
 		AND disabled = 0 AND revoked_at IS NULL AND deleted_at IS NULL AND (expires_at IS NULL OR expires_at > $3)`,
-		[]any{keyspace, fold(tenant), now.UnixMicro()}, &n)
+		[]any{keyspace, Fold(tenant), now.UnixMicro()}, &n)
 	return n, err
 }
 
 // InsertKey implements management.Tx.
-func (t *tx) InsertKey(k *gateway.Key) error {
+func (t *Tx) InsertKey(k *gateway.Key) error {
 	_, err := t.insertKey(k)
 	return err
 }
 
 // insertKey is InsertKey; it returns the key's number.
-func (t *tx) insertKey(k *gateway.Key) (num int64, err error) {
-	err = t.row(`INSERT INTO keys (id, keyspace, tenant_num, name, description, environment, scopes, disabled,
+func (t *Tx) insertKey(k *gateway.Key) (num int64, err error) {
+	err = t.Row(`INSERT INTO keys (id, keyspace, tenant_num, name, description, environment, scopes, disabled,
 		revoked_at, deleted_at, expires_at, allowed_ips, rate, quota, concurrency, credits_limit,
 		metadata, created_at, created_by, updated_at, last_used_at, last_used_ip, prefix, last_four, version)
 		SELECT $1, keyspace, num, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, 1
 		FROM tenants WHERE keyspace = $2 AND folded = $3 RETURNING num`,
-		[]any{k.ID, k.Keyspace, fold(k.Tenant), k.Name, k.Description, k.Environment, words(k.Scopes), flag(k.Disabled),
-			micros(k.RevokedAt), micros(k.DeletedAt), micros(k.ExpiresAt), prefixes(k.AllowedIPs),
+		[]any{k.ID, k.Keyspace, Fold(k.Tenant), k.Name, k.Description, k.Environment, words(k.Scopes), Flag(k.Disabled),
+			Micros(k.RevokedAt), Micros(k.DeletedAt), Micros(k.ExpiresAt), prefixes(k.AllowedIPs),
 			k.Rate, k.Quota, k.Concurrency, k.CreditsLimit,
-			jsonText(k.Metadata), micros(k.CreatedAt), k.CreatedBy, micros(k.UpdatedAt),
-			micros(k.LastUsedAt), k.LastUsedIP, k.Prefix, k.LastFour}, &num)
+			jsonText(k.Metadata), Micros(k.CreatedAt), k.CreatedBy, Micros(k.UpdatedAt),
+			Micros(k.LastUsedAt), k.LastUsedIP, k.Prefix, k.LastFour}, &num)
 	switch {
 	case errors.Is(err, gateway.ErrNotFound):
 		return 0, fmt.Errorf("tenant %s: %w", k.Tenant, gateway.ErrNotFound)
@@ -137,15 +137,15 @@ func (t *tx) insertKey(k *gateway.Key) (num int64, err error) {
 }
 
 // UpdateKey implements management.Tx.
-func (t *tx) UpdateKey(k *gateway.Key) error {
-	return t.row(`UPDATE keys SET name = $3, description = $4, environment = $5, scopes = $6, disabled = $7,
+func (t *Tx) UpdateKey(k *gateway.Key) error {
+	return t.Row(`UPDATE keys SET name = $3, description = $4, environment = $5, scopes = $6, disabled = $7,
 		revoked_at = $8, deleted_at = $9, expires_at = $10, allowed_ips = $11, rate = $12, quota = $13, concurrency = $14,
 		credits_limit = $15, metadata = $16, created_at = $17, created_by = $18, updated_at = $19,
 		prefix = $20, last_four = $21, version = version + 1
 		WHERE id = $1 AND keyspace = $2 RETURNING version`,
-		[]any{k.ID, k.Keyspace, k.Name, k.Description, k.Environment, words(k.Scopes), flag(k.Disabled),
-			micros(k.RevokedAt), micros(k.DeletedAt), micros(k.ExpiresAt), prefixes(k.AllowedIPs),
+		[]any{k.ID, k.Keyspace, k.Name, k.Description, k.Environment, words(k.Scopes), Flag(k.Disabled),
+			Micros(k.RevokedAt), Micros(k.DeletedAt), Micros(k.ExpiresAt), prefixes(k.AllowedIPs),
 			k.Rate, k.Quota, k.Concurrency, k.CreditsLimit,
-			jsonText(k.Metadata), micros(k.CreatedAt), k.CreatedBy, micros(k.UpdatedAt), k.Prefix, k.LastFour},
+			jsonText(k.Metadata), Micros(k.CreatedAt), k.CreatedBy, Micros(k.UpdatedAt), k.Prefix, k.LastFour},
 		&k.Version)
 }

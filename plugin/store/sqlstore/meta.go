@@ -8,10 +8,10 @@ import (
 // Peppers implements gateway.Store.
 func (s *Store) Peppers(ctx context.Context) (map[string]string, error) {
 	var out map[string]string
-	err := s.reading(ctx, "reading pepper checks", func(f *conns) error {
+	err := s.Query(ctx, "reading pepper checks", func(f *Conns) error {
 		out = make(map[string]string)
-		rows, err := f.read.QueryContext(ctx, `SELECT id, check_value FROM peppers`)
-		return each(rows, err, func(rows *sql.Rows) error {
+		rows, err := f.Read.QueryContext(ctx, `SELECT id, check_value FROM peppers`)
+		return Each(rows, err, func(rows *sql.Rows) error {
 			var id, check string
 			err := rows.Scan(&id, &check)
 			out[id] = check
@@ -42,9 +42,9 @@ func (s *Store) SavePeppers(ctx context.Context, checks map[string]string) error
 	if !missing {
 		return nil
 	}
-	return s.writing(ctx, "writing pepper checks", func(t *tx) error {
+	return s.Write(ctx, "writing pepper checks", func(t *Tx) error {
 		for id, check := range checks {
-			if _, err := t.exec(`INSERT INTO peppers (id, check_value) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING`, id, check); err != nil {
+			if _, err := t.Exec(`INSERT INTO peppers (id, check_value) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING`, id, check); err != nil {
 				return err
 			}
 		}
@@ -55,8 +55,8 @@ func (s *Store) SavePeppers(ctx context.Context, checks map[string]string) error
 // Epoch returns the epoch of the database: a number that only rises, except where an
 // older copy of the database took its place.
 func (s *Store) Epoch(ctx context.Context) (epoch int64, err error) {
-	err = s.reading(ctx, "reading the epoch", func(f *conns) error {
-		return f.read.QueryRowContext(ctx, `SELECT CAST(value AS BIGINT) FROM meta WHERE name = 'epoch'`).Scan(&epoch)
+	err = s.Query(ctx, "reading the epoch", func(f *Conns) error {
+		return f.Read.QueryRowContext(ctx, `SELECT CAST(value AS BIGINT) FROM meta WHERE name = 'epoch'`).Scan(&epoch)
 	})
 	return epoch, err
 }

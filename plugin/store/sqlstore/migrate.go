@@ -26,7 +26,7 @@ type migration struct {
 }
 
 // migrations returns those of a dialect, in order.
-func migrations(d *dialect) ([]migration, error) {
+func migrations(d *Dialect) ([]migration, error) {
 	files, err := fs.Glob(migrationFiles, "migrations/*.sql")
 	if err != nil {
 		return nil, err
@@ -36,7 +36,7 @@ func migrations(d *dialect) ([]migration, error) {
 	for _, file := range files {
 		name := strings.TrimSuffix(strings.TrimPrefix(file, "migrations/"), ".sql")
 		if base, only, ok := strings.Cut(name, "."); ok {
-			if only != d.name {
+			if only != d.Name {
 				continue
 			}
 			name = base
@@ -50,17 +50,23 @@ func migrations(d *dialect) ([]migration, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, migration{version, name, d.types.Replace(string(text))})
+		out = append(out, migration{version, name, d.Types.Replace(string(text))})
 	}
 	return out, nil
 }
 
-// schemaError says that a database is not one this binary can use, and why.
-type schemaError struct{ text string }
+// SchemaVersion returns the version of the schema that this binary makes: the number of its migrations.
+func (d *Dialect) SchemaVersion() (int, error) {
+	all, err := migrations(d)
+	return len(all), err
+}
 
-func (e *schemaError) Error() string { return e.text }
+// SchemaError says that a database is not one this binary can use, and why.
+type SchemaError struct{ Text string }
 
-// migrate brings the database to this binary's schema, in one transaction: either all
+func (e *SchemaError) Error() string { return e.Text }
+
+// Migrate brings the database to this binary's schema, in one transaction: either all
 // missing migrations are applied or none. An empty database is filled only where
 // create allows it: while running, an empty file in the place of ours is a loss to be
 // reported and not a new start. It returns how many it applied.
@@ -68,7 +74,7 @@ func (e *schemaError) Error() string { return e.text }
 // Processes that open a new database at once are serialised by the transaction, which
 // takes a lock before it looks. Those that run already go on meanwhile, and may be started again:
 // migrations only add. One that has to do more raises the oldest_program in meta to its number.
-func migrate(ctx context.Context, db *sql.DB, d *dialect, create bool) (applied int, err error) {
+func Migrate(ctx context.Context, db *sql.DB, d *Dialect, create bool) (applied int, err error) {
 	all, err := migrations(d)
 	if err != nil {
 		return 0, err
@@ -79,7 +85,7 @@ func migrate(ctx context.Context, db *sql.DB, d *dialect, create bool) (applied 
 		return 0, err
 	}
 	if version == 0 && !create {
-		return 0, &schemaError{"it is empty"}
+		return 0, &SchemaError{Text: "it is empty"}
 	}
 
 	tx, err := db.BeginTx(ctx, nil)
@@ -87,8 +93,8 @@ func migrate(ctx context.Context, db *sql.DB, d *dialect, create bool) (applied 
 		return 0, err
 	}
 	defer tx.Rollback()
-	if d.lockSchema != "" {
-		if _, err := tx.ExecContext(ctx, d.lockSchema); err != nil {
+	if d.LockSchema != "" {
+		if _, err := tx.ExecContext(ctx, d.LockSchema); err != nil {
 			return 0, err
 		}
 	}
@@ -96,7 +102,7 @@ func migrate(ctx context.Context, db *sql.DB, d *dialect, create bool) (applied 
 		return 0, err
 	}
 	for _, m := range all[min(version, int64(len(all))):] {
-		if _, err := tx.ExecContext(ctx, m.sql, d.script...); err != nil {
+		if _, err := tx.ExecContext(ctx, m.sql, d.Script...); err != nil {
 			return 0, fmt.Errorf("migration %s: %w", m.name, err)
 		}
 		if _, err := tx.ExecContext(ctx, `INSERT INTO schema_version (version, name, at) VALUES ($1, $2, $3)`,
@@ -114,21 +120,21 @@ type queryer interface {
 }
 
 // schemaVersion returns the newest migration a database has had, 0 for an empty one. A
-// foreign database, and one from a newer Keygate that this one can't use, is a *schemaError.
-func schemaVersion(ctx context.Context, q queryer, d *dialect) (int64, error) {
+// foreign database, and one from a newer Keygate that this one can't use, is a *SchemaError.
+func schemaVersion(ctx context.Context, q queryer, d *Dialect) (int64, error) {
 	var tables int
-	if err := q.QueryRowContext(ctx, d.tables).Scan(&tables); err != nil {
+	if err := q.QueryRowContext(ctx, d.Tables).Scan(&tables); err != nil {
 		return 0, err
 	}
 	if tables == 0 {
 		return 0, nil
 	}
 	var ours int
-	if err := q.QueryRowContext(ctx, d.tables+` AND name IN ('schema_version', 'meta', 'secrets')`).Scan(&ours); err != nil {
+	if err := q.QueryRowContext(ctx, d.Tables+` AND name IN ('schema_version', 'meta', 'secrets')`).Scan(&ours); err != nil {
 		return 0, err
 	}
 	if ours != 3 {
-		return 0, &schemaError{"it is the database of another program; " + d.foreign}
+		return 0, &SchemaError{Text: "it is the database of another program; " + d.Foreign}
 	}
 	var version int64
 	if err := q.QueryRowContext(ctx, `SELECT coalesce(max(version), 0) FROM schema_version`).Scan(&version); err != nil {
@@ -147,7 +153,7 @@ func schemaVersion(ctx context.Context, q queryer, d *dialect) (int64, error) {
 		return 0, err
 	}
 	if err != nil || oldest > int64(len(all)) {
-		return 0, &schemaError{fmt.Sprintf("its schema is version %d and this program knows versions up to %d: it was written by a newer Keygate; run that one, or restore the backup made before the upgrade", version, len(all))}
+		return 0, &SchemaError{Text: fmt.Sprintf("its schema is version %d and this program knows versions up to %d: it was written by a newer Keygate; run that one, or restore the backup made before the upgrade", version, len(all))}
 	}
 	return version, nil
 }

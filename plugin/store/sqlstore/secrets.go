@@ -19,7 +19,7 @@ const secretColumns = `s.id, k.id, s.keyspace, s.digest, s.algorithm, s.prefix, 
 
 func secretInto(s *gateway.Secret) []any {
 	return []any{&s.ID, &s.KeyID, &s.Keyspace, &s.Digest, &s.Algorithm, &s.Prefix, &s.LastFour,
-		timeInto{&s.CreatedAt}, timeInto{&s.ExpiresAt}, timeInto{&s.LastUsedAt}, &s.LastUsedIP}
+		TimeInto(&s.CreatedAt), TimeInto(&s.ExpiresAt), TimeInto(&s.LastUsedAt), &s.LastUsedIP}
 }
 
 const (
@@ -40,7 +40,7 @@ func recordInto(row *sql.Row) (*gateway.Record, error) {
 // Lookup implements gateway.Store: one query per candidate, in order.
 func (s *Store) Lookup(ctx context.Context, keyspace string, digests []apikey.Candidate) (*gateway.Record, error) {
 	var out *gateway.Record
-	err := s.reading(ctx, "looking a key up", func(f *conns) error {
+	err := s.Query(ctx, "looking a key up", func(f *Conns) error {
 		for i := range digests {
 			rec, err := recordInto(f.hot.lookup.QueryRowContext(ctx, keyspace, digests[i].Digest[:]))
 			if err == nil {
@@ -59,8 +59,8 @@ func (s *Store) Lookup(ctx context.Context, keyspace string, digests []apikey.Ca
 // LookupSecret implements gateway.Store.
 func (s *Store) LookupSecret(ctx context.Context, keyspace, secretID string) (*gateway.Record, error) {
 	var out *gateway.Record
-	err := s.reading(ctx, "looking a key up", func(f *conns) error {
-		rec, err := recordInto(f.read.QueryRowContext(ctx, lookupSecretSQL, keyspace, secretID))
+	err := s.Query(ctx, "looking a key up", func(f *Conns) error {
+		rec, err := recordInto(f.Read.QueryRowContext(ctx, lookupSecretSQL, keyspace, secretID))
 		if errors.Is(err, sql.ErrNoRows) {
 			return gateway.ErrNotFound
 		}
@@ -77,11 +77,11 @@ func (s *Store) LookupSecret(ctx context.Context, keyspace, secretID string) (*g
 func (s *Store) SecretsByHint(ctx context.Context, keyspace string, lead apikey.Hint, limit int) ([]gateway.Secret, error) {
 	from, to := ledDigests(lead)
 	var out []gateway.Secret
-	err := s.reading(ctx, "looking for imported keys", func(f *conns) error {
+	err := s.Query(ctx, "looking for imported keys", func(f *Conns) error {
 		out = nil
-		rows, err := f.read.QueryContext(ctx, `SELECT `+secretColumns+` FROM secrets s JOIN keys k ON k.num = s.key_num
+		rows, err := f.Read.QueryContext(ctx, `SELECT `+secretColumns+` FROM secrets s JOIN keys k ON k.num = s.key_num
 			WHERE s.keyspace = $1 AND s.digest >= $2 AND s.digest <= $3 AND k.deleted_at IS NULL LIMIT $4`, keyspace, from[:], to[:], limit)
-		return each(rows, err, func(rows *sql.Rows) error {
+		return Each(rows, err, func(rows *sql.Rows) error {
 			out = append(out, gateway.Secret{})
 			return rows.Scan(secretInto(&out[len(out)-1])...)
 		})
@@ -104,11 +104,11 @@ const keyDigestsSQL = `SELECT s.digest FROM secrets s JOIN keys k ON k.num = s.k
 // SecretDigests implements gateway.Store.
 func (s *Store) SecretDigests(ctx context.Context, keyspace string, keyIDs ...string) ([][]byte, error) {
 	var out [][]byte
-	err := s.reading(ctx, "reading keys' digests", func(f *conns) error {
+	err := s.Query(ctx, "reading keys' digests", func(f *Conns) error {
 		out = out[:0]
 		if len(keyIDs) == 1 {
 			rows, err := f.hot.keyDigests.QueryContext(ctx, keyIDs[0], keyspace)
-			return each(rows, err, func(rows *sql.Rows) error {
+			return Each(rows, err, func(rows *sql.Rows) error {
 				var d []byte
 				err := rows.Scan(&d)
 				out = append(out, d)
@@ -120,8 +120,8 @@ func (s *Store) SecretDigests(ctx context.Context, keyspace string, keyIDs ...st
 			w.and("k.id IN (" + w.list(len(ids), func(i int) any { return ids[i] }) + ")")
 			// The keyspace is not part of the query: SQLite would prefer an index that begins with
 			// it, and read all of the keyspace's keys.
-			rows, err := f.read.QueryContext(ctx, `SELECT k.keyspace, s.digest FROM keys k JOIN secrets s ON s.key_num = k.num`+w.text, w.args...)
-			if err := each(rows, err, func(rows *sql.Rows) error {
+			rows, err := f.Read.QueryContext(ctx, `SELECT k.keyspace, s.digest FROM keys k JOIN secrets s ON s.key_num = k.num`+w.text, w.args...)
+			if err := Each(rows, err, func(rows *sql.Rows) error {
 				var of string
 				var d []byte
 				if err := rows.Scan(&of, &d); err != nil {
@@ -146,8 +146,8 @@ func (s *Store) SecretDigests(ctx context.Context, keyspace string, keyIDs ...st
 // CountSecrets implements gateway.Store: the highest number given, so a little too
 // many where secrets were deleted, but without counting.
 func (s *Store) CountSecrets(ctx context.Context) (n int64, err error) {
-	err = s.reading(ctx, "counting keys", func(f *conns) error {
-		return f.read.QueryRowContext(ctx, `SELECT coalesce(max(num), 0) FROM secrets`).Scan(&n)
+	err = s.Query(ctx, "counting keys", func(f *Conns) error {
+		return f.Read.QueryRowContext(ctx, `SELECT coalesce(max(num), 0) FROM secrets`).Scan(&n)
 	})
 	return n, err
 }
@@ -161,8 +161,8 @@ const digestsAtOnce = 4096
 // A database that has to be opened anew meanwhile ends it with an error, so that the
 // old connections can be given up; yield has then been called for some of the digests.
 func (s *Store) Digests(ctx context.Context, yield func(keyspace string, digest []byte) bool) error {
-	err := s.db.streaming(ctx, func(f *conns) error {
-		conn, err := f.read.Conn(ctx)
+	err := s.db.Stream(ctx, func(f *Conns) error {
+		conn, err := f.Read.Conn(ctx)
 		if err != nil {
 			return err
 		}
@@ -186,12 +186,12 @@ func (s *Store) Digests(ctx context.Context, yield func(keyspace string, digest 
 			}
 		}
 	})
-	return explain("reading all digests", s.Identity(), err)
+	return s.Explain("reading all digests", err)
 }
 
 // digests calls yield for those of one keyspace and says whether it wants more. It asks
 // the driver itself: database/sql would copy and convert every value once more.
-func (f *conns) digests(ctx context.Context, c driver.QueryerContext, keyspace string, yield func(string, []byte) bool) (more bool, err error) {
+func (f *Conns) digests(ctx context.Context, c driver.QueryerContext, keyspace string, yield func(string, []byte) bool) (more bool, err error) {
 	rows, err := c.QueryContext(ctx, `SELECT digest FROM secrets WHERE keyspace = $1`, []driver.NamedValue{{Ordinal: 1, Value: keyspace}})
 	if err != nil {
 		return false, err
@@ -203,8 +203,8 @@ func (f *conns) digests(ctx context.Context, c driver.QueryerContext, keyspace s
 			select {
 			case <-ctx.Done():
 				return false, ctx.Err()
-			case <-f.stop:
-				return false, errRetired
+			case <-f.Stop:
+				return false, errReopened
 			default:
 			}
 		}
@@ -225,8 +225,8 @@ func (f *conns) digests(ctx context.Context, c driver.QueryerContext, keyspace s
 
 // Rehash implements gateway.Store. ErrNotFound where there is no such secret.
 func (s *Store) Rehash(ctx context.Context, keyspace, secretID string, to apikey.Candidate) error {
-	return s.writing(ctx, "rehashing a key", func(t *tx) error {
-		n, err := t.exec(`UPDATE secrets SET digest = $3, algorithm = $4 WHERE id = $1 AND keyspace = $2`,
+	return s.Write(ctx, "rehashing a key", func(t *Tx) error {
+		n, err := t.Exec(`UPDATE secrets SET digest = $3, algorithm = $4 WHERE id = $1 AND keyspace = $2`,
 			secretID, keyspace, to.Digest[:], string(to.Algorithm))
 		if err == nil && n == 0 {
 			err = gateway.ErrNotFound
@@ -241,8 +241,8 @@ func (s *Store) Rehash(ctx context.Context, keyspace, secretID string, to apikey
 
 // SetShown implements gateway.Store.
 func (s *Store) SetShown(ctx context.Context, keyspace, secretID, prefix, lastFour string) error {
-	return s.writing(ctx, "noting how a key begins and ends", func(t *tx) error {
-		n, err := t.setShown(keyspace, secretID, prefix, lastFour)
+	return s.Write(ctx, "noting how a key begins and ends", func(t *Tx) error {
+		n, err := t.SetShown(keyspace, secretID, prefix, lastFour)
 		if err == nil && n == 0 {
 			err = gateway.ErrNotFound
 		}
@@ -253,25 +253,25 @@ func (s *Store) SetShown(ctx context.Context, keyspace, secretID, prefix, lastFo
 	})
 }
 
-// setShown replaces what is shown of a secret, and of its key where the secret is its newest. It returns
+// SetShown replaces what is shown of a secret, and of its key where the secret is its newest. It returns
 // how many secrets there were.
-func (t *tx) setShown(keyspace, secretID, prefix, lastFour string) (int64, error) {
-	n, err := t.exec(`UPDATE secrets SET prefix = $3, last_four = $4 WHERE id = $1 AND keyspace = $2`, secretID, keyspace, prefix, lastFour)
+func (t *Tx) SetShown(keyspace, secretID, prefix, lastFour string) (int64, error) {
+	n, err := t.Exec(`UPDATE secrets SET prefix = $3, last_four = $4 WHERE id = $1 AND keyspace = $2`, secretID, keyspace, prefix, lastFour)
 	if err != nil || n == 0 {
 		return n, err
 	}
-	_, err = t.exec(`UPDATE keys SET prefix = $3, last_four = $4 WHERE num = (SELECT key_num FROM secrets WHERE id = $1 AND keyspace = $2)
+	_, err = t.Exec(`UPDATE keys SET prefix = $3, last_four = $4 WHERE num = (SELECT key_num FROM secrets WHERE id = $1 AND keyspace = $2)
 		AND $1 = (SELECT s.id FROM secrets s WHERE s.key_num = keys.num ORDER BY s.num DESC LIMIT 1)`, secretID, keyspace, prefix, lastFour)
 	return n, err
 }
 
 // secretChanged tells gateways that keep copies of a changed secret. An SQLite store has none.
-func (t *tx) secretChanged(keyspace, secretID string) error {
-	if t.d != postgresDialect {
+func (t *Tx) secretChanged(keyspace, secretID string) error {
+	if !t.d.Shared {
 		return nil
 	}
 	var key string
-	if err := t.row(`SELECT k.id FROM keys k JOIN secrets s ON s.key_num = k.num WHERE s.id = $1 AND s.keyspace = $2`,
+	if err := t.Row(`SELECT k.id FROM keys k JOIN secrets s ON s.key_num = k.num WHERE s.id = $1 AND s.keyspace = $2`,
 		[]any{secretID, keyspace}, &key); err != nil {
 		return err
 	}
@@ -280,9 +280,9 @@ func (t *tx) secretChanged(keyspace, secretID string) error {
 }
 
 // Secrets implements management.Tx.
-func (t *tx) Secrets(keyspace, keyID string) ([]gateway.Secret, error) {
+func (t *Tx) Secrets(keyspace, keyID string) ([]gateway.Secret, error) {
 	var out []gateway.Secret
-	err := t.rows(`SELECT `+secretColumns+` FROM secrets s JOIN keys k ON k.num = s.key_num
+	err := t.Rows(`SELECT `+secretColumns+` FROM secrets s JOIN keys k ON k.num = s.key_num
 		WHERE k.id = $1 AND k.keyspace = $2 ORDER BY s.num DESC`, []any{keyID, keyspace},
 		func(rows *sql.Rows) error {
 			out = append(out, gateway.Secret{})
@@ -295,20 +295,20 @@ func (t *tx) Secrets(keyspace, keyID string) ([]gateway.Secret, error) {
 }
 
 // InsertSecret implements management.Tx. ErrNotFound where there is no such key.
-func (t *tx) InsertSecret(s gateway.Secret) error {
+func (t *Tx) InsertSecret(s gateway.Secret) error {
 	var key int64
-	if err := t.row(`SELECT num FROM keys WHERE id = $1 AND keyspace = $2`, []any{s.KeyID, s.Keyspace}, &key); err != nil {
+	if err := t.Row(`SELECT num FROM keys WHERE id = $1 AND keyspace = $2`, []any{s.KeyID, s.Keyspace}, &key); err != nil {
 		return err
 	}
 	return t.insertSecret(key, s)
 }
 
 // insertSecret is InsertSecret for the key of that number.
-func (t *tx) insertSecret(key int64, s gateway.Secret) error {
-	n, err := t.exec(`INSERT INTO secrets (id, key_num, keyspace, digest, algorithm, prefix, last_four, created_at, expires_at, last_used_at, last_used_ip)
+func (t *Tx) insertSecret(key int64, s gateway.Secret) error {
+	n, err := t.Exec(`INSERT INTO secrets (id, key_num, keyspace, digest, algorithm, prefix, last_four, created_at, expires_at, last_used_at, last_used_ip)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (keyspace, digest) DO NOTHING`,
 		s.ID, key, s.Keyspace, s.Digest, string(s.Algorithm), s.Prefix, s.LastFour,
-		micros(s.CreatedAt), micros(s.ExpiresAt), micros(s.LastUsedAt), s.LastUsedIP)
+		Micros(s.CreatedAt), Micros(s.ExpiresAt), Micros(s.LastUsedAt), s.LastUsedIP)
 	if err == nil && n == 0 {
 		err = management.ErrDigestTaken
 	}
@@ -316,10 +316,10 @@ func (t *tx) insertSecret(key int64, s gateway.Secret) error {
 }
 
 // UpdateSecret implements management.Tx.
-func (t *tx) UpdateSecret(s gateway.Secret) error {
-	n, err := t.exec(`UPDATE secrets SET digest = $3, algorithm = $4, prefix = $5, last_four = $6, created_at = $7, expires_at = $8
+func (t *Tx) UpdateSecret(s gateway.Secret) error {
+	n, err := t.Exec(`UPDATE secrets SET digest = $3, algorithm = $4, prefix = $5, last_four = $6, created_at = $7, expires_at = $8
 		WHERE id = $1 AND keyspace = $2`,
-		s.ID, s.Keyspace, s.Digest, string(s.Algorithm), s.Prefix, s.LastFour, micros(s.CreatedAt), micros(s.ExpiresAt))
+		s.ID, s.Keyspace, s.Digest, string(s.Algorithm), s.Prefix, s.LastFour, Micros(s.CreatedAt), Micros(s.ExpiresAt))
 	if err == nil && n == 0 {
 		err = gateway.ErrNotFound
 	}
@@ -327,7 +327,7 @@ func (t *tx) UpdateSecret(s gateway.Secret) error {
 }
 
 // DeleteSecrets implements management.Tx.
-func (t *tx) DeleteSecrets(keyspace, keyID string) error {
-	_, err := t.exec(`DELETE FROM secrets WHERE key_num = (SELECT num FROM keys WHERE id = $1 AND keyspace = $2)`, keyID, keyspace)
+func (t *Tx) DeleteSecrets(keyspace, keyID string) error {
+	_, err := t.Exec(`DELETE FROM secrets WHERE key_num = (SELECT num FROM keys WHERE id = $1 AND keyspace = $2)`, keyID, keyspace)
 	return err
 }

@@ -13,29 +13,29 @@ const sessionColumns = `id, keyspace, digest, kind, tenant, token, name, scopes,
 
 func sessionInto(s *management.Session) []any {
 	return []any{&s.ID, &s.Keyspace, &s.Digest, &s.Kind, &s.Tenant, &s.Token, &s.Name, wordsInto{&s.Scopes}, &s.ReturnURL,
-		timeInto{&s.CreatedAt}, &s.CreatedIP, timeInto{&s.ExpiresAt}, timeInto{&s.LastUsedAt}, &s.LastUsedIP, timeInto{&s.EndedAt}}
+		TimeInto(&s.CreatedAt), &s.CreatedIP, TimeInto(&s.ExpiresAt), TimeInto(&s.LastUsedAt), &s.LastUsedIP, TimeInto(&s.EndedAt)}
 }
 
-func (t *tx) session(where string, args ...any) (*management.Session, error) {
+func (t *Tx) session(where string, args ...any) (*management.Session, error) {
 	var s management.Session
-	if err := t.row(`SELECT `+sessionColumns+` FROM sessions `+where, args, sessionInto(&s)...); err != nil {
+	if err := t.Row(`SELECT `+sessionColumns+` FROM sessions `+where, args, sessionInto(&s)...); err != nil {
 		return nil, err
 	}
 	return &s, nil
 }
 
 // Session implements management.Tx.
-func (t *tx) Session(keyspace, id string) (*management.Session, error) {
+func (t *Tx) Session(keyspace, id string) (*management.Session, error) {
 	return t.session(`WHERE id = $1 AND keyspace = $2`, id, keyspace)
 }
 
 // SessionByDigest implements management.Tx.
-func (t *tx) SessionByDigest(digest []byte) (*management.Session, error) {
+func (t *Tx) SessionByDigest(digest []byte) (*management.Session, error) {
 	return t.session(`WHERE digest = $1`, digest)
 }
 
 // Sessions implements management.Tx.
-func (t *tx) Sessions(q management.SessionQuery) (out []*management.Session, err error) {
+func (t *Tx) Sessions(q management.SessionQuery) (out []*management.Session, err error) {
 	var w where
 	w.and("keyspace = " + w.arg(q.Keyspace))
 	if q.Tenant != "" {
@@ -44,7 +44,7 @@ func (t *tx) Sessions(q management.SessionQuery) (out []*management.Session, err
 	if q.Before != "" {
 		w.and("num < (SELECT num FROM sessions WHERE id = " + w.arg(q.Before) + " AND keyspace = " + w.arg(q.Keyspace) + ")")
 	}
-	err = t.rows(`SELECT `+sessionColumns+` FROM sessions`+w.text+` ORDER BY num DESC`+w.limit(q.Limit), w.args, func(rows *sql.Rows) error {
+	err = t.Rows(`SELECT `+sessionColumns+` FROM sessions`+w.text+` ORDER BY num DESC`+w.limit(q.Limit), w.args, func(rows *sql.Rows) error {
 		var s management.Session
 		out = append(out, &s)
 		return rows.Scan(sessionInto(&s)...)
@@ -56,54 +56,54 @@ func (t *tx) Sessions(q management.SessionQuery) (out []*management.Session, err
 }
 
 // InsertSession implements management.Tx.
-func (t *tx) InsertSession(s *management.Session) error {
+func (t *Tx) InsertSession(s *management.Session) error {
 	scopes := s.Scopes
 	if s.Kind == management.SessionByToken {
 		scopes = nil
 	}
-	_, err := t.exec(`INSERT INTO sessions (`+sessionColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
-		s.ID, s.Keyspace, s.Digest, string(s.Kind), s.Tenant, s.Token, s.Name, words(scopes), s.ReturnURL, micros(s.CreatedAt), s.CreatedIP,
-		micros(s.ExpiresAt), micros(s.LastUsedAt), s.LastUsedIP, micros(s.EndedAt))
+	_, err := t.Exec(`INSERT INTO sessions (`+sessionColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
+		s.ID, s.Keyspace, s.Digest, string(s.Kind), s.Tenant, s.Token, s.Name, words(scopes), s.ReturnURL, Micros(s.CreatedAt), s.CreatedIP,
+		Micros(s.ExpiresAt), Micros(s.LastUsedAt), s.LastUsedIP, Micros(s.EndedAt))
 	return err
 }
 
 // EndSession implements management.Tx.
-func (t *tx) EndSession(keyspace, id string, at time.Time) (bool, error) {
-	n, err := t.exec(`UPDATE sessions SET ended_at = $3 WHERE id = $1 AND keyspace = $2 AND ended_at IS NULL`, id, keyspace, at.UnixMicro())
+func (t *Tx) EndSession(keyspace, id string, at time.Time) (bool, error) {
+	n, err := t.Exec(`UPDATE sessions SET ended_at = $3 WHERE id = $1 AND keyspace = $2 AND ended_at IS NULL`, id, keyspace, at.UnixMicro())
 	return n > 0, err
 }
 
 // TouchSession implements management.Tx.
-func (t *tx) TouchSession(id string, at time.Time, ip string) error {
-	_, err := t.exec(`UPDATE sessions SET last_used_at = $2, last_used_ip = $3 WHERE id = $1 AND last_used_at < $2`, id, at.UnixMicro(), ip)
+func (t *Tx) TouchSession(id string, at time.Time, ip string) error {
+	_, err := t.Exec(`UPDATE sessions SET last_used_at = $2, last_used_ip = $3 WHERE id = $1 AND last_used_at < $2`, id, at.UnixMicro(), ip)
 	return err
 }
 
 const portalColumns = `id, keyspace, digest, tenant, token, name, role, return_url, created_at, expires_at`
 
 // InsertPortalLink implements management.Tx.
-func (t *tx) InsertPortalLink(l *management.PortalLink) error {
-	_, err := t.exec(`INSERT INTO portal_links (`+portalColumns+`, used_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-		l.ID, l.Keyspace, l.Digest, l.Tenant, l.Token, l.Name, string(l.Role), l.ReturnURL, micros(l.CreatedAt), micros(l.ExpiresAt), micros(l.UsedAt))
+func (t *Tx) InsertPortalLink(l *management.PortalLink) error {
+	_, err := t.Exec(`INSERT INTO portal_links (`+portalColumns+`, used_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+		l.ID, l.Keyspace, l.Digest, l.Tenant, l.Token, l.Name, string(l.Role), l.ReturnURL, Micros(l.CreatedAt), Micros(l.ExpiresAt), Micros(l.UsedAt))
 	return err
 }
 
 // PortalLink implements management.Tx.
-func (t *tx) PortalLink(keyspace string, digest []byte) (*management.PortalLink, error) {
+func (t *Tx) PortalLink(keyspace string, digest []byte) (*management.PortalLink, error) {
 	return t.portalLink(`SELECT `+portalColumns+` FROM portal_links WHERE keyspace = $1 AND digest = $2 AND used_at IS NULL`, keyspace, digest)
 }
 
 // UsePortalLink implements management.Tx. One statement finds and marks it, so that of two
 // transactions the later one finds it used.
-func (t *tx) UsePortalLink(keyspace string, digest []byte, at time.Time) (*management.PortalLink, error) {
+func (t *Tx) UsePortalLink(keyspace string, digest []byte, at time.Time) (*management.PortalLink, error) {
 	return t.portalLink(`UPDATE portal_links SET used_at = $3 WHERE keyspace = $1 AND digest = $2 AND used_at IS NULL RETURNING `+portalColumns,
 		keyspace, digest, at.UnixMicro())
 }
 
-func (t *tx) portalLink(statement string, args ...any) (*management.PortalLink, error) {
+func (t *Tx) portalLink(statement string, args ...any) (*management.PortalLink, error) {
 	var l management.PortalLink
-	err := t.row(statement, args,
-		&l.ID, &l.Keyspace, &l.Digest, &l.Tenant, &l.Token, &l.Name, &l.Role, &l.ReturnURL, timeInto{&l.CreatedAt}, timeInto{&l.ExpiresAt})
+	err := t.Row(statement, args,
+		&l.ID, &l.Keyspace, &l.Digest, &l.Tenant, &l.Token, &l.Name, &l.Role, &l.ReturnURL, TimeInto(&l.CreatedAt), TimeInto(&l.ExpiresAt))
 	if err != nil {
 		return nil, err
 	}
@@ -111,10 +111,10 @@ func (t *tx) portalLink(statement string, args ...any) (*management.PortalLink, 
 }
 
 // PruneSessions implements management.Tx.
-func (t *tx) PruneSessions(before time.Time) error {
-	if _, err := t.exec(`DELETE FROM portal_links WHERE expires_at < $1`, before.UnixMicro()); err != nil {
+func (t *Tx) PruneSessions(before time.Time) error {
+	if _, err := t.Exec(`DELETE FROM portal_links WHERE expires_at < $1`, before.UnixMicro()); err != nil {
 		return err
 	}
-	_, err := t.exec(`DELETE FROM sessions WHERE expires_at < $1`, before.UnixMicro())
+	_, err := t.Exec(`DELETE FROM sessions WHERE expires_at < $1`, before.UnixMicro())
 	return err
 }

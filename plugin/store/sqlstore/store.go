@@ -1,12 +1,12 @@
-// Package sqlstore keeps tenants, keys and everything about them in SQL: in an SQLite
-// file beside the gateway, or in PostgreSQL, where many gateways share it.
+// Package sqlstore holds the statements on tenants, keys and everything that belongs to them, the
+// transactions they run in, and the schema's migrations. Packages sqlite and postgres connect to a
+// database and make a Store of it.
 //
-// Every method may be called from many goroutines. Reads run beside each other and
-// beside a write. SQLite's writes run one after another, and several processes may use one
-// file at once. What was committed is on the disk, but for PostgreSQL's counts of use, which
-// are within a second.
+// Every method may be called from many goroutines. Reads run concurrently with each other and
+// with writes. A commit is on the disk when its method returns, except for counts of use in
+// PostgreSQL, which follow within a second.
 //
-// Times are kept to the microsecond and returned in UTC.
+// Times are stored in microseconds and returned in UTC.
 package sqlstore
 
 import (
@@ -25,82 +25,90 @@ var (
 	_ management.Store = (*Store)(nil)
 )
 
-// Store is a store in one database. It implements gateway.Store and management.Store.
+// Store is a store in one database. It implements gateway.Store, management.Store and usage.Store.
 type Store struct {
-	db database
-	d  *dialect
-	// path is how the database was called when it was opened: see Identity.
-	path string
-	log  *slog.Logger
-	// now is the clock of leases and of the change sequence.
-	now func() time.Time
-	// addressRows is the constant of that name, less in tests.
-	addressRows int
+	db  Database
+	d   *Dialect
+	log *slog.Logger
+	// Now is the clock of leases and of the change sequence: time.Now, except in tests.
+	Now func() time.Time
+	// AddressRows is how many addresses get a stored count: addressRows, fewer in tests.
+	AddressRows int
 
 	closing sync.Once
 	done    chan struct{}
-	watcher sync.WaitGroup
+	workers sync.WaitGroup
 	feed    feed
 }
 
-// database is how a database's connections are had. Its errors are not explained.
-type database interface {
-	// reading calls f with connections. It may call it once more.
-	reading(ctx context.Context, f func(*conns) error) error
-	// streaming calls f once, with connections that it may hold for long.
-	streaming(ctx context.Context, f func(*conns) error) error
-	// writing runs f in a transaction and commits it when f returns nil. It returns the
-	// newest change's seq, 0 where f made none. f may run several times, but never after a
-	// commit that may have happened. Where it was f that refused, err is f's own.
-	writing(ctx context.Context, d durability, f func(*tx) error) (seq int64, end ending, err error)
-	// viewing runs f in a transaction that sees one moment.
-	viewing(ctx context.Context, f func(*tx) error) error
-	ping(ctx context.Context) error
-	// close refuses what comes from now on, calls stopped, waits shortly for what is under
-	// way, and closes the connections. It is called once.
-	close(stopped func())
+// Database provides the connections to a database. Its errors are the driver's.
+type Database interface {
+	// Name returns the database's name for messages.
+	Name() string
+	// Query calls f with connections. It may call f once more.
+	Query(ctx context.Context, f func(*Conns) error) error
+	// Stream calls f once, with connections that f may use for long.
+	Stream(ctx context.Context, f func(*Conns) error) error
+	// Write runs f in a transaction and commits it when f returns nil. It returns the number of the
+	// newest change, 0 where f made none. f may run several times, but never after a
+	// commit that may have happened. Where f itself failed, err is f's own.
+	Write(ctx context.Context, d Durability, f func(*Tx) error) (seq int64, end Ending, err error)
+	// Snapshot runs f in a transaction that sees one moment.
+	Snapshot(ctx context.Context, f func(*Tx) error) error
+	Ping(ctx context.Context) error
+	// Close rejects later calls, calls stopped, waits shortly for calls in progress, and closes
+	// the connections. It is called once.
+	Close(stopped func())
 }
 
-// conns are connections to read on.
-type conns struct {
-	read *sql.DB
+// Conns are connections to read on.
+type Conns struct {
+	Read *sql.DB
+	// Stop is closed when the connections are to be given up: long reads end then.
+	Stop chan struct{}
 	hot  hotQueries
-	// stop is closed when they are to be given up: what may run for long ends then.
-	stop chan struct{}
 }
 
-// hotQueries are those that are asked most.
+// hotQueries are the most frequent ones.
 type hotQueries struct {
 	lookup, changes, lastSeq, keyDigests, usage query
 }
 
-// prepare makes each of them by f.
-func (h *hotQueries) prepare(f func(text string) (query, error)) (err error) {
+// Prepare prepares the most frequent queries. keep reports whether connections keep prepared statements;
+// otherwise only the texts are held.
+func (c *Conns) Prepare(ctx context.Context, keep bool) (err error) {
 	for _, q := range []struct {
 		query *query
 		text  string
 	}{
-		{&h.lookup, lookupSQL},
-		{&h.changes, changesSQL},
-		{&h.lastSeq, lastSeqSQL},
-		{&h.keyDigests, keyDigestsSQL},
-		{&h.usage, usageSQL},
+		{&c.hot.lookup, lookupSQL},
+		{&c.hot.changes, changesSQL},
+		{&c.hot.lastSeq, lastSeqSQL},
+		{&c.hot.keyDigests, keyDigestsSQL},
+		{&c.hot.usage, usageSQL},
 	} {
-		if *q.query, err = f(q.text); err != nil {
+		if !keep {
+			*q.query = query{db: c.Read, text: q.text}
+		} else if q.query.stmt, err = c.Read.PrepareContext(ctx, q.text); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// query is one, prepared where connections keep what was prepared on them.
+// LastSeq returns the number of the newest change.
+func (c *Conns) LastSeq(ctx context.Context) (seq int64, err error) {
+	err = c.hot.lastSeq.QueryRowContext(ctx).Scan(&seq)
+	return seq, err
+}
+
+// query is a query, prepared where connections keep prepared statements.
 type query struct {
 	stmt *sql.Stmt
 	db   *sql.DB
 	text string
 }
 
-// QueryContext is that of sql.Stmt.
 func (q *query) QueryContext(ctx context.Context, args ...any) (*sql.Rows, error) {
 	if q.stmt != nil {
 		return q.stmt.QueryContext(ctx, args...)
@@ -108,7 +116,6 @@ func (q *query) QueryContext(ctx context.Context, args ...any) (*sql.Rows, error
 	return q.db.QueryContext(ctx, q.text, args...)
 }
 
-// QueryRowContext is that of sql.Stmt.
 func (q *query) QueryRowContext(ctx context.Context, args ...any) *sql.Row {
 	if q.stmt != nil {
 		return q.stmt.QueryRowContext(ctx, args...)
@@ -116,105 +123,133 @@ func (q *query) QueryRowContext(ctx context.Context, args ...any) *sql.Row {
 	return q.db.QueryRowContext(ctx, q.text, args...)
 }
 
-// ending is how a transaction that was not committed ended.
-type ending int
+// Ending is how a transaction ended that was not committed.
+type Ending int
 
 const (
-	failed       ending = iota // the store's fault
-	failedCommit               // the same, and it was tried to commit
-	aborted                    // f's decision
+	Failed       Ending = iota // the database failed
+	FailedCommit               // the database failed during the commit
+	Aborted                    // the function in the transaction returned an error
 )
 
-// durability is how sure a commit is to outlive the database server.
-type durability bool
+// Durability is how safely a commit is stored when it returns.
+type Durability bool
 
 const (
-	// synced ones are on the disk when they return.
-	synced durability = true
-	// soon ones are within a second: counts of use, of which there are many.
-	soon durability = false
+	// Synced commits are on the disk.
+	Synced Durability = true
+	// Relaxed commits reach the disk within a second: counts of use, of which there are many.
+	Relaxed Durability = false
 )
 
-func newStore(d *dialect, path string, log *slog.Logger) *Store {
-	s := &Store{d: d, path: path, log: log, now: time.Now, addressRows: addressRows, done: make(chan struct{})}
+// New returns a store in a database of the dialect. SetDatabase completes it.
+func New(d *Dialect, log *slog.Logger) *Store {
+	s := &Store{d: d, log: log, Now: time.Now, AddressRows: addressRows, done: make(chan struct{})}
 	s.feed.init()
 	return s
 }
 
-// Identity returns what names the database: the absolute path without symbolic links, or
-// the server's address as it is now, without the password.
-func (s *Store) Identity() string {
-	if p, ok := s.db.(*postgresDB); ok {
-		return p.route.Load().name
-	}
-	return s.path
+// SetDatabase sets the database of a new store, once, before any other use.
+func (s *Store) SetDatabase(db Database) { s.db = db }
+
+// Log returns the store's logger.
+func (s *Store) Log() *slog.Logger { return s.log }
+
+// Done is closed when the store is closed.
+func (s *Store) Done() <-chan struct{} { return s.done }
+
+// Go runs f in a goroutine that Close waits for. f returns when Done is closed.
+func (s *Store) Go(f func()) { s.workers.Go(f) }
+
+// Alive returns a context that ends with ctx, with the store, or when end is called.
+func (s *Store) Alive(ctx context.Context) (_ context.Context, end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		select {
+		case <-s.done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
 }
 
-// Close waits shortly for what is under way and closes the database.
+// Identity returns the name of the database: the absolute path without symbolic links, or
+// the server's present address without the password.
+func (s *Store) Identity() string { return s.db.Name() }
+
+// Explain explains a driver's error; see Dialect.Explain.
+func (s *Store) Explain(doing string, err error) error { return s.d.Explain(doing, s.Identity(), err) }
+
+// Close waits shortly for calls in progress and closes the database.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
-		s.db.close(func() {
+		s.db.Close(func() {
 			close(s.done)
-			s.watcher.Wait()
+			s.workers.Wait()
 		})
 	})
 	return nil
 }
 
-// Ping says whether the database can be read, and whether what would be written to it
-// would be found again.
+// Ping reports by nil that the database can be read, and that a write would not be lost
+// with a file that was removed or replaced.
 func (s *Store) Ping(ctx context.Context) error {
-	return explain("asking the database", s.Identity(), s.db.ping(ctx))
+	return s.Explain("asking the database", s.db.Ping(ctx))
 }
 
-// reading calls f with connections, and explains its error. f may run twice.
-func (s *Store) reading(ctx context.Context, doing string, f func(*conns) error) error {
-	return explain(doing, s.Identity(), s.db.reading(ctx, f))
+// Query calls f with connections, and explains its error. f may run twice.
+func (s *Store) Query(ctx context.Context, doing string, f func(*Conns) error) error {
+	return s.Explain(doing, s.db.Query(ctx, f))
 }
 
-// writing runs f in a transaction that writes, and commits it when f returns nil. f may
-// run several times, never after a commit that may have happened. What f refuses is returned
-// as it is.
-func (s *Store) writing(ctx context.Context, doing string, f func(*tx) error) error {
-	return s.committing(ctx, doing, synced, f)
+// Write runs f in a transaction that writes, and commits it when f returns nil. f may
+// run several times, never after a commit that may have happened. It returns f's own errors
+// unchanged.
+func (s *Store) Write(ctx context.Context, doing string, f func(*Tx) error) error {
+	return s.commit(ctx, doing, Synced, f)
 }
 
-// counting is writing for what may be lost with the database server, within a second.
-func (s *Store) counting(ctx context.Context, doing string, f func(*tx) error) error {
-	return s.committing(ctx, doing, soon, f)
+// WriteRelaxed is Write with a Relaxed commit.
+func (s *Store) WriteRelaxed(ctx context.Context, doing string, f func(*Tx) error) error {
+	return s.commit(ctx, doing, Relaxed, f)
 }
 
-func (s *Store) committing(ctx context.Context, doing string, d durability, f func(*tx) error) error {
-	seq, end, err := s.db.writing(ctx, d, f)
+func (s *Store) commit(ctx context.Context, doing string, d Durability, f func(*Tx) error) error {
+	seq, end, err := s.db.Write(ctx, d, f)
 	switch {
 	case err == nil:
 		if seq != 0 {
 			s.feed.committed(seq)
 		}
 		return nil
-	case end == aborted:
+	case end == Aborted:
 		return err
 	}
-	return explain(doing, s.Identity(), err)
+	return s.Explain(doing, err)
 }
 
-// Update implements management.Store. SQLite's updates run one after another, so
-// f must not itself call anything that writes. f runs again where nothing was committed
-// because the database had to be opened anew, or because two transactions waited for
-// each other.
-func (s *Store) Update(ctx context.Context, f func(management.Tx) error) error {
-	return s.writing(ctx, "writing to the database", func(t *tx) error { return f(t) })
-}
-
-// View implements management.Store.
-func (s *Store) View(ctx context.Context, f func(management.Tx) error) error {
+// Snapshot runs f in a transaction that sees one moment. It returns f's own errors unchanged.
+func (s *Store) Snapshot(ctx context.Context, doing string, f func(*Tx) error) error {
 	var fault error
-	err := s.db.viewing(ctx, func(t *tx) error {
+	err := s.db.Snapshot(ctx, func(t *Tx) error {
 		fault = f(t)
 		return t.broken
 	})
 	if err != nil {
-		return explain("reading the database", s.Identity(), err)
+		return s.Explain(doing, err)
 	}
 	return fault
+}
+
+// Update implements management.Store. SQLite's updates run one after another, so
+// f must not itself call anything that writes. f runs again where nothing was committed
+// because the database had to be opened again, or because of a deadlock.
+func (s *Store) Update(ctx context.Context, f func(management.Tx) error) error {
+	return s.Write(ctx, "writing to the database", func(t *Tx) error { return f(t) })
+}
+
+// View implements management.Store.
+func (s *Store) View(ctx context.Context, f func(management.Tx) error) error {
+	return s.Snapshot(ctx, "reading the database", func(t *Tx) error { return f(t) })
 }

@@ -15,30 +15,30 @@ const tokenColumns = `id, keyspace, name, scopes, tenant, digest, algorithm, pre
 
 func tokenInto(k *management.Token) []any {
 	return []any{&k.ID, &k.Keyspace, &k.Name, wordsInto{&k.Scopes}, &k.Tenant, &k.Digest, &k.Algorithm, &k.Prefix, &k.LastFour,
-		timeInto{&k.CreatedAt}, &k.CreatedBy, &k.CreatedByToken, timeInto{&k.ExpiresAt}, timeInto{&k.LastUsedAt}, &k.LastUsedIP,
-		timeInto{&k.RevokedAt}}
+		TimeInto(&k.CreatedAt), &k.CreatedBy, &k.CreatedByToken, TimeInto(&k.ExpiresAt), TimeInto(&k.LastUsedAt), &k.LastUsedIP,
+		TimeInto(&k.RevokedAt)}
 }
 
 // Token implements management.Tx.
-func (t *tx) Token(keyspace, id string) (*management.Token, error) {
+func (t *Tx) Token(keyspace, id string) (*management.Token, error) {
 	return t.token(`WHERE id = $1 AND keyspace = $2`, id, keyspace)
 }
 
 // LockToken implements management.Tx.
-func (t *tx) LockToken(keyspace, id string) (*management.Token, error) {
-	return t.token(`WHERE id = $1 AND keyspace = $2`+t.d.lockRow, id, keyspace)
+func (t *Tx) LockToken(keyspace, id string) (*management.Token, error) {
+	return t.token(`WHERE id = $1 AND keyspace = $2`+t.lockRow, id, keyspace)
 }
 
-func (t *tx) token(where string, args ...any) (*management.Token, error) {
+func (t *Tx) token(where string, args ...any) (*management.Token, error) {
 	var out management.Token
-	if err := t.row(`SELECT `+tokenColumns+` FROM tokens `+where, args, tokenInto(&out)...); err != nil {
+	if err := t.Row(`SELECT `+tokenColumns+` FROM tokens `+where, args, tokenInto(&out)...); err != nil {
 		return nil, err
 	}
 	return &out, nil
 }
 
 // TokenByDigest implements management.Tx.
-func (t *tx) TokenByDigest(digests []apikey.Candidate) (*management.Token, error) {
+func (t *Tx) TokenByDigest(digests []apikey.Candidate) (*management.Token, error) {
 	for _, c := range digests {
 		// The algorithm too: a digest under one pepper says nothing under another.
 		switch k, err := t.token(`WHERE digest = $1 AND algorithm = $2`, c.Digest[:], string(c.Algorithm)); {
@@ -52,7 +52,7 @@ func (t *tx) TokenByDigest(digests []apikey.Candidate) (*management.Token, error
 }
 
 // Tokens implements management.Tx.
-func (t *tx) Tokens(q management.TokenQuery) ([]*management.Token, error) {
+func (t *Tx) Tokens(q management.TokenQuery) ([]*management.Token, error) {
 	var w where
 	w.and("keyspace = " + w.arg(q.Keyspace))
 	if q.Tenant != "" {
@@ -64,8 +64,8 @@ func (t *tx) Tokens(q management.TokenQuery) ([]*management.Token, error) {
 	return t.tokens(w.text+` ORDER BY num DESC`+w.limit(q.Limit), w.args...)
 }
 
-func (t *tx) tokens(where string, args ...any) (out []*management.Token, err error) {
-	err = t.rows(`SELECT `+tokenColumns+` FROM tokens`+where, args, func(rows *sql.Rows) error {
+func (t *Tx) tokens(where string, args ...any) (out []*management.Token, err error) {
+	err = t.Rows(`SELECT `+tokenColumns+` FROM tokens`+where, args, func(rows *sql.Rows) error {
 		var k management.Token
 		out = append(out, &k)
 		return rows.Scan(tokenInto(&k)...)
@@ -77,11 +77,11 @@ func (t *tx) tokens(where string, args ...any) (out []*management.Token, err err
 }
 
 // InsertToken implements management.Tx.
-func (t *tx) InsertToken(k *management.Token) error {
-	_, err := t.exec(`INSERT INTO tokens (`+tokenColumns+`)
+func (t *Tx) InsertToken(k *management.Token) error {
+	_, err := t.Exec(`INSERT INTO tokens (`+tokenColumns+`)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`,
 		k.ID, k.Keyspace, k.Name, words(k.Scopes), k.Tenant, k.Digest, string(k.Algorithm), k.Prefix, k.LastFour,
-		micros(k.CreatedAt), k.CreatedBy, k.CreatedByToken, micros(k.ExpiresAt), micros(k.LastUsedAt), k.LastUsedIP, micros(k.RevokedAt))
+		Micros(k.CreatedAt), k.CreatedBy, k.CreatedByToken, Micros(k.ExpiresAt), Micros(k.LastUsedAt), k.LastUsedIP, Micros(k.RevokedAt))
 	return err
 }
 
@@ -92,9 +92,9 @@ const made = `WITH RECURSIVE made (id) AS (
 	SELECT t.id FROM tokens t JOIN made m ON t.created_by_token = m.id) `
 
 // RevokeTokens implements management.Tx.
-func (t *tx) RevokeTokens(keyspace, id string, at time.Time) ([]*management.Token, error) {
+func (t *Tx) RevokeTokens(keyspace, id string, at time.Time) ([]*management.Token, error) {
 	var out []*management.Token
-	err := t.rows(made+`SELECT `+tokenColumns+` FROM tokens WHERE id IN (SELECT id FROM made) AND revoked_at IS NULL ORDER BY num`+t.d.lockRow,
+	err := t.Rows(made+`SELECT `+tokenColumns+` FROM tokens WHERE id IN (SELECT id FROM made) AND revoked_at IS NULL ORDER BY num`+t.lockRow,
 		[]any{id, keyspace}, func(rows *sql.Rows) error {
 			var k management.Token
 			out = append(out, &k)
@@ -104,7 +104,7 @@ func (t *tx) RevokeTokens(keyspace, id string, at time.Time) ([]*management.Toke
 		return nil, err
 	}
 	for _, k := range out {
-		if _, err := t.exec(`UPDATE tokens SET revoked_at = $2 WHERE id = $1`, k.ID, micros(at)); err != nil {
+		if _, err := t.Exec(`UPDATE tokens SET revoked_at = $2 WHERE id = $1`, k.ID, Micros(at)); err != nil {
 			return nil, err
 		}
 		k.RevokedAt = at
@@ -113,14 +113,14 @@ func (t *tx) RevokeTokens(keyspace, id string, at time.Time) ([]*management.Toke
 }
 
 // TouchToken implements management.Tx.
-func (t *tx) TouchToken(id string, at time.Time, ip string) error {
-	_, err := t.exec(`UPDATE tokens SET last_used_at = $2, last_used_ip = $3
+func (t *Tx) TouchToken(id string, at time.Time, ip string) error {
+	_, err := t.Exec(`UPDATE tokens SET last_used_at = $2, last_used_ip = $3
 		WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2)`, id, at.UnixMicro(), ip)
 	return err
 }
 
 // RehashToken implements management.Tx.
-func (t *tx) RehashToken(id string, to apikey.Candidate) error {
-	_, err := t.exec(`UPDATE tokens SET digest = $2, algorithm = $3 WHERE id = $1`, id, to.Digest[:], string(to.Algorithm))
+func (t *Tx) RehashToken(id string, to apikey.Candidate) error {
+	_, err := t.Exec(`UPDATE tokens SET digest = $2, algorithm = $3 WHERE id = $1`, id, to.Digest[:], string(to.Algorithm))
 	return err
 }

@@ -13,38 +13,64 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-var _ management.Tx = (*tx)(nil)
+var _ management.Tx = (*Tx)(nil)
 
-// tx is one transaction. After its first failure nothing more is done in it: SQLite
-// ends a transaction by itself where the disk is full, and statements after that
-// would each be committed alone; PostgreSQL refuses them.
-type tx struct {
+// Tx is one transaction. After its first failure it does nothing more: SQLite
+// ends a transaction by itself where the disk is full, and would commit each statement after that
+// alone; PostgreSQL rejects them.
+type Tx struct {
+	// SQL is the driver's transaction.
+	SQL *sql.Tx
+	// Now is the time of the transaction: the database's where nodes share it.
+	Now time.Time
+
 	ctx  context.Context
-	sql  *sql.Tx
-	d    *dialect
+	d    *Dialect
 	path string
-	now  time.Time
+	// lockRow is the dialect's LockRow, empty in a transaction that only reads.
+	lockRow string
 	// addressRows is the store's.
 	addressRows int
-	// stmts are those already prepared in this transaction, where the dialect prepares.
+	// stmts are the statements prepared in this transaction, where the dialect prepares.
 	stmts map[string]*sql.Stmt
 	// seq is the newest change made.
 	seq int64
-	// connectionBroken is the first failure.
+	// broken is the first failure.
 	broken error
 }
 
-// begin begins a transaction on the pool.
-func (s *Store) begin(ctx context.Context, pool *sql.DB, opts *sql.TxOptions) (*tx, error) {
-	t, err := pool.BeginTx(ctx, opts)
+// NewTx returns a transaction on a driver's one, for a database that has no Store.
+func NewTx(ctx context.Context, t *sql.Tx, d *Dialect, path string) *Tx {
+	return &Tx{SQL: t, Now: time.Now(), ctx: ctx, d: d, path: path, lockRow: d.LockRow, stmts: make(map[string]*sql.Stmt)}
+}
+
+// Begin begins a transaction on the pool.
+func (s *Store) Begin(ctx context.Context, pool *sql.DB, opts *sql.TxOptions) (*Tx, error) {
+	in, err := pool.BeginTx(ctx, opts)
 	if err != nil {
 		return nil, err
 	}
-	return &tx{ctx: ctx, sql: t, d: s.d, path: s.Identity(), now: s.now(), addressRows: s.addressRows, stmts: make(map[string]*sql.Stmt)}, nil
+	t := NewTx(ctx, in, s.d, s.Identity())
+	t.Now, t.addressRows = s.Now(), s.AddressRows
+	if opts != nil && opts.ReadOnly {
+		t.lockRow = ""
+	}
+	return t, nil
 }
 
-// fail turns what a statement returned into what a method returns.
-func (t *tx) fail(err error) error {
+// BeginSnapshot begins a transaction that sees one moment.
+func (s *Store) BeginSnapshot(ctx context.Context, pool *sql.DB) (*Tx, error) {
+	return s.Begin(ctx, pool, &s.d.Snapshot)
+}
+
+// Seq returns the number of the newest change made in the transaction, 0 for none.
+func (t *Tx) Seq() int64 { return t.seq }
+
+// Broken returns the first failure of the database in the transaction.
+func (t *Tx) Broken() error { return t.broken }
+
+// Fail turns a statement's error into a method's.
+func (t *Tx) Fail(err error) error {
 	switch {
 	case err == nil:
 		return nil
@@ -57,39 +83,39 @@ func (t *tx) fail(err error) error {
 		}
 		t.broken = err
 	}
-	return explain("working in a transaction", t.path, t.broken)
+	return t.d.Explain("working in a transaction", t.path, t.broken)
 }
 
-func (t *tx) stmt(query string) (*sql.Stmt, error) {
+func (t *Tx) stmt(query string) (*sql.Stmt, error) {
 	if t.broken != nil {
 		return nil, t.broken
 	}
 	if s := t.stmts[query]; s != nil {
 		return s, nil
 	}
-	s, err := t.sql.PrepareContext(t.ctx, query)
+	s, err := t.SQL.PrepareContext(t.ctx, query)
 	if err == nil {
 		t.stmts[query] = s
 	}
 	return s, err
 }
 
-// exec runs a statement and returns how many rows it changed.
-func (t *tx) exec(query string, args ...any) (int64, error) {
+// Exec runs a statement and returns how many rows it changed.
+func (t *Tx) Exec(query string, args ...any) (int64, error) {
 	res, err := t.execute(query, args)
 	if err != nil {
-		return 0, t.fail(err)
+		return 0, t.Fail(err)
 	}
 	n, err := res.RowsAffected()
-	return n, t.fail(err)
+	return n, t.Fail(err)
 }
 
-func (t *tx) execute(query string, args []any) (sql.Result, error) {
-	if !t.d.prepares {
+func (t *Tx) execute(query string, args []any) (sql.Result, error) {
+	if !t.d.Prepares {
 		if t.broken != nil {
 			return nil, t.broken
 		}
-		return t.sql.ExecContext(t.ctx, query, storable(args)...)
+		return t.SQL.ExecContext(t.ctx, query, storable(args)...)
 	}
 	s, err := t.stmt(query)
 	if err != nil {
@@ -98,49 +124,49 @@ func (t *tx) execute(query string, args []any) (sql.Result, error) {
 	return s.ExecContext(t.ctx, args...)
 }
 
-// row scans the only row of a query; ErrNotFound where there is none.
-func (t *tx) row(query string, args []any, dest ...any) error {
-	if !t.d.prepares {
+// Row scans the only row of a query; ErrNotFound where there is none.
+func (t *Tx) Row(query string, args []any, dest ...any) error {
+	if !t.d.Prepares {
 		if t.broken != nil {
-			return t.fail(t.broken)
+			return t.Fail(t.broken)
 		}
-		return t.fail(t.sql.QueryRowContext(t.ctx, query, storable(args)...).Scan(dest...))
+		return t.Fail(t.SQL.QueryRowContext(t.ctx, query, storable(args)...).Scan(dest...))
 	}
 	s, err := t.stmt(query)
 	if err != nil {
-		return t.fail(err)
+		return t.Fail(err)
 	}
-	return t.fail(s.QueryRowContext(t.ctx, args...).Scan(dest...))
+	return t.Fail(s.QueryRowContext(t.ctx, args...).Scan(dest...))
 }
 
-// rows calls f for every row of a query.
-func (t *tx) rows(query string, args []any, f func(*sql.Rows) error) error {
-	if !t.d.prepares {
+// Rows calls f for every row of a query.
+func (t *Tx) Rows(query string, args []any, f func(*sql.Rows) error) error {
+	if !t.d.Prepares {
 		if t.broken != nil {
-			return t.fail(t.broken)
+			return t.Fail(t.broken)
 		}
-		rows, err := t.sql.QueryContext(t.ctx, query, storable(args)...)
-		return t.fail(each(rows, err, f))
+		rows, err := t.SQL.QueryContext(t.ctx, query, storable(args)...)
+		return t.Fail(Each(rows, err, f))
 	}
 	s, err := t.stmt(query)
 	if err != nil {
-		return t.fail(err)
+		return t.Fail(err)
 	}
 	rows, err := s.QueryContext(t.ctx, args...)
-	return t.fail(each(rows, err, f))
+	return t.Fail(Each(rows, err, f))
 }
 
 // next returns the next number of a sequence. Its row is ours until the transaction ends.
-func (t *tx) next(sequence string) (n int64, err error) {
-	err = t.row(`UPDATE sequences SET value = value + 1 WHERE name = $1 RETURNING value`, []any{sequence}, &n)
+func (t *Tx) next(sequence string) (n int64, err error) {
+	err = t.Row(`UPDATE sequences SET value = value + 1 WHERE name = $1 RETURNING value`, []any{sequence}, &n)
 	return n, err
 }
 
 // Change implements management.Tx.
-func (t *tx) Change(kind gateway.ChangeKind, keyspace, id string) (int64, error) {
-	if t.d.change != "" {
+func (t *Tx) Change(kind gateway.ChangeKind, keyspace, id string) (int64, error) {
+	if t.d.AppendChange != "" {
 		var seq int64
-		err := t.row(t.d.change, []any{string(kind), keyspace, id, t.now.UnixMicro()}, &seq)
+		err := t.Row(t.d.AppendChange, []any{string(kind), keyspace, id, t.Now.UnixMicro()}, &seq)
 		if err == nil {
 			t.seq = seq
 		}
@@ -150,8 +176,8 @@ func (t *tx) Change(kind gateway.ChangeKind, keyspace, id string) (int64, error)
 	if err != nil {
 		return 0, err
 	}
-	if _, err := t.exec(`INSERT INTO changes (seq, kind, keyspace, id, at) VALUES ($1, $2, $3, $4, $5)`,
-		seq, string(kind), keyspace, id, t.now.UnixMicro()); err != nil {
+	if _, err := t.Exec(`INSERT INTO changes (seq, kind, keyspace, id, at) VALUES ($1, $2, $3, $4, $5)`,
+		seq, string(kind), keyspace, id, t.Now.UnixMicro()); err != nil {
 		return 0, err
 	}
 	t.seq = seq
@@ -159,8 +185,8 @@ func (t *tx) Change(kind gateway.ChangeKind, keyspace, id string) (int64, error)
 }
 
 // Changes implements management.Tx.
-func (t *tx) Changes(list []gateway.Change) (err error) {
-	if t.d.change != "" || len(list) < 2 {
+func (t *Tx) Changes(list []gateway.Change) (err error) {
+	if t.d.AppendChange != "" || len(list) < 2 {
 		for i := range list {
 			c := &list[i]
 			if c.Seq, err = t.Change(c.Kind, c.Keyspace, c.ID); err != nil {
@@ -170,7 +196,7 @@ func (t *tx) Changes(list []gateway.Change) (err error) {
 		return nil
 	}
 	var last int64
-	if err := t.row(`UPDATE sequences SET value = value + $2 WHERE name = $1 RETURNING value`, []any{"changes", int64(len(list))}, &last); err != nil {
+	if err := t.Row(`UPDATE sequences SET value = value + $2 WHERE name = $1 RETURNING value`, []any{"changes", int64(len(list))}, &last); err != nil {
 		return err
 	}
 	for i := range list {
@@ -182,9 +208,9 @@ func (t *tx) Changes(list []gateway.Change) (err error) {
 			if i > 0 {
 				w.text += ", "
 			}
-			w.text += "(" + w.arg(c.Seq) + ", " + w.arg(string(c.Kind)) + ", " + w.arg(c.Keyspace) + ", " + w.arg(c.ID) + ", " + w.arg(t.now.UnixMicro()) + ")"
+			w.text += "(" + w.arg(c.Seq) + ", " + w.arg(string(c.Kind)) + ", " + w.arg(c.Keyspace) + ", " + w.arg(c.ID) + ", " + w.arg(t.Now.UnixMicro()) + ")"
 		}
-		if _, err := t.exec(`INSERT INTO changes (seq, kind, keyspace, id, at) VALUES `+w.text, w.args...); err != nil {
+		if _, err := t.Exec(`INSERT INTO changes (seq, kind, keyspace, id, at) VALUES `+w.text, w.args...); err != nil {
 			return err
 		}
 	}

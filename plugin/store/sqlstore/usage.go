@@ -17,9 +17,9 @@ var _ usage.Store = (*Store)(nil)
 
 // WriteUsage implements usage.Store.
 func (s *Store) WriteUsage(ctx context.Context, b *usage.Batch) error {
-	return s.counting(ctx, "writing usage", func(t *tx) error {
+	return s.WriteRelaxed(ctx, "writing usage", func(t *Tx) error {
 		var seq int64
-		err := t.row(`SELECT seq FROM usage_writers WHERE writer = $1`+t.d.lockRow, []any{b.Writer}, &seq)
+		err := t.Row(`SELECT seq FROM usage_writers WHERE writer = $1`+t.lockRow, []any{b.Writer}, &seq)
 		if err != nil && !errors.Is(err, gateway.ErrNotFound) {
 			return err
 		}
@@ -34,9 +34,9 @@ func (s *Store) WriteUsage(ctx context.Context, b *usage.Batch) error {
 				return err
 			}
 		}
-		_, err = t.exec(`INSERT INTO usage_writers (writer, seq, until, written_at) VALUES ($1, $2, $3, $4)
+		_, err = t.Exec(`INSERT INTO usage_writers (writer, seq, until, written_at) VALUES ($1, $2, $3, $4)
 			ON CONFLICT (writer) DO UPDATE SET seq = excluded.seq, until = excluded.until, written_at = excluded.written_at`,
-			b.Writer, b.Seq, b.Until.UnixMicro(), t.now.UnixMicro())
+			b.Writer, b.Seq, b.Until.UnixMicro(), t.Now.UnixMicro())
 		return err
 	})
 }
@@ -97,11 +97,11 @@ func (s *Store) ReadUsage(ctx context.Context, q usage.Query, yield func(*usage.
 	w.and("hour >= " + w.arg(q.From.Unix()))
 	w.and("hour < " + to)
 	var stopped error
-	err := s.reading(ctx, "reading usage", func(f *conns) error {
+	err := s.Query(ctx, "reading usage", func(f *Conns) error {
 		if stopped != nil {
 			return nil
 		}
-		rows, err := f.read.QueryContext(ctx, `SELECT tenant, key_id, hour AS since, 3600,
+		rows, err := f.Read.QueryContext(ctx, `SELECT tenant, key_id, hour AS since, 3600,
 			requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency FROM usage`+w.text+`
 			UNION ALL SELECT tenant, key_id, day, 86400,
 			requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency FROM usage_days`+days+`
@@ -111,7 +111,7 @@ func (s *Store) ReadUsage(ctx context.Context, q usage.Query, yield func(*usage.
 		var hour, seconds int64
 		columns := append([]any{&row.Tenant, &row.Key, &hour, &seconds}, in.columns(row.Counts)...)
 		given := false
-		err = each(rows, err, func(rows *sql.Rows) error {
+		err = Each(rows, err, func(rows *sql.Rows) error {
 			if err := rows.Scan(columns...); err != nil {
 				return err
 			}
@@ -124,7 +124,7 @@ func (s *Store) ReadUsage(ctx context.Context, q usage.Query, yield func(*usage.
 			return stopped
 		})
 		if given && err != nil && stopped == nil {
-			stopped = explain("reading usage", s.Identity(), err) // not from the beginning again
+			stopped = s.Explain("reading usage", err) // not from the beginning again
 		}
 		if stopped != nil {
 			return nil
@@ -139,8 +139,8 @@ func (s *Store) ReadUsage(ctx context.Context, q usage.Query, yield func(*usage.
 
 // UsageUntil implements usage.Store.
 func (s *Store) UsageUntil(ctx context.Context) (until time.Time, err error) {
-	err = s.reading(ctx, "reading how far usage was counted", func(f *conns) error {
-		return f.read.QueryRowContext(ctx, `SELECT max(until) FROM usage_writers`).Scan(timeInto{&until})
+	err = s.Query(ctx, "reading how far usage was counted", func(f *Conns) error {
+		return f.Read.QueryRowContext(ctx, `SELECT max(until) FROM usage_writers`).Scan(TimeInto(&until))
 	})
 	return until, err
 }
@@ -148,14 +148,14 @@ func (s *Store) UsageUntil(ctx context.Context) (until time.Time, err error) {
 // recall stores a chunk, and drops those of its key that are older than the newest Keep
 // requests. Of a deleted key, whose requests nobody can ask for, it stores nothing: they may have been
 // forgotten since they were made.
-func (t *tx) recall(c *usage.Chunk) error {
-	if _, err := t.exec(`INSERT INTO recent_requests (keyspace, key_id, newest, expires_at, n, entries) SELECT $1, $2, $3, $4, $5, $6
+func (t *Tx) recall(c *usage.Chunk) error {
+	if _, err := t.Exec(`INSERT INTO recent_requests (keyspace, key_id, newest, expires_at, n, entries) SELECT $1, $2, $3, $4, $5, $6
 		WHERE NOT EXISTS (SELECT 1 FROM keys WHERE id = $2 AND deleted_at IS NOT NULL)`,
 		c.Keyspace, c.Key, c.Newest.UnixMicro(), c.Expires.UnixMicro(), int64(c.Count), string(c.Entries)); err != nil || c.Keep == 0 {
 		return err
 	}
 	kept, last := 0, int64(0)
-	err := t.rows(`SELECT seq, n FROM recent_requests WHERE key_id = $1 ORDER BY seq DESC`, []any{c.Key}, func(rows *sql.Rows) error {
+	err := t.Rows(`SELECT seq, n FROM recent_requests WHERE key_id = $1 ORDER BY seq DESC`, []any{c.Key}, func(rows *sql.Rows) error {
 		var seq int64
 		var n int
 		err := rows.Scan(&seq, &n)
@@ -168,21 +168,21 @@ func (t *tx) recall(c *usage.Chunk) error {
 	if err != nil || kept <= c.Keep {
 		return err
 	}
-	_, err = t.exec(`DELETE FROM recent_requests WHERE key_id = $1 AND seq < $2`, c.Key, last)
+	_, err = t.Exec(`DELETE FROM recent_requests WHERE key_id = $1 AND seq < $2`, c.Key, last)
 	return err
 }
 
 // RecentRequests implements usage.Store.
 func (s *Store) RecentRequests(ctx context.Context, keyspace, key string) ([]usage.Chunk, error) {
 	var out []usage.Chunk
-	err := s.reading(ctx, "reading the last requests", func(f *conns) error {
+	err := s.Query(ctx, "reading the last requests", func(f *Conns) error {
 		out = out[:0]
-		rows, err := f.read.QueryContext(ctx, `SELECT seq, newest, expires_at, n, entries FROM recent_requests
+		rows, err := f.Read.QueryContext(ctx, `SELECT seq, newest, expires_at, n, entries FROM recent_requests
 			WHERE key_id = $1 AND keyspace = $2 ORDER BY seq DESC`, key, keyspace)
-		return each(rows, err, func(rows *sql.Rows) error {
+		return Each(rows, err, func(rows *sql.Rows) error {
 			c := usage.Chunk{Keyspace: keyspace, Key: key}
 			var entries string
-			err := rows.Scan(&c.Seq, timeInto{&c.Newest}, timeInto{&c.Expires}, &c.Count, &entries)
+			err := rows.Scan(&c.Seq, TimeInto(&c.Newest), TimeInto(&c.Expires), &c.Count, &entries)
 			c.Entries = []byte(entries)
 			out = append(out, c)
 			return err
@@ -194,26 +194,26 @@ func (s *Store) RecentRequests(ctx context.Context, keyspace, key string) ([]usa
 	return out, nil
 }
 
-// pruneAtOnce bounds how many rows one transaction drops, so that others need not wait.
-const pruneAtOnce = 2000
+// PruneBatch is the most rows that one transaction drops, so that others do not wait long.
+const PruneBatch = 2000
 
 // PruneUsage implements usage.Store.
 func (s *Store) PruneUsage(ctx context.Context, now, silent time.Time) error {
 	for {
 		var n int64
-		err := s.writing(ctx, "dropping old requests", func(t *tx) (err error) {
-			if n, err = t.pruneQuotas(now); err != nil || n == pruneAtOnce {
+		err := s.Write(ctx, "dropping old requests", func(t *Tx) (err error) {
+			if n, err = t.pruneQuotas(now); err != nil || n == PruneBatch {
 				return err
 			}
-			if n, err = t.exec(`DELETE FROM recent_requests WHERE seq IN
-				(SELECT seq FROM recent_requests WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)`, now.UnixMicro(), pruneAtOnce); err != nil {
+			if n, err = t.Exec(`DELETE FROM recent_requests WHERE seq IN
+				(SELECT seq FROM recent_requests WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)`, now.UnixMicro(), PruneBatch); err != nil {
 				return err
 			}
 			// The newest says up to when usage was complete, and stays.
-			_, err = t.exec(`DELETE FROM usage_writers WHERE written_at < $1 AND until < (SELECT max(until) FROM usage_writers)`, silent.UnixMicro())
+			_, err = t.Exec(`DELETE FROM usage_writers WHERE written_at < $1 AND until < (SELECT max(until) FROM usage_writers)`, silent.UnixMicro())
 			return err
 		})
-		if err != nil || n < pruneAtOnce {
+		if err != nil || n < PruneBatch {
 			return err
 		}
 	}

@@ -21,10 +21,10 @@ func (s *Store) RollUsage(ctx context.Context, before func(keyspace string) time
 	for {
 		var next string
 		var oldest int64
-		err := s.reading(ctx, "looking for old usage", func(f *conns) error {
+		err := s.Query(ctx, "looking for old usage", func(f *Conns) error {
 			next, oldest = "", 0
 			// The next keyspace, without looking at every row.
-			err := f.read.QueryRowContext(ctx, `SELECT keyspace, hour FROM usage WHERE keyspace > $1 ORDER BY keyspace, hour LIMIT 1`, keyspace).Scan(&next, &oldest)
+			err := f.Read.QueryRowContext(ctx, `SELECT keyspace, hour FROM usage WHERE keyspace > $1 ORDER BY keyspace, hour LIMIT 1`, keyspace).Scan(&next, &oldest)
 			if errors.Is(err, sql.ErrNoRows) {
 				return nil
 			}
@@ -36,7 +36,7 @@ func (s *Store) RollUsage(ctx context.Context, before func(keyspace string) time
 		keyspace = next
 		// Whole days only: of a day the hours are all kept, or none is.
 		if end := before(keyspace).UTC().Truncate(24 * time.Hour).Unix(); oldest < end {
-			return true, s.writing(ctx, "adding hours of usage up to days", func(t *tx) error { return t.roll(keyspace, end) })
+			return true, s.Write(ctx, "adding hours of usage up to days", func(t *Tx) error { return t.roll(keyspace, end) })
 		}
 	}
 }
@@ -48,7 +48,7 @@ type dayID struct {
 }
 
 // roll adds up some of a keyspace's hours before end, the oldest.
-func (t *tx) roll(keyspace string, end int64) error {
+func (t *Tx) roll(keyspace string, end int64) error {
 	type sum struct {
 		tenant string
 		usage.Counts
@@ -59,7 +59,7 @@ func (t *tx) roll(keyspace string, end int64) error {
 		key, node string
 	}
 	var hours []hourID
-	err := t.rows(`SELECT hour, key_id, node, tenant, requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency
+	err := t.Rows(`SELECT hour, key_id, node, tenant, requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency
 		FROM usage WHERE keyspace = $1 AND hour < $2 ORDER BY hour, key_id, node LIMIT $3`, []any{keyspace, end, rollAtOnce},
 		func(rows *sql.Rows) error {
 			var h hourID
@@ -89,7 +89,7 @@ func (t *tx) roll(keyspace string, end int64) error {
 		}
 	}
 	for _, h := range hours {
-		if _, err := t.exec(`DELETE FROM usage WHERE keyspace = $1 AND hour = $2 AND key_id = $3 AND node = $4`, keyspace, h.hour, h.key, h.node); err != nil {
+		if _, err := t.Exec(`DELETE FROM usage WHERE keyspace = $1 AND hour = $2 AND key_id = $3 AND node = $4`, keyspace, h.hour, h.key, h.node); err != nil {
 			return err
 		}
 	}
@@ -97,15 +97,15 @@ func (t *tx) roll(keyspace string, end int64) error {
 }
 
 // addDay adds counts to a day's.
-func (t *tx) addDay(keyspace string, id dayID, tenant string, sum *usage.Counts) error {
+func (t *Tx) addDay(keyspace string, id dayID, tenant string, sum *usage.Counts) error {
 	var stored usage.Counts
 	var old countsInto
-	err := t.row(`SELECT requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency FROM usage_days
-		WHERE keyspace = $1 AND day = $2 AND key_id = $3 AND node = $4`+t.d.lockRow, []any{keyspace, id.day, id.key, id.node}, old.columns(&stored)...)
+	err := t.Row(`SELECT requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency FROM usage_days
+		WHERE keyspace = $1 AND day = $2 AND key_id = $3 AND node = $4`+t.lockRow, []any{keyspace, id.day, id.key, id.node}, old.columns(&stored)...)
 	switch {
 	case err == nil:
 		if err := old.finish(&stored); err != nil {
-			return t.fail(err)
+			return t.Fail(err)
 		}
 		sum.Merge(&stored)
 	case !errors.Is(err, gateway.ErrNotFound):
@@ -115,7 +115,7 @@ func (t *tx) addDay(keyspace string, id dayID, tenant string, sum *usage.Counts)
 	if err != nil {
 		return err
 	}
-	_, err = t.exec(`INSERT INTO usage_days (keyspace, day, key_id, node, tenant, requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency)
+	_, err = t.Exec(`INSERT INTO usage_days (keyspace, day, key_id, node, tenant, requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 		ON CONFLICT (keyspace, day, key_id, node) DO UPDATE SET requests = excluded.requests, allowed = excluded.allowed,
 			refused = excluded.refused, upstream_errors = excluded.upstream_errors, credits = excluded.credits,
@@ -133,16 +133,16 @@ const addressKept = 2 * 24 * time.Hour
 
 // pruneQuotas drops counts of periods that are long over: of addresses and of keys that are not seen any
 // more, whose next count would have ended them.
-func (t *tx) pruneQuotas(now time.Time) (int64, error) {
+func (t *Tx) pruneQuotas(now time.Time) (int64, error) {
 	long, days := now.Add(-quotaKept).UnixMicro(), now.Add(-addressKept).UnixMicro()
 	for calendar, before := range map[ratelimit.Calendar]int64{ratelimit.Day: days, ratelimit.Month: long} {
 		first := addressSeq(calendar)
-		if _, err := t.exec(`DELETE FROM sequences WHERE name >= $1 AND name < $2`, first, fmt.Sprintf("%s%020d", first, before)); err != nil {
+		if _, err := t.Exec(`DELETE FROM sequences WHERE name >= $1 AND name < $2`, first, fmt.Sprintf("%s%020d", first, before)); err != nil {
 			return 0, err
 		}
 	}
-	return t.exec(`DELETE FROM quota_counts WHERE (subject, calendar, start) IN
+	return t.Exec(`DELETE FROM quota_counts WHERE (subject, calendar, start) IN
 		(SELECT subject, calendar, start FROM quota_counts WHERE start > 0 AND (start < $1 OR
 			start < $2 AND calendar = $3 AND substr(subject, 1, 2) = 'a:') ORDER BY start LIMIT $4)`,
-		long, days, int64(ratelimit.Day), pruneAtOnce)
+		long, days, int64(ratelimit.Day), PruneBatch)
 }

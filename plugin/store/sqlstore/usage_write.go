@@ -17,7 +17,7 @@ import (
 const usedTogether = 16
 
 // useAll adds rows to the node's own of their hours, which nobody else writes meanwhile.
-func (t *tx) useAll(node string, rows []usage.Row) error {
+func (t *Tx) useAll(node string, rows []usage.Row) error {
 	for len(rows) > 0 {
 		n := 1
 		for n < min(len(rows), usedTogether) && rows[n].Keyspace == rows[0].Keyspace && rows[n].Hour.Equal(rows[0].Hour) {
@@ -38,7 +38,7 @@ type used struct {
 }
 
 // useTogether adds rows of one keyspace and hour, of which several may be of one key.
-func (t *tx) useTogether(node string, rows []usage.Row) error {
+func (t *Tx) useTogether(node string, rows []usage.Row) error {
 	keyspace, hour := rows[0].Keyspace, rows[0].Hour
 	sums, byKey := make([]used, 0, len(rows)), make(map[string]int, len(rows))
 	for i := range rows {
@@ -63,7 +63,7 @@ func (t *tx) useTogether(node string, rows []usage.Row) error {
 		args = append(args, keyspace, hour.Unix(), u.key, node, u.tenant, u.Requests, u.Allowed, rejectedText(&u.Counts), u.UpstreamErrors,
 			u.Credits, u.BytesIn, u.BytesOut, bytes(latency))
 	}
-	_, err := t.exec(`INSERT INTO usage (keyspace, hour, key_id, node, tenant, requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency)
+	_, err := t.Exec(`INSERT INTO usage (keyspace, hour, key_id, node, tenant, requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency)
 		VALUES `+placeholders(1, len(sums), usedColumns)+`
 		ON CONFLICT (keyspace, hour, key_id, node) DO UPDATE SET requests = excluded.requests, allowed = excluded.allowed,
 			refused = excluded.refused, upstream_errors = excluded.upstream_errors, credits = excluded.credits,
@@ -75,7 +75,7 @@ func (t *tx) useTogether(node string, rows []usage.Row) error {
 const usedColumns = 13
 
 // addUsed adds to sums what is stored of them.
-func (t *tx) addUsed(keyspace string, hour time.Time, node string, sums []used, byKey map[string]int) error {
+func (t *Tx) addUsed(keyspace string, hour time.Time, node string, sums []used, byKey map[string]int) error {
 	args := make([]any, 0, 3+len(sums))
 	args = append(args, keyspace, hour.Unix(), node)
 	for i := range sums {
@@ -87,7 +87,7 @@ func (t *tx) addUsed(keyspace string, hour time.Time, node string, sums []used, 
 		in     countsInto
 	)
 	columns := append([]any{&key}, in.columns(&stored)...)
-	return t.rows(`SELECT key_id, requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency FROM usage
+	return t.Rows(`SELECT key_id, requests, allowed, refused, upstream_errors, credits, bytes_in, bytes_out, latency FROM usage
 		WHERE keyspace = $1 AND hour = $2 AND node = $3 AND key_id IN `+placeholders(4, 1, len(sums)), args, func(rows *sql.Rows) error {
 		if err := rows.Scan(columns...); err != nil {
 			return err

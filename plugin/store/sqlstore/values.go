@@ -1,9 +1,11 @@
 package sqlstore
 
 import (
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -12,15 +14,17 @@ import (
 // Values as they stand in columns. Each type writes one kind of value and, holding a
 // pointer, scans it.
 
-// micros returns t in Unix microseconds, nil for the zero time.
-func micros(t time.Time) any {
+// Micros returns t in Unix microseconds, nil for the zero time.
+func Micros(t time.Time) any {
 	if t.IsZero() {
 		return nil
 	}
 	return t.UnixMicro()
 }
 
-// timeInto scans what micros wrote.
+// TimeInto returns a scanner of what Micros wrote.
+func TimeInto(t *time.Time) sql.Scanner { return timeInto{t} }
+
 type timeInto struct{ t *time.Time }
 
 func (c timeInto) Scan(src any) error {
@@ -35,8 +39,8 @@ func (c timeInto) Scan(src any) error {
 	return nil
 }
 
-// flag returns 1 or 0: databases differ in their booleans, not in their integers.
-func flag(b bool) int64 {
+// Flag returns 1 or 0: databases differ in their booleans, not in their integers.
+func Flag(b bool) int64 {
 	if b {
 		return 1
 	}
@@ -141,5 +145,36 @@ func storable(args []any) []any {
 	return args
 }
 
-// fold returns a slug as it is compared. Slugs are ASCII.
-func fold(slug string) string { return strings.ToLower(slug) }
+// Fold returns a slug as it is compared. Slugs are ASCII.
+func Fold(slug string) string { return strings.ToLower(slug) }
+
+// In returns " IN ($n, …)" for values, and appends them to args.
+func In[T any](args []any, values []T) (string, []any) {
+	var b strings.Builder
+	b.WriteString(" IN (")
+	for i, v := range values {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		args = append(args, v)
+		b.WriteByte('$')
+		b.WriteString(strconv.Itoa(len(args)))
+	}
+	b.WriteByte(')')
+	return b.String(), args
+}
+
+// Chunk is how many values one query names.
+const Chunk = 500
+
+// Chunks calls f with values in portions.
+func Chunks[T any](values []T, f func([]T) error) error {
+	for len(values) > 0 {
+		n := min(Chunk, len(values))
+		if err := f(values[:n]); err != nil {
+			return err
+		}
+		values = values[n:]
+	}
+	return nil
+}

@@ -14,14 +14,14 @@ const webhookColumns = `w.id, w.keyspace, w.tenant, w.url, w.events, w.secret, w
 	w.active, w.disabled, w.created_at, w.created_by, w.updated_at, w.version`
 
 func webhookInto(w *management.WebhookRow) []any {
-	return []any{&w.ID, &w.Keyspace, &w.Tenant, &w.URL, wordsInto{&w.Events}, &w.Secret, &w.Previous, timeInto{&w.PreviousUntil},
-		&w.Active, &w.Disabled, timeInto{&w.CreatedAt}, &w.CreatedBy, timeInto{&w.UpdatedAt}, &w.Version}
+	return []any{&w.ID, &w.Keyspace, &w.Tenant, &w.URL, wordsInto{&w.Events}, &w.Secret, &w.Previous, TimeInto(&w.PreviousUntil),
+		&w.Active, &w.Disabled, TimeInto(&w.CreatedAt), &w.CreatedBy, TimeInto(&w.UpdatedAt), &w.Version}
 }
 
 // Webhook implements management.Tx.
-func (t *tx) Webhook(keyspace, id string) (*management.WebhookRow, error) {
+func (t *Tx) Webhook(keyspace, id string) (*management.WebhookRow, error) {
 	var w management.WebhookRow
-	err := t.row(`SELECT `+webhookColumns+` FROM webhooks w WHERE w.id = $1 AND w.keyspace = $2`, []any{id, keyspace}, webhookInto(&w)...)
+	err := t.Row(`SELECT `+webhookColumns+` FROM webhooks w WHERE w.id = $1 AND w.keyspace = $2`, []any{id, keyspace}, webhookInto(&w)...)
 	if err != nil {
 		return nil, err
 	}
@@ -29,7 +29,7 @@ func (t *tx) Webhook(keyspace, id string) (*management.WebhookRow, error) {
 }
 
 // Webhooks implements management.Tx.
-func (t *tx) Webhooks(q management.WebhookQuery) ([]*management.WebhookRow, error) {
+func (t *Tx) Webhooks(q management.WebhookQuery) ([]*management.WebhookRow, error) {
 	var w where
 	w.and("w.keyspace = " + w.arg(q.Keyspace))
 	switch {
@@ -47,9 +47,9 @@ func (t *tx) Webhooks(q management.WebhookQuery) ([]*management.WebhookRow, erro
 	return t.webhooks(w.text+` ORDER BY w.num DESC`+w.limit(q.Limit), w.args)
 }
 
-func (t *tx) webhooks(rest string, args []any) ([]*management.WebhookRow, error) {
+func (t *Tx) webhooks(rest string, args []any) ([]*management.WebhookRow, error) {
 	var out []*management.WebhookRow
-	err := t.rows(`SELECT `+webhookColumns+` FROM webhooks w`+rest, args, func(rows *sql.Rows) error {
+	err := t.Rows(`SELECT `+webhookColumns+` FROM webhooks w`+rest, args, func(rows *sql.Rows) error {
 		w := new(management.WebhookRow)
 		out = append(out, w)
 		return rows.Scan(webhookInto(w)...)
@@ -61,11 +61,11 @@ func (t *tx) webhooks(rest string, args []any) ([]*management.WebhookRow, error)
 }
 
 // InsertWebhook implements management.Tx.
-func (t *tx) InsertWebhook(w *management.WebhookRow) error {
-	_, err := t.exec(`INSERT INTO webhooks (id, keyspace, tenant, url, events, secret, previous, previous_until, active, disabled,
+func (t *Tx) InsertWebhook(w *management.WebhookRow) error {
+	_, err := t.Exec(`INSERT INTO webhooks (id, keyspace, tenant, url, events, secret, previous, previous_until, active, disabled,
 		created_at, created_by, updated_at, version) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 1)`,
-		w.ID, w.Keyspace, w.Tenant, w.URL, strings.Join(w.Events, " "), w.Secret, bytes(w.Previous), micros(w.PreviousUntil),
-		flag(w.Active), w.Disabled, micros(w.CreatedAt), w.CreatedBy, micros(w.UpdatedAt))
+		w.ID, w.Keyspace, w.Tenant, w.URL, strings.Join(w.Events, " "), w.Secret, bytes(w.Previous), Micros(w.PreviousUntil),
+		Flag(w.Active), w.Disabled, Micros(w.CreatedAt), w.CreatedBy, Micros(w.UpdatedAt))
 	if err == nil {
 		w.Version = 1
 	}
@@ -73,20 +73,20 @@ func (t *tx) InsertWebhook(w *management.WebhookRow) error {
 }
 
 // UpdateWebhook implements management.Tx.
-func (t *tx) UpdateWebhook(w *management.WebhookRow) error {
-	return t.row(`UPDATE webhooks SET url = $3, events = $4, secret = $5, previous = $6, previous_until = $7, active = $8,
+func (t *Tx) UpdateWebhook(w *management.WebhookRow) error {
+	return t.Row(`UPDATE webhooks SET url = $3, events = $4, secret = $5, previous = $6, previous_until = $7, active = $8,
 		disabled = $9, updated_at = $10, version = version + 1 WHERE id = $1 AND keyspace = $2 RETURNING version`,
-		[]any{w.ID, w.Keyspace, w.URL, strings.Join(w.Events, " "), w.Secret, bytes(w.Previous), micros(w.PreviousUntil),
-			flag(w.Active), w.Disabled, micros(w.UpdatedAt)}, &w.Version)
+		[]any{w.ID, w.Keyspace, w.URL, strings.Join(w.Events, " "), w.Secret, bytes(w.Previous), Micros(w.PreviousUntil),
+			Flag(w.Active), w.Disabled, Micros(w.UpdatedAt)}, &w.Version)
 }
 
 // DeleteWebhook implements management.Tx.
-func (t *tx) DeleteWebhook(keyspace, id string) error {
-	if _, err := t.exec(`DELETE FROM deliveries
+func (t *Tx) DeleteWebhook(keyspace, id string) error {
+	if _, err := t.Exec(`DELETE FROM deliveries
 		WHERE webhook_num = (SELECT num FROM webhooks WHERE id = $1 AND keyspace = $2)`, id, keyspace); err != nil {
 		return err
 	}
-	n, err := t.exec(`DELETE FROM webhooks WHERE id = $1 AND keyspace = $2`, id, keyspace)
+	n, err := t.Exec(`DELETE FROM webhooks WHERE id = $1 AND keyspace = $2`, id, keyspace)
 	if err == nil && n == 0 {
 		err = gateway.ErrNotFound
 	}
@@ -94,16 +94,16 @@ func (t *tx) DeleteWebhook(keyspace, id string) error {
 }
 
 // TopUp implements management.Tx.
-func (t *tx) TopUp(keyspace, tenant string) (e management.LedgerEntry, err error) {
-	err = t.row(`SELECT seq, amount, balance, at FROM ledger
+func (t *Tx) TopUp(keyspace, tenant string) (e management.LedgerEntry, err error) {
+	err = t.Row(`SELECT seq, amount, balance, at FROM ledger
 		WHERE tenant_num = (SELECT num FROM tenants WHERE keyspace = $1 AND folded = $2) AND kind = 'add' AND amount > 0
-		ORDER BY seq DESC LIMIT 1`, []any{keyspace, fold(tenant)}, &e.Seq, &e.Amount, &e.Balance, timeInto{&e.At})
+		ORDER BY seq DESC LIMIT 1`, []any{keyspace, Fold(tenant)}, &e.Seq, &e.Amount, &e.Balance, TimeInto(&e.At))
 	return e, err
 }
 
 // RecordOneShot implements management.Tx.
-func (t *tx) RecordOneShot(keyspace, subject, what string, ref int64, at time.Time) (bool, error) {
-	n, err := t.exec(`INSERT INTO event_marks (keyspace, subject, what, ref, at) VALUES ($1, $2, $3, $4, $5)
+func (t *Tx) RecordOneShot(keyspace, subject, what string, ref int64, at time.Time) (bool, error) {
+	n, err := t.Exec(`INSERT INTO event_marks (keyspace, subject, what, ref, at) VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (keyspace, subject, what) DO UPDATE SET ref = excluded.ref, at = excluded.at WHERE event_marks.ref <> excluded.ref`,
 		keyspace, subject, what, ref, at.UnixMicro())
 	return n > 0, err
@@ -112,7 +112,7 @@ func (t *tx) RecordOneShot(keyspace, subject, what string, ref int64, at time.Ti
 const livingKeys = `k.disabled = 0 AND k.revoked_at IS NULL AND k.deleted_at IS NULL`
 
 // ExpiringKeys implements management.Tx.
-func (t *tx) ExpiringKeys(keyspace string, from, to time.Time, after *gateway.Key, limit int) ([]*gateway.Key, error) {
+func (t *Tx) ExpiringKeys(keyspace string, from, to time.Time, after *gateway.Key, limit int) ([]*gateway.Key, error) {
 	var w where
 	w.and("k.keyspace = " + w.arg(keyspace))
 	w.and("k.expires_at IS NOT NULL AND " + livingKeys)
@@ -129,9 +129,9 @@ func (t *tx) ExpiringKeys(keyspace string, from, to time.Time, after *gateway.Ke
 const unusedAtOnce = 5000
 
 // UnusedKeys implements management.Tx.
-func (t *tx) UnusedKeys(keyspace string, since, now time.Time, from int64) (keys []*gateway.Key, next int64, err error) {
+func (t *Tx) UnusedKeys(keyspace string, since, now time.Time, from int64) (keys []*gateway.Key, next int64, err error) {
 	var end sql.NullInt64
-	if err := t.row(`SELECT max(num) FROM (SELECT num FROM keys WHERE keyspace = $1 AND num > $2 ORDER BY num LIMIT $3) AS n`,
+	if err := t.Row(`SELECT max(num) FROM (SELECT num FROM keys WHERE keyspace = $1 AND num > $2 ORDER BY num LIMIT $3) AS n`,
 		[]any{keyspace, from, int64(unusedAtOnce)}, &end); err != nil || !end.Valid {
 		return nil, 0, err
 	}
@@ -141,9 +141,9 @@ func (t *tx) UnusedKeys(keyspace string, since, now time.Time, from int64) (keys
 	return keys, end.Int64, err
 }
 
-func (t *tx) keysOf(rest string, args []any) ([]*gateway.Key, error) {
+func (t *Tx) keysOf(rest string, args []any) ([]*gateway.Key, error) {
 	var out []*gateway.Key
-	err := t.rows(`SELECT `+keyColumns+` FROM keys k JOIN tenants t ON t.num = k.tenant_num`+rest, args, func(rows *sql.Rows) error {
+	err := t.Rows(`SELECT `+keyColumns+` FROM keys k JOIN tenants t ON t.num = k.tenant_num`+rest, args, func(rows *sql.Rows) error {
 		k := new(gateway.Key)
 		out = append(out, k)
 		return rows.Scan(keyInto(k)...)

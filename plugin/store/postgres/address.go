@@ -1,0 +1,52 @@
+package postgres
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// CheckAddress reports whether address has a form that PostgreSQL's own programs take: a URL that
+// begins with postgres:// or postgresql://, or keywords and values that name a host, database, user or
+// service. It reads no file and no variable. Addresses of other libraries, such as jdbc:postgresql:// and
+// postgresql+psycopg2://, are errors: taken for keywords they would lead to another server. Errors hold
+// nothing of the address but its scheme, as a password may be anywhere in it.
+func CheckAddress(address string) error {
+	if strings.HasPrefix(address, "postgres://") || strings.HasPrefix(address, "postgresql://") {
+		return nil
+	}
+	if keywords.MatchString(address) && target.MatchString(address) {
+		return nil
+	}
+	if scheme := otherScheme.FindString(address); scheme != "" {
+		return fmt.Errorf("the address of PostgreSQL begins with %q: it must be postgres:// or postgresql://, and user and password come before the host: postgres://user:password@host:5432/database", scheme)
+	}
+	return errAddress
+}
+
+var (
+	// keywords matches addresses of keywords and values; target those of them that say where to connect.
+	keywords = regexp.MustCompile(`^\s*[A-Za-z_][A-Za-z0-9_.]*\s*=`)
+	target   = regexp.MustCompile(`(?:^|\s)(?:host|dbname|database|user|service)\s*=`)
+	// otherScheme matches what another library's address begins with.
+	otherScheme = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]{0,30}:(?:[A-Za-z][A-Za-z0-9+.-]{0,30}:)*//`)
+	// parameter matches the names of the server's settings.
+	parameter = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*$`)
+)
+
+// checkParameters refuses what the driver took for settings of the server though they are none: parts of
+// another address, and hostaddr, which it does not know, so that it would go to another host.
+func checkParameters(c *pgconn.Config) error {
+	for name := range c.RuntimeParams {
+		if name == "hostaddr" {
+			return errors.New("the address of PostgreSQL states hostaddr, which is not supported: state host=<IP address>")
+		}
+		if !parameter.MatchString(name) {
+			return errAddress
+		}
+	}
+	return nil
+}

@@ -1,0 +1,125 @@
+package postgres
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+)
+
+// Of PostgreSQL's error codes those that are told apart here.
+// https://www.postgresql.org/docs/current/errcodes-appendix.html
+const (
+	codeBadText          = "22021"
+	codeReadOnly         = "25006"
+	codeSerialization    = "40001"
+	codeDeadlock         = "40P01"
+	codeLockTimeout      = "55P03"
+	codeNoDatabase       = "3D000"
+	codeNoPrivilege      = "42501"
+	codeNoTable          = "42P01"
+	codeDiskFull         = "53100"
+	codeTooManyConns     = "53300"
+	codeAdminShutdown    = "57P01"
+	codeCrashShutdown    = "57P02"
+	codeCannotConnectNow = "57P03"
+	codeIdleInTx         = "25P03"
+	codeProtocol         = "08P01"
+	classConnection      = "08"
+	classAuthorization   = "28"
+)
+
+// code returns the server's code of an error, "" where it is not the server's.
+func code(err error) string {
+	var e *pgconn.PgError
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return ""
+}
+
+// unauthorized says that the user or the password was refused. PgBouncer has no code of its own for that.
+func unauthorized(err error) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) &&
+		(strings.HasPrefix(e.Code, classAuthorization) || e.Code == codeProtocol && strings.Contains(e.Message, "authentication failed"))
+}
+
+// connectionLost says that the connection is gone, or leads to a server that is: another may do.
+func connectionLost(err error) bool {
+	switch c := code(err); {
+	case unauthorized(err):
+		return false
+	case c == codeReadOnly, c == codeAdminShutdown, c == codeCrashShutdown, c == codeCannotConnectNow, c == codeIdleInTx,
+		strings.HasPrefix(c, classConnection):
+		return true
+	case c != "", errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded),
+		errors.Is(err, sql.ErrNoRows), errors.Is(err, sql.ErrConnDone), errors.Is(err, sqlstore.ErrClosed):
+		return false
+	}
+	var schema *sqlstore.SchemaError
+	var connect *pgconn.ConnectError
+	switch {
+	case errors.As(err, &schema), errors.As(err, &connect):
+		return false
+	case errors.Is(err, driver.ErrBadConn), pgconn.SafeToRetry(err):
+		return true
+	}
+	return connectionBroken(err)
+}
+
+// connectionBroken says that err is of a connection that broke off in the middle.
+func connectionBroken(err error) bool {
+	text := err.Error()
+	for _, s := range []string{"unexpected EOF", "conn closed", "connection reset", "broken pipe", "use of closed network connection", "closed the connection"} {
+		if strings.Contains(text, s) {
+			return true
+		}
+	}
+	return false
+}
+
+// conflicted says that other transactions were in the way, of which one had to give up.
+func conflicted(err error) bool {
+	c := code(err)
+	return c == codeSerialization || c == codeDeadlock
+}
+
+// remedy says what an error of PostgreSQL's means and what helps, "" where it is none.
+func remedy(path string, err error) string {
+	c := code(err)
+	switch {
+	case c == codeReadOnly:
+		return fmt.Sprintf("%s cannot be written: it is a standby, or set read-only; the address must be the primary's", path)
+	case c == codeLockTimeout:
+		return fmt.Sprintf("%s: another transaction holds what is to be written: try again, and look at pg_stat_activity if it goes on", path)
+	case c == codeNoDatabase:
+		return fmt.Sprintf("%s: there is no such database: create it (createdb)", path)
+	case c == codeNoPrivilege:
+		return fmt.Sprintf("%s: the user may not do that: it must own the database or its schema, or have been granted CREATE on it", path)
+	case c == codeDiskFull:
+		return fmt.Sprintf("the disk of %s is full: free some space", path)
+	case c == codeTooManyConns:
+		return fmt.Sprintf("%s has no connection left: raise max_connections, or put PgBouncer in front of it", path)
+	case c == codeCannotConnectNow, c == codeAdminShutdown, c == codeCrashShutdown:
+		return fmt.Sprintf("%s is starting or stopping", path)
+	case unauthorized(err):
+		return fmt.Sprintf("%s refuses the user or the password", path)
+	}
+	var connect *pgconn.ConnectError
+	switch {
+	case errors.Is(err, errNoAnswer):
+		return fmt.Sprintf("%s was reached, or all connections to it were in use, and nothing came back in time: see what the server does", path)
+	case errors.As(err, &connect):
+		return fmt.Sprintf("%s cannot be reached: see whether the server runs, and what lies between", path)
+	case c == "" && connectionBroken(err) && strings.HasPrefix(path, "postgres://"):
+		return fmt.Sprintf("the connection to %s broke off", path)
+	}
+	return ""
+}

@@ -1,0 +1,133 @@
+package postgres
+
+import (
+	"context"
+	"database/sql"
+	"math/rand/v2"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/cluster"
+	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+)
+
+var _ cluster.Registry = (*Store)(nil)
+
+const (
+	// leaseMargin is added to the time for which a node is known to accept keys: its last
+	// row may be lost with the server, within a second.
+	leaseMargin = 2 * time.Second
+	// nameReuseAfter is how long a node must have been silent before another may have its name.
+	nameReuseAfter = 5 * time.Second
+	// nodeRetention is how long a node is listed after its deadline.
+	nodeRetention = 24 * time.Hour
+)
+
+// reportNodeSQL writes a node's row, in one round trip and without waiting for the disk:
+// it is written again within a second. What it acts by counts where that is of this state of the database: after
+// a fail-over to a server that was behind, the same number is another change's.
+const reportNodeSQL = `INSERT INTO nodes AS n (name, lease_until, instance, version, config, seq, ready, keys_cached, started_at, contact_at, stops_by, earlier)
+	SELECT $1, 0, $2, $3, $4,
+		CASE WHEN $5 <= (SELECT value FROM sequences WHERE name = 'changes')
+			AND ($11 = 0 OR EXISTS (SELECT 1 FROM changes WHERE seq = $11 AND at = $12)) THEN $5 ELSE 0 END,
+		$6, $7, clock.now, clock.now, clock.now + $8, $10
+	FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now, set_config('synchronous_commit', 'off', true) AS relaxed) AS clock
+	WHERE clock.relaxed = 'off'
+	ON CONFLICT (name) DO UPDATE SET instance = excluded.instance, version = excluded.version, config = excluded.config,
+		seq = excluded.seq, ready = excluded.ready, keys_cached = excluded.keys_cached, contact_at = excluded.contact_at, stops_by = excluded.stops_by,
+		earlier = excluded.earlier,
+		started_at = CASE WHEN n.instance = excluded.instance THEN coalesce(n.started_at, excluded.started_at) ELSE excluded.started_at END
+	WHERE n.instance = excluded.instance OR n.contact_at IS NULL OR n.contact_at < excluded.contact_at - $9`
+
+// ReportNode implements cluster.Registry.
+func (s *Store) ReportNode(ctx context.Context, n *cluster.Node, trust cluster.Staleness) error {
+	earlier, err := sqlstore.EarlierText(n.Instance, trust.Offsets())
+	if err != nil {
+		return err
+	}
+	var rows int64
+	err = s.Query(ctx, "writing what a node says of itself", func(c *sqlstore.Conns) error {
+		res, err := c.Read.ExecContext(ctx, reportNodeSQL, n.Name, n.Instance, n.Version, n.ConfigHash, n.Seq, sqlstore.Flag(n.Ready), n.KeysCached,
+			(trust.Longest() + leaseMargin).Microseconds(), nameReuseAfter.Microseconds(), earlier, n.LastRead.Seq, n.LastRead.Mark)
+		if err == nil {
+			rows, err = res.RowsAffected()
+		}
+		return err
+	})
+	if err == nil && rows == 0 {
+		err = cluster.ErrNameTaken
+	}
+	return err
+}
+
+// RemoveNode implements cluster.Registry.
+func (s *Store) RemoveNode(ctx context.Context, name, instance string) error {
+	return s.Write(ctx, "taking a node from the list", func(t *sqlstore.Tx) error {
+		if _, err := t.Exec(`DELETE FROM nodes WHERE name = $1 AND instance = $2`, name, instance); err != nil {
+			return err
+		}
+		_, err := t.Exec(`DELETE FROM nodes WHERE stops_by < $1 AND lease_until < $1`, t.Now.Add(-nodeRetention).UnixMicro())
+		return err
+	})
+}
+
+const nodesSQL = `SELECT ` + sqlstore.NodeColumns + `, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+	FROM nodes WHERE contact_at IS NOT NULL ORDER BY name`
+
+// Nodes implements cluster.Registry.
+func (s *Store) Nodes(ctx context.Context) (nodes []cluster.Node, now time.Time, err error) {
+	err = s.Query(ctx, "asking for the nodes", func(c *sqlstore.Conns) error {
+		nodes = nodes[:0]
+		rows, err := c.Read.QueryContext(ctx, nodesSQL)
+		return sqlstore.Each(rows, err, func(rows *sql.Rows) error {
+			var n cluster.Node
+			err := rows.Scan(append(sqlstore.NodeInto(&n), sqlstore.TimeInto(&now))...)
+			nodes = append(nodes, n)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, now, err
+	}
+	return nodes, now, nil
+}
+
+const (
+	// changeRetention is for how long a node may be away and still go on from where it was;
+	// one that comes back later reads everything anew.
+	changeRetention = 24 * time.Hour
+	// pruneInterval is how often older ones are dropped, by any node.
+	pruneInterval = time.Hour
+)
+
+// pruneChanges drops changes from before a time, but for the newest of all: with it
+// everyone can tell whether they are up to date.
+func (p *database) pruneChanges(ctx context.Context, before time.Time) error {
+	for {
+		var n int64
+		err := p.s.WriteRelaxed(ctx, "dropping old changes", func(t *sqlstore.Tx) (err error) {
+			n, err = t.Exec(`DELETE FROM changes WHERE seq IN (SELECT seq FROM changes WHERE at < $1
+				AND seq < (SELECT value FROM sequences WHERE name = 'changes') ORDER BY at LIMIT $2)`, before.UnixMicro(), sqlstore.PruneBatch)
+			return err
+		})
+		if err != nil || n < sqlstore.PruneBatch {
+			return err
+		}
+	}
+}
+
+// prune drops old changes every now and then, until the store is closed.
+func (p *database) prune() {
+	ctx, end := p.s.Alive(context.Background())
+	defer end()
+	for {
+		// Not all nodes at once, whenever they were started.
+		select {
+		case <-time.After(pruneInterval/2 + rand.N(pruneInterval)):
+		case <-ctx.Done():
+			return
+		}
+		if err := p.pruneChanges(ctx, time.Now().Add(-changeRetention)); err != nil && ctx.Err() == nil {
+			p.s.Log().Warn("old changes could not be dropped; it is tried again", "error", err)
+		}
+	}
+}

@@ -1,0 +1,423 @@
+package postgres
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/store/replication"
+	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+)
+
+// How many connections a node has to PostgreSQL: these, and one that listens. Many nodes
+// share a server's few hundred, or a pooler's.
+const (
+	// readers is how many look-ups and lists run at once.
+	readers = 4
+	// writers is how many transactions that write run at once. They have connections of
+	// their own, so that who waits for another's lock keeps nobody from reading.
+	writers = 3
+)
+
+const (
+	// connectTimeout is how long making a connection may take where the address says
+	// nothing of it.
+	connectTimeout = 5 * time.Second
+	// idleTimeout is after how long an unused connection is closed.
+	idleTimeout = 5 * time.Minute
+	// lockTimeout is how long a transaction waits for a lock, and how long one may pause that
+	// holds some. Those of a node that stands still, or was cut off, end then.
+	lockTimeout = 5 * time.Second
+	// beginTimeout is how long beginning a transaction may take, waiting for a connection included,
+	// and txTimeout the rest of one that writes: a server that stands still would else be waited for without end.
+	beginTimeout = 10 * time.Second
+	txTimeout    = time.Minute
+	// commitTimeout is how long a commit may take, and after that finding out whether it happened.
+	commitTimeout = 5 * time.Second
+	// attempts is how often a transaction is tried that others got in the way of.
+	attempts = 4
+	// reopenInterval is the least time between two attempts to open the database.
+	reopenInterval = 500 * time.Millisecond
+	// openTimeout bounds an attempt, which no caller's context does.
+	openTimeout = 10 * time.Second
+	// drainTimeout bounds how long Close waits for calls in progress.
+	drainTimeout = time.Second
+	// minVersion is the oldest server that has all that is asked of it.
+	minVersion = 130000
+)
+
+// Config says how PostgreSQL is reached.
+type Config struct {
+	// Address is postgres://user:password@host:port/database?… or user=… host=… …, as
+	// libpq and pgx know it. It may lead to PgBouncer in transaction mode. Of several
+	// hosts, the one that can be written is used.
+	Address string
+	// Listen is the address of the same database that is listened on for changes. It must
+	// not lead through a pooler. Default: Address.
+	Listen string
+	// Logger hears what operators should know. Default: slog.Default.
+	Logger *slog.Logger
+}
+
+// Store is a store in PostgreSQL, which several nodes share.
+type Store struct {
+	*sqlstore.Store
+	replication.Source
+	db *database
+}
+
+// database is a PostgreSQL database.
+type database struct {
+	s *sqlstore.Store
+	// route is how connections are made from now on.
+	route         atomic.Pointer[route]
+	conns         sqlstore.Conns
+	write         *sql.DB
+	ready, closed atomic.Bool
+
+	mu sync.Mutex
+	// opening is closed when looking at the schema, which is under way, has ended.
+	opening  chan struct{}
+	broken   error
+	nextOpen time.Time
+	// id is the store's, from when the schema was looked at; "" before.
+	id string
+	// capTimer ends what narrow did; nil while it did nothing.
+	capTimer *time.Timer
+
+	moving sync.Mutex
+	// routes are those whose connections may be used. Under moving.
+	routes []*route
+
+	// notified says that commits are heard of from the server: they need not be asked for so often.
+	notified atomic.Bool
+}
+
+// New returns a store in a PostgreSQL database, without connecting to it. The
+// first call that needs the database connects and migrates it; where that fails, it is
+// tried again, and until then every call fails with an error that wraps
+// gateway.ErrStore. An address that cannot be read is an error here. Close it after use.
+func New(c Config) (*Store, error) {
+	r, err := newRoute(c.Address, c.Listen)
+	if err != nil {
+		return nil, err
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	s := sqlstore.New(dialect, c.Logger)
+	p := &database{s: s, routes: []*route{r}}
+	p.route.Store(r)
+	p.conns.Stop = make(chan struct{})
+	p.conns.Read = p.openPool(readers)
+	p.write = p.openPool(writers)
+	// A pooler's next connection does not have the statements that were prepared on this one.
+	if err := p.conns.Prepare(context.Background(), false); err != nil {
+		return nil, err
+	}
+	s.SetDatabase(p)
+	s.Go(p.listen)
+	s.Go(p.poll)
+	s.Go(p.prune)
+	return &Store{s, replication.NewSource(s), p}, nil
+}
+
+// errBackup names the way to back a PostgreSQL database up.
+var errBackup = errors.New("this gateway keeps everything in PostgreSQL: back that up with its own tools, such as pg_dump")
+
+// Backup returns an error that names PostgreSQL's own tools.
+func (s *Store) Backup(context.Context, string) (int64, error) { return 0, errBackup }
+
+// open sees to it, once, that the database has this binary's schema. It waits for
+// whoever does so already, and tries again only after a while.
+func (p *database) open(ctx context.Context) error {
+	if p.closed.Load() {
+		return sqlstore.ErrClosed
+	}
+	if p.ready.Load() {
+		return nil
+	}
+	for {
+		p.mu.Lock()
+		switch {
+		case p.ready.Load():
+			p.mu.Unlock()
+			return nil
+		case p.opening == nil && time.Now().Before(p.nextOpen):
+			err := p.broken
+			p.mu.Unlock()
+			return err
+		case p.opening == nil:
+			p.startOpening()
+		}
+		wait := p.opening
+		p.mu.Unlock()
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-p.s.Done():
+			return sqlstore.ErrClosed
+		}
+	}
+}
+
+// sameFailure says that two failures are alike but for the ports they name.
+func sameFailure(a, b error) bool {
+	letters := func(err error) string {
+		return strings.Map(func(r rune) rune {
+			if r >= '0' && r <= '9' {
+				return -1
+			}
+			return r
+		}, err.Error())
+	}
+	return letters(a) == letters(b)
+}
+
+// startOpening migrates the database, beside the caller. p.mu is held.
+func (p *database) startOpening() {
+	opening := make(chan struct{})
+	p.opening = opening
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+		defer cancel()
+		ctx, end := p.s.Alive(ctx)
+		defer end()
+		id, err := p.migrate(ctx)
+
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if err == nil {
+			p.id = id
+			p.ready.Store(true)
+		} else if p.broken == nil || !sameFailure(p.broken, err) {
+			p.s.Log().Error("the database cannot be opened; trying again", "path", p.s.Identity(), "error", explain("opening", p.s.Identity(), err))
+		}
+		p.broken = err
+		p.nextOpen = time.Now().Add(reopenInterval)
+		p.opening = nil
+		close(opening)
+	}()
+}
+
+// migrate brings the schema up to date, and returns the store's id.
+func (p *database) migrate(ctx context.Context) (id string, err error) {
+	var version int
+	if err := p.write.QueryRowContext(ctx, `SELECT current_setting('server_version_num')::int`).Scan(&version); err != nil {
+		return "", err
+	}
+	if version < minVersion {
+		return "", &sqlstore.SchemaError{Text: fmt.Sprintf("the server is PostgreSQL %d: it must be 13 or later", version/10000)}
+	}
+	applied, err := sqlstore.Migrate(ctx, p.write, dialect, true)
+	if err != nil {
+		return "", err
+	}
+	if applied > 0 {
+		p.s.Log().Info("database migrated", "path", p.s.Identity(), "migrations", applied)
+	}
+	err = p.write.QueryRowContext(ctx, `SELECT value FROM meta WHERE name = 'store_id'`).Scan(&id)
+	return id, err
+}
+
+// Name implements sqlstore.Database.
+func (p *database) Name() string { return p.route.Load().name }
+
+// Query implements sqlstore.Database. Connections that were lost are noticed only by using them,
+// so what failed on one is asked again on another.
+func (p *database) Query(ctx context.Context, f func(*sqlstore.Conns) error) error {
+	for try := 1; ; try++ {
+		if err := p.open(ctx); err != nil {
+			return err
+		}
+		err := f(&p.conns)
+		if err == nil || try > readers || ctx.Err() != nil || !connectionLost(err) && !p.capPool(p.conns.Read, err) {
+			return err
+		}
+		p.dropStale(err)
+	}
+}
+
+// Stream implements sqlstore.Database.
+func (p *database) Stream(ctx context.Context, f func(*sqlstore.Conns) error) error {
+	if err := p.open(ctx); err != nil {
+		return err
+	}
+	return f(&p.conns)
+}
+
+// Snapshot implements sqlstore.Database.
+func (p *database) Snapshot(ctx context.Context, f func(*sqlstore.Tx) error) error {
+	return p.Query(ctx, func(c *sqlstore.Conns) error {
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		beginning := time.AfterFunc(beginTimeout, func() { cancel(errNoAnswer) })
+		t, err := p.s.BeginSnapshot(ctx, c.Read)
+		if !beginning.Stop() && err == nil {
+			err = errNoAnswer
+			t.SQL.Rollback()
+		}
+		if err != nil {
+			return withCause(ctx, err)
+		}
+		defer t.SQL.Rollback()
+		return f(t)
+	})
+}
+
+// Write implements sqlstore.Database.
+func (p *database) Write(ctx context.Context, d sqlstore.Durability, f func(*sqlstore.Tx) error) (seq int64, end sqlstore.Ending, err error) {
+	for try := 1; ; try++ {
+		if err := p.open(ctx); err != nil {
+			return 0, sqlstore.Failed, err
+		}
+		seq, end, err := p.transact(ctx, d, f)
+		if err == nil || end != sqlstore.Failed || try == attempts || ctx.Err() != nil || !connectionLost(err) && !conflicted(err) && !p.capPool(p.write, err) {
+			return seq, end, err
+		}
+		p.dropStale(err)
+		if conflicted(err) {
+			time.Sleep(time.Duration(rand.IntN(try*20)) * time.Millisecond)
+		}
+	}
+}
+
+// beginSQL begins what is said of a transaction: that it gives up where it would hold
+// others up, how sure its commit is to be, its number, and the server's clock, which all nodes share.
+const beginSQL = `SELECT set_config('lock_timeout', $1, true) || set_config('idle_in_transaction_session_timeout', $1, true) ||
+	set_config('synchronous_commit', CASE WHEN $2 THEN current_setting('synchronous_commit') ELSE 'off' END, true),
+	pg_current_xact_id()::text, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint`
+
+// transact is one attempt of writing.
+func (p *database) transact(caller context.Context, d sqlstore.Durability, f func(*sqlstore.Tx) error) (seq int64, end sqlstore.Ending, err error) {
+	ctx, cancelCause := context.WithCancelCause(context.WithoutCancel(caller))
+	cancel := func() { cancelCause(nil) }
+	defer cancel()
+	stop := context.AfterFunc(caller, cancel)
+	tooLong := time.AfterFunc(beginTimeout, func() { cancelCause(errNoAnswer) })
+	defer func() {
+		stop()
+		tooLong.Stop()
+		if err == nil || end == sqlstore.Aborted {
+			return
+		}
+		if ended := caller.Err(); ended != nil {
+			err = errors.Join(ended, err)
+		} else {
+			err = withCause(ctx, err)
+		}
+	}()
+	t, err := p.s.Begin(ctx, p.write, nil)
+	if err != nil {
+		return 0, sqlstore.Failed, err
+	}
+	defer t.SQL.Rollback()
+	var settings, id string
+	var now int64
+	if err := t.SQL.QueryRowContext(ctx, beginSQL, strconv.FormatInt(lockTimeout.Milliseconds(), 10), bool(d)).Scan(&settings, &id, &now); err != nil {
+		return 0, sqlstore.Failed, err
+	}
+	t.Now = time.UnixMicro(now).UTC()
+	tooLong.Reset(txTimeout)
+	err = f(t)
+	switch {
+	case t.Broken() != nil:
+		return 0, sqlstore.Failed, t.Broken()
+	case err != nil:
+		return 0, sqlstore.Aborted, err
+	}
+	// From here on no caller interrupts: whether an interrupted commit happened is unknown.
+	if !stop() {
+		return 0, sqlstore.Failed, caller.Err()
+	}
+	impatience := time.AfterFunc(commitTimeout, cancel)
+	err = t.SQL.Commit()
+	impatience.Stop()
+	if err != nil {
+		if end, err = p.outcome(id, err); err != nil {
+			return 0, end, err
+		}
+	}
+	return t.Seq(), sqlstore.Failed, nil
+}
+
+// errNoAnswer says that the server took a connection and then did not answer.
+var errNoAnswer = errors.New("the server does not answer")
+
+// withCause returns err, or why ctx was ended where that is known better.
+func withCause(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause == errNoAnswer {
+		return cause
+	}
+	return err
+}
+
+// outcome finds out what became of a transaction whose commit was not answered: it
+// returns nil where it happened, Failed where it did not, and FailedCommit where that cannot be told.
+func (p *database) outcome(id string, cause error) (sqlstore.Ending, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	defer cancel()
+	for ctx.Err() == nil {
+		var status sql.NullString
+		err := p.conns.Read.QueryRowContext(ctx, `SELECT pg_xact_status($1::text::xid8)`, id).Scan(&status)
+		switch {
+		case err == nil && status.String == "committed":
+			return sqlstore.Failed, nil
+		case err == nil && status.String == "aborted":
+			return sqlstore.Failed, cause
+		case err == nil && !status.Valid, err != nil && code(err) != "" && !connectionLost(err):
+			return sqlstore.FailedCommit, cause
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-p.s.Done():
+			return sqlstore.FailedCommit, cause
+		case <-ctx.Done():
+		}
+	}
+	return sqlstore.FailedCommit, fmt.Errorf("it is not known whether it was written: %w", cause)
+}
+
+// deleteRevocation closes the connections that nobody uses, where err says that they lead to a
+// server that is not the one any more.
+func (p *database) dropStale(err error) {
+	if code(err) != codeReadOnly {
+		return
+	}
+	p.closeIdle()
+}
+
+// Ping implements sqlstore.Database.
+func (p *database) Ping(ctx context.Context) error {
+	return p.Query(ctx, func(c *sqlstore.Conns) error {
+		_, err := c.LastSeq(ctx)
+		return err
+	})
+}
+
+// Close implements sqlstore.Database.
+func (p *database) Close(stopped func()) {
+	p.closed.Store(true)
+	close(p.conns.Stop)
+	stopped()
+	closed := make(chan struct{})
+	go func() {
+		// What runs is waited for here.
+		p.conns.Read.Close()
+		p.write.Close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(drainTimeout):
+	}
+}

@@ -1,0 +1,398 @@
+package replica
+
+import (
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store/replication"
+	"github.com/keygate-dev/keygate/plugin/store/sqlite"
+	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+)
+
+// copyMark is written into the header of SQLite files that are copies, as their
+// application id (https://www.sqlite.org/fileformat2.html#application_id): such a file may be
+// thrown away, for all that is in it is elsewhere too. It reads "KGcp".
+const copyMark = 0x4b476370
+
+// Kinds of files in the place of a copy.
+var (
+	// ErrNoCopy says that there is no file, or none that could be used: one can be made there.
+	ErrNoCopy = errors.New("there is no copy")
+	// ErrNotCopy says that the file is another one than a copy: it must not be thrown away.
+	ErrNotCopy = errors.New("this is no copy of a store: name another file for the replica, or move this one away")
+)
+
+// Copy is a copy of a store in an SQLite file of its own. What it is asked for as a Store it
+// answers by what it holds, which is tenants, keys, secrets and management tokens.
+type Copy struct{ *sqlite.Store }
+
+// inspectCopy says what stands at path, by the header alone. It must not be open.
+func inspectCopy(path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return ErrNoCopy
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return ErrNotCopy
+	}
+	header := make([]byte, 100)
+	n, err := io.ReadFull(f, header)
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		if n == 0 {
+			return ErrNoCopy
+		}
+		return ErrNotCopy
+	case err != nil:
+		return err
+	case binary.BigEndian.Uint32(header[68:]) != copyMark:
+		return ErrNotCopy
+	}
+	return nil
+}
+
+// OpenCopy opens the copy at path. ErrNoCopy where there is none, or one that is damaged or
+// of a newer version, which may be thrown away; ErrNotCopy where there is another file.
+func OpenCopy(ctx context.Context, path string, logger *slog.Logger) (*Copy, replication.Position, error) {
+	var none replication.Position
+	id, err := sqlite.Identity(path)
+	if err != nil {
+		return nil, none, sqlite.Dialect.Explain("opening the replica", path, err)
+	}
+	if err := inspectCopy(id); err != nil {
+		return nil, none, fmt.Errorf("%s: %w", id, err)
+	}
+	s, err := sqlite.OpenExisting(ctx, id, logger)
+	if err != nil {
+		var schema *sqlstore.SchemaError
+		if sqlite.Damaged(err) || errors.As(err, &schema) {
+			err = fmt.Errorf("%w that can be used: %w", ErrNoCopy, err)
+		}
+		return nil, none, err
+	}
+	c := &Copy{s}
+	p, err := c.CopiedPosition(ctx)
+	if err == nil {
+		err = c.migratePending(ctx)
+	}
+	if err != nil {
+		s.Close()
+		if sqlite.Damaged(err) || errors.Is(err, gateway.ErrNotFound) {
+			err = fmt.Errorf("%w that can be used: %w", ErrNoCopy, err)
+		}
+		return nil, none, err
+	}
+	return c, p, nil
+}
+
+// migratePending takes over what is to be written to the primary from where a copy of an earlier
+// version keeps it.
+func (c *Copy) migratePending(ctx context.Context) error {
+	return c.Write(ctx, "opening the replica", func(t *sqlstore.Tx) error {
+		var n int
+		if err := t.Row(`SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'pending'`, nil, &n); err != nil || n == 0 {
+			return err
+		}
+		if _, err := t.Exec(`INSERT INTO refused (action, keyspace, id, about, key_id, created, at, actor)
+			SELECT action, keyspace, id, CASE WHEN action LIKE 'tenant.%' THEN lower(id) ELSE id END, '', 0, at, actor FROM pending`); err != nil {
+			return err
+		}
+		_, err := t.Exec(`DROP TABLE pending`)
+		return err
+	})
+}
+
+// RemoveCopy removes the copy at path, which nobody has open. A file that is none stays, and
+// is an error.
+func RemoveCopy(path string) error {
+	id, err := sqlite.Identity(path)
+	if err != nil {
+		return err
+	}
+	if err := inspectCopy(id); err != nil && !errors.Is(err, ErrNoCopy) {
+		return fmt.Errorf("%s: %w", id, err)
+	}
+	return sqlite.Remove(id)
+}
+
+// CopyBuilder makes a copy in a file beside the one it will be. Nothing of it is seen
+// before Finish, and what a crash leaves is thrown away by the next one.
+type CopyBuilder struct {
+	path, partial string
+	db            *sql.DB
+	tx            *sql.Tx
+	indexes       []string
+	inserts       map[string]*sql.Stmt
+	begun         bool
+	position      replication.Position
+	rows          int64
+}
+
+// rowsAtOnce is how many rows one statement inserts: SQLite takes 32,766 parameters.
+const rowsAtOnce = 100
+
+// builderCacheKiB bounds the memory that making a copy takes in SQLite.
+const builderCacheKiB = 64 << 10
+
+// NewCopy begins a copy that will be at path.
+func NewCopy(ctx context.Context, path string) (_ *CopyBuilder, err error) {
+	id, err := sqlite.Identity(path)
+	if err != nil {
+		return nil, err
+	}
+	b := &CopyBuilder{path: id, partial: id + ".partial", inserts: map[string]*sql.Stmt{}}
+	if err := sqlite.Remove(b.partial); err != nil {
+		return nil, err
+	}
+	if err := sqlite.CreatePrivate(b.partial); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			b.Discard()
+		}
+	}()
+	// A crash leaves nothing that is used, so nothing is kept to undo or survive one.
+	if b.db, err = sqlite.OpenDB(b.partial, url.Values{
+		"mode": {"rw"}, "_dqs": {"0"}, "_journal_mode": {"OFF"}, "_synchronous": {"OFF"}, "_locking_mode": {"EXCLUSIVE"},
+		"_pragma": {fmt.Sprintf("cache_size(-%d)", builderCacheKiB), fmt.Sprintf("application_id(%d)", copyMark)},
+	}); err != nil {
+		return nil, err
+	}
+	b.db.SetMaxOpenConns(1)
+	if _, err := sqlstore.Migrate(ctx, b.db, sqlite.Dialect, true); err != nil {
+		return nil, err
+	}
+	if err := b.dropIndexes(ctx); err != nil {
+		return nil, err
+	}
+	if b.tx, err = b.db.BeginTx(ctx, nil); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// unneeded are indexes that nothing asks in a copy.
+var unneeded = map[string]bool{"keys_prefix": true, "keys_active": true, "tokens_made": true}
+
+// dropIndexes takes the indexes away: they are sorted in one go at the end.
+func (b *CopyBuilder) dropIndexes(ctx context.Context) error {
+	names, args := []string{}, []any{}
+	cond, args := sqlstore.In(args, []string{"tenants", "keys", "secrets", "tokens"})
+	rows, err := b.db.QueryContext(ctx, `SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL AND tbl_name`+cond, args...)
+	if err := sqlstore.Each(rows, err, func(rows *sql.Rows) error {
+		var name, text string
+		err := rows.Scan(&name, &text)
+		names = append(names, name)
+		if !unneeded[name] {
+			b.indexes = append(b.indexes, text)
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	for _, name := range names {
+		if _, err := b.db.ExecContext(ctx, `DROP INDEX `+name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Begin says where the store stands that is replication.Table. It is said once.
+func (b *CopyBuilder) Begin(p replication.Position) error {
+	if b.begun {
+		return errors.New("the store began the copy again")
+	}
+	b.begun, b.position = true, p
+	return nil
+}
+
+// Write adds rows of a table.
+func (b *CopyBuilder) Write(ctx context.Context, table string, rows []replication.Row) error {
+	for len(rows) > 0 {
+		n := min(len(rows), rowsAtOnce)
+		if n < rowsAtOnce {
+			n = 1
+		}
+		stmt, err := b.insert(ctx, table, n)
+		if err != nil {
+			return err
+		}
+		args := make([]any, 0, n*len(rows[0]))
+		for _, row := range rows[:n] {
+			args = append(args, row...)
+		}
+		if _, err := stmt.ExecContext(ctx, args...); err != nil {
+			return err
+		}
+		b.rows += int64(n)
+		rows = rows[n:]
+	}
+	return nil
+}
+
+// insert returns the statement that inserts n rows.
+func (b *CopyBuilder) insert(ctx context.Context, table string, n int) (*sql.Stmt, error) {
+	id := fmt.Sprint(table, n)
+	if s := b.inserts[id]; s != nil {
+		return s, nil
+	}
+	for _, c := range replication.Tables {
+		if c.Name != table {
+			continue
+		}
+		row := "(?" + strings.Repeat(",?", len(c.Columns)-1) + ")"
+		s, err := b.tx.PrepareContext(ctx, `INSERT INTO `+table+` (`+strings.Join(c.Columns, ", ")+`) VALUES `+row+strings.Repeat(","+row, n-1))
+		if err == nil {
+			b.inserts[id] = s
+		}
+		return s, err
+	}
+	return nil, fmt.Errorf("copies hold no table %s", table)
+}
+
+// Rows returns how many rows were written.
+func (b *CopyBuilder) Rows() int64 { return b.rows }
+
+// Index sorts the indexes, when all rows are written, and has them written to the disk.
+func (b *CopyBuilder) Index(ctx context.Context) error {
+	for _, text := range b.indexes {
+		if _, err := b.tx.ExecContext(ctx, text); err != nil {
+			return err
+		}
+	}
+	clear(b.inserts)
+	err := b.tx.Commit()
+	if err == nil {
+		b.tx, err = b.db.BeginTx(ctx, nil)
+	}
+	if err == nil {
+		err = b.sync()
+	}
+	return err
+}
+
+// sync has what was written go to the disk. Closing the file drops the locks that SQLite holds
+// on it, which nobody else uses.
+func (b *CopyBuilder) sync() error {
+	_, err := sqlite.SyncFile(b.partial)
+	return err
+}
+
+// transaction is a transaction on what was written so far.
+func (b *CopyBuilder) transaction(ctx context.Context) *sqlstore.Tx {
+	return sqlstore.NewTx(ctx, b.tx, sqlite.Dialect, b.partial)
+}
+
+// CompareRevocations returns how what was replication.Table stands to each of the refusals: never replication.Reversed, which
+// only the primary can tell. It is for after Index.
+func (b *CopyBuilder) CompareRevocations(ctx context.Context, list []management.Revocation) ([]replication.RevocationState, error) {
+	return replication.Compare(b.transaction(ctx), list)
+}
+
+// AddRevocations takes refusals over which what was replication.Table does not hold.
+func (b *CopyBuilder) AddRevocations(ctx context.Context, list []replication.StoredRevocation) error {
+	t := b.transaction(ctx)
+	for _, k := range list {
+		if k.UnknownSince.IsZero() {
+			if err := replication.RevokeRow(t, k.Revocation); err != nil {
+				return err
+			}
+		} else if replication.SlugOnly(k.Revocation) || t.Now.Sub(k.UnknownSince) > replication.UnknownRetention {
+			continue
+		}
+		if err := replication.StoreRevocation(t, k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Finish has the file written to the disk. It is put in place by Place.
+func (b *CopyBuilder) Finish(ctx context.Context, heard time.Time) error {
+	if _, err := b.tx.ExecContext(ctx, `UPDATE sequences SET value = $1 WHERE name = 'changes'`, b.position.Seq); err != nil {
+		return err
+	}
+	if err := setCopied(ctx, b.tx, b.position, heard); err != nil {
+		return err
+	}
+	if err := b.tx.Commit(); err != nil {
+		return err
+	}
+	if err := b.db.Close(); err != nil {
+		return err
+	}
+	return b.sync()
+}
+
+// Place puts the finished copy in place of the former one, which nobody has open. Whatever
+// stops it, one of the two is there.
+func (b *CopyBuilder) Place() error {
+	if err := inspectCopy(b.path); err != nil && !errors.Is(err, ErrNoCopy) {
+		return fmt.Errorf("%s: %w", b.path, err)
+	}
+	// Closing moved what the former one's log held into it.
+	for _, ext := range []string{"-wal", "-shm", "-journal"} {
+		if err := os.Remove(b.path + ext); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if err := os.Rename(b.partial, b.path); err != nil {
+		return err
+	}
+	return sqlite.SyncDir(filepath.Dir(b.path))
+}
+
+// Discard ends a copy that was not placed.
+func (b *CopyBuilder) Discard() {
+	if b.tx != nil {
+		b.tx.Rollback()
+	}
+	if b.db != nil {
+		b.db.Close()
+	}
+	_ = sqlite.Remove(b.partial)
+}
+
+// executor is a *sql.Tx.
+type executor interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+}
+
+// setCopied notes how far a copy has followed.
+func setCopied(ctx context.Context, e executor, p replication.Position, heard time.Time) error {
+	text, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	for name, value := range map[string]string{"copied": string(text), "heard": heard.UTC().Format(time.RFC3339Nano)} {
+		if _, err := e.ExecContext(ctx, `INSERT INTO meta (name, value) VALUES ($1, $2)
+			ON CONFLICT (name) DO UPDATE SET value = excluded.value`, name, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}

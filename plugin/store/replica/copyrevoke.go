@@ -1,0 +1,315 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store/replication"
+	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+)
+
+// Revoke refuses here what the primary does not know of yet, and keeps it to be written there.
+// It is on the disk when this returns. ErrNotFound where the copy has no such key or tenant.
+func (c *Copy) Revoke(ctx context.Context, r management.Revocation) error {
+	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error { return revokeAndStore(t, r) })
+}
+
+// AddRevocations holds list refused as Refuse does, where the copy has no such row too.
+func (c *Copy) RevokeAll(ctx context.Context, list []management.Revocation) error {
+	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error {
+		for _, r := range list {
+			err := revokeAndStore(t, r)
+			if errors.Is(err, gateway.ErrNotFound) {
+				err = replication.StoreRevocation(t, replication.StoredRevocation{Revocation: r})
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// revokeAndStore refuses what is there, and keeps it to be written to the primary.
+func revokeAndStore(t *sqlstore.Tx, r management.Revocation) error {
+	if r.Change().Kind == gateway.ChangeTenant && r.Created.IsZero() {
+		in, err := t.Tenant(r.Keyspace, r.ID)
+		if err != nil {
+			return err
+		}
+		r.Created = in.CreatedAt
+	}
+	if err := replication.RevokeRow(t, r); err != nil {
+		return err
+	}
+	return replication.StoreRevocation(t, replication.StoredRevocation{Revocation: r})
+}
+
+// Reverse ends refusals that can be, unless they were decided again since.
+func (c *Copy) Reverse(ctx context.Context, list []management.Revocation) error {
+	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error {
+		for _, r := range list {
+			if err := replication.DeleteRevocation(t, r); err != nil {
+				return err
+			}
+		}
+		for _, r := range list {
+			again, err := replication.SelectRevocations(t, `WHERE about = $1 AND keyspace = $2 AND action = $3`, replication.RowID(r), r.Keyspace, r.Action)
+			if err != nil {
+				return err
+			}
+			if len(again) > 0 {
+				continue
+			}
+			query := `UPDATE keys SET disabled = 0 WHERE keyspace = $1 AND id = $2 AND coalesce(updated_at, 0) <= $3`
+			if r.Action == management.TenantSuspended {
+				query = `UPDATE tenants SET active = 1 WHERE keyspace = $1 AND folded = $2 AND coalesce(updated_at, 0) <= $3 AND deleted_at IS NULL`
+			}
+			if _, err := t.Exec(query, r.Keyspace, replication.RowID(r), r.At.UnixMicro()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// reapplyRevocations does to the rows of a delta what is refused here and not in the primary.
+func reapplyRevocations(t *sqlstore.Tx, d *replication.Delta) error {
+	var some bool
+	if err := t.Row(`SELECT EXISTS (SELECT 1 FROM refused)`, nil, &some); err != nil || !some {
+		return err
+	}
+	for _, of := range []struct {
+		rows         []replication.Row
+		keyspace, id int
+	}{
+		{d.Tenants, replication.TenantRows.Column("keyspace"), replication.TenantRows.Column("folded")},
+		{d.Keys, replication.KeyRows.Column("keyspace"), replication.KeyRows.Column("id")},
+		{d.Secrets, replication.SecretRows.Column("keyspace"), replication.SecretRows.Column("id")},
+		{d.Tokens, replication.TokenRows.Column("keyspace"), replication.TokenRows.Column("id")},
+	} {
+		for _, row := range of.rows {
+			list, err := replication.SelectRevocations(t, `WHERE about = $1 AND keyspace = $2`, row[of.id], row[of.keyspace])
+			if err != nil {
+				return err
+			}
+			for _, k := range list {
+				err := replication.RevokeRow(t, k.Revocation)
+				if errors.Is(err, gateway.ErrNotFound) {
+					continue
+				}
+				if err == nil && !k.UnknownSince.IsZero() {
+					k.UnknownSince = time.Time{}
+					err = replication.StoreRevocation(t, k)
+				}
+				if err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// Pending returns what is refused here and not written to the primary yet, oldest first.
+func (c *Copy) Pending(ctx context.Context) (out []replication.StoredRevocation, err error) {
+	err = c.Snapshot(ctx, "reading the replica", func(t *sqlstore.Tx) (err error) {
+		out, err = replication.SelectRevocations(t, `WHERE absent_since IS NULL`)
+		return err
+	})
+	return out, err
+}
+
+// CountPending returns how many Pending returns.
+func (c *Copy) CountPending(ctx context.Context) (n int64, err error) {
+	err = c.Snapshot(ctx, "reading the replica", func(t *sqlstore.Tx) (err error) {
+		n, err = countPending(t)
+		return err
+	})
+	return n, err
+}
+
+func countPending(t *sqlstore.Tx) (n int64, err error) {
+	err = t.Row(`SELECT count(*) FROM refused WHERE absent_since IS NULL`, nil, &n)
+	return n, err
+}
+
+// MarkUnknown notes of what was pending that the primary has no row of what it is about. It is
+// forgotten where nobody could tell that row from another's. Where the copy has that row it is of another
+// state of the primary than the one that was asked: then it stays pending, and that is an error.
+func (c *Copy) MarkUnknown(ctx context.Context, r management.Revocation) error {
+	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error {
+		is, err := replication.Compare(t, []management.Revocation{r})
+		if err == nil && is[0] != replication.UnknownID {
+			err = errors.New("the database lacks what the replica has: one of them is not up to date yet")
+		}
+		if err != nil {
+			return err
+		}
+		if replication.SlugOnly(r) {
+			return replication.DeleteRevocation(t, r)
+		}
+		return replication.StoreRevocation(t, replication.StoredRevocation{r, t.Now})
+	})
+}
+
+// SetAddress forgets what was pending, and takes over what the primary says instead: d is of what
+// it is about, as Reread returns it. Unless it was taken back it must be refused by that, or
+// nothing is done: false.
+func (c *Copy) Resolve(ctx context.Context, r management.Revocation, takenBack bool, d *replication.Delta, heard time.Time) (bool, error) {
+	lacks := errors.New("it is not refused")
+	err := c.applyDelta(ctx, d, heard, func(t *sqlstore.Tx) error { return replication.DeleteRevocation(t, r) }, func(t *sqlstore.Tx) error {
+		if takenBack {
+			return nil
+		}
+		is, err := replication.Compare(t, []management.Revocation{r})
+		if err == nil && is[0] != replication.Revoked {
+			err = lacks
+		}
+		return err
+	})
+	if errors.Is(err, lacks) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Overlay returns what rec is where what the copy holds refused is refused, and those refusals
+// that might have been taken back. ErrNotFound where it holds it deleted. rec stays as it is.
+func (c *Copy) Overlay(ctx context.Context, rec *gateway.Record) (over *gateway.Record, reversible []management.Revocation, err error) {
+	key, tenant := *rec.Key, *rec.Tenant
+	over = &gateway.Record{Secret: rec.Secret, Key: &key, Tenant: &tenant}
+	err = c.Snapshot(ctx, "reading the replica", func(t *sqlstore.Tx) error {
+		reversible = nil
+		list, err := recordRevocations(t, rec)
+		if err != nil {
+			return err
+		}
+		for _, r := range list {
+			switch r.Action {
+			case management.KeyDeleted, management.TenantDeleted:
+				return gateway.ErrNotFound
+			case management.KeyRevoked:
+				if key.RevokedAt.IsZero() {
+					key.RevokedAt = r.At
+				}
+			case management.KeyDisabled:
+				key.Disabled = true
+				if !rec.Key.Disabled {
+					reversible = append(reversible, r)
+				}
+			case management.TenantSuspended:
+				tenant.Active = false
+				if rec.Tenant.Active {
+					reversible = append(reversible, r)
+				}
+			case management.SecretEnded:
+				if over.Secret.ExpiresAt.IsZero() || over.Secret.ExpiresAt.After(r.At) {
+					over.Secret.ExpiresAt = r.At
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return over, reversible, nil
+}
+
+// ReversibleRevocations returns what refuses a key or a tenant here and could have been taken back.
+func (c *Copy) ReversibleRevocations(ctx context.Context, ch gateway.Change) (out []management.Revocation, err error) {
+	err = c.Snapshot(ctx, "reading the replica", func(t *sqlstore.Tx) (err error) {
+		var list []management.Revocation
+		switch ch.Kind {
+		case gateway.ChangeKey:
+			list, err = recordRevocations(t, &gateway.Record{Key: &gateway.Key{Keyspace: ch.Keyspace, ID: ch.ID}})
+		case gateway.ChangeTenant:
+			list, err = recordRevocations(t, &gateway.Record{Tenant: &gateway.Tenant{Keyspace: ch.Keyspace, Slug: ch.ID}})
+		}
+		out = nil
+		for _, r := range list {
+			if r.Reversible() {
+				out = append(out, r)
+			}
+		}
+		return err
+	})
+	return out, err
+}
+
+// revocationsOf returns what refuses a key, its tenant and its secret, those of rec that there are:
+// by their rows here, and beside them.
+func recordRevocations(t *sqlstore.Tx, rec *gateway.Record) (out []management.Revocation, err error) {
+	beside := func(keyspace, about string, ours func(replication.StoredRevocation) bool) error {
+		list, err := replication.SelectRevocations(t, `WHERE about = $1 AND keyspace = $2`, about, keyspace)
+		for _, k := range list {
+			if ours == nil || ours(k) {
+				out = append(out, k.Revocation)
+			}
+		}
+		return err
+	}
+	if in := rec.Tenant; in != nil {
+		same := func(created time.Time) bool {
+			return in.CreatedAt.IsZero() || created.IsZero() || created.Equal(in.CreatedAt)
+		}
+		if err := beside(in.Keyspace, sqlstore.Fold(in.Slug), func(k replication.StoredRevocation) bool { return same(k.Created) }); err != nil {
+			return nil, err
+		}
+		is, err := t.Tenant(in.Keyspace, in.Slug)
+		if err := ignoreNotFound(err); err != nil {
+			return nil, err
+		}
+		if err == nil && same(is.CreatedAt) {
+			r := management.Revocation{Keyspace: is.Keyspace, ID: is.Slug, Created: is.CreatedAt, At: is.UpdatedAt, Action: management.TenantSuspended}
+			if !is.DeletedAt.IsZero() {
+				r.Action, r.At = management.TenantDeleted, is.DeletedAt
+			}
+			if !is.Active || !is.DeletedAt.IsZero() {
+				out = append(out, r)
+			}
+		}
+	}
+	if key := rec.Key; key != nil {
+		if err := beside(key.Keyspace, key.ID, nil); err != nil {
+			return nil, err
+		}
+		is, err := t.Key(key.Keyspace, key.ID)
+		if err := ignoreNotFound(err); err != nil {
+			return nil, err
+		}
+		if err == nil {
+			r := management.Revocation{Keyspace: is.Keyspace, ID: is.ID}
+			if is.Disabled {
+				r.Action, r.At = management.KeyDisabled, is.UpdatedAt
+				out = append(out, r)
+			}
+			if !is.RevokedAt.IsZero() {
+				r.Action, r.At = management.KeyRevoked, is.RevokedAt
+				out = append(out, r)
+			}
+			if !is.DeletedAt.IsZero() {
+				r.Action, r.At = management.KeyDeleted, is.DeletedAt
+				out = append(out, r)
+			}
+		}
+	}
+	if rec.Secret.ID != "" {
+		r := management.Revocation{Action: management.SecretEnded, Keyspace: rec.Secret.Keyspace, ID: rec.Secret.ID, Key: rec.Secret.KeyID}
+		if err := beside(r.Keyspace, r.ID, nil); err != nil {
+			return nil, err
+		}
+		err := t.Row(`SELECT expires_at FROM secrets WHERE id = $1 AND keyspace = $2`, []any{r.ID, r.Keyspace}, sqlstore.TimeInto(&r.At))
+		if err := ignoreNotFound(err); err != nil {
+			return nil, err
+		}
+		if err == nil && !r.At.IsZero() {
+			out = append(out, r)
+		}
+	}
+	return out, nil
+}

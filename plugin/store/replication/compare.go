@@ -1,0 +1,195 @@
+package replication
+
+import (
+	"context"
+	"database/sql"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+)
+
+// RevocationState is how a store stands to a refusal that was decided in another state of it.
+type RevocationState int
+
+const (
+	// NotRevoked: what it is about is there and not refused, and nobody decided so since.
+	NotRevoked RevocationState = iota
+	// Revoked: what it is about is refused by that or by more.
+	Revoked
+	// Reversed: a later event says so.
+	Reversed
+	// UnknownID: the store does not know what it is about, which says nothing of whether it ever will.
+	UnknownID
+)
+
+// CompareRevocations returns how the store stands to each of the refusals.
+func (s Source) CompareRevocations(ctx context.Context, list []management.Revocation) (out []RevocationState, err error) {
+	err = s.store.Snapshot(ctx, "comparing what is refused", func(t *sqlstore.Tx) (err error) {
+		out, err = Compare(t, list)
+		return err
+	})
+	return out, err
+}
+
+// compareRevocations is Compare. A row is read once for all refusals about it.
+func Compare(t *sqlstore.Tx, list []management.Revocation) ([]RevocationState, error) {
+	out := make([]RevocationState, 0, len(list))
+	err := sqlstore.Chunks(list, func(list []management.Revocation) error {
+		rows, err := readRevocationRows(t, list)
+		if err != nil {
+			return err
+		}
+		for _, r := range list {
+			is := rows.state(r)
+			if is == NotRevoked && r.Reversible() {
+				back, err := reversedSince(t, r)
+				if err != nil {
+					return err
+				}
+				if back {
+					is = Reversed
+				}
+			}
+			out = append(out, is)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// revocationRows is what rows say of refusal, by keyspace and id or folded slug.
+type revocationRows struct {
+	tenants map[[2]string]tenantState
+	keys    map[[2]string]keyState
+	// secrets are when they end, 0 for never.
+	secrets map[[2]string]int64
+	// tokens are whether they are revoked.
+	tokens map[[2]string]bool
+}
+
+type tenantState struct {
+	created         int64
+	active, deleted bool
+}
+
+type keyState struct{ disabled, revoked, deleted bool }
+
+// readRevocationRows reads what the refusals are about.
+func readRevocationRows(t *sqlstore.Tx, list []management.Revocation) (c revocationRows, err error) {
+	c = revocationRows{map[[2]string]tenantState{}, map[[2]string]keyState{}, map[[2]string]int64{}, map[[2]string]bool{}}
+	slugs := map[string][]string{}
+	var keys, secrets, tokens []string
+	for _, r := range list {
+		switch r.Change().Kind {
+		case gateway.ChangeTenant:
+			slugs[r.Keyspace] = append(slugs[r.Keyspace], sqlstore.Fold(r.ID))
+		case gateway.ChangeToken:
+			tokens = append(tokens, r.ID)
+		default:
+			if r.Action == management.SecretEnded {
+				secrets = append(secrets, r.ID)
+			}
+			keys = append(keys, r.Change().ID)
+		}
+	}
+	for keyspace, slugs := range slugs {
+		cond, args := sqlstore.In([]any{keyspace}, slugs)
+		if err := t.Rows(`SELECT folded, coalesce(created_at, 0), active, deleted_at IS NOT NULL FROM tenants WHERE keyspace = $1 AND folded`+cond, args,
+			func(rows *sql.Rows) error {
+				var slug string
+				var s tenantState
+				err := rows.Scan(&slug, &s.created, &s.active, &s.deleted)
+				c.tenants[[2]string{keyspace, slug}] = s
+				return err
+			}); err != nil {
+			return c, err
+		}
+	}
+	if len(keys) > 0 {
+		cond, args := sqlstore.In(nil, keys)
+		if err := t.Rows(`SELECT keyspace, id, disabled, revoked_at IS NOT NULL, deleted_at IS NOT NULL FROM keys WHERE id`+cond, args,
+			func(rows *sql.Rows) error {
+				var id [2]string
+				var s keyState
+				err := rows.Scan(&id[0], &id[1], &s.disabled, &s.revoked, &s.deleted)
+				c.keys[id] = s
+				return err
+			}); err != nil {
+			return c, err
+		}
+	}
+	if len(secrets) > 0 {
+		cond, args := sqlstore.In(nil, secrets)
+		if err := t.Rows(`SELECT keyspace, id, coalesce(expires_at, 0) FROM secrets WHERE id`+cond, args,
+			func(rows *sql.Rows) error {
+				var id [2]string
+				var ends int64
+				err := rows.Scan(&id[0], &id[1], &ends)
+				c.secrets[id] = ends
+				return err
+			}); err != nil {
+			return c, err
+		}
+	}
+	if len(tokens) > 0 {
+		cond, args := sqlstore.In(nil, tokens)
+		if err := t.Rows(`SELECT keyspace, id, revoked_at IS NOT NULL FROM tokens WHERE id`+cond, args,
+			func(rows *sql.Rows) error {
+				var id [2]string
+				var revoked bool
+				err := rows.Scan(&id[0], &id[1], &revoked)
+				c.tokens[id] = revoked
+				return err
+			}); err != nil {
+			return c, err
+		}
+	}
+	return c, nil
+}
+
+// state judges by the rows alone.
+func (c *revocationRows) state(r management.Revocation) RevocationState {
+	holds := func(there, holds bool) RevocationState {
+		switch {
+		case !there:
+			return UnknownID
+		case holds:
+			return Revoked
+		}
+		return NotRevoked
+	}
+	id := [2]string{r.Keyspace, RowID(r)}
+	switch r.Action {
+	case management.TenantDeleted, management.TenantSuspended:
+		t, ok := c.tenants[id]
+		// Another tenant that was given the slug is not the one that was refused.
+		ok = ok && (r.Created.IsZero() || r.Created.UnixMicro() == t.created)
+		return holds(ok, t.deleted || r.Action == management.TenantSuspended && !t.active)
+	case management.TokenRevoked:
+		revoked, ok := c.tokens[id]
+		return holds(ok, revoked)
+	case management.SecretEnded:
+		if k := c.keys[[2]string{r.Keyspace, r.Key}]; k.revoked || k.deleted {
+			return Revoked
+		}
+		ends, ok := c.secrets[id]
+		return holds(ok, ends != 0 && ends <= r.At.UnixMicro())
+	}
+	k, ok := c.keys[id]
+	return holds(ok, k.deleted ||
+		r.Action != management.KeyDeleted && k.revoked ||
+		r.Action == management.KeyDisabled && k.disabled)
+}
+
+// reversedSince says whether an event takes the refusal back, being later.
+func reversedSince(t *sqlstore.Tx, r management.Revocation) (bool, error) {
+	column, action := "key_id", "key.enabled"
+	if r.Action == management.TenantSuspended {
+		column, action = "tenant", "tenant.activated"
+	}
+	var n int
+	err := t.Row(`SELECT count(*) FROM audit WHERE keyspace = $1 AND `+column+` = $2 AND action = $3 AND at > $4`,
+		[]any{r.Keyspace, r.ID, action, r.At.UnixMicro()}, &n)
+	return n > 0, err
+}

@@ -1,0 +1,414 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+const ks = "default"
+
+// digestOf returns the digest of the i-th key that fill makes.
+func digestOf(i int) (d apikey.Digest) {
+	copy(d[:], fmt.Sprintf("%032d", i*2654435761))
+	return d
+}
+
+// keyOf returns the id of the i-th key that fill makes.
+func keyOf(i int) string { return fmt.Sprintf("key_%026d", i) }
+
+// fillKeys adds n keys with a secret each to the tenant "acme", which it makes.
+func fillKeys(t testing.TB, s *Store, from, to int) {
+	t.Helper()
+	err := s.Update(t.Context(), func(tx management.Tx) error {
+		if err := tx.InsertTenant(&gateway.Tenant{Keyspace: ks, Slug: "acme", Plan: "free", Active: true}); err != nil && !errors.Is(err, management.ErrSlugTaken) {
+			return err
+		}
+		for i := from; i < to; i++ {
+			if err := addKey(tx, i); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func addKey(tx management.Tx, i int) error {
+	id := keyOf(i)
+	d := digestOf(i)
+	now := time.Now()
+	if err := tx.InsertKey(&gateway.Key{ID: id, Keyspace: ks, Tenant: "acme", Name: "key", Environment: "live", Scopes: []string{"read"},
+		CreatedAt: now, UpdatedAt: now, CreatedBy: "me", Prefix: "kg_live_abcd", LastFour: "wxyz"}); err != nil {
+		return err
+	}
+	if err := tx.InsertSecret(gateway.Secret{ID: fmt.Sprintf("sec_%026d", i), KeyID: id, Keyspace: ks, Digest: d[:],
+		Algorithm: apikey.SHA256, Prefix: "kg_live_abcd", LastFour: "wxyz", CreatedAt: now}); err != nil {
+		return err
+	}
+	_, err := tx.Change(gateway.ChangeKey, ks, id)
+	return err
+}
+
+func findSecret(t testing.TB, s *Store, i int) error {
+	_, err := s.Lookup(t.Context(), ks, []apikey.Candidate{{Algorithm: apikey.SHA256, Digest: digestOf(i)}})
+	return err
+}
+
+// putTenant writes one row.
+func putTenant(ctx context.Context, s *Store, slug string) error {
+	return s.Update(ctx, func(tx management.Tx) error {
+		return tx.InsertTenant(&gateway.Tenant{Keyspace: ks, Slug: slug})
+	})
+}
+
+// eventually calls f until it returns nil.
+func eventually(t *testing.T, what string, f func() error) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: %v", what, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// unavailable fails unless err is ErrStore with those words, and no answer.
+func unavailable(t *testing.T, what string, err error, words string) {
+	t.Helper()
+	switch {
+	case !errors.Is(err, gateway.ErrStore) || errors.Is(err, gateway.ErrNotFound):
+		t.Errorf("%s: %v; want ErrStore", what, err)
+	case !strings.Contains(err.Error(), words):
+		t.Errorf("%s: %q does not say %q", what, err, words)
+	}
+}
+
+// copyFile copies over an existing file in place, as cp does.
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	b, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to, b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// backup writes a whole copy of the database to a new file.
+func backup(t *testing.T, s *Store) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "backup.db")
+	if _, err := s.db.cur.write.Exec(`VACUUM INTO $1`, to); err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+func TestFull(t *testing.T) {
+	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
+	fillKeys(t, s, 0, 10)
+	var pages int
+	if err := s.db.cur.write.QueryRow(`PRAGMA page_count`).Scan(&pages); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.db.cur.write.Exec(fmt.Sprintf(`PRAGMA max_page_count = %d`, pages+2)); err != nil {
+		t.Fatal(err)
+	}
+	seq, _ := s.LastSeq(t.Context())
+	// One that goes on in spite of the failure must not be committed in parts.
+	err := s.Update(t.Context(), func(tx management.Tx) error {
+		for i := 10; i < 500; i++ {
+			_ = addKey(tx, i)
+		}
+		return nil
+	})
+	unavailable(t, "writing to a full disk", err, "free some space")
+	if now, err := s.LastSeq(t.Context()); now != seq || err != nil {
+		t.Errorf("something of it was written: %d to %d, %v", seq, now, err)
+	}
+	if err := findSecret(t, s, 3); err != nil {
+		t.Errorf("reading with a full disk: %v", err)
+	}
+	if _, err := s.db.cur.write.Exec(`PRAGMA max_page_count = 1000000`); err != nil {
+		t.Fatal(err)
+	}
+	fillKeys(t, s, 10, 500)
+	if err := findSecret(t, s, 400); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLocked(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keygate.db")
+	s, err := open(t.Context(), path, quiet, 50*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	fillKeys(t, s, 0, 10)
+	other, err := sql.Open("sqlite", dsn(s.Identity(), url.Values{"_txlock": {"exclusive"}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	tx, err := other.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	unavailable(t, "writing beside another writer", putTenant(t.Context(), s, "a"), "locked by another process")
+	if err := findSecret(t, s, 3); err != nil {
+		t.Errorf("reading beside another writer: %v", err)
+	}
+	// Those who come after are not kept waiting one after another.
+	if _, err := s.db.cur.write.Exec(`PRAGMA busy_timeout = 3600000`); err != nil {
+		t.Fatal(err)
+	}
+	var many sync.WaitGroup
+	for i := range 5 {
+		many.Go(func() {
+			unavailable(t, "writing where others wait", putTenant(t.Context(), s, fmt.Sprint("many-", i)), "locked by another process")
+		})
+	}
+	many.Wait()
+	// A caller that gives up sooner gets its own reason too.
+	slow := openTest(t, path)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+	defer cancel()
+	err = putTenant(ctx, slow, "a")
+	unavailable(t, "giving up", err, "did not answer in time")
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("giving up: %v is not the deadline", err)
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*Store{s, slow} {
+		if err := putTenant(t.Context(), s, fmt.Sprintf("after-%p", s)); err != nil {
+			t.Errorf("after the lock: %v", err)
+		}
+	}
+}
+
+// checkpoint moves everything from the write-ahead log into the database.
+func checkpoint(t *testing.T, s *Store) {
+	t.Helper()
+	if _, err := s.db.cur.write.Exec(`PRAGMA wal_checkpoint(TRUNCATE)`); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCorruptAndRestoredInPlace(t *testing.T) {
+	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
+	fillKeys(t, s, 0, 3000)
+	checkpoint(t, s)
+	good := filepath.Join(t.TempDir(), "good.db")
+	copyFile(t, s.Identity(), good)
+
+	// Every page but the first, which holds the header: some are cached, most are not.
+	// The file is written without being closed: closing would drop SQLite's locks.
+	f, err := os.OpenFile(s.Identity(), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rubbish := []byte(strings.Repeat("rubbish ", int(info.Size()-4096)/8))
+	if _, err := f.WriteAt(rubbish, 4096); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "noticing the damage", func() error {
+		for i := range 3000 {
+			if err := findSecret(t, s, i); err != nil {
+				unavailable(t, "reading a damaged file", err, "damaged")
+				return nil
+			}
+		}
+		return errors.New("still reading from pages in memory")
+	})
+	unavailable(t, "writing to a damaged file", putTenant(t.Context(), s, "a"), "")
+	unavailable(t, "reading all of a damaged file", s.Digests(t.Context(), func(string, []byte) bool { return true }), "")
+
+	b, err := os.ReadFile(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "reading after the repair", func() error { return findSecret(t, s, 7) })
+	for i := range 3000 {
+		if err := findSecret(t, s, i); err != nil {
+			t.Fatalf("key %d after the repair: %v", i, err)
+		}
+	}
+	eventually(t, "writing after the repair", func() error { return putTenant(t.Context(), s, "b") })
+}
+
+func TestReplacedByBackup(t *testing.T) {
+	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
+	fillKeys(t, s, 0, 10)
+	old := backup(t, s)
+	fillKeys(t, s, 10, 20) // in the write-ahead log, not in the backup
+	expectWake(t, s)
+	if err := os.Rename(old, s.Identity()); err != nil {
+		t.Fatal(err)
+	}
+	// Whoever follows hears of it, and what was only in the former log is not added.
+	if err := s.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "going back in time", func() error {
+		if seq, err := s.LastSeq(t.Context()); err != nil || seq != 10 {
+			return fmt.Errorf("newest change: %d, %w; want 10", seq, err)
+		}
+		return nil
+	})
+	if err := findSecret(t, s, 15); !errors.Is(err, gateway.ErrNotFound) {
+		t.Errorf("a key that the backup does not have: %v", err)
+	}
+	fillKeys(t, s, 20, 30)
+	if err := findSecret(t, s, 25); err != nil {
+		t.Error(err)
+	}
+	checkIntegrity(t, s)
+
+	// The same at once before a write, which goes to the new file.
+	old = backup(t, s)
+	if err := os.Rename(old, s.Identity()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "writing to the new file", func() error { return putTenant(t.Context(), s, "new") })
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again := openTest(t, s.Identity())
+	if err := again.View(t.Context(), func(tx management.Tx) error { _, err := tx.Tenant(ks, "new"); return err }); err != nil {
+		t.Errorf("what was written after the replacement: %v", err)
+	}
+}
+
+func checkIntegrity(t *testing.T, s *Store) {
+	t.Helper()
+	var result string
+	if err := s.db.cur.write.QueryRow(`PRAGMA integrity_check`).Scan(&result); err != nil || result != "ok" {
+		t.Errorf("integrity: %s, %v", result, err)
+	}
+}
+
+// expectWake waits until everything written was noticed.
+func expectWake(t *testing.T, s *Store) {
+	t.Helper()
+	for {
+		ctx, cancel := context.WithTimeout(t.Context(), 3*watchInterval)
+		err := s.Wait(ctx)
+		cancel()
+		if err != nil {
+			return
+		}
+	}
+}
+
+func TestRemoved(t *testing.T) {
+	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
+	fillKeys(t, s, 0, 10)
+	aside := s.Identity() + ".aside"
+	if err := os.Rename(s.Identity(), aside); err != nil {
+		t.Fatal(err)
+	}
+	// Nothing is written to a file that nobody would find again, and no empty one is made.
+	unavailable(t, "writing to a file that is gone", putTenant(t.Context(), s, "a"), "put it back")
+	unavailable(t, "Ping", s.Ping(t.Context()), "put it back")
+	if err := findSecret(t, s, 3); err != nil {
+		t.Errorf("reading from a file that is gone, but open: %v", err)
+	}
+	if _, err := os.Stat(s.Identity()); err == nil {
+		t.Error("a new database was made")
+	}
+	if err := os.Rename(aside, s.Identity()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "writing after it was put back", func() error { return putTenant(t.Context(), s, "a") })
+}
+
+func TestNotADatabase(t *testing.T) {
+	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
+	fillKeys(t, s, 0, 10)
+	good := backup(t, s)
+	for what, content := range map[string]string{
+		"rubbish": strings.Repeat("not a database ", 1000), "an empty file": "",
+	} {
+		bad := s.Identity() + ".bad"
+		if err := os.WriteFile(bad, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(bad, s.Identity()); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, what+" is noticed", func() error {
+			if err := findSecret(t, s, 3); err != nil {
+				unavailable(t, what, err, s.Identity())
+				return nil
+			}
+			return errors.New("still answering")
+		})
+		unavailable(t, "writing to "+what, putTenant(t.Context(), s, "a"), s.Identity())
+		copied := s.Identity() + ".copy"
+		copyFile(t, good, copied)
+		if err := os.Rename(copied, s.Identity()); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the backup after "+what, func() error { return findSecret(t, s, 3) })
+	}
+	eventually(t, "writing afterwards", func() error { return putTenant(t.Context(), s, "b") })
+	checkIntegrity(t, s)
+}
+
+func TestLogRemoved(t *testing.T) {
+	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
+	fillKeys(t, s, 0, 10)
+	for _, ext := range []string{"-wal", "-shm"} {
+		if err := os.Remove(s.Identity() + ext); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// What the removed log held is not lost, nor is what is written next.
+	eventually(t, "writing", func() error { return putTenant(t.Context(), s, "a") })
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again := openTest(t, s.Identity())
+	if err := findSecret(t, again, 9); err != nil {
+		t.Error(err)
+	}
+	checkIntegrity(t, again)
+}
+
+func TestReadOnlyError(t *testing.T) {
+	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
+	_, err := s.db.cur.Read.Exec(`DELETE FROM peppers`)
+	unavailable(t, "a read-only connection", explain("writing", s.Identity(), err), "read-only")
+}

@@ -1,0 +1,477 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	_ "modernc.org/sqlite" // registers the driver
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/keygate-dev/keygate/plugin/store/replication"
+	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+)
+
+// driverName is what the SQLite driver is registered as.
+var driverName = "sqlite"
+
+const (
+	// busyTimeout is how long a write waits for another process's.
+	busyTimeout = 5 * time.Second
+	// lockedTimeout is how long a write waits where the one before found the file locked: who
+	// queues behind others that wait would else be answered after many times busyTimeout.
+	lockedTimeout = 200 * time.Millisecond
+	// lockedFor is how long that holds after the last write that found it so.
+	lockedFor = 5 * time.Second
+	// reopenInterval bounds how often a database that fails is opened anew.
+	reopenInterval = 500 * time.Millisecond
+	// drainTimeout is how long closing connections wait for those who use them.
+	drainTimeout = time.Second
+	// openTimeout bounds opening anew, which no caller's context does.
+	openTimeout = 10 * time.Second
+)
+
+// watchInterval is how often it is looked whether another process has committed. One look
+// takes some microseconds.
+const watchInterval = 50 * time.Millisecond
+
+// Store is a store in an SQLite file.
+type Store struct {
+	*sqlstore.Store
+	replication.Source
+	db *database
+}
+
+// database is an SQLite file, opened again where that may help.
+type database struct {
+	s    *sqlstore.Store
+	path string
+	busy time.Duration
+
+	mu sync.Mutex
+	// cur is nil while the database is being opened anew or could not be.
+	cur *file
+	// opening is closed when an opening under way has ended; nil when none is.
+	opening chan struct{}
+	// connectionBroken is why cur is nil.
+	broken error
+	// nextOpen is the earliest time of the next opening.
+	nextOpen time.Time
+	closed   bool
+
+	// locked is when and how a write last found the file locked by another process; nil
+	// since one did not.
+	locked atomic.Pointer[lockFailure]
+}
+
+// lockFailure is a write's failure to get the file for itself.
+type lockFailure struct {
+	at  time.Time
+	err error
+}
+
+// Open opens the SQLite database at path, creating or migrating it as needed; the directory
+// must exist. It blocks for as long as another process holds the file locked, at most
+// 5 s or until ctx ends. A database written by a newer version is refused, as is a
+// file that is no database of Keygate's. Errors wrap gateway.ErrStore.
+func Open(ctx context.Context, path string, logger *slog.Logger) (*Store, error) {
+	return open(ctx, path, logger, busyTimeout)
+}
+
+// OpenExisting is Open for a database that is there: a missing or empty file is an error.
+func OpenExisting(ctx context.Context, path string, logger *slog.Logger) (*Store, error) {
+	return openAs(ctx, path, logger, busyTimeout, false)
+}
+
+func open(ctx context.Context, path string, logger *slog.Logger, busy time.Duration) (*Store, error) {
+	return openAs(ctx, path, logger, busy, true)
+}
+
+func openAs(ctx context.Context, path string, logger *slog.Logger, busy time.Duration, create bool) (*Store, error) {
+	id, err := Identity(path)
+	if err != nil {
+		return nil, explain("opening the database", path, err)
+	}
+	if err := checkMount(id); err != nil {
+		return nil, explain("opening the database", id, err)
+	}
+	f, err := openFile(ctx, id, create, busy, logger)
+	if err != nil {
+		return nil, explain("opening the database", id, err)
+	}
+	s := sqlstore.New(Dialect, logger)
+	l := &database{s: s, path: id, busy: busy, cur: f}
+	s.SetDatabase(l)
+	s.Go(l.watch)
+	return &Store{s, replication.NewSource(s), l}, nil
+}
+
+// Identity returns what two paths have in common when they name the same database:
+// the absolute path without symbolic links. The file itself need not exist.
+func Identity(path string) (string, error) {
+	if path == "" {
+		return "", errors.New("the path is empty")
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	real, err := filepath.EvalSymlinks(abs)
+	if err == nil {
+		return real, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	// Another process may have made the file just now; only a link is in the way.
+	if info, err := os.Lstat(abs); err == nil && info.Mode()&fs.ModeSymlink != 0 {
+		return "", fmt.Errorf("%s is a symbolic link to nothing", abs)
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(abs))
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, filepath.Base(abs)), nil
+}
+
+// Name implements sqlstore.Database.
+func (l *database) Name() string { return l.path }
+
+// Close implements sqlstore.Database.
+func (l *database) Close(stopped func()) {
+	l.mu.Lock()
+	l.closed = true
+	f := l.cur
+	l.cur = nil
+	if f != nil {
+		l.retire(f)
+	}
+	l.mu.Unlock()
+	stopped()
+	if f != nil {
+		f.drain()
+		f.close()
+	}
+}
+
+// Ping implements sqlstore.Database. It also says whether what would be written would be found again.
+func (l *database) Ping(ctx context.Context) error {
+	return l.readingFile(ctx, func(f *file) error {
+		if err := f.inPlace(); err != nil {
+			return err
+		}
+		_, err := f.LastSeq(ctx)
+		return err
+	})
+}
+
+// acquire returns the open database, which the caller releases. Where it could not be
+// opened the last time, and that is a while ago, it is tried again.
+func (l *database) acquire(ctx context.Context) (*file, error) {
+	for {
+		l.mu.Lock()
+		switch {
+		case l.closed:
+			l.mu.Unlock()
+			return nil, sqlstore.ErrClosed
+		case l.cur != nil:
+			f := l.cur
+			f.users++
+			l.mu.Unlock()
+			return f, nil
+		case l.opening == nil && time.Now().Before(l.nextOpen):
+			err := l.broken
+			l.mu.Unlock()
+			return nil, err
+		case l.opening == nil:
+			l.startOpening(nil)
+		}
+		wait := l.opening
+		l.mu.Unlock()
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (l *database) release(f *file) {
+	l.mu.Lock()
+	if f.users--; f.users == 0 && f.retired {
+		close(f.drained)
+	}
+	l.mu.Unlock()
+}
+
+// retire marks a file that nobody can acquire any more. l.mu is held.
+func (l *database) retire(f *file) {
+	f.retired = true
+	close(f.Stop)
+	if f.users == 0 {
+		close(f.drained)
+	}
+}
+
+func (f *file) drain() {
+	select {
+	case <-f.drained:
+	case <-time.After(drainTimeout):
+	}
+}
+
+// reopen replaces f, whose use failed, and says whether there is now another to try.
+// It gives up f's connections before it opens new ones: those of one process share
+// their view of the write-ahead log, which is what may be wrong.
+func (l *database) reopen(ctx context.Context, f *file, cause error) bool {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return false
+	}
+	if l.cur == f {
+		if time.Now().Before(l.nextOpen) {
+			l.mu.Unlock()
+			return false
+		}
+		l.s.Log().Warn("opening the database anew", "path", l.path, "because", cause)
+		l.cur = nil
+		l.retire(f)
+		l.startOpening(f)
+	}
+	wait := l.opening
+	l.mu.Unlock()
+	if wait != nil {
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+// startOpening closes old, if there is one, and opens the database, beside the caller.
+// l.mu is held, and cur is nil.
+func (l *database) startOpening(old *file) {
+	opening := make(chan struct{})
+	l.opening = opening
+	l.nextOpen = time.Now().Add(reopenInterval)
+	go func() {
+		if old != nil {
+			old.drain()
+			old.close()
+			old.discardLog(l.s.Log())
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+		defer cancel()
+		f, err := openFile(ctx, l.path, false, l.busy, l.s.Log())
+
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.opening = nil
+		close(opening)
+		switch {
+		case err != nil:
+			if l.broken == nil || l.broken.Error() != err.Error() {
+				l.s.Log().Error("the database cannot be opened; trying again", "path", l.path, "error", explain("opening", l.path, err))
+			}
+			l.broken = err
+		case l.closed:
+			f.close()
+		default:
+			if l.broken != nil {
+				l.s.Log().Info("the database is open again", "path", l.path)
+			}
+			l.cur, l.broken = f, nil
+		}
+		l.nextOpen = time.Now().Add(reopenInterval)
+	}()
+}
+
+// Query implements sqlstore.Database. f runs once more with a newly opened database where that
+// may help.
+func (l *database) Query(ctx context.Context, f func(*sqlstore.Conns) error) error {
+	return l.readingFile(ctx, func(db *file) error { return f(&db.Conns) })
+}
+
+func (l *database) readingFile(ctx context.Context, f func(*file) error) error {
+	for again := true; ; again = false {
+		db, err := l.acquire(ctx)
+		if err != nil {
+			return err
+		}
+		err = func() error {
+			defer l.release(db)
+			return f(db)
+		}()
+		if err == nil || !again || !reopens(err) || !l.reopen(ctx, db, err) {
+			return err
+		}
+	}
+}
+
+// Stream implements sqlstore.Database.
+func (l *database) Stream(ctx context.Context, f func(*sqlstore.Conns) error) error {
+	db, err := l.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer l.release(db)
+	return f(&db.Conns)
+}
+
+// Write implements sqlstore.Database.
+func (l *database) Write(ctx context.Context, _ sqlstore.Durability, f func(*sqlstore.Tx) error) (seq int64, end sqlstore.Ending, err error) {
+	for again := true; ; again = false {
+		db, err := l.acquire(ctx)
+		if err != nil {
+			return 0, sqlstore.Failed, err
+		}
+		seq, end, err := l.transact(ctx, db, f)
+		if err == nil || end == sqlstore.Aborted ||
+			!reopens(err) || !l.reopen(ctx, db, err) || end == sqlstore.FailedCommit || !again {
+			return seq, end, err
+		}
+	}
+}
+
+// Snapshot implements sqlstore.Database.
+func (l *database) Snapshot(ctx context.Context, f func(*sqlstore.Tx) error) error {
+	return l.Query(ctx, func(db *sqlstore.Conns) error {
+		t, err := l.s.BeginSnapshot(ctx, db.Read)
+		if err != nil {
+			return err
+		}
+		defer t.SQL.Rollback()
+		return f(t)
+	})
+}
+
+// transact is one attempt of writing. It releases db and returns the newest change's
+// seq, 0 where f made none.
+func (l *database) transact(ctx context.Context, db *file, f func(*sqlstore.Tx) error) (seq int64, end sqlstore.Ending, err error) {
+	defer l.release(db)
+	caller := ctx
+	ctx, cancel := context.WithCancel(context.WithoutCancel(caller))
+	defer cancel()
+	stop := context.AfterFunc(caller, cancel)
+	defer func() {
+		stop()
+		if ended := caller.Err(); ended != nil && errors.Is(err, context.Canceled) {
+			err = ended
+		}
+	}()
+	t, err := l.beginWriting(ctx, cancel, db)
+	if err != nil {
+		return 0, sqlstore.Failed, err
+	}
+	defer t.SQL.Rollback()
+	// Looked at now that no other connection writes.
+	if err := db.inPlace(); err != nil {
+		return 0, sqlstore.Failed, err
+	}
+	err = f(t)
+	switch {
+	case t.Broken() != nil:
+		return 0, sqlstore.Failed, t.Broken()
+	case err != nil:
+		return 0, sqlstore.Aborted, err
+	}
+	// From here on nobody interrupts: the driver reports an interrupted commit as failed
+	// though it may have happened, and whoever counts on that would do it again.
+	if !stop() {
+		return 0, sqlstore.Failed, caller.Err()
+	}
+	if err := t.SQL.Commit(); err != nil {
+		return 0, sqlstore.FailedCommit, err
+	}
+	return t.Seq(), sqlstore.Failed, nil
+}
+
+// beginWriting begins a transaction that writes. cancel ends ctx.
+func (l *database) beginWriting(ctx context.Context, cancel func(), db *file) (*sqlstore.Tx, error) {
+	before := l.locked.Load()
+	if before == nil || time.Since(before.at) > lockedFor {
+		t, err := l.s.Begin(ctx, db.write, nil)
+		l.recordLock(err)
+		return t, err
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	impatience := time.AfterFunc(lockedTimeout, cancel)
+	t, err := l.s.Begin(ctx, db.write, nil)
+	if !impatience.Stop() {
+		if err == nil {
+			t.SQL.Rollback()
+		}
+		return nil, before.err
+	}
+	l.recordLock(err)
+	return t, err
+}
+
+// recordLock notes whether a write found the file locked.
+func (l *database) recordLock(err error) {
+	switch {
+	case err == nil:
+		if l.locked.Load() != nil {
+			l.locked.Store(nil)
+		}
+	case primary(err) == sqlite3.SQLITE_BUSY:
+		l.locked.Store(&lockFailure{time.Now(), err})
+	}
+}
+
+// watch notices commits of other processes, and a database that was replaced or came
+// back, until the store is closed.
+func (l *database) watch() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	var last *file
+	var version int64
+	for {
+		select {
+		case <-l.s.Done():
+			return
+		case <-tick.C:
+		}
+		db, err := l.acquire(ctx)
+		if err != nil {
+			continue
+		}
+		err = func() error {
+			defer l.release(db)
+			if err := db.inPlace(); err != nil {
+				return err
+			}
+			var v int64
+			if err := db.watchConn.QueryRowContext(ctx, `PRAGMA data_version`).Scan(&v); err != nil {
+				return err
+			}
+			if v == version && db == last {
+				return nil
+			}
+			seq, err := db.LastSeq(ctx)
+			if err != nil {
+				return err
+			}
+			l.s.Observe(seq, db != last)
+			version, last = v, db
+			return nil
+		}()
+		if reopens(err) {
+			l.reopen(ctx, db, err)
+		}
+	}
+}

@@ -1,0 +1,229 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store/replication"
+	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
+)
+
+// takeOver makes the copy of a backup what goes on from the former database: a later epoch and,
+// by keep, what the former refused, with all sessions ended. locked is the former's file, nil for none.
+func takeOver(ctx context.Context, copied string, locked *os.File, old os.FileInfo, logger *slog.Logger, keep RevocationWriter, done *Restored) error {
+	s, err := OpenExisting(ctx, copied, logger)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	epoch, err := s.Epoch(ctx)
+	if err != nil {
+		return err
+	}
+	if locked != nil {
+		was, unread, err := s.carryRevocations(ctx, locked, old, logger, keep, done)
+		switch {
+		case err != nil:
+			return err
+		case unread == nil:
+			epoch = max(epoch, was)
+		default:
+			if keep != nil {
+				done.Unread = unread
+			}
+			// Later than any that it can have had.
+			epoch = max(epoch, time.Now().Unix())
+		}
+	}
+	if keep != nil {
+		// What was not there when this was the database in use, and was refused in a later one.
+		kept, err := s.StoredRevocations(ctx)
+		if err == nil {
+			var n int
+			n, err = s.carryList(ctx, kept, keep)
+			done.Revocations += n
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := s.Write(ctx, "raising the epoch", func(t *sqlstore.Tx) error {
+		if keep != nil {
+			// Which of them were ended or used since can't be told of all: people sign in again.
+			for _, query := range []string{`DELETE FROM sessions`, `DELETE FROM portal_links`} {
+				if _, err := t.Exec(query); err != nil {
+					return err
+				}
+			}
+		}
+		_, err := t.Exec(`UPDATE meta SET value = $1 WHERE name = 'epoch'`, fmt.Sprint(epoch+1))
+		return err
+	}); err != nil {
+		return err
+	}
+	return closeWhole(s, copied)
+}
+
+// carryRevocations keeps what the former database refuses, and returns its epoch; unread is why it
+// could not be read, or not whole.
+func (s *Store) carryRevocations(ctx context.Context, locked *os.File, old os.FileInfo, logger *slog.Logger, keep RevocationWriter, done *Restored) (epoch int64, unread, err error) {
+	former, discard, err := openFormer(ctx, locked, old, logger)
+	if err == nil {
+		defer discard()
+		epoch, err = former.Epoch(ctx)
+	}
+	if err == nil && keep != nil {
+		var fault error
+		if done.Revocations, err, fault = s.carryAll(ctx, former, keep); fault != nil {
+			return 0, nil, fault
+		}
+	}
+	if unreadable(err) {
+		return 0, err, nil
+	}
+	return epoch, nil, err
+}
+
+// unreadable says that a database is damaged or none, or of a newer version.
+func unreadable(err error) bool {
+	var schema *sqlstore.SchemaError
+	return Damaged(err) || errors.As(err, &schema)
+}
+
+// openFormer opens a private copy of the former database with its log, which stays as it is.
+// It is read by way of the file that is locked: closing another one would end the locks.
+func openFormer(ctx context.Context, locked *os.File, old os.FileInfo, logger *slog.Logger) (s *Store, discard func(), err error) {
+	to, err := os.CreateTemp(filepath.Dir(locked.Name()), filepath.Base(locked.Name())+".former-") // mode 0600
+	if err != nil {
+		return nil, nil, err
+	}
+	file := to.Name()
+	defer func() {
+		if err != nil {
+			Remove(file)
+		}
+	}()
+	_, err = io.Copy(to, io.NewSectionReader(locked, 0, old.Size()))
+	if closed := to.Close(); err == nil {
+		err = closed
+	}
+	if err == nil {
+		err = copyLog(locked.Name()+"-wal", file+"-wal")
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("copying the present database, to read what it refuses: %w", err)
+	}
+	if s, err = OpenExisting(ctx, file, logger); err != nil {
+		return nil, nil, err
+	}
+	return s, func() {
+		s.Close()
+		Remove(file)
+	}, nil
+}
+
+// copyLog copies a write-ahead log, where there is one.
+func copyLog(from, to string) error {
+	in, err := os.Open(from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	if closed := out.Close(); err == nil {
+		err = closed
+	}
+	return err
+}
+
+// carryAll keeps what former refuses and s does not, and returns how many refusals that were.
+// err is former's, fault s's own.
+func (s *Store) carryAll(ctx context.Context, former *Store, keep RevocationWriter) (n int, err, fault error) {
+	these := func(list []replication.StoredRevocation) error {
+		more, err := s.carryList(ctx, list, keep)
+		n += more
+		fault = err
+		return err
+	}
+	err = former.RowRevocations(ctx, func(list []management.Revocation) error {
+		kept := make([]replication.StoredRevocation, len(list))
+		for i := range list {
+			kept[i].Revocation = list[i]
+		}
+		return these(kept)
+	})
+	if fault != nil || err != nil {
+		return n, err, fault
+	}
+	beside, err := former.StoredRevocations(ctx)
+	if err == nil {
+		err = these(beside)
+	}
+	return n, err, fault
+}
+
+// carryList is carryAll for a list.
+func (s *Store) carryList(ctx context.Context, list []replication.StoredRevocation, keep RevocationWriter) (int, error) {
+	of := make([]management.Revocation, len(list))
+	for i := range list {
+		of[i] = list[i].Revocation
+	}
+	is, err := s.CompareRevocations(ctx, of)
+	if err != nil {
+		return 0, err
+	}
+	var written []management.Revocation
+	for i, r := range of {
+		if is[i] == replication.NotRevoked {
+			if err := keep(ctx, s, r); err != nil {
+				return 0, err
+			}
+			written = append(written, r)
+		}
+	}
+	after, err := s.CompareRevocations(ctx, written)
+	if err != nil {
+		return 0, err
+	}
+	for i, r := range written {
+		if after[i] == replication.NotRevoked {
+			return 0, fmt.Errorf("%w: %s of %s in keyspace %s could not be written", gateway.ErrStore, r.Action, r.ID, r.Keyspace)
+		}
+	}
+	return len(written), s.Write(ctx, "keeping what is refused", func(t *sqlstore.Tx) error {
+		for i, k := range list {
+			err := error(nil)
+			switch {
+			case is[i] == replication.UnknownID && k.UnknownSince.IsZero():
+				k.UnknownSince = t.Now
+				err = replication.StoreRevocation(t, k)
+			case k.UnknownSince.IsZero():
+				// The row says it.
+			case is[i] == replication.UnknownID && t.Now.Sub(k.UnknownSince) <= replication.UnknownRetention:
+				err = replication.StoreRevocation(t, k)
+			default:
+				err = replication.DeleteRevocation(t, k.Revocation)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
