@@ -218,7 +218,7 @@ func parseCredentials(d *caddyfile.Dispenser, note noteFunc, ks *KeyspaceConfig)
 		var stated bool
 		return bare(d, &stated)
 	}}}
-	for _, kind := range []apikey.PlaceKind{apikey.InAuthorization, apikey.InHeader, apikey.InQuery, apikey.InCookie} {
+	for _, kind := range apikey.PlaceKinds() {
 		opts[string(kind)] = option{repeatable: true, parse: func(d *caddyfile.Dispenser) error {
 			note(fmt.Sprintf("credentials[%d]", len(ks.Credentials)), d)
 			low, usage, name := 1, string(kind)+" <name>", ""

@@ -165,7 +165,7 @@ func (c *KeyspaceConfig) compile(name string) (*keyspace, error) {
 	if c.Errors != nil && c.Errors.Style != "" {
 		ks.style = c.Errors.Style
 	}
-	ks.inQuery = slices.ContainsFunc(gk.Places.List(), func(p apikey.Place) bool { return p.Kind == apikey.InQuery })
+	ks.inQuery = gk.Places.InQuery()
 	return ks, nil
 }
 
@@ -248,11 +248,7 @@ func (c *KeyspaceConfig) places() (*apikey.Places, error) {
 	for i, p := range c.Credentials {
 		path := fmt.Sprintf("credentials[%d]", i)
 		for _, q := range c.Credentials[:i] {
-			same := strings.EqualFold(p.Name, q.Name)
-			if p.Kind == apikey.InQuery || p.Kind == apikey.InCookie {
-				same = p.Name == q.Name
-			}
-			if p.Kind == q.Kind && same {
+			if p.Same(q) {
 				return nil, fieldErrorf(path, "credentials: '%s %s' is stated twice", p.Kind, p.Name)
 			}
 		}

@@ -93,6 +93,17 @@ func (p Place) Header() string {
 	return ""
 }
 
+// Same reports whether p and q are one place. Places without a valid name are none.
+func (p Place) Same(q Place) bool {
+	a, errA := p.canonical()
+	b, errB := q.canonical()
+	if errA != nil || errB != nil || a.Kind != b.Kind {
+		return false
+	}
+	scheme := a.Kind.implementation().layout(a.Name).scheme
+	return a.Name == b.Name || scheme != "" && strings.EqualFold(scheme, b.Name)
+}
+
 // Map returns text, a value of the place's header or a raw query, with every value that may be a
 // credential replaced by what f returns for it: escaped and quoted as it came. It returns text
 // itself where f changes nothing.
@@ -174,7 +185,7 @@ func NewPlaces(places ...Place) (*Places, error) {
 		next := place{c, kind.layout(c.Name), kind}
 		for i := range p.places {
 			before := &p.places[i]
-			if before.Kind == next.Kind && (before.Name == next.Name || before.scheme != "" && strings.EqualFold(before.scheme, next.scheme)) {
+			if before.Same(c) {
 				return nil, fmt.Errorf("credentials: %s %s is given twice", c.Kind, c.Name)
 			}
 			if before.Kind != next.Kind && before.header != "" && before.header == next.header {

@@ -40,7 +40,7 @@ func (queryPlace) value(param, name string, longest int) string {
 		return ""
 	}
 	key, value, _ := strings.Cut(param, "=")
-	if !NamesParam(key, name) {
+	if !namesParam(key, name) {
 		return ""
 	}
 	if strings.IndexByte(value, '%') < 0 && strings.IndexByte(value, '+') < 0 {
@@ -59,7 +59,7 @@ func (queryPlace) value(param, name string, longest int) string {
 
 func (queryPlace) mapValue(param, name string, f func(string) string) string {
 	key, value, _ := strings.Cut(param, "=")
-	if value == "" || !NamesParam(key, name) {
+	if value == "" || !namesParam(key, name) {
 		return param
 	}
 	return key + "=" + f(value)
@@ -71,8 +71,8 @@ func (queryPlace) put(_ http.Header, u *url.URL, name, key string) {
 	u.RawQuery = query.Encode()
 }
 
-// NamesParam reports whether key, a raw parameter before its "=", stands for name.
-func NamesParam(key, name string) bool {
+// namesParam reports whether key, a raw parameter before its "=", stands for name.
+func namesParam(key, name string) bool {
 	i := 0
 	for k := range len(name) {
 		if i >= len(key) {
@@ -102,7 +102,3 @@ func readParam(s string, i int) (c byte, next int) {
 	}
 	return s[i], i + 1
 }
-
-// MayHoldParam reports whether query may hold a parameter of that name. It rules out most queries
-// at little cost.
-func MayHoldParam(query, name string) bool { return queryPlace{}.mayHold(query, name) }
