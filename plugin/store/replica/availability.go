@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// availability is the time in which the primary answers. Its zero value is one that began.
+// availability is a period in which the primary answers. Its zero value is one that began.
 type availability struct {
 	mu    sync.Mutex
 	lost  chan struct{} // closed when it ends; nil while nobody waits for that
@@ -33,7 +33,7 @@ func (p *availability) end() {
 	close(p.lost)
 }
 
-// done is closed when the presence ends.
+// done is closed when the period ends.
 func (p *availability) done() <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -43,7 +43,7 @@ func (p *availability) done() <-chan struct{} {
 	return p.lost
 }
 
-// while calls f with a context that ends with ctx and with the presence.
+// while calls f with a context that ends with ctx and with the period.
 func (p *availability) while(ctx context.Context, f func(context.Context) error) error {
 	run, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -15,33 +15,33 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/replication"
 )
 
-// Broadcaster takes what was refused while the primary is away to the other nodes, by another way
-// than the primary, such as Redis. What is told stays told until it is withdrawn, or for a day or so: a
-// node that listens later hears it too. Safe for concurrent use.
+// Broadcaster carries revocations to the other nodes while the primary is unreachable, on another way
+// such as Redis. A published revocation stays until it is retracted, or for about a day: a
+// node that subscribes later receives it too. Safe for concurrent use.
 type Broadcaster interface {
-	// Publish tells the nodes of cluster of a refusal. It costs nothing where that was told already, and blocks for
-	// a second at most; an error means that it should be tried again.
+	// Publish sends a revocation to the nodes of a cluster. Publishing it again is cheap. It blocks for
+	// a second at most. After an error it is to be tried again.
 	Publish(ctx context.Context, cluster ClusterID, r management.Revocation) error
-	// Retract says that nobody need be told any more that this was refused by the time of r: the primary
-	// has it, or it was taken back. It does not block, and is forgotten where it fails: whoever hears of
-	// it again withdraws it again.
+	// Retract removes publications of the revocation that were decided by r.At: the primary
+	// has it, or it was reversed. It does not block. A failure is not reported: a node that receives
+	// the revocation again retracts it again.
 	Retract(cluster ClusterID, r management.Revocation)
-	// Subscribe calls f, which blocks it, with what is told to the nodes of cluster: at once with all there is, which may be
-	// nothing, then with what comes. It returns when ctx ends, f fails, or it can't hear, and is called again after
-	// a while. What f gets was told by the cluster, and is well formed.
+	// Subscribe calls f with the revocations published to a cluster: at once with all there are, which may be
+	// none, then with new ones. f blocks it. It returns when ctx ends, f fails, or the connection fails, and is called
+	// again after a while. f gets only authenticated, well-formed revocations of the cluster.
 	Subscribe(ctx context.Context, cluster ClusterID, f func([]management.Revocation) error) error
 }
 
-// ClusterID is what the nodes that share a primary have in common.
+// ClusterID is the identity that the nodes of one primary share.
 type ClusterID struct {
-	// Store is the primary's id. It is no secret.
+	// Store is the primary's id. It is not secret.
 	Store string
-	// Key is known to whoever can read the primary or a copy of it, and nobody else: by it the nodes
-	// know each other's words.
+	// Key authenticates the nodes' messages. Everyone who can read the primary or a copy of it has it, and no
+	// one else.
 	Key []byte
 }
 
-// clusterIDOf returns what the nodes of a primary have in common.
+// clusterIDOf returns the cluster identity of a primary.
 func clusterIDOf(ctx context.Context, primary management.Store) (k ClusterID, err error) {
 	var secret []byte
 	err = primary.View(ctx, func(tx management.Tx) (err error) {
@@ -54,26 +54,26 @@ func clusterIDOf(ctx context.Context, primary management.Store) (k ClusterID, er
 	return k, err
 }
 
-// broadcastState is what a replica knows of its cluster.
+// broadcastState is a replica's state of broadcasting.
 type broadcastState struct {
 	clusterID atomic.Pointer[ClusterID]
-	// clusterIDSavedIn is the copy that cluster was kept in; the feed's.
+	// clusterIDSavedIn is the copy that holds clusterID; the sync loop's.
 	clusterIDSavedIn *Copy
-	// resubscribe ends the hearing that goes on, so that it begins again; nil while there is none.
+	// resubscribe ends the running subscription, so that it starts again; nil while there is none.
 	resubscribe atomic.Pointer[context.CancelFunc]
-	// publishFailures is how often in a row telling failed.
+	// publishFailures counts consecutive failures to publish.
 	publishFailures atomic.Int64
 }
 
-// loadClusterID takes from a copy what was learnt before: the primary may be away.
+// loadClusterID reads the cluster identity from the copy: the primary may be unreachable.
 func (r *Replica) loadClusterID(ctx context.Context, local *Copy) {
 	if store, key, err := local.ClusterID(ctx); err == nil {
 		r.clusterID.Store(&ClusterID{store, key})
 	}
 }
 
-// refreshClusterID asks the primary, once for each copy, and keeps it there. The feed calls it. Where
-// it fails it is tried again.
+// refreshClusterID reads the cluster identity from the primary, once for each copy, and stores it there. The sync
+// loop calls it. A failure is tried again.
 func (r *Replica) refreshClusterID(ctx context.Context, local *Copy) {
 	if r.broadcaster == nil || local == r.clusterIDSavedIn {
 		return
@@ -89,13 +89,13 @@ func (r *Replica) refreshClusterID(ctx context.Context, local *Copy) {
 	}
 	r.clusterIDSavedIn = local
 	r.clusterID.Store(&k)
-	// A copy that was made anew may lack what was told before.
+	// A new copy may lack revocations that were received before.
 	if end := r.resubscribe.Load(); end != nil {
 		(*end)()
 	}
 }
 
-// publish tells the other nodes of a refusal that is pending here.
+// publish publishes a pending revocation, and reports whether that succeeded.
 func (r *Replica) publish(ctx context.Context, refusal management.Revocation) (ok bool) {
 	if r.broadcaster == nil {
 		return true
@@ -105,28 +105,28 @@ func (r *Replica) publish(ctx context.Context, refusal management.Revocation) (o
 	if cluster != nil {
 		err = r.broadcaster.Publish(ctx, *cluster, refusal)
 	}
-	// One failure says little: it may be that Redis is being connected, as after a start.
+	// One failure is no reason to warn: Redis may be connecting, as after a start.
 	if err != nil && r.publishFailures.Add(1) == 2 {
-		r.log.Warn("what is refused while the database is away can't be told to the other nodes: it is tried on until the database has it", "error", err)
+		r.log.Warn("revocations made while the database is unreachable can't be published to the other nodes; retrying until the database has them", "error", err)
 	}
 	if err == nil && r.publishFailures.Swap(0) > 1 {
-		r.log.Info("what is refused here is told to the other nodes again")
+		r.log.Info("revocations made here are published to the other nodes again")
 	}
 	return err == nil
 }
 
-var errNoClusterID = errors.New("the database was never heard of, so that it is not known who shares it")
+var errNoClusterID = errors.New("the database never answered, so the cluster's identity is unknown")
 
-// republished says whether it is something that one node may decide alone. All others know the rest
-// from the primary, each by itself.
+// isBroadcast reports whether a revocation is one that a single node may decide. Each node reads the
+// others from the primary.
 func isBroadcast(r management.Revocation) bool {
 	return r.Action != management.SecretEnded && r.Action != management.TokenRevoked
 }
 
-// republishInterval is how often it is seen to that what is pending stays told.
+// republishInterval is how often pending revocations are published again.
 const republishInterval = 5 * time.Second
 
-// republish tells the other nodes of what is pending that they may not have heard of.
+// republish publishes the pending revocations that other nodes may not have received.
 func (r *Replica) republish(ctx context.Context) {
 	s := r.view.Load()
 	if r.broadcaster == nil || r.pendingCount.Load() == 0 || s.copy == nil || time.Since(r.republished) < republishInterval {
@@ -144,18 +144,18 @@ func (r *Replica) republish(ctx context.Context) {
 	}
 }
 
-// subscribe refuses here what other nodes tell of.
+// subscribe applies the revocations that other nodes publish.
 func (r *Replica) subscribe(ctx context.Context) {
-	deaf := false
+	failing := false
 	for ctx.Err() == nil {
 		run, end := context.WithCancel(ctx)
 		r.resubscribe.Store(&end)
 		cluster, err := r.clusterID.Load(), error(nil)
 		if cluster != nil {
 			err = r.broadcaster.Subscribe(run, *cluster, func(list []management.Revocation) error {
-				if deaf {
-					r.log.Info("other nodes are heard again")
-					deaf = false
+				if failing {
+					r.log.Info("revocations of other nodes are received again")
+					failing = false
 				}
 				return r.receive(run, *cluster, list)
 			})
@@ -165,9 +165,9 @@ func (r *Replica) subscribe(ctx context.Context) {
 		if again {
 			continue
 		}
-		if err != nil && !deaf {
-			deaf = true
-			r.log.Warn("what other nodes refuse while the database is away is not heard", "error", err)
+		if err != nil && !failing {
+			failing = true
+			r.log.Warn("revocations that other nodes make while the database is unreachable are not received", "error", err)
 		}
 		select {
 		case <-time.After(retryInterval):
@@ -176,11 +176,11 @@ func (r *Replica) subscribe(ctx context.Context) {
 	}
 }
 
-// primaryWait is how long the primary is waited for before what another node tells of is held: it may
-// have been taken back since.
+// primaryWait bounds how long the primary is asked about a received revocation before it is applied: it may
+// have been reversed since.
 const primaryWait = time.Second
 
-// receive holds what others told of, but for what the primary has, or what was taken back there.
+// receive applies received revocations, except those that the primary has or that were reversed there.
 func (r *Replica) receive(ctx context.Context, cluster ClusterID, list []management.Revocation) error {
 	list = r.resolved.unresolved(list, func(old management.Revocation) { r.broadcaster.Retract(cluster, old) })
 	if len(list) == 0 {
@@ -207,7 +207,7 @@ func (r *Replica) receive(ctx context.Context, cluster ClusterID, list []managem
 		return nil
 	}
 	if err := r.storeReceived(ctx, list); err != nil {
-		return fmt.Errorf("what another node refuses could not be held here: %w", err)
+		return fmt.Errorf("a revocation of another node could not be stored here: %w", err)
 	}
 	for _, refusal := range list {
 		r.addUnsequenced(refusal.Change())
@@ -216,14 +216,14 @@ func (r *Replica) receive(ctx context.Context, cluster ClusterID, list []managem
 	return nil
 }
 
-// storeReceived refuses here what others told of, also where the copy does not know it yet, and
-// keeps it to be written back.
+// storeReceived revokes here what other nodes revoked, also what the copy has no row of yet, and
+// keeps it for delivery.
 func (r *Replica) storeReceived(ctx context.Context, list []management.Revocation) error {
 	r.pendingMu.Lock()
 	defer r.pendingMu.Unlock()
 	s := r.view.Load()
 	if s.copy == nil {
-		return fmt.Errorf("%w: there is no replica yet that could hold it", gateway.ErrStore)
+		return fmt.Errorf("%w: there is no replica yet to store it in", gateway.ErrStore)
 	}
 	if err := s.copy.RevokeAll(ctx, list); err != nil {
 		return err
@@ -232,8 +232,8 @@ func (r *Replica) storeReceived(ctx context.Context, list []management.Revocatio
 	return nil
 }
 
-// markResolved notes that the primary has what was refused, or that it was taken back there: it is neither
-// told nor held any more.
+// markResolved records that the primary has a revocation, or that it was reversed there: it is neither
+// published nor applied any more.
 func (r *Replica) markResolved(refusal management.Revocation) {
 	if !isBroadcast(refusal) {
 		return
@@ -244,17 +244,17 @@ func (r *Replica) markResolved(refusal management.Revocation) {
 	}
 }
 
-// resolvedKept is how many settled refusals are remembered at least.
+// resolvedKept is how many resolved revocations are remembered at least.
 const resolvedKept = 10_000
 
-// resolved remembers what was settled, so that word of it that comes late refuses nothing anew.
+// resolved remembers resolved revocations, so that a late message does not revoke again.
 type resolved struct {
 	mu sync.Mutex
-	// recent and before are by what was refused until when; before is the older half.
+	// recent and older hold the time up to which revocations are resolved. older is the older half.
 	recent, older map[entryKey]time.Time
 }
 
-// entryKey is what was done to what.
+// entryKey identifies a revocation but for its time.
 type entryKey struct{ action, keyspace, id string }
 
 func entryKeyOf(r management.Revocation) entryKey { return entryKey{r.Action, r.Keyspace, r.ID} }
@@ -270,7 +270,7 @@ func (s *resolved) add(r management.Revocation) {
 	}
 }
 
-// unresolved returns those of list that are not settled, and calls f with those that are.
+// unresolved returns the unresolved ones of list, and calls f with the others.
 func (s *resolved) unresolved(list []management.Revocation, f func(management.Revocation)) (out []management.Revocation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

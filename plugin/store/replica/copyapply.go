@@ -14,7 +14,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// CopiedPosition returns how far the copy has followed its primary. ErrNotFound where it is none.
+// CopiedPosition returns the primary's position up to which the copy is complete. ErrNotFound where the file is no copy.
 func (c *Copy) CopiedPosition(ctx context.Context) (p replication.Position, err error) {
 	text, err := c.meta(ctx, "copied")
 	if err != nil {
@@ -23,7 +23,7 @@ func (c *Copy) CopiedPosition(ctx context.Context) (p replication.Position, err 
 	return p, json.Unmarshal([]byte(text), &p)
 }
 
-// LastSync returns when the copy was last known to hold all that the primary held.
+// LastSync returns when the copy was last known to be complete.
 func (c *Copy) LastSync(ctx context.Context) (time.Time, error) {
 	text, err := c.meta(ctx, "heard")
 	if err != nil {
@@ -39,8 +39,8 @@ func (c *Copy) meta(ctx context.Context, name string) (value string, err error) 
 	return value, err
 }
 
-// SetLastSync notes when the primary was heard of, and what the other nodes had been promised by then; nil
-// for what is noted already.
+// SetLastSync stores the time of the last sync, and the announced lease; nil leaves the
+// stored one.
 func (c *Copy) SetLastSync(ctx context.Context, at time.Time, promised *AnnouncedLease) error {
 	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error {
 		if _, err := t.Exec(`UPDATE meta SET value = $1 WHERE name = 'heard'`, at.UTC().Format(time.RFC3339Nano)); err != nil || promised == nil {
@@ -55,13 +55,13 @@ func (c *Copy) SetLastSync(ctx context.Context, at time.Time, promised *Announce
 	})
 }
 
-// AnnouncedLease is what a node told the others: for how long from At on it trusts its copy.
+// AnnouncedLease is what a node announced to the others: from At on it accepts keys by its copy for so long.
 type AnnouncedLease struct {
 	At    time.Time         `json:"at"`
 	Trust cluster.Staleness `json:"trust"`
 }
 
-// Equal says that p states the same trust as o, or that there is neither.
+// Equal reports whether p and o announce the same times, or are both nil.
 func (p *AnnouncedLease) Equal(o *AnnouncedLease) bool {
 	if p == nil || o == nil {
 		return p == o
@@ -69,7 +69,7 @@ func (p *AnnouncedLease) Equal(o *AnnouncedLease) bool {
 	return p.Trust.Default == o.Trust.Default && maps.Equal(p.Trust.Keyspaces, o.Trust.Keyspaces)
 }
 
-// AnnouncedLease returns what SetLastSync noted last, nil where it noted nothing.
+// AnnouncedLease returns the lease that SetLastSync stored last, nil for none.
 func (c *Copy) AnnouncedLease(ctx context.Context) (*AnnouncedLease, error) {
 	text, err := c.meta(ctx, "promised")
 	if errors.Is(err, gateway.ErrNotFound) {
@@ -82,13 +82,13 @@ func (c *Copy) AnnouncedLease(ctx context.Context) (*AnnouncedLease, error) {
 	return p, json.Unmarshal([]byte(text), p)
 }
 
-// keptChanges is how many changes a copy keeps: who follows it follows closely.
+// keptChanges is how many changes a copy keeps: its only follower, the gateway, follows closely.
 const keptChanges = 10_000
 
-// Apply makes the copy hold what the delta says. It must begin where the copy stands.
-// What is refused here and not in the primary stays refused.
+// Apply applies a delta, which must begin at the copy's position.
+// Revocations here that the primary lacks stay in force.
 //
-// pending is told how many refusals are to be written then, before anybody can see what was taken over.
+// It calls pending with the number of revocations to deliver, before readers can see the new rows.
 func (c *Copy) Apply(ctx context.Context, d *replication.Delta, heard time.Time, pending func(n int64)) error {
 	nothing := func(*sqlstore.Tx) error { return nil }
 	return c.applyDelta(ctx, d, heard, nothing, func(t *sqlstore.Tx) error {
@@ -115,7 +115,7 @@ func (c *Copy) applyDelta(ctx context.Context, d *replication.Delta, heard time.
 			return err
 		}
 		if at != d.From {
-			return fmt.Errorf("%w: the replica stands at change %d, not %d", gateway.ErrStore, at.Seq, d.From.Seq)
+			return fmt.Errorf("%w: the replica is at change %d, not %d", gateway.ErrStore, at.Seq, d.From.Seq)
 		}
 		if err := applyRows(t, d); err != nil {
 			return err
@@ -165,7 +165,7 @@ func applyRows(t *sqlstore.Tx, d *replication.Delta) error {
 			}
 		}
 	}
-	// First those that go, since a digest may have gone from one key to another.
+	// Deletions first, since a digest may have moved from one key to another.
 	for _, row := range d.Keys {
 		if _, err := t.Exec(`DELETE FROM secrets WHERE key_num = $1`, row[0]); err != nil {
 			return err
@@ -176,7 +176,7 @@ func applyRows(t *sqlstore.Tx, d *replication.Delta) error {
 			return err
 		}
 	}
-	// A deleted tenant leaves its slug; what was written of people goes with its keys.
+	// A deleted tenant leaves its slug; its keys go, with the personal data in them.
 	for _, row := range d.Tenants {
 		if row[tenantDeletedAt] == nil {
 			continue
@@ -192,7 +192,7 @@ func applyRows(t *sqlstore.Tx, d *replication.Delta) error {
 	return nil
 }
 
-// Rehashed notes another form of a secret, as Rehash, where it is known.
+// Rehashed stores another form of a known secret, as Rehash.
 func (c *Copy) Rehashed(ctx context.Context, r gateway.Secret) error {
 	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error {
 		_, err := t.Exec(`UPDATE secrets SET digest = $3, algorithm = $4 WHERE id = $1 AND keyspace = $2`,
@@ -201,7 +201,7 @@ func (c *Copy) Rehashed(ctx context.Context, r gateway.Secret) error {
 	})
 }
 
-// SetShown notes what is shown of a secret, where it is known.
+// SetShown stores the visible parts of a known secret.
 func (c *Copy) SetShown(ctx context.Context, keyspace, secretID, prefix, lastFour string) error {
 	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error {
 		_, err := t.SetShown(keyspace, secretID, prefix, lastFour)

@@ -8,10 +8,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// clusterID is what ClusterID returns, as it is kept.
+// clusterID is the stored form of a cluster identity.
 type clusterID struct{ Store, Key string }
 
-// ClusterID returns what SetClusterID kept. ErrNotFound where nothing was.
+// ClusterID returns what SetClusterID stored. ErrNotFound where nothing was.
 func (c *Copy) ClusterID(ctx context.Context) (store string, key []byte, err error) {
 	text, err := c.meta(ctx, "kin")
 	if err != nil {
@@ -24,8 +24,8 @@ func (c *Copy) ClusterID(ctx context.Context) (store string, key []byte, err err
 	return k.Store, key, err
 }
 
-// SetClusterID keeps the id of the store that this is a copy of, and a key that all who have a copy
-// can make of what it holds, and nobody else.
+// SetClusterID stores the id of the copied store, and the key by which the nodes
+// authenticate their messages.
 func (c *Copy) SetClusterID(ctx context.Context, store string, key []byte) error {
 	text, err := json.Marshal(clusterID{store, hex.EncodeToString(key)})
 	if err != nil {

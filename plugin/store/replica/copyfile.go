@@ -23,24 +23,24 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// copyMark is written into the header of SQLite files that are copies, as their
-// application id (https://www.sqlite.org/fileformat2.html#application_id): such a file may be
-// thrown away, for all that is in it is elsewhere too. It reads "KGcp".
+// copyMark is in the header of SQLite files that are copies, as their
+// application id (https://www.sqlite.org/fileformat2.html#application_id). Such a file may be
+// deleted, since the primary has all of it. It reads "KGcp".
 const copyMark = 0x4b476370
 
 // Kinds of files in the place of a copy.
 var (
-	// ErrNoCopy says that there is no file, or none that could be used: one can be made there.
+	// ErrNoCopy is the error where there is no file, or none that can be used: a copy can be made there.
 	ErrNoCopy = errors.New("there is no copy")
-	// ErrNotCopy says that the file is another one than a copy: it must not be thrown away.
+	// ErrNotCopy is the error where the file is no copy: it must not be deleted.
 	ErrNotCopy = errors.New("this is no copy of a store: name another file for the replica, or move this one away")
 )
 
-// Copy is a copy of a store in an SQLite file of its own. What it is asked for as a Store it
-// answers by what it holds, which is tenants, keys, secrets and management tokens.
+// Copy is a copy of a store in an SQLite file of its own. As a Store it holds
+// tenants, keys, secrets and management tokens.
 type Copy struct{ *sqlite.Store }
 
-// inspectCopy says what stands at path, by the header alone. It must not be open.
+// inspectCopy checks the kind of the file at path by its header. The file must not be open.
 func inspectCopy(path string) error {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -74,7 +74,7 @@ func inspectCopy(path string) error {
 }
 
 // OpenCopy opens the copy at path. ErrNoCopy where there is none, or one that is damaged or
-// of a newer version, which may be thrown away; ErrNotCopy where there is another file.
+// of a newer version, which may be deleted; ErrNotCopy where there is another file.
 func OpenCopy(ctx context.Context, path string, logger *slog.Logger) (*Copy, replication.Position, error) {
 	var none replication.Position
 	id, err := sqlite.Identity(path)
@@ -107,8 +107,8 @@ func OpenCopy(ctx context.Context, path string, logger *slog.Logger) (*Copy, rep
 	return c, p, nil
 }
 
-// migratePending takes over what is to be written to the primary from where a copy of an earlier
-// version keeps it.
+// migratePending moves the revocations for the primary from the table in which an earlier
+// version kept them.
 func (c *Copy) migratePending(ctx context.Context) error {
 	return c.Write(ctx, "opening the replica", func(t *sqlstore.Tx) error {
 		var n int
@@ -124,7 +124,7 @@ func (c *Copy) migratePending(ctx context.Context) error {
 	})
 }
 
-// RemoveCopy removes the copy at path, which nobody has open. A file that is none stays, and
+// RemoveCopy removes the copy at path, which must not be open. Another kind of file stays, and
 // is an error.
 func RemoveCopy(path string) error {
 	id, err := sqlite.Identity(path)
@@ -137,8 +137,8 @@ func RemoveCopy(path string) error {
 	return sqlite.Remove(id)
 }
 
-// CopyBuilder makes a copy in a file beside the one it will be. Nothing of it is seen
-// before Finish, and what a crash leaves is thrown away by the next one.
+// CopyBuilder makes a copy in a temporary file of the same directory. It is not visible
+// before Place. The next builder removes the remains of a crash.
 type CopyBuilder struct {
 	path, partial string
 	db            *sql.DB
@@ -174,7 +174,7 @@ func NewCopy(ctx context.Context, path string) (_ *CopyBuilder, err error) {
 			b.Discard()
 		}
 	}()
-	// A crash leaves nothing that is used, so nothing is kept to undo or survive one.
+	// The file of a crash is never used, so nothing has to survive one.
 	if b.db, err = sqlite.OpenDB(b.partial, url.Values{
 		"mode": {"rw"}, "_dqs": {"0"}, "_journal_mode": {"OFF"}, "_synchronous": {"OFF"}, "_locking_mode": {"EXCLUSIVE"},
 		"_pragma": {fmt.Sprintf("cache_size(-%d)", builderCacheKiB), fmt.Sprintf("application_id(%d)", copyMark)},
@@ -194,10 +194,10 @@ func NewCopy(ctx context.Context, path string) (_ *CopyBuilder, err error) {
 	return b, nil
 }
 
-// unneeded are indexes that nothing asks in a copy.
+// unneeded are indexes that no query of a copy uses.
 var unneeded = map[string]bool{"keys_prefix": true, "keys_active": true, "tokens_made": true}
 
-// dropIndexes takes the indexes away: they are sorted in one go at the end.
+// dropIndexes removes the indexes: Index makes them in one go at the end.
 func (b *CopyBuilder) dropIndexes(ctx context.Context) error {
 	names, args := []string{}, []any{}
 	cond, args := sqlstore.In(args, []string{"tenants", "keys", "secrets", "tokens"})
@@ -221,7 +221,7 @@ func (b *CopyBuilder) dropIndexes(ctx context.Context) error {
 	return nil
 }
 
-// Begin says where the store stands that is replication.Table. It is said once.
+// Begin sets the position of the copied store. It is called once.
 func (b *CopyBuilder) Begin(p replication.Position) error {
 	if b.begun {
 		return errors.New("the store began the copy again")
@@ -277,7 +277,7 @@ func (b *CopyBuilder) insert(ctx context.Context, table string, n int) (*sql.Stm
 // Rows returns how many rows were written.
 func (b *CopyBuilder) Rows() int64 { return b.rows }
 
-// Index sorts the indexes, when all rows are written, and has them written to the disk.
+// Index makes the indexes, when all rows are written, and syncs the file to the disk.
 func (b *CopyBuilder) Index(ctx context.Context) error {
 	for _, text := range b.indexes {
 		if _, err := b.tx.ExecContext(ctx, text); err != nil {
@@ -295,25 +295,25 @@ func (b *CopyBuilder) Index(ctx context.Context) error {
 	return err
 }
 
-// sync has what was written go to the disk. Closing the file drops the locks that SQLite holds
-// on it, which nobody else uses.
+// sync syncs the file to the disk. Closing the file drops the locks that SQLite holds
+// on it, which no other process needs.
 func (b *CopyBuilder) sync() error {
 	_, err := sqlite.SyncFile(b.partial)
 	return err
 }
 
-// transaction is a transaction on what was written so far.
+// transaction returns a transaction on the rows written so far.
 func (b *CopyBuilder) transaction(ctx context.Context) *sqlstore.Tx {
 	return sqlstore.NewTx(ctx, b.tx, sqlite.Dialect, b.partial)
 }
 
-// CompareRevocations returns how what was replication.Table stands to each of the refusals: never replication.Reversed, which
-// only the primary can tell. It is for after Index.
+// CompareRevocations returns the state of each revocation in the copied rows: never replication.Reversed, which
+// only the primary knows. Call it after Index.
 func (b *CopyBuilder) CompareRevocations(ctx context.Context, list []management.Revocation) ([]replication.RevocationState, error) {
 	return replication.Compare(b.transaction(ctx), list)
 }
 
-// AddRevocations takes refusals over which what was replication.Table does not hold.
+// AddRevocations adds revocations that the copied rows lack.
 func (b *CopyBuilder) AddRevocations(ctx context.Context, list []replication.StoredRevocation) error {
 	t := b.transaction(ctx)
 	for _, k := range list {
@@ -331,7 +331,7 @@ func (b *CopyBuilder) AddRevocations(ctx context.Context, list []replication.Sto
 	return nil
 }
 
-// Finish has the file written to the disk. It is put in place by Place.
+// Finish syncs the complete file to the disk. Place puts it in place.
 func (b *CopyBuilder) Finish(ctx context.Context, heard time.Time) error {
 	if _, err := b.tx.ExecContext(ctx, `UPDATE sequences SET value = $1 WHERE name = 'changes'`, b.position.Seq); err != nil {
 		return err
@@ -348,13 +348,13 @@ func (b *CopyBuilder) Finish(ctx context.Context, heard time.Time) error {
 	return b.sync()
 }
 
-// Place puts the finished copy in place of the former one, which nobody has open. Whatever
-// stops it, one of the two is there.
+// Place puts the finished copy in the place of the former one, which must not be open. A crash
+// leaves one of the two.
 func (b *CopyBuilder) Place() error {
 	if err := inspectCopy(b.path); err != nil && !errors.Is(err, ErrNoCopy) {
 		return fmt.Errorf("%s: %w", b.path, err)
 	}
-	// Closing moved what the former one's log held into it.
+	// Closing moved the former one's write-ahead log into it.
 	for _, ext := range []string{"-wal", "-shm", "-journal"} {
 		if err := os.Remove(b.path + ext); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -382,7 +382,7 @@ type executor interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 }
 
-// setCopied notes how far a copy has followed.
+// setCopied stores the position of a copy.
 func setCopied(ctx context.Context, e executor, p replication.Position, heard time.Time) error {
 	text, err := json.Marshal(p)
 	if err != nil {

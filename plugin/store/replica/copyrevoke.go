@@ -11,13 +11,13 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// Revoke refuses here what the primary does not know of yet, and keeps it to be written there.
-// It is on the disk when this returns. ErrNotFound where the copy has no such key or tenant.
+// Revoke revokes here what the primary does not know of yet, and keeps the revocation for delivery.
+// It is on the disk when Revoke returns. ErrNotFound where the copy has no such key or tenant.
 func (c *Copy) Revoke(ctx context.Context, r management.Revocation) error {
 	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error { return revokeAndStore(t, r) })
 }
 
-// AddRevocations holds list refused as Refuse does, where the copy has no such row too.
+// RevokeAll is Revoke for a list. It also stores revocations that the copy has no row for.
 func (c *Copy) RevokeAll(ctx context.Context, list []management.Revocation) error {
 	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error {
 		for _, r := range list {
@@ -33,7 +33,7 @@ func (c *Copy) RevokeAll(ctx context.Context, list []management.Revocation) erro
 	})
 }
 
-// revokeAndStore refuses what is there, and keeps it to be written to the primary.
+// revokeAndStore revokes a row, and keeps the revocation for delivery.
 func revokeAndStore(t *sqlstore.Tx, r management.Revocation) error {
 	if r.Change().Kind == gateway.ChangeTenant && r.Created.IsZero() {
 		in, err := t.Tenant(r.Keyspace, r.ID)
@@ -48,7 +48,7 @@ func revokeAndStore(t *sqlstore.Tx, r management.Revocation) error {
 	return replication.StoreRevocation(t, replication.StoredRevocation{Revocation: r})
 }
 
-// Reverse ends refusals that can be, unless they were decided again since.
+// Reverse ends reversible revocations, unless they were decided again since.
 func (c *Copy) Reverse(ctx context.Context, list []management.Revocation) error {
 	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error {
 		for _, r := range list {
@@ -76,7 +76,7 @@ func (c *Copy) Reverse(ctx context.Context, list []management.Revocation) error 
 	})
 }
 
-// reapplyRevocations does to the rows of a delta what is refused here and not in the primary.
+// reapplyRevocations applies to the rows of a delta the revocations here that the primary lacks.
 func reapplyRevocations(t *sqlstore.Tx, d *replication.Delta) error {
 	var some bool
 	if err := t.Row(`SELECT EXISTS (SELECT 1 FROM refused)`, nil, &some); err != nil || !some {
@@ -114,7 +114,7 @@ func reapplyRevocations(t *sqlstore.Tx, d *replication.Delta) error {
 	return nil
 }
 
-// Pending returns what is refused here and not written to the primary yet, oldest first.
+// Pending returns the revocations that are not written to the primary yet, oldest first.
 func (c *Copy) Pending(ctx context.Context) (out []replication.StoredRevocation, err error) {
 	err = c.Snapshot(ctx, "reading the replica", func(t *sqlstore.Tx) (err error) {
 		out, err = replication.SelectRevocations(t, `WHERE absent_since IS NULL`)
@@ -123,7 +123,7 @@ func (c *Copy) Pending(ctx context.Context) (out []replication.StoredRevocation,
 	return out, err
 }
 
-// CountPending returns how many Pending returns.
+// CountPending returns the number of pending revocations.
 func (c *Copy) CountPending(ctx context.Context) (n int64, err error) {
 	err = c.Snapshot(ctx, "reading the replica", func(t *sqlstore.Tx) (err error) {
 		n, err = countPending(t)
@@ -137,9 +137,9 @@ func countPending(t *sqlstore.Tx) (n int64, err error) {
 	return n, err
 }
 
-// MarkUnknown notes of what was pending that the primary has no row of what it is about. It is
-// forgotten where nobody could tell that row from another's. Where the copy has that row it is of another
-// state of the primary than the one that was asked: then it stays pending, and that is an error.
+// MarkUnknown marks a pending revocation whose row the primary does not have. It
+// deletes one that names only a slug, which could later be another tenant's. Where the copy has the row, the two are
+// different states of the primary: then it stays pending, and that is an error.
 func (c *Copy) MarkUnknown(ctx context.Context, r management.Revocation) error {
 	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error {
 		is, err := replication.Compare(t, []management.Revocation{r})
@@ -156,11 +156,11 @@ func (c *Copy) MarkUnknown(ctx context.Context, r management.Revocation) error {
 	})
 }
 
-// SetAddress forgets what was pending, and takes over what the primary says instead: d is of what
-// it is about, as Reread returns it. Unless it was taken back it must be refused by that, or
-// nothing is done: false.
+// Resolve deletes a pending revocation, and applies the primary's state instead: d has the
+// rows, as Reread returns them. Unless it was reversed, they must revoke too, or
+// Resolve does nothing and returns false.
 func (c *Copy) Resolve(ctx context.Context, r management.Revocation, takenBack bool, d *replication.Delta, heard time.Time) (bool, error) {
-	lacks := errors.New("it is not refused")
+	lacks := errors.New("it is not revoked")
 	err := c.applyDelta(ctx, d, heard, func(t *sqlstore.Tx) error { return replication.DeleteRevocation(t, r) }, func(t *sqlstore.Tx) error {
 		if takenBack {
 			return nil
@@ -177,8 +177,8 @@ func (c *Copy) Resolve(ctx context.Context, r management.Revocation, takenBack b
 	return err == nil, err
 }
 
-// Overlay returns what rec is where what the copy holds refused is refused, and those refusals
-// that might have been taken back. ErrNotFound where it holds it deleted. rec stays as it is.
+// Overlay returns rec with the copy's revocations applied, and those of them
+// that might have been reversed. ErrNotFound where one deletes it. rec stays unchanged.
 func (c *Copy) Overlay(ctx context.Context, rec *gateway.Record) (over *gateway.Record, reversible []management.Revocation, err error) {
 	key, tenant := *rec.Key, *rec.Tenant
 	over = &gateway.Record{Secret: rec.Secret, Key: &key, Tenant: &tenant}
@@ -220,7 +220,7 @@ func (c *Copy) Overlay(ctx context.Context, rec *gateway.Record) (over *gateway.
 	return over, reversible, nil
 }
 
-// ReversibleRevocations returns what refuses a key or a tenant here and could have been taken back.
+// ReversibleRevocations returns the revocations of a key or a tenant here that could have been reversed.
 func (c *Copy) ReversibleRevocations(ctx context.Context, ch gateway.Change) (out []management.Revocation, err error) {
 	err = c.Snapshot(ctx, "reading the replica", func(t *sqlstore.Tx) (err error) {
 		var list []management.Revocation
@@ -241,10 +241,10 @@ func (c *Copy) ReversibleRevocations(ctx context.Context, ch gateway.Change) (ou
 	return out, err
 }
 
-// revocationsOf returns what refuses a key, its tenant and its secret, those of rec that there are:
-// by their rows here, and beside them.
+// recordRevocations returns the revocations of the key, the tenant and the secret in rec: of
+// their rows here, and of the table of revocations.
 func recordRevocations(t *sqlstore.Tx, rec *gateway.Record) (out []management.Revocation, err error) {
-	beside := func(keyspace, about string, ours func(replication.StoredRevocation) bool) error {
+	stored := func(keyspace, about string, ours func(replication.StoredRevocation) bool) error {
 		list, err := replication.SelectRevocations(t, `WHERE about = $1 AND keyspace = $2`, about, keyspace)
 		for _, k := range list {
 			if ours == nil || ours(k) {
@@ -257,7 +257,7 @@ func recordRevocations(t *sqlstore.Tx, rec *gateway.Record) (out []management.Re
 		same := func(created time.Time) bool {
 			return in.CreatedAt.IsZero() || created.IsZero() || created.Equal(in.CreatedAt)
 		}
-		if err := beside(in.Keyspace, sqlstore.Fold(in.Slug), func(k replication.StoredRevocation) bool { return same(k.Created) }); err != nil {
+		if err := stored(in.Keyspace, sqlstore.Fold(in.Slug), func(k replication.StoredRevocation) bool { return same(k.Created) }); err != nil {
 			return nil, err
 		}
 		is, err := t.Tenant(in.Keyspace, in.Slug)
@@ -275,7 +275,7 @@ func recordRevocations(t *sqlstore.Tx, rec *gateway.Record) (out []management.Re
 		}
 	}
 	if key := rec.Key; key != nil {
-		if err := beside(key.Keyspace, key.ID, nil); err != nil {
+		if err := stored(key.Keyspace, key.ID, nil); err != nil {
 			return nil, err
 		}
 		is, err := t.Key(key.Keyspace, key.ID)
@@ -300,7 +300,7 @@ func recordRevocations(t *sqlstore.Tx, rec *gateway.Record) (out []management.Re
 	}
 	if rec.Secret.ID != "" {
 		r := management.Revocation{Action: management.SecretEnded, Keyspace: rec.Secret.Keyspace, ID: rec.Secret.ID, Key: rec.Secret.KeyID}
-		if err := beside(r.Keyspace, r.ID, nil); err != nil {
+		if err := stored(r.Keyspace, r.ID, nil); err != nil {
 			return nil, err
 		}
 		err := t.Row(`SELECT expires_at FROM secrets WHERE id = $1 AND keyspace = $2`, []any{r.ID, r.Keyspace}, sqlstore.TimeInto(&r.At))

@@ -10,8 +10,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
-// copyTx reads what the copy holds: tenants, keys, their secrets, and tokens. Of everything else it
-// says why it can't be had, since an empty answer would be a wrong one. It can't write.
+// copyTx reads the copy's tenants, keys, secrets, and tokens. All other reads return
+// why the primary is unreachable, since an empty answer would be wrong. It can't write.
 type copyTx struct {
 	management.Tx
 	unreachable error

@@ -11,7 +11,7 @@ import (
 
 var errClosed = fmt.Errorf("%w: the store was closed", gateway.ErrStore)
 
-// notifier wakes who waits for it. What rang before is heard by the next who waits.
+// notifier wakes a waiter. A signal without a waiter is kept for the next one.
 type notifier struct {
 	signal chan struct{}
 	closed chan struct{}
@@ -33,8 +33,8 @@ func (b *notifier) notify() {
 
 func (b *notifier) close() { b.once.Do(func() { close(b.closed) }) }
 
-// wait returns when it has rung since the last wait, with ctx's error when that ends, and
-// with errClosed when the bell is closed.
+// wait returns at the first signal since the last wait, with ctx's error when that ends, and
+// with errClosed when the notifier is closed.
 func (b *notifier) wait(ctx context.Context) error {
 	select {
 	case <-b.closed:
@@ -51,5 +51,5 @@ func (b *notifier) wait(ctx context.Context) error {
 	}
 }
 
-// unavailable says that err keeps the store from answering, whatever it answers.
+// unavailable reports whether err keeps the store from answering at all.
 func unavailable(err error) bool { return errors.Is(err, gateway.ErrStore) }

@@ -13,9 +13,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
-// onView answers by the copy, or by the primary where there is none. over is what holds refused
-// what the primary may have lost, nil for nothing. f may run several times: a copy that another
-// took the place of meanwhile says nothing.
+// onView calls f with the copy, or with the primary where there is no usable copy. over is the copy whose revocations
+// the primary may have lost, nil for none. f may run several times: the result of a copy that was replaced
+// meanwhile does not count.
 func (r *Replica) onView(ctx context.Context, f func(s gateway.Store, over *Copy) error) error {
 	for {
 		s := r.view.Load()
@@ -46,13 +46,13 @@ func (r *Replica) onView(ctx context.Context, f func(s gateway.Store, over *Copy
 	}
 }
 
-// staleAfter is after how long without news the copy does not say any more that something is
-// unknown: it may be newer.
+// staleAfter is the time without a sync after which the copy does not answer that a key is
+// unknown: the key may be new.
 const staleAfter = 3 * time.Second
 
-var errStale = fmt.Errorf("%w: the replica does not hold it, but has had no news for some seconds, so that it may be new", gateway.ErrStore)
+var errStale = fmt.Errorf("%w: the replica does not have it, but has not synced for some seconds: it may be new", gateway.ErrStore)
 
-// stale says that there are, or may be, things which the copy does not know of yet.
+// stale reports whether the primary may have keys which the copy does not know of yet.
 func (r *Replica) stale() bool { return time.Since(r.LastSync()) > staleAfter }
 
 // Lookup implements gateway.Store.
@@ -83,22 +83,22 @@ func (r *Replica) LookupSecret(ctx context.Context, keyspace, secretID string) (
 	return rec, nil
 }
 
-// overlay returns what rec is where what former holds refused is refused. ErrNotFound where
-// it holds it deleted.
+// overlay returns rec with the revocations of former applied. ErrNotFound where
+// they delete it.
 func (r *Replica) overlay(ctx context.Context, former *Copy, rec *gateway.Record) (*gateway.Record, error) {
 	over, reversible, err := former.Overlay(ctx, rec)
 	if err != nil || len(reversible) == 0 {
 		return over, err
 	}
-	// Somebody may have decided otherwise since.
+	// It may have been reversed since.
 	if back, err := r.reverse(ctx, former, reversible); err != nil || !back {
-		return over, nil // refused, until the primary says otherwise
+		return over, nil // revoked, until the primary reports a reversal
 	}
 	over, _, err = former.Overlay(ctx, rec)
 	return over, err
 }
 
-// reverse ends those of what former holds refused that were taken back in the primary, and says
+// reverse ends those revocations of former that were reversed in the primary, and reports
 // whether there were any.
 func (r *Replica) reverse(ctx context.Context, former *Copy, list []management.Revocation) (back bool, err error) {
 	is, err := r.primary.CompareRevocations(ctx, list)
@@ -185,16 +185,16 @@ func (r *Replica) TenantsByPlan(ctx context.Context, keyspace string) (out map[s
 	return out, err
 }
 
-// Ping implements gateway.Store: it says whether look-ups are answered.
+// Ping implements gateway.Store. It reports by nil that look-ups are answered.
 func (r *Replica) Ping(ctx context.Context) error {
 	return r.onView(ctx, func(s gateway.Store, _ *Copy) error { return s.Ping(ctx) })
 }
 
-// countsTimeout is how long counts are waited for: a key's first use is, meanwhile.
+// countsTimeout bounds reading counts: a key's first use waits for it.
 const countsTimeout = 500 * time.Millisecond
 
-// LoadUsage implements gateway.Store. While the primary is away the counts are those that
-// this node last wrote.
+// LoadUsage implements gateway.Store. While the primary is unreachable the counts are those that
+// this node wrote last.
 func (r *Replica) LoadUsage(ctx context.Context, subject string, now time.Time) ([]gateway.Usage, error) {
 	err := r.primaryError()
 	if err == nil {
@@ -213,8 +213,8 @@ func (r *Replica) LoadUsage(ctx context.Context, subject string, now time.Time) 
 	return s.copy.LoadUsage(ctx, subject, now)
 }
 
-// View implements management.Store. While the primary is away, tenants, keys and tokens are
-// those of the copy, and everything else is refused.
+// View implements management.Store. While the primary is unreachable, tenants, keys and tokens come
+// from the copy, and all other reads fail.
 func (r *Replica) View(ctx context.Context, f func(management.Tx) error) error {
 	err := r.onPrimaryWhileReachable(ctx, func(ctx context.Context) error { return r.primary.View(ctx, f) })
 	if err == nil || !unavailable(err) || ctx.Err() != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
-// rebuild makes the copy anew while look-ups go to the primary: first what the former copy holds
-// refused and the primary does not is written to the primary, then everything is copied.
+// rebuild makes a new copy while look-ups go to the primary. First it writes to the primary the revocations
+// of the former copy that the primary lacks, then it copies everything.
 func (r *Replica) rebuild(ctx context.Context) error {
 	asked := time.Now()
 	short, cancel := context.WithTimeout(ctx, pollTimeout)
@@ -36,7 +36,7 @@ func (r *Replica) rebuild(ctx context.Context) error {
 	}()
 	if err := r.writeLostRevocations(ctx); err != nil {
 		if !errors.Is(err, errNoWriteBack) {
-			r.log.Warn("what the replica holds refused could not be written to the database yet: it is refused here", "error", err)
+			r.log.Warn("revocations in the replica could not be written to the database yet; they hold here", "error", err)
 		}
 		return err
 	}
@@ -49,14 +49,14 @@ func (r *Replica) rebuild(ctx context.Context) error {
 	if err := r.buildCopy(ctx); err != nil {
 		r.copiedRows.Store(-1)
 		if ctx.Err() == nil {
-			r.log.Error("the replica could not be made: the database is asked until it is", "file", r.file, "error", err)
+			r.log.Error("the replica could not be made: look-ups go to the database until it is", "file", r.file, "error", err)
 		}
 		return err
 	}
 	return nil
 }
 
-// keepPolling notes, while look-ups go to the primary, that it answers, and rings when it has changed.
+// keepPolling checks, while look-ups go to the primary, that it answers, and signals its changes.
 func (r *Replica) keepPolling(ctx context.Context) {
 	for ctx.Err() == nil {
 		wait, cancel := context.WithTimeout(ctx, pollInterval)
@@ -80,8 +80,8 @@ func (r *Replica) keepPolling(ctx context.Context) {
 	}
 }
 
-// writeLostRevocations writes to the primary what the former copy holds refused and the primary does not,
-// so that others refuse it too, who may have no copy. It is refused here meanwhile, and by the
+// writeLostRevocations writes to the primary the revocations of the former copy that the primary lacks,
+// so that nodes without a copy apply them too. They hold here meanwhile, and in the
 // next copy, whether or not the primary goes back again.
 func (r *Replica) writeLostRevocations(ctx context.Context) error {
 	s := r.view.Load()
@@ -117,13 +117,13 @@ func (r *Replica) writeLostRevocations(ctx context.Context) error {
 		return nil
 	})
 	if written > 0 {
-		r.log.Warn("the database had lost what refuses keys, as after restoring a backup: it was written there again", "refusals", written)
+		r.log.Warn("the database had lost revocations, as after restoring a backup: they were written there again", "revocations", written)
 	}
 	return err
 }
 
-// eachRevocation calls yield with all that a copy holds refused. Where it can't be read whole because it
-// is damaged, with what can be.
+// eachRevocation calls yield with all revocations in a copy. Where the copy is damaged, it passes on the
+// readable ones.
 func (r *Replica) eachRevocation(ctx context.Context, of *Copy, yield func([]replication.StoredRevocation) error) error {
 	var fault error
 	err := of.RowRevocations(ctx, func(list []management.Revocation) error {
@@ -147,7 +147,7 @@ func (r *Replica) eachRevocation(ctx context.Context, of *Copy, yield func([]rep
 		switch {
 		case err == nil:
 		case sqlite.Damaged(err):
-			r.log.Error("the former replica can't be read whole: what it held refused may be lost", "error", err)
+			r.log.Error("the former replica can't be read completely: revocations in it may be lost", "error", err)
 		default:
 			return err
 		}
@@ -155,8 +155,8 @@ func (r *Replica) eachRevocation(ctx context.Context, of *Copy, yield func([]rep
 	return nil
 }
 
-// carryRevocations takes over into a copy that is being made what the former one holds refused, and what
-// was copied does not, unless that was taken back.
+// carryRevocations adds to a new copy the revocations of the former one that its rows lack, unless
+// they were reversed.
 func (r *Replica) carryRevocations(ctx context.Context, b *CopyBuilder, list []replication.StoredRevocation) error {
 	of := make([]management.Revocation, len(list))
 	for i := range list {
@@ -193,7 +193,7 @@ func (r *Replica) carryRevocations(ctx context.Context, b *CopyBuilder, list []r
 			return err
 		}
 		for i, kept := range reversible {
-			// That the primary holds it by now says nothing: it may go back before this copy has it.
+			// It does not matter that the primary has it by now: it may go back before this copy has it.
 			if is[i] != replication.Reversed {
 				keep = append(keep, kept)
 			}
@@ -202,11 +202,10 @@ func (r *Replica) carryRevocations(ctx context.Context, b *CopyBuilder, list []r
 	return b.AddRevocations(ctx, keep)
 }
 
-// errNoWriteBack says that refusals wait to be written back.
-var errNoWriteBack = fmt.Errorf("%w: refusals wait to be written to the database", gateway.ErrStore)
+// errNoWriteBack is the error while revocations wait for SetReplay.
+var errNoWriteBack = fmt.Errorf("%w: revocations wait to be written to the database", gateway.ErrStore)
 
-// buildCopy copies the primary, catches up with what changed meanwhile, and has look-ups answered
-// by the copy.
+// buildCopy copies the primary, applies the changes since, and activates the copy.
 func (r *Replica) buildCopy(ctx context.Context) (err error) {
 	began := time.Now()
 	r.copiedRows.Store(0)
@@ -227,7 +226,7 @@ func (r *Replica) buildCopy(ctx context.Context) (err error) {
 	if err = b.Index(ctx); err != nil {
 		return err
 	}
-	// Most of it, while nobody waits; what is decided meanwhile stands beside the rows.
+	// Most of them, while look-ups continue. Later ones are in the table of revocations.
 	if former := r.view.Load(); former.copy != nil {
 		if err = r.eachRevocation(ctx, former.copy, func(list []replication.StoredRevocation) error { return r.carryRevocations(ctx, b, list) }); err != nil {
 			return err
@@ -243,8 +242,8 @@ func (r *Replica) buildCopy(ctx context.Context) (err error) {
 	return r.activateCopy(ctx)
 }
 
-// replaceCopy puts a copy in the place of the former one. Look-ups wait meanwhile: there is no
-// moment in which what the former held refused is not. feeding is held.
+// replaceCopy puts a new copy in the place of the former one. Look-ups wait meanwhile, so that the former
+// one's revocations hold at every moment. copyMu is held.
 func (r *Replica) replaceCopy(ctx context.Context, b *CopyBuilder, heard time.Time) (err error) {
 	r.pendingMu.Lock()
 	defer r.pendingMu.Unlock()
@@ -270,7 +269,7 @@ func (r *Replica) replaceCopy(ctx context.Context, b *CopyBuilder, heard time.Ti
 	}
 	defer func() { r.view.Store(next) }()
 	err = b.Place()
-	// Where it could not be put in place, this is the former one.
+	// Where that failed, this is the former one.
 	local, at, opening := OpenCopy(ctx, r.file, r.log)
 	if opening != nil {
 		return errors.Join(err, opening)
@@ -286,9 +285,9 @@ func (r *Replica) replaceCopy(ctx context.Context, b *CopyBuilder, heard time.Ti
 	return nil
 }
 
-// activateCopy has look-ups answered by a copy that was made. They went to the primary until now, and
-// must not fall behind what they answered: what was written meanwhile is taken over first.
-// feeding is held.
+// activateCopy has look-ups use a new copy. They went to the primary until now, and
+// must not go back behind its answers: the changes since are applied first.
+// copyMu is held.
 func (r *Replica) activateCopy(ctx context.Context) error {
 	s := r.view.Load()
 	if err := r.catchUp(ctx); err != nil {
@@ -304,7 +303,7 @@ func (r *Replica) activateCopy(ctx context.Context) error {
 	return nil
 }
 
-// closeDiscarded closes the copies that were given up.
+// closeDiscarded closes the discarded copies.
 func (r *Replica) closeDiscarded() {
 	r.discardedMu.Lock()
 	list := r.discarded
@@ -315,7 +314,7 @@ func (r *Replica) closeDiscarded() {
 	}
 }
 
-// fillCopy writes everything of the primary into b. Reading and writing go on beside each other.
+// fillCopy writes the whole primary into b. It reads and writes concurrently.
 func (r *Replica) fillCopy(ctx context.Context, b *CopyBuilder) (heard time.Time, err error) {
 	type portion struct {
 		table string
@@ -352,7 +351,7 @@ func (r *Replica) fillCopy(ctx context.Context, b *CopyBuilder) (heard time.Time
 	})
 	close(portions)
 	if writing := <-written; writing != nil && !errors.Is(writing, context.Canceled) {
-		// The cause; that reading ended follows from it.
+		// The cause: reading ended because of it.
 		return heard, fmt.Errorf("writing %s: %w", r.file, writing)
 	}
 	return heard, err

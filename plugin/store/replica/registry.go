@@ -10,14 +10,14 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// registry returns where the nodes that share the primary meet.
+// registry returns the primary's registry of nodes.
 func (r *Replica) registry() (cluster.Registry, error) {
 	if err := r.primaryError(); err != nil {
 		return nil, err
 	}
 	g, ok := r.primary.(cluster.Registry)
 	if !ok {
-		return nil, fmt.Errorf("%w: the database is no place where gateways meet", gateway.ErrStore)
+		return nil, fmt.Errorf("%w: the database has no registry of gateways", gateway.ErrStore)
 	}
 	return g, nil
 }
@@ -46,8 +46,8 @@ func (r *Replica) AnnouncedLease() (at time.Time, trust cluster.Staleness, known
 	return p.At, p.Trust, true
 }
 
-// RemoveNode implements cluster.Registry. Nobody waits for the node from then on, so what the
-// copy holds is not trusted when it starts again, before the primary was heard of.
+// RemoveNode implements cluster.Registry. The cluster does not wait for the node from then on. So after its next
+// start the copy is not used before the primary answered.
 func (r *Replica) RemoveNode(ctx context.Context, name, instance string) error {
 	g, err := r.registry()
 	if err != nil {
@@ -69,5 +69,5 @@ func (r *Replica) Nodes(ctx context.Context) ([]cluster.Node, time.Time, error) 
 	return g.Nodes(ctx)
 }
 
-// Unwrap returns the primary, for what only it has.
+// Unwrap returns the primary, for abilities that only it has.
 func (r *Replica) Unwrap() management.Store { return r.primary }

@@ -15,25 +15,25 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// Primary is the store that a replica stands in front of.
+// Primary is the store that a replica copies.
 type Primary interface {
 	gateway.Store
 	management.Store
 	usage.Store
-	// Position returns where it stands.
+	// Position returns the newest change and marks by which the store is recognised later.
 	Position(ctx context.Context) (replication.Position, error)
-	// Delta returns up to limit changes after a position and what they are about, and says by
-	// replication.ErrRewound and replication.ErrPruned that only a new copy helps.
+	// Delta returns up to limit changes after a position, with the rows they concern. It returns
+	// replication.ErrRewound or replication.ErrPruned where only a new copy helps.
 	Delta(ctx context.Context, from replication.Position, limit int) (*replication.Delta, error)
-	// Reread returns what a key or tenant is now. Errors as Delta's.
+	// Reread returns the present rows of a key or tenant. Errors as Delta's.
 	Reread(ctx context.Context, from replication.Position, c gateway.Change) (*replication.Delta, error)
-	// CopyOut gives everything that a copy holds.
+	// CopyOut passes on all rows that a copy holds.
 	CopyOut(ctx context.Context, begin func(replication.Position) error, write func(table string, rows []replication.Row) error) error
-	// CompareRevocations returns how it stands to each of the refusals.
+	// CompareRevocations returns the state of each revocation in the primary.
 	CompareRevocations(ctx context.Context, refusals []management.Revocation) ([]replication.RevocationState, error)
 }
 
-// Options say what a replica is made of. All but File, Truth are optional.
+// Options configure a replica. All but File and Primary are optional.
 type Options struct {
 	// File is the path of the copy. Its directory must exist; only one process may use it.
 	File string
@@ -41,31 +41,31 @@ type Options struct {
 	Primary Primary
 	// Broadcaster may be nil.
 	Broadcaster Broadcaster
-	// Logger hears what operators should know. Default: slog.Default.
+	// Logger is for operators. Default: slog.Default.
 	Logger *slog.Logger
-	// StartTimeout is how long Open waits for the primary before it begins with what the file holds.
+	// StartTimeout bounds how long Open waits for the primary before it starts with the file's copy.
 	// Default: 5 s.
 	StartTimeout time.Duration
 }
 
 const (
 	defaultStartTimeout = 5 * time.Second
-	// pollInterval is how often the primary is asked for changes where it tells of none. Each
-	// answer says that the copy holds everything.
+	// pollInterval is how often changes are read where the primary does not notify about any. Each
+	// answer confirms that the copy is complete.
 	pollInterval = time.Second
-	// pollTimeout bounds one question about changes; after unreachableAfter the primary counts as away until
-	// it is answered.
+	// pollTimeout bounds one read of changes. After unreachableAfter without an answer the primary counts as
+	// unreachable until it answers.
 	pollTimeout      = 5 * time.Second
 	unreachableAfter = 2 * time.Second
-	// retryInterval is how often a primary that is away is tried.
+	// retryInterval is how often an unreachable primary is tried.
 	retryInterval = 500 * time.Millisecond
-	// saveInterval is how often it is written to the file when the primary was last heard of.
+	// saveInterval is how often the time of the last sync is written to the file.
 	saveInterval = 5 * time.Second
-	// deltaChanges is how many changes are taken over at once.
+	// deltaChanges is the most changes that are applied at once.
 	deltaChanges = 500
 )
 
-// ErrLocked says that another Replica, of this process or another, uses the file.
+// ErrLocked is the error where another Replica, of this process or another, uses the file.
 var ErrLocked = errors.New("another gateway uses the replica")
 
 // Replica is a store that answers by a copy. Safe for concurrent use.
@@ -80,47 +80,47 @@ type Replica struct {
 	view       atomic.Pointer[activeView]
 	generation atomic.Uint64
 	lastSync   atomic.Pointer[time.Time]
-	// announced is what the other nodes were told last of how long this one trusts the copy; nil
-	// where that is not known.
+	// announced is the lease that the other nodes were last given: how long this node accepts keys by the copy. nil
+	// where it is unknown.
 	announced atomic.Pointer[AnnouncedLease]
-	// lastAnswer is when the primary last answered the feed, in Unix nanoseconds.
+	// lastAnswer is when the primary last answered a read of changes, in Unix nanoseconds.
 	lastAnswer atomic.Int64
 	// unreachable is why the primary does not answer; nil while it does.
 	unreachable  atomic.Pointer[unreachableError]
 	availability availability
 
-	// copyMu is held by who takes changes over, or puts another copy in place.
+	// copyMu is held while changes are applied to the copy, or the copy is replaced.
 	copyMu sync.Mutex
-	// position is where the copy stands. Under feeding.
+	// position is the copy's position. Under copyMu.
 	position replication.Position
-	// savedSync is when heard was last written to the file, savedLease what of promised was. Under feeding.
+	// savedSync is the last sync that was written to the file, savedLease the announced lease. Under copyMu.
 	savedSync  time.Time
 	savedLease *AnnouncedLease
-	// republished is when the broadcaster was last told of all that is pending; the feed's.
+	// republished is when all pending revocations were last published; the sync loop's.
 	republished time.Time
 	broadcastState
 	resolved resolved
 
 	discardedMu sync.Mutex
-	// discarded are copies that were given up and are still to be closed: before another is
-	// opened, since closing the last connection removes the log that stands beside the file.
+	// discarded are copies that are to be closed before another is opened: closing the last
+	// connection removes the write-ahead log of the file's name.
 	discarded []*Copy
 
-	// pendingMu is held by who adds to or takes from what is to be written back; of those who
-	// hold both, after feeding.
+	// pendingMu is held while pending revocations are added or removed. Where both are held, it is
+	// locked after copyMu.
 	pendingMu    sync.Mutex
 	pendingCount atomic.Int64
 	writeBack    atomic.Pointer[func(context.Context, management.Revocation) error]
-	deliverySlot chan struct{} // has an entry while what is pending is being written
-	// leasesToDrop is a node whose leases are still to be dropped; nil for none.
+	deliverySlot chan struct{} // holds an entry while pending revocations are being written
+	// leasesToDrop is a node whose credit leases are to be dropped; nil for none.
 	leasesToDrop atomic.Pointer[string]
 
 	unsequencedMu sync.Mutex
 	unsequenced   []gateway.Change
 
-	// firstReport has the primary asked when this node is first known.
+	// firstReport triggers a sync when this node first reports to the cluster.
 	firstReport sync.Once
-	// removed says that nobody waits for this node any more: see RemoveNode.
+	// removed reports that the cluster does not wait for this node any more: see RemoveNode.
 	removed atomic.Bool
 
 	copiedRows     atomic.Int64 // rows copied so far; -1 while no copy is being made
@@ -134,15 +134,15 @@ type Replica struct {
 	running sync.WaitGroup
 }
 
-// view is where look-ups look. Immutable.
+// activeView decides where look-ups go. Immutable.
 type activeView struct {
-	// copy is what was copied; nil where there is nothing.
+	// copy is the copy; nil where there is none.
 	copy *Copy
-	// passThrough says that look-ups go to the primary; what copy holds refused is refused too.
+	// passThrough reports that look-ups go to the primary. Revocations in copy hold all the same.
 	passThrough bool
-	// catchingUp says that copy is of this primary, and only lacks what changed last.
+	// catchingUp reports that copy is of this primary, and lacks only its newest changes.
 	catchingUp bool
-	// awaitApplied is closed when there is another sight, where look-ups have to wait for it.
+	// replaced is closed when there is another view, where look-ups must wait for that.
 	replaced chan struct{}
 }
 
@@ -158,9 +158,9 @@ var (
 	_ usage.Store               = (*Replica)(nil)
 )
 
-// Open returns the replica. Where the file holds a copy it waits, within Patience, for what
-// changed since; without one the primary is asked directly until a copy was made. A file that is
-// no copy is an error, and stays as it is. Where Open fails the primary is left open.
+// Open returns a replica. With a copy in the file it waits, at most StartTimeout, for the changes
+// since; without one look-ups go to the primary until a copy is made. A file that is
+// no copy is an error, and stays unchanged. Where Open fails, the primary stays open.
 func Open(ctx context.Context, o Options) (_ *Replica, err error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
@@ -190,7 +190,7 @@ func Open(ctx context.Context, o Options) (_ *Replica, err error) {
 			return nil, err
 		}
 	case errors.Is(err, ErrNoCopy):
-		r.log.Info("there is no replica that could be used: the database is asked until one was made", "file", o.File, "because", err)
+		r.log.Info("there is no usable replica: look-ups go to the database until one is made", "file", o.File, "because", err)
 		r.view.Store(&activeView{passThrough: true})
 	default:
 		return nil, err
@@ -206,12 +206,12 @@ func Open(ctx context.Context, o Options) (_ *Replica, err error) {
 	return r, nil
 }
 
-// awaitFirstSync waits until the copy was caught up for the first time, or that was tried in
-// vain; for a primary that answers as long as it takes, for one that does not for patience.
-func (r *Replica) awaitFirstSync(ctx context.Context, patience time.Duration) {
+// awaitFirstSync waits for the end of the first sync. A primary that answers may take as long
+// as it needs; one that does not gets timeout.
+func (r *Replica) awaitFirstSync(ctx context.Context, timeout time.Duration) {
 	r.lastAnswer.Store(time.Now().UnixNano())
 	for {
-		left := patience - time.Since(time.Unix(0, r.lastAnswer.Load()))
+		left := timeout - time.Since(time.Unix(0, r.lastAnswer.Load()))
 		if left <= 0 {
 			return
 		}
@@ -228,15 +228,15 @@ func (r *Replica) awaitFirstSync(ctx context.Context, patience time.Duration) {
 	}
 }
 
-// loadCopy begins with a copy that is there.
+// loadCopy starts with the file's copy.
 func (r *Replica) loadCopy(ctx context.Context, local *Copy, at replication.Position) error {
 	heard, err := local.LastSync(ctx)
 	if err != nil {
 		return err
 	}
 	if time.Until(heard) > time.Minute {
-		// The clock was set back: how old the copy is can't be told.
-		r.log.Warn("the replica was written in the future: it is not trusted before the database was heard of", "file", r.file, "written", heard)
+		// The clock was set back: the age of the copy is unknown.
+		r.log.Warn("the replica's time is in the future, so its age is unknown: it is not used before the database answers", "file", r.file, "written", heard)
 		heard = time.Time{}
 	}
 	promised, err := local.AnnouncedLease(ctx)
@@ -282,17 +282,17 @@ func (r *Replica) addUnsequenced(c gateway.Change) {
 // Wait implements gateway.Store.
 func (r *Replica) Wait(ctx context.Context) error { return r.viewChanged.wait(ctx) }
 
-// Status is what a replica says of itself.
+// Status is the state of a replica.
 type Status struct {
-	// PassThrough says that look-ups go to the database, because there is no copy to answer by yet.
+	// PassThrough reports that look-ups go to the database, because there is no usable copy yet.
 	PassThrough bool
-	// Copied is how many rows the copy that is being made has; -1 where none is being made.
+	// Copied is how many rows are in the copy that is being made; -1 while none is being made.
 	Copied int64
-	// LastSync is when the copy last held everything.
+	// LastSync is when the copy was last complete.
 	LastSync time.Time
 	// Unreachable is why the database does not answer; nil while it does.
 	Unreachable error
-	// Pending is how many refusals are to be written to the database yet.
+	// Pending is the number of revocations that are not written to the database yet.
 	Pending int64
 }
 
@@ -305,10 +305,10 @@ func (r *Replica) Status() Status {
 	return s
 }
 
-// Primary returns the store that the replica stands in front of.
+// Primary returns the store that the replica copies.
 func (r *Replica) Primary() Primary { return r.primary }
 
-// Close ends the feed and closes the copy and the primary.
+// Close stops the sync and closes the copy and the primary.
 func (r *Replica) Close() error {
 	r.closing.Do(r.shutDown)
 	return nil
@@ -318,7 +318,7 @@ func (r *Replica) shutDown() {
 	r.stop()
 	r.viewChanged.close()
 	r.primaryChanged.close()
-	// What runs in the primary is waited for there.
+	// The primary waits for its own calls.
 	r.primary.Close()
 	r.running.Wait()
 	r.copyMu.Lock()

@@ -11,13 +11,13 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/replication"
 )
 
-// deliverTimeout bounds writing one refusal to the primary.
+// deliverTimeout bounds writing one revocation to the primary.
 const deliverTimeout = 10 * time.Second
 
-// Revoke implements management.Deputy. What is refused is also told to the other nodes,
-// where there is a way.
+// Revoke implements management.OfflineRevoker. It also publishes the revocation to the other nodes,
+// where there is a broadcaster.
 func (r *Replica) Revoke(ctx context.Context, refusal management.Revocation) error {
-	refusal.At = refusal.At.UTC().Truncate(time.Microsecond) // as it is kept
+	refusal.At = refusal.At.UTC().Truncate(time.Microsecond) // as it is stored
 	if err := r.revokeLocal(ctx, refusal); err != nil {
 		return err
 	}
@@ -26,13 +26,13 @@ func (r *Replica) Revoke(ctx context.Context, refusal management.Revocation) err
 	return nil
 }
 
-// revokeLocal refuses here, and keeps it to be written back.
+// revokeLocal revokes here, and keeps the revocation for delivery.
 func (r *Replica) revokeLocal(ctx context.Context, refusal management.Revocation) error {
 	r.pendingMu.Lock()
 	defer r.pendingMu.Unlock()
 	s := r.view.Load()
 	if s.copy == nil {
-		return fmt.Errorf("%w: there is no replica yet that could hold it", gateway.ErrStore)
+		return fmt.Errorf("%w: there is no replica yet to store it in", gateway.ErrStore)
 	}
 	if err := s.copy.Revoke(ctx, refusal); err != nil {
 		return err
@@ -41,17 +41,17 @@ func (r *Replica) revokeLocal(ctx context.Context, refusal management.Revocation
 	return nil
 }
 
-// countPending counts what is pending. pending is held.
+// countPending counts the pending revocations. pendingMu is held.
 func (r *Replica) countPending(ctx context.Context, s *activeView) {
 	n, err := s.copy.CountPending(ctx)
 	if err != nil {
-		n = r.pendingCount.Load() + 1 // it is counted again when it is delivered
+		n = r.pendingCount.Load() + 1 // it is counted again at delivery
 	}
 	r.pendingCount.Store(n)
 }
 
-// storeRevocations holds what changes that are in the primary refuse, while look-ups go there and there is no
-// copy which they could be taken over into. It is written back should the primary lose it.
+// storeRevocations stores the revocations in changes of the primary, while look-ups go there and no
+// copy can apply the changes. They are written back should the primary lose them.
 func (r *Replica) storeRevocations(ctx context.Context, changes []gateway.Change) error {
 	r.pendingMu.Lock()
 	defer r.pendingMu.Unlock()
@@ -92,7 +92,7 @@ func (r *Replica) storeRevocations(ctx context.Context, changes []gateway.Change
 	return nil
 }
 
-// revocationsOf returns what the rows that a change is about refuse now.
+// revocationsOf returns the revocations in the present rows of a change.
 func revocationsOf(tx management.Tx, c gateway.Change) (out []management.Revocation, err error) {
 	add := func(holds bool, refusal management.Revocation) {
 		if holds {
@@ -141,21 +141,21 @@ func ignoreNotFound(err error) error {
 	return err
 }
 
-// replicaActor is who writes back what the primary has lost.
+// replicaActor is the actor of revocations that the primary had lost.
 var replicaActor = management.Actor{Name: "replica", Via: "system"}
 
-// SetReplay implements management.Deputy.
+// SetReplay implements management.OfflineRevoker.
 func (r *Replica) SetReplay(write func(ctx context.Context, r management.Revocation) error) {
 	r.writeBack.Store(&write)
 	r.primaryChanged.notify()
 }
 
-// delivering marks the context of what writes what is pending.
+// delivering marks the context of a delivery.
 type delivering struct{}
 
-// deliverFirst has what is pending written to the primary before what was decided later: enabling a
-// key undoes that it was disabled while the primary was away. What can't be written for now holds
-// nobody up for long.
+// deliverFirst delivers pending revocations before a later decision is written: enabling a
+// key reverses a disabling made while the primary was unreachable. A revocation that can't be written now
+// does not block the caller for long.
 func (r *Replica) deliverFirst(ctx context.Context) {
 	if r.pendingCount.Load() == 0 || ctx.Value(delivering{}) != nil || r.primaryError() != nil {
 		return
@@ -165,7 +165,7 @@ func (r *Replica) deliverFirst(ctx context.Context) {
 	_ = r.deliver(ctx) // it is logged, and tried again
 }
 
-// deliver writes what is pending to the primary, which answers.
+// deliver writes the pending revocations to the primary, which answers.
 func (r *Replica) deliver(ctx context.Context) (failed error) {
 	select {
 	case r.deliverySlot <- struct{}{}:
@@ -182,12 +182,12 @@ func (r *Replica) deliver(ctx context.Context) (failed error) {
 	}
 	list, err := s.copy.Pending(ctx)
 	if err != nil {
-		r.log.Warn("what is to be written to the database could not be read", "error", err)
+		r.log.Warn("revocations for the database could not be read from the replica", "error", err)
 		return err
 	}
 	for _, kept := range list {
 		if err := r.deliverOne(ctx, *write, s, kept.Revocation); err != nil {
-			r.log.Warn("a refusal could not be written to the database yet", "action", kept.Action, "id", kept.ID, "error", err)
+			r.log.Warn("a revocation could not be written to the database yet", "action", kept.Action, "id", kept.ID, "error", err)
 			failed = err
 		}
 	}
@@ -195,7 +195,7 @@ func (r *Replica) deliver(ctx context.Context) (failed error) {
 	return failed
 }
 
-// recountPending returns how many refusals are pending.
+// recountPending returns the number of pending revocations.
 func (r *Replica) recountPending(ctx context.Context) int64 {
 	r.pendingMu.Lock()
 	defer r.pendingMu.Unlock()
@@ -207,8 +207,8 @@ func (r *Replica) recountPending(ctx context.Context) int64 {
 	return r.pendingCount.Load()
 }
 
-// deliverOne has the primary refuse what is refused here, unless it does already or somebody has
-// decided otherwise meanwhile, where the primary was not away for them.
+// deliverOne writes a revocation to the primary, unless the primary has it, or it was reversed
+// meanwhile by a node that reached the primary.
 func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, management.Revocation) error, s *activeView, refusal management.Revocation) error {
 	ctx, cancel := context.WithTimeout(context.WithValue(ctx, delivering{}, true), deliverTimeout)
 	defer cancel()
@@ -230,7 +230,7 @@ func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, ma
 		return errors.New("the replica was replaced meanwhile")
 	}
 	if s.passThrough {
-		// It is kept until there is a copy of the primary that holds it.
+		// It is kept until there is a copy of the primary with it.
 		return nil
 	}
 	if is == replication.UnknownID {
@@ -240,9 +240,9 @@ func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, ma
 		r.markResolved(refusal)
 		return nil
 	}
-	// What the primary says, of this or of what was decided otherwise, holds here from now on. It is
-	// forgotten only together with moving on to a position of the primary that has it: where the
-	// primary goes back to before that, it is known.
+	// The primary's state holds here from now on, whether it has the revocation or its reversal. In the same
+	// step the copy moves to a position of the primary that includes it: where the
+	// primary goes back to before that, the next sync notices.
 	d, err := r.primary.Reread(ctx, r.position, refusal.Change())
 	if err != nil {
 		return err
@@ -252,8 +252,8 @@ func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, ma
 		return err
 	}
 	if !held {
-		// As where it is of a keyspace that is not configured here. It stays pending.
-		r.log.Debug("a refusal was not written to the database", "action", refusal.Action, "id", refusal.ID)
+		// For instance where its keyspace is not configured here. It stays pending.
+		r.log.Debug("a revocation was not written to the database", "action", refusal.Action, "id", refusal.ID)
 		return nil
 	}
 	r.position = d.To

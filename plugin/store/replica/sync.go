@@ -11,7 +11,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
-// watchPrimary rings when the primary tells of changes.
+// watchPrimary signals the primary's changes to the sync loop.
 func (r *Replica) watchPrimary(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := r.primary.Wait(ctx); err != nil {
@@ -25,7 +25,7 @@ func (r *Replica) watchPrimary(ctx context.Context) {
 	}
 }
 
-// syncLoop takes over what changes, and makes a copy where there is none, until ctx ends.
+// syncLoop applies changes, and makes a copy where there is none, until ctx ends.
 func (r *Replica) syncLoop(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := r.sync(ctx)
@@ -37,14 +37,14 @@ func (r *Replica) syncLoop(ctx context.Context) {
 		wait, cancel := context.WithTimeout(ctx, pause)
 		_ = r.primaryChanged.wait(wait)
 		if err != nil {
-			// Who asks in vain rings too.
+			// Calls that fail signal too.
 			<-wait.Done()
 		}
 		cancel()
 	}
 }
 
-// sync brings look-ups up to what the primary holds, by whatever that takes.
+// sync brings look-ups up to the primary's state.
 func (r *Replica) sync(ctx context.Context) error {
 	if r.view.Load().passThrough {
 		return r.rebuild(ctx)
@@ -69,8 +69,8 @@ func (r *Replica) sync(ctx context.Context) error {
 	return nil
 }
 
-// catchUp takes over all that changed. Where the primary is not a later state of what was
-// copied, look-ups go through to it from then on, and that is no error. feeding is held.
+// catchUp applies all changes. Where the primary is not a later state of the copy,
+// look-ups go to the primary from then on, and that is no error. copyMu is held.
 func (r *Replica) catchUp(ctx context.Context) error {
 	for {
 		s := r.view.Load()
@@ -79,22 +79,22 @@ func (r *Replica) catchUp(ctx context.Context) error {
 		}
 		asked := time.Now()
 		short, cancel := context.WithTimeout(ctx, pollTimeout)
-		// Who writes to a primary that stands still is not to wait for as long as this may take.
+		// Writers to a primary that does not respond must not wait for as long as this may take.
 		slow := time.AfterFunc(unreachableAfter, func() { r.markUnreachable(short, errPrimarySlow) })
 		d, err := r.primary.Delta(short, r.position, deltaChanges)
 		slow.Stop()
 		cancel()
 		switch {
 		case errors.Is(err, replication.ErrRewound), errors.Is(err, replication.ErrPruned):
-			r.log.Warn("the replica is made anew", "file", r.file, "because", err)
+			r.log.Warn("the replica does not fit the database any more: a new one is made", "file", r.file, "because", err)
 			r.setView(&activeView{copy: s.copy, passThrough: true})
 			return nil
 		case err != nil:
 			return err
 		}
 		if len(d.Changes) > 0 {
-			// What was refused and not there may have come back, and is to be written then: whoever
-			// sees that it is there must see that too.
+			// Rows whose revocation was kept may have come back, and then it is pending: a reader that
+			// sees the rows must see that too.
 			more := func(n int64) {
 				if n > r.pendingCount.Load() {
 					r.pendingCount.Store(n)
@@ -106,7 +106,7 @@ func (r *Replica) catchUp(ctx context.Context) error {
 					r.discardDamaged(s, err)
 					return nil
 				}
-				r.log.Error("the replica can't be written: known keys go on by what it holds", "file", r.file, "error", err)
+				r.log.Error("the replica can't be written: known keys are checked by its present state", "file", r.file, "error", err)
 				return err
 			}
 			r.position = d.To
@@ -123,17 +123,17 @@ func (r *Replica) catchUp(ctx context.Context) error {
 	}
 }
 
-// setView has look-ups answered from elsewhere. Everything is judged anew.
+// setView changes where look-ups go. The gateway checks all cached keys again.
 func (r *Replica) setView(s *activeView) {
 	r.view.Store(s)
 	r.generation.Add(1)
 	r.viewChanged.notify()
 }
 
-// discardDamaged gives a copy up that can't be read. What it holds refused is lost, but the primary has it.
+// discardDamaged gives up a copy that can't be read. Its revocations are lost here, but the primary has them.
 func (r *Replica) discardDamaged(s *activeView, err error) {
 	if r.view.CompareAndSwap(s, &activeView{passThrough: true}) {
-		r.log.Error("the replica is damaged: the database is asked until it is made anew", "file", r.file, "error", err)
+		r.log.Error("the replica is damaged: look-ups go to the database until a new one is made", "file", r.file, "error", err)
 		r.generation.Add(1)
 		r.discardedMu.Lock()
 		r.discarded = append(r.discarded, s.copy)
@@ -145,18 +145,18 @@ func (r *Replica) discardDamaged(s *activeView, err error) {
 
 var errPrimarySlow = fmt.Errorf("%w: no answer within %s", gateway.ErrStore, unreachableAfter)
 
-// markUnreachable notes why the primary does not answer. What waits for it is given up.
+// markUnreachable records why the primary does not answer. Calls that wait for it are cancelled.
 func (r *Replica) markUnreachable(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return
 	}
 	if r.unreachable.Swap(&unreachableError{err}) == nil {
 		r.availability.end()
-		r.log.Warn("the database does not answer: keys are judged by the replica, changes are refused but for what refuses keys", "error", err)
+		r.log.Warn("the database does not answer: keys are checked by the replica, and only revocations are accepted as changes", "error", err)
 	}
 }
 
-// markReachable notes that the primary answers.
+// markReachable records that the primary answers.
 func (r *Replica) markReachable() {
 	r.availability.begin()
 	if r.unreachable.Swap(nil) != nil {
@@ -164,8 +164,8 @@ func (r *Replica) markReachable() {
 	}
 }
 
-// saveSync writes down when the primary was heard of, now and then, and what others were promised, at once
-// where it is another trust.
+// saveSync writes the time of the last sync to the file now and then, and the announced lease, at once
+// where it changed.
 func (r *Replica) saveSync(ctx context.Context) {
 	r.copyMu.Lock()
 	defer r.copyMu.Unlock()

@@ -12,7 +12,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// primaryError returns why the primary is not worth asking now; nil where it is.
+// primaryError returns why the primary is unreachable; nil where it answers.
 func (r *Replica) primaryError() error {
 	if a := r.unreachable.Load(); a != nil {
 		return a.err
@@ -20,8 +20,8 @@ func (r *Replica) primaryError() error {
 	return nil
 }
 
-// onPrimary asks the primary, and not at all while it is known to be away: whoever waits for it in
-// vain holds others up.
+// onPrimary calls f, which uses the primary, except while the primary is known to be unreachable: callers that
+// wait for it in vain block others.
 func (r *Replica) onPrimary(f func() error) error {
 	err := r.primaryError()
 	if err == nil {
@@ -32,7 +32,7 @@ func (r *Replica) onPrimary(f func() error) error {
 	return err
 }
 
-// onPrimaryWhileReachable is there, for what is given up when the primary turns out to be away.
+// onPrimaryWhileReachable is onPrimary for an f that is cancelled when the primary becomes unreachable.
 func (r *Replica) onPrimaryWhileReachable(ctx context.Context, f func(context.Context) error) error {
 	return r.onPrimary(func() error {
 		err := r.availability.while(ctx, f)
@@ -43,11 +43,11 @@ func (r *Replica) onPrimaryWhileReachable(ctx context.Context, f func(context.Co
 	})
 }
 
-// applyTimeout bounds how long a write of this node's waits for the copy to hold it.
+// applyTimeout bounds how long a write waits until the copy has it.
 const applyTimeout = 5 * time.Second
 
-// Update implements management.Store. When it returns nil, look-ups here answer by what was
-// written.
+// Update implements management.Store. When it returns nil, look-ups here see the
+// write.
 func (r *Replica) Update(ctx context.Context, f func(management.Tx) error) error {
 	r.deliverFirst(ctx)
 	var changes []gateway.Change
@@ -65,7 +65,7 @@ func (r *Replica) Update(ctx context.Context, f func(management.Tx) error) error
 	return r.awaitApplied(ctx, changes)
 }
 
-// recordingTx notes the changes made.
+// recordingTx records the changes made.
 type recordingTx struct {
 	management.Tx
 	changes []gateway.Change
@@ -87,15 +87,15 @@ func (t *recordingTx) Changes(list []gateway.Change) error {
 	return err
 }
 
-// awaitApplied returns when look-ups here answer by the primary's changes, which are committed, and
-// what they refuse would outlive them there.
+// awaitApplied returns when look-ups here see committed changes of the primary, and their revocations
+// would survive the primary's going back.
 func (r *Replica) awaitApplied(ctx context.Context, changes []gateway.Change) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyTimeout)
 	defer cancel()
 	r.copyMu.Lock()
 	defer r.copyMu.Unlock()
-	// Also where the copy is further already: the primary may have gone back, and this change be
-	// another one than the copy's of that number.
+	// Also where the copy's number is higher: the primary may have gone back, and this change differ
+	// from the copy's change of that number.
 	err := r.catchUp(ctx)
 	switch {
 	case r.view.Load().passThrough:
@@ -147,7 +147,7 @@ func (r *Replica) SetShown(ctx context.Context, keyspace, secretID, prefix, last
 	return nil
 }
 
-// SavePeppers implements gateway.Store. What the copy holds already is not written.
+// SavePeppers implements gateway.Store. It does not write what the copy has already.
 func (r *Replica) SavePeppers(ctx context.Context, checks map[string]string) error {
 	known, err := r.Peppers(ctx)
 	missing := err != nil
@@ -167,8 +167,8 @@ func (r *Replica) SavePeppers(ctx context.Context, checks map[string]string) err
 	return nil
 }
 
-// WriteFlush implements gateway.Store. The copy keeps the counts of quotas too, for while
-// the primary is away.
+// WriteFlush implements gateway.Store. The copy stores the counts of quotas too, for use while
+// the primary is unreachable.
 func (r *Replica) WriteFlush(ctx context.Context, node string, f *gateway.Flush) error {
 	if s := r.view.Load(); s.copy != nil && len(f.Usage) > 0 {
 		if err := s.copy.WriteFlush(ctx, node, &gateway.Flush{At: f.At, Usage: f.Usage}); err != nil && s == r.view.Load() {
@@ -195,8 +195,8 @@ func (r *Replica) ReturnCredits(ctx context.Context, node, keyspace, tenant stri
 	return r.onPrimaryWhileReachable(ctx, func(ctx context.Context) error { return r.primary.ReturnCredits(ctx, node, keyspace, tenant) })
 }
 
-// DropLeases implements gateway.Store. While the primary is away it is put off until the node
-// leases anything: a gateway starts without the primary.
+// DropLeases implements gateway.Store. While the primary is unreachable it is postponed until the node's
+// first lease: a gateway starts without the primary.
 func (r *Replica) DropLeases(ctx context.Context, node string) error {
 	r.leasesToDrop.Store(&node)
 	if err := r.dropOldLeases(ctx); err != nil && !unavailable(err) {
@@ -227,7 +227,7 @@ func (r *Replica) ReadUsage(ctx context.Context, q usage.Query, yield func(*usag
 	return r.onPrimary(func() error { return r.primary.ReadUsage(ctx, q, yield) })
 }
 
-// UsageUntil implements usage.Store. While the primary is away it is not known, and the zero
+// UsageUntil implements usage.Store. While the primary is unreachable it returns the zero
 // time: a gateway starts without the primary.
 func (r *Replica) UsageUntil(ctx context.Context) (until time.Time, err error) {
 	err = r.onPrimary(func() (err error) {
