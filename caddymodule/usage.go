@@ -86,7 +86,7 @@ func countVerified(log *usage.Log, off bool, req *gateway.Request, d *gateway.De
 	}
 	q := usage.Request{
 		Began: req.Now, Reason: d.Reason, Status: req.Keyspace.Refusals[d.Reason].Status, Credits: d.Spent(),
-		Elsewhere: true, Uncounted: off, Log: log, Method: method, Addr: req.Addr,
+		Verified: true, Uncounted: off, Log: log, Method: method, Addr: req.Addr,
 	}
 	if d.Allowed() {
 		q.Status = http.StatusOK

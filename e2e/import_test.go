@@ -109,7 +109,7 @@ func TestImport(t *testing.T) {
 		t.Errorf("%q", r.out)
 	}
 	for _, want := range []string{
-		"line 6: key: no prefix and no accept", "line 7: tenant: there is no such tenant", "line 8: it is no JSON object",
+		"line 6: key: no prefix and no accept", "line 7: tenant: there is no such tenant", "line 8: it is not a JSON object",
 		"line 9: hash: prefix must hold", "line 10: colour: is not a field", "5 of 10 rows were refused",
 	} {
 		if !strings.Contains(r.err, want) {

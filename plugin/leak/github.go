@@ -1,5 +1,4 @@
-// Package leak reads the reports of those who look for leaked keys: what GitHub's secret
-// scanning sends to its partners.
+// Package leak reads the reports of leaked keys that GitHub's secret scanning sends to its partners.
 //
 // The format is at
 // https://docs.github.com/en/code-security/secret-scanning/secret-scanning-partnership-program/secret-scanning-partner-program
@@ -24,7 +23,7 @@ const (
 	KeySignature  = "Github-Public-Key-Signature"
 )
 
-// ErrSignature says that a report isn't GitHub's, as far as the keys can tell.
+// ErrSignature reports that no known key of GitHub has signed the report.
 var ErrSignature = errors.New("the report is not signed by a known key of GitHub's")
 
 // Keys are the public keys that GitHub signs with. Immutable.
@@ -32,8 +31,8 @@ type Keys struct {
 	byID map[string]*ecdsa.PublicKey
 }
 
-// ParseKeys reads what https://api.github.com/meta/public_keys/secret_scanning answers. Keys that
-// are not current any more count too: a report may have been signed before. The error names the key that is wrong.
+// ParseKeys reads the response of https://api.github.com/meta/public_keys/secret_scanning. It also takes keys that are no
+// longer current, which may have signed an earlier report. The error names the wrong key.
 func ParseKeys(b []byte) (*Keys, error) {
 	var list struct {
 		PublicKeys []struct {
@@ -42,13 +41,13 @@ func ParseKeys(b []byte) (*Keys, error) {
 		} `json:"public_keys"`
 	}
 	if err := json.Unmarshal(b, &list); err != nil {
-		return nil, fmt.Errorf("it is not GitHub's list of public keys: %w", err)
+		return nil, fmt.Errorf("the file is not GitHub's list of public keys: %w", err)
 	}
 	k := &Keys{byID: make(map[string]*ecdsa.PublicKey, len(list.PublicKeys))}
 	for i, p := range list.PublicKeys {
 		key, err := parseKey(p.Key)
 		if err == nil && p.KeyIdentifier == "" {
-			err = errors.New("it has no key_identifier")
+			err = errors.New("the key has no key_identifier")
 		}
 		if err != nil {
 			return nil, fmt.Errorf("public_keys[%d]: %w", i, err)
@@ -56,7 +55,7 @@ func ParseKeys(b []byte) (*Keys, error) {
 		k.byID[p.KeyIdentifier] = key
 	}
 	if len(k.byID) == 0 {
-		return nil, errors.New("it holds no public_keys")
+		return nil, errors.New("the list holds no public_keys")
 	}
 	return k, nil
 }
@@ -77,8 +76,8 @@ func parseKey(text string) (*ecdsa.PublicKey, error) {
 	return key, nil
 }
 
-// Verify checks the signature of a report: ECDSA over the SHA-256 of its body, as ASN.1 in
-// base64, by the key of that identifier. Its only error is ErrSignature.
+// Verify checks the signature of a report: ECDSA over the SHA-256 of its body by the key with that identifier, as ASN.1
+// in base64. Its only error is ErrSignature.
 func (k *Keys) Verify(identifier, signature string, body []byte) error {
 	key := k.byID[identifier]
 	if key == nil {
@@ -95,7 +94,7 @@ func (k *Keys) Verify(identifier, signature string, body []byte) error {
 	return nil
 }
 
-// Token is one find of a report.
+// Token is one match in a report.
 type Token struct {
 	Token  string `json:"token"`
 	Type   string `json:"type"`
@@ -109,15 +108,15 @@ const (
 	FalsePositive = "false_positive"
 )
 
-// Verdict tells GitHub whether a find was a key.
+// Verdict is the answer to GitHub whether a match was a key.
 type Verdict struct {
-	// TokenHash is the SHA-256 of the find, in hexadecimal: the answer repeats no key.
+	// TokenHash is the SHA-256 of the match, in hexadecimal: the answer must not repeat a key.
 	TokenHash string `json:"token_hash"`
 	TokenType string `json:"token_type"`
 	Label     string `json:"label"`
 }
 
-// Verdict returns the one about t.
+// Verdict returns the verdict on t.
 func (t *Token) Verdict(isKey bool) Verdict {
 	sum := sha256.Sum256([]byte(t.Token))
 	v := Verdict{TokenHash: hex.EncodeToString(sum[:]), TokenType: t.Type, Label: FalsePositive}

@@ -1,8 +1,8 @@
-// Package scanner writes the shapes of a keyspace's keys as rules for the tools that look
-// for secrets in code: gitleaks, TruffleHog and GitHub's secret scanning.
+// Package scanner writes the shapes of a keyspace's keys as rules for secret scanners: gitleaks, TruffleHog and GitHub's
+// secret scanning.
 //
-// A rule finds everything that has a shape, without its checksum, which no regular
-// expression can compute: whoever reports a find to the gateway is told apart there.
+// A rule finds all texts of a shape. It can't check the checksum, which no regular expression computes: the gateway does
+// that when a match is reported to it.
 package scanner
 
 import (
@@ -14,7 +14,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
-// Format names whom rules are for.
+// Format names the scanner that rules are for.
 type Format string
 
 const (
@@ -23,18 +23,17 @@ const (
 	// TruffleHog is YAML with custom detectors for TruffleHog 3:
 	// https://docs.trufflesecurity.com/custom-detectors
 	TruffleHog Format = "trufflehog"
-	// GitHub is one custom pattern after another, to be typed into the settings of a
-	// repository or organisation, which have no file for them:
+	// GitHub is a list of custom patterns, to be typed into the settings of a repository or organisation, which take no
+	// file:
 	// https://docs.github.com/en/code-security/secret-scanning/using-advanced-secret-scanning-and-push-protection-features/custom-patterns
 	GitHub Format = "github"
 )
 
-// Formats are all of them.
+// Formats returns all formats.
 func Formats() []Format { return []Format{Gitleaks, TruffleHog, GitHub} }
 
-// Rules returns the rules for keys of the shapes, one for each shape that has a prefix. A
-// shape without one has no rule, since every word of its length would be found; a
-// comment says so. The error is that of an unknown format.
+// Rules returns the rules for keys of the shapes, one for each shape with a prefix. A shape without a prefix gets a comment
+// instead of a rule, which would match every word of its length. An unknown format is an error.
 func Rules(f Format, keyspace string, shapes []apikey.Shape) (string, error) {
 	var write func(*strings.Builder, rule)
 	var b strings.Builder
@@ -46,14 +45,14 @@ func Rules(f Format, keyspace string, shapes []apikey.Shape) (string, error) {
 	case GitHub:
 		write = gitHub
 	default:
-		return "", fmt.Errorf("unknown format %q: it is gitleaks, trufflehog or github", f)
+		return "", fmt.Errorf("unknown format %q: use gitleaks, trufflehog or github", f)
 	}
-	fmt.Fprintf(&b, "# Keys of the keyspace %s. A find has the shape of a key; the gateway knows whether it is one.\n", keyspace)
+	fmt.Fprintf(&b, "# Keys of the keyspace %s. A match has the shape of a key; the gateway knows whether it is one.\n", keyspace)
 	var rules []rule
 	for i := range shapes {
 		s := &shapes[i]
 		if s.Prefix == "" {
-			fmt.Fprintf(&b, "# Keys of the shape %s have no prefix, so no rule can tell them from other words.\n", s.Name)
+			fmt.Fprintf(&b, "# Keys of the shape %s have no prefix, so no rule can distinguish them from other words.\n", s.Name)
 			continue
 		}
 		rules = append(rules, ruleOf(keyspace, s, rules))
@@ -71,11 +70,11 @@ func Rules(f Format, keyspace string, shapes []apikey.Shape) (string, error) {
 	return b.String(), nil
 }
 
-// rule is what all formats say of one shape.
+// rule holds the parts of a rule that all formats share.
 type rule struct {
 	name, description string
 	prefix            string
-	// secret matches a key, class one character of its body.
+	// secret is an expression for a key, class one for a character of its body.
 	secret, class string
 }
 
@@ -94,14 +93,14 @@ func ruleOf(keyspace string, s *apikey.Shape, before []rule) rule {
 	r.secret += "}"
 	base := "keygate-" + keyspace + "-" + what
 	r.name = base
-	// An environment may have several prefixes, and an accepted shape its name.
-	for n := 2; taken(before, r.name); n++ {
+	// An environment may have several prefixes, or the name of an accepted shape.
+	for n := 2; nameTaken(before, r.name); n++ {
 		r.name = base + "-" + strconv.Itoa(n)
 	}
 	return r
 }
 
-func taken(rules []rule, name string) bool {
+func nameTaken(rules []rule, name string) bool {
 	for _, r := range rules {
 		if r.name == name {
 			return true
@@ -113,7 +112,7 @@ func taken(rules []rule, name string) bool {
 // literal quotes a prefix, which may hold any visible character but , ; quotes % and \.
 func literal(prefix string) string { return regexp.QuoteMeta(prefix) }
 
-// class returns the characters of a charset, as RE2, PCRE and Hyperscan have them.
+// class returns a charset as a character class of RE2, PCRE and Hyperscan.
 func class(c apikey.Charset) string {
 	switch c {
 	case apikey.Base58:
@@ -126,13 +125,13 @@ func class(c apikey.Charset) string {
 	return "[0-9A-Za-z]"
 }
 
-// word says whether c is of what \b takes for a word.
+// word reports whether c is a word character for \b.
 func word(c byte) bool {
 	return c == '_' || '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
 }
 
-// bounded returns an RE2 expression whose first group is the key, standing alone. Where it can it
-// takes nothing of what stands around, so that of two keys side by side both are found.
+// bounded returns an RE2 expression for a whole word, whose first group is the key. Where possible it does not match the
+// characters around, so that it finds both of two adjacent keys.
 func (r rule) bounded() string {
 	before, after := "", `\b`
 	if word(r.prefix[0]) {

@@ -1,8 +1,8 @@
-// Package transfer reads keys that come from elsewhere, and writes those that go
-// there: CSV (RFC 4180) with a header line, or JSON lines.
+// Package transfer reads files of keys to import, and writes files of exported keys: CSV (RFC 4180) with a header line,
+// or JSON lines.
 //
-// It knows the form of files and not what keys are: a row is the JSON object that the
-// management API takes. Nothing here keeps a row, or puts one into an error.
+// It knows the form of files, and nothing of keys: a row is the JSON object that the management API takes. It keeps no
+// row, and puts none into an error.
 package transfer
 
 import (
@@ -29,19 +29,19 @@ const (
 // maxLine bounds a JSON line, in bytes.
 const maxLine = 256 << 10
 
-// kind says how a cell becomes a JSON value.
+// kind is the JSON type of a column.
 type kind uint8
 
 const (
 	text kind = iota
 	flag
 	number
-	words  // several, separated by spaces or semicolons
-	object // JSON as it stands
-	count  // a number, or text
+	words  // an array of strings, separated by spaces or semicolons
+	object // a JSON object
+	count  // a number or a text
 )
 
-// columns are those that a CSV file may have, in the order in which one is written.
+// columns are the columns that a CSV file may have, in the order of the documentation.
 var columns = []struct {
 	name string
 	kind kind
@@ -52,7 +52,7 @@ var columns = []struct {
 	{"created_at", text}, {"expires_at", text}, {"disabled", flag}, {"revoked", flag}, {"revoked_at", text}, {"metadata", object},
 }
 
-// RowError is a row that can't be read. Those after it can.
+// RowError reports a row that can't be read. The reader goes on with the next row.
 type RowError struct {
 	Line int
 	Text string
@@ -62,7 +62,7 @@ func (e *RowError) Error() string { return fmt.Sprintf("line %d: %s", e.Line, e.
 
 // Row is one key.
 type Row struct {
-	// Line is where it begins in the file, from 1.
+	// Line is the number of its first line in the file, from 1.
 	Line int
 	JSON json.RawMessage
 }
@@ -72,14 +72,14 @@ type Reader struct {
 	next func() (Row, error)
 }
 
-// Next returns the next row; io.EOF after the last. A *RowError is about one row; after any other error there are no more.
+// Next returns the next row; io.EOF after the last. After a *RowError there may be further rows, after any other error
+// there are none.
 func (r *Reader) Next() (Row, error) { return r.next() }
 
-// NewReader returns a reader of in. A CSV file's header is read at once; one with a
-// column that is not known, or twice there, is an error.
+// NewReader returns a reader of in. It reads the header of a CSV file at once; unknown and repeated columns are errors.
 func NewReader(in io.Reader, format Format) (*Reader, error) {
 	buffered := bufio.NewReaderSize(in, 64<<10)
-	// A byte order mark, as spreadsheets write it, is no part of the first name.
+	// Spreadsheets write a byte order mark before the first name.
 	if mark, err := buffered.Peek(3); err == nil && string(mark) == "\ufeff" {
 		_, _ = buffered.Discard(3)
 	}
@@ -89,7 +89,7 @@ func NewReader(in io.Reader, format Format) (*Reader, error) {
 	case JSONL:
 		return readLines(buffered), nil
 	}
-	return nil, fmt.Errorf("%q is no format: it is csv or jsonl", format)
+	return nil, fmt.Errorf("unknown format %q: use csv or jsonl", format)
 }
 
 func readCSV(in io.Reader) (*Reader, error) {
@@ -100,7 +100,7 @@ func readCSV(in io.Reader) (*Reader, error) {
 		return nil, errors.New("the file is empty: the first line names the columns")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the first line is no header: %w", csvFault(err))
+		return nil, fmt.Errorf("the first line is not a header: %w", csvReason(err))
 	}
 	kinds := make([]kind, len(header))
 	names := make([]string, len(header))
@@ -113,11 +113,11 @@ func readCSV(in io.Reader) (*Reader, error) {
 			}
 		}
 		if at < 0 {
-			// Not repeated: where the header is missing it may be a key.
-			return nil, fmt.Errorf("column %d of the first line is not known; there is %s", i+1, columnNames())
+			// The error must not show the name: without a header it may be a key.
+			return nil, fmt.Errorf("column %d of the first line is unknown; the columns are %s", i+1, columnNames())
 		}
 		if slices.Contains(names[:i], names[i]) {
-			return nil, fmt.Errorf("the column %s stands twice", names[i])
+			return nil, fmt.Errorf("the column %s is repeated", names[i])
 		}
 		kinds[i] = columns[at].kind
 	}
@@ -126,9 +126,9 @@ func readCSV(in io.Reader) (*Reader, error) {
 		var parse *csv.ParseError
 		switch {
 		case errors.As(err, &parse):
-			fault := &RowError{Line: parse.StartLine, Text: csvFault(err).Error()}
+			fault := &RowError{Line: parse.StartLine, Text: csvReason(err).Error()}
 			if errors.Is(err, csv.ErrFieldCount) {
-				fault.Text = fmt.Sprintf("it has %d cells, and the first line %d", len(record), len(names))
+				fault.Text = fmt.Sprintf("it has %d cells, but the first line has %d", len(record), len(names))
 			}
 			return Row{}, fault
 		case err != nil:
@@ -148,14 +148,14 @@ func readCSV(in io.Reader) (*Reader, error) {
 		}
 		b, err := json.Marshal(fields)
 		if err != nil {
-			return Row{}, &RowError{line, "metadata is no JSON"}
+			return Row{}, &RowError{line, "metadata is not JSON"}
 		}
 		return Row{line, b}, nil
 	}}, nil
 }
 
-// csvFault is what is wrong with a line, without its position.
-func csvFault(err error) error {
+// csvReason returns the reason of a parse error without its position.
+func csvReason(err error) error {
 	var parse *csv.ParseError
 	if errors.As(err, &parse) {
 		return parse.Err
@@ -174,7 +174,7 @@ func columnNames() string {
 	return b.String()
 }
 
-// value returns what a cell says, or what is wrong with it.
+// value returns the value of a cell, or why it is wrong.
 func (k kind) value(cell string) (v any, wrong string) {
 	switch k {
 	case flag:
@@ -221,14 +221,14 @@ func readLines(in *bufio.Reader) *Reader {
 				continue
 			}
 			if text[0] != '{' || !json.Valid(text) {
-				return Row{}, &RowError{line, "it is no JSON object"}
+				return Row{}, &RowError{line, "it is not a JSON object"}
 			}
 			return Row{line, bytes.Clone(text)}, nil
 		}
 	}}
 }
 
-// readLine returns the next line, up to maxLine of it, and whether it is longer.
+// readLine returns the next line, or reports that it is longer than maxLine.
 func readLine(in *bufio.Reader) (line []byte, long bool, err error) {
 	for {
 		part, err := in.ReadSlice('\n')

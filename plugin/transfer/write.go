@@ -8,20 +8,20 @@ import (
 	"strings"
 )
 
-// exported are the columns that a CSV file of keys is written with.
+// exported are the columns of a CSV file of exported keys.
 var exported = []string{
 	"id", "tenant", "name", "description", "key_prefix", "last_four", "environment", "scopes", "status",
 	"created_at", "created_by", "expires_at", "revoked_at", "last_used_at", "last_used_ip", "allowed_ips",
 	"rate", "quota", "concurrency", "credits_limit", "metadata", "concurrency_per",
 }
 
-// Writer writes keys' records as the management API shows them, which hold no secret.
+// Writer writes key records of the management API, which hold no secret.
 type Writer struct {
 	csv *csv.Writer // nil for JSON lines
 	out io.Writer
 }
 
-// NewWriter returns a writer to out. Of CSV, the header line is written at once.
+// NewWriter returns a writer to out. It writes the header line of CSV at once.
 func NewWriter(out io.Writer, format Format) (*Writer, error) {
 	switch format {
 	case JSONL:
@@ -30,7 +30,7 @@ func NewWriter(out io.Writer, format Format) (*Writer, error) {
 		w := csv.NewWriter(out)
 		return &Writer{csv: w}, w.Write(exported)
 	}
-	return nil, fmt.Errorf("%q is no format: it is csv or jsonl", format)
+	return nil, fmt.Errorf("unknown format %q: use csv or jsonl", format)
 }
 
 // Write writes one record, a JSON object.
@@ -50,7 +50,7 @@ func (w *Writer) Write(record json.RawMessage) error {
 	return w.csv.Write(cells)
 }
 
-// Flush writes what is still held back.
+// Flush writes buffered records.
 func (w *Writer) Flush() error {
 	if w.csv == nil {
 		return nil
@@ -79,8 +79,8 @@ func cell(v any) string {
 	return string(b)
 }
 
-// Defuse returns a text that no spreadsheet takes for a formula: one that could be is
-// preceded by an apostrophe. https://owasp.org/www-community/attacks/CSV_Injection
+// Defuse puts an apostrophe before a text that a spreadsheet could take for a formula.
+// https://owasp.org/www-community/attacks/CSV_Injection
 func Defuse(s string) string {
 	if s != "" && strings.ContainsAny(s[:1], "=+-@\t\r\n|%") || strings.HasPrefix(s, "＝") || strings.HasPrefix(s, "＋") ||
 		strings.HasPrefix(s, "－") || strings.HasPrefix(s, "＠") {

@@ -7,7 +7,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// Counts is what was counted of some requests. The zero value is of none.
+// Counts holds the counts of some requests. The zero value counts none.
 type Counts struct {
 	Requests       int64
 	Allowed        int64
@@ -15,9 +15,9 @@ type Counts struct {
 	Credits        int64
 	BytesIn        int64
 	BytesOut       int64
-	// Refused by reason; that of gateway.Allowed is 0.
+	// Refused counts the rejected requests by reason; that of gateway.Allowed is 0.
 	Refused [gateway.NumReasons]int64
-	// Latency of the allowed ones.
+	// Latency counts the allowed requests by their latency.
 	Latency Histogram
 }
 
@@ -46,7 +46,7 @@ func (c *Counts) add(r *Request, took time.Duration) {
 		return
 	}
 	c.Allowed++
-	if r.Elsewhere {
+	if r.Verified {
 		return
 	}
 	if r.Status >= 500 {
@@ -55,30 +55,30 @@ func (c *Counts) add(r *Request, took time.Duration) {
 	c.Latency.Add(took)
 }
 
-// Request is what is counted of one request. The caller owns it and may reuse it.
+// Request is one request to count. The caller owns it and may reuse it.
 type Request struct {
-	// Began is when it was judged.
+	// Began is when the check began.
 	Began time.Time
-	// Reason it was refused for; gateway.Allowed where it passed.
+	// Reason is why the request was rejected; gateway.Allowed where it passed.
 	Reason gateway.Reason
-	// Observed is what it would have been refused for, had it not been only observed.
+	// Observed is the reason that was only observed: without observe, the request would have been rejected.
 	Observed gateway.Reason
-	// Status it was answered with.
+	// Status is the status of the response.
 	Status int
-	// Credits taken of the tenant's balance.
+	// Credits is how many were taken from the tenant's balance.
 	Credits           int64
 	BytesIn, BytesOut int64
-	// Elsewhere says that it was only judged here: nothing is known of how it was served.
-	Elsewhere bool
-	// Uncounted says that the request is only to be remembered, if at all.
+	// Verified reports whether the request was only checked here, and served elsewhere.
+	Verified bool
+	// Uncounted keeps the request out of the counts: it is only kept among the last requests.
 	Uncounted bool
 
-	// Log says how the key's last requests are remembered. nil: they are not, and what follows is not read.
+	// Log configures how the key's last requests are kept. nil: not at all, and the fields below are not read.
 	Log    *Log
 	Method string
-	// Path and RawPath as in url.URL, before anything behind the gateway changed them.
+	// Path and RawPath are those of url.URL, before later handlers changed them.
 	Path, RawPath string
-	// Rule is the pattern of a path that the request was judged by; empty where none is known.
+	// Rule is the path pattern of the rule that applied; empty where there is none.
 	Rule string
 	Addr netip.Addr
 }

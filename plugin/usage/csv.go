@@ -10,9 +10,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/transfer"
 )
 
-// WriteCSV writes the report as RFC 4180 has it, under a header. Every reason to refuse
-// has a column, so that the columns of all reports are the same. The column
-// complete says whether that line will change no more.
+// WriteCSV writes the report as CSV (RFC 4180) with a header. Each reason for a rejection has a column, so that all
+// reports have the same columns. The column complete reports whether the line is final.
 func (r *Report) WriteCSV(w io.Writer, step Step) error {
 	out := csv.NewWriter(w)
 	out.UseCRLF = true
@@ -35,7 +34,7 @@ func (r *Report) WriteCSV(w io.Writer, step Step) error {
 	return out.Error()
 }
 
-// ofKeys says whether a request of a known key may be refused for the reason.
+// ofKeys reports whether a request with a known key may be rejected for the reason.
 func ofKeys(r gateway.Reason) bool {
 	switch r {
 	case gateway.MissingKey, gateway.MalformedKey, gateway.InvalidKey, gateway.AmbiguousKey, gateway.TooManyFailures:

@@ -40,7 +40,7 @@ func TestTrackerAddsUpDays(t *testing.T) {
 	read := func(keyspace string) (requests int64, hours, days int) {
 		q := usage.Query{Keyspace: keyspace, From: now.Add(-100 * day), To: now.Add(2 * day)}
 		if err := s.ReadUsage(t.Context(), q, func(r *usage.Row) error {
-			if requests += r.Requests; r.Whole {
+			if requests += r.Requests; r.Daily {
 				days++
 			} else {
 				hours++

@@ -1,26 +1,24 @@
-// Package usage counts what each key does, hour by hour, and remembers its last requests.
+// Package usage counts the requests of each key by hour, and keeps its last requests.
 //
-// A Tracker gives every key in use a Counter, which hangs at the key's state in the
-// gateway, so that counting a request is one short lock and no look-up. What was counted
-// is written to the store each second, in one transaction; a Service answers what
-// was used.
+// A Tracker gives each key in use a Counter, which is part of the key's state in the gateway, so that counting a
+// request takes one short lock and no look-up. The counts are written to the store every second, in one
+// transaction. A Service reports them.
 //
 // # What counts
 //
-// Every request that a gateway judged and whose key it knows, when it has ended, in the
-// hour in which it ended: a stream counts when it is over. It is either allowed,
-// passed on, or refused for one reason, answered here; requests is the sum of both.
-// A request that a plan or directive with observe let pass counts as allowed, since it was;
-// what would have been refused is in the metrics and among the last requests.
-// Requests without a known key belong to nobody, and are in the metrics only.
+// Every request with a known key that a gateway has checked counts when it ends, in the hour in which it ends: a stream
+// counts when it is over. It is either allowed and passed on, or rejected for one reason; requests is the sum of
+// both. A request that passes because a plan or directive only observes counts as allowed; the reason that was
+// only observed is in the metrics and among the last requests. Requests without a known key are in the
+// metrics only.
 //
 // Requests that are verified instead of proxied count too, without bytes.
 //
-//   - upstream_errors are allowed requests that ended with a status of 500 or more, or
-//     broke off in mid-response while the client was still there.
-//   - credits are what was really taken of the tenant's balance, after refunds and
-//     actual costs, from requests of whatever reason.
-//   - bytes_in and bytes_out are the bodies as far as they were read and written; a
-//     connection that was taken over (WebSocket) counts none.
-//   - latency is of allowed requests, from judging to the end of the response.
+//   - upstream_errors are allowed requests with a status of 500 or more, or whose response broke off while the client
+//     was still connected.
+//   - credits are the credits taken from the tenant's balance, after refunds and actual costs, by allowed and
+//     rejected requests.
+//   - bytes_in and bytes_out are the parts of the bodies that were read and written; a hijacked connection
+//     (WebSocket) counts none.
+//   - latency covers allowed requests, from the check to the end of the response.
 package usage

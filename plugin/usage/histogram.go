@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Bins is how many bins a Histogram has.
+// Bins is the number of bins of a Histogram.
 const Bins = 96
 
 // The first bin ends at 2^firstBits ns, 16 µs; the last one begins at about 195 s.
@@ -17,10 +17,9 @@ const (
 	perDoubles = 4
 )
 
-// Histogram counts durations in bins each of which is 2^(1/4) times as wide as the one
-// before. Histograms of different times and keys may be merged without loss. A
-// quantile is off by at most 2^(1/8), some 9 %, for durations between 16 µs and 195 s.
-// Counts stay at their largest value rather than overflow.
+// Histogram counts durations in bins, each 2^(1/4) times as wide as the one before. Histograms of different times and
+// keys can be merged without loss. The error of a quantile is at most 2^(1/8), about 9 %, for durations between
+// 16 µs and 195 s. Counts do not overflow: they stay at their largest value.
 type Histogram [Bins]uint32
 
 // steps are 2^(1/4), 2^(1/2) and 2^(3/4) as 64-bit mantissas whose first bit is 1.
@@ -62,8 +61,8 @@ func (h *Histogram) Merge(o *Histogram) {
 	}
 }
 
-// Quantile returns the duration that the fraction q, 0 to 1, of those counted do not exceed; false
-// where none was counted. It is the geometric middle of the bin in which it lies.
+// Quantile returns the duration that the fraction q (0 to 1) of the counted durations do not exceed; false where none
+// was counted. The result is the geometric mean of the bounds of its bin.
 func (h *Histogram) Quantile(q float64) (time.Duration, bool) {
 	var total uint64
 	for _, n := range h {
@@ -83,7 +82,7 @@ func (h *Histogram) Quantile(q float64) (time.Duration, bool) {
 	return 0, false // not reached: the counts add up to total
 }
 
-// middle returns what stands for the durations of a bin.
+// middle returns the duration that represents a bin.
 func middle(i int) time.Duration {
 	switch i {
 	case 0:
@@ -94,12 +93,11 @@ func middle(i int) time.Duration {
 	return time.Duration(math.Exp2(firstBits + (float64(i-1)+0.5)/perDoubles))
 }
 
-// histogramForm begins the binary form: after it stand, for every bin that is not empty, how many
-// empty ones come before it and its count, both as unsigned varints of encoding/binary.
+// histogramForm is the first byte of the binary form. Then follow, for each bin that is not empty, the number of empty
+// bins before it and its count, both as unsigned varints of encoding/binary.
 const histogramForm = 1
 
-// AppendBinary implements encoding.BinaryAppender. It never fails; a histogram without
-// counts appends nothing.
+// AppendBinary implements encoding.BinaryAppender. It never fails, and appends nothing for a histogram without counts.
 func (h *Histogram) AppendBinary(b []byte) ([]byte, error) {
 	skipped, begun := uint64(0), false
 	for _, n := range h {

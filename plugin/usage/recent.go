@@ -10,21 +10,21 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// Log says how a keyspace's keys' last requests are remembered. Immutable.
+// Log configures how the last requests of a keyspace's keys are kept. Immutable.
 type Log struct {
-	// Keep is how many per key, at least 1, and For how long.
+	// Keep is how many requests of a key are kept, at least 1, and For how long.
 	Keep int
 	For  time.Duration
-	// Address says how much of the client's address is kept.
+	// Address is how much of the client's address is kept.
 	Address AddressForm
-	// Route keeps, instead of the path, only what tells routes apart: the pattern of the rule
-	// that the request was judged by or, where no rule is about it, the path's first segment.
+	// Route keeps only the route instead of the path: the pattern of the rule that applied or, where none did, the
+	// path's first segment.
 	Route bool
-	// Clean returns a text without the keys in it.
+	// Clean returns a text without keys.
 	Clean func(string) string
 }
 
-// AddressForm says how much of an address is kept.
+// AddressForm is how much of an address is kept.
 type AddressForm uint8
 
 const (
@@ -33,20 +33,19 @@ const (
 	AddressOff
 )
 
-// maxWaiting bounds the requests of all keys that wait to be written: about 200 bytes each, and what
-// their paths hold. Beyond it a key's newer requests take its older ones' place, and keys
-// that have none waiting remember none.
+// maxWaiting bounds the requests of all keys that wait to be written: about 200 bytes each, and their paths. Beyond it
+// a key's newer requests replace its older ones, and a key without waiting requests keeps none.
 const maxWaiting = 1 << 17
 
-// ring is the last requests of one key, at most Keep.
+// ring holds the last requests of one key, at most Keep.
 type ring struct {
 	entries []entry
-	// next is where the next one goes, once the ring is full.
+	// next is the index of the next request, once the ring is full.
 	next int
 	log  *Log
 }
 
-// entry is a request as it is remembered before it is written.
+// entry is a request that is not written yet.
 type entry struct {
 	at                          int64 // Unix nanoseconds of its end
 	took                        time.Duration
@@ -56,7 +55,7 @@ type entry struct {
 	reason                      gateway.Reason
 }
 
-// remember notes a request; c.mu is held.
+// remember keeps a request. The caller holds c.mu.
 func (c *Counter) remember(r *Request, at int64, took time.Duration) {
 	if c.recent == nil {
 		if c.tracker.waiting.Load() >= maxWaiting {
@@ -95,7 +94,7 @@ func (g *ring) inOrder() {
 	g.entries, g.next = turned, 0
 }
 
-// release gives the ring back for reuse, without what it held.
+// release empties the ring, and gives it back for reuse.
 func (g *ring) release() {
 	clear(g.entries)
 	g.entries, g.next, g.log = g.entries[:0], 0, nil
@@ -107,24 +106,24 @@ type RequestRecord struct {
 	// Time is when it ended.
 	Time   time.Time `json:"time"`
 	Method string    `json:"method"`
-	// Path as it was at the directive, without its query and without keys.
+	// Path is the path at the directive, without its query and without keys.
 	Path   string `json:"path"`
 	Status int    `json:"status"`
-	// Reason is "allowed", or why it was refused or, where that was only observed, would have been.
+	// Reason is "allowed", or why the request was rejected, or the reason that was only observed.
 	Reason string `json:"reason"`
-	// Latency in milliseconds.
+	// Latency is in milliseconds.
 	Latency float64 `json:"latency_ms"`
-	// Address of the client; null where none is kept.
+	// Address is the client's; null where none is kept.
 	Address *string `json:"address"`
 }
 
-// Bounds of what is kept of a request.
+// Bounds of the texts that are kept of a request.
 const (
 	maxPath   = 1024
 	maxMethod = 32
 )
 
-// record returns the entry as it is stored.
+// record returns the stored form of the entry.
 func (e *entry) record(log *Log) RequestRecord {
 	r := RequestRecord{
 		Time: time.Unix(0, e.at).UTC().Truncate(time.Microsecond), Method: clip(log.Clean(e.method), maxMethod), Status: e.status, Reason: e.reason.String(),
@@ -143,14 +142,14 @@ func (e *entry) record(log *Log) RequestRecord {
 	return r
 }
 
-// route returns what tells the request's route from others.
+// route returns the request's route.
 func route(e *entry) string {
 	if e.rule != "" {
 		return e.rule
 	}
 	first, _, more := strings.Cut(strings.TrimPrefix(e.path, "/"), "/")
 	if !more {
-		return "/*" // of one segment, which may be anything
+		return "/*" // a path of one segment may be any text
 	}
 	u := url.URL{Path: "/" + first}
 	return u.EscapedPath() + "/*"
@@ -171,7 +170,7 @@ func addressText(a netip.Addr, form AddressForm) string {
 	return netip.PrefixFrom(a, bits).Masked().String()
 }
 
-// clip bounds a text, of which nothing but its beginning may be needed.
+// clip bounds the length of a text.
 func clip(s string, most int) string {
 	if len(s) <= most {
 		return s

@@ -9,16 +9,16 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// Step is how long a line of a report is.
+// Step is the time of one line of a report.
 type Step string
 
-// The steps. Days are UTC's.
+// The steps. Days are those of UTC.
 const (
 	ByHour Step = "hour"
 	ByDay  Step = "day"
 )
 
-// length returns how long a step is.
+// length returns the step as a duration.
 func (s Step) length() time.Duration {
 	if s == ByDay {
 		return 24 * time.Hour
@@ -26,7 +26,7 @@ func (s Step) length() time.Duration {
 	return time.Hour
 }
 
-// Group is what a report has separate lines for.
+// Group selects the separate lines of a report.
 type Group string
 
 // The groups.
@@ -36,25 +36,25 @@ const (
 	PerKey    Group = "key"
 )
 
-// Report is what was used.
+// Report holds the usage of a time.
 type Report struct {
-	// CompleteUntil is up to when everything is counted: a line that ends at this time or before changes no more.
+	// CompleteUntil is the time up to which all requests are counted: a line that ends by then is final.
 	CompleteUntil *time.Time `json:"complete_until"`
-	// Data has a line for each step in which there was any request, oldest first.
+	// Data has a line for each step with a request, oldest first.
 	Data []Line `json:"data"`
 }
 
-// Line is what was used in one step.
+// Line holds the usage of one step.
 type Line struct {
-	// From is its beginning.
+	// From is the beginning of the step.
 	From time.Time `json:"from"`
 	// Tenant is set where lines are grouped, Key where they are by key.
 	Tenant string `json:"tenant,omitempty"`
 	Key    string `json:"key,omitempty"`
-	// Requests is Allowed and all of Refused.
+	// Requests is the sum of Allowed and Refused.
 	Requests int64 `json:"requests"`
 	Allowed  int64 `json:"allowed"`
-	// Refused by reason; only those that occurred.
+	// Refused counts the rejected requests by reason; reasons that did not occur are left out.
 	Refused        map[string]int64 `json:"refused"`
 	UpstreamErrors int64            `json:"upstream_errors"`
 	Credits        int64            `json:"credits"`
@@ -63,20 +63,20 @@ type Line struct {
 	Latency        Latency          `json:"latency_ms"`
 }
 
-// Latency is quantiles in milliseconds, of allowed requests; null where there were none.
+// Latency holds quantiles of the latency of allowed requests, in milliseconds; null where there were none.
 type Latency struct {
 	P50 *float64 `json:"p50"`
 	P99 *float64 `json:"p99"`
 }
 
-// line is a Line while it is added up.
+// line is a Line under construction.
 type line struct {
 	from        time.Time
 	tenant, key string
 	Counts
 }
 
-// sums adds up rows to lines.
+// sums adds rows up to lines.
 type sums struct {
 	step  Step
 	group Group
@@ -92,9 +92,9 @@ func newSums(step Step, group Group) *sums {
 	return &sums{step: step, group: group, lines: map[lineID]*line{}}
 }
 
-// add adds a row, and says how many lines there are.
+// add adds a row, and returns the number of lines.
 func (s *sums) add(r *Row) int {
-	from := r.Hour.Truncate(s.step.length()) // of absolute time, whose days are UTC's
+	from := r.Hour.Truncate(s.step.length()) // Truncate works on UTC
 	id := lineID{from: from.Unix()}
 	if s.group != Together {
 		id.tenant = r.Tenant
@@ -123,7 +123,7 @@ func (s *sums) report() []Line {
 	return out
 }
 
-// Line returns the line as it is shown.
+// Line returns the finished line.
 func (l *line) Line() Line {
 	out := Line{
 		From: l.from, Tenant: l.tenant, Key: l.key, Requests: l.Requests, Allowed: l.Allowed, Refused: map[string]int64{},
@@ -138,8 +138,7 @@ func (l *line) Line() Line {
 	return out
 }
 
-// quantile returns a quantile in milliseconds, to three digits: more of them would
-// pretend to what a histogram does not know.
+// quantile returns a quantile in milliseconds, with three digits: a histogram is not more precise.
 func (l *line) quantile(q float64) *float64 {
 	d, ok := l.Latency.Quantile(q)
 	if !ok {

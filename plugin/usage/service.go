@@ -12,36 +12,36 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// Service answers what was used, to whom management shows it. Safe for concurrent use.
+// Service reports usage to actors that management admits. Safe for concurrent use.
 type Service struct {
 	Manager *management.Manager
 	Store   Store
-	// CompleteUntil says up to when everything is in the store; zero where that is not known.
+	// CompleteUntil returns the time up to which all counts are in the store; zero where that is not known.
 	CompleteUntil func() time.Time
-	// Flush writes what was remembered of requests and is not in the store yet.
+	// Flush writes the last requests that are not in the store yet.
 	Flush func(context.Context) error
-	// Log says how a keyspace's last requests are remembered; nil: they are not.
+	// Log returns how a keyspace's last requests are kept; nil: they are not.
 	Log func(keyspace string) *Log
 }
 
-// Range is what a report is about.
+// Range is the time that a report covers.
 type Range struct {
-	// From and To bound it; each is moved outwards to a whole step. Default: the 24 hours or, by day,
-	// the 30 days up to now.
+	// From and To are its bounds, each moved outwards to a whole step. Default: the last 24 hours or, by day, the last
+	// 30 days.
 	From, To time.Time
-	// Step is ByHour unless given.
+	// Step is the time of one line. Default: ByHour.
 	Step Step
 }
 
 const (
-	// maxLines bounds a report.
+	// maxLines bounds the lines of a report.
 	maxLines = 100_000
-	// maxRange bounds what one report reads.
+	// maxRange bounds the time of a report.
 	maxRange = 3 * 366 * 24 * time.Hour
 )
 
-// whole fills in the defaults and moves the bounds to whole steps.
-func (r Range) whole(now time.Time) (Range, error) {
+// toSteps fills in the defaults and moves the bounds to whole steps.
+func (r Range) toSteps(now time.Time) (Range, error) {
 	switch r.Step {
 	case "":
 		r.Step = ByHour
@@ -74,7 +74,7 @@ func (r Range) whole(now time.Time) (Range, error) {
 	return r, nil
 }
 
-// OfKey reports what a key used, also one that was deleted.
+// OfKey reports the usage of a key, which may be deleted.
 func (s *Service) OfKey(ctx context.Context, a management.Actor, keyspace, id string, r Range) (Report, error) {
 	k, err := s.Manager.FormerKey(ctx, a, keyspace, id)
 	if err != nil {
@@ -83,7 +83,7 @@ func (s *Service) OfKey(ctx context.Context, a management.Actor, keyspace, id st
 	return s.report(ctx, Query{Keyspace: k.Keyspace, Key: k.ID}, r, Together)
 }
 
-// OfTenant reports what all of a tenant's keys used, also after it or they were deleted.
+// OfTenant reports the usage of all keys of a tenant. The tenant and its keys may be deleted.
 func (s *Service) OfTenant(ctx context.Context, a management.Actor, keyspace, slug string, r Range) (Report, error) {
 	t, err := s.Manager.FormerTenant(ctx, a, keyspace, slug)
 	if err != nil {
@@ -92,7 +92,7 @@ func (s *Service) OfTenant(ctx context.Context, a management.Actor, keyspace, sl
 	return s.report(ctx, Query{Keyspace: t.Keyspace, Tenant: t.Slug}, r, Together)
 }
 
-// OfAll reports what was used in a keyspace, as far as it exists for the actor.
+// OfAll reports the usage of a keyspace, or of the part that the actor may see.
 func (s *Service) OfAll(ctx context.Context, a management.Actor, keyspace string, r Range, g Group) (Report, error) {
 	switch g {
 	case Together, PerTenant, PerKey:
@@ -107,10 +107,10 @@ func (s *Service) OfAll(ctx context.Context, a management.Actor, keyspace string
 }
 
 func (s *Service) report(ctx context.Context, q Query, r Range, g Group) (out Report, err error) {
-	if r, err = r.whole(time.Now()); err != nil {
+	if r, err = r.toSteps(time.Now()); err != nil {
 		return out, err
 	}
-	// Read before the rows: all that ended before it is in them.
+	// Read before the rows, so that they hold all requests that ended before it.
 	if until := s.CompleteUntil(); !until.IsZero() {
 		until = until.Truncate(time.Microsecond)
 		out.CompleteUntil = &until
@@ -118,8 +118,8 @@ func (s *Service) report(ctx context.Context, q Query, r Range, g Group) (out Re
 	q.From, q.To = r.From, r.To
 	lines := newSums(r.Step, g)
 	err = s.Store.ReadUsage(ctx, q, func(row *Row) error {
-		if row.Whole && r.Step == ByHour {
-			return management.BadParameter("from", fmt.Sprintf("the hours of %s are not kept any more, only the day: ask by day (step=day), or from a later time", row.Hour.Format(time.DateOnly)))
+		if row.Daily && r.Step == ByHour {
+			return management.BadParameter("from", fmt.Sprintf("the hours of %s are no longer kept, only the day: ask by day (step=day), or from a later time", row.Hour.Format(time.DateOnly)))
 		}
 		if lines.add(row) > maxLines {
 			return management.BadParameter("from", fmt.Sprintf("there are more than %d lines: ask for less time, or by day", maxLines))
@@ -133,8 +133,8 @@ func (s *Service) report(ctx context.Context, q Query, r Range, g Group) (out Re
 	return out, nil
 }
 
-// placed is a request and where it is stored.
-type placed struct {
+// storedRequest is a request with its place in the store.
+type storedRequest struct {
 	RequestRecord
 	seq int64
 	at  int
@@ -154,7 +154,7 @@ func (s *Service) Requests(ctx context.Context, a management.Actor, keyspace, id
 	if err != nil {
 		return page, err
 	}
-	var rows []placed
+	var rows []storedRequest
 	if log := s.Log(k.Keyspace); log != nil {
 		if err := s.Flush(ctx); err != nil {
 			return page, err
@@ -168,12 +168,12 @@ func (s *Service) Requests(ctx context.Context, a management.Actor, keyspace, id
 		}
 	}
 	if q.Cursor != "" {
-		rows = slices.DeleteFunc(rows, func(r placed) bool { return r.seq > after.Seq || r.seq == after.Seq && r.at >= after.At })
+		rows = slices.DeleteFunc(rows, func(r storedRequest) bool { return r.seq > after.Seq || r.seq == after.Seq && r.at >= after.At })
 	}
 	if len(rows) > limit {
 		rows = rows[:limit+1]
 	}
-	found := management.PageOf(cursors, management.RequestCursor, rows, limit, func(r placed) management.Place {
+	found := management.PageOf(cursors, management.RequestCursor, rows, limit, func(r storedRequest) management.Place {
 		return management.Place{Seq: r.seq, At: r.at}
 	})
 	page.NextCursor = found.NextCursor
@@ -184,9 +184,9 @@ func (s *Service) Requests(ctx context.Context, a management.Actor, keyspace, id
 	return page, nil
 }
 
-// newest returns what of the chunks, newest first, is still to be kept.
-func newest(chunks []Chunk, log *Log, now time.Time) ([]placed, error) {
-	var out []placed
+// newest returns the requests of the chunks that are still kept, newest first.
+func newest(chunks []Chunk, log *Log, now time.Time) ([]storedRequest, error) {
+	var out []storedRequest
 	for _, c := range chunks {
 		var records []RequestRecord
 		if err := json.Unmarshal(c.Entries, &records); err != nil {
@@ -199,13 +199,13 @@ func newest(chunks []Chunk, log *Log, now time.Time) ([]placed, error) {
 			if now.Sub(records[i].Time) > log.For {
 				continue
 			}
-			out = append(out, placed{records[i], c.Seq, i})
+			out = append(out, storedRequest{records[i], c.Seq, i})
 		}
 	}
 	return out, nil
 }
 
-// Unavailable refuses while there is no store yet.
+// Unavailable returns the error for requests before the store is open.
 func Unavailable() *management.Error {
 	return &management.Error{
 		Status: http.StatusServiceUnavailable, Code: management.CodeStoreUnavailable,

@@ -11,32 +11,30 @@ import (
 )
 
 const (
-	// flushInterval is how often counts are written: after a crash at most this much
-	// and the write itself are lost.
+	// flushInterval is how often counts are written. A crash loses at most the counts of this time and of the write.
 	flushInterval = 900 * time.Millisecond
-	// recentEvery is with how many flushes the last requests are written too: they are no accounts, and
-	// who asks for them has them written first.
+	// recentEvery is the number of flushes after which the last requests are written too. A request for them writes
+	// them first.
 	recentEvery = 5
-	// pruneInterval is how often the store is told to drop what has expired.
+	// pruneInterval is how often the store drops expired rows.
 	pruneInterval = 10 * time.Minute
-	// writerSilence is after how long without a batch a writer is forgotten.
-	writerSilence = 24 * time.Hour
-	// maxBehind is how far the clock may have gone back over a restart for counting to
-	// go on where it was.
-	maxBehind = time.Hour
-	// rollInterval is how often it is looked for hours to be added up to days, and rollPause how long others
-	// have the store to themselves between one transaction of that and the next.
+	// writerRetention is how long the record of a writer is kept after its last batch.
+	writerRetention = 24 * time.Hour
+	// maxClockStep is how far the clock may have gone back over a restart while counting still continues at the former
+	// time.
+	maxClockStep = time.Hour
+	// rollInterval is how often the tracker looks for hours to combine into days, and rollPause the pause between two
+	// such transactions, in which others use the store.
 	rollInterval = 10 * time.Minute
 	rollPause    = 200 * time.Millisecond
-	// drainTimeout is how long Close waits for requests that still run.
+	// drainTimeout is how long Close waits for running requests.
 	drainTimeout = 2 * time.Second
 )
 
-// Tracker counts for all keys, and writes what was counted. Made by NewTracker. Safe
-// for concurrent use.
+// Tracker counts the requests of all keys, and writes the counts. Use NewTracker to make one. Safe for concurrent use.
 type Tracker struct {
-	// KeepHours says for how long a keyspace's usage is kept by hour, before it is added up to
-	// days. nil: DefaultHours. Not to be changed after Start.
+	// KeepHours returns how long a keyspace's usage is kept by hour, before it is combined into days. nil: DefaultHours.
+	// It must not be changed after Start.
 	KeepHours func(keyspace string) time.Duration
 
 	log  *slog.Logger
@@ -44,25 +42,23 @@ type Tracker struct {
 
 	// cut is when the newest batch was closed, in Unix nanoseconds.
 	cut atomic.Int64
-	// until is up to when everything is in the store, in Unix nanoseconds; 0 before it is known.
+	// until is the time up to which all counts are in the store, in Unix nanoseconds; 0 before it is known.
 	until atomic.Int64
-	// waiting is how many of all keys' last requests are not written yet.
+	// waiting counts the last requests of all keys that are not written yet.
 	waiting atomic.Int64
-	// open is how many requests that will be counted still run.
+	// open counts the running requests that will be counted.
 	open atomic.Int64
 
 	mu sync.Mutex
-	// listed are the counters that have counted since the last flush, remembering those
-	// that have requests to be written.
+	// listed holds the counters that have counted since the last flush, remembering those that have requests to write.
 	listed, remembering []*Counter
 
-	// flushMu is held by whoever writes, and guards what follows.
+	// flushMu is held during a write, and guards the fields below.
 	flushMu sync.Mutex
 	store   Store
 	writer  string
 	seq     int64
-	// pending is a batch that may or may not have been committed: until that is known, it is written
-	// again as it is.
+	// pending is a batch that may have been committed: until that is known, it is written again unchanged.
 	pending *pending
 	failing bool
 
@@ -70,15 +66,15 @@ type Tracker struct {
 	running sync.WaitGroup
 }
 
-// pending is a batch with what it is made of.
+// pending is a batch with its sources.
 type pending struct {
 	Batch
 	tallies []*tally
 	waiting int64
 }
 
-// NewTracker returns a tracker whose counters count, and which writes nothing before
-// Start. node names this process among those that share the store.
+// NewTracker returns a tracker that counts at once, and writes from Start on. node names this process among those that
+// share the store.
 func NewTracker(node string, log *slog.Logger) *Tracker {
 	return &Tracker{log: log, node: node, writer: rand.Text()}
 }
@@ -88,7 +84,7 @@ func (t *Tracker) Counter(keyspace, tenant, key string) *Counter {
 	return &Counter{tracker: t, keyspace: keyspace, tenant: tenant, key: key}
 }
 
-// list has the next flush look at c; c.mu is held.
+// list has the next flush collect c. The caller holds c.mu.
 func (t *Tracker) list(c *Counter) {
 	t.mu.Lock()
 	t.listed = append(t.listed, c)
@@ -101,8 +97,8 @@ func (t *Tracker) listRecent(c *Counter) {
 	t.mu.Unlock()
 }
 
-// Start begins to write to the store. It asks the store up to when usage was complete,
-// within ctx. Idempotent; after a failure it may be called again.
+// Start starts to write to the store. It reads up to when usage was complete, within ctx. Idempotent; it may be called
+// again after a failure.
 func (t *Tracker) Start(ctx context.Context, s Store) error {
 	t.flushMu.Lock()
 	defer t.flushMu.Unlock()
@@ -111,10 +107,10 @@ func (t *Tracker) Start(ctx context.Context, s Store) error {
 	}
 	until, err := s.UsageUntil(ctx)
 	if err != nil {
-		return fmt.Errorf("reading how far usage was counted: %w", err)
+		return fmt.Errorf("reading up to when usage was counted: %w", err)
 	}
 	t.store = s
-	if !until.IsZero() && time.Until(until) < maxBehind {
+	if !until.IsZero() && time.Until(until) < maxClockStep {
 		t.cut.Store(max(t.cut.Load(), until.UnixNano()))
 		t.until.Store(until.UnixNano())
 	}
@@ -125,8 +121,8 @@ func (t *Tracker) Start(ctx context.Context, s Store) error {
 	return nil
 }
 
-// Close writes what was counted, after waiting shortly for requests that still run.
-// What is counted later is lost. Idempotent. The store must still be open.
+// Close waits shortly for running requests, and writes all counts. Later counts are lost. Idempotent. The store must still
+// be open.
 func (t *Tracker) Close(ctx context.Context) error {
 	t.flushMu.Lock()
 	stop := t.stop
@@ -142,8 +138,8 @@ func (t *Tracker) Close(ctx context.Context) error {
 	return t.Flush(ctx)
 }
 
-// CompleteUntil returns up to when everything is in the store: no request that ended before will change what
-// is read from now on. The zero time before that is known.
+// CompleteUntil returns the time up to which all counts are in the store: requests that ended before it will not change
+// any report. It is the zero time before that is known.
 func (t *Tracker) CompleteUntil() time.Time {
 	if n := t.until.Load(); n != 0 {
 		return time.Unix(0, n).UTC()
@@ -164,13 +160,13 @@ func (t *Tracker) loop(ctx context.Context) {
 		err := t.flush(ctx, n%recentEvery == 0)
 		if now := time.Now(); err == nil && now.Sub(pruned) > pruneInterval {
 			pruned = now
-			err = t.store.PruneUsage(ctx, now, now.Add(-writerSilence))
+			err = t.store.PruneUsage(ctx, now, now.Add(-writerRetention))
 		}
 		if ctx.Err() != nil {
 			return
 		}
 		if err != nil && !t.failing {
-			t.log.Error("usage cannot be written; it is kept in memory until it can", "error", err)
+			t.log.Error("usage cannot be written; it stays in memory until the store accepts it", "error", err)
 		}
 		if err == nil && t.failing {
 			t.log.Info("usage is written again")
@@ -179,10 +175,10 @@ func (t *Tracker) loop(ctx context.Context) {
 	}
 }
 
-// DefaultHours is for how long usage is kept by hour.
+// DefaultHours is how long usage is kept by hour.
 const DefaultHours = 90 * 24 * time.Hour
 
-// rollLoop adds old hours up to days, beside the flushes, which must not wait for it.
+// rollLoop combines old hours into days. It is separate from the flushes, which must not wait for it.
 func (t *Tracker) rollLoop(ctx context.Context) {
 	wait := time.NewTimer(rollPause)
 	defer wait.Stop()
@@ -194,7 +190,7 @@ func (t *Tracker) rollLoop(ctx context.Context) {
 		}
 		more, err := t.roll(ctx, time.Now())
 		if err != nil && !failed && ctx.Err() == nil {
-			t.log.Error("old usage could not be added up from hours to days; it stays as it is, and will be tried again", "error", err)
+			t.log.Error("old usage could not be combined from hours into days; it stays by hour, and the gateway retries", "error", err)
 		}
 		if failed = err != nil; more && !failed {
 			wait.Reset(rollPause)
@@ -214,11 +210,10 @@ func (t *Tracker) roll(ctx context.Context, now time.Time) (more bool, err error
 	})
 }
 
-// Flush writes what was counted, and the requests that were remembered, since the last
-// time. What can't be written is kept and written by a later Flush.
+// Flush writes the counts and the last requests since the last Flush. If that fails, a later Flush writes them.
 func (t *Tracker) Flush(ctx context.Context) error { return t.flush(ctx, true) }
 
-// flush is Flush; all says that the requests are written too.
+// flush is Flush, but writes the requests only if all is set.
 func (t *Tracker) flush(ctx context.Context, all bool) error {
 	t.flushMu.Lock()
 	defer t.flushMu.Unlock()

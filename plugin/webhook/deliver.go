@@ -8,22 +8,22 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// deliverLoop takes what is due, until ctx ends.
+// deliverLoop sends due deliveries until ctx ends.
 func (s *Service) deliverLoop(ctx context.Context) {
-	// What this node had taken when it ended is nobody's. Until the store answers nothing can be due either.
+	// A former process of this node may have left claims. Nothing can be due before the store answers.
 	for {
 		err := s.release(ctx)
 		if err == nil {
 			break
 		}
-		s.failed(ctx, "looking for deliveries that were cut off", err)
+		s.logFailure(ctx, "releasing the deliveries of the former process", err)
 		if !pause(ctx, s.Poll) {
 			return
 		}
 	}
 	for {
 		wait, err := s.round(ctx)
-		s.failed(ctx, "looking for deliveries that are due", err)
+		s.logFailure(ctx, "looking for due deliveries", err)
 		t := time.NewTimer(wait)
 		select {
 		case <-s.Manager.Outbox():
@@ -37,8 +37,8 @@ func (s *Service) deliverLoop(ctx context.Context) {
 	}
 }
 
-// round takes what is due and what there is room for, and begins to send it. It returns how long nothing
-// will be due, at most Poll.
+// round claims as many due deliveries as may be sent now, and starts to send them. It returns how long no other will be
+// due, at most Poll.
 func (s *Service) round(ctx context.Context) (wait time.Duration, err error) {
 	var next time.Time
 	var hooks []*management.WebhookRow
@@ -76,7 +76,7 @@ func (s *Service) round(ctx context.Context) (wait time.Duration, err error) {
 				continue
 			}
 			var err error
-			if taken[i], err = tx.ClaimDeliveries(s.Node, w.ID, now, now.Add(s.Timeout+claimSlack), room[i]); err != nil {
+			if taken[i], err = tx.ClaimDeliveries(s.Node, w.ID, now, now.Add(s.Timeout+claimMargin), room[i]); err != nil {
 				return err
 			}
 		}
@@ -90,22 +90,22 @@ func (s *Service) round(ctx context.Context) (wait time.Duration, err error) {
 			s.begin(ctx, hooks[i], d)
 		}
 	}
-	// There may be more: those that end make room, and say so.
+	// More may be due: each attempt that ends signals on freed.
 	return s.Poll, nil
 }
 
-// room says how many attempts more a webhook may have now.
+// room returns how many more attempts a webhook may have now.
 func (s *Service) room(webhook string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	most := perEndpoint
+	most := maxPerEndpoint
 	if s.slow[webhook] {
-		most = slowEndpoint
+		most = maxPerSlowEndpoint
 	}
-	return max(0, min(most-s.running[webhook], inAll-s.total))
+	return max(0, min(most-s.running[webhook], maxAttempts-s.total))
 }
 
-// begin makes an attempt beside the caller.
+// begin makes an attempt in the background.
 func (s *Service) begin(ctx context.Context, w *management.WebhookRow, d *management.DeliveryRow) {
 	s.mu.Lock()
 	s.running[w.ID]++
@@ -122,21 +122,21 @@ func (s *Service) begin(ctx context.Context, w *management.WebhookRow, d *manage
 			s.slow[w.ID] = true
 		}
 		s.mu.Unlock()
-		// What the end of the Service cut off has no outcome: the next one attempts it anew.
+		// An attempt that Close interrupted has no outcome: the next Service repeats it.
 		if status != 0 || ctx.Err() == nil {
 			s.results <- result{w, s.outcome(d, status, err), status == http.StatusGone}
 		}
 	})
 }
 
-// result is how an attempt ended.
+// result is the outcome of an attempt.
 type result struct {
 	webhook  *management.WebhookRow
 	delivery *management.DeliveryRow
 	gone     bool
 }
 
-// outcome returns the delivery as it stands after an attempt.
+// outcome returns the delivery with the outcome of an attempt.
 func (s *Service) outcome(d *management.DeliveryRow, status int, err error) *management.DeliveryRow {
 	after := *d
 	after.LastAt, after.Response, after.Error, after.NextAt = s.now(), status, "", time.Time{}
@@ -153,17 +153,17 @@ func (s *Service) outcome(d *management.DeliveryRow, status int, err error) *man
 	return &after
 }
 
-// resultLoop writes down how attempts ended, as many at once as have, until there will be no more.
+// resultLoop stores results, all that are waiting in one transaction, until the channel is closed.
 func (s *Service) resultLoop() {
 	for r := range s.results {
 		list := []result{r}
-		for len(s.results) > 0 && len(list) < inAll {
+		for len(s.results) > 0 && len(list) < maxAttempts {
 			if r, ok := <-s.results; ok {
 				list = append(list, r)
 			}
 		}
 		s.finish(list)
-		// There is room for more, and it is known when these are due again.
+		// More may be sent now, and the store knows when these are due again.
 		select {
 		case s.freed <- struct{}{}:
 		default:
@@ -171,7 +171,7 @@ func (s *Service) resultLoop() {
 	}
 }
 
-// finishTimeout bounds how long writing down results may take: what is not written is delivered again.
+// finishTimeout bounds the time to store results. A delivery whose result is not stored is repeated.
 const finishTimeout = 5 * time.Second
 
 func (s *Service) finish(list []result) {
@@ -185,13 +185,13 @@ func (s *Service) finish(list []result) {
 		}
 		return nil
 	})
-	s.failed(ctx, "writing down how deliveries ended", err)
+	s.logFailure(ctx, "storing the results of deliveries", err)
 	for _, r := range list {
 		switch {
 		case r.gone:
 			w := r.webhook
-			s.Logger.Info("a webhook is disabled: its endpoint says that it is gone", "webhook", w.ID, "keyspace", w.Keyspace)
-			s.failed(ctx, "disabling a webhook", s.Manager.DisableWebhook(ctx, w.Keyspace, w.ID, "the endpoint answered 410 Gone"))
+			s.Logger.Info("a webhook is disabled, since its endpoint answered 410 Gone", "webhook", w.ID, "keyspace", w.Keyspace)
+			s.logFailure(ctx, "disabling a webhook", s.Manager.DisableWebhook(ctx, w.Keyspace, w.ID, "the endpoint answered 410 Gone"))
 		case r.delivery.Status == management.DeliveryDead:
 			s.Logger.Warn("an event could not be delivered for a day: it is listed among the webhook's deliveries, and can be replayed",
 				"webhook", r.webhook.ID, "keyspace", r.webhook.Keyspace, "event", r.delivery.Event.ID, "error", r.delivery.Error)

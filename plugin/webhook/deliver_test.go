@@ -22,7 +22,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
-// verify is what a receiver does, written from the specification and not from our code.
+// verify checks a delivery as a receiver does. It is written from the specification, not from the code.
 func verify(secret string, p post) error {
 	key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(secret, "whsec_"))
 	if err != nil || len(key) < 24 || len(key) > 64 || !strings.HasPrefix(secret, "whsec_") {
@@ -59,12 +59,12 @@ func TestSignIsTheSpecifications(t *testing.T) {
 		t.Errorf("signed %s, %v, want %s", got, err, want)
 	}
 	if _, err := webhook.Sign("msg_1", time.Now(), nil, "whsec_%%"); err == nil {
-		t.Error("signed with what is no secret")
+		t.Error("signed with a text that is not a secret")
 	}
 }
 
 func TestDelivers(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	e := newEndpoint(t, nil)
 	w.start()
 	w.tenant("acme", "pro") // nobody hears of it
@@ -129,7 +129,7 @@ func TestDelivers(t *testing.T) {
 }
 
 func TestRetries(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	over := make(chan struct{})
 	defer close(over)
 	e := newEndpoint(t, func(n int, rw http.ResponseWriter, r *http.Request) {
@@ -167,7 +167,7 @@ func TestRetries(t *testing.T) {
 }
 
 func TestDeadAndReplayed(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	e := newEndpoint(t, status(http.StatusBadGateway))
 	w.start(func(o *webhook.Options) { o.Schedule = quickly(2) })
 	w.tenant("acme", "pro")
@@ -204,7 +204,7 @@ func TestDeadAndReplayed(t *testing.T) {
 func TestRestarts(t *testing.T) {
 	for _, crash := range []bool{false, true} {
 		t.Run(fmt.Sprint("crash ", crash), func(t *testing.T) {
-			w := newWorld(t)
+			w := newFixture(t)
 			hang := make(chan struct{})
 			e := newEndpoint(t, func(n int, rw http.ResponseWriter, r *http.Request) {
 				if n > 0 {
@@ -238,9 +238,9 @@ func TestRestarts(t *testing.T) {
 	}
 }
 
-// What was written while nothing delivered is delivered later.
+// Events that were stored while no Service ran are delivered later.
 func TestOutlivesTheProcess(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	e := newEndpoint(t, nil)
 	w.tenant("acme", "pro")
 	hook := w.hook(e.URL, "", "key.created")
@@ -257,7 +257,7 @@ func TestOutlivesTheProcess(t *testing.T) {
 }
 
 func TestGoneDisables(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	e := newEndpoint(t, status(http.StatusGone))
 	w.start()
 	w.tenant("acme", "pro")
@@ -283,7 +283,7 @@ func TestGoneDisables(t *testing.T) {
 }
 
 func TestRotatesSecret(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	e := newEndpoint(t, nil)
 	w.start()
 	w.tenant("acme", "pro")
@@ -308,9 +308,9 @@ func TestRotatesSecret(t *testing.T) {
 	}
 }
 
-// An endpoint that never answers holds up nobody else.
+// An endpoint that never answers delays no other.
 func TestSlowEndpoint(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	hang := make(chan struct{})
 	defer close(hang)
 	var now, most atomic.Int64
@@ -342,7 +342,7 @@ func TestSlowEndpoint(t *testing.T) {
 }
 
 func TestTenantsHearTheirOwn(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	e := newEndpoint(t, nil)
 	all := newEndpoint(t, nil)
 	w.start()
@@ -361,7 +361,7 @@ func TestTenantsHearTheirOwn(t *testing.T) {
 	w.eventually("the others hear all", func() bool { return len(all.got()) == 5 })
 	w.eventually("acme hears its own", func() bool { return len(e.got()) == 1 })
 	if p := e.got()[0]; p.field(t, "key_id") != mine.ID {
-		t.Errorf("acme heard %s", p.body)
+		t.Errorf("acme received %s", p.body)
 	}
 
 	// Nothing of the others is there.
@@ -407,7 +407,7 @@ func TestTenantsHearTheirOwn(t *testing.T) {
 func second[T any](_ T, err error) error { return err }
 
 func TestRedirectsAreNotFollowed(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	inside := newEndpoint(t, nil)
 	e := newEndpoint(t, func(_ int, rw http.ResponseWriter, r *http.Request) {
 		http.Redirect(rw, r, inside.URL, http.StatusTemporaryRedirect)
@@ -422,9 +422,9 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	}
 }
 
-// An answer without an end is not read to its end, and what was answered with 200 was taken.
+// A response without an end is not read to its end, and a delivery with status 200 was accepted.
 func TestEndlessAnswer(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	e := newEndpoint(t, func(_ int, rw http.ResponseWriter, r *http.Request) {
 		for r.Context().Err() == nil {
 			if _, err := rw.Write(make([]byte, 4096)); err != nil {
@@ -440,7 +440,7 @@ func TestEndlessAnswer(t *testing.T) {
 }
 
 func TestSecretsAtRest(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	e := newEndpoint(t, nil)
 	w.start()
 	w.tenant("acme", "pro")
@@ -480,9 +480,9 @@ func TestSecretsAtRest(t *testing.T) {
 	}
 }
 
-// Another secret in the configuration loses no event: they wait for the right one.
+// No event is lost while the configuration has another secret: they wait for the right one.
 func TestOtherSecret(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	e := newEndpoint(t, nil)
 	w.tenant("acme", "pro")
 	hook := w.hook(e.URL, "")

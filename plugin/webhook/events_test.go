@@ -11,7 +11,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
-// often looks for what happens with time again and again.
+// often has the Service look for events of time without pause.
 func often(o *webhook.Options) {
 	o.Scan, o.ScanUnused = 10*time.Millisecond, 10*time.Millisecond
 }
@@ -22,7 +22,7 @@ func expires(in time.Duration) func(*management.KeyFields) {
 
 func TestExpiries(t *testing.T) {
 	const day = 24 * time.Hour
-	w := newWorld(t)
+	w := newFixture(t)
 	e := newEndpoint(t, nil)
 	w.tenant("acme", "pro")
 	w.hook(e.URL, "", "key.expiring", "key.expired")
@@ -65,14 +65,14 @@ func TestExpiries(t *testing.T) {
 	want := map[string]int{long.ID: 3, short.ID: 2}
 	for id, n := range want {
 		if len(told[id]) != n {
-			t.Errorf("told of %s: %v, want %d events", id, told[id], n)
+			t.Errorf("events of %s: %v, want %d", id, told[id], n)
 		}
 	}
 }
 
-// A webhook is not told of what was before it.
+// A webhook gets no events from before it was made.
 func TestPastExpiriesAreNoNews(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	e := newEndpoint(t, nil)
 	w.tenant("acme", "pro")
 	w.key("acme", expires(time.Hour))
@@ -90,7 +90,7 @@ func TestPastExpiriesAreNoNews(t *testing.T) {
 }
 
 func TestUnused(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	e := newEndpoint(t, nil)
 	w.tenant("acme", "pro")
 	w.hook(e.URL, "", "key.unused")
@@ -115,7 +115,7 @@ func TestUnused(t *testing.T) {
 }
 
 func TestLimitsAreTold(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.pass(-time.Hour) // the hour that passes below ends now, in the same month
 	e := newEndpoint(t, nil)
 	w.start()
@@ -153,7 +153,7 @@ func TestLimitsAreTold(t *testing.T) {
 }
 
 func TestCreditsAreTold(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	e := newEndpoint(t, nil)
 	w.start()
 	w.tenant("acme", "paid")
@@ -185,7 +185,7 @@ func TestCreditsAreTold(t *testing.T) {
 	}
 }
 
-// listener hears some types.
+// listener receives some types of events.
 type listener struct {
 	mu    sync.Mutex
 	heard []management.Event
@@ -201,7 +201,7 @@ func (l *listener) Receive(e management.Event) {
 }
 
 func TestListener(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	l := new(listener)
 	w.Manager = management.New(management.Config{
 		Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.now, Webhooks: w.current, Listener: l,
@@ -227,7 +227,7 @@ func TestListener(t *testing.T) {
 		types = append(types, e.Type)
 	}
 	if len(types) != 4 || types[0] != "key.created" || types[1] != "a.b" || types[2] != "key.created" || types[3] != "key.expired" {
-		t.Errorf("heard %v", types)
+		t.Errorf("received %v", types)
 	}
 }
 

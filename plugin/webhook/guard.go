@@ -19,8 +19,8 @@ type client struct {
 	private []netip.Prefix
 }
 
-// client returns the client of a keyspace. After a reload that allows other addresses it is a new one: no connection
-// that was made before is used again.
+// client returns the client of a keyspace. It is a new one after a reload that allows other addresses, so that no earlier
+// connection is used again.
 func (s *Service) client(keyspace string, reach management.Reach) *client {
 	s.clientsMu.Lock()
 	defer s.clientsMu.Unlock()
@@ -44,8 +44,8 @@ func (s *Service) closeClients() {
 	}
 }
 
-// newClient returns a client that follows no redirects and asks no proxy. It connects to addresses of reach only,
-// as they are when the connection is made: a name may have stood for another address before.
+// newClient returns a client that follows no redirects and uses no proxy. It connects only to addresses of reach, and
+// checks them when it connects: the name may have resolved to another address before.
 func newClient(reach management.Reach) *http.Client {
 	d := &net.Dialer{Timeout: 10 * time.Second}
 	d.ControlContext = func(_ context.Context, network, address string, _ syscall.RawConn) error {
@@ -67,7 +67,7 @@ func newClient(reach management.Reach) *http.Client {
 			ForceAttemptHTTP2:      true,
 			TLSHandshakeTimeout:    10 * time.Second,
 			MaxIdleConns:           256,
-			MaxIdleConnsPerHost:    perEndpoint,
+			MaxIdleConnsPerHost:    maxPerEndpoint,
 			IdleConnTimeout:        30 * time.Second,
 			MaxResponseHeaderBytes: maxResponse,
 			DisableCompression:     true,
@@ -76,7 +76,7 @@ func newClient(reach management.Reach) *http.Client {
 	}
 }
 
-// rejected is an address that was not dialled, and why.
+// rejected is an address that was not dialled, with the reason.
 type rejected struct {
 	to netip.AddrPort
 	error
@@ -84,20 +84,20 @@ type rejected struct {
 
 func (r *rejected) Unwrap() error { return r.error }
 
-// logRejected tells operators which address of a webhook was not dialled: its owner is not told. Of each webhook
-// it is logged once in sayEvery.
+// logRejected logs the address of a webhook that was not dialled, which the webhook's owner must not learn. It logs once
+// in logInterval for each webhook.
 func (s *Service) logRejected(w *management.WebhookRow, err error) {
 	var r *rejected
 	if !errors.As(err, &r) {
 		return
 	}
-	s.saidMu.Lock()
-	defer s.saidMu.Unlock()
+	s.loggedMu.Lock()
+	defer s.loggedMu.Unlock()
 	about := "delivering to " + w.ID
-	if time.Since(s.said[about]) < sayEvery {
+	if time.Since(s.loggedAt[about]) < logInterval {
 		return
 	}
-	s.say(about)
+	s.markLogged(about)
 	remedy := "name the address of the receiver itself"
 	var private *management.PrivateError
 	if errors.As(err, &private) {

@@ -13,10 +13,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
-// What was allowed when the webhook was made says nothing, and neither does a name: the address that is
-// dialled does.
+// The address that is dialled must be allowed: that it was allowed when the webhook was made, or has an allowed name, is
+// not enough.
 func TestPrivateAddressesAreNotDialled(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "pro")
 	var connections atomic.Int64
 	e := httptest.NewUnstartedServer(http.NotFoundHandler())
@@ -42,9 +42,9 @@ func TestPrivateAddressesAreNotDialled(t *testing.T) {
 	}
 }
 
-// A listener of this process gets nothing, although its block is allowed.
+// A listener of this process gets no delivery, although its block is allowed.
 func TestOwnListenersAreNotDialled(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "pro")
 	w.configure(func(s *management.WebhookSettings) {
 		s.Reach.Private = append(s.Reach.Private, netip.MustParsePrefix("::1/128"))
@@ -69,9 +69,9 @@ func TestOwnListenersAreNotDialled(t *testing.T) {
 	}
 }
 
-// A connection that was made while an address was allowed is not used after a reload that allows it no longer.
+// A connection is not used after a reload that no longer allows its address.
 func TestConnectionIsNotUsedAfterReload(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	e := newEndpoint(t, nil)
 	w.start(func(o *webhook.Options) { o.Schedule = quickly(1) })
 	w.tenant("acme", "pro")

@@ -5,19 +5,19 @@ import (
 	"net/netip"
 )
 
-// Listens reports whether this process listens at an address: at its port, on any interface of this machine. It
-// asks the system for the process's sockets, so that it knows of every listener, whoever opened it and by whatever
-// name. Where the system does not tell, every address of this machine counts as one at which it listens.
+// Listens reports whether this process listens at an address: at its port, on any interface of this machine. It asks the
+// system for the sockets of the process, and so finds every listener. Where the system has no answer, each address
+// of this machine counts.
 func Listens(to netip.AddrPort) bool {
-	if !ofThisMachine(to.Addr()) {
+	if !isLocal(to.Addr()) {
 		return false
 	}
 	ports, err := listeningPorts()
 	return err != nil || ports[to.Port()]
 }
 
-// ofThisMachine reports whether an address, which has no zone, is one of this machine's.
-func ofThisMachine(a netip.Addr) bool {
+// isLocal reports whether an address without a zone belongs to this machine.
+func isLocal(a netip.Addr) bool {
 	if a.IsLoopback() {
 		return true
 	}

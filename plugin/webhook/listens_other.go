@@ -4,5 +4,5 @@ package webhook
 
 import "errors"
 
-// listeningPorts does not know the process's listeners on this system.
+// listeningPorts is not supported on this system.
 func listeningPorts() (map[uint16]bool, error) { return nil, errors.ErrUnsupported }

@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// listeningPorts returns the TCP ports at which this process listens. A file that is closed meanwhile is left out.
+// listeningPorts returns the TCP ports at which this process listens. It skips files that are closed during the call.
 func listeningPorts() (map[uint16]bool, error) {
 	dir, err := os.Open("/dev/fd")
 	if err != nil {

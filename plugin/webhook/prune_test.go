@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// What nobody asks for any more is removed in time, and nothing before its time.
+// Old rows are removed when their time is over, and no row before.
 func TestPruned(t *testing.T) {
 	const day = 24 * time.Hour
-	w := newWorld(t)
+	w := newFixture(t)
 	e := newEndpoint(t, nil)
 	w.tenant("acme", "pro")
 	w.hook(e.URL, "", "key.created", "key.expired")
@@ -35,7 +35,7 @@ func TestPruned(t *testing.T) {
 		w.eventually("after "+after+" what is to be left", got)
 		time.Sleep(50 * time.Millisecond) // some looks more
 		if !got() {
-			t.Errorf("after %s more was removed than is to be", after)
+			t.Errorf("after %s too much was removed", after)
 		}
 	}
 	w.pass(23 * time.Hour)
@@ -47,13 +47,13 @@ func TestPruned(t *testing.T) {
 	w.pass(370 * day)
 	want("401 days", 0, 0, 0, 0)
 	if n := len(e.got()); n != 2 {
-		t.Errorf("%d events were told, of 2", n)
+		t.Errorf("%d events were published, want 2", n)
 	}
 	w.wantIntact()
 }
 
-// wantIntact checks that the audit, which is never pruned, is whole.
-func (w *world) wantIntact() {
+// wantIntact checks that the audit chain, which is never pruned, is complete.
+func (w *fixture) wantIntact() {
 	w.t.Helper()
 	if r, err := w.VerifyAudit(ctx); err != nil || !r.Intact || r.Events != 3 {
 		w.t.Errorf("the audit chain: %+v, %v", r, err)

@@ -17,11 +17,11 @@ import (
 )
 
 const (
-	// userAgent names us to endpoints.
+	// userAgent names Keygate to endpoints.
 	userAgent = "Keygate-Webhooks/1"
-	// maxResponse is how much of an answer is read, in bytes. It is thrown away.
+	// maxResponse is how many bytes of a response are read, and discarded.
 	maxResponse = 64 << 10
-	// maxError is how much is kept of what went wrong.
+	// maxError bounds the text of an error, in bytes.
 	maxError = 300
 )
 
@@ -32,7 +32,7 @@ type payload struct {
 	Data      json.RawMessage `json:"data"`
 }
 
-// Body returns what is posted for an event: the same bytes in every attempt.
+// Body returns the body that is posted for an event: the same bytes in each attempt.
 func Body(e management.Event) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -43,8 +43,8 @@ func Body(e management.Event) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
-// attempt posts an event once. err is nil where the endpoint took it, with any status from
-// 200 to 299; status is 0 where it answered nothing. Errors hold neither the URL nor a secret.
+// attempt posts an event once. err is nil if the endpoint accepted it, with a status from 200 to 299; status is 0 if
+// there was no response. Errors hold neither the URL nor a secret.
 func (s *Service) attempt(ctx context.Context, w *management.WebhookRow, d *management.DeliveryRow) (status int, err error) {
 	defer func() {
 		if err != nil && len(err.Error()) > maxError {
@@ -85,7 +85,7 @@ func (s *Service) attempt(ctx context.Context, w *management.WebhookRow, d *mana
 	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, maxResponse))
 	switch {
 	case resp.StatusCode >= 300 && resp.StatusCode < 400:
-		return resp.StatusCode, fmt.Errorf("answered %d: redirects are not followed; let the webhook have the other URL", resp.StatusCode)
+		return resp.StatusCode, fmt.Errorf("answered %d: redirects are not followed; give the webhook the other URL", resp.StatusCode)
 	case resp.StatusCode < 200 || resp.StatusCode > 299:
 		return resp.StatusCode, fmt.Errorf("answered %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
 	case err != nil && ctx.Err() != nil:
@@ -94,8 +94,8 @@ func (s *Service) attempt(ctx context.Context, w *management.WebhookRow, d *mana
 	return resp.StatusCode, nil
 }
 
-// unanswered says why there was no answer, in words that its owner may read: without the URL, which
-// may hold a token of the receiver's, and without what the network here looks like.
+// unanswered returns why there was no response, in a text that the webhook's owner may read: without the URL, which may
+// hold a token of the receiver, and without details of this network.
 func (s *Service) unanswered(err error) error {
 	var outer *url.Error
 	if errors.As(err, &outer) {
@@ -114,16 +114,16 @@ func (s *Service) unanswered(err error) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("no answer within %s", s.Timeout)
 	case errors.As(err, &connection):
-		// The error names the address that the host's name led to.
+		// The text of connection names the address that the host has.
 		return errors.New("the connection failed: " + errors.Unwrap(connection).Error())
 	}
 	return err
 }
 
-// openSecrets returns what a webhook's deliveries are signed with at now, the newest first.
+// openSecrets returns the secrets that sign a webhook's deliveries at the time now, the newest first.
 func openSecrets(sealer management.Sealer, w *management.WebhookRow, now time.Time) ([]string, error) {
 	if sealer == nil {
-		return nil, errors.New("there is no secret in the configuration to open the webhook's with: set secret {env.KEYGATE_SECRET}")
+		return nil, errors.New("the webhook's secret can't be decrypted, since the configuration has no secret: set secret {env.KEYGATE_SECRET}")
 	}
 	sealed := [][]byte{w.Secret}
 	if len(w.Previous) > 0 && w.PreviousUntil.After(now) {
@@ -133,7 +133,7 @@ func openSecrets(sealer management.Sealer, w *management.WebhookRow, now time.Ti
 	for i, b := range sealed {
 		plain, err := sealer.Open(b, management.WebhookPurpose(w.ID))
 		if err != nil && i > 0 {
-			continue // it was to be outlived anyway
+			continue // the newer one suffices
 		}
 		if err != nil {
 			return nil, err

@@ -11,33 +11,32 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// Service delivers events and announces those that happen by themselves. Make one with New. It
-// implements gateway.Watcher.
+// Service delivers events and publishes one-shot events. Use New to make one. It implements gateway.Watcher.
 type Service struct {
 	Options
 	watch   watch
 	results chan result
-	// freed receives when it was written down how an attempt ended.
+	// freed receives a signal when the outcome of an attempt was stored.
 	freed chan struct{}
 
 	clientsMu sync.Mutex
-	// clients are the keyspaces', each for the addresses that it may reach.
+	// clients holds the client of each keyspace, which dials only the addresses that the keyspace may reach.
 	clients map[string]*client
 
 	mu sync.Mutex
-	// running is how many attempts each webhook has now, total all of them.
+	// running counts the attempts in progress by webhook, and total all of them.
 	running map[string]int
 	total   int
-	// slow are webhooks whose last attempt got no answer.
+	// slow holds the webhooks whose last attempt got no response.
 	slow map[string]bool
 
-	saidMu sync.Mutex
-	// said is when it was last logged what goes wrong, by what was being done.
-	said map[string]time.Time
+	loggedMu sync.Mutex
+	// loggedAt holds the time of the last log line by failing operation.
+	loggedAt map[string]time.Time
 
 	startOnce, closeOnce sync.Once
 	stop                 context.CancelFunc
-	// loops take and announce; attempts send; writing ends with results.
+	// loops claim deliveries and publish events; attempts send; writing stores the results.
 	loops, attempts, writing sync.WaitGroup
 }
 
@@ -61,18 +60,18 @@ func New(o Options) *Service {
 	for _, d := range []struct {
 		to  *time.Duration
 		def time.Duration
-	}{{&o.Timeout, defaultTimeout}, {&o.Poll, defaultPoll}, {&o.Scan, defaultScan}, {&o.ScanUnused, defaultUnused}, {&o.Heads, defaultHeads}} {
+	}{{&o.Timeout, defaultTimeout}, {&o.Poll, defaultPoll}, {&o.Scan, defaultScan}, {&o.ScanUnused, defaultUnused}, {&o.Checkpoints, defaultCheckpoints}} {
 		if *d.to <= 0 {
 			*d.to = d.def
 		}
 	}
 	return &Service{
-		Options: o, watch: newWatch(), results: make(chan result, inAll), freed: make(chan struct{}, 1),
+		Options: o, watch: newWatch(), results: make(chan result, maxAttempts), freed: make(chan struct{}, 1),
 		clients: map[string]*client{}, running: map[string]int{}, slow: map[string]bool{},
 	}
 }
 
-// Start begins. It does not block; what the store does not answer is asked for again.
+// Start starts the goroutines. It does not block. Requests that the store does not answer are repeated.
 func (s *Service) Start() {
 	s.startOnce.Do(func() {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -84,10 +83,10 @@ func (s *Service) Start() {
 	})
 }
 
-// Close ends what is under way; attempts that did not end are made again by the next
-// Service of this node, at once. It returns within ctx, before the store may be closed.
+// Close stops the goroutines and returns within ctx. The store must still be open. The next Service of this node repeats
+// the unfinished attempts at once.
 func (s *Service) Close(ctx context.Context) error {
-	s.startOnce.Do(func() {}) // never started: it never will be
+	s.startOnce.Do(func() {}) // a Service that was never started stays so
 	if s.stop == nil {
 		return nil
 	}
@@ -95,7 +94,7 @@ func (s *Service) Close(ctx context.Context) error {
 	s.closeOnce.Do(func() {
 		s.stop()
 		s.loops.Wait()
-		s.attempts.Wait() // soon: their contexts have ended
+		s.attempts.Wait() // not long, since their contexts have ended
 		close(s.results)
 		s.writing.Wait()
 		err = s.release(ctx)
@@ -104,41 +103,41 @@ func (s *Service) Close(ctx context.Context) error {
 	return err
 }
 
-// release makes what this node took, and did not end, due.
+// release makes the unfinished deliveries of this node due.
 func (s *Service) release(ctx context.Context) error {
 	return s.Store.Update(ctx, func(tx management.Tx) error { return tx.ReleaseDeliveries(s.Node, s.now()) })
 }
 
-// now is the time as the store keeps it.
+// now returns the time with the precision of the store.
 func (s *Service) now() time.Time { return s.Now().UTC().Truncate(time.Microsecond) }
 
-// sayEvery is how often it is said that the same goes wrong, while it does.
-const sayEvery = time.Minute
+// logInterval is the shortest time between two log lines about the same failure.
+const logInterval = time.Minute
 
-// failed logs what went wrong in doing something that will be done again, where err is not nil.
-func (s *Service) failed(ctx context.Context, doing string, err error) {
-	s.saidMu.Lock()
-	defer s.saidMu.Unlock()
+// logFailure logs the failure of an operation that will be repeated, if err is not nil.
+func (s *Service) logFailure(ctx context.Context, doing string, err error) {
+	s.loggedMu.Lock()
+	defer s.loggedMu.Unlock()
 	if err == nil {
-		delete(s.said, doing)
+		delete(s.loggedAt, doing)
 		return
 	}
-	if ctx.Err() == nil && time.Since(s.said[doing]) >= sayEvery {
-		s.say(doing)
-		s.Logger.Error("webhooks: the store did not take or give what it was asked; it will be asked again", "while", doing, "error", err)
+	if ctx.Err() == nil && time.Since(s.loggedAt[doing]) >= logInterval {
+		s.markLogged(doing)
+		s.Logger.Error("webhooks: the store failed; the operation will be repeated", "while", doing, "error", err)
 	}
 }
 
-// say notes that something is logged now. s.saidMu is held.
-func (s *Service) say(about string) {
-	if s.said == nil {
-		s.said = map[string]time.Time{}
+// markLogged records that a failure is logged now. The caller holds s.loggedMu.
+func (s *Service) markLogged(about string) {
+	if s.loggedAt == nil {
+		s.loggedAt = map[string]time.Time{}
 	}
-	maps.DeleteFunc(s.said, func(_ string, at time.Time) bool { return time.Since(at) >= sayEvery })
-	s.said[about] = time.Now()
+	maps.DeleteFunc(s.loggedAt, func(_ string, at time.Time) bool { return time.Since(at) >= logInterval })
+	s.loggedAt[about] = time.Now()
 }
 
-// pause returns when d has passed, or ctx ends; false then.
+// pause waits for d, and reports whether ctx has not ended before.
 func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -150,7 +149,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// jitter returns d, a tenth more or less, so that what failed together is not tried together.
+// jitter returns d plus or minus a tenth, so that attempts which failed together are not repeated together.
 func jitter(d time.Duration) time.Duration {
 	return d - d/10 + rand.N(d/5+1)
 }

@@ -14,15 +14,15 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
-// MinSecret is how many bytes a Vault's secret has at the least.
+// MinSecret is the least number of bytes of a Vault's secret.
 const MinSecret = 16
 
 const (
 	// vaultInfo binds the derived key to its use (RFC 5869, info).
 	vaultInfo = "keygate vault 1"
-	// headInfo and the store's name bind the key of audit heads.
-	headInfo = "keygate audit heads 1 "
-	// vaultForm begins what Seal returns, so that another form can be told from it.
+	// checkpointInfo and the store's name bind the key of audit checkpoints.
+	checkpointInfo = "keygate audit heads 1 "
+	// vaultForm is the first byte of a sealed text, so that a later version can be distinguished.
 	vaultForm = 1
 )
 
@@ -31,13 +31,12 @@ var (
 	_ audit.Signer      = (*Vault)(nil)
 )
 
-// Vault encrypts what must be stored readably, with AES-256-GCM under a key derived from a
-// secret by HKDF-SHA256 (RFC 5869). What it seals is the form, 12 random bytes, and the
-// ciphertext; the form and the purpose are authenticated with it. It also has the keys that are
-// derived from the secret and stored nowhere. Safe for concurrent use.
+// Vault encrypts secrets that must be read again, with AES-256-GCM. The key is derived from a secret by HKDF-SHA256
+// (RFC 5869). A sealed text is one byte for the form, 12 random bytes, and the ciphertext; the form and the
+// purpose are authenticated. A Vault also derives the keys that are stored nowhere. Safe for concurrent use.
 type Vault struct {
 	aead cipher.AEAD
-	// root is what further keys are derived from (RFC 5869, PRK).
+	// root is the pseudorandom key (PRK in RFC 5869) from which further keys are derived.
 	root []byte
 }
 
@@ -70,16 +69,16 @@ func (v *Vault) Seal(plain []byte, purpose string) ([]byte, error) {
 	out := make([]byte, 1+v.aead.NonceSize(), 1+v.aead.NonceSize()+len(plain)+v.aead.Overhead())
 	out[0] = vaultForm
 	rand.Read(out[1:])
-	return v.aead.Seal(out, out[1:], plain, bound(purpose)), nil
+	return v.aead.Seal(out, out[1:], plain, additionalData(purpose)), nil
 }
 
-// Open decrypts what Seal returned for the same purpose under the same secret.
+// Open decrypts a text that Seal returned for the same purpose and secret.
 func (v *Vault) Open(sealed []byte, purpose string) ([]byte, error) {
 	n := 1 + v.aead.NonceSize()
 	if len(sealed) < n || sealed[0] != vaultForm {
 		return nil, errSealed
 	}
-	plain, err := v.aead.Open(nil, sealed[1:n], sealed[n:], bound(purpose))
+	plain, err := v.aead.Open(nil, sealed[1:n], sealed[n:], additionalData(purpose))
 	if err != nil {
 		return nil, errSealed
 	}
@@ -88,7 +87,7 @@ func (v *Vault) Open(sealed []byte, purpose string) ([]byte, error) {
 
 // CheckpointKey implements management.HeadSigner: the key is the same wherever the store and the secret are.
 func (v *Vault) CheckpointKey(store string) (ed25519.PrivateKey, error) {
-	seed, err := hkdf.Expand(sha256.New, v.root, headInfo+store, ed25519.SeedSize)
+	seed, err := hkdf.Expand(sha256.New, v.root, checkpointInfo+store, ed25519.SeedSize)
 	if err != nil {
 		return nil, err
 	}
@@ -97,4 +96,4 @@ func (v *Vault) CheckpointKey(store string) (ed25519.PrivateKey, error) {
 
 var errSealed = errors.New("the webhook's secret can't be decrypted: the configured secret is not the one it was stored under; configure that one again, or rotate the webhook's secret")
 
-func bound(purpose string) []byte { return append([]byte{vaultForm}, purpose...) }
+func additionalData(purpose string) []byte { return append([]byte{vaultForm}, purpose...) }

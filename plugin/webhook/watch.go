@@ -15,60 +15,62 @@ import (
 var _ gateway.Watcher = (*Service)(nil)
 
 const (
-	// watchEvery is how often what was heard of is announced.
-	watchEvery = time.Second
-	// mostHeard bounds what is heard of in that time; what comes beyond is heard of another time, or
-	// not: these events tell of load, they must not add to it.
-	mostHeard = 4096
-	// mostTold bounds what is remembered as announced. The store remembers all of it.
-	mostTold = 1 << 16
+	// announceInterval is how often collected events are published.
+	announceInterval = time.Second
+	// maxPending bounds the events that are collected in that time. Further ones are lost, or come again: these events
+	// report load, and must not add to it.
+	maxPending = 4096
+	// maxAnnounced bounds how many published events are remembered here. The store remembers all of them.
+	maxAnnounced = 1 << 16
 )
 
-// watch collects what the gateway says of limits, between one announcement and the next.
+// watch collects what the gateway reports about limits until the next announcement.
 type watch struct {
 	mu        sync.Mutex
-	occasions []management.OneShot
-	credits   map[[2]string]bool // keyspace, tenant
-	told      map[toldID]int64
+	pending   []management.OneShot
+	credits   map[[2]string]bool // by keyspace and tenant
+	announced map[announcedID]int64
 }
 
-// toldID tells what was announced before, apart from its occasion.
-type toldID struct{ keyspace, subject, what string }
+// announcedID identifies a one-shot event that may come several times, each time with another Ref.
+type announcedID struct{ keyspace, subject, what string }
 
-func newWatch() watch { return watch{credits: map[[2]string]bool{}, told: map[toldID]int64{}} }
+func newWatch() watch {
+	return watch{credits: map[[2]string]bool{}, announced: map[announcedID]int64{}}
+}
 
-// hear notes an occasion that was not announced before.
-func (w *watch) hear(o management.OneShot) {
+// add collects an event that was not published before.
+func (w *watch) add(o management.OneShot) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	id := toldID{o.Keyspace, o.Subject, o.Condition}
-	if ref, ok := w.told[id]; ok && ref == o.Ref || len(w.occasions) >= mostHeard {
+	id := announcedID{o.Keyspace, o.Subject, o.Condition}
+	if ref, ok := w.announced[id]; ok && ref == o.Ref || len(w.pending) >= maxPending {
 		return
 	}
-	if len(w.told) >= mostTold {
-		clear(w.told)
+	if len(w.announced) >= maxAnnounced {
+		clear(w.announced)
 	}
-	w.told[id] = o.Ref
-	w.occasions = append(w.occasions, o)
+	w.announced[id] = o.Ref
+	w.pending = append(w.pending, o)
 }
 
-// take returns what was heard, and forgets it.
+// take returns the collected events, and starts with none.
 func (w *watch) take() (list []management.OneShot, credits map[[2]string]bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	list, w.occasions = w.occasions, nil
+	list, w.pending = w.pending, nil
 	if len(w.credits) > 0 {
 		credits, w.credits = w.credits, map[[2]string]bool{}
 	}
 	return list, credits
 }
 
-// forget has occasions told again, that could not be.
-func (w *watch) forget(list []management.OneShot) {
+// retry lets events come again that could not be published.
+func (w *watch) retry(list []management.OneShot) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, o := range list {
-		delete(w.told, toldID{o.Keyspace, o.Subject, o.Condition})
+		delete(w.announced, announcedID{o.Keyspace, o.Subject, o.Condition})
 	}
 }
 
@@ -76,13 +78,13 @@ func (w *watch) forget(list []management.OneShot) {
 func (s *Service) LimitReached(at time.Time, keyspace, tenant, key string, reason gateway.Reason, refused *ratelimit.Standing) {
 	p := refused.Policy
 	hour := at.UTC().Truncate(time.Hour)
-	s.watch.hear(management.OneShot{
+	s.watch.add(management.OneShot{
 		Type: management.EventLimitReached, Keyspace: keyspace, Tenant: tenant, At: at,
 		Data:    map[string]any{"key_id": key, "reason": reason.String(), "policy": p.Name, "limit": refused.Limit},
 		Subject: "key:" + key, Condition: "limit", Ref: hour.Unix(),
 	})
 	if p.Kind == ratelimit.Quota && p.Calendar != ratelimit.Total {
-		// A request that costs more than is left is refused although something is left.
+		// A request is rejected if it costs more than remains, so that something may remain.
 		owner := key
 		if p.Per == ratelimit.PerTenant {
 			owner = ""
@@ -115,38 +117,38 @@ func (s *Service) quota(at time.Time, keyspace, tenant, key string, p *ratelimit
 	if percent == 100 {
 		o.Condition = "quota:empty:" + p.Name
 	}
-	s.watch.hear(o)
+	s.watch.add(o)
 }
 
 // CreditsSpent implements gateway.Watcher.
 func (s *Service) CreditsSpent(keyspace, tenant string) {
 	s.watch.mu.Lock()
 	defer s.watch.mu.Unlock()
-	if len(s.watch.credits) < mostHeard {
+	if len(s.watch.credits) < maxPending {
 		s.watch.credits[[2]string{keyspace, tenant}] = true
 	}
 }
 
-// watchLoop announces what was heard of, until ctx ends.
+// watchLoop publishes the collected events until ctx ends.
 func (s *Service) watchLoop(ctx context.Context) {
-	for pause(ctx, watchEvery) {
+	for pause(ctx, announceInterval) {
 		s.announce(ctx)
 	}
 }
 
-// announce tells what was heard of limits since the last time.
+// announce publishes the events about limits that were collected since the last call.
 func (s *Service) announce(ctx context.Context) {
 	list, credits := s.watch.take()
 	slices.SortStableFunc(list, func(a, b management.OneShot) int { return strings.Compare(a.Keyspace, b.Keyspace) })
 	if err := s.Manager.Announce(ctx, list); err != nil {
-		s.watch.forget(list)
-		s.failed(ctx, "announcing limits", err)
+		s.watch.retry(list)
+		s.logFailure(ctx, "publishing events of limits", err)
 	}
 	tenants := map[string][]string{}
 	for c := range credits {
 		tenants[c[0]] = append(tenants[c[0]], c[1])
 	}
 	for keyspace, list := range tenants {
-		s.failed(ctx, "looking at balances", s.Manager.CheckCredits(ctx, keyspace, list))
+		s.logFailure(ctx, "checking balances", s.Manager.CheckCredits(ctx, keyspace, list))
 	}
 }

@@ -1,22 +1,21 @@
-// Package webhook carries events to those who want to hear of them, over HTTP, as the
-// Standard Webhooks specification has it (https://www.standardwebhooks.com), and sees to the events
-// that nobody causes: expiries, keys that are not used, limits that are reached.
+// Package webhook delivers events over HTTP, as the Standard Webhooks specification defines
+// (https://www.standardwebhooks.com). It also publishes the events that no management request causes: expiries, unused
+// keys, limits that are reached.
 //
-// What is to be delivered stands in the store, written in the transaction that made it
-// happen: see package management. A Service takes what is due, gives each endpoint a few attempts
-// at a time, and writes down how they ended. What was taken and not ended, as after a
-// crash, is due again: every event is delivered at least once, and may be delivered twice, with the
-// same webhook-id.
+// Deliveries are rows of the store, written in the transaction that causes the event: see package management. A
+// Service claims the deliveries that are due, makes a few attempts at a time for each endpoint, and stores
+// their outcome. A claim without an outcome, as after a crash, is due again: so each event is delivered at
+// least once, and may be delivered twice, with the same webhook-id.
 //
-//	service.go    what runs, and when
-//	deliver.go    taking what is due, and writing down how it ended
+//	service.go    the goroutines
+//	deliver.go    claims of due deliveries, and their outcome
 //	send.go       one attempt
-//	guard.go      which addresses are dialled
-//	listens.go    which addresses are this process's own
+//	guard.go      the addresses that may be dialled
+//	listens.go    the addresses of this process
 //	signature.go  signing
 //	vault.go      encryption of secrets at rest
-//	watch.go      limits, quotas and credits
-//	scan.go       what happens with time
+//	watch.go      events of limits, quotas and credits
+//	scan.go       events of time, and pruning
 package webhook
 
 import (
@@ -26,35 +25,35 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// Options is what a Service works with. Store, Manager and Settings must be set.
+// Options configures a Service. Store, Manager, Settings and Keyspaces must be set.
 type Options struct {
 	Store   management.Store
 	Manager *management.Manager
-	// Settings says what the running configuration says of a keyspace's webhooks, and Keyspaces
-	// which keyspaces it has.
+	// Settings returns the running configuration's settings for the webhooks of a keyspace, and Keyspaces its
+	// keyspaces.
 	Settings  func(keyspace string) management.WebhookSettings
 	Keyspaces func() []string
 	// Node names this process among those that share the store. Default: "local".
 	Node string
-	// Logger hears what operators should know. Default: nothing is logged.
+	// Logger receives messages for operators. Default: none are logged.
 	Logger *slog.Logger
 	// Now is the clock. Default: time.Now.
 	Now func() time.Time
-	// Schedule is how long to wait after each attempt that failed; after the last one a delivery is
-	// dead. Default: DefaultSchedule.
+	// Schedule holds the pause after each failed attempt. A delivery that fails after the last one is dead. Default:
+	// DefaultSchedule.
 	Schedule []time.Duration
-	// Timeout is how long one attempt may take. Default: 15s.
+	// Timeout bounds one attempt. Default: 15s.
 	Timeout time.Duration
-	// Poll is how often it is looked for deliveries that another process wrote. Default: 2s.
+	// Poll is how often the Service looks for deliveries that another process has stored. Default: 2s.
 	Poll time.Duration
-	// Scan is how often it is looked for keys that expire, and ScanUnused for those not used.
-	// Default: a minute, and six hours.
+	// Scan is how often the Service looks for keys that expire, and ScanUnused for unused ones. Default: one minute,
+	// and six hours.
 	Scan, ScanUnused time.Duration
-	// Heads is how often the head of the audit chain is given out, where it moved. Default: an hour.
-	Heads time.Duration
+	// Checkpoints is how often a checkpoint of the audit chain is published, if the chain has grown. Default: one hour.
+	Checkpoints time.Duration
 }
 
-// DefaultSchedule gives a delivery eleven attempts within a day.
+// DefaultSchedule allows a delivery eleven attempts within a day.
 func DefaultSchedule() []time.Duration {
 	return []time.Duration{
 		5 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute,
@@ -63,27 +62,26 @@ func DefaultSchedule() []time.Duration {
 }
 
 const (
-	defaultTimeout = 15 * time.Second
-	defaultPoll    = 2 * time.Second
-	defaultScan    = time.Minute
-	defaultUnused  = 6 * time.Hour
-	defaultHeads   = time.Hour
+	defaultTimeout     = 15 * time.Second
+	defaultPoll        = 2 * time.Second
+	defaultScan        = time.Minute
+	defaultUnused      = 6 * time.Hour
+	defaultCheckpoints = time.Hour
 
-	// perEndpoint is how many attempts a webhook has at a time, and one whose last attempt
-	// got no answer has only slowEndpoint.
-	perEndpoint  = 4
-	slowEndpoint = 1
-	// inAll is how many attempts there are at a time: so many that endpoints which never
-	// answer do not hold up the others.
-	inAll = 512
-	// claimSlack is how much longer than an attempt may take it is taken for: writing down how it ended takes
-	// time too.
-	claimSlack = 15 * time.Second
-	// keep is for how long events and their deliveries are kept.
-	keep = 30 * 24 * time.Hour
-	// keepMarks is for how long it is remembered what was told of that happens by itself. Whatever can still
-	// be told of is younger: warnings are given at most 366 days ahead, and what is past is told of for a week.
-	keepMarks = 400 * 24 * time.Hour
-	// pruneAtOnce is how many rows one transaction removes.
-	pruneAtOnce = 500
+	// maxPerEndpoint bounds the attempts of a webhook at the same time, and maxPerSlowEndpoint those of a webhook whose last
+	// attempt got no response.
+	maxPerEndpoint     = 4
+	maxPerSlowEndpoint = 1
+	// maxAttempts bounds all attempts at the same time. It is large enough that endpoints which never respond do not
+	// delay the others.
+	maxAttempts = 512
+	// claimMargin is how much longer than Timeout a claim lasts, for the time to store the outcome.
+	claimMargin = 15 * time.Second
+	// eventRetention is how long events and their deliveries are kept.
+	eventRetention = 30 * 24 * time.Hour
+	// markRetention is how long the store remembers which one-shot events were published. It exceeds the age of any that
+	// may still come: warnings come at most 366 days ahead, and events of the past for one week.
+	markRetention = 400 * 24 * time.Hour
+	// pruneBatch is how many rows one transaction removes.
+	pruneBatch = 500
 )

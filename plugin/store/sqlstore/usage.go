@@ -118,7 +118,7 @@ func (s *Store) ReadUsage(ctx context.Context, q usage.Query, yield func(*usage.
 			if err := in.finish(row.Counts); err != nil {
 				return err
 			}
-			row.Hour, row.Whole = time.Unix(hour, 0).UTC(), seconds > 3600
+			row.Hour, row.Daily = time.Unix(hour, 0).UTC(), seconds > 3600
 			given = true
 			stopped = yield(&row)
 			return stopped

@@ -123,7 +123,7 @@ func days(t *testing.T, s Store) {
 				t.Errorf("%v after %v", r.Hour, last)
 			}
 			last = r.Hour
-			if hours++; r.Whole {
+			if hours++; r.Daily {
 				hours, whole = hours-1, whole+1
 			}
 			lines[r.Hour.Truncate(day).Format(time.DateOnly)+" "+r.Key] += r.Requests

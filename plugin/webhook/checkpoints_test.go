@@ -21,8 +21,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
-// signing is a manager of the world's store that signs under a secret; "" for none.
-func (w *world) signing(secret string) *management.Manager {
+// signing returns a manager of the fixture's store that signs under a secret; "" for none.
+func (w *fixture) signing(secret string) *management.Manager {
 	w.t.Helper()
 	c := management.Config{Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.now, Logger: w.log, Webhooks: w.current}
 	if secret != "" {
@@ -32,13 +32,13 @@ func (w *world) signing(secret string) *management.Manager {
 	return management.New(c)
 }
 
-// intruder is somebody who can write to the store's file, and knows how the chain is made.
+// intruder can write to the store's file, and knows how the chain is made.
 type intruder struct {
 	t  *testing.T
 	db *sql.DB
 }
 
-func (w *world) intruder() intruder {
+func (w *fixture) intruder() intruder {
 	w.t.Helper()
 	db := must[*sql.DB](w.t)(sql.Open("sqlite", "file:"+w.path+"?_pragma=busy_timeout(20000)"))
 	w.t.Cleanup(func() { _ = db.Close() })
@@ -56,7 +56,7 @@ func (i intruder) exec(query string, args ...any) {
 	}
 }
 
-// rehash makes all hashes anew, as the manual says they are made.
+// rehash computes all hashes again, as the manual describes.
 func (i intruder) rehash() {
 	i.t.Helper()
 	type row struct {
@@ -106,11 +106,11 @@ const (
 	secondSecret = "staple battery horse correct"
 )
 
-// What the chain alone can't show is noticed against a head that was kept elsewhere.
-func TestHeads(t *testing.T) {
-	type head = audit.Checkpoint
-	filled := func(t *testing.T) *world {
-		w := newWorld(t)
+// A checkpoint that was kept elsewhere shows changes that the chain alone can't show.
+func TestCheckpoints(t *testing.T) {
+	type checkpoint = audit.Checkpoint
+	filled := func(t *testing.T) *fixture {
+		w := newFixture(t)
 		w.tenant("acme", "pro")
 		w.key("acme")
 		w.key("acme")
@@ -119,10 +119,10 @@ func TestHeads(t *testing.T) {
 	}
 	untouched := filled(t)
 	for name, c := range map[string]struct {
-		secret, later string // with which the head is made, and with which it is compared
+		secret, later string // under which the checkpoint is made, and verified
 		alone         bool   // whether the chain alone verifies afterwards
 		meddle        func(intruder)
-		forge         func(*head)
+		forge         func(*checkpoint)
 		noted         bool // whether the public key is stated
 		problem       string
 	}{
@@ -135,17 +135,17 @@ func TestHeads(t *testing.T) {
 		"moved to a keyspace": {firstSecret, firstSecret, true, func(i intruder) { i.exec("UPDATE audit SET keyspace = 'other' WHERE seq = 2"); i.rehash() },
 			nil, false, "was rewritten"},
 		"changed, hashes left": {firstSecret, firstSecret, false, func(i intruder) { i.exec("UPDATE audit SET target = 'x' WHERE seq = 2") }, nil, false, "was changed"},
-		"another count":        {firstSecret, firstSecret, true, nil, func(h *head) { h.Events-- }, false, "don't belong together"},
-		"another time":         {firstSecret, firstSecret, true, nil, func(h *head) { h.At = h.At.Add(time.Second) }, false, "don't belong together"},
-		"signature turned":     {firstSecret, firstSecret, true, nil, func(h *head) { h.Signature[0] ^= 1 }, false, "don't belong together"},
-		"signature taken off":  {firstSecret, firstSecret, true, nil, func(h *head) { h.Signature, h.PublicKey, h.KeyID = nil, nil, nil }, false, "took the signature off"},
-		"another store":        {"", "", true, nil, func(h *head) { h.Store = strings.Repeat("0", 32) }, false, "another store"},
-		"count, not signed":    {"", "", true, nil, func(h *head) { h.Events++ }, false, "the chain has 4"},
+		"another count":        {firstSecret, firstSecret, true, nil, func(h *checkpoint) { h.Events-- }, false, "don't belong together"},
+		"another time":         {firstSecret, firstSecret, true, nil, func(h *checkpoint) { h.At = h.At.Add(time.Second) }, false, "don't belong together"},
+		"signature turned":     {firstSecret, firstSecret, true, nil, func(h *checkpoint) { h.Signature[0] ^= 1 }, false, "don't belong together"},
+		"signature taken off":  {firstSecret, firstSecret, true, nil, func(h *checkpoint) { h.Signature, h.PublicKey, h.KeyID = nil, nil, nil }, false, "took the signature off"},
+		"another store":        {"", "", true, nil, func(h *checkpoint) { h.Store = strings.Repeat("0", 32) }, false, "another store"},
+		"count, not signed":    {"", "", true, nil, func(h *checkpoint) { h.Events++ }, false, "the chain has 4"},
 		"secret replaced":      {firstSecret, secondSecret, true, nil, nil, false, "not this gateway's"},
 		"its key noted":        {firstSecret, secondSecret, true, nil, nil, true, ""},
 		"secret gone":          {firstSecret, "", true, nil, nil, false, "no key here"},
 		"secret came later":    {"", firstSecret, true, nil, nil, false, "no signature"},
-		"signed by a stranger": {firstSecret, firstSecret, true, nil, func(h *head) {
+		"signed by a stranger": {firstSecret, firstSecret, true, nil, func(h *checkpoint) {
 			public, private, err := ed25519.GenerateKey(nil)
 			if err != nil {
 				panic(err)
@@ -159,16 +159,16 @@ func TestHeads(t *testing.T) {
 			if c.meddle != nil || name == "goes on" {
 				w = filled(t)
 			}
-			kept := must[head](t)(w.signing(c.secret).Checkpoint(ctx, ada, "default"))
+			kept := must[checkpoint](t)(w.signing(c.secret).Checkpoint(ctx, ada, "default"))
 			if kept.Seq != 4 || kept.Events != 4 || (len(kept.Signature) == ed25519.SignatureSize) != (c.secret != "") {
-				t.Fatalf("head %+v", kept)
+				t.Fatalf("checkpoint %+v", kept)
 			}
 			// It is kept as JSON.
 			b, err := json.Marshal(kept)
 			if err != nil {
 				t.Fatal(err)
 			}
-			kept = head{}
+			kept = checkpoint{}
 			if err := json.Unmarshal(b, &kept); err != nil {
 				t.Fatal(err)
 			}
@@ -189,23 +189,23 @@ func TestHeads(t *testing.T) {
 			if r := must[audit.Report](t)(m.VerifyAudit(ctx)); r.Intact != c.alone {
 				t.Errorf("the chain alone: %+v, want intact %t", r, c.alone)
 			}
-			r := must[audit.Report](t)(m.VerifyAuditAgainst(ctx, []head{kept}, trusted))
+			r := must[audit.Report](t)(m.VerifyAuditAgainst(ctx, []checkpoint{kept}, trusted))
 			if r.Intact != (c.problem == "") || !strings.Contains(strings.Join(r.Problems, "\n"), c.problem) {
 				t.Errorf("%+v, want the problem %q", r, c.problem)
 			}
 			if wantSigned := c.problem == "" && c.secret != ""; r.Checkpoints != 1 || (r.Signed == 1) != (wantSigned || c.meddle != nil && c.secret != "") {
-				t.Errorf("%+v: heads and signatures miscounted", r)
+				t.Errorf("%+v: checkpoints and signatures miscounted", r)
 			}
 		})
 	}
 }
 
-// A head is of a chain that has not begun, too; and its key is the store's own.
-func TestHeadOfNothing(t *testing.T) {
-	w, other := newWorld(t), newWorld(t)
+// An empty chain has a checkpoint too, and each store has its own key.
+func TestCheckpointOfEmptyChain(t *testing.T) {
+	w, other := newFixture(t), newFixture(t)
 	empty := must[audit.Checkpoint](t)(w.signing(firstSecret).Checkpoint(ctx, ada, ""))
 	if empty.Seq != 0 || empty.Hash != "" || empty.Keyspace != nil {
-		t.Errorf("head %+v", empty)
+		t.Errorf("checkpoint %+v", empty)
 	}
 	w.tenant("acme", "pro")
 	if r := must[audit.Report](t)(w.signing(firstSecret).VerifyAuditAgainst(ctx, []audit.Checkpoint{empty}, nil)); !r.Intact {
@@ -221,7 +221,7 @@ func TestHeadOfNothing(t *testing.T) {
 	}
 }
 
-// logged collects what is logged.
+// logged collects log lines.
 type logged struct {
 	mu sync.Mutex
 	bytes.Buffer
@@ -245,9 +245,9 @@ func (l *logged) lines(text string) (out []string) {
 	return out
 }
 
-// Heads are given out every hour in which the chain moved, and by one of several nodes.
-func TestHeadsAreGivenOut(t *testing.T) {
-	w := newWorld(t)
+// A checkpoint is published in each hour in which the chain has grown, by one of several nodes.
+func TestCheckpointsArePublished(t *testing.T) {
+	w := newFixture(t)
 	var log logged
 	w.log = slog.New(slog.NewJSONHandler(&log, nil))
 	w.Manager = w.signing(firstSecret)
@@ -274,7 +274,7 @@ func TestHeadsAreGivenOut(t *testing.T) {
 	w.start(often)
 	count := func(n int) {
 		t.Helper()
-		w.eventually("the next head", func() bool { return len(e.got()) >= n && len(log.lines(`"audit head"`)) >= n })
+		w.eventually("the next checkpoint", func() bool { return len(e.got()) >= n && len(log.lines(`"audit head"`)) >= n })
 		time.Sleep(50 * time.Millisecond) // some looks more
 		if heads := len(log.lines(`"audit head"`)); len(e.got()) != n || heads != n {
 			t.Fatalf("%d heads posted, %d logged, want %d", len(e.got()), heads, n)
@@ -286,11 +286,11 @@ func TestHeadsAreGivenOut(t *testing.T) {
 	if _, err := w.CreateTenant(ctx, ada, "", "acme", management.TenantFields{}); err != nil {
 		t.Fatal(err)
 	}
-	w.eventually("the tenant's event and the head", func() bool { return len(e.got()) == 3 })
+	w.eventually("the tenant's event and the checkpoint", func() bool { return len(e.got()) == 3 })
 	w.key("acme") // within the hour
 	time.Sleep(50 * time.Millisecond)
 	if n := len(log.lines(`"audit head"`)); n != 2 {
-		t.Errorf("%d heads within the hour", n)
+		t.Errorf("%d checkpoints within the hour", n)
 	}
 	var heads []audit.Checkpoint
 	for _, p := range e.got() {
@@ -302,7 +302,7 @@ func TestHeadsAreGivenOut(t *testing.T) {
 			t.Fatal(err)
 		}
 		if h.Keyspace == nil || *h.Keyspace != "default" {
-			t.Errorf("head %+v", h)
+			t.Errorf("checkpoint %+v", h)
 		}
 		heads = append(heads, h)
 	}
@@ -317,7 +317,7 @@ func TestHeadsAreGivenOut(t *testing.T) {
 	if !r.Intact || r.Checkpoints != 4 || r.Signed != 4 {
 		t.Errorf("%+v", r)
 	}
-	// A chain that was cut short is told of with the next head, too.
+	// The next checkpoint reports a chain that was cut short.
 	newest := heads[len(heads)-1]
 	w.intruder().exec("DELETE FROM audit WHERE seq >= ?", newest.Seq)
 	w.pass(2 * time.Hour)
@@ -327,7 +327,7 @@ func TestHeadsAreGivenOut(t *testing.T) {
 	}
 }
 
-// Keys are derived as the manual says.
+// Keys are derived as the manual describes.
 func TestHeadKey(t *testing.T) {
 	a := must[*webhook.Vault](t)(webhook.NewVault(firstSecret))
 	b := must[*webhook.Vault](t)(webhook.NewVault(firstSecret))
@@ -336,6 +336,6 @@ func TestHeadKey(t *testing.T) {
 		return hex.EncodeToString(must[ed25519.PrivateKey](t)(v.CheckpointKey(store)))
 	}
 	if key(a, "s") != key(b, "s") || key(a, "s") == key(a, "t") || key(a, "s") == key(c, "s") {
-		t.Error("the key is not one of the secret and the store")
+		t.Error("the key is not derived from the secret and the store")
 	}
 }

@@ -28,14 +28,14 @@ var (
 	ada = management.Actor{Name: "ada", IP: "192.0.2.1", Via: "api"}
 )
 
-// loopback is where the endpoints of the tests are.
+// loopback holds the endpoints of the tests.
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 
-// patience is how long something may take that always happens.
+// patience bounds the wait for an event that always comes.
 const patience = 20 * time.Second
 
-// world is deliveries over a real store, manager and gateway.
-type world struct {
+// fixture is a Service over a real store, manager and gateway.
+type fixture struct {
 	*management.Manager
 	t       *testing.T
 	path    string
@@ -60,9 +60,9 @@ func must[T any](t testing.TB) func(v T, err error) T {
 	}
 }
 
-func newWorld(t *testing.T) *world {
+func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	w := &world{t: t, path: filepath.Join(t.TempDir(), "keygate.db"), log: slog.New(slog.DiscardHandler)}
+	w := &fixture{t: t, path: filepath.Join(t.TempDir(), "keygate.db"), log: slog.New(slog.DiscardHandler)}
 	w.settings = management.WebhookSettings{
 		Sealer: must[*webhook.Vault](t)(webhook.NewVault("correct horse battery staple")),
 		Reach:  management.Reach{Private: loopback}, Expiring: management.DefaultExpiring, Unused: management.DefaultUnused,
@@ -96,33 +96,33 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-func (w *world) now() time.Time {
+func (w *fixture) now() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return time.Now().Add(w.ahead)
 }
 
-// pass makes time pass.
-func (w *world) pass(d time.Duration) {
+// pass moves the clock forward.
+func (w *fixture) pass(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.ahead += d
 }
 
-func (w *world) current(string) management.WebhookSettings {
+func (w *fixture) current(string) management.WebhookSettings {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.settings
 }
 
-func (w *world) configure(f func(*management.WebhookSettings)) {
+func (w *fixture) configure(f func(*management.WebhookSettings)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f(&w.settings)
 }
 
-// start runs the Service, with short waits unless change says otherwise.
-func (w *world) start(change ...func(*webhook.Options)) {
+// start runs the Service, with short pauses unless change sets others.
+func (w *fixture) start(change ...func(*webhook.Options)) {
 	o := webhook.Options{
 		Store: w.store, Manager: w.Manager, Settings: w.current, Keyspaces: func() []string { return []string{"default"} },
 		Logger: w.log, Now: w.now, Schedule: quickly(10), Poll: 20 * time.Millisecond,
@@ -135,7 +135,7 @@ func (w *world) start(change ...func(*webhook.Options)) {
 	w.service.Start()
 }
 
-// quickly is a schedule of n attempts more, one soon after the other.
+// quickly returns a schedule of n further attempts with short pauses.
 func quickly(n int) []time.Duration {
 	out := make([]time.Duration, n)
 	for i := range out {
@@ -144,7 +144,7 @@ func quickly(n int) []time.Duration {
 	return out
 }
 
-func (w *world) stop() {
+func (w *fixture) stop() {
 	if w.service != nil {
 		if err := w.service.Close(ctx); err != nil {
 			w.t.Error(err)
@@ -153,12 +153,12 @@ func (w *world) stop() {
 	}
 }
 
-func (w *world) tenant(slug, plan string) {
+func (w *fixture) tenant(slug, plan string) {
 	w.t.Helper()
 	must[management.TenantRecord](w.t)(w.CreateTenant(ctx, ada, "", slug, management.TenantFields{Plan: management.Some(plan)}))
 }
 
-func (w *world) key(tenant string, more ...func(*management.KeyFields)) management.IssuedKey {
+func (w *fixture) key(tenant string, more ...func(*management.KeyFields)) management.IssuedKey {
 	w.t.Helper()
 	f := management.KeyFields{Name: management.Some("ci")}
 	for _, m := range more {
@@ -168,7 +168,7 @@ func (w *world) key(tenant string, more ...func(*management.KeyFields)) manageme
 }
 
 // hook makes a webhook of an endpoint.
-func (w *world) hook(url, tenant string, events ...string) management.IssuedWebhook {
+func (w *fixture) hook(url, tenant string, events ...string) management.IssuedWebhook {
 	w.t.Helper()
 	f := management.WebhookFields{URL: management.Some(url)}
 	if tenant != "" {
@@ -180,8 +180,8 @@ func (w *world) hook(url, tenant string, events ...string) management.IssuedWebh
 	return must[management.IssuedWebhook](w.t)(w.CreateWebhook(ctx, ada, "", f))
 }
 
-// use sends n requests with a key and returns what became of the last.
-func (w *world) use(full string, n int) gateway.Reason {
+// use sends n requests with a key and returns the outcome of the last.
+func (w *fixture) use(full string, n int) gateway.Reason {
 	w.t.Helper()
 	var d gateway.Decision
 	for range n {
@@ -196,13 +196,13 @@ func (w *world) use(full string, n int) gateway.Reason {
 }
 
 // deliveries returns a webhook's, newest first.
-func (w *world) deliveries(id string) []management.DeliveryRecord {
+func (w *fixture) deliveries(id string) []management.DeliveryRecord {
 	w.t.Helper()
 	return must[management.Page[management.DeliveryRecord]](w.t)(w.Deliveries(ctx, ada, "", id, management.DeliveryFilter{})).Data
 }
 
-// eventually waits until ok holds; what says what is waited for.
-func (w *world) eventually(what string, ok func() bool) {
+// eventually waits until ok returns true; what describes the condition.
+func (w *fixture) eventually(what string, ok func() bool) {
 	w.t.Helper()
 	for deadline := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -211,7 +211,7 @@ func (w *world) eventually(what string, ok func() bool) {
 	}
 }
 
-// post is what an endpoint got.
+// post is a request that an endpoint received.
 type post struct {
 	header http.Header
 	body   []byte
@@ -239,7 +239,7 @@ type endpoint struct {
 	answer func(n int, w http.ResponseWriter, r *http.Request)
 }
 
-// newEndpoint answers every post by answer, which is told how many there were before; nil: 204.
+// newEndpoint answers each post by answer, whose n is the number of earlier posts; nil: 204.
 func newEndpoint(t testing.TB, answer func(n int, w http.ResponseWriter, r *http.Request)) *endpoint {
 	e := &endpoint{t: t, answer: answer}
 	e.Server = httptest.NewServer(e)
