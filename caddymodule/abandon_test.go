@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
@@ -16,17 +17,17 @@ import (
 // The one that goes on outweighs it.
 func TestFailedReloadOutweighsNothing(t *testing.T) {
 	db := filepath.Join(t.TempDir(), "keys.db")
-	if err := load(t, onSQLite(db, &PlanConfig{Name: "free"}), nil); err != nil {
+	if err := load(t, onSQLite(db, &config.PlanConfig{Name: "free"}), nil); err != nil {
 		t.Fatal(err)
 	}
 	running := current(t)
-	before := gateway.NewView(running.view.Hasher)
+	before := gateway.NewView(running.compiled.View.Hasher)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	err = load(t, onSQLite(db, &PlanConfig{Name: "free", Limits: []string{"rate 60/m"}}), caddy.ModuleMap{
+	err = load(t, onSQLite(db, &config.PlanConfig{Name: "free", Limits: []string{"rate 60/m"}}), caddy.ModuleMap{
 		"http": json.RawMessage(fmt.Sprintf(`{"servers": {"a": {"listen": [%q]}}}`, taken.Addr())),
 	})
 	if err == nil {
@@ -35,7 +36,7 @@ func TestFailedReloadOutweighsNothing(t *testing.T) {
 	if current(t) != running {
 		t.Fatal("the configuration before does not go on")
 	}
-	if !running.view.Newer(before) {
+	if !running.compiled.View.Newer(before) {
 		t.Error("the configuration that goes on does not outweigh the one that was given up")
 	}
 }

@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -12,19 +11,22 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 
+	"github.com/keygate-dev/keygate/caddymodule/checkup"
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/caddymodule/redact"
+	"github.com/keygate-dev/keygate/caddymodule/sites"
 	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/engine"
 	"github.com/keygate-dev/keygate/plugin/leak"
+	"github.com/keygate-dev/keygate/plugin/management"
 )
-
-// appName is the app's module ID and the name of the global option.
-const appName = "keygate"
 
 // App is the keygate app. It owns the engine over reloads.
 type App struct {
-	Config
-	*compiled `json:"-"`
+	config.Config
+
+	// compiled is the configuration, checked and with its placeholders expanded.
+	compiled *config.Compiled
 
 	ctx     caddy.Context
 	log     *slog.Logger
@@ -54,12 +56,12 @@ type App struct {
 
 func registerApp() {
 	caddy.RegisterModule(new(App))
-	httpcaddyfile.RegisterGlobalOption(appName, parseGlobalOption)
+	httpcaddyfile.RegisterGlobalOption(config.AppName, config.ParseGlobalOption)
 }
 
 // CaddyModule returns the module's ID and constructor.
 func (*App) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: appName, New: func() caddy.Module { return new(App) }}
+	return caddy.ModuleInfo{ID: config.AppName, New: func() caddy.Module { return new(App) }}
 }
 
 // Provision checks and compiles the configuration and takes the engine of its store
@@ -69,14 +71,14 @@ func (a *App) Provision(ctx caddy.Context) (err error) {
 	if err := checkCaddy(); err != nil {
 		return err
 	}
-	if a.compiled, err = a.Config.build(caddy.NewReplacer()); err != nil {
+	if a.compiled, err = a.Config.Build(caddy.NewReplacer()); err != nil {
 		return err
 	}
-	a.refusals = make(map[string]*refusals, len(a.keyspaces))
-	for name, ks := range a.keyspaces {
+	a.refusals = make(map[string]*refusals, len(a.compiled.Keyspaces))
+	for name, ks := range a.compiled.Keyspaces {
 		a.refusals[name] = refusalsOf(ks)
 	}
-	if a.gitHubKeys, err = a.Leaks.load(caddy.NewReplacer()); err != nil {
+	if a.gitHubKeys, err = a.Leaks.Load(caddy.NewReplacer()); err != nil {
 		return err
 	}
 	eventsApp, err := ctx.App("events")
@@ -84,7 +86,7 @@ func (a *App) Provision(ctx caddy.Context) (err error) {
 		return fmt.Errorf("getting the events app: %w", err)
 	}
 	a.events = eventsApp.(*caddyevents.App)
-	if a.metrics, err = newMetrics(ctx.GetMetricsRegistry(), a.view); err != nil {
+	if a.metrics, err = newMetrics(ctx.GetMetricsRegistry(), a.compiled.View); err != nil {
 		return err
 	}
 	if err := a.takeEngine(); err != nil {
@@ -99,9 +101,9 @@ var checkCaddy = redact.CheckCaddy
 
 // logSecrets returns the keys of all keyspaces, as logs must not show them.
 func (a *App) logSecrets() redact.Secrets {
-	s := redact.NewSecrets(a.cleaner, nil)
-	for _, ks := range a.keyspaces {
-		s = s.And(redact.NewSecrets(a.cleaner, ks.Places.List()))
+	s := redact.NewSecrets(a.compiled.Cleaner, nil)
+	for _, ks := range a.compiled.Keyspaces {
+		s = s.And(redact.NewSecrets(a.compiled.Cleaner, ks.Places.List()))
 	}
 	return s
 }
@@ -110,19 +112,18 @@ func (a *App) logSecrets() redact.Secrets {
 // configuration belong together. Where they don't, nothing has changed and the
 // configuration that runs goes on.
 func (a *App) Start() error {
-	if err := rejectDropped(configuredHTTP(a.ctx)); err != nil {
+	check := checkup.New(a.ctx, a.log, a.compiled)
+	if err := check.RejectDropped(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(a.ctx, startTimeout)
 	defer cancel()
 	// First, since sites may serve requests already.
-	a.cleanTraces()
+	check.CleanTraces()
 	if err := a.engine.Apply(ctx, a.config); err != nil {
 		return err
 	}
-	a.warn()
-	a.warnCaching()
-	a.warnDebug()
+	check.Warn()
 	return nil
 }
 
@@ -147,33 +148,35 @@ func (a *App) Cleanup() error {
 	return err
 }
 
-// Ready says that keys can be judged under this configuration, of one keyspace at least.
+// Ready reports whether keys of at least one keyspace can be checked under this configuration.
 func (a *App) Ready() bool { return a.gateway.Ready() && !a.stopping.Load() }
 
-// readyFor says that keys of a keyspace can be judged, or where it is "" of any.
-func (a *App) readyFor(keyspace string) bool {
+// ReadyFor reports whether keys of a keyspace can be checked under this configuration; of any where it is "".
+func (a *App) ReadyFor(keyspace string) bool {
 	return a.Ready() && (keyspace == "" || a.gateway.ReadyFor(keyspace))
 }
 
 // configuredApp returns the app for a handler that needs it.
-func configuredApp(ctx caddy.Context) (*App, error) {
-	app, err := ctx.AppIfConfigured(appName)
-	if errors.Is(err, caddy.ErrNotConfigured) {
-		return nil, errors.New("the app keygate is not configured: add the global option keygate { … }")
-	}
-	if err != nil {
-		return nil, err
-	}
-	return app.(*App), nil
-}
+func configuredApp(ctx caddy.Context) (*App, error) { return config.FindApp[*App](ctx) }
 
-// keyspaceOf returns the keyspace that is meant by name, which may be empty.
-func (a *App) keyspaceOf(name string) (*keyspace, error) {
-	name, err := a.resolve(name)
-	if err != nil {
-		return nil, err
-	}
-	return a.keyspaces[name], nil
+// Context implements sites.App.
+func (a *App) Context() caddy.Context { return a.ctx }
+
+// Log implements sites.App.
+func (a *App) Log() *slog.Logger { return a.log }
+
+// Compiled implements sites.App.
+func (a *App) Compiled() *config.Compiled { return a.compiled }
+
+// Engine implements sites.App.
+func (a *App) Engine() *engine.Engine { return a.engine }
+
+// GitHubKeys implements sites.App.
+func (a *App) GitHubKeys() *leak.Keys { return a.gitHubKeys }
+
+// Verifier implements sites.App.
+func (a *App) Verifier() management.RequestChecker {
+	return &verifier{a}
 }
 
 // addRules adds the rules of a handler of this configuration to those by which verify and explain
@@ -198,4 +201,11 @@ var (
 	_ caddy.App          = (*App)(nil)
 	_ caddy.Provisioner  = (*App)(nil)
 	_ caddy.CleanerUpper = (*App)(nil)
+	_ sites.App          = (*App)(nil)
 )
+
+// ConfigHash implements sites.App. It computes the hash once.
+func (a *App) ConfigHash() string {
+	a.hashOnce.Do(func() { a.hashed = a.ConfigHash() })
+	return a.hashed
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,12 +16,13 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// load runs a configuration whose keygate app is app, in the place of the one that runs.
+// Load runs a configuration whose keygate app is app, in the place of the one that runs.
 // extra are further apps.
 func load(t *testing.T, app *App, extra caddy.ModuleMap) error {
 	t.Helper()
@@ -32,7 +34,7 @@ func load(t *testing.T, app *App, extra caddy.ModuleMap) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	apps[appName] = raw
+	apps[config.AppName] = raw
 	off := false
 	config, err := json.Marshal(caddy.Config{
 		Admin:   &caddy.AdminConfig{Disabled: true, Config: &caddy.ConfigSettings{Persist: &off}},
@@ -66,7 +68,7 @@ func stop(t *testing.T) {
 // current returns the app that runs.
 func current(t *testing.T) *App {
 	t.Helper()
-	app, err := caddy.ActiveContext().AppIfConfigured(appName)
+	app, err := caddy.ActiveContext().AppIfConfigured(config.AppName)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,10 +76,10 @@ func current(t *testing.T) *App {
 }
 
 // onSQLite returns an app with a new store and plans of those names.
-func onSQLite(path string, plans ...*PlanConfig) *App {
-	return &App{Config: Config{
-		Store:     &StoreConfig{Path: path},
-		Keyspaces: map[string]*KeyspaceConfig{"shop": {Plans: plans}},
+func onSQLite(path string, plans ...*config.PlanConfig) *App {
+	return &App{Config: config.Config{
+		Store:     &config.StoreConfig{Path: path},
+		Keyspaces: map[string]*config.KeyspaceConfig{"shop": {Plans: plans}},
 	}}
 }
 
@@ -205,14 +207,14 @@ func TestHandlerNeedsApp(t *testing.T) {
 
 func TestReloadKeepsTheEngine(t *testing.T) {
 	db := filepath.Join(t.TempDir(), "keys.db")
-	if err := load(t, onSQLite(db, &PlanConfig{Name: "free"}), nil); err != nil {
+	if err := load(t, onSQLite(db, &config.PlanConfig{Name: "free"}), nil); err != nil {
 		t.Fatal(err)
 	}
 	first := current(t)
 	if !first.Ready() {
 		t.Error("a started app is not ready")
 	}
-	if err := load(t, onSQLite(db, &PlanConfig{Name: "free", Limits: []string{"rate 60/m"}}), nil); err != nil {
+	if err := load(t, onSQLite(db, &config.PlanConfig{Name: "free", Limits: []string{"rate 60/m"}}), nil); err != nil {
 		t.Fatal(err)
 	}
 	second := current(t)
@@ -222,7 +224,7 @@ func TestReloadKeepsTheEngine(t *testing.T) {
 	if first.Ready() || !second.Ready() {
 		t.Errorf("ready: old %v, new %v", first.Ready(), second.Ready())
 	}
-	if second.engine.View() != second.view {
+	if second.engine.View() != second.compiled.View {
 		t.Error("management does not go by the new configuration")
 	}
 	if err := load(t, onSQLite(filepath.Join(t.TempDir(), "other.db")), nil); err != nil {
@@ -237,7 +239,7 @@ func TestReloadKeepsTheEngine(t *testing.T) {
 	// A request of the old configuration may still call it.
 	var d gateway.Decision
 	second.gateway.Check(context.Background(), &gateway.Request{
-		Now: time.Now(), View: second.view, Keyspace: second.view.Keyspaces["shop"], Credential: "kg_live_00000000000000000000000000000000",
+		Now: time.Now(), View: second.compiled.View, Keyspace: second.compiled.View.Keyspaces["shop"], Credential: "kg_live_00000000000000000000000000000000",
 	}, &d)
 	d.Done()
 	if d.Reason == gateway.Allowed {
@@ -247,17 +249,17 @@ func TestReloadKeepsTheEngine(t *testing.T) {
 
 func TestPlanWithTenantsCannotVanish(t *testing.T) {
 	db := filepath.Join(t.TempDir(), "keys.db")
-	if err := load(t, onSQLite(db, &PlanConfig{Name: "free"}, &PlanConfig{Name: "gold"}), nil); err != nil {
+	if err := load(t, onSQLite(db, &config.PlanConfig{Name: "free"}, &config.PlanConfig{Name: "gold"}), nil); err != nil {
 		t.Fatal(err)
 	}
 	running := current(t)
 	insertTenants(t, running, "gold", "acme", "zeta")
 
-	wantError(t, load(t, onSQLite(db, &PlanConfig{Name: "free"}), nil), "2 tenants", "'gold'", "keyspace shop", "was gold")
+	wantError(t, load(t, onSQLite(db, &config.PlanConfig{Name: "free"}), nil), "2 tenants", "'gold'", "keyspace shop", "was gold")
 	if current(t) != running || !running.Ready() {
 		t.Error("the refused configuration changed the running one")
 	}
-	if running.engine.View() != running.view {
+	if running.engine.View() != running.compiled.View {
 		t.Error("management goes by the refused configuration")
 	}
 
@@ -267,14 +269,14 @@ func TestPlanWithTenantsCannotVanish(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	heir := onSQLite(db, &PlanConfig{Name: "free"}, &PlanConfig{Name: "pro", Was: []string{"gold"}})
+	heir := onSQLite(db, &config.PlanConfig{Name: "free"}, &config.PlanConfig{Name: "pro", Was: []string{"gold"}})
 	for range 5 { // apps start in random order
 		err := load(t, heir, caddy.ModuleMap{"http": fmt.Appendf(nil, `{"servers":{"s":{"listen":[%q]}}}`, taken.Addr())})
 		wantError(t, err, "address already in use")
 		if held := plans(t, running); held["gold"] != 2 {
 			t.Fatalf("a configuration that failed moved tenants: %v", held)
 		}
-		if running.engine.View() != running.view {
+		if running.engine.View() != running.compiled.View {
 			t.Fatal("management goes by the failed configuration")
 		}
 	}
@@ -282,7 +284,7 @@ func TestPlanWithTenantsCannotVanish(t *testing.T) {
 	if err := load(t, heir, nil); err != nil {
 		t.Fatal(err)
 	}
-	if ks := current(t).view.Keyspaces["shop"]; ks.Plans["gold"] != ks.Plans["pro"] {
+	if ks := current(t).compiled.View.Keyspaces["shop"]; ks.Plans["gold"] != ks.Plans["pro"] {
 		t.Error("tenants of the former plan are not judged by the new one")
 	}
 	for deadline := time.Now().Add(10 * time.Second); plans(t, current(t))["pro"] != 2; {
@@ -404,8 +406,8 @@ func freePort(t testing.TB) int {
 // Gateways of one configuration are told from those of another, whatever each has of its own.
 func TestConfigHash(t *testing.T) {
 	hash := func(node, replica string, staleness time.Duration) string {
-		a := &App{Config: Config{Node: node, Store: &StoreConfig{Type: storePostgres, DSN: "{env.DATABASE_URL}", Replica: replica, MaxStaleness: caddy.Duration(staleness)}}}
-		return a.hash()
+		a := &App{Config: config.Config{Node: node, Store: &config.StoreConfig{Type: config.StorePostgres, DSN: "{env.DATABASE_URL}", Replica: replica, MaxStaleness: caddy.Duration(staleness)}}}
+		return a.ConfigHash()
 	}
 	one := hash("n1", "/a.db", time.Hour)
 	if one == "" || hash("n2", "/b.db", time.Hour) != one {
@@ -423,4 +425,79 @@ func TestAnotherCaddyIsRefused(t *testing.T) {
 	checkCaddy = func() error { return errors.New("another Caddy") }
 	err := load(t, onSQLite(filepath.Join(t.TempDir(), "keys.db")), nil)
 	wantError(t, err, "another Caddy")
+}
+
+// A server that drops the only header of a key refuses the configuration, from JSON too.
+func TestHeaderThatIsDropped(t *testing.T) {
+	for _, header := range []string{"X_API_Key", "x.api.key", "X_API.Key"} {
+		_, err := adapt(file("credentials {\nheader "+header+"\n}", "", siteWith("keygate\nreverse_proxy localhost:9000")))
+		wantError(t, err, "Caddyfile:11", header, "servers { expected_")
+		name := url.PathEscape(header)
+		app := `{"store":{"path":"keys.db"},"keyspaces":{"a":{"credentials":[{"in":"header","name":"` + name + `"}]}}}`
+		t.Chdir(t.TempDir())
+		err = loadRaw(t, fmt.Sprintf(`{"admin":{"disabled":true,"config":{"persist":false}},"apps":{"keygate":%s,"http":{"servers":{"s":{"listen":["127.0.0.1:%d"],
+			"automatic_https":{"disable":true},"routes":[{"handle":[{"handler":"keygate"}]}]}}}}}`, app, freePort(t)))
+		wantError(t, err, "keyspaces.a.credentials", "expected_")
+	}
+}
+
+// A gateway that is started in another directory says that its database is another.
+func TestRelativeStoreElsewhere(t *testing.T) {
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	a, b := t.TempDir(), t.TempDir()
+	run := func(dir string) string {
+		t.Helper()
+		t.Chdir(dir)
+		log := filepath.Join(t.TempDir(), "log")
+		config := fmt.Sprintf(`{"admin":{"disabled":true,"config":{"persist":false}},"logging":{"logs":{"default":{"level":"INFO",
+			"writer":{"output":"file","filename":%q},"encoder":{"format":"keygate"}}}},"apps":{"keygate":{"store":{"path":"keys.db"}}}}`, log)
+		if err := loadRaw(t, config); err != nil {
+			t.Fatal(err)
+		}
+		stop(t)
+		text, err := os.ReadFile(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for line := range strings.Lines(string(text)) {
+			if strings.Contains(line, "database was created") {
+				out = append(out, line)
+			}
+		}
+		return strings.Join(out, "")
+	}
+	real := func(dir string) string {
+		dir, err := filepath.EvalSymlinks(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return filepath.Join(dir, "keys.db")
+	}
+	for i, step := range []struct {
+		dir  string
+		want []string
+	}{
+		{a, []string{`"info"`, real(a), "absolute"}},
+		{a, nil},
+		{b, []string{`"warn"`, real(a), real(b), "absolute"}},
+		{b, nil},
+		{a, nil},
+	} {
+		got := run(step.dir)
+		if (len(step.want) == 0) != (got == "") {
+			t.Errorf("step %d: %q", i, got)
+		}
+		for _, part := range step.want {
+			if !strings.Contains(got, part) {
+				t.Errorf("step %d: no %q in %q", i, part, got)
+			}
+		}
+	}
+	if err := os.Remove(real(a)); err != nil {
+		t.Fatal(err)
+	}
+	if got := run(a); !strings.Contains(got, `"warn"`) || !strings.Contains(got, "gone") {
+		t.Errorf("after the database was removed: %q", got)
+	}
 }

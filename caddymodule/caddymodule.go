@@ -22,7 +22,9 @@ package caddymodule
 import (
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/keygate-dev/keygate/caddymodule/cli"
 	"github.com/keygate-dev/keygate/caddymodule/redact"
+	"github.com/keygate-dev/keygate/caddymodule/sites"
 )
 
 // init registers everything this package brings to Caddy, one line each, in the
@@ -30,13 +32,13 @@ import (
 // before basic_auth but the console, so one that is registered earlier also runs earlier.
 func init() {
 	registerApp()
-	registerHealth()
-	registerAPI()
-	registerConsole()
+	sites.RegisterHealth()
+	sites.RegisterAPI()
+	sites.RegisterConsole()
 	registerHandler()
 	registerPaths()
 	caddy.RegisterModule(redact.LogFilter{})
 	caddy.RegisterModule(new(redact.LogFormat))
-	registerAdmin()
-	registerCommand()
+	sites.RegisterAdmin()
+	cli.Register()
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
@@ -18,7 +19,7 @@ import (
 // decision.
 type checkCase struct {
 	name         string
-	directive    HandlerConfig
+	directive    config.HandlerConfig
 	method, path string
 	key          string
 	reason       string
@@ -38,16 +39,16 @@ func checkCases() []checkCase {
 	pattern := func(path string, methods ...string) rules.Pattern {
 		return rules.Pattern{Methods: methods, Path: path}
 	}
-	all := HandlerConfig{Config: rules.Config{
+	all := config.HandlerConfig{Config: rules.Config{
 		Public:   []rules.Pattern{pattern("/public/*")},
 		Optional: []rules.Pattern{pattern("/optional/*")},
 		Scopes:   []rules.ScopeRule{{Pattern: pattern("/read/*"), Scope: "read"}, {Pattern: pattern("/admin/*"), Scope: "admin"}, {Pattern: pattern("/items/*", "DELETE"), Scope: "admin"}},
 		Costs:    []rules.CostRule{{Pattern: pattern("/items/*", "POST"), Cost: 5}, {Pattern: pattern("/optional/*"), Cost: 3}, {Pattern: pattern("/free"), Cost: 0}, {Pattern: pattern("/items/*", "PUT"), Cost: 9}, {Pattern: pattern("/dear"), Cost: 60}},
 	}}
-	protected := HandlerConfig{Config: rules.Config{Protect: []rules.Pattern{pattern("/private/*")}}}
-	deny := HandlerConfig{Config: rules.Config{ScopeDeny: true, Scopes: []rules.ScopeRule{{Pattern: pattern("/read/*"), Scope: "read"}}}}
-	only := HandlerConfig{Config: rules.Config{Only: []rules.Pattern{pattern("/api/*")}, Except: []rules.Pattern{pattern("/api/open")}}}
-	methods := HandlerConfig{Config: rules.Config{Only: []rules.Pattern{pattern("*", "DELETE")}}}
+	protected := config.HandlerConfig{Config: rules.Config{Protect: []rules.Pattern{pattern("/private/*")}}}
+	deny := config.HandlerConfig{Config: rules.Config{ScopeDeny: true, Scopes: []rules.ScopeRule{{Pattern: pattern("/read/*"), Scope: "read"}}}}
+	only := config.HandlerConfig{Config: rules.Config{Only: []rules.Pattern{pattern("/api/*")}, Except: []rules.Pattern{pattern("/api/open")}}}
+	methods := config.HandlerConfig{Config: rules.Config{Only: []rules.Pattern{pattern("*", "DELETE")}}}
 	return []checkCase{
 		{"default", all, "GET", "/v1/things", checkKey, "allowed", 1},
 		{"no key", all, "GET", "/v1/things", "", "missing_key", 0},
@@ -89,8 +90,8 @@ func TestHandlerVerifyAndExplainAgree(t *testing.T) {
 	ctx := context.Background()
 	for _, tc := range checkCases() {
 		t.Run(tc.name, func(t *testing.T) {
-			g := newRig(t, &PlanConfig{Name: "free", Scopes: []string{"read"}, Limits: []string{"quota 100/month"}}, tc.directive)
-			v := g.handler.app.verifier()
+			g := newRig(t, &config.PlanConfig{Name: "free", Scopes: []string{"read"}, Limits: []string{"quota 100/month"}}, tc.directive)
+			v := g.handler.app.Verifier()
 			key := tc.key
 			switch key {
 			case checkKey, checkKeySpent:
@@ -165,7 +166,7 @@ func TestHandlerVerifyAndExplainAgree(t *testing.T) {
 
 // Where several directives have rules, verify and explain ask for what all of them ask for.
 func TestVerifyAppliesEveryDirective(t *testing.T) {
-	g := newRig(t, &PlanConfig{Name: "free", Scopes: []string{"read"}, Limits: []string{"quota 100/month"}}, HandlerConfig{Config: rules.Config{Public: []rules.Pattern{{Path: "/a/*"}, {Path: "/b/*"}}}})
+	g := newRig(t, &config.PlanConfig{Name: "free", Scopes: []string{"read"}, Limits: []string{"quota 100/month"}}, config.HandlerConfig{Config: rules.Config{Public: []rules.Pattern{{Path: "/a/*"}, {Path: "/b/*"}}}})
 	second := pathRules{}
 	var err error
 	second.set, err = rules.New(rules.Config{
@@ -186,7 +187,7 @@ func TestVerifyAppliesEveryDirective(t *testing.T) {
 		"/b/x": {"allowed", "93"},
 		"/c":   {"insufficient_scope", ""},
 	} {
-		r, err := g.handler.app.verifier().Verify(context.Background(), "shop", management.VerifyRequest{Key: g.key, Path: path})
+		r, err := g.handler.app.Verifier().Verify(context.Background(), "shop", management.VerifyRequest{Key: g.key, Path: path})
 		if err != nil || r.Reason != want.reason || r.Headers["X-RateLimit-Remaining"] != want.left {
 			t.Errorf("%s: %+v, want %+v; %v", path, r, want, err)
 		}

@@ -12,13 +12,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
 // The alerts and the dashboard that come with the gateway are well-formed, and ask only for
 // metrics, labels and reasons that there are.
 func TestMonitoringFiles(t *testing.T) {
-	view := viewOf(t, "monitoring-test", &PlanConfig{Name: "free"})
+	view := viewOf(t, "monitoring-test", &config.PlanConfig{Name: "free"})
 	reg := prometheus.NewPedanticRegistry()
 	if _, err := newMetrics(reg, view); err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
@@ -32,7 +33,7 @@ func shipped(t *testing.T) map[string]string {
 }
 
 // appIn returns the keygate app that a Caddyfile becomes.
-func appIn(t *testing.T, caddyfile string) *Config {
+func appIn(t *testing.T, caddyfile string) *config.Config {
 	t.Helper()
 	out, err := adapt(caddyfile)
 	if err != nil {
@@ -40,7 +41,7 @@ func appIn(t *testing.T, caddyfile string) *Config {
 	}
 	var config struct {
 		Apps struct {
-			Keygate *Config `json:"keygate"`
+			Keygate *config.Config `json:"keygate"`
 		} `json:"apps"`
 	}
 	if err := json.Unmarshal([]byte(out), &config); err != nil {
@@ -167,7 +168,7 @@ func TestProductsWords(t *testing.T) {
 		{"converra", gateway.DisabledKey, `{"error":{"code":"UNAUTHORIZED","message":"Invalid API key"}}`},
 		{"converra", gateway.ExpiredKey, `{"error":{"code":"UNAUTHORIZED","message":"API key has expired"}}`},
 	} {
-		ks, err := appIn(t, files[tt.product+".Caddyfile"]).Keyspaces[tt.product].compile(tt.product)
+		ks, err := appIn(t, files[tt.product+".Caddyfile"]).Keyspaces[tt.product].Compile(tt.product)
 		if err != nil {
 			t.Fatal(err)
 		}

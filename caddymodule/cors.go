@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"net/http"
 	"strconv"
 	"strings"
@@ -8,7 +9,7 @@ import (
 )
 
 // allowOrigin lets pages of origin read the response with that header, and reports whether they may. c may be nil.
-func allowOrigin(c *CORSConfig, hdr http.Header, origin string) bool {
+func allowOrigin(c *config.CORSConfig, hdr http.Header, origin string) bool {
 	if c == nil || origin == "" {
 		return false
 	}
@@ -19,7 +20,7 @@ func allowOrigin(c *CORSConfig, hdr http.Header, origin string) bool {
 			return true
 		case strings.EqualFold(o, origin):
 			hdr["Access-Control-Allow-Origin"] = []string{origin}
-			if c.Credentials || c.refusalsOnly() {
+			if c.Credentials || c.RefusalsOnly() {
 				hdr["Access-Control-Allow-Credentials"] = []string{"true"}
 			}
 			return true
@@ -32,7 +33,7 @@ func allowOrigin(c *CORSConfig, hdr http.Header, origin string) bool {
 // itself who may read it.
 func (x *exchange) writeCORS() {
 	c := x.h.CORS
-	if c == nil || c.refusalsOnly() || x.rejected || x.preflight || x.w.status == http.StatusSwitchingProtocols {
+	if c == nil || c.RefusalsOnly() || x.rejected || x.preflight || x.w.status == http.StatusSwitchingProtocols {
 		return
 	}
 	hdr := x.w.Header()
@@ -40,7 +41,7 @@ func (x *exchange) writeCORS() {
 		return
 	}
 	allowOrigin(c, hdr, x.r.Header.Get("Origin"))
-	if !c.everyOrigin() {
+	if !c.EveryOrigin() {
 		originVary.addTo(hdr, nil)
 	}
 }
@@ -58,7 +59,7 @@ var preflightVary = newVaryList([]string{"Origin", "Access-Control-Request-Metho
 const maxRequestedHeaders = 4 << 10
 
 // answerPreflight answers the preflight r.
-func answerPreflight(c *CORSConfig, w http.ResponseWriter, r *http.Request) {
+func answerPreflight(c *config.CORSConfig, w http.ResponseWriter, r *http.Request) {
 	hdr := w.Header()
 	preflightVary.addTo(hdr, nil)
 	if allowOrigin(c, hdr, r.Header.Get("Origin")) {
@@ -91,7 +92,7 @@ func requestedHeaders(r *http.Request) (names []string) {
 		return nil
 	}
 	for name := range strings.SplitSeq(list, ",") {
-		if name = strings.Trim(name, " \t"); name != "*" && fieldName.MatchString(name) {
+		if name = strings.Trim(name, " \t"); name != "*" && config.FieldName.MatchString(name) {
 			names = append(names, name)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
@@ -31,16 +32,16 @@ const allPreflight = "Origin, Access-Control-Request-Method, Access-Control-Requ
 
 func TestCORSAnswersPreflights(t *testing.T) {
 	const a = "https://a.test"
-	open := CORSConfig{Origins: []string{a, "https://b.test"}, Answer: true}
-	full := CORSConfig{
+	open := config.CORSConfig{Origins: []string{a, "https://b.test"}, Answer: true}
+	full := config.CORSConfig{
 		Origins: []string{a}, Methods: []string{"GET", "PUT"}, Headers: []string{"X-API-Key", "Content-Type"},
 		Credentials: true, MaxAge: caddy.Duration(time.Hour), Answer: true,
 	}
-	every := CORSConfig{Origins: []string{"*"}, Answer: true}
+	every := config.CORSConfig{Origins: []string{"*"}, Answer: true}
 	const echoed = "Allow-Headers: x-api-key, content-type; Allow-Methods: DELETE; Allow-Origin: "
 	for _, tt := range []struct {
 		name    string
-		cors    CORSConfig
+		cors    config.CORSConfig
 		origin  string
 		headers []string
 		want    string
@@ -58,7 +59,7 @@ func TestCORSAnswersPreflights(t *testing.T) {
 		{"another origin, all configured", full, "https://b.test", []string{"x-other"}, ""},
 		{"every origin", every, "https://evil.test", []string{"x-api-key, content-type"}, echoed + "*"},
 	} {
-		g := newRig(t, freePlan, HandlerConfig{CORS: &tt.cors})
+		g := newRig(t, freePlan, config.HandlerConfig{CORS: &tt.cors})
 		r := httptest.NewRequest("OPTIONS", "http://localhost/v1/things", http.NoBody)
 		r.Header.Set("Origin", tt.origin)
 		r.Header.Set("Access-Control-Request-Method", "DELETE")
@@ -78,26 +79,26 @@ func TestCORSAnswersPreflights(t *testing.T) {
 
 // What is no preflight is checked, and what the directive's matcher leaves out is answered by the upstream.
 func TestCORSAnswersNothingElse(t *testing.T) {
-	cors := &CORSConfig{Origins: []string{"https://a.test"}, Answer: true}
-	only := HandlerConfig{CORS: cors, Config: rules.Config{Only: []rules.Pattern{{Methods: []string{"DELETE"}, Path: "/api/*"}}}}
+	cors := &config.CORSConfig{Origins: []string{"https://a.test"}, Answer: true}
+	only := config.HandlerConfig{CORS: cors, Config: rules.Config{Only: []rules.Pattern{{Methods: []string{"DELETE"}, Path: "/api/*"}}}}
 	for _, tt := range []struct {
 		name   string
-		config HandlerConfig
+		config config.HandlerConfig
 		target string
 		change func(http.Header)
 		want   int // 200 stands for the upstream's answer
 	}{
-		{"a preflight", HandlerConfig{CORS: cors}, "/api/x", func(http.Header) {}, 204},
-		{"for a public path", HandlerConfig{CORS: cors, Config: rules.Config{Public: []rules.Pattern{{Path: "/api/*"}}}}, "/api/x", func(http.Header) {}, 204},
-		{"with a cookie", HandlerConfig{CORS: cors}, "/api/x", func(h http.Header) { h.Set("Cookie", "a=1") }, 401},
-		{"without an origin", HandlerConfig{CORS: cors}, "/api/x", func(h http.Header) { h.Del("Origin") }, 401},
-		{"without a method", HandlerConfig{CORS: cors}, "/api/x", func(h http.Header) { h.Del("Access-Control-Request-Method") }, 401},
+		{"a preflight", config.HandlerConfig{CORS: cors}, "/api/x", func(http.Header) {}, 204},
+		{"for a public path", config.HandlerConfig{CORS: cors, Config: rules.Config{Public: []rules.Pattern{{Path: "/api/*"}}}}, "/api/x", func(http.Header) {}, 204},
+		{"with a cookie", config.HandlerConfig{CORS: cors}, "/api/x", func(h http.Header) { h.Set("Cookie", "a=1") }, 401},
+		{"without an origin", config.HandlerConfig{CORS: cors}, "/api/x", func(h http.Header) { h.Del("Origin") }, 401},
+		{"without a method", config.HandlerConfig{CORS: cors}, "/api/x", func(h http.Header) { h.Del("Access-Control-Request-Method") }, 401},
 		{"for a method that the matcher takes", only, "/api/x", func(http.Header) {}, 204},
 		{"for a method that the matcher leaves out", only, "/api/x", func(h http.Header) { h.Set("Access-Control-Request-Method", "PUT") }, 200},
 		{"for a path that the matcher leaves out", only, "/x", func(http.Header) {}, 200},
 		{"for an ambiguous path", only, "/api%2Fx", func(http.Header) {}, 400},
-		{"not to be answered", HandlerConfig{CORS: &CORSConfig{Origins: cors.Origins}}, "/api/x", func(http.Header) {}, 200},
-		{"a list of origins", HandlerConfig{CORS: corsList(t, cors.Origins...)}, "/api/x", func(http.Header) {}, 200},
+		{"not to be answered", config.HandlerConfig{CORS: &config.CORSConfig{Origins: cors.Origins}}, "/api/x", func(http.Header) {}, 200},
+		{"a list of origins", config.HandlerConfig{CORS: corsList(t, cors.Origins...)}, "/api/x", func(http.Header) {}, 200},
 	} {
 		g := newRig(t, freePlan, tt.config)
 		r := httptest.NewRequest("OPTIONS", "http://localhost"+tt.target, http.NoBody)
@@ -115,13 +116,13 @@ func TestCORSAnswersNothingElse(t *testing.T) {
 }
 
 // corsList returns the configuration that is a list of origins.
-func corsList(t *testing.T, origins ...string) *CORSConfig {
+func corsList(t *testing.T, origins ...string) *config.CORSConfig {
 	t.Helper()
 	text, err := json.Marshal(origins)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := new(CORSConfig)
+	c := new(config.CORSConfig)
 	if err := json.Unmarshal(text, c); err != nil {
 		t.Fatal(err)
 	}
@@ -131,14 +132,14 @@ func corsList(t *testing.T, origins ...string) *CORSConfig {
 // Pages of allowed origins read what the upstream answers, and refusals.
 func TestCORSOfResponses(t *testing.T) {
 	const a = "https://a.test"
-	named := CORSConfig{Origins: []string{a}}
-	credentials := CORSConfig{Origins: []string{a}, Credentials: true}
-	every := CORSConfig{Origins: []string{"*"}}
+	named := config.CORSConfig{Origins: []string{a}}
+	credentials := config.CORSConfig{Origins: []string{a}, Credentials: true}
+	every := config.CORSConfig{Origins: []string{"*"}}
 	list := *corsList(t, a)
-	upstreams := CORSConfig{Origins: []string{a}}
+	upstreams := config.CORSConfig{Origins: []string{a}}
 	for _, tt := range []struct {
 		name, origin  string
-		cors          CORSConfig
+		cors          config.CORSConfig
 		own           string // what the upstream says
 		want          string
 		varies        bool
@@ -153,7 +154,7 @@ func TestCORSOfResponses(t *testing.T) {
 		{"the upstream's own", a, upstreams, "https://own.test", "Allow-Origin: https://own.test", false, "Allow-Origin: " + a, true},
 		{"a list", a, list, "", "", false, "Allow-Credentials: true; Allow-Origin: " + a, true},
 	} {
-		g := newRig(t, freePlan, HandlerConfig{CORS: &tt.cors, Config: rules.Config{Public: []rules.Pattern{{Path: "/public"}}}})
+		g := newRig(t, freePlan, config.HandlerConfig{CORS: &tt.cors, Config: rules.Config{Public: []rules.Pattern{{Path: "/public"}}}})
 		upstream := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
 			if tt.own != "" {
 				w.Header().Set("Access-Control-Allow-Origin", tt.own)
@@ -192,16 +193,16 @@ func TestCORSInJSON(t *testing.T) {
 		`{"origins":["https://a.test"]}`,
 		`{"origins":["https://a.test"],"methods":["GET"],"headers":["X-A"],"credentials":true,"max_age":3600000000000,"answer":true}`,
 	} {
-		var h HandlerConfig
+		var h config.HandlerConfig
 		if err := json.Unmarshal([]byte(`{"cors":`+text+`}`), &h); err != nil {
 			t.Errorf("%s: %v", text, err)
 			continue
 		}
-		if err := h.CORS.check(); err != nil {
+		if err := h.CORS.Check(); err != nil {
 			t.Errorf("%s: %v", text, err)
 		}
-		if h.CORS.refusalsOnly() != (text[0] == '[') {
-			t.Errorf("%s: about refusals only is %v", text, h.CORS.refusalsOnly())
+		if h.CORS.RefusalsOnly() != (text[0] == '[') {
+			t.Errorf("%s: about refusals only is %v", text, h.CORS.RefusalsOnly())
 		}
 		if out, err := json.Marshal(&h); err != nil || string(out) != `{"cors":`+text+`}` {
 			t.Errorf("%s becomes %s, %v", text, out, err)
@@ -212,7 +213,7 @@ func TestCORSInJSON(t *testing.T) {
 		`"https://a.test"`:                            "cannot unmarshal",
 		`["https://a.test",1]`:                        "cannot unmarshal",
 	} {
-		var h HandlerConfig
+		var h config.HandlerConfig
 		if err := json.Unmarshal([]byte(`{"cors":`+text+`}`), &h); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", text, err)
 		}
@@ -226,12 +227,12 @@ func TestCORSInJSON(t *testing.T) {
 		`{"origins":["*"],"methods":["GET","a\r\nb"]}`: "cors.methods[1]: ",
 		`{"origins":["*"],"headers":["a\r\nb"]}`:       "cors.headers[0]: ",
 	} {
-		var h HandlerConfig
+		var h config.HandlerConfig
 		if err := json.Unmarshal([]byte(`{"cors":`+text+`}`), &h); err != nil {
 			t.Errorf("%s: %v", text, err)
 			continue
 		}
-		if err := h.CORS.check(); err == nil || !strings.Contains(err.Error(), want) {
+		if err := h.CORS.Check(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", text, err, want)
 		}
 	}

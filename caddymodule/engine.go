@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/caddymodule/version"
 	"github.com/keygate-dev/keygate/plugin/engine"
 )
@@ -43,11 +44,11 @@ func runningEngines() iter.Seq[*engine.Engine] {
 
 // takeEngine takes the engine of a's store from the pool, and makes it where there is none.
 func (a *App) takeEngine() error {
-	e, _, err := engines.LoadOrNew(a.identity, func() (caddy.Destructor, error) { return newEngine(a.target(), a.log) })
+	e, _, err := engines.LoadOrNew(a.compiled.Identity, func() (caddy.Destructor, error) { return newEngine(a.compiled.Target(), a.log) })
 	if err != nil {
 		return err
 	}
-	a.pooled, a.engine = a.identity, e.(pooledEngine).Engine
+	a.pooled, a.engine = a.compiled.Identity, e.(pooledEngine).Engine
 	a.gateway = a.engine.Gateway()
 	a.config = a.engineConfig()
 	return nil
@@ -74,15 +75,15 @@ func newEngine(t engine.Target, log *slog.Logger) (caddy.Destructor, error) {
 // engineConfig returns a as the engine uses it. a is provisioned.
 func (a *App) engineConfig() *engine.Config {
 	c := &engine.Config{
-		View: a.view, Address: a.secrets.address(), Replica: a.secrets.replica, Limits: a.secrets.limits, Staleness: a.trust(),
-		Keyspaces: make(map[string]engine.Keyspace, len(a.keyspaces)), Signer: a.headSigner(), Hash: a.hash(), Log: a.log,
+		View: a.compiled.View, Address: a.compiled.Secrets.Address(), Replica: a.compiled.Secrets.Replica, Limits: a.compiled.Secrets.Limits, Staleness: a.Staleness(),
+		Keyspaces: make(map[string]engine.Keyspace, len(a.compiled.Keyspaces)), Signer: a.compiled.HeadSigner(), Hash: a.ConfigHash(), Log: a.log,
 		Active: a.active, Ready: a.logReady, Events: subscriber{a},
 	}
-	for name, ks := range a.keyspaces {
-		c.Keyspaces[name] = engine.Keyspace{Webhooks: a.webhookSettings(name), UsageHours: ks.usageHours}
+	for name, ks := range a.compiled.Keyspaces {
+		c.Keyspaces[name] = engine.Keyspace{Webhooks: a.compiled.WebhookSettings(name), UsageHours: ks.UsageHours}
 	}
-	if a.secrets.dsn == "" && !filepath.IsAbs(a.secrets.storePath) {
-		c.Note = filepath.Join(caddy.AppDataDir(), appName, "store-"+a.hash())
+	if a.compiled.Secrets.Dsn == "" && !filepath.IsAbs(a.compiled.Secrets.StorePath) {
+		c.Note = filepath.Join(caddy.AppDataDir(), config.AppName, "store-"+a.ConfigHash())
 	}
 	return c
 }
@@ -92,7 +93,7 @@ func (a *App) active() bool {
 	if a.wasActive.Load() {
 		return true
 	}
-	if runningApp() != a {
+	if app, err := caddy.ActiveContext().AppIfConfigured(config.AppName); err != nil || app != caddy.App(a) {
 		return false
 	}
 	a.wasActive.Store(true)

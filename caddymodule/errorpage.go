@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/fileserver"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy/fastcgi"
+	"github.com/keygate-dev/keygate/caddymodule/checkup"
 )
 
 // Error routes see the URL of the request. There file_server serves its file under the error's status, and
@@ -69,13 +70,13 @@ func (p *pageRoutes) handlers(handlers []caddyhttp.MiddlewareHandler) (out []cad
 	return out, changed, nil
 }
 
-// handler returns what takes h's place, nil where h stays.
+// Handler returns what takes h's place, nil where h stays.
 func (p *pageRoutes) handler(h caddyhttp.MiddlewareHandler) (caddyhttp.MiddlewareHandler, error) {
 	switch h := h.(type) {
 	case *fileserver.FileServer:
 		return pageOnly{h}, nil
 	case *reverseproxy.Handler:
-		if _, ok := h.Transport.(*fastcgi.Transport); ok || proxiesAgain(p.server, h) {
+		if _, ok := h.Transport.(*fastcgi.Transport); ok || checkup.ProxiesAgain(p.server, h) {
 			return pageOnly{h}, nil
 		}
 	case *caddyhttp.Subroute:
@@ -108,21 +109,6 @@ func (p *pageRoutes) handler(h caddyhttp.MiddlewareHandler) (caddyhttp.Middlewar
 		return &caddyhttp.Subroute{Routes: routes}, nil
 	}
 	return nil, nil
-}
-
-// proxiesAgain reports whether a proxy of an error route sends requests, under the path that they have, to an
-// upstream that the server's other routes protect.
-func proxiesAgain(server *caddyhttp.Server, p *reverseproxy.Handler) bool {
-	if p.Rewrite != nil && p.Rewrite.URI != "" {
-		return false
-	}
-	page := &routedHandler{handler: p}
-	for h := range routedHandlers(&caddyhttp.App{Servers: map[string]*caddyhttp.Server{"": server}}) {
-		if _, ok := h.handler.(*reverseproxy.Handler); ok && !h.inErrorRoute() && !h.inResponseRoute() && sameUpstream(h, page) {
-			return true
-		}
-	}
-	return false
 }
 
 // pageOnly passes a rejected request on where its path is still the one that was rejected.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
@@ -43,7 +44,7 @@ func (eventCollector) Handle(_ context.Context, e caddy.Event) error {
 }
 
 func TestEventsApp(t *testing.T) {
-	app := &App{Config: Config{Store: &StoreConfig{Path: filepath.Join(t.TempDir(), "keygate.db")}}}
+	app := &App{Config: config.Config{Store: &config.StoreConfig{Path: filepath.Join(t.TempDir(), "keygate.db")}}}
 	subscriptions := caddy.ModuleMap{"events": json.RawMessage(
 		`{"subscriptions": [{"events": ["keygate.key.created", "keygate.job.finished"], "handlers": [{"handler": "keygate_test"}]}]}`)}
 	if err := load(t, app, subscriptions); err != nil {

@@ -9,6 +9,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
+	"github.com/keygate-dev/keygate/caddymodule/sites"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/rules"
 	"github.com/keygate-dev/keygate/plugin/usage"
@@ -17,8 +19,8 @@ import (
 // What is used again for another request brings nothing of the former with it, and takes
 // nothing from it that may still be asked for.
 func TestRequestsShareNothing(t *testing.T) {
-	g := newRig(t, &PlanConfig{Name: "free", Limits: []string{"rate 100/h", "concurrency 2"}},
-		HandlerConfig{Config: rules.Config{Public: []rules.Pattern{{Path: "/public"}}}})
+	g := newRig(t, &config.PlanConfig{Name: "free", Limits: []string{"rate 100/h", "concurrency 2"}},
+		config.HandlerConfig{Config: rules.Config{Public: []rules.Pattern{{Path: "/public"}}}})
 	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("X-Seen", r.Header.Get("X-Tenant-Id"))
 		w.WriteHeader(http.StatusNoContent)
@@ -71,7 +73,7 @@ func TestRequestsShareNothing(t *testing.T) {
 	if err := e.Usage().Flush(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	report, err := g.handler.app.usage(e.Manager()).OfTenant(context.Background(), management.Actor{Name: "test"}, "shop", "acme", usage.Range{})
+	report, err := sites.UsageService(g.handler.app, e.Manager()).OfTenant(context.Background(), management.Actor{Name: "test"}, "shop", "acme", usage.Range{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +88,7 @@ func TestRequestsShareNothing(t *testing.T) {
 
 // A handler that goes on writing after it has returned meets nobody else's request.
 func TestLateWriter(t *testing.T) {
-	g := newRig(t, &PlanConfig{Name: "free", Limits: []string{"rate 100/h"}}, HandlerConfig{})
+	g := newRig(t, &config.PlanConfig{Name: "free", Limits: []string{"rate 100/h"}}, config.HandlerConfig{})
 	var late http.ResponseWriter
 	w := httptest.NewRecorder()
 	r := httptest.NewRequest(http.MethodGet, "http://localhost/", nil)

@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/caddymodule/redact"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
@@ -31,10 +32,10 @@ import (
 // `{keygate.environment}` | The key's environment
 // `{keygate.reason}` | Why the request was refused, or `allowed`
 type Handler struct {
-	HandlerConfig
+	config.HandlerConfig
 
 	app      *App
-	keyspace *keyspace
+	keyspace *config.Keyspace
 	rules    pathRules
 	headers  ratelimit.HeaderOptions
 	logs     *redact.Logs
@@ -59,16 +60,16 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.app, h.log = app, ctx.Slogger()
-	name, err := app.resolve(h.HandlerConfig.Keyspace)
+	name, err := app.Resolve(h.HandlerConfig.Keyspace)
 	if err != nil {
 		return err
 	}
-	h.keyspace = app.keyspaces[name]
+	h.keyspace = app.compiled.Keyspaces[name]
 	h.refusals, h.refuser.ctx = app.refusals[name], ctx
-	if h.rules.set, err = h.HandlerConfig.compile(h.keyspace); err != nil {
+	if h.rules.set, err = h.HandlerConfig.Compile(h.keyspace); err != nil {
 		return err
 	}
-	if h.upgrades, err = h.compileUpgrades(); err != nil {
+	if h.upgrades, err = h.CompileUpgrades(); err != nil {
 		return err
 	}
 	h.rules.overrides = newOverrideRules(&h.HandlerConfig, h.rules.set, &h.keyspace.Scopes)
@@ -78,13 +79,18 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.rules.set != nil {
 		app.addRules(h.keyspace.Name, &h.rules)
 	}
-	h.headers = h.HandlerConfig.headerOptions(h.keyspace)
+	h.headers = h.HandlerConfig.HeaderOptions(h.keyspace)
 	h.vary = newVaryList(credentialHeaders(h.keyspace.Places.List()))
-	h.logs = redact.NewLogs(ctx, redact.NewSecrets(app.cleaner, h.keyspace.Places.List()), h.keyspace.Grammar.CleanWords)
+	h.logs = redact.NewLogs(ctx, redact.NewSecrets(app.compiled.Cleaner, h.keyspace.Places.List()), h.keyspace.Grammar.CleanWords)
 	if h.rules.set != nil && !h.HandlerConfig.Pathless() {
 		h.paths = newPathReader(h.rules.set.Canonicalize, h.keyspace.Grammar.Clean, h.log, h.keyspace.Name)
 	}
 	return nil
+}
+
+// Checks returns the handler's configuration and its keyspace. ok is false where it checks no request.
+func (h *Handler) Checks() (c *config.HandlerConfig, ks *config.Keyspace, ok bool) {
+	return &h.HandlerConfig, h.keyspace, !h.StripOnly
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
@@ -139,7 +145,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		stripIdentity(log, r, removedOverrides(&h.HandlerConfig))
 	}
 	if answered {
-		h.keyspace.empty(r, x.verdict.Class <= rules.Optional)
+		emptyCredentials(h.keyspace, r, x.verdict.Class <= rules.Optional)
 		log.CleanURI(r)
 		answerPreflight(h.CORS, w, r)
 		return nil
@@ -158,7 +164,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 	if x.preflight || !x.observed && !h.ForwardCredential {
 		// Refused requests too: an error route may pass them on.
-		h.keyspace.empty(r, x.verdict.Class <= rules.Optional)
+		emptyCredentials(h.keyspace, r, x.verdict.Class <= rules.Optional)
 	}
 	log.CleanURI(r)
 	if x.checked && x.dec.Reason != gateway.Allowed {
@@ -187,7 +193,7 @@ func (h *Handler) leaveOut(log *redact.RequestLog, w http.ResponseWriter, r *htt
 // check checks the request, whose variables are vars.
 func (x *exchange) check(vars map[string]any, path *rules.Path) {
 	h := x.h
-	x.vars, x.req.View, x.req.Keyspace = vars, h.app.view, h.keyspace.Keyspace
+	x.vars, x.req.View, x.req.Keyspace = vars, h.app.compiled.View, h.keyspace.Keyspace
 	rejected := x.checked
 	x.run(x.r.Context(), h.app.engine.Gateway(), x, x.newOverride(path))
 	x.observed = x.checked && !rejected && (h.Observe || x.dec.Plan != nil && x.dec.Plan.Observe)
@@ -204,14 +210,14 @@ func (x *exchange) address() netip.Addr {
 	return gateway.Addr(ip)
 }
 
-// empty removes the credentials from r, in all that an upstream or an error route could
+// emptyCredentials removes the credentials from r, in all that an upstream or an error route could
 // get of it. The arguments are those of Places.Empty.
-func (ks *keyspace) empty(r *http.Request, prefixedOnly bool) {
+func emptyCredentials(ks *config.Keyspace, r *http.Request, prefixedOnly bool) {
 	p, g := ks.Places, ks.Grammar
 	query := r.URL.RawQuery
 	p.Empty(r.Header, r.URL, g, prefixedOnly)
 	p.EmptyMisplaced(r.Header, r.URL, g)
-	if !ks.inQuery {
+	if !ks.InQuery {
 		return
 	}
 	if r.URL.RawQuery != query {

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
+
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -43,7 +45,7 @@ type benchServers struct {
 func newBenchServers(b *testing.B) *benchServers {
 	b.Helper()
 	dir := b.TempDir()
-	config := `{
+	text := `{
 		admin off
 		persist_config off
 		auto_https off
@@ -68,10 +70,10 @@ func newBenchServers(b *testing.B) *benchServers {
 	for _, site := range benchSites {
 		port := strconv.Itoa(freePort(b))
 		ports = append(ports, port)
-		config += fmt.Sprintf("http://api.test:%s {\nbind 127.0.0.1\n%s\nheader Content-Type application/json\nrespond `{\"ok\":true}`\n}\n",
+		text += fmt.Sprintf("http://api.test:%s {\nbind 127.0.0.1\n%s\nheader Content-Type application/json\nrespond `{\"ok\":true}`\n}\n",
 			port, site.options)
 	}
-	app := loadCaddyfile(b, config)
+	app := loadCaddyfile(b, text)
 	s := new(benchServers)
 	for _, port := range ports {
 		for _, server := range app.Servers {
@@ -80,7 +82,7 @@ func newBenchServers(b *testing.B) *benchServers {
 			}
 		}
 	}
-	e, err := caddy.ActiveContext().App(appName)
+	e, err := caddy.ActiveContext().App(config.AppName)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -220,9 +222,9 @@ func cpuTime(b *testing.B) time.Duration {
 
 // loadCaddyfile runs a configuration in this process until the benchmark's end, and returns
 // its HTTP app.
-func loadCaddyfile(b testing.TB, config string) *caddyhttp.App {
+func loadCaddyfile(b testing.TB, text string) *caddyhttp.App {
 	b.Helper()
-	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), nil)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
@@ -22,7 +23,7 @@ func TestEndedAsTheUpstreamAnswers(t *testing.T) {
 		"the proxy is silent": func() error { return nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := newRig(t, &PlanConfig{Name: "free", Limits: []string{"rate 100/h"}}, HandlerConfig{})
+			g := newRig(t, &config.PlanConfig{Name: "free", Limits: []string{"rate 100/h"}}, config.HandlerConfig{})
 			m := g.handler.app.engine.Manager()
 			next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 				actor := management.Actor{Name: "test", Via: "cli"}
@@ -65,7 +66,7 @@ func TestEndedAsTheUpstreamAnswers(t *testing.T) {
 }
 
 func TestNothingWrittenStillShowsLimits(t *testing.T) {
-	g := newRig(t, &PlanConfig{Name: "free", Limits: []string{"rate 100/h"}}, HandlerConfig{})
+	g := newRig(t, &config.PlanConfig{Name: "free", Limits: []string{"rate 100/h"}}, config.HandlerConfig{})
 	w := httptest.NewRecorder()
 	r := httptest.NewRequest(http.MethodGet, "http://localhost/", nil)
 	r.Header.Set("X-Api-Key", g.key)

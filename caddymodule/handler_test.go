@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
@@ -19,23 +20,23 @@ type rig struct {
 	key     string
 }
 
-func newRig(t testing.TB, plan *PlanConfig, handler HandlerConfig) *rig {
+func newRig(t testing.TB, plan *config.PlanConfig, handler config.HandlerConfig) *rig {
 	t.Helper()
-	return newKeyspaceRig(t, &KeyspaceConfig{Plans: []*PlanConfig{plan}, Scopes: []string{"admin", "read"}, CumulativeScopes: true}, handler)
+	return newKeyspaceRig(t, &config.KeyspaceConfig{Plans: []*config.PlanConfig{plan}, Scopes: []string{"admin", "read"}, CumulativeScopes: true}, handler)
 }
 
-func newKeyspaceRig(t testing.TB, keyspace *KeyspaceConfig, handler HandlerConfig) *rig {
+func newKeyspaceRig(t testing.TB, keyspace *config.KeyspaceConfig, handler config.HandlerConfig) *rig {
 	t.Helper()
-	app := &App{Config: Config{Store: &StoreConfig{Path: filepath.Join(t.TempDir(), "keygate.db")}, Keyspaces: map[string]*KeyspaceConfig{"shop": keyspace}}}
+	app := &App{Config: config.Config{Store: &config.StoreConfig{Path: filepath.Join(t.TempDir(), "keygate.db")}, Keyspaces: map[string]*config.KeyspaceConfig{"shop": keyspace}}}
 	raw, err := json.Marshal(app)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, err := caddy.ProvisionContext(&caddy.Config{AppsRaw: caddy.ModuleMap{appName: raw}})
+	ctx, err := caddy.ProvisionContext(&caddy.Config{AppsRaw: caddy.ModuleMap{config.AppName: raw}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	loaded, err := ctx.App(appName)
+	loaded, err := ctx.App(config.AppName)
 	if err != nil {
 		t.Fatal(err)
 	}

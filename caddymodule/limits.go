@@ -1,32 +1,11 @@
 package caddymodule
 
 import (
-	"time"
-
-	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/keygate-dev/keygate/plugin/engine"
-	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/ratelimit/redis"
 )
-
-// limitsOf expands what the configuration says of limits, and checks it without connecting.
-func (a *Config) limitsOf(repl *caddy.Replacer) (k engine.Limits, err error) {
-	l := a.Limits
-	if l == nil || l.Type != limitsRedis {
-		return engine.Limits{}, nil
-	}
-	k = engine.Limits{Leased: l.Mode == modeLeased, Timeout: time.Duration(l.Timeout)}
-	if k.Redis, err = expand(repl, "limits", l.Address); err != nil {
-		return engine.Limits{}, err
-	}
-	if _, err := redis.New(redis.Options{URL: k.Redis}); err != nil {
-		return engine.Limits{}, fieldErrorf("limits", "limits redis: %w", err)
-	}
-	return k, nil
-}
 
 // limitsCollector reads how shared limits are, when it is asked. Without any it collects nothing.
 type limitsCollector struct {
@@ -84,25 +63,4 @@ func (c limitsCollector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(c.judged, prometheus.CounterValue, float64(l.Outage), "outage")
 	ch <- prometheus.MustNewConstMetric(c.asked, prometheus.CounterValue, float64(l.Asked))
 	ch <- prometheus.MustNewConstMetric(c.errors, prometheus.CounterValue, float64(r.Errors))
-}
-
-// limitsStatus returns how shared limits are, and what is wrong with them, "" for nothing.
-func limitsStatus(s *engine.SharedLimits) (out *management.LimitsStatus, problem string) {
-	r, l := s.Stats()
-	out = &management.LimitsStatus{
-		Mode: modeExact, OK: !r.Unreachable, Nodes: r.Nodes, Errors: r.Errors,
-		Asked: l.Asked, Waited: l.Waited, FromMemory: l.Memory, InOutage: l.Outage,
-	}
-	if s.Leased() {
-		out.Mode = modeLeased
-	}
-	if r.Unreachable {
-		out.Error = r.Problem
-		if !r.Since.IsZero() {
-			since := r.Since.UTC().Truncate(time.Second)
-			out.Since = &since
-		}
-		problem = "Redis does not answer: what each plan's on_redis_down says holds until it does (" + r.Problem + ")"
-	}
-	return out, problem
 }

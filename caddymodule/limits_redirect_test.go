@@ -12,6 +12,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/redis/rueidis"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
+	"github.com/keygate-dev/keygate/caddymodule/sites"
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
@@ -41,14 +43,14 @@ func redisDo(t *testing.T, url string, words ...string) string {
 // The password of Redis, its user and its address change in reloads: what was spent stays, and the requests that run hold
 // their slots; where the new address is none, or the reload fails later, nothing has changed.
 func TestLimitsRedisRedirect(t *testing.T) {
-	mode := modeExact
+	mode := config.ModeExact
 	server := testserver.NewRedis(t, "--user", "admin", "on", "nopass", "~*", "&*", "+@all", "--user", "default", "on", ">rose-1", "~*", "&*", "+@all")
 	proxy := testserver.NewProxy(t, server.Addr())
 	admin := "redis://admin:x@" + server.Addr()
-	at := func(user, addr string) *LimitsConfig {
-		return &LimitsConfig{Type: limitsRedis, Mode: mode, Address: "redis://" + user + "@" + addr + "/0", Timeout: caddy.Duration(10 * time.Second)}
+	at := func(user, addr string) *config.LimitsConfig {
+		return &config.LimitsConfig{Type: config.LimitsRedis, Mode: mode, Address: "redis://" + user + "@" + addr + "/0", Timeout: caddy.Duration(10 * time.Second)}
 	}
-	g := newLimitsRig(t, at(":rose-1", server.Addr()), &PlanConfig{Name: "many", Limits: []string{"rate 20/d"}}, &PlanConfig{Name: "slots", Limits: []string{"concurrency 1"}})
+	g := newLimitsRig(t, at(":rose-1", server.Addr()), &config.PlanConfig{Name: "many", Limits: []string{"rate 20/d"}}, &config.PlanConfig{Name: "slots", Limits: []string{"concurrency 1"}})
 	comes(t, "Redis is reached", func() bool { return !current(t).engine.Limits().Unreachable() })
 	running := g.begin("slots")
 	left := int64(20)
@@ -59,7 +61,7 @@ func TestLimitsRedisRedirect(t *testing.T) {
 		if d := g.check("slots"); d.Reason != gateway.ConcurrencyExceeded {
 			t.Errorf("%s: a second request at a time: %s", step, d.Reason)
 		}
-		if s := current(t).status(context.Background()); s.SharedLimits == nil || !s.SharedLimits.OK || s.SharedLimits.InOutage != 0 {
+		if s := sites.Status(context.Background(), current(t)); s.SharedLimits == nil || !s.SharedLimits.OK || s.SharedLimits.InOutage != 0 {
 			t.Errorf("%s: status %+v", step, s.SharedLimits)
 		}
 	}
@@ -67,7 +69,7 @@ func TestLimitsRedisRedirect(t *testing.T) {
 	redisDo(t, admin, "ACL", "SETUSER", "default", "resetpass", ">rose-2")
 	goesOn("the password is another, and not known yet")
 
-	wrong := func(limits *LimitsConfig, extra caddy.ModuleMap, words ...string) {
+	wrong := func(limits *config.LimitsConfig, extra caddy.ModuleMap, words ...string) {
 		t.Helper()
 		before := current(t)
 		was := g.app.Limits
@@ -101,7 +103,7 @@ func TestLimitsRedisRedirect(t *testing.T) {
 		wrong(at("gate:rose-4", proxy.Addr()), caddy.ModuleMap{"http": fmt.Appendf(nil, `{"servers":{"s":{"listen":[%q]}}}`, taken.Addr())}, "address already in use")
 	}
 	comes(t, "nothing is connected by the address that was not taken", func() bool { return proxy.Connections() == 0 })
-	mode = modeLeased
+	mode = config.ModeLeased
 	g.app.Limits = at("gate:rose-4", proxy.Addr())
 	g.load()
 	goesOn("as another user at another address")
@@ -125,7 +127,7 @@ func TestLimitsRedisRedirect(t *testing.T) {
 // A reload that begins with shared limits is refused where the password is wrong; a start is not, and says so.
 func TestLimitsRedisWrongPassword(t *testing.T) {
 	server := testserver.NewRedis(t, "--requirepass", "rose-1")
-	wrong := &LimitsConfig{Type: limitsRedis, Address: "redis://:rose-2@" + server.Addr()}
+	wrong := &config.LimitsConfig{Type: config.LimitsRedis, Address: "redis://:rose-2@" + server.Addr()}
 	g := newLimitsRig(t, nil)
 	g.wantLeft("local", 4)
 	g.app.Limits = wrong
@@ -138,11 +140,11 @@ func TestLimitsRedisWrongPassword(t *testing.T) {
 	}
 	stop(t)
 	g = newLimitsRig(t, wrong)
-	s := current(t).status(context.Background())
+	s := sites.Status(context.Background(), current(t))
 	if !s.Degraded || s.SharedLimits == nil || !slices.ContainsFunc(s.Problems, func(p string) bool { return strings.Contains(p, "WRONGPASS") }) {
 		t.Errorf("status %+v %+v", s, s.SharedLimits)
 	}
-	g.app.Limits = &LimitsConfig{Type: limitsRedis, Address: "redis://:rose-1@" + server.Addr(), Timeout: caddy.Duration(10 * time.Second)}
+	g.app.Limits = &config.LimitsConfig{Type: config.LimitsRedis, Address: "redis://:rose-1@" + server.Addr(), Timeout: caddy.Duration(10 * time.Second)}
 	g.load()
-	comes(t, "it is mended", func() bool { return current(t).status(context.Background()).SharedLimits.OK })
+	comes(t, "it is mended", func() bool { return sites.Status(context.Background(), current(t)).SharedLimits.OK })
 }

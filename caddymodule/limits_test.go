@@ -11,6 +11,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
+	"github.com/keygate-dev/keygate/caddymodule/sites"
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
@@ -24,11 +26,11 @@ type limitsRig struct {
 	ids  map[string]string
 }
 
-func newLimitsRig(t *testing.T, limits *LimitsConfig, more ...*PlanConfig) *limitsRig {
+func newLimitsRig(t *testing.T, limits *config.LimitsConfig, more ...*config.PlanConfig) *limitsRig {
 	t.Helper()
 	app := onSQLite(filepath.Join(t.TempDir(), "keygate.db"), more...)
 	for _, down := range []string{"local", "open", "closed"} {
-		app.Keyspaces["shop"].Plans = append(app.Keyspaces["shop"].Plans, &PlanConfig{Name: down, OnRedisDown: down, Limits: []string{"rate 5/d"}})
+		app.Keyspaces["shop"].Plans = append(app.Keyspaces["shop"].Plans, &config.PlanConfig{Name: down, OnRedisDown: down, Limits: []string{"rate 5/d"}})
 	}
 	app.Limits = limits
 	g := &limitsRig{t: t, app: app, keys: map[string]string{}, ids: map[string]string{}}
@@ -55,7 +57,7 @@ func (g *limitsRig) load() {
 	}
 }
 
-// check judges one request with the key of a plan, which ends then.
+// Check judges one request with the key of a plan, which ends then.
 func (g *limitsRig) check(plan string) gateway.Decision {
 	g.t.Helper()
 	d := g.begin(plan)
@@ -69,7 +71,7 @@ func (g *limitsRig) begin(plan string) *gateway.Decision {
 	a := current(g.t)
 	d := new(gateway.Decision)
 	a.gateway.Check(context.Background(), &gateway.Request{
-		Now: time.Now(), View: a.view, Keyspace: a.view.Keyspaces["shop"], Credential: g.keys[plan], Addr: gateway.Addr("192.0.2.1"), Cost: 1,
+		Now: time.Now(), View: a.compiled.View, Keyspace: a.compiled.View.Keyspaces["shop"], Credential: g.keys[plan], Addr: gateway.Addr("192.0.2.1"), Cost: 1,
 	}, d)
 	return d
 }
@@ -105,14 +107,14 @@ func TestLimitsRedisOverReloads(t *testing.T) {
 	g := newLimitsRig(t, nil)
 	g.wantLeft("local", 4)
 	g.wantLeft("local", 3)
-	if s := current(t).status(context.Background()); s.SharedLimits != nil || metric(t, "keygate_limits_unreachable") != -1 {
+	if s := sites.Status(context.Background(), current(t)); s.SharedLimits != nil || metric(t, "keygate_limits_unreachable") != -1 {
 		t.Errorf("local limits are shown as shared: %+v", s.SharedLimits)
 	}
-	g.app.Limits = &LimitsConfig{Type: limitsRedis, Address: testserver.RedisURL(t), Timeout: caddy.Duration(10 * time.Second)}
+	g.app.Limits = &config.LimitsConfig{Type: config.LimitsRedis, Address: testserver.RedisURL(t), Timeout: caddy.Duration(10 * time.Second)}
 	g.load()
 	g.wantLeft("local", 2)
-	s := current(t).status(context.Background())
-	if s.Limits != limitsRedis || s.SharedLimits == nil || !s.SharedLimits.OK || s.SharedLimits.Mode != modeExact || s.SharedLimits.Waited == 0 || s.Degraded {
+	s := sites.Status(context.Background(), current(t))
+	if s.Limits != config.LimitsRedis || s.SharedLimits == nil || !s.SharedLimits.OK || s.SharedLimits.Mode != config.ModeExact || s.SharedLimits.Waited == 0 || s.Degraded {
 		t.Errorf("status %+v %+v", s, s.SharedLimits)
 	}
 	shared := current(t).engine.Limits()
@@ -120,10 +122,10 @@ func TestLimitsRedisOverReloads(t *testing.T) {
 	if current(t).engine.Limits() != shared {
 		t.Error("a reload that changes nothing connects anew")
 	}
-	g.app.Limits.Mode = modeLeased
+	g.app.Limits.Mode = config.ModeLeased
 	g.load()
 	g.wantLeft("local", 1)
-	if mode := current(t).status(context.Background()).SharedLimits.Mode; mode != modeLeased {
+	if mode := sites.Status(context.Background(), current(t)).SharedLimits.Mode; mode != config.ModeLeased {
 		t.Errorf("mode %s", mode)
 	}
 	g.app.Limits = nil
@@ -136,7 +138,7 @@ func TestLimitsRedisOverReloads(t *testing.T) {
 // With Redis away each plan's word holds, and the status, the metrics and the answers say so.
 func TestOnRedisDown(t *testing.T) {
 	server := testserver.NewRedis(t)
-	g := newLimitsRig(t, &LimitsConfig{Type: limitsRedis, Address: server.URL(), Timeout: caddy.Duration(time.Second)})
+	g := newLimitsRig(t, &config.LimitsConfig{Type: config.LimitsRedis, Address: server.URL(), Timeout: caddy.Duration(time.Second)})
 	g.wantLeft("local", 4)
 	server.Kill()
 	for end := time.Now().Add(time.Minute); !current(t).engine.Limits().Unreachable(); {
@@ -161,7 +163,7 @@ func TestOnRedisDown(t *testing.T) {
 	if d := g.check("local"); d.Reason != gateway.RateLimited {
 		t.Errorf("local, the share being used up: %s", d.Reason)
 	}
-	s := current(t).status(context.Background())
+	s := sites.Status(context.Background(), current(t))
 	if !s.Degraded || s.SharedLimits.OK || s.SharedLimits.Error == "" || !strings.Contains(strings.Join(s.Problems, "\n"), "on_redis_down") {
 		t.Errorf("status %+v %+v", s, s.SharedLimits)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/caddymodule/redact"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
@@ -22,7 +23,7 @@ func TestLogFilter(t *testing.T) {
 	port := freePort(t)
 	logs := filepath.Join(dir, "log")
 	app := onSQLite(filepath.Join(dir, "keys.db"))
-	config, err := adapt(fmt.Sprintf(`{
+	adapted, err := adapt(fmt.Sprintf(`{
 	admin off
 	persist_config off
 	log {
@@ -50,10 +51,10 @@ http://127.0.0.1:%d {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := loadRaw(t, config); err != nil {
+	if err := loadRaw(t, adapted); err != nil {
 		t.Fatal(err)
 	}
-	ks := current(t).keyspaces[defaultKeyspace]
+	ks := current(t).compiled.Keyspaces[config.DefaultKeyspace]
 	key, err := ks.Grammar.Generate("live")
 	if err != nil {
 		t.Fatal(err)
@@ -102,7 +103,7 @@ func TestLogFilterOnOwnLines(t *testing.T) {
 	dir := t.TempDir()
 	port := freePort(t)
 	logs := filepath.Join(dir, "log")
-	config, err := adapt(fmt.Sprintf(`{
+	adapted, err := adapt(fmt.Sprintf(`{
 	admin off
 	persist_config off
 	log {
@@ -138,10 +139,10 @@ http://127.0.0.1:%d {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := loadRaw(t, config); err != nil {
+	if err := loadRaw(t, adapted); err != nil {
 		t.Fatal(err)
 	}
-	key, err := current(t).keyspaces["two"].Grammar.Generate("live")
+	key, err := current(t).compiled.Keyspaces["two"].Grammar.Generate("live")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,11 +182,11 @@ http://127.0.0.1:%d {
 // The filter knows the keys of a configuration as long as that runs.
 func TestLogFilterForgets(t *testing.T) {
 	app := onSQLite(filepath.Join(t.TempDir(), "keys.db"))
-	app.Keyspaces = map[string]*KeyspaceConfig{"shop": {Prefixes: []apikey.Prefix{{Value: "shop_live_", Environment: "live"}}}}
+	app.Keyspaces = map[string]*config.KeyspaceConfig{"shop": {Prefixes: []apikey.Prefix{{Value: "shop_live_", Environment: "live"}}}}
 	if err := load(t, app, nil); err != nil {
 		t.Fatal(err)
 	}
-	key, err := current(t).keyspaces["shop"].Grammar.Generate("live")
+	key, err := current(t).compiled.Keyspaces["shop"].Grammar.Generate("live")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/keygate-dev/keygate/caddymodule/config"
 )
 
 // Caddy answers a request with a long method itself, so that it meets no keygate directive.
@@ -15,7 +17,7 @@ func TestLogFormatCleansTheMethod(t *testing.T) {
 	dir := t.TempDir()
 	port := freePort(t)
 	logs := filepath.Join(dir, "log")
-	config, err := adapt(fmt.Sprintf(`{
+	text, err := adapt(fmt.Sprintf(`{
 	admin off
 	persist_config off
 	log {
@@ -36,10 +38,10 @@ http://127.0.0.1:%d {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := loadRaw(t, config); err != nil {
+	if err := loadRaw(t, text); err != nil {
 		t.Fatal(err)
 	}
-	key, err := current(t).keyspaces[defaultKeyspace].Grammar.Generate("live")
+	key, err := current(t).compiled.Keyspaces[config.DefaultKeyspace].Grammar.Generate("live")
 	if err != nil {
 		t.Fatal(err)
 	}

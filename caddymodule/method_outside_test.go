@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
@@ -38,13 +39,13 @@ func TestPostsThatAMatcherLeavesOut(t *testing.T) {
 		"with a key":            {rules.Config{Only: deletes}, "", "/items/7", "_method=DELETE", true, 200},
 		"another method":        {rules.Config{Only: deletes}, "", "/items/7", "_method=PUT", false, 200},
 		"too long to be read":   {rules.Config{Only: deletes}, "", "/items/7", strings.Repeat("a", maxOverrideBody+1), false, 401},
-		"overrides pass":        {rules.Config{Only: deletes}, overridePass, "/items/7", "_method=DELETE", false, 200},
+		"overrides pass":        {rules.Config{Only: deletes}, config.OverridePass, "/items/7", "_method=DELETE", false, 200},
 		"all but POST":          {rules.Config{Except: notPosts}, "", "/items/7", "_method=DELETE", false, 401},
 		"all but POST, plain":   {rules.Config{Except: notPosts}, "", "/items/7", "a=1", false, 200},
 		"another path":          {rules.Config{Only: []rules.Pattern{{Methods: []string{"DELETE"}, Path: "/admin/*"}}}, "", "/items/7", "_method=DELETE", false, 200},
 		"a path that is public": {rules.Config{Only: deletes, Public: []rules.Pattern{{Path: "/items/*"}}}, "", "/items/7", "_method=DELETE", false, 200},
 	} {
-		g := newRig(t, freePlan, HandlerConfig{Config: tt.config, MethodOverride: tt.override})
+		g := newRig(t, freePlan, config.HandlerConfig{Config: tt.config, MethodOverride: tt.override})
 		r := newPost("http://localhost"+tt.target, tt.body)
 		if tt.key {
 			r.Header.Set("X-Api-Key", g.key)
@@ -65,21 +66,21 @@ func TestPathHeadersAreRemoved(t *testing.T) {
 	const path, method = "X-Original-Url", "X-Http-Method-Override"
 	deletes := rules.Config{Only: []rules.Pattern{{Methods: []string{"DELETE"}, Path: "*"}}}
 	for name, tt := range map[string]struct {
-		config       HandlerConfig
+		config       config.HandlerConfig
 		path, method bool
 	}{
-		"by default":                  {HandlerConfig{}, false, false},
-		"check":                       {HandlerConfig{MethodOverride: overrideCheck}, false, false},
-		"pass":                        {HandlerConfig{MethodOverride: overridePass}, false, true},
-		"keep_overrides":              {HandlerConfig{KeepOverrides: true}, true, true},
-		"left out":                    {HandlerConfig{Config: deletes}, false, false},
-		"left out, pass":              {HandlerConfig{Config: deletes, MethodOverride: overridePass}, false, true},
-		"without rules":               {HandlerConfig{StripOnly: true}, false, false},
-		"without rules, pass":         {HandlerConfig{StripOnly: true, MethodOverride: overridePass}, false, true},
-		"without rules, keep":         {HandlerConfig{StripOnly: true, KeepOverrides: true}, true, true},
-		"public":                      {HandlerConfig{Config: rules.Config{Public: []rules.Pattern{{Path: "/*"}}}}, false, false},
-		"public, pass":                {HandlerConfig{Config: rules.Config{Public: []rules.Pattern{{Path: "/*"}}}, MethodOverride: overridePass}, false, true},
-		"observed, pass, without key": {HandlerConfig{Observe: true, MethodOverride: overridePass}, false, true},
+		"by default":                  {config.HandlerConfig{}, false, false},
+		"check":                       {config.HandlerConfig{MethodOverride: config.OverrideCheck}, false, false},
+		"pass":                        {config.HandlerConfig{MethodOverride: config.OverridePass}, false, true},
+		"keep_overrides":              {config.HandlerConfig{KeepOverrides: true}, true, true},
+		"left out":                    {config.HandlerConfig{Config: deletes}, false, false},
+		"left out, pass":              {config.HandlerConfig{Config: deletes, MethodOverride: config.OverridePass}, false, true},
+		"without rules":               {config.HandlerConfig{StripOnly: true}, false, false},
+		"without rules, pass":         {config.HandlerConfig{StripOnly: true, MethodOverride: config.OverridePass}, false, true},
+		"without rules, keep":         {config.HandlerConfig{StripOnly: true, KeepOverrides: true}, true, true},
+		"public":                      {config.HandlerConfig{Config: rules.Config{Public: []rules.Pattern{{Path: "/*"}}}}, false, false},
+		"public, pass":                {config.HandlerConfig{Config: rules.Config{Public: []rules.Pattern{{Path: "/*"}}}, MethodOverride: config.OverridePass}, false, true},
+		"observed, pass, without key": {config.HandlerConfig{Observe: true, MethodOverride: config.OverridePass}, false, true},
 	} {
 		g := newRig(t, freePlan, tt.config)
 		r := newPost("http://localhost/items/7", "a=1")
@@ -125,7 +126,7 @@ func TestProductsRemovePathHeaders(t *testing.T) {
 		handlers := make(map[string]any)
 		handlersIn(t, files[name+".Caddyfile"], handlers)
 		h, _ := handlers[name].(map[string]any)
-		if h["method_override"] != overridePass || h["keep_overrides"] != nil {
+		if h["method_override"] != config.OverridePass || h["keep_overrides"] != nil {
 			t.Errorf("%s: method_override is %v, keep_overrides %v", name, h["method_override"], h["keep_overrides"])
 		}
 	}
@@ -134,14 +135,14 @@ func TestProductsRemovePathHeaders(t *testing.T) {
 // verify and explain ask of a POST what its query names, as the proxy does.
 func TestVerifyReadsMethodsInQueries(t *testing.T) {
 	ctx := context.Background()
-	scope := func(methods ...string) HandlerConfig {
-		return HandlerConfig{Config: rules.Config{Scopes: []rules.ScopeRule{{Pattern: rules.Pattern{Methods: methods, Path: "/items/*"}, Scope: "admin"}}}}
+	scope := func(methods ...string) config.HandlerConfig {
+		return config.HandlerConfig{Config: rules.Config{Scopes: []rules.ScopeRule{{Pattern: rules.Pattern{Methods: methods, Path: "/items/*"}, Scope: "admin"}}}}
 	}
 	pass := scope("DELETE")
-	pass.MethodOverride = overridePass
-	outside := HandlerConfig{Config: rules.Config{Only: []rules.Pattern{{Methods: []string{"DELETE"}, Path: "*"}}, ScopeDeny: true}}
+	pass.MethodOverride = config.OverridePass
+	outside := config.HandlerConfig{Config: rules.Config{Only: []rules.Pattern{{Methods: []string{"DELETE"}, Path: "*"}}, ScopeDeny: true}}
 	for name, tt := range map[string]struct {
-		config       HandlerConfig
+		config       config.HandlerConfig
 		method, path string
 		want         string
 	}{
@@ -154,8 +155,8 @@ func TestVerifyReadsMethodsInQueries(t *testing.T) {
 		"left out":             {outside, "POST", "/items/7", "allowed"},
 		"left out, but for it": {outside, "POST", "/items/7?_method=DELETE", "insufficient_scope"},
 	} {
-		g := newRig(t, &PlanConfig{Name: "free", Scopes: []string{"read"}}, tt.config)
-		j := g.handler.app.verifier()
+		g := newRig(t, &config.PlanConfig{Name: "free", Scopes: []string{"read"}}, tt.config)
+		j := g.handler.app.Verifier()
 		r := management.VerifyRequest{Key: g.key, Method: tt.method, Path: tt.path}
 		v, err := j.Verify(ctx, "shop", r)
 		if err != nil || v.Reason != tt.want {
@@ -186,7 +187,7 @@ func (*actingBody) Close() error { return nil }
 // A client may hold its body back until the key has been authenticated. A key that is revoked
 // meanwhile is refused.
 func TestKeyRevokedWhileItsBodyIsRead(t *testing.T) {
-	g := newRig(t, freePlan, HandlerConfig{Config: rules.Config{Scopes: []rules.ScopeRule{{Pattern: rules.Pattern{Methods: []string{"DELETE"}, Path: "/items/*"}, Scope: "admin"}}}})
+	g := newRig(t, freePlan, config.HandlerConfig{Config: rules.Config{Scopes: []rules.ScopeRule{{Pattern: rules.Pattern{Methods: []string{"DELETE"}, Path: "/items/*"}, Scope: "admin"}}}})
 	ctx, actor, m := context.Background(), management.Actor{Name: "test", Via: "cli"}, g.handler.app.engine.Manager()
 	key, err := m.CreateKey(ctx, actor, "shop", "acme", management.KeyFields{Name: management.Some("ci")})
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
@@ -21,11 +22,11 @@ var unreadMethods = []string{http.MethodPut, http.MethodPatch, http.MethodDelete
 
 // removedOverrides returns the headers that are removed. One that names another path would get
 // around every rule, so only the former keep_overrides lets it pass.
-func removedOverrides(c *HandlerConfig) overrides {
+func removedOverrides(c *config.HandlerConfig) overrides {
 	switch {
 	case c.KeepOverrides:
 		return noOverrides
-	case c.MethodOverride == overridePass:
+	case c.MethodOverride == config.OverridePass:
 		return pathOverrides
 	}
 	return allOverrides
@@ -44,7 +45,7 @@ type overrideRules struct {
 }
 
 // newOverrideRules returns nil where overrides are not checked, or no rule names a method.
-func newOverrideRules(c *HandlerConfig, set *rules.Set, scopes *gateway.Scopes) *overrideRules {
+func newOverrideRules(c *config.HandlerConfig, set *rules.Set, scopes *gateway.Scopes) *overrideRules {
 	methods := c.Config.Methods()
 	if set == nil || len(methods) == 0 || removedOverrides(c) != allOverrides {
 		return nil

@@ -9,13 +9,14 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-func viewOf(t testing.TB, name string, plans ...*PlanConfig) *gateway.View {
+func viewOf(t testing.TB, name string, plans ...*config.PlanConfig) *gateway.View {
 	t.Helper()
-	ks, err := (&KeyspaceConfig{Plans: plans}).compile(name)
+	ks, err := (&config.KeyspaceConfig{Plans: plans}).Compile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +30,7 @@ func viewOf(t testing.TB, name string, plans ...*PlanConfig) *gateway.View {
 // Counters belong to the process: each configuration brings a registry of its own, and
 // counting goes on where it stood, for all of them.
 func TestMetricsOutliveConfigurations(t *testing.T) {
-	view := viewOf(t, "metrics-test", &PlanConfig{Name: "free"})
+	view := viewOf(t, "metrics-test", &config.PlanConfig{Name: "free"})
 	ks := view.Keyspaces["metrics-test"]
 	value := make(map[string]float64) // by the labels' values: keyspace, plan, reason, result
 	for range 2 {
@@ -91,7 +92,7 @@ func TestMetricsOutliveConfigurations(t *testing.T) {
 }
 
 func BenchmarkObserve(b *testing.B) {
-	view := viewOf(b, "bench", &PlanConfig{Name: "free"})
+	view := viewOf(b, "bench", &config.PlanConfig{Name: "free"})
 	ks := view.Keyspaces["bench"]
 	m, err := newMetrics(prometheus.NewRegistry(), view)
 	if err != nil {

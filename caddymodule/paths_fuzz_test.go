@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/internal/pathlab"
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
@@ -28,7 +29,7 @@ func FuzzForwardedPath(f *testing.F) {
 	for _, family := range pathlab.Honest() {
 		f.Add(family.Paths[0])
 	}
-	g := newRig(f, &PlanConfig{Name: "free"}, HandlerConfig{Config: rules.Config{Protect: []rules.Pattern{{Path: "/closed"}}}})
+	g := newRig(f, &config.PlanConfig{Name: "free"}, config.HandlerConfig{Config: rules.Config{Protect: []rules.Pattern{{Path: "/closed"}}}})
 	f.Fuzz(func(t *testing.T, target string) {
 		path, _, _ := strings.Cut(target, "?")
 		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader("GET " + target + " HTTP/1.1\r\nHost: lab.test\r\n\r\n")))

@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/caddymodule/redact"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
@@ -18,13 +19,13 @@ import (
 // ambiguous, before Caddy chooses a handle block by them. A keygate directive does the same for the
 // requests that reach it.
 type Paths struct {
-	PathsConfig
+	config.PathsConfig
 
 	app  *App
 	read *pathReader
 	logs *redact.Logs
 	// counted is the keyspace that rejections are counted for; nil where there are several.
-	counted *keyspace
+	counted *config.Keyspace
 	refuser
 }
 
@@ -40,35 +41,35 @@ func (p *Paths) Provision(ctx caddy.Context) error {
 		return err
 	}
 	p.app, p.refuser.ctx = app, ctx
-	paths, err := compilePaths(p.PathsConfig.PathsConfig)
+	paths, err := config.CompilePaths(p.PathsConfig.PathsConfig)
 	if err != nil {
 		return err
 	}
 	name := p.Keyspace
-	if name == "" && len(app.keyspaces) == 1 {
-		for only := range app.keyspaces {
+	if name == "" && len(app.compiled.Keyspaces) == 1 {
+		for only := range app.compiled.Keyspaces {
 			name = only
 		}
 	}
 	if name == "" {
-		words, err := (*ErrorsConfig)(nil).compile()
+		words, err := (*config.ErrorsConfig)(nil).Compile()
 		if err != nil {
 			return err
 		}
-		p.refusals = newRefusals(styleProblem, defaultRealm(defaultKeyspace), &words)
+		p.refusals = newRefusals(config.StyleProblem, config.DefaultRealm(config.DefaultKeyspace), &words)
 	} else {
-		if name, err = app.resolve(name); err != nil {
+		if name, err = app.Resolve(name); err != nil {
 			return err
 		}
-		p.counted = app.keyspaces[name]
+		p.counted = app.compiled.Keyspaces[name]
 		p.refusals = app.refusals[name]
 	}
 	var places []apikey.Place
-	for _, ks := range slices.Sorted(maps.Keys(app.keyspaces)) {
-		places = append(places, app.keyspaces[ks].Places.List()...)
+	for _, ks := range slices.Sorted(maps.Keys(app.compiled.Keyspaces)) {
+		places = append(places, app.compiled.Keyspaces[ks].Places.List()...)
 	}
-	p.logs = redact.NewLogs(ctx, redact.NewSecrets(app.cleaner, places), nil)
-	p.read = newPathReader(paths.Canonicalize, app.cleaner.Clean, ctx.Slogger(), name)
+	p.logs = redact.NewLogs(ctx, redact.NewSecrets(app.compiled.Cleaner, places), nil)
+	p.read = newPathReader(paths.Canonicalize, app.compiled.Cleaner.Clean, ctx.Slogger(), name)
 	return nil
 }
 
@@ -85,8 +86,8 @@ func (p *Paths) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 	shareState(log, new(directiveState)).checked = true
 	stripIdentity(log, r, allOverrides)
 	removeUpgrade(r)
-	for _, ks := range p.app.keyspaces {
-		ks.empty(r, true)
+	for _, ks := range p.app.compiled.Keyspaces {
+		emptyCredentials(ks, r, true)
 	}
 	log.CleanURI(r)
 	if p.counted != nil {

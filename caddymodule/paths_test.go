@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
@@ -54,7 +55,7 @@ func patterns(paths ...string) (out []rules.Pattern) {
 
 // What was checked is what goes upstream, and what error routes and FastCGI see.
 func TestCanonicalPathGoesUpstream(t *testing.T) {
-	g := newRig(t, &PlanConfig{Name: "standard"}, HandlerConfig{Config: rules.Config{Protect: patterns("/cargo/load")}})
+	g := newRig(t, &config.PlanConfig{Name: "standard"}, config.HandlerConfig{Config: rules.Config{Protect: patterns("/cargo/load")}})
 	for target, want := range map[string]string{
 		"/x":                       "/x",
 		"/x?a=//b/../c":            "/x?a=//b/../c",
@@ -92,7 +93,7 @@ func TestCanonicalPathGoesUpstream(t *testing.T) {
 }
 
 func TestAmbiguousPathsAreRejected(t *testing.T) {
-	g := newRig(t, &PlanConfig{Name: "standard"}, HandlerConfig{Config: rules.Config{Protect: patterns("/cargo/load")}})
+	g := newRig(t, &config.PlanConfig{Name: "standard"}, config.HandlerConfig{Config: rules.Config{Protect: patterns("/cargo/load")}})
 	for _, target := range []string{
 		`/a\b`, "/a%2Fb", "/a%2fb", "/a%5cb", "/a%00", "/a%0a", "/a%7f", "/a%c2%85", "/a;b", "/a%3Bb", "/a%3f", "/a%23", "/a#b", "/a%252fb", "/a%252e%252e/b", "/a%25252fb",
 		"/a%2500", "/a%25u002fb", "/a%ff", "/a%c0%af", "/a%e2%81%84b", "/a%ef%bc%8fb", "/a%e2%80%a4", "/a./b", "/a.", "/a%20/b", "/a%20", "/a%e3%80%80", "/.../x",
@@ -110,7 +111,7 @@ func TestAmbiguousPathsAreRejected(t *testing.T) {
 }
 
 func TestPathExceptions(t *testing.T) {
-	g := newRig(t, &PlanConfig{Name: "standard"}, HandlerConfig{Config: rules.Config{
+	g := newRig(t, &config.PlanConfig{Name: "standard"}, config.HandlerConfig{Config: rules.Config{
 		Protect: patterns("/projects/secret/*", "/s3/private/*"),
 		Paths:   rules.PathsConfig{EncodedSlash: []string{"/projects/*"}, Parameters: []string{"/matrix/*"}, AsSent: []string{"/s3/*"}},
 	}})
@@ -136,7 +137,7 @@ func TestPathExceptions(t *testing.T) {
 
 // In front of live traffic nothing changes, yet nothing is got around either.
 func TestPathReport(t *testing.T) {
-	g := newRig(t, &PlanConfig{Name: "standard"}, HandlerConfig{Config: rules.Config{
+	g := newRig(t, &config.PlanConfig{Name: "standard"}, config.HandlerConfig{Config: rules.Config{
 		Protect: patterns("/cargo/load"), Paths: rules.PathsConfig{Report: true},
 	}})
 	for _, target := range []string{"/a%2fb", "/a//b", "/a;b", "/%7euser", "/a%252fb"} {
@@ -153,7 +154,7 @@ func TestPathReport(t *testing.T) {
 
 // Where nothing is asked of a path there is nothing to get around.
 func TestPathlessDirectiveChangesNoPath(t *testing.T) {
-	g := newRig(t, &PlanConfig{Name: "standard"}, HandlerConfig{})
+	g := newRig(t, &config.PlanConfig{Name: "standard"}, config.HandlerConfig{})
 	for _, target := range []string{"/a%2fb", "//a/../b", "/a;b", "/a.", "/%41"} {
 		if got := g.send(t, "GET", target, "X-API-Key: "+g.key); got.status != http.StatusOK || got.uri != target {
 			t.Errorf("%s: %d, forwarded %q", target, got.status, got.uri)
@@ -166,7 +167,7 @@ func TestPathlessDirectiveChangesNoPath(t *testing.T) {
 
 // A matcher of paths and methods is a rule like any other.
 func TestMatcherIsARule(t *testing.T) {
-	g := newRig(t, &PlanConfig{Name: "standard"}, HandlerConfig{Config: rules.Config{
+	g := newRig(t, &config.PlanConfig{Name: "standard"}, config.HandlerConfig{Config: rules.Config{
 		Only:   append(patterns("/api/*"), rules.Pattern{Methods: []string{"POST"}, Path: "/form"}),
 		Except: patterns("/api/health", "/api/docs/*"),
 	}})

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"errors"
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"io"
 	"net/http"
 )
@@ -14,7 +15,7 @@ func isPreflight(r *http.Request) bool {
 		return false
 	}
 	origin, method := r.Header["Origin"], r.Header["Access-Control-Request-Method"]
-	return len(origin) == 1 && origin[0] != "" && len(method) == 1 && fieldName.MatchString(method[0]) &&
+	return len(origin) == 1 && origin[0] != "" && len(method) == 1 && config.FieldName.MatchString(method[0]) &&
 		len(r.Header["Cookie"]) == 0 && hasNoBody(r)
 }
 

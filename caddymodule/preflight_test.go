@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
@@ -40,10 +41,10 @@ func (g *rig) ask(t *testing.T, r *http.Request) (*reached, *httptest.ResponseRe
 
 var _ caddyhttp.Handler = (*reached)(nil)
 
-var freePlan = &PlanConfig{Name: "free", Limits: []string{"rate 1000/h"}}
+var freePlan = &config.PlanConfig{Name: "free", Limits: []string{"rate 1000/h"}}
 
 func TestOnlyPreflightsPassUnchecked(t *testing.T) {
-	g := newRig(t, freePlan, HandlerConfig{})
+	g := newRig(t, freePlan, config.HandlerConfig{})
 	for _, tt := range []struct {
 		name   string
 		change func(r *http.Request)
@@ -102,7 +103,7 @@ func TestOnlyPreflightsPassUnchecked(t *testing.T) {
 
 // Over HTTP/3 the first byte tells that there is a body. It must arrive with the rest.
 func TestBodyThatIsNoPreflightsArrives(t *testing.T) {
-	g := newRig(t, freePlan, HandlerConfig{})
+	g := newRig(t, freePlan, config.HandlerConfig{})
 	broken := errors.New("stream reset")
 	for _, tt := range []struct {
 		name string
@@ -129,9 +130,9 @@ func TestBodyThatIsNoPreflightsArrives(t *testing.T) {
 
 // A preflight carries nothing that was not checked and that an upstream could act on.
 func TestPreflightIsForwardedBare(t *testing.T) {
-	ks := &KeyspaceConfig{Plans: []*PlanConfig{freePlan}, Credentials: []apikey.Place{{Kind: apikey.InHeader, Name: "X-API-Key"}, {Kind: apikey.InQuery, Name: "api_key"}}}
+	ks := &config.KeyspaceConfig{Plans: []*config.PlanConfig{freePlan}, Credentials: []apikey.Place{{Kind: apikey.InHeader, Name: "X-API-Key"}, {Kind: apikey.InQuery, Name: "api_key"}}}
 	for _, forward := range []bool{false, true} {
-		g := newKeyspaceRig(t, ks, HandlerConfig{ForwardCredential: forward, KeepOverrides: true})
+		g := newKeyspaceRig(t, ks, config.HandlerConfig{ForwardCredential: forward, KeepOverrides: true})
 		r := httptest.NewRequest("OPTIONS", "http://localhost/v1/things?a=1&api_key="+g.key, iotest.ErrReader(io.EOF))
 		r.ContentLength = 0
 		for name, v := range map[string]string{"Origin": "https://a.test", "Access-Control-Request-Method": "POST", "X-Api-Key": g.key, "X-Http-Method-Override": "DELETE"} {

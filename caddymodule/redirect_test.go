@@ -10,15 +10,16 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
 // onPostgres returns an app whose store is at an address.
 func onPostgres(address, node, replica string) *App {
-	return &App{Config: Config{
-		Store: &StoreConfig{Type: storePostgres, DSN: address, Replica: replica}, Node: node,
-		Keyspaces: map[string]*KeyspaceConfig{"shop": {Plans: []*PlanConfig{{Name: "free"}}}},
+	return &App{Config: config.Config{
+		Store: &config.StoreConfig{Type: config.StorePostgres, DSN: address, Replica: replica}, Node: node,
+		Keyspaces: map[string]*config.KeyspaceConfig{"shop": {Plans: []*config.PlanConfig{{Name: "free"}}}},
 	}}
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
@@ -51,25 +52,25 @@ type answer struct {
 }
 
 // refusalsOf returns the refusals of a keyspace.
-func refusalsOf(ks *keyspace) *refusals {
-	return newRefusals(ks.style, defaultRealm(ks.Name), &ks.Refusals)
+func refusalsOf(ks *config.Keyspace) *refusals {
+	return newRefusals(ks.Style, config.DefaultRealm(ks.Name), &ks.Refusals)
 }
 
 // newRefusals renders every reason's body in a style.
 func newRefusals(style, realm string, words *[gateway.NumReasons]gateway.Refusal) *refusals {
 	r := &refusals{contentType: "application/json", realm: realm}
-	if style == styleProblem {
+	if style == config.StyleProblem {
 		r.contentType = "application/problem+json"
 	}
 	for reason := gateway.MissingKey; reason < gateway.NumReasons; reason++ {
 		w := words[reason]
 		a := answer{status: w.Status}
 		switch style {
-		case styleDetail:
+		case config.StyleDetail:
 			a.body = render(struct {
 				Detail string `json:"detail"`
 			}{w.Message})
-		case styleEnvelope:
+		case config.StyleEnvelope:
 			type inner struct {
 				Code    string `json:"code"`
 				Message string `json:"message"`

@@ -9,13 +9,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
 // refusals returns how a keyspace with these errors answers.
-func words(t testing.TB, c *ErrorsConfig) *refusals {
+func words(t testing.TB, c *config.ErrorsConfig) *refusals {
 	t.Helper()
-	ks, err := (&KeyspaceConfig{Errors: c}).compile("shop")
+	ks, err := (&config.KeyspaceConfig{Errors: c}).Compile("shop")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,12 +25,12 @@ func words(t testing.TB, c *ErrorsConfig) *refusals {
 
 func TestRefusals(t *testing.T) {
 	const quotaType = "https://iana.org/assignments/http-problem-types#quota-exceeded"
-	problem := &ErrorsConfig{}
-	detail := &ErrorsConfig{Style: "detail", Refusals: map[string]*RefusalConfig{"missing_key": {Message: "Send <a> \"key\"."}}}
-	envelope := &ErrorsConfig{Style: "envelope", Refusals: map[string]*RefusalConfig{"invalid_key": {Code: "UNAUTHORIZED"}, "credits_exhausted": {Status: 429}}}
+	problem := &config.ErrorsConfig{}
+	detail := &config.ErrorsConfig{Style: "detail", Refusals: map[string]*config.RefusalConfig{"missing_key": {Message: "Send <a> \"key\"."}}}
+	envelope := &config.ErrorsConfig{Style: "envelope", Refusals: map[string]*config.RefusalConfig{"invalid_key": {Code: "UNAUTHORIZED"}, "credits_exhausted": {Status: 429}}}
 	for _, tt := range []struct {
 		name   string
-		errors *ErrorsConfig
+		errors *config.ErrorsConfig
 		refusal
 		status  int
 		body    string
@@ -132,8 +133,8 @@ func TestRefusals(t *testing.T) {
 
 // Every reason has an answer in every style, in valid JSON, and HEAD gets no body.
 func TestEveryReasonAnswers(t *testing.T) {
-	for _, style := range []string{styleProblem, styleDetail, styleEnvelope} {
-		r := words(t, &ErrorsConfig{Style: style})
+	for _, style := range []string{config.StyleProblem, config.StyleDetail, config.StyleEnvelope} {
+		r := words(t, &config.ErrorsConfig{Style: style})
 		for reason := gateway.MissingKey; reason < gateway.NumReasons; reason++ {
 			w := httptest.NewRecorder()
 			r.write(w, httptest.NewRequest("GET", "/", nil), &refusal{reason: reason})

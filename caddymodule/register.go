@@ -7,6 +7,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/keygate-dev/keygate/caddymodule/config"
 )
 
 func registerHandler() {
@@ -17,13 +18,13 @@ func registerHandler() {
 
 // parseDirective makes the routes of a `keygate` directive.
 func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
-	directives, err := parseHandlerDirective(h)
+	directives, err := config.ParseHandlerDirective(h)
 	if err != nil {
 		return nil, err
 	}
 	var routes []httpcaddyfile.ConfigValue
 	for _, d := range directives {
-		routes = append(routes, h.NewRoute(d.matcher, &Handler{HandlerConfig: d.config})...)
+		routes = append(routes, h.NewRoute(d.Matcher, &Handler{HandlerConfig: d.Config})...)
 	}
 	return routes, nil
 }
@@ -36,7 +37,7 @@ func registerPaths() {
 
 // parsePathsRoute makes the route of a `keygate_paths` directive, which runs for every request of its site.
 func parsePathsRoute(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
-	c, err := parsePathsDirective(h)
+	c, err := config.ParsePathsDirective(h)
 	if err != nil {
 		return nil, err
 	}

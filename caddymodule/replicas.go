@@ -1,43 +1,10 @@
 package caddymodule
 
 import (
-	"strconv"
-	"time"
-
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/keygate-dev/keygate/plugin/engine"
-	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/store/revocations"
 )
-
-// askReplica adds to s how the gateway's replica is, where it has one, and returns what is wrong with it or with the store.
-// ready reports whether keys are checked.
-func askReplica(e *engine.Engine, s *management.StoreStatus, ready bool) (problems []string) {
-	own := e.Replica()
-	if own == nil {
-		return nil
-	}
-	r := own.Status()
-	s.Replica = &management.ReplicaStatus{Used: !r.PassThrough, Rows: max(r.Copied, 0), Pending: r.Pending}
-	if !r.LastSync.IsZero() {
-		heard := r.LastSync.UTC().Truncate(time.Millisecond)
-		s.Replica.SyncedAt = &heard
-	}
-	if r.Unreachable != nil && s.OK {
-		// What answered is the copy.
-		s.OK, s.Error = false, r.Unreachable.Error()
-		problem := "the store does not answer: keys are judged by the replica, changes are refused but for what refuses keys"
-		if !ready {
-			problem = "the store does not answer, and nobody has waited for this gateway for as long as its replica is old, since it was stopped in good order or cut off for too long: keys are answered with 503"
-		}
-		problems = append(problems, problem)
-	}
-	if r.Pending > 0 {
-		problems = append(problems, "what was refused while the store did not answer is to be written to it yet: "+strconv.FormatInt(r.Pending, 10))
-	}
-	return problems
-}
 
 // replicaCollector reads how replicas are, when it is asked. Without any it collects nothing.
 type replicaCollector struct {

@@ -94,3 +94,18 @@ const minimal = `{
 func siteConfig(more, site string) string {
 	return strings.ReplaceAll(minimal, "MORE", more) + "SITE {\n" + site + "\n}\n"
 }
+
+// Who acts is a text too.
+func TestActorHoldsNoKey(t *testing.T) {
+	s := newTestSite(t, siteConfig("", "keygate_api"), nil)
+	token, err := s.manager.CreateToken(t.Context(), management.Actor{Name: "test", Via: "cli"}, "", management.TokenFields{
+		Name: management.Some("app"), Scopes: management.Some([]string{"*"}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := s.get("POST", "/v1/keys/"+s.id+"/disable", "Authorization", "Bearer "+token.Token, "Keygate-Actor", "I%20am "+s.key)
+	if a.status != http.StatusUnprocessableEntity || !strings.Contains(a.body, "Keygate-Actor") || strings.Contains(a.body, s.key) {
+		t.Errorf("answered %d %s", a.status, a.body)
+	}
+}

@@ -22,6 +22,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"golang.org/x/net/http2"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
@@ -291,7 +292,7 @@ func TestExtendedConnectsNeedACheck(t *testing.T) {
 
 // HTTP/3 servers pass an extended CONNECT in another way.
 func TestExtendedConnectOverHTTP3(t *testing.T) {
-	g := newRig(t, freePlan, HandlerConfig{Config: rules.Config{Public: []rules.Pattern{{Path: "/ws"}}}})
+	g := newRig(t, freePlan, config.HandlerConfig{Config: rules.Config{Public: []rules.Pattern{{Path: "/ws"}}}})
 	for _, tt := range []struct {
 		path, method, proto             string
 		wantMethod, wantProto, wantBody string

@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
-	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
@@ -41,7 +40,7 @@ func (x *exchange) meter() bool {
 		return false
 	}
 	a, r := &x.account, x.r
-	a.Log, a.Uncounted = x.h.keyspace.requests, x.h.keyspace.usageOff
+	a.Log, a.Uncounted = x.h.keyspace.Requests, x.h.keyspace.UsageOff
 	if a.Log == nil && a.Uncounted {
 		return false
 	}
@@ -96,9 +95,4 @@ func countVerified(log *usage.Log, off bool, req *gateway.Request, d *gateway.De
 	}
 	c.Begin()
 	c.Count(&q)
-}
-
-// usage answers what was used. The engine has been started.
-func (a *App) usage(m *management.Manager) *usage.Service {
-	return &usage.Service{Manager: m, Store: a.engine.Store(), CompleteUntil: a.engine.Usage().CompleteUntil, Flush: a.engine.Usage().Flush, Log: a.requestLog}
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
+	"github.com/keygate-dev/keygate/caddymodule/sites"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
@@ -21,11 +23,11 @@ func TestUsageOff(t *testing.T) {
 		return nil
 	})
 	for _, remembered := range []bool{true, false} {
-		g := newRig(t, &PlanConfig{Name: "free"}, HandlerConfig{})
+		g := newRig(t, &config.PlanConfig{Name: "free"}, config.HandlerConfig{})
 		app, ks := g.handler.app, g.handler.keyspace
-		ks.usageOff = true
+		ks.UsageOff = true
 		if !remembered {
-			ks.requests = nil
+			ks.Requests = nil
 		}
 		r := httptest.NewRequest(http.MethodGet, "http://localhost/v1/things", nil)
 		r.Header.Set("X-Api-Key", g.key)
@@ -33,13 +35,13 @@ func TestUsageOff(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := app.engine.Manager()
-		if result, err := app.verifier().Verify(ctx, "shop", management.VerifyRequest{Key: g.key}); err != nil || !result.Allowed {
+		if result, err := app.Verifier().Verify(ctx, "shop", management.VerifyRequest{Key: g.key}); err != nil || !result.Allowed {
 			t.Fatalf("verified: %v %v", result, err)
 		}
 		if err := app.engine.Usage().Flush(ctx); err != nil {
 			t.Fatal(err)
 		}
-		report, err := app.usage(m).OfTenant(ctx, actor, "shop", "acme", usage.Range{})
+		report, err := sites.UsageService(app, m).OfTenant(ctx, actor, "shop", "acme", usage.Range{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,17 +82,17 @@ func BenchmarkHandlerUsage(b *testing.B) {
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	})
-	g := newRig(b, &PlanConfig{Name: "free", Limits: []string{"rate 1000000/s"}}, HandlerConfig{})
+	g := newRig(b, &config.PlanConfig{Name: "free", Limits: []string{"rate 1000000/s"}}, config.HandlerConfig{})
 	ks, w := g.handler.keyspace, &discard{http.Header{}}
-	log := ks.requests
+	log := ks.Requests
 	const turn = 2000
 	var off, adds []float64
 	for b.Loop() {
 		var spent [2]time.Duration
 		for i := range spent {
-			ks.usageOff, ks.requests = i == 0, nil
+			ks.UsageOff, ks.Requests = i == 0, nil
 			if i == 1 {
-				ks.requests = log
+				ks.Requests = log
 			}
 			before := cpuTime(b)
 			for range turn {

@@ -50,7 +50,7 @@ func (v *verifier) check(ctx context.Context, keyspace string, r management.Veri
 	}
 	x.run(ctx, v.app.gateway, x, nil)
 	defer x.dec.Done()
-	countVerified(v.app.requestLog(keyspace), v.app.usageOff(keyspace), &x.req, &x.dec, r.Method, u)
+	countVerified(v.app.compiled.RequestLog(keyspace), v.app.compiled.UsageOff(keyspace), &x.req, &x.dec, r.Method, u)
 	out := result(x.req.Keyspace, &x.dec, x.req.Now, trace)
 	out.Path = path
 	return out, nil

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keygate-dev/keygate/caddymodule/config"
+
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
@@ -22,7 +24,7 @@ import (
 func BenchmarkVerify(b *testing.B) {
 	dir := b.TempDir()
 	port := strconv.Itoa(freePort(b))
-	config := fmt.Sprintf(`{
+	text := fmt.Sprintf(`{
 		admin off
 		persist_config off
 		auto_https off
@@ -48,10 +50,10 @@ func BenchmarkVerify(b *testing.B) {
 	}
 	`, dir, filepath.Join(dir, "keygate.db"), port)
 	var server *caddyhttp.Server
-	for _, s := range loadCaddyfile(b, config).Servers {
+	for _, s := range loadCaddyfile(b, text).Servers {
 		server = s
 	}
-	app, err := caddy.ActiveContext().App(appName)
+	app, err := caddy.ActiveContext().App(config.AppName)
 	if err != nil {
 		b.Fatal(err)
 	}

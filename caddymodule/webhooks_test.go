@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"encoding/json"
+	"github.com/keygate-dev/keygate/caddymodule/config"
 	"slices"
 	"testing"
 )
@@ -14,12 +15,12 @@ func TestAllowPrivateInJSON(t *testing.T) {
 		`{}`:                      nil,
 		`{"allow_private":["127.0.0.0/8","::1"]}`: {"127.0.0.0/8", "::1/128"},
 	} {
-		var c WebhooksConfig
+		var c config.WebhooksConfig
 		if err := json.Unmarshal([]byte(text), &c); err != nil {
 			t.Errorf("%s: %v", text, err)
 			continue
 		}
-		s, err := c.compile()
+		s, err := c.Compile()
 		if err != nil {
 			t.Errorf("%s: %v", text, err)
 		}
@@ -32,10 +33,10 @@ func TestAllowPrivateInJSON(t *testing.T) {
 		}
 	}
 	for _, text := range []string{`{"allow_private":"10.0.0.0/8"}`, `{"allow_private":1}`, `{"allow_private":["10.0.0.0/33"]}`} {
-		var c WebhooksConfig
+		var c config.WebhooksConfig
 		err := json.Unmarshal([]byte(text), &c)
 		if err == nil {
-			_, err = c.compile()
+			_, err = c.Compile()
 		}
 		if err == nil {
 			t.Errorf("%s is taken", text)

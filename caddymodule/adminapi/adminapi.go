@@ -2,6 +2,7 @@
 package adminapi
 
 import (
+	"context"
 	"net/http"
 	"net/netip"
 
@@ -27,6 +28,12 @@ type Backup struct {
 	File string `json:"file"`
 	// Bytes is the size of the backup.
 	Bytes int64 `json:"bytes,omitempty"`
+}
+
+// Backuper is a store that writes backups of itself.
+type Backuper interface {
+	// Backup writes the whole store to a new file and returns its size in bytes.
+	Backup(ctx context.Context, file string) (int64, error)
 }
 
 // Access allows everything: Caddy's admin endpoint has authenticated the caller. The name that the audit records

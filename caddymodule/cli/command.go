@@ -1,0 +1,118 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+)
+
+// The exit statuses of the commands.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func Register() {
+	caddycmd.RegisterCommand(caddycmd.Command{
+		Name:  "keygate",
+		Short: "Manages API keys and the tenants they belong to",
+		Long: `
+Manages the tenants and API keys of a running gateway, through Caddy's admin endpoint
+or, with --server, through a gateway's keygate_api from afar. A change is live when the
+command returns.
+
+Where no gateway runs, token create, key revoke, key import, key export, audit and
+backup open the store themselves with --offline --config FILE.
+
+Secrets are read from standard input or a file, never from an argument.
+Exit status: 0 done, 1 refused or failed (standard error says why), 2 wrong usage.`,
+		CobraFunc: keygateCommand,
+	})
+}
+
+// keygateCommand makes cmd the one that holds all others.
+func keygateCommand(cmd *cobra.Command) {
+	cmd.Example = `  caddy keygate tenant create acme --name "Acme" --plan pro
+  caddy keygate key create --tenant acme --name ci --scope deployment --expires 90d
+  caddy keygate key rotate key_01j… --grace 24h
+  caddy keygate key revoke key_01j…`
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return exit(cmd, &usageError{err.Error()}) })
+	addClientFlags(cmd)
+	group(cmd, tenantCommand(), keyCommand(), tokenCommand(), verifyCommand(), explainCommand(), usageCommand(), requestsCommand(), offlineToo(auditCommand()), statusCommand(), backupCommand(), restoreCommand(), scannerRulesCommand(), versionCommand())
+	completing(cmd)
+}
+
+// usageError says that a command was called wrongly.
+type usageError struct{ text string }
+
+func (e *usageError) Error() string { return e.text }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
+
+// exit ends a command with err: it says on standard error what happened, and returns
+// what makes Caddy's main exit with the status that fits. Only Caddy's own wrapper
+// makes errors that carry a status above 1.
+func exit(cmd *cobra.Command, err error) error {
+	if err == nil {
+		return nil
+	}
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	fmt.Fprintln(cmd.ErrOrStderr(), "Error:", shown(err.Error()))
+	var usage *usageError
+	if !errors.As(err, &usage) {
+		return err
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "Run '%s --help' for usage.\n", cmd.CommandPath())
+	return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) { return exitUsage, nil })(cmd, nil)
+}
+
+// action makes cmd do f.
+func action(cmd *cobra.Command, f func(*cobra.Command, []string) error) *cobra.Command {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return exit(cmd, f(cmd, args)) }
+	cmd.DisableFlagsInUseLine = true
+	if cmd.Args == nil {
+		cmd.Args = named()
+	}
+	return cmd
+}
+
+// named takes exactly the arguments with these names.
+func named(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < len(names):
+			return exit(cmd, usagef("%s needs %s", cmd.CommandPath(), names[len(args)]))
+		case len(args) > len(names):
+			return exit(cmd, usagef("%s does not take the argument %q", cmd.CommandPath(), args[len(names)]))
+		}
+		for i, arg := range args {
+			if arg == "" {
+				return exit(cmd, usagef("%s must not be empty", names[i]))
+			}
+		}
+		return nil
+	}
+}
+
+// group makes cmd one that only holds others. cobra would print the help of a group for a subcommand
+// that does not exist, and exit with 0.
+func group(cmd *cobra.Command, subs ...*cobra.Command) *cobra.Command {
+	cmd.AddCommand(subs...)
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.SuggestionsMinimumDistance = 2
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			cmd.SetOut(cmd.ErrOrStderr())
+			_ = cmd.Help()
+			return exit(cmd, usagef("%s needs a subcommand", cmd.CommandPath()))
+		}
+		text := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			text += fmt.Sprintf("; did you mean %q?", near[0])
+		}
+		return exit(cmd, &usageError{text})
+	}
+	return cmd
+}

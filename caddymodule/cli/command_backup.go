@@ -1,0 +1,192 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keygate-dev/keygate/caddymodule/adminapi"
+	"github.com/keygate-dev/keygate/caddymodule/config"
+	"github.com/keygate-dev/keygate/plugin/engine"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/store/sqlite"
+)
+
+func backupCommand() *cobra.Command {
+	return offlineToo(action(&cobra.Command{
+		Use: "backup FILE", Short: "Writes all that the gateway's store holds to a new file", Args: named("FILE"),
+		Long: "Has the gateway write its store, as it is at one moment, to a new file that only its user may read, on its own machine. " +
+			"Requests and changes go on meanwhile. Everything that was acknowledged before is in it. An existing file is not written over.",
+		Example: "  caddy keygate backup /var/backups/keygate-$(date +%F).db\n  caddy keygate backup keygate.bak --offline --config Caddyfile",
+	}, backup))
+}
+
+func backup(cmd *cobra.Command, args []string) error {
+	file, err := filepath.Abs(args[0])
+	if err != nil {
+		return err
+	}
+	asked := adminapi.Backup{File: file}
+	if offline, _ := cmd.Flags().GetBool("offline"); offline {
+		run, err := offlineOf(cmd)
+		if err != nil {
+			return err
+		}
+		if _, err = run.open(cmd); err != nil {
+			return err
+		}
+		if asked.Bytes, err = run.store.Backup(cmd.Context(), file); err != nil {
+			return err
+		}
+	} else {
+		if cmd.Flags().Changed("server") {
+			return usagef("a backup is a file on the gateway's own machine: run this there, without --server")
+		}
+		c, err := clientOf(cmd)
+		if err != nil {
+			return err
+		}
+		c.http.Timeout = 0 // it takes as long as the store is large
+		if _, err := c.call(cmd.Context(), http.MethodPost, adminapi.BackupPath, nil, asked, &asked); err != nil {
+			return err
+		}
+	}
+	if asJSON(cmd) {
+		b, err := json.Marshal(asked)
+		if err != nil {
+			return err
+		}
+		return printJSON(cmd, b)
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "Backed up to %s, %d bytes. Keep the peppers and the secret with it, but elsewhere: without them its keys are of no use.\n",
+		shown(asked.File), asked.Bytes)
+	return err
+}
+
+func restoreCommand() *cobra.Command {
+	cmd := action(&cobra.Command{
+		Use: "restore FILE --config FILE [--as-it-was]", Short: "Puts a backup in the place of the store of a gateway that is stopped", Args: named("FILE"),
+		Long: "Checks a backup (that it is whole, no newer than this program, made under the configuration's peppers, and that its audit chain is intact) " +
+			"and puts a copy of it where the configuration says that the store is. The former store is set aside, not removed. " +
+			"What the former store refuses stays refused, with an event for each: keys that were revoked, disabled or deleted since the backup, tenants that were " +
+			"suspended or deleted, secrets that a rotation ended, revoked management tokens. Whatever else was done since the backup is undone; with " +
+			"--as-it-was that too.",
+		Example: "  caddy keygate restore /var/backups/keygate-2027-01-31.db --config /etc/caddy/Caddyfile",
+	}, restore)
+	cmd.Flags().Bool("as-it-was", false, "let in again what was revoked, disabled, suspended or deleted since the backup")
+	return cmd
+}
+
+func restore(cmd *cobra.Command, args []string) error {
+	for _, other := range []string{"server", "token-file", "address"} {
+		if cmd.Flags().Changed(other) {
+			return usagef("restore takes no --%s: it works on the files of a gateway that is stopped", other)
+		}
+	}
+	c, err := configOf(cmd)
+	if err != nil {
+		return err
+	}
+	path := c.Path
+	if c.Target().Shared() {
+		return errors.New("the store of this configuration is in PostgreSQL: restore it with its own tools, such as pg_restore, while no gateway runs")
+	}
+	keep := keeperOf(cmd, c)
+	asItWas, _ := cmd.Flags().GetBool("as-it-was")
+	if asItWas {
+		keep = nil
+	}
+	var chain audit.Report
+	done, err := sqlite.Restore(cmd.Context(), args[0], path, commandLog(cmd), func(ctx context.Context, s *sqlite.Store) error {
+		if err := engine.CheckPeppers(ctx, s, c.View.Hasher); err != nil {
+			return err
+		}
+		var err error
+		if chain, err = management.VerifyAudit(ctx, s); err != nil {
+			return err
+		}
+		if !chain.Intact {
+			return errors.New("the audit chain was altered: " + strings.Join(chain.Problems, "; "))
+		}
+		return nil
+	}, keep)
+	if err != nil {
+		return fmt.Errorf("nothing was restored: %w", err)
+	}
+	if asJSON(cmd) {
+		b, err := json.Marshal(map[string]any{"store": path, "replaced": done.Aside, "kept": done.Revocations, "unread": done.Unread != nil, "events": chain.Events, "head": chain.LastHash})
+		if err != nil {
+			return err
+		}
+		return printJSON(cmd, b)
+	}
+	out := cmd.OutOrStdout()
+	fmt.Fprintf(out, "Restored %s: %d events, head %s\n", shown(path), chain.Events, shown(chain.LastHash))
+	if done.Aside != "" {
+		fmt.Fprintf(out, "The former store is %s. What was done since the backup is undone.\n", shown(done.Aside))
+	}
+	switch {
+	case done.Aside != "" && asItWas:
+		_, err = fmt.Fprintln(out, "As asked, what was refused since the backup is let in again: revoke again what was revoked.")
+	case done.Unread != nil:
+		fmt.Fprintf(out, "The former store could not be read whole: %s\n", shown(done.Unread.Error()))
+		_, err = fmt.Fprintf(out, "%d refusals could be read from it and hold on. "+revocationsLost, done.Revocations)
+	case done.Aside == "":
+		_, err = fmt.Fprintf(out, "There was no former store. "+revocationsLost)
+	case done.Revocations == 0:
+		_, err = fmt.Fprintln(out, "Nothing was refused since the backup that it would let in again.")
+	default:
+		_, err = fmt.Fprintf(out, "Kept from the former store: %d refusals (keys revoked, disabled or deleted, tenants suspended or deleted, secrets and tokens ended). See audit.\n", done.Revocations)
+	}
+	return err
+}
+
+// revocationsLost says what to do where it can't be told what was refused since the backup.
+const revocationsLost = `Keys that were revoked since the backup are good again! Before clients reach the gateway:
+  1. Find what was refused since: what webhooks and the log were told, tickets, a later backup.
+  2. Keys: caddy keygate key revoke KEY --offline --config FILE. Where a secret was rotated out, rotate the key again.
+  3. Tenants and management tokens: start the gateway where clients do not reach it; tenant suspend or delete, token revoke.
+`
+
+// keeperOf returns what writes into a store that is restored what the former one refused, as
+// whoever runs the command.
+func keeperOf(cmd *cobra.Command, c *config.Compiled) sqlite.RevocationWriter {
+	actor := management.Actor{Name: systemUser(), Via: "cli"}
+	if name, _ := cmd.Flags().GetString("actor"); name != "" {
+		actor.Name = name
+	}
+	actor.Name += " (restore)"
+	var m *management.Manager
+	view := c.View
+	return func(ctx context.Context, s *sqlite.Store, r management.Revocation) error {
+		if m == nil {
+			m = management.New(management.Config{
+				Store: s, Engine: new(restoringEngine), View: func() *gateway.View { return view },
+				Logger: commandLog(cmd), Webhooks: c.WebhookSettings, Signer: c.HeadSigner,
+			})
+		}
+		if view.Keyspaces[r.Keyspace] == nil {
+			// It may be configured again.
+			list := []*gateway.Keyspace{{Name: r.Keyspace}}
+			for _, ks := range view.Keyspaces {
+				list = append(list, ks)
+			}
+			view = gateway.NewView(view.Hasher, list...)
+		}
+		r.Actor = actor
+		return m.Replay(ctx, r)
+	}
+}
+
+// restoringEngine is that of a store that no gateway uses: nothing of a balance is leased.
+type restoringEngine struct{ offlineEngine }
+
+func (*restoringEngine) WithCredits(_ context.Context, _, _ string, f func() error) error { return f() }

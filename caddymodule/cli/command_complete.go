@@ -1,0 +1,202 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/keygate-dev/keygate/caddymodule/config"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/scanner"
+)
+
+// completeTimeout bounds how long a shell waits for the gateway to name what could stand there.
+const completeTimeout = time.Second
+
+// completer returns what could stand there, each with a tab and a description or without.
+type completer func(cmd *cobra.Command) []string
+
+// values completes one of a few words.
+func values(words ...string) completer {
+	return func(*cobra.Command) []string { return words }
+}
+
+// argumentCompleters complete a command's argument, by its name in Use; flagCompleters the value of a flag. What is
+// in neither is completed as a file where it is one, and else not at all.
+var (
+	argumentCompleters = map[string]completer{"<slug>": tenantSlugs, "<key id>": keyIDs, "KEY": keyIDs, "<token id>": tokenIDs}
+
+	flagCompleters = map[string]completer{
+		"tenant": tenantSlugs, "key": keyIDs, "plan": planNames, "keyspace": keyspaceNames, "env": keyEnvironments,
+		"status": values("active", "disabled", "revoked", "expired"), "step": values("hour", "day"), "group-by": values("tenant", "key"),
+		"method": values(http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete),
+	}
+	// fileFlags name files.
+	fileFlags = []string{"config", "token-file", "key-file", "against", "pepper-file"}
+)
+
+// completing makes shells complete what cmd and its subcommands take.
+func completing(cmd *cobra.Command) {
+	for _, sub := range cmd.Commands() {
+		completing(sub)
+	}
+	if len(cmd.Commands()) > 0 {
+		return
+	}
+	_, argument, _ := strings.Cut(cmd.Use, " ")
+	complete := argumentCompleters[argument]
+	if !strings.Contains(argument, "FILE") {
+		cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+			if complete == nil || len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return beginning(complete(cmd), toComplete), cobra.ShellCompDirectiveNoFileComp
+		}
+	}
+	flags := map[string]completer{}
+	for name, c := range flagCompleters {
+		flags[name] = c
+	}
+	switch cmd.Parent().Name() + " " + cmd.Name() {
+	case "token create":
+		flags["scope"] = values(management.TokenScopes()...)
+	case "key create", "key update":
+		flags["scope"] = scopeNames
+	case "key import", "key export":
+		flags["format"] = values("csv", "jsonl")
+	case config.AppName + " scanner-rules":
+		flags["format"] = values(string(scanner.Gitleaks), string(scanner.TruffleHog), string(scanner.GitHub))
+	}
+	every := func(f *pflag.Flag) {
+		complete := flags[f.Name]
+		if complete == nil && slices.Contains(fileFlags, f.Name) || f.Value.Type() == "bool" {
+			return
+		}
+		// It fails only for a flag that has been registered before, as one that is inherited may have been.
+		_ = cmd.RegisterFlagCompletionFunc(f.Name, func(cmd *cobra.Command, _ []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+			if complete == nil {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return beginning(complete(cmd), toComplete), cobra.ShellCompDirectiveNoFileComp
+		})
+	}
+	cmd.LocalFlags().VisitAll(every)
+	cmd.InheritedFlags().VisitAll(every)
+}
+
+// beginning returns those that begin as toComplete does.
+func beginning(list []string, toComplete string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return !strings.HasPrefix(s, toComplete) })
+}
+
+// described returns s as a completion, with what people know it by.
+func described(s, name string) string {
+	if name == "" || name == s {
+		return shown(s)
+	}
+	return shown(s) + "\t" + shown(name)
+}
+
+// ask gets a path from the gateway that the flags name; nothing where it does not answer soon: a shell has
+// no place for why.
+func ask(cmd *cobra.Command, path string, query url.Values, into any) {
+	if offline, _ := cmd.Flags().GetBool("offline"); offline {
+		return
+	}
+	ctx := cmd.Context()
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	ctx, cancel := context.WithTimeout(ctx, completeTimeout)
+	defer cancel()
+	_ = cmd.Flags().Set("start-wait", "0s")
+	if c, err := clientOf(cmd); err == nil {
+		_, _ = c.call(ctx, http.MethodGet, path, query, nil, into)
+	}
+}
+
+// recordsOf returns the newest records of a list that are of the tenant the flags name, where they do.
+func recordsOf[T any](cmd *cobra.Command, path string, show func(T) string) []string {
+	query := url.Values{"limit": {strconv.Itoa(management.MaxPage)}}
+	if path == "/v1/keys" {
+		if t, _ := cmd.Flags().GetString("tenant"); t != "" {
+			query.Set("tenant", t)
+		}
+	}
+	var page management.Page[json.RawMessage]
+	ask(cmd, path, query, &page)
+	var out []string
+	for _, raw := range page.Data {
+		var r T
+		if json.Unmarshal(raw, &r) == nil {
+			out = append(out, show(r))
+		}
+	}
+	return out
+}
+
+func tenantSlugs(cmd *cobra.Command) []string {
+	return recordsOf(cmd, "/v1/tenants", func(t management.TenantRecord) string { return described(t.Slug, t.Name) })
+}
+
+func keyIDs(cmd *cobra.Command) []string {
+	return recordsOf(cmd, "/v1/keys", func(k management.KeyRecord) string {
+		return described(k.ID, k.Tenant+": "+k.Name+", "+string(k.Status))
+	})
+}
+
+func tokenIDs(cmd *cobra.Command) []string {
+	return recordsOf(cmd, "/v1/tokens", func(t management.TokenRecord) string {
+		return described(t.ID, t.Name+", "+string(t.Status))
+	})
+}
+
+func planNames(cmd *cobra.Command) (out []string) {
+	var page management.Page[management.PlanRecord]
+	ask(cmd, "/v1/plans", nil, &page)
+	for _, p := range page.Data {
+		out = append(out, shown(p.Name))
+	}
+	return out
+}
+
+// scopeNames are what any plan lets keys do.
+func scopeNames(cmd *cobra.Command) (out []string) {
+	var page management.Page[management.PlanRecord]
+	ask(cmd, "/v1/plans", nil, &page)
+	for _, p := range page.Data {
+		for _, s := range p.AllowedScopes {
+			if !slices.Contains(out, shown(s)) {
+				out = append(out, shown(s))
+			}
+		}
+	}
+	return out
+}
+
+func keyspaceNames(cmd *cobra.Command) (out []string) {
+	var s management.Status
+	ask(cmd, "/v1/status", nil, &s)
+	for _, name := range s.Keyspaces {
+		out = append(out, shown(name))
+	}
+	return out
+}
+
+// keyEnvironments are those of keys that there are: no answer names the ones that are configured.
+func keyEnvironments(cmd *cobra.Command) (out []string) {
+	for _, e := range recordsOf(cmd, "/v1/keys", func(k management.KeyRecord) string { return shown(k.Environment) }) {
+		if !slices.Contains(out, e) {
+			out = append(out, e)
+		}
+	}
+	return out
+}

@@ -1,0 +1,300 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/keygate-dev/keygate/caddymodule/adminapi"
+	"github.com/keygate-dev/keygate/caddymodule/config"
+	"github.com/keygate-dev/keygate/plugin/api"
+	"github.com/keygate-dev/keygate/plugin/cluster"
+	"github.com/keygate-dev/keygate/plugin/engine"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+	"github.com/keygate-dev/keygate/plugin/store/sqlite"
+)
+
+// openTimeout bounds how long a command takes to open the store: migrating and checking it.
+const openTimeout = time.Minute
+
+// offlineNode stands for the gateway in receipts of what was done without one.
+const offlineNode = "store"
+
+// offlineKey is the context key of a command's *offlineRun, which only those have that may
+// be run offline.
+type offlineKey struct{}
+
+// offlineStore is a store that a command opens itself.
+type offlineStore interface {
+	engine.Store
+	adminapi.Backuper
+}
+
+// offlineRun holds what a command opened, until it ends.
+type offlineRun struct {
+	path  string
+	store offlineStore
+	// engine is the store's, nil where it was opened for something else than the API.
+	engine *offlineEngine
+}
+
+// offlineToo makes cmd, which has an action, one that takes --offline.
+func offlineToo(cmd *cobra.Command) *cobra.Command {
+	act := cmd.RunE
+	if cmd.Annotations == nil {
+		cmd.Annotations = map[string]string{}
+	}
+	cmd.Annotations["offline"] = "yes"
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		run := new(offlineRun)
+		ctx := cmd.Context()
+		if ctx == nil {
+			ctx = context.Background()
+		}
+		cmd.SetContext(context.WithValue(ctx, offlineKey{}, run))
+		err := act(cmd, args)
+		if failed := run.close(cmd); err == nil {
+			err = exit(cmd, failed)
+		}
+		return err
+	}
+	return cmd
+}
+
+// close closes what was opened, and says what a gateway makes of what was written.
+func (run *offlineRun) close(cmd *cobra.Command) error {
+	if run.store == nil {
+		return nil
+	}
+	if run.engine != nil && run.engine.changed.Load() {
+		fmt.Fprintf(cmd.ErrOrStderr(), "Written to %s. A gateway that runs on it follows within a second.\n", shown(run.path))
+	}
+	if err := run.store.Close(); err != nil {
+		return fmt.Errorf("closing the store: %w", err)
+	}
+	return nil
+}
+
+// offlineOf returns the run of a command that may be offline, and refuses what does not go
+// with that.
+func offlineOf(cmd *cobra.Command) (*offlineRun, error) {
+	run, ok := cmd.Context().Value(offlineKey{}).(*offlineRun)
+	if !ok {
+		return nil, usagef("%s needs a running gateway; --offline is for %s", cmd.CommandPath(), offlineNames(cmd.Root()))
+	}
+	for _, other := range []string{"server", "token-file", "address"} {
+		if cmd.Flags().Changed(other) {
+			return nil, usagef("--offline and --%s exclude each other", other)
+		}
+	}
+	return run, nil
+}
+
+// offlineNames lists the commands that take --offline.
+func offlineNames(root *cobra.Command) string {
+	var names string
+	var walk func(*cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		if cmd.Annotations["offline"] != "" {
+			if names != "" {
+				names += ", "
+			}
+			names += strings.TrimPrefix(cmd.CommandPath(), root.Name()+" "+config.AppName+" ")
+		}
+		for _, sub := range cmd.Commands() {
+			walk(sub)
+		}
+	}
+	walk(root)
+	return names
+}
+
+// configOf returns the keygate app's configuration in the file that a command names, compiled.
+func configOf(cmd *cobra.Command) (*config.Compiled, error) {
+	file, _ := cmd.Flags().GetString("config")
+	adapter, _ := cmd.Flags().GetString("adapter")
+	if file == "" {
+		return nil, usagef("--config is needed: which configuration says where the store is?")
+	}
+	text, _, _, err := caddycmd.LoadConfig(file, adapter)
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	var stated struct {
+		Apps map[string]json.RawMessage `json:"apps"`
+	}
+	if err := json.Unmarshal(text, &stated); err != nil {
+		return nil, fmt.Errorf("reading the configuration %s: %w; does it need --adapter?", file, err)
+	}
+	raw, ok := stated.Apps[config.AppName]
+	if !ok {
+		return nil, fmt.Errorf("%s has no keygate app: add the global option keygate { … }", file)
+	}
+	c := new(config.Config)
+	if err := caddy.StrictUnmarshalJSON(raw, c); err != nil {
+		return nil, fmt.Errorf("reading the keygate app of %s: %w", file, err)
+	}
+	out, err := c.Build(caddy.NewReplacer())
+	if err != nil {
+		return nil, fmt.Errorf("the keygate app of %s: %w", file, err)
+	}
+	return out, nil
+}
+
+// open opens the store of the configuration. There must be one: else a wrong working
+// directory would make another, in which nobody looks.
+func (run *offlineRun) open(cmd *cobra.Command) (*config.Compiled, error) {
+	c, err := configOf(cmd)
+	if err != nil {
+		return nil, err
+	}
+	path, log := c.Path, commandLog(cmd)
+	if target := c.Target(); target.Shared() {
+		ctx, cancel := context.WithTimeout(cmd.Context(), openTimeout)
+		defer cancel()
+		s, err := engine.OpenPrimary(ctx, target, log)
+		if err != nil {
+			return nil, err
+		}
+		run.path, run.store = path, s
+		return c, nil
+	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("there is no store at %s: is it the right configuration, and the working directory of the gateway?", path)
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), openTimeout)
+	defer cancel()
+	s, err := sqlite.OpenExisting(ctx, path, log)
+	if err != nil {
+		return nil, fmt.Errorf("opening the store %s: %w", path, err)
+	}
+	run.path, run.store = path, s
+	return c, nil
+}
+
+// commandLog returns the logger of what a command does itself: warnings, to standard error.
+func commandLog(cmd *cobra.Command) *slog.Logger {
+	return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
+
+// useStore makes c answer itself, from the store. The command closes it when it ends.
+func (c *client) useStore(cmd *cobra.Command, actor string) error {
+	run, err := offlineOf(cmd)
+	if err != nil {
+		return err
+	}
+	compiled, err := run.open(cmd)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), openTimeout)
+	defer cancel()
+	hasher := compiled.View.Hasher
+	if err := engine.CheckPeppers(ctx, run.store, hasher); err != nil {
+		return err
+	}
+	if err := run.store.SavePeppers(ctx, hasher.Checks()); err != nil {
+		return fmt.Errorf("storing the check values of the peppers: %w", err)
+	}
+	run.engine = new(offlineEngine)
+	log := commandLog(cmd)
+	m := management.New(management.Config{
+		Store: run.store, Engine: run.engine, View: func() *gateway.View { return compiled.View },
+		Logger: log, Webhooks: compiled.WebhookSettings, Signer: compiled.HeadSigner,
+	})
+	c.http.Transport = inProcess{api.New(m, api.Options{Authenticate: adminapi.Access, Logger: log})}
+	c.base, c.name = "http://offline", run.path
+	c.actAs(actor)
+	return nil
+}
+
+// inProcess is the http.RoundTripper of a handler in this process.
+type inProcess struct{ handler http.Handler }
+
+// RoundTrip has the handler answer r.
+func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
+	// A transport must leave the request as it is, and a server's has a body always.
+	served := r.Clone(r.Context())
+	if served.Body == nil {
+		served.Body = http.NoBody
+	}
+	defer served.Body.Close()
+	w := &recorder{header: http.Header{}}
+	p.handler.ServeHTTP(w, served)
+	w.WriteHeader(http.StatusOK)
+	return &http.Response{
+		Status: fmt.Sprintf("%d %s", w.status, http.StatusText(w.status)), StatusCode: w.status,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: w.header,
+		Body: io.NopCloser(&w.body), ContentLength: int64(w.body.Len()), Request: r,
+	}, nil
+}
+
+// recorder keeps what a handler answers.
+type recorder struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (w *recorder) Header() http.Header { return w.header }
+
+func (w *recorder) WriteHeader(status int) {
+	if w.status == 0 && status >= 200 {
+		w.status = status
+	}
+}
+
+func (w *recorder) Write(b []byte) (int, error) {
+	w.WriteHeader(http.StatusOK)
+	return w.body.Write(b)
+}
+
+// offlineEngine is the engine where none runs. It applies nothing: a gateway that runs
+// after all follows the store.
+type offlineEngine struct{ changed atomic.Bool }
+
+var errOffline = fmt.Errorf("this needs a running gateway: %w", gateway.ErrStore)
+
+func (e *offlineEngine) Apply(context.Context, []gateway.Change) error {
+	e.changed.Store(true)
+	return nil
+}
+
+// WithCredits refuses: what a gateway holds leased can't be settled without it.
+func (*offlineEngine) WithCredits(context.Context, string, string, func() error) error {
+	return errOffline
+}
+
+// Confirm names the store: whoever runs on it follows it.
+func (*offlineEngine) Confirm(context.Context, string, int64, time.Duration) cluster.Confirmation {
+	return cluster.Confirmation{Confirmed: []string{offlineNode}}
+}
+
+// TokenChanges returns 0: nobody else's changes are followed, and no token is checked here.
+func (*offlineEngine) TokenChanges() uint64 { return 0 }
+
+func (*offlineEngine) Limits(context.Context, *gateway.View, *gateway.Tenant, *gateway.Key, time.Time) ([]ratelimit.Standing, error) {
+	return nil, errOffline
+}
+
+func (*offlineEngine) ResetLimits(context.Context, *gateway.View, *gateway.Tenant, *gateway.Key, time.Time, ...string) error {
+	return errOffline
+}
+
+var _ management.Engine = (*offlineEngine)(nil)

@@ -1,0 +1,115 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keygate-dev/keygate/caddymodule/adminapi"
+	"github.com/keygate-dev/keygate/internal/testserver"
+	"github.com/keygate-dev/keygate/plugin/api"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+func TestStatusCheck(t *testing.T) {
+	degraded := management.Status{Degraded: true, Problems: []string{"the store does not answer"}}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = json.NewEncoder(w).Encode(degraded)
+	}))
+	defer server.Close()
+	t.Setenv(tokenEnv, "kgm_x")
+	for args, want := range map[string]string{"": "", "--check": "the store does not answer", "--check --json": "the store does not answer"} {
+		root, _ := commandTree()
+		var errs bytes.Buffer
+		root.SetOut(io.Discard)
+		root.SetErr(&errs)
+		root.SetArgs(append([]string{"keygate", "status", "--server", server.URL}, strings.Fields(args)...))
+		if err := root.Execute(); (err != nil) != (want != "") || !strings.Contains(errs.String(), want) {
+			t.Errorf("status %s: %v, %s", args, err, errs.String())
+		}
+	}
+}
+
+// A command waits while nothing listens, and while Caddy runs without its keygate app.
+func TestCommandWaitsForStart(t *testing.T) {
+	address := fmt.Sprint("127.0.0.1:", unusedPort(t))
+	calls := make(chan string, 3)
+	n := 0
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		calls <- string(b)
+		if n++; n < 3 {
+			api.WriteProblem(w, http.StatusServiceUnavailable, adminapi.CodeNotRunning, "No keygate app is running.")
+			return
+		}
+		w.WriteHeader(http.StatusCreated)
+		fmt.Fprint(w, `{"slug":"acme"}`)
+	})}
+	defer server.Close()
+	run := func(wait string) error {
+		root, _ := commandTree()
+		root.SetOut(io.Discard)
+		root.SetErr(io.Discard)
+		root.SetArgs([]string{"keygate", "tenant", "create", "acme", "--start-wait", wait, "--address", address})
+		return root.Execute()
+	}
+	if err := run("0s"); err == nil {
+		t.Error("without a wait, a gateway that is not there was no failure")
+	}
+	done := make(chan error)
+	go func() { done <- run("1m") }()
+	go func() {
+		time.Sleep(20 * time.Millisecond) // the command has met the closed port, or meets the open one
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			done <- err
+			return
+		}
+		_ = server.Serve(l)
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if n != 3 {
+		t.Errorf("asked %d times, want 3", n)
+	}
+	for range n {
+		if body := <-calls; !strings.Contains(body, "acme") {
+			t.Errorf("the body of one try was %q", body)
+		}
+	}
+}
+
+// A refusal that is no start is not asked for again, and arrives whole.
+func TestCommandDoesNotWaitForRefusal(t *testing.T) {
+	n := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n++
+		api.WriteProblem(w, http.StatusServiceUnavailable, management.CodeStoreUnavailable, "The store does not answer.")
+	}))
+	defer server.Close()
+	t.Setenv(tokenEnv, "kgm_x")
+	root, _ := commandTree()
+	var errs bytes.Buffer
+	root.SetErr(&errs)
+	root.SetArgs([]string{"keygate", "status", "--server", server.URL})
+	if err := root.Execute(); err == nil || n != 1 || !strings.Contains(errs.String(), "The store does not answer.") {
+		t.Errorf("asked %d times: %v, %s", n, err, errs.String())
+	}
+}
+
+func unusedPort(t testing.TB) int {
+	t.Helper()
+	port, err := testserver.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}

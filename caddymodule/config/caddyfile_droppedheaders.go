@@ -1,0 +1,107 @@
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+)
+
+// Caddy removes headers whose names contain an underscore or a dot before any handler sees them, unless the
+// server's expected_underscore_headers or expected_dot_headers lists them. Then it removes the same name
+// with hyphens. A key in such a header would never be found.
+
+// ExpectedHeaders are the lists of one server.
+type ExpectedHeaders struct{ Underscore, Dot []string }
+
+// Drops reports whether the server removes the header of that name.
+func (e ExpectedHeaders) Drops(name string) bool {
+	name = http.CanonicalHeaderKey(name)
+	underscore, dot := strings.Contains(name, "_"), strings.Contains(name, ".")
+	switch {
+	case underscore && dot:
+		return !expected(e.Underscore, name, false) && !expected(e.Dot, name, false)
+	case underscore:
+		return !expected(e.Underscore, name, true)
+	case dot:
+		return !expected(e.Dot, name, true)
+	}
+	return expected(hyphens(e.Underscore, "_"), name, true) || expected(hyphens(e.Dot, "."), name, true)
+}
+
+// expected reports whether entries, whose last character may be "*", match a canonical name.
+func expected(entries []string, name string, globs bool) bool {
+	for _, entry := range entries {
+		prefix, glob := strings.CutSuffix(entry, "*")
+		prefix = http.CanonicalHeaderKey(prefix)
+		if !glob && prefix == name || glob && globs && strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// hyphens returns entries with hyphens in the place of sep.
+func hyphens(entries []string, sep string) []string {
+	out := make([]string, len(entries))
+	for i, entry := range entries {
+		out[i] = strings.ReplaceAll(entry, sep, "-")
+	}
+	return out
+}
+
+// RemedyDropped names what to do about a header that is dropped.
+func RemedyDropped(name string) string {
+	option := "expected_underscore_headers"
+	switch {
+	case strings.Contains(name, "."):
+		option = "expected_dot_headers"
+	case !strings.Contains(name, "_"):
+		return fmt.Sprintf("the server drops the header %s, as expected_underscore_headers or expected_dot_headers lists the same name with other separators: remove it there, or remove the header from credentials", name)
+	}
+	return fmt.Sprintf("Caddy drops headers whose names contain '_' or '.', so no key in %s is ever found: choose a name with hyphens, or state the global option servers { %s %s }", name, option, name)
+}
+
+// checkDropped refuses a directive whose keyspace takes keys from a header that Caddy drops. Servers are not
+// known by then: it is enough that the options of one list the header.
+func checkDropped(h httpcaddyfile.Helper, a *Config, keyspace string) error {
+	name, err := a.Resolve(keyspace)
+	if err != nil {
+		return err
+	}
+	var any ExpectedHeaders
+	for _, options := range serverOptions(h) {
+		any.Underscore = append(any.Underscore, options.ExpectedUnderscoreHeaders...)
+		any.Dot = append(any.Dot, options.ExpectedDotHeaders...)
+	}
+	for i, place := range a.Configured()[name].Credentials {
+		if place.Kind == apikey.InHeader && strings.ContainsAny(place.Name, "_.") && any.Drops(place.Name) {
+			return Errorf(fmt.Sprintf("keyspaces.%s.credentials[%d]", name, i), "credentials: %s", RemedyDropped(place.Name))
+		}
+	}
+	return nil
+}
+
+// serverOption holds the lists in one global option servers.
+type serverOption struct{ ExpectedUnderscoreHeaders, ExpectedDotHeaders []string }
+
+// serverOptions returns the global options servers, whose type is private to Caddy. Where they can't be read there are
+// none: refuseDropped checks the servers themselves later.
+func serverOptions(h httpcaddyfile.Helper) (options []serverOption) {
+	if text, err := json.Marshal(h.Option("servers")); err == nil {
+		_ = json.Unmarshal(text, &options)
+	}
+	return options
+}
+
+// locateGlobal makes an error about the global option name the line there, else d's.
+func locateGlobal(d *caddyfile.Dispenser, err error) error {
+	LastAdapted.mu.Lock()
+	defer LastAdapted.mu.Unlock()
+	return LastAdapted.global.locate(d, err)
+}

@@ -1,0 +1,233 @@
+package config
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+
+	"github.com/keygate-dev/keygate/plugin/rules"
+)
+
+// parsePaths reads a `paths` block. The dispenser stands on its name.
+func parsePaths(d *caddyfile.Dispenser, l lines, c *rules.PathsConfig) error {
+	if _, err := args(d, 0, 0, "paths { … }"); err != nil {
+		return err
+	}
+	l.note("paths", d)
+	return block(d, "paths", pathsOptions(l, c))
+}
+
+// pathsOptions returns the options of a `paths` block, which fill c.
+func pathsOptions(l lines, c *rules.PathsConfig) options {
+	take := func(field string, at *caddyfile.Dispenser, to *[]string, patterns []string) {
+		for _, p := range patterns {
+			l.note(fmt.Sprintf("paths.%s[%d]", field, len(*to)), at)
+			*to = append(*to, p)
+		}
+	}
+	return options{
+		"allow": {repeatable: true, parse: func(d *caddyfile.Dispenser) error {
+			at := *d
+			a, err := args(d, 2, -1, "allow encoded_slash|parameters <path>...")
+			if err != nil {
+				return err
+			}
+			switch a[0] {
+			case "encoded_slash":
+				take("encoded_slash", &at, &c.EncodedSlash, a[1:])
+			case "parameters":
+				take("parameters", &at, &c.Parameters, a[1:])
+			default:
+				return at.Errf("allow takes 'encoded_slash' or 'parameters', not '%s'; a path with anything else ambiguous needs 'as_sent <path>...'", a[0])
+			}
+			return nil
+		}},
+		"as_sent": {repeatable: true, parse: func(d *caddyfile.Dispenser) error {
+			at := *d
+			a, err := args(d, 1, -1, "as_sent <path>...")
+			take("as_sent", &at, &c.AsSent, a)
+			return err
+		}},
+		"report": {parse: func(d *caddyfile.Dispenser) error { return bare(d, &c.Report) }},
+	}
+}
+
+// errPathMatcher is told of a matcher about the path that can't be turned into rules.
+var errPathMatcher = errors.New("this matcher chooses by the path in Caddy's way of reading it, which an upstream need not share: " +
+	"remove the matcher and name the paths that need a key inside the block, such as 'protect /api/*' (a matcher may hold only path, not path and method)")
+
+// splitMatcher turns a matcher that holds only path, not path and method into the paths that the
+// directive is for. rest is the matcher where it is not about the path. Any other matcher is an
+// error: Caddy reads a path in one way, and a request that it leaves out would not be checked.
+func splitMatcher(set caddy.ModuleMap) (only, except []rules.Pattern, rest caddy.ModuleMap, err error) {
+	if len(set) == 0 {
+		return nil, nil, nil, nil
+	}
+	inside, err := patternsOf(set)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	var outside []rules.Pattern
+	aboutPath, others := len(inside) > 0, false
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		raw := set[name]
+		switch name {
+		case "path", "method":
+		case "not":
+			var sets []caddy.ModuleMap
+			if err := json.Unmarshal(raw, &sets); err != nil {
+				return nil, nil, nil, err
+			}
+			for _, negated := range sets {
+				patterns, err := patternsOf(negated)
+				switch {
+				case err != nil:
+					return nil, nil, nil, err
+				case len(patterns) > 0 && onlyKeys(negated, "path", "method"):
+					outside = append(outside, patterns...)
+				case ReadsPath("not", raw):
+					return nil, nil, nil, errPathMatcher
+				default:
+					others = true
+				}
+			}
+		default:
+			others = true
+			aboutPath = aboutPath || ReadsPath(name, raw)
+		}
+	}
+	aboutPath = aboutPath || len(outside) > 0
+	switch {
+	case !aboutPath:
+		return nil, nil, set, nil
+	case others:
+		return nil, nil, nil, errPathMatcher
+	}
+	return inside, outside, nil, nil
+}
+
+// patternsOf returns the path and method matchers of a set as patterns; none where it has neither.
+func patternsOf(set caddy.ModuleMap) ([]rules.Pattern, error) {
+	var paths, methods []string
+	for name, to := range map[string]*[]string{"path": &paths, "method": &methods} {
+		if raw, ok := set[name]; ok {
+			if err := json.Unmarshal(raw, to); err != nil {
+				return nil, err
+			}
+		}
+	}
+	slices.Sort(methods)
+	methods = slices.Compact(methods)
+	if len(methods) > 0 && len(paths) == 0 {
+		paths = []string{"*"}
+	}
+	var out []rules.Pattern
+	for i, p := range paths {
+		if !slices.Contains(paths[:i], p) {
+			out = append(out, rules.Pattern{Methods: methods, Path: p})
+		}
+	}
+	return out, nil
+}
+
+func onlyKeys(set caddy.ModuleMap, names ...string) bool {
+	for name := range set {
+		if !slices.Contains(names, name) {
+			return false
+		}
+	}
+	return true
+}
+
+// ReadsPath reports whether a matcher looks at the path of a request.
+func ReadsPath(name string, raw json.RawMessage) bool {
+	text := string(raw)
+	switch name {
+	case "path", "path_regexp", "file":
+		return true
+	case "expression":
+		return strings.Contains(text, "path") || strings.Contains(text, "uri") || strings.Contains(text, "file(")
+	case "not":
+		var sets []caddy.ModuleMap
+		if json.Unmarshal(raw, &sets) != nil {
+			return true
+		}
+		for _, set := range sets {
+			for name, raw := range set {
+				if ReadsPath(name, raw) {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	return strings.Contains(text, "http.request.uri") || strings.Contains(text, "http.request.orig_uri")
+}
+
+// PathsConfig is what a `keygate_paths` directive states.
+type PathsConfig struct {
+	// Keyspace in whose words requests are rejected. Default: the only keyspace where there is one,
+	// else problem details.
+	Keyspace string `json:"keyspace,omitempty"`
+	rules.PathsConfig
+}
+
+// ParsePathsDirective reads the directive `keygate_paths`, which takes no matcher:
+//
+//	keygate_paths [<keyspace>] {
+//		allow   encoded_slash|parameters <path>...   repeatable
+//		as_sent <path>...                            repeatable
+//		report
+//	}
+func ParsePathsDirective(h httpcaddyfile.Helper) (*PathsConfig, error) {
+	h.Next() // consume the directive's name
+	p := new(PathsConfig)
+	l := make(lines)
+	l.note("keyspace", h.Dispenser)
+	at := *h.Dispenser
+	names, err := args(h.Dispenser, 0, 1, "keygate_paths [<keyspace>] { … }")
+	if err != nil {
+		return nil, err
+	}
+	if len(names) == 1 {
+		if strings.ContainsAny(names[0][:1], "/@*") {
+			return nil, at.Errf("keygate_paths takes no matcher: it holds for the whole site; state exceptions inside its block, such as 'as_sent %s'", "/s3/*")
+		}
+		p.Keyspace = names[0]
+	}
+	app, err := OptionApp(h)
+	if err != nil {
+		return nil, err
+	}
+	if app == nil {
+		return nil, at.Err("keygate_paths needs the global option keygate { … }")
+	}
+	if p.Keyspace != "" {
+		if _, err := app.Resolve(p.Keyspace); err != nil {
+			return nil, at.WrapErr(err)
+		}
+	}
+	if err := block(h.Dispenser, "keygate_paths", pathsOptions(l, &p.PathsConfig)); err != nil {
+		return nil, err
+	}
+	if _, err := CompilePaths(p.PathsConfig); err != nil {
+		return nil, l.locate(&at, err)
+	}
+	return p, nil
+}
+
+// CompilePaths compiles c. Errors are fieldErrors.
+func CompilePaths(c rules.PathsConfig) (*rules.Paths, error) {
+	set, err := (&HandlerConfig{Config: rules.Config{Paths: c}}).compileRules(nil)
+	if err != nil {
+		return nil, err
+	}
+	return set.Paths, nil
+}

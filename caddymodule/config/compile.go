@@ -1,0 +1,307 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+	"github.com/keygate-dev/keygate/plugin/usage"
+)
+
+// The defaults of what a keyspace leaves out.
+var (
+	defaultPrefixes = []apikey.Prefix{
+		{Value: "kg_live_", Environment: "live"},
+		{Value: "kg_test_", Environment: "test"},
+	}
+	defaultFormat   = apikey.Format{Length: 32, Checksum: apikey.CRC32}
+	defaultFailures = "100/m"
+	defaultPlanName = "default"
+)
+
+// tokenPrefix begins every management token, and therefore no key.
+const tokenPrefix = "kgm_"
+
+// Names end up in headers, metrics and paths, so they are kept plain.
+var (
+	keyspaceName    = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,62}$`)
+	planName        = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`)
+	environmentName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$`)
+	// RFC 6749 section 3.3 allows more in a scope; commas, and what shells and headers quote, are left out.
+	scopeName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:/*-]{0,62}$`)
+)
+
+// Keyspace is a compiled KeyspaceConfig: what the engine judges by, and what only
+// the proxy side needs to know. Immutable.
+type Keyspace struct {
+	*gateway.Keyspace
+	// Style is the style of the bodies of refusals.
+	Style string
+	// InQuery reports whether a credential may stand in the query.
+	InQuery   bool
+	headers   HeadersConfig
+	AdminOpen bool
+	webhooks  management.WebhookSettings
+	// Requests says how keys' last requests are remembered; nil: they are not.
+	Requests *usage.Log
+	// UsageHours is for how long usage is kept by hour.
+	UsageHours time.Duration
+	// UsageOff says that usage is not counted.
+	UsageOff bool
+}
+
+// Configured returns the keyspaces' configurations: the default keyspace where the
+// configuration states none.
+func (a *Config) Configured() map[string]*KeyspaceConfig {
+	if len(a.Keyspaces) == 0 {
+		return map[string]*KeyspaceConfig{DefaultKeyspace: {}}
+	}
+	return a.Keyspaces
+}
+
+// Resolve returns the name of the keyspace that a directive means by name, which may
+// be empty.
+func (a *Config) Resolve(name string) (string, error) {
+	all := a.Configured()
+	if name == "" {
+		if len(all) == 1 {
+			for only := range all {
+				return only, nil
+			}
+		}
+		name = DefaultKeyspace
+		if _, ok := all[name]; !ok {
+			return "", fmt.Errorf("there are several keyspaces: name the one that is meant (%s)", list(all))
+		}
+		return name, nil
+	}
+	if _, ok := all[name]; !ok {
+		return "", fmt.Errorf("unknown keyspace '%s' (there is %s)", name, list(all))
+	}
+	return name, nil
+}
+
+// list names the keys of m for a message.
+func list[V any](m map[string]V) string {
+	return strings.Join(slices.Sorted(maps.Keys(m)), ", ")
+}
+
+// Compile checks every keyspace and builds what requests are judged by. It touches
+// nothing outside the configuration. Errors are fieldErrors.
+func (a *Config) compile() (map[string]*Keyspace, error) {
+	if err := a.checkStores(); err != nil {
+		return nil, err
+	}
+	all := a.Configured()
+	out := make(map[string]*Keyspace, len(all))
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		path := "keyspaces." + name
+		if !keyspaceName.MatchString(name) {
+			return nil, Errorf(path, "keyspace '%s': a name is 1 to 63 of a-z, 0-9, '_', '.' and '-', and begins with a letter or digit", name)
+		}
+		if all[name] == nil {
+			return nil, Errorf(path, "keyspace '%s' is null", name)
+		}
+		ks, err := all[name].Compile(name)
+		if err != nil {
+			return nil, within(path, err)
+		}
+		out[name] = ks
+	}
+	return out, nil
+}
+
+// Compile checks c and builds the keyspace of that name.
+func (c *KeyspaceConfig) Compile(name string) (*Keyspace, error) {
+	gk := &gateway.Keyspace{Name: name}
+	ks := &Keyspace{Keyspace: gk}
+	var err error
+	if gk.Grammar, err = c.grammar(); err != nil {
+		return nil, err
+	}
+	if gk.Places, err = c.places(); err != nil {
+		return nil, err
+	}
+	if gk.Scopes, err = c.scopes(); err != nil {
+		return nil, err
+	}
+	if err := c.plans(gk); err != nil {
+		return nil, err
+	}
+	if gk.Failures, err = c.failures(); err != nil {
+		return nil, err
+	}
+	if gk.Refusals, err = c.Errors.Compile(); err != nil {
+		return nil, within("errors", err)
+	}
+	if ks.Requests, err = c.Requests.compile(gk.Grammar.Clean); err != nil {
+		return nil, within("requests", err)
+	}
+	if ks.UsageHours, err = c.Usage.compile(); err != nil {
+		return nil, within("usage", err)
+	}
+	ks.UsageOff = c.Usage != nil && c.Usage.Off
+	if ks.webhooks, err = c.Webhooks.Compile(); err != nil {
+		return nil, within("webhooks", err)
+	}
+	switch c.AdminAPI {
+	case "":
+	case "open":
+		ks.AdminOpen = true
+	default:
+		return nil, Errorf("admin_api", "admin_api takes 'open', not '%s'", c.AdminAPI)
+	}
+	if c.Headers != nil {
+		ks.headers = *c.Headers
+	}
+	ks.Style = StyleProblem
+	if c.Errors != nil && c.Errors.Style != "" {
+		ks.Style = c.Errors.Style
+	}
+	ks.InQuery = gk.Places.InQuery()
+	return ks, nil
+}
+
+// grammar compiles the shapes of keys. Shapes are added one by one, so that an error
+// can be told of the one that brought it.
+func (c *KeyspaceConfig) grammar() (*apikey.Grammar, error) {
+	prefixes, format := c.Prefixes, defaultFormat
+	if len(prefixes) == 0 {
+		prefixes = defaultPrefixes
+	}
+	// Where the prefixes are the default ones, it is the format that makes them wrong.
+	fieldOf := func(i int) string {
+		if len(c.Prefixes) == 0 {
+			return "format"
+		}
+		return fmt.Sprintf("prefixes[%d]", i)
+	}
+	if c.Format != nil {
+		if c.Format.Length < 0 {
+			return nil, Errorf("format.length", "length %d: a key has at least one character after its prefix", c.Format.Length)
+		}
+		if c.Format.Length != 0 {
+			format.Length = c.Format.Length
+		}
+		if c.Format.Checksum != "" {
+			format.Checksum = c.Format.Checksum
+		}
+		if format.Checksum != apikey.CRC32 && format.Checksum != apikey.NoChecksum {
+			return nil, Errorf("format.checksum", "checksum is 'crc32' or 'none', not '%s'", format.Checksum)
+		}
+	}
+	environments := make(map[string]string)
+	for i, p := range prefixes {
+		path := fieldOf(i)
+		if strings.HasPrefix(p.Value, tokenPrefix) {
+			return nil, Errorf(path, "prefix '%s': %s is how management tokens begin", p.Value, tokenPrefix)
+		}
+		if !environmentName.MatchString(p.Environment) {
+			return nil, Errorf(path, "prefix '%s': '%s' is no name of an environment, which is 1 to 32 of letters, digits, '_' and '-'", p.Value, p.Environment)
+		}
+		if other, ok := environments[p.Environment]; ok {
+			return nil, Errorf(path, "environment '%s' has two prefixes, '%s' and '%s': new keys could not choose; a prefix of older keys goes into an accept block", p.Environment, other, p.Value)
+		}
+		environments[p.Environment] = p.Value
+		if _, err := apikey.NewGrammar(prefixes[:i+1], format, nil); err != nil {
+			return nil, &fieldError{path, err}
+		}
+	}
+	names := make(map[string]bool)
+	accept := slices.Clone(c.Accept)
+	for i := range accept {
+		path := fmt.Sprintf("accept[%d]", i)
+		a := &accept[i]
+		if !planName.MatchString(a.Name) {
+			return nil, Errorf(path, "accept needs a name of letters, digits, '_', '.' and '-', not '%s'", a.Name)
+		}
+		if names[a.Name] {
+			return nil, Errorf(path, "accept '%s' is stated twice", a.Name)
+		}
+		names[a.Name] = true
+		switch a.Charset {
+		case "":
+			a.Charset = apikey.Base62
+		case apikey.Base62, apikey.Base58, apikey.Hex, apikey.AnyChar:
+		default:
+			return nil, Errorf(path+".charset", "accept '%s': charset is base62, base58, hex or any, not '%s'", a.Name, a.Charset)
+		}
+		if a.MinLength < 1 || a.MaxLength < a.MinLength {
+			return nil, Errorf(path+".length", "accept '%s' needs a length, such as 'length 20-64', whose first number is at least 1 and whose second is no smaller", a.Name)
+		}
+		if _, err := apikey.NewGrammar(prefixes, format, accept[:i+1]); err != nil {
+			return nil, &fieldError{path, err}
+		}
+	}
+	return apikey.NewGrammar(prefixes, format, accept)
+}
+
+// places compiles where credentials may stand.
+func (c *KeyspaceConfig) places() (*apikey.Places, error) {
+	for i, p := range c.Credentials {
+		path := fmt.Sprintf("credentials[%d]", i)
+		for _, q := range c.Credentials[:i] {
+			if p.Same(q) {
+				return nil, Errorf(path, "credentials: '%s %s' is stated twice", p.Kind, p.Name)
+			}
+		}
+		if _, err := apikey.NewPlaces(c.Credentials[:i+1]...); err != nil {
+			return nil, &fieldError{path, err}
+		}
+	}
+	return apikey.NewPlaces(c.Credentials...)
+}
+
+// scopes compiles the scopes.
+func (c *KeyspaceConfig) scopes() (gateway.Scopes, error) {
+	s := gateway.Scopes{Names: slices.Clone(c.Scopes), Cumulative: c.CumulativeScopes}
+	if len(s.Names) > gateway.MaxScopes {
+		return s, Errorf("scopes", "%d scopes: a keyspace has at most %d", len(s.Names), gateway.MaxScopes)
+	}
+	for i, n := range s.Names {
+		if !scopeName.MatchString(n) {
+			return s, Errorf("scopes", "'%s' is no name of a scope, which is 1 to 63 of letters, digits and '_.:/*-' and begins with a letter or digit", n)
+		}
+		if slices.Contains(s.Names[:i], n) {
+			return s, Errorf("scopes", "scope '%s' is stated twice", n)
+		}
+	}
+	return s, nil
+}
+
+// failures compiles the limit of unknown keys per address.
+func (c *KeyspaceConfig) failures() (*ratelimit.Policy, error) {
+	text := c.Failures
+	switch text {
+	case "off":
+		return nil, nil
+	case "":
+		text = defaultFailures
+	}
+	if !strings.Contains(text, " per ") {
+		text += " per address"
+	}
+	p, err := ratelimit.ParseRate(text)
+	if err != nil {
+		return nil, Errorf("failures", "failures: %w", err)
+	}
+	if p.Per != ratelimit.PerAddress {
+		return nil, Errorf("failures", "failures are counted per address; nothing else can be stated")
+	}
+	return p, nil
+}
+
+// DefaultRealm is the realm of a keyspace whose directive names none.
+func DefaultRealm(keyspace string) string {
+	if keyspace == DefaultKeyspace {
+		return "API"
+	}
+	return keyspace
+}

@@ -1,0 +1,182 @@
+package config
+
+import (
+	"fmt"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+	"github.com/keygate-dev/keygate/plugin/rules"
+)
+
+// FieldName is a header's name, or another token (RFC 9110, section 5.6.2).
+var FieldName = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")
+
+// Compile checks c against the keyspace and compiles its rules. Errors are
+// fieldErrors. ks may be nil where c is StripOnly.
+func (c *HandlerConfig) Compile(ks *Keyspace) (*rules.Set, error) {
+	if c.StripOnly {
+		return nil, nil
+	}
+	for i := range c.Costs {
+		c.Costs[i].Actual = http.CanonicalHeaderKey(c.Costs[i].Actual)
+	}
+	bit := func(scope string) (uint64, bool) {
+		b, ok := ks.Scopes.Bit(scope)
+		return uint64(b), ok
+	}
+	set, err := c.compileRules(bit)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.checkContradictions(); err != nil {
+		return nil, err
+	}
+	if err := c.checkCosts(ks); err != nil {
+		return nil, err
+	}
+	if err := c.checkOverrides(); err != nil {
+		return nil, err
+	}
+	if _, err := c.CompileUpgrades(); err != nil {
+		return nil, err
+	}
+	if err := c.CORS.Check(); err != nil {
+		return nil, err
+	}
+	if len(c.Realm) > 255 || strings.ContainsFunc(c.Realm, func(r rune) bool { return r > unicode.MaxASCII || !unicode.IsPrint(r) }) {
+		return nil, Errorf("realm", "realm: at most 255 printable ASCII characters")
+	}
+	return set, nil
+}
+
+// compileRules compiles the rules. plugin/rules names an offending line by its text;
+// the field it stands in is the one that makes the rules wrong when lines are added one by one.
+func (c *HandlerConfig) compileRules(bit func(string) (uint64, bool)) (*rules.Set, error) {
+	config := c.Config
+	config.Paths.Report = config.Paths.Report || c.Observe && !config.Pathless()
+	set, whole := rules.New(config, bit)
+	if whole == nil {
+		return set, nil
+	}
+	part := rules.Config{}
+	var path string
+	add := func(field string, n int, grow func(n int)) bool {
+		for i := range n {
+			grow(i + 1)
+			if _, err := rules.New(part, bit); err != nil {
+				path = fmt.Sprintf("%s[%d]", field, i)
+				return true
+			}
+		}
+		return false
+	}
+	_ = add("only", len(c.Only), func(n int) { part.Only = c.Only[:n] }) ||
+		add("except", len(c.Except), func(n int) { part.Except = c.Except[:n] }) ||
+		add("paths.encoded_slash", len(c.Paths.EncodedSlash), func(n int) { part.Paths.EncodedSlash = c.Paths.EncodedSlash[:n] }) ||
+		add("paths.parameters", len(c.Paths.Parameters), func(n int) { part.Paths.Parameters = c.Paths.Parameters[:n] }) ||
+		add("paths.as_sent", len(c.Paths.AsSent), func(n int) { part.Paths.AsSent = c.Paths.AsSent[:n] }) ||
+		add("public", len(c.Public), func(n int) { part.Public = c.Public[:n] }) ||
+		add("optional", len(c.Optional), func(n int) { part.Optional = c.Optional[:n] }) ||
+		add("protect", len(c.Protect), func(n int) { part.Protect = c.Protect[:n] }) ||
+		add("scopes", len(c.Scopes), func(n int) { part.Scopes = c.Scopes[:n] }) ||
+		add("costs", len(c.Costs), func(n int) { part.Costs = c.Costs[:n] })
+	return nil, &fieldError{path, whole}
+}
+
+// HeaderOptions returns which limit headers the handler's responses carry.
+func (c *HandlerConfig) HeaderOptions(ks *Keyspace) ratelimit.HeaderOptions {
+	if c.StripOnly {
+		return ratelimit.HeaderOptions{}
+	}
+	o := ks.headers
+	if c.Headers != nil {
+		o = *c.Headers
+	}
+	return ratelimit.HeaderOptions{X: !o.NoX, IETF: !o.NoIETF, DeltaReset: o.ResetDelta}
+}
+
+// stated is one pattern with where it stands, for comparing it with the others.
+type stated struct {
+	what, path string
+	rules.Pattern
+}
+
+// checkContradictions checks that no path is said to be two things at once, or is
+// public, where nobody is asked for a key, and has a scope or a cost nonetheless.
+func (c *HandlerConfig) checkContradictions() error {
+	var classes, asks []stated
+	for _, l := range []struct {
+		what     string
+		patterns []rules.Pattern
+	}{{"public", c.Public}, {"optional", c.Optional}, {"protect", c.Protect}} {
+		for i, p := range l.patterns {
+			classes = append(classes, stated{l.what, fmt.Sprintf("%s[%d]", l.what, i), p})
+		}
+	}
+	for i, r := range c.Scopes {
+		asks = append(asks, stated{"scope", fmt.Sprintf("scopes[%d]", i), r.Pattern})
+	}
+	for i, r := range c.Costs {
+		asks = append(asks, stated{"cost", fmt.Sprintf("costs[%d]", i), r.Pattern})
+	}
+	for i, s := range classes {
+		for _, other := range classes[:i] {
+			if s.Path == other.Path && overlap(s.Methods, other.Methods) {
+				if s.what == other.what {
+					return Errorf(s.path, "%s '%s' is stated twice", s.what, s)
+				}
+				return Errorf(s.path, "'%s' is %s and %s at once", s.Pattern, other.what, s.what)
+			}
+		}
+	}
+	for _, s := range asks {
+		for _, pub := range classes {
+			// Rules for some methods may well stand beside one for all of them.
+			if pub.what == "public" && s.Path == pub.Path && overlap(s.Methods, pub.Methods) {
+				return Errorf(s.path, "'%s' is public, where no key is judged, so its %s could never hold: make it optional, or remove one", s.Pattern, s.what)
+			}
+		}
+	}
+	return nil
+}
+
+// overlap says that two lists of methods have one in common. A list for some methods is an
+// exception to one for all (none named), not a contradiction.
+func overlap(a, b []string) bool {
+	if len(a) == 0 || len(b) == 0 {
+		return len(a) == len(b)
+	}
+	return slices.ContainsFunc(a, func(m string) bool { return slices.Contains(b, m) })
+}
+
+// checkCosts checks that costs are in range and that no plan has a quota that one
+// request alone exceeds.
+func (c *HandlerConfig) checkCosts(ks *Keyspace) error {
+	for i, r := range c.Costs {
+		path := fmt.Sprintf("costs[%d]", i)
+		if r.Actual != "" && !FieldName.MatchString(r.Actual) {
+			return Errorf(path, "cost of '%s': '%s' is no name of a header", r.Path, r.Actual)
+		}
+		if plan, quota := exceeded(ks.Keyspace, r.Cost); quota != nil {
+			return Errorf(path, "cost %d of '%s' is above the quota %s of plan '%s' in keyspace '%s': such a request could never pass", r.Cost, r.Path, quota.Name, plan, ks.Name)
+		}
+	}
+	return nil
+}
+
+// exceeded returns the first plan and quota that a cost is above; nil when there is none.
+func exceeded(ks *gateway.Keyspace, cost int64) (string, *ratelimit.Policy) {
+	for _, name := range ks.PlanOrder {
+		for _, l := range ks.Plans[name].Limits {
+			if l.Kind == ratelimit.Quota && cost > l.Limit {
+				return name, l
+			}
+		}
+	}
+	return "", nil
+}

@@ -1,0 +1,158 @@
+package config
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/engine"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/usage"
+	"github.com/keygate-dev/keygate/plugin/webhook"
+)
+
+// Compiled is a Config that was checked, with its placeholders expanded. Immutable.
+type Compiled struct {
+	// Config is the configuration as it is stated.
+	Config    *Config
+	Secrets   Secrets
+	Keyspaces map[string]*Keyspace
+	// Cleaner removes the keys of all keyspaces, and management tokens, from texts.
+	Cleaner *apikey.Cleaner
+	View    *gateway.View
+	// vault encrypts under the secret; nil if there is none.
+	vault *webhook.Vault
+	// Identity names the store: configurations with the same identity share one engine.
+	Identity string
+	// Path is the SQLite file, or the name of the PostgreSQL database.
+	Path string
+}
+
+// Build checks and compiles the configuration. It opens nothing. Errors are fieldErrors.
+func (c *Config) Build(repl *caddy.Replacer) (*Compiled, error) {
+	out := &Compiled{Config: c}
+	var err error
+	if out.Keyspaces, err = c.compile(); err != nil {
+		return nil, err
+	}
+	if out.Secrets, err = c.expand(repl); err != nil {
+		return nil, err
+	}
+	if out.vault, err = out.Secrets.newVault(); err != nil {
+		return nil, err
+	}
+	hasher, err := apikey.NewHasher(out.Secrets.peppers...)
+	if err != nil {
+		return nil, Errorf("peppers", "%w", err)
+	}
+	if hasher, err = hasher.WithForeign(out.Secrets.importPeppers...); err != nil {
+		return nil, Errorf("import_peppers", "%w", err)
+	}
+	if out.Identity, out.Path, err = c.storeIdentity(out.Secrets); err != nil {
+		return nil, err
+	}
+	all := make([]*gateway.Keyspace, 0, len(out.Keyspaces))
+	grammars := make([]*apikey.Grammar, 0, len(out.Keyspaces))
+	for _, ks := range out.Keyspaces {
+		all, grammars = append(all, ks.Keyspace), append(grammars, ks.Grammar)
+	}
+	out.Cleaner = apikey.NewCleaner(grammars...).With(management.TokenCleaner())
+	out.View = gateway.NewView(hasher, all...)
+	return out, nil
+}
+
+// Target returns the store and the node.
+func (c *Compiled) Target() engine.Target {
+	if c.Secrets.Dsn == "" {
+		return engine.Target{Path: c.Path, Node: aloneName}
+	}
+	return engine.Target{Path: c.Path, Address: c.Secrets.Address(), Replica: c.Secrets.Replica, Node: c.Secrets.node}
+}
+
+// Address returns where PostgreSQL is reached; the zero value for SQLite.
+func (s Secrets) Address() engine.Address { return engine.Address{DSN: s.Dsn, Listen: s.listen} }
+
+// RequestLog returns how a keyspace's last requests are remembered; nil: they are not.
+func (c *Compiled) RequestLog(keyspace string) *usage.Log {
+	if ks := c.Keyspaces[keyspace]; ks != nil {
+		return ks.Requests
+	}
+	return nil
+}
+
+// UsageOff reports whether a keyspace's usage is not counted.
+func (c *Compiled) UsageOff(keyspace string) bool {
+	ks := c.Keyspaces[keyspace]
+	return ks != nil && ks.UsageOff
+}
+
+// WebhookSettings returns the settings of a keyspace's webhooks.
+func (c *Compiled) WebhookSettings(keyspace string) management.WebhookSettings {
+	if c.Keyspaces[keyspace] == nil {
+		return management.WebhookSettings{}
+	}
+	s := c.Keyspaces[keyspace].webhooks
+	if c.vault != nil {
+		s.Sealer = c.vault
+	}
+	return s
+}
+
+// HeadSigner returns the signer of checkpoints of the audit chain; nil if there is no secret.
+func (c *Compiled) HeadSigner() audit.Signer {
+	if c.vault == nil {
+		return nil
+	}
+	return c.vault
+}
+
+// LimitsKind returns where rates, quotas and concurrency are counted.
+func (c *Config) LimitsKind() string {
+	if c.Limits != nil && c.Limits.Type != "" {
+		return c.Limits.Type
+	}
+	return limitsLocal
+}
+
+// ConfigHash tells configurations apart. It is made of the configuration as it is
+// saved, in which secrets are placeholders, without what each gateway has of its own.
+func (c *Config) ConfigHash() string {
+	b, err := json.Marshal(c)
+	if err != nil {
+		return ""
+	}
+	var fields map[string]any
+	if err := json.Unmarshal(b, &fields); err != nil {
+		return ""
+	}
+	delete(fields, "node")
+	if store, ok := fields["store"].(map[string]any); ok {
+		delete(store, "replica")
+	}
+	if b, err = json.Marshal(fields); err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:8])
+}
+
+// AppName is the app's module ID and the name of the global option.
+const AppName = "keygate"
+
+// FindApp returns the keygate app of the configuration of ctx, for a handler that needs it.
+func FindApp[T any](ctx caddy.Context) (app T, err error) {
+	a, err := ctx.AppIfConfigured(AppName)
+	if errors.Is(err, caddy.ErrNotConfigured) {
+		return app, errors.New("the app keygate is not configured: add the global option keygate { … }")
+	}
+	if err != nil {
+		return app, err
+	}
+	return a.(T), nil
+}

@@ -1,0 +1,110 @@
+package config
+
+import (
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/keygate-dev/keygate/plugin/console"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// ConsoleConfig is what a `keygate_console` directive states.
+type ConsoleConfig struct {
+	// Keyspace whose keys are managed. Default: the only keyspace where there is one, else "default".
+	Keyspace string `json:"keyspace,omitempty"`
+	// Path under which the console stands; what is not under it is passed on. Default: "/", the whole site.
+	Path string `json:"path,omitempty"`
+	// URL is where browsers reach the console, for portal links. Default: what the site's
+	// configuration says, which behind another proxy may not be what browsers see.
+	URL string `json:"url,omitempty"`
+	// Title is the product's name. Default: "Keygate".
+	Title string `json:"title,omitempty"`
+	// Color is the accent, as rrggbb or #rrggbb. Default: "2f5d50".
+	Color string `json:"color,omitempty"`
+	// Logo is a file with a picture, at most 64 KiB. Default: none.
+	Logo string `json:"logo,omitempty"`
+	// IdentityHeader, where it is stated, is trusted to hold the name of whoever is there. It must
+	// be set or removed by what stands in front, such as forward_auth with copy_headers. Default: none.
+	IdentityHeader string `json:"identity_header,omitempty"`
+	// IdentityScopes are what people so named may do. Default: everything.
+	IdentityScopes []string `json:"identity_scopes,omitempty"`
+}
+
+// UnmarshalCaddyfile sets up c from its directive without a matcher. See parseConsole for the syntax.
+func (c *ConsoleConfig) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the directive's name
+	at := *d
+	l := make(lines)
+	l.note("keyspace", d)
+	names, err := args(d, 0, 1, "keygate_console [<matcher>] [<keyspace>] { … }")
+	if err != nil {
+		return err
+	}
+	if len(names) == 1 {
+		c.Keyspace = names[0]
+	}
+	opts := options{
+		"identity_header": {parse: func(d *caddyfile.Dispenser) error {
+			l.note("identity_header", d)
+			l.note("identity_scopes", d)
+			a, err := args(d, 1, -1, "identity_header <header> [<scope>...]")
+			if err != nil {
+				return err
+			}
+			c.IdentityHeader, c.IdentityScopes = a[0], a[1:]
+			return nil
+		}},
+	}
+	opts["color"] = option{parse: func(d *caddyfile.Dispenser) error {
+		l.note("color", d)
+		// What begins with # is a comment in a Caddyfile, unless it is quoted.
+		return oneArg(d, "color <rrggbb>", &c.Color)
+	}}
+	for name, to := range map[string]*string{"path": &c.Path, "url": &c.URL, "title": &c.Title, "logo": &c.Logo} {
+		opts[name] = option{parse: func(d *caddyfile.Dispenser) error {
+			l.note(name, d)
+			return oneArg(d, name+" <"+name+">", to)
+		}}
+	}
+	if err := block(d, "keygate_console", opts); err != nil {
+		return err
+	}
+	return l.locate(&at, c.Check())
+}
+
+// Check says what is wrong with what is stated, as far as that can be told without the files it names.
+func (c *ConsoleConfig) Check() error {
+	if c.Path != "" && (!strings.HasPrefix(c.Path, "/") || path.Clean(c.Path) != c.Path || strings.ContainsAny(c.Path, "*{}?#%")) {
+		return Errorf("path", "path: '%s' must be a plain path, such as /console", c.Path)
+	}
+	if c.URL != "" {
+		u, err := url.Parse(c.URL)
+		if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+			return Errorf("url", "url: '%s' must be a URL without a query, such as https://keys.example.com", c.URL)
+		}
+	}
+	if len(c.Title) > 60 || strings.ContainsFunc(c.Title, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return Errorf("title", "title: must be at most 60 characters, none of them control characters")
+	}
+	if err := (console.Brand{Color: c.Color}).Check(); err != nil {
+		return Errorf("color", "%w", err)
+	}
+	if c.IdentityHeader != "" && !httpguts.ValidHeaderFieldName(c.IdentityHeader) {
+		return Errorf("identity_header", "identity_header: '%s' is no name of a header", c.IdentityHeader)
+	}
+	if c.IdentityHeader == "" && len(c.IdentityScopes) > 0 {
+		return Errorf("identity_scopes", "identity_scopes: without identity_header nobody has them")
+	}
+	known := management.TokenScopes()
+	for _, s := range c.IdentityScopes {
+		if !slices.Contains(known, s) {
+			return Errorf("identity_scopes", "identity_header: '%s' is no scope (there is %s)", s, strings.Join(known, ", "))
+		}
+	}
+	return nil
+}

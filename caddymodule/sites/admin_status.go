@@ -1,0 +1,186 @@
+package sites
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/keygate-dev/keygate/caddymodule/config"
+	"github.com/keygate-dev/keygate/caddymodule/version"
+	"github.com/keygate-dev/keygate/plugin/cluster"
+	"github.com/keygate-dev/keygate/plugin/engine"
+	"github.com/keygate-dev/keygate/plugin/management"
+)
+
+// statusTimeout bounds how long a status waits for a store that does not answer.
+const statusTimeout = 2 * time.Second
+
+// nodeStaleAfter is after how long without a word from a gateway something is taken to be wrong.
+const nodeStaleAfter = 5 * time.Second
+
+// Status returns the state of this gateway. It asks the store, for at most statusTimeout.
+func Status(ctx context.Context, a App) management.Status {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	stats := a.Engine().Gateway().Stats()
+	caddyVersion, _ := caddy.Version()
+	s := management.Status{
+		Problems: []string{}, Version: version.String(), CaddyVersion: caddyVersion, Node: stats.Node,
+		Keyspaces: slices.Sorted(maps.Keys(a.Compiled().Keyspaces)),
+		Store:     management.StoreStatus{Kind: config.StoreSQLite},
+		Limits:    a.Compiled().Config.LimitsKind(),
+	}
+	if since, ok := a.Engine().OpenedAt(); ok {
+		s.StartedAt = &since
+	}
+	if store := a.Compiled().Config.Store; store != nil && store.Type != "" {
+		s.Store.Kind = store.Type
+	}
+	if shared := a.Engine().Limits(); shared != nil {
+		var problem string
+		if s.SharedLimits, problem = limitsStatus(shared); problem != "" {
+			s.Problems = append(s.Problems, problem)
+		}
+	}
+	if err := queryStore(ctx, a, &s.Store); err != nil {
+		s.Store.Error = err.Error()
+		s.Problems = append(s.Problems, "the store does not answer: known keys go on, changes and unknown keys are refused")
+	}
+	s.Problems = append(s.Problems, askReplica(a.Engine(), &s.Store, stats.Ready)...)
+	if stats.Degraded {
+		s.Problems = append(s.Problems, "the gateway is degraded: "+stats.LastError)
+	}
+	for _, name := range s.Keyspaces {
+		if !a.Engine().Gateway().ReadyFor(name) {
+			s.StaleKeyspaces = append(s.StaleKeyspaces, name)
+		}
+	}
+	switch {
+	case stats.Ready && a.Ready() && len(s.StaleKeyspaces) > 0:
+		s.Problems = append(s.Problems, "nothing was heard of the store for longer than max_staleness allows in some keyspaces: their keys are answered with 503")
+	case stats.Stale:
+		s.Problems = append(s.Problems, "the gateway is not ready: nothing was heard of the store for longer than max_staleness, so that every key is answered with 503")
+	case !a.Ready():
+		s.StaleKeyspaces = nil
+		s.Problems = append(s.Problems, "the gateway is not ready: it is starting or stopping")
+	}
+	now := time.Now().UTC()
+	s.Nodes = append(otherNodes(ctx, a, &s), management.NodeStatus{
+		Node: stats.Node, Self: true, Version: s.Version, CaddyVersion: s.CaddyVersion, Seq: stats.Seq, Lag: max(0, s.Store.Seq-stats.Seq),
+		ConfigHash: a.ConfigHash(), LastContact: &now, Ready: a.Ready(), KeysCached: stats.KeysCached,
+	})
+	slices.SortFunc(s.Nodes, func(a, b management.NodeStatus) int { return strings.Compare(a.Node, b.Node) })
+	s.Degraded = len(s.Problems) > 0
+	return s
+}
+
+// otherNodes returns the gateways that share the store with this one.
+func otherNodes(ctx context.Context, a App, s *management.Status) (out []management.NodeStatus) {
+	nodes, now, err := a.Engine().Gateway().Nodes(ctx)
+	if err != nil {
+		s.Problems = append(s.Problems, "the other gateways are not known while the store does not answer")
+		return nil
+	}
+	for i := range nodes {
+		n := &nodes[i]
+		if n.Name == s.Node {
+			continue
+		}
+		keygateVersion, caddyVersion := version.ParseProduct(n.Version)
+		out = append(out, management.NodeStatus{
+			Node: n.Name, Version: keygateVersion, CaddyVersion: caddyVersion, Seq: n.Seq, Lag: max(0, s.Store.Seq-n.Seq), ConfigHash: n.ConfigHash,
+			LastContact: &n.ContactAt, StopsBy: &n.Deadline, KeyspacesStopBy: keyspaceStops(n, s.Keyspaces), Ready: n.Ready && now.Sub(n.ContactAt) < nodeStaleAfter, KeysCached: n.KeysCached,
+		})
+		if now.Sub(n.ContactAt) >= nodeStaleAfter {
+			s.Problems = append(s.Problems, "nothing was heard of the gateway "+n.Name+" since "+n.ContactAt.Format(time.RFC3339)+
+				": where it is gone for good, forget it (status --forget "+n.Name+")")
+		}
+	}
+	return out
+}
+
+// keyspaceStops returns when a node stops judging those keyspaces of which it stops before it stops altogether.
+func keyspaceStops(n *cluster.Node, keyspaces []string) (out map[string]time.Time) {
+	for _, name := range keyspaces {
+		if at := n.DeadlineFor(name); at.Before(n.Deadline) {
+			if out == nil {
+				out = make(map[string]time.Time)
+			}
+			out[name] = at
+		}
+	}
+	return out
+}
+
+func queryStore(ctx context.Context, a App, s *management.StoreStatus) (err error) {
+	store := a.Engine().Store()
+	if store == nil {
+		return errors.New("it is not open")
+	}
+	if err = store.Ping(ctx); err != nil {
+		return err
+	}
+	if s.Seq, err = store.LastSeq(ctx); err != nil {
+		return err
+	}
+	if s.Secrets, err = store.CountSecrets(ctx); err != nil {
+		return err
+	}
+	s.OK = true
+	return nil
+}
+
+// limitsStatus returns how shared limits are, and what is wrong with them, "" for nothing.
+func limitsStatus(s *engine.SharedLimits) (out *management.LimitsStatus, problem string) {
+	r, l := s.Stats()
+	out = &management.LimitsStatus{
+		Mode: config.ModeExact, OK: !r.Unreachable, Nodes: r.Nodes, Errors: r.Errors,
+		Asked: l.Asked, Waited: l.Waited, FromMemory: l.Memory, InOutage: l.Outage,
+	}
+	if s.Leased() {
+		out.Mode = config.ModeLeased
+	}
+	if r.Unreachable {
+		out.Error = r.Problem
+		if !r.Since.IsZero() {
+			since := r.Since.UTC().Truncate(time.Second)
+			out.Since = &since
+		}
+		problem = "Redis does not answer: what each plan's on_redis_down says holds until it does (" + r.Problem + ")"
+	}
+	return out, problem
+}
+
+// askReplica adds to s how the gateway's replica is, where it has one, and returns what is wrong with it or with the store.
+// ready reports whether keys are checked.
+func askReplica(e *engine.Engine, s *management.StoreStatus, ready bool) (problems []string) {
+	own := e.Replica()
+	if own == nil {
+		return nil
+	}
+	r := own.Status()
+	s.Replica = &management.ReplicaStatus{Used: !r.PassThrough, Rows: max(r.Copied, 0), Pending: r.Pending}
+	if !r.LastSync.IsZero() {
+		heard := r.LastSync.UTC().Truncate(time.Millisecond)
+		s.Replica.SyncedAt = &heard
+	}
+	if r.Unreachable != nil && s.OK {
+		// What answered is the copy.
+		s.OK, s.Error = false, r.Unreachable.Error()
+		problem := "the store does not answer: keys are judged by the replica, changes are refused but for what refuses keys"
+		if !ready {
+			problem = "the store does not answer, and nobody has waited for this gateway for as long as its replica is old, since it was stopped in good order or cut off for too long: keys are answered with 503"
+		}
+		problems = append(problems, problem)
+	}
+	if r.Pending > 0 {
+		problems = append(problems, "what was refused while the store did not answer is to be written to it yet: "+strconv.FormatInt(r.Pending, 10))
+	}
+	return problems
+}

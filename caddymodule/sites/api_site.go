@@ -1,0 +1,187 @@
+package sites
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/keygate-dev/keygate/caddymodule/config"
+	"github.com/keygate-dev/keygate/caddymodule/redact"
+	"github.com/keygate-dev/keygate/plugin/api"
+	"github.com/keygate-dev/keygate/plugin/apikey"
+	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
+)
+
+// API mounts the management API on a site, for whoever holds a management token. It
+// answers requests for paths under /v1/ and passes all others on; to mount it elsewhere, put it
+// in a handle_path, which strips what comes before:
+//
+//	handle_path /manage/* {
+//		keygate_api
+//	}
+type API struct {
+	app  App
+	logs *redact.Logs
+	// failures counts unknown tokens by client address.
+	failures *ratelimit.Failures
+
+	mu      sync.Mutex
+	handler http.Handler
+}
+
+// tokenFailureRate is how many unknown tokens an address may show: what is allowed of
+// unknown keys where nothing else is stated.
+const tokenFailureRate = "100/m"
+
+// maxFailingAddresses bounds for how many addresses they are counted.
+const maxFailingAddresses = 100_000
+
+func RegisterAPI() {
+	caddy.RegisterModule(new(API))
+	httpcaddyfile.RegisterHandlerDirective("keygate_api", parseAPI)
+	httpcaddyfile.RegisterDirectiveOrder("keygate_api", httpcaddyfile.Before, "basic_auth")
+}
+
+// CaddyModule returns the Caddy module information.
+func (*API) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.keygate_api", New: func() caddy.Module { return new(API) }}
+}
+
+// parseAPI reads the directive:
+//
+//	keygate_api [<matcher>]
+func parseAPI(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	h.Next() // consume the directive's name
+	if h.NextArg() {
+		return nil, h.ArgErr()
+	}
+	if h.NextBlock(0) {
+		return nil, h.Errf("keygate_api has no options, but '%s' is stated", h.Val())
+	}
+	if h.Option(config.AppName) == nil {
+		return nil, h.Err("keygate_api needs the global option keygate { … }, which says whose keys are managed")
+	}
+	return new(API), nil
+}
+
+// Provision sets up a.
+func (a *API) Provision(ctx caddy.Context) error {
+	app, err := siteApp(ctx)
+	if err != nil {
+		return err
+	}
+	a.app = app
+	policy, err := ratelimit.ParseRate(tokenFailureRate)
+	if err != nil {
+		return err
+	}
+	a.failures = ratelimit.NewFailures(policy, maxFailingAddresses)
+	a.logs = redact.NewLogs(ctx, redact.NewSecrets(app.Compiled().Cleaner, []apikey.Place{{Kind: apikey.InAuthorization, Name: "Bearer"}}), nil)
+	return nil
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	log := redact.Begin(a.logs, r)
+	defer log.End(w)
+	if r.URL.Path != "/v1" && !strings.HasPrefix(r.URL.Path, "/v1/") {
+		return log.ServeError(w, r, next.ServeHTTP(w, r))
+	}
+	h := a.api()
+	if h == nil {
+		w.Header().Set("Retry-After", "1")
+		api.WriteProblem(w, http.StatusServiceUnavailable, management.CodeStoreUnavailable, "The gateway is starting; try again.")
+		return nil
+	}
+	h.ServeHTTP(w, r)
+	return nil
+}
+
+// api returns what answers, nil before the app's store is open.
+func (a *API) api() http.Handler {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.handler == nil {
+		if m := a.app.Engine().Manager(); m != nil {
+			a.handler = managementAPI(a.app, m, func(r *http.Request) (api.Access, error) { return a.authenticate(m, r) })
+		}
+	}
+	return a.handler
+}
+
+var errNoToken = &management.Error{
+	Status: http.StatusUnauthorized, Code: management.CodeMissingToken,
+	Detail: "A management token is needed: Authorization: Bearer kgm_…",
+}
+
+// authenticate says what the request's management token gives.
+func (a *API) authenticate(m *management.Manager, r *http.Request) (api.Access, error) {
+	sent := r.Header["Authorization"]
+	if len(sent) == 0 {
+		return api.Access{}, errNoToken
+	}
+	scheme, token, _ := strings.Cut(strings.TrimSpace(sent[0]), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return api.Access{}, errNoToken
+	}
+	if len(sent) > 1 {
+		return api.Access{}, management.ErrMalformedToken
+	}
+	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	addr := gateway.Addr(ip)
+	if addr.IsValid() {
+		ip = addr.String()
+	}
+	grant, err := m.CheckToken(r.Context(), strings.TrimSpace(token), ip)
+	if errors.Is(err, management.ErrUnknownToken) {
+		// Only after it was looked up: whoever holds a good token is not refused for the
+		// guesses of others at the same address.
+		if ok, retry := a.failures.Fail(time.Now(), addr); !ok {
+			return api.Access{}, &management.Error{
+				Status: http.StatusTooManyRequests, Code: "too_many_failures", RetryAfter: retry,
+				Detail: "Too many failed attempts from this address.",
+			}
+		}
+	}
+	if err != nil {
+		return api.Access{}, err
+	}
+	access := api.Access{Actor: grant.Actor(ip), Keyspace: grant.Keyspace, Allows: grant.Allows}
+	err = actFor(&access, r)
+	return access, err
+}
+
+// actFor makes access that of whom the request says it acts for, which a token with the
+// scope act may say.
+func actFor(access *api.Access, r *http.Request) error {
+	name, ip, err := api.Named(r)
+	if err != nil || name == "" && ip == "" {
+		return err
+	}
+	if !access.Allows("act") {
+		return &management.Error{
+			Status: http.StatusForbidden, Code: management.CodeInsufficientScope,
+			Detail: "The token lacks the scope act, which it takes to act for somebody else (" + api.ActorHeader + ", " + api.ActorIPHeader + ").",
+		}
+	}
+	if name != "" {
+		access.Actor.Name = name
+	}
+	if ip != "" {
+		access.Actor.IP = ip
+	}
+	return nil
+}
+
+var (
+	_ caddy.Provisioner           = (*API)(nil)
+	_ caddyhttp.MiddlewareHandler = (*API)(nil)
+)

@@ -1,0 +1,114 @@
+package sites
+
+import (
+	"io"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/keygate-dev/keygate/caddymodule/config"
+)
+
+// Health answers 200 once keys can be judged, and 503 while the gateway is starting,
+// shutting down, or holds nothing that it may still trust. It is what load balancers
+// and orchestrators ask before they send requests.
+type Health struct {
+	// Keyspace is whose keys have to be judged; it matters where keyspaces differ in their
+	// max_staleness. Default: that any keyspace's are judged will do, since with all gateways cut
+	// off from their store the others should go on.
+	Keyspace string `json:"keyspace,omitempty"`
+
+	ready func() bool
+}
+
+func RegisterHealth() {
+	caddy.RegisterModule(Health{})
+	httpcaddyfile.RegisterHandlerDirective("keygate_health", parseHealth)
+	httpcaddyfile.RegisterDirectiveOrder("keygate_health", httpcaddyfile.Before, "basic_auth")
+}
+
+// CaddyModule returns the module's ID and constructor.
+func (Health) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.keygate_health", New: func() caddy.Module { return new(Health) }}
+}
+
+// parseHealth reads the directive. Like Caddy's own metrics it answers every request it
+// meets, so it is given a path:
+//
+//	keygate_health [<matcher>] [<keyspace>]
+func parseHealth(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	h.Next() // consume the directive's name
+	out := new(Health)
+	if h.NextArg() {
+		out.Keyspace = h.Val()
+	}
+	if h.NextArg() {
+		return nil, h.ArgErr()
+	}
+	if h.NextBlock(0) {
+		return nil, h.Errf("keygate_health has no options, but '%s' is stated", h.Val())
+	}
+	app, err := config.OptionApp(h)
+	if err != nil {
+		return nil, err
+	}
+	if app == nil {
+		return nil, h.Err("keygate_health needs the global option keygate { … }, which says what to be ready for")
+	}
+	if out.Keyspace != "" {
+		if _, err := app.Resolve(out.Keyspace); err != nil {
+			return nil, h.WrapErr(err)
+		}
+	}
+	return out, nil
+}
+
+// Provision finds the app whose readiness is told.
+func (h *Health) Provision(ctx caddy.Context) error {
+	app, err := siteApp(ctx)
+	if err != nil {
+		return err
+	}
+	if h.Keyspace != "" {
+		if _, err := app.Compiled().Config.Resolve(h.Keyspace); err != nil {
+			return err
+		}
+	}
+	h.ready = func() bool { return app.ReadyFor(h.Keyspace) }
+	return nil
+}
+
+// ServeHTTP answers without looking at the request.
+func (h *Health) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	status, body := http.StatusOK, "ready\n"
+	if !h.ready() || shuttingDown(r) {
+		status, body = http.StatusServiceUnavailable, "not ready\n"
+		w.Header().Set("Retry-After", "1")
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead {
+		_, _ = io.WriteString(w, body)
+	}
+	return nil
+}
+
+// shuttingDown says that the server waits out its shutdown_delay, in which it still
+// serves but wants no new clients.
+func shuttingDown(r *http.Request) bool {
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); !ok || server == nil {
+		return false
+	}
+	v, _ := repl.Get("http.shutting_down")
+	down, _ := v.(bool)
+	return down
+}
+
+var (
+	_ caddy.Provisioner           = (*Health)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Health)(nil)
+)
