@@ -18,6 +18,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
+	"github.com/keygate-dev/keygate/plugin/ratelimit/clients"
 )
 
 // API mounts the management API on a site, for whoever holds a management token. It
@@ -31,7 +32,7 @@ type API struct {
 	app  App
 	logs *redact.Logs
 	// failures counts unknown tokens by client address.
-	failures *ratelimit.Failures
+	failures *clients.Failures
 
 	mu      sync.Mutex
 	handler http.Handler
@@ -83,7 +84,7 @@ func (a *API) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	a.failures = ratelimit.NewFailures(policy, maxFailingAddresses)
+	a.failures = clients.NewFailures(policy, maxFailingAddresses)
 	a.logs = redact.NewLogs(ctx, redact.NewSecrets(app.Compiled().Cleaner, []apikey.Place{{Kind: apikey.InAuthorization, Name: "Bearer"}}), nil)
 	return nil
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/console"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
+	"github.com/keygate-dev/keygate/plugin/ratelimit/clients"
 )
 
 // Console mounts the web console of a keyspace on a site: for operators, who sign in with a
@@ -35,7 +36,7 @@ type Console struct {
 	app  App
 	logs *redact.Logs
 	// failures counts unknown tokens and links by client address.
-	failures *ratelimit.Failures
+	failures *clients.Failures
 	keyspace string
 	brand    console.Brand
 
@@ -114,7 +115,7 @@ func (c *Console) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	c.failures = ratelimit.NewFailures(policy, maxFailingAddresses)
+	c.failures = clients.NewFailures(policy, maxFailingAddresses)
 	c.logs = redact.NewLogs(ctx, redact.NewSecrets(app.Compiled().Cleaner, []apikey.Place{{Kind: apikey.InCookie, Name: "keygate"}, {Kind: apikey.InCookie, Name: "__Host-keygate"}}), nil)
 	return nil
 }

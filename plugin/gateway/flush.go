@@ -7,6 +7,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/keytable"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
+	"github.com/keygate-dev/keygate/plugin/ratelimit/clients"
 )
 
 // flushInterval is how often counts are written back: after a crash at most this much
@@ -121,7 +122,7 @@ func (g *Gateway) noteUnstored(counts []Usage, subjects []*ratelimit.Subject) {
 		return
 	}
 	g.unstoredLogged = time.Now()
-	owner, _ := ratelimit.OwnerOf(last.Subject)
+	owner, _ := clients.OwnerOf(last.Subject)
 	g.log.Warn("the quota per address of more addresses is used than the store keeps counts of; further addresses are counted in memory, and begin at zero after a restart",
 		"limits_of", owner, "addresses_now", n)
 }

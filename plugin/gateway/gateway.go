@@ -12,6 +12,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/keytable"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
+	"github.com/keygate-dev/keygate/plugin/ratelimit/clients"
 )
 
 // Options are what a Gateway is made of. All fields without a default are required.
@@ -63,7 +64,7 @@ type Gateway struct {
 	node    string
 
 	keys      *keytable.Table
-	addresses *ratelimit.Addresses
+	addresses *clients.Addresses
 	terms     termsInUse
 	// failures by keyspace name; the map is replaced, never changed.
 	failures   atomic.Pointer[map[string]*keyspaceFailures]
@@ -92,7 +93,7 @@ type Gateway struct {
 
 type keyspaceFailures struct {
 	policy *ratelimit.Policy
-	*ratelimit.Failures
+	*clients.Failures
 }
 
 // New returns a gateway that is not ready yet. It does not read the store.
@@ -116,7 +117,7 @@ func New(o Options) (*Gateway, error) {
 	}
 	g := &Gateway{
 		store: o.Store, limiter: o.Limiter, log: o.Logger, node: o.Node,
-		keys: keys, health: health, freshness: o.Freshness, addresses: ratelimit.NewAddresses(), ready: make(chan struct{}),
+		keys: keys, health: health, freshness: o.Freshness, addresses: clients.NewAddresses(), ready: make(chan struct{}),
 		dirtyAddresses: map[*ratelimit.Subject]struct{}{},
 	}
 	g.failures.Store(&map[string]*keyspaceFailures{})
@@ -218,7 +219,7 @@ func (g *Gateway) Stats() Stats {
 }
 
 // failuresOf returns the keyspace's table of failed attempts, nil where it limits none.
-func (g *Gateway) failuresOf(ks *Keyspace) *ratelimit.Failures {
+func (g *Gateway) failuresOf(ks *Keyspace) *clients.Failures {
 	if ks.Failures == nil {
 		return nil
 	}
@@ -235,7 +236,7 @@ func (g *Gateway) failuresOf(ks *Keyspace) *ratelimit.Failures {
 	for n, f := range old {
 		next[n] = f
 	}
-	f := &keyspaceFailures{ks.Failures, ratelimit.NewFailures(ks.Failures, failureEntries)}
+	f := &keyspaceFailures{ks.Failures, clients.NewFailures(ks.Failures, failureEntries)}
 	next[ks.Name] = f
 	g.failures.Store(&next)
 	return f.Failures

@@ -20,7 +20,7 @@ import (
 
 	"github.com/keygate-dev/keygate/internal/turns"
 	"github.com/keygate-dev/keygate/plugin/apikey"
-	"github.com/keygate-dev/keygate/plugin/ratelimit"
+	"github.com/keygate-dev/keygate/plugin/ratelimit/clients"
 )
 
 // Options are what a Table is made of. Store, Health, Logger and MaxKeys are required.
@@ -102,7 +102,7 @@ type Query struct {
 	Addr netip.Addr
 	// Failures counts the unknown keys that addresses sent; nil where they are not limited.
 	// Addresses beyond their limit are served after others.
-	Failures *ratelimit.Failures
+	Failures *clients.Failures
 	// AskStore has the store asked also for a key that is unknown here, since changes may be
 	// missing here.
 	AskStore bool

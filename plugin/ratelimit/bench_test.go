@@ -3,7 +3,6 @@ package ratelimit
 import (
 	"context"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -120,21 +119,4 @@ func BenchmarkWriteHeaders(b *testing.B) {
 			}
 		})
 	}
-}
-
-func BenchmarkFailures(b *testing.B) {
-	f, now := NewFailures(rates(b, "100/m")[0], 100_000), time.Now()
-	b.Run("known", func(b *testing.B) {
-		a := netip.MustParseAddr("192.0.2.1")
-		b.ReportAllocs()
-		for b.Loop() {
-			f.Fail(now, a)
-		}
-	})
-	b.Run("flood", func(b *testing.B) {
-		b.ReportAllocs()
-		for i := uint32(0); b.Loop(); i++ {
-			f.Fail(now, v4(i))
-		}
-	})
 }

@@ -54,19 +54,8 @@ func (*Local) Adjust(_ context.Context, chargedAt time.Time, b *Bill, delta int6
 	}
 	parties := b.parties()
 	lock(&parties, 1)
-	// Credits first: a key's credits_limit counts what was spent, not what was lacking.
-	for _, p := range parties {
-		for i := range p.Lines {
-			if p.Lines[i].Policy.Kind != Credits {
-				continue
-			}
-			s := p.subject()
-			made := s.Account().adjust(b.lease, delta)
-			b.payer(s).PutBack(made)
-			shortfall = made.Shortfall
-			break
-		}
-	}
+	// Credits first: a key's credits_limit counts spent credits, not the shortfall.
+	shortfall = b.adjustCredits(delta)
 	for _, p := range parties {
 		var done [Total + 1]bool
 		for i := range p.Lines {
@@ -108,6 +97,20 @@ func (p *Party) subject() *Subject {
 		return p.Lines[0].Subject
 	}
 	return p.Subject
+}
+
+// adjustCredits changes the credits that the charge of b took by delta, and returns the shortfall.
+// The tenant and the key are locked.
+func (b *Bill) adjustCredits(delta int64) (shortfall int64) {
+	for i := range b.Tenant.Lines {
+		if b.Tenant.Lines[i].Policy.Kind == Credits {
+			holder := b.Tenant.subject()
+			made := holder.Account().adjust(b.lease, delta)
+			b.payer(holder).PutBack(made)
+			return made.Shortfall
+		}
+	}
+	return 0
 }
 
 // payer returns at whom credits of holder's account are noted.
@@ -207,12 +210,7 @@ func decideLocked(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, take b
 					lease = lease || !st.Denied
 				}
 			}
-			if st.Denied {
-				o.Denied = true
-				if r := l.Policy.Reason(); o.Kind == 0 || r < o.Kind {
-					o.Kind = r
-				}
-			}
+			o.noteDenial(st, l.Policy)
 			n++
 		}
 	}

@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 )
@@ -60,16 +61,7 @@ func (s *Shared) Adjust(ctx context.Context, chargedAt time.Time, b *Bill, delta
 	}
 	parties := b.parties()
 	lock(&parties, 1)
-	if holder := parties[1].subject(); holder != nil {
-		for i := range parties[1].Lines {
-			if parties[1].Lines[i].Policy.Kind == Credits {
-				made := holder.Account().adjust(b.lease, delta)
-				b.payer(holder).PutBack(made)
-				shortfall = made.Shortfall
-				break
-			}
-		}
-	}
+	shortfall = b.adjustCredits(delta)
 	type change struct {
 		subject *Subject
 		ask     Ask
@@ -204,10 +196,7 @@ func (s *Shared) Run(ctx context.Context) {
 
 func (s *Shared) sweep(ctx context.Context, now time.Time, renew, all bool) {
 	s.mu.Lock()
-	subjects := make(map[*Subject]string, len(s.holders))
-	for subject, owner := range s.holders {
-		subjects[subject] = owner
-	}
+	subjects := maps.Clone(s.holders)
 	s.mu.Unlock()
 	for subject, owner := range subjects {
 		s.returnTokens(ctx, subject, owner, now, all)
@@ -301,18 +290,12 @@ func (s *Shared) sweepSubject(subject *Subject, owner string, now time.Time, ren
 		}
 		sl.idle = len(sl.free)
 		if all && len(sl.names) > 0 {
-			// Whoever still runs does so without a limit to hold.
-			names := make([]string, 0, len(sl.names))
-			for name := range sl.names {
-				names = append(names, name)
-			}
-			s.endSlots(subject, names...)
+			// Requests that still run do so without a slot.
+			s.endSlots(subject, slices.Collect(maps.Keys(sl.names))...)
 		}
 		if renew && len(sl.names) > 0 {
 			a := Ask{Kind: Concurrency, Subject: subject.id, Owner: sl.owner, Keep: slotKeep.Milliseconds()}
-			for name := range sl.names {
-				a.Slots = append(a.Slots, name)
-			}
+			a.Slots = slices.AppendSeq(a.Slots, maps.Keys(sl.names))
 			s.remote.Renew(a)
 		}
 	}

@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -175,14 +176,7 @@ func (s *Subject) Reset(now time.Time, names ...string) {
 		s.last = now
 	}
 	now = s.clamp(now)
-	named := func(p *Policy) bool {
-		for _, n := range names {
-			if p.Name == n {
-				return true
-			}
-		}
-		return len(names) == 0
-	}
+	named := func(p *Policy) bool { return len(names) == 0 || slices.Contains(names, p.Name) }
 	for i := range s.sets {
 		for _, m := range s.sets[i].meters() {
 			if named(m.target()) {
@@ -202,4 +196,27 @@ func (s *Subject) Reset(now time.Time, names ...string) {
 			c.used, c.loaded, c.unsure, c.lease = 0, true, true, nil
 		}
 	}
+}
+
+// Expendable reports whether s may be dropped although it is not idle, and returns when it was last
+// charged. A subject that was never charged is about to be, so it may not. With all set, only a
+// running request keeps s.
+func (s *Subject) Expendable(all bool) (last time.Time, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if all {
+		return s.last, s.live.Load() == 0
+	}
+	return s.last, !s.last.IsZero() && !s.busy()
+}
+
+// DropUnlessBusy is Drop for a subject whose buckets need not be full, as Expendable reports.
+func (s *Subject) DropUnlessBusy(all bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if all && s.live.Load() != 0 || !all && s.busy() {
+		return false
+	}
+	s.dropped.Store(true)
+	return true
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
+	"github.com/keygate-dev/keygate/plugin/ratelimit/clients"
 )
 
 // addressRows is how many addresses have a stored count of one owner's quotas in one period. An attacker has
@@ -31,7 +32,7 @@ func (t *Tx) countAll(counts []gateway.Usage) error {
 		if found {
 			continue
 		}
-		if owner, ok := ratelimit.OwnerOf(u.Subject); ok {
+		if owner, ok := clients.OwnerOf(u.Subject); ok {
 			name := fmt.Sprintf("%s%020d/%s", addressSeq(u.Calendar), startOf(u), owner)
 			fresh[name] = append(fresh[name], u)
 			continue

@@ -1,12 +1,12 @@
-package ratelimit
+package clients
 
 import (
 	"encoding/binary"
 	"net/netip"
 )
 
-// client is what counts as one client: an IPv4 address, or an IPv6 /64, since whoever
-// has one address of it has them all. IPv4-mapped IPv6 is IPv4; zones don't matter.
+// client is an IPv4 address or an IPv6 /64, all addresses of which one client can use. IPv4-mapped
+// IPv6 is IPv4; zones are ignored.
 type client struct {
 	bits uint64
 	v4   bool

@@ -1,4 +1,4 @@
-package ratelimit
+package clients
 
 import (
 	"context"
@@ -7,7 +7,42 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
+
+var epoch = time.Date(2024, 2, 10, 12, 0, 0, 0, time.UTC)
+
+// policies parses rates.
+func policies(t testing.TB, text string) []*ratelimit.Policy {
+	t.Helper()
+	ps, err := ratelimit.ParseRates(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ps
+}
+
+func quota(t testing.TB, text string) *ratelimit.Policy {
+	t.Helper()
+	p, err := ratelimit.ParseQuota(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// billOf returns a bill whose key is subject to the policies.
+func billOf(s *ratelimit.Subject, policies ...*ratelimit.Policy) *ratelimit.Bill {
+	return &ratelimit.Bill{Cost: 1, Key: ratelimit.Party{Subject: s, Lines: s.Bind(1, ratelimit.FromPlan, policies)}}
+}
+
+func charge(t testing.TB, b *ratelimit.Bill, now time.Time) {
+	t.Helper()
+	if err := ratelimit.NewLocal().Charge(context.Background(), now, b, &ratelimit.Outcome{}); err != nil {
+		t.Fatal(err)
+	}
+}
 
 func v4(n uint32) netip.Addr {
 	var b [4]byte
@@ -16,7 +51,7 @@ func v4(n uint32) netip.Addr {
 }
 
 func TestFailures(t *testing.T) {
-	f := NewFailures(rates(t, "100/m burst 10")[0], 1000)
+	f := NewFailures(policies(t, "100/m burst 10")[0], 1000)
 	a := netip.MustParseAddr("192.0.2.1")
 	for i := range 10 {
 		if ok, retry := f.Fail(epoch, a); !ok || retry != 0 {
@@ -64,7 +99,7 @@ func TestFailures(t *testing.T) {
 
 // A flood of addresses neither grows the table nor frees those that failed often.
 func TestFailuresFlood(t *testing.T) {
-	f := NewFailures(rates(t, "100/h")[0], 3200)
+	f := NewFailures(policies(t, "100/h")[0], 3200)
 	offender := v4(1)
 	now := epoch
 	for range 100 {
@@ -86,7 +121,7 @@ func TestFailuresFlood(t *testing.T) {
 			t.Error("the flood made the offender's failures forgotten")
 		}
 	}
-	if one := NewFailures(rates(t, "1/366d burst 1000000000000")[0], 0); one.depth <= 0 || one.perShard != 1 {
+	if one := NewFailures(policies(t, "1/366d burst 1000000000000")[0], 0); one.depth <= 0 || one.perShard != 1 {
 		t.Errorf("%+v", one.depth)
 	}
 }
@@ -104,14 +139,14 @@ func TestAddresses(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() { a.Get("p:free", addr) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
-	b := billOf(s, rates(t, "2/m")...)
+	b := billOf(s, policies(t, "2/m")...)
 	a.Sweep(epoch)
 	charge(t, b, epoch)
 	a.Sweep(epoch.Add(time.Hour))
 	if s.Dropped() || a.Get("p:free", addr) != s {
 		t.Fatal("dropped while a request runs")
 	}
-	NewLocal().Release(b)
+	ratelimit.NewLocal().Release(b)
 	a.Sweep(epoch)
 	a.Sweep(epoch)
 	if a.Get("p:free", addr) != s {
@@ -122,7 +157,7 @@ func TestAddresses(t *testing.T) {
 		t.Fatal("dropped though it was just asked for")
 	}
 	a.Sweep(epoch.Add(time.Hour))
-	if err := NewLocal().Charge(context.Background(), epoch.Add(time.Hour), b, &Outcome{}); !errors.Is(err, ErrDropped) {
+	if err := ratelimit.NewLocal().Charge(context.Background(), epoch.Add(time.Hour), b, &ratelimit.Outcome{}); !errors.Is(err, ratelimit.ErrDropped) {
 		t.Errorf("a dropped subject can be charged: %v", err)
 	}
 	if a.Len() != 0 || a.Get("p:free", addr) == s {
@@ -130,12 +165,12 @@ func TestAddresses(t *testing.T) {
 	}
 	// A flood: bounded, and what runs is kept.
 	kept := a.Get("p:free", addr)
-	running := billOf(kept, rates(t, "2/m")...)
+	running := billOf(kept, policies(t, "2/m")...)
 	charge(t, running, epoch)
 	for i := range uint32(10_000) {
-		b := billOf(a.Get("p:free", v4(i)), rates(t, "2/m")...)
+		b := billOf(a.Get("p:free", v4(i)), policies(t, "2/m")...)
 		charge(t, b, epoch)
-		NewLocal().Release(b)
+		ratelimit.NewLocal().Release(b)
 	}
 	if n := a.Len(); n > 32*4+32 || a.Get("p:free", addr) != kept {
 		t.Errorf("%d subjects", n)
@@ -154,15 +189,15 @@ func TestUnstoredAddress(t *testing.T) {
 	a := newAddresses(shards)
 	now := time.Date(2024, 2, 28, 23, 0, 0, 0, time.UTC)
 	s := a.Get("p:default:free", v4(1))
-	b := billOf(s, must[*Policy](t)(ParseQuota("10/day")))
+	b := billOf(s, quota(t, "10/day"))
 	s.UsageLoaded()
 	charge(t, b, now)
-	NewLocal().Release(b)
+	ratelimit.NewLocal().Release(b)
 	counts := s.Unflushed(nil)
-	s.Unstored(Day, counts[0].Start)
+	s.Unstored(ratelimit.Day, counts[0].Start)
 	s.Flushed(counts)
 	charge(t, b, now)
-	NewLocal().Release(b)
+	ratelimit.NewLocal().Release(b)
 	if c := s.Unflushed(nil); len(c) != 0 {
 		t.Errorf("would be written again: %v", c)
 	}
@@ -185,10 +220,10 @@ func TestUnflushedAddresses(t *testing.T) {
 	a := newAddresses(shards * 4)
 	for i := range uint32(5000) {
 		s := a.Get("p:default:free", v4(i))
-		b := billOf(s, must[*Policy](t)(ParseQuota("10/day")))
+		b := billOf(s, quota(t, "10/day"))
 		s.UsageLoaded()
 		charge(t, b, epoch)
-		NewLocal().Release(b)
+		ratelimit.NewLocal().Release(b)
 	}
 	if n := a.Len(); n > shards*8 {
 		t.Errorf("%d subjects", n)
@@ -209,4 +244,21 @@ func TestOwnerOf(t *testing.T) {
 			t.Errorf("%s: %q", id, got)
 		}
 	}
+}
+
+func BenchmarkFailures(b *testing.B) {
+	f, now := NewFailures(policies(b, "100/m")[0], 100_000), time.Now()
+	b.Run("known", func(b *testing.B) {
+		a := netip.MustParseAddr("192.0.2.1")
+		b.ReportAllocs()
+		for b.Loop() {
+			f.Fail(now, a)
+		}
+	})
+	b.Run("flood", func(b *testing.B) {
+		b.ReportAllocs()
+		for i := uint32(0); b.Loop(); i++ {
+			f.Fail(now, v4(i))
+		}
+	})
 }

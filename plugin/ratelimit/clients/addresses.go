@@ -1,4 +1,4 @@
-package ratelimit
+package clients
 
 import (
 	"hash/maphash"
@@ -6,10 +6,12 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// maxAddresses is how many subjects NewAddresses keeps, unless running requests or counts that
-// are not written yet hold more. Beyond twice as many, only running requests do.
+// maxAddresses is how many subjects NewAddresses keeps. Running requests and counts that are not
+// written yet may hold more; beyond twice as many, only running requests do.
 const maxAddresses = 1 << 18
 
 // Addresses holds the subjects of limits `per address`: one for each owner of such
@@ -28,8 +30,8 @@ type addressKey struct {
 }
 
 type address struct {
-	subject *Subject
-	// used since the last Sweep: a request may be about to charge it.
+	subject *ratelimit.Subject
+	// used reports that Get returned it since the last Sweep: a request may be about to charge it.
 	used bool
 }
 
@@ -49,12 +51,11 @@ func newAddresses(maxEntries int) *Addresses {
 	return a
 }
 
-// Get returns the subject for a client's address under an owner: whoever states the
-// limits, so that one client has separate counts under each. Its id is "a:<owner>:<address>".
-// The caller binds the policies to it. A subject may be dropped
-// between Get and a charge if two Sweeps pass in between; the charge then answers
-// ErrDropped and Get returns its successor. Allocates only for a new subject.
-func (a *Addresses) Get(owner string, addr netip.Addr) *Subject {
+// Get returns the subject of a client's address under an owner, the plan or tenant that states the
+// limits: a client has separate counts under each. The subject's id is "a:<owner>:<address>". The
+// caller binds the policies to it. If two Sweeps pass between Get and a charge, the subject may be
+// dropped; the charge then returns ErrDropped, and Get a new subject. Allocates only for a new one.
+func (a *Addresses) Get(owner string, addr netip.Addr) *ratelimit.Subject {
 	k := addressKey{owner, clientOf(addr)}
 	s := a.shard(k)
 	s.mu.Lock()
@@ -64,15 +65,15 @@ func (a *Addresses) Get(owner string, addr netip.Addr) *Subject {
 		if len(s.subjects) >= a.perShard {
 			s.evict(len(s.subjects) >= 2*a.perShard)
 		}
-		e = &address{subject: NewSubject("a:" + owner + ":" + k.client.String())}
+		e = &address{subject: ratelimit.NewSubject("a:" + owner + ":" + k.client.String())}
 		s.subjects[k] = e
 	}
 	e.used = true
 	return e.subject
 }
 
-// Sweep drops the subjects that are idle at now and were not asked for since the last
-// Sweep. It holds one part's lock at a time.
+// Sweep drops the subjects that are idle at now and that Get did not return since the last Sweep.
+// It locks one shard at a time.
 func (a *Addresses) Sweep(now time.Time) {
 	for i := range a.shards {
 		s := &a.shards[i]
@@ -103,9 +104,9 @@ func (a *Addresses) Len() int {
 	return n
 }
 
-// All calls yield with each subject until it returns false, holding no lock meanwhile.
-func (a *Addresses) All(yield func(*Subject) bool) {
-	var part []*Subject
+// All calls yield with each subject until it returns false. It holds no lock meanwhile.
+func (a *Addresses) All(yield func(*ratelimit.Subject) bool) {
+	var part []*ratelimit.Subject
 	for i := range a.shards {
 		s := &a.shards[i]
 		part = part[:0]
@@ -122,8 +123,8 @@ func (a *Addresses) All(yield func(*Subject) bool) {
 	}
 }
 
-// OwnerOf returns the owner whose limits the subject of that id is counted for, and reports whether
-// the id is one that Get gives to an address.
+// OwnerOf returns the owner in the id of a subject, and reports whether the id is one that Get
+// makes.
 func OwnerOf(id string) (owner string, ok bool) {
 	rest, ok := strings.CutPrefix(id, "a:")
 	if !ok {
@@ -145,46 +146,23 @@ func (a *Addresses) shard(k addressKey) *addressShard {
 	return &a.shards[maphash.Comparable(a.seed, k)%shards]
 }
 
-// evict makes room for one subject: of a few at random, the one that was not charged for
-// longest is given up, idle or not. None is given up that has a request running, or unflushed
-// counts: those are few, or soon flushed, and forgetting them would be a lie to the store. With all, which a
-// store that takes no counts leads to, one is given up unless it has a request running.
+// evict makes room for one subject: of a few chosen at random, it drops the one that was charged
+// least recently, idle or not. It drops none with a running request or with counts that are not
+// written yet. With all set, as when the store accepts no counts, it keeps only running requests.
 func (s *addressShard) evict(all bool) {
 	var oldest addressKey
 	var since time.Time
-	var found *Subject
+	var found *ratelimit.Subject
 	seen := 0
 	for k, e := range s.subjects {
-		if last, ok := e.subject.expendable(all); ok && (found == nil || last.Before(since)) {
+		if last, ok := e.subject.Expendable(all); ok && (found == nil || last.Before(since)) {
 			oldest, since, found = k, last, e.subject
 		}
 		if seen++; seen == sampled {
 			break
 		}
 	}
-	if found != nil && found.dropUnlessBusy(all) {
+	if found != nil && found.DropUnlessBusy(all) {
 		delete(s.subjects, oldest)
 	}
-}
-
-// expendable says whether s may be given up although it is not idle, and when it was last
-// charged. One that never was is about to be, or left to the next Sweep. With all, only a running request keeps it.
-func (s *Subject) expendable(all bool) (last time.Time, ok bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if all {
-		return s.last, s.live.Load() == 0
-	}
-	return s.last, !s.last.IsZero() && !s.busy()
-}
-
-// dropUnlessBusy is Drop for a subject that may still have something spent.
-func (s *Subject) dropUnlessBusy(all bool) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if all && s.live.Load() != 0 || !all && s.busy() {
-		return false
-	}
-	s.dropped.Store(true)
-	return true
 }

@@ -1,4 +1,4 @@
-package ratelimit
+package clients
 
 import (
 	"hash/maphash"
@@ -6,28 +6,28 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
 const (
-	// shards is into how many parts the tables of clients are split, each with its own
-	// lock, so that a flood from many addresses does not queue at one.
+	// shards is the number of parts of a table, each with its own lock, so that a flood from many
+	// addresses does not wait for one lock.
 	shards = 32
-	// sampled is among how many entries of a full shard the one to give up is chosen.
+	// sampled is the number of entries of a full shard among which evict chooses.
 	sampled = 8
 )
 
 // Failures counts failed attempts per client (an IPv4 address or an IPv6 /64) against one
-// rate, in bounded memory: a client costs one number, the time at which its bucket
-// would be full (the generic cell rate algorithm, ITU-T I.371, which is a token bucket told by
-// the clock). Made by NewFailures; safe for concurrent use.
+// rate, in bounded memory. A client costs one number, the time at which its bucket would be full:
+// the generic cell rate algorithm (ITU-T I.371), which is equivalent to a token bucket. Made by NewFailures; safe for concurrent use.
 type Failures struct {
-	// cost is by how much one failure puts the time of being full off; depth is how far
-	// off it may be: the bucket's size times cost. In nanoseconds.
+	// cost is by how much one failure postpones that time; depth is how far in the future it may
+	// be: the bucket's size times cost. In nanoseconds.
 	cost, depth int64
 	// perShard bounds a shard's entries.
 	perShard int
-	// base is what times are counted from, so that they fit an int64 and a step of
-	// the wall clock moves none of them.
+	// base is the origin of times, so that they fit an int64 and are monotonic.
 	base   time.Time
 	seed   maphash.Seed
 	shards [shards]failureShard
@@ -37,13 +37,13 @@ type failureShard struct {
 	mu sync.Mutex
 	// last is the latest time seen; it does not go back.
 	last int64
-	// full says when each client's bucket is full again.
+	// full is when each client's bucket is full again.
 	full map[client]int64
 }
 
 // NewFailures returns an empty table that allows each client the rate of policy, and
 // remembers at most maxEntries clients (at least one in each of 32 parts).
-func NewFailures(policy *Policy, maxEntries int) *Failures {
+func NewFailures(policy *ratelimit.Policy, maxEntries int) *Failures {
 	limit, burst := max(policy.Limit, 1), max(policy.Burst, 1)
 	f := &Failures{
 		cost:     max(1, (int64(policy.Period)+limit-1)/limit),
@@ -62,8 +62,8 @@ func NewFailures(policy *Policy, maxEntries int) *Failures {
 	return f
 }
 
-// Fail counts one failure of addr at now, and says whether the client is still within its
-// limit. Where it is not, nothing more is counted, and retry is how long until a failure would be within it again.
+// Fail counts one failure of addr at now, and reports whether the client is still within its limit.
+// Beyond the limit it counts nothing, and retry is the time until a failure is within it again.
 // Allocates only for a client not known yet.
 func (f *Failures) Fail(now time.Time, addr netip.Addr) (ok bool, retry time.Duration) {
 	c := clientOf(addr)
@@ -116,8 +116,7 @@ func (f *Failures) Len() int {
 	return n
 }
 
-// Sweep forgets the clients whose buckets are full at now, so that a table that once was
-// large becomes small again. It holds one part's lock at a time.
+// Sweep forgets the clients whose buckets are full at now. It locks one shard at a time.
 func (f *Failures) Sweep(now time.Time) {
 	for i := range f.shards {
 		s := &f.shards[i]
@@ -129,16 +128,16 @@ func (f *Failures) Sweep(now time.Time) {
 			}
 		}
 		if len(s.full) == 0 {
-			// A Go map keeps the room of what was deleted from it.
+			// A Go map keeps the memory of deleted entries.
 			s.full = make(map[client]int64)
 		}
 		s.mu.Unlock()
 	}
 }
 
-// evict makes room for one client. Of a few at random it gives up those that owe nothing, and
-// else the one that owes least: a flood of new addresses then pushes out its own, not
-// the few that have failed often.
+// evict makes room for one client. Of a few chosen at random it forgets those that owe nothing, or
+// else the one that owes least. So a flood of new addresses evicts its own, not the few that failed
+// often.
 func (s *failureShard) evict(at int64) {
 	var least client
 	owed, seen, freed := int64(math.MaxInt64), 0, false
