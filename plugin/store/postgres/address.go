@@ -37,8 +37,8 @@ var (
 	parameter = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*$`)
 )
 
-// checkParameters refuses what the driver took for settings of the server though they are none: parts of
-// another address, and hostaddr, which it does not know, so that it would go to another host.
+// checkParameters rejects parameters that the driver took for settings of the server though they are none: parts of
+// another address, and hostaddr, which it does not know, so that it would connect to another host.
 func checkParameters(c *pgconn.Config) error {
 	for name := range c.RuntimeParams {
 		if name == "hostaddr" {

@@ -13,7 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// Of PostgreSQL's error codes those that are told apart here.
+// The error codes of PostgreSQL that matter here.
 // https://www.postgresql.org/docs/current/errcodes-appendix.html
 const (
 	codeBadText          = "22021"
@@ -44,14 +44,14 @@ func code(err error) string {
 	return ""
 }
 
-// unauthorized says that the user or the password was refused. PgBouncer has no code of its own for that.
+// unauthorized reports whether the server rejected the user or the password. PgBouncer has no code of its own for that.
 func unauthorized(err error) bool {
 	var e *pgconn.PgError
 	return errors.As(err, &e) &&
 		(strings.HasPrefix(e.Code, classAuthorization) || e.Code == codeProtocol && strings.Contains(e.Message, "authentication failed"))
 }
 
-// connectionLost says that the connection is gone, or leads to a server that is: another may do.
+// connectionLost reports whether the connection is gone, or leads to a server that is: another may work.
 func connectionLost(err error) bool {
 	switch c := code(err); {
 	case unauthorized(err):
@@ -74,7 +74,7 @@ func connectionLost(err error) bool {
 	return connectionBroken(err)
 }
 
-// connectionBroken says that err is of a connection that broke off in the middle.
+// connectionBroken reports whether the connection broke during a request.
 func connectionBroken(err error) bool {
 	text := err.Error()
 	for _, s := range []string{"unexpected EOF", "conn closed", "connection reset", "broken pipe", "use of closed network connection", "closed the connection"} {
@@ -85,13 +85,13 @@ func connectionBroken(err error) bool {
 	return false
 }
 
-// conflicted says that other transactions were in the way, of which one had to give up.
+// conflicted reports whether the transaction gave way to others.
 func conflicted(err error) bool {
 	c := code(err)
 	return c == codeSerialization || c == codeDeadlock
 }
 
-// remedy says what an error of PostgreSQL's means and what helps, "" where it is none.
+// remedy returns the meaning of a PostgreSQL error, and the remedy; "" for other errors.
 func remedy(path string, err error) string {
 	c := code(err)
 	switch {
@@ -115,7 +115,7 @@ func remedy(path string, err error) string {
 	var connect *pgconn.ConnectError
 	switch {
 	case errors.Is(err, errNoAnswer):
-		return fmt.Sprintf("%s was reached, or all connections to it were in use, and nothing came back in time: see what the server does", path)
+		return fmt.Sprintf("%s was reached, or all connections to it were in use, and no answer came in time: see what the server does", path)
 	case errors.As(err, &connect):
 		return fmt.Sprintf("%s cannot be reached: see whether the server runs, and what lies between", path)
 	case c == "" && connectionBroken(err) && strings.HasPrefix(path, "postgres://"):

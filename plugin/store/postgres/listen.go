@@ -9,18 +9,18 @@ import (
 )
 
 const (
-	// notifiedPollInterval is how often changes are asked for where they are told of too.
+	// notifiedPollInterval is how often changes are polled while the server notifies about them.
 	notifiedPollInterval = time.Second
-	// pollInterval is how often they are asked for where nobody tells of them.
+	// pollInterval is how often changes are polled without notifications.
 	pollInterval = 100 * time.Millisecond
-	// listenIdle is after how long a silent listening connection is tried.
+	// listenIdle is the time without a notification after which the connection is checked.
 	listenIdle = 5 * time.Second
-	// probeChannel is where a node tells itself something, to see whether it is heard.
+	// probeChannel is the channel on which a node notifies itself, to see whether notifications arrive.
 	probeChannel = "keygate_probe"
 )
 
-// poll has changes asked for every now and then, whatever is told of them: what was told
-// while the connection was lost, nobody hears.
+// poll signals a possible change now and then, also while the server notifies: notifications are lost
+// while the connection is.
 func (p *database) poll() {
 	ticks := time.NewTicker(pollInterval)
 	defer ticks.Stop()
@@ -37,7 +37,7 @@ func (p *database) poll() {
 	}
 }
 
-// listen hears of changes as they are committed, on a connection of its own, until the
+// listen receives notifications about commits on a connection of its own, until the
 // store is closed.
 func (p *database) listen() {
 	ctx, end := p.s.Alive(context.Background())
@@ -47,8 +47,7 @@ func (p *database) listen() {
 		r := p.route.Load()
 		deaf := p.listenOn(ctx, r)
 		if p.notified.Swap(false) || p.route.Load() != r {
-			// It worked until now: more often than not it does again at once, and a second
-			// without it is a second in which changes are asked for instead of told.
+			// It worked until now, and mostly works again at once. Until then changes are polled.
 			continue
 		}
 		if deaf && warned != r {
@@ -63,8 +62,8 @@ func (p *database) listen() {
 	}
 }
 
-// listenOn listens by a route until the connection fails, or the route is left. It says whether there was a
-// connection on which nothing is heard.
+// listenOn listens by a route until the connection fails, or the route is retired. It reports whether there was a
+// connection without notifications.
 func (p *database) listenOn(ctx context.Context, r *route) (deaf bool) {
 	ctx, end := context.WithCancel(ctx)
 	defer end()
@@ -79,7 +78,7 @@ func (p *database) listenOn(ctx context.Context, r *route) (deaf bool) {
 	defer cancel()
 	conn, err := pgx.ConnectConfig(short, r.listener)
 	if err != nil {
-		return false // whoever reads or writes says why
+		return false // reads and writes report the reason
 	}
 	defer func() {
 		closing, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -89,7 +88,7 @@ func (p *database) listenOn(ctx context.Context, r *route) (deaf bool) {
 	if _, err := conn.Exec(short, "LISTEN "+changesChannel+"; LISTEN "+probeChannel, pgx.QueryExecModeSimpleProtocol); err != nil {
 		return false
 	}
-	// First listen, then catch up: what was committed before may not have been told.
+	// First listen, then catch up: earlier commits may have caused no notification here.
 	p.s.Signal()
 	// On another connection: through a pooler, what this one sends may come back by chance.
 	word := rand.Text()

@@ -92,8 +92,8 @@ func (s *Store) Nodes(ctx context.Context) (nodes []cluster.Node, now time.Time,
 }
 
 const (
-	// changeRetention is for how long a node may be away and still go on from where it was;
-	// one that comes back later reads everything anew.
+	// changeRetention is how long a node may be unreachable and still continue at its position;
+	// after that it reads everything again.
 	changeRetention = 24 * time.Hour
 	// pruneInterval is how often older ones are dropped, by any node.
 	pruneInterval = time.Hour

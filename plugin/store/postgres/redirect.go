@@ -17,18 +17,18 @@ const (
 	reachableTimeout = 5 * time.Second
 )
 
-// unusableError says that an address leads to a database that can't take the place of the one in use.
+// unusableError is the error of an address whose database can't replace the one in use.
 type unusableError struct{ text string }
 
 func (e *unusableError) Error() string { return e.text }
 
-// Redirect has the store reach its PostgreSQL at another address, and be told of changes at listen, from now on:
-// with another password, as another user, by other hosts. Nothing that runs is interrupted, and what is connected
-// by the former address goes on being used until Settle.
+// Redirect has the store reach its PostgreSQL at another address, and listen for changes at listen, from now on:
+// with another password, as another user, by other hosts. Running calls are not interrupted, and connections
+// to the former address stay in use until SetAddress.
 //
-// The new addresses are tried first. Where the server refuses them, where they lead to another
-// store, or do not answer while the former one does, that is an error, and nothing has changed. Where
-// neither answers, the new one is tried on. It blocks for some seconds at most, and is for PostgreSQL alone.
+// Redirect tries the new addresses first. Where the server rejects them, where they lead to another
+// store, or do not answer while the former one does, it returns an error and changes nothing. Where
+// neither answers, it uses the new one. It blocks for some seconds at most.
 func (s *Store) Redirect(ctx context.Context, address, listen string) error {
 	p := s.db
 	to, err := newRoute(address, listen)
@@ -51,18 +51,18 @@ func (s *Store) Redirect(ctx context.Context, address, listen string) error {
 	case there:
 		return fmt.Errorf("%w; the address that was in use until now answers, and stays in use", err)
 	default:
-		s.Log().Warn("neither the former address of the database nor the new one answers: the new one is tried on", "path", to.name, "error", err)
+		s.Log().Warn("neither the former address of the database nor the new one answers: retrying the new one", "path", to.name, "error", err)
 	}
 	p.useRoute(to)
 	if !there {
-		// What is connected by the former ones would only be waited for.
+		// Connections by the former ones would only delay.
 		p.retireOthers(to)
 	}
 	return nil
 }
 
-// SetAddress has the store reach its PostgreSQL at an address, unchecked, and gives up what is connected
-// by others: at once where nobody uses it, else as soon as nobody does. It does not wait for that.
+// SetAddress has the store reach its PostgreSQL at an address, unchecked, and closes connections to
+// others: idle ones at once, others after use. It does not wait for that.
 func (s *Store) SetAddress(address, listen string) error {
 	p := s.db
 	to, err := newRoute(address, listen)
@@ -75,7 +75,7 @@ func (s *Store) SetAddress(address, listen string) error {
 	return nil
 }
 
-// useRoute has connections be made by a route, or by the one there is that is the same, which it returns.
+// useRoute makes new connections by a route, or by an equal one that there is. It returns the route used.
 func (p *database) useRoute(to *route) *route {
 	if i := slices.IndexFunc(p.routes, to.same); i >= 0 {
 		to = p.routes[i]
@@ -87,13 +87,13 @@ func (p *database) useRoute(to *route) *route {
 	}
 	p.s.Log().Info("connections to the database are made by another address from now on", "path", to.name)
 	p.mu.Lock()
-	p.nextOpen = time.Time{} // what failed may have been due to the former one
+	p.nextOpen = time.Time{} // the failure may have been due to the former one
 	p.uncapPools()
 	p.mu.Unlock()
 	return to
 }
 
-// retireOthers gives up the connections of all routes but one.
+// retireOthers retires all routes but one.
 func (p *database) retireOthers(but *route) {
 	if len(p.routes) == 1 && p.routes[0] == but {
 		return
@@ -107,8 +107,8 @@ func (p *database) retireOthers(but *route) {
 	p.routes = []*route{but}
 }
 
-// drainRoute closes the connections of a route that was left: those that are in use when they are that no more, and those
-// that are being made when they are there.
+// drainRoute closes the connections of a retired route: those in use after use, and those
+// being made when they are there.
 func (p *database) drainRoute(r *route) {
 	begun := time.Now()
 	p.closeIdle()
@@ -127,14 +127,14 @@ func (p *database) drainRoute(r *route) {
 	}
 }
 
-// reachable says whether the database is reached as it was until now.
+// reachable reports whether the present address answers.
 func (p *database) reachable(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, reachableTimeout)
 	defer cancel()
 	return p.Ping(ctx) == nil
 }
 
-// probe finds out whether a route leads to the store, and may be used. It returns why not.
+// probe returns nil where a route leads to the store and may be used, and the reason otherwise.
 func (p *database) probe(ctx context.Context, to *route) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -147,7 +147,7 @@ func (p *database) probe(ctx context.Context, to *route) error {
 		err := c.QueryRow(ctx, `SELECT (SELECT value FROM meta WHERE name = 'store_id'), coalesce(has_table_privilege('changes', 'INSERT'), false)`).Scan(&is, &may)
 		switch {
 		case id == "":
-			// There was no store yet: whatever is there is made one, or refused, when it is opened.
+			// There was no store yet: the database becomes one, or is rejected, when it is opened.
 			if err != nil && code(err) == codeNoTable {
 				err = nil
 			}
@@ -172,7 +172,7 @@ func (p *database) probe(ctx context.Context, to *route) error {
 	return explain("trying the new address", to.name, err)
 }
 
-// listenError is an error of the address that is listened on: the store itself answers.
+// listenError is an error of the address to listen on: the store itself answers.
 type listenError struct{ error }
 
 func (e *listenError) Unwrap() error { return e.error }
@@ -191,7 +191,7 @@ func once(ctx context.Context, config *pgx.ConnConfig, f func(*pgx.Conn) error) 
 	return f(c)
 }
 
-// serverRejected says that err is the answer of a server, and no matter of time.
+// serverRejected reports whether err is a server's answer, which does not change with time.
 func serverRejected(err error) bool {
 	var unusable *unusableError
 	var listen *listenError

@@ -21,26 +21,26 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
-// route is one way to a database: as whom, where, and where it is listened on. Connections
-// know by which they were made.
+// route is one way to a database: the user, the hosts, and the address to listen on. Connections
+// hold the route they were made by.
 type route struct {
-	// name is what the database is called by messages: all of the address but the password.
+	// name is the database's name in messages: all of the address but the password.
 	name             string
 	config, listener *pgx.ConnConfig
 	once             sync.Once
-	// retired is closed when its connections are to be given up, as soon as nobody uses them.
+	// retired is closed when its connections are to be closed after use.
 	retired chan struct{}
-	// open counts the connections made by it.
+	// open counts its connections.
 	open atomic.Int64
 }
 
-// capFor is for how long no further connections are asked for after the server refused one.
+// capFor is how long the pools stay at their size after the server rejected a connection.
 const capFor = 5 * time.Second
 
 // routeOf is where a connection holds its route.
 const routeOf = "keygate.route"
 
-// newRoute reads an address, and that which is listened on; listen may be empty: it is the same.
+// newRoute reads an address, and the one to listen on; an empty listen is the same address.
 func newRoute(address, listen string) (*route, error) {
 	config, err := parseAddress(address)
 	if err != nil {
@@ -64,10 +64,10 @@ func newRoute(address, listen string) (*route, error) {
 	return r, nil
 }
 
-// retire has the route's connections given up.
+// retire has the route's connections closed after use.
 func (r *route) retire() { r.once.Do(func() { close(r.retired) }) }
 
-// same says that two routes are the same in all that connecting depends on, what was read from files and the
+// same reports whether two routes connect alike, values read from files and the
 // environment included.
 func (r *route) same(o *route) bool {
 	return sameConfig(r.config, o.config) && sameConfig(r.listener, o.listener)
@@ -104,8 +104,8 @@ func Identity(address string) (database, name string, err error) {
 	return config.Database + searchPath(config), nameOf(config), nil
 }
 
-// errAddress is all that is said of an address that cannot be read: a password may stand
-// anywhere in it.
+// errAddress is the only error about an unreadable address: a password may be anywhere
+// in it.
 var errAddress = errors.New("the address of PostgreSQL can't be read: it is written postgres://user:password@host:5432/database, special characters of the password percent-encoded")
 
 func parseAddress(address string) (*pgx.ConnConfig, error) {
@@ -140,7 +140,7 @@ func nameOf(c *pgx.ConnConfig) string {
 	hosts := []string{net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))}
 	for _, f := range c.Fallbacks {
 		if host := net.JoinHostPort(f.Host, strconv.Itoa(int(f.Port))); host != hosts[len(hosts)-1] {
-			hosts = append(hosts, host) // the same one stands twice where TLS is optional
+			hosts = append(hosts, host) // a host is listed twice where TLS is optional
 		}
 	}
 	return "postgres://" + c.User + "@" + strings.Join(hosts, ",") + "/" + c.Database + searchPath(c)
@@ -153,8 +153,8 @@ func searchPath(c *pgx.ConnConfig) string {
 	return ""
 }
 
-// openPool returns n connections at most, made by the route of the moment. Those of a route that was left are
-// closed instead of being used again; whoever uses one is not interrupted.
+// openPool returns a pool of at most n connections, made by the present route. Connections of a retired route are
+// closed after use.
 func (p *database) openPool(n int) *sql.DB {
 	db := stdlib.OpenDB(*p.route.Load().config,
 		stdlib.OptionBeforeConnect(func(_ context.Context, c *pgx.ConnConfig) error {
@@ -179,12 +179,12 @@ func (p *database) openPool(n int) *sql.DB {
 	return db
 }
 
-// pools returns the pools, and how many connections each may have.
+// pools returns the pools and the size of each.
 func (p *database) pools() map[*sql.DB]int {
 	return map[*sql.DB]int{p.conns.Read: readers, p.write: writers}
 }
 
-// closeIdle closes the connections that nobody uses.
+// closeIdle closes the idle connections.
 func (p *database) closeIdle() {
 	for db, n := range p.pools() {
 		db.SetMaxIdleConns(0)
@@ -192,9 +192,9 @@ func (p *database) closeIdle() {
 	}
 }
 
-// capPool says whether a pool has connections to wait for, where err says that the server gives no further
-// ones: it has no more, or the password was changed and is not known here yet. Then the pools
-// make do with what they have for a while, or until there is another address.
+// capPool reports whether a pool has connections to wait for, where err means that the server gives no more:
+// it has none left, or the password changed and the new one is not known here yet. Then the pools
+// keep their size for a while, or until there is another address.
 func (p *database) capPool(pool *sql.DB, err error) bool {
 	if code(err) != codeTooManyConns && !unauthorized(err) {
 		return false
@@ -216,7 +216,7 @@ func (p *database) capPool(pool *sql.DB, err error) bool {
 	return true
 }
 
-// uncapPools undoes narrow. p.mu is held.
+// uncapPools undoes capPool. p.mu is held.
 func (p *database) uncapPools() {
 	if p.capTimer == nil {
 		return

@@ -22,27 +22,26 @@ import (
 const (
 	// readers is how many look-ups and lists run at once.
 	readers = 4
-	// writers is how many transactions that write run at once. They have connections of
-	// their own, so that who waits for another's lock keeps nobody from reading.
+	// writers is how many writing transactions run at once. They have connections of
+	// their own, so that waiting for locks does not block reads.
 	writers = 3
 )
 
 const (
-	// connectTimeout is how long making a connection may take where the address says
-	// nothing of it.
+	// connectTimeout bounds connecting, unless the address states another bound.
 	connectTimeout = 5 * time.Second
-	// idleTimeout is after how long an unused connection is closed.
+	// idleTimeout is when an unused connection is closed.
 	idleTimeout = 5 * time.Minute
-	// lockTimeout is how long a transaction waits for a lock, and how long one may pause that
-	// holds some. Those of a node that stands still, or was cut off, end then.
+	// lockTimeout bounds waiting for a lock, and pauses of a transaction that
+	// holds some. It ends the transactions of nodes that hang or were cut off.
 	lockTimeout = 5 * time.Second
-	// beginTimeout is how long beginning a transaction may take, waiting for a connection included,
-	// and txTimeout the rest of one that writes: a server that stands still would else be waited for without end.
+	// beginTimeout bounds beginning a transaction, waiting for a connection included,
+	// and txTimeout the rest of a writing one: a hanging server would block it for ever.
 	beginTimeout = 10 * time.Second
 	txTimeout    = time.Minute
-	// commitTimeout is how long a commit may take, and after that finding out whether it happened.
+	// commitTimeout bounds a commit, and after that finding out whether it happened.
 	commitTimeout = 5 * time.Second
-	// attempts is how often a transaction is tried that others got in the way of.
+	// attempts is how often a transaction is tried that gives way to others.
 	attempts = 4
 	// reopenInterval is the least time between two attempts to open the database.
 	reopenInterval = 500 * time.Millisecond
@@ -50,20 +49,20 @@ const (
 	openTimeout = 10 * time.Second
 	// drainTimeout bounds how long Close waits for calls in progress.
 	drainTimeout = time.Second
-	// minVersion is the oldest server that has all that is asked of it.
+	// minVersion is the oldest server that has all features used.
 	minVersion = 130000
 )
 
-// Config says how PostgreSQL is reached.
+// Config states how to reach PostgreSQL.
 type Config struct {
 	// Address is postgres://user:password@host:port/database?… or user=… host=… …, as
 	// libpq and pgx know it. It may lead to PgBouncer in transaction mode. Of several
 	// hosts, the one that can be written is used.
 	Address string
-	// Listen is the address of the same database that is listened on for changes. It must
+	// Listen is the address of the same database at which to listen for changes. It must
 	// not lead through a pooler. Default: Address.
 	Listen string
-	// Logger hears what operators should know. Default: slog.Default.
+	// Logger is for operators. Default: slog.Default.
 	Logger *slog.Logger
 }
 
@@ -77,32 +76,32 @@ type Store struct {
 // database is a PostgreSQL database.
 type database struct {
 	s *sqlstore.Store
-	// route is how connections are made from now on.
+	// route makes new connections.
 	route         atomic.Pointer[route]
 	conns         sqlstore.Conns
 	write         *sql.DB
 	ready, closed atomic.Bool
 
 	mu sync.Mutex
-	// opening is closed when looking at the schema, which is under way, has ended.
+	// opening is closed when the present check of the schema has ended.
 	opening  chan struct{}
 	broken   error
 	nextOpen time.Time
-	// id is the store's, from when the schema was looked at; "" before.
+	// id is the store's, once the schema was checked; "" before.
 	id string
-	// capTimer ends what narrow did; nil while it did nothing.
+	// capTimer ends capPool; nil without one.
 	capTimer *time.Timer
 
 	moving sync.Mutex
-	// routes are those whose connections may be used. Under moving.
+	// routes are those with usable connections. Under moving.
 	routes []*route
 
-	// notified says that commits are heard of from the server: they need not be asked for so often.
+	// notified reports that the server notifies about commits: polling can be rare.
 	notified atomic.Bool
 }
 
 // New returns a store in a PostgreSQL database, without connecting to it. The
-// first call that needs the database connects and migrates it; where that fails, it is
+// first call that needs the database connects and migrates it. Where that fails, it is
 // tried again, and until then every call fails with an error that wraps
 // gateway.ErrStore. An address that cannot be read is an error here. Close it after use.
 func New(c Config) (*Store, error) {
@@ -136,8 +135,8 @@ var errBackup = errors.New("this gateway keeps everything in PostgreSQL: back th
 // Backup returns an error that names PostgreSQL's own tools.
 func (s *Store) Backup(context.Context, string) (int64, error) { return 0, errBackup }
 
-// open sees to it, once, that the database has this binary's schema. It waits for
-// whoever does so already, and tries again only after a while.
+// open ensures, once, that the database has this binary's schema. It waits for
+// an attempt in progress, and starts another only after a while.
 func (p *database) open(ctx context.Context) error {
 	if p.closed.Load() {
 		return sqlstore.ErrClosed
@@ -170,7 +169,7 @@ func (p *database) open(ctx context.Context) error {
 	}
 }
 
-// sameFailure says that two failures are alike but for the ports they name.
+// sameFailure reports whether two failures differ at most in ports.
 func sameFailure(a, b error) bool {
 	letters := func(err error) string {
 		return strings.Map(func(r rune) rune {
@@ -183,7 +182,7 @@ func sameFailure(a, b error) bool {
 	return letters(a) == letters(b)
 }
 
-// startOpening migrates the database, beside the caller. p.mu is held.
+// startOpening migrates the database in the background. p.mu is held.
 func (p *database) startOpening() {
 	opening := make(chan struct{})
 	p.opening = opening
@@ -232,8 +231,8 @@ func (p *database) migrate(ctx context.Context) (id string, err error) {
 // Name implements sqlstore.Database.
 func (p *database) Name() string { return p.route.Load().name }
 
-// Query implements sqlstore.Database. Connections that were lost are noticed only by using them,
-// so what failed on one is asked again on another.
+// Query implements sqlstore.Database. A lost connection is noticed only by using it,
+// so a failure on one is tried again on another.
 func (p *database) Query(ctx context.Context, f func(*sqlstore.Conns) error) error {
 	for try := 1; ; try++ {
 		if err := p.open(ctx); err != nil {
@@ -291,8 +290,8 @@ func (p *database) Write(ctx context.Context, d sqlstore.Durability, f func(*sql
 	}
 }
 
-// beginSQL begins what is said of a transaction: that it gives up where it would hold
-// others up, how sure its commit is to be, its number, and the server's clock, which all nodes share.
+// beginSQL begins a transaction: it sets the lock timeouts
+// and the durability of the commit, and returns the number and the time of the server's clock, which all nodes share.
 const beginSQL = `SELECT set_config('lock_timeout', $1, true) || set_config('idle_in_transaction_session_timeout', $1, true) ||
 	set_config('synchronous_commit', CASE WHEN $2 THEN current_setting('synchronous_commit') ELSE 'off' END, true),
 	pg_current_xact_id()::text, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint`
@@ -350,10 +349,10 @@ func (p *database) transact(caller context.Context, d sqlstore.Durability, f fun
 	return t.Seq(), sqlstore.Failed, nil
 }
 
-// errNoAnswer says that the server took a connection and then did not answer.
+// errNoAnswer is the error where the server took a connection and then did not answer.
 var errNoAnswer = errors.New("the server does not answer")
 
-// withCause returns err, or why ctx was ended where that is known better.
+// withCause returns err, or the reason why ctx ended where that is known better.
 func withCause(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause == errNoAnswer {
 		return cause
@@ -361,8 +360,8 @@ func withCause(ctx context.Context, err error) error {
 	return err
 }
 
-// outcome finds out what became of a transaction whose commit was not answered: it
-// returns nil where it happened, Failed where it did not, and FailedCommit where that cannot be told.
+// outcome finds out the result of a transaction whose commit was not answered: it
+// returns nil where it happened, Failed where it did not, and FailedCommit where that is unknown.
 func (p *database) outcome(id string, cause error) (sqlstore.Ending, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
@@ -387,8 +386,8 @@ func (p *database) outcome(id string, cause error) (sqlstore.Ending, error) {
 	return sqlstore.FailedCommit, fmt.Errorf("it is not known whether it was written: %w", cause)
 }
 
-// deleteRevocation closes the connections that nobody uses, where err says that they lead to a
-// server that is not the one any more.
+// dropStale closes the idle connections, where err means that they lead to a
+// server that is a standby now.
 func (p *database) dropStale(err error) {
 	if code(err) != codeReadOnly {
 		return

@@ -1,11 +1,11 @@
-// Package revocations tells gateways that share a store what one of them refuses while the
-// database is away, through the Redis that counts their limits.
+// Package revocations carries revocations between the gateways of a store while the
+// database is unreachable, through the Redis that counts their limits.
 //
-// What is told is kept in one stream of Redis for each store, until the database has it: a gateway that was cut off
-// from Redis, or starts later, reads all that is still there. Each word is sealed by a key that is made of
-// what the store alone holds, so that words of others, and of another store, are not taken. Whoever can write to Redis
-// can so at most repeat what was told, or remove it: a key can never be made to be accepted. What is told
-// names keys and tenants by their ids, and who refused them; it holds no secret.
+// Each store has one Redis stream. It holds each revocation until the database has it: a gateway that was cut off
+// from Redis, or starts later, reads all that are left. Each message is authenticated with a key that is made of
+// data in the store, so messages of other programs, and of another store, are rejected. A writer to Redis
+// can therefore at most repeat a revocation, or remove it: no message makes a gateway accept a key. A message
+// has the ids of keys and tenants, and who revoked them. It has no secret.
 package revocations
 
 import (
@@ -29,21 +29,21 @@ import (
 )
 
 const (
-	// MaxAge is for how long a word is kept at most, where nobody withdraws it; while it holds, it
-	// is told anew before.
+	// MaxAge is the age at which an entry is dropped that was not retracted. A revocation that still
+	// holds is published again before.
 	MaxAge = 24 * time.Hour
-	// maxEntries bounds how many refusals are told at a time.
+	// maxEntries bounds the number of published revocations.
 	maxEntries = 100_000
 	// readBatch bounds one read.
 	readBatch = 500
-	// readWait is how long one read waits for a word.
+	// readWait is how long one read waits for an entry.
 	readWait = time.Second
 	// answerTimeout is how long Redis may take beyond that.
 	answerTimeout = 2 * time.Second
-	// publishTimeout bounds telling one word: who revokes a key waits for it.
+	// publishTimeout bounds publishing one entry: the revocation's request waits for it.
 	publishTimeout = time.Second
-	// rereadInterval is how often all is read again. Redis may lose what it took without the connection
-	// being lost: as a Cluster's server makes way for one that it had not told everything.
+	// rereadInterval is how often the whole stream is read again. Redis may lose entries without the connection
+	// being lost: for instance when a replica of a Cluster that has not received all of them is promoted.
 	rereadInterval = 15 * time.Second
 )
 
@@ -60,14 +60,14 @@ type Broadcaster struct {
 	rereadEvery time.Duration // rereadInterval, but for tests
 
 	mu sync.Mutex
-	// store is whose words there are.
+	// store is the id of the store of all entries.
 	store string
-	// entries by what they say was done to what: mostly one each. There are n in all.
+	// entries by what they revoke: mostly one each. There are n in all.
 	entries map[entryKey][]*entry
 	n       int
-	// retracted are those whose entries are to be removed.
+	// retracted are the entries that are to be removed from the stream.
 	retracted map[*entry]entryKey
-	// pass counts how often reading all began.
+	// pass counts the reads of the whole stream.
 	pass int64
 
 	published, received, rejected atomic.Int64
@@ -75,23 +75,23 @@ type Broadcaster struct {
 
 var _ replica.Broadcaster = (*Broadcaster)(nil)
 
-// entryKey is what was done to what.
+// entryKey identifies a revocation but for its time.
 type entryKey struct{ action, keyspace, id string }
 
 func entryKeyOf(r management.Revocation) entryKey { return entryKey{r.Action, r.Keyspace, r.ID} }
 
-// entry is what is told of one refusal.
+// entry is a published or received revocation.
 type entry struct {
 	text string
-	// decided is when it was refused.
+	// decided is when it was revoked.
 	decided time.Time
-	// ids are the entries of the stream that hold it, and whether they were heard; more than one where it
-	// was told twice.
+	// ids are the stream's entries with it, and whether they were received. They are several where it
+	// was published again.
 	ids map[string]bool
-	// at is when it was told or heard, and seen in which reading.
+	// at is when it was published or received, and seen the pass in which it last was in the stream.
 	at   time.Time
 	seen int64
-	// retracted says that the entries are to be removed.
+	// retracted reports that the stream's entries are to be removed.
 	retracted bool
 }
 
@@ -105,7 +105,7 @@ func New(c Connection, log *slog.Logger) *Broadcaster {
 	return b
 }
 
-// streamKey returns the key of a store's stream. It is one key, so that a Cluster keeps it in one place.
+// streamKey returns the key of a store's stream. It is one key, so that a Cluster keeps it on one server.
 func streamKey(k replica.ClusterID) string { return redis.KeyPrefix + "{refused:" + k.Store + "}" }
 
 // Publish implements replica.Broadcaster.
@@ -128,7 +128,7 @@ func (b *Broadcaster) Publish(ctx context.Context, cluster replica.ClusterID, r 
 	id, err := client.Do(ctx, client.B().Xadd().Key(stream).Id("*").
 		FieldValue().FieldValue(textField, text).FieldValue(sealField, seal(cluster, text)).Build()).ToString()
 	if err != nil {
-		return fmt.Errorf("telling it through Redis: %w", err)
+		return fmt.Errorf("publishing a revocation through Redis: %w", err)
 	}
 	b.published.Add(1)
 	b.record(cluster, text, r, id, false)
@@ -139,8 +139,8 @@ func (b *Broadcaster) Publish(ctx context.Context, cluster replica.ClusterID, r 
 	return nil
 }
 
-// prepare returns the entries that a word which is to be told takes the place of; nil where it
-// need not be told.
+// prepare returns the entry that a revocation replaces, an empty one for none; nil where it
+// need not be published.
 func (b *Broadcaster) prepare(cluster replica.ClusterID, r management.Revocation, text string) (*entry, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -148,7 +148,7 @@ func (b *Broadcaster) prepare(cluster replica.ClusterID, r management.Revocation
 	w := b.find(entryKeyOf(r), text)
 	switch {
 	case w == nil && b.n >= maxEntries:
-		return nil, fmt.Errorf("%d refusals wait to be written to the database already, and no more are told", b.n)
+		return nil, fmt.Errorf("%d revocations wait to be written to the database already, and no more are published", b.n)
 	case w == nil:
 		return &entry{}, nil
 	case !w.retracted && time.Since(w.at) < MaxAge/2:
@@ -159,7 +159,7 @@ func (b *Broadcaster) prepare(cluster replica.ClusterID, r management.Revocation
 	return w, nil
 }
 
-// find returns a word, nil where there is none. b is locked, as for remove.
+// find returns an entry, nil where there is none. b is locked, as for remove.
 func (b *Broadcaster) find(d entryKey, text string) *entry {
 	for _, w := range b.entries[d] {
 		if w.text == text {
@@ -180,8 +180,8 @@ func (b *Broadcaster) remove(d entryKey, w *entry) {
 	}
 }
 
-// expire bounds how long words are kept, by Redis's clock, which id tells. A failure is made good
-// by who tells next.
+// expire bounds the age of entries by Redis's clock, which id holds. The next publication repairs
+// a failure.
 func (b *Broadcaster) expire(ctx context.Context, client rueidis.Client, stream, id string) {
 	ms, _, _ := strings.Cut(id, "-")
 	now, err := strconv.ParseInt(ms, 10, 64)
@@ -193,19 +193,19 @@ func (b *Broadcaster) expire(ctx context.Context, client rueidis.Client, stream,
 		client.B().Xtrim().Key(stream).Minid().Threshold(strconv.FormatInt(max(now-MaxAge.Milliseconds(), 0), 10)).Build())
 }
 
-// useStore forgets the words of another store. b is locked.
+// useStore forgets the entries of another store. b is locked.
 func (b *Broadcaster) useStore(cluster replica.ClusterID) {
 	if b.store != cluster.Store {
 		b.reset(cluster)
 	}
 }
 
-// reset forgets all words. b is locked.
+// reset forgets all entries. b is locked.
 func (b *Broadcaster) reset(cluster replica.ClusterID) {
 	b.store, b.entries, b.n, b.retracted = cluster.Store, map[entryKey][]*entry{}, 0, map[*entry]entryKey{}
 }
 
-// record notes where a word stands, and whether it was heard there; it returns whether it was before.
+// record records that a stream's entry has a revocation, and whether it was received. It returns whether it had been before.
 func (b *Broadcaster) record(cluster replica.ClusterID, text string, r management.Revocation, id string, heard bool) (before bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -225,8 +225,8 @@ func (b *Broadcaster) record(cluster replica.ClusterID, text string, r managemen
 	return before
 }
 
-// dropUnseen forgets the words that were not in Redis when all was read: who still holds to one
-// tells it again.
+// dropUnseen forgets the entries that were not in Redis when the whole stream was read. A node with such a
+// pending revocation publishes it again.
 func (b *Broadcaster) dropUnseen() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -239,7 +239,7 @@ func (b *Broadcaster) dropUnseen() {
 	}
 }
 
-// Retract implements replica.Broadcaster. The words are removed by Subscribe, within a second or so.
+// Retract implements replica.Broadcaster. Subscribe removes the entries, within a second or so.
 func (b *Broadcaster) Retract(cluster replica.ClusterID, r management.Revocation) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -260,7 +260,7 @@ func (b *Broadcaster) Subscribe(ctx context.Context, cluster replica.ClusterID, 
 	if err != nil {
 		return err
 	}
-	// What is there is about to be read.
+	// The whole stream is read next.
 	b.mu.Lock()
 	b.reset(cluster)
 	b.mu.Unlock()
@@ -269,7 +269,7 @@ func (b *Broadcaster) Subscribe(ctx context.Context, cluster replica.ClusterID, 
 		b.rejected.Add(1)
 		if !warned {
 			warned = true
-			b.log.Warn("something in Redis is no word of a gateway of this store, and is ignored: see who else can write there", "key", streamKey(cluster), "entry", e.ID, "error", err)
+			b.log.Warn("an entry in Redis is no message of a gateway of this store and is ignored: check who else can write there", "key", streamKey(cluster), "entry", e.ID, "error", err)
 		}
 	}
 	for first := true; ; first = false {
@@ -279,8 +279,8 @@ func (b *Broadcaster) Subscribe(ctx context.Context, cluster replica.ClusterID, 
 	}
 }
 
-// readAll calls f with what is told and was not heard before, all there is and then for a while
-// what comes. first says that f is to be called where there is nothing.
+// readAll calls f with the revocations not received before: all in the stream, then for a while
+// the new ones. first has it call f also where there is none.
 func (b *Broadcaster) readAll(ctx context.Context, client rueidis.Client, cluster replica.ClusterID, first bool, f func([]management.Revocation) error, reject func(rueidis.XRangeEntry, error)) error {
 	b.mu.Lock()
 	b.pass++
@@ -327,7 +327,7 @@ func (b *Broadcaster) read(ctx context.Context, client rueidis.Client, stream, f
 	}
 	come := make(chan answer, 1)
 	go func() {
-		// By its own time, since a read that waits does not hear that ctx ends.
+		// With a timeout of its own, since a waiting read does not end with ctx.
 		short, cancel := context.WithTimeout(context.Background(), wait+answerTimeout)
 		defer cancel()
 		read := client.B().Xread().Count(readBatch)
@@ -346,7 +346,7 @@ func (b *Broadcaster) read(ctx context.Context, client rueidis.Client, stream, f
 	select {
 	case a := <-come:
 		if a.err != nil {
-			a.err = fmt.Errorf("hearing through Redis: %w", a.err)
+			a.err = fmt.Errorf("receiving revocations through Redis: %w", a.err)
 		}
 		return a.entries, a.err
 	case <-ctx.Done():
@@ -354,7 +354,7 @@ func (b *Broadcaster) read(ctx context.Context, client rueidis.Client, stream, f
 	}
 }
 
-// removeRetracted removes what was withdrawn.
+// removeRetracted removes the retracted entries from the stream.
 func (b *Broadcaster) removeRetracted(ctx context.Context, client rueidis.Client, cluster replica.ClusterID) error {
 	gone := map[*entry]entryKey{}
 	var ids []string
@@ -373,7 +373,7 @@ func (b *Broadcaster) removeRetracted(ctx context.Context, client rueidis.Client
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	if err := client.Do(ctx, client.B().Xdel().Key(streamKey(cluster)).Id(ids...).Build()).Error(); err != nil {
-		return fmt.Errorf("withdrawing what was told through Redis: %w", err)
+		return fmt.Errorf("retracting revocations through Redis: %w", err)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -384,9 +384,10 @@ func (b *Broadcaster) removeRetracted(ctx context.Context, client rueidis.Client
 	return nil
 }
 
-// Stats is what can be said of a broadcaster.
+// Stats counts a broadcaster's messages.
 type Stats struct {
-	// Published and Heard count words, the own ones among those heard; Rejected what was none.
+	// Published and Received count revocations, its own among those received; Rejected counts entries that are
+	// no message of this store.
 	Published, Received, Rejected int64
 }
 
@@ -399,5 +400,5 @@ func (b *Broadcaster) Stats() Stats {
 	return Stats{b.published.Load(), b.received.Load(), b.rejected.Load()}
 }
 
-// ErrNoRedis says that there is no way to other gateways but the database.
+// ErrNoRedis is the error where only the database connects the gateways.
 var ErrNoRedis = errors.New("the gateways share no Redis (limits redis)")

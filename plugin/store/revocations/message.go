@@ -13,16 +13,16 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 )
 
-// The fields of an entry: the refusal as JSON, and its HMAC-SHA-256 under the cluster's key (RFC 2104), base64url.
+// The fields of an entry: the revocation as JSON, and its HMAC-SHA-256 under the cluster's key (RFC 2104), base64url.
 const (
 	textField = "refusal"
 	sealField = "seal"
 )
 
-// maxMessage bounds a refusal's JSON.
+// maxMessage bounds a revocation's JSON.
 const maxMessage = 16 << 10
 
-// published is a refusal as it is written down. The same refusal is always the same text.
+// message is the JSON of a revocation. The same revocation always has the same text.
 type message struct {
 	Action   string           `json:"action"`
 	Keyspace string           `json:"keyspace"`
@@ -34,19 +34,19 @@ type message struct {
 func encode(r management.Revocation) (string, error) {
 	b, err := json.Marshal(message{r.Action, r.Keyspace, r.ID, r.At.UnixMicro(), r.Actor})
 	if err == nil && len(b) > maxMessage {
-		err = fmt.Errorf("a refusal of %d bytes is not told", len(b))
+		err = fmt.Errorf("a revocation of %d bytes is too long to be published", len(b))
 	}
 	return string(b), err
 }
 
-// seal returns what shows that one of the cluster said it.
+// seal returns the proof that a node of the cluster wrote a text.
 func seal(cluster replica.ClusterID, text string) string {
 	mac := hmac.New(sha256.New, cluster.Key)
 	mac.Write([]byte(text))
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// openMessage reads an entry, whoever wrote it.
+// openMessage verifies and reads an entry.
 func openMessage(cluster replica.ClusterID, fields map[string]string) (r management.Revocation, err error) {
 	text := fields[textField]
 	if len(text) > maxMessage {
@@ -63,10 +63,10 @@ func openMessage(cluster replica.ClusterID, fields map[string]string) (r managem
 	switch r.Action {
 	case management.KeyRevoked, management.KeyDisabled, management.KeyDeleted, management.TenantSuspended, management.TenantDeleted:
 	default:
-		return r, errors.New("it is nothing that refuses keys")
+		return r, errors.New("it is no revocation")
 	}
 	if r.Keyspace == "" || r.ID == "" || t.At <= 0 {
-		return r, errors.New("it does not say what is refused since when")
+		return r, errors.New("it lacks a keyspace, an id or a time")
 	}
 	return r, nil
 }

@@ -8,21 +8,21 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 )
 
-// Switch is a replica.Broadcaster that goes by another one, which may be replaced at any time: a store
-// outlives the configurations that say where Redis is. Its zero value goes by none. Safe for
+// Switch is a replica.Broadcaster that uses another one, which may be replaced at any time: a store
+// outlives the configurations that name the Redis. Its zero value uses none. Safe for
 // concurrent use.
 type Switch struct {
 	mu sync.Mutex
 	to *Broadcaster
-	// before is what those before it counted.
+	// before counts the messages of its former broadcasters.
 	before Stats
-	// changed is closed when to changes; nil while nobody waits.
+	// changed is closed when to changes; nil without a waiter.
 	changed chan struct{}
 }
 
 var _ replica.Broadcaster = (*Switch)(nil)
 
-// Set has s go by b; nil means by none.
+// Set has s use b; nil means none.
 func (s *Switch) Set(b *Broadcaster) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -36,7 +36,7 @@ func (s *Switch) Set(b *Broadcaster) {
 	}
 }
 
-// Stats adds up what s went by. It does not block.
+// Stats adds up the messages of all broadcasters that s used. It does not block.
 func (s *Switch) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -55,7 +55,7 @@ func (s *Switch) get() (*Broadcaster, <-chan struct{}) {
 	return s.to, s.changed
 }
 
-// Publish implements replica.Broadcaster. ErrNoRedis where s goes by none.
+// Publish implements replica.Broadcaster. ErrNoRedis where s uses none.
 func (s *Switch) Publish(ctx context.Context, cluster replica.ClusterID, r management.Revocation) error {
 	b, _ := s.get()
 	if b == nil {
@@ -71,7 +71,7 @@ func (s *Switch) Retract(cluster replica.ClusterID, r management.Revocation) {
 	}
 }
 
-// Subscribe implements replica.Broadcaster. While s goes by none it waits.
+// Subscribe implements replica.Broadcaster. While s uses none it waits.
 func (s *Switch) Subscribe(ctx context.Context, cluster replica.ClusterID, f func([]management.Revocation) error) error {
 	for ctx.Err() == nil {
 		b, changed := s.get()
