@@ -9,30 +9,30 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// RevocationState is how a store stands to a refusal that was decided in another state of it.
+// RevocationState is the state in a store of a revocation that was decided in another state of it.
 type RevocationState int
 
 const (
-	// NotRevoked: what it is about is there and not refused, and nobody decided so since.
+	// NotRevoked: the row is there and not revoked, and no later event reversed the revocation.
 	NotRevoked RevocationState = iota
-	// Revoked: what it is about is refused by that or by more.
+	// Revoked: the row is revoked by this or a stronger decision.
 	Revoked
-	// Reversed: a later event says so.
+	// Reversed: a later event reversed the revocation.
 	Reversed
-	// UnknownID: the store does not know what it is about, which says nothing of whether it ever will.
+	// UnknownID: the store has no such row. It may get it back.
 	UnknownID
 )
 
-// CompareRevocations returns how the store stands to each of the refusals.
+// CompareRevocations returns the state of each revocation in the store.
 func (s Source) CompareRevocations(ctx context.Context, list []management.Revocation) (out []RevocationState, err error) {
-	err = s.store.Snapshot(ctx, "comparing what is refused", func(t *sqlstore.Tx) (err error) {
+	err = s.store.Snapshot(ctx, "comparing revocations", func(t *sqlstore.Tx) (err error) {
 		out, err = Compare(t, list)
 		return err
 	})
 	return out, err
 }
 
-// compareRevocations is Compare. A row is read once for all refusals about it.
+// Compare is Source.CompareRevocations in a transaction. It reads a row once for all its revocations.
 func Compare(t *sqlstore.Tx, list []management.Revocation) ([]RevocationState, error) {
 	out := make([]RevocationState, 0, len(list))
 	err := sqlstore.Chunks(list, func(list []management.Revocation) error {
@@ -58,13 +58,13 @@ func Compare(t *sqlstore.Tx, list []management.Revocation) ([]RevocationState, e
 	return out, err
 }
 
-// revocationRows is what rows say of refusal, by keyspace and id or folded slug.
+// revocationRows are the rows of revocations, by keyspace and id or folded slug.
 type revocationRows struct {
 	tenants map[[2]string]tenantState
 	keys    map[[2]string]keyState
-	// secrets are when they end, 0 for never.
+	// secrets are the ends of secrets, 0 for none.
 	secrets map[[2]string]int64
-	// tokens are whether they are revoked.
+	// tokens report whether tokens are revoked.
 	tokens map[[2]string]bool
 }
 
@@ -75,7 +75,7 @@ type tenantState struct {
 
 type keyState struct{ disabled, revoked, deleted bool }
 
-// readRevocationRows reads what the refusals are about.
+// readRevocationRows reads the rows of revocations.
 func readRevocationRows(t *sqlstore.Tx, list []management.Revocation) (c revocationRows, err error) {
 	c = revocationRows{map[[2]string]tenantState{}, map[[2]string]keyState{}, map[[2]string]int64{}, map[[2]string]bool{}}
 	slugs := map[string][]string{}
@@ -148,7 +148,7 @@ func readRevocationRows(t *sqlstore.Tx, list []management.Revocation) (c revocat
 	return c, nil
 }
 
-// state judges by the rows alone.
+// state returns the state by the rows alone.
 func (c *revocationRows) state(r management.Revocation) RevocationState {
 	holds := func(there, holds bool) RevocationState {
 		switch {
@@ -163,7 +163,7 @@ func (c *revocationRows) state(r management.Revocation) RevocationState {
 	switch r.Action {
 	case management.TenantDeleted, management.TenantSuspended:
 		t, ok := c.tenants[id]
-		// Another tenant that was given the slug is not the one that was refused.
+		// Another tenant may have the slug of the revoked one.
 		ok = ok && (r.Created.IsZero() || r.Created.UnixMicro() == t.created)
 		return holds(ok, t.deleted || r.Action == management.TenantSuspended && !t.active)
 	case management.TokenRevoked:
@@ -182,7 +182,7 @@ func (c *revocationRows) state(r management.Revocation) RevocationState {
 		r.Action == management.KeyDisabled && k.disabled)
 }
 
-// reversedSince says whether an event takes the refusal back, being later.
+// reversedSince reports whether a later event reverses the revocation.
 func reversedSince(t *sqlstore.Tx, r management.Revocation) (bool, error) {
 	column, action := "key_id", "key.enabled"
 	if r.Action == management.TenantSuspended {

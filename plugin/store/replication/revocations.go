@@ -13,16 +13,16 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// StoredRevocations is a refusal that no row shows.
+// StoredRevocation is a revocation in the table "refused".
 type StoredRevocation struct {
 	management.Revocation
-	// UnknownID is since when the store has no row of what it is about; zero where it is to be
-	// written to the database that this is a copy of.
+	// UnknownSince is when it was found that the store has no row for it; zero where it is to be
+	// written to the primary.
 	UnknownSince time.Time
 }
 
-// UnknownRetention is for how long a refusal of what is not there is kept: nobody puts a state of the
-// database back that is older. It begins when the refusal was found to be about nothing.
+// UnknownRetention is how long a revocation without a row is kept: no older backup is
+// restored. It begins when the row was found to be missing.
 const UnknownRetention = 400 * 24 * time.Hour
 
 // RowID returns r's id as rows are found by it.
@@ -33,7 +33,7 @@ func RowID(r management.Revocation) string {
 	return r.ID
 }
 
-// SlugOnly says that r is about a tenant of which only the slug is known.
+// SlugOnly reports whether r names a tenant by its slug alone.
 func SlugOnly(r management.Revocation) bool {
 	return r.Change().Kind == gateway.ChangeTenant && r.Created.IsZero()
 }
@@ -46,7 +46,7 @@ func unixMicro(t time.Time) int64 {
 	return t.UnixMicro()
 }
 
-// zeroMicro is unixMicro's opposite.
+// zeroMicro is the inverse of unixMicro.
 func zeroMicro(at int64) time.Time {
 	if at == 0 {
 		return time.Time{}
@@ -54,7 +54,7 @@ func zeroMicro(at int64) time.Time {
 	return time.UnixMicro(at).UTC()
 }
 
-// revokeRow does to a row what r says. ErrNotFound where there is none. SQLite's alone.
+// RevokeRow applies r to its row, in SQLite alone. ErrNotFound where there is none.
 func RevokeRow(t *sqlstore.Tx, r management.Revocation) error {
 	key, at := []any{r.Keyspace, RowID(r)}, r.At.UnixMicro()
 	query, args := "", key
@@ -76,7 +76,7 @@ func RevokeRow(t *sqlstore.Tx, r management.Revocation) error {
 		query, args = `UPDATE tenants SET active = 0, deleted_at = coalesce(deleted_at, $4) WHERE keyspace = $1 AND folded = $2
 			AND ($3 = 0 OR coalesce(created_at, 0) = $3)`, append(key, unixMicro(r.Created), at)
 	default:
-		return fmt.Errorf("%q is no refusal", r.Action)
+		return fmt.Errorf("%q is no revocation", r.Action)
 	}
 	n, err := t.Exec(query, args...)
 	if err == nil && n == 0 {
@@ -85,7 +85,7 @@ func RevokeRow(t *sqlstore.Tx, r management.Revocation) error {
 	return err
 }
 
-// storeRevocation holds r beside the rows. Of two decisions of one kind the later counts, of two ends of
+// StoreRevocation stores k. Of two decisions of one kind it keeps the later, of two ends of
 // a secret the earlier.
 func StoreRevocation(t *sqlstore.Tx, k StoredRevocation) error {
 	actor, err := json.Marshal(k.Actor)
@@ -105,7 +105,7 @@ func StoreRevocation(t *sqlstore.Tx, k StoredRevocation) error {
 	return err
 }
 
-// deleteRevocation lets go of what keep held, unless it was decided again since r.At.
+// DeleteRevocation deletes a stored revocation, unless it was decided again since r.At.
 func DeleteRevocation(t *sqlstore.Tx, r management.Revocation) error {
 	later := ` AND at <= $5`
 	if r.Action == management.SecretEnded {
@@ -116,7 +116,7 @@ func DeleteRevocation(t *sqlstore.Tx, r management.Revocation) error {
 	return err
 }
 
-// storedRevocations returns what keep holds, by a condition.
+// SelectRevocations returns the stored revocations of a condition, oldest first.
 func SelectRevocations(t *sqlstore.Tx, where string, args ...any) (out []StoredRevocation, err error) {
 	err = t.Rows(`SELECT action, keyspace, id, key_id, created, at, actor, absent_since FROM refused `+where+` ORDER BY num`, args,
 		func(rows *sql.Rows) error {
@@ -134,20 +134,20 @@ func SelectRevocations(t *sqlstore.Tx, where string, args ...any) (out []StoredR
 	return out, err
 }
 
-// StoredRevocations returns the refusals that no row shows, oldest first.
+// StoredRevocations returns all stored revocations, oldest first.
 func (s Source) StoredRevocations(ctx context.Context) (out []StoredRevocation, err error) {
-	err = s.store.Snapshot(ctx, "reading what is refused", func(t *sqlstore.Tx) (err error) {
+	err = s.store.Snapshot(ctx, "reading revocations", func(t *sqlstore.Tx) (err error) {
 		out, err = SelectRevocations(t, ``)
 		return err
 	})
 	return out, err
 }
 
-// RowRevocations calls yield with all that rows of the store refuse, in portions that are yield's
-// only until it returns; tenants come first. At is when a row was last changed where it does
-// not say when that was decided, so that the decision is not younger.
+// RowRevocations calls yield with all revocations in the store's rows, in portions that are yield's
+// only until it returns; tenants come first. Where a row does not have the time of the decision,
+// At is the row's last change, so that the decision is not younger.
 func (s Source) RowRevocations(ctx context.Context, yield func([]management.Revocation) error) error {
-	return s.store.Snapshot(ctx, "reading what is refused", func(t *sqlstore.Tx) error {
+	return s.store.Snapshot(ctx, "reading revocations", func(t *sqlstore.Tx) error {
 		var batch []management.Revocation
 		add := func(r management.Revocation) error {
 			batch = append(batch, r)

@@ -1,3 +1,9 @@
+// Package replication is the primary's side of replicas: positions, the changes since one, the whole
+// content at one moment, and the state of revocations.
+//
+// A copy has the rows that keys and management tokens are checked by: the same rows with the same numbers in the
+// same tables of an SQLite file. It is first made in one piece (CopyOut), and then follows the
+// change sequence (Delta).
 package replication
 
 import (
@@ -13,46 +19,42 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// A copy holds what keys and management tokens are judged by of a store elsewhere, its
-// primary: the same rows under the same numbers in the same tables of an SQLite file. It is
-// made in one piece (CopyOut), and then follows the change sequence (Delta).
-
-// ErrRewound says that the store is not a later state of what a position was read from: a
-// backup was put in its place, or another server that had not all of it took over.
+// ErrRewound is the error where the store is not a later state of a position: a
+// backup was restored, or a standby that was behind took over.
 var ErrRewound = errors.New("the store went back in time, or is another one")
 
-// ErrPruned says that changes after a position are not kept any more.
+// ErrPruned is the error where the changes after a position were deleted.
 var ErrPruned = errors.New("the changes since then are not kept any more")
 
-// Origin tells stores, and the lives of one, apart.
+// Origin identifies a store and its epoch.
 type Origin struct {
 	// Store is the store's id; "" where it has none.
 	Store string
-	// Epoch rises when the store is made to begin anew.
+	// Epoch rises with each restored backup.
 	Epoch int64
 }
 
-// Position is how far somebody has followed a store's changes, and by what it is known
-// again that the store is still the one that was followed.
+// Position is a point in a store's change sequence, with marks by which a later check finds
+// whether the store is still a later state of it.
 type Position struct {
 	Origin
-	// Seq is the newest change followed.
+	// Seq is the newest change up to the position.
 	Seq int64
-	// Mark is of that change and of the newest audit event then.
+	// Mark identifies that change and the newest audit event then.
 	Mark string
 }
 
-// Row is one row of a copied table, in the order of the table's columns, as the driver
-// gives it: int64, string, []byte or nil.
+// Row is one row of a copied table, in the order of the table's columns, with the driver's
+// types: int64, string, []byte or nil.
 type Row []any
 
-// Table is a table of which copies are made. Its first column is its primary key.
+// Table is a copied table. Its first column is its primary key.
 type Table struct {
 	Name    string
 	Columns []string
 }
 
-// The columns of a table are held to those that there are by a test.
+// A test compares the columns with the schema.
 var (
 	TenantRows = &Table{"tenants", strings.Fields(`num keyspace slug folded name plan active rate quota concurrency
 		metadata created_at updated_at deleted_at version credits`)}
@@ -63,10 +65,10 @@ var (
 		expires_at last_used_at last_used_ip`)}
 	TokenRows = &Table{"tokens", strings.Fields(`num id keyspace name scopes tenant digest algorithm prefix last_four
 		created_at created_by created_by_token expires_at last_used_at last_used_ip revoked_at`)}
-	// Of changes, the newest: by it is seen whether others follow it.
+	// Of the changes, the newest: it shows how current a copy is.
 	ChangeRows = &Table{"changes", strings.Fields(`seq kind keyspace id at`)}
 	PepperRows = &Table{"peppers", []string{"id", "check_value"}}
-	// Tables refer only to those before them.
+	// Tables refer only to earlier ones.
 	Tables = []*Table{TenantRows, KeyRows, SecretRows, TokenRows, PepperRows, ChangeRows}
 )
 
@@ -113,14 +115,14 @@ func (c *Table) scan(rows *sql.Rows) (Row, error) {
 	return row, rows.Scan(into...)
 }
 
-// Delta is what became of what changed after From, all as of one moment, To or later.
+// Delta has the changes after From, and their rows at one moment, To or later.
 type Delta struct {
 	From, To Position
 	Changes  []ChangeAt
-	// More says that there are changes after To.
+	// More reports that there are changes after To.
 	More bool
 
-	// The rows of what changed, as they are now, and the ids of what is gone.
+	// The present rows of the changes, and the ids of deleted keys.
 	Tenants, Keys, Secrets, Tokens, Peppers []Row
 
 	GoneKeys []string
@@ -175,7 +177,7 @@ func origin(t *sqlstore.Tx) (o Origin, err error) {
 	return o, err
 }
 
-// mark returns what the change of that number, and the newest audit event, are known by.
+// mark returns the marks of a change and of the newest audit event.
 func mark(t *sqlstore.Tx, seq int64) (string, error) {
 	change, err := changeMark(t, seq)
 	if err != nil {
@@ -190,7 +192,7 @@ func mark(t *sqlstore.Tx, seq int64) (string, error) {
 	return fmt.Sprintf("%s/%d/%x", change, audit, hash), nil
 }
 
-// changeMark returns what a change is known by, "" where it is not kept any more.
+// changeMark returns the mark of a change, "" where it was deleted.
 func changeMark(t *sqlstore.Tx, seq int64) (string, error) {
 	var kind, keyspace, id string
 	var at int64
@@ -203,8 +205,8 @@ func changeMark(t *sqlstore.Tx, seq int64) (string, error) {
 
 func markOf(kind string, at int64) string { return kind + "-" + strconv.FormatInt(at, 10) }
 
-// same says by ErrRewound that the store is not a later state of what p was read from. Audit
-// events are never removed, so the check holds when changes are.
+// same returns ErrRewound where the store is not a later state of p. Audit
+// events are never deleted, so the check works where changes were.
 func same(t *sqlstore.Tx, p Position) error {
 	o, err := origin(t)
 	if err != nil {
@@ -241,8 +243,8 @@ func same(t *sqlstore.Tx, p Position) error {
 	return err
 }
 
-// Delta returns up to limit changes after from, and what they are about. ErrRewound where
-// from is not a former state of this store, ErrPruned where what followed it is not kept.
+// Delta returns up to limit changes after from, with their rows. ErrRewound where
+// the store is not a later state of from, ErrPruned where the changes after it were deleted.
 func (s Source) Delta(ctx context.Context, from Position, limit int) (d *Delta, err error) {
 	err = s.store.Snapshot(ctx, "reading what changed", func(t *sqlstore.Tx) (err error) {
 		d, err = delta(t, from, limit)
@@ -292,8 +294,8 @@ func delta(t *sqlstore.Tx, from Position, limit int) (*Delta, error) {
 	return d, changed(t, d)
 }
 
-// Reread returns what a key or tenant is now, as a delta after from in which nothing changed
-// but the mark: the store has gone back also where it does to a state between from and now. Errors as Delta's.
+// Reread returns the present rows of a key or tenant, as a delta after from without changes
+// but with a new mark: so the store has gone back also where it goes to a state between from and now. Errors as Delta's.
 func (s Source) Reread(ctx context.Context, from Position, c gateway.Change) (d *Delta, err error) {
 	err = s.store.Snapshot(ctx, "reading what changed", func(t *sqlstore.Tx) error {
 		if err := same(t, from); err != nil {
@@ -314,7 +316,7 @@ func (s Source) Reread(ctx context.Context, from Position, c gateway.Change) (d 
 	return d, nil
 }
 
-// changed reads the rows of what the delta's changes are about.
+// changed reads the rows of the delta's changes.
 func changed(t *sqlstore.Tx, d *Delta) error {
 	keys, tokens, tenants := map[string]bool{}, map[string]bool{}, map[[2]string]bool{}
 	for _, c := range d.Changes {
@@ -350,7 +352,7 @@ func changed(t *sqlstore.Tx, d *Delta) error {
 	if err := copyIn(t, SecretRows, "key_num", nums, &d.Secrets); err != nil {
 		return err
 	}
-	// A key's tenant may be one whose own change comes later.
+	// The change of a key's tenant may come later.
 	for _, row := range d.Tenants {
 		delete(owners, row[0])
 	}
@@ -384,12 +386,12 @@ func copyRows(t *sqlstore.Tx, c *Table, where string, args []any, into *[]Row) e
 	})
 }
 
-// Rows of an export come in portions of this many.
+// exportRows is how many rows a portion of an export has.
 const exportRows = 2000
 
-// CopyOut gives everything that a copy holds, as of one moment: begin hears the position, and
-// write then the rows, a portion of one table at a time. It may begin again from the start.
-// It blocks for as long as reading takes, and holds nobody up.
+// CopyOut passes on all rows of a copy, as of one moment: begin gets the position, and
+// then write the rows, a portion of one table at a time. It may begin again from the start.
+// It blocks for as long as reading takes, and blocks no other call.
 func (s Source) CopyOut(ctx context.Context, begin func(Position) error, write func(table string, rows []Row) error) error {
 	return s.store.Snapshot(ctx, "copying the store", func(t *sqlstore.Tx) error {
 		p, err := position(t)

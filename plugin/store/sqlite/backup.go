@@ -38,7 +38,7 @@ func (s *Store) Backup(ctx context.Context, file string) (size int64, err error)
 		}
 	}()
 
-	// It holds the name: nobody's file is written over, and nobody finds half a backup there.
+	// It reserves the name: no other file is overwritten, and half a backup is never visible.
 	if err := CreatePrivate(file); err != nil {
 		return 0, fmt.Errorf("backing up to a new file: %w", err)
 	}
@@ -55,7 +55,7 @@ func (s *Store) Backup(ctx context.Context, file string) (size int64, err error)
 	partial := f.Name()
 	f.Close()
 	defer os.Remove(partial) // where it was not renamed
-	// Not explained: what fails here is rather the backup's disk than the database's.
+	// Not explained: a failure here is rather due to the backup's disk than to the database's.
 	if _, err := db.Read.ExecContext(ctx, `VACUUM INTO $1`, partial); err != nil {
 		return 0, fmt.Errorf("backing up %s to %s: %w", s.Identity(), file, err)
 	}
@@ -71,7 +71,7 @@ func (s *Store) Backup(ctx context.Context, file string) (size int64, err error)
 	return size, nil
 }
 
-// CreatePrivate makes an empty file that only its owner may read, where there is none.
+// CreatePrivate makes an empty file that only its owner may read. The file must not exist.
 func CreatePrivate(file string) error {
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -80,7 +80,7 @@ func CreatePrivate(file string) error {
 	return f.Close()
 }
 
-// SyncFile has a file that is no open database written to the disk, and returns its size.
+// SyncFile syncs a file that is no open database to the disk, and returns its size.
 func SyncFile(file string) (int64, error) {
 	f, err := os.OpenFile(file, os.O_RDWR, 0)
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"os"
 )
 
-// lockDatabase relies on the system's refusal to rename a file that is open.
+// lockDatabase relies on the system not to rename an open file.
 func lockDatabase(*os.File) error { return nil }
 
 // chownLike leaves the owner as it is.

@@ -10,15 +10,15 @@ import (
 	"syscall"
 )
 
-// The bytes that SQLite locks on a database: who has it open holds a shared lock on some of
+// The bytes that SQLite locks on a database: a process that has it open holds a shared lock on some of
 // them in WAL mode all the time (https://www.sqlite.org/src/file/src/os.h, PENDING_BYTE).
 const (
 	lockStart  = 0x40000000
 	lockLength = 512
 )
 
-// lockDatabase locks every use of the database out until f is closed, or fails where it is
-// in use. It asks the system and not SQLite, which can't lock a damaged file.
+// lockDatabase locks the database against all use until f is closed, or fails where it is
+// in use. It uses the system's locks and not SQLite, which can't lock a damaged file.
 func lockDatabase(f *os.File) error {
 	lock := syscall.Flock_t{Type: syscall.F_WRLCK, Whence: io.SeekStart, Start: lockStart, Len: lockLength}
 	err := syscall.FcntlFlock(f.Fd(), syscall.F_SETLK, &lock)
@@ -40,7 +40,7 @@ func chownLike(f *os.File, other os.FileInfo) error {
 	return f.Chown(int(stat.Uid), int(stat.Gid))
 }
 
-// SyncDir has the names in dir written to the disk.
+// SyncDir syncs the names in dir to the disk.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

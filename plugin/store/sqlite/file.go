@@ -29,8 +29,8 @@ const (
 	journalLimit = 64 << 20
 )
 
-// file is one opening of the database: its connections, and what tells that the
-// database is still the one they were opened on.
+// file is one opening of the database: its connections, and the identity of the files
+// they were opened on.
 //
 // No code here opens the database file or its -wal and -shm itself while a file may
 // be open on it: closing any descriptor of a file drops the POSIX locks that the whole
@@ -65,7 +65,7 @@ func dsn(path string, params url.Values) string {
 	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + params.Encode()
 }
 
-// prepareFile sees to it that a database file exists that only its owner reads. SQLite
+// prepareFile ensures that there is a database file that only its owner reads. SQLite
 // gives -wal and -shm the mode of the database.
 func prepareFile(path string, create bool, log *slog.Logger) error {
 	info, err := os.Stat(path)
@@ -179,9 +179,9 @@ func openFile(ctx context.Context, path string, create bool, busy time.Duration,
 	return f, nil
 }
 
-// inPlace says whether the names still lead to the files that are open. SQLite goes on
-// reading and writing files that were removed or renamed, and what it then commits is
-// lost. Costs two system calls.
+// inPlace returns nil where the names still lead to the open files. SQLite continues
+// to read and write files that were removed or renamed, and its commits are then
+// lost. It costs two system calls.
 func (f *file) inPlace() error {
 	info, err := os.Stat(f.path)
 	switch {
@@ -193,7 +193,7 @@ func (f *file) inPlace() error {
 		return errReplaced
 	}
 	if info, err = os.Stat(f.path + "-wal"); err != nil || !os.SameFile(info, f.wal) {
-		// Someone removed the write-ahead log. Closing writes what it holds to the database.
+		// The write-ahead log was removed. Closing writes its content to the database.
 		return errReplaced
 	}
 	return nil

@@ -9,10 +9,10 @@ import (
 // mountEscapes undoes how the kernel writes blanks and backslashes in mountinfo (proc_pid_mountinfo(5)).
 var mountEscapes = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
-// checkMount refuses a database file that is a mount by itself, such as a container's bind mount of that one
-// file. The write-ahead log then lies in another file system: where that goes, as with the container, all
-// changes since the last checkpoint are lost, and for a small database those are all there were. path is
-// absolute, without symbolic links. Where the mounts can't be read, nothing is refused.
+// checkMount rejects a database file that is a mount of its own, such as a container's bind mount of that one
+// file. The write-ahead log is then in another file system. Where that is deleted with the container, all
+// changes since the last checkpoint are lost, and in a small database those are all. path is
+// absolute, without symbolic links. It returns nil where the mounts can't be read.
 func checkMount(path string) error {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

@@ -2,5 +2,5 @@
 
 package sqlite
 
-// checkMount refuses nothing: only Linux mounts single files.
+// checkMount returns nil: only Linux mounts single files.
 func checkMount(string) error { return nil }

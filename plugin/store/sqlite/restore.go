@@ -15,34 +15,34 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// Restored is what Restore did.
+// Restored is the result of Restore.
 type Restored struct {
-	// Aside is where the former database is now, "" where there was none.
+	// Aside is the new path of the former database, "" where there was none.
 	Aside string
-	// StoredRevocations is how many refusals of the former database were written into the backup's copy.
+	// Revocations is how many revocations of the former database were written into the backup's copy.
 	Revocations int
-	// Unread is why the former database could not be read, or not whole: what it refused and
-	// the backup does not is lost, or some of it. nil where it was read, was not there, or was
+	// Unread is why the former database could not be read completely: some or all of its later
+	// revocations are lost. nil where it was read, was not there, or was
 	// not to be read.
 	Unread error
 }
 
-// RevocationWriter writes a refusal into a database, with its event.
+// RevocationWriter writes a revocation into a database, with its event.
 type RevocationWriter func(ctx context.Context, s *Store, r management.Revocation) error
 
 // Restore puts a backup in the place of the database at path, which may be missing or
-// damaged. No process may have that open; one that does is found by its locks. The backup
-// itself stays as it is: a copy of it is checked, migrated, given to check and then put in
-// place, and up to there nothing has changed. The former database, with its write-ahead
-// log, is set aside, as it was.
+// damaged. No process may have that open; its locks show one that does. The backup
+// itself stays unchanged: a copy of it is checked, migrated, passed to check and then put in
+// place. Nothing has changed before. The former database, with its write-ahead
+// log, is renamed.
 //
-// What the former database refused (keys that were revoked, disabled or deleted, tenants that
-// were suspended or deleted, secrets and management tokens that were ended) and the backup does
-// not, is written into the copy by keep, before it is put in place; a refusal of what the backup
-// does not have is kept beside its rows, for when a later backup is restored. Sessions of the
-// console end. With keep nil all is as it was in the backup. The epoch rises in any case.
+// Revocations of the former database that the backup lacks (keys revoked, disabled or deleted, tenants
+// suspended or deleted, secrets and management tokens ended) are
+// written into the copy by keep, before it is put in place. Those without a row in the backup
+// are stored for the case that a later backup is restored. The console's sessions
+// end. With keep nil the content is the backup's. The epoch rises in any case.
 //
-// It must not be called in a process that has the database at path open. It blocks for as
+// Restore must not be called in a process that has the database at path open. It blocks for as
 // long as reading both takes.
 func Restore(ctx context.Context, backup, path string, logger *slog.Logger, check func(context.Context, *Store) error, keep RevocationWriter) (done Restored, err error) {
 	id, err := Identity(path)
@@ -65,7 +65,7 @@ func Restore(ctx context.Context, backup, path string, logger *slog.Logger, chec
 		return done, fmt.Errorf("the backup %s can't be used: %w", backup, err)
 	}
 	if err := takeOver(ctx, copied, locked, old, logger, keep, &done); err != nil {
-		return done, fmt.Errorf("keeping what was refused since the backup: %w", err)
+		return done, fmt.Errorf("carrying over the revocations since the backup: %w", err)
 	}
 	aside := id + ".replaced-" + time.Now().UTC().Format("20060102T150405.000Z")
 	if err := swap(id, copied, aside, old != nil); err != nil || old == nil {
@@ -75,8 +75,8 @@ func Restore(ctx context.Context, backup, path string, logger *slog.Logger, chec
 	return done, nil
 }
 
-// lockOut keeps others from the database until f is closed, and fails where one has it
-// open. Where there is no database, both are nil and nothing is locked.
+// lockOut locks the database until f is closed, and fails where a process has it
+// open. Where there is no database, it returns nil twice and locks nothing.
 func lockOut(path string) (f *os.File, old os.FileInfo, err error) {
 	f, err = os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -98,7 +98,7 @@ func lockOut(path string) (f *os.File, old os.FileInfo, err error) {
 	return f, old, nil
 }
 
-// copyBackup copies the backup to a private file beside the database.
+// copyBackup copies the backup to a private file in the database's directory.
 func copyBackup(backup, id string, old os.FileInfo) (copied string, err error) {
 	from, err := os.Open(backup)
 	if err != nil {
@@ -116,7 +116,7 @@ func copyBackup(backup, id string, old os.FileInfo) (copied string, err error) {
 		return "", fmt.Errorf("%s is the database itself", backup)
 	}
 	if wal, err := os.Stat(backup + "-wal"); err == nil && wal.Size() > 0 {
-		return "", fmt.Errorf("%s has a write-ahead log beside it: it is a database in use, or the copy of one, and no backup", backup)
+		return "", fmt.Errorf("%s has a write-ahead log next to it: it is a database in use, or the copy of one, and no backup", backup)
 	}
 	to, err := os.CreateTemp(filepath.Dir(id), filepath.Base(id)+".restoring-") // mode 0600
 	if err != nil {
@@ -139,7 +139,7 @@ func copyBackup(backup, id string, old os.FileInfo) (copied string, err error) {
 	return to.Name(), nil
 }
 
-// checkCopy opens the copy of a backup, which migrates it, and looks at all of it.
+// checkCopy opens the copy of a backup, which migrates it, and checks all of it.
 func checkCopy(ctx context.Context, copied string, logger *slog.Logger, check func(context.Context, *Store) error) error {
 	s, err := OpenExisting(ctx, copied, logger)
 	if err != nil {
@@ -165,7 +165,7 @@ func checkCopy(ctx context.Context, copied string, logger *slog.Logger, check fu
 	return closeWhole(s, copied)
 }
 
-// closeWhole closes a database of which its file alone is used from then on.
+// closeWhole closes a database whose file alone is used from then on.
 func closeWhole(s *Store, file string) error {
 	if err := s.Close(); err != nil {
 		return err
@@ -177,8 +177,8 @@ func closeWhole(s *Store, file string) error {
 	return nil
 }
 
-// swap sets the database at id aside, where there is one, and puts copied in its place. What
-// fails halfway is undone.
+// swap renames the database at id to aside, where there is one, and puts copied in its place. It
+// undoes a failure.
 func swap(id, copied, aside string, exists bool) (err error) {
 	var undo []func()
 	defer func() {

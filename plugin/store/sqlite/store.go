@@ -23,22 +23,22 @@ import (
 var driverName = "sqlite"
 
 const (
-	// busyTimeout is how long a write waits for another process's.
+	// busyTimeout is how long a write waits for another process's write.
 	busyTimeout = 5 * time.Second
-	// lockedTimeout is how long a write waits where the one before found the file locked: who
-	// queues behind others that wait would else be answered after many times busyTimeout.
+	// lockedTimeout is how long a write waits where the one before found the file locked: writes that
+	// queue would otherwise wait for many times busyTimeout.
 	lockedTimeout = 200 * time.Millisecond
-	// lockedFor is how long that holds after the last write that found it so.
+	// lockedFor is how long that holds after the last such write.
 	lockedFor = 5 * time.Second
-	// reopenInterval bounds how often a database that fails is opened anew.
+	// reopenInterval is the least time between two attempts to open a failing database.
 	reopenInterval = 500 * time.Millisecond
-	// drainTimeout is how long closing connections wait for those who use them.
+	// drainTimeout is how long closing connections wait for their users.
 	drainTimeout = time.Second
-	// openTimeout bounds opening anew, which no caller's context does.
+	// openTimeout bounds opening again, which no caller's context does.
 	openTimeout = 10 * time.Second
 )
 
-// watchInterval is how often it is looked whether another process has committed. One look
+// watchInterval is how often commits of other processes are checked for. One check
 // takes some microseconds.
 const watchInterval = 50 * time.Millisecond
 
@@ -56,22 +56,22 @@ type database struct {
 	busy time.Duration
 
 	mu sync.Mutex
-	// cur is nil while the database is being opened anew or could not be.
+	// cur is nil while the database is being opened again or could not be.
 	cur *file
-	// opening is closed when an opening under way has ended; nil when none is.
+	// opening is closed when the present attempt to open has ended; nil without one.
 	opening chan struct{}
-	// connectionBroken is why cur is nil.
+	// broken is why cur is nil.
 	broken error
-	// nextOpen is the earliest time of the next opening.
+	// nextOpen is the earliest time of the next attempt.
 	nextOpen time.Time
 	closed   bool
 
-	// locked is when and how a write last found the file locked by another process; nil
-	// since one did not.
+	// locked is the last failure of a write because another process had locked the file; nil
+	// since a write succeeded.
 	locked atomic.Pointer[lockFailure]
 }
 
-// lockFailure is a write's failure to get the file for itself.
+// lockFailure is a write's failure to lock the file.
 type lockFailure struct {
 	at  time.Time
 	err error
@@ -79,13 +79,13 @@ type lockFailure struct {
 
 // Open opens the SQLite database at path, creating or migrating it as needed; the directory
 // must exist. It blocks for as long as another process holds the file locked, at most
-// 5 s or until ctx ends. A database written by a newer version is refused, as is a
+// 5 s or until ctx ends. It rejects a database written by a newer version, and a
 // file that is no database of Keygate's. Errors wrap gateway.ErrStore.
 func Open(ctx context.Context, path string, logger *slog.Logger) (*Store, error) {
 	return open(ctx, path, logger, busyTimeout)
 }
 
-// OpenExisting is Open for a database that is there: a missing or empty file is an error.
+// OpenExisting is Open for an existing database: a missing or empty file is an error.
 func OpenExisting(ctx context.Context, path string, logger *slog.Logger) (*Store, error) {
 	return openAs(ctx, path, logger, busyTimeout, false)
 }
@@ -113,8 +113,8 @@ func openAs(ctx context.Context, path string, logger *slog.Logger, busy time.Dur
 	return &Store{s, replication.NewSource(s), l}, nil
 }
 
-// Identity returns what two paths have in common when they name the same database:
-// the absolute path without symbolic links. The file itself need not exist.
+// Identity returns the absolute path without symbolic links, which is equal for two paths of the same
+// database. The file itself need not exist.
 func Identity(path string) (string, error) {
 	if path == "" {
 		return "", errors.New("the path is empty")
@@ -130,7 +130,7 @@ func Identity(path string) (string, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	// Another process may have made the file just now; only a link is in the way.
+	// Another process may have made the file just now; only a link is an error.
 	if info, err := os.Lstat(abs); err == nil && info.Mode()&fs.ModeSymlink != 0 {
 		return "", fmt.Errorf("%s is a symbolic link to nothing", abs)
 	}
@@ -161,7 +161,7 @@ func (l *database) Close(stopped func()) {
 	}
 }
 
-// Ping implements sqlstore.Database. It also says whether what would be written would be found again.
+// Ping implements sqlstore.Database. It fails also where writes would be lost with a replaced file.
 func (l *database) Ping(ctx context.Context) error {
 	return l.readingFile(ctx, func(f *file) error {
 		if err := f.inPlace(); err != nil {
@@ -173,7 +173,7 @@ func (l *database) Ping(ctx context.Context) error {
 }
 
 // acquire returns the open database, which the caller releases. Where it could not be
-// opened the last time, and that is a while ago, it is tried again.
+// opened a while ago, it tries again.
 func (l *database) acquire(ctx context.Context) (*file, error) {
 	for {
 		l.mu.Lock()
@@ -211,7 +211,7 @@ func (l *database) release(f *file) {
 	l.mu.Unlock()
 }
 
-// retire marks a file that nobody can acquire any more. l.mu is held.
+// retire marks a file that can't be acquired any more. l.mu is held.
 func (l *database) retire(f *file) {
 	f.retired = true
 	close(f.Stop)
@@ -227,9 +227,9 @@ func (f *file) drain() {
 	}
 }
 
-// reopen replaces f, whose use failed, and says whether there is now another to try.
-// It gives up f's connections before it opens new ones: those of one process share
-// their view of the write-ahead log, which is what may be wrong.
+// reopen replaces f, whose use failed, and reports whether there is now another to try.
+// It closes f's connections before it opens new ones: those of one process share
+// their view of the write-ahead log, which may be wrong.
 func (l *database) reopen(ctx context.Context, f *file, cause error) bool {
 	l.mu.Lock()
 	if l.closed {
@@ -241,7 +241,7 @@ func (l *database) reopen(ctx context.Context, f *file, cause error) bool {
 			l.mu.Unlock()
 			return false
 		}
-		l.s.Log().Warn("opening the database anew", "path", l.path, "because", cause)
+		l.s.Log().Warn("opening the database again", "path", l.path, "because", cause)
 		l.cur = nil
 		l.retire(f)
 		l.startOpening(f)
@@ -258,7 +258,7 @@ func (l *database) reopen(ctx context.Context, f *file, cause error) bool {
 	return true
 }
 
-// startOpening closes old, if there is one, and opens the database, beside the caller.
+// startOpening closes old, if there is one, and opens the database, in the background.
 // l.mu is held, and cur is nil.
 func (l *database) startOpening(old *file) {
 	opening := make(chan struct{})
@@ -355,8 +355,8 @@ func (l *database) Snapshot(ctx context.Context, f func(*sqlstore.Tx) error) err
 	})
 }
 
-// transact is one attempt of writing. It releases db and returns the newest change's
-// seq, 0 where f made none.
+// transact is one attempt of a write. It releases db and returns the newest change's
+// number, 0 where f made none.
 func (l *database) transact(ctx context.Context, db *file, f func(*sqlstore.Tx) error) (seq int64, end sqlstore.Ending, err error) {
 	defer l.release(db)
 	caller := ctx
@@ -374,7 +374,7 @@ func (l *database) transact(ctx context.Context, db *file, f func(*sqlstore.Tx) 
 		return 0, sqlstore.Failed, err
 	}
 	defer t.SQL.Rollback()
-	// Looked at now that no other connection writes.
+	// Checked now that no other connection writes.
 	if err := db.inPlace(); err != nil {
 		return 0, sqlstore.Failed, err
 	}
@@ -385,8 +385,8 @@ func (l *database) transact(ctx context.Context, db *file, f func(*sqlstore.Tx) 
 	case err != nil:
 		return 0, sqlstore.Aborted, err
 	}
-	// From here on nobody interrupts: the driver reports an interrupted commit as failed
-	// though it may have happened, and whoever counts on that would do it again.
+	// From here on nothing interrupts: the driver reports an interrupted commit as failed
+	// though it may have happened, and a caller would repeat it.
 	if !stop() {
 		return 0, sqlstore.Failed, caller.Err()
 	}
@@ -419,7 +419,7 @@ func (l *database) beginWriting(ctx context.Context, cancel func(), db *file) (*
 	return t, err
 }
 
-// recordLock notes whether a write found the file locked.
+// recordLock records whether a write found the file locked.
 func (l *database) recordLock(err error) {
 	switch {
 	case err == nil:
@@ -431,7 +431,7 @@ func (l *database) recordLock(err error) {
 	}
 }
 
-// watch notices commits of other processes, and a database that was replaced or came
+// watch finds commits of other processes, and a database that was replaced or came
 // back, until the store is closed.
 func (l *database) watch() {
 	ctx, cancel := context.WithCancel(context.Background())

@@ -17,8 +17,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// takeOver makes the copy of a backup what goes on from the former database: a later epoch and,
-// by keep, what the former refused, with all sessions ended. locked is the former's file, nil for none.
+// takeOver makes the copy of a backup the successor of the former database: it gets a later epoch and,
+// by keep, the former's revocations, and all sessions end. locked is the former's file, nil for none.
 func takeOver(ctx context.Context, copied string, locked *os.File, old os.FileInfo, logger *slog.Logger, keep RevocationWriter, done *Restored) error {
 	s, err := OpenExisting(ctx, copied, logger)
 	if err != nil {
@@ -40,12 +40,12 @@ func takeOver(ctx context.Context, copied string, locked *os.File, old os.FileIn
 			if keep != nil {
 				done.Unread = unread
 			}
-			// Later than any that it can have had.
+			// Later than any former one.
 			epoch = max(epoch, time.Now().Unix())
 		}
 	}
 	if keep != nil {
-		// What was not there when this was the database in use, and was refused in a later one.
+		// Stored revocations of rows that the backup lacked when it was the database in use.
 		kept, err := s.StoredRevocations(ctx)
 		if err == nil {
 			var n int
@@ -58,7 +58,7 @@ func takeOver(ctx context.Context, copied string, locked *os.File, old os.FileIn
 	}
 	if err := s.Write(ctx, "raising the epoch", func(t *sqlstore.Tx) error {
 		if keep != nil {
-			// Which of them were ended or used since can't be told of all: people sign in again.
+			// Some may have been ended or used since: people sign in again.
 			for _, query := range []string{`DELETE FROM sessions`, `DELETE FROM portal_links`} {
 				if _, err := t.Exec(query); err != nil {
 					return err
@@ -73,8 +73,8 @@ func takeOver(ctx context.Context, copied string, locked *os.File, old os.FileIn
 	return closeWhole(s, copied)
 }
 
-// carryRevocations keeps what the former database refuses, and returns its epoch; unread is why it
-// could not be read, or not whole.
+// carryRevocations carries over the former database's revocations, and returns its epoch; unread is why it
+// could not be read completely.
 func (s *Store) carryRevocations(ctx context.Context, locked *os.File, old os.FileInfo, logger *slog.Logger, keep RevocationWriter, done *Restored) (epoch int64, unread, err error) {
 	former, discard, err := openFormer(ctx, locked, old, logger)
 	if err == nil {
@@ -93,14 +93,14 @@ func (s *Store) carryRevocations(ctx context.Context, locked *os.File, old os.Fi
 	return epoch, nil, err
 }
 
-// unreadable says that a database is damaged or none, or of a newer version.
+// unreadable reports whether a database is damaged or none, or of a newer version.
 func unreadable(err error) bool {
 	var schema *sqlstore.SchemaError
 	return Damaged(err) || errors.As(err, &schema)
 }
 
-// openFormer opens a private copy of the former database with its log, which stays as it is.
-// It is read by way of the file that is locked: closing another one would end the locks.
+// openFormer opens a private copy of the former database with its log, which stays unchanged.
+// It reads the locked file: closing another descriptor would end the locks.
 func openFormer(ctx context.Context, locked *os.File, old os.FileInfo, logger *slog.Logger) (s *Store, discard func(), err error) {
 	to, err := os.CreateTemp(filepath.Dir(locked.Name()), filepath.Base(locked.Name())+".former-") // mode 0600
 	if err != nil {
@@ -120,7 +120,7 @@ func openFormer(ctx context.Context, locked *os.File, old os.FileInfo, logger *s
 		err = copyLog(locked.Name()+"-wal", file+"-wal")
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("copying the present database, to read what it refuses: %w", err)
+		return nil, nil, fmt.Errorf("copying the present database, to read its revocations: %w", err)
 	}
 	if s, err = OpenExisting(ctx, file, logger); err != nil {
 		return nil, nil, err
@@ -152,7 +152,7 @@ func copyLog(from, to string) error {
 	return err
 }
 
-// carryAll keeps what former refuses and s does not, and returns how many refusals that were.
+// carryAll carries over the revocations of former that s lacks, and returns their number.
 // err is former's, fault s's own.
 func (s *Store) carryAll(ctx context.Context, former *Store, keep RevocationWriter) (n int, err, fault error) {
 	these := func(list []replication.StoredRevocation) error {
@@ -206,7 +206,7 @@ func (s *Store) carryList(ctx context.Context, list []replication.StoredRevocati
 			return 0, fmt.Errorf("%w: %s of %s in keyspace %s could not be written", gateway.ErrStore, r.Action, r.ID, r.Keyspace)
 		}
 	}
-	return len(written), s.Write(ctx, "keeping what is refused", func(t *sqlstore.Tx) error {
+	return len(written), s.Write(ctx, "carrying over revocations", func(t *sqlstore.Tx) error {
 		for i, k := range list {
 			err := error(nil)
 			switch {
@@ -214,7 +214,7 @@ func (s *Store) carryList(ctx context.Context, list []replication.StoredRevocati
 				k.UnknownSince = t.Now
 				err = replication.StoreRevocation(t, k)
 			case k.UnknownSince.IsZero():
-				// The row says it.
+				// The row has it.
 			case is[i] == replication.UnknownID && t.Now.Sub(k.UnknownSince) <= replication.UnknownRetention:
 				err = replication.StoreRevocation(t, k)
 			default:
