@@ -4,8 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/keygate-dev/keygate/caddymodule/version"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
@@ -208,4 +212,23 @@ var (
 func (a *App) ConfigHash() string {
 	a.hashOnce.Do(func() { a.hashed = a.ConfigHash() })
 	return a.hashed
+}
+
+// logReady logs that the keys of this configuration are checked from now on, with the program
+// and the store that do so. The path of an SQLite file is absolute.
+func (a *App) logReady() {
+	store := a.compiled.Path
+	if a.Store != nil && a.Store.Type == config.StorePostgres {
+		store = config.StorePostgres + " " + store
+	} else {
+		store = config.StoreSQLite + " " + store
+	}
+	names := slices.Sorted(maps.Keys(a.compiled.Keyspaces))
+	var plans []string
+	for _, name := range names {
+		for _, plan := range a.compiled.Keyspaces[name].PlanOrder {
+			plans = append(plans, name+"/"+plan)
+		}
+	}
+	a.log.Info("keygate is ready", "version", version.String(), "store", store, "limits", a.LimitsKind(), "keyspaces", names, "plans", plans)
 }

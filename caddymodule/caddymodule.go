@@ -1,26 +1,31 @@
-// Package caddymodule mounts Keygate in Caddy. It is the only package here that
-// imports Caddy: it parses the configuration, compiles it into what the engine of
-// plugin/gateway understands, carries requests to that engine, and keeps the engine
-// alive from one configuration to the next. Nothing is decided in it.
+// Package caddymodule mounts Keygate in Caddy. It and its subpackages are the only code that imports Caddy.
 //
-//	keygate          the app: store, peppers, keyspaces, plans        app.go, config.go
-//	http.handlers.keygate         judges requests                     handler.go, config_handler.go
-//	http.handlers.keygate_paths   gives paths one form                paths_site.go
-//	http.handlers.keygate_health  says whether keys can be judged     health.go
-//	http.handlers.keygate_api     the management API on a site        api_site.go
-//	http.handlers.keygate_console the web console of a keyspace       console_site.go
-//	caddy.logging.encoders.filter.keygate  keeps keys out of logs    redact
-//	caddy.logging.encoders.keygate         the same for all fields   redact
-//	admin.api.keygate             the management API, for this machine  admin.go
-//	caddy keygate …               commands over that API              command*.go
+// This package holds the app and the path of a request. The app owns the engine over reloads:
 //
-// A configuration comes as a Caddyfile (caddyfile*.go) or as JSON. Both end in the
-// same structs, which config*.go documents field by field, and both are judged by the
-// same code, compile*.go: what differs is only that a Caddyfile's errors name a line.
+//	keygate                       the app                                  app.go, engine.go
+//	http.handlers.keygate         checks requests                          handler.go, exchange.go
+//	http.handlers.keygate_paths   gives paths their canonical form         paths_site.go
+//
+// Its subpackages hold the rest:
+//
+//	config    the configuration, from a Caddyfile or JSON, and its errors
+//	sites     keygate_api, keygate_console, keygate_health and the API on Caddy's admin endpoint
+//	cli       the command `caddy keygate`
+//	checkup   warnings at the start
+//	redact    keeps keys out of logs and traces
+//	adminapi  what the admin endpoint and the commands agree on
+//	version   the versions in this program
 package caddymodule
 
 import (
+	"encoding/json"
+
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/keygate-dev/keygate/caddymodule/config"
 
 	"github.com/keygate-dev/keygate/caddymodule/cli"
 	"github.com/keygate-dev/keygate/caddymodule/redact"
@@ -41,4 +46,40 @@ func init() {
 	caddy.RegisterModule(new(redact.LogFormat))
 	sites.RegisterAdmin()
 	cli.Register()
+}
+
+func registerHandler() {
+	caddy.RegisterModule(new(Handler))
+	httpcaddyfile.RegisterDirective("keygate", parseDirective)
+	httpcaddyfile.RegisterDirectiveOrder("keygate", httpcaddyfile.Before, "basic_auth")
+}
+
+// parseDirective makes the routes of a `keygate` directive.
+func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	directives, err := config.ParseHandlerDirective(h)
+	if err != nil {
+		return nil, err
+	}
+	var routes []httpcaddyfile.ConfigValue
+	for _, d := range directives {
+		routes = append(routes, h.NewRoute(d.Matcher, &Handler{HandlerConfig: d.Config})...)
+	}
+	return routes, nil
+}
+
+func registerPaths() {
+	caddy.RegisterModule(new(Paths))
+	httpcaddyfile.RegisterDirective("keygate_paths", parsePathsRoute)
+	httpcaddyfile.RegisterDirectiveOrder("keygate_paths", httpcaddyfile.Before, "rewrite")
+}
+
+// parsePathsRoute makes the route of a `keygate_paths` directive, which runs for every request of its site.
+func parsePathsRoute(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	c, err := config.ParsePathsDirective(h)
+	if err != nil {
+		return nil, err
+	}
+	return []httpcaddyfile.ConfigValue{{Class: "route", Value: caddyhttp.Route{
+		HandlersRaw: []json.RawMessage{caddyconfig.JSONModuleObject(&Paths{PathsConfig: *c}, "handler", "keygate_paths", nil)},
+	}}}, nil
 }

@@ -82,7 +82,7 @@ func (a *App) engineConfig() *engine.Config {
 	for name, ks := range a.compiled.Keyspaces {
 		c.Keyspaces[name] = engine.Keyspace{Webhooks: a.compiled.WebhookSettings(name), UsageHours: ks.UsageHours}
 	}
-	if a.compiled.Secrets.Dsn == "" && !filepath.IsAbs(a.compiled.Secrets.StorePath) {
+	if a.compiled.Secrets.DSN == "" && !filepath.IsAbs(a.compiled.Secrets.StorePath) {
 		c.Note = filepath.Join(caddy.AppDataDir(), config.AppName, "store-"+a.ConfigHash())
 	}
 	return c

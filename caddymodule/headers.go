@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -233,4 +234,20 @@ func percentEncode(s string) string {
 		}
 	}
 	return b.String()
+}
+
+// trailerBody takes our context headers out of the trailers that arrive with the end
+// of the body, before the proxy, which reads through it, copies them.
+type trailerBody struct {
+	io.ReadCloser
+	r         *http.Request
+	overrides overrides
+}
+
+func (b *trailerBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		stripTrailers(b.r, b.overrides)
+	}
+	return n, err
 }

@@ -1,3 +1,5 @@
+// Package checkup looks for likely mistakes in a configuration when it starts, and logs warnings with their remedies. It
+// also keeps API keys out of the spans of the tracing directive.
 package checkup
 
 import (
@@ -234,7 +236,7 @@ func uncheckedSites(app *caddyhttp.App, at *config.AdaptedLines) (out []warning)
 	return out
 }
 
-// forgedAddresses warns of servers on which clients can choose the address that limits go by.
+// forgedAddresses warns of servers on which clients can choose the address that limits use.
 func forgedAddresses(app *caddyhttp.App) (out []warning) {
 	var warned []*caddyhttp.Server
 	for h := range checkingHandlers(app) {
@@ -245,7 +247,7 @@ func forgedAddresses(app *caddyhttp.App) (out []warning) {
 		if trustsAll(s) {
 			warned = append(warned, s)
 			out = append(out, warning{level: slog.LevelWarn, attrs: []any{"server", h.serverName, "listen", s.Listen},
-				message: "trusted_proxies holds every address, so that clients choose the address that allowed addresses, limits per address and the audit go by: name the addresses of the proxies in front"})
+				message: "trusted_proxies holds every address, so that clients choose the address that is used for allowed addresses, limits per address and the audit: name the addresses of the proxies in front"})
 			continue
 		}
 		if s.TrustedProxiesStrict > 0 || len(s.ClientIPHeaders) > 0 && !slices.Contains(s.ClientIPHeaders, "X-Forwarded-For") {
@@ -256,7 +258,7 @@ func forgedAddresses(app *caddyhttp.App) (out []warning) {
 		}
 		warned = append(warned, s)
 		out = append(out, warning{level: slog.LevelWarn, attrs: []any{"server", h.serverName, "listen", s.Listen},
-			message: "trusted_proxies without trusted_proxies_strict: behind a proxy that appends to X-Forwarded-For, clients choose the address that allowed addresses, limits per address and the audit go by: add `trusted_proxies_strict` beside trusted_proxies in the global option servers"})
+			message: "trusted_proxies without trusted_proxies_strict: behind a proxy that appends to X-Forwarded-For, clients choose the address that is used for allowed addresses, limits per address and the audit: add `trusted_proxies_strict` beside trusted_proxies in the global option servers"})
 	}
 	return out
 }

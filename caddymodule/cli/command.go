@@ -1,3 +1,5 @@
+// Package cli is the command `caddy keygate`: a client of the management API on Caddy's admin endpoint or on a site.
+// A few commands open the store themselves, where no gateway runs; see command_offline.go.
 package cli
 
 import (
@@ -19,15 +21,15 @@ func Register() {
 		Name:  "keygate",
 		Short: "Manages API keys and the tenants they belong to",
 		Long: `
-Manages the tenants and API keys of a running gateway, through Caddy's admin endpoint
-or, with --server, through a gateway's keygate_api from afar. A change is live when the
-command returns.
+Manages the tenants and API keys of a running gateway: on its own machine through Caddy's
+admin endpoint, or from another machine through its keygate_api with --server. A change is
+in effect when the command returns.
 
-Where no gateway runs, token create, key revoke, key import, key export, audit and
-backup open the store themselves with --offline --config FILE.
+Without a running gateway, token create, key revoke, key import, key export, audit and
+backup open the store themselves: use --offline --config FILE.
 
 Secrets are read from standard input or a file, never from an argument.
-Exit status: 0 done, 1 refused or failed (standard error says why), 2 wrong usage.`,
+Exit status: 0 done, 1 rejected or failed (see standard error), 2 wrong usage.`,
 		CobraFunc: keygateCommand,
 	})
 }
@@ -44,15 +46,15 @@ func keygateCommand(cmd *cobra.Command) {
 	completing(cmd)
 }
 
-// usageError says that a command was called wrongly.
+// usageError is the error of a command that was called wrongly.
 type usageError struct{ text string }
 
 func (e *usageError) Error() string { return e.text }
 
 func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
 
-// exit ends a command with err: it says on standard error what happened, and returns
-// what makes Caddy's main exit with the status that fits. Only Caddy's own wrapper
+// exit ends a command with err: it prints err on standard error, and returns the error with which
+// Caddy's main exits with the right status. Only Caddy's own wrapper
 // makes errors that carry a status above 1.
 func exit(cmd *cobra.Command, err error) error {
 	if err == nil {

@@ -134,7 +134,7 @@ func verifyChain(cmd *cobra.Command) error {
 			return err
 		}
 		r.Checkpoints, r.Signed = r.Checkpoints+whole.Checkpoints, r.Signed+whole.Signed
-		for _, p := range whole.Problems { // what is wrong with the chain itself is said each time
+		for _, p := range whole.Problems { // the problems of the chain itself are printed each time
 			if !slices.Contains(r.Problems, p) {
 				r.Problems = append(r.Problems, p)
 			}

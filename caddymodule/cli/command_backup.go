@@ -22,7 +22,7 @@ import (
 
 func backupCommand() *cobra.Command {
 	return offlineToo(action(&cobra.Command{
-		Use: "backup FILE", Short: "Writes all that the gateway's store holds to a new file", Args: named("FILE"),
+		Use: "backup FILE", Short: "Writes the whole store of the gateway to a new file", Args: named("FILE"),
 		Long: "Has the gateway write its store, as it is at one moment, to a new file that only its user may read, on its own machine. " +
 			"Requests and changes go on meanwhile. Everything that was acknowledged before is in it. An existing file is not written over.",
 		Example: "  caddy keygate backup /var/backups/keygate-$(date +%F).db\n  caddy keygate backup keygate.bak --offline --config Caddyfile",
@@ -75,13 +75,13 @@ func restoreCommand() *cobra.Command {
 	cmd := action(&cobra.Command{
 		Use: "restore FILE --config FILE [--as-it-was]", Short: "Puts a backup in the place of the store of a gateway that is stopped", Args: named("FILE"),
 		Long: "Checks a backup (that it is whole, no newer than this program, made under the configuration's peppers, and that its audit chain is intact) " +
-			"and puts a copy of it where the configuration says that the store is. The former store is set aside, not removed. " +
-			"What the former store refuses stays refused, with an event for each: keys that were revoked, disabled or deleted since the backup, tenants that were " +
-			"suspended or deleted, secrets that a rotation ended, revoked management tokens. Whatever else was done since the backup is undone; with " +
-			"--as-it-was that too.",
+			"and copies it to the path of the store in the configuration. The former store is renamed, not removed. " +
+			"Revocations in the former store stay in effect, with an audit event for each: keys that were revoked, disabled or deleted since the backup, tenants that were " +
+			"suspended or deleted, secrets that a rotation ended, revoked management tokens. All other changes since the backup are lost; with " +
+			"--as-it-was the revocations too.",
 		Example: "  caddy keygate restore /var/backups/keygate-2027-01-31.db --config /etc/caddy/Caddyfile",
 	}, restore)
-	cmd.Flags().Bool("as-it-was", false, "let in again what was revoked, disabled, suspended or deleted since the backup")
+	cmd.Flags().Bool("as-it-was", false, "accept again the keys, tenants, secrets and tokens that were revoked, disabled, suspended or deleted since the backup")
 	return cmd
 }
 
@@ -131,33 +131,33 @@ func restore(cmd *cobra.Command, args []string) error {
 	out := cmd.OutOrStdout()
 	fmt.Fprintf(out, "Restored %s: %d events, head %s\n", shown(path), chain.Events, shown(chain.LastHash))
 	if done.Aside != "" {
-		fmt.Fprintf(out, "The former store is %s. What was done since the backup is undone.\n", shown(done.Aside))
+		fmt.Fprintf(out, "The former store is %s. Changes since the backup are lost.\n", shown(done.Aside))
 	}
 	switch {
 	case done.Aside != "" && asItWas:
-		_, err = fmt.Fprintln(out, "As asked, what was refused since the backup is let in again: revoke again what was revoked.")
+		_, err = fmt.Fprintln(out, "As requested, revocations since the backup are lost: repeat those that you need.")
 	case done.Unread != nil:
 		fmt.Fprintf(out, "The former store could not be read whole: %s\n", shown(done.Unread.Error()))
-		_, err = fmt.Fprintf(out, "%d refusals could be read from it and hold on. "+revocationsLost, done.Revocations)
+		_, err = fmt.Fprintf(out, "%d revocations could be read from it and stay in effect. "+revocationsLost, done.Revocations)
 	case done.Aside == "":
 		_, err = fmt.Fprintf(out, "There was no former store. "+revocationsLost)
 	case done.Revocations == 0:
-		_, err = fmt.Fprintln(out, "Nothing was refused since the backup that it would let in again.")
+		_, err = fmt.Fprintln(out, "There were no revocations since the backup.")
 	default:
-		_, err = fmt.Fprintf(out, "Kept from the former store: %d refusals (keys revoked, disabled or deleted, tenants suspended or deleted, secrets and tokens ended). See audit.\n", done.Revocations)
+		_, err = fmt.Fprintf(out, "Kept from the former store: %d revocations (keys revoked, disabled or deleted, tenants suspended or deleted, secrets and tokens ended). See audit.\n", done.Revocations)
 	}
 	return err
 }
 
-// revocationsLost says what to do where it can't be told what was refused since the backup.
-const revocationsLost = `Keys that were revoked since the backup are good again! Before clients reach the gateway:
-  1. Find what was refused since: what webhooks and the log were told, tickets, a later backup.
+// revocationsLost tells the operator what to do if the revocations since the backup are not known.
+const revocationsLost = `Keys that were revoked since the backup are accepted again! Before clients reach the gateway:
+  1. Find the revocations since then: in webhook deliveries, logs, tickets, a later backup.
   2. Keys: caddy keygate key revoke KEY --offline --config FILE. Where a secret was rotated out, rotate the key again.
   3. Tenants and management tokens: start the gateway where clients do not reach it; tenant suspend or delete, token revoke.
 `
 
-// keeperOf returns what writes into a store that is restored what the former one refused, as
-// whoever runs the command.
+// keeperOf returns the function that writes the former store's revocations into the restored store, in the
+// name of the user who runs the command.
 func keeperOf(cmd *cobra.Command, c *config.Compiled) sqlite.RevocationWriter {
 	actor := management.Actor{Name: systemUser(), Via: "cli"}
 	if name, _ := cmd.Flags().GetString("actor"); name != "" {
@@ -186,7 +186,7 @@ func keeperOf(cmd *cobra.Command, c *config.Compiled) sqlite.RevocationWriter {
 	}
 }
 
-// restoringEngine is that of a store that no gateway uses: nothing of a balance is leased.
+// restoringEngine is the engine of a store that no gateway uses: no credits are leased.
 type restoringEngine struct{ offlineEngine }
 
 func (*restoringEngine) WithCredits(_ context.Context, _, _ string, f func() error) error { return f() }

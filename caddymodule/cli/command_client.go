@@ -34,7 +34,7 @@ const commandTimeout = time.Minute
 func addClientFlags(cmd *cobra.Command) {
 	f := cmd.PersistentFlags()
 	f.String("address", "", "Address of Caddy's admin endpoint (default: as in caddy reload)")
-	f.StringP("config", "c", "", "Configuration file that says where the admin endpoint is")
+	f.StringP("config", "c", "", "Configuration file that holds the address of the admin endpoint")
 	f.StringP("adapter", "a", "", "Config adapter of that file, if it is not JSON")
 	f.String("server", "", "URL of a gateway's keygate_api, instead of the admin endpoint; the token is in "+tokenEnv+" or --token-file")
 	f.String("token-file", "", "File that holds the management token for --server; - for standard input")
@@ -90,7 +90,7 @@ func clientOf(cmd *cobra.Command) (*client, error) {
 	return c, c.useAdminEndpoint(address, wait)
 }
 
-// actAs says whom the audit names, by default the system user.
+// actAs sets the actor that the audit records, by default the system user.
 func (c *client) actAs(actor string) {
 	if actor == "" {
 		actor = systemUser()
@@ -233,7 +233,7 @@ func (c *client) call(ctx context.Context, method, path string, query url.Values
 }
 
 // unconfirmed joins err with the failure of the last call, a change, where some node has not
-// confirmed it. What is new is accepted nowhere before it is known there: that is no failure.
+// confirmed it. A gateway that has not confirmed a new key does not accept it yet: this is no failure.
 func (c *client) unconfirmed(err error) error {
 	return errors.Join(err, pending(management.Receipt{Pending: c.pending, Durable: true}))
 }
@@ -258,7 +258,7 @@ func problemOf(resp *http.Response, b []byte) error {
 	return fmt.Errorf("the gateway answered %s", resp.Status)
 }
 
-// maxSecretFile bounds what is read as a key or a token.
+// maxSecretFile bounds the size of a key or a token that is read, in bytes.
 const maxSecretFile = 64 << 10
 
 // readSecret reads a key or token from a file, or from standard input for "-".

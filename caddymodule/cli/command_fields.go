@@ -10,7 +10,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// fieldKind says how a flag's text becomes a field of a request.
+// fieldKind is how a flag's text becomes a field of a request.
 type fieldKind uint8
 
 const (

@@ -28,7 +28,7 @@ func keyCommand() *cobra.Command {
 	})
 
 	update := action(&cobra.Command{
-		Use: "update <key id>", Short: "Changes what is stated of a key, and nothing else", Args: named("<key id>"),
+		Use: "update <key id>", Short: "Changes the fields of a key that have a flag", Args: named("<key id>"),
 		Example: "  caddy keygate key update key_01j… --name ci-2 --scope free --expires never",
 	}, func(cmd *cobra.Command, args []string) error {
 		body, err := fieldsOf(cmd, keyFlags)

@@ -20,7 +20,7 @@ func addListFlags(cmd *cobra.Command, filters map[string]string) {
 }
 
 // listed fetches the list at path and calls row for each entry. With --limit or --cursor
-// it is one page; else all pages, one after the other. It says whether it printed JSON.
+// it is one page; else all pages, one after the other. It reports whether it printed JSON.
 func listed[T any](cmd *cobra.Command, path string, filters []string, row func(T)) (asked bool, err error) {
 	c, err := clientOf(cmd)
 	if err != nil {

@@ -77,7 +77,7 @@ func offlineToo(cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// close closes what was opened, and says what a gateway makes of what was written.
+// close closes the store, and prints when a running gateway follows the change.
 func (run *offlineRun) close(cmd *cobra.Command) error {
 	if run.store == nil {
 		return nil
@@ -130,7 +130,7 @@ func configOf(cmd *cobra.Command) (*config.Compiled, error) {
 	file, _ := cmd.Flags().GetString("config")
 	adapter, _ := cmd.Flags().GetString("adapter")
 	if file == "" {
-		return nil, usagef("--config is needed: which configuration says where the store is?")
+		return nil, usagef("--config is needed: the configuration that names the store")
 	}
 	text, _, _, err := caddycmd.LoadConfig(file, adapter)
 	if err != nil {
@@ -157,8 +157,8 @@ func configOf(cmd *cobra.Command) (*config.Compiled, error) {
 	return out, nil
 }
 
-// open opens the store of the configuration. There must be one: else a wrong working
-// directory would make another, in which nobody looks.
+// open opens the store of the configuration. The store must exist: in a wrong working directory,
+// the command would otherwise create a new one.
 func (run *offlineRun) open(cmd *cobra.Command) (*config.Compiled, error) {
 	c, err := configOf(cmd)
 	if err != nil {
@@ -265,8 +265,8 @@ func (w *recorder) Write(b []byte) (int, error) {
 	return w.body.Write(b)
 }
 
-// offlineEngine is the engine where none runs. It applies nothing: a gateway that runs
-// after all follows the store.
+// offlineEngine stands in for the engine without a running gateway. It applies nothing: a gateway that runs
+// nevertheless follows the store.
 type offlineEngine struct{ changed atomic.Bool }
 
 var errOffline = fmt.Errorf("this needs a running gateway: %w", gateway.ErrStore)
@@ -281,12 +281,12 @@ func (*offlineEngine) WithCredits(context.Context, string, string, func() error)
 	return errOffline
 }
 
-// Confirm names the store: whoever runs on it follows it.
+// Confirm names the store: a gateway that runs on it follows the change.
 func (*offlineEngine) Confirm(context.Context, string, int64, time.Duration) cluster.Confirmation {
 	return cluster.Confirmation{Confirmed: []string{offlineNode}}
 }
 
-// TokenChanges returns 0: nobody else's changes are followed, and no token is checked here.
+// TokenChanges returns 0: no changes are followed, and no token is checked here.
 func (*offlineEngine) TokenChanges() uint64 { return 0 }
 
 func (*offlineEngine) Limits(context.Context, *gateway.View, *gateway.Tenant, *gateway.Key, time.Time) ([]ratelimit.Standing, error) {

@@ -10,7 +10,7 @@ import (
 )
 
 // Caddy's admin endpoint logs the URL and the headers of each call. So a command sends no key in them: it
-// fails before the call, and says how to name the key.
+// fails before the call; its error explains how to name the key.
 
 // shownOfKey is how many characters of a key's beginning are shown at most.
 const shownOfKey = 12

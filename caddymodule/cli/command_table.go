@@ -56,7 +56,7 @@ func (t *table) row(cells ...string) {
 
 func (t *table) flush() error { return t.w.Flush() }
 
-// sheet prints one record: names beside values, those without a value left out.
+// sheet prints one record, one name and value a line. Empty values are left out.
 func sheet(out io.Writer, pairs ...string) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	for i := 0; i+1 < len(pairs); i += 2 {
@@ -103,7 +103,7 @@ func metadata(m json.RawMessage) string {
 	return ""
 }
 
-// asJSON says whether --json was given.
+// asJSON reports whether --json was given.
 func asJSON(cmd *cobra.Command) bool {
 	v, _ := cmd.Flags().GetBool("json")
 	return v

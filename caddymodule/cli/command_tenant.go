@@ -27,7 +27,7 @@ func tenantCommand() *cobra.Command {
 	addFields(create, tenantFlags)
 
 	update := action(&cobra.Command{
-		Use: "update <slug>", Short: "Changes what is stated of a tenant, and nothing else", Args: named("<slug>"),
+		Use: "update <slug>", Short: "Changes the fields of a tenant that have a flag", Args: named("<slug>"),
 		Example: "  caddy keygate tenant update acme --plan business --rate \"500/m burst 50\"\n  caddy keygate tenant update acme --rate \"\"",
 	}, func(cmd *cobra.Command, args []string) error {
 		body, err := fieldsOf(cmd, tenantFlags)

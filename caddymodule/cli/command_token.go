@@ -21,7 +21,7 @@ var tokenFlags = []fieldFlag{
 func tokenCommand() *cobra.Command {
 	create := offlineToo(action(&cobra.Command{
 		Use: "create", Short: "Makes a management token and prints it, once",
-		Long: "Makes a token by which the management API is used from afar: by a site's keygate_api, or by these commands with --server. " +
+		Long: "Creates a token for the management API on a site with keygate_api, which these commands use with --server. " +
 			"It ends, at the latest, with the token by which it is made.",
 		Example: "  caddy keygate token create --name ci --scope keys:read --scope keys:write --expires 90d\n" +
 			"  caddy keygate token create --name \"Acme's page\" --scope \"*\" --tenant acme",
@@ -31,14 +31,14 @@ func tokenCommand() *cobra.Command {
 	list := action(&cobra.Command{Use: "list", Short: "Lists management tokens, newest first", Example: "  caddy keygate token list --tenant acme"}, listTokens)
 	addListFlags(list, map[string]string{"tenant": "Only those of this tenant"})
 
-	return group(&cobra.Command{Use: "token", Short: "Manages the tokens by which the management API is used from afar", Example: "  caddy keygate token create --name ci --scope keys:read\n  caddy keygate token list"},
+	return group(&cobra.Command{Use: "token", Short: "Manages the tokens for the management API on a site", Example: "  caddy keygate token create --name ci --scope keys:read\n  caddy keygate token list"},
 		create, list,
 		action(&cobra.Command{
 			Use: "revoke <token id>", Short: "Ends a management token for good, and all that it made", Args: named("<token id>"),
 			Example: "  caddy keygate token revoke tok_01j…",
 		}, func(cmd *cobra.Command, args []string) error {
 			if strings.HasPrefix(args[0], "kgm_") {
-				// It would stand in the shell's history and in the log of whoever is asked.
+				// It would remain in the shell's history and in the gateway's log.
 				return usagef("a token is revoked by its id, tok_…, as in token list; the token itself belongs in no command line")
 			}
 			return deleteCall(cmd, "/v1/tokens/"+url.PathEscape(args[0]), nil, "Revoked the token "+args[0]+", and all that it made.")

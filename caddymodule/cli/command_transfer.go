@@ -55,7 +55,7 @@ Exit status: 0 where no row was refused, 1 where any was.`,
 	}, importKeys)
 	cmd.Flags().String("format", "", "csv or jsonl (default: by the file's name; csv on standard input)")
 	cmd.Flags().Bool("create-tenants", false, "Make tenants that don't exist, on the default plan")
-	cmd.Flags().Bool("allow-unknown-shape", false, "Take hashes although nothing says that the gateway accepts their keys")
+	cmd.Flags().Bool("allow-unknown-shape", false, "Import hashes although the gateway may not accept the shape of their keys")
 	cmd.Flags().String("pepper-file", "", "File that holds the pepper of hmac-sha256 hashes; only its id is sent, the gateway has it as import_pepper")
 	return cmd
 }
@@ -134,12 +134,12 @@ func importKeys(cmd *cobra.Command, args []string) error {
 	err = run.all(cmd.Context(), r)
 	run.bar.clear()
 	if err != nil {
-		return fmt.Errorf("%w; %d rows are done. Run the same import again: what is there stays as it is", err, run.done.Rows)
+		return fmt.Errorf("%w; %d rows are done. Run the same import again: rows that are done stay unchanged", err, run.done.Rows)
 	}
 	return run.report()
 }
 
-// formatOf says in which format a file is.
+// formatOf returns the format of a file.
 func formatOf(cmd *cobra.Command, name string) (transfer.Format, error) {
 	format, _ := cmd.Flags().GetString("format")
 	if format == "" {
@@ -317,7 +317,7 @@ func exportKeys(cmd *cobra.Command, _ []string) error {
 
 // progress draws how far an import is, where it is shown to a person.
 type progress struct {
-	out   io.Writer // nil where nobody looks
+	out   io.Writer // nil if it is no terminal
 	began time.Time
 	drawn bool
 	size  int64 // of the input, 0 where that can't be told

@@ -17,13 +17,13 @@ import (
 )
 
 func verifyCommand() *cobra.Command {
-	return checkCommand("verify", "Judges a request with a key, as the proxy would, and spends what it costs",
-		"Judges a request with a key, which is read from standard input or a file, as the proxy would, and spends what it costs. Exit status: 0 where it would pass, 1 where not.")
+	return checkCommand("verify", "Checks a request with a key, as the proxy would, and spends its cost",
+		"Checks a request with a key as the proxy would, and spends its cost. The key is read from standard input or a file. Exit status: 0 if the request would pass, else 1.")
 }
 
 func explainCommand() *cobra.Command {
-	return checkCommand("explain", "Says why a request with a key passes or not, check by check, spending nothing",
-		"Judges a request with a key, which is read from standard input or a file, as the proxy would, spends nothing, and prints every check's outcome in order.")
+	return checkCommand("explain", "Explains why a request with a key passes or not, check by check",
+		"Checks a request with a key as the proxy would, and prints the result of each check in order. It spends nothing. The key is read from standard input or a file.")
 }
 
 func checkCommand(verb, short, long string) *cobra.Command {
@@ -34,7 +34,7 @@ func checkCommand(verb, short, long string) *cobra.Command {
 	cmd.Flags().String("key-file", "-", "File that holds the key; - for standard input")
 	cmd.Flags().String("method", "", "Method of the request (default: GET)")
 	cmd.Flags().String("path", "", "Path of the request (default: none, so no rule of a path is applied)")
-	cmd.Flags().Int64("cost", 0, "What the request costs (default: what the path's rule says)")
+	cmd.Flags().Int64("cost", 0, "Cost of the request (default: the cost of its path)")
 	cmd.Flags().String("ip", "", "Address of the client")
 	return cmd
 }

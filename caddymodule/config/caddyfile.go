@@ -99,7 +99,7 @@ func block(d *caddyfile.Dispenser, what string, opts options) error {
 // args returns the rest of the line, which must be at least low and at most high
 // arguments; high < 0 sets no upper bound. usage shows how the line is written.
 func args(d *caddyfile.Dispenser, low, high int, usage string) ([]string, error) {
-	// The error is told of the option's own line, not of what follows it.
+	// The error names the line of the option, not the line after it.
 	at := *d
 	out := d.RemainingArgs()
 	if len(out) < low || high >= 0 && len(out) > high || slices.Contains(out[:min(low, len(out))], "") {

@@ -59,7 +59,7 @@ func pathsOptions(l lines, c *rules.PathsConfig) options {
 	}
 }
 
-// errPathMatcher is told of a matcher about the path that can't be turned into rules.
+// errPathMatcher is the error for a matcher of the path that can't be turned into rules.
 var errPathMatcher = errors.New("this matcher chooses by the path in Caddy's way of reading it, which an upstream need not share: " +
 	"remove the matcher and name the paths that need a key inside the block, such as 'protect /api/*' (a matcher may hold only path, not path and method)")
 

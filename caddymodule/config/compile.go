@@ -38,8 +38,7 @@ var (
 	scopeName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:/*-]{0,62}$`)
 )
 
-// Keyspace is a compiled KeyspaceConfig: what the engine judges by, and what only
-// the proxy side needs to know. Immutable.
+// Keyspace is a compiled KeyspaceConfig: the rules of the engine and the settings of the proxy. Immutable.
 type Keyspace struct {
 	*gateway.Keyspace
 	// Style is the style of the bodies of refusals.
@@ -49,11 +48,11 @@ type Keyspace struct {
 	headers   HeadersConfig
 	AdminOpen bool
 	webhooks  management.WebhookSettings
-	// Requests says how keys' last requests are remembered; nil: they are not.
+	// Requests configures the log of keys' last requests; nil turns it off.
 	Requests *usage.Log
 	// UsageHours is for how long usage is kept by hour.
 	UsageHours time.Duration
-	// UsageOff says that usage is not counted.
+	// UsageOff reports whether usage is not counted.
 	UsageOff bool
 }
 
@@ -93,8 +92,7 @@ func list[V any](m map[string]V) string {
 	return strings.Join(slices.Sorted(maps.Keys(m)), ", ")
 }
 
-// Compile checks every keyspace and builds what requests are judged by. It touches
-// nothing outside the configuration. Errors are fieldErrors.
+// compile checks and compiles every keyspace. It touches nothing outside the configuration. Errors are fieldErrors.
 func (a *Config) compile() (map[string]*Keyspace, error) {
 	if err := a.checkStores(); err != nil {
 		return nil, err

@@ -107,7 +107,7 @@ type stated struct {
 }
 
 // checkContradictions checks that no path is said to be two things at once, or is
-// public, where nobody is asked for a key, and has a scope or a cost nonetheless.
+// public, where no key is checked, and still has a scope or a cost.
 func (c *HandlerConfig) checkContradictions() error {
 	var classes, asks []stated
 	for _, l := range []struct {
@@ -136,16 +136,16 @@ func (c *HandlerConfig) checkContradictions() error {
 	}
 	for _, s := range asks {
 		for _, pub := range classes {
-			// Rules for some methods may well stand beside one for all of them.
+			// A rule for some methods is an exception to a rule for all methods.
 			if pub.what == "public" && s.Path == pub.Path && overlap(s.Methods, pub.Methods) {
-				return Errorf(s.path, "'%s' is public, where no key is judged, so its %s could never hold: make it optional, or remove one", s.Pattern, s.what)
+				return Errorf(s.path, "'%s' is public, where no key is checked, so its %s has no effect: make it optional, or remove one", s.Pattern, s.what)
 			}
 		}
 	}
 	return nil
 }
 
-// overlap says that two lists of methods have one in common. A list for some methods is an
+// overlap reports whether two lists of methods have one in common. A list for some methods is an
 // exception to one for all (none named), not a contradiction.
 func overlap(a, b []string) bool {
 	if len(a) == 0 || len(b) == 0 {

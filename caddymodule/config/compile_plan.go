@@ -24,7 +24,7 @@ const (
 
 // plans compiles the plans into gk, whose scopes are already set. A former plan's
 // name leads to the plan that took it over, so that tenants whose record still holds the old name are
-// judged by the new plan from the first request on.
+// checked by the new plan from the first request on.
 func (c *KeyspaceConfig) plans(gk *gateway.Keyspace) error {
 	configs := c.Plans
 	if len(configs) == 0 {
@@ -159,7 +159,7 @@ func parseLimit(text string) (*ratelimit.Policy, error) {
 	return nil, fmt.Errorf("'%s' is no limit: it begins with rate, quota, concurrency or credits", text)
 }
 
-// clashes says that two limits of a plan count the same thing, so that only one of
+// clashes reports whether two limits of a plan count the same thing, so that only one of
 // them can ever refuse. Two rates over one period are of use together only where one allows
 // more and the other has the larger burst.
 func clashes(a, b *ratelimit.Policy) bool {

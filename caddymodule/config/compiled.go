@@ -34,7 +34,7 @@ type Compiled struct {
 	Path string
 }
 
-// Build checks and compiles the configuration. It opens nothing. Errors are fieldErrors.
+// Build checks and compiles the configuration. It opens nothing. An error names the field that is wrong.
 func (c *Config) Build(repl *caddy.Replacer) (*Compiled, error) {
 	out := &Compiled{Config: c}
 	var err error
@@ -69,14 +69,14 @@ func (c *Config) Build(repl *caddy.Replacer) (*Compiled, error) {
 
 // Target returns the store and the node.
 func (c *Compiled) Target() engine.Target {
-	if c.Secrets.Dsn == "" {
+	if c.Secrets.DSN == "" {
 		return engine.Target{Path: c.Path, Node: aloneName}
 	}
 	return engine.Target{Path: c.Path, Address: c.Secrets.Address(), Replica: c.Secrets.Replica, Node: c.Secrets.node}
 }
 
 // Address returns where PostgreSQL is reached; the zero value for SQLite.
-func (s Secrets) Address() engine.Address { return engine.Address{DSN: s.Dsn, Listen: s.listen} }
+func (s Secrets) Address() engine.Address { return engine.Address{DSN: s.DSN, Listen: s.listen} }
 
 // RequestLog returns how a keyspace's last requests are remembered; nil: they are not.
 func (c *Compiled) RequestLog(keyspace string) *usage.Log {

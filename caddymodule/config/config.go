@@ -1,3 +1,7 @@
+// Package config reads the configuration of Keygate from a Caddyfile or from JSON, checks it and compiles it.
+//
+// Both forms end in the same structs, config*.go, and in the same checks, compile*.go. The errors of a Caddyfile name
+// file and line; see field.go. It opens no file, no store and no connection, but for the file of leaks github_keys.
 package config
 
 import (
@@ -12,13 +16,13 @@ const DefaultKeyspace = "default"
 // Config is the keygate app's configuration: the products whose keys this server checks, and where their
 // tenants and keys are kept.
 type Config struct {
-	// Store says where tenants and keys are kept. Default: the SQLite file keygate.db.
+	// Store is where tenants and keys are kept. Default: the SQLite file keygate.db.
 	Store *StoreConfig `json:"store,omitempty"`
 	// Node names this gateway among those that share its store: in receipts, status and
 	// usage. It may be a placeholder such as {env.HOSTNAME}. Default: the machine's name and some
 	// random characters; "local" with store sqlite.
 	Node string `json:"node,omitempty"`
-	// Limits says where rates, quotas and concurrency are counted. Default: in this process.
+	// Limits is where rates, quotas and concurrency are counted. Default: in this process.
 	Limits *LimitsConfig `json:"limits,omitempty"`
 	// Peppers makes stored digests HMAC-SHA-256 under the first one, so that a stolen
 	// store alone can't be searched for known keys; further ones are previous peppers,
@@ -33,13 +37,13 @@ type Config struct {
 	Secret string `json:"secret,omitempty"`
 	// SecretOptional lets Secret's placeholder be empty: there is no secret then. Default: false.
 	SecretOptional bool `json:"secret_optional,omitempty"`
-	// Leaks says whose reports of leaked keys are taken. Default: those of whoever holds the key.
+	// Leaks configures who may report leaked keys. Default: only a client that has the key.
 	Leaks *LeaksConfig `json:"leaks,omitempty"`
 	// Keyspaces are the products by name. Default: one named "default" with all defaults.
 	Keyspaces map[string]*KeyspaceConfig `json:"keyspaces,omitempty"`
 }
 
-// StoreConfig says where tenants and keys are kept. Strings may hold placeholders
+// StoreConfig is where tenants and keys are kept. Strings may hold placeholders
 // such as {env.DATABASE_URL}, which are expanded when the configuration is loaded.
 type StoreConfig struct {
 	// Type names the store: "sqlite", a file on this machine, or "postgres", a server
@@ -52,17 +56,17 @@ type StoreConfig struct {
 	// because configurations are saved in clear.
 	DSN string `json:"dsn,omitempty"`
 	// Listen is the server's own address, where DSN leads through a pooler such as PgBouncer:
-	// this node is told of changes over it. Default: DSN.
+	// this node receives changes over it. Default: DSN.
 	Listen string `json:"listen,omitempty"`
 	// Replica is the local file in which a node keeps its copy of what PostgreSQL holds.
-	// Default: none is kept, and what is not in memory is asked for there.
+	// Default: no copy; keys that are not in memory are read from PostgreSQL.
 	Replica string `json:"replica,omitempty"`
-	// MaxStaleness is for how long a node goes on judging keys by what it holds while
-	// PostgreSQL is away, in keyspaces that don't say it themselves. Default: 1h.
+	// MaxStaleness is how long a node still checks keys by its own data while PostgreSQL is
+	// unreachable, in keyspaces that do not set it themselves. Default: 1h.
 	MaxStaleness caddy.Duration `json:"max_staleness,omitempty"`
 }
 
-// LimitsConfig says where rates, quotas and concurrency are counted.
+// LimitsConfig is where rates, quotas and concurrency are counted.
 type LimitsConfig struct {
 	// Type is "local", this process's memory, or "redis", which several machines share.
 	// Default: "local".
@@ -76,7 +80,7 @@ type LimitsConfig struct {
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 }
 
-// LeaksConfig says whose reports of leaked keys are taken, beside those of whoever holds one.
+// LeaksConfig configures who may report leaked keys besides clients that have the key.
 type LeaksConfig struct {
 	// GitHubKeys is a file with the public keys of GitHub's secret scanning, as
 	// https://api.github.com/meta/public_keys/secret_scanning answers them. It is read when the
@@ -96,7 +100,7 @@ type KeyspaceConfig struct {
 	// Default: 32 characters, the last six of them a checksum.
 	Format *apikey.Format `json:"format,omitempty"`
 	// Accept are further shapes, of keys that were issued elsewhere and imported. They
-	// are judged, never issued. Default: none.
+	// are accepted, never issued. Default: none.
 	Accept []apikey.Accept `json:"accept,omitempty"`
 	// Credentials are the places of a request where a key may stand.
 	// Default: a Bearer token in Authorization, and the header X-API-Key.
@@ -118,8 +122,8 @@ type KeyspaceConfig struct {
 	// is told to slow down, such as "100/m burst 20", or "off". A valid key is never
 	// refused for it. Default: "100/m".
 	Failures string `json:"failures,omitempty"`
-	// MaxStaleness is for how long a node goes on judging the keyspace's keys by what it holds
-	// while PostgreSQL is away; afterwards they are answered with 503. Default: the store's.
+	// MaxStaleness is how long a node still checks the keyspace's keys by its own data while PostgreSQL is
+	// unreachable. After that, requests get 503. Default: the store's.
 	MaxStaleness caddy.Duration `json:"max_staleness,omitempty"`
 	// Requests is how each key's last requests are remembered. Default: the last 100, for a day.
 	Requests *RequestsConfig `json:"requests,omitempty"`
@@ -141,7 +145,7 @@ type PlanConfig struct {
 	Name string `json:"name"`
 	// Deny gives no API access at all. Default: false.
 	Deny bool `json:"deny,omitempty"`
-	// Observe judges, counts and logs requests that the plan would have refused, but
+	// Observe checks, counts and logs requests that the plan would have rejected, but
 	// lets them pass. Default: false.
 	Observe bool `json:"observe,omitempty"`
 	// MaxKeys caps how many active keys a tenant may have. Default: 0, no cap.
@@ -152,10 +156,10 @@ type PlanConfig struct {
 	// a Caddyfile writes it: "rate 300/m burst 60", "quota 100000/month",
 	// "concurrency 50 per tenant" or "credits". Default: none.
 	Limits []string `json:"limits,omitempty"`
-	// OnRedisDown says what holds while shared limits can't be asked: "local" counts
+	// OnRedisDown is what happens while Redis does not answer: "local" counts
 	// here, "open" lets pass, "closed" refuses. Default: "local".
 	OnRedisDown string `json:"on_redis_down,omitempty"`
-	// OnLeak says what is done with a key that is reported leaked: "revoke", "disable", which can be
+	// OnLeak is what happens to a key that is reported leaked: "revoke", "disable", which can be
 	// undone, or "report", which only records it and tells webhooks. Default: "report".
 	OnLeak string `json:"on_leak,omitempty"`
 	// Was names former plans that no longer exist; their tenants are on this one now. Default: none.
@@ -171,7 +175,7 @@ type ErrorsConfig struct {
 	Refusals map[string]*RefusalConfig `json:"refusals,omitempty"`
 }
 
-// RefusalConfig changes how one reason answers. What is empty stays as it is.
+// RefusalConfig changes how one reason answers. Empty fields change nothing.
 type RefusalConfig struct {
 	// Status is the HTTP status, 400 to 599. Default: the reason's own.
 	Status int `json:"status,omitempty"`

@@ -17,7 +17,7 @@ import (
 type ConsoleConfig struct {
 	// Keyspace whose keys are managed. Default: the only keyspace where there is one, else "default".
 	Keyspace string `json:"keyspace,omitempty"`
-	// Path under which the console stands; what is not under it is passed on. Default: "/", the whole site.
+	// Path of the console; requests for other paths are passed on. Default: "/", the whole site.
 	Path string `json:"path,omitempty"`
 	// URL is where browsers reach the console, for portal links. Default: what the site's
 	// configuration says, which behind another proxy may not be what browsers see.
@@ -28,7 +28,7 @@ type ConsoleConfig struct {
 	Color string `json:"color,omitempty"`
 	// Logo is a file with a picture, at most 64 KiB. Default: none.
 	Logo string `json:"logo,omitempty"`
-	// IdentityHeader, where it is stated, is trusted to hold the name of whoever is there. It must
+	// IdentityHeader names a header that is trusted to hold the name of the signed-in user. It must
 	// be set or removed by what stands in front, such as forward_auth with copy_headers. Default: none.
 	IdentityHeader string `json:"identity_header,omitempty"`
 	// IdentityScopes are what people so named may do. Default: everything.
@@ -77,7 +77,7 @@ func (c *ConsoleConfig) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return l.locate(&at, c.Check())
 }
 
-// Check says what is wrong with what is stated, as far as that can be told without the files it names.
+// Check returns an error if the configuration is wrong. It does not read the files that it names.
 func (c *ConsoleConfig) Check() error {
 	if c.Path != "" && (!strings.HasPrefix(c.Path, "/") || path.Clean(c.Path) != c.Path || strings.ContainsAny(c.Path, "*{}?#%")) {
 		return Errorf("path", "path: '%s' must be a plain path, such as /console", c.Path)
@@ -98,7 +98,7 @@ func (c *ConsoleConfig) Check() error {
 		return Errorf("identity_header", "identity_header: '%s' is no name of a header", c.IdentityHeader)
 	}
 	if c.IdentityHeader == "" && len(c.IdentityScopes) > 0 {
-		return Errorf("identity_scopes", "identity_scopes: without identity_header nobody has them")
+		return Errorf("identity_scopes", "identity_scopes: they need identity_header")
 	}
 	known := management.TokenScopes()
 	for _, s := range c.IdentityScopes {

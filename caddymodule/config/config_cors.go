@@ -84,7 +84,7 @@ func (c *CORSConfig) Check() error {
 		}
 		if origin == "*" {
 			if len(c.Origins) > 1 {
-				return Errorf(path, "cors: '*' is every origin, so no other can be stated beside it")
+				return Errorf(path, "cors: '*' is every origin, so remove the others")
 			}
 			continue
 		}

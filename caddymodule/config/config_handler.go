@@ -4,15 +4,15 @@ import (
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
-// HandlerConfig is what a `keygate` directive states: which keyspace judges the
-// requests it meets, and what paths ask of them.
+// HandlerConfig is what a `keygate` directive states: the keyspace that checks the requests, and
+// the rules of paths.
 type HandlerConfig struct {
-	// Keyspace whose keys are judged. Default: the only keyspace where there is one,
+	// Keyspace whose keys are checked. Default: the only keyspace where there is one,
 	// else "default".
 	Keyspace string `json:"keyspace,omitempty"`
-	// StripOnly judges nothing: it only removes the headers in which upstreams are told
+	// StripOnly checks nothing: it only removes the headers in which upstreams are told
 	// who calls, and those that make an upstream serve another path or method. It guards what the
-	// matcher of a judging handler leaves out, and has that handler's keyspace, allow_upgrade and
+	// matcher of a checking handler leaves out, and has that handler's keyspace, allow_upgrade and
 	// method_override. Default: false.
 	StripOnly bool `json:"strip_only,omitempty"`
 	// The rules about paths stand among the handler's own fields: public, optional,
@@ -22,7 +22,7 @@ type HandlerConfig struct {
 	// AllowUpgrade are the paths on which requests that are not checked may ask for another
 	// protocol, such as WebSockets. They name no methods. Default: none.
 	AllowUpgrade []rules.Pattern `json:"allow_upgrade,omitempty"`
-	// Observe judges, counts and logs what would have been refused, but lets it pass.
+	// Observe checks, counts and logs requests that would have been rejected, but lets them pass.
 	// Default: false.
 	Observe bool `json:"observe,omitempty"`
 	// ForwardCredential leaves the key in the request for the upstream to see. Default: false.

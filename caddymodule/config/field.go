@@ -52,7 +52,7 @@ func within(parent string, err error) error {
 // lines remembers by which token of a Caddyfile each field was stated.
 type lines map[string]caddyfile.Token
 
-// note says that the dispenser's current token stated the field path.
+// note records that the dispenser's current token states the field path.
 func (l lines) note(path string, d *caddyfile.Dispenser) { l[path] = d.Token() }
 
 // locate turns a fieldError into an error that names file and line: those of the field, or of

@@ -26,7 +26,7 @@ type RequestsConfig struct {
 	Path string `json:"path,omitempty"`
 }
 
-// Bounds and defaults of what is remembered.
+// Bounds and defaults of RequestsConfig.
 const (
 	defaultRequestsKeep = 100
 	maxRequestsKeep     = 1000

@@ -13,12 +13,12 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/postgres"
 )
 
-// This file holds what is particular to a store that several gateways share.
+// This file handles a store that several gateways share.
 
 const (
 	// aloneName names a gateway that has its store for itself.
 	aloneName = "local"
-	// defaultStaleness is for how long keys in memory are judged while the store is away.
+	// defaultStaleness is how long keys in memory are accepted while the store is unreachable.
 	defaultStaleness = time.Hour
 )
 
@@ -32,12 +32,12 @@ var ownName = sync.OnceValue(func() string {
 	return host + "-" + strings.ToLower(rand.Text()[:6])
 })
 
-// expandShared expands what is said of a shared store.
+// expandShared expands the options of a shared store.
 func (a *Config) expandShared(repl *caddy.Replacer, s *Secrets) (err error) {
 	if a.Store == nil || a.Store.Type != StorePostgres {
 		return nil
 	}
-	if s.Dsn, err = expand(repl, "store.dsn", a.Store.DSN); err != nil {
+	if s.DSN, err = expand(repl, "store.dsn", a.Store.DSN); err != nil {
 		return err
 	}
 	if a.Store.Listen != "" {
@@ -70,7 +70,7 @@ func (a *Config) expandShared(repl *caddy.Replacer, s *Secrets) (err error) {
 // out: that changes while the store stays, as with a new password or after a fail-over. Whether
 // it has stayed is seen at the start; see redirect.
 func sharedIdentity(s Secrets) (id, path string, err error) {
-	database, path, err := postgres.Identity(s.Dsn)
+	database, path, err := postgres.Identity(s.DSN)
 	if err != nil {
 		return "", "", Errorf("store", "%w", err)
 	}

@@ -113,9 +113,9 @@ func HasPlaceholder(value string) bool { return strings.Contains(value, "{") }
 // out of App's exported fields, which are printed by logs and Caddy's /config/.
 type Secrets struct {
 	StorePath string
-	// Dsn and listen are addresses of PostgreSQL, replica the file of the copy beside; node
+	// DSN and listen are addresses of PostgreSQL, replica is the file of the local copy; node
 	// names this process.
-	Dsn, listen, Replica, node string
+	DSN, listen, Replica, node string
 	peppers                    []string
 	// importPeppers are of keys that were imported.
 	importPeppers []string
@@ -194,7 +194,7 @@ func (a *Config) storeIdentity(s Secrets) (id, path string, err error) {
 	if strings.ContainsAny(s.StorePath, "\x00?#") {
 		return "", "", Errorf("store", "the path of the store holds a NUL, '?' or '#'")
 	}
-	// Where the directory does not exist the absolute path will do; opening says what is wrong.
+	// Where the directory does not exist the absolute path is used; opening the store returns the error.
 	if path, err = sqlite.Identity(s.StorePath); err != nil {
 		if path, err = filepath.Abs(s.StorePath); err != nil {
 			return "", "", Errorf("store", "finding the working directory: %w", err)
@@ -203,7 +203,7 @@ func (a *Config) storeIdentity(s Secrets) (id, path string, err error) {
 	return StoreSQLite + ":" + path, path, nil
 }
 
-// limitsOf expands what the configuration says of limits, and checks it without connecting.
+// limitsOf expands and checks the option limits. It does not connect.
 func (a *Config) limitsOf(repl *caddy.Replacer) (k engine.Limits, err error) {
 	l := a.Limits
 	if l == nil || l.Type != LimitsRedis {

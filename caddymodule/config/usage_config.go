@@ -24,7 +24,7 @@ const (
 	maxUsageHours = 3660 * 24 * time.Hour
 )
 
-// Compile returns for how long usage is kept by hour. c may be nil. Where it is off, what is there is kept as by default.
+// Compile returns for how long usage is kept by hour. c may be nil. If it is off, existing data is kept for the default time.
 func (c *UsageConfig) compile() (time.Duration, error) {
 	if c == nil || c.Hours == 0 {
 		return usage.DefaultHours, nil

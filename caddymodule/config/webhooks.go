@@ -71,7 +71,7 @@ const (
 	maxNotices = 10
 )
 
-// Compile returns what management goes by, but for the sealer. c may be nil.
+// Compile returns the settings for management without their sealer. c may be nil.
 func (c *WebhooksConfig) Compile() (s management.WebhookSettings, err error) {
 	s.Expiring, s.Unused = management.DefaultExpiring, management.DefaultUnused
 	s.Reach.Listens = webhook.Listens

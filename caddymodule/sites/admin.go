@@ -15,10 +15,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// AdminAPI mounts the management API on Caddy's admin endpoint, under /keygate/, where
-// whoever may configure the server may also manage its keys. It is for this machine:
-// where that endpoint listens neither on loopback nor on a Unix socket, it answers
-// 403 for every keyspace whose configuration does not open it.
+// AdminAPI mounts the management API on Caddy's admin endpoint, under /keygate/. A user who may
+// configure the server may also manage its keys. It is for this machine: if the endpoint listens neither
+// on loopback nor on a Unix socket, it answers 403 for every keyspace without admin_api open.
 type AdminAPI struct {
 	mu sync.Mutex
 	// app is the one that handler was made for.
@@ -94,7 +93,7 @@ func managementAPI(a App, m *management.Manager, authenticate func(*http.Request
 	})
 }
 
-// isLocal says whether the admin endpoint that got the request listens on loopback or on
+// isLocal reports whether the admin endpoint that got the request listens on loopback or on
 // a Unix socket. Caddy keeps the listener's address in the server's Addr. The connection's own end must be local too, since a host
 // name such as localhost may be made to mean anything.
 func isLocal(r *http.Request) bool {
@@ -124,7 +123,7 @@ func isLocal(r *http.Request) bool {
 	return err == nil && host.Unmap().IsLoopback()
 }
 
-// AdminOpen says whether the keyspace that the request is about opens its management
+// adminOpen reports whether the keyspace that the request is about opens its management
 // on any admin endpoint.
 func adminOpen(a App, r *http.Request) bool {
 	name, err := a.Compiled().Config.Resolve(r.URL.Query().Get("keyspace"))

@@ -11,9 +11,8 @@ import (
 	"github.com/keygate-dev/keygate/caddymodule/config"
 )
 
-// siteOf returns the URL of a site that judges a keyspace's requests, without a
-// trailing slash, as far as the configuration says it; "" where it does not. It is
-// shown to people, beside a new key.
+// siteOf returns the URL of a site that checks a keyspace's requests, without a trailing slash; "" if the
+// configuration does not tell it. People see it with a new key.
 func siteOf(a App, keyspace string) string {
 	app, err := a.Context().AppIfConfigured("http")
 	if err != nil {

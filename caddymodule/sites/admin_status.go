@@ -21,7 +21,7 @@ import (
 // statusTimeout bounds how long a status waits for a store that does not answer.
 const statusTimeout = 2 * time.Second
 
-// nodeStaleAfter is after how long without a word from a gateway something is taken to be wrong.
+// nodeStaleAfter is how long a gateway may be without contact before status reports a problem.
 const nodeStaleAfter = 5 * time.Second
 
 // Status returns the state of this gateway. It asks the store, for at most statusTimeout.
@@ -50,7 +50,7 @@ func Status(ctx context.Context, a App) management.Status {
 	}
 	if err := queryStore(ctx, a, &s.Store); err != nil {
 		s.Store.Error = err.Error()
-		s.Problems = append(s.Problems, "the store does not answer: known keys go on, changes and unknown keys are refused")
+		s.Problems = append(s.Problems, "the store does not answer: keys in memory are accepted, changes and other keys are rejected")
 	}
 	s.Problems = append(s.Problems, askReplica(a.Engine(), &s.Store, stats.Ready)...)
 	if stats.Degraded {
@@ -63,9 +63,9 @@ func Status(ctx context.Context, a App) management.Status {
 	}
 	switch {
 	case stats.Ready && a.Ready() && len(s.StaleKeyspaces) > 0:
-		s.Problems = append(s.Problems, "nothing was heard of the store for longer than max_staleness allows in some keyspaces: their keys are answered with 503")
+		s.Problems = append(s.Problems, "the store has not answered for longer than max_staleness in some keyspaces: their requests are answered with 503")
 	case stats.Stale:
-		s.Problems = append(s.Problems, "the gateway is not ready: nothing was heard of the store for longer than max_staleness, so that every key is answered with 503")
+		s.Problems = append(s.Problems, "the gateway is not ready: the store has not answered for longer than max_staleness, so requests are answered with 503")
 	case !a.Ready():
 		s.StaleKeyspaces = nil
 		s.Problems = append(s.Problems, "the gateway is not ready: it is starting or stopping")
@@ -98,14 +98,14 @@ func otherNodes(ctx context.Context, a App, s *management.Status) (out []managem
 			LastContact: &n.ContactAt, StopsBy: &n.Deadline, KeyspacesStopBy: keyspaceStops(n, s.Keyspaces), Ready: n.Ready && now.Sub(n.ContactAt) < nodeStaleAfter, KeysCached: n.KeysCached,
 		})
 		if now.Sub(n.ContactAt) >= nodeStaleAfter {
-			s.Problems = append(s.Problems, "nothing was heard of the gateway "+n.Name+" since "+n.ContactAt.Format(time.RFC3339)+
-				": where it is gone for good, forget it (status --forget "+n.Name+")")
+			s.Problems = append(s.Problems, "no contact with the gateway "+n.Name+" since "+n.ContactAt.Format(time.RFC3339)+
+				": if it was removed, forget it (status --forget "+n.Name+")")
 		}
 	}
 	return out
 }
 
-// keyspaceStops returns when a node stops judging those keyspaces of which it stops before it stops altogether.
+// keyspaceStops returns when a node stops checking keys of the keyspaces for which it stops earlier than for the others.
 func keyspaceStops(n *cluster.Node, keyspaces []string) (out map[string]time.Time) {
 	for _, name := range keyspaces {
 		if at := n.DeadlineFor(name); at.Before(n.Deadline) {
@@ -136,7 +136,7 @@ func queryStore(ctx context.Context, a App, s *management.StoreStatus) (err erro
 	return nil
 }
 
-// limitsStatus returns how shared limits are, and what is wrong with them, "" for nothing.
+// limitsStatus returns the state of shared limits and their problem, "" for none.
 func limitsStatus(s *engine.SharedLimits) (out *management.LimitsStatus, problem string) {
 	r, l := s.Stats()
 	out = &management.LimitsStatus{
@@ -152,13 +152,13 @@ func limitsStatus(s *engine.SharedLimits) (out *management.LimitsStatus, problem
 			since := r.Since.UTC().Truncate(time.Second)
 			out.Since = &since
 		}
-		problem = "Redis does not answer: what each plan's on_redis_down says holds until it does (" + r.Problem + ")"
+		problem = "Redis does not answer: limits follow each plan's on_redis_down until it does (" + r.Problem + ")"
 	}
 	return out, problem
 }
 
-// askReplica adds to s how the gateway's replica is, where it has one, and returns what is wrong with it or with the store.
-// ready reports whether keys are checked.
+// askReplica adds the state of the gateway's replica to s, if it has one, and returns the problems of the replica and of
+// the store. ready reports whether keys are checked.
 func askReplica(e *engine.Engine, s *management.StoreStatus, ready bool) (problems []string) {
 	own := e.Replica()
 	if own == nil {
@@ -173,14 +173,14 @@ func askReplica(e *engine.Engine, s *management.StoreStatus, ready bool) (proble
 	if r.Unreachable != nil && s.OK {
 		// What answered is the copy.
 		s.OK, s.Error = false, r.Unreachable.Error()
-		problem := "the store does not answer: keys are judged by the replica, changes are refused but for what refuses keys"
+		problem := "the store does not answer: keys are checked against the replica; of all changes, only revocations are possible"
 		if !ready {
-			problem = "the store does not answer, and nobody has waited for this gateway for as long as its replica is old, since it was stopped in good order or cut off for too long: keys are answered with 503"
+			problem = "the store does not answer, and the replica is too old to be trusted, since this gateway was stopped or cut off: requests are answered with 503 until the store answers"
 		}
 		problems = append(problems, problem)
 	}
 	if r.Pending > 0 {
-		problems = append(problems, "what was refused while the store did not answer is to be written to it yet: "+strconv.FormatInt(r.Pending, 10))
+		problems = append(problems, "revocations that are not yet written to the store: "+strconv.FormatInt(r.Pending, 10))
 	}
 	return problems
 }

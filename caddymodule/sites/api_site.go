@@ -21,7 +21,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit/clients"
 )
 
-// API mounts the management API on a site, for whoever holds a management token. It
+// API mounts the management API on a site, for clients with a management token. It
 // answers requests for paths under /v1/ and passes all others on; to mount it elsewhere, put it
 // in a handle_path, which strips what comes before:
 //
@@ -68,7 +68,7 @@ func parseAPI(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 		return nil, h.Errf("keygate_api has no options, but '%s' is stated", h.Val())
 	}
 	if h.Option(config.AppName) == nil {
-		return nil, h.Err("keygate_api needs the global option keygate { … }, which says whose keys are managed")
+		return nil, h.Err("keygate_api needs the global option keygate { … }, which defines the keyspaces")
 	}
 	return new(API), nil
 }
@@ -123,7 +123,7 @@ var errNoToken = &management.Error{
 	Detail: "A management token is needed: Authorization: Bearer kgm_…",
 }
 
-// authenticate says what the request's management token gives.
+// authenticate returns the access of the request's management token.
 func (a *API) authenticate(m *management.Manager, r *http.Request) (api.Access, error) {
 	sent := r.Header["Authorization"]
 	if len(sent) == 0 {
@@ -143,7 +143,7 @@ func (a *API) authenticate(m *management.Manager, r *http.Request) (api.Access, 
 	}
 	grant, err := m.CheckToken(r.Context(), strings.TrimSpace(token), ip)
 	if errors.Is(err, management.ErrUnknownToken) {
-		// Only after it was looked up: whoever holds a good token is not refused for the
+		// Only after the look-up: a client with a valid token is not rejected for the
 		// guesses of others at the same address.
 		if ok, retry := a.failures.Fail(time.Now(), addr); !ok {
 			return api.Access{}, &management.Error{
@@ -160,8 +160,8 @@ func (a *API) authenticate(m *management.Manager, r *http.Request) (api.Access, 
 	return access, err
 }
 
-// actFor makes access that of whom the request says it acts for, which a token with the
-// scope act may say.
+// actFor sets the actor of access to the one that the request names. That needs a token with the
+// scope act.
 func actFor(access *api.Access, r *http.Request) error {
 	name, ip, err := api.Named(r)
 	if err != nil || name == "" && ip == "" {
@@ -170,7 +170,7 @@ func actFor(access *api.Access, r *http.Request) error {
 	if !access.Allows("act") {
 		return &management.Error{
 			Status: http.StatusForbidden, Code: management.CodeInsufficientScope,
-			Detail: "The token lacks the scope act, which it takes to act for somebody else (" + api.ActorHeader + ", " + api.ActorIPHeader + ").",
+			Detail: "The token lacks the scope act, which is needed to act for another person (" + api.ActorHeader + ", " + api.ActorIPHeader + ").",
 		}
 	}
 	if name != "" {

@@ -47,7 +47,7 @@ type Console struct {
 func RegisterConsole() {
 	caddy.RegisterModule(new(Console))
 	httpcaddyfile.RegisterHandlerDirective("keygate_console", parseConsole)
-	// After forward_auth, which says who is there, and after encode; before what answers everything.
+	// After forward_auth, which sets the user, and after encode; before handlers that answer everything.
 	httpcaddyfile.RegisterDirectiveOrder("keygate_console", httpcaddyfile.Before, "invoke")
 }
 
@@ -73,7 +73,7 @@ func parseConsole(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	}
 	if a == nil {
 		h.Next()
-		return nil, h.Err("keygate_console needs the global option keygate { … }, which says whose keys are managed")
+		return nil, h.Err("keygate_console needs the global option keygate { … }, which defines the keyspaces")
 	}
 	at := *h.Dispenser
 	at.Next()
@@ -212,7 +212,7 @@ func (c *Console) console() (*console.Handler, error) {
 	return h, nil
 }
 
-// bySecureConnection says whether the client speaks HTTPS, to us or to a trusted proxy in front.
+// bySecureConnection reports whether the client speaks HTTPS, to us or to a trusted proxy in front.
 func bySecureConnection(r *http.Request) bool {
 	if r.TLS != nil {
 		return true
@@ -221,8 +221,8 @@ func bySecureConnection(r *http.Request) bool {
 	return trusted && strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https")
 }
 
-// consoleOf returns the URL of a keyspace's console without a trailing slash, as far as the
-// configuration says it; "" where it does not.
+// consoleOf returns the URL of a keyspace's console without a trailing slash; "" if the
+// configuration does not tell it.
 func consoleOf(a App, keyspace string) string {
 	app, err := a.Context().AppIfConfigured("http")
 	if err != nil {

@@ -11,13 +11,11 @@ import (
 	"github.com/keygate-dev/keygate/caddymodule/config"
 )
 
-// Health answers 200 once keys can be judged, and 503 while the gateway is starting,
-// shutting down, or holds nothing that it may still trust. It is what load balancers
-// and orchestrators ask before they send requests.
+// Health answers 200 once keys can be checked, and 503 while the gateway is starting, shutting down, or
+// its data is too old. Load balancers and orchestrators ask it before they send requests.
 type Health struct {
-	// Keyspace is whose keys have to be judged; it matters where keyspaces differ in their
-	// max_staleness. Default: that any keyspace's are judged will do, since with all gateways cut
-	// off from their store the others should go on.
+	// Keyspace whose keys must be checked. It matters if keyspaces differ in max_staleness. Default: one keyspace
+	// is enough, so that it goes on while all gateways are cut off from their store.
 	Keyspace string `json:"keyspace,omitempty"`
 
 	ready func() bool
@@ -55,7 +53,7 @@ func parseHealth(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 		return nil, err
 	}
 	if app == nil {
-		return nil, h.Err("keygate_health needs the global option keygate { … }, which says what to be ready for")
+		return nil, h.Err("keygate_health needs the global option keygate { … }, which defines the keyspaces")
 	}
 	if out.Keyspace != "" {
 		if _, err := app.Resolve(out.Keyspace); err != nil {
@@ -65,7 +63,7 @@ func parseHealth(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	return out, nil
 }
 
-// Provision finds the app whose readiness is told.
+// Provision finds the app.
 func (h *Health) Provision(ctx caddy.Context) error {
 	app, err := siteApp(ctx)
 	if err != nil {
@@ -96,7 +94,7 @@ func (h *Health) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.H
 	return nil
 }
 
-// shuttingDown says that the server waits out its shutdown_delay, in which it still
+// shuttingDown reports whether the server waits out its shutdown_delay, in which it still
 // serves but wants no new clients.
 func shuttingDown(r *http.Request) bool {
 	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)

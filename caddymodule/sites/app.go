@@ -1,3 +1,4 @@
+// Package sites mounts the management API, the web console, the health check and the admin endpoint in Caddy.
 package sites
 
 import (
@@ -55,7 +56,7 @@ func UsageService(a App, m *management.Manager) *usage.Service {
 }
 
 // clientAddress returns the address that a site takes a request to come from; the zero Addr on the admin
-// endpoint, where Caddy says none.
+// endpoint, where Caddy sets none.
 func clientAddress(r *http.Request) netip.Addr {
 	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
 	return gateway.Addr(ip)
