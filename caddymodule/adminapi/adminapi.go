@@ -39,7 +39,7 @@ type Backuper interface {
 // Access allows everything: Caddy's admin endpoint has authenticated the caller. The name that the audit records
 // is the one that the caller states.
 func Access(r *http.Request) (api.Access, error) {
-	name, ip, err := api.Named(r)
+	name, ip, err := api.RequestedActor(r)
 	if err != nil {
 		return api.Access{}, err
 	}

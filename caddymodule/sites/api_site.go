@@ -163,7 +163,7 @@ func (a *API) authenticate(m *management.Manager, r *http.Request) (api.Access, 
 // actFor sets the actor of access to the one that the request names. That needs a token with the
 // scope act.
 func actFor(access *api.Access, r *http.Request) error {
-	name, ip, err := api.Named(r)
+	name, ip, err := api.RequestedActor(r)
 	if err != nil || name == "" && ip == "" {
 		return err
 	}

@@ -10,20 +10,20 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// Headers by which a caller that may act for others says for whom. ActorHeader is
-// percent-encoded where it is not ASCII.
+// Headers in which a caller that may act for others names the person. Characters of ActorHeader beyond ASCII are
+// percent-encoded.
 const (
 	ActorHeader   = "Keygate-Actor"
 	ActorIPHeader = "Keygate-Actor-IP"
 )
 
-// EncodeActor returns a name as ActorHeader holds it.
+// EncodeActor returns the value of ActorHeader for a name.
 func EncodeActor(name string) string { return url.PathEscape(name) }
 
-// Named returns who the request says it acts for; "" where it says nothing. Whether it
-// may say so is the mount's to decide. Both headers are refused, as a 422, where they
-// are no name of at most 100 characters and no address.
-func Named(r *http.Request) (name, ip string, err error) {
+// RequestedActor returns the person that the request acts for, and the person's address; "" where the headers are absent.
+// The caller decides whether the request may name a person. The error is a 422 for a name that is longer than
+// 100 characters or not valid, and for an invalid address.
+func RequestedActor(r *http.Request) (name, ip string, err error) {
 	name, err = url.PathUnescape(r.Header.Get(ActorHeader))
 	if err != nil || !utf8.ValidString(name) || utf8.RuneCountInString(name) > 100 || hasControl(name) {
 		return "", "", headerError(ActorHeader, "must be a name of at most 100 characters, percent-encoded")

@@ -1,24 +1,23 @@
-// Package api is the management API: a management.Manager over HTTP. It translates,
-// and has no rule of its own; who may do what is the Authenticate function's to say.
+// Package api is the management API: a management.Manager over HTTP. It translates between the two, and has no rules of
+// its own; the function Authenticate decides who may do what.
 //
-// One Handler serves every mount. Its paths begin with /v1/; a mount under a prefix
-// strips it first.
+// One Handler serves every mount. Its paths begin with /v1/; a mount under a prefix strips the prefix first.
 //
 // # Adding a route
 //
-// A route is a line in routes and a method of call. Beside the method stands what
-// GET /v1/openapi.json says of it, under the same pattern:
+// A route is a line in routes and a method of call. Its description for GET /v1/openapi.json is in the same file as the
+// method, under the same pattern:
 //
 //	var _ = document("POST /v1/things", doc{
 //		Summary: "Makes a thing.", Body: fields{"name": aText("For people.")}, Required: []string{"name"},
 //		Answers: map[int]any{http.StatusCreated: management.ThingRecord{}},
-//		Refusals: map[int][]string{http.StatusConflict: {"thing_taken"}},
+//		Errors: map[int][]string{http.StatusConflict: {"thing_taken"}},
 //	})
 //
-// Records' schemas are read from their Go types; lists and objects that may be null are
-// named in nullable. Query parameters that only this route has go to doc.Query, and those of a path to
-// commonPath. The tests fail where a route or a parameter is not described, and where an
-// answer to them is not as described: see apitest. What a POST may be replayed without is in secretFields.
+// The schemas of records are derived from their Go types; lists and objects that may be null are named in nullable.
+// Query parameters of this route alone belong in doc.Query, and parameters of a path in commonPath. The tests fail
+// if a route or a parameter is not described, or if a response differs from its description: see apitest.
+// secretFields names the fields of a response that a replayed POST leaves out.
 package api
 
 import (
@@ -38,40 +37,39 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// Options is what a Handler works with.
+// Options configures a Handler.
 type Options struct {
 	// Verifier answers verify and explain. nil: they answer 503.
 	Verifier management.RequestChecker
-	// Status says how the gateway is. nil: /v1/status answers 503.
+	// Status returns the state of the gateway. nil: /v1/status answers 503.
 	Status func(context.Context) management.Status
-	// Usage says what keys and tenants used. nil: its paths answer 503.
+	// Usage reports the usage of keys and tenants. nil: its paths answer 503.
 	Usage *usage.Service
-	// Authenticate says who is asking and what they may do. Its errors are answered
-	// like any other: a *management.Error of status 401 or 403 is a refusal.
+	// Authenticate returns the caller and what the caller may do. Its errors are answered like all others: use a
+	// *management.Error of status 401 or 403 to reject the request.
 	Authenticate func(*http.Request) (Access, error)
-	// Address says where a request comes from, for paths that take no token. nil, and where it says
-	// nothing: from the other end of the connection.
+	// Address returns the client's address, for paths that take no token. If it is nil, or returns the zero Addr, the
+	// address is that of the connection.
 	Address func(*http.Request) netip.Addr
-	// GitHubKeys returns the keys that GitHub signs its reports of leaks with. nil, and where it returns
-	// nil: none are taken.
+	// GitHubKeys returns the keys with which GitHub signs its reports of leaks. If it is nil, or returns nil, no report of
+	// GitHub is accepted.
 	GitHubKeys func() *leak.Keys
-	// Site says where a keyspace's API is reached, for the curl beside a new key: a URL
-	// without a trailing slash, "" where that isn't known. nil: it never is, and the
-	// curl names https://api.example.com.
+	// Site returns the URL of a keyspace's API without a trailing slash, for the curl command in the response with a new
+	// key. If it is nil, or returns "", the command names https://api.example.com.
 	Site func(keyspace string) string
-	// Console says where a keyspace's console is reached, as Site says it of its API. nil, and
-	// where it says "": there is none, and no portal links can be made.
+	// Console returns the URL of a keyspace's console without a trailing slash. If it is nil, or returns "", there is no
+	// console, and no portal links can be made.
 	Console func(keyspace string) string
-	// Logger hears of what a caller is told only "unavailable" about. Default: nothing is logged.
+	// Logger receives the errors of which a caller sees only "unavailable". Default: nothing is logged.
 	Logger *slog.Logger
 }
 
-// Access is who is asking, and what they may do.
+// Access is the caller, and what the caller may do.
 type Access struct {
 	Actor management.Actor
-	// Keyspace confines to one: the others don't exist. "" confines to nothing.
+	// Keyspace is the only keyspace that exists for the caller; "" for all.
 	Keyspace string
-	// Allows says whether a scope such as "keys:write" is held. nil: every scope is.
+	// Allows reports whether the caller has a scope such as "keys:write". nil: the caller has all.
 	Allows func(scope string) bool
 }
 
@@ -84,8 +82,7 @@ type Handler struct {
 	openAPI func() []byte
 }
 
-// New returns the API of a manager. It panics where Authenticate is missing, so that no
-// mount is open by oversight.
+// New returns the API of a manager. It panics without Authenticate, so that no mount is open by mistake.
 func New(m *management.Manager, opts Options) *Handler {
 	if m == nil || opts.Authenticate == nil {
 		panic("api: a manager and Authenticate must be given")
@@ -103,10 +100,10 @@ func New(m *management.Manager, opts Options) *Handler {
 // route is one method of one path.
 type route struct {
 	pattern string
-	// scope that the caller must hold. "" for a route that is open to everybody: no token
-	// is looked at, the call's actor is nobody, and no keyspace is meant unless it is named.
+	// scope is the scope that the caller needs. "" for a public route: no token is read, the call has no actor, and no
+	// keyspace unless the query names one.
 	scope string
-	// params are the query parameters it takes, beside keyspace.
+	// params are the query parameters that it takes, besides keyspace.
 	params []string
 	serve  func(*call) error
 }
@@ -115,7 +112,7 @@ var pageParams = []string{"limit", "cursor"}
 
 func paged(params ...string) []string { return append(params, pageParams...) }
 
-// routes is the whole API.
+// routes are all routes of the API.
 var routes = []route{
 	{"GET /v1/openapi.json", "", nil, (*call).getOpenAPI},
 	{"GET /v1/tenants", "tenants:read", paged("plan"), (*call).listTenants},
@@ -172,9 +169,8 @@ var routes = []route{
 	{"POST /v1/explain", "verify", nil, (*call).explain},
 }
 
-// whole are the routes about the gateway as a whole: where there are several keyspaces,
-// none need be named.
-var whole = map[string]bool{
+// gatewayWide are the routes about the gateway as a whole: if there are several keyspaces, the query need not name one.
+var gatewayWide = map[string]bool{
 	"GET /v1/audit/head": true, "GET /v1/audit/verify": true, "POST /v1/audit/verify": true, "GET /v1/status": true,
 	"DELETE /v1/nodes/{node}": true,
 }
@@ -184,12 +180,12 @@ type call struct {
 	h *Handler
 	w http.ResponseWriter
 	r *http.Request
-	// ctx is the request's; where notes which gateways act by what was changed with it.
-	ctx    context.Context
-	where  *cluster.Confirmation
-	access Access
-	actor  management.Actor
-	// ks is the keyspace that is meant, keyspace its name.
+	// ctx is the request's context; confirmation collects which gateways have confirmed the changes of this call.
+	ctx          context.Context
+	confirmation *cluster.Confirmation
+	access       Access
+	actor        management.Actor
+	// ks is the keyspace of the call, keyspace its name.
 	ks       *gateway.Keyspace
 	keyspace string
 }
@@ -200,11 +196,11 @@ type bound struct {
 	route route
 }
 
-// accessKey is where ServeHTTP leaves the Access for the route.
+// accessKey is the context key of the Access that ServeHTTP passes to the route.
 type accessKey struct{}
 
-// ServeHTTP answers one request: with JSON, or with a problem. It reads at most 1 MiB
-// of a body, and answers no status above 499 but 503.
+// ServeHTTP answers one request with JSON or a problem. It reads at most 1 MiB of a body. The only status above 499 is
+// 503.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")
@@ -215,16 +211,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				panic(p)
 			}
 			h.log.ErrorContext(r.Context(), "the management API failed", "panic", p, "stack", string(debug.Stack()))
-			writeProblem(w, unavailable("The request could not be answered; the log says why."))
+			writeProblem(w, unavailable("The request could not be answered; the log has the reason."))
 		}
 	}()
 	handler, pattern := http.Handler(nil), ""
-	if clean(r.URL.Path) { // else ServeMux would redirect, which no client of an API expects
+	if clean(r.URL.Path) { // ServeMux would redirect other paths, which no client of an API expects
 		handler, pattern = h.mux.Handler(r)
 	}
 	var access Access
 	if b, ok := handler.(bound); !ok || b.route.scope != "" {
-		// Before it is said what is there: that is nobody's business who shows no token.
+		// Authenticate first: a client without a token must not learn which paths exist.
 		var err error
 		if access, err = h.opts.Authenticate(r); err != nil {
 			h.fail(w, r, err)
@@ -240,7 +236,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if b, ok := handler.(bound); ok && !strings.Contains(pattern, "{") {
-		// Nothing of the path is left to be read out: it need not be matched once more.
+		// The path has no parameters, so that it need not be matched again.
 		r.Pattern = pattern
 		b.answer(w, r, access)
 		return
@@ -250,10 +246,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func clean(p string) bool { return strings.HasPrefix(p, "/") && path.Clean(p) == p }
 
-// unrouted answers a path that is not there, or not by this method: handler is
-// ServeMux's own answer, which is asked only for the methods that are.
+// unrouted answers a request for an unknown path, or with a method that the path does not take. handler is ServeMux's own
+// answer, which is only asked for the methods.
 func (h *Handler) unrouted(w http.ResponseWriter, r *http.Request, handler http.Handler) {
-	var asked headerOnly
+	var asked headerRecorder
 	handler.ServeHTTP(&asked, r)
 	allow := asked.Header().Get("Allow")
 	switch {
@@ -266,7 +262,7 @@ func (h *Handler) unrouted(w http.ResponseWriter, r *http.Request, handler http.
 		w.Header().Set("Allow", allow)
 		h.fail(w, r, &management.Error{
 			Status: http.StatusMethodNotAllowed, Code: "method_not_allowed",
-			Detail: "This path is not for that method; it takes " + allow + ".",
+			Detail: "The path does not take this method; it takes " + allow + ".",
 		})
 	}
 }
@@ -275,26 +271,26 @@ func noPath() *management.Error {
 	return &management.Error{Status: http.StatusNotFound, Code: management.CodeNotFound, Detail: "There is nothing at this path."}
 }
 
-// headerOnly keeps what a handler says in its header and drops the rest.
-type headerOnly struct{ header http.Header }
+// headerRecorder keeps the header of a response and discards the rest.
+type headerRecorder struct{ header http.Header }
 
-func (w *headerOnly) Header() http.Header {
+func (w *headerRecorder) Header() http.Header {
 	if w.header == nil {
 		w.header = http.Header{}
 	}
 	return w.header
 }
-func (w *headerOnly) Write(b []byte) (int, error) { return len(b), nil }
-func (w *headerOnly) WriteHeader(int)             {}
+func (w *headerRecorder) Write(b []byte) (int, error) { return len(b), nil }
+func (w *headerRecorder) WriteHeader(int)             {}
 
-// ServeHTTP answers a request that the route is for.
+// ServeHTTP answers a request for the route.
 func (b bound) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b.answer(w, r, r.Context().Value(accessKey{}).(Access))
 }
 
 func (b bound) answer(w http.ResponseWriter, r *http.Request, access Access) {
 	c := &call{h: b.h, w: w, r: r, access: access, actor: access.Actor}
-	c.ctx, c.where = management.WithConfirmed(r.Context())
+	c.ctx, c.confirmation = management.WithConfirmed(r.Context())
 	if err := c.admit(b.route); err != nil {
 		b.h.fail(w, r, err)
 		return
@@ -304,7 +300,7 @@ func (b bound) answer(w http.ResponseWriter, r *http.Request, access Access) {
 	}
 }
 
-// admit checks the caller's scope, the query, and which keyspace is meant.
+// admit checks the caller's scope, the query and the keyspace.
 func (c *call) admit(r route) error {
 	if r.scope != "" && c.access.Allows != nil && !c.access.Allows(r.scope) {
 		c.w.Header().Set("WWW-Authenticate", `Bearer realm="keygate", error="insufficient_scope", scope="`+r.scope+`"`)
@@ -330,7 +326,7 @@ func (c *call) admit(r route) error {
 	}
 	ks, err := c.h.manager.Keyspace(c.keyspace)
 	var unknown *management.Error
-	if c.keyspace == "" && whole[r.pattern] && errors.As(err, &unknown) {
+	if c.keyspace == "" && gatewayWide[r.pattern] && errors.As(err, &unknown) {
 		return nil
 	}
 	if err != nil {

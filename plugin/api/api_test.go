@@ -15,7 +15,7 @@ const (
 )
 
 func TestLifeOfAKey(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	made := w.send("POST", "/v1/tenants?keyspace=default", noTime)
 	tenant := made.want(http.StatusCreated)
 	if tenant["slug"] != "acme" || tenant["credits"] != 5.0 || made.header.Get("ETag") != `"1"` || made.header.Get("Cache-Control") != "no-store" {
@@ -78,7 +78,7 @@ func TestLifeOfAKey(t *testing.T) {
 }
 
 func TestTenantsAndCredits(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.send("PUT", "/v1/tenants/acme", "").want(http.StatusCreated)
 	for body, want := range map[string][2]any{
 		`{"concurrency":"7 per tenant"}`:                {7.0, "tenant"},
@@ -113,7 +113,7 @@ func TestTenantsAndCredits(t *testing.T) {
 }
 
 func TestKeyspaces(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.send("POST", "/v1/tenants?keyspace=convoy", noTime).want(201)
 	w.send("GET", "/v1/tenants/acme", "").wantProblem(404, "not_found", "")
 	k := w.send("POST", "/v1/tenants/acme/keys?keyspace=convoy", keyBody).want(201)
@@ -135,7 +135,7 @@ func TestKeyspaces(t *testing.T) {
 }
 
 func TestPathsAndMethods(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	for _, p := range []string{"/", "/v1", "/v1/", "/v1/nothing", "/v1//keys", "/v1/keys/", "/v1/tenants/a%2fb/keys/x", "/v2/keys", "/v1/../v1/keys"} {
 		w.send("GET", p, "").wantProblem(404, "not_found", "")
 	}
@@ -167,7 +167,7 @@ func TestPathsAndMethods(t *testing.T) {
 }
 
 func TestAccess(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.send("POST", "/v1/tenants", noTime).want(201)
 	w.access.Allows = func(scope string) bool { return scope == "tenants:read" }
 	w.send("GET", "/v1/tenants/acme", "").want(200)
@@ -178,7 +178,7 @@ func TestAccess(t *testing.T) {
 }
 
 func TestStoreAway(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.send("POST", "/v1/tenants", noTime).want(201)
 	if err := w.store.Close(); err != nil {
 		t.Fatal(err)
@@ -200,13 +200,13 @@ func TestNamed(t *testing.T) {
 	r, _ := http.NewRequest("GET", "/", nil)
 	r.Header.Set(api.ActorHeader, api.EncodeActor(name))
 	r.Header.Set(api.ActorIPHeader, "::ffff:192.0.2.1")
-	if got, ip, err := api.Named(r); got != name || ip != "192.0.2.1" || err != nil {
+	if got, ip, err := api.RequestedActor(r); got != name || ip != "192.0.2.1" || err != nil {
 		t.Errorf("named %q %q %v", got, ip, err)
 	}
 	for header, value := range map[string]string{api.ActorHeader: "a%00", api.ActorIPHeader: "here"} {
 		r, _ := http.NewRequest("GET", "/", nil)
 		r.Header.Set(header, value)
-		if _, _, err := api.Named(r); err == nil {
+		if _, _, err := api.RequestedActor(r); err == nil {
 			t.Errorf("%s: %s is taken", header, value)
 		}
 	}

@@ -66,9 +66,9 @@ func (c *call) getAuditHead() error {
 	return c.json(http.StatusOK, head)
 }
 
-// wholeChain refuses whoever is confined to some of the chain, which is one over all
+// requireWholeChain refuses whoever is confined to some of the chain, which is one over all
 // keyspaces and tenants: they can't be told of the rest.
-func (c *call) wholeChain() error {
+func (c *call) requireWholeChain() error {
 	if c.access.Keyspace != "" || c.actor.Tenant != "" {
 		return noPath()
 	}
@@ -76,7 +76,7 @@ func (c *call) wholeChain() error {
 }
 
 func (c *call) verifyAudit() error {
-	if err := c.wholeChain(); err != nil {
+	if err := c.requireWholeChain(); err != nil {
 		return err
 	}
 	report, err := c.h.manager.VerifyAudit(c.ctx)
@@ -87,7 +87,7 @@ func (c *call) verifyAudit() error {
 }
 
 func (c *call) verifyAuditAgainst() error {
-	if err := c.wholeChain(); err != nil {
+	if err := c.requireWholeChain(); err != nil {
 		return err
 	}
 	o, err := c.body(false)

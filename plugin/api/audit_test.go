@@ -15,8 +15,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
-// signs makes the world's handler one whose manager signs heads under a secret.
-func (w *world) signs(secret string) {
+// signs makes the fixture's handler one whose manager signs heads under a secret.
+func (w *fixture) signs(secret string) {
 	w.t.Helper()
 	vault, err := webhook.NewVault(secret)
 	if err != nil {
@@ -28,7 +28,7 @@ func (w *world) signs(secret string) {
 }
 
 func TestAuditHead(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.send("POST", "/v1/tenants", noTime).want(201)
 	w.send("POST", "/v1/tenants?keyspace=convoy", noTime).want(201)
 	if h := w.send("GET", "/v1/audit/head", "").want(200); h["signature"] != nil || h["public_key"] != nil || h["key_id"] != nil || h["seq"] != 2.0 || len(h["hash"].(string)) != 64 {
@@ -95,7 +95,7 @@ func TestAuditHead(t *testing.T) {
 
 // Whoever sees one tenant only is shown no number of the sequence of all events.
 func TestAuditOfATenantHasNoSeq(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.send("POST", "/v1/tenants", noTime).want(201)
 	if a := w.send("GET", "/v1/audit", ""); !strings.Contains(a.body, `"seq":1`) {
 		t.Errorf("an operator is shown %s", a.body)

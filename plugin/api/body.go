@@ -16,17 +16,17 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// MaxBody is how much of a request's body is read, in bytes.
+// MaxBody is how many bytes of a request's body are read.
 const MaxBody = 1 << 20
 
-// object is a request's body: a JSON object whose fields are taken one by one, so that
-// every fault is found and named, and what nobody took is refused.
+// object is a request's body: a JSON object whose fields are taken one by one, so that every fault is found, and each
+// field that was not taken is rejected as unknown.
 type object struct {
 	fields []member
 	faults []management.FieldError
 }
 
-// member is one field, as it was sent.
+// member is one field as the client sent it.
 type member struct {
 	name  string
 	raw   json.RawMessage
@@ -43,7 +43,7 @@ func invalidJSON(format string, args ...any) *management.Error {
 	}
 }
 
-// body reads the request's body. mayBeEmpty says that no body is as good as {}.
+// body reads the request's body. If mayBeEmpty is set, an empty body counts as {}.
 func (c *call) body(mayBeEmpty bool) (*object, error) {
 	b, err := c.readBody()
 	if err != nil {
@@ -62,9 +62,9 @@ func (c *call) body(mayBeEmpty bool) (*object, error) {
 func (c *call) readBody() ([]byte, error) {
 	size := int64(511)
 	if c.r.ContentLength > 0 {
-		size = min(c.r.ContentLength, 64<<10) // it is believed only so far
+		size = min(c.r.ContentLength, 64<<10) // a client may announce more than it sends
 	}
-	b := make([]byte, 0, size+1) // one more, to see the end without growing
+	b := make([]byte, 0, size+1) // one more, to reach the end without growing
 	body := http.MaxBytesReader(c.w, c.r.Body, MaxBody)
 	for {
 		n, err := body.Read(b[len(b):cap(b)])
@@ -104,7 +104,7 @@ func parseAny(b []byte) (*object, error) {
 	if bytes.TrimSpace(b)[0] != '{' {
 		return nil, invalidJSON("The body must be a JSON object.")
 	}
-	if err := refuseDoubled(b); err != nil {
+	if err := rejectDuplicates(b); err != nil {
 		return nil, err
 	}
 	o, err := membersOf(b)
@@ -114,7 +114,7 @@ func parseAny(b []byte) (*object, error) {
 	return o, nil
 }
 
-// membersOf parts a JSON object into its fields. A null has none, and is none: o is nil.
+// membersOf splits a JSON object into its fields. For null, o is nil.
 func membersOf(b []byte) (o *object, err error) {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(b, &fields); err != nil || fields == nil {
@@ -127,12 +127,12 @@ func membersOf(b []byte) (o *object, err error) {
 	return o, nil
 }
 
-// maxFields bounds the fields of a body, of which no request has more than a few.
+// maxFields bounds the fields of a body. Real requests have only a few.
 const maxFields = 1000
 
-// refuseDoubled refuses objects, at any depth, in which a name stands twice: readers
-// differ in which one they believe; and a body with too many fields. b is valid JSON.
-func refuseDoubled(b []byte) error {
+// rejectDuplicates returns an error for an object, at any depth, that repeats a name, since readers differ in which value
+// they take, and for a body with too many fields. b is valid JSON.
+func rejectDuplicates(b []byte) error {
 	type level struct {
 		names map[string]bool // nil in an array
 		value bool            // in an object: a value comes next
@@ -157,7 +157,7 @@ func refuseDoubled(b []byte) error {
 			if !top.value {
 				name := t.(string)
 				if top.names[name] {
-					return invalidJSON("The name %q stands twice in an object.", clip(name))
+					return invalidJSON("The name %q is repeated in an object.", clip(name))
 				}
 				if len(stack) == 1 && len(top.names) >= maxFields {
 					return invalidJSON("The body has more than %d fields.", maxFields)
@@ -179,9 +179,9 @@ func refuseDoubled(b []byte) error {
 // maxUnknown is how many unknown fields are named.
 const maxUnknown = 20
 
-// done returns the refusal of what was wrong with the fields taken and of those nobody took.
+// done returns an error with all faults of the fields, and with those that were not taken; nil where there are none.
 func (o *object) done() error {
-	// Only the first by name are answered, so no more are kept of many.
+	// The error names only the first by name, so that no more are kept.
 	var names []string
 	for i := range o.fields {
 		if m := &o.fields[i]; !m.taken && (len(names) < maxUnknown || m.name < names[maxUnknown-1]) {
@@ -202,7 +202,7 @@ func (o *object) done() error {
 		Detail: "A field is not right.", Fields: append(unknown, o.faults...),
 	}
 	if len(names) > 0 {
-		e.Code, e.Detail = management.CodeUnknownField, "The request holds a field that is not known."
+		e.Code, e.Detail = management.CodeUnknownField, "The request holds an unknown field."
 	}
 	return e
 }
@@ -218,7 +218,7 @@ func (o *object) fault(name, detail string) {
 	o.faults = append(o.faults, management.FieldError{Pointer: pointer(name), Detail: detail})
 }
 
-// take returns a field's JSON. A null is found and empty.
+// take returns a field's JSON, which is nil for null.
 func (o *object) take(name string) (raw json.RawMessage, set, null bool) {
 	for i := range o.fields {
 		if m := &o.fields[i]; m.name == name {
@@ -232,7 +232,7 @@ func (o *object) take(name string) (raw json.RawMessage, set, null bool) {
 	return nil, false, false
 }
 
-// field reads a field with read, which returns what is wrong with it, "" for nothing.
+// field reads a field with read, which returns the fault of a value, "" for none.
 func field[T any](o *object, name string, read func(json.RawMessage, *T) string) (f management.Optional[T]) {
 	raw, set, null := o.take(name)
 	f.Set, f.Null = set, null
@@ -283,7 +283,7 @@ func (o *object) int(name string) management.Optional[int64] {
 
 func (o *object) strings(name string) management.Optional[[]string] {
 	return field(o, name, func(raw json.RawMessage, list *[]string) string {
-		// Through pointers, since a null in the list would pass as "".
+		// Pointers distinguish a null in the list from "".
 		var entries []*string
 		if wrong := unmarshal(raw, &entries, "must be an array of strings"); wrong != "" {
 			return wrong
@@ -302,7 +302,7 @@ func (o *object) strings(name string) management.Optional[[]string] {
 func (o *object) time(name string) management.Optional[time.Time] {
 	return field(o, name, func(raw json.RawMessage, t *time.Time) string {
 		var s string
-		const must = "must be a time as RFC 3339 has it, such as 2027-01-31T12:00:00Z"
+		const must = "must be a time as in RFC 3339, such as 2027-01-31T12:00:00Z"
 		if wrong := text(raw, &s, must); wrong != "" {
 			return wrong
 		}
@@ -335,7 +335,7 @@ func (o *object) numberOrText(name string) management.Optional[string] {
 	})
 }
 
-// concurrency reads the fields concurrency and concurrency_per. The former may say both, as "5 per tenant".
+// concurrency reads the fields concurrency and concurrency_per. The former may state both, as "5 per tenant".
 func (o *object) concurrency() management.Optional[string] {
 	limit, per := o.numberOrText("concurrency"), o.string("concurrency_per")
 	switch {

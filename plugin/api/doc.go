@@ -5,39 +5,39 @@ import (
 	"net/http"
 )
 
-// doc describes a route to those who call it: what GET /v1/openapi.json says of it.
+// doc describes a route in GET /v1/openapi.json.
 type doc struct {
-	// Summary says in a few words what it does.
+	// Summary states in a few words what the route does.
 	Summary string
-	// Description says what else there is to know; may be empty.
+	// Description adds what a caller should know; may be empty.
 	Description string
-	// Query describes the route's query parameters, but those in commonQuery.
+	// Query describes the route's query parameters, except those in commonQuery.
 	Query map[string]schema
 	// Body describes the fields that the body may hold; nil where there is no body.
 	Body fields
-	// Required names the fields of Body that must be there.
+	// Required names the fields of Body that must be stated.
 	Required []string
-	// EmptyBody says that the body may be left out.
+	// EmptyBody reports whether the body may be left out.
 	EmptyBody bool
-	// Versioned says that the answer has an ETag, and that a change heeds If-Match.
+	// Versioned reports whether the response has an ETag, and a change checks If-Match.
 	Versioned bool
-	// Answers holds, by status, a value of the type that is answered as JSON; nil where
-	// nothing is. A value may also be a schema, and a media for what is not JSON.
+	// Answers holds, by status, a value of the type that is sent as JSON; nil for an empty response. A value may also be a
+	// schema, or a media for other content types.
 	Answers map[int]any
-	// Refusals are the codes it refuses with, by status, beside those that every route has.
-	Refusals map[int][]string
+	// Errors holds, by status, the codes of the route's errors, besides those of every route.
+	Errors map[int][]string
 }
 
 // fields are the properties of an object, by name.
 type fields map[string]schema
 
-// media is an answer that is not JSON alone: schemas by content type.
+// media holds the schemas of a response by content type.
 type media map[string]any
 
-// docs holds what document was told, by the route's pattern.
+// docs holds the descriptions by the route's pattern.
 var docs = map[string]doc{}
 
-// document describes the route of that pattern. It stands beside the route's method:
+// document describes the route of that pattern. Call it in the file of the route's method:
 //
 //	var _ = document("GET /v1/keys/{id}", doc{…})
 func document(pattern string, d doc) struct{} {
@@ -48,7 +48,7 @@ func document(pattern string, d doc) struct{} {
 	return struct{}{}
 }
 
-// schema is a JSON Schema, of draft 2020-12 as OpenAPI 3.1 has it.
+// schema is a JSON Schema of draft 2020-12, which OpenAPI 3.1 uses.
 type schema map[string]any
 
 func described(typ, description string) schema {
@@ -59,7 +59,7 @@ func described(typ, description string) schema {
 	return s
 }
 
-// Schemas of the things that bodies and queries hold. description may be empty.
+// Schemas of values in bodies and queries. description may be empty.
 func aText(description string) schema   { return described("string", description) }
 func aFlag(description string) schema   { return described("boolean", description) }
 func aNumber(description string) schema { return described("integer", description) }
@@ -76,13 +76,13 @@ func oneOf(description string, values ...string) schema {
 	return described("string", description).with("enum", values)
 }
 
-// with returns s with one keyword more.
+// with sets a keyword of s, and returns s.
 func (s schema) with(keyword string, value any) schema {
 	s[keyword] = value
 	return s
 }
 
-// orNull returns s, for null too.
+// orNull makes s allow null, and returns s.
 func (s schema) orNull() schema {
 	switch t := s["type"].(type) {
 	case string:

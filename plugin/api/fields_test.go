@@ -13,7 +13,7 @@ import (
 // TestBodiesAreDescribed sends every field that any route knows to every route: those
 // that its description has must be known to it, and no others.
 func TestBodiesAreDescribed(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.send("POST", "/v1/tenants", noTime).want(201)
 	id := w.send("POST", "/v1/tenants/acme/keys", keyBody).want(201)["id"].(string)
 	var doc struct {

@@ -6,7 +6,7 @@ import (
 )
 
 func TestHostileBodies(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.send("POST", "/v1/tenants", noTime).want(201)
 	const keys = "/v1/tenants/acme/keys"
 	for name, c := range map[string]struct {
@@ -110,7 +110,7 @@ func FuzzAPI(f *testing.F) {
 	} {
 		f.Add(uint8(i), []byte(body))
 	}
-	w := newWorld(f)
+	w := newFixture(f)
 	w.send("POST", "/v1/tenants", noTime).want(201)
 	id := w.send("POST", "/v1/tenants/acme/keys", keyBody).want(201)["id"].(string)
 	f.Fuzz(func(t *testing.T, route uint8, body []byte) {

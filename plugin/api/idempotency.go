@@ -13,30 +13,27 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// IdempotencyHeader names a request that is to be carried out once. It is heeded on
-// every POST that asks for a token.
+// IdempotencyHeader names a request that is carried out only once. It applies to every POST that needs a token.
 const IdempotencyHeader = "Idempotency-Key"
 
-// replayedHeader marks the answer of a request that was carried out before.
+// replayedHeader marks the response of a request that was carried out before.
 const replayedHeader = "Idempotent-Replayed"
 
-// secretFields are the fields of an answer that are shown once: a replay has null in
-// their place.
+// secretFields are the fields of a response that are shown once: a replay has null in their place.
 var secretFields = []string{"key", "token", "secret", "curl"}
 
-// secretShown is the code of an answer whose secret was shown before.
-const secretShown = "secret_already_shown"
+// codeSecretShown is the code of a response whose secret was shown before.
+const codeSecretShown = "secret_already_shown"
 
-// secretNote is part of records that hold a secret: Code is secretShown where a replay
-// comes without it.
+// secretNote is part of records that hold a secret: Code is codeSecretShown in a replay, which holds none.
 type secretNote struct {
 	Code string `json:"code,omitempty"`
 }
 
-// rebuilds make the answer of a POST anew, by the route's pattern, from what it led to:
-// for requests that were carried out and whose answer was not kept, because the process was
-// killed in between. Routes that are not here answer 409 request_done then.
-var rebuilds = map[string]func(*call, management.Effect) error{
+// reproduce holds, by the route's pattern, functions that make the response of a POST again from its effect. They serve
+// requests that were carried out by a process that was killed before it stored the response. Other routes
+// answer 409 request_done in that case.
+var reproduce = map[string]func(*call, management.Effect) error{
 	"POST /v1/tenants": func(c *call, d management.Effect) error {
 		t, err := c.h.manager.Tenant(c.ctx, c.actor, c.keyspace, d.Target)
 		if err != nil {
@@ -46,15 +43,15 @@ var rebuilds = map[string]func(*call, management.Effect) error{
 	},
 	"POST /v1/tenants/{slug}/credits": func(c *call, d management.Effect) error {
 		if d.Balance == nil {
-			return errNoAnswer
+			return errNotReproducible
 		}
 		return c.json(http.StatusOK, balance{*d.Balance})
 	},
-	"POST /v1/tenants/{slug}/keys": func(c *call, d management.Effect) error { return c.issuedBefore(http.StatusCreated, d) },
-	"POST /v1/keys/{id}/rotate":    func(c *call, d management.Effect) error { return c.issuedBefore(http.StatusOK, d) },
-	"POST /v1/keys/{id}/revoke":    (*call).receiptAgain,
-	"POST /v1/keys/{id}/disable":   (*call).receiptAgain,
-	"POST /v1/keys/{id}/enable":    (*call).receiptAgain,
+	"POST /v1/tenants/{slug}/keys": func(c *call, d management.Effect) error { return c.replayIssued(http.StatusCreated, d) },
+	"POST /v1/keys/{id}/rotate":    func(c *call, d management.Effect) error { return c.replayIssued(http.StatusOK, d) },
+	"POST /v1/keys/{id}/revoke":    (*call).replayReceipt,
+	"POST /v1/keys/{id}/disable":   (*call).replayReceipt,
+	"POST /v1/keys/{id}/enable":    (*call).replayReceipt,
 	"POST /v1/tokens": func(c *call, d management.Effect) error {
 		t, err := c.h.manager.Token(c.ctx, c.actor, c.keyspace, d.Target)
 		if err != nil {
@@ -64,9 +61,9 @@ var rebuilds = map[string]func(*call, management.Effect) error{
 	},
 }
 
-var errNoAnswer = errors.New("the answer can't be made again")
+var errNotReproducible = errors.New("the response can't be made again")
 
-func (c *call) issuedBefore(status int, d management.Effect) error {
+func (c *call) replayIssued(status int, d management.Effect) error {
 	k, err := c.h.manager.Key(c.ctx, c.actor, c.keyspace, d.Target)
 	if err != nil {
 		return err
@@ -74,7 +71,7 @@ func (c *call) issuedBefore(status int, d management.Effect) error {
 	return c.record(status, k.Version, issued{IssuedKey: management.IssuedKey{KeyRecord: k}})
 }
 
-func (c *call) receiptAgain(d management.Effect) error {
+func (c *call) replayReceipt(d management.Effect) error {
 	r, err := c.h.manager.KeyReceipt(c.ctx, c.actor, c.keyspace, d.Target)
 	if err != nil {
 		return err
@@ -82,20 +79,20 @@ func (c *call) receiptAgain(d management.Effect) error {
 	return c.json(http.StatusOK, r)
 }
 
-// serve carries the request out; once, where it says so.
+// serve carries the request out, only once if it has an Idempotency-Key.
 func (b bound) serve(c *call) error {
 	keys := c.r.Header.Values(IdempotencyHeader)
 	if c.r.Method != http.MethodPost || len(keys) == 0 || b.route.scope == "" {
 		return b.route.serve(c)
 	}
 	if len(keys) > 1 || !validIdempotencyKey(keys[0]) {
-		return headerError(IdempotencyHeader, "must stand once, and be 1 to 255 visible ASCII characters")
+		return headerError(IdempotencyHeader, "must be stated once, with 1 to 255 visible ASCII characters")
 	}
 	request, err := c.digest()
 	if err != nil {
 		return err
 	}
-	// Of a token everything it sends is one owner's, whoever it acts for.
+	// All requests of a token have the same owner, whomever it acts for.
 	owner := "admin " + c.actor.Name
 	if c.actor.Token != "" {
 		owner = "token " + c.actor.Token
@@ -107,7 +104,7 @@ func (b bound) serve(c *call) error {
 	if earlier != nil {
 		return b.replay(c, earlier)
 	}
-	return b.serveOnce(c, once)
+	return b.serveIdempotent(c, once)
 }
 
 func validIdempotencyKey(key string) bool {
@@ -122,8 +119,7 @@ func validIdempotencyKey(key string) bool {
 	return true
 }
 
-// digest reads the request's body, leaves it to be read again, and returns what tells
-// the request from others.
+// digest reads the request's body, puts it back, and returns a hash that identifies the request.
 func (c *call) digest() ([]byte, error) {
 	body, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, MaxBody))
 	if err != nil {
@@ -141,14 +137,14 @@ func (c *call) digest() ([]byte, error) {
 	return h.Sum(nil), nil
 }
 
-// serveOnce carries the request out under its claim. The answer goes out when it is
-// stored, so that whoever has it can have it again.
-func (b bound) serveOnce(c *call, once *management.IdempotencyClaim) error {
-	w, held := c.w, &heldAnswer{header: c.w.Header()}
+// serveIdempotent carries the request out under its claim. It sends the response after storing it, so that a client that
+// received a response can receive it again.
+func (b bound) serveIdempotent(c *call, once *management.IdempotencyClaim) error {
+	w, held := c.w, &bufferedResponse{header: c.w.Header()}
 	finished := false
 	defer func() {
-		if !finished { // refused, failed or panicked
-			b.h.ended(c.ctx, once.Abandon(c.ctx))
+		if !finished { // rejected, failed or panicked
+			b.h.logOutcome(c.ctx, once.Abandon(c.ctx))
 		}
 	}()
 	outer := c.ctx
@@ -161,18 +157,18 @@ func (b bound) serveOnce(c *call, once *management.IdempotencyClaim) error {
 	if held.status >= 200 && held.status < 300 {
 		finished = true
 		safe, _ := withoutSecrets(held.body.Bytes())
-		b.h.ended(c.ctx, once.Finish(c.ctx, held.status, w.Header().Get("ETag"), string(safe)))
+		b.h.logOutcome(c.ctx, once.Finish(c.ctx, held.status, w.Header().Get("ETag"), string(safe)))
 	}
 	w.WriteHeader(held.status)
 	_, _ = w.Write(held.body.Bytes())
 	return nil
 }
 
-// ended notes that the end of a request could not be stored. It was carried out or not
-// all the same, and a repetition will find out which.
-func (h *Handler) ended(ctx context.Context, err error) {
+// logOutcome logs that the outcome of a request could not be stored. A repetition of the request finds out whether it
+// was carried out.
+func (h *Handler) logOutcome(ctx context.Context, err error) {
 	if err != nil {
-		h.log.WarnContext(ctx, "the answer to a request with an idempotency key could not be stored", "error", err)
+		h.log.WarnContext(ctx, "the response to a request with an idempotency key could not be stored", "error", err)
 	}
 }
 
@@ -180,18 +176,18 @@ func (h *Handler) ended(ctx context.Context, err error) {
 func (b bound) replay(c *call, e *management.StoredResponse) error {
 	body, status := []byte(e.Body), e.Status
 	if e.Status == 0 {
-		w, held := c.w, &heldAnswer{header: http.Header{}}
-		rebuild, err := rebuilds[b.route.pattern], errNoAnswer
+		w, held := c.w, &bufferedResponse{header: http.Header{}}
+		rebuild, err := reproduce[b.route.pattern], errNotReproducible
 		if rebuild != nil {
 			c.w = held
 			err = rebuild(c, e.Effect)
 			c.w = w
 		}
 		var refused *management.Error
-		if errors.As(err, &refused) || errors.Is(err, errNoAnswer) {
+		if errors.As(err, &refused) || errors.Is(err, errNotReproducible) {
 			return &management.Error{
 				Status: http.StatusConflict, Code: management.CodeRequestDone,
-				Detail: "The request was carried out before (" + e.Effect.Action + " " + e.Effect.Target + "), but its answer was not kept.",
+				Detail: "The request was carried out before (" + e.Effect.Action + " " + e.Effect.Target + "), but its response was not kept.",
 			}
 		}
 		if err != nil {
@@ -216,8 +212,8 @@ func (b bound) replay(c *call, e *management.StoredResponse) error {
 	return nil
 }
 
-// withoutSecrets returns an answer with null for what is shown once, and a code that
-// says so; the answer itself where it has nothing of that kind.
+// withoutSecrets returns a response with null in place of each secret, and codeSecretShown; the response itself where it
+// holds no secret.
 func withoutSecrets(body []byte) ([]byte, error) {
 	if len(body) == 0 {
 		return body, nil
@@ -238,26 +234,26 @@ func withoutSecrets(body []byte) ([]byte, error) {
 	if !had {
 		return body, nil
 	}
-	fields["code"] = json.RawMessage(`"` + secretShown + `"`)
+	fields["code"] = json.RawMessage(`"` + codeSecretShown + `"`)
 	return json.Marshal(fields)
 }
 
-// heldAnswer holds an answer back. Its header is that of the writer it stands for.
-type heldAnswer struct {
+// bufferedResponse buffers a response. Its header is that of the real writer.
+type bufferedResponse struct {
 	header http.Header
 	status int
 	body   bytes.Buffer
 }
 
-func (w *heldAnswer) Header() http.Header { return w.header }
+func (w *bufferedResponse) Header() http.Header { return w.header }
 
-func (w *heldAnswer) WriteHeader(status int) {
+func (w *bufferedResponse) WriteHeader(status int) {
 	if w.status == 0 {
 		w.status = status
 	}
 }
 
-func (w *heldAnswer) Write(b []byte) (int, error) {
+func (w *bufferedResponse) Write(b []byte) (int, error) {
 	w.WriteHeader(http.StatusOK)
 	return w.body.Write(b)
 }

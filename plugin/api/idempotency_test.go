@@ -46,7 +46,7 @@ func wantReplay(t *testing.T, first, again answer) map[string]any {
 }
 
 func TestReplay(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	for i, r := range [][2]string{
 		{"/v1/tenants", `{"slug":"acme","plan":"pro"}`}, {"/v1/tenants/acme/credits", `{"add":5}`}, {"/v1/tenants/acme/keys", keyBody},
 		{"/v1/tokens", `{"name":"n","scopes":["*"]}`}, {"/v1/keys/ID/rotate", ""}, {"/v1/keys/ID/disable", ""}, {"/v1/keys/ID/enable", "{}"},
@@ -77,7 +77,7 @@ func TestReplay(t *testing.T) {
 
 // crashed makes a request look as if the process that carried it out had been killed
 // before it stored the answer.
-func (w *world) crashed(owner, key string, claimed time.Time) {
+func (w *fixture) crashed(owner, key string, claimed time.Time) {
 	w.t.Helper()
 	id := sha256.Sum256([]byte(owner + "\x00" + key))
 	err := w.store.Update(w.t.Context(), func(tx management.Tx) error {
@@ -94,7 +94,7 @@ func (w *world) crashed(owner, key string, claimed time.Time) {
 }
 
 // uncommitted makes it look as if it had been killed before it changed anything.
-func (w *world) uncommitted(owner, key string) {
+func (w *fixture) uncommitted(owner, key string) {
 	w.t.Helper()
 	id := sha256.Sum256([]byte(owner + "\x00" + key))
 	if err := w.store.Update(w.t.Context(), func(tx management.Tx) error {
@@ -111,7 +111,7 @@ func (w *world) uncommitted(owner, key string) {
 
 // TestRunning: what may still be carried out elsewhere is not begun again, what can't be any more is.
 func TestRunning(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.send("POST", "/v1/tenants", noTime).want(201)
 	send := func() answer { return w.send("POST", "/v1/tenants/acme/credits", `{"add":1}`, once, "k") }
 	balance := func() any { return w.send("GET", "/v1/tenants/acme", "").want(200)["credits"] }
@@ -152,7 +152,7 @@ func TestRunning(t *testing.T) {
 
 // TestOnceUnderLoad: of many that send the same at once exactly one is carried out.
 func TestOnceUnderLoad(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.send("POST", "/v1/tenants", `{"slug":"acme","plan":"pro"}`).want(201)
 	var all sync.WaitGroup
 	for range 20 {

@@ -10,11 +10,11 @@ import (
 
 var _ = document("POST /v1/import", doc{
 	Summary: "Imports keys that were issued elsewhere, plain or as hashes.",
-	Description: "Up to 1,000 rows a call. A row that is against a rule is refused alone. A key that its tenant has already is left as it is, " +
-		"so an import may be sent again. A plain key is hashed at once and never stored; every imported key is stored in the gateway's own form when it is first used.",
+	Description: "Up to 1,000 rows a call. A row that breaks a rule is rejected alone. A key that its tenant already has stays unchanged, " +
+		"so that an import may be sent again. A plain key is hashed at once and never stored; an imported key is stored in the gateway's own form when it is first used.",
 	Body: fields{
-		"create_tenants":      aFlag("Makes tenants that don't exist, on the default plan. Needs the scope tenants:write. Default: false.").orNull(),
-		"allow_unknown_shape": aFlag("Takes hashes although no prefix of the row and no accept line says that their keys are accepted; they are rejected until one does. Default: false.").orNull(),
+		"create_tenants":      aFlag("Creates missing tenants on the default plan. Needs the scope tenants:write. Default: false.").orNull(),
+		"allow_unknown_shape": aFlag("Imports hashes although neither a prefix of the row nor an accept line shows that their keys are accepted; such keys are rejected until one does. Default: false.").orNull(),
 		"keys": aListOf(schema{"type": "object", "additionalProperties": false, "required": []string{"tenant"}, "properties": importFields()},
 			"The rows, each with a key or a hash.").with("minItems", 1).with("maxItems", management.MaxImport),
 	},
@@ -34,13 +34,13 @@ func importFields() fields {
 	f["prefix"] = aText("How the key begins. A bcrypt hash is found by it, and needs four of the random characters.").orNull()
 	f["last_four"] = aText("How the key ends, at most four characters.").orNull()
 	f["created_at"] = aMoment("Default and null: now.").orNull()
-	f["disabled"] = aFlag("The key is known, and refused. Default: false.").orNull()
+	f["disabled"] = aFlag("The key is known, but rejected. Default: false.").orNull()
 	f["revoked"] = aFlag("The key is revoked. Default: false.").orNull()
 	f["revoked_at"] = aMoment("Since when it is revoked.").orNull()
 	return f
 }
 
-// importRow reads one row. What is wrong with it is the row's fault alone.
+// importRow reads one row. A fault rejects only this row.
 func importRow(raw json.RawMessage) (row management.ImportRow) {
 	o := new(object)
 	var ok bool
@@ -94,7 +94,7 @@ func (c *call) importKeys() error {
 			Status: http.StatusForbidden, Code: management.CodeInsufficientScope, Detail: "The token lacks the scope tenants:write, which create_tenants needs.",
 		}
 	}
-	// More than that is refused; the rows need not be read for it.
+	// Longer lists are rejected, and their further rows need not be read.
 	rows := make([]management.ImportRow, min(len(list.Value), management.MaxImport+1))
 	for i := range rows {
 		rows[i] = importRow(list.Value[i])

@@ -9,7 +9,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// issued is a new full key: shown in this answer, and never again.
+// issued is a new full key, which is shown only in this response.
 type issued struct {
 	management.IssuedKey
 	Curl string `json:"curl"`
@@ -122,7 +122,7 @@ func (c *call) rotateKey() error {
 	return c.issued(http.StatusOK, k)
 }
 
-// grace reads how long the old secret stays valid: a duration, or until when.
+// grace reads how long the old secret stays valid: a duration, or a time.
 func (c *call) grace(o *object) (time.Duration, error) {
 	var d time.Duration
 	if s := o.string("grace"); s.Set && !s.Null && len(o.faults) == 0 {
@@ -132,7 +132,7 @@ func (c *call) grace(o *object) (time.Duration, error) {
 				o.fault("grace", "must be in the future")
 			}
 		} else if d, err = management.ParseDuration(s.Value); err != nil {
-			o.fault("grace", "must be a duration such as 24h or 30d, or a time as RFC 3339 has it")
+			o.fault("grace", "must be a duration such as 24h or 30d, or a time as in RFC 3339")
 		}
 	}
 	return d, o.done()
@@ -141,8 +141,8 @@ func (c *call) grace(o *object) (time.Duration, error) {
 // maxWait bounds how long a caller may wait for other nodes.
 const maxWait = time.Minute
 
-// setState answers revoke, disable and enable with the receipt. A change holds on
-// this node when it returns, and on those that the receipt names as having confirmed it.
+// setState answers revoke, disable and enable with the receipt. The change is in effect on this node when setState
+// returns, and on the nodes that the receipt lists as confirmed.
 func (c *call) setState(set func(ctx context.Context, a management.Actor, keyspace, id string) (management.Receipt, error)) error {
 	o, err := c.body(true)
 	if err != nil {
@@ -172,3 +172,82 @@ func (c *call) setState(set func(ctx context.Context, a management.Actor, keyspa
 func (c *call) revokeKey() error  { return c.setState(c.h.manager.RevokeKey) }
 func (c *call) disableKey() error { return c.setState(c.h.manager.DisableKey) }
 func (c *call) enableKey() error  { return c.setState(c.h.manager.EnableKey) }
+
+func keyBody() fields {
+	return fields{
+		"name":            aText("For people.").with("minLength", 1).with("maxLength", management.MaxKeyName),
+		"description":     aText("What the key is for.").orNull(),
+		"scopes":          aListOf(aText(""), "The key's scopes, within those of the tenant's plan. Default and null: all of these.").orNull(),
+		"environment":     aText("One of the configured environments; can't be changed. Default and null: the first.").orNull(),
+		"expires_at":      aMoment("Default and null: never.").orNull(),
+		"allowed_ips":     aListOf(aText(""), "Addresses or CIDR blocks from which the key is accepted. Default, null and empty: all.").orNull(),
+		"rate":            rateField(),
+		"quota":           quotaField(),
+		"concurrency":     concurrencyField(),
+		"concurrency_per": concurrencyPerField(),
+		"credits_limit":   aNumber("The most that the key may ever spend of its tenant's balance. Null: no bound.").with("minimum", 0).orNull(),
+		"metadata":        metadataField(),
+	}
+}
+
+// waitBody is the body of changes that take effect on other nodes too.
+func waitBody() fields {
+	return fields{"wait": aText("How long to wait for every node to confirm, at most 1m. Default: 2s.").orNull()}
+}
+
+const secretShownOnce = "The full key is only in this response."
+
+var (
+	keyFilters = map[string]schema{
+		"status": oneOf("Only keys with this status.", "active", "disabled", "revoked", "expired"),
+		"prefix": aText("Only keys whose key_prefix begins with this."),
+	}
+	keyErrors = map[int][]string{
+		http.StatusConflict:            {management.CodeKeyRevoked, management.CodeKeyLimitReached},
+		http.StatusUnprocessableEntity: {management.CodeScopeNotAllowed, management.CodePlanUnknown},
+	}
+
+	_ = document("GET /v1/keys", doc{
+		Summary: "Lists keys, newest first.", Query: keyFilters,
+		Answers: map[int]any{http.StatusOK: management.Page[management.KeyRecord]{}},
+	})
+	_ = document("GET /v1/tenants/{slug}/keys", doc{
+		Summary: "Lists a tenant's keys, newest first.", Query: keyFilters,
+		Answers: map[int]any{http.StatusOK: management.Page[management.KeyRecord]{}},
+	})
+	_ = document("POST /v1/tenants/{slug}/keys", doc{
+		Summary: "Creates a key.", Description: secretShownOnce, Body: keyBody(), Required: []string{"name"}, Versioned: true,
+		Answers: map[int]any{http.StatusCreated: issued{}}, Errors: keyErrors,
+	})
+	_ = document("GET /v1/keys/{id}", doc{
+		Summary: "Shows a key, without its secret.", Versioned: true,
+		Answers: map[int]any{http.StatusOK: management.KeyRecord{}},
+	})
+	_ = document("PATCH /v1/keys/{id}", doc{
+		Summary: "Changes the stated fields of a key.", Body: keyBody(), Versioned: true,
+		Description: "A token of one tenant may only tighten its limits: rate, quota, concurrency, credits_limit.",
+		Answers:     map[int]any{http.StatusOK: management.KeyRecord{}}, Errors: keyErrors,
+	})
+	_ = document("DELETE /v1/keys/{id}", doc{
+		Summary: "Deletes a key. Requests with it are rejected like those with an unknown key.", Versioned: true,
+		Answers: map[int]any{http.StatusNoContent: nil, http.StatusAccepted: management.Receipt{}},
+	})
+	_ = document("POST /v1/keys/{id}/rotate", doc{
+		Summary: "Gives a key a new secret.", Description: secretShownOnce + " The key keeps its id, limits, scopes, audit records and usage.",
+		Body:      fields{"grace": aText("How long the old secret stays valid: a duration such as 24h, or a time. Default and null: not at all.").orNull()},
+		EmptyBody: true, Versioned: true,
+		Answers: map[int]any{http.StatusOK: issued{}}, Errors: keyErrors,
+	})
+	_ = document("POST /v1/keys/{id}/revoke", doc{
+		Summary: "Revokes a key permanently.", Body: waitBody(), EmptyBody: true,
+		Answers: map[int]any{http.StatusOK: management.Receipt{}, http.StatusAccepted: management.Receipt{}},
+	})
+	_ = document("POST /v1/keys/{id}/disable", doc{
+		Summary: "Rejects a key until it is enabled.", Body: waitBody(), EmptyBody: true,
+		Answers: map[int]any{http.StatusOK: management.Receipt{}, http.StatusAccepted: management.Receipt{}}, Errors: keyErrors,
+	})
+	_ = document("POST /v1/keys/{id}/enable", doc{
+		Summary: "Enables a disabled key.", Body: waitBody(), EmptyBody: true,
+		Answers: map[int]any{http.StatusOK: management.Receipt{}}, Errors: keyErrors,
+	})
+)

@@ -17,23 +17,23 @@ import (
 
 var (
 	_ = document("POST /v1/leaks", doc{
-		Summary:     "Reports a key that leaked; whoever holds it may.",
-		Description: "No token is needed. The answer is the same whether or not there is such a key. What is done with it, the tenant's plan says (on_leak).",
+		Summary:     "Reports a leaked key. Anyone who holds the key may do so.",
+		Description: "No token is needed. The response is the same whether or not the key exists. The tenant's plan states what happens to the key (on_leak).",
 		Body: fields{
 			"key":    aText("The full key."),
-			"url":    aText("Where it was found.").orNull(),
-			"source": aText("By what or whom, for people.").orNull(),
+			"url":    aText("The URL at which it was found.").orNull(),
+			"source": aText("The scanner or person that found it, for people.").orNull(),
 		},
 		Required: []string{"key"},
 		Answers:  map[int]any{http.StatusAccepted: nil},
-		Refusals: map[int][]string{http.StatusUnprocessableEntity: {management.CodeInvalidField}},
+		Errors:   map[int][]string{http.StatusUnprocessableEntity: {management.CodeInvalidField}},
 	})
 	_ = document("POST /v1/leaks/github", doc{
-		Summary: "Takes the reports of GitHub's secret scanning, in the format of its partners.",
+		Summary: "Accepts the reports of GitHub's secret scanning, in the format of its partner program.",
 		Description: "The body is a list of {token, type, url, source}. It must be signed, in the headers " + leak.KeyIdentifier + " and " + leak.KeySignature +
-			", by a key of those that leaks { github_keys } names; without these there is nothing here.",
+			", by one of the keys in leaks { github_keys }. Without that option the path does not exist.",
 		Answers: map[int]any{http.StatusOK: []leak.Verdict{}},
-		Refusals: map[int][]string{
+		Errors: map[int][]string{
 			http.StatusBadRequest: {management.CodeInvalidJSON}, http.StatusForbidden: {"invalid_signature"},
 			http.StatusNotFound: {management.CodeNotFound}, http.StatusRequestEntityTooLarge: {"body_too_large"},
 		},
@@ -42,10 +42,10 @@ var (
 
 var errNotSigned = &management.Error{
 	Status: http.StatusForbidden, Code: "invalid_signature",
-	Detail: "The report is not signed by a key of GitHub's that is known here. Where GitHub has new ones, the file of github_keys must be fetched again.",
+	Detail: "The report is not signed by a known key of GitHub. If GitHub has new keys, fetch the file of github_keys again.",
 }
 
-// postLeak takes a report of anybody.
+// postLeak accepts a report from any client.
 func (c *call) postLeak() error {
 	o, err := c.body(false)
 	if err != nil {
@@ -64,7 +64,7 @@ func (c *call) postLeak() error {
 		c.actor.IP = addr.String()
 	}
 	l := management.Leak{Key: key.Value, URL: url.Value, Source: source.Value}
-	keyspaces, known := c.searched(l.Key), false
+	keyspaces, known := c.searchedKeyspaces(l.Key), false
 	for _, keyspace := range keyspaces {
 		id, err := c.owner(c.ctx, keyspace, l.Key)
 		switch {
@@ -72,7 +72,7 @@ func (c *call) postLeak() error {
 			known = true // for all that can be told
 			sum := sha256.Sum256([]byte(l.Key))
 			c.h.manager.ReportUnchecked(keyspace+"/"+string(sum[:]), func(ctx context.Context) (bool, error) {
-				_, wrote, err := c.leakedIn(ctx, keyspace, l)
+				_, wrote, err := c.reportLeakIn(ctx, keyspace, l)
 				return wrote, err
 			})
 		case id != "":
@@ -124,7 +124,7 @@ func (c *call) postGitHubLeaks() error {
 	verdicts := make([]leak.Verdict, 0, len(tokens))
 	for i := range tokens {
 		t := &tokens[i]
-		known, err := c.leaked(management.Leak{Key: t.Token, URL: t.URL, Source: t.Source})
+		known, err := c.reportLeak(management.Leak{Key: t.Token, URL: t.URL, Source: t.Source})
 		if err != nil {
 			return err // GitHub sends it again; what was done stays done
 		}
@@ -133,8 +133,8 @@ func (c *call) postGitHubLeaks() error {
 	return c.json(http.StatusOK, verdicts)
 }
 
-// searched returns the keyspaces that a key may belong to.
-func (c *call) searched(key string) []string {
+// searchedKeyspaces returns the keyspaces that a key may belong to.
+func (c *call) searchedKeyspaces(key string) []string {
 	if c.ks == nil {
 		return c.h.manager.KeyspacesOf(key)
 	}
@@ -144,11 +144,10 @@ func (c *call) searched(key string) []string {
 	return []string{c.keyspace}
 }
 
-// leaked has the leak of a key recorded and dealt with in every keyspace that knows it. It reports
-// whether one does.
-func (c *call) leaked(l management.Leak) (known bool, err error) {
-	for _, keyspace := range c.searched(l.Key) {
-		here, _, err := c.leakedIn(c.ctx, keyspace, l)
+// reportLeak records the leak of a key, and acts on it, in every keyspace that knows the key. It reports whether one does.
+func (c *call) reportLeak(l management.Leak) (known bool, err error) {
+	for _, keyspace := range c.searchedKeyspaces(l.Key) {
+		here, _, err := c.reportLeakIn(c.ctx, keyspace, l)
 		known = known || here
 		if err != nil {
 			return known, err
@@ -157,8 +156,8 @@ func (c *call) leaked(l management.Leak) (known bool, err error) {
 	return known, nil
 }
 
-// leakedIn is leaked in one keyspace. It reports whether anything was written, too.
-func (c *call) leakedIn(ctx context.Context, keyspace string, l management.Leak) (known, wrote bool, err error) {
+// reportLeakIn is reportLeak for one keyspace. It also reports whether it has written to the store.
+func (c *call) reportLeakIn(ctx context.Context, keyspace string, l management.Leak) (known, wrote bool, err error) {
 	id, err := c.owner(ctx, keyspace, l.Key)
 	if err != nil || id == "" {
 		return false, false, err
@@ -166,7 +165,7 @@ func (c *call) leakedIn(ctx context.Context, keyspace string, l management.Leak)
 	wrote, err = c.h.manager.RecordLeak(ctx, c.actor, keyspace, id, l)
 	var refusal *management.Error
 	if errors.As(err, &refusal) && refusal.Status == http.StatusNotFound {
-		return false, wrote, nil // it was deleted just now
+		return false, wrote, nil // deleted in the meantime
 	}
 	return err == nil, wrote, err
 }
@@ -178,7 +177,7 @@ func (c *call) owner(ctx context.Context, keyspace, key string) (id string, err 
 	}
 	found, err := c.h.opts.Verifier.Explain(ctx, keyspace, management.VerifyRequest{Key: key})
 	if err == nil && found.KeyID == "" && found.Reason == gateway.Unavailable.String() {
-		err = unavailable("Nothing can be known about keys now; try again.")
+		err = unavailable("Keys can't be looked up now; try again.")
 	}
 	return found.KeyID, err
 }

@@ -22,9 +22,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// leaky is a world whose tenants a, b and c have plans that revoke, disable and report.
-func leaky(t *testing.T) *world {
-	w := newWorld(t)
+// leaky is a fixture whose tenants a, b and c have plans that revoke, disable and report.
+func leaky(t *testing.T) *fixture {
+	w := newFixture(t)
 	pro := w.view.Keyspaces["default"].Plans["pro"]
 	for slug, on := range map[string]string{"a": management.LeakRevoke, "b": management.LeakDisable, "c": ""} {
 		p := *pro
@@ -35,14 +35,14 @@ func leaky(t *testing.T) *world {
 	return w
 }
 
-func (w *world) leakyKey(tenant string) (id, key string) {
+func (w *fixture) leakyKey(tenant string) (id, key string) {
 	w.t.Helper()
 	k := w.send("POST", "/v1/tenants/"+tenant+"/keys?keyspace=default", `{"name":"ci"}`).want(201)
 	return k["id"].(string), k["key"].(string)
 }
 
 // leaks returns the events of leaks of a key, newest first.
-func (w *world) leaks(id string) (list []map[string]any) {
+func (w *fixture) leaks(id string) (list []map[string]any) {
 	w.t.Helper()
 	for _, e := range w.send("GET", "/v1/audit?keyspace=default&limit=100&key="+id, "").want(200)["data"].([]any) {
 		if e := e.(map[string]any); e["action"] == "key.leaked" {
@@ -52,7 +52,7 @@ func (w *world) leaks(id string) (list []map[string]any) {
 	return list
 }
 
-func (w *world) wantStatus(id, status string) {
+func (w *fixture) wantStatus(id, status string) {
 	w.t.Helper()
 	if k := w.send("GET", "/v1/keys/"+id+"?keyspace=default", "").want(200); k["status"] != status {
 		w.t.Errorf("the key is %v, want %s", k["status"], status)
@@ -111,7 +111,7 @@ func TestKnownLeakWritesNothing(t *testing.T) {
 }
 
 // accepted wants the one answer that there is.
-func (w *world) accepted(a answer) {
+func (w *fixture) accepted(a answer) {
 	w.t.Helper()
 	if a.status != 202 || a.body != "" {
 		w.t.Errorf("answered %d %q", a.status, a.body)

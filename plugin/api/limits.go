@@ -33,7 +33,7 @@ func (c *call) resetTenantLimits() error {
 	return c.resetLimits(c.h.manager.ResetTenantLimits, c.r.PathValue("slug"))
 }
 
-// resetLimits answers with where the limits stand afterwards.
+// resetLimits answers with the state of the limits after the reset.
 func (c *call) resetLimits(reset func(ctx context.Context, a management.Actor, keyspace, whose string, policies []string) (standings, error), whose string) error {
 	o, err := c.body(true)
 	if err != nil {
@@ -44,7 +44,7 @@ func (c *call) resetLimits(reset func(ctx context.Context, a management.Actor, k
 		return err
 	}
 	if policies.Set && !policies.Null && len(policies.Value) == 0 {
-		o.fault("policies", "names none; leave it out to reset all")
+		o.fault("policies", "is empty; leave it out to reset all")
 		return o.done()
 	}
 	list, err := reset(c.ctx, c.actor, c.keyspace, whose, policies.Value)
@@ -59,22 +59,22 @@ func resetBody() fields {
 }
 
 var (
-	planRefused = map[int][]string{http.StatusUnprocessableEntity: {management.CodePlanUnknown}}
+	planErrors = map[int][]string{http.StatusUnprocessableEntity: {management.CodePlanUnknown}}
 
 	_ = document("GET /v1/keys/{id}/limits", doc{
-		Summary: "Shows where each limit stands that the key's requests are subject to, its tenant's included.",
-		Answers: map[int]any{http.StatusOK: standings{}}, Refusals: planRefused,
+		Summary: "Shows the state of each limit that applies to the key's requests, including those of its tenant.",
+		Answers: map[int]any{http.StatusOK: standings{}}, Errors: planErrors,
 	})
 	_ = document("GET /v1/tenants/{slug}/limits", doc{
-		Summary: "Shows where each limit stands that is counted for the tenant as a whole.",
-		Answers: map[int]any{http.StatusOK: standings{}}, Refusals: planRefused,
+		Summary: "Shows the state of each limit that is counted for the tenant as a whole.",
+		Answers: map[int]any{http.StatusOK: standings{}}, Errors: planErrors,
 	})
 	_ = document("POST /v1/keys/{id}/limits/reset", doc{
-		Summary: "Makes limits that are counted for the key as new, and shows where its limits stand then.",
-		Body:    resetBody(), EmptyBody: true, Answers: map[int]any{http.StatusOK: standings{}}, Refusals: planRefused,
+		Summary: "Resets limits that are counted for the key, and shows their state.",
+		Body:    resetBody(), EmptyBody: true, Answers: map[int]any{http.StatusOK: standings{}}, Errors: planErrors,
 	})
 	_ = document("POST /v1/tenants/{slug}/limits/reset", doc{
-		Summary: "Makes limits that are counted for the tenant as a whole as new, and shows where they stand then.",
-		Body:    resetBody(), EmptyBody: true, Answers: map[int]any{http.StatusOK: standings{}}, Refusals: planRefused,
+		Summary: "Resets limits that are counted for the tenant as a whole, and shows their state.",
+		Body:    resetBody(), EmptyBody: true, Answers: map[int]any{http.StatusOK: standings{}}, Errors: planErrors,
 	})
 )

@@ -118,7 +118,7 @@ func (r route) describe(types components) schema {
 		}
 		responses[strconv.Itoa(status)] = answer
 	}
-	for status, codes := range r.refusals(d) {
+	for status, codes := range r.errors(d) {
 		responses[strconv.Itoa(status)] = schema{
 			"description": http.StatusText(status) + ": " + strings.Join(codes, ", "),
 			"content": schema{"application/problem+json": schema{"schema": schema{
@@ -184,7 +184,7 @@ func (r route) parameters(d doc) []schema {
 }
 
 // refusals returns the codes by status that the route may refuse with.
-func (r route) refusals(d doc) map[int][]string {
+func (r route) errors(d doc) map[int][]string {
 	all := map[int][]string{}
 	add := func(more map[int][]string) {
 		for status, codes := range more {
@@ -206,7 +206,7 @@ func (r route) refusals(d doc) map[int][]string {
 	if d.Versioned && method != http.MethodPost {
 		add(map[int][]string{http.StatusPreconditionFailed: {"precondition_failed"}})
 	}
-	add(d.Refusals)
+	add(d.Errors)
 	for status := range maps.Keys(all) {
 		slices.Sort(all[status])
 		all[status] = slices.Compact(all[status])

@@ -8,11 +8,11 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// portalPath is where a console takes portal links, and where the secret begins: what follows is
-// sent to no server, so that what only fetches links does not use them up.
+// portalPath is the path of portal links in a console. The secret follows as the fragment, which is sent to no server: so
+// a program that only fetches links does not use them up.
 const portalPath = "/portal#"
 
-// portalLink is a link by which a tenant's person is let in to the console, once.
+// portalLink is a link that signs one person of a tenant in to the console, once.
 type portalLink struct {
 	URL       string    `json:"url"`
 	ExpiresAt time.Time `json:"expires_at"`
@@ -58,16 +58,16 @@ func (c *call) createPortalLink() error {
 }
 
 var _ = document("POST /v1/tenants/{slug}/portal", doc{
-	Summary: "Makes a link by which one person of the tenant is let in to the console, once.",
-	Description: "Send the person's browser to the url. What they do there is confined to the tenant and the role, stands in the audit log under their name, " +
-		"and ends with the token that made the link. It takes no scope of that token but portal. " + onlyHereToo,
+	Summary: "Creates a link that signs one person of the tenant in to the console, once.",
+	Description: "Send the person's browser to the url. The session is confined to the tenant and the role, and ends with the token that made the link. The audit log shows their name. " +
+		"The token needs no scope but portal. " + onlyHereToo,
 	Body: fields{
 		"actor":      aText("The person's name, as the audit log shows it.").with("maxLength", management.MaxKeyName),
-		"role":       oneOf("A viewer reads keys, usage, webhooks and the audit log, and asks why a request was rejected; an editor also makes and changes keys and webhooks. Default: viewer.", string(management.PortalViewer), string(management.PortalEditor)).orNull(),
-		"return_url": aText("Where the console leads back to. Default and null: nowhere.").orNull(),
+		"role":       oneOf("A viewer reads keys, usage, webhooks and the audit log, and asks why a request was rejected; an editor also creates and changes keys and webhooks. Default: viewer.", string(management.PortalViewer), string(management.PortalEditor)).orNull(),
+		"return_url": aText("The URL of the console's link back. Default and null: no link.").orNull(),
 		"expires_in": aText("For how long the link can be used, such as 5m or 90s: 10s to 1h. Default and null: 5m.").orNull(),
 	},
 	Required: []string{"actor"},
 	Answers:  map[int]any{http.StatusCreated: portalLink{}},
-	Refusals: map[int][]string{http.StatusUnprocessableEntity: {"console_unavailable"}},
+	Errors:   map[int][]string{http.StatusUnprocessableEntity: {"console_unavailable"}},
 })

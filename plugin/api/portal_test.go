@@ -11,7 +11,7 @@ import (
 )
 
 func TestPortalLinks(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.send("POST", "/v1/tenants", `{"slug": "acme"}`).want(http.StatusCreated)
 	const path = "/v1/tenants/acme/portal"
 	w.send("POST", path, `{"actor": "Ada"}`).wantProblem(http.StatusUnprocessableEntity, "console_unavailable", "")

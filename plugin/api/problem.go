@@ -12,7 +12,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// problem is a refusal's body, as RFC 9457 has it.
+// problem is the body of an error response (RFC 9457).
 type problem struct {
 	Type   string                  `json:"type"`
 	Title  string                  `json:"title"`
@@ -26,7 +26,7 @@ func unavailable(detail string) *management.Error {
 	return &management.Error{Status: http.StatusServiceUnavailable, Code: management.CodeStoreUnavailable, Detail: detail}
 }
 
-// fail answers with err: refusals as they are, anything else as 503.
+// fail answers with err: a *management.Error as it is, a *management.Accepted with its receipt, and others as 503.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var held *management.Accepted
 	if errors.As(err, &held) {
@@ -37,7 +37,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if !errors.As(err, &refusal) {
 		detail := "The store does not answer. Nothing is known to have changed; try again."
 		if !errors.Is(err, gateway.ErrStore) {
-			detail = "The request could not be answered; the log says why."
+			detail = "The request could not be answered; the log has the reason."
 		}
 		if r.Context().Err() == nil {
 			h.log.ErrorContext(r.Context(), "a management request failed", "route", r.Pattern, "error", err)
@@ -47,7 +47,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	writeProblem(w, refusal)
 }
 
-// writeProblem answers with a refusal.
+// writeProblem answers with an error.
 func writeProblem(w http.ResponseWriter, e *management.Error) {
 	switch e.Status {
 	case http.StatusUnauthorized:
@@ -71,7 +71,7 @@ func writeProblem(w http.ResponseWriter, e *management.Error) {
 	})
 }
 
-// WriteProblem answers with a refusal, for mounts that refuse before the API is asked.
+// WriteProblem answers with an error, for mounts that reject a request before the API.
 func WriteProblem(w http.ResponseWriter, status int, code, detail string) {
 	w.Header().Set("Cache-Control", "no-store")
 	writeProblem(w, &management.Error{Status: status, Code: code, Detail: detail})
@@ -80,9 +80,9 @@ func WriteProblem(w http.ResponseWriter, status int, code, detail string) {
 func write(w http.ResponseWriter, status int, contentType string, v any) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false) // it is JSON, not a page: names stay readable
+	e.SetEscapeHTML(false) // the response is no page, and names stay readable
 	if err := e.Encode(v); err != nil {
-		// Only records of ours are written, and all of them can be.
+		// Every record of this package can be encoded.
 		panic(err)
 	}
 	w.Header().Set("Content-Type", contentType)
@@ -98,16 +98,16 @@ func (c *call) json(status int, v any) error {
 	return nil
 }
 
-// PendingHeader names, in answers to changes, the gateways that had not confirmed by then: a JSON array of
-// what stands in a receipt under "pending". It is absent where all had.
+// PendingHeader lists, in responses to changes, the gateways that have not confirmed the change yet: a JSON array of the
+// values under "pending" in a receipt. It is absent if all have confirmed.
 const PendingHeader = "Keygate-Pending"
 
-// pending says which gateways have not confirmed what was changed.
+// pending sets PendingHeader.
 func (c *call) pending() {
-	if len(c.where.Pending) == 0 {
+	if len(c.confirmation.Pending) == 0 {
 		return
 	}
-	if b, err := json.Marshal(management.PendingNodes(*c.where)); err == nil {
+	if b, err := json.Marshal(management.PendingNodes(*c.confirmation)); err == nil {
 		c.w.Header().Set(PendingHeader, string(b))
 	}
 }

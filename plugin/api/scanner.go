@@ -6,18 +6,18 @@ import (
 	"github.com/keygate-dev/keygate/plugin/scanner"
 )
 
-// ScannerRules are rules that find a keyspace's keys where they should not be.
+// ScannerRules are rules for secret scanners that find a keyspace's keys.
 type ScannerRules struct {
 	Format scanner.Format `json:"format"`
-	// Rules is a file, or what is typed into one, in the format.
+	// Rules is the content of a file, or the text for a form, in the format.
 	Rules string `json:"rules"`
 }
 
 var _ = document("GET /v1/scanner-rules", doc{
-	Summary:     "Writes rules that find the keyspace's keys in code, for the tools that look for secrets.",
-	Description: "There is a rule for each shape that has a prefix. A regular expression can't check a key's checksum, so a find may be none.",
+	Summary:     "Writes rules for secret scanners that find the keyspace's keys in code.",
+	Description: "There is a rule for each shape that has a prefix. A regular expression can't check a key's checksum, so that a match may be no key.",
 	Query: map[string]schema{
-		"format": oneOf("Whom the rules are for: gitleaks (TOML), trufflehog (YAML with custom detectors) or github (custom patterns).",
+		"format": oneOf("The scanner that the rules are for: gitleaks (TOML), trufflehog (YAML with custom detectors) or github (custom patterns).",
 			string(scanner.Gitleaks), string(scanner.TruffleHog), string(scanner.GitHub)).with("default", string(scanner.Gitleaks)),
 	},
 	Answers: map[int]any{http.StatusOK: ScannerRules{}},

@@ -7,7 +7,7 @@ import (
 )
 
 func TestScannerRules(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	for format, sign := range map[string]string{"": "[[rules]]", "gitleaks": "[[rules]]", "trufflehog": "detectors:", "github": "Secret format:"} {
 		r := w.send("GET", "/v1/scanner-rules?format="+url.QueryEscape(format), "").want(200)
 		if rules := r["rules"].(string); !strings.Contains(rules, sign) || !strings.Contains(rules, "[0-9A-Za-z]{") {

@@ -40,7 +40,7 @@ var allowed = map[string][]string{
 
 // Every scope opens its own routes and no others.
 func TestScopesOfRoutes(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	operator := w.access
 	var doc struct {
 		Paths map[string]map[string]json.RawMessage `json:"paths"`
@@ -87,7 +87,7 @@ func TestScopesOfRoutes(t *testing.T) {
 
 // A field that is another scope's is refused with the scope that it takes.
 func TestScopesOfFields(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	operator := w.access
 	w.send("POST", "/v1/tenants", `{"slug":"acme","plan":"free"}`).want(201)
 	token := func(scopes ...string) (full, id string) {

@@ -7,7 +7,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// tenantFields takes what may be stated of a tenant, but its slug.
+// tenantFields takes the fields of a tenant, except its slug.
 func tenantFields(o *object) management.TenantFields {
 	return management.TenantFields{
 		Name: o.string("name"), Plan: o.string("plan"), Active: o.bool("active"), Credits: o.int("credits"),
@@ -124,7 +124,7 @@ func (c *call) getCredits() error {
 	return c.json(http.StatusOK, credits)
 }
 
-// balance answers a movement of credits.
+// balance is the response to a movement of credits.
 type balance struct {
 	Balance int64 `json:"balance"`
 }
@@ -151,3 +151,99 @@ func (c *call) postCredits() error {
 	}
 	return c.json(http.StatusOK, balance{n})
 }
+
+// Fields of the bodies of both tenants and keys.
+func rateField() schema {
+	return aText("Rate limits such as 300/m or 500/m burst 50, several joined by commas. Null clears.").orNull()
+}
+func quotaField() schema {
+	return aText("Quotas such as 100000/month, several joined by commas. Null clears.").orNull()
+}
+func concurrencyField() schema {
+	return aNumber("Requests at the same time. Null clears.").with("minimum", 1).orNull()
+}
+
+// concurrencyPers are the values of concurrency_per.
+var concurrencyPers = []string{"key", "tenant", "address"}
+
+func concurrencyPerField() schema {
+	return oneOf("Where concurrency counts; stated with it. Default and null: key.", concurrencyPers...).orNull()
+}
+func metadataField() schema {
+	return anObject("Any object, at most 8 KiB; a change replaces all of it.").orNull()
+}
+
+func tenantBody() fields {
+	return fields{
+		"slug":            aText("1 to 255 of A-Z a-z 0-9 _ . -; can't be changed, and is never used again.").with("maxLength", management.MaxSlug),
+		"name":            aText("For people. Default and null: the slug.").orNull(),
+		"plan":            aText("One of the configured plans. Default and null: the default plan.").orNull(),
+		"active":          aFlag("false rejects all keys of the tenant, until it is true again."),
+		"credits":         aNumber("The new balance; the ledger records the difference. A change needs the scope credits:write too.").with("minimum", 0),
+		"rate":            rateField(),
+		"quota":           quotaField(),
+		"concurrency":     concurrencyField(),
+		"concurrency_per": concurrencyPerField(),
+		"metadata":        metadataField(),
+	}
+}
+
+const ofOneTenant = " A token of one tenant may change only name and metadata."
+
+var (
+	_ = document("GET /v1/tenants", doc{
+		Summary: "Lists tenants, by slug.",
+		Query:   map[string]schema{"plan": aText("Only tenants on this plan.")},
+		Answers: map[int]any{http.StatusOK: management.Page[management.TenantRecord]{}},
+	})
+	_ = document("POST /v1/tenants", doc{
+		Summary: "Creates a tenant.", Body: tenantBody(), Required: []string{"slug"}, Versioned: true,
+		Answers: map[int]any{http.StatusCreated: management.TenantRecord{}},
+		Errors: map[int][]string{
+			http.StatusConflict: {management.CodeSlugTaken}, http.StatusUnprocessableEntity: {management.CodePlanUnknown},
+		},
+	})
+	_ = document("GET /v1/tenants/{slug}", doc{
+		Summary: "Shows a tenant.", Versioned: true,
+		Answers: map[int]any{http.StatusOK: management.TenantRecord{}},
+	})
+	_ = document("PUT /v1/tenants/{slug}", doc{
+		Summary: "Creates or changes a tenant.", Description: "Fields that are not stated stay." + ofOneTenant,
+		Body: tenantBody(), EmptyBody: true, Versioned: true,
+		Answers: map[int]any{http.StatusOK: management.TenantRecord{}, http.StatusCreated: management.TenantRecord{}},
+		Errors: map[int][]string{
+			http.StatusPaymentRequired: {management.CodeCreditsExhausted}, http.StatusConflict: {management.CodeSlugTaken},
+			http.StatusUnprocessableEntity: {management.CodePlanUnknown},
+		},
+	})
+	_ = document("PATCH /v1/tenants/{slug}", doc{
+		Summary: "Changes the stated fields of a tenant.", Description: "Null clears an override." + ofOneTenant,
+		Body: tenantBody(), Versioned: true,
+		Answers: map[int]any{http.StatusOK: management.TenantRecord{}, http.StatusAccepted: management.Receipt{}},
+		Errors: map[int][]string{
+			http.StatusPaymentRequired: {management.CodeCreditsExhausted}, http.StatusUnprocessableEntity: {management.CodePlanUnknown},
+		},
+	})
+	_ = document("DELETE /v1/tenants/{slug}", doc{
+		Summary: "Deletes a tenant. Its slug is never used again.", Versioned: true,
+		Query: map[string]schema{
+			"force": aFlag("Deletes its keys too. Without it, the request fails while the tenant has keys that are not revoked."),
+			"erase": aFlag("Erases personal data: actors and addresses in the audit log, names and other free text, last requests. Counts remain, and the audit chain still verifies. Also works for a deleted tenant."),
+		},
+		Answers: map[int]any{http.StatusNoContent: nil, http.StatusAccepted: management.Receipt{}},
+		Errors:  map[int][]string{http.StatusConflict: {management.CodeTenantHasKeys}},
+	})
+	_ = document("GET /v1/tenants/{slug}/credits", doc{
+		Summary: "Shows a tenant's balance and its ledger, newest first.",
+		Answers: map[int]any{http.StatusOK: management.CreditsRecord{}},
+	})
+	_ = document("POST /v1/tenants/{slug}/credits", doc{
+		Summary: "Adds to a tenant's balance, or spends from it.", Description: "State either add or spend. Spending more than the balance fails and spends nothing.",
+		Body: fields{
+			"add": aNumber("").with("minimum", 1), "spend": aNumber("").with("minimum", 1),
+			"reference": aText("The purpose, for the ledger.").with("maxLength", management.MaxReference).orNull(),
+		},
+		Answers: map[int]any{http.StatusOK: balance{}},
+		Errors:  map[int][]string{http.StatusPaymentRequired: {management.CodeCreditsExhausted}},
+	})
+)

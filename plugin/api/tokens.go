@@ -6,7 +6,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// issuedToken is a new management token: shown in this answer, and never again.
+// issuedToken is a new management token, which is shown only in this response.
 type issuedToken struct {
 	management.IssuedToken
 	secretNote
@@ -14,27 +14,27 @@ type issuedToken struct {
 
 var (
 	_ = document("GET /v1/tokens", doc{
-		Summary: "Lists management tokens, newest first, revoked and expired ones too.",
+		Summary: "Lists management tokens, newest first, including revoked and expired ones.",
 		Answers: map[int]any{http.StatusOK: management.Page[management.TokenRecord]{}},
 	})
 	_ = document("POST /v1/tokens", doc{
-		Summary: "Makes a management token.",
-		Description: "The full token is in this answer, and nowhere else. It gives nothing beyond the token by which it is made " +
-			"(scope, tenant, keyspace, expiry), and ends with that one. A scope gives its own routes and no others: the README lists them. " +
-			"portal lets people into the console of every tenant that the token sees, as viewer or editor. act gives a name in the audit log and no further right.",
+		Summary: "Creates a management token.",
+		Description: "The full token is only in this response. It has no right (scope, tenant, keyspace, expiry) that its issuing token lacks, " +
+			"and ends with that token. A scope allows its own routes and no others: the README lists them. " +
+			"portal signs people in to the console of every tenant that the token sees, as viewer or editor. act sets the name in the audit log, and gives no further right.",
 		Body: fields{
 			"name":       aText("For people.").with("minLength", 1).with("maxLength", management.MaxKeyName),
-			"scopes":     aListOf(oneOf("", management.TokenScopes()...), "What it may do; none includes another, but * all."),
-			"tenant":     aText("The slug of the one tenant that exists for it. Default and null: no such bound, or the maker's.").orNull(),
-			"expires_at": aMoment("Default: when the token ends by which it is made. Null: never.").orNull(),
+			"scopes":     aListOf(oneOf("", management.TokenScopes()...), "What the token may do. No scope includes another, except * all."),
+			"tenant":     aText("The slug of the only tenant that exists for the token. Default and null: the issuing token's, or no bound.").orNull(),
+			"expires_at": aMoment("Default: when the issuing token ends. Null: never.").orNull(),
 		},
 		Required: []string{"name", "scopes"},
 		Answers:  map[int]any{http.StatusCreated: issuedToken{}},
-		Refusals: map[int][]string{http.StatusUnprocessableEntity: {management.CodeScopeNotAllowed}},
+		Errors:   map[int][]string{http.StatusUnprocessableEntity: {management.CodeScopeNotAllowed}},
 	})
 	_ = document("DELETE /v1/tokens/{id}", doc{
-		Summary:     "Revokes a management token, and with it all that it made.",
-		Description: "A token can revoke itself, and tokens whose scopes it has itself.",
+		Summary:     "Revokes a management token, and those that it issued.",
+		Description: "A token can revoke itself, and tokens whose scopes it has.",
 		Answers:     map[int]any{http.StatusNoContent: nil},
 	})
 )

@@ -10,7 +10,7 @@ import (
 )
 
 // as makes the holder of a full token the caller of what is sent from now on.
-func (w *world) as(full string) {
+func (w *fixture) as(full string) {
 	w.t.Helper()
 	g, err := w.manager.CheckToken(w.t.Context(), full, "192.0.2.9")
 	if err != nil {
@@ -20,7 +20,7 @@ func (w *world) as(full string) {
 }
 
 func TestTokens(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	operator := w.access
 	w.send("POST", "/v1/tenants", noTime).want(201)
 	made := w.send("POST", "/v1/tokens", `{"name":"ci","scopes":["keys:read","tokens:read","tokens:write"],"tenant":"Acme","expires_at":"2099-01-01T00:00:00Z"}`).want(http.StatusCreated)
@@ -55,7 +55,7 @@ func TestTokens(t *testing.T) {
 
 // TestVerifyConfined: to a token of one tenant, another tenant's key is an unknown one.
 func TestVerifyConfined(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	operator := w.access
 	keys := map[string]string{}
 	for _, slug := range []string{"acme", "b"} {

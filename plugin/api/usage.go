@@ -12,7 +12,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// CompleteUntilHeader says in an answer as CSV what complete_until is.
+// CompleteUntilHeader holds complete_until in a CSV response.
 const CompleteUntilHeader = "Keygate-Complete-Until"
 
 var usageParams = []string{"from", "to", "step", "format"}
@@ -89,7 +89,7 @@ func (c *call) moment(name string) (time.Time, error) {
 		t, err = time.Parse(time.DateOnly, s)
 	}
 	if err != nil || t.Year() < 1970 || t.Year() > 9999 {
-		return time.Time{}, parameterError(name, "must be a time as RFC 3339 has it, such as 2027-01-31T12:00:00Z (a + in it is written %2B), or a date")
+		return time.Time{}, parameterError(name, "must be a time as in RFC 3339, such as 2027-01-31T12:00:00Z (write a + as %2B), or a date")
 	}
 	return t.UTC(), nil
 }
@@ -153,7 +153,7 @@ const usageText = "A line for each hour or day in which there was a request, old
 
 var (
 	usageQuery = map[string]schema{
-		"from":   aMoment("From then on; moved back to a whole step. Default: 24 hours before to or, by day, 30 days."),
+		"from":   aMoment("The beginning; moved back to a whole step. Default: 24 hours before to or, by day, 30 days."),
 		"to":     aMoment("Up to then; moved on to a whole step. Default: now."),
 		"step":   oneOf("How long a line is; days are UTC's. Default: hour.", string(usage.ByHour), string(usage.ByDay)),
 		"format": oneOf("Default: what Accept says, else json.", "json", "csv"),

@@ -2,12 +2,9 @@ package api
 
 import (
 	"context"
-	"maps"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
-	"time"
 
 	"github.com/keygate-dev/keygate/plugin/management"
 )
@@ -24,7 +21,7 @@ type verifyFunc func(ctx context.Context, keyspace string, r management.VerifyRe
 
 func (c *call) verifyWith(by func(management.RequestChecker) verifyFunc) error {
 	if c.h.opts.Verifier == nil {
-		return unavailable("Keys can't be judged here yet; try again.")
+		return unavailable("Keys can't be checked here yet; try again.")
 	}
 	o, err := c.body(false)
 	if err != nil {
@@ -64,9 +61,8 @@ func (c *call) verifyWith(by func(management.RequestChecker) verifyFunc) error {
 	return c.result(&result)
 }
 
-// confine puts a key that nobody has in the place of another tenant's, where the
-// caller sees one tenant only: what is answered then, and what it takes, is the same as of an
-// unknown key, and nothing of the other tenant's is spent.
+// confine replaces a key of another tenant by an unknown one if the caller may see one tenant only: the response and its
+// cost are then those of an unknown key, and the other tenant spends nothing.
 func (c *call) confine(q *management.VerifyRequest) error {
 	if c.actor.Tenant == "" || q.Key == "" {
 		return nil
@@ -78,36 +74,30 @@ func (c *call) confine(q *management.VerifyRequest) error {
 	return err
 }
 
-// token says whether s is a token as RFC 9110, section 5.6.2, has it.
+// token reports whether s is a token (RFC 9110, section 5.6.2).
 func token(s string) bool {
 	return strings.IndexFunc(s, func(r rune) bool {
 		return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') && !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
 	}) < 0
 }
 
-func (c *call) listPlans() error {
-	plans, err := c.h.manager.Plans(c.keyspace)
-	if err != nil {
-		return err
+func verifyBody() fields {
+	return fields{
+		"key":    aText("The full key. Default: a request without one.").orNull(),
+		"method": aText("Default: GET.").orNull(),
+		"path":   aText("The path as a client sends it. Default: no path rules apply.").orNull(),
+		"cost":   aNumber("The cost in quotas and credits. Default and null: the cost of the path's rule.").with("minimum", 0).orNull(),
+		"ip":     aText("The client's address.").orNull(),
 	}
-	return c.json(http.StatusOK, plans)
 }
 
-func (c *call) getStatus() error {
-	if err := c.actor.RequireOperator("see how the gateway is"); err != nil {
-		return err
-	}
-	if c.h.opts.Status == nil {
-		return unavailable("The gateway is starting; try again.")
-	}
-	status := c.h.opts.Status(c.ctx)
-	if only := c.access.Keyspace; only != "" {
-		// Whoever is confined to a keyspace is told of no other.
-		status.Keyspaces = []string{only}
-		status.StaleKeyspaces = slices.DeleteFunc(status.StaleKeyspaces, func(name string) bool { return name != only })
-		for i := range status.Nodes {
-			maps.DeleteFunc(status.Nodes[i].KeyspacesStopBy, func(name string, _ time.Time) bool { return name != only })
-		}
-	}
-	return c.json(http.StatusOK, status)
-}
+var (
+	_ = document("POST /v1/verify", doc{
+		Summary: "Checks a request that does not pass through the proxy, and spends its cost.", Body: verifyBody(),
+		Answers: map[int]any{http.StatusOK: management.VerifyResult{}},
+	})
+	_ = document("POST /v1/explain", doc{
+		Summary: "Checks a request, spends nothing, and shows the result of each check.", Body: verifyBody(),
+		Answers: map[int]any{http.StatusOK: management.VerifyResult{}},
+	})
+)

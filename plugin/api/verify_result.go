@@ -17,8 +17,8 @@ import (
 // answers are kept for reuse.
 var answers = sync.Pool{New: func() any { return new([]byte) }}
 
-// maxAnswer bounds what is kept of them.
-const maxAnswer = 16 << 10
+// maxBuffer bounds what is kept of them.
+const maxBuffer = 16 << 10
 
 // result answers with what was decided.
 func (c *call) result(r *management.VerifyResult) error {
@@ -29,7 +29,7 @@ func (c *call) result(r *management.VerifyResult) error {
 	h["Content-Length"] = []string{strconv.Itoa(len(b))}
 	c.w.WriteHeader(http.StatusOK)
 	_, _ = c.w.Write(b)
-	if cap(b) <= maxAnswer {
+	if cap(b) <= maxBuffer {
 		*kept = b
 		answers.Put(kept)
 	}

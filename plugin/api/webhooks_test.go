@@ -11,8 +11,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
-// withWebhooks makes the world one whose configuration has a secret.
-func (w *world) withWebhooks() {
+// withWebhooks makes the fixture one whose configuration has a secret.
+func (w *fixture) withWebhooks() {
 	w.t.Helper()
 	vault, err := webhook.NewVault("a secret of enough bytes")
 	if err != nil {
@@ -26,7 +26,7 @@ func (w *world) withWebhooks() {
 }
 
 func TestWebhooks(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.send("POST", "/v1/tenants", noTime).want(201)
 	w.send("POST", "/v1/webhooks", `{"url":"https://example.com/"}`).wantProblem(422, management.CodeWebhooksOff, "")
 	w.withWebhooks()

@@ -26,8 +26,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
-// world is the API over a real manager, store and gateway.
-type world struct {
+// fixture is the API over a real manager, store and gateway.
+type fixture struct {
 	t       testing.TB
 	handler http.Handler
 	store   *sqlite.Store
@@ -40,7 +40,7 @@ type world struct {
 	unavailable atomic.Bool
 }
 
-func newWorld(t testing.TB) *world {
+func newFixture(t testing.TB) *fixture {
 	t.Helper()
 	ctx := context.Background()
 	quiet := slog.New(slog.DiscardHandler)
@@ -50,7 +50,7 @@ func newWorld(t testing.TB) *world {
 			t.Fatal(err)
 		}
 	}
-	w := &world{t: t, access: api.Access{Actor: management.Actor{Name: "ada", Via: "api"}}}
+	w := &fixture{t: t, access: api.Access{Actor: management.Actor{Name: "ada", Via: "api"}}}
 	var err error
 	w.store = teststore.SQLite(t, filepath.Join(t.TempDir(), "keygate.db"), quiet)
 	w.gw, err = cluster.New(cluster.Options{Options: gateway.Options{Store: w.store, Logger: quiet}})
@@ -100,7 +100,7 @@ var status = management.Status{
 }
 
 // judge asks the gateway, knowing no rules of paths.
-type judge struct{ w *world }
+type judge struct{ w *fixture }
 
 func (j judge) Verify(ctx context.Context, keyspace string, q management.VerifyRequest) (management.VerifyResult, error) {
 	return j.decide(ctx, keyspace, q, nil)
@@ -153,7 +153,7 @@ type answer struct {
 }
 
 // send sends one request; header is name, value, name, value.
-func (w *world) send(method, target, body string, header ...string) answer {
+func (w *fixture) send(method, target, body string, header ...string) answer {
 	w.t.Helper()
 	var in io.Reader
 	if body != "" {
