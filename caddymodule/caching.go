@@ -22,8 +22,8 @@ type varyList struct {
 
 func newVaryList(names []string) varyList { return varyList{names, strings.Join(names, ", ")} }
 
-// credentialHeaders returns the names of the headers that credentials may stand in, each once. A
-// query is part of what a cache stores a response under.
+// credentialHeaders returns the names of the headers of places, each once. Places in the query need
+// none: caches store a response under the URL, query included.
 func credentialHeaders(places []apikey.Place) []string {
 	var names []string
 	for i := range places {
@@ -34,7 +34,7 @@ func credentialHeaders(places []apikey.Place) []string {
 	return names
 }
 
-// writeCacheHeaders sets what the response tells caches, when its header goes out.
+// writeCacheHeaders sets the headers for caches, when the response's header is sent.
 func (x *exchange) writeCacheHeaders() {
 	if x.w.status == http.StatusSwitchingProtocols {
 		return
@@ -99,8 +99,8 @@ func lists(values []string, token string) bool {
 	return false
 }
 
-// decidesSharing reports whether the lines of a Cache-Control say themselves what shared caches may do.
-// private and no-cache with field names speak of these fields alone.
+// decidesSharing reports whether the lines of a Cache-Control already state what shared caches may
+// do. private and no-cache with field names apply to these fields alone.
 func decidesSharing(values []string) bool {
 	for _, rest := range values {
 		for rest != "" {

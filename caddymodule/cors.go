@@ -11,7 +11,8 @@ import (
 	"github.com/keygate-dev/keygate/caddymodule/config"
 )
 
-// allowOrigin lets pages of origin read the response with that header, and reports whether they may. c may be nil.
+// allowOrigin lets pages of origin read the response with that header, and reports whether they
+// may. c may be nil.
 func allowOrigin(c *config.CORSConfig, hdr http.Header, origin string) bool {
 	if c == nil || origin == "" {
 		return false
@@ -32,8 +33,8 @@ func allowOrigin(c *config.CORSConfig, hdr http.Header, origin string) bool {
 	return false
 }
 
-// writeCORS lets pages of allowed origins read a response of the upstream that does not state
-// itself who may read it.
+// writeCORS lets pages of allowed origins read a response of the upstream, unless the upstream
+// itself states which origins may.
 func (x *exchange) writeCORS() {
 	c := x.h.CORS
 	if c == nil || c.RefusalsOnly() || x.rejected || x.preflight || x.w.status == http.StatusSwitchingProtocols {
@@ -114,8 +115,8 @@ func isPreflight(r *http.Request) bool {
 		len(r.Header["Cookie"]) == 0 && hasNoBody(r)
 }
 
-// hasNoBody reports whether r has neither a body nor trailers. The server and the access log
-// wrap bodies, so the body's type does not tell: its framing does.
+// hasNoBody reports whether r has neither a body nor trailers. It goes by the framing: the server
+// and the access log wrap bodies, so the body's type shows nothing.
 func hasNoBody(r *http.Request) bool {
 	if len(r.TransferEncoding) > 0 || len(r.Trailer) > 0 {
 		return false
@@ -132,7 +133,7 @@ func hasNoBody(r *http.Request) bool {
 	if r.ContentLength > 0 || r.ProtoMajor != 3 {
 		return false
 	}
-	// Over HTTP/3 only the end of the stream tells that there is no body.
+	// Over HTTP/3 only the end of the stream shows that there is no body.
 	first := make([]byte, 1)
 	n, err := io.ReadFull(r.Body, first)
 	if errors.Is(err, io.EOF) {
@@ -142,12 +143,11 @@ func hasNoBody(r *http.Request) bool {
 	return false
 }
 
-// aheadBody is a body of which a part was read ahead of the handlers behind: it returns that
-// part, then the rest.
+// aheadBody is a body of which a part was already read. It returns that part, then the rest.
 type aheadBody struct {
 	io.ReadCloser
 	ahead []byte
-	// err is the error that ended reading ahead, nil where there is more to read.
+	// err is the error that ended the reading, nil where there is more to read.
 	err error
 }
 

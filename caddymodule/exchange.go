@@ -13,8 +13,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// exchange is one request on its way through a Handler. It may be held on to for longer than the
-// request runs: by its context, by the line in the access log, by what ends it early.
+// exchange is one request on its way through a Handler. References to it may outlive the request:
+// in its context, in the line of the access log, and in the list of requests that end with their
+// key.
 type exchange struct {
 	h   *Handler
 	r   *http.Request
@@ -28,14 +29,14 @@ type exchange struct {
 	vars map[string]any
 	// preflight reports whether the request is a CORS preflight, which passes unchecked.
 	preflight bool
-	// observed says that a refusal is only noted.
+	// observed reports whether a rejection is only noted.
 	observed bool
 	cancel   context.CancelCauseFunc
-	actual   string // what the upstream said the request cost, in the header
+	actual   string // the cost that the upstream stated in its header
 	shown    placeholders
 	body     countedBody
 	live     gateway.Live
-	// context is what the upstream is told.
+	// context holds the values of the context headers.
 	context [6]string
 	// caching are values of Vary and Cache-Control.
 	caching [2]string
@@ -44,8 +45,8 @@ type exchange struct {
 	*scratch
 }
 
-// scratch is what is needed of an exchange only until its handler has returned. It is the larger part, and is used again
-// for another request.
+// scratch is the part of an exchange that is needed only until its handler has returned. It is the
+// larger part, and is reused.
 type scratch struct {
 	requestCheck
 	// account is what usage counts.
@@ -61,8 +62,8 @@ func newExchange(h *Handler, w http.ResponseWriter, r *http.Request) *exchange {
 	return x
 }
 
-// free gives the work up. Where somebody still writes, though the handlers behind have
-// returned, it is not used again.
+// free returns the scratch to the pool. It leaves the scratch to the garbage collector where a
+// goroutine still writes after the later handlers have returned.
 func (x *exchange) free() {
 	if x.w.leave() {
 		return
@@ -86,7 +87,8 @@ func (x *exchange) count() {
 	}
 }
 
-// placeholders are what is shown of a decision, to whom may ask for it late.
+// placeholders are the parts of a decision that placeholders show. They stay valid after the
+// request.
 type placeholders struct {
 	reason    gateway.Reason
 	key       *gateway.CachedKey
@@ -95,10 +97,10 @@ type placeholders struct {
 	scopeList string
 }
 
-// setContext tells the upstream who calls.
+// setContext sets the context headers.
 func (x *exchange) setContext() {
 	d, hdr := &x.dec, x.r.Header
-	// One array for all values; each slice ends where it begins, so that whoever appends to one copies it.
+	// One array holds all values. Each slice has no spare capacity, so that an append copies it.
 	v := &x.context
 	*v = [6]string{d.Tenant.Slug, d.Plan.Name, d.Key.ID, percentEncode(d.Key.Name), d.ScopeList, d.Key.Environment()}
 	hdr[headerTenantID] = v[0:1:1]
@@ -109,7 +111,7 @@ func (x *exchange) setContext() {
 	hdr[headerKeyEnvironment] = v[5:6:6]
 }
 
-// setPlaceholders makes the decision readable to what comes after, and to the log.
+// setPlaceholders makes the decision available as placeholders to later handlers and to the log.
 func (x *exchange) setPlaceholders() {
 	if !x.checked {
 		return

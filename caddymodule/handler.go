@@ -18,8 +18,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
-// Handler judges requests by the API key they show, and passes on those that may pass,
-// with headers that tell the upstream who calls. It sets these placeholders:
+// Handler checks the API key of each request. It rejects the request, or passes it on with headers
+// that name the tenant and the key. It sets these placeholders:
 //
 // Placeholder | Description
 // ------------|------------
@@ -30,7 +30,7 @@ import (
 // `{keygate.key_name}` | The key's name
 // `{keygate.scopes}` | The key's effective scopes, separated by spaces
 // `{keygate.environment}` | The key's environment
-// `{keygate.reason}` | Why the request was refused, or `allowed`
+// `{keygate.reason}` | Why the request was rejected, or `allowed`
 type Handler struct {
 	config.HandlerConfig
 
@@ -163,7 +163,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 
 	if x.preflight || !x.observed && !h.ForwardCredential {
-		// Refused requests too: an error route may pass them on.
+		// Rejected requests too: an error route may pass them on.
 		emptyCredentials(h.keyspace, r, x.verdict.Class <= rules.Optional)
 	}
 	log.CleanURI(r)
@@ -182,7 +182,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	return x.pass(log, next)
 }
 
-// leaveOut passes on a request that the directive's matcher leaves out.
+// leaveOut passes on a request outside of the directive's matcher.
 func (h *Handler) leaveOut(log *redact.RequestLog, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	stripIdentity(log, r, removedOverrides(&h.HandlerConfig))
 	h.dropUpgrade(log, r)
@@ -210,8 +210,8 @@ func (x *exchange) address() netip.Addr {
 	return gateway.Addr(ip)
 }
 
-// emptyCredentials removes the credentials from r, in all that an upstream or an error route could
-// get of it. The arguments are those of Places.Empty.
+// emptyCredentials removes the credentials from r, from everything that an upstream or an error
+// route could see of it. prefixedOnly is as for apikey.Places.Find.
 func emptyCredentials(ks *config.Keyspace, r *http.Request, prefixedOnly bool) {
 	p, g := ks.Places, ks.Grammar
 	query := r.URL.RawQuery
@@ -223,8 +223,8 @@ func emptyCredentials(ks *config.Keyspace, r *http.Request, prefixedOnly bool) {
 	if r.URL.RawQuery != query {
 		r.RequestURI = r.URL.RequestURI()
 	}
-	// The request as it arrived stands beside the one that handlers change: error routes
-	// get its URL back, and {http.request.orig_uri} shows it.
+	// Caddy keeps the request as it arrived: error routes get its URL back, and
+	// {http.request.orig_uri} shows it.
 	o, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
 	if !ok || o.URL == nil || o.URL.RawQuery == "" {
 		return
@@ -243,16 +243,16 @@ func emptyCredentials(ks *config.Keyspace, r *http.Request, prefixedOnly bool) {
 	*r = *r.WithContext(context.WithValue(r.Context(), caddyhttp.OriginalRequestCtxKey, o))
 }
 
-// reject answers instead of the upstream. The site's error routes are asked first.
+// refuse answers the request in place of the upstream: through the site's error routes first.
 func (x *exchange) refuse(w http.ResponseWriter, reason gateway.Reason) error {
 	h, d := x.h, &x.dec
-	// As for any error, its routes see the URL as it arrived, before any rewrite. Of the
-	// credentials it has been emptied; what of it is only logged holds no other key either.
+	// As for any error, the routes see the URL as it arrived, before any rewrite. Its credentials
+	// have been removed, and the part that is only logged holds no other key.
 	if o, ok := x.r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
 		x.r.Method, x.r.RemoteAddr, x.r.RequestURI = o.Method, o.RemoteAddr, x.log.URI(o.RequestURI)
 		*x.r.URL = *o.URL
 	}
-	// An error route that proxies must open no connection to a client that was refused.
+	// An error route that proxies must not upgrade the connection of a rejected client.
 	removeUpgrade(x.r)
 	if allowOrigin(h.CORS, w.Header(), x.r.Header.Get("Origin")) {
 		exposeHeaders(w.Header())

@@ -9,8 +9,8 @@ import (
 	"github.com/keygate-dev/keygate/caddymodule/redact"
 )
 
-// The headers in which an upstream is told who calls. All names are canonical.
 const (
+	// The headers that tell the upstream who calls. All names are canonical.
 	headerTenantID       = "X-Tenant-Id"
 	headerTenantPlan     = "X-Tenant-Plan"
 	headerKeyID          = "X-Key-Id"
@@ -19,7 +19,8 @@ const (
 	headerKeyEnvironment = "X-Key-Environment"
 )
 
-// contextFamilies are the prefixes of every header that upstreams take our word for.
+// contextFamilies are the prefixes of the headers that upstreams trust because the gateway sets
+// them.
 var contextFamilies = [...]string{"x-tenant-", "x-key-"}
 
 // Override headers make some upstreams serve another path or method than the one that
@@ -41,10 +42,10 @@ const (
 	allOverrides
 )
 
-// foldsTo says whether name, read as an upstream could read it, equals want or, where
-// prefix is set, begins with it. Upstreams behind CGI, WSGI or PHP fold case, and "-", "_" and
-// "." into one; some servers all that is neither letter nor digit ("X!Tenant!Id"), of
-// which Caddy drops the two alone. want is lower case with dashes. It does not allocate.
+// foldsTo reports whether name, as an upstream could read it, equals want or, where prefix is set,
+// begins with it. Upstreams behind CGI, WSGI or PHP ignore case, and take "-", "_" and "." for one
+// character. Some servers do so with every character other than letters and digits ("X!Tenant!Id"),
+// of which Caddy drops only "_" and ".". want is lower case with dashes. foldsTo does not allocate.
 func foldsTo(name, want string, prefix bool) bool {
 	if len(name) < len(want) || !prefix && len(name) != len(want) {
 		return false
@@ -64,9 +65,9 @@ func foldsTo(name, want string, prefix bool) bool {
 	return true
 }
 
-// isContextHeader says whether an upstream could take name for one of ours.
+// isContextHeader reports whether an upstream could take name for a context header.
 func isContextHeader(name string) bool {
-	// Nearly every header is told apart by its second character.
+	// The first character rules out most headers.
 	if len(name) < 6 || name[0] != 'X' && name[0] != 'x' {
 		return false
 	}
@@ -108,23 +109,23 @@ func stripIdentity(log *redact.RequestLog, r *http.Request, overrides overrides)
 	}
 	log.CleanHeaders(r.Header)
 	if values := r.Header["Connection"]; len(values) > 0 {
-		// Set anew only where it changed: a full map grows even where the name stands in it.
+		// It is set only where it changed: a full map grows even where it has the name.
 		if left := stripTokens(values, isContextHeader); len(left) != len(values) || &left[0] != &values[0] {
 			r.Header["Connection"] = left
 		}
 	}
 	stripTrailers(r, overrides)
 	if r.Trailer != nil && r.Body != nil {
-		// Values come when the body has been read, over HTTP/1 those of names that were not
-		// announced too: the map alone, empty or not, makes room for them.
+		// The values arrive after the body. Over HTTP/1, names that were not announced arrive too,
+		// wherever there is a map.
 		r.Body = &trailerBody{r.Body, r, overrides}
 	}
 	stripUpgrade(r.Header)
 }
 
-// stripUpgrade removes the wish to go on in another version of HTTP (RFC 9110, section 7.8;
-// "h2c" in RFC 7540). An upstream that grants it turns the connection into a tunnel for
-// requests that nobody would judge. WebSockets and the like carry no requests, and stay.
+// stripUpgrade removes a request to switch to another version of HTTP (RFC 9110, section 7.8; "h2c"
+// in RFC 7540). An upstream that agrees turns the connection into a tunnel for requests that are
+// never checked. WebSockets and the like carry no requests, and stay.
 func stripUpgrade(h http.Header) {
 	for _, v := range h["Upgrade"] {
 		for tok := range strings.SplitSeq(v, ",") {
@@ -137,7 +138,7 @@ func stripUpgrade(h http.Header) {
 	}
 }
 
-// isHTTPProtocol says whether an upgrade to proto is one to HTTP: "h2c", "HTTP/2.0", or
+// isHTTPProtocol reports whether an upgrade to proto is one to HTTP: "h2c", "HTTP/2.0", or
 // "TLS/1.2" with HTTP in it (RFC 2817).
 func isHTTPProtocol(proto string) bool {
 	name, _, _ := strings.Cut(proto, "/")
@@ -148,14 +149,14 @@ func isHTTPProtocol(proto string) bool {
 	return false
 }
 
-// headerNames are the names that stood in a response's header at some time.
+// headerNames is a set of header names.
 type headerNames struct {
 	few  [8]string
 	n    int
 	more []string
 }
 
-// note notes what stands in h. Up to eight names it allocates nothing.
+// note adds the names in h. It allocates nothing for up to eight names.
 func (s *headerNames) note(h http.Header) {
 	for name := range h {
 		if s.n < len(s.few) {
@@ -167,7 +168,7 @@ func (s *headerNames) note(h http.Header) {
 	}
 }
 
-// keep removes from h what was not noted.
+// keep removes from h the names that are not in s.
 func (s *headerNames) keep(h http.Header) {
 	for name := range h {
 		if !slices.Contains(s.few[:s.n], name) && !slices.Contains(s.more, name) {
@@ -184,8 +185,8 @@ func stripTrailers(r *http.Request, overrides overrides) {
 	}
 }
 
-// stripTokens returns comma-separated values without the tokens that drop names. The
-// values themselves are not changed: the log may still show what was sent.
+// stripTokens returns comma-separated values without the tokens for which drop returns true. It
+// does not change the values themselves, which the log may still show as they arrived.
 func stripTokens(values []string, drop func(string) bool) []string {
 	found := false
 	for _, v := range values {
@@ -211,8 +212,8 @@ func stripTokens(values []string, drop func(string) bool) []string {
 	return out
 }
 
-// percentEncode returns s fit for a header: what is not visible ASCII, and the percent
-// sign itself, as %XX of its UTF-8 bytes (RFC 3986). Spaces inside stay.
+// percentEncode returns s as a header value: bytes other than visible ASCII, and the percent sign,
+// as %XX of UTF-8 (RFC 3986). Spaces inside stay.
 func percentEncode(s string) string {
 	plain := true
 	for i := 0; i < len(s); i++ {
@@ -236,8 +237,8 @@ func percentEncode(s string) string {
 	return b.String()
 }
 
-// trailerBody takes our context headers out of the trailers that arrive with the end
-// of the body, before the proxy, which reads through it, copies them.
+// trailerBody removes our context headers from the trailers that arrive with the end of the body.
+// The proxy reads through it, so they are removed before the proxy copies them.
 type trailerBody struct {
 	io.ReadCloser
 	r         *http.Request

@@ -13,11 +13,11 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// errKeyEnded is the cause of a context cancelled because the request's key stopped
-// being good.
+// errKeyEnded is the cause of a context that was cancelled because the key of its request is no
+// longer accepted.
 var errKeyEnded = errors.New("API key is no longer valid")
 
-// pass sends an allowed request on, and ends it early if its key stops being good.
+// pass sends an allowed request on, and ends it early if its key is no longer accepted.
 func (x *exchange) pass(log *redact.RequestLog, next caddyhttp.Handler) (err error) {
 	ctx, cancel := context.WithCancelCause(x.r.Context())
 	x.cancel = cancel
@@ -34,8 +34,8 @@ func (x *exchange) pass(log *redact.RequestLog, next caddyhttp.Handler) (err err
 		if finished {
 			return
 		}
-		// A panic. Either the response broke off, or the proxy found that it can't write
-		// any more, since the request was ended just when the upstream answered.
+		// A panic. Either the response was aborted, or the proxy could not write any more because
+		// the request was ended just when the upstream answered.
 		if !x.w.close() {
 			x.account.broke = true
 			x.settleCost(http.StatusBadGateway)
@@ -52,19 +52,19 @@ func (x *exchange) pass(log *redact.RequestLog, next caddyhttp.Handler) (err err
 		return x.refuseEnded(&before)
 	}
 	if err == nil && x.w.status == 0 {
-		// Nobody wrote anything: the server will, after us.
+		// No handler wrote anything: the server writes the header after us.
 		x.writeHeaders()
 	}
-	// Settled before the error is answered: the client sees what was really taken.
+	// Before the error is answered, so that the client sees the cost that was taken.
 	x.settleCost(statusOf(err, x.w.status))
 	return log.ServeError(&x.w, x.r, err)
 }
 
-// refuseEnded answers a request whose key stopped being good before its response began.
-// Of the response's header only what stood there before is kept: the rest is the upstream's.
+// refuseEnded answers a request whose key was no longer accepted before its response began. Of the
+// response's header it keeps the fields in before; the others are the upstream's.
 func (x *exchange) refuseEnded(before *headerNames) error {
 	before.keep(x.w.Header())
-	// Where the limits stand is told to valid keys only.
+	// Only valid keys are told the state of their limits.
 	x.dec.Reason, x.dec.Outcome.N = x.w.ended, 0
 	x.shown.reason = x.w.ended
 	if x.r.ProtoMajor == 1 {
@@ -75,13 +75,13 @@ func (x *exchange) refuseEnded(before *headerNames) error {
 	return x.refuse(&x.w, x.w.ended)
 }
 
-// end is called, from another goroutine, when the key stops being good.
+// end ends the request because its key is no longer accepted. It is called on another goroutine.
 func (x *exchange) end(reason gateway.Reason) {
 	x.w.end(reason)
 	x.cancel(errKeyEnded)
 }
 
-// statusOf returns the status that a handler's error, or what it wrote, amounts to.
+// statusOf returns the status of a response: the one that was written, else that of the error.
 func statusOf(err error, written int) int {
 	if written != 0 || err == nil {
 		return written
@@ -93,8 +93,8 @@ func statusOf(err error, written int) int {
 	return http.StatusInternalServerError
 }
 
-// settleCost makes the request cost what it was worth: nothing where the upstream failed
-// and its rule refunds that, or what the upstream says.
+// settleCost corrects the request's cost: to 0 where the upstream failed and the cost line refunds
+// that, or to the cost that the upstream states.
 func (x *exchange) settleCost(status int) {
 	rule := x.verdict.Rule
 	if rule == nil || x.dec.Reason != gateway.Allowed {

@@ -15,8 +15,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
-// pathReader gives the paths of requests their canonical form, before anything is decided by
-// them, and tells the operator of those that are ambiguous.
+// pathReader replaces the paths of requests by their canonical form, before any decision uses them,
+// and logs those that are ambiguous.
 type pathReader struct {
 	// read reads a path: the Read of a *rules.Paths or a *rules.Set.
 	read func(u *url.URL, exempt bool) rules.Path
@@ -30,7 +30,7 @@ type pathReader struct {
 	last map[string]*notice // by message and fault
 }
 
-// notice is a log line that is written once a second at most.
+// notice limits one kind of log line to one a second.
 type notice struct {
 	next    time.Time
 	skipped int
@@ -118,7 +118,7 @@ func (p *pathReader) canonicalize(r *http.Request, vars map[string]any) rules.Pa
 	return path
 }
 
-// setPath makes path what u says.
+// setPath sets the path of u.
 func setPath(u *url.URL, path *rules.Path) {
 	u.Path, u.RawPath = path.Decoded, ""
 	if u.EscapedPath() != path.Escaped {
@@ -141,7 +141,8 @@ func inOriginForm(r *http.Request) bool {
 	return r.Method != http.MethodConnect && (u.Scheme == "http" || u.Scheme == "https") && strings.EqualFold(u.Host, r.Host)
 }
 
-// notify logs that path was rejected, or would have been, and counts it where it was only reported.
+// notify logs that a path was rejected, or would have been, and counts it where it was only
+// reported.
 func (p *pathReader) notify(r *http.Request, path *rules.Path, sent string) {
 	message := "rejected an ambiguous path"
 	switch {
@@ -154,7 +155,7 @@ func (p *pathReader) notify(r *http.Request, path *rules.Path, sent string) {
 	case path.Reported:
 		return
 	}
-	// One fault stands for all, so that the kinds are few.
+	// Only the first fault makes the kind, so that there are few kinds.
 	skipped, ok := p.due(message + (path.Fault & -path.Fault).String())
 	if !ok {
 		return
@@ -177,8 +178,8 @@ func (p *pathReader) notify(r *http.Request, path *rules.Path, sent string) {
 // maxLoggedPath bounds what a log line shows of a path, in bytes.
 const maxLoggedPath = 256
 
-// due reports whether a notice of this kind is to be written now, and how many were not since the
-// last one.
+// due reports whether a notice of this kind is to be written now, and how many were skipped since
+// the last one.
 func (p *pathReader) due(kind string) (skipped int, ok bool) {
 	now := time.Now()
 	p.mu.Lock()

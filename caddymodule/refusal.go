@@ -18,31 +18,31 @@ const (
 	quotaExceededTitle = "Request cannot be satisfied as assigned quota has been exceeded"
 )
 
-// refusal is one request's: its reason, and what is said beyond it.
+// refusal is the answer to one rejected request: its reason, and the details of the answer.
 type refusal struct {
 	reason gateway.Reason
 	// realm of the directive; empty for the keyspace's.
 	realm string
-	// keySent says that a key stood in the request, whatever it was worth.
+	// keySent reports whether the request held a key, valid or not.
 	keySent bool
-	// retryAfter is when the request may come again; where that is not known, 0, clients
-	// that need a number are told one second.
+	// retryAfter is when the request may be sent again. 0: unknown; then headers that need a number
+	// say one second.
 	retryAfter time.Duration
-	// violated names the policies that refused.
+	// violated names the policies that were exceeded.
 	violated []string
-	// scopes are those that the route asks for.
+	// scopes are those that the route requires.
 	scopes []string
 }
 
-// refusals answers requests that may not pass, in one keyspace's words. The bodies
-// are made once. Immutable, safe for concurrent use.
+// refusals answers rejected requests with one keyspace's messages. The bodies are rendered once.
+// Immutable, safe for concurrent use.
 type refusals struct {
 	contentType string
 	realm       string
 	answers     [gateway.NumReasons]answer
 }
 
-// answer is how one reason answers.
+// answer is the answer to one reason.
 type answer struct {
 	status int
 	body   []byte
@@ -84,7 +84,7 @@ func newRefusals(style, realm string, words *[gateway.NumReasons]gateway.Refusal
 				p.Type, p.Title = quotaExceeded, quotaExceededTitle
 			}
 			if p.Title == "" {
-				// A status without a registered phrase: the reason's name says more than nothing.
+				// The status has no registered phrase; the reason's name is better than none.
 				p.Title = reason.String()
 			}
 			a.body = render(p)
@@ -117,8 +117,8 @@ func render(v any) []byte {
 	return []byte(strings.TrimSuffix(b.String(), "\n"))
 }
 
-// header sets the headers that a refusal has whoever writes its body: the challenge, what
-// caches may do, and when to come back.
+// header sets the headers of every refusal, also of one whose body an error route writes: the
+// challenge, the caching, and when to retry.
 func (r *refusals) header(h http.Header, ref *refusal) {
 	status := r.answers[ref.reason].status
 	if c := r.challenge(status, ref); c != "" {
@@ -131,8 +131,8 @@ func (r *refusals) header(h http.Header, ref *refusal) {
 	}
 }
 
-// challenge returns WWW-Authenticate by RFC 6750 section 3: no error where no key was
-// sent, so that a client learns what to send and not what it did wrong.
+// challenge returns WWW-Authenticate (RFC 6750, section 3). It names no error where no key was
+// sent, so that a client learns what to send, not what it did wrong.
 func (r *refusals) challenge(status int, ref *refusal) string {
 	realm := r.realm
 	if ref.realm != "" {
@@ -156,7 +156,7 @@ func (r *refusals) challenge(status int, ref *refusal) string {
 	return ""
 }
 
-// quote escapes what ends a quoted string, RFC 9110 section 5.6.4.
+// quote escapes the characters that end a quoted string (RFC 9110, section 5.6.4).
 func quote(s string) string {
 	if !strings.ContainsAny(s, `\"`) {
 		return s
@@ -175,7 +175,7 @@ func (r *refusals) body(ref *refusal) (contentType string, body []byte) {
 	return r.contentType, append(b, '}')
 }
 
-// write answers a request with its refusal, headers and body. What was set in w's header before stays.
+// write answers a request with its refusal, headers and body. Other fields of w's header stay.
 func (r *refusals) write(w http.ResponseWriter, req *http.Request, ref *refusal) {
 	h := w.Header()
 	r.header(h, ref)
@@ -184,7 +184,7 @@ func (r *refusals) write(w http.ResponseWriter, req *http.Request, ref *refusal)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(r.answers[ref.reason].status)
 	if req.Method != http.MethodHead {
-		// The client may be gone; there is nobody left to tell.
+		// The client may be gone; the error helps no one then.
 		_, _ = w.Write(body)
 	}
 }

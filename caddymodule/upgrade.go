@@ -10,10 +10,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
-// Many WebSocket servers accept an upgrade on any path. So a path without a key would open
-// all of the connection's API: only requests that were checked may ask for another protocol.
+// Many WebSocket servers accept an upgrade on any path. So a path without a key would open the whole
+// API of the connection. Only requests that were checked may ask for another protocol.
 
-// removedUpgrade is a request's wish for another protocol, which was removed from it.
+// removedUpgrade is the request for another protocol that was removed from a request.
 type removedUpgrade struct {
 	upgrade, connection []string
 
@@ -35,7 +35,7 @@ func isExtendedConnect(r *http.Request) bool {
 		(len(r.Header[pseudoProtocol]) > 0 || r.ProtoMajor == 3 && !strings.HasPrefix(r.Proto, "HTTP/"))
 }
 
-// removeUpgrade removes from r the wish for another protocol. It returns nil where r has none.
+// removeUpgrade removes the request for another protocol from r. It returns nil where r has none.
 func removeUpgrade(r *http.Request) *removedUpgrade {
 	connect := isExtendedConnect(r)
 	if len(r.Header["Upgrade"]) == 0 && !connect {
@@ -56,7 +56,7 @@ func removeUpgrade(r *http.Request) *removedUpgrade {
 	return u
 }
 
-// restore puts back into r what was removed from it.
+// restore puts back what removeUpgrade removed from r. u may be nil.
 func (u *removedUpgrade) restore(r *http.Request) {
 	if u == nil {
 		return
@@ -77,7 +77,7 @@ func setHeader(h http.Header, name string, values []string) {
 	h[name] = values
 }
 
-// dropUpgrade removes the wish for another protocol from r, which was not checked, unless
+// dropUpgrade removes the request for another protocol from r, which was not checked, unless
 // allow_upgrade names its path.
 func (h *Handler) dropUpgrade(log *redact.RequestLog, r *http.Request) {
 	if len(r.Header["Upgrade"]) == 0 && r.Method != http.MethodConnect {
@@ -107,5 +107,5 @@ func (h *Handler) dropUpgrade(log *redact.RequestLog, r *http.Request) {
 		"line", "allow_upgrade "+path)
 }
 
-// plainPath is a path that a Caddyfile can hold as it is.
+// plainPath matches a path that can be written in a Caddyfile as it is.
 var plainPath = regexp.MustCompile(`^/[A-Za-z0-9._~!$&'()+,;=:@/-]{0,200}$`)

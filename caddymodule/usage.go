@@ -10,16 +10,16 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// account is what a request's usage is counted from.
+// account is the data for a request's usage.
 type account struct {
 	usage.Request
 	counter *usage.Counter
-	// broke says that the response broke off.
+	// broke reports whether the response was aborted.
 	broke bool
 }
 
-// countedBody counts what is read of a request's body. Who reads it may go on, on another
-// goroutine, when the request has ended.
+// countedBody counts the bytes that are read of a body. Reads may go on, on another goroutine,
+// after the request has ended.
 type countedBody struct {
 	io.ReadCloser
 	n atomic.Int64
@@ -32,8 +32,8 @@ func (b *countedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// meter begins to count the request for its key; false where there is none to count it
-// for. The request is still as it came to the directive.
+// meter begins to count the request for its key. It returns false where there is no usage to count.
+// It must be called before the request is changed.
 func (x *exchange) meter() bool {
 	c, ok := x.dec.Meter().(*usage.Counter)
 	if !ok {
@@ -59,7 +59,7 @@ func (x *exchange) meter() bool {
 	return true
 }
 
-// countUsage counts the request, which has ended, in what its key has used.
+// countUsage adds the request, which has ended, to the usage of its key.
 func (x *exchange) countUsage() {
 	a := &x.account
 	a.Reason, a.Status = x.dec.Reason, x.w.status
@@ -76,8 +76,8 @@ func (x *exchange) countUsage() {
 	a.counter.Count(&a.Request)
 }
 
-// countVerified counts a request that was judged here and is served elsewhere. off says that usage
-// is not counted.
+// countVerified counts a request that was checked here and is served elsewhere. off reports whether
+// usage is not counted.
 func countVerified(log *usage.Log, off bool, req *gateway.Request, d *gateway.Decision, method string, u *url.URL) {
 	c, ok := d.Meter().(*usage.Counter)
 	if !ok || req.Trace != nil || off && log == nil {

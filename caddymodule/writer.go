@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,17 +16,18 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// errEnded is what a handler gets that goes on writing after its request was ended.
+// errEnded is returned to a handler that writes after its request was ended.
 var errEnded = errors.New("the request's API key is no longer valid")
 
-// responseWriter learns the response's status, puts our headers in place of the
-// upstream's when the header goes out, and can be ended while a handler writes to it.
-// Flushing, hijacking, deadlines and ReadFrom work as on the writer it wraps.
+// responseWriter records the response's status, replaces the upstream's headers by ours when the
+// header is sent, and can be ended while a handler writes to it. Flushing, hijacking, deadlines and
+// ReadFrom work as on the writer that it wraps.
 type responseWriter struct {
 	*caddyhttp.ResponseWriterWrapper
 	x      *exchange
 	status int
-	// wrote is how much of the body was written, and failed says that the client did not take all.
+	// wrote is how many bytes of the body were written. failed reports whether the client did not
+	// take all.
 	wrote  int64
 	failed bool
 
@@ -40,7 +43,7 @@ type responseWriter struct {
 	control *http.ResponseController
 }
 
-// stopped says, mu being held, that a handler must not write any more.
+// stopped reports whether a handler must not write any more. w.mu is held.
 func (w *responseWriter) stopped() bool { return w.ended != gateway.Allowed && !w.refused }
 
 // WriteHeader implements http.ResponseWriter. Informational headers pass through.
@@ -73,8 +76,8 @@ func (w *responseWriter) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// begin comes before whatever may block on the client; done must follow where it
-// returns no error.
+// begin must be called before anything that may block on the client, and done after it, unless
+// begin returns an error.
 func (w *responseWriter) begin() error {
 	w.mu.Lock()
 	sent, ended := w.sent, w.stopped()
@@ -120,7 +123,7 @@ func (w *responseWriter) ReadFrom(r io.Reader) (int64, error) {
 	return n, err
 }
 
-// FlushError is what http.ResponseController flushes by.
+// FlushError implements the interface that http.ResponseController flushes with.
 func (w *responseWriter) FlushError() error {
 	if err := w.begin(); err != nil {
 		return err
@@ -132,7 +135,7 @@ func (w *responseWriter) FlushError() error {
 // Flush implements http.Flusher.
 func (w *responseWriter) Flush() { _ = w.FlushError() }
 
-// Hijack is what http.ResponseController hijacks by.
+// Hijack implements http.Hijacker.
 func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err != nil {
@@ -148,10 +151,10 @@ func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return conn, rw, nil
 }
 
-// end makes whoever reads from or writes to the client stop: a body still being sent
-// keeps Go's HTTP/2 client from seeing that the request was cancelled, and a slow client keeps a
-// writer blocked. Before the header went out only reading stops, so that a
-// refusal can still be written.
+// end stops all reading from and writing to the client. Otherwise a body that is still being sent
+// keeps Go's HTTP/2 client from noticing that the request was cancelled, and a slow client keeps a
+// writer blocked. Before the header is sent only reading stops, so that a rejection can still be
+// written.
 func (w *responseWriter) end(reason gateway.Reason) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -168,12 +171,11 @@ func (w *responseWriter) end(reason gateway.Reason) {
 	w.stopWriting()
 }
 
-// gone is a deadline that has gone by.
+// gone is a deadline in the past.
 var gone = time.Unix(1, 0)
 
-// stopWriting, mu being held, makes a write to a client that does not read fail. What
-// writes may set another deadline after this one, for its next chunk: so it is set again
-// until nothing is being written.
+// stopWriting makes a write to a client that does not read fail. w.mu is held. The handler may set
+// a later deadline for its next chunk, so stopWriting repeats until nothing is being written.
 func (w *responseWriter) stopWriting() {
 	if !w.sent || w.closed {
 		return
@@ -196,9 +198,9 @@ func (w *responseWriter) stopWriting() {
 	}
 }
 
-// close says that the handler has returned. It reports whether the request was ended
-// before its header went out: the refusal is then still to be written, on a writer that
-// works again. From then on ended does not change.
+// close must be called when the handler has returned. It reports whether the request was ended
+// before its header was sent: then the rejection is still to be written, and the writer works
+// again. After close, ended does not change.
 func (w *responseWriter) close() (refuse bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -207,11 +209,75 @@ func (w *responseWriter) close() (refuse bool) {
 	return w.refused
 }
 
-// leave says that the exchange's work goes to another request. It reports whether
-// somebody is still at it.
+// leave must be called before the exchange's scratch is reused. It reports whether a goroutine
+// still uses the scratch.
 func (w *responseWriter) leave() (busy bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.closed, w.left = true, true
 	return w.writing > 0
+}
+
+// dropHeaders removes from the header of an informational response the fields that only Keygate may
+// set. The final response has them.
+func (x *exchange) dropHeaders() {
+	hdr := x.w.Header()
+	if rule := x.verdict.Rule; rule != nil && rule.Actual != "" {
+		delete(hdr, rule.Actual)
+	}
+	if x.checked && !x.observed && x.dec.Outcome.N > 0 {
+		deleteLimitHeaders(hdr)
+	}
+}
+
+// writeHeaders replaces the upstream's limit headers, caching headers and CORS headers by ours,
+// when the response's header is sent.
+func (x *exchange) writeHeaders() {
+	x.writeCacheHeaders()
+	x.writeCORS()
+	hdr := x.w.Header()
+	if rule := x.verdict.Rule; rule != nil && rule.Actual != "" {
+		if v := hdr[rule.Actual]; len(v) > 0 {
+			x.actual = v[0]
+			delete(hdr, rule.Actual)
+		}
+		if t := hdr["Trailer"]; len(t) > 0 {
+			if t = stripTokens(t, func(tok string) bool { return strings.EqualFold(tok, rule.Actual) }); len(t) == 0 {
+				delete(hdr, "Trailer")
+			} else {
+				hdr["Trailer"] = t
+			}
+		}
+	}
+	if !x.checked || x.observed || x.dec.Outcome.N == 0 {
+		return
+	}
+	deleteLimitHeaders(hdr)
+	x.dec.Outcome.WriteHeaders(hdr, x.req.Now, x.h.headers)
+	if len(x.r.Header["Origin"]) > 0 {
+		exposeHeaders(hdr)
+	}
+}
+
+// limitHeaders are the response headers that only Keygate writes, where it writes any.
+var limitHeaders = [...]string{
+	"X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset", "Ratelimit", "Ratelimit-Policy",
+	"Ratelimit-Limit", "Ratelimit-Remaining", "Ratelimit-Reset",
+}
+
+// deleteLimitHeaders deletes the limit headers of the upstream. Most responses have none.
+func deleteLimitHeaders(hdr http.Header) {
+	for name := range hdr {
+		if (strings.HasPrefix(name, "Ratelimit") || strings.HasPrefix(name, "X-Ratelimit-")) && slices.Contains(limitHeaders[:], name) {
+			delete(hdr, name)
+		}
+	}
+}
+
+const exposed = "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, RateLimit, RateLimit-Policy, Retry-After"
+
+// exposeHeaders lets scripts of other origins read the limit headers (Fetch Standard, section
+// 3.3.4).
+func exposeHeaders(hdr http.Header) {
+	hdr["Access-Control-Expose-Headers"] = append(hdr["Access-Control-Expose-Headers"], exposed)
 }

@@ -1,5 +1,5 @@
-// Package apikey is the key itself: how one is made, what shape it has, where it
-// stands in a request, and what of it may rest in a store.
+// Package apikey makes API keys, recognises their shape, finds them in requests and texts, and digests
+// them for storage.
 //
 // A key is a prefix, which names its environment, and random base62 characters, of
 // which the last six are by default a CRC-32 of those before them, as in GitHub's
@@ -9,21 +9,21 @@ package apikey
 
 import "errors"
 
-// Digest is what stands for a full key wherever one is remembered: SHA-256 of the
-// key, or HMAC-SHA-256 under a pepper. Nothing can be computed back from it.
+// Digest replaces a full key wherever one is stored: SHA-256 of the key, or HMAC-SHA-256 under a
+// pepper. The key cannot be computed from it.
 type Digest [32]byte
 
-// ErrMalformed says that a credential was sent but has no shape this keyspace
-// issues or accepts. No lookup is owed to it.
+// ErrMalformed is returned for a credential whose shape this keyspace neither issues nor accepts.
+// It needs no look-up.
 var ErrMalformed = errors.New("malformed key")
 
-// ErrMissing says that no place of the request holds a credential.
+// ErrMissing is returned where no place of the request holds a credential.
 var ErrMissing = errors.New("no key sent")
 
-// ErrAmbiguous says that two places of the request hold different credentials.
+// ErrAmbiguous is returned where two places of the request hold different credentials.
 var ErrAmbiguous = errors.New("more than one key sent")
 
-// Prefix ties a key prefix such as "sk_live_" to the environment it stands for.
+// Prefix is a key prefix such as "sk_live_" and its environment.
 type Prefix struct {
 	Value       string `json:"value"`
 	Environment string `json:"environment"`
@@ -63,10 +63,10 @@ const (
 	AnyChar Charset = "any"
 )
 
-// Accept is a further shape, for keys that were issued elsewhere and imported:
-// they are judged, never issued.
+// Accept is a further shape, for keys that were issued elsewhere and imported. Such keys are
+// checked, never issued.
 type Accept struct {
-	// Name tells the shapes apart in messages: 1 to 64 of A-Za-z0-9_.-
+	// Name distinguishes the shapes in messages: 1 to 64 of A-Za-z0-9_.-
 	Name string `json:"name"`
 	// Prefix may be empty; then any value of the right length and characters has the
 	// shape, but nothing can recognise such a key in a log line (see Grammar.Clean).

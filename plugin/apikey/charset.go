@@ -15,7 +15,7 @@ const (
 	classAny
 )
 
-// classes tells, for each byte, the charsets it belongs to.
+// classes holds, for each byte, the charsets it belongs to.
 var classes = func() (t [256]class) {
 	for c := 0x21; c <= 0x7e; c++ {
 		switch b := byte(c); {
@@ -71,7 +71,7 @@ func (c Charset) bits() float64 {
 // chars returns the least number of the charset's characters that are worth bits.
 func (c Charset) chars(bits float64) int { return int(math.Ceil(bits / c.bits())) }
 
-// within says whether every byte of s belongs to the class.
+// within reports whether every byte of s belongs to the class.
 func (c class) within(s string) bool {
 	for i := range len(s) {
 		if classes[s[i]]&c == 0 {

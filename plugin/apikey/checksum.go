@@ -22,7 +22,7 @@ func checksum(random string) (digits [checksumLength]byte) {
 	return digits
 }
 
-// hasChecksum says whether body ends in the checksum of what stands before it.
+// hasChecksum reports whether body ends in the checksum of its other characters.
 func hasChecksum(body string) bool {
 	n := len(body) - checksumLength
 	if n < 0 {

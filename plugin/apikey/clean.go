@@ -12,21 +12,19 @@ const (
 	minFound = 8
 	// maxWord is how many lower-case letters are no word any more, but a key.
 	maxWord = 24
-	// ellipsis stands for what Clean took.
+	// ellipsis replaces the hidden part of a key.
 	ellipsis = "…"
 )
 
-// Clean returns s with everything in it that has a prefix and the shape of this
-// grammar's keys (checksum right or not) written as its shown prefix and "…", also
-// where it stands percent-encoded (up to three times over) or with JSON's \u00xx. It
-// returns s itself, unallocated, when there is nothing to clean.
+// Clean returns s with every key of this grammar replaced by its shown prefix and "…": everything
+// with a prefix and the shape of a key (checksum right or not), also percent-encoded (up to three
+// times) or with JSON's \u00xx. It returns s itself, without allocating, where there is no key.
 //
-// It rather takes too much than too little: a key longer than its shape is taken
-// whole, and a truncated one from eight characters after the prefix on, unless no more
-// of it stands there than may be shown, or it reads as a word (a letter or digit before
-// the prefix, lower-case letters after it: with the prefix ck_, "check_availability").
-// Keys of an accepted shape without a prefix can't be told from other text and stay, as
-// do keys in base64.
+// It rather replaces too much than too little. A key longer than its shape is replaced as a whole.
+// A truncated key is replaced from eight characters after the prefix on, with two exceptions: no
+// more characters are left than may be shown; or it reads as a word (a letter or digit before the
+// prefix, lower-case letters after it: with the prefix ck_, "check_availability"). Keys of an
+// accepted shape without a prefix look like other text and stay, as do keys in base64.
 //
 // Its time is linear in len(s).
 func (g *Grammar) Clean(s string) string { return g.cleaner.Clean(s) }
@@ -53,7 +51,7 @@ type Cleaner struct {
 	shortest int
 }
 
-// escape stands in Cleaner.starts for the bytes at which an escape may begin.
+// escape marks in Cleaner.starts the bytes at which an escape may begin.
 const escape = -1
 
 // node is a character of one or more prefixes, and where each next one leads.
@@ -237,15 +235,15 @@ func (c *Cleaner) scan(s string, words bool) (string, int) {
 	return out.String(), r.steps
 }
 
-// target stands for all shapes of one prefix: the widest characters, the shortest
-// length, the least that may be shown.
+// target combines all shapes of one prefix: the widest characters, the shortest length, the least
+// that may be shown.
 type target struct {
 	grammar *Grammar
 	prefix  string
 	class   class
 	min     int
 	shown   int
-	// several says that the prefix has more than one shape.
+	// several reports whether the prefix has more than one shape.
 	several bool
 }
 
@@ -269,8 +267,8 @@ func newTarget(g *Grammar, prefix string) target {
 	return t
 }
 
-// read is the package's read, but for characters that only their own spelling, not
-// what it would stand for, lets belong to a key (a % in a key of any characters).
+// read is the package's read, except for characters that belong to a key only as they are written,
+// not as they decode (a % in a key of any characters).
 func (t *target) read(s string, i int) (c byte, next int) {
 	c, next = read(s, i)
 	if t.class == classAny && classes[c]&classAny == 0 {
@@ -279,15 +277,15 @@ func (t *target) read(s string, i int) (c byte, next int) {
 	return c, next
 }
 
-// found is one place in a text where something stands that must not be shown.
+// found is a part of a text that must not be shown.
 type found struct {
 	target *target
 	// shown is where that of it ends which may be shown, end where all of it does.
 	shown, end int
 }
 
-// beyond says whether f takes more than g, or may: what reads on over more characters
-// need not be read again within.
+// beyond reports whether f takes more than g, or may: with wider characters its run need not be
+// read again.
 func (f found) beyond(g found) bool {
 	return f.end > g.end || f.end == g.end && f.target.class == classAny && g.target.class != classAny
 }
@@ -336,7 +334,7 @@ func (r *reader) find(i int) (f found, ok bool) {
 	return f, ok
 }
 
-// findBody judges what follows a prefix that stands at [start, body).
+// findBody checks the text after a prefix at [start, body).
 func (r *reader) findBody(start, body int, t *target) (found, bool) {
 	s, f := r.s, found{target: t}
 	// may is how many characters after the prefix may be shown; below zero where not
@@ -405,8 +403,7 @@ func (r *reader) findWithin(i int, outer found) (f found, ok bool) {
 	return f, ok
 }
 
-// inWord says whether what begins at i goes on from a letter or digit that is not the
-// end of an escape.
+// inWord reports whether a letter or digit precedes i that is not the end of an escape.
 func inWord(s string, i int) bool {
 	return i > 0 && classes[s[i-1]]&classBase62 != 0 &&
 		(i < 2 || s[i-2] != '\\') &&

@@ -6,7 +6,7 @@ const escapeDepth = 3
 
 // read returns the character that s spells at i, and where the next one begins: the
 // byte itself, %xx, %25xx, %25%xx%xx and so on to escapeDepth layers, or \u00xx as JSON
-// writes it. What is no whole escape stands for itself. It needs i < len(s).
+// writes it. An incomplete escape is read as its own bytes. It needs i < len(s).
 func read(s string, i int) (c byte, next int) {
 	if c = s[i]; c != '%' && c != '\\' {
 		return c, i + 1
@@ -94,7 +94,7 @@ func mayDigit(s string, i, depth int) bool {
 // escapes reports whether an escape may begin at i.
 func escapes(s string, i int) bool { return i < len(s) && (s[i] == '%' || spells(s, i)) }
 
-// spells reports whether a backslash stands at i that begins a \u00xx, of another character than a backslash.
+// spells reports whether a \u00xx begins at i that encodes a character other than a backslash.
 func spells(s string, i int) bool {
 	if s[i] != '\\' {
 		return false

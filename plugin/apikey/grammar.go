@@ -22,7 +22,7 @@ const (
 // defaultPrefixes are those of a keyspace that names none.
 var defaultPrefixes = []Prefix{{"kg_live_", "live"}, {"kg_test_", "test"}}
 
-// ErrEnvironment says that a grammar issues no keys of an environment.
+// ErrEnvironment is returned for an environment for which a grammar issues no keys.
 var ErrEnvironment = errors.New("unknown environment")
 
 // Grammar is the shapes of one keyspace: what it issues and what it accepts.
@@ -227,8 +227,8 @@ func (g *Grammar) Match(key string) *Shape {
 	return nil
 }
 
-// Prefixed says whether s begins with one of the grammar's prefixes (issued or
-// accepted, non-empty). It does not allocate.
+// Prefixed reports whether s begins with one of the grammar's prefixes (issued or accepted,
+// non-empty). It does not allocate.
 func (g *Grammar) Prefixed(s string) bool {
 	for _, p := range g.prefixes {
 		if strings.HasPrefix(s, p) {
@@ -250,9 +250,9 @@ func (g *Grammar) Shapes() []Shape {
 	return append([]Shape(nil), g.shapes...)
 }
 
-// Shown returns what of a full key of this grammar may be shown: its first twelve and its
-// last four characters; less for imported shapes, nothing of what has no shape. Where a key
-// has several shapes, what all of them may show.
+// Shown returns the parts of a full key of this grammar that may be shown: its first twelve and its
+// last four characters, fewer for imported shapes, none for a text without a shape. Of a key with
+// several shapes it returns the parts that all of them may show.
 func (g *Grammar) Shown(key string) (prefix, lastFour string) {
 	if len(key) > g.longest {
 		return "", ""

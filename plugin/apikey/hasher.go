@@ -93,10 +93,10 @@ func (h *Hasher) Candidates(dst []Candidate, key string) []Candidate {
 	return append(dst, Candidate{Algorithm: SHA512, Digest: sha512Digest(key)})
 }
 
-// Checks returns a check value per pepper id, from which the pepper cannot be told:
-// what the store keeps to notice a wrong pepper at start. Nil without peppers. A check
-// value is 64 hex characters of HMAC-SHA-256 over a text that is no key of any shape
-// (it has spaces), so it equals no key's digest and helps to forge none.
+// Checks returns a check value for each pepper id, nil without peppers. The store keeps them to
+// notice a wrong pepper at start. A check value is 64 hex characters of HMAC-SHA-256 over a text
+// that is no key of any shape (it has spaces), so it equals no key's digest. The pepper cannot be
+// computed from it.
 func (h *Hasher) Checks() map[string]string {
 	if len(h.peppers) == 0 {
 		return nil
@@ -135,8 +135,8 @@ func newPepper(secret string) pepper {
 	return p
 }
 
-// plain returns SHA-256 of key. The copy on the stack is there because a conversion
-// to []byte allocates: the compiler can't see that Sum256 leaves its argument alone.
+// plain returns SHA-256 of key. It copies the key to the stack because a conversion to []byte
+// allocates.
 func plain(key string) Digest {
 	if len(key) > maxKeyLength {
 		return sha256.Sum256([]byte(key))

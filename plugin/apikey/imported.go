@@ -11,10 +11,9 @@ import (
 	"strings"
 )
 
-// Keys that were issued elsewhere may come as hashes. Those that are the same for the
-// same key are looked up like our own. bcrypt salts each key, so a presented key can only
-// be compared with stored ones: those whose first characters are the same, which is
-// what their Hint stands for.
+// Keys that were issued elsewhere may be imported as hashes. Unsalted hashes are looked up like our
+// own. bcrypt salts each key, so a presented key must be compared with stored hashes: with those of
+// keys that have the same first characters, and so the same Hint.
 
 // SHA512 is the algorithm of keys that were imported as their SHA-512; their Digest is
 // SHA-256 of it.
@@ -32,9 +31,9 @@ const (
 	minBcryptCost = 4
 )
 
-// WithForeign returns a Hasher that also finds keys which another system stored as
-// HMAC-SHA-256 under its own peppers. None of them is ever used for new keys. One that is empty
-// or given twice, or that is a pepper of h, is an error, which never holds the pepper.
+// WithForeign returns a Hasher that also finds keys which another system stored as HMAC-SHA-256
+// under its own peppers. They are never used for new keys. An empty pepper, one given twice, and
+// one that is a pepper of h is an error. Errors never hold a pepper.
 func (h *Hasher) WithForeign(peppers ...string) (*Hasher, error) {
 	out := &Hasher{peppers: h.peppers}
 	for i, secret := range peppers {
@@ -62,8 +61,8 @@ func (h *Hasher) pepper(id string) *pepper {
 	return nil
 }
 
-// PepperID returns the id of a pepper, by which imports name it. Nothing of the pepper
-// can be told from it.
+// PepperID returns the id of a pepper, by which imports name it. The pepper cannot be computed from
+// it.
 func PepperID(secret string) string {
 	id := sha256.Sum256([]byte("keygate pepper id" + secret))
 	return hex.EncodeToString(id[:4])
@@ -100,7 +99,7 @@ func (h *Hasher) importPepper(id string) (*pepper, error) {
 		if p := h.pepper(id); p != nil {
 			return p, nil
 		}
-		return nil, errors.New("the pepper with this id is not configured: the gateway needs it to judge the key, as a pepper or an import_pepper")
+		return nil, errors.New("the pepper with this id is not configured: the gateway needs it to check the key, as a pepper or an import_pepper")
 	case len(h.foreign) == 1:
 		return &h.foreign[0], nil
 	case len(h.foreign) == 0 && len(h.peppers) == 1:
@@ -111,8 +110,8 @@ func (h *Hasher) importPepper(id string) (*pepper, error) {
 	return nil, errors.New("several peppers are configured: name the one that the hash was made with by its id")
 }
 
-// decodeHash reads a hash of that many bytes. For what is no such hash it returns
-// zeros of the right size, so that the caller may convert before it looks at the error.
+// decodeHash decodes a hash of that many bytes. With an error it returns zeros of the right size,
+// so that the caller may convert the result first.
 func decodeHash(text string, size int) ([]byte, error) {
 	if len(text) == hex.EncodedLen(size) {
 		if b, err := hex.DecodeString(text); err == nil {
@@ -140,12 +139,12 @@ func sha512Digest(key string) Digest {
 	return sha256.Sum256(sum[:])
 }
 
-// Hint stands for the first characters of a key. A stored bcrypt hash has a Digest
-// that begins with its key's Hint, so that what holds and filters digests finds it too.
+// Hint is a hash of the first characters of a key. The Digest of a stored bcrypt hash begins with
+// its key's Hint, so that indexes, caches and filters of digests find it too.
 type Hint [16]byte
 
-// After their shape's prefix, so many characters of a key are in its Hint. Keys of
-// whose beginning more is known have the longer one, which fewer keys share.
+// hintMin and hintMax are how many characters after the prefix are in a Hint. Keys of which enough
+// is known have the longer Hint, which fewer keys share.
 const hintMin, hintMax = 4, 8
 
 func hintOf(beginning string) (l Hint) {
@@ -159,8 +158,8 @@ func hintOf(beginning string) (l Hint) {
 
 const hintForm = "keygate lead\x00"
 
-// Hints appends to dst every Hint that a stored bcrypt hash of key may have. It
-// allocates only where dst has no room.
+// Hints appends to dst every Hint that a stored bcrypt hash of key may have. It allocates only
+// where dst has no room.
 func (g *Grammar) Hints(dst []Hint, key string) []Hint {
 	if len(key) > MaxBcryptKey {
 		return dst
@@ -181,10 +180,10 @@ func (g *Grammar) Hints(dst []Hint, key string) []Hint {
 	return dst
 }
 
-// Bcrypt returns the form in which a key is stored that comes as a bcrypt hash, of
-// which prefix, the key's first characters, is known. It is an error where prefix
-// has no four characters after the prefix of its shape, since then too many keys could be meant, and where the hash is none or
-// takes too long to compare.
+// Bcrypt returns the stored form of a key that is imported as a bcrypt hash. prefix is the part of
+// the key's beginning that is known. It returns an error where prefix has fewer than four
+// characters after the prefix of its shape, since too many keys could be meant, where hash is no
+// bcrypt hash, and where comparing it takes too long.
 func (g *Grammar) Bcrypt(hash, prefix string) (Candidate, Hint, error) {
 	if err := checkBcrypt(hash); err != nil {
 		return Candidate{}, Hint{}, err
@@ -210,7 +209,8 @@ func (g *Grammar) Bcrypt(hash, prefix string) (Candidate, Hint, error) {
 	return c, lead, nil
 }
 
-// checkBcrypt says what is wrong with a hash such as $2b$10$ and 53 characters.
+// checkBcrypt returns an error for a text that is no usable bcrypt hash, such as $2b$10$ and 53
+// characters.
 func checkBcrypt(hash string) error {
 	const alphabet = base62 + "./"
 	if len(hash) != 60 || hash[3] != '$' || hash[6] != '$' || !consistsOf(hash[7:], alphabet) {
@@ -236,18 +236,18 @@ func (a Algorithm) Bcrypt() (hash string, ok bool) {
 	return strings.CutPrefix(string(a), bcryptAlgorithm)
 }
 
-// Name returns the algorithm without what is particular to one key or pepper.
+// Name returns the algorithm without a key's or pepper's own part.
 func (a Algorithm) Name() string {
 	name, _, _ := strings.Cut(string(a), ":")
 	return name
 }
 
-// Mark stands for one imported form of a key after that form itself was replaced by the
-// primary one, so that the same import does nothing when it is run again.
+// Mark identifies an imported form of a key after the primary form has replaced it, so that
+// importing the same key again does nothing.
 type Mark [16]byte
 
-// Marks appends to dst the marks that an import of this digest may have left, the one
-// that it leaves now first. Under a pepper a mark tells nobody without it whether he has guessed a key.
+// Marks appends to dst the marks that an import of this digest may have left, the current one
+// first. Under a pepper, a mark does not confirm a guessed key without the pepper.
 func (h *Hasher) Marks(dst []Mark, d Digest) []Mark {
 	text := "keygate mark " + hex.EncodeToString(d[:])
 	for i := range h.peppers {
@@ -258,8 +258,9 @@ func (h *Hasher) Marks(dst []Mark, d Digest) []Mark {
 	return append(dst, Mark(full[:16]))
 }
 
-// Fit returns what may be shown of an imported key whose beginning and end are known,
-// cut to what its shapes show; any may be empty. It is an error, naming neither, where no shape has keys that begin so.
+// Fit cuts the known beginning and end of an imported key to the parts that its shapes may show;
+// either may be empty. It returns an error where no shape has keys with this beginning. The error
+// names neither part.
 func (g *Grammar) Fit(prefix, lastFour string) (shownFirst, shownLast string, err error) {
 	first, last := -1, -1
 	for i := range g.shapes {
@@ -278,7 +279,7 @@ func (g *Grammar) Fit(prefix, lastFour string) (shownFirst, shownLast string, er
 	return prefix[:min(first, len(prefix))], lastFour[max(0, len(lastFour)-last):], nil
 }
 
-// begins says whether a key of the shape may begin so.
+// begins reports whether a key of the shape may have this beginning.
 func (s *Shape) begins(beginning string) bool {
 	if rest, ok := strings.CutPrefix(beginning, s.Prefix); ok {
 		return len(rest) <= s.MaxLength && s.class.within(rest)

@@ -12,7 +12,7 @@ import (
 // PlaceKind is a kind of Place.
 type PlaceKind string
 
-// Place is one place of a request where a credential may stand.
+// Place is one place of a request that may hold a credential.
 type Place struct {
 	Kind PlaceKind `json:"in"`
 	// Name is the header, the query parameter or the cookie; for InAuthorization the scheme,
@@ -46,10 +46,10 @@ type placeKind interface {
 type layout struct {
 	// header is the canonical name of the header that the place is in, "" for the URL's query.
 	header string
-	// separator stands between the parts of the header's value or the query, one of which is the
+	// separator separates the parts of the header's value or the query, one of which is the
 	// place's. It is 0 where the whole value is one part.
 	separator byte
-	// scheme stands before the credential, in any case. Clients send credentials of the
+	// scheme precedes the credential, in any case. Clients send credentials of the
 	// upstream's own with it too. Without a scheme it is "".
 	scheme string
 }

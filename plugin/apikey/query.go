@@ -10,7 +10,7 @@ import (
 // InQuery is a parameter of the URL's query whose value is the key.
 //
 // A query is read as browsers and net/url read it: parameters between &, + for a space, %xx for a
-// byte. Unlike net/url, nothing is dropped: a broken escape stands for itself, and a semicolon is
+// byte. Unlike net/url, nothing is dropped: a broken escape is read as its own bytes, and a semicolon is
 // part of the value. So no spelling hides a credential that another reader would see.
 const InQuery PlaceKind = "query"
 
@@ -71,7 +71,7 @@ func (queryPlace) put(_ http.Header, u *url.URL, name, key string) {
 	u.RawQuery = query.Encode()
 }
 
-// namesParam reports whether key, a raw parameter before its "=", stands for name.
+// namesParam reports whether key, a raw parameter before its "=", decodes to name.
 func namesParam(key, name string) bool {
 	i := 0
 	for k := range len(name) {

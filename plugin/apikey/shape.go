@@ -20,7 +20,7 @@ type Shape struct {
 	class class
 }
 
-// has says whether key has the shape.
+// has reports whether key has the shape.
 func (s *Shape) has(key string) bool {
 	n := len(key) - len(s.Prefix)
 	if n < s.MinLength || n > s.MaxLength || !strings.HasPrefix(key, s.Prefix) {

@@ -7,7 +7,7 @@ import "strings"
 // must have, one character that other text seldom has, with a search that the processor
 // does many bytes at a time.
 
-// byRarity lists the characters a prefix may have, those first that stand least often in what requests hold.
+// byRarity lists the characters that a prefix may have, the rarest in requests first.
 const byRarity = "_~^|`$!#*@&QZJXKVYWqzjxBGFUkvywMPHLDRNCISTOAEbgfumphldrncistoae9876543210()[]{}<>+=:?.-/"
 
 // anchor is a character by which the prefixes that have it are found.
@@ -16,7 +16,7 @@ type anchor struct {
 	prefixes []anchored
 }
 
-// anchored is a prefix, and where in it the anchor stands first.
+// anchored is a prefix and the index of the anchor's first occurrence in it.
 type anchored struct {
 	prefix string
 	at     int
@@ -47,8 +47,8 @@ next:
 // maxAnchors bounds how many anchors without a prefix are looked at before the text is read character by character.
 const maxAnchors = 32
 
-// mayHoldKey says whether s may hold a key: a prefix as it is, or characters that may stand for
-// others. It does not allocate.
+// mayHoldKey reports whether s may hold a key: a prefix as it is, or characters that may begin an
+// escape. It does not allocate.
 func (c *Cleaner) mayHoldKey(s string) bool {
 	if len(s) < c.shortest {
 		return false
@@ -61,7 +61,7 @@ func (c *Cleaner) mayHoldKey(s string) bool {
 	return strings.IndexByte(s, '%') >= 0 || strings.IndexByte(s, '\\') >= 0
 }
 
-// within says whether one of the anchor's prefixes stands in s, or may.
+// within reports whether s holds one of the anchor's prefixes, or may hold one.
 func (a *anchor) within(s string) bool {
 	from := 0
 	for range maxAnchors {

@@ -55,8 +55,8 @@ func (f Fault) String() string {
 
 // pathByte classifies the bytes of a path.
 const (
-	plainClass   = iota // stands for itself, encoded or not: unreserved and ":@!$&'()*+,="
-	rawClass            // stands for itself where it is not encoded: "[" and "]"
+	plainClass   = iota // has the same meaning encoded or not: unreserved and ":@!$&'()*+,="
+	rawClass            // has its own meaning where it is not encoded: "[" and "]"
 	encodedClass        // is always written as an escape
 	faultClass          // makes the path ambiguous
 )
@@ -117,15 +117,15 @@ func isCanonical(p string) bool {
 	return last != '.'
 }
 
-// Canonical returns the canonical form of a path as it stands in a request line, RFC 3986
-// section 6.2.2 in the main: escapes of unreserved characters and of ":@!$&'()*+,=" are decoded,
-// other escapes are written in upper case, repeated slashes are merged, dot segments are
-// resolved, and bytes that may not stand in a URI are encoded. It is a fixed point: the canonical
-// form of a canonical path is that path.
+// Canonical returns the canonical form of a path as it arrives in a request line, mainly by RFC
+// 3986, section 6.2.2. Escapes of unreserved characters and of ":@!$&'()*+,=" are decoded, other
+// escapes are written in upper case. Repeated slashes are merged, dot segments are resolved, and
+// bytes that are not allowed in a URI are encoded. The canonical form of a canonical path is the
+// path itself.
 //
-// A Fault other than zero says that the path is ambiguous; the path returned is then
-// meaningless. The time taken is linear in the length. Canonical does not allocate for a path
-// of unreserved characters that is canonical already.
+// A Fault other than zero means that the path is ambiguous; the path returned is then meaningless.
+// The time is linear in the length. Canonical does not allocate for a canonical path of unreserved
+// characters.
 func Canonical(path string) (string, Fault) {
 	if isCanonical(path) {
 		return path, 0

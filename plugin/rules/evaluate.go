@@ -19,23 +19,25 @@ type Set struct {
 	needs         []uint64
 	prices        []CostRule
 	scopeDeny     bool
-	// pathless says that nothing is asked of a path, so that every path is forwarded as it came.
+	// pathless reports whether no rule depends on the path, so that every path is forwarded as it
+	// came.
 	pathless bool
-	// caseless says that no scope or cost line tells case apart from a lower-case path.
+	// caseless reports whether no scope or cost line has a capital letter, so that a lower-case
+	// path needs no folding.
 	caseless bool
-	// strictest is the verdict on a path that can't be read with confidence.
+	// strictest is the verdict on a path whose interpretations are not all known.
 	strictest Verdict
 }
 
-// New compiles c. bit maps a scope's name to its one-bit set and says whether it
-// exists; it may be nil where c has no scope lines. Errors name the offending line's text.
+// New compiles c. bit returns the one-bit set of a scope's name, false for an unknown scope; it may
+// be nil where c has no scope lines. Errors name the text of the line.
 func New(c Config, bit func(scope string) (uint64, bool)) (*Set, error) {
 	s := &Set{scopeDeny: c.ScopeDeny, caseless: true, pathless: c.Pathless()}
 	var err error
 	if s.Paths, err = NewPaths(c.Paths); err != nil {
 		return nil, fmt.Errorf("paths: %w", err)
 	}
-	// Whether a key is needed is said once for a pattern; so are its scope and its cost.
+	// A pattern may have one class, one scope and one cost.
 	var classes, scopes, costs, only, except seen
 	for _, kind := range []struct {
 		name     string
@@ -101,7 +103,7 @@ func New(c Config, bit func(scope string) (uint64, bool)) (*Set, error) {
 	return s, nil
 }
 
-// seen remembers lines by their pattern.
+// seen maps patterns to the lines that have them.
 type seen map[string]string
 
 func (s *seen) add(p Pattern, text string) error {
@@ -120,7 +122,7 @@ func (s *seen) add(p Pattern, text string) error {
 	return nil
 }
 
-// allLines returns the verdict as if every line had matched some reading.
+// allLines returns the verdict as if every line had matched.
 func (s *Set) allLines() Verdict {
 	v := Verdict{Class: Default, Deny: s.scopeDeny, Cost: 1}
 	if len(s.protect) > 0 {
@@ -145,8 +147,8 @@ func (s *Set) Costs() []CostRule {
 	return out
 }
 
-// Canonicalize returns the path of u in the form that Evaluate takes. exempt has it treated as behind an
-// exception of `paths`.
+// Canonicalize returns the path of u in the form that Evaluate takes. exempt treats the path as
+// behind an exception of `paths`.
 func (s *Set) Canonicalize(u *url.URL, exempt bool) Path {
 	if s.pathless {
 		return Path{Escaped: u.EscapedPath(), AsSent: true}
@@ -154,8 +156,8 @@ func (s *Set) Canonicalize(u *url.URL, exempt bool) Path {
 	return s.Paths.Canonicalize(u, exempt)
 }
 
-// Evaluate returns what the rules ask of a request. path comes from Canonicalize and is not Rejected. Evaluate
-// does not allocate for a plain path.
+// Evaluate returns what the rules ask of a request. path must come from Canonicalize and must not
+// be Rejected. Evaluate does not allocate for a plain path.
 func (s *Set) Evaluate(method string, path *Path) Verdict {
 	switch {
 	case s.pathless:
@@ -176,20 +178,20 @@ func (s *Set) evaluate(method string, path *Path) Verdict {
 		return s.evaluateOne(method, path.match, path.alternatives)
 	}
 	v := s.evaluateOne(method, path.interpretations[0], nil)
-	for _, reading := range path.interpretations[1:] {
-		v.Add(s.evaluateOne(method, reading, nil))
+	for _, path := range path.interpretations[1:] {
+		v.Add(s.evaluateOne(method, path, nil))
 	}
 	return v
 }
 
-// evaluateOne returns the verdict on a path in matching form, which further names may stand for too.
-func (s *Set) evaluateOne(method, path string, further []string) Verdict {
+// evaluateOne returns the verdict on one path in matching form and its alternatives.
+func (s *Set) evaluateOne(method, path string, alternatives []string) Verdict {
 	var few [maxNames]string
 	names := appendNames(few[:0], path)
-	for _, f := range further {
+	for _, f := range alternatives {
 		names = appendNames(names, f)
 	}
-	each := comparer{method: method, folding: !s.caseless || !lowerCase(method, path) || further != nil}
+	each := comparer{method: method, folding: !s.caseless || !lowerCase(method, path) || alternatives != nil}
 	if !s.within(&each, path, names) {
 		return Verdict{Class: Public, Outside: true, Cost: 1}
 	}
@@ -211,9 +213,9 @@ func (s *Set) evaluateOne(method, path string, further []string) Verdict {
 	return v
 }
 
-// matchLines calls found for each name of path with the index of the first line that matches the name
-// without a trailing slash, and of the first that matches it with one where the path was sent
-// so or no line matches without. It calls found with -1 where no line matches path as written.
+// matchLines calls found with the index of the first line that matches, for each name of path
+// without a trailing slash. It does so for the name with a slash too, where the path has one or
+// where no line matches without. It calls found with -1 where no line matches path as written.
 func matchLines(lines []line, w *comparer, path string, names []string, found func(i int)) {
 	if len(lines) == 0 {
 		found(-1)
@@ -262,16 +264,16 @@ func firstOf(lines []line, method, name string, slash, folded bool) int {
 	return -1
 }
 
-// comparer compares names with lines in every way: with a slash and without, and with regard to case
-// and without.
+// comparer compares names with lines in every way: with and without a slash, with and without
+// regard to case.
 type comparer struct {
 	method string
-	// folding reports whether it can make a difference to fold case.
+	// folding reports whether folding case can make a difference.
 	folding bool
 }
 
-// any calls try for each way to compare name until it returns true, and reports whether it did. The
-// name "" is the root, which has no form without a slash.
+// any calls try for each way to compare name until try returns true, and reports whether it did.
+// The name "" is the root, which has no form without a slash.
 func (w *comparer) any(name string, try func(slash, folded bool, name string) bool) bool {
 	if name != "" && try(false, false, name) || try(true, false, name) {
 		return true
@@ -308,8 +310,9 @@ func (s *Set) within(w *comparer, path string, names []string) bool {
 	return false
 }
 
-// class returns whether the path needs a key. `protect` holds for every name of the path; a
-// public line without a wildcard is more exact than a name that was only derived.
+// class returns whether the path needs a key. `protect` applies to every name of the path. A public
+// line without a wildcard is more exact than a derived name, so it wins over `protect` on that
+// name.
 func (s *Set) class(w *comparer, path string, names []string) Class {
 	optional := anyMatches(s.optional, w.method, path, false)
 	if len(s.protect) > 0 {
@@ -341,7 +344,7 @@ func (s *Set) class(w *comparer, path string, names []string) Class {
 	return Default
 }
 
-// charge adds a reading's cost line to v.
+// charge adds the cost line of an interpretation to v.
 func (v *Verdict) charge(r *CostRule) {
 	switch {
 	case r == nil:
@@ -370,7 +373,7 @@ func anyMatchesName(lines []line, method, name string, slash, folded bool) bool 
 	return firstOf(lines, method, name, slash, folded) >= 0
 }
 
-// matches reports whether one of lines covers path; with exact, one that holds no wildcard.
+// anyMatches reports whether one of lines matches path; with exact, one without a wildcard.
 func anyMatches(lines []line, method, path string, exact bool) bool {
 	for i := range lines {
 		if l := &lines[i]; !(exact && l.wild) && l.matches(method, path) {
@@ -389,8 +392,8 @@ func ascii(s string) bool {
 	return true
 }
 
-// lowerCase reports whether folding changes neither path nor method: no capital in the
-// ASCII path, none but capitals in the method.
+// lowerCase reports whether folding changes neither path nor method: the path is ASCII without
+// capitals, and the method has no small letters.
 func lowerCase(method, path string) bool {
 	for i := range len(path) {
 		if c := path[i]; c >= 'A' && c <= 'Z' || c >= utf8.RuneSelf {

@@ -7,26 +7,27 @@ import (
 	"unicode/utf8"
 )
 
-// This file reads a path that is forwarded as it came: behind an exception of `paths`, and in
+// This file interprets a path that is forwarded as it came: behind an exception of `paths`, and with
 // `report`. Every other path has one form, see Canonical.
 
-// maxInterpretations bounds how many ways one path is read. A path that can be read in more ways is
-// rejected, or meets the strictest verdict where nothing is rejected.
+// maxInterpretations bounds in how many ways one path is interpreted. A path with more
+// interpretations is rejected, or gets the strictest verdict where nothing is rejected.
 const maxInterpretations = 16
 
-// maxInterpretedPath is how long, in bytes, such a path may be: reading it costs time for each reading.
+// maxInterpretedPath bounds the length of such a path, in bytes, since each interpretation costs
+// time.
 const maxInterpretedPath = 2048
 
-// maxInterpretedBytes bounds how long, in bytes, all readings of one path together may be.
+// maxInterpretedBytes bounds the length of all interpretations of one path together, in bytes.
 const maxInterpretedBytes = 8192
 
-// interpretations returns every way in which an upstream might read the path raw, each once; false where
-// there are too many, or where keep reports false for one of them. keep may be nil. The first
-// reading is the path itself.
+// interpretations returns every way in which an upstream might read the path raw, each once. The
+// first is the path itself. It returns false where there are too many, or where keep returns false
+// for one of them. keep may be nil.
 //
-// The readings of a path are all that some sequence of steps makes of it, so the order in which an
-// upstream decodes, cuts and cleans makes no difference.
-func interpretations(raw string, keep func(reading string) bool) ([]string, bool) {
+// It applies every sequence of steps, so the order in which an upstream decodes, cuts and cleans
+// makes no difference.
+func interpretations(raw string, keep func(path string) bool) ([]string, bool) {
 	if len(raw) > maxInterpretedPath {
 		return nil, false
 	}
@@ -50,8 +51,8 @@ func interpretations(raw string, keep func(reading string) bool) ([]string, bool
 	return dst, true
 }
 
-// steps are what upstreams are known to do to a path, one thing each. A step returns
-// its argument where it changes nothing.
+// steps are the changes that upstreams are known to make to a path. A step returns its argument
+// where it changes nothing.
 var steps = [...]func(string) string{
 	decodeSeparators,
 	decodeDots,
@@ -72,8 +73,8 @@ var steps = [...]func(string) string{
 	rootPath,
 }
 
-// kept says whether a percent-escape of b is kept in the readings' common form, because
-// decoding it changes what the path means.
+// kept reports whether an escape of b is kept in the common form of interpretations, because
+// decoding it changes the meaning of the path.
 func kept(b byte) bool {
 	switch b {
 	case '/', '\\', '.', '%', ';', '?', '#', 0:
@@ -82,8 +83,8 @@ func kept(b byte) bool {
 	return false
 }
 
-// decodeHarmless decodes the escapes that no two upstreams can disagree about, and
-// writes the others in lower case.
+// decodeHarmless decodes the escapes that every upstream reads alike, and writes the others in
+// lower case.
 func decodeHarmless(p string) string {
 	return decode(p, func(b byte) bool { return !kept(b) })
 }
@@ -102,7 +103,7 @@ func decodeDelimiters(p string) string {
 	return decode(p, func(b byte) bool { return b == ';' || b == '?' || b == '#' || b == 0 })
 }
 
-// decodePercent makes of %252f the %2f that those see who decode twice.
+// decodePercent turns %252f into %2f, as upstreams that decode twice do.
 func decodePercent(p string) string {
 	if d := decode(p, func(b byte) bool { return b == '%' }); d != p {
 		return decodeHarmless(d)
@@ -110,7 +111,7 @@ func decodePercent(p string) string {
 	return p
 }
 
-// decodeIIS makes of %u002f the %2f that IIS takes it for.
+// decodeIIS turns %u002f into %2f, as IIS does.
 func decodeIIS(p string) string {
 	for _, u := range [...]string{"%u00", "%U00"} {
 		p = strings.ReplaceAll(p, u, "%")
@@ -118,8 +119,7 @@ func decodeIIS(p string) string {
 	return decodeHarmless(p)
 }
 
-// decode replaces the percent-escapes of the bytes that which names, once, leaving
-// what is no escape as it is.
+// decode replaces the escapes of the bytes for which which returns true, once. Other text stays.
 func decode(p string, which func(byte) bool) string {
 	i := firstDecoded(p, which)
 	if i < 0 {
@@ -149,8 +149,8 @@ func decode(p string, which func(byte) bool) string {
 	return out.String()
 }
 
-// firstDecoded returns where the first escape stands that decode would change, -1 where there is none.
-// Most steps change nothing of most paths, so nothing is allocated for them.
+// firstDecoded returns the index of the first escape that decode would change, -1 where there is
+// none. Most steps change nothing of most paths, so decode allocates nothing for them.
 func firstDecoded(p string, which func(byte) bool) int {
 	upper := func(c byte) bool { return c >= 'A' && c <= 'F' }
 	for at := strings.IndexByte(p, '%'); at >= 0; {
@@ -170,7 +170,7 @@ func firstDecoded(p string, which func(byte) bool) int {
 	return -1
 }
 
-// unhex returns the byte that the escape at the start of s stands for.
+// unhex returns the byte of the escape at the start of s.
 func unhex(s string) (byte, bool) {
 	if len(s) < 3 || s[0] != '%' {
 		return 0, false
@@ -190,7 +190,8 @@ func nibble(c byte) (byte, bool) {
 	return 0, false
 }
 
-// turnBackslashes: Windows, and whatever follows the WHATWG URL standard.
+// turnBackslashes turns backslashes into slashes, as Windows and parsers by the WHATWG URL standard
+// do.
 func turnBackslashes(p string) string { return strings.ReplaceAll(p, `\`, "/") }
 
 // dropParameters removes ";a=b" from every segment, as servlet containers do: "/..;/"
@@ -205,15 +206,15 @@ func dropParameters(p string) string {
 	})
 }
 
-// cutParameters ends the path at the first ";", as those do who know parameters of the
-// whole path only.
+// cutParameters ends the path at the first ";", as upstreams do that know only parameters of the
+// whole path.
 func cutParameters(p string) string {
 	p, _, _ = strings.Cut(p, ";")
 	return p
 }
 
-// cutQuery ends the path at a decoded "?", "#" or NUL: who decodes before parsing, and
-// who hands the path to C.
+// cutQuery ends the path at a decoded "?", "#" or NUL, as upstreams do that decode before parsing
+// or pass the path to C.
 func cutQuery(p string) string {
 	if i := strings.IndexAny(p, "?#\x00"); i >= 0 {
 		return p[:i]
@@ -281,7 +282,7 @@ func trimSlash(p string) string {
 
 // trimControls removes control characters, and blanks at the ends of segments: URL parsers of
 // the WHATWG kind, Windows, and frameworks that strip the path. 0x85 and 0xA0 are blanks in
-// Latin-1, where they stand outside of UTF-8.
+// Latin-1, outside of UTF-8.
 func trimControls(p string) string {
 	if strings.IndexFunc(p, func(r rune) bool { return r <= ' ' || r >= 0x7f }) < 0 {
 		return p
@@ -318,8 +319,8 @@ func blank(r rune, size int, b byte) bool {
 	return unicode.IsSpace(r)
 }
 
-// trimDots removes dots, and blanks among them, from the ends of segments, as Windows
-// does, but leaves "." and "..".
+// trimDots removes dots and blanks from the ends of segments, as Windows does, but leaves "." and
+// "..".
 func trimDots(p string) string {
 	if !strings.Contains(p, "./") && !strings.HasSuffix(p, ".") {
 		return p
@@ -332,8 +333,8 @@ func trimDots(p string) string {
 	})
 }
 
-// mapLookalikes turns what lenient decoders and best-fit conversions take for ASCII
-// into it: overlong UTF-8 (RFC 3629, section 10), fullwidth forms and dot leaders.
+// mapLookalikes replaces overlong UTF-8 (RFC 3629, section 10), fullwidth forms and dot leaders by
+// the ASCII characters that lenient decoders and best-fit conversions take them for.
 func mapLookalikes(p string) string {
 	i := 0
 	for i < len(p) && p[i] < utf8.RuneSelf {
@@ -405,8 +406,8 @@ func rootPath(p string) string {
 	return "/" + p
 }
 
-// eachSegment applies f, which only ever shortens, to what stands between slashes. It allocates
-// only where f changes a segment.
+// eachSegment applies f to each segment; f must only shorten. It allocates only where f changes a
+// segment.
 func eachSegment(p string, f func(string) string) string {
 	var out []byte
 	for start := 0; ; {

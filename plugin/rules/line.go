@@ -65,8 +65,8 @@ func isPath(arg string) bool {
 	return strings.HasPrefix(arg, "/") || strings.HasPrefix(arg, "*")
 }
 
-// checkMethod refuses what is no method as registered with IANA: upper-case letters,
-// and "-" between them.
+// checkMethod returns an error for a text that is no method as registered with IANA: upper-case
+// letters, and "-" between them.
 func checkMethod(m string) error {
 	ok := m != "" && m[0] != '-' && m[len(m)-1] != '-'
 	for i := range len(m) {
@@ -120,19 +120,19 @@ func compile(p Pattern) (line, error) {
 // written or folded.
 func (l *line) caseless(p Pattern) bool { return fold(p.Path) == p.Path }
 
-// matches reports whether l matches a path as `public` and `optional` do: its case as written, and
-// "/docs/*" takes "/docs" too.
+// matches reports whether l matches a path as `public` and `optional` do: case counts, and
+// "/docs/*" matches "/docs" too.
 func (l *line) matches(method, path string) bool {
 	return l.matchesMethod(method, false) && l.matchesPath(path)
 }
 
-// matchesPath reports whether path lies under l's pattern, its case as written.
+// matchesPath reports whether l's pattern matches path. Case counts.
 func (l *line) matchesPath(path string) bool {
 	return l.written.match(path, false) || l.below != nil && l.below.match(path, false)
 }
 
-// anyMatchesName reports whether l matches a name, with a slash added to it if slash says so, and without
-// regard to case if folded does. A folded name is case-folded already unless it is ASCII.
+// matchesName reports whether l matches a name. slash adds a slash to the name. folded ignores
+// case; then the name must be case-folded or ASCII.
 func (l *line) matchesName(method, name string, slash, folded bool) bool {
 	if !l.matchesMethod(method, folded) {
 		return false
@@ -147,7 +147,7 @@ func (l *line) matchesName(method, name string, slash, folded bool) bool {
 	return p.match(name, folded)
 }
 
-// matchesMethod reports whether l holds for method. GET covers HEAD.
+// matchesMethod reports whether l applies to method. GET covers HEAD.
 func (l *line) matchesMethod(method string, folded bool) bool {
 	if len(l.methods) == 0 {
 		return true

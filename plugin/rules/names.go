@@ -56,8 +56,8 @@ func appendWithoutExtension(dst []string, path string) []string {
 // scripts are the extensions of programs that servers run for the paths behind them.
 var scripts = [...]string{"php", "phtml", "cgi", "fcgi", "pl", "py", "wsgi", "asp", "aspx"}
 
-// script is where a segment that names a script stands in a path, and where what follows the
-// script begins. The zero script is none.
+// script is the part of a path that names a script, without the part that the script gets. The zero
+// script is none.
 type script struct{ start, end int }
 
 // appendNames appends the names of path by which the script knows it: relative to the root and
@@ -126,9 +126,10 @@ func isScript(segment string) bool {
 	return false
 }
 
-// alternatives returns paths, in matching form, that an upstream may take an odd path for: the path
-// decoded more than once, with its fullwidth forms turned into ASCII, and without blanks at the
-// ends of its segments. again is the path after the last decoding, "" where there is one.
+// alternatives returns further paths, in matching form, that an upstream may take a path for: the
+// path decoded more than once, with its fullwidth forms turned into ASCII, and without blanks at
+// the ends of its segments. again is the path after the last decoding, "" where one decoding is
+// all.
 func alternatives(match, again string) []string {
 	var out []string
 	if again != "" {
@@ -146,7 +147,7 @@ func alternatives(match, again string) []string {
 	return out
 }
 
-// narrow turns fullwidth forms (U+FF01 to U+FF5E) into the ASCII characters they stand for.
+// narrow replaces fullwidth forms (U+FF01 to U+FF5E) by their ASCII characters.
 func narrow(p string) string {
 	if !strings.ContainsFunc(p, isFullwidth) {
 		return p
@@ -161,7 +162,7 @@ func narrow(p string) string {
 
 func isFullwidth(r rune) bool { return r >= 0xff01 && r <= 0xff5e }
 
-// mayHaveAlternatives reports whether a path in matching form may have further names.
+// mayHaveAlternatives reports whether a path in matching form may have alternatives.
 func mayHaveAlternatives(match string) bool {
 	for i := range len(match) {
 		if match[i] >= utf8.RuneSelf || match[i] == ' ' && i > 0 && match[i-1] == '/' {

@@ -72,7 +72,8 @@ type Path struct {
 	match           string
 	alternatives    []string
 	interpretations []string
-	// strictest says that the path has too many readings: the strictest verdict holds.
+	// strictest reports whether the path has too many interpretations, so that the strictest
+	// verdict applies.
 	strictest bool
 }
 
@@ -90,12 +91,12 @@ func rawPath(u *url.URL) string {
 	return u.EscapedPath()
 }
 
-// escapedByGo are the characters that a URL of Go without a RawPath stands for the escapes of.
+// escapedByGo are the characters that Go forwards as escapes from a URL without a RawPath.
 const escapedByGo = "!'()*[]"
 
-// Canonicalize returns the path of u in the form that is checked and forwarded. The path of "OPTIONS *"
-// is "*". exempt has the path treated as behind an exception. Canonicalize does not allocate for a path
-// that is plainly canonical.
+// Canonicalize returns the path of u in the form that is checked and forwarded. The path of
+// "OPTIONS *" is "*". exempt treats the path as behind an exception. Canonicalize does not allocate
+// for a path that is plainly canonical.
 func (p *Paths) Canonicalize(u *url.URL, exempt bool) Path {
 	if u.Opaque != "" {
 		return Path{Fault: NotOrigin, AsSent: p.report || exempt, Reported: p.report, strictest: true}
@@ -134,9 +135,9 @@ func (p *Paths) Canonicalize(u *url.URL, exempt bool) Path {
 	return out
 }
 
-// exception returns the path as it came where an exception holds: every reading of the path lies
-// under the exception's patterns. faithful reports whether Go forwards the path with the escapes
-// that it came with.
+// exception returns the path as it came where an exception applies: every interpretation of the
+// path matches the exception's patterns. faithful reports whether Go forwards the path with the
+// escapes that it came with.
 func (p *Paths) exception(sent string, fault Fault, exempt, faithful bool) (Path, bool) {
 	out := Path{Fault: fault, AsSent: true, Changed: fault == 0, Escaped: sent}
 	var ok bool
@@ -168,9 +169,9 @@ func (p *Paths) exception(sent string, fault Fault, exempt, faithful bool) (Path
 			return out, false
 		}
 	}
-	out.interpretations, ok = interpretations(sent, func(reading string) bool {
+	out.interpretations, ok = interpretations(sent, func(path string) bool {
 		for _, lines := range lists {
-			if !matchesAny(lines)(reading) {
+			if !matchesAny(lines)(path) {
 				return false
 			}
 		}
@@ -179,11 +180,11 @@ func (p *Paths) exception(sent string, fault Fault, exempt, faithful bool) (Path
 	return out, ok
 }
 
-// matchesAny returns a function that reports whether a reading lies under one of lines.
+// matchesAny returns a function that reports whether a path matches one of lines.
 func matchesAny(lines []line) func(string) bool {
-	return func(reading string) bool {
+	return func(path string) bool {
 		for i := range lines {
-			if lines[i].matchesPath(reading) {
+			if lines[i].matchesPath(path) {
 				return true
 			}
 		}
@@ -200,7 +201,7 @@ func (f Fault) Remedy(path string) string {
 	case f == Parameter:
 		option = "allow parameters"
 	}
-	// As much of the path as is not in doubt.
+	// The part of the path before the first ambiguous byte.
 	i := 0
 	for i < len(path) && pathByte[path[i]] == plainClass || i < len(path) && path[i] == '/' {
 		i++
@@ -212,5 +213,5 @@ func (f Fault) Remedy(path string) string {
 	return option + " " + prefix + "*"
 }
 
-// errEmptySegment is told of a pattern that no canonical path can match.
+// errEmptySegment is the error of a pattern that no canonical path can match.
 var errEmptySegment = errors.New("a path holds no empty segment: repeated slashes are merged before rules are looked at, so write one")

@@ -46,7 +46,7 @@ const (
 	class
 )
 
-// newPattern compiles text, case-folded if folded says so.
+// newPattern compiles text; folded ignores case.
 func newPattern(text string, folded bool) (pattern, error) {
 	if err := checkPath(text); err != nil {
 		return pattern{}, err
@@ -83,7 +83,7 @@ func newPattern(text string, folded bool) (pattern, error) {
 	return p, nil
 }
 
-// checkPath refuses what could never match as its author meant it.
+// checkPath returns an error for a pattern that could never match as its author meant it.
 func checkPath(text string) error {
 	switch {
 	case text == "":
@@ -119,9 +119,8 @@ func checkPath(text string) error {
 	return nil
 }
 
-// tokenize splits a glob. Percent-escapes become what readings make of them: those of
-// kept bytes stay, in lower case, the others become the byte they stand for, never a
-// metacharacter.
+// tokenize splits a glob. It decodes escapes as interpretations does: those of kept bytes stay, in
+// lower case, the others become the byte that they encode, never a metacharacter.
 func tokenize(text string, folded bool) ([]token, error) {
 	var (
 		out []token
@@ -142,7 +141,7 @@ func tokenize(text string, folded bool) ([]token, error) {
 			}
 		case '%':
 			if i+1 < len(text) && text[i+1] == '*' {
-				// Caddy's "%*" spans raw text; readings that keep %2f give that already.
+				// Caddy's "%*" spans raw text. Interpretations that keep %2f have the same effect.
 				continue
 			}
 			b, ok := unhex(text[i:])
@@ -237,8 +236,8 @@ func parseClass(text string, folded bool) (token, int, error) {
 func (t *token) add(b byte)      { t.class[b>>6] |= 1 << (b & 63) }
 func (t *token) has(b byte) bool { return t.class[b>>6]&(1<<(b&63)) != 0 }
 
-// match says whether the pattern takes the whole of path. With folded, ASCII letters of
-// path are compared in lower case; the pattern must have been compiled so.
+// match reports whether the pattern matches the whole path. With folded, ASCII letters of path are
+// compared in lower case; the pattern must have been compiled so.
 func (p *pattern) match(path string, folded bool) bool {
 	switch p.kind {
 	case everything:

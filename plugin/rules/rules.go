@@ -1,22 +1,22 @@
-// Package rules holds what paths ask of a request: whether a key is needed, which scopes, and what
-// the request costs.
+// Package rules evaluates what a path asks of a request: whether it needs a key, which scopes it
+// needs, and what it costs.
 //
 // A gateway that reads a path in another way than its upstream checks another request than the one
 // that is carried out. So a path has one form, the canonical one: it is checked and it goes
 // upstream, byte for byte. A path that may be read as another one even then is ambiguous, and is
-// rejected, unless an exception of PathsConfig lets it pass as it came. There every reading of the
-// path is checked and the strictest verdict counts.
+// rejected, unless an exception of PathsConfig lets it pass as it came. Then every interpretation
+// of the path is checked and the strictest verdict counts.
 //
 // Upstreams also know a path by other names: without regard to case, with and without the trailing
 // slash, without an extension, behind a script such as "/index.php". `protect`, `scope` and `cost`
 // hold for each of these names; `public` and `optional` hold for the path as written.
 package rules
 
-// Class says whether a request needs a key. Ordered: a larger Class is stricter.
+// Class states whether a request needs a key. Ordered: a larger Class is stricter.
 type Class uint8
 
 const (
-	// Public needs no key, judges none and passes no context.
+	// Public needs no key, checks none and passes no context.
 	Public Class = iota
 	// Optional passes without a key; one that is sent must be valid.
 	Optional
@@ -78,18 +78,17 @@ type Config struct {
 	Protect  []Pattern   `json:"protect,omitempty"`
 	Scopes   []ScopeRule `json:"scopes,omitempty"`
 	Costs    []CostRule  `json:"costs,omitempty"`
-	// ScopeDeny refuses what no scope line names: `scope_default deny`.
+	// ScopeDeny rejects requests that match no scope line: `scope_default deny`.
 	ScopeDeny bool `json:"scope_deny,omitempty"`
-	// Only are the paths that the directive is for, as its matcher states them. Default: all.
+	// Only are the paths of the directive, as its matcher states them. Default: all.
 	Only []Pattern `json:"only,omitempty"`
 	// Except are the paths that the matcher leaves out. Default: none.
 	Except []Pattern `json:"except,omitempty"`
-	// Paths says where ambiguous paths may pass. Default: nowhere.
+	// Paths states where ambiguous paths may pass. Default: nowhere.
 	Paths PathsConfig `json:"paths,omitzero"`
 }
 
-// Pathless reports whether c asks nothing of a path, so that nothing can be got around by its
-// spelling.
+// Pathless reports whether no rule of c depends on the path.
 func (c *Config) Pathless() bool {
 	return len(c.Public)+len(c.Optional)+len(c.Protect)+len(c.Scopes)+len(c.Costs)+len(c.Only)+len(c.Except) == 0 && c.Paths.empty()
 }
@@ -98,19 +97,19 @@ func (c *PathsConfig) empty() bool {
 	return len(c.EncodedSlash)+len(c.Parameters)+len(c.AsSent) == 0 && !c.Report
 }
 
-// Verdict is what a Set says of one request.
+// Verdict is what the rules of a Set ask of one request.
 type Verdict struct {
 	Class Class
 	// Outside reports whether the directive's matcher leaves the request out. Nothing is checked.
 	Outside bool
-	// Need is the scopes that must all be held, one bit each as bit returned them.
+	// Need is the set of scopes that are all required, one bit each as given to New.
 	Need uint64
-	// Deny says that no scope line matched and the rules refuse that.
+	// Deny reports whether no scope line matched and the rules reject that.
 	Deny bool
-	// Cost is the dearest reading's; 1 where no line matched.
+	// Cost is the highest cost of all interpretations; 1 where no line matched.
 	Cost int64
-	// Rule is the cost line that gave Cost; nil for the default. Where readings meet
-	// several lines, one that settles the Actual cost comes before one that does not, so
-	// that no spelling escapes the settling.
+	// Rule is the cost line that gave Cost, nil for the default. Where interpretations match
+	// several lines, one that settles the Actual cost comes before one that does not, so that no
+	// spelling escapes the settling.
 	Rule *CostRule
 }

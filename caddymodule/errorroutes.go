@@ -1,33 +1,38 @@
 package caddymodule
 
 import (
+	"errors"
 	"net/http"
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/fileserver"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy/fastcgi"
+	"go.uber.org/zap"
+
 	"github.com/keygate-dev/keygate/caddymodule/checkup"
+	"github.com/keygate-dev/keygate/caddymodule/redact"
 )
 
 // Error routes see the URL of the request. There file_server serves its file under the error's status, and
 // reverse_proxy sends it to the upstream: without a rewrite the response would be the very one that was refused.
 
-// pageRoutes copies a server's error routes for rejected requests. In the copy, handlers that serve the
-// file a path names answer only where an error route has named another one.
+// pageRoutes copies a server's error routes for rejected requests. In the copy, a handler that
+// serves the file named by the path answers only where an error route has set another path.
 type pageRoutes struct {
 	ctx    caddy.Context
 	server *caddyhttp.Server
-	// invoked are the named routes that are being copied: they may invoke one another.
+	// invoked are the named routes that are being copied. Named routes may invoke each other.
 	invoked []string
 }
 
-// guard returns the copy; routes themselves where nothing in them serves files. changed reports whether
-// it is a copy.
+// guard returns the copy, or routes themselves where nothing in them serves files. changed reports
+// whether it is a copy.
 func (p *pageRoutes) guard(routes caddyhttp.RouteList) (out caddyhttp.RouteList, changed bool, err error) {
 	out = routes
 	for i := range routes {
@@ -70,7 +75,7 @@ func (p *pageRoutes) handlers(handlers []caddyhttp.MiddlewareHandler) (out []cad
 	return out, changed, nil
 }
 
-// Handler returns what takes h's place, nil where h stays.
+// handler returns the handler that replaces h, nil where h stays.
 func (p *pageRoutes) handler(h caddyhttp.MiddlewareHandler) (caddyhttp.MiddlewareHandler, error) {
 	switch h := h.(type) {
 	case *fileserver.FileServer:
@@ -111,7 +116,7 @@ func (p *pageRoutes) handler(h caddyhttp.MiddlewareHandler) (caddyhttp.Middlewar
 	return nil, nil
 }
 
-// pageOnly passes a rejected request on where its path is still the one that was rejected.
+// pageOnly skips its handler for a rejected request whose path is still the rejected one.
 type pageOnly struct{ caddyhttp.MiddlewareHandler }
 
 func (g pageOnly) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
@@ -159,7 +164,7 @@ func windowsPath(p string) string {
 	return strings.Join(segments, "/")
 }
 
-// holdsPath reports whether part stands in path as whole segments, but for an extension.
+// holdsPath reports whether path contains part as whole segments, with or without an extension.
 func holdsPath(path, part string) bool {
 	if part == "" {
 		return false
@@ -175,4 +180,121 @@ func holdsPath(path, part string) bool {
 			return true
 		}
 	}
+}
+
+// refuser answers rejected requests for a directive.
+type refuser struct {
+	refusals *refusals
+	ctx      caddy.Context
+	// errors holds the error routes of each *caddyhttp.Server for rejected requests.
+	errors sync.Map
+}
+
+// answerRefusal answers r instead of the upstream. The site's handle_errors is asked
+// first, as for any handler's error; where none of its routes answers, the
+// directive's own words are sent.
+func (f *refuser) answerRefusal(w http.ResponseWriter, r *http.Request, ref *refusal) error {
+	words := f.refusals
+	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if server == nil || server.Errors == nil || len(server.Errors.Routes) == 0 {
+		words.write(w, r, ref)
+		return nil
+	}
+	words.header(w.Header(), ref)
+	cause := caddyhttp.HandlerError{
+		StatusCode: words.answers[ref.reason].status,
+		Err:        errors.New(ref.reason.String()),
+	}
+	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
+	if shared := stateOf(redact.Of(vars)); shared != nil {
+		shared.rejected = cause
+	}
+	held := &heldWriter{ResponseWriter: w, refusal: cause.StatusCode, before: describes(w.Header())}
+	req := server.Errors.WithError(r, cause)
+	// The routes end where they write nothing.
+	end := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
+	if err := f.errorRoutes(server).Compile(end).ServeHTTP(held, req); err != nil {
+		// What went wrong while the error was handled must not decide whether it is one.
+		if held.sent {
+			return err
+		}
+	}
+	if !held.sent {
+		words.write(w, r, ref)
+	}
+	return nil
+}
+
+// errorRoutes returns a server's error routes as rejected requests take them.
+func (f *refuser) errorRoutes(server *caddyhttp.Server) caddyhttp.RouteList {
+	if routes, ok := f.errors.Load(server); ok {
+		return routes.(caddyhttp.RouteList)
+	}
+	routes, _, err := (&pageRoutes{f.ctx, server, nil}).guard(server.Errors.Routes)
+	if err != nil {
+		// Without them Keygate answers by itself.
+		f.ctx.Logger().Error("the site's error routes are not used for rejected requests", zap.Error(err))
+		routes = nil
+	}
+	f.errors.Store(server, routes)
+	return routes
+}
+
+// heldWriter holds the header back until an error route answers: with a body, with another status than
+// the refusal's, or with a status and what describes a body, as for HEAD. The refusal's status alone is what
+// Caddy writes at the end of routes none of which answered.
+type heldWriter struct {
+	http.ResponseWriter
+	// refusal is the refusal's status.
+	refusal int
+	// before is what described a body before the error routes ran.
+	before int
+	status int
+	sent   bool
+}
+
+func (w *heldWriter) WriteHeader(status int) {
+	if w.sent || status < 200 {
+		return
+	}
+	w.status = status
+	if status != w.refusal || describes(w.Header()) > w.before {
+		w.send()
+	}
+}
+
+func (w *heldWriter) send() {
+	w.sent = true
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	w.ResponseWriter.WriteHeader(w.status)
+}
+
+func (w *heldWriter) Write(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if !w.sent {
+		w.send()
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+// FlushError does nothing before an answer: flushing would send the header.
+func (w *heldWriter) FlushError() error {
+	if !w.sent {
+		return nil
+	}
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// describes counts the fields of a header that describe a body or take its place.
+func describes(hdr http.Header) (n int) {
+	for _, name := range [...]string{"Content-Type", "Content-Length", "Location"} {
+		if _, ok := hdr[name]; ok {
+			n++
+		}
+	}
+	return n
 }
