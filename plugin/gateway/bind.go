@@ -12,35 +12,34 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// bound is what a key amounts to under one view: the terms it is judged on, and the lines
-// that are counted for it and for its tenant. Immutable; made when the key is first judged by a view.
+// bound is a key's limits and terms under one view, made at its first check by that view. Immutable.
 type bound = keytable.Bound
 
 // termsOf returns the terms of a bound that this package made.
 func termsOf(b *bound) *terms { return b.Terms.(*terms) }
 
-// terms are the part of a bound that says nothing of the key itself: those of a plan with the
-// same scopes are one, unless their tenants or they have limits of their own. Immutable.
+// terms are the part of a bound that keys can share: those with the same plan and scopes do, unless
+// they or their tenants have limits of their own. Immutable.
 type terms struct {
 	view *View
-	// seq is the view's when this was made: a renewed view binds anew.
+	// seq is the view's when this was made: a renewed view binds again.
 	seq       int64
 	plan      *Plan
 	scopes    ScopeSet
 	scopeList string
-	// address is the policies per address, addressOwner for whom an address is counted:
-	// for all keys of a plan together, or for a tenant where its record states the limits.
-	// The subject is found per request.
+	// address is the policies per address. addressOwner is whose requests are counted together for
+	// an address: those of all keys of a plan, or of a tenant where its record states the limits.
+	// The subject is looked up for each request.
 	address      []*ratelimit.Policy
 	addressOwner string
 	addressEpoch int64
-	// durable says that charging changes counts that must be flushed.
+	// durable reports that charging changes counts that must be flushed.
 	durable bool
-	// outage is what the plan wants while shared limits can't be reached.
+	// outage is the plan's rule while shared limits are unreachable.
 	outage ratelimit.Outage
 }
 
-// termsInUse are the terms that keys have in common, under the newest view that keys were bound by.
+// termsInUse are the shared terms under the newest view that keys were bound by.
 type termsInUse struct {
 	mu   sync.Mutex
 	view *View
@@ -53,10 +52,10 @@ type termsID struct {
 	scopes ScopeSet
 }
 
-// maxTerms bounds the terms in use; what comes beyond is not shared.
+// maxTerms bounds the shared terms.
 const maxTerms = 4096
 
-// share returns the terms that equal t, which are t where there are none yet.
+// share returns the shared terms that equal t, or t itself.
 func (u *termsInUse) share(t *terms) *terms {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -77,19 +76,19 @@ func (u *termsInUse) share(t *terms) *terms {
 	return t
 }
 
-// bind returns what e amounts to under the request's view. An error means that it
-// cannot be told: the request is Unavailable, never refused.
+// bind returns the bound of e under the request's view. After an error the request is Unavailable,
+// never rejected.
 func (g *Gateway) bind(ctx context.Context, req *Request, e *keytable.Entry) (*bound, error) {
 	if b := e.Bound.Load(); b != nil && termsOf(b).view == req.View && termsOf(b).seq == req.View.seq.Load() {
 		return b, nil
 	}
 	b, err := g.rebind(ctx, req, e)
 	if err != nil {
-		g.log.Error("a key cannot be judged under this configuration", "keyspace", e.Keyspace(), "tenant", e.Tenant.Slug, "key_id", e.Key.ID, "error", err)
+		g.log.Error("a key cannot be checked under this configuration: its requests are answered with 503", "keyspace", e.Keyspace(), "tenant", e.Tenant.Slug, "key_id", e.Key.ID, "error", err)
 		return nil, err
 	}
-	// Requests that an old configuration still serves must not push out what the newer
-	// one made: they bind for themselves.
+	// Requests that an old configuration still serves must not replace the bound of the newer one:
+	// they bind for themselves.
 	for {
 		old := e.Bound.Load()
 		if old != nil && termsOf(old).seq > termsOf(b).seq {

@@ -12,25 +12,25 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// Check judges req and fills d. On an allowed request everything it costs has been
-// taken, on any other nothing has. It answers from memory, without allocating, for a key that
-// was used before; a key's first use asks the store, within ctx. It never fails: what cannot be
-// judged is Unavailable.
+// Check decides about req and fills d. The cost of an allowed request has been taken from every
+// limit, that of any other from none. For a key that was used before, Check answers from memory and
+// does not allocate; a key's first use asks the store, within ctx. It never fails: a request that
+// cannot be decided is Unavailable.
 //
 // The caller calls d.Done when the request has ended, and d.Track if it can be ended early.
 func (g *Gateway) Check(ctx context.Context, req *Request, d *Decision) {
 	d.reset(g)
 	if !g.waitReady(ctx) {
-		req.Trace.Note("ready", false, "the gateway is not ready to judge keys")
+		req.Trace.Note("ready", false, "the gateway is not ready")
 		d.unavailable()
 		return
 	}
 	if g.freshness != nil && g.freshness.Stale(req.Now, req.Keyspace.Name) {
-		req.Trace.Note("ready", false, "nothing was heard of the store for longer than keys in memory may be trusted")
+		req.Trace.Note("ready", false, "the store has been unreachable for longer than max_staleness")
 		d.unavailable()
 		return
 	}
-	// Shape: what is wrong here reaches no lookup.
+	// A credential of a wrong shape causes no look-up.
 	if reason := req.shape(); reason != Allowed {
 		d.reject(reason)
 		return
@@ -43,7 +43,7 @@ func (g *Gateway) Check(ctx context.Context, req *Request, d *Decision) {
 	}
 	req.Trace.Note("known", true, e.Key.ID)
 	for try := 0; g.authorize(ctx, req, d, e); try++ {
-		// What counts for the key was dropped for want of use just now: it is found anew.
+		// The key's idle state was dropped just now: find the key again.
 		if try == authorizeTries {
 			d.unavailable()
 			return
@@ -64,8 +64,8 @@ func (g *Gateway) Check(ctx context.Context, req *Request, d *Decision) {
 	}
 }
 
-// reset makes d as new, keeping nothing of a former use. The standings are left as they
-// are, there are none before N: clearing them would be most of the work of a check.
+// reset clears d. It does not clear the standings, of which N are valid: that would be most of the
+// work of a check.
 func (d *Decision) reset(g *Gateway) {
 	d.gw = g
 	d.Reason, d.RetryAfter, d.Until = Allowed, 0, time.Time{}
@@ -82,7 +82,7 @@ func (d *Decision) unavailable() {
 	d.RetryAfter = time.Second
 }
 
-// shape says why the credential is refused without a look-up, Allowed if it is not.
+// shape returns the reason to reject the credential without a look-up, Allowed if there is none.
 func (req *Request) shape() Reason {
 	reason := Allowed
 	switch {
@@ -116,8 +116,8 @@ func (g *Gateway) lookupFailed(req *Request, d *Decision, err error) {
 	if req.Trace != nil {
 		return
 	}
-	// Only unknown keys are counted and only they are refused for it: a valid key from
-	// the same address never gets here.
+	// Only unknown keys are counted and rejected for it: a valid key from the same address never
+	// gets here.
 	if f := g.failuresOf(req.Keyspace); f != nil {
 		if ok, retry := f.Fail(req.Now, req.Addr); !ok {
 			d.reject(TooManyFailures)
@@ -126,7 +126,7 @@ func (g *Gateway) lookupFailed(req *Request, d *Decision, err error) {
 	}
 }
 
-// authorizeTries bounds how often a key is looked up anew because its state was dropped
+// authorizeTries bounds how often a key is looked up again because its state was dropped
 // between finding and charging it.
 const authorizeTries = 3
 
@@ -240,7 +240,7 @@ func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *keyt
 		return true
 	}
 	if err != nil {
-		req.Trace.Note("limits", false, "it cannot be told now what may be spent")
+		req.Trace.Note("limits", false, "the limits cannot be read now")
 		d.unavailable()
 		d.Outcome.Denied, d.Outcome.N = false, 0
 		if b.durable && req.Trace == nil {

@@ -12,22 +12,22 @@ import (
 )
 
 // Credits are spent from a lease: an amount of the balance in the store that only this
-// node may spend. What was spent is taken from the balance by the next flush, so after a
-// crash the tenant is at most that much better off, and never worse: an unspent lease was never
-// taken from the balance. One process leases all there is. Where several share the store each
-// leases a part of what is left, so that all find some and go on while the store is away, and gives
-// back what it holds every second. Where there are credits for FewCharges only, it leases what one
-// charge needs: so nobody is refused for what another holds and does not spend.
+// node may spend. The next flush takes spent credits from the balance. So after a crash the tenant
+// gains at most that much and loses nothing: an unspent lease was never taken from the balance. A
+// single process leases the whole balance. Where several share the store, each leases a part of the
+// rest, so that all can go on while the store is unreachable, and returns its lease every second.
+// Where the rest is enough for FewCharges only, a node leases what one charge needs, so that no
+// request is denied for credits that another node holds and does not spend.
 
 const (
 	// leaseTries is how often more is leased for one charge.
 	leaseTries = 64
-	// leaseTimeout bounds for how long a request waits for that, where the store stands still, and giving
-	// back one tenant's lease, which requests wait for.
+	// leaseTimeout bounds how long a request waits for a lease, and the return of one tenant's
+	// lease, which requests wait for.
 	leaseTimeout = 2 * time.Second
 )
 
-// lease makes charge succeed or be refused, for a tenant whose account had too few
+// lease makes charge succeed or be denied, for a tenant whose account had too few
 // credits for its cost: it leases more and runs charge. One caller at a time leases for a tenant.
 func (g *Gateway) lease(ctx context.Context, t *keytable.TenantState, cost int64, charge func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
@@ -36,7 +36,7 @@ func (g *Gateway) lease(ctx context.Context, t *keytable.TenantState, cost int64
 		return err
 	}
 	defer t.UnlockCredits()
-	// Whoever was here before may have leased enough for this one too.
+	// The former holder of the lock may have leased enough for this request too.
 	err := charge()
 	if !errors.Is(err, ratelimit.ErrLease) {
 		return err
@@ -186,7 +186,7 @@ func (g *Gateway) settleCost(d *Decision, cost int64) int64 {
 				break
 			}
 			if g.leaseMore(ctx, t, delta) != nil {
-				break // the store is away: the shortfall is noted at least
+				break // the store is unreachable: the shortfall is recorded at least
 			}
 			if _, rest := t.Subject.Account().Held(); rest == 0 {
 				break

@@ -17,11 +17,11 @@ type Request struct {
 	// Credential is what apikey.Places.Find returned, and FindErr its error.
 	Credential string
 	FindErr    error
-	// Addr is the client's address, the proxy's word for it.
+	// Addr is the client's address, as the proxy determined it.
 	Addr netip.Addr
 	// Need is the scopes that must all be held.
 	Need ScopeSet
-	// ScopeDenied says that the route's rules refuse every scope.
+	// ScopeDenied reports that the route's rules deny every scope.
 	ScopeDenied bool
 	// Cost is taken from quotas and credits.
 	Cost int64
@@ -69,7 +69,7 @@ type Decision struct {
 	Scopes ScopeSet
 	// ScopeList is Scopes as names, separated by spaces.
 	ScopeList string
-	// Outcome is where every policy stands; N is 0 where no limit applies or none was reached.
+	// Outcome is the state of every policy; N is 0 where no limit applies or none was reached.
 	Outcome ratelimit.Outcome
 	// RetryAfter is when to come back, for refusals that are not a policy's.
 	RetryAfter time.Duration
@@ -81,7 +81,7 @@ type Decision struct {
 	bill    ratelimit.Bill
 	at      time.Time
 	charged bool
-	// settled says that Settle was called.
+	// settled reports that Settle was called.
 	settled bool
 	live    *Live
 	meter   any
@@ -89,13 +89,13 @@ type Decision struct {
 	shortfall int64
 }
 
-// Reset makes d as new, after Done, where it is to be kept for another request.
+// Reset clears d for another request. Call it after Done.
 func (d *Decision) Reset() { d.reset(nil) }
 
-// Allowed says that the request may pass.
+// Allowed reports whether the request may pass.
 func (d *Decision) Allowed() bool { return d.Reason == Allowed }
 
-// LastRead says that the credential belongs to a known key, whether or not it may pass.
+// Known reports whether the credential belongs to a known key, allowed or not.
 func (d *Decision) Known() bool { return d.Key != nil }
 
 // reject sets the reason.
@@ -128,7 +128,7 @@ func (d *Decision) Settle(cost int64) (shortfall int64) {
 }
 
 // Done ends the request: its concurrency slot is free, and it is no longer ended with
-// its key. No-op on a refused or finished decision.
+// its key. No-op on a rejected or finished decision.
 func (d *Decision) Done() {
 	if d.entry == nil {
 		return

@@ -50,7 +50,7 @@ func (g *Gateway) flush(ctx context.Context) error {
 	subjects := maps.Clone(addresses)
 	keys := map[*keytable.KeyState]*keytable.Entry{}
 	for _, e := range entries {
-		// Cleared before the counts are read: what is counted from here on marks it again.
+		// Cleared before the counts are read: later counts mark it again.
 		e.ClearDirty()
 		if at, from := e.LastUse(); !at.IsZero() {
 			t := Touch{KeyID: e.Key.ID, SecretID: e.SecretID, At: at}

@@ -21,7 +21,7 @@ const (
 	bad
 )
 
-// validity is a state with the number of the change that led to it, so that a request
+// standing is a state with the number of the change that led to it, so that a request
 // that ran beside a change is told from one that did not.
 type standing struct {
 	change int64

@@ -8,10 +8,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// Limits returns where the limits of a tenant stand, those counted for it alone, or, where k is not nil, those that its
-// key's requests are subject to: the tenant's, and the key's. Limits per address are left
-// out: there is one count for each address. Of credits only what is leased here is known. It spends nothing. A
-// key or tenant that is not in use stands where the store says. Blocks on the store, within ctx.
+// Limits returns the standings of a tenant's own limits or, where k is not nil, of all limits of
+// this key's requests: the tenant's and the key's. It leaves out limits per address, which have a
+// count for each address. Of credits only those leased here are known. It spends nothing. Counts of a
+// key or tenant that is not in use come from the store. Blocks on the store, within ctx.
 func (g *Gateway) Limits(ctx context.Context, v *View, t *Tenant, k *Key, now time.Time) ([]ratelimit.Standing, error) {
 	bill, err := g.billOf(ctx, v, t, k, now)
 	if err != nil {
@@ -19,14 +19,14 @@ func (g *Gateway) Limits(ctx context.Context, v *View, t *Tenant, k *Key, now ti
 	}
 	var o ratelimit.Outcome
 	if err := g.limiter.Peek(ctx, now, bill, &o); err != nil {
-		return nil, fmt.Errorf("%w: asking where limits stand: %w", ErrStore, err)
+		return nil, fmt.Errorf("%w: reading the limits: %w", ErrStore, err)
 	}
 	return append([]ratelimit.Standing(nil), o.Standings[:o.N]...), nil
 }
 
-// ResetLimits makes limits as new: those counted for a tenant or, where k is not nil,
-// those counted for its key. names are the policies' names; none for all. What runs goes on counting
-// for concurrency, and credits stay what they are. When it returns, the store knows.
+// ResetLimits refills the limits counted for a tenant or, where k is not nil, for its key. names are
+// the policies' names; none for all. Running requests still count for concurrency, and credits do
+// not change. When it returns, the store has the new counts.
 func (g *Gateway) ResetLimits(ctx context.Context, v *View, t *Tenant, k *Key, now time.Time, names ...string) error {
 	reset := func() error {
 		bill, err := g.billOf(ctx, v, t, k, now)
@@ -62,7 +62,8 @@ func (g *Gateway) markSubjectDirty(s *ratelimit.Subject) {
 	g.dirtyMu.Unlock()
 }
 
-// subjectOf returns who the key or, where it is nil, the tenant is counted as; nil where it is not in use.
+// subjectOf returns the subject of the key or, where it is nil, of the tenant; nil where it is not in
+// use.
 func (g *Gateway) subjectOf(t *Tenant, k *Key) *ratelimit.Subject {
 	if k != nil {
 		if s := g.keys.FindKey(k.Keyspace, k.ID); s != nil {
@@ -77,7 +78,7 @@ func (g *Gateway) subjectOf(t *Tenant, k *Key) *ratelimit.Subject {
 }
 
 // billOf returns a bill of cost 0 with the tenant's and the key's limits, bound as rebind
-// does for a request. Who is not in use is counted as somebody who begins with the store's counts.
+// does for a request. A key or tenant that is not in use begins with the store's counts.
 func (g *Gateway) billOf(ctx context.Context, v *View, t *Tenant, k *Key, now time.Time) (*ratelimit.Bill, error) {
 	ks := v.Keyspaces[t.Keyspace]
 	if ks == nil || ks.Plans[t.Plan] == nil {
@@ -98,7 +99,7 @@ func (g *Gateway) billOf(ctx context.Context, v *View, t *Tenant, k *Key, now ti
 	}
 	epoch := v.seq.Load()<<32 + t.Version
 	req := &Request{Now: now}
-	bill := &ratelimit.Bill{Outage: ratelimit.OutageClosed} // what is known here alone is no answer
+	bill := &ratelimit.Bill{Outage: ratelimit.OutageClosed} // this process's counts alone are no answer
 	party := func(p *ratelimit.Party, s *ratelimit.Subject, id string) {
 		if s == nil {
 			s = ratelimit.NewSubject(id)

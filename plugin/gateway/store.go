@@ -66,21 +66,19 @@ type Touch struct {
 	IP       string
 }
 
-// Spend is what one key spent of its tenant's leased credits since the last settlement.
+// Spend is what one key spent of its tenant's leased credits since the last flush.
 type Spend struct {
 	Keyspace string
 	Tenant   string
 	KeyID    string
 	Amount   int64
-	// Returned was given back of leases that this node does not hold any more: it goes to
-	// the balance, and to no lease.
+	// Returned was given back to leases that this node no longer holds: it goes to the balance.
 	Returned int64
 	// Shortfall is what actual costs exceeded the balance by: recorded, not taken.
 	Shortfall int64
 }
 
-// Flush is what the engine counted since it last wrote: durable within a second of
-// having happened.
+// Flush is what a gateway counted since its last flush. Counts are durable within a second.
 type Flush struct {
 	At      time.Time
 	Touches []Touch
@@ -89,13 +87,13 @@ type Flush struct {
 	Spends []Spend
 }
 
-// How much of a balance a node leases, so that hardly a charge is refused for what other nodes hold and do not
-// spend, and most are paid for while the store is away.
+// The size of credit leases. Large leases pay for charges while the store is unreachable; small ones
+// rarely deny a charge for credits that other nodes hold and do not spend.
 const (
-	// FewCharges is for how many charges there must be credits that nobody holds, or no more is leased
-	// than one needs.
+	// FewCharges is the number of charges that the unleased credits must cover; below, a node
+	// leases what one charge needs.
 	FewCharges = 128
-	// LeaseShare is which part of those is leased otherwise.
+	// LeaseShare is the part (one in LeaseShare) of the unleased credits that is leased otherwise.
 	LeaseShare = 8
 )
 
@@ -115,16 +113,17 @@ type Store interface {
 	LoadUsage(ctx context.Context, subject string, now time.Time) ([]Usage, error)
 	// WriteFlush stores f in one transaction.
 	WriteFlush(ctx context.Context, node string, f *Flush) error
-	// LeaseCredits reserves need credits of a tenant for node, as far as there are, or where those that
-	// nobody holds would do for FewCharges of that and more, one in LeaseShare of them. It returns how many it got on
-	// top of what it held, and how many are left that nobody holds. The balance itself is not changed: leased
-	// credits are the tenant's until spent, and return by themselves when the node's lease ends.
+	// LeaseCredits reserves need credits of a tenant for node, or fewer where fewer are unleased.
+	// Where the unleased credits cover FewCharges times need, it reserves one in LeaseShare of them.
+	// It returns how many it added to the node's lease, and how many are left unleased. It does not
+	// change the balance: leased credits are the tenant's until spent, and are released when the
+	// node's lease ends.
 	LeaseCredits(ctx context.Context, node, keyspace, tenant string, need int64) (granted, rest int64, err error)
-	// ReturnCredits gives a node's unspent lease of a tenant back, after the spends that
-	// were made from it were settled.
+	// ReturnCredits returns a node's unspent lease of a tenant, after WriteFlush stored the spends
+	// from it.
 	ReturnCredits(ctx context.Context, node, keyspace, tenant string) error
-	// DropLeases frees what node held when it last ran: nothing of it can be spent any more.
-	// Called once, before the node leases anything.
+	// DropLeases releases the leases of node's former process. Called once, before the node leases
+	// anything.
 	DropLeases(ctx context.Context, node string) error
 	// Peppers returns the check values of the peppers the store has seen, by pepper id;
 	// SavePeppers adds to them.
@@ -134,7 +133,7 @@ type Store interface {
 	TenantsByPlan(ctx context.Context, keyspace string) (map[string]int64, error)
 	// RenamePlan moves every tenant of one plan to another: `plan new { was old }`.
 	RenamePlan(ctx context.Context, keyspace, from, to string) (int64, error)
-	// Ping says whether the store answers now.
+	// Ping returns nil if the store answers now.
 	Ping(ctx context.Context) error
 	// Close releases the store. Later calls return an error; none panics.
 	Close() error

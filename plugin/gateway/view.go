@@ -13,7 +13,7 @@ type Plan struct {
 	Name string
 	// Deny gives no API access at all.
 	Deny bool
-	// Observe judges and counts, but lets pass what would have been refused.
+	// Observe checks and counts, but lets requests pass that would be rejected.
 	Observe bool
 	// MaxKeys caps a tenant's active keys. 0: no cap.
 	MaxKeys int
@@ -54,7 +54,7 @@ const MaxScopes = 64
 type Scopes struct {
 	// Names in the order written; a name's index is its bit.
 	Names []string
-	// Cumulative says that each scope includes those after it (`admin > deployment > free`).
+	// Cumulative reports that each scope includes those after it (`admin > deployment > free`).
 	Cumulative bool
 }
 
@@ -133,7 +133,7 @@ type Keyspace struct {
 
 // View is one configuration, compiled. Handlers carry the view they were provisioned
 // with and pass it to Check, so requests that an old configuration still serves are
-// judged by it. Immutable but for its place among the others.
+// checked by it. Immutable but for its order among views.
 type View struct {
 	Keyspaces map[string]*Keyspace
 	// Hasher digests keys under the configured peppers.
@@ -142,12 +142,11 @@ type View struct {
 	seq atomic.Int64
 }
 
-// Renew makes v the newest view. For when a newer one was given up after requests had
-// been judged by it: what it left in the limits is replaced, and it outweighs nothing
-// any more.
+// Renew makes v the newest view, for when a newer one was given up after requests were checked by
+// it: v replaces the sizes that it left in the limits.
 func (v *View) Renew() { v.seq.Store(viewSeq.Add(1)) }
 
-// Newer says whether v was made, or renewed, after other.
+// Newer reports whether v was made, or renewed, after other.
 func (v *View) Newer(other *View) bool { return v.seq.Load() > other.seq.Load() }
 
 // saltSeed makes keyspace salts the same in every view of this process.

@@ -7,26 +7,26 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// Watcher hears where limits stand, for events. Its methods are called beside requests or
-// in their course: they must not block.
+// Watcher is notified about limits, for events. Its methods may be called during requests: they must
+// not block.
 type Watcher interface {
-	// LimitReached says that a request of a key was refused by a limit; at most once per key and
-	// hour, and again after a restart. refused is good during the call only.
+	// LimitReached is called when a limit denied a request of a key: at most once per key and hour,
+	// and again after a restart. refused is valid only during the call.
 	LimitReached(at time.Time, keyspace, tenant, key string, reason Reason, refused *ratelimit.Standing)
-	// QuotaUsed says what is spent of a quota, of a key or, where that is "", of a tenant, each time
-	// that it has moved and is at QuotaWatched percent or more.
+	// QuotaUsed is called with what is spent of a quota of a key or, where key is "", of a tenant,
+	// each time that it has changed and is QuotaWatched percent or more.
 	QuotaUsed(at time.Time, keyspace, tenant, key string, p *ratelimit.Policy, used int64)
-	// CreditsSpent says that a tenant's balance in the store has fallen.
+	// CreditsSpent is called when a tenant's balance in the store has fallen.
 	CreditsSpent(keyspace, tenant string)
 }
 
-// QuotaWatched is the percentage of a quota from which a Watcher hears of it.
+// QuotaWatched is the percentage of a quota from which a Watcher is notified.
 const QuotaWatched = 80
 
 // watcherBox is the type of what Gateway.watcher holds.
 type watcherBox struct{ Watcher }
 
-// Watch lets w hear from now on, nil nobody. Safe at any time.
+// Watch replaces the watcher; nil for none. Safe at any time.
 func (g *Gateway) Watch(w Watcher) {
 	if w == nil {
 		g.watcher.Store(nil)
@@ -37,7 +37,7 @@ func (g *Gateway) Watch(w Watcher) {
 
 const watchedSeconds = 3600
 
-// notifyLimit tells of a refusal, where this is the key's first in the hour.
+// notifyLimit notifies the watcher of a denial if it is the key's first in the hour.
 func (g *Gateway) notifyLimit(req *Request, d *Decision, e *keytable.Entry) {
 	hour := uint32(req.Now.Unix() / watchedSeconds)
 	if req.Trace != nil || e.KeyState.LimitHourClaimed(hour) {
@@ -55,7 +55,7 @@ func (g *Gateway) notifyLimit(req *Request, d *Decision, e *keytable.Entry) {
 	}
 }
 
-// notifyCounts tells of what a flush has stored. keys are those it was about.
+// notifyCounts notifies the watcher of what a flush has stored. keys are its keys.
 func (g *Gateway) notifyCounts(f *Flush, keys map[*keytable.KeyState]*keytable.Entry, counts map[*ratelimit.Subject][]ratelimit.Counted) {
 	w := g.watcher.Load()
 	if w == nil {

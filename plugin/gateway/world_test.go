@@ -275,7 +275,7 @@ func (w *world) tenant(slug, plan string, credits int64) {
 	})
 }
 
-// KeyState creates a key of a tenant and returns its id and the full key.
+// key creates a key of a tenant and returns its id and the full key.
 func (w *world) key(tenant string, edit ...func(*gateway.Key)) (id, full string) {
 	w.t.Helper()
 	full = must(w.ks.Grammar.Generate("live"))(w.t)

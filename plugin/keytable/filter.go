@@ -39,7 +39,7 @@ func (f *filter) block(hi uint64) *filterBlock {
 	return &f.blocks[i]
 }
 
-// link puts a digest in, by its first two words. Safe for concurrent use with has and add.
+// add adds a digest, by its first two words. Safe for concurrent use with has and add.
 func (f *filter) add(hi, lo uint64) {
 	b := f.block(hi)
 	for i := range b {

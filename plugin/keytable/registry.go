@@ -286,5 +286,5 @@ func (t *registry) sweep(now time.Time, keep int64) {
 	}
 }
 
-// cached says how many keys are in use.
+// KeyCount returns how many keys are in use.
 func (t *registry) KeyCount() int64 { return t.keys.Load() }

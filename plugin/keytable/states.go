@@ -37,7 +37,7 @@ func (t *states[S, P]) find(hash uint64, id ID) *S {
 	}
 }
 
-// link puts in a state that is not there yet.
+// add adds a state that is not in the set.
 func (t *states[S, P]) add(seed maphash.Seed, hash uint64, s *S) {
 	if 4*(t.n+1) > 3*len(t.slots) {
 		t.resize(seed, max(2*len(t.slots), minStates))

@@ -2,7 +2,7 @@ package ratelimit
 
 import "errors"
 
-// ErrLease says that a charge needs more credits than the account holds, and that the
+// ErrLease means that a charge needs more credits than the account holds, and that the
 // store may have more.
 var ErrLease = errors.New("credits must be leased first")
 
@@ -15,7 +15,7 @@ type Account struct {
 	leased int64
 	// rest is what the store had beyond all leases when last asked.
 	rest int64
-	// restKnown says that rest still holds.
+	// restKnown reports that rest still holds.
 	restKnown bool
 	// lease numbers the leases, from 1: Surrender begins another.
 	lease uint64
@@ -39,7 +39,7 @@ func (s *Subject) OpenAccount() *Account {
 }
 
 // Grant adds leased credits; rest is what the store still has beyond all leases. Where
-// rest is 0, charges beyond the lease are refused until the next Grant or Invalidate, instead of ErrLease.
+// rest is 0, charges beyond the lease are denied until the next Grant or Invalidate, instead of ErrLease.
 func (a *Account) Grant(leased, rest int64) {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
@@ -94,10 +94,10 @@ func (a *Account) forgetRest() {
 	a.changes++
 }
 
-// exhausted says that the store is known to have nothing beyond the lease.
+// exhausted reports whether the store is known to have nothing beyond the lease.
 func (a *Account) exhausted() bool { return a.restKnown && a.rest == 0 }
 
-// fillStandings fills in where the balance stands.
+// fillStanding fills in the state of the balance.
 func (a *Account) fillStanding(st *Standing, p *Policy) {
 	st.Policy = p
 	st.Limit = a.leased + a.rest

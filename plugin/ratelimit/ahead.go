@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// listPrefetch lists what should be taken ahead of need for the bill's lines; nil where nothing should. The
+// listPrefetch lists the asks for what should be taken ahead of need for the bill's lines; nil where nothing should. The
 // subjects are locked.
 func (s *Shared) listPrefetch(now time.Time, b *Bill, parties *[3]*Party, n int, done *operation) *operation {
 	c := new(operation)
@@ -62,7 +62,8 @@ func (s *Shared) listPrefetch(now time.Time, b *Bill, parties *[3]*Party, n int,
 	return c
 }
 
-// prefetch asks for what ahead listed at now, and keeps it. It blocks as a request would, and runs beside them.
+// prefetch sends the asks that listPrefetch made at now, and keeps what they grant. It blocks on the
+// remote, so it runs in the background.
 func (s *Shared) prefetch(now time.Time, c *operation) {
 	s.asked.Add(1)
 	_, err := s.remote.Ask(context.Background(), c.asks, false)

@@ -2,7 +2,7 @@ package ratelimit
 
 import "time"
 
-// applyAnswers notes what was answered, and gives back what was taken here where a count refused. The
+// applyAnswers stores the answers, and returns what was taken here where a count denied. The
 // subjects are locked.
 func (s *Shared) applyAnswers(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, c *operation, take, taken bool) {
 	cost := max(b.Cost, 0)
@@ -50,7 +50,7 @@ func (s *Shared) applyAnswers(now time.Time, b *Bill, parties *[3]*Party, o *Out
 			}
 			if !taken && a.Used >= policy.Limit {
 				st.Denied = true
-				st.Retry = time.Second // nobody knows when a running request ends
+				st.Retry = time.Second // the end of a running request is unknown
 			}
 		}
 		o.noteDenial(st, policy)
@@ -59,7 +59,7 @@ func (s *Shared) applyAnswers(now time.Time, b *Bill, parties *[3]*Party, o *Out
 		return
 	}
 	if !o.Denied {
-		// It was refused for what has changed since; the same request may pass now.
+		// What denied it has changed since; the same request may pass now.
 		for i := range o.N {
 			if w := &c.lines[i]; w.ask >= 0 {
 				o.Standings[i].Denied, o.Standings[i].Retry = true, time.Second
@@ -145,7 +145,8 @@ func (s *Shared) abandonSlots(c *operation) {
 	}
 }
 
-// fillStandings fills in where every line stands, as far as it is known here. The subjects are locked.
+// fillStandings fills in the state of every line, as far as it is known here. The subjects are
+// locked.
 func (s *Shared) fillStandings(now time.Time, parties *[3]*Party, o *Outcome, c *operation) {
 	if c.open {
 		o.N = 0
@@ -184,7 +185,7 @@ func (s *Shared) fillStandings(now time.Time, parties *[3]*Party, o *Outcome, c 
 	}
 }
 
-// fillStandings fills in where the bucket stands.
+// fillStanding fills in the state of the bucket.
 func (p *pool) fillStanding(now time.Time, st *Standing, policy *Policy) {
 	owed := p.owed(now)
 	left := max(0, p.scale.depth-owed)/p.scale.each + p.held(now)

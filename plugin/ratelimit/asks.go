@@ -86,7 +86,7 @@ func (s *Shared) listQuota(at time.Time, subject *Subject, a *Ask, c *operation,
 	}
 }
 
-// fillQuota says of an ask which period of which count is meant, and what is known of it.
+// fillQuota fills in the period of an ask's quota and what is known of its count.
 func (s *Shared) fillQuota(at time.Time, subject *Subject, a *Ask) {
 	count := subject.count(a.Calendar)
 	a.Keep = totalKeep.Milliseconds()

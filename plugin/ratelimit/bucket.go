@@ -49,19 +49,19 @@ func (m *meter) applyNext(now time.Time) {
 	m.bucket.AllowN(now.Add(-m.timeFor(whole-spent)), int(whole))
 }
 
-// refill makes the bucket as new, under the newest policy.
+// refill fills the bucket, under the newest policy.
 func (m *meter) refill() {
 	m.policy, m.next = m.target(), nil
 	m.bucket = newBucket(m.policy)
 	m.pool = nil
 }
 
-// full says that the bucket is as a new one would be.
+// full reports whether the bucket is full.
 func (m *meter) full(now time.Time) bool {
 	return m.bucket.TokensAt(now) >= float64(m.policy.Burst)
 }
 
-// passes says whether AllowN(now, 1) would succeed with that many tokens. It is the same
+// passes reports whether AllowN(now, 1) would succeed with that many tokens. It is the same
 // expression, bit for bit: x/time/rate forgives a lack that less than a nanosecond makes good
 // (and remembers the debt). A test that differed would break "all or nothing".
 func (m *meter) passes(tokens float64) bool {
@@ -95,7 +95,7 @@ func (m *meter) retry(now time.Time, tokens float64) time.Duration {
 	return d
 }
 
-// fillStandings fills in where the bucket stands with that many tokens. late is by how much the
+// fillStanding fills in the state of a bucket with that many tokens. late is by how much the
 // caller's clock is behind the subject's: it has to wait that much longer.
 func (m *meter) fillStanding(st *Standing, tokens float64, late time.Duration) {
 	left := max(0, math.Floor(tokens+1e-9))

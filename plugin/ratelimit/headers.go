@@ -132,7 +132,7 @@ func (o *Outcome) shown() *Standing {
 	return best
 }
 
-// before says whether st tells a client more than the other.
+// before reports whether st tells a client more than the other.
 func (st *Standing) before(other *Standing) bool {
 	switch {
 	case st.Denied != other.Denied:

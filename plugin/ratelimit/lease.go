@@ -8,7 +8,8 @@ const (
 	slotKeep = 15 * time.Second
 	// slotRenew is how often slots in use are renewed.
 	slotRenew = slotKeep / 3
-	// idleSweep is how often what is held ahead of need and was not used since the last time is given back.
+	// idleSweep is how often tokens, units and slots are returned that were prefetched and not used
+	// since the last sweep.
 	idleSweep = 500 * time.Millisecond
 	// countKeep is for how long the count of a quota is kept after its period; that of
 	// a quota without one after its last use.
@@ -27,7 +28,7 @@ type lease struct {
 	// demand is the units asked for per second, smoothed; seen since that time.
 	demand, seen float64
 	since        time.Time
-	// used says that it was taken from since the last sweep, asking that more is being asked for.
+	// used reports that units were taken since the last sweep, asking that a prefetch is in progress.
 	used, asking bool
 }
 
@@ -44,8 +45,8 @@ func (l *lease) observe(now time.Time, cost int64) {
 	l.seen += float64(cost)
 }
 
-// target is how many units are worth holding of the left ones: what is needed in a tenth of a
-// second, and a small part of what is left, since others can't use what is held here.
+// target returns how many units to hold: the demand of a tenth of a second, at most a small part of
+// those left, since other processes cannot use them.
 func (l *lease) target(left, nodes int64) int64 {
 	ahead := max(l.demand, l.seen) / 10
 	return int64(min(ahead, float64(max(left, 0))/float64(16*nodes)))

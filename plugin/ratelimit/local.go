@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// ErrTooManyLines says that a bill has more than MaxLines lines.
+// ErrTooManyLines means that a bill has more than MaxLines lines.
 var ErrTooManyLines = errors.New("too many limits apply to one request")
 
 // Local is the Limiter of one process: every count is in its subject. It never blocks but
@@ -91,7 +91,7 @@ func (*Local) Reset(_ context.Context, now time.Time, _ *Subject, p Party, names
 // parties returns the bill's parties in the order in which they are locked.
 func (b *Bill) parties() [3]*Party { return [3]*Party{&b.Address, &b.Tenant, &b.Key} }
 
-// subject returns who the party is, nil for nobody.
+// subject returns the party's subject, nil for the zero Party.
 func (p *Party) subject() *Subject {
 	if p.Subject == nil && len(p.Lines) > 0 {
 		return p.Lines[0].Subject
@@ -113,7 +113,7 @@ func (b *Bill) adjustCredits(delta int64) (shortfall int64) {
 	return 0
 }
 
-// payer returns at whom credits of holder's account are noted.
+// payer returns the subject at which credits spent from holder's account are counted.
 func (b *Bill) payer(holder *Subject) *Subject {
 	if s := b.Key.subject(); s != nil {
 		return s
@@ -121,7 +121,7 @@ func (b *Bill) payer(holder *Subject) *Subject {
 	return holder
 }
 
-// locked says whether the i-th party has to be locked: it has lines, or is the key, at which
+// locked reports whether the i-th party has to be locked: it has lines, or is the key, at which
 // the lines of others may be noted. A party without lines is not, so that keys of one tenant
 // don't wait for each other without need. lines is how many the bill has.
 func locked(parties *[3]*Party, i, lines int) bool {
@@ -144,7 +144,7 @@ func unlock(parties *[3]*Party, lines int) {
 	}
 }
 
-// decide tests every line of the bill and, where none refuses and take is set, takes from
+// decide tests every line of the bill and, where none denies and take is set, takes from
 // all. All subjects are locked meanwhile: nothing can change between test and taking.
 func decide(now time.Time, b *Bill, o *Outcome, take bool) error {
 	o.Denied, o.Kind, o.N = false, 0, 0

@@ -62,7 +62,7 @@ func (s *Shared) outage(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, 
 	return nil
 }
 
-// spendLocally counts what could not be taken from shared counts, to be told them later.
+// spendLocally counts here what could not be taken from the shared counts, which get it later.
 func (s *Shared) spendLocally(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, c *operation, nodes int64) {
 	for i := range o.N {
 		w := &c.lines[i]
@@ -99,8 +99,8 @@ func (p *pool) share(nodes int64) int64 {
 	return p.scale.each * nodes
 }
 
-// overShare says whether cost is more than is left of a node's share of what was left of the quota when it
-// was last heard of. A share is at least one request.
+// overShare reports whether cost exceeds the rest of a node's share of the quota, as of its last
+// answer. A share is at least one request.
 func (c *counter) overShare(limit, cost, nodes int64) bool {
 	var mine int64
 	if c.lease != nil {

@@ -2,7 +2,7 @@ package ratelimit
 
 import "time"
 
-// Violated returns the names of the policies that refused, in the bill's order; nil
+// Violated returns the names of the policies that denied the request, in the bill's order; nil
 // where none did. It allocates.
 func (o *Outcome) Violated() []string {
 	var names []string
@@ -15,9 +15,8 @@ func (o *Outcome) Violated() []string {
 }
 
 // RetryAfter returns when this same request would pass, in whole seconds, rounded up and
-// at least one: the longest Retry among the rates, quotas and concurrency limits that refused. 0 where
-// nothing refused, and where the refusal means that credits are used up: when there will be more
-// can't be known.
+// at least one: the longest Retry among the rates, quotas and concurrency limits that denied it. 0 where
+// nothing denied it, and where credits are used up, since the next top-up is unknown.
 func (o *Outcome) RetryAfter() time.Duration {
 	if !o.Denied || o.Kind == Credits {
 		return 0

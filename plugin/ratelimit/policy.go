@@ -62,7 +62,7 @@ func (c Calendar) String() string {
 	return "unknown"
 }
 
-// Reason returns the kind that a refusal by the policy is reported as. It is Kind, but
+// Reason returns the kind as which a denial by the policy is reported. It is Kind, but
 // for a key's credits_limit: that is counted as a quota, and means that credits are used up.
 func (p *Policy) Reason() Kind {
 	if p.Kind == Quota && p.Calendar == Total {
@@ -71,7 +71,7 @@ func (p *Policy) Reason() Kind {
 	return p.Kind
 }
 
-// Equal says whether two policies limit the same in the same words.
+// Equal reports whether two policies are equal, in their names too.
 func (p *Policy) Equal(q *Policy) bool {
 	return p == q || p.Kind == q.Kind && p.Per == q.Per && p.Limit == q.Limit && p.Period == q.Period &&
 		p.Burst == q.Burst && p.Calendar == q.Calendar && p.Name == q.Name
@@ -162,7 +162,7 @@ func ParseConcurrency(text string) (*Policy, error) {
 }
 
 // ParseRates parses what a record states: rates joined by commas. Empty text is none.
-// Of two that have the same name, only one could be meant, so that is refused.
+// Two policies of one name are an error.
 func ParseRates(text string) ([]*Policy, error) { return parseList("rate", text, ParseRate) }
 
 // ParseQuotas is ParseRates for quotas.
@@ -329,7 +329,7 @@ func parsePeriod(s string) (time.Duration, error) {
 	return d, nil
 }
 
-// fixed is what can be said of a policy without knowing where it stands.
+// fixed is the part of a policy's headers that does not depend on its state.
 type fixed struct {
 	// quoted is the name as a structured-field string.
 	quoted string

@@ -3,8 +3,8 @@ package ratelimit
 import "time"
 
 const (
-	// recheck is for how long a refusal is answered from memory before it is asked for anew: a
-	// reset or a change by another machine is heard by then.
+	// recheck is for how long a denial is answered from memory before the remote is asked again, so
+	// that a reset or a change by another process takes effect.
 	recheck = time.Second
 	// slotRecheck is the same for concurrency: a running request may end at any moment.
 	slotRecheck = 50 * time.Millisecond
@@ -39,7 +39,7 @@ type pool struct {
 	at   time.Time
 	// refreshedAt is when that was last asked for; zero: never.
 	refreshedAt time.Time
-	// unmerged says that the debt has to be told: it grew while nobody could be asked.
+	// unmerged reports that the remote must add the debt: it grew while the remote was unreachable.
 	unmerged bool
 
 	// lots are held, the older first.
@@ -49,11 +49,11 @@ type pool struct {
 	// demand per longest hold, smoothed; seen since that time.
 	demand, seen float64
 	since        time.Time
-	// short says that there was less than was asked for the last time; then nobody waits for
-	// more, which is asked for beside the requests, from dry on.
+	// short reports that the last ask was granted in part. Then no request waits for more: tokens
+	// are prefetched in the background, from askAgainAt on.
 	short      bool
 	askAgainAt time.Time
-	// asking says that tokens are being asked for ahead of need.
+	// asking reports that tokens are being asked for ahead of need.
 	asking bool
 }
 
@@ -81,8 +81,8 @@ func (p *pool) maxHold() time.Duration {
 	return min(p.scale.duration(p.scale.depth)/maxHoldPart, holdCap)
 }
 
-// assignSlots returns for how long tokens may be held that are taken while the bucket owes debt:
-// for as long as it would not have been full anyway, which costs nobody anything.
+// hold returns for how long tokens may be held that are taken while the bucket owes debt:
+// as long as the bucket would not have been full anyway, which costs no one a token.
 func (p *pool) hold(debt int64) time.Duration {
 	return max(p.shortHold(), min(p.maxHold(), p.scale.duration(debt)))
 }
@@ -133,7 +133,8 @@ func (p *pool) observe(now time.Time) {
 }
 
 // target is how many tokens are worth holding while the bucket owes debt: what a third of a hold needs,
-// less where that is much, and no more than a share of a small part of the bucket: others can't use what is held here.
+// less where that is much, and at most a share of a small part of the bucket, since other processes
+// cannot use them.
 func (p *pool) target(debt, nodes int64) int64 {
 	window := p.maxHold()
 	if window <= 0 {
@@ -145,7 +146,7 @@ func (p *pool) target(debt, nodes int64) int64 {
 	}
 	wanted := min(expected/3, 30+expected/12)
 	if debt < p.scale.depth/2 {
-		wanted = expected * 3 / 4 // nobody lacks what comes back unused
+		wanted = expected * 3 / 4 // tokens that come back unused are missed by no one
 	}
 	return int64(min(wanted, float64(p.scale.depth/p.scale.each)/float64(8*nodes)))
 }
@@ -190,7 +191,7 @@ func (p *pool) put(now time.Time, n int64, until time.Time, from int64) {
 	p.lots[1].n += n // until the earlier time, and since it
 }
 
-// expire moves what may not be used any more to what is given back.
+// expire moves the tokens that have expired to those to return.
 func (p *pool) expire(now time.Time) {
 	for i := range p.lots {
 		if l := &p.lots[i]; l.n > 0 && !now.Before(l.until) {
@@ -213,7 +214,7 @@ func (p *pool) putBack(now time.Time) {
 	}
 }
 
-// shouldPrefetch says whether it is time to ask for tokens ahead of need.
+// shouldPrefetch reports whether it is time to ask for tokens ahead of need.
 func (p *pool) shouldPrefetch(now time.Time, nodes int64) bool {
 	if p.asking || p.short && now.Before(p.askAgainAt) {
 		return false

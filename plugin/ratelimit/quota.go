@@ -11,18 +11,18 @@ type counter struct {
 	// start and end of the period in Unix seconds; both 0 before the first use.
 	start, end int64
 	used       int64
-	// stored is what the store was last told, or said.
+	// stored is the count that the store last wrote or returned.
 	stored int64
-	// loaded says that used is the whole count, not just what this process saw.
+	// loaded reports that used is the whole count, not just what this process saw.
 	loaded bool
-	// unsure says that stored isn't known to be in the store.
+	// unsure reports that the store may hold another count than stored.
 	unsure bool
 	// unstored reports that the store keeps no count of this period: it is counted here alone.
 	unstored bool
 	calendar Calendar
 	// next is the counter of another calendar.
 	next *counter
-	// lease is what is known of a count that is shared with other processes; nil where it is this one's.
+	// lease is the state of a count that processes share; nil where it is this process's.
 	lease *lease
 }
 
@@ -63,7 +63,7 @@ func (c *counter) begin(cal Calendar, now time.Time) {
 	c.start, c.end = cal.Start(now).Unix(), cal.End(now).Unix()
 }
 
-// begun says that the counter has a period.
+// begun reports whether the counter has a period.
 func (c *counter) begun() bool { return c.end != 0 }
 
 // usedAt returns what was spent in the period that holds now, or in the current one where now
@@ -75,7 +75,7 @@ func (c *counter) usedAt(now time.Time) int64 {
 	return c.used
 }
 
-// dirty says that the store has to be told.
+// dirty reports whether the count must be written to the store.
 func (c *counter) dirty() bool { return c.loaded && !c.unstored && (c.used != c.stored || c.unsure) }
 
 // startTime returns the period's start as the store knows it.
@@ -87,7 +87,7 @@ func (c *counter) startTime() time.Time {
 }
 
 // counter returns the subject's counter of a calendar, begun and in the period of now. The
-// final count of an ended period that the store has not been told yet is kept aside.
+// final count of an ended period that is not in the store yet is kept in closed.
 func (s *Subject) counter(cal Calendar, now time.Time) *counter {
 	c := s.count(cal)
 	if now.Unix() < c.end {
@@ -101,7 +101,7 @@ func (s *Subject) counter(cal Calendar, now time.Time) *counter {
 	return c
 }
 
-// observe returns the subject's counter of a calendar as it is.
+// count returns the subject's counter of a calendar as it is.
 func (s *Subject) count(cal Calendar) *counter {
 	at := &s.counters // in the order of calendars
 	for ; *at != nil && (*at).calendar <= cal; at = &(*at).next {
@@ -123,7 +123,7 @@ func (s *Subject) counted(cal Calendar) *counter {
 	return nil
 }
 
-// fillQuotaStanding fills in where a quota stands after used.
+// fillQuotaStanding fills in the state of a quota of which used is spent.
 func fillQuotaStanding(st *Standing, p *Policy, used int64, end, now time.Time) {
 	st.Policy = p
 	st.Limit = p.Limit
@@ -157,7 +157,7 @@ func (s *Subject) LoadUsage(start time.Time, c Calendar, used int64) {
 	n.loaded = true
 }
 
-// NeedsUsage says whether quota lines are bound whose counts have not been loaded yet.
+// NeedsUsage reports whether quota lines are bound whose counts have not been loaded yet.
 func (s *Subject) NeedsUsage() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

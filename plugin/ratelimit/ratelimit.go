@@ -4,7 +4,7 @@
 // A Policy is one line of a plan ("300/m burst 60"), a Subject is who it is counted
 // for (a key, a tenant, an address), and a Line is the one applied to the other.
 // A Bill carries the lines of one request to a Limiter, which either takes from all
-// of them or from none, and says in the Outcome where each then stands.
+// of them or from none, and returns the state of each in the Outcome.
 package ratelimit
 
 import (
@@ -64,13 +64,13 @@ type Policy struct {
 	Name string
 
 	// fixed is what the headers say of the policy in every response, made once by
-	// the constructors. A Policy put together by hand lacks it and is spelt out anew.
+	// the constructors. A Policy put together by hand lacks it: then it is computed at each use.
 	fixed fixed
 }
 
 // MaxLines bounds the policies that one request may be subject to, so that an
 // Outcome has a fixed size and needs no allocation. Plans, tenants and keys that
-// together state more are refused where they are stated.
+// together state more are rejected when they are configured.
 const MaxLines = 16
 
 // Line is a policy counted for a subject. Lines are resolved when a key is loaded or
@@ -85,7 +85,7 @@ type Line struct {
 }
 
 // Party is one subject of a bill with the lines that are counted for it. The zero
-// Party is nobody.
+// Party has no subject.
 type Party struct {
 	// Subject is set whenever the party takes part, also where it has no lines: what a
 	// key spends of its tenant's credits is noted at the key.
@@ -106,7 +106,7 @@ type Bill struct {
 	// Outage says what holds while a limiter that shares its counts can't reach them.
 	Outage Outage
 
-	// held says that Charge counted the bill among its subjects' live requests, so that
+	// held reports that Charge counted the bill among its subjects' live requests, so that
 	// Release ends exactly what was begun.
 	held bool
 	// lease numbers the lease that credits were taken from: what is given back
@@ -117,7 +117,7 @@ type Bill struct {
 	slots *heldSlots
 }
 
-// Standing is where one policy stands after a request was judged.
+// Standing is the state of one policy after a request was decided.
 type Standing struct {
 	Policy *Policy
 	// Limit is the bucket's size, the quota or the number of slots; for credits the
@@ -127,19 +127,19 @@ type Standing struct {
 	Remaining int64
 	// Reset is how long until Remaining is Limit again; 0 when it is.
 	Reset time.Duration
-	// Retry is how long until this same request would pass this policy, where it refused.
+	// Retry is how long until this same request would pass this policy, where it denied the request.
 	// 0 where that cannot be known (credits).
 	Retry time.Duration
-	// Denied says that this policy refused the request.
+	// Denied reports that this policy denied the request.
 	Denied bool
 }
 
-// Outcome is what a limiter decided, and where every policy stands. Its zero value
-// says: no policy, nothing refused.
+// Outcome is a limiter's decision, and the state of every policy. Its zero value means: no policy,
+// nothing denied.
 type Outcome struct {
-	// Denied says that nothing was taken, because at least one policy refused.
+	// Denied reports that nothing was taken, because at least one policy denied the request.
 	Denied bool
-	// Kind of the policy that gives the refusal its reason: the first that refused
+	// Kind of the policy that gives the denial its reason: the first that denied
 	// in the order rate, quota, concurrency, credits.
 	Kind Kind
 	// Standings of the first N policies are set.
@@ -152,9 +152,9 @@ type Outcome struct {
 // elsewhere; Local never does.
 type Limiter interface {
 	// Charge takes one request of b.Cost from every line, or nothing from any,
-	// and fills o. now may be older than a former call's; time then stands still.
+	// and fills o. now may be older than a former call's; time then does not advance.
 	// An error means that it could not be decided; nothing was taken. ErrLease: the
-	// tenant's Account must be granted more credits first, or be told that there are none.
+	// tenant's Account must be granted more credits first, or a rest of 0.
 	// ErrDropped: a subject was dropped meanwhile and must be looked up again.
 	Charge(ctx context.Context, now time.Time, b *Bill, o *Outcome) error
 	// Peek fills o as Charge would, and takes nothing: the Standings are those before
@@ -171,7 +171,7 @@ type Limiter interface {
 	// the lease has to be leased before, or it counts as shortfall. Call it before
 	// Release: until then the subjects can't be dropped. No more is given back than b.Cost.
 	Adjust(ctx context.Context, chargedAt time.Time, b *Bill, delta int64) (shortfall int64)
-	// Reset makes the rates and quotas as new that are counted for p's subject: those of these names, or all.
+	// Reset refills the rates and quotas counted for p's subject: those with these names, or all.
 	// owner is the subject of the tenant that p belongs to. An error means that shared counts could not be reached.
 	Reset(ctx context.Context, now time.Time, owner *Subject, p Party, names ...string) error
 }

@@ -5,10 +5,10 @@ import (
 	"errors"
 )
 
-// ErrUnavailable says that shared counts can't be reached, and that the plan asks to refuse then.
+// ErrUnavailable means that the shared counts are unreachable, and that the plan denies requests then.
 var ErrUnavailable = errors.New("the shared limits do not answer")
 
-// Outage is what holds while shared counts can't be reached.
+// Outage is how requests are decided while the shared counts are unreachable.
 type Outage uint8
 
 const (
@@ -27,12 +27,12 @@ type Remote interface {
 	// answers. Blocks for as long as a request may wait, at most. An error means that it is not
 	// known whether anything was taken.
 	Ask(ctx context.Context, asks []Ask, peek bool) (taken bool, err error)
-	// Unreachable says that nothing answers, so that asking would be waiting in vain. Never blocks.
+	// Unreachable reports whether the remote does not answer. Never blocks.
 	Unreachable() bool
 	// Adjust adds delta to what was spent of a quota, not below zero, and returns what is spent then.
 	// It does so also where the count is not known: from Seed. Blocks as Ask does.
 	Adjust(ctx context.Context, a *Ask, delta int64) (used int64, err error)
-	// Reset makes counts as new: of rates those that need something, of quotas all. Blocks within ctx.
+	// Reset clears counts: of rates those with a Need, of quotas all. Blocks within ctx.
 	Reset(ctx context.Context, asks []Ask) error
 	// Release ends the slots that the ask names, and Renew has them kept for another while. Soon, in the order
 	// of the calls, and never blocking; what fails is not repeated.
@@ -53,7 +53,7 @@ type Ask struct {
 	// Calendar and Start of a quota's period, in Unix seconds; 0 for Total.
 	Calendar Calendar
 	Start    int64
-	// Keep is for how many milliseconds a count that nobody asks for is kept.
+	// Keep is for how many milliseconds a count is kept after its last use.
 	Keep int64
 
 	// Rates of a count of that kind.
@@ -68,7 +68,7 @@ type Ask struct {
 	Seed, Carry int64
 	// Slots are the names of Need+Extra slots.
 	Slots []string
-	// Merge says that the debts and Carry count in any case: others did not know of them.
+	// Merge reports that the debts and Carry count in any case: others did not know of them.
 	Merge bool
 
 	// Used is the answer: what was spent of the quota, or the slots in use, before this.
@@ -99,7 +99,7 @@ type RateAsk struct {
 }
 
 // Scale returns how the rate is counted: what one token costs, what a bucket holds, how many units a
-// microsecond pays off, and a text that tells this way of counting from others.
+// microsecond pays off, and a text that identifies this way of counting.
 func (r *RateAsk) Scale() (each, depth, perMicro int64, sign string) {
 	return r.scale.each, r.scale.depth, r.scale.perMicro, r.scale.sign
 }

@@ -27,7 +27,7 @@ type scale struct {
 	each int64
 	// depth is what a bucket of Burst tokens holds.
 	depth int64
-	// sign tells this way to count from others: "period:limit:burst:each:perMicro".
+	// sign identifies this way of counting: "period:limit:burst:each:perMicro".
 	sign string
 }
 

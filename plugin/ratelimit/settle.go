@@ -53,7 +53,7 @@ func (s *Shared) endSlots(subject *Subject, names ...string) {
 	s.remote.Release(Ask{Kind: Concurrency, Subject: subject.id, Owner: sl.owner, Slots: slices.Clone(names)})
 }
 
-// Adjust implements Limiter. What can't be told the shared counts now is told them later.
+// Adjust implements Limiter. While the remote is unreachable, the change is kept for later.
 func (s *Shared) Adjust(ctx context.Context, chargedAt time.Time, b *Bill, delta int64) (shortfall int64) {
 	delta = min(max(delta, -max(b.Cost, 0)), MaxLimit)
 	if delta == 0 {
@@ -102,7 +102,7 @@ func (s *Shared) Adjust(ctx context.Context, chargedAt time.Time, b *Bill, delta
 func (s *Shared) changeQuota(ctx context.Context, subject *Subject, a *Ask, delta int64) {
 	used, away := int64(0), s.remote.Unreachable()
 	if !away {
-		// What was spent without asking waits for the next ask, which may be refused.
+		// What was spent without asking is sent with the next ask, which may be denied.
 		a.Carry, a.Merge = 0, false
 		var err error
 		used, err = s.remote.Adjust(ctx, a, delta)
@@ -117,7 +117,7 @@ func (s *Shared) changeQuota(ctx context.Context, subject *Subject, a *Ask, delt
 	if c.lease == nil {
 		c.lease = new(lease)
 	}
-	c.lease.refreshedAt = time.Time{} // what was refused may pass now
+	c.lease.refreshedAt = time.Time{} // a denied request may pass now
 	if away {
 		c.lease.carry += delta
 		c.used = max(0, c.used+delta)
@@ -126,7 +126,7 @@ func (s *Shared) changeQuota(ctx context.Context, subject *Subject, a *Ask, delt
 	c.used = used + c.lease.carry
 }
 
-// Reset implements Limiter. Other processes that remember a refusal hear of it within a second.
+// Reset implements Limiter. Other processes that remember a denial ask again within a second.
 func (s *Shared) Reset(ctx context.Context, now time.Time, owner *Subject, p Party, names ...string) error {
 	named := func(policy *Policy) bool { return len(names) == 0 || slices.Contains(names, policy.Name) }
 	subject := p.Subject
@@ -257,7 +257,7 @@ func (p *pool) keepUnused(r *RateAsk, taken bool) {
 	}
 }
 
-// holdsTokens says that tokens are held, or to be given back.
+// holdsTokens reports whether tokens are held, or to be given back.
 func (p *pool) holdsTokens() bool { return p.lots[0].n > 0 || p.lots[1].n > 0 || p.unused.n > 0 }
 
 // sweepSubject gives up idle slots, renews the others, and returns the quotas with the units to give back as Extra.
@@ -302,7 +302,7 @@ func (s *Shared) sweepSubject(subject *Subject, owner string, now time.Time, ren
 	return returns, !subject.holding()
 }
 
-// holdsTokens says that s holds something of a shared count. The subject is locked.
+// holding reports whether s holds a part of a shared count. The subject is locked.
 func (s *Subject) holding() bool {
 	for i := range s.sets {
 		for j := range s.sets[i].lines {

@@ -11,7 +11,7 @@ import (
 // Shared is the Limiter of several processes that count together, elsewhere: in Remote. Credits alone stay in
 // the subjects' accounts. Made by NewShared.
 //
-// Exact, it asks for each request, but for those that are known to be refused. Leased, it takes tokens,
+// Exact, it asks for each request, except those that it knows will be denied. Leased, it takes tokens,
 // units and slots ahead of need, in batches as small as the demand allows, so that most requests
 // need not ask. Either way no limit is exceeded while Remote answers: what is held ahead is counted as spent, and
 // tokens of a bucket are held only for as long as the bucket is taken to be in debt (see Ask).
@@ -41,13 +41,14 @@ func NewShared(remote Remote, node string, leased bool) *Shared {
 	return s
 }
 
-// SetLeased says whether is taken ahead of need from now on. What is held goes back when it is no longer.
+// SetLeased turns prefetching on or off: tokens, units and slots are taken in batches ahead of need,
+// or for each request. Held ones are returned once it is off.
 func (s *Shared) SetLeased(leased bool) { s.leased.Store(leased) }
 
-// Leased says whether is taken ahead of need.
+// Leased reports whether prefetching is on.
 func (s *Shared) Leased() bool { return s.leased.Load() }
 
-// SharedStats says how requests were judged.
+// SharedStats counts how requests were decided.
 type SharedStats struct {
 	// Asked is how often the shared counts were asked, Waited how many requests waited for that.
 	Asked, Waited int64
@@ -67,11 +68,11 @@ type operation struct {
 	asks        []Ask
 	lines       [MaxLines]lineOperation
 	unreachable bool
-	// refill says that something should be taken ahead.
+	// refill reports that a prefetch is due.
 	refill bool
-	// open says that no limit holds, and peeked that nothing was taken.
+	// open reports that no limit applies, peeked that nothing was taken.
 	open, peeked bool
-	// credits says that they were taken.
+	// credits reports that credits were taken.
 	credits bool
 	slots   [3]string
 }
@@ -82,9 +83,9 @@ type lineOperation struct {
 	party int8
 	// ask is the index of the line's ask, and rate its index therein; -1 for none.
 	ask, rate int8
-	// local says that what is needed was taken from what is held.
+	// local reports that the need was met from what this process holds.
 	local bool
-	// sharesCount says that the count is another line's too, which takes from it.
+	// sharesCount reports that another line of the bill takes from the same count.
 	sharesCount bool
 }
 
@@ -186,8 +187,8 @@ func (s *Shared) decide(ctx context.Context, now time.Time, b *Bill, o *Outcome,
 	return err
 }
 
-// prepare takes what is held here, and lists in c what has to be asked for. Where a line is known to
-// refuse, nothing is taken and o says so. The subjects are locked.
+// prepare takes from what is held here, and lists in c the asks for the rest. Where a line is known
+// to deny, it takes nothing and sets o.Denied. The subjects are locked.
 func (s *Shared) prepare(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, c *operation, take bool) error {
 	cost := max(b.Cost, 0)
 	n, lacking := 0, false
@@ -250,7 +251,7 @@ func (s *Shared) prepare(now time.Time, b *Bill, parties *[3]*Party, o *Outcome,
 	return nil
 }
 
-// noteDenial notes where the standing refuses.
+// noteDenial sets Denied and Kind where the standing denies the request.
 func (o *Outcome) noteDenial(st *Standing, p *Policy) {
 	if st.Denied {
 		o.Denied = true
@@ -260,10 +261,10 @@ func (o *Outcome) noteDenial(st *Standing, p *Policy) {
 	}
 }
 
-// recent says whether t is less than d before now.
+// recent reports whether t is less than d before now.
 func recent(t, now time.Time, d time.Duration) bool { return !t.IsZero() && now.Sub(t) < d }
 
-const askPending = 0 // an ask that list numbers
+const askPending = 0 // an ask that listAsks numbers
 
 func (s *Shared) prepareRate(at time.Time, l *Line, st *Standing, w *lineOperation, c *operation, take bool) {
 	p := l.meter.sharedPool(at)
@@ -357,7 +358,7 @@ func (s *Shared) prepareSlot(at time.Time, subject *Subject, st *Standing, w *li
 	w.ask = askPending
 }
 
-// reserve takes what is counted here alone: credits and live requests.
+// reserve takes what only this process counts: credits and live requests.
 func (s *Shared) reserve(b *Bill, parties *[3]*Party, c *operation, cost int64) {
 	for _, p := range parties {
 		subject := p.subject()

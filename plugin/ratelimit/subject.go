@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// ErrDropped says that a bill names a subject that was dropped as idle after the caller
+// ErrDropped means that a bill names a subject that was dropped as idle after the caller
 // had looked it up. Looking it up again gives its successor; nothing was taken.
 var ErrDropped = errors.New("subject was dropped: look it up again")
 
@@ -24,7 +24,7 @@ type Subject struct {
 	// dropped is set under mu, once.
 	dropped atomic.Bool
 
-	// loaded says that the store's counts are known. Guarded by mu, as is what follows.
+	// loaded reports that the store's counts are known. Guarded by mu, as is what follows.
 	loaded bool
 	// Where several subjects are locked, the order is address, tenant, key.
 	mu sync.Mutex
@@ -35,12 +35,12 @@ type Subject struct {
 	counters *counter
 }
 
-// ensureCold is what few subjects have. Where nothing else is said, the subject's lock guards it.
+// coldFields are the fields that few subjects have. Unless stated otherwise, the subject's lock guards it.
 type coldFields struct {
 	// Credits spent and lacking at this key, changed without the lock.
 	spent, returned, shortfall atomic.Int64
 	account                    Account
-	// closed are the final counts of ended periods that the store has not been told.
+	// closed are the final counts of ended periods that are not in the store yet.
 	closed []Counted
 	// slots are those of shared concurrency limits; nil where there are none.
 	slots *slots
@@ -66,7 +66,7 @@ func (s *Subject) slots() *slots {
 	return nil
 }
 
-// Origin tells apart the sets of policies bound to one subject.
+// Origin distinguishes the sets of policies bound to one subject.
 type Origin uint8
 
 const (
@@ -96,7 +96,7 @@ func (s *Subject) ID() string { return s.id }
 // Live returns how many requests of the subject are running.
 func (s *Subject) Live() int64 { return s.live.Load() }
 
-// Idle says that s is as new: buckets full, nothing live, every count flushed, no
+// Idle reports whether s has nothing to lose: buckets full, nothing live, every count flushed, no
 // credits leased or unsettled. Such a subject may be dropped and made again. Counts that were never
 // loaded, and those that the store keeps no row of, keep s from being idle until their period ends.
 func (s *Subject) Idle(now time.Time) bool {
@@ -105,8 +105,8 @@ func (s *Subject) Idle(now time.Time) bool {
 	return s.idle(now)
 }
 
-// Drop marks s as dropped if it is idle, and says whether it did. From then on charging
-// it answers ErrDropped, so that whoever still holds it can't count beside its successor. Call it under
+// Drop marks s as dropped if it is idle, and reports whether it did. From then on charging
+// it returns ErrDropped, so that no count goes to s instead of its successor. Call it under
 // the lock of the table that s is taken out of.
 func (s *Subject) Drop(now time.Time) bool {
 	s.mu.Lock()
@@ -118,7 +118,7 @@ func (s *Subject) Drop(now time.Time) bool {
 	return true
 }
 
-// Dropped says whether Drop succeeded.
+// Dropped reports whether Drop succeeded.
 func (s *Subject) Dropped() bool { return s.dropped.Load() }
 
 func (s *Subject) idle(now time.Time) bool {
@@ -141,7 +141,7 @@ func (s *Subject) idle(now time.Time) bool {
 	return true
 }
 
-// busy says that s holds what would be lost with it, other than what time gives back.
+// busy reports whether s holds state that would be lost with it, other than spent tokens.
 func (s *Subject) busy() bool {
 	if s.live.Load() != 0 {
 		return true
@@ -158,7 +158,7 @@ func (s *Subject) busy() bool {
 	return false
 }
 
-// clamp returns now, or the last one where that is later: time stands still then.
+// clamp returns now, or the last one where that is later: time does not go back.
 func (s *Subject) clamp(now time.Time) time.Time {
 	if now.Before(s.last) {
 		return s.last

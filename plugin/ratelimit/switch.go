@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Switch is a Limiter that another stands behind, which may be replaced while requests run: what one
+// Switch is a Limiter that calls another, which may be replaced while requests run: what one
 // charged, the other may release, adjust and reset.
 type Switch struct{ to atomic.Pointer[Limiter] }
 

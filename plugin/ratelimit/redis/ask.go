@@ -36,11 +36,11 @@ var (
 	nodesScript    = rueidis.NewLuaScript(nodesText)
 )
 
-// errUnreachable says that there is no connection.
+// errUnreachable means that there is no connection.
 var errUnreachable = errors.New("not connected")
 
 // within returns the client and a context that ends with the timeout. It is not
-// the request's: a client that goes away says nothing of Redis.
+// the request's: a client that disconnects says nothing about Redis.
 func (r *Redis) within(timeout time.Duration) (rueidis.Client, context.Context, context.CancelFunc, error) {
 	client := r.client.Load()
 	if client == nil {
@@ -111,10 +111,10 @@ func (r *Redis) noteFailedSlot(asks []ratelimit.Ask) {
 	}
 }
 
-// timeouts is what the script answers that was carried out when nobody waited for it any more.
+// answerLate is the script's answer where it ran after the deadline of its request.
 const answerLate = 2
 
-// errShort says that a script did not answer as it does.
+// errShort means that an answer does not have the form of the script's.
 var errShort = errors.New("the answer is not the script's")
 
 // clock is what is known of the server's clock: how far it is ahead of this machine's, in
@@ -166,7 +166,7 @@ func read(answer []int64, asks []ratelimit.Ask) (taken bool, err error) {
 	return taken, nil
 }
 
-// spanSlots says that the asks' counts are in more than one slot.
+// spanSlots reports whether the asks' counts are in more than one slot.
 func spanSlots(asks []ratelimit.Ask) bool {
 	for i := range asks {
 		if slot(&asks[i]) != slot(&asks[0]) {
@@ -176,7 +176,7 @@ func spanSlots(asks []ratelimit.Ask) bool {
 	return false
 }
 
-// askPerSlot asks one slot after the other, and gives back where a later one refuses. The address comes
+// askPerSlot asks one slot after the other, and returns what it took where a later one denies. The address comes
 // first in a bill, and with it what tenants share.
 func (r *Redis) askPerSlot(ctx context.Context, client rueidis.Client, asks []ratelimit.Ask, peek bool) (bool, error) {
 	all := true
@@ -202,7 +202,7 @@ func (r *Redis) askPerSlot(ctx context.Context, client rueidis.Client, asks []ra
 	return all, nil
 }
 
-// giveBack undoes a charge, beside the request.
+// giveBack undoes a charge, in the background.
 func (r *Redis) giveBack(client rueidis.Client, asks []ratelimit.Ask) {
 	type part struct {
 		kind ratelimit.Kind

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// tripAfter is how many answers in a row must be late before nobody waits any more. A
-	// connection that is gone is enough at once.
+	// tripAfter is after how many late answers in a row the circuit opens. A lost connection opens it
+	// at once.
 	tripAfter = 3
 	// Probes come with growing pauses, each of them jittered by a half, so that nodes do not
 	// all come back at one moment.
@@ -29,12 +29,12 @@ type health struct {
 	unreachable atomic.Bool
 	timeouts    atomic.Int64
 	errors      atomic.Int64
-	since       atomic.Int64 // of away, Unix nanoseconds
+	since       atomic.Int64 // of unreachable, Unix nanoseconds
 	last        atomic.Pointer[string]
 	tripped     chan struct{}
 	// reconnect has an entry when there is another way to be tried.
 	reconnect chan struct{}
-	// rejected says that Redis answered last, and refused.
+	// rejected reports that the last answer of Redis was an error, such as a wrong password.
 	rejected atomic.Bool
 	// lastTag is the hash tag of the counts that could not be asked for last; nil for none.
 	lastTag atomic.Pointer[string]
@@ -50,7 +50,7 @@ func (h *health) problem() string {
 
 // Stats is what can be said of the connection.
 type Stats struct {
-	// Unreachable says that Redis does not answer, since then, and Problem why.
+	// Unreachable reports that Redis does not answer, since then, and Problem why.
 	Unreachable bool
 	Since       time.Time
 	Problem     string
@@ -114,7 +114,7 @@ func explain(err error, timeout time.Duration) string {
 	return err.Error()
 }
 
-// watch connects, probes while Redis is away, and says from time to time that this node is there.
+// watch connects, probes while Redis is unreachable, and registers this node from time to time.
 func (r *Redis) watch(ctx context.Context) {
 	for ctx.Err() == nil {
 		if !r.Unreachable() {
@@ -195,7 +195,7 @@ func (r *Redis) probeScript(ctx context.Context, client rueidis.Client) error {
 	}
 	err := client.Do(ctx, client.B().Get().Key(KeyPrefix+"{"+tag+"}:probe").Build()).Error()
 	if rueidis.IsRedisNil(err) {
-		return nil // as nobody writes it
+		return nil // the key is never written
 	}
 	return err
 }
@@ -227,7 +227,7 @@ func (r *Redis) connect(ctx context.Context) (rueidis.Client, error) {
 	return nil, err
 }
 
-// touch says that this node is there, and hears how many are.
+// touch registers this node, and reads how many nodes there are.
 func (r *Redis) touch(ctx context.Context) {
 	client := r.client.Load()
 	if client == nil {

@@ -31,7 +31,7 @@ func keyOf(a *ratelimit.Ask) string {
 	return string(b)
 }
 
-// arguments are what a script is told.
+// arguments are the arguments of a script.
 type arguments []string
 
 func (a *arguments) add(texts ...string) { *a = append(*a, texts...) }
@@ -50,7 +50,7 @@ func (a *arguments) bool(b bool) {
 	}
 }
 
-// ask says what charge.lua is to be told of an ask.
+// ask appends the arguments of charge.lua for an ask.
 func (args *arguments) ask(a *ratelimit.Ask) {
 	switch a.Kind {
 	case ratelimit.Rate:

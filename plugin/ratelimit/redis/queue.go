@@ -12,7 +12,7 @@ import (
 // queueMost bounds what waits to be sent. Slots that were not released expire.
 const queueMost = 1 << 16
 
-// queue is what is to be sent beside requests, in order.
+// queue is what is to be sent in the background, in order.
 type queue struct {
 	mu    sync.Mutex
 	items []item
@@ -54,7 +54,7 @@ func (q *queue) take() []item {
 	return items
 }
 
-// drain sends what is queued, while there is somebody to send it to.
+// drain sends the queued items, while Redis is reachable.
 func (r *Redis) drain(ctx context.Context) {
 	for {
 		select {

@@ -18,14 +18,14 @@ type endpoint struct {
 	client *rueidis.Client
 }
 
-// closeDelay is after how long a former connection is closed: nobody takes that long from having got hold of it to
-// using it, and what is under way then is waited for.
+// closeDelay is after how long a former connection is closed: by then, every call that got it has begun,
+// and closing waits for calls in progress.
 const closeDelay = time.Second
 
-// ErrRejected says that a Redis answers, and does not take the user, the password, or what is to be done.
+// ErrRejected means that Redis answered, and rejected the user, the password or the commands.
 var ErrRejected = errors.New("Redis refuses")
 
-// rejected says that a server's answer is no matter of time.
+// isRejection reports whether retrying cannot change a server's answer.
 func isRejection(err error) bool {
 	re, ok := rueidis.IsRedisErr(err)
 	if !ok {
@@ -40,8 +40,9 @@ func isRejection(err error) bool {
 // where it is the same Redis, or has what the former one had; another begins with what is known here. The
 // former connection is kept until Settle.
 //
-// The new address is tried first. Where it refuses, which is ErrRejected, or does not answer while the former one does, that
-// is an error, and nothing has changed. Where neither answers, the new one is tried on. It blocks until ctx ends at most.
+// The new address is verified first. If it rejects (ErrRejected), or does not answer while the former
+// one does, that is an error and nothing has changed. If neither answers, Redirect uses the new one
+// and connects in the background. It blocks until ctx ends at most.
 func (r *Redis) Redirect(ctx context.Context, url string, timeout time.Duration) error {
 	option, err := parse(url)
 	if err != nil {
@@ -64,7 +65,7 @@ func (r *Redis) Redirect(ctx context.Context, url string, timeout time.Duration)
 	case !r.Unreachable():
 		return fmt.Errorf("%s; the Redis that was in use until now answers, and stays in use", explain(err, connectTimeout))
 	default:
-		r.log.Warn("neither the former Redis nor the new one answers: the new one is tried on", "error", explain(err, connectTimeout))
+		r.log.Warn("neither the former Redis nor the new one answers: retrying the new one in the background", "error", explain(err, connectTimeout))
 	}
 	r.mu.Lock()
 	r.previous = append(r.previous, r.detach())
@@ -127,7 +128,7 @@ func (r *Redis) switchTo(to *endpoint) {
 	}
 }
 
-// closeLater closes a connection after whoever may have begun to use it has ended.
+// closeLater closes a connection once no call can begin to use it.
 func (r *Redis) closeLater(client rueidis.Client) {
 	select {
 	case <-time.After(closeDelay):

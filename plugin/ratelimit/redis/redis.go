@@ -3,7 +3,7 @@
 //
 // One script call charges all that a request is subject to, or nothing. All counts of a tenant and its keys
 // are in one hash slot. Only what an address spends under a plan, which tenants share, is in a slot of its own: in
-// a Cluster it is charged first, by a second call, and given back where the tenant's counts refuse.
+// a Cluster it is charged first, by a second call, and given back where the tenant's counts deny.
 //
 // What is kept there is worth nothing to a thief: ids, numbers and times, no key and no digest.
 package redis
@@ -31,9 +31,9 @@ import (
 const DefaultTimeout = 5 * time.Millisecond
 
 const (
-	// connectTimeout bounds what is done beside requests: connecting, releasing, counting nodes.
+	// connectTimeout bounds what is done in the background: connecting, releasing, counting nodes.
 	connectTimeout = 2 * time.Second
-	// peekTimeout bounds asking where limits stand.
+	// peekTimeout bounds reading the state of limits.
 	peekTimeout = time.Second
 	// refreshEvery is how often it is asked which servers are masters.
 	refreshEvery = 5 * time.Second
@@ -53,7 +53,7 @@ type Options struct {
 	// Nodes says how many processes share the counts, at least 1; it must not block. Default: those that have been
 	// in touch with the same Redis within the last seconds.
 	Nodes func() int64
-	// Logger hears when Redis stops answering, and when it answers again. Default: slog.Default.
+	// Logger logs when Redis stops answering, and when it answers again. Default: slog.Default.
 	Logger *slog.Logger
 }
 
@@ -192,7 +192,8 @@ func (r *Redis) Wait(ctx context.Context) error {
 	}
 }
 
-// Close says good-bye to the other nodes, and disconnects. What asks later is told that Redis is away.
+// Close removes this node from the list and disconnects. Later calls fail as while Redis is
+// unreachable.
 func (r *Redis) Close(ctx context.Context) {
 	r.closing.Do(func() { close(r.closed) })
 	if r.stop == nil {

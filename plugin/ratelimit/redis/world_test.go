@@ -13,7 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit/redis"
 )
 
-// timeoutNanos is how long what must happen may take on a busy machine.
+// patience is how long what must happen may take on a busy machine.
 const patience = time.Minute
 
 // node is one of several gateways' limiters: its own memory and connection.
