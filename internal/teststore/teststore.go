@@ -20,8 +20,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
-// SQLite opens the store in the file at path. Where there is none it is begun with what opening it for
-// the first time would make, with an identity of its own. Whoever calls it closes the store.
+// SQLite opens the store in the file at path. Where there is none it makes one as opening it for
+// the first time would, with an identity of its own. The caller closes the store.
 func SQLite(t testing.TB, path string, log *slog.Logger) *sqlite.Store {
 	t.Helper()
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
@@ -52,7 +52,7 @@ func begin(t testing.TB, path string) {
 	}
 }
 
-// empty is the file of an empty store, and what is random in it.
+// empty is the file of an empty store, and the random values in it.
 type empty struct {
 	file          []byte
 	id, cursorKey string
@@ -83,7 +83,7 @@ var template = sync.OnceValues(func() (empty, error) {
 	}
 	for _, secret := range []string{made.id, made.cursorKey} {
 		if n := bytes.Count(made.file, []byte(secret)); n != 1 {
-			return empty{}, fmt.Errorf("what is random in an empty store stands in it %d times", n)
+			return empty{}, fmt.Errorf("a random value of an empty store is in it %d times", n)
 		}
 	}
 	return made, nil

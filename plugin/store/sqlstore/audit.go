@@ -117,26 +117,26 @@ func (t *Tx) CountAudit(keyspace string, seq int64) (n int64, err error) {
 	return n, err
 }
 
-const givenHeadSQL = `SELECT value FROM meta WHERE name = 'audit_head'`
+const checkpointSQL = `SELECT value FROM meta WHERE name = 'audit_head'`
 
 // PublishedCheckpoint implements management.Tx.
 func (t *Tx) PublishedCheckpoint() (audit.PublishedCheckpoint, error) {
-	return t.givenHead(givenHeadSQL)
+	return t.readCheckpoint(checkpointSQL)
 }
 
 // LockPublishedCheckpoint implements management.Tx.
 func (t *Tx) LockPublishedCheckpoint() (audit.PublishedCheckpoint, error) {
-	return t.givenHead(givenHeadSQL + t.lockRow)
+	return t.readCheckpoint(checkpointSQL + t.lockRow)
 }
 
-func (t *Tx) givenHead(query string) (g audit.PublishedCheckpoint, err error) {
+func (t *Tx) readCheckpoint(query string) (g audit.PublishedCheckpoint, err error) {
 	var value string
 	if err := t.Row(query, nil, &value); err != nil {
 		return g, err
 	}
 	parts := strings.Split(value, " ")
 	if len(parts) != 3 {
-		return g, t.Fail(fmt.Errorf("what is stored of the head given out last is damaged: %q", value))
+		return g, t.Fail(fmt.Errorf("the stored checkpoint published last is damaged: %q", value))
 	}
 	var micros int64
 	if g.Seq, err = strconv.ParseInt(parts[0], 10, 64); err == nil {

@@ -13,7 +13,7 @@ import (
 )
 
 // LeaseTTL is how long a node's leases hold after its last write. Then other nodes may
-// lease those credits: the node is taken for dead.
+// lease those credits: the node counts as dead.
 const LeaseTTL = 10 * time.Second
 
 // Kinds of ledger rows that are added up per key and hour.
@@ -22,7 +22,7 @@ const (
 	kindShortfall = "shortfall"
 )
 
-// errOverflow says that a sum does not fit its column.
+// errOverflow is the error of a sum that does not fit its column.
 var errOverflow = errors.New("the sum of credits is too large")
 
 // balance returns a tenant's number and balance, and locks it.
@@ -32,15 +32,15 @@ func (t *Tx) balance(keyspace, tenant string) (num, credits int64, err error) {
 	return num, credits, err
 }
 
-// leased returns how much of a tenant's balance nodes hold, node's own share counted
-// even if its time is up: it does not know that.
+// leased returns how much of a tenant's balance is leased, node's own share included
+// even after its end: the node does not know that it ended.
 func (t *Tx) leased(num int64, node string) (n int64, err error) {
 	err = t.Row(`SELECT coalesce(sum(l.amount), 0) FROM leases l JOIN nodes n ON n.name = l.node
 		WHERE l.tenant_num = $1 AND (l.node = $2 OR n.lease_until > $3)`, []any{num, node, t.Now.UnixMicro()}, &n)
 	return n, err
 }
 
-// renew moves the end of a node's leases on.
+// renew extends a node's leases.
 func (t *Tx) renew(node string) error {
 	_, err := t.Exec(`INSERT INTO nodes (name, lease_until) VALUES ($1, $2)
 		ON CONFLICT (name) DO UPDATE SET lease_until = excluded.lease_until`, node, t.Now.Add(LeaseTTL).UnixMicro())
@@ -154,11 +154,10 @@ func (t *Tx) Ledger(q management.LedgerQuery) ([]management.LedgerEntry, error) 
 	return out, nil
 }
 
-// settle takes one spend of a node from the balance and from its lease. A negative
-// amount, given back, goes to both; what is returned goes to the balance alone. What
-// the balance does not cover is a shortfall.
-// Of a tenant that is not there any more nothing can be taken.
-func (t *Tx) settle(node string, at time.Time, s *gateway.Spend) error {
+// recordSpend subtracts one spend of a node from the balance and from its lease. A negative
+// amount is a refund and is added to both; a returned amount is added to the balance alone. The
+// uncovered part is a shortfall. It does nothing where the tenant is gone.
+func (t *Tx) recordSpend(node string, at time.Time, s *gateway.Spend) error {
 	num, credits, err := t.balance(s.Keyspace, s.Tenant)
 	if errors.Is(err, gateway.ErrNotFound) {
 		return nil

@@ -46,7 +46,7 @@ func (s *Store) WriteFlush(ctx context.Context, node string, f *gateway.Flush) e
 				cmp.Compare(min(a.Amount-a.Returned, 0), min(b.Amount-b.Returned, 0)))
 		})
 		for i := range spends {
-			if err := t.settle(node, at, &spends[i]); err != nil {
+			if err := t.recordSpend(node, at, &spends[i]); err != nil {
 				return err
 			}
 		}

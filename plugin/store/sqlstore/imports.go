@@ -20,7 +20,7 @@ func (t *Tx) KeyByDigest(keyspace string, digest apikey.Digest) (*gateway.Key, e
 
 // CountByHint implements management.ImportTx.
 func (t *Tx) CountByHint(keyspace string, lead apikey.Hint) (n int, err error) {
-	from, to := ledDigests(lead)
+	from, to := digestRange(lead)
 	err = t.Row(`SELECT count(*) FROM secrets WHERE keyspace = $1 AND digest >= $2 AND digest <= $3`,
 		[]any{keyspace, from[:], to[:]}, &n)
 	return n, err
@@ -40,13 +40,13 @@ func (t *Tx) ImportedAs(keyspace string, mark apikey.Mark) (*gateway.Key, error)
 // ExistingKeys implements management.ImportTx.
 func (t *Tx) ExistingKeys(keyspace string, digests []apikey.Digest, marks []apikey.Mark) (map[apikey.Digest]bool, map[apikey.Mark]bool, error) {
 	heldDigests, heldMarks := map[apikey.Digest]bool{}, map[apikey.Mark]bool{}
-	err := held(t, "secrets", "digest", keyspace, len(digests), func(i int) []byte { return digests[i][:] }, func(b []byte) {
+	err := existing(t, "secrets", "digest", keyspace, len(digests), func(i int) []byte { return digests[i][:] }, func(b []byte) {
 		var d apikey.Digest
 		copy(d[:], b)
 		heldDigests[d] = true
 	})
 	if err == nil {
-		err = held(t, "import_marks", "mark", keyspace, len(marks), func(i int) []byte { return marks[i][:] }, func(b []byte) {
+		err = existing(t, "import_marks", "mark", keyspace, len(marks), func(i int) []byte { return marks[i][:] }, func(b []byte) {
 			var m apikey.Mark
 			copy(m[:], b)
 			heldMarks[m] = true
@@ -55,8 +55,8 @@ func (t *Tx) ExistingKeys(keyspace string, digests []apikey.Digest, marks []apik
 	return heldDigests, heldMarks, err
 }
 
-// held calls f with those of n values that stand in a column.
-func held(t *Tx, table, column, keyspace string, n int, value func(int) []byte, f func([]byte)) error {
+// existing calls f with those of n values that are in a column.
+func existing(t *Tx, table, column, keyspace string, n int, value func(int) []byte, f func([]byte)) error {
 	for from := 0; from < n; from += manyAtOnce {
 		var w where
 		w.and("keyspace = " + w.arg(keyspace))

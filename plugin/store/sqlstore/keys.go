@@ -41,7 +41,7 @@ func (t *Tx) Key(keyspace, id string) (*gateway.Key, error) {
 const narrowPrefix = 12
 
 // Keys implements management.Tx. Newest first is in the order of creation here, not
-// by CreatedAt, so that keys imported with older dates disturb nobody's paging.
+// by CreatedAt, so that keys imported with older dates do not disturb paging.
 func (t *Tx) Keys(q management.KeyQuery) ([]*gateway.Key, error) {
 	var w where
 	order := "k.num"

@@ -61,7 +61,7 @@ func (d *Dialect) SchemaVersion() (int, error) {
 	return len(all), err
 }
 
-// SchemaError says that a database is not one this binary can use, and why.
+// SchemaError is the reason why this binary can't use a database.
 type SchemaError struct{ Text string }
 
 func (e *SchemaError) Error() string { return e.Text }

@@ -75,7 +75,7 @@ func (s *Store) LookupSecret(ctx context.Context, keyspace, secretID string) (*g
 
 // SecretsByHint implements gateway.Store, as a range of the index of digests.
 func (s *Store) SecretsByHint(ctx context.Context, keyspace string, lead apikey.Hint, limit int) ([]gateway.Secret, error) {
-	from, to := ledDigests(lead)
+	from, to := digestRange(lead)
 	var out []gateway.Secret
 	err := s.Query(ctx, "looking for imported keys", func(f *Conns) error {
 		out = nil
@@ -89,11 +89,11 @@ func (s *Store) SecretsByHint(ctx context.Context, keyspace string, lead apikey.
 	return out, err
 }
 
-// ledDigests returns the least and the greatest digest that begin with lead.
-func ledDigests(lead apikey.Hint) (from, to apikey.Digest) {
-	copy(from[:], lead[:])
-	copy(to[:], lead[:])
-	for i := len(lead); i < len(to); i++ {
+// digestRange returns the least and the greatest digest that begin with hint.
+func digestRange(hint apikey.Hint) (from, to apikey.Digest) {
+	copy(from[:], hint[:])
+	copy(to[:], hint[:])
+	for i := len(hint); i < len(to); i++ {
 		to[i] = 0xff
 	}
 	return from, to
@@ -158,7 +158,7 @@ const digestsAtOnce = 4096
 // Digests implements gateway.Store. It reads a snapshot of one keyspace after the
 // other, from the index of digests alone; a million take less than a second.
 //
-// A database that has to be opened anew meanwhile ends it with an error, so that the
+// A database that has to be opened again meanwhile ends it with an error, so that the
 // old connections can be given up; yield has then been called for some of the digests.
 func (s *Store) Digests(ctx context.Context, yield func(keyspace string, digest []byte) bool) error {
 	err := s.db.Stream(ctx, func(f *Conns) error {
@@ -189,8 +189,8 @@ func (s *Store) Digests(ctx context.Context, yield func(keyspace string, digest 
 	return s.Explain("reading all digests", err)
 }
 
-// digests calls yield for those of one keyspace and says whether it wants more. It asks
-// the driver itself: database/sql would copy and convert every value once more.
+// digests calls yield for the digests of one keyspace and reports whether it wants more. It uses
+// the driver itself: database/sql would copy and convert every value again.
 func (f *Conns) digests(ctx context.Context, c driver.QueryerContext, keyspace string, yield func(string, []byte) bool) (more bool, err error) {
 	rows, err := c.QueryContext(ctx, `SELECT digest FROM secrets WHERE keyspace = $1`, []driver.NamedValue{{Ordinal: 1, Value: keyspace}})
 	if err != nil {
@@ -253,8 +253,8 @@ func (s *Store) SetShown(ctx context.Context, keyspace, secretID, prefix, lastFo
 	})
 }
 
-// SetShown replaces what is shown of a secret, and of its key where the secret is its newest. It returns
-// how many secrets there were.
+// SetShown replaces the visible parts of a secret, and of its key where the secret is its newest. It returns
+// the number of secrets found.
 func (t *Tx) SetShown(keyspace, secretID, prefix, lastFour string) (int64, error) {
 	n, err := t.Exec(`UPDATE secrets SET prefix = $3, last_four = $4 WHERE id = $1 AND keyspace = $2`, secretID, keyspace, prefix, lastFour)
 	if err != nil || n == 0 {
@@ -265,7 +265,7 @@ func (t *Tx) SetShown(keyspace, secretID, prefix, lastFour string) (int64, error
 	return n, err
 }
 
-// secretChanged tells gateways that keep copies of a changed secret. An SQLite store has none.
+// secretChanged notifies gateways with copies of a changed secret. An SQLite store has none.
 func (t *Tx) secretChanged(keyspace, secretID string) error {
 	if !t.d.Shared {
 		return nil

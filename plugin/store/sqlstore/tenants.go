@@ -144,9 +144,9 @@ func (s *Store) RenamePlan(ctx context.Context, keyspace, from, to string) (int6
 // to write of it is earlier by any clock, so the address it was used from stays forgotten.
 const aheadOfTouches = time.Hour
 
-// eraseRecords forgets what rows say of the people of a tenant: free text, names and
-// addresses. Counts, amounts and times stay. What management was asked to carry out once is not
-// looked through: it is gone within a day.
+// eraseRecords deletes the personal data in a tenant's rows: free text, names and
+// addresses. Counts, amounts and times stay. Idempotency records are not
+// searched: they are deleted within a day.
 func (t *Tx) eraseRecords(keyspace, tenant string) error {
 	const which = `(SELECT num FROM tenants WHERE keyspace = $1 AND folded = $2)`
 	folded := Fold(tenant)

@@ -30,7 +30,7 @@ func (s *Store) WriteUsage(ctx context.Context, b *usage.Batch) error {
 			return err
 		}
 		for i := range b.Chunks {
-			if err := t.recall(&b.Chunks[i]); err != nil {
+			if err := t.storeRecent(&b.Chunks[i]); err != nil {
 				return err
 			}
 		}
@@ -145,10 +145,10 @@ func (s *Store) UsageUntil(ctx context.Context) (until time.Time, err error) {
 	return until, err
 }
 
-// recall stores a chunk, and drops those of its key that are older than the newest Keep
-// requests. Of a deleted key, whose requests nobody can ask for, it stores nothing: they may have been
-// forgotten since they were made.
-func (t *Tx) recall(c *usage.Chunk) error {
+// storeRecent stores a chunk, and deletes those of its key that are older than the newest Keep
+// requests. It stores nothing for a deleted key: its requests may have been
+// erased.
+func (t *Tx) storeRecent(c *usage.Chunk) error {
 	if _, err := t.Exec(`INSERT INTO recent_requests (keyspace, key_id, newest, expires_at, n, entries) SELECT $1, $2, $3, $4, $5, $6
 		WHERE NOT EXISTS (SELECT 1 FROM keys WHERE id = $2 AND deleted_at IS NOT NULL)`,
 		c.Keyspace, c.Key, c.Newest.UnixMicro(), c.Expires.UnixMicro(), int64(c.Count), string(c.Entries)); err != nil || c.Keep == 0 {

@@ -16,7 +16,7 @@ import (
 // before it, so that many more would cost more than they save.
 const usedTogether = 16
 
-// useAll adds rows to the node's own of their hours, which nobody else writes meanwhile.
+// useAll adds rows to the node's own of their hours, which only this node writes.
 func (t *Tx) useAll(node string, rows []usage.Row) error {
 	for len(rows) > 0 {
 		n := 1
@@ -74,7 +74,7 @@ func (t *Tx) useTogether(node string, rows []usage.Row) error {
 // usedColumns is how many columns a row of usage has.
 const usedColumns = 13
 
-// addUsed adds to sums what is stored of them.
+// addUsed adds the stored counts to sums.
 func (t *Tx) addUsed(keyspace string, hour time.Time, node string, sums []used, byKey map[string]int) error {
 	args := make([]any, 0, 3+len(sums))
 	args = append(args, keyspace, hour.Unix(), node)

@@ -72,7 +72,7 @@ func (c jsonInto) Scan(src any) error {
 	return nil
 }
 
-// words returns names, which hold no spaces, in one text; nil for none at all.
+// words returns names, which have no spaces, in one text; nil for none at all.
 func words(names []string) any {
 	if names == nil {
 		return nil
@@ -135,7 +135,7 @@ func bytes(b []byte) any {
 }
 
 // storable replaces what PostgreSQL does not take in text: NUL, and bytes that are no
-// UTF-8. Nothing that is stored has them; somebody may ask for it all the same.
+// UTF-8. No stored text has them, but a query may.
 func storable(args []any) []any {
 	for i, a := range args {
 		if s, ok := a.(string); ok && (!utf8.ValidString(s) || strings.IndexByte(s, 0) >= 0) {

@@ -260,11 +260,11 @@ func recentRequests(t *testing.T, s Store) {
 	write("k1", 5, 0)
 	write("k2", 1, 10)
 	write("k1", 5, 0)
-	want("nobody looked", "k1", "[4]", "[2]", "[1]")
+	want("without a read", "k1", "[4]", "[2]", "[1]")
 	write("k1", 3, 10)
 	want("those that hold the last ten", "k1", "[5]", "[4]", "[2]")
 	want("another key's", "k2", "[3]")
-	want("nobody's", "k3")
+	want("unknown", "k3")
 	if err := s.PruneUsage(ctxOf(t), at.Add(2*time.Hour+time.Minute), at); err != nil {
 		t.Fatal(err)
 	}

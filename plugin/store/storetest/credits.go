@@ -93,7 +93,7 @@ func ledger(t *testing.T, s Store) {
 
 func leases(t *testing.T, s Store) {
 	withKeys(t, s, "a", 0)
-	_, _, err := s.LeaseCredits(ctxOf(t), "n1", ks, "nobody", 1)
+	_, _, err := s.LeaseCredits(ctxOf(t), "n1", ks, "none", 1)
 	wantErr(t, "a tenant that is none", err, gateway.ErrNotFound)
 	for _, step := range []struct {
 		what          string
@@ -109,12 +109,12 @@ func leases(t *testing.T, s Store) {
 		{"of nothing left", nil, "n2", 1, 0, 0},
 		{"none wanted", func() { addCredits(t, s, "a", 5) }, "n2", 0, 0, 5},
 		{"less than none wanted", nil, "n2", -3, 0, 5},
-		{"what was returned", func() {
+		{"returned credits", func() {
 			if err := s.ReturnCredits(ctxOf(t), "n2", ks, "A"); err != nil {
 				t.Fatal(err)
 			}
 		}, "n3", 1000, 55, 0},
-		{"what was dropped", func() {
+		{"dropped leases", func() {
 			if err := s.DropLeases(ctxOf(t), "n1"); err != nil {
 				t.Fatal(err)
 			}
@@ -127,7 +127,7 @@ func leases(t *testing.T, s Store) {
 			t.Errorf("%s: granted %d, rest %d; want %d, %d", step.what, granted, rest, step.granted, step.rest)
 		}
 	}
-	// Where there is plenty, a part of what nobody holds is leased, and nothing but what is needed otherwise.
+	// Where there is plenty, a part of the unleased credits is leased, otherwise only the needed amount.
 	withKeys(t, s, "rich", 0)
 	addCredits(t, s, "rich", 3*gateway.FewCharges)
 	for _, step := range []struct {
@@ -147,7 +147,7 @@ func leases(t *testing.T, s Store) {
 			t.Errorf("%s needs %d: granted %d, rest %d; want %d, %d", step.node, step.need, granted, rest, step.granted, step.rest)
 		}
 	}
-	// The balance is whole; what the API may spend is what nobody holds.
+	// The balance is unchanged; the API may spend the unleased credits.
 	if b := balance(t, s, "a"); b != 105 {
 		t.Errorf("balance: %d, want 105", b)
 	}
@@ -158,9 +158,9 @@ func leases(t *testing.T, s Store) {
 	}
 	wantErr(t, "spending leased credits", take(11), management.ErrInsufficient)
 	if err := take(10); err != nil {
-		t.Errorf("spending what nobody holds: %v", err)
+		t.Errorf("spending unleased credits: %v", err)
 	}
-	if err := s.ReturnCredits(ctxOf(t), "nobody", ks, "nobody"); err != nil {
+	if err := s.ReturnCredits(ctxOf(t), "none", ks, "none"); err != nil {
 		t.Errorf("returning nothing: %v", err)
 	}
 }
@@ -187,20 +187,20 @@ func spends(t *testing.T, s Store) {
 	same(t, "ledger", got, []row{{"a-0", "usage", 2}, {"a-0", "shortfall", 3}, {"a-1", "usage", -5}, {"a-0", "usage", -17}, {"", "add", 100}})
 	// n1 holds 60 - 22 + 2 = 40 of the 80.
 	if granted, rest := lease(t, s, "n2", "a", 100); granted != 40 || rest != 0 {
-		t.Errorf("leased beside n1: %d, %d; want 40, 0", granted, rest)
+		t.Errorf("leased while n1 has a lease: %d, %d; want 40, 0", granted, rest)
 	}
-	// Of a lease that is gone: to the balance, and to nobody's lease.
+	// Of a lease that has ended: to the balance, and to no lease.
 	spend(t, s, "n1", at.Add(2*time.Hour), gateway.Spend{Tenant: "a", KeyID: "a-0", Returned: 5})
 	if b := balance(t, s, "a"); b != 85 {
 		t.Errorf("balance: %d, want 85", b)
 	}
 	if granted, rest := lease(t, s, "n2", "a", 100); granted != 5 || rest != 0 {
-		t.Errorf("leased of what was returned: %d, %d; want 5, 0", granted, rest)
+		t.Errorf("leased of the returned credits: %d, %d; want 5, 0", granted, rest)
 	}
 	// Beside a charge of the next lease.
 	spend(t, s, "n1", at.Add(2*time.Hour), gateway.Spend{Tenant: "a", KeyID: "a-0", Amount: 5, Returned: 5})
 	if granted, rest := lease(t, s, "n2", "a", 100); granted != 5 || rest != 0 {
-		t.Errorf("leased of what was returned: %d, %d; want 5, 0", granted, rest)
+		t.Errorf("leased of the returned credits: %d, %d; want 5, 0", granted, rest)
 	}
 	// More than there is: to zero and no further, the rest on record.
 	spend(t, s, "n1", at.Add(2*time.Hour), gateway.Spend{Tenant: "a", KeyID: "a-1", Amount: 95})

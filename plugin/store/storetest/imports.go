@@ -36,7 +36,7 @@ func imports(t *testing.T, s Store) {
 		if k, err := tx.KeyByDigest(ks, digest("acme-2")); err != nil || k.ID != "acme-2" || k.Tenant != "acme" {
 			t.Errorf("KeyByDigest = %+v, %v", k, err)
 		}
-		for _, where := range []struct{ keyspace, full string }{{"other", "acme-2"}, {ks, "nobody's"}} {
+		for _, where := range []struct{ keyspace, full string }{{"other", "acme-2"}, {ks, "unknown"}} {
 			if _, err := tx.KeyByDigest(where.keyspace, digest(where.full)); !errors.Is(err, gateway.ErrNotFound) {
 				t.Errorf("KeyByDigest of %v: %v", where, err)
 			}
@@ -78,12 +78,12 @@ func imports(t *testing.T, s Store) {
 	})
 }
 
-// Keys are inserted with their secret and mark, and what is held is told of many at once.
+// Keys are inserted with their secret and mark, and the existing ones of many are found at once.
 func heldAndInserted(t *testing.T, s Store, other apikey.Mark) {
 	var digests []apikey.Digest
 	marks := []apikey.Mark{other, {9}}
 	for i := range 250 {
-		digests = append(digests, digest(fmt.Sprint("nobody's ", i)))
+		digests = append(digests, digest(fmt.Sprint("unknown ", i)))
 		marks = append(marks, apikey.Mark{10, byte(i)})
 	}
 	digests[3], digests[240] = digest("acme-2"), digest("bulk")
@@ -116,7 +116,7 @@ func heldAndInserted(t *testing.T, s Store, other apikey.Mark) {
 		t.Errorf("a digest twice: %v", err)
 	}
 	err = s.Update(ctxOf(t), func(tx management.Tx) error {
-		k := *key("bulk again", "nobody")
+		k := *key("bulk again", "none")
 		return tx.InsertImported(&k, secret("bulk again", "", "bulk again"), apikey.Mark{8})
 	})
 	if !errors.Is(err, gateway.ErrNotFound) {

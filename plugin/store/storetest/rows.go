@@ -46,15 +46,15 @@ func tenantRoundTrip(t *testing.T, s Store) {
 		same(t, "updated", got, full)
 		return err
 	})
-	err := s.View(ctxOf(t), func(tx management.Tx) error { _, err := tx.Tenant(ks, "nobody"); return err })
+	err := s.View(ctxOf(t), func(tx management.Tx) error { _, err := tx.Tenant(ks, "none"); return err })
 	wantErr(t, "a tenant that is none", err, gateway.ErrNotFound)
-	err = s.Update(ctxOf(t), func(tx management.Tx) error { return tx.UpdateTenant(tenant("nobody")) })
+	err = s.Update(ctxOf(t), func(tx management.Tx) error { return tx.UpdateTenant(tenant("none")) })
 	wantErr(t, "updating a tenant that is none", err, gateway.ErrNotFound)
 }
 
 func tenantSlugs(t *testing.T, s Store) {
 	update(t, s, func(tx management.Tx) error { return tx.InsertTenant(tenant("Acme")) })
-	// A refused insert leaves the transaction usable.
+	// A rejected insert leaves the transaction usable.
 	update(t, s, func(tx management.Tx) error {
 		wantErr(t, "other case", tx.InsertTenant(tenant("aCME")), management.ErrSlugTaken)
 		return tx.InsertTenant(tenant("acme-2"))
@@ -207,8 +207,8 @@ func keyRoundTrip(t *testing.T, s Store) {
 			return err
 		})
 	}
-	err := s.Update(ctxOf(t), func(tx management.Tx) error { return tx.InsertKey(key("key_4", "nobody")) })
-	wantErr(t, "a key of nobody", err, gateway.ErrNotFound)
+	err := s.Update(ctxOf(t), func(tx management.Tx) error { return tx.InsertKey(key("key_4", "none")) })
+	wantErr(t, "a key of no tenant", err, gateway.ErrNotFound)
 	err = s.View(ctxOf(t), func(tx management.Tx) error { _, err := tx.Key("other", "key_1"); return err })
 	wantErr(t, "a key of another keyspace", err, gateway.ErrNotFound)
 
@@ -268,7 +268,7 @@ func keyFilters(t *testing.T, s Store) {
 	}{
 		{management.KeyQuery{}, []string{"revoked", "disabled", "expired", "later", "plain"}},
 		{management.KeyQuery{Tenant: "A"}, []string{"expired", "later", "plain"}},
-		{management.KeyQuery{Tenant: "nobody"}, nil},
+		{management.KeyQuery{Tenant: "none"}, nil},
 		{management.KeyQuery{Status: gateway.StatusActive}, []string{"later", "plain"}},
 		{management.KeyQuery{Status: gateway.StatusExpired}, []string{"expired"}},
 		{management.KeyQuery{Status: gateway.StatusDisabled}, []string{"disabled"}},
@@ -366,8 +366,8 @@ func activeKeys(t *testing.T, s Store) {
 		if n != 2 {
 			t.Errorf("active: %d, want 2", n)
 		}
-		if none, err := tx.ActiveKeys(ks, "nobody", now); none != 0 || err != nil {
-			t.Errorf("active keys of nobody: %d, %v", none, err)
+		if none, err := tx.ActiveKeys(ks, "none", now); none != 0 || err != nil {
+			t.Errorf("active keys of no tenant: %d, %v", none, err)
 		}
 		return err
 	})

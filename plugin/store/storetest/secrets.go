@@ -25,7 +25,7 @@ func secrets(t *testing.T, s Store) {
 		return err
 	})
 
-	// The digest is taken within the keyspace, whoever's it is, and free elsewhere.
+	// The digest is taken within the keyspace, by whichever key, and free elsewhere.
 	update(t, s, func(tx management.Tx) error {
 		wantErr(t, "a taken digest", tx.InsertSecret(secret("again", "a-1", "a-0")), management.ErrDigestTaken)
 		other := tenant("a")

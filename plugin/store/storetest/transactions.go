@@ -181,7 +181,7 @@ func updateAtomic(t *testing.T, s Store) {
 		t.Error("f's own error became the store's")
 	}
 	err = s.View(ctxOf(t), func(tx management.Tx) error { _, err := tx.Tenant(ks, "a"); return err })
-	wantErr(t, "what was not committed", err, gateway.ErrNotFound)
+	wantErr(t, "an uncommitted row", err, gateway.ErrNotFound)
 	if err := s.View(ctxOf(t), func(management.Tx) error { return no }); err != no {
 		t.Errorf("View returned %v, want f's own error", err)
 	}
