@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 // testSite is a site of a Caddy that runs in this process, and a key on its plan, which has no limits.
@@ -98,7 +99,7 @@ func siteConfig(more, site string) string {
 // Who acts is a text too.
 func TestActorHoldsNoKey(t *testing.T) {
 	s := newTestSite(t, siteConfig("", "keygate_api"), nil)
-	token, err := s.manager.CreateToken(t.Context(), management.Actor{Name: "test", Via: "cli"}, "", management.TokenFields{
+	token, err := auth.New(s.manager).CreateToken(t.Context(), management.Actor{Name: "test", Via: "cli"}, "", auth.TokenFields{
 		Name: management.Some("app"), Scopes: management.Some([]string{"*"}),
 	})
 	if err != nil {

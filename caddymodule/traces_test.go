@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 // No span holds a key, wherever the client put it, also of requests that meet no keygate directive.
@@ -39,7 +40,7 @@ func TestSpansHoldNoKeys(t *testing.T) {
 		respond ok
 	}`), nil)
 	var token string
-	issued, err := s.manager.CreateToken(t.Context(), management.Actor{Name: "test", Via: "cli"}, "", management.TokenFields{
+	issued, err := auth.New(s.manager).CreateToken(t.Context(), management.Actor{Name: "test", Via: "cli"}, "", auth.TokenFields{
 		Name: management.Some("ci"), Scopes: management.Some([]string{"*"}),
 	})
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 // BenchmarkVerify is a request to verify a key, with a management token, to a Caddy server, from after
@@ -65,7 +66,7 @@ func BenchmarkVerify(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	token, err := m.CreateToken(ctx, actor, "", management.TokenFields{Name: management.Some("bench"), Scopes: management.Some([]string{"verify"})})
+	token, err := auth.New(m).CreateToken(ctx, actor, "", auth.TokenFields{Name: management.Some("bench"), Scopes: management.Some([]string{"verify"})})
 	if err != nil {
 		b.Fatal(err)
 	}

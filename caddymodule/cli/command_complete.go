@@ -15,6 +15,7 @@ import (
 
 	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 	"github.com/keygate-dev/keygate/plugin/scanner"
 )
 
@@ -67,7 +68,7 @@ func completing(cmd *cobra.Command) {
 	}
 	switch cmd.Parent().Name() + " " + cmd.Name() {
 	case "token create":
-		flags["scope"] = values(management.TokenScopes()...)
+		flags["scope"] = values(auth.TokenScopes()...)
 	case "key create", "key update":
 		flags["scope"] = scopeNames
 	case "key import", "key export":
@@ -154,7 +155,7 @@ func keyIDs(cmd *cobra.Command) []string {
 }
 
 func tokenIDs(cmd *cobra.Command) []string {
-	return recordsOf(cmd, "/v1/tokens", func(t management.TokenRecord) string {
+	return recordsOf(cmd, "/v1/tokens", func(t auth.TokenRecord) string {
 		return described(t.ID, t.Name+", "+string(t.Status))
 	})
 }

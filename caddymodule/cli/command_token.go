@@ -8,12 +8,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 var tokenFlags = []fieldFlag{
 	{"name", "name", textField, "Name for people"},
-	{"scope", "scopes", listField, "Scope; may be repeated: " + strings.Join(management.TokenScopes(), ", ")},
+	{"scope", "scopes", listField, "Scope; may be repeated: " + strings.Join(auth.TokenScopes(), ", ")},
 	{"tenant", "tenant", clearable, "The one tenant that exists for the token (default: no such bound)"},
 	{"expires", "expires_at", momentField, "When the token ends: a duration such as 90d or 24h, an RFC 3339 time, or never"},
 }
@@ -61,7 +61,7 @@ func createToken(cmd *cobra.Command, _ []string) error {
 		return err
 	}
 	var t struct {
-		management.TokenRecord
+		auth.TokenRecord
 		Token *string `json:"token"`
 	}
 	b, err := c.call(cmd.Context(), http.MethodPost, "/v1/tokens", nil, body, &t)
@@ -87,7 +87,7 @@ func createToken(cmd *cobra.Command, _ []string) error {
 
 func listTokens(cmd *cobra.Command, _ []string) error {
 	out := newTable(cmd.OutOrStdout(), "ID", "NAME", "TOKEN", "TENANT", "SCOPES", "STATUS", "LAST USED", "EXPIRES", "MADE BY")
-	isJSON, err := listed(cmd, "/v1/tokens", []string{"tenant"}, func(t management.TokenRecord) {
+	isJSON, err := listed(cmd, "/v1/tokens", []string{"tenant"}, func(t auth.TokenRecord) {
 		by := t.CreatedBy
 		if t.CreatedByToken != nil && !strings.Contains(by, *t.CreatedByToken) {
 			by += " (" + *t.CreatedByToken + ")"

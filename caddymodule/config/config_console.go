@@ -10,7 +10,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/keygate-dev/keygate/plugin/console"
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 // ConsoleConfig is what a `keygate_console` directive states.
@@ -100,7 +100,7 @@ func (c *ConsoleConfig) Check() error {
 	if c.IdentityHeader == "" && len(c.IdentityScopes) > 0 {
 		return Errorf("identity_scopes", "identity_scopes: they need identity_header")
 	}
-	known := management.TokenScopes()
+	known := auth.TokenScopes()
 	for _, s := range c.IdentityScopes {
 		if !slices.Contains(known, s) {
 			return Errorf("identity_scopes", "identity_header: '%s' is no scope (there is %s)", s, strings.Join(known, ", "))

@@ -81,6 +81,7 @@ func (a *AdminAPI) handlerOf(app App) http.Handler {
 // managementAPI returns the management API of the app, open to whom authenticate lets in.
 func managementAPI(a App, m *management.Manager, authenticate func(*http.Request) (api.Access, error)) http.Handler {
 	return api.New(m, api.Options{
+		Auth:         a.Engine().Auth(),
 		Verifier:     a.Verifier(),
 		Status:       func(ctx context.Context) management.Status { return Status(ctx, a) },
 		Usage:        UsageService(a, m),

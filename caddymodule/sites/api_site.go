@@ -17,6 +17,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/ratelimit/clients"
 )
@@ -112,7 +113,7 @@ func (a *API) api() http.Handler {
 	defer a.mu.Unlock()
 	if a.handler == nil {
 		if m := a.app.Engine().Manager(); m != nil {
-			a.handler = managementAPI(a.app, m, func(r *http.Request) (api.Access, error) { return a.authenticate(m, r) })
+			a.handler = managementAPI(a.app, m, func(r *http.Request) (api.Access, error) { return a.authenticate(a.app.Engine().Auth(), r) })
 		}
 	}
 	return a.handler
@@ -124,7 +125,7 @@ var errNoToken = &management.Error{
 }
 
 // authenticate returns the access of the request's management token.
-func (a *API) authenticate(m *management.Manager, r *http.Request) (api.Access, error) {
+func (a *API) authenticate(auth *auth.Authority, r *http.Request) (api.Access, error) {
 	sent := r.Header["Authorization"]
 	if len(sent) == 0 {
 		return api.Access{}, errNoToken
@@ -141,7 +142,7 @@ func (a *API) authenticate(m *management.Manager, r *http.Request) (api.Access, 
 	if addr.IsValid() {
 		ip = addr.String()
 	}
-	grant, err := m.CheckToken(r.Context(), strings.TrimSpace(token), ip)
+	grant, err := auth.CheckToken(r.Context(), strings.TrimSpace(token), ip)
 	if errors.Is(err, management.ErrUnknownToken) {
 		// Only after the look-up: a client with a valid token is not rejected for the
 		// guesses of others at the same address.

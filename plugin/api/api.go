@@ -34,11 +34,14 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/leak"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
 // Options configures a Handler.
 type Options struct {
+	// Auth issues tokens and portal links. nil: a new one.
+	Auth *auth.Authority
 	// Verifier answers verify and explain. nil: they answer 503.
 	Verifier management.RequestChecker
 	// Status returns the state of the gateway. nil: /v1/status answers 503.
@@ -76,6 +79,7 @@ type Access struct {
 // Handler is the management API. Safe for concurrent use.
 type Handler struct {
 	manager *management.Manager
+	auth    *auth.Authority
 	opts    Options
 	mux     *http.ServeMux
 	log     *slog.Logger
@@ -87,7 +91,10 @@ func New(m *management.Manager, opts Options) *Handler {
 	if m == nil || opts.Authenticate == nil {
 		panic("api: a manager and Authenticate must be given")
 	}
-	h := &Handler{manager: m, opts: opts, mux: http.NewServeMux(), log: opts.Logger, openAPI: documentOf(routes)}
+	if opts.Auth == nil {
+		opts.Auth = auth.New(m)
+	}
+	h := &Handler{manager: m, auth: opts.Auth, opts: opts, mux: http.NewServeMux(), log: opts.Logger, openAPI: documentOf(routes)}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 // IdempotencyHeader names a request that is carried out only once. It applies to every POST that needs a token.
@@ -53,11 +54,11 @@ var reproduce = map[string]func(*call, management.Effect) error{
 	"POST /v1/keys/{id}/disable":   (*call).replayReceipt,
 	"POST /v1/keys/{id}/enable":    (*call).replayReceipt,
 	"POST /v1/tokens": func(c *call, d management.Effect) error {
-		t, err := c.h.manager.Token(c.ctx, c.actor, c.keyspace, d.Target)
+		t, err := c.h.auth.Token(c.ctx, c.actor, c.keyspace, d.Target)
 		if err != nil {
 			return err
 		}
-		return c.json(http.StatusCreated, issuedToken{IssuedToken: management.IssuedToken{TokenRecord: t}})
+		return c.json(http.StatusCreated, issuedToken{IssuedToken: auth.IssuedToken{TokenRecord: t}})
 	},
 }
 

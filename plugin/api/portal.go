@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 // portalPath is the path of portal links in a console. The secret follows as the fragment, which is sent to no server: so
@@ -29,7 +30,7 @@ func (c *call) createPortalLink() error {
 	if err != nil {
 		return err
 	}
-	in := management.PortalFields{Actor: o.string("actor"), Role: o.string("role"), ReturnURL: o.string("return_url")}
+	in := auth.PortalFields{Actor: o.string("actor"), Role: o.string("role"), ReturnURL: o.string("return_url")}
 	if s := o.numberOrText("expires_in"); s.Set {
 		in.ExpiresIn = management.Optional[time.Duration]{Set: true, Null: s.Null}
 		if seconds, err := strconv.ParseInt(s.Value, 10, 32); err == nil {
@@ -50,7 +51,7 @@ func (c *call) createPortalLink() error {
 	if site == "" {
 		return errNoConsole
 	}
-	l, err := c.h.manager.CreatePortalLink(c.ctx, c.actor, c.keyspace, c.r.PathValue("slug"), in)
+	l, err := c.h.auth.CreatePortalLink(c.ctx, c.actor, c.keyspace, c.r.PathValue("slug"), in)
 	if err != nil {
 		return err
 	}
@@ -63,7 +64,7 @@ var _ = document("POST /v1/tenants/{slug}/portal", doc{
 		"The token needs no scope but portal. " + onlyHereToo,
 	Body: fields{
 		"actor":      aText("The person's name, as the audit log shows it.").with("maxLength", management.MaxKeyName),
-		"role":       oneOf("A viewer reads keys, usage, webhooks and the audit log, and asks why a request was rejected; an editor also creates and changes keys and webhooks. Default: viewer.", string(management.PortalViewer), string(management.PortalEditor)).orNull(),
+		"role":       oneOf("A viewer reads keys, usage, webhooks and the audit log, and asks why a request was rejected; an editor also creates and changes keys and webhooks. Default: viewer.", string(auth.PortalViewer), string(auth.PortalEditor)).orNull(),
 		"return_url": aText("The URL of the console's link back. Default and null: no link.").orNull(),
 		"expires_in": aText("For how long the link can be used, such as 5m or 90s: 10s to 1h. Default and null: 5m.").orNull(),
 	},

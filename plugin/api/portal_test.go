@@ -8,6 +8,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/api"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 func TestPortalLinks(t *testing.T) {
@@ -20,9 +21,9 @@ func TestPortalLinks(t *testing.T) {
 		Console:      func(keyspace string) string { return "https://keys.example.com/" + keyspace },
 	})
 	for body, want := range map[string]time.Duration{
-		`{"actor": "Ada"}`: management.PortalLife,
+		`{"actor": "Ada"}`: auth.PortalLife,
 		`{"actor": "Ada Lovelace", "role": "editor", "return_url": "https://app.example.com/", "expires_in": "10m"}`: 10 * time.Minute,
-		`{"actor": "Ada", "role": null, "return_url": null, "expires_in": null}`:                                     management.PortalLife,
+		`{"actor": "Ada", "role": null, "return_url": null, "expires_in": null}`:                                     auth.PortalLife,
 		`{"actor": "Ada", "role": "viewer", "expires_in": 90}`:                                                       90 * time.Second,
 	} {
 		before := time.Now()
@@ -35,7 +36,7 @@ func TestPortalLinks(t *testing.T) {
 		if err != nil || at.Before(before.Add(want-time.Second)) || at.After(time.Now().Add(want)) {
 			t.Errorf("%s ends %v, %v", body, m["expires_at"], err)
 		}
-		s, err := w.manager.UsePortalLink(t.Context(), "default", secret, "192.0.2.1")
+		s, err := auth.New(w.manager).UsePortalLink(t.Context(), "default", secret, "192.0.2.1")
 		if err != nil || s.Tenant != "acme" || s.Allows("keys:write") != strings.Contains(body, "editor") || s.Allows("tenants:write") || s.Allows("*") {
 			t.Errorf("%s gives %+v, %v", body, s, err)
 		}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 // allowed are the routes that each scope opens. What a scope does not list it does not open; "*" opens all.
@@ -63,7 +64,7 @@ func TestScopesOfRoutes(t *testing.T) {
 	if len(routes) < 50 || len(routes) != listed {
 		t.Errorf("%d routes are described, %d are listed here", len(routes), listed)
 	}
-	for _, scope := range management.TokenScopes() {
+	for _, scope := range auth.TokenScopes() {
 		if _, ok := allowed[scope]; !ok {
 			t.Errorf("the scope %s is not listed here", scope)
 		}

@@ -4,18 +4,19 @@ import (
 	"net/http"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 // issuedToken is a new management token, which is shown only in this response.
 type issuedToken struct {
-	management.IssuedToken
+	auth.IssuedToken
 	secretNote
 }
 
 var (
 	_ = document("GET /v1/tokens", doc{
 		Summary: "Lists management tokens, newest first, including revoked and expired ones.",
-		Answers: map[int]any{http.StatusOK: management.Page[management.TokenRecord]{}},
+		Answers: map[int]any{http.StatusOK: management.Page[auth.TokenRecord]{}},
 	})
 	_ = document("POST /v1/tokens", doc{
 		Summary: "Creates a management token.",
@@ -24,7 +25,7 @@ var (
 			"portal signs people in to the console of every tenant that the token sees, as viewer or editor. act sets the name in the audit log, and gives no further right.",
 		Body: fields{
 			"name":       aText("For people.").with("minLength", 1).with("maxLength", management.MaxKeyName),
-			"scopes":     aListOf(oneOf("", management.TokenScopes()...), "What the token may do. No scope includes another, except * all."),
+			"scopes":     aListOf(oneOf("", auth.TokenScopes()...), "What the token may do. No scope includes another, except * all."),
 			"tenant":     aText("The slug of the only tenant that exists for the token. Default and null: the issuing token's, or no bound.").orNull(),
 			"expires_at": aMoment("Default: when the issuing token ends. Null: never.").orNull(),
 		},
@@ -44,7 +45,7 @@ func (c *call) listTokens() error {
 	if err != nil {
 		return err
 	}
-	list, err := c.h.manager.Tokens(c.ctx, c.actor, c.keyspace, management.TokenFilter{Tenant: c.query("tenant"), PageQuery: page})
+	list, err := c.h.auth.Tokens(c.ctx, c.actor, c.keyspace, auth.TokenFilter{Tenant: c.query("tenant"), PageQuery: page})
 	if err != nil {
 		return err
 	}
@@ -56,13 +57,13 @@ func (c *call) createToken() error {
 	if err != nil {
 		return err
 	}
-	in := management.TokenFields{
+	in := auth.TokenFields{
 		Name: o.string("name"), Scopes: o.strings("scopes"), Tenant: o.string("tenant"), ExpiresAt: o.time("expires_at"),
 	}
 	if err := o.done(); err != nil {
 		return err
 	}
-	t, err := c.h.manager.CreateToken(c.ctx, c.actor, c.keyspace, in)
+	t, err := c.h.auth.CreateToken(c.ctx, c.actor, c.keyspace, in)
 	if err != nil {
 		return err
 	}

@@ -7,12 +7,13 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/api"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 // as makes the holder of a full token the caller of what is sent from now on.
 func (w *fixture) as(full string) {
 	w.t.Helper()
-	g, err := w.manager.CheckToken(w.t.Context(), full, "192.0.2.9")
+	g, err := auth.New(w.manager).CheckToken(w.t.Context(), full, "192.0.2.9")
 	if err != nil {
 		w.t.Fatal(err)
 	}

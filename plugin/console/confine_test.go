@@ -9,13 +9,14 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 // rival is another tenant with something of everything.
 type rival struct {
 	key     management.IssuedKey
 	hook    management.IssuedWebhook
-	token   management.IssuedToken
+	token   auth.IssuedToken
 	session string
 	// delivery is none; there is nothing to be learnt of it either.
 	delivery string
@@ -29,9 +30,9 @@ func (w *world) rival() rival {
 	r.hook = must[management.IssuedWebhook](w.t)(w.manager.CreateWebhook(ctx, root, "default", management.WebhookFields{
 		URL: management.Some("https://hooks.example.com/rival"), Tenant: management.Some("rival"),
 	}))
-	r.token = w.tokenWith(management.TokenFields{Name: management.Some("rival's"), Scopes: management.Some([]string{"*"}), Tenant: management.Some("rival")})
+	r.token = w.tokenWith(auth.TokenFields{Name: management.Some("rival's"), Scopes: management.Some([]string{"*"}), Tenant: management.Some("rival")})
 	w.person("rival", "editor")
-	list := must[management.Page[management.SessionRecord]](w.t)(w.manager.Sessions(ctx, root, "default", management.SessionFilter{}))
+	list := must[management.Page[auth.SessionRecord]](w.t)(auth.New(w.manager).Sessions(ctx, root, "default", auth.SessionFilter{}))
 	r.session = list.Data[0].ID
 	return r
 }
@@ -74,8 +75,8 @@ func (w *world) state() string {
 	t := must[management.TenantRecord](w.t)(w.manager.Tenant(ctx, root, "default", "rival"))
 	keys := must[management.Page[management.KeyRecord]](w.t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{Tenant: "rival"}))
 	hooks := must[management.Page[management.WebhookRecord]](w.t)(w.manager.Webhooks(ctx, root, "default", management.WebhookFilter{Tenant: "rival"}))
-	tokens := must[management.Page[management.TokenRecord]](w.t)(w.manager.Tokens(ctx, root, "default", management.TokenFilter{}))
-	sessions := must[management.Page[management.SessionRecord]](w.t)(w.manager.Sessions(ctx, root, "default", management.SessionFilter{Tenant: "rival"}))
+	tokens := must[management.Page[auth.TokenRecord]](w.t)(auth.New(w.manager).Tokens(ctx, root, "default", auth.TokenFilter{}))
+	sessions := must[management.Page[auth.SessionRecord]](w.t)(auth.New(w.manager).Sessions(ctx, root, "default", auth.SessionFilter{Tenant: "rival"}))
 	for i := range sessions.Data {
 		sessions.Data[i].LastUsedAt, sessions.Data[i].LastUsedIP = sessions.Data[i].CreatedAt, nil
 	}
@@ -100,7 +101,7 @@ func TestTenantIsConfined(t *testing.T) {
 			r := w.rival()
 			b := w.browser()
 			if role == "token" {
-				token := w.tokenWith(management.TokenFields{Name: management.Some("acme's"), Scopes: management.Some([]string{"*"}), Tenant: management.Some("acme")})
+				token := w.tokenWith(auth.TokenFields{Name: management.Some("acme's"), Scopes: management.Some([]string{"*"}), Tenant: management.Some("acme")})
 				b.post("/sign-in", "token", token.Token).to("/")
 			} else {
 				b.post("/portal", "code", w.link("acme", role)).to("/")
@@ -248,8 +249,8 @@ func TestCrossSitePosts(t *testing.T) {
 func (w *world) tokensOfRoutes() (r rival) {
 	keys := must[management.Page[management.KeyRecord]](w.t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{Tenant: "rival"}))
 	hooks := must[management.Page[management.WebhookRecord]](w.t)(w.manager.Webhooks(ctx, root, "default", management.WebhookFilter{Tenant: "rival"}))
-	tokens := must[management.Page[management.TokenRecord]](w.t)(w.manager.Tokens(ctx, root, "default", management.TokenFilter{Tenant: "rival"}))
-	sessions := must[management.Page[management.SessionRecord]](w.t)(w.manager.Sessions(ctx, root, "default", management.SessionFilter{Tenant: "rival"}))
+	tokens := must[management.Page[auth.TokenRecord]](w.t)(auth.New(w.manager).Tokens(ctx, root, "default", auth.TokenFilter{Tenant: "rival"}))
+	sessions := must[management.Page[auth.SessionRecord]](w.t)(auth.New(w.manager).Sessions(ctx, root, "default", auth.SessionFilter{Tenant: "rival"}))
 	r.key.KeyRecord, r.hook.WebhookRecord, r.token.TokenRecord, r.session = keys.Data[0], hooks.Data[0], tokens.Data[0], sessions.Data[0].ID
 	r.delivery = "dlv_01m81qc7aeer370dx6jd0dtyhr"
 	return r
@@ -269,9 +270,9 @@ func TestCookies(t *testing.T) {
 	}
 	// One of another keyspace's console, and a link into one.
 	must[management.TenantRecord](t)(w.manager.CreateTenant(ctx, root, "other", "acme", management.TenantFields{}))
-	link := must[management.IssuedPortalLink](t)(w.manager.CreatePortalLink(ctx, root, "other", "acme", management.PortalFields{Actor: management.Some("Eve")}))
+	link := must[auth.IssuedPortalLink](t)(auth.New(w.manager).CreatePortalLink(ctx, root, "other", "acme", auth.PortalFields{Actor: management.Some("Eve")}))
 	w.browser().post("/portal", "code", link.Secret).want(http.StatusUnauthorized)
-	foreign := must[management.IssuedSession](t)(w.manager.UsePortalLink(ctx, "other", link.Secret, "")) // which was not used up
+	foreign := must[auth.IssuedSession](t)(auth.New(w.manager).UsePortalLink(ctx, "other", link.Secret, "")) // which was not used up
 	eve := w.browser()
 	eve.jar.SetCookies(u, []*http.Cookie{{Name: "keygate", Value: foreign.Secret, Path: "/"}})
 	eve.get("/keys").want(http.StatusSeeOther)

@@ -12,11 +12,14 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
 // Options is what a Handler works with.
 type Options struct {
+	// Auth checks sessions and issues tokens. nil: a new one.
+	Auth *auth.Authority
 	// Keyspace whose keys are managed. "": the only one, or "default".
 	Keyspace string
 	// Verifier answers "why was this refused?". nil: there is no such page.
@@ -58,6 +61,7 @@ type Identity struct {
 // Handler is the console of a keyspace. Safe for concurrent use.
 type Handler struct {
 	manager *management.Manager
+	auth    *auth.Authority
 	opts    Options
 	log     *slog.Logger
 	mux     *http.ServeMux
@@ -68,7 +72,10 @@ type Handler struct {
 
 // New returns the console of a manager, or what is wrong with the brand.
 func New(m *management.Manager, opts Options) (*Handler, error) {
-	h := &Handler{manager: m, opts: opts, log: opts.Logger, mux: http.NewServeMux()}
+	if opts.Auth == nil {
+		opts.Auth = auth.New(m)
+	}
+	h := &Handler{manager: m, auth: opts.Auth, opts: opts, log: opts.Logger, mux: http.NewServeMux()}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}
@@ -169,7 +176,7 @@ type call struct {
 	addr netip.Addr
 	ip   string
 	// What follows is set where somebody is signed in.
-	grant  *management.SessionGrant
+	grant  *auth.SessionGrant
 	actor  management.Actor
 	secret string
 }
@@ -264,7 +271,7 @@ func (v *view) HasAsset(name string) bool { return v.c.h.names[name] != "" }
 func (v *view) CSRF() string { return v.c.csrf() }
 
 // SignedIn returns who is there, nil where nobody is.
-func (v *view) SignedIn() *management.SessionGrant { return v.c.grant }
+func (v *view) SignedIn() *auth.SessionGrant { return v.c.grant }
 
 // Person names who is there: without the id of the token, where it is that token's name.
 func (v *view) Person() string {

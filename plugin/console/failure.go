@@ -8,6 +8,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 // notices are what a page says about what was just done, by the name in its URL.
@@ -54,7 +55,7 @@ func (c *call) fail(err error) {
 		c.w.Header().Set("Retry-After", "1")
 	}
 	fragment := c.r.Header.Get("HX-Request") != ""
-	if errors.Is(err, management.ErrNoSession) {
+	if errors.Is(err, auth.ErrNoSession) {
 		to := c.path("/sign-in") + "?to=" + url.QueryEscape(c.h.clean(c.r.URL.RequestURI()))
 		switch {
 		case fragment:

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 // A key's life, as an operator leads it.
@@ -133,7 +134,7 @@ func TestWebhookAndTokenFlow(t *testing.T) {
 
 	b.send("/tokens/new", "once", "t", "name", "", "expires", "30").want(http.StatusUnprocessableEntity).has("Must not be empty", "Must be stated")
 	b.send("/tokens/new", "once", "t", "name", "portal", "scopes", "portal", "expires", "90", "tenant", "acme").want(http.StatusOK).has("kgm_")
-	tokens := must[management.Page[management.TokenRecord]](t)(w.manager.Tokens(ctx, root, "default", management.TokenFilter{}))
+	tokens := must[management.Page[auth.TokenRecord]](t)(auth.New(w.manager).Tokens(ctx, root, "default", auth.TokenFilter{}))
 	id := tokens.Data[0].ID
 	b.get("/tokens").has("portal", "acme")
 	b.get("/tokens/" + id + "/revoke").has("can't be undone")

@@ -14,6 +14,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 var (
@@ -308,7 +309,7 @@ func TestWords(t *testing.T) {
 			t.Errorf("the reason %s has no words", r)
 		}
 	}
-	for _, s := range management.TokenScopes() {
+	for _, s := range auth.TokenScopes() {
 		if scopeTexts[s] == "" {
 			t.Errorf("the scope %s has no words", s)
 		}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 // ofEditors are the pages that only an editor has; all others that are no operator's a viewer has too.
@@ -59,7 +60,7 @@ func TestSessionEndsWithinItsScopes(t *testing.T) {
 	wide := w.operator()
 	token := w.token("*")
 	narrow := w.operator("tokens:read", "tokens:write")
-	list := must[management.Page[management.SessionRecord]](t)(w.manager.Sessions(ctx, root, "default", management.SessionFilter{}))
+	list := must[management.Page[auth.SessionRecord]](t)(auth.New(w.manager).Sessions(ctx, root, "default", auth.SessionFilter{}))
 	if len(list.Data) != 2 {
 		t.Fatalf("%d sessions", len(list.Data))
 	}

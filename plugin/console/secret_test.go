@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 var anID = regexp.MustCompile(`([a-z]{3}_)[0-9a-z]{26}`)
@@ -114,7 +115,7 @@ func TestSecretsAreShownOnce(t *testing.T) {
 	}
 	// Sending forms again made nothing.
 	keys := must[management.Page[management.KeyRecord]](t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{}))
-	tokens := must[management.Page[management.TokenRecord]](t)(w.manager.Tokens(ctx, root, "default", management.TokenFilter{}))
+	tokens := must[management.Page[auth.TokenRecord]](t)(auth.New(w.manager).Tokens(ctx, root, "default", auth.TokenFilter{}))
 	hooks := must[management.Page[management.WebhookRecord]](t)(w.manager.Webhooks(ctx, root, "default", management.WebhookFilter{}))
 	if len(keys.Data) != 2 || len(tokens.Data) != 2 || len(hooks.Data) != 2 || len(keys.Data[1].Secrets) != 2 {
 		t.Errorf("there are %d keys, %d tokens, %d webhooks, %d secrets", len(keys.Data), len(tokens.Data), len(hooks.Data), len(keys.Data[1].Secrets))

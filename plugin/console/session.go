@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 var (
@@ -51,7 +52,7 @@ func (c *call) identified() string {
 }
 
 // signedIn finds the session of the request, or begins one for whom a proxy in front has identified.
-func (c *call) signedIn() (*management.SessionGrant, error) {
+func (c *call) signedIn() (*auth.SessionGrant, error) {
 	if c.grant != nil {
 		return c.grant, nil
 	}
@@ -64,12 +65,12 @@ func (c *call) signedIn() (*management.SessionGrant, error) {
 
 // resume makes the request's session the call's. Where there is none and begin is true, one begins for the person
 // whom a proxy in front has identified.
-func (c *call) resume(begin bool) (*management.SessionGrant, error) {
+func (c *call) resume(begin bool) (*auth.SessionGrant, error) {
 	g, secret, err := c.session()
-	if errors.Is(err, management.ErrNoSession) {
+	if errors.Is(err, auth.ErrNoSession) {
 		if name := c.identified(); name != "" && begin {
-			var s management.IssuedSession
-			s, err = c.h.manager.SignInAs(c.ctx, c.h.opts.Keyspace, name, c.h.opts.Identity.Scopes, c.ip)
+			var s auth.IssuedSession
+			s, err = c.h.auth.SignInAs(c.ctx, c.h.opts.Keyspace, name, c.h.opts.Identity.Scopes, c.ip)
 			if err == nil {
 				c.setCookie(s.Secret)
 				g, secret = &s.SessionGrant, s.Secret
@@ -84,29 +85,29 @@ func (c *call) resume(begin bool) (*management.SessionGrant, error) {
 }
 
 // session returns what the browser's cookie gives, ErrNoSession for nothing.
-func (c *call) session() (*management.SessionGrant, string, error) {
+func (c *call) session() (*auth.SessionGrant, string, error) {
 	cookies := c.r.CookiesNamed(c.cookieName())
 	if len(cookies) != 1 {
-		return nil, "", management.ErrNoSession
+		return nil, "", auth.ErrNoSession
 	}
 	secret := cookies[0].Value
-	g, err := c.h.manager.CheckSession(c.ctx, c.h.opts.Keyspace, secret, c.ip)
+	g, err := c.h.auth.CheckSession(c.ctx, c.h.opts.Keyspace, secret, c.ip)
 	if err != nil {
 		return nil, "", err
 	}
-	if g.Kind == management.SessionByIdentity {
+	if g.Kind == auth.SessionByIdentity {
 		// It is the proxy's word for as long as the proxy stands by it, with what it is given now.
 		if id := c.h.opts.Identity; id == nil || c.identified() != g.Name || !g.HasScopes(id.Scopes) {
-			return nil, "", management.ErrNoSession
+			return nil, "", auth.ErrNoSession
 		}
 	}
 	return g, secret, nil
 }
 
 // begin makes the session the browser's, in place of one that it had.
-func (c *call) begin(s management.IssuedSession) error {
+func (c *call) begin(s auth.IssuedSession) error {
 	if old, _, err := c.session(); err == nil {
-		if err := c.h.manager.EndSession(c.ctx, old.Actor(c.ip), c.h.opts.Keyspace, old.ID); err != nil {
+		if err := c.h.auth.EndSession(c.ctx, old.Actor(c.ip), c.h.opts.Keyspace, old.ID); err != nil {
 			return err
 		}
 	}
@@ -146,7 +147,7 @@ func (c *call) signIn() error {
 	to := c.wanted(f.Value("to"))
 	token := strings.TrimSpace(f.Value("token"))
 	f.forget("token")
-	s, err := c.h.manager.SignIn(c.ctx, c.h.opts.Keyspace, token, strings.TrimSpace(f.Value("name")), c.ip)
+	s, err := c.h.auth.SignIn(c.ctx, c.h.opts.Keyspace, token, strings.TrimSpace(f.Value("name")), c.ip)
 	if err != nil {
 		return c.refuseEntry(err, management.ErrUnknownToken, func(e *management.Error) error {
 			page := signInPage{Form: f, To: to}
@@ -180,11 +181,11 @@ func (c *call) refuseEntry(err, guess error, page func(*management.Error) error)
 }
 
 func (c *call) signOut() error {
-	if err := c.h.manager.EndSession(c.ctx, c.actor, c.h.opts.Keyspace, c.grant.ID); err != nil {
+	if err := c.h.auth.EndSession(c.ctx, c.actor, c.h.opts.Keyspace, c.grant.ID); err != nil {
 		return err
 	}
 	back := c.grant.ReturnURL
-	portal := c.grant.Kind == management.SessionByPortal
+	portal := c.grant.Kind == auth.SessionByPortal
 	c.setCookie("")
 	c.w.Header().Set("Clear-Site-Data", `"cache"`)
 	c.grant, c.actor = nil, management.Actor{}
@@ -218,23 +219,23 @@ func (c *call) enterPortal() error {
 		code = fragment
 	}
 	rejected := func(err error) error {
-		return c.refuseEntry(err, management.ErrPortalLink, func(e *management.Error) error {
+		return c.refuseEntry(err, auth.ErrPortalLink, func(e *management.Error) error {
 			f.errors["code"] = e.Detail
 			return c.render(e.Status, "portal", "This link can't be used", portalPage{f})
 		})
 	}
-	guest, err := c.h.manager.PortalLink(c.ctx, c.h.opts.Keyspace, code)
+	guest, err := c.h.auth.PortalLink(c.ctx, c.h.opts.Keyspace, code)
 	if err != nil {
 		return rejected(err)
 	}
 	present, err := c.resume(true)
-	if err != nil && !errors.Is(err, management.ErrNoSession) {
+	if err != nil && !errors.Is(err, auth.ErrNoSession) {
 		return err
 	}
 	if present != nil && !isGuest(present, guest) && (f.Value(replaceField) == "" || c.checkCSRF() != nil) {
 		return c.render(http.StatusOK, "portal-replace", "Sign in as another person?", replacePage{Guest: guest, Code: code})
 	}
-	s, err := c.h.manager.UsePortalLink(c.ctx, c.h.opts.Keyspace, code, c.ip)
+	s, err := c.h.auth.UsePortalLink(c.ctx, c.h.opts.Keyspace, code, c.ip)
 	if err != nil {
 		return rejected(err)
 	}
@@ -249,32 +250,32 @@ const replaceField = "replace"
 
 // replacePage asks whether a portal link may replace the present session.
 type replacePage struct {
-	Guest management.PortalGuest
+	Guest auth.PortalGuest
 	// Code is the link's secret, which is not used yet.
 	Code string
 }
 
 // isGuest reports whether a session is that of the person whom a portal link lets in.
-func isGuest(g *management.SessionGrant, guest management.PortalGuest) bool {
-	return g.Kind == management.SessionByPortal && g.Tenant == guest.Tenant && g.Name == guest.Name
+func isGuest(g *auth.SessionGrant, guest auth.PortalGuest) bool {
+	return g.Kind == auth.SessionByPortal && g.Tenant == guest.Tenant && g.Name == guest.Name
 }
 
 // sessionsPage lists sessions.
 type sessionsPage struct {
-	List []management.SessionRecord
+	List []auth.SessionRecord
 	Next string
 	// Own is the id of the session that looks.
 	Own string
 }
 
 func (c *call) listSessions() error {
-	page, err := c.h.manager.Sessions(c.ctx, c.actor, c.h.opts.Keyspace, management.SessionFilter{PageQuery: c.page()})
+	page, err := c.h.auth.Sessions(c.ctx, c.actor, c.h.opts.Keyspace, auth.SessionFilter{PageQuery: c.page()})
 	if err != nil {
 		return err
 	}
 	p := sessionsPage{List: page.Data, Own: c.grant.ID, Next: c.next(page.NextCursor)}
 	// Those that are good first: they are what one is here for.
-	slices.SortStableFunc(p.List, func(a, b management.SessionRecord) int {
+	slices.SortStableFunc(p.List, func(a, b auth.SessionRecord) int {
 		switch {
 		case a.Active == b.Active:
 			return 0
@@ -287,7 +288,7 @@ func (c *call) listSessions() error {
 }
 
 func (c *call) endSession() error {
-	if err := c.h.manager.EndSession(c.ctx, c.actor, c.h.opts.Keyspace, c.r.PathValue("id")); err != nil {
+	if err := c.h.auth.EndSession(c.ctx, c.actor, c.h.opts.Keyspace, c.r.PathValue("id")); err != nil {
 		return err
 	}
 	return c.redirect("/sessions", "session-ended")

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 func TestSignIn(t *testing.T) {
@@ -21,13 +22,13 @@ func TestSignIn(t *testing.T) {
 	w.browser().get("/keys?status=active").to("/sign-in?to=%2Fkeys%3Fstatus%3Dactive")
 	w.browser().get("/nothing").to("/sign-in?to=%2Fnothing")
 
-	revoked, ended := w.token("*"), w.tokenWith(management.TokenFields{
+	revoked, ended := w.token("*"), w.tokenWith(auth.TokenFields{
 		Name: management.Some("short"), Scopes: management.Some([]string{"*"}), ExpiresAt: management.Some(w.now().Add(time.Hour)),
 	})
 	if err := w.manager.RevokeToken(ctx, root, "default", revoked.ID); err != nil {
 		t.Fatal(err)
 	}
-	foreign := must[management.IssuedToken](t)(w.manager.CreateToken(ctx, root, "other", management.TokenFields{
+	foreign := must[auth.IssuedToken](t)(auth.New(w.manager).CreateToken(ctx, root, "other", auth.TokenFields{
 		Name: management.Some("x"), Scopes: management.Some([]string{"*"})}))
 	w.pass(2 * time.Hour)
 	good := w.token("keys:read").Token
@@ -104,15 +105,15 @@ func TestCookieOverHTTPS(t *testing.T) {
 }
 
 func TestSessionEnds(t *testing.T) {
-	for name, end := range map[string]func(w *world, b *browser, token management.IssuedToken){
-		"signed out": func(w *world, b *browser, _ management.IssuedToken) {
+	for name, end := range map[string]func(w *world, b *browser, token auth.IssuedToken){
+		"signed out": func(w *world, b *browser, _ auth.IssuedToken) {
 			p := b.send("/sign-out").want(http.StatusOK).has("signed out")
 			if set := p.header.Get("Set-Cookie"); !strings.Contains(set, "Max-Age=0") {
 				t.Errorf("the cookie stays: %q", set)
 			}
 		},
-		"idle": func(w *world, _ *browser, _ management.IssuedToken) { w.pass(management.SessionIdle + time.Second) },
-		"after twelve hours": func(w *world, b *browser, _ management.IssuedToken) {
+		"idle": func(w *world, _ *browser, _ auth.IssuedToken) { w.pass(auth.SessionIdle + time.Second) },
+		"after twelve hours": func(w *world, b *browser, _ auth.IssuedToken) {
 			// It is used all the time.
 			for range 12*60/20 + 1 {
 				w.pass(20 * time.Minute)
@@ -120,7 +121,7 @@ func TestSessionEnds(t *testing.T) {
 				// What was used is noted beside.
 				deadline := time.Now().Add(20 * time.Second)
 				for {
-					list := must[management.Page[management.SessionRecord]](t)(w.manager.Sessions(ctx, root, "default", management.SessionFilter{}))
+					list := must[management.Page[auth.SessionRecord]](t)(auth.New(w.manager).Sessions(ctx, root, "default", auth.SessionFilter{}))
 					if s := list.Data[0]; !s.Active || w.now().Sub(s.LastUsedAt) < 10*time.Minute || time.Now().After(deadline) {
 						break
 					}
@@ -128,13 +129,13 @@ func TestSessionEnds(t *testing.T) {
 				}
 			}
 		},
-		"with its token": func(w *world, _ *browser, token management.IssuedToken) {
+		"with its token": func(w *world, _ *browser, token auth.IssuedToken) {
 			if err := w.manager.RevokeToken(ctx, root, "default", token.ID); err != nil {
 				t.Fatal(err)
 			}
 		},
-		"by an operator": func(w *world, b *browser, _ management.IssuedToken) {
-			list := must[management.Page[management.SessionRecord]](t)(w.manager.Sessions(ctx, root, "default", management.SessionFilter{}))
+		"by an operator": func(w *world, b *browser, _ auth.IssuedToken) {
+			list := must[management.Page[auth.SessionRecord]](t)(auth.New(w.manager).Sessions(ctx, root, "default", auth.SessionFilter{}))
 			other := w.operator()
 			other.get("/sessions").want(http.StatusOK).has("ops", "you, here")
 			other.send("/sessions/" + list.Data[0].ID + "/end").to("/sessions?done=session-ended")
@@ -215,14 +216,14 @@ func TestPortal(t *testing.T) {
 	whole.send("/sign-out").has("Go back to Keygate", "https://app.example.com/settings").lacks("Sign in again")
 
 	late := w.link("acme", "viewer")
-	w.pass(management.PortalLife + time.Second)
+	w.pass(auth.PortalLife + time.Second)
 	w.browser().post("/portal", "code", late).want(http.StatusUnauthorized)
 
 	// It ends with the token that made it, and so do its sessions.
 	token := w.token("portal")
-	maker := must[*management.Grant](t)(w.manager.CheckToken(ctx, token.Token, "")).Actor("")
+	maker := must[*auth.Grant](t)(auth.New(w.manager).CheckToken(ctx, token.Token, "")).Actor("")
 	make := func() string {
-		return must[management.IssuedPortalLink](t)(w.manager.CreatePortalLink(ctx, maker, "default", "acme", management.PortalFields{Actor: management.Some("x")})).Secret
+		return must[auth.IssuedPortalLink](t)(auth.New(w.manager).CreatePortalLink(ctx, maker, "default", "acme", auth.PortalFields{Actor: management.Some("x")})).Secret
 	}
 	b, unused := w.browser(), make()
 	b.post("/portal", "code", make()).to("/")
@@ -257,7 +258,7 @@ func TestPortalAsksBeforeItReplacesASession(t *testing.T) {
 	w.tenant("acme", "pro")
 	w.tenant("globex", "pro")
 	link := func(tenant, name string) string {
-		return must[management.IssuedPortalLink](t)(w.manager.CreatePortalLink(ctx, root, "default", tenant, management.PortalFields{Actor: management.Some(name)})).Secret
+		return must[auth.IssuedPortalLink](t)(auth.New(w.manager).CreatePortalLink(ctx, root, "default", tenant, auth.PortalFields{Actor: management.Some(name)})).Secret
 	}
 	question := `name="replace"`
 	b := w.operator()

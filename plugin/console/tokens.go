@@ -6,17 +6,18 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 // tokensPage is the list of management tokens.
 type tokensPage struct {
-	List  []management.TokenRecord
+	List  []auth.TokenRecord
 	Next  string
 	First bool
 }
 
 func (c *call) listTokens() error {
-	list, err := c.h.manager.Tokens(c.ctx, c.actor, c.h.opts.Keyspace, management.TokenFilter{PageQuery: c.page()})
+	list, err := c.h.auth.Tokens(c.ctx, c.actor, c.h.opts.Keyspace, auth.TokenFilter{PageQuery: c.page()})
 	if err != nil {
 		return err
 	}
@@ -54,7 +55,7 @@ var scopeTexts = map[string]string{
 }
 
 func tokenScopes() (out []tokenScope) {
-	for _, s := range management.TokenScopes() {
+	for _, s := range auth.TokenScopes() {
 		out = append(out, tokenScope{s, scopeTexts[s]})
 	}
 	return out
@@ -67,11 +68,11 @@ func (c *call) showNewToken() error {
 }
 
 // shownToken is the page that shows a full token, once.
-type shownToken struct{ Token management.IssuedToken }
+type shownToken struct{ Token auth.IssuedToken }
 
 func (c *call) createToken() error {
 	f := newForm(c.r.PostForm)
-	in := management.TokenFields{Name: f.text("name"), Scopes: management.Some(append([]string{}, f.values["scopes"]...))}
+	in := auth.TokenFields{Name: f.text("name"), Scopes: management.Some(append([]string{}, f.values["scopes"]...))}
 	if tenant := f.text("tenant"); tenant.Value != "" {
 		in.Tenant = tenant
 	}
@@ -85,7 +86,7 @@ func (c *call) createToken() error {
 		return again(http.StatusUnprocessableEntity)
 	}
 	return c.shownOnce("new token", func(c *call) error {
-		t, err := c.h.manager.CreateToken(c.ctx, c.actor, c.h.opts.Keyspace, in)
+		t, err := c.h.auth.CreateToken(c.ctx, c.actor, c.h.opts.Keyspace, in)
 		if err != nil {
 			e, err := f.refused(err)
 			if err != nil {
@@ -98,7 +99,7 @@ func (c *call) createToken() error {
 }
 
 func (c *call) confirmRevokeToken() error {
-	t, err := c.h.manager.Token(c.ctx, c.actor, c.h.opts.Keyspace, c.r.PathValue("id"))
+	t, err := c.h.auth.Token(c.ctx, c.actor, c.h.opts.Keyspace, c.r.PathValue("id"))
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 	"github.com/keygate-dev/keygate/plugin/usage"
@@ -230,19 +231,19 @@ func (w *world) use(k management.IssuedKey, reason gateway.Reason, status int) {
 	})
 }
 
-func (w *world) token(scopes ...string) management.IssuedToken {
+func (w *world) token(scopes ...string) auth.IssuedToken {
 	w.t.Helper()
-	return w.tokenWith(management.TokenFields{Name: management.Some("ops"), Scopes: management.Some(scopes)})
+	return w.tokenWith(auth.TokenFields{Name: management.Some("ops"), Scopes: management.Some(scopes)})
 }
 
-func (w *world) tokenWith(in management.TokenFields) management.IssuedToken {
+func (w *world) tokenWith(in auth.TokenFields) auth.IssuedToken {
 	w.t.Helper()
-	return must[management.IssuedToken](w.t)(w.manager.CreateToken(ctx, root, "default", in))
+	return must[auth.IssuedToken](w.t)(auth.New(w.manager).CreateToken(ctx, root, "default", in))
 }
 
 func (w *world) link(tenant, role string) string {
 	w.t.Helper()
-	l := must[management.IssuedPortalLink](w.t)(w.manager.CreatePortalLink(ctx, root, "default", tenant, management.PortalFields{
+	l := must[auth.IssuedPortalLink](w.t)(auth.New(w.manager).CreatePortalLink(ctx, root, "default", tenant, auth.PortalFields{
 		Actor: management.Some("Grace of " + tenant), Role: management.Some(role), ReturnURL: management.Some("https://app.example.com/settings"),
 	}))
 	return l.Secret

@@ -26,6 +26,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 	"github.com/keygate-dev/keygate/plugin/store/revocations"
 	"github.com/keygate-dev/keygate/plugin/usage"
@@ -78,6 +79,7 @@ type Engine struct {
 type opened struct {
 	store    Store
 	manager  *management.Manager
+	auth     *auth.Authority
 	webhooks *webhook.Service
 	at       time.Time
 }
@@ -132,6 +134,14 @@ func (e *Engine) Store() Store {
 func (e *Engine) Manager() *management.Manager {
 	if o := e.opened.Load(); o != nil {
 		return o.manager
+	}
+	return nil
+}
+
+// Auth returns what issues and checks tokens and sessions, nil in Opening.
+func (e *Engine) Auth() *auth.Authority {
+	if o := e.opened.Load(); o != nil {
+		return o.auth
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 	"github.com/keygate-dev/keygate/plugin/store/postgres"
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
@@ -74,6 +75,7 @@ func (e *Engine) open(ctx context.Context) error {
 		Store: s, Engine: e.gateway, View: e.View, Logger: e.log,
 		Webhooks: e.webhookSettings, Listener: e.events, Signer: e.signer,
 	})
+	o.auth = auth.New(o.manager)
 	o.webhooks = webhook.New(webhook.Options{
 		Store: s, Node: e.target.Node, Manager: o.manager, Settings: e.webhookSettings, Keyspaces: e.keyspaces, Logger: e.log,
 	})

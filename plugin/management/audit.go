@@ -7,11 +7,11 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
-// appendEvent appends the call's event to the audit chain and publishes it. Until the transaction ends, no other
+// AppendEvent appends the call's event to the audit chain and publishes it. Until the transaction ends, no other
 // transaction appends one.
-func (c *call) appendEvent() error {
-	row, err := audit.Append(c.Tx, c.m.ids.next(auditIDPrefix, c.now), c.ks.Name, c.now,
-		audit.Author{Name: c.actor.Name, IP: c.actor.IP, Token: c.actor.Token, Via: c.actor.Via}, c.event)
+func (c *Call) AppendEvent() error {
+	row, err := audit.Append(c.Tx, c.Manager.ids.next(auditIDPrefix, c.Now), c.Keyspace.Name, c.Now,
+		audit.Author{Name: c.Actor.Name, IP: c.Actor.IP, Token: c.Actor.Token, Via: c.Actor.Via}, c.Event)
 	if err != nil {
 		return err
 	}
@@ -79,13 +79,13 @@ func (m *Manager) Audit(ctx context.Context, a Actor, keyspace string, q AuditFi
 		q.Tenant = a.Tenant
 	}
 	var rows []audit.Row
-	err = m.read(ctx, a, keyspace, func(c *call) (err error) {
+	err = m.Read(ctx, a, keyspace, func(c *Call) (err error) {
 		if q.Tenant != "" {
-			if t, err := c.Tenant(c.ks.Name, q.Tenant); err == nil {
+			if t, err := c.Tenant(c.Keyspace.Name, q.Tenant); err == nil {
 				q.Tenant = t.Slug
 			}
 		}
-		rows, err = c.Tx.Audit(audit.Query{Keyspace: c.ks.Name, Key: q.Key, Tenant: q.Tenant, Before: after.Seq, Limit: limit + 1})
+		rows, err = c.Tx.Audit(audit.Query{Keyspace: c.Keyspace.Name, Key: q.Key, Tenant: q.Tenant, Before: after.Seq, Limit: limit + 1})
 		return err
 	})
 	if err != nil {

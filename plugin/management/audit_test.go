@@ -74,8 +74,8 @@ func TestChainNotices(t *testing.T) {
 func TestChainHoldsNoPerson(t *testing.T) {
 	w := newWorld(t)
 	must[management.TenantRecord](t)(w.CreateTenant(ctx, ada, "", "acme", tenantFields{Name: some("Ada Lovelace")}))
-	k := w.key("acme", func(f *keyFields) { f.Description = some("of Ada Lovelace") })
-	must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", k.ID, keyFields{Name: some("lovelace"), Rate: some("5/m")}, nil))
+	k := w.key("acme", func(f *KeyFieldsOf) { f.Description = some("of Ada Lovelace") })
+	must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", k.ID, KeyFieldsOf{Name: some("lovelace"), Rate: some("5/m")}, nil))
 	err := w.store.View(ctx, func(tx management.Tx) error {
 		rows, err := tx.Audit(audit.Query{Ascending: true, Limit: 10})
 		for _, r := range rows {

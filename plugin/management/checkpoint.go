@@ -30,7 +30,7 @@ func (m *Manager) signedCheckpoint(tx Tx, keyspace string) (h audit.Checkpoint, 
 	if err != nil {
 		return h, err
 	}
-	if h, err = audit.NewCheckpoint(tx, store, keyspace, m.clock()); err != nil {
+	if h, err = audit.NewCheckpoint(tx, store, keyspace, m.Clock()); err != nil {
 		return h, err
 	}
 	key, err := m.checkpointKey(store)
@@ -68,7 +68,7 @@ func (m *Manager) PublishCheckpoint(ctx context.Context, every time.Duration) er
 	if v == nil {
 		return nil
 	}
-	now := m.clock()
+	now := m.Clock()
 	var last audit.PublishedCheckpoint
 	var list []audit.Checkpoint // of the store, then of its keyspaces in the order of names
 	var lost string
@@ -110,7 +110,7 @@ func (m *Manager) PublishCheckpoint(ctx context.Context, every time.Duration) er
 			return err
 		}
 		for _, h := range list[1:] {
-			c := &call{Tx: tx, m: m, ks: v.Keyspaces[*h.Keyspace], view: v, now: now, actor: system}
+			c := &Call{Tx: tx, Manager: m, Keyspace: v.Keyspaces[*h.Keyspace], View: v, Now: now, Actor: System}
 			if err := c.publishCheckpoint(h); err != nil {
 				return err
 			}
@@ -134,8 +134,8 @@ func (m *Manager) PublishCheckpoint(ctx context.Context, every time.Duration) er
 }
 
 // publishCheckpoint publishes a checkpoint to the recipients of events that are no tenant's.
-func (c *call) publishCheckpoint(h audit.Checkpoint) error {
-	a, err := c.recipients("", EventAuditCheckpoint)
+func (c *Call) publishCheckpoint(h audit.Checkpoint) error {
+	a, err := c.Recipients("", EventAuditCheckpoint)
 	if err != nil || a.empty() {
 		return err
 	}
@@ -143,5 +143,5 @@ func (c *call) publishCheckpoint(h audit.Checkpoint) error {
 	if err != nil {
 		return err
 	}
-	return c.publish(a, Event{ID: c.m.ids.next(eventIDPrefix, c.now), Keyspace: c.ks.Name, Type: EventAuditCheckpoint, At: h.At, Data: data})
+	return c.Publish(a, Event{ID: c.Manager.ids.next(eventIDPrefix, c.Now), Keyspace: c.Keyspace.Name, Type: EventAuditCheckpoint, At: h.At, Data: data})
 }

@@ -20,13 +20,13 @@ func (a Actor) RequireOperator(what string) error {
 	if a.Tenant == "" {
 		return nil
 	}
-	return reject(http.StatusForbidden, CodeInsufficientScope, "A token of one tenant can't %s.", what)
+	return Reject(http.StatusForbidden, CodeInsufficientScope, "A token of one tenant can't %s.", what)
 }
 
 // confineTenant refuses changes to the actor's own tenant beyond its name and metadata.
 // before and after hold the fields that differ.
-func (c *call) confineTenant(before, after audit.Fields) error {
-	if c.actor.Tenant == "" {
+func (c *Call) confineTenant(before, after audit.Fields) error {
+	if c.Actor.Tenant == "" {
 		return nil
 	}
 	var fields []string
@@ -48,8 +48,8 @@ func (c *call) confineTenant(before, after audit.Fields) error {
 // takes no more with a key's limits gone than with max_keys keys that never had any. What must bound a
 // tenant stands in its plan or its record, which it can't change; a key's own limits tell the tenant's
 // keys from one another.
-func (c *call) confineKey(old, k *gateway.Key) error {
-	if c.actor.Tenant == "" {
+func (c *Call) confineKey(old, k *gateway.Key) error {
+	if c.Actor.Tenant == "" {
 		return nil
 	}
 	var fields []string
@@ -76,7 +76,7 @@ func confined(fields []string, detail, each string) error {
 		return nil
 	}
 	slices.Sort(fields)
-	e := reject(http.StatusForbidden, CodeInsufficientScope, "%s", detail)
+	e := Reject(http.StatusForbidden, CodeInsufficientScope, "%s", detail)
 	for _, name := range fields {
 		e.Fields = append(e.Fields, FieldError{Pointer: "/" + name, Detail: each})
 	}

@@ -26,19 +26,19 @@ func (m *Manager) withSettledCredits(ctx context.Context, a Actor, keyspace, slu
 }
 
 // moveBalance changes a tenant's balance and leaves the new one in t.
-func (c *call) moveBalance(t *gateway.Tenant, kind string, amount int64, reference string) error {
+func (c *Call) moveBalance(t *gateway.Tenant, kind string, amount int64, reference string) error {
 	if t.Credits+amount > MaxCredits {
-		var f faults
-		f.invalid("add", "the balance would be above %d", int64(MaxCredits))
-		return f.err()
+		var f Faults
+		f.Invalid("add", "the balance would be above %d", int64(MaxCredits))
+		return f.Err()
 	}
 	e := &LedgerEntry{
-		Keyspace: c.ks.Name, Tenant: t.Slug, Kind: kind, Amount: amount,
-		Reference: reference, Actor: c.actor.Name, At: c.now,
+		Keyspace: c.Keyspace.Name, Tenant: t.Slug, Kind: kind, Amount: amount,
+		Reference: reference, Actor: c.Actor.Name, At: c.Now,
 	}
 	if err := c.Tx.AddCredits(e); err != nil {
 		if errors.Is(err, ErrInsufficient) {
-			return reject(http.StatusPaymentRequired, CodeCreditsExhausted,
+			return Reject(http.StatusPaymentRequired, CodeCreditsExhausted,
 				"The balance does not cover this: %d needed. Nothing was spent.", -amount)
 		}
 		return err
@@ -62,14 +62,14 @@ func (m *Manager) SpendCredits(ctx context.Context, a Actor, keyspace, slug stri
 }
 
 func (m *Manager) moveCredits(ctx context.Context, a Actor, keyspace, slug, kind string, amount int64, reference string) (balance int64, err error) {
-	var f faults
+	var f Faults
 	if amount < 1 || amount > MaxCredits {
-		f.invalid(kind, "must be between 1 and %d", int64(MaxCredits))
+		f.Invalid(kind, "must be between 1 and %d", int64(MaxCredits))
 	}
-	if utf8.RuneCountInString(reference) > MaxReference || !printable(reference) {
-		f.invalid("reference", "must be at most %d characters, none of them control characters", MaxReference)
+	if utf8.RuneCountInString(reference) > MaxReference || !Printable(reference) {
+		f.Invalid("reference", "must be at most %d characters, none of them control characters", MaxReference)
 	}
-	if err := f.err(); err != nil {
+	if err := f.Err(); err != nil {
 		return 0, err
 	}
 	action, signed := "tenant.credits_added", amount
@@ -77,12 +77,12 @@ func (m *Manager) moveCredits(ctx context.Context, a Actor, keyspace, slug, kind
 		action, signed = "tenant.credits_spent", -amount
 	}
 	err = m.withSettledCredits(ctx, a, keyspace, slug, func() error {
-		return m.write(ctx, a, keyspace, func(c *call) error {
-			t, err := c.tenant(slug, true)
+		return m.Write(ctx, a, keyspace, func(c *Call) error {
+			t, err := c.FindTenant(slug, true)
 			if err != nil {
 				return err
 			}
-			if err := c.actor.RequireOperator("change credits"); err != nil {
+			if err := c.Actor.RequireOperator("change credits"); err != nil {
 				return err
 			}
 			before := audit.Fields{"credits": t.Credits}
@@ -95,8 +95,8 @@ func (m *Manager) moveCredits(ctx context.Context, a Actor, keyspace, slug, kind
 				after["reference"] = reference
 			}
 			// Nodes that were told there is no more must ask again.
-			c.addChange(gateway.ChangeTenant, t.Slug)
-			c.event = &audit.Event{Action: action, Target: t.Slug, Tenant: t.Slug, Before: before, After: after}
+			c.AddChange(gateway.ChangeTenant, t.Slug)
+			c.Event = &audit.Event{Action: action, Target: t.Slug, Tenant: t.Slug, Before: before, After: after}
 			return nil
 		})
 	})
@@ -115,13 +115,13 @@ func (m *Manager) Credits(ctx context.Context, a Actor, keyspace, slug string, q
 	}
 	var rows []LedgerEntry
 	err = m.withSettledCredits(ctx, a, keyspace, slug, func() error {
-		return m.read(ctx, a, keyspace, func(c *call) error {
-			t, err := c.tenant(slug, false)
+		return m.Read(ctx, a, keyspace, func(c *Call) error {
+			t, err := c.FindTenant(slug, false)
 			if err != nil {
 				return err
 			}
 			r.Balance = t.Credits
-			rows, err = c.Tx.Ledger(LedgerQuery{Keyspace: c.ks.Name, Tenant: t.Slug, Before: after.Seq, Limit: limit + 1})
+			rows, err = c.Tx.Ledger(LedgerQuery{Keyspace: c.Keyspace.Name, Tenant: t.Slug, Before: after.Seq, Limit: limit + 1})
 			return err
 		})
 	})
@@ -133,7 +133,7 @@ func (m *Manager) Credits(ctx context.Context, a Actor, keyspace, slug string, q
 	for i, e := range page.Data {
 		r.Data[i] = LedgerRecord{
 			At: e.At.UTC(), Kind: e.Kind, Amount: e.Amount, Balance: e.Balance,
-			Key: optional(e.KeyID), Reference: optional(e.Reference), Actor: optional(e.Actor),
+			Key: OrNull(e.KeyID), Reference: OrNull(e.Reference), Actor: OrNull(e.Actor),
 		}
 	}
 	return r, nil

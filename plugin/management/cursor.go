@@ -77,12 +77,12 @@ func (c *Cursors) Read(kind byte, q PageQuery) (limit int, after Place, err erro
 	}
 	b, err := base64.RawURLEncoding.DecodeString(q.Cursor)
 	if err != nil || len(b) != aes.BlockSize {
-		return 0, after, errCursor
+		return 0, after, ErrCursor
 	}
 	c.block.Decrypt(b, b)
 	after = Place{int64(binary.BigEndian.Uint64(b)), int(binary.BigEndian.Uint32(b[8:]))}
 	if b[12] != kind || b[13]|b[14]|b[15] != 0 || after.Seq < 1 {
-		return 0, Place{}, errCursor
+		return 0, Place{}, ErrCursor
 	}
 	return limit, after, nil
 }
@@ -90,5 +90,5 @@ func (c *Cursors) Read(kind byte, q PageQuery) (limit int, after Place, err erro
 // PageOf returns a page of at most limit rows, of which one more was read where there is
 // one, and the cursor after its last row, whose place is at.
 func PageOf[T any](c *Cursors, kind byte, rows []T, limit int, at func(T) Place) Page[T] {
-	return pageOf(rows, limit, func(row T) string { return c.Of(kind, at(row)) })
+	return CutPage(rows, limit, func(row T) string { return c.Of(kind, at(row)) })
 }

@@ -32,9 +32,9 @@ type DeliveryRecord struct {
 
 func deliveryRecord(d *DeliveryRow) DeliveryRecord {
 	r := DeliveryRecord{
-		ID: d.ID, Webhook: d.Webhook, EventID: d.Event.ID, EventType: d.Event.Type, EventAt: d.Event.At.UTC(), Tenant: optional(d.Event.Tenant),
-		Status: d.Status, Attempts: d.Attempts, NextAttemptAt: optionalTime(d.NextAt), LastAttemptAt: optionalTime(d.LastAt),
-		Error: optional(d.Error), CreatedAt: d.CreatedAt.UTC(),
+		ID: d.ID, Webhook: d.Webhook, EventID: d.Event.ID, EventType: d.Event.Type, EventAt: d.Event.At.UTC(), Tenant: OrNull(d.Event.Tenant),
+		Status: d.Status, Attempts: d.Attempts, NextAttemptAt: TimeOrNull(d.NextAt), LastAttemptAt: TimeOrNull(d.LastAt),
+		Error: OrNull(d.Error), CreatedAt: d.CreatedAt.UTC(),
 	}
 	if d.Response != 0 {
 		r.ResponseStatus = &d.Response
@@ -65,12 +65,12 @@ func (m *Manager) Deliveries(ctx context.Context, a Actor, keyspace, webhook str
 		return Page[DeliveryRecord]{}, badParameter("status", "must be pending, delivered or dead")
 	}
 	var rows []*DeliveryRow
-	err = m.read(ctx, a, keyspace, func(c *call) error {
+	err = m.Read(ctx, a, keyspace, func(c *Call) error {
 		w, err := c.webhook(webhook)
 		if err != nil {
 			return err
 		}
-		rows, err = c.Tx.Deliveries(DeliveryQuery{Keyspace: c.ks.Name, Webhook: w.ID, Status: q.Status, Before: after.Seq, Limit: limit + 1})
+		rows, err = c.Tx.Deliveries(DeliveryQuery{Keyspace: c.Keyspace.Name, Webhook: w.ID, Status: q.Status, Before: after.Seq, Limit: limit + 1})
 		return err
 	})
 	if err != nil {
@@ -87,29 +87,29 @@ func (m *Manager) Deliveries(ctx context.Context, a Actor, keyspace, webhook str
 // ReplayDelivery has an event delivered anew, with the same webhook-id, however its delivery stood. 409
 // webhook_inactive where the webhook is not active.
 func (m *Manager) ReplayDelivery(ctx context.Context, a Actor, keyspace, webhook, id string) (r DeliveryRecord, err error) {
-	err = m.write(ctx, a, keyspace, func(c *call) error {
+	err = m.Write(ctx, a, keyspace, func(c *Call) error {
 		w, err := c.webhook(webhook)
 		if err != nil {
 			return err
 		}
-		if !isID(id, deliveryIDPrefix) {
-			return notFound("delivery")
+		if !HasIDForm(id, deliveryIDPrefix) {
+			return NotFound("delivery")
 		}
-		if _, err := c.Tx.Delivery(c.ks.Name, w.ID, id); err != nil {
-			return orNotFound(err, "delivery")
+		if _, err := c.Tx.Delivery(c.Keyspace.Name, w.ID, id); err != nil {
+			return OrNotFound(err, "delivery")
 		}
 		if !w.Active {
-			return reject(http.StatusConflict, CodeWebhookInactive, "The webhook is not active. Make it active first.")
+			return Reject(http.StatusConflict, CodeWebhookInactive, "The webhook is not active. Make it active first.")
 		}
-		if err := c.Tx.ReplayDelivery(id, c.now); err != nil {
+		if err := c.Tx.ReplayDelivery(id, c.Now); err != nil {
 			return err
 		}
-		d, err := c.Tx.Delivery(c.ks.Name, w.ID, id)
+		d, err := c.Tx.Delivery(c.Keyspace.Name, w.ID, id)
 		if err != nil {
 			return err
 		}
 		c.publications.deliveries = true
-		c.event = &audit.Event{Action: "webhook.delivery_replayed", Target: d.ID, Tenant: w.Tenant,
+		c.Event = &audit.Event{Action: "webhook.delivery_replayed", Target: d.ID, Tenant: w.Tenant,
 			After: audit.Fields{"webhook": w.ID, "event_id": d.Event.ID, "event_type": d.Event.Type}}
 		r = deliveryRecord(d)
 		return nil

@@ -13,35 +13,35 @@ import (
 // event. A tenant that is deleted already can be erased afterwards.
 func (m *Manager) EraseTenant(ctx context.Context, a Actor, keyspace, slug string, withKeys bool, match Match) error {
 	err := m.withSettledCredits(ctx, a, keyspace, slug, func() error {
-		return m.write(ctx, a, keyspace, func(c *call) error { return c.deleteTenant(slug, withKeys, true, match) })
+		return m.Write(ctx, a, keyspace, func(c *Call) error { return c.deleteTenant(slug, withKeys, true, match) })
 	})
-	if !isNotFound(err) {
+	if !IsNotFound(err) {
 		return err
 	}
-	return m.write(ctx, a, keyspace, func(c *call) error {
-		if !validSlug(slug) || c.actor.Tenant != "" {
-			return notFound("tenant")
+	return m.Write(ctx, a, keyspace, func(c *Call) error {
+		if !ValidSlug(slug) || c.Actor.Tenant != "" {
+			return NotFound("tenant")
 		}
-		t, err := c.LockTenant(c.ks.Name, slug)
+		t, err := c.LockTenant(c.Keyspace.Name, slug)
 		if err != nil {
-			return orNotFound(err, "tenant")
+			return OrNotFound(err, "tenant")
 		}
 		if t.DeletedAt.IsZero() {
-			return errPrecondition // it was made between the two
+			return ErrPrecondition // it was made between the two
 		}
 		if !match.Matches(t.Version) {
-			return errPrecondition
+			return ErrPrecondition
 		}
-		c.event = &audit.Event{Action: "tenant.erased", Target: t.Slug, Tenant: t.Slug}
+		c.Event = &audit.Event{Action: "tenant.erased", Target: t.Slug, Tenant: t.Slug}
 		return c.erasePersonal(t)
 	})
 }
 
 // erasePersonal forgets the people of a deleted tenant, and takes out of the event that says
 // so what would tell of them again.
-func (c *call) erasePersonal(t *gateway.Tenant) error {
-	c.event.Before.DeletePersonal()
-	c.event.After = audit.Fields{"erased": true}
-	_, err := c.ErasePersonal(c.ks.Name, t.Slug)
+func (c *Call) erasePersonal(t *gateway.Tenant) error {
+	c.Event.Before.DeletePersonal()
+	c.Event.After = audit.Fields{"erased": true}
+	_, err := c.ErasePersonal(c.Keyspace.Name, t.Slug)
 	return err
 }

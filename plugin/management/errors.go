@@ -69,44 +69,44 @@ func (e *Error) Error() string {
 	return strings.Join(parts, "; ")
 }
 
-func reject(status int, code, format string, args ...any) *Error {
+func Reject(status int, code, format string, args ...any) *Error {
 	return &Error{Status: status, Code: code, Detail: fmt.Sprintf(format, args...)}
 }
 
-func notFound(what string) *Error {
-	return reject(http.StatusNotFound, CodeNotFound, "There is no such %s.", what)
+func NotFound(what string) *Error {
+	return Reject(http.StatusNotFound, CodeNotFound, "There is no such %s.", what)
 }
 
-// orNotFound turns the store's ErrNotFound into the refusal, and leaves other errors.
-func orNotFound(err error, what string) error {
+// OrNotFound turns the store's ErrNotFound into the refusal, and leaves other errors.
+func OrNotFound(err error, what string) error {
 	if errors.Is(err, gateway.ErrNotFound) {
-		return notFound(what)
+		return NotFound(what)
 	}
 	return err
 }
 
-// faults collects what is wrong with the fields of one request, so that a caller
+// Faults collects what is wrong with the fields of one request, so that a caller
 // learns of all of it at once.
-type faults struct {
+type Faults struct {
 	code   string
 	fields []FieldError
 }
 
-// add notes a fault of the field with that name or path ("scopes/1"). The first
+// Add notes a fault of the field with that name or path ("scopes/1"). The first
 // fault's code becomes the error's.
-func (f *faults) add(code, field, format string, args ...any) {
+func (f *Faults) Add(code, field, format string, args ...any) {
 	if f.code == "" {
 		f.code = code
 	}
 	f.fields = append(f.fields, FieldError{Pointer: "/" + field, Detail: fmt.Sprintf(format, args...)})
 }
 
-func (f *faults) invalid(field, format string, args ...any) {
-	f.add(CodeInvalidField, field, format, args...)
+func (f *Faults) Invalid(field, format string, args ...any) {
+	f.Add(CodeInvalidField, field, format, args...)
 }
 
-// err returns the refusal, nil when there was no fault.
-func (f *faults) err() error {
+// Err returns the refusal, nil when there was no fault.
+func (f *Faults) Err() error {
 	if len(f.fields) == 0 {
 		return nil
 	}

@@ -90,7 +90,7 @@ func (m *Manager) notify(p publications) {
 // Outbox receives when this process has written deliveries that are due.
 func (m *Manager) Outbox() <-chan struct{} { return m.outbox }
 
-// recipients is who hears an event.
+// Recipients is who hears an event.
 type recipients struct {
 	webhooks []*WebhookRow
 	listener bool
@@ -98,10 +98,10 @@ type recipients struct {
 
 func (a recipients) empty() bool { return len(a.webhooks) == 0 && !a.listener }
 
-// recipients finds who hears an event of a type, of a tenant or, with "", of none.
-func (c *call) recipients(tenant, eventType string) (a recipients, err error) {
-	a.listener = c.m.listener != nil && c.m.listener.Wants(eventType)
-	hooks, err := c.Webhooks(WebhookQuery{Keyspace: c.ks.Name, Tenant: tenant, OrAll: true, Active: true})
+// Recipients finds who hears an event of a type, of a tenant or, with "", of none.
+func (c *Call) Recipients(tenant, eventType string) (a recipients, err error) {
+	a.listener = c.Manager.listener != nil && c.Manager.listener.Wants(eventType)
+	hooks, err := c.Webhooks(WebhookQuery{Keyspace: c.Keyspace.Name, Tenant: tenant, OrAll: true, Active: true})
 	for _, h := range hooks {
 		if matchesType(h.Events, eventType) {
 			a.webhooks = append(a.webhooks, h)
@@ -122,8 +122,8 @@ func matchesType(types []string, eventType string) bool {
 	})
 }
 
-// publish writes an event for its audience, in the transaction that makes it happen.
-func (c *call) publish(a recipients, e Event) error {
+// Publish writes an event for its audience, in the transaction that makes it happen.
+func (c *Call) Publish(a recipients, e Event) error {
 	if a.listener {
 		c.publications.events = append(c.publications.events, e)
 	}
@@ -135,7 +135,7 @@ func (c *call) publish(a recipients, e Event) error {
 		return err
 	}
 	for _, h := range a.webhooks {
-		if err := c.InsertDelivery(c.m.ids.next(deliveryIDPrefix, c.now), row.Seq, h.ID, c.now); err != nil {
+		if err := c.InsertDelivery(c.Manager.ids.next(deliveryIDPrefix, c.Now), row.Seq, h.ID, c.Now); err != nil {
 			return err
 		}
 	}
@@ -145,11 +145,11 @@ func (c *call) publish(a recipients, e Event) error {
 
 // publishAudit publishes an audit event, where it is an event of ours. The data is what the
 // audit shows, but for the actor's address.
-func (c *call) publishAudit(row *audit.Row) error {
+func (c *Call) publishAudit(row *audit.Row) error {
 	if !slices.Contains(eventTypes, row.Action) {
 		return nil
 	}
-	a, err := c.recipients(row.Tenant, row.Action)
+	a, err := c.Recipients(row.Tenant, row.Action)
 	if err != nil || a.empty() {
 		return err
 	}
@@ -159,13 +159,13 @@ func (c *call) publishAudit(row *audit.Row) error {
 		r.Before = row.ChainedBefore()
 	}
 	data, err := json.Marshal(map[string]any{
-		"keyspace": c.ks.Name, "tenant": r.Tenant, "key_id": r.Key, "actor": r.Actor, "via": r.Via,
+		"keyspace": c.Keyspace.Name, "tenant": r.Tenant, "key_id": r.Key, "actor": r.Actor, "via": r.Via,
 		"before": r.Before, "after": r.After,
 	})
 	if err != nil {
 		return err
 	}
-	return c.publish(a, Event{ID: row.ID, Keyspace: c.ks.Name, Tenant: row.Tenant, Type: row.Action, At: row.At, Data: data})
+	return c.Publish(a, Event{ID: row.ID, Keyspace: c.Keyspace.Name, Tenant: row.Tenant, Type: row.Action, At: row.At, Data: data})
 }
 
 // PostedEvent is an event that was taken.
@@ -193,48 +193,48 @@ func checkCustomType(t string) string {
 // PostEvent publishes a product's own event of a tenant. data is a JSON object of at most
 // MaxEventData bytes; none is {}. There is no audit event: nothing of ours changed.
 func (m *Manager) PostEvent(ctx context.Context, a Actor, keyspace, slug, eventType string, data json.RawMessage) (r PostedEvent, err error) {
-	var f faults
+	var f Faults
 	if wrong := checkCustomType(eventType); wrong != "" {
-		f.invalid("type", "%s", wrong)
+		f.Invalid("type", "%s", wrong)
 	}
-	data = compactObject(&f, "data", data, MaxEventData)
-	if err := f.err(); err != nil {
+	data = CompactObject(&f, "data", data, MaxEventData)
+	if err := f.Err(); err != nil {
 		return r, err
 	}
-	err = m.publishOnly(ctx, a, keyspace, func(c *call) error {
-		t, err := c.tenant(slug, false)
+	err = m.publishOnly(ctx, a, keyspace, func(c *Call) error {
+		t, err := c.FindTenant(slug, false)
 		if err != nil {
 			return err
 		}
-		var f faults
-		if c.checkSecret(&f, "data", string(data)); len(f.fields) > 0 {
-			return f.err()
+		var f Faults
+		if c.CheckSecret(&f, "data", string(data)); len(f.fields) > 0 {
+			return f.Err()
 		}
-		to, err := c.recipients(t.Slug, eventType)
+		to, err := c.Recipients(t.Slug, eventType)
 		if err != nil {
 			return err
 		}
-		e := Event{ID: m.ids.next(eventIDPrefix, c.now), Keyspace: c.ks.Name, Tenant: t.Slug, Type: eventType, At: c.now, Data: data}
+		e := Event{ID: m.ids.next(eventIDPrefix, c.Now), Keyspace: c.Keyspace.Name, Tenant: t.Slug, Type: eventType, At: c.Now, Data: data}
 		r = PostedEvent{ID: e.ID, Type: e.Type, At: e.At, Deliveries: len(to.webhooks)}
-		if err := c.publish(to, e); err != nil {
+		if err := c.Publish(to, e); err != nil {
 			return err
 		}
 		// Not for the audit, but so that a request sent twice publishes once.
-		c.event = &audit.Event{Action: e.Type, Target: e.ID}
+		c.Event = &audit.Event{Action: e.Type, Target: e.ID}
 		return c.recordEffect(ctx)
 	})
 	return r, err
 }
 
 // publishOnly runs f, which publishes and changes nothing else, in a transaction.
-func (m *Manager) publishOnly(ctx context.Context, a Actor, keyspace string, f func(*call) error) error {
+func (m *Manager) publishOnly(ctx context.Context, a Actor, keyspace string, f func(*Call) error) error {
 	ks, v, err := m.keyspace(keyspace)
 	if err != nil {
 		return err
 	}
 	var told publications
 	err = m.store.Update(ctx, func(tx Tx) error {
-		c := &call{Tx: tx, m: m, ks: ks, view: v, now: m.clock(), actor: a}
+		c := &Call{Tx: tx, Manager: m, Keyspace: ks, View: v, Now: m.Clock(), Actor: a}
 		err := f(c)
 		told = c.publications
 		return err
@@ -277,7 +277,7 @@ func (m *Manager) Announce(ctx context.Context, list []OneShot) error {
 		}
 		// Looked at first without holding up writers: mostly nobody hears.
 		wanted := false
-		if err := m.read(ctx, system, keyspace, func(c *call) error {
+		if err := m.Read(ctx, System, keyspace, func(c *Call) error {
 			for _, o := range part {
 				if a, err := c.oneShotRecipients(o); err != nil || !a.empty() {
 					wanted = true
@@ -291,7 +291,7 @@ func (m *Manager) Announce(ctx context.Context, list []OneShot) error {
 		if !wanted {
 			continue
 		}
-		if err := m.publishOnly(ctx, system, keyspace, func(c *call) error {
+		if err := m.publishOnly(ctx, System, keyspace, func(c *Call) error {
 			for _, o := range part {
 				if err := c.publishOneShot(o); err != nil {
 					return err
@@ -305,27 +305,27 @@ func (m *Manager) Announce(ctx context.Context, list []OneShot) error {
 	return nil
 }
 
-// system is who does what happens by itself.
-var system = Actor{Name: "system", Via: "system"}
+// System is who does what happens by itself.
+var System = Actor{Name: "system", Via: "system"}
 
-func (c *call) oneShotRecipients(o OneShot) (recipients, error) {
-	a, err := c.recipients(o.Tenant, o.Type)
+func (c *Call) oneShotRecipients(o OneShot) (recipients, error) {
+	a, err := c.Recipients(o.Tenant, o.Type)
 	if !o.Since.IsZero() {
 		a.webhooks = slices.DeleteFunc(a.webhooks, func(h *WebhookRow) bool { return h.CreatedAt.After(o.Since) })
 	}
 	return a, err
 }
 
-func (c *call) publishOneShot(o OneShot) error {
+func (c *Call) publishOneShot(o OneShot) error {
 	a, err := c.oneShotRecipients(o)
 	if err != nil || a.empty() {
 		return err
 	}
-	fresh, err := c.RecordOneShot(c.ks.Name, o.Subject, o.Condition, o.Ref, c.now)
+	fresh, err := c.RecordOneShot(c.Keyspace.Name, o.Subject, o.Condition, o.Ref, c.Now)
 	if err != nil || !fresh {
 		return err
 	}
-	data := map[string]any{"keyspace": c.ks.Name, "tenant": o.Tenant}
+	data := map[string]any{"keyspace": c.Keyspace.Name, "tenant": o.Tenant}
 	for k, v := range o.Data {
 		data[k] = v
 	}
@@ -333,7 +333,7 @@ func (c *call) publishOneShot(o OneShot) error {
 	if err != nil {
 		return err
 	}
-	return c.publish(a, Event{ID: c.m.ids.next(eventIDPrefix, c.now), Keyspace: c.ks.Name, Tenant: o.Tenant, Type: o.Type,
+	return c.Publish(a, Event{ID: c.Manager.ids.next(eventIDPrefix, c.Now), Keyspace: c.Keyspace.Name, Tenant: o.Tenant, Type: o.Type,
 		At: o.At.UTC().Truncate(time.Microsecond), Data: raw})
 }
 
@@ -341,8 +341,8 @@ func (c *call) publishOneShot(o OneShot) error {
 const lowCreditsPercent = 20
 
 // creditsOneShot says whether a balance has become low, or empty, since its last top-up.
-func (c *call) creditsOneShot(t *gateway.Tenant) (o OneShot, low bool, err error) {
-	top, err := c.TopUp(c.ks.Name, t.Slug)
+func (c *Call) creditsOneShot(t *gateway.Tenant) (o OneShot, low bool, err error) {
+	top, err := c.TopUp(c.Keyspace.Name, t.Slug)
 	if errors.Is(err, gateway.ErrNotFound) {
 		return o, false, nil
 	}
@@ -357,7 +357,7 @@ func (c *call) creditsOneShot(t *gateway.Tenant) (o OneShot, low bool, err error
 		return o, false, nil
 	}
 	return OneShot{
-		Type: EventCreditsThreshold, Keyspace: c.ks.Name, Tenant: t.Slug, At: c.now, Subject: "tenant:" + t.Slug, Condition: what, Ref: top.Seq,
+		Type: EventCreditsThreshold, Keyspace: c.Keyspace.Name, Tenant: t.Slug, At: c.Now, Subject: "tenant:" + t.Slug, Condition: what, Ref: top.Seq,
 		Data: map[string]any{"percent": percent, "balance": t.Credits, "of": top.Balance, "topped_up_at": top.At.UTC()},
 	}, true, nil
 }
@@ -368,18 +368,18 @@ func (m *Manager) CheckCredits(ctx context.Context, keyspace string, tenants []s
 		return nil
 	}
 	var list []OneShot
-	err := m.read(ctx, system, keyspace, func(c *call) error {
+	err := m.Read(ctx, System, keyspace, func(c *Call) error {
 		list = nil
 		for _, slug := range tenants {
-			a, err := c.recipients(slug, EventCreditsThreshold)
+			a, err := c.Recipients(slug, EventCreditsThreshold)
 			if err != nil {
 				return err
 			}
 			if a.empty() {
 				continue
 			}
-			t, err := c.tenant(slug, false)
-			if isNotFound(err) {
+			t, err := c.FindTenant(slug, false)
+			if IsNotFound(err) {
 				continue
 			}
 			if err != nil {
@@ -401,22 +401,22 @@ func (m *Manager) CheckCredits(ctx context.Context, keyspace string, tenants []s
 	return m.Announce(ctx, list)
 }
 
-// compactObject returns a JSON object as it is stored; {} for none.
-func compactObject(f *faults, field string, raw json.RawMessage, most int) json.RawMessage {
+// CompactObject returns a JSON object as it is stored; {} for none.
+func CompactObject(f *Faults, field string, raw json.RawMessage, most int) json.RawMessage {
 	if len(raw) == 0 {
 		return json.RawMessage("{}")
 	}
 	var b bytes.Buffer
 	if err := json.Compact(&b, raw); err != nil || b.Bytes()[0] != '{' {
-		f.invalid(field, "must be a JSON object")
+		f.Invalid(field, "must be a JSON object")
 	} else if b.Len() > most {
-		f.invalid(field, "must be at most %d bytes, is %d", most, b.Len())
+		f.Invalid(field, "must be at most %d bytes, is %d", most, b.Len())
 	}
 	return b.Bytes()
 }
 
 // checkBalance announces that a balance was brought low, or to nothing, in the transaction that did.
-func (c *call) checkBalance(t *gateway.Tenant) error {
+func (c *Call) checkBalance(t *gateway.Tenant) error {
 	o, low, err := c.creditsOneShot(t)
 	if err != nil || !low {
 		return err

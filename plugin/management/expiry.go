@@ -22,11 +22,11 @@ var DefaultExpiring = []time.Duration{7 * 24 * time.Hour, 24 * time.Hour}
 const DefaultUnused = 90 * 24 * time.Hour
 
 // anyRecipient says whether anybody in the keyspace could hear one of the types.
-func (c *call) anyRecipient(types ...string) (bool, error) {
-	if l := c.m.listener; l != nil && slices.ContainsFunc(types, l.Wants) {
+func (c *Call) anyRecipient(types ...string) (bool, error) {
+	if l := c.Manager.listener; l != nil && slices.ContainsFunc(types, l.Wants) {
 		return true, nil
 	}
-	hooks, err := c.Webhooks(WebhookQuery{Keyspace: c.ks.Name, Active: true})
+	hooks, err := c.Webhooks(WebhookQuery{Keyspace: c.Keyspace.Name, Active: true})
 	return slices.ContainsFunc(hooks, func(h *WebhookRow) bool {
 		return slices.ContainsFunc(types, func(t string) bool { return matchesType(h.Events, t) })
 	}), err
@@ -37,7 +37,7 @@ func keyOneShot(k *gateway.Key, eventType, what string, ref int64, at time.Time)
 	return OneShot{
 		Type: eventType, Keyspace: k.Keyspace, Tenant: k.Tenant, At: at, Subject: "key:" + k.ID, Condition: what, Ref: ref,
 		Data: map[string]any{"key_id": k.ID, "name": k.Name, "key_prefix": k.Prefix, "last_four": k.LastFour, "environment": k.Environment,
-			"expires_at": optionalTime(k.ExpiresAt), "last_used_at": optionalTime(k.LastUsedAt)},
+			"expires_at": TimeOrNull(k.ExpiresAt), "last_used_at": TimeOrNull(k.LastUsedAt)},
 	}
 }
 
@@ -54,17 +54,17 @@ func (m *Manager) AnnounceExpiries(ctx context.Context, keyspace string) error {
 	for {
 		var list []OneShot
 		var keys []*gateway.Key
-		err := m.read(ctx, system, keyspace, func(c *call) (err error) {
+		err := m.Read(ctx, System, keyspace, func(c *Call) (err error) {
 			list, keys = nil, nil
 			if ok, err := c.anyRecipient(EventKeyExpired, EventKeyExpiring); err != nil || !ok {
 				return err
 			}
-			keys, err = c.ExpiringKeys(c.ks.Name, c.now.Add(-maxEventDelay), c.now.Add(ahead), last, oneShotBatch)
+			keys, err = c.ExpiringKeys(c.Keyspace.Name, c.Now.Add(-maxEventDelay), c.Now.Add(ahead), last, oneShotBatch)
 			if err != nil {
 				return err
 			}
 			for _, k := range keys {
-				if o, ok := expiry(k, warnings, c.now); ok {
+				if o, ok := expiry(k, warnings, c.Now); ok {
 					list = append(list, o)
 				}
 			}
@@ -112,12 +112,12 @@ func (m *Manager) AnnounceUnused(ctx context.Context, keyspace string) error {
 	for next := int64(0); ; {
 		var list []OneShot
 		to := int64(0)
-		err := m.read(ctx, system, keyspace, func(c *call) error {
+		err := m.Read(ctx, System, keyspace, func(c *Call) error {
 			list, to = nil, 0
 			if ok, err := c.anyRecipient(EventKeyUnused); err != nil || !ok {
 				return err
 			}
-			keys, end, err := c.UnusedKeys(c.ks.Name, c.now.Add(-after), c.now, next)
+			keys, end, err := c.UnusedKeys(c.Keyspace.Name, c.Now.Add(-after), c.Now, next)
 			if err != nil {
 				return err
 			}
@@ -127,9 +127,9 @@ func (m *Manager) AnnounceUnused(ctx context.Context, keyspace string) error {
 				if since.IsZero() {
 					since = k.CreatedAt
 				}
-				o := keyOneShot(k, EventKeyUnused, "unused", since.UnixMicro(), c.now)
+				o := keyOneShot(k, EventKeyUnused, "unused", since.UnixMicro(), c.Now)
 				// As with expiries, what is long past is no news.
-				if o.Since = since.Add(after); c.now.Sub(o.Since) > maxEventDelay {
+				if o.Since = since.Add(after); c.Now.Sub(o.Since) > maxEventDelay {
 					continue
 				}
 				o.Data["unused_since"] = since.UTC()

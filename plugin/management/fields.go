@@ -82,9 +82,9 @@ type KeyFields struct {
 	Metadata Optional[json.RawMessage]
 }
 
-// validSlug says whether s may name a tenant: 1 to 255 of A-Za-z0-9_.-, but not "."
+// ValidSlug says whether s may name a tenant: 1 to 255 of A-Za-z0-9_.-, but not "."
 // or "..", which are no names in a path.
-func validSlug(s string) bool {
+func ValidSlug(s string) bool {
 	if s == "" || len(s) > MaxSlug || s == "." || s == ".." {
 		return false
 	}
@@ -98,9 +98,9 @@ func validSlug(s string) bool {
 	return true
 }
 
-// printable says whether s is text of one line that shows as what it is: no control
+// Printable says whether s is text of one line that shows as what it is: no control
 // characters, no line separators, and nothing that reorders the text around it.
-func printable(s string) bool {
+func Printable(s string) bool {
 	for _, r := range s {
 		switch {
 		case unicode.IsControl(r), r == utf8.RuneError,
@@ -111,39 +111,39 @@ func printable(s string) bool {
 	return utf8.ValidString(s)
 }
 
-// checkName notes what is wrong with a name.
-func checkName(f *faults, field, s string, most int) {
+// CheckName notes what is wrong with a name.
+func CheckName(f *Faults, field, s string, most int) {
 	switch {
 	case strings.TrimSpace(s) == "":
-		f.invalid(field, "must not be empty")
+		f.Invalid(field, "must not be empty")
 	case utf8.RuneCountInString(s) > most:
-		f.invalid(field, "must be at most %d characters", most)
-	case !printable(s):
-		f.invalid(field, "must not hold control characters")
+		f.Invalid(field, "must be at most %d characters", most)
+	case !Printable(s):
+		f.Invalid(field, "must not hold control characters")
 	}
 }
 
 // checkDescription notes what is wrong with a description, which may have line breaks.
-func checkDescription(f *faults, field, s string) {
+func checkDescription(f *Faults, field, s string) {
 	if utf8.RuneCountInString(s) > MaxDescription {
-		f.invalid(field, "must be at most %d characters", MaxDescription)
-	} else if !printable(strings.NewReplacer("\n", "", "\r", "", "\t", "").Replace(s)) {
-		f.invalid(field, "must not hold control characters other than line breaks and tabs")
+		f.Invalid(field, "must be at most %d characters", MaxDescription)
+	} else if !Printable(strings.NewReplacer("\n", "", "\r", "", "\t", "").Replace(s)) {
+		f.Invalid(field, "must not hold control characters other than line breaks and tabs")
 	}
 }
 
 // checkMetadata returns metadata as it is stored: compact, nil when empty.
-func checkMetadata(f *faults, field string, o Optional[json.RawMessage]) json.RawMessage {
+func checkMetadata(f *Faults, field string, o Optional[json.RawMessage]) json.RawMessage {
 	if o.Null || len(o.Value) == 0 {
 		return nil
 	}
 	var b bytes.Buffer
 	if err := json.Compact(&b, o.Value); err != nil || b.Bytes()[0] != '{' {
-		f.invalid(field, "must be a JSON object")
+		f.Invalid(field, "must be a JSON object")
 		return nil
 	}
 	if b.Len() > MaxMetadata {
-		f.invalid(field, "must be at most %d bytes, is %d", MaxMetadata, b.Len())
+		f.Invalid(field, "must be at most %d bytes, is %d", MaxMetadata, b.Len())
 		return nil
 	}
 	if b.String() == "{}" {
@@ -153,39 +153,39 @@ func checkMetadata(f *faults, field string, o Optional[json.RawMessage]) json.Ra
 }
 
 // checkCredits notes what is wrong with an amount that may be 0.
-func checkCredits(f *faults, field string, n int64) {
+func checkCredits(f *Faults, field string, n int64) {
 	if n < 0 || n > MaxCredits {
-		f.invalid(field, "must be between 0 and %d", int64(MaxCredits))
+		f.Invalid(field, "must be between 0 and %d", int64(MaxCredits))
 	}
 }
 
-// checkExpiry returns an expiry as it is stored; zero for never.
-func checkExpiry(f *faults, field string, o Optional[time.Time], now time.Time) time.Time {
+// CheckExpiry returns an expiry as it is stored; zero for never.
+func CheckExpiry(f *Faults, field string, o Optional[time.Time], now time.Time) time.Time {
 	if o.Null {
 		return time.Time{}
 	}
 	at := o.Value.UTC().Truncate(time.Microsecond)
 	switch {
 	case !at.After(now):
-		f.invalid(field, "must be in the future")
+		f.Invalid(field, "must be in the future")
 	case at.Year() > 9999:
-		f.invalid(field, "must be before the year 10000")
+		f.Invalid(field, "must be before the year 10000")
 	}
 	return at
 }
 
 // checkAllowedIPs returns the blocks in their canonical form: single addresses as
 // blocks of one, host bits cleared, IPv4-mapped ones as IPv4, each once.
-func checkAllowedIPs(f *faults, field string, list []string) []netip.Prefix {
+func checkAllowedIPs(f *Faults, field string, list []string) []netip.Prefix {
 	if len(list) > MaxAllowedIPs {
-		f.invalid(field, "must be at most %d entries", MaxAllowedIPs)
+		f.Invalid(field, "must be at most %d entries", MaxAllowedIPs)
 		return nil
 	}
 	var out []netip.Prefix
 	for i, s := range list {
 		p, ok := parseBlock(s)
 		if !ok {
-			f.invalid(indexed(field, i), "must be an address or a CIDR block, such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32")
+			f.Invalid(Indexed(field, i), "must be an address or a CIDR block, such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32")
 			continue
 		}
 		if !slices.Contains(out, p) {
@@ -229,17 +229,17 @@ func blockString(p netip.Prefix) string {
 
 // checkScopes notes scopes that the keyspace does not know, or that are beyond cap,
 // and returns them, each once, in the keyspace's order.
-func checkScopes(f *faults, field string, ks *gateway.Keyspace, plan *gateway.Plan, list []string) []string {
+func checkScopes(f *Faults, field string, ks *gateway.Keyspace, plan *gateway.Plan, list []string) []string {
 	var set gateway.ScopeSet
 	for i, s := range list {
 		bit, ok := ks.Scopes.Bit(s)
 		switch {
 		case !ok && len(ks.Scopes.Names) == 0:
-			f.invalid(indexed(field, i), "this keyspace has no scopes")
+			f.Invalid(Indexed(field, i), "this keyspace has no scopes")
 		case !ok:
-			f.invalid(indexed(field, i), "is not a scope; the scopes are %s", strings.Join(ks.Scopes.Names, ", "))
+			f.Invalid(Indexed(field, i), "is not a scope; the scopes are %s", strings.Join(ks.Scopes.Names, ", "))
 		case ks.Scopes.Closure([]string{s})&^plan.Cap != 0:
-			f.add(CodeScopeNotAllowed, indexed(field, i), "the plan %q does not allow the scope %q; it allows %s",
+			f.Add(CodeScopeNotAllowed, Indexed(field, i), "the plan %q does not allow the scope %q; it allows %s",
 				plan.Name, s, orNone(ks.Scopes.List(plan.Cap)))
 		default:
 			set |= bit
@@ -260,7 +260,7 @@ func defaultScopes(ks *gateway.Keyspace, plan *gateway.Plan) []string {
 	return slices.Clone(ks.Scopes.Names)
 }
 
-func indexed(field string, i int) string { return field + "/" + itoa(i) }
+func Indexed(field string, i int) string { return field + "/" + itoa(i) }
 
 func orNone(list []string) string {
 	if len(list) == 0 {

@@ -10,15 +10,15 @@ import (
 // what it used is still known then.
 func (m *Manager) FormerKey(ctx context.Context, a Actor, keyspace, id string) (k *gateway.Key, err error) {
 	const what = "key"
-	if !isID(id, keyIDPrefix) {
-		return nil, notFound(what)
+	if !HasIDForm(id, KeyIDPrefix) {
+		return nil, NotFound(what)
 	}
-	err = m.read(ctx, a, keyspace, func(c *call) error {
-		if k, err = c.Tx.Key(c.ks.Name, id); err != nil {
-			return orNotFound(err, what)
+	err = m.Read(ctx, a, keyspace, func(c *Call) error {
+		if k, err = c.Tx.Key(c.Keyspace.Name, id); err != nil {
+			return OrNotFound(err, what)
 		}
 		if !a.Sees(k.Tenant) {
-			return notFound(what)
+			return NotFound(what)
 		}
 		return nil
 	})
@@ -28,15 +28,15 @@ func (m *Manager) FormerKey(ctx context.Context, a Actor, keyspace, id string) (
 // FormerTenant is FormerKey for a tenant.
 func (m *Manager) FormerTenant(ctx context.Context, a Actor, keyspace, slug string) (t *gateway.Tenant, err error) {
 	const what = "tenant"
-	if !validSlug(slug) {
-		return nil, notFound(what)
+	if !ValidSlug(slug) {
+		return nil, NotFound(what)
 	}
-	err = m.read(ctx, a, keyspace, func(c *call) error {
-		if t, err = c.Tx.Tenant(c.ks.Name, slug); err != nil {
-			return orNotFound(err, what)
+	err = m.Read(ctx, a, keyspace, func(c *Call) error {
+		if t, err = c.Tx.Tenant(c.Keyspace.Name, slug); err != nil {
+			return OrNotFound(err, what)
 		}
 		if !a.Sees(t.Slug) {
-			return notFound(what)
+			return NotFound(what)
 		}
 		return nil
 	})

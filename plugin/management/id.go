@@ -11,10 +11,10 @@ import (
 // 80 random bits, written as 26 characters of Crockford's base32 in lower case, after
 // a prefix that says what they name. Sorted as text they are in the order they were made.
 const (
-	keyIDPrefix    = "key_"
-	secretIDPrefix = "sec_"
+	KeyIDPrefix    = "key_"
+	SecretIDPrefix = "sec_"
 	auditIDPrefix  = "evt_"
-	tokenIDPrefix  = "tok_"
+	TokenIDPrefix  = "tok_"
 
 	idAlphabet = "0123456789abcdefghjkmnpqrstvwxyz"
 	idLength   = 26
@@ -62,9 +62,9 @@ func (s *idSource) next(prefix string, now time.Time) string {
 	return prefix + string(out[:])
 }
 
-// isID says whether s has the form of an id with that prefix. What has not need not
+// HasIDForm says whether s has the form of an id with that prefix. What has not need not
 // be looked up.
-func isID(s, prefix string) bool {
+func HasIDForm(s, prefix string) bool {
 	if len(s) != len(prefix)+idLength || s[:len(prefix)] != prefix {
 		return false
 	}
@@ -80,4 +80,4 @@ func isID(s, prefix string) bool {
 }
 
 // IsKeyID reports whether s has the form of a key's id.
-func IsKeyID(s string) bool { return isID(s, keyIDPrefix) }
+func IsKeyID(s string) bool { return HasIDForm(s, KeyIDPrefix) }

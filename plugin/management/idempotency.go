@@ -26,6 +26,8 @@ const (
 	idempotencyTTL = 24 * time.Hour
 	// claimTTL is how long a claim of another process is held to be alive that has changed nothing yet.
 	claimTTL = time.Minute
+	// endTimeout bounds the write that ends a claim.
+	endTimeout = 10 * time.Second
 )
 
 // Codes of refused repetitions.
@@ -38,7 +40,7 @@ const (
 var (
 	errRequestRunning = &Error{Status: http.StatusConflict, Code: CodeRequestRunning, RetryAfter: time.Second,
 		Detail: "The request with this idempotency key is still being carried out. Ask again in a moment."}
-	errKeyReused = reject(http.StatusUnprocessableEntity, CodeKeyReused,
+	errKeyReused = Reject(http.StatusUnprocessableEntity, CodeKeyReused,
 		"Another request was sent with this idempotency key. Take a new key for a new request.")
 )
 
@@ -102,7 +104,7 @@ func (m *Manager) BeginIdempotent(ctx context.Context, owner, key string, reques
 	}()
 	err = m.store.Update(ctx, func(tx Tx) error {
 		once, earlier = nil, nil
-		now := m.clock()
+		now := m.Clock()
 		if err := tx.PruneIdempotency(now); err != nil {
 			return err
 		}
@@ -158,7 +160,7 @@ func (o *IdempotencyClaim) Context(ctx context.Context) context.Context {
 }
 
 // recordEffect notes, in the transaction that makes a change, that the request made it.
-func (c *call) recordEffect(ctx context.Context) error {
+func (c *Call) recordEffect(ctx context.Context) error {
 	o, _ := ctx.Value(claimKey{}).(*IdempotencyClaim)
 	if o == nil {
 		return nil
@@ -171,8 +173,8 @@ func (c *call) recordEffect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	row.Effect = Effect{Action: c.event.Action, Target: c.event.Target}
-	if n, ok := c.event.After["credits"].(int64); ok {
+	row.Effect = Effect{Action: c.Event.Action, Target: c.Event.Target}
+	if n, ok := c.Event.After["credits"].(int64); ok {
 		row.Effect.Balance = &n
 	}
 	return c.UpdateIdempotency(row)
@@ -199,7 +201,7 @@ func (o *IdempotencyClaim) Abandon(ctx context.Context) error {
 func (o *IdempotencyClaim) end(ctx context.Context, f func(Tx, *IdempotencyRecord) error) error {
 	defer o.manager.inProgress.set(o.claim, false)
 	// The caller may be gone, but the row is not theirs alone.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), backgroundTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
 	return o.manager.store.Update(ctx, func(tx Tx) error {
 		row, err := tx.LockIdempotency(o.id)
@@ -220,17 +222,4 @@ func (m *Manager) KeyReceipt(ctx context.Context, a Actor, keyspace, id string) 
 		return Receipt{}, err
 	}
 	return receipt(k, m.confirmAll(ctx, keyspace)), nil
-}
-
-// Token returns one token.
-func (m *Manager) Token(ctx context.Context, a Actor, keyspace, id string) (r TokenRecord, err error) {
-	err = m.read(ctx, a, keyspace, func(c *call) error {
-		t, err := c.token(id)
-		if err != nil {
-			return err
-		}
-		r = tokenRecord(t, c.now)
-		return nil
-	})
-	return r, err
 }

@@ -89,9 +89,9 @@ type ImportReport struct {
 // already is left as it is, so an import may be run again, after a failure or at any time.
 func (m *Manager) Import(ctx context.Context, a Actor, keyspace string, rows []ImportRow, o ImportOptions) (r ImportReport, err error) {
 	if len(rows) == 0 || len(rows) > MaxImport {
-		var f faults
-		f.invalid("keys", "must be 1 to %d rows", MaxImport)
-		return r, f.err()
+		var f Faults
+		f.Invalid("keys", "must be 1 to %d rows", MaxImport)
+		return r, f.Err()
 	}
 	ks, view, err := m.keyspace(keyspace)
 	if err != nil {
@@ -112,9 +112,9 @@ func (m *Manager) Import(ctx context.Context, a Actor, keyspace string, rows []I
 	}
 	// Once begun, a batch is ended: the driver would have each of its thousands of statements watched for
 	// a caller who goes away, which is dearer than many of them, and the batch is short.
-	err = m.write(context.WithoutCancel(ctx), a, ks.Name, func(c *call) error {
+	err = m.Write(context.WithoutCancel(ctx), a, ks.Name, func(c *Call) error {
 		r = ImportReport{AcceptedShapes: acceptedShapes(ks), Data: make([]ImportResult, 0, len(rows))}
-		im := &importer{call: c, report: &r, createTenants: o.CreateTenants}
+		im := &importer{Call: c, report: &r, createTenants: o.CreateTenants}
 		c.Tx = &batchTx{Tx: c.Tx, tenants: map[string]*gateway.Tenant{}, activeKeys: map[string]int{}, webhooks: map[WebhookQuery][]*WebhookRow{}}
 		if err := im.lookUp(forms); err != nil {
 			return err
@@ -157,7 +157,7 @@ type importedKey struct {
 	origin string
 	// environment is what the key's own prefix says; "" where it says nothing.
 	environment string
-	faults      faults
+	faults      Faults
 }
 
 // readImportedKey hashes a row's key, or reads its hash. No fault that it notes holds any of it.
@@ -166,15 +166,15 @@ func readImportedKey(ks *gateway.Keyspace, h *apikey.Hasher, row *ImportRow, all
 	switch {
 	case row.Fault != nil:
 	case has(row.Key) == has(row.Hash):
-		f.faults.invalid("key", "a row has either a key or a hash")
+		f.faults.Invalid("key", "a row has either a key or a hash")
 	case has(row.Key):
 		f.origin = "plain"
 		if has(row.Algorithm) || has(row.Pepper) {
-			f.faults.invalid("algorithm", "is of a hash; this row has a key")
+			f.faults.Invalid("algorithm", "is of a hash; this row has a key")
 		}
 		shape := ks.Grammar.Match(row.Key.Value)
 		if shape == nil {
-			f.faults.invalid("key", "no prefix and no accept of the configuration takes it (%s)", listShapes(ks))
+			f.faults.Invalid("key", "no prefix and no accept of the configuration takes it (%s)", listShapes(ks))
 			return f
 		}
 		f.environment = shape.Environment
@@ -187,7 +187,7 @@ func readImportedKey(ks *gateway.Keyspace, h *apikey.Hasher, row *ImportRow, all
 			}
 		}
 	case !has(row.Algorithm):
-		f.faults.invalid("algorithm", "is needed beside a hash: sha256, sha512, hmac-sha256 or bcrypt")
+		f.faults.Invalid("algorithm", "is needed beside a hash: sha256, sha512, hmac-sha256 or bcrypt")
 	default:
 		f.readHash(ks, h, row, allowUnknown)
 	}
@@ -204,12 +204,12 @@ func (f *importedKey) readHash(ks *gateway.Keyspace, h *apikey.Hasher, row *Impo
 		err = errors.New("the row states no prefix and the configuration has no accept line, so the gateway would reject the key")
 	}
 	if err != nil && !allowUnknown {
-		f.faults.invalid("prefix", "%s. State the key's accepted prefix in the row, or add an accept line for such keys to the configuration. "+
+		f.faults.Invalid("prefix", "%s. State the key's accepted prefix in the row, or add an accept line for such keys to the configuration. "+
 			"--allow-unknown-shape imports the row nevertheless (%s)", err, listShapes(ks))
 		return
 	}
 	if len(row.LastFour.Value) > 4 {
-		f.faults.invalid("last_four", "must be at most four characters")
+		f.faults.Invalid("last_four", "must be at most four characters")
 	}
 	var c apikey.Candidate
 	if f.origin == "bcrypt" {
@@ -220,7 +220,7 @@ func (f *importedKey) readHash(ks *gateway.Keyspace, h *apikey.Hasher, row *Impo
 		c, err = h.Imported(f.origin, row.Hash.Value, row.Pepper.Value)
 	}
 	if err != nil {
-		f.faults.invalid("hash", "%s", err)
+		f.faults.Invalid("hash", "%s", err)
 		return
 	}
 	f.candidates, f.marks = []apikey.Candidate{c}, h.Marks(nil, c.Digest)
@@ -267,7 +267,7 @@ func listShapes(ks *gateway.Keyspace) string {
 
 // importer carries out one call of Import.
 type importer struct {
-	*call
+	*Call
 	report        *ImportReport
 	createTenants bool
 	// digests and marks are those of the rows that the store holds.
@@ -285,7 +285,7 @@ func (im *importer) lookUp(forms []importedKey) (err error) {
 		}
 		marks = append(marks, forms[i].marks...)
 	}
-	im.digests, im.marks, err = im.ExistingKeys(im.ks.Name, digests, marks)
+	im.digests, im.marks, err = im.ExistingKeys(im.Keyspace.Name, digests, marks)
 	return err
 }
 
@@ -296,17 +296,17 @@ func (im *importer) row(row *ImportRow, form *importedKey) (id, result string, e
 	}
 	f := form.faults
 	missing := false
-	t, err := im.tenant(row.Tenant, true)
+	t, err := im.FindTenant(row.Tenant, true)
 	switch {
 	case err == nil:
-	case !isNotFound(err):
+	case !IsNotFound(err):
 		return "", "", err
-	case !im.createTenants || !im.actor.Sees(row.Tenant):
-		f.invalid("tenant", "there is no such tenant; create it first, or set create_tenants")
-		return "", "", f.err()
+	case !im.createTenants || !im.Actor.Sees(row.Tenant):
+		f.Invalid("tenant", "there is no such tenant; create it first, or set create_tenants")
+		return "", "", f.Err()
 	default:
 		missing = true
-		t = &gateway.Tenant{Keyspace: im.ks.Name, Slug: row.Tenant, Plan: im.ks.DefaultPlan}
+		t = &gateway.Tenant{Keyspace: im.Keyspace.Name, Slug: row.Tenant, Plan: im.Keyspace.DefaultPlan}
 	}
 	if len(form.candidates) > 0 {
 		if known, err := im.known(form); err != nil {
@@ -315,31 +315,31 @@ func (im *importer) row(row *ImportRow, form *importedKey) (id, result string, e
 			if err := checkSameKey(known, t); err != nil {
 				return "", "", err
 			}
-			return known.ID, ImportUnchanged, f.err()
+			return known.ID, ImportUnchanged, f.Err()
 		}
 	}
-	plan, err := im.plan(t)
+	plan, err := im.FindPlan(t)
 	if err != nil && !missing {
 		return "", "", err
 	}
 	if plan == nil {
-		plan = &gateway.Plan{Cap: im.ks.Scopes.All()} // that there is none, createTenant says
+		plan = &gateway.Plan{Cap: im.Keyspace.Scopes.All()} // that there is none, CreateTenant says
 	}
 	k := im.newKey(&f, row, form, t, plan)
 	if form.hint != nil {
-		n, err := im.CountByHint(im.ks.Name, *form.hint)
+		n, err := im.CountByHint(im.Keyspace.Name, *form.hint)
 		if err != nil {
 			return "", "", err
 		}
 		if n >= gateway.MaxPerHint {
-			f.invalid("prefix", "%d keys that are stored as bcrypt begin so, and no more can be told apart in time; state more of the key's beginning", n)
+			f.Invalid("prefix", "%d keys that are stored as bcrypt begin so, and no more can be told apart in time; state more of the key's beginning", n)
 		}
 	}
-	if err := f.err(); err != nil {
+	if err := f.Err(); err != nil {
 		return "", "", err
 	}
-	if k.StatusAt(im.now) == gateway.StatusActive {
-		if err := im.checkKeyLimit(t, plan); err != nil {
+	if k.StatusAt(im.Now) == gateway.StatusActive {
+		if err := im.CheckKeyLimit(t, plan); err != nil {
 			return "", "", err
 		}
 	}
@@ -359,7 +359,7 @@ func (im *importer) known(form *importedKey) (*gateway.Key, error) {
 		if !im.digests[c.Digest] {
 			continue
 		}
-		if k, err := im.KeyByDigest(im.ks.Name, c.Digest); !errors.Is(err, gateway.ErrNotFound) {
+		if k, err := im.KeyByDigest(im.Keyspace.Name, c.Digest); !errors.Is(err, gateway.ErrNotFound) {
 			return k, err
 		}
 	}
@@ -367,7 +367,7 @@ func (im *importer) known(form *importedKey) (*gateway.Key, error) {
 		if !im.marks[mark] {
 			continue
 		}
-		if k, err := im.ImportedAs(im.ks.Name, mark); !errors.Is(err, gateway.ErrNotFound) {
+		if k, err := im.ImportedAs(im.Keyspace.Name, mark); !errors.Is(err, gateway.ErrNotFound) {
 			return k, err
 		}
 	}
@@ -379,9 +379,9 @@ func checkSameKey(k *gateway.Key, t *gateway.Tenant) error {
 	switch {
 	case k.Tenant != t.Slug:
 		// Whose it is, is nobody else's business.
-		return reject(http.StatusConflict, CodeKeyTaken, "The keyspace holds this key already, and not for this tenant.")
+		return Reject(http.StatusConflict, CodeKeyTaken, "The keyspace holds this key already, and not for this tenant.")
 	case !k.DeletedAt.IsZero():
-		return reject(http.StatusConflict, CodeKeyTaken, "This key was deleted as %s, and an import does not bring it back.", k.ID)
+		return Reject(http.StatusConflict, CodeKeyTaken, "This key was deleted as %s, and an import does not bring it back.", k.ID)
 	}
 	return nil
 }
@@ -390,10 +390,10 @@ func checkSameKey(k *gateway.Key, t *gateway.Tenant) error {
 const CodeKeyTaken = "key_taken"
 
 // newKey reads the row's fields, by the rules of every new key.
-func (im *importer) newKey(f *faults, row *ImportRow, form *importedKey, t *gateway.Tenant, plan *gateway.Plan) *gateway.Key {
+func (im *importer) newKey(f *Faults, row *ImportRow, form *importedKey, t *gateway.Tenant, plan *gateway.Plan) *gateway.Key {
 	k := &gateway.Key{
-		ID: im.m.ids.next(keyIDPrefix, im.now), Keyspace: im.ks.Name, Tenant: t.Slug, Version: 1,
-		CreatedAt: im.now, CreatedBy: im.actor.Name, UpdatedAt: im.now, Prefix: form.first, LastFour: form.last,
+		ID: im.Manager.ids.next(KeyIDPrefix, im.Now), Keyspace: im.Keyspace.Name, Tenant: t.Slug, Version: 1,
+		CreatedAt: im.Now, CreatedBy: im.Actor.Name, UpdatedAt: im.Now, Prefix: form.first, LastFour: form.last,
 	}
 	in := row.Fields
 	if !in.Name.Set || in.Name.Null {
@@ -407,18 +407,18 @@ func (im *importer) newKey(f *faults, row *ImportRow, form *importedKey, t *gate
 	case !in.Environment.Set:
 		in.Environment = Some(form.environment)
 	case in.Environment.Value != form.environment:
-		f.invalid("environment", "is not what the key's prefix says, which is %s", form.environment)
+		f.Invalid("environment", "is not what the key's prefix says, which is %s", form.environment)
 	}
 	expires := in.ExpiresAt
-	if expires.Set && !expires.Null && !expires.Value.After(im.now) {
+	if expires.Set && !expires.Null && !expires.Value.After(im.Now) {
 		in.ExpiresAt = Optional[time.Time]{}
 		k.ExpiresAt = im.past(f, "expires_at", expires)
 	}
-	im.applyKey(f, k, plan, in, true)
+	im.ApplyKey(f, k, plan, in, true)
 	// The event of an import only counts.
-	im.checkSecret(f, "name", k.Name)
-	im.checkSecret(f, "description", k.Description)
-	im.checkSecret(f, "metadata", string(k.Metadata))
+	im.CheckSecret(f, "name", k.Name)
+	im.CheckSecret(f, "description", k.Description)
+	im.CheckSecret(f, "metadata", string(k.Metadata))
 	if row.CreatedAt.Set && !row.CreatedAt.Null {
 		k.CreatedAt = im.past(f, "created_at", row.CreatedAt)
 	}
@@ -426,37 +426,37 @@ func (im *importer) newKey(f *faults, row *ImportRow, form *importedKey, t *gate
 	if row.RevokedAt.Set && !row.RevokedAt.Null {
 		k.RevokedAt = im.past(f, "revoked_at", row.RevokedAt)
 		if row.Revoked.Set && !row.Revoked.Null && !row.Revoked.Value {
-			f.invalid("revoked", "is false, but the row says since when the key is revoked")
+			f.Invalid("revoked", "is false, but the row says since when the key is revoked")
 		}
 	} else if row.Revoked.Value {
-		k.RevokedAt = im.now
+		k.RevokedAt = im.Now
 	}
 	return k
 }
 
 // past returns a moment that is not in the future, as it is stored.
-func (im *importer) past(f *faults, field string, o Optional[time.Time]) time.Time {
+func (im *importer) past(f *Faults, field string, o Optional[time.Time]) time.Time {
 	at := o.Value.UTC().Truncate(time.Microsecond)
-	if at.After(im.now) || at.Year() < 1970 {
-		f.invalid(field, "must be in the past, and after 1970")
+	if at.After(im.Now) || at.Year() < 1970 {
+		f.Invalid(field, "must be in the past, and after 1970")
 	}
 	return at
 }
 
 // createMissingTenant makes a tenant on the default plan, with its event.
 func (im *importer) createMissingTenant(slug string) (*gateway.Tenant, error) {
-	before := im.event
-	if _, err := im.createTenant(slug, TenantFields{}); err != nil {
+	before := im.Event
+	if _, err := im.CreateTenant(slug, TenantFields{}); err != nil {
 		return nil, err // a refusal has written nothing, and left the event as it was
 	}
-	made := im.event
-	im.event = before
+	made := im.Event
+	im.Event = before
 	if err := im.flush(); err != nil {
 		return nil, err
 	}
-	im.event = made
+	im.Event = made
 	im.report.TenantsCreated++
-	return im.tenant(slug, true)
+	return im.FindTenant(slug, true)
 }
 
 // store writes a key with its secret and leaves its event.
@@ -466,26 +466,26 @@ func (im *importer) store(k *gateway.Key, form *importedKey) error {
 	}
 	form0 := form.candidates[0]
 	if err := im.InsertImported(k, gateway.Secret{
-		ID: im.m.ids.next(secretIDPrefix, im.now), Keyspace: k.Keyspace, Digest: form0.Digest[:], Algorithm: form0.Algorithm,
+		ID: im.Manager.ids.next(SecretIDPrefix, im.Now), Keyspace: k.Keyspace, Digest: form0.Digest[:], Algorithm: form0.Algorithm,
 		Prefix: k.Prefix, LastFour: k.LastFour, CreatedAt: k.CreatedAt,
 	}, form.marks[0]); err != nil {
 		return err
 	}
 	// A later row may hold it once more.
 	im.digests[form0.Digest], im.marks[form.marks[0]] = true, true
-	im.addChange(gateway.ChangeKey, k.ID)
-	after := keyFields(k)
+	im.AddChange(gateway.ChangeKey, k.ID)
+	after := KeyFieldsOf(k)
 	after["imported"] = form.origin
-	im.event = &audit.Event{Action: "key.created", Target: k.ID, Tenant: k.Tenant, Key: k.ID, After: after}
+	im.Event = &audit.Event{Action: "key.created", Target: k.ID, Tenant: k.Tenant, Key: k.ID, After: after}
 	return nil
 }
 
 // flush appends the event of the row before, since a call holds one.
 func (im *importer) flush() error {
-	if im.event == nil {
+	if im.Event == nil {
 		return nil
 	}
-	return im.appendEvent()
+	return im.AppendEvent()
 }
 
 // batchTx remembers, for many writes to the same tenants in one transaction, what would

@@ -15,91 +15,91 @@ import (
 // maxPrefixFilter bounds a filter by key prefix.
 const maxPrefixFilter = 64
 
-// key reads a key that exists for the actor, with its tenant; locks the tenant where
+// FindKey reads a key that exists for the actor, with its tenant; locks the tenant where
 // the key will be written, so that writes to one tenant's keys follow one another.
-func (c *call) key(id string, lock bool) (*gateway.Key, *gateway.Tenant, error) {
+func (c *Call) FindKey(id string, lock bool) (*gateway.Key, *gateway.Tenant, error) {
 	const what = "key"
-	if !isID(id, keyIDPrefix) {
-		return nil, nil, notFound(what)
+	if !HasIDForm(id, KeyIDPrefix) {
+		return nil, nil, NotFound(what)
 	}
-	k, err := c.Tx.Key(c.ks.Name, id)
+	k, err := c.Tx.Key(c.Keyspace.Name, id)
 	if err != nil {
-		return nil, nil, orNotFound(err, what)
+		return nil, nil, OrNotFound(err, what)
 	}
-	if !k.DeletedAt.IsZero() || !c.actor.Sees(k.Tenant) {
-		return nil, nil, notFound(what)
+	if !k.DeletedAt.IsZero() || !c.Actor.Sees(k.Tenant) {
+		return nil, nil, NotFound(what)
 	}
-	t, err := c.tenant(k.Tenant, lock)
-	if isNotFound(err) {
-		return nil, nil, notFound(what)
+	t, err := c.FindTenant(k.Tenant, lock)
+	if IsNotFound(err) {
+		return nil, nil, NotFound(what)
 	}
 	if err != nil {
 		return nil, nil, err
 	}
 	if lock {
 		// It may have changed while we waited for the lock.
-		if k, err = c.Tx.Key(c.ks.Name, id); err != nil {
-			return nil, nil, orNotFound(err, what)
+		if k, err = c.Tx.Key(c.Keyspace.Name, id); err != nil {
+			return nil, nil, OrNotFound(err, what)
 		}
 		if !k.DeletedAt.IsZero() {
-			return nil, nil, notFound(what)
+			return nil, nil, NotFound(what)
 		}
 	}
 	copied := *k
 	return &copied, t, nil
 }
 
-// keyFields is what events show of a key.
-func keyFields(k *gateway.Key) audit.Fields {
+// KeyFieldsOf is what events show of a key.
+func KeyFieldsOf(k *gateway.Key) audit.Fields {
 	ips := make([]string, len(k.AllowedIPs))
 	for i, p := range k.AllowedIPs {
 		ips[i] = blockString(p)
 	}
 	concurrency := concurrencyRecord(k.Concurrency)
 	return audit.Fields{
-		"name": k.Name, "description": k.Description, "environment": k.Environment, "scopes": nonNil(k.Scopes),
-		"disabled": k.Disabled, "revoked_at": optionalTime(k.RevokedAt), "expires_at": optionalTime(k.ExpiresAt),
-		"allowed_ips": ips, "rate": optional(k.Rate), "quota": optional(k.Quota), "concurrency": concurrency.Concurrency, "concurrency_per": concurrency.ConcurrencyPer,
+		"name": k.Name, "description": k.Description, "environment": k.Environment, "scopes": OrEmpty(k.Scopes),
+		"disabled": k.Disabled, "revoked_at": TimeOrNull(k.RevokedAt), "expires_at": TimeOrNull(k.ExpiresAt),
+		"allowed_ips": ips, "rate": OrNull(k.Rate), "quota": OrNull(k.Quota), "concurrency": concurrency.Concurrency, "concurrency_per": concurrency.ConcurrencyPer,
 		"credits_limit": k.CreditsLimit, "metadata": objectOf(k.Metadata),
 		"key_prefix": k.Prefix, "last_four": k.LastFour,
 	}
 }
 
-// plan returns a tenant's plan as configured.
-func (c *call) plan(t *gateway.Tenant) (*gateway.Plan, error) {
-	if p := c.ks.Plans[t.Plan]; p != nil {
+// FindPlan returns a tenant's plan as configured.
+func (c *Call) FindPlan(t *gateway.Tenant) (*gateway.Plan, error) {
+	if p := c.Keyspace.Plans[t.Plan]; p != nil {
 		return p, nil
 	}
-	if t.Plan == "" && len(c.ks.Plans) == 0 {
+	if t.Plan == "" && len(c.Keyspace.Plans) == 0 {
 		// A keyspace without plans limits nothing.
-		return &gateway.Plan{Cap: c.ks.Scopes.All()}, nil
+		return &gateway.Plan{Cap: c.Keyspace.Scopes.All()}, nil
 	}
-	return nil, reject(http.StatusUnprocessableEntity, CodePlanUnknown,
-		"The tenant %q holds the plan %q, which is not configured here. Give it one of %s.", t.Slug, t.Plan, orNone(c.ks.PlanOrder))
+	return nil, Reject(http.StatusUnprocessableEntity, CodePlanUnknown,
+		"The tenant %q holds the plan %q, which is not configured here. Give it one of %s.", t.Slug, t.Plan, orNone(c.Keyspace.PlanOrder))
 }
 
-// checkKeyLimit refuses one more active key where the plan's cap is reached. The tenant must be
+// CheckKeyLimit refuses one more active key where the plan's cap is reached. The tenant must be
 // locked, or two callers could both find the last place free.
-func (c *call) checkKeyLimit(t *gateway.Tenant, plan *gateway.Plan) error {
+func (c *Call) CheckKeyLimit(t *gateway.Tenant, plan *gateway.Plan) error {
 	if plan.MaxKeys <= 0 {
 		return nil
 	}
-	n, err := c.ActiveKeys(c.ks.Name, t.Slug, c.now)
+	n, err := c.ActiveKeys(c.Keyspace.Name, t.Slug, c.Now)
 	if err != nil {
 		return err
 	}
 	if n >= plan.MaxKeys {
-		return reject(http.StatusConflict, CodeKeyLimitReached,
+		return Reject(http.StatusConflict, CodeKeyLimitReached,
 			"The plan %q allows %d active keys, and the tenant has %d. Revoke or disable one first, or change the plan.", plan.Name, plan.MaxKeys, n)
 	}
 	return nil
 }
 
-// applyKey writes the fields that are set into k. fresh says that k is being made.
-func (c *call) applyKey(f *faults, k *gateway.Key, plan *gateway.Plan, in KeyFields, fresh bool) {
+// ApplyKey writes the fields that are set into k. fresh says that k is being made.
+func (c *Call) ApplyKey(f *Faults, k *gateway.Key, plan *gateway.Plan, in KeyFields, fresh bool) {
 	if in.Name.Set || fresh {
 		k.Name = in.Name.Value
-		checkName(f, "name", k.Name, MaxKeyName)
+		CheckName(f, "name", k.Name, MaxKeyName)
 	}
 	if in.Description.Set {
 		k.Description = in.Description.Value
@@ -107,24 +107,24 @@ func (c *call) applyKey(f *faults, k *gateway.Key, plan *gateway.Plan, in KeyFie
 	}
 	switch {
 	case in.Scopes.Set && !in.Scopes.Null:
-		k.Scopes = checkScopes(f, "scopes", c.ks, plan, in.Scopes.Value)
+		k.Scopes = checkScopes(f, "scopes", c.Keyspace, plan, in.Scopes.Value)
 	case in.Scopes.Set, fresh:
-		k.Scopes = defaultScopes(c.ks, plan)
+		k.Scopes = defaultScopes(c.Keyspace, plan)
 	}
-	switch envs := c.ks.Grammar.Environments(); {
+	switch envs := c.Keyspace.Grammar.Environments(); {
 	case fresh && (!in.Environment.Set || in.Environment.Null):
 		k.Environment = envs[0]
 	case fresh:
 		k.Environment = in.Environment.Value
 		if !slices.Contains(envs, k.Environment) {
-			f.invalid("environment", "is not an environment; the environments are %s", strings.Join(envs, ", "))
+			f.Invalid("environment", "is not an environment; the environments are %s", strings.Join(envs, ", "))
 		}
 	case in.Environment.Set && in.Environment.Value != k.Environment:
-		f.invalid("environment", "can't be changed, since the key's prefix says it; create another key")
+		f.Invalid("environment", "can't be changed, since the key's prefix says it; create another key")
 	}
 	// An expiry that is repeated as it was read is no change, even when it is past.
 	if same := !fresh && !in.ExpiresAt.Null && in.ExpiresAt.Value.Equal(k.ExpiresAt); in.ExpiresAt.Set && !same {
-		k.ExpiresAt = checkExpiry(f, "expires_at", in.ExpiresAt, c.now)
+		k.ExpiresAt = CheckExpiry(f, "expires_at", in.ExpiresAt, c.Now)
 	}
 	if in.AllowedIPs.Set {
 		k.AllowedIPs = checkAllowedIPs(f, "allowed_ips", in.AllowedIPs.Value)
@@ -146,25 +146,25 @@ func (c *call) applyKey(f *faults, k *gateway.Key, plan *gateway.Plan, in KeyFie
 // CreateKey makes a key for a tenant and returns it with the full key, which can't be
 // had again.
 func (m *Manager) CreateKey(ctx context.Context, a Actor, keyspace, slug string, in KeyFields) (r IssuedKey, err error) {
-	err = m.write(ctx, a, keyspace, func(c *call) error {
-		t, err := c.tenant(slug, true)
+	err = m.Write(ctx, a, keyspace, func(c *Call) error {
+		t, err := c.FindTenant(slug, true)
 		if err != nil {
 			return err
 		}
-		plan, err := c.plan(t)
+		plan, err := c.FindPlan(t)
 		if err != nil {
 			return err
 		}
 		k := &gateway.Key{
-			ID: m.ids.next(keyIDPrefix, c.now), Keyspace: c.ks.Name, Tenant: t.Slug,
-			CreatedAt: c.now, CreatedBy: c.actor.Name, UpdatedAt: c.now, Version: 1,
+			ID: m.ids.next(KeyIDPrefix, c.Now), Keyspace: c.Keyspace.Name, Tenant: t.Slug,
+			CreatedAt: c.Now, CreatedBy: c.Actor.Name, UpdatedAt: c.Now, Version: 1,
 		}
-		var f faults
-		c.applyKey(&f, k, plan, in, true)
-		if err := f.err(); err != nil {
+		var f Faults
+		c.ApplyKey(&f, k, plan, in, true)
+		if err := f.Err(); err != nil {
 			return err
 		}
-		if err := c.checkKeyLimit(t, plan); err != nil {
+		if err := c.CheckKeyLimit(t, plan); err != nil {
 			return err
 		}
 		full, secret, err := c.newSecret(k)
@@ -178,8 +178,8 @@ func (m *Manager) CreateKey(ctx context.Context, a Actor, keyspace, slug string,
 		if err := c.InsertSecret(secret); err != nil {
 			return err
 		}
-		c.addChange(gateway.ChangeKey, k.ID)
-		c.event = &audit.Event{Action: "key.created", Target: k.ID, Tenant: t.Slug, Key: k.ID, After: keyFields(k)}
+		c.AddChange(gateway.ChangeKey, k.ID)
+		c.Event = &audit.Event{Action: "key.created", Target: k.ID, Tenant: t.Slug, Key: k.ID, After: KeyFieldsOf(k)}
 		r.Key = full
 		r.KeyRecord, err = c.keyRecord(k, t)
 		return err
@@ -191,24 +191,24 @@ func (m *Manager) CreateKey(ctx context.Context, a Actor, keyspace, slug string,
 }
 
 // newSecret issues a full key of k's environment and what the store keeps of it.
-func (c *call) newSecret(k *gateway.Key) (full string, s gateway.Secret, err error) {
-	full, err = c.ks.Grammar.Generate(k.Environment)
+func (c *Call) newSecret(k *gateway.Key) (full string, s gateway.Secret, err error) {
+	full, err = c.Keyspace.Grammar.Generate(k.Environment)
 	if err != nil {
 		return "", s, err
 	}
-	digest := c.view.Hasher.Primary(full)
+	digest := c.View.Hasher.Primary(full)
 	s = gateway.Secret{
-		ID: c.m.ids.next(secretIDPrefix, c.now), KeyID: k.ID, Keyspace: c.ks.Name,
-		Digest: digest[:], Algorithm: c.view.Hasher.PrimaryAlgorithm(), CreatedAt: c.now,
+		ID: c.Manager.ids.next(SecretIDPrefix, c.Now), KeyID: k.ID, Keyspace: c.Keyspace.Name,
+		Digest: digest[:], Algorithm: c.View.Hasher.PrimaryAlgorithm(), CreatedAt: c.Now,
 	}
-	s.Prefix, s.LastFour = c.ks.Grammar.Shown(full)
+	s.Prefix, s.LastFour = c.Keyspace.Grammar.Shown(full)
 	return full, s, nil
 }
 
 // Key returns one key.
 func (m *Manager) Key(ctx context.Context, a Actor, keyspace, id string) (r KeyRecord, err error) {
-	err = m.read(ctx, a, keyspace, func(c *call) error {
-		k, t, err := c.key(id, false)
+	err = m.Read(ctx, a, keyspace, func(c *Call) error {
+		k, t, err := c.FindKey(id, false)
 		if err != nil {
 			return err
 		}
@@ -244,7 +244,7 @@ func (m *Manager) TenantKeys(ctx context.Context, a Actor, keyspace, slug string
 
 // Keys lists keys. A tenant that does not exist has none.
 func (m *Manager) Keys(ctx context.Context, a Actor, keyspace string, q KeyFilter) (Page[KeyRecord], error) {
-	limit, last, err := q.after("k")
+	limit, last, err := q.After("k")
 	if err != nil {
 		return Page[KeyRecord]{}, err
 	}
@@ -253,23 +253,23 @@ func (m *Manager) Keys(ctx context.Context, a Actor, keyspace string, q KeyFilte
 	default:
 		return Page[KeyRecord]{}, badParameter("status", "must be active, disabled, revoked or expired")
 	}
-	if len(q.Prefix) > maxPrefixFilter || !printable(q.Prefix) {
+	if len(q.Prefix) > maxPrefixFilter || !Printable(q.Prefix) {
 		return Page[KeyRecord]{}, badParameter("prefix", "must be the beginning of a key_prefix")
 	}
-	if utf8.RuneCountInString(q.Search) > MaxKeyName || !printable(q.Search) {
+	if utf8.RuneCountInString(q.Search) > MaxKeyName || !Printable(q.Search) {
 		return Page[KeyRecord]{}, badParameter("search", "must be at most 100 characters, none of them control characters")
 	}
 	if q.Tenant == "" {
 		q.Tenant = a.Tenant
 	}
 	var out []KeyRecord
-	err = m.read(ctx, a, keyspace, func(c *call) error {
+	err = m.Read(ctx, a, keyspace, func(c *Call) error {
 		out = nil
-		query := KeyQuery{Keyspace: c.ks.Name, Status: q.Status, Prefix: q.Prefix, Search: q.Search, Before: last, Now: c.now, Limit: limit + 1}
+		query := KeyQuery{Keyspace: c.Keyspace.Name, Status: q.Status, Prefix: q.Prefix, Search: q.Search, Before: last, Now: c.Now, Limit: limit + 1}
 		tenants := map[string]*gateway.Tenant{}
 		if q.Tenant != "" {
-			t, err := c.tenant(q.Tenant, false)
-			if isNotFound(err) {
+			t, err := c.FindTenant(q.Tenant, false)
+			if IsNotFound(err) {
 				return nil
 			}
 			if err != nil {
@@ -279,8 +279,8 @@ func (m *Manager) Keys(ctx context.Context, a Actor, keyspace string, q KeyFilte
 		}
 		if last != "" && a.Tenant != "" {
 			// A cursor tells nothing of what does not exist for the actor.
-			if k, err := c.Tx.Key(c.ks.Name, last); errors.Is(err, gateway.ErrNotFound) || err == nil && k.Tenant != a.Tenant {
-				return errCursor
+			if k, err := c.Tx.Key(c.Keyspace.Name, last); errors.Is(err, gateway.ErrNotFound) || err == nil && k.Tenant != a.Tenant {
+				return ErrCursor
 			} else if err != nil {
 				return err
 			}
@@ -292,7 +292,7 @@ func (m *Manager) Keys(ctx context.Context, a Actor, keyspace string, q KeyFilte
 		for _, k := range keys {
 			t := tenants[k.Tenant]
 			if t == nil {
-				if t, err = c.Tx.Tenant(c.ks.Name, k.Tenant); err != nil {
+				if t, err = c.Tx.Tenant(c.Keyspace.Name, k.Tenant); err != nil {
 					return err
 				}
 				tenants[k.Tenant] = t
@@ -305,50 +305,50 @@ func (m *Manager) Keys(ctx context.Context, a Actor, keyspace string, q KeyFilte
 		}
 		return nil
 	})
-	return pageOf(out, limit, func(r KeyRecord) string { return cursorOf("k", r.ID) }), err
+	return CutPage(out, limit, func(r KeyRecord) string { return CursorOf("k", r.ID) }), err
 }
 
-var errRevoked = reject(http.StatusConflict, CodeKeyRevoked,
+var errRevoked = Reject(http.StatusConflict, CodeKeyRevoked,
 	"The key is revoked, which can't be undone. Create another one.")
 
 // UpdateKey changes the fields that are set. A revoked key can't be changed.
 func (m *Manager) UpdateKey(ctx context.Context, a Actor, keyspace, id string, in KeyFields, match Match) (r KeyRecord, err error) {
-	err = m.write(ctx, a, keyspace, func(c *call) error {
-		k, t, err := c.key(id, true)
+	err = m.Write(ctx, a, keyspace, func(c *Call) error {
+		k, t, err := c.FindKey(id, true)
 		if err != nil {
 			return err
 		}
 		if !match.Matches(k.Version) {
-			return errPrecondition
+			return ErrPrecondition
 		}
 		if !k.RevokedAt.IsZero() {
 			return errRevoked
 		}
 		// A plan that is not configured here keeps nobody from renaming a key.
-		plan, unknown := c.plan(t)
+		plan, unknown := c.FindPlan(t)
 		if unknown != nil && in.Scopes.Set {
 			return unknown
 		}
-		before, was, old := keyFields(k), k.StatusAt(c.now), *k
-		var f faults
-		c.applyKey(&f, k, plan, in, false)
-		if err := f.err(); err != nil {
+		before, was, old := KeyFieldsOf(k), k.StatusAt(c.Now), *k
+		var f Faults
+		c.ApplyKey(&f, k, plan, in, false)
+		if err := f.Err(); err != nil {
 			return err
 		}
 		if err := c.confineKey(&old, k); err != nil {
 			return err
 		}
-		after := keyFields(k)
+		after := KeyFieldsOf(k)
 		if !audit.Diff(before, after) {
 			r, err = c.keyRecord(k, t)
 			return err
 		}
-		if was != gateway.StatusActive && k.StatusAt(c.now) == gateway.StatusActive {
+		if was != gateway.StatusActive && k.StatusAt(c.Now) == gateway.StatusActive {
 			// A later expiry brings an expired key back.
 			if unknown != nil {
 				return unknown
 			}
-			if err := c.checkKeyLimit(t, plan); err != nil {
+			if err := c.CheckKeyLimit(t, plan); err != nil {
 				return err
 			}
 		}
@@ -359,48 +359,48 @@ func (m *Manager) UpdateKey(ctx context.Context, a Actor, keyspace, id string, i
 }
 
 // saveKey writes a changed key with its event.
-func (c *call) saveKey(k *gateway.Key, t *gateway.Tenant, action string, before, after audit.Fields) (KeyRecord, error) {
+func (c *Call) saveKey(k *gateway.Key, t *gateway.Tenant, action string, before, after audit.Fields) (KeyRecord, error) {
 	version := k.Version + 1
-	k.UpdatedAt = c.now
+	k.UpdatedAt = c.Now
 	if err := c.Tx.UpdateKey(k); err != nil {
 		return KeyRecord{}, err
 	}
 	k.Version = version
-	c.addChange(gateway.ChangeKey, k.ID)
-	c.event = &audit.Event{Action: action, Target: k.ID, Tenant: t.Slug, Key: k.ID, Before: before, After: after}
+	c.AddChange(gateway.ChangeKey, k.ID)
+	c.Event = &audit.Event{Action: action, Target: k.ID, Tenant: t.Slug, Key: k.ID, Before: before, After: after}
 	return c.keyRecord(k, t)
 }
 
 // removeKey deletes a key: its secrets are unknown from then on, its row remains for
 // what was counted under its id.
-func (c *call) removeKey(k *gateway.Key) error {
+func (c *Call) removeKey(k *gateway.Key) error {
 	gone := *k
-	gone.DeletedAt, gone.UpdatedAt = c.now, c.now
+	gone.DeletedAt, gone.UpdatedAt = c.Now, c.Now
 	if err := c.Tx.UpdateKey(&gone); err != nil {
 		return err
 	}
-	if err := c.DeleteSecrets(c.ks.Name, k.ID); err != nil {
+	if err := c.DeleteSecrets(c.Keyspace.Name, k.ID); err != nil {
 		return err
 	}
-	c.addChange(gateway.ChangeKey, k.ID)
+	c.AddChange(gateway.ChangeKey, k.ID)
 	return nil
 }
 
 // DeleteKey deletes a key, whatever its state: requests with it are refused as with an
 // unknown one. *Held where that holds here and is to be written yet.
 func (m *Manager) DeleteKey(ctx context.Context, a Actor, keyspace, id string, match Match) error {
-	err := m.write(ctx, a, keyspace, func(c *call) error {
-		k, t, err := c.key(id, true)
+	err := m.Write(ctx, a, keyspace, func(c *Call) error {
+		k, t, err := c.FindKey(id, true)
 		if err != nil {
 			return err
 		}
 		if !match.Matches(k.Version) {
-			return errPrecondition
+			return ErrPrecondition
 		}
 		if err := c.removeKey(k); err != nil {
 			return err
 		}
-		c.event = &audit.Event{Action: "key.deleted", Target: k.ID, Tenant: t.Slug, Key: k.ID, Before: keyFields(k)}
+		c.Event = &audit.Event{Action: "key.deleted", Target: k.ID, Tenant: t.Slug, Key: k.ID, Before: KeyFieldsOf(k)}
 		return nil
 	})
 	if err != nil && match == nil {

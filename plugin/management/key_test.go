@@ -16,13 +16,13 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
-type keyFields = management.KeyFields
+type KeyFieldsOf = management.KeyFields
 
 func TestKeyRecord(t *testing.T) {
 	w := newWorld(t)
 	w.tenant("acme", "pro")
 	until := time.Now().Add(time.Hour)
-	k := w.key("Acme", func(f *keyFields) {
+	k := w.key("Acme", func(f *KeyFieldsOf) {
 		f.Description = some("for\nthe pipeline")
 		f.Scopes = some([]string{"free", "deployment", "free"})
 		f.Environment = some("test")
@@ -69,29 +69,29 @@ func TestKeyRefusals(t *testing.T) {
 	w := newWorld(t)
 	w.tenant("acme", "pro")
 	for name, c := range map[string]struct {
-		in    keyFields
+		in    KeyFieldsOf
 		code  string
 		field string
 	}{
-		"no name":        {keyFields{}, "invalid_field", "/name"},
-		"long name":      {keyFields{Name: some(strings.Repeat("x", 101))}, "invalid_field", "/name"},
-		"control name":   {keyFields{Name: some("a\r\nb")}, "invalid_field", "/name"},
-		"not UTF-8":      {keyFields{Name: some("a\xff")}, "invalid_field", "/name"},
-		"description":    {keyFields{Description: some("\x00")}, "invalid_field", "/description"},
-		"unknown scope":  {keyFields{Scopes: some([]string{"free", "root"})}, "invalid_field", "/scopes/1"},
-		"scope over cap": {keyFields{Scopes: some([]string{"admin"})}, "scope_not_allowed", "/scopes/0"},
-		"environment":    {keyFields{Environment: some("prod")}, "invalid_field", "/environment"},
-		"past":           {keyFields{ExpiresAt: some(time.Now().Add(-time.Second))}, "invalid_field", "/expires_at"},
-		"address":        {keyFields{AllowedIPs: some([]string{"10.0.0.0/8", "10.0.0"})}, "invalid_field", "/allowed_ips/1"},
-		"zone":           {keyFields{AllowedIPs: some([]string{"fe80::1%eth0"})}, "invalid_field", "/allowed_ips/0"},
-		"mapped block":   {keyFields{AllowedIPs: some([]string{"::ffff:0:0/90"})}, "invalid_field", "/allowed_ips/0"},
-		"prefix length":  {keyFields{AllowedIPs: some([]string{"10.0.0.0/33"})}, "invalid_field", "/allowed_ips/0"},
-		"rate":           {keyFields{Rate: some("0/m")}, "invalid_field", "/rate"},
-		"tenant's rate":  {keyFields{Rate: some("5/m per tenant")}, "invalid_field", "/rate"},
-		"many rates":     {keyFields{Rate: some("1/s, 2/s, 3/s, 4/s, 5/s")}, "invalid_field", "/rate"},
-		"quota":          {keyFields{Quota: some("-1/day")}, "invalid_field", "/quota"},
-		"credits limit":  {keyFields{CreditsLimit: some(int64(-5))}, "invalid_field", "/credits_limit"},
-		"metadata":       {keyFields{Metadata: some(json.RawMessage(`"x"`))}, "invalid_field", "/metadata"},
+		"no name":        {KeyFieldsOf{}, "invalid_field", "/name"},
+		"long name":      {KeyFieldsOf{Name: some(strings.Repeat("x", 101))}, "invalid_field", "/name"},
+		"control name":   {KeyFieldsOf{Name: some("a\r\nb")}, "invalid_field", "/name"},
+		"not UTF-8":      {KeyFieldsOf{Name: some("a\xff")}, "invalid_field", "/name"},
+		"description":    {KeyFieldsOf{Description: some("\x00")}, "invalid_field", "/description"},
+		"unknown scope":  {KeyFieldsOf{Scopes: some([]string{"free", "root"})}, "invalid_field", "/scopes/1"},
+		"scope over cap": {KeyFieldsOf{Scopes: some([]string{"admin"})}, "scope_not_allowed", "/scopes/0"},
+		"environment":    {KeyFieldsOf{Environment: some("prod")}, "invalid_field", "/environment"},
+		"past":           {KeyFieldsOf{ExpiresAt: some(time.Now().Add(-time.Second))}, "invalid_field", "/expires_at"},
+		"address":        {KeyFieldsOf{AllowedIPs: some([]string{"10.0.0.0/8", "10.0.0"})}, "invalid_field", "/allowed_ips/1"},
+		"zone":           {KeyFieldsOf{AllowedIPs: some([]string{"fe80::1%eth0"})}, "invalid_field", "/allowed_ips/0"},
+		"mapped block":   {KeyFieldsOf{AllowedIPs: some([]string{"::ffff:0:0/90"})}, "invalid_field", "/allowed_ips/0"},
+		"prefix length":  {KeyFieldsOf{AllowedIPs: some([]string{"10.0.0.0/33"})}, "invalid_field", "/allowed_ips/0"},
+		"rate":           {KeyFieldsOf{Rate: some("0/m")}, "invalid_field", "/rate"},
+		"tenant's rate":  {KeyFieldsOf{Rate: some("5/m per tenant")}, "invalid_field", "/rate"},
+		"many rates":     {KeyFieldsOf{Rate: some("1/s, 2/s, 3/s, 4/s, 5/s")}, "invalid_field", "/rate"},
+		"quota":          {KeyFieldsOf{Quota: some("-1/day")}, "invalid_field", "/quota"},
+		"credits limit":  {KeyFieldsOf{CreditsLimit: some(int64(-5))}, "invalid_field", "/credits_limit"},
+		"metadata":       {KeyFieldsOf{Metadata: some(json.RawMessage(`"x"`))}, "invalid_field", "/metadata"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if !c.in.Name.Set && c.field != "/name" {
@@ -102,7 +102,7 @@ func TestKeyRefusals(t *testing.T) {
 		})
 	}
 	w.wantIntact(1)
-	_, err := w.CreateKey(ctx, ada, "", "nobody", keyFields{Name: some("n")})
+	_, err := w.CreateKey(ctx, ada, "", "nobody", KeyFieldsOf{Name: some("n")})
 	wantRefused(t, err, 404, "not_found")
 	for _, id := range []string{"", "key_", "key_\x00", "key_01j00000000000000000000000", "KEY_01J00000000000000000000000", "../x"} {
 		_, err := w.Key(ctx, ada, "", id)
@@ -129,23 +129,23 @@ func TestScopesFollowThePlan(t *testing.T) {
 		t.Errorf("scopes after the downgrade %q", got)
 	}
 	// A name can still be changed; the scope above the cap can't be chosen again.
-	must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", all.ID, keyFields{Name: some("renamed")}, nil))
-	_, err := w.UpdateKey(ctx, ada, "", all.ID, keyFields{Scopes: some([]string{"admin"})}, nil)
+	must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", all.ID, KeyFieldsOf{Name: some("renamed")}, nil))
+	_, err := w.UpdateKey(ctx, ada, "", all.ID, KeyFieldsOf{Scopes: some([]string{"admin"})}, nil)
 	wantRefused(t, err, 422, "scope_not_allowed", "/scopes/0")
 	// A plan that vanished from the configuration gives nothing, and stops no renaming.
 	w.current().Keyspaces["default"].Plans["pro"], w.current().Keyspaces["default"].Plans["gone"] = nil, w.current().Keyspaces["default"].Plans["pro"]
-	if k := must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", all.ID, keyFields{Name: some("again")}, nil)); len(k.EffectiveScopes) != 0 {
+	if k := must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", all.ID, KeyFieldsOf{Name: some("again")}, nil)); len(k.EffectiveScopes) != 0 {
 		t.Errorf("scopes of an unknown plan %v", k.EffectiveScopes)
 	}
-	_, err = w.UpdateKey(ctx, ada, "", all.ID, keyFields{Scopes: some([]string{"free"})}, nil)
+	_, err = w.UpdateKey(ctx, ada, "", all.ID, KeyFieldsOf{Scopes: some([]string{"free"})}, nil)
 	wantRefused(t, err, 422, "plan_unknown")
-	_, err = w.CreateKey(ctx, ada, "", "acme", keyFields{Name: some("n")})
+	_, err = w.CreateKey(ctx, ada, "", "acme", KeyFieldsOf{Name: some("n")})
 	wantRefused(t, err, 422, "plan_unknown")
 	w.configure("free", 3, "free")
 	if k := w.key("acme"); strings.Join(k.Scopes, " ") != "deployment" {
 		t.Errorf("default scopes %v, want the plan's own", k.Scopes)
 	}
-	if k := w.key("acme", func(f *keyFields) { f.Scopes = some([]string{}) }); len(k.Scopes)+len(k.EffectiveScopes) != 0 {
+	if k := w.key("acme", func(f *KeyFieldsOf) { f.Scopes = some([]string{}) }); len(k.Scopes)+len(k.EffectiveScopes) != 0 {
 		t.Errorf("scopes %v, want none", k.Scopes)
 	}
 }
@@ -171,7 +171,7 @@ func TestKeyStates(t *testing.T) {
 		"enable":  errOf(w.EnableKey(ctx, ada, "", k.ID)),
 		"disable": errOf(w.DisableKey(ctx, ada, "", k.ID)),
 		"rotate":  errOf(w.RotateKey(ctx, ada, "", k.ID, 0)),
-		"update":  errOf(w.UpdateKey(ctx, ada, "", k.ID, keyFields{Name: some("x")}, nil)),
+		"update":  errOf(w.UpdateKey(ctx, ada, "", k.ID, KeyFieldsOf{Name: some("x")}, nil)),
 	} {
 		t.Run(what, func(t *testing.T) { wantRefused(t, err, 409, "key_revoked") })
 	}
@@ -230,7 +230,7 @@ func TestCap(t *testing.T) {
 	w := newWorld(t)
 	w.tenant("acme", "free") // three keys
 	a, b := w.key("acme"), w.key("acme")
-	soon := w.key("acme", func(f *keyFields) { f.ExpiresAt = some(time.Now().Add(time.Minute)) })
+	soon := w.key("acme", func(f *KeyFieldsOf) { f.ExpiresAt = some(time.Now().Add(time.Minute)) })
 	full := func(what string, err error) {
 		t.Helper()
 		if err == nil {
@@ -238,7 +238,7 @@ func TestCap(t *testing.T) {
 		}
 		wantRefused(t, err, 409, "key_limit_reached")
 	}
-	full("created", errOf(w.CreateKey(ctx, ada, "", "acme", keyFields{Name: some("n")})))
+	full("created", errOf(w.CreateKey(ctx, ada, "", "acme", KeyFieldsOf{Name: some("n")})))
 	must[management.Receipt](t)(w.DisableKey(ctx, ada, "", a.ID))
 	c := w.key("acme")
 	full("enabled", errOf(w.EnableKey(ctx, ada, "", a.ID)))
@@ -250,17 +250,17 @@ func TestCap(t *testing.T) {
 	w.ahead = 2 * time.Minute
 	w.mu.Unlock()
 	d := w.key("acme")
-	full("prolonged", errOf(w.UpdateKey(ctx, ada, "", soon.ID, keyFields{ExpiresAt: management.Null[time.Time]()}, nil)))
+	full("prolonged", errOf(w.UpdateKey(ctx, ada, "", soon.ID, KeyFieldsOf{ExpiresAt: management.Null[time.Time]()}, nil)))
 	if err := w.DeleteKey(ctx, ada, "", b.ID, nil); err != nil {
 		t.Fatal(err)
 	}
-	must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", soon.ID, keyFields{ExpiresAt: management.Null[time.Time]()}, nil))
+	must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", soon.ID, KeyFieldsOf{ExpiresAt: management.Null[time.Time]()}, nil))
 
 	// After a downgrade existing keys go on.
 	w.configure("free", 1, "free")
 	w.wantJudged(d.Key, gateway.Allowed)
-	full("created", errOf(w.CreateKey(ctx, ada, "", "acme", keyFields{Name: some("n")})))
-	must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", d.ID, keyFields{Name: some("renamed")}, nil))
+	full("created", errOf(w.CreateKey(ctx, ada, "", "acme", KeyFieldsOf{Name: some("n")})))
+	must[management.KeyRecord](t)(w.UpdateKey(ctx, ada, "", d.ID, KeyFieldsOf{Name: some("renamed")}, nil))
 	if r := must[management.TenantRecord](t)(w.Tenant(ctx, ada, "", "acme")); r.KeysActive != 3 || *r.MaxKeys != 1 {
 		t.Errorf("%d active keys of %d, want 3 of 1", r.KeysActive, *r.MaxKeys)
 	}
@@ -272,7 +272,7 @@ func TestKeyPages(t *testing.T) {
 	w.tenant("b", "pro")
 	var ids []string
 	for i := range 5 {
-		ids = append(ids, w.key("acme", func(f *keyFields) { f.Name = some(fmt.Sprint(i)) }).ID)
+		ids = append(ids, w.key("acme", func(f *KeyFieldsOf) { f.Name = some(fmt.Sprint(i)) }).ID)
 	}
 	if !slices.IsSorted(ids) {
 		t.Error("ids do not rise")
@@ -329,7 +329,7 @@ func TestConfinedActor(t *testing.T) {
 		"key":     errOf(w.Key(ctx, bob, "", foreign.ID)),
 		"revoke":  errOf(w.RevokeKey(ctx, bob, "", foreign.ID)),
 		"rotate":  errOf(w.RotateKey(ctx, bob, "", foreign.ID, 0)),
-		"create":  errOf(w.CreateKey(ctx, bob, "", "b", keyFields{Name: some("n")})),
+		"create":  errOf(w.CreateKey(ctx, bob, "", "b", KeyFieldsOf{Name: some("n")})),
 		"keys":    errOf(w.TenantKeys(ctx, bob, "", "b", management.KeyFilter{})),
 		"credits": errOf(w.Credits(ctx, bob, "", "b", management.PageQuery{})),
 		"spend":   errOf(w.SpendCredits(ctx, bob, "", "b", 1, "")),
@@ -362,7 +362,7 @@ func TestRacingCreations(t *testing.T) {
 	w.tenant("acme", "free")
 	var made, refused atomic.Int64
 	race(t, 1000, 1, func(int) error {
-		_, err := w.CreateKey(ctx, ada, "", "acme", keyFields{Name: some("n")})
+		_, err := w.CreateKey(ctx, ada, "", "acme", KeyFieldsOf{Name: some("n")})
 		var e *management.Error
 		switch {
 		case err == nil:

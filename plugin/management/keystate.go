@@ -12,9 +12,9 @@ import (
 // RevokeKey ends a key for good: every request with any of its secrets is refused
 // from when this returns. Revoking a revoked key changes nothing and is no error.
 func (m *Manager) RevokeKey(ctx context.Context, a Actor, keyspace, id string) (Receipt, error) {
-	return m.setState(ctx, a, keyspace, id, "key.revoked", func(c *call, k *gateway.Key, _ *gateway.Tenant) error {
+	return m.setState(ctx, a, keyspace, id, "key.revoked", func(c *Call, k *gateway.Key, _ *gateway.Tenant) error {
 		if k.RevokedAt.IsZero() {
-			k.RevokedAt = c.now
+			k.RevokedAt = c.Now
 		}
 		return nil
 	})
@@ -22,7 +22,7 @@ func (m *Manager) RevokeKey(ctx context.Context, a Actor, keyspace, id string) (
 
 // DisableKey refuses a key until EnableKey.
 func (m *Manager) DisableKey(ctx context.Context, a Actor, keyspace, id string) (Receipt, error) {
-	return m.setState(ctx, a, keyspace, id, "key.disabled", func(_ *call, k *gateway.Key, _ *gateway.Tenant) error {
+	return m.setState(ctx, a, keyspace, id, "key.disabled", func(_ *Call, k *gateway.Key, _ *gateway.Tenant) error {
 		if !k.RevokedAt.IsZero() {
 			return errRevoked
 		}
@@ -34,37 +34,37 @@ func (m *Manager) DisableKey(ctx context.Context, a Actor, keyspace, id string) 
 // EnableKey ends a disabling. 409 key_limit_reached where the key would be one active
 // key too many, key_revoked for a revoked one.
 func (m *Manager) EnableKey(ctx context.Context, a Actor, keyspace, id string) (Receipt, error) {
-	return m.setState(ctx, a, keyspace, id, "key.enabled", func(c *call, k *gateway.Key, t *gateway.Tenant) error {
+	return m.setState(ctx, a, keyspace, id, "key.enabled", func(c *Call, k *gateway.Key, t *gateway.Tenant) error {
 		if !k.RevokedAt.IsZero() {
 			return errRevoked
 		}
-		was := k.StatusAt(c.now)
+		was := k.StatusAt(c.Now)
 		k.Disabled = false
-		if was == gateway.StatusActive || k.StatusAt(c.now) != gateway.StatusActive {
+		if was == gateway.StatusActive || k.StatusAt(c.Now) != gateway.StatusActive {
 			return nil
 		}
-		plan, err := c.plan(t)
+		plan, err := c.FindPlan(t)
 		if err != nil {
 			return err
 		}
-		return c.checkKeyLimit(t, plan)
+		return c.CheckKeyLimit(t, plan)
 	})
 }
 
 // setState changes a key by set, under its tenant's lock, and returns where it holds.
-func (m *Manager) setState(ctx context.Context, a Actor, keyspace, id, action string, set func(*call, *gateway.Key, *gateway.Tenant) error) (Receipt, error) {
+func (m *Manager) setState(ctx context.Context, a Actor, keyspace, id, action string, set func(*Call, *gateway.Key, *gateway.Tenant) error) (Receipt, error) {
 	var r KeyRecord
 	same := false
-	where, err := m.commit(ctx, a, keyspace, func(c *call) error {
-		k, t, err := c.key(id, true)
+	where, err := m.commit(ctx, a, keyspace, func(c *Call) error {
+		k, t, err := c.FindKey(id, true)
 		if err != nil {
 			return err
 		}
-		before := keyFields(k)
+		before := KeyFieldsOf(k)
 		if err := set(c, k, t); err != nil {
 			return err
 		}
-		after := keyFields(k)
+		after := KeyFieldsOf(k)
 		if same = !audit.Diff(before, after); same {
 			r, err = c.keyRecord(k, t)
 			return err
@@ -97,27 +97,27 @@ const MaxGrace = 366 * 24 * time.Hour
 // two secrets are valid at a time: an earlier rotation's grace ends with this one.
 func (m *Manager) RotateKey(ctx context.Context, a Actor, keyspace, id string, grace time.Duration) (r IssuedKey, err error) {
 	if grace < 0 || grace > MaxGrace {
-		var f faults
-		f.invalid("grace", "must be between 0 and %d days", MaxGrace/(24*time.Hour))
-		return r, f.err()
+		var f Faults
+		f.Invalid("grace", "must be between 0 and %d days", MaxGrace/(24*time.Hour))
+		return r, f.Err()
 	}
-	err = m.write(ctx, a, keyspace, func(c *call) error {
-		k, t, err := c.key(id, true)
+	err = m.Write(ctx, a, keyspace, func(c *Call) error {
+		k, t, err := c.FindKey(id, true)
 		if err != nil {
 			return err
 		}
 		if !k.RevokedAt.IsZero() {
 			return errRevoked
 		}
-		old, err := c.Secrets(c.ks.Name, k.ID)
+		old, err := c.Secrets(c.Keyspace.Name, k.ID)
 		if err != nil {
 			return err
 		}
 		for _, s := range old {
-			end := c.now
+			end := c.Now
 			if s.ExpiresAt.IsZero() {
-				end = c.now.Add(grace)
-			} else if !s.ExpiresAt.After(c.now) {
+				end = c.Now.Add(grace)
+			} else if !s.ExpiresAt.After(c.Now) {
 				continue // outlived already
 			}
 			s.ExpiresAt = end
@@ -132,9 +132,9 @@ func (m *Manager) RotateKey(ctx context.Context, a Actor, keyspace, id string, g
 		if err := c.InsertSecret(secret); err != nil {
 			return err
 		}
-		before := keyFields(k)
+		before := KeyFieldsOf(k)
 		k.Prefix, k.LastFour = secret.Prefix, secret.LastFour
-		after := keyFields(k)
+		after := KeyFieldsOf(k)
 		audit.Diff(before, after)
 		after["grace"] = grace.String()
 		r.Key = full

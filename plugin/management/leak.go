@@ -65,8 +65,8 @@ func (m *Manager) KeyspacesOf(key string) []string {
 // left to be written: a leak that was recorded and dealt with costs the store's writers nothing.
 func (m *Manager) RecordLeak(ctx context.Context, a Actor, keyspace, id string, l Leak) (wrote bool, err error) {
 	settled := false
-	err = m.read(ctx, a, keyspace, func(c *call) error {
-		k, t, err := c.key(id, false)
+	err = m.Read(ctx, a, keyspace, func(c *Call) error {
+		k, t, err := c.FindKey(id, false)
 		if err != nil {
 			return err
 		}
@@ -85,10 +85,10 @@ func (m *Manager) RecordLeak(ctx context.Context, a Actor, keyspace, id string, 
 }
 
 // onLeak returns what is to be done with the key.
-func (c *call) onLeak(k *gateway.Key, t *gateway.Tenant, l Leak) (on string, err error) {
+func (c *Call) onLeak(k *gateway.Key, t *gateway.Tenant, l Leak) (on string, err error) {
 	on = LeakReport
 	// A plan that is gone says nothing, and that must not keep the leak from being recorded.
-	if p := c.ks.Plans[t.Plan]; p != nil && p.OnLeak != "" {
+	if p := c.Keyspace.Plans[t.Plan]; p != nil && p.OnLeak != "" {
 		on = p.OnLeak
 	}
 	outlived, err := c.secretEnded(k, l.Key)
@@ -100,8 +100,8 @@ func (c *call) onLeak(k *gateway.Key, t *gateway.Tenant, l Leak) (on string, err
 
 func (m *Manager) recordLeak(ctx context.Context, a Actor, keyspace, id string, l Leak) error {
 	var on string
-	err := m.write(ctx, a, keyspace, func(c *call) error {
-		k, t, err := c.key(id, true)
+	err := m.Write(ctx, a, keyspace, func(c *Call) error {
+		k, t, err := c.FindKey(id, true)
 		if err != nil {
 			return err
 		}
@@ -116,7 +116,7 @@ func (m *Manager) recordLeak(ctx context.Context, a Actor, keyspace, id string, 
 		if known, err := c.leakRecorded(k, source, url); err != nil || known {
 			return err
 		}
-		c.event = &audit.Event{Action: EventKeyLeaked, Target: k.ID, Tenant: t.Slug, Key: k.ID,
+		c.Event = &audit.Event{Action: EventKeyLeaked, Target: k.ID, Tenant: t.Slug, Key: k.ID,
 			After: audit.Fields{"source": source, "found_at": url, "on_leak": on, "rotated": outlived}}
 		return nil
 	})
@@ -138,15 +138,15 @@ func (m *Manager) recordLeak(ctx context.Context, a Actor, keyspace, id string, 
 
 // secretEnded says whether full is a secret of the key that a rotation ended. One that is stored
 // in a form that can't be told from it here counts as current.
-func (c *call) secretEnded(k *gateway.Key, full string) (bool, error) {
-	secrets, err := c.Secrets(c.ks.Name, k.ID)
+func (c *Call) secretEnded(k *gateway.Key, full string) (bool, error) {
+	secrets, err := c.Secrets(c.Keyspace.Name, k.ID)
 	if err != nil {
 		return false, err
 	}
-	for _, candidate := range c.view.Hasher.Candidates(nil, full) {
+	for _, candidate := range c.View.Hasher.Candidates(nil, full) {
 		for _, s := range secrets {
 			if string(s.Digest) == string(candidate.Digest[:]) {
-				return !s.ExpiresAt.IsZero() && !s.ExpiresAt.After(c.now), nil
+				return !s.ExpiresAt.IsZero() && !s.ExpiresAt.After(c.Now), nil
 			}
 		}
 	}
@@ -154,24 +154,24 @@ func (c *call) secretEnded(k *gateway.Key, full string) (bool, error) {
 }
 
 // cleanLeakText is what is kept of a text that anybody may have sent.
-func (c *call) cleanLeakText(s string) string {
+func (c *Call) cleanLeakText(s string) string {
 	if len(s) > maxLeakText {
 		// The end may cut a key in two, of which half would not be taken for one.
-		s = c.ks.Grammar.Clean(s)
+		s = c.Keyspace.Grammar.Clean(s)
 		s = strings.ToValidUTF8(s[:min(len(s), maxLeakText)], "")
 	}
-	return c.ks.Grammar.Clean(s)
+	return c.Keyspace.Grammar.Clean(s)
 }
 
 // leakRecorded says whether the leak was recorded, or enough others of the key, not long ago.
-func (c *call) leakRecorded(k *gateway.Key, source, url string) (bool, error) {
-	rows, err := c.Tx.Audit(audit.Query{Keyspace: c.ks.Name, Key: k.ID, Limit: maxLeakSearch})
+func (c *Call) leakRecorded(k *gateway.Key, source, url string) (bool, error) {
+	rows, err := c.Tx.Audit(audit.Query{Keyspace: c.Keyspace.Name, Key: k.ID, Limit: maxLeakSearch})
 	if err != nil {
 		return false, err
 	}
 	n := 0
 	for i := range rows {
-		if rows[i].Action != EventKeyLeaked || rows[i].At.Before(c.now.Add(-leakWindow)) {
+		if rows[i].Action != EventKeyLeaked || rows[i].At.Before(c.Now.Add(-leakWindow)) {
 			continue
 		}
 		if rows[i].PersonalAfter("source") == source && rows[i].PersonalAfter("found_at") == url {

@@ -14,6 +14,8 @@ const (
 	// maxLeaksWaiting bounds how many reports of leaks wait, of keys that are known, and as many of those that
 	// could not be looked up yet.
 	maxLeaksWaiting = 1000
+	// leakTimeout bounds how long the report of a leak waits for its turn.
+	leakTimeout = 5 * time.Second
 	// leakRetry is after how long a report is dealt with again that the store did not take.
 	leakRetry = time.Second
 	// dropsLogged is how often the log tells of reports that were dropped.
@@ -45,7 +47,7 @@ type waitingLeak struct {
 // send, or later where none comes in time or the store does not take it.
 func (m *Manager) ReportLeak(ctx context.Context, a Actor, addr netip.Addr, keyspace, id string, l Leak) {
 	deal := func(ctx context.Context) (bool, error) { return m.RecordLeak(ctx, a, keyspace, id, l) }
-	waiting, cancel := context.WithTimeout(ctx, unknownTimeout)
+	waiting, cancel := context.WithTimeout(ctx, leakTimeout)
 	done, err := m.reports.Enter(waiting, nil, addr, false)
 	cancel()
 	if err != nil || !m.handleLeak(ctx, deal, done) {

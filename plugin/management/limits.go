@@ -35,7 +35,7 @@ func overrideFields(o *gateway.Overrides, rate, quota, concurrency Optional[stri
 // applyOverrides writes the fields that are set into o, in their canonical form, and
 // notes what is wrong with them. keyOwn says that they are a key's, which are counted
 // for that key alone.
-func applyOverrides(f *faults, o *gateway.Overrides, rate, quota, concurrency Optional[string], keyOwn bool) {
+func applyOverrides(f *Faults, o *gateway.Overrides, rate, quota, concurrency Optional[string], keyOwn bool) {
 	lines, most := 0, MaxTenantLines
 	if keyOwn {
 		most = MaxKeyLines - 1
@@ -54,14 +54,14 @@ func applyOverrides(f *faults, o *gateway.Overrides, rate, quota, concurrency Op
 		}
 	}
 	if lines > most && last != "" {
-		f.invalid(last, "together with the other limits of this record there are %d, at most %d are possible", lines, most)
+		f.Invalid(last, "together with the other limits of this record there are %d, at most %d are possible", lines, most)
 	}
 }
 
 // checkOverride returns an override as it is stored: its lines joined with ", ".
-func checkOverride(f *faults, field overrideField, keyOwn bool) string {
+func checkOverride(f *Faults, field overrideField, keyOwn bool) string {
 	if len(field.value.Value) > 500 {
-		f.invalid(field.name, "is too long")
+		f.Invalid(field.name, "is too long")
 		return ""
 	}
 	parts := strings.Split(field.value.Value, ",")
@@ -72,16 +72,16 @@ func checkOverride(f *faults, field overrideField, keyOwn bool) string {
 		p, err := field.parse(part)
 		switch {
 		case err != nil:
-			f.invalid(field.name, "%s", err)
+			f.Invalid(field.name, "%s", err)
 			return ""
 		case keyOwn && (strings.HasSuffix(p.Name, ";tenant") || strings.HasSuffix(p.Name, ";address")):
-			f.invalid(field.name, "a key's own limit is counted for that key, not %q", p.Name)
+			f.Invalid(field.name, "a key's own limit is counted for that key, not %q", p.Name)
 			return ""
 		case field.name == "concurrency" && len(parts) > 1:
-			f.invalid(field.name, "must be one limit: several can stand in a plan")
+			f.Invalid(field.name, "must be one limit: several can stand in a plan")
 			return ""
 		case seen[p.Name]:
-			f.invalid(field.name, "states %q twice", p.Name)
+			f.Invalid(field.name, "states %q twice", p.Name)
 			return ""
 		}
 		seen[p.Name] = true

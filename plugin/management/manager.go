@@ -60,12 +60,10 @@ type Manager struct {
 	now    func() time.Time
 	log    *slog.Logger
 	ids    idSource
-	tokens tokenCache
-	// unknownRules and reports give turns to what anybody may ask for.
-	unknowns, reports *turns.Queue
-	leaks             leakQueue
-	sessions          knownSessions
-	inProgress        claimsInProgress
+	// reports limits how many reports of leaks are handled at once.
+	reports    *turns.Queue
+	leaks      leakQueue
+	inProgress claimsInProgress
 
 	cursors cursorCache
 
@@ -83,7 +81,7 @@ func New(c Config) *Manager {
 	}
 	m := &Manager{store: c.Store, engine: c.Engine, view: c.View, now: c.Now, log: c.Logger,
 		webhooks: c.Webhooks, listener: c.Listener, signer: c.Signer, outbox: make(chan struct{}, 1),
-		unknowns: turns.New(unknownRules), reports: turns.New(reportRules)}
+		reports: turns.New(reportRules)}
 	if m.webhooks == nil {
 		m.webhooks = func(string) WebhookSettings { return WebhookSettings{} }
 	}
@@ -143,81 +141,96 @@ func (m *Manager) keyspace(name string) (*gateway.Keyspace, *gateway.View, error
 	if ks := v.Keyspaces[name]; ks != nil {
 		return ks, v, nil
 	}
-	return nil, nil, reject(http.StatusNotFound, CodeNotFound, "There is no keyspace %q.", clip(name))
+	return nil, nil, Reject(http.StatusNotFound, CodeNotFound, "There is no keyspace %q.", Clip(name))
 }
 
-// clip bounds what is repeated of a caller's input.
-func clip(s string) string {
+// Clip bounds what is repeated of a caller's input.
+func Clip(s string) string {
 	if len(s) > 100 {
 		return s[:100] + "…"
 	}
 	return s
 }
 
-// call is one transaction of management: the store's rows, and what is known around them.
-type call struct {
+// Call is one transaction of management: the store's rows, and what is known around them.
+type Call struct {
 	Tx
-	m     *Manager
-	ks    *gateway.Keyspace
-	view  *gateway.View
-	now   time.Time
-	actor Actor
+	Manager  *Manager
+	Keyspace *gateway.Keyspace
+	View     *gateway.View
+	Now      time.Time
+	Actor    Actor
 	// changed and event are what the transaction will append.
 	changed []gateway.Change
-	event   *audit.Event
+	Event   *audit.Event
 	// publications is what is told when the transaction is committed.
 	publications publications
 }
 
-// addChange notes that every node must judge a key or a tenant anew.
-func (c *call) addChange(kind gateway.ChangeKind, id string) {
-	c.changed = append(c.changed, gateway.Change{Kind: kind, Keyspace: c.ks.Name, ID: id})
+// AddChange notes that every node must judge a key or a tenant anew.
+func (c *Call) AddChange(kind gateway.ChangeKind, id string) {
+	c.changed = append(c.changed, gateway.Change{Kind: kind, Keyspace: c.Keyspace.Name, ID: id})
 }
 
-// clock returns now as the store keeps times: UTC, in microseconds.
-func (m *Manager) clock() time.Time { return m.now().UTC().Truncate(time.Microsecond) }
+// NewID returns a new id that begins with prefix.
+func (c *Call) NewID(prefix string) string { return c.Manager.ids.next(prefix, c.Now) }
 
-// read runs f on a snapshot.
-func (m *Manager) read(ctx context.Context, a Actor, keyspace string, f func(*call) error) error {
+// Store returns the manager's store.
+func (m *Manager) Store() Store { return m.store }
+
+// Engine returns the running gateway.
+func (m *Manager) Engine() Engine { return m.engine }
+
+// View returns the configuration of the last started app; nil while none is running.
+func (m *Manager) View() *gateway.View { return m.view() }
+
+// Logger returns the manager's logger; not nil.
+func (m *Manager) Logger() *slog.Logger { return m.log }
+
+// Clock returns now as the store keeps times: UTC, in microseconds.
+func (m *Manager) Clock() time.Time { return m.now().UTC().Truncate(time.Microsecond) }
+
+// Read runs f on a snapshot.
+func (m *Manager) Read(ctx context.Context, a Actor, keyspace string, f func(*Call) error) error {
 	ks, v, err := m.keyspace(keyspace)
 	if err != nil {
 		return err
 	}
 	return m.store.View(ctx, func(tx Tx) error {
-		return f(&call{Tx: tx, m: m, ks: ks, view: v, now: m.clock(), actor: a})
+		return f(&Call{Tx: tx, Manager: m, Keyspace: ks, View: v, Now: m.Clock(), Actor: a})
 	})
 }
 
-// write runs f in a transaction, appends the event and the changes that f left in
+// Write runs f in a transaction, appends the event and the changes that f left in
 // the call, commits, and returns when this node acts by them, and the others do or
 // the wait of ctx has passed. Where f leaves no event nothing was to be done, and nothing is.
-func (m *Manager) write(ctx context.Context, a Actor, keyspace string, f func(*call) error) error {
+func (m *Manager) Write(ctx context.Context, a Actor, keyspace string, f func(*Call) error) error {
 	_, err := m.commit(ctx, a, keyspace, f)
 	return err
 }
 
 // commit is write; it returns which nodes act by the changes, if there were any.
-func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*call) error) (where cluster.Confirmation, err error) {
+func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*Call) error) (where cluster.Confirmation, err error) {
 	ks, v, err := m.keyspace(keyspace)
 	if err != nil {
 		return where, err
 	}
 	// Who does it is written in any case: a revocation does not fail for a name.
-	a.Name = withoutSecrets(ks, a.Name)
+	a.Name = WithoutSecrets(ks, a.Name)
 	var changes []gateway.Change
 	var told publications
 	err = m.store.Update(ctx, func(tx Tx) error {
 		// The store may run this more than once: nothing outlives a try but its end.
 		changes, told = nil, publications{}
-		c := &call{Tx: tx, m: m, ks: ks, view: v, now: m.clock(), actor: a}
-		if err := f(c); err != nil || c.event == nil {
+		c := &Call{Tx: tx, Manager: m, Keyspace: ks, View: v, Now: m.Clock(), Actor: a}
+		if err := f(c); err != nil || c.Event == nil {
 			return err
 		}
 		// All that a caller states and that changes is in the event.
 		if err := c.checkEvent(); err != nil {
 			return err
 		}
-		if err := c.appendEvent(); err != nil {
+		if err := c.AppendEvent(); err != nil {
 			return err
 		}
 		if err := c.recordEffect(ctx); err != nil {

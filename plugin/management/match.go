@@ -12,10 +12,10 @@ type Match []int64
 
 func (m Match) Matches(version int64) bool { return m == nil || slices.Contains(m, version) }
 
-var errPrecondition = reject(http.StatusPreconditionFailed, CodePrecondition,
+var ErrPrecondition = Reject(http.StatusPreconditionFailed, CodePrecondition,
 	"The record was changed since it was read. Read it again and decide anew.")
 
-func isNotFound(err error) bool {
+func IsNotFound(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Status == http.StatusNotFound
 }

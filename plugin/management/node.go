@@ -33,7 +33,7 @@ type NodeTx interface {
 // alive is a 409.
 func (m *Manager) ForgetNode(ctx context.Context, a Actor, keyspace, name string) error {
 	if a.Tenant != "" {
-		return notFound("node")
+		return NotFound("node")
 	}
 	if v := m.view(); v != nil && keyspace == "" {
 		// It is no keyspace's; its event stands in the first.
@@ -41,21 +41,21 @@ func (m *Manager) ForgetNode(ctx context.Context, a Actor, keyspace, name string
 			keyspace = names[0]
 		}
 	}
-	return m.write(ctx, a, keyspace, func(c *call) error {
+	return m.Write(ctx, a, keyspace, func(c *Call) error {
 		n, now, err := c.Node(name)
 		if errors.Is(err, gateway.ErrNotFound) {
-			return notFound("node")
+			return NotFound("node")
 		}
 		if err != nil {
 			return err
 		}
 		if now.Sub(n.ContactAt) < aliveFor {
-			return reject(http.StatusConflict, CodeNodeAlive, "The node %s is alive: it was heard of just now. One that is stopped forgets itself.", clip(name))
+			return Reject(http.StatusConflict, CodeNodeAlive, "The node %s is alive: it was heard of just now. One that is stopped forgets itself.", Clip(name))
 		}
 		if err := c.DeleteNode(name); err != nil {
 			return err
 		}
-		c.event = &audit.Event{Action: "node.forgotten", Target: name, Before: audit.Fields{
+		c.Event = &audit.Event{Action: "node.forgotten", Target: name, Before: audit.Fields{
 			"instance": n.Instance, "version": n.Version, "seq": n.Seq, "last_contact": n.ContactAt, "stops_by": n.Deadline,
 		}, After: audit.Fields{}}
 		return nil

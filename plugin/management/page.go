@@ -29,11 +29,11 @@ func badParameter(name, detail string) *Error {
 	}
 }
 
-// errCursor refuses a cursor that is none of the list's.
-var errCursor = badParameter("cursor", "is not a cursor of this list; take next_cursor of the page before")
+// ErrCursor refuses a cursor that is none of the list's.
+var ErrCursor = badParameter("cursor", "is not a cursor of this list; take next_cursor of the page before")
 
-// cursorOf returns the opaque cursor of a list (kind) after the row named last.
-func cursorOf(kind, last string) string {
+// CursorOf returns the opaque cursor of a list (kind) after the row named last.
+func CursorOf(kind, last string) string {
 	return base64.RawURLEncoding.EncodeToString([]byte(kind + ":" + last))
 }
 
@@ -48,15 +48,15 @@ func (q PageQuery) limit() (int, error) {
 	return q.Limit, nil
 }
 
-// after returns the checked limit and the row that the cursor stands after.
-func (q PageQuery) after(kind string) (limit int, last string, err error) {
+// After returns the checked limit and the row that the cursor stands after.
+func (q PageQuery) After(kind string) (limit int, last string, err error) {
 	if limit, err = q.limit(); err != nil || q.Cursor == "" {
 		return limit, "", err
 	}
 	b, err := base64.RawURLEncoding.DecodeString(q.Cursor)
 	last, ok := strings.CutPrefix(string(b), kind+":")
-	if err != nil || !ok || last == "" || len(last) > MaxSlug || !printable(last) {
-		return 0, "", errCursor
+	if err != nil || !ok || last == "" || len(last) > MaxSlug || !Printable(last) {
+		return 0, "", ErrCursor
 	}
 	return limit, last, nil
 }

@@ -58,8 +58,8 @@ func (m *Manager) Plans(keyspace string) (Page[PlanRecord], error) {
 func planRecord(ks *gateway.Keyspace, p *gateway.Plan) PlanRecord {
 	r := PlanRecord{
 		Name: p.Name, Default: p.Name == ks.DefaultPlan, Deny: p.Deny, Observe: p.Observe,
-		Scopes: p.Scopes, AllowedScopes: nonNil(ks.Scopes.List(p.Cap)), Limits: make([]LimitRecord, 0, len(p.Limits)),
-		OnLeak: cmp.Or(p.OnLeak, "report"), OnRedisDown: cmp.Or(p.OnRedisDown, "local"), Was: nonNil(p.Was),
+		Scopes: p.Scopes, AllowedScopes: OrEmpty(ks.Scopes.List(p.Cap)), Limits: make([]LimitRecord, 0, len(p.Limits)),
+		OnLeak: cmp.Or(p.OnLeak, "report"), OnRedisDown: cmp.Or(p.OnRedisDown, "local"), Was: OrEmpty(p.Was),
 	}
 	if p.MaxKeys > 0 {
 		r.MaxKeys = &p.MaxKeys

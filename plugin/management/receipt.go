@@ -58,7 +58,7 @@ func receipt(k KeyRecord, where cluster.Confirmation) Receipt {
 func PendingNodes(where cluster.Confirmation) []PendingNode {
 	out := make([]PendingNode, 0, len(where.Pending))
 	for _, p := range where.Pending {
-		out = append(out, PendingNode{Node: p.Name, StopsBy: optionalTime(p.Deadline)})
+		out = append(out, PendingNode{Node: p.Name, StopsBy: TimeOrNull(p.Deadline)})
 	}
 	return out
 }

@@ -47,7 +47,7 @@ func concurrencyRecord(text string) (r ConcurrencyRecord) {
 	first, _, _ := strings.Cut(text, ",")
 	size, per, _ := strings.Cut(first, " per ")
 	if n, err := strconv.ParseInt(size, 10, 64); err == nil {
-		r.Concurrency, r.ConcurrencyPer = &n, optional(per)
+		r.Concurrency, r.ConcurrencyPer = &n, OrNull(per)
 	}
 	return r
 }
@@ -159,8 +159,8 @@ type Page[T any] struct {
 	NextCursor *string `json:"next_cursor"`
 }
 
-// pageOf cuts a list, which was asked for with one row more than limit, to a page.
-func pageOf[T any](rows []T, limit int, cursor func(T) string) Page[T] {
+// CutPage cuts a list, which was asked for with one row more than limit, to a page.
+func CutPage[T any](rows []T, limit int, cursor func(T) string) Page[T] {
 	p := Page[T]{Data: rows}
 	if len(rows) > limit {
 		p.Data = rows[:limit]
@@ -173,14 +173,14 @@ func pageOf[T any](rows []T, limit int, cursor func(T) string) Page[T] {
 	return p
 }
 
-func optional(s string) *string {
+func OrNull(s string) *string {
 	if s == "" {
 		return nil
 	}
 	return &s
 }
 
-func optionalTime(t time.Time) *time.Time {
+func TimeOrNull(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil
 	}
@@ -188,7 +188,7 @@ func optionalTime(t time.Time) *time.Time {
 	return &t
 }
 
-func nonNil(list []string) []string {
+func OrEmpty(list []string) []string {
 	if list == nil {
 		return []string{}
 	}
@@ -203,19 +203,19 @@ func objectOf(m json.RawMessage) json.RawMessage {
 }
 
 // tenantRecord reads what a tenant's record shows beyond its row.
-func (c *call) tenantRecord(t *gateway.Tenant) (TenantRecord, error) {
-	n, err := c.ActiveKeys(c.ks.Name, t.Slug, c.now)
+func (c *Call) tenantRecord(t *gateway.Tenant) (TenantRecord, error) {
+	n, err := c.ActiveKeys(c.Keyspace.Name, t.Slug, c.Now)
 	if err != nil {
 		return TenantRecord{}, err
 	}
 	r := TenantRecord{
 		Slug: t.Slug, Name: t.Name, Plan: t.Plan, Active: t.Active, Credits: t.Credits,
-		Rate: optional(t.Rate), Quota: optional(t.Quota), ConcurrencyRecord: concurrencyRecord(t.Concurrency),
+		Rate: OrNull(t.Rate), Quota: OrNull(t.Quota), ConcurrencyRecord: concurrencyRecord(t.Concurrency),
 		Metadata: objectOf(t.Metadata), KeysActive: n, AllowedScopes: []string{},
 		CreatedAt: t.CreatedAt.UTC(), UpdatedAt: t.UpdatedAt.UTC(), Version: t.Version,
 	}
-	if plan := c.ks.Plans[t.Plan]; plan != nil {
-		r.AllowedScopes = nonNil(c.ks.Scopes.List(plan.Cap))
+	if plan := c.Keyspace.Plans[t.Plan]; plan != nil {
+		r.AllowedScopes = OrEmpty(c.Keyspace.Scopes.List(plan.Cap))
 		if plan.MaxKeys > 0 {
 			r.MaxKeys = &plan.MaxKeys
 		}
@@ -224,35 +224,35 @@ func (c *call) tenantRecord(t *gateway.Tenant) (TenantRecord, error) {
 }
 
 // keyRecord reads what a key's record shows beyond its row. t is the key's tenant.
-func (c *call) keyRecord(k *gateway.Key, t *gateway.Tenant) (KeyRecord, error) {
-	secrets, err := c.Secrets(c.ks.Name, k.ID)
+func (c *Call) keyRecord(k *gateway.Key, t *gateway.Tenant) (KeyRecord, error) {
+	secrets, err := c.Secrets(c.Keyspace.Name, k.ID)
 	if err != nil {
 		return KeyRecord{}, err
 	}
-	status := k.StatusAt(c.now)
+	status := k.StatusAt(c.Now)
 	r := KeyRecord{
 		ID: k.ID, Tenant: k.Tenant, Name: k.Name, Description: k.Description,
 		KeyPrefix: k.Prefix, LastFour: k.LastFour, Environment: k.Environment,
-		Scopes: nonNil(k.Scopes), EffectiveScopes: []string{},
+		Scopes: OrEmpty(k.Scopes), EffectiveScopes: []string{},
 		Status: status, IsActive: status == gateway.StatusActive,
 		CreatedAt: k.CreatedAt.UTC(), CreatedBy: k.CreatedBy, UpdatedAt: k.UpdatedAt.UTC(),
-		ExpiresAt: optionalTime(k.ExpiresAt), RevokedAt: optionalTime(k.RevokedAt),
-		LastUsedAt: optionalTime(k.LastUsedAt), LastUsedIP: optional(k.LastUsedIP),
+		ExpiresAt: TimeOrNull(k.ExpiresAt), RevokedAt: TimeOrNull(k.RevokedAt),
+		LastUsedAt: TimeOrNull(k.LastUsedAt), LastUsedIP: OrNull(k.LastUsedIP),
 		AllowedIPs: make([]string, 0, len(k.AllowedIPs)),
-		Rate:       optional(k.Rate), Quota: optional(k.Quota), ConcurrencyRecord: concurrencyRecord(k.Concurrency),
+		Rate:       OrNull(k.Rate), Quota: OrNull(k.Quota), ConcurrencyRecord: concurrencyRecord(k.Concurrency),
 		CreditsLimit: k.CreditsLimit, Secrets: make([]SecretRecord, 0, len(secrets)),
 		Metadata: objectOf(k.Metadata), Version: k.Version,
 	}
-	if plan := c.ks.Plans[t.Plan]; plan != nil {
-		r.EffectiveScopes = nonNil(c.ks.Scopes.List(c.ks.Scopes.Closure(k.Scopes) & plan.Cap))
+	if plan := c.Keyspace.Plans[t.Plan]; plan != nil {
+		r.EffectiveScopes = OrEmpty(c.Keyspace.Scopes.List(c.Keyspace.Scopes.Closure(k.Scopes) & plan.Cap))
 	}
 	for _, p := range k.AllowedIPs {
 		r.AllowedIPs = append(r.AllowedIPs, blockString(p))
 	}
 	for _, s := range secrets {
 		r.Secrets = append(r.Secrets, SecretRecord{
-			ID: s.ID, LastFour: s.LastFour, CreatedAt: s.CreatedAt.UTC(), ExpiresAt: optionalTime(s.ExpiresAt),
-			LastUsedAt: optionalTime(s.LastUsedAt), LastUsedIP: optional(s.LastUsedIP),
+			ID: s.ID, LastFour: s.LastFour, CreatedAt: s.CreatedAt.UTC(), ExpiresAt: TimeOrNull(s.ExpiresAt),
+			LastUsedAt: TimeOrNull(s.LastUsedAt), LastUsedIP: OrNull(s.LastUsedIP),
 		})
 	}
 	return r, nil

@@ -87,14 +87,14 @@ type replaying struct{}
 
 // revokeOffline holds a refusal where the store could not write it because of cause, and returns a
 // *Held; cause where it can't be held. find checks what is to be refused.
-func (m *Manager) revokeOffline(ctx context.Context, a Actor, keyspace, action string, cause error, find func(*call) (id string, err error)) error {
+func (m *Manager) revokeOffline(ctx context.Context, a Actor, keyspace, action string, cause error, find func(*Call) (id string, err error)) error {
 	d, ok := m.store.(OfflineRevoker)
 	if ctx.Value(replaying{}) != nil || !ok || !errors.Is(cause, gateway.ErrStore) || ctx.Err() != nil {
 		return cause
 	}
 	r := Revocation{Action: action, Actor: a}
-	err := m.read(ctx, a, keyspace, func(c *call) (err error) {
-		r.Keyspace, r.At = c.ks.Name, c.now
+	err := m.Read(ctx, a, keyspace, func(c *Call) (err error) {
+		r.Keyspace, r.At = c.Keyspace.Name, c.Now
 		r.ID, err = find(c)
 		return err
 	})
@@ -126,8 +126,8 @@ var acceptedStatus = map[string]gateway.Status{
 
 // revokeKeyOffline is revokeOffline for a key.
 func (m *Manager) revokeKeyOffline(ctx context.Context, a Actor, keyspace, id, action string, cause error) error {
-	return m.revokeOffline(ctx, a, keyspace, action, cause, func(c *call) (string, error) {
-		k, _, err := c.key(id, false)
+	return m.revokeOffline(ctx, a, keyspace, action, cause, func(c *Call) (string, error) {
+		k, _, err := c.FindKey(id, false)
 		if err == nil && action == KeyDisabled && !k.RevokedAt.IsZero() {
 			err = errRevoked
 		}
@@ -137,12 +137,12 @@ func (m *Manager) revokeKeyOffline(ctx context.Context, a Actor, keyspace, id, a
 
 // revokeTenantOffline is revokeOffline for a tenant.
 func (m *Manager) revokeTenantOffline(ctx context.Context, a Actor, keyspace, slug, action string, cause error) error {
-	return m.revokeOffline(ctx, a, keyspace, action, cause, func(c *call) (string, error) {
-		t, err := c.tenant(slug, false)
+	return m.revokeOffline(ctx, a, keyspace, action, cause, func(c *Call) (string, error) {
+		t, err := c.FindTenant(slug, false)
 		if err != nil {
 			return "", err
 		}
-		return t.Slug, c.actor.RequireOperator("suspend or delete tenants")
+		return t.Slug, c.Actor.RequireOperator("suspend or delete tenants")
 	})
 }
 
@@ -176,12 +176,12 @@ func (m *Manager) Replay(ctx context.Context, r Revocation) (err error) {
 
 // endSecret has a secret end when a rotation said, which the database has lost.
 func (m *Manager) endSecret(ctx context.Context, r Revocation) error {
-	return m.write(ctx, r.Actor, r.Keyspace, func(c *call) error {
-		k, t, err := c.key(r.Key, true)
+	return m.Write(ctx, r.Actor, r.Keyspace, func(c *Call) error {
+		k, t, err := c.FindKey(r.Key, true)
 		if err != nil {
 			return err
 		}
-		list, err := c.Secrets(c.ks.Name, k.ID)
+		list, err := c.Secrets(c.Keyspace.Name, k.ID)
 		if err != nil {
 			return err
 		}
@@ -190,7 +190,7 @@ func (m *Manager) endSecret(ctx context.Context, r Revocation) error {
 				continue
 			}
 			ends := func(s gateway.Secret) audit.Fields {
-				return audit.Fields{"secret": s.ID, "secret_prefix": s.Prefix, "secret_expires_at": optionalTime(s.ExpiresAt)}
+				return audit.Fields{"secret": s.ID, "secret_prefix": s.Prefix, "secret_expires_at": TimeOrNull(s.ExpiresAt)}
 			}
 			before := ends(s)
 			s.ExpiresAt = r.At

@@ -10,33 +10,33 @@ import (
 
 // Records, audit events and webhooks are read by many. So no text that a caller states may hold a key.
 
-// withoutSecrets returns s without the keyspace's keys and management tokens; s itself where there is none.
-func withoutSecrets(ks *gateway.Keyspace, s string) string {
+// WithoutSecrets returns s without the keyspace's keys and management tokens; s itself where there is none.
+func WithoutSecrets(ks *gateway.Keyspace, s string) string {
 	return CleanTokens(ks.Grammar.Clean(s))
 }
 
 // HoldsSecret reports whether s holds a key of the keyspace or a management token, or most of one.
-func HoldsSecret(ks *gateway.Keyspace, s string) bool { return withoutSecrets(ks, s) != s }
+func HoldsSecret(ks *gateway.Keyspace, s string) bool { return WithoutSecrets(ks, s) != s }
 
 // secretText says what is wrong with a field that holds a secret.
 const secretText = "must not hold an API key or a management token; name it by its id or by what of it is shown"
 
-// checkSecret notes a text that holds a secret.
-func (c *call) checkSecret(f *faults, field, s string) {
-	if HoldsSecret(c.ks, s) {
-		f.invalid(field, secretText)
+// CheckSecret notes a text that holds a secret.
+func (c *Call) CheckSecret(f *Faults, field, s string) {
+	if HoldsSecret(c.Keyspace, s) {
+		f.Invalid(field, secretText)
 	}
 }
 
 // checkEvent refuses a change of which the event would hold a secret.
-func (c *call) checkEvent() error {
-	var f faults
-	for _, name := range slices.Sorted(maps.Keys(c.event.After)) {
-		b, err := json.Marshal(c.event.After[name])
+func (c *Call) checkEvent() error {
+	var f Faults
+	for _, name := range slices.Sorted(maps.Keys(c.Event.After)) {
+		b, err := json.Marshal(c.Event.After[name])
 		if err != nil {
 			return err
 		}
-		c.checkSecret(&f, name, string(b))
+		c.CheckSecret(&f, name, string(b))
 	}
-	return f.err()
+	return f.Err()
 }

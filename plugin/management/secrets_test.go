@@ -8,6 +8,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 // No text that a caller states may hold a key or a token, and none reaches the store.
@@ -15,7 +16,7 @@ func TestTextsHoldNoSecrets(t *testing.T) {
 	w := newWorld(t)
 	w.tenant("acme", "pro")
 	k, other := w.key("acme"), w.key("acme")
-	token := must[management.IssuedToken](t)(w.CreateToken(ctx, ada, "", management.TokenFields{
+	token := must[auth.IssuedToken](t)(w.CreateToken(ctx, ada, "", auth.TokenFields{
 		Name: management.Some("ci"), Scopes: management.Some([]string{"*"}),
 	})).Token
 	for _, secret := range []string{k.Key, token, strings.ReplaceAll(k.Key, "_", "%5f"), k.Key[:len(k.Key)-4]} {
@@ -51,15 +52,15 @@ func TestTextsHoldNoSecrets(t *testing.T) {
 				return err
 			},
 			"/name  ": func() error {
-				_, err := w.CreateToken(ctx, ada, "", management.TokenFields{Name: text, Scopes: management.Some([]string{"*"})})
+				_, err := w.CreateToken(ctx, ada, "", auth.TokenFields{Name: text, Scopes: management.Some([]string{"*"})})
 				return err
 			},
 			"/actor": func() error {
-				_, err := w.CreatePortalLink(ctx, ada, "", "acme", management.PortalFields{Actor: text})
+				_, err := w.CreatePortalLink(ctx, ada, "", "acme", auth.PortalFields{Actor: text})
 				return err
 			},
 			"/return_url": func() error {
-				_, err := w.CreatePortalLink(ctx, ada, "", "acme", management.PortalFields{
+				_, err := w.CreatePortalLink(ctx, ada, "", "acme", auth.PortalFields{
 					Actor: management.Some("ada"), ReturnURL: management.Some("https://app.example/?k=" + url.QueryEscape(secret)),
 				})
 				return err

@@ -48,16 +48,16 @@ type limitSubject struct {
 }
 
 // limitSubject reads a tenant or, where id is not empty, a key.
-func (c *call) limitSubject(slug, id string) (s limitSubject, err error) {
-	s.view = c.view
+func (c *Call) limitSubject(slug, id string) (s limitSubject, err error) {
+	s.view = c.View
 	if id != "" {
-		if s.key, s.tenant, err = c.key(id, false); err != nil {
+		if s.key, s.tenant, err = c.FindKey(id, false); err != nil {
 			return s, err
 		}
-	} else if s.tenant, err = c.tenant(slug, false); err != nil {
+	} else if s.tenant, err = c.FindTenant(slug, false); err != nil {
 		return s, err
 	}
-	s.plan, err = c.plan(s.tenant)
+	s.plan, err = c.FindPlan(s.tenant)
 	return s, err
 }
 
@@ -74,13 +74,13 @@ func (m *Manager) TenantLimitStatus(ctx context.Context, a Actor, keyspace, slug
 
 func (m *Manager) limitStatus(ctx context.Context, a Actor, keyspace, slug, id string) (page Page[LimitStatusRecord], err error) {
 	var s limitSubject
-	if err := m.read(ctx, a, keyspace, func(c *call) (err error) {
+	if err := m.Read(ctx, a, keyspace, func(c *Call) (err error) {
 		s, err = c.limitSubject(slug, id)
 		return err
 	}); err != nil {
 		return page, err
 	}
-	now := m.clock()
+	now := m.Clock()
 	all, err := m.engine.Limits(ctx, s.view, s.tenant, s.key, now)
 	if err != nil {
 		return page, err
@@ -135,12 +135,12 @@ func (m *Manager) ResetTenantLimits(ctx context.Context, a Actor, keyspace, slug
 
 func (m *Manager) resetLimits(ctx context.Context, a Actor, keyspace, slug, id string, policies []string) (page Page[LimitStatusRecord], err error) {
 	if a.Tenant != "" {
-		return page, reject(http.StatusForbidden, CodeInsufficientScope, "Who is confined to one tenant can't reset its limits.")
+		return page, Reject(http.StatusForbidden, CodeInsufficientScope, "Who is confined to one tenant can't reset its limits.")
 	}
-	now := m.clock()
+	now := m.Clock()
 	var s limitSubject
 	// The event first: nothing is reset that nobody hears of.
-	err = m.write(ctx, a, keyspace, func(c *call) (err error) {
+	err = m.Write(ctx, a, keyspace, func(c *Call) (err error) {
 		if s, err = c.limitSubject(slug, id); err != nil {
 			return err
 		}
@@ -148,22 +148,22 @@ func (m *Manager) resetLimits(ctx context.Context, a Actor, keyspace, slug, id s
 		if err != nil {
 			return err
 		}
-		var f faults
+		var f Faults
 		for i, name := range policies {
 			if !slices.Contains(can, name) {
-				f.invalid("policies/"+strconv.Itoa(i), "is no limit that can be reset here; there is %s", orNone(can))
+				f.Invalid("policies/"+strconv.Itoa(i), "is no limit that can be reset here; there is %s", orNone(can))
 			}
 		}
-		if err := f.err(); err != nil {
+		if err := f.Err(); err != nil {
 			return err
 		}
 		names := policies
 		if len(names) == 0 {
 			names = can
 		}
-		c.event = &audit.Event{Action: "tenant.limits_reset", Target: s.tenant.Slug, Tenant: s.tenant.Slug, After: audit.Fields{"policies": nonNil(names)}}
+		c.Event = &audit.Event{Action: "tenant.limits_reset", Target: s.tenant.Slug, Tenant: s.tenant.Slug, After: audit.Fields{"policies": OrEmpty(names)}}
 		if s.key != nil {
-			c.event.Action, c.event.Target, c.event.Key = "key.limits_reset", s.key.ID, s.key.ID
+			c.Event.Action, c.Event.Target, c.Event.Key = "key.limits_reset", s.key.ID, s.key.ID
 		}
 		return nil
 	})

@@ -3,6 +3,8 @@ package management
 import (
 	"context"
 	"errors"
+	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
@@ -88,8 +90,13 @@ type Tx interface {
 	// Usage returns a subject's durable counts in every period that is still kept.
 	Usage(subject string) ([]gateway.Usage, error)
 
-	TokenTx
-	SessionTx
+	Token(keyspace, id string) (*Token, error)
+	// LockToken is Token. Until the transaction ends, no other transaction returns from LockToken for that token.
+	LockToken(keyspace, id string) (*Token, error)
+	// RevokeTokens revokes the token and all tokens that it issued, directly or not, and
+	// returns those that were not revoked before, oldest first.
+	RevokeTokens(keyspace, id string, at time.Time) ([]*Token, error)
+
 	IdempotencyTx
 	WebhookTx
 	NodeTx
@@ -141,4 +148,14 @@ type LedgerQuery struct {
 	Keyspace, Tenant string
 	Before           int64
 	Limit            int
+}
+
+// Role returns the transaction as T, the interface that another package declares for its own rows. It fails where the
+// store does not implement T.
+func Role[T any](tx Tx) (role T, err error) {
+	role, ok := tx.(T)
+	if !ok {
+		err = fmt.Errorf("%w: it does not implement %s", gateway.ErrStore, reflect.TypeFor[T]())
+	}
+	return role, err
 }

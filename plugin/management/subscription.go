@@ -20,12 +20,12 @@ var subscriptionScopes = map[string][]string{
 
 // checkSubscription refuses, with 403, types of events of which the token by which the actor acts could not read
 // otherwise.
-func (c *call) checkSubscription(types []string) error {
-	maker, err := c.issuer()
+func (c *Call) checkSubscription(types []string) error {
+	maker, err := c.Issuer()
 	if maker == nil || err != nil {
 		return err
 	}
-	var f faults
+	var f Faults
 	var lacks []string
 	for i, t := range types {
 		family, _, _ := strings.Cut(t, ".")
@@ -33,11 +33,11 @@ func (c *call) checkSubscription(types []string) error {
 		if t == "*" {
 			needs = []string{"keys:read", "tenants:read"} // heads of the audit are not in it: see hears
 		}
-		missing := slices.DeleteFunc(slices.Clone(needs), func(scope string) bool { return hasScope(maker.Scopes, scope) })
+		missing := slices.DeleteFunc(slices.Clone(needs), func(scope string) bool { return HasScope(maker.Scopes, scope) })
 		if len(missing) == 0 {
 			continue
 		}
-		f.add(CodeInsufficientScope, indexed("events", i), "hearing of %s needs the scope %s, which the token lacks", t, strings.Join(missing, " and "))
+		f.Add(CodeInsufficientScope, Indexed("events", i), "hearing of %s needs the scope %s, which the token lacks", t, strings.Join(missing, " and "))
 		for _, scope := range missing {
 			if !slices.Contains(lacks, scope) {
 				lacks = append(lacks, scope)

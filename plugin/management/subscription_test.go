@@ -84,13 +84,13 @@ func TestKeysWithoutLimitsLoosenNothing(t *testing.T) {
 	w.configure("free", 2, "free")
 	quota := management.Some("3/month")
 	must[management.TenantRecord](t)(w.CreateTenant(ctx, ada, "", "acme", tenantFields{Quota: quota}))
-	limited := w.key("acme", func(f *keyFields) { f.Quota = management.Some("1/month") })
+	limited := w.key("acme", func(f *KeyFieldsOf) { f.Quota = management.Some("1/month") })
 	theirs := w.grant(w.token(nil, tokenOf("acme", "*")).Token).Actor("192.0.2.1")
-	_, err := w.UpdateKey(ctx, theirs, "", limited.ID, keyFields{Quota: management.Optional[string]{Set: true, Null: true}}, nil)
+	_, err := w.UpdateKey(ctx, theirs, "", limited.ID, KeyFieldsOf{Quota: management.Optional[string]{Set: true, Null: true}}, nil)
 	wantRefused(t, err, http.StatusForbidden, management.CodeInsufficientScope, "/quota")
 	passed := 0
 	for range 3 { // each time with a new key that has no limits
-		k := must[management.IssuedKey](t)(w.CreateKey(ctx, theirs, "", "acme", keyFields{Name: some("free")}))
+		k := must[management.IssuedKey](t)(w.CreateKey(ctx, theirs, "", "acme", KeyFieldsOf{Name: some("free")}))
 		for range 3 {
 			if w.judge(k.Key).String() == "allowed" {
 				passed++
@@ -103,8 +103,8 @@ func TestKeysWithoutLimitsLoosenNothing(t *testing.T) {
 	if passed != 3 {
 		t.Errorf("%d requests passed, of a tenant that is granted 3", passed)
 	}
-	must[management.IssuedKey](t)(w.CreateKey(ctx, theirs, "", "acme", keyFields{Name: some("second")}))
-	_, err = w.CreateKey(ctx, theirs, "", "acme", keyFields{Name: some("third")})
+	must[management.IssuedKey](t)(w.CreateKey(ctx, theirs, "", "acme", KeyFieldsOf{Name: some("second")}))
+	_, err = w.CreateKey(ctx, theirs, "", "acme", KeyFieldsOf{Name: some("third")})
 	wantRefused(t, err, http.StatusConflict, "key_limit_reached")
 }
 

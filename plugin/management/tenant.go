@@ -12,22 +12,22 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
-// tenant reads a tenant that exists for the actor, and locks it where it will be written.
-func (c *call) tenant(slug string, lock bool) (*gateway.Tenant, error) {
+// FindTenant reads a tenant that exists for the actor, and locks it where it will be written.
+func (c *Call) FindTenant(slug string, lock bool) (*gateway.Tenant, error) {
 	const what = "tenant"
-	if !validSlug(slug) {
-		return nil, notFound(what)
+	if !ValidSlug(slug) {
+		return nil, NotFound(what)
 	}
 	read := c.Tx.Tenant
 	if lock {
 		read = c.Tx.LockTenant
 	}
-	t, err := read(c.ks.Name, slug)
+	t, err := read(c.Keyspace.Name, slug)
 	if err != nil {
-		return nil, orNotFound(err, what)
+		return nil, OrNotFound(err, what)
 	}
-	if !t.DeletedAt.IsZero() || !c.actor.Sees(t.Slug) {
-		return nil, notFound(what)
+	if !t.DeletedAt.IsZero() || !c.Actor.Sees(t.Slug) {
+		return nil, NotFound(what)
 	}
 	copied := *t
 	return &copied, nil
@@ -38,15 +38,15 @@ func tenantFields(t *gateway.Tenant) audit.Fields {
 	concurrency := concurrencyRecord(t.Concurrency)
 	return audit.Fields{
 		"slug": t.Slug, "name": t.Name, "plan": t.Plan, "active": t.Active, "credits": t.Credits,
-		"rate": optional(t.Rate), "quota": optional(t.Quota), "concurrency": concurrency.Concurrency, "concurrency_per": concurrency.ConcurrencyPer,
+		"rate": OrNull(t.Rate), "quota": OrNull(t.Quota), "concurrency": concurrency.Concurrency, "concurrency_per": concurrency.ConcurrencyPer,
 		"metadata": objectOf(t.Metadata),
 	}
 }
 
 // CreateTenant makes a tenant. 409 slug_taken where the slug was ever given.
 func (m *Manager) CreateTenant(ctx context.Context, a Actor, keyspace, slug string, in TenantFields) (r TenantRecord, err error) {
-	err = m.write(ctx, a, keyspace, func(c *call) error {
-		r, err = c.createTenant(slug, in)
+	err = m.Write(ctx, a, keyspace, func(c *Call) error {
+		r, err = c.CreateTenant(slug, in)
 		return err
 	})
 	return r, err
@@ -55,14 +55,14 @@ func (m *Manager) CreateTenant(ctx context.Context, a Actor, keyspace, slug stri
 // PutTenant makes the tenant, or changes it as UpdateTenant does. created says which.
 func (m *Manager) PutTenant(ctx context.Context, a Actor, keyspace, slug string, in TenantFields, match Match) (r TenantRecord, created bool, err error) {
 	_, err = m.Tenant(ctx, a, keyspace, slug)
-	if !isNotFound(err) || !a.Sees(slug) {
+	if !IsNotFound(err) || !a.Sees(slug) {
 		if err == nil {
 			r, err = m.UpdateTenant(ctx, a, keyspace, slug, in, match)
 		}
 		return r, false, err
 	}
 	if match != nil {
-		return r, false, errPrecondition
+		return r, false, ErrPrecondition
 	}
 	r, err = m.CreateTenant(ctx, a, keyspace, slug, in)
 	var taken *Error
@@ -71,35 +71,35 @@ func (m *Manager) PutTenant(ctx context.Context, a Actor, keyspace, slug string,
 	}
 	// Another caller made it since we looked; or it was deleted, then the refusal stands.
 	r, again := m.UpdateTenant(ctx, a, keyspace, slug, in, match)
-	if isNotFound(again) {
+	if IsNotFound(again) {
 		return r, false, err
 	}
 	return r, false, again
 }
 
-func (c *call) createTenant(slug string, in TenantFields) (TenantRecord, error) {
+func (c *Call) CreateTenant(slug string, in TenantFields) (TenantRecord, error) {
 	// First of all: whether a slug is taken tells of other tenants.
-	if err := c.actor.RequireOperator("make tenants"); err != nil {
+	if err := c.Actor.RequireOperator("make tenants"); err != nil {
 		return TenantRecord{}, err
 	}
-	var f faults
-	if !validSlug(slug) {
-		f.invalid("slug", "must be 1 to %d of the characters A-Z a-z 0-9 _ . - and not . or ..", MaxSlug)
+	var f Faults
+	if !ValidSlug(slug) {
+		f.Invalid("slug", "must be 1 to %d of the characters A-Z a-z 0-9 _ . - and not . or ..", MaxSlug)
 	}
 	t := &gateway.Tenant{
-		Keyspace: c.ks.Name, Slug: slug, Name: slug, Plan: c.ks.DefaultPlan, Active: true,
-		CreatedAt: c.now, UpdatedAt: c.now, Version: 1,
+		Keyspace: c.Keyspace.Name, Slug: slug, Name: slug, Plan: c.Keyspace.DefaultPlan, Active: true,
+		CreatedAt: c.Now, UpdatedAt: c.Now, Version: 1,
 	}
 	c.applyTenant(&f, t, in)
-	if t.Plan == "" && len(c.ks.Plans) > 0 && len(f.fields) == 0 {
-		f.invalid("plan", "must be stated, since the keyspace has no default plan; the plans are %s", strings.Join(c.ks.PlanOrder, ", "))
+	if t.Plan == "" && len(c.Keyspace.Plans) > 0 && len(f.fields) == 0 {
+		f.Invalid("plan", "must be stated, since the keyspace has no default plan; the plans are %s", strings.Join(c.Keyspace.PlanOrder, ", "))
 	}
-	if err := f.err(); err != nil {
+	if err := f.Err(); err != nil {
 		return TenantRecord{}, err
 	}
-	switch known, err := c.Tx.Tenant(c.ks.Name, slug); {
+	switch known, err := c.Tx.Tenant(c.Keyspace.Name, slug); {
 	case err == nil && !known.DeletedAt.IsZero():
-		return TenantRecord{}, reject(http.StatusConflict, CodeSlugTaken,
+		return TenantRecord{}, Reject(http.StatusConflict, CodeSlugTaken,
 			"The slug %q belonged to a tenant that was deleted, and is never given again, since upstreams may keep data under it. Choose another.", slug)
 	case err == nil:
 		return TenantRecord{}, slugTaken(slug)
@@ -120,42 +120,42 @@ func (c *call) createTenant(slug string, in TenantFields) (TenantRecord, error) 
 			return TenantRecord{}, err
 		}
 	}
-	c.addChange(gateway.ChangeTenant, t.Slug)
-	c.event = &audit.Event{Action: "tenant.created", Target: t.Slug, Tenant: t.Slug, After: tenantFields(t)}
+	c.AddChange(gateway.ChangeTenant, t.Slug)
+	c.Event = &audit.Event{Action: "tenant.created", Target: t.Slug, Tenant: t.Slug, After: tenantFields(t)}
 	return c.tenantRecord(t)
 }
 
 func slugTaken(slug string) *Error {
-	return reject(http.StatusConflict, CodeSlugTaken, "There is already a tenant %q (slugs differ without regard to case).", slug)
+	return Reject(http.StatusConflict, CodeSlugTaken, "There is already a tenant %q (slugs differ without regard to case).", slug)
 }
 
 // applyTenant writes the fields that are set into t, but the balance.
-func (c *call) applyTenant(f *faults, t *gateway.Tenant, in TenantFields) {
+func (c *Call) applyTenant(f *Faults, t *gateway.Tenant, in TenantFields) {
 	if in.Name.Set {
 		t.Name = t.Slug
 		if !in.Name.Null {
 			t.Name = in.Name.Value
-			checkName(f, "name", t.Name, MaxTenantName)
+			CheckName(f, "name", t.Name, MaxTenantName)
 		}
 	}
 	if in.Plan.Set {
-		t.Plan = c.ks.DefaultPlan
+		t.Plan = c.Keyspace.DefaultPlan
 		if !in.Plan.Null {
 			t.Plan = in.Plan.Value
-			if c.ks.Plans[t.Plan] == nil {
-				f.add(CodePlanUnknown, "plan", "%q is no plan; the plans are %s", clip(t.Plan), orNone(c.ks.PlanOrder))
+			if c.Keyspace.Plans[t.Plan] == nil {
+				f.Add(CodePlanUnknown, "plan", "%q is no plan; the plans are %s", Clip(t.Plan), orNone(c.Keyspace.PlanOrder))
 			}
 		}
 	}
 	if in.Active.Set {
 		if in.Active.Null {
-			f.invalid("active", "must be true or false")
+			f.Invalid("active", "must be true or false")
 		}
 		t.Active = in.Active.Value
 	}
 	if in.Credits.Set {
 		if in.Credits.Null {
-			f.invalid("credits", "must be a number")
+			f.Invalid("credits", "must be a number")
 		}
 		checkCredits(f, "credits", in.Credits.Value)
 	}
@@ -169,7 +169,7 @@ func (c *call) applyTenant(f *faults, t *gateway.Tenant, in TenantFields) {
 // of Active. *Held where a suspension, alone, holds here and is to be written yet.
 func (m *Manager) UpdateTenant(ctx context.Context, a Actor, keyspace, slug string, in TenantFields, match Match) (r TenantRecord, err error) {
 	update := func() error {
-		return m.write(ctx, a, keyspace, func(c *call) error {
+		return m.Write(ctx, a, keyspace, func(c *Call) error {
 			r, err = c.updateTenant(slug, in, match)
 			return err
 		})
@@ -184,22 +184,22 @@ func (m *Manager) UpdateTenant(ctx context.Context, a Actor, keyspace, slug stri
 	return r, err
 }
 
-func (c *call) updateTenant(slug string, in TenantFields, match Match) (TenantRecord, error) {
-	t, err := c.tenant(slug, true)
+func (c *Call) updateTenant(slug string, in TenantFields, match Match) (TenantRecord, error) {
+	t, err := c.FindTenant(slug, true)
 	if err != nil {
 		return TenantRecord{}, err
 	}
 	if !match.Matches(t.Version) {
-		return TenantRecord{}, errPrecondition
+		return TenantRecord{}, ErrPrecondition
 	}
 	before, wasActive := tenantFields(t), t.Active
-	var f faults
+	var f Faults
 	c.applyTenant(&f, t, in)
-	if err := f.err(); err != nil {
+	if err := f.Err(); err != nil {
 		return TenantRecord{}, err
 	}
 	if in.Credits.Set && in.Credits.Value != t.Credits {
-		if err := c.actor.RequireOperator("change credits"); err != nil {
+		if err := c.Actor.RequireOperator("change credits"); err != nil {
 			return TenantRecord{}, err
 		}
 		if err := c.needScope("credits:write", "credits", "change a tenant's credits"); err != nil {
@@ -221,7 +221,7 @@ func (c *call) updateTenant(slug string, in TenantFields, match Match) (TenantRe
 		return TenantRecord{}, err
 	}
 	version := t.Version + 1
-	t.UpdatedAt = c.now
+	t.UpdatedAt = c.Now
 	if err := c.Tx.UpdateTenant(t); err != nil {
 		return TenantRecord{}, err
 	}
@@ -233,8 +233,8 @@ func (c *call) updateTenant(slug string, in TenantFields, match Match) (TenantRe
 	case !wasActive && t.Active:
 		action = "tenant.activated"
 	}
-	c.addChange(gateway.ChangeTenant, t.Slug)
-	c.event = &audit.Event{Action: action, Target: t.Slug, Tenant: t.Slug, Before: before, After: after}
+	c.AddChange(gateway.ChangeTenant, t.Slug)
+	c.Event = &audit.Event{Action: action, Target: t.Slug, Tenant: t.Slug, Before: before, After: after}
 	return c.tenantRecord(t)
 }
 
@@ -250,8 +250,8 @@ func (m *Manager) ActivateTenant(ctx context.Context, a Actor, keyspace, slug st
 
 // Tenant returns one tenant.
 func (m *Manager) Tenant(ctx context.Context, a Actor, keyspace, slug string) (r TenantRecord, err error) {
-	err = m.read(ctx, a, keyspace, func(c *call) error {
-		t, err := c.tenant(slug, false)
+	err = m.Read(ctx, a, keyspace, func(c *Call) error {
+		t, err := c.FindTenant(slug, false)
 		if err != nil {
 			return err
 		}
@@ -270,24 +270,24 @@ type TenantFilter struct {
 
 // Tenants lists tenants.
 func (m *Manager) Tenants(ctx context.Context, a Actor, keyspace string, q TenantFilter) (Page[TenantRecord], error) {
-	limit, last, err := q.after("t")
+	limit, last, err := q.After("t")
 	if err != nil {
 		return Page[TenantRecord]{}, err
 	}
 	var out []TenantRecord
-	err = m.read(ctx, a, keyspace, func(c *call) error {
+	err = m.Read(ctx, a, keyspace, func(c *Call) error {
 		out = nil
 		var rows []*gateway.Tenant
 		var err error
 		if a.Tenant != "" {
 			// One row at the most, whatever the filter: the page has no next.
-			t, err := c.tenant(a.Tenant, false)
+			t, err := c.FindTenant(a.Tenant, false)
 			if err == nil && (q.Plan == "" || q.Plan == t.Plan) && last == "" {
 				rows = append(rows, t)
-			} else if err != nil && !isNotFound(err) {
+			} else if err != nil && !IsNotFound(err) {
 				return err
 			}
-		} else if rows, err = c.Tx.Tenants(TenantQuery{Keyspace: c.ks.Name, After: last, Plan: q.Plan, Limit: limit + 1}); err != nil {
+		} else if rows, err = c.Tx.Tenants(TenantQuery{Keyspace: c.Keyspace.Name, After: last, Plan: q.Plan, Limit: limit + 1}); err != nil {
 			return err
 		}
 		for _, t := range rows {
@@ -299,7 +299,7 @@ func (m *Manager) Tenants(ctx context.Context, a Actor, keyspace string, q Tenan
 		}
 		return nil
 	})
-	return pageOf(out, limit, func(r TenantRecord) string { return cursorOf("t", r.Slug) }), err
+	return CutPage(out, limit, func(r TenantRecord) string { return CursorOf("t", r.Slug) }), err
 }
 
 // DeleteTenant deletes a tenant and frees nothing: its slug is never given again. 409
@@ -307,7 +307,7 @@ func (m *Manager) Tenants(ctx context.Context, a Actor, keyspace string, q Tenan
 // deletes them all. *Held where that holds here and is to be written yet.
 func (m *Manager) DeleteTenant(ctx context.Context, a Actor, keyspace, slug string, withKeys bool, match Match) error {
 	err := m.withSettledCredits(ctx, a, keyspace, slug, func() error {
-		return m.write(ctx, a, keyspace, func(c *call) error { return c.deleteTenant(slug, withKeys, false, match) })
+		return m.Write(ctx, a, keyspace, func(c *Call) error { return c.deleteTenant(slug, withKeys, false, match) })
 	})
 	if err != nil && match == nil && withKeys {
 		// Without, it can't be told now whether there are any.
@@ -316,20 +316,20 @@ func (m *Manager) DeleteTenant(ctx context.Context, a Actor, keyspace, slug stri
 	return err
 }
 
-func (c *call) deleteTenant(slug string, withKeys, erase bool, match Match) error {
-	t, err := c.tenant(slug, true)
+func (c *Call) deleteTenant(slug string, withKeys, erase bool, match Match) error {
+	t, err := c.FindTenant(slug, true)
 	if err != nil {
 		return err
 	}
-	if err := c.actor.RequireOperator("delete tenants"); err != nil {
+	if err := c.Actor.RequireOperator("delete tenants"); err != nil {
 		return err
 	}
 	if !match.Matches(t.Version) {
-		return errPrecondition
+		return ErrPrecondition
 	}
 	var keys []*gateway.Key
 	for before := ""; ; {
-		page, err := c.Tx.Keys(KeyQuery{Keyspace: c.ks.Name, Tenant: t.Slug, Before: before, Now: c.now, Limit: 1000})
+		page, err := c.Tx.Keys(KeyQuery{Keyspace: c.Keyspace.Name, Tenant: t.Slug, Before: before, Now: c.Now, Limit: 1000})
 		if err != nil {
 			return err
 		}
@@ -340,7 +340,7 @@ func (c *call) deleteTenant(slug string, withKeys, erase bool, match Match) erro
 		before = page[len(page)-1].ID
 	}
 	if !withKeys && slices.ContainsFunc(keys, func(k *gateway.Key) bool { return k.RevokedAt.IsZero() }) {
-		return reject(http.StatusConflict, CodeTenantHasKeys,
+		return Reject(http.StatusConflict, CodeTenantHasKeys,
 			"The tenant %q still has keys. Revoke or delete them first, delete it together with them (force), or suspend it, which can be undone.", t.Slug)
 	}
 	for _, k := range keys {
@@ -355,12 +355,12 @@ func (c *call) deleteTenant(slug string, withKeys, erase bool, match Match) erro
 	before["keys"] = len(keys)
 	// Only the slug remains, so that it is not given again.
 	t.Name, t.Metadata, t.Overrides, t.Active = "", nil, gateway.Overrides{}, false
-	t.UpdatedAt, t.DeletedAt = c.now, c.now
+	t.UpdatedAt, t.DeletedAt = c.Now, c.Now
 	if err := c.Tx.UpdateTenant(t); err != nil {
 		return err
 	}
-	c.addChange(gateway.ChangeTenant, t.Slug)
-	c.event = &audit.Event{Action: "tenant.deleted", Target: t.Slug, Tenant: t.Slug, Before: before}
+	c.AddChange(gateway.ChangeTenant, t.Slug)
+	c.Event = &audit.Event{Action: "tenant.deleted", Target: t.Slug, Tenant: t.Slug, Before: before}
 	if erase {
 		return c.erasePersonal(t)
 	}

@@ -9,33 +9,35 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/turns"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
-// token makes a management token; by is the token that makes it, nil for an operator.
-func (w *world) token(by *management.Grant, in management.TokenFields) management.IssuedToken {
+// Token makes a management token; by is the token that makes it, nil for an operator.
+func (w *world) token(by *auth.Grant, in auth.TokenFields) auth.IssuedToken {
 	w.t.Helper()
 	a := ada
 	if by != nil {
 		a = by.Actor("192.0.2.1")
 	}
-	return must[management.IssuedToken](w.t)(w.CreateToken(ctx, a, "", in))
+	return must[auth.IssuedToken](w.t)(w.CreateToken(ctx, a, "", in))
 }
 
-func tokenOf(tenant string, scopes ...string) management.TokenFields {
-	f := management.TokenFields{Name: management.Some("t"), Scopes: management.Some(scopes)}
+func tokenOf(tenant string, scopes ...string) auth.TokenFields {
+	f := auth.TokenFields{Name: management.Some("t"), Scopes: management.Some(scopes)}
 	if tenant != "" {
 		f.Tenant = management.Some(tenant)
 	}
 	return f
 }
 
-func (w *world) grant(full string) *management.Grant {
+func (w *world) grant(full string) *auth.Grant {
 	w.t.Helper()
-	return must[*management.Grant](w.t)(w.CheckToken(ctx, full, "192.0.2.9"))
+	return must[*auth.Grant](w.t)(w.CheckToken(ctx, full, "192.0.2.9"))
 }
 
 func (w *world) wantNoGrant(full string) {
@@ -64,11 +66,11 @@ func TestTokenRecord(t *testing.T) {
 	// One that has the shape, but was never given.
 	other := newWorld(t)
 	w.wantNoGrant(other.token(nil, tokenOf("", "*")).Token)
-	list := must[management.Page[management.TokenRecord]](t)(w.Tokens(ctx, ada, "", management.TokenFilter{}))
+	list := must[management.Page[auth.TokenRecord]](t)(w.Tokens(ctx, ada, "", auth.TokenFilter{}))
 	if len(list.Data) != 2 || list.Data[1].ID != k.ID {
 		t.Errorf("listed %+v", list)
 	}
-	if list := must[management.Page[management.TokenRecord]](t)(w.Tokens(ctx, ada, "other", management.TokenFilter{})); len(list.Data) != 0 {
+	if list := must[management.Page[auth.TokenRecord]](t)(w.Tokens(ctx, ada, "other", auth.TokenFilter{})); len(list.Data) != 0 {
 		t.Errorf("another keyspace lists %+v", list)
 	}
 	w.wantIntact(2)
@@ -78,14 +80,14 @@ func TestTokenFaults(t *testing.T) {
 	w := newWorld(t)
 	w.tenant("acme", "pro")
 	for name, c := range map[string]struct {
-		in      management.TokenFields
+		in      auth.TokenFields
 		pointer string
 	}{
-		"no name":        {management.TokenFields{Scopes: management.Some([]string{"*"})}, "/name"},
-		"no scopes":      {management.TokenFields{Name: management.Some("n")}, "/scopes"},
+		"no name":        {auth.TokenFields{Scopes: management.Some([]string{"*"})}, "/name"},
+		"no scopes":      {auth.TokenFields{Name: management.Some("n")}, "/scopes"},
 		"unknown scope":  {tokenOf("", "keys:read", "keys:all"), "/scopes/1"},
 		"unknown tenant": {tokenOf("nobody", "*"), "/tenant"},
-		"past": {management.TokenFields{Name: management.Some("n"), Scopes: management.Some([]string{"*"}),
+		"past": {auth.TokenFields{Name: management.Some("n"), Scopes: management.Some([]string{"*"}),
 			ExpiresAt: management.Some(w.now().Add(-time.Hour))}, "/expires_at"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -105,7 +107,7 @@ func TestTokenGivesNothingBeyondItself(t *testing.T) {
 	in.ExpiresAt = management.Some(end)
 	made := w.token(nil, in)
 	g := w.grant(made.Token)
-	refused := func(name, code, pointer string, in management.TokenFields) {
+	refused := func(name, code, pointer string, in auth.TokenFields) {
 		t.Helper()
 		_, err := w.CreateToken(ctx, g.Actor(""), "", in)
 		t.Log(name)
@@ -217,15 +219,15 @@ func TestTokenOfOneTenant(t *testing.T) {
 	page := must[management.Page[management.KeyRecord]](t)(w.Keys(ctx, ada, "", management.KeyFilter{Tenant: "b", PageQuery: management.PageQuery{Limit: 1}}))
 	_, err = w.Keys(ctx, a, "", management.KeyFilter{PageQuery: management.PageQuery{Cursor: *page.NextCursor}})
 	wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField)
-	tokens := must[management.Page[management.TokenRecord]](t)(w.Tokens(ctx, ada, "", management.TokenFilter{PageQuery: management.PageQuery{Limit: 1}}))
-	_, err = w.Tokens(ctx, a, "", management.TokenFilter{PageQuery: management.PageQuery{Cursor: *tokens.NextCursor}})
+	tokens := must[management.Page[auth.TokenRecord]](t)(w.Tokens(ctx, ada, "", auth.TokenFilter{PageQuery: management.PageQuery{Limit: 1}}))
+	_, err = w.Tokens(ctx, a, "", auth.TokenFilter{PageQuery: management.PageQuery{Cursor: *tokens.NextCursor}})
 	if tokens.Data[0].ID == foreign.ID {
 		wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField)
 	}
 	if list := must[management.Page[management.KeyRecord]](t)(w.Keys(ctx, a, "", management.KeyFilter{Tenant: "b"})); len(list.Data) != 0 {
 		t.Errorf("the other's keys %+v", list)
 	}
-	if list := must[management.Page[management.TokenRecord]](t)(w.Tokens(ctx, a, "", management.TokenFilter{})); len(list.Data) != 1 || list.Data[0].ID != ours.ID {
+	if list := must[management.Page[auth.TokenRecord]](t)(w.Tokens(ctx, a, "", auth.TokenFilter{})); len(list.Data) != 1 || list.Data[0].ID != ours.ID {
 		t.Errorf("tokens %+v", list)
 	}
 	for _, q := range []management.AuditFilter{{Tenant: "b"}, {Key: theirs.ID}} {
@@ -291,7 +293,7 @@ func TestTokenUseIsNoted(t *testing.T) {
 	k := w.token(nil, tokenOf("", "*"))
 	w.grant(k.Token)
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		r := must[management.Page[management.TokenRecord]](t)(w.Tokens(ctx, ada, "", management.TokenFilter{})).Data[0]
+		r := must[management.Page[auth.TokenRecord]](t)(w.Tokens(ctx, ada, "", auth.TokenFilter{})).Data[0]
 		if r.LastUsedAt != nil && *r.LastUsedIP == "192.0.2.9" {
 			return
 		}
@@ -319,8 +321,8 @@ func TestUnknownTokensTakeTurns(t *testing.T) {
 	w.grant(known)
 	fresh := w.token(nil, tokenOf("", "keys:read")).Token
 	w.grant(known)
-	session := must[management.IssuedSession](t)(w.SignIn(ctx, "", known, "", "192.0.2.9"))
-	must[*management.SessionGrant](t)(w.CheckSession(ctx, "", session.Secret, "192.0.2.9"))
+	session := must[auth.IssuedSession](t)(w.SignIn(ctx, "", known, "", "192.0.2.9"))
+	must[*auth.SessionGrant](t)(w.CheckSession(ctx, "", session.Secret, "192.0.2.9"))
 	g, err := apikey.NewGrammar([]apikey.Prefix{{Value: "kgm_", Environment: "management"}}, apikey.Format{Length: 38}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -336,7 +338,7 @@ func TestUnknownTokensTakeTurns(t *testing.T) {
 		t.Errorf("an unknown token that gets a turn: %v", err)
 	}
 	w.grant(fresh)
-	w.SpendTurns()
+	w.LimitLookups(turns.Rules{Waiting: 10, PerClient: 10, Rate: 1}) // none is left
 	if err := unknown(time.Millisecond); !errors.As(err, &refusal) || refusal.Status != http.StatusServiceUnavailable {
 		t.Errorf("an unknown token that gets no turn: %v", err)
 	}
@@ -345,5 +347,5 @@ func TestUnknownTokensTakeTurns(t *testing.T) {
 	if _, err := w.CheckToken(now, known, "203.0.113.7"); err != nil {
 		t.Errorf("a known token: %v", err)
 	}
-	must[*management.SessionGrant](t)(w.CheckSession(ctx, "", session.Secret, "192.0.2.9"))
+	must[*auth.SessionGrant](t)(w.CheckSession(ctx, "", session.Secret, "192.0.2.9"))
 }

@@ -159,7 +159,7 @@ type NodeStatus struct {
 // InvalidField returns the refusal of one field, for what stands behind a RequestChecker. pointer is a JSON
 // pointer such as "/path".
 func InvalidField(pointer, detail string) *Error {
-	var f faults
-	f.invalid(strings.TrimPrefix(pointer, "/"), "%s", detail)
-	return f.err().(*Error)
+	var f Faults
+	f.Invalid(strings.TrimPrefix(pointer, "/"), "%s", detail)
+	return f.Err().(*Error)
 }

@@ -61,7 +61,7 @@ type Sealer interface {
 	Open(sealed []byte, purpose string) ([]byte, error)
 }
 
-var errWebhooksOff = reject(http.StatusUnprocessableEntity, CodeWebhooksOff,
+var errWebhooksOff = Reject(http.StatusUnprocessableEntity, CodeWebhooksOff,
 	"Webhooks can't be had here: their secrets are stored encrypted, and there is nothing to encrypt them with. "+
 		"State secret {env.KEYGATE_SECRET} in the keygate global option, with at least 16 bytes in that variable, and reload.")
 
@@ -106,13 +106,13 @@ type WebhookFields struct {
 	Active Optional[bool]
 }
 
-func (c *call) webhookRecord(w *WebhookRow) WebhookRecord {
+func (c *Call) webhookRecord(w *WebhookRow) WebhookRecord {
 	r := WebhookRecord{
-		ID: w.ID, URL: w.URL, Events: w.Events, Tenant: optional(w.Tenant), Active: w.Active, DisabledReason: optional(w.Disabled),
+		ID: w.ID, URL: w.URL, Events: w.Events, Tenant: OrNull(w.Tenant), Active: w.Active, DisabledReason: OrNull(w.Disabled),
 		CreatedAt: w.CreatedAt.UTC(), CreatedBy: w.CreatedBy, UpdatedAt: w.UpdatedAt.UTC(), Version: w.Version,
 	}
-	if w.PreviousUntil.After(c.now) {
-		r.PreviousSecretUntil = optionalTime(w.PreviousUntil)
+	if w.PreviousUntil.After(c.Now) {
+		r.PreviousSecretUntil = TimeOrNull(w.PreviousUntil)
 	}
 	return r
 }
@@ -124,31 +124,31 @@ func webhookFields(w *WebhookRow) audit.Fields {
 	if u, err := url.Parse(w.URL); err == nil {
 		at = u.Scheme + "://" + u.Host
 	}
-	return audit.Fields{"url": at, "events": w.Events, "tenant": optional(w.Tenant), "active": w.Active, "disabled_reason": optional(w.Disabled)}
+	return audit.Fields{"url": at, "events": w.Events, "tenant": OrNull(w.Tenant), "active": w.Active, "disabled_reason": OrNull(w.Disabled)}
 }
 
 // webhook reads a webhook that exists for the actor.
-func (c *call) webhook(id string) (*WebhookRow, error) {
+func (c *Call) webhook(id string) (*WebhookRow, error) {
 	const what = "webhook"
-	if !isID(id, webhookIDPrefix) {
-		return nil, notFound(what)
+	if !HasIDForm(id, webhookIDPrefix) {
+		return nil, NotFound(what)
 	}
-	w, err := c.Tx.Webhook(c.ks.Name, id)
+	w, err := c.Tx.Webhook(c.Keyspace.Name, id)
 	if err != nil {
-		return nil, orNotFound(err, what)
+		return nil, OrNotFound(err, what)
 	}
-	if !c.actor.Sees(w.Tenant) {
-		return nil, notFound(what)
+	if !c.Actor.Sees(w.Tenant) {
+		return nil, NotFound(what)
 	}
 	return w, nil
 }
 
 // applyWebhook writes the fields that are set into w, but the tenant.
-func applyWebhook(f *faults, w *WebhookRow, in WebhookFields, settings WebhookSettings, fresh bool) {
+func applyWebhook(f *Faults, w *WebhookRow, in WebhookFields, settings WebhookSettings, fresh bool) {
 	if in.URL.Set || fresh {
 		w.URL = in.URL.Value
 		if wrong := CheckWebhookURL(w.URL, settings.Reach); wrong != "" {
-			f.invalid("url", "%s", wrong)
+			f.Invalid("url", "%s", wrong)
 		}
 	}
 	switch {
@@ -159,19 +159,19 @@ func applyWebhook(f *faults, w *WebhookRow, in WebhookFields, settings WebhookSe
 	}
 	if in.Active.Set {
 		if in.Active.Null {
-			f.invalid("active", "must be true or false")
+			f.Invalid("active", "must be true or false")
 		}
 		w.Active, w.Disabled = in.Active.Value, ""
 	}
 }
 
 // checkEvents returns the types a webhook hears, each once.
-func checkEvents(f *faults, field string, list []string) []string {
+func checkEvents(f *Faults, field string, list []string) []string {
 	if len(list) == 0 {
-		f.invalid(field, `must name at least one type; "*" stands for all`)
+		f.Invalid(field, `must name at least one type; "*" stands for all`)
 	}
 	if len(list) > maxWebhookEvents {
-		f.invalid(field, "must be at most %d entries", maxWebhookEvents)
+		f.Invalid(field, "must be at most %d entries", maxWebhookEvents)
 		return nil
 	}
 	var out []string
@@ -189,7 +189,7 @@ func checkEvents(f *faults, field string, list []string) []string {
 		case !all && slices.Contains(eventTypes, t):
 		case !all && !ours && checkCustomType(t) == "":
 		default:
-			f.invalid(indexed(field, i), "is no type of events; there are %s, types of your own such as job.finished, and patterns such as key.* or *",
+			f.Invalid(Indexed(field, i), "is no type of events; there are %s, types of your own such as job.finished, and patterns such as key.* or *",
 				strings.Join(eventTypes, ", "))
 			continue
 		}
@@ -205,7 +205,7 @@ func checkEvents(f *faults, field string, list []string) []string {
 func CheckWebhookURL(s string, reach Reach) string {
 	u, err := url.Parse(s)
 	switch {
-	case s == "" || len(s) > maxWebhookURL || err != nil || !printable(s) || strings.ContainsAny(s, " \\"):
+	case s == "" || len(s) > maxWebhookURL || err != nil || !Printable(s) || strings.ContainsAny(s, " \\"):
 		return "must be a URL of at most 2048 characters, such as https://app.example.com/hooks"
 	case u.Scheme != "https" && u.Scheme != "http":
 		return "must begin with https:// or http://"
@@ -265,48 +265,48 @@ func newWebhookSecret(s Sealer, id string) (secret string, sealed []byte, err er
 // CreateWebhook makes a webhook and returns it with its secret. 422 webhooks_unavailable where
 // there is no secret to encrypt it with, 409 webhook_limit_reached where there are MaxWebhooks.
 func (m *Manager) CreateWebhook(ctx context.Context, a Actor, keyspace string, in WebhookFields) (r IssuedWebhook, err error) {
-	err = m.write(ctx, a, keyspace, func(c *call) error {
-		settings := m.webhooks(c.ks.Name)
+	err = m.Write(ctx, a, keyspace, func(c *Call) error {
+		settings := m.webhooks(c.Keyspace.Name)
 		if settings.Sealer == nil {
 			return errWebhooksOff
 		}
 		w := &WebhookRow{
-			ID: m.ids.next(webhookIDPrefix, c.now), Keyspace: c.ks.Name, Tenant: c.actor.Tenant, Active: true,
-			CreatedAt: c.now, CreatedBy: c.actor.Name, UpdatedAt: c.now, Version: 1,
+			ID: m.ids.next(webhookIDPrefix, c.Now), Keyspace: c.Keyspace.Name, Tenant: c.Actor.Tenant, Active: true,
+			CreatedAt: c.Now, CreatedBy: c.Actor.Name, UpdatedAt: c.Now, Version: 1,
 		}
-		var f faults
+		var f Faults
 		if in.Tenant.Set && !in.Tenant.Null {
 			// Also where the actor is confined, to which others' tenants are not there.
-			t, err := c.tenant(in.Tenant.Value, true)
+			t, err := c.FindTenant(in.Tenant.Value, true)
 			switch {
-			case isNotFound(err):
-				f.invalid("tenant", "there is no such tenant")
+			case IsNotFound(err):
+				f.Invalid("tenant", "there is no such tenant")
 			case err != nil:
 				return err
 			default:
 				w.Tenant = t.Slug
 			}
 		} else if w.Tenant != "" {
-			if _, err := c.tenant(w.Tenant, true); err != nil {
+			if _, err := c.FindTenant(w.Tenant, true); err != nil {
 				return err
 			}
 		}
 		applyWebhook(&f, w, in, settings, true)
 		if in.URL.Set {
-			c.checkSecret(&f, "url", w.URL)
+			c.CheckSecret(&f, "url", w.URL)
 		}
-		if err := f.err(); err != nil {
+		if err := f.Err(); err != nil {
 			return err
 		}
 		if err := c.checkSubscription(w.Events); err != nil {
 			return err
 		}
-		others, err := c.Tx.Webhooks(WebhookQuery{Keyspace: c.ks.Name, Tenant: w.Tenant, OrAll: w.Tenant == ""})
+		others, err := c.Tx.Webhooks(WebhookQuery{Keyspace: c.Keyspace.Name, Tenant: w.Tenant, OrAll: w.Tenant == ""})
 		if err != nil {
 			return err
 		}
 		if len(others) >= MaxWebhooks {
-			return reject(http.StatusConflict, CodeWebhookLimitReached, "There are %d webhooks already, which is the most. Delete one first, or let one hear more types.", len(others))
+			return Reject(http.StatusConflict, CodeWebhookLimitReached, "There are %d webhooks already, which is the most. Delete one first, or let one hear more types.", len(others))
 		}
 		if r.Secret, w.Secret, err = newWebhookSecret(settings.Sealer, w.ID); err != nil {
 			return err
@@ -314,7 +314,7 @@ func (m *Manager) CreateWebhook(ctx context.Context, a Actor, keyspace string, i
 		if err := c.InsertWebhook(w); err != nil {
 			return err
 		}
-		c.event = &audit.Event{Action: "webhook.created", Target: w.ID, Tenant: w.Tenant, After: webhookFields(w)}
+		c.Event = &audit.Event{Action: "webhook.created", Target: w.ID, Tenant: w.Tenant, After: webhookFields(w)}
 		r.WebhookRecord = c.webhookRecord(w)
 		return nil
 	})
@@ -326,7 +326,7 @@ func (m *Manager) CreateWebhook(ctx context.Context, a Actor, keyspace string, i
 
 // Webhook returns one webhook, without its secret.
 func (m *Manager) Webhook(ctx context.Context, a Actor, keyspace, id string) (r WebhookRecord, err error) {
-	err = m.read(ctx, a, keyspace, func(c *call) error {
+	err = m.Read(ctx, a, keyspace, func(c *Call) error {
 		w, err := c.webhook(id)
 		if err != nil {
 			return err
@@ -346,7 +346,7 @@ type WebhookFilter struct {
 
 // Webhooks lists webhooks. A tenant that does not exist has none.
 func (m *Manager) Webhooks(ctx context.Context, a Actor, keyspace string, q WebhookFilter) (Page[WebhookRecord], error) {
-	limit, last, err := q.after("w")
+	limit, last, err := q.After("w")
 	if err != nil {
 		return Page[WebhookRecord]{}, err
 	}
@@ -354,12 +354,12 @@ func (m *Manager) Webhooks(ctx context.Context, a Actor, keyspace string, q Webh
 		q.Tenant = a.Tenant
 	}
 	var out []WebhookRecord
-	err = m.read(ctx, a, keyspace, func(c *call) error {
+	err = m.Read(ctx, a, keyspace, func(c *Call) error {
 		out = nil
-		query := WebhookQuery{Keyspace: c.ks.Name, Before: last, Limit: limit + 1}
+		query := WebhookQuery{Keyspace: c.Keyspace.Name, Before: last, Limit: limit + 1}
 		if q.Tenant != "" {
-			t, err := c.tenant(q.Tenant, false)
-			if isNotFound(err) {
+			t, err := c.FindTenant(q.Tenant, false)
+			if IsNotFound(err) {
 				return nil
 			}
 			if err != nil {
@@ -373,26 +373,26 @@ func (m *Manager) Webhooks(ctx context.Context, a Actor, keyspace string, q Webh
 		}
 		return err
 	})
-	return pageOf(out, limit, func(r WebhookRecord) string { return cursorOf("w", r.ID) }), err
+	return CutPage(out, limit, func(r WebhookRecord) string { return CursorOf("w", r.ID) }), err
 }
 
 // UpdateWebhook changes the fields that are set. One that is made inactive hears nothing more:
 // what was pending is dead, and can be replayed when it is active again.
 func (m *Manager) UpdateWebhook(ctx context.Context, a Actor, keyspace, id string, in WebhookFields, match Match) (r WebhookRecord, err error) {
-	err = m.changeWebhook(ctx, a, keyspace, id, &r, func(c *call, w *WebhookRow) error {
+	err = m.changeWebhook(ctx, a, keyspace, id, &r, func(c *Call, w *WebhookRow) error {
 		if !match.Matches(w.Version) {
-			return errPrecondition
+			return ErrPrecondition
 		}
-		var f faults
+		var f Faults
 		if in.Tenant.Set && !strings.EqualFold(in.Tenant.Value, w.Tenant) {
-			f.invalid("tenant", "can't be changed; make another webhook")
+			f.Invalid("tenant", "can't be changed; make another webhook")
 		}
 		heard, address := slices.Clone(w.Events), w.URL
-		applyWebhook(&f, w, in, m.webhooks(c.ks.Name), false)
+		applyWebhook(&f, w, in, m.webhooks(c.Keyspace.Name), false)
 		if in.URL.Set {
-			c.checkSecret(&f, "url", w.URL)
+			c.CheckSecret(&f, "url", w.URL)
 		}
-		if err := f.err(); err != nil || slices.Equal(heard, w.Events) && address == w.URL && !in.Active.Value {
+		if err := f.Err(); err != nil || slices.Equal(heard, w.Events) && address == w.URL && !in.Active.Value {
 			return err
 		}
 		return c.checkSubscription(w.Events)
@@ -403,15 +403,15 @@ func (m *Manager) UpdateWebhook(ctx context.Context, a Actor, keyspace, id strin
 // DisableWebhook ends a webhook for a reason that its owner is told.
 func (m *Manager) DisableWebhook(ctx context.Context, keyspace, id, reason string) error {
 	var r WebhookRecord
-	return m.changeWebhook(ctx, system, keyspace, id, &r, func(_ *call, w *WebhookRow) error {
+	return m.changeWebhook(ctx, System, keyspace, id, &r, func(_ *Call, w *WebhookRow) error {
 		w.Active, w.Disabled = false, reason
 		return nil
 	})
 }
 
 // changeWebhook changes a webhook by set, with its event, and leaves its record in r.
-func (m *Manager) changeWebhook(ctx context.Context, a Actor, keyspace, id string, r *WebhookRecord, set func(*call, *WebhookRow) error) error {
-	return m.write(ctx, a, keyspace, func(c *call) error {
+func (m *Manager) changeWebhook(ctx context.Context, a Actor, keyspace, id string, r *WebhookRecord, set func(*Call, *WebhookRow) error) error {
+	return m.Write(ctx, a, keyspace, func(c *Call) error {
 		w, err := c.webhook(id)
 		if err != nil {
 			return err
@@ -425,16 +425,16 @@ func (m *Manager) changeWebhook(ctx context.Context, a Actor, keyspace, id strin
 			*r = c.webhookRecord(w)
 			return nil
 		}
-		w.UpdatedAt = c.now
+		w.UpdatedAt = c.Now
 		if err := c.Tx.UpdateWebhook(w); err != nil {
-			return orNotFound(err, "webhook")
+			return OrNotFound(err, "webhook")
 		}
 		if !w.Active {
 			if err := c.EndDeliveries(w.ID, "the webhook was made inactive"); err != nil {
 				return err
 			}
 		}
-		c.event = &audit.Event{Action: "webhook.updated", Target: w.ID, Tenant: w.Tenant, Before: before, After: after}
+		c.Event = &audit.Event{Action: "webhook.updated", Target: w.ID, Tenant: w.Tenant, Before: before, After: after}
 		*r = c.webhookRecord(w)
 		return nil
 	})
@@ -443,24 +443,24 @@ func (m *Manager) changeWebhook(ctx context.Context, a Actor, keyspace, id strin
 // RotateWebhookSecret gives a webhook a new secret and returns it. For WebhookGrace
 // deliveries are signed with the one before too.
 func (m *Manager) RotateWebhookSecret(ctx context.Context, a Actor, keyspace, id string) (r IssuedWebhook, err error) {
-	err = m.write(ctx, a, keyspace, func(c *call) error {
+	err = m.Write(ctx, a, keyspace, func(c *Call) error {
 		w, err := c.webhook(id)
 		if err != nil {
 			return err
 		}
-		settings := m.webhooks(c.ks.Name)
+		settings := m.webhooks(c.Keyspace.Name)
 		if settings.Sealer == nil {
 			return errWebhooksOff
 		}
-		w.Previous, w.PreviousUntil, w.UpdatedAt = w.Secret, c.now.Add(WebhookGrace), c.now
+		w.Previous, w.PreviousUntil, w.UpdatedAt = w.Secret, c.Now.Add(WebhookGrace), c.Now
 		if r.Secret, w.Secret, err = newWebhookSecret(settings.Sealer, w.ID); err != nil {
 			return err
 		}
 		if err := c.Tx.UpdateWebhook(w); err != nil {
-			return orNotFound(err, "webhook")
+			return OrNotFound(err, "webhook")
 		}
-		c.event = &audit.Event{Action: "webhook.secret_rotated", Target: w.ID, Tenant: w.Tenant,
-			After: audit.Fields{"previous_secret_until": optionalTime(w.PreviousUntil)}}
+		c.Event = &audit.Event{Action: "webhook.secret_rotated", Target: w.ID, Tenant: w.Tenant,
+			After: audit.Fields{"previous_secret_until": TimeOrNull(w.PreviousUntil)}}
 		r.WebhookRecord = c.webhookRecord(w)
 		return nil
 	})
@@ -472,30 +472,30 @@ func (m *Manager) RotateWebhookSecret(ctx context.Context, a Actor, keyspace, id
 
 // DeleteWebhook removes a webhook with its deliveries.
 func (m *Manager) DeleteWebhook(ctx context.Context, a Actor, keyspace, id string, match Match) error {
-	return m.write(ctx, a, keyspace, func(c *call) error {
+	return m.Write(ctx, a, keyspace, func(c *Call) error {
 		w, err := c.webhook(id)
 		if err != nil {
 			return err
 		}
 		if !match.Matches(w.Version) {
-			return errPrecondition
+			return ErrPrecondition
 		}
-		if err := c.Tx.DeleteWebhook(c.ks.Name, w.ID); err != nil {
-			return orNotFound(err, "webhook")
+		if err := c.Tx.DeleteWebhook(c.Keyspace.Name, w.ID); err != nil {
+			return OrNotFound(err, "webhook")
 		}
-		c.event = &audit.Event{Action: "webhook.deleted", Target: w.ID, Tenant: w.Tenant, Before: webhookFields(w)}
+		c.Event = &audit.Event{Action: "webhook.deleted", Target: w.ID, Tenant: w.Tenant, Before: webhookFields(w)}
 		return nil
 	})
 }
 
 // removeWebhooks removes the webhooks of a tenant that is being deleted.
-func (c *call) removeWebhooks(t *gateway.Tenant) error {
-	hooks, err := c.Tx.Webhooks(WebhookQuery{Keyspace: c.ks.Name, Tenant: t.Slug})
+func (c *Call) removeWebhooks(t *gateway.Tenant) error {
+	hooks, err := c.Tx.Webhooks(WebhookQuery{Keyspace: c.Keyspace.Name, Tenant: t.Slug})
 	if err != nil {
 		return err
 	}
 	for _, w := range hooks {
-		if err := c.Tx.DeleteWebhook(c.ks.Name, w.ID); err != nil {
+		if err := c.Tx.DeleteWebhook(c.Keyspace.Name, w.ID); err != nil {
 			return err
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
@@ -23,6 +24,7 @@ import (
 // world is a manager over a real store and a real gateway.
 type world struct {
 	*management.Manager
+	*auth.Authority
 	t     testing.TB
 	store *sqlite.Store
 	gw    *cluster.Member
@@ -66,6 +68,7 @@ func newWorld(t testing.TB) *world {
 	w.Manager = management.New(management.Config{
 		Store: w.store, Engine: w.gw, View: w.current, Now: w.now, Logger: quiet,
 	})
+	w.Authority = auth.New(w.Manager)
 	return w
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store"
 	"github.com/keygate-dev/keygate/plugin/store/storetest"
 )
 
@@ -14,7 +15,7 @@ type announcing struct{ storetest.Store }
 
 func (s announcing) Update(ctx context.Context, f func(management.Tx) error) error {
 	return s.Store.Update(ctx, func(tx management.Tx) error {
-		t := &announcingTx{Tx: tx}
+		t := &announcingTx{Tx: tx.(store.Tx)}
 		if err := f(t); err != nil {
 			return err
 		}
@@ -28,7 +29,7 @@ func (s announcing) Update(ctx context.Context, f func(management.Tx) error) err
 }
 
 type announcingTx struct {
-	management.Tx
+	store.Tx
 	changes []gateway.Change
 }
 

@@ -8,12 +8,14 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
+	"github.com/keygate-dev/keygate/plugin/store"
 )
 
 // copyTx reads the copy's tenants, keys, secrets, and tokens. All other reads return
 // why the primary is unreachable, since an empty answer would be wrong. It can't write.
 type copyTx struct {
-	management.Tx
+	store.Tx
 	unreachable error
 }
 
@@ -37,9 +39,9 @@ func (t *copyTx) ImportedAs(string, apikey.Mark) (*gateway.Key, error) { return 
 func (t *copyTx) LockIdempotency([]byte) (*management.IdempotencyRecord, error) {
 	return nil, t.unreachable
 }
-func (t *copyTx) Session(string, string) (*management.Session, error) { return nil, t.unreachable }
-func (t *copyTx) SessionByDigest([]byte) (*management.Session, error) { return nil, t.unreachable }
-func (t *copyTx) PortalLink(string, []byte) (*management.PortalLink, error) {
+func (t *copyTx) Session(string, string) (*auth.Session, error) { return nil, t.unreachable }
+func (t *copyTx) SessionByDigest([]byte) (*auth.Session, error) { return nil, t.unreachable }
+func (t *copyTx) PortalLink(string, []byte) (*auth.PortalLink, error) {
 	return nil, t.unreachable
 }
 func (t *copyTx) Webhook(string, string) (*management.WebhookRow, error) { return nil, t.unreachable }
@@ -51,7 +53,7 @@ func (t *copyTx) DueWebhooks(time.Time) ([]*management.WebhookRow, error) { retu
 func (t *copyTx) Delivery(string, string, string) (*management.DeliveryRow, error) {
 	return nil, t.unreachable
 }
-func (t *copyTx) Sessions(management.SessionQuery) ([]*management.Session, error) {
+func (t *copyTx) Sessions(auth.SessionQuery) ([]*auth.Session, error) {
 	return nil, t.unreachable
 }
 func (t *copyTx) Webhooks(management.WebhookQuery) ([]*management.WebhookRow, error) {

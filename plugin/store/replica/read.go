@@ -9,6 +9,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store"
 	"github.com/keygate-dev/keygate/plugin/store/replication"
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
@@ -224,5 +225,5 @@ func (r *Replica) View(ctx context.Context, f func(management.Tx) error) error {
 	if s.passThrough || s.copy == nil {
 		return err
 	}
-	return s.copy.View(ctx, func(tx management.Tx) error { return f(&copyTx{tx, err}) })
+	return s.copy.View(ctx, func(tx management.Tx) error { return f(&copyTx{tx.(store.Tx), err}) })
 }

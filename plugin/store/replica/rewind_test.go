@@ -8,6 +8,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 )
 
@@ -146,7 +147,7 @@ func TestRevokedTokensStay(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
 	root := management.Actor{Name: "root", Via: "admin", Scopes: []string{management.AllScopes}}
-	token, err := n.CreateToken(ctxOf(t), root, ks, management.TokenFields{Name: management.Some("ci"), Scopes: management.Some([]string{"keys:read"})})
+	token, err := auth.New(n.Manager).CreateToken(ctxOf(t), root, ks, auth.TokenFields{Name: management.Some("ci"), Scopes: management.Some([]string{"keys:read"})})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +158,7 @@ func TestRevokedTokensStay(t *testing.T) {
 	n.waitSynced()
 	n.restore(before)
 	eventually(t, "it is revoked again", func() bool {
-		got, err := n.Token(ctxOf(t), root, ks, token.ID)
+		got, err := auth.New(n.Manager).Token(ctxOf(t), root, ks, token.ID)
 		return err == nil && got.Status == gateway.StatusRevoked
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/store"
 )
 
 // TestRevokedWhileUnreachable refuses keys and tenants while the primary is away, restarts the node, and
@@ -151,7 +152,7 @@ func TestCopyTxReads(t *testing.T) {
 	if err := n.r.View(ctxOf(t), func(management.Tx) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
-	kind := reflect.TypeFor[management.Tx]()
+	kind := reflect.TypeFor[store.Tx]()
 	for i := range kind.NumMethod() {
 		method := kind.Method(i)
 		if holds[method.Name] {

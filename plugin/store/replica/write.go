@@ -9,6 +9,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
@@ -53,7 +54,7 @@ func (r *Replica) Update(ctx context.Context, f func(management.Tx) error) error
 	var changes []gateway.Change
 	err := r.onPrimaryWhileReachable(ctx, func(ctx context.Context) error {
 		return r.primary.Update(ctx, func(tx management.Tx) error {
-			t := &recordingTx{Tx: tx}
+			t := &recordingTx{Tx: tx.(store.Tx)}
 			err := f(t)
 			changes = t.changes
 			return err
@@ -67,7 +68,7 @@ func (r *Replica) Update(ctx context.Context, f func(management.Tx) error) error
 
 // recordingTx records the changes made.
 type recordingTx struct {
-	management.Tx
+	store.Tx
 	changes []gateway.Change
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 // backupOf backs s up to a new file.
@@ -167,7 +168,7 @@ func TestRestoreKeepsRevocations(t *testing.T) {
 	first := backupOf(t, s)
 	fillKeys(t, s, 1, 4)
 	if err := s.Update(t.Context(), func(tx management.Tx) error {
-		return tx.InsertSession(&management.Session{ID: "ses_1", Keyspace: ks, Digest: []byte{1}, CreatedAt: time.Now(), LastUsedAt: time.Now(), ExpiresAt: time.Now().Add(time.Hour)})
+		return tx.(auth.Tx).InsertSession(&auth.Session{ID: "ses_1", Keyspace: ks, Digest: []byte{1}, CreatedAt: time.Now(), LastUsedAt: time.Now(), ExpiresAt: time.Now().Add(time.Hour)})
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +234,7 @@ func TestRestoreKeepsRevocations(t *testing.T) {
 			}
 		}
 		if err := s.View(t.Context(), func(tx management.Tx) error {
-			_, err := tx.Session(ks, "ses_1")
+			_, err := tx.(auth.Tx).Session(ks, "ses_1")
 			return err
 		}); (err == nil) != (c.keep == nil) {
 			t.Errorf("the session: %v", err)

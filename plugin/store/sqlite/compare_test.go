@@ -9,6 +9,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 	"github.com/keygate-dev/keygate/plugin/store/replication"
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
@@ -71,7 +72,7 @@ func TestCompare(t *testing.T) {
 					return err
 				}
 				for i, at := range []time.Time{{}, then} {
-					if err := tx.InsertToken(&management.Token{ID: fmt.Sprint("tok_", i), Keyspace: ks, Scopes: []string{"*"}, Digest: []byte{byte(i)},
+					if err := tx.(auth.Tx).InsertToken(&management.Token{ID: fmt.Sprint("tok_", i), Keyspace: ks, Scopes: []string{"*"}, Digest: []byte{byte(i)},
 						CreatedAt: made, RevokedAt: at}); err != nil {
 						return err
 					}

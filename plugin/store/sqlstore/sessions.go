@@ -4,20 +4,20 @@ import (
 	"database/sql"
 	"time"
 
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 // sessionColumns are what sessionInto scans, of sessions.
 const sessionColumns = `id, keyspace, digest, kind, tenant, token, name, scopes, return_url, created_at, created_ip,
 	expires_at, last_used_at, last_used_ip, ended_at`
 
-func sessionInto(s *management.Session) []any {
+func sessionInto(s *auth.Session) []any {
 	return []any{&s.ID, &s.Keyspace, &s.Digest, &s.Kind, &s.Tenant, &s.Token, &s.Name, wordsInto{&s.Scopes}, &s.ReturnURL,
 		TimeInto(&s.CreatedAt), &s.CreatedIP, TimeInto(&s.ExpiresAt), TimeInto(&s.LastUsedAt), &s.LastUsedIP, TimeInto(&s.EndedAt)}
 }
 
-func (t *Tx) session(where string, args ...any) (*management.Session, error) {
-	var s management.Session
+func (t *Tx) session(where string, args ...any) (*auth.Session, error) {
+	var s auth.Session
 	if err := t.Row(`SELECT `+sessionColumns+` FROM sessions `+where, args, sessionInto(&s)...); err != nil {
 		return nil, err
 	}
@@ -25,17 +25,17 @@ func (t *Tx) session(where string, args ...any) (*management.Session, error) {
 }
 
 // Session implements management.Tx.
-func (t *Tx) Session(keyspace, id string) (*management.Session, error) {
+func (t *Tx) Session(keyspace, id string) (*auth.Session, error) {
 	return t.session(`WHERE id = $1 AND keyspace = $2`, id, keyspace)
 }
 
 // SessionByDigest implements management.Tx.
-func (t *Tx) SessionByDigest(digest []byte) (*management.Session, error) {
+func (t *Tx) SessionByDigest(digest []byte) (*auth.Session, error) {
 	return t.session(`WHERE digest = $1`, digest)
 }
 
 // Sessions implements management.Tx.
-func (t *Tx) Sessions(q management.SessionQuery) (out []*management.Session, err error) {
+func (t *Tx) Sessions(q auth.SessionQuery) (out []*auth.Session, err error) {
 	var w where
 	w.and("keyspace = " + w.arg(q.Keyspace))
 	if q.Tenant != "" {
@@ -45,7 +45,7 @@ func (t *Tx) Sessions(q management.SessionQuery) (out []*management.Session, err
 		w.and("num < (SELECT num FROM sessions WHERE id = " + w.arg(q.Before) + " AND keyspace = " + w.arg(q.Keyspace) + ")")
 	}
 	err = t.Rows(`SELECT `+sessionColumns+` FROM sessions`+w.text+` ORDER BY num DESC`+w.limit(q.Limit), w.args, func(rows *sql.Rows) error {
-		var s management.Session
+		var s auth.Session
 		out = append(out, &s)
 		return rows.Scan(sessionInto(&s)...)
 	})
@@ -56,9 +56,9 @@ func (t *Tx) Sessions(q management.SessionQuery) (out []*management.Session, err
 }
 
 // InsertSession implements management.Tx.
-func (t *Tx) InsertSession(s *management.Session) error {
+func (t *Tx) InsertSession(s *auth.Session) error {
 	scopes := s.Scopes
-	if s.Kind == management.SessionByToken {
+	if s.Kind == auth.SessionByToken {
 		scopes = nil
 	}
 	_, err := t.Exec(`INSERT INTO sessions (`+sessionColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
@@ -82,26 +82,26 @@ func (t *Tx) TouchSession(id string, at time.Time, ip string) error {
 const portalColumns = `id, keyspace, digest, tenant, token, name, role, return_url, created_at, expires_at`
 
 // InsertPortalLink implements management.Tx.
-func (t *Tx) InsertPortalLink(l *management.PortalLink) error {
+func (t *Tx) InsertPortalLink(l *auth.PortalLink) error {
 	_, err := t.Exec(`INSERT INTO portal_links (`+portalColumns+`, used_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
 		l.ID, l.Keyspace, l.Digest, l.Tenant, l.Token, l.Name, string(l.Role), l.ReturnURL, Micros(l.CreatedAt), Micros(l.ExpiresAt), Micros(l.UsedAt))
 	return err
 }
 
 // PortalLink implements management.Tx.
-func (t *Tx) PortalLink(keyspace string, digest []byte) (*management.PortalLink, error) {
+func (t *Tx) PortalLink(keyspace string, digest []byte) (*auth.PortalLink, error) {
 	return t.portalLink(`SELECT `+portalColumns+` FROM portal_links WHERE keyspace = $1 AND digest = $2 AND used_at IS NULL`, keyspace, digest)
 }
 
 // UsePortalLink implements management.Tx. One statement finds and marks it, so that of two
 // transactions the later one finds it used.
-func (t *Tx) UsePortalLink(keyspace string, digest []byte, at time.Time) (*management.PortalLink, error) {
+func (t *Tx) UsePortalLink(keyspace string, digest []byte, at time.Time) (*auth.PortalLink, error) {
 	return t.portalLink(`UPDATE portal_links SET used_at = $3 WHERE keyspace = $1 AND digest = $2 AND used_at IS NULL RETURNING `+portalColumns,
 		keyspace, digest, at.UnixMicro())
 }
 
-func (t *Tx) portalLink(statement string, args ...any) (*management.PortalLink, error) {
-	var l management.PortalLink
+func (t *Tx) portalLink(statement string, args ...any) (*auth.PortalLink, error) {
+	var l auth.PortalLink
 	err := t.Row(statement, args,
 		&l.ID, &l.Keyspace, &l.Digest, &l.Tenant, &l.Token, &l.Name, &l.Role, &l.ReturnURL, TimeInto(&l.CreatedAt), TimeInto(&l.ExpiresAt))
 	if err != nil {

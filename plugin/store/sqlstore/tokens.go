@@ -7,6 +7,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
 // tokenColumns are what tokenInto scans, of tokens.
@@ -52,7 +53,7 @@ func (t *Tx) TokenByDigest(digests []apikey.Candidate) (*management.Token, error
 }
 
 // Tokens implements management.Tx.
-func (t *Tx) Tokens(q management.TokenQuery) ([]*management.Token, error) {
+func (t *Tx) Tokens(q auth.TokenQuery) ([]*management.Token, error) {
 	var w where
 	w.and("keyspace = " + w.arg(q.Keyspace))
 	if q.Tenant != "" {

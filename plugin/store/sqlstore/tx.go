@@ -10,10 +10,10 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store"
 )
 
-var _ management.Tx = (*Tx)(nil)
+var _ store.Tx = (*Tx)(nil)
 
 // Tx is one transaction. After its first failure it does nothing more: SQLite
 // ends a transaction by itself where the disk is full, and would commit each statement after that

@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
-	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
+	"github.com/keygate-dev/keygate/plugin/store"
 	used "github.com/keygate-dev/keygate/plugin/usage"
 )
 
@@ -221,7 +221,7 @@ func quotasEnd(t *testing.T, s Store) {
 	if err := s.PruneUsage(ctxOf(t), now, now.Add(-day)); err != nil {
 		t.Fatal(err)
 	}
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		for i, u := range list {
 			kept, err := tx.Usage(u.Subject)
 			if err != nil || (len(kept) == 1) != (i >= 4) {

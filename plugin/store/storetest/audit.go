@@ -10,6 +10,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/store"
 )
 
 // event returns a row that follows the head with those values.
@@ -30,7 +31,7 @@ func record(tx management.Tx, target, tenant string) error {
 }
 
 func auditRows(t *testing.T, s Store) {
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		if seq, hash, err := tx.LockNewestAudit(); seq != 0 || hash != nil || err != nil {
 			t.Errorf("head of nothing: %d, %x, %v", seq, hash, err)
 		}
@@ -38,9 +39,9 @@ func auditRows(t *testing.T, s Store) {
 		return firstError(tx.InsertTenant(tenant("Acme")), tx.InsertAudit(bare))
 	})
 	for i := range 5 {
-		update(t, s, func(tx management.Tx) error { return record(tx, fmt.Sprint("k", i%2), []string{"Acme", "b"}[i%2]) })
+		update(t, s, func(tx store.Tx) error { return record(tx, fmt.Sprint("k", i%2), []string{"Acme", "b"}[i%2]) })
 	}
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		got, err := tx.Audit(audit.Query{Limit: 100})
 		if err != nil || len(got) != 6 {
 			t.Fatalf("%d events, %v; want 6", len(got), err)
@@ -104,7 +105,7 @@ func auditChainConcurrent(t *testing.T, s Store) {
 			t.Error(err)
 		}
 	}
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		list, err := tx.Audit(audit.Query{Ascending: true})
 		if len(list) != writers*each {
 			t.Errorf("%d events, want %d", len(list), writers*each)
@@ -121,11 +122,11 @@ func auditChainConcurrent(t *testing.T, s Store) {
 }
 
 func auditErase(t *testing.T, s Store) {
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		return firstError(tx.InsertTenant(tenant("Acme")), record(tx, "k", "Acme"), record(tx, "k", "Acme"), record(tx, "k", "b"))
 	})
 	for _, want := range []int64{2, 0} {
-		update(t, s, func(tx management.Tx) error {
+		update(t, s, func(tx store.Tx) error {
 			n, err := tx.ErasePersonal(ks, "acme")
 			if n != want {
 				t.Errorf("erased %d, want %d", n, want)
@@ -133,7 +134,7 @@ func auditErase(t *testing.T, s Store) {
 			return err
 		})
 	}
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		list, err := tx.Audit(audit.Query{Ascending: true})
 		for i, r := range list {
 			erased := r.Personal == nil && r.Salt == nil

@@ -5,15 +5,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/store"
 )
 
 // checkpoints tests what a store says of itself and of its audit chain's heads.
 func checkpoints(t *testing.T, s Store) {
 	var id string
 	var key []byte
-	view(t, s, func(tx management.Tx) (err error) {
+	view(t, s, func(tx store.Tx) (err error) {
 		id, key, err = tx.Identity()
 		if len(id) != 32 || len(key) != 16 {
 			t.Errorf("the store is %q, its cursors' key %x", id, key)
@@ -24,7 +24,7 @@ func checkpoints(t *testing.T, s Store) {
 		return err
 	})
 	for i := range 5 {
-		update(t, s, func(tx management.Tx) error {
+		update(t, s, func(tx store.Tx) error {
 			if again, k, err := tx.Identity(); again != id || !bytes.Equal(k, key) || err != nil {
 				t.Errorf("the store is %q now, %v", again, err)
 			}
@@ -39,7 +39,7 @@ func checkpoints(t *testing.T, s Store) {
 			return tx.InsertAudit(e)
 		})
 	}
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		for _, tc := range []struct {
 			keyspace string
 			seq      int64
@@ -52,8 +52,8 @@ func checkpoints(t *testing.T, s Store) {
 		return nil
 	})
 	given := audit.PublishedCheckpoint{Seq: 3, At: at.Truncate(time.Microsecond), Hash: []byte{1, 0, 255}}
-	update(t, s, func(tx management.Tx) error { return tx.SetPublishedCheckpoint(given) })
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error { return tx.SetPublishedCheckpoint(given) })
+	update(t, s, func(tx store.Tx) error {
 		g, err := tx.LockPublishedCheckpoint()
 		same(t, "head", g, given)
 		return err

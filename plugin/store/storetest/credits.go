@@ -10,13 +10,14 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
+	"github.com/keygate-dev/keygate/plugin/store"
 )
 
 // checkLedger fails where the movements do not add up to the balance.
 func checkLedger(t *testing.T, s Store, slug string) []management.LedgerEntry {
 	t.Helper()
 	var list []management.LedgerEntry
-	view(t, s, func(tx management.Tx) (err error) {
+	view(t, s, func(tx store.Tx) (err error) {
 		list, err = tx.Ledger(management.LedgerQuery{Keyspace: ks, Tenant: slug})
 		return err
 	})
@@ -62,13 +63,13 @@ func ledger(t *testing.T, s Store) {
 		{Keyspace: ks, Tenant: "a", Kind: "refund", Amount: 50, KeyID: "k", At: at},
 	}
 	for i, want := range []int64{500, 300, 350} {
-		update(t, s, func(tx management.Tx) error { return tx.AddCredits(in[i]) })
+		update(t, s, func(tx store.Tx) error { return tx.AddCredits(in[i]) })
 		if in[i].Balance != want || in[i].Seq == 0 {
 			t.Errorf("entry %d: balance %d, seq %d; want %d", i, in[i].Balance, in[i].Seq, want)
 		}
 		in[i].Tenant = "a"
 	}
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		wantErr(t, "too much", tx.AddCredits(&management.LedgerEntry{Keyspace: ks, Tenant: "a", Kind: "spend", Amount: -351, At: at}), management.ErrInsufficient)
 		if err := tx.AddCredits(&management.LedgerEntry{Keyspace: ks, Tenant: "a", Kind: "add", Amount: math.MaxInt64, At: at}); err == nil {
 			t.Error("a balance that overflows was accepted")
@@ -78,12 +79,12 @@ func ledger(t *testing.T, s Store) {
 	})
 	list := checkLedger(t, s, "a")
 	same(t, "ledger", list, []*management.LedgerEntry{in[2], in[1], in[0]})
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		page, err := tx.Ledger(management.LedgerQuery{Keyspace: ks, Tenant: "a", Before: in[2].Seq, Limit: 1})
 		same(t, "a page", page, []*management.LedgerEntry{in[1]})
 		return err
 	})
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		return tx.AddCredits(&management.LedgerEntry{Keyspace: ks, Tenant: "a", Kind: "spend", Amount: -350, At: at})
 	})
 	if b := balance(t, s, "a"); b != 0 {
@@ -301,7 +302,7 @@ func usage(t *testing.T, s Store) {
 	load("the next month", day(32), total)
 	write(row(ratelimit.Day, day(5), 1))
 	load("counted the next day", day(5), row(ratelimit.Day, day(5), 1), row(ratelimit.Month, month, 2), total)
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		all, err := tx.Usage("k:default:a")
 		if len(all) < 3 {
 			t.Errorf("kept: %+v", all)

@@ -6,13 +6,14 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store"
 )
 
 func idempotency(t *testing.T, s Store) {
 	row := func(id byte) *management.IdempotencyRecord {
 		return &management.IdempotencyRecord{ID: []byte{id, 0}, Request: []byte{1}, Claim: "c", ClaimedAt: at, ExpiresAt: at.Add(time.Duration(id) * time.Hour)}
 	}
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		for _, id := range []byte{1, 2} {
 			if fresh, err := tx.InsertIdempotency(row(id)); err != nil || !fresh {
 				t.Errorf("inserting %d: %v, %v", id, fresh, err)
@@ -30,7 +31,7 @@ func idempotency(t *testing.T, s Store) {
 	want := row(1)
 	want.Claim, want.ClaimedAt, want.Effect = "d", at.Add(1000), management.Effect{Action: "a", Target: "t", Balance: &n}
 	want.Status, want.ETag, want.Body = 201, `"1"`, `{"ü":1}`
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		got, err := tx.LockIdempotency([]byte{1, 0})
 		if err != nil {
 			return err
@@ -38,7 +39,7 @@ func idempotency(t *testing.T, s Store) {
 		same(t, "row", got, row(1))
 		return tx.UpdateIdempotency(want)
 	})
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		got, err := tx.LockIdempotency([]byte{1, 0})
 		if err != nil {
 			return err
@@ -46,7 +47,7 @@ func idempotency(t *testing.T, s Store) {
 		same(t, "updated", got, want)
 		return tx.PruneIdempotency(at.Add(time.Hour))
 	})
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		_, err := tx.LockIdempotency([]byte{1, 0})
 		wantErr(t, "pruned", err, gateway.ErrNotFound)
 		if _, err = tx.LockIdempotency([]byte{2, 0}); err != nil {
@@ -54,7 +55,7 @@ func idempotency(t *testing.T, s Store) {
 		}
 		return tx.DeleteIdempotency([]byte{2, 0})
 	})
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		_, err := tx.LockIdempotency([]byte{2, 0})
 		wantErr(t, "deleted", err, gateway.ErrNotFound)
 		return nil

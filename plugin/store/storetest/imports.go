@@ -8,6 +8,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store"
 )
 
 // Secrets are found by how their digests begin, and keys by what they were imported as.
@@ -15,7 +16,7 @@ func imports(t *testing.T, s Store) {
 	withKeys(t, s, "acme", 4)
 	lead := apikey.Hint{0xff, 1, 2, 0xff}
 	mark := apikey.Mark{7}
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		for i, last := range []byte{0, 0x7f, 0xff} {
 			led := secret("led-"+string('a'+rune(i)), "acme-0", "")
 			copy(led.Digest, lead[:])
@@ -65,7 +66,7 @@ func imports(t *testing.T, s Store) {
 	}
 	heldAndInserted(t, s, mark)
 	manyChanges(t, s)
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		if k, err := tx.ImportedAs(ks, mark); err != nil || k.ID != "acme-3" {
 			t.Errorf("ImportedAs = %+v, %v", k, err)
 		}
@@ -88,7 +89,7 @@ func heldAndInserted(t *testing.T, s Store, other apikey.Mark) {
 	}
 	digests[3], digests[240] = digest("acme-2"), digest("bulk")
 	bulk := secret("bulk", "not read", "bulk")
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		k := *key("bulk", "acme")
 		if err := tx.InsertImported(&k, bulk, apikey.Mark{9}); err != nil {
 			return err
@@ -122,7 +123,7 @@ func heldAndInserted(t *testing.T, s Store, other apikey.Mark) {
 	if !errors.Is(err, gateway.ErrNotFound) {
 		t.Errorf("of a tenant that does not exist: %v", err)
 	}
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		if k, err := tx.KeyByDigest(ks, digest("bulk")); err != nil || k.ID != "bulk" || k.Tenant != "acme" {
 			t.Errorf("KeyByDigest = %+v, %v", k, err)
 		}
@@ -141,7 +142,7 @@ func manyChanges(t *testing.T, s Store) {
 		many[i] = gateway.Change{Kind: gateway.ChangeKey, Keyspace: ks, ID: fmt.Sprint("many ", i)}
 	}
 	many[7].Kind, many[8].Keyspace = gateway.ChangeTenant, "other"
-	update(t, s, func(tx management.Tx) (err error) {
+	update(t, s, func(tx store.Tx) (err error) {
 		if before, err = tx.Change(gateway.ChangeKey, ks, "before"); err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store"
 )
 
 func tenantRoundTrip(t *testing.T, s Store) {
@@ -19,11 +20,11 @@ func tenantRoundTrip(t *testing.T, s Store) {
 	bare := &gateway.Tenant{Keyspace: "other", Slug: "acme"}
 	for _, in := range []*gateway.Tenant{full, bare} {
 		in.Credits = 99
-		update(t, s, func(tx management.Tx) error { return tx.InsertTenant(in) })
+		update(t, s, func(tx store.Tx) error { return tx.InsertTenant(in) })
 		if in.Version != 1 || in.Credits != 0 {
 			t.Errorf("after the insert: version %d, credits %d; want 1 and 0", in.Version, in.Credits)
 		}
-		view(t, s, func(tx management.Tx) error {
+		view(t, s, func(tx store.Tx) error {
 			got, err := tx.Tenant(in.Keyspace, in.Slug)
 			same(t, "inserted", got, in)
 			return err
@@ -36,11 +37,11 @@ func tenantRoundTrip(t *testing.T, s Store) {
 	full.Name, full.Plan, full.Active, full.Overrides, full.Metadata = "B", "free", false, gateway.Overrides{}, nil
 	full.UpdatedAt, full.DeletedAt = at.Add(2*time.Hour), at.Add(3*time.Hour)
 	full.Credits, full.Version = 1000, 77 // both are the store's
-	update(t, s, func(tx management.Tx) error { return tx.UpdateTenant(full) })
+	update(t, s, func(tx store.Tx) error { return tx.UpdateTenant(full) })
 	if full.Version != 2 {
 		t.Errorf("version after the update: %d, want 2", full.Version)
 	}
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		got, err := tx.LockTenant(ks, "ACME")
 		full.Credits = 0
 		same(t, "updated", got, full)
@@ -53,13 +54,13 @@ func tenantRoundTrip(t *testing.T, s Store) {
 }
 
 func tenantSlugs(t *testing.T, s Store) {
-	update(t, s, func(tx management.Tx) error { return tx.InsertTenant(tenant("Acme")) })
+	update(t, s, func(tx store.Tx) error { return tx.InsertTenant(tenant("Acme")) })
 	// A rejected insert leaves the transaction usable.
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		wantErr(t, "other case", tx.InsertTenant(tenant("aCME")), management.ErrSlugTaken)
 		return tx.InsertTenant(tenant("acme-2"))
 	})
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		got, err := tx.Tenant(ks, "acme")
 		if err != nil {
 			return err
@@ -67,13 +68,13 @@ func tenantSlugs(t *testing.T, s Store) {
 		got.DeletedAt = at
 		return tx.UpdateTenant(got)
 	})
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		wantErr(t, "a deleted tenant's slug", tx.InsertTenant(tenant("acme")), management.ErrSlugTaken)
 		other := tenant("acme")
 		other.Keyspace = "other"
 		return tx.InsertTenant(other)
 	})
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		list, err := tx.Tenants(management.TenantQuery{Keyspace: ks, Limit: 10})
 		if len(list) != 1 || list[0].Slug != "acme-2" {
 			t.Errorf("listed: %s", asJSON(t, list))
@@ -88,7 +89,7 @@ func tenantSlugs(t *testing.T, s Store) {
 
 func tenantPaging(t *testing.T, s Store) {
 	var want []string
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		for i := range 25 {
 			slug := fmt.Sprintf("t-%02d", i)
 			if i%2 == 1 {
@@ -105,9 +106,9 @@ func tenantPaging(t *testing.T, s Store) {
 	after := "b"
 	for page := range 10 {
 		// Rows that arrive between pages, before and behind the cursor, move nothing.
-		update(t, s, func(tx management.Tx) error { return tx.InsertTenant(tenant(fmt.Sprintf("a-%d", page))) })
+		update(t, s, func(tx store.Tx) error { return tx.InsertTenant(tenant(fmt.Sprintf("a-%d", page))) })
 		n := 0
-		view(t, s, func(tx management.Tx) error {
+		view(t, s, func(tx store.Tx) error {
 			list, err := tx.Tenants(management.TenantQuery{Keyspace: ks, After: after, Limit: 7})
 			for _, one := range list {
 				got = append(got, one.Slug)
@@ -126,7 +127,7 @@ func tenantPaging(t *testing.T, s Store) {
 }
 
 func plans(t *testing.T, s Store) {
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		for i := range 6 {
 			in := tenant(fmt.Sprint("t", i))
 			if i >= 4 {
@@ -147,7 +148,7 @@ func plans(t *testing.T, s Store) {
 	if err != nil || len(by) != 2 || by["free"] != 3 || by["pro"] != 2 {
 		t.Errorf("by plan: %v, %v", by, err)
 	}
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		list, err := tx.Tenants(management.TenantQuery{Keyspace: ks, Plan: "pro", After: "t4", Limit: 5})
 		if len(list) != 1 || list[0].Slug != "t5" {
 			t.Errorf("of plan pro after t4: %s", asJSON(t, list))
@@ -170,7 +171,7 @@ func plans(t *testing.T, s Store) {
 	if err != nil || len(list) != 3 || list[0].Kind != gateway.ChangeTenant || list[0].Keyspace != ks {
 		t.Errorf("changes of the renaming: %+v, %v", list, err)
 	}
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		got, err := tx.Tenant(ks, "t1")
 		if err == nil && got.Version != 2 {
 			t.Errorf("version of a renamed tenant: %d, want 2", got.Version)
@@ -180,7 +181,7 @@ func plans(t *testing.T, s Store) {
 }
 
 func keyRoundTrip(t *testing.T, s Store) {
-	update(t, s, func(tx management.Tx) error { return tx.InsertTenant(tenant("Acme")) })
+	update(t, s, func(tx store.Tx) error { return tx.InsertTenant(tenant("Acme")) })
 	limit := int64(500)
 	zero := int64(0)
 	full := &gateway.Key{ID: "key_1", Keyspace: ks, Tenant: "Acme", Name: "ci", Description: "über\nzwei", Environment: "live",
@@ -194,11 +195,11 @@ func keyRoundTrip(t *testing.T, s Store) {
 	none := &gateway.Key{ID: "key_3", Keyspace: ks, Tenant: "Acme", Scopes: []string{}, CreditsLimit: &zero,
 		ExpiresAt: time.Unix(0, 0).UTC()}
 	for _, in := range []*gateway.Key{full, bare, none} {
-		update(t, s, func(tx management.Tx) error { return tx.InsertKey(in) })
+		update(t, s, func(tx store.Tx) error { return tx.InsertKey(in) })
 		if in.Version != 1 {
 			t.Errorf("version after the insert: %d", in.Version)
 		}
-		view(t, s, func(tx management.Tx) error {
+		view(t, s, func(tx store.Tx) error {
 			got, err := tx.Key(ks, in.ID)
 			same(t, "inserted", got, in)
 			if err == nil && ((got.Scopes == nil) != (in.Scopes == nil) || got.ExpiresAt.IsZero() != in.ExpiresAt.IsZero()) {
@@ -218,9 +219,9 @@ func keyRoundTrip(t *testing.T, s Store) {
 	next.Overrides, next.CreditsLimit, next.Metadata = gateway.Overrides{}, nil, nil
 	next.UpdatedAt, next.Prefix, next.LastFour = at.Add(time.Hour), "kg_live_efgh", "qrst"
 	next.LastUsedAt, next.LastUsedIP = time.Time{}, ""
-	update(t, s, func(tx management.Tx) error { return tx.UpdateKey(&next) })
+	update(t, s, func(tx store.Tx) error { return tx.UpdateKey(&next) })
 	next.LastUsedAt, next.LastUsedIP = full.LastUsedAt, full.LastUsedIP // not written by updates
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		got, err := tx.Key(ks, "key_1")
 		same(t, "updated", got, &next)
 		return err
@@ -242,7 +243,7 @@ func ids(list []*gateway.Key) []string {
 
 func keyFilters(t *testing.T, s Store) {
 	now := at.Add(time.Hour)
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		for _, slug := range []string{"a", "B"} {
 			if err := tx.InsertTenant(tenant(slug)); err != nil {
 				return err
@@ -287,7 +288,7 @@ func keyFilters(t *testing.T, s Store) {
 		if tc.q.Limit == 0 {
 			tc.q.Limit = 100
 		}
-		view(t, s, func(tx management.Tx) error {
+		view(t, s, func(tx store.Tx) error {
 			list, err := tx.Keys(tc.q)
 			if !slices.Equal(ids(list), tc.want) {
 				t.Errorf("%+v: got %v, want %v", tc.q, ids(list), tc.want)
@@ -320,7 +321,7 @@ func keyPaging(t *testing.T, s Store) {
 	before := ""
 	for page := range 10 {
 		var list []*gateway.Key
-		view(t, s, func(tx management.Tx) (err error) {
+		view(t, s, func(tx store.Tx) (err error) {
 			list, err = tx.Keys(management.KeyQuery{Keyspace: ks, Before: before, Limit: 5, Now: at})
 			return err
 		})
@@ -330,7 +331,7 @@ func keyPaging(t *testing.T, s Store) {
 		got = append(got, ids(list)...)
 		before = got[len(got)-1]
 		// Newer keys, and the cursor's own deletion, move nothing.
-		update(t, s, func(tx management.Tx) error {
+		update(t, s, func(tx store.Tx) error {
 			k := list[len(list)-1]
 			k.DeletedAt = at
 			return firstError(tx.InsertKey(key(fmt.Sprint("new-", page), "a")), tx.UpdateKey(k))
@@ -352,7 +353,7 @@ func activeKeys(t *testing.T, s Store) {
 		func(k *gateway.Key) { k.ExpiresAt = now },
 		func(k *gateway.Key) { k.ExpiresAt = now.Add(time.Microsecond) },
 	} {
-		update(t, s, func(tx management.Tx) error {
+		update(t, s, func(tx store.Tx) error {
 			k, err := tx.Key(ks, fmt.Sprintf("a-%d", i))
 			if err != nil {
 				return err
@@ -361,7 +362,7 @@ func activeKeys(t *testing.T, s Store) {
 			return tx.UpdateKey(k)
 		})
 	}
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		n, err := tx.ActiveKeys(ks, "A", now)
 		if n != 2 {
 			t.Errorf("active: %d, want 2", n)

@@ -11,6 +11,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store"
 )
 
 func secrets(t *testing.T, s Store) {
@@ -18,15 +19,15 @@ func secrets(t *testing.T, s Store) {
 	long := secret("long", "a-0", "x")
 	long.Digest, long.Algorithm = bytes.Repeat([]byte{0, 255}, 32), "sha512"
 	long.ExpiresAt, long.LastUsedAt, long.LastUsedIP = at.Add(time.Hour), at, "::1"
-	update(t, s, func(tx management.Tx) error { return tx.InsertSecret(long) })
-	view(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error { return tx.InsertSecret(long) })
+	view(t, s, func(tx store.Tx) error {
 		got, err := tx.Secrets(ks, "a-0")
 		same(t, "secrets", got, []gateway.Secret{long, secret("s-a-0", "a-0", "a-0")})
 		return err
 	})
 
 	// The digest is taken within the keyspace, by whichever key, and free elsewhere.
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		wantErr(t, "a taken digest", tx.InsertSecret(secret("again", "a-1", "a-0")), management.ErrDigestTaken)
 		other := tenant("a")
 		other.Keyspace = "other"
@@ -42,9 +43,9 @@ func secrets(t *testing.T, s Store) {
 	changed := long
 	changed.Algorithm, changed.Digest, changed.Prefix, changed.LastFour = "sha256", []byte{1}, "p", "l"
 	changed.ExpiresAt, changed.LastUsedAt, changed.LastUsedIP = time.Time{}, at.Add(time.Hour), "::2"
-	update(t, s, func(tx management.Tx) error { return tx.UpdateSecret(changed) })
+	update(t, s, func(tx store.Tx) error { return tx.UpdateSecret(changed) })
 	changed.LastUsedAt, changed.LastUsedIP = long.LastUsedAt, long.LastUsedIP // not written by updates
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		got, err := tx.Secrets(ks, "a-0")
 		if len(got) == 2 {
 			same(t, "updated", got[0], changed)
@@ -55,7 +56,7 @@ func secrets(t *testing.T, s Store) {
 		t.Errorf("digests of the key: %x, %v", d, err)
 	}
 
-	update(t, s, func(tx management.Tx) error { return tx.DeleteSecrets(ks, "a-0") })
+	update(t, s, func(tx store.Tx) error { return tx.DeleteSecrets(ks, "a-0") })
 	if d, err := s.SecretDigests(ctxOf(t), ks, "a-0"); err != nil || len(d) != 0 {
 		t.Errorf("digests after deletion: %x, %v", d, err)
 	}
@@ -70,7 +71,7 @@ func lookup(t *testing.T, s Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		k, err := tx.Key(ks, "Acme-1")
 		same(t, "key", rec.Key, k)
 		tn, err2 := tx.Tenant(ks, "Acme")
@@ -92,7 +93,7 @@ func lookup(t *testing.T, s Store) {
 func lookupDeleted(t *testing.T, s Store) {
 	withKeys(t, s, "a", 1)
 	withKeys(t, s, "b", 1)
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		k, err := tx.Key(ks, "a-0")
 		if err != nil {
 			return err
@@ -115,7 +116,7 @@ func lookupDeleted(t *testing.T, s Store) {
 
 func digests(t *testing.T, s Store) {
 	withKeys(t, s, "a", 20)
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		other := tenant("o")
 		other.Keyspace = "other"
 		k := key("o-0", "o")
@@ -132,7 +133,7 @@ func digests(t *testing.T, s Store) {
 	err := s.Digests(ctxOf(t), func(keyspace string, d []byte) bool {
 		if len(got) == 5 {
 			// Writers are not held up.
-			update(t, s, func(tx management.Tx) error { return tx.InsertTenant(tenant("meanwhile")) })
+			update(t, s, func(tx store.Tx) error { return tx.InsertTenant(tenant("meanwhile")) })
 		}
 		got[fmt.Sprintf("%s %x", keyspace, d)] = true
 		return true
@@ -186,7 +187,7 @@ func rehash(t *testing.T, s Store) {
 
 func setShown(t *testing.T, s Store) {
 	withKeys(t, s, "a", 1)
-	update(t, s, func(tx management.Tx) error { return tx.InsertSecret(secret("s-newer", "a-0", "newer")) })
+	update(t, s, func(tx store.Tx) error { return tx.InsertSecret(secret("s-newer", "a-0", "newer")) })
 	seq, err := s.LastSeq(ctxOf(t))
 	if err != nil {
 		t.Fatal(err)
@@ -231,7 +232,7 @@ func touches(t *testing.T, s Store) {
 	write(at, "192.0.2.1")
 	write(at.Add(time.Second), "2001:db8::1")
 	write(at.Add(-time.Hour), "192.0.2.3") // late: goes back nowhere
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		k, err := tx.Key(ks, "a-0")
 		if err == nil && (!k.LastUsedAt.Equal(at.Add(time.Second)) || k.LastUsedIP != "2001:db8::1" || k.Version != 1) {
 			t.Errorf("key: %v from %s, version %d", k.LastUsedAt, k.LastUsedIP, k.Version)

@@ -8,12 +8,14 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
+	"github.com/keygate-dev/keygate/plugin/store"
 )
 
-func session(id, tenant string) *management.Session {
+func session(id, tenant string) *auth.Session {
 	d := digest("session " + id)
-	return &management.Session{
-		ID: id, Keyspace: ks, Digest: d[:], Kind: management.SessionByPortal, Tenant: tenant, Token: "tok", Name: "Ada", Scopes: []string{"keys:read", "usage:read"},
+	return &auth.Session{
+		ID: id, Keyspace: ks, Digest: d[:], Kind: auth.SessionByPortal, Tenant: tenant, Token: "tok", Name: "Ada", Scopes: []string{"keys:read", "usage:read"},
 		ReturnURL: "https://app.example.com/", CreatedAt: at, CreatedIP: "192.0.2.1", ExpiresAt: at.Add(12 * time.Hour), LastUsedAt: at, LastUsedIP: "192.0.2.1",
 	}
 }
@@ -21,16 +23,16 @@ func session(id, tenant string) *management.Session {
 func sessions(t *testing.T, s Store) {
 	other, byToken := session("other", ""), session("tok", "")
 	other.Keyspace = "other"
-	byToken.Kind, byToken.Scopes = management.SessionByToken, []string{"*"}
-	update(t, s, func(tx management.Tx) error {
-		for _, one := range []*management.Session{session("a", "acme"), session("b", "x"), session("c", "acme"), byToken, other} {
+	byToken.Kind, byToken.Scopes = auth.SessionByToken, []string{"*"}
+	update(t, s, func(tx store.Tx) error {
+		for _, one := range []*auth.Session{session("a", "acme"), session("b", "x"), session("c", "acme"), byToken, other} {
 			if err := tx.InsertSession(one); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	ids := func(list []*management.Session, err error) (out string) {
+	ids := func(list []*auth.Session, err error) (out string) {
 		if err != nil {
 			t.Error(err)
 		}
@@ -39,7 +41,7 @@ func sessions(t *testing.T, s Store) {
 		}
 		return out
 	}
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		got, err := tx.SessionByDigest(session("a", "").Digest)
 		if err != nil {
 			return err
@@ -56,12 +58,12 @@ func sessions(t *testing.T, s Store) {
 		_, err = tx.SessionByDigest([]byte("nothing"))
 		wantErr(t, "by no digest", err, gateway.ErrNotFound)
 		for _, c := range []struct {
-			q    management.SessionQuery
+			q    auth.SessionQuery
 			want string
 		}{
-			{management.SessionQuery{Limit: 9}, "tok c b a "}, {management.SessionQuery{Limit: 2}, "tok c "},
-			{management.SessionQuery{Before: "c", Limit: 9}, "b a "}, {management.SessionQuery{Before: "other", Limit: 9}, ""},
-			{management.SessionQuery{Tenant: "acme", Limit: 9}, "c a "},
+			{auth.SessionQuery{Limit: 9}, "tok c b a "}, {auth.SessionQuery{Limit: 2}, "tok c "},
+			{auth.SessionQuery{Before: "c", Limit: 9}, "b a "}, {auth.SessionQuery{Before: "other", Limit: 9}, ""},
+			{auth.SessionQuery{Tenant: "acme", Limit: 9}, "c a "},
 		} {
 			c.q.Keyspace = ks
 			if list := ids(tx.Sessions(c.q)); list != c.want {
@@ -71,7 +73,7 @@ func sessions(t *testing.T, s Store) {
 		return nil
 	})
 	later := at.Add(time.Minute)
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		if err := errors.Join(tx.TouchSession("a", later, "192.0.2.9"), tx.TouchSession("a", at, "192.0.2.8")); err != nil {
 			return err
 		}
@@ -92,9 +94,9 @@ func sessions(t *testing.T, s Store) {
 		}
 		return err
 	})
-	update(t, s, func(tx management.Tx) error { return tx.PruneSessions(at.Add(12*time.Hour + time.Microsecond)) })
-	view(t, s, func(tx management.Tx) error {
-		if list := ids(tx.Sessions(management.SessionQuery{Keyspace: ks, Limit: 9})); list != "" {
+	update(t, s, func(tx store.Tx) error { return tx.PruneSessions(at.Add(12*time.Hour + time.Microsecond)) })
+	view(t, s, func(tx store.Tx) error {
+		if list := ids(tx.Sessions(auth.SessionQuery{Keyspace: ks, Limit: 9})); list != "" {
 			t.Errorf("after pruning there are %s", list)
 		}
 		return nil
@@ -103,14 +105,14 @@ func sessions(t *testing.T, s Store) {
 
 func portalLinks(t *testing.T, s Store) {
 	d := digest("link")
-	link := func() *management.PortalLink {
-		return &management.PortalLink{
-			ID: "lnk_1", Keyspace: ks, Digest: d[:], Tenant: "acme", Token: "tok", Name: "Ada", Role: management.PortalEditor,
+	link := func() *auth.PortalLink {
+		return &auth.PortalLink{
+			ID: "lnk_1", Keyspace: ks, Digest: d[:], Tenant: "acme", Token: "tok", Name: "Ada", Role: auth.PortalEditor,
 			ReturnURL: "https://app.example.com/", CreatedAt: at, ExpiresAt: at.Add(time.Minute),
 		}
 	}
-	update(t, s, func(tx management.Tx) error { return tx.InsertPortalLink(link()) })
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error { return tx.InsertPortalLink(link()) })
+	update(t, s, func(tx store.Tx) error {
 		_, err := tx.UsePortalLink("other", d[:], at)
 		wantErr(t, "in another keyspace", err, gateway.ErrNotFound)
 		_, err = tx.PortalLink("other", d[:])
@@ -124,13 +126,13 @@ func portalLinks(t *testing.T, s Store) {
 	})
 	// Of many at once one gets it.
 	var mu sync.Mutex
-	var got []*management.PortalLink
+	var got []*auth.PortalLink
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			var l *management.PortalLink
+			var l *auth.PortalLink
 			err := s.Update(ctxOf(t), func(tx management.Tx) (err error) {
-				l, err = tx.UsePortalLink(ks, d[:], at)
+				l, err = tx.(store.Tx).UsePortalLink(ks, d[:], at)
 				return err
 			})
 			switch {
@@ -148,7 +150,7 @@ func portalLinks(t *testing.T, s Store) {
 		t.Fatalf("%d got the link", len(got))
 	}
 	same(t, "link", got[0], link())
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		_, err := tx.PortalLink(ks, d[:])
 		wantErr(t, "looked at once it was used", err, gateway.ErrNotFound)
 		return nil

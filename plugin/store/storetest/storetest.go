@@ -15,6 +15,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store"
 	used "github.com/keygate-dev/keygate/plugin/usage"
 )
 
@@ -95,16 +96,16 @@ func ctxOf(t *testing.T) context.Context {
 	return ctx
 }
 
-func update(t *testing.T, s Store, f func(management.Tx) error) {
+func update(t *testing.T, s Store, f func(store.Tx) error) {
 	t.Helper()
-	if err := s.Update(ctxOf(t), f); err != nil {
+	if err := s.Update(ctxOf(t), func(tx management.Tx) error { return f(tx.(store.Tx)) }); err != nil {
 		t.Fatalf("Update: %v", err)
 	}
 }
 
-func view(t *testing.T, s Store, f func(management.Tx) error) {
+func view(t *testing.T, s Store, f func(store.Tx) error) {
 	t.Helper()
-	if err := s.View(ctxOf(t), f); err != nil {
+	if err := s.View(ctxOf(t), func(tx management.Tx) error { return f(tx.(store.Tx)) }); err != nil {
 		t.Fatalf("View: %v", err)
 	}
 }
@@ -133,7 +134,7 @@ func secret(id, keyID, full string) gateway.Secret {
 // withKeys adds a tenant with n keys named <slug>-0 and so on, whose full key is their id.
 func withKeys(t *testing.T, s Store, slug string, n int) {
 	t.Helper()
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		if err := tx.InsertTenant(tenant(slug)); err != nil {
 			return err
 		}
@@ -153,14 +154,14 @@ func withKeys(t *testing.T, s Store, slug string, n int) {
 // addCredits adds credits to a tenant.
 func addCredits(t *testing.T, s Store, slug string, amount int64) {
 	t.Helper()
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		return tx.AddCredits(&management.LedgerEntry{Keyspace: ks, Tenant: slug, Kind: "add", Amount: amount, At: at})
 	})
 }
 
 func balance(t *testing.T, s Store, slug string) (n int64) {
 	t.Helper()
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		got, err := tx.Tenant(ks, slug)
 		if err == nil {
 			n = got.Credits

@@ -8,6 +8,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/auth"
+	"github.com/keygate-dev/keygate/plugin/store"
 )
 
 func token(id, tenant, by string) *management.Token {
@@ -21,7 +23,7 @@ func token(id, tenant, by string) *management.Token {
 func tokens(t *testing.T, s Store) {
 	other := token("other", "", "")
 	other.Keyspace = "other"
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		for _, k := range []*management.Token{token("a", "", ""), token("b", "acme", "a"), token("c", "acme", "b"), token("d", "x", ""), other} {
 			if err := tx.InsertToken(k); err != nil {
 				return err
@@ -38,7 +40,7 @@ func tokens(t *testing.T, s Store) {
 		}
 		return out
 	}
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		got, err := tx.Token(ks, "b")
 		if err != nil {
 			return err
@@ -47,12 +49,12 @@ func tokens(t *testing.T, s Store) {
 		_, err = tx.Token(ks, "other")
 		wantErr(t, "another keyspace's", err, gateway.ErrNotFound)
 		for _, c := range []struct {
-			q    management.TokenQuery
+			q    auth.TokenQuery
 			want string
 		}{
-			{management.TokenQuery{Limit: 9}, "dcba"}, {management.TokenQuery{Limit: 2}, "dc"},
-			{management.TokenQuery{Before: "c", Limit: 9}, "ba"}, {management.TokenQuery{Before: "other", Limit: 9}, ""},
-			{management.TokenQuery{Tenant: "acme", Limit: 9}, "cb"}, {management.TokenQuery{Tenant: "ac", Limit: 9}, ""},
+			{auth.TokenQuery{Limit: 9}, "dcba"}, {auth.TokenQuery{Limit: 2}, "dc"},
+			{auth.TokenQuery{Before: "c", Limit: 9}, "ba"}, {auth.TokenQuery{Before: "other", Limit: 9}, ""},
+			{auth.TokenQuery{Tenant: "acme", Limit: 9}, "cb"}, {auth.TokenQuery{Tenant: "ac", Limit: 9}, ""},
 		} {
 			c.q.Keyspace = ks
 			if list := ids(tx.Tokens(c.q)); list != c.want {
@@ -69,7 +71,7 @@ func tokens(t *testing.T, s Store) {
 		return nil
 	})
 	later := at.Add(time.Minute)
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		if list := ids(tx.RevokeTokens("other", "a", later)); list != "" {
 			t.Errorf("another keyspace revokes %s", list)
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store"
 )
 
 // together runs f(0) to f(n-1) at once and returns their errors.
@@ -34,7 +35,7 @@ func changes(t *testing.T, s Store) {
 	if seq, err := s.LastSeq(ctxOf(t)); seq != 0 || err != nil {
 		t.Errorf("newest change of an empty store: %d, %v", seq, err)
 	}
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		for i := range 5 {
 			kind := gateway.ChangeKey
 			if i == 4 {
@@ -53,7 +54,7 @@ func changes(t *testing.T, s Store) {
 		}
 		return errors.New("no")
 	})
-	update(t, s, func(tx management.Tx) error { _, err := tx.Change(gateway.ChangeKey, "other", "last"); return err })
+	update(t, s, func(tx store.Tx) error { _, err := tx.Change(gateway.ChangeKey, "other", "last"); return err })
 	list, err := s.Changes(ctxOf(t), 3, 2)
 	if err != nil {
 		t.Fatal(err)
@@ -134,7 +135,7 @@ func wait(t *testing.T, s Store) {
 	if err := s.Wait(ctx); err != nil { // the first may return at once
 		t.Fatal(err)
 	}
-	update(t, s, func(tx management.Tx) error { _, err := tx.Change(gateway.ChangeKey, ks, "a"); return err })
+	update(t, s, func(tx store.Tx) error { _, err := tx.Change(gateway.ChangeKey, ks, "a"); return err })
 	if err := s.Wait(ctx); err != nil {
 		t.Fatalf("a change before the call: %v", err)
 	}
@@ -154,7 +155,7 @@ func wait(t *testing.T, s Store) {
 			}
 		}
 	}()
-	update(t, s, func(tx management.Tx) error { _, err := tx.Change(gateway.ChangeKey, ks, "b"); return err })
+	update(t, s, func(tx store.Tx) error { _, err := tx.Change(gateway.ChangeKey, ks, "b"); return err })
 	if err := <-woken; err != nil || len(seen) != 1 {
 		t.Errorf("a change during the call: %v, %v", seen, err)
 	}
@@ -187,7 +188,7 @@ func updateAtomic(t *testing.T, s Store) {
 	}
 	err = s.View(ctxOf(t), func(tx management.Tx) error { return tx.InsertTenant(tenant("a")) })
 	wantErr(t, "writing in a View", err, gateway.ErrStore)
-	update(t, s, func(tx management.Tx) error { return tx.InsertTenant(tenant("a")) })
+	update(t, s, func(tx store.Tx) error { return tx.InsertTenant(tenant("a")) })
 }
 
 func updatePanic(t *testing.T, s Store) {
@@ -205,7 +206,7 @@ func updatePanic(t *testing.T, s Store) {
 		})
 	}()
 	// Neither is anything left of it, nor is the writer lost.
-	update(t, s, func(tx management.Tx) error { return tx.InsertTenant(tenant("a")) })
+	update(t, s, func(tx store.Tx) error { return tx.InsertTenant(tenant("a")) })
 }
 
 func updateCancelled(t *testing.T, s Store) {
@@ -228,7 +229,7 @@ func updateCancelled(t *testing.T, s Store) {
 		wantErr(t, "cancelled", err, gateway.ErrStore)
 		wantErr(t, "cancelled", err, context.Canceled)
 		cancel()
-		view(t, s, func(tx management.Tx) error {
+		view(t, s, func(tx store.Tx) error {
 			list, err := tx.Tenants(management.TenantQuery{Keyspace: ks, Limit: 10})
 			if len(list) > 0 {
 				t.Errorf("left behind: %s", asJSON(t, list))
@@ -244,12 +245,12 @@ func updateCancelled(t *testing.T, s Store) {
 	late, cancel := context.WithDeadline(ctxOf(t), time.Now().Add(-time.Second))
 	defer cancel()
 	wantErr(t, "past its deadline", s.Update(late, func(management.Tx) error { return nil }), context.DeadlineExceeded)
-	update(t, s, func(tx management.Tx) error { return tx.InsertTenant(tenant("after")) })
+	update(t, s, func(tx store.Tx) error { return tx.InsertTenant(tenant("after")) })
 }
 
 func viewSnapshot(t *testing.T, s Store) {
 	withKeys(t, s, "a", 1)
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		before, err := tx.Tenants(management.TenantQuery{Keyspace: ks})
 		if err != nil {
 			return err
@@ -264,12 +265,12 @@ func viewSnapshot(t *testing.T, s Store) {
 		}
 		return err
 	})
-	view(t, s, func(tx management.Tx) error { _, err := tx.Key(ks, "b-0"); return err })
+	view(t, s, func(tx store.Tx) error { _, err := tx.Key(ks, "b-0"); return err })
 }
 
 func capUnderLoad(t *testing.T, s Store) {
 	const attempts, limit = 60, 10
-	update(t, s, func(tx management.Tx) error { return tx.InsertTenant(tenant("a")) })
+	update(t, s, func(tx store.Tx) error { return tx.InsertTenant(tenant("a")) })
 	full := errors.New("the cap is reached")
 	ctx := ctxOf(t)
 	created := 0
@@ -295,7 +296,7 @@ func capUnderLoad(t *testing.T, s Store) {
 			t.Error(err)
 		}
 	}
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		n, err := tx.ActiveKeys(ks, "a", at)
 		if n != limit || created != limit {
 			t.Errorf("%d keys, %d created; want %d", n, created, limit)

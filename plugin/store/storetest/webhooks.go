@@ -9,6 +9,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/store"
 )
 
 func hook(id, tenant string) *management.WebhookRow {
@@ -33,10 +34,10 @@ func writeEvent(tx management.Tx, id, tenant string, at time.Time, hooks ...stri
 func webhooks(t *testing.T, s Store) {
 	all, acme, off := hook("whk_1", ""), hook("whk_2", "acme"), hook("whk_3", "")
 	off.Active = false
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		return firstError(tx.InsertWebhook(all), tx.InsertWebhook(acme), tx.InsertWebhook(off))
 	})
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		got, err := tx.Webhook(ks, "whk_2")
 		if err != nil {
 			t.Fatal(err)
@@ -70,11 +71,11 @@ func webhooks(t *testing.T, s Store) {
 		return nil
 	})
 	acme.Previous, acme.PreviousUntil, acme.Disabled, acme.Active, acme.Events = []byte{7}, at.Add(time.Hour), "gone", false, []string{"*"}
-	update(t, s, func(tx management.Tx) error { return tx.UpdateWebhook(acme) })
+	update(t, s, func(tx store.Tx) error { return tx.UpdateWebhook(acme) })
 	if acme.Version != 2 {
 		t.Errorf("version %d after a change, want 2", acme.Version)
 	}
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		got, err := tx.Webhook(ks, "whk_2")
 		same(t, "changed webhook", got, acme)
 		return err
@@ -83,7 +84,7 @@ func webhooks(t *testing.T, s Store) {
 
 func deliveries(t *testing.T, s Store) {
 	now := at.Add(time.Minute)
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		if next, err := tx.NextDelivery(); err != nil || !next.IsZero() {
 			t.Errorf("next of none: %v, %v", next, err)
 		}
@@ -98,7 +99,7 @@ func deliveries(t *testing.T, s Store) {
 		return out
 	}
 	var claimed []*management.DeliveryRow
-	update(t, s, func(tx management.Tx) (err error) {
+	update(t, s, func(tx store.Tx) (err error) {
 		if next, err := tx.NextDelivery(); err != nil || !next.Equal(at) {
 			t.Errorf("next %v, %v; want %v", next, err, at)
 		}
@@ -120,13 +121,13 @@ func deliveries(t *testing.T, s Store) {
 		t.Errorf("claimed %+v", first)
 	}
 	first.Status, first.NextAt, first.LastAt, first.Response = management.DeliveryDone, time.Time{}, now, 204
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		// Whose claim it is not says nothing about it.
 		stolen := *claimed[1]
 		stolen.Status = management.DeliveryDead
 		return firstError(tx.FinishDelivery("n1", first), tx.FinishDelivery("n2", &stolen), tx.ReleaseDeliveries("n1", now))
 	})
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		got, err := tx.Delivery(ks, "whk_1", first.ID)
 		if err != nil {
 			t.Fatal(err)
@@ -138,10 +139,10 @@ func deliveries(t *testing.T, s Store) {
 		}
 		return err
 	})
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		return firstError(tx.ReplayDelivery(first.ID, now), tx.EndDeliveries("whk_2", "off"))
 	})
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		replayed, err := tx.Delivery(ks, "whk_1", first.ID)
 		if err != nil || replayed.Status != management.DeliveryPending || !replayed.NextAt.Equal(now) {
 			t.Errorf("replayed %+v, %v", replayed, err)
@@ -152,7 +153,7 @@ func deliveries(t *testing.T, s Store) {
 		}
 		return nil
 	})
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		if n, err := tx.PruneEvents(at.Add(time.Minute), 1); n != 1 || err != nil {
 			t.Errorf("removed %d, %v; want 1", n, err)
 		}
@@ -175,7 +176,7 @@ func deliveries(t *testing.T, s Store) {
 
 // oneShots are what events that happen by themselves are found by.
 func oneShots(t *testing.T, s Store) {
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		for i, want := range []bool{true, false, true, true} {
 			ref := []int64{1, 1, 2, 1}[i]
 			if fresh, err := tx.RecordOneShot(ks, "key:k", "expired", ref, at); err != nil || fresh != want {
@@ -203,7 +204,7 @@ func oneShots(t *testing.T, s Store) {
 		}
 		return nil
 	})
-	view(t, s, func(tx management.Tx) error {
+	view(t, s, func(tx store.Tx) error {
 		first, err := tx.ExpiringKeys(ks, at.Add(-time.Hour), at.Add(time.Hour), nil, 1)
 		if err != nil || len(first) != 1 || first[0].ID != "k0" {
 			t.Fatalf("expiring %v, %v", first, err)
@@ -224,7 +225,7 @@ func oneShots(t *testing.T, s Store) {
 		}
 		return nil
 	})
-	update(t, s, func(tx management.Tx) error {
+	update(t, s, func(tx store.Tx) error {
 		if _, err := tx.TopUp(ks, "acme"); !errors.Is(err, gateway.ErrNotFound) {
 			t.Errorf("top-up of nothing: %v", err)
 		}

@@ -1,4 +1,4 @@
-package management
+package auth
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
@@ -46,19 +47,19 @@ const (
 const CodePortalLink = "portal_link_invalid"
 
 // ErrPortalLink refuses a link that was used, has expired, or never was: which of them, nobody is told.
-var ErrPortalLink = reject(http.StatusUnauthorized, CodePortalLink,
+var ErrPortalLink = management.Reject(http.StatusUnauthorized, CodePortalLink,
 	"This link has been used or has expired. Go back to where you came from and ask for a new one.")
 
 // PortalFields is what may be stated of a portal link.
 type PortalFields struct {
 	// Actor is the name of the person who is let in, 1 to 100 characters, as the audit will show it. Needed.
-	Actor Optional[string]
+	Actor management.Optional[string]
 	// Role is PortalViewer unless stated.
-	Role Optional[string]
+	Role management.Optional[string]
 	// ReturnURL leads back to the product, http or https. Default and null: there is no way back.
-	ReturnURL Optional[string]
+	ReturnURL management.Optional[string]
 	// ExpiresIn is for how long the link can be used, MinPortalLife to MaxPortalLife. Default and null: PortalLife.
-	ExpiresIn Optional[time.Duration]
+	ExpiresIn management.Optional[time.Duration]
 }
 
 // IssuedPortalLink is a link that was made. Its Secret, which exists nowhere else, lets one person in once.
@@ -69,54 +70,54 @@ type IssuedPortalLink struct {
 
 // CreatePortalLink makes a link by which one person of a tenant is let in to the console, once. What they
 // do there is confined to the tenant and the role, and ends with the token that made the link.
-func (m *Manager) CreatePortalLink(ctx context.Context, a Actor, keyspace, slug string, in PortalFields) (r IssuedPortalLink, err error) {
-	err = m.write(ctx, a, keyspace, func(c *call) error {
-		t, err := c.tenant(slug, false)
+func (auth *Authority) CreatePortalLink(ctx context.Context, a management.Actor, keyspace, slug string, in PortalFields) (r IssuedPortalLink, err error) {
+	err = auth.write(ctx, a, keyspace, func(c *call) error {
+		t, err := c.FindTenant(slug, false)
 		if err != nil {
 			return err
 		}
-		maker, err := c.issuer()
+		maker, err := c.Issuer()
 		if err != nil {
 			return err
 		}
 		l := &PortalLink{
-			ID: m.ids.next(portalIDPrefix, c.now), Keyspace: c.ks.Name, Tenant: t.Slug, Token: a.Token,
-			Name: in.Actor.Value, Role: PortalViewer, ReturnURL: in.ReturnURL.Value, CreatedAt: c.now,
+			ID: c.NewID(portalIDPrefix), Keyspace: c.Keyspace.Name, Tenant: t.Slug, Token: a.Token,
+			Name: in.Actor.Value, Role: PortalViewer, ReturnURL: in.ReturnURL.Value, CreatedAt: c.Now,
 		}
-		var f faults
-		checkName(&f, "actor", l.Name, MaxKeyName)
+		var f management.Faults
+		management.CheckName(&f, "actor", l.Name, management.MaxKeyName)
 		if in.Role.Set && !in.Role.Null {
 			if l.Role = PortalRole(in.Role.Value); portalScopes[l.Role] == nil {
-				f.invalid("role", "must be viewer or editor")
+				f.Invalid("role", "must be viewer or editor")
 			}
 		}
 		if wrong := checkReturnURL(l.ReturnURL); wrong != "" {
-			f.invalid("return_url", "%s", wrong)
+			f.Invalid("return_url", "%s", wrong)
 		}
-		c.checkSecret(&f, "actor", l.Name)
-		c.checkSecret(&f, "return_url", l.ReturnURL)
+		c.CheckSecret(&f, "actor", l.Name)
+		c.CheckSecret(&f, "return_url", l.ReturnURL)
 		life := PortalLife
 		if in.ExpiresIn.Set && !in.ExpiresIn.Null {
 			if life = in.ExpiresIn.Value; life < MinPortalLife || life > MaxPortalLife {
-				f.invalid("expires_in", "must be between 10s and 1h")
+				f.Invalid("expires_in", "must be between 10s and 1h")
 			}
 		}
-		if err := f.err(); err != nil {
+		if err := f.Err(); err != nil {
 			return err
 		}
-		if l.ExpiresAt = c.now.Add(life); maker != nil && !maker.ExpiresAt.IsZero() && maker.ExpiresAt.Before(l.ExpiresAt) {
+		if l.ExpiresAt = c.Now.Add(life); maker != nil && !maker.ExpiresAt.IsZero() && maker.ExpiresAt.Before(l.ExpiresAt) {
 			l.ExpiresAt = maker.ExpiresAt
 		}
 		r = IssuedPortalLink{Secret: portalSecretPrefix + rand.Text() + rand.Text(), ExpiresAt: l.ExpiresAt}
 		l.Digest = digestOf(r.Secret)
-		if err := c.PruneSessions(c.now.Add(-sessionKept)); err != nil {
+		if err := c.PruneSessions(c.Now.Add(-sessionKept)); err != nil {
 			return err
 		}
 		if err := c.InsertPortalLink(l); err != nil {
 			return err
 		}
-		c.event = &audit.Event{Action: "portal.link_created", Target: l.ID, Tenant: t.Slug,
-			After: audit.Fields{"name": l.Name, "role": string(l.Role), "expires_at": optionalTime(l.ExpiresAt)}}
+		c.Event = &audit.Event{Action: "portal.link_created", Target: l.ID, Tenant: t.Slug,
+			After: audit.Fields{"name": l.Name, "role": string(l.Role), "expires_at": management.TimeOrNull(l.ExpiresAt)}}
 		return nil
 	})
 	if err != nil {
@@ -132,7 +133,7 @@ func checkReturnURL(s string) string {
 	}
 	u, err := url.Parse(s)
 	switch {
-	case len(s) > maxReturnURL || err != nil || !printable(s) || strings.ContainsAny(s, " \\"):
+	case len(s) > maxReturnURL || err != nil || !management.Printable(s) || strings.ContainsAny(s, " \\"):
 		return "must be a URL of at most 2048 characters, such as https://app.example.com/settings"
 	case u.Scheme != "https" && u.Scheme != "http":
 		return "must begin with https:// or http://"
@@ -153,13 +154,13 @@ type PortalGuest struct {
 
 // PortalLink returns the person whom a link lets in, and does not use the link. It returns ErrPortalLink where
 // UsePortalLink would.
-func (m *Manager) PortalLink(ctx context.Context, keyspace, secret string) (g PortalGuest, err error) {
+func (auth *Authority) PortalLink(ctx context.Context, keyspace, secret string) (g PortalGuest, err error) {
 	if !isPortalSecret(secret) {
 		return g, ErrPortalLink
 	}
-	err = m.read(ctx, Actor{}, keyspace, func(c *call) error {
-		l, err := c.Tx.PortalLink(c.ks.Name, digestOf(secret))
-		s := &Session{Kind: SessionByPortal, Keyspace: c.ks.Name, ExpiresAt: c.now.Add(SessionLife), LastUsedAt: c.now}
+	err = auth.read(ctx, management.Actor{}, keyspace, func(c *call) error {
+		l, err := c.Tx.PortalLink(c.Keyspace.Name, digestOf(secret))
+		s := &Session{Kind: SessionByPortal, Keyspace: c.Keyspace.Name, ExpiresAt: c.Now.Add(SessionLife), LastUsedAt: c.Now}
 		if err := c.admit(s, l, err); err != nil {
 			return err
 		}
@@ -173,29 +174,29 @@ func isPortalSecret(s string) bool { return strings.HasPrefix(s, portalSecretPre
 
 // UsePortalLink exchanges the secret of a link for a session: ErrPortalLink where it was exchanged
 // before, also at the same moment, has expired, or is none of this keyspace.
-func (m *Manager) UsePortalLink(ctx context.Context, keyspace, secret, ip string) (IssuedSession, error) {
+func (auth *Authority) UsePortalLink(ctx context.Context, keyspace, secret, ip string) (IssuedSession, error) {
 	if !isPortalSecret(secret) {
 		return IssuedSession{}, ErrPortalLink
 	}
 	s := &Session{Kind: SessionByPortal}
 	var issued IssuedSession
-	err := m.lookUpUnknown(ctx, ip, func() (err error) {
-		issued, err = m.usePortalLink(ctx, keyspace, secret, ip, s)
+	err := auth.lookUpUnknown(ctx, ip, func() (err error) {
+		issued, err = auth.usePortalLink(ctx, keyspace, secret, ip, s)
 		return err
 	})
 	return issued, err
 }
 
-func (m *Manager) usePortalLink(ctx context.Context, keyspace, secret, ip string, s *Session) (IssuedSession, error) {
-	return m.beginSession(ctx, keyspace, s, ip, func(c *call) error {
-		l, err := c.Tx.UsePortalLink(c.ks.Name, digestOf(secret), c.now)
+func (auth *Authority) usePortalLink(ctx context.Context, keyspace, secret, ip string, s *Session) (IssuedSession, error) {
+	return auth.beginSession(ctx, keyspace, s, ip, func(c *call) error {
+		l, err := c.Tx.UsePortalLink(c.Keyspace.Name, digestOf(secret), c.Now)
 		return c.admit(s, l, err)
 	})
 }
 
 // admit gives a session that begins what its link gives. err is the error of reading the link.
 func (c *call) admit(s *Session, l *PortalLink, err error) error {
-	if errors.Is(err, gateway.ErrNotFound) || err == nil && !l.ExpiresAt.After(c.now) {
+	if errors.Is(err, gateway.ErrNotFound) || err == nil && !l.ExpiresAt.After(c.Now) {
 		return ErrPortalLink
 	}
 	if err != nil {

@@ -1,4 +1,4 @@
-package management
+package auth
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/internal/turns"
+	"github.com/keygate-dev/keygate/plugin/management"
 )
 
 // unknownRules are how many look-ups run at once of tokens, sessions and portal links that may be unknown, and how many of these
@@ -17,18 +18,18 @@ var unknownRules = turns.Rules{Slots: 4, Rate: 100, Burst: 500, Waiting: 1024, P
 
 // lookUpUnknown runs a look-up of what a client shows that may be unknown, in its turn. Floods of unknown secrets
 // then leave the store to others, and one who shows a known one waits behind few of them.
-func (m *Manager) lookUpUnknown(ctx context.Context, ip string, look func() error) error {
+func (auth *Authority) lookUpUnknown(ctx context.Context, ip string, look func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, unknownTimeout)
 	defer cancel()
 	addr, _ := netip.ParseAddr(ip) // the zero Addr where there is none
-	done, err := m.unknowns.Enter(ctx, nil, addr, false)
+	done, err := auth.unknowns.Enter(ctx, nil, addr, false)
 	if err != nil {
 		return errTooManyUnknown
 	}
 	cost := 0.0
 	defer func() { done(cost) }()
 	err = look()
-	if errors.Is(err, ErrUnknownToken) || errors.Is(err, ErrNoSession) || errors.Is(err, ErrPortalLink) {
+	if errors.Is(err, management.ErrUnknownToken) || errors.Is(err, ErrNoSession) || errors.Is(err, ErrPortalLink) {
 		cost = 1
 	}
 	return err
@@ -37,8 +38,8 @@ func (m *Manager) lookUpUnknown(ctx context.Context, ip string, look func() erro
 // unknownTimeout bounds how long a turn is waited for.
 const unknownTimeout = 5 * time.Second
 
-var errTooManyUnknown = &Error{
-	Status: http.StatusServiceUnavailable, Code: CodeStoreUnavailable, RetryAfter: time.Second,
+var errTooManyUnknown = &management.Error{
+	Status: http.StatusServiceUnavailable, Code: management.CodeStoreUnavailable, RetryAfter: time.Second,
 	Detail: "Too many unknown secrets are sent at the moment; try again.",
 }
 

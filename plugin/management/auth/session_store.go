@@ -1,4 +1,4 @@
-package management
+package auth
 
 import "time"
 
@@ -56,7 +56,7 @@ type SessionQuery struct {
 	Limit    int
 }
 
-// SessionTx is the part of Tx that is about people's sessions at the console.
+// SessionTx is the part of Tx for people's sessions at the console.
 type SessionTx interface {
 	Session(keyspace, id string) (*Session, error)
 	// SessionByDigest returns the session, of any keyspace, with that digest.

@@ -1,29 +1,14 @@
-package management
+package auth
 
 import (
 	"context"
 	"errors"
-	"net/http"
 	"sync"
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
-)
-
-// Codes of refused management tokens.
-const (
-	CodeMissingToken = "missing_token"
-	CodeInvalidToken = "invalid_token"
-)
-
-// ErrMalformedToken says that a text is no management token, ErrUnknownToken that one
-// has the shape of a token and is none: only the latter may be a guess.
-var (
-	ErrMalformedToken = reject(http.StatusUnauthorized, CodeInvalidToken, "This is not a management token: those begin with kgm_ and end in a checksum.")
-	ErrUnknownToken   = reject(http.StatusUnauthorized, CodeInvalidToken, "There is no such management token.")
-	errTokenRevoked   = reject(http.StatusUnauthorized, CodeInvalidToken, "The management token is revoked.")
-	errTokenExpired   = reject(http.StatusUnauthorized, CodeInvalidToken, "The management token has expired.")
+	"github.com/keygate-dev/keygate/plugin/management"
 )
 
 // Grant is what a management token gives.
@@ -37,11 +22,11 @@ type Grant struct {
 }
 
 // Allows says whether the token has a scope such as "keys:write".
-func (g *Grant) Allows(scope string) bool { return hasScope(g.scopes, scope) }
+func (g *Grant) Allows(scope string) bool { return management.HasScope(g.scopes, scope) }
 
 // Actor returns the token as who does something.
-func (g *Grant) Actor(ip string) Actor {
-	return Actor{Name: g.Name + " (" + g.ID + ")", IP: ip, Via: "api", Tenant: g.Tenant, Token: g.ID}
+func (g *Grant) Actor(ip string) management.Actor {
+	return management.Actor{Name: g.Name + " (" + g.ID + ")", IP: ip, Via: "api", Tenant: g.Tenant, Token: g.ID}
 }
 
 // usageInterval is how exactly it is known when a token was last used.
@@ -56,94 +41,83 @@ type tokenCache struct {
 }
 
 type cachedToken struct {
-	Token
+	management.Token
 	grant  Grant
 	usedAt time.Time
-}
-
-// rejectedAt returns why the token gives nothing, nil while it does.
-func (t *Token) rejectedAt(now time.Time) error {
-	switch t.statusAt(now) {
-	case gateway.StatusRevoked:
-		return errTokenRevoked
-	case gateway.StatusExpired:
-		return errTokenExpired
-	}
-	return nil
 }
 
 // CheckToken returns what a full management token gives. It answers from memory once it
 // has met the token; a revocation counts from when it is made, an expiry from its moment. ip
 // is noted as where the token was last used from. Refusals are of status 401:
 // ErrMalformedToken, ErrUnknownToken, and others where a token has ended.
-func (m *Manager) CheckToken(ctx context.Context, full, ip string) (*Grant, error) {
-	if tokenGrammar.Match(full) == nil {
-		return nil, ErrMalformedToken
+func (auth *Authority) CheckToken(ctx context.Context, full, ip string) (*Grant, error) {
+	if management.TokenGrammar.Match(full) == nil {
+		return nil, management.ErrMalformedToken
 	}
-	v := m.view()
+	v := auth.manager.View()
 	if v == nil {
 		return nil, errors.Join(gateway.ErrStore, errors.New("no configuration is running"))
 	}
-	now := m.clock()
+	now := auth.manager.Clock()
 	digest := v.Hasher.Primary(full)
 	// Before the store is read: what changes meanwhile makes the count another.
-	changes := m.engine.TokenChanges()
-	t := m.tokens.get(digest, changes)
+	changes := auth.manager.Engine().TokenChanges()
+	t := auth.tokens.get(digest, changes)
 	if t == nil {
-		err := m.lookUpUnknown(ctx, ip, func() (err error) {
-			t, err = m.loadToken(ctx, v, full)
+		err := auth.lookUpUnknown(ctx, ip, func() (err error) {
+			t, err = auth.loadToken(ctx, v, full)
 			return err
 		})
 		if err != nil {
 			return nil, err
 		}
-		m.tokens.put(digest, changes, t)
+		auth.tokens.put(digest, changes, t)
 	}
-	if err := t.rejectedAt(now); err != nil {
+	if err := t.RejectedAt(now); err != nil {
 		return nil, err
 	}
-	if m.tokens.usageDue(t, now) {
-		m.touchToken(t.ID, now, ip)
+	if auth.tokens.usageDue(t, now) {
+		auth.touchToken(t.ID, now, ip)
 	}
 	return &t.grant, nil
 }
 
-func (m *Manager) loadToken(ctx context.Context, v *gateway.View, full string) (*cachedToken, error) {
+func (auth *Authority) loadToken(ctx context.Context, v *gateway.View, full string) (*cachedToken, error) {
 	candidates := v.Hasher.Candidates(nil, full)
-	var t *Token
-	err := m.store.View(ctx, func(tx Tx) (err error) {
+	var t *management.Token
+	err := auth.manager.Store().View(ctx, inRows(func(tx Tx) (err error) {
 		t, err = tx.TokenByDigest(candidates)
 		return err
-	})
+	}))
 	if errors.Is(err, gateway.ErrNotFound) {
-		return nil, ErrUnknownToken
+		return nil, management.ErrUnknownToken
 	}
 	if err != nil {
 		return nil, err
 	}
-	if t.Algorithm != candidates[0].Algorithm && t.statusAt(m.clock()) == gateway.StatusActive {
+	if t.Algorithm != candidates[0].Algorithm && t.StatusAt(auth.manager.Clock()) == gateway.StatusActive {
 		// Under a pepper that is not the current one, which will be taken away some day.
-		m.inBackground(func(tx Tx) error { return tx.RehashToken(t.ID, candidates[0]) })
+		auth.inBackground(func(tx Tx) error { return tx.RehashToken(t.ID, candidates[0]) })
 	}
 	return &cachedToken{Token: *t, usedAt: t.LastUsedAt, grant: Grant{
 		ID: t.ID, Name: t.Name, Keyspace: t.Keyspace, Tenant: t.Tenant, scopes: t.Scopes,
 	}}, nil
 }
 
-func (m *Manager) touchToken(id string, now time.Time, ip string) {
-	m.inBackground(func(tx Tx) error { return tx.TouchToken(id, now, ip) })
+func (auth *Authority) touchToken(id string, now time.Time, ip string) {
+	auth.inBackground(func(tx Tx) error { return tx.TouchToken(id, now, ip) })
 }
 
 // backgroundTimeout bounds a write that nobody waits for.
 const backgroundTimeout = 10 * time.Second
 
 // inBackground writes what no caller waits for, and what is no harm to lose.
-func (m *Manager) inBackground(f func(Tx) error) {
+func (auth *Authority) inBackground(f func(Tx) error) {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), backgroundTimeout)
 		defer cancel()
-		if err := m.store.Update(ctx, f); err != nil {
-			m.log.DebugContext(ctx, "the use of a management token was not noted", "error", err)
+		if err := auth.manager.Store().Update(ctx, inRows(f)); err != nil {
+			auth.manager.Logger().DebugContext(ctx, "the use of a management token was not noted", "error", err)
 		}
 	}()
 }

@@ -1,4 +1,4 @@
-package management
+package auth
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
@@ -43,7 +44,7 @@ const (
 const CodeNoSession = "no_session"
 
 // ErrNoSession refuses a session that is none, or none any more.
-var ErrNoSession = reject(http.StatusUnauthorized, CodeNoSession, "Your session has ended. Sign in again.")
+var ErrNoSession = management.Reject(http.StatusUnauthorized, CodeNoSession, "Your session has ended. Sign in again.")
 
 // SessionGrant is what a session gives.
 type SessionGrant struct {
@@ -63,7 +64,7 @@ type SessionGrant struct {
 }
 
 // Allows says whether the session has a scope such as "keys:write".
-func (g *SessionGrant) Allows(scope string) bool { return hasScope(g.scopes, scope) }
+func (g *SessionGrant) Allows(scope string) bool { return management.HasScope(g.scopes, scope) }
 
 // HasScopes says whether the session's scopes are just these, in this order.
 func (g *SessionGrant) HasScopes(scopes []string) bool {
@@ -71,8 +72,8 @@ func (g *SessionGrant) HasScopes(scopes []string) bool {
 }
 
 // Actor returns the person as who does something.
-func (g *SessionGrant) Actor(ip string) Actor {
-	a := Actor{Name: g.Name, IP: ip, Via: "console", Tenant: g.Tenant, Token: g.Token}
+func (g *SessionGrant) Actor(ip string) management.Actor {
+	a := management.Actor{Name: g.Name, IP: ip, Via: "console", Tenant: g.Tenant, Token: g.Token}
 	if g.Kind != SessionByToken {
 		a.Scopes = append([]string{}, g.scopes...)
 	}
@@ -106,7 +107,7 @@ type SessionRecord struct {
 }
 
 func sessionFields(s *Session) audit.Fields {
-	return audit.Fields{"kind": string(s.Kind), "name": s.Name, "tenant": optional(s.Tenant), "token": optional(s.Token), "expires_at": optionalTime(s.ExpiresAt)}
+	return audit.Fields{"kind": string(s.Kind), "name": s.Name, "tenant": management.OrNull(s.Tenant), "token": management.OrNull(s.Token), "expires_at": management.TimeOrNull(s.ExpiresAt)}
 }
 
 // digestOf is how secrets of sessions and links are stored: they are random, so that
@@ -119,31 +120,31 @@ func digestOf(secret string) []byte {
 // SignIn exchanges a full management token for a session. name is the person's for the
 // audit; "" for the token's own, and another is refused unless the token may act for others.
 // Refusals of the token are those of CheckToken; a token of another keyspace is ErrUnknownToken.
-func (m *Manager) SignIn(ctx context.Context, keyspace, token, name, ip string) (IssuedSession, error) {
-	ks, _, err := m.keyspace(keyspace)
+func (auth *Authority) SignIn(ctx context.Context, keyspace, token, name, ip string) (IssuedSession, error) {
+	ks, err := auth.manager.Keyspace(keyspace)
 	if err != nil {
 		return IssuedSession{}, err
 	}
-	g, err := m.CheckToken(ctx, token, ip)
+	g, err := auth.CheckToken(ctx, token, ip)
 	if err != nil {
 		return IssuedSession{}, err
 	}
 	if g.Keyspace != ks.Name {
-		return IssuedSession{}, ErrUnknownToken
+		return IssuedSession{}, management.ErrUnknownToken
 	}
 	s := &Session{Kind: SessionByToken, Tenant: g.Tenant, Token: g.ID, Name: g.Name + " (" + g.ID + ")"}
 	if name != "" {
-		var f faults
-		switch checkName(&f, "name", name, MaxKeyName); {
-		case f.err() != nil:
-			return IssuedSession{}, f.err()
+		var f management.Faults
+		switch management.CheckName(&f, "name", name, management.MaxKeyName); {
+		case f.Err() != nil:
+			return IssuedSession{}, f.Err()
 		case !g.Allows("act"):
-			f.add(CodeInsufficientScope, "name", "this token lacks the scope act, which it takes to sign in under another name; leave the name empty")
-			return IssuedSession{}, f.err()
+			f.Add(management.CodeInsufficientScope, "name", "this token lacks the scope act, which it takes to sign in under another name; leave the name empty")
+			return IssuedSession{}, f.Err()
 		}
 		s.Name = name
 	}
-	return m.beginSession(ctx, ks.Name, s, ip, func(c *call) error {
+	return auth.beginSession(ctx, ks.Name, s, ip, func(c *call) error {
 		t, err := c.LockToken(ks.Name, g.ID)
 		if err != nil {
 			return err
@@ -152,42 +153,42 @@ func (m *Manager) SignIn(ctx context.Context, keyspace, token, name, ip string) 
 		if !t.ExpiresAt.IsZero() && t.ExpiresAt.Before(s.ExpiresAt) {
 			s.ExpiresAt = t.ExpiresAt
 		}
-		return t.rejectedAt(c.now)
+		return t.RejectedAt(c.Now)
 	})
 }
 
 // SignInAs begins a session for whom a proxy in front has identified, with these scopes.
-func (m *Manager) SignInAs(ctx context.Context, keyspace, name string, scopes []string, ip string) (IssuedSession, error) {
-	var f faults
-	if checkName(&f, "name", name, MaxKeyName); f.err() != nil {
-		return IssuedSession{}, f.err()
+func (auth *Authority) SignInAs(ctx context.Context, keyspace, name string, scopes []string, ip string) (IssuedSession, error) {
+	var f management.Faults
+	if management.CheckName(&f, "name", name, management.MaxKeyName); f.Err() != nil {
+		return IssuedSession{}, f.Err()
 	}
 	s := &Session{Kind: SessionByIdentity, Name: name, Scopes: scopes}
-	return m.beginSession(ctx, keyspace, s, ip, nil)
+	return auth.beginSession(ctx, keyspace, s, ip, nil)
 }
 
 // beginSession stores a session after check, where it is not nil, has agreed.
-func (m *Manager) beginSession(ctx context.Context, keyspace string, s *Session, ip string, check func(*call) error) (r IssuedSession, err error) {
-	who := Actor{Name: s.Name, IP: ip, Via: "console", Tenant: s.Tenant, Token: s.Token}
-	err = m.write(ctx, who, keyspace, func(c *call) error {
-		s.ID, s.Keyspace = m.ids.next(sessionIDPrefix, c.now), c.ks.Name
-		s.CreatedAt, s.CreatedIP, s.LastUsedAt, s.LastUsedIP = c.now, ip, c.now, ip
-		s.ExpiresAt = c.now.Add(SessionLife)
+func (auth *Authority) beginSession(ctx context.Context, keyspace string, s *Session, ip string, check func(*call) error) (r IssuedSession, err error) {
+	who := management.Actor{Name: s.Name, IP: ip, Via: "console", Tenant: s.Tenant, Token: s.Token}
+	err = auth.write(ctx, who, keyspace, func(c *call) error {
+		s.ID, s.Keyspace = c.NewID(sessionIDPrefix), c.Keyspace.Name
+		s.CreatedAt, s.CreatedIP, s.LastUsedAt, s.LastUsedIP = c.Now, ip, c.Now, ip
+		s.ExpiresAt = c.Now.Add(SessionLife)
 		if check != nil {
 			if err := check(c); err != nil {
 				return err
 			}
 		}
-		c.actor.Name, c.actor.Tenant, c.actor.Token = s.Name, s.Tenant, s.Token
+		c.Actor.Name, c.Actor.Tenant, c.Actor.Token = s.Name, s.Tenant, s.Token
 		r.Secret = sessionSecretPrefix + rand.Text() + rand.Text()
 		s.Digest = digestOf(r.Secret)
-		if err := c.PruneSessions(c.now.Add(-sessionKept)); err != nil {
+		if err := c.PruneSessions(c.Now.Add(-sessionKept)); err != nil {
 			return err
 		}
 		if err := c.InsertSession(s); err != nil {
 			return err
 		}
-		c.event = &audit.Event{Action: "session.started", Target: s.ID, Tenant: s.Tenant, After: sessionFields(s)}
+		c.Event = &audit.Event{Action: "session.started", Target: s.ID, Tenant: s.Tenant, After: sessionFields(s)}
 		r.SessionGrant = *sessionGrant(s)
 		return nil
 	})
@@ -207,16 +208,16 @@ func sessionGrant(s *Session) *SessionGrant {
 // CheckSession returns what the session of a browser's secret gives: ErrNoSession where it
 // gives nothing in this keyspace. It reads the store each time, so that an end counts from when it is made. ip is
 // noted as where the session was last used from.
-func (m *Manager) CheckSession(ctx context.Context, keyspace, secret, ip string) (*SessionGrant, error) {
+func (auth *Authority) CheckSession(ctx context.Context, keyspace, secret, ip string) (*SessionGrant, error) {
 	if !strings.HasPrefix(secret, sessionSecretPrefix) || len(secret) > 200 {
 		return nil, ErrNoSession
 	}
 	var s *Session
 	var good bool
-	now := m.clock()
+	now := auth.manager.Clock()
 	digest := digestOf(secret)
 	read := func() error {
-		err := m.read(ctx, Actor{}, keyspace, func(c *call) (err error) {
+		err := auth.read(ctx, management.Actor{}, keyspace, func(c *call) (err error) {
 			if s, err = c.SessionByDigest(digest); err != nil {
 				return err
 			}
@@ -229,41 +230,41 @@ func (m *Manager) CheckSession(ctx context.Context, keyspace, secret, ip string)
 		return err
 	}
 	var err error
-	if m.sessions.has(digest) {
+	if auth.sessions.has(digest) {
 		err = read()
 	} else {
-		err = m.lookUpUnknown(ctx, ip, read)
+		err = auth.lookUpUnknown(ctx, ip, read)
 	}
-	m.sessions.note(digest, err == nil)
+	auth.sessions.note(digest, err == nil)
 	if err != nil {
 		return nil, err
 	}
 	if now.Sub(s.LastUsedAt) >= usageInterval {
-		m.inBackground(func(tx Tx) error { return tx.TouchSession(s.ID, now, ip) })
+		auth.inBackground(func(tx Tx) error { return tx.TouchSession(s.ID, now, ip) })
 	}
 	return sessionGrant(s), nil
 }
 
 // sessionValid says whether a session still gives anything, and fills in the scopes that it has by its token.
 func (c *call) sessionValid(s *Session) (bool, error) {
-	if s.Keyspace != c.ks.Name || !s.EndedAt.IsZero() || !s.ExpiresAt.After(c.now) || !s.LastUsedAt.Add(SessionIdle).After(c.now) {
+	if s.Keyspace != c.Keyspace.Name || !s.EndedAt.IsZero() || !s.ExpiresAt.After(c.Now) || !s.LastUsedAt.Add(SessionIdle).After(c.Now) {
 		return false, nil
 	}
 	if s.Token != "" {
-		t, err := c.Tx.Token(c.ks.Name, s.Token)
+		t, err := c.Token(c.Keyspace.Name, s.Token)
 		switch {
 		case errors.Is(err, gateway.ErrNotFound):
 			return false, nil
 		case err != nil:
 			return false, err
-		case t.rejectedAt(c.now) != nil:
+		case t.RejectedAt(c.Now) != nil:
 			return false, nil
 		case s.Kind == SessionByToken:
 			s.Scopes = t.Scopes
 		}
 	}
 	if s.Tenant != "" {
-		t, err := c.Tx.Tenant(c.ks.Name, s.Tenant)
+		t, err := c.Tenant(c.Keyspace.Name, s.Tenant)
 		switch {
 		case errors.Is(err, gateway.ErrNotFound):
 			return false, nil
@@ -277,32 +278,32 @@ func (c *call) sessionValid(s *Session) (bool, error) {
 }
 
 // EndSession ends a session. Ending one that has ended changes nothing and is no error.
-func (m *Manager) EndSession(ctx context.Context, a Actor, keyspace, id string) error {
+func (auth *Authority) EndSession(ctx context.Context, a management.Actor, keyspace, id string) error {
 	const what = "session"
-	return m.write(ctx, a, keyspace, func(c *call) error {
-		if !isID(id, sessionIDPrefix) {
-			return notFound(what)
+	return auth.write(ctx, a, keyspace, func(c *call) error {
+		if !management.HasIDForm(id, sessionIDPrefix) {
+			return management.NotFound(what)
 		}
-		s, err := c.Session(c.ks.Name, id)
+		s, err := c.Session(c.Keyspace.Name, id)
 		if err != nil {
-			return orNotFound(err, what)
+			return management.OrNotFound(err, what)
 		}
 		if !a.Sees(s.Tenant) {
-			return notFound(what)
+			return management.NotFound(what)
 		}
 		// The scopes of a session that gives nothing any more are not asked for: ending it changes nothing.
 		if good, err := c.sessionValid(s); err != nil {
 			return err
 		} else if good {
-			if err := c.checkMayEnd(s.Scopes); err != nil {
+			if err := c.CheckMayEnd(s.Scopes); err != nil {
 				return err
 			}
 		}
-		ended, err := c.Tx.EndSession(c.ks.Name, id, c.now)
+		ended, err := c.Tx.EndSession(c.Keyspace.Name, id, c.Now)
 		if err != nil || !ended {
 			return err
 		}
-		c.event = &audit.Event{Action: "session.ended", Target: s.ID, Tenant: s.Tenant, Before: sessionFields(s)}
+		c.Event = &audit.Event{Action: "session.ended", Target: s.ID, Tenant: s.Tenant, Before: sessionFields(s)}
 		return nil
 	})
 }
@@ -311,37 +312,37 @@ func (m *Manager) EndSession(ctx context.Context, a Actor, keyspace, id string) 
 type SessionFilter struct {
 	// Tenant is a slug; "" for all.
 	Tenant string
-	PageQuery
+	management.PageQuery
 }
 
 // Sessions lists sessions, for a week after their end too.
-func (m *Manager) Sessions(ctx context.Context, a Actor, keyspace string, q SessionFilter) (Page[SessionRecord], error) {
-	limit, last, err := q.after("s")
+func (auth *Authority) Sessions(ctx context.Context, a management.Actor, keyspace string, q SessionFilter) (management.Page[SessionRecord], error) {
+	limit, last, err := q.After("s")
 	if err != nil {
-		return Page[SessionRecord]{}, err
+		return management.Page[SessionRecord]{}, err
 	}
 	if a.Tenant != "" {
 		q.Tenant = a.Tenant
 	}
 	var out []SessionRecord
-	err = m.read(ctx, a, keyspace, func(c *call) error {
+	err = auth.read(ctx, a, keyspace, func(c *call) error {
 		out = nil
-		rows, err := c.Tx.Sessions(SessionQuery{Keyspace: c.ks.Name, Tenant: q.Tenant, Before: last, Limit: limit + 1})
+		rows, err := c.Tx.Sessions(SessionQuery{Keyspace: c.Keyspace.Name, Tenant: q.Tenant, Before: last, Limit: limit + 1})
 		for _, s := range rows {
 			good, err := c.sessionValid(s)
 			if err != nil {
 				return err
 			}
 			out = append(out, SessionRecord{
-				ID: s.ID, Kind: s.Kind, Name: s.Name, Tenant: optional(s.Tenant), Token: optional(s.Token), Scopes: nonNil(s.Scopes), Active: good,
-				CreatedAt: s.CreatedAt.UTC(), CreatedIP: optional(s.CreatedIP), ExpiresAt: s.ExpiresAt.UTC(),
-				LastUsedAt: s.LastUsedAt.UTC(), LastUsedIP: optional(s.LastUsedIP), EndedAt: optionalTime(s.EndedAt),
+				ID: s.ID, Kind: s.Kind, Name: s.Name, Tenant: management.OrNull(s.Tenant), Token: management.OrNull(s.Token), Scopes: management.OrEmpty(s.Scopes), Active: good,
+				CreatedAt: s.CreatedAt.UTC(), CreatedIP: management.OrNull(s.CreatedIP), ExpiresAt: s.ExpiresAt.UTC(),
+				LastUsedAt: s.LastUsedAt.UTC(), LastUsedIP: management.OrNull(s.LastUsedIP), EndedAt: management.TimeOrNull(s.EndedAt),
 			})
 		}
 		return err
 	})
 	if err != nil {
-		return Page[SessionRecord]{}, err
+		return management.Page[SessionRecord]{}, err
 	}
-	return pageOf(out, limit, func(r SessionRecord) string { return cursorOf("s", r.ID) }), nil
+	return management.CutPage(out, limit, func(r SessionRecord) string { return management.CursorOf("s", r.ID) }), nil
 }
