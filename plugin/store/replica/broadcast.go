@@ -96,14 +96,14 @@ func (r *Replica) refreshClusterID(ctx context.Context, local *Copy) {
 }
 
 // publish publishes a pending revocation, and reports whether that succeeded.
-func (r *Replica) publish(ctx context.Context, refusal management.Revocation) (ok bool) {
+func (r *Replica) publish(ctx context.Context, revocation management.Revocation) (ok bool) {
 	if r.broadcaster == nil {
 		return true
 	}
 	cluster := r.clusterID.Load()
 	err := errNoClusterID
 	if cluster != nil {
-		err = r.broadcaster.Publish(ctx, *cluster, refusal)
+		err = r.broadcaster.Publish(ctx, *cluster, revocation)
 	}
 	// One failure is no reason to warn: Redis may be connecting, as after a start.
 	if err != nil && r.publishFailures.Add(1) == 2 {
@@ -193,11 +193,11 @@ func (r *Replica) receive(ctx context.Context, cluster ClusterID, list []managem
 		r.primaryChanged.notify()
 		if err == nil {
 			var rest []management.Revocation
-			for i, refusal := range list {
+			for i, revocation := range list {
 				if is[i] == replication.Revoked || is[i] == replication.Reversed {
-					r.markResolved(refusal)
+					r.markResolved(revocation)
 				} else {
-					rest = append(rest, refusal)
+					rest = append(rest, revocation)
 				}
 			}
 			list = rest
@@ -209,8 +209,8 @@ func (r *Replica) receive(ctx context.Context, cluster ClusterID, list []managem
 	if err := r.storeReceived(ctx, list); err != nil {
 		return fmt.Errorf("a revocation of another node could not be stored here: %w", err)
 	}
-	for _, refusal := range list {
-		r.addUnsequenced(refusal.Change())
+	for _, revocation := range list {
+		r.addUnsequenced(revocation.Change())
 	}
 	r.primaryChanged.notify()
 	return nil
@@ -234,13 +234,13 @@ func (r *Replica) storeReceived(ctx context.Context, list []management.Revocatio
 
 // markResolved records that the primary has a revocation, or that it was reversed there: it is neither
 // published nor applied any more.
-func (r *Replica) markResolved(refusal management.Revocation) {
-	if !isBroadcast(refusal) {
+func (r *Replica) markResolved(revocation management.Revocation) {
+	if !isBroadcast(revocation) {
 		return
 	}
-	r.resolved.add(refusal)
+	r.resolved.add(revocation)
 	if cluster := r.clusterID.Load(); r.broadcaster != nil && cluster != nil {
-		r.broadcaster.Retract(*cluster, refusal)
+		r.broadcaster.Retract(*cluster, revocation)
 	}
 }
 

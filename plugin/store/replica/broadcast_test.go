@@ -14,10 +14,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 )
 
-// bus carries what nodes of a test tell each other. What was told stays, also where it is withdrawn.
+// bus carries the revocations that nodes of a test publish. They stay, also when retracted.
 type bus struct {
 	mu        sync.Mutex
-	told      []management.Revocation
+	published []management.Revocation
 	more      chan struct{}
 	withdrawn int
 }
@@ -27,21 +27,21 @@ func newBus() *bus { return &bus{more: make(chan struct{})} }
 // busReader is one node's end of a bus.
 type busReader struct {
 	*bus
-	// lastSync is how much of what was told it has heard; -1 while it hears nothing.
-	heard int
+	// position is how many of the published it has received; -1 while not subscribed.
+	position int
 }
 
-func (e *busReader) hears(n int) {
+func (e *busReader) setPosition(n int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.heard = n
+	e.position = n
 }
 
 func (w *bus) Publish(_ context.Context, _ replica.ClusterID, r management.Revocation) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !slices.ContainsFunc(w.told, func(o management.Revocation) bool { return o.Action == r.Action && o.ID == r.ID && o.At.Equal(r.At) }) {
-		w.told = append(w.told, r)
+	if !slices.ContainsFunc(w.published, func(o management.Revocation) bool { return o.Action == r.Action && o.ID == r.ID && o.At.Equal(r.At) }) {
+		w.published = append(w.published, r)
 		w.wake()
 	}
 	return nil
@@ -59,17 +59,17 @@ func (w *bus) Retract(replica.ClusterID, management.Revocation) {
 }
 
 func (e *busReader) Subscribe(ctx context.Context, _ replica.ClusterID, f func([]management.Revocation) error) error {
-	e.hears(0)
-	defer e.hears(-1)
+	e.setPosition(0)
+	defer e.setPosition(-1)
 	for {
 		e.mu.Lock()
-		list, more := slices.Clone(e.told[e.heard:]), e.more
+		list, more := slices.Clone(e.published[e.position:]), e.more
 		e.mu.Unlock()
 		if err := f(list); err != nil {
 			return err
 		}
 		e.mu.Lock()
-		e.heard += len(list)
+		e.position += len(list)
 		e.mu.Unlock()
 		select {
 		case <-more:
@@ -79,11 +79,11 @@ func (e *busReader) Subscribe(ctx context.Context, _ replica.ClusterID, f func([
 	}
 }
 
-// again has it hear all of it once more.
+// replay has it receive all of it again.
 func (e *busReader) replay() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.heard = 0
+	e.position = 0
 	e.wake()
 }
 
@@ -114,18 +114,18 @@ func waitAllSynced(nodes []*node) {
 	}
 }
 
-// hears waits until a node has heard all that is told.
-func (n *node) hears() {
+// waitReceived waits until a node has received all that is published.
+func (n *node) waitReceived() {
 	n.t.Helper()
 	e := n.broadcaster.(*busReader)
-	eventually(n.t, "all that is told is heard", func() bool {
+	eventually(n.t, "all that is published is received", func() bool {
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		return e.heard == len(e.told)
+		return e.position == len(e.published)
 	})
 }
 
-// TestBroadcastToOthers refuses a key at one node while the primary is away for both.
+// TestBroadcastToOthers revokes a key at one node while the primary is unreachable for both.
 func TestBroadcastToOthers(t *testing.T) {
 	t.Parallel()
 	nodes := nodesOnBus(t, newBus(), 2)
@@ -141,7 +141,7 @@ func TestBroadcastToOthers(t *testing.T) {
 		t.Fatal(r, err)
 	}
 	a.want(full, gateway.RevokedKey)
-	eventually(t, "the other node refuses it", func() bool { return b.reasonFor(full) == gateway.RevokedKey })
+	eventually(t, "the other node rejects it", func() bool { return b.reasonFor(full) == gateway.RevokedKey })
 	a.down.Store(false)
 	b.down.Store(false)
 	a.waitSynced()
@@ -150,8 +150,8 @@ func TestBroadcastToOthers(t *testing.T) {
 	b.want(full, gateway.RevokedKey)
 }
 
-// TestReversedAfterBroadcast enables a key again after its disabling was told, written, and can't be
-// withdrawn: who hears of it late refuses nothing.
+// TestReversedAfterBroadcast enables a key again after its disabling was published and written, while
+// retractions fail: a node that receives it late does not revoke again.
 func TestReversedAfterBroadcast(t *testing.T) {
 	t.Parallel()
 	w := newBus()
@@ -170,7 +170,7 @@ func TestReversedAfterBroadcast(t *testing.T) {
 	if _, err := a.SuspendTenant(ctxOf(t), ada, ks, "b"); !acknowledged(err) {
 		t.Fatal(err)
 	}
-	eventually(t, "the other node refuses both", func() bool {
+	eventually(t, "the other node rejects both", func() bool {
 		return b.reasonFor(full) == gateway.DisabledKey && b.reasonFor(other) == gateway.TenantInactive
 	})
 	down(nodes, false)
@@ -184,21 +184,21 @@ func TestReversedAfterBroadcast(t *testing.T) {
 	waitAllSynced(nodes[:2])
 	fine := func(n *node) {
 		t.Helper()
-		n.hears()
+		n.waitReceived()
 		n.want(full, gateway.Allowed)
 		n.want(other, gateway.Allowed)
 		if p := n.r.Status().Pending; p != 0 {
-			t.Errorf("%d refusals are pending", p)
+			t.Errorf("%d revocations are pending", p)
 		}
 	}
-	// One that was not there hears of it now, and one that starts again.
+	// A node that was stopped receives it now, and so does one that starts again.
 	c.start()
 	c.waitSynced()
 	fine(c)
 	b.restart()
 	b.waitSynced()
 	fine(b)
-	// The primary is away again, and word of it comes once more.
+	// The primary is unreachable again, and all messages are received again.
 	down(nodes, true)
 	for _, n := range nodes {
 		n.broadcaster.(*busReader).replay()
@@ -208,12 +208,12 @@ func TestReversedAfterBroadcast(t *testing.T) {
 		t.Error("nothing was withdrawn")
 	}
 
-	// What is refused now is refused.
+	// A new revocation holds.
 	if _, err := c.DisableKey(ctxOf(t), ada, ks, id); err != nil {
 		t.Fatal(err)
 	}
 	for _, n := range nodes {
-		eventually(t, "it is refused", func() bool { return n.reasonFor(full) == gateway.DisabledKey })
+		eventually(t, "it is rejected", func() bool { return n.reasonFor(full) == gateway.DisabledKey })
 	}
 	down(nodes, false)
 	waitAllSynced(nodes)
@@ -223,8 +223,8 @@ func TestReversedAfterBroadcast(t *testing.T) {
 	}
 }
 
-// TestBroadcastWhileStopped has a node that is not running when a refusal is told, and starts while the
-// primary is away.
+// TestBroadcastWhileStopped stops a node before a revocation is published, and starts it while the
+// primary is unreachable.
 func TestBroadcastWhileStopped(t *testing.T) {
 	t.Parallel()
 	w := newBus()
@@ -240,7 +240,7 @@ func TestBroadcastWhileStopped(t *testing.T) {
 	}
 	a.stop()
 	b.start()
-	eventually(t, "it is refused", func() bool { return b.reasonFor(full) == gateway.RevokedKey })
+	eventually(t, "it is rejected", func() bool { return b.reasonFor(full) == gateway.RevokedKey })
 	// The one that took the revocation never comes back: it is written all the same, as done by who did it.
 	down(nodes, false)
 	b.waitSynced()

@@ -28,7 +28,7 @@ func TestFileIsItsOwners(t *testing.T) {
 	}
 }
 
-// TestFilesThatCanBeThrownAway are damaged copies and those of other stores: they are made anew.
+// TestFilesThatCanBeThrownAway are damaged copies and those of other stores: new ones are made.
 func TestFilesThatCanBeThrownAway(t *testing.T) {
 	for name, spoil := range map[string]func(t *testing.T, n *node){
 		"removed": func(t *testing.T, n *node) {

@@ -142,7 +142,7 @@ func (c *cutPrimary) WriteFlush(ctx context.Context, node string, f *gateway.Flu
 	return c.Store.WriteFlush(ctx, node, f)
 }
 
-// node is a gateway that judges by a replica, and its management.
+// node is a gateway that checks keys by a replica, with its management.
 type node struct {
 	*management.Manager
 	t           testing.TB
@@ -320,11 +320,11 @@ func (n *node) restore(backup string) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	eventually(n.t, "the primary is opened anew", func() bool { return n.primary.Store.Ping(ctxOf(n.t)) == nil })
+	eventually(n.t, "the primary is opened again", func() bool { return n.primary.Store.Ping(ctxOf(n.t)) == nil })
 	n.backAt = time.Now()
 }
 
-// acknowledged says whether a change was.
+// acknowledged reports whether a change was acknowledged.
 func acknowledged(err error) bool {
 	var held *management.Accepted
 	return err == nil || errors.As(err, &held)

@@ -218,7 +218,7 @@ func (m *model) pass() {
 	}
 }
 
-// check judges every key.
+// check checks every key.
 func (m *model) check() {
 	for _, k := range m.keys {
 		for i, s := range k.secrets {

@@ -47,7 +47,7 @@ func TestPostgresUnreachable(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.waitSynced()
-	eventually(t, "the other node refuses it", func() bool { return a.reasonFor(second) == gateway.RevokedKey })
+	eventually(t, "the other node rejects it", func() bool { return a.reasonFor(second) == gateway.RevokedKey })
 
 	pg.Kill()
 	a.restart()
@@ -57,10 +57,10 @@ func TestPostgresUnreachable(t *testing.T) {
 		n.want(third, gateway.Allowed)
 	}
 	if _, err := a.CreateKey(ctxOf(t), ada, ks, "a", management.KeyFields{Name: management.Some("x")}); !errors.Is(err, gateway.ErrStore) {
-		t.Fatalf("creating while PostgreSQL is away: %v", err)
+		t.Fatalf("creating while PostgreSQL is unreachable: %v", err)
 	}
 	if r, err := a.RevokeKey(ctxOf(t), ada, ks, away); err != nil || r.Durable {
-		t.Fatalf("revoking while PostgreSQL is away: %+v, %v", r, err)
+		t.Fatalf("revoking while PostgreSQL is unreachable: %+v, %v", r, err)
 	}
 	a.want(third, gateway.RevokedKey)
 

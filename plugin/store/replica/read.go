@@ -107,9 +107,9 @@ func (r *Replica) reverse(ctx context.Context, former *Copy, list []management.R
 		return false, err
 	}
 	var taken []management.Revocation
-	for i, refusal := range list {
+	for i, revocation := range list {
 		if is[i] == replication.Reversed {
-			taken = append(taken, refusal)
+			taken = append(taken, revocation)
 		}
 	}
 	if len(taken) == 0 {

@@ -98,7 +98,7 @@ func (r *Replica) writeLostRevocations(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		for i, refusal := range of {
+		for i, revocation := range of {
 			if is[i] != replication.NotRevoked {
 				continue
 			}
@@ -106,10 +106,10 @@ func (r *Replica) writeLostRevocations(ctx context.Context) error {
 			if write == nil {
 				return errNoWriteBack
 			}
-			if refusal.Actor.Via == "" {
-				refusal.Actor = replicaActor
+			if revocation.Actor.Via == "" {
+				revocation.Actor = replicaActor
 			}
-			if err := (*write)(context.WithValue(ctx, delivering{}, true), refusal); err != nil {
+			if err := (*write)(context.WithValue(ctx, delivering{}, true), revocation); err != nil {
 				return err
 			}
 			written++

@@ -16,25 +16,25 @@ const deliverTimeout = 10 * time.Second
 
 // Revoke implements management.OfflineRevoker. It also publishes the revocation to the other nodes,
 // where there is a broadcaster.
-func (r *Replica) Revoke(ctx context.Context, refusal management.Revocation) error {
-	refusal.At = refusal.At.UTC().Truncate(time.Microsecond) // as it is stored
-	if err := r.revokeLocal(ctx, refusal); err != nil {
+func (r *Replica) Revoke(ctx context.Context, revocation management.Revocation) error {
+	revocation.At = revocation.At.UTC().Truncate(time.Microsecond) // as it is stored
+	if err := r.revokeLocal(ctx, revocation); err != nil {
 		return err
 	}
-	r.publish(ctx, refusal)
+	r.publish(ctx, revocation)
 	r.primaryChanged.notify()
 	return nil
 }
 
 // revokeLocal revokes here, and keeps the revocation for delivery.
-func (r *Replica) revokeLocal(ctx context.Context, refusal management.Revocation) error {
+func (r *Replica) revokeLocal(ctx context.Context, revocation management.Revocation) error {
 	r.pendingMu.Lock()
 	defer r.pendingMu.Unlock()
 	s := r.view.Load()
 	if s.copy == nil {
 		return fmt.Errorf("%w: there is no replica yet to store it in", gateway.ErrStore)
 	}
-	if err := s.copy.Revoke(ctx, refusal); err != nil {
+	if err := s.copy.Revoke(ctx, revocation); err != nil {
 		return err
 	}
 	r.countPending(ctx, s)
@@ -94,10 +94,10 @@ func (r *Replica) storeRevocations(ctx context.Context, changes []gateway.Change
 
 // revocationsOf returns the revocations in the present rows of a change.
 func revocationsOf(tx management.Tx, c gateway.Change) (out []management.Revocation, err error) {
-	add := func(holds bool, refusal management.Revocation) {
+	add := func(holds bool, revocation management.Revocation) {
 		if holds {
-			refusal.Keyspace, refusal.Actor = c.Keyspace, replicaActor
-			out = append(out, refusal)
+			revocation.Keyspace, revocation.Actor = c.Keyspace, replicaActor
+			out = append(out, revocation)
 		}
 	}
 	switch c.Kind {
@@ -209,16 +209,16 @@ func (r *Replica) recountPending(ctx context.Context) int64 {
 
 // deliverOne writes a revocation to the primary, unless the primary has it, or it was reversed
 // meanwhile by a node that reached the primary.
-func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, management.Revocation) error, s *activeView, refusal management.Revocation) error {
+func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, management.Revocation) error, s *activeView, revocation management.Revocation) error {
 	ctx, cancel := context.WithTimeout(context.WithValue(ctx, delivering{}, true), deliverTimeout)
 	defer cancel()
-	list, err := r.primary.CompareRevocations(ctx, []management.Revocation{refusal})
+	list, err := r.primary.CompareRevocations(ctx, []management.Revocation{revocation})
 	if err != nil {
 		return err
 	}
 	is := list[0]
 	if is == replication.NotRevoked {
-		if err := write(ctx, refusal); err != nil {
+		if err := write(ctx, revocation); err != nil {
 			return err
 		}
 	}
@@ -234,30 +234,30 @@ func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, ma
 		return nil
 	}
 	if is == replication.UnknownID {
-		if err := s.copy.MarkUnknown(ctx, refusal); err != nil {
+		if err := s.copy.MarkUnknown(ctx, revocation); err != nil {
 			return err
 		}
-		r.markResolved(refusal)
+		r.markResolved(revocation)
 		return nil
 	}
 	// The primary's state holds here from now on, whether it has the revocation or its reversal. In the same
 	// step the copy moves to a position of the primary that includes it: where the
 	// primary goes back to before that, the next sync notices.
-	d, err := r.primary.Reread(ctx, r.position, refusal.Change())
+	d, err := r.primary.Reread(ctx, r.position, revocation.Change())
 	if err != nil {
 		return err
 	}
-	held, err := s.copy.Resolve(ctx, refusal, is == replication.Reversed, d, r.LastSync())
+	held, err := s.copy.Resolve(ctx, revocation, is == replication.Reversed, d, r.LastSync())
 	if err != nil {
 		return err
 	}
 	if !held {
 		// For instance where its keyspace is not configured here. It stays pending.
-		r.log.Debug("a revocation was not written to the database", "action", refusal.Action, "id", refusal.ID)
+		r.log.Debug("a revocation was not written to the database", "action", revocation.Action, "id", revocation.ID)
 		return nil
 	}
 	r.position = d.To
-	r.markResolved(refusal)
-	r.addUnsequenced(refusal.Change())
+	r.markResolved(revocation)
+	r.addUnsequenced(revocation.Change())
 	return nil
 }

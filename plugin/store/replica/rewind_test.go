@@ -69,7 +69,7 @@ func TestRewindBackAndForth(t *testing.T) {
 	n.waitSynced()
 	n.want(full, gateway.RevokedKey)
 	n.primaryHolds(id, gateway.StatusRevoked)
-	// Several times within moments, and once while it is away.
+	// Several times within moments, and once while it is unreachable.
 	for range 3 {
 		n.restore(known)
 		refused()

@@ -12,7 +12,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store"
 )
 
-// TestRevokedWhileUnreachable refuses keys and tenants while the primary is away, restarts the node, and
+// TestRevokedWhileUnreachable revokes keys and tenants while the primary is unreachable, restarts the node, and
 // finds all of it written when the primary is back.
 func TestRevokedWhileUnreachable(t *testing.T) {
 	t.Parallel()
@@ -47,10 +47,10 @@ func TestRevokedWhileUnreachable(t *testing.T) {
 		t.Errorf("revoking what is none: %v", err)
 	}
 	if _, err := n.EnableKey(ctx, ada, ks, disabled.id); !errors.Is(err, gateway.ErrStore) {
-		t.Errorf("enabling while the primary is away: %v", err)
+		t.Errorf("enabling while the primary is unreachable: %v", err)
 	}
 	if _, err := n.CreateKey(ctx, ada, ks, "a", management.KeyFields{Name: management.Some("x")}); !errors.Is(err, gateway.ErrStore) {
-		t.Errorf("creating while the primary is away: %v", err)
+		t.Errorf("creating while the primary is unreachable: %v", err)
 	}
 	check := func() {
 		t.Helper()
@@ -173,7 +173,7 @@ func TestCopyTxReads(t *testing.T) {
 			return err
 		})
 		if !errors.Is(err, gateway.ErrStore) {
-			t.Errorf("%s while the primary is away: %v", method.Name, err)
+			t.Errorf("%s while the primary is unreachable: %v", method.Name, err)
 		}
 	}
 }

@@ -45,15 +45,15 @@ func connected(t testing.TB, url string) *redis.Redis {
 	return r
 }
 
-// listener hears as a replica does: again after an error.
+// listener subscribes as a replica does: again after an error.
 type listener struct {
-	mu     sync.Mutex
-	heard  []management.Revocation
-	begun  int // how often it heard all that there is
-	failed []error
+	mu       sync.Mutex
+	received []management.Revocation
+	begun    int // how often it received the whole stream
+	failed   []error
 }
 
-// listen has a listener hear until the test ends.
+// listen has a listener subscribe until the test ends.
 func listen(t testing.TB, b replica.Broadcaster, k replica.ClusterID) *listener {
 	t.Helper()
 	l := &listener{}
@@ -67,7 +67,7 @@ func listen(t testing.TB, b replica.Broadcaster, k replica.ClusterID) *listener 
 			err := b.Subscribe(ctx, k, func(list []management.Revocation) error {
 				l.mu.Lock()
 				defer l.mu.Unlock()
-				l.heard = append(l.heard, list...)
+				l.received = append(l.received, list...)
 				if first {
 					first = false
 					l.begun++
@@ -89,11 +89,11 @@ func listen(t testing.TB, b replica.Broadcaster, k replica.ClusterID) *listener 
 	return l
 }
 
-// times returns how often a refusal was heard.
+// times returns how often a revocation was received.
 func (l *listener) times(r management.Revocation) (n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, o := range l.heard {
+	for _, o := range l.received {
 		if same(o, r) {
 			n++
 		}
@@ -104,7 +104,7 @@ func (l *listener) times(r management.Revocation) (n int) {
 func (l *listener) count() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.heard)
+	return len(l.received)
 }
 
 func (l *listener) begins() int {
@@ -126,7 +126,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-func refusal(n int) management.Revocation {
+func revocationOf(n int) management.Revocation {
 	return management.Revocation{Action: management.KeyRevoked, Keyspace: "default", ID: "key_" + strconv.Itoa(n),
 		At:    time.Now().UTC().Truncate(time.Microsecond),
 		Actor: management.Actor{Name: "ada", IP: "192.0.2.1", Via: "api", Scopes: []string{"keys:write"}}}
@@ -139,7 +139,7 @@ func tell(t testing.TB, b replica.Broadcaster, r management.Revocation) {
 	}
 }
 
-// length returns how many words there are in Redis.
+// length returns how many entries there are in Redis.
 func length(t testing.TB, r *redis.Redis) int64 {
 	t.Helper()
 	c := client(t, r)
@@ -173,29 +173,29 @@ func publishedThrough(t *testing.T, kind testserver.RedisKind) {
 	others := listen(t, New(connected(t, url), quiet), replica.ClusterID{Store: "another", Key: cluster.Key})
 	eventually(t, "all listen", func() bool { return there.begins() > 0 && own.begins() > 0 && others.begins() > 0 })
 
-	first, second := refusal(1), refusal(2)
+	first, second := revocationOf(1), revocationOf(2)
 	second.Action = management.TenantSuspended
 	for range 3 {
 		tell(t, a, first) // once
 	}
 	tell(t, a, second)
-	eventually(t, "who listens hears both", func() bool { return there.times(first) == 1 && there.times(second) == 1 })
+	eventually(t, "a subscriber receives both", func() bool { return there.times(first) == 1 && there.times(second) == 1 })
 	if n := length(t, conn); n != 2 {
-		t.Errorf("%d words", n)
+		t.Errorf("%d entries", n)
 	}
 	// One that hears of it need not say it again.
 	tell(t, b, first)
 	if n := length(t, conn); n != 2 {
-		t.Errorf("%d words after it was told by another", n)
+		t.Errorf("%d entries after another published it", n)
 	}
 	late := listen(t, New(connected(t, url), quiet), cluster)
-	eventually(t, "who listens later hears both", func() bool { return late.times(first) == 1 && late.times(second) == 1 })
+	eventually(t, "a later subscriber receives both", func() bool { return late.times(first) == 1 && late.times(second) == 1 })
 
 	// What was decided again since stays.
 	again := first
 	again.At = first.At.Add(time.Second)
 	tell(t, a, again)
-	eventually(t, "it is heard", func() bool { return there.times(again) == 1 })
+	eventually(t, "it is received", func() bool { return there.times(again) == 1 })
 	b.Retract(cluster, first)
 	b.Retract(cluster, second)
 	b.Retract(replica.ClusterID{Store: "another"}, again)
@@ -203,11 +203,11 @@ func publishedThrough(t *testing.T, kind testserver.RedisKind) {
 	b.Retract(cluster, again)
 	eventually(t, "all are gone", func() bool { return length(t, conn) == 0 })
 	if n := others.count(); n != 0 {
-		t.Errorf("nodes of another store heard %d words", n)
+		t.Errorf("nodes of another store heard %d entries", n)
 	}
 	c := client(t, conn)
 	if ms, err := c.Do(context.Background(), c.B().Pttl().Key(streamKey(cluster)).Build()).AsInt64(); err != nil || ms <= 0 || ms > MaxAge.Milliseconds() {
-		t.Errorf("the words are kept for %d ms (%v)", ms, err)
+		t.Errorf("the entries are kept for %d ms (%v)", ms, err)
 	}
 	if s := a.Stats(); s.Published != 3 || s.Rejected != 0 {
 		t.Errorf("stats: %+v", s)
@@ -221,12 +221,12 @@ func TestForged(t *testing.T) {
 	b := New(conn, quiet)
 	stranger := cluster
 	stranger.Key = []byte("a guess")
-	r := refusal(1)
+	r := revocationOf(1)
 	text, err := encode(r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	enabled := refusal(2)
+	enabled := revocationOf(2)
 	enabled.Action = "key.enabled"
 	forbidden, _ := encode(enabled)
 	nameless, _ := encode(management.Revocation{Action: management.KeyRevoked, Keyspace: "default", At: time.Now()})
@@ -243,9 +243,9 @@ func TestForged(t *testing.T) {
 		}
 	}
 	l := listen(t, b, cluster)
-	good := refusal(3)
+	good := revocationOf(3)
 	tell(t, New(conn, quiet), good)
-	eventually(t, "what is true is heard", func() bool { return l.times(good) == 1 })
+	eventually(t, "what is true is received", func() bool { return l.times(good) == 1 })
 	if l.count() != 1 || b.Stats().Rejected != int64(len(forged)) {
 		t.Errorf("heard %d, %+v", l.count(), b.Stats())
 	}
@@ -274,34 +274,34 @@ func outagesOf(t *testing.T, kind testserver.RedisKind) {
 	la := listen(t, a, cluster)
 	eventually(t, "both listen", func() bool { return l.begins() > 0 && la.begins() > 0 })
 	n := 0
-	told := func() management.Revocation {
+	publish := func() management.Revocation {
 		n++
-		r := refusal(n)
+		r := revocationOf(n)
 		tell(t, a, r)
 		return r
 	}
-	heard := func(what string, r management.Revocation) {
+	expectReceived := func(what string, r management.Revocation) {
 		t.Helper()
 		eventually(t, what, func() bool { return l.times(r) > 0 })
 	}
-	heard("at first", told())
+	expectReceived("at first", publish())
 	proxy.Cut()
-	heard("after a cut", told())
+	expectReceived("after a cut", publish())
 	proxy.Refuse()
-	r := told()
+	r := publish()
 	proxy.Restore()
-	heard("what was told while it was cut off", r)
+	expectReceived("what was told while it was cut off", r)
 	proxy.Hold()
-	r = told()
-	if err := b.Publish(context.Background(), cluster, refusal(-1)); err == nil {
+	r = publish()
+	if err := b.Publish(context.Background(), cluster, revocationOf(-1)); err == nil {
 		t.Error("it could be told through a connection that nothing passes")
 	}
 	proxy.Restore()
-	heard("what was told while nothing passed", r)
+	expectReceived("what was told while nothing passed", r)
 
 	begun := la.begins()
 	server.Kill()
-	if err := a.Publish(context.Background(), cluster, refusal(-2)); err == nil {
+	if err := a.Publish(context.Background(), cluster, revocationOf(-2)); err == nil {
 		t.Error("it could be told to a Redis that is not there")
 	}
 	server.Start()
@@ -327,9 +327,9 @@ func accessControlOf(t *testing.T, kind testserver.RedisKind) {
 		limits, []string{"+xadd", "+xread", "+xdel", "+xtrim", "--user", "limits", "on", ">secret"}, limits)...)
 	b := New(connected(t, "redis://gate:secret@"+server.Addr()+"/0"), quiet)
 	l := listen(t, b, cluster)
-	r := refusal(1)
+	r := revocationOf(1)
 	tell(t, b, r)
-	eventually(t, "it is heard", func() bool { return l.times(r) == 1 })
+	eventually(t, "it is received", func() bool { return l.times(r) == 1 })
 	b.Retract(cluster, r)
 	eventually(t, "it is gone", func() bool {
 		late := 0
@@ -381,14 +381,14 @@ func failover(t *testing.T, url string, k replica.ClusterID, failOver func()) {
 		t.Helper()
 		// Who can't tell tries it again.
 		eventually(t, "it can be told", func() bool { return a.Publish(context.Background(), k, r) == nil })
-		eventually(t, "it is heard", func() bool { return lb.times(r) > 0 })
+		eventually(t, "it is received", func() bool { return lb.times(r) > 0 })
 	}
-	before, after := refusal(1), refusal(2)
+	before, after := revocationOf(1), revocationOf(2)
 	say(before)
 	failOver()
 	say(after)
 	late := listen(t, New(connected(t, url), quiet), k)
-	eventually(t, "who listens later hears both", func() bool { return late.times(before) == 1 && late.times(after) == 1 })
+	eventually(t, "a later subscriber receives both", func() bool { return late.times(before) == 1 && late.times(after) == 1 })
 	c := client(t, conn)
 	eventually(t, "what is withdrawn is gone", func() bool {
 		b.Retract(k, before)
@@ -405,9 +405,9 @@ func TestForgotten(t *testing.T) {
 	a, b := New(conn, quiet), New(conn, quiet)
 	a.rereadEvery, b.rereadEvery = 50*time.Millisecond, 50*time.Millisecond
 	la, lb := listen(t, a, cluster), listen(t, b, cluster)
-	first, second := refusal(1), refusal(2)
+	first, second := revocationOf(1), revocationOf(2)
 	tell(t, a, first)
-	eventually(t, "it is heard", func() bool { return la.times(first) == 1 && lb.times(first) == 1 })
+	eventually(t, "it is received", func() bool { return la.times(first) == 1 && lb.times(first) == 1 })
 	c := client(t, conn)
 	if err := c.Do(context.Background(), c.B().Del().Key(streamKey(cluster)).Build()).Error(); err != nil {
 		t.Fatal(err)
@@ -424,7 +424,7 @@ func TestForgotten(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "what comes before is heard", func() bool { return la.times(second) == 1 && lb.times(second) == 1 })
+	eventually(t, "what comes before is received", func() bool { return la.times(second) == 1 && lb.times(second) == 1 })
 	eventually(t, "what was lost is told again", func() bool {
 		tell(t, a, first)
 		return length(t, conn) == 3
@@ -448,13 +448,13 @@ func TestMany(t *testing.T) {
 	a := New(connected(t, url), quiet)
 	const many = 2*readBatch + 10
 	for i := range many {
-		tell(t, a, refusal(i))
+		tell(t, a, revocationOf(i))
 	}
 	b := New(connected(t, url), quiet)
 	l := listen(t, b, cluster)
 	eventually(t, "all are heard", func() bool { return l.count() == many })
 	l.mu.Lock()
-	for _, r := range l.heard {
+	for _, r := range l.received {
 		b.Retract(cluster, r)
 	}
 	l.mu.Unlock()
@@ -465,7 +465,7 @@ func TestMany(t *testing.T) {
 		return b.n == 0 && len(b.entries) == 0 && len(b.retracted) == 0
 	})
 	// What f refuses is heard again.
-	tell(t, a, refusal(many))
+	tell(t, a, revocationOf(many))
 	no := errors.New("not now")
 	if err := b.Subscribe(context.Background(), cluster, func([]management.Revocation) error { return no }); !errors.Is(err, no) {
 		t.Errorf("%v", err)
@@ -478,7 +478,7 @@ func TestSwitch(t *testing.T) {
 	t.Parallel()
 	url, other := testserver.RedisURL(t), testserver.RedisURL(t)
 	s := &Switch{}
-	r := refusal(1)
+	r := revocationOf(1)
 	if err := s.Publish(context.Background(), cluster, r); !errors.Is(err, ErrNoRedis) {
 		t.Errorf("%v", err)
 	}
@@ -487,7 +487,7 @@ func TestSwitch(t *testing.T) {
 	for i, u := range []string{url, other} {
 		b := New(connected(t, u), quiet)
 		s.Set(b)
-		r := refusal(i)
+		r := revocationOf(i)
 		tell(t, New(connected(t, u), quiet), r)
 		eventually(t, "it is heard there", func() bool { return l.times(r) == 1 })
 		s.Retract(cluster, r)
@@ -495,7 +495,7 @@ func TestSwitch(t *testing.T) {
 	}
 	s.Set(nil)
 	if n := s.Stats().Received; n != 2 {
-		t.Errorf("%d words were heard", n)
+		t.Errorf("%d entries were heard", n)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -508,7 +508,7 @@ func TestSwitch(t *testing.T) {
 
 // FuzzOpen reads entries that anyone may have written.
 func FuzzOpen(f *testing.F) {
-	text, err := encode(refusal(1))
+	text, err := encode(revocationOf(1))
 	if err != nil {
 		f.Fatal(err)
 	}
