@@ -6,14 +6,14 @@ import (
 	"unsafe"
 )
 
-// set returns t as it is after the clock on the wall was set by d: the other clock goes on.
+// set returns t as it is after the wall clock was set by d, which does not change the monotonic clock.
 func set(t time.Time, d time.Duration) time.Time {
 	// A time.Time with both readings begins with 30 bits of nanoseconds below the wall's seconds.
 	*(*uint64)(unsafe.Pointer(&t)) += uint64(d/time.Second) << 30
 	return t
 }
 
-func TestHorizon(t *testing.T) {
+func TestDeadline(t *testing.T) {
 	from := time.Now()
 	h := newDeadline(from, Staleness{Default: time.Hour, Keyspaces: map[string]time.Duration{"bank": time.Minute, "bulk": 24 * time.Hour}})
 	if d := set(from, time.Hour).Sub(from); d != 0 || set(from, time.Hour).UnixNano()-from.UnixNano() != int64(time.Hour) {
@@ -39,7 +39,7 @@ func TestHorizon(t *testing.T) {
 	}
 	var none *deadline
 	if !none.passed(from, "bank") || !none.allPassed(from) || !none.anyPassed(from) {
-		t.Error("one that judges nothing judges something")
+		t.Error("a nil deadline has not passed")
 	}
 	if back := monotonic(from.Round(0)); time.Until(back) > 0 || from.Sub(back).Abs() > time.Minute {
 		t.Errorf("from a file: %v, written %v", back, from)

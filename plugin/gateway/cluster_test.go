@@ -34,7 +34,7 @@ func (w *world) join(address, name string, trust cluster.Staleness) {
 	w.t.Cleanup(w.stop)
 }
 
-// anHour is the trust of a gateway that is not to lose it.
+// anHour is a staleness that no test reaches.
 var anHour = cluster.Staleness{Default: time.Hour}
 
 // comes waits until ok holds, for longer than other tests need to.
@@ -47,8 +47,8 @@ func comes(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// A gateway that hears nothing of a store that it shares says nothing of unknown keys, and
-// for no longer than it is trusted anything of known ones.
+// A gateway that cannot reach a shared store does not reject unknown keys, and accepts known ones for
+// its staleness only.
 func TestCutOff(t *testing.T) {
 	url := testserver.PostgresURL(t)
 	server, at := testserver.PostgresAt(t, url)
@@ -94,21 +94,21 @@ func TestCutOff(t *testing.T) {
 	comes(t, "b says nothing of an unknown key", func() bool { return b.check(unknown) == gateway.Unavailable })
 	comes(t, "b says nothing of a known key", func() bool { return b.check(key) == gateway.Unavailable })
 	comes(t, "nor does c, of this keyspace", func() bool { return c.check(key) == gateway.Unavailable })
-	comes(t, "b and c are not named any more, since they do not judge this keyspace", func() bool {
+	comes(t, "b and c are not named any more, since they accept no keys of this keyspace", func() bool {
 		got := a.gw.Confirm(t.Context(), "default", 0, time.Millisecond).Pending
 		return len(got) == 1 && got[0].Name == "d"
 	})
 	if b.gw.Ready() || b.gw.ReadyFor("default") || b.gw.ReadyFor("another") {
-		t.Error("a gateway that judges nothing is ready")
+		t.Error("a gateway that accepts no key is ready")
 	}
 	if !c.gw.Ready() || c.gw.ReadyFor("default") || !c.gw.ReadyFor("another") {
-		t.Error("c judges other keyspaces than this, and only those")
+		t.Error("c accepts keys of other keyspaces than this, and only those")
 	}
 	if !d.gw.Ready() || !d.gw.ReadyFor("default") || d.gw.ReadyFor("another") {
-		t.Error("d judges this keyspace, and no other")
+		t.Error("d accepts keys of this keyspace, and of no other")
 	}
 	if got := d.check(key); got != gateway.Allowed {
-		t.Errorf("a known key of a keyspace that is still trusted: %v", got)
+		t.Errorf("a known key of a keyspace that is not stale: %v", got)
 	}
 	select {
 	case r := <-ended:
@@ -119,7 +119,7 @@ func TestCutOff(t *testing.T) {
 		t.Error("a live request goes on though nothing is known of its key")
 	}
 	if len(goesOn) > 0 {
-		t.Errorf("a live request of a keyspace that is trusted was ended: %v", <-goesOn)
+		t.Errorf("a live request of a keyspace that is not stale was ended: %v", <-goesOn)
 	}
 	proxy.Restore()
 	comes(t, "b refuses what was revoked meanwhile", func() bool { return b.check(key) == gateway.RevokedKey })
@@ -129,8 +129,9 @@ func TestCutOff(t *testing.T) {
 	}
 }
 
-// A gateway that can't ask who there is names those it knew, and no earlier end than theirs.
-func TestOthersAreNamedWhileTheStoreIsAway(t *testing.T) {
+// A gateway that cannot read the list of nodes names those it read last, with deadlines no earlier than
+// theirs.
+func TestOthersAreNamedWhileTheStoreIsUnreachable(t *testing.T) {
 	url := testserver.PostgresURL(t)
 	server, at := testserver.PostgresAt(t, url)
 	proxy := testserver.NewProxy(t, server)
@@ -213,9 +214,9 @@ func TestNumbersGivenAgain(t *testing.T) {
 	})
 }
 
-// A request for which credits must be leased does not wait for a database that stands still until its client
+// A request that needs a lease of credits does not wait for an unresponsive database until its client
 // gives up.
-func TestLeasesFromAStoreThatStandsStill(t *testing.T) {
+func TestLeasesFromAStoreThatDoesNotAnswer(t *testing.T) {
 	url := testserver.PostgresURL(t)
 	server, at := testserver.PostgresAt(t, url)
 	proxy := testserver.NewProxy(t, server)
@@ -235,13 +236,13 @@ func TestLeasesFromAStoreThatStandsStill(t *testing.T) {
 		var d gateway.Decision
 		a.gw.Check(ctx, a.request(key), &d)
 		if d.Done(); d.Reason != gateway.Unavailable || ctx.Err() != nil {
-			t.Fatalf("it is judged %v, %v", d.Reason, ctx.Err())
+			t.Fatalf("the request got %v, %v", d.Reason, ctx.Err())
 		}
 	}
 }
 
-// A shorter trust holds at once, whether or not the store can be told of it.
-func TestShorterTrustHoldsWhileCutOff(t *testing.T) {
+// A shorter staleness holds at once, also while the store is unreachable.
+func TestShorterStalenessHoldsWhileCutOff(t *testing.T) {
 	url := testserver.PostgresURL(t)
 	server, at := testserver.PostgresAt(t, url)
 	proxy := testserver.NewProxy(t, server)
@@ -251,12 +252,12 @@ func TestShorterTrustHoldsWhileCutOff(t *testing.T) {
 	a.join(at(proxy.Addr()), "a", anHour)
 	proxy.Refuse()
 	if !a.gw.ReadyFor("default") {
-		t.Error("it does not judge by an hour's trust")
+		t.Error("it accepts no key within an hour")
 	}
 	a.gw.SetStaleness(cluster.Staleness{Default: 50 * time.Millisecond})
-	comes(t, "it judges no more", func() bool { return !a.gw.ReadyFor("default") })
+	comes(t, "it accepts no more keys", func() bool { return !a.gw.ReadyFor("default") })
 	a.gw.SetStaleness(cluster.Staleness{Default: 2 * time.Hour})
-	comes(t, "it judges by what was promised", func() bool { return a.gw.ReadyFor("default") })
+	comes(t, "it accepts keys by the announced staleness", func() bool { return a.gw.ReadyFor("default") })
 	proxy.Restore()
 }
 

@@ -21,8 +21,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// faultyStore is the real store with something in its way: it delays and fails where
-// a test says so.
+// faultyStore is the real store, with the delays and failures that a test sets.
 type faultyStore struct {
 	*sqlstore.Store
 	down    atomic.Bool
@@ -355,7 +354,7 @@ func (w *world) request(full string) *gateway.Request {
 	return &gateway.Request{Now: time.Now(), View: w.view, Keyspace: w.ks, Credential: full, Cost: 1, Addr: netip.MustParseAddr("192.0.2.1")}
 }
 
-// check judges a request and ends it.
+// check checks a request and ends it.
 func (w *world) check(full string, edit ...func(*gateway.Request)) gateway.Reason {
 	req := w.request(full)
 	for _, e := range edit {

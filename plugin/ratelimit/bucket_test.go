@@ -51,7 +51,7 @@ var manyRates = []string{
 }
 
 // At now+Retry the same request passes; well before it, it does not.
-func TestRetryTellsTheTruth(t *testing.T) {
+func TestRetryIsExact(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, text := range manyRates {
 		p := rates(t, text)[0]
@@ -122,7 +122,7 @@ func TestRateIsKept(t *testing.T) {
 }
 
 // passes must foretell AllowN in every case, or lines before it are charged in vain.
-func TestPassesForetellsTheBucket(t *testing.T) {
+func TestPassesPredictsTheBucket(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	for _, text := range append(manyRates, "1000000000000/1ms burst 10", "999999999999/s") {
 		m := newMeter(rates(t, text)[0])
