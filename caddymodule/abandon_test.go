@@ -13,7 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// A configuration of which one app does not start may have judged requests until then.
+// A configuration of which one app does not start may have checked requests until then.
 // The one that goes on outweighs it.
 func TestFailedReloadOutweighsNothing(t *testing.T) {
 	db := filepath.Join(t.TempDir(), "keys.db")

@@ -285,7 +285,7 @@ func TestPlanWithTenantsCannotVanish(t *testing.T) {
 		t.Fatal(err)
 	}
 	if ks := current(t).compiled.View.Keyspaces["shop"]; ks.Plans["gold"] != ks.Plans["pro"] {
-		t.Error("tenants of the former plan are not judged by the new one")
+		t.Error("tenants of the former plan are not checked by the new one")
 	}
 	for deadline := time.Now().Add(10 * time.Second); plans(t, current(t))["pro"] != 2; {
 		if time.Now().After(deadline) {
@@ -441,7 +441,7 @@ func TestHeaderThatIsDropped(t *testing.T) {
 	}
 }
 
-// A gateway that is started in another directory says that its database is another.
+// A gateway that is started in another directory logs that its database is another one.
 func TestRelativeStoreElsewhere(t *testing.T) {
 	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	a, b := t.TempDir(), t.TempDir()

@@ -71,7 +71,7 @@ func TestVary(t *testing.T) {
 	}
 }
 
-// Shared caches give nobody's response to another client, whatever the upstream answers.
+// Shared caches give no client the response of another, whatever the upstream answers.
 func TestCacheHeaders(t *testing.T) {
 	s := newTestSite(t, siteConfig(`credentials {
 			authorization Bearer

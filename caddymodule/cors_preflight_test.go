@@ -101,7 +101,7 @@ func TestOnlyPreflightsPassUnchecked(t *testing.T) {
 	}
 }
 
-// Over HTTP/3 the first byte tells that there is a body. It must arrive with the rest.
+// Over HTTP/3 the first byte shows that there is a body. It must arrive with the rest.
 func TestBodyThatIsNoPreflightsArrives(t *testing.T) {
 	g := newRig(t, freePlan, config.HandlerConfig{})
 	broken := errors.New("stream reset")

@@ -39,14 +39,14 @@ func TestRequestsShareNothing(t *testing.T) {
 		}
 		return w, repl
 	}
-	var judged []*caddy.Replacer
+	var checked []*caddy.Replacer
 	const rounds = 20
 	for range rounds {
 		w, repl := send("/", g.key)
 		if w.Header().Get("X-Seen") != "acme" || w.Header().Get("X-Ratelimit-Limit") != "100" {
 			t.Fatalf("a request with a key: %d %v", w.Code, w.Header())
 		}
-		judged = append(judged, repl)
+		checked = append(checked, repl)
 		w, repl = send("/public", "")
 		if w.Code != http.StatusNoContent || w.Header().Get("X-Seen") != "" || w.Header().Get("X-Ratelimit-Limit") != "" {
 			t.Errorf("a public request: %d %v", w.Code, w.Header())
@@ -61,7 +61,7 @@ func TestRequestsShareNothing(t *testing.T) {
 			t.Errorf("a request without a key: %v", v)
 		}
 	}
-	for _, repl := range judged {
+	for _, repl := range checked {
 		if v, _ := repl.Get("keygate.tenant"); v != "acme" {
 			t.Errorf("asked late, a request is of tenant %v", v)
 		}
@@ -86,7 +86,7 @@ func TestRequestsShareNothing(t *testing.T) {
 	}
 }
 
-// A handler that goes on writing after it has returned meets nobody else's request.
+// A handler that writes after it has returned does not reach another request.
 func TestLateWriter(t *testing.T) {
 	g := newRig(t, &config.PlanConfig{Name: "free", Limits: []string{"rate 100/h"}}, config.HandlerConfig{})
 	var late http.ResponseWriter

@@ -34,7 +34,7 @@ var benchSites = []struct{ name, options string }{
 	{"keygate, access log", "log {\n output keygate_bench\n}\nkeygate"},
 }
 
-// benchServers are the servers of a running Caddy, and a key that they judge by.
+// benchServers are the servers of a running Caddy, and a key that they accept.
 type benchServers struct {
 	servers []*caddyhttp.Server // of the sites, in their order
 	key     string

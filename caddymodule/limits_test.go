@@ -57,7 +57,7 @@ func (g *limitsRig) load() {
 	}
 }
 
-// Check judges one request with the key of a plan, which ends then.
+// Check checks one request with the key of a plan, which ends then.
 func (g *limitsRig) check(plan string) gateway.Decision {
 	g.t.Helper()
 	d := g.begin(plan)
@@ -65,7 +65,7 @@ func (g *limitsRig) check(plan string) gateway.Decision {
 	return *d
 }
 
-// begin judges a request that goes on until the decision is done with.
+// begin checks a request that goes on until its decision is done.
 func (g *limitsRig) begin(plan string) *gateway.Decision {
 	g.t.Helper()
 	a := current(g.t)

@@ -282,7 +282,7 @@ func TestPostsPassWhereOverridesDo(t *testing.T) {
 	}
 }
 
-// A client that holds its body back is told to go on, and its trailers arrive.
+// A client that holds its body back gets 100 Continue, and its trailers arrive.
 func TestLookedAtBodiesKeepTheirFraming(t *testing.T) {
 	s := newSite(t, echoing(t), fmt.Sprintf(overrideSite, ""))
 	conn, err := net.Dial("tcp", s.addr)

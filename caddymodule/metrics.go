@@ -20,12 +20,12 @@ var (
 	requestsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: "keygate",
 		Name:      "requests_total",
-		Help:      "Requests judged, by keyspace, plan, result (allowed, refused, observed) and reason.",
+		Help:      "Requests checked, by keyspace, plan, result (allowed, refused, observed) and reason.",
 	}, []string{"keyspace", "plan", "result", "reason"})
 	checkDuration = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Namespace: "keygate",
 		Name:      "check_duration_seconds",
-		Help:      "How long it took to judge a request.",
+		Help:      "How long it took to check a request.",
 		// From under a microsecond, a hit, to seconds, a store that is slow to answer.
 		Buckets: []float64{5e-7, 1e-6, 2e-6, 5e-6, 1e-5, 5e-5, 2e-4, 1e-3, 5e-3, 2.5e-2, 0.1, 0.5, 2.5},
 	})
@@ -33,7 +33,7 @@ var (
 		cached: prometheus.NewDesc("keygate_keys_cached", "Keys held in memory.", nil, nil),
 		errors: prometheus.NewDesc("keygate_store_errors_total", "Times that the store did not answer.", nil, nil),
 		degraded: prometheus.NewDesc("keygate_degraded",
-			"1 while the store does not answer and only keys in memory can be judged, or Redis does not and limits are not shared; else 0.", nil, nil),
+			"1 while the store does not answer and only keys in memory can be checked, or Redis does not and limits are not shared; else 0.", nil, nil),
 		lag: prometheus.NewDesc("keygate_revocation_lag_seconds",
 			"How long ago this node acted by every change there was; 0 where the store is its own, and under 2 while it follows a shared one.", nil, nil),
 	}
@@ -93,7 +93,7 @@ func newPlanCounters(keyspace, plan string) *planCounters {
 	return c
 }
 
-// observe counts one judged request and how long judging took. plan is "" where none
+// observe counts one checked request and how long the check took. plan is "" where none
 // was known. A keyspace of another configuration is not counted.
 func (m *metrics) observe(ks *gateway.Keyspace, plan string, reason gateway.Reason, d time.Duration) {
 	if c := m.counters(ks, plan); c != nil {
@@ -155,23 +155,23 @@ func (s statsCollector) Collect(ch chan<- prometheus.Metric) {
 
 // limitsCollector reads how shared limits are, when it is asked. Without any it collects nothing.
 type limitsCollector struct {
-	unreachable                  renamedDesc
-	nodes, judged, asked, errors *prometheus.Desc
+	unreachable                   renamedDesc
+	nodes, decided, asked, errors *prometheus.Desc
 }
 
 var limitsStats = limitsCollector{
 	unreachable: newRenamedDesc("keygate_limits_unreachable", "keygate_limits_away",
 		"1 while Redis does not answer and each plan's on_redis_down decides, else 0."),
-	nodes:  prometheus.NewDesc("keygate_limits_nodes", "Gateways that share limits through the same Redis.", nil, nil),
-	judged: prometheus.NewDesc("keygate_limits_judged_total", "Requests judged by shared limits: waited for Redis, from memory, or while Redis was away (outage).", []string{"how"}, nil),
-	asked:  prometheus.NewDesc("keygate_limits_asked_total", "Calls that asked Redis, for a request or ahead of need.", nil, nil),
-	errors: prometheus.NewDesc("keygate_limits_errors_total", "Calls to Redis that failed or came too late.", nil, nil),
+	nodes:   prometheus.NewDesc("keygate_limits_nodes", "Gateways that share limits through the same Redis.", nil, nil),
+	decided: prometheus.NewDesc("keygate_limits_judged_total", "Requests decided by shared limits: waited for Redis, from memory, or while Redis was away (outage).", []string{"how"}, nil),
+	asked:   prometheus.NewDesc("keygate_limits_asked_total", "Calls that asked Redis, for a request or ahead of need.", nil, nil),
+	errors:  prometheus.NewDesc("keygate_limits_errors_total", "Calls to Redis that failed or came too late.", nil, nil),
 }
 
 // Describe implements prometheus.Collector.
 func (c limitsCollector) Describe(ch chan<- *prometheus.Desc) {
 	c.unreachable.describe(ch)
-	for _, d := range []*prometheus.Desc{c.nodes, c.judged, c.asked, c.errors} {
+	for _, d := range []*prometheus.Desc{c.nodes, c.decided, c.asked, c.errors} {
 		ch <- d
 	}
 }
@@ -204,9 +204,9 @@ func (c limitsCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	c.unreachable.gauge(ch, away)
 	ch <- prometheus.MustNewConstMetric(c.nodes, prometheus.GaugeValue, nodes)
-	ch <- prometheus.MustNewConstMetric(c.judged, prometheus.CounterValue, float64(l.Waited), "waited")
-	ch <- prometheus.MustNewConstMetric(c.judged, prometheus.CounterValue, float64(l.Memory), "memory")
-	ch <- prometheus.MustNewConstMetric(c.judged, prometheus.CounterValue, float64(l.Outage), "outage")
+	ch <- prometheus.MustNewConstMetric(c.decided, prometheus.CounterValue, float64(l.Waited), "waited")
+	ch <- prometheus.MustNewConstMetric(c.decided, prometheus.CounterValue, float64(l.Memory), "memory")
+	ch <- prometheus.MustNewConstMetric(c.decided, prometheus.CounterValue, float64(l.Outage), "outage")
 	ch <- prometheus.MustNewConstMetric(c.asked, prometheus.CounterValue, float64(l.Asked))
 	ch <- prometheus.MustNewConstMetric(c.errors, prometheus.CounterValue, float64(r.Errors))
 }

@@ -44,7 +44,7 @@ func TestReloadToAnotherAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := current(t)
-	comes(t, "the gateway judges keys", first.Ready)
+	comes(t, "the gateway checks keys", first.Ready)
 	for _, name := range []string{"keygate_store_unreachable", "keygate_store_away", "keygate_revocations_pending", "keygate_refusals_pending"} {
 		if v := metric(t, name); v != 0 {
 			t.Errorf("%s is %v while PostgreSQL answers", name, v)

@@ -1,9 +1,8 @@
-// Package pathlab holds what the path laboratory is made of: hostile and honest request
-// targets, and models of how upstreams read them.
+// Package pathlab holds hostile and honest request targets, and models of how upstreams read them.
 //
 // A model answers one question: which route does this kind of upstream run for these bytes
-// of the request line? A gateway holds when no target that it forwards lets a model run a
-// route which the request may not use. The laboratory itself, which sends the targets
+// of the request line? A gateway passes where no target that it forwards lets a model run
+// a route that the request may not use. The laboratory itself, which sends the targets
 // through a gateway, is in package e2e.
 //
 // A model may run more than the real software does, never less. The long tests compare each

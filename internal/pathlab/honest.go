@@ -14,7 +14,7 @@ type Family struct {
 	Paths  []string
 }
 
-// names are what people and programs call things.
+// names are usual names of resources.
 var names = []string{
 	"report", "Report-2026", "invoice_4711", "a", "A1", "v1.2.3", "v1.2.3-rc.1+build.5", "readme.md", "archive.tar.gz", ".well-known", ".env.example", "...x", "a..b", "x~y", "~alice", "@alice", "alice@example.org", "o'brien", "c++", "a,b", "a=b", "a&b", "$ref", "$metadata", "(1)", "f(x)", "wow!", "*", "a*b",
 	"2026-11-30", "2026-11-30T10:00:00Z", "10:30", "urn:isbn:0451450523", "550e8400-e29b-41d4-a716-446655440000", "0x1f", "-1", "1,5", "12.5", "1e9", "a_b-c.d~e", "Z%C3%BCrich", "caf%C3%A9", "%E6%9D%B1%E4%BA%AC", "%F0%9F%98%80", "%D0%9C%D0%BE%D1%81%D0%BA%D0%B2%D0%B0", "%E0%A4%B9%E0%A4%BF", "%D9%85%D8%B1%D8%AD%D8%A8%D8%A7",

@@ -10,9 +10,9 @@ import (
 // Targets are the paths that hostile spellings are made of.
 var Targets = []string{"/cargo/load", "/cargo/1/tracking", "/v1/admin/x", "/v1/generate", "/api/secret"}
 
-// Hostile returns spellings of a path, as bytes of a request line, each once: those of which
-// some upstream could read the path, and many that come close. The order is always the same.
-// Each part is combined with the others by turns; where all is true, with every seventh of them.
+// Hostile returns spellings of a path, as bytes of a request line, each once: those that some
+// upstream could read as the path, and many that are similar. The order is always the same. Each part
+// is combined with one of the others; where all is true, with every seventh of them.
 func Hostile(path string, all bool) []string {
 	inner, before := inner(path), prefixes(path)
 	list := append([]string{path}, odd(path)...)
@@ -49,7 +49,7 @@ func joined(start string, parts []string, turn int, all bool) []string {
 	return out
 }
 
-// suffixes stand behind a path.
+// suffixes are appended to a path.
 var suffixes = []string{
 	"?x", "/", "//", "///", "/.", "/./", "/..", "/x/..", "/x/../", "/%2e", "/%2e/", "/x/%2e%2e", "/x/%2E%2E/", "/x/%252e%252e", "/;", "/;x", "/;x/", "/.;/", "/..;/load",
 	";", ";x", ";a=b", ";a=b;c=d", ";jsessionid=1", ";/", ";x/", "%3b", "%3bx", "%3Ba=b", "%3Bjsessionid=1", "%253b", "%25253Bx",
@@ -65,7 +65,7 @@ var suffixes = []string{
 	"&x", "&", "=", "|", "^", "{", "}", "{x}", "'", `"`, "<", ">", "`", "~", "~1", "!", "*", ",", "$", "@", ":", ":80", "::$DATA", "%3a%3a$DATA", "%40", "%2a", "%21", "%24",
 }
 
-// prefixes stand before a path that begins with a slash.
+// prefixes are put before a path that begins with a slash.
 func prefixes(path string) []string {
 	list := []string{
 		// An authority, or what is taken for one.

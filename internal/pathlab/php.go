@@ -185,7 +185,7 @@ func baseURL(uri, script string) string {
 	return uri[:min(len(uri), len(script))]
 }
 
-// encodedPrefix returns the start of s that stands for prefix once it is decoded.
+// encodedPrefix returns the start of s that decodes to prefix.
 func encodedPrefix(s, prefix string) (string, bool) {
 	if !strings.HasPrefix(lenient(s), prefix) {
 		return "", false

@@ -5,7 +5,7 @@ import (
 	"unicode/utf8"
 )
 
-// cut returns what stands in s before the first of the bytes.
+// cut returns the part of s before the first of the bytes.
 func cut(s, bytes string) string {
 	if i := strings.IndexAny(s, bytes); i >= 0 {
 		return s[:i]
@@ -13,7 +13,7 @@ func cut(s, bytes string) string {
 	return s
 }
 
-// unhex returns the byte that the escape at the start of s stands for.
+// unhex returns the byte of the escape at the start of s.
 func unhex(s string) (byte, bool) {
 	if len(s) < 3 || s[0] != '%' {
 		return 0, false
@@ -91,7 +91,7 @@ func dots(p string) (resolved string, ok bool) {
 	return "/" + strings.Join(out, "/"), ok
 }
 
-// eachSegment applies f to what stands between slashes.
+// eachSegment applies f to each segment.
 func eachSegment(p string, f func(string) string) string {
 	segments := strings.Split(p, "/")
 	for i, s := range segments {

@@ -1,5 +1,5 @@
-// Package turns rations work that anybody may cause and that is paid for only afterwards, when it is known whether it
-// was worth something: comparisons of guessed keys, look-ups of unknown tokens, reports of leaks.
+// Package turns rations work that any client may cause, and whose cost is known only afterwards: comparisons of guessed
+// keys, look-ups of unknown tokens, reports of leaks.
 package turns
 
 import (
@@ -11,23 +11,23 @@ import (
 	"time"
 )
 
-// ErrBusy is returned to those for whom no turn comes in time.
+// ErrBusy is returned where no turn comes in time.
 var ErrBusy = errors.New("too many wait for a turn")
 
-// Rules are those of a Queue.
+// Rules are the bounds of a Queue.
 type Rules struct {
-	// Slots is how many run at a time.
+	// Slots is how many turns run at a time.
 	Slots int
-	// Rate is how much may be spent in a second, Burst how much at once. Turns are given while
-	// less than that was spent; what a turn costs is known at its end.
+	// Rate is how much may be spent in a second, Burst how much at once. A turn is given while less
+	// than that was spent; the cost of a turn is known at its end.
 	Rate, Burst float64
-	// Waiting bounds how many wait, and PerClient how many of one client.
+	// Waiting bounds how many waiters there are, PerClient how many of one client.
 	Waiting, PerClient int
 }
 
-// Queue gives turns. Those who wait are asked in turn by group, within a group in turn by client, and within
-// a client in the order in which they came: one who sends much waits behind himself. A client is an
-// IPv4 /24 or an IPv6 /48. Safe for concurrent use.
+// Queue gives turns: round robin over groups, within a group round robin over clients, and within a
+// client in order of arrival. So a client that sends many requests waits behind its own. A client
+// is an IPv4 /24 or an IPv6 /48. Safe for concurrent use.
 type Queue struct {
 	rules Rules
 
@@ -37,7 +37,7 @@ type Queue struct {
 	balance float64
 	at      time.Time
 	timer   *time.Timer
-	// first are asked before last.
+	// first are served before last.
 	first, last []*group
 }
 
@@ -172,7 +172,7 @@ func (q *Queue) add(w *waiter, key any, prefix netip.Prefix, last bool) bool {
 	return true
 }
 
-// drop sends away one of those who are to wait for all others; false where there is none.
+// drop removes one waiter of low priority, and reports whether there was one.
 func (q *Queue) drop() bool {
 	if len(q.last) == 0 {
 		return false
@@ -184,7 +184,7 @@ func (q *Queue) drop() bool {
 	return true
 }
 
-// next takes the next waiter out of the line.
+// next removes and returns the next waiter.
 func (q *Queue) next() *waiter {
 	q.waiting--
 	if len(q.first) > 0 {
@@ -193,7 +193,8 @@ func (q *Queue) next() *waiter {
 	return take(&q.last)
 }
 
-// take takes the first waiter of the first client of the first group, who go to the end of their lines.
+// take removes and returns the first waiter of the first client of the first group. The client and
+// the group move to the end.
 func take(line *[]*group) *waiter {
 	g := (*line)[0]
 	c := g.clients[0]
@@ -210,7 +211,7 @@ func take(line *[]*group) *waiter {
 	return w
 }
 
-// remove takes w out of the line; false where it is in it no longer.
+// remove removes w, and reports whether it was still waiting.
 func (q *Queue) remove(w *waiter) bool {
 	for _, line := range []*[]*group{&q.first, &q.last} {
 		for i, g := range *line {

@@ -146,7 +146,7 @@ func FuzzClean(f *testing.F) {
 		}
 		text := before + key + after
 		got := g.Clean(text)
-		// With fifteen characters of it gone nobody has the key.
+		// Without fifteen of its characters the key is useless.
 		if plain := unescape(got); strings.Contains(plain, body[5:20]) && !strings.Contains(unescape(before+after), body[5:20]) {
 			t.Errorf("Clean(%q) = %q", text, got)
 		}
@@ -247,7 +247,7 @@ func nonEmpty(s []string) (out []string) {
 	return out
 }
 
-// contains says whether want is a subsequence of got; values longer than longest need
+// contains reports whether want is a subsequence of got; values longer than longest need
 // only be as long as that in both.
 func contains(got, want []string, longest int) bool {
 	for _, w := range want {

@@ -63,7 +63,7 @@ const (
 	keyL = "old_0123456789abcdef0123456789abcdef"
 )
 
-// Each case is judged and emptied twice: on a route that needs a key, and on a
+// Each case is searched and emptied twice: on a route that needs a key, and on a
 // public or optional one, where only prefixed values count.
 func TestFindAndEmpty(t *testing.T) {
 	g, p := testGrammar(t), everywhere(t)

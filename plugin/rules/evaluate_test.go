@@ -37,7 +37,7 @@ func parse(t testing.TB, target string) *url.URL {
 }
 
 // evaluate returns the verdict on a path that is forwarded as it came.
-func judge(s *Set, method string, u *url.URL) Verdict {
+func evaluateURL(s *Set, method string, u *url.URL) Verdict {
 	p := s.Canonicalize(u, true)
 	return s.Evaluate(method, &p)
 }
@@ -141,14 +141,14 @@ func TestEvaluatePublic(t *testing.T) {
 		{"/x.png/", Default},
 		{"/docs/" + strings.Repeat("a//", 2000), Default},
 	} {
-		if got := judge(s, "GET", parse(t, tt.target)).Class; got != tt.want {
+		if got := evaluateURL(s, "GET", parse(t, tt.target)).Class; got != tt.want {
 			t.Errorf("%s is %v, want %v", tt.target, got, tt.want)
 		}
 	}
 	for method, want := range map[string]Class{
 		"GET": Public, "HEAD": Public, "POST": Default, "get": Default, "OPTIONS": Default, "CONNECT": Default, "": Default,
 	} {
-		if got := judge(s, method, parse(t, "/status")).Class; got != want {
+		if got := evaluateURL(s, method, parse(t, "/status")).Class; got != want {
 			t.Errorf("%s /status is %v, want %v", method, got, want)
 		}
 	}
@@ -220,7 +220,7 @@ func TestEvaluateProtect(t *testing.T) {
 		{"http://h/cargo/load", Protected},
 		{"mailto:x", Protected},
 	} {
-		if got := judge(s, "GET", parse(t, tt.target)).Class; got != tt.want {
+		if got := evaluateURL(s, "GET", parse(t, tt.target)).Class; got != tt.want {
 			t.Errorf("%s is %v, want %v", tt.target, got, tt.want)
 		}
 	}
@@ -229,14 +229,14 @@ func TestEvaluateProtect(t *testing.T) {
 		// An extended CONNECT is a GET to the upstream.
 		"CONNECT": Protected, "PUT": Public,
 	} {
-		if got := judge(s, method, parse(t, "/ws")).Class; got != want {
+		if got := evaluateURL(s, method, parse(t, "/ws")).Class; got != want {
 			t.Errorf("%s /ws is %v, want %v", method, got, want)
 		}
 	}
 	// The Kelvin sign and the long s fold to ASCII letters.
 	for _, target := range []string{"/%e2%84%aaey", "/%c5%bfecret"} {
 		s := mustNew(t, Config{Protect: paths("/key", "/secret")})
-		if got := judge(s, "GET", parse(t, target)).Class; got != Protected {
+		if got := evaluateURL(s, "GET", parse(t, target)).Class; got != Protected {
 			t.Errorf("%s is %v", target, got)
 		}
 	}
@@ -256,13 +256,13 @@ func TestEvaluateRewritten(t *testing.T) {
 		{url.URL{Opaque: "/pub/x"}, Default},
 		{url.URL{Scheme: "http", Opaque: "x", Path: "/pub/x"}, Default},
 	} {
-		if got := judge(s, "GET", &tt.u).Class; got != tt.want {
+		if got := evaluateURL(s, "GET", &tt.u).Class; got != tt.want {
 			t.Errorf("%#v is %v, want %v", tt.u, got, tt.want)
 		}
 	}
 }
 
-// A path that a rewrite left empty is judged in report too.
+// A path that a rewrite left empty is evaluated with report too.
 func TestEvaluateEmptyPath(t *testing.T) {
 	s := mustNew(t, Config{Scopes: []ScopeRule{scope("", "/*", "admin")}, Costs: []CostRule{{Pattern: Pattern{Path: "/"}, Cost: 7}}, Paths: PathsConfig{Report: true}})
 	p := s.Canonicalize(&url.URL{}, false)
@@ -322,22 +322,22 @@ func TestEvaluateScopes(t *testing.T) {
 			u = &url.URL{Scheme: "x", Opaque: "api"}
 			tt.need = freeBit | deployBit | adminBit
 		}
-		if v := judge(s, tt.method, u); v.Need != tt.need || v.Deny {
+		if v := evaluateURL(s, tt.method, u); v.Need != tt.need || v.Deny {
 			t.Errorf("%s %s needs %b, want %b", tt.method, tt.target, v.Need, tt.need)
 		}
-		if v := judge(deny, tt.method, u); v.Need != tt.need || v.Deny != tt.deny {
+		if v := evaluateURL(deny, tt.method, u); v.Need != tt.need || v.Deny != tt.deny {
 			t.Errorf("%s %s needs %b, denied %v, want %b, %v", tt.method, tt.target, v.Need, v.Deny, tt.need, tt.deny)
 		}
 	}
 	// A line written with capitals binds an upstream that folds case.
 	s = mustNew(t, Config{Scopes: []ScopeRule{scope("", "/Admin*", "admin"), scope("", "/*", "free")}})
-	if v := judge(s, "GET", parse(t, "/admin")); v.Need != adminBit|freeBit {
+	if v := evaluateURL(s, "GET", parse(t, "/admin")); v.Need != adminBit|freeBit {
 		t.Errorf("needs %b", v.Need)
 	}
-	if v := judge(s, "GET", parse(t, "/Admin")); v.Need != adminBit {
+	if v := evaluateURL(s, "GET", parse(t, "/Admin")); v.Need != adminBit {
 		t.Errorf("needs %b", v.Need)
 	}
-	if v := judge(mustNew(t, Config{ScopeDeny: true}), "GET", parse(t, "/")); !v.Deny {
+	if v := evaluateURL(mustNew(t, Config{ScopeDeny: true}), "GET", parse(t, "/")); !v.Deny {
 		t.Error("nothing named, and not denied")
 	}
 }
@@ -368,7 +368,7 @@ func TestEvaluateCosts(t *testing.T) {
 		{"GET", "/v1/gen/", 3, "/v1/gen"},
 		{"POST", "/v1/generate/../gen", 5, "/v1/gen"},
 	} {
-		v := judge(s, tt.method, parse(t, tt.target))
+		v := evaluateURL(s, tt.method, parse(t, tt.target))
 		rule := ""
 		if v.Rule != nil {
 			rule = v.Rule.Pattern.String()
@@ -377,7 +377,7 @@ func TestEvaluateCosts(t *testing.T) {
 			t.Errorf("%s %s costs %d by %q, want %d by %q", tt.method, tt.target, v.Cost, rule, tt.cost, tt.rule)
 		}
 	}
-	if v := judge(s, "GET", &url.URL{Opaque: "x"}); v.Cost != 5 {
+	if v := evaluateURL(s, "GET", &url.URL{Opaque: "x"}); v.Cost != 5 {
 		t.Errorf("an opaque URL costs %d", v.Cost)
 	}
 	costs := s.Costs()
@@ -385,7 +385,7 @@ func TestEvaluateCosts(t *testing.T) {
 		t.Errorf("%v", costs)
 	}
 	costs[1].Methods[0] = "GET"
-	if v := judge(s, "POST", parse(t, "/v1/generate")); v.Cost != 5 || s.Costs()[1].Methods[0] != "POST" {
+	if v := evaluateURL(s, "POST", parse(t, "/v1/generate")); v.Cost != 5 || s.Costs()[1].Methods[0] != "POST" {
 		t.Error("a copy of the cost lines changed the set")
 	}
 }

@@ -100,12 +100,12 @@ func FuzzEvaluate(f *testing.F) {
 		}
 		for _, p := range seen {
 			if low := strings.ToLower(p); low != "/public" && !strings.HasPrefix(low, "/public/") {
-				if c := judge(public, "GET", u).Class; c == Public {
+				if c := evaluateURL(public, "GET", u).Class; c == Public {
 					t.Fatalf("%q is public, but read as %q", target, p)
 				}
 			}
 			if low := strings.ToLower(p); low == "/admin" || strings.HasPrefix(low, "/admin/") {
-				if c := judge(protect, "GET", u).Class; c != Protected {
+				if c := evaluateURL(protect, "GET", u).Class; c != Protected {
 					t.Fatalf("%q is %v, but read as %q", target, c, p)
 				}
 			}
@@ -113,9 +113,9 @@ func FuzzEvaluate(f *testing.F) {
 	})
 }
 
-// FuzzReadings checks that the readings are closed: nothing that a step makes of one
+// FuzzInterpretations checks that the interpretations are closed: nothing that a step makes of one
 // is missing.
-func FuzzReadings(f *testing.F) {
+func FuzzInterpretations(f *testing.F) {
 	for _, seed := range []string{"/a%2f%2e%2e;x/%25252f", "/a\\b//c./", "//", "/%00%c0%af%ef%bc%8f", "/a%a0/ b /%85"} {
 		f.Add(seed)
 	}
