@@ -27,7 +27,7 @@ func TestConsoleKey(t *testing.T) {
 	tab.Fill("label=Name", "Acme Rockets")
 	tab.Fill("label=Plan", "pro")
 	tab.Follow("button=Create the tenant")
-	tab.Has("Acme Rockets", "The tenant is there.")
+	tab.Has("Acme Rockets", "The tenant is created.")
 	tab.Follow("link=Create the first key")
 
 	// The plan caps scopes, and says so. What is wrong stands beside its field, and what was typed is kept.

@@ -13,7 +13,7 @@ import (
 	"sync"
 )
 
-// assetPath is what assets' paths begin with.
+// assetPath is the prefix of the paths of assets.
 const assetPath = "/assets/"
 
 //go:embed assets
@@ -31,7 +31,7 @@ var kinds = map[string]string{
 	".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif", ".ico": "image/x-icon",
 }
 
-// shipped are the assets that every console has, by what templates call them.
+// shipped are the assets of every console, by their names in templates.
 var shipped = sync.OnceValue(func() map[string]*asset {
 	out := map[string]*asset{}
 	err := fs.WalkDir(assetFiles, "assets", func(name string, d fs.DirEntry, err error) error {
@@ -105,7 +105,7 @@ func (h *Handler) serveAsset(w http.ResponseWriter, r *http.Request, name string
 	header.Set("Content-Type", a.kind)
 	header.Set("Cache-Control", "public, max-age=31536000, immutable")
 	if a.image {
-		// An SVG that is opened as a page is one of ours by its address: it may do nothing.
+		// An SVG that is opened as a page has the console's origin: it must not run scripts.
 		header.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; sandbox")
 	}
 	body := a.data
@@ -123,7 +123,7 @@ func (h *Handler) serveAsset(w http.ResponseWriter, r *http.Request, name string
 	}
 }
 
-// acceptsGzip says whether the client takes gzip; a weight of 0 refuses it.
+// acceptsGzip reports whether the client accepts gzip; a weight of 0 excludes it.
 func acceptsGzip(r *http.Request) bool {
 	for part := range strings.SplitSeq(strings.Join(r.Header.Values("Accept-Encoding"), ","), ",") {
 		coding, params, _ := strings.Cut(part, ";")

@@ -14,7 +14,7 @@ type auditPage struct {
 	First bool
 	// Key and Tenant are the filter.
 	Key, Tenant string
-	// Chain is what checking it found; nil where it was not checked.
+	// Chain is the result of checking the chain; nil if it was not checked.
 	Chain *audit.Report
 }
 
@@ -31,8 +31,7 @@ func (c *call) showAudit(chain *audit.Report) error {
 	return c.render(http.StatusOK, "audit", "Audit log", p)
 }
 
-// verifyAudit checks the chain, which is one over all keyspaces: only its state is told, and none of
-// what stands in it.
+// verifyAudit checks the chain, which covers all keyspaces: the page shows its state, and none of its content.
 func (c *call) verifyAudit() error {
 	report, err := c.h.manager.VerifyAudit(c.ctx)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 
 // BenchmarkPages is how long pages take, over HTTP, beside 100,000 keys.
 func BenchmarkPages(b *testing.B) {
-	w := newWorld(b)
+	w := newFixture(b)
 	const tenants, each = 100, 1000
 	var last string
 	for i := range tenants {

@@ -11,13 +11,12 @@ import (
 func (h *Handler) clean(s string) string {
 	ks, err := h.manager.Keyspace(h.opts.Keyspace)
 	if err != nil {
-		return "" // nobody can tell what is in it
+		return "" // its content is unknown
 	}
 	return management.CleanTokens(ks.Grammar.Clean(s))
 }
 
-// withoutSecrets returns the request with no full key in its query: what a page repeats of its own
-// address, in fields and links, must not show one that somebody put there.
+// withoutSecrets returns the request without full keys in its query: pages repeat their own address in fields and links.
 func (h *Handler) withoutSecrets(r *http.Request) *http.Request {
 	query, found := r.URL.Query(), false
 	for _, values := range query {

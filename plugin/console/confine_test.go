@@ -22,7 +22,7 @@ type rival struct {
 	delivery string
 }
 
-func (w *world) rival() rival {
+func (w *fixture) rival() rival {
 	w.t.Helper()
 	w.tenant("rival", "pro")
 	r := rival{key: w.key("rival", "secret plans"), delivery: "dlv_01m81qc7aeer370dx6jd0dtyhr"}
@@ -70,7 +70,7 @@ func acts(path string) []string {
 }
 
 // state is all that another tenant must neither see nor change.
-func (w *world) state() string {
+func (w *fixture) state() string {
 	w.t.Helper()
 	t := must[management.TenantRecord](w.t)(w.manager.Tenant(ctx, root, "default", "rival"))
 	keys := must[management.Page[management.KeyRecord]](w.t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{Tenant: "rival"}))
@@ -95,7 +95,7 @@ func (w *world) state() string {
 func TestTenantIsConfined(t *testing.T) {
 	for _, role := range []string{"viewer", "editor", "token"} {
 		t.Run(role, func(t *testing.T) {
-			w := newWorld(t)
+			w := newFixture(t)
 			w.tenant("acme", "pro")
 			w.key("acme", "mine")
 			r := w.rival()
@@ -158,7 +158,7 @@ func TestTenantIsConfined(t *testing.T) {
 
 // What a tenant's person makes is the tenant's, whatever the form says.
 func TestFormsCantNameAnotherTenant(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "pro")
 	w.rival()
 	b := w.person("acme", "editor")
@@ -180,7 +180,7 @@ func TestFormsCantNameAnotherTenant(t *testing.T) {
 
 // A viewer changes nothing at all.
 func TestViewerOnlyReads(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "pro")
 	k := w.key("acme", "mine")
 	b := w.person("acme", "viewer")
@@ -207,7 +207,7 @@ func TestViewerOnlyReads(t *testing.T) {
 
 // No POST does anything that another site, another session, or nobody at all has sent.
 func TestCrossSitePosts(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.rival()
 	b, other := w.operator(), w.operator()
 	mine, foreign := b.csrf(), other.csrf()
@@ -235,7 +235,7 @@ func TestCrossSitePosts(t *testing.T) {
 				continue
 			}
 			for _, csrf := range []string{"", "x", foreign, mine[:len(mine)-2], strings.Repeat("A", len(mine))} {
-				b.post(path, append(fields, "csrf", csrf)...).want(http.StatusForbidden).has("not of your present session")
+				b.post(path, append(fields, "csrf", csrf)...).want(http.StatusForbidden).has("belongs to another session")
 			}
 		}
 	}
@@ -246,7 +246,7 @@ func TestCrossSitePosts(t *testing.T) {
 }
 
 // tokensOfRoutes returns the ids of what rival made, for paths.
-func (w *world) tokensOfRoutes() (r rival) {
+func (w *fixture) tokensOfRoutes() (r rival) {
 	keys := must[management.Page[management.KeyRecord]](w.t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{Tenant: "rival"}))
 	hooks := must[management.Page[management.WebhookRecord]](w.t)(w.manager.Webhooks(ctx, root, "default", management.WebhookFilter{Tenant: "rival"}))
 	tokens := must[management.Page[auth.TokenRecord]](w.t)(auth.New(w.manager).Tokens(ctx, root, "default", auth.TokenFilter{Tenant: "rival"}))
@@ -258,7 +258,7 @@ func (w *world) tokensOfRoutes() (r rival) {
 
 // A cookie that was changed, or that is another session's, gives what it gives and no more.
 func TestCookies(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "pro")
 	b := w.person("acme", "viewer")
 	good := b.cookie().Value

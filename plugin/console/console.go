@@ -16,45 +16,44 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// Options is what a Handler works with.
+// Options configures a Handler.
 type Options struct {
 	// Auth checks sessions and issues tokens. nil: a new one.
 	Auth *auth.Authority
-	// Keyspace whose keys are managed. "": the only one, or "default".
+	// Keyspace is the keyspace whose keys are managed. "": the only one, or "default".
 	Keyspace string
-	// Verifier answers "why was this refused?". nil: there is no such page.
+	// Verifier explains rejected requests. nil: there is no such page.
 	Verifier management.RequestChecker
-	// Usage says what keys and tenants used. nil: no usage is shown.
+	// Usage reports the usage of keys and tenants. nil: no usage is shown.
 	Usage *usage.Service
-	// Status says how the gateway is. nil: it is not shown.
+	// Status returns the state of the gateway. nil: it is not shown.
 	Status func(context.Context) management.Status
 	// Curl returns a command line that sends a full key to the API. nil: none is shown.
 	Curl func(key string) string
-	// Client says where a request comes from. nil: from the other end of the connection.
+	// Client returns the client's address. nil: that of the connection.
 	Client func(*http.Request) netip.Addr
-	// Secure says that a request came by HTTPS, as far as the client is concerned. nil: where r.TLS is set.
+	// Secure reports whether the client sent the request by HTTPS. nil: whether r.TLS is set.
 	Secure func(*http.Request) bool
-	// Base returns what stands before r.URL.Path in the client's URL, without a slash at
-	// its end. nil: nothing.
+	// Base returns the prefix of r.URL.Path in the client's URL, without a trailing slash. nil: there is none.
 	Base func(*http.Request) string
-	// Failed is told of an address that showed an unknown token or link, and says whether it may
-	// go on or, if not, when. nil: it always may.
+	// Failed is called for an address that sent an unknown token or link. It reports whether the address may go on or, if
+	// not, when. nil: it always may.
 	Failed func(netip.Addr) (ok bool, retry time.Duration)
-	// Identity, where it is not nil, is trusted to say who is there.
+	// Identity is a proxy that is trusted to identify people; nil for none.
 	Identity *Identity
-	// Brand is how the console looks.
+	// Brand sets the look of the console.
 	Brand Brand
 	// Cookie is the name of the session's cookie, after "__Host-" where that is possible. Default: "keygate".
 	Cookie string
-	// Logger hears of what a person is told only "unavailable" about. Default: nothing is logged.
+	// Logger receives the errors of which a person sees only "unavailable". Default: nothing is logged.
 	Logger *slog.Logger
 }
 
-// Identity is a proxy in front that says who is there.
+// Identity is a proxy in front that identifies people.
 type Identity struct {
 	// Header holds the person's name. It must be one that clients can't set.
 	Header string
-	// Scopes are what people who are identified may do. None: "*", everything.
+	// Scopes are the scopes of identified people. Empty: "*", all of them.
 	Scopes []string
 }
 
@@ -66,11 +65,11 @@ type Handler struct {
 	log     *slog.Logger
 	mux     *http.ServeMux
 	assets  map[string]*asset
-	// names are the assets' names by what templates call them.
+	// names holds the assets' names by their names in templates.
 	names map[string]string
 }
 
-// New returns the console of a manager, or what is wrong with the brand.
+// New returns the console of a manager. The error is a fault of the brand.
 func New(m *management.Manager, opts Options) (*Handler, error) {
 	if opts.Auth == nil {
 		opts.Auth = auth.New(m)
@@ -91,14 +90,14 @@ func New(m *management.Manager, opts Options) (*Handler, error) {
 	if err := h.makeAssets(); err != nil {
 		return nil, err
 	}
-	templates() // now, not when the first page is asked for
+	templates() // now, not at the first request
 	for _, r := range routes {
 		h.mux.Handle(r.pattern, bound{h, r})
 	}
 	return h, nil
 }
 
-// policy is the Content-Security-Policy of every answer: nothing inline, nothing from elsewhere, no frames.
+// policy is the Content-Security-Policy of every response: nothing inline, nothing from other origins, no frames.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 
@@ -108,7 +107,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("Content-Security-Policy", policy)
 	header.Set("X-Frame-Options", "DENY")
 	header.Set("X-Content-Type-Options", "nosniff")
-	// Not no-referrer: with that, browsers send "Origin: null" with our own forms.
+	// With no-referrer, browsers would send "Origin: null" with the console's own forms.
 	header.Set("Referrer-Policy", "same-origin")
 	header.Set("Cross-Origin-Opener-Policy", "same-origin")
 	header.Set("Cross-Origin-Resource-Policy", "same-origin")
@@ -141,11 +140,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.ip = addr.String()
 	}
 	if p := r.URL.Path; !strings.HasPrefix(p, "/") || path.Clean(p) != p {
-		c.fail(errNoPage) // else ServeMux would redirect, without the base
+		c.fail(errNoPage) // ServeMux would redirect without the base
 		return
 	}
 	if _, pattern := h.mux.Handler(r); pattern == "" {
-		// The method is not the path's, or there is no such path: to whom is not signed in, that is all one.
+		// The path is unknown, or does not take the method. A person who is not signed in must not learn which.
 		if _, err := c.signedIn(); err != nil {
 			c.fail(err)
 			return
@@ -156,7 +155,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callKey{}, c)))
 }
 
-// callKey is where ServeHTTP leaves the call for the route.
+// callKey is the context key of the call that ServeHTTP passes to the route.
 type callKey struct{}
 
 func remoteAddr(r *http.Request) netip.Addr {
@@ -171,11 +170,11 @@ type call struct {
 	r *http.Request
 	// ctx is the request's.
 	ctx context.Context
-	// base is what stands before every path of ours in the client's URL.
+	// base is the prefix of every path of the console in the client's URL.
 	base string
 	addr netip.Addr
 	ip   string
-	// What follows is set where somebody is signed in.
+	// The fields below are set if a person is signed in.
 	grant  *auth.SessionGrant
 	actor  management.Actor
 	secret string
@@ -187,7 +186,7 @@ type bound struct {
 	route route
 }
 
-// ServeHTTP answers a request that the route is for.
+// ServeHTTP answers a request for the route.
 func (b bound) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
 	c := r.Context().Value(callKey{}).(*call)
 	c.r = r // with the pattern's values
@@ -200,7 +199,7 @@ func (b bound) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// admit lets through whom the route is for.
+// admit returns an error unless the session may use the route.
 func (c *call) admit(r route) error {
 	if c.r.Method == http.MethodPost {
 		if err := c.sameSite(); err != nil {
@@ -222,7 +221,7 @@ func (c *call) admit(r route) error {
 	}
 	if r.scope != "" && !c.grant.Allows(r.scope) {
 		return &management.Error{Status: http.StatusForbidden, Code: management.CodeInsufficientScope,
-			Detail: "Your session lacks the right " + r.scope + ". Sign in with a token that has it, or ask whoever gave you access."}
+			Detail: "Your session lacks the right " + r.scope + ". Sign in with a token that has it, or ask the person who gave you access."}
 	}
 	if c.r.Method == http.MethodPost {
 		return c.checkCSRF()
@@ -230,7 +229,7 @@ func (c *call) admit(r route) error {
 	return nil
 }
 
-// path returns the client's path to one of ours.
+// path returns a path of the console in the client's URL.
 func (c *call) path(p string) string { return c.base + p }
 
 // redirect answers a POST that was carried out; notice is a key of notices, "" for none.
@@ -247,45 +246,45 @@ func (c *call) redirect(p, notice string) error {
 	return nil
 }
 
-// view is what a page is made from.
+// view holds the data of a page.
 type view struct {
 	c *call
 	// Page is the template's name, Title the document's.
 	Page, Title string
 	Brand       Brand
-	// Notice says what was just done.
+	// Notice reports the change that was just made.
 	Notice string
 	Data   any
 }
 
-// To returns a link: its parts, of which every second one is a path segment and escaped.
+// To returns a link made of parts, of which every second one is a path segment to escape.
 func (v *view) To(parts ...string) string { return v.c.to(parts...) }
 
 // Asset returns the URL of an asset.
 func (v *view) Asset(name string) string { return v.c.path(assetPath + v.c.h.names[name]) }
 
-// HasAsset says whether there is one of that name.
+// HasAsset reports whether there is an asset of that name.
 func (v *view) HasAsset(name string) bool { return v.c.h.names[name] != "" }
 
-// CSRF is what a form must hold to be ours.
+// CSRF returns the token that a form of this session must hold.
 func (v *view) CSRF() string { return v.c.csrf() }
 
-// SignedIn returns who is there, nil where nobody is.
+// SignedIn returns the session, nil without one.
 func (v *view) SignedIn() *auth.SessionGrant { return v.c.grant }
 
-// Person names who is there: without the id of the token, where it is that token's name.
+// Person returns the name of the signed-in person, without the id of a token.
 func (v *view) Person() string {
 	g := v.c.grant
 	return strings.TrimSuffix(g.Name, " ("+g.Token+")")
 }
 
-// Operator says whether all of the keyspace is seen.
+// Operator reports whether the session sees the whole keyspace.
 func (v *view) Operator() bool { return v.c.grant != nil && v.c.grant.Tenant == "" }
 
-// Can says whether the session has a scope.
+// Can reports whether the session has a scope.
 func (v *view) Can(scope string) bool { return v.c.grant != nil && v.c.grant.Allows(scope) }
 
-// Nav is where one can go.
+// Nav returns the entries of the navigation.
 func (v *view) Nav() []navItem { return v.c.nav(v.Page) }
 
 // Query returns a parameter of the page's URL.
@@ -299,10 +298,10 @@ func (v *view) Curl(key string) string {
 	return v.c.h.opts.Curl(key)
 }
 
-// Explains says whether there is somebody to ask why.
+// Explains reports whether the session can ask for explanations.
 func (v *view) Explains() bool { return v.c.h.opts.Verifier != nil && v.Can("verify") }
 
-// With returns the view for a part of the page that shows other data.
+// With returns the view with other data, for a part of the page.
 func (v *view) With(data any) *view {
 	part := *v
 	part.Data = data

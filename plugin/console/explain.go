@@ -8,11 +8,11 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// explainPage says why a request would be refused.
+// explainPage shows why a request would be rejected.
 type explainPage struct {
 	Form   *form
 	Result *management.VerifyResult
-	// Past is the reason of a request that was.
+	// Past is the reason of an earlier request.
 	Past    string
 	Methods []string
 }
@@ -57,7 +57,7 @@ func (c *call) explain() error {
 	}
 	result, err := c.h.opts.Verifier.Explain(c.ctx, c.h.opts.Keyspace, q)
 	if err != nil {
-		e, err := f.refused(err)
+		e, err := f.reject(err)
 		if err != nil {
 			return err
 		}
@@ -67,8 +67,7 @@ func (c *call) explain() error {
 	return c.render(http.StatusOK, "explain", "Why was this refused?", p)
 }
 
-// confine puts a key that nobody has in the place of another tenant's, where the session sees one
-// tenant only: what is said then is the same as of an unknown key.
+// confine replaces a key of another tenant by an unknown one if the session sees one tenant only.
 func (c *call) confine(q *management.VerifyRequest) error {
 	if c.actor.Tenant == "" || q.Key == "" {
 		return nil

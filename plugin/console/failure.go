@@ -11,19 +11,19 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
-// notices are what a page says about what was just done, by the name in its URL.
+// notices are the messages about a change that was just made, by their names in URLs.
 var notices = map[string]string{
 	"key-updated":     "Saved. The change already holds for the next request.",
-	"disabled":        "The key is disabled. Requests with it are refused until it is enabled.",
+	"disabled":        "The key is disabled. Requests with it are rejected until it is enabled.",
 	"enabled":         "The key is enabled. Requests with it pass again.",
-	"revoked":         "The key is revoked. Every request with it is refused from now on.",
+	"revoked":         "The key is revoked. Every request with it is rejected from now on.",
 	"deleted":         "The key is deleted. Its usage and audit log are kept.",
-	"limits-reset":    "The limits are as new.",
+	"limits-reset":    "The limits are reset.",
 	"tenant-updated":  "Saved. The change already holds for the next request.",
-	"tenant-created":  "The tenant is there. Create its first key next.",
-	"suspended":       "The tenant is suspended: all its keys are refused until it returns.",
-	"activated":       "The tenant is back. Every key is as it was.",
-	"tenant-deleted":  "The tenant is deleted. Its slug is never given again.",
+	"tenant-created":  "The tenant is created. Create its first key next.",
+	"suspended":       "The tenant is suspended: all its keys are rejected until it is active again.",
+	"activated":       "The tenant is active again. Its keys are unchanged.",
+	"tenant-deleted":  "The tenant is deleted. Its slug is never used again.",
 	"credits":         "The balance has changed; the ledger below shows it.",
 	"webhook-updated": "Saved.",
 	"webhook-deleted": "The webhook is deleted.",
@@ -32,21 +32,21 @@ var notices = map[string]string{
 	"session-ended":   "The session has ended.",
 }
 
-// failurePage is what a page shows that could not be had.
+// failurePage is the page of an error.
 type failurePage struct {
 	Status int
 	Detail string
-	// Fields are faults that belong to no form.
+	// Fields are faults outside of a form.
 	Fields []management.FieldError
 }
 
-// fail answers with err: refusals as they are, anything else as 503. Whoever is not signed in is led to where one does.
+// fail answers with err: a *management.Error as it is, others as 503. People who are not signed in go to the sign-in page.
 func (c *call) fail(err error) {
 	var e *management.Error
 	if !errors.As(err, &e) {
 		detail := "The store does not answer. Nothing is known to have changed; try again in a moment."
 		if !errors.Is(err, gateway.ErrStore) {
-			detail = "The page could not be made; the gateway's log says why."
+			detail = "The page could not be made; the gateway's log has the reason."
 		}
 		if c.ctx.Err() == nil {
 			c.h.log.ErrorContext(c.ctx, "a page of the console failed", "route", c.r.Pattern, "error", err)
@@ -103,7 +103,7 @@ func (c *call) fragment(name string, data any) error {
 	return c.write(http.StatusOK, func(b *bytes.Buffer) error { return templates().parts.ExecuteTemplate(b, name, v) })
 }
 
-// write answers with what make writes, once it is whole.
+// write answers with the output of make, when that is complete.
 func (c *call) write(status int, make func(*bytes.Buffer) error) error {
 	var b bytes.Buffer
 	if err := make(&b); err != nil {

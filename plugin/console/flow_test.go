@@ -15,7 +15,7 @@ import (
 
 // A key's life, as an operator leads it.
 func TestKeyFlow(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "pro")
 	b := w.operator()
 	b.get("/keys/new").want(http.StatusOK).has("Whose key is it?", "acme")
@@ -81,7 +81,7 @@ func TestKeyFlow(t *testing.T) {
 }
 
 func TestTenantFlow(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	b := w.operator()
 	b.send("/tenants/new", "slug", "a b", "plan", "gold", "credits", "x").want(http.StatusUnprocessableEntity).has("Must be a whole number", `value="a b"`)
 	b.send("/tenants/new", "slug", "a b", "plan", "gold").want(http.StatusUnprocessableEntity).has(`value="a b"`, "Slug", "Plan")
@@ -114,7 +114,7 @@ func TestTenantFlow(t *testing.T) {
 }
 
 func TestWebhookAndTokenFlow(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "pro")
 	b := w.operator()
 	b.send("/webhooks/new", "once", "a", "url", "ftp://x", "events", "nothing").want(http.StatusUnprocessableEntity).has("https://", "is no type of events", `value="ftp://x"`)
@@ -147,7 +147,7 @@ func TestWebhookAndTokenFlow(t *testing.T) {
 }
 
 func TestUsageAndRequests(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "pro")
 	k := w.key("acme", "busy")
 	for range 3 {
@@ -179,7 +179,7 @@ func TestUsageAndRequests(t *testing.T) {
 
 // Where a change does not hold everywhere yet, that is said, with who has not heard of it.
 func TestReceiptPage(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "pro")
 	k := w.key("acme", "one")
 	by := time.Now().Add(time.Hour)
@@ -200,7 +200,7 @@ func TestReceiptPage(t *testing.T) {
 
 // No form, however wrong, is answered with an error of ours.
 func TestHostileForms(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	r := w.rival()
 	b := w.operator()
 	csrf := b.csrf()

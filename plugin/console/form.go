@@ -14,10 +14,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// form is what was typed, with what is wrong with it.
+// form holds the typed values and their faults.
 type form struct {
 	values url.Values
-	// errors are by field; the one of "" is the form's.
+	// errors holds the faults by field; "" stands for the whole form.
 	errors map[string]string
 }
 
@@ -28,13 +28,13 @@ func newForm(values url.Values) *form {
 	return &form{values: values, errors: map[string]string{}}
 }
 
-// Value returns what a field holds.
+// Value returns the value of a field.
 func (f *form) Value(name string) string { return f.values.Get(name) }
 
 // Set fills a field in.
 func (f *form) Set(name string, values ...string) { f.values[name] = values }
 
-// Has says whether one of a field's values is v, as of checkboxes.
+// Has reports whether v is one of a field's values, as for checkboxes.
 func (f *form) Has(name, v string) bool {
 	for _, have := range f.values[name] {
 		if have == v {
@@ -44,13 +44,13 @@ func (f *form) Has(name, v string) bool {
 	return false
 }
 
-// Error returns what is wrong with a field, or with "" the form as a whole.
+// Error returns the fault of a field, or of the whole form for "".
 func (f *form) Error(name string) string { return f.errors[name] }
 
-// fieldFault is what is wrong with a field.
+// fieldFault is the fault of a field.
 type fieldFault struct{ Name, Label, Text string }
 
-// Faults returns what is wrong with fields, in the order of their names.
+// Faults returns the faults of fields, sorted by name.
 func (f *form) Faults() (list []fieldFault) {
 	for _, name := range slices.Sorted(maps.Keys(f.errors)) {
 		if name != "" {
@@ -60,20 +60,20 @@ func (f *form) Faults() (list []fieldFault) {
 	return list
 }
 
-// Failed says whether anything is wrong.
+// Failed reports whether there are faults.
 func (f *form) Failed() bool { return len(f.errors) > 0 }
 
 // forget drops a field that must not be shown again.
 func (f *form) forget(name string) { delete(f.values, name) }
 
-// fault notes what is wrong with a field. The first one stands.
+// fault sets the fault of a field, unless it has one.
 func (f *form) fault(name, detail string) {
 	if f.errors[name] == "" {
 		f.errors[name] = upperFirst(detail)
 	}
 }
 
-// take puts an error's faults beside the fields, and says whether it named any.
+// take sets the faults that an error names, and reports whether it names any.
 func (f *form) take(e *management.Error) bool {
 	for _, fe := range e.Fields {
 		name, at, nested := strings.Cut(strings.TrimPrefix(fe.Pointer, "/"), "/")
@@ -88,8 +88,8 @@ func (f *form) take(e *management.Error) bool {
 	return len(e.Fields) > 0
 }
 
-// refused notes why management refused the form, where it did; other errors are returned.
-func (f *form) refused(err error) (*management.Error, error) {
+// reject sets the faults of an error by which management rejected the form, and returns all other errors.
+func (f *form) reject(err error) (*management.Error, error) {
 	var e *management.Error
 	if !errors.As(err, &e) || e.Status == 401 || e.Status == 404 {
 		return nil, err
@@ -117,7 +117,7 @@ func (f *form) text(name string) management.Optional[string] {
 	return management.Some(strings.TrimSpace(f.Value(name)))
 }
 
-// orNull returns a field, null where nothing was typed.
+// orNull returns a field, null if it is empty.
 func (f *form) orNull(name string) management.Optional[string] {
 	if v := f.text(name); v.Value != "" {
 		return v
@@ -125,7 +125,7 @@ func (f *form) orNull(name string) management.Optional[string] {
 	return management.Null[string]()
 }
 
-// number returns a field that is a whole number, null where nothing was typed.
+// number returns a field that is a whole number, null if it is empty.
 func (f *form) number(name string) management.Optional[int64] {
 	text := strings.NewReplacer(" ", "", "_", "", "\u202f", "", "\u00a0", "").Replace(f.Value(name))
 	if text == "" {
@@ -175,7 +175,7 @@ func itoa(n int64) string { return strconv.FormatInt(n, 10) }
 // pageSize is how many rows a page of a list has.
 const pageSize = 25
 
-// page returns which page of a list is asked for.
+// page returns the requested page of a list.
 func (c *call) page() management.PageQuery {
 	return management.PageQuery{Limit: pageSize, Cursor: c.r.URL.Query().Get("cursor")}
 }

@@ -25,8 +25,8 @@ type templateSet struct {
 	parts *template.Template
 }
 
-// templates are read where there is a console: it takes 30 ms and 6 MiB, which neither a command nor
-// a gateway without one should pay for.
+// templates are parsed only for a console: that takes 30 ms and 6 MiB, which commands and gateways without a console
+// should not pay.
 var templates = sync.OnceValue(readTemplates)
 
 func readTemplates() templateSet {
@@ -66,7 +66,7 @@ func when(v any) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// moment writes a time as an element that console.js puts into the reader's zone.
+// moment writes a time as an element that console.js shows in the reader's zone.
 func moment(v any) template.HTML {
 	t, ok := when(v)
 	if !ok {
@@ -86,7 +86,7 @@ func clock(v any) template.HTML {
 	return template.HTML(fmt.Sprintf(`<time datetime="%s" data-seconds>%s UTC</time>`, t.Format(time.RFC3339Nano), t.Format("2 Jan, 15:04:05")))
 }
 
-// ago writes how long ago a time is; the time itself stands in the element.
+// ago writes how long ago a time is; the element holds the time itself.
 func ago(v any) template.HTML {
 	t, ok := when(v)
 	if !ok {
@@ -95,7 +95,7 @@ func ago(v any) template.HTML {
 	return relative(t, spanText(time.Since(t))+" ago")
 }
 
-// until writes in how long a time is, or how long ago it was.
+// until writes the duration until a time, or since it.
 func until(v any) template.HTML {
 	t, ok := when(v)
 	if !ok {
@@ -130,7 +130,7 @@ func spanText(d time.Duration) string {
 	return unit(int64(d/(365*24*time.Hour)), "year")
 }
 
-// plural writes a number with what it counts.
+// plural writes a number with its noun.
 func plural(v any, name string) string {
 	n := whole(v)
 	if n == 1 {
@@ -206,7 +206,7 @@ func milliseconds(v any) string {
 	return fmt.Sprintf("%.2f ms", f)
 }
 
-// percent returns what share used has of limit, 0 to 100: 0 only for nothing.
+// percent returns used as a share of limit, 0 to 100; 0 only for none.
 func percent(used, limit any) int {
 	l := whole(limit)
 	if l <= 0 {
@@ -219,7 +219,7 @@ func percent(used, limit any) int {
 	return int(min(share, 100))
 }
 
-// deref returns what a pointer to a text points to; "" for none.
+// deref returns the text at a pointer; "" for nil.
 func deref(v *string) string {
 	if v == nil {
 		return ""
@@ -253,7 +253,7 @@ func short(s string, most int) string {
 	return string(r[:most-1]) + "…"
 }
 
-// dict makes a map of names and values, to give a template more than one.
+// dict makes a map of names and values, to pass several values to a template.
 func dict(pairs ...any) map[string]any {
 	m := make(map[string]any, len(pairs)/2)
 	for i := 0; i+1 < len(pairs); i += 2 {
@@ -270,7 +270,7 @@ func jsonText(v any) string {
 	return string(b)
 }
 
-// state is a status with how it looks.
+// state is a status with its look.
 type state struct{ Text, Look string }
 
 func statusOf(s any) state {
@@ -286,7 +286,7 @@ func statusOf(s any) state {
 	}
 }
 
-// fieldView is a field of a form as the template "field" needs it.
+// fieldView holds the data of the template "field".
 type fieldView struct {
 	Form               *form
 	Name, Label, Hint  string
@@ -295,7 +295,7 @@ type fieldView struct {
 	Max                int
 }
 
-// newField describes a field: its name, label and hint, and then pairs of what else is to be said of it.
+// newField describes a field by name, label, hint, and pairs of further names and values.
 func newField(f *form, name, label, hint string, more ...any) (fieldView, error) {
 	v := fieldView{Form: f, Name: name, Label: label, Hint: hint, Kind: "text", Auto: "off"}
 	for i := 0; i+1 < len(more); i += 2 {
@@ -320,7 +320,7 @@ func newField(f *form, name, label, hint string, more ...any) (fieldView, error)
 // ID names the field's element.
 func (v fieldView) ID() string { return "f-" + v.Name }
 
-// Value is what was typed; of a password nothing.
+// Value returns the typed value; "" for a password.
 func (v fieldView) Value() string {
 	if v.Kind == "password" {
 		return ""
@@ -328,10 +328,10 @@ func (v fieldView) Value() string {
 	return v.Form.Value(v.Name)
 }
 
-// Error is what is wrong with it.
+// Error returns the fault of the field.
 func (v fieldView) Error() string { return v.Form.Error(v.Name) }
 
-// Described names the elements that say more of it.
+// Described returns the ids of the elements that describe the field.
 func (v fieldView) Described() string {
 	var ids []string
 	if v.Error() != "" {

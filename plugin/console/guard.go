@@ -14,9 +14,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// A POST changes something only where three things agree: the browser says that it comes
-// from the same origin (Sec-Fetch-Site, Origin; browsers that say neither are older than SameSite
-// cookies), the cookie is SameSite=Lax, and the form holds what only a page of this session was told.
+// A POST makes a change only if three conditions hold: the browser states the same origin (Sec-Fetch-Site, Origin;
+// browsers that send neither are older than SameSite cookies), the cookie is SameSite=Lax, and the form holds a
+// token that only pages of this session contain.
 
 // maxForm bounds a form, in bytes.
 const maxForm = 1 << 20
@@ -27,12 +27,12 @@ var (
 	errCrossSite = &management.Error{Status: http.StatusForbidden, Code: "cross_site",
 		Detail: "This form was sent by another site, so nothing was done. Open the console itself and try again."}
 	errStaleForm = &management.Error{Status: http.StatusForbidden, Code: "stale_form",
-		Detail: "This form is not of your present session, so nothing was done. Go back, reload the page, and send it again."}
+		Detail: "This form belongs to another session, so nothing was done. Go back, reload the page, and send it again."}
 	errForm = &management.Error{Status: http.StatusBadRequest, Code: "invalid_form",
-		Detail: "The form could not be read: it is larger than 1 MiB or is none."}
+		Detail: "The form could not be read: it is larger than 1 MiB, or not a form."}
 )
 
-// sameSite refuses a POST that another site's page sent.
+// sameSite returns an error for a POST that a page of another site sent.
 func (c *call) sameSite() error {
 	if site := c.r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" && site != "none" {
 		return errCrossSite
@@ -48,7 +48,7 @@ func (c *call) sameSite() error {
 	return nil
 }
 
-// secure says whether the client is connected by HTTPS.
+// secure reports whether the client is connected by HTTPS.
 func (c *call) secure() bool {
 	if c.h.opts.Secure != nil {
 		return c.h.opts.Secure(c.r)
@@ -56,8 +56,7 @@ func (c *call) secure() bool {
 	return c.r.TLS != nil
 }
 
-// loopback says whether the client named this very machine, to which a connection without TLS is seen by
-// nobody else.
+// loopback reports whether the client addressed this machine, so that a connection without TLS can't be read by others.
 func (c *call) loopback() bool {
 	host := (&url.URL{Host: c.r.Host}).Hostname()
 	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
@@ -67,15 +66,15 @@ func (c *call) loopback() bool {
 	return err == nil && a.Unmap().IsLoopback()
 }
 
-// formToken is what forms of the session hold.
+// formToken returns the token in the forms of the session.
 func (c *call) formToken() []byte {
 	mac := hmac.New(sha256.New, []byte(c.secret))
 	mac.Write([]byte("forms of this session"))
 	return mac.Sum(nil)[:16]
 }
 
-// csrf returns the session's token for a form, each time written differently: a page that is
-// compressed with what an attacker put in it must not tell it bit by bit.
+// csrf returns the session's token for a form, masked differently each time: the size of a compressed page with text of an
+// attacker must not reveal it bit by bit.
 func (c *call) csrf() string {
 	if c.grant == nil {
 		return ""
@@ -87,7 +86,7 @@ func (c *call) csrf() string {
 	return base64.RawURLEncoding.EncodeToString(out)
 }
 
-// checkCSRF refuses a form that no page of this session held.
+// checkCSRF returns an error for a form without the session's token.
 func (c *call) checkCSRF() error {
 	t := c.formToken()
 	sent, err := base64.RawURLEncoding.DecodeString(c.r.PostForm.Get(csrfField))

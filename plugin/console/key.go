@@ -12,12 +12,12 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// keyPage is everything about one key.
+// keyPage shows one key.
 type keyPage struct {
 	Key    management.KeyRecord
 	Tenant *management.TenantRecord
 	Limits []management.LimitStatusRecord
-	// LimitsWrong says why there are none.
+	// LimitsWrong is why the limits can't be shown.
 	LimitsWrong string
 	Usage       *usageView
 	Requests    *requestList
@@ -28,7 +28,7 @@ type keyPage struct {
 	Now   time.Time
 }
 
-// Actions says what can be done to the key in its state.
+// Actions returns the actions that the key's state allows.
 func (p keyPage) Actions() (list []string) {
 	switch p.Key.Status {
 	case "active":
@@ -84,7 +84,7 @@ func (c *call) showKey() error {
 	return c.render(http.StatusOK, "key", k.Name, p)
 }
 
-// standings returns where a key's limits stand, or why that can't be told.
+// standings returns the state of a key's limits, or why it can't be shown.
 func (c *call) standings(id string) ([]management.LimitStatusRecord, string, error) {
 	list, err := c.h.manager.KeyLimitStatus(c.ctx, c.actor, c.h.opts.Keyspace, id)
 	var e *management.Error
@@ -114,7 +114,7 @@ func (c *call) keyLimits() error {
 type requestList struct {
 	ID   string
 	List []usage.RequestRecord
-	// Off says why there are none to be seen.
+	// Off is why the requests can't be shown.
 	Off string
 }
 
@@ -178,7 +178,7 @@ func (c *call) editKey() error {
 		return c.showKeyForm(http.StatusUnprocessableEntity, k, f)
 	}
 	if _, err := c.h.manager.UpdateKey(c.ctx, c.actor, c.h.opts.Keyspace, id, in, nil); err != nil {
-		e, err := f.refused(err)
+		e, err := f.reject(err)
 		if err != nil {
 			return err
 		}
@@ -192,7 +192,7 @@ type rotatePage struct {
 	Key  management.KeyRecord
 	Form *form
 	Once string
-	// InGrace is a former secret that is valid still, and would be no more; nil where there is none.
+	// InGrace is a former secret that is still valid, and would end; nil for none.
 	InGrace *management.SecretRecord
 }
 
@@ -227,10 +227,10 @@ func (c *call) rotateKey() error {
 			return c.showRotateForm(http.StatusUnprocessableEntity, f, f.Value("once"))
 		}
 	}
-	return c.shownOnce("rotate "+id, func(c *call) error {
+	return c.showOnce("rotate "+id, func(c *call) error {
 		k, err := c.h.manager.RotateKey(c.ctx, c.actor, c.h.opts.Keyspace, id, grace)
 		if err != nil {
-			e, err := f.refused(err)
+			e, err := f.reject(err)
 			if err != nil {
 				return err
 			}
@@ -246,20 +246,20 @@ func (c *call) rotateKey() error {
 	})
 }
 
-// keyAct is something that is done to a key after it was confirmed.
-type keyAct struct {
+// keyAction is an action on a key that the person must confirm.
+type keyAction struct {
 	// Name is the last part of its path, Verb its button, Title the page's beginning.
 	Name, Verb, Title string
-	// Effects say what will happen.
+	// Effects describe the consequences.
 	Effects []string
-	// Grave says that it can't be undone.
+	// Grave reports whether it can't be undone.
 	Grave  bool
 	notice string
-	// do returns where the change holds; nil where that is not told.
+	// do returns the receipt of the change; nil if there is none.
 	do func(c *call, id string) (*management.Receipt, error)
 }
 
-var keyActs = map[string]keyAct{
+var keyActions = map[string]keyAction{
 	"disable": {
 		Verb: "Disable the key", Title: "Disable",
 		Effects: []string{
@@ -302,7 +302,7 @@ var keyActs = map[string]keyAct{
 	},
 	"reset-limits": {
 		Verb: "Reset the limits", Title: "Reset the limits of",
-		Effects: []string{"The key's own rates and quotas are as new: nothing counts as spent.", "Its tenant's shared limits and credits stay as they are."},
+		Effects: []string{"The key's own rates and quotas are reset: nothing counts as spent.", "Its tenant's shared limits and credits stay as they are."},
 		notice:  "limits-reset", do: func(c *call, id string) (*management.Receipt, error) {
 			return nil, second(c.h.manager.ResetKeyLimits(c.ctx, c.actor, c.h.opts.Keyspace, id, nil))
 		},
@@ -313,22 +313,22 @@ func held(r management.Receipt, err error) (*management.Receipt, error) { return
 
 func second[T any](_ T, err error) error { return err }
 
-// confirmPage asks before something is done.
+// confirmPage asks for confirmation of an action.
 type confirmPage struct {
 	Title, Subject, Detail, Verb string
 	Effects                      []string
 	Grave                        bool
 	Action, Cancel               string
-	// Wrong says why it was refused.
+	// Wrong is why the action was rejected.
 	Wrong string
-	// Check, where it is set, is the label of a box that widens what is done, as the field of that name.
+	// Check is the label of a checkbox that extends the action, sent as the field "check"; "" for none.
 	Check, CheckName string
 	// Once is good for one secret; "" where none is shown.
 	Once string
 }
 
-func (c *call) keyAct() (keyAct, management.KeyRecord, error) {
-	a, ok := keyActs[c.r.PathValue("act")]
+func (c *call) keyAction() (keyAction, management.KeyRecord, error) {
+	a, ok := keyActions[c.r.PathValue("act")]
 	if !ok || c.r.PathValue("act") == "reset-limits" && c.actor.Tenant != "" {
 		return a, management.KeyRecord{}, errNoPage
 	}
@@ -338,14 +338,14 @@ func (c *call) keyAct() (keyAct, management.KeyRecord, error) {
 }
 
 func (c *call) confirmKey() error {
-	a, k, err := c.keyAct()
+	a, k, err := c.keyAction()
 	if err != nil {
 		return err
 	}
-	return c.confirmKeyAct(http.StatusOK, a, k, "")
+	return c.confirmKeyAction(http.StatusOK, a, k, "")
 }
 
-func (c *call) confirmKeyAct(status int, a keyAct, k management.KeyRecord, wrong string) error {
+func (c *call) confirmKeyAction(status int, a keyAction, k management.KeyRecord, wrong string) error {
 	p := confirmPage{
 		Title: a.Title + " “" + k.Name + "”?", Subject: k.Name, Detail: k.KeyPrefix + "…" + k.LastFour, Verb: a.Verb, Effects: a.Effects, Grave: a.Grave,
 		Action: c.to("/keys/", k.ID, "/"+a.Name), Cancel: c.to("/keys/", k.ID), Wrong: wrong,
@@ -363,7 +363,7 @@ func from(ip *string) string {
 	return " from " + *ip
 }
 
-// receiptPage says where a change holds, and where not yet.
+// receiptPage shows on which nodes a change is in effect.
 type receiptPage struct {
 	Key     management.KeyRecord
 	Receipt management.Receipt
@@ -371,7 +371,7 @@ type receiptPage struct {
 }
 
 func (c *call) changeKey() error {
-	a, k, err := c.keyAct()
+	a, k, err := c.keyAction()
 	if err != nil {
 		return err
 	}
@@ -379,7 +379,7 @@ func (c *call) changeKey() error {
 	if err != nil {
 		var e *management.Error
 		if errors.As(err, &e) && e.Status != http.StatusNotFound && e.Status != http.StatusUnauthorized {
-			return c.confirmKeyAct(e.Status, a, k, e.Error())
+			return c.confirmKeyAction(e.Status, a, k, e.Error())
 		}
 		return err
 	}

@@ -15,27 +15,27 @@ import (
 // scopeChoice is a scope that a key may be given.
 type scopeChoice struct {
 	Name string
-	// Includes are those that come with it.
+	// Includes are the scopes that it includes.
 	Includes []string
-	// Beyond says that the plan does not allow it.
+	// Beyond reports whether the plan does not allow it.
 	Beyond bool
 }
 
-// keyForm is the page on which a key is made or changed.
+// keyForm is the page to create or change a key.
 type keyForm struct {
 	Form   *form
 	Tenant management.TenantRecord
-	// Plan is the tenant's; nil where it is not configured here.
+	// Plan is the tenant's plan; nil if it is not configured here.
 	Plan   *management.PlanRecord
 	Scopes []scopeChoice
 	Envs   []string
-	// Key is the one that is changed; nil for a new one.
+	// Key is the key to change; nil for a new one.
 	Key *management.KeyRecord
 	// Once is good for one key.
 	Once string
 }
 
-// chooseTenant is the page on which an operator says whose key is made.
+// chooseTenant is the page on which an operator chooses the tenant of a new key.
 type chooseTenant struct {
 	List  []management.TenantRecord
 	More  bool
@@ -131,7 +131,7 @@ func (c *call) showChooseTenant(status int, typed, wrong string) error {
 	return c.render(status, "key-tenant", "Create a key", chooseTenant{list.Data, list.NextCursor != nil, wrong, typed})
 }
 
-// keyFields reads what the form says of a key.
+// keyFields reads the fields of a key.
 func (f *form) keyFields(now time.Time, fresh bool) management.KeyFields {
 	in := management.KeyFields{
 		Name: f.text("name"), Description: management.Some(strings.ReplaceAll(f.Value("description"), "\r\n", "\n")),
@@ -153,13 +153,13 @@ func (f *form) keyFields(now time.Time, fresh bool) management.KeyFields {
 // shownKey is the page that shows a full key, once.
 type shownKey struct {
 	Key management.IssuedKey
-	// Rotated says that it is a new secret of a key that was there.
+	// Rotated reports whether it is a new secret of an existing key.
 	Rotated bool
 	// Grace is until when the former secret is valid; nil where it is invalid.
 	Grace *time.Time
 }
 
-// shownBefore is the page that says that a form was sent again.
+// shownBefore is the page for a form that was sent again.
 type shownBefore struct{ ID string }
 
 func (c *call) createKey() error {
@@ -182,10 +182,10 @@ func (c *call) createKey() error {
 	if f.Failed() {
 		return again(http.StatusUnprocessableEntity)
 	}
-	return c.shownOnce("new key "+slug, func(c *call) error {
+	return c.showOnce("new key "+slug, func(c *call) error {
 		k, err := c.h.manager.CreateKey(c.ctx, c.actor, c.h.opts.Keyspace, slug, in)
 		if err != nil {
-			e, err := f.refused(err)
+			e, err := f.reject(err)
 			if err != nil {
 				return err
 			}
@@ -195,9 +195,9 @@ func (c *call) createKey() error {
 	})
 }
 
-// shownOnce carries out what shows a secret, once for each number that a form carries: sent again,
-// the same form only tells what came of it.
-func (c *call) shownOnce(what string, carryOut func(*call) error) error {
+// showOnce carries out an action that shows a secret, once for each number that a form carries. A repetition of the form
+// shows only the effect.
+func (c *call) showOnce(what string, carryOut func(*call) error) error {
 	number := c.r.PostForm.Get("once")
 	if number == "" || len(number) > 100 {
 		return errStaleForm
@@ -210,14 +210,14 @@ func (c *call) shownOnce(what string, carryOut func(*call) error) error {
 	if earlier != nil {
 		return c.render(http.StatusConflict, "key-shown-before", "Shown before", shownBefore{earlier.Effect.Target})
 	}
-	// Nothing of the answer is kept; that there was one is known from what was changed.
+	// The response is not kept: the stored effect shows that there was one.
 	defer func() { _ = once.Abandon(c.ctx) }()
 	with := *c
 	with.ctx = once.Context(c.ctx)
 	return carryOut(&with)
 }
 
-// show answers with a page that holds a secret: nobody on the way may keep or rewrite it.
+// show answers with a page that holds a secret, which no cache may keep and no proxy rewrite.
 func (c *call) show(page, title string, data any) error {
 	c.w.Header().Set("Cache-Control", "no-store, no-transform")
 	return c.render(http.StatusOK, page, title, data)

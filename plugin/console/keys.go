@@ -20,12 +20,12 @@ type keyRow struct {
 type keysPage struct {
 	Rows []keyRow
 	Next string
-	// Search, Status and Tenant are the filter; First says that no page was turned.
+	// Search, Status and Tenant are the filter; First reports whether this is the first page.
 	Search, Status, Tenant string
 	First                  bool
 	// Statuses are what can be filtered by.
 	Statuses []statusLink
-	// Of is the tenant that the list is of; nil where it is of several.
+	// Of is the tenant of all keys in the list; nil for several.
 	Of *management.TenantRecord
 }
 
@@ -35,7 +35,7 @@ type statusLink struct {
 	Here       bool
 }
 
-// Filtered says that the list may leave keys out.
+// Filtered reports whether the list may leave out keys.
 func (p keysPage) Filtered() bool { return p.Search != "" || p.Status != "" || !p.First }
 
 func (c *call) listKeys() error {
@@ -99,8 +99,7 @@ func (c *call) withPlans(keys []management.KeyRecord) ([]keyRow, error) {
 	return rows, nil
 }
 
-// searchKeys leads to what was searched for. It is a POST so that a full key, which somebody may
-// look for, comes into no URL.
+// searchKeys redirects to the key or list that was searched for. It is a POST, so that a full key gets into no URL.
 func (c *call) searchKeys() error {
 	search := strings.TrimSpace(c.r.PostForm.Get("q"))
 	to := url.Values{}
@@ -129,7 +128,7 @@ func (c *call) searchKeys() error {
 	return c.redirect("/keys?"+to.Encode(), "")
 }
 
-// keyOf returns the id of the key that a full key is of, "" where there is none for the session.
+// keyOf returns the id of a full key, "" if the session sees no such key.
 func (c *call) keyOf(full string) (string, error) {
 	if c.h.opts.Verifier == nil {
 		return "", nil

@@ -11,7 +11,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// overviewPage is how the gateway is, and what passes through it.
+// overviewPage shows the state of the gateway and its traffic.
 type overviewPage struct {
 	Status *management.Status
 	Usage  *usageView
@@ -19,7 +19,7 @@ type overviewPage struct {
 	Top []topKey
 }
 
-// topKey is a key with what it used.
+// topKey is a key with its usage.
 type topKey struct {
 	ID, Name, Tenant, Prefix           string
 	Requests, Allowed, Refused, Errors int64

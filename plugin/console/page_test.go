@@ -27,9 +27,9 @@ var (
 	addresses   = regexp.MustCompile(` (?:src|href|action|hx-get|hx-post)="([^"]*)"`)
 )
 
-// busy is a world in which every page has something to show.
-func busy(t testing.TB) *world {
-	w := newWorld(t)
+// busy is a fixture in which every page has something to show.
+func busy(t testing.TB) *fixture {
+	w := newFixture(t)
 	w.tenant("acme", "pro")
 	w.tenant("tiny", "free")
 	for i := range 27 {
@@ -151,7 +151,7 @@ func TestEveryPage(t *testing.T) {
 
 // A new console's pages say what to do next.
 func TestEmptyPages(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	b := w.operator()
 	for path, next := range map[string]string{
 		"/keys": "/keys/new", "/tenants": "/tenants/new", "/webhooks": "/webhooks/new", "/keys/new": "/tenants/new", "/overview": "/keys/new",
@@ -170,7 +170,7 @@ func TestEmptyPages(t *testing.T) {
 
 // The console works under another path, to which all links keep.
 func TestBase(t *testing.T) {
-	w := newWorld(t, func(o *Options) { o.Base = func(*http.Request) string { return "/a/console" } })
+	w := newFixture(t, func(o *Options) { o.Base = func(*http.Request) string { return "/a/console" } })
 	w.tenant("acme", "pro")
 	w.key("acme", "one")
 	b := w.browser()
@@ -224,7 +224,7 @@ func TestFirstPageWeight(t *testing.T) {
 }
 
 func TestAssets(t *testing.T) {
-	w := newWorld(t, func(o *Options) {
+	w := newFixture(t, func(o *Options) {
 		o.Brand = Brand{Title: "Acme <Cloud>", Color: "#0af", Logo: File{Name: "logo.svg", Data: []byte(`<svg xmlns="http://www.w3.org/2000/svg"/>`)}}
 	})
 	b := w.operator()
@@ -337,7 +337,7 @@ func TestWords(t *testing.T) {
 		}
 	}
 	for _, rt := range routes {
-		if !slices.Contains([]who{people, operators, anybody}, rt.who) || rt.who == operators && rt.scope == "" {
+		if !slices.Contains([]audience{people, operators, anybody}, rt.who) || rt.who == operators && rt.scope == "" {
 			t.Errorf("%s is for nobody in particular", rt.pattern)
 		}
 	}

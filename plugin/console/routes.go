@@ -6,28 +6,28 @@ import (
 	"strings"
 )
 
-// who a route is for.
-type who uint8
+// audience is the group of people that a route is for.
+type audience uint8
 
 const (
-	// people are all who are signed in.
-	people who = iota
-	// operators see all of the keyspace. For others there is no such page.
+	// people are all signed-in people.
+	people audience = iota
+	// operators see the whole keyspace. For others the page does not exist.
 	operators
-	// anybody need not be signed in.
+	// anybody includes people who are not signed in.
 	anybody
 )
 
 // route is one method of one path.
 type route struct {
 	pattern string
-	who     who
-	// scope that the session must hold; "" for none.
+	who     audience
+	// scope is the scope that the session needs; "" for none.
 	scope string
 	serve func(*call) error
 }
 
-// routes is the whole console but its assets.
+// routes are all routes of the console, except the assets.
 var routes = []route{
 	{"GET /{$}", people, "", (*call).home},
 	{"GET /sign-in", anybody, "", (*call).showSignIn},
@@ -88,18 +88,18 @@ var routes = []route{
 	{"GET /audit/chain", operators, "audit:read", (*call).verifyAudit},
 }
 
-// navItem is a place in the navigation.
+// navItem is an entry of the navigation.
 type navItem struct {
 	Label, Path, Icon string
-	// Here says that the page is of this place.
+	// Here reports whether the page belongs to this entry.
 	Here bool
 }
 
-// places is the navigation. page is how the names of its pages' templates begin.
+// places are the entries of the navigation. page is the prefix of the names of its templates.
 var places = []struct {
 	label, path, page, scope string
-	who                      who
-	// tenants says that it is for those who see one tenant only.
+	who                      audience
+	// tenants restricts the entry to people of one tenant.
 	tenants bool
 }{
 	{"Overview", "/overview", "overview", "usage:read", operators, false},
@@ -114,7 +114,7 @@ var places = []struct {
 	{"Sessions", "/sessions", "session", "tokens:read", operators, false},
 }
 
-// nav returns the places that the session may see.
+// nav returns the entries that the session may see.
 func (c *call) nav(page string) (items []navItem) {
 	if c.grant == nil {
 		return nil
@@ -129,7 +129,7 @@ func (c *call) nav(page string) (items []navItem) {
 	return items
 }
 
-// home leads to the first place that the session may see.
+// home redirects to the first entry that the session may see.
 func (c *call) home() error {
 	items := c.nav("")
 	if len(items) == 0 {
@@ -140,7 +140,7 @@ func (c *call) home() error {
 	return nil
 }
 
-// to returns a link of ours: every second part is a segment of the path and escaped.
+// to returns a link in the console: every second part is a path segment to escape.
 func (c *call) to(parts ...string) string {
 	var b strings.Builder
 	b.WriteString(c.base)

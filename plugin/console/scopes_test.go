@@ -28,7 +28,7 @@ var ofOperators = []string{
 
 // What each portal role has, page by page.
 func TestPortalRoles(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "pro")
 	for _, role := range []string{"viewer", "editor"} {
 		b := w.person("acme", role)
@@ -56,7 +56,7 @@ func TestPortalRoles(t *testing.T) {
 
 // A session ends only sessions and tokens that have no scope it lacks.
 func TestSessionEndsWithinItsScopes(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	wide := w.operator()
 	token := w.token("*")
 	narrow := w.operator("tokens:read", "tokens:write")

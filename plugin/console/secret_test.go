@@ -52,7 +52,7 @@ func (b *browser) crawl() (pages []page) {
 // Every secret is shown in the answer to the POST that made it, and nowhere else: not in another page, not when
 // the form is sent again, in no URL, in no log and in no row.
 func TestSecretsAreShownOnce(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "pro")
 	b := w.operator()
 	k := w.key("acme", "to rotate")
@@ -129,7 +129,7 @@ func TestSecretsAreShownOnce(t *testing.T) {
 
 // Full keys that are typed or pasted lead where they should and come back in no page and no URL.
 func TestTypedKeysStayAway(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "pro")
 	w.tenant("rival", "pro")
 	k, theirs := w.key("acme", "mine"), w.key("rival", "theirs")

@@ -16,12 +16,12 @@ var (
 	errNoPage = &management.Error{Status: http.StatusNotFound, Code: management.CodeNotFound,
 		Detail: "There is nothing at this address. It may have been deleted, or the link is not complete."}
 	errNotSecure = &management.Error{Status: http.StatusForbidden, Code: "not_secure",
-		Detail: "The console is served by HTTPS only, except on this very machine: what is typed here could be read on the way. " +
-			"Open it by https://. Where a proxy in front of this one speaks HTTPS, name that proxy in trusted_proxies."}
+		Detail: "The console is served by HTTPS only, except on this machine: over HTTP others could read what you type. " +
+			"Open it by https://. If a proxy in front serves HTTPS, name that proxy in trusted_proxies."}
 )
 
-// cookieName is the session's cookie's. With the prefix, a browser takes it by HTTPS and for
-// this host alone; on this machine itself there may be no HTTPS.
+// cookieName returns the name of the session's cookie. With the prefix, browsers accept it only by HTTPS and for this host;
+// on the same machine there may be no HTTPS.
 func (c *call) cookieName() string {
 	if c.secure() {
 		return "__Host-" + c.h.opts.Cookie
@@ -29,7 +29,7 @@ func (c *call) cookieName() string {
 	return c.h.opts.Cookie
 }
 
-// setCookie gives the browser a session's secret; "" takes it away.
+// setCookie sets the cookie to a session's secret; "" removes it.
 func (c *call) setCookie(secret string) {
 	cookie := &http.Cookie{Name: c.cookieName(), Value: secret, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: c.secure()}
 	if secret == "" {
@@ -38,7 +38,7 @@ func (c *call) setCookie(secret string) {
 	http.SetCookie(c.w, cookie)
 }
 
-// identified returns who the proxy in front says is there; "" where it says nobody.
+// identified returns the person that the proxy in front identifies; "" for none.
 func (c *call) identified() string {
 	id := c.h.opts.Identity
 	if id == nil {
@@ -46,12 +46,12 @@ func (c *call) identified() string {
 	}
 	sent := c.r.Header.Values(id.Header)
 	if len(sent) != 1 {
-		return "" // of two nobody knows which the proxy wrote
+		return "" // one of two values may come from the client
 	}
 	return strings.TrimSpace(sent[0])
 }
 
-// signedIn finds the session of the request, or begins one for whom a proxy in front has identified.
+// signedIn finds the session of the request, or begins one for a person whom the proxy in front identifies.
 func (c *call) signedIn() (*auth.SessionGrant, error) {
 	if c.grant != nil {
 		return c.grant, nil
@@ -59,12 +59,12 @@ func (c *call) signedIn() (*auth.SessionGrant, error) {
 	if !c.secure() && !c.loopback() {
 		return nil, errNotSecure
 	}
-	// A form must be of a session that was there before it was sent.
+	// A form must belong to a session that existed before.
 	return c.resume(c.r.Method != http.MethodPost)
 }
 
-// resume makes the request's session the call's. Where there is none and begin is true, one begins for the person
-// whom a proxy in front has identified.
+// resume sets the call's session. If the request has none and begin is true, it begins one for the person whom the proxy
+// in front identifies.
 func (c *call) resume(begin bool) (*auth.SessionGrant, error) {
 	g, secret, err := c.session()
 	if errors.Is(err, auth.ErrNoSession) {
@@ -84,7 +84,7 @@ func (c *call) resume(begin bool) (*auth.SessionGrant, error) {
 	return g, nil
 }
 
-// session returns what the browser's cookie gives, ErrNoSession for nothing.
+// session returns the session of the browser's cookie, ErrNoSession without one.
 func (c *call) session() (*auth.SessionGrant, string, error) {
 	cookies := c.r.CookiesNamed(c.cookieName())
 	if len(cookies) != 1 {
@@ -96,7 +96,7 @@ func (c *call) session() (*auth.SessionGrant, string, error) {
 		return nil, "", err
 	}
 	if g.Kind == auth.SessionByIdentity {
-		// It is the proxy's word for as long as the proxy stands by it, with what it is given now.
+		// The session lasts as long as the proxy identifies the person, and has the scopes of now.
 		if id := c.h.opts.Identity; id == nil || c.identified() != g.Name || !g.HasScopes(id.Scopes) {
 			return nil, "", auth.ErrNoSession
 		}
@@ -104,7 +104,7 @@ func (c *call) session() (*auth.SessionGrant, string, error) {
 	return g, secret, nil
 }
 
-// begin makes the session the browser's, in place of one that it had.
+// begin gives the session to the browser, in place of a former one.
 func (c *call) begin(s auth.IssuedSession) error {
 	if old, _, err := c.session(); err == nil {
 		if err := c.h.auth.EndSession(c.ctx, old.Actor(c.ip), c.h.opts.Keyspace, old.ID); err != nil {
@@ -115,10 +115,10 @@ func (c *call) begin(s auth.IssuedSession) error {
 	return nil
 }
 
-// signInPage is what the page for signing in shows.
+// signInPage is the page for signing in.
 type signInPage struct {
 	Form *form
-	// To is where one wanted to go.
+	// To is the page to go to afterwards.
 	To    string
 	Wrong string
 }
@@ -130,7 +130,7 @@ func (c *call) showSignIn() error {
 	return c.render(http.StatusOK, "signin", "Sign in", signInPage{Form: newForm(nil), To: c.wanted(c.r.URL.Query().Get("to"))})
 }
 
-// wanted returns where to go after signing in: a path of ours, or "/".
+// wanted returns the page after signing in: a path of the console, or "/".
 func (c *call) wanted(to string) string {
 	u, err := url.Parse(to)
 	if err != nil || u.Scheme != "" || u.Host != "" || !strings.HasPrefix(to, "/") || strings.HasPrefix(to, "//") || strings.ContainsAny(to, "\\\r\n\t") {
@@ -149,7 +149,7 @@ func (c *call) signIn() error {
 	f.forget("token")
 	s, err := c.h.auth.SignIn(c.ctx, c.h.opts.Keyspace, token, strings.TrimSpace(f.Value("name")), c.ip)
 	if err != nil {
-		return c.refuseEntry(err, management.ErrUnknownToken, func(e *management.Error) error {
+		return c.rejectSignIn(err, management.ErrUnknownToken, func(e *management.Error) error {
 			page := signInPage{Form: f, To: to}
 			if !f.take(e) {
 				f.errors["token"] = e.Detail
@@ -163,9 +163,8 @@ func (c *call) signIn() error {
 	return c.redirect(to, "")
 }
 
-// refuseEntry answers who showed what does not let them in, by page. guess is the error by which
-// one could try.
-func (c *call) refuseEntry(err, guess error, page func(*management.Error) error) error {
+// rejectSignIn answers a failed attempt to sign in with page. guess is the error that could be a guess.
+func (c *call) rejectSignIn(err, guess error, page func(*management.Error) error) error {
 	var e *management.Error
 	if !errors.As(err, &e) {
 		return err
@@ -197,7 +196,7 @@ type signedOutPage struct {
 	Portal bool
 }
 
-// portalPage is what the page shows that a portal link leads to.
+// portalPage is the page of a portal link.
 type portalPage struct{ Form *form }
 
 func (c *call) showPortal() error {
@@ -214,12 +213,12 @@ func (c *call) enterPortal() error {
 	f := newForm(c.r.PostForm)
 	code := strings.TrimSpace(f.Value("code"))
 	f.forget("code")
-	// Whoever has no script pastes the link as a whole.
+	// Without scripts, people paste the whole link.
 	if _, fragment, ok := strings.Cut(code, "#"); ok {
 		code = fragment
 	}
 	rejected := func(err error) error {
-		return c.refuseEntry(err, auth.ErrPortalLink, func(e *management.Error) error {
+		return c.rejectSignIn(err, auth.ErrPortalLink, func(e *management.Error) error {
 			f.errors["code"] = e.Detail
 			return c.render(e.Status, "portal", "This link can't be used", portalPage{f})
 		})
@@ -245,7 +244,7 @@ func (c *call) enterPortal() error {
 	return c.redirect("/", "")
 }
 
-// replaceField is in the form by which a person agrees that a portal link replaces their session.
+// replaceField is in the form in which a person confirms that a portal link replaces the session.
 const replaceField = "replace"
 
 // replacePage asks whether a portal link may replace the present session.
@@ -255,7 +254,7 @@ type replacePage struct {
 	Code string
 }
 
-// isGuest reports whether a session is that of the person whom a portal link lets in.
+// isGuest reports whether a session belongs to the person of a portal link.
 func isGuest(g *auth.SessionGrant, guest auth.PortalGuest) bool {
 	return g.Kind == auth.SessionByPortal && g.Tenant == guest.Tenant && g.Name == guest.Name
 }
@@ -264,7 +263,7 @@ func isGuest(g *auth.SessionGrant, guest auth.PortalGuest) bool {
 type sessionsPage struct {
 	List []auth.SessionRecord
 	Next string
-	// Own is the id of the session that looks.
+	// Own is the id of the present session.
 	Own string
 }
 
@@ -274,7 +273,7 @@ func (c *call) listSessions() error {
 		return err
 	}
 	p := sessionsPage{List: page.Data, Own: c.grant.ID, Next: c.next(page.NextCursor)}
-	// Those that are good first: they are what one is here for.
+	// Valid sessions come first.
 	slices.SortStableFunc(p.List, func(a, b auth.SessionRecord) int {
 		switch {
 		case a.Active == b.Active:

@@ -17,7 +17,7 @@ import (
 )
 
 func TestSignIn(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.browser().get("/").to("/sign-in?to=%2F")
 	w.browser().get("/keys?status=active").to("/sign-in?to=%2Fkeys%3Fstatus%3Dactive")
 	w.browser().get("/nothing").to("/sign-in?to=%2Fnothing")
@@ -73,7 +73,7 @@ func TestSignIn(t *testing.T) {
 // Over HTTPS the cookie is this host's alone; in clear nobody signs in, but on this machine.
 func TestCookieOverHTTPS(t *testing.T) {
 	var https atomic.Bool
-	w := newWorld(t, func(o *Options) { o.Secure = func(*http.Request) bool { return https.Load() } })
+	w := newFixture(t, func(o *Options) { o.Secure = func(*http.Request) bool { return https.Load() } })
 	token := w.token("*").Token
 	send := func(host string) *httptest.ResponseRecorder {
 		r := httptest.NewRequest("POST", "/sign-in", strings.NewReader(url.Values{"token": {token}}.Encode()))
@@ -105,15 +105,15 @@ func TestCookieOverHTTPS(t *testing.T) {
 }
 
 func TestSessionEnds(t *testing.T) {
-	for name, end := range map[string]func(w *world, b *browser, token auth.IssuedToken){
-		"signed out": func(w *world, b *browser, _ auth.IssuedToken) {
+	for name, end := range map[string]func(w *fixture, b *browser, token auth.IssuedToken){
+		"signed out": func(w *fixture, b *browser, _ auth.IssuedToken) {
 			p := b.send("/sign-out").want(http.StatusOK).has("signed out")
 			if set := p.header.Get("Set-Cookie"); !strings.Contains(set, "Max-Age=0") {
 				t.Errorf("the cookie stays: %q", set)
 			}
 		},
-		"idle": func(w *world, _ *browser, _ auth.IssuedToken) { w.pass(auth.SessionIdle + time.Second) },
-		"after twelve hours": func(w *world, b *browser, _ auth.IssuedToken) {
+		"idle": func(w *fixture, _ *browser, _ auth.IssuedToken) { w.pass(auth.SessionIdle + time.Second) },
+		"after twelve hours": func(w *fixture, b *browser, _ auth.IssuedToken) {
 			// It is used all the time.
 			for range 12*60/20 + 1 {
 				w.pass(20 * time.Minute)
@@ -129,12 +129,12 @@ func TestSessionEnds(t *testing.T) {
 				}
 			}
 		},
-		"with its token": func(w *world, _ *browser, token auth.IssuedToken) {
+		"with its token": func(w *fixture, _ *browser, token auth.IssuedToken) {
 			if err := w.manager.RevokeToken(ctx, root, "default", token.ID); err != nil {
 				t.Fatal(err)
 			}
 		},
-		"by an operator": func(w *world, b *browser, _ auth.IssuedToken) {
+		"by an operator": func(w *fixture, b *browser, _ auth.IssuedToken) {
 			list := must[management.Page[auth.SessionRecord]](t)(auth.New(w.manager).Sessions(ctx, root, "default", auth.SessionFilter{}))
 			other := w.operator()
 			other.get("/sessions").want(http.StatusOK).has("ops", "you, here")
@@ -145,7 +145,7 @@ func TestSessionEnds(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
+			w := newFixture(t)
 			token := w.token("*")
 			b := w.browser()
 			b.post("/sign-in", "token", token.Token).to("/")
@@ -165,10 +165,10 @@ func TestSessionEnds(t *testing.T) {
 
 func TestGuessesAreCounted(t *testing.T) {
 	left := 2
-	w := newWorld(t, func(o *Options) {
+	w := newFixture(t, func(o *Options) {
 		o.Failed = func(netip.Addr) (bool, time.Duration) { left--; return left >= 0, time.Minute }
 	})
-	other := newWorld(t).token("*").Token // of the right shape, and unknown here
+	other := newFixture(t).token("*").Token // of the right shape, and unknown here
 	for range 2 {
 		w.browser().post("/sign-in", "token", other).want(http.StatusUnauthorized)
 		w.browser().post("/sign-in", "token", "kgm_nonsense").want(http.StatusUnauthorized) // no guess
@@ -180,7 +180,7 @@ func TestGuessesAreCounted(t *testing.T) {
 }
 
 func TestPortal(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "pro")
 	link := w.link("acme", "editor")
 	if strings.Contains(w.stored(), link) || strings.Contains(w.stored(), link[4:]) {
@@ -243,7 +243,7 @@ func TestPortal(t *testing.T) {
 
 // A new session takes the place of the one that the browser had.
 func TestOneSessionABrowser(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	b := w.operator()
 	before := b.cookie()
 	b.post("/sign-in", "token", w.token("keys:read").Token).to("/")
@@ -254,7 +254,7 @@ func TestOneSessionABrowser(t *testing.T) {
 
 // A portal link asks before it replaces another person's session.
 func TestPortalAsksBeforeItReplacesASession(t *testing.T) {
-	w := newWorld(t, func(o *Options) { o.Identity = &Identity{Header: "Remote-User"} })
+	w := newFixture(t, func(o *Options) { o.Identity = &Identity{Header: "Remote-User"} })
 	w.tenant("acme", "pro")
 	w.tenant("globex", "pro")
 	link := func(tenant, name string) string {
@@ -304,7 +304,7 @@ func TestPortalAsksBeforeItReplacesASession(t *testing.T) {
 }
 
 func TestIdentityHeader(t *testing.T) {
-	w := newWorld(t, func(o *Options) {
+	w := newFixture(t, func(o *Options) {
 		o.Identity = &Identity{Header: "Remote-User", Scopes: []string{"keys:read", "tokens:write", "tokens:read"}}
 	})
 	b := w.browser()
@@ -329,13 +329,13 @@ func TestIdentityHeader(t *testing.T) {
 	b.header["Remote-User"] = []string{"Ada", "Eve"}
 	b.get("/keys").want(http.StatusSeeOther)
 
-	plain := newWorld(t).browser()
+	plain := newFixture(t).browser()
 	plain.header.Set("Remote-User", "Ada")
 	plain.get("/keys").want(http.StatusSeeOther)
 }
 
 func TestScopes(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "pro")
 	k := w.key("acme", "one")
 	b := w.operator("keys:read")

@@ -18,7 +18,7 @@ type tenantsPage struct {
 	Plan  string
 	Plans []management.PlanRecord
 	First bool
-	// Typed and Wrong are of the field that opens a tenant by its slug.
+	// Typed and Wrong are the value and fault of the field that opens a tenant by its slug.
 	Typed, Wrong string
 }
 
@@ -50,11 +50,11 @@ func (c *call) listTenants() error {
 	return c.render(http.StatusOK, "tenants", "Tenants", p)
 }
 
-// tenantForm is the page on which a tenant is made or changed.
+// tenantForm is the page to create or change a tenant.
 type tenantForm struct {
 	Form  *form
 	Plans []management.PlanRecord
-	// Tenant is the one that is changed; nil for a new one.
+	// Tenant is the tenant to change; nil for a new one.
 	Tenant *management.TenantRecord
 }
 
@@ -80,7 +80,7 @@ func (c *call) showNewTenant() error {
 	return c.showTenantForm(http.StatusOK, f, nil)
 }
 
-// tenantFields reads what the form says of a tenant.
+// tenantFields reads the fields of a tenant.
 func (f *form) tenantFields() management.TenantFields {
 	in := management.TenantFields{Name: f.orNull("name"), Rate: f.orNull("rate"), Quota: f.orNull("quota"), Concurrency: f.orNull("concurrency")}
 	if _, ok := f.values["plan"]; ok {
@@ -105,7 +105,7 @@ func (c *call) createTenant() error {
 	}
 	t, err := c.h.manager.CreateTenant(c.ctx, c.actor, c.h.opts.Keyspace, strings.TrimSpace(f.Value("slug")), in)
 	if err != nil {
-		e, err := f.refused(err)
+		e, err := f.reject(err)
 		if err != nil {
 			return err
 		}
@@ -118,7 +118,7 @@ func (c *call) createTenant() error {
 	return c.redirect("/tenants/"+t.Slug, "tenant-created")
 }
 
-// tenantPage is everything about one tenant.
+// tenantPage shows one tenant.
 type tenantPage struct {
 	Tenant management.TenantRecord
 	Plan   *management.PlanRecord
@@ -127,7 +127,7 @@ type tenantPage struct {
 	Limits []management.LimitStatusRecord
 	Usage  *usageView
 	Audit  []audit.Record
-	// HasMetadata says that there is any.
+	// HasMetadata reports whether the tenant has metadata.
 	HasMetadata bool
 }
 
@@ -190,7 +190,7 @@ func (c *call) editTenant() error {
 	}
 	f := newForm(c.r.PostForm)
 	if _, err := c.h.manager.UpdateTenant(c.ctx, c.actor, c.h.opts.Keyspace, t.Slug, f.tenantFields(), nil); err != nil {
-		e, err := f.refused(err)
+		e, err := f.reject(err)
 		if err != nil {
 			return err
 		}
@@ -237,7 +237,7 @@ func (c *call) moveCredits() error {
 		move = c.h.manager.SpendCredits
 	}
 	if _, err := move(c.ctx, c.actor, c.h.opts.Keyspace, slug, amount.Value, strings.TrimSpace(f.Value("reference"))); err != nil {
-		e, err := f.refused(err)
+		e, err := f.reject(err)
 		if err != nil {
 			return err
 		}
@@ -251,8 +251,8 @@ func (c *call) moveCredits() error {
 	return c.redirect("/tenants/"+slug+"/credits", "credits")
 }
 
-// tenantAct is something that is done to a tenant after it was confirmed.
-type tenantAct struct {
+// tenantAction is an action on a tenant that the person must confirm.
+type tenantAction struct {
 	verb, title string
 	effects     []string
 	grave       bool
@@ -261,7 +261,7 @@ type tenantAct struct {
 	do          func(c *call, slug string) error
 }
 
-var tenantActs = map[string]tenantAct{
+var tenantActions = map[string]tenantAction{
 	"suspend": {
 		verb: "Suspend the tenant", title: "Suspend",
 		effects: []string{
@@ -283,7 +283,7 @@ var tenantActs = map[string]tenantAct{
 		verb: "Delete for good", title: "Delete", grave: true, check: "Delete its keys that are not revoked, too",
 		effects: []string{
 			"Its people can sign in no more, and its webhooks are deleted.",
-			"Its slug is never given again, because upstreams keep data under it.",
+			"Its slug is never used again, because upstreams keep data under it.",
 			"Its usage and its audit log are kept. This can't be undone.",
 		},
 		notice: "tenant-deleted", do: func(c *call, slug string) error {
@@ -292,15 +292,15 @@ var tenantActs = map[string]tenantAct{
 	},
 	"reset-limits": {
 		verb: "Reset the limits", title: "Reset the limits of",
-		effects: []string{"What all its keys share is as new: nothing counts as spent. Credits stay as they are."},
+		effects: []string{"The limits that all its keys share are reset: nothing counts as spent. Credits stay as they are."},
 		notice:  "limits-reset", do: func(c *call, slug string) error {
 			return second(c.h.manager.ResetTenantLimits(c.ctx, c.actor, c.h.opts.Keyspace, slug, nil))
 		},
 	},
 }
 
-func (c *call) tenantAct() (tenantAct, management.TenantRecord, error) {
-	a, ok := tenantActs[c.r.PathValue("act")]
+func (c *call) tenantAction() (tenantAction, management.TenantRecord, error) {
+	a, ok := tenantActions[c.r.PathValue("act")]
 	if !ok {
 		return a, management.TenantRecord{}, errNoPage
 	}
@@ -309,14 +309,14 @@ func (c *call) tenantAct() (tenantAct, management.TenantRecord, error) {
 }
 
 func (c *call) confirmTenant() error {
-	a, t, err := c.tenantAct()
+	a, t, err := c.tenantAction()
 	if err != nil {
 		return err
 	}
-	return c.confirmTenantAct(http.StatusOK, a, t, "")
+	return c.confirmTenantAction(http.StatusOK, a, t, "")
 }
 
-func (c *call) confirmTenantAct(status int, a tenantAct, t management.TenantRecord, wrong string) error {
+func (c *call) confirmTenantAction(status int, a tenantAction, t management.TenantRecord, wrong string) error {
 	effects := a.effects
 	if t.KeysActive > 0 && a.title == "Suspend" {
 		effects = append([]string{"It has " + plural(t.KeysActive, "active key") + "."}, effects...)
@@ -328,14 +328,14 @@ func (c *call) confirmTenantAct(status int, a tenantAct, t management.TenantReco
 }
 
 func (c *call) changeTenant() error {
-	a, t, err := c.tenantAct()
+	a, t, err := c.tenantAction()
 	if err != nil {
 		return err
 	}
 	if err := a.do(c, t.Slug); err != nil {
 		var e *management.Error
 		if errors.As(err, &e) && e.Status != http.StatusNotFound && e.Status != http.StatusUnauthorized {
-			return c.confirmTenantAct(e.Status, a, t, e.Error())
+			return c.confirmTenantAction(e.Status, a, t, e.Error())
 		}
 		return err
 	}

@@ -8,20 +8,20 @@ import (
 	"strings"
 )
 
-// DefaultTitle and DefaultColor are the brand's where nothing is stated.
+// DefaultTitle and DefaultColor are the defaults of a Brand.
 const (
 	DefaultTitle = "Keygate"
 	DefaultColor = "#2f5d50"
 )
 
-// Brand is how a console looks, so that a tenant's page is the product's own.
+// Brand sets the look of a console, so that a tenant's pages look like the product's own.
 type Brand struct {
 	// Title is the product's name. Default: DefaultTitle.
 	Title string
 	// Color is the accent, rgb or rrggbb, with or without a # before it. Where it would be hard to read it is made darker on
 	// light and lighter on dark ground. Default: DefaultColor.
 	Color string
-	// Logo stands beside the title. Default: none.
+	// Logo is shown next to the title. Default: none.
 	Logo File
 }
 
@@ -31,7 +31,7 @@ type File struct {
 	Data []byte
 }
 
-// maxLogo bounds a logo: every first page carries it.
+// maxLogo bounds a logo in bytes, since each first visit loads it.
 const maxLogo = 64 << 10
 
 func (f File) kind() (string, error) {
@@ -45,7 +45,7 @@ func (f File) kind() (string, error) {
 	return kind, nil
 }
 
-// Check says what is wrong with the brand.
+// Check returns an error for an invalid brand.
 func (b Brand) Check() error {
 	if _, err := b.theme(); err != nil {
 		return err
@@ -134,7 +134,7 @@ func mustColor(s string) rgb {
 	return c
 }
 
-// mark returns the picture that stands for a logo where there is none, in the brand's colour.
+// mark returns the picture in place of a logo, in the brand's colour.
 func (b Brand) mark(shape []byte) []byte {
 	c, err := parseColor(b.Color)
 	if err != nil {
@@ -144,10 +144,10 @@ func (b Brand) mark(shape []byte) []byte {
 	return []byte(strings.Replace(string(shape), DefaultColor, ground.String(), 1))
 }
 
-// textContrast is a little more than the 4.5 that WCAG 2.2 asks of text, for what rounding takes.
+// textContrast is slightly above the 4.5 that WCAG 2.2 demands of text, as a margin for rounding.
 const textContrast = 4.6
 
-// theme returns the style sheet of what the brand's colour decides.
+// theme returns the style sheet for the brand's colour.
 func (b Brand) theme() ([]byte, error) {
 	if b.Color == "" {
 		b.Color = DefaultColor

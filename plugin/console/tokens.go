@@ -24,17 +24,17 @@ func (c *call) listTokens() error {
 	return c.render(http.StatusOK, "tokens", "Management tokens", tokensPage{list.Data, c.next(list.NextCursor), c.r.URL.Query().Get("cursor") == ""})
 }
 
-// tokenForm is the page on which a token is made.
+// tokenForm is the page to create a token.
 type tokenForm struct {
 	Form   *form
 	Scopes []tokenScope
 	Once   string
 }
 
-// tokenScope is a scope that a token may have, with what it gives.
+// tokenScope is a scope of tokens with its description.
 type tokenScope struct{ Name, Text string }
 
-// scopeTexts say what tokens' scopes give.
+// scopeTexts describe the scopes of tokens.
 var scopeTexts = map[string]string{
 	"*":              "everything",
 	"tenants:read":   "see tenants and plans",
@@ -85,10 +85,10 @@ func (c *call) createToken() error {
 	if f.Failed() {
 		return again(http.StatusUnprocessableEntity)
 	}
-	return c.shownOnce("new token", func(c *call) error {
+	return c.showOnce("new token", func(c *call) error {
 		t, err := c.h.auth.CreateToken(c.ctx, c.actor, c.h.opts.Keyspace, in)
 		if err != nil {
-			e, err := f.refused(err)
+			e, err := f.reject(err)
 			if err != nil {
 				return err
 			}

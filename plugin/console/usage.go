@@ -13,19 +13,19 @@ import (
 
 // usageView is usage over time, as charts and tables show it.
 type usageView struct {
-	// Spans are what can be looked at.
+	// Spans are the spans to choose from.
 	Spans []spanLink
 	// Step is "hour" or "day".
 	Step  string
 	Lines []usageLine
-	// Reasons are those by which anything was refused, the most frequent first.
+	// Reasons are those of rejected requests, the most frequent first.
 	Reasons []reasonSum
 	// Sums over all lines.
 	Requests, Allowed, Refused, UpstreamErrors, Credits, BytesIn, BytesOut int64
-	// HasCredits says that any were spent, HasLatency that any request was passed on.
+	// HasCredits reports whether credits were spent, HasLatency whether a request was passed on.
 	HasCredits, HasLatency bool
 	CompleteUntil          *time.Time
-	// Wrong says why there is none.
+	// Wrong is why the usage can't be shown.
 	Wrong string
 }
 
@@ -35,7 +35,7 @@ type usageLine struct {
 	RefusedSum int64
 }
 
-// By returns how many were refused for a reason.
+// By returns the number of requests rejected for a reason.
 func (l usageLine) By(reason string) int64 { return l.Refused[reason] }
 
 type reasonSum struct {
@@ -49,7 +49,7 @@ type spanLink struct {
 	Here       bool
 }
 
-// spans are what can be looked at, the first unless another is asked for.
+// spans are the spans to choose from; the first is the default.
 var spans = []struct {
 	name, label string
 	step        usage.Step
@@ -61,7 +61,7 @@ var spans = []struct {
 	{"90d", "90 days", usage.ByDay, 90},
 }
 
-// usage returns what report says of the span that the page's URL asks for.
+// usage returns the report for the span in the page's URL.
 func (c *call) usage(report func(usage.Range) (usage.Report, error)) (*usageView, error) {
 	v := &usageView{}
 	asked := c.r.URL.Query().Get("span")
@@ -79,7 +79,7 @@ func (c *call) usage(report func(usage.Range) (usage.Report, error)) (*usageView
 	if span.step == usage.ByDay {
 		length = 24 * time.Hour
 	}
-	// The step that runs is the last.
+	// The present step is the last.
 	to := time.Now().UTC().Truncate(length).Add(length)
 	first := to.Add(-time.Duration(span.steps) * length)
 	r, err := report(usage.Range{From: first, To: to, Step: span.step})
@@ -167,7 +167,7 @@ func (c *call) redirectGet(p string) error {
 	return nil
 }
 
-// plan returns a plan as configured, nil where there is none of that name.
+// plan returns a configured plan, nil if there is none of that name.
 func (c *call) plan(name string) (*management.PlanRecord, error) {
 	list, err := c.h.manager.Plans(c.h.opts.Keyspace)
 	for i := range list.Data {
@@ -178,7 +178,7 @@ func (c *call) plan(name string) (*management.PlanRecord, error) {
 	return nil, err
 }
 
-// tenantStandings returns where a tenant's limits stand; none where that can't be told.
+// tenantStandings returns the state of a tenant's limits; none if it can't be shown.
 func (c *call) tenantStandings(slug string) ([]management.LimitStatusRecord, error) {
 	list, err := c.h.manager.TenantLimitStatus(c.ctx, c.actor, c.h.opts.Keyspace, slug)
 	var e *management.Error

@@ -23,10 +23,10 @@ func (c *call) listWebhooks() error {
 	return c.render(http.StatusOK, "webhooks", "Webhooks", webhooksPage{list.Data, c.next(list.NextCursor), c.r.URL.Query().Get("cursor") == ""})
 }
 
-// webhookForm is the page on which a webhook is made or changed.
+// webhookForm is the page to create or change a webhook.
 type webhookForm struct {
 	Form *form
-	// Hook is the one that is changed; nil for a new one.
+	// Hook is the webhook to change; nil for a new one.
 	Hook *management.WebhookRecord
 	Once string
 }
@@ -49,10 +49,10 @@ func (c *call) createWebhook() error {
 	if tenant := f.text("tenant"); tenant.Value != "" {
 		in.Tenant = tenant
 	}
-	return c.shownOnce("new webhook", func(c *call) error {
+	return c.showOnce("new webhook", func(c *call) error {
 		w, err := c.h.manager.CreateWebhook(c.ctx, c.actor, c.h.opts.Keyspace, in)
 		if err != nil {
-			e, err := f.refused(err)
+			e, err := f.reject(err)
 			if err != nil {
 				return err
 			}
@@ -126,7 +126,7 @@ func (c *call) editWebhook() error {
 	f := newForm(c.r.PostForm)
 	in := management.WebhookFields{URL: f.text("url"), Events: management.Some(f.lines("events")), Active: management.Some(f.Value("active") != "")}
 	if _, err := c.h.manager.UpdateWebhook(c.ctx, c.actor, c.h.opts.Keyspace, w.ID, in, nil); err != nil {
-		e, err := f.refused(err)
+		e, err := f.reject(err)
 		if err != nil {
 			return err
 		}
@@ -135,9 +135,9 @@ func (c *call) editWebhook() error {
 	return c.redirect("/webhooks/"+w.ID, "webhook-updated")
 }
 
-func (c *call) confirmWebhook() error { return c.confirmWebhookAct(http.StatusOK, "", rand.Text()) }
+func (c *call) confirmWebhook() error { return c.confirmWebhookAction(http.StatusOK, "", rand.Text()) }
 
-func (c *call) confirmWebhookAct(status int, wrong, once string) error {
+func (c *call) confirmWebhookAction(status int, wrong, once string) error {
 	w, err := c.h.manager.Webhook(c.ctx, c.actor, c.h.opts.Keyspace, c.r.PathValue("id"))
 	if err != nil {
 		return err
@@ -162,7 +162,7 @@ func (c *call) changeWebhook() error {
 	wrong := func(err error) error {
 		var e *management.Error
 		if errors.As(err, &e) && e.Status != http.StatusNotFound && e.Status != http.StatusUnauthorized {
-			return c.confirmWebhookAct(e.Status, e.Error(), c.r.PostForm.Get("once"))
+			return c.confirmWebhookAction(e.Status, e.Error(), c.r.PostForm.Get("once"))
 		}
 		return err
 	}
@@ -173,7 +173,7 @@ func (c *call) changeWebhook() error {
 		}
 		return c.redirect("/webhooks", "webhook-deleted")
 	case "rotate-secret":
-		return c.shownOnce("rotate "+id, func(c *call) error {
+		return c.showOnce("rotate "+id, func(c *call) error {
 			w, err := c.h.manager.RotateWebhookSecret(c.ctx, c.actor, c.h.opts.Keyspace, id)
 			if err != nil {
 				return wrong(err)

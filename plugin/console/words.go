@@ -10,7 +10,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
-// reasonText returns a reason's title, the name itself where it is unknown.
+// reasonText returns a reason's title, the name itself if it is unknown.
 func reasonText(name string) string {
 	if r, ok := reasonOf(name); ok {
 		return r.Title()
@@ -18,7 +18,7 @@ func reasonText(name string) string {
 	return name
 }
 
-// reasonHelp returns what helps against a reason, "" where the name is unknown.
+// reasonHelp returns the remedy for a reason, "" if the name is unknown.
 func reasonHelp(name string) string {
 	if r, ok := reasonOf(name); ok {
 		return r.Help()
@@ -33,7 +33,7 @@ func reasonOf(name string) (gateway.Reason, bool) {
 	return gateway.ParseReason(name)
 }
 
-// actions are what audit events tell, in words.
+// actions describe the actions of audit events.
 var actions = map[string]string{
 	"key.created": "created the key", "key.updated": "changed the key", "key.rotated": "rotated the key's secret", "key.revoked": "revoked the key",
 	"key.disabled": "disabled the key", "key.enabled": "enabled the key", "key.deleted": "deleted the key", "key.imported": "imported the key",
@@ -47,7 +47,7 @@ var actions = map[string]string{
 	"session.started":        "signed in to the console", "session.ended": "ended a session at the console", "portal.link_created": "made a portal link",
 }
 
-// eventText says what an audit event tells.
+// eventText returns the description of an action.
 func eventText(action string) string {
 	if text, ok := actions[action]; ok {
 		return text

@@ -46,8 +46,8 @@ func must[T any](t testing.TB) func(v T, err error) T {
 	}
 }
 
-// world is a console over a real manager, store and gateway, served over HTTP.
-type world struct {
+// fixture is a console over a real manager, store and gateway, served over HTTP.
+type fixture struct {
 	t       testing.TB
 	dir     string
 	store   *sqlite.Store
@@ -82,13 +82,13 @@ func (b *lockedBuffer) String() string {
 	return b.b.String()
 }
 
-func (w *world) now() time.Time {
+func (w *fixture) now() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return time.Now().Add(w.ahead)
 }
 
-func (w *world) pass(d time.Duration) {
+func (w *fixture) pass(d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.ahead += d
@@ -113,10 +113,10 @@ func (sealer) Open(sealed []byte, purpose string) ([]byte, error) {
 	return out, nil
 }
 
-// newWorld serves a console; change may change its options before.
-func newWorld(t testing.TB, change ...func(*Options)) *world {
+// newFixture serves a console; change may change its options before.
+func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir()}
+	w := &fixture{t: t, dir: t.TempDir()}
 	log := slog.New(slog.NewTextHandler(&w.log, nil))
 	w.store = teststore.SQLite(t, filepath.Join(w.dir, "keygate.db"), log)
 	w.tracker = usage.NewTracker("n1", log)
@@ -187,7 +187,7 @@ func space(t testing.TB, name, prefix string) *gateway.Keyspace {
 }
 
 // judge asks the gateway, knowing no rules of paths.
-type judge struct{ w *world }
+type judge struct{ w *fixture }
 
 func (j judge) Verify(context.Context, string, management.VerifyRequest) (management.VerifyResult, error) {
 	panic("a console spends nothing")
@@ -211,18 +211,18 @@ func (j judge) Explain(ctx context.Context, keyspace string, q management.Verify
 	return out, nil
 }
 
-func (w *world) tenant(slug, plan string) {
+func (w *fixture) tenant(slug, plan string) {
 	w.t.Helper()
 	must[management.TenantRecord](w.t)(w.manager.CreateTenant(ctx, root, "default", slug, management.TenantFields{Plan: management.Some(plan), Credits: management.Some(int64(100))}))
 }
 
-func (w *world) key(tenant, name string) management.IssuedKey {
+func (w *fixture) key(tenant, name string) management.IssuedKey {
 	w.t.Helper()
 	return must[management.IssuedKey](w.t)(w.manager.CreateKey(ctx, root, "default", tenant, management.KeyFields{Name: management.Some(name)}))
 }
 
 // use counts a request of a key.
-func (w *world) use(k management.IssuedKey, reason gateway.Reason, status int) {
+func (w *fixture) use(k management.IssuedKey, reason gateway.Reason, status int) {
 	c := w.tracker.Counter("default", k.Tenant, k.ID)
 	c.Begin()
 	c.Count(&usage.Request{
@@ -231,17 +231,17 @@ func (w *world) use(k management.IssuedKey, reason gateway.Reason, status int) {
 	})
 }
 
-func (w *world) token(scopes ...string) auth.IssuedToken {
+func (w *fixture) token(scopes ...string) auth.IssuedToken {
 	w.t.Helper()
 	return w.tokenWith(auth.TokenFields{Name: management.Some("ops"), Scopes: management.Some(scopes)})
 }
 
-func (w *world) tokenWith(in auth.TokenFields) auth.IssuedToken {
+func (w *fixture) tokenWith(in auth.TokenFields) auth.IssuedToken {
 	w.t.Helper()
 	return must[auth.IssuedToken](w.t)(auth.New(w.manager).CreateToken(ctx, root, "default", in))
 }
 
-func (w *world) link(tenant, role string) string {
+func (w *fixture) link(tenant, role string) string {
 	w.t.Helper()
 	l := must[auth.IssuedPortalLink](w.t)(auth.New(w.manager).CreatePortalLink(ctx, root, "default", tenant, auth.PortalFields{
 		Actor: management.Some("Grace of " + tenant), Role: management.Some(role), ReturnURL: management.Some("https://app.example.com/settings"),
@@ -250,7 +250,7 @@ func (w *world) link(tenant, role string) string {
 }
 
 // stored returns all bytes of the database.
-func (w *world) stored() string {
+func (w *fixture) stored() string {
 	w.t.Helper()
 	var all strings.Builder
 	for _, name := range must[[]string](w.t)(filepath.Glob(filepath.Join(w.dir, "keygate.db*"))) {
@@ -264,7 +264,7 @@ func (w *world) stored() string {
 }
 
 // audit returns the newest events' actions and actors.
-func (w *world) audit(n int) (out []string) {
+func (w *fixture) audit(n int) (out []string) {
 	w.t.Helper()
 	list := must[management.Page[audit.Record]](w.t)(w.manager.Audit(ctx, root, "default", management.AuditFilter{PageQuery: management.PageQuery{Limit: n}}))
 	for _, e := range list.Data {
@@ -275,7 +275,7 @@ func (w *world) audit(n int) (out []string) {
 
 // browser is somebody's, with its cookies. It follows no redirects.
 type browser struct {
-	w      *world
+	w      *fixture
 	t      testing.TB
 	client *http.Client
 	jar    http.CookieJar
@@ -286,7 +286,7 @@ type browser struct {
 	token, tokenOf string
 }
 
-func (w *world) browser() *browser {
+func (w *fixture) browser() *browser {
 	jar := must[*cookiejar.Jar](w.t)(cookiejar.New(nil))
 	return &browser{w: w, t: w.t, jar: jar, header: http.Header{}, client: &http.Client{
 		Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -420,7 +420,7 @@ func text(body string) string {
 }
 
 // operator returns a browser that is signed in by a token with these scopes; all, where none are named.
-func (w *world) operator(scopes ...string) *browser {
+func (w *fixture) operator(scopes ...string) *browser {
 	w.t.Helper()
 	if len(scopes) == 0 {
 		scopes = []string{"*"}
@@ -431,7 +431,7 @@ func (w *world) operator(scopes ...string) *browser {
 }
 
 // person returns a browser of a tenant's person.
-func (w *world) person(tenant, role string) *browser {
+func (w *fixture) person(tenant, role string) *browser {
 	w.t.Helper()
 	b := w.browser()
 	b.post("/portal", "code", w.link(tenant, role)).to("/")
