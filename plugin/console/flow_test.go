@@ -194,7 +194,7 @@ func TestReceiptPage(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	p := b.get("/receipt").has("not written yet", "It holds on n1", "n2 stops trusting what it knows in 1 hour", "n3", "The key is revoked")
+	p := b.get("/receipt").has("not written yet", "It is in effect on n1", "n2 stops using its copy in 1 hour", "n3", "The key is revoked")
 	p.check()
 }
 

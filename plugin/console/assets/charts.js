@@ -1,5 +1,5 @@
-// Charts of usage. The numbers stand in a table of the page, which is what whoever has no script, or
-// does not see, reads: a figure only names the table's columns that it draws.
+// Charts of usage. The numbers are in a table of the page, for readers without scripts and for screen readers. A figure
+// names the columns of the table that it draws.
 "use strict";
 (() => {
   // Numbers are written as the page writes them.
