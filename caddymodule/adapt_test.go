@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 
+	_ "github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 )
 

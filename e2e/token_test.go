@@ -217,7 +217,7 @@ func TestTokensOnTheSite(t *testing.T) {
 		fresh.do(t, "GET", "/v1/keys", nil).want(http.StatusOK)
 	})
 
-	t.Run("commands from afar", func(t *testing.T) {
+	t.Run("commands from another machine", func(t *testing.T) {
 		afar := func(args ...string) *result {
 			file := filepath.Join(t.TempDir(), "token")
 			if err := os.WriteFile(file, []byte(root.token+"\n"), 0o600); err != nil {

@@ -14,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	_ "github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
 	_ "github.com/keygate-dev/keygate/caddymodule"
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/management"

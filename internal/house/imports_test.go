@@ -23,6 +23,8 @@ var rooms = [][]string{
 	{"plugin/usage"},
 	{"plugin/api", "plugin/webhook", "plugin/console", "plugin/store"},
 	{"plugin/engine"},
+	{"caddymodule/version", "caddymodule/adminapi", "caddymodule/redact", "caddymodule/config"},
+	{"caddymodule/sites", "caddymodule/cli", "caddymodule/checkup"},
 	{"caddymodule"},
 	{"cmd"},
 }
