@@ -210,7 +210,7 @@ var (
 
 // ConfigHash implements sites.App. It computes the hash once.
 func (a *App) ConfigHash() string {
-	a.hashOnce.Do(func() { a.hashed = a.ConfigHash() })
+	a.hashOnce.Do(func() { a.hashed = a.Config.ConfigHash() })
 	return a.hashed
 }
 
