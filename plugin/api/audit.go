@@ -66,8 +66,7 @@ func (c *call) getAuditHead() error {
 	return c.json(http.StatusOK, head)
 }
 
-// requireWholeChain refuses whoever is confined to some of the chain, which is one over all
-// keyspaces and tenants: they can't be told of the rest.
+// requireWholeChain returns an error for a caller with one keyspace or tenant: the chain covers all of them.
 func (c *call) requireWholeChain() error {
 	if c.access.Keyspace != "" || c.actor.Tenant != "" {
 		return noPath()

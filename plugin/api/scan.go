@@ -74,7 +74,7 @@ func (s *jsonScanner) space() {
 	}
 }
 
-// take skips c, and says whether it came next.
+// take skips c, and reports whether it came next.
 func (s *jsonScanner) take(c byte) bool {
 	if s.peek() != c {
 		return false

@@ -94,7 +94,7 @@ func (c *call) moment(name string) (time.Time, error) {
 	return t.UTC(), nil
 }
 
-// asCSV says whether CSV is asked for: by ?format=, else by Accept.
+// asCSV reports whether the client asks for CSV: by ?format=, else by Accept.
 func (c *call) asCSV() (bool, error) {
 	switch c.query("format") {
 	case "csv":

@@ -11,10 +11,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// What verify answers is written by hand: it is asked once per request of somebody's
-// API, and encoding/json would take longer over the answer than the gateway over the question.
+// The response of verify is encoded by hand: clients call it once per request of their own API, and encoding/json would
+// take longer than the check itself.
 
-// answers are kept for reuse.
+// answers are buffers for reuse.
 var answers = sync.Pool{New: func() any { return new([]byte) }}
 
 // maxBuffer bounds what is kept of them.
