@@ -19,6 +19,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"sync"
 	"testing"
 
@@ -58,14 +60,38 @@ var caddyBinary = sync.OnceValues(func() (string, error) {
 	if ready := os.Getenv(binaryEnv); ready != "" {
 		return filepath.Abs(ready)
 	}
-	return build("caddy", raceBuilt)
+	return build("caddy", false)
 })
 
-// demoBinary returns what `make run` runs. It is small and has no race to find that
-// the gateway's own would not.
+// racedBinary returns the gateway's binary with the race detector.
+var racedBinary = sync.OnceValues(func() (string, error) {
+	if os.Getenv(binaryEnv) != "" {
+		return caddyBinary()
+	}
+	return build("caddy-race", true)
+})
+
+// concurrent matches the tests whose gateways run under the race detector: those about what happens at
+// the same time. Everywhere else it would only multiply what a process costs.
+var concurrent = regexp.MustCompile(`^Test(Cluster|Replicas|Reload|Kill|StopLosesNothing|Streams|Concurrency|UsageIsExact|WebhooksOutlive)`)
+
+// raced reports whether the gateways of a test run under the race detector. They report what it finds
+// in their logs, which fails the test. A soak test measures: none of its gateways does.
+func raced(t testing.TB) bool { return !soaking && concurrent.MatchString(t.Name()) }
+
+// gatewayBinary returns the binary of a test's gateways.
+func gatewayBinary(t testing.TB) string {
+	t.Helper()
+	if raced(t) {
+		return binary(t, racedBinary)
+	}
+	return binary(t, caddyBinary)
+}
+
+// demoBinary returns the program that `make run` starts.
 var demoBinary = sync.OnceValues(func() (string, error) { return build("demo", false) })
 
-// build builds cmd/<name>, outside the checkout.
+// build builds the command of that name, "caddy-race" being cmd/caddy with the race detector, outside the checkout.
 func build(name string, race bool) (string, error) {
 	if err := dependOnSources(); err != nil {
 		return "", err
@@ -73,9 +99,9 @@ func build(name string, race bool) (string, error) {
 	out := filepath.Join(buildDir, name)
 	args := []string{"build", "-o", out, "-ldflags", "-s -w"}
 	if race {
-		args = append(args, "-race")
+		args = append(args, "-race", "-gcflags=modernc.org/...=-race=false")
 	}
-	c := exec.Command("go", append(args, "./cmd/"+name)...)
+	c := exec.Command("go", append(args, "./cmd/"+strings.TrimSuffix(name, "-race"))...)
 	c.Dir = ".."
 	if text, err := c.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building cmd/%s: %w\n%s", name, err, text)

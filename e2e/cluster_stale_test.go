@@ -58,7 +58,7 @@ func TestClusterStale(t *testing.T) {
 	c := new(cluster)
 	c.add(t, config, "DATABASE_URL="+at(proxy.Addr()))
 	c.add(t, config, "DATABASE_URL="+database)
-	st := newStreams()
+	st := newStreams(t)
 	st.serve(c.nodes[0].upstream)
 	c.start()
 	c.everywhere(func(s *site) {

@@ -14,15 +14,15 @@ import (
 	"time"
 )
 
-// mayLose is how old counts are that a crash must not lose.
-var mayLose = func() time.Duration {
-	if raceBuilt {
+// mayLose returns how old counts are that a crash must not lose.
+func mayLose(t testing.TB) time.Duration {
+	if raced(t) {
 		// Built so, the gateway takes several times as long to write what it counted, and
 		// shares its processors with every other test.
 		return 3 * time.Second
 	}
 	return time.Second
-}()
+}
 
 const crashPlans = `
 		failures off
@@ -178,11 +178,11 @@ func (sp *spender) spend(s *site) error {
 	return err
 }
 
-// bounds returns between what and what must have been counted, of what was tried,
-// when the process was killed at that time; and begins anew.
-func (sp *spender) bounds(killed time.Time) (least, most int64) {
+// bounds returns how many requests a killed process must have counted at least, those that passed before
+// written, and at most, and forgets them all.
+func (sp *spender) bounds(written time.Time) (least, most int64) {
 	for _, at := range sp.passed {
-		if at.Before(killed.Add(-mayLose)) {
+		if at.Before(written) {
 			least++
 		}
 	}
@@ -288,7 +288,7 @@ func (s *site) killed(t *testing.T, rounds int) {
 		})
 		time.Sleep(time.Duration(500+rand.IntN(1500)) * time.Millisecond)
 		close(killing)
-		killed := time.Now()
+		written := time.Now().Add(-mayLose(t))
 		s.kill()
 		clients.Wait()
 		s.client.CloseIdleConnections()
@@ -298,14 +298,14 @@ func (s *site) killed(t *testing.T, rounds int) {
 			w.client.CloseIdleConnections()
 		}
 		s.remembers(t, writers)
-		least, most := counted.bounds(killed)
+		least, most := counted.bounds(written)
 		now := s.used(t, counted.key, quota)
 		t.Logf("round %d: %d to %d requests counted, %d after the restart", round+1, least, most, now-used)
 		if now < used+least || now > used+most {
 			t.Errorf("round %d: %d requests are counted, want %d to %d", round+1, now-used, least, most)
 		}
 		used = now + 1
-		least, most = paid.bounds(killed)
+		least, most = paid.bounds(written)
 		after := s.balance(t, "paid")
 		t.Logf("round %d: %d added, %d to %d credits spent, %d after the restart", round+1, added, least, most, balance+added-after)
 		if after < balance+added-most || after > balance+added+maybe-least {
@@ -383,7 +383,7 @@ func TestKillAfterASecond(t *testing.T) {
 	t.Parallel()
 	s, spent := spending(t)
 	spent(17)
-	time.Sleep(mayLose)
+	time.Sleep(mayLose(t))
 	s.kill()
 	s.start()
 	s.exactly(t, 17)

@@ -143,7 +143,7 @@ func (g *gateway) launch() {
 	}
 	defer log.Close() // the process has its own
 	if g.program == "" {
-		g.program = binary(g.t, caddyBinary)
+		g.program = gatewayBinary(g.t)
 	}
 	c := exec.Command(g.program, "run", "--config", g.config, "--adapter", "caddyfile")
 	c.Dir, c.Env, c.Stdout, c.Stderr = g.dir, g.env, log, log

@@ -201,9 +201,9 @@ type streams struct {
 	upstream2 string
 }
 
-func newStreams() *streams {
+func newStreams(t testing.TB) *streams {
 	st := &streams{ends: map[string]chan struct{}{}, heard: map[string]chan string{}, upstream2: "/h2"}
-	if raceBuilt {
+	if raced(t) {
 		// Where a request with an open body to such an upstream is cancelled, Caddy's proxy
 		// has a race of its own (bodyNopCloserIfNotRead.Close): these go to the other one.
 		st.upstream2 = ""

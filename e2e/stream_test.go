@@ -22,7 +22,7 @@ import (
 func streamSite(t testing.TB) (*site, *streams) {
 	t.Helper()
 	up := newUpstream(t)
-	st := newStreams()
+	st := newStreams(t)
 	st.serve(up)
 	s := startOn(t, up, configText(`servers {
 		protocols h1 h2c
