@@ -1,70 +1,84 @@
-# Keygate: what can be made.
-#
-#   make run     build, start the gateway with a demo API, make a demo key, print the curl to try
-#   make test    every test; installs what is missing, fails where it cannot
-#   make bench   benchmarks side by side with the peers present on this machine
-#   make soak    the long tests: a million keys, reloads and kills in a loop, paths against real upstreams
-#   make replay  requests through the version before and this one: OLD=its binary CONFIGS=its Caddyfiles
-#   make upgrade a rolling upgrade: OLD=the binary of the version before
-#   make build   the binary, ./caddy
-#   make screenshots  the manual's pictures of the console, in docs
+# Keygate: `make help` lists the targets.
 
-GO          ?= go
-STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-TIMEOUT     ?= 25m
+GO       ?= go
+TIMEOUT  ?= 25m
+FUZZTIME ?= 30s
+CONFIGS  ?= .
 
-.PHONY: build run test test-packages test-e2e tools lint soak bench replay upgrade fuzz fmt clean screenshots
+GOLANGCI    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-build:
-	$(GO) build -trimpath -ldflags '-s -w' -o caddy ./cmd/caddy
-
-run: build
-	$(GO) run ./cmd/demo -caddy ./caddy -config Caddyfile.example
-
-# SQLite is translated C, which the race detector makes ten times as slow and has nothing to find in.
+# SQLite is C, translated to Go. The race detector slows it down tenfold and has nothing to find there.
 RACE := -race -gcflags=modernc.org/...=-race=false
 
-# The packages under the race detector and, at the same time, the tests of the gateway's process, most of which
-# start one without it. lint has compiled and vetted the former. A process under the race detector
-# sleeps for a second at its end unless told otherwise.
-test: tools lint
-	$(MAKE) --no-print-directory -j2 test-e2e test-packages
+.PHONY: help build run test test-packages test-e2e unit check lint fmt tools soak screenshots bench replay upgrade fuzz clean
 
-test-packages:
-	GORACE=atexit_sleep_ms=10 $(GO) test $(RACE) -vet=off -timeout $(TIMEOUT) $$($(GO) list ./... | grep -v /e2e)
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-test-e2e:
-	GORACE=atexit_sleep_ms=10 $(GO) test -vet=off -timeout $(TIMEOUT) ./e2e/
+build: ## build the binary, ./caddy
+	$(GO) build -trimpath -ldflags '-s -w' -o caddy ./cmd/caddy
 
-# The servers that the tests start, from Debian's packages where they are missing.
-tools:
+run: build ## start the gateway with a demo API, create a demo key, print a curl command to try
+	$(GO) run ./cmd/demo -caddy ./caddy -config Caddyfile.example
+
+test: tools check ## run every test; install what is missing, fail where that is impossible
+	@$(MAKE) --no-print-directory -j2 test-e2e test-packages
+
+# check has compiled and vetted the packages with the same flags. Without GORACE a process
+# under the race detector sleeps for a second before it ends.
+test-packages: ## run the packages' tests under the race detector
+	GORACE=atexit_sleep_ms=10 $(GO) test $(RACE) -vet=off -timeout $(TIMEOUT) ./...
+
+# Most of these tests start a gateway without the race detector, so the tests are built without it too. The go command
+# does not see that they depend on the gateway's sources: -count=1.
+test-e2e: ## run the tests of the gateway's process
+	cd e2e && GORACE=atexit_sleep_ms=10 $(GO) test -vet=off -count=1 -timeout $(TIMEOUT) ./...
+
+# Tests that need a server import internal/testserver.
+unit: ## run the tests that need no server
+	$(GO) test $$($(GO) list -test -f '{{if .ForTest}}{{.ForTest}}{{range .Imports}} {{.}}{{end}}{{end}}' ./... | \
+		awk '{all[$$1]; for (i = 2; i <= NF; i++) if ($$i ~ /\/internal\/testserver/) server[$$1]} \
+			END {for (p in all) if (!(p in server)) print p}')
+
+check: ## check the format, vet, and whether go.mod is tidy
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "run make fmt: $$unformatted"; exit 1; }
+	$(GO) mod tidy -diff
+	cd e2e && $(GO) mod tidy -diff
+	$(GO) vet $(RACE) ./...
+	cd e2e && $(GO) vet ./...
+
+lint: check ## check, golangci-lint and govulncheck
+	$(GO) run $(GOLANGCI) run ./...
+	cd e2e && $(GO) run $(GOLANGCI) run -c ../.golangci.yml ./...
+	$(GO) run $(GOVULNCHECK) ./...
+
+fmt: ## format the sources
+	gofmt -w .
+
+# The servers come from Debian's packages.
+tools: ## install the servers and the browser that the tests start
 	@./internal/testserver/install.sh
 
-lint:
-	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-ed: $$unformatted"; exit 1; }
-	$(GO) vet $(RACE) ./...
-	GOFLAGS="$(RACE)" $(GO) run -race=false $(STATICCHECK) ./...
-
-soak: tools
+soak: tools ## run the long tests: a million keys, reloads and kills in a loop, paths against real upstreams
 	@./internal/testserver/install.sh upstreams
-	$(GO) test -tags soak -timeout 60m -count 1 -v ./e2e/ ./plugin/ratelimit/redis/ ./plugin/store/sqlite/
+	cd e2e && $(GO) test -tags soak -timeout 60m -count 1 -v .
+	$(GO) test -tags soak -timeout 60m -count 1 -v ./plugin/ratelimit/redis/ ./plugin/store/...
 
-screenshots: tools
-	$(GO) test -tags screenshots -run TestScreenshots -count 1 -timeout 10m ./e2e/
+screenshots: tools ## take the manual's pictures of the console, into docs
+	cd e2e && $(GO) test -tags screenshots -run TestScreenshots -count 1 -timeout 10m .
 
-upgrade: tools
-	OLD=$(abspath $(OLD)) $(GO) test -tags upgrade -run TestRollingUpgrade -count 1 -v ./e2e/
-
-bench:
+bench: ## run the benchmarks side by side with the peers present on this machine
 	./bench/run.sh
 
-CONFIGS ?= .
-replay:
+replay: ## send requests through two versions: OLD=the other binary CONFIGS=its Caddyfiles
 	$(GO) run ./bench -replay $(OLD) -configs $(CONFIGS)
 
-FUZZTIME ?= 30s
-fuzz:
+upgrade: tools ## test a rolling upgrade: OLD=the binary of the version before
+	cd e2e && OLD=$(abspath $(OLD)) $(GO) test -tags upgrade -run TestRollingUpgrade -count 1 -v .
+
+fuzz: ## run every fuzz test for FUZZTIME
 	./bench/fuzz.sh $(FUZZTIME)
 
-clean:
+clean: ## remove what was built
 	rm -rf caddy build

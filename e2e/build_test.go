@@ -10,12 +10,14 @@
 //	request_test.go    requests through the gateway, and what may be asked of the answers
 //	product_test.go    the five products, and what all of them promise
 //	console_test.go    the console, which is used in a browser
+//
+// The package is a module of its own, so that what only its tests need is no requirement of the gateway's module.
+// The go command does not know that these tests depend on the gateway's sources: run them with -count=1.
 package e2e
 
 import (
 	"flag"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,7 +26,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/keygate-dev/keygate/internal/browser"
+	"github.com/keygate-dev/keygate/e2e/browser"
 )
 
 // binaryEnv names a ready binary to test, instead of one built from this checkout.
@@ -93,9 +95,6 @@ var demoBinary = sync.OnceValues(func() (string, error) { return build("demo", f
 
 // build builds the command of that name, "caddy-race" being cmd/caddy with the race detector, outside the checkout.
 func build(name string, race bool) (string, error) {
-	if err := dependOnSources(); err != nil {
-		return "", err
-	}
 	out := filepath.Join(buildDir, name)
 	args := []string{"build", "-o", out, "-ldflags", "-s -w"}
 	if race {
@@ -107,24 +106,6 @@ func build(name string, race bool) (string, error) {
 		return "", fmt.Errorf("building cmd/%s: %w\n%s", name, err, text)
 	}
 	return out, nil
-}
-
-// dependOnSources lets the go command know that these tests are of all the sources, of which they import
-// next to nothing: a result is then taken from its cache only where none of the files that a
-// test looked at has changed.
-func dependOnSources() error {
-	return filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case d.IsDir() && (d.Name() == ".git" || d.Name() == "build"):
-			return filepath.SkipDir
-		case d.IsDir():
-			return nil
-		}
-		_, err = os.Stat(path)
-		return err
-	})
 }
 
 // binary fails the test where b can't be had.

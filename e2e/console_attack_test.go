@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/keygate-dev/keygate/internal/browser"
+	"github.com/keygate-dev/keygate/e2e/browser"
 )
 
 // What another site's page can do to somebody who is signed in here, in a real browser: nothing.

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/keygate-dev/keygate/internal/browser"
+	"github.com/keygate-dev/keygate/e2e/browser"
 )
 
 // What operators do beside keys, on a phone: tenants, plans, the overview, tokens and the audit log.

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keygate-dev/keygate/internal/browser"
+	"github.com/keygate-dev/keygate/e2e/browser"
 )
 
 // operatorPages are those that are not there for a tenant's people.

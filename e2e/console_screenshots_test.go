@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keygate-dev/keygate/internal/browser"
+	"github.com/keygate-dev/keygate/e2e/browser"
 )
 
 // The pictures of the README, in docs: `make screenshots`.

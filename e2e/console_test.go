@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keygate-dev/keygate/internal/browser"
+	"github.com/keygate-dev/keygate/e2e/browser"
 )
 
 // The console's tests.

@@ -1,5 +1,5 @@
-// Package house holds the house rules that a compiler does not.
-package house
+// Package architecture holds the rules of the code that a compiler does not.
+package architecture
 
 import (
 	"os/exec"
