@@ -80,7 +80,7 @@ func (s *site) store(t testing.TB) record {
 
 func (s *site) replica(t testing.TB) record { t.Helper(); return s.store(t).object("replica") }
 
-// ready says whether the gateway says that it judges keys.
+// ready reports whether the gateway accepts keys at all.
 func (s *site) ready() bool {
 	resp, err := s.client.Get(s.site + "/readyz")
 	if err != nil {

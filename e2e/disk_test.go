@@ -66,7 +66,7 @@ func admit(t *testing.T, dir string) *patient {
 	return p
 }
 
-// create asks for a tenant and says whether it was made; the only other answer is that
+// create asks for a tenant and reports whether it was made; the only other answer is that
 // the store does not answer.
 func (p *patient) create(t *testing.T) bool {
 	t.Helper()

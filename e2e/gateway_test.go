@@ -195,7 +195,7 @@ func (g *gateway) serves() bool {
 	return resp.StatusCode == http.StatusOK && json.NewDecoder(resp.Body).Decode(&status) == nil && !status.Degraded
 }
 
-// running says whether the process is alive.
+// running reports whether the process is alive.
 func (g *gateway) running() bool {
 	if g.process == nil {
 		return false

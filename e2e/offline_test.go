@@ -46,7 +46,7 @@ const breakGlass = `{
 `
 
 // Without a gateway, the few commands that an emergency needs open the store themselves; the
-// gateway goes by what they did, whether it starts afterwards or runs meanwhile.
+// gateway obeys their changes, whether it starts afterwards or runs meanwhile.
 func TestOffline(t *testing.T) {
 	t.Parallel()
 	g := prepare(t, written(t, breakGlass), newUpstream(t), "PEPPER=a pepper that is long enough")

@@ -72,7 +72,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	tr := s.traffic(6, time.Millisecond, callers...)
 	const reloads = 20
 	for i := range reloads {
-		// Every other one changes something; all of them build everything anew.
+		// Every other one changes something; all of them build everything again.
 		s.reload(t, caddyfile(reloadPlans, "keygate\n\theader X-Version "+strconv.Itoa(i/2)))
 		before := tr.sent.Load()
 		eventually(t, "requests between reloads", func() bool { return tr.sent.Load() > before+50 })

@@ -435,7 +435,7 @@ func (s *site) download(t testing.TB, key string) *live {
 	return l
 }
 
-// waits begins a request whose answer does not come. body tells whether it goes on being sent.
+// waits begins a request whose answer does not come. body reports whether it goes on being sent.
 func (s *site) waits(t testing.TB, st *streams, kind string, client *http.Client, path, key string) *live {
 	var out *io.PipeWriter
 	var body io.Reader

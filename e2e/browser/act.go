@@ -163,7 +163,7 @@ func navigate(target string) chromedp.Action {
 	})
 }
 
-// Reload loads the page anew, as a person does: where it answered a form, that is sent again.
+// Reload loads the page again, as a person does: where it answered a form, that is sent again.
 func (tab *Tab) Reload(statuses ...int) {
 	tab.t.Helper()
 	tab.leaving("reloading", func() error { return tab.run(page.Reload()) }, statuses)

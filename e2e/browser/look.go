@@ -36,7 +36,7 @@ func (tab *Tab) See(what string) {
 	tab.Await("to see "+what, with(what, `visible`))
 }
 
-// Sees says whether an element is there and visible now.
+// Sees reports whether an element is there and visible now.
 func (tab *Tab) Sees(what string) bool {
 	tab.t.Helper()
 	var is *bool
@@ -62,7 +62,7 @@ func (tab *Tab) Value(what string) string {
 	return value
 }
 
-// Enabled says whether a field or button can be used. It waits for the element.
+// Enabled reports whether a field or button can be used. It waits for the element.
 func (tab *Tab) Enabled(what string) bool {
 	tab.t.Helper()
 	tab.See(what)
@@ -93,7 +93,7 @@ func (tab *Tab) Has(texts ...string) {
 	}
 }
 
-// Says says whether the page says a text now.
+// Says reports whether the page shows a text now.
 func (tab *Tab) Says(text string) bool {
 	tab.t.Helper()
 	var is bool
@@ -196,7 +196,7 @@ func (tab *Tab) searchSecrets() {
 	}
 }
 
-// Drawn says whether every canvas of the page, of which there must be some, has something
+// Drawn reports whether every canvas of the page, of which there must be some, has something
 // drawn on it.
 func (tab *Tab) Drawn() bool {
 	tab.t.Helper()

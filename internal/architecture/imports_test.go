@@ -1,8 +1,9 @@
-// Package architecture holds the rules of the code that a compiler does not.
+// Package architecture holds the rules of the code that a compiler does not know.
 package architecture
 
 import (
 	"os/exec"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -10,33 +11,35 @@ import (
 
 const module = "github.com/keygate-dev/keygate/"
 
-// rooms are the packages in the order in which imports may point: from a later one to
-// an earlier one, never back, and within a room not at all.
-var rooms = [][]string{
-	{"plugin/apikey", "plugin/ratelimit", "plugin/transfer"},
-	{"plugin/rules"},
+// layers are the packages, from the lowest layer to the highest. A package imports packages of lower layers,
+// and its own layer's only where one lies in the other. See "Packages" in docs/architecture.md.
+var layers = [][]string{
+	{"internal/demoapi", "internal/pathlab", "internal/testserver", "internal/turns"},
+	{"plugin/apikey", "plugin/leak", "plugin/ratelimit", "plugin/transfer"},
+	{"plugin/ratelimit/redis", "plugin/rules", "plugin/scanner"},
 	{"plugin/keytable"},
 	{"plugin/gateway"},
-	{"plugin/cluster"},
+	{"plugin/cluster", "plugin/management/audit"},
 	{"plugin/management"},
-	// What usage is made of, the store keeps and the API shows.
 	{"plugin/usage"},
-	{"plugin/api", "plugin/webhook", "plugin/console", "plugin/store"},
+	{"plugin/store/storetest", "plugin/store/sqlstore"},
+	{"internal/teststore", "plugin/api", "plugin/api/apitest", "plugin/console", "plugin/store/replica", "plugin/webhook"},
+	{"plugin/store/revocations"},
 	{"plugin/engine"},
-	{"caddymodule/version", "caddymodule/adminapi", "caddymodule/redact", "caddymodule/config"},
-	{"caddymodule/sites", "caddymodule/cli", "caddymodule/checkup"},
+	{"caddymodule/adminapi", "caddymodule/version"},
 	{"caddymodule"},
-	{"cmd"},
+	{"bench", "cmd/caddy", "cmd/demo", "internal/architecture"},
 }
 
-// room returns the room a package of this module belongs to, -1 for none.
-func room(pkg string) int {
-	return slices.IndexFunc(rooms, func(names []string) bool {
-		return slices.ContainsFunc(names, func(n string) bool { return pkg == n || strings.HasPrefix(pkg, n+"/") })
-	})
+// layerOf returns the number of a package's layer, -1 where it is in none.
+func layerOf(pkg string) int {
+	return slices.IndexFunc(layers, func(packages []string) bool { return slices.Contains(packages, pkg) })
 }
 
-// list runs go list and returns its lines.
+// nested reports whether one of two packages lies in the other's directory.
+func nested(a, b string) bool { return strings.HasPrefix(a, b+"/") || strings.HasPrefix(b, a+"/") }
+
+// list runs go list and returns the fields of its output.
 func list(t *testing.T, args ...string) []string {
 	t.Helper()
 	out, err := exec.Command("go", append([]string{"list"}, args...)...).Output()
@@ -46,51 +49,41 @@ func list(t *testing.T, args ...string) []string {
 	return strings.Fields(string(out))
 }
 
-// TestImportsPointOneWay holds the layout: what the engine is made of knows nothing of
-// what is built on it.
-func TestImportsPointOneWay(t *testing.T) {
+// Every package is in one layer, and every import points down.
+func TestImportsPointDown(t *testing.T) {
+	for _, pkg := range list(t, module+"...") {
+		if pkg = strings.TrimPrefix(pkg, module); layerOf(pkg) < 0 {
+			t.Errorf("%s is in no layer", pkg)
+		}
+	}
 	for _, line := range list(t, "-f", `{{range .Imports}}{{$.ImportPath}}>{{.}} {{end}}`, module+"...") {
 		from, to, _ := strings.Cut(line, ">")
 		if !strings.HasPrefix(to, module) {
 			continue
 		}
 		from, to = strings.TrimPrefix(from, module), strings.TrimPrefix(to, module)
-		a, b := room(from), room(to)
-		if a < 0 || b < 0 {
-			continue // demos and benchmarks: nothing of the product imports them
-		}
-		if b > a || a == b && from != to && !sameRoom(from, to) {
-			t.Errorf("%s imports %s: imports point the other way", from, to)
+		if a, b := layerOf(from), layerOf(to); b > a || a == b && !nested(from, to) {
+			t.Errorf("%s imports %s, which is not below it", from, to)
 		}
 	}
 }
 
-// sameRoom says whether two packages are parts of one room, such as plugin/store's.
-func sameRoom(a, b string) bool {
-	for _, names := range rooms {
-		for _, n := range names {
-			if strings.HasPrefix(a+"/", n+"/") && strings.HasPrefix(b+"/", n+"/") {
-				return true
+// Each layer's imports of other modules are bounded, so that another proxy, store or limiter is an addition only.
+func TestForeignImports(t *testing.T) {
+	for _, rule := range []struct {
+		packages string
+		never    []string
+	}{
+		{"plugin/...", []string{"github.com/caddyserver/*/*", "github.com/caddyserver/*", "go.uber.org/zap", "go.uber.org/zap/*"}},
+		{"plugin/gateway", []string{"database/sql", "database/sql/*", "modernc.org/sqlite", "github.com/jackc/pgx/*", module + "plugin/store/*"}},
+	} {
+		for _, dep := range list(t, "-deps", module+rule.packages) {
+			if slices.ContainsFunc(rule.never, func(pattern string) bool {
+				ok, err := path.Match(pattern, dep)
+				return err != nil || ok
+			}) {
+				t.Errorf("%s depends on %s", rule.packages, dep)
 			}
-		}
-	}
-	return false
-}
-
-// TestTheEngineKnowsNoCaddy holds that another proxy would be another glue folder.
-func TestTheEngineKnowsNoCaddy(t *testing.T) {
-	for _, dep := range list(t, "-deps", module+"plugin/...") {
-		if strings.HasPrefix(dep, "github.com/caddyserver/") || strings.HasPrefix(dep, "go.uber.org/zap") {
-			t.Errorf("a package under plugin/ depends on %s", dep)
-		}
-	}
-}
-
-// TestTheGatewayNamesNoStore holds that a new store is one package and one line.
-func TestTheGatewayNamesNoStore(t *testing.T) {
-	for _, dep := range list(t, "-deps", module+"plugin/gateway") {
-		if strings.Contains(dep, "sqlite") || strings.HasPrefix(dep, "database/sql") || strings.HasPrefix(dep, module+"plugin/store") {
-			t.Errorf("the engine depends on %s", dep)
 		}
 	}
 }

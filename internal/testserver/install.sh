@@ -14,7 +14,7 @@
 # fail, and what is tested with Redis and Valkey is tested with redis-server.
 set -eu
 
-# present says whether a program is there, in the PATH or where Debian puts it.
+# present reports whether a program is there, in the PATH or where Debian puts it.
 present() {
 	case $1 in
 	postgresql) command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 ;;

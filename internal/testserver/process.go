@@ -166,7 +166,7 @@ func (p *process) tail() string {
 	return string(b[max(0, len(b)-4000):])
 }
 
-// running says whether the server's process is there.
+// running reports whether the server's process is there.
 func (p *process) running() bool {
 	if p.exited == nil {
 		return false
@@ -300,7 +300,7 @@ func FreePort() (int, error) {
 	return 0, errors.New("no port is free")
 }
 
-// lockPort says whether the port can be this process's. Where files can't be made nobody knows better.
+// lockPort reports whether the port can be this process's. Where no lock file can be made, it reports true.
 func lockPort(port int) bool {
 	dir := filepath.Join(os.TempDir(), "keygate-test-ports")
 	_ = os.Mkdir(dir, 0o755)

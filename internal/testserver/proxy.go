@@ -205,7 +205,7 @@ func (p *Proxy) carry(c *pair, from, to net.Conn) {
 	reading.Wait()
 }
 
-// pass waits until bytes may arrive, and says whether the connection is still there.
+// pass waits until bytes may arrive, and reports whether the connection is still there.
 func (p *Proxy) pass(c *pair, due time.Time) bool {
 	if wait := time.Until(due); wait > 0 {
 		select {

@@ -115,7 +115,7 @@ func (k RedisKind) prepare(dir string, arguments func(port int) []string) (*proc
 		return nil, err
 	}
 	p := &process{what: "the " + string(k), binary: binary, dir: dir}
-	var other, otherOf int // chosen anew with the port, and kept with it
+	var other, otherOf int // chosen again with the port, and kept with it
 	p.arguments = func(port int) []string {
 		all := arguments(port)
 		for i := range all {

@@ -54,7 +54,7 @@ func (c *RedisCluster) URL() string {
 	return "redis://" + c.Masters[0].Addr() + "?addr=" + c.Masters[1].Addr()
 }
 
-// InFirst says whether a key is in a slot of the first master's half.
+// InFirst reports whether a key is in a slot of the first master's half.
 func (c *RedisCluster) InFirst(key string) bool {
 	c.t.Helper()
 	slot, err := strconv.Atoi(c.Masters[1].do("CLUSTER", "KEYSLOT", key))

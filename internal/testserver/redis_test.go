@@ -10,7 +10,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
-func TestMain(m *testing.M) { testserver.RunAbreast(m, 8) }
+func TestMain(m *testing.M) { testserver.RunParallel(m, 8) }
 
 // deadline is how long something may take that always happens.
 const deadline = 30 * time.Second

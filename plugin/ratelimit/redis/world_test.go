@@ -182,4 +182,4 @@ func modes(t *testing.T, f func(t *testing.T, url string, leased bool)) {
 	})
 }
 
-func TestMain(m *testing.M) { testserver.RunAbreast(m, 8) }
+func TestMain(m *testing.M) { testserver.RunParallel(m, 8) }

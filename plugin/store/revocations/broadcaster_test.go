@@ -18,7 +18,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 )
 
-func TestMain(m *testing.M) { testserver.RunAbreast(m, 8) }
+func TestMain(m *testing.M) { testserver.RunParallel(m, 8) }
 
 // patience is how long a test waits for what must happen.
 const patience = time.Minute

@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// RunAbreast is a TestMain for packages whose tests mostly wait, for servers and for what takes its time: n of the
-// parallel ones at least run beside each other, however few processors there are.
-func RunAbreast(m *testing.M, n int) {
+// RunParallel is a TestMain for packages whose tests mostly wait. At least n parallel tests run at the same
+// time, however few processors there are.
+func RunParallel(m *testing.M, n int) {
 	flag.Parse()
 	if parallel := flag.Lookup("test.parallel"); parallel != nil {
 		if now, err := strconv.Atoi(parallel.Value.String()); err == nil && now < n {

@@ -1,0 +1,67 @@
+package architecture
+
+import (
+	"bytes"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const (
+	maxLines = 4000      // of a package without its tests
+	maxFiles = 25        // of a directory without tests
+	maxBytes = 24 * 1024 // of a file
+)
+
+// tooLarge are the packages that still wait for being split.
+var tooLarge = map[string]bool{
+	"caddymodule": true, "plugin/management": true, "plugin/ratelimit": true, "plugin/api": true,
+	"plugin/store/sqlstore": true,
+}
+
+// Packages and files are small enough to be read at once.
+func TestSizes(t *testing.T) {
+	const root = "../.."
+	lines, files := make(map[string]int), make(map[string]int)
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && strings.HasPrefix(d.Name(), ".git") {
+			return filepath.SkipDir
+		}
+		if filepath.Ext(path) != ".go" {
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		path = filepath.ToSlash(strings.TrimPrefix(path, root+"/"))
+		if len(text) > maxBytes {
+			t.Errorf("%s has %d bytes, more than %d", path, len(text), maxBytes)
+		}
+		if !strings.HasSuffix(path, "_test.go") {
+			dir := filepath.ToSlash(filepath.Dir(path))
+			lines[dir] += bytes.Count(text, []byte("\n"))
+			files[dir]++
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) < 20 {
+		t.Fatalf("only %d packages were found", len(files))
+	}
+	for dir, n := range files {
+		switch large := n > maxFiles || lines[dir] > maxLines; {
+		case large && !tooLarge[dir]:
+			t.Errorf("%s has %d files of %d lines, more than %d or %d", dir, n, lines[dir], maxFiles, maxLines)
+		case !large && tooLarge[dir]:
+			t.Errorf("%s is small enough by now: take it out of the list", dir)
+		}
+	}
+}
