@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 // restore runs `caddy keygate restore` on the gateway's configuration.
@@ -45,14 +47,14 @@ func TestBackupAndRestore(t *testing.T) {
 		defer mu.Unlock()
 		return acknowledged[:len(acknowledged):len(acknowledged)]
 	}
-	eventually(t, "some keys", func() bool { return len(made()) > 20 })
+	testkit.Eventually(t, "some keys", func() bool { return len(made()) > 20 })
 	before := made()
 	file := filepath.Join(g.dir, "backup.db")
 	r := g.keygate(t, "backup", "backup.db", "--json").json() // relative to where the command runs
 	if r.text("file") != file {
 		t.Errorf("backed up to %v", r)
 	}
-	eventually(t, "more keys", func() bool { return len(made()) > len(before)+20 })
+	testkit.Eventually(t, "more keys", func() bool { return len(made()) > len(before)+20 })
 	close(stop)
 	<-ended
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 || float64(info.Size()) != r["bytes"] {

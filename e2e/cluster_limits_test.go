@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
@@ -59,7 +60,7 @@ func TestClusterLimits(t *testing.T) {
 			})
 			all.Wait()
 			// Leased, a gateway may hold a few that others would have used: they come back.
-			eventually(t, "all of the limit is used", func() bool {
+			testkit.Eventually(t, "all of the limit is used", func() bool {
 				c.everywhere(func(s *site) {
 					if s.call(t, "GET", "/", k.full).status == http.StatusOK {
 						count.Add(1)
@@ -70,7 +71,7 @@ func TestClusterLimits(t *testing.T) {
 			if n := count.Load(); n != 40 {
 				t.Errorf("%d requests passed, not 40", n)
 			}
-			eventually(t, "every gateway says so", func() bool {
+			testkit.Eventually(t, "every gateway says so", func() bool {
 				ok := true
 				c.everywhere(func(s *site) {
 					for _, l := range s.read(t, "/v1/keys/"+k.id+"/limits").records("data") {
@@ -81,7 +82,7 @@ func TestClusterLimits(t *testing.T) {
 			})
 			a.post(t, k, "limits/reset", record{})
 			c.everywhere(func(s *site) {
-				eventually(t, "a reset is heard of", func() bool { return s.call(t, "GET", "/", k.full).status == http.StatusOK })
+				testkit.Eventually(t, "a reset is heard of", func() bool { return s.call(t, "GET", "/", k.full).status == http.StatusOK })
 			})
 		})
 	}
@@ -115,8 +116,8 @@ func TestClusterSlotsOfTheKilled(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "three requests run", func() bool { return running.Load() == 3 })
+	testkit.Eventually(t, "three requests run", func() bool { return running.Load() == 3 })
 	a.call(t, "GET", "/", k.full).refused(http.StatusTooManyRequests).problem("concurrency_exceeded")
 	b.kill()
-	eventually(t, "the slots are free", func() bool { return a.call(t, "GET", "/", k.full).status == http.StatusOK })
+	testkit.Eventually(t, "the slots are free", func() bool { return a.call(t, "GET", "/", k.full).status == http.StatusOK })
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
@@ -46,7 +47,7 @@ func startRotated(t *testing.T, address string) *rotated {
 	r.add(t, config, "DATABASE_FILE="+r.file, "STORE_OPTIONS=max_staleness 1h")
 	r.add(t, config, "DATABASE_FILE="+r.file, "STORE_OPTIONS=replica {env.REPLICA}")
 	r.start()
-	eventually(t, "the replica is made", func() bool { return r.nodes[1].replica(t)["used"] == true })
+	testkit.Eventually(t, "the replica is made", func() bool { return r.nodes[1].replica(t)["used"] == true })
 	return r
 }
 
@@ -115,7 +116,7 @@ func TestClusterRotatesPassword(t *testing.T) {
 				t.Errorf("%s: a key that was not used before: %d %s", step, got.status, got.body)
 			}
 		}
-		eventually(t, step+": both confirm a revocation", func() bool {
+		testkit.Eventually(t, step+": both confirm a revocation", func() bool {
 			receipt := b.post(t, a.key(t, "acme", nil), "revoke", record{"wait": "1m"})
 			return receipt["durable"] == true && len(receipt.list("confirmed")) == 2
 		})
@@ -130,7 +131,7 @@ func TestClusterRotatesPassword(t *testing.T) {
 	r.taken(t, strings.Replace(pg.Login("gate2", "tulip-3", "gate"), pg.Addr(), strings.Replace(proxy.Addr(), "127.0.0.1", "localhost", 1), 1))
 	works("as another user at another host")
 	pg.Exec("ALTER ROLE gate NOLOGIN")
-	eventually(t, "the former user's connections end", func() bool {
+	testkit.Eventually(t, "the former user's connections end", func() bool {
 		var n int
 		pg.Query("SELECT count(*) FROM pg_stat_activity WHERE usename = 'gate'", &n)
 		return n == 0

@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
@@ -68,7 +69,7 @@ func (c *cluster) startReplicas(t testing.TB) {
 	t.Helper()
 	c.start()
 	c.everywhere(func(s *site) {
-		eventually(t, "the replica of "+s.dir+" is made", func() bool { return s.replica(t)["used"] == true })
+		testkit.Eventually(t, "the replica of "+s.dir+" is made", func() bool { return s.replica(t)["used"] == true })
 	})
 }
 
@@ -95,15 +96,15 @@ func (s *site) restartAway(t testing.TB) {
 	t.Helper()
 	s.stop()
 	s.launch()
-	eventually(t, "it judges keys", s.ready)
-	eventually(t, "it is managed", func() bool { return s.manage(t, "GET", "/v1/status", nil).status == http.StatusOK })
+	testkit.Eventually(t, "it judges keys", s.ready)
+	testkit.Eventually(t, "it is managed", func() bool { return s.manage(t, "GET", "/v1/status", nil).status == http.StatusOK })
 }
 
 // refusedSoon waits until every gateway refuses a key for a reason.
 func (c *cluster) refusedSoon(t testing.TB, k key, reason string) {
 	t.Helper()
 	c.everywhere(func(s *site) {
-		eventually(t, s.dir+" says "+reason, func() bool {
+		testkit.Eventually(t, s.dir+" says "+reason, func() bool {
 			got := s.call(t, "GET", "/", k.full)
 			return got.status != http.StatusOK && got.json().text("code") == reason
 		})
@@ -160,7 +161,7 @@ func TestReplicasWithoutPostgres(t *testing.T) {
 			})
 			a.manage(t, "POST", "/v1/keys/"+revoked.id+"/enable", nil).want(http.StatusServiceUnavailable).problem("store_unavailable")
 			for _, s := range c.nodes {
-				eventually(t, "status says what is pending", func() bool {
+				testkit.Eventually(t, "status says what is pending", func() bool {
 					store := s.store(t)
 					return store["ok"] == false && store.text("error") != "" && store.object("replica")["pending"] == 1.0
 				})
@@ -186,7 +187,7 @@ func TestReplicasWithoutPostgres(t *testing.T) {
 
 			down.back(pg)
 			c.everywhere(func(s *site) {
-				eventually(t, "everything is written", func() bool {
+				testkit.Eventually(t, "everything is written", func() bool {
 					store := s.store(t)
 					return store["ok"] == true && store.object("replica")["pending"] == 0.0
 				})
@@ -222,7 +223,7 @@ func TestReplicasWithoutPostgres(t *testing.T) {
 			})
 
 			// It is as ever: what was refused can be let in again, and stays so, and receipts say who has confirmed.
-			eventually(t, "every gateway confirms", func() bool {
+			testkit.Eventually(t, "every gateway confirms", func() bool {
 				r := b.manage(t, "POST", "/v1/keys/"+disabled.id+"/enable", record{"wait": "1m"})
 				return r.status == http.StatusOK && len(r.json().list("confirmed")) == 3
 			})

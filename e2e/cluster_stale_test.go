@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
@@ -63,7 +64,7 @@ func TestClusterStale(t *testing.T) {
 	c.start()
 	c.everywhere(func(s *site) {
 		s.product = product{name: "bank", prefix: "bank_live_", random: 32, checksum: 6, path: "/", plan: "free"}
-		eventually(t, "the replica of "+s.dir+" is made", func() bool { return s.replica(t)["used"] == true })
+		testkit.Eventually(t, "the replica of "+s.dir+" is made", func() bool { return s.replica(t)["used"] == true })
 	})
 	cut, free := c.nodes[0], c.nodes[1]
 	of := func(s *site) *site {
@@ -111,7 +112,7 @@ func TestClusterStale(t *testing.T) {
 
 	stale := func() {
 		t.Helper()
-		eventually(t, "the keys of one keyspace are judged no more", func() bool {
+		testkit.Eventually(t, "the keys of one keyspace are judged no more", func() bool {
 			return bank.call(t, "GET", "/", steady.full).status == http.StatusServiceUnavailable
 		})
 		bank.call(t, "GET", "/", disabled.full).refused(http.StatusServiceUnavailable).problem("unavailable")
@@ -131,7 +132,7 @@ func TestClusterStale(t *testing.T) {
 	for _, l := range live {
 		l.ended(st, http.StatusServiceUnavailable, "unavailable")
 	}
-	eventually(t, "nobody waits for it any more", func() bool {
+	testkit.Eventually(t, "nobody waits for it any more", func() bool {
 		receipt := free.manage(t, "POST", "/v1/keys/"+revoked.id+"/revoke", record{"wait": "10ms"}).want(http.StatusOK).json()
 		return len(receipt.list("pending")) == 0
 	})
@@ -144,11 +145,11 @@ func TestClusterStale(t *testing.T) {
 	stale()
 
 	proxy.Restore()
-	eventually(t, "keys are judged again", func() bool { return bank.call(t, "GET", "/", steady.full).status == http.StatusOK })
+	testkit.Eventually(t, "keys are judged again", func() bool { return bank.call(t, "GET", "/", steady.full).status == http.StatusOK })
 	bank.call(t, "GET", "/", disabled.full).refused(http.StatusUnauthorized).problem("disabled_key")
 	bank.call(t, "GET", "/", revoked.full).refused(http.StatusUnauthorized).problem("revoked_key")
 	bulk.call(t, "GET", "/", bulkDisabled.full).refused(http.StatusUnauthorized).problem("disabled_key")
-	eventually(t, "the gateway is as ever", func() bool {
+	testkit.Eventually(t, "the gateway is as ever", func() bool {
 		status := bank.read(t, "/v1/status")
 		return status["stale_keyspaces"] == nil && bank.send(t, "GET", "/readyz/bank", "").status == http.StatusOK
 	})

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
@@ -90,7 +91,7 @@ func (c *cluster) everywhere(f func(s *site)) {
 func (c *cluster) known(t testing.TB, k key) (requests int64) {
 	t.Helper()
 	c.everywhere(func(s *site) {
-		eventually(t, "the key is known to "+s.dir, func() bool { return s.call(t, "GET", "/", k.full).status == http.StatusOK })
+		testkit.Eventually(t, "the key is known to "+s.dir, func() bool { return s.call(t, "GET", "/", k.full).status == http.StatusOK })
 		requests++
 	})
 	return requests
@@ -162,7 +163,7 @@ func TestClusterRevokes(t *testing.T) {
 	}
 	a.call(t, "GET", "/", k.full).refused(http.StatusUnauthorized)
 	c.proxies[2].Restore()
-	eventually(t, "n2 refuses the key", func() bool { return d.call(t, "GET", "/", k.full).status == http.StatusUnauthorized })
+	testkit.Eventually(t, "n2 refuses the key", func() bool { return d.call(t, "GET", "/", k.full).status == http.StatusUnauthorized })
 	if pending := pendingNodes(t, b.post(t, k, "revoke", record{"wait": "1m"})); len(pending) > 0 {
 		t.Errorf("after n2 came back: %v", pending)
 	}
@@ -178,7 +179,7 @@ func TestClusterRevokes(t *testing.T) {
 	c.known(t, k)
 	a.offline(t, "", "key", "revoke", k.id).exits(0)
 	c.everywhere(func(s *site) {
-		eventually(t, "what was revoked without a gateway is refused", func() bool { return s.call(t, "GET", "/", k.full).status == http.StatusUnauthorized })
+		testkit.Eventually(t, "what was revoked without a gateway is refused", func() bool { return s.call(t, "GET", "/", k.full).status == http.StatusUnauthorized })
 	})
 
 	// One that ends cleanly is waited for no more; one that is killed is named until it is
@@ -202,7 +203,7 @@ func TestClusterRevokes(t *testing.T) {
 			t.Errorf("%v: %s", command, said)
 		}
 	}
-	eventually(t, "n2 counts as gone", func() bool { return a.keygate(t, "status", "--forget", "n2").code == 0 })
+	testkit.Eventually(t, "n2 counts as gone", func() bool { return a.keygate(t, "status", "--forget", "n2").code == 0 })
 	a.keygate(t, "key", "revoke", k.id).exits(0)
 	if last := a.manage(t, "GET", "/v1/audit", nil).json().records("data")[0]; last.text("action") != "node.forgotten" || last.text("target") != "n2" {
 		t.Errorf("the last event is %v", last)
@@ -234,7 +235,7 @@ func TestClusterCounts(t *testing.T) {
 		})
 	})
 	all.Wait()
-	eventually(t, "every request is counted", func() bool { return countOf(t, c, k) == sent.Load() })
+	testkit.Eventually(t, "every request is counted", func() bool { return countOf(t, c, k) == sent.Load() })
 	if used := c.nodes[1].read(t, "/v1/keys/"+k.id); used["last_used_at"] == nil {
 		t.Errorf("last use: %v", used)
 	}
@@ -265,19 +266,19 @@ func TestClusterCounts(t *testing.T) {
 	if allowed.Load() != credits {
 		t.Errorf("%d requests were paid for with %d credits", allowed.Load(), credits)
 	}
-	eventually(t, "the balance is 0", func() bool { return c.nodes[2].balance(t, "rich") == 0 })
+	testkit.Eventually(t, "the balance is 0", func() bool { return c.nodes[2].balance(t, "rich") == 0 })
 
 	// Near zero no gateway holds what it does not spend: whoever is asked finds what there is.
 	a.tenant(t, "poor", record{"plan": "paid"})
 	last := a.key(t, "poor", nil)
 	c.everywhere(func(s *site) {
-		eventually(t, "the key is known to "+s.dir, func() bool { return s.call(t, "GET", "/", last.full).status == http.StatusPaymentRequired })
+		testkit.Eventually(t, "the key is known to "+s.dir, func() bool { return s.call(t, "GET", "/", last.full).status == http.StatusPaymentRequired })
 	})
 	a.manage(t, "POST", "/v1/tenants/poor/credits", record{"add": credits}).want(http.StatusOK)
 	for i := range credits {
 		s := c.nodes[i%len(c.nodes)]
 		if i < len(c.nodes) {
-			eventually(t, s.dir+" hears of the credits", func() bool { return s.call(t, "GET", "/", last.full).status == http.StatusOK })
+			testkit.Eventually(t, s.dir+" hears of the credits", func() bool { return s.call(t, "GET", "/", last.full).status == http.StatusOK })
 			continue
 		}
 		s.call(t, "GET", "/", last.full).passed()
@@ -312,16 +313,16 @@ func TestClusterWithoutPostgres(t *testing.T) {
 		}
 		a.manage(t, "POST", "/v1/keys/"+k.id+"/revoke", nil).want(http.StatusServiceUnavailable).problem("store_unavailable")
 		unknown := plain.unknown()
-		eventually(t, down.name+": nothing is said of an unknown key", func() bool {
+		testkit.Eventually(t, down.name+": nothing is said of an unknown key", func() bool {
 			return b.call(t, "GET", "/", unknown).status == http.StatusServiceUnavailable
 		})
 		c.everywhere(func(s *site) { s.call(t, "GET", "/", k.full).passed() })
 		down.back()
-		eventually(t, down.name+": it is said again that the key is unknown", func() bool {
+		testkit.Eventually(t, down.name+": it is said again that the key is unknown", func() bool {
 			return b.call(t, "GET", "/", unknown).status == http.StatusUnauthorized
 		})
 		var made *answer
-		eventually(t, down.name+": keys can be made again", func() bool {
+		testkit.Eventually(t, down.name+": keys can be made again", func() bool {
 			made = a.manage(t, "POST", "/v1/tenants/acme/keys", record{"name": "after"})
 			return made.status == http.StatusCreated
 		})
@@ -331,7 +332,7 @@ func TestClusterWithoutPostgres(t *testing.T) {
 	b.stop()
 	pg.Kill()
 	b.launch()
-	eventually(t, "it is there", func() bool {
+	testkit.Eventually(t, "it is there", func() bool {
 		resp, err := http.Get(b.site + "/readyz")
 		if err != nil {
 			return false

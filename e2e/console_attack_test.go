@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/keygate-dev/keygate/e2e/browser"
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 // What another site's page can do to somebody who is signed in here, in a real browser: nothing.
@@ -224,7 +225,7 @@ func TestConsoleHTTPS(t *testing.T) {
 		}
 	}
 	d.url = "https://localhost:" + port
-	eventually(t, "the certificate", func() bool {
+	testkit.Eventually(t, "the certificate", func() bool {
 		resp, err := d.client.Get(d.url + "/sign-in")
 		if err != nil {
 			return false

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/keygate-dev/keygate/e2e/browser"
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 // What operators do beside keys, on a phone: tenants, plans, the overview, tokens and the audit log.
@@ -93,7 +94,7 @@ func TestConsoleOperator(t *testing.T) {
 
 	tab.Go("/plans")
 	tab.Has("free", "pro", "business", "none", "300/m", "100000/month")
-	eventually(t, "usage on the overview", func() bool { tab.Go("/overview"); return tab.Says("batch") && tab.Says("Rate limited") })
+	testkit.Eventually(t, "usage on the overview", func() bool { tab.Go("/overview"); return tab.Says("batch") && tab.Says("Rate limited") })
 	tab.Has("All well", "local", "Ready", "Rate limited", "Top keys of the last day", "globex")
 	tab.Await("the charts", `document.querySelectorAll('canvas').length >= 2`)
 	if !tab.Drawn() {
@@ -176,8 +177,8 @@ func TestConsoleWebhooks(t *testing.T) {
 	tab.Has("Nothing was delivered yet")
 
 	k := d.key(t, "acme", nil)
-	eventually(t, "the delivery", func() bool { return r.types()["key.created"] == 1 })
-	eventually(t, "its row", func() bool { tab.Go(hook); return tab.Says("200") })
+	testkit.Eventually(t, "the delivery", func() bool { return r.types()["key.created"] == 1 })
+	testkit.Eventually(t, "its row", func() bool { tab.Go(hook); return tab.Says("200") })
 	tab.Has("key.created")
 	if got := tab.Text("td .badge"); got != "Delivered" {
 		t.Errorf("the delivery is %s", got)
@@ -187,8 +188,8 @@ func TestConsoleWebhooks(t *testing.T) {
 	r.set(func() { r.down, tried = true, r.tried })
 	tab.Follow("button=Replay key.created")
 	tab.Has("The event is being delivered again.")
-	eventually(t, "the replay", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.tried > tried })
-	eventually(t, "its row", func() bool { tab.Go(hook); return tab.Says("503") })
+	testkit.Eventually(t, "the replay", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.tried > tried })
+	testkit.Eventually(t, "its row", func() bool { tab.Go(hook); return tab.Says("503") })
 	d.post(t, k, "revoke", nil)
 
 	tab.Follow("link=Rotate the secret")

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/e2e/browser"
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 // operatorPages are those that are not there for a tenant's people.
@@ -225,7 +226,7 @@ func TestConsoleSessionsEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	eventually(t, "the database", func() bool {
+	testkit.Eventually(t, "the database", func() bool {
 		_, err := db.Exec(`UPDATE sessions SET last_used_at = ? WHERE ended_at IS NULL`, time.Now().Add(-31*time.Minute).UnixMicro())
 		return err == nil
 	})

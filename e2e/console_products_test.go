@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 // startWithConsole runs a product on the configuration that comes with it, with a console on a
@@ -71,7 +73,7 @@ func TestConsoleConvilyn(t *testing.T) {
 	}
 	s.call(t, "POST", "/api/v1/workflows/run", k.full).passed()
 	var page *answer
-	eventually(t, "the usage is shown", func() bool {
+	testkit.Eventually(t, "the usage is shown", func() bool {
 		page = v.get("/keys/" + k.id)
 		return strings.Contains(page.body, "<dt>Requests</dt><dd>4</dd>")
 	})
@@ -80,7 +82,7 @@ func TestConsoleConvilyn(t *testing.T) {
 			t.Errorf("the key's page lacks %s", want)
 		}
 	}
-	eventually(t, "the balance is shown", func() bool {
+	testkit.Eventually(t, "the balance is shown", func() bool {
 		return strings.Contains(v.get("/usage").want(http.StatusOK).body, "<dt>Credits</dt><dd>92</dd>")
 	})
 }
@@ -102,7 +104,7 @@ func TestConsoleVilvik(t *testing.T) {
 		t.Errorf("the list is %q", rows)
 	}
 	s.call(t, "GET", vilvik.path, m[1]).passed()
-	eventually(t, "the list shows when and from where it was last used", func() bool {
+	testkit.Eventually(t, "the list shows when and from where it was last used", func() bool {
 		return holds(cells(v.get("/keys").body), "Notebook", "seconds ago from 127.0.0.1")
 	})
 	id := s.all(t, "/v1/tenants/acme/keys")[0].text("id")

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/e2e/browser"
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 // The pictures of the README, in docs: `make screenshots`.
@@ -69,13 +70,13 @@ func (d *desk) past(t testing.TB) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	eventually(t, "usage", func() bool {
+	testkit.Eventually(t, "usage", func() bool {
 		var n int
 		return db.QueryRow(`SELECT count(*) FROM usage`).Scan(&n) == nil && n >= 4
 	})
 	for ago := range 23 {
 		busy := 3 + (ago*7)%11 + 14*max(0, 12-abs(ago-10))
-		eventually(t, "the past", func() bool {
+		testkit.Eventually(t, "the past", func() bool {
 			_, err := db.Exec(`INSERT INTO usage SELECT keyspace, hour - ?, key_id, node || '-before', tenant, allowed * ? / 3 + 4 + requests - allowed, allowed * ? / 3 + 4, refused,
 				upstream_errors + ? % 3, credits * ? / 3, bytes_in * ? + 900, bytes_out * ?, latency FROM usage WHERE node NOT LIKE '%-before'`,
 				(ago+1)*3600, busy, busy, ago, busy, busy, busy)

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 // Converra's page: "Authentication".
@@ -62,7 +64,7 @@ func TestConverra(t *testing.T) {
 		s.post(t, disabled, "disable", nil)
 		get(t, revoked.full).refused(http.StatusUnauthorized).says(body("Invalid API key"))
 		get(t, disabled.full).refused(http.StatusUnauthorized).says(body("Invalid API key"))
-		eventually(t, "the key's end", func() bool { return get(t, ended.full).status == http.StatusUnauthorized })
+		testkit.Eventually(t, "the key's end", func() bool { return get(t, ended.full).status == http.StatusUnauthorized })
 		get(t, ended.full).refused(http.StatusUnauthorized).says(body("API key has expired"))
 	})
 
@@ -296,7 +298,7 @@ func TestConverra(t *testing.T) {
 		if len(secrets) != 2 {
 			t.Errorf("the key has the secrets %v", secrets)
 		}
-		eventually(t, "the end of the grace", func() bool { return get(t, k.full).status == http.StatusUnauthorized })
+		testkit.Eventually(t, "the end of the grace", func() bool { return get(t, k.full).status == http.StatusUnauthorized })
 		get(t, k.full).refused(http.StatusUnauthorized)
 		get(t, next.full).passed()
 		byCommand := s.made(t, s.keygate(t, "key", "rotate", k.id, "--grace", "24h", "--json").json())

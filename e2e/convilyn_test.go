@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 // Convilyn's page, https://convilyn.corenovus.com: "API keys".
@@ -299,7 +301,7 @@ func revokedUnderLoad(t *testing.T, s *site, k key) {
 			}
 		})
 	}
-	eventually(t, "requests that pass", func() bool { return passed.Load() >= 20 || t.Failed() })
+	testkit.Eventually(t, "requests that pass", func() bool { return passed.Load() >= 20 || t.Failed() })
 	s.post(t, k, "revoke", nil)
 	returned.Store(true)
 	time.Sleep(100 * time.Millisecond)

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 // Convoy's page: "Authentication".
@@ -118,7 +120,7 @@ func TestConvoy(t *testing.T) {
 		s.post(t, disabled, "disable", nil)
 		load(t, revoked.full).refused(http.StatusUnauthorized).says(invalid)
 		load(t, disabled.full).refused(http.StatusUnauthorized).says(invalid)
-		eventually(t, "the key's end", func() bool { return load(t, ended.full).status == http.StatusUnauthorized })
+		testkit.Eventually(t, "the key's end", func() bool { return load(t, ended.full).status == http.StatusUnauthorized })
 		a := load(t, ended.full).refused(http.StatusUnauthorized).says(expired)
 		if ct := a.header.Get("Content-Type"); ct != "application/json" {
 			t.Errorf("Content-Type %q", ct)
@@ -223,7 +225,7 @@ func usedAfter(t testing.TB, s *site, k key, last time.Time, use func()) (at tim
 	t.Helper()
 	begin := time.Now()
 	use()
-	eventually(t, "last_used_at", func() bool {
+	testkit.Eventually(t, "last_used_at", func() bool {
 		at = usedAt(t, s.read(t, "/v1/keys/"+k.id))
 		// It may be told in milliseconds.
 		return at.After(last) && !at.Before(begin.Truncate(time.Millisecond))

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"testing"
 	"time"
+
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 // Usage whose hours are old is kept by day: all that was counted is still there, and who asks for the
@@ -32,7 +34,7 @@ func TestOldUsage(t *testing.T) {
 	by := func(step string) string {
 		return query("/v1/keys/"+k.id+"/usage", "step", step, "from", day.Add(5*time.Hour).Format(time.RFC3339), "to", after(0))
 	}
-	eventually(t, "the hours' end", func() bool { return s.manage(t, "GET", by("hour"), nil).status == http.StatusUnprocessableEntity })
+	testkit.Eventually(t, "the hours' end", func() bool { return s.manage(t, "GET", by("hour"), nil).status == http.StatusUnprocessableEntity })
 	s.manage(t, "GET", by("hour"), nil).want(http.StatusUnprocessableEntity).problem("invalid_field")
 	lines := s.read(t, by("day")).records("data")
 	if len(lines) != 2 {

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	_ "modernc.org/sqlite"
+
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 const diskPlans = `
@@ -100,7 +102,7 @@ func (p *patient) untilRefused(t *testing.T) {
 func (p *patient) degraded(t *testing.T) bool {
 	t.Helper()
 	var metric bool
-	eventually(t, "agreement of metric and status", func() bool {
+	testkit.Eventually(t, "agreement of metric and status", func() bool {
 		metric = first(t, p.pprof(t, "/metrics"), `(?m)^keygate_degraded (\d)`) == 1
 		return p.read(t, "/v1/status")["degraded"] == metric
 	})
@@ -144,7 +146,7 @@ func (p *patient) goesOn(t *testing.T, readable bool) {
 // saysSo checks that metric and status tell of the failure.
 func (p *patient) saysSo(t *testing.T) {
 	t.Helper()
-	eventually(t, "that it says so", func() bool { return p.degraded(t) })
+	testkit.Eventually(t, "that it says so", func() bool { return p.degraded(t) })
 	if len(p.read(t, "/v1/status").list("problems")) == 0 {
 		t.Error("degraded, but no problem is named")
 	}
@@ -154,11 +156,11 @@ func (p *patient) saysSo(t *testing.T) {
 // over a restart neither.
 func (p *patient) recovers(t *testing.T) {
 	t.Helper()
-	eventually(t, "the first change after it", func() bool { return p.create(t) })
+	testkit.Eventually(t, "the first change after it", func() bool { return p.create(t) })
 	for _, k := range p.unused {
 		p.call(t, "GET", "/", k.full).passed()
 	}
-	eventually(t, "the end of being degraded", func() bool { return !p.degraded(t) })
+	testkit.Eventually(t, "the end of being degraded", func() bool { return !p.degraded(t) })
 	for range 2 {
 		slugs := map[string]bool{}
 		for _, r := range p.all(t, "/v1/tenants") {
@@ -186,7 +188,7 @@ func (p *patient) recovers(t *testing.T) {
 // logged checks that the log says what is wrong and what to do.
 func (p *patient) logged(t *testing.T, words string) {
 	t.Helper()
-	eventually(t, "a line that says "+words, func() bool { return strings.Contains(p.log(), words) })
+	testkit.Eventually(t, "a line that says "+words, func() bool { return strings.Contains(p.log(), words) })
 }
 
 // Another process holds the store for itself.
@@ -270,7 +272,7 @@ func (p *patient) backup(t *testing.T) string {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	eventually(t, "what was spent is written", func() bool {
+	testkit.Eventually(t, "what was spent is written", func() bool {
 		var balance, used int
 		err := db.QueryRow(`SELECT credits, (SELECT max(used) FROM quota_counts) FROM tenants WHERE slug = 'paid'`).Scan(&balance, &used)
 		return err == nil && balance == 4 && used == 2
@@ -310,7 +312,7 @@ func TestDiskCorrupt(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "the damage to be met", func() bool { return !p.create(t) })
+	testkit.Eventually(t, "the damage to be met", func() bool { return !p.create(t) })
 	// What was written to what was rubbish already is nowhere.
 	p.made = p.made[:3]
 	p.goesOn(t, false)
@@ -335,7 +337,7 @@ func TestDiskRestored(t *testing.T) {
 	if err := os.Rename(backup, p.database); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the end of a key that the backup does not know", func() bool {
+	testkit.Eventually(t, "the end of a key that the backup does not know", func() bool {
 		return p.call(t, "GET", "/", later.full).status == http.StatusUnauthorized
 	})
 	p.made = p.made[:3]

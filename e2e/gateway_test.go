@@ -328,13 +328,3 @@ func (g *gateway) stored() []byte {
 	}
 	return all.Bytes()
 }
-
-// eventually waits until ok holds, which it must; what says what is waited for.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: it did not come", what)
-		}
-	}
-}

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	_ "modernc.org/sqlite"
+
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 const signed = `{
@@ -42,7 +44,7 @@ func TestAuditHeads(t *testing.T) {
 	}
 	g.restart() // it gives its head out, as it does every hour
 	g.made(t, "bee")
-	eventually(t, "the head in the log", func() bool { return strings.Contains(g.log(), `"audit head"`) })
+	testkit.Eventually(t, "the head in the log", func() bool { return strings.Contains(g.log(), `"audit head"`) })
 	var logged strings.Builder
 	for line := range strings.Lines(g.log()) {
 		if strings.Contains(line, `"audit head"`) {

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 // hostileSite has a rule of every kind.
@@ -347,7 +349,7 @@ func TestCostsAreSettled(t *testing.T) {
 	want := func(path string, cost int64) {
 		t.Helper()
 		balance -= cost
-		eventually(t, "settled "+path, func() bool { return s.balance(t, "billed") == balance })
+		testkit.Eventually(t, "settled "+path, func() bool { return s.balance(t, "billed") == balance })
 	}
 	for _, tc := range []struct {
 		path string
@@ -390,7 +392,7 @@ func TestCostsAreSettled(t *testing.T) {
 	if a := s.call(t, "POST", "/gen/dear", k.full); a.status != 200 {
 		t.Fatalf("%d %s", a.status, a.body)
 	}
-	eventually(t, "an empty balance", func() bool { return s.balance(t, "billed") == 0 })
+	testkit.Eventually(t, "an empty balance", func() bool { return s.balance(t, "billed") == 0 })
 	if ledger := s.manage(t, "GET", "/v1/tenants/billed/credits", nil).body; !strings.Contains(ledger, "shortfall") {
 		t.Errorf("no shortfall in %s", ledger)
 	}

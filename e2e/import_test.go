@@ -14,6 +14,8 @@ import (
 
 	"golang.org/x/crypto/bcrypt"
 	_ "modernc.org/sqlite" // to look at what is stored
+
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 const importing = `{
@@ -130,7 +132,7 @@ func TestImport(t *testing.T) {
 	g.send(t, "GET", "/x", "", "Authorization", fmt.Sprintf("Bearer old_%022d", bulk-1)).passed()
 
 	// Each of them is stored under our own pepper soon after it was used.
-	eventually(t, "rehashing", func() bool {
+	testkit.Eventually(t, "rehashing", func() bool {
 		db, err := sql.Open("sqlite", "file:"+g.database+"?mode=ro")
 		if err != nil {
 			t.Fatal(err)

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 // offline runs `caddy keygate … --offline` on the gateway's configuration and store.
@@ -94,7 +96,7 @@ func TestOffline(t *testing.T) {
 
 	// Beside a gateway that has the key in memory.
 	g.offline(t, "", "key", "revoke", other).exits(0)
-	eventually(t, "the refusal of a key that was revoked beside the gateway", func() bool {
+	testkit.Eventually(t, "the refusal of a key that was revoked beside the gateway", func() bool {
 		return g.send(t, "GET", "/x", "", "X-API-Key", otherFull).status == http.StatusUnauthorized
 	})
 	g.send(t, "GET", "/x", "", "X-API-Key", third).passed()

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 const reloadPlans = `
@@ -75,7 +77,7 @@ func TestReloadUnderLoad(t *testing.T) {
 		// Every other one changes something; all of them build everything again.
 		s.reload(t, caddyfile(reloadPlans, "keygate\n\theader X-Version "+strconv.Itoa(i/2)))
 		before := tr.sent.Load()
-		eventually(t, "requests between reloads", func() bool { return tr.sent.Load() > before+50 })
+		testkit.Eventually(t, "requests between reloads", func() bool { return tr.sent.Load() > before+50 })
 	}
 	sent := tr.stop(t)
 	t.Logf("%d requests over %d reloads", sent, reloads)
@@ -213,7 +215,7 @@ func TestReloadPlans(t *testing.T) {
 	if a.number("X-RateLimit-Limit") != 7 || a.reached.header.Get("X-Tenant-Plan") != "heir" {
 		t.Errorf("who held the former plan: limit %s, plan %s", a.header.Get("X-RateLimit-Limit"), a.reached.header.Get("X-Tenant-Plan"))
 	}
-	eventually(t, "the tenants' move", func() bool { return s.read(t, "/v1/tenants/left-2").text("plan") == "heir" })
+	testkit.Eventually(t, "the tenants' move", func() bool { return s.read(t, "/v1/tenants/left-2").text("plan") == "heir" })
 	// Now nobody holds it.
 	s.reload(t, plans("1000/h", "50/month", "\t\tplan heir {\n\t\t\trate 7/h\n\t\t}\n\t\tdefault_plan free\n"))
 	a = s.call(t, "GET", "/", last.full).passed()
@@ -302,7 +304,7 @@ func TestReloadPeppers(t *testing.T) {
 		s.call(t, "GET", "/", k.full).passed()
 	}
 	// With the former pepper gone, those that were used since go on; the other can't.
-	eventually(t, "the rehashing", func() bool {
+	testkit.Eventually(t, "the rehashing", func() bool {
 		s.reload(t, with(two))
 		for _, k := range used {
 			if s.call(t, "GET", "/", k.full).status != http.StatusOK {

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 // output collects what a process writes.
@@ -66,7 +68,7 @@ func TestRun(t *testing.T) {
 				t.Log(out.String())
 			}
 		}()
-		eventually(t, "what the demo prints", func() bool {
+		testkit.Eventually(t, "what the demo prints", func() bool {
 			select {
 			case err := <-exited:
 				exited <- err

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 // What Convilyn's page announces for later: usage, webhooks and logs.
@@ -28,7 +30,7 @@ func TestConvilynSoon(t *testing.T) {
 
 	t.Run("usage: requests and credits per key and day", func(t *testing.T) {
 		path := "/v1/keys/" + k.id + "/usage?step=day"
-		eventually(t, "the counts", func() bool {
+		testkit.Eventually(t, "the counts", func() bool {
 			days := s.read(t, path).records("data")
 			return len(days) > 0 && days[len(days)-1]["requests"] == 3.0
 		})
@@ -75,7 +77,7 @@ func TestConvilynSoon(t *testing.T) {
 		if sent := s.manage(t, "POST", "/v1/tenants/acme/events", record{"type": "job.finished", "data": record{"job": "j1"}}).want(http.StatusAccepted).json(); sent["deliveries"] != 1.0 {
 			t.Errorf("the event was taken as %v", sent)
 		}
-		eventually(t, "an attempt", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.tried > 0 })
+		testkit.Eventually(t, "an attempt", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.tried > 0 })
 		r.set(func() { r.down = false }) // and it is tried again
 		s.post(t, other, "revoke", nil)
 		s.manage(t, "POST", "/v1/tenants/acme/credits", record{"add": 10}).want(http.StatusOK)
@@ -84,7 +86,7 @@ func TestConvilynSoon(t *testing.T) {
 		s.call(t, "POST", "/api/v1/workflows/run", fresh.full).passed()
 		s.call(t, "POST", "/api/v1/workflows/run", fresh.full).refused(http.StatusPaymentRequired)
 		want := []string{"credits.threshold", "job.finished", "key.revoked", "limit.reached"}
-		eventually(t, "all events", func() bool {
+		testkit.Eventually(t, "all events", func() bool {
 			got := r.types()
 			return !slices.ContainsFunc(want, func(e string) bool { return got[e] == 0 })
 		})

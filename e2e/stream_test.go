@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 // streamSite passes every kind of stream on, over HTTP/1.1 and HTTP/2, to an upstream of
@@ -200,7 +202,7 @@ func TestStreamsLeaveNothingBehind(t *testing.T) {
 	}
 	round(1)
 	var before int
-	eventually(t, "quiet", func() bool {
+	testkit.Eventually(t, "quiet", func() bool {
 		n, _ := s.goroutines(t)
 		quiet := n == before
 		before = n
@@ -233,7 +235,7 @@ func TestConcurrencySlotsAreFreed(t *testing.T) {
 	}
 	free := func(t *testing.T) {
 		t.Helper()
-		eventually(t, "a free slot", func() bool { return s.call(t, "GET", "/ping", k.full).status == http.StatusOK })
+		testkit.Eventually(t, "a free slot", func() bool { return s.call(t, "GET", "/ping", k.full).status == http.StatusOK })
 	}
 	kinds := map[string]func() *live{
 		"events":        func() *live { return s.events(t, "events", s.client, k.full) },

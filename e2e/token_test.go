@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/api/apitest"
 )
 
@@ -193,7 +194,7 @@ func TestTokensOnTheSite(t *testing.T) {
 			holder.do(t, "GET", "/v1/keys", nil).refused(http.StatusUnauthorized).problem("invalid_token")
 		}
 		short, _ := r.grant(t, "--scope", "keys:read", "--expires", "2s")
-		eventually(t, "its end", func() bool { return short.do(t, "GET", "/v1/keys", nil).status == http.StatusUnauthorized })
+		testkit.Eventually(t, "its end", func() bool { return short.do(t, "GET", "/v1/keys", nil).status == http.StatusUnauthorized })
 	})
 
 	t.Run("guesses", func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
@@ -66,7 +67,7 @@ func TestRollingUpgrade(t *testing.T) {
 	}
 	pg.Start()
 	c.everywhere(func(s *site) {
-		eventually(t, "the revocations are in the database", func() bool {
+		testkit.Eventually(t, "the revocations are in the database", func() bool {
 			store := s.store(t)
 			return store["ok"] == true && store.object("replica")["pending"] == 0.0
 		})

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 const usageConfig = `{
@@ -214,7 +216,7 @@ func TestUsageIsExact(t *testing.T) {
 		t.Error(got)
 	}
 	// The response is through before its cost is settled.
-	eventually(t, "the balance is 96", func() bool { return s.balance(t, "paid") == 96 })
+	testkit.Eventually(t, "the balance is 96", func() bool { return s.balance(t, "paid") == 96 })
 
 	report := func(path string) record { t.Helper(); return s.read(t, path) }
 	wantA := used{requests: passed + 1 + 40 + 7 + 2, allowed: passed, upstreamErrors: 40 + 1, in: 40 * 5,
@@ -226,7 +228,7 @@ func TestUsageIsExact(t *testing.T) {
 			t.Errorf("%s used\n%+v, want\n%+v", what, got, want)
 		}
 	}
-	eventually(t, "usage of all that was sent", func() bool {
+	testkit.Eventually(t, "usage of all that was sent", func() bool {
 		until, err := time.Parse(time.RFC3339Nano, report("/v1/keys/"+a.id+"/usage").text("complete_until"))
 		if err != nil || time.Since(until) >= time.Minute {
 			return false
@@ -280,7 +282,7 @@ func TestUsageIsExact(t *testing.T) {
 	tick(a, "GET", "/v1/x", "").passed()
 	stopped := make(chan struct{})
 	go func() { defer close(stopped); g.stop() }()
-	eventually(t, "the listener's end", func() bool {
+	testkit.Eventually(t, "the listener's end", func() bool {
 		resp, err := http.Get(g.site + "/open")
 		if err == nil {
 			resp.Body.Close()

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 // Vilvik's page: "Creating and managing API keys".
@@ -238,7 +240,7 @@ func TestVilvik(t *testing.T) {
 		keys = append(keys, s.key(t, "cap", record{"expires_at": after(300 * time.Millisecond)}))
 		full()
 		s.manage(t, "POST", "/v1/keys/"+keys[0].id+"/enable", nil).want(http.StatusConflict).problem("key_limit_reached")
-		eventually(t, "the key's end", func() bool { return s.read(t, "/v1/keys/"+keys[3].id)["status"] == "expired" })
+		testkit.Eventually(t, "the key's end", func() bool { return s.read(t, "/v1/keys/"+keys[3].id)["status"] == "expired" })
 		s.post(t, keys[0], "enable", nil)
 		full()
 		s.post(t, keys[1], "revoke", nil)

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 const webhookSite = `
@@ -105,17 +107,17 @@ func TestWebhooksOutliveTheGateway(t *testing.T) {
 
 	k := g.api(t, "POST", "/v1/tenants/acme/keys", record{"name": "ci"}).want(201).json()
 	g.keep(k["key"].(string))
-	eventually(t, "key.created", func() bool { return r.types()["key.created"] == 1 })
+	testkit.Eventually(t, "key.created", func() bool { return r.types()["key.created"] == 1 })
 
 	// While the endpoint is down the gateway is killed, right after it said that it had taken them.
 	r.set(func() { r.down, r.tried = true, 0 })
 	g.api(t, "POST", "/v1/tenants/acme/events", record{"type": "job.finished", "data": record{"job": "j1"}}).want(202)
-	eventually(t, "an attempt", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.tried > 0 })
+	testkit.Eventually(t, "an attempt", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.tried > 0 })
 	g.api(t, "POST", "/v1/keys/"+k["id"].(string)+"/revoke", nil).want(200)
 	g.kill()
 	r.set(func() { r.down = false })
 	g.start()
-	eventually(t, "what was not delivered", func() bool { got := r.types(); return got["job.finished"] == 1 && got["key.revoked"] == 1 })
+	testkit.Eventually(t, "what was not delivered", func() bool { got := r.types(); return got["job.finished"] == 1 && got["key.revoked"] == 1 })
 	if got := r.types(); got["key.created"] != 1 || len(got) != 3 {
 		t.Errorf("heard %v", got)
 	}
@@ -174,7 +176,7 @@ func TestWebhooksDoNotReachTheGatewayItself(t *testing.T) {
 	hook := g.api(t, "POST", "/v1/webhooks", record{"url": "http://127.0.0.1:" + port + "/", "tenant": "acme"}).want(201).json().text("id")
 	g.reload(t, text+"http://127.0.0.1:"+port+" {\n\trespond 200\n}\n")
 	g.api(t, "POST", "/v1/tenants/acme/events", record{"type": "job.finished"}).want(202)
-	eventually(t, "the delivery to be rejected", func() bool {
+	testkit.Eventually(t, "the delivery to be rejected", func() bool {
 		list := g.api(t, "GET", "/v1/webhooks/"+hook+"/deliveries", nil).want(200).json().records("data")
 		return len(list) == 1 && strings.Contains(list[0].text("error"), "this gateway's own")
 	})

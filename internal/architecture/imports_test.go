@@ -14,7 +14,7 @@ const module = "github.com/keygate-dev/keygate/"
 // layers are the packages, from the lowest layer to the highest. A package imports packages of lower layers,
 // and its own layer's only where one lies in the other. See "Packages" in docs/architecture.md.
 var layers = [][]string{
-	{"internal/demoapi", "internal/pathlab", "internal/testserver", "internal/turns"},
+	{"internal/demoapi", "internal/pathlab", "internal/testkit", "internal/testserver", "internal/turns"},
 	{"plugin/apikey", "plugin/leak", "plugin/ratelimit", "plugin/transfer"},
 	{"plugin/ratelimit/redis", "plugin/rules", "plugin/scanner"},
 	{"plugin/keytable"},
@@ -22,11 +22,13 @@ var layers = [][]string{
 	{"plugin/cluster", "plugin/management/audit"},
 	{"plugin/management"},
 	{"plugin/usage"},
-	{"plugin/store/storetest", "plugin/store/sqlstore"},
-	{"internal/teststore", "plugin/api", "plugin/api/apitest", "plugin/console", "plugin/store/replica", "plugin/webhook"},
+	{"plugin/api", "plugin/api/apitest", "plugin/console", "plugin/store/sqlstore", "plugin/store/storetest", "plugin/webhook"},
+	{"plugin/store/replication"},
+	{"plugin/store/postgres", "plugin/store/sqlite"},
+	{"internal/teststore", "plugin/store/replica"},
 	{"plugin/store/revocations"},
 	{"plugin/engine"},
-	{"caddymodule/adminapi", "caddymodule/version"},
+	{"caddymodule/adminapi", "caddymodule/redact", "caddymodule/version"},
 	{"caddymodule"},
 	{"bench", "cmd/caddy", "cmd/demo", "internal/architecture"},
 }

@@ -18,7 +18,6 @@ const (
 // tooLarge are the packages that still wait for being split.
 var tooLarge = map[string]bool{
 	"caddymodule": true, "plugin/management": true, "plugin/ratelimit": true, "plugin/api": true,
-	"plugin/store/sqlstore": true,
 }
 
 // Packages and files are small enough to be read at once.

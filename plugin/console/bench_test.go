@@ -24,13 +24,13 @@ func BenchmarkPages(b *testing.B) {
 				sum := sha256.Sum256([]byte(last))
 				k := &gateway.Key{
 					ID: last, Keyspace: "default", Tenant: slug, Name: fmt.Sprintf("Key %d of %s", j, slug), Environment: "live", Scopes: []string{"deployment"},
-					CreatedAt: w.now(), UpdatedAt: w.now(), CreatedBy: "root", Prefix: fmt.Sprintf("kg_live_%04d", j), LastFour: "wxyz",
+					CreatedAt: w.clock.Now(), UpdatedAt: w.clock.Now(), CreatedBy: "root", Prefix: fmt.Sprintf("kg_live_%04d", j), LastFour: "wxyz",
 				}
 				if err := tx.InsertKey(k); err != nil {
 					return err
 				}
 				if err := tx.InsertSecret(gateway.Secret{
-					ID: "sec_" + last[4:], KeyID: k.ID, Keyspace: "default", Digest: sum[:], Algorithm: "sha256", Prefix: k.Prefix, LastFour: "wxyz", CreatedAt: w.now(),
+					ID: "sec_" + last[4:], KeyID: k.ID, Keyspace: "default", Digest: sum[:], Algorithm: "sha256", Prefix: k.Prefix, LastFour: "wxyz", CreatedAt: w.clock.Now(),
 				}); err != nil {
 					return err
 				}

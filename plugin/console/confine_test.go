@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
@@ -27,12 +28,12 @@ func (w *fixture) rival() rival {
 	w.tenant("rival", "pro")
 	r := rival{key: w.key("rival", "secret plans"), delivery: "dlv_01m81qc7aeer370dx6jd0dtyhr"}
 	w.use(r.key, gateway.Allowed, 200)
-	r.hook = must[management.IssuedWebhook](w.t)(w.manager.CreateWebhook(ctx, root, "default", management.WebhookFields{
+	r.hook = testkit.Must[management.IssuedWebhook](w.t)(w.manager.CreateWebhook(ctx, root, "default", management.WebhookFields{
 		URL: management.Some("https://hooks.example.com/rival"), Tenant: management.Some("rival"),
 	}))
 	r.token = w.tokenWith(auth.TokenFields{Name: management.Some("rival's"), Scopes: management.Some([]string{"*"}), Tenant: management.Some("rival")})
 	w.person("rival", "editor")
-	list := must[management.Page[auth.SessionRecord]](w.t)(auth.New(w.manager).Sessions(ctx, root, "default", auth.SessionFilter{}))
+	list := testkit.Must[management.Page[auth.SessionRecord]](w.t)(auth.New(w.manager).Sessions(ctx, root, "default", auth.SessionFilter{}))
 	r.session = list.Data[0].ID
 	return r
 }
@@ -72,11 +73,11 @@ func acts(path string) []string {
 // state is all that another tenant must neither see nor change.
 func (w *fixture) state() string {
 	w.t.Helper()
-	t := must[management.TenantRecord](w.t)(w.manager.Tenant(ctx, root, "default", "rival"))
-	keys := must[management.Page[management.KeyRecord]](w.t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{Tenant: "rival"}))
-	hooks := must[management.Page[management.WebhookRecord]](w.t)(w.manager.Webhooks(ctx, root, "default", management.WebhookFilter{Tenant: "rival"}))
-	tokens := must[management.Page[auth.TokenRecord]](w.t)(auth.New(w.manager).Tokens(ctx, root, "default", auth.TokenFilter{}))
-	sessions := must[management.Page[auth.SessionRecord]](w.t)(auth.New(w.manager).Sessions(ctx, root, "default", auth.SessionFilter{Tenant: "rival"}))
+	t := testkit.Must[management.TenantRecord](w.t)(w.manager.Tenant(ctx, root, "default", "rival"))
+	keys := testkit.Must[management.Page[management.KeyRecord]](w.t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{Tenant: "rival"}))
+	hooks := testkit.Must[management.Page[management.WebhookRecord]](w.t)(w.manager.Webhooks(ctx, root, "default", management.WebhookFilter{Tenant: "rival"}))
+	tokens := testkit.Must[management.Page[auth.TokenRecord]](w.t)(auth.New(w.manager).Tokens(ctx, root, "default", auth.TokenFilter{}))
+	sessions := testkit.Must[management.Page[auth.SessionRecord]](w.t)(auth.New(w.manager).Sessions(ctx, root, "default", auth.SessionFilter{Tenant: "rival"}))
 	for i := range sessions.Data {
 		sessions.Data[i].LastUsedAt, sessions.Data[i].LastUsedIP = sessions.Data[i].CreatedAt, nil
 	}
@@ -147,7 +148,7 @@ func TestTenantIsConfined(t *testing.T) {
 				w.key("rival", "more")
 			}
 			before = w.state()
-			all := must[management.Page[management.KeyRecord]](t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{PageQuery: management.PageQuery{Limit: 1}}))
+			all := testkit.Must[management.Page[management.KeyRecord]](t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{PageQuery: management.PageQuery{Limit: 1}}))
 			b.get("/keys?cursor=" + *all.NextCursor).want(http.StatusUnprocessableEntity).has("is not a cursor of this list")
 			if after := w.state(); after != before {
 				t.Errorf("what is the rival's was\n%s\nand is\n%s", before, after)
@@ -165,7 +166,7 @@ func TestFormsCantNameAnotherTenant(t *testing.T) {
 	b.send("/keys/new", "once", b.get("/keys/new?tenant=rival").has("For acme").once(), "tenant", "rival", "name", "planted", "expires", "never").want(http.StatusOK)
 	b.send("/webhooks/new", "once", b.get("/webhooks/new").once(), "tenant", "rival", "url", "https://hooks.example.com/a", "events", "*").want(http.StatusUnprocessableEntity).has("There is no such tenant")
 	b.send("/webhooks/new", "once", b.get("/webhooks/new").once(), "url", "https://hooks.example.com/a", "events", "*").want(http.StatusOK).has("whsec_")
-	keys := must[management.Page[management.KeyRecord]](t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{Search: "planted"}))
+	keys := testkit.Must[management.Page[management.KeyRecord]](t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{Search: "planted"}))
 	if len(keys.Data) != 1 || keys.Data[0].Tenant != "acme" || keys.Data[0].CreatedBy != "Grace of acme" {
 		t.Errorf("the key is %+v", keys.Data)
 	}
@@ -200,7 +201,7 @@ func TestViewerOnlyReads(t *testing.T) {
 			t.Errorf("%s: %d, want %d", p.path, p.status, want)
 		}
 	}
-	if got := must[management.KeyRecord](t)(w.manager.Key(ctx, root, "default", k.ID)); got.Status != "active" {
+	if got := testkit.Must[management.KeyRecord](t)(w.manager.Key(ctx, root, "default", k.ID)); got.Status != "active" {
 		t.Errorf("the key is %s", got.Status)
 	}
 }
@@ -247,10 +248,10 @@ func TestCrossSitePosts(t *testing.T) {
 
 // tokensOfRoutes returns the ids of what rival made, for paths.
 func (w *fixture) tokensOfRoutes() (r rival) {
-	keys := must[management.Page[management.KeyRecord]](w.t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{Tenant: "rival"}))
-	hooks := must[management.Page[management.WebhookRecord]](w.t)(w.manager.Webhooks(ctx, root, "default", management.WebhookFilter{Tenant: "rival"}))
-	tokens := must[management.Page[auth.TokenRecord]](w.t)(auth.New(w.manager).Tokens(ctx, root, "default", auth.TokenFilter{Tenant: "rival"}))
-	sessions := must[management.Page[auth.SessionRecord]](w.t)(auth.New(w.manager).Sessions(ctx, root, "default", auth.SessionFilter{Tenant: "rival"}))
+	keys := testkit.Must[management.Page[management.KeyRecord]](w.t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{Tenant: "rival"}))
+	hooks := testkit.Must[management.Page[management.WebhookRecord]](w.t)(w.manager.Webhooks(ctx, root, "default", management.WebhookFilter{Tenant: "rival"}))
+	tokens := testkit.Must[management.Page[auth.TokenRecord]](w.t)(auth.New(w.manager).Tokens(ctx, root, "default", auth.TokenFilter{Tenant: "rival"}))
+	sessions := testkit.Must[management.Page[auth.SessionRecord]](w.t)(auth.New(w.manager).Sessions(ctx, root, "default", auth.SessionFilter{Tenant: "rival"}))
 	r.key.KeyRecord, r.hook.WebhookRecord, r.token.TokenRecord, r.session = keys.Data[0], hooks.Data[0], tokens.Data[0], sessions.Data[0].ID
 	r.delivery = "dlv_01m81qc7aeer370dx6jd0dtyhr"
 	return r
@@ -262,17 +263,17 @@ func TestCookies(t *testing.T) {
 	w.tenant("acme", "pro")
 	b := w.person("acme", "viewer")
 	good := b.cookie().Value
-	u := must[*url.URL](t)(url.Parse(w.server.URL))
+	u := testkit.Must[*url.URL](t)(url.Parse(w.server.URL))
 	for _, v := range []string{"", "x", good[:len(good)-1], good + "A", strings.ToLower(good), "kgs_" + strings.Repeat("A", 52), strings.Repeat("kgs_", 1000)} {
 		b := w.browser()
 		b.jar.SetCookies(u, []*http.Cookie{{Name: "keygate", Value: v, Path: "/"}})
 		b.get("/keys").want(http.StatusSeeOther)
 	}
 	// One of another keyspace's console, and a link into one.
-	must[management.TenantRecord](t)(w.manager.CreateTenant(ctx, root, "other", "acme", management.TenantFields{}))
-	link := must[auth.IssuedPortalLink](t)(auth.New(w.manager).CreatePortalLink(ctx, root, "other", "acme", auth.PortalFields{Actor: management.Some("Eve")}))
+	testkit.Must[management.TenantRecord](t)(w.manager.CreateTenant(ctx, root, "other", "acme", management.TenantFields{}))
+	link := testkit.Must[auth.IssuedPortalLink](t)(auth.New(w.manager).CreatePortalLink(ctx, root, "other", "acme", auth.PortalFields{Actor: management.Some("Eve")}))
 	w.browser().post("/portal", "code", link.Secret).want(http.StatusUnauthorized)
-	foreign := must[auth.IssuedSession](t)(auth.New(w.manager).UsePortalLink(ctx, "other", link.Secret, "")) // which was not used up
+	foreign := testkit.Must[auth.IssuedSession](t)(auth.New(w.manager).UsePortalLink(ctx, "other", link.Secret, "")) // which was not used up
 	eve := w.browser()
 	eve.jar.SetCookies(u, []*http.Cookie{{Name: "keygate", Value: foreign.Secret, Path: "/"}})
 	eve.get("/keys").want(http.StatusSeeOther)

@@ -1,7 +1,6 @@
 package console
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"log/slog"
@@ -14,10 +13,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/teststore"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/cluster"
@@ -36,16 +35,6 @@ var (
 	root = management.Actor{Name: "root", Via: "admin"}
 )
 
-func must[T any](t testing.TB) func(v T, err error) T {
-	return func(v T, err error) T {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return v
-	}
-}
-
 // fixture is a console over a real manager, store and gateway, served over HTTP.
 type fixture struct {
 	t       testing.TB
@@ -57,41 +46,10 @@ type fixture struct {
 	tracker *usage.Tracker
 	handler *Handler
 	server  *httptest.Server
-	log     lockedBuffer
+	log     testkit.Buffer
 	status  management.Status
 
-	mu sync.Mutex
-	// ahead is added to the clock.
-	ahead time.Duration
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
-func (w *fixture) now() time.Time {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return time.Now().Add(w.ahead)
-}
-
-func (w *fixture) pass(d time.Duration) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.ahead += d
+	clock testkit.Clock
 }
 
 // sealer is enough to make webhooks by.
@@ -120,7 +78,7 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 	log := slog.New(slog.NewTextHandler(&w.log, nil))
 	w.store = teststore.SQLite(t, filepath.Join(w.dir, "keygate.db"), log)
 	w.tracker = usage.NewTracker("n1", log)
-	w.gw = must[*cluster.Member](t)(cluster.New(cluster.Options{Options: gateway.Options{
+	w.gw = testkit.Must[*cluster.Member](t)(cluster.New(cluster.Options{Options: gateway.Options{
 		Store: w.store, Logger: log, NewMeter: func(keyspace, tenant, key string) any { return w.tracker.Counter(keyspace, tenant, key) },
 	}}))
 	if err := w.gw.Start(ctx); err != nil {
@@ -134,9 +92,9 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 		_ = w.gw.Close(ctx)
 		_ = w.store.Close()
 	})
-	w.view = gateway.NewView(must[*apikey.Hasher](t)(apikey.NewHasher()), space(t, "default", "kg_"), space(t, "other", "ot_"))
+	w.view = gateway.NewView(testkit.Must[*apikey.Hasher](t)(apikey.NewHasher()), space(t, "default", "kg_"), space(t, "other", "ot_"))
 	w.manager = management.New(management.Config{
-		Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.now, Logger: log,
+		Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.clock.Now, Logger: log,
 		Webhooks: func(string) management.WebhookSettings { return management.WebhookSettings{Sealer: sealer{}} },
 	})
 	now := time.Now()
@@ -156,7 +114,7 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 	for _, f := range change {
 		f(&opts)
 	}
-	w.handler = must[*Handler](t)(New(w.manager, opts))
+	w.handler = testkit.Must[*Handler](t)(New(w.manager, opts))
 	w.server = httptest.NewServer(w.handler)
 	t.Cleanup(w.server.Close)
 	return w
@@ -167,10 +125,10 @@ func space(t testing.TB, name, prefix string) *gateway.Keyspace {
 	scopes := gateway.Scopes{Names: []string{"admin", "deployment", "free"}, Cumulative: true}
 	ks := &gateway.Keyspace{
 		Name: name, Scopes: scopes, DefaultPlan: "free", Plans: map[string]*gateway.Plan{},
-		Grammar: must[*apikey.Grammar](t)(apikey.NewGrammar([]apikey.Prefix{
+		Grammar: testkit.Must[*apikey.Grammar](t)(apikey.NewGrammar([]apikey.Prefix{
 			{Value: prefix + "live_", Environment: "live"}, {Value: prefix + "test_", Environment: "test"},
 		}, apikey.Format{Length: 32, Checksum: apikey.CRC32}, nil)),
-		Places: must[*apikey.Places](t)(apikey.NewPlaces()),
+		Places: testkit.Must[*apikey.Places](t)(apikey.NewPlaces()),
 	}
 	add := func(p *gateway.Plan) {
 		p.Cap = scopes.All()
@@ -181,7 +139,7 @@ func space(t testing.TB, name, prefix string) *gateway.Keyspace {
 	}
 	add(&gateway.Plan{Name: "free", MaxKeys: 3, Scopes: []string{"free"}})
 	add(&gateway.Plan{Name: "pro", Scopes: []string{"deployment"}, Limits: []*ratelimit.Policy{
-		must[*ratelimit.Policy](t)(ratelimit.ParseRate("300/m burst 60")), must[*ratelimit.Policy](t)(ratelimit.ParseQuota("1000/day")), ratelimit.NewCredits(),
+		testkit.Must[*ratelimit.Policy](t)(ratelimit.ParseRate("300/m burst 60")), testkit.Must[*ratelimit.Policy](t)(ratelimit.ParseQuota("1000/day")), ratelimit.NewCredits(),
 	}})
 	return ks
 }
@@ -213,12 +171,12 @@ func (j judge) Explain(ctx context.Context, keyspace string, q management.Verify
 
 func (w *fixture) tenant(slug, plan string) {
 	w.t.Helper()
-	must[management.TenantRecord](w.t)(w.manager.CreateTenant(ctx, root, "default", slug, management.TenantFields{Plan: management.Some(plan), Credits: management.Some(int64(100))}))
+	testkit.Must[management.TenantRecord](w.t)(w.manager.CreateTenant(ctx, root, "default", slug, management.TenantFields{Plan: management.Some(plan), Credits: management.Some(int64(100))}))
 }
 
 func (w *fixture) key(tenant, name string) management.IssuedKey {
 	w.t.Helper()
-	return must[management.IssuedKey](w.t)(w.manager.CreateKey(ctx, root, "default", tenant, management.KeyFields{Name: management.Some(name)}))
+	return testkit.Must[management.IssuedKey](w.t)(w.manager.CreateKey(ctx, root, "default", tenant, management.KeyFields{Name: management.Some(name)}))
 }
 
 // use counts a request of a key.
@@ -238,12 +196,12 @@ func (w *fixture) token(scopes ...string) auth.IssuedToken {
 
 func (w *fixture) tokenWith(in auth.TokenFields) auth.IssuedToken {
 	w.t.Helper()
-	return must[auth.IssuedToken](w.t)(auth.New(w.manager).CreateToken(ctx, root, "default", in))
+	return testkit.Must[auth.IssuedToken](w.t)(auth.New(w.manager).CreateToken(ctx, root, "default", in))
 }
 
 func (w *fixture) link(tenant, role string) string {
 	w.t.Helper()
-	l := must[auth.IssuedPortalLink](w.t)(auth.New(w.manager).CreatePortalLink(ctx, root, "default", tenant, auth.PortalFields{
+	l := testkit.Must[auth.IssuedPortalLink](w.t)(auth.New(w.manager).CreatePortalLink(ctx, root, "default", tenant, auth.PortalFields{
 		Actor: management.Some("Grace of " + tenant), Role: management.Some(role), ReturnURL: management.Some("https://app.example.com/settings"),
 	}))
 	return l.Secret
@@ -253,7 +211,7 @@ func (w *fixture) link(tenant, role string) string {
 func (w *fixture) stored() string {
 	w.t.Helper()
 	var all strings.Builder
-	for _, name := range must[[]string](w.t)(filepath.Glob(filepath.Join(w.dir, "keygate.db*"))) {
+	for _, name := range testkit.Must[[]string](w.t)(filepath.Glob(filepath.Join(w.dir, "keygate.db*"))) {
 		b, err := os.ReadFile(name)
 		if err != nil && !os.IsNotExist(err) {
 			w.t.Fatal(err)
@@ -266,7 +224,7 @@ func (w *fixture) stored() string {
 // audit returns the newest events' actions and actors.
 func (w *fixture) audit(n int) (out []string) {
 	w.t.Helper()
-	list := must[management.Page[audit.Record]](w.t)(w.manager.Audit(ctx, root, "default", management.AuditFilter{PageQuery: management.PageQuery{Limit: n}}))
+	list := testkit.Must[management.Page[audit.Record]](w.t)(w.manager.Audit(ctx, root, "default", management.AuditFilter{PageQuery: management.PageQuery{Limit: n}}))
 	for _, e := range list.Data {
 		out = append(out, e.Actor+" "+e.Action)
 	}
@@ -287,7 +245,7 @@ type browser struct {
 }
 
 func (w *fixture) browser() *browser {
-	jar := must[*cookiejar.Jar](w.t)(cookiejar.New(nil))
+	jar := testkit.Must[*cookiejar.Jar](w.t)(cookiejar.New(nil))
 	return &browser{w: w, t: w.t, jar: jar, header: http.Header{}, client: &http.Client{
 		Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
@@ -307,9 +265,9 @@ func (b *browser) do(r *http.Request) page {
 	for name, v := range b.header {
 		r.Header[name] = v
 	}
-	resp := must[*http.Response](b.t)(b.client.Do(r))
+	resp := testkit.Must[*http.Response](b.t)(b.client.Do(r))
 	defer resp.Body.Close()
-	body := must[[]byte](b.t)(io.ReadAll(resp.Body))
+	body := testkit.Must[[]byte](b.t)(io.ReadAll(resp.Body))
 	p := page{b.t, r.Method + " " + r.URL.RequestURI(), resp.StatusCode, resp.Header, string(body)}
 	if p.status >= 500 && p.status != http.StatusServiceUnavailable {
 		b.t.Errorf("%s: %d", p.path, p.status)
@@ -319,7 +277,7 @@ func (b *browser) do(r *http.Request) page {
 
 func (b *browser) get(path string) page {
 	b.t.Helper()
-	return b.do(must[*http.Request](b.t)(http.NewRequest("GET", b.w.server.URL+path, nil)))
+	return b.do(testkit.Must[*http.Request](b.t)(http.NewRequest("GET", b.w.server.URL+path, nil)))
 }
 
 // post sends a form as its fields are: names and values in turn.
@@ -329,7 +287,7 @@ func (b *browser) post(path string, fields ...string) page {
 	for i := 0; i < len(fields); i += 2 {
 		form.Add(fields[i], fields[i+1])
 	}
-	r := must[*http.Request](b.t)(http.NewRequest("POST", b.w.server.URL+path, strings.NewReader(form.Encode())))
+	r := testkit.Must[*http.Request](b.t)(http.NewRequest("POST", b.w.server.URL+path, strings.NewReader(form.Encode())))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	r.Header.Set("Origin", b.w.server.URL)
 	if b.origin != "" {
@@ -346,7 +304,7 @@ var (
 // csrf returns what forms of the session must hold.
 func (b *browser) csrf() string {
 	b.t.Helper()
-	if c := b.jar.Cookies(must[*url.URL](b.t)(url.Parse(b.w.server.URL))); len(c) == 1 && b.tokenOf == c[0].Value {
+	if c := b.jar.Cookies(testkit.Must[*url.URL](b.t)(url.Parse(b.w.server.URL))); len(c) == 1 && b.tokenOf == c[0].Value {
 		return b.token
 	}
 	m := csrfValue.FindStringSubmatch(b.get("/nothing-here").body)
@@ -441,7 +399,7 @@ func (w *fixture) person(tenant, role string) *browser {
 // cookie returns the session's cookie.
 func (b *browser) cookie() *http.Cookie {
 	b.t.Helper()
-	u := must[*url.URL](b.t)(url.Parse(b.w.server.URL))
+	u := testkit.Must[*url.URL](b.t)(url.Parse(b.w.server.URL))
 	cookies := b.jar.Cookies(u)
 	if len(cookies) != 1 {
 		b.t.Fatalf("there are %d cookies", len(cookies))

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
@@ -35,7 +36,7 @@ func TestKeyFlow(t *testing.T) {
 	form = b.get("/keys/new?tenant=acme")
 	b.send("/keys/new", "once", form.once(), "tenant", "acme", "name", "CI", "description", "builds\r\nand ships", "with_scopes", "yes", "scopes", "free", "environment", "test",
 		"expires", "30", "allowed_ips", "10.0.0.0/8, 192.0.2.7", "rate", "10/m", "quota", "100/day", "concurrency", "5", "credits_limit", "1 000").want(http.StatusOK).has("CI is ready", "kg_test_")
-	keys := must[management.Page[management.KeyRecord]](t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{}))
+	keys := testkit.Must[management.Page[management.KeyRecord]](t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{}))
 	k := keys.Data[0]
 	days := time.Until(*k.ExpiresAt).Hours() / 24
 	if k.Description != "builds\nand ships" || k.Environment != "test" || !slices.Equal(k.Scopes, []string{"free"}) || days < 29.9 || days > 30.1 ||
@@ -47,7 +48,7 @@ func TestKeyFlow(t *testing.T) {
 
 	b.get(at+"/edit").want(http.StatusOK).has(`value="CI"`, `<option value="keep" selected>`, `value="1000"`, "10.0.0.0/8\n192.0.2.7")
 	b.send(at+"/edit", "name", "CI 2", "with_scopes", "yes", "scopes", "deployment", "expires", "keep", "credits_limit", "").to(at + "?done=key-updated")
-	k = must[management.KeyRecord](t)(w.manager.Key(ctx, root, "default", k.ID))
+	k = testkit.Must[management.KeyRecord](t)(w.manager.Key(ctx, root, "default", k.ID))
 	if k.Name != "CI 2" || k.Scopes[0] != "deployment" || k.ExpiresAt == nil || k.CreditsLimit != nil || k.Rate != nil || len(k.AllowedIPs) != 0 {
 		t.Errorf("the key is %+v", k)
 	}
@@ -119,13 +120,13 @@ func TestWebhookAndTokenFlow(t *testing.T) {
 	b := w.operator()
 	b.send("/webhooks/new", "once", "a", "url", "ftp://x", "events", "nothing").want(http.StatusUnprocessableEntity).has("https://", "is no type of events", `value="ftp://x"`)
 	b.send("/webhooks/new", "once", "a", "url", "https://hooks.example.com/", "events", "key.*\njob.finished", "tenant", "acme").want(http.StatusOK).has("whsec_")
-	hooks := must[management.Page[management.WebhookRecord]](t)(w.manager.Webhooks(ctx, root, "default", management.WebhookFilter{}))
+	hooks := testkit.Must[management.Page[management.WebhookRecord]](t)(w.manager.Webhooks(ctx, root, "default", management.WebhookFilter{}))
 	at := "/webhooks/" + hooks.Data[0].ID
-	must[management.PostedEvent](t)(w.manager.PostEvent(ctx, root, "default", "acme", "job.finished", nil))
+	testkit.Must[management.PostedEvent](t)(w.manager.PostEvent(ctx, root, "default", "acme", "job.finished", nil))
 	b.get(at).has("job.finished", "Pending", "Replay")
 	b.get(at + "?status=dead").has("Nothing was delivered yet")
 	b.get(at + "?status=lost").want(http.StatusUnprocessableEntity)
-	list := must[management.Page[management.DeliveryRecord]](t)(w.manager.Deliveries(ctx, root, "default", hooks.Data[0].ID, management.DeliveryFilter{}))
+	list := testkit.Must[management.Page[management.DeliveryRecord]](t)(w.manager.Deliveries(ctx, root, "default", hooks.Data[0].ID, management.DeliveryFilter{}))
 	b.send(at + "/deliveries/" + list.Data[0].ID + "/replay").to(at + "?done=replayed")
 	b.send(at+"/edit", "url", "https://hooks.example.com/2", "events", "*").to(at + "?done=webhook-updated")
 	b.get(at).has("https://hooks.example.com/2", "Disabled")
@@ -134,7 +135,7 @@ func TestWebhookAndTokenFlow(t *testing.T) {
 
 	b.send("/tokens/new", "once", "t", "name", "", "expires", "30").want(http.StatusUnprocessableEntity).has("Must not be empty", "Must be stated")
 	b.send("/tokens/new", "once", "t", "name", "portal", "scopes", "portal", "expires", "90", "tenant", "acme").want(http.StatusOK).has("kgm_")
-	tokens := must[management.Page[auth.TokenRecord]](t)(auth.New(w.manager).Tokens(ctx, root, "default", auth.TokenFilter{}))
+	tokens := testkit.Must[management.Page[auth.TokenRecord]](t)(auth.New(w.manager).Tokens(ctx, root, "default", auth.TokenFilter{}))
 	id := tokens.Data[0].ID
 	b.get("/tokens").has("portal", "acme")
 	b.get("/tokens/" + id + "/revoke").has("can't be undone")
@@ -232,7 +233,7 @@ func TestHostileForms(t *testing.T) {
 				if form.Get("once") == "" || i%3 == 0 {
 					form.Set("once", "n"+path+v[:min(len(v), 5)])
 				}
-				req := must[*http.Request](t)(http.NewRequest("POST", w.server.URL+path, strings.NewReader(form.Encode())))
+				req := testkit.Must[*http.Request](t)(http.NewRequest("POST", w.server.URL+path, strings.NewReader(form.Encode())))
 				req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 				if p := b.do(req); p.status >= 500 {
 					t.Errorf("%s with %.20q: %d %s", path, v, p.status, text(p.body))

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
@@ -36,15 +37,15 @@ func busy(t testing.TB) *fixture {
 		w.key("acme", fmt.Sprintf("Key %d <b>&\"'", i))
 	}
 	k := w.key("acme", "Everything")
-	must[management.KeyRecord](t)(w.manager.UpdateKey(ctx, root, "default", k.ID, management.KeyFields{
+	testkit.Must[management.KeyRecord](t)(w.manager.UpdateKey(ctx, root, "default", k.ID, management.KeyFields{
 		Description: management.Some("Two\nlines"), AllowedIPs: management.Some([]string{"192.0.2.0/24"}), Rate: management.Some("5/m"), CreditsLimit: management.Some(int64(9)),
-		ExpiresAt: management.Some(w.now().Add(48 * time.Hour)),
+		ExpiresAt: management.Some(w.clock.Now().Add(48 * time.Hour)),
 	}, nil))
-	must[management.IssuedKey](t)(w.manager.RotateKey(ctx, root, "default", k.ID, time.Hour))
-	must[management.Receipt](t)(w.manager.RevokeKey(ctx, root, "default", w.key("acme", "gone").ID))
-	must[management.Receipt](t)(w.manager.DisableKey(ctx, root, "default", w.key("acme", "off").ID))
-	must[management.IssuedWebhook](t)(w.manager.CreateWebhook(ctx, root, "default", management.WebhookFields{URL: management.Some("https://hooks.example.com/"), Tenant: management.Some("acme")}))
-	must[management.PostedEvent](t)(w.manager.PostEvent(ctx, root, "default", "acme", "job.finished", nil))
+	testkit.Must[management.IssuedKey](t)(w.manager.RotateKey(ctx, root, "default", k.ID, time.Hour))
+	testkit.Must[management.Receipt](t)(w.manager.RevokeKey(ctx, root, "default", w.key("acme", "gone").ID))
+	testkit.Must[management.Receipt](t)(w.manager.DisableKey(ctx, root, "default", w.key("acme", "off").ID))
+	testkit.Must[management.IssuedWebhook](t)(w.manager.CreateWebhook(ctx, root, "default", management.WebhookFields{URL: management.Some("https://hooks.example.com/"), Tenant: management.Some("acme")}))
+	testkit.Must[management.PostedEvent](t)(w.manager.PostEvent(ctx, root, "default", "acme", "job.finished", nil))
 	for i := range 5 {
 		w.use(k, gateway.Allowed, 200+i)
 		w.use(k, gateway.RateLimited, 429)
@@ -200,7 +201,7 @@ func TestFirstPageWeight(t *testing.T) {
 				continue
 			}
 			seen[m[1]] = true
-			r := must[*http.Request](t)(http.NewRequest("GET", w.server.URL+m[1], nil))
+			r := testkit.Must[*http.Request](t)(http.NewRequest("GET", w.server.URL+m[1], nil))
 			r.Header.Set("Accept-Encoding", "gzip, br")
 			a := b.do(r).want(http.StatusOK)
 			if cc := a.header.Get("Cache-Control"); cc != "public, max-age=31536000, immutable" {
@@ -256,14 +257,14 @@ func TestAssets(t *testing.T) {
 
 // Whatever the brand's colour, and in every pair of the style sheet, text can be read.
 func TestContrast(t *testing.T) {
-	css := string(must[[]byte](t)(os.ReadFile("assets/console.css")))
+	css := string(testkit.Must[[]byte](t)(os.ReadFile("assets/console.css")))
 	light, dark, _ := strings.Cut(css[strings.Index(css, ":root{"):], "@media (prefers-color-scheme:dark){:root{")
 	dark, _, _ = strings.Cut(dark, "}}")
 	light, _, _ = strings.Cut(light, "}")
 	tokens := func(text string) map[string]rgb {
 		out := map[string]rgb{}
 		for _, m := range regexp.MustCompile(`--([a-z0-9-]+):(#[0-9a-f]{3,6})`).FindAllStringSubmatch(text, -1) {
-			out[m[1]] = must[rgb](t)(parseColor(m[2]))
+			out[m[1]] = testkit.Must[rgb](t)(parseColor(m[2]))
 		}
 		return out
 	}
@@ -277,7 +278,7 @@ func TestContrast(t *testing.T) {
 		colors = append(colors, fmt.Sprintf("#%02x%02x%02x", i%4*85, i/4%4*85, i/16*85))
 	}
 	for _, color := range colors {
-		theme := string(must[[]byte](t)(Brand{Color: color}.theme()))
+		theme := string(testkit.Must[[]byte](t)(Brand{Color: color}.theme()))
 		accentLight, accentDark, _ := strings.Cut(theme, "@media")
 		for mode, text := range map[string]string{"light": light + accentLight, "dark": dark + accentDark} {
 			c := tokens(text)
@@ -315,9 +316,9 @@ func TestWords(t *testing.T) {
 		}
 	}
 	source := ""
-	for _, name := range must[[]os.DirEntry](t)(os.ReadDir(".")) {
+	for _, name := range testkit.Must[[]os.DirEntry](t)(os.ReadDir(".")) {
 		if strings.HasSuffix(name.Name(), ".go") && !strings.HasSuffix(name.Name(), "_test.go") {
-			source += string(must[[]byte](t)(os.ReadFile(name.Name())))
+			source += string(testkit.Must[[]byte](t)(os.ReadFile(name.Name())))
 		}
 	}
 	for name := range notices {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
@@ -60,7 +61,7 @@ func TestSessionEndsWithinItsScopes(t *testing.T) {
 	wide := w.operator()
 	token := w.token("*")
 	narrow := w.operator("tokens:read", "tokens:write")
-	list := must[management.Page[auth.SessionRecord]](t)(auth.New(w.manager).Sessions(ctx, root, "default", auth.SessionFilter{}))
+	list := testkit.Must[management.Page[auth.SessionRecord]](t)(auth.New(w.manager).Sessions(ctx, root, "default", auth.SessionFilter{}))
 	if len(list.Data) != 2 {
 		t.Fatalf("%d sessions", len(list.Data))
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
@@ -57,7 +58,7 @@ func TestSecretsAreShownOnce(t *testing.T) {
 	b := w.operator()
 	k := w.key("acme", "to rotate")
 	var shown []string
-	hook := must[management.IssuedWebhook](t)(w.manager.CreateWebhook(ctx, root, "default", management.WebhookFields{URL: management.Some("https://hooks.example.com/")}))
+	hook := testkit.Must[management.IssuedWebhook](t)(w.manager.CreateWebhook(ctx, root, "default", management.WebhookFields{URL: management.Some("https://hooks.example.com/")}))
 	for _, c := range []struct {
 		name, path, prefix string
 		fields             []string
@@ -114,9 +115,9 @@ func TestSecretsAreShownOnce(t *testing.T) {
 		t.Errorf("%d secrets were shown", len(shown))
 	}
 	// Sending forms again made nothing.
-	keys := must[management.Page[management.KeyRecord]](t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{}))
-	tokens := must[management.Page[auth.TokenRecord]](t)(auth.New(w.manager).Tokens(ctx, root, "default", auth.TokenFilter{}))
-	hooks := must[management.Page[management.WebhookRecord]](t)(w.manager.Webhooks(ctx, root, "default", management.WebhookFilter{}))
+	keys := testkit.Must[management.Page[management.KeyRecord]](t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{}))
+	tokens := testkit.Must[management.Page[auth.TokenRecord]](t)(auth.New(w.manager).Tokens(ctx, root, "default", auth.TokenFilter{}))
+	hooks := testkit.Must[management.Page[management.WebhookRecord]](t)(w.manager.Webhooks(ctx, root, "default", management.WebhookFilter{}))
 	if len(keys.Data) != 2 || len(tokens.Data) != 2 || len(hooks.Data) != 2 || len(keys.Data[1].Secrets) != 2 {
 		t.Errorf("there are %d keys, %d tokens, %d webhooks, %d secrets", len(keys.Data), len(tokens.Data), len(hooks.Data), len(keys.Data[1].Secrets))
 	}
@@ -136,7 +137,7 @@ func TestTypedKeysStayAway(t *testing.T) {
 	b, p := w.operator(), w.person("acme", "viewer")
 	b.send("/keys/search", "q", " "+k.Key+" ").to("/keys/" + k.ID)
 	p.send("/keys/search", "q", k.Key).to("/keys/" + k.ID)
-	unknown := must[string](t)(w.view.Keyspaces["default"].Grammar.Generate(""))
+	unknown := testkit.Must[string](t)(w.view.Keyspaces["default"].Grammar.Generate(""))
 	for _, full := range []string{theirs.Key, unknown} {
 		a := p.send("/keys/search", "q", full).want(http.StatusSeeOther)
 		if to := a.header.Get("Location"); strings.Contains(to, full[14:]) || !strings.HasPrefix(to, "/keys?q="+full[:12]) {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
@@ -23,14 +24,14 @@ func TestSignIn(t *testing.T) {
 	w.browser().get("/nothing").to("/sign-in?to=%2Fnothing")
 
 	revoked, ended := w.token("*"), w.tokenWith(auth.TokenFields{
-		Name: management.Some("short"), Scopes: management.Some([]string{"*"}), ExpiresAt: management.Some(w.now().Add(time.Hour)),
+		Name: management.Some("short"), Scopes: management.Some([]string{"*"}), ExpiresAt: management.Some(w.clock.Now().Add(time.Hour)),
 	})
 	if err := w.manager.RevokeToken(ctx, root, "default", revoked.ID); err != nil {
 		t.Fatal(err)
 	}
-	foreign := must[auth.IssuedToken](t)(auth.New(w.manager).CreateToken(ctx, root, "other", auth.TokenFields{
+	foreign := testkit.Must[auth.IssuedToken](t)(auth.New(w.manager).CreateToken(ctx, root, "other", auth.TokenFields{
 		Name: management.Some("x"), Scopes: management.Some([]string{"*"})}))
-	w.pass(2 * time.Hour)
+	w.clock.Advance(2 * time.Hour)
 	good := w.token("keys:read").Token
 	for _, c := range []struct{ token, name, want string }{
 		{"", "", "not a management token"}, {"kgm_short", "", "not a management token"}, {revoked.Token, "", "revoked"}, {ended.Token, "", "expired"},
@@ -112,17 +113,17 @@ func TestSessionEnds(t *testing.T) {
 				t.Errorf("the cookie stays: %q", set)
 			}
 		},
-		"idle": func(w *fixture, _ *browser, _ auth.IssuedToken) { w.pass(auth.SessionIdle + time.Second) },
+		"idle": func(w *fixture, _ *browser, _ auth.IssuedToken) { w.clock.Advance(auth.SessionIdle + time.Second) },
 		"after twelve hours": func(w *fixture, b *browser, _ auth.IssuedToken) {
 			// It is used all the time.
 			for range 12*60/20 + 1 {
-				w.pass(20 * time.Minute)
+				w.clock.Advance(20 * time.Minute)
 				b.get("/keys")
 				// What was used is noted beside.
 				deadline := time.Now().Add(20 * time.Second)
 				for {
-					list := must[management.Page[auth.SessionRecord]](t)(auth.New(w.manager).Sessions(ctx, root, "default", auth.SessionFilter{}))
-					if s := list.Data[0]; !s.Active || w.now().Sub(s.LastUsedAt) < 10*time.Minute || time.Now().After(deadline) {
+					list := testkit.Must[management.Page[auth.SessionRecord]](t)(auth.New(w.manager).Sessions(ctx, root, "default", auth.SessionFilter{}))
+					if s := list.Data[0]; !s.Active || w.clock.Now().Sub(s.LastUsedAt) < 10*time.Minute || time.Now().After(deadline) {
 						break
 					}
 					time.Sleep(5 * time.Millisecond)
@@ -135,7 +136,7 @@ func TestSessionEnds(t *testing.T) {
 			}
 		},
 		"by an operator": func(w *fixture, b *browser, _ auth.IssuedToken) {
-			list := must[management.Page[auth.SessionRecord]](t)(auth.New(w.manager).Sessions(ctx, root, "default", auth.SessionFilter{}))
+			list := testkit.Must[management.Page[auth.SessionRecord]](t)(auth.New(w.manager).Sessions(ctx, root, "default", auth.SessionFilter{}))
 			other := w.operator()
 			other.get("/sessions").want(http.StatusOK).has("ops", "you, here")
 			other.send("/sessions/" + list.Data[0].ID + "/end").to("/sessions?done=session-ended")
@@ -153,7 +154,7 @@ func TestSessionEnds(t *testing.T) {
 			b.get("/keys").want(http.StatusOK)
 			csrf := b.csrf()
 			end(w, b, token)
-			b.jar.SetCookies(must[*url.URL](t)(url.Parse(w.server.URL)), []*http.Cookie{cookie})
+			b.jar.SetCookies(testkit.Must[*url.URL](t)(url.Parse(w.server.URL)), []*http.Cookie{cookie})
 			b.get("/keys").want(http.StatusSeeOther)
 			b.post("/tenants/new", "csrf", csrf, "slug", "late").want(http.StatusUnauthorized).has("Your session has ended", "Sign in")
 			if _, err := w.manager.Tenant(ctx, root, "default", "late"); err == nil {
@@ -216,14 +217,14 @@ func TestPortal(t *testing.T) {
 	whole.send("/sign-out").has("Go back to Keygate", "https://app.example.com/settings").lacks("Sign in again")
 
 	late := w.link("acme", "viewer")
-	w.pass(auth.PortalLife + time.Second)
+	w.clock.Advance(auth.PortalLife + time.Second)
 	w.browser().post("/portal", "code", late).want(http.StatusUnauthorized)
 
 	// It ends with the token that made it, and so do its sessions.
 	token := w.token("portal")
-	maker := must[*auth.Grant](t)(auth.New(w.manager).CheckToken(ctx, token.Token, "")).Actor("")
+	maker := testkit.Must[*auth.Grant](t)(auth.New(w.manager).CheckToken(ctx, token.Token, "")).Actor("")
 	make := func() string {
-		return must[auth.IssuedPortalLink](t)(auth.New(w.manager).CreatePortalLink(ctx, maker, "default", "acme", auth.PortalFields{Actor: management.Some("x")})).Secret
+		return testkit.Must[auth.IssuedPortalLink](t)(auth.New(w.manager).CreatePortalLink(ctx, maker, "default", "acme", auth.PortalFields{Actor: management.Some("x")})).Secret
 	}
 	b, unused := w.browser(), make()
 	b.post("/portal", "code", make()).to("/")
@@ -248,7 +249,7 @@ func TestOneSessionABrowser(t *testing.T) {
 	before := b.cookie()
 	b.post("/sign-in", "token", w.token("keys:read").Token).to("/")
 	b.get("/tenants").want(http.StatusForbidden)
-	b.jar.SetCookies(must[*url.URL](t)(url.Parse(w.server.URL)), []*http.Cookie{before})
+	b.jar.SetCookies(testkit.Must[*url.URL](t)(url.Parse(w.server.URL)), []*http.Cookie{before})
 	b.get("/keys").want(http.StatusSeeOther)
 }
 
@@ -258,7 +259,7 @@ func TestPortalAsksBeforeItReplacesASession(t *testing.T) {
 	w.tenant("acme", "pro")
 	w.tenant("globex", "pro")
 	link := func(tenant, name string) string {
-		return must[auth.IssuedPortalLink](t)(auth.New(w.manager).CreatePortalLink(ctx, root, "default", tenant, auth.PortalFields{Actor: management.Some(name)})).Secret
+		return testkit.Must[auth.IssuedPortalLink](t)(auth.New(w.manager).CreatePortalLink(ctx, root, "default", tenant, auth.PortalFields{Actor: management.Some(name)})).Secret
 	}
 	question := `name="replace"`
 	b := w.operator()
@@ -282,7 +283,7 @@ func TestPortalAsksBeforeItReplacesASession(t *testing.T) {
 	b.get("/keys").want(http.StatusOK).has("Mallory")
 	b.get("/tenants").want(http.StatusNotFound)
 	old := w.browser()
-	old.jar.SetCookies(must[*url.URL](t)(url.Parse(w.server.URL)), []*http.Cookie{before})
+	old.jar.SetCookies(testkit.Must[*url.URL](t)(url.Parse(w.server.URL)), []*http.Cookie{before})
 	old.get("/keys").want(http.StatusSeeOther)
 
 	// The same person is not asked; another of the same tenant is, and one of another tenant.
@@ -323,7 +324,7 @@ func TestIdentityHeader(t *testing.T) {
 	cookie := b.cookie()
 	b.header.Set("Remote-User", "Eve")
 	b.get("/keys").has("Eve")
-	b.jar.SetCookies(must[*url.URL](t)(url.Parse(w.server.URL)), []*http.Cookie{cookie})
+	b.jar.SetCookies(testkit.Must[*url.URL](t)(url.Parse(w.server.URL)), []*http.Cookie{cookie})
 	b.header.Del("Remote-User")
 	b.get("/keys").want(http.StatusSeeOther)
 	b.header["Remote-User"] = []string{"Ada", "Eve"}
@@ -346,7 +347,7 @@ func TestScopes(t *testing.T) {
 		b.get(path).want(http.StatusForbidden)
 	}
 	b.send("/keys/" + k.ID + "/revoke").want(http.StatusForbidden)
-	if got := must[management.KeyRecord](t)(w.manager.Key(ctx, root, "default", k.ID)); got.Status != "active" {
+	if got := testkit.Must[management.KeyRecord](t)(w.manager.Key(ctx, root, "default", k.ID)); got.Status != "active" {
 		t.Errorf("the key is %s", got.Status)
 	}
 	w.operator("events:write").get("/").want(http.StatusOK).has("Nothing to see")

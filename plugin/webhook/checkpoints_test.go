@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
@@ -24,9 +25,9 @@ import (
 // signing returns a manager of the fixture's store that signs under a secret; "" for none.
 func (w *fixture) signing(secret string) *management.Manager {
 	w.t.Helper()
-	c := management.Config{Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.now, Logger: w.log, Webhooks: w.current}
+	c := management.Config{Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.clock.Now, Logger: w.log, Webhooks: w.current}
 	if secret != "" {
-		vault := must[*webhook.Vault](w.t)(webhook.NewVault(secret))
+		vault := testkit.Must[*webhook.Vault](w.t)(webhook.NewVault(secret))
 		c.Signer = func() audit.Signer { return vault }
 	}
 	return management.New(c)
@@ -40,7 +41,7 @@ type intruder struct {
 
 func (w *fixture) intruder() intruder {
 	w.t.Helper()
-	db := must[*sql.DB](w.t)(sql.Open("sqlite", "file:"+w.path+"?_pragma=busy_timeout(20000)"))
+	db := testkit.Must[*sql.DB](w.t)(sql.Open("sqlite", "file:"+w.path+"?_pragma=busy_timeout(20000)"))
 	w.t.Cleanup(func() { _ = db.Close() })
 	i := intruder{w.t, db}
 	for _, trigger := range []string{"audit_insert", "audit_delete", "audit_update"} {
@@ -159,7 +160,7 @@ func TestCheckpoints(t *testing.T) {
 			if c.meddle != nil || name == "goes on" {
 				w = filled(t)
 			}
-			kept := must[checkpoint](t)(w.signing(c.secret).Checkpoint(ctx, ada, "default"))
+			kept := testkit.Must[checkpoint](t)(w.signing(c.secret).Checkpoint(ctx, ada, "default"))
 			if kept.Seq != 4 || kept.Events != 4 || (len(kept.Signature) == ed25519.SignatureSize) != (c.secret != "") {
 				t.Fatalf("checkpoint %+v", kept)
 			}
@@ -186,10 +187,10 @@ func TestCheckpoints(t *testing.T) {
 				trusted = append(trusted, kept.PublicKey)
 			}
 			m := w.signing(c.later)
-			if r := must[audit.Report](t)(m.VerifyAudit(ctx)); r.Intact != c.alone {
+			if r := testkit.Must[audit.Report](t)(m.VerifyAudit(ctx)); r.Intact != c.alone {
 				t.Errorf("the chain alone: %+v, want intact %t", r, c.alone)
 			}
-			r := must[audit.Report](t)(m.VerifyAuditAgainst(ctx, []checkpoint{kept}, trusted))
+			r := testkit.Must[audit.Report](t)(m.VerifyAuditAgainst(ctx, []checkpoint{kept}, trusted))
 			if r.Intact != (c.problem == "") || !strings.Contains(strings.Join(r.Problems, "\n"), c.problem) {
 				t.Errorf("%+v, want the problem %q", r, c.problem)
 			}
@@ -203,15 +204,15 @@ func TestCheckpoints(t *testing.T) {
 // An empty chain has a checkpoint too, and each store has its own key.
 func TestCheckpointOfEmptyChain(t *testing.T) {
 	w, other := newFixture(t), newFixture(t)
-	empty := must[audit.Checkpoint](t)(w.signing(firstSecret).Checkpoint(ctx, ada, ""))
+	empty := testkit.Must[audit.Checkpoint](t)(w.signing(firstSecret).Checkpoint(ctx, ada, ""))
 	if empty.Seq != 0 || empty.Hash != "" || empty.Keyspace != nil {
 		t.Errorf("checkpoint %+v", empty)
 	}
 	w.tenant("acme", "pro")
-	if r := must[audit.Report](t)(w.signing(firstSecret).VerifyAuditAgainst(ctx, []audit.Checkpoint{empty}, nil)); !r.Intact {
+	if r := testkit.Must[audit.Report](t)(w.signing(firstSecret).VerifyAuditAgainst(ctx, []audit.Checkpoint{empty}, nil)); !r.Intact {
 		t.Errorf("%+v", r)
 	}
-	if theirs := must[audit.Checkpoint](t)(other.signing(firstSecret).Checkpoint(ctx, ada, "")); theirs.Store == empty.Store || *theirs.KeyID == *empty.KeyID {
+	if theirs := testkit.Must[audit.Checkpoint](t)(other.signing(firstSecret).Checkpoint(ctx, ada, "")); theirs.Store == empty.Store || *theirs.KeyID == *empty.KeyID {
 		t.Error("two stores share a name or a key")
 	}
 	confined := ada
@@ -274,19 +275,19 @@ func TestCheckpointsArePublished(t *testing.T) {
 	w.start(often)
 	count := func(n int) {
 		t.Helper()
-		w.eventually("the next checkpoint", func() bool { return len(e.got()) >= n && len(log.lines(`"audit head"`)) >= n })
+		testkit.Eventually(w.t, "the next checkpoint", func() bool { return len(e.got()) >= n && len(log.lines(`"audit head"`)) >= n })
 		time.Sleep(50 * time.Millisecond) // some looks more
 		if heads := len(log.lines(`"audit head"`)); len(e.got()) != n || heads != n {
 			t.Fatalf("%d heads posted, %d logged, want %d", len(e.got()), heads, n)
 		}
 	}
 	count(1)
-	w.pass(2 * time.Hour) // in which nothing happened
+	w.clock.Advance(2 * time.Hour) // in which nothing happened
 	count(1)
 	if _, err := w.CreateTenant(ctx, ada, "", "acme", management.TenantFields{}); err != nil {
 		t.Fatal(err)
 	}
-	w.eventually("the tenant's event and the checkpoint", func() bool { return len(e.got()) == 3 })
+	testkit.Eventually(w.t, "the tenant's event and the checkpoint", func() bool { return len(e.got()) == 3 })
 	w.key("acme") // within the hour
 	time.Sleep(50 * time.Millisecond)
 	if n := len(log.lines(`"audit head"`)); n != 2 {
@@ -313,15 +314,15 @@ func TestCheckpointsArePublished(t *testing.T) {
 		}
 		heads = append(heads, l.Head)
 	}
-	r := must[audit.Report](t)(w.VerifyAuditAgainst(ctx, heads, nil))
+	r := testkit.Must[audit.Report](t)(w.VerifyAuditAgainst(ctx, heads, nil))
 	if !r.Intact || r.Checkpoints != 4 || r.Signed != 4 {
 		t.Errorf("%+v", r)
 	}
 	// The next checkpoint reports a chain that was cut short.
 	newest := heads[len(heads)-1]
 	w.intruder().exec("DELETE FROM audit WHERE seq >= ?", newest.Seq)
-	w.pass(2 * time.Hour)
-	w.eventually("the loss", func() bool { return len(log.lines("was altered")) == 1 })
+	w.clock.Advance(2 * time.Hour)
+	testkit.Eventually(w.t, "the loss", func() bool { return len(log.lines("was altered")) == 1 })
 	if !strings.Contains(log.lines("was altered")[0], "is gone") {
 		t.Error(log.lines("was altered"))
 	}
@@ -329,11 +330,11 @@ func TestCheckpointsArePublished(t *testing.T) {
 
 // Keys are derived as the manual describes.
 func TestHeadKey(t *testing.T) {
-	a := must[*webhook.Vault](t)(webhook.NewVault(firstSecret))
-	b := must[*webhook.Vault](t)(webhook.NewVault(firstSecret))
-	c := must[*webhook.Vault](t)(webhook.NewVault(secondSecret))
+	a := testkit.Must[*webhook.Vault](t)(webhook.NewVault(firstSecret))
+	b := testkit.Must[*webhook.Vault](t)(webhook.NewVault(firstSecret))
+	c := testkit.Must[*webhook.Vault](t)(webhook.NewVault(secondSecret))
 	key := func(v *webhook.Vault, store string) string {
-		return hex.EncodeToString(must[ed25519.PrivateKey](t)(v.CheckpointKey(store)))
+		return hex.EncodeToString(testkit.Must[ed25519.PrivateKey](t)(v.CheckpointKey(store)))
 	}
 	if key(a, "s") != key(b, "s") || key(a, "s") == key(a, "t") || key(a, "s") == key(c, "s") {
 		t.Error("the key is not derived from the secret and the store")

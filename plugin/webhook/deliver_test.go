@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/webhook"
@@ -70,15 +71,15 @@ func TestDelivers(t *testing.T) {
 	w.tenant("acme", "pro") // nobody hears of it
 	hook := w.hook(e.URL+"/in?token=t", "", "key.*", "job.finished")
 	k := w.key("acme")
-	must[management.PostedEvent](t)(w.PostEvent(ctx, ada, "", "ACME", "job.finished", json.RawMessage(`{"job": "<1>", "n": 5}`)))
-	must[management.PostedEvent](t)(w.PostEvent(ctx, ada, "", "acme", "job.started", nil))
+	testkit.Must[management.PostedEvent](t)(w.PostEvent(ctx, ada, "", "ACME", "job.finished", json.RawMessage(`{"job": "<1>", "n": 5}`)))
+	testkit.Must[management.PostedEvent](t)(w.PostEvent(ctx, ada, "", "acme", "job.started", nil))
 	if _, err := w.RotateKey(ctx, ada, "", k.ID, 0); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.RevokeKey(ctx, ada, "", k.ID); err != nil {
 		t.Fatal(err)
 	}
-	w.eventually("four events", func() bool { return len(e.got()) >= 4 })
+	testkit.Eventually(w.t, "four events", func() bool { return len(e.got()) >= 4 })
 	want := map[string]bool{"key.created": true, "key.rotated": true, "key.revoked": true, "job.finished": true}
 	ids := map[string]bool{}
 	for _, p := range e.got() {
@@ -111,7 +112,7 @@ func TestDelivers(t *testing.T) {
 			}
 		}
 	}
-	w.eventually("all are written down", func() bool {
+	testkit.Eventually(w.t, "all are written down", func() bool {
 		for _, d := range w.deliveries(hook.ID) {
 			if d.Status != management.DeliveryDone || d.Attempts != 1 || d.ResponseStatus == nil || *d.ResponseStatus != 204 || d.NextAttemptAt != nil {
 				return false
@@ -120,7 +121,7 @@ func TestDelivers(t *testing.T) {
 		return true
 	})
 	// The same event has the same id in the audit.
-	audit := must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{Key: k.ID}))
+	audit := testkit.Must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{Key: k.ID}))
 	for _, a := range audit.Data {
 		if !ids[a.ID] {
 			t.Errorf("audit event %s was delivered under another id: %v", a.ID, ids)
@@ -151,7 +152,7 @@ func TestRetries(t *testing.T) {
 	w.tenant("acme", "pro")
 	hook := w.hook(e.URL, "")
 	w.key("acme")
-	w.eventually("it is delivered", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDone })
+	testkit.Eventually(w.t, "it is delivered", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDone })
 	got := e.got()
 	if len(got) != 4 {
 		t.Fatalf("%d attempts, want 4", len(got))
@@ -173,22 +174,22 @@ func TestDeadAndReplayed(t *testing.T) {
 	w.tenant("acme", "pro")
 	hook := w.hook(e.URL, "acme")
 	w.key("acme")
-	w.eventually("it is dead", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDead })
+	testkit.Eventually(w.t, "it is dead", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDead })
 	d := w.deliveries(hook.ID)[0]
 	if len(e.got()) != 3 || d.Attempts != 3 || d.Error == nil || *d.Error != "answered 502 Bad Gateway" {
 		t.Errorf("%d posts, delivery %+v", len(e.got()), d)
 	}
 	e.answers(nil)
-	must[management.DeliveryRecord](t)(w.ReplayDelivery(ctx, ada, "", hook.ID, d.ID))
-	w.eventually("it is delivered", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDone })
+	testkit.Must[management.DeliveryRecord](t)(w.ReplayDelivery(ctx, ada, "", hook.ID, d.ID))
+	testkit.Eventually(w.t, "it is delivered", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDone })
 	if got := e.got(); len(got) != 4 || got[3].header.Get("Webhook-Id") != got[0].header.Get("Webhook-Id") {
 		t.Errorf("%d posts, want the fourth under the same id", len(got))
 	}
 	// One that was delivered can be had again too.
-	must[management.DeliveryRecord](t)(w.ReplayDelivery(ctx, ada, "", hook.ID, d.ID))
-	w.eventually("it is delivered again", func() bool { return len(e.got()) == 5 })
+	testkit.Must[management.DeliveryRecord](t)(w.ReplayDelivery(ctx, ada, "", hook.ID, d.ID))
+	testkit.Eventually(w.t, "it is delivered again", func() bool { return len(e.got()) == 5 })
 	replays := 0
-	for _, r := range must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{Tenant: "acme"})).Data {
+	for _, r := range testkit.Must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{Tenant: "acme"})).Data {
 		if r.Action == "webhook.delivery_replayed" {
 			replays++
 			if r.Target != d.ID || r.Actor != ada.Name || r.After["webhook"] != hook.ID || r.After["event_id"] != d.EventID || r.After["event_type"] != "key.created" {
@@ -221,7 +222,7 @@ func TestRestarts(t *testing.T) {
 			w.tenant("acme", "pro")
 			hook := w.hook(e.URL, "")
 			w.key("acme")
-			w.eventually("the first attempt", func() bool { return len(e.got()) == 1 })
+			testkit.Eventually(w.t, "the first attempt", func() bool { return len(e.got()) == 1 })
 			if crash {
 				// The first Service never gets to say how it ended, and has it claimed for a minute.
 				old := w.service
@@ -230,7 +231,7 @@ func TestRestarts(t *testing.T) {
 				w.stop()
 			}
 			w.start()
-			w.eventually("it is delivered", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDone })
+			testkit.Eventually(w.t, "it is delivered", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDone })
 			if got := e.got(); len(got) != 2 || !bytes.Equal(got[0].body, got[1].body) {
 				t.Errorf("%d posts, want the same one twice", len(got))
 			}
@@ -248,7 +249,7 @@ func TestOutlivesTheProcess(t *testing.T) {
 		w.key("acme")
 	}
 	w.start()
-	w.eventually("all are delivered", func() bool { return len(e.got()) == 30 })
+	testkit.Eventually(w.t, "all are delivered", func() bool { return len(e.got()) == 30 })
 	for _, p := range e.got() {
 		if err := verify(hook.Secret, p); err != nil {
 			t.Error(err)
@@ -263,8 +264,10 @@ func TestGoneDisables(t *testing.T) {
 	w.tenant("acme", "pro")
 	hook := w.hook(e.URL, "")
 	w.key("acme")
-	w.eventually("it is disabled", func() bool { return !must[management.WebhookRecord](t)(w.Webhook(ctx, ada, "", hook.ID)).Active })
-	r := must[management.WebhookRecord](t)(w.Webhook(ctx, ada, "", hook.ID))
+	testkit.Eventually(w.t, "it is disabled", func() bool {
+		return !testkit.Must[management.WebhookRecord](t)(w.Webhook(ctx, ada, "", hook.ID)).Active
+	})
+	r := testkit.Must[management.WebhookRecord](t)(w.Webhook(ctx, ada, "", hook.ID))
 	if r.DisabledReason == nil || !strings.Contains(*r.DisabledReason, "410") {
 		t.Errorf("disabled because %v", r.DisabledReason)
 	}
@@ -277,9 +280,9 @@ func TestGoneDisables(t *testing.T) {
 		t.Errorf("replayed to a disabled webhook: %v", err)
 	}
 	e.answers(nil)
-	must[management.WebhookRecord](t)(w.UpdateWebhook(ctx, ada, "", hook.ID, management.WebhookFields{Active: management.Some(true)}, nil))
+	testkit.Must[management.WebhookRecord](t)(w.UpdateWebhook(ctx, ada, "", hook.ID, management.WebhookFields{Active: management.Some(true)}, nil))
 	w.key("acme")
-	w.eventually("it hears again", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDone })
+	testkit.Eventually(w.t, "it hears again", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDone })
 }
 
 func TestRotatesSecret(t *testing.T) {
@@ -288,20 +291,20 @@ func TestRotatesSecret(t *testing.T) {
 	w.start()
 	w.tenant("acme", "pro")
 	first := w.hook(e.URL, "", "key.created")
-	second := must[management.IssuedWebhook](t)(w.RotateWebhookSecret(ctx, ada, "", first.ID))
+	second := testkit.Must[management.IssuedWebhook](t)(w.RotateWebhookSecret(ctx, ada, "", first.ID))
 	if second.Secret == first.Secret || second.PreviousSecretUntil == nil {
 		t.Errorf("rotated to %+v", second.WebhookRecord)
 	}
 	w.key("acme")
-	w.eventually("an event", func() bool { return len(e.got()) == 1 })
+	testkit.Eventually(w.t, "an event", func() bool { return len(e.got()) == 1 })
 	for _, secret := range []string{first.Secret, second.Secret} {
 		if err := verify(secret, e.got()[0]); err != nil {
 			t.Error(err)
 		}
 	}
-	w.pass(management.WebhookGrace + time.Minute)
+	w.clock.Advance(management.WebhookGrace + time.Minute)
 	w.key("acme")
-	w.eventually("another", func() bool { return len(e.got()) == 2 })
+	testkit.Eventually(w.t, "another", func() bool { return len(e.got()) == 2 })
 	p := e.got()[1]
 	if n := len(strings.Fields(p.header.Get("Webhook-Signature"))); n != 1 {
 		t.Errorf("%d signatures after the grace, want 1", n)
@@ -335,7 +338,7 @@ func TestSlowEndpoint(t *testing.T) {
 	for range 40 {
 		w.key("acme")
 	}
-	w.eventually("the quick one has all", func() bool { return len(quick.got()) == 40 })
+	testkit.Eventually(w.t, "the quick one has all", func() bool { return len(quick.got()) == 40 })
 	if n := most.Load(); n < 1 || n > 4 {
 		t.Errorf("%d attempts at once at the slow endpoint, want 1 to 4", n)
 	}
@@ -349,7 +352,7 @@ func TestTenantsHearTheirOwn(t *testing.T) {
 	w.tenant("acme", "pro")
 	w.tenant("other", "pro")
 	confined := management.Actor{Name: "acme's token", Via: "api", Tenant: "acme"}
-	hook := must[management.IssuedWebhook](t)(w.CreateWebhook(ctx, confined, "", management.WebhookFields{URL: management.Some(e.URL)}))
+	hook := testkit.Must[management.IssuedWebhook](t)(w.CreateWebhook(ctx, confined, "", management.WebhookFields{URL: management.Some(e.URL)}))
 	if hook.Tenant == nil || *hook.Tenant != "acme" {
 		t.Fatalf("the webhook is of %v", hook.Tenant)
 	}
@@ -357,9 +360,9 @@ func TestTenantsHearTheirOwn(t *testing.T) {
 	others := w.hook(all.URL, "other")
 	mine := w.key("acme")
 	w.key("other")
-	must[management.PostedEvent](t)(w.PostEvent(ctx, ada, "", "other", "job.finished", nil))
-	w.eventually("the others hear all", func() bool { return len(all.got()) == 5 })
-	w.eventually("acme hears its own", func() bool { return len(e.got()) == 1 })
+	testkit.Must[management.PostedEvent](t)(w.PostEvent(ctx, ada, "", "other", "job.finished", nil))
+	testkit.Eventually(w.t, "the others hear all", func() bool { return len(all.got()) == 5 })
+	testkit.Eventually(w.t, "acme hears its own", func() bool { return len(e.got()) == 1 })
 	if p := e.got()[0]; p.field(t, "key_id") != mine.ID {
 		t.Errorf("acme received %s", p.body)
 	}
@@ -380,11 +383,11 @@ func TestTenantsHearTheirOwn(t *testing.T) {
 			}
 		}
 	}
-	list := must[management.Page[management.WebhookRecord]](t)(w.Webhooks(ctx, confined, "", management.WebhookFilter{}))
+	list := testkit.Must[management.Page[management.WebhookRecord]](t)(w.Webhooks(ctx, confined, "", management.WebhookFilter{}))
 	if len(list.Data) != 1 || list.Data[0].ID != hook.ID {
 		t.Errorf("lists %+v", list.Data)
 	}
-	if list := must[management.Page[management.WebhookRecord]](t)(w.Webhooks(ctx, confined, "", management.WebhookFilter{Tenant: "other"})); len(list.Data) != 0 {
+	if list := testkit.Must[management.Page[management.WebhookRecord]](t)(w.Webhooks(ctx, confined, "", management.WebhookFilter{Tenant: "other"})); len(list.Data) != 0 {
 		t.Errorf("lists %+v", list.Data)
 	}
 	var refused [2]string
@@ -416,7 +419,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	w.tenant("acme", "pro")
 	hook := w.hook(e.URL, "")
 	w.key("acme")
-	w.eventually("it is dead", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDead })
+	testkit.Eventually(w.t, "it is dead", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDead })
 	if len(inside.got()) != 0 {
 		t.Error("the redirect was followed")
 	}
@@ -436,7 +439,7 @@ func TestEndlessAnswer(t *testing.T) {
 	w.tenant("acme", "pro")
 	hook := w.hook(e.URL, "")
 	w.key("acme")
-	w.eventually("it is delivered", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDone })
+	testkit.Eventually(w.t, "it is delivered", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDone })
 }
 
 func TestSecretsAtRest(t *testing.T) {
@@ -445,14 +448,14 @@ func TestSecretsAtRest(t *testing.T) {
 	w.start()
 	w.tenant("acme", "pro")
 	first := w.hook(e.URL, "")
-	second := must[management.IssuedWebhook](t)(w.RotateWebhookSecret(ctx, ada, "", first.ID))
+	second := testkit.Must[management.IssuedWebhook](t)(w.RotateWebhookSecret(ctx, ada, "", first.ID))
 	w.key("acme")
-	w.eventually("it is delivered", func() bool { return w.deliveries(first.ID)[0].Status == management.DeliveryDone })
+	testkit.Eventually(w.t, "it is delivered", func() bool { return w.deliveries(first.ID)[0].Status == management.DeliveryDone })
 	shown, err := json.Marshal([]any{
-		must[management.WebhookRecord](t)(w.Webhook(ctx, ada, "", first.ID)),
-		must[management.Page[management.WebhookRecord]](t)(w.Webhooks(ctx, ada, "", management.WebhookFilter{})),
+		testkit.Must[management.WebhookRecord](t)(w.Webhook(ctx, ada, "", first.ID)),
+		testkit.Must[management.Page[management.WebhookRecord]](t)(w.Webhooks(ctx, ada, "", management.WebhookFilter{})),
 		w.deliveries(first.ID),
-		must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{})),
+		testkit.Must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{})),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -470,7 +473,7 @@ func TestSecretsAtRest(t *testing.T) {
 	}
 	for _, secret := range []string{first.Secret, second.Secret} {
 		encoded := strings.TrimPrefix(secret, "whsec_")
-		raw := must[[]byte](t)(base64.StdEncoding.DecodeString(encoded))
+		raw := testkit.Must[[]byte](t)(base64.StdEncoding.DecodeString(encoded))
 		if bytes.Contains(shown, []byte(encoded)) || bytes.Contains(shown, raw) {
 			t.Error("a secret is in a record or in the database")
 		}
@@ -488,16 +491,16 @@ func TestOtherSecret(t *testing.T) {
 	hook := w.hook(e.URL, "")
 	right := w.current("")
 	w.configure(func(s *management.WebhookSettings) {
-		s.Sealer = must[*webhook.Vault](t)(webhook.NewVault("another secret of enough bytes"))
+		s.Sealer = testkit.Must[*webhook.Vault](t)(webhook.NewVault("another secret of enough bytes"))
 	})
 	w.start(func(o *webhook.Options) { o.Schedule = quickly(1000) })
 	w.key("acme")
-	w.eventually("it fails", func() bool { d := w.deliveries(hook.ID)[0]; return d.Error != nil })
+	testkit.Eventually(w.t, "it fails", func() bool { d := w.deliveries(hook.ID)[0]; return d.Error != nil })
 	if d := w.deliveries(hook.ID)[0]; !strings.Contains(*d.Error, "can't be decrypted") || len(e.got()) != 0 {
 		t.Errorf("failed with %s, %d posts", *d.Error, len(e.got()))
 	}
 	w.configure(func(s *management.WebhookSettings) { *s = right })
-	w.eventually("it is delivered", func() bool { return len(e.got()) > 0 })
+	testkit.Eventually(w.t, "it is delivered", func() bool { return len(e.got()) > 0 })
 	if err := verify(hook.Secret, e.got()[0]); err != nil {
 		t.Error(err)
 	}
@@ -507,12 +510,12 @@ func TestVault(t *testing.T) {
 	if _, err := webhook.NewVault("fifteen bytes.."); err == nil {
 		t.Error("a secret of 15 bytes was taken")
 	}
-	v := must[*webhook.Vault](t)(webhook.NewVault("sixteen bytes..."))
-	a, b := must[[]byte](t)(v.Seal([]byte("plain"), "p")), must[[]byte](t)(v.Seal([]byte("plain"), "p"))
+	v := testkit.Must[*webhook.Vault](t)(webhook.NewVault("sixteen bytes..."))
+	a, b := testkit.Must[[]byte](t)(v.Seal([]byte("plain"), "p")), testkit.Must[[]byte](t)(v.Seal([]byte("plain"), "p"))
 	if bytes.Equal(a, b) || bytes.Contains(a, []byte("plain")) {
 		t.Errorf("sealed %x and %x", a, b)
 	}
-	if got := must[[]byte](t)(v.Open(a, "p")); string(got) != "plain" {
+	if got := testkit.Must[[]byte](t)(v.Open(a, "p")); string(got) != "plain" {
 		t.Errorf("opened %q", got)
 	}
 	if _, err := v.Open(a, "q"); err == nil {

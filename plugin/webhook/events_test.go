@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/webhook"
@@ -37,7 +38,7 @@ func TestExpiries(t *testing.T) {
 	told := map[string][]string{}
 	count := func(n int) {
 		t.Helper()
-		w.eventually("the next events", func() bool { return len(e.got()) >= n })
+		testkit.Eventually(w.t, "the next events", func() bool { return len(e.got()) >= n })
 		time.Sleep(50 * time.Millisecond) // some looks more, each of which must find nothing new
 		told = map[string][]string{}
 		for _, p := range e.got() {
@@ -49,18 +50,18 @@ func TestExpiries(t *testing.T) {
 		}
 	}
 	count(0)
-	w.pass(2*day + time.Hour) // short: one day
+	w.clock.Advance(2*day + time.Hour) // short: one day
 	count(1)
-	w.pass(day) // it has expired
+	w.clock.Advance(day) // it has expired
 	count(2)
-	w.pass(20*day + time.Hour) // long: seven days
+	w.clock.Advance(20*day + time.Hour) // long: seven days
 	count(3)
 	w.stop()
 	w.start(often) // and none of it again
 	count(3)
-	w.pass(6 * day)
+	w.clock.Advance(6 * day)
 	count(4)
-	w.pass(2 * day)
+	w.clock.Advance(2 * day)
 	count(5)
 	want := map[string]int{long.ID: 3, short.ID: 2}
 	for id, n := range want {
@@ -76,12 +77,12 @@ func TestPastExpiriesAreNoNews(t *testing.T) {
 	e := newEndpoint(t, nil)
 	w.tenant("acme", "pro")
 	w.key("acme", expires(time.Hour))
-	w.pass(2 * time.Hour)
+	w.clock.Advance(2 * time.Hour)
 	w.hook(e.URL, "", "key.expired")
-	next := w.key("acme", func(f *management.KeyFields) { f.ExpiresAt = management.Some(w.now().Add(time.Hour)) })
+	next := w.key("acme", func(f *management.KeyFields) { f.ExpiresAt = management.Some(w.clock.Now().Add(time.Hour)) })
 	w.start(often)
-	w.pass(2 * time.Hour)
-	w.eventually("the second expiry", func() bool { return len(e.got()) > 0 })
+	w.clock.Advance(2 * time.Hour)
+	testkit.Eventually(w.t, "the second expiry", func() bool { return len(e.got()) > 0 })
 	for _, p := range e.got() {
 		if p.field(t, "key_id") != next.ID {
 			t.Errorf("got %s", p.body)
@@ -95,20 +96,20 @@ func TestUnused(t *testing.T) {
 	w.tenant("acme", "pro")
 	w.hook(e.URL, "", "key.unused")
 	idle, used := w.key("acme"), w.key("acme")
-	w.pass(60 * 24 * time.Hour)
+	w.clock.Advance(60 * 24 * time.Hour)
 	w.use(used.Key, 1)
-	w.eventually("the use is stored", func() bool {
-		return must[management.KeyRecord](t)(w.Key(ctx, ada, "", used.ID)).LastUsedAt != nil
+	testkit.Eventually(w.t, "the use is stored", func() bool {
+		return testkit.Must[management.KeyRecord](t)(w.Key(ctx, ada, "", used.ID)).LastUsedAt != nil
 	})
 	w.start(often)
-	w.pass(31 * 24 * time.Hour)
-	w.eventually("an event", func() bool { return len(e.got()) > 0 })
+	w.clock.Advance(31 * 24 * time.Hour)
+	testkit.Eventually(w.t, "an event", func() bool { return len(e.got()) > 0 })
 	time.Sleep(50 * time.Millisecond)
 	if got := e.got(); len(got) != 1 || got[0].field(t, "key_id") != idle.ID {
 		t.Fatalf("%d events, want one of the idle key", len(got))
 	}
-	w.pass(60 * 24 * time.Hour)
-	w.eventually("the other's", func() bool { return len(e.got()) == 2 })
+	w.clock.Advance(60 * 24 * time.Hour)
+	testkit.Eventually(w.t, "the other's", func() bool { return len(e.got()) == 2 })
 	if p := e.got()[1]; p.field(t, "key_id") != used.ID {
 		t.Errorf("got %s", p.body)
 	}
@@ -116,7 +117,7 @@ func TestUnused(t *testing.T) {
 
 func TestLimitsAreTold(t *testing.T) {
 	w := newFixture(t)
-	w.pass(-time.Hour) // the hour that passes below ends now, in the same month
+	w.clock.Advance(-time.Hour) // the hour that passes below ends now, in the same month
 	e := newEndpoint(t, nil)
 	w.start()
 	w.tenant("acme", "pro") // 10 a month
@@ -124,17 +125,17 @@ func TestLimitsAreTold(t *testing.T) {
 	k := w.key("acme")
 	w.use(k.Key, 7)
 	w.use(k.Key, 1)
-	w.eventually("80 %", func() bool { return e.types()["quota.threshold"] == 1 })
+	testkit.Eventually(w.t, "80 %", func() bool { return e.types()["quota.threshold"] == 1 })
 	p := e.got()[0]
 	if p.field(t, "percent") != 80. || p.field(t, "used") != 8. || p.field(t, "limit") != 10. || p.field(t, "policy") != "10/month" {
 		t.Errorf("got %s", p.body)
 	}
 	w.use(k.Key, 2)
-	w.eventually("100 %", func() bool { return e.types()["quota.threshold"] == 2 })
+	testkit.Eventually(w.t, "100 %", func() bool { return e.types()["quota.threshold"] == 2 })
 	if reason := w.use(k.Key, 20); reason != gateway.QuotaExceeded {
 		t.Fatalf("refused with %s", reason)
 	}
-	w.eventually("the limit", func() bool { return e.types()["limit.reached"] == 1 })
+	testkit.Eventually(w.t, "the limit", func() bool { return e.types()["limit.reached"] == 1 })
 	for _, p := range e.got() {
 		if p.Type == "limit.reached" && (p.field(t, "key_id") != k.ID || p.field(t, "reason") != "quota_exceeded") {
 			t.Errorf("got %s", p.body)
@@ -144,9 +145,9 @@ func TestLimitsAreTold(t *testing.T) {
 	w.stop()
 	w.start()
 	w.use(k.Key, 20)
-	w.pass(time.Hour)
+	w.clock.Advance(time.Hour)
 	w.use(k.Key, 1)
-	w.eventually("the next hour's", func() bool { return e.types()["limit.reached"] == 2 })
+	testkit.Eventually(w.t, "the next hour's", func() bool { return e.types()["limit.reached"] == 2 })
 	if got := e.types(); got["quota.threshold"] != 2 || got["limit.reached"] != 2 {
 		t.Errorf("events %v", got)
 	}
@@ -158,28 +159,28 @@ func TestCreditsAreTold(t *testing.T) {
 	w.start()
 	w.tenant("acme", "paid")
 	hook := w.hook(e.URL, "", "credits.threshold")
-	must[int64](t)(w.AddCredits(ctx, ada, "", "acme", 10, ""))
+	testkit.Must[int64](t)(w.AddCredits(ctx, ada, "", "acme", 10, ""))
 	k := w.key("acme")
 	w.use(k.Key, 9) // 1 of 10 is left
-	w.eventually("it is low", func() bool { return len(e.got()) == 1 })
+	testkit.Eventually(w.t, "it is low", func() bool { return len(e.got()) == 1 })
 	if p := e.got()[0]; p.field(t, "percent") != 20. || p.field(t, "balance") != 1. || p.field(t, "of") != 10. {
 		t.Errorf("got %s", p.body)
 	}
 	// What the API spends counts too, and tells of it at once.
-	must[int64](t)(w.SpendCredits(ctx, ada, "", "acme", 1, ""))
+	testkit.Must[int64](t)(w.SpendCredits(ctx, ada, "", "acme", 1, ""))
 	if n := len(w.deliveries(hook.ID)); n != 2 {
 		t.Errorf("%d deliveries when the spending returned, want 2", n)
 	}
-	w.eventually("it is empty", func() bool { return len(e.got()) == 2 })
+	testkit.Eventually(w.t, "it is empty", func() bool { return len(e.got()) == 2 })
 	if p := e.got()[1]; p.field(t, "percent") != 0. || p.field(t, "balance") != 0. {
 		t.Errorf("got %s", p.body)
 	}
 	// A top-up begins anew.
-	must[int64](t)(w.AddCredits(ctx, ada, "", "acme", 100, ""))
-	must[int64](t)(w.SpendCredits(ctx, ada, "", "acme", 70, ""))
-	must[int64](t)(w.SpendCredits(ctx, ada, "", "acme", 15, ""))
-	must[int64](t)(w.SpendCredits(ctx, ada, "", "acme", 5, ""))
-	w.eventually("it is low again", func() bool { return len(e.got()) == 3 })
+	testkit.Must[int64](t)(w.AddCredits(ctx, ada, "", "acme", 100, ""))
+	testkit.Must[int64](t)(w.SpendCredits(ctx, ada, "", "acme", 70, ""))
+	testkit.Must[int64](t)(w.SpendCredits(ctx, ada, "", "acme", 15, ""))
+	testkit.Must[int64](t)(w.SpendCredits(ctx, ada, "", "acme", 5, ""))
+	testkit.Eventually(w.t, "it is low again", func() bool { return len(e.got()) == 3 })
 	if p := e.got()[2]; p.field(t, "percent") != 20. || p.field(t, "balance") != 15. || len(w.deliveries(hook.ID)) != 3 {
 		t.Errorf("got %s", p.body)
 	}
@@ -204,7 +205,7 @@ func TestListener(t *testing.T) {
 	w := newFixture(t)
 	l := new(listener)
 	w.Manager = management.New(management.Config{
-		Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.now, Webhooks: w.current, Listener: l,
+		Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.clock.Now, Webhooks: w.current, Listener: l,
 	})
 	w.tenant("acme", "pro")
 	k := w.key("acme", expires(time.Hour))
@@ -214,9 +215,9 @@ func TestListener(t *testing.T) {
 	if _, err := w.CreateKey(ctx, ada, "", "nobody", management.KeyFields{Name: management.Some("x")}); err == nil {
 		t.Fatal("made a key of nobody's")
 	}
-	must[management.PostedEvent](t)(w.PostEvent(ctx, ada, "", "acme", "a.b", nil))
+	testkit.Must[management.PostedEvent](t)(w.PostEvent(ctx, ada, "", "acme", "a.b", nil))
 	w.key("acme", expires(time.Hour))
-	w.pass(2 * time.Hour)
+	w.clock.Advance(2 * time.Hour)
 	for range 2 {
 		if err := w.AnnounceExpiries(ctx, ""); err != nil {
 			t.Fatal(err)

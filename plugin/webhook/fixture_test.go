@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/teststore"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/cluster"
@@ -31,9 +32,6 @@ var (
 // loopback holds the endpoints of the tests.
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 
-// patience bounds the wait for an event that always comes.
-const patience = 20 * time.Second
-
 // fixture is a Service over a real store, manager and gateway.
 type fixture struct {
 	*management.Manager
@@ -45,46 +43,37 @@ type fixture struct {
 	service *webhook.Service
 	log     *slog.Logger
 
+	clock testkit.Clock
+
 	mu       sync.Mutex
 	settings management.WebhookSettings
-	ahead    time.Duration
-}
-
-func must[T any](t testing.TB) func(v T, err error) T {
-	return func(v T, err error) T {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return v
-	}
 }
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	w := &fixture{t: t, path: filepath.Join(t.TempDir(), "keygate.db"), log: slog.New(slog.DiscardHandler)}
 	w.settings = management.WebhookSettings{
-		Sealer: must[*webhook.Vault](t)(webhook.NewVault("correct horse battery staple")),
+		Sealer: testkit.Must[*webhook.Vault](t)(webhook.NewVault("correct horse battery staple")),
 		Reach:  management.Reach{Private: loopback}, Expiring: management.DefaultExpiring, Unused: management.DefaultUnused,
 	}
 	w.store = teststore.SQLite(t, w.path, w.log)
-	w.gw = must[*cluster.Member](t)(cluster.New(cluster.Options{Options: gateway.Options{Store: w.store, Logger: w.log}}))
+	w.gw = testkit.Must[*cluster.Member](t)(cluster.New(cluster.Options{Options: gateway.Options{Store: w.store, Logger: w.log}}))
 	if err := w.gw.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
 	scopes := gateway.Scopes{}
 	plan := &gateway.Plan{Name: "pro", Cap: scopes.All(), Limits: []*ratelimit.Policy{
-		must[*ratelimit.Policy](t)(ratelimit.ParseQuota("10/month")),
+		testkit.Must[*ratelimit.Policy](t)(ratelimit.ParseQuota("10/month")),
 	}}
 	paid := &gateway.Plan{Name: "paid", Cap: scopes.All(), Limits: []*ratelimit.Policy{ratelimit.NewCredits()}}
-	w.view = gateway.NewView(must[*apikey.Hasher](t)(apikey.NewHasher()), &gateway.Keyspace{
+	w.view = gateway.NewView(testkit.Must[*apikey.Hasher](t)(apikey.NewHasher()), &gateway.Keyspace{
 		Name: "default", DefaultPlan: "pro", Plans: map[string]*gateway.Plan{"pro": plan, "paid": paid}, PlanOrder: []string{"pro", "paid"},
-		Grammar: must[*apikey.Grammar](t)(apikey.NewGrammar([]apikey.Prefix{{Value: "kg_live_", Environment: "live"}},
+		Grammar: testkit.Must[*apikey.Grammar](t)(apikey.NewGrammar([]apikey.Prefix{{Value: "kg_live_", Environment: "live"}},
 			apikey.Format{Length: 32, Checksum: apikey.CRC32}, nil)),
-		Places: must[*apikey.Places](t)(apikey.NewPlaces()),
+		Places: testkit.Must[*apikey.Places](t)(apikey.NewPlaces()),
 	})
 	w.Manager = management.New(management.Config{
-		Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.now, Logger: w.log, Webhooks: w.current,
+		Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.clock.Now, Logger: w.log, Webhooks: w.current,
 	})
 	t.Cleanup(func() {
 		w.stop()
@@ -94,19 +83,6 @@ func newFixture(t *testing.T) *fixture {
 		_ = w.store.Close()
 	})
 	return w
-}
-
-func (w *fixture) now() time.Time {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return time.Now().Add(w.ahead)
-}
-
-// pass moves the clock forward.
-func (w *fixture) pass(d time.Duration) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.ahead += d
 }
 
 func (w *fixture) current(string) management.WebhookSettings {
@@ -125,7 +101,7 @@ func (w *fixture) configure(f func(*management.WebhookSettings)) {
 func (w *fixture) start(change ...func(*webhook.Options)) {
 	o := webhook.Options{
 		Store: w.store, Manager: w.Manager, Settings: w.current, Keyspaces: func() []string { return []string{"default"} },
-		Logger: w.log, Now: w.now, Schedule: quickly(10), Poll: 20 * time.Millisecond,
+		Logger: w.log, Now: w.clock.Now, Schedule: quickly(10), Poll: 20 * time.Millisecond,
 	}
 	for _, f := range change {
 		f(&o)
@@ -155,7 +131,7 @@ func (w *fixture) stop() {
 
 func (w *fixture) tenant(slug, plan string) {
 	w.t.Helper()
-	must[management.TenantRecord](w.t)(w.CreateTenant(ctx, ada, "", slug, management.TenantFields{Plan: management.Some(plan)}))
+	testkit.Must[management.TenantRecord](w.t)(w.CreateTenant(ctx, ada, "", slug, management.TenantFields{Plan: management.Some(plan)}))
 }
 
 func (w *fixture) key(tenant string, more ...func(*management.KeyFields)) management.IssuedKey {
@@ -164,7 +140,7 @@ func (w *fixture) key(tenant string, more ...func(*management.KeyFields)) manage
 	for _, m := range more {
 		m(&f)
 	}
-	return must[management.IssuedKey](w.t)(w.CreateKey(ctx, ada, "", tenant, f))
+	return testkit.Must[management.IssuedKey](w.t)(w.CreateKey(ctx, ada, "", tenant, f))
 }
 
 // hook makes a webhook of an endpoint.
@@ -177,7 +153,7 @@ func (w *fixture) hook(url, tenant string, events ...string) management.IssuedWe
 	if len(events) > 0 {
 		f.Events = management.Some(events)
 	}
-	return must[management.IssuedWebhook](w.t)(w.CreateWebhook(ctx, ada, "", f))
+	return testkit.Must[management.IssuedWebhook](w.t)(w.CreateWebhook(ctx, ada, "", f))
 }
 
 // use sends n requests with a key and returns the outcome of the last.
@@ -186,7 +162,7 @@ func (w *fixture) use(full string, n int) gateway.Reason {
 	var d gateway.Decision
 	for range n {
 		r := gateway.Request{
-			Now: w.now(), View: w.view, Keyspace: w.view.Keyspaces["default"], Credential: full,
+			Now: w.clock.Now(), View: w.view, Keyspace: w.view.Keyspaces["default"], Credential: full,
 			Addr: netip.MustParseAddr("192.0.2.7"), Cost: 1, NoConcurrency: true,
 		}
 		w.gw.Check(ctx, &r, &d)
@@ -198,17 +174,7 @@ func (w *fixture) use(full string, n int) gateway.Reason {
 // deliveries returns a webhook's, newest first.
 func (w *fixture) deliveries(id string) []management.DeliveryRecord {
 	w.t.Helper()
-	return must[management.Page[management.DeliveryRecord]](w.t)(w.Deliveries(ctx, ada, "", id, management.DeliveryFilter{})).Data
-}
-
-// eventually waits until ok returns true; what describes the condition.
-func (w *fixture) eventually(what string, ok func() bool) {
-	w.t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			w.t.Fatalf("%s: it did not come", what)
-		}
-	}
+	return testkit.Must[management.Page[management.DeliveryRecord]](w.t)(w.Deliveries(ctx, ada, "", id, management.DeliveryFilter{})).Data
 }
 
 // post is a request that an endpoint received.

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
@@ -32,7 +33,7 @@ func TestPrivateAddressesAreNotDialled(t *testing.T) {
 	w.start(func(o *webhook.Options) { o.Schedule = quickly(1) })
 	w.key("acme")
 	for _, id := range hooks {
-		w.eventually("it is dead", func() bool { return w.deliveries(id)[0].Status == management.DeliveryDead })
+		testkit.Eventually(w.t, "it is dead", func() bool { return w.deliveries(id)[0].Status == management.DeliveryDead })
 		if d := w.deliveries(id)[0]; d.ResponseStatus != nil || strings.Contains(*d.Error, "127.0.0.1") {
 			t.Errorf("delivery %+v: %s", d, *d.Error)
 		}
@@ -59,7 +60,7 @@ func TestOwnListenersAreNotDialled(t *testing.T) {
 	w.start(func(o *webhook.Options) { o.Schedule = quickly(1) })
 	w.key("acme")
 	for _, id := range hooks {
-		w.eventually("it is dead", func() bool { return w.deliveries(id)[0].Status == management.DeliveryDead })
+		testkit.Eventually(w.t, "it is dead", func() bool { return w.deliveries(id)[0].Status == management.DeliveryDead })
 		if d := w.deliveries(id)[0]; *d.Error != management.ErrOwnListener.Error() {
 			t.Errorf("the delivery ended with %s", *d.Error)
 		}
@@ -77,21 +78,21 @@ func TestConnectionIsNotUsedAfterReload(t *testing.T) {
 	w.tenant("acme", "pro")
 	hook := w.hook(e.URL, "")
 	w.key("acme")
-	w.eventually("it is delivered", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDone })
+	testkit.Eventually(w.t, "it is delivered", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDone })
 	w.configure(func(s *management.WebhookSettings) { s.Reach.Private = nil })
 	w.key("acme")
-	w.eventually("it is dead", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDead })
+	testkit.Eventually(w.t, "it is dead", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDead })
 	if n := len(e.got()); n != 1 {
 		t.Errorf("%d deliveries came, want 1", n)
 	}
 }
 
 func TestListens(t *testing.T) {
-	l := must[net.Listener](t)(net.Listen("tcp", ":0"))
+	l := testkit.Must[net.Listener](t)(net.Listen("tcp", ":0"))
 	port := uint16(l.Addr().(*net.TCPAddr).Port)
 	at := func(addr string) netip.AddrPort { return netip.AddrPortFrom(netip.MustParseAddr(addr), port) }
 	of := []string{"127.0.0.1", "127.9.9.9", "::1"}
-	for _, a := range must[[]net.Addr](t)(net.InterfaceAddrs()) {
+	for _, a := range testkit.Must[[]net.Addr](t)(net.InterfaceAddrs()) {
 		of = append(of, a.(*net.IPNet).IP.String())
 	}
 	for _, addr := range of {

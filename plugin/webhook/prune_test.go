@@ -4,6 +4,8 @@ import (
 	"database/sql"
 	"testing"
 	"time"
+
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 // Old rows are removed when their time is over, and no row before.
@@ -14,13 +16,13 @@ func TestPruned(t *testing.T) {
 	w.tenant("acme", "pro")
 	w.hook(e.URL, "", "key.created", "key.expired")
 	w.key("acme", expires(time.Hour))
-	w.pass(2 * time.Hour)
+	w.clock.Advance(2 * time.Hour)
 	if _, _, err := w.BeginIdempotent(ctx, "ada", "k", []byte("request")); err != nil {
 		t.Fatal(err)
 	}
 	w.start(often)
-	w.eventually("both events", func() bool { return len(e.got()) == 2 })
-	db := must[*sql.DB](t)(sql.Open("sqlite", "file:"+w.path+"?_pragma=busy_timeout(20000)"))
+	testkit.Eventually(w.t, "both events", func() bool { return len(e.got()) == 2 })
+	db := testkit.Must[*sql.DB](t)(sql.Open("sqlite", "file:"+w.path+"?_pragma=busy_timeout(20000)"))
 	defer db.Close()
 	want := func(after string, events, deliveries, marks, once int) {
 		t.Helper()
@@ -32,19 +34,19 @@ func TestPruned(t *testing.T) {
 			}
 			return e == events && d == deliveries && m == marks && o == once
 		}
-		w.eventually("after "+after+" what is to be left", got)
+		testkit.Eventually(w.t, "after "+after+" what is to be left", got)
 		time.Sleep(50 * time.Millisecond) // some looks more
 		if !got() {
 			t.Errorf("after %s too much was removed", after)
 		}
 	}
-	w.pass(23 * time.Hour)
+	w.clock.Advance(23 * time.Hour)
 	want("23 hours", 2, 2, 1, 1)
-	w.pass(2 * time.Hour)
+	w.clock.Advance(2 * time.Hour)
 	want("a day", 2, 2, 1, 0)
-	w.pass(30 * day)
+	w.clock.Advance(30 * day)
 	want("31 days", 0, 0, 1, 0)
-	w.pass(370 * day)
+	w.clock.Advance(370 * day)
 	want("401 days", 0, 0, 0, 0)
 	if n := len(e.got()); n != 2 {
 		t.Errorf("%d events were published, want 2", n)

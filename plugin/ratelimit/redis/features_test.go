@@ -8,6 +8,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
@@ -51,7 +52,7 @@ func TestConcurrency(t *testing.T) {
 		}
 		one.shared.Release(running[0])
 		one.shared.Release(running[0]) // does nothing
-		eventually(t, "the slot is free for another node", func() bool { return start(two) })
+		testkit.Eventually(t, "the slot is free for another node", func() bool { return start(two) })
 		if start(one) {
 			t.Error("more than 3 pass")
 		}
@@ -101,8 +102,8 @@ func slotsExpire(t *testing.T, kind testserver.RedisKind) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "the slot of the node that is gone is free", func() bool { return !one.charge(one.bill(l)).Denied })
-	eventually(t, "the slot in use is renewed", func() bool { return ends()[mine] > before[mine] })
+	testkit.Eventually(t, "the slot of the node that is gone is free", func() bool { return !one.charge(one.bill(l)).Denied })
+	testkit.Eventually(t, "the slot in use is renewed", func() bool { return ends()[mine] > before[mine] })
 	if one.charge(one.bill(l)).Denied == false {
 		t.Error("the renewed slot is not counted")
 	}
@@ -117,7 +118,7 @@ func TestLimitChanges(t *testing.T) {
 		if one.admitted(one.bill(limits{key: []string{"r 20/d"}}), 15) != 15 {
 			t.Fatal("not all passed")
 		}
-		eventually(t, "what was held is given back", func() bool {
+		testkit.Eventually(t, "what was held is given back", func() bool {
 			return two.peek(two.bill(limits{key: []string{"r 20/d"}}))["20/d"].Remaining == 5
 		})
 		for _, step := range []struct {
@@ -128,7 +129,7 @@ func TestLimitChanges(t *testing.T) {
 		} {
 			for i, n := range []*node{one, two} {
 				// What a node holds ahead is spent until it comes back.
-				eventually(t, fmt.Sprintf("node %d, %s: %d left", i, step.rates, step.left), func() bool {
+				testkit.Eventually(t, fmt.Sprintf("node %d, %s: %d left", i, step.rates, step.left), func() bool {
 					for _, st := range n.peek(n.bill(limits{key: []string{step.rates}})) {
 						return st.Remaining == step.left
 					}
@@ -138,14 +139,14 @@ func TestLimitChanges(t *testing.T) {
 		}
 		// Of two, each keeps its own, in whatever order.
 		b, passed := two.bill(limits{key: []string{"r 1000/h", "r 20/d"}}), 0
-		eventually(t, "the five that are left pass", func() bool {
+		testkit.Eventually(t, "the five that are left pass", func() bool {
 			passed += two.admitted(b, 10)
 			return passed >= 5
 		})
 		if passed += two.admitted(b, 10); passed != 5 {
 			t.Errorf("%d passed, not 5", passed)
 		}
-		eventually(t, "both count what they did", func() bool {
+		testkit.Eventually(t, "both count what they did", func() bool {
 			left := one.peek(one.bill(limits{key: []string{"r 20/d", "r 1000/h"}}))
 			return left["20/d"].Remaining == 0 && left["1000/h"].Remaining >= 995
 		})
@@ -174,7 +175,7 @@ func TestAdjust(t *testing.T) {
 			t.Errorf("%d credits", held)
 		}
 		// Leased, some may be held for a moment.
-		eventually(t, "the refund counts", func() bool {
+		testkit.Eventually(t, "the refund counts", func() bool {
 			left := two.peek(two.bill(l))
 			return left["100/month"].Remaining == 100 && left["200/day"].Remaining == 200 && left["1000/h"].Remaining == 999
 		})
@@ -185,7 +186,7 @@ func TestAdjust(t *testing.T) {
 		if lack := one.shared.Adjust(ctx, time.Now(), b, 95); lack != 75 {
 			t.Errorf("lack %d, not 75", lack)
 		}
-		eventually(t, "the surcharge counts", func() bool {
+		testkit.Eventually(t, "the surcharge counts", func() bool {
 			left := two.peek(two.bill(l))
 			return left["100/month"].Remaining == 0 && left["200/day"].Remaining == 95
 		})
@@ -208,15 +209,15 @@ func TestReset(t *testing.T) {
 		if err := one.shared.Reset(context.Background(), time.Now(), b1.Tenant.Subject, b1.Key, "5/d"); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "one is reset, and what is held of others given back", func() bool {
+		testkit.Eventually(t, "one is reset, and what is held of others given back", func() bool {
 			left := two.peek(b2)
 			return left["5/d"].Remaining == 5 && left["100/h"].Remaining == 95 && left["7/month"].Remaining == 2
 		})
-		eventually(t, "another node hears of it", func() bool { return two.admitted(b2, 1) == 1 })
+		testkit.Eventually(t, "another node hears of it", func() bool { return two.admitted(b2, 1) == 1 })
 		if err := two.shared.Reset(context.Background(), time.Now(), b2.Tenant.Subject, b2.Key); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "all are as new", func() bool {
+		testkit.Eventually(t, "all are as new", func() bool {
 			for _, st := range one.peek(b1) {
 				if st.Remaining != st.Limit {
 					return false

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
@@ -61,7 +62,7 @@ func outagesOf(t *testing.T, kind testserver.RedisKind) {
 			}
 			f.lose(server, proxy)
 			// Whoever comes first finds out.
-			eventually(t, "Redis is known to be away", func() bool {
+			testkit.Eventually(t, "Redis is known to be away", func() bool {
 				bill := *b
 				var o ratelimit.Outcome
 				if err := n.shared.Charge(context.Background(), time.Now(), &bill, &o); err != nil {
@@ -98,10 +99,10 @@ func outagesOf(t *testing.T, kind testserver.RedisKind) {
 			}
 
 			f.restore(server, proxy)
-			eventually(t, "Redis is used again", func() bool { return !n.redis.Unreachable() })
+			testkit.Eventually(t, "Redis is used again", func() bool { return !n.redis.Unreachable() })
 			// What was spent meanwhile counts.
 			var peek ratelimit.Outcome
-			eventually(t, "it answers", func() bool {
+			testkit.Eventually(t, "it answers", func() bool {
 				return n.shared.Peek(context.Background(), time.Now(), other, &peek) == nil && !n.redis.Unreachable()
 			})
 			for _, b := range []*ratelimit.Bill{other, b} {
@@ -156,15 +157,15 @@ func TestNobodyWaitsForRedis(t *testing.T) {
 				})
 			}
 			asked := func() int64 { return n.shared.Stats().Asked }
-			eventually(t, "requests ask", func() bool { return asked() > 20 })
+			testkit.Eventually(t, "requests ask", func() bool { return asked() > 20 })
 			f.lose(server, proxy)
-			eventually(t, "it is away", n.redis.Unreachable)
+			testkit.Eventually(t, "it is away", n.redis.Unreachable)
 			before := all.Load()
-			eventually(t, "requests go on", func() bool { return all.Load() > before+100 })
+			testkit.Eventually(t, "requests go on", func() bool { return all.Load() > before+100 })
 			f.restore(server, proxy)
-			eventually(t, "it is back", func() bool { return !n.redis.Unreachable() })
+			testkit.Eventually(t, "it is back", func() bool { return !n.redis.Unreachable() })
 			mark := asked()
-			eventually(t, "requests ask again", func() bool { return asked() > mark+20 })
+			testkit.Eventually(t, "requests ask again", func() bool { return asked() > mark+20 })
 			close(stop)
 			wg.Wait()
 			t.Logf("slowest %s, %d of %d waited for the timeout", time.Duration(slowest.Load()), slow.Load(), all.Load())
@@ -187,7 +188,7 @@ func TestStartWithoutRedis(t *testing.T) {
 		t.Errorf("%d passed, not half of 10", passed)
 	}
 	server.Start()
-	eventually(t, "Redis is used", func() bool { return !n.redis.Unreachable() })
+	testkit.Eventually(t, "Redis is used", func() bool { return !n.redis.Unreachable() })
 	if _, err := n.redis.Ask(context.Background(), nil, true); err != nil {
 		t.Error(err)
 	}
@@ -212,7 +213,7 @@ func tooLateIsNotCharged(t *testing.T, kind testserver.RedisKind) {
 	// Until nobody can think that somebody waits: a node knows the server's clock as exactly as it is answered fast.
 	time.Sleep(time.Second)
 	server.Resume()
-	eventually(t, "Redis is used again", func() bool { return !n.redis.Unreachable() })
+	testkit.Eventually(t, "Redis is used again", func() bool { return !n.redis.Unreachable() })
 	// What was judged without Redis is told, and was not charged before.
 	var left int64
 	for range 5 {

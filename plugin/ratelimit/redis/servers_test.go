@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/ratelimit/redis"
@@ -33,7 +34,7 @@ func worksAt(t *testing.T, url string) {
 	if passed := n.admitted(b, 10); passed != 3 {
 		t.Errorf("%d passed, not 3", passed)
 	}
-	eventually(t, "what was refused took nothing", func() bool {
+	testkit.Eventually(t, "what was refused took nothing", func() bool {
 		left := n.peek(b)
 		return left["100/h;address"].Remaining == 97 && left["50/month"].Remaining == 47 && left["concurrency"].Remaining == 5
 	})
@@ -86,7 +87,7 @@ func tlsWith(t *testing.T, kind testserver.RedisKind) {
 
 	// A certificate that nobody vouches for is not taken unasked.
 	n := startNode(t, "rediss://"+server.Addr()+"/0", options{})
-	eventually(t, "it is refused", func() bool { return strings.Contains(n.redis.Stats().Problem, "certificate") })
+	testkit.Eventually(t, "it is refused", func() bool { return strings.Contains(n.redis.Stats().Problem, "certificate") })
 	if !n.redis.Unreachable() {
 		t.Error("it is used")
 	}
@@ -120,7 +121,7 @@ func TestAccessControlList(t *testing.T) {
 			worksAt(t, as("gate:secret", "redis://"+server.Addr()+"/3"))
 			refused(t, server, 0)
 			wrong := startNode(t, as("gate:wrong-secret", server.URL()), options{})
-			eventually(t, "the password is refused", func() bool { return strings.Contains(wrong.redis.Stats().Problem, "WRONGPASS") })
+			testkit.Eventually(t, "the password is refused", func() bool { return strings.Contains(wrong.redis.Stats().Problem, "WRONGPASS") })
 			if strings.Contains(wrong.redis.Stats().Problem, "wrong-secret") {
 				t.Error("the problem names the password")
 			}
@@ -131,7 +132,7 @@ func TestAccessControlList(t *testing.T) {
 			s := kind.NewSentinel(t, []string{"requirepass guard"}, gate...)
 			worksAt(t, as("gate:secret", s.URL()+"&sentinel_password=guard"))
 			without := startNode(t, as("gate:secret", s.URL()), options{})
-			eventually(t, "the Sentinel refuses whoever has no password", func() bool { return strings.Contains(without.redis.Stats().Problem, "NOAUTH") })
+			testkit.Eventually(t, "the Sentinel refuses whoever has no password", func() bool { return strings.Contains(without.redis.Stats().Problem, "NOAUTH") })
 			refused(t, s.Master, 0)
 		})
 		t.Run("cluster", func(t *testing.T) {
@@ -234,7 +235,7 @@ func TestSentinel(t *testing.T) {
 			t.Fatalf("%d passed", passed)
 		}
 		s.FailOver()
-		eventually(t, "the one in its place is used", func() bool {
+		testkit.Eventually(t, "the one in its place is used", func() bool {
 			_, err := n.redis.Ask(context.Background(), nil, true)
 			return err == nil && !n.redis.Unreachable()
 		})
@@ -252,7 +253,7 @@ func TestReplicaIsNoMaster(t *testing.T) {
 		host, port, _ := net.SplitHostPort(master.Addr())
 		replica := kind.New(t, "--replicaof", host+" "+port)
 		n := startNode(t, replica.URL(), options{nodes: 2})
-		eventually(t, "it says why", func() bool { return strings.Contains(n.redis.Stats().Problem, "READONLY") })
+		testkit.Eventually(t, "it says why", func() bool { return strings.Contains(n.redis.Stats().Problem, "READONLY") })
 		if passed := n.admitted(n.bill(limits{key: []string{"r 10/h"}}), 20); passed != 5 {
 			t.Errorf("%d passed, not half of 10", passed)
 		}
@@ -263,7 +264,7 @@ func TestReplicaIsNoMaster(t *testing.T) {
 		if err := c.Do(context.Background(), c.B().Replicaof().No().One().Build()).Error(); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "it is used once it is a master", func() bool { return !n.redis.Unreachable() })
+		testkit.Eventually(t, "it is used once it is a master", func() bool { return !n.redis.Unreachable() })
 	})
 }
 

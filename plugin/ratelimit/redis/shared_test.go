@@ -1,6 +1,10 @@
 package redis_test
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/keygate-dev/keygate/internal/testkit"
+)
 
 // Nodes that share a Redis share every kind of limit, and what one refuses the others do.
 func TestNodesShareLimits(t *testing.T) {
@@ -22,7 +26,7 @@ func TestNodesShareLimits(t *testing.T) {
 					passed += one.admitted(one.bill(l), 2) + two.admitted(two.bill(l), 3)
 				}
 				// Leased, some may be held by a node that has no more requests, until it gives them back.
-				eventually(t, "all that is allowed passes", func() bool {
+				testkit.Eventually(t, "all that is allowed passes", func() bool {
 					if passed < 10 {
 						passed += one.admitted(one.bill(l), 1) + two.admitted(two.bill(l), 1)
 					}
@@ -54,7 +58,7 @@ func TestRefusedTakesNothing(t *testing.T) {
 		}
 		want := map[string]int64{"100/h;address": 97, "50/month": 44, "concurrency;tenant": 5, "3/h": 0, "concurrency": 5, "credits": 94}
 		// Slots become free a moment later and, leased, what was held comes back.
-		eventually(t, "what was not taken is left", func() bool {
+		testkit.Eventually(t, "what was not taken is left", func() bool {
 			left := n.peek(b)
 			for name, w := range want {
 				if left[name].Remaining != w {

@@ -8,13 +8,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/ratelimit/redis"
 )
-
-// patience is how long what must happen may take on a busy machine.
-const patience = time.Minute
 
 // node is one of several gateways' limiters: its own memory and connection.
 type node struct {
@@ -36,7 +34,7 @@ type options struct {
 func newNode(t testing.TB, url string, o options) *node {
 	t.Helper()
 	n := startNode(t, url, o)
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 	defer cancel()
 	if err := n.redis.Wait(ctx); err != nil {
 		t.Fatal(err)
@@ -66,7 +64,7 @@ func startNode(t testing.TB, url string, o options) *node {
 	t.Cleanup(func() {
 		stop()
 		<-done
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 		defer cancel()
 		r.Close(ctx)
 	})
@@ -158,16 +156,6 @@ func (n *node) admitted(b *ratelimit.Bill, times int) (passed int) {
 		}
 	}
 	return passed
-}
-
-// eventually waits until f holds.
-func eventually(t testing.TB, what string, f func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !f(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within %s", what, patience)
-		}
-	}
 }
 
 // modes runs a test in both modes on each kind of server.
