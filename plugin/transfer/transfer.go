@@ -240,7 +240,7 @@ func readLine(in *bufio.Reader) (line []byte, long bool, err error) {
 		switch {
 		case err == nil, err == io.EOF && (len(line) > 0 || long):
 			return line, long, nil
-		case err != bufio.ErrBufferFull:
+		case !errors.Is(err, bufio.ErrBufferFull):
 			return nil, false, err
 		}
 	}
