@@ -354,7 +354,7 @@ var errNoAnswer = errors.New("the server does not answer")
 
 // withCause returns err, or the reason why ctx ended where that is known better.
 func withCause(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); cause == errNoAnswer {
+	if cause := context.Cause(ctx); errors.Is(cause, errNoAnswer) {
 		return cause
 	}
 	return err

@@ -152,7 +152,7 @@ func (c *Copy) MarkUnknown(ctx context.Context, r management.Revocation) error {
 		if replication.SlugOnly(r) {
 			return replication.DeleteRevocation(t, r)
 		}
-		return replication.StoreRevocation(t, replication.StoredRevocation{r, t.Now})
+		return replication.StoreRevocation(t, replication.StoredRevocation{Revocation: r, UnknownSince: t.Now})
 	})
 }
 

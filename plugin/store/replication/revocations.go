@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -225,12 +224,4 @@ func revokedTokens(t *sqlstore.Tx, add func(management.Revocation) error) error 
 			}
 			return add(r)
 		})
-}
-
-// ignoreNotFound returns nil for ErrNotFound.
-func ignoreNotFound(err error) error {
-	if errors.Is(err, gateway.ErrNotFound) {
-		return nil
-	}
-	return err
 }

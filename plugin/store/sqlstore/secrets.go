@@ -208,7 +208,7 @@ func (f *Conns) digests(ctx context.Context, c driver.QueryerContext, keyspace s
 			default:
 			}
 		}
-		if err := rows.Next(row); err == io.EOF {
+		if err := rows.Next(row); errors.Is(err, io.EOF) {
 			return true, nil
 		} else if err != nil {
 			return false, err

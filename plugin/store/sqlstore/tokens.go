@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"database/sql"
+	"errors"
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
@@ -45,7 +46,7 @@ func (t *Tx) TokenByDigest(digests []apikey.Candidate) (*management.Token, error
 		switch k, err := t.token(`WHERE digest = $1 AND algorithm = $2`, c.Digest[:], string(c.Algorithm)); {
 		case err == nil:
 			return k, nil
-		case err != gateway.ErrNotFound:
+		case !errors.Is(err, gateway.ErrNotFound):
 			return nil, err
 		}
 	}
