@@ -16,6 +16,8 @@ type Options struct {
 	gateway.Options
 	// Registry lists the gateways that share the store; nil where it is this process's alone.
 	Registry Registry
+	// Shared states that SetStore will name a Registry. Default: false.
+	Shared bool
 	// Staleness is for how long keys in memory are accepted while a shared store cannot be
 	// reached. Default: an hour.
 	Staleness Staleness
@@ -58,7 +60,7 @@ type Member struct {
 // New returns a member that is not ready yet. It does not read the store.
 func New(o Options) (*Member, error) {
 	var s *membership
-	if o.Registry != nil {
+	if o.Registry != nil || o.Shared {
 		if o.Staleness.Default <= 0 {
 			o.Staleness.Default = defaultStaleness
 		}
@@ -70,6 +72,16 @@ func New(o Options) (*Member, error) {
 		return nil, err
 	}
 	return &Member{Gateway: g, store: o.Store, membership: s}, nil
+}
+
+// SetStore names the store of a member whose Options name none, and its Registry where it is
+// shared. It is called once, before Start.
+func (m *Member) SetStore(s gateway.Store, r Registry) {
+	m.store = s
+	m.Gateway.SetStore(s)
+	if m.membership != nil {
+		m.membership.registry = r
+	}
 }
 
 // Start joins the cluster and makes the gateway ready. From then on it follows the changes in the

@@ -53,7 +53,6 @@ type Engine struct {
 	log     *slog.Logger
 	logs    *logHandler
 	gateway *cluster.Member
-	store   *lateStore
 	usage   *usage.Tracker
 	limits  *limits
 	events  *events
@@ -92,24 +91,24 @@ func New(o Options) (*Engine, error) {
 	if o.Other == nil {
 		o.Other = func() (string, bool) { return "", false }
 	}
-	e := &Engine{target: o.Target, version: o.Version, other: o.Other, logs: newLogHandler(o.Log.Handler()), store: new(lateStore)}
+	e := &Engine{target: o.Target, version: o.Version, other: o.Other, logs: newLogHandler(o.Log.Handler())}
 	e.log = slog.New(e.logs)
 	e.life, e.end = context.WithCancel(context.Background())
-	e.limits = newLimits(e.log)
 	e.events = newEvents(e)
 	e.usage = usage.NewTracker(o.Target.Node, e.log)
 	e.usage.KeepHours = e.usageHours
-	options := cluster.Options{Options: gateway.Options{
-		Store: e.store, Limiter: e.limits.limiter, Logger: e.log, Node: o.Target.Node,
-		NewMeter: func(keyspace, tenant, key string) any { return e.usage.Counter(keyspace, tenant, key) },
-	}}
-	if o.Target.Shared() {
-		options.Registry, options.NodeInfo = e.store, e.about
-	}
 	var err error
-	if e.gateway, err = cluster.New(options); err != nil {
+	e.gateway, err = cluster.New(cluster.Options{
+		Options: gateway.Options{
+			Logger: e.log, Node: o.Target.Node,
+			NewMeter: func(keyspace, tenant, key string) any { return e.usage.Counter(keyspace, tenant, key) },
+		},
+		Shared: o.Target.Shared(), NodeInfo: e.about,
+	})
+	if err != nil {
 		return nil, err
 	}
+	e.limits = &limits{log: e.log, gateway: e.gateway.Gateway, replica: e.Replica}
 	return e, nil
 }
 
@@ -164,7 +163,7 @@ func (e *Engine) Replica() *replica.Replica {
 func (e *Engine) Limits() *SharedLimits { return e.limits.shared.Load() }
 
 // RevocationStats returns how many revocations were sent and received through Redis.
-func (e *Engine) RevocationStats() revocations.Stats { return e.limits.broadcaster.Stats() }
+func (e *Engine) RevocationStats() revocations.Stats { return e.limits.revocationStats() }
 
 // View returns the view of the active configuration, nil where there is none.
 func (e *Engine) View() *gateway.View {

@@ -9,8 +9,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/ratelimit/redis"
+	"github.com/keygate-dev/keygate/plugin/store/replica"
 	"github.com/keygate-dev/keygate/plugin/store/revocations"
 )
 
@@ -75,19 +77,49 @@ func (s *SharedLimits) closeLater() {
 
 // limits counts in Redis or in this process, as the newest configuration says.
 type limits struct {
-	log *slog.Logger
-	// limiter is what the gateway charges.
-	limiter *ratelimit.Switch
-	// broadcaster sends revocations to the other nodes while a shared store is unreachable.
-	broadcaster revocations.Switch
+	log     *slog.Logger
+	gateway *gateway.Gateway
+	// replica returns the replica, which sends revocations through Redis while its primary is unreachable; nil for none.
+	replica func() *replica.Replica
 	// shared is nil where this process counts.
 	shared atomic.Pointer[SharedLimits]
 	// changing is held by what changes shared, which may wait for Redis.
 	changing sync.Mutex
+
+	statsMu sync.Mutex
+	// broadcaster is what the replica uses, nil for none, and past what those before it counted.
+	broadcaster *revocations.Broadcaster
+	past        revocations.Stats
 }
 
-func newLimits(log *slog.Logger) *limits {
-	return &limits{log: log, limiter: ratelimit.NewSwitch(ratelimit.NewLocal())}
+// broadcast has the replica, if there is one, send revocations through s; nil means not at all.
+func (l *limits) broadcast(s *SharedLimits) {
+	r := l.replica()
+	if r == nil {
+		return
+	}
+	l.statsMu.Lock()
+	defer l.statsMu.Unlock()
+	if l.broadcaster != nil {
+		l.past = l.past.Plus(l.broadcaster.Stats())
+	}
+	if s == nil {
+		l.broadcaster = nil
+		r.SetBroadcaster(nil)
+		return
+	}
+	l.broadcaster = revocations.New(s.redis, l.log)
+	r.SetBroadcaster(l.broadcaster)
+}
+
+// revocationStats adds up what all broadcasters counted. It does not block.
+func (l *limits) revocationStats() revocations.Stats {
+	l.statsMu.Lock()
+	defer l.statsMu.Unlock()
+	if l.broadcaster == nil {
+		return l.past
+	}
+	return l.past.Plus(l.broadcaster.Stats())
 }
 
 // apply counts as a configuration says from now on. What was spent and is held stays where only the address changes.
@@ -127,8 +159,8 @@ func (l *limits) connect(ctx context.Context, want Limits, reload bool) error {
 		return fmt.Errorf("limits redis can't be used, so nothing was changed: %w", err)
 	}
 	l.shared.Store(s)
-	l.limiter.Set(s.shared)
-	l.broadcaster.Set(revocations.New(s.redis, l.log))
+	l.gateway.SetLimiter(s.shared)
+	l.broadcast(s)
 	return nil
 }
 
@@ -138,8 +170,8 @@ func (l *limits) countHere() {
 	if s == nil {
 		return
 	}
-	l.limiter.Set(ratelimit.NewLocal())
-	l.broadcaster.Set(nil)
+	l.gateway.SetLimiter(ratelimit.NewLocal())
+	l.broadcast(nil)
 	s.closeLater()
 }
 

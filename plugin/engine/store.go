@@ -44,7 +44,7 @@ func newPrimary(t Target, log *slog.Logger) (*postgres.Store, error) {
 
 // openStore opens a target's store. It migrates SQLite at once; PostgreSQL is migrated when it answers, which it does not
 // wait for.
-func openStore(ctx context.Context, t Target, b replica.Broadcaster, log *slog.Logger) (Store, error) {
+func openStore(ctx context.Context, t Target, log *slog.Logger) (Store, error) {
 	if !t.Shared() {
 		return sqlite.Open(ctx, t.Path, log)
 	}
@@ -52,7 +52,7 @@ func openStore(ctx context.Context, t Target, b replica.Broadcaster, log *slog.L
 	if err != nil || t.Replica == "" {
 		return primary, err
 	}
-	r, err := replica.Open(ctx, replica.Options{File: t.Replica, Primary: primary, Broadcaster: b, Logger: log})
+	r, err := replica.Open(ctx, replica.Options{File: t.Replica, Primary: primary, Logger: log})
 	if err != nil {
 		primary.Close()
 		return nil, err
@@ -65,11 +65,12 @@ func (e *Engine) open(ctx context.Context) error {
 	if e.opened.Load() != nil {
 		return nil
 	}
-	s, err := openStore(ctx, e.target, &e.limits.broadcaster, e.log)
+	s, err := openStore(ctx, e.target, e.log)
 	if err != nil {
 		return fmt.Errorf("opening the store %s: %w", e.target.Path, err)
 	}
-	e.store.Store = s
+	registry, _ := s.(cluster.Registry)
+	e.gateway.SetStore(s, registry)
 	o := &opened{store: s, at: time.Now().UTC().Truncate(time.Second)}
 	o.manager = management.New(management.Config{
 		Store: s, Engine: e.gateway, View: e.View, Logger: e.log,
@@ -179,29 +180,4 @@ func (e *Engine) conflict(err error) error {
 		return fmt.Errorf("%s does not answer, so nothing was changed, and %s stays in use: %w", e.target.Path, store, err)
 	}
 	return nil
-}
-
-// lateStore is the store of a gateway that is made before its store is opened. The gateway asks nothing of it before its
-// Start, and the store is set before that.
-type lateStore struct{ gateway.Store }
-
-// Unwrap returns the store, for what only some have.
-func (l *lateStore) Unwrap() gateway.Store { return l.Store }
-
-// registry returns the store's, which is shared where this is asked for.
-func (l *lateStore) registry() cluster.Registry { return l.Store.(cluster.Registry) }
-
-// ReportNode implements cluster.Registry.
-func (l *lateStore) ReportNode(ctx context.Context, n *cluster.Node, staleness cluster.Staleness) error {
-	return l.registry().ReportNode(ctx, n, staleness)
-}
-
-// RemoveNode implements cluster.Registry.
-func (l *lateStore) RemoveNode(ctx context.Context, name, instance string) error {
-	return l.registry().RemoveNode(ctx, name, instance)
-}
-
-// Nodes implements cluster.Registry.
-func (l *lateStore) Nodes(ctx context.Context) ([]cluster.Node, time.Time, error) {
-	return l.registry().Nodes(ctx)
 }

@@ -222,16 +222,16 @@ func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *keyt
 	}
 	var err error
 	if req.Trace != nil {
-		err = g.limiter.Peek(ctx, req.Now, bill, &d.Outcome)
+		err = g.limits().Peek(ctx, req.Now, bill, &d.Outcome)
 	} else {
-		err = g.limiter.Charge(ctx, req.Now, bill, &d.Outcome)
+		err = g.limits().Charge(ctx, req.Now, bill, &d.Outcome)
 	}
 	for try := 0; errors.Is(err, ratelimit.ErrLease) && try < 3; try++ {
 		if err = g.lease(ctx, e.TenantState, bill.Cost, func() error {
 			if req.Trace != nil {
-				return g.limiter.Peek(ctx, req.Now, bill, &d.Outcome)
+				return g.limits().Peek(ctx, req.Now, bill, &d.Outcome)
 			}
-			return g.limiter.Charge(ctx, req.Now, bill, &d.Outcome)
+			return g.limits().Charge(ctx, req.Now, bill, &d.Outcome)
 		}); err == nil {
 			break
 		}

@@ -193,7 +193,7 @@ func (g *Gateway) settleCost(d *Decision, cost int64) int64 {
 			}
 		}
 	}
-	shortfall := g.limiter.Adjust(ctx, d.at, &d.bill, delta)
+	shortfall := g.limits().Adjust(ctx, d.at, &d.bill, delta)
 	d.bill.Cost = cost
 	g.markDirty(d.entry)
 	g.markAddressDirty(&d.bill)

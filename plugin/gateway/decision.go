@@ -138,7 +138,7 @@ func (d *Decision) Done() {
 		d.live = nil
 	}
 	if d.charged {
-		d.gw.limiter.Release(&d.bill)
+		d.gw.limits().Release(&d.bill)
 		d.charged = false
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 // Options are what a Gateway is made of. All fields without a default are required.
 type Options struct {
+	// Store may be nil until SetStore.
 	Store Store
 	// Limiter charges requests. Default: ratelimit.NewLocal.
 	Limiter ratelimit.Limiter
@@ -59,7 +60,7 @@ type Freshness interface {
 // cluster does. Safe for concurrent use.
 type Gateway struct {
 	store   Store
-	limiter ratelimit.Limiter
+	limiter atomic.Pointer[ratelimit.Limiter]
 	log     *slog.Logger
 	node    string
 
@@ -116,13 +117,27 @@ func New(o Options) (*Gateway, error) {
 		return nil, err
 	}
 	g := &Gateway{
-		store: o.Store, limiter: o.Limiter, log: o.Logger, node: o.Node,
+		store: o.Store, log: o.Logger, node: o.Node,
 		keys: keys, health: health, freshness: o.Freshness, addresses: clients.NewAddresses(), ready: make(chan struct{}),
 		dirtyAddresses: map[*ratelimit.Subject]struct{}{},
 	}
+	g.SetLimiter(o.Limiter)
 	g.failures.Store(&map[string]*keyspaceFailures{})
 	return g, nil
 }
+
+// SetStore names the store of a gateway whose Options name none. It is called once, before Start.
+func (g *Gateway) SetStore(s Store) {
+	g.store = s
+	g.keys.SetStore(s)
+}
+
+// SetLimiter makes l charge requests from now on. It also releases, adjusts and resets what the
+// limiter before charged. Safe while requests run.
+func (g *Gateway) SetLimiter(l ratelimit.Limiter) { g.limiter.Store(&l) }
+
+// limits returns what charges requests now.
+func (g *Gateway) limits() ratelimit.Limiter { return *g.limiter.Load() }
 
 // Start makes the gateway ready: it releases the credits that a former process of this node had
 // leased, and begins to write counts and to fill the filter of all digests in the background. Blocks

@@ -9,6 +9,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
 func at(t time.Time) func(*gateway.Request) { return func(r *gateway.Request) { r.Now = t } }
@@ -283,6 +284,22 @@ func TestConcurrency(t *testing.T) {
 	w.want(gateway.Allowed, key)
 	w.want(gateway.Allowed, key)
 	d[1].Done()
+}
+
+// A request that one limiter charged is released by the next one.
+func TestSetLimiter(t *testing.T) {
+	w := newWorld(t, plan("free", "concurrency 1"))
+	w.tenant("acme", "free", 0)
+	_, key := w.key("acme")
+	var d gateway.Decision
+	w.gw.Check(context.Background(), w.request(key), &d)
+	if d.Reason != gateway.Allowed {
+		t.Fatal(d.Reason)
+	}
+	w.gw.SetLimiter(ratelimit.NewLocal())
+	w.want(gateway.ConcurrencyExceeded, key)
+	d.Done()
+	w.want(gateway.Allowed, key)
 }
 
 func TestPerAddress(t *testing.T) {

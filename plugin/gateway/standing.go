@@ -18,7 +18,7 @@ func (g *Gateway) Limits(ctx context.Context, v *View, t *Tenant, k *Key, now ti
 		return nil, err
 	}
 	var o ratelimit.Outcome
-	if err := g.limiter.Peek(ctx, now, bill, &o); err != nil {
+	if err := g.limits().Peek(ctx, now, bill, &o); err != nil {
 		return nil, fmt.Errorf("%w: reading the limits: %w", ErrStore, err)
 	}
 	return append([]ratelimit.Standing(nil), o.Standings[:o.N]...), nil
@@ -37,7 +37,7 @@ func (g *Gateway) ResetLimits(ctx context.Context, v *View, t *Tenant, k *Key, n
 		if k != nil {
 			party = bill.Key
 		}
-		if err := g.limiter.Reset(ctx, now, bill.Tenant.Subject, party, names...); err != nil {
+		if err := g.limits().Reset(ctx, now, bill.Tenant.Subject, party, names...); err != nil {
 			return fmt.Errorf("%w: %w", ErrStore, err)
 		}
 		g.markSubjectDirty(party.Subject)

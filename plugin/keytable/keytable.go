@@ -77,6 +77,9 @@ func New(o Options) (*Table, error) {
 	return t, nil
 }
 
+// SetStore names the store of a table whose Options name none. It is called once, before the first look-up.
+func (t *Table) SetStore(s Store) { t.store = s }
+
 // Close drops the cache. Later look-ups ask the store. Idempotent; does not close the store.
 func (t *Table) Close() {
 	t.closed.Store(true)

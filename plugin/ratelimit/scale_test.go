@@ -108,27 +108,3 @@ func TestQuotaShare(t *testing.T) {
 		}
 	}
 }
-
-// A switch costs what it leads to, and nothing more; what one limiter charged the other releases.
-func TestSwitch(t *testing.T) {
-	s := NewSwitch(NewLocal())
-	b := threeParties(t, "switch")
-	var o Outcome
-	ctx, now := t.Context(), time.Now()
-	if n := testing.AllocsPerRun(100, func() {
-		if s.Charge(ctx, now, b, &o) != nil || o.Denied {
-			t.Fatal("not charged")
-		}
-		s.Release(b)
-	}); n != 0 {
-		t.Errorf("%v allocations", n)
-	}
-	if err := s.Charge(ctx, now, b, &o); err != nil {
-		t.Fatal(err)
-	}
-	s.Set(NewLocal())
-	s.Release(b)
-	if live := b.Key.Subject.Live(); live != 0 {
-		t.Errorf("%d live", live)
-	}
-}

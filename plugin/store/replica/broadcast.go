@@ -75,7 +75,7 @@ func (r *Replica) loadClusterID(ctx context.Context, local *Copy) {
 // refreshClusterID reads the cluster identity from the primary, once for each copy, and stores it there. The sync
 // loop calls it. A failure is tried again.
 func (r *Replica) refreshClusterID(ctx context.Context, local *Copy) {
-	if r.broadcaster == nil || local == r.clusterIDSavedIn {
+	if local == r.clusterIDSavedIn {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
@@ -90,20 +90,53 @@ func (r *Replica) refreshClusterID(ctx context.Context, local *Copy) {
 	r.clusterIDSavedIn = local
 	r.clusterID.Store(&k)
 	// A new copy may lack revocations that were received before.
+	r.endSubscription()
+}
+
+// SetBroadcaster makes b publish and receive revocations from now on; nil means that they reach other nodes only
+// through the primary. It does not block.
+func (r *Replica) SetBroadcaster(b Broadcaster) {
+	if b == nil {
+		r.broadcaster.Store(nil)
+	} else {
+		r.broadcaster.Store(&b)
+	}
+	r.endSubscription()
+}
+
+// currentBroadcaster returns the broadcaster, nil for none.
+func (r *Replica) currentBroadcaster() Broadcaster {
+	if b := r.broadcaster.Load(); b != nil {
+		return *b
+	}
+	return nil
+}
+
+// endSubscription ends the running subscription, so that the loop subscribes again.
+func (r *Replica) endSubscription() {
 	if end := r.resubscribe.Load(); end != nil {
 		(*end)()
 	}
 }
 
+// retract retracts a revocation that the primary has.
+func (r *Replica) retract(cluster ClusterID, revocation management.Revocation) {
+	if b := r.currentBroadcaster(); b != nil {
+		b.Retract(cluster, revocation)
+	}
+}
+
 // publish publishes a pending revocation, and reports whether that succeeded.
 func (r *Replica) publish(ctx context.Context, revocation management.Revocation) (ok bool) {
-	if r.broadcaster == nil {
-		return true
-	}
-	cluster := r.clusterID.Load()
-	err := errNoClusterID
-	if cluster != nil {
-		err = r.broadcaster.Publish(ctx, *cluster, revocation)
+	b, cluster := r.currentBroadcaster(), r.clusterID.Load()
+	var err error
+	switch {
+	case b == nil:
+		err = errNoBroadcaster
+	case cluster == nil:
+		err = errNoClusterID
+	default:
+		err = b.Publish(ctx, *cluster, revocation)
 	}
 	// One failure is no reason to warn: Redis may be connecting, as after a start.
 	if err != nil && r.publishFailures.Add(1) == 2 {
@@ -115,7 +148,10 @@ func (r *Replica) publish(ctx context.Context, revocation management.Revocation)
 	return err == nil
 }
 
-var errNoClusterID = errors.New("the database never answered, so the cluster's identity is unknown")
+var (
+	errNoClusterID   = errors.New("the database never answered, so the cluster's identity is unknown")
+	errNoBroadcaster = errors.New("the gateways share no Redis (limits redis)")
+)
 
 // isBroadcast reports whether a revocation is one that a single node may decide. Each node reads the
 // others from the primary.
@@ -129,7 +165,7 @@ const republishInterval = 5 * time.Second
 // republish publishes the pending revocations that other nodes may not have received.
 func (r *Replica) republish(ctx context.Context) {
 	s := r.view.Load()
-	if r.broadcaster == nil || r.pendingCount.Load() == 0 || s.copy == nil || time.Since(r.republished) < republishInterval {
+	if r.pendingCount.Load() == 0 || s.copy == nil || time.Since(r.republished) < republishInterval {
 		return
 	}
 	r.republished = time.Now()
@@ -150,9 +186,13 @@ func (r *Replica) subscribe(ctx context.Context) {
 	for ctx.Err() == nil {
 		run, end := context.WithCancel(ctx)
 		r.resubscribe.Store(&end)
-		cluster, err := r.clusterID.Load(), error(nil)
-		if cluster != nil {
-			err = r.broadcaster.Subscribe(run, *cluster, func(list []management.Revocation) error {
+		b, cluster := r.currentBroadcaster(), r.clusterID.Load()
+		var err error
+		switch {
+		case b == nil:
+			<-run.Done() // until SetBroadcaster
+		case cluster != nil:
+			err = b.Subscribe(run, *cluster, func(list []management.Revocation) error {
 				if failing {
 					r.log.Info("revocations of other nodes are received again")
 					failing = false
@@ -182,7 +222,7 @@ const primaryWait = time.Second
 
 // receive applies received revocations, except those that the primary has or that were reversed there.
 func (r *Replica) receive(ctx context.Context, cluster ClusterID, list []management.Revocation) error {
-	list = r.resolved.unresolved(list, func(old management.Revocation) { r.broadcaster.Retract(cluster, old) })
+	list = r.resolved.unresolved(list, func(old management.Revocation) { r.retract(cluster, old) })
 	if len(list) == 0 {
 		return nil
 	}
@@ -239,8 +279,8 @@ func (r *Replica) markResolved(revocation management.Revocation) {
 		return
 	}
 	r.resolved.add(revocation)
-	if cluster := r.clusterID.Load(); r.broadcaster != nil && cluster != nil {
-		r.broadcaster.Retract(*cluster, revocation)
+	if cluster := r.clusterID.Load(); cluster != nil {
+		r.retract(*cluster, revocation)
 	}
 }
 

@@ -96,7 +96,7 @@ func nodesOnBus(t *testing.T, w *bus, n int) (nodes []*node) {
 	}
 	for _, n := range nodes {
 		n.stop()
-		n.broadcaster = &busReader{bus: w}
+		n.broadcaster = &busReader{bus: w, position: -1}
 		n.start()
 	}
 	return nodes
@@ -148,6 +148,33 @@ func TestBroadcastToOthers(t *testing.T) {
 	b.waitSynced()
 	a.want(full, gateway.RevokedKey)
 	b.want(full, gateway.RevokedKey)
+}
+
+// The broadcaster changes while the replica runs, as where a reload names Redis.
+func TestSetBroadcaster(t *testing.T) {
+	t.Parallel()
+	w := newBus()
+	nodes := nodesOnBus(t, w, 2)
+	a, b := nodes[0], nodes[1]
+	a.tenant("a")
+	id, full := a.key("a")
+	waitAllSynced(nodes)
+	first := b.broadcaster.(*busReader)
+	b.waitReceived()
+	b.r.SetBroadcaster(nil)
+	eventually(t, "the subscription ends", func() bool {
+		first.mu.Lock()
+		defer first.mu.Unlock()
+		return first.position < 0
+	})
+	down(nodes, true)
+	if r, err := a.RevokeKey(ctxOf(t), ada, ks, id); err != nil || r.Durable {
+		t.Fatal(r, err)
+	}
+	b.want(full, gateway.Allowed)
+	b.broadcaster = &busReader{bus: w, position: -1}
+	b.r.SetBroadcaster(b.broadcaster)
+	eventually(t, "the other node rejects it", func() bool { return b.reasonFor(full) == gateway.RevokedKey })
 }
 
 // TestReversedAfterBroadcast enables a key again after its disabling was published and written, while

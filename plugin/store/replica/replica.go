@@ -72,7 +72,7 @@ var ErrLocked = errors.New("another gateway uses the replica")
 type Replica struct {
 	primary     Primary
 	file        string
-	broadcaster Broadcaster
+	broadcaster atomic.Pointer[Broadcaster]
 	log         *slog.Logger
 	unlock      func()
 
@@ -168,8 +168,9 @@ func Open(ctx context.Context, o Options) (_ *Replica, err error) {
 	if o.StartTimeout <= 0 {
 		o.StartTimeout = defaultStartTimeout
 	}
-	r := &Replica{primary: o.Primary, file: o.File, broadcaster: o.Broadcaster, log: o.Logger,
+	r := &Replica{primary: o.Primary, file: o.File, log: o.Logger,
 		viewChanged: newNotifier(), primaryChanged: newNotifier(), ready: make(chan struct{}), deliverySlot: make(chan struct{}, 1)}
+	r.SetBroadcaster(o.Broadcaster)
 	r.copiedRows.Store(-1)
 	r.lastSync.Store(new(time.Time))
 	if r.unlock, err = lockFile(o.File + ".lock"); err != nil {
@@ -199,9 +200,7 @@ func Open(ctx context.Context, o Options) (_ *Replica, err error) {
 	r.stop = cancel
 	r.running.Go(func() { r.watchPrimary(run) })
 	r.running.Go(func() { r.syncLoop(run) })
-	if r.broadcaster != nil {
-		r.running.Go(func() { r.subscribe(run) })
-	}
+	r.running.Go(func() { r.subscribe(run) })
 	r.awaitFirstSync(ctx, o.StartTimeout)
 	return r, nil
 }

@@ -10,7 +10,6 @@ package revocations
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -391,7 +390,8 @@ type Stats struct {
 	Published, Received, Rejected int64
 }
 
-func (s Stats) plus(o Stats) Stats {
+// Plus returns the sums of both.
+func (s Stats) Plus(o Stats) Stats {
 	return Stats{s.Published + o.Published, s.Received + o.Received, s.Rejected + o.Rejected}
 }
 
@@ -399,6 +399,3 @@ func (s Stats) plus(o Stats) Stats {
 func (b *Broadcaster) Stats() Stats {
 	return Stats{b.published.Load(), b.received.Load(), b.rejected.Load()}
 }
-
-// ErrNoRedis is the error where only the database connects the gateways.
-var ErrNoRedis = errors.New("the gateways share no Redis (limits redis)")

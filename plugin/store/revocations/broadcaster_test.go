@@ -474,38 +474,6 @@ func TestMany(t *testing.T) {
 
 func connectedAs(b *Broadcaster) *redis.Redis { return b.redis.(*redis.Redis) }
 
-func TestSwitch(t *testing.T) {
-	t.Parallel()
-	url, other := testserver.RedisURL(t), testserver.RedisURL(t)
-	s := &Switch{}
-	r := revocationOf(1)
-	if err := s.Publish(context.Background(), cluster, r); !errors.Is(err, ErrNoRedis) {
-		t.Errorf("%v", err)
-	}
-	s.Retract(cluster, r)
-	l := listen(t, s, cluster)
-	for i, u := range []string{url, other} {
-		b := New(connected(t, u), quiet)
-		s.Set(b)
-		r := revocationOf(i)
-		tell(t, New(connected(t, u), quiet), r)
-		eventually(t, "it is heard there", func() bool { return l.times(r) == 1 })
-		s.Retract(cluster, r)
-		eventually(t, "it is withdrawn there", func() bool { return length(t, connectedAs(b)) == 0 })
-	}
-	s.Set(nil)
-	if n := s.Stats().Received; n != 2 {
-		t.Errorf("%d entries were heard", n)
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, err := range l.failed {
-		if !errors.Is(err, context.DeadlineExceeded) { // which a busy machine may cause
-			t.Errorf("hearing failed: %v", err)
-		}
-	}
-}
-
 // FuzzOpen reads entries that anyone may have written.
 func FuzzOpen(f *testing.F) {
 	text, err := encode(revocationOf(1))
