@@ -31,6 +31,26 @@ type Ender interface{ End(Validity) }
 type liveList struct {
 	mu   sync.Mutex
 	head *Live
+	// ending is closed once the requests that were taken off the list last, and those before, have been ended. It
+	// is nil while none was.
+	ending chan struct{}
+}
+
+// endOutside calls End of each, after it has unlocked the list. When it returns, the requests that concurrent calls
+// took off the list before have been ended as well.
+func (ll *liveList) endOutside(ends []Ender, v Validity) {
+	before := ll.ending
+	if len(ends) > 0 {
+		ll.ending = make(chan struct{})
+		defer close(ll.ending)
+	}
+	ll.mu.Unlock()
+	for _, end := range ends {
+		end.End(v)
+	}
+	if before != nil {
+		<-before
+	}
 }
 
 // Track has end called, once at most, when e's key stops being valid before l is removed. It
@@ -138,10 +158,7 @@ func (ll *liveList) endAll(v Validity) {
 			l.end = nil
 		}
 	}
-	ll.mu.Unlock()
-	for _, end := range ends {
-		end.End(v)
-	}
+	ll.endOutside(ends, v)
 }
 
 // empty reports whether no request is live.
@@ -167,7 +184,8 @@ func (ll *liveList) entries() []*Entry {
 }
 
 // recheck ends the requests that were allowed by old where v is not Valid. Otherwise they go
-// on as allowed by now, until its expiry.
+// on as allowed by now, until its expiry. When it returns, requests that a concurrent call ends
+// have been ended too.
 func (ll *liveList) recheck(old, now *Entry, v Validity) {
 	var ends []Ender
 	ll.mu.Lock()
@@ -203,10 +221,7 @@ func (ll *liveList) recheck(old, now *Entry, v Validity) {
 			successor.mu.Unlock()
 		}
 	}
-	ll.mu.Unlock()
-	for _, end := range ends {
-		end.End(v)
-	}
+	ll.endOutside(ends, v)
 }
 
 // EndStale ends the live requests of the keyspaces for which stale returns true.
