@@ -9,7 +9,7 @@ GOLANGCI    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 # SQLite is C, translated to Go. The race detector slows it down tenfold and has nothing to find there.
-RACE := -race -gcflags=modernc.org/...=-race=false
+RACE := -race -gcflags=modernc.org/sqlite/lib=-race=false
 
 .PHONY: help build run test test-packages test-e2e unit check lint fmt tools soak screenshots bench replay upgrade fuzz clean
 

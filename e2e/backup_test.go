@@ -194,7 +194,7 @@ func TestRestoreKeepsRevocations(t *testing.T) {
 	g.kill() // its log is still to be moved into the database
 
 	known, first := filepath.Join(g.dir, "known.db"), filepath.Join(g.dir, "first.db")
-	if r := g.restore(t, known).exits(0); !strings.Contains(r.out, "Kept from the former store: 8 refusals") {
+	if r := g.restore(t, known).exits(0); !strings.Contains(r.out, "Kept from the former store: 8 revocations") {
 		t.Errorf("it said %q", r.out)
 	}
 	g.start()
@@ -222,7 +222,7 @@ func TestRestoreKeepsRevocations(t *testing.T) {
 	g.stop()
 
 	r := g.restore(t, known, "--as-it-was").exits(0)
-	if !strings.Contains(r.out, "let in again") {
+	if !strings.Contains(r.out, "revocations since the backup are lost") {
 		t.Errorf("as it was: %q", r.out)
 	}
 	g.start()
@@ -234,13 +234,13 @@ func TestRestoreKeepsRevocations(t *testing.T) {
 	if err := os.WriteFile(g.database, []byte("nothing that is a database"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if r := g.restore(t, known).exits(0); !strings.Contains(r.out, "could not be read") || !strings.Contains(r.out, "good again") || !strings.Contains(r.out, "key revoke") {
+	if r := g.restore(t, known).exits(0); !strings.Contains(r.out, "could not be read") || !strings.Contains(r.out, "accepted again") || !strings.Contains(r.out, "key revoke") {
 		t.Errorf("it said %q", r.out)
 	}
 	if err := os.Remove(g.database); err != nil {
 		t.Fatal(err)
 	}
-	if r := g.restore(t, known).exits(0); !strings.Contains(r.out, "no former store") || !strings.Contains(r.out, "good again") {
+	if r := g.restore(t, known).exits(0); !strings.Contains(r.out, "no former store") || !strings.Contains(r.out, "accepted again") {
 		t.Errorf("it said %q", r.out)
 	}
 	left, err := filepath.Glob(g.database + ".former-*")
