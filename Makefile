@@ -31,9 +31,9 @@ test-packages: ## run the packages' tests under the race detector
 	GORACE=atexit_sleep_ms=10 $(GO) test $(RACE) -vet=off -timeout $(TIMEOUT) ./...
 
 # Most of these tests start a gateway without the race detector, so the tests are built without it too. The go command
-# does not see that they depend on the gateway's sources: -count=1.
+# does not see that they depend on the sources of the gateway: -count=1. The tests mostly wait: -parallel 4.
 test-e2e: ## run the tests of the gateway's process
-	cd e2e && GORACE=atexit_sleep_ms=10 $(GO) test -vet=off -count=1 -timeout $(TIMEOUT) ./...
+	cd e2e && GORACE=atexit_sleep_ms=10 $(GO) test -vet=off -count=1 -parallel 4 -timeout $(TIMEOUT) ./...
 
 # Tests that need a server import internal/testserver.
 unit: ## run the tests that need no server
