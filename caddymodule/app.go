@@ -39,7 +39,7 @@ type App struct {
 	refusals map[string]*refusals
 	// gitHubKeys sign GitHub's reports of leaks; nil: none are taken.
 	gitHubKeys *leak.Keys
-	// events is Caddy's events app. It takes no more subscriptions once the configuration was active.
+	// events is Caddy's events app. It rejects subscriptions once the configuration has been active.
 	events    *caddyevents.App
 	wasActive atomic.Bool
 	// pooled is the key under which engine was taken from the pool; empty while it was not.

@@ -258,7 +258,7 @@ func forgedAddresses(app *caddyhttp.App) (out []warning) {
 		}
 		warned = append(warned, s)
 		out = append(out, warning{level: slog.LevelWarn, attrs: []any{"server", h.serverName, "listen", s.Listen},
-			message: "trusted_proxies without trusted_proxies_strict: behind a proxy that appends to X-Forwarded-For, clients choose the address that is used for allowed addresses, limits per address and the audit: add `trusted_proxies_strict` beside trusted_proxies in the global option servers"})
+			message: "trusted_proxies without trusted_proxies_strict: behind a proxy that appends to X-Forwarded-For, clients choose the address that is used for allowed addresses, limits per address and the audit: add `trusted_proxies_strict` next to trusted_proxies in the global option servers"})
 	}
 	return out
 }

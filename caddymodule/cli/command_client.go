@@ -129,7 +129,7 @@ func (c *client) useServer(cmd *cobra.Command, server, actor string, wait time.D
 	return nil
 }
 
-// isLocal makes c talk to Caddy's admin endpoint, as caddycmd.AdminAPIRequest does, which
+// useAdminEndpoint makes c talk to Caddy's admin endpoint, as caddycmd.AdminAPIRequest does, which
 // returns refusals only as text.
 func (c *client) useAdminEndpoint(address string, wait time.Duration) error {
 	to, err := caddy.ParseNetworkAddress(address)

@@ -13,7 +13,7 @@ import (
 // under test: it only tells a test that hangs from one on a busy machine.
 const Patience = time.Minute
 
-// Eventually waits until ok returns true, and fails the test after Patience. event names what is waited for.
+// Eventually waits until ok returns true, and fails the test after Patience. event names the event that the test waits for.
 func Eventually(t testing.TB, event string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(Patience); !ok(); time.Sleep(5 * time.Millisecond) {

@@ -181,7 +181,7 @@ const maxUnknown = 20
 
 // done returns an error with all faults of the fields, and with those that were not taken; nil where there are none.
 func (o *object) done() error {
-	// The error names only the first by name, so that no more are kept.
+	// The error names only the first by name, so the others are not kept.
 	var names []string
 	for i := range o.fields {
 		if m := &o.fields[i]; !m.taken && (len(names) < maxUnknown || m.name < names[maxUnknown-1]) {

@@ -17,7 +17,7 @@ import (
 // answers are buffers for reuse.
 var answers = sync.Pool{New: func() any { return new([]byte) }}
 
-// maxBuffer bounds what is kept of them.
+// maxBuffer bounds the bytes of a kept buffer.
 const maxBuffer = 16 << 10
 
 // result answers with what was decided.

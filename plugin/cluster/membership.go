@@ -149,7 +149,7 @@ func (s *membership) markListed() {
 }
 
 // markReplaced records that another process took this node's name, and reports whether that is
-// new. The node accepts no key from then on, since nobody waits for it.
+// new. The node accepts no key from then on, since other nodes no longer wait for its confirmations.
 func (s *membership) markReplaced() (first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

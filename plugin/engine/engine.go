@@ -218,7 +218,7 @@ func (e *Engine) usageHours(keyspace string) time.Duration {
 	return usage.DefaultHours
 }
 
-// closeTimeout bounds how long writing back may take where nobody waits for it.
+// closeTimeout bounds how long writing back may take where no caller waits.
 const closeTimeout = 10 * time.Second
 
 // finishLeaks handles the reports of leaked keys that wait, where c is the last configuration by which they can be.

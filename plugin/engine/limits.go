@@ -175,7 +175,7 @@ func (l *limits) countHere() {
 	s.closeLater()
 }
 
-// restore counts as a configuration says that was applied before, unchecked, and closes connections to other addresses.
+// restore applies the limits of the configuration before again, without a check, and closes connections to other addresses.
 func (l *limits) restore(want Limits) error {
 	l.changing.Lock()
 	defer l.changing.Unlock()

@@ -95,7 +95,7 @@ func (g *Gateway) WithCredits(ctx context.Context, keyspace, tenant string, f fu
 	return f()
 }
 
-// unwrittenPause is how long whoever calls a lease in waits for requests that have just
+// unwrittenPause is how long a caller that ends a lease waits for requests that have just
 // spent of it and not yet said so, and unwrittenTries how often.
 const (
 	unwrittenPause = 100 * time.Microsecond

@@ -13,7 +13,7 @@ type Watcher interface {
 	// LimitReached is called when a limit denied a request of a key: at most once per key and hour,
 	// and again after a restart. refused is valid only during the call.
 	LimitReached(at time.Time, keyspace, tenant, key string, reason Reason, refused *ratelimit.Standing)
-	// QuotaUsed is called with what is spent of a quota of a key or, where key is "", of a tenant,
+	// QuotaUsed is called with the amount spent of a quota of a key or, where key is "", of a tenant,
 	// each time that it has changed and is QuotaWatched percent or more.
 	QuotaUsed(at time.Time, keyspace, tenant, key string, p *ratelimit.Policy, used int64)
 	// CreditsSpent is called when a tenant's balance in the store has fallen.

@@ -36,7 +36,7 @@ type Entry struct {
 
 // Bound is what an entry amounts to under one configuration. Immutable.
 type Bound struct {
-	// Terms belong to whoever checks requests.
+	// Terms belong to the gateway that checks requests.
 	Terms any
 	// Tenant and Key are the limits that are counted for the tenant and for the key.
 	Tenant, Key []ratelimit.Line
@@ -163,7 +163,7 @@ type TenantState struct {
 	// live is how many requests of the tenant's keys are tracked: most changes to a tenant
 	// find none and need not search the keys.
 	live atomic.Int64
-	// creditLock is held by whoever leases or returns credits; a channel, so that waiting ends
+	// creditLock is held by the goroutine that leases or returns credits; a channel, so that waiting ends
 	// with a context. Made when first needed.
 	creditLock atomic.Pointer[chan struct{}]
 	// cached is what was last loaded of the tenant, at cachedVersion. Under the shard's lock.

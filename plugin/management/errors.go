@@ -85,7 +85,7 @@ func OrNotFound(err error, what string) error {
 	return err
 }
 
-// Faults collects what is wrong with the fields of one request, so that a caller
+// Faults collects the errors in the fields of one request, so that a caller
 // learns of all of it at once.
 type Faults struct {
 	code   string

@@ -70,7 +70,7 @@ type EventListener interface {
 // publications is what a transaction published.
 type publications struct {
 	events []Event
-	// deliveries says that deliveries were written.
+	// deliveries reports whether deliveries were written.
 	deliveries bool
 }
 
@@ -110,7 +110,7 @@ func (c *Call) Recipients(tenant, eventType string) (a recipients, err error) {
 	return a, err
 }
 
-// matchesType says whether a webhook's types include one. "*" is all that happens to tenants and keys: heads
+// matchesType reports whether a webhook's types include one. "*" is all that happens to tenants and keys: heads
 // of the audit chain are no news to whoever wants that, and must be asked for by name.
 func matchesType(types []string, eventType string) bool {
 	return slices.ContainsFunc(types, func(t string) bool {
@@ -179,7 +179,7 @@ type PostedEvent struct {
 
 var customType = regexp.MustCompile(`^[a-z0-9_]+(\.[a-z0-9_]+)+$`)
 
-// checkCustomType says what is wrong with the type of a product's own event; "" for nothing.
+// checkCustomType returns the fault in the type of a product's own event, "" for none.
 func checkCustomType(t string) string {
 	if len(t) > 64 || !customType.MatchString(t) {
 		return "must be at most 64 of the characters a-z 0-9 _ . with a dot between two words, such as job.finished"
@@ -340,7 +340,7 @@ func (c *Call) publishOneShot(o OneShot) error {
 // lowCreditsPercent is the share of what a balance was after its last top-up below which it is low.
 const lowCreditsPercent = 20
 
-// creditsOneShot says whether a balance has become low, or empty, since its last top-up.
+// creditsOneShot reports whether a balance has become low, or empty, since its last top-up.
 func (c *Call) creditsOneShot(t *gateway.Tenant) (o OneShot, low bool, err error) {
 	top, err := c.TopUp(c.Keyspace.Name, t.Slug)
 	if errors.Is(err, gateway.ErrNotFound) {

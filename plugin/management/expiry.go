@@ -21,7 +21,7 @@ var DefaultExpiring = []time.Duration{7 * 24 * time.Hour, 24 * time.Hour}
 
 const DefaultUnused = 90 * 24 * time.Hour
 
-// anyRecipient says whether anybody in the keyspace could hear one of the types.
+// anyRecipient reports whether a subscription in the keyspace may get one of the types.
 func (c *Call) anyRecipient(types ...string) (bool, error) {
 	if l := c.Manager.listener; l != nil && slices.ContainsFunc(types, l.Wants) {
 		return true, nil

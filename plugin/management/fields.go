@@ -82,7 +82,7 @@ type KeyFields struct {
 	Metadata Optional[json.RawMessage]
 }
 
-// ValidSlug says whether s may name a tenant: 1 to 255 of A-Za-z0-9_.-, but not "."
+// ValidSlug reports whether s may name a tenant: 1 to 255 of A-Za-z0-9_.-, but not "."
 // or "..", which are no names in a path.
 func ValidSlug(s string) bool {
 	if s == "" || len(s) > MaxSlug || s == "." || s == ".." {
@@ -98,7 +98,7 @@ func ValidSlug(s string) bool {
 	return true
 }
 
-// Printable says whether s is text of one line that shows as what it is: no control
+// Printable reports whether s is text of one line that shows as what it is: no control
 // characters, no line separators, and nothing that reorders the text around it.
 func Printable(s string) bool {
 	for _, r := range s {
@@ -111,7 +111,7 @@ func Printable(s string) bool {
 	return utf8.ValidString(s)
 }
 
-// CheckName notes what is wrong with a name.
+// CheckName adds the faults of a name.
 func CheckName(f *Faults, field, s string, most int) {
 	switch {
 	case strings.TrimSpace(s) == "":

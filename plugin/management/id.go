@@ -62,7 +62,7 @@ func (s *idSource) next(prefix string, now time.Time) string {
 	return prefix + string(out[:])
 }
 
-// HasIDForm says whether s has the form of an id with that prefix. What has not need not
+// HasIDForm reports whether s has the form of an id with that prefix. What has not need not
 // be looked up.
 func HasIDForm(s, prefix string) bool {
 	if len(s) != len(prefix)+idLength || s[:len(prefix)] != prefix {

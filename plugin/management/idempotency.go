@@ -51,7 +51,7 @@ type IdempotencyClaim struct {
 	claim   string
 }
 
-// StoredResponse is what is known of a request that was carried out before.
+// StoredResponse is the stored response of a request that was carried out before.
 type StoredResponse struct {
 	// Status, ETag and Body are the answer; Status is 0 where it was not kept.
 	Status int
@@ -144,7 +144,7 @@ func (m *Manager) BeginIdempotent(ctx context.Context, owner, key string, reques
 	return once, earlier, err
 }
 
-// claimAlive says whether a claim without an answer may still be being carried out.
+// claimAlive reports whether the request of a claim without a response may still run.
 func (m *Manager) claimAlive(row *IdempotencyRecord, now time.Time) bool {
 	if len(row.Claim) > len(processName) && row.Claim[:len(processName)] == processName {
 		return m.inProgress.has(row.Claim)

@@ -29,7 +29,7 @@ type Effect struct {
 
 // IdempotencyTx is the part of Tx that is about requests to be carried out once.
 type IdempotencyTx interface {
-	// InsertIdempotency says whether there was no row of that ID yet; else nothing is written.
+	// InsertIdempotency reports whether there was no row of that ID yet. Where there was one, nothing is written.
 	InsertIdempotency(*IdempotencyRecord) (bool, error)
 	// LockIdempotency returns a row, and until the transaction ends no other reads it through LockIdempotency.
 	LockIdempotency(id []byte) (*IdempotencyRecord, error)

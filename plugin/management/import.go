@@ -144,7 +144,7 @@ func (m *Manager) Import(ctx context.Context, a Actor, keyspace string, rows []I
 	return r, err
 }
 
-// importedKey is what is kept of a row's key.
+// importedKey is the stored part of a row's key.
 type importedKey struct {
 	// candidates are all in which the store may hold it already; the first is how it is stored.
 	candidates []apikey.Candidate

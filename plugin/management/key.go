@@ -95,7 +95,7 @@ func (c *Call) CheckKeyLimit(t *gateway.Tenant, plan *gateway.Plan) error {
 	return nil
 }
 
-// ApplyKey writes the fields that are set into k. fresh says that k is being made.
+// ApplyKey writes the fields that are set into k. fresh reports whether k is being created.
 func (c *Call) ApplyKey(f *Faults, k *gateway.Key, plan *gateway.Plan, in KeyFields, fresh bool) {
 	if in.Name.Set || fresh {
 		k.Name = in.Name.Value

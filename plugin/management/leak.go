@@ -136,7 +136,7 @@ func (m *Manager) recordLeak(ctx context.Context, a Actor, keyspace, id string, 
 	return err
 }
 
-// secretEnded says whether full is a secret of the key that a rotation ended. One that is stored
+// secretEnded reports whether full is a secret of the key that a rotation ended. One that is stored
 // in a form that can't be told from it here counts as current.
 func (c *Call) secretEnded(k *gateway.Key, full string) (bool, error) {
 	secrets, err := c.Secrets(c.Keyspace.Name, k.ID)
@@ -153,7 +153,7 @@ func (c *Call) secretEnded(k *gateway.Key, full string) (bool, error) {
 	return false, nil
 }
 
-// cleanLeakText is what is kept of a text that anybody may have sent.
+// cleanLeakText returns the part that is stored of a text from an unauthenticated client.
 func (c *Call) cleanLeakText(s string) string {
 	if len(s) > maxLeakText {
 		// The end may cut a key in two, of which half would not be taken for one.
@@ -163,7 +163,7 @@ func (c *Call) cleanLeakText(s string) string {
 	return c.Keyspace.Grammar.Clean(s)
 }
 
-// leakRecorded says whether the leak was recorded, or enough others of the key, not long ago.
+// leakRecorded reports whether the leak was recorded, or enough others of the key, not long ago.
 func (c *Call) leakRecorded(k *gateway.Key, source, url string) (bool, error) {
 	rows, err := c.Tx.Audit(audit.Query{Keyspace: c.Keyspace.Name, Key: k.ID, Limit: maxLeakSearch})
 	if err != nil {

@@ -115,7 +115,7 @@ type Actor struct {
 	Scopes []string
 }
 
-// Sees says whether a tenant exists for the actor. slug is as stored.
+// Sees reports whether a tenant exists for the actor. slug is as stored.
 func (a Actor) Sees(slug string) bool { return a.Tenant == "" || a.Tenant == slug }
 
 // Keyspace returns the keyspace of that name. An empty name means the only one, or
@@ -144,7 +144,7 @@ func (m *Manager) keyspace(name string) (*gateway.Keyspace, *gateway.View, error
 	return nil, nil, Reject(http.StatusNotFound, CodeNotFound, "There is no keyspace %q.", Clip(name))
 }
 
-// Clip bounds what is repeated of a caller's input.
+// Clip shortens a caller's input before it is repeated in an error.
 func Clip(s string) string {
 	if len(s) > 100 {
 		return s[:100] + "…"
@@ -163,11 +163,11 @@ type Call struct {
 	// changed and event are what the transaction will append.
 	changed []gateway.Change
 	Event   *audit.Event
-	// publications is what is told when the transaction is committed.
+	// publications are sent when the transaction is committed.
 	publications publications
 }
 
-// AddChange notes that every node must judge a key or a tenant anew.
+// AddChange records that every node must check a key or a tenant again.
 func (c *Call) AddChange(kind gateway.ChangeKind, id string) {
 	c.changed = append(c.changed, gateway.Change{Kind: kind, Keyspace: c.Keyspace.Name, ID: id})
 }

@@ -35,7 +35,7 @@ func WithConfirmed(ctx context.Context) (context.Context, *cluster.Confirmation)
 	return context.WithValue(ctx, confirmedKey{}, where), where
 }
 
-// confirmationOf returns where it is noted who acts by a change, nil where nobody wants to know.
+// confirmationOf returns the place for the nodes that confirm a change, nil where the caller asked for none.
 func confirmationOf(ctx context.Context) *cluster.Confirmation {
 	where, _ := ctx.Value(confirmedKey{}).(*cluster.Confirmation)
 	return where

@@ -60,7 +60,7 @@ func (r Revocation) Change() gateway.Change {
 	return c
 }
 
-// OfflineRevoker is implemented by stores that can hold what is refused while the database they
+// OfflineRevoker is implemented by stores that can hold revocations while the database they
 // stand in front of is away.
 type OfflineRevoker interface {
 	Store
@@ -68,25 +68,24 @@ type OfflineRevoker interface {
 	// when it returns. ErrNotFound where no such key or tenant is known here. It is for when
 	// Update failed with gateway.ErrStore, and says by that error that nothing is held.
 	Revoke(ctx context.Context, r Revocation) error
-	// SetReplay names what writes held refusals, once the database is there: write is called
-	// with one after the other, and again with those for which it returned an error. It
-	// returns at once.
+	// SetReplay sets the function that writes held revocations to the database, once it answers. write is called
+	// with one after the other, and again with those for which it returned an error. SetReplay does not block.
 	SetReplay(write func(ctx context.Context, r Revocation) error)
 }
 
-// ExistingKeys is the error of a change that refuses a key or a tenant, where the database is away: it is
-// refused here, by the receipt's Status, and written when the database is back.
+// Accepted is the error of a revocation while the database is unreachable. This gateway rejects the key or the
+// tenant's keys already, as the receipt's Status says, and writes the revocation once the database answers.
 type Accepted struct{ Receipt Receipt }
 
 func (*Accepted) Error() string {
 	return "The database does not answer: it is refused by this gateway at once, and written when the database is back."
 }
 
-// replaying marks the context of what was held before: it is not held again.
+// replaying marks the context of a held revocation that is written now: it is not held again.
 type replaying struct{}
 
-// revokeOffline holds a refusal where the store could not write it because of cause, and returns a
-// *Held; cause where it can't be held. find checks what is to be refused.
+// revokeOffline holds a revocation that the store could not write because of cause, and returns an
+// *Accepted, or cause where it can't be held. find checks what is to be refused.
 func (m *Manager) revokeOffline(ctx context.Context, a Actor, keyspace, action string, cause error, find func(*Call) (id string, err error)) error {
 	d, ok := m.store.(OfflineRevoker)
 	if ctx.Value(replaying{}) != nil || !ok || !errors.Is(cause, gateway.ErrStore) || ctx.Err() != nil {

@@ -58,7 +58,7 @@ func TokenFieldsOf(t *Token) audit.Fields {
 	}
 }
 
-// Matches says whether a token with these scopes may do what asks for scope.
+// HasScope reports whether a token with these scopes may do what needs scope.
 func HasScope(scopes []string, scope string) bool {
 	return slices.Contains(scopes, scope) || slices.Contains(scopes, AllScopes)
 }

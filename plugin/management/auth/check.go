@@ -21,7 +21,7 @@ type Grant struct {
 	scopes []string
 }
 
-// Allows says whether the token has a scope such as "keys:write".
+// Allows reports whether the token has a scope such as "keys:write".
 func (g *Grant) Allows(scope string) bool { return management.HasScope(g.scopes, scope) }
 
 // Actor returns the token as who does something.
@@ -35,7 +35,7 @@ const usageInterval = time.Minute
 // tokenCache holds the tokens in use, by their primary digests.
 type tokenCache struct {
 	mu sync.Mutex
-	// changes is the engine's count of changes to tokens that what is held is right for.
+	// changes is the engine's count of token changes when the cached tokens were read.
 	changes uint64
 	tokens  map[apikey.Digest]*cachedToken
 }
@@ -108,10 +108,10 @@ func (auth *Authority) touchToken(id string, now time.Time, ip string) {
 	auth.inBackground(func(tx Tx) error { return tx.TouchToken(id, now, ip) })
 }
 
-// backgroundTimeout bounds a write that nobody waits for.
+// backgroundTimeout bounds a write in the background.
 const backgroundTimeout = 10 * time.Second
 
-// inBackground writes what no caller waits for, and what is no harm to lose.
+// inBackground makes writes that no caller waits for and that may be lost.
 func (auth *Authority) inBackground(f func(Tx) error) {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), backgroundTimeout)
@@ -146,7 +146,7 @@ func (c *tokenCache) put(digest apikey.Digest, changes uint64, t *cachedToken) {
 	c.tokens[digest] = t
 }
 
-// usageDue says whether the use of a token is to be noted, once every usageInterval.
+// usageDue reports whether the use of a token is to be recorded, once every usageInterval.
 func (c *tokenCache) usageDue(t *cachedToken, now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

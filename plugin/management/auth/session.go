@@ -245,7 +245,7 @@ func (auth *Authority) CheckSession(ctx context.Context, keyspace, secret, ip st
 	return sessionGrant(s), nil
 }
 
-// sessionValid says whether a session still gives anything, and fills in the scopes that it has by its token.
+// sessionValid reports whether a session is still valid, and fills in the scopes that it has by its token.
 func (c *call) sessionValid(s *Session) (bool, error) {
 	if s.Keyspace != c.Keyspace.Name || !s.EndedAt.IsZero() || !s.ExpiresAt.After(c.Now) || !s.LastUsedAt.Add(SessionIdle).After(c.Now) {
 		return false, nil

@@ -12,7 +12,7 @@ import (
 // queueMost bounds what waits to be sent. Slots that were not released expire.
 const queueMost = 1 << 16
 
-// queue is what is to be sent in the background, in order.
+// queue holds commands to send in the background, in order.
 type queue struct {
 	mu    sync.Mutex
 	items []item

@@ -40,6 +40,6 @@ type Dialect struct {
 	// Remedy returns the meaning of a driver's error for the database at path, and the remedy; "" for
 	// errors it does not know.
 	Remedy func(path string, err error) string
-	// BadText reports whether err says that a text can't be stored, so that nothing has that name.
+	// BadText reports whether err means that a text can't be stored, so that nothing has that name.
 	BadText func(err error) bool
 }
