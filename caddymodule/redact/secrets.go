@@ -89,36 +89,7 @@ func (s *Secrets) query(uri string) string {
 }
 
 // requestHeader returns h without keys in names and values, h itself where there are none.
-func (s *Secrets) requestHeader(h http.Header) http.Header {
-	out, copied := h, false
-	for name, values := range h {
-		safeName, safe := s.Text(name), values
-		for i, v := range values {
-			c := v
-			if i > 0 && v == values[i-1] {
-				c = safe[i-1] // HTTP/2 repeats a value for a byte
-			} else {
-				c = s.Text(s.inPlaces(name, v))
-			}
-			if c == v {
-				continue
-			}
-			if &safe[0] == &values[0] {
-				safe = slices.Clone(values)
-			}
-			safe[i] = c
-		}
-		if safeName == name && (len(values) == 0 || &safe[0] == &values[0]) {
-			continue
-		}
-		if !copied {
-			out, copied = maps.Clone(h), true
-		}
-		delete(out, name)
-		out[safeName] = safe
-	}
-	return out
-}
+func (s *Secrets) requestHeader(h http.Header) http.Header { return s.cleanHeader(h, true) }
 
 // inPlaces returns a value of a request's header without the credentials that stand in places of keys.
 func (s *Secrets) inPlaces(name, v string) string {
@@ -131,13 +102,20 @@ func (s *Secrets) inPlaces(name, v string) string {
 }
 
 // values returns values without keys of a known shape, values itself where there are none.
-func (s *Secrets) values(values []string) []string {
+func (s *Secrets) values(values []string) []string { return s.cleanValues("", values, false) }
+
+// cleanValues returns a header's values without keys of a known shape and, of a request's header, without the
+// credentials that stand in places of keys; values itself where there are none.
+func (s *Secrets) cleanValues(name string, values []string, ofRequest bool) []string {
 	out := values
 	for i, v := range values {
 		c := v
-		if i > 0 && v == values[i-1] {
-			c = out[i-1]
-		} else {
+		switch {
+		case i > 0 && v == values[i-1]:
+			c = out[i-1] // HTTP/2 repeats a value for a byte
+		case ofRequest:
+			c = s.Text(s.inPlaces(name, v))
+		default:
 			c = s.Text(v)
 		}
 		if c != v {
@@ -151,10 +129,13 @@ func (s *Secrets) values(values []string) []string {
 }
 
 // header returns h without keys of a known shape, h itself where there are none.
-func (s *Secrets) header(h http.Header) http.Header {
+func (s *Secrets) header(h http.Header) http.Header { return s.cleanHeader(h, false) }
+
+// cleanHeader returns h with clean names and, by cleanValues, clean values; h itself where all are clean.
+func (s *Secrets) cleanHeader(h http.Header, ofRequest bool) http.Header {
 	out, copied := h, false
 	for name, values := range h {
-		safe := s.values(values)
+		safe := s.cleanValues(name, values, ofRequest)
 		safeName := s.Text(name)
 		if safeName == name && (len(values) == 0 || &safe[0] == &values[0]) {
 			continue

@@ -1,14 +1,13 @@
 package engine_test
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/engine"
@@ -22,30 +21,12 @@ const keyspace = "shop"
 
 var operator = management.Actor{Name: "test", Via: "cli"}
 
-// output collects log lines.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) has(text string) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return strings.Contains(o.b.String(), text)
-}
-
 // config is a configuration that records calls and messages.
 type config struct {
 	engine.Config
 	// ready receives once for each call of Ready.
 	ready chan struct{}
-	log   *output
+	log   *testkit.Buffer
 }
 
 // newConfig returns a configuration with plans of those names. The first one is the default.
@@ -73,7 +54,7 @@ func newConfig(t *testing.T, plans ...string) *config {
 		ks.PlanOrder = append(ks.PlanOrder, name)
 	}
 	ks.DefaultPlan = plans[0]
-	c := &config{ready: make(chan struct{}, 10), log: new(output)}
+	c := &config{ready: make(chan struct{}, 10), log: new(testkit.Buffer)}
 	c.Config = engine.Config{
 		View: gateway.NewView(hasher, ks), Staleness: cluster.Staleness{Default: time.Hour},
 		Keyspaces: map[string]engine.Keyspace{keyspace: {}}, Log: slog.New(slog.NewTextHandler(c.log, nil)),
@@ -158,16 +139,6 @@ func wantState(t *testing.T, e *engine.Engine, want engine.State) {
 	t.Helper()
 	if s := e.State(); s != want {
 		t.Errorf("state %s, want %s", s, want)
-	}
-}
-
-// until waits for ok.
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never happened: %s", what)
-		}
 	}
 }
 

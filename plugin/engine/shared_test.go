@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/engine"
 	"github.com/keygate-dev/keygate/plugin/gateway"
@@ -38,8 +39,8 @@ func TestUnreachablePrimary(t *testing.T) {
 	wantState(t, closed, engine.Closing)
 
 	pg.Start()
-	until(t, "the engine serves", func() bool { return e.State() == engine.Serving })
-	until(t, "the configuration is ready", c.isReady)
+	testkit.Eventually(t, "the engine serves", func() bool { return e.State() == engine.Serving })
+	testkit.Eventually(t, "the configuration is ready", c.isReady)
 	if given.isReady() {
 		t.Error("a closed engine became ready")
 	}
@@ -51,7 +52,7 @@ func TestUnreachablePrimary(t *testing.T) {
 	applyFails(t, e, newConfig(t, "free").at(strings.Replace(address, "tulip-1", "tulip-0", 1)), "new address of the store", "password authentication failed")
 	// The address is right, and the configuration does not belong to the store.
 	applyFails(t, e, newConfig(t, "gold").at(other), "'free'")
-	until(t, "nothing is connected as the other user", func() bool {
+	testkit.Eventually(t, "nothing is connected as the other user", func() bool {
 		var n int
 		pg.Query("SELECT count(*) FROM pg_stat_activity WHERE usename = 'gate2'", &n)
 		return n == 0
@@ -71,8 +72,8 @@ func TestUnreachablePrimary(t *testing.T) {
 		t.Error("not adopted, or ready without a primary")
 	}
 	pg.Start()
-	until(t, "the engine serves again", func() bool { return e.State() == engine.Serving })
-	until(t, "the next configuration is ready", moved.isReady)
+	testkit.Eventually(t, "the engine serves again", func() bool { return e.State() == engine.Serving })
+	testkit.Eventually(t, "the next configuration is ready", moved.isReady)
 }
 
 // An engine that can't verify its first configuration takes no other engine's place.
@@ -125,7 +126,7 @@ func TestLimitsFollowConfigurations(t *testing.T) {
 	if limits == nil || limits.Leased() {
 		t.Fatalf("limits %+v", limits)
 	}
-	until(t, "Redis answers", func() bool { return !limits.Unreachable() })
+	testkit.Eventually(t, "Redis answers", func() bool { return !limits.Unreachable() })
 	wantState(t, e, engine.Serving)
 
 	leased := newConfig(t, "free")
@@ -156,8 +157,8 @@ func TestLimitsFollowConfigurations(t *testing.T) {
 		t.Errorf("a key is answered with %s", r)
 	}
 	server.Kill()
-	until(t, "the engine finds Redis unreachable", func() bool { check(e, shared, key); return limits.Unreachable() })
+	testkit.Eventually(t, "the engine finds Redis unreachable", func() bool { check(e, shared, key); return limits.Unreachable() })
 	wantState(t, e, engine.Degraded)
 	server.Start()
-	until(t, "the engine serves", func() bool { return e.State() == engine.Serving })
+	testkit.Eventually(t, "the engine serves", func() bool { return e.State() == engine.Serving })
 }

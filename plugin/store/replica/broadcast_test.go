@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
@@ -118,7 +119,7 @@ func waitAllSynced(nodes []*node) {
 func (n *node) waitReceived() {
 	n.t.Helper()
 	e := n.broadcaster.(*busReader)
-	eventually(n.t, "all that is published is received", func() bool {
+	testkit.Eventually(n.t, "all that is published is received", func() bool {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		return e.position == len(e.published)
@@ -141,7 +142,7 @@ func TestBroadcastToOthers(t *testing.T) {
 		t.Fatal(r, err)
 	}
 	a.want(full, gateway.RevokedKey)
-	eventually(t, "the other node rejects it", func() bool { return b.reasonFor(full) == gateway.RevokedKey })
+	testkit.Eventually(t, "the other node rejects it", func() bool { return b.reasonFor(full) == gateway.RevokedKey })
 	a.down.Store(false)
 	b.down.Store(false)
 	a.waitSynced()
@@ -162,7 +163,7 @@ func TestSetBroadcaster(t *testing.T) {
 	first := b.broadcaster.(*busReader)
 	b.waitReceived()
 	b.r.SetBroadcaster(nil)
-	eventually(t, "the subscription ends", func() bool {
+	testkit.Eventually(t, "the subscription ends", func() bool {
 		first.mu.Lock()
 		defer first.mu.Unlock()
 		return first.position < 0
@@ -174,7 +175,7 @@ func TestSetBroadcaster(t *testing.T) {
 	b.want(full, gateway.Allowed)
 	b.broadcaster = &busReader{bus: w, position: -1}
 	b.r.SetBroadcaster(b.broadcaster)
-	eventually(t, "the other node rejects it", func() bool { return b.reasonFor(full) == gateway.RevokedKey })
+	testkit.Eventually(t, "the other node rejects it", func() bool { return b.reasonFor(full) == gateway.RevokedKey })
 }
 
 // TestReversedAfterBroadcast enables a key again after its disabling was published and written, while
@@ -197,7 +198,7 @@ func TestReversedAfterBroadcast(t *testing.T) {
 	if _, err := a.SuspendTenant(ctxOf(t), ada, ks, "b"); !acknowledged(err) {
 		t.Fatal(err)
 	}
-	eventually(t, "the other node rejects both", func() bool {
+	testkit.Eventually(t, "the other node rejects both", func() bool {
 		return b.reasonFor(full) == gateway.DisabledKey && b.reasonFor(other) == gateway.TenantInactive
 	})
 	down(nodes, false)
@@ -240,7 +241,7 @@ func TestReversedAfterBroadcast(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, n := range nodes {
-		eventually(t, "it is rejected", func() bool { return n.reasonFor(full) == gateway.DisabledKey })
+		testkit.Eventually(t, "it is rejected", func() bool { return n.reasonFor(full) == gateway.DisabledKey })
 	}
 	down(nodes, false)
 	waitAllSynced(nodes)
@@ -267,7 +268,7 @@ func TestBroadcastWhileStopped(t *testing.T) {
 	}
 	a.stop()
 	b.start()
-	eventually(t, "it is rejected", func() bool { return b.reasonFor(full) == gateway.RevokedKey })
+	testkit.Eventually(t, "it is rejected", func() bool { return b.reasonFor(full) == gateway.RevokedKey })
 	// The one that took the revocation never comes back: it is written all the same, as done by who did it.
 	down(nodes, false)
 	b.waitSynced()
@@ -293,7 +294,7 @@ func TestDecidedInOrder(t *testing.T) {
 			t.Fatal(r, err)
 		}
 		n.down.Store(false)
-		eventually(t, "changes are taken", func() bool {
+		testkit.Eventually(t, "changes are taken", func() bool {
 			_, err := n.EnableKey(ctxOf(t), ada, ks, id)
 			if err != nil && !errors.Is(err, gateway.ErrStore) {
 				t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 )
@@ -116,7 +117,7 @@ func TestDamagedWhileOpen(t *testing.T) {
 		t.Cleanup(func() { f.Close() })
 	}
 	_, second := n.key("a")
-	eventually(t, "both keys are let in", func() bool {
+	testkit.Eventually(t, "both keys are let in", func() bool {
 		return n.reasonFor(full) == gateway.Allowed && n.reasonFor(second) == gateway.Allowed
 	})
 }

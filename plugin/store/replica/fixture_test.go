@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
@@ -217,7 +218,7 @@ func (n *node) start() {
 		n.t.Fatal(err)
 	}
 	n.Manager = management.New(management.Config{Store: n.r, Engine: n.gw, View: func() *gateway.View { return n.view }, Logger: quiet})
-	eventually(n.t, "the gateway starts", func() bool {
+	testkit.Eventually(n.t, "the gateway starts", func() bool {
 		if n.gw.Start(ctx) == nil {
 			return true
 		}
@@ -247,7 +248,7 @@ func (n *node) reasonFor(full string) gateway.Reason {
 	r := gateway.Request{Now: time.Now(), View: n.view, Keyspace: n.view.Keyspaces[ks], Credential: full,
 		Addr: netip.MustParseAddr("192.0.2.7"), Cost: 1, NoConcurrency: true}
 	var d gateway.Decision
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 	defer cancel()
 	n.gw.Check(ctx, &r, &d)
 	d.Done()
@@ -257,7 +258,7 @@ func (n *node) reasonFor(full string) gateway.Reason {
 // resolved waits until the node answers by a copy that holds all that the primary does.
 func (n *node) waitSynced() {
 	n.t.Helper()
-	eventually(n.t, "the replica holds what the primary does", func() bool {
+	testkit.Eventually(n.t, "the replica holds what the primary does", func() bool {
 		want, err := n.primary.Store.LastSeq(ctxOf(n.t))
 		if err != nil {
 			return false
@@ -320,7 +321,7 @@ func (n *node) restore(backup string) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	eventually(n.t, "the primary is opened again", func() bool { return n.primary.Store.Ping(ctxOf(n.t)) == nil })
+	testkit.Eventually(n.t, "the primary is opened again", func() bool { return n.primary.Store.Ping(ctxOf(n.t)) == nil })
 	n.backAt = time.Now()
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
@@ -47,7 +48,7 @@ func TestPostgresUnreachable(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.waitSynced()
-	eventually(t, "the other node rejects it", func() bool { return a.reasonFor(second) == gateway.RevokedKey })
+	testkit.Eventually(t, "the other node rejects it", func() bool { return a.reasonFor(second) == gateway.RevokedKey })
 
 	pg.Kill()
 	a.restart()
@@ -126,7 +127,7 @@ func TestPostgresPartition(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.want(full, gateway.RevokedKey)
-	eventually(t, "the node notices", func() bool { return a.r.Status().Unreachable != nil })
+	testkit.Eventually(t, "the node notices", func() bool { return a.r.Status().Unreachable != nil })
 	a.want(second, gateway.Allowed)
 	if r, err := a.DisableKey(ctxOf(t), ada, ks, other); err != nil || r.Durable {
 		t.Fatalf("disabling while cut off: %+v, %v", r, err)
@@ -198,7 +199,7 @@ func (b *rewinder) exec(query string) {
 func (b *rewinder) execAlone(query string) {
 	b.t.Helper()
 	b.exec("ALTER DATABASE keygate ALLOW_CONNECTIONS false")
-	eventually(b.t, query, func() bool {
+	testkit.Eventually(b.t, query, func() bool {
 		b.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'keygate'")
 		_, err := b.conn.Exec(ctxOf(b.t), query)
 		return err == nil

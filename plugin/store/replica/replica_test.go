@@ -5,8 +5,8 @@ import (
 	"log/slog"
 	"path/filepath"
 	"testing"
-	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/teststore"
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
@@ -33,27 +33,14 @@ func openReplica(t testing.TB, primary replica.Primary, file string) *replica.Re
 	return r
 }
 
-// patience is how long a test waits for what must happen.
-const patience = 60 * time.Second
-
-// eventually waits until ok.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("in vain: %s", what)
-		}
-	}
-}
-
 // copied waits until look-ups are answered by the copy.
 func copied(t testing.TB, r *replica.Replica) {
 	t.Helper()
-	eventually(t, "the copy is made", func() bool { return !r.Status().PassThrough })
+	testkit.Eventually(t, "the copy is made", func() bool { return !r.Status().PassThrough })
 }
 
 func ctxOf(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 	t.Cleanup(cancel)
 	return ctx
 }

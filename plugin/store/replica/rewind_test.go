@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
@@ -157,7 +158,7 @@ func TestRevokedTokensStay(t *testing.T) {
 	}
 	n.waitSynced()
 	n.restore(before)
-	eventually(t, "it is revoked again", func() bool {
+	testkit.Eventually(t, "it is revoked again", func() bool {
 		got, err := auth.New(n.Manager).Token(ctxOf(t), root, ks, token.ID)
 		return err == nil && got.Status == gateway.StatusRevoked
 	})

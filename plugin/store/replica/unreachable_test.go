@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"testing"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
@@ -112,7 +113,7 @@ func TestReversedElsewhere(t *testing.T) {
 	n.want(full, gateway.DisabledKey)
 	n.down.Store(false)
 	n.waitSynced()
-	eventually(t, "the key is let in", func() bool { return n.reasonFor(full) == gateway.Allowed })
+	testkit.Eventually(t, "the key is let in", func() bool { return n.reasonFor(full) == gateway.Allowed })
 	other.want(full, gateway.Allowed)
 }
 
@@ -125,7 +126,7 @@ func TestUnknownWhileStale(t *testing.T) {
 		t.Fatal(rec)
 	}
 	n.down.Store(true)
-	eventually(t, "what is unknown can't be told", func() bool {
+	testkit.Eventually(t, "what is unknown can't be told", func() bool {
 		_, err := n.r.LookupSecret(ctxOf(t), ks, "unknown")
 		return errors.Is(err, gateway.ErrStore)
 	})

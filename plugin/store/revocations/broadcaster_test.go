@@ -12,6 +12,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit/redis"
@@ -19,9 +20,6 @@ import (
 )
 
 func TestMain(m *testing.M) { testserver.RunParallel(m, 8) }
-
-// patience is how long a test waits for what must happen.
-const patience = time.Minute
 
 var quiet = slog.New(slog.DiscardHandler)
 
@@ -37,7 +35,7 @@ func connected(t testing.TB, url string) *redis.Redis {
 	}
 	r.Start()
 	t.Cleanup(func() { r.Close(context.Background()) })
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 	defer cancel()
 	if err := r.Wait(ctx); err != nil {
 		t.Fatal(err)
@@ -117,15 +115,6 @@ func same(a, b management.Revocation) bool {
 	return a.Action == b.Action && a.Keyspace == b.Keyspace && a.ID == b.ID && a.At.Equal(b.At) && a.Actor.Name == b.Actor.Name && slices.Equal(a.Actor.Scopes, b.Actor.Scopes)
 }
 
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("in vain: %s", what)
-		}
-	}
-}
-
 func revocationOf(n int) management.Revocation {
 	return management.Revocation{Action: management.KeyRevoked, Keyspace: "default", ID: "key_" + strconv.Itoa(n),
 		At:    time.Now().UTC().Truncate(time.Microsecond),
@@ -171,7 +160,7 @@ func publishedThrough(t *testing.T, kind testserver.RedisKind) {
 	there := listen(t, b, cluster)
 	own := listen(t, a, cluster)
 	others := listen(t, New(connected(t, url), quiet), replica.ClusterID{Store: "another", Key: cluster.Key})
-	eventually(t, "all listen", func() bool { return there.begins() > 0 && own.begins() > 0 && others.begins() > 0 })
+	testkit.Eventually(t, "all listen", func() bool { return there.begins() > 0 && own.begins() > 0 && others.begins() > 0 })
 
 	first, second := revocationOf(1), revocationOf(2)
 	second.Action = management.TenantSuspended
@@ -179,7 +168,7 @@ func publishedThrough(t *testing.T, kind testserver.RedisKind) {
 		tell(t, a, first) // once
 	}
 	tell(t, a, second)
-	eventually(t, "a subscriber receives both", func() bool { return there.times(first) == 1 && there.times(second) == 1 })
+	testkit.Eventually(t, "a subscriber receives both", func() bool { return there.times(first) == 1 && there.times(second) == 1 })
 	if n := length(t, conn); n != 2 {
 		t.Errorf("%d entries", n)
 	}
@@ -189,19 +178,19 @@ func publishedThrough(t *testing.T, kind testserver.RedisKind) {
 		t.Errorf("%d entries after another published it", n)
 	}
 	late := listen(t, New(connected(t, url), quiet), cluster)
-	eventually(t, "a later subscriber receives both", func() bool { return late.times(first) == 1 && late.times(second) == 1 })
+	testkit.Eventually(t, "a later subscriber receives both", func() bool { return late.times(first) == 1 && late.times(second) == 1 })
 
 	// What was decided again since stays.
 	again := first
 	again.At = first.At.Add(time.Second)
 	tell(t, a, again)
-	eventually(t, "it is received", func() bool { return there.times(again) == 1 })
+	testkit.Eventually(t, "it is received", func() bool { return there.times(again) == 1 })
 	b.Retract(cluster, first)
 	b.Retract(cluster, second)
 	b.Retract(replica.ClusterID{Store: "another"}, again)
-	eventually(t, "the withdrawn are gone", func() bool { return length(t, conn) == 1 })
+	testkit.Eventually(t, "the withdrawn are gone", func() bool { return length(t, conn) == 1 })
 	b.Retract(cluster, again)
-	eventually(t, "all are gone", func() bool { return length(t, conn) == 0 })
+	testkit.Eventually(t, "all are gone", func() bool { return length(t, conn) == 0 })
 	if n := others.count(); n != 0 {
 		t.Errorf("nodes of another store heard %d entries", n)
 	}
@@ -245,7 +234,7 @@ func TestForged(t *testing.T) {
 	l := listen(t, b, cluster)
 	good := revocationOf(3)
 	tell(t, New(conn, quiet), good)
-	eventually(t, "what is true is received", func() bool { return l.times(good) == 1 })
+	testkit.Eventually(t, "what is true is received", func() bool { return l.times(good) == 1 })
 	if l.count() != 1 || b.Stats().Rejected != int64(len(forged)) {
 		t.Errorf("heard %d, %+v", l.count(), b.Stats())
 	}
@@ -272,7 +261,7 @@ func outagesOf(t *testing.T, kind testserver.RedisKind) {
 	a, b := New(near, quiet), New(far, quiet)
 	l := listen(t, b, cluster)
 	la := listen(t, a, cluster)
-	eventually(t, "both listen", func() bool { return l.begins() > 0 && la.begins() > 0 })
+	testkit.Eventually(t, "both listen", func() bool { return l.begins() > 0 && la.begins() > 0 })
 	n := 0
 	publish := func() management.Revocation {
 		n++
@@ -282,7 +271,7 @@ func outagesOf(t *testing.T, kind testserver.RedisKind) {
 	}
 	expectReceived := func(what string, r management.Revocation) {
 		t.Helper()
-		eventually(t, what, func() bool { return l.times(r) > 0 })
+		testkit.Eventually(t, what, func() bool { return l.times(r) > 0 })
 	}
 	expectReceived("at first", publish())
 	proxy.Cut()
@@ -305,13 +294,13 @@ func outagesOf(t *testing.T, kind testserver.RedisKind) {
 		t.Error("it could be told to a Redis that is not there")
 	}
 	server.Start()
-	eventually(t, "it is listened again", func() bool { return la.begins() > begun })
+	testkit.Eventually(t, "it is listened again", func() bool { return la.begins() > begun })
 	if length(t, near) != 0 {
 		t.Fatal("Redis forgot nothing")
 	}
 	tell(t, a, r) // as a replica does from time to time
 	late := listen(t, New(connected(t, server.URL()), quiet), cluster)
-	eventually(t, "it is heard again", func() bool { return late.times(r) > 0 })
+	testkit.Eventually(t, "it is heard again", func() bool { return late.times(r) > 0 })
 }
 
 // The least that a user of Redis's access control lists needs for it, beside what limits do; and one who may not is told so.
@@ -329,9 +318,9 @@ func accessControlOf(t *testing.T, kind testserver.RedisKind) {
 	l := listen(t, b, cluster)
 	r := revocationOf(1)
 	tell(t, b, r)
-	eventually(t, "it is received", func() bool { return l.times(r) == 1 })
+	testkit.Eventually(t, "it is received", func() bool { return l.times(r) == 1 })
 	b.Retract(cluster, r)
-	eventually(t, "it is gone", func() bool {
+	testkit.Eventually(t, "it is gone", func() bool {
 		late := 0
 		ctx, stop := context.WithCancel(context.Background())
 		_ = New(b.redis, quiet).Subscribe(ctx, cluster, func(list []management.Revocation) error { late += len(list); stop(); return nil })
@@ -361,7 +350,7 @@ func TestFailover(t *testing.T) {
 			failover(t, c.URL(), k, c.FailOver)
 			c.Replica.Kill() // is missed by nobody
 			l := listen(t, New(connected(t, c.URL()), quiet), k)
-			eventually(t, "it is listened without it", func() bool { return l.begins() > 0 })
+			testkit.Eventually(t, "it is listened without it", func() bool { return l.begins() > 0 })
 		})
 		t.Run("sentinel", func(t *testing.T) {
 			t.Parallel()
@@ -376,21 +365,21 @@ func failover(t *testing.T, url string, k replica.ClusterID, failOver func()) {
 	conn := connected(t, url)
 	a, b := New(conn, quiet), New(connected(t, url), quiet)
 	la, lb := listen(t, a, k), listen(t, b, k)
-	eventually(t, "both listen", func() bool { return la.begins() > 0 && lb.begins() > 0 })
+	testkit.Eventually(t, "both listen", func() bool { return la.begins() > 0 && lb.begins() > 0 })
 	say := func(r management.Revocation) {
 		t.Helper()
 		// Who can't tell tries it again.
-		eventually(t, "it can be told", func() bool { return a.Publish(context.Background(), k, r) == nil })
-		eventually(t, "it is received", func() bool { return lb.times(r) > 0 })
+		testkit.Eventually(t, "it can be told", func() bool { return a.Publish(context.Background(), k, r) == nil })
+		testkit.Eventually(t, "it is received", func() bool { return lb.times(r) > 0 })
 	}
 	before, after := revocationOf(1), revocationOf(2)
 	say(before)
 	failOver()
 	say(after)
 	late := listen(t, New(connected(t, url), quiet), k)
-	eventually(t, "a later subscriber receives both", func() bool { return late.times(before) == 1 && late.times(after) == 1 })
+	testkit.Eventually(t, "a later subscriber receives both", func() bool { return late.times(before) == 1 && late.times(after) == 1 })
 	c := client(t, conn)
-	eventually(t, "what is withdrawn is gone", func() bool {
+	testkit.Eventually(t, "what is withdrawn is gone", func() bool {
 		b.Retract(k, before)
 		b.Retract(k, after)
 		n, err := c.Do(context.Background(), c.B().Xlen().Key(streamKey(k)).Build()).AsInt64()
@@ -407,7 +396,7 @@ func TestForgotten(t *testing.T) {
 	la, lb := listen(t, a, cluster), listen(t, b, cluster)
 	first, second := revocationOf(1), revocationOf(2)
 	tell(t, a, first)
-	eventually(t, "it is received", func() bool { return la.times(first) == 1 && lb.times(first) == 1 })
+	testkit.Eventually(t, "it is received", func() bool { return la.times(first) == 1 && lb.times(first) == 1 })
 	c := client(t, conn)
 	if err := c.Do(context.Background(), c.B().Del().Key(streamKey(cluster)).Build()).Error(); err != nil {
 		t.Fatal(err)
@@ -424,12 +413,12 @@ func TestForgotten(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "what comes before is received", func() bool { return la.times(second) == 1 && lb.times(second) == 1 })
-	eventually(t, "what was lost is told again", func() bool {
+	testkit.Eventually(t, "what comes before is received", func() bool { return la.times(second) == 1 && lb.times(second) == 1 })
+	testkit.Eventually(t, "what was lost is told again", func() bool {
 		tell(t, a, first)
 		return length(t, conn) == 3
 	})
-	eventually(t, "and heard again", func() bool { return lb.times(first) == 2 })
+	testkit.Eventually(t, "and heard again", func() bool { return lb.times(first) == 2 })
 	if n := lb.times(second); n != 1 {
 		t.Errorf("what was not lost was heard %d times", n)
 	}
@@ -438,7 +427,7 @@ func TestForgotten(t *testing.T) {
 	}
 	a.Retract(cluster, first)
 	a.Retract(cluster, second)
-	eventually(t, "all words are gone", func() bool { return length(t, conn) == 1 })
+	testkit.Eventually(t, "all words are gone", func() bool { return length(t, conn) == 1 })
 }
 
 // TestMany tells more than one read holds.
@@ -452,14 +441,14 @@ func TestMany(t *testing.T) {
 	}
 	b := New(connected(t, url), quiet)
 	l := listen(t, b, cluster)
-	eventually(t, "all are heard", func() bool { return l.count() == many })
+	testkit.Eventually(t, "all are heard", func() bool { return l.count() == many })
 	l.mu.Lock()
 	for _, r := range l.received {
 		b.Retract(cluster, r)
 	}
 	l.mu.Unlock()
-	eventually(t, "all are withdrawn", func() bool { return length(t, connectedAs(b)) == 0 })
-	eventually(t, "none is remembered", func() bool {
+	testkit.Eventually(t, "all are withdrawn", func() bool { return length(t, connectedAs(b)) == 0 })
+	testkit.Eventually(t, "none is remembered", func() bool {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		return b.n == 0 && len(b.entries) == 0 && len(b.retracted) == 0
