@@ -26,9 +26,9 @@ test: tools check ## run every test; install what is missing, fail where that is
 	@$(MAKE) --no-print-directory -j2 test-e2e test-packages
 
 # check has compiled and vetted the packages with the same flags. Without GORACE a process
-# under the race detector sleeps for a second before it ends. Tests of the stores mostly wait: -p 3.
+# under the race detector sleeps for a second before it ends.
 test-packages: ## run the packages' tests under the race detector
-	GORACE=atexit_sleep_ms=10 $(GO) test $(RACE) -vet=off -p 3 -timeout $(TIMEOUT) ./...
+	GORACE=atexit_sleep_ms=10 $(GO) test $(RACE) -vet=off -timeout $(TIMEOUT) ./...
 
 # Most of these tests start a gateway without the race detector, so the tests are built without it too. The go command
 # does not see that they depend on the sources of the gateway: -count=1. The tests mostly wait: -parallel 4.
