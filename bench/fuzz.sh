@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every fuzz target for a while, one after the other: bench/fuzz.sh [time each]
+# Runs every fuzz target, one after the other: bench/fuzz.sh [time for each target; default 30s]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u | while read -r package; do

@@ -22,17 +22,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The contest "hostile" compares the processor time of requests that are made to cost much, and that no key is
-// needed for, with that of a Caddy which rejects the same bytes with `respond 401`. Both write an access log of the same form.
+// The contest "hostile" sends requests that are built to cost much processor time and hold no
+// known key. It compares Keygate's processor time for them with that of a Caddy that rejects the
+// same bytes with `respond 401`. Both write access logs of the same form.
 
-// hostilePeer is a server that takes part.
+// hostilePeer is one of the servers that the contest compares.
 type hostilePeer struct {
 	peer
-	// path stands before the request's own.
+	// path is put before the path of each request.
 	path string
 }
 
-// runHostile holds the contest and prints its result.
+// runHostile runs the contest and prints its result.
 func runHostile(ctx context.Context, dir, caddy string, how course) error {
 	wanted, err := regexp.Compile(how.kinds)
 	if err != nil {
@@ -66,10 +67,10 @@ func runHostile(ctx context.Context, dir, caddy string, how course) error {
 	}
 	all := kinds()
 	if how.fuzzed > 0 {
-		fmt.Fprintf(os.Stderr, "looking for the dearest of %d texts\n", how.fuzzed)
-		worst := dearest(how.fuzzed)
-		fmt.Printf("the dearest of %d texts: %.40q…\n", how.fuzzed, worst)
-		all = append(all, kind{"the dearest of the fuzzed texts", request{headers: []header{{"x-a", worst, 4}}}},
+		fmt.Fprintf(os.Stderr, "looking for the costliest of %d texts\n", how.fuzzed)
+		worst := costliest(how.fuzzed)
+		fmt.Printf("the costliest of %d texts: %.40q…\n", how.fuzzed, worst)
+		all = append(all, kind{"the costliest of the fuzzed texts", request{headers: []header{{"x-a", worst, 4}}}},
 			kind{"the same in the path", request{path: "/" + strings.Map(inPath, worst)}})
 	}
 	fmt.Printf("%-34s %-7s %28s %22s %22s\n", "", "", plain.name+", µs CPU", own.name, five.name)
@@ -91,7 +92,7 @@ func runHostile(ctx context.Context, dir, caddy string, how course) error {
 			}
 			fmt.Printf("%-34s %-7s %28.1f", k.name, protocol, slices.Min(cpu[0]))
 			for i := range peers[1:] {
-				// The least is what disturbs the other least.
+				// The smallest measurement is the one that other processes disturbed least.
 				ratio := slices.Min(cpu[i+1]) / slices.Min(cpu[0])
 				worst[i+1] = max(worst[i+1], ratio)
 				fmt.Printf(" %14.1f (%5.2f)", slices.Min(cpu[i+1]), ratio)
@@ -103,7 +104,8 @@ func runHostile(ctx context.Context, dir, caddy string, how course) error {
 	return nil
 }
 
-// start starts the peer with a Caddyfile. What it logs is thrown away once it is written.
+// start starts the peer with the Caddyfile in config and returns when the peer is ready. The
+// peer's log is discarded.
 func (p *hostilePeer) start(ctx context.Context, dir, caddy, config string) error {
 	path := filepath.Join(dir, strings.ReplaceAll(p.name, " ", "-"))
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
@@ -118,7 +120,7 @@ func (p *hostilePeer) start(ctx context.Context, dir, caddy, config string) erro
 	if err := reachable(ctx, p.addr); err != nil {
 		return fmt.Errorf("starting %s: %w", p.name, err)
 	}
-	// Until it is ready it answers 503.
+	// A gateway answers 503 until it is ready, and then 401, since the request has no key.
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		resp, err := http.Get("http://" + p.addr + p.path + "/v1/things")
 		if err != nil {
@@ -134,17 +136,17 @@ func (p *hostilePeer) start(ctx context.Context, dir, caddy, config string) erro
 	}
 }
 
-// turn is how much processor time a turn is to take at least.
+// turn is the least processor time that the peer must use in one measurement.
 const turn = 100 * time.Millisecond
 
-// measure returns the processor time of one request, in microseconds.
+// measure returns the processor time that the peer uses for one request, in microseconds.
 func (p *hostilePeer) measure(r request, h2 bool) (float64, error) {
 	send, done, err := p.sender(r, h2)
 	if err != nil {
 		return 0, err
 	}
 	defer done()
-	if err := send(5); err != nil { // to warm up, and to fill HTTP/2's table
+	if err := send(5); err != nil { // warms up the peer and fills HTTP/2's header table
 		return 0, err
 	}
 	before, err := p.cpu()
@@ -166,9 +168,10 @@ func (p *hostilePeer) measure(r request, h2 bool) (float64, error) {
 	}
 }
 
-// cpu returns the processor time that the peer has used.
+// cpu returns the processor time that the peer has used so far.
 func (p *hostilePeer) cpu() (time.Duration, error) {
-	// The clock of another process (clock_getcpuclockid): exact, where /proc has hundredths of a second.
+	// The clock of another process is read as clock_getcpuclockid defines it. It is exact; /proc
+	// counts in 1/100 s.
 	var t unix.Timespec
 	if err := unix.ClockGettime(int32(^p.cmd.Process.Pid<<3|2), &t); err != nil {
 		return 0, err
@@ -176,7 +179,8 @@ func (p *hostilePeer) cpu() (time.Duration, error) {
 	return time.Duration(t.Nano()), nil
 }
 
-// sender returns what sends the request n times over a connection of its own, and reads the answers.
+// sender opens a connection. send sends the request n times over the connection and reads the
+// responses; done closes it.
 func (p *hostilePeer) sender(r request, h2 bool) (send func(n int) error, done func(), err error) {
 	conn, err := net.Dial("tcp", p.addr)
 	if err != nil {
@@ -227,7 +231,7 @@ func (p *hostilePeer) sender(r request, h2 bool) (send func(n int) error, done f
 	}, done, nil
 }
 
-// rejected is an error where the status is none of those with which a request is rejected as it should be.
+// rejected returns an error unless status is one that rejects a request: 401, 400 or 429.
 func rejected(status int) error {
 	if status == http.StatusUnauthorized || status == http.StatusBadRequest || status == http.StatusTooManyRequests {
 		return nil
@@ -235,7 +239,7 @@ func rejected(status int) error {
 	return fmt.Errorf("the answer is %d", status)
 }
 
-// atOnce is how many streams of HTTP/2 are open at a time.
+// atOnce is how many HTTP/2 streams are open at a time.
 const atOnce = 20
 
 func sendHTTP2(conn net.Conn, method, host, path string, headers []header) (func(n int) error, error) {
@@ -257,7 +261,7 @@ func sendHTTP2(conn net.Conn, method, host, path string, headers []header) (func
 		block.Reset()
 		for _, h := range append([]header{{":method", method, 1}, {":scheme", "http", 1}, {":authority", host, 1}, {":path", path, 1}}, headers...) {
 			if strings.EqualFold(h.name, "connection") {
-				continue // HTTP/2 has none
+				continue // HTTP/2 has no such header
 			}
 			for range h.times {
 				if err := enc.WriteField(hpack.HeaderField{Name: strings.ToLower(h.name), Value: h.value}); err != nil {

@@ -10,32 +10,34 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
-// request is one that is sent without a key that is known.
+// request is a request without a known key.
 type request struct {
-	// method is GET and path /v1/things where they are empty.
+	// An empty method means GET, an empty path /v1/things.
 	method, path string
 	headers      []header
 }
 
 type header struct {
 	name, value string
-	// times is how often it is sent. Over HTTP/2 each time but the first costs the sender one byte.
+	// times is how often the header is sent. Over HTTP/2, each repetition costs the sender one
+	// byte.
 	times int
 }
 
-// kind is a way to make a request dear.
+// kind is one way to make a request costly.
 type kind struct {
 	name    string
 	request request
 }
 
-// entry is the length of the longest texts: with their name they just fit into HTTP/2's table.
+// entry is the length of the longest header values. With its name, such a value just fits into
+// HTTP/2's header table.
 const entry = 3900
 
-// fill returns unit as often as fits.
+// fill repeats unit as often as it fits into entry bytes.
 func fill(unit string) string { return strings.Repeat(unit, entry/len(unit)) }
 
-// kinds are the known ways.
+// kinds returns the known ways to make a request costly.
 func kinds() []kind {
 	value := func(name, v string) kind { return kind{name, request{headers: []header{{"x-a", v, 4}}}} }
 	of := func(name string, headers ...header) kind { return kind{name, request{headers: headers}} }
@@ -105,25 +107,26 @@ func kinds() []kind {
 	}
 }
 
-// path is the kind of a path of 2 KB, of prefix and of unit as often as fits.
+// path returns a kind whose path is prefix and then unit, repeated up to 2,000 bytes.
 func path(name, prefix, unit string) kind {
 	return kind{"path: " + name, request{path: prefix + strings.Repeat(unit, (2000-len(prefix))/len(unit))}}
 }
 
-// parts are what the fuzzed texts are made of.
+// parts are the pieces that random texts are built from.
 var parts = []string{
 	"%", "%%", "%2", "%25", "%2525", "%6", "%6b", "%256b", "%5f", "%5F", "%u006b", `\`, `\u`, `\u00`, `\u0025`, `\u006b`,
 	"k", "kg", "kg_", "kg_live", "kg_live_", "kgm_", "ck_", "sk_live_", "vlk_", "convoy_sk_", "_", "a", "2", "5", "25", "6b",
 	"AAAAAAAA", "abcdefgh", ",", ";", " ", "/", "-", "\"",
 }
 
-// dearest returns the text, out of n, that takes the longest to clean for its length.
-func dearest(n int) string {
+// costliest returns the one of n random texts that apikey.Cleaner takes the longest to clean,
+// relative to its length.
+func costliest(n int) string {
 	var grammars []*apikey.Grammar
 	for _, prefix := range []string{"kg_live_", "ck_", "convoy_sk_", "vlk_", "sk_live_", "knouds_live_", "kgm_"} {
 		g, err := apikey.NewGrammar([]apikey.Prefix{{Value: prefix, Environment: "live"}}, apikey.Format{Length: 40}, nil)
 		if err != nil {
-			panic(err) // it is fixed
+			panic(err) // impossible: the grammars are constants
 		}
 		grammars = append(grammars, g)
 	}
@@ -141,7 +144,7 @@ func dearest(n int) string {
 	best, most := "%", time.Duration(0)
 	for range n {
 		var b strings.Builder
-		if rng.IntN(3) == 0 { // a change of the dearest so far
+		if rng.IntN(3) == 0 { // changes the costliest text so far
 			at := rng.IntN(len(best))
 			b.WriteString(best[:at] + parts[rng.IntN(len(parts))] + best[at+rng.IntN(len(best)-at):])
 		} else {
@@ -153,7 +156,8 @@ func dearest(n int) string {
 		if len(unit) > 60 || cost(unit, 2) <= most {
 			continue
 		}
-		// Once more, since other processes disturb.
+		// A second, longer measurement confirms the cost: another process may have disturbed the
+		// first.
 		if t := cost(unit, 20); t > most {
 			best, most = unit, t
 		}
@@ -161,7 +165,7 @@ func dearest(n int) string {
 	return fill(best)
 }
 
-// inPath replaces what may not stand in a path.
+// inPath replaces characters that a path can't hold, or that make it ambiguous, by "a".
 func inPath(r rune) rune {
 	if r <= ' ' || r == '"' || r == '\\' || r == '%' || r == ';' {
 		return 'a'

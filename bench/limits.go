@@ -9,8 +9,9 @@ import (
 	"path/filepath"
 )
 
-// startLimits starts the gateway three times over, with the same limit: counted in its memory, in Redis
-// for each request, and in Redis by batches. The Redis is private, and ends with ctx.
+// startLimits starts three gateways with the same limit, counted in three places: in the gateway's
+// memory, in Redis for each request, and in Redis by batches. The Redis server serves these
+// gateways only, and stops when ctx is done.
 func startLimits(ctx context.Context, dir, caddy, upstream string) ([]*peer, error) {
 	redis, err := exec.LookPath("redis-server")
 	if err != nil {
@@ -41,6 +42,6 @@ func startLimits(ctx context.Context, dir, caddy, upstream string) ([]*peer, err
 			return peers, err
 		}
 	}
-	peers[0].beside = server
+	peers[0].helper = server
 	return peers, nil
 }

@@ -1,17 +1,16 @@
-// Command bench measures the gateway side by side with others that do the same, in
+// Command bench compares the gateway with other software that does the same work. There are
 // several contests:
 //
-//   - proxy: in front of one upstream, with what else could stand there: plain Caddy, Caddy
-//     with caddy-ratelimit, nginx and HAProxy, as far as they are installed.
-//   - verify: judging requests that are not proxied, over HTTP, beside a plain Caddy
-//     that only responds, each pinned to the same core.
-//   - limits: the same rate counted in memory, in Redis for each request (exact), and in
-//     Redis by batches (leased).
-//   - hostile: requests without a key that are made to cost much, beside a plain Caddy that
-//     rejects the same bytes.
+//   - proxy: the gateway in front of an upstream, compared with plain Caddy, Caddy with caddy-ratelimit, nginx and
+//     HAProxy, where these are installed.
+//   - usage: the gateway with and without counting usage.
+//   - verify: checking requests over HTTP without forwarding them, compared with a plain Caddy that only responds. Each
+//     server is pinned to the same core.
+//   - limits: the same rate counted in memory, in Redis for each request (exact), and in Redis by batches (leased).
+//   - hostile: requests without a key that are built to cost much, compared with a plain Caddy that rejects the same bytes.
 //
-// Everybody in the others knows the same thousand keys and is driven by wrk, in turns, in
-// one run. What counts are the ratios: absolute numbers are the machine's.
+// In all contests but the last, each server knows a thousand keys, and wrk loads the servers in
+// turn, in one run. Only the ratios can be compared between machines, not the absolute numbers.
 //
 //	go run ./bench [-contests proxy,usage,verify,limits,hostile] [-rounds 3] [-duration 5s] [-connections 32]
 package main
@@ -35,18 +34,18 @@ import (
 func main() {
 	log.SetFlags(0)
 	log.SetPrefix("bench: ")
-	rounds := flag.Int("rounds", 3, "how often each peer has its turn")
-	duration := flag.Duration("duration", 5*time.Second, "how long a turn is")
-	connections := flag.Int("connections", 32, "how many connections the load comes over")
-	names := flag.String("contests", "proxy,usage,verify,limits,hostile", "which contests are held, comma-separated")
-	fuzzed := flag.Int("fuzzed", 1_000_000, "among how many random texts the contest \"hostile\" looks for the dearest")
-	kinds := flag.String("kinds", "", "which kinds of requests the contest \"hostile\" sends: those whose name matches this regular expression")
-	binary := flag.String("caddy", "", "the gateway's binary; built where it is not given")
-	before := flag.String("replay", "", "the binary of a version before: replay requests through it and this version instead, and compare")
-	configs := flag.String("configs", ".", "where the Caddyfiles of the version before are")
-	requests := flag.Int("requests", 10_000, "how many requests are replayed")
-	seed := flag.Uint64("seed", 1, "what the replayed requests are made from")
-	upstream := flag.String("upstream", "", "internal: serve as the upstream on this address")
+	rounds := flag.Int("rounds", 3, "how many rounds are measured; each round measures each peer once")
+	duration := flag.Duration("duration", 5*time.Second, "how long each measurement takes")
+	connections := flag.Int("connections", 32, "how many connections the load uses")
+	names := flag.String("contests", "proxy,usage,verify,limits,hostile", "the contests to run, separated by commas")
+	fuzzed := flag.Int("fuzzed", 1_000_000, "how many random texts the contest \"hostile\" tries to find the costliest one")
+	kinds := flag.String("kinds", "", "a regular expression: the contest \"hostile\" sends the kinds of requests whose name matches")
+	binary := flag.String("caddy", "", "the path of the gateway's binary; default: build one")
+	before := flag.String("replay", "", "the path of an older version's binary: instead of the contests, replay requests through both versions and compare the outcomes")
+	configs := flag.String("configs", ".", "the directory with the older version's Caddyfiles")
+	requests := flag.Int("requests", 10_000, "how many requests to replay")
+	seed := flag.Uint64("seed", 1, "the seed of the replayed requests: the same seed gives the same requests")
+	upstream := flag.String("upstream", "", "internal: serve as the upstream at this address")
 	flag.Parse()
 	if *upstream != "" {
 		log.Fatal(http.ListenAndServe(*upstream, http.HandlerFunc(answer)))
@@ -64,18 +63,18 @@ func main() {
 	}
 }
 
-// course is how a contest is held.
+// course holds the settings of a run.
 type course struct {
 	rounds      int
-	duration    time.Duration // of a turn
+	duration    time.Duration // the length of one turn
 	connections int
 	fuzzed      int
-	kinds       string // a regular expression
-	caddy       string // the gateway's binary; "" to build it
+	kinds       string // a regular expression: the kinds of requests that the contest "hostile" sends
+	caddy       string // the path of the gateway's binary; "" to build one
 }
 
-// contest is one comparison. start starts those who take part; the first is the one
-// that the others are compared with. What it has started it returns with an error too.
+// contest is one comparison. start starts the peers; the others are compared with the first. On an
+// error, start also returns the peers that it has started.
 type contest struct {
 	name, title string
 	start       func(ctx context.Context, dir, caddy, upstream string) ([]*peer, error)
@@ -83,15 +82,15 @@ type contest struct {
 
 var contests = []contest{
 	{"proxy", "In front of an upstream", startProxies},
-	{"usage", "In front of an upstream, with usage counted and not", startUsage},
-	{"verify", "Judging requests that are not proxied, on one core", startVerifiers},
-	{"limits", "In front of an upstream, with limits counted here and in Redis", startLimits},
+	{"usage", "In front of an upstream, with and without counting usage", startUsage},
+	{"verify", "Checking requests without forwarding them, on one core", startVerifiers},
+	{"limits", "In front of an upstream, with limits counted in memory and in Redis", startLimits},
 }
 
-// hostile is the contest that measures without wrk.
+// hostile is the name of the contest that runs without wrk.
 const hostile = "hostile"
 
-// answer is the upstream's only answer.
+// answer is the upstream: it gives every request the same response.
 func answer(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = w.Write([]byte(`{"ok":true}`))
@@ -100,7 +99,7 @@ func answer(w http.ResponseWriter, _ *http.Request) {
 func run(ctx context.Context, names []string, how course) error {
 	for _, name := range names {
 		if name != hostile && !slices.ContainsFunc(contests, func(c contest) bool { return c.name == name }) {
-			return fmt.Errorf("there is no contest %q", name)
+			return fmt.Errorf("there is no contest %q: see -contests", name)
 		}
 	}
 	dir, err := os.MkdirTemp("", "keygate-bench-")
@@ -163,20 +162,20 @@ func run(ctx context.Context, names []string, how course) error {
 	return nil
 }
 
-// hold gives each peer its turn in each round.
+// hold measures each peer once in each round.
 func hold(ctx context.Context, dir string, peers []*peer, how course) error {
 	script := filepath.Join(dir, "keys.lua")
 	if err := writeScript(script, peers); err != nil {
 		return err
 	}
-	for _, p := range peers { // to warm up, and to see that each lets the load pass
+	for _, p := range peers { // warms up each peer and fails where a peer rejects the load
 		if _, err := p.measure(ctx, script, time.Second, how.connections); err != nil {
 			return err
 		}
 	}
 	for i := range how.rounds {
 		for j := range peers {
-			// Whoever comes first in one round comes later in the next.
+			// The order of the peers changes from round to round.
 			p := peers[(i+j)%len(peers)]
 			m, err := p.measure(ctx, script, how.duration, how.connections)
 			if err != nil {
@@ -189,8 +188,9 @@ func hold(ctx context.Context, dir string, peers []*peer, how course) error {
 	return nil
 }
 
-// report prints each peer's median figures and how they relate to the first's: the median of what they
-// were of it in each round, since what else the machine does changes from round to round.
+// report prints the medians of each peer's figures, and their ratio to the first peer's. The ratio
+// is the median of the ratios within each round, since other load on the machine changes from
+// round to round.
 func report(peers []*peer) {
 	fmt.Printf("%-28s %12s %10s %10s %12s %10s   %s\n", "", "requests/s", "p50", "p99", "CPU µs/req", "memory", "requests/s and CPU against the first")
 	for _, p := range peers {
@@ -204,7 +204,7 @@ func report(peers []*peer) {
 	}
 }
 
-// median returns the median of each figure over rounds.
+// median returns the median of each figure over the rounds.
 func median(rounds []measurement) measurement {
 	of := func(f func(measurement) float64) float64 {
 		var v []float64
@@ -223,7 +223,7 @@ func median(rounds []measurement) measurement {
 	}
 }
 
-// freeAddr returns a loopback address nobody listens on.
+// freeAddr returns a loopback address on which no server listens.
 func freeAddr() string {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -233,7 +233,7 @@ func freeAddr() string {
 	return ln.Addr().String()
 }
 
-// reachable returns when somebody listens on addr.
+// reachable waits, up to 15 s, until a server accepts connections on addr.
 func reachable(ctx context.Context, addr string) error {
 	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if c, err := net.Dial("tcp", addr); err == nil {
@@ -244,5 +244,5 @@ func reachable(ctx context.Context, addr string) error {
 			return ctx.Err()
 		}
 	}
-	return fmt.Errorf("nobody listens on %s", addr)
+	return fmt.Errorf("no server accepts connections on %s", addr)
 }

@@ -15,23 +15,24 @@ import (
 	"time"
 )
 
-// keyCount is how many keys each peer knows and the load uses in turn.
+// keyCount is the number of keys that each peer knows. The load uses them in turn.
 const keyCount = 1000
 
-// peer is one thing that can stand in front of the API.
+// peer is one server that is compared with others.
 type peer struct {
 	name string
 	addr string
 	keys []string
-	// request is the Lua expression that wrk makes a request with key with.
-	// Default: a GET with the key in X-API-Key.
+	// request is the Lua expression by which wrk builds the request for a key. "" means a GET with
+	// the key in X-API-Key.
 	request string
-	// core is the processor that the peer is kept on, and its load off; "" for any.
+	// core is the processor that runs the peer and nothing of the load; "" for any processor.
 	core string
 	// options are further lines of the gateway's global option.
 	options string
-	// beside is what is needed beside the peers, and stopped with this one; nil for nothing.
-	beside *peer
+	// helper is a server that the peers need, such as Redis. It is stopped with this peer; nil for
+	// none.
+	helper *peer
 	cmd    *exec.Cmd
 	rounds []measurement
 }
@@ -47,12 +48,12 @@ func (p *peer) stop() {
 			_ = p.cmd.Process.Kill()
 		}
 	}
-	if p.beside != nil {
-		p.beside.stop()
+	if p.helper != nil {
+		p.helper.stop()
 	}
 }
 
-// launch starts a peer's process and waits until it listens.
+// launch starts the peer's process and waits until the peer accepts connections.
 func (p *peer) launch(ctx context.Context, dir, name string, args ...string) error {
 	if p.core != "" {
 		name, args = "taskset", append([]string{"-c", p.core, name}, args...)
@@ -74,7 +75,7 @@ func (p *peer) launch(ctx context.Context, dir, name string, args ...string) err
 	return nil
 }
 
-// startProxies starts every proxy that can be, plain Caddy first.
+// startProxies starts every proxy that is installed, plain Caddy first.
 func startProxies(ctx context.Context, dir, caddy, upstream string) ([]*peer, error) {
 	keys := make([]string, keyCount)
 	for i := range keys {
@@ -88,7 +89,7 @@ func startProxies(ctx context.Context, dir, caddy, upstream string) ([]*peer, er
 	write := func(name, text string) string {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			panic(err) // the directory is ours
+			panic(err) // impossible: this program has just made the directory
 		}
 		return path
 	}
@@ -138,7 +139,7 @@ func startProxies(ctx context.Context, dir, caddy, upstream string) ([]*peer, er
 	return peers, nil
 }
 
-// build builds a command of this module.
+// build builds a command of this module in dir and returns the binary's path.
 func build(ctx context.Context, dir, name, pkg string) (string, error) {
 	path := filepath.Join(dir, name)
 	out, err := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, pkg).CombinedOutput()
@@ -148,7 +149,8 @@ func build(ctx context.Context, dir, name, pkg string) (string, error) {
 	return path, nil
 }
 
-// withRatelimit builds a Caddy with caddy-ratelimit, once: it is kept in build/.
+// withRatelimit returns the path of a Caddy with caddy-ratelimit. The binary is built once and
+// kept in build/.
 func withRatelimit(ctx context.Context, dir string) (string, error) {
 	path, err := filepath.Abs("build/caddy-ratelimit")
 	if err != nil {
@@ -161,7 +163,7 @@ func withRatelimit(ctx context.Context, dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// What xcaddy would make, in a module of its own.
+	// The build is the one that xcaddy does, in a module of its own.
 	work := filepath.Join(dir, "ratelimit")
 	if err := os.MkdirAll(work, 0o700); err != nil {
 		return "", err
@@ -183,15 +185,15 @@ func withRatelimit(ctx context.Context, dir string) (string, error) {
 	return path, nil
 }
 
-// keygate starts the gateway with a plan of those limits, and makes the keys.
+// keygate starts a gateway whose plan has the given limits, and creates its keys.
 func keygate(ctx context.Context, dir, caddy, name, upstream string, limits ...string) (*peer, error) {
 	p := &peer{name: name, addr: freeAddr()}
 	_, err := p.launchKeygate(ctx, dir, caddy, "keygate\n\treverse_proxy "+upstream, limits...)
 	return p, err
 }
 
-// launchKeygate starts the gateway as p, with a site of those directives, and makes
-// the keys. It returns where the admin endpoint is.
+// launchKeygate starts the gateway as p, with a site that holds the directives in site, and
+// creates the keys. It returns the address of the admin endpoint.
 func (p *peer) launchKeygate(ctx context.Context, dir, caddy, site string, limits ...string) (admin string, err error) {
 	dir = filepath.Join(dir, strings.NewReplacer(" ", "-", ":", "", "/", "").Replace(p.name))
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -207,7 +209,7 @@ func (p *peer) launchKeygate(ctx context.Context, dir, caddy, site string, limit
 	if err := p.launch(ctx, dir, caddy, "run", "--adapter", "caddyfile", "--config", path); err != nil {
 		return admin, err
 	}
-	// It listens before it is through with its start.
+	// The gateway accepts connections before it has finished starting.
 	for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		resp, err := http.Get("http://" + admin + "/keygate/v1/status")
 		if err == nil {
@@ -217,10 +219,10 @@ func (p *peer) launchKeygate(ctx context.Context, dir, caddy, site string, limit
 			}
 		}
 		if time.Now().After(deadline) {
-			return admin, fmt.Errorf("%s does not get ready", p.name)
+			return admin, fmt.Errorf("%s is not ready after 15 s", p.name)
 		}
 	}
-	// Each key is a tenant's of its own.
+	// Each key belongs to a tenant of its own.
 	for i := range keyCount {
 		slug := fmt.Sprintf("tenant-%d", i)
 		if _, err := post("http://"+admin+"/keygate/v1/tenants", map[string]string{"slug": slug}); err != nil {
@@ -235,7 +237,7 @@ func (p *peer) launchKeygate(ctx context.Context, dir, caddy, site string, limit
 	return admin, nil
 }
 
-// post creates something over the management API.
+// post creates a record through the management API and returns the secret in the response.
 func post(url string, body any) (created struct{ Key, Token string }, err error) {
 	b, err := json.Marshal(body)
 	if err != nil {

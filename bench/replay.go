@@ -23,10 +23,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The replay sends the same requests through two versions of the gateway, in front of the same upstream and on a
-// copy of the same database, and compares the responses and the requests that the upstream received.
+// The replay sends the same requests to two versions of the gateway and compares their outcomes:
+// the responses, and the requests that the upstream received. Both versions run in front of the
+// same upstream, on a copy of the same database.
 
-// gatewayVersion is one of the two gateways that are compared.
+// gatewayVersion is one of the two gateways that the replay compares.
 type gatewayVersion struct {
 	peer
 	upstream *recorder
@@ -47,7 +48,8 @@ func (v *gatewayVersion) stop() {
 	}
 }
 
-// runReplay replays n requests through the binary before and through after, which is built where it is "".
+// runReplay replays n requests through the binaries before and after. It builds the latter where
+// after is "".
 func runReplay(ctx context.Context, before, after, configs string, n int, seed uint64) error {
 	dir, err := os.MkdirTemp("", "keygate-replay-")
 	if err != nil {
@@ -62,7 +64,8 @@ func runReplay(ctx context.Context, before, after, configs string, n int, seed u
 	return replay(ctx, dir, before, after, configs, n, seed)
 }
 
-// replay compares the binaries before and after with n requests, over the configurations in from. It returns an error where a difference is not in the changelog.
+// replay compares the binaries before and after with n requests, over the configurations in the
+// directory from. It returns an error where CHANGELOG.md does not state one of the differences.
 func replay(ctx context.Context, dir, before, after, from string, n int, seed uint64) error {
 	configs, err := replayConfigs(from)
 	if err != nil {
@@ -89,7 +92,7 @@ func replay(ctx context.Context, dir, before, after, from string, n int, seed ui
 	return found.report(total, string(log))
 }
 
-// compare replays n requests over one configuration.
+// compare replays n requests over one configuration and adds the differences to found.
 func (c replayConfig) compare(ctx context.Context, home, before, after string, n int, seed uint64, found *differences) error {
 	versions := []*gatewayVersion{{peer: peer{name: "before"}}, {peer: peer{name: "after"}}}
 	defer func() {
@@ -100,7 +103,7 @@ func (c replayConfig) compare(ctx context.Context, home, before, after string, n
 			}
 		}
 	}()
-	// The database is made by the version before, so that the replay is an upgrade.
+	// The older version creates the database, so that the newer one has to upgrade it.
 	first := &gatewayVersion{peer: peer{name: "first"}}
 	admin, err := first.start(ctx, c, home, before)
 	if err != nil {
@@ -140,8 +143,8 @@ func (c replayConfig) compare(ctx context.Context, home, before, after string, n
 	return nil
 }
 
-// start starts the gateway with the configuration and waits until it is ready. Another process may take the port
-// that was free: then it starts once more.
+// start starts the gateway with the configuration and returns when it is ready. It tries three
+// times: another process may take the port in between.
 func (v *gatewayVersion) start(ctx context.Context, c replayConfig, home, binary string) (admin string, err error) {
 	v.upstream = newRecorder()
 	for range 3 {
@@ -195,12 +198,12 @@ func (v *gatewayVersion) startOnce(ctx context.Context, c replayConfig, home, bi
 		}
 		if over {
 			text, _ := os.ReadFile(out.Name())
-			return "", fmt.Errorf("%s does not get ready: %s", binary, text)
+			return "", fmt.Errorf("%s is not ready: %s", binary, text)
 		}
 	}
 }
 
-// makeKeys makes the configuration's tenants and keys, and returns the keys by "keyspace/name".
+// makeKeys creates the configuration's tenants and keys, and returns the keys by "keyspace/name".
 func (c replayConfig) makeKeys(api string) (map[string]string, error) {
 	secrets := map[string]string{}
 	call := func(method, path, keyspace string, body map[string]any) (map[string]any, error) {
@@ -260,7 +263,7 @@ func (c replayConfig) makeKeys(api string) (map[string]string, error) {
 			}
 			secrets[p.keyspace+"/"+k.name] = secret
 		}
-		// A tenant can be suspended only once its key is made.
+		// Both versions must reject the keys of a suspended tenant.
 		if _, err := call(http.MethodPatch, "/tenants/suspended", p.keyspace, map[string]any{"active": false}); err != nil {
 			return nil, err
 		}
@@ -269,7 +272,8 @@ func (c replayConfig) makeKeys(api string) (map[string]string, error) {
 	return secrets, nil
 }
 
-// exchange is the outcome of a request: the response, and the request that the upstream received.
+// exchange is the outcome of one request: the response, and the requests that the upstream
+// received.
 type exchange struct {
 	status   int
 	header   http.Header
@@ -281,7 +285,7 @@ type exchange struct {
 func (v *gatewayVersion) send(q replayRequest) (exchange, error) {
 	var x exchange
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: q.from}, Control: func(_, _ string, c syscall.RawConn) error {
-		// Else closed connections keep their ports from the gateways that start later.
+		// Without SO_REUSEADDR, closed connections would occupy ports that later gateways need.
 		return c.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
 	}}
 	conn, err := d.Dial("tcp", v.addr)
@@ -291,24 +295,26 @@ func (v *gatewayVersion) send(q replayRequest) (exchange, error) {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
 	v.upstream.take()
-	// The gateway may reject the request before it has read all of it.
+	// A write error is no failure: the gateway may reject the request before it has read all of
+	// it.
 	_, _ = io.WriteString(conn, q.raw)
 	x.status, x.header, x.body, err = readResponse(conn, q.method)
 	x.received = v.upstream.take()
 	return x, err
 }
 
-// volatile are response headers that differ between two runs of one version, or with the body. Only their presence is compared.
+// volatile are response headers whose values differ between two runs of one version, or with the
+// body. Only their presence is compared.
 var volatile = []string{"Date", "Content-Length", "X-Ratelimit-Remaining", "X-Ratelimit-Reset", "Ratelimit", "Retry-After"}
 
-// differences are the differences found, by class.
+// differences collects the differences of a replay by class.
 type differences struct {
 	byClass   map[string][]string
 	changelog map[string]string // by class
 	requests  int               // that differ
 }
 
-// add compares two outcomes of the request.
+// add compares the outcomes of request i with the two versions, and keeps the differences.
 func (f *differences) add(c replayConfig, i int, q replayRequest, before, after exchange) {
 	found := compareExchanges(before, after)
 	if len(found) == 0 {
@@ -328,7 +334,7 @@ func (f *differences) add(c replayConfig, i int, q replayRequest, before, after 
 	}
 }
 
-// compareExchanges returns what differs.
+// compareExchanges returns the differences between two outcomes of one request.
 func compareExchanges(before, after exchange) []difference {
 	var found []difference
 	note := func(what, old, now string) {
@@ -352,10 +358,12 @@ func compareExchanges(before, after exchange) []difference {
 	return found
 }
 
-// balance is the size of the policy "credits": it depends on the requests before.
+// balance matches the credit balance in a policy list. The balance depends on earlier requests, so
+// it is not compared.
 var balance = regexp.MustCompile(`"credits\\?";q=\d+`)
 
-// compareHeaders notes the differences of two headers. Of volatile ones it compares the presence alone.
+// compareHeaders notes each header that differs. Of volatile headers it compares only the
+// presence.
 func compareHeaders(note func(what, old, now string), what string, before, after http.Header) {
 	names := slices.Sorted(maps.Keys(before))
 	for _, n := range slices.Sorted(maps.Keys(after)) {
@@ -378,7 +386,8 @@ func compareHeaders(note func(what, old, now string), what string, before, after
 	}
 }
 
-// report prints the classes. It returns an error where one of them is not in the changelog.
+// report prints the differences by class. It returns an error where CHANGELOG.md does not state
+// one of the classes.
 func (f *differences) report(total int, changelog string) error {
 	fmt.Printf("%d requests, %d with a difference\n", total, f.requests)
 	unreleased, _, _ := strings.Cut(changelog, "\n## 0.")

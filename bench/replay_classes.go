@@ -5,10 +5,10 @@ import (
 	"strings"
 )
 
-// replayClass is a kind of difference that is intended.
+// replayClass is one kind of intended difference.
 type replayClass struct {
 	name string
-	// changelog is a text that stands in CHANGELOG.md, under Unreleased.
+	// changelog is a text that the section "Unreleased" of CHANGELOG.md must hold.
 	changelog string
 	// matches reports whether a difference is of this kind.
 	matches func(d difference) bool
@@ -21,18 +21,19 @@ type difference struct {
 	before, after  exchange
 }
 
-// unexplained is the class of the differences that no other class takes.
+// unexplained is the class of the differences that match no other class.
 const unexplained = "unexplained"
 
-// rejected reports whether the gateway answered the request itself.
+// rejected reports whether the gateway itself answered with an error.
 func (x exchange) rejected() bool { return x.status >= 400 && len(x.received) == 0 }
 
-// checked reports whether the upstream received the request as that of a key.
+// checked reports whether the upstream received the request with the context of a key.
 func (x exchange) checked() bool {
 	return len(x.received) == 1 && x.received[0].header.Get("X-Key-ID") != ""
 }
 
-// replayClasses are the intended differences to the version before. The first that matches counts. A release empties the list.
+// replayClasses are the intended differences from the last release. The first class that matches a
+// difference takes it. Each release empties the list.
 var replayClasses = []replayClass{
 	{"ambiguous path", "is rejected with 400 `ambiguous_path`", func(d difference) bool {
 		return d.after.status == http.StatusBadRequest && strings.Contains(d.after.body, "The request path is ambiguous.")
@@ -70,11 +71,11 @@ var replayClasses = []replayClass{
 		return d.request.odd && (d.before.rejected() || d.before.checked() && !d.after.checked())
 	}},
 	{"other names cost as much", "A rule for `/v1/jobs/*` also holds for `/v1/jobs`", func(d difference) bool {
-		return d.request.limited // by the requests before
+		return d.request.limited // earlier requests have used up different amounts of the limit
 	}},
 }
 
-// classify returns the class of a difference, and the text that the changelog must have.
+// classify returns the class of a difference, and the text that CHANGELOG.md must hold for it.
 func classify(d difference) (class, changelog string) {
 	for _, c := range replayClasses {
 		if c.matches(d) {

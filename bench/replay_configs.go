@@ -6,26 +6,27 @@ import (
 	"time"
 )
 
-// replayConfig is a configuration that requests are replayed over.
+// replayConfig is a configuration that requests are replayed with.
 type replayConfig struct {
 	name, text string
 	products   []product
 }
 
-// product is a keyspace, with the paths that its clients use.
+// product is a keyspace, with the paths that its clients request.
 type product struct {
 	keyspace string
-	// under stands before each path.
+	// under is put before each path.
 	under string
 	hosts []string
-	// plan is the plan of most tenants. Credits reports whether it takes credits.
+	// plan is the plan of most tenants; credits reports whether the plan charges credits.
 	plan    string
 	credits bool
 	// basic is the plan of one further tenant; "" for none.
 	basic string
-	// scopes are the scopes of the strongest key, weaker those of the weaker one; nil where the keyspace has none.
+	// scopes are the scopes of the strongest key, weaker those of the weaker key; nil where the
+	// keyspace has no scopes.
 	scopes, weaker []string
-	header         bool // X-API-Key, not Authorization
+	header         bool // clients send the key in X-API-Key instead of Authorization
 	paths          []string
 }
 
@@ -48,10 +49,10 @@ var (
 			"/v1/items", "/v1/reports/2026", "/ws", "/open/a", "/m/items", "/m/items/7", "/"}}
 )
 
-// matchedHost is the site of richText whose directive has a matcher.
+// matchedHost is the host name of the site in richText whose keygate directive has a matcher.
 const matchedHost = "matched.example.com"
 
-// richText uses the directive's options together.
+// richText is a configuration that combines many options of the directive.
 const richText = `{
 	admin {$KEYGATE_ADMIN}
 	keygate {
@@ -122,8 +123,8 @@ http://plain.example.com:{$KEYGATE_PORT} {
 }
 `
 
-// replayConfigs returns the configurations: those that came with the version before, which its users keep, and one
-// that uses the options together.
+// replayConfigs returns the configurations: the shipped files of the last release, which its users
+// still have, and one that combines many options.
 func replayConfigs(dir string) ([]replayConfig, error) {
 	var five []product
 	for _, p := range []product{convilyn, convoy, vilvik, converra, knouds} {
@@ -169,14 +170,14 @@ func (p product) tenants() map[string]map[string]any {
 	return tenants
 }
 
-// replayKey is a key to make.
+// replayKey is a key to create.
 type replayKey struct {
 	name, tenant string
 	fields       map[string]any
-	then         string // to do once it is made: revoke, disable, delete, rotate
+	then         string // the call after the creation: revoke, disable, delete or rotate; "" for none
 }
 
-// keys returns the keys to make. One of them expires at soon.
+// keys returns the keys to create. One of them expires at soon.
 func (p product) keys(soon time.Time) []replayKey {
 	with := func(name string, scopes []string, more ...any) map[string]any {
 		f := map[string]any{"name": name}

@@ -8,19 +8,21 @@ import (
 	"strings"
 )
 
-// replayRequest is a request as its bytes.
+// replayRequest is a request as the bytes that are sent.
 type replayRequest struct {
 	method, raw string
 	host        string
-	limited     bool   // whether it shows a key that can be used a few times only
-	odd         bool   // whether the path is written in another way than clients do
+	limited     bool   // reports whether the request's key can be used only a few times
+	odd         bool   // reports whether the path is spelled in a way that clients don't use
 	from        net.IP // the client's address
 }
 
-// request returns request i of a replay, the same for the same seed. Secrets are the keys by "keyspace/name".
+// request returns request i of a replay. The same seed and i give the same request. secrets are
+// the keys by "keyspace/name".
 func (c replayConfig) request(seed uint64, i int, secrets map[string]string) replayRequest {
 	g := generator{rand.New(rand.NewPCG(seed, uint64(i))), pick(rand.New(rand.NewPCG(seed, uint64(i)^1<<32)), c.products), secrets}
-	// A limit counts alike in both versions only where both accept each request that it counts.
+	// One request in twelve is plain, so that both versions accept it. Only plain requests use
+	// limited keys: both versions then count the same requests.
 	plain := g.IntN(12) == 0
 	method := g.method()
 	honest := g.honestPath()
@@ -77,7 +79,7 @@ func (c replayConfig) request(seed uint64, i int, secrets map[string]string) rep
 		b.WriteString(h + "\r\n")
 	}
 	b.WriteString("\r\n" + body)
-	// Failures count by address: most requests have one of their own.
+	// Failures are limited by client address, so most requests come from an address of their own.
 	from := net.IPv4(127, 1, byte(i>>8), byte(i))
 	if g.IntN(20) == 0 {
 		from = net.IPv4(127, 0, 0, 9)
@@ -85,7 +87,7 @@ func (c replayConfig) request(seed uint64, i int, secrets map[string]string) rep
 	return replayRequest{method, b.String(), host, limited, target != honest, from}
 }
 
-// generator makes the parts of one request.
+// generator makes the parts of one request at random.
 type generator struct {
 	*rand.Rand
 	product
@@ -109,7 +111,8 @@ func (g generator) honestPath() string {
 	return g.under + p
 }
 
-// target writes the path in another way, for one request in three.
+// target returns the path unchanged for two requests of three, and in another spelling for the
+// third.
 func (g generator) target(path string) string {
 	if g.IntN(3) > 0 {
 		return path
@@ -177,7 +180,7 @@ func (g generator) query() string {
 
 func (g generator) secret(name string) string { return g.secrets[g.keyspace+"/"+name] }
 
-// credentialIn returns the header line that shows the key.
+// credentialIn returns the header line with the key that the product's clients send.
 func (g generator) credentialIn(key string) string {
 	if g.header {
 		return "X-API-Key: " + key
@@ -185,7 +188,7 @@ func (g generator) credentialIn(key string) string {
 	return "Authorization: Bearer " + key
 }
 
-// credential returns a header line or a query's parameter that shows a credential, or neither.
+// credential returns a credential as a header line or as a query parameter. Both may be empty.
 func (g generator) credential() (header, parameter string) {
 	full := g.secret("full")
 	switch n := g.IntN(40); {
@@ -253,7 +256,7 @@ func (g generator) extraHeader() string {
 	})
 }
 
-// body returns a body and the header lines that go with it.
+// body returns a body and the header lines that describe it.
 func (g generator) body() (lines []string, body string) {
 	text := pick(g.Rand, []string{"", "x", `{"a":1}`, "_method=DELETE&a=b", "a=b", `{"_method":"PUT"}`, strings.Repeat("0123456789", 30)})
 	if g.IntN(2) == 0 {

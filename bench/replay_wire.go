@@ -18,7 +18,7 @@ type received struct {
 	header, trailer            http.Header
 }
 
-// recorder is the upstream. It keeps the requests that it receives.
+// recorder is the upstream. It records the requests that it receives.
 type recorder struct {
 	server *httptest.Server
 	addr   string
@@ -33,7 +33,7 @@ func newRecorder() *recorder {
 	return r
 }
 
-// take returns the requests received since the last call.
+// take returns the requests received since the last call of take.
 func (u *recorder) take() []received {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -42,7 +42,8 @@ func (u *recorder) take() []received {
 	return seen
 }
 
-// ServeHTTP answers as the header Want asks: a status, and a kind of response.
+// ServeHTTP answers as the request's header "Want" asks. The header holds a status and a kind of
+// response.
 func (u *recorder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -97,7 +98,7 @@ func (u *recorder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// readResponse reads the final response to a request of the method.
+// readResponse reads the final response to a request with the given method.
 func readResponse(conn net.Conn, method string) (int, http.Header, string, error) {
 	in := bufio.NewReader(conn)
 	for {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The benchmarks: of the packages, beside their code, and side by side with the peers
-# that are installed on this machine (nginx and haproxy are Debian packages).
+# Runs the benchmarks: first Go benchmarks of single packages, then comparisons with other
+# servers, such as nginx and HAProxy, where they are installed. Arguments go to ./bench.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if ! command -v wrk >/dev/null; then

@@ -2,9 +2,9 @@ package main
 
 import "context"
 
-// startUsage starts the gateway with the same plan and keys three times over: with usage not counted, with
-// usage, and with the keys' last requests remembered too, as both are unless turned off. What counting costs is the
-// difference in processor time, that of writing the counts back included.
+// startUsage starts three gateways with the same plan and keys: without usage, with usage, and
+// with usage and the keys' last requests. The last is the default. The differences in processor
+// time are the cost of counting, which includes writing the counts to the store.
 func startUsage(ctx context.Context, dir, caddy, upstream string) ([]*peer, error) {
 	var peers []*peer
 	for _, p := range []*peer{

@@ -11,16 +11,15 @@ import (
 	"strings"
 )
 
-// startVerifiers starts a plain Caddy that only responds, and gateways that are asked to
-// verify: through keygate_api, with a management token, and on the admin endpoint. All of
-// them are sent the same body and kept on the first core, each in its own turn; the
-// load comes from the others.
+// startVerifiers starts a plain Caddy that only responds, and a gateway that verifies keys at two
+// addresses: through keygate_api with a management token, and at the admin endpoint. Each gets the
+// same body. All run on the first core, and the load runs on the others.
 func startVerifiers(ctx context.Context, dir, caddy, _ string) ([]*peer, error) {
 	core := ""
 	if _, err := exec.LookPath("taskset"); err == nil && runtime.NumCPU() > 1 {
 		core = "0"
 	} else {
-		fmt.Fprintln(os.Stderr, "not pinned: that takes taskset and a second processor")
+		fmt.Fprintln(os.Stderr, "not pinned to a processor: this needs taskset and two processors")
 	}
 	keys := make([]string, keyCount)
 	for i := range keys {
@@ -51,13 +50,14 @@ func startVerifiers(ctx context.Context, dir, caddy, _ string) ([]*peer, error) 
 	}
 	site.request = verifyRequest("/v1/verify", token.Token)
 
-	// The same process, asked by its other door: it is measured and stopped with the first.
+	// This peer is the admin endpoint of the process above, so it shares that process and is
+	// stopped with it.
 	local := &peer{name: "Keygate: admin endpoint", addr: admin, keys: site.keys, core: core, cmd: site.cmd}
 	local.request = verifyRequest("/keygate/v1/verify", "")
 	return append(peers, local), nil
 }
 
-// verifyRequest returns the Lua expression of a request to verify a key.
+// verifyRequest returns the Lua expression of a request to verify a key. token may be "".
 func verifyRequest(path, token string) string {
 	headers := `["Content-Type"] = "application/json"`
 	if token != "" {
@@ -66,7 +66,7 @@ func verifyRequest(path, token string) string {
 	return fmt.Sprintf(`wrk.format("POST", %q, {%s}, '{"key":"' .. key .. '","method":"GET","path":"/v1/things","ip":"192.0.2.7"}')`, path, headers)
 }
 
-// otherCores returns the processors beside core, as taskset takes them.
+// otherCores returns all processors but core, in the form that taskset takes.
 func otherCores(core string) string {
 	var others []string
 	for i := range runtime.NumCPU() {

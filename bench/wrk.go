@@ -13,16 +13,16 @@ import (
 	"time"
 )
 
-// measurement is one turn of one peer.
+// measurement holds the figures of one peer in one turn.
 type measurement struct {
 	rate     float64 // requests per second
 	p50, p99 time.Duration
-	cpu      float64 // of the peer's processes, microseconds per request
+	cpu      float64 // of the peer's processes, in microseconds per request
 	memory   float64 // resident, MB
 }
 
-// writeScript writes the wrk script that sends each peer's keys in turn, and reports
-// in a form that is easy to read.
+// writeScript writes the wrk script, which sends each peer's keys in turn and prints its result in
+// one line.
 func writeScript(path string, peers []*peer) error {
 	var b strings.Builder
 	b.WriteString("local sets, formats = {}, {}\n")
@@ -60,7 +60,7 @@ end
 
 var result = regexp.MustCompile(`RESULT (\d+) (\d+) (\d+) (\d+) (\d+)`)
 
-// measure lets the load onto a peer for a while.
+// measure loads the peer for the duration d and returns the figures.
 func (p *peer) measure(ctx context.Context, script string, d time.Duration, connections int) (measurement, error) {
 	before := p.cpuTime()
 	args := []string{"wrk", "-t", "1", "-c", strconv.Itoa(connections), "-d", fmt.Sprintf("%ds", max(int(d.Seconds()), 1)),
@@ -75,7 +75,7 @@ func (p *peer) measure(ctx context.Context, script string, d time.Duration, conn
 	}
 	f := result.FindSubmatch(out)
 	if f == nil {
-		return measurement{}, fmt.Errorf("wrk against %s said nothing: %s", p.name, out)
+		return measurement{}, fmt.Errorf("wrk against %s printed no result: %s", p.name, out)
 	}
 	var v [5]float64
 	for i := range v {
@@ -92,7 +92,7 @@ func (p *peer) measure(ctx context.Context, script string, d time.Duration, conn
 	}, nil
 }
 
-// pids returns the peer's process and those it started.
+// pids returns the ids of the peer's process and its child processes.
 func (p *peer) pids() []int {
 	all := []int{p.cmd.Process.Pid}
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", all[0]))
@@ -107,7 +107,8 @@ func (p *peer) pids() []int {
 	return all
 }
 
-// cpuTime returns the processor time the peer has used. Ticks are 1/100 s (USER_HZ).
+// cpuTime returns the processor time that the peer has used. The kernel counts it in ticks of
+// 1/100 s (USER_HZ).
 func (p *peer) cpuTime() time.Duration {
 	var ticks int64
 	for _, pid := range p.pids() {
@@ -115,7 +116,7 @@ func (p *peer) cpuTime() time.Duration {
 		if err != nil {
 			continue
 		}
-		// The command in parentheses may hold spaces.
+		// The command name is in parentheses and may contain spaces.
 		f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
 		for _, i := range []int{11, 12} { // utime, stime
 			n, _ := strconv.ParseInt(f[i], 10, 64)

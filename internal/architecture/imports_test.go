@@ -1,4 +1,4 @@
-// Package architecture holds the rules of the code that a compiler does not know.
+// Package architecture tests rules that the compiler can't check: imports, sizes and words.
 package architecture
 
 import (
@@ -11,8 +11,9 @@ import (
 
 const module = "github.com/keygate-dev/keygate/"
 
-// layers are the packages, from the lowest layer to the highest. A package imports packages of lower layers,
-// and its own layer's only where one lies in the other. See "Packages" in docs/architecture.md.
+// layers lists all packages, from the lowest layer to the highest. A package may import packages
+// of lower layers. Of its own layer, it may only import packages nested in it or around it. See
+// "Packages" in docs/architecture.md.
 var layers = [][]string{
 	{"internal/demoapi", "internal/pathlab", "internal/testkit", "internal/testserver", "internal/turns"},
 	{"plugin/apikey", "plugin/leak", "plugin/ratelimit", "plugin/transfer"},
@@ -34,12 +35,12 @@ var layers = [][]string{
 	{"bench", "cmd/caddy", "cmd/demo", "internal/architecture"},
 }
 
-// layerOf returns the number of a package's layer, -1 where it is in none.
+// layerOf returns the number of a package's layer, or -1 where no layer lists it.
 func layerOf(pkg string) int {
 	return slices.IndexFunc(layers, func(packages []string) bool { return slices.Contains(packages, pkg) })
 }
 
-// nested reports whether one of two packages lies in the other's directory.
+// nested reports whether one of the packages is in the other's directory.
 func nested(a, b string) bool { return strings.HasPrefix(a, b+"/") || strings.HasPrefix(b, a+"/") }
 
 // list runs go list and returns the fields of its output.
@@ -52,11 +53,11 @@ func list(t *testing.T, args ...string) []string {
 	return strings.Fields(string(out))
 }
 
-// Every package is in one layer, and every import points down.
+// Every package is listed in a layer, and every import points to a lower layer.
 func TestImportsPointDown(t *testing.T) {
 	for _, pkg := range list(t, module+"...") {
 		if pkg = strings.TrimPrefix(pkg, module); layerOf(pkg) < 0 {
-			t.Errorf("%s is in no layer", pkg)
+			t.Errorf("%s is in no layer: add it to layers", pkg)
 		}
 	}
 	for _, line := range list(t, "-f", `{{range .Imports}}{{$.ImportPath}}>{{.}} {{end}}`, module+"...") {
@@ -66,12 +67,13 @@ func TestImportsPointDown(t *testing.T) {
 		}
 		from, to = strings.TrimPrefix(from, module), strings.TrimPrefix(to, module)
 		if a, b := layerOf(from), layerOf(to); b > a || a == b && !nested(from, to) {
-			t.Errorf("%s imports %s, which is not below it", from, to)
+			t.Errorf("%s imports %s, which is not in a lower layer", from, to)
 		}
 	}
 }
 
-// Each layer's imports of other modules are bounded, so that another proxy, store or limiter is an addition only.
+// Code below caddymodule uses nothing of Caddy, and the gateway uses no database. So another proxy
+// or another store needs no change there.
 func TestForeignImports(t *testing.T) {
 	for _, rule := range []struct {
 		packages string

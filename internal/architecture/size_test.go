@@ -10,15 +10,15 @@ import (
 )
 
 const (
-	maxLines = 4000      // of a package without its tests
-	maxFiles = 25        // of a directory without tests
-	maxBytes = 24 * 1024 // of a file
+	maxLines = 4000      // lines of a package without its tests
+	maxFiles = 25        // files of a directory without tests
+	maxBytes = 24 * 1024 // bytes of a file
 )
 
-// tooLarge are the packages that still wait for being split.
+// tooLarge lists the packages that still have to be split.
 var tooLarge = map[string]bool{"plugin/management": true}
 
-// Packages and files are small enough to be read at once.
+// No package, directory or file is larger than the limits above.
 func TestSizes(t *testing.T) {
 	const root = "../.."
 	lines, files := make(map[string]int), make(map[string]int)
@@ -58,7 +58,7 @@ func TestSizes(t *testing.T) {
 		case large && !tooLarge[dir]:
 			t.Errorf("%s has %d files of %d lines, more than %d or %d", dir, n, lines[dir], maxFiles, maxLines)
 		case !large && tooLarge[dir]:
-			t.Errorf("%s is small enough by now: take it out of the list", dir)
+			t.Errorf("%s is small enough: remove it from tooLarge", dir)
 		}
 	}
 }

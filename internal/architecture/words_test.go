@@ -10,21 +10,21 @@ import (
 	"testing"
 )
 
-// retired are names and phrases that docs/architecture.md has better ones for. Bare words that have
-// another meaning too, such as sync.Once and HEAD, are not among them.
+// retired are names and phrases that the glossary in docs/architecture.md replaces. Bare words
+// with a second meaning, such as sync.Once and HEAD, are not listed.
 var retired = []string{
 	`kinship`, `Strays?\b`, `Deputy`, `\bdeputy\b`, `[Aa]breast`, `InsertOnce`, `AsHeld`, `heldRarely`,
 	`says whether`, `say whether`, `tells whether`, `\btried on\b`, `\bstands still\b`, `\bfrom afar\b`, `\bin good order\b`,
 	`\bthe truth\b`, `\bis noted\b`, `\bgoes by\b`, `\banew\b`, `spoilt`, `triesOn`, `tryOn`,
 }
 
-// unfinished are the packages whose texts still have to be gone through.
+// unfinished lists the directories and files that are still to be reworded.
 var unfinished = []string{
 	"README.md", "docs/", "caddymodule/", "plugin/api/", "plugin/apikey/", "plugin/cluster/", "plugin/console/", "plugin/gateway/", "plugin/management/",
 	"plugin/ratelimit/", "plugin/rules/", "plugin/scanner/", "plugin/store/", "plugin/usage/", "plugin/webhook/",
 }
 
-// Code, messages and documentation use the glossary's words.
+// Code, messages and documentation use the glossary's words, and no retired ones.
 func TestRetiredWords(t *testing.T) {
 	const root = "../.."
 	pattern := regexp.MustCompile(strings.Join(retired, "|"))
@@ -53,7 +53,7 @@ func TestRetiredWords(t *testing.T) {
 		for l := range strings.Lines(string(text)) {
 			line++
 			if word := pattern.FindString(l); word != "" {
-				t.Errorf("%s:%d: %q is a retired word", name, line, word)
+				t.Errorf("%s:%d: %q is retired: use the word that docs/architecture.md has for it", name, line, word)
 			}
 		}
 		return nil

@@ -1,5 +1,5 @@
-// Package demoapi is the API that the examples put behind the gateway: what an
-// upstream looks like that trusts the gateway's word about who calls. It knows no key.
+// Package demoapi is the API that the examples put behind the gateway. It shows an upstream that
+// trusts the gateway's headers: it identifies tenants by them and checks no key.
 package demoapi
 
 import (
@@ -12,10 +12,10 @@ import (
 
 // New returns the API:
 //
-//	GET  /health                  no tenant needed
+//	GET  /health                  needs no tenant
 //	POST /cargo/load              stores a cargo of the calling tenant
-//	GET  /cargo/{id}/tracking     shows it to that tenant, and is 404 to all others
-//	any  /…                       says what the gateway said about the caller
+//	GET  /cargo/{id}/tracking     shows a cargo to its tenant, and answers 404 to all others
+//	any  /…                       returns the request and the gateway's headers as JSON
 func New() http.Handler {
 	s := &server{cargo: map[string]string{}}
 	mux := http.NewServeMux()
@@ -30,7 +30,7 @@ func New() http.Handler {
 
 type server struct {
 	mu    sync.Mutex
-	cargo map[string]string // id → tenant
+	cargo map[string]string // the tenant's slug by cargo id
 }
 
 func (s *server) load(w http.ResponseWriter, r *http.Request) {
@@ -42,7 +42,7 @@ func (s *server) load(w http.ResponseWriter, r *http.Request) {
 	write(w, http.StatusAccepted, map[string]string{"cargo_id": id, "status": "queued"})
 }
 
-// tracking tells tenants apart by the gateway's header alone.
+// tracking identifies the tenant by the gateway's header X-Tenant-ID alone.
 func (s *server) tracking(w http.ResponseWriter, r *http.Request) {
 	id := r.PathValue("id")
 	s.mu.Lock()
@@ -55,7 +55,7 @@ func (s *server) tracking(w http.ResponseWriter, r *http.Request) {
 	write(w, http.StatusOK, map[string]string{"cargo_id": id, "status": "queued"})
 }
 
-// echo shows what the upstream of a gateway gets to know.
+// echo returns the request, the gateway's headers, and the credentials, which should be empty.
 func echo(w http.ResponseWriter, r *http.Request) {
 	write(w, http.StatusOK, map[string]any{
 		"method": r.Method, "path": r.URL.Path, "query": r.URL.RawQuery,

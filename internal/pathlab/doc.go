@@ -1,22 +1,22 @@
-// Package pathlab holds hostile and honest request targets, and models of how upstreams read them.
+// Package pathlab holds hostile and honest request targets, and models of how upstreams read
+// paths.
 //
-// A model answers one question: which route does this kind of upstream run for these bytes
-// of the request line? A gateway passes where no target that it forwards lets a model run
-// a route that the request may not use. The laboratory itself, which sends the targets
-// through a gateway, is in package e2e.
+// A model answers one question: which route does this kind of upstream run for the target of a
+// request line? A gateway passes the test where it forwards no target that makes a model run a
+// protected route. Package e2e sends the targets through a gateway.
 //
-// A model may run more than the real software does, never less. The long tests compare each
-// model with the real software, target by target, where the system has it.
+// A model may run more routes than the real software does, but never fewer. The long tests compare
+// each model with the real software, where that is installed.
 package pathlab
 
 import "strings"
 
-// Model is how one kind of upstream reads the target of a request.
+// Model describes how one kind of upstream reads the target of a request.
 type Model struct {
 	Name string
-	// Route returns the path that the upstream looks up in its table of routes. It returns
-	// false where the upstream answers without a look-up: an error, or a redirect. Where
-	// the upstream ignores case or a trailing slash, the result has neither.
+	// Route returns the path that the upstream looks up in its routing table. It returns false
+	// where the upstream answers with an error or a redirect instead. Where the upstream ignores
+	// case or a trailing slash, the path is in lower case or has no trailing slash.
 	Route func(target, method string) (string, bool)
 }
 
@@ -30,8 +30,8 @@ func Models() []Model {
 	return all
 }
 
-// Handler returns the name of the route that an upstream of the laboratory runs for a path
-// as Route returns it, "" where there is none.
+// Handler returns the name of the laboratory's route for a path that Model.Route returned, or ""
+// where no route matches.
 func Handler(path string) string {
 	switch path {
 	case "/cargo/load":

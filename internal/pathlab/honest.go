@@ -6,23 +6,23 @@ import (
 	"strings"
 )
 
-// Family is paths of one kind that honest clients send.
+// Family is a set of paths of one kind that honest clients send.
 type Family struct {
 	Name string
-	// Remedy is the `paths` line that the family needs, "" for none.
+	// Remedy is the line in a `paths` block that lets the family pass; "" where none is needed.
 	Remedy string
 	Paths  []string
 }
 
-// names are usual names of resources.
+// names are typical resource names.
 var names = []string{
 	"report", "Report-2026", "invoice_4711", "a", "A1", "v1.2.3", "v1.2.3-rc.1+build.5", "readme.md", "archive.tar.gz", ".well-known", ".env.example", "...x", "a..b", "x~y", "~alice", "@alice", "alice@example.org", "o'brien", "c++", "a,b", "a=b", "a&b", "$ref", "$metadata", "(1)", "f(x)", "wow!", "*", "a*b",
 	"2026-11-30", "2026-11-30T10:00:00Z", "10:30", "urn:isbn:0451450523", "550e8400-e29b-41d4-a716-446655440000", "0x1f", "-1", "1,5", "12.5", "1e9", "a_b-c.d~e", "Z%C3%BCrich", "caf%C3%A9", "%E6%9D%B1%E4%BA%AC", "%F0%9F%98%80", "%D0%9C%D0%BE%D1%81%D0%BA%D0%B2%D0%B0", "%E0%A4%B9%E0%A4%BF", "%D9%85%D8%B1%D8%AD%D8%A8%D8%A7",
 	"hello%20world", "a%20b%20c", "%22quoted%22", "%5Bid%5D", "%7Bid%7D", "a%7Cb", "a%5Eb", "%3Ctag%3E", "100%25", "50%25-off", "a%60b", "eyJhbGciOi.J9.x-_", "sha256:9f86d081884c7d65", "bucket-1", "node_modules", "index.php", "app.js", "style.min.css", "photo.JPG", "data.json", "feed.xml", "page.html", "x.php",
 }
 
-// Honest returns the paths of honest clients, each family once. Every path is as its
-// clients send it.
+// Honest returns the paths that honest clients send, by family. Each path is spelled as its
+// clients spell it.
 func Honest() []Family {
 	return []Family{
 		{Name: "plain", Paths: product("/v1/%s", "/v1/things/%s", "/v1/things/%s/parts", "/v1/things/%s/parts/1.5", "/%s/x", "/files/%s/", "/a/b/c/%s", "/v1/%s?q=1&r=%%2F;x", "/v1/%s?next=http://x/../y", "/%s", "/repos/o/%s/git/refs/heads/main", "/v1/things/%s.json", "/users/a.b/%s.git/info/refs?service=git-upload-pack", "/v1/things/%s/x:run", "/graphql/%s?query={a(b:\"c\")}", "/%s/%[1]s")},
@@ -140,7 +140,8 @@ func parameters() []string {
 	return all
 }
 
-// components are single segments as JavaScript's encodeURIComponent and its like write them.
+// components returns paths whose segments are encoded as JavaScript's encodeURIComponent encodes
+// them, and more strictly.
 func components() []string {
 	var all []string
 	for _, s := range []string{"alice@example.org", "a:b", "a,b", "a=b", "a&b", "$x", "a+b", "user:1@h", "x=1,y=2", "(a)", "it's", "wow!", "a*", "~x", "a.b", "-", "_"} {
@@ -162,9 +163,9 @@ func components() []string {
 	return all
 }
 
-// Equivalent returns the spelling of a target that RFC 3986 and the gateway's rules for
-// sub-delimiters call equal: unreserved characters and ":@!$&'()*+,=" decoded, hex digits
-// in upper case. The query stays.
+// Equivalent returns target in the spelling that the gateway forwards. It decodes the escapes of
+// unreserved characters and of ":@!$&'()*+,=", and writes other escapes in upper case. The query
+// is unchanged.
 func Equivalent(target string) string {
 	path := cut(target, "?")
 	var out strings.Builder

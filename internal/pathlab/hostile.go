@@ -7,12 +7,13 @@ import (
 	"unicode"
 )
 
-// Targets are the paths that hostile spellings are made of.
+// Targets are the paths from which Hostile derives spellings.
 var Targets = []string{"/cargo/load", "/cargo/1/tracking", "/v1/admin/x", "/v1/generate", "/api/secret"}
 
-// Hostile returns spellings of a path, as bytes of a request line, each once: those that some
-// upstream could read as the path, and many that are similar. The order is always the same. Each part
-// is combined with one of the others; where all is true, with every seventh of them.
+// Hostile returns hostile spellings of a path, as request targets: those that some upstream might
+// read as path, and many similar ones. It combines prefixes, inner spellings and suffixes: each
+// with one of the others, or with every seventh where all is true. The order never changes, and no
+// spelling occurs twice.
 func Hostile(path string, all bool) []string {
 	inner, before := inner(path), prefixes(path)
 	list := append([]string{path}, odd(path)...)
@@ -30,14 +31,15 @@ func Hostile(path string, all bool) []string {
 	}
 	seen := make(map[string]bool, len(list))
 	return slices.DeleteFunc(list, func(s string) bool {
-		// A blank or a line end would make another request line of it.
+		// A space or a line end would change the request line.
 		again := seen[s] || s == "" || strings.ContainsAny(s, " \r\n")
 		seen[s] = true
 		return again
 	})
 }
 
-// joined returns start with one part behind it, the turn-th of the list, or with every seventh.
+// joined appends parts to start: the part with the index turn (modulo the length), or every
+// seventh where all is true.
 func joined(start string, parts []string, turn int, all bool) []string {
 	if !all {
 		return []string{start + parts[turn%len(parts)]}
@@ -65,14 +67,14 @@ var suffixes = []string{
 	"&x", "&", "=", "|", "^", "{", "}", "{x}", "'", `"`, "<", ">", "`", "~", "~1", "!", "*", ",", "$", "@", ":", ":80", "::$DATA", "%3a%3a$DATA", "%40", "%2a", "%21", "%24",
 }
 
-// prefixes are put before a path that begins with a slash.
+// prefixes returns texts that are put before path.
 func prefixes(path string) []string {
 	list := []string{
-		// An authority, or what is taken for one.
+		// Authorities, and texts that some parsers take for one.
 		"/", "//", "///", "//x", "///x", "////x", "/////x", "//x.y", "//x:1", "//x:80", "//x:", "//:1", "//x@y", "//x:y@z", "//@x", "//x@", "//@", "//x@y:1", "//x@y@z", "//lab.test", "//lab.test:80", "//127.0.0.1", "//[::1]", "//[::1]:80", "//x@[::1]",
 		"//docs", "//docs/..", "//health", "//%78", "//x%40y", "//x@%79", "//x%2f", "/%2fx", "/%2f/x", "%2f%2fx", "/%5cx", "/%5c/x", `/\x`, `\\x`, `\/x`, `/\/x`, `//\x`, `/\\x`, `\x`, `\`, "/\t/x", "//x\t", "//-", "//x_y", "//1", "//0x7f.1",
 		"//x;y", "//x?y", "//x#y", "//\uff0f", "/\uff0fx", "/%ef%bc%8fx", "/%c0%afx", "/./", "/.//x", "/x/..//y", "/..//x", "//./", "//..", "//../x", "///x@y", "/./\\x",
-		// Segments that lead nowhere.
+		// Segments that cancel each other, or that some servers ignore.
 		"/.", "/./.", "/././.", "/..", "/../..", "/x/..", "/x/y/../..", "/x/./..", "/x//..", "//x/..", "/x/../.", "/%2e", "/%2E", "/%2e%2e", "/%2E%2e", "/.%2e", "/%2e.", "/x/%2e%2e", "/x/.%2E", "/x/%2e.", "/x/%252e%252e", "/x/%25252e%25252e",
 		"/x/..%2f", "/x/..%2F.", "/x%2f..", "/x%2F%2e%2e", "/x%252f..", "/x/..%5c", `/x\..`, `/x/..\`, "/x%5c..", "/x%5c%2e%2e", "/x/..%255c", "/x/..%00", "/x/..%01", "/x/..%20", "/x/..%09", "/x/...", "/x/....", "/....",
 		"/x/\uff0e\uff0e", "/x/%ef%bc%8e%ef%bc%8e", "/x/\u2025", "/x/%e2%80%a4%e2%80%a4", "/x/%c0%ae%c0%ae", "/x/\xc0\xae\xc0\xae", "/x/%e0%80%ae%e0%80%ae", "/x/%u002e%u002e", "/x/.\t.", "/x/.%0a.",
@@ -85,7 +87,7 @@ func prefixes(path string) []string {
 		"http://lab.test", "http://lab.test:80", "http://x", "http://x:1", "http://u@lab.test", "http://u:p@lab.test", "http://[::1]", "HTTP://lab.test", "https://lab.test", "http://lab.test/", "http://lab.test//", "http://lab.test//x", "http://lab.test/.", "http://lab.test/x/..", "http://lab.test/;x", "http://lab.test/index.php", "http://lab.test?", "http://lab.test#", "http://lab.test\\x",
 		"http:", "http:/", "http://", "http:///", "https:", "ftp://x", "ws://lab.test", "file://", "file:///x", "x:", "x:/", "x://y", "javascript:", "data:", "about:", "1:", ":", ":80", "://x", "lab.test", "lab.test:80", "x", "x@y", "@x", ".", "..", "./x", "../x", "*", "*/", "?", "??", "?x=", "#", "/#", "/?x", "/*", "/&", "/~", "/%", "/%zz", "/%25", "/%00", "%00", "\x00", "\t", "%09", "%20", "/%20", "/%09", "/+", "%2f", "%252f",
 	}
-	// Places that rules treat in their own way: public, optional, and where `paths` lines hold.
+	// Ways out of public and optional paths, and out of exceptions in a `paths` block.
 	for _, open := range []string{"/docs", "/app", "/health", "/projects/x", "/matrix/x", "/s3/x", "/s3"} {
 		for _, up := range []string{"/..", "/../", "/%2e%2e", "/.%2E", "/..%2f", "%2f..", "%2f%2e%2e", "/..%5c", `\..`, `/..\`, "/..;", "/..;x", ";/..", ";x/..", "/%2e%2e;", "/..%3b", "/%252e%252e", "%252f..", "/..%252f", "/./..", "//..", "/x/../..", "/x//..//..", "/..%00", "/\uff0e\uff0e", "/%c0%ae%c0%ae", "/..%ef%bc%8f", "/..?", "/..#", "%3f/..", "%23/..", "%00/..", ";%2f..", ";/%2e%2e", "/../index.php", "/../.", "/../x/..", "/..//x", "/../;x"} {
 			list = append(list, open+strings.Repeat(up, 1+strings.Count(open[1:], "/")))
@@ -95,14 +97,15 @@ func prefixes(path string) []string {
 		}
 		list = append(list, "/"+open, "//x"+open+"/..", open+"/index.php", open+"/x.php", open+"//", open+";x", open+"%2f", open+"%2f%2fx", open+"//x", open+"/%2fx", open+"%5c%5cx", open+`\\x`, open+"/http:/", open+"/http://x", open+"@x", open+"%40x")
 	}
-	// The last of the path's directories as the place of a front controller.
+	// The path's own directory and dot segments, which matter to a front controller in that
+	// directory.
 	if i := strings.LastIndexByte(path, '/'); i > 0 {
 		list = append(list, path[:i]+"/..", path+"/..", path+"/../..", path+"/../x/..")
 	}
 	return list
 }
 
-// inner returns spellings that differ inside the path.
+// inner returns spellings that change the inside of the path.
 func inner(path string) []string {
 	segments := strings.Split(path[1:], "/")
 	letters := path[1:]
@@ -136,7 +139,7 @@ func inner(path string) []string {
 		"/" + fullwidth(letters), "/" + fullwidth(letters[:1]) + letters[1:],
 		path[:2] + "\t" + path[2:], path[:2] + "%09" + path[2:], path[:2] + "%00" + path[2:], path[:2] + "\u00ad" + path[2:], path[:2] + "%c2%ad" + path[2:], path[:2] + "%e2%80%8b" + path[2:], path[:2] + "%0d%0a" + path[2:], path[:2] + "\x7f" + path[2:], path[:2] + "%" + path[2:],
 	}
-	// Letters that are others once case is folded or a "best fit" is looked for.
+	// Letters that become ASCII letters by case folding or by a "best fit" conversion.
 	for _, pair := range [][2]string{{"s", "\u017f"}, {"s", "%c5%bf"}, {"k", "\u212a"}, {"k", "%e2%84%aa"}, {"i", "\u0131"}, {"i", "%c4%b0"}, {"a", "\u00e0"}, {"a", "%c3%a1"}, {"a", "\u0430"}, {"a", "\u00aa"}, {"o", "\u043e"}, {"o", "%c2%ba"}, {"g", "\u0121"}} {
 		if strings.Contains(letters, pair[0]) {
 			list = append(list, "/"+strings.ReplaceAll(letters, pair[0], pair[1]))
@@ -150,14 +153,14 @@ func inner(path string) []string {
 			list = append(list, "/"+strings.Join(segments[:last], "/")+s+segments[last], "/"+segments[0]+s+strings.Join(segments[1:], "/"))
 		}
 	}
-	// A front controller without a slash behind it.
+	// A front controller without a slash after its name.
 	for _, script := range []string{"/index.php", "/index%2ephp", "/x.php"} {
 		list = append(list, script+path[1:], script+path[1:]+"/", script+"%2f"+path[1:], script+";"+path[1:], script+"."+path[1:])
 	}
 	return slices.DeleteFunc(list, func(s string) bool { return strings.ContainsFunc(s, unicode.IsSpace) && !strings.Contains(s, "\t") })
 }
 
-// odd returns spellings that are long, or empty, or no paths.
+// odd returns targets that are very long, or empty, or not paths.
 func odd(path string) []string {
 	list := []string{"*", "/", "//", "///", "/.", "/..", "?", "/?", "/#", "#", "http://lab.test", "http://lab.test?x", "http://lab.test/", ".", "..", "x", `\`, "%2f", "%", ";", "/;", "/%00"}
 	for _, n := range []int{30, 60, 300, 700, 1500, 4000} {

@@ -25,7 +25,7 @@ func TestHonest(t *testing.T) {
 	for _, f := range Honest() {
 		for _, p := range f.Paths {
 			if other, ok := seen[p]; ok {
-				t.Errorf("%s stands in %s and in %s", p, other, f.Name)
+				t.Errorf("%s is in two families: %s and %s", p, other, f.Name)
 			}
 			seen[p] = f.Name
 			total++

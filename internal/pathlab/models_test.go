@@ -2,8 +2,8 @@ package pathlab
 
 import "testing"
 
-// Each model does what its software is known for. The long tests compare them with the
-// software itself.
+// Each model returns the route that its software is known to run. The long tests compare the
+// models with the software.
 func TestModels(t *testing.T) {
 	models := make(map[string]Model)
 	for _, m := range Models() {
@@ -80,7 +80,7 @@ func TestModels(t *testing.T) {
 	}
 }
 
-// No model ends the process for bytes that nothing sends.
+// No model panics for any bytes, not even for those that no client sends.
 func FuzzModels(f *testing.F) {
 	for _, seed := range []string{"//x@y/a", "http://x:1/a;b?c#d", "%u00", "/%", "//[", "\xff", ":", "a:1/", "/index.php", "*", "?", "#", "xindex.php", "\t/"} {
 		f.Add(seed)

@@ -50,8 +50,8 @@ var nodeModels = []Model{
 	}},
 }
 
-// whatwg returns the path name of `new URL(req.url, "http://lab.test")`: a target that
-// begins with two slashes names a host.
+// whatwg returns the pathname of `new URL(req.url, "http://lab.test")` in Node. A target that
+// begins with two slashes names a host there.
 func whatwg(target string) (string, bool) {
 	u, err := url.ParseRef("http://lab.test", latin1(target))
 	if err != nil {
@@ -62,17 +62,18 @@ func whatwg(target string) (string, bool) {
 
 var (
 	legacyScheme = regexp.MustCompile(`(?i)^[a-z0-9.+-]+:`)
-	// legacyUser is what makes a host of the start of a path.
+	// legacyUser matches a user and a host at the start of a path. url.parse takes such a start
+	// for an authority.
 	legacyUser = regexp.MustCompile(`^//[^@/]+@[^@/]+`)
 	legacyPort = regexp.MustCompile(`:[0-9]*$`)
-	// slashed are the schemes whose "//" may be left out.
+	// slashed are the schemes after which url.parse expects "//" (Node's slashedProtocol).
 	slashed = map[string]bool{"http:": true, "https:": true, "ftp:": true, "gopher:": true, "file:": true, "ws:": true, "wss:": true}
 )
 
 const legacyBlanks = "\t\n\v\f\r \u00a0\ufeff"
 
-// legacyURL returns the path name of Node's `url.parse(req.url)`. Two slashes name a host
-// only where an "@" follows, or a scheme comes first.
+// legacyURL returns the pathname of Node's `url.parse(req.url)`. Two slashes begin a host only
+// after a scheme, or where an "@" follows.
 func legacyURL(target string) (string, bool) {
 	rest := strings.TrimFunc(latin1(target), func(r rune) bool { return r <= ' ' || r == 0xa0 || r == 0xfeff })
 	head, tail := rest, ""
@@ -107,13 +108,14 @@ func legacyURL(target string) (string, bool) {
 	return rest, rest != ""
 }
 
-// legacyHost removes the host at the start of s.
+// legacyHost removes the host at the start of s, as url.parse finds it. It returns false where
+// url.parse throws.
 func legacyHost(s string) (string, bool) {
 	end := len(s)
 	if i := strings.IndexAny(s, "/?#"); i >= 0 {
 		end = i
 	}
-	// Tabs and line ends are no part of a host.
+	// Node removes tabs and line ends from the host.
 	host := strings.NewReplacer("\t", "", "\n", "", "\r", "").Replace(s[:end])
 	s = host + s[end:]
 	end = len(host)
@@ -143,8 +145,8 @@ func legacyHost(s string) (string, bool) {
 var legacyEscape = strings.NewReplacer("\t", "%09", "\n", "%0A", "\r", "%0D", " ", "%20", `"`, "%22", "'", "%27", "<", "%3C", ">", "%3E",
 	`\`, "%5C", "^", "%5E", "`", "%60", "{", "%7B", "|", "%7C", "}", "%7D").Replace
 
-// parseURL returns the path that Express routes by: the target up to the query, or what
-// url.parse makes of targets that are not plain.
+// parseURL returns the path by which Express routes. It is the target up to the query, or the
+// result of url.parse where the target contains unusual characters.
 func parseURL(target string) (string, bool) {
 	if !strings.HasPrefix(target, "/") || strings.ContainsAny(latin1(target), "\t\n\f\r #\u00a0\ufeff") {
 		return legacyURL(target)
@@ -154,7 +156,7 @@ func parseURL(target string) (string, bool) {
 
 var findMyWayOrigin = regexp.MustCompile(`^https?://.*?/`)
 
-// originless is what find-my-way does to a target that does not begin with a slash.
+// originless removes the origin of a target in absolute form, as the router find-my-way does.
 func originless(target string) string {
 	if strings.HasPrefix(target, "/") || strings.HasPrefix(target, "*") {
 		return target
@@ -162,8 +164,8 @@ func originless(target string) string {
 	return findMyWayOrigin.ReplaceAllString(target, "/")
 }
 
-// findMyWay returns the path that the router of Fastify and restify looks up. It ends a
-// path at ";" as well, and keeps the escapes that decodeURI keeps.
+// findMyWay returns the path that find-my-way, the router of Fastify and restify, looks up. A ";"
+// ends the path too. Escapes that decodeURI keeps stay encoded.
 func findMyWay(target string) (string, bool) {
 	p := cut(target, "?;#")
 	var out strings.Builder

@@ -19,7 +19,7 @@ var phpModels = []Model{
 	}},
 	{"Symfony in a directory", func(target, _ string) (string, bool) {
 		if !strings.HasPrefix(lenient(requestURI(target)), "/cargo/") {
-			return "", false // other directories are not this application's
+			return "", false // the modelled application only has paths below /cargo/
 		}
 		return "/cargo" + lenient(pathInfo(target, "/cargo/index.php", true)), true
 	}},
@@ -35,12 +35,12 @@ var phpModels = []Model{
 	}},
 }
 
-// phpScript matches a script at the root and what follows it, as web servers split a
-// path for FastCGI.
+// phpScript matches a script in the root directory and the path behind it. Web servers split paths
+// for FastCGI this way.
 var phpScript = regexp.MustCompile(`(?is)^/[^/]*\.php[0-9]?(/.*)$`)
 
-// phpPath returns `parse_url($target, PHP_URL_PATH)`. Two slashes name a host, and so does
-// much that has a colon in it.
+// phpPath returns `parse_url($target, PHP_URL_PATH)`. Two slashes begin a host, and so do many
+// texts with a colon.
 func phpPath(target string) (string, bool) {
 	colon := strings.IndexByte(target, ':')
 	s := target
@@ -82,7 +82,7 @@ func phpPath(target string) (string, bool) {
 	return phpRest(s)
 }
 
-// phpPort reads what follows the colon as a port.
+// phpPort continues parse_url where the text after the colon may be a port.
 func phpPort(s string, colon int) (string, bool) {
 	after := s[colon+1:]
 	digits := min(len(after)-len(strings.TrimLeft(after, "0123456789")), 6)
@@ -100,7 +100,8 @@ func phpPort(s string, colon int) (string, bool) {
 	return phpRest(s)
 }
 
-// phpHost removes the host at the start of s.
+// phpHost removes the host at the start of s. port reports whether phpPort has checked the port.
+// It returns false where parse_url fails or finds no path.
 func phpHost(s string, port bool) (string, bool) {
 	host := cut(s, "/?#")
 	rest := s[len(host):]
@@ -129,7 +130,7 @@ func phpRest(s string) (string, bool) {
 		return "", true
 	}
 	p := cut(cut(s, "#"), "?")
-	// Control characters become underscores.
+	// parse_url replaces control characters by underscores.
 	p = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
 			return '_'
@@ -139,7 +140,7 @@ func phpRest(s string) (string, bool) {
 	return p, p != ""
 }
 
-// requestURI returns what Symfony makes of REQUEST_URI, without the query.
+// requestURI returns Symfony's REQUEST_URI for a target, without the query.
 func requestURI(target string) string {
 	if strings.HasPrefix(target, "/") {
 		target = cut(target, "#")
@@ -153,8 +154,8 @@ func requestURI(target string) string {
 	return target
 }
 
-// pathInfo returns Symfony's path info for a front controller at script. rooted gives it a
-// slash at its start where it has none, as releases since November 2025 do.
+// pathInfo returns Symfony's path info for a front controller at script. rooted adds a missing
+// slash at the start, as releases since November 2025 do.
 func pathInfo(target, script string, rooted bool) string {
 	uri := requestURI(target)
 	p := uri[len(baseURL(uri, script)):]
@@ -167,7 +168,7 @@ func pathInfo(target, script string, rooted bool) string {
 	return p
 }
 
-// baseURL returns the part of a path that Symfony takes for the front controller.
+// baseURL returns the start of uri that Symfony takes for the front controller.
 func baseURL(uri, script string) string {
 	if p, ok := encodedPrefix(uri, script); ok {
 		return p

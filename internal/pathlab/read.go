@@ -5,7 +5,7 @@ import (
 	"unicode/utf8"
 )
 
-// cut returns the part of s before the first of the bytes.
+// cut returns the part of s before the first of the given bytes.
 func cut(s, bytes string) string {
 	if i := strings.IndexAny(s, bytes); i >= 0 {
 		return s[:i]
@@ -13,7 +13,7 @@ func cut(s, bytes string) string {
 	return s
 }
 
-// unhex returns the byte of the escape at the start of s.
+// unhex decodes the percent-escape at the start of s. It returns false where there is none.
 func unhex(s string) (byte, bool) {
 	if len(s) < 3 || s[0] != '%' {
 		return 0, false
@@ -34,7 +34,8 @@ func lower(b byte) byte {
 	return b
 }
 
-// unescape decodes percent-escapes once. What is no escape stays, and makes ok false.
+// unescape decodes percent-escapes once. A percent sign without two hex digits stays, and makes ok
+// false.
 func unescape(s string) (decoded string, ok bool) {
 	if !strings.Contains(s, "%") {
 		return s, true
@@ -53,13 +54,13 @@ func unescape(s string) (decoded string, ok bool) {
 	return out.String(), ok
 }
 
-// lenient decodes percent-escapes once and leaves what is no escape.
+// lenient decodes percent-escapes once. A percent sign without two hex digits stays.
 func lenient(s string) string {
 	s, _ = unescape(s)
 	return s
 }
 
-// merge makes one slash of several.
+// merge replaces repeated slashes by one.
 func merge(p string) string {
 	for strings.Contains(p, "//") {
 		p = strings.ReplaceAll(p, "//", "/")
@@ -67,7 +68,7 @@ func merge(p string) string {
 	return p
 }
 
-// dots resolves "." and ".." segments and reports whether none led above the root.
+// dots resolves "." and ".." segments. It reports false where a ".." leads above the root.
 func dots(p string) (resolved string, ok bool) {
 	in := strings.Split(strings.TrimPrefix(p, "/"), "/")
 	out := make([]string, 0, len(in))
@@ -105,7 +106,7 @@ func dropParameters(p string) string {
 	return eachSegment(p, func(s string) string { return cut(s, ";") })
 }
 
-// dropExtension removes the extension of the last segment.
+// dropExtension removes the extension of the last segment, from its first dot on.
 func dropExtension(p string) string {
 	slash := strings.LastIndexByte(p, '/')
 	if dot := strings.IndexByte(p[slash+1:], '.'); dot > 0 {
@@ -122,9 +123,9 @@ func trimSlash(p string) string {
 	return p
 }
 
-// afterOrigin removes the scheme and the host of a target in absolute form, as HTTP
-// servers do (RFC 9112, section 3.2.2). Of other targets without a slash at their start it
-// removes what stands before the first one, as the servers of PHP and Ruby do.
+// afterOrigin removes the scheme and host of a target in absolute form, as HTTP servers do (RFC
+// 9112, section 3.2.2). From other targets without a leading slash it removes everything before
+// the first slash, as PHP's and Ruby's servers do.
 func afterOrigin(target string) string {
 	if strings.HasPrefix(target, "/") {
 		return target
@@ -143,7 +144,7 @@ func afterOrigin(target string) string {
 	return rest[i:]
 }
 
-// latin1 returns the string that Node makes of the bytes of a request line.
+// latin1 returns s as a string of Node, which reads each byte of a request line as one character.
 func latin1(s string) string {
 	var out strings.Builder
 	for i := range len(s) {
@@ -152,8 +153,8 @@ func latin1(s string) string {
 	return out.String()
 }
 
-// lookAlikes replaces what lenient decoders take for ASCII: overlong UTF-8 and
-// fullwidth forms.
+// lookAlikes replaces overlong UTF-8 and fullwidth forms by the ASCII characters that lenient
+// decoders take them for.
 func lookAlikes(s string) string {
 	var out strings.Builder
 	for i := 0; i < len(s); {
@@ -180,7 +181,8 @@ func lookAlikes(s string) string {
 	return out.String()
 }
 
-// overlong returns the ASCII byte that the start of s encodes in two or three bytes.
+// overlong decodes an ASCII byte at the start of s that is encoded in two or three bytes. It
+// returns the byte and the length, which is 0 where there is none.
 func overlong(s string) (byte, int) {
 	if len(s) >= 2 && s[0]&0xfe == 0xc0 && s[1]&0xc0 == 0x80 {
 		return s[0]&1<<6 | s[1]&0x3f, 2

@@ -50,8 +50,8 @@ var (
 	lowerEscape = regexp.MustCompile(`%[a-f0-9]{2}`)
 )
 
-// rails returns what the router of Rails looks up: "(.:format)" ends every route unless
-// the route says otherwise.
+// rails returns the path that the router of Rails looks up. Rails appends "(.:format)" to each
+// route by default, so an extension is ignored.
 func rails(p string) string {
 	p = merge("/" + p)
 	p = lowerEscape.ReplaceAllStringFunc(trimSlash(p), strings.ToUpper)
@@ -60,8 +60,8 @@ func rails(p string) string {
 
 var urlScheme = regexp.MustCompile(`^[A-Za-z0-9+.-]+:`)
 
-// splitURL returns scheme, host and path as Python's urlsplit does: two slashes name a
-// host, and tabs and line ends vanish.
+// splitURL returns scheme, host and path as Python's urlsplit does. Two slashes begin a host; tabs
+// and line ends are removed.
 func splitURL(target string) (scheme, host, path string) {
 	s := strings.NewReplacer("\t", "", "\r", "", "\n", "").Replace(strings.TrimLeft(target, "\x00\x01\x02\x03\x04\x05\x06\x07\x08\t\n\v\f\r\x0e\x0f\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b\x1c\x1d\x1e\x1f "))
 	scheme = urlScheme.FindString(s)

@@ -34,7 +34,7 @@ var serverModels = []Model{
 	}},
 }
 
-// serveMux is no model but Go's own ServeMux behind Go's own parser.
+// serveMux runs the real software: Go's request parser and ServeMux.
 func serveMux(target, method string) (string, bool) {
 	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(method + " " + target + " HTTP/1.1\r\nHost: lab.test\r\n\r\n")))
 	if err != nil {
@@ -49,8 +49,8 @@ func serveMux(target, method string) (string, bool) {
 	return route, route != ""
 }
 
-// nginxPath returns the path that nginx looks a location up by: decoded, merged and
-// resolved in one pass, so a separator that was encoded counts.
+// nginxPath returns the path by which nginx looks up a location. nginx decodes, merges and
+// resolves in one pass, so encoded separators count.
 func nginxPath(target string, mergeSlashes bool) (string, bool) {
 	if !strings.HasPrefix(target, "/") || strings.ContainsFunc(target, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
 		return "", false
@@ -73,13 +73,13 @@ func nginxPath(target string, mergeSlashes bool) (string, bool) {
 		path = merge(path)
 	}
 	path, ok := dots(path)
-	// The "$" of a location's expression matches before a line end too.
+	// The "$" in a location's regular expression also matches before a final line end.
 	return strings.TrimSuffix(path, "\n"), ok
 }
 
-// tomcat returns the path that a servlet container maps: parameters dropped from each
-// segment, then decoded, then resolved. A lenient one takes encoded slashes and
-// backslashes for slashes.
+// tomcat returns the path that a servlet container maps. The container drops parameters from each
+// segment, decodes the path, then resolves dot segments. lenientSlash accepts encoded slashes and
+// backslashes as slashes.
 func tomcat(target string, lenientSlash bool) (string, bool) {
 	p := dropParameters(cut(afterOrigin(strings.Trim(target, "\t\v\f")), "?"))
 	decoded, ok := unescape(p)
@@ -96,8 +96,8 @@ func tomcat(target string, lenientSlash bool) (string, bool) {
 	return trimSlash(decoded), ok
 }
 
-// windows returns the path as IIS and the file system behind it take it: "%u002f" is an
-// escape, a backslash is a slash, and dots and blanks at the end of a segment vanish.
+// windows returns the path as IIS and the Windows file system read it. "%u002f" is an escape, and
+// a backslash is a slash. Dots and spaces at the end of a segment are ignored.
 func windows(target string) (string, bool) {
 	p := cut(afterOrigin(target), "?")
 	var out strings.Builder

@@ -1,5 +1,6 @@
-// Package testkit holds what the tests of many packages need: waiting, a clock that can be moved, a log that can be
-// read. Servers are in testserver, stores in teststore.
+// Package testkit holds helpers for the tests of many packages: waiting for events, a clock that
+// can be moved, and a log that can be read. The package testserver starts servers, teststore opens
+// stores.
 package testkit
 
 import (
@@ -9,11 +10,12 @@ import (
 	"time"
 )
 
-// Patience is how long a test waits for an event that always comes. It promises nothing about the code
-// under test: it only tells a test that hangs from one on a busy machine.
+// Patience limits how long a test waits for an event that always comes. It is long, so that a busy
+// machine fails no test; only a test that hangs reaches it.
 const Patience = time.Minute
 
-// Eventually waits until ok returns true, and fails the test after Patience. event names the event that the test waits for.
+// Eventually waits until ok returns true, and fails the test after Patience. event names the event
+// that the test waits for.
 func Eventually(t testing.TB, event string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(Patience); !ok(); time.Sleep(5 * time.Millisecond) {
@@ -23,8 +25,8 @@ func Eventually(t testing.TB, event string, ok func() bool) {
 	}
 }
 
-// Must returns a function that takes the results of a call and returns the value. It fails the test where
-// there is an error:
+// Must returns a function that takes the results of a call and returns the value. An error fails
+// the test:
 //
 //	hasher := testkit.Must[*apikey.Hasher](t)(apikey.NewHasher())
 func Must[T any](t testing.TB) func(v T, err error) T {
@@ -37,27 +39,28 @@ func Must[T any](t testing.TB) func(v T, err error) T {
 	}
 }
 
-// Clock is the current time and what was added to it. Its zero value is the current time. Safe for concurrent use.
+// Clock is a clock that tests can move forward. The zero value shows the current time. Safe for
+// concurrent use.
 type Clock struct {
 	mu    sync.Mutex
 	ahead time.Duration
 }
 
-// Now returns the clock's time.
+// Now returns the current time plus all that Advance has added.
 func (c *Clock) Now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return time.Now().Add(c.ahead)
 }
 
-// Advance adds d to the clock.
+// Advance moves the clock forward by d.
 func (c *Clock) Advance(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ahead += d
 }
 
-// Buffer collects text, such as a log's. Safe for concurrent use.
+// Buffer collects written text, such as a log. Safe for concurrent use.
 type Buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -69,7 +72,7 @@ func (b *Buffer) Write(p []byte) (int, error) {
 	return b.b.Write(p)
 }
 
-// String returns all that was written.
+// String returns everything written so far.
 func (b *Buffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -1,12 +1,12 @@
-// Package testserver starts real servers for tests: private ones, on free ports of
-// 127.0.0.1, from the binaries that are installed, in directories of their own. None of
-// them is the machine's, and none outlives the tests, however those end.
+// Package testserver starts private servers for tests: PostgreSQL, PgBouncer, Redis and Valkey. It
+// runs the installed binaries on free ports of 127.0.0.1, each in a directory of its own. The
+// machine's own servers are never used, and every server ends with the tests, even if these are
+// killed.
 //
-// A test that only needs somewhere to keep things takes a part of the server that
-// its package's tests share ([RedisURL], [PostgresURL]): the server starts with the first
-// who asks. One that kills, stops or configures its server starts its own ([NewRedis],
-// [NewPostgres]). What is done to connections, a [Proxy] between the two does.
+// A test that only stores data uses the server that the tests of its package share ([RedisURL],
+// [PostgresURL]). The shared server starts with the first call. A test that kills, stops or
+// configures its server starts its own ([NewRedis], [NewPostgres]). A [Proxy] in front of a server
+// delays or breaks connections.
 //
-// install.sh installs what is missing; where a binary is not found a test fails, naming
-// what to install.
+// install.sh installs the servers. Where a binary is missing, the test fails and names it.
 package testserver

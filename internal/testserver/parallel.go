@@ -7,8 +7,9 @@ import (
 	"testing"
 )
 
-// RunParallel is a TestMain for packages whose tests mostly wait. At least n parallel tests run at the same
-// time, however few processors there are.
+// RunParallel runs the tests of m and exits. Call it from the TestMain of a package whose tests
+// mostly wait: it lets at least n parallel tests run at a time, even on a machine with fewer
+// processors.
 func RunParallel(m *testing.M, n int) {
 	flag.Parse()
 	if parallel := flag.Lookup("test.parallel"); parallel != nil {

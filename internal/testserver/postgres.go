@@ -19,21 +19,22 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// superuser is the role that owns everything in the servers started here. Nobody needs a
-// password but who is made by Login: they listen on 127.0.0.1 alone.
+// superuser is the role that owns everything in these servers. Roles need no password, since the
+// servers listen on 127.0.0.1 only. The exceptions are the roles that Login creates.
 const superuser = "keygate"
 
-// knocking is the role whose members need a password, and hostAccess says so to the servers.
+// passwordRole is the role whose members need a password. hostAccess is the pg_hba.conf that
+// requires it.
 const (
-	knocking   = "knocking"
-	hostAccess = "host all +" + knocking + " 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n"
+	passwordRole = "password_users"
+	hostAccess   = "host all +" + passwordRole + " 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n"
 )
 
-// Postgres is a PostgreSQL server of one test's own.
+// Postgres is a PostgreSQL server that one test uses alone.
 type Postgres struct{ Server }
 
-// NewPostgres starts a PostgreSQL that is this test's alone and ends with it. arguments
-// are added to its command line, such as "-c", "max_connections=20".
+// NewPostgres starts a PostgreSQL server that t uses alone and that ends with t. arguments are
+// added to the server's command line, such as "-c", "max_connections=20".
 func NewPostgres(t testing.TB, arguments ...string) *Postgres {
 	t.Helper()
 	dir, err := serverDir("postgres")
@@ -53,15 +54,16 @@ func NewPostgres(t testing.TB, arguments ...string) *Postgres {
 	return pg
 }
 
-// URL returns the server's database "postgres".
+// URL returns the address of the database "postgres".
 func (pg *Postgres) URL() string { return postgresURL(pg.p.port, superuser, "postgres") }
 
-// URLAt returns the same database as it is reached at another address, such as a Proxy's.
+// URLAt returns the address of the database "postgres" with another host and port, such as those
+// of a Proxy.
 func (pg *Postgres) URLAt(addr string) string {
 	return fmt.Sprintf("postgres://%s@%s/postgres?sslmode=disable", superuser, addr)
 }
 
-// Exec runs statements as the superuser.
+// Exec runs SQL statements as the superuser. An error fails the test.
 func (pg *Postgres) Exec(statements string) {
 	pg.t.Helper()
 	pg.ask(statements, func(ctx context.Context, conn *pgx.Conn) error {
@@ -70,13 +72,13 @@ func (pg *Postgres) Exec(statements string) {
 	})
 }
 
-// Query has one row that is asked for scanned into to.
+// Query runs a query as the superuser and scans the first row into to. An error fails the test.
 func (pg *Postgres) Query(query string, to ...any) {
 	pg.t.Helper()
 	pg.ask(query, func(ctx context.Context, conn *pgx.Conn) error { return conn.QueryRow(ctx, query).Scan(to...) })
 }
 
-// ask calls f, which runs some SQL, with a connection of the superuser's.
+// ask calls f with a connection of the superuser. sql is only for the error message.
 func (pg *Postgres) ask(sql string, f func(context.Context, *pgx.Conn) error) {
 	pg.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -91,12 +93,12 @@ func (pg *Postgres) ask(sql string, f func(context.Context, *pgx.Conn) error) {
 	}
 }
 
-// Login makes a role that needs a password, and may make tables in the database "postgres" and
-// do what the roles of may. It returns the role's address there.
+// Login creates a role that needs a password, and returns the address of the database "postgres"
+// for it. The role may create tables there, and is a member of the roles in of.
 func (pg *Postgres) Login(name, password string, of ...string) (url string) {
 	pg.t.Helper()
-	pg.Exec("DO $$ BEGIN CREATE ROLE " + knocking + "; EXCEPTION WHEN duplicate_object THEN END $$;" +
-		"CREATE ROLE " + name + " LOGIN PASSWORD '" + password + "' IN ROLE " + strings.Join(append(of, knocking), ", ") + ";" +
+	pg.Exec("DO $$ BEGIN CREATE ROLE " + passwordRole + "; EXCEPTION WHEN duplicate_object THEN END $$;" +
+		"CREATE ROLE " + name + " LOGIN PASSWORD '" + password + "' IN ROLE " + strings.Join(append(of, passwordRole), ", ") + ";" +
 		"GRANT CREATE ON SCHEMA public TO " + name)
 	return postgresURL(pg.p.port, name+":"+password, "postgres")
 }
@@ -105,8 +107,8 @@ func postgresURL(port int, user, database string) string {
 	return fmt.Sprintf("postgres://%s@127.0.0.1:%d/%s?sslmode=disable", user, port, database)
 }
 
-// serverDir makes a directory that other users may enter: PostgreSQL refuses to run as
-// root, so root's tests run it as somebody else.
+// serverDir creates a directory that other users may enter. PostgreSQL refuses to run as root, so
+// under root another user runs the server.
 func serverDir(what string) (string, error) {
 	dir, err := os.MkdirTemp("", "keygate-"+what+"-")
 	if err != nil {
@@ -118,9 +120,9 @@ func serverDir(what string) (string, error) {
 	return dir, nil
 }
 
-// somebody returns a user who is not root to run a server as, nil where the tests do not
-// run as root.
-func somebody() (*syscall.Credential, error) {
+// serverUser returns the user that runs the server where the tests run as root. It returns nil
+// where they don't.
+func serverUser() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
 	}
@@ -139,16 +141,16 @@ func somebody() (*syscall.Credential, error) {
 		}
 		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 	}
-	return nil, errors.New("PostgreSQL does not run as root, and there is no user postgres or nobody to run it as")
+	return nil, errors.New("PostgreSQL refuses to run as root, and neither of the users postgres and nobody exists: create one")
 }
 
-// postgresBinary finds one of PostgreSQL's programs. Debian keeps those of servers out of
-// the PATH, by version.
+// postgresBinary returns the path of one of PostgreSQL's programs. Debian keeps the server's
+// programs outside the PATH, in a directory for each version.
 func postgresBinary(name string) (string, error) {
 	return find(name, "/usr/lib/postgresql/*/bin/"+name, "/usr/local/pgsql/bin/"+name)
 }
 
-// newPostgres makes a database cluster in dir and prepares its server.
+// newPostgres creates a database cluster in dir and returns its server, which is not started yet.
 func newPostgres(dir string, arguments []string) (*process, error) {
 	initdb, err := postgresBinary("initdb")
 	if err != nil {
@@ -158,7 +160,7 @@ func newPostgres(dir string, arguments []string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	as, err := somebody()
+	as, err := serverUser()
 	if err != nil {
 		return nil, err
 	}
@@ -190,7 +192,8 @@ func newPostgres(dir string, arguments []string) (*process, error) {
 		return append([]string{
 			"-D", data, "-p", strconv.Itoa(port),
 			"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
-			// Tests end servers, but no test cuts the power: nothing waits for the disk.
+			// Without fsync the server is faster. Tests kill processes, but the machine keeps
+			// running, so no write is lost.
 			"-c", "fsync=off", "-c", "full_page_writes=off",
 			"-c", "max_connections=200", "-c", "shared_buffers=32MB", "-c", "autovacuum=off",
 			"-c", "timezone=UTC", "-c", "log_min_messages=warning",
@@ -211,7 +214,7 @@ func pingPostgres(url string) error {
 	return conn.Ping(ctx)
 }
 
-// sharedRoles is how many tests of a package may have a schema of the shared PostgreSQL.
+// sharedRoles is how many tests of a package can get a schema in the shared PostgreSQL.
 const sharedRoles = 500
 
 func roleName(n int) string { return "test_" + strconv.Itoa(n) }
@@ -224,10 +227,10 @@ var sharedPostgres struct {
 	given int
 }
 
-// PostgresURL returns where a test may make tables in the PostgreSQL that the package's tests
-// share: a role's own schema, which is as good as a database and made much faster. What is
-// the server's or the database's is shared: settings, the number of connections, channels. It
-// ends with the tests' process.
+// PostgresURL returns the address of an empty schema in the PostgreSQL that the tests of a package
+// share. The schema belongs to a role of its own, and takes much less time than a server. Server
+// settings, the number of connections and notification channels are shared with the other tests.
+// The server ends with the process.
 func PostgresURL(t testing.TB) string {
 	t.Helper()
 	s := &sharedPostgres
@@ -253,7 +256,7 @@ func PostgresURL(t testing.TB) string {
 	full := s.given > sharedRoles
 	s.mu.Unlock()
 	if full {
-		t.Fatal("all roles of the shared PostgreSQL are given away")
+		t.Fatal("all roles of the shared PostgreSQL are in use: raise sharedRoles")
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -263,24 +266,24 @@ func PostgresURL(t testing.TB) string {
 	}
 	defer conn.Close(ctx)
 	if _, err := conn.Exec(ctx, "CREATE ROLE "+name+" LOGIN; CREATE SCHEMA "+name+" AUTHORIZATION "+name, pgx.QueryExecModeSimpleProtocol); err != nil {
-		t.Fatalf("making a schema: %v\n%s", err, s.p.tail())
+		t.Fatalf("creating a schema: %v\n%s", err, s.p.tail())
 	}
 	return postgresURL(s.p.port, name, "postgres")
 }
 
-// PgBouncer is a connection pooler in front of a PostgreSQL, in transaction mode: whoever
-// connects has a server's connection for the length of each transaction only.
+// PgBouncer is a connection pooler in front of a PostgreSQL. In its transaction mode, a client
+// holds a connection to the server only during a transaction.
 type PgBouncer struct{ Server }
 
-// NewPgBouncer starts one in front of the server of url, a PostgresURL or a
-// Postgres.URL, for all of its databases. It ends with the test.
+// NewPgBouncer starts a PgBouncer for all databases of the server at url, which PostgresURL or
+// Postgres.URL returned. It ends with the test.
 func NewPgBouncer(t testing.TB, url string) *PgBouncer {
 	t.Helper()
 	binary, err := find("pgbouncer", "/usr/sbin/pgbouncer")
 	if err != nil {
 		t.Fatal(err)
 	}
-	as, err := somebody()
+	as, err := serverUser()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -311,7 +314,7 @@ func NewPgBouncer(t testing.TB, url string) *PgBouncer {
 			"[pgbouncer]",
 			"listen_addr = 127.0.0.1", "listen_port = " + strconv.Itoa(port), "unix_socket_dir =",
 			"auth_type = trust", "auth_file = " + users, "pool_mode = transaction", "default_pool_size = 4", "max_client_conn = 200",
-			// A role that is tested no more leaves no connections soon.
+			// The short timeout frees the connections of roles whose tests have ended.
 			"server_idle_timeout = 5", "log_connections = 0", "log_disconnections = 0",
 		}, "\n") + "\n"
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
@@ -328,7 +331,7 @@ func NewPgBouncer(t testing.TB, url string) *PgBouncer {
 	return b
 }
 
-// Through returns the address of a database of the server as it is reached through the pooler.
+// Through returns url with PgBouncer's host and port.
 func (b *PgBouncer) Through(url string) string {
 	b.t.Helper()
 	to, err := pgx.ParseConfig(url)
@@ -338,8 +341,8 @@ func (b *PgBouncer) Through(url string) string {
 	return postgresURL(b.p.port, to.User, to.Database)
 }
 
-// PostgresAt returns the address of the server of url, and a function that returns url as
-// it is at another address, such as a Proxy's.
+// PostgresAt returns the host and port of url, and a function that returns url with another host
+// and port, such as those of a Proxy.
 func PostgresAt(t testing.TB, url string) (server string, at func(addr string) string) {
 	t.Helper()
 	to, err := pgx.ParseConfig(url)

@@ -10,7 +10,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
-// one returns what a query returns, as a new connection sees it.
+// one opens a new connection, runs the query and returns the single text of its result.
 func one(t *testing.T, url, query string) (text string, err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), deadline)

@@ -19,21 +19,21 @@ import (
 	"time"
 )
 
-// patience is how long a server may take to do what it always does. It only tells a test
-// that hangs from one on a busy machine.
+// patience limits the time for steps that always succeed, such as a start. It is long, so that a
+// busy machine fails no test.
 const patience = time.Minute
 
-// process is one server: its binary, its directory, and the process while it runs.
+// process is one server: its program, its directory, and the process while it runs.
 type process struct {
 	what, binary string
-	// dir holds all that it writes, its log included.
+	// dir holds all files that the server writes, including its log.
 	dir  string
 	port int
-	// arguments returns the command line for a port.
+	// arguments returns the command line for the given port.
 	arguments func(port int) []string
 	// ready returns nil when the server answers.
 	ready func() error
-	// user is who runs it; nil for whoever runs the tests.
+	// user runs the server; nil for the user that runs the tests.
 	user *syscall.Credential
 
 	cmd    *exec.Cmd
@@ -41,9 +41,9 @@ type process struct {
 	guard  *guard
 }
 
-// guardScript ends a server when whoever started it has ended without doing so: then the
-// pipe it reads from closes. Killed tests leave nothing behind that way. The server's own
-// children, of whom some may be stopped, go first.
+// guardScript kills a server whose starter has died: the pipe that the script reads then closes,
+// without the word "ended". So killed tests leave no servers behind. The server's children are
+// killed before the server itself, since some may be stopped.
 const guardScript = `
 read -r word
 [ "$word" = ended ] && exit
@@ -53,24 +53,25 @@ for stat in /proc/[0-9]*/stat; do
 done
 kill -KILL "$1"
 [ -n "$2" ] || exit
-# What it started may take a moment to notice, and write until then.
+# Processes that the server has started may write to the directory for a moment longer.
 for try in 1 2 3 4 5 6 7 8 9; do
 	sleep 0.2
 	rm -rf "$2" 2>/dev/null && break
 done
 `
 
-// guard is a process that watches over a server.
+// guard is a process that kills a server when the tests have died.
 type guard struct {
 	cmd  *exec.Cmd
 	pipe io.WriteCloser
 }
 
-// watchOver begins to watch over a process. removed is a directory to remove with it, ""
-// for none.
-func watchOver(pid int, removed string) (*guard, error) {
+// watch starts a guard for the process pid. The guard also removes the directory removed; "" for
+// none.
+func watch(pid int, removed string) (*guard, error) {
 	c := exec.Command("/bin/sh", "-c", guardScript, "guard", strconv.Itoa(pid), removed)
-	// What a terminal sends to the tests, it does not send to this one.
+	// A process group of its own protects the guard from the signals that a terminal sends to the
+	// tests.
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	pipe, err := c.StdinPipe()
 	if err != nil {
@@ -82,16 +83,16 @@ func watchOver(pid int, removed string) (*guard, error) {
 	return &guard{c, pipe}, nil
 }
 
-// end ends the watch, the server having ended.
+// end stops the guard, once the server has ended.
 func (g *guard) end() {
 	_, _ = io.WriteString(g.pipe, "ended\n")
 	_ = g.pipe.Close()
 	_ = g.cmd.Wait()
 }
 
-// start runs the server, on whatever data is there, and returns when it answers. Where it
-// has no port yet it is given one, another if that was taken meanwhile. shared says that
-// nobody will end it but the guard.
+// start runs the server on the data in its directory and returns when the server answers. A server
+// without a port gets a free one, and up to four others where that one was taken meanwhile. shared
+// marks a server that only its guard ends.
 func (p *process) start(shared bool) error {
 	removed := ""
 	if shared {
@@ -117,7 +118,7 @@ func (p *process) run(removed string) error {
 	if err != nil {
 		return err
 	}
-	defer log.Close() // the process has its own
+	defer log.Close() // the child process has its own descriptor of the file
 	c := exec.Command(p.binary, p.arguments(p.port)...)
 	c.Dir, c.Stdout, c.Stderr = p.dir, log, log
 	c.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + p.dir, "TMPDIR=" + p.dir, "LC_ALL=C", "TZ=UTC"}
@@ -125,7 +126,7 @@ func (p *process) run(removed string) error {
 	if err := c.Start(); err != nil {
 		return err
 	}
-	g, err := watchOver(c.Process.Pid, removed)
+	g, err := watch(c.Process.Pid, removed)
 	if err != nil {
 		_ = c.Process.Kill()
 		_ = c.Wait()
@@ -144,20 +145,20 @@ func (p *process) run(removed string) error {
 		}
 		select {
 		case <-exited:
-			return fmt.Errorf("%s ended as it started:\n%s", p.what, p.tail())
+			return fmt.Errorf("%s ended while it started:\n%s", p.what, p.tail())
 		case <-time.After(10 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
 			_ = c.Process.Kill()
 			<-exited
-			return fmt.Errorf("%s does not answer: %w\n%s", p.what, err, p.tail())
+			return fmt.Errorf("%s does not answer after a minute: %w\n%s", p.what, err, p.tail())
 		}
 	}
 }
 
 func (p *process) logPath() string { return filepath.Join(p.dir, "server.log") }
 
-// tail returns the end of the server's log.
+// tail returns the last 4,000 bytes of the server's log.
 func (p *process) tail() string {
 	b, err := os.ReadFile(p.logPath())
 	if err != nil {
@@ -166,7 +167,7 @@ func (p *process) tail() string {
 	return string(b[max(0, len(b)-4000):])
 }
 
-// running reports whether the server's process is there.
+// running reports whether the server's process runs.
 func (p *process) running() bool {
 	if p.exited == nil {
 		return false
@@ -179,7 +180,7 @@ func (p *process) running() bool {
 	}
 }
 
-// pids returns the server's process and those it has started, the first first.
+// pids returns the id of the server's process, followed by those of its children.
 func (p *process) pids() []int {
 	own := p.cmd.Process.Pid
 	all := []int{own}
@@ -189,7 +190,8 @@ func (p *process) pids() []int {
 		if err != nil {
 			continue // ended meanwhile
 		}
-		// The second field is the name, in parentheses; it may hold spaces.
+		// The second field is the process name in parentheses. It may contain spaces, so parsing
+		// begins after it.
 		fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
 		if parent, _ := strconv.Atoi(string(fields[1])); parent != own {
 			continue
@@ -201,44 +203,44 @@ func (p *process) pids() []int {
 	return all
 }
 
-// Server is a running server that a test may treat as the world treats servers.
+// Server is a running server that a test may kill, pause and restart.
 type Server struct {
 	t testing.TB
 	p *process
 }
 
-// Addr returns where the server listens: 127.0.0.1 and its port, which stays the same
-// when it is started again.
+// Addr returns the server's address: 127.0.0.1 and a port, which stays the same over restarts.
 func (s *Server) Addr() string { return "127.0.0.1:" + strconv.Itoa(s.p.port) }
 
 // Dir returns the server's directory.
 func (s *Server) Dir() string { return s.p.dir }
 
-// Log returns the end of what the server wrote to its log.
+// Log returns the last 4,000 bytes of the server's log.
 func (s *Server) Log() string { return s.p.tail() }
 
-// Kill ends the server as a crash does, and returns when it has ended.
+// Kill ends the server at once, as a crash does, and returns when the process has ended.
 func (s *Server) Kill() {
 	s.t.Helper()
 	s.signal(syscall.SIGKILL)
 	<-s.p.exited
 }
 
-// Pause stops the server where it stands: its connections stay open, and nobody answers.
+// Pause freezes the server: its connections stay open, but it answers no request.
 func (s *Server) Pause() { s.t.Helper(); s.signal(syscall.SIGSTOP) }
 
-// Resume lets a paused server go on.
+// Resume continues a paused server.
 func (s *Server) Resume() { s.t.Helper(); s.signal(syscall.SIGCONT) }
 
-// Start starts a server that has ended, on the same port and data, and returns when it
+// Start restarts a server that has ended, on the same port and data. It returns when the server
 // answers.
 func (s *Server) Start() {
 	s.t.Helper()
 	if s.p.running() {
-		s.t.Fatalf("%s runs already", s.p.what)
+		s.t.Fatalf("%s is already running", s.p.what)
 	}
 	err := s.p.start(false)
-	// The processes of a PostgreSQL that was killed may end a moment after it.
+	// Child processes of a killed PostgreSQL may end a moment later than the server. Until then
+	// its data is in use.
 	for deadline := time.Now().Add(patience); err != nil && strings.Contains(err.Error(), "is still in use") && time.Now().Before(deadline); {
 		time.Sleep(50 * time.Millisecond)
 		_ = os.Truncate(s.p.logPath(), 0)
@@ -252,7 +254,7 @@ func (s *Server) Start() {
 func (s *Server) signal(sig syscall.Signal) {
 	s.t.Helper()
 	if !s.p.running() {
-		s.t.Fatalf("%s does not run", s.p.what)
+		s.t.Fatalf("%s is not running", s.p.what)
 	}
 	for _, pid := range s.p.pids() {
 		if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
@@ -261,7 +263,8 @@ func (s *Server) signal(sig syscall.Signal) {
 	}
 }
 
-// end stops the server when its test is over.
+// end stops the server when its test is over. If the test has failed, it logs the end of the
+// server's log.
 func (s *Server) end() {
 	if s.p.running() {
 		for _, pid := range s.p.pids() {
@@ -277,14 +280,14 @@ func (s *Server) end() {
 var (
 	portsGiven atomic.Uint32
 	firstPort  = rand.Uint32N(12000)
-	// portLocks are the files whose locks say that a port is this process's, as long as it runs.
+	// portLocks are open files. Their locks reserve ports for this process until it ends.
 	portLocks   []*os.File
 	portLocksMu sync.Mutex
 )
 
-// FreePort returns a port of 127.0.0.1 that nobody listens on. It is below those that
-// the system gives to outgoing connections, and no other process that asks here is given it, so it
-// is still free when a server is started on it, also one that was killed meanwhile.
+// FreePort returns a port of 127.0.0.1 that stays free until this process uses it, and between
+// restarts of a server. The system gives such ports to no outgoing connection, and a lock file
+// reserves the port among processes that call FreePort.
 func FreePort() (int, error) {
 	for range 1000 {
 		port := 20000 + int((firstPort+portsGiven.Add(1))%12000)
@@ -297,10 +300,11 @@ func FreePort() (int, error) {
 		}
 		return port, ln.Close()
 	}
-	return 0, errors.New("no port is free")
+	return 0, errors.New("no free port between 20000 and 32000")
 }
 
-// lockPort reports whether the port can be this process's. Where no lock file can be made, it reports true.
+// lockPort reserves the port for this process and reports whether it could. It also reports true
+// where no lock file can be created.
 func lockPort(port int) bool {
 	dir := filepath.Join(os.TempDir(), "keygate-test-ports")
 	_ = os.Mkdir(dir, 0o755)
@@ -318,8 +322,8 @@ func lockPort(port int) bool {
 	return true
 }
 
-// find returns the path of an installed binary: one in the PATH, or one that the patterns
-// match, the last of those.
+// find returns the path of an installed program. It searches the PATH, then the patterns, where
+// the last match wins.
 func find(name string, patterns ...string) (string, error) {
 	if path, err := exec.LookPath(name); err == nil {
 		return path, nil

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// A port that was given to this process is given to no other.
+// A port that FreePort returned is reserved: no second call and no other process gets it.
 func TestFreePort(t *testing.T) {
 	port, err := FreePort()
 	if err != nil {
@@ -20,9 +20,9 @@ func TestFreePort(t *testing.T) {
 	}
 	defer f.Close()
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != syscall.EWOULDBLOCK {
-		t.Errorf("another can have port %d: %v", port, err)
+		t.Errorf("the lock of port %d is free: %v", port, err)
 	}
 	if lockPort(port) {
-		t.Error("it can be given again")
+		t.Error("the port was reserved twice")
 	}
 }

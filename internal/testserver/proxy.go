@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Proxy is a TCP proxy on 127.0.0.1 that does to connections what networks do to them.
-// Its methods may be called from many goroutines.
+// Proxy is a TCP proxy on 127.0.0.1 that simulates network faults. Its methods are safe for
+// concurrent use.
 type Proxy struct {
 	target string
 	ln     net.Listener
@@ -16,28 +16,29 @@ type Proxy struct {
 
 	mu    sync.Mutex
 	pairs map[*pair]struct{}
-	// open is closed while bytes pass; an open channel holds them back.
+	// open is a closed channel while bytes pass. While Hold is in effect, the channel is not
+	// closed.
 	open   chan struct{}
 	refuse bool
 	delay  time.Duration
 	ended  bool
 }
 
-// pair is one connection through the proxy, and the one beyond it.
+// pair holds a client's connection (near) and the proxy's connection to the target (far).
 type pair struct {
 	near, far net.Conn
 	once      sync.Once
 	done      chan struct{}
 }
 
-// chunk is bytes on their way, and when they may arrive.
+// chunk holds bytes in transit, and the time at which they may be delivered.
 type chunk struct {
 	bytes []byte
 	due   time.Time
 }
 
-// NewProxy starts a proxy to target, host:port, which need not listen yet. It ends with
-// the test.
+// NewProxy starts a proxy to target, a host:port that need not accept connections yet. It ends
+// with the test.
 func NewProxy(t testing.TB, target string) *Proxy {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -51,10 +52,10 @@ func NewProxy(t testing.TB, target string) *Proxy {
 	return p
 }
 
-// Addr returns where the proxy listens.
+// Addr returns the proxy's own host:port.
 func (p *Proxy) Addr() string { return p.ln.Addr().String() }
 
-// Cut closes the connections there are; new ones are accepted as before.
+// Cut resets all open connections. New connections are still accepted.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -63,8 +64,8 @@ func (p *Proxy) Cut() {
 	}
 }
 
-// Refuse cuts the connections there are and closes each new one at once, as where no
-// server listens, until Restore.
+// Refuse resets all open connections, and each new one at once, until Restore. Clients see a
+// server that is down.
 func (p *Proxy) Refuse() {
 	p.mu.Lock()
 	p.refuse = true
@@ -72,8 +73,8 @@ func (p *Proxy) Refuse() {
 	p.Cut()
 }
 
-// Hold keeps what is sent from arriving, in both directions, without closing anything,
-// as a network does that loses everything. Restore delivers it.
+// Hold stops delivering bytes in both directions without closing connections, as in a network
+// partition. Restore delivers the held bytes.
 func (p *Proxy) Hold() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -84,14 +85,14 @@ func (p *Proxy) Hold() {
 	}
 }
 
-// Delay makes everything that is sent from now on arrive d later, in each direction.
+// Delay delays all bytes that are sent from now on by d, in each direction.
 func (p *Proxy) Delay(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.delay = d
 }
 
-// Restore ends Refuse, Hold and Delay.
+// Restore ends the effects of Refuse, Hold and Delay.
 func (p *Proxy) Restore() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -103,7 +104,7 @@ func (p *Proxy) Restore() {
 	}
 }
 
-// Connections returns how many connections there are.
+// Connections returns the number of open connections through the proxy.
 func (p *Proxy) Connections() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -126,9 +127,9 @@ func (p *Proxy) accept() {
 			return
 		}
 		p.mu.Lock()
-		away := p.refuse || p.ended
+		refused := p.refuse || p.ended
 		p.mu.Unlock()
-		if away {
+		if refused {
 			reset(near)
 			continue
 		}
@@ -136,7 +137,7 @@ func (p *Proxy) accept() {
 	}
 }
 
-// serve connects near with the target.
+// serve connects near to the target and copies bytes until both directions have ended.
 func (p *Proxy) serve(near net.Conn) {
 	far, err := net.DialTimeout("tcp", p.target, patience)
 	if err != nil {
@@ -145,12 +146,12 @@ func (p *Proxy) serve(near net.Conn) {
 	}
 	c := &pair{near: near, far: far, done: make(chan struct{})}
 	p.mu.Lock()
-	away := p.refuse || p.ended
-	if !away {
+	refused := p.refuse || p.ended
+	if !refused {
 		p.pairs[c] = struct{}{}
 	}
 	p.mu.Unlock()
-	if away {
+	if refused {
 		c.close()
 		return
 	}
@@ -165,7 +166,7 @@ func (p *Proxy) serve(near net.Conn) {
 	p.mu.Unlock()
 }
 
-// carry takes bytes from one connection to the other until they end.
+// carry copies bytes from one connection to the other until the sender closes its side.
 func (p *Proxy) carry(c *pair, from, to net.Conn) {
 	chunks := make(chan chunk, 256)
 	var reading sync.WaitGroup
@@ -198,14 +199,15 @@ func (p *Proxy) carry(c *pair, from, to net.Conn) {
 			break
 		}
 	}
-	// The end of what is sent passes like the rest; the other direction may still go on.
+	// The end of the stream is passed on like bytes. The other direction may continue.
 	if tcp, ok := to.(*net.TCPConn); ok {
 		_ = tcp.CloseWrite()
 	}
 	reading.Wait()
 }
 
-// pass waits until bytes may arrive, and reports whether the connection is still there.
+// pass waits until bytes may be delivered. It reports false where the connection was closed
+// meanwhile.
 func (p *Proxy) pass(c *pair, due time.Time) bool {
 	if wait := time.Until(due); wait > 0 {
 		select {
@@ -225,7 +227,7 @@ func (p *Proxy) pass(c *pair, due time.Time) bool {
 	}
 }
 
-// close ends both connections, with a reset: whoever reads learns of it at once.
+// close resets both connections, so that both ends notice at once.
 func (c *pair) close() {
 	c.once.Do(func() {
 		close(c.done)

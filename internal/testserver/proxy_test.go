@@ -9,7 +9,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
-// echo starts a server that sends back what it is sent, and returns its address.
+// echo starts a server that returns every byte it receives, and returns its address.
 func echo(t *testing.T) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -32,7 +32,8 @@ func echo(t *testing.T) string {
 	return ln.Addr().String()
 }
 
-// round sends a byte and returns what comes back within d, 0 where nothing does.
+// round sends a byte and returns the byte that comes back within d. It returns 0 and an error
+// where none does.
 func round(t *testing.T, conn net.Conn, sent byte, d time.Duration) (byte, error) {
 	t.Helper()
 	if _, err := conn.Write([]byte{sent}); err != nil {
@@ -61,7 +62,7 @@ func TestProxyHolds(t *testing.T) {
 	}
 	p.Restore()
 	if got, err := read(conn, deadline); err != nil || got != 'b' {
-		t.Fatalf("what was held: %c, %v", got, err)
+		t.Fatalf("the held byte: %c, %v", got, err)
 	}
 }
 
@@ -74,13 +75,13 @@ func TestProxyCutsAndRefuses(t *testing.T) {
 	}
 	p.Cut()
 	if _, err := round(t, conn, 'b', deadline); err == nil {
-		t.Fatal("a cut connection goes on")
+		t.Fatal("a cut connection still works")
 	}
 	if got, err := round(t, dial(t, p.Addr()), 'c', deadline); err != nil || got != 'c' {
 		t.Fatalf("after the cut: %c, %v", got, err)
 	}
 	p.Refuse()
-	// It may be reset as soon as it is made.
+	// The connection may be reset during or right after its creation.
 	if conn, err := net.Dial("tcp", p.Addr()); err == nil {
 		if _, err := round(t, conn, 'd', deadline); err == nil {
 			t.Fatal("a proxy that refuses connections serves one")
@@ -107,8 +108,8 @@ func TestProxyDelays(t *testing.T) {
 	}
 }
 
-// TestProxyPassesAnEnd holds that an end of sending is passed on, and what comes back
-// after it still arrives.
+// A half-closed connection works through the proxy: the server sees the end, and its answer still
+// arrives.
 func TestProxyPassesAnEnd(t *testing.T) {
 	t.Parallel()
 	p := testserver.NewProxy(t, echo(t))

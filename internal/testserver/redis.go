@@ -15,17 +15,17 @@ import (
 	"time"
 )
 
-// RedisKind is a program that speaks Redis's protocol, by its name.
+// RedisKind is the name of a server program that speaks Redis's protocol.
 type RedisKind string
 
-// The kinds that there are. A machine may be without Valkey; see install.sh.
+// The supported programs. Valkey may be missing on a machine; see install.sh.
 const (
 	RedisServer  RedisKind = "redis-server"
 	ValkeyServer RedisKind = "valkey-server"
 )
 
-// RedisKinds returns what is tested against: redis-server, installed or not, and valkey-server
-// where it is installed.
+// RedisKinds returns the programs to test with: redis-server in any case, valkey-server where it
+// is installed.
 func RedisKinds() []RedisKind {
 	kinds := []RedisKind{RedisServer}
 	if _, err := ValkeyServer.binary(); err == nil {
@@ -34,7 +34,7 @@ func RedisKinds() []RedisKind {
 	return kinds
 }
 
-// EachRedis runs a test for each of RedisKinds, in parallel subtests of their names, whose logs say the version.
+// EachRedis runs f for each of RedisKinds, in parallel subtests that log the program's version.
 func EachRedis(t *testing.T, f func(t *testing.T, kind RedisKind)) {
 	for _, kind := range RedisKinds() {
 		t.Run(string(kind), func(t *testing.T) {
@@ -47,8 +47,8 @@ func EachRedis(t *testing.T, f func(t *testing.T, kind RedisKind)) {
 
 func (k RedisKind) binary() (string, error) { return find(string(k), "/usr/local/bin/"+string(k)) }
 
-// Version returns what the program says of itself, such as "Redis server v=7.0.15 …"; why there is
-// none where it is not installed.
+// Version returns the program's own version text, such as "Redis server v=7.0.15 …". Where the
+// program is not installed, it returns the error.
 func (k RedisKind) Version() string {
 	binary, err := k.binary()
 	if err != nil {
@@ -61,29 +61,29 @@ func (k RedisKind) Version() string {
 	return strings.TrimSpace(string(out))
 }
 
-// sharedDatabases is how many tests of a package may have a database of the shared server of a kind.
+// sharedDatabases is how many tests of a package can get a database of a shared server.
 const sharedDatabases = 256
 
-// Redis is a Redis or Valkey server of one test's own.
+// Redis is a Redis or Valkey server that one test uses alone.
 type Redis struct{ Server }
 
-// NewRedis starts a Redis that is this test's alone and ends with it; see RedisKind.New.
+// NewRedis starts a redis-server that t uses alone and that ends with t; see RedisKind.New.
 func NewRedis(t testing.TB, arguments ...string) *Redis {
 	t.Helper()
 	return RedisServer.New(t, arguments...)
 }
 
-// New starts a server that is this test's alone and ends with it. It keeps nothing on disk.
-// arguments are added to its command line, such as "--requirepass", "secret", with its port for {port}
-// and another free one for {other port}; where they make a plain connection impossible, it counts as
-// started when it accepts one.
+// New starts a server that t uses alone and that ends with t. It writes nothing to disk. arguments
+// are added to its command line, such as "--requirepass", "secret"; "{port}" stands for the
+// server's port, "{other port}" for a second free one. Where the arguments require a password or
+// TLS, an accepted connection counts as started.
 func (k RedisKind) New(t testing.TB, arguments ...string) *Redis {
 	t.Helper()
-	p, err := k.prepare(t.TempDir(), func(port int) []string { return append(k.usual(port), arguments...) })
+	p, err := k.prepare(t.TempDir(), func(port int) []string { return append(k.defaultArguments(port), arguments...) })
 	return startRedis(t, p, err)
 }
 
-// startRedis starts what was prepared, for one test.
+// startRedis starts p for one test. It fails the test where err is not nil.
 func startRedis(t testing.TB, p *process, err error) *Redis {
 	t.Helper()
 	if err == nil {
@@ -97,31 +97,31 @@ func startRedis(t testing.TB, p *process, err error) *Redis {
 	return r
 }
 
-// URL returns the server's first database: redis://127.0.0.1:port/0.
+// URL returns the address of the server's first database: redis://127.0.0.1:port/0.
 func (r *Redis) URL() string { return "redis://" + r.Addr() + "/0" }
 
-// usual returns the arguments of a server that keeps nothing on disk.
-func (k RedisKind) usual(port int) []string {
+// defaultArguments returns the command line of a server that writes nothing to disk.
+func (k RedisKind) defaultArguments(port int) []string {
 	return []string{
 		"--port", strconv.Itoa(port), "--daemonize", "no", "--bind", "127.0.0.1",
 		"--save", "", "--appendonly", "no", "--databases", strconv.Itoa(sharedDatabases),
 	}
 }
 
-// prepare prepares a server in a directory, with arguments for its port.
+// prepare returns a server that is not started yet. arguments returns its command line for a port.
 func (k RedisKind) prepare(dir string, arguments func(port int) []string) (*process, error) {
 	binary, err := k.binary()
 	if err != nil {
 		return nil, err
 	}
 	p := &process{what: "the " + string(k), binary: binary, dir: dir}
-	var other, otherOf int // chosen again with the port, and kept with it
+	var other, otherOf int // the second port belongs to one first port, and stays the same over restarts
 	p.arguments = func(port int) []string {
 		all := arguments(port)
 		for i := range all {
 			if strings.Contains(all[i], "{other port}") && otherOf != port {
 				otherOf = port
-				other, _ = FreePort() // without one it does not start, and says so
+				other, _ = FreePort() // without a second port the server does not start, and its log has the reason
 			}
 			all[i] = strings.NewReplacer("{port}", strconv.Itoa(port), "{other port}", strconv.Itoa(other)).Replace(all[i])
 		}
@@ -131,8 +131,8 @@ func (k RedisKind) prepare(dir string, arguments func(port int) []string) (*proc
 	return p, nil
 }
 
-// pingRedis returns nil where a server takes commands, or wants a password or another
-// protocol first.
+// pingRedis returns nil when the server answers anything but "loading", or closes the connection:
+// it may require a password or TLS.
 func pingRedis(addr string) error {
 	conn, err := net.DialTimeout("tcp", addr, time.Second)
 	if err != nil {
@@ -153,7 +153,7 @@ func pingRedis(addr string) error {
 	return nil
 }
 
-// do sends a command and returns its answer, a line or a text. What is refused fails the test.
+// do sends a command and returns the answer, a line or a text. An error fails the test.
 func (r *Redis) do(command ...string) string {
 	r.t.Helper()
 	answer, err := r.ask(command...)
@@ -163,8 +163,8 @@ func (r *Redis) do(command ...string) string {
 	return answer
 }
 
-// ask sends a command over a connection of its own and returns its answer, a line or a text. The protocol is
-// https://redis.io/docs/latest/develop/reference/protocol-spec/.
+// ask opens a connection, sends a command and returns the answer, a line or a text. The protocol
+// is https://redis.io/docs/latest/develop/reference/protocol-spec/.
 func (r *Redis) ask(command ...string) (string, error) {
 	conn, err := net.DialTimeout("tcp", r.Addr(), patience)
 	if err != nil {
@@ -194,13 +194,13 @@ func (r *Redis) ask(command ...string) (string, error) {
 	case '$':
 		n, err := strconv.Atoi(line)
 		if err != nil || n < 0 {
-			return "", fmt.Errorf("an answer of %q bytes", line)
+			return "", fmt.Errorf("the answer has the length %q", line)
 		}
 		text := make([]byte, n)
 		_, err = io.ReadFull(in, text)
 		return string(text), err
 	}
-	return "", fmt.Errorf("an answer that begins with %q", kind)
+	return "", fmt.Errorf("the answer has the unknown type %q", kind)
 }
 
 // sharedRedis is a server that the tests of a package share.
@@ -214,15 +214,15 @@ type sharedRedis struct {
 
 var sharedRedises = map[RedisKind]*sharedRedis{RedisServer: {}, ValkeyServer: {}}
 
-// RedisURL returns an empty database of the Redis that the package's tests share; see RedisKind.URL.
+// RedisURL returns the address of an empty database of the shared redis-server; see RedisKind.URL.
 func RedisURL(t testing.TB) string {
 	t.Helper()
 	return RedisServer.URL(t)
 }
 
-// URL returns an empty database of the server that the package's tests share, as
-// redis://127.0.0.1:port/n. Keys are apart from those of other tests; channels, scripts
-// and FLUSHALL are the server's. It ends with the tests' process.
+// URL returns the address of an empty database of the server that the tests of a package share:
+// redis://127.0.0.1:port/n. Tests have separate keys, but share channels, scripts and FLUSHALL.
+// The server ends with the process.
 func (k RedisKind) URL(t testing.TB) string {
 	t.Helper()
 	s := sharedRedises[k]
@@ -232,7 +232,7 @@ func (k RedisKind) URL(t testing.TB) string {
 			s.err = err
 			return
 		}
-		if s.p, s.err = k.prepare(dir, k.usual); s.err == nil {
+		if s.p, s.err = k.prepare(dir, k.defaultArguments); s.err == nil {
 			s.err = s.p.start(true)
 		}
 		if s.err != nil {
@@ -245,7 +245,7 @@ func (k RedisKind) URL(t testing.TB) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.given == sharedDatabases {
-		t.Fatalf("all databases of the shared %s are given away", k)
+		t.Fatalf("all databases of the shared %s are in use: raise sharedDatabases", k)
 	}
 	s.given++
 	return fmt.Sprintf("redis://127.0.0.1:%d/%d", s.p.port, s.given-1)

@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// RedisCluster is a Redis or Valkey Cluster of one test's own: two masters with half of the slots
-// each, and a replica of the first. What fails over does so because FailOver says it, not by itself.
+// RedisCluster is a Redis or Valkey Cluster that one test uses alone: two masters with half of the
+// slots each, and a replica of the first. It fails over only when FailOver is called.
 type RedisCluster struct {
 	t       testing.TB
 	Masters [2]*Redis
 	Replica *Redis
 }
 
-// NewCluster starts a Cluster, which ends with the test, and returns when all its servers agree on it. The
+// NewCluster starts a Cluster that ends with t, and returns when all servers agree on its state.
 // arguments are added to each server's command line, as in New.
 func (k RedisKind) NewCluster(t testing.TB, arguments ...string) *RedisCluster {
 	t.Helper()
@@ -27,8 +27,8 @@ func (k RedisKind) NewCluster(t testing.TB, arguments ...string) *RedisCluster {
 	c := &RedisCluster{t, [2]*Redis{servers[0], servers[1]}, servers[2]}
 	c.Masters[0].do("CLUSTER", "ADDSLOTSRANGE", "0", "8191")
 	c.Masters[1].do("CLUSTER", "ADDSLOTSRANGE", "8192", "16383")
-	// Epochs of their own, so that they need not settle who has which, and the replica's the highest, so that
-	// what it takes over is its.
+	// Different epochs avoid a conflict between the servers. The replica gets the highest, so that
+	// its takeover wins.
 	for i, s := range servers {
 		s.do("CLUSTER", "SET-CONFIG-EPOCH", strconv.Itoa(i+1))
 	}
@@ -39,7 +39,7 @@ func (k RedisKind) NewCluster(t testing.TB, arguments ...string) *RedisCluster {
 		}
 	}
 	for _, s := range servers {
-		s.until("it knows the others", func() bool {
+		s.until("the server knows the others", func() bool {
 			nodes := s.do("CLUSTER", "NODES")
 			return strings.Contains(s.do("CLUSTER", "INFO"), "cluster_known_nodes:3") && !strings.Contains(nodes, "handshake")
 		})
@@ -49,12 +49,12 @@ func (k RedisKind) NewCluster(t testing.TB, arguments ...string) *RedisCluster {
 	return c
 }
 
-// URL returns an address for those that use the Cluster, which names both masters.
+// URL returns the address of the Cluster, with both masters.
 func (c *RedisCluster) URL() string {
 	return "redis://" + c.Masters[0].Addr() + "?addr=" + c.Masters[1].Addr()
 }
 
-// InFirst reports whether a key is in a slot of the first master's half.
+// InFirst reports whether key is in a slot of the first master.
 func (c *RedisCluster) InFirst(key string) bool {
 	c.t.Helper()
 	slot, err := strconv.Atoi(c.Masters[1].do("CLUSTER", "KEYSLOT", key))
@@ -64,8 +64,8 @@ func (c *RedisCluster) InFirst(key string) bool {
 	return slot < 8192
 }
 
-// FailOver has the first master and its replica change places, and returns when all servers know. What
-// was written before is kept.
+// FailOver swaps the first master and its replica, and returns when all servers know. No write is
+// lost.
 func (c *RedisCluster) FailOver() {
 	c.t.Helper()
 	follows(c.Masters[0], c.Replica)
@@ -74,7 +74,7 @@ func (c *RedisCluster) FailOver() {
 	c.agreed()
 }
 
-// agreed waits until all servers know which are masters, and the replica follows the first.
+// agreed waits until all servers know the masters, and the replica follows the first master.
 func (c *RedisCluster) agreed() {
 	c.t.Helper()
 	replica := c.Replica.do("CLUSTER", "MYID")
@@ -97,14 +97,14 @@ func (c *RedisCluster) agreed() {
 	follows(c.Masters[0], c.Replica)
 }
 
-// busPort returns the port by which the servers of a Cluster talk to each other.
+// busPort returns the port on which the servers of a Cluster talk to each other.
 func (r *Redis) busPort() string {
 	r.t.Helper()
 	_, after, _ := strings.Cut(r.do("CLUSTER", "NODES"), "@")
 	return after[:strings.IndexAny(after+" ", " ,")]
 }
 
-// follows waits until a replica has all that its master has.
+// follows waits until the replica holds everything that the master holds.
 func follows(master, replica *Redis) {
 	master.t.Helper()
 	replica.until("the replica follows its master", func() bool {
@@ -115,7 +115,7 @@ func follows(master, replica *Redis) {
 	})
 }
 
-// info returns a section of what the server says of itself.
+// info returns one section of the server's INFO answer.
 func (r *Redis) info(section string) map[string]string {
 	r.t.Helper()
 	fields := map[string]string{}
@@ -127,12 +127,13 @@ func (r *Redis) info(section string) map[string]string {
 	return fields
 }
 
-// until waits until what always happens has happened.
-func (r *Redis) until(what string, f func() bool) {
+// until waits until f returns true, and fails the test after patience. event names the event that
+// the test waits for.
+func (r *Redis) until(event string, f func() bool) {
 	r.t.Helper()
 	for deadline := time.Now().Add(patience); !f(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			r.t.Fatalf("%s: in vain: %s", r.p.what, what)
+			r.t.Fatalf("%s: not within %s: %s", r.p.what, patience, event)
 		}
 	}
 }

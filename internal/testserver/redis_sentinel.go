@@ -7,17 +7,17 @@ import (
 	"testing"
 )
 
-// RedisSentinel is a Sentinel of one test's own, which watches over a master, "main", and its replica.
-// It fails over when FailOver says so, and not by itself.
+// RedisSentinel is a Sentinel that one test uses alone. It watches a master, "main", and its
+// replica. It fails over only when FailOver is called.
 type RedisSentinel struct {
 	t               testing.TB
 	Sentinel        *Redis
 	Master, Replica *Redis
 }
 
-// NewSentinel starts a Sentinel and what it watches over, which end with the test, and returns when
-// it knows of both. config is added to the Sentinel's configuration file, a line each; the arguments
-// to the command line of the two servers, as in New.
+// NewSentinel starts a master, its replica and a Sentinel, which end with t. The lines in config
+// are added to the Sentinel's configuration file. arguments are added to the command lines of the
+// two servers, as in New.
 func (k RedisKind) NewSentinel(t testing.TB, config []string, arguments ...string) *RedisSentinel {
 	t.Helper()
 	arguments = append([]string{"--repl-diskless-sync-delay", "0"}, arguments...)
@@ -38,23 +38,23 @@ func (k RedisKind) NewSentinel(t testing.TB, config []string, arguments ...strin
 	return s
 }
 
-// URL returns an address for those that ask the Sentinel where the master is.
+// URL returns an address for clients that ask the Sentinel for the master.
 func (s *RedisSentinel) URL() string { return "redis://" + s.Sentinel.Addr() + "?master_set=main" }
 
-// FailOver kills the master, once its replica has all that it has, has the Sentinel put the replica in its place, and
-// returns when it did. The killed one is then the Replica, and can be started.
+// FailOver waits until the replica holds everything, kills the master and lets the Sentinel
+// promote the replica. Afterwards Replica is the killed server, which Start can restart.
 func (s *RedisSentinel) FailOver() {
 	s.t.Helper()
-	known := func(what, address string) {
+	known := func(event, text string) {
 		s.t.Helper()
-		s.Sentinel.until(what, func() bool { return strings.Contains(s.Sentinel.info("sentinel")["master0"], address) })
+		s.Sentinel.until(event, func() bool { return strings.Contains(s.Sentinel.info("sentinel")["master0"], text) })
 	}
-	known("it knows the replica", "slaves=1")
+	known("the Sentinel knows the replica", "slaves=1")
 	follows(s.Master, s.Replica)
 	s.Master.Kill()
-	s.Sentinel.until("it begins", func() bool {
+	s.Sentinel.until("the Sentinel begins the failover", func() bool {
 		answer, err := s.Sentinel.ask("SENTINEL", "FAILOVER", "main")
-		// It may not know yet how the replica is.
+		// The Sentinel rejects the command until it has checked the replica.
 		return err == nil && answer == "OK"
 	})
 	known("the replica takes the master's place", "address="+s.Replica.Addr())

@@ -12,10 +12,10 @@ import (
 
 func TestMain(m *testing.M) { testserver.RunParallel(m, 8) }
 
-// deadline is how long something may take that always happens.
+// deadline limits the time for steps that always succeed.
 const deadline = 30 * time.Second
 
-// line sends a line to a Redis and returns its answer's first one.
+// line sends a command line to a Redis and returns the first line of the answer.
 func line(t *testing.T, conn net.Conn, command string) (string, error) {
 	t.Helper()
 	_ = conn.SetDeadline(time.Now().Add(deadline))
@@ -107,7 +107,8 @@ func TestSharedRedisDatabases(t *testing.T) {
 	want(t, conn, "EXISTS a", ":0")
 }
 
-// What a Cluster and a Sentinel's servers hold is there after a failover, and only those that lead take more.
+// After a failover, a Cluster and a Sentinel's servers still hold their data, and only the new
+// master accepts writes.
 func TestRedisFailsOver(t *testing.T) {
 	t.Parallel()
 	testserver.EachRedis(t, func(t *testing.T, kind testserver.RedisKind) {
@@ -122,12 +123,12 @@ func TestRedisFailsOver(t *testing.T) {
 			want(t, dial(t, first.Addr()), "SET "+key+" 1", "+OK")
 			c.FailOver()
 			if first == c.Masters[0] {
-				t.Fatal("the same leads")
+				t.Fatal("the same server is still the first master")
 			}
 			want(t, dial(t, c.Masters[0].Addr()), "INCR "+key, ":2")
 			for _, other := range []*testserver.Redis{first, c.Masters[1]} {
 				if got, err := line(t, dial(t, other.Addr()), "INCR "+key); err != nil || !strings.HasPrefix(got, "-MOVED") || !strings.HasSuffix(got, c.Masters[0].Addr()) {
-					t.Errorf("another answers %q, %v", got, err)
+					t.Errorf("another server answers %q, %v", got, err)
 				}
 			}
 			c.FailOver()
