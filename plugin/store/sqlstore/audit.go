@@ -16,7 +16,7 @@ import (
 // LockNewestAudit implements management.Tx.
 func (t *Tx) LockNewestAudit() (seq int64, hash []byte, err error) {
 	if t.lockRow != "" {
-		// The newest row cannot be locked against those that come after it.
+		// A lock on the newest row would not exclude an insert, so the sequence's row is locked.
 		var n int64
 		if err := t.Row(`SELECT value FROM sequences WHERE name = 'audit'`+t.lockRow, nil, &n); err != nil {
 			return 0, nil, err
@@ -50,8 +50,8 @@ func (t *Tx) Audit(q audit.Query) ([]audit.Row, error) {
 		w.and("key_id = " + w.arg(q.Key))
 	}
 	if q.Tenant != "" {
-		// Events name tenants as the tenants themselves are written, so a caller's
-		// spelling is looked up there first.
+		// Events hold the slug as the tenant's row spells it, so the caller's spelling is looked
+		// up in tenants first.
 		w.and("tenant = coalesce((SELECT slug FROM tenants WHERE keyspace = " + w.arg(q.Keyspace) +
 			" AND folded = " + w.arg(Fold(q.Tenant)) + "), " + w.arg(q.Tenant) + ")")
 	}
@@ -136,7 +136,7 @@ func (t *Tx) readCheckpoint(query string) (g audit.PublishedCheckpoint, err erro
 	}
 	parts := strings.Split(value, " ")
 	if len(parts) != 3 {
-		return g, t.Fail(fmt.Errorf("the stored checkpoint published last is damaged: %q", value))
+		return g, t.Fail(fmt.Errorf("the stored checkpoint that was published last is damaged: %q", value))
 	}
 	var micros int64
 	if g.Seq, err = strconv.ParseInt(parts[0], 10, 64); err == nil {

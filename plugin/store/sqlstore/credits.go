@@ -12,28 +12,28 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// LeaseTTL is how long a node's leases hold after its last write. Then other nodes may
-// lease those credits: the node counts as dead.
+// LeaseTTL is how long a node's leases last after its last write. After that the node counts as
+// dead, and other nodes may lease those credits.
 const LeaseTTL = 10 * time.Second
 
-// Kinds of ledger rows that are added up per key and hour.
+// These kinds of ledger entries have one row per key and hour.
 const (
 	kindUsage     = "usage"
 	kindShortfall = "shortfall"
 )
 
-// errOverflow is the error of a sum that does not fit its column.
+// errOverflow is returned if a sum of credits does not fit its column.
 var errOverflow = errors.New("the sum of credits is too large")
 
-// balance returns a tenant's number and balance, and locks it.
+// balance returns the row number and the balance of a tenant, and locks the row.
 func (t *Tx) balance(keyspace, tenant string) (num, credits int64, err error) {
 	err = t.Row(`SELECT num, credits FROM tenants WHERE keyspace = $1 AND folded = $2`+t.lockRow,
 		[]any{keyspace, Fold(tenant)}, &num, &credits)
 	return num, credits, err
 }
 
-// leased returns how much of a tenant's balance is leased, node's own share included
-// even after its end: the node does not know that it ended.
+// leased returns how much of a tenant's balance is leased. It includes node's own lease even if
+// that has ended, since the node may not know that and still spend it.
 func (t *Tx) leased(num int64, node string) (n int64, err error) {
 	err = t.Row(`SELECT coalesce(sum(l.amount), 0) FROM leases l JOIN nodes n ON n.name = l.node
 		WHERE l.tenant_num = $1 AND (l.node = $2 OR n.lease_until > $3)`, []any{num, node, t.Now.UnixMicro()}, &n)
@@ -47,8 +47,8 @@ func (t *Tx) renew(node string) error {
 	return err
 }
 
-// LeaseCredits implements gateway.Store. ErrNotFound where there is no such tenant. A
-// node's leases end 10 s after its last LeaseCredits or WriteFlush.
+// LeaseCredits implements gateway.Store. It returns gateway.ErrNotFound if there is no such
+// tenant. A node's leases end LeaseTTL after its last LeaseCredits or WriteFlush.
 func (s *Store) LeaseCredits(ctx context.Context, node, keyspace, tenant string, need int64) (granted, rest int64, err error) {
 	err = s.Write(ctx, "leasing credits", func(t *Tx) error {
 		num, credits, err := t.balance(keyspace, tenant)
@@ -154,9 +154,10 @@ func (t *Tx) Ledger(q management.LedgerQuery) ([]management.LedgerEntry, error) 
 	return out, nil
 }
 
-// recordSpend subtracts one spend of a node from the balance and from its lease. A negative
-// amount is a refund and is added to both; a returned amount is added to the balance alone. The
-// uncovered part is a shortfall. It does nothing where the tenant is gone.
+// recordSpend subtracts a spend of a node from the tenant's balance and from the node's lease. A
+// negative Amount is a refund and is added to both; Returned is added to the balance only. The
+// part that the balance does not cover is recorded as a shortfall. If the tenant is gone,
+// recordSpend does nothing.
 func (t *Tx) recordSpend(node string, at time.Time, s *gateway.Spend) error {
 	num, credits, err := t.balance(s.Keyspace, s.Tenant)
 	if errors.Is(err, gateway.ErrNotFound) {
@@ -165,7 +166,7 @@ func (t *Tx) recordSpend(node string, at time.Time, s *gateway.Spend) error {
 	if err != nil {
 		return err
 	}
-	// Not more than there is, nor so little that the balance overflows.
+	// taken is at most the balance. A refund must not make the balance overflow.
 	due := s.Amount - s.Returned
 	taken := max(min(due, credits), credits-math.MaxInt64)
 	credits -= taken

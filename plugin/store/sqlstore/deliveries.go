@@ -148,8 +148,8 @@ func (t *Tx) PruneOneShots(before time.Time, limit int) (int64, error) {
 		(SELECT keyspace, subject, what FROM event_marks WHERE at < $1 ORDER BY at LIMIT $2)`, before.UnixMicro(), int64(limit))
 }
 
-// eraseEvents removes what events say of a tenant, with their deliveries: all but that it was
-// deleted, in which nothing personal stands.
+// eraseEvents removes a tenant's events and their deliveries, except for the event that the tenant
+// was deleted, which holds no personal data.
 func (t *Tx) eraseEvents(keyspace, tenant string) error {
 	const which = ` keyspace = $1 AND type <> 'tenant.deleted' AND tenant = coalesce((SELECT slug FROM tenants WHERE keyspace = $1 AND folded = $2), $3)`
 	if _, err := t.Exec(`DELETE FROM deliveries WHERE event_seq IN (SELECT seq FROM events WHERE`+which+`)`, keyspace, Fold(tenant), tenant); err != nil {

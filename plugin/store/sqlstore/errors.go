@@ -10,13 +10,14 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// ErrClosed is the error of a store that was closed.
+// ErrClosed is returned by methods of a closed store.
 var ErrClosed = errors.New("the store was closed")
 
-// errReopened ends a long read whose connections are given up.
+// errReopened ends a long read whose connections were replaced meanwhile.
 var errReopened = errors.New("the database was opened again meanwhile; repeat the request")
 
-// failure is the reason why the store could not answer. It is gateway.ErrStore and its cause.
+// failure is an error of the database with an explanation. It wraps gateway.ErrStore and the
+// cause.
 type failure struct {
 	text  string
 	cause error
@@ -44,22 +45,22 @@ func (d *Dialect) Explain(doing, path string, err error) error {
 	}
 }
 
-// remedy returns the meaning of err for the database at path, and the remedy.
+// remedy returns an explanation of err for the database at path, and how to solve the problem.
 func (d *Dialect) remedy(path string, err error) string {
 	var schema *SchemaError
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Sprintf("%s did not answer in time; it may be busy or locked by another process", path)
 	case errors.Is(err, context.Canceled):
-		return "given up by the caller"
+		return "the caller cancelled the request"
 	case errors.Is(err, ErrClosed), errors.Is(err, errReopened):
 		return path
 	case errors.As(err, &schema):
 		return fmt.Sprintf("%s cannot be used", path)
 	case errors.Is(err, os.ErrPermission):
-		return fmt.Sprintf("%s: this user may not read and write it and its directory", path)
+		return fmt.Sprintf("%s: this user must be allowed to read and write the file and its directory", path)
 	case errors.Is(err, os.ErrNotExist):
-		return fmt.Sprintf("%s: its directory does not exist: create it", path)
+		return fmt.Sprintf("%s: the directory of this file does not exist: create it", path)
 	}
 	if text := d.Remedy(path, err); text != "" {
 		return text

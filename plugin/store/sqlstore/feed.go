@@ -8,12 +8,12 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// feed signals that the change sequence may have moved.
+// feed wakes the caller of Store.Wait when there may be new changes.
 type feed struct {
 	mu sync.Mutex
-	// seq is the newest change known.
+	// seq is the number of the newest known change.
 	seq int64
-	// version rises with each signal; seen is the version Wait last returned at.
+	// version rises with each signal. seen is the version at which Wait returned last.
 	version, seen uint64
 	// changed is closed and replaced when version rises.
 	changed chan struct{}
@@ -24,7 +24,8 @@ func (f *feed) init() {
 	f.version = 1 // so that the first Wait returns
 }
 
-// observe records the newest change's number. other reports that it may be another database.
+// observe records the number of the newest change. other means that the database may be another
+// one than before.
 func (f *feed) observe(seq int64, other bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -42,18 +43,18 @@ func (f *feed) advance() {
 	f.changed = make(chan struct{})
 }
 
-// Observe records the number of the newest change in the database, which may have been made by another
-// process. other reports that it may be another database than before.
+// Observe records the number of the newest change in the database, which another process may have
+// made. other means that the database may be another one than before.
 func (s *Store) Observe(seq int64, other bool) { s.feed.observe(seq, other) }
 
-// Signal has Wait return, whether or not a change is known.
+// Signal wakes Wait even if no new change is known.
 func (s *Store) Signal() {
 	s.feed.mu.Lock()
 	defer s.feed.mu.Unlock()
 	s.feed.advance()
 }
 
-// committed is observe for a commit of this store. Commits may be reported in any order.
+// committed records a change that this store committed. Commits may be recorded in any order.
 func (f *feed) committed(seq int64) {
 	f.mu.Lock()
 	old := f.seq >= seq
@@ -63,10 +64,10 @@ func (f *feed) committed(seq int64) {
 	}
 }
 
-// Wait implements gateway.Store. It returns at once when a change was observed since it last
-// returned to any caller: a store has one follower, and others follow that one.
-// Commits of this store are observed at once, those of other processes on an SQLite file
-// within 50 ms. PostgreSQL notifies about commits of others; besides, Wait returns once a second.
+// Wait implements gateway.Store. It returns at once if a change was observed since it last
+// returned to any caller: only one goroutine follows a store. A commit of this store is observed
+// at once, a commit of another process to an SQLite file within 50 ms. PostgreSQL notifies about
+// commits of other nodes; with PostgreSQL, Wait also returns at least once a second.
 func (s *Store) Wait(ctx context.Context) error {
 	for {
 		s.feed.mu.Lock()
@@ -87,7 +88,8 @@ func (s *Store) Wait(ctx context.Context) error {
 	}
 }
 
-// changeColumns are what changeInto scans. When a change was written marks it.
+// changeColumns selects the columns that changeInto scans. The time of a change serves as its
+// Mark, by which a node recognizes the change again.
 const changeColumns = `SELECT seq, kind, keyspace, id, at FROM changes`
 
 func changeInto(c *gateway.Change) []any {
@@ -115,7 +117,7 @@ func (s *Store) Changes(ctx context.Context, after int64, limit int) ([]gateway.
 	return out, nil
 }
 
-// lastSeqSQL reads the counter and not the rows, which are pruned in time.
+// lastSeqSQL reads the sequence instead of the changes, since old changes are pruned.
 const lastSeqSQL = `SELECT value FROM sequences WHERE name = 'changes'`
 
 // LastSeq implements gateway.Store.
@@ -133,7 +135,7 @@ func (t *Tx) LastSeq() (seq int64, err error) {
 	return seq, err
 }
 
-// Each calls f for every row and closes them.
+// Each calls f for every row, until f fails, and closes rows. It returns err if that is not nil.
 func Each(rows *sql.Rows, err error, f func(*sql.Rows) error) error {
 	if err != nil {
 		return err

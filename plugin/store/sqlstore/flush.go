@@ -12,9 +12,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// WriteFlush implements gateway.Store. Touches only move forward in time. It renews
-// what the node holds leased; an empty flush does that alone, and writes nothing where
-// the node holds no leases.
+// WriteFlush implements gateway.Store. A time of last use is only replaced by a later one.
+// WriteFlush renews the node's leases of credits. An empty flush does only that, and writes
+// nothing if the node holds no leases.
 func (s *Store) WriteFlush(ctx context.Context, node string, f *gateway.Flush) error {
 	if len(f.Touches) == 0 && len(f.Usage) == 0 && len(f.Spends) == 0 {
 		holds, err := s.holdsLeases(ctx, node)
@@ -37,11 +37,11 @@ func (s *Store) WriteFlush(ctx context.Context, node string, f *gateway.Flush) e
 		if at.IsZero() {
 			at = t.Now
 		}
-		// What was given back comes first: what others spent of it would else seem not to be
-		// covered by the balance.
+		// Refunds come first: other spends may already have used the refunded credits, and would
+		// otherwise exceed the balance.
 		spends := slices.Clone(f.Spends)
 		slices.SortStableFunc(spends, func(a, b gateway.Spend) int {
-			// Tenant by tenant, so that no two nodes lock them in another order.
+			// The tenants are sorted so that all nodes lock them in the same order.
 			return cmp.Or(strings.Compare(a.Keyspace, b.Keyspace), strings.Compare(a.Tenant, b.Tenant),
 				cmp.Compare(min(a.Amount-a.Returned, 0), min(b.Amount-b.Returned, 0)))
 		})
@@ -51,7 +51,7 @@ func (s *Store) WriteFlush(ctx context.Context, node string, f *gateway.Flush) e
 			}
 		}
 		if t.d.Shared {
-			// Last: other nodes touch the same rows.
+			// Times of last use come last, since other nodes lock the same rows.
 			if err := t.touchAll(f.Touches); err != nil {
 				return err
 			}
@@ -62,7 +62,7 @@ func (s *Store) WriteFlush(ctx context.Context, node string, f *gateway.Flush) e
 }
 
 func (s *Store) holdsLeases(ctx context.Context, node string) (holds bool, err error) {
-	err = s.Query(ctx, "looking at leases", func(f *Conns) error {
+	err = s.Query(ctx, "reading leases", func(f *Conns) error {
 		var n int
 		err := f.Read.QueryRowContext(ctx, `SELECT count(*) FROM (SELECT 1 FROM leases WHERE node = $1 LIMIT 1) AS l`, node).Scan(&n)
 		holds = n > 0
@@ -82,14 +82,15 @@ func (t *Tx) touch(in *gateway.Touch) error {
 	return err
 }
 
-// count stores one count, and reports whether there is a row of it to store it in.
+// count stores a count in its row, and reports whether the row exists.
 func (t *Tx) count(u *gateway.Usage) (bool, error) {
 	n, err := t.Exec(`UPDATE quota_counts SET used = $4 WHERE subject = $1 AND calendar = $2 AND start = $3`,
 		u.Subject, int64(u.Calendar), startOf(u), u.Used)
 	return n > 0, err
 }
 
-// countFirst stores the first count of a period. It ends the former ones of that quota: nothing asks for them again.
+// countFirst stores the first count of a period. It deletes the counts of earlier periods of that
+// quota, which are not read any more.
 func (t *Tx) countFirst(u *gateway.Usage) error {
 	start := startOf(u)
 	if _, err := t.Exec(`DELETE FROM quota_counts WHERE subject = $1 AND calendar = $2 AND start < $3`,
@@ -102,7 +103,8 @@ func (t *Tx) countFirst(u *gateway.Usage) error {
 	return err
 }
 
-// startOf returns the start as its column holds it: 0 for a period without one.
+// startOf returns the value of the column start: Unix microseconds, 0 for a period that never
+// ends.
 func startOf(u *gateway.Usage) int64 {
 	if u.Calendar == ratelimit.Total || u.Start.IsZero() {
 		return 0
@@ -166,8 +168,8 @@ func (t *Tx) Usage(subject string) ([]gateway.Usage, error) {
 	return out, nil
 }
 
-// touchAll stores touches where many nodes do so at once: in a few statements, and locking
-// rows in one order, so that no two wait for each other.
+// touchAll stores times of last use in a shared database. It uses few statements and locks the
+// rows in one order, so that no two nodes deadlock.
 func (t *Tx) touchAll(touches []gateway.Touch) error {
 	if len(touches) == 0 {
 		return nil
@@ -179,7 +181,7 @@ func (t *Tx) touchAll(touches []gateway.Touch) error {
 }
 
 func (t *Tx) touchTable(table string, touches []gateway.Touch, id func(*gateway.Touch) string) error {
-	// The newest of each row.
+	// Only the newest time of each row is written.
 	newest := make([]*gateway.Touch, len(touches))
 	for i := range touches {
 		newest[i] = &touches[i]

@@ -19,8 +19,8 @@ func (t *Tx) KeyByDigest(keyspace string, digest apikey.Digest) (*gateway.Key, e
 }
 
 // CountByHint implements management.ImportTx.
-func (t *Tx) CountByHint(keyspace string, lead apikey.Hint) (n int, err error) {
-	from, to := digestRange(lead)
+func (t *Tx) CountByHint(keyspace string, hint apikey.Hint) (n int, err error) {
+	from, to := digestRange(hint)
 	err = t.Row(`SELECT count(*) FROM secrets WHERE keyspace = $1 AND digest >= $2 AND digest <= $3`,
 		[]any{keyspace, from[:], to[:]}, &n)
 	return n, err
@@ -55,7 +55,7 @@ func (t *Tx) ExistingKeys(keyspace string, digests []apikey.Digest, marks []apik
 	return heldDigests, heldMarks, err
 }
 
-// existing calls f with those of n values that are in a column.
+// existing calls f with each of the n values that a column holds already.
 func existing(t *Tx, table, column, keyspace string, n int, value func(int) []byte, f func([]byte)) error {
 	for from := 0; from < n; from += manyAtOnce {
 		var w where

@@ -12,7 +12,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// keyColumns are what keyInto scans, of keys AS k and tenants AS t.
+// keyColumns are the columns that keyInto scans. They belong to keys AS k and tenants AS t.
 const keyColumns = `k.id, k.keyspace, t.slug, k.name, k.description, k.environment, k.scopes, k.disabled,
 	k.revoked_at, k.deleted_at, k.expires_at, k.allowed_ips, k.rate, k.quota, k.concurrency, k.credits_limit,
 	k.metadata, k.created_at, k.created_by, k.updated_at, k.last_used_at, k.last_used_ip, k.prefix, k.last_four, k.version`
@@ -36,12 +36,12 @@ func (t *Tx) Key(keyspace, id string) (*gateway.Key, error) {
 	return &k, nil
 }
 
-// narrowPrefix is how many characters of a key prefix leave so few keys that it is
-// better to find those first and sort them than to go through all keys in order.
+// narrowPrefix is the length from which few keys share a prefix. Then it is faster to find these
+// and sort them than to read all keys in order.
 const narrowPrefix = 12
 
-// Keys implements management.Tx. Newest first is in the order of creation here, not
-// by CreatedAt, so that keys imported with older dates do not disturb paging.
+// Keys implements management.Tx. It sorts by the order in which rows were inserted, not by
+// CreatedAt, so that imported keys with older dates do not disturb paging.
 func (t *Tx) Keys(q management.KeyQuery) ([]*gateway.Key, error) {
 	var w where
 	order := "k.num"
@@ -52,8 +52,8 @@ func (t *Tx) Keys(q management.KeyQuery) ([]*gateway.Key, error) {
 	}
 	if n := utf8.RuneCountInString(q.Prefix); n > 0 {
 		if n >= narrowPrefix {
-			// As a range, which the index on the prefix answers. No text sorts after
-			// U+10FFFF. The sum keeps the order from being taken from another index.
+			// The condition is a range, so that the index on the prefix answers it. No text sorts
+			// after U+10FFFF. "+ 0" keeps the database from reading another index for the order.
 			w.and("k.prefix >= " + w.arg(q.Prefix) + " AND k.prefix <= " + w.arg(q.Prefix+"\U0010FFFF"))
 			order = "k.num + 0"
 		} else {
@@ -95,12 +95,12 @@ func (t *Tx) Keys(q management.KeyQuery) ([]*gateway.Key, error) {
 	return out, nil
 }
 
-// likeText returns s as LIKE finds it with '!' as the escape.
+// likeText escapes s for a LIKE pattern with ESCAPE '!'.
 func likeText(s string) string {
 	return strings.NewReplacer("!", "!!", "%", "!%", "_", "!_").Replace(s)
 }
 
-// ActiveKeys implements management.Tx. It reads an index of active keys alone.
+// ActiveKeys implements management.Tx. An index that holds only active keys answers it.
 func (t *Tx) ActiveKeys(keyspace, tenant string, now time.Time) (n int, err error) {
 	err = t.Row(`SELECT count(*) FROM keys WHERE tenant_num = (SELECT num FROM tenants WHERE keyspace = $1 AND folded = $2)
 		AND disabled = 0 AND revoked_at IS NULL AND deleted_at IS NULL AND (expires_at IS NULL OR expires_at > $3)`,
@@ -114,7 +114,7 @@ func (t *Tx) InsertKey(k *gateway.Key) error {
 	return err
 }
 
-// insertKey is InsertKey; it returns the key's number.
+// insertKey inserts a key and returns the number of its row.
 func (t *Tx) insertKey(k *gateway.Key) (num int64, err error) {
 	err = t.Row(`INSERT INTO keys (id, keyspace, tenant_num, name, description, environment, scopes, disabled,
 		revoked_at, deleted_at, expires_at, allowed_ips, rate, quota, concurrency, credits_limit,

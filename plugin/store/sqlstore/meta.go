@@ -24,8 +24,8 @@ func (s *Store) Peppers(ctx context.Context) (map[string]string, error) {
 	return out, nil
 }
 
-// SavePeppers implements gateway.Store. A check value that is already kept stays, and
-// where all are, nothing is written: a reload must do without.
+// SavePeppers implements gateway.Store. A check value that is already stored stays. If all are,
+// nothing is written, so that a reload works while the database can't be written.
 func (s *Store) SavePeppers(ctx context.Context, checks map[string]string) error {
 	if len(checks) == 0 {
 		return nil
@@ -52,8 +52,8 @@ func (s *Store) SavePeppers(ctx context.Context, checks map[string]string) error
 	})
 }
 
-// Epoch returns the epoch of the database: a number that only rises, except where an
-// older copy of the database took its place.
+// Epoch returns the epoch of the database: a number that rises with each restored backup. A lower
+// one than before means that an older copy of the database took its place.
 func (s *Store) Epoch(ctx context.Context) (epoch int64, err error) {
 	err = s.Query(ctx, "reading the epoch", func(f *Conns) error {
 		return f.Read.QueryRowContext(ctx, `SELECT CAST(value AS BIGINT) FROM meta WHERE name = 'epoch'`).Scan(&epoch)

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// Migrations are numbered from 1 without gaps and never change once released. The
-// files of one number that end in another database's name are not ours.
+// Migrations are numbered from 1 without gaps, and their statements never change once released. A
+// file NNNN_topic.name.sql is for the dialect of that name only.
 //
 //go:embed migrations/*.sql
 var migrationFiles embed.FS
@@ -25,7 +25,7 @@ type migration struct {
 	sql     string
 }
 
-// migrations returns those of a dialect, in order.
+// migrations returns the migrations of a dialect in ascending order.
 func migrations(d *Dialect) ([]migration, error) {
 	files, err := fs.Glob(migrationFiles, "migrations/*.sql")
 	if err != nil {
@@ -55,7 +55,7 @@ func migrations(d *Dialect) ([]migration, error) {
 	return out, nil
 }
 
-// SchemaVersion returns the version of the schema that this binary makes: the number of its migrations.
+// SchemaVersion returns the number of the newest migration that this program knows.
 func (d *Dialect) SchemaVersion() (int, error) {
 	all, err := migrations(d)
 	return len(all), err
@@ -66,20 +66,20 @@ type SchemaError struct{ Text string }
 
 func (e *SchemaError) Error() string { return e.Text }
 
-// Migrate brings the database to this binary's schema, in one transaction: either all
-// missing migrations are applied or none. An empty database is filled only where
-// create allows it: while running, an empty file in the place of ours is a loss to be
-// reported and not a new start. It returns how many it applied.
+// Migrate brings the database to this program's schema in one transaction: it applies either all
+// missing migrations or none, and returns how many. An empty database is an error unless create is
+// true: a running gateway must report that its database was emptied instead of starting with a new
+// one.
 //
-// Processes that open a new database at once are serialised by the transaction, which
-// takes a lock before it looks. Those that run already go on meanwhile, and may be started again:
-// migrations only add. One that has to do more raises the oldest_program in meta to its number.
+// Several processes may open a new database at once: the transaction locks the schema before it
+// reads the version. Running processes go on meanwhile and may even be restarted, since migrations
+// only add. A migration that does more must raise oldest_program in meta to its own number.
 func Migrate(ctx context.Context, db *sql.DB, d *Dialect, create bool) (applied int, err error) {
 	all, err := migrations(d)
 	if err != nil {
 		return 0, err
 	}
-	// Nearly always there is nothing to do, and then nothing needs to be locked.
+	// Usually there is nothing to migrate. Then this check spares the lock.
 	version, err := schemaVersion(ctx, db, d)
 	if err != nil || version >= int64(len(all)) {
 		return 0, err
@@ -119,8 +119,9 @@ type queryer interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
-// schemaVersion returns the newest migration a database has had, 0 for an empty one. A
-// foreign database, and one from a newer Keygate that this one can't use, is a *SchemaError.
+// schemaVersion returns the number of the newest migration that a database has had, 0 for an empty
+// one. It returns a *SchemaError for another program's database, and for one that a newer Keygate
+// has made unusable for this one.
 func schemaVersion(ctx context.Context, q queryer, d *Dialect) (int64, error) {
 	var tables int
 	if err := q.QueryRowContext(ctx, d.Tables).Scan(&tables); err != nil {

@@ -10,20 +10,21 @@ import (
 // NodeColumns are the columns that NodeInto scans.
 const NodeColumns = `name, instance, version, config, seq, ready, keys_cached, started_at, contact_at, stops_by, earlier`
 
-// nodeEarlier states, for each keyspace, by how much its deadline is earlier than stops_by. Of is the instance
-// that wrote it: an older version leaves what another instance of its name wrote.
+// nodeEarlier is the JSON in the column earlier: by how much the deadline of each keyspace is
+// earlier than the column stops_by. Of names the instance that wrote it, since an older version of
+// Keygate leaves the text of another instance in place.
 type nodeEarlier struct {
 	Of string                   `json:"of"`
 	By map[string]time.Duration `json:"by"`
 }
 
-// EarlierText returns the column earlier of an instance.
+// EarlierText returns the text of the column earlier for an instance.
 func EarlierText(instance string, by map[string]time.Duration) (string, error) {
 	text, err := json.Marshal(nodeEarlier{instance, by})
 	return string(text), err
 }
 
-// earlierInto scans the column earlier, after the instance.
+// earlierInto scans the column earlier. The node's Instance must have been scanned before.
 type earlierInto struct{ *cluster.Node }
 
 // Scan implements sql.Scanner.
@@ -42,7 +43,7 @@ func (e earlierInto) Scan(v any) error {
 	return nil
 }
 
-// NodeInto returns the destinations of NodeColumns.
+// NodeInto returns the destinations for scanning NodeColumns.
 func NodeInto(n *cluster.Node) []any {
 	return []any{&n.Name, &n.Instance, &n.Version, &n.ConfigHash, &n.Seq, &n.Ready, &n.KeysCached,
 		TimeInto(&n.StartedAt), TimeInto(&n.ContactAt), TimeInto(&n.Deadline), earlierInto{n}}

@@ -14,7 +14,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// secretColumns are what secretInto scans, of secrets AS s and keys AS k.
+// secretColumns are the columns that secretInto scans. They belong to secrets AS s and keys AS k.
 const secretColumns = `s.id, k.id, s.keyspace, s.digest, s.algorithm, s.prefix, s.last_four, s.created_at, s.expires_at, s.last_used_at, s.last_used_ip`
 
 func secretInto(s *gateway.Secret) []any {
@@ -30,17 +30,17 @@ const (
 	lookupSecretSQL = recordSQL + ` AND s.id = $2`
 )
 
-// recordInto reads a row of recordSQL.
+// recordInto scans a row of recordSQL.
 func recordInto(row *sql.Row) (*gateway.Record, error) {
 	rec := &gateway.Record{Key: new(gateway.Key), Tenant: new(gateway.Tenant)}
 	dest := append(secretInto(&rec.Secret), keyInto(rec.Key)...)
 	return rec, row.Scan(append(dest, tenantInto(rec.Tenant)...)...)
 }
 
-// Lookup implements gateway.Store: one query per candidate, in order.
+// Lookup implements gateway.Store. It runs one query per candidate, in order, until one is found.
 func (s *Store) Lookup(ctx context.Context, keyspace string, digests []apikey.Candidate) (*gateway.Record, error) {
 	var out *gateway.Record
-	err := s.Query(ctx, "looking a key up", func(f *Conns) error {
+	err := s.Query(ctx, "looking up a key", func(f *Conns) error {
 		for i := range digests {
 			rec, err := recordInto(f.hot.lookup.QueryRowContext(ctx, keyspace, digests[i].Digest[:]))
 			if err == nil {
@@ -59,7 +59,7 @@ func (s *Store) Lookup(ctx context.Context, keyspace string, digests []apikey.Ca
 // LookupSecret implements gateway.Store.
 func (s *Store) LookupSecret(ctx context.Context, keyspace, secretID string) (*gateway.Record, error) {
 	var out *gateway.Record
-	err := s.Query(ctx, "looking a key up", func(f *Conns) error {
+	err := s.Query(ctx, "looking up a key", func(f *Conns) error {
 		rec, err := recordInto(f.Read.QueryRowContext(ctx, lookupSecretSQL, keyspace, secretID))
 		if errors.Is(err, sql.ErrNoRows) {
 			return gateway.ErrNotFound
@@ -73,9 +73,9 @@ func (s *Store) LookupSecret(ctx context.Context, keyspace, secretID string) (*g
 	return out, nil
 }
 
-// SecretsByHint implements gateway.Store, as a range of the index of digests.
-func (s *Store) SecretsByHint(ctx context.Context, keyspace string, lead apikey.Hint, limit int) ([]gateway.Secret, error) {
-	from, to := digestRange(lead)
+// SecretsByHint implements gateway.Store. It reads a range of the index of digests.
+func (s *Store) SecretsByHint(ctx context.Context, keyspace string, hint apikey.Hint, limit int) ([]gateway.Secret, error) {
+	from, to := digestRange(hint)
 	var out []gateway.Secret
 	err := s.Query(ctx, "looking for imported keys", func(f *Conns) error {
 		out = nil
@@ -143,8 +143,8 @@ func (s *Store) SecretDigests(ctx context.Context, keyspace string, keyIDs ...st
 	return out, nil
 }
 
-// CountSecrets implements gateway.Store: the highest number given, so a little too
-// many where secrets were deleted, but without counting.
+// CountSecrets implements gateway.Store. It returns the highest row number instead of counting, so
+// the result is too high after deletions.
 func (s *Store) CountSecrets(ctx context.Context) (n int64, err error) {
 	err = s.Query(ctx, "counting keys", func(f *Conns) error {
 		return f.Read.QueryRowContext(ctx, `SELECT coalesce(max(num), 0) FROM secrets`).Scan(&n)
@@ -152,14 +152,14 @@ func (s *Store) CountSecrets(ctx context.Context) (n int64, err error) {
 	return n, err
 }
 
-// digestsAtOnce is after how many digests it is looked whether to go on.
+// digestsAtOnce is the number of digests after which the loop checks whether it must stop.
 const digestsAtOnce = 4096
 
-// Digests implements gateway.Store. It reads a snapshot of one keyspace after the
-// other, from the index of digests alone; a million take less than a second.
+// Digests implements gateway.Store. It reads one keyspace after the other, each as of one moment,
+// from the index of digests alone. A million digests take less than a second.
 //
-// A database that has to be opened again meanwhile ends it with an error, so that the
-// old connections can be given up; yield has then been called for some of the digests.
+// If the database has to be opened again meanwhile, Digests stops with an error, so that the old
+// connections can be closed. yield was then called for some of the digests.
 func (s *Store) Digests(ctx context.Context, yield func(keyspace string, digest []byte) bool) error {
 	err := s.db.Stream(ctx, func(f *Conns) error {
 		conn, err := f.Read.Conn(ctx)
@@ -168,7 +168,7 @@ func (s *Store) Digests(ctx context.Context, yield func(keyspace string, digest 
 		}
 		defer conn.Close()
 		for keyspace := ""; ; {
-			// The next keyspace is one probe of the index.
+			// One probe of the index finds the next keyspace.
 			var next sql.NullString
 			if err := conn.QueryRowContext(ctx, `SELECT min(keyspace) FROM secrets WHERE keyspace > $1`, keyspace).Scan(&next); err != nil {
 				return err
@@ -189,8 +189,8 @@ func (s *Store) Digests(ctx context.Context, yield func(keyspace string, digest 
 	return s.Explain("reading all digests", err)
 }
 
-// digests calls yield for the digests of one keyspace and reports whether it wants more. It uses
-// the driver itself: database/sql would copy and convert every value again.
+// digests calls yield for the digests of one keyspace, and reports whether yield wants more. It
+// calls the driver directly, since database/sql would copy and convert every value again.
 func (f *Conns) digests(ctx context.Context, c driver.QueryerContext, keyspace string, yield func(string, []byte) bool) (more bool, err error) {
 	rows, err := c.QueryContext(ctx, `SELECT digest FROM secrets WHERE keyspace = $1`, []driver.NamedValue{{Ordinal: 1, Value: keyspace}})
 	if err != nil {
@@ -215,7 +215,7 @@ func (f *Conns) digests(ctx context.Context, c driver.QueryerContext, keyspace s
 		}
 		digest, ok := row[0].([]byte)
 		if !ok {
-			return false, fmt.Errorf("a digest is %T", row[0])
+			return false, fmt.Errorf("a digest was read as a %T", row[0])
 		}
 		if !yield(keyspace, digest) {
 			return false, nil
@@ -223,7 +223,7 @@ func (f *Conns) digests(ctx context.Context, c driver.QueryerContext, keyspace s
 	}
 }
 
-// Rehash implements gateway.Store. ErrNotFound where there is no such secret.
+// Rehash implements gateway.Store. It returns gateway.ErrNotFound if there is no such secret.
 func (s *Store) Rehash(ctx context.Context, keyspace, secretID string, to apikey.Candidate) error {
 	return s.Write(ctx, "rehashing a key", func(t *Tx) error {
 		n, err := t.Exec(`UPDATE secrets SET digest = $3, algorithm = $4 WHERE id = $1 AND keyspace = $2`,
@@ -234,14 +234,15 @@ func (s *Store) Rehash(ctx context.Context, keyspace, secretID string, to apikey
 		if err != nil {
 			return err
 		}
-		// Others keep copies, in which it would stay in a form that may not be looked for any more.
+		// Other nodes hold copies, which would keep the old digest. A node whose old pepper was
+		// removed would not find it any more.
 		return t.secretChanged(keyspace, secretID)
 	})
 }
 
 // SetShown implements gateway.Store.
 func (s *Store) SetShown(ctx context.Context, keyspace, secretID, prefix, lastFour string) error {
-	return s.Write(ctx, "noting how a key begins and ends", func(t *Tx) error {
+	return s.Write(ctx, "storing the visible parts of a key", func(t *Tx) error {
 		n, err := t.SetShown(keyspace, secretID, prefix, lastFour)
 		if err == nil && n == 0 {
 			err = gateway.ErrNotFound
@@ -253,8 +254,8 @@ func (s *Store) SetShown(ctx context.Context, keyspace, secretID, prefix, lastFo
 	})
 }
 
-// SetShown replaces the visible parts of a secret, and of its key where the secret is its newest. It returns
-// the number of secrets found.
+// SetShown replaces the visible parts of a secret, and those of its key if the secret is the key's
+// newest. It returns how many secrets were found: 0 or 1.
 func (t *Tx) SetShown(keyspace, secretID, prefix, lastFour string) (int64, error) {
 	n, err := t.Exec(`UPDATE secrets SET prefix = $3, last_four = $4 WHERE id = $1 AND keyspace = $2`, secretID, keyspace, prefix, lastFour)
 	if err != nil || n == 0 {
@@ -265,7 +266,8 @@ func (t *Tx) SetShown(keyspace, secretID, prefix, lastFour string) (int64, error
 	return n, err
 }
 
-// secretChanged notifies gateways with copies of a changed secret. An SQLite store has none.
+// secretChanged appends a change, so that other nodes update their copies of the secret. Only a
+// shared database has other nodes.
 func (t *Tx) secretChanged(keyspace, secretID string) error {
 	if !t.d.Shared {
 		return nil
@@ -294,7 +296,7 @@ func (t *Tx) Secrets(keyspace, keyID string) ([]gateway.Secret, error) {
 	return out, nil
 }
 
-// InsertSecret implements management.Tx. ErrNotFound where there is no such key.
+// InsertSecret implements management.Tx. It returns gateway.ErrNotFound if there is no such key.
 func (t *Tx) InsertSecret(s gateway.Secret) error {
 	var key int64
 	if err := t.Row(`SELECT num FROM keys WHERE id = $1 AND keyspace = $2`, []any{s.KeyID, s.Keyspace}, &key); err != nil {
@@ -303,7 +305,7 @@ func (t *Tx) InsertSecret(s gateway.Secret) error {
 	return t.insertSecret(key, s)
 }
 
-// insertSecret is InsertSecret for the key of that number.
+// insertSecret inserts a secret of the key whose row number is key.
 func (t *Tx) insertSecret(key int64, s gateway.Secret) error {
 	n, err := t.Exec(`INSERT INTO secrets (id, key_num, keyspace, digest, algorithm, prefix, last_four, created_at, expires_at, last_used_at, last_used_ip)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (keyspace, digest) DO NOTHING`,

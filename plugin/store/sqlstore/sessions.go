@@ -7,7 +7,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
-// sessionColumns are what sessionInto scans, of sessions.
+// sessionColumns are the columns of the table sessions that sessionInto scans.
 const sessionColumns = `id, keyspace, digest, kind, tenant, token, name, scopes, return_url, created_at, created_ip,
 	expires_at, last_used_at, last_used_ip, ended_at`
 
@@ -93,8 +93,8 @@ func (t *Tx) PortalLink(keyspace string, digest []byte) (*auth.PortalLink, error
 	return t.portalLink(`SELECT `+portalColumns+` FROM portal_links WHERE keyspace = $1 AND digest = $2 AND used_at IS NULL`, keyspace, digest)
 }
 
-// UsePortalLink implements management.Tx. One statement finds and marks it, so that of two
-// transactions the later one finds it used.
+// UsePortalLink implements management.Tx. One statement finds the link and marks it as used, so
+// that only one of two transactions can use it.
 func (t *Tx) UsePortalLink(keyspace string, digest []byte, at time.Time) (*auth.PortalLink, error) {
 	return t.portalLink(`UPDATE portal_links SET used_at = $3 WHERE keyspace = $1 AND digest = $2 AND used_at IS NULL RETURNING `+portalColumns,
 		keyspace, digest, at.UnixMicro())

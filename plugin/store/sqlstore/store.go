@@ -32,7 +32,7 @@ type Store struct {
 	log *slog.Logger
 	// Now is the clock of leases and of the change sequence: time.Now, except in tests.
 	Now func() time.Time
-	// AddressRows is how many addresses get a stored count: addressRows, fewer in tests.
+	// AddressRows limits how many client addresses get a stored count: addressRows, less in tests.
 	AddressRows int
 
 	closing sync.Once
@@ -45,15 +45,15 @@ type Store struct {
 type Database interface {
 	// Name returns the database's name for messages.
 	Name() string
-	// Query calls f with connections. It may call f once more.
+	// Query calls f with connections. After a failure it may call f again with new ones.
 	Query(ctx context.Context, f func(*Conns) error) error
-	// Stream calls f once, with connections that f may use for long.
+	// Stream calls f once. f may use the connections for a long time.
 	Stream(ctx context.Context, f func(*Conns) error) error
-	// Write runs f in a transaction and commits it when f returns nil. It returns the number of the
-	// newest change, 0 where f made none. f may run several times, but never after a
-	// commit that may have happened. Where f itself failed, err is f's own.
+	// Write runs f in a transaction and commits it when f returns nil. It returns the number of
+	// the newest change that f made, 0 for none. Write may run f several times, but never after a
+	// commit that may have happened. An error of f itself is returned unchanged.
 	Write(ctx context.Context, d Durability, f func(*Tx) error) (seq int64, end Ending, err error)
-	// Snapshot runs f in a transaction that sees one moment.
+	// Snapshot runs f in a read-only transaction that sees the database as of one moment.
 	Snapshot(ctx context.Context, f func(*Tx) error) error
 	Ping(ctx context.Context) error
 	// Close rejects later calls, calls stopped, waits shortly for calls in progress, and closes
@@ -61,21 +61,21 @@ type Database interface {
 	Close(stopped func())
 }
 
-// Conns are connections to read on.
+// Conns are the connections for reading, with the prepared queries.
 type Conns struct {
 	Read *sql.DB
-	// Stop is closed when the connections are to be given up: long reads end then.
+	// Stop is closed when these connections are about to be replaced. Long reads end then.
 	Stop chan struct{}
 	hot  hotQueries
 }
 
-// hotQueries are the most frequent ones.
+// hotQueries are the queries that run most often. Prepare sets them.
 type hotQueries struct {
 	lookup, changes, lastSeq, keyDigests, usage query
 }
 
-// Prepare prepares the most frequent queries. keep reports whether connections keep prepared statements;
-// otherwise only the texts are held.
+// Prepare prepares the most frequent queries. keep reports whether connections keep prepared
+// statements; if not, Prepare only stores the queries' texts.
 func (c *Conns) Prepare(ctx context.Context, keep bool) (err error) {
 	for _, q := range []struct {
 		query *query
@@ -123,7 +123,7 @@ func (q *query) QueryRowContext(ctx context.Context, args ...any) *sql.Row {
 	return q.db.QueryRowContext(ctx, q.text, args...)
 }
 
-// Ending is how a transaction ended that was not committed.
+// Ending is the reason why a transaction was not committed.
 type Ending int
 
 const (
@@ -138,7 +138,8 @@ type Durability bool
 const (
 	// Synced commits are on the disk.
 	Synced Durability = true
-	// Relaxed commits reach the disk within a second: counts of use, of which there are many.
+	// Relaxed commits reach the disk within a second. They are for counts of use, which are
+	// written often.
 	Relaxed Durability = false
 )
 
@@ -158,7 +159,7 @@ func (s *Store) Log() *slog.Logger { return s.log }
 // Done is closed when the store is closed.
 func (s *Store) Done() <-chan struct{} { return s.done }
 
-// Go runs f in a goroutine that Close waits for. f returns when Done is closed.
+// Go runs f in a goroutine. f must return when Done is closed; Close waits for it.
 func (s *Store) Go(f func()) { s.workers.Go(f) }
 
 // Alive returns a context that ends with ctx, with the store, or when end is called.
@@ -174,8 +175,8 @@ func (s *Store) Alive(ctx context.Context) (_ context.Context, end func()) {
 	return ctx, cancel
 }
 
-// Identity returns the name of the database: the absolute path without symbolic links, or
-// the server's present address without the password.
+// Identity returns the name of the database: SQLite's absolute path without symbolic links, or
+// PostgreSQL's present address without the password.
 func (s *Store) Identity() string { return s.db.Name() }
 
 // Explain explains a driver's error; see Dialect.Explain.
@@ -192,19 +193,19 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// Ping reports by nil that the database can be read, and that a write would not be lost
-// with a file that was removed or replaced.
+// Ping returns nil if the database can be read and, for SQLite, its file is still in place: a
+// write to a removed or replaced file would be lost.
 func (s *Store) Ping(ctx context.Context) error {
-	return s.Explain("asking the database", s.db.Ping(ctx))
+	return s.Explain("pinging the database", s.db.Ping(ctx))
 }
 
-// Query calls f with connections, and explains its error. f may run twice.
+// Query calls f with connections, and explains its error. f may run several times.
 func (s *Store) Query(ctx context.Context, doing string, f func(*Conns) error) error {
 	return s.Explain(doing, s.db.Query(ctx, f))
 }
 
-// Write runs f in a transaction that writes, and commits it when f returns nil. f may
-// run several times, never after a commit that may have happened. It returns f's own errors
+// Write runs f in a transaction that writes, and commits it when f returns nil. f may run several
+// times, but never after a commit that may have happened. Write returns errors of f itself
 // unchanged.
 func (s *Store) Write(ctx context.Context, doing string, f func(*Tx) error) error {
 	return s.commit(ctx, doing, Synced, f)
@@ -229,7 +230,8 @@ func (s *Store) commit(ctx context.Context, doing string, d Durability, f func(*
 	return s.Explain(doing, err)
 }
 
-// Snapshot runs f in a transaction that sees one moment. It returns f's own errors unchanged.
+// Snapshot runs f in a read-only transaction that sees the database as of one moment. It returns
+// errors of f itself unchanged.
 func (s *Store) Snapshot(ctx context.Context, doing string, f func(*Tx) error) error {
 	var fault error
 	err := s.db.Snapshot(ctx, func(t *Tx) error {
@@ -242,9 +244,9 @@ func (s *Store) Snapshot(ctx context.Context, doing string, f func(*Tx) error) e
 	return fault
 }
 
-// Update implements management.Store. SQLite's updates run one after another, so
-// f must not itself call anything that writes. f runs again where nothing was committed
-// because the database had to be opened again, or because of a deadlock.
+// Update implements management.Store. f must write through its Tx only: SQLite runs one update at
+// a time, so another write inside f would wait for ever. Update runs f again after a deadlock, or
+// if the database had to be opened again and nothing was committed.
 func (s *Store) Update(ctx context.Context, f func(management.Tx) error) error {
 	return s.Write(ctx, "writing to the database", func(t *Tx) error { return f(t) })
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// tenantColumns are what tenantInto scans, of tenants AS t.
+// tenantColumns are the columns of tenants AS t that tenantInto scans.
 const tenantColumns = `t.keyspace, t.slug, t.name, t.plan, t.active, t.rate, t.quota, t.concurrency,
 	t.metadata, t.created_at, t.updated_at, t.deleted_at, t.version, t.credits`
 
@@ -111,7 +111,7 @@ func (s *Store) TenantsByPlan(ctx context.Context, keyspace string) (map[string]
 	return out, nil
 }
 
-// RenamePlan implements gateway.Store. Each tenant moved is one change.
+// RenamePlan implements gateway.Store. It makes one change for each tenant that it moves.
 func (s *Store) RenamePlan(ctx context.Context, keyspace, from, to string) (int64, error) {
 	var moved []string
 	err := s.Write(ctx, "renaming a plan", func(t *Tx) error {
@@ -140,13 +140,13 @@ func (s *Store) RenamePlan(ctx context.Context, keyspace, from, to string) (int6
 	return int64(len(moved)), nil
 }
 
-// aheadOfTouches is by how much a forgotten key's last use is put off: what nodes have still
-// to write of it is earlier by any clock, so the address it was used from stays forgotten.
+// aheadOfTouches is how far eraseRecords sets a key's time of last use into the future. Nodes may
+// still have to write earlier uses; as these are older, they do not bring the erased address back.
 const aheadOfTouches = time.Hour
 
-// eraseRecords deletes the personal data in a tenant's rows: free text, names and
-// addresses. Counts, amounts and times stay. Idempotency records are not
-// searched: they are deleted within a day.
+// eraseRecords deletes the personal data in a tenant's rows: free text, names and addresses.
+// Counts, amounts and times stay. Idempotency records may hold personal data too, but are deleted
+// within a day anyway.
 func (t *Tx) eraseRecords(keyspace, tenant string) error {
 	const which = `(SELECT num FROM tenants WHERE keyspace = $1 AND folded = $2)`
 	folded := Fold(tenant)

@@ -11,7 +11,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
-// tokenColumns are what tokenInto scans, of tokens.
+// tokenColumns are the columns of the table tokens that tokenInto scans.
 const tokenColumns = `id, keyspace, name, scopes, tenant, digest, algorithm, prefix, last_four, created_at, created_by,
 	created_by_token, expires_at, last_used_at, last_used_ip, revoked_at`
 
@@ -42,7 +42,7 @@ func (t *Tx) token(where string, args ...any) (*management.Token, error) {
 // TokenByDigest implements management.Tx.
 func (t *Tx) TokenByDigest(digests []apikey.Candidate) (*management.Token, error) {
 	for _, c := range digests {
-		// The algorithm too: a digest under one pepper says nothing under another.
+		// The algorithm must match too: digests under different peppers can't be compared.
 		switch k, err := t.token(`WHERE digest = $1 AND algorithm = $2`, c.Digest[:], string(c.Algorithm)); {
 		case err == nil:
 			return k, nil
@@ -87,7 +87,8 @@ func (t *Tx) InsertToken(k *management.Token) error {
 	return err
 }
 
-// made selects the ids of a token and of all that descends from it.
+// made selects the id of a token, and the ids of all tokens that it created, directly or through
+// another token.
 const made = `WITH RECURSIVE made (id) AS (
 	SELECT id FROM tokens WHERE id = $1 AND keyspace = $2
 	UNION

@@ -15,13 +15,14 @@ import (
 
 var _ store.Tx = (*Tx)(nil)
 
-// Tx is one transaction. After its first failure it does nothing more: SQLite
-// ends a transaction by itself where the disk is full, and would commit each statement after that
-// alone; PostgreSQL rejects them.
+// Tx is one transaction. After the first failure of the database its methods do nothing more.
+// SQLite ends a transaction by itself if the disk is full, and would then commit each later
+// statement on its own; PostgreSQL rejects later statements.
 type Tx struct {
 	// SQL is the driver's transaction.
 	SQL *sql.Tx
-	// Now is the time of the transaction: the database's where nodes share it.
+	// Now is the time of the transaction. If nodes share the database, the database's clock sets
+	// it.
 	Now time.Time
 
 	ctx  context.Context
@@ -29,22 +30,23 @@ type Tx struct {
 	path string
 	// lockRow is the dialect's LockRow, empty in a transaction that only reads.
 	lockRow string
-	// addressRows is the store's.
+	// addressRows is a copy of Store.AddressRows.
 	addressRows int
 	// stmts are the statements prepared in this transaction, where the dialect prepares.
 	stmts map[string]*sql.Stmt
-	// seq is the newest change made.
+	// seq is the number of the newest change made in this transaction.
 	seq int64
-	// broken is the first failure.
+	// broken is the first failure of the database.
 	broken error
 }
 
-// NewTx returns a transaction on a driver's one, for a database that has no Store.
+// NewTx returns a transaction of this package on a driver's transaction, for a database that has
+// no Store.
 func NewTx(ctx context.Context, t *sql.Tx, d *Dialect, path string) *Tx {
 	return &Tx{SQL: t, Now: time.Now(), ctx: ctx, d: d, path: path, lockRow: d.LockRow, stmts: make(map[string]*sql.Stmt)}
 }
 
-// Begin begins a transaction on the pool.
+// Begin begins a transaction on a connection of pool.
 func (s *Store) Begin(ctx context.Context, pool *sql.DB, opts *sql.TxOptions) (*Tx, error) {
 	in, err := pool.BeginTx(ctx, opts)
 	if err != nil {
@@ -58,7 +60,7 @@ func (s *Store) Begin(ctx context.Context, pool *sql.DB, opts *sql.TxOptions) (*
 	return t, nil
 }
 
-// BeginSnapshot begins a transaction that sees one moment.
+// BeginSnapshot begins a read-only transaction that sees the database as of one moment.
 func (s *Store) BeginSnapshot(ctx context.Context, pool *sql.DB) (*Tx, error) {
 	return s.Begin(ctx, pool, &s.d.Snapshot)
 }
@@ -69,7 +71,8 @@ func (t *Tx) Seq() int64 { return t.seq }
 // Broken returns the first failure of the database in the transaction.
 func (t *Tx) Broken() error { return t.broken }
 
-// Fail turns a statement's error into a method's.
+// Fail returns the error of a method whose statement failed with err: gateway.ErrNotFound if there
+// was no row, otherwise the first failure of the transaction. It returns nil for nil.
 func (t *Tx) Fail(err error) error {
 	switch {
 	case err == nil:
@@ -78,7 +81,7 @@ func (t *Tx) Fail(err error) error {
 		return gateway.ErrNotFound
 	case t.broken == nil:
 		if ended := t.ctx.Err(); ended != nil {
-			// The rest follows from it: database/sql has rolled back.
+			// The failure only follows from the ended context: database/sql has rolled back.
 			err = ended
 		}
 		t.broken = err
@@ -124,7 +127,7 @@ func (t *Tx) execute(query string, args []any) (sql.Result, error) {
 	return s.ExecContext(t.ctx, args...)
 }
 
-// Row scans the only row of a query; ErrNotFound where there is none.
+// Row scans the only row of a query. It returns gateway.ErrNotFound if there is no row.
 func (t *Tx) Row(query string, args []any, dest ...any) error {
 	if !t.d.Prepares {
 		if t.broken != nil {
@@ -156,7 +159,8 @@ func (t *Tx) Rows(query string, args []any, f func(*sql.Rows) error) error {
 	return t.Fail(Each(rows, err, f))
 }
 
-// next returns the next number of a sequence. Its row is ours until the transaction ends.
+// next increments a sequence and returns the new number. The sequence's row stays locked until the
+// transaction ends.
 func (t *Tx) next(sequence string) (n int64, err error) {
 	err = t.Row(`UPDATE sequences SET value = value + 1 WHERE name = $1 RETURNING value`, []any{sequence}, &n)
 	return n, err
@@ -218,10 +222,10 @@ func (t *Tx) Changes(list []gateway.Change) (err error) {
 	return nil
 }
 
-// manyAtOnce is how many rows one statement reads or writes, where there are many.
+// manyAtOnce limits how many rows one statement reads or writes.
 const manyAtOnce = 100
 
-// where builds the conditions of a list.
+// where builds the WHERE and LIMIT clauses of a query, with their arguments.
 type where struct {
 	text string
 	args []any
@@ -253,7 +257,7 @@ func (w *where) and(condition string) {
 	w.text += " AND " + condition
 }
 
-// limit ends the query. A limit of 0 or less is none.
+// limit returns the LIMIT clause, empty if n is 0 or less.
 func (w *where) limit(n int) string {
 	if n <= 0 {
 		return ""

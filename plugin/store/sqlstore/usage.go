@@ -24,7 +24,7 @@ func (s *Store) WriteUsage(ctx context.Context, b *usage.Batch) error {
 			return err
 		}
 		if seq >= b.Seq {
-			return nil // it was committed, though its writer did not learn that
+			return nil // The batch was committed before, but its writer did not learn of that.
 		}
 		if err := t.useAll(b.Node, b.Rows); err != nil {
 			return err
@@ -41,7 +41,7 @@ func (s *Store) WriteUsage(ctx context.Context, b *usage.Batch) error {
 	})
 }
 
-// countsInto scans what useTogether wrote.
+// countsInto scans the columns of counts that useTogether and addDay write.
 type countsInto struct {
 	refused string
 	latency []byte
@@ -51,7 +51,7 @@ func (in *countsInto) columns(c *usage.Counts) []any {
 	return []any{&c.Requests, &c.Allowed, &in.refused, &c.UpstreamErrors, &c.Credits, &c.BytesIn, &c.BytesOut, &in.latency}
 }
 
-// finish reads the columns that need it into c.
+// finish parses the scanned texts of refused and latency into c.
 func (in *countsInto) finish(c *usage.Counts) error {
 	c.Refused = [gateway.NumReasons]int64{}
 	for word := range strings.FieldsSeq(in.refused) {
@@ -124,7 +124,7 @@ func (s *Store) ReadUsage(ctx context.Context, q usage.Query, yield func(*usage.
 			return stopped
 		})
 		if given && err != nil && stopped == nil {
-			stopped = s.Explain("reading usage", err) // not from the beginning again
+			stopped = s.Explain("reading usage", err) // Rows were passed to yield already, so the query must not start again.
 		}
 		if stopped != nil {
 			return nil
@@ -139,15 +139,15 @@ func (s *Store) ReadUsage(ctx context.Context, q usage.Query, yield func(*usage.
 
 // UsageUntil implements usage.Store.
 func (s *Store) UsageUntil(ctx context.Context) (until time.Time, err error) {
-	err = s.Query(ctx, "reading how far usage was counted", func(f *Conns) error {
+	err = s.Query(ctx, "reading up to when usage was counted", func(f *Conns) error {
 		return f.Read.QueryRowContext(ctx, `SELECT max(until) FROM usage_writers`).Scan(TimeInto(&until))
 	})
 	return until, err
 }
 
-// storeRecent stores a chunk, and deletes those of its key that are older than the newest Keep
-// requests. It stores nothing for a deleted key: its requests may have been
-// erased.
+// storeRecent stores a chunk of recent requests. It deletes chunks of the same key that are not
+// needed for the newest Keep requests. It stores nothing for a deleted key, whose requests may
+// have been erased.
 func (t *Tx) storeRecent(c *usage.Chunk) error {
 	if _, err := t.Exec(`INSERT INTO recent_requests (keyspace, key_id, newest, expires_at, n, entries) SELECT $1, $2, $3, $4, $5, $6
 		WHERE NOT EXISTS (SELECT 1 FROM keys WHERE id = $2 AND deleted_at IS NOT NULL)`,
@@ -194,7 +194,7 @@ func (s *Store) RecentRequests(ctx context.Context, keyspace, key string) ([]usa
 	return out, nil
 }
 
-// PruneBatch is the most rows that one transaction drops, so that others do not wait long.
+// PruneBatch limits how many rows one transaction deletes, so that others do not wait long.
 const PruneBatch = 2000
 
 // PruneUsage implements usage.Store.
@@ -209,7 +209,7 @@ func (s *Store) PruneUsage(ctx context.Context, now, silent time.Time) error {
 				(SELECT seq FROM recent_requests WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)`, now.UnixMicro(), PruneBatch); err != nil {
 				return err
 			}
-			// The newest says up to when usage was complete, and stays.
+			// The newest row stays: it records up to when usage is complete.
 			_, err = t.Exec(`DELETE FROM usage_writers WHERE written_at < $1 AND until < (SELECT max(until) FROM usage_writers)`, silent.UnixMicro())
 			return err
 		})

@@ -12,7 +12,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// rollAtOnce bounds how many hours one transaction adds up, so that others need not wait.
+// rollAtOnce limits how many hours one transaction adds up, so that others do not wait long.
 const rollAtOnce = 500
 
 // RollUsage implements usage.Store.
@@ -23,7 +23,7 @@ func (s *Store) RollUsage(ctx context.Context, before func(keyspace string) time
 		var oldest int64
 		err := s.Query(ctx, "looking for old usage", func(f *Conns) error {
 			next, oldest = "", 0
-			// The next keyspace, without looking at every row.
+			// The order by the primary key finds the next keyspace without reading every row.
 			err := f.Read.QueryRowContext(ctx, `SELECT keyspace, hour FROM usage WHERE keyspace > $1 ORDER BY keyspace, hour LIMIT 1`, keyspace).Scan(&next, &oldest)
 			if errors.Is(err, sql.ErrNoRows) {
 				return nil
@@ -34,20 +34,20 @@ func (s *Store) RollUsage(ctx context.Context, before func(keyspace string) time
 			return false, err
 		}
 		keyspace = next
-		// Whole days only: of a day the hours are all kept, or none is.
+		// Only whole days are added up: a day has either all its hours or none.
 		if end := before(keyspace).UTC().Truncate(24 * time.Hour).Unix(); oldest < end {
-			return true, s.Write(ctx, "adding hours of usage up to days", func(t *Tx) error { return t.roll(keyspace, end) })
+			return true, s.Write(ctx, "adding up the usage of days", func(t *Tx) error { return t.roll(keyspace, end) })
 		}
 	}
 }
 
-// dayID names a row of usage_days in a keyspace.
+// dayID identifies a row of usage_days within a keyspace.
 type dayID struct {
 	day       int64
 	key, node string
 }
 
-// roll adds up some of a keyspace's hours before end, the oldest.
+// roll adds the oldest hours of a keyspace before end up to days, at most rollAtOnce.
 func (t *Tx) roll(keyspace string, end int64) error {
 	type sum struct {
 		tenant string
@@ -96,7 +96,7 @@ func (t *Tx) roll(keyspace string, end int64) error {
 	return nil
 }
 
-// addDay adds counts to a day's.
+// addDay adds counts to the row of a day.
 func (t *Tx) addDay(keyspace string, id dayID, tenant string, sum *usage.Counts) error {
 	var stored usage.Counts
 	var old countsInto
@@ -125,14 +125,14 @@ func (t *Tx) addDay(keyspace string, id dayID, tenant string, sum *usage.Counts)
 	return err
 }
 
-// quotaKept is for how long after its beginning a period's count is kept: longer than any period lasts.
+// quotaKept is how long a count is kept after the beginning of its period. No period is longer.
 const quotaKept = 62 * 24 * time.Hour
 
-// addressKept is the same for the days of addresses, which may be many: two periods.
+// addressKept is how long daily counts of addresses are kept, of which there may be many.
 const addressKept = 2 * 24 * time.Hour
 
-// pruneQuotas drops counts of periods that are long over: of addresses and of keys that are not seen any
-// more, whose next count would have ended them.
+// pruneQuotas deletes counts of periods that ended long ago. They are left from addresses and keys
+// that are not used any more: a new count would have deleted them.
 func (t *Tx) pruneQuotas(now time.Time) (int64, error) {
 	long, days := now.Add(-quotaKept).UnixMicro(), now.Add(-addressKept).UnixMicro()
 	for calendar, before := range map[ratelimit.Calendar]int64{ratelimit.Day: days, ratelimit.Month: long} {

@@ -9,14 +9,15 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// Each second the row of every key in use is added to. A statement for many rows costs little more
-// than one for a few, where the database is in this process, and no more round trips where it is not.
+// Each second the row of every key in use is updated. A statement for many rows costs little more
+// than one for a few rows if the database is in this process, and saves round trips otherwise.
 
-// usedTogether is how many rows one statement is for at the most. SQLite looks each placeholder up among those
-// before it, so that many more would cost more than they save.
+// usedTogether limits the rows of one statement. SQLite compares each placeholder with all before
+// it, so more rows would cost more than they save.
 const usedTogether = 16
 
-// useAll adds rows to the node's own of their hours, which only this node writes.
+// useAll adds rows to the stored rows of the same hours. Only this node writes those, since the
+// node's name is part of their key.
 func (t *Tx) useAll(node string, rows []usage.Row) error {
 	for len(rows) > 0 {
 		n := 1
@@ -31,13 +32,13 @@ func (t *Tx) useAll(node string, rows []usage.Row) error {
 	return nil
 }
 
-// used is a row that is being added to.
+// used is the sum that is written to one row of usage.
 type used struct {
 	key, tenant string
 	usage.Counts
 }
 
-// useTogether adds rows of one keyspace and hour, of which several may be of one key.
+// useTogether adds rows of one keyspace and hour. Several of them may belong to one key.
 func (t *Tx) useTogether(node string, rows []usage.Row) error {
 	keyspace, hour := rows[0].Keyspace, rows[0].Hour
 	sums, byKey := make([]used, 0, len(rows)), make(map[string]int, len(rows))
@@ -74,7 +75,7 @@ func (t *Tx) useTogether(node string, rows []usage.Row) error {
 // usedColumns is how many columns a row of usage has.
 const usedColumns = 13
 
-// addUsed adds the stored counts to sums.
+// addUsed reads the counts stored so far and adds them to sums.
 func (t *Tx) addUsed(keyspace string, hour time.Time, node string, sums []used, byKey map[string]int) error {
 	args := make([]any, 0, 3+len(sums))
 	args = append(args, keyspace, hour.Unix(), node)

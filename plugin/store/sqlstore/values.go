@@ -11,8 +11,8 @@ import (
 	"unicode/utf8"
 )
 
-// Values as they stand in columns. Each type writes one kind of value and, holding a
-// pointer, scans it.
+// The types below convert values between Go and columns. A type named …Into holds a pointer and
+// scans a column into it.
 
 // Micros returns t in Unix microseconds, nil for the zero time.
 func Micros(t time.Time) any {
@@ -34,12 +34,13 @@ func (c timeInto) Scan(src any) error {
 	case int64:
 		*c.t = time.UnixMicro(v).UTC()
 	default:
-		return fmt.Errorf("a time is %T", src)
+		return fmt.Errorf("a time was read as a %T", src)
 	}
 	return nil
 }
 
-// Flag returns 1 or 0: databases differ in their booleans, not in their integers.
+// Flag returns 1 for true and 0 for false. Flags are integers since databases differ in their
+// booleans.
 func Flag(b bool) int64 {
 	if b {
 		return 1
@@ -47,7 +48,7 @@ func Flag(b bool) int64 {
 	return 0
 }
 
-// jsonText returns raw as it stands, nil for none.
+// jsonText returns raw as a text, NULL for nil.
 func jsonText(raw json.RawMessage) any {
 	if raw == nil {
 		return nil
@@ -67,12 +68,12 @@ func (c jsonInto) Scan(src any) error {
 	case []byte:
 		*c.raw = append(json.RawMessage{}, v...)
 	default:
-		return fmt.Errorf("a JSON text is %T", src)
+		return fmt.Errorf("a JSON text was read as a %T", src)
 	}
 	return nil
 }
 
-// words returns names, which have no spaces, in one text; nil for none at all.
+// words returns names, which hold no spaces, joined by spaces, and NULL for a nil slice.
 func words(names []string) any {
 	if names == nil {
 		return nil
@@ -90,7 +91,7 @@ func (c wordsInto) Scan(src any) error {
 	case string:
 		*c.names = strings.Fields(v)
 	default:
-		return fmt.Errorf("a list is %T", src)
+		return fmt.Errorf("a list was read as a %T", src)
 	}
 	return nil
 }
@@ -106,14 +107,14 @@ func prefixes(list []netip.Prefix) string {
 	return strings.Join(texts, " ")
 }
 
-// prefixesInto scans what prefixes wrote. What cannot be read is an error: an address
-// list that lost an entry would let others in.
+// prefixesInto scans what prefixes wrote. An entry that can't be parsed is an error: to drop it
+// could leave the list empty, which would allow every address.
 type prefixesInto struct{ list *[]netip.Prefix }
 
 func (c prefixesInto) Scan(src any) error {
 	text, ok := src.(string)
 	if !ok {
-		return fmt.Errorf("an address list is %T", src)
+		return fmt.Errorf("an address list was read as a %T", src)
 	}
 	*c.list = nil
 	for _, f := range strings.Fields(text) {
@@ -126,7 +127,7 @@ func (c prefixesInto) Scan(src any) error {
 	return nil
 }
 
-// bytes returns b, nil where it is empty: drivers differ in what an empty one becomes.
+// bytes returns b, or NULL if b is empty: drivers differ in how they store an empty slice.
 func bytes(b []byte) any {
 	if len(b) == 0 {
 		return nil
@@ -134,8 +135,8 @@ func bytes(b []byte) any {
 	return b
 }
 
-// storable replaces what PostgreSQL does not take in text: NUL, and bytes that are no
-// UTF-8. No stored text has them, but a query may.
+// storable replaces characters that PostgreSQL does not accept in a text: NUL and invalid UTF-8.
+// No stored text has any, but the argument of a query may.
 func storable(args []any) []any {
 	for i, a := range args {
 		if s, ok := a.(string); ok && (!utf8.ValidString(s) || strings.IndexByte(s, 0) >= 0) {
@@ -145,10 +146,10 @@ func storable(args []any) []any {
 	return args
 }
 
-// Fold returns a slug as it is compared. Slugs are ASCII.
+// Fold returns a slug in lower case, the form in which slugs are compared. Slugs are ASCII.
 func Fold(slug string) string { return strings.ToLower(slug) }
 
-// In returns " IN ($n, …)" for values, and appends them to args.
+// In returns the condition " IN ($n, …)" for values, and args with the values appended.
 func In[T any](args []any, values []T) (string, []any) {
 	var b strings.Builder
 	b.WriteString(" IN (")
@@ -164,10 +165,10 @@ func In[T any](args []any, values []T) (string, []any) {
 	return b.String(), args
 }
 
-// Chunk is how many values one query names.
+// Chunk limits how many values one query names.
 const Chunk = 500
 
-// Chunks calls f with values in portions.
+// Chunks calls f with at most Chunk values at a time, until all were passed or f fails.
 func Chunks[T any](values []T, f func([]T) error) error {
 	for len(values) > 0 {
 		n := min(Chunk, len(values))

@@ -125,7 +125,7 @@ func (t *Tx) ExpiringKeys(keyspace string, from, to time.Time, after *gateway.Ke
 	return t.keysOf(w.text+` ORDER BY k.expires_at, k.num`+w.limit(limit), w.args)
 }
 
-// unusedAtOnce is how many keys one call of UnusedKeys looks at.
+// unusedAtOnce limits how many keys one call of UnusedKeys reads.
 const unusedAtOnce = 5000
 
 // UnusedKeys implements management.Tx.

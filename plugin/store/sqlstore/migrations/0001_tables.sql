@@ -1,23 +1,23 @@
--- Times are Unix microseconds, NULL where there is none. Flags are 0 and 1.
--- $SERIAL, $BYTES and $COMPACT are written as each database has them: see dialect.go.
+-- Times are Unix microseconds, NULL for no time. Flags are 0 and 1. $SERIAL, $BYTES and $COMPACT
+-- are replaced by each database's own syntax: see Dialect.Types.
 
--- What the database says of itself.
+-- Properties of the database, such as its id and its epoch.
 CREATE TABLE meta (
 	name  TEXT NOT NULL PRIMARY KEY,
 	value TEXT NOT NULL
 );
--- The epoch rises when the database is made to begin anew; a lower one is an older copy.
+-- The epoch rises when a backup is restored. A database with a lower epoch is an older copy.
 INSERT INTO meta (name, value) VALUES ('epoch', '1');
 
--- The migrations it has had.
+-- The migrations that were applied.
 CREATE TABLE schema_version (
 	version BIGINT NOT NULL PRIMARY KEY,
 	name    TEXT   NOT NULL,
 	at      BIGINT NOT NULL
 );
 
--- Counters whose row is locked until the transaction ends, so that numbers become
--- visible in order and without gaps.
+-- Counters. A transaction that takes a number locks the counter's row until it ends, so numbers
+-- become visible in order and without gaps.
 CREATE TABLE sequences (
 	name  TEXT   NOT NULL PRIMARY KEY,
 	value BIGINT NOT NULL
@@ -29,7 +29,7 @@ CREATE TABLE peppers (
 	check_value TEXT NOT NULL
 );
 
--- A deleted tenant's row stays for ever: its slug is never given again.
+-- The row of a deleted tenant stays for ever, so that no other tenant gets its slug.
 CREATE TABLE tenants (
 	num         $SERIAL,
 	keyspace    TEXT    NOT NULL,
@@ -83,12 +83,12 @@ CREATE UNIQUE INDEX keys_id ON keys (id);
 CREATE INDEX keys_keyspace ON keys (keyspace, num);
 CREATE INDEX keys_tenant ON keys (tenant_num, num);
 CREATE INDEX keys_prefix ON keys (keyspace, prefix);
--- Counts a tenant's active keys without reading their rows.
+-- By this index a tenant's active keys are counted without reading their rows.
 CREATE INDEX keys_active ON keys (tenant_num, expires_at)
 	WHERE disabled = 0 AND revoked_at IS NULL AND deleted_at IS NULL;
 
--- A look-up is one probe of secrets_digest and three of rows by number; listing all
--- digests reads that index and no row.
+-- A look-up probes the index secrets_digest once and three tables by row number. Listing all
+-- digests reads that index alone.
 CREATE TABLE secrets (
 	num          $SERIAL,
 	id           TEXT   NOT NULL,
@@ -107,8 +107,8 @@ CREATE UNIQUE INDEX secrets_digest ON secrets (keyspace, digest);
 CREATE UNIQUE INDEX secrets_id ON secrets (id);
 CREATE INDEX secrets_key ON secrets (key_num, num);
 
--- Every movement of a balance. What requests spend is added up in one row per key and
--- hour; hour is NULL in all other rows.
+-- All changes of balances. Credits spent by requests are added up in one row per key and hour; in
+-- all other rows, hour is NULL.
 CREATE TABLE ledger (
 	seq        $SERIAL,
 	tenant_num BIGINT NOT NULL REFERENCES tenants (num),
@@ -124,7 +124,7 @@ CREATE TABLE ledger (
 CREATE INDEX ledger_tenant ON ledger (tenant_num, seq);
 CREATE UNIQUE INDEX ledger_hour ON ledger (tenant_num, key_id, kind, hour) WHERE hour IS NOT NULL;
 
--- A node's leases hold until lease_until, which each of its writes moves on.
+-- A node's leases of credits last until lease_until. Each write of the node sets a later time.
 CREATE TABLE nodes (
 	name        TEXT   NOT NULL PRIMARY KEY,
 	lease_until BIGINT NOT NULL
@@ -137,7 +137,7 @@ CREATE TABLE leases (
 ) $COMPACT;
 CREATE INDEX leases_node ON leases (node);
 
--- Counts of quotas. start is 0 where the period never begins again.
+-- Counts of quotas. start is 0 for a quota without periods.
 CREATE TABLE quota_counts (
 	subject  TEXT    NOT NULL,
 	calendar INTEGER NOT NULL,
@@ -154,7 +154,8 @@ CREATE TABLE changes (
 	at       BIGINT NOT NULL
 );
 
--- A chain: hash covers prev and everything but personal and salt.
+-- The audit chain: hash covers prev, which is the hash of the event before, and all other columns
+-- except personal and salt.
 CREATE TABLE audit (
 	seq           $SERIAL,
 	id            TEXT   NOT NULL,

@@ -1,5 +1,5 @@
--- Events are added at the end and never changed or removed, whatever the code above
--- does; only a person's fields may be emptied.
+-- The database itself makes sure that events are only appended, and never changed or removed. Only
+-- the personal data of an event may be erased.
 CREATE TRIGGER audit_insert BEFORE INSERT ON audit
 WHEN NEW.seq IS NULL OR NEW.seq <= (SELECT max(seq) FROM audit)
 BEGIN

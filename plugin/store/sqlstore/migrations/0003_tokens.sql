@@ -1,19 +1,19 @@
--- Tokens that management is done with. A revoked one's row stays: what it made, and who
--- made it, can be told from it.
+-- Management tokens. The row of a revoked token stays: it shows who created the token, and which
+-- tokens it created.
 CREATE TABLE tokens (
 	num              $SERIAL, -- rises in the order of creation
 	id               TEXT   NOT NULL,
 	keyspace         TEXT   NOT NULL,
 	name             TEXT   NOT NULL,
 	scopes           TEXT   NOT NULL, -- separated by spaces
-	tenant           TEXT   NOT NULL, -- the slug it is confined to; empty for all
+	tenant           TEXT   NOT NULL, -- the only tenant it may manage, by slug; empty for all
 	digest           $BYTES NOT NULL,
 	algorithm        TEXT   NOT NULL,
 	prefix           TEXT   NOT NULL,
 	last_four        TEXT   NOT NULL,
 	created_at       BIGINT NOT NULL,
 	created_by       TEXT   NOT NULL,
-	created_by_token TEXT   NOT NULL, -- id; empty where no token made it
+	created_by_token TEXT   NOT NULL, -- id; empty if no token created it
 	expires_at       BIGINT,
 	last_used_at     BIGINT,
 	last_used_ip     TEXT   NOT NULL,
@@ -24,18 +24,18 @@ CREATE UNIQUE INDEX tokens_digest ON tokens (digest);
 CREATE INDEX tokens_keyspace ON tokens (keyspace, tenant, num);
 CREATE INDEX tokens_made ON tokens (created_by_token);
 
--- Requests that are to be carried out once, however often they are sent.
+-- Idempotency records: requests that are carried out once, however often they are sent.
 CREATE TABLE idempotency (
-	id         $BYTES  NOT NULL PRIMARY KEY, -- digest of whose key it is and of the key
+	id         $BYTES  NOT NULL PRIMARY KEY, -- digest of the caller and of the idempotency key
 	request    $BYTES  NOT NULL, -- digest of the request
-	claim      TEXT    NOT NULL, -- who carries it out
+	claim      TEXT    NOT NULL, -- names the attempt that carries it out
 	claimed_at BIGINT  NOT NULL,
 	expires_at BIGINT  NOT NULL,
-	-- What was committed, with the change itself; empty before.
+	-- The effect, written in the transaction of the change itself; empty before.
 	action     TEXT    NOT NULL,
 	target     TEXT    NOT NULL,
 	balance    BIGINT,
-	-- The answer, without secrets; status is 0 before there is one.
+	-- The response without secrets; status is 0 before there is one.
 	status     INTEGER NOT NULL,
 	etag       TEXT    NOT NULL,
 	body       TEXT    NOT NULL

@@ -1,40 +1,40 @@
--- What each key did in each hour, by the node that counted it, so that nodes never write
--- the same row. Keys and tenants are named, not referred to: their usage outlives them.
+-- The usage of each key in each hour. Each node has rows of its own, so that two nodes never write
+-- the same row. Keys and tenants are not foreign keys, since their usage outlives them.
 CREATE TABLE usage (
 	keyspace        TEXT   NOT NULL,
-	hour            BIGINT NOT NULL, -- its beginning, in Unix seconds
+	hour            BIGINT NOT NULL, -- beginning of the hour, in Unix seconds
 	key_id          TEXT   NOT NULL,
 	node            TEXT   NOT NULL,
-	tenant          TEXT   NOT NULL, -- its slug
+	tenant          TEXT   NOT NULL, -- slug
 	requests        BIGINT NOT NULL,
 	allowed         BIGINT NOT NULL,
-	refused         TEXT   NOT NULL, -- reason:count, separated by spaces
+	refused         TEXT   NOT NULL, -- rejections as reason:count, separated by spaces
 	upstream_errors BIGINT NOT NULL,
 	credits         BIGINT NOT NULL,
 	bytes_in        BIGINT NOT NULL,
 	bytes_out       BIGINT NOT NULL,
-	latency         $BYTES,          -- a histogram; NULL where it is empty
+	latency         $BYTES,          -- a histogram; NULL if it is empty
 	PRIMARY KEY (keyspace, hour, key_id, node)
 ) $COMPACT;
 CREATE INDEX usage_key ON usage (key_id, hour);
 CREATE INDEX usage_tenant ON usage (keyspace, tenant, hour);
 
--- Who wrote usage, and the last batch of each: a batch counts once.
+-- The last batch of each writer of usage, so that a batch that is sent twice counts once.
 CREATE TABLE usage_writers (
 	writer     TEXT   NOT NULL PRIMARY KEY,
 	seq        BIGINT NOT NULL,
-	until      BIGINT NOT NULL, -- everything that ended before is written
+	until      BIGINT NOT NULL, -- all requests that ended before are counted
 	written_at BIGINT NOT NULL
 ) $COMPACT;
 
--- The last requests of keys, several in a row, oldest first.
+-- The last requests of keys. A row holds several requests, the oldest first.
 CREATE TABLE recent_requests (
 	seq        $SERIAL, -- rises in the order of writing
 	keyspace   TEXT    NOT NULL,
 	key_id     TEXT    NOT NULL,
 	newest     BIGINT  NOT NULL,
 	expires_at BIGINT  NOT NULL,
-	n          INTEGER NOT NULL, -- how many
+	n          INTEGER NOT NULL, -- number of requests
 	entries    TEXT    NOT NULL  -- a JSON list
 );
 CREATE INDEX recent_requests_key ON recent_requests (key_id, seq);

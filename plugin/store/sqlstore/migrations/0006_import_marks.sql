@@ -1,5 +1,5 @@
--- Under which mark a key was imported, so that importing it again does nothing even
--- after its digest was replaced by another form, or it was deleted.
+-- The mark under which a key was imported. By it a second import of the key is recognized, even if
+-- its digest was replaced or the key was deleted.
 CREATE TABLE import_marks (
 	keyspace TEXT   NOT NULL,
 	mark     $BYTES NOT NULL,

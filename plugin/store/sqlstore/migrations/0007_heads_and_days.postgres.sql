@@ -1,15 +1,14 @@
--- By which name this store is told from others; a key under which numbers of sequences are
--- written in cursors; and which head of the audit chain was given out last: its seq, when,
--- and its hash.
+-- store_id identifies this store among others. cursor_key encrypts row numbers in cursors.
+-- audit_head is the checkpoint of the audit chain that was published last: number, time and hash.
 INSERT INTO meta (name, value) VALUES
 	('store_id', replace(gen_random_uuid()::text, '-', '')),
 	('cursor_key', replace(gen_random_uuid()::text, '-', '')),
 	('audit_head', '0 0 ');
 
--- Usage of days whose hours are not kept any more.
+-- The usage of days. The hours that were added up to a day are deleted.
 CREATE TABLE usage_days (
 	keyspace        TEXT   NOT NULL,
-	day             BIGINT NOT NULL, -- its beginning, in Unix seconds
+	day             BIGINT NOT NULL, -- beginning of the day, in Unix seconds
 	key_id          TEXT   NOT NULL,
 	node            TEXT   NOT NULL,
 	tenant          TEXT   NOT NULL,
@@ -26,6 +25,6 @@ CREATE TABLE usage_days (
 CREATE INDEX usage_days_key ON usage_days (key_id, day);
 CREATE INDEX usage_days_tenant ON usage_days (keyspace, tenant, day);
 
--- By these it is found what nobody asks for any more.
+-- By these indexes old rows are found and deleted.
 CREATE INDEX event_marks_at ON event_marks (at);
 CREATE INDEX quota_counts_start ON quota_counts (start) WHERE start > 0;

@@ -1,8 +1,8 @@
--- By how many nanoseconds sooner than stops_by an instance judges no more, for single keyspaces, and
--- under '' for the others: {"of": "<instance>", "by": {"<keyspace>": n}}. What says nothing of the
--- row's instance, since one of before this wrote the row, says that it stops nowhere sooner.
+-- By how many nanoseconds the deadlines of single keyspaces are earlier than stops_by, and under ''
+-- those of all others: {"of": "<instance>", "by": {"<keyspace>": n}}. The text of another instance
+-- than the row's is ignored: an older version wrote the row and left this column as it was.
 ALTER TABLE nodes ADD COLUMN earlier TEXT NOT NULL DEFAULT '{}';
 
--- Programs that know at least that many migrations can use this database, though it may have had
--- more since: those only added to it.
+-- Programs that know at least this many migrations can use the database. Later migrations only
+-- added to it.
 INSERT INTO meta (name, value) VALUES ('oldest_program', '11');
