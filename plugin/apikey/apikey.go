@@ -1,10 +1,10 @@
-// Package apikey makes API keys, recognises their shape, finds them in requests and texts, and digests
-// them for storage.
+// Package apikey makes API keys, recognises their shape, finds them in requests and texts, and
+// digests them for storage.
 //
-// A key is a prefix, which names its environment, and random base62 characters, of
-// which the last six are by default a CRC-32 of those before them, as in GitHub's
-// tokens. The package knows nothing of tenants, plans or storage; it holds no state
-// and everything in it may be used from many goroutines at once.
+// A key is a prefix, which names its environment, then random base62 characters, then by default
+// six base62 characters of checksum, a CRC-32 as in GitHub's tokens. The package knows nothing of
+// tenants, plans or storage; it holds no state and everything in it may be used from many
+// goroutines at once.
 package apikey
 
 import "errors"
@@ -33,9 +33,9 @@ type Prefix struct {
 type Checksum string
 
 const (
-	// CRC32 puts the CRC-32/IEEE of the random characters, base62 and zero-padded
-	// to six, at the end of the key. It lets scanners and the gateway drop typing
-	// errors without a lookup; it is no secret, so it proves nothing.
+	// CRC32 puts the CRC-32/IEEE of the random characters, base62 and zero-padded to six, at the
+	// end of the key. With it, scanners and the gateway recognise mistyped keys without a look-up.
+	// Anyone can compute it, so a right checksum proves nothing.
 	CRC32 Checksum = "crc32"
 	// NoChecksum makes every character after the prefix random.
 	NoChecksum Checksum = "none"

@@ -53,9 +53,9 @@ func (c Charset) class() class {
 	return 0
 }
 
-// bits returns how many random bits one character of the charset is worth. What the
-// characters of AnyChar are drawn from is unknown; a UUID, the commonest such key, has
-// 122 bits in 36 characters, so it counts as 3.
+// bits returns how many random bits a character of the charset counts for. Keys of AnyChar may
+// have little randomness: a UUID, the commonest such key, has 122 bits in 36 characters. So each
+// of their characters counts for 3.
 func (c Charset) bits() float64 {
 	switch c {
 	case Base58:
@@ -68,7 +68,7 @@ func (c Charset) bits() float64 {
 	return math.Log2(62)
 }
 
-// chars returns the least number of the charset's characters that are worth bits.
+// chars returns the least number of characters of the charset that hold so many random bits.
 func (c Charset) chars(bits float64) int { return int(math.Ceil(bits / c.bits())) }
 
 // within reports whether every byte of s belongs to the class.

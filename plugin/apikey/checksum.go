@@ -8,8 +8,8 @@ const checksumLength = 6
 // checksum returns the CRC-32/IEEE of random as six base62 digits, most significant
 // first, zero-padded: https://github.blog/2021-04-05-behind-githubs-new-authentication-token-formats/
 func checksum(random string) (digits [checksumLength]byte) {
-	// Byte by byte over the table, since a conversion to []byte for crc32.ChecksumIEEE
-	// would allocate.
+	// crc32.ChecksumIEEE needs a []byte, and that conversion would allocate. So this loop computes
+	// the CRC from the table.
 	crc := ^uint32(0)
 	for i := range len(random) {
 		crc = crc32.IEEETable[byte(crc)^random[i]] ^ crc>>8

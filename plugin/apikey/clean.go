@@ -7,46 +7,51 @@ import (
 )
 
 const (
-	// minFound is how many characters must follow a prefix for Clean to see a key,
-	// truncated or not.
+	// minFound is the least number of characters after a prefix for which Clean replaces a text as
+	// a key, complete or truncated.
 	minFound = 8
-	// maxWord is how many lower-case letters are no word any more, but a key.
+	// maxWord is the number of lower-case letters from which on Clean takes them for a key instead
+	// of a word.
 	maxWord = 24
 	// ellipsis replaces the hidden part of a key.
 	ellipsis = "…"
 )
 
-// Clean returns s with every key of this grammar replaced by its shown prefix and "…": everything
-// with a prefix and the shape of a key (checksum right or not), also percent-encoded (up to three
-// times) or with JSON's \u00xx. It returns s itself, without allocating, where there is no key.
+// Clean returns s with every key of this grammar replaced by its shown prefix and "…". A key is
+// recognised by its prefix and its shape, even if its checksum is wrong, also in percent-encoding
+// (up to three layers) or with JSON's \u00xx. Clean returns s itself, without allocating, where s
+// holds no key.
 //
-// It rather replaces too much than too little. A key longer than its shape is replaced as a whole.
-// A truncated key is replaced from eight characters after the prefix on, with two exceptions: no
-// more characters are left than may be shown; or it reads as a word (a letter or digit before the
-// prefix, lower-case letters after it: with the prefix ck_, "check_availability"). Keys of an
-// accepted shape without a prefix look like other text and stay, as do keys in base64.
+// In doubt it replaces too much rather than too little. A key longer than its shape is replaced as
+// a whole. A truncated key is replaced if at least eight characters follow its prefix, with two
+// exceptions: it has no more characters than may be shown; or it reads as a word (a letter or
+// digit before the prefix, lower-case letters after it: with the prefix ck_,
+// "check_availability"). Keys of an accepted shape without a prefix look like other text and stay,
+// as do keys in base64.
 //
 // Its time is linear in len(s).
 func (g *Grammar) Clean(s string) string { return g.cleaner.Clean(s) }
 
-// CleanWords is Clean for text that goes on to be used: it leaves alone what looks like a
-// key in the middle of a word, as the letters of a JWT do by chance where the prefix is short.
+// CleanWords is Clean for a text that is still used afterwards, such as a header for the upstream.
+// It keeps a key-like text in the middle of a word: the letters of a JWT may hold a short prefix
+// by chance.
 func (g *Grammar) CleanWords(s string) string { return g.cleaner.clean(s, true) }
 
-// Cleaner takes the keys of several grammars out of texts, in one pass for all of them.
-// Immutable, safe for concurrent use.
+// Cleaner replaces the keys of several grammars in texts, in one pass. Immutable, safe for
+// concurrent use.
 type Cleaner struct {
 	grammars []*Grammar
 	targets  []target
-	// nodes are the prefixes' characters as a tree, of which the first node is the root. starts has the root's
-	// child for each character that begins a prefix, and escape for those that may spell one.
+	// nodes is a tree of the prefixes' characters, whose first node is the root. starts holds the
+	// root's child for each byte that begins a prefix, escape for each that begins an escape, and
+	// 0 for all others.
 	nodes  []node
 	starts [256]int32
-	// high marks the first hexadecimal digits of the characters that begin a prefix, and
-	// what else may follow a percent sign that spells one.
+	// high marks the bytes that may follow a percent sign which encodes the first character of a
+	// prefix: the character's first hexadecimal digit, or a nested escape.
 	high [256]bool
-	// anchors find the prefixes, and shortest is the length of the shortest text of which
-	// anything is taken.
+	// anchors find the prefixes in a text quickly. shortest is the length of the shortest text
+	// that can hold a key.
 	anchors  []anchor
 	shortest int
 }
@@ -54,15 +59,16 @@ type Cleaner struct {
 // escape marks in Cleaner.starts the bytes at which an escape may begin.
 const escape = -1
 
-// node is a character of one or more prefixes, and where each next one leads.
+// node is a node of the prefixes' tree: next[i] is the index of its child for the character
+// chars[i].
 type node struct {
 	chars []byte
 	next  []int32
-	// targets are those whose prefix ends here.
+	// targets are the indexes of the targets whose prefix ends at this node.
 	targets []int32
 }
 
-// NewCleaner returns a Cleaner of the grammars' keys. A nil one is left out.
+// NewCleaner returns a Cleaner for the keys of all grammars. A nil grammar is skipped.
 func NewCleaner(grammars ...*Grammar) *Cleaner {
 	c := &Cleaner{nodes: make([]node, 1), shortest: math.MaxInt}
 	var prefixes []string
@@ -87,7 +93,7 @@ func NewCleaner(grammars ...*Grammar) *Cleaner {
 	return c
 }
 
-// With returns a Cleaner of c's grammars and further ones; c itself where it has them all.
+// With returns a Cleaner for the grammars of c and d. It returns c itself where c has all of them.
 func (c *Cleaner) With(d *Cleaner) *Cleaner {
 	for _, g := range d.grammars {
 		if !slices.Contains(c.grammars, g) {
@@ -97,7 +103,7 @@ func (c *Cleaner) With(d *Cleaner) *Cleaner {
 	return c
 }
 
-// insert adds t to the tree.
+// insert adds t's prefix to the tree.
 func (c *Cleaner) insert(t target) {
 	at := int32(0)
 	for i := range len(t.prefix) {
@@ -109,7 +115,7 @@ func (c *Cleaner) insert(t target) {
 			n.chars, n.next = append(n.chars, t.prefix[i]), append(n.next, next)
 			if at == 0 {
 				c.starts[t.prefix[i]] = next
-				c.high[t.prefix[i]>>4+'0'] = true // no prefix has other than ASCII
+				c.high[t.prefix[i]>>4+'0'] = true // prefixes are ASCII, so the digit is at most 7
 			}
 		}
 		at = next
@@ -118,11 +124,12 @@ func (c *Cleaner) insert(t target) {
 	c.targets = append(c.targets, t)
 }
 
-// manyPercents are more than begin an escape: through three layers, a digit follows three at most.
+// manyPercents is a run of percent signs whose first one can't begin an escape: with three layers,
+// at most three percent signs precede a digit.
 const manyPercents = "%%%%"
 
-// opens reports whether an escape that begins at i may spell a character that begins a prefix. It
-// sorts out nearly all that spell another, at little cost.
+// opens reports whether the escape that begins at i may decode to the first character of a prefix.
+// This cheap test rules out nearly all other escapes.
 func (c *Cleaner) opens(s string, i int) bool {
 	next := i + 1
 	if s[i] == '\\' {
@@ -134,7 +141,8 @@ func (c *Cleaner) opens(s string, i int) bool {
 	} else if len(s)-i < 3 {
 		return false
 	}
-	// The first layer that has both digits decides, unless it spells another percent sign.
+	// The first layer of which both digits are known decides, unless they encode another percent
+	// sign.
 	for {
 		if next >= len(s) || !c.high[s[next]] {
 			return false
@@ -158,7 +166,7 @@ func (c *Cleaner) opens(s string, i int) bool {
 	}
 }
 
-// child returns the node that char leads to.
+// child returns the index of n's child for the character char.
 func (n *node) child(char byte) (next int32, ok bool) {
 	for i, c := range n.chars {
 		if c == char {
@@ -168,8 +176,8 @@ func (n *node) child(char byte) (next int32, ok bool) {
 	return 0, false
 }
 
-// Clean returns s without the grammars' keys, each as Grammar.Clean would write it; s itself,
-// unallocated, where there is none.
+// Clean returns s with the keys of all grammars replaced as Grammar.Clean replaces them. Where s
+// holds none, it returns s itself and does not allocate.
 func (c *Cleaner) Clean(s string) string { return c.clean(s, false) }
 
 func (c *Cleaner) clean(s string, words bool) string {
@@ -180,8 +188,8 @@ func (c *Cleaner) clean(s string, words bool) string {
 	return out
 }
 
-// scan is clean without a look beforehand. It also returns how many characters it read, those
-// that it read again counted again.
+// scan is clean without the quick test mayHoldKey. It also returns how many characters it read; a
+// character that it reads twice counts twice.
 func (c *Cleaner) scan(s string, words bool) (string, int) {
 	var out strings.Builder
 	r := reader{c: c, s: s}
@@ -204,8 +212,8 @@ func (c *Cleaner) scan(s string, words bool) (string, int) {
 			i++
 			continue
 		}
-		// Another key may begin within this one and go on beyond it: then that is taken
-		// too, and the less of what either may show is shown.
+		// Another key may begin within this one and end after it. Then both are replaced, and only
+		// as much is shown as may be shown of both.
 		shown, end := f.shown, f.end
 		for j, last := i+1, f; j < end; j++ {
 			if c.starts[s[j]] == 0 {
@@ -235,8 +243,8 @@ func (c *Cleaner) scan(s string, words bool) (string, int) {
 	return out.String(), r.steps
 }
 
-// target combines all shapes of one prefix: the widest characters, the shortest length, the least
-// that may be shown.
+// target combines all shapes of one prefix: the widest charset, the shortest length, and the least
+// number of characters that may be shown.
 type target struct {
 	grammar *Grammar
 	prefix  string
@@ -248,7 +256,8 @@ type target struct {
 }
 
 func newTarget(g *Grammar, prefix string) target {
-	// Hex and base58 run on over all of base62: a mistyped key's end is as secret.
+	// Even after a hex or base58 prefix all base62 characters count as the key's, so that the end
+	// of a mistyped key is hidden too.
 	t := target{grammar: g, prefix: prefix, class: classBase62, min: maxAccepted, shown: shownPrefix}
 	shapes := 0
 	for i := range g.shapes {
@@ -267,8 +276,8 @@ func newTarget(g *Grammar, prefix string) target {
 	return t
 }
 
-// read is the package's read, except for characters that belong to a key only as they are written,
-// not as they decode (a % in a key of any characters).
+// read is like the function read, but does not decode an escape whose character no key may hold:
+// in a key of AnyChar, a % may be a character of the key.
 func (t *target) read(s string, i int) (c byte, next int) {
 	c, next = read(s, i)
 	if t.class == classAny && classes[c]&classAny == 0 {
@@ -277,15 +286,16 @@ func (t *target) read(s string, i int) (c byte, next int) {
 	return c, next
 }
 
-// found is a part of a text that must not be shown.
+// found is a key that was found in a text, complete or truncated.
 type found struct {
 	target *target
-	// shown is where that of it ends which may be shown, end where all of it does.
+	// shown is the index after the key's part that may be shown, end the index after the whole
+	// key.
 	shown, end int
 }
 
-// beyond reports whether f takes more than g, or may: with wider characters its run need not be
-// read again.
+// beyond reports whether f covers more text than g. Where both end together, the key with the
+// wider charset counts as longer, since findWithin can reuse its end.
 func (f found) beyond(g found) bool {
 	return f.end > g.end || f.end == g.end && f.target.class == classAny && g.target.class != classAny
 }
@@ -298,7 +308,8 @@ type reader struct {
 	steps int
 }
 
-// prefixes calls visit with each target whose prefix is spelt at i, and where that ends.
+// prefixes calls visit for each target whose prefix begins at i, plain or escaped. end is the
+// index after the prefix.
 func (r *reader) prefixes(i int, visit func(t *target, end int)) {
 	for at := int32(0); i < len(r.s); {
 		char, next := read(r.s, i)
@@ -314,15 +325,15 @@ func (r *reader) prefixes(i int, visit func(t *target, end int)) {
 	}
 }
 
-// find returns what of a key begins at i.
+// find returns the key that begins at i; ok is false where none does.
 func (r *reader) find(i int) (f found, ok bool) {
 	r.prefixes(i, func(t *target, end int) {
 		next, is := r.findBody(i, end, t)
 		if !is {
 			return
 		}
-		// Of two prefixes that both fit, the one that takes more; it can't show
-		// more than the other would.
+		// Where two prefixes fit, the longer key counts, and no more is shown than may be shown of
+		// both.
 		if ok {
 			next.shown = min(next.shown, f.shown)
 		}
@@ -334,11 +345,12 @@ func (r *reader) find(i int) (f found, ok bool) {
 	return f, ok
 }
 
-// findBody checks the text after a prefix at [start, body).
+// findBody returns the key whose prefix is r.s[start:body], and false where the text after the
+// prefix can't be a key's.
 func (r *reader) findBody(start, body int, t *target) (found, bool) {
 	s, f := r.s, found{target: t}
-	// may is how many characters after the prefix may be shown; below zero where not
-	// even all of the prefix is.
+	// may is how many characters after the prefix may be shown. It is negative where a part of the
+	// prefix must be hidden too.
 	may := t.shown - len(t.prefix)
 	n, p, lower := 0, body, true
 	for p < len(s) {
@@ -357,7 +369,7 @@ func (r *reader) findBody(start, body int, t *target) (found, bool) {
 	f.end = p
 	shown := t.shown
 	if t.several && len(t.prefix)+n <= t.grammar.longest {
-		// The key may have a shape that shows more than the least of its prefix.
+		// Of several shapes with this prefix, the key's own may show more than the strictest.
 		key := make([]byte, 0, maxKeyLength)
 		for p := start; p < f.end; {
 			var c byte
@@ -373,7 +385,7 @@ func (r *reader) findBody(start, body int, t *target) (found, bool) {
 	return f, true
 }
 
-// skip returns where the n characters end that begin at i.
+// skip returns the index after the n characters that begin at i.
 func (t *target) skip(s string, i, n int) int {
 	for ; n > 0 && i < len(s); n-- {
 		_, i = t.read(s, i)
@@ -381,9 +393,9 @@ func (t *target) skip(s string, i, n int) int {
 	return i
 }
 
-// findWithin is find for an i within outer. Where the prefix ends inside outer and its
-// characters are among outer's, the run need not be read again, as it ends where outer
-// does: so a text of nothing but prefixes costs no square of its length.
+// findWithin is find for an i within the key outer. Where the prefix ends within outer and its
+// charset is part of outer's, the key ends where outer ends and is not read again. So a text of
+// nothing but prefixes takes linear, not quadratic time.
 func (r *reader) findWithin(i int, outer found) (f found, ok bool) {
 	f.shown = len(r.s)
 	r.prefixes(i, func(t *target, body int) {
@@ -403,7 +415,8 @@ func (r *reader) findWithin(i int, outer found) (f found, ok bool) {
 	return f, ok
 }
 
-// inWord reports whether a letter or digit precedes i that is not the end of an escape.
+// inWord reports whether a letter or digit precedes i. The last character of an escape, such as
+// the D of %3D, does not count.
 func inWord(s string, i int) bool {
 	return i > 0 && classes[s[i-1]]&classBase62 != 0 &&
 		(i < 2 || s[i-2] != '\\') &&

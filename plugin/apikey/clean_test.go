@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// percentEncode writes every byte of s for which which says so as %xx.
+// percentEncode writes each byte of s for which which returns true as %xx.
 func percentEncode(s string, upper bool, which func(i int) bool) string {
 	format := "%%%02x"
 	if upper {
@@ -92,7 +92,7 @@ func TestClean(t *testing.T) {
 	}
 }
 
-// The prefix shown in a log is the record's key_prefix.
+// Of a key in a text, Clean shows exactly the key_prefix of the key's record.
 func TestCleanShowsKeyPrefix(t *testing.T) {
 	for _, g := range []*Grammar{
 		testGrammar(t),
@@ -113,7 +113,7 @@ func TestCleanShowsKeyPrefix(t *testing.T) {
 	}
 }
 
-// What Go's own encoders make of a text with a key must clean like the text.
+// Clean hides a key in texts that Go's JSON, URL and fmt packages have encoded.
 func TestCleanEncoded(t *testing.T) {
 	g := testGrammar(t)
 	key := newKey(t, g)
@@ -149,7 +149,8 @@ func TestCleanNothing(t *testing.T) {
 	}
 }
 
-// A text of nothing but beginnings of keys, or of escapes, costs no square of its length, and few steps a character.
+// Clean takes linear time and at most eight steps a character, even for texts of nothing but
+// prefixes or escapes.
 func TestCleanIsLinear(t *testing.T) {
 	g := newGrammar(t, []Prefix{{"ab", "live"}, {"cd_", "test"}, {"kg_live_", "kg"}}, Format{Length: 40},
 		[]Accept{{Name: "x", Prefix: "xy", MinLength: 512, MaxLength: 512, Charset: AnyChar}})
@@ -177,7 +178,8 @@ func TestCleanIsLinear(t *testing.T) {
 	}
 }
 
-// One pass with all grammars takes what a pass with each would.
+// A Cleaner of several grammars replaces in one pass every key that one pass per grammar would
+// replace.
 func TestCleanerOfSeveral(t *testing.T) {
 	live, short := newGrammar(t, nil, Format{}, nil), newGrammar(t, []Prefix{{"ck_", "live"}}, Format{Length: 40}, nil)
 	c := NewCleaner(live, nil, short, live)
@@ -198,7 +200,7 @@ func TestCleanerOfSeveral(t *testing.T) {
 	}
 }
 
-// Texts that hold no key are read without an allocation, however they are made.
+// Clean does not allocate for a text without a key, however many escapes and prefixes it holds.
 func TestCleanHostileAllocates(t *testing.T) {
 	c := NewCleaner(newGrammar(t, nil, Format{}, nil), newGrammar(t, []Prefix{{"ck_", "live"}}, Format{Length: 40}, nil))
 	for _, unit := range []string{"%", "%25", "%2%2%25", "_", "kg_live_", "%6b", `\u0025`} {

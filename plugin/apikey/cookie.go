@@ -9,8 +9,8 @@ import (
 // InCookie is a cookie whose value is the key.
 //
 // Cookies are read as net/http reads them: pairs between semicolons, spaces around a pair and its
-// name ignored, quotes around the value removed. But a value with characters that no cookie may
-// have is not skipped: it is a malformed credential.
+// name ignored, quotes around the value removed. Unlike net/http, this package does not skip a
+// value with characters that no cookie may have: it is a malformed credential.
 const InCookie PlaceKind = "cookie"
 
 // cookiePlace implements InCookie.

@@ -6,16 +6,17 @@ import (
 	"strings"
 )
 
-// Empty removes the credentials from every place, so that the upstream sees none. The arguments are
-// those of Find. Other values (a user's own Bearer token, an application's cookie) stay, byte for
-// byte and in their order; of a query and of cookies, only the credential's own part is cut out. Of
-// a request with more credentials than Find reads, all values in the places are removed.
+// Empty removes the credentials from every place, so that the upstream sees none. The arguments
+// are the same as for Find. Other values (a user's own Bearer token, an application's cookie)
+// stay, byte for byte and in their order; of a query and of cookies, only the credential's own
+// part is cut out. Where a request has more credentials than Find reads, Empty removes all values
+// in the places.
 //
-// Empty changes h and u.RawQuery, but no slice of h in place. A caller that has the query elsewhere
-// (Request.RequestURI) must take it from u.
+// Empty changes h and u.RawQuery, but no slice of h in place. A caller that keeps the query
+// elsewhere too (Request.RequestURI) must copy it from u.
 //
-// It must be called once for a request: after the key is removed, a user's own Bearer token would
-// be the only credential.
+// It must be called only once for a request: a second call would find a user's own Bearer token as
+// the only credential, and remove it.
 func (p *Places) Empty(h http.Header, u *url.URL, g *Grammar, prefixedOnly bool) {
 	s := search{g: g, prefixedOnly: prefixedOnly}
 	s.visit(p, h, u)

@@ -52,7 +52,7 @@ func TestCleanWords(t *testing.T) {
 	}
 }
 
-// What is cut out takes one separator with it; what is left is as it was.
+// cut removes a part together with one separator, and leaves all other parts as they are.
 func TestCut(t *testing.T) {
 	for _, in := range []string{"", "x", ";", ";;", "a;x", "x;a", "x;x", "a;x;b", "a;x;x", ";x", ";;x", "x;", "x;;", "a;x;", "a;;x;b", "x;a;x", "a;b"} {
 		var want []string
@@ -67,7 +67,7 @@ func TestCut(t *testing.T) {
 	}
 }
 
-// However a value is made, looking for a key among its words allocates nothing.
+// misplaced does not allocate, whatever words a value holds.
 func TestMisplacedAllocatesNothing(t *testing.T) {
 	g := testGrammar(t)
 	for _, v := range []string{strings.Repeat("a,", 2000), strings.Repeat(",", 4000), strings.Repeat("bearer", 600), strings.Repeat("sk_liv ", 500)} {

@@ -1,12 +1,12 @@
 package apikey
 
-// escapeDepth is how many layers of percent-encoding are seen through: a URL in a
-// query parameter in a Referer has two.
+// escapeDepth is how many layers of percent-encoding are decoded. A URL in a query parameter of a
+// Referer has two.
 const escapeDepth = 3
 
-// read returns the character that s spells at i, and where the next one begins: the
-// byte itself, %xx, %25xx, %25%xx%xx and so on to escapeDepth layers, or \u00xx as JSON
-// writes it. An incomplete escape is read as its own bytes. It needs i < len(s).
+// read returns the character at i of s, decoded, and the index after it. The character may be the
+// byte itself, %xx, %25xx, %25%xx%xx and so on to escapeDepth layers, or \u00xx as JSON writes it.
+// An incomplete escape is read byte by byte. i must be less than len(s).
 func read(s string, i int) (c byte, next int) {
 	if c = s[i]; c != '%' && c != '\\' {
 		return c, i + 1
@@ -14,8 +14,8 @@ func read(s string, i int) (c byte, next int) {
 	return readEscape(s, i, escapeDepth)
 }
 
-// readEscape is read through depth layers. However s goes on, it reads some twenty bytes at most
-// before it knows.
+// readEscape is read with at most depth layers. It looks at some twenty bytes at most, so a
+// hostile text costs no more time.
 func readEscape(s string, i, depth int) (c byte, next int) {
 	c, next = s[i], i+1
 	if c == '\\' {
@@ -26,7 +26,7 @@ func readEscape(s string, i, depth int) (c byte, next int) {
 		high, second := readDigit(s, next, layer)
 		if high == noDigit {
 			if !escapes(s, next) {
-				break // nor does a further layer find a digit
+				break // no further layer finds a digit here either
 			}
 			continue
 		}
@@ -42,10 +42,11 @@ func readEscape(s string, i, depth int) (c byte, next int) {
 	return c, next
 }
 
-// noDigit is the value of what is no hexadecimal digit.
+// noDigit is the value in digits of a byte that is no hexadecimal digit.
 const noDigit = 0xff
 
-// readDigit returns the value of the hexadecimal digit that s spells at i through depth layers.
+// readDigit returns the value of the hexadecimal digit at i, decoded with at most depth layers,
+// and the index after it. It returns noDigit where i holds none.
 func readDigit(s string, i, depth int) (digit byte, next int) {
 	if i >= len(s) {
 		return noDigit, i
@@ -60,8 +61,9 @@ func readDigit(s string, i, depth int) (digit byte, next int) {
 	return noDigit, i
 }
 
-// mayDigit reports whether the percent sign at i may begin an escape, through depth layers, that spells a
-// hexadecimal digit. It looks at what follows directly, which sorts out nearly all that do not.
+// mayDigit reports whether the percent sign at i may begin an escape that decodes, with at most
+// depth layers, to a hexadecimal digit. It looks at the next bytes only, which rule out nearly all
+// other escapes.
 func mayDigit(s string, i, depth int) bool {
 	if depth == 0 || i+2 >= len(s) {
 		return false
@@ -69,23 +71,23 @@ func mayDigit(s string, i, depth int) bool {
 	switch s[i+1] {
 	case '\\':
 		return spells(s, i+1)
-	case '3', '4', '6': // the first digit of 0 to 9, A to F, a to f
+	case '3', '4', '6': // the first hexadecimal digit in the codes of 0 to 9, A to F and a to f
 		if low := digits[s[i+2]]; low != noDigit {
 			return digits[digits[s[i+1]]<<4|low] != noDigit
 		}
 		return spells(s, i+2) || s[i+2] == '%' && mayDigit(s, i+2, depth-1)
-	case '2': // of a percent sign, from which a further layer may read on
+	case '2': // %2 may begin %25, a percent sign that begins an escape of the next layer
 		if depth == 1 {
 			return false
 		}
 		if s[i+2] != '5' {
-			return spells(s, i+2) || s[i+2] == '%' && depth > 2 // else no layer is left for the rest
+			return spells(s, i+2) || s[i+2] == '%' && depth > 2 // an escape of the 5 in %25 needs a third layer
 		}
 		if i+3 < len(s) && s[i+3] == '%' {
 			return mayDigit(s, i+3, depth-1)
 		}
 		return true
-	case '%': // the layer below spells the first digit
+	case '%': // the escape's first digit is an escape itself
 		return mayDigit(s, i+1, depth-1)
 	}
 	return false
@@ -103,7 +105,8 @@ func spells(s string, i int) bool {
 	return c != '\\'
 }
 
-// readJSON reads \u00xx; anything else is the byte itself.
+// readJSON returns the character that a \u00xx at i encodes, or the byte at i, and the index after
+// it.
 func readJSON(s string, i int) (byte, int) {
 	if s[i] == '\\' && len(s)-i >= 6 && s[i+1:i+4] == "u00" {
 		h, ok := unhex(s[i+4])
@@ -120,7 +123,7 @@ func unhex(c byte) (byte, bool) {
 	return d, d != noDigit
 }
 
-// digits are the values of the hexadecimal digits.
+// digits maps each hexadecimal digit to its value, and every other byte to noDigit.
 var digits = func() (t [256]byte) {
 	for i := range t {
 		t[i] = noDigit

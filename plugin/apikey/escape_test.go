@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// readByLayers is read by its definition: a layer is decoded from the one below it.
+// readByLayers is a slow and simple version of read: it decodes each layer of escapes from the
+// layer below.
 func readByLayers(s string, i, depth int) (byte, int) {
 	switch c := s[i]; {
 	case c != '%' && c != '\\':
@@ -30,7 +31,7 @@ func readByLayers(s string, i, depth int) (byte, int) {
 	return h<<4 | l, i
 }
 
-// The quick reading of an escape is that of its definition.
+// read returns the same as readByLayers.
 func TestReadByLayers(t *testing.T) {
 	for _, chars := range []string{`%%%%2255fFaA0\u00x/`, `%25`, `%%%%253`, `%\u0025`} {
 		rng := rand.New(rand.NewPCG(3, 4))

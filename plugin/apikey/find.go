@@ -7,15 +7,15 @@ import (
 )
 
 // Find returns the credential of a request. Its errors are ErrMissing, ErrMalformed and
-// ErrAmbiguous. The credential may still have no shape of the grammar: see Grammar.Match. It shares
-// memory with the request; Find allocates only for credentials in a query. u may be nil.
+// ErrAmbiguous. The credential may still have no shape of the grammar: see Grammar.Match. It
+// shares memory with the request; Find allocates only for credentials in a query. u may be nil.
 //
-// Every non-empty value in a configured place is a credential, with two exceptions. An Authorization
-// value without one of the grammar's prefixes is none where another place holds a value with one.
-// With prefixedOnly (public and optional routes), only values with one of the grammar's prefixes
-// are credentials. The same value in several places is one credential. A value longer than any key,
-// or with a comma (two headers joined into one), is malformed. More than 64 credentials are
-// ambiguous, even where all have the same value.
+// Every non-empty value in a configured place is a credential, with two exceptions. An
+// Authorization value without one of the grammar's prefixes is no credential where another place
+// holds a value with such a prefix. With prefixedOnly (public and optional routes), only values
+// with one of the grammar's prefixes are credentials. The same value in several places is one
+// credential. A value longer than any key, or with a comma (two headers joined into one), is
+// malformed. More than 64 credentials are ambiguous, even where all have the same value.
 func (p *Places) Find(h http.Header, u *url.URL, g *Grammar, prefixedOnly bool) (string, error) {
 	s := search{g: g, prefixedOnly: prefixedOnly}
 	s.visit(p, h, u)
@@ -45,10 +45,10 @@ type search struct {
 	prefixed uint
 	// seen is the set of places that hold any value.
 	seen uint
-	// unprefixed reports whether there are values behind a scheme without a prefix. They are
-	// credentials, or the upstream's own.
+	// unprefixed reports whether a scheme is followed by a value without a prefix. Such a value is
+	// a credential, or a token that is meant for the upstream.
 	unprefixed bool
-	// values counts the credentials. From maxValues on the request is ambiguous and no more are read.
+	// values counts the credentials. Above maxValues the request is ambiguous, and no more are read.
 	values int
 }
 
@@ -88,7 +88,7 @@ func (s *search) read(i int, place *place, text string) {
 	}
 }
 
-// see adds a value of the i-th place; "" is none.
+// see adds a value of the i-th place, unless it is empty.
 func (s *search) see(i int, place *place, value string) {
 	if value == "" {
 		return
@@ -135,8 +135,8 @@ func (s *search) addUnprefixed(p *Places, h http.Header) {
 // prefixedElsewhere reports whether a place other than the i-th holds a prefixed value.
 func (s *search) prefixedElsewhere(i int) bool { return s.prefixed&^(1<<i) != 0 }
 
-// credential reports whether value, found in the i-th place, is a credential. All places have been
-// visited before.
+// credential reports whether value, found in the i-th place, is a credential. visit must have run
+// before.
 func (s *search) credential(i int, place *place, value string) bool {
 	switch {
 	case value == "":

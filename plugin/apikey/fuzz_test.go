@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// fuzzRequest builds a request of hostile parts. Query and cookie may hold several
-// parameters, the header value is sent under two names.
+// fuzzRequest builds a request. Line breaks in authorization, header and cookies separate several
+// values of that header.
 func fuzzRequest(authorization, header, query, cookies string) (http.Header, *url.URL) {
 	h := http.Header{"X-Other": {"kept"}}
 	for _, v := range strings.Split(authorization, "\n") {
@@ -41,14 +41,14 @@ func FuzzFind(f *testing.F) {
 				t.Errorf("found %q", value)
 			}
 			if prefixedOnly && !g.Prefixed(value) {
-				t.Errorf("found %q on an open route", value)
+				t.Errorf("found %q on a public route", value)
 			}
 		case ErrMissing, ErrMalformed, ErrAmbiguous:
 			if value != "" {
-				t.Errorf("found %q beside %v", value, err)
+				t.Errorf("found %q together with the error %v", value, err)
 			}
 		default:
-			t.Errorf("an error of another kind: %v", err)
+			t.Errorf("unexpected error: %v", err)
 		}
 		if err == ErrMissing {
 			before := u.RawQuery
@@ -64,7 +64,7 @@ func FuzzFind(f *testing.F) {
 		}
 		// No prefixed value is left, in any place.
 		if v, err := p.Find(h, u, g, true); err != ErrMissing {
-			t.Errorf("after Empty an open route still finds %q, %v", v, err)
+			t.Errorf("after Empty a public route still finds %q, %v", v, err)
 		}
 		// Only a user's own Authorization may be left on a route that needs a key.
 		if !prefixedOnly {
@@ -74,7 +74,7 @@ func FuzzFind(f *testing.F) {
 				t.Errorf("after Empty there is still %q, %v", v, err)
 			}
 		}
-		// Emptying again for an open route changes nothing.
+		// Emptying again for a public route changes nothing.
 		h2, u2 := h.Clone(), *u
 		p.Empty(h2, &u2, g, true)
 		if u2.RawQuery != u.RawQuery || strings.Join(h2["Cookie"], "\n") != strings.Join(h["Cookie"], "\n") || len(h2) != len(h) {
@@ -99,10 +99,10 @@ func FuzzMatch(f *testing.F) {
 			return
 		}
 		if !strings.HasPrefix(key, s.Prefix) || !g.Prefixed(key) {
-			t.Errorf("%q has not the prefix %q", key, s.Prefix)
+			t.Errorf("%q does not have the prefix %q", key, s.Prefix)
 		}
 		if n := len(key) - len(s.Prefix); n < s.MinLength || n > s.MaxLength {
-			t.Errorf("%q has not the length of %+v", key, s)
+			t.Errorf("%q does not have the length of %+v", key, s)
 		}
 		for i := range len(key) {
 			if c := key[i]; c <= ' ' || c >= 0x7f || strings.IndexByte(",;\"'", c) >= 0 {
@@ -113,7 +113,7 @@ func FuzzMatch(f *testing.F) {
 			t.Errorf("%q shows %q and %q", key, prefix, last)
 		}
 		if g.Clean(key) == key {
-			t.Errorf("%q is not seen in a text", key)
+			t.Errorf("%q is not found in a text", key)
 		}
 		if c := hasher.Candidates(nil, key); c[0].Digest != hasher.Primary(key) {
 			t.Error("Primary is not the first candidate")
@@ -121,8 +121,8 @@ func FuzzMatch(f *testing.F) {
 	})
 }
 
-// A key planted anywhere, in any spelling, must be gone; and what was cleaned stays
-// as it is.
+// Clean removes a key at any position of a text and in any encoding. A second call changes
+// nothing.
 func FuzzClean(f *testing.F) {
 	f.Add("GET /?k=", "&x=1", uint64(0), uint8(0))
 	f.Add("key", "xyz", uint64(0x0404), uint8(1))
@@ -146,17 +146,17 @@ func FuzzClean(f *testing.F) {
 		}
 		text := before + key + after
 		got := g.Clean(text)
-		// Without fifteen of its characters the key is useless.
+		// A reader who sees the key without these fifteen characters can't use it.
 		if plain := unescape(got); strings.Contains(plain, body[5:20]) && !strings.Contains(unescape(before+after), body[5:20]) {
 			t.Errorf("Clean(%q) = %q", text, got)
 		}
 		if all, _ := g.cleaner.scan(text, false); got != all {
-			t.Errorf("Clean(%q) = %q, without a look beforehand %q", text, got, all)
+			t.Errorf("Clean(%q) = %q, without the quick test %q", text, got, all)
 		}
 		if again := g.Clean(got); again != got {
 			t.Errorf("cleaned again: %q, then %q", got, again)
 		}
-		// What holds no beginning of a key stays untouched.
+		// Clean leaves a text alone that holds neither a prefix nor an escape.
 		if rest := before + after; !strings.ContainsAny(rest, `%\`) && !mayHold(g, rest) && g.Clean(rest) != rest {
 			t.Errorf("Clean(%q) = %q", rest, g.Clean(rest))
 		}
@@ -207,7 +207,8 @@ func FuzzParse(f *testing.F) {
 				got = append(got, v)
 			}
 		}
-		// Only what net/url drops may be added to what it finds, and nothing be missing.
+		// This package finds every value that net/url finds, and otherwise only values that
+		// net/url drops.
 		values, err := url.ParseQuery(query)
 		if !contains(got, nonEmpty(values["api_key"]), longest) {
 			t.Errorf("query %q: %q, net/url has %q", query, got, values["api_key"])
@@ -224,7 +225,7 @@ func FuzzParse(f *testing.F) {
 				got = append(got, v)
 			}
 		}
-		// net/http trims line breaks too; no header holds one.
+		// net/http also trims line breaks, which no header of a real request holds.
 		if strings.ContainsAny(line, "\r\n") {
 			return
 		}

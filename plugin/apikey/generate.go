@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// Generate returns a new full key of the environment from crypto/rand, under the
-// first prefix written for it; "" is the default environment. The error wraps
-// ErrEnvironment; it is the only one. It does not block once the system has entropy.
+// Generate returns a new full key of the environment, made with crypto/rand and the first prefix
+// that is configured for it. "" means the default environment. Its only error wraps
+// ErrEnvironment. It blocks only until the system has entropy.
 func (g *Grammar) Generate(environment string) (string, error) {
 	if environment == "" {
 		environment = g.environments[0]

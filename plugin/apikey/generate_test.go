@@ -5,8 +5,9 @@ import (
 	"testing"
 )
 
-// Sample tokens of GitHub's, long revoked, published with therootcompany/base62-token.js;
-// without their prefix, of which the checksum does not depend.
+// githubTokens are sample tokens of GitHub, long revoked, published with
+// therootcompany/base62-token.js. They stand here without their prefix, on which the checksum does
+// not depend.
 var githubTokens = []string{
 	"zQWBuTSOoRi4A9spHcVY5ncnsDkxkJ" + "0mLq17",
 	"adE7dp8rHP6gUTuPwxLTZjZdtya3sV" + "0UQzQM",
@@ -65,7 +66,7 @@ func TestGenerate(t *testing.T) {
 	}
 }
 
-// Each character must be made by equally many bytes, and no other made at all.
+// digit maps four bytes to each base62 character, and none to any other character.
 func TestDigitIsFair(t *testing.T) {
 	count := map[byte]int{}
 	for b := range 256 {
@@ -83,8 +84,8 @@ func TestDigitIsFair(t *testing.T) {
 	}
 }
 
-// Chi-square over all characters together and over each position: with 61 degrees
-// of freedom a value above 160 has a probability under 1e-10.
+// Generate draws all base62 characters equally often, at each position and in all. The test is
+// chi-square: with 61 degrees of freedom a value above 160 has a probability under 1e-10.
 func TestGenerateIsUniform(t *testing.T) {
 	g := newGrammar(t, nil, Format{Length: 32, Checksum: NoChecksum}, nil)
 	const keys = 8000

@@ -11,7 +11,7 @@ const (
 	DefaultLength = 32
 
 	minPrefix, maxPrefix = 2, 32
-	maxLength            = 255 // after an issued prefix
+	maxLength            = 255 // characters after an issued prefix
 	minAccepted          = 8   // characters after an accepted prefix
 	maxAccepted          = 512
 	maxKeyLength         = maxPrefix + maxAccepted
@@ -19,29 +19,33 @@ const (
 	maxName              = 64
 )
 
-// defaultPrefixes are those of a keyspace that names none.
+// defaultPrefixes are the prefixes of a keyspace whose configuration names none.
 var defaultPrefixes = []Prefix{{"kg_live_", "live"}, {"kg_test_", "test"}}
 
 // ErrEnvironment is returned for an environment for which a grammar issues no keys.
 var ErrEnvironment = errors.New("unknown environment")
 
-// Grammar is the shapes of one keyspace: what it issues and what it accepts.
-// Immutable, safe for concurrent use.
+// Grammar holds the shapes of one keyspace's keys, issued and accepted. Immutable, safe for
+// concurrent use.
 type Grammar struct {
-	shapes       []Shape // issued ones first, each part as written
+	shapes       []Shape // issued ones first, then accepted ones, each in the order of the configuration
 	environments []string
 	prefixes     []string // non-empty ones, each once
-	longest      int      // of all keys that have a shape
+	longest      int      // length of the longest key that has a shape
 	cleaner      *Cleaner
 }
 
-// NewGrammar checks and compiles. Without prefixes it takes kg_live_ and kg_test_, without
-// a length or a checksum those of Format. It refuses formats with less than 128 random
-// bits or less than 96 hidden ones, prefixes that are empty, doubled, under 2 or over 32
-// characters, not of A-Za-z0-9_- or that begin one another ambiguously (the rest of the
-// longer could be random characters of the shorter), and names the offender. An
-// accepted shape may have an issued prefix, and a prefix of any visible characters but %, \ and
-// those that no key may have; it is never refused for its entropy, but shows less.
+// NewGrammar checks and compiles the shapes of a keyspace. The default prefixes are kg_live_ and
+// kg_test_; the default length and checksum are Format's.
+//
+// It returns an error, which names the wrong value, for a format with fewer than 128 random or 96
+// hidden bits. A prefix is an error if it is empty, given twice, under 2 or over 32 characters, or
+// not of A-Za-z0-9_-, or if it begins another one ambiguously: the rest of the longer could be
+// random characters of the shorter.
+//
+// An accepted shape may have an issued prefix, and a prefix of any visible characters but %, \ and
+// those that no key may have. It may have any entropy: with little, fewer characters of a key are
+// shown.
 func NewGrammar(prefixes []Prefix, format Format, accept []Accept) (*Grammar, error) {
 	if len(prefixes) == 0 {
 		prefixes = defaultPrefixes
@@ -90,7 +94,8 @@ func NewGrammar(prefixes []Prefix, format Format, accept []Accept) (*Grammar, er
 	return g, nil
 }
 
-// add completes s and appends it. It refuses an issued shape that shows too much.
+// add completes s and appends it. It returns an error for an issued shape of which fewer than
+// hiddenBits would stay hidden.
 func (g *Grammar) add(s Shape) error {
 	s.class = s.Charset.class()
 	s.show()
@@ -212,9 +217,9 @@ func consistsOf(s, chars string) bool {
 	return true
 }
 
-// Match returns the shape key has, checksum included; nil when it has none. Issued
-// shapes come before accepted ones, each in the order written. It does not allocate
-// and reads no more of an overlong value than its length.
+// Match returns the shape that key has, checksum included, or nil. Issued shapes come before
+// accepted ones, each in the order written. It does not allocate and reads no more of an overlong
+// value than its length.
 func (g *Grammar) Match(key string) *Shape {
 	if len(key) > g.longest {
 		return nil

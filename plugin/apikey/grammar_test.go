@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// testGrammar has what a keyspace may have: two environments, and accepted shapes
-// with a prefix of their own, with an issued one, of any characters, and with none.
+// testGrammar has two environments and three accepted shapes: one with its own prefix, one with an
+// issued prefix, and one of any characters.
 func testGrammar(t testing.TB) *Grammar {
 	return newGrammar(t,
 		[]Prefix{{"sk_live_", "live"}, {"sk_test_", "test"}}, Format{},
@@ -43,7 +43,7 @@ func TestMatch(t *testing.T) {
 	// 26 zeros have the CRC-32 d66c01c2, in base62 3vSKjy.
 	zeros := "sk_live_" + strings.Repeat("0", 26) + "3vSKjy"
 	for name, tc := range map[string]struct {
-		key, shape string // a shape by its name, or its environment where issued
+		key, shape string // shape is the name of an accepted shape, or the environment of an issued one
 	}{
 		"issued":             {zeros, "live"},
 		"other environment":  {"sk_test_" + zeros[8:], "test"},
@@ -92,7 +92,7 @@ func TestMatchWithoutPrefix(t *testing.T) {
 		t.Errorf("Match = %v", s)
 	}
 	if s := g.Match(strings.Repeat("0", 32)); s != nil {
-		t.Errorf("Match took what is not base58: %v", s)
+		t.Errorf("Match accepted a key that is not base58: %v", s)
 	}
 	if !reflect.DeepEqual(g.Environments(), []string{"live", "test"}) || !g.Prefixed("kg_live_") || !g.Prefixed("kg_test_x") {
 		t.Error("the default prefixes are not kg_live_ and kg_test_")
@@ -130,7 +130,7 @@ func TestShown(t *testing.T) {
 	}
 }
 
-// Where a key has the shape of an issued and of an accepted one, the stricter holds.
+// Of a key with an issued and an accepted shape, Shown returns only as much as both may show.
 func TestShownOfTwoShapes(t *testing.T) {
 	g := newGrammar(t, []Prefix{{"sk_live_", "live"}}, Format{Checksum: NoChecksum},
 		[]Accept{{Name: "hex", Prefix: "sk_live_", MinLength: 24, MaxLength: 64, Charset: Hex}})
@@ -142,7 +142,7 @@ func TestShownOfTwoShapes(t *testing.T) {
 	}
 }
 
-// For every shape that is taken, what stays hidden has 96 bits, or nothing is shown.
+// Every shape that NewGrammar accepts keeps 96 bits hidden, or shows nothing after the prefix.
 func TestHiddenBits(t *testing.T) {
 	for n := 1; n <= maxPrefix; n++ {
 		for length := 20; length <= 48; length++ {
@@ -180,7 +180,7 @@ func TestHiddenBits(t *testing.T) {
 	}
 }
 
-// The error must name a length that is then taken.
+// The error for too short a key names a length that NewGrammar accepts.
 func TestLengthAdvice(t *testing.T) {
 	for prefix, want := range map[string]string{"ck_": "at least 36", "vlk_": "at least 35", "ab": "at least 37"} {
 		_, err := NewGrammar([]Prefix{{prefix, "live"}}, Format{}, nil)
@@ -194,7 +194,7 @@ func TestLengthAdvice(t *testing.T) {
 	newGrammar(t, []Prefix{{"knouds_live_", "live"}}, Format{}, nil)
 }
 
-func TestNewGrammarRefuses(t *testing.T) {
+func TestNewGrammarRejects(t *testing.T) {
 	live := []Prefix{{"sk_live_", "live"}}
 	one := func(a Accept) []Accept { return []Accept{a} }
 	for name, tc := range map[string]struct {
@@ -239,7 +239,7 @@ func TestNewGrammarRefuses(t *testing.T) {
 	}
 }
 
-// A prefix may begin another when what follows can't be random.
+// A prefix may begin another one where the rest of the longer can't be random characters.
 func TestPrefixBeginsPrefix(t *testing.T) {
 	g := newGrammar(t, []Prefix{{"acme_", "live"}, {"acme_test_", "test"}}, Format{Length: 40}, nil)
 	for _, env := range g.Environments() {

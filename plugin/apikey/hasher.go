@@ -8,24 +8,25 @@ import (
 )
 
 // Algorithm names how a stored digest was made from the full key: "sha256", or
-// "hmac-sha256:<pepper id>" where the pepper id is the first 8 hex characters of
-// SHA-256("keygate pepper id" || pepper). Imports add others.
+// "hmac-sha256:<pepper id>" where the pepper id is the first 8 hex characters of SHA-256("keygate
+// pepper id" || pepper). Imported keys may have others: SHA512 and bcrypt.
 type Algorithm string
 
 // SHA256 is the algorithm of keys that were issued without a pepper.
 const SHA256 Algorithm = "sha256"
 
-// hmacSHA256 is what the algorithms of peppered keys begin with.
+// hmacSHA256 begins the algorithm of keys that were digested with a pepper. The pepper's id
+// follows.
 const hmacSHA256 = "hmac-sha256:"
 
 // MinPepper is the least number of bytes a pepper may have.
 const MinPepper = 16
 
-// Candidate is one form in which a presented key may rest in the store.
+// Candidate is one form in which the store may hold a presented key.
 //
-// Digest has one size for every algorithm, so that a store's index, a cache's key and
-// a filter of all digests need know only one. An algorithm whose own result is longer
-// (an imported SHA-512) is stored, and looked up, as SHA-256 of that result.
+// Digest has one size for every algorithm, so that a store's index, a cache and a filter of all
+// digests handle only one. An algorithm whose own result is longer (an imported SHA-512) is
+// stored, and looked up, as SHA-256 of that result.
 type Candidate struct {
 	Algorithm Algorithm
 	Digest    Digest
@@ -34,7 +35,7 @@ type Candidate struct {
 // Hasher digests keys under the configured peppers. Immutable, safe for concurrent use.
 type Hasher struct {
 	peppers []pepper
-	foreign []pepper // of imported keys
+	foreign []pepper // of other systems, from which keys were imported
 }
 
 // NewHasher returns a Hasher; the first pepper is the current one, further ones are
@@ -60,8 +61,9 @@ func NewHasher(peppers ...string) (*Hasher, error) {
 	return h, nil
 }
 
-// Primary returns the digest under which a key issued now would be stored, and by
-// which caches know a key. It does not allocate for keys that any Grammar takes.
+// Primary returns the digest under which a newly issued key is stored, and which identifies a key
+// in caches. It does not allocate for a key of up to maxKeyLength bytes; no Grammar accepts a
+// longer one.
 func (h *Hasher) Primary(key string) Digest {
 	if len(h.peppers) == 0 {
 		return plain(key)
@@ -85,7 +87,7 @@ func (h *Hasher) Candidates(dst []Candidate, key string) []Candidate {
 		p := &h.peppers[i]
 		dst = append(dst, Candidate{Algorithm: p.algorithm, Digest: p.digest(key)})
 	}
-	dst = append(dst, Candidate{Algorithm: SHA256, Digest: plain(key)}) // the primary one where there is no pepper
+	dst = append(dst, Candidate{Algorithm: SHA256, Digest: plain(key)}) // primary where there is no pepper
 	for i := range h.foreign {
 		p := &h.foreign[i]
 		dst = append(dst, Candidate{Algorithm: p.algorithm, Digest: p.digest(key)})
@@ -109,8 +111,8 @@ func (h *Hasher) Checks() map[string]string {
 	return checks
 }
 
-// pepper is an HMAC key, prepared: RFC 2104 hashes its padded forms before the inner
-// and the outer message.
+// pepper is an HMAC key with its two padded forms of RFC 2104, which are hashed before the inner
+// and before the outer message.
 type pepper struct {
 	id           string
 	algorithm    Algorithm
@@ -145,8 +147,8 @@ func plain(key string) Digest {
 	return sha256.Sum256(buf[:copy(buf[:], key)])
 }
 
-// digest returns HMAC-SHA-256 of key. It is written out because crypto/hmac allocates:
-// with the message laid behind the pad on the stack, two calls of Sum256 do it.
+// digest returns HMAC-SHA-256 of key. It does not use crypto/hmac, which allocates: it puts pad
+// and message into a buffer on the stack and calls Sum256 twice.
 func (p *pepper) digest(key string) Digest {
 	if len(key) > maxKeyLength {
 		return p.digestLong(key)
@@ -160,7 +162,7 @@ func (p *pepper) digest(key string) Digest {
 	return sha256.Sum256(buf[:n])
 }
 
-// digestLong is digest for what no Grammar takes.
+// digestLong is digest for texts that are longer than any key. It allocates.
 func (p *pepper) digestLong(key string) (d Digest) {
 	mac := hmac.New(sha256.New, []byte(p.secret))
 	mac.Write([]byte(key))

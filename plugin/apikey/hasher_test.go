@@ -41,7 +41,7 @@ func TestHasherWithoutPepper(t *testing.T) {
 	}
 }
 
-// The written-out HMAC must be crypto/hmac's for every length of pepper and key.
+// Primary equals crypto/hmac's result for peppers and keys of any length.
 func TestHasherEqualsHMAC(t *testing.T) {
 	for _, n := range []int{16, 31, 32, 63, 64, 65, 127, 300} {
 		secret := strings.Repeat("p", n-1) + "q"
@@ -111,7 +111,7 @@ func TestHasherChecks(t *testing.T) {
 	}
 }
 
-func TestNewHasherRefuses(t *testing.T) {
+func TestNewHasherRejects(t *testing.T) {
 	for name, tc := range map[string]struct {
 		peppers []string
 		want    string

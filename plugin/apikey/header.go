@@ -39,8 +39,8 @@ func (authorizationPlace) layout(scheme string) layout {
 
 func (authorizationPlace) mayHold(string, string) bool { return true }
 
-// value returns what follows the scheme in an Authorization value. Schemes are the same in any case
-// (RFC 9110, section 11.1).
+// value returns the credentials after the scheme of an Authorization value. Schemes are
+// case-insensitive (RFC 9110, section 11.1).
 func (authorizationPlace) value(text, scheme string, _ int) string {
 	text = trim(text)
 	n := len(scheme)

@@ -19,21 +19,21 @@ import (
 // SHA-256 of it.
 const SHA512 Algorithm = "sha512"
 
-// bcryptAlgorithm is what the algorithms of keys imported as bcrypt begin with; the hash follows.
+// bcryptAlgorithm begins the algorithm of keys that were imported as bcrypt. The hash follows.
 const bcryptAlgorithm = "bcrypt:"
 
 const (
-	// MaxBcryptKey is how many bytes of a key bcrypt heeds. A longer key is never
-	// compared: any key with the same beginning would be as good.
+	// MaxBcryptKey is how many bytes of a key bcrypt hashes; it ignores all others. A longer key
+	// is never compared, since any key with the same beginning would match.
 	MaxBcryptKey = 72
-	// MaxBcryptCost bounds what one comparison may take: about a second.
+	// MaxBcryptCost bounds the time of one comparison to about a second.
 	MaxBcryptCost = 14
 	minBcryptCost = 4
 )
 
 // WithForeign returns a Hasher that also finds keys which another system stored as HMAC-SHA-256
-// under its own peppers. They are never used for new keys. An empty pepper, one given twice, and
-// one that is a pepper of h is an error. Errors never hold a pepper.
+// under its own peppers. These peppers are never used for new keys. An empty pepper, one given
+// twice, and one that is a pepper of h is an error. Errors never hold a pepper.
 func (h *Hasher) WithForeign(peppers ...string) (*Hasher, error) {
 	out := &Hasher{peppers: h.peppers}
 	for i, secret := range peppers {
@@ -68,9 +68,10 @@ func PepperID(secret string) string {
 	return hex.EncodeToString(id[:4])
 }
 
-// Imported returns the form in which a key is stored that comes as a hash: algorithm is
-// sha256, sha512 or hmac-sha256, hash in hexadecimal or base64. pepperID names the pepper of an HMAC, and may be empty
-// where only one is configured. The errors never hold the hash.
+// Imported returns the form in which a key is stored that is imported as a hash. algorithm is
+// sha256, sha512 or hmac-sha256; hash is in hexadecimal or base64. pepperID names the pepper of an
+// HMAC. It may be empty where there is one import pepper, or none and one pepper. The errors never
+// hold the hash.
 func (h *Hasher) Imported(algorithm, hash, pepperID string) (Candidate, error) {
 	if pepperID != "" && algorithm != "hmac-sha256" {
 		return Candidate{}, fmt.Errorf("a pepper belongs to hmac-sha256, not to %s", algorithm)
@@ -110,15 +111,15 @@ func (h *Hasher) importPepper(id string) (*pepper, error) {
 	return nil, errors.New("several peppers are configured: name the one that the hash was made with by its id")
 }
 
-// decodeHash decodes a hash of that many bytes. With an error it returns zeros of the right size,
-// so that the caller may convert the result first.
+// decodeHash decodes a hash of size bytes. With an error it returns size zero bytes, so that the
+// caller can convert the result to an array before it checks the error.
 func decodeHash(text string, size int) ([]byte, error) {
 	if len(text) == hex.EncodedLen(size) {
 		if b, err := hex.DecodeString(text); err == nil {
 			return b, nil
 		}
 	}
-	// Base64 in either alphabet, padded or not.
+	// Base64 may be in the standard or the URL alphabet, with padding or without.
 	plain := strings.NewReplacer("-", "+", "_", "/").Replace(strings.TrimRight(text, "="))
 	if len(text) <= base64.StdEncoding.EncodedLen(size) {
 		if b, err := base64.RawStdEncoding.DecodeString(plain); err == nil && len(b) == size {
@@ -134,7 +135,7 @@ func sha512Digest(key string) Digest {
 		sum := sha512.Sum512([]byte(key))
 		return sha256.Sum256(sum[:])
 	}
-	var buf [maxKeyLength]byte // see plain
+	var buf [maxKeyLength]byte // on the stack, as in plain
 	sum := sha512.Sum512(buf[:copy(buf[:], key)])
 	return sha256.Sum256(sum[:])
 }
@@ -143,17 +144,17 @@ func sha512Digest(key string) Digest {
 // its key's Hint, so that indexes, caches and filters of digests find it too.
 type Hint [16]byte
 
-// hintMin and hintMax are how many characters after the prefix are in a Hint. Keys of which enough
-// is known have the longer Hint, which fewer keys share.
+// hintMin and hintMax are how many characters after the prefix are in a Hint. A key of which
+// enough characters are known has the longer Hint, which fewer other keys share.
 const hintMin, hintMax = 4, 8
 
-func hintOf(beginning string) (l Hint) {
+func hintOf(beginning string) (h Hint) {
 	var buf [len(hintForm) + maxPrefix + hintMax]byte
 	n := copy(buf[:], hintForm)
 	n += copy(buf[n:], beginning)
 	d := sha256.Sum256(buf[:n])
-	copy(l[:], d[:])
-	return l
+	copy(h[:], d[:])
+	return h
 }
 
 const hintForm = "keygate lead\x00"
@@ -168,7 +169,7 @@ func (g *Grammar) Hints(dst []Hint, key string) []Hint {
 	for i := range g.shapes {
 		p := g.shapes[i].Prefix
 		if len(p) == last || !strings.HasPrefix(key, p) {
-			continue // of two prefixes of one length that key begins with, both are the same
+			continue // two prefixes of one length that begin key are equal
 		}
 		last = len(p)
 		for _, n := range [...]int{len(p) + hintMax, len(p) + hintMin} {
@@ -180,10 +181,10 @@ func (g *Grammar) Hints(dst []Hint, key string) []Hint {
 	return dst
 }
 
-// Bcrypt returns the stored form of a key that is imported as a bcrypt hash. prefix is the part of
-// the key's beginning that is known. It returns an error where prefix has fewer than four
-// characters after the prefix of its shape, since too many keys could be meant, where hash is no
-// bcrypt hash, and where comparing it takes too long.
+// Bcrypt returns the stored form of a key that is imported as a bcrypt hash. prefix is the known
+// beginning of the key. It must hold at least four characters after the prefix of the key's shape:
+// with fewer, too many keys would have the same Hint. Bcrypt returns an error for a shorter
+// prefix, for a text that is no bcrypt hash, and for a hash that takes too long to compare.
 func (g *Grammar) Bcrypt(hash, prefix string) (Candidate, Hint, error) {
 	if err := checkBcrypt(hash); err != nil {
 		return Candidate{}, Hint{}, err
@@ -202,15 +203,15 @@ func (g *Grammar) Bcrypt(hash, prefix string) (Candidate, Hint, error) {
 	if longest < 0 || len(prefix) < n {
 		return Candidate{}, Hint{}, fmt.Errorf("prefix must hold the key's prefix and at least %d of the random characters after it, by which a bcrypt hash is found", hintMin)
 	}
-	lead := hintOf(prefix[:n])
+	hint := hintOf(prefix[:n])
 	sum := sha256.Sum256([]byte(hash))
 	c := Candidate{Algorithm: Algorithm(bcryptAlgorithm + hash)}
-	copy(c.Digest[copy(c.Digest[:], lead[:]):], sum[:])
-	return c, lead, nil
+	copy(c.Digest[copy(c.Digest[:], hint[:]):], sum[:])
+	return c, hint, nil
 }
 
-// checkBcrypt returns an error for a text that is no usable bcrypt hash, such as $2b$10$ and 53
-// characters.
+// checkBcrypt returns an error where hash is no usable bcrypt hash. A usable one begins like
+// $2b$10$, and 53 characters follow.
 func checkBcrypt(hash string) error {
 	const alphabet = base62 + "./"
 	if len(hash) != 60 || hash[3] != '$' || hash[6] != '$' || !consistsOf(hash[7:], alphabet) {
@@ -236,7 +237,7 @@ func (a Algorithm) Bcrypt() (hash string, ok bool) {
 	return strings.CutPrefix(string(a), bcryptAlgorithm)
 }
 
-// Name returns the algorithm without a key's or pepper's own part.
+// Name returns the algorithm without the pepper's id or the bcrypt hash that follows it.
 func (a Algorithm) Name() string {
 	name, _, _ := strings.Cut(string(a), ":")
 	return name
@@ -247,7 +248,7 @@ func (a Algorithm) Name() string {
 type Mark [16]byte
 
 // Marks appends to dst the marks that an import of this digest may have left, the current one
-// first. Under a pepper, a mark does not confirm a guessed key without the pepper.
+// first. A mark made with a pepper does not confirm a guessed key without that pepper.
 func (h *Hasher) Marks(dst []Mark, d Digest) []Mark {
 	text := "keygate mark " + hex.EncodeToString(d[:])
 	for i := range h.peppers {

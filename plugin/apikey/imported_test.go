@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// Whatever hash of a key is imported, in whatever spelling, must be among the forms in
-// which the key is then looked for.
+// Every hash of a key that can be imported, in hexadecimal or base64, is among the candidates that
+// are looked up for the key.
 func TestImportedIsFound(t *testing.T) {
 	const key, foreign = "old_0123456789abcdef", "their pepper"
 	h, err := newHasher(t, pepper1).WithForeign(foreign)
@@ -46,7 +46,7 @@ func TestImportedIsFound(t *testing.T) {
 	}
 }
 
-// The first form is always the one in which keys are stored now.
+// The first candidate is the form of newly issued keys, even with import peppers.
 func TestForeignIsNeverPrimary(t *testing.T) {
 	for _, own := range [][]string{nil, {pepper1}} {
 		h, err := newHasher(t, own...).WithForeign("theirs")
@@ -59,7 +59,7 @@ func TestForeignIsNeverPrimary(t *testing.T) {
 	}
 }
 
-func TestImportedRefused(t *testing.T) {
+func TestImportedRejects(t *testing.T) {
 	sum := sha256.Sum256([]byte("k"))
 	good := hex.EncodeToString(sum[:])
 	none, two := newHasher(t), newHasher(t, pepper1, pepper2)
@@ -95,7 +95,7 @@ func TestImportedRefused(t *testing.T) {
 
 const someBcrypt = "$2b$10$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy"
 
-func TestBcryptLead(t *testing.T) {
+func TestBcryptHint(t *testing.T) {
 	g, err := NewGrammar([]Prefix{{"sk_live_", "live"}}, Format{}, []Accept{
 		{Name: "old", Prefix: "old_", MinLength: 20, MaxLength: 64, Charset: Hex},
 		{Name: "long", Prefix: "long_", MinLength: 100, MaxLength: 200},
@@ -105,7 +105,7 @@ func TestBcryptLead(t *testing.T) {
 	}
 	const key = "old_0123456789abcdef0123"
 	for _, n := range []int{8, 9, 11, 12, 20} {
-		c, lead, err := g.Bcrypt(someBcrypt, key[:n])
+		c, hint, err := g.Bcrypt(someBcrypt, key[:n])
 		if err != nil {
 			t.Errorf("%d characters: %v", n, err)
 			continue
@@ -113,15 +113,15 @@ func TestBcryptLead(t *testing.T) {
 		if hash, ok := c.Algorithm.Bcrypt(); !ok || hash != someBcrypt || c.Algorithm.Name() != "bcrypt" {
 			t.Errorf("algorithm %q", c.Algorithm)
 		}
-		if string(c.Digest[:16]) != string(lead[:]) || !slices.Contains(g.Hints(nil, key), lead) {
-			t.Errorf("%d characters: the key is not led to its hash", n)
+		if string(c.Digest[:16]) != string(hint[:]) || !slices.Contains(g.Hints(nil, key), hint) {
+			t.Errorf("%d characters: the hints of the key do not find its hash", n)
 		}
-		if slices.Contains(g.Hints(nil, "old_1123456789abcdef0123"), lead) {
-			t.Errorf("%d characters: another key is led there", n)
+		if slices.Contains(g.Hints(nil, "old_1123456789abcdef0123"), hint) {
+			t.Errorf("%d characters: another key has the same hint", n)
 		}
 	}
-	if leads := g.Hints(nil, "old_"+strings.Repeat("0", 69)); len(leads) != 0 {
-		t.Error("a key of which bcrypt would heed only a part is led somewhere")
+	if hints := g.Hints(nil, "old_"+strings.Repeat("0", 69)); len(hints) != 0 {
+		t.Error("a key longer than bcrypt hashes has hints")
 	}
 	for _, tc := range []struct{ name, hash, prefix string }{
 		{"no prefix", someBcrypt, ""},
@@ -150,7 +150,7 @@ func TestFit(t *testing.T) {
 	for _, tc := range []struct{ prefix, last, wantPrefix, wantLast string }{
 		{"sk_live_abcd", "wxyz", "sk_live_abcd", "wxyz"},
 		{"sk_live_abcdefgh", "wxyz", "sk_live_abcd", "wxyz"},
-		{"s_0123", "cdef", "s_", ""}, // all of it would be 32 bits
+		{"s_0123", "cdef", "s_", ""}, // a key of this shape may have only 32 random bits, so none of them is shown
 		{"sk_", "", "sk_", ""},
 		{"", "", "", ""},
 	} {
@@ -177,7 +177,8 @@ func TestMarks(t *testing.T) {
 	}
 }
 
-// Whatever is offered as a hash: no panic, and nothing of it in an error.
+// Imported, Bcrypt and Fit accept any text without a panic, and an error of Imported never holds
+// the hash.
 func FuzzImported(f *testing.F) {
 	f.Add("sha256", strings.Repeat("ab", 32), "", "old_0123")
 	f.Add("bcrypt", someBcrypt, "", "sk_live_abcd")
@@ -194,8 +195,8 @@ func FuzzImported(f *testing.F) {
 		if _, err := h.Imported(algorithm, hash, pepper); err != nil && len(hash) > 20 && strings.Contains(err.Error(), hash) {
 			t.Errorf("the error holds the hash: %v", err)
 		}
-		c, lead, err := g.Bcrypt(hash, prefix)
-		if err == nil && (len(hash) != 60 || string(c.Digest[:16]) != string(lead[:])) {
+		c, hint, err := g.Bcrypt(hash, prefix)
+		if err == nil && (len(hash) != 60 || string(c.Digest[:16]) != string(hint[:])) {
 			t.Errorf("%q, %q: %+v", hash, prefix, c)
 		}
 		first, last, err := g.Fit(prefix, pepper)

@@ -54,7 +54,7 @@ func cut(s string, separator byte, gone func(part string) bool) string {
 			end = i + n
 		}
 		if gone(s[i:end]) {
-			// The separator after it goes too; after the last part, the one before it.
+			// The separator after the part is cut too, and after the last part the one before it.
 			found = true
 			left.WriteString(s[done:i])
 			done = min(end+1, len(s))

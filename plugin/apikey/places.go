@@ -16,45 +16,45 @@ type PlaceKind string
 type Place struct {
 	Kind PlaceKind `json:"in"`
 	// Name is the header, the query parameter or the cookie; for InAuthorization the scheme,
-	// "Bearer". Headers and schemes are the same in any case, the others are not.
+	// "Bearer". Header names and schemes are case-insensitive, the others are not.
 	Name string `json:"name"`
 }
 
-// placeKind is how credentials are read, removed and written in places of one kind. A further kind
-// is a type that implements it, and a line in placeKinds.
+// placeKind reads, replaces and writes credentials in places of one kind. To add a kind, implement
+// placeKind and add a line to placeKinds.
 type placeKind interface {
 	// canonical returns name as requests have it. It returns an error for a name under which no
 	// request can hold a key as it is.
 	canonical(name string) (string, error)
-	// layout returns where places of a canonical name are.
+	// layout returns where in a request the place with this canonical name is.
 	layout(name string) layout
 	// mayHold reports whether a part of text may have the name. It rules out most texts at little
-	// cost. It is asked only where the layout has a separator.
+	// cost. It is called only where the layout has a separator.
 	mayHold(text, name string) bool
 	// value returns the value of a part, "" where the part does not have the name. It may return
 	// less of a value that is longer than longest, but then still more than longest bytes. It
 	// allocates only for a value with escapes.
 	value(part, name string, longest int) string
-	// mapValue returns part with its value replaced by what f returns for it, part itself where it
-	// does not have the name. The value has the escapes and quotes that it came with.
+	// mapValue returns part with its value replaced by f's result, part itself where it does not
+	// have the name. f gets the value with its escapes and quotes.
 	mapValue(part, name string, f func(value string) string) string
 	// put writes a key into a request's header or URL.
 	put(h http.Header, u *url.URL, name, key string)
 }
 
-// layout is where in a request a place is.
+// layout is where in a request a credential of one place stands.
 type layout struct {
 	// header is the canonical name of the header that the place is in, "" for the URL's query.
 	header string
 	// separator separates the parts of the header's value or the query, one of which is the
 	// place's. It is 0 where the whole value is one part.
 	separator byte
-	// scheme precedes the credential, in any case. Clients send credentials of the
-	// upstream's own with it too. Without a scheme it is "".
+	// scheme is the case-insensitive word before the credential, "" for none. Clients also send it
+	// before tokens that are meant for the upstream.
 	scheme string
 }
 
-// placeKinds are the kinds of places, in the order of messages. The most common come first.
+// placeKinds lists the kinds of places, the most common first.
 var placeKinds = [...]struct {
 	name PlaceKind
 	kind placeKind
@@ -65,7 +65,7 @@ var placeKinds = [...]struct {
 	{InCookie, cookiePlace{}},
 }
 
-// PlaceKinds returns every kind of place.
+// PlaceKinds returns every kind of place, the most common first.
 func PlaceKinds() []PlaceKind {
 	var out []PlaceKind
 	for i := range placeKinds {
@@ -93,7 +93,7 @@ func (p Place) Header() string {
 	return ""
 }
 
-// Same reports whether p and q are one place. Places without a valid name are none.
+// Same reports whether p and q are the same place. It returns false where a name is invalid.
 func (p Place) Same(q Place) bool {
 	a, errA := p.canonical()
 	b, errB := q.canonical()
@@ -105,8 +105,8 @@ func (p Place) Same(q Place) bool {
 }
 
 // Map returns text, a value of the place's header or a raw query, with every value that may be a
-// credential replaced by what f returns for it: escaped and quoted as it came. It returns text
-// itself where f changes nothing.
+// credential replaced by f's result. f gets the value with its escapes and quotes. Map returns
+// text itself where f changes nothing.
 func (p Place) Map(text string, f func(value string) string) string {
 	kind := p.Kind.implementation()
 	if kind == nil {
@@ -143,7 +143,7 @@ func (p Place) canonical() (Place, error) {
 	return p, err
 }
 
-// maxPlaces keeps a set of places in one machine word.
+// maxPlaces bounds the number of places, so that a set of them fits into one machine word.
 const maxPlaces = 16
 
 // Places finds and removes credentials. Immutable, safe for concurrent use.

@@ -18,19 +18,20 @@ func newPlaces(t testing.TB, places ...Place) *Places {
 	return p
 }
 
-// everywhere has a place of each kind, and two of headers.
+// everywhere returns a place of each kind, and a second header.
 func everywhere(t testing.TB) *Places {
 	return newPlaces(t, Place{InAuthorization, "bearer"}, Place{InHeader, "x-api-key"}, Place{InHeader, "Api-Token"},
 		Place{InQuery, "api_key"}, Place{InCookie, "key"})
 }
 
-// request is what of a request Places sees.
+// request holds the parts of an HTTP request that Places reads.
 type request struct {
 	h http.Header
 	u *url.URL
 }
 
-// newRequest reads "Name: value" lines; one that begins with ? is the raw query.
+// newRequest builds a request from "Name: value" lines. A line that begins with ? is the raw
+// query.
 func newRequest(lines ...string) request {
 	r := request{http.Header{}, &url.URL{Path: "/v1"}}
 	for _, line := range lines {
@@ -63,8 +64,9 @@ const (
 	keyL = "old_0123456789abcdef0123456789abcdef"
 )
 
-// Each case is searched and emptied twice: on a route that needs a key, and on a
-// public or optional one, where only prefixed values count.
+// Find returns a request's credential, and Empty removes it and nothing else. Each case runs
+// twice: for a route that needs a key, and for a public or optional route, on which only values
+// with a prefix are credentials.
 func TestFindAndEmpty(t *testing.T) {
 	g, p := testGrammar(t), everywhere(t)
 	enc := percentEncode(keyA, true, all)
@@ -165,7 +167,7 @@ func TestFindAndEmpty(t *testing.T) {
 		"half-quoted cookie": {[]string{`Cookie: key="` + keyA}, found(`"` + keyA), missing(`Cookie: key="` + keyA)},
 		"cookie twice":       {[]string{"Cookie: key=" + keyA + "; a=b", "Cookie: c=d;key=" + keyA}, found(keyA, "Cookie: a=b", "Cookie: c=d"), found(keyA, "Cookie: a=b", "Cookie: c=d")},
 		"cookies differ":     {[]string{"Cookie: key=" + keyA + "; a=b; key=" + keyB}, ambiguous("Cookie: a=b"), ambiguous("Cookie: a=b")},
-		"cookie in the midst": {[]string{"Cookie: a=1;  key = " + keyA + " ;b=2; ;c"}, found(" "+keyA, "Cookie: a=1;b=2; ;c"),
+		"cookie in the middle": {[]string{"Cookie: a=1;  key = " + keyA + " ;b=2; ;c"}, found(" "+keyA, "Cookie: a=1;b=2; ;c"),
 			missing("Cookie: a=1;  key = " + keyA + " ;b=2; ;c")},
 		"cookie, other case": {[]string{"Cookie: Key=" + keyA}, missing("Cookie: Key=" + keyA), missing("Cookie: Key=" + keyA)},
 		"empty cookie":       {[]string{`Cookie: key=; key=""; a=b`}, missing(`Cookie: key=; key=""; a=b`), missing(`Cookie: key=; key=""; a=b`)},
@@ -201,7 +203,7 @@ func TestFindAndEmpty(t *testing.T) {
 	}
 }
 
-// What Find returns though it is malformed, Match must refuse.
+// Some credentials that Find returns are malformed; Match rejects them.
 func TestFoundButMalformed(t *testing.T) {
 	g, p := testGrammar(t), everywhere(t)
 	for _, line := range []string{
@@ -224,7 +226,7 @@ func TestDefaultPlaces(t *testing.T) {
 	}
 	r := newRequest("?api_key="+keyA, "Cookie: key="+keyA)
 	if _, err := p.Find(r.h, r.u, g, false); err != ErrMissing {
-		t.Errorf("found in a place that is off: %v", err)
+		t.Errorf("found in a place that is not configured: %v", err)
 	}
 	for _, line := range []string{"authorization: Bearer " + keyA, "x-api-key: " + keyA, "X-API-KEY: " + keyA} {
 		r := newRequest(line)
@@ -269,7 +271,7 @@ func TestOtherScheme(t *testing.T) {
 	}
 }
 
-func TestNewPlacesRefuses(t *testing.T) {
+func TestNewPlacesRejects(t *testing.T) {
 	for name, tc := range map[string]struct {
 		places []Place
 		want   string
@@ -317,7 +319,7 @@ func TestFindAllocates(t *testing.T) {
 			t.Errorf("%s: Find allocates %v times (%q)", name, n, v)
 		}
 	}
-	// Emptying headers is on every allowed request's way.
+	// Empty runs for every allowed request, so it must not allocate.
 	r := newRequest()
 	value := []string{"Bearer " + keyA}
 	if n := testing.AllocsPerRun(100, func() {
@@ -328,7 +330,7 @@ func TestFindAllocates(t *testing.T) {
 	}
 }
 
-// Of many credentials no more are read than it takes to reject the request, and all go.
+// A request with more than maxValues credentials is ambiguous, and Empty removes all of them.
 func TestManyCredentials(t *testing.T) {
 	g := testGrammar(t)
 	p := everywhere(t)

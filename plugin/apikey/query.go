@@ -32,8 +32,8 @@ func (queryPlace) mayHold(query, name string) bool {
 	return strings.Contains(query, name) || strings.IndexByte(query, '%') >= 0 || strings.IndexByte(query, '+') >= 0
 }
 
-// value decodes the value. Of a long one it decodes only as much as shows that it is longer than
-// longest.
+// value decodes the parameter's value. It decodes a long value only as far as to show that it is
+// longer than longest.
 func (queryPlace) value(param, name string, longest int) string {
 	// An escaped name is never shorter than the name.
 	if len(param) < len(name) {
@@ -46,7 +46,7 @@ func (queryPlace) value(param, name string, longest int) string {
 	if strings.IndexByte(value, '%') < 0 && strings.IndexByte(value, '+') < 0 {
 		return value
 	}
-	// Three bytes decode to one at least, so these decode to more than longest.
+	// Three bytes decode to at least one, so these decode to more than longest bytes.
 	value = value[:min(len(value), 3*longest+3)]
 	decoded := make([]byte, 0, len(value))
 	for i := 0; i < len(value); {
@@ -86,7 +86,7 @@ func namesParam(key, name string) bool {
 	return i == len(key)
 }
 
-// readParam returns the character at i and the index of the next one.
+// readParam returns the decoded character at i of a query, and the index after it.
 func readParam(s string, i int) (c byte, next int) {
 	switch s[i] {
 	case '+':

@@ -2,12 +2,12 @@ package apikey
 
 import "strings"
 
-// Shape is one entry of a Grammar.
+// Shape is one form of the keys of a Grammar: prefix, length, characters and checksum.
 type Shape struct {
-	// Name of accepted shapes; empty for issued ones.
+	// Name is an accepted shape's name. It is empty for an issued shape.
 	Name        string
 	Prefix      string
-	Environment string // of issued shapes
+	Environment string // empty for an accepted shape
 	Issued      bool
 	// ShownPrefix and ShownLast are how many characters of a key of this shape may be
 	// shown at its start (prefix included) and at its end.
@@ -31,17 +31,18 @@ func (s *Shape) has(key string) bool {
 }
 
 const (
-	// shownPrefix and shownLast are what people know a key by.
+	// shownPrefix and shownLast are how many characters at a key's start and end are shown, so
+	// that people can recognise the key.
 	shownPrefix, shownLast = 12, 4
-	// randomBits is the least a key must have, hiddenBits the least of them that may
-	// neither be shown nor follow from what is shown.
+	// randomBits is the least number of random bits in a key. hiddenBits is how many of them must
+	// stay unknown to a person who sees the shown characters.
 	randomBits, hiddenBits = 128, 96
 )
 
-// show sets ShownPrefix and ShownLast so that of a key of MinLength hiddenBits stay
-// hidden: of the characters after the prefix those at the end are given up first. The
-// prefix itself is no secret. A shown character of a checksum counts as a shown random one:
-// it depends on all random characters, and discloses as many bits of them.
+// show sets ShownPrefix and ShownLast so that hiddenBits of a key of MinLength stay hidden. Where
+// not all may be shown, characters at the key's end are hidden first. The prefix itself is no
+// secret. A shown character of a checksum counts as a shown random one: it depends on all random
+// characters, and discloses as many bits of them.
 func (s *Shape) show() {
 	random := s.MinLength
 	if s.Checksum == CRC32 {

@@ -17,22 +17,24 @@ import (
 	"fmt"
 )
 
-// The headers of a report.
+// KeyIdentifier and KeySignature are the headers of a report: the id of the public key that
+// verifies it, and the signature.
 const (
 	KeyIdentifier = "Github-Public-Key-Identifier"
 	KeySignature  = "Github-Public-Key-Signature"
 )
 
-// ErrSignature reports that no known key of GitHub has signed the report.
-var ErrSignature = errors.New("the report is not signed by a known key of GitHub's")
+// ErrSignature is returned for a report that no known public key of GitHub verifies.
+var ErrSignature = errors.New("the report is not signed by a known GitHub key")
 
 // Keys are the public keys that GitHub signs with. Immutable.
 type Keys struct {
 	byID map[string]*ecdsa.PublicKey
 }
 
-// ParseKeys reads the response of https://api.github.com/meta/public_keys/secret_scanning. It also takes keys that are no
-// longer current, which may have signed an earlier report. The error names the wrong key.
+// ParseKeys reads the response of https://api.github.com/meta/public_keys/secret_scanning. It
+// accepts keys that are no longer current too, since they may have signed an earlier report. An
+// error names the unusable key by its index.
 func ParseKeys(b []byte) (*Keys, error) {
 	var list struct {
 		PublicKeys []struct {
@@ -76,8 +78,8 @@ func parseKey(text string) (*ecdsa.PublicKey, error) {
 	return key, nil
 }
 
-// Verify checks the signature of a report: ECDSA over the SHA-256 of its body by the key with that identifier, as ASN.1
-// in base64. Its only error is ErrSignature.
+// Verify checks a report's signature: ECDSA over the SHA-256 of the body by the key with this
+// identifier, as ASN.1 in base64. Its only error is ErrSignature.
 func (k *Keys) Verify(identifier, signature string, body []byte) error {
 	key := k.byID[identifier]
 	if key == nil {
@@ -94,7 +96,7 @@ func (k *Keys) Verify(identifier, signature string, body []byte) error {
 	return nil
 }
 
-// Token is one match in a report.
+// Token is one match in a report: a text that has the shape of a key, and where GitHub found it.
 type Token struct {
 	Token  string `json:"token"`
 	Type   string `json:"type"`
@@ -102,13 +104,13 @@ type Token struct {
 	Source string `json:"source"`
 }
 
-// The labels of a Verdict.
+// TruePositive and FalsePositive are the labels of a Verdict.
 const (
 	TruePositive  = "true_positive"
 	FalsePositive = "false_positive"
 )
 
-// Verdict is the answer to GitHub whether a match was a key.
+// Verdict is the answer to GitHub about one match: whether it is a key.
 type Verdict struct {
 	// TokenHash is the SHA-256 of the match, in hexadecimal: the answer must not repeat a key.
 	TokenHash string `json:"token_hash"`

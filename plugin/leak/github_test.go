@@ -91,7 +91,7 @@ func TestParseKeys(t *testing.T) {
 		"not DER": listOf(t, "a", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"),
 	} {
 		if _, err := ParseKeys(b); err == nil {
-			t.Errorf("%s: taken", name)
+			t.Errorf("%s: accepted", name)
 		}
 	}
 }

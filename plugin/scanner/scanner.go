@@ -23,8 +23,8 @@ const (
 	// TruffleHog is YAML with custom detectors for TruffleHog 3:
 	// https://docs.trufflesecurity.com/custom-detectors
 	TruffleHog Format = "trufflehog"
-	// GitHub is a list of custom patterns, to be typed into the settings of a repository or organisation, which take no
-	// file:
+	// GitHub is a text with custom patterns. A person enters them in the settings of a repository
+	// or organisation, which accept no file:
 	// https://docs.github.com/en/code-security/secret-scanning/using-advanced-secret-scanning-and-push-protection-features/custom-patterns
 	GitHub Format = "github"
 )
@@ -74,15 +74,15 @@ func Rules(f Format, keyspace string, shapes []apikey.Shape) (string, error) {
 type rule struct {
 	name, description string
 	prefix            string
-	// secret is an expression for a key, class one for a character of its body.
+	// secret is a regular expression for a whole key, class one for a character after its prefix.
 	secret, class string
 }
 
 func ruleOf(keyspace string, s *apikey.Shape, before []rule) rule {
-	what := s.Environment
+	kind := s.Environment
 	description := fmt.Sprintf("API key of %s (%s)", keyspace, s.Environment)
 	if !s.Issued {
-		what = s.Name
+		kind = s.Name
 		description = fmt.Sprintf("API key of %s, issued elsewhere (%s)", keyspace, s.Name)
 	}
 	r := rule{prefix: s.Prefix, class: class(s.Charset), description: description}
@@ -91,9 +91,10 @@ func ruleOf(keyspace string, s *apikey.Shape, before []rule) rule {
 		r.secret += "," + strconv.Itoa(s.MaxLength)
 	}
 	r.secret += "}"
-	base := "keygate-" + keyspace + "-" + what
+	base := "keygate-" + keyspace + "-" + kind
 	r.name = base
-	// An environment may have several prefixes, or the name of an accepted shape.
+	// Two rules would have one name where an environment has several prefixes, or where an
+	// accepted shape has an environment's name. A number makes the names differ.
 	for n := 2; nameTaken(before, r.name); n++ {
 		r.name = base + "-" + strconv.Itoa(n)
 	}
@@ -109,10 +110,11 @@ func nameTaken(rules []rule, name string) bool {
 	return false
 }
 
-// literal quotes a prefix, which may hold any visible character but , ; quotes % and \.
+// literal returns the regular expression of a prefix. A prefix may hold any visible character but
+// comma, semicolon, quotes, % and \.
 func literal(prefix string) string { return regexp.QuoteMeta(prefix) }
 
-// class returns a charset as a character class of RE2, PCRE and Hyperscan.
+// class returns a charset as a character class that RE2, PCRE and Hyperscan understand.
 func class(c apikey.Charset) string {
 	switch c {
 	case apikey.Base58:
@@ -125,13 +127,15 @@ func class(c apikey.Charset) string {
 	return "[0-9A-Za-z]"
 }
 
-// word reports whether c is a word character for \b.
+// word reports whether c is a word character, at which the expression \b sees a word's begin or
+// end.
 func word(c byte) bool {
 	return c == '_' || '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
 }
 
-// bounded returns an RE2 expression for a whole word, whose first group is the key. Where possible it does not match the
-// characters around, so that it finds both of two adjacent keys.
+// bounded returns an RE2 expression that matches the key as a whole word; its first group is the
+// key. Where possible it does not consume the characters around the key, so that it finds both of
+// two keys with one character between them.
 func (r rule) bounded() string {
 	before, after := "", `\b`
 	if word(r.prefix[0]) {
@@ -143,7 +147,8 @@ func (r rule) bounded() string {
 	return before + "(" + r.secret + ")" + after
 }
 
-// gitleaks writes r as TOML. Neither a prefix nor an expression holds a quote.
+// gitleaks appends r as TOML. The expression can stand between quotes, as neither a prefix nor a
+// class holds a quote.
 func gitleaks(b *strings.Builder, r rule) {
 	fmt.Fprintf(b, "\n[[rules]]\nid = %q\ndescription = %q\nregex = '''%s'''\nsecretGroup = 1\nkeywords = [%q]\n",
 		r.name, r.description, r.bounded(), strings.ToLower(r.prefix))

@@ -25,7 +25,8 @@ func grammar(t *testing.T) *apikey.Grammar {
 	return g
 }
 
-// finders returns, for each format, what finds keys in a text by the rules as printed.
+// finders returns one function for each format. It returns the keys that the format's printed
+// rules find in a text.
 func finders(t *testing.T, shapes []apikey.Shape) map[Format]func(string) []string {
 	t.Helper()
 	printed := func(f Format) string {
@@ -59,7 +60,7 @@ func finders(t *testing.T, shapes []apikey.Shape) map[Format]func(string) []stri
 		expressions = append(expressions, m[1])
 	}
 	if rest := detector.ReplaceAllString(text, ""); !strings.HasSuffix(rest, "\ndetectors:\n") {
-		t.Errorf("beside its detectors stands %q", rest)
+		t.Errorf("the rules hold more than detectors: %q", rest)
 	}
 	out[TruffleHog] = find(expressions)
 
@@ -93,7 +94,7 @@ func TestRulesFindKeys(t *testing.T) {
 		for _, key := range keys {
 			for _, a := range around {
 				if strings.HasPrefix(key, "$any|") && a[1] != "" && strings.Trim(a[1], `"`+"\n") != "" {
-					continue // & and ) may be of such a key
+					continue // A key of any characters may itself hold & and ), so the rules can't find its end there.
 				}
 				if got := find(a[0] + key + a[1]); len(got) != 1 || got[0] != key {
 					t.Errorf("%s: in %q found %q", f, a[0]+key+a[1], got)
@@ -120,8 +121,8 @@ func TestRulesFindNothingElse(t *testing.T) {
 	}
 }
 
-// Of keys side by side every one is found.
-func TestNeighbours(t *testing.T) {
+// The rules find both of two keys that only a comma separates.
+func TestRulesFindAdjacentKeys(t *testing.T) {
 	g := grammar(t)
 	first, err := g.Generate("live")
 	if err != nil {
@@ -139,8 +140,8 @@ func TestNeighbours(t *testing.T) {
 	}
 }
 
-// The class of a charset is the charset.
-func TestClasses(t *testing.T) {
+// class matches exactly the characters that a Grammar accepts for the charset.
+func TestClassMatchesCharset(t *testing.T) {
 	for _, charset := range []apikey.Charset{apikey.Base62, apikey.Base58, apikey.Hex, apikey.AnyChar} {
 		g, err := apikey.NewGrammar(nil, apikey.Format{}, []apikey.Accept{{Name: "x", Prefix: "x_", MinLength: 8, MaxLength: 8, Charset: charset}})
 		if err != nil {
@@ -150,7 +151,7 @@ func TestClasses(t *testing.T) {
 		for c := range 128 {
 			body := strings.Repeat(string(rune(c)), 8)
 			if got, want := one.MatchString(body), g.Match("x_"+body) != nil; got != want {
-				t.Errorf("%s: %q matches: %v, is of the charset: %v", charset, body[:1], got, want)
+				t.Errorf("%s: %q matches: %v, is in the charset: %v", charset, body[:1], got, want)
 			}
 		}
 	}
@@ -167,6 +168,6 @@ func TestRulesNames(t *testing.T) {
 		}
 	}
 	if _, err := Rules("nosuch", "shop", nil); err == nil {
-		t.Error("an unknown format was taken")
+		t.Error("Rules accepted an unknown format")
 	}
 }

@@ -1,8 +1,9 @@
-// Package transfer reads files of keys to import, and writes files of exported keys: CSV (RFC 4180) with a header line,
-// or JSON lines.
+// Package transfer reads files of keys to import and writes files of exported keys: CSV (RFC 4180)
+// with a header line, or JSON lines.
 //
-// It knows the form of files, and nothing of keys: a row is the JSON object that the management API takes. It keeps no
-// row, and puts none into an error.
+// The package knows only the form of the files: a row is the JSON object that the management API
+// accepts for one key. It keeps no row, and its errors never hold one, since a row may hold a
+// secret key.
 package transfer
 
 import (
@@ -29,16 +30,16 @@ const (
 // maxLine bounds a JSON line, in bytes.
 const maxLine = 256 << 10
 
-// kind is the JSON type of a column.
+// kind is the JSON type to which the cells of a column are converted.
 type kind uint8
 
 const (
 	text kind = iota
 	flag
 	number
-	words  // an array of strings, separated by spaces or semicolons
+	words  // an array of strings, which spaces or semicolons separate in the cell
 	object // a JSON object
-	count  // a number or a text
+	count  // a number where the cell is a whole number, otherwise a text
 )
 
 // columns are the columns that a CSV file may have, in the order of the documentation.
@@ -60,9 +61,9 @@ type RowError struct {
 
 func (e *RowError) Error() string { return fmt.Sprintf("line %d: %s", e.Line, e.Text) }
 
-// Row is one key.
+// Row is one key of an import file.
 type Row struct {
-	// Line is the number of its first line in the file, from 1.
+	// Line is the number of the row's first line in the file, counted from 1.
 	Line int
 	JSON json.RawMessage
 }
@@ -72,8 +73,8 @@ type Reader struct {
 	next func() (Row, error)
 }
 
-// Next returns the next row; io.EOF after the last. After a *RowError there may be further rows, after any other error
-// there are none.
+// Next returns the next row, and io.EOF after the last one. After a *RowError the caller may read
+// on; any other error ends the file.
 func (r *Reader) Next() (Row, error) { return r.next() }
 
 // NewReader returns a reader of in. It reads the header of a CSV file at once; unknown and repeated columns are errors.
@@ -154,7 +155,8 @@ func readCSV(in io.Reader) (*Reader, error) {
 	}}, nil
 }
 
-// csvReason returns the reason of a parse error without its position.
+// csvReason returns the reason of a *csv.ParseError without its position in the file, and any
+// other error as it is.
 func csvReason(err error) error {
 	var parse *csv.ParseError
 	if errors.As(err, &parse) {
@@ -174,7 +176,8 @@ func columnNames() string {
 	return b.String()
 }
 
-// value returns the value of a cell, or why it is wrong.
+// value converts a cell to the column's JSON type. For a cell of another type it returns the fault
+// in wrong, a text to be put after the column's name.
 func (k kind) value(cell string) (v any, wrong string) {
 	switch k {
 	case flag:
@@ -228,7 +231,8 @@ func readLines(in *bufio.Reader) *Reader {
 	}}
 }
 
-// readLine returns the next line, or reports that it is longer than maxLine.
+// readLine returns the next line with its line break, or reports that the line is longer than
+// maxLine.
 func readLine(in *bufio.Reader) (line []byte, long bool, err error) {
 	for {
 		part, err := in.ReadSlice('\n')

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// read returns the rows and the faults of a file.
+// read returns all rows and all row errors of an import file.
 func read(t testing.TB, in string, format Format) (rows []Row, faults []*RowError) {
 	t.Helper()
 	r, err := NewReader(strings.NewReader(in), format)
@@ -74,8 +74,8 @@ func TestJSONLines(t *testing.T) {
 	}
 }
 
-// Whatever a file holds: rows are JSON objects in rising lines, and no fault repeats
-// what may be a key.
+// For any file, a Reader returns only JSON objects, the line numbers of rows and row errors rise,
+// and the file ends.
 func FuzzReader(f *testing.F) {
 	f.Add("tenant,key\nacme,sk_live_abc\n", true)
 	f.Add("tenant,metadata\nacme,\"{\"\"a\"\":1}\"\n\"", true)
@@ -103,7 +103,7 @@ func FuzzReader(f *testing.F) {
 			default:
 				var fields map[string]json.RawMessage
 				if json.Unmarshal(row.JSON, &fields) != nil || fields == nil {
-					t.Errorf("no JSON object: %q", row.JSON)
+					t.Errorf("not a JSON object: %q", row.JSON)
 				}
 			}
 			if row.Line <= last {
@@ -111,6 +111,6 @@ func FuzzReader(f *testing.F) {
 			}
 			last = row.Line
 		}
-		t.Error("it does not end")
+		t.Error("the reader does not end")
 	})
 }

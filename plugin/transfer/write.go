@@ -15,7 +15,8 @@ var exported = []string{
 	"rate", "quota", "concurrency", "credits_limit", "metadata", "concurrency_per",
 }
 
-// Writer writes key records of the management API, which hold no secret.
+// Writer writes key records of the management API as CSV or JSON lines. Such a record holds no
+// secret.
 type Writer struct {
 	csv *csv.Writer // nil for JSON lines
 	out io.Writer
@@ -50,7 +51,7 @@ func (w *Writer) Write(record json.RawMessage) error {
 	return w.csv.Write(cells)
 }
 
-// Flush writes buffered records.
+// Flush writes the buffered records to the output.
 func (w *Writer) Flush() error {
 	if w.csv == nil {
 		return nil
@@ -79,7 +80,7 @@ func cell(v any) string {
 	return string(b)
 }
 
-// Defuse puts an apostrophe before a text that a spreadsheet could take for a formula.
+// Defuse returns s, with an apostrophe before it where a spreadsheet could take s for a formula:
 // https://owasp.org/www-community/attacks/CSV_Injection
 func Defuse(s string) string {
 	if s != "" && strings.ContainsAny(s[:1], "=+-@\t\r\n|%") || strings.HasPrefix(s, "＝") || strings.HasPrefix(s, "＋") ||

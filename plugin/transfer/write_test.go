@@ -36,6 +36,6 @@ func TestWriter(t *testing.T) {
 		t.Errorf("%v %q", err, out.String())
 	}
 	if _, err := NewWriter(&out, "xml"); err == nil {
-		t.Error("xml is written")
+		t.Error("NewWriter accepted the format xml")
 	}
 }

@@ -6,8 +6,9 @@ import (
 	"testing"
 )
 
-// Looking at a text beforehand must not hide a key, whatever the prefixes are made of.
-func TestSuspect(t *testing.T) {
+// The quick test mayHoldKey hides no key: Clean returns the same with it and without it, for
+// random prefixes and texts.
+func TestPrefilterHidesNoKey(t *testing.T) {
 	const chars = "ab_-.~A0"
 	rng := rand.New(rand.NewPCG(1, 2))
 	text := func(n int, alphabet string) string {
@@ -29,33 +30,33 @@ func TestSuspect(t *testing.T) {
 				s = percentEncode(s, true, func(int) bool { return rng.IntN(3) == 0 })
 			}
 			if got, want := g.Clean(s), scanned(g, s, false); got != want {
-				t.Fatalf("prefixes %v: Clean(%q) = %q, without a look beforehand %q", g.prefixes, s, got, want)
+				t.Fatalf("prefixes %v: Clean(%q) = %q, without the quick test %q", g.prefixes, s, got, want)
 			}
 			if got, want := g.CleanWords(s), scanned(g, s, true); got != want {
-				t.Fatalf("prefixes %v: CleanWords(%q) = %q, without a look beforehand %q", g.prefixes, s, got, want)
+				t.Fatalf("prefixes %v: CleanWords(%q) = %q, without the quick test %q", g.prefixes, s, got, want)
 			}
 		}
 	}
 }
 
-// scanned is s cleaned without a look beforehand.
+// scanned returns s cleaned without the quick test mayHoldKey.
 func scanned(g *Grammar, s string, words bool) string {
 	out, _ := g.cleaner.scan(s, words)
 	return out
 }
 
-// Every prefix is found by an anchor, where no escape helps it.
+// mayHoldKey finds every prefix by its anchor in a text without escapes.
 func TestAnchors(t *testing.T) {
 	prefixes := []string{"kg_live_", "kg_test_", "ab", "SG.", "--", "a/b"}
 	c := Cleaner{anchors: newAnchors(prefixes)}
 	for _, p := range prefixes {
 		for _, s := range []string{p, p + "x", "x" + p, strings.Repeat(p[:1], 5) + p, p[1:] + p} {
 			if !c.mayHoldKey(s) {
-				t.Errorf("%q: %q is not seen", p, s)
+				t.Errorf("%q: %q is not found", p, s)
 			}
 		}
 		if c.mayHoldKey(p[:len(p)-1]) {
-			t.Errorf("%q is taken for %q", p[:len(p)-1], p)
+			t.Errorf("%q counts as prefix %q", p[:len(p)-1], p)
 		}
 	}
 }

@@ -2,15 +2,14 @@ package apikey
 
 import "strings"
 
-// Nearly every text that is cleaned holds no key, and most of a request's are short: so
-// before a text is read character by character it is looked through for what each prefix
-// must have, one character that other text seldom has, with a search that the processor
-// does many bytes at a time.
+// Nearly every text that Clean gets holds no key. So mayHoldKey first searches the text for one
+// rare character of each prefix with strings.IndexByte, which compares many bytes at a time. Only
+// a text that may hold a key is then read character by character.
 
 // byRarity lists the characters that a prefix may have, the rarest in requests first.
 const byRarity = "_~^|`$!#*@&QZJXKVYWqzjxBGFUkvywMPHLDRNCISTOAEbgfumphldrncistoae9876543210()[]{}<>+=:?.-/"
 
-// anchor is a character by which the prefixes that have it are found.
+// anchor is a rare character. A search for it finds the prefixes that hold it.
 type anchor struct {
 	char     byte
 	prefixes []anchored
@@ -22,7 +21,8 @@ type anchored struct {
 	at     int
 }
 
-// newAnchors returns as few anchors as that a prefix has one each.
+// newAnchors returns one anchor for the rarest character of each prefix. Prefixes with the same
+// rarest character share an anchor.
 func newAnchors(prefixes []string) []anchor {
 	var out []anchor
 next:
@@ -44,7 +44,8 @@ next:
 	return out
 }
 
-// maxAnchors bounds how many anchors without a prefix are looked at before the text is read character by character.
+// maxAnchors bounds how many places of an anchor's character are compared with the prefixes. A
+// text with more of them counts as one that may hold a key.
 const maxAnchors = 32
 
 // mayHoldKey reports whether s may hold a key: a prefix as it is, or characters that may begin an
