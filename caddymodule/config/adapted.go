@@ -9,26 +9,26 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// LastAdapted remembers the lines of the Caddyfile that this process adapted last, so that a warning at the
-// start can name them: a configuration in JSON holds none. A start takes them.
+// LastAdapted holds the line numbers of the Caddyfile that this process adapted last. A
+// configuration in JSON holds no line numbers, so warnings at the start take them from here.
 var LastAdapted AdaptedLines
 
 type AdaptedLines struct {
 	mu     sync.Mutex
 	global lines
-	// handlers are the places of keygate directives by their configuration in JSON: several
-	// sites may state the same one.
+	// handlers holds the lines of keygate directives. The keys are the directives' configurations
+	// in JSON, since several sites may have the same directive.
 	handlers map[string][]string
 }
 
-// setGlobal forgets the lines so far and keeps those of a global option.
+// setGlobal discards all recorded lines and stores the lines of a global option.
 func (a *AdaptedLines) setGlobal(l lines) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.global, a.handlers = l, make(map[string][]string)
 }
 
-// addHandler notes that d's current token states a directive.
+// addHandler records d's current token as the place of the directive that c was read from.
 func (a *AdaptedLines) addHandler(c *HandlerConfig, d *caddyfile.Dispenser) {
 	key, err := json.Marshal(c)
 	if err != nil {
@@ -41,7 +41,8 @@ func (a *AdaptedLines) addHandler(c *HandlerConfig, d *caddyfile.Dispenser) {
 	}
 }
 
-// Take returns the lines and forgets them: the next configuration may come from another process.
+// Take returns the recorded lines and discards them, because the next configuration may not come
+// from this process's Caddyfile.
 func (a *AdaptedLines) Take() *AdaptedLines {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -50,8 +51,8 @@ func (a *AdaptedLines) Take() *AdaptedLines {
 	return out
 }
 
-// Field returns file and line of a field of the global option, or of the option around it; "" where they
-// are not known.
+// Field returns file and line of a field of the global option. If the field has none, Field
+// returns those of the nearest option around it, or "".
 func (a *AdaptedLines) Field(path string) string {
 	for ; path != ""; path = path[:max(strings.LastIndexAny(path, ".["), 0)] {
 		if t, ok := a.global[path]; ok {
@@ -61,7 +62,8 @@ func (a *AdaptedLines) Field(path string) string {
 	return ""
 }
 
-// Handler returns file and line of a directive; "" where they are not known.
+// Handler returns file and line of each directive with the configuration c, or "" if none is
+// recorded.
 func (a *AdaptedLines) Handler(c *HandlerConfig) string {
 	key, err := json.Marshal(c)
 	if err != nil {

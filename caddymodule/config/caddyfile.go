@@ -11,7 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 )
 
-// ParseGlobalOption reads the global option `keygate`. All of it is optional:
+// ParseGlobalOption reads the global option `keygate`. Every line is optional:
 //
 //	keygate {
 //		store sqlite <path>
@@ -39,11 +39,11 @@ import (
 //		}
 //	}
 //
-// A Caddyfile has at most one: whose settings would win if there were two could only be guessed.
+// A second global option `keygate` is an error, because nothing states which of two settings wins.
 func ParseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
-	d.Next() // consume the option's name
+	d.Next() // skip the option's name
 	if existing != nil {
-		return nil, d.Err("the global option keygate is stated twice: one block holds everything")
+		return nil, d.Err("the global option keygate is stated twice: put all options into one block")
 	}
 	app := new(Config)
 	if err := parseApp(d, app); err != nil {
@@ -60,17 +60,17 @@ func (c *Config) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // option is one word that a line inside a block may begin with.
 type option struct {
-	// parse reads the rest of the line, and a block where the option has one. The
-	// dispenser stands on the option's name.
+	// option is one option of a block: a line that begins with the option's name.
 	parse func(d *caddyfile.Dispenser) error
-	// repeatable options may be stated more than once.
+	// parse reads the rest of the line, and the option's own block if it has one. The dispenser's
+	// current token is the option's name.
 	repeatable bool
 }
 
 type options map[string]option
 
-// block reads the lines of a block, each by the option it begins with. what names the
-// block in messages. The dispenser stands on the last token before the block.
+// block reads a block's lines with the options in opts. what names the block in error messages.
+// The dispenser's current token is the last one before the block.
 func block(d *caddyfile.Dispenser, what string, opts options) error {
 	stated := make(map[string]bool)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
@@ -83,7 +83,7 @@ func block(d *caddyfile.Dispenser, what string, opts options) error {
 		case len(opts) == 0:
 			return d.Errf("%s has no options, but '%s' is stated", what, name)
 		default:
-			return d.Errf("unrecognized option '%s' in %s (there is %s)", name, what, strings.Join(slices.Sorted(maps.Keys(opts)), ", "))
+			return d.Errf("unrecognized option '%s' in %s (available: %s)", name, what, strings.Join(slices.Sorted(maps.Keys(opts)), ", "))
 		}
 		if stated[name] && !o.repeatable {
 			return d.Errf("'%s' is stated twice in %s", name, what)
@@ -96,28 +96,29 @@ func block(d *caddyfile.Dispenser, what string, opts options) error {
 	return nil
 }
 
-// args returns the rest of the line, which must be at least low and at most high
-// arguments; high < 0 sets no upper bound. usage shows how the line is written.
+// args returns the rest of the line, which must hold at least low and at most high arguments; high
+// < 0 sets no upper bound. usage is the line's syntax for the error message.
 func args(d *caddyfile.Dispenser, low, high int, usage string) ([]string, error) {
-	// The error names the line of the option, not the line after it.
+	// The copy keeps the place of the option's line for the error. RemainingArgs moves d past that
+	// line.
 	at := *d
 	out := d.RemainingArgs()
 	if len(out) < low || high >= 0 && len(out) > high || slices.Contains(out[:min(low, len(out))], "") {
-		return nil, at.Errf("'%s' has the wrong number of arguments: it is written '%s'", at.Val(), usage)
+		return nil, at.Errf("'%s' has the wrong number of arguments; the syntax is '%s'", at.Val(), usage)
 	}
 	return out, nil
 }
 
-// parser reads one global option.
+// parser reads the global option keygate.
 type parser struct {
 	app   *Config
 	lines lines
-	// named are the keyspaces that have a block.
+	// named holds the names of the keyspaces that have a block.
 	named map[string]bool
 }
 
-// parseApp reads the global option's block into app, and checks the whole, so that
-// errors name file and line. The dispenser stands on the option's name.
+// parseApp reads the global option's block into app and checks the whole configuration, so that
+// errors name file and line. The dispenser's current token is the option's name.
 func parseApp(d *caddyfile.Dispenser, app *Config) error {
 	if _, err := args(d, 0, 0, "keygate { … }"); err != nil {
 		return err
@@ -177,7 +178,7 @@ func (p *parser) put(name string, ks *KeyspaceConfig) {
 	p.app.Keyspaces[name] = ks
 }
 
-// Keyspace reads `keyspace <name> { … }`.
+// keyspace reads `keyspace <name> { … }`.
 func (p *parser) keyspace(d *caddyfile.Dispenser) error {
 	at := d.Token()
 	a, err := args(d, 1, 1, "keyspace <name> { … }")
@@ -193,11 +194,11 @@ func (p *parser) keyspace(d *caddyfile.Dispenser) error {
 	ks := new(KeyspaceConfig)
 	opts := p.keyspaceOptions(path, ks)
 	opts["keyspace"] = option{parse: func(d *caddyfile.Dispenser) error {
-		return d.Err("a keyspace can't stand inside another")
+		return d.Err("a keyspace block can't be inside another")
 	}}
 	for _, global := range []string{"store", "node", "limits", "pepper", "import_pepper", "secret", "leaks"} {
 		opts[global] = option{parse: func(d *caddyfile.Dispenser) error {
-			return d.Errf("'%s' holds for all keyspaces and stands outside of keyspace blocks", global)
+			return d.Errf("'%s' applies to all keyspaces: put it outside of keyspace blocks", global)
 		}}
 	}
 	p.put(name, ks)
@@ -246,10 +247,10 @@ func (p *parser) store(d *caddyfile.Dispenser) error {
 			}},
 		})
 	}
-	return nil // named by the check
+	return nil // checkStores rejects the unknown type later
 }
 
-// Limits reads `limits local` and `limits redis <url> { … }`.
+// limits reads `limits local` and `limits redis <url> { … }`.
 func (p *parser) limits(d *caddyfile.Dispenser) error {
 	p.lines.note("limits", d)
 	a, err := args(d, 1, 2, "limits local' or 'limits redis <url>")
@@ -300,13 +301,13 @@ func (p *parser) secret(d *caddyfile.Dispenser) error {
 		return err
 	}
 	if len(a) == 2 && a[1] != "optional" {
-		return d.Errf("secret: after the secret only 'optional' may stand, which lets it be empty, not a second one")
+		return d.Errf("secret: only the word 'optional' may follow the secret, which allows an empty secret")
 	}
 	p.app.Secret, p.app.SecretOptional = a[0], len(a) == 2
 	return nil
 }
 
-// oneArg reads the one argument of a line.
+// oneArg reads a line that has exactly one argument into to.
 func oneArg(d *caddyfile.Dispenser, usage string, to *string) error {
 	a, err := args(d, 1, 1, usage)
 	if err != nil {
@@ -316,7 +317,7 @@ func oneArg(d *caddyfile.Dispenser, usage string, to *string) error {
 	return nil
 }
 
-// bare reads a line without arguments.
+// bare reads a line without arguments and sets to.
 func bare(d *caddyfile.Dispenser, to *bool) error {
 	if _, err := args(d, 0, 0, d.Val()); err != nil {
 		return err
@@ -325,7 +326,7 @@ func bare(d *caddyfile.Dispenser, to *bool) error {
 	return nil
 }
 
-// duration reads a line whose one argument is a positive duration, such as 5ms, 1h or 7d.
+// duration reads a line whose only argument is a positive duration, such as 5ms, 1h or 7d.
 func duration(d *caddyfile.Dispenser, to *caddy.Duration) error {
 	name := d.Val()
 	var text string
@@ -334,7 +335,7 @@ func duration(d *caddyfile.Dispenser, to *caddy.Duration) error {
 	}
 	v, err := caddy.ParseDuration(text)
 	if err != nil || v <= 0 {
-		return d.Errf("%s: '%s' is no duration, such as 5ms, 1h or 7d", name, text)
+		return d.Errf("%s: '%s' is not a duration (examples: 5ms, 1h, 7d)", name, text)
 	}
 	*to = caddy.Duration(v)
 	return nil

@@ -16,10 +16,11 @@ import (
 // server's expected_underscore_headers or expected_dot_headers lists them. Then it removes the same name
 // with hyphens. A key in such a header would never be found.
 
-// ExpectedHeaders are the lists of one server.
+// ExpectedHeaders holds the lists expected_underscore_headers and expected_dot_headers of one
+// server.
 type ExpectedHeaders struct{ Underscore, Dot []string }
 
-// Drops reports whether the server removes the header of that name.
+// Drops reports whether the server removes a request header with this name.
 func (e ExpectedHeaders) Drops(name string) bool {
 	name = http.CanonicalHeaderKey(name)
 	underscore, dot := strings.Contains(name, "_"), strings.Contains(name, ".")
@@ -34,7 +35,8 @@ func (e ExpectedHeaders) Drops(name string) bool {
 	return expected(hyphens(e.Underscore, "_"), name, true) || expected(hyphens(e.Dot, "."), name, true)
 }
 
-// expected reports whether entries, whose last character may be "*", match a canonical name.
+// expected reports whether one of the entries matches a canonical header name. With globs, an
+// entry may end in "*".
 func expected(entries []string, name string, globs bool) bool {
 	for _, entry := range entries {
 		prefix, glob := strings.CutSuffix(entry, "*")
@@ -46,7 +48,7 @@ func expected(entries []string, name string, globs bool) bool {
 	return false
 }
 
-// hyphens returns entries with hyphens in the place of sep.
+// hyphens returns the entries with hyphens in place of sep.
 func hyphens(entries []string, sep string) []string {
 	out := make([]string, len(entries))
 	for i, entry := range entries {
@@ -55,20 +57,21 @@ func hyphens(entries []string, sep string) []string {
 	return out
 }
 
-// RemedyDropped names what to do about a header that is dropped.
+// RemedyDropped returns the advice for a credential header that the server drops.
 func RemedyDropped(name string) string {
 	option := "expected_underscore_headers"
 	switch {
 	case strings.Contains(name, "."):
 		option = "expected_dot_headers"
 	case !strings.Contains(name, "_"):
-		return fmt.Sprintf("the server drops the header %s, as expected_underscore_headers or expected_dot_headers lists the same name with other separators: remove it there, or remove the header from credentials", name)
+		return fmt.Sprintf("the server drops the header %s, as expected_underscore_headers or expected_dot_headers lists the same name with '_' or '.': remove it there, or remove the header from credentials", name)
 	}
 	return fmt.Sprintf("Caddy drops headers whose names contain '_' or '.', so no key in %s is ever found: choose a name with hyphens, or state the global option servers { %s %s }", name, option, name)
 }
 
-// checkDropped refuses a directive whose keyspace takes keys from a header that Caddy drops. Servers are not
-// known by then: it is enough that the options of one list the header.
+// checkDropped returns an error if the directive's keyspace reads keys from a header that Caddy
+// drops. At this point no server is known, so the header may be listed in the options of any
+// server.
 func checkDropped(h httpcaddyfile.Helper, a *Config, keyspace string) error {
 	name, err := a.Resolve(keyspace)
 	if err != nil {
@@ -87,11 +90,11 @@ func checkDropped(h httpcaddyfile.Helper, a *Config, keyspace string) error {
 	return nil
 }
 
-// serverOption holds the lists in one global option servers.
+// serverOption holds the header lists of one global option `servers`.
 type serverOption struct{ ExpectedUnderscoreHeaders, ExpectedDotHeaders []string }
 
-// serverOptions returns the global options servers, whose type is private to Caddy. Where they can't be read there are
-// none: refuseDropped checks the servers themselves later.
+// serverOptions returns the header lists of the global options `servers`, whose type is private to
+// Caddy. It returns none if they can't be read; package checkup examines the built servers later.
 func serverOptions(h httpcaddyfile.Helper) (options []serverOption) {
 	if text, err := json.Marshal(h.Option("servers")); err == nil {
 		_ = json.Unmarshal(text, &options)
@@ -99,7 +102,8 @@ func serverOptions(h httpcaddyfile.Helper) (options []serverOption) {
 	return options
 }
 
-// locateGlobal makes an error about the global option name the line there, else d's.
+// locateGlobal adds file and line to an error about a field of the global option: the field's
+// line, or else d's.
 func locateGlobal(d *caddyfile.Dispenser, err error) error {
 	LastAdapted.mu.Lock()
 	defer LastAdapted.mu.Unlock()

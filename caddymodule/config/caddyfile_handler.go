@@ -15,7 +15,7 @@ import (
 // Directive is a `keygate` directive of a Caddyfile.
 type Directive struct {
 	Config HandlerConfig
-	// Matcher chooses the requests that it is for; empty for all.
+	// Matcher chooses the requests that the directive handles; empty for all.
 	Matcher caddy.ModuleMap
 }
 
@@ -59,11 +59,12 @@ type Directive struct {
 //		}
 //	}
 //
-// A matcher that holds only path, not path and method says which paths the directive is for. Where
-// another matcher leaves requests out, the second directive returned removes from them the headers in which
-// upstreams are told who calls.
+// A matcher of only path, not path and method becomes the directive's own rules about paths. With
+// any other matcher, ParseHandlerDirective returns a second directive for the requests that the
+// matcher excludes. That one checks no key: it removes headers that tell upstreams who the caller
+// is, so that clients can't forge them.
 func ParseHandlerDirective(h httpcaddyfile.Helper) ([]Directive, error) {
-	h.Next() // the matcher, if any, follows the directive's name
+	h.Next() // A matcher, if there is one, follows the directive's name.
 	line := *h.Dispenser
 	matcher, err := h.ExtractMatcherSet()
 	if err != nil {
@@ -99,7 +100,8 @@ func ParseHandlerDirective(h httpcaddyfile.Helper) ([]Directive, error) {
 	return out, nil
 }
 
-// OptionApp returns what the global option states, nil where the file has none.
+// OptionApp returns the configuration in the global option keygate, or nil if the Caddyfile has
+// none.
 func OptionApp(h httpcaddyfile.Helper) (*Config, error) {
 	app, ok := h.Option(AppName).(httpcaddyfile.App)
 	if !ok {
@@ -112,15 +114,16 @@ func OptionApp(h httpcaddyfile.Helper) (*Config, error) {
 	return a, nil
 }
 
-// UnmarshalCaddyfile sets up c from a directive without a matcher. What needs the global option is checked
-// when the handler is provisioned. See ParseHandlerDirective for the syntax.
+// UnmarshalCaddyfile sets up c from a directive without a matcher. Checks that need the global
+// option happen later, when the handler is provisioned. See ParseHandlerDirective for the syntax.
 func (c *HandlerConfig) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return parseHandler(d, nil, c)
 }
 
-// parseHandler reads a directive, and checks it against the global option where a is not nil.
+// parseHandler reads a directive into c. If a is not nil, it also checks c against the global
+// option.
 func parseHandler(d *caddyfile.Dispenser, a *Config, c *HandlerConfig) error {
-	d.Next() // consume the directive's name
+	d.Next() // skip the directive's name
 	l := make(lines)
 	for _, field := range []string{"keyspace", "only", "except"} {
 		l.note(field, d)
@@ -152,7 +155,8 @@ func parseHandler(d *caddyfile.Dispenser, a *Config, c *HandlerConfig) error {
 	return l.locate(d, err)
 }
 
-// handlerOptions returns the options of the directive, which fill c.
+// handlerOptions returns the options of the directive keygate. Their parse functions write to c
+// and record lines in l.
 func handlerOptions(l lines, c *HandlerConfig) options {
 	opts := options{
 		"scope": {repeatable: true, parse: func(d *caddyfile.Dispenser) error {
@@ -231,7 +235,7 @@ func handlerOptions(l lines, c *HandlerConfig) options {
 	return opts
 }
 
-// patternsAnd reads a line of patterns that ends in one further word.
+// patternsAnd reads a line of path patterns that ends in one further word.
 func patternsAnd(d *caddyfile.Dispenser, usage string) ([]rules.Pattern, string, error) {
 	at := *d
 	a, err := args(d, 2, -1, usage)
@@ -241,7 +245,7 @@ func patternsAnd(d *caddyfile.Dispenser, usage string) ([]rules.Pattern, string,
 	last := len(a) - 1
 	patterns, err := rules.ParsePatterns(a[:last])
 	if err != nil {
-		return nil, "", at.Errf("%s: %w; it is written '%s'", at.Val(), err, usage)
+		return nil, "", at.Errf("%s: %w; the syntax is '%s'", at.Val(), err, usage)
 	}
 	return patterns, a[last], nil
 }
@@ -255,7 +259,7 @@ func parseCost(d *caddyfile.Dispenser, l lines, c *HandlerConfig) error {
 	}
 	cost, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
-		return at.Errf("cost: '%s' is no whole number", text)
+		return at.Errf("cost: '%s' is not a whole number", text)
 	}
 	var refund bool
 	var actual string

@@ -10,11 +10,11 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
-// defaultEnvironment is the environment of a prefix that names none.
+// defaultEnvironment is the environment of a prefix line without one.
 const defaultEnvironment = "live"
 
-// keyspaceOptions returns the options of a keyspace, which fill ks. path is the
-// keyspace's field.
+// keyspaceOptions returns the options of a keyspace. Their parse functions write to ks. path is
+// the keyspace's field, such as keyspaces.default.
 //
 //	prefix <prefix> [<environment>]                  repeatable; environment: live
 //	format {
@@ -35,7 +35,7 @@ const defaultEnvironment = "live"
 //	}
 //	scopes <widest> > <narrower> > ...               or: scopes <scope>...
 //	plan <name> {                                    repeatable
-//		<see planOptions>
+//		<see parsePlan>
 //	}
 //	default_plan <name>
 //	errors [problem|detail|envelope] {
@@ -57,6 +57,10 @@ const defaultEnvironment = "live"
 //		for     <duration>
 //		address full|prefix|off
 //		path    full|route
+//	}
+//	usage off
+//	usage {
+//		hours <duration>
 //	}
 //	webhooks {
 //		allow_private [<block>...]
@@ -153,7 +157,8 @@ func (p *parser) keyspaceOptions(path string, ks *KeyspaceConfig) options {
 	}
 }
 
-// noteFunc notes the line of a field below the one a parse function fills.
+// noteFunc records the line of a field. The field's name is relative to the one that a parse
+// function reads.
 type noteFunc func(field string, d *caddyfile.Dispenser)
 
 func parseFormat(d *caddyfile.Dispenser, note noteFunc, f *apikey.Format) error {
@@ -196,7 +201,7 @@ func parseAccept(d *caddyfile.Dispenser) (accept apikey.Accept, err error) {
 			accept.MinLength, err = strconv.Atoi(least)
 			accept.MaxLength, errMost = strconv.Atoi(most)
 			if err != nil || errMost != nil || accept.MinLength < 1 || accept.MaxLength < accept.MinLength {
-				return d.Errf("length: '%s' is no length, such as 32 or 20-64", text)
+				return d.Errf("length: '%s' is not a length (examples: 32, 20-64)", text)
 			}
 			return nil
 		}},
@@ -240,13 +245,13 @@ func parseCredentials(d *caddyfile.Dispenser, note noteFunc, ks *KeyspaceConfig)
 		return err
 	}
 	if len(ks.Credentials) == 0 {
-		return d.Err("credentials names no place where a key may stand")
+		return d.Err("credentials names no place for a key: add a line such as 'header X-API-Key', or remove the block")
 	}
 	return nil
 }
 
-// parseScopes reads `admin > deployment > free`, each including those after it, or
-// `read write`, each for itself.
+// parseScopes reads a scopes line. In `admin > deployment > free` each scope includes all those
+// after it; in `read write` the scopes are independent.
 func parseScopes(d *caddyfile.Dispenser) (names []string, cumulative bool, err error) {
 	a, err := args(d, 1, -1, "scopes <scope>...' or 'scopes <widest> > <narrower> > ...")
 	if err != nil {
@@ -259,14 +264,14 @@ func parseScopes(d *caddyfile.Dispenser) (names []string, cumulative bool, err e
 	for part := range strings.SplitSeq(line, ">") {
 		name := strings.Fields(part)
 		if len(name) != 1 {
-			return nil, false, d.Errf("scopes: '%s': one scope stands on each side of a '>'", line)
+			return nil, false, d.Errf("scopes: '%s': write one scope on each side of each '>'", line)
 		}
 		names = append(names, name[0])
 	}
 	return names, true, nil
 }
 
-// planOptions, of a plan:
+// parsePlan reads a plan's block:
 //
 //	rate        <n>/<period> [burst <n>] [per key|tenant|address]     repeatable
 //	quota       <n>/day|month [per key|tenant|address]                repeatable
@@ -333,7 +338,7 @@ func parsePlan(d *caddyfile.Dispenser, note noteFunc, p *PlanConfig) error {
 	return block(d, "plan "+p.Name, opts)
 }
 
-// limitUsage shows how a plan's limits are written.
+// limitUsage is the syntax of each kind of limit, for error messages.
 var limitUsage = map[string]string{
 	"rate":        "rate <n>/<period> [burst <n>] [per key|tenant|address]",
 	"quota":       "quota <n>/day|month [per key|tenant|address]",
@@ -376,7 +381,7 @@ func parseErrors(d *caddyfile.Dispenser, note noteFunc, c *ErrorsConfig) error {
 			case "status":
 				doubled = r.Status != 0
 				if r.Status, err = strconv.Atoi(a[1]); err != nil || r.Status == 0 {
-					return d.Errf("status of %s: '%s' is no HTTP status", a[0], a[1])
+					return d.Errf("status of %s: '%s' is not an HTTP status", a[0], a[1])
 				}
 			}
 			if doubled {
@@ -422,12 +427,12 @@ func parseHeaders(d *caddyfile.Dispenser) (*HeadersConfig, error) {
 		"reset": choice(&h.ResetDelta, "unix", "delta"),
 	})
 	if err == nil && h.NoX && h.ResetDelta {
-		return nil, d.Err("headers: 'reset delta' says how X-RateLimit-Reset is written, and 'x off' leaves it out")
+		return nil, d.Err("headers: 'reset delta' sets the format of X-RateLimit-Reset, and 'x off' removes that header: remove one of the two lines")
 	}
 	return h, err
 }
 
-// positive reads a line whose one argument is a whole number of at least 1.
+// positive reads a line whose only argument is a whole number of at least 1.
 func positive(d *caddyfile.Dispenser, name string) (int, error) {
 	var text string
 	if err := oneArg(d, name+" <n>", &text); err != nil {
@@ -435,7 +440,7 @@ func positive(d *caddyfile.Dispenser, name string) (int, error) {
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 {
-		return 0, d.Errf("%s: '%s' is no whole number of at least 1", name, text)
+		return 0, d.Errf("%s: '%s' is not a whole number of at least 1", name, text)
 	}
 	return n, nil
 }

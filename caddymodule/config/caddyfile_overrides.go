@@ -9,8 +9,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
-// CompileUpgrades compiles allow_upgrade, nil where there is none. Its patterns are matched as
-// those of public are.
+// CompileUpgrades compiles allow_upgrade; nil if the option is absent. Its patterns match like
+// those of the option public.
 func (c *HandlerConfig) CompileUpgrades() (*rules.Set, error) {
 	var part rules.Config
 	for i, p := range c.AllowUpgrade {
@@ -50,13 +50,13 @@ func upgradeOption(l lines, c *HandlerConfig) option {
 	}}
 }
 
-// The words of method_override.
+// Values of method_override.
 const (
 	OverrideCheck = "check"
 	OverridePass  = "pass"
 )
 
-// checkOverrides checks what c states about method overrides.
+// checkOverrides checks the options method_override and keep_overrides.
 func (c *HandlerConfig) checkOverrides() error {
 	switch {
 	case c.MethodOverride != "" && c.MethodOverride != OverrideCheck && c.MethodOverride != OverridePass:

@@ -15,7 +15,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
-// parsePaths reads a `paths` block. The dispenser stands on its name.
+// parsePaths reads a `paths` block. The dispenser's current token is its name.
 func parsePaths(d *caddyfile.Dispenser, l lines, c *rules.PathsConfig) error {
 	if _, err := args(d, 0, 0, "paths { … }"); err != nil {
 		return err
@@ -24,7 +24,7 @@ func parsePaths(d *caddyfile.Dispenser, l lines, c *rules.PathsConfig) error {
 	return block(d, "paths", pathsOptions(l, c))
 }
 
-// pathsOptions returns the options of a `paths` block, which fill c.
+// pathsOptions returns the options of a `paths` block. Their parse functions write to c.
 func pathsOptions(l lines, c *rules.PathsConfig) options {
 	take := func(field string, at *caddyfile.Dispenser, to *[]string, patterns []string) {
 		for _, p := range patterns {
@@ -45,7 +45,7 @@ func pathsOptions(l lines, c *rules.PathsConfig) options {
 			case "parameters":
 				take("parameters", &at, &c.Parameters, a[1:])
 			default:
-				return at.Errf("allow takes 'encoded_slash' or 'parameters', not '%s'; a path with anything else ambiguous needs 'as_sent <path>...'", a[0])
+				return at.Errf("allow takes 'encoded_slash' or 'parameters', not '%s'; for paths that are ambiguous in other ways use 'as_sent <path>...'", a[0])
 			}
 			return nil
 		}},
@@ -59,13 +59,14 @@ func pathsOptions(l lines, c *rules.PathsConfig) options {
 	}
 }
 
-// errPathMatcher is the error for a matcher of the path that can't be turned into rules.
-var errPathMatcher = errors.New("this matcher chooses by the path in Caddy's way of reading it, which an upstream need not share: " +
+// errPathMatcher is the error for a matcher that looks at the path and can't become rules.
+var errPathMatcher = errors.New("this matcher looks at the path as Caddy reads it, which may differ from how the upstream reads it: " +
 	"remove the matcher and name the paths that need a key inside the block, such as 'protect /api/*' (a matcher may hold only path, not path and method)")
 
-// splitMatcher turns a matcher that holds only path, not path and method into the paths that the
-// directive is for. rest is the matcher where it is not about the path. Any other matcher is an
-// error: Caddy reads a path in one way, and a request that it leaves out would not be checked.
+// splitMatcher converts a matcher of only path, not path and method into the directive's patterns:
+// only for included paths, except for excluded ones. A matcher that does not look at the path is
+// returned as rest. Any other matcher is an error: Caddy and the upstream may read the same path
+// differently, so a request could escape the check.
 func splitMatcher(set caddy.ModuleMap) (only, except []rules.Pattern, rest caddy.ModuleMap, err error) {
 	if len(set) == 0 {
 		return nil, nil, nil, nil
@@ -113,7 +114,8 @@ func splitMatcher(set caddy.ModuleMap) (only, except []rules.Pattern, rest caddy
 	return inside, outside, nil, nil
 }
 
-// patternsOf returns the path and method matchers of a set as patterns; none where it has neither.
+// patternsOf returns the path and method matchers of a set as patterns, or none if the set has
+// neither.
 func patternsOf(set caddy.ModuleMap) ([]rules.Pattern, error) {
 	var paths, methods []string
 	for name, to := range map[string]*[]string{"path": &paths, "method": &methods} {
@@ -146,7 +148,7 @@ func onlyKeys(set caddy.ModuleMap, names ...string) bool {
 	return true
 }
 
-// ReadsPath reports whether a matcher looks at the path of a request.
+// ReadsPath reports whether the matcher with this name and configuration looks at a request's path.
 func ReadsPath(name string, raw json.RawMessage) bool {
 	text := string(raw)
 	switch name {
@@ -171,10 +173,10 @@ func ReadsPath(name string, raw json.RawMessage) bool {
 	return strings.Contains(text, "http.request.uri") || strings.Contains(text, "http.request.orig_uri")
 }
 
-// PathsConfig is what a `keygate_paths` directive states.
+// PathsConfig is the configuration of a `keygate_paths` directive.
 type PathsConfig struct {
-	// Keyspace in whose words requests are rejected. Default: the only keyspace where there is one,
-	// else problem details.
+	// Keyspace names the keyspace whose error style rejections have. Default: the only keyspace if
+	// there is one, else problem details.
 	Keyspace string `json:"keyspace,omitempty"`
 	rules.PathsConfig
 }
@@ -187,7 +189,7 @@ type PathsConfig struct {
 //		report
 //	}
 func ParsePathsDirective(h httpcaddyfile.Helper) (*PathsConfig, error) {
-	h.Next() // consume the directive's name
+	h.Next() // skip the directive's name
 	p := new(PathsConfig)
 	l := make(lines)
 	l.note("keyspace", h.Dispenser)
@@ -198,7 +200,7 @@ func ParsePathsDirective(h httpcaddyfile.Helper) (*PathsConfig, error) {
 	}
 	if len(names) == 1 {
 		if strings.ContainsAny(names[0][:1], "/@*") {
-			return nil, at.Errf("keygate_paths takes no matcher: it holds for the whole site; state exceptions inside its block, such as 'as_sent %s'", "/s3/*")
+			return nil, at.Errf("keygate_paths takes no matcher because it applies to the whole site; write exceptions inside its block, such as 'as_sent %s'", "/s3/*")
 		}
 		p.Keyspace = names[0]
 	}
@@ -223,7 +225,7 @@ func ParsePathsDirective(h httpcaddyfile.Helper) (*PathsConfig, error) {
 	return p, nil
 }
 
-// CompilePaths compiles c. Errors are fieldErrors.
+// CompilePaths compiles c. Its errors are of the type fieldError.
 func CompilePaths(c rules.PathsConfig) (*rules.Paths, error) {
 	set, err := (&HandlerConfig{Config: rules.Config{Paths: c}}).compileRules(nil)
 	if err != nil {

@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "rewrite what testdata expects")
 
 const separator = "\n----------\n"
 
-// adapt returns the JSON that a Caddyfile becomes, indented.
+// adapt converts a Caddyfile to indented JSON.
 func adapt(caddyfile string) (string, error) {
 	out, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), map[string]any{"filename": "Caddyfile"})
 	if err != nil {
@@ -34,8 +34,8 @@ func adapt(caddyfile string) (string, error) {
 	return b.String(), nil
 }
 
-// Each file of testdata holds a Caddyfile, a line of dashes, and the JSON it becomes, or "error: "
-// and what is wrong with it.
+// Every Caddyfile in testdata adapts to the expected JSON or fails with the expected error. A test
+// file holds a Caddyfile, a line of dashes, and the JSON or "error: " with the message.
 func TestCaddyfile(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.caddyfiletest")
 	if err != nil || len(files) == 0 {
@@ -76,8 +76,8 @@ func TestCaddyfile(t *testing.T) {
 	}
 }
 
-// What a Caddyfile becomes must be good JSON: the same structs read it back, and what
-// adapts is found right again when it is loaded as JSON.
+// Every Caddyfile that adapts yields JSON that the same structs can read and that passes the
+// checks of a JSON configuration.
 func FuzzCaddyfile(f *testing.F) {
 	files, err := filepath.Glob("testdata/*.caddyfiletest")
 	if err != nil {
@@ -93,7 +93,7 @@ func FuzzCaddyfile(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, in string) {
 		if strings.Contains(in, "import") {
-			return // it would read files
+			return // the directive import would read files of this machine
 		}
 		out, err := adapt(in)
 		if err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// The defaults of what a keyspace leaves out.
+// Defaults for options that a keyspace does not set.
 var (
 	defaultPrefixes = []apikey.Prefix{
 		{Value: "kg_live_", Environment: "live"},
@@ -26,22 +26,25 @@ var (
 	defaultPlanName = "default"
 )
 
-// tokenPrefix begins every management token, and therefore no key.
+// tokenPrefix begins every management token, so no key may begin with it.
 const tokenPrefix = "kgm_"
 
-// Names end up in headers, metrics and paths, so they are kept plain.
+// Names of keyspaces and plans appear in headers, metrics and paths, so only characters that are
+// safe there are allowed.
 var (
 	keyspaceName    = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,62}$`)
 	planName        = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`)
 	environmentName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$`)
-	// RFC 6749 section 3.3 allows more in a scope; commas, and what shells and headers quote, are left out.
+	// RFC 6749 section 3.3 allows more characters in a scope. Commas, and characters that shells
+	// and headers quote, are excluded here.
 	scopeName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:/*-]{0,62}$`)
 )
 
-// Keyspace is a compiled KeyspaceConfig: the rules of the engine and the settings of the proxy. Immutable.
+// Keyspace is a compiled KeyspaceConfig: the keyspace that the engine checks with, and settings of
+// the HTTP handlers. Immutable.
 type Keyspace struct {
 	*gateway.Keyspace
-	// Style is the style of the bodies of refusals.
+	// Style is the style of rejections' bodies: StyleProblem, StyleDetail or StyleEnvelope.
 	Style string
 	// InQuery reports whether a credential may stand in the query.
 	InQuery   bool
@@ -50,14 +53,14 @@ type Keyspace struct {
 	webhooks  management.WebhookSettings
 	// Requests configures the log of keys' last requests; nil turns it off.
 	Requests *usage.Log
-	// UsageHours is for how long usage is kept by hour.
+	// UsageHours is how long usage is kept by hour.
 	UsageHours time.Duration
 	// UsageOff reports whether usage is not counted.
 	UsageOff bool
 }
 
-// Configured returns the keyspaces' configurations: the default keyspace where the
-// configuration states none.
+// Configured returns the keyspaces' configurations. If the configuration has none, there is one
+// default keyspace.
 func (a *Config) Configured() map[string]*KeyspaceConfig {
 	if len(a.Keyspaces) == 0 {
 		return map[string]*KeyspaceConfig{DefaultKeyspace: {}}
@@ -65,8 +68,9 @@ func (a *Config) Configured() map[string]*KeyspaceConfig {
 	return a.Keyspaces
 }
 
-// Resolve returns the name of the keyspace that a directive means by name, which may
-// be empty.
+// Resolve returns the keyspace that a directive refers to. An empty name stands for the only
+// keyspace, else the default one; it is an error if there are several and none of them is the
+// default.
 func (a *Config) Resolve(name string) (string, error) {
 	all := a.Configured()
 	if name == "" {
@@ -77,22 +81,23 @@ func (a *Config) Resolve(name string) (string, error) {
 		}
 		name = DefaultKeyspace
 		if _, ok := all[name]; !ok {
-			return "", fmt.Errorf("there are several keyspaces: name the one that is meant (%s)", list(all))
+			return "", fmt.Errorf("there are several keyspaces: name one of them (%s)", list(all))
 		}
 		return name, nil
 	}
 	if _, ok := all[name]; !ok {
-		return "", fmt.Errorf("unknown keyspace '%s' (there is %s)", name, list(all))
+		return "", fmt.Errorf("unknown keyspace '%s' (available: %s)", name, list(all))
 	}
 	return name, nil
 }
 
-// list names the keys of m for a message.
+// list returns the sorted keys of m, separated by commas, for an error message.
 func list[V any](m map[string]V) string {
 	return strings.Join(slices.Sorted(maps.Keys(m)), ", ")
 }
 
-// compile checks and compiles every keyspace. It touches nothing outside the configuration. Errors are fieldErrors.
+// compile checks and compiles every keyspace. It reads nothing outside the configuration. Its
+// errors are of the type fieldError.
 func (a *Config) compile() (map[string]*Keyspace, error) {
 	if err := a.checkStores(); err != nil {
 		return nil, err
@@ -116,7 +121,7 @@ func (a *Config) compile() (map[string]*Keyspace, error) {
 	return out, nil
 }
 
-// Compile checks c and builds the keyspace of that name.
+// Compile checks c and builds the keyspace with this name.
 func (c *KeyspaceConfig) Compile(name string) (*Keyspace, error) {
 	gk := &gateway.Keyspace{Name: name}
 	ks := &Keyspace{Keyspace: gk}
@@ -167,14 +172,15 @@ func (c *KeyspaceConfig) Compile(name string) (*Keyspace, error) {
 	return ks, nil
 }
 
-// grammar compiles the shapes of keys. Shapes are added one by one, so that an error
-// can be told of the one that brought it.
+// grammar compiles the shapes of keys. It adds them one at a time, so that an error names the
+// shape that caused it.
 func (c *KeyspaceConfig) grammar() (*apikey.Grammar, error) {
 	prefixes, format := c.Prefixes, defaultFormat
 	if len(prefixes) == 0 {
 		prefixes = defaultPrefixes
 	}
-	// Where the prefixes are the default ones, it is the format that makes them wrong.
+	// An error about a default prefix is caused by the format, so the error names the field
+	// format.
 	fieldOf := func(i int) string {
 		if len(c.Prefixes) == 0 {
 			return "format"
@@ -199,13 +205,13 @@ func (c *KeyspaceConfig) grammar() (*apikey.Grammar, error) {
 	for i, p := range prefixes {
 		path := fieldOf(i)
 		if strings.HasPrefix(p.Value, tokenPrefix) {
-			return nil, Errorf(path, "prefix '%s': %s is how management tokens begin", p.Value, tokenPrefix)
+			return nil, Errorf(path, "prefix '%s': management tokens begin with %s, so keys can't", p.Value, tokenPrefix)
 		}
 		if !environmentName.MatchString(p.Environment) {
-			return nil, Errorf(path, "prefix '%s': '%s' is no name of an environment, which is 1 to 32 of letters, digits, '_' and '-'", p.Value, p.Environment)
+			return nil, Errorf(path, "prefix '%s': '%s' is not a name of an environment, which is 1 to 32 of letters, digits, '_' and '-'", p.Value, p.Environment)
 		}
 		if other, ok := environments[p.Environment]; ok {
-			return nil, Errorf(path, "environment '%s' has two prefixes, '%s' and '%s': new keys could not choose; a prefix of older keys goes into an accept block", p.Environment, other, p.Value)
+			return nil, Errorf(path, "environment '%s' has two prefixes, '%s' and '%s': it is unclear which one new keys get; put the prefix of older keys into an accept block", p.Environment, other, p.Value)
 		}
 		environments[p.Environment] = p.Value
 		if _, err := apikey.NewGrammar(prefixes[:i+1], format, nil); err != nil {
@@ -232,7 +238,7 @@ func (c *KeyspaceConfig) grammar() (*apikey.Grammar, error) {
 			return nil, Errorf(path+".charset", "accept '%s': charset is base62, base58, hex or any, not '%s'", a.Name, a.Charset)
 		}
 		if a.MinLength < 1 || a.MaxLength < a.MinLength {
-			return nil, Errorf(path+".length", "accept '%s' needs a length, such as 'length 20-64', whose first number is at least 1 and whose second is no smaller", a.Name)
+			return nil, Errorf(path+".length", "accept '%s' needs a length, such as 'length 20-64', whose first number is at least 1 and not above the second", a.Name)
 		}
 		if _, err := apikey.NewGrammar(prefixes, format, accept[:i+1]); err != nil {
 			return nil, &fieldError{path, err}
@@ -241,7 +247,7 @@ func (c *KeyspaceConfig) grammar() (*apikey.Grammar, error) {
 	return apikey.NewGrammar(prefixes, format, accept)
 }
 
-// places compiles where credentials may stand.
+// places compiles the places of a request where a credential may be.
 func (c *KeyspaceConfig) places() (*apikey.Places, error) {
 	for i, p := range c.Credentials {
 		path := fmt.Sprintf("credentials[%d]", i)
@@ -257,7 +263,7 @@ func (c *KeyspaceConfig) places() (*apikey.Places, error) {
 	return apikey.NewPlaces(c.Credentials...)
 }
 
-// scopes compiles the scopes.
+// scopes checks the names of the scopes and returns them.
 func (c *KeyspaceConfig) scopes() (gateway.Scopes, error) {
 	s := gateway.Scopes{Names: slices.Clone(c.Scopes), Cumulative: c.CumulativeScopes}
 	if len(s.Names) > gateway.MaxScopes {
@@ -265,7 +271,7 @@ func (c *KeyspaceConfig) scopes() (gateway.Scopes, error) {
 	}
 	for i, n := range s.Names {
 		if !scopeName.MatchString(n) {
-			return s, Errorf("scopes", "'%s' is no name of a scope, which is 1 to 63 of letters, digits and '_.:/*-' and begins with a letter or digit", n)
+			return s, Errorf("scopes", "'%s' is not a scope name, which is 1 to 63 of letters, digits and '_.:/*-' and begins with a letter or digit", n)
 		}
 		if slices.Contains(s.Names[:i], n) {
 			return s, Errorf("scopes", "scope '%s' is stated twice", n)
@@ -274,7 +280,7 @@ func (c *KeyspaceConfig) scopes() (gateway.Scopes, error) {
 	return s, nil
 }
 
-// failures compiles the limit of unknown keys per address.
+// failures compiles the limit on requests with unknown keys per client address.
 func (c *KeyspaceConfig) failures() (*ratelimit.Policy, error) {
 	text := c.Failures
 	switch text {
@@ -291,12 +297,12 @@ func (c *KeyspaceConfig) failures() (*ratelimit.Policy, error) {
 		return nil, Errorf("failures", "failures: %w", err)
 	}
 	if p.Per != ratelimit.PerAddress {
-		return nil, Errorf("failures", "failures are counted per address; nothing else can be stated")
+		return nil, Errorf("failures", "failures are always counted per address: remove the word 'per' and what follows")
 	}
 	return p, nil
 }
 
-// DefaultRealm is the realm of a keyspace whose directive names none.
+// DefaultRealm is the realm in WWW-Authenticate if the keyspace's directive sets none.
 func DefaultRealm(keyspace string) string {
 	if keyspace == DefaultKeyspace {
 		return "API"

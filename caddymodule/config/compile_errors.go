@@ -11,19 +11,20 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// The styles of refusals' bodies.
+// Styles of rejections' bodies.
 const (
 	StyleProblem  = "problem"
 	StyleDetail   = "detail"
 	StyleEnvelope = "envelope"
 )
 
-// maxMessage bounds a refusal's message, in bytes.
+// maxMessage is the longest message of a rejection, in bytes.
 const maxMessage = 1000
 
 var refusalCode = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,99}$`)
 
-// Compile returns how each reason answers, defaults filled in. c may be nil.
+// Compile returns the status, code and message of every rejection reason, with defaults filled in.
+// c may be nil.
 func (c *ErrorsConfig) Compile() (out [gateway.NumReasons]gateway.Refusal, err error) {
 	for r := gateway.MissingKey; r < gateway.NumReasons; r++ {
 		out[r] = gateway.Refusal{Status: r.Status(), Code: r.String(), Message: r.Message()}
@@ -40,7 +41,7 @@ func (c *ErrorsConfig) Compile() (out [gateway.NumReasons]gateway.Refusal, err e
 		path := "refusals." + name
 		r, ok := gateway.ParseReason(name)
 		if !ok {
-			return out, Errorf(path, "unknown reason '%s' (there is %s)", name, reasonNames())
+			return out, Errorf(path, "unknown reason '%s' (available: %s)", name, reasonNames())
 		}
 		o := c.Refusals[name]
 		if o == nil {
@@ -71,7 +72,8 @@ func (c *ErrorsConfig) Compile() (out [gateway.NumReasons]gateway.Refusal, err e
 	return out, nil
 }
 
-// reasonNames names every reason for a message.
+// reasonNames returns the names of all rejection reasons, separated by commas, for an error
+// message.
 func reasonNames() string {
 	var names []string
 	for r := gateway.MissingKey; r < gateway.NumReasons; r++ {

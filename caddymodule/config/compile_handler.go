@@ -13,11 +13,12 @@ import (
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
-// FieldName is a header's name, or another token (RFC 9110, section 5.6.2).
+// FieldName matches a header's name or another token (RFC 9110, section 5.6.2) of at most 100
+// characters.
 var FieldName = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")
 
-// Compile checks c against the keyspace and compiles its rules. Errors are
-// fieldErrors. ks may be nil where c is StripOnly.
+// Compile checks c against the keyspace and compiles its rules. Its errors are of the type
+// fieldError. ks may be nil if c is StripOnly.
 func (c *HandlerConfig) Compile(ks *Keyspace) (*rules.Set, error) {
 	if c.StripOnly {
 		return nil, nil
@@ -54,8 +55,8 @@ func (c *HandlerConfig) Compile(ks *Keyspace) (*rules.Set, error) {
 	return set, nil
 }
 
-// compileRules compiles the rules. plugin/rules names an offending line by its text;
-// the field it stands in is the one that makes the rules wrong when lines are added one by one.
+// compileRules compiles the rules. An error of rules.New does not name the wrong field, so
+// compileRules then adds the rules one at a time until the error occurs.
 func (c *HandlerConfig) compileRules(bit func(string) (uint64, bool)) (*rules.Set, error) {
 	config := c.Config
 	config.Paths.Report = config.Paths.Report || c.Observe && !config.Pathless()
@@ -100,14 +101,14 @@ func (c *HandlerConfig) HeaderOptions(ks *Keyspace) ratelimit.HeaderOptions {
 	return ratelimit.HeaderOptions{X: !o.NoX, IETF: !o.NoIETF, DeltaReset: o.ResetDelta}
 }
 
-// stated is one pattern with where it stands, for comparing it with the others.
+// stated is one path pattern together with its option and its field.
 type stated struct {
 	what, path string
 	rules.Pattern
 }
 
-// checkContradictions checks that no path is said to be two things at once, or is
-// public, where no key is checked, and still has a scope or a cost.
+// checkContradictions returns an error if a path has two classes, such as public and protect. A
+// public path must also have no scope or cost, because no key is checked there.
 func (c *HandlerConfig) checkContradictions() error {
 	var classes, asks []stated
 	for _, l := range []struct {
@@ -130,7 +131,7 @@ func (c *HandlerConfig) checkContradictions() error {
 				if s.what == other.what {
 					return Errorf(s.path, "%s '%s' is stated twice", s.what, s)
 				}
-				return Errorf(s.path, "'%s' is %s and %s at once", s.Pattern, other.what, s.what)
+				return Errorf(s.path, "'%s' is both %s and %s: remove it from one", s.Pattern, other.what, s.what)
 			}
 		}
 	}
@@ -145,8 +146,9 @@ func (c *HandlerConfig) checkContradictions() error {
 	return nil
 }
 
-// overlap reports whether two lists of methods have one in common. A list for some methods is an
-// exception to one for all (none named), not a contradiction.
+// overlap reports whether two lists of methods conflict. Two lists conflict if they share a method
+// or are both empty (all methods). A list of some methods is an exception to an empty one, not a
+// conflict.
 func overlap(a, b []string) bool {
 	if len(a) == 0 || len(b) == 0 {
 		return len(a) == len(b)
@@ -154,22 +156,23 @@ func overlap(a, b []string) bool {
 	return slices.ContainsFunc(a, func(m string) bool { return slices.Contains(b, m) })
 }
 
-// checkCosts checks that costs are in range and that no plan has a quota that one
-// request alone exceeds.
+// checkCosts checks the names of cost headers, and that no single request costs more than the
+// quota of a plan.
 func (c *HandlerConfig) checkCosts(ks *Keyspace) error {
 	for i, r := range c.Costs {
 		path := fmt.Sprintf("costs[%d]", i)
 		if r.Actual != "" && !FieldName.MatchString(r.Actual) {
-			return Errorf(path, "cost of '%s': '%s' is no name of a header", r.Path, r.Actual)
+			return Errorf(path, "cost of '%s': '%s' is not a header name", r.Path, r.Actual)
 		}
 		if plan, quota := exceeded(ks.Keyspace, r.Cost); quota != nil {
-			return Errorf(path, "cost %d of '%s' is above the quota %s of plan '%s' in keyspace '%s': such a request could never pass", r.Cost, r.Path, quota.Name, plan, ks.Name)
+			return Errorf(path, "cost %d of '%s' is above the quota %s of plan '%s' in keyspace '%s': such a request would always be rejected", r.Cost, r.Path, quota.Name, plan, ks.Name)
 		}
 	}
 	return nil
 }
 
-// exceeded returns the first plan and quota that a cost is above; nil when there is none.
+// exceeded returns the first plan with a quota below cost, and that quota; "" and nil if there is
+// none.
 func exceeded(ks *gateway.Keyspace, cost int64) (string, *ratelimit.Policy) {
 	for _, name := range ks.PlanOrder {
 		for _, l := range ks.Plans[name].Limits {

@@ -11,20 +11,21 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// maxPlanLimits leaves room, in the lines one request may be subject to, for those
-// of a key's own record: a rate, a quota, a concurrency limit and a bound on credits.
+// maxPlanLimits is the number of limits that a plan may have. Of the ratelimit.MaxLines limits of
+// one request, four are reserved for the key's own: a rate, a quota, a concurrency limit and a
+// bound on credits.
 const maxPlanLimits = ratelimit.MaxLines - 4
 
-// What may hold while shared limits can't be asked.
+// Values of on_redis_down: what a plan's limits do while Redis is unreachable.
 const (
 	redisDownLocal  = "local"
 	redisDownOpen   = "open"
 	redisDownClosed = "closed"
 )
 
-// plans compiles the plans into gk, whose scopes are already set. A former plan's
-// name leads to the plan that took it over, so that tenants whose record still holds the old name are
-// checked by the new plan from the first request on.
+// plans compiles the plans into gk, whose scopes must already be set. A former plan's name maps to
+// the plan that replaces it. So tenants whose record still holds the former name are checked by
+// the new plan at once.
 func (c *KeyspaceConfig) plans(gk *gateway.Keyspace) error {
 	configs := c.Plans
 	if len(configs) == 0 {
@@ -34,7 +35,7 @@ func (c *KeyspaceConfig) plans(gk *gateway.Keyspace) error {
 	for i, pc := range configs {
 		path := fmt.Sprintf("plans[%d]", i)
 		if pc == nil {
-			return Errorf(path, "a plan is null")
+			return Errorf(path, "the plan is null")
 		}
 		p, err := pc.compile(gk)
 		if err != nil {
@@ -51,7 +52,7 @@ func (c *KeyspaceConfig) plans(gk *gateway.Keyspace) error {
 			path := fmt.Sprintf("plans[%d].was", i)
 			if heir, ok := gk.Plans[old]; ok {
 				if heir.Name == old {
-					return Errorf(path, "plan '%s' was '%s', but there is a plan of that name", pc.Name, old)
+					return Errorf(path, "plan '%s' was '%s', but a plan with that name exists", pc.Name, old)
 				}
 				return Errorf(path, "plan '%s' was '%s', but so was plan '%s'", pc.Name, old, heir.Name)
 			}
@@ -65,25 +66,25 @@ func (c *KeyspaceConfig) plans(gk *gateway.Keyspace) error {
 			gk.DefaultPlan = gk.PlanOrder[0]
 		}
 	case !slices.Contains(gk.PlanOrder, c.DefaultPlan):
-		return Errorf("default_plan", "default_plan '%s': there is no such plan (there is %s)", c.DefaultPlan, strings.Join(gk.PlanOrder, ", "))
+		return Errorf("default_plan", "default_plan '%s': no such plan exists (available: %s)", c.DefaultPlan, strings.Join(gk.PlanOrder, ", "))
 	}
 	return nil
 }
 
-// Compile checks one plan and builds it.
+// compile checks one plan and builds it.
 func (c *PlanConfig) compile(gk *gateway.Keyspace) (*gateway.Plan, error) {
 	if !planName.MatchString(c.Name) {
-		return nil, Errorf("name", "'%s' is no name of a plan, which is 1 to 63 of letters, digits, '_', '.' and '-' and begins with a letter or digit", c.Name)
+		return nil, Errorf("name", "'%s' is not a plan name, which is 1 to 63 of letters, digits, '_', '.' and '-' and begins with a letter or digit", c.Name)
 	}
 	p := &gateway.Plan{
 		Name: c.Name, Deny: c.Deny, Observe: c.Observe, MaxKeys: c.MaxKeys,
 		Scopes: c.Scopes, Cap: gk.Scopes.All(), OnRedisDown: c.OnRedisDown, OnLeak: c.OnLeak, Was: c.Was,
 	}
 	if c.MaxKeys < 0 {
-		return nil, Errorf("max_keys", "plan '%s': max_keys is at least 1; leave it out for no cap", c.Name)
+		return nil, Errorf("max_keys", "plan '%s': max_keys must be at least 1; remove it for no limit", c.Name)
 	}
 	if c.Deny && len(c.Limits) > 0 {
-		return nil, Errorf("deny", "plan '%s' gives no access (deny), so its limits could never be reached: remove one or the other", c.Name)
+		return nil, Errorf("deny", "plan '%s' gives no access (deny), so its limits have no effect: remove deny or the limits", c.Name)
 	}
 	for i, s := range c.Scopes {
 		if _, ok := gk.Scopes.Bit(s); !ok {
@@ -95,7 +96,7 @@ func (c *PlanConfig) compile(gk *gateway.Keyspace) (*gateway.Plan, error) {
 	}
 	if c.Scopes != nil {
 		if len(c.Scopes) == 0 {
-			return nil, Errorf("scopes", "plan '%s': scopes names none; leave it out for no cap", c.Name)
+			return nil, Errorf("scopes", "plan '%s': scopes is empty; remove it for no restriction", c.Name)
 		}
 		p.Cap = gk.Scopes.Closure(c.Scopes)
 	}
@@ -114,7 +115,7 @@ func (c *PlanConfig) compile(gk *gateway.Keyspace) (*gateway.Plan, error) {
 		return nil, Errorf("on_leak", "plan '%s': on_leak is revoke, disable or report, not '%s'", c.Name, c.OnLeak)
 	}
 	if len(c.Limits) > maxPlanLimits {
-		return nil, Errorf("limits", "plan '%s' has %d limits: at most %d, which leaves room for a key's own", c.Name, len(c.Limits), maxPlanLimits)
+		return nil, Errorf("limits", "plan '%s' has %d limits: the maximum is %d, which leaves room for the limits of a key", c.Name, len(c.Limits), maxPlanLimits)
 	}
 	for i, text := range c.Limits {
 		path := fmt.Sprintf("limits[%d]", i)
@@ -131,7 +132,7 @@ func (c *PlanConfig) compile(gk *gateway.Keyspace) (*gateway.Plan, error) {
 	}
 	for i, old := range c.Was {
 		if !planName.MatchString(old) {
-			return nil, Errorf("was", "plan '%s' was '%s', which is no name of a plan", c.Name, old)
+			return nil, Errorf("was", "plan '%s' was '%s', which is not a plan name", c.Name, old)
 		}
 		if slices.Contains(c.Was[:i], old) {
 			return nil, Errorf("was", "plan '%s': was names '%s' twice", c.Name, old)
@@ -140,7 +141,7 @@ func (c *PlanConfig) compile(gk *gateway.Keyspace) (*gateway.Plan, error) {
 	return p, nil
 }
 
-// parseLimit reads one limit line.
+// parseLimit parses one limit, such as "rate 300/m burst 60".
 func parseLimit(text string) (*ratelimit.Policy, error) {
 	kind, rest, _ := strings.Cut(text, " ")
 	switch kind {
@@ -156,12 +157,12 @@ func parseLimit(text string) (*ratelimit.Policy, error) {
 		}
 		return ratelimit.NewCredits(), nil
 	}
-	return nil, fmt.Errorf("'%s' is no limit: it begins with rate, quota, concurrency or credits", text)
+	return nil, fmt.Errorf("'%s' is not a limit: a limit begins with rate, quota, concurrency or credits", text)
 }
 
-// clashes reports whether two limits of a plan count the same thing, so that only one of
-// them can ever refuse. Two rates over one period are of use together only where one allows
-// more and the other has the larger burst.
+// clashes reports whether one of two limits of a plan makes the other useless or has the same
+// name. Two rates over the same period are useful together only if one allows more and the other
+// has the larger burst.
 func clashes(a, b *ratelimit.Policy) bool {
 	if a.Kind != b.Kind || a.Per != b.Per {
 		return a.Name == b.Name
@@ -176,10 +177,10 @@ func clashes(a, b *ratelimit.Policy) bool {
 	return true
 }
 
-// describeScopes names a keyspace's scopes for a message.
+// describeScopes returns the list of a keyspace's scopes for an error message.
 func describeScopes(s gateway.Scopes) string {
 	if len(s.Names) == 0 {
 		return "the keyspace names no scopes"
 	}
-	return "there is " + strings.Join(s.Names, ", ")
+	return "available: " + strings.Join(s.Names, ", ")
 }

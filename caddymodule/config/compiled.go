@@ -19,14 +19,14 @@ import (
 
 // Compiled is a Config that was checked, with its placeholders expanded. Immutable.
 type Compiled struct {
-	// Config is the configuration as it is stated.
+	// Config is the configuration before compilation, with its placeholders.
 	Config    *Config
 	Secrets   Secrets
 	Keyspaces map[string]*Keyspace
-	// Cleaner removes the keys of all keyspaces, and management tokens, from texts.
+	// Cleaner removes keys of all keyspaces, and management tokens, from texts such as log lines.
 	Cleaner *apikey.Cleaner
 	View    *gateway.View
-	// vault encrypts under the secret; nil if there is none.
+	// vault encrypts with the configuration's secret; nil if there is no secret.
 	vault *webhook.Vault
 	// Identity names the store: configurations with the same identity share one engine.
 	Identity string
@@ -67,7 +67,7 @@ func (c *Config) Build(repl *caddy.Replacer) (*Compiled, error) {
 	return out, nil
 }
 
-// Target returns the store and the node.
+// Target returns the store and the node name for the engine.
 func (c *Compiled) Target() engine.Target {
 	if c.Secrets.DSN == "" {
 		return engine.Target{Path: c.Path, Node: aloneName}
@@ -75,10 +75,10 @@ func (c *Compiled) Target() engine.Target {
 	return engine.Target{Path: c.Path, Address: c.Secrets.Address(), Replica: c.Secrets.Replica, Node: c.Secrets.node}
 }
 
-// Address returns where PostgreSQL is reached; the zero value for SQLite.
+// Address returns the addresses of PostgreSQL, or the zero value for SQLite.
 func (s Secrets) Address() engine.Address { return engine.Address{DSN: s.DSN, Listen: s.listen} }
 
-// RequestLog returns how a keyspace's last requests are remembered; nil: they are not.
+// RequestLog returns how a keyspace's last requests are recorded, or nil if they are not recorded.
 func (c *Compiled) RequestLog(keyspace string) *usage.Log {
 	if ks := c.Keyspaces[keyspace]; ks != nil {
 		return ks.Requests
@@ -112,7 +112,7 @@ func (c *Compiled) HeadSigner() audit.Signer {
 	return c.vault
 }
 
-// LimitsKind returns where rates, quotas and concurrency are counted.
+// LimitsKind returns "local" or "redis": where rates, quotas and concurrency are counted.
 func (c *Config) LimitsKind() string {
 	if c.Limits != nil && c.Limits.Type != "" {
 		return c.Limits.Type
@@ -120,8 +120,9 @@ func (c *Config) LimitsKind() string {
 	return limitsLocal
 }
 
-// ConfigHash tells configurations apart. It is made of the configuration as it is
-// saved, in which secrets are placeholders, without what each gateway has of its own.
+// ConfigHash returns a short hash that shows whether gateways have the same configuration. It
+// covers the configuration as saved, with placeholders for secrets. Settings that differ between
+// gateways, the node's name and the replica's file, are excluded.
 func (c *Config) ConfigHash() string {
 	b, err := json.Marshal(c)
 	if err != nil {
@@ -142,10 +143,11 @@ func (c *Config) ConfigHash() string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// AppName is the app's module ID and the name of the global option.
+// AppName is the app's module ID and the global option's name.
 const AppName = "keygate"
 
-// FindApp returns the keygate app of the configuration of ctx, for a handler that needs it.
+// FindApp returns the keygate app of the configuration of ctx, for handlers that need it. It
+// returns an error if the app is not configured.
 func FindApp[T any](ctx caddy.Context) (app T, err error) {
 	a, err := ctx.AppIfConfigured(AppName)
 	if errors.Is(err, caddy.ErrNotConfigured) {

@@ -1,7 +1,9 @@
-// Package config reads the configuration of Keygate from a Caddyfile or from JSON, checks it and compiles it.
+// Package config reads the configuration of Keygate from a Caddyfile or from JSON, checks it and
+// compiles it.
 //
-// Both forms end in the same structs, config*.go, and in the same checks, compile*.go. The errors of a Caddyfile name
-// file and line; see field.go. It opens no file, no store and no connection, but for the file of leaks github_keys.
+// Both forms end in the same structs (config*.go) and the same checks (compile*.go). Errors about
+// a Caddyfile name file and line; see field.go. The package opens no store and no connection; the
+// only file that it reads is github_keys.
 package config
 
 import (
@@ -10,41 +12,44 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
-// DefaultKeyspace is the keyspace of whatever stands outside a keyspace block.
+// DefaultKeyspace is the keyspace that options outside of a keyspace block configure.
 const DefaultKeyspace = "default"
 
-// Config is the keygate app's configuration: the products whose keys this server checks, and where their
-// tenants and keys are kept.
+// Config is the keygate app's configuration: the keyspaces (products) whose keys this server
+// checks, and the store of their tenants and keys.
 type Config struct {
-	// Store is where tenants and keys are kept. Default: the SQLite file keygate.db.
+	// Store is the store of tenants and keys. Default: the SQLite file keygate.db.
 	Store *StoreConfig `json:"store,omitempty"`
-	// Node names this gateway among those that share its store: in receipts, status and
-	// usage. It may be a placeholder such as {env.HOSTNAME}. Default: the machine's name and some
-	// random characters; "local" with store sqlite.
+	// Node is this gateway's name in receipts, status and usage; gateways that share a store need
+	// different names. It may be a placeholder such as {env.HOSTNAME}. Default: the machine's name
+	// and some random characters; "local" with store sqlite.
 	Node string `json:"node,omitempty"`
-	// Limits is where rates, quotas and concurrency are counted. Default: in this process.
+	// Limits configures where rates, quotas and concurrency are counted. Default: in this process.
 	Limits *LimitsConfig `json:"limits,omitempty"`
-	// Peppers makes stored digests HMAC-SHA-256 under the first one, so that a stolen
-	// store alone can't be searched for known keys; further ones are previous peppers,
-	// whose keys go on working. Each has at least 16 bytes and should be a placeholder,
-	// because configurations are saved in clear. Default: none, plain SHA-256.
+	// Peppers makes the digests of keys in the store HMAC-SHA-256 with the first pepper, so that a
+	// stolen store alone can't be searched for known keys. The other peppers are previous ones;
+	// keys that were stored with them stay valid. Each has at least 16 bytes and should be a
+	// placeholder, because Caddy saves configurations in plain text. Default: none, plain SHA-256.
 	Peppers []string `json:"peppers,omitempty"`
-	// ImportPeppers are those of another system, from which keys were imported as their
-	// HMAC-SHA-256. They are used to find those keys and for nothing else; each should be a
-	// placeholder. Default: none.
+	// ImportPeppers are peppers of another system, whose keys were imported as HMAC-SHA-256
+	// digests. They serve only to find those keys. Each should be a placeholder. Default: none.
 	ImportPeppers []string `json:"import_peppers,omitempty"`
-	// Secret encrypts what must be stored readably, and should be a placeholder. Default: none.
+	// Secret encrypts stored values that must be readable again, such as webhook secrets. It
+	// should be a placeholder. Default: none.
 	Secret string `json:"secret,omitempty"`
-	// SecretOptional lets Secret's placeholder be empty: there is no secret then. Default: false.
+	// SecretOptional allows the placeholder in Secret to be empty, which means no secret. Default:
+	// false.
 	SecretOptional bool `json:"secret_optional,omitempty"`
-	// Leaks configures who may report leaked keys. Default: only a client that has the key.
+	// Leaks configures reports of leaked keys. Default: only clients that send the leaked key
+	// itself may report it.
 	Leaks *LeaksConfig `json:"leaks,omitempty"`
-	// Keyspaces are the products by name. Default: one named "default" with all defaults.
+	// Keyspaces maps names to keyspaces, one for each product. Default: one named "default" with
+	// all defaults.
 	Keyspaces map[string]*KeyspaceConfig `json:"keyspaces,omitempty"`
 }
 
-// StoreConfig is where tenants and keys are kept. Strings may hold placeholders
-// such as {env.DATABASE_URL}, which are expanded when the configuration is loaded.
+// StoreConfig configures the store of tenants and keys. Its strings may hold placeholders such as
+// {env.DATABASE_URL}, which are expanded when the configuration is loaded.
 type StoreConfig struct {
 	// Type names the store: "sqlite", a file on this machine, or "postgres", a server
 	// that several machines share. Default: "sqlite".
@@ -52,29 +57,31 @@ type StoreConfig struct {
 	// Path is the SQLite file, created when it does not exist. A relative path counts
 	// from the working directory. Default: "keygate.db".
 	Path string `json:"path,omitempty"`
-	// DSN is how PostgreSQL is reached. It has no default and should be a placeholder,
-	// because configurations are saved in clear.
+	// DSN is the connection string of PostgreSQL. It is required for "postgres" and should be a
+	// placeholder, because Caddy saves configurations in plain text.
 	DSN string `json:"dsn,omitempty"`
-	// Listen is the server's own address, where DSN leads through a pooler such as PgBouncer:
-	// this node receives changes over it. Default: DSN.
+	// Listen is a connection string that leads directly to PostgreSQL, over which this node
+	// receives changes. It is needed if DSN leads through a pooler such as PgBouncer. Default:
+	// DSN.
 	Listen string `json:"listen,omitempty"`
-	// Replica is the local file in which a node keeps its copy of what PostgreSQL holds.
-	// Default: no copy; keys that are not in memory are read from PostgreSQL.
+	// Replica is the local file for this node's copy of the PostgreSQL database. Default: no copy;
+	// keys that are not in memory are read from PostgreSQL.
 	Replica string `json:"replica,omitempty"`
-	// MaxStaleness is how long a node still checks keys by its own data while PostgreSQL is
-	// unreachable, in keyspaces that do not set it themselves. Default: 1h.
+	// MaxStaleness is how long a node continues to check keys with its local data while PostgreSQL
+	// is unreachable. A keyspace may set its own. Default: 1h.
 	MaxStaleness caddy.Duration `json:"max_staleness,omitempty"`
 }
 
-// LimitsConfig is where rates, quotas and concurrency are counted.
+// LimitsConfig configures where rates, quotas and concurrency are counted.
 type LimitsConfig struct {
-	// Type is "local", this process's memory, or "redis", which several machines share.
+	// Type is "local", this process's memory, or "redis", a server that several machines share.
 	// Default: "local".
 	Type string `json:"type,omitempty"`
-	// Address is the URL of the Redis server, and may be a placeholder. It has no default.
+	// Address is the URL of the Redis server, and may be a placeholder. It is required for
+	// "redis".
 	Address string `json:"address,omitempty"`
-	// Mode is "exact", which asks Redis for each request, or "leased", which takes
-	// tokens in small batches ahead of need. Default: "exact".
+	// Mode is "exact", which asks Redis for each request, or "leased", which reserves small
+	// batches in advance. Default: "exact".
 	Mode string `json:"mode,omitempty"`
 	// Timeout is the longest that a request waits for Redis. Default: 5ms.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
@@ -82,106 +89,110 @@ type LimitsConfig struct {
 
 // LeaksConfig configures who may report leaked keys besides clients that have the key.
 type LeaksConfig struct {
-	// GitHubKeys is a file with the public keys of GitHub's secret scanning, as
-	// https://api.github.com/meta/public_keys/secret_scanning answers them. It is read when the
-	// configuration is loaded. Default: none, and GitHub's reports are not taken.
+	// GitHubKeys is a file with the public keys of GitHub's secret scanning, as downloaded from
+	// https://api.github.com/meta/public_keys/secret_scanning. It is read when the configuration
+	// is loaded. Default: none, and GitHub's reports are rejected.
 	GitHubKeys string `json:"github_keys,omitempty"`
 }
 
-// KeyspaceConfig is one product: its key shapes, its plans, its words. Tenants and
-// keys are in the store, under the keyspace's name.
+// KeyspaceConfig configures one product: the shapes of its keys, its plans and its error texts.
+// Its tenants and keys are in the store, under the keyspace's name.
 type KeyspaceConfig struct {
-	// Prefixes are what issued keys begin with, and the environment each stands for;
-	// the first one's environment is the default for new keys.
-	// Default: "kg_live_" for "live" and "kg_test_" for "test".
+	// Prefixes are the beginnings of issued keys, each with its environment. The first one's
+	// environment is the default for new keys. Default: "kg_live_" for "live" and "kg_test_" for
+	// "test".
 	Prefixes []apikey.Prefix `json:"prefixes,omitempty"`
-	// Format is the shape of issued keys after their prefix. At least 128 bits of a key
-	// must be random, and 96 neither shown in lists nor implied by what is shown.
-	// Default: 32 characters, the last six of them a checksum.
+	// Format is the shape of issued keys after their prefix. At least 128 bits of a key must be
+	// random, and 96 of them must stay secret when the key's hint is shown in lists. Default: 32
+	// characters, the last six of them a checksum.
 	Format *apikey.Format `json:"format,omitempty"`
-	// Accept are further shapes, of keys that were issued elsewhere and imported. They
-	// are accepted, never issued. Default: none.
+	// Accept are the shapes of keys that another system issued and that were imported. The gateway
+	// accepts them but never issues such keys. Default: none.
 	Accept []apikey.Accept `json:"accept,omitempty"`
-	// Credentials are the places of a request where a key may stand.
-	// Default: a Bearer token in Authorization, and the header X-API-Key.
+	// Credentials are the places of a request where a key may be. Default: a Bearer token in
+	// Authorization, and the header X-API-Key.
 	Credentials []apikey.Place `json:"credentials,omitempty"`
-	// Scopes are what keys may be allowed to do, at most 64 names. Default: none.
+	// Scopes are the names of the permissions that keys may have, at most 64. Default: none.
 	Scopes []string `json:"scopes,omitempty"`
-	// CumulativeScopes makes each scope include all those after it. Default: false,
-	// each scope stands for itself.
+	// CumulativeScopes makes each scope include all scopes after it. Default: false, scopes are
+	// independent.
 	CumulativeScopes bool `json:"cumulative_scopes,omitempty"`
-	// Plans are what tenants may have bought, in the order in which they are shown.
-	// Default: one plan named "default" with no limits.
+	// Plans are the plans that a tenant may have, in display order. Default: one plan named
+	// "default" with no limits.
 	Plans []*PlanConfig `json:"plans,omitempty"`
-	// DefaultPlan is the plan of a tenant created without one. Default: the only plan
-	// where there is one, else none, and then a new tenant's plan must be stated.
+	// DefaultPlan is the plan of a tenant that is created without one. Default: the only plan if
+	// there is one; with several plans, a new tenant must name its plan.
 	DefaultPlan string `json:"default_plan,omitempty"`
-	// Errors is how refusals are worded. Default: problem details in the words of the manual.
+	// Errors configures the bodies of rejections. Default: problem details (RFC 9457) with
+	// standard texts.
 	Errors *ErrorsConfig `json:"errors,omitempty"`
-	// Failures is the rate of unknown keys that one client address may send before it
-	// is told to slow down, such as "100/m burst 20", or "off". A valid key is never
-	// refused for it. Default: "100/m".
+	// Failures is the rate of unknown keys that one client address may send before it gets 429,
+	// such as "100/m burst 20", or "off". Requests with a valid key are never rejected by it.
+	// Default: "100/m".
 	Failures string `json:"failures,omitempty"`
-	// MaxStaleness is how long a node still checks the keyspace's keys by its own data while PostgreSQL is
-	// unreachable. After that, requests get 503. Default: the store's.
+	// MaxStaleness is how long a node continues to check this keyspace's keys with its local data
+	// while PostgreSQL is unreachable. After that, requests get 503. Default: the store's.
 	MaxStaleness caddy.Duration `json:"max_staleness,omitempty"`
-	// Requests is how each key's last requests are remembered. Default: the last 100, for a day.
+	// Requests configures the log of each key's last requests. Default: the last 100, for a day.
 	Requests *RequestsConfig `json:"requests,omitempty"`
-	// Usage is how what keys used is kept. Default: by hour for 90 days, then by day.
+	// Usage configures the usage statistics of keys. Default: by hour for 90 days, then by day.
 	Usage *UsageConfig `json:"usage,omitempty"`
-	// Webhooks is how events reach webhooks. Default: at public addresses only.
+	// Webhooks configures the delivery of webhooks. Default: only to public addresses.
 	Webhooks *WebhooksConfig `json:"webhooks,omitempty"`
-	// AdminAPI set to "open" serves this keyspace's management API on Caddy's admin
-	// endpoint also where that listens neither on loopback nor on a Unix socket. Default: "".
+	// AdminAPI set to "open" serves this keyspace's management API on Caddy's admin endpoint even
+	// if that endpoint listens on a network address. Default: "", only on loopback addresses and
+	// Unix sockets.
 	AdminAPI string `json:"admin_api,omitempty"`
-	// Headers chooses the limit headers of responses, where a directive does not state
-	// its own. Default: all of them.
+	// Headers chooses the limit headers of responses, unless a keygate directive has its own
+	// choice. Default: all of them.
 	Headers *HeadersConfig `json:"headers,omitempty"`
 }
 
-// PlanConfig is what a tenant bought.
+// PlanConfig configures one plan: the access and the limits of a tenant that has it.
 type PlanConfig struct {
-	// Name is how tenants' records refer to the plan.
+	// Name identifies the plan in tenants' records.
 	Name string `json:"name"`
-	// Deny gives no API access at all. Default: false.
+	// Deny rejects every request of the plan's tenants. Default: false.
 	Deny bool `json:"deny,omitempty"`
-	// Observe checks, counts and logs requests that the plan would have rejected, but
-	// lets them pass. Default: false.
+	// Observe checks, counts and logs requests that the plan would reject, but lets them pass.
+	// Default: false.
 	Observe bool `json:"observe,omitempty"`
-	// MaxKeys caps how many active keys a tenant may have. Default: 0, no cap.
+	// MaxKeys is the greatest number of active keys per tenant. Default: 0, no limit.
 	MaxKeys int `json:"max_keys,omitempty"`
-	// Scopes caps what the plan's keys may do. Default: no cap.
+	// Scopes restricts the plan's keys to these scopes. Default: no restriction.
 	Scopes []string `json:"scopes,omitempty"`
-	// Limits are the plan's limits, in the order in which responses list them, each as
-	// a Caddyfile writes it: "rate 300/m burst 60", "quota 100000/month",
-	// "concurrency 50 per tenant" or "credits". Default: none.
+	// Limits are the plan's limits in Caddyfile syntax: "rate 300/m burst 60", "quota
+	// 100000/month", "concurrency 50 per tenant" or "credits". Responses list them in this order.
+	// Default: none.
 	Limits []string `json:"limits,omitempty"`
-	// OnRedisDown is what happens while Redis does not answer: "local" counts
-	// here, "open" lets pass, "closed" refuses. Default: "local".
+	// OnRedisDown is the behavior while Redis is unreachable: "local" counts in this process,
+	// "open" accepts requests uncounted, "closed" rejects them. Default: "local".
 	OnRedisDown string `json:"on_redis_down,omitempty"`
-	// OnLeak is what happens to a key that is reported leaked: "revoke", "disable", which can be
-	// undone, or "report", which only records it and tells webhooks. Default: "report".
+	// OnLeak is the action for a key that is reported as leaked: "revoke"; "disable", which can be
+	// undone; or "report", which only records the report and notifies webhooks. Default: "report".
 	OnLeak string `json:"on_leak,omitempty"`
-	// Was names former plans that no longer exist; their tenants are on this one now. Default: none.
+	// Was names former plans, which no longer exist. Their tenants have this plan now. Default:
+	// none.
 	Was []string `json:"was,omitempty"`
 }
 
-// ErrorsConfig is how a keyspace words its refusals.
+// ErrorsConfig configures the bodies of a keyspace's rejections.
 type ErrorsConfig struct {
-	// Style of the bodies: "problem" (RFC 9457), "detail", {"detail": message}, or
+	// Style is the style of the bodies: "problem" (RFC 9457), "detail", {"detail": message}, or
 	// "envelope", {"error": {"code": code, "message": message}}. Default: "problem".
 	Style string `json:"style,omitempty"`
-	// Refusals changes single reasons, such as "missing_key". Default: the words of the manual.
+	// Refusals changes the responses for single reasons, such as "missing_key". Default: standard
+	// responses.
 	Refusals map[string]*RefusalConfig `json:"refusals,omitempty"`
 }
 
-// RefusalConfig changes how one reason answers. Empty fields change nothing.
+// RefusalConfig changes the response for one rejection reason. Empty fields change nothing.
 type RefusalConfig struct {
 	// Status is the HTTP status, 400 to 599. Default: the reason's own.
 	Status int `json:"status,omitempty"`
-	// Code is what programs tell reasons apart by. Default: the reason's name.
+	// Code is the error code for programs. Default: the reason's name.
 	Code string `json:"code,omitempty"`
-	// Message is what people read. Default: the reason's own.
+	// Message is the error text for people. Default: the reason's own.
 	Message string `json:"message,omitempty"`
 }
 
@@ -191,7 +202,7 @@ type HeadersConfig struct {
 	NoX bool `json:"no_x,omitempty"`
 	// NoIETF leaves RateLimit-Policy and RateLimit out. Default: false.
 	NoIETF bool `json:"no_ietf,omitempty"`
-	// ResetDelta makes X-RateLimit-Reset the seconds until it happens. Default: false,
-	// the Unix time at which it happens.
+	// ResetDelta makes X-RateLimit-Reset the number of seconds until the reset. Default: false,
+	// the Unix time of the reset.
 	ResetDelta bool `json:"reset_delta,omitempty"`
 }

@@ -13,31 +13,35 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
-// ConsoleConfig is what a `keygate_console` directive states.
+// ConsoleConfig is the configuration of a `keygate_console` directive.
 type ConsoleConfig struct {
-	// Keyspace whose keys are managed. Default: the only keyspace where there is one, else "default".
+	// Keyspace names the keyspace that the console manages. Default: the only keyspace if there is
+	// one, else "default".
 	Keyspace string `json:"keyspace,omitempty"`
-	// Path of the console; requests for other paths are passed on. Default: "/", the whole site.
+	// Path is the console's path. Requests for other paths go to the next handler. Default: "/",
+	// the whole site.
 	Path string `json:"path,omitempty"`
-	// URL is where browsers reach the console, for portal links. Default: what the site's
-	// configuration says, which behind another proxy may not be what browsers see.
+	// URL is the console's address in browsers, for portal links. Default: derived from the site's
+	// configuration, which can be wrong behind another proxy.
 	URL string `json:"url,omitempty"`
-	// Title is the product's name. Default: "Keygate".
+	// Title is the product's name in the console. Default: "Keygate".
 	Title string `json:"title,omitempty"`
-	// Color is the accent, as rrggbb or #rrggbb. Default: "2f5d50".
+	// Color is the accent color, as rrggbb or #rrggbb. Default: "2f5d50".
 	Color string `json:"color,omitempty"`
-	// Logo is a file with a picture, at most 64 KiB. Default: none.
+	// Logo is an image file of at most 64 KiB. Default: none.
 	Logo string `json:"logo,omitempty"`
-	// IdentityHeader names a header that is trusted to hold the name of the signed-in user. It must
-	// be set or removed by what stands in front, such as forward_auth with copy_headers. Default: none.
+	// IdentityHeader is a header that is trusted to hold the name of the signed-in user. A handler
+	// before the console must set or remove it, such as forward_auth with copy_headers. Default:
+	// none.
 	IdentityHeader string `json:"identity_header,omitempty"`
-	// IdentityScopes are what people so named may do. Default: everything.
+	// IdentityScopes are the management scopes of users that IdentityHeader names. Default: all
+	// scopes.
 	IdentityScopes []string `json:"identity_scopes,omitempty"`
 }
 
 // UnmarshalCaddyfile sets up c from its directive without a matcher. See parseConsole for the syntax.
 func (c *ConsoleConfig) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next() // consume the directive's name
+	d.Next() // skip the directive's name
 	at := *d
 	l := make(lines)
 	l.note("keyspace", d)
@@ -62,7 +66,8 @@ func (c *ConsoleConfig) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	opts["color"] = option{parse: func(d *caddyfile.Dispenser) error {
 		l.note("color", d)
-		// What begins with # is a comment in a Caddyfile, unless it is quoted.
+		// A Caddyfile treats an unquoted # as the start of a comment, so the color also works
+		// without it.
 		return oneArg(d, "color <rrggbb>", &c.Color)
 	}}
 	for name, to := range map[string]*string{"path": &c.Path, "url": &c.URL, "title": &c.Title, "logo": &c.Logo} {
@@ -77,7 +82,7 @@ func (c *ConsoleConfig) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return l.locate(&at, c.Check())
 }
 
-// Check returns an error if the configuration is wrong. It does not read the files that it names.
+// Check returns an error if the configuration is wrong. It reads no file, such as the logo.
 func (c *ConsoleConfig) Check() error {
 	if c.Path != "" && (!strings.HasPrefix(c.Path, "/") || path.Clean(c.Path) != c.Path || strings.ContainsAny(c.Path, "*{}?#%")) {
 		return Errorf("path", "path: '%s' must be a plain path, such as /console", c.Path)
@@ -95,15 +100,15 @@ func (c *ConsoleConfig) Check() error {
 		return Errorf("color", "%w", err)
 	}
 	if c.IdentityHeader != "" && !httpguts.ValidHeaderFieldName(c.IdentityHeader) {
-		return Errorf("identity_header", "identity_header: '%s' is no name of a header", c.IdentityHeader)
+		return Errorf("identity_header", "identity_header: '%s' is not a header name", c.IdentityHeader)
 	}
 	if c.IdentityHeader == "" && len(c.IdentityScopes) > 0 {
-		return Errorf("identity_scopes", "identity_scopes: they need identity_header")
+		return Errorf("identity_scopes", "identity_scopes needs identity_header")
 	}
 	known := auth.TokenScopes()
 	for _, s := range c.IdentityScopes {
 		if !slices.Contains(known, s) {
-			return Errorf("identity_scopes", "identity_header: '%s' is no scope (there is %s)", s, strings.Join(known, ", "))
+			return Errorf("identity_scopes", "identity_header: '%s' is not a scope (available: %s)", s, strings.Join(known, ", "))
 		}
 	}
 	return nil

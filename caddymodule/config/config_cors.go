@@ -13,35 +13,34 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// CORSConfig states which pages of other origins may read responses (Fetch Standard, section 3.3).
-// In JSON it is an object, or a list of origins: their pages may read refusals alone, and credentials are
-// allowed to origins that are named.
+// CORSConfig configures which pages of other origins may read responses (Fetch Standard, section
+// 3.3). In JSON it is an object or a list of origins. With a list, pages may read only rejections,
+// and named origins may send credentials.
 type CORSConfig struct {
-	// Origins are allowed origins, such as "https://app.example.com", or "*" for all.
+	// Origins are the allowed origins, such as "https://app.example.com", or "*" for all.
 	Origins []string `json:"origins"`
-	// Methods that pages may use, for preflights that are answered here. Default: the one that a
-	// preflight asks for.
+	// Methods are the methods that Keygate allows when it answers preflights. Default: the one
+	// that the preflight asks for.
 	Methods []string `json:"methods,omitempty"`
-	// Headers that pages may send, for preflights that are answered here. Default: those that a
-	// preflight asks for.
+	// Headers are the request headers that Keygate allows when it answers preflights. Default:
+	// those that the preflight asks for.
 	Headers []string `json:"headers,omitempty"`
-	// Credentials allows requests with cookies and client certificates. A key in a header needs it not.
-	// Default: false.
+	// Credentials allows requests with cookies and client certificates. Keys in headers work
+	// without it. Default: false.
 	Credentials bool `json:"credentials,omitempty"`
-	// MaxAge is how long browsers may keep an answer to a preflight, up to 24h. Default: what browsers
-	// choose.
+	// MaxAge is how long browsers may cache the answer to a preflight, up to 24h. Default: the
+	// browser's choice.
 	MaxAge caddy.Duration `json:"max_age,omitempty"`
-	// Answer answers preflights here; none reaches the upstream. Default: false.
+	// Answer makes Keygate answer preflights instead of the upstream. Default: false.
 	Answer bool `json:"answer,omitempty"`
 
-	// isList reports whether only a list of origins is stated.
+	// isList is true if the configuration is only a list of origins.
 	isList bool
 }
 
-// maxCORSAge is the longest time that any browser keeps an answer to a preflight.
+// maxCORSAge is the longest time that any browser caches an answer to a preflight.
 const maxCORSAge = 24 * time.Hour
 
-// UnmarshalJSON implements json.Unmarshaler.
 func (c *CORSConfig) UnmarshalJSON(b []byte) error {
 	*c = CORSConfig{}
 	if text := bytes.TrimSpace(b); len(text) > 0 && text[0] == '[' {
@@ -57,7 +56,6 @@ func (c *CORSConfig) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// MarshalJSON implements json.Marshaler.
 func (c CORSConfig) MarshalJSON() ([]byte, error) {
 	if c.isList {
 		return json.Marshal(c.Origins)
@@ -84,7 +82,7 @@ func (c *CORSConfig) Check() error {
 		}
 		if origin == "*" {
 			if len(c.Origins) > 1 {
-				return Errorf(path, "cors: '*' is every origin, so remove the others")
+				return Errorf(path, "cors: '*' allows every origin, so remove the others")
 			}
 			continue
 		}
@@ -99,9 +97,9 @@ func (c *CORSConfig) Check() error {
 		path := fmt.Sprintf("cors.methods[%d]", i)
 		switch {
 		case m == "*":
-			return Errorf(path, "cors: '*' is no method: without the line 'methods' every method is allowed")
+			return Errorf(path, "cors: '*' is not a method: without the line 'methods' every method is allowed")
 		case !FieldName.MatchString(m) || m != strings.ToUpper(m):
-			return Errorf(path, "cors: '%s' is no method; methods are in capitals, separated by blanks, such as 'methods GET POST'", m)
+			return Errorf(path, "cors: '%s' is not a method; methods are in capitals, separated by blanks, such as 'methods GET POST'", m)
 		case slices.Contains(c.Methods[:i], m):
 			return Errorf(path, "cors: method '%s' is stated twice", m)
 		}
@@ -110,9 +108,9 @@ func (c *CORSConfig) Check() error {
 		path := fmt.Sprintf("cors.headers[%d]", i)
 		switch {
 		case h == "*":
-			return Errorf(path, "cors: '*' is no header: without the line 'headers' every header is allowed")
+			return Errorf(path, "cors: '*' is not a header name: without the line 'headers' every header is allowed")
 		case !FieldName.MatchString(h):
-			return Errorf(path, "cors: '%s' is no name of a header; names are separated by blanks, such as 'headers X-API-Key Content-Type'", h)
+			return Errorf(path, "cors: '%s' is not a header name; names are separated by blanks, such as 'headers X-API-Key Content-Type'", h)
 		case slices.ContainsFunc(c.Headers[:i], func(other string) bool { return strings.EqualFold(h, other) }):
 			return Errorf(path, "cors: header '%s' is stated twice", h)
 		}
@@ -123,7 +121,8 @@ func (c *CORSConfig) Check() error {
 	return nil
 }
 
-// RefusalsOnly reports whether pages of the origins may read refusals alone.
+// RefusalsOnly reports whether pages of the origins may read only rejections, not the upstream's
+// responses.
 func (c *CORSConfig) RefusalsOnly() bool { return c.isList }
 
 // EveryOrigin reports whether pages of every origin are allowed.
@@ -176,12 +175,12 @@ var (
 	_ json.Marshaler   = CORSConfig{}
 )
 
-// checkOrigin checks that s is an origin as browsers send it: a scheme, a host, and
-// a port where it is not the scheme's own.
+// checkOrigin returns an error unless s is an origin as browsers send it: a scheme, a host, and a
+// port if it is not the scheme's default.
 func checkOrigin(s string) error {
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme == "" || u.Host == "" || u.Scheme+"://"+u.Host != s || s != strings.ToLower(s) {
-		return fmt.Errorf("cors: '%s' is no origin; one is written as browsers send it, such as 'https://app.example.com'", s)
+		return fmt.Errorf("cors: '%s' is not an origin as browsers send it, such as 'https://app.example.com'", s)
 	}
 	return nil
 }

@@ -24,7 +24,8 @@ func (p *parser) leaks(d *caddyfile.Dispenser) error {
 	})
 }
 
-// Load reads the file of GitHub's keys; nil where none is named.
+// Load reads the file with GitHub's public keys. It returns nil if the configuration names no
+// file.
 func (c *LeaksConfig) Load(repl *caddy.Replacer) (*leak.Keys, error) {
 	if c == nil || c.GitHubKeys == "" {
 		return nil, nil

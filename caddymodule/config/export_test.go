@@ -1,6 +1,7 @@
 package config
 
-// CheckWithoutPlaceholders checks what adapting a Caddyfile checks.
+// CheckWithoutPlaceholders runs the checks that also run when a Caddyfile is adapted, before
+// placeholders are expanded.
 func (c *Config) CheckWithoutPlaceholders() error {
 	_, err := c.compile()
 	return err

@@ -8,9 +8,9 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
-// fieldError is a configuration error that knows the field it is about, as a path
-// from where the check began: `plans[1].limits[0]`. In JSON the path is part of the
-// message; in a Caddyfile it becomes a file and a line.
+// fieldError is an error about one field of the configuration. path leads to the field from where
+// the check began: `plans[1].limits[0]`. For JSON the message includes the path; for a Caddyfile,
+// locate replaces it with file and line.
 type fieldError struct {
 	path string
 	err  error
@@ -25,13 +25,12 @@ func (e *fieldError) Error() string {
 
 func (e *fieldError) Unwrap() error { return e.err }
 
-// Errorf returns a fieldError about path.
+// Errorf returns a fieldError for the field path.
 func Errorf(path, format string, args ...any) error {
 	return &fieldError{path: path, err: fmt.Errorf(format, args...)}
 }
 
-// within makes the paths of errors that were found inside a field start at that
-// field's parent. nil stays nil.
+// within puts the field parent before the path of an error. A nil error stays nil.
 func within(parent string, err error) error {
 	if err == nil {
 		return nil
@@ -49,14 +48,14 @@ func within(parent string, err error) error {
 	return &fieldError{path: parent + "." + fe.path, err: fe.err}
 }
 
-// lines remembers by which token of a Caddyfile each field was stated.
+// lines maps fields to the Caddyfile tokens that set them.
 type lines map[string]caddyfile.Token
 
-// note records that the dispenser's current token states the field path.
+// note records that the dispenser's current token sets the field path.
 func (l lines) note(path string, d *caddyfile.Dispenser) { l[path] = d.Token() }
 
-// locate turns a fieldError into an error that names file and line: those of the field, or of
-// the nearest thing around it that the file states, or of d's current token.
+// locate turns a fieldError into an error that names file and line: those of the field, else of
+// the nearest recorded field around it, else of d's current token.
 func (l lines) locate(d *caddyfile.Dispenser, err error) error {
 	var fe *fieldError
 	if err == nil || !errors.As(err, &fe) {

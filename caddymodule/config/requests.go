@@ -9,20 +9,20 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// RequestsConfig is how a keyspace's keys' last requests are remembered: time, method,
-// path, status, reason, latency and address of each, and nothing else of it.
+// RequestsConfig configures the log of each key's last requests. Of each request it keeps only
+// time, method, path, status, reason, latency and address.
 type RequestsConfig struct {
-	// Off remembers none. Default: false.
+	// Off keeps no requests. Default: false.
 	Off bool `json:"off,omitempty"`
-	// Keep is how many of a key are kept, 1 to 1,000. Default: 100.
+	// Keep is the number of requests kept per key, 1 to 1,000. Default: 100.
 	Keep int `json:"keep,omitempty"`
-	// For is how long, one minute to 31 days. Default: 24h.
+	// For is how long requests are kept, 1m to 31d. Default: 24h.
 	For caddy.Duration `json:"for,omitempty"`
-	// Address is how much of the client's address is kept: "full", "prefix" (the IPv4 /24 or
-	// IPv6 /48 it is in) or "off". Default: "full".
+	// Address is the part of the client's address that is kept: "full", "prefix" (the IPv4 /24 or
+	// IPv6 /48) or "off". Default: "full".
 	Address string `json:"address,omitempty"`
-	// Path is how much of the path is kept: "full", which never means its query, or "route",
-	// the pattern of the cost line that matched, else the first segment. Default: "full".
+	// Path is the part of the path that is kept, never with the query: "full", or "route", the
+	// pattern of the matching cost line, else the first segment. Default: "full".
 	Path string `json:"path,omitempty"`
 }
 
@@ -35,7 +35,8 @@ const (
 	maxRequestsFor      = 31 * 24 * time.Hour
 )
 
-// Compile checks c, which may be nil; nil where nothing is remembered. Texts are freed of keys by clean.
+// compile checks c, which may be nil. It returns nil if no requests are kept. clean removes keys
+// from the logged texts.
 func (c *RequestsConfig) compile(clean func(string) string) (*usage.Log, error) {
 	log := &usage.Log{Keep: defaultRequestsKeep, For: defaultRequestsFor, Clean: clean}
 	if c == nil {
@@ -43,7 +44,7 @@ func (c *RequestsConfig) compile(clean func(string) string) (*usage.Log, error) 
 	}
 	if c.Off {
 		if *c != (RequestsConfig{Off: true}) {
-			return nil, Errorf("", "requests off keeps nothing, so nothing further can be stated")
+			return nil, Errorf("", "requests off keeps nothing: remove the other options of requests")
 		}
 		return nil, nil
 	}
@@ -105,7 +106,7 @@ func parseRequests(d *caddyfile.Dispenser, note noteFunc) (*RequestsConfig, erro
 			}
 			duration, err := caddy.ParseDuration(text)
 			if err != nil || duration <= 0 {
-				return d.Errf("for: '%s' is no duration, such as 24h or 7d", text)
+				return d.Errf("for: '%s' is not a duration (examples: 24h, 7d)", text)
 			}
 			c.For = caddy.Duration(duration)
 			return nil

@@ -13,17 +13,18 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/postgres"
 )
 
-// This file handles a store that several gateways share.
+// This file holds the options for a store that several gateways share.
 
 const (
-	// aloneName names a gateway that has its store for itself.
+	// aloneName is the node name of a gateway that shares its store with no other.
 	aloneName = "local"
-	// defaultStaleness is how long keys in memory are accepted while the store is unreachable.
+	// defaultStaleness is how long a node checks keys with its local data while the store is
+	// unreachable.
 	defaultStaleness = time.Hour
 )
 
-// ownName is what this process calls itself where the configuration does not say: the same
-// over reloads, and another after a restart.
+// ownName returns the node's name for a configuration without one: the host's name and random
+// characters. The name stays the same over reloads and changes with a restart.
 var ownName = sync.OnceValue(func() string {
 	host, err := os.Hostname()
 	if err != nil || host == "" {
@@ -32,7 +33,7 @@ var ownName = sync.OnceValue(func() string {
 	return host + "-" + strings.ToLower(rand.Text()[:6])
 })
 
-// expandShared expands the options of a shared store.
+// expandShared expands the placeholders in the options of a shared store.
 func (a *Config) expandShared(repl *caddy.Replacer, s *Secrets) (err error) {
 	if a.Store == nil || a.Store.Type != StorePostgres {
 		return nil
@@ -66,9 +67,10 @@ func (a *Config) expandShared(repl *caddy.Replacer, s *Secrets) (err error) {
 	return nil
 }
 
-// sharedIdentity names a shared store and the node that uses it. Where it is reached, and as whom, is left
-// out: that changes while the store stays, as with a new password or after a fail-over. Whether
-// it has stayed is seen at the start; see redirect.
+// sharedIdentity returns an id for the shared store and this node, and the database's name as
+// path. The id excludes the server's address and user, since a new password or a fail-over changes
+// them while the store stays the same. The engine verifies at the start that the store is the
+// same.
 func sharedIdentity(s Secrets) (id, path string, err error) {
 	database, path, err := postgres.Identity(s.DSN)
 	if err != nil {
@@ -82,7 +84,8 @@ func sharedIdentity(s Secrets) (id, path string, err error) {
 	return StorePostgres + ":" + database + "#" + s.node, path, nil
 }
 
-// Staleness returns how long keys in memory are accepted while the store does not answer.
+// Staleness returns how long each keyspace's keys are checked with local data while the store is
+// unreachable.
 func (a *Config) Staleness() cluster.Staleness {
 	t := cluster.Staleness{Default: defaultStaleness}
 	if a.Store != nil && a.Store.MaxStaleness > 0 {
@@ -98,7 +101,8 @@ func (a *Config) Staleness() cluster.Staleness {
 		}
 	}
 	if len(t.Keyspaces) == len(all) {
-		// There is none that the default is for: this gateway is through when the last of these is.
+		// Every keyspace has its own duration, so the default applies to none. The longest one
+		// becomes the default: after it, this gateway rejects all keys.
 		t.Default = 0
 		t.Default = t.Longest()
 	}

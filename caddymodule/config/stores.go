@@ -14,7 +14,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
-// The kinds of stores and limiters that a configuration may name.
+// Types of stores and limiters, and modes of the limiter redis.
 const (
 	StoreSQLite   = "sqlite"
 	StorePostgres = "postgres"
@@ -25,11 +25,11 @@ const (
 	ModeLeased  = "leased"
 )
 
-// defaultStorePath is the SQLite file of a configuration that names none.
+// defaultStorePath is the SQLite file of a configuration that sets none.
 const defaultStorePath = "keygate.db"
 
-// checkStores checks what the store, the limits, the peppers and the secret say, as far as that
-// can be told without expanding a placeholder.
+// checkStores checks the store, the limits, the peppers and the secret without expanding
+// placeholders.
 func (a *Config) checkStores() error {
 	if s := a.Store; s != nil {
 		switch s.Type {
@@ -42,7 +42,7 @@ func (a *Config) checkStores() error {
 				return Errorf("store", "store postgres needs the address of the server, such as {env.DATABASE_URL}")
 			}
 			if s.Path != "" {
-				return Errorf("store", "store postgres takes no path; its local copy is named by replica")
+				return Errorf("store", "store postgres takes no path; the option replica names the file of its local copy")
 			}
 			if s.MaxStaleness < 0 {
 				return Errorf("store.max_staleness", "max_staleness can't be negative")
@@ -56,14 +56,14 @@ func (a *Config) checkStores() error {
 				}
 			}
 		default:
-			return Errorf("store", "unknown store '%s' (there is sqlite, postgres)", s.Type)
+			return Errorf("store", "unknown store '%s' (available: sqlite, postgres)", s.Type)
 		}
 	}
 	if l := a.Limits; l != nil {
 		switch l.Type {
 		case "", limitsLocal:
 			if l.Address != "" || l.Mode != "" || l.Timeout != 0 {
-				return Errorf("limits", "limits local takes nothing further; an address, mode and timeout are for redis")
+				return Errorf("limits", "limits local takes no options; address, mode and timeout are for redis")
 			}
 		case LimitsRedis:
 			if l.Address == "" {
@@ -81,7 +81,7 @@ func (a *Config) checkStores() error {
 				return Errorf("limits.timeout", "timeout can't be negative")
 			}
 		default:
-			return Errorf("limits", "unknown limits '%s' (there is local, redis)", l.Type)
+			return Errorf("limits", "unknown limits '%s' (available: local, redis)", l.Type)
 		}
 	}
 	for name, ks := range a.Configured() {
@@ -90,7 +90,7 @@ func (a *Config) checkStores() error {
 		case ks.MaxStaleness < 0:
 			return Errorf(field, "max_staleness can't be negative")
 		case a.Store == nil || a.Store.Type != StorePostgres:
-			return Errorf(field, "max_staleness is for store postgres: a gateway is never cut off from an SQLite store, its own file")
+			return Errorf(field, "max_staleness is for store postgres: an SQLite store is a local file, so it never becomes unreachable")
 		}
 	}
 	for i, p := range a.Peppers {
@@ -106,25 +106,26 @@ func (a *Config) checkStores() error {
 	return nil
 }
 
-// HasPlaceholder reports whether a value of the configuration is not known before it is loaded.
+// HasPlaceholder reports whether value holds a placeholder, so that its text is unknown until the
+// configuration is loaded.
 func HasPlaceholder(value string) bool { return strings.Contains(value, "{") }
 
-// Secrets are the configuration's strings with their placeholders expanded. They stay
-// out of App's exported fields, which are printed by logs and Caddy's /config/.
+// Secrets holds strings of the configuration with their placeholders expanded. They are kept apart
+// from Config, which Caddy logs and serves at /config/.
 type Secrets struct {
 	StorePath string
-	// DSN and listen are addresses of PostgreSQL, replica is the file of the local copy; node
-	// names this process.
+	// DSN and listen are connection strings of PostgreSQL, Replica is the file of the local copy,
+	// and node is this process's name.
 	DSN, listen, Replica, node string
 	peppers                    []string
-	// importPeppers are of keys that were imported.
+	// importPeppers are the peppers of imported keys.
 	importPeppers []string
 	secret        string
 	Limits        engine.Limits
 }
 
-// expand expands the placeholders. Where a value is needed an empty one is an error, which names
-// the placeholder and never the value.
+// expand expands the placeholders. An empty result is an error if the field needs a value. The
+// error names the placeholder, never the value.
 func (a *Config) expand(repl *caddy.Replacer) (s Secrets, err error) {
 	s.StorePath = defaultStorePath
 	if a.Store != nil && a.Store.Path != "" {
@@ -158,11 +159,11 @@ func (a *Config) expand(repl *caddy.Replacer) (s Secrets, err error) {
 	return s, nil
 }
 
-// expandSecret returns the secret, "" where there is none.
+// expandSecret returns the secret with its placeholders expanded, or "" if there is none.
 func (a *Config) expandSecret(repl *caddy.Replacer) (string, error) {
 	switch {
 	case a.Secret == "" && a.SecretOptional:
-		return "", Errorf("secret_optional", "no secret is stated that could be empty")
+		return "", Errorf("secret_optional", "secret_optional needs secret: state a secret, or remove secret_optional")
 	case a.Secret == "":
 		return "", nil
 	case a.SecretOptional:
@@ -177,16 +178,16 @@ func (a *Config) expandSecret(repl *caddy.Replacer) (string, error) {
 func expand(repl *caddy.Replacer, field, value string) (string, error) {
 	out, err := repl.ReplaceOrErr(value, true, true)
 	if err != nil {
-		return "", Errorf(field, "%w: it needs a value", err)
+		return "", Errorf(field, "%w: a value is required", err)
 	}
 	if strings.TrimSpace(out) == "" {
-		return "", Errorf(field, "it needs a value")
+		return "", Errorf(field, "a value is required")
 	}
 	return out, nil
 }
 
-// storeIdentity names the resource an engine serves, so that configurations which mean the
-// same store share one engine, and refuses stores that this build does not have.
+// storeIdentity returns an id for the store, and its path. Configurations with the same id share
+// one engine, so that a reload keeps the engine.
 func (a *Config) storeIdentity(s Secrets) (id, path string, err error) {
 	if a.Store != nil && a.Store.Type == StorePostgres {
 		return sharedIdentity(s)
@@ -194,7 +195,8 @@ func (a *Config) storeIdentity(s Secrets) (id, path string, err error) {
 	if strings.ContainsAny(s.StorePath, "\x00?#") {
 		return "", "", Errorf("store", "the path of the store holds a NUL, '?' or '#'")
 	}
-	// Where the directory does not exist the absolute path is used; opening the store returns the error.
+	// If the directory does not exist, the absolute path identifies the store. Opening the store
+	// reports the error.
 	if path, err = sqlite.Identity(s.StorePath); err != nil {
 		if path, err = filepath.Abs(s.StorePath); err != nil {
 			return "", "", Errorf("store", "finding the working directory: %w", err)
@@ -203,7 +205,7 @@ func (a *Config) storeIdentity(s Secrets) (id, path string, err error) {
 	return StoreSQLite + ":" + path, path, nil
 }
 
-// limitsOf expands and checks the option limits. It does not connect.
+// limitsOf expands and checks the option limits. It opens no connection.
 func (a *Config) limitsOf(repl *caddy.Replacer) (k engine.Limits, err error) {
 	l := a.Limits
 	if l == nil || l.Type != LimitsRedis {

@@ -9,13 +9,13 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// UsageConfig is how what keys used is kept.
+// UsageConfig configures the usage statistics of a keyspace's keys.
 type UsageConfig struct {
-	// Off counts nothing from now on; what was counted stays, and what a key's last requests were is
-	// remembered as RequestsConfig says. Default: false.
+	// Off stops counting. Existing counts stay, and the log of last requests (RequestsConfig) is
+	// not affected. Default: false.
 	Off bool `json:"off,omitempty"`
-	// Hours is for how long it is kept by hour, 2 to 3660 days; older hours are added up to days (UTC), which
-	// are kept for ever. Default: 90d.
+	// Hours is how long usage is kept by hour, 2 to 3660 days. Older hours are summed into days
+	// (UTC), which are kept forever. Default: 90d.
 	Hours caddy.Duration `json:"hours,omitempty"`
 }
 
@@ -24,13 +24,14 @@ const (
 	maxUsageHours = 3660 * 24 * time.Hour
 )
 
-// Compile returns for how long usage is kept by hour. c may be nil. If it is off, existing data is kept for the default time.
+// compile returns how long usage is kept by hour. c may be nil. If counting is off, existing hours
+// are kept for the default time.
 func (c *UsageConfig) compile() (time.Duration, error) {
 	if c == nil || c.Hours == 0 {
 		return usage.DefaultHours, nil
 	}
 	if c.Off {
-		return 0, Errorf("", "usage off counts nothing, so nothing further can be stated")
+		return 0, Errorf("", "usage off counts nothing: remove hours")
 	}
 	if d := time.Duration(c.Hours); d < minUsageHours || d > maxUsageHours {
 		return 0, Errorf("hours", "usage: hours is 2d to 3660d, not %s", d)

@@ -13,21 +13,23 @@ import (
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
-// WebhooksConfig is how events reach webhooks, and when those that come with time happen.
-// Webhooks themselves are made through the management API, and need the app's secret.
+// WebhooksConfig configures the delivery of webhooks and the times of key.expiring and key.unused.
+// Webhooks themselves are created through the management API and need the app's secret.
 type WebhooksConfig struct {
-	// AllowPrivate are blocks of addresses that are not public and to which webhooks are delivered all the same.
-	// Who may make webhooks can then have requests sent there. Default: none.
+	// AllowPrivate are blocks of private addresses to which webhooks may be delivered. Every user
+	// who may create webhooks can then send requests to these addresses. Default: none.
 	AllowPrivate PrivateBlocks `json:"allow_private,omitempty"`
-	// Expiring is how long before a key's expiry key.expiring happens. Default: 7d and 1d.
+	// Expiring is how long before a key's expiry the event key.expiring is sent. Default: 7d and
+	// 1d.
 	Expiring []caddy.Duration `json:"expiring,omitempty"`
-	// Unused is after how long without use key.unused happens. Default: 90d.
+	// Unused is the time without use after which the event key.unused is sent. Default: 90d.
 	Unused caddy.Duration `json:"unused,omitempty"`
 }
 
-// PrivateBlocks are blocks of addresses, such as 10.0.0.0/8, and single addresses. Loopback, link-local and
-// metadata addresses are meant only by a block that lies inside theirs, such as 127.0.0.0/8. In JSON, true stands
-// for the private ranges of RFC 1918, RFC 4193 and RFC 6598, and false for none.
+// PrivateBlocks are address blocks, such as 10.0.0.0/8, and single addresses. Loopback, link-local
+// and metadata addresses are allowed only by a block within their own range, such as 127.0.0.0/8.
+// In JSON, true stands for the private ranges of RFC 1918, RFC 4193 and RFC 6598, and false for
+// none.
 type PrivateBlocks []string
 
 // UnmarshalJSON reads a list of blocks, true or false.
@@ -50,7 +52,7 @@ func privateRanges() (b PrivateBlocks) {
 	return b
 }
 
-// Compile reads the blocks.
+// compile parses the blocks. A block that appears twice is an error.
 func (b PrivateBlocks) compile() (out []netip.Prefix, err error) {
 	for _, text := range b {
 		p, err := management.ParsePrivateBlock(text)
@@ -71,7 +73,7 @@ const (
 	maxNotices = 10
 )
 
-// Compile returns the settings for management without their sealer. c may be nil.
+// Compile returns the webhook settings for package management, except for Sealer. c may be nil.
 func (c *WebhooksConfig) Compile() (s management.WebhookSettings, err error) {
 	s.Expiring, s.Unused = management.DefaultExpiring, management.DefaultUnused
 	s.Reach.Listens = webhook.Listens
@@ -82,7 +84,7 @@ func (c *WebhooksConfig) Compile() (s management.WebhookSettings, err error) {
 		return s, err
 	}
 	if len(c.Expiring) > maxNotices {
-		return s, Errorf("expiring", "expiring: %d durations, at most %d are possible", len(c.Expiring), maxNotices)
+		return s, Errorf("expiring", "expiring: %d durations are stated, but at most %d are allowed", len(c.Expiring), maxNotices)
 	}
 	if len(c.Expiring) > 0 {
 		s.Expiring = nil
@@ -129,7 +131,7 @@ func parseWebhooks(d *caddyfile.Dispenser, note noteFunc) (*WebhooksConfig, erro
 			for _, text := range a {
 				v, err := caddy.ParseDuration(text)
 				if err != nil || v <= 0 {
-					return d.Errf("expiring: '%s' is no duration, such as 1h or 7d", text)
+					return d.Errf("expiring: '%s' is not a duration (examples: 1h, 7d)", text)
 				}
 				c.Expiring = append(c.Expiring, caddy.Duration(v))
 			}
@@ -142,7 +144,7 @@ func parseWebhooks(d *caddyfile.Dispenser, note noteFunc) (*WebhooksConfig, erro
 	})
 }
 
-// newVault returns what encrypts under the app's secret, nil where it has none.
+// newVault returns the vault that encrypts with the app's secret, or nil if there is no secret.
 func (s Secrets) newVault() (*webhook.Vault, error) {
 	if s.secret == "" {
 		return nil, nil
