@@ -76,7 +76,7 @@ func newEngine(t engine.Target, log *slog.Logger) (caddy.Destructor, error) {
 func (a *App) engineConfig() *engine.Config {
 	c := &engine.Config{
 		View: a.compiled.View, Address: a.compiled.Secrets.Address(), Replica: a.compiled.Secrets.Replica, Limits: a.compiled.Secrets.Limits, Staleness: a.Staleness(),
-		Keyspaces: make(map[string]engine.Keyspace, len(a.compiled.Keyspaces)), Signer: a.compiled.HeadSigner(), Hash: a.ConfigHash(), Log: a.log,
+		Keyspaces: make(map[string]engine.Keyspace, len(a.compiled.Keyspaces)), Signer: a.compiled.CheckpointSigner(), Hash: a.ConfigHash(), Log: a.log,
 		Active: a.active, Ready: a.logReady, Events: subscriber{a},
 	}
 	for name, ks := range a.compiled.Keyspaces {

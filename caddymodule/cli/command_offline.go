@@ -216,7 +216,7 @@ func (c *client) useStore(cmd *cobra.Command, actor string) error {
 	log := commandLog(cmd)
 	m := management.New(management.Config{
 		Store: run.store, Engine: run.engine, View: func() *gateway.View { return compiled.View },
-		Logger: log, Webhooks: compiled.WebhookSettings, Signer: compiled.HeadSigner,
+		Logger: log, Webhooks: compiled.WebhookSettings, Signer: compiled.CheckpointSigner,
 	})
 	c.http.Transport = inProcess{api.New(m, api.Options{Authenticate: adminapi.Access, Logger: log})}
 	c.base, c.name = "http://offline", run.path

@@ -104,8 +104,8 @@ func (c *Compiled) WebhookSettings(keyspace string) management.WebhookSettings {
 	return s
 }
 
-// HeadSigner returns the signer of checkpoints of the audit chain; nil if there is no secret.
-func (c *Compiled) HeadSigner() audit.Signer {
+// CheckpointSigner returns the signer of checkpoints of the audit chain; nil if there is no secret.
+func (c *Compiled) CheckpointSigner() audit.Signer {
 	if c.vault == nil {
 		return nil
 	}
