@@ -10,8 +10,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// Headers in which a caller that may act for others names the person. Characters of ActorHeader beyond ASCII are
-// percent-encoded.
+// These headers name the person for whom a caller with the scope act makes a request. Characters
+// of ActorHeader beyond ASCII are percent-encoded.
 const (
 	ActorHeader   = "Keygate-Actor"
 	ActorIPHeader = "Keygate-Actor-IP"
@@ -20,9 +20,10 @@ const (
 // EncodeActor returns the value of ActorHeader for a name.
 func EncodeActor(name string) string { return url.PathEscape(name) }
 
-// RequestedActor returns the person that the request acts for, and the person's address; "" where the headers are absent.
-// The caller decides whether the request may name a person. The error is a 422 for a name that is longer than
-// 100 characters or not valid, and for an invalid address.
+// RequestedActor returns the name and the address of the person that the request acts for; "" for
+// absent headers. The caller of RequestedActor must check that the request may name a person. The
+// error is a 422 for an invalid address, and for a name that is invalid or longer than 100
+// characters.
 func RequestedActor(r *http.Request) (name, ip string, err error) {
 	name, err = url.PathUnescape(r.Header.Get(ActorHeader))
 	if err != nil || !utf8.ValidString(name) || utf8.RuneCountInString(name) > 100 || hasControl(name) {
@@ -49,7 +50,7 @@ func hasControl(s string) bool {
 
 func headerError(name, detail string) *management.Error {
 	return &management.Error{
-		Status: http.StatusUnprocessableEntity, Code: management.CodeInvalidField, Detail: "A header is not right.",
+		Status: http.StatusUnprocessableEntity, Code: management.CodeInvalidField, Detail: "A header is invalid.",
 		Fields: []management.FieldError{{Parameter: name, Detail: detail}},
 	}
 }

@@ -1,12 +1,13 @@
-// Package api is the management API: a management.Manager over HTTP. It translates between the two, and has no rules of
-// its own; the function Authenticate decides who may do what.
+// Package api serves the management API: it exposes a management.Manager over HTTP. It contains no
+// rules of its own. The function Options.Authenticate decides what a caller may do.
 //
-// One Handler serves every mount. Its paths begin with /v1/; a mount under a prefix strips the prefix first.
+// One Handler serves every mount. Its paths begin with /v1/; a mount under a prefix strips the
+// prefix first.
 //
 // # Adding a route
 //
-// A route is a line in routes and a method of call. Its description for GET /v1/openapi.json is in the same file as the
-// method, under the same pattern:
+// A route is a line in routes and a method of call. Its description for GET /v1/openapi.json is in
+// the same file as the method, under the same pattern:
 //
 //	var _ = document("POST /v1/things", doc{
 //		Summary: "Makes a thing.", Body: fields{"name": aText("For people.")}, Required: []string{"name"},
@@ -14,10 +15,11 @@
 //		Errors: map[int][]string{http.StatusConflict: {"thing_taken"}},
 //	})
 //
-// The schemas of records are derived from their Go types; lists and objects that may be null are named in nullable.
-// Query parameters of this route alone belong in doc.Query, and parameters of a path in commonPath. The tests fail
-// if a route or a parameter is not described, or if a response differs from its description: see apitest.
-// secretFields names the fields of a response that a replayed POST leaves out.
+// The schemas of records are derived from their Go types; lists and objects that may be null are
+// named in nullable. Query parameters of this route alone belong in doc.Query, and parameters of a
+// path in commonPath. The tests fail if a route or a parameter is not described, or if a response
+// differs from its description: see apitest. secretFields names the fields of a response that a
+// replayed POST leaves out.
 package api
 
 import (
@@ -40,22 +42,22 @@ import (
 
 // Options configures a Handler.
 type Options struct {
-	// Auth issues tokens and portal links. nil: a new one.
+	// Auth issues tokens and portal links. If it is nil, New makes one.
 	Auth *auth.Authority
-	// Verifier answers verify and explain. nil: they answer 503.
+	// Verifier answers POST /v1/verify and POST /v1/explain. If it is nil, both answer 503.
 	Verifier management.RequestChecker
-	// Status returns the state of the gateway. nil: /v1/status answers 503.
+	// Status returns the state of the gateway. If it is nil, GET /v1/status answers 503.
 	Status func(context.Context) management.Status
-	// Usage reports the usage of keys and tenants. nil: its paths answer 503.
+	// Usage reports the usage of keys and tenants. If it is nil, the paths of usage answer 503.
 	Usage *usage.Service
-	// Authenticate returns the caller and what the caller may do. Its errors are answered like all others: use a
-	// *management.Error of status 401 or 403 to reject the request.
+	// Authenticate returns the caller and what the caller may do. To reject the request, it
+	// returns a *management.Error of status 401 or 403; the API answers other errors with 503.
 	Authenticate func(*http.Request) (Access, error)
-	// Address returns the client's address, for paths that take no token. If it is nil, or returns the zero Addr, the
-	// address is that of the connection.
+	// Address returns the client's address, for paths that take no token. If it is nil, or returns
+	// the zero Addr, the API takes the address of the connection.
 	Address func(*http.Request) netip.Addr
-	// GitHubKeys returns the keys with which GitHub signs its reports of leaks. If it is nil, or returns nil, no report of
-	// GitHub is accepted.
+	// GitHubKeys returns the keys with which GitHub signs its reports of leaked keys. If it is
+	// nil, or returns nil, the API accepts no reports from GitHub.
 	GitHubKeys func() *leak.Keys
 	// Site returns the URL of a keyspace's API without a trailing slash, for the curl command in the response with a new
 	// key. If it is nil, or returns "", the command names https://api.example.com.
@@ -63,16 +65,17 @@ type Options struct {
 	// Console returns the URL of a keyspace's console without a trailing slash. If it is nil, or returns "", there is no
 	// console, and no portal links can be made.
 	Console func(keyspace string) string
-	// Logger receives the errors of which a caller sees only "unavailable". Default: nothing is logged.
+	// Logger receives the errors that a caller sees only as a 503. Default: nothing is logged.
 	Logger *slog.Logger
 }
 
 // Access is the caller, and what the caller may do.
 type Access struct {
 	Actor management.Actor
-	// Keyspace is the only keyspace that exists for the caller; "" for all.
+	// Keyspace is the only keyspace that the caller can see; "" for all keyspaces.
 	Keyspace string
-	// Allows reports whether the caller has a scope such as "keys:write". nil: the caller has all.
+	// Allows reports whether the caller has a scope such as "keys:write". nil: the caller has all
+	// scopes.
 	Allows func(scope string) bool
 }
 
@@ -86,10 +89,11 @@ type Handler struct {
 	openAPI func() []byte
 }
 
-// New returns the API of a manager. It panics without Authenticate, so that no mount is open by mistake.
+// New returns a Handler for the manager m. It panics if m or opts.Authenticate is nil, so that no
+// API is open by mistake.
 func New(m *management.Manager, opts Options) *Handler {
 	if m == nil || opts.Authenticate == nil {
-		panic("api: a manager and Authenticate must be given")
+		panic("api: New needs a manager and Options.Authenticate")
 	}
 	if opts.Auth == nil {
 		opts.Auth = auth.New(m)
@@ -107,10 +111,10 @@ func New(m *management.Manager, opts Options) *Handler {
 // route is one method of one path.
 type route struct {
 	pattern string
-	// scope is the scope that the caller needs. "" for a public route: no token is read, the call has no actor, and no
-	// keyspace unless the query names one.
+	// scope is the scope that the caller needs. A route without a scope is public: it reads no
+	// token, its call has no actor, and its call has a keyspace only if the query names one.
 	scope string
-	// params are the query parameters that it takes, besides keyspace.
+	// params are the query parameters that the route accepts, besides keyspace.
 	params []string
 	serve  func(*call) error
 }
@@ -119,7 +123,7 @@ var pageParams = []string{"limit", "cursor"}
 
 func paged(params ...string) []string { return append(params, pageParams...) }
 
-// routes are all routes of the API.
+// routes lists every route of the API.
 var routes = []route{
 	{"GET /v1/openapi.json", "", nil, (*call).getOpenAPI},
 	{"GET /v1/tenants", "tenants:read", paged("plan"), (*call).listTenants},
@@ -176,28 +180,29 @@ var routes = []route{
 	{"POST /v1/explain", "verify", nil, (*call).explain},
 }
 
-// gatewayWide are the routes about the gateway as a whole: if there are several keyspaces, the query need not name one.
+// gatewayWide are the routes about the gateway as a whole. Their queries need not name a keyspace,
+// even if there are several.
 var gatewayWide = map[string]bool{
 	"GET /v1/audit/head": true, "GET /v1/audit/verify": true, "POST /v1/audit/verify": true, "GET /v1/status": true,
 	"DELETE /v1/nodes/{node}": true,
 }
 
-// call is one request being answered.
+// call is the state of one request while it is answered.
 type call struct {
 	h *Handler
 	w http.ResponseWriter
 	r *http.Request
-	// ctx is the request's context; confirmation collects which gateways have confirmed the changes of this call.
+	// confirmation collects which gateways have confirmed the changes that are made with ctx.
 	ctx          context.Context
 	confirmation *cluster.Confirmation
 	access       Access
 	actor        management.Actor
-	// ks is the keyspace of the call, keyspace its name.
+	// ks is the keyspace of the call, and keyspace is its name.
 	ks       *gateway.Keyspace
 	keyspace string
 }
 
-// bound is a route of a handler.
+// bound is the http.Handler that serves a route of h.
 type bound struct {
 	h     *Handler
 	route route
@@ -206,8 +211,8 @@ type bound struct {
 // accessKey is the context key of the Access that ServeHTTP passes to the route.
 type accessKey struct{}
 
-// ServeHTTP answers one request with JSON or a problem. It reads at most 1 MiB of a body. The only status above 499 is
-// 503.
+// ServeHTTP answers one request with JSON or a problem (RFC 9457). It reads at most 1 MiB of the
+// body. 503 is its only status above 499.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")
@@ -217,12 +222,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			if p == http.ErrAbortHandler {
 				panic(p)
 			}
-			h.log.ErrorContext(r.Context(), "the management API failed", "panic", p, "stack", string(debug.Stack()))
+			h.log.ErrorContext(r.Context(), "a management request panicked and was answered 503; please report the stack", "panic", p, "stack", string(debug.Stack()))
 			writeProblem(w, unavailable("The request could not be answered; the log has the reason."))
 		}
 	}()
 	handler, pattern := http.Handler(nil), ""
-	if clean(r.URL.Path) { // ServeMux would redirect other paths, which no client of an API expects
+	if clean(r.URL.Path) { // ServeMux redirects paths that are not clean; clients of an API do not expect redirects.
 		handler, pattern = h.mux.Handler(r)
 	}
 	var access Access
@@ -243,7 +248,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if b, ok := handler.(bound); ok && !strings.Contains(pattern, "{") {
-		// The path has no parameters, so that it need not be matched again.
+		// A path without parameters need not be matched a second time.
 		r.Pattern = pattern
 		b.answer(w, r, access)
 		return
@@ -253,12 +258,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func clean(p string) bool { return strings.HasPrefix(p, "/") && path.Clean(p) == p }
 
-// unrouted answers a request for an unknown path, or with a method that the path does not take. handler is ServeMux's own
-// answer, which is only asked for the methods.
+// unrouted answers a request for an unknown path, or with a method that the path does not have.
+// handler is ServeMux's own answer; unrouted calls it only to learn the allowed methods.
 func (h *Handler) unrouted(w http.ResponseWriter, r *http.Request, handler http.Handler) {
-	var asked headerRecorder
-	handler.ServeHTTP(&asked, r)
-	allow := asked.Header().Get("Allow")
+	var recorded headerRecorder
+	handler.ServeHTTP(&recorded, r)
+	allow := recorded.Header().Get("Allow")
 	switch {
 	case allow == "":
 		h.fail(w, r, noPath())
@@ -269,16 +274,16 @@ func (h *Handler) unrouted(w http.ResponseWriter, r *http.Request, handler http.
 		w.Header().Set("Allow", allow)
 		h.fail(w, r, &management.Error{
 			Status: http.StatusMethodNotAllowed, Code: "method_not_allowed",
-			Detail: "The path does not take this method; it takes " + allow + ".",
+			Detail: "The path does not accept this method; it accepts " + allow + ".",
 		})
 	}
 }
 
 func noPath() *management.Error {
-	return &management.Error{Status: http.StatusNotFound, Code: management.CodeNotFound, Detail: "There is nothing at this path."}
+	return &management.Error{Status: http.StatusNotFound, Code: management.CodeNotFound, Detail: "Nothing exists at this path."}
 }
 
-// headerRecorder keeps the header of a response and discards the rest.
+// headerRecorder keeps the headers of a response, and discards its status and body.
 type headerRecorder struct{ header http.Header }
 
 func (w *headerRecorder) Header() http.Header {
@@ -290,7 +295,7 @@ func (w *headerRecorder) Header() http.Header {
 func (w *headerRecorder) Write(b []byte) (int, error) { return len(b), nil }
 func (w *headerRecorder) WriteHeader(int)             {}
 
-// ServeHTTP answers a request for the route.
+// ServeHTTP answers a request whose path has parameters, after ServeMux has parsed them.
 func (b bound) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b.answer(w, r, r.Context().Value(accessKey{}).(Access))
 }

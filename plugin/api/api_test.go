@@ -10,13 +10,13 @@ import (
 )
 
 const (
-	noTime  = `{"slug":"acme","name":"Acme","plan":"pro","credits":5}`
-	keyBody = `{"name":"ci"}`
+	newTenant = `{"slug":"acme","name":"Acme","plan":"pro","credits":5}`
+	keyBody   = `{"name":"ci"}`
 )
 
-func TestLifeOfAKey(t *testing.T) {
+func TestKeyLifecycle(t *testing.T) {
 	w := newFixture(t)
-	made := w.send("POST", "/v1/tenants?keyspace=default", noTime)
+	made := w.send("POST", "/v1/tenants?keyspace=default", newTenant)
 	tenant := made.want(http.StatusCreated)
 	if tenant["slug"] != "acme" || tenant["credits"] != 5.0 || made.header.Get("ETag") != `"1"` || made.header.Get("Cache-Control") != "no-store" {
 		t.Errorf("tenant %v, header %v", tenant, made.header)
@@ -59,7 +59,7 @@ func TestLifeOfAKey(t *testing.T) {
 	full2 := full
 	full = rotated["key"].(string)
 	if full2 != full {
-		t.Error("a key changed by itself")
+		t.Error("the key of the first rotation changed")
 	}
 	w.send("POST", "/v1/keys/"+id+"/revoke", "{}").want(200)
 	w.send("POST", "/v1/keys/"+id+"/enable", "{}").wantProblem(409, "key_revoked", "")
@@ -114,7 +114,7 @@ func TestTenantsAndCredits(t *testing.T) {
 
 func TestKeyspaces(t *testing.T) {
 	w := newFixture(t)
-	w.send("POST", "/v1/tenants?keyspace=convoy", noTime).want(201)
+	w.send("POST", "/v1/tenants?keyspace=convoy", newTenant).want(201)
 	w.send("GET", "/v1/tenants/acme", "").wantProblem(404, "not_found", "")
 	k := w.send("POST", "/v1/tenants/acme/keys?keyspace=convoy", keyBody).want(201)
 	if curl := k["curl"].(string); !strings.HasPrefix(curl, "curl -H 'X-Api-Key: convoy_sk_") {
@@ -123,7 +123,7 @@ func TestKeyspaces(t *testing.T) {
 	w.send("GET", "/v1/keys/"+k["id"].(string), "").wantProblem(404, "not_found", "")
 	w.send("GET", "/v1/keys?keyspace=nowhere", "").wantProblem(404, "not_found", "")
 	if list := w.send("GET", "/v1/audit", "").want(200); len(list["data"].([]any)) != 0 {
-		t.Errorf("another keyspace's events: %v", list)
+		t.Errorf("events of another keyspace: %v", list)
 	}
 	if list := w.send("GET", "/v1/plans", "").want(200)["data"].([]any); len(list) != 2 || list[0].(map[string]any)["max_keys"] != 2.0 {
 		t.Errorf("plans %v", list)
@@ -168,7 +168,7 @@ func TestPathsAndMethods(t *testing.T) {
 
 func TestAccess(t *testing.T) {
 	w := newFixture(t)
-	w.send("POST", "/v1/tenants", noTime).want(201)
+	w.send("POST", "/v1/tenants", newTenant).want(201)
 	w.access.Allows = func(scope string) bool { return scope == "tenants:read" }
 	w.send("GET", "/v1/tenants/acme", "").want(200)
 	w.send("PATCH", "/v1/tenants/acme", `{"name":"x"}`).wantProblem(403, management.CodeInsufficientScope, "")
@@ -177,9 +177,9 @@ func TestAccess(t *testing.T) {
 	w.send("GET", "/v1/tenants/acme", "").wantProblem(404, "not_found", "")
 }
 
-func TestStoreAway(t *testing.T) {
+func TestStoreUnavailable(t *testing.T) {
 	w := newFixture(t)
-	w.send("POST", "/v1/tenants", noTime).want(201)
+	w.send("POST", "/v1/tenants", newTenant).want(201)
 	if err := w.store.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +195,7 @@ func TestStoreAway(t *testing.T) {
 	}
 }
 
-func TestNamed(t *testing.T) {
+func TestRequestedActor(t *testing.T) {
 	name := "Åse 100%"
 	r, _ := http.NewRequest("GET", "/", nil)
 	r.Header.Set(api.ActorHeader, api.EncodeActor(name))
@@ -207,7 +207,7 @@ func TestNamed(t *testing.T) {
 		r, _ := http.NewRequest("GET", "/", nil)
 		r.Header.Set(header, value)
 		if _, _, err := api.RequestedActor(r); err == nil {
-			t.Errorf("%s: %s is taken", header, value)
+			t.Errorf("%s: %s is accepted", header, value)
 		}
 	}
 }

@@ -12,37 +12,37 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
-const onlyWhole = "On Caddy's admin endpoint only: the chain is one over all keyspaces."
+const adminOnly = "Only on Caddy's admin endpoint, since one chain covers all keyspaces."
 
 var (
 	_ = document("GET /v1/audit", doc{
-		Summary: "Lists what was done, newest first.",
-		Query:   map[string]schema{"key": aText("Only what was done to this key, by its id.")},
+		Summary: "Lists the events of the audit log, newest first.",
+		Query:   map[string]schema{"key": aText("Only events of the key with this id.")},
 		Answers: map[int]any{http.StatusOK: management.Page[audit.Record]{}},
 	})
 	_ = document("GET /v1/audit/head", doc{
-		Summary: "Says how far the chain of hashes has come, signed where there is a secret to sign with.",
-		Description: "To be kept elsewhere: by it is noticed, later, that the chain was cut short or rewritten. The chain is one over all keyspaces; " +
-			"events counts those of the keyspace that is meant, on the admin endpoint of all where there are several and none is named.",
+		Summary: "Returns the head of the audit chain: a checkpoint of its newest event, signed if a secret is configured.",
+		Description: "Keep the head elsewhere: a later verification with it detects a chain that was cut short or rewritten. One chain covers all keyspaces. " +
+			"events counts the events of the keyspace. On the admin endpoint, it counts those of all keyspaces if there are several and the query names none.",
 		Answers: map[int]any{http.StatusOK: audit.Checkpoint{}},
 	})
 	_ = document("GET /v1/audit/verify", doc{
-		Summary: "Checks the chain of hashes over all events.", Description: onlyWhole,
+		Summary: "Verifies the chain of hashes over all events.", Description: adminOnly,
 		Answers: map[int]any{http.StatusOK: audit.Report{}},
 	})
 	_ = document("POST /v1/audit/verify", doc{
-		Summary: "Checks the chain of hashes over all events, and that it still has heads that were kept elsewhere.", Description: onlyWhole,
+		Summary: "Verifies the chain of hashes over all events, and that it contains the given heads, which were kept elsewhere.", Description: adminOnly,
 		Body: fields{
-			"heads": aListOf(schema{"$ref": "#/components/schemas/Head"}, "As GET /v1/audit/head answered them.").with("minItems", 1).with("maxItems", audit.MaxCheckpoints),
+			"heads": aListOf(schema{"$ref": "#/components/schemas/Head"}, "Heads as GET /v1/audit/head returned them.").with("minItems", 1).with("maxItems", audit.MaxCheckpoints),
 			"public_keys": aListOf(aText("").with("contentEncoding", "base64"),
-				"Public keys that heads may be signed with, beside the one of this gateway's secret: those of secrets before.").with("maxItems", maxPublicKeys).orNull(),
+				"Further public keys that may have signed the heads, such as those of earlier secrets. The key of this gateway's secret always counts.").with("maxItems", maxPublicKeys).orNull(),
 		},
 		Required: []string{"heads"},
 		Answers:  map[int]any{http.StatusOK: audit.Report{}},
 	})
 )
 
-// maxPublicKeys bounds how many keys each signature is tried with.
+// maxPublicKeys bounds the keys against which each signature is checked.
 const maxPublicKeys = 20
 
 func (c *call) listAudit() error {
@@ -66,7 +66,8 @@ func (c *call) getAuditHead() error {
 	return c.json(http.StatusOK, head)
 }
 
-// requireWholeChain returns an error for a caller with one keyspace or tenant: the chain covers all of them.
+// requireWholeChain returns a 404 for a caller that may see only one keyspace or tenant, since the
+// chain covers all of them.
 func (c *call) requireWholeChain() error {
 	if c.access.Keyspace != "" || c.actor.Tenant != "" {
 		return noPath()
@@ -96,7 +97,7 @@ func (c *call) verifyAuditAgainst() error {
 	heads := field(o, "heads", readHeads)
 	keys := field(o, "public_keys", readPublicKeys)
 	if len(heads.Value) == 0 && len(o.faults) == 0 {
-		o.fault("heads", "must be stated: one head or more, as GET /v1/audit/head answers them")
+		o.fault("heads", "must hold at least one head, as GET /v1/audit/head returns it")
 	}
 	if err := o.done(); err != nil {
 		return err
@@ -109,7 +110,7 @@ func (c *call) verifyAuditAgainst() error {
 }
 
 func readHeads(raw json.RawMessage, heads *[]audit.Checkpoint) string {
-	const must = "must be an array of heads, as GET /v1/audit/head answers them"
+	const must = "must be an array of heads, as GET /v1/audit/head returns them"
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.DisallowUnknownFields()
 	if d.Decode(heads) != nil {

@@ -15,8 +15,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
-// signs makes the fixture's handler one whose manager signs heads under a secret.
-func (w *fixture) signs(secret string) {
+// signWith replaces the fixture's handler by one whose manager signs checkpoints (heads) with a
+// secret.
+func (w *fixture) signWith(secret string) {
 	w.t.Helper()
 	vault, err := webhook.NewVault(secret)
 	if err != nil {
@@ -29,17 +30,17 @@ func (w *fixture) signs(secret string) {
 
 func TestAuditHead(t *testing.T) {
 	w := newFixture(t)
-	w.send("POST", "/v1/tenants", noTime).want(201)
-	w.send("POST", "/v1/tenants?keyspace=convoy", noTime).want(201)
+	w.send("POST", "/v1/tenants", newTenant).want(201)
+	w.send("POST", "/v1/tenants?keyspace=convoy", newTenant).want(201)
 	if h := w.send("GET", "/v1/audit/head", "").want(200); h["signature"] != nil || h["public_key"] != nil || h["key_id"] != nil || h["seq"] != 2.0 || len(h["hash"].(string)) != 64 {
 		t.Errorf("without a secret: %v", h)
 	}
-	w.signs("a secret of enough bytes")
+	w.signWith("a secret of enough bytes")
 	h := w.send("GET", "/v1/audit/head?keyspace=convoy", "")
 	if m := h.want(200); m["keyspace"] != "convoy" || m["seq"] != 2.0 || m["events"] != 1.0 {
 		t.Errorf("of a keyspace: %s", h.body)
 	}
-	// Its signature can be checked by whoever has the document.
+	// A reader can check the signature with the form that the manual documents.
 	var head audit.Checkpoint
 	if err := json.Unmarshal([]byte(h.body), &head); err != nil {
 		t.Fatal(err)
@@ -49,7 +50,7 @@ func TestAuditHead(t *testing.T) {
 		form += string([]byte{0, 0, 0, 0, 0, 0, 0, byte(len(part))}) + part
 	}
 	if !ed25519.Verify(head.PublicKey, []byte(form), head.Signature) {
-		t.Error("the signature is not over what the manual says")
+		t.Error("the signature is not over the text that the manual documents")
 	}
 
 	verify := func(heads string, more ...string) answer {
@@ -58,7 +59,7 @@ func TestAuditHead(t *testing.T) {
 	if r := verify(h.body + "," + h.body).want(200); r["intact"] != true || r["heads"] != 2.0 || r["signed"] != 2.0 {
 		t.Errorf("report %v", r)
 	}
-	w.signs("another secret of enough bytes")
+	w.signWith("another secret of enough bytes")
 	if r := verify(h.body).want(200); r["intact"] != false || r["signed"] != nil {
 		t.Errorf("under another secret: %v", r)
 	}
@@ -76,14 +77,14 @@ func TestAuditHead(t *testing.T) {
 	} {
 		w.send("POST", "/v1/audit/verify", tt.body).wantProblem(422, tt.code, tt.pointer)
 	}
-	// A hostile head is compared, not believed.
+	// A forged head makes the report say that the chain is not intact, and causes no error.
 	if r := verify(`{"store":"x","keyspace":"nowhere","seq":9223372036854775807,"events":-5,"hash":"zz","at":"0001-01-02T00:00:00Z","public_key":"AA==","signature":"AA=="}`).want(200); r["intact"] != false {
 		t.Errorf("report %v", r)
 	}
 
 	w.access.Keyspace = "convoy"
 	if m := w.send("GET", "/v1/audit/head", "").want(200); m["keyspace"] != "convoy" {
-		t.Errorf("whoever is confined to a keyspace has the head of %v", m["keyspace"])
+		t.Errorf("a caller with one keyspace gets the head of %v", m["keyspace"])
 	}
 	w.send("POST", "/v1/audit/verify", `{"heads":[`+h.body+`]}`).wantProblem(404, "not_found", "")
 	w.access.Actor.Tenant = "acme"
@@ -93,15 +94,16 @@ func TestAuditHead(t *testing.T) {
 	w.send("GET", "/v1/audit/head", "").wantProblem(403, "insufficient_scope", "")
 }
 
-// Whoever sees one tenant only is shown no number of the sequence of all events.
-func TestAuditOfATenantHasNoSeq(t *testing.T) {
+// A caller that may see one tenant is not shown the sequence numbers of events, which count the
+// events of all tenants.
+func TestTenantAuditHasNoSequence(t *testing.T) {
 	w := newFixture(t)
-	w.send("POST", "/v1/tenants", noTime).want(201)
+	w.send("POST", "/v1/tenants", newTenant).want(201)
 	if a := w.send("GET", "/v1/audit", ""); !strings.Contains(a.body, `"seq":1`) {
-		t.Errorf("an operator is shown %s", a.body)
+		t.Errorf("an operator sees %s", a.body)
 	}
 	w.access.Actor.Tenant = "acme"
 	if a := w.send("GET", "/v1/audit", ""); strings.Contains(a.body, `"seq"`) || len(a.want(200)["data"].([]any)) != 1 {
-		t.Errorf("a tenant is shown %s", a.body)
+		t.Errorf("a tenant sees %s", a.body)
 	}
 }

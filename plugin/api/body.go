@@ -16,11 +16,11 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// MaxBody is how many bytes of a request's body are read.
+// MaxBody is the largest request body in bytes.
 const MaxBody = 1 << 20
 
-// object is a request's body: a JSON object whose fields are taken one by one, so that every fault is found, and each
-// field that was not taken is rejected as unknown.
+// object is a request's body, a JSON object. A handler takes the fields one by one; done then
+// returns the faults of all of them, and rejects the fields that no handler took as unknown.
 type object struct {
 	fields []member
 	faults []management.FieldError
@@ -62,9 +62,9 @@ func (c *call) body(mayBeEmpty bool) (*object, error) {
 func (c *call) readBody() ([]byte, error) {
 	size := int64(511)
 	if c.r.ContentLength > 0 {
-		size = min(c.r.ContentLength, 64<<10) // a client may announce more than it sends
+		size = min(c.r.ContentLength, 64<<10) // A client may announce a longer body than it sends.
 	}
-	b := make([]byte, 0, size+1) // one more, to reach the end without growing
+	b := make([]byte, 0, size+1) // One spare byte lets Read return io.EOF without growing the buffer.
 	body := http.MaxBytesReader(c.w, c.r.Body, MaxBody)
 	for {
 		n, err := body.Read(b[len(b):cap(b)])
@@ -95,7 +95,7 @@ func parseObject(b []byte) (*object, error) {
 	return parseAny(b)
 }
 
-// parseAny parses what the scanner does not take.
+// parseAny parses a body that scanObject does not accept.
 func parseAny(b []byte) (*object, error) {
 	var whole json.RawMessage
 	if err := json.Unmarshal(b, &whole); err != nil {
@@ -130,12 +130,13 @@ func membersOf(b []byte) (o *object, err error) {
 // maxFields bounds the fields of a body. Real requests have only a few.
 const maxFields = 1000
 
-// rejectDuplicates returns an error for an object, at any depth, that repeats a name, since readers differ in which value
-// they take, and for a body with too many fields. b is valid JSON.
+// rejectDuplicates returns an error for a body with too many fields, and for an object at any
+// depth that repeats a name, since JSON readers differ in which of the values they take. b must be
+// valid JSON.
 func rejectDuplicates(b []byte) error {
 	type level struct {
-		names map[string]bool // nil in an array
-		value bool            // in an object: a value comes next
+		names map[string]bool // names is nil for an array.
+		value bool            // value is true in an object if the next token is a value.
 	}
 	var stack []level
 	d := json.NewDecoder(bytes.NewReader(b))
@@ -176,12 +177,14 @@ func rejectDuplicates(b []byte) error {
 	}
 }
 
-// maxUnknown is how many unknown fields are named.
+// maxUnknown bounds how many unknown fields an error names.
 const maxUnknown = 20
 
-// done returns an error with all faults of the fields, and with those that were not taken; nil where there are none.
+// done returns an error with the faults of all fields and with the fields that were not taken. It
+// returns nil if there are neither.
 func (o *object) done() error {
-	// The error names only the first by name, so the others are not kept.
+	// The error names only the first maxUnknown fields in the order of their names, so done keeps
+	// no others.
 	var names []string
 	for i := range o.fields {
 		if m := &o.fields[i]; !m.taken && (len(names) < maxUnknown || m.name < names[maxUnknown-1]) {
@@ -199,7 +202,7 @@ func (o *object) done() error {
 	}
 	e := &management.Error{
 		Status: http.StatusUnprocessableEntity, Code: management.CodeInvalidField,
-		Detail: "A field is not right.", Fields: append(unknown, o.faults...),
+		Detail: "A field is invalid.", Fields: append(unknown, o.faults...),
 	}
 	if len(names) > 0 {
 		e.Code, e.Detail = management.CodeUnknownField, "The request holds an unknown field."
@@ -218,7 +221,7 @@ func (o *object) fault(name, detail string) {
 	o.faults = append(o.faults, management.FieldError{Pointer: pointer(name), Detail: detail})
 }
 
-// take returns a field's JSON, which is nil for null.
+// take returns a field's JSON and marks the field as taken. raw is nil for null.
 func (o *object) take(name string) (raw json.RawMessage, set, null bool) {
 	for i := range o.fields {
 		if m := &o.fields[i]; m.name == name {
@@ -232,7 +235,7 @@ func (o *object) take(name string) (raw json.RawMessage, set, null bool) {
 	return nil, false, false
 }
 
-// field reads a field with read, which returns the fault of a value, "" for none.
+// field reads a field with read, which returns a description of the value's fault, or "".
 func field[T any](o *object, name string, read func(json.RawMessage, *T) string) (f management.Optional[T]) {
 	raw, set, null := o.take(name)
 	f.Set, f.Null = set, null
@@ -256,7 +259,7 @@ func (o *object) bool(name string) management.Optional[bool] {
 	})
 }
 
-// text reads a string.
+// text reads a JSON string into s. It returns must for any other value.
 func text(raw json.RawMessage, s *string, must string) string {
 	if plain, ok := plainText(raw); ok {
 		*s = plain
@@ -283,7 +286,7 @@ func (o *object) int(name string) management.Optional[int64] {
 
 func (o *object) strings(name string) management.Optional[[]string] {
 	return field(o, name, func(raw json.RawMessage, list *[]string) string {
-		// Pointers distinguish a null in the list from "".
+		// With []string, a null in the list could not be distinguished from "".
 		var entries []*string
 		if wrong := unmarshal(raw, &entries, "must be an array of strings"); wrong != "" {
 			return wrong
@@ -335,7 +338,8 @@ func (o *object) numberOrText(name string) management.Optional[string] {
 	})
 }
 
-// concurrency reads the fields concurrency and concurrency_per. The former may state both, as "5 per tenant".
+// concurrency reads the fields concurrency and concurrency_per. The field concurrency may also
+// hold both, such as "5 per tenant".
 func (o *object) concurrency() management.Optional[string] {
 	limit, per := o.numberOrText("concurrency"), o.string("concurrency_per")
 	switch {

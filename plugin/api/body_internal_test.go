@@ -9,17 +9,18 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// However many fields no one knows, the answer names the first of them, and costs no more than these.
+// A body with very many unknown fields is answered with the first of them by name, and costs no
+// more allocations than one with few.
 func TestUnknownFieldsAreBounded(t *testing.T) {
 	o := &object{}
 	for i := range 50_000 {
 		o.fields = append(o.fields, member{name: fmt.Sprintf("f%05d", (i*7919)%50_000)})
 	}
-	var refusal *management.Error
-	if !errors.As(o.done(), &refusal) || len(refusal.Fields) != maxUnknown {
-		t.Fatalf("the refusal is %v", refusal)
+	var rejected *management.Error
+	if !errors.As(o.done(), &rejected) || len(rejected.Fields) != maxUnknown {
+		t.Fatalf("the error is %v", rejected)
 	}
-	for i, f := range refusal.Fields {
+	for i, f := range rejected.Fields {
 		if want := fmt.Sprintf("/f%05d", i); f.Pointer != want {
 			t.Errorf("the field %d is %s, want %s", i, f.Pointer, want)
 		}
@@ -40,8 +41,8 @@ func TestTooManyFields(t *testing.T) {
 	if _, err := parseObject(body(maxFields)); err != nil {
 		t.Error(err)
 	}
-	var refusal *management.Error
-	if _, err := parseObject(body(maxFields + 1)); !errors.As(err, &refusal) || refusal.Status != 400 {
+	var rejected *management.Error
+	if _, err := parseObject(body(maxFields + 1)); !errors.As(err, &rejected) || rejected.Status != 400 {
 		t.Errorf("one more: %v", err)
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// curl is Curl for the keyspace's site.
+// curl returns Curl for the URL of the keyspace's API that Options.Site names.
 func (h *Handler) curl(ks *gateway.Keyspace, key string) string {
 	site := ""
 	if h.opts.Site != nil {
@@ -18,8 +18,8 @@ func (h *Handler) curl(ks *gateway.Keyspace, key string) string {
 	return Curl(ks, site, key)
 }
 
-// Curl returns a command line that sends key to the keyspace's API, in the first place that the
-// keyspace has for keys. site is the API's URL without a slash at its end. Default:
+// Curl returns a curl command that sends key to the keyspace's API, in the first of the keyspace's
+// places for keys. site is the API's URL without a trailing slash. Default:
 // https://api.example.com.
 func Curl(ks *gateway.Keyspace, site, key string) string {
 	if site == "" {

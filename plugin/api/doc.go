@@ -5,26 +5,27 @@ import (
 	"net/http"
 )
 
-// doc describes a route in GET /v1/openapi.json.
+// doc is the description of a route in GET /v1/openapi.json.
 type doc struct {
 	// Summary states in a few words what the route does.
 	Summary string
-	// Description adds what a caller should know; may be empty.
+	// Description adds details for the caller; may be empty.
 	Description string
-	// Query describes the route's query parameters, except those in commonQuery.
+	// Query describes the route's query parameters, except those that commonQuery describes.
 	Query map[string]schema
-	// Body describes the fields that the body may hold; nil where there is no body.
+	// Body describes the fields that the body may have; nil for a route without a body.
 	Body fields
-	// Required names the fields of Body that must be stated.
+	// Required names the fields of Body that a request must have.
 	Required []string
-	// EmptyBody reports whether the body may be left out.
+	// EmptyBody is true if a request may leave out the body.
 	EmptyBody bool
-	// Versioned reports whether the response has an ETag, and a change checks If-Match.
+	// Versioned is true if the response has an ETag, and a change honours If-Match.
 	Versioned bool
-	// Answers holds, by status, a value of the type that is sent as JSON; nil for an empty response. A value may also be a
-	// schema, or a media for other content types.
+	// Answers maps a status to a value of the type that is sent as JSON, or to nil for an empty
+	// response. Instead of a value, it may hold a schema, or a media for other content types.
 	Answers map[int]any
-	// Errors holds, by status, the codes of the route's errors, besides those of every route.
+	// Errors maps a status to the codes of the route's errors, in addition to the errors of every
+	// route.
 	Errors map[int][]string
 }
 
@@ -34,10 +35,11 @@ type fields map[string]schema
 // media holds the schemas of a response by content type.
 type media map[string]any
 
-// docs holds the descriptions by the route's pattern.
+// docs maps a route's pattern to its description.
 var docs = map[string]doc{}
 
-// document describes the route of that pattern. Call it in the file of the route's method:
+// document registers the description of the route with the pattern. Call it in the file of the
+// route's method:
 //
 //	var _ = document("GET /v1/keys/{id}", doc{…})
 func document(pattern string, d doc) struct{} {
@@ -59,14 +61,14 @@ func described(typ, description string) schema {
 	return s
 }
 
-// Schemas of values in bodies and queries. description may be empty.
+// These functions return schemas of values in bodies and queries. description may be empty.
 func aText(description string) schema   { return described("string", description) }
 func aFlag(description string) schema   { return described("boolean", description) }
 func aNumber(description string) schema { return described("integer", description) }
 func anObject(description string) schema {
 	return described("object", description)
 }
-func aMoment(description string) schema {
+func aTime(description string) schema {
 	return described("string", description).with("format", "date-time")
 }
 func aListOf(item schema, description string) schema {
@@ -76,13 +78,13 @@ func oneOf(description string, values ...string) schema {
 	return described("string", description).with("enum", values)
 }
 
-// with sets a keyword of s, and returns s.
+// with sets a keyword of s and returns s.
 func (s schema) with(keyword string, value any) schema {
 	s[keyword] = value
 	return s
 }
 
-// orNull makes s allow null, and returns s.
+// orNull lets s also accept null, and returns s.
 func (s schema) orNull() schema {
 	switch t := s["type"].(type) {
 	case string:
@@ -102,25 +104,25 @@ func (s schema) orNull() schema {
 	return s
 }
 
-// commonQuery are the query parameters that mean the same everywhere.
+// commonQuery describes the query parameters that mean the same on every route.
 var commonQuery = map[string]schema{
-	"keyspace": aText("The keyspace that is meant. Default: the token's; on the admin endpoint the only one, else the one named default."),
-	"limit":    aNumber("How many entries a page has at the most.").with("minimum", 1).with("maximum", 100).with("default", 50),
-	"cursor":   aText("next_cursor of the page before. Pages begin after the last entry of the one before, whatever came or went meanwhile."),
-	"tenant":   aText("Only those of this tenant, by its slug."),
-	"from":     aMoment("Only from this time on."),
-	"to":       aMoment("Only before this time."),
+	"keyspace": aText("The name of the keyspace. Default: the token's keyspace; on the admin endpoint the only keyspace, or else the one named default."),
+	"limit":    aNumber("The most entries on a page.").with("minimum", 1).with("maximum", 100).with("default", 50),
+	"cursor":   aText("next_cursor of the previous page. A page begins after the last entry of the previous page, even if entries were added or removed since."),
+	"tenant":   aText("Only entries of the tenant with this slug."),
+	"from":     aTime("Only entries at or after this time."),
+	"to":       aTime("Only entries before this time."),
 }
 
-// commonPath are the parameters of paths.
+// commonPath describes the parameters of paths.
 var commonPath = map[string]schema{
-	"node": aText("The name of a gateway, as in the status."),
-	"slug": aText("The tenant's slug, without regard to case."),
+	"node": aText("The name of a gateway, as GET /v1/status shows it."),
+	"slug": aText("The tenant's slug. Upper and lower case are equivalent."),
 	"id":   aText("The record's id."),
 }
 
-// commonRefusals are what every route that asks for a token may answer.
-var commonRefusals = map[int][]string{
+// commonErrors are the error codes of every route that needs a token, by status.
+var commonErrors = map[int][]string{
 	http.StatusUnauthorized:        {"missing_token", "invalid_token"},
 	http.StatusForbidden:           {"insufficient_scope", "not_local"},
 	http.StatusNotFound:            {"not_found"},
@@ -129,14 +131,15 @@ var commonRefusals = map[int][]string{
 	http.StatusServiceUnavailable:  {"store_unavailable", "not_running"},
 }
 
-// bodyRefusals are what every route that reads a body may answer.
-var bodyRefusals = map[int][]string{
+// bodyErrors are the error codes of every route that reads a body, by status.
+var bodyErrors = map[int][]string{
 	http.StatusBadRequest:            {"invalid_json"},
 	http.StatusRequestEntityTooLarge: {"body_too_large"},
 }
 
-// postRefusals are what every POST may answer to an Idempotency-Key.
-var postRefusals = map[int][]string{
+// postErrors are the error codes with which every POST may answer a request with an
+// Idempotency-Key, by status.
+var postErrors = map[int][]string{
 	http.StatusConflict:            {"request_running", "request_done"},
 	http.StatusUnprocessableEntity: {"idempotency_key_reused"},
 }

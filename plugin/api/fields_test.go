@@ -10,11 +10,11 @@ import (
 	"testing"
 )
 
-// TestBodiesAreDescribed sends every field that any route knows to every route: those
-// that its description has must be known to it, and no others.
+// TestBodiesAreDescribed sends every field name of the OpenAPI document to every route. A route
+// must accept the fields of its own description and no others.
 func TestBodiesAreDescribed(t *testing.T) {
 	w := newFixture(t)
-	w.send("POST", "/v1/tenants", noTime).want(201)
+	w.send("POST", "/v1/tenants", newTenant).want(201)
 	id := w.send("POST", "/v1/tenants/acme/keys", keyBody).want(201)["id"].(string)
 	var doc struct {
 		Paths map[string]map[string]struct {
@@ -49,7 +49,8 @@ func TestBodiesAreDescribed(t *testing.T) {
 			}
 			path := strings.NewReplacer("{slug}", "acme", "{id}", id).Replace(template)
 			for _, name := range names {
-				// An object is right for few fields, and for none where it is no object.
+				// An object is an invalid value for most fields, so that the requests change
+				// little.
 				body := `{"` + name + `":{"x":{}},"no field of any route":1}`
 				rec := httptest.NewRecorder()
 				w.handler.ServeHTTP(rec, httptest.NewRequest(strings.ToUpper(method), path, strings.NewReader(body)))

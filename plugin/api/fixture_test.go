@@ -36,7 +36,7 @@ type fixture struct {
 	manager *management.Manager
 	access  api.Access
 	gitHub  *leak.Keys
-	// unavailable has keys explained as those of a gateway that cannot ask its store.
+	// unavailable makes Explain answer as a gateway whose store does not answer.
 	unavailable atomic.Bool
 }
 
@@ -87,7 +87,7 @@ func newFixture(t testing.TB) *fixture {
 	m := management.New(management.Config{Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Logger: quiet})
 	w.manager = m
 	w.handler = api.New(m, api.Options{
-		Verifier:     judge{w},
+		Verifier:     requestChecker{w},
 		Status:       func(context.Context) management.Status { return status },
 		Authenticate: func(*http.Request) (api.Access, error) { return w.access, nil },
 		GitHubKeys:   func() *leak.Keys { return w.gitHub },
@@ -99,23 +99,23 @@ var status = management.Status{
 	Node: "n1", Problems: []string{}, Keyspaces: []string{"convoy", "default"}, Nodes: []management.NodeStatus{{Node: "n1", Self: true}},
 }
 
-// judge asks the gateway, knowing no rules of paths.
-type judge struct{ w *fixture }
+// requestChecker checks keys with the fixture's gateway, without rules for paths.
+type requestChecker struct{ w *fixture }
 
-func (j judge) Verify(ctx context.Context, keyspace string, q management.VerifyRequest) (management.VerifyResult, error) {
-	return j.decide(ctx, keyspace, q, nil)
+func (c requestChecker) Verify(ctx context.Context, keyspace string, q management.VerifyRequest) (management.VerifyResult, error) {
+	return c.check(ctx, keyspace, q, nil)
 }
 
-func (j judge) decide(ctx context.Context, keyspace string, q management.VerifyRequest, trace *gateway.Trace) (management.VerifyResult, error) {
+func (c requestChecker) check(ctx context.Context, keyspace string, q management.VerifyRequest, trace *gateway.Trace) (management.VerifyResult, error) {
 	r := gateway.Request{
-		Now: time.Now(), View: j.w.view, Keyspace: j.w.view.Keyspaces[keyspace], Credential: q.Key, Addr: q.IP, Cost: 1, NoConcurrency: true,
+		Now: time.Now(), View: c.w.view, Keyspace: c.w.view.Keyspaces[keyspace], Credential: q.Key, Addr: q.IP, Cost: 1, NoConcurrency: true,
 		Trace: trace,
 	}
 	if q.Key == "" {
 		r.FindErr = apikey.ErrMissing
 	}
 	var d gateway.Decision
-	j.w.gw.Check(ctx, &r, &d)
+	c.w.gw.Check(ctx, &r, &d)
 	defer d.Done()
 	result := management.VerifyResult{Allowed: d.Allowed(), Reason: d.Reason.String(), Status: d.Reason.Status()}
 	if d.Key != nil {
@@ -124,19 +124,19 @@ func (j judge) decide(ctx context.Context, keyspace string, q management.VerifyR
 	return result, nil
 }
 
-func (j judge) Explain(ctx context.Context, keyspace string, q management.VerifyRequest) (management.VerifyResult, error) {
-	if j.w.unavailable.Load() {
+func (c requestChecker) Explain(ctx context.Context, keyspace string, q management.VerifyRequest) (management.VerifyResult, error) {
+	if c.w.unavailable.Load() {
 		return management.VerifyResult{Reason: gateway.Unavailable.String(), Status: gateway.Unavailable.Status()}, nil
 	}
-	return j.decide(ctx, keyspace, q, new(gateway.Trace))
+	return c.check(ctx, keyspace, q, new(gateway.Trace))
 }
 
-// described is the document that every answer is held to.
+// described returns the OpenAPI document that every response is checked against.
 var described = sync.OnceValue(func() *apitest.Document {
-	nobody := func(*http.Request) (api.Access, error) { panic("the document is for everybody") }
+	unused := func(*http.Request) (api.Access, error) { panic("the document needs no authentication") }
 	m := management.New(management.Config{Store: struct{ management.Store }{}, Engine: struct{ management.Engine }{}, View: func() *gateway.View { return nil }})
 	rec := httptest.NewRecorder()
-	api.New(m, api.Options{Authenticate: nobody}).ServeHTTP(rec, httptest.NewRequest("GET", "/v1/openapi.json", nil))
+	api.New(m, api.Options{Authenticate: unused}).ServeHTTP(rec, httptest.NewRequest("GET", "/v1/openapi.json", nil))
 	d, err := apitest.Parse(rec.Body.Bytes())
 	if err != nil {
 		panic(err)
@@ -144,7 +144,7 @@ var described = sync.OnceValue(func() *apitest.Document {
 	return d
 })
 
-// answer is what the API answered.
+// answer is a response of the API.
 type answer struct {
 	t      testing.TB
 	status int
@@ -152,7 +152,7 @@ type answer struct {
 	body   string
 }
 
-// send sends one request; header is name, value, name, value.
+// send sends one request. header holds names and values in turn.
 func (w *fixture) send(method, target, body string, header ...string) answer {
 	w.t.Helper()
 	var in io.Reader
@@ -187,7 +187,8 @@ func (a answer) want(status int) map[string]any {
 	return m
 }
 
-// wantProblem checks that it is a refusal with that status and code, and which field is named first.
+// wantProblem checks that the response is a problem (RFC 9457) with the status and the code.
+// pointer is the field or parameter that the problem names first, or "".
 func (a answer) wantProblem(status int, code, pointer string) {
 	a.t.Helper()
 	m := a.want(status)

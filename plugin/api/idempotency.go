@@ -14,26 +14,29 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
-// IdempotencyHeader names a request that is carried out only once. It applies to every POST that needs a token.
+// IdempotencyHeader holds a key under which a request is carried out only once. It applies to
+// every POST that needs a token.
 const IdempotencyHeader = "Idempotency-Key"
 
-// replayedHeader marks the response of a request that was carried out before.
+// replayedHeader marks the response to a request that was carried out before.
 const replayedHeader = "Idempotent-Replayed"
 
-// secretFields are the fields of a response that are shown once: a replay has null in their place.
+// secretFields are the fields of a response that are shown only once. A replayed response has null
+// instead of them.
 var secretFields = []string{"key", "token", "secret", "curl"}
 
-// codeSecretShown is the code of a response whose secret was shown before.
+// codeSecretShown is the code in a replayed response whose first copy showed the secret.
 const codeSecretShown = "secret_already_shown"
 
-// secretNote is part of records that hold a secret: Code is codeSecretShown in a replay, which holds none.
+// secretNote is embedded in records that hold a secret. Code is codeSecretShown in a replayed
+// response, which has no secret.
 type secretNote struct {
 	Code string `json:"code,omitempty"`
 }
 
-// reproduce holds, by the route's pattern, functions that make the response of a POST again from its effect. They serve
-// requests that were carried out by a process that was killed before it stored the response. Other routes
-// answer 409 request_done in that case.
+// reproduce maps a route's pattern to a function that builds the response of a POST from the
+// effect of the request. It is used after a process was killed between a change and the storing of
+// its response. A route that is not in the map answers 409 request_done then.
 var reproduce = map[string]func(*call, management.Effect) error{
 	"POST /v1/tenants": func(c *call, d management.Effect) error {
 		t, err := c.h.manager.Tenant(c.ctx, c.actor, c.keyspace, d.Target)
@@ -80,7 +83,7 @@ func (c *call) replayReceipt(d management.Effect) error {
 	return c.json(http.StatusOK, r)
 }
 
-// serve carries the request out, only once if it has an Idempotency-Key.
+// serve carries the request out. A request with an Idempotency-Key is carried out only once.
 func (b bound) serve(c *call) error {
 	keys := c.r.Header.Values(IdempotencyHeader)
 	if c.r.Method != http.MethodPost || len(keys) == 0 || b.route.scope == "" {
@@ -93,19 +96,19 @@ func (b bound) serve(c *call) error {
 	if err != nil {
 		return err
 	}
-	// All requests of a token have the same owner, whomever it acts for.
+	// All requests with one token share an owner, whichever person each request acts for.
 	owner := "admin " + c.actor.Name
 	if c.actor.Token != "" {
 		owner = "token " + c.actor.Token
 	}
-	once, earlier, err := c.h.manager.BeginIdempotent(c.ctx, owner, keys[0], request)
+	claim, earlier, err := c.h.manager.BeginIdempotent(c.ctx, owner, keys[0], request)
 	if err != nil {
 		return err
 	}
 	if earlier != nil {
 		return b.replay(c, earlier)
 	}
-	return b.serveIdempotent(c, once)
+	return b.serveIdempotent(c, claim)
 }
 
 func validIdempotencyKey(key string) bool {
@@ -120,7 +123,8 @@ func validIdempotencyKey(key string) bool {
 	return true
 }
 
-// digest reads the request's body, puts it back, and returns a hash that identifies the request.
+// digest returns a hash of the request's path, keyspace, query and body. It replaces the body, so
+// that the body can be read again.
 func (c *call) digest() ([]byte, error) {
 	body, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, MaxBody))
 	if err != nil {
@@ -138,54 +142,55 @@ func (c *call) digest() ([]byte, error) {
 	return h.Sum(nil), nil
 }
 
-// serveIdempotent carries the request out under its claim. It sends the response after storing it, so that a client that
-// received a response can receive it again.
-func (b bound) serveIdempotent(c *call, once *management.IdempotencyClaim) error {
-	w, held := c.w, &bufferedResponse{header: c.w.Header()}
+// serveIdempotent carries the request out under its claim. It stores the response before sending
+// it, so that a client that received a response can receive the same response again.
+func (b bound) serveIdempotent(c *call, claim *management.IdempotencyClaim) error {
+	w, buffered := c.w, &bufferedResponse{header: c.w.Header()}
 	finished := false
 	defer func() {
-		if !finished { // rejected, failed or panicked
-			b.h.logOutcome(c.ctx, once.Abandon(c.ctx))
+		if !finished { // The request was rejected, failed or panicked.
+			b.h.logOutcome(c.ctx, claim.Abandon(c.ctx))
 		}
 	}()
 	outer := c.ctx
-	c.w, c.ctx = held, once.Context(outer)
+	c.w, c.ctx = buffered, claim.Context(outer)
 	err := b.route.serve(c)
 	c.w, c.ctx = w, outer
 	if err != nil {
 		return err
 	}
-	if held.status >= 200 && held.status < 300 {
+	if buffered.status >= 200 && buffered.status < 300 {
 		finished = true
-		safe, _ := withoutSecrets(held.body.Bytes())
-		b.h.logOutcome(c.ctx, once.Finish(c.ctx, held.status, w.Header().Get("ETag"), string(safe)))
+		safe, _ := withoutSecrets(buffered.body.Bytes())
+		b.h.logOutcome(c.ctx, claim.Finish(c.ctx, buffered.status, w.Header().Get("ETag"), string(safe)))
 	}
-	w.WriteHeader(held.status)
-	_, _ = w.Write(held.body.Bytes())
+	w.WriteHeader(buffered.status)
+	_, _ = w.Write(buffered.body.Bytes())
 	return nil
 }
 
-// logOutcome logs that the outcome of a request could not be stored. A repetition of the request finds out whether it
-// was carried out.
+// logOutcome logs that the outcome of a request could not be stored. When the request is repeated, the stored
+// effect still shows whether the request was carried out.
 func (h *Handler) logOutcome(ctx context.Context, err error) {
 	if err != nil {
-		h.log.WarnContext(ctx, "the response to a request with an idempotency key could not be stored", "error", err)
+		h.log.WarnContext(ctx, "the outcome of a request with an idempotency key could not be stored: a repetition of the request may be answered 409", "error", err)
 	}
 }
 
-// replay answers a request that was carried out before.
+// replay answers a request that was carried out before, from the stored response or the stored
+// effect.
 func (b bound) replay(c *call, e *management.StoredResponse) error {
 	body, status := []byte(e.Body), e.Status
 	if e.Status == 0 {
-		w, held := c.w, &bufferedResponse{header: http.Header{}}
+		w, buffered := c.w, &bufferedResponse{header: http.Header{}}
 		rebuild, err := reproduce[b.route.pattern], errNotReproducible
 		if rebuild != nil {
-			c.w = held
+			c.w = buffered
 			err = rebuild(c, e.Effect)
 			c.w = w
 		}
-		var refused *management.Error
-		if errors.As(err, &refused) || errors.Is(err, errNotReproducible) {
+		var rejected *management.Error
+		if errors.As(err, &rejected) || errors.Is(err, errNotReproducible) {
 			return &management.Error{
 				Status: http.StatusConflict, Code: management.CodeRequestDone,
 				Detail: "The request was carried out before (" + e.Effect.Action + " " + e.Effect.Target + "), but its response was not kept.",
@@ -194,8 +199,8 @@ func (b bound) replay(c *call, e *management.StoredResponse) error {
 		if err != nil {
 			return err
 		}
-		status, e.ETag = held.status, held.header.Get("ETag")
-		body, err = withoutSecrets(held.body.Bytes())
+		status, e.ETag = buffered.status, buffered.header.Get("ETag")
+		body, err = withoutSecrets(buffered.body.Bytes())
 		if err != nil {
 			return err
 		}
@@ -213,8 +218,8 @@ func (b bound) replay(c *call, e *management.StoredResponse) error {
 	return nil
 }
 
-// withoutSecrets returns a response with null in place of each secret, and codeSecretShown; the response itself where it
-// holds no secret.
+// withoutSecrets returns the response with null instead of each secret, and with codeSecretShown.
+// A response without secrets is returned unchanged.
 func withoutSecrets(body []byte) ([]byte, error) {
 	if len(body) == 0 {
 		return body, nil
@@ -239,7 +244,7 @@ func withoutSecrets(body []byte) ([]byte, error) {
 	return json.Marshal(fields)
 }
 
-// bufferedResponse buffers a response. Its header is that of the real writer.
+// bufferedResponse keeps the status and the body of a response in memory.
 type bufferedResponse struct {
 	header http.Header
 	status int

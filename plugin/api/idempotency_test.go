@@ -11,9 +11,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-const once = "Idempotency-Key"
+const idempotencyKey = "Idempotency-Key"
 
-// wantReplay checks that an answer is the earlier one, but for its secrets.
+// wantReplay checks that again repeats the response first, but shows no secrets.
 func wantReplay(t *testing.T, first, again answer) map[string]any {
 	t.Helper()
 	if again.header.Get("Idempotent-Replayed") != "true" || first.header.Get("Idempotent-Replayed") != "" {
@@ -45,7 +45,7 @@ func wantReplay(t *testing.T, first, again answer) map[string]any {
 	return is
 }
 
-func TestReplay(t *testing.T) {
+func TestIdempotentReplay(t *testing.T) {
 	w := newFixture(t)
 	for i, r := range [][2]string{
 		{"/v1/tenants", `{"slug":"acme","plan":"pro"}`}, {"/v1/tenants/acme/credits", `{"add":5}`}, {"/v1/tenants/acme/keys", keyBody},
@@ -58,25 +58,26 @@ func TestReplay(t *testing.T) {
 			path = strings.Replace(path, "ID", list[0].(map[string]any)["id"].(string), 1)
 		}
 		key := strings.Repeat("k", i+1)
-		first := w.send("POST", path, r[1], once, key)
+		first := w.send("POST", path, r[1], idempotencyKey, key)
 		events := len(w.send("GET", "/v1/audit", "").want(200)["data"].([]any))
-		wantReplay(t, first, w.send("POST", path, r[1], once, key))
+		wantReplay(t, first, w.send("POST", path, r[1], idempotencyKey, key))
 		if n := len(w.send("GET", "/v1/audit", "").want(200)["data"].([]any)); n != events {
 			t.Errorf("%s: the replay changed something", path)
 		}
-		w.send("POST", path, r[1]+" ", once, key).wantProblem(422, "idempotency_key_reused", "")
-		// Once more as after a crash between the change and its answer.
+		w.send("POST", path, r[1]+" ", idempotencyKey, key).wantProblem(422, "idempotency_key_reused", "")
+		// The request is repeated after a simulated crash between the change and the storing of
+		// the response.
 		w.crashed("admin ada", key, time.Now())
-		wantReplay(t, first, w.send("POST", path, r[1], once, key))
+		wantReplay(t, first, w.send("POST", path, r[1], idempotencyKey, key))
 	}
 	for _, key := range []string{" ", "a b", "ü", strings.Repeat("x", 256)} {
-		w.send("POST", "/v1/tenants", `{"slug":"x"}`, once, key).wantProblem(422, "invalid_field", once)
+		w.send("POST", "/v1/tenants", `{"slug":"x"}`, idempotencyKey, key).wantProblem(422, "invalid_field", idempotencyKey)
 	}
-	w.send("POST", "/v1/tenants", `{"slug":"x"}`, once, "a", once, "b").wantProblem(422, "invalid_field", once)
+	w.send("POST", "/v1/tenants", `{"slug":"x"}`, idempotencyKey, "a", idempotencyKey, "b").wantProblem(422, "invalid_field", idempotencyKey)
 }
 
-// crashed makes a request look as if the process that carried it out had been killed
-// before it stored the answer.
+// crashed changes the stored record of a request as if the process that carried it out had been
+// killed before it stored the response.
 func (w *fixture) crashed(owner, key string, claimed time.Time) {
 	w.t.Helper()
 	id := sha256.Sum256([]byte(owner + "\x00" + key))
@@ -93,7 +94,8 @@ func (w *fixture) crashed(owner, key string, claimed time.Time) {
 	}
 }
 
-// uncommitted makes it look as if it had been killed before it changed anything.
+// uncommitted changes the stored record of a request as if the process had been killed before it
+// changed anything.
 func (w *fixture) uncommitted(owner, key string) {
 	w.t.Helper()
 	id := sha256.Sum256([]byte(owner + "\x00" + key))
@@ -109,11 +111,12 @@ func (w *fixture) uncommitted(owner, key string) {
 	}
 }
 
-// TestRunning: what may still be carried out elsewhere is not begun again, what can't be any more is.
-func TestRunning(t *testing.T) {
+// A request that another process may still be carrying out is answered 409. It is carried out
+// again only after the claim of the other process has expired.
+func TestIdempotentRequestStillRunning(t *testing.T) {
 	w := newFixture(t)
-	w.send("POST", "/v1/tenants", noTime).want(201)
-	send := func() answer { return w.send("POST", "/v1/tenants/acme/credits", `{"add":1}`, once, "k") }
+	w.send("POST", "/v1/tenants", newTenant).want(201)
+	send := func() answer { return w.send("POST", "/v1/tenants/acme/credits", `{"add":1}`, idempotencyKey, "k") }
 	balance := func() any { return w.send("GET", "/v1/tenants/acme", "").want(200)["credits"] }
 	send().want(200)
 	w.crashed("admin ada", "k", time.Now())
@@ -128,37 +131,38 @@ func TestRunning(t *testing.T) {
 	if b := balance(); b != 7.0 {
 		t.Errorf("the balance is %v, want 7: the request was carried out twice, since the first time was made to look undone", b)
 	}
-	// A refusal is not kept: the request may be sent again when its reason is gone.
-	spend := func() answer { return w.send("POST", "/v1/tenants/acme/credits", `{"spend":10}`, once, "s") }
+	// A rejection is not stored: the same request succeeds once the reason for the rejection is
+	// gone.
+	spend := func() answer { return w.send("POST", "/v1/tenants/acme/credits", `{"spend":10}`, idempotencyKey, "s") }
 	spend().wantProblem(402, "credits_exhausted", "")
 	w.send("POST", "/v1/tenants/acme/credits", `{"add":10}`).want(200)
 	spend().want(200)
 	if b := balance(); b != 7.0 {
 		t.Errorf("the balance is %v, want 7", b)
 	}
-	// Who else uses the same key means another request.
+	// The same idempotency key of another caller names another request.
 	w.access.Actor.Name = "bob"
 	send().want(200)
 	w.as(w.send("POST", "/v1/tokens", `{"name":"n","scopes":["*"]}`).want(201)["token"].(string))
 	send().want(200)
-	w.access.Actor.Name = "somebody it acts for"
+	w.access.Actor.Name = "a person it acts for"
 	if a := send(); a.header.Get("Idempotent-Replayed") != "true" {
-		t.Error("a token's keys are not its own, whoever it acts for")
+		t.Error("a token's idempotency keys depend on the person it acts for")
 	}
 	if b := balance(); b != 9.0 {
 		t.Errorf("the balance is %v, want 9", b)
 	}
 }
 
-// TestOnceUnderLoad: of many that send the same at once exactly one is carried out.
-func TestOnceUnderLoad(t *testing.T) {
+// Of many concurrent requests with one idempotency key, exactly one is carried out.
+func TestConcurrentIdempotentRequests(t *testing.T) {
 	w := newFixture(t)
 	w.send("POST", "/v1/tenants", `{"slug":"acme","plan":"pro"}`).want(201)
 	var all sync.WaitGroup
 	for range 20 {
 		all.Go(func() {
 			for range 100 {
-				a := w.send("POST", "/v1/tenants/acme/credits", `{"add":1}`, once, "k")
+				a := w.send("POST", "/v1/tenants/acme/credits", `{"add":1}`, idempotencyKey, "k")
 				if a.status == http.StatusOK {
 					return
 				}
@@ -168,7 +172,7 @@ func TestOnceUnderLoad(t *testing.T) {
 				}
 				time.Sleep(5 * time.Millisecond)
 			}
-			t.Error("it is never done")
+			t.Error("no request was answered 200")
 		})
 	}
 	all.Wait()

@@ -26,21 +26,21 @@ func importFields() fields {
 	f := keyBody()
 	f["tenant"] = aText("The tenant's slug.")
 	f["name"] = aText("For people. Default and null: imported.").with("minLength", 1).with("maxLength", management.MaxKeyName).orNull()
-	f["expires_at"] = aMoment("May be past. Default and null: never.").orNull()
+	f["expires_at"] = aTime("May be past. Default and null: never.").orNull()
 	f["key"] = aText("The full key.").orNull()
 	f["hash"] = aText("A hash of the full key, in hexadecimal or base64; of bcrypt the text that begins with $2.").orNull()
 	f["algorithm"] = oneOf("How the hash was made.", "sha256", "sha512", "hmac-sha256", "bcrypt").orNull()
 	f["pepper"] = aText("The id of the pepper that an HMAC was made with: the first 8 hexadecimal digits of SHA-256(\"keygate pepper id\" + pepper). Default: the only one configured.").orNull()
 	f["prefix"] = aText("How the key begins. A bcrypt hash is found by it, and needs four of the random characters.").orNull()
 	f["last_four"] = aText("How the key ends, at most four characters.").orNull()
-	f["created_at"] = aMoment("Default and null: now.").orNull()
+	f["created_at"] = aTime("Default and null: now.").orNull()
 	f["disabled"] = aFlag("The key is known, but rejected. Default: false.").orNull()
 	f["revoked"] = aFlag("The key is revoked. Default: false.").orNull()
-	f["revoked_at"] = aMoment("Since when it is revoked.").orNull()
+	f["revoked_at"] = aTime("When the key was revoked.").orNull()
 	return f
 }
 
-// importRow reads one row. A fault rejects only this row.
+// importRow reads one row of an import. A fault rejects only this row.
 func importRow(raw json.RawMessage) (row management.ImportRow) {
 	o := new(object)
 	var ok bool
@@ -94,7 +94,8 @@ func (c *call) importKeys() error {
 			Status: http.StatusForbidden, Code: management.CodeInsufficientScope, Detail: "The token lacks the scope tenants:write, which create_tenants needs.",
 		}
 	}
-	// Longer lists are rejected, and their further rows need not be read.
+	// Import rejects lists longer than MaxImport, so the rows after the first excess one need not
+	// be read.
 	rows := make([]management.ImportRow, min(len(list.Value), management.MaxImport+1))
 	for i := range rows {
 		rows[i] = importRow(list.Value[i])

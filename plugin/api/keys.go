@@ -9,7 +9,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// issued is a new full key, which is shown only in this response.
+// issued is a new key in full. Only the response that creates it shows the full key.
 type issued struct {
 	management.IssuedKey
 	Curl string `json:"curl"`
@@ -122,7 +122,8 @@ func (c *call) rotateKey() error {
 	return c.issued(http.StatusOK, k)
 }
 
-// grace reads how long the old secret stays valid: a duration, or a time.
+// grace reads how long the old secret stays valid, which the body states as a duration or as a
+// time.
 func (c *call) grace(o *object) (time.Duration, error) {
 	var d time.Duration
 	if s := o.string("grace"); s.Set && !s.Null && len(o.faults) == 0 {
@@ -138,11 +139,11 @@ func (c *call) grace(o *object) (time.Duration, error) {
 	return d, o.done()
 }
 
-// maxWait bounds how long a caller may wait for other nodes.
+// maxWait bounds how long a request may wait until other gateways have confirmed its change.
 const maxWait = time.Minute
 
-// setState answers revoke, disable and enable with the receipt. The change is in effect on this node when setState
-// returns, and on the nodes that the receipt lists as confirmed.
+// setState answers revoke, disable and enable with a receipt. When setState returns, the change is
+// in effect on this node and on the nodes that the receipt lists as confirmed.
 func (c *call) setState(set func(ctx context.Context, a management.Actor, keyspace, id string) (management.Receipt, error)) error {
 	o, err := c.body(true)
 	if err != nil {
@@ -179,7 +180,7 @@ func keyBody() fields {
 		"description":     aText("What the key is for.").orNull(),
 		"scopes":          aListOf(aText(""), "The key's scopes, within those of the tenant's plan. Default and null: all of these.").orNull(),
 		"environment":     aText("One of the configured environments; can't be changed. Default and null: the first.").orNull(),
-		"expires_at":      aMoment("Default and null: never.").orNull(),
+		"expires_at":      aTime("Default and null: never.").orNull(),
 		"allowed_ips":     aListOf(aText(""), "Addresses or CIDR blocks from which the key is accepted. Default, null and empty: all.").orNull(),
 		"rate":            rateField(),
 		"quota":           quotaField(),
@@ -190,7 +191,7 @@ func keyBody() fields {
 	}
 }
 
-// waitBody is the body of changes that take effect on other nodes too.
+// waitBody describes the body of changes that can wait for other nodes.
 func waitBody() fields {
 	return fields{"wait": aText("How long to wait for every node to confirm, at most 1m. Default: 2s.").orNull()}
 }

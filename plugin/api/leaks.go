@@ -45,7 +45,8 @@ var errNotSigned = &management.Error{
 	Detail: "The report is not signed by a known key of GitHub. If GitHub has new keys, fetch the file of github_keys again.",
 }
 
-// postLeak accepts a report from any client.
+// postLeak accepts a report of a leaked key from any client. Its answer does not depend on whether
+// the key exists.
 func (c *call) postLeak() error {
 	o, err := c.body(false)
 	if err != nil {
@@ -69,7 +70,7 @@ func (c *call) postLeak() error {
 		id, err := c.owner(c.ctx, keyspace, l.Key)
 		switch {
 		case err != nil:
-			known = true // for all that can be told
+			known = true // The look-up failed, so the key may exist: it must not count as a failure of the client.
 			sum := sha256.Sum256([]byte(l.Key))
 			c.h.manager.ReportUnchecked(keyspace+"/"+string(sum[:]), func(ctx context.Context) (bool, error) {
 				_, wrote, err := c.reportLeakIn(ctx, keyspace, l)
@@ -81,10 +82,11 @@ func (c *call) postLeak() error {
 		}
 	}
 	if !known {
-		// Checked as a request with it would be, it counts as one of the address's failures.
+		// Verify counts the unknown key as a failure of the client's address, as a request with
+		// this key would.
 		for _, keyspace := range keyspaces {
 			if _, err := c.h.opts.Verifier.Verify(c.ctx, keyspace, management.VerifyRequest{Key: l.Key, IP: addr}); err != nil {
-				c.h.log.Warn("a reported key could not be checked", "error", err)
+				c.h.log.Warn("an unknown key that was reported as leaked could not be counted as a failure of the client's address", "error", err)
 			}
 		}
 	}
@@ -92,7 +94,7 @@ func (c *call) postLeak() error {
 	return nil
 }
 
-// postGitHubLeaks takes a report of GitHub's.
+// postGitHubLeaks accepts a report of GitHub's secret scanning.
 func (c *call) postGitHubLeaks() error {
 	var keys *leak.Keys
 	if c.h.opts.GitHubKeys != nil {
@@ -114,7 +116,7 @@ func (c *call) postGitHubLeaks() error {
 	}
 	var tokens []leak.Token
 	if err := json.Unmarshal(b, &tokens); err != nil {
-		// The error could repeat what stands in the body.
+		// The JSON error could repeat a key from the body.
 		return invalidJSON("The body is not a list of tokens.")
 	}
 	c.actor = management.Actor{Name: "GitHub secret scanning", Via: "api"}
@@ -126,14 +128,14 @@ func (c *call) postGitHubLeaks() error {
 		t := &tokens[i]
 		known, err := c.reportLeak(management.Leak{Key: t.Token, URL: t.URL, Source: t.Source})
 		if err != nil {
-			return err // GitHub sends it again; what was done stays done
+			return err // GitHub sends the report again; the leaks recorded so far stay recorded.
 		}
 		verdicts = append(verdicts, t.Verdict(known))
 	}
 	return c.json(http.StatusOK, verdicts)
 }
 
-// searchedKeyspaces returns the keyspaces that a key may belong to.
+// searchedKeyspaces returns the names of the keyspaces that the key may belong to, by its shape.
 func (c *call) searchedKeyspaces(key string) []string {
 	if c.ks == nil {
 		return c.h.manager.KeyspacesOf(key)
@@ -144,7 +146,8 @@ func (c *call) searchedKeyspaces(key string) []string {
 	return []string{c.keyspace}
 }
 
-// reportLeak records the leak of a key, and acts on it, in every keyspace that knows the key. It reports whether one does.
+// reportLeak records the leak of a key, and acts on it, in every keyspace that knows the key. It
+// reports whether any keyspace knows the key.
 func (c *call) reportLeak(l management.Leak) (known bool, err error) {
 	for _, keyspace := range c.searchedKeyspaces(l.Key) {
 		here, _, err := c.reportLeakIn(c.ctx, keyspace, l)
@@ -156,21 +159,22 @@ func (c *call) reportLeak(l management.Leak) (known bool, err error) {
 	return known, nil
 }
 
-// reportLeakIn is reportLeak for one keyspace. It also reports whether it has written to the store.
+// reportLeakIn does the work of reportLeak for one keyspace. wrote reports whether it has written
+// to the store.
 func (c *call) reportLeakIn(ctx context.Context, keyspace string, l management.Leak) (known, wrote bool, err error) {
 	id, err := c.owner(ctx, keyspace, l.Key)
 	if err != nil || id == "" {
 		return false, false, err
 	}
 	wrote, err = c.h.manager.RecordLeak(ctx, c.actor, keyspace, id, l)
-	var refusal *management.Error
-	if errors.As(err, &refusal) && refusal.Status == http.StatusNotFound {
-		return false, wrote, nil // deleted in the meantime
+	var rejected *management.Error
+	if errors.As(err, &rejected) && rejected.Status == http.StatusNotFound {
+		return false, wrote, nil // The key was deleted in the meantime.
 	}
 	return err == nil, wrote, err
 }
 
-// owner returns the id of a keyspace's key; "" where the keyspace does not know it.
+// owner returns the id of a key in the keyspace, or "" if the keyspace does not know the key.
 func (c *call) owner(ctx context.Context, keyspace, key string) (id string, err error) {
 	if c.h.opts.Verifier == nil {
 		return "", unavailable("Keys can't be checked here yet; try again.")
@@ -182,7 +186,7 @@ func (c *call) owner(ctx context.Context, keyspace, key string) (id string, err 
 	return found.KeyID, err
 }
 
-// address returns the client's address, the zero Addr where it has none.
+// address returns the client's address, or the zero Addr if the address is unknown.
 func (c *call) address() netip.Addr {
 	if c.h.opts.Address != nil {
 		if addr := c.h.opts.Address(c.r); addr.IsValid() {

@@ -14,16 +14,17 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/api"
 	"github.com/keygate-dev/keygate/plugin/leak"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// leaky is a fixture whose tenants a, b and c have plans that revoke, disable and report.
-func leaky(t *testing.T) *fixture {
+// newLeakFixture returns a fixture whose tenants a, b and c are on plans with on_leak revoke,
+// disable and none.
+func newLeakFixture(t *testing.T) *fixture {
 	w := newFixture(t)
 	pro := w.view.Keyspaces["default"].Plans["pro"]
 	for slug, on := range map[string]string{"a": management.LeakRevoke, "b": management.LeakDisable, "c": ""} {
@@ -41,7 +42,7 @@ func (w *fixture) leakyKey(tenant string) (id, key string) {
 	return k["id"].(string), k["key"].(string)
 }
 
-// leaks returns the events of leaks of a key, newest first.
+// leaks returns the audit events about leaks of a key, newest first.
 func (w *fixture) leaks(id string) (list []map[string]any) {
 	w.t.Helper()
 	for _, e := range w.send("GET", "/v1/audit?keyspace=default&limit=100&key="+id, "").want(200)["data"].([]any) {
@@ -60,7 +61,7 @@ func (w *fixture) wantStatus(id, status string) {
 }
 
 func TestLeaks(t *testing.T) {
-	w := leaky(t)
+	w := newLeakFixture(t)
 	for tenant, status := range map[string]string{"a": "revoked", "b": "disabled", "c": "active"} {
 		id, key := w.leakyKey(tenant)
 		body := fmt.Sprintf(`{"key":%q,"url":"https://example.com/?k=%s","source":"mail"}`, key, key)
@@ -76,7 +77,7 @@ func TestLeaks(t *testing.T) {
 		if strings.Contains(string(text), key) || !strings.Contains(string(text), "https://example.com/?k=") || !strings.Contains(string(text), "mail") {
 			t.Errorf("%s: recorded as %s", tenant, text)
 		}
-		// However many places it is found at, the record does not grow without end.
+		// A key that is found at many URLs is recorded at most ten times.
 		for i := range 15 {
 			w.accepted(w.send("POST", "/v1/leaks", fmt.Sprintf(`{"key":%q,"url":"%d%s"}`, key, i, strings.Repeat("x", 5000))))
 		}
@@ -91,15 +92,16 @@ func TestLeaks(t *testing.T) {
 	}
 }
 
-// A leak that was recorded and dealt with waits for no writer, however often it is reported.
+// The repeated report of a leak that is recorded writes nothing to the store.
 func TestKnownLeakWritesNothing(t *testing.T) {
-	w := leaky(t)
+	w := newLeakFixture(t)
 	for tenant := range map[string]bool{"a": true, "b": true, "c": true} {
 		_, key := w.leakyKey(tenant)
 		body := fmt.Sprintf(`{"key":%q,"url":"https://example.com/","source":"mail"}`, key)
 		w.accepted(w.send("POST", "/v1/leaks", body))
 		if err := w.store.Update(t.Context(), func(management.Tx) error {
-			// SQLite has one writer: who wants to be it now waits for ever.
+			// SQLite has one writer, which is this transaction: a report that wrote something
+			// would block forever.
 			for range 3 {
 				w.accepted(w.send("POST", "/v1/leaks", body))
 			}
@@ -110,7 +112,7 @@ func TestKnownLeakWritesNothing(t *testing.T) {
 	}
 }
 
-// accepted wants the one answer that there is.
+// accepted checks that the response is an empty 202, the only response to a valid report.
 func (w *fixture) accepted(a answer) {
 	w.t.Helper()
 	if a.status != 202 || a.body != "" {
@@ -118,9 +120,10 @@ func (w *fixture) accepted(a answer) {
 	}
 }
 
-// A secret that a rotation ended harms nobody, so the key stays.
+// The leak of a secret that a rotation has already invalidated is recorded, and the key stays
+// active.
 func TestLeakOfRotatedSecret(t *testing.T) {
-	w := leaky(t)
+	w := newLeakFixture(t)
 	id, old := w.leakyKey("a")
 	fresh := w.send("POST", "/v1/keys/"+id+"/rotate?keyspace=default", `{"grace":"0s"}`).want(200)["key"].(string)
 	w.accepted(w.send("POST", "/v1/leaks", fmt.Sprintf(`{"key":%q}`, old)))
@@ -132,9 +135,10 @@ func TestLeakOfRotatedSecret(t *testing.T) {
 	w.wantStatus(id, "revoked")
 }
 
-// Unknown keys are answered alike, and count as failures of the address as they would in a request.
+// Reports of unknown keys get the same response as others, and count as failures of the client's
+// address.
 func TestLeaksOfUnknownKeys(t *testing.T) {
-	w := leaky(t)
+	w := newLeakFixture(t)
 	ks := w.view.Keyspaces["default"]
 	policy, err := ratelimit.ParseRate("3/m burst 3")
 	if err != nil {
@@ -151,21 +155,21 @@ func TestLeaksOfUnknownKeys(t *testing.T) {
 	for range 5 {
 		w.accepted(w.send("POST", "/v1/leaks", fmt.Sprintf(`{"key":%q}`, unknown())))
 	}
-	w.accepted(w.send("POST", "/v1/leaks", `{"key":"of no shape"}`))
-	// httptest's requests come from 192.0.2.1.
+	w.accepted(w.send("POST", "/v1/leaks", `{"key":"not a key"}`))
+	// Requests of httptest come from the address 192.0.2.1.
 	r := w.send("POST", "/v1/verify?keyspace=default", fmt.Sprintf(`{"key":%q,"ip":"192.0.2.1"}`, unknown())).want(200)
 	if r["reason"] != "too_many_failures" {
-		t.Errorf("after them the address is told %v", r["reason"])
+		t.Errorf("after the reports the address gets %v", r["reason"])
 	}
-	// Whoever holds a key is heard all the same.
+	// An address with too many failures can still report a key that exists.
 	id, key := w.leakyKey("a")
 	w.accepted(w.send("POST", "/v1/leaks", fmt.Sprintf(`{"key":%q}`, key)))
 	w.wantStatus(id, "revoked")
 }
 
 func TestGitHubLeaks(t *testing.T) {
-	w := leaky(t)
-	w.access = api.Access{} // nobody is asked for a token
+	w := newLeakFixture(t)
+	w.access = api.Access{} // The route must not authenticate the caller.
 	w.send("POST", "/v1/leaks/github", `[]`).wantProblem(404, "not_found", "")
 	w.access = api.Access{Actor: management.Actor{Name: "ada", Via: "api"}}
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -228,9 +232,10 @@ func TestGitHubLeaks(t *testing.T) {
 	}
 }
 
-// A report that gets no turn in time is answered like any other, and dealt with once there is one.
-func TestLeaksInAFlood(t *testing.T) {
-	w := leaky(t)
+// A report that has to wait too long behind many others is queued: its response is the same, and
+// it takes effect later.
+func TestLeakReportsDuringOverload(t *testing.T) {
+	w := newLeakFixture(t)
 	_, flooded := w.leakyKey("c")
 	id, key := w.leakyKey("a")
 	report := func(key, url string) {
@@ -238,7 +243,8 @@ func TestLeaksInAFlood(t *testing.T) {
 	}
 	var flood sync.WaitGroup
 	if err := w.store.Update(t.Context(), func(management.Tx) error {
-		// SQLite has one writer: two reports wait for it, and 64 of one client for a turn. Others are queued.
+		// SQLite's only writer is this transaction. Two reports wait for it, 64 of one client wait
+		// for a turn, and further reports are queued and answered at once.
 		queued := make(chan struct{}, 80)
 		for i := range 80 {
 			flood.Go(func() { report(flooded, fmt.Sprint(i)); queued <- struct{}{} })
@@ -252,20 +258,15 @@ func TestLeaksInAFlood(t *testing.T) {
 		t.Fatal(err)
 	}
 	flood.Wait()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		k := w.send("GET", "/v1/keys/"+id+"?keyspace=default", "").want(200)
-		if k["status"] == "revoked" {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the reported key is %v", k["status"])
-		}
-	}
+	testkit.Eventually(t, "the reported key is revoked", func() bool {
+		return w.send("GET", "/v1/keys/"+id+"?keyspace=default", "").want(200)["status"] == "revoked"
+	})
 }
 
-// A report that comes while the store does not answer is answered like any other, and dealt with at the stop at the latest.
+// A report that arrives while keys can't be looked up gets the same response. It takes effect when
+// the gateway stops, at the latest.
 func TestLeakWhileKeysCannotBeLookedUp(t *testing.T) {
-	w := leaky(t)
+	w := newLeakFixture(t)
 	id, key := w.leakyKey("a")
 	w.unavailable.Store(true)
 	for range 2 {

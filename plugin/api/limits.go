@@ -7,7 +7,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-type standings = management.Page[management.LimitStatusRecord]
+type limitStatusPage = management.Page[management.LimitStatusRecord]
 
 func (c *call) getKeyLimits() error {
 	list, err := c.h.manager.KeyLimitStatus(c.ctx, c.actor, c.keyspace, c.r.PathValue("id"))
@@ -33,8 +33,8 @@ func (c *call) resetTenantLimits() error {
 	return c.resetLimits(c.h.manager.ResetTenantLimits, c.r.PathValue("slug"))
 }
 
-// resetLimits answers with the state of the limits after the reset.
-func (c *call) resetLimits(reset func(ctx context.Context, a management.Actor, keyspace, whose string, policies []string) (standings, error), whose string) error {
+// resetLimits resets the limits and answers with their state after the reset.
+func (c *call) resetLimits(reset func(ctx context.Context, a management.Actor, keyspace, id string, policies []string) (limitStatusPage, error), id string) error {
 	o, err := c.body(true)
 	if err != nil {
 		return err
@@ -44,10 +44,10 @@ func (c *call) resetLimits(reset func(ctx context.Context, a management.Actor, k
 		return err
 	}
 	if policies.Set && !policies.Null && len(policies.Value) == 0 {
-		o.fault("policies", "is empty; leave it out to reset all")
+		o.fault("policies", "is empty; leave the field out to reset all")
 		return o.done()
 	}
-	list, err := reset(c.ctx, c.actor, c.keyspace, whose, policies.Value)
+	list, err := reset(c.ctx, c.actor, c.keyspace, id, policies.Value)
 	if err != nil {
 		return err
 	}
@@ -63,18 +63,18 @@ var (
 
 	_ = document("GET /v1/keys/{id}/limits", doc{
 		Summary: "Shows the state of each limit that applies to the key's requests, including those of its tenant.",
-		Answers: map[int]any{http.StatusOK: standings{}}, Errors: planErrors,
+		Answers: map[int]any{http.StatusOK: limitStatusPage{}}, Errors: planErrors,
 	})
 	_ = document("GET /v1/tenants/{slug}/limits", doc{
 		Summary: "Shows the state of each limit that is counted for the tenant as a whole.",
-		Answers: map[int]any{http.StatusOK: standings{}}, Errors: planErrors,
+		Answers: map[int]any{http.StatusOK: limitStatusPage{}}, Errors: planErrors,
 	})
 	_ = document("POST /v1/keys/{id}/limits/reset", doc{
 		Summary: "Resets limits that are counted for the key, and shows their state.",
-		Body:    resetBody(), EmptyBody: true, Answers: map[int]any{http.StatusOK: standings{}}, Errors: planErrors,
+		Body:    resetBody(), EmptyBody: true, Answers: map[int]any{http.StatusOK: limitStatusPage{}}, Errors: planErrors,
 	})
 	_ = document("POST /v1/tenants/{slug}/limits/reset", doc{
 		Summary: "Resets limits that are counted for the tenant as a whole, and shows their state.",
-		Body:    resetBody(), EmptyBody: true, Answers: map[int]any{http.StatusOK: standings{}}, Errors: planErrors,
+		Body:    resetBody(), EmptyBody: true, Answers: map[int]any{http.StatusOK: limitStatusPage{}}, Errors: planErrors,
 	})
 )

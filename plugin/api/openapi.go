@@ -13,19 +13,20 @@ import (
 	"sync"
 )
 
-// documentOf returns what makes the document of routes when it is first asked for.
+// documentOf returns a function that makes the OpenAPI document of the routes on its first call,
+// and returns the same document afterwards.
 func documentOf(routes []route) func() []byte {
 	return sync.OnceValue(func() []byte {
 		b, err := json.MarshalIndent(describe(routes), "", "  ")
 		if err != nil {
-			// It is made of our own table, which a test writes out.
+			// The document is made of static tables, and a test encodes it.
 			panic(err)
 		}
 		return append(b, '\n')
 	})
 }
 
-// getOpenAPI answers what can be asked, to anybody: it holds nothing of what is kept here.
+// getOpenAPI answers any client with the OpenAPI document, which contains no data of this gateway.
 func (c *call) getOpenAPI() error {
 	h := c.w.Header()
 	h.Set("Content-Type", "application/json")
@@ -38,7 +39,7 @@ func (c *call) getOpenAPI() error {
 }
 
 var _ = document("GET /v1/openapi.json", doc{
-	Summary: "This document.",
+	Summary: "Returns this document.",
 	Answers: map[int]any{http.StatusOK: anObject("OpenAPI 3.1")},
 })
 
@@ -58,20 +59,20 @@ func describe(routes []route) schema {
 		"openapi": "3.1.1",
 		"info": schema{
 			"title": "Keygate management API", "version": "1",
-			"description": "Tenants, their API keys, and all that is known about them. Bodies and answers are JSON; " +
-				"times are RFC 3339 in UTC; refusals are problem details as RFC 9457 has them.",
+			"description": "Manages tenants and their API keys. Bodies and responses are JSON; " +
+				"times are RFC 3339 in UTC; errors are problem details as RFC 9457 defines them.",
 			"license": schema{"name": "Apache License 2.0", "identifier": "Apache-2.0"},
 		},
 		"servers": []schema{
 			{"url": "http://localhost:2019/keygate", "description": "Caddy's admin endpoint, on the gateway's own machine."},
-			{"url": "..", "description": "Where this document stands, without /v1/openapi.json."},
+			{"url": "..", "description": "The URL of this document, without /v1/openapi.json."},
 		},
 		"paths": paths,
 		"components": schema{
 			"schemas": types,
 			"securitySchemes": schema{"token": schema{
 				"type": "http", "scheme": "bearer",
-				"description": "A management token, kgm_…; the scopes are those it must have. Caddy's admin endpoint asks for none.",
+				"description": "A management token (kgm_…) with the listed scopes. Caddy's admin endpoint needs no token.",
 			}},
 		},
 	}
@@ -136,15 +137,15 @@ func answerHeaders(method string, d doc) schema {
 		h["ETag"] = schema{"description": "The record's version, for If-Match.", "schema": aText("")}
 	}
 	if method == http.MethodPost {
-		h["Idempotent-Replayed"] = schema{"description": "true where the request was carried out before.", "schema": aText("")}
+		h["Idempotent-Replayed"] = schema{"description": "true if the request was carried out before.", "schema": aText("")}
 	}
 	if method != http.MethodGet {
-		h[PendingHeader] = schema{"description": "The gateways that have not confirmed a change, as JSON; absent where all have.", "schema": aText("")}
+		h[PendingHeader] = schema{"description": "The gateways that have not confirmed the change, as JSON; absent if all have.", "schema": aText("")}
 	}
 	return h
 }
 
-// name is the route's operationId: its method's name.
+// name returns the route's operationId, which is the name of its method.
 func (r route) name() string {
 	full := runtime.FuncForPC(reflect.ValueOf(r.serve).Pointer()).Name()
 	return full[strings.LastIndexByte(full, '.')+1:]
@@ -168,22 +169,22 @@ func (r route) parameters(d doc) []schema {
 		list = append(list, schema{"name": name, "in": "query", "schema": s})
 	}
 	if d.Versioned && (method == http.MethodPut || method == http.MethodPatch || method == http.MethodDelete) {
-		list = append(list, schema{"name": "If-Match", "in": "header", "schema": aText("An ETag: the change is made only to that version of the record.")})
+		list = append(list, schema{"name": "If-Match", "in": "header", "schema": aText("An ETag. The change is made only if the record still has this version.")})
 	}
 	if method == http.MethodPost && r.scope != "" {
 		list = append(list, schema{"name": IdempotencyHeader, "in": "header", "schema": aText(
-			"A text of your own, 1 to 255 visible ASCII characters, by which the request is carried out once however often it is sent within 24 hours: " +
-				"a repetition is answered with the same status and record, but no secret.")})
+			"A text of your choice, 1 to 255 visible ASCII characters. However often the request is sent within 24 hours, it is carried out once: " +
+				"a repetition gets the same status and record, but no secret.")})
 	}
 	if r.scope != "" {
 		list = append(list,
-			schema{"name": ActorHeader, "in": "header", "schema": aText("On whose behalf it is done, for the audit; needs the scope act. Percent-encoded where not ASCII.")},
+			schema{"name": ActorHeader, "in": "header", "schema": aText("The name of the person for whom the request is made, for the audit log; needs the scope act. Characters beyond ASCII are percent-encoded.")},
 			schema{"name": ActorIPHeader, "in": "header", "schema": aText("That person's address; needs the scope act.")})
 	}
 	return list
 }
 
-// refusals returns the codes by status that the route may refuse with.
+// errors returns the codes of the errors that the route may answer, by status.
 func (r route) errors(d doc) map[int][]string {
 	all := map[int][]string{}
 	add := func(more map[int][]string) {
@@ -193,15 +194,15 @@ func (r route) errors(d doc) map[int][]string {
 	}
 	method, _, _ := strings.Cut(r.pattern, " ")
 	if r.scope != "" {
-		add(commonRefusals)
+		add(commonErrors)
 	} else {
 		add(map[int][]string{http.StatusUnprocessableEntity: {"unknown_field"}, http.StatusServiceUnavailable: {"store_unavailable", "not_running"}})
 	}
 	if d.Body != nil {
-		add(bodyRefusals)
+		add(bodyErrors)
 	}
 	if method == http.MethodPost && r.scope != "" {
-		add(postRefusals)
+		add(postErrors)
 	}
 	if d.Versioned && method != http.MethodPost {
 		add(map[int][]string{http.StatusPreconditionFailed: {"precondition_failed"}})

@@ -10,7 +10,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/api/apitest"
 )
 
-// TestEveryRouteIsDescribed holds routes and descriptions to one another.
+// Every route has a description, and every description has a route.
 func TestEveryRouteIsDescribed(t *testing.T) {
 	if _, err := apitest.Parse(documentOf(routes)()); err != nil {
 		t.Fatal(err)
@@ -20,7 +20,7 @@ func TestEveryRouteIsDescribed(t *testing.T) {
 		there[r.pattern] = true
 		d, ok := docs[r.pattern]
 		if !ok {
-			t.Errorf("the route %q is not described: put\n\tvar _ = document(%q, doc{…})\nbeside the method that serves it; the package comment says how", r.pattern, r.pattern)
+			t.Errorf("the route %q is not described: put\n\tvar _ = document(%q, doc{…})\nin the file of the method that serves it, as the package comment describes", r.pattern, r.pattern)
 			continue
 		}
 		if d.Summary == "" || len(d.Answers) == 0 {
@@ -52,12 +52,13 @@ func TestEveryRouteIsDescribed(t *testing.T) {
 	}
 	for pattern := range docs {
 		if !there[pattern] {
-			t.Errorf("%q is described, but no route", pattern)
+			t.Errorf("%q is described, but is not a route", pattern)
 		}
 	}
 }
 
-// Generators of clients take the address from the first server, and linters ask for a licence.
+// The document names a server and a licence: client generators use the first server's URL, and
+// linters require a licence.
 func TestDocumentNamesServerAndLicence(t *testing.T) {
 	var d struct {
 		Info struct {
@@ -79,7 +80,8 @@ func TestDocumentNamesServerAndLicence(t *testing.T) {
 	}
 }
 
-// Generators of clients have a type for "a number or null", and none for "a number or a text".
+// No field has more than one type besides null: client generators have a type for "number or
+// null", but none for "number or string".
 func TestDocumentHasOneTypePerField(t *testing.T) {
 	var walk func(at string, v any)
 	walk = func(at string, v any) {

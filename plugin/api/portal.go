@@ -9,11 +9,12 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
-// portalPath is the path of portal links in a console. The secret follows as the fragment, which is sent to no server: so
-// a program that only fetches links does not use them up.
+// portalPath is the path of portal links in a console. The secret follows as the fragment, which
+// browsers send to no server. So a program that only fetches links, such as a mail scanner, does
+// not use up a link.
 const portalPath = "/portal#"
 
-// portalLink is a link that signs one person of a tenant in to the console, once.
+// portalLink is a link that signs one person of a tenant in to the console. It works only once.
 type portalLink struct {
 	URL       string    `json:"url"`
 	ExpiresAt time.Time `json:"expires_at"`
@@ -61,7 +62,7 @@ func (c *call) createPortalLink() error {
 var _ = document("POST /v1/tenants/{slug}/portal", doc{
 	Summary: "Creates a link that signs one person of the tenant in to the console, once.",
 	Description: "Send the person's browser to the url. The session is confined to the tenant and the role, and ends with the token that made the link. The audit log shows their name. " +
-		"The token needs no scope but portal. " + onlyHereToo,
+		"The token needs no scope but portal. " + secretOnlyHere,
 	Body: fields{
 		"actor":      aText("The person's name, as the audit log shows it.").with("maxLength", management.MaxKeyName),
 		"role":       oneOf("A viewer reads keys, usage, webhooks and the audit log, and asks why a request was rejected; an editor also creates and changes keys and webhooks. Default: viewer.", string(auth.PortalViewer), string(auth.PortalEditor)).orNull(),

@@ -51,7 +51,7 @@ func TestPortalLinks(t *testing.T) {
 	w.send("POST", path, `{"actor": "a", "tenant": "b"}`).wantProblem(http.StatusUnprocessableEntity, management.CodeUnknownField, "/tenant")
 	w.send("POST", "/v1/tenants/nobody/portal", `{"actor": "a"}`).wantProblem(http.StatusNotFound, management.CodeNotFound, "")
 
-	// A repeated request makes no second link and shows the first one no more.
+	// A repeated request makes no second link, and its response does not show the first link.
 	first := w.send("POST", path, `{"actor": "Once"}`, "Idempotency-Key", "k1").want(http.StatusCreated)
 	again := w.send("POST", path, `{"actor": "Once"}`, "Idempotency-Key", "k1").want(http.StatusCreated)
 	if again["url"] != nil || again["code"] == nil || first["url"] == nil {

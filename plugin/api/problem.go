@@ -26,11 +26,12 @@ func unavailable(detail string) *management.Error {
 	return &management.Error{Status: http.StatusServiceUnavailable, Code: management.CodeStoreUnavailable, Detail: detail}
 }
 
-// fail answers with err: a *management.Error as it is, a *management.Accepted with its receipt, and others as 503.
+// fail answers with err. A *management.Error is sent as it is, and a *management.Accepted is sent
+// as its receipt. Every other error is logged and becomes a 503.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
-	var held *management.Accepted
-	if errors.As(err, &held) {
-		write(w, http.StatusAccepted, "application/json", held.Receipt)
+	var accepted *management.Accepted
+	if errors.As(err, &accepted) {
+		write(w, http.StatusAccepted, "application/json", accepted.Receipt)
 		return
 	}
 	var refusal *management.Error
@@ -40,19 +41,19 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 			detail = "The request could not be answered; the log has the reason."
 		}
 		if r.Context().Err() == nil {
-			h.log.ErrorContext(r.Context(), "a management request failed", "route", r.Pattern, "error", err)
+			h.log.ErrorContext(r.Context(), "a management request failed and was answered 503", "route", r.Pattern, "error", err)
 		}
 		refusal = unavailable(detail)
 	}
 	writeProblem(w, refusal)
 }
 
-// writeProblem answers with an error.
+// writeProblem sends e as a problem (RFC 9457).
 func writeProblem(w http.ResponseWriter, e *management.Error) {
 	switch e.Status {
 	case http.StatusUnauthorized:
 		if w.Header().Get("WWW-Authenticate") == "" {
-			// RFC 6750, section 3.1: an error is named only where a token was sent.
+			// RFC 6750, section 3.1: the challenge names an error only if the request had a token.
 			challenge := `Bearer realm="keygate"`
 			if e.Code == management.CodeInvalidToken {
 				challenge += `, error="invalid_token"`
@@ -71,7 +72,8 @@ func writeProblem(w http.ResponseWriter, e *management.Error) {
 	})
 }
 
-// WriteProblem answers with an error, for mounts that reject a request before the API.
+// WriteProblem sends a problem (RFC 9457), for mounts that reject a request before it reaches the
+// API.
 func WriteProblem(w http.ResponseWriter, status int, code, detail string) {
 	w.Header().Set("Cache-Control", "no-store")
 	writeProblem(w, &management.Error{Status: status, Code: code, Detail: detail})
@@ -80,7 +82,7 @@ func WriteProblem(w http.ResponseWriter, status int, code, detail string) {
 func write(w http.ResponseWriter, status int, contentType string, v any) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false) // the response is no page, and names stay readable
+	e.SetEscapeHTML(false) // The response is not HTML, and names stay readable without escapes.
 	if err := e.Encode(v); err != nil {
 		// Every record of this package can be encoded.
 		panic(err)
@@ -91,18 +93,19 @@ func write(w http.ResponseWriter, status int, contentType string, v any) {
 	_, _ = w.Write(b.Bytes())
 }
 
-// json answers with a record.
+// json sends a record as JSON, with PendingHeader if gateways have not confirmed the change.
 func (c *call) json(status int, v any) error {
 	c.pending()
 	write(c.w, status, "application/json", v)
 	return nil
 }
 
-// PendingHeader lists, in responses to changes, the gateways that have not confirmed the change yet: a JSON array of the
-// values under "pending" in a receipt. It is absent if all have confirmed.
+// PendingHeader lists, in the response to a change, the gateways that have not confirmed the
+// change yet. Its value is the JSON array that a receipt has under "pending". The header is absent
+// if all gateways have confirmed.
 const PendingHeader = "Keygate-Pending"
 
-// pending sets PendingHeader.
+// pending sets PendingHeader if gateways have not confirmed the change.
 func (c *call) pending() {
 	if len(c.confirmation.Pending) == 0 {
 		return
@@ -112,7 +115,7 @@ func (c *call) pending() {
 	}
 }
 
-// record answers with a record that has a version.
+// record sends a record that has a version, with the version as its ETag.
 func (c *call) record(status int, version int64, v any) error {
 	c.w.Header().Set("ETag", `"`+strconv.FormatInt(version, 10)+`"`)
 	return c.json(status, v)

@@ -9,8 +9,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// checkQuery refuses parameters that the route does not take or that stand twice: a
-// misspelt filter must not list everything.
+// checkQuery rejects parameters that the route does not accept, and parameters that are repeated.
+// Otherwise a list with a misspelt filter would return every entry.
 func (c *call) checkQuery(params []string) error {
 	var fields []management.FieldError
 	q := c.r.URL.Query()
@@ -22,7 +22,7 @@ func (c *call) checkQuery(params []string) error {
 		case name != "keyspace" && !slices.Contains(params, name):
 			fields = append(fields, management.FieldError{Parameter: clip(name), Detail: "is not a parameter of this path"})
 		case len(values) > 1:
-			fields = append(fields, management.FieldError{Parameter: name, Detail: "stands more than once"})
+			fields = append(fields, management.FieldError{Parameter: name, Detail: "is repeated"})
 		}
 	}
 	if len(fields) == 0 {
@@ -31,7 +31,7 @@ func (c *call) checkQuery(params []string) error {
 	slices.SortFunc(fields, func(a, b management.FieldError) int { return strings.Compare(a.Parameter, b.Parameter) })
 	return &management.Error{
 		Status: http.StatusUnprocessableEntity, Code: management.CodeUnknownField,
-		Detail: "The query is not right.", Fields: fields,
+		Detail: "The query has an unknown or repeated parameter.", Fields: fields,
 	}
 }
 
@@ -48,7 +48,7 @@ func (c *call) flag(name string) (bool, error) {
 	return false, parameterError(name, "must be true or false")
 }
 
-// page reads the parameters that every list takes.
+// page reads the parameters limit and cursor.
 func (c *call) page() (management.PageQuery, error) {
 	q := management.PageQuery{Cursor: c.query("cursor")}
 	if s := c.query("limit"); s != "" {
@@ -64,12 +64,12 @@ func (c *call) page() (management.PageQuery, error) {
 func parameterError(name, detail string) *management.Error {
 	return &management.Error{
 		Status: http.StatusUnprocessableEntity, Code: management.CodeInvalidField,
-		Detail: "A query parameter is not right.", Fields: []management.FieldError{{Parameter: name, Detail: detail}},
+		Detail: "A query parameter is invalid.", Fields: []management.FieldError{{Parameter: name, Detail: detail}},
 	}
 }
 
-// match reads If-Match. A tag that no record of ours can have matches none, and a weak
-// one neither, as RFC 9110, section 13.1.1, has it.
+// match returns the versions in If-Match, or nil for any version. Tags that are weak or are not a
+// version match nothing (RFC 9110, section 13.1.1).
 func (c *call) match() management.Match {
 	values := c.r.Header.Values("If-Match")
 	if len(values) == 0 {
@@ -90,7 +90,7 @@ func (c *call) match() management.Match {
 	return m
 }
 
-// clip bounds what is repeated of a caller's input.
+// clip bounds how much of a client's input is repeated in a response.
 func clip(s string) string {
 	if len(s) > 100 {
 		return strings.ToValidUTF8(s[:100], "") + "…"

@@ -2,28 +2,31 @@ package api
 
 import "bytes"
 
-// Bodies are read by a scanner of our own where they are plain enough, which most are:
-// encoding/json would walk them three times, to check them, to find doubled names and to part the
-// fields, and allocate for each token. The scanner takes part of what is JSON, and never
-// anything that is not; what it leaves is parsed by encoding/json, which also words what is wrong.
+// Most bodies are plain enough for the small JSON scanner in this file. encoding/json would walk
+// over them three times: to check them, to find repeated names and to split the fields. It would
+// also allocate for each token. The scanner accepts a subset of JSON, and never anything that is
+// not JSON. Other bodies are parsed by encoding/json, whose errors the client sees.
 
-// Bounds of what the scanner takes.
+// The scanner rejects JSON beyond these bounds.
 const (
 	maxScanDepth = 64
-	// maxScanNames is in one object: each new name is compared with those before.
+	// maxScanNames bounds the names of one object, since each new name is compared with all names
+	// before it.
 	maxScanNames = 64
 )
 
-// jsonScanner walks over JSON. It reports false for what is not JSON, doubled names, and
-// what it does not take: names with escapes, and what is beyond the bounds. b is valid UTF-8.
+// jsonScanner walks over JSON. Its methods return false for text that is not JSON, for repeated
+// names, and for JSON that the scanner leaves to encoding/json: names with escapes, and text
+// beyond the bounds. b must be valid UTF-8.
 type jsonScanner struct {
 	b []byte
 	i int
-	// names of the objects that are open.
+	// names are the names in the objects that are open.
 	names [][]byte
 }
 
-// scanObject parts a JSON object into its fields. The raw values are parts of b.
+// scanObject splits a JSON object into its fields. The raw values are parts of b. ok is false if b
+// is not an object that the scanner accepts.
 func scanObject(b []byte) ([]member, bool) {
 	s := jsonScanner{b: b}
 	s.space()
@@ -40,7 +43,8 @@ func scanObject(b []byte) ([]member, bool) {
 	return fields, true
 }
 
-// scanArray parts a JSON array into its elements, which are parts of b.
+// scanArray splits a JSON array into its elements, which are parts of b. ok is false if b is not
+// an array that the scanner accepts.
 func scanArray(b []byte) (elements [][]byte, ok bool) {
 	s := jsonScanner{b: b}
 	s.space()
@@ -55,7 +59,7 @@ func scanArray(b []byte) (elements [][]byte, ok bool) {
 	return elements, true
 }
 
-// peek returns the next byte, 0 at the end: no JSON begins so.
+// peek returns the next byte, or 0 at the end, since no JSON value begins with 0.
 func (s *jsonScanner) peek() byte {
 	if s.i < len(s.b) {
 		return s.b[s.i]
@@ -74,7 +78,7 @@ func (s *jsonScanner) space() {
 	}
 }
 
-// take skips c, and reports whether it came next.
+// take skips the next byte if it is c, and reports whether it was.
 func (s *jsonScanner) take(c byte) bool {
 	if s.peek() != c {
 		return false
@@ -83,13 +87,13 @@ func (s *jsonScanner) take(c byte) bool {
 	return true
 }
 
-// end says that nothing follows.
+// end skips space and reports whether nothing else follows.
 func (s *jsonScanner) end() bool {
 	s.space()
 	return s.i == len(s.b)
 }
 
-// object walks over an object, whose brace is next. each may be nil.
+// object walks over an object whose brace is next, and calls each, unless nil, for every field.
 func (s *jsonScanner) object(depth int, each func(name, raw []byte)) bool {
 	s.i++
 	s.space()
@@ -135,7 +139,7 @@ func (s *jsonScanner) object(depth int, each func(name, raw []byte)) bool {
 	}
 }
 
-// array walks over an array, whose bracket is next. each may be nil.
+// array walks over an array whose bracket is next, and calls each, unless nil, for every element.
 func (s *jsonScanner) array(depth int, each func(raw []byte)) bool {
 	s.i++
 	s.space()
@@ -188,7 +192,8 @@ func (s *jsonScanner) word(w string) bool {
 	return true
 }
 
-// text walks over a string, whose quote is next.
+// text walks over a string whose quote is next. A string with escapes is accepted only if escapes
+// is true.
 func (s *jsonScanner) text(escapes bool) bool {
 	for s.i++; s.i < len(s.b); s.i++ {
 		switch c := s.b[s.i]; {
@@ -206,7 +211,7 @@ func (s *jsonScanner) text(escapes bool) bool {
 	return false
 }
 
-// escape walks to the last byte of an escape, whose backslash is behind.
+// escape walks to the last byte of an escape, after its backslash.
 func (s *jsonScanner) escape() bool {
 	switch s.peek() {
 	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
@@ -241,7 +246,7 @@ func (s *jsonScanner) number() bool {
 	return true
 }
 
-// digits walks over at least one.
+// digits walks over digits, and reports whether there was at least one.
 func (s *jsonScanner) digits() bool {
 	start := s.i
 	for s.i < len(s.b) && s.b[s.i] >= '0' && s.b[s.i] <= '9' {
@@ -250,7 +255,7 @@ func (s *jsonScanner) digits() bool {
 	return s.i > start
 }
 
-// plainText returns what a JSON string without escapes says; false for any other value.
+// plainText returns the text of a JSON string without escapes, and false for any other value.
 func plainText(raw []byte) (string, bool) {
 	if len(raw) < 2 || raw[0] != '"' || bytes.IndexByte(raw, '\\') >= 0 {
 		return "", false

@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// scanSeeds are bodies that the scanner takes, and such that it must leave.
+// scanSeeds are bodies that the scanner accepts, and bodies that it must reject.
 var scanSeeds = []string{
 	`{}`, ` { } `, `{"a":1}`, `{"a":"b","c":null,"d":true,"e":false,"f":-0.5e+10,"g":[1,"x",{"h":[]}],"i":{"j":{}}}`,
 	`{"a":"\u00e9\n\"\\\/"}`, `{"a":"\ud800"}`, `{"\u0061":1}`, `{"a":1,"a":2}`, `{"a":{"b":1,"b":2}}`, `{"a":[{"b":1},{"b":2}]}`,
@@ -18,8 +18,9 @@ var scanSeeds = []string{
 	`{"a":` + strings.Repeat("[", 100) + strings.Repeat("]", 100) + `}`, `{"a":"\u00GG"}`, `{"a":"\u0`,
 }
 
-// sameObject checks that what the scanner takes is what encoding/json takes, and means the same.
-func sameObject(t *testing.T, b []byte) {
+// checkScan checks that encoding/json accepts each body that the scanner accepts, with the same
+// fields and values.
+func checkScan(t *testing.T, b []byte) {
 	if !utf8.Valid(b) {
 		return
 	}
@@ -29,7 +30,7 @@ func sameObject(t *testing.T, b []byte) {
 	}
 	slow, err := parseAny(b)
 	if err != nil {
-		t.Fatalf("the scanner takes %q, which is refused: %v", b, err)
+		t.Fatalf("the scanner accepts %q, which encoding/json rejects: %v", b, err)
 	}
 	if len(slow.fields) != len(fields) {
 		t.Fatalf("%q: %d fields, not %d", b, len(fields), len(slow.fields))
@@ -62,14 +63,15 @@ func sameObject(t *testing.T, b []byte) {
 	}
 }
 
-func TestScannerTakesOnlyJSON(t *testing.T) {
+func TestScannerAcceptsOnlyJSON(t *testing.T) {
 	for _, s := range scanSeeds {
-		sameObject(t, []byte(s))
+		checkScan(t, []byte(s))
 	}
 }
 
-// TestScannerTakesWhatIsUsual holds that the bodies of everyday take the quick way.
-func TestScannerTakesWhatIsUsual(t *testing.T) {
+// The scanner accepts the bodies that clients usually send, so that they do not need
+// encoding/json.
+func TestScannerAcceptsUsualBodies(t *testing.T) {
 	for _, s := range []string{
 		`{"key":"kg_live_0123456789","method":"GET","path":"/v1/things?x=é","ip":"192.0.2.7","cost":5}`,
 		` {"name" : "a \"name\"" , "scopes" : [ "read", "write" ], "metadata":{"a":[{"b":1},{"b":-2.5e3}]}, "expires_at" : null,"x":true,"y":false,"z":"\u00e9"}` + "\n",
@@ -81,10 +83,10 @@ func TestScannerTakesWhatIsUsual(t *testing.T) {
 	}
 }
 
-// FuzzScanner looks for bodies that the scanner takes otherwise than encoding/json.
+// FuzzScanner looks for bodies that the scanner accepts with another result than encoding/json.
 func FuzzScanner(f *testing.F) {
 	for _, s := range scanSeeds {
 		f.Add([]byte(s))
 	}
-	f.Fuzz(func(t *testing.T, b []byte) { sameObject(t, b) })
+	f.Fuzz(func(t *testing.T, b []byte) { checkScan(t, b) })
 }

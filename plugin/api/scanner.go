@@ -6,10 +6,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/scanner"
 )
 
-// ScannerRules are rules for secret scanners that find a keyspace's keys.
+// ScannerRules are rules with which a secret scanner finds a keyspace's keys.
 type ScannerRules struct {
 	Format scanner.Format `json:"format"`
-	// Rules is the content of a file, or the text for a form, in the format.
+	// Rules is the content of a file, or the text for a web form, depending on the format.
 	Rules string `json:"rules"`
 }
 

@@ -10,9 +10,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// typeSchemas are the types whose JSON their Go form does not tell.
+// typeSchemas are the schemas of types whose JSON form can't be derived from the Go type.
 var typeSchemas = map[reflect.Type]func() schema{
-	reflect.TypeFor[time.Time]():       func() schema { return aMoment("") },
+	reflect.TypeFor[time.Time]():       func() schema { return aTime("") },
 	reflect.TypeFor[json.RawMessage](): func() schema { return anObject("") },
 	reflect.TypeFor[[]byte](): func() schema {
 		return aText("").orNull().with("contentEncoding", "base64")
@@ -25,7 +25,7 @@ var typeSchemas = map[reflect.Type]func() schema{
 	},
 }
 
-// nullable are the lists and objects that may be null, as Type.field.
+// nullable names the lists and objects that may be null, as Type.field.
 var nullable = map[string]bool{
 	"PlanRecord.scopes":    true,
 	"AuditRecord.before":   true,
@@ -37,7 +37,8 @@ var nullable = map[string]bool{
 	"PortalLink.url":       true,
 }
 
-// typeNames are the names of schemas that differ from their type's, by package and type.
+// typeNames maps a Go type to the name of its schema where the two differ. Clients depend on the
+// names of schemas.
 var typeNames = map[string]string{
 	"api.issuedWebhook":            "IssuedWebhook",
 	"api.issued":                   "IssuedKey",
@@ -49,10 +50,10 @@ var typeNames = map[string]string{
 	"management.PostedEvent":       "EventRecord",
 }
 
-// components collects the schemas of records by their names.
+// components maps the names of records to their schemas.
 type components map[string]schema
 
-// of returns the schema of a value's type, which for records is a reference.
+// of returns the schema of v's type. For a struct, the schema is a reference to a component.
 func (c components) of(v any) schema {
 	if s, ok := v.(schema); ok {
 		return s
@@ -86,7 +87,7 @@ func (c components) typed(t reflect.Type) schema {
 	return schema{} // any value
 }
 
-// record returns a reference to the schema of a struct.
+// record returns a reference to the schema of a struct, and adds the schema to c.
 func (c components) record(t reflect.Type) schema {
 	name := typeName(t)
 	ref := schema{"$ref": "#/components/schemas/" + name}
@@ -94,7 +95,7 @@ func (c components) record(t reflect.Type) schema {
 		return ref
 	}
 	s := schema{"type": "object"}
-	c[name] = s // before its fields, which may be of the same type
+	c[name] = s // The schema is registered before its fields are described, since a field may have the same type.
 	properties, required := map[string]schema{}, []string{}
 	for _, f := range reflect.VisibleFields(t) {
 		tag, _, _ := strings.Cut(f.Tag.Get("json"), ",")
@@ -117,7 +118,8 @@ func (c components) record(t reflect.Type) schema {
 	return ref
 }
 
-// typeName names a struct's schema: Page[…KeyRecord] is KeyRecordPage.
+// typeName returns the name of a struct's schema. For example, Page[…KeyRecord] becomes
+// KeyRecordPage.
 func typeName(t reflect.Type) string {
 	outer, inner, generic := strings.Cut(t.String(), "[")
 	if !generic {

@@ -11,7 +11,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
-// allowed are the routes that each scope opens. What a scope does not list it does not open; "*" opens all.
+// allowed maps each scope to the routes that it allows. "" stands for no token; the scope "*"
+// allows every route.
 var allowed = map[string][]string{
 	"":  {"GET /v1/openapi.json", "POST /v1/leaks", "POST /v1/leaks/github"}, // without a token
 	"*": {"DELETE /v1/nodes/{node}"},
@@ -39,7 +40,7 @@ var allowed = map[string][]string{
 	"portal":         {"POST /v1/tenants/{slug}/portal"},
 }
 
-// Every scope opens its own routes and no others.
+// Each scope allows its own routes and no others.
 func TestScopesOfRoutes(t *testing.T) {
 	w := newFixture(t)
 	operator := w.access
@@ -79,14 +80,14 @@ func TestScopesOfRoutes(t *testing.T) {
 			}
 			a := w.send(method, path, body)
 			may := scope == management.AllScopes || slices.Contains(allowed[scope], route) || slices.Contains(allowed[""], route)
-			if refused := a.status == http.StatusForbidden; refused == may {
+			if denied := a.status == http.StatusForbidden; denied == may {
 				t.Errorf("%s with the scope %s: %d %s", route, scope, a.status, a.body)
 			}
 		}
 	}
 }
 
-// A field that is another scope's is refused with the scope that it takes.
+// A field that needs a further scope is rejected with the name of that field.
 func TestScopesOfFields(t *testing.T) {
 	w := newFixture(t)
 	operator := w.access
@@ -108,12 +109,12 @@ func TestScopesOfFields(t *testing.T) {
 	w.send("POST", "/v1/tenants", `{"slug":"b","plan":"free"}`).want(201)
 	w.send("PUT", "/v1/tenants/c", `{"plan":"free","credits":5}`).wantProblem(403, insufficient, "/credits")
 	w.send("PATCH", "/v1/tenants/acme", `{"credits":5}`).wantProblem(403, insufficient, "/credits")
-	w.send("PATCH", "/v1/tenants/acme", `{"credits":0,"name":"Acme"}`).want(200) // nothing of it changes
+	w.send("PATCH", "/v1/tenants/acme", `{"credits":0,"name":"Acme"}`).want(200) // The balance is 0 already, so that the request changes no credits.
 	as("tenants:write", "credits:write")
 	w.send("PATCH", "/v1/tenants/acme", `{"credits":5}`).want(200)
 	as("keys:write")
 	w.send("POST", "/v1/import", `{"keys":[{"tenant":"d","name":"x","hash":"`+strings.Repeat("0", 64)+`","algorithm":"sha256"}],"create_tenants":true}`).wantProblem(403, insufficient, "")
-	// A token ends only what it could have made, and itself.
+	// A token can revoke itself, and only such tokens as it could have issued.
 	_, wide := token("*")
 	_, other := token("keys:read", "verify")
 	_, same := token("tokens:write", "keys:read")
@@ -129,7 +130,7 @@ func TestScopesOfFields(t *testing.T) {
 	w.access = operator
 	for _, r := range w.send("GET", "/v1/tokens?limit=100", "").want(200)["data"].([]any) {
 		if r := r.(map[string]any); (r["id"] == wide || r["id"] == other) && r["status"] != "active" {
-			t.Errorf("%v was ended", r)
+			t.Errorf("%v was revoked", r)
 		}
 	}
 }

@@ -19,9 +19,9 @@ var (
 		Answers: map[int]any{http.StatusOK: management.Status{}},
 	})
 	_ = document("DELETE /v1/nodes/{node}", doc{
-		Summary: "Removes a gateway that ended without signing off.",
-		Description: "Changes no longer wait for it. Use it only for a gateway that has certainly ended: one that is only cut off goes on " +
-			"checking requests by its copy until it stops by itself.",
+		Summary: "Removes a gateway that ended without leaving the cluster.",
+		Description: "Changes no longer wait for the gateway's confirmation. Remove only a gateway that has certainly ended: a gateway that is only cut off continues " +
+			"to check requests with its local copy until it stops by itself.",
 		Answers: map[int]any{http.StatusNoContent: nil},
 		Errors:  map[int][]string{http.StatusConflict: {management.CodeNodeAlive}},
 	})
@@ -36,7 +36,7 @@ func (c *call) listPlans() error {
 }
 
 func (c *call) getStatus() error {
-	if err := c.actor.RequireOperator("see how the gateway is"); err != nil {
+	if err := c.actor.RequireOperator("see the state of the gateway"); err != nil {
 		return err
 	}
 	if c.h.opts.Status == nil {
@@ -44,7 +44,7 @@ func (c *call) getStatus() error {
 	}
 	status := c.h.opts.Status(c.ctx)
 	if only := c.access.Keyspace; only != "" {
-		// A caller with one keyspace sees no other.
+		// A caller that may see one keyspace must not see the names of others.
 		status.Keyspaces = []string{only}
 		status.StaleKeyspaces = slices.DeleteFunc(status.StaleKeyspaces, func(name string) bool { return name != only })
 		for i := range status.Nodes {

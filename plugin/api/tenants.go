@@ -7,7 +7,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// tenantFields takes the fields of a tenant, except its slug.
+// tenantFields takes the fields of a tenant from a body, except the slug.
 func tenantFields(o *object) management.TenantFields {
 	return management.TenantFields{
 		Name: o.string("name"), Plan: o.string("plan"), Active: o.bool("active"), Credits: o.int("credits"),
@@ -124,7 +124,7 @@ func (c *call) getCredits() error {
 	return c.json(http.StatusOK, credits)
 }
 
-// balance is the response to a movement of credits.
+// balance is the response to a change of a tenant's credits.
 type balance struct {
 	Balance int64 `json:"balance"`
 }
@@ -152,7 +152,7 @@ func (c *call) postCredits() error {
 	return c.json(http.StatusOK, balance{n})
 }
 
-// Fields of the bodies of both tenants and keys.
+// The schemas of fields that tenants and keys share.
 func rateField() schema {
 	return aText("Rate limits such as 300/m or 500/m burst 50, several joined by commas. Null clears.").orNull()
 }
@@ -160,14 +160,14 @@ func quotaField() schema {
 	return aText("Quotas such as 100000/month, several joined by commas. Null clears.").orNull()
 }
 func concurrencyField() schema {
-	return aNumber("Requests at the same time. Null clears.").with("minimum", 1).orNull()
+	return aNumber("The most requests at the same time. Null clears.").with("minimum", 1).orNull()
 }
 
-// concurrencyPers are the values of concurrency_per.
+// concurrencyPers are the accepted values of concurrency_per.
 var concurrencyPers = []string{"key", "tenant", "address"}
 
 func concurrencyPerField() schema {
-	return oneOf("Where concurrency counts; stated with it. Default and null: key.", concurrencyPers...).orNull()
+	return oneOf("For what concurrency is counted; valid only together with concurrency. Default and null: key.", concurrencyPers...).orNull()
 }
 func metadataField() schema {
 	return anObject("Any object, at most 8 KiB; a change replaces all of it.").orNull()

@@ -7,7 +7,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
-// issuedToken is a new management token, which is shown only in this response.
+// issuedToken is a new management token in full. Only the response that creates it shows the full
+// token.
 type issuedToken struct {
 	auth.IssuedToken
 	secretNote
@@ -27,7 +28,7 @@ var (
 			"name":       aText("For people.").with("minLength", 1).with("maxLength", management.MaxKeyName),
 			"scopes":     aListOf(oneOf("", auth.TokenScopes()...), "What the token may do. No scope includes another, except * all."),
 			"tenant":     aText("The slug of the only tenant that exists for the token. Default and null: the issuing token's, or no bound.").orNull(),
-			"expires_at": aMoment("Default: when the issuing token ends. Null: never.").orNull(),
+			"expires_at": aTime("Default: when the issuing token ends. Null: never.").orNull(),
 		},
 		Required: []string{"name", "scopes"},
 		Answers:  map[int]any{http.StatusCreated: issuedToken{}},

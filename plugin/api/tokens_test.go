@@ -10,7 +10,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
-// as makes the holder of a full token the caller of what is sent from now on.
+// as makes the holder of a token the caller of all following requests.
 func (w *fixture) as(full string) {
 	w.t.Helper()
 	g, err := auth.New(w.manager).CheckToken(w.t.Context(), full, "192.0.2.9")
@@ -23,7 +23,7 @@ func (w *fixture) as(full string) {
 func TestTokens(t *testing.T) {
 	w := newFixture(t)
 	operator := w.access
-	w.send("POST", "/v1/tenants", noTime).want(201)
+	w.send("POST", "/v1/tenants", newTenant).want(201)
 	made := w.send("POST", "/v1/tokens", `{"name":"ci","scopes":["keys:read","tokens:read","tokens:write"],"tenant":"Acme","expires_at":"2099-01-01T00:00:00Z"}`).want(http.StatusCreated)
 	full, id := made["token"].(string), made["id"].(string)
 	if !strings.HasPrefix(full, "kgm_") || made["tenant"] != "acme" || made["created_by"] != "ada" || made["code"] != nil {
@@ -48,13 +48,13 @@ func TestTokens(t *testing.T) {
 	w.send("DELETE", "/v1/tokens/"+id, "").want(http.StatusNoContent)
 	for _, r := range w.send("GET", "/v1/tokens", "").want(200)["data"].([]any) {
 		if r.(map[string]any)["status"] != "revoked" {
-			t.Errorf("after its maker was revoked: %v", r)
+			t.Errorf("after its issuing token was revoked: %v", r)
 		}
 	}
 	w.send("DELETE", "/v1/tokens/nothing", "").wantProblem(404, "not_found", "")
 }
 
-// TestVerifyConfined: to a token of one tenant, another tenant's key is an unknown one.
+// For a token of one tenant, the key of another tenant is an unknown key.
 func TestVerifyConfined(t *testing.T) {
 	w := newFixture(t)
 	operator := w.access
@@ -68,7 +68,7 @@ func TestVerifyConfined(t *testing.T) {
 		if r := w.send("POST", path, `{"key":"`+keys["acme"]+`"}`).want(200); r["reason"] != "allowed" {
 			t.Errorf("%s of its own key: %v", path, r)
 		}
-		for range 12 { // the plan's burst is 10: nothing of it may be spent
+		for range 12 { // The plan's burst is 10: if a request spent from it, a later one would be rejected.
 			a := w.send("POST", path, `{"key":"`+keys["b"]+`"}`)
 			if r := a.want(200); r["reason"] != "invalid_key" || r["tenant"] != "" || r["key_id"] != "" || strings.Contains(a.body, `"b"`) {
 				t.Fatalf("%s of the other's key: %s", path, a.body)
@@ -78,10 +78,10 @@ func TestVerifyConfined(t *testing.T) {
 	w.send("GET", "/v1/status", "").wantProblem(403, management.CodeInsufficientScope, "")
 	w.access = operator
 	if r := w.send("POST", "/v1/verify", `{"key":"`+keys["b"]+`"}`).want(200); r["reason"] != "allowed" {
-		t.Errorf("the other's key after all that: %v", r)
+		t.Errorf("the other tenant's key afterwards: %v", r)
 	}
 	w.access.Keyspace = "default"
 	if r := w.send("GET", "/v1/status", "").want(200)["keyspaces"].([]any); len(r) != 1 || r[0] != "default" {
-		t.Errorf("who is confined to a keyspace is told of %v", r)
+		t.Errorf("a caller with one keyspace sees %v", r)
 	}
 }

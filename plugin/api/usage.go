@@ -12,7 +12,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// CompleteUntilHeader holds complete_until in a CSV response.
+// CompleteUntilHeader carries the field complete_until in a CSV response.
 const CompleteUntilHeader = "Keygate-Complete-Until"
 
 var usageParams = []string{"from", "to", "step", "format"}
@@ -41,11 +41,11 @@ func (c *call) usage(report func(*usage.Service, usage.Range) (usage.Report, err
 	if s == nil {
 		return usage.Unavailable()
 	}
-	from, err := c.moment("from")
+	from, err := c.timeParameter("from")
 	if err != nil {
 		return err
 	}
-	to, err := c.moment("to")
+	to, err := c.timeParameter("to")
 	if err != nil {
 		return err
 	}
@@ -78,8 +78,9 @@ func (c *call) usage(report func(*usage.Service, usage.Range) (usage.Report, err
 	return nil
 }
 
-// moment reads a parameter that is a time, the zero time where it is absent. A date is its beginning in UTC.
-func (c *call) moment(name string) (time.Time, error) {
+// timeParameter returns a query parameter as a time in UTC, or the zero time if it is absent. A
+// date means its first moment in UTC.
+func (c *call) timeParameter(name string) (time.Time, error) {
 	s := c.query(name)
 	if s == "" {
 		return time.Time{}, nil
@@ -94,7 +95,8 @@ func (c *call) moment(name string) (time.Time, error) {
 	return t.UTC(), nil
 }
 
-// asCSV reports whether the client asks for CSV: by ?format=, else by Accept.
+// asCSV reports whether the client asks for CSV. The parameter format takes precedence over the
+// header Accept.
 func (c *call) asCSV() (bool, error) {
 	switch c.query("format") {
 	case "csv":
@@ -108,8 +110,8 @@ func (c *call) asCSV() (bool, error) {
 	return false, parameterError("format", "must be json or csv")
 }
 
-// weight returns what weight an Accept header gives a media type, as RFC 9110, section
-// 12.5.1, has it: the most specific range that it is in decides.
+// weight returns the weight that an Accept header gives a media type. The most specific range that
+// includes the type decides (RFC 9110, section 12.5.1).
 func weight(accept, media string) float64 {
 	kind, _, _ := strings.Cut(media, "/")
 	best, specific := 0.0, 0
@@ -149,27 +151,27 @@ func (c *call) listRequests() error {
 	return c.json(http.StatusOK, list)
 }
 
-const usageText = "A line for each hour or day in which there was a request, oldest first. Requests count when they have ended."
+const usageText = "The report has a line for each hour or day with requests, oldest first. A request counts when it has ended."
 
 var (
 	usageQuery = map[string]schema{
-		"from":   aMoment("The beginning; moved back to a whole step. Default: 24 hours before to or, by day, 30 days."),
-		"to":     aMoment("Up to then; moved on to a whole step. Default: now."),
-		"step":   oneOf("How long a line is; days are UTC's. Default: hour.", string(usage.ByHour), string(usage.ByDay)),
-		"format": oneOf("Default: what Accept says, else json.", "json", "csv"),
-		"group_by": oneOf("Lines for each tenant or key. Default: for all together.",
+		"from":   aTime("The beginning, rounded down to a whole step. Default: 24 hours before to, or 30 days if step is day."),
+		"to":     aTime("The end, rounded up to a whole step. Default: now."),
+		"step":   oneOf("The period of a line; days are UTC days. Default: hour.", string(usage.ByHour), string(usage.ByDay)),
+		"format": oneOf("Default: the format that Accept prefers, else json.", "json", "csv"),
+		"group_by": oneOf("Separate lines for each tenant or key. Default: lines for all keys together.",
 			string(usage.PerTenant), string(usage.PerKey)),
 	}
 	usageAnswers = map[int]any{http.StatusOK: media{"application/json": usage.Report{}, "text/csv": aText("The same, with a header line.")}}
 
 	_ = document("GET /v1/keys/{id}/usage", doc{
-		Summary: "Shows what a key used.", Description: usageText + " It outlives the key.", Query: usageQuery, Answers: usageAnswers,
+		Summary: "Shows the usage of a key.", Description: usageText + " The report remains after the key is deleted.", Query: usageQuery, Answers: usageAnswers,
 	})
 	_ = document("GET /v1/tenants/{slug}/usage", doc{
-		Summary: "Shows what a tenant's keys used.", Description: usageText + " It outlives the keys and the tenant.", Query: usageQuery, Answers: usageAnswers,
+		Summary: "Shows the usage of a tenant's keys.", Description: usageText + " The report remains after the keys and the tenant are deleted.", Query: usageQuery, Answers: usageAnswers,
 	})
 	_ = document("GET /v1/usage", doc{
-		Summary: "Shows what all keys used.", Description: usageText, Query: usageQuery, Answers: usageAnswers,
+		Summary: "Shows the usage of all keys.", Description: usageText, Query: usageQuery, Answers: usageAnswers,
 	})
 	_ = document("GET /v1/keys/{id}/requests", doc{
 		Summary: "Lists a key's last requests, newest first.",

@@ -61,8 +61,9 @@ func (c *call) verifyWith(by func(management.RequestChecker) verifyFunc) error {
 	return c.result(&result)
 }
 
-// confine replaces a key of another tenant by an unknown one if the caller may see one tenant only: the response and its
-// cost are then those of an unknown key, and the other tenant spends nothing.
+// confine replaces the key of another tenant by an unknown key if the caller may see only one
+// tenant. So the response and its timing are those of an unknown key, and the other tenant spends
+// nothing.
 func (c *call) confine(q *management.VerifyRequest) error {
 	if c.actor.Tenant == "" || q.Key == "" {
 		return nil
@@ -83,7 +84,7 @@ func token(s string) bool {
 
 func verifyBody() fields {
 	return fields{
-		"key":    aText("The full key. Default: a request without one.").orNull(),
+		"key":    aText("The full key. Default: the request has no key.").orNull(),
 		"method": aText("Default: GET.").orNull(),
 		"path":   aText("The path as a client sends it. Default: no path rules apply.").orNull(),
 		"cost":   aNumber("The cost in quotas and credits. Default and null: the cost of the path's rule.").with("minimum", 0).orNull(),

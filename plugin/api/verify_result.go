@@ -11,18 +11,18 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// The response of verify is encoded by hand: clients call it once per request of their own API, and encoding/json would
-// take longer than the check itself.
+// The response of POST /v1/verify is encoded by hand: clients may call it once per request of
+// their own API, and encoding/json would take longer than the check.
 
-// answers are buffers for reuse.
-var answers = sync.Pool{New: func() any { return new([]byte) }}
+// resultBuffers holds buffers for encoded results.
+var resultBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
-// maxBuffer bounds the bytes of a kept buffer.
+// maxBuffer bounds the size in bytes of a buffer that is kept.
 const maxBuffer = 16 << 10
 
-// result answers with what was decided.
+// result sends the result of a check.
 func (c *call) result(r *management.VerifyResult) error {
-	kept := answers.Get().(*[]byte)
+	kept := resultBuffers.Get().(*[]byte)
 	b := append(appendResult((*kept)[:0], r), '\n')
 	h := c.w.Header()
 	h["Content-Type"] = []string{"application/json"}
@@ -31,13 +31,13 @@ func (c *call) result(r *management.VerifyResult) error {
 	_, _ = c.w.Write(b)
 	if cap(b) <= maxBuffer {
 		*kept = b
-		answers.Put(kept)
+		resultBuffers.Put(kept)
 	}
 	return nil
 }
 
-// appendResult appends r as encoding/json writes it, but for HTML's characters, which stay
-// readable, and for lists and objects that are nil, which are empty.
+// appendResult appends r as encoding/json would write it, with two differences: it does not escape
+// HTML's characters, and it writes nil lists and objects as empty ones.
 func appendResult(b []byte, r *management.VerifyResult) []byte {
 	b = strconv.AppendBool(append(b, `{"allowed":`...), r.Allowed)
 	b = appendText(append(b, `,"reason":`...), r.Reason)
@@ -74,7 +74,7 @@ func appendResult(b []byte, r *management.VerifyResult) []byte {
 	return append(b, '}')
 }
 
-// appendTextMap appends an object of strings, in the order of their names.
+// appendTextMap appends a JSON object whose values are strings, sorted by name.
 func appendTextMap(b []byte, m map[string]string) []byte {
 	var room [8]string
 	names := room[:0]
@@ -93,7 +93,7 @@ func appendTextMap(b []byte, m map[string]string) []byte {
 	return append(b, '}')
 }
 
-// appendText appends a JSON string.
+// appendText appends s as a JSON string.
 func appendText(b []byte, s string) []byte {
 	begin := len(b)
 	b = append(b, '"')
@@ -104,17 +104,17 @@ func appendText(b []byte, s string) []byte {
 			b = append(append(b, s[start:i]...), '\\', c)
 			start = i + 1
 		case c < ' ' || c > '~':
-			return appendUnusual(b[:begin], s)
+			return appendEscaped(b[:begin], s)
 		}
 	}
 	return append(append(b, s[start:]...), '"')
 }
 
-// appendUnusual appends a JSON string of other than ASCII's visible characters.
-func appendUnusual(b []byte, s string) []byte {
+// appendEscaped appends s as a JSON string, for a text with characters other than visible ASCII.
+func appendEscaped(b []byte, s string) []byte {
 	var buf bytes.Buffer
 	e := json.NewEncoder(&buf)
 	e.SetEscapeHTML(false)
-	_ = e.Encode(s) // a string can be encoded, and a buffer written to
+	_ = e.Encode(s) // Neither a string nor a write to a bytes.Buffer can fail.
 	return append(b, bytes.TrimSuffix(buf.Bytes(), []byte("\n"))...)
 }

@@ -8,8 +8,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// TestResultIsWrittenAsJSON holds what is written by hand against encoding/json, which
-// knows every field that the record has.
+// appendResult writes the same JSON as encoding/json, which knows every field of the record.
 func TestResultIsWrittenAsJSON(t *testing.T) {
 	texts := []string{"", "plain", `"quoted" \ and more`, "é\u2028<&>", "\x00\n\x7f", "a\xffb", `\"`, "\"é"}
 	for i, text := range texts {
@@ -34,7 +33,7 @@ func TestResultIsWrittenAsJSON(t *testing.T) {
 		}
 	}
 	if got := appendResult(nil, &management.VerifyResult{}); !bytes.Contains(got, []byte(`"headers":{},`)) || !bytes.Contains(got, []byte(`"scopes":[],`)) {
-		t.Errorf("nothing is written as %s", got)
+		t.Errorf("an empty result is written as %s", got)
 	}
 }
 

@@ -6,7 +6,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// issuedWebhook is a webhook with its secret: shown in this answer, and never again.
+// issuedWebhook is a webhook with its secret. Only the response that creates or rotates the secret
+// shows it.
 type issuedWebhook struct {
 	management.IssuedWebhook
 	secretNote
@@ -88,7 +89,7 @@ func (c *call) deleteWebhook() error {
 	return c.noContent()
 }
 
-// emptyBody reads a body that holds nothing, if there is one.
+// emptyBody rejects a request whose body has fields. A missing body is allowed.
 func (c *call) emptyBody() error {
 	o, err := c.body(true)
 	if err != nil {
@@ -152,14 +153,14 @@ func init() { commonPath["delivery"] = aText("The delivery's id.") }
 
 func webhookBody() fields {
 	return fields{
-		"url":    aText("Where events are posted: http or https, at a public address or one of a block that the configuration's allow_private names. Never at this gateway itself."),
-		"events": aListOf(aText(""), `The types it hears, such as key.created, key.* or *. Default and null: ["*"]. A token needs the scopes to read what they tell: key.* and limit.* keys:read, tenant.* and credits.* tenants:read, quota.* and * both, audit.head audit:read.`).orNull(),
-		"tenant": aText("Whose events it hears; can't be changed. Default and null: all tenants', of a token of one tenant that one's.").orNull(),
-		"active": aFlag("false: it hears nothing, also later; what was pending is dead, and can be replayed."),
+		"url":    aText("The URL to which events are posted: http or https, at a public address or in a block that the configuration's allow_private names. It can't be a URL of this gateway."),
+		"events": aListOf(aText(""), `The event types to deliver, such as key.created, key.* or *. Default and null: ["*"]. A token needs the scopes to read the events: keys:read for key.* and limit.*, tenants:read for tenant.* and credits.*, both for quota.* and *, audit:read for audit.head.`).orNull(),
+		"tenant": aText("The slug of the only tenant whose events are delivered; can't be changed. Default and null: all tenants, or the tenant of a token that is bound to one.").orNull(),
+		"active": aFlag("false stops deliveries. Events that happen meanwhile are never delivered. Pending deliveries become dead, and can be replayed."),
 	}
 }
 
-const onlyHereToo = "The secret is in this answer, and nowhere else."
+const secretOnlyHere = "The secret is only in this response."
 
 var (
 	noWebhooks = map[int][]string{http.StatusUnprocessableEntity: {management.CodeWebhooksOff}}
@@ -170,7 +171,7 @@ var (
 	})
 	_ = document("POST /v1/webhooks", doc{
 		Summary: "Creates a webhook.", Body: webhookBody(), Required: []string{"url"}, Versioned: true,
-		Description: "Deliveries are signed as the Standard Webhooks specification defines. " + onlyHereToo,
+		Description: "Deliveries are signed as the Standard Webhooks specification defines. " + secretOnlyHere,
 		Answers:     map[int]any{http.StatusCreated: issuedWebhook{}},
 		Errors: map[int][]string{
 			http.StatusConflict: {management.CodeWebhookLimitReached}, http.StatusUnprocessableEntity: {management.CodeWebhooksOff},
@@ -190,7 +191,7 @@ var (
 	})
 	_ = document("POST /v1/webhooks/{id}/rotate-secret", doc{
 		Summary: "Gives a webhook a new secret.", Body: fields{}, EmptyBody: true, Versioned: true,
-		Description: "For 24 hours deliveries are signed with the previous secret too. " + onlyHereToo,
+		Description: "For 24 hours deliveries are signed with the previous secret too. " + secretOnlyHere,
 		Answers:     map[int]any{http.StatusOK: issuedWebhook{}}, Errors: noWebhooks,
 	})
 	_ = document("GET /v1/webhooks/{id}/deliveries", doc{

@@ -11,7 +11,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
-// withWebhooks makes the fixture one whose configuration has a secret.
+// withWebhooks replaces the fixture's handler by one whose configuration has a secret for
+// webhooks.
 func (w *fixture) withWebhooks() {
 	w.t.Helper()
 	vault, err := webhook.NewVault("a secret of enough bytes")
@@ -27,7 +28,7 @@ func (w *fixture) withWebhooks() {
 
 func TestWebhooks(t *testing.T) {
 	w := newFixture(t)
-	w.send("POST", "/v1/tenants", noTime).want(201)
+	w.send("POST", "/v1/tenants", newTenant).want(201)
 	w.send("POST", "/v1/webhooks", `{"url":"https://example.com/"}`).wantProblem(422, management.CodeWebhooksOff, "")
 	w.withWebhooks()
 	made := w.send("POST", "/v1/webhooks", `{"url":"https://example.com/hook","events":["key.*","job.finished"],"tenant":"ACME"}`)
@@ -51,7 +52,8 @@ func TestWebhooks(t *testing.T) {
 	}
 	w.send("POST", "/v1/webhooks/"+id+"/rotate-secret", `{"x":1}`).wantProblem(422, "unknown_field", "/x")
 
-	// Sent twice it is made once, and its secret shown once.
+	// A webhook that is created twice with one idempotency key exists once, and its secret is
+	// shown once.
 	for i, want := range []bool{true, false} {
 		again := w.send("POST", "/v1/webhooks", `{"url":"https://example.org/"}`, api.IdempotencyHeader, "k1")
 		if m := again.want(http.StatusCreated); (m["secret"] != nil) != want || (m["code"] == "secret_already_shown") == want {
@@ -69,7 +71,7 @@ func TestWebhooks(t *testing.T) {
 
 	event := w.send("POST", "/v1/tenants/acme/events", `{"type":"job.finished","data":{"n":1}}`).want(http.StatusAccepted)
 	if event["deliveries"] != 1. || event["type"] != "job.finished" {
-		t.Errorf("taken as %v", event)
+		t.Errorf("accepted as %v", event)
 	}
 	list := w.send("GET", "/v1/webhooks/"+id+"/deliveries?status=pending", "").want(200)["data"].([]any)
 	if len(list) != 2 || list[0].(map[string]any)["event_id"] != event["id"] {

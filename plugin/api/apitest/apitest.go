@@ -1,5 +1,5 @@
-// Package apitest checks the management API's answers against its OpenAPI document.
-// It is for tests.
+// Package apitest checks responses of the management API against the API's OpenAPI document. Only
+// tests use it.
 package apitest
 
 import (
@@ -15,31 +15,31 @@ import (
 	"unicode/utf8"
 )
 
-// Document is an OpenAPI 3.1 document, as far as it describes operations whose schemas
-// use type, properties, required, additionalProperties, items, enum, format, the
-// minima and maxima, allOf, anyOf and $ref. Immutable.
+// Document is an OpenAPI 3.1 document whose schemas use only the keywords in the variable
+// keywords. Immutable.
 type Document struct{ root map[string]any }
 
-// Parse reads a document, and fails where a reference in it leads nowhere or a keyword
-// is used that Check would pass over.
+// Parse reads an OpenAPI document. It fails for a reference without a target, and for a keyword
+// that Check would ignore.
 func Parse(b []byte) (*Document, error) {
 	d := new(Document)
 	if err := json.Unmarshal(b, &d.root); err != nil {
 		return nil, err
 	}
 	if v, _ := d.root["openapi"].(string); !strings.HasPrefix(v, "3.1") {
-		return nil, fmt.Errorf("it is no OpenAPI 3.1 document: openapi is %q", v)
+		return nil, fmt.Errorf("the field openapi of the document is %q, want 3.1", v)
 	}
 	return d, d.known("", d.root)
 }
 
-// keywords are those that a schema may have.
+// keywords are the keywords that a schema may have.
 var keywords = []string{
 	"type", "properties", "required", "additionalProperties", "items", "enum", "format", "minimum", "maximum",
 	"minLength", "maxLength", "allOf", "anyOf", "$ref", "description", "default",
 }
 
-// known looks for schemas under v, and for references.
+// known returns an error if a schema under v has an unknown keyword, or if a reference has no
+// target. at is the path to v for the error.
 func (d *Document) known(at string, v any) error {
 	switch v := v.(type) {
 	case []any:
@@ -58,7 +58,7 @@ func (d *Document) known(at string, v any) error {
 			if s, ok := e.(map[string]any); ok && name == "schema" {
 				for k := range s {
 					if !slices.Contains(keywords, k) {
-						return fmt.Errorf("%s/schema: the keyword %q is not one that answers are checked by", at, k)
+						return fmt.Errorf("%s/schema: the keyword %q is not supported by Check", at, k)
 					}
 				}
 			}
@@ -78,13 +78,13 @@ func (d *Document) resolve(ref string) (map[string]any, error) {
 	}
 	s, ok := v.(map[string]any)
 	if !ok {
-		return nil, fmt.Errorf("%s leads nowhere", ref)
+		return nil, fmt.Errorf("the reference %s has no target", ref)
 	}
 	return s, nil
 }
 
-// Operation returns the description of a method of a path (without its query), and
-// the path's template; nil where there is none. HEAD is described by GET.
+// Operation returns the description of a method of a path (without its query) and the path's
+// template. op is nil if the document has no such operation. HEAD has the description of GET.
 func (d *Document) Operation(method, path string) (op map[string]any, template string) {
 	paths, _ := d.root["paths"].(map[string]any)
 	if method == http.MethodHead {
@@ -92,7 +92,7 @@ func (d *Document) Operation(method, path string) (op map[string]any, template s
 	}
 	segments, most := strings.Split(path, "/"), -1
 	for t, item := range paths {
-		// Of two templates that fit, the one with more literal segments is meant.
+		// If two templates match the path, the one with more literal segments wins.
 		literal, ok := fits(strings.Split(t, "/"), segments)
 		if found, is := item.(map[string]any)[strings.ToLower(method)].(map[string]any); ok && is && literal > most {
 			op, template, most = found, t, literal
@@ -117,9 +117,9 @@ func fits(template, path []string) (literal int, ok bool) {
 	return literal, true
 }
 
-// Check returns what an answer has that the document does not say; nil where all is as
-// described. path is that of the request, from /v1/ on. What is not an operation may
-// be answered with a problem of any kind.
+// Check returns an error for the first part of a response that the document does not describe, and
+// nil if all is described. path is the path of the request, beginning with /v1/. A request for no
+// described operation may be answered with any problem.
 func (d *Document) Check(method, path string, status int, header http.Header, body []byte) error {
 	at := fmt.Sprintf("%s %s answered %d", method, path, status)
 	op, template := d.Operation(method, path)
@@ -160,7 +160,7 @@ func (d *Document) Check(method, path string, status int, header http.Header, bo
 	return nil
 }
 
-// check checks v against a schema. Properties of records that are not described are faults.
+// check checks v against a schema. It rejects properties that the schema does not describe.
 func (d *Document) check(at string, schema, v any) error {
 	s, _ := schema.(map[string]any)
 	if ref, ok := s["$ref"].(string); ok {
@@ -171,7 +171,7 @@ func (d *Document) check(at string, schema, v any) error {
 		return d.check(at, to, v)
 	}
 	for _, all := range list(s["allOf"]) {
-		// The parts of a whole know only their own properties.
+		// Each part of allOf describes only its own properties.
 		if err := d.check(at, all, v); err != nil {
 			return err
 		}
@@ -235,7 +235,7 @@ func (d *Document) object(at string, s, v map[string]any) error {
 func text(at string, s map[string]any, v string) error {
 	if s["format"] == "date-time" {
 		if t, err := time.Parse(time.RFC3339Nano, v); err != nil || t.Location() != time.UTC {
-			return fmt.Errorf("%s: %q is no time in UTC", at, v)
+			return fmt.Errorf("%s: %q is not a time in UTC", at, v)
 		}
 	}
 	n := float64(utf8.RuneCountInString(v))

@@ -32,7 +32,7 @@ func TestCheck(t *testing.T) {
 	for _, c := range []struct {
 		status            int
 		contentType, body string
-		wrong             string // what the error says; "" for none
+		wrong             string // wrong is a part of the expected error; "" for no error.
 	}{
 		{200, js, `{"n":1,"at":null}`, ""},
 		{200, js + "; charset=utf-8", `{"n":5,"at":"2026-01-02T03:04:05.5Z","list":["ab"],"free":{"x":1},"map":{"a":"b"},"either":null}`, ""},
@@ -42,8 +42,8 @@ func TestCheck(t *testing.T) {
 		{200, js, `{"n":"1","at":null}`, "is not integer"},
 		{200, js, `{"n":0,"at":null}`, "below"},
 		{200, js, `{"n":6,"at":null}`, "above"},
-		{200, js, `{"n":1,"at":"yesterday"}`, "no time"},
-		{200, js, `{"n":1,"at":"2026-01-02T03:04:05+01:00"}`, "no time"},
+		{200, js, `{"n":1,"at":"yesterday"}`, "not a time"},
+		{200, js, `{"n":1,"at":"2026-01-02T03:04:05+01:00"}`, "not a time"},
 		{200, js, `{"n":1,"at":null,"list":null}`, "is not array"},
 		{200, js, `{"n":1,"at":null,"list":["abc"]}`, "longer"},
 		{200, js, `{"n":1,"at":null,"map":{"a":1}}`, "is not string"},
@@ -65,14 +65,14 @@ func TestCheck(t *testing.T) {
 		t.Errorf("the template of /v1/a/all is %q", template)
 	}
 	if err := d.Check("GET", "/v1/b", 200, nil, nil); err == nil {
-		t.Error("an answer of what is not described passes")
+		t.Error("a successful response of a path that is not described passes")
 	}
 	if err := d.Check("GET", "/v1/b", 404, nil, nil); err != nil {
 		t.Error(err)
 	}
 	for _, bad := range []string{`{"openapi":"3.0.0"}`, `{"openapi":"3.1.0","x":{"$ref":"#/y"}}`, `{"openapi":"3.1.0","schema":{"oneOf":[]}}`, `[`} {
 		if _, err := Parse([]byte(bad)); err == nil {
-			t.Errorf("%s is taken", bad)
+			t.Errorf("%s is accepted", bad)
 		}
 	}
 }
