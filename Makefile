@@ -8,7 +8,7 @@ CONFIGS  ?= .
 GOLANGCI    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-# SQLite is C, translated to Go. The race detector slows it down tenfold and has nothing to find there.
+# SQLite is C code translated to Go. The race detector makes it ten times slower and finds nothing there.
 RACE := -race -gcflags=modernc.org/sqlite/lib=-race=false
 
 .PHONY: help build run test test-packages test-e2e unit check lint fmt tools soak screenshots bench replay upgrade fuzz clean
@@ -22,17 +22,17 @@ build: ## build the binary, ./caddy
 run: build ## start the gateway with a demo API, create a demo key, print a curl command to try
 	$(GO) run ./cmd/demo -caddy ./caddy -config Caddyfile.example
 
-test: tools check ## run every test; install what is missing, fail where that is impossible
+test: tools check ## run every test; install missing servers first
 	@$(MAKE) --no-print-directory -j2 test-e2e test-packages
 
-# check has compiled and vetted the packages with the same flags. Without GORACE a process
-# under the race detector sleeps for a second before it ends.
+# -vet=off, since check has vetted the packages with the same flags. Without GORACE, a process under the race
+# detector sleeps for a second before it ends.
 test-packages: ## run the packages' tests under the race detector
 	GORACE=atexit_sleep_ms=10 $(GO) test $(RACE) -vet=off -timeout $(TIMEOUT) ./...
 
-# Most of these tests start a gateway without the race detector, so the tests are built without it too. The go command
-# does not see that they depend on the sources of the gateway: -count=1. The tests mostly wait: -parallel 4.
-test-e2e: ## run the tests of the gateway's process
+# Most of these tests start a gateway without the race detector, so the tests are built without it too. -count=1, since
+# the go command does not know that the tests depend on the gateway's sources. -parallel 4, since they mostly wait.
+test-e2e: ## run the end-to-end tests
 	cd e2e && GORACE=atexit_sleep_ms=10 $(GO) test -vet=off -count=1 -parallel 4 -timeout $(TIMEOUT) ./...
 
 # Tests that need a server import internal/testserver.
@@ -65,20 +65,20 @@ soak: tools ## run the long tests: a million keys, reloads and kills in a loop, 
 	cd e2e && $(GO) test -tags soak -timeout 60m -count 1 -v .
 	$(GO) test -tags soak -timeout 60m -count 1 -v ./plugin/ratelimit/redis/ ./plugin/store/...
 
-screenshots: tools ## take the manual's pictures of the console, into docs
+screenshots: tools ## take the screenshots of the console in docs/
 	cd e2e && $(GO) test -tags screenshots -run TestScreenshots -count 1 -timeout 10m .
 
-bench: ## run the benchmarks side by side with the peers present on this machine
+bench: ## run the benchmarks, and compare with other installed servers
 	./bench/run.sh
 
-replay: ## send requests through two versions: OLD=the other binary CONFIGS=its Caddyfiles
+replay: ## compare two versions on the same requests: OLD=the older binary, CONFIGS=its Caddyfiles
 	$(GO) run ./bench -replay $(OLD) -configs $(CONFIGS)
 
-upgrade: tools ## test a rolling upgrade: OLD=the binary of the version before
+upgrade: tools ## test a rolling upgrade: OLD=the binary of the last release
 	cd e2e && OLD=$(abspath $(OLD)) $(GO) test -tags upgrade -run TestRollingUpgrade -count 1 -v .
 
 fuzz: ## run every fuzz test for FUZZTIME
 	./bench/fuzz.sh $(FUZZTIME)
 
-clean: ## remove what was built
+clean: ## remove the built files
 	rm -rf caddy build

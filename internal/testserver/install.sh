@@ -1,20 +1,19 @@
 #!/bin/sh
-# Installs the servers and the browser that the tests run against, where they are missing:
+# Installs the servers and the browser that the tests need, where they are missing:
 #
 #   internal/testserver/install.sh              all of them
-#   internal/testserver/install.sh redis-server those that are named
-#   internal/testserver/install.sh upstreams    what the long tests of paths run against
+#   internal/testserver/install.sh redis-server only the named ones
+#   internal/testserver/install.sh upstreams    the web servers for the long tests of paths
 #
-# On Debian and what comes from it, with apt-get, as root or through sudo. Elsewhere it
-# says what to install and fails. Nothing is done where nothing is missing. The tests start
-# servers of their own from the binaries: the services that the packages bring are kept
-# from starting, and never used.
+# On Debian and its derivatives the script uses apt-get, as root or through sudo. On other
+# systems it names the missing programs and fails. The tests run the programs themselves, so
+# the script keeps the packages' own services from starting.
 #
-# valkey-server alone may be missing, as not every system has it: then this says so, does not
-# fail, and what is tested with Redis and Valkey is tested with redis-server.
+# valkey-server is optional, since not every system has a package of it. Where it can't be
+# installed, the script says so and succeeds, and tests of Redis and Valkey use redis-server.
 set -eu
 
-# present reports whether a program is there, in the PATH or where Debian puts it.
+# present reports whether a program is installed, in the PATH or where Debian puts it.
 present() {
 	case $1 in
 	postgresql) command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 ;;
@@ -52,22 +51,22 @@ refuse() {
 	exit 1
 }
 
-# alone says why there is no Valkey.
+# alone prints why Valkey is missing, and ends the script with success.
 alone() {
-	echo "valkey-server is not installed: $1. What is tested with Redis and Valkey is tested with redis-server alone."
+	echo "valkey-server is not installed: $1. Tests of Redis and Valkey run with redis-server only."
 	exit 0
 }
 
-# Where there is no way to install anything, that is an error unless only Valkey is missing.
+# A system where nothing can be installed is an error, unless only Valkey is missing.
 if ! command -v apt-get >/dev/null; then
-	[ -n "$missing" ] || alone "this is no Debian"
-	refuse "This is no Debian: install them with the system's own package manager, and run this again."
+	[ -n "$missing" ] || alone "this system is not Debian"
+	refuse "This system is not Debian: install them with its package manager, and run this script again."
 fi
 as_root=
 if [ "$(id -u)" -ne 0 ]; then
 	if ! command -v sudo >/dev/null; then
-		[ -n "$missing" ] || alone "only root installs packages"
-		refuse "Only root installs packages. As root: apt-get install --no-install-recommends$missing"
+		[ -n "$missing" ] || alone "only root can install packages"
+		refuse "Only root can install packages. Run as root: apt-get install --no-install-recommends$missing"
 	fi
 	as_root="sudo"
 fi
@@ -82,7 +81,7 @@ tidy() {
 trap tidy EXIT
 trap 'exit 1' INT TERM
 
-# hold keeps packages from starting services: while this file answers 101, they start none. See
+# hold keeps packages from starting their services: they start none while the policy file exits with 101. See
 # policy-rc.d in https://people.debian.org/~hmh/invokerc.d-policyrc.d-specification.txt
 hold() {
 	[ ! -e $policy ] || return 0
@@ -91,31 +90,30 @@ hold() {
 	$as_root chmod 755 $policy
 }
 
-# apt calls apt-get, which asks nobody anything; config is read beside the machine's own.
+# apt calls apt-get without questions. apt-get reads config in addition to the machine's configuration.
 config=${APT_CONFIG-}
 apt() { $as_root env DEBIAN_FRONTEND=noninteractive APT_CONFIG="$config" apt-get -y -q --no-install-recommends "$@"; }
 
 if [ -n "$missing" ]; then
 	packages=$missing
 	case " $missing " in
-	*" chromium "*) packages="$packages fonts-liberation" ;; # without any font, pages are blank
+	*" chromium "*) packages="$packages fonts-liberation" ;; # without a font, pages are blank
 	esac
 	echo "installing$packages"
 	hold
-	# Lists may be missing, as in a fresh container, or too old to be of use.
+	# The package lists may be missing, as in a new container, or outdated: then they are updated first.
 	# shellcheck disable=SC2086
 	apt install $packages || { apt update && apt install $packages; } ||
-		refuse "apt-get could not install them; its reason stands above. By hand, as root: apt-get install --no-install-recommends$missing"
+		refuse "apt-get could not install them, for the reason above. Run as root: apt-get install --no-install-recommends$missing"
 	for program in $missing; do
-		present "$program" || refuse "apt-get installed $program, but its program is not where it is looked for."
+		present "$program" || refuse "apt-get installed $program, but the program was not found in its usual place."
 	done
 fi
 [ -n "$valkey" ] || exit 0
 
-# From here on nothing fails.
+# From here on, only Valkey is missing, so the script always succeeds.
 
-# fetch calls apt-get for what needs the network, and gives it up in time: a machine without it should not
-# wait for long at every run.
+# fetch calls apt-get for downloads, with a timeout: without a network, a run should not take long.
 fetch() {
 	$as_root env DEBIAN_FRONTEND=noninteractive APT_CONFIG="$config" timeout --foreground 120 apt-get -y -q --no-install-recommends \
 		-o Acquire::Retries=0 -o Acquire::http::Timeout=10 -o Acquire::https::Timeout=10 "$@"
@@ -123,8 +121,8 @@ fetch() {
 
 offered() { APT_CONFIG="$config" apt-cache policy valkey-server 2>/dev/null | grep -q 'Candidate: [0-9]'; }
 
-# backports has apt-get read Debian 12's backports, which have Valkey, from a list of this script's own into a
-# directory of its own: of the machine's sources, and of what is known of them, nothing changes.
+# backports lets apt-get read the backports of Debian 12, which have Valkey. The list of sources and the downloaded
+# lists are in a temporary directory, so the machine's package configuration does not change.
 backports() {
 	key=/usr/share/keyrings/debian-archive-keyring.gpg
 	grep -q '^VERSION_CODENAME=bookworm' /etc/os-release && [ -r $key ] || return 1
@@ -132,7 +130,7 @@ backports() {
 	for suite in bookworm bookworm-backports; do
 		echo "deb [signed-by=$key] http://deb.debian.org/debian $suite main"
 	done >"$own/sources.list"
-	# The lists' signatures are looked at, and the packages' sums, as always.
+	# apt-get verifies signatures and checksums as usual.
 	config="$own/apt.conf"
 	cat >"$config" <<-end
 		Dir::Etc::SourceList "$own/sources.list";
@@ -147,10 +145,10 @@ backports() {
 
 echo "installing valkey-server"
 offered || backports || fetch update || true
-offered || alone "no package of it was found (where there is none, or no network, that is no fault)"
-hold || alone "its service can't be kept from starting"
-# What is being fetched may be given up, what is being installed may not.
+offered || alone "no package was found (this is no error: the system has none, or the network is down)"
+hold || alone "its service could not be kept from starting"
+# The download has a timeout, the installation has none: it must not be interrupted.
 fetch --download-only install valkey-server ||
-	{ fetch update && fetch --download-only install valkey-server; } || alone "it could not be fetched; the reason stands above"
-apt -o DPkg::Lock::Timeout=30 install valkey-server || alone "apt-get could not install it; its reason stands above"
-present valkey-server || alone "the package was, but its program is not where it is looked for"
+	{ fetch update && fetch --download-only install valkey-server; } || alone "it could not be downloaded, for the reason above"
+apt -o DPkg::Lock::Timeout=30 install valkey-server || alone "apt-get could not install it, for the reason above"
+present valkey-server || alone "its package was installed, but the program was not found in its usual place"
