@@ -12,13 +12,14 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// Sixty thousand addresses of one plan leave as many rows as there is room for, and a small file.
+// Sixty thousand addresses of one plan get only as many rows as the limit allows, and the file
+// stays small.
 func TestManyAddresses(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keygate.db")
 	s := openTest(t, path)
 	unstored := 0
 	for first := 0; first < 60_000; first += 6000 {
-		unstored += flushCounts(t, s.Store, counted("p:default:free", first, 6000, ratelimit.Day.Start(time.Now())))
+		unstored += flushCounts(t, s.Store, addressCounts("p:default:free", first, 6000, ratelimit.Day.Start(time.Now())))
 	}
 	if unstored != 60_000-s.AddressRows {
 		t.Errorf("%d got no row", unstored)

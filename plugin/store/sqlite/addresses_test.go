@@ -11,8 +11,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// counted are the counts of addresses from first on, of an owner's quota per day.
-func counted(owner string, first, n int, start time.Time) (list []gateway.Usage) {
+// addressCounts returns daily counts of n addresses, numbered from first, for an owner of quotas.
+func addressCounts(owner string, first, n int, start time.Time) (list []gateway.Usage) {
 	for i := range n {
 		list = append(list, gateway.Usage{Subject: fmt.Sprintf("a:%s:2001:db8:%x::/64", owner, first+i), Calendar: ratelimit.Day, Start: start, Used: 3})
 	}
@@ -33,7 +33,7 @@ func flushCounts(t *testing.T, s *sqlstore.Store, list []gateway.Usage) (unstore
 	return unstored
 }
 
-// However many addresses a quota is used from, only so many have a row in a period.
+// However many addresses use a quota, the number of rows per owner and period is limited.
 func TestAddressRows(t *testing.T) {
 	for name, open := range map[string]func() *sqlstore.Store{
 		"SQLite":     func() *sqlstore.Store { return openTest(t, filepath.Join(t.TempDir(), "keygate.db")).Store },
@@ -42,38 +42,38 @@ func TestAddressRows(t *testing.T) {
 		s := open()
 		s.AddressRows = 100
 		today := ratelimit.Day.Start(time.Now())
-		wantUnstored := func(what string, list []gateway.Usage, n int) {
+		wantUnstored := func(counts string, list []gateway.Usage, n int) {
 			t.Helper()
 			if got := flushCounts(t, s, list); got != n {
-				t.Errorf("%s, %s: %d got no row, want %d", name, what, got, n)
+				t.Errorf("%s, %s: %d got no row, want %d", name, counts, got, n)
 			}
 		}
-		wantUnstored("the first", counted("p:default:free", 0, 60, today), 0)
-		wantUnstored("the first again", counted("p:default:free", 0, 60, today), 0)
-		wantUnstored("more than fit", counted("p:default:free", 60, 60, today), 20)
-		wantUnstored("many more", counted("p:default:free", 1000, 500, today), 500)
-		wantUnstored("the first once more", counted("p:default:free", 0, 60, today), 0)
-		wantUnstored("of another plan", counted("p:default:pro", 0, 60, today), 0)
-		wantUnstored("of a tenant's own limits", counted("t:default:acme", 0, 101, today), 1)
-		wantUnstored("of the next day", counted("p:default:free", 1000, 101, today.AddDate(0, 0, 1)), 1)
+		wantUnstored("the first addresses", addressCounts("p:default:free", 0, 60, today), 0)
+		wantUnstored("the first addresses again", addressCounts("p:default:free", 0, 60, today), 0)
+		wantUnstored("more addresses than the limit", addressCounts("p:default:free", 60, 60, today), 20)
+		wantUnstored("many more addresses", addressCounts("p:default:free", 1000, 500, today), 500)
+		wantUnstored("the first addresses once more", addressCounts("p:default:free", 0, 60, today), 0)
+		wantUnstored("addresses of another plan", addressCounts("p:default:pro", 0, 60, today), 0)
+		wantUnstored("addresses of a tenant's own limits", addressCounts("t:default:acme", 0, 101, today), 1)
+		wantUnstored("addresses of the next day", addressCounts("p:default:free", 1000, 101, today.AddDate(0, 0, 1)), 1)
 		rows, err := s.LoadUsage(t.Context(), "a:p:default:free:2001:db8:7::/64", today)
 		if err != nil || len(rows) != 1 || rows[0].Used != 3 {
-			t.Errorf("%s: an address that came first has %v, %v", name, rows, err)
+			t.Errorf("%s: the count of one of the first addresses is %v, %v", name, rows, err)
 		}
-		all := func(query string) (n int) {
+		count := func(query string) (n int) {
 			t.Helper()
 			if err := s.Query(t.Context(), "counting", func(f *sqlstore.Conns) error { return f.Read.QueryRowContext(t.Context(), query).Scan(&n) }); err != nil {
 				t.Fatal(err)
 			}
 			return n
 		}
-		if n := all(`SELECT count(*) FROM quota_counts LIMIT 1`); n != 100+60+100+100 {
+		if n := count(`SELECT count(*) FROM quota_counts LIMIT 1`); n != 100+60+100+100 {
 			t.Errorf("%s: %d rows", name, n)
 		}
 		if err := s.PruneUsage(t.Context(), today.AddDate(0, 0, 2).Add(time.Hour), today); err != nil {
 			t.Fatal(err)
 		}
-		if n, m := all(`SELECT count(*) FROM quota_counts LIMIT 1`), all(`SELECT count(*) FROM sequences WHERE name LIKE 'addresses%' LIMIT 1`); n != 100 || m != 1 {
+		if n, m := count(`SELECT count(*) FROM quota_counts LIMIT 1`), count(`SELECT count(*) FROM sequences WHERE name LIKE 'addresses%' LIMIT 1`); n != 100 || m != 1 {
 			t.Errorf("%s: after two days %d rows and %d sequences", name, n, m)
 		}
 	}

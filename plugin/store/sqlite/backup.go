@@ -7,13 +7,13 @@ import (
 	"path/filepath"
 )
 
-// Backup writes the database as it is at one moment to file, which only its owner may read,
-// and returns its size in bytes. There must be no such file; where it can't be written
-// whole, there is none afterwards either. A crash meanwhile leaves an empty one.
+// Backup writes the database as of one moment to a new file, which only its owner may read, and
+// returns its size in bytes. The file must not exist; after an error it does not exist either. A
+// crash meanwhile leaves an empty file.
 //
-// It blocks for as long as reading and writing all of it takes. Writers go on, and what they
-// write stays in the write-ahead log until then. What was committed before the call is in
-// the backup (https://www.sqlite.org/lang_vacuum.html#vacuum_with_an_into_clause).
+// Backup blocks until all of the database is read and written. Writers continue meanwhile, and
+// their changes stay in the write-ahead log. All changes committed before the call are in the
+// backup (https://www.sqlite.org/lang_vacuum.html#vacuum_with_an_into_clause).
 func (s *Store) Backup(ctx context.Context, file string) (size int64, err error) {
 	file, err = filepath.Abs(file)
 	if err != nil {
@@ -38,7 +38,8 @@ func (s *Store) Backup(ctx context.Context, file string) (size int64, err error)
 		}
 	}()
 
-	// It reserves the name: no other file is overwritten, and half a backup is never visible.
+	// The empty file reserves the name: no existing file is overwritten, and no one sees half a
+	// backup under this name.
 	if err := CreatePrivate(file); err != nil {
 		return 0, fmt.Errorf("backing up to a new file: %w", err)
 	}
@@ -47,15 +48,16 @@ func (s *Store) Backup(ctx context.Context, file string) (size int64, err error)
 			os.Remove(file)
 		}
 	}()
-	// SQLite takes an empty file for a new one, and leaves its mode, which is 0600.
+	// SQLite writes into an existing empty file and keeps its mode, which is 0600.
 	f, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".partial-")
 	if err != nil {
 		return 0, fmt.Errorf("backing up: %w", err)
 	}
 	partial := f.Name()
 	f.Close()
-	defer os.Remove(partial) // where it was not renamed
-	// Not explained: a failure here is rather due to the backup's disk than to the database's.
+	defer os.Remove(partial) // in case it was not renamed
+	// This error gets no explanation of a database error, since its cause is more likely the
+	// backup's disk.
 	if _, err := db.Read.ExecContext(ctx, `VACUUM INTO $1`, partial); err != nil {
 		return 0, fmt.Errorf("backing up %s to %s: %w", s.Identity(), file, err)
 	}
@@ -71,7 +73,7 @@ func (s *Store) Backup(ctx context.Context, file string) (size int64, err error)
 	return size, nil
 }
 
-// CreatePrivate makes an empty file that only its owner may read. The file must not exist.
+// CreatePrivate creates an empty file that only its owner may read. It fails if the file exists.
 func CreatePrivate(file string) error {
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -80,7 +82,8 @@ func CreatePrivate(file string) error {
 	return f.Close()
 }
 
-// SyncFile syncs a file that is no open database to the disk, and returns its size.
+// SyncFile syncs a file to the disk and returns its size. The file must not be an open database:
+// closing it would drop SQLite's locks.
 func SyncFile(file string) (int64, error) {
 	f, err := os.OpenFile(file, os.O_RDWR, 0)
 	if err != nil {

@@ -11,12 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
-// backupOf backs s up to a new file.
+// backupOf writes a backup of s to a new file and returns its path.
 func backupOf(t *testing.T, s *Store) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "backup")
@@ -26,7 +27,8 @@ func backupOf(t *testing.T, s *Store) string {
 	return file
 }
 
-// What was committed before a backup began is in it, while others go on writing.
+// A backup holds all keys that were committed before it began, although others are being written
+// meanwhile.
 func TestBackupUnderWrites(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "keygate.db")
@@ -49,38 +51,36 @@ func TestBackupUnderWrites(t *testing.T) {
 	backups := make(map[string]int64)
 	for range 2 {
 		before := written.Load()
-		for written.Load() < before+3 {
-			time.Sleep(time.Millisecond)
-		}
-		sure := written.Load()
-		backups[backupOf(t, s)] = sure
+		testkit.Eventually(t, "three more keys are written", func() bool { return written.Load() >= before+3 })
+		committed := written.Load()
+		backups[backupOf(t, s)] = committed
 	}
 	stop()
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
-	for file, sure := range backups {
+	for file, committed := range backups {
 		info, err := os.Stat(file)
 		if err != nil || info.Mode().Perm() != 0o600 {
 			t.Fatalf("mode %v, %v", info.Mode(), err)
 		}
 		if entries, err := os.ReadDir(filepath.Dir(file)); err != nil || len(entries) != 1 {
-			t.Errorf("beside the backup: %v, %v", entries, err)
+			t.Errorf("the directory of the backup holds %v, %v", entries, err)
 		}
 		other := filepath.Join(t.TempDir(), "keygate.db")
 		if done, err := Restore(t.Context(), file, other, quiet, nil, nil); err != nil || done.Aside != "" {
 			t.Fatalf("restored: %+v, %v", done, err)
 		}
 		restored := openTest(t, other)
-		for i := range int(sure) {
+		for i := range int(committed) {
 			if err := findSecret(t, restored, i); err != nil {
-				t.Fatalf("key %d of the %d that were stored: %v", i, sure, err)
+				t.Fatalf("key %d of the %d that were stored: %v", i, committed, err)
 			}
 		}
 	}
 }
 
-func TestBackupRefuses(t *testing.T) {
+func TestBackupRejectsPaths(t *testing.T) {
 	dir := t.TempDir()
 	s := openTest(t, filepath.Join(dir, "keygate.db"))
 	taken := filepath.Join(dir, "taken")
@@ -99,17 +99,17 @@ func TestBackupRefuses(t *testing.T) {
 	cancel()
 	file := filepath.Join(t.TempDir(), "new")
 	if _, err := s.Backup(ended, file); !errors.Is(err, context.Canceled) {
-		t.Errorf("given up: %v", err)
+		t.Errorf("cancelled: %v", err)
 	}
 	if left, err := os.ReadDir(filepath.Dir(file)); err != nil || len(left) != 0 {
-		t.Errorf("left: %v, %v", left, err)
+		t.Errorf("files left behind: %v, %v", left, err)
 	}
 	if err := s.Ping(t.Context()); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestRestoreSetsTheOldOneAside(t *testing.T) {
+func TestRestoreKeepsFormerDatabase(t *testing.T) {
 	for name, harm := range map[string]func(t *testing.T, path string){
 		"sound":   func(*testing.T, string) {},
 		"damaged": func(t *testing.T, path string) { overwrite(t, path, "nothing that is a database") },
@@ -143,7 +143,7 @@ func TestRestoreSetsTheOldOneAside(t *testing.T) {
 			}
 			entries, err := os.ReadDir(filepath.Dir(path))
 			if err != nil || len(entries) != 1+len(former) {
-				t.Errorf("in the directory: %v, %v", entries, err)
+				t.Errorf("the directory holds %v, %v", entries, err)
 			}
 			if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 				t.Errorf("mode %v, %v", info.Mode(), err)
@@ -153,14 +153,14 @@ func TestRestoreSetsTheOldOneAside(t *testing.T) {
 				t.Error(err)
 			}
 			if findSecret(t, restored, 3) == nil {
-				t.Error("it has a key from after the backup")
+				t.Error("the restored database holds a key that is newer than the backup")
 			}
 		})
 	}
 }
 
-// What the former database refused holds on over a restore, and by way of a backup that does not
-// know of it; the epoch rises each time.
+// A restore keeps the revocations of the former database, even if a backup in between did not know
+// the revoked keys. The epoch rises each time.
 func TestRestoreKeepsRevocations(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keygate.db")
 	s := openTest(t, path)
@@ -196,10 +196,10 @@ func TestRestoreKeepsRevocations(t *testing.T) {
 	}
 	epoch := int64(1)
 	for _, c := range []struct {
-		backup string
-		keep   RevocationWriter
-		kept   int
-		holds  []int // of the keys that are there
+		backup  string
+		keep    RevocationWriter
+		kept    int
+		revoked []int // numbers of the keys in the backup that are revoked
 	}{
 		{first, keep, 1, []int{0}},
 		{known, keep, 3, []int{0, 1, 2}},
@@ -225,7 +225,7 @@ func TestRestoreKeepsRevocations(t *testing.T) {
 				if errors.Is(err, gateway.ErrNotFound) {
 					return nil
 				}
-				if err == nil && k.RevokedAt.IsZero() == slices.Contains(c.holds, i) {
+				if err == nil && k.RevokedAt.IsZero() == slices.Contains(c.revoked, i) {
 					t.Errorf("key %d: %v", i, k.RevokedAt)
 				}
 				return err
@@ -254,10 +254,10 @@ func TestRestoreKeepsRevocations(t *testing.T) {
 	s.Close()
 	for _, fails := range []RevocationWriter{
 		func(context.Context, *Store, management.Revocation) error { return no },
-		func(context.Context, *Store, management.Revocation) error { return nil }, // and writes nothing
+		func(context.Context, *Store, management.Revocation) error { return nil }, // reports success but writes nothing
 	} {
 		if _, err := Restore(t.Context(), known, path, quiet, nil, fails); err == nil {
-			t.Error("restored without what could not be kept")
+			t.Error("restored although a revocation could not be written")
 		}
 	}
 	overwrite(t, path, "nothing that is a database")
@@ -269,7 +269,7 @@ func TestRestoreKeepsRevocations(t *testing.T) {
 		t.Errorf("epoch %d after %d, %v", is, epoch, err)
 	}
 	if left, err := filepath.Glob(path + ".former-*"); err != nil || len(left) != 0 {
-		t.Errorf("left: %v, %v", left, err)
+		t.Errorf("files left behind: %v, %v", left, err)
 	}
 }
 
@@ -280,8 +280,8 @@ func overwrite(t *testing.T, path, text string) {
 	}
 }
 
-// Whatever is wrong with a backup, the database stays as it is.
-func TestRestoreRefuses(t *testing.T) {
+// A backup that can't be used leaves the database unchanged.
+func TestRestoreRejectsBackup(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keygate.db")
 	s := openTest(t, path)
 	fillKeys(t, s, 0, 300)
@@ -297,7 +297,7 @@ func TestRestoreRefuses(t *testing.T) {
 		f(file)
 		return file
 	}
-	for name, c := range map[string]struct{ file, says string }{
+	for name, c := range map[string]struct{ file, text string }{
 		"missing":      {filepath.Join(t.TempDir(), "none"), "no such file"},
 		"itself":       {path, "the database itself"},
 		"empty":        {altered(func(p string) { overwrite(t, p, "") }), "empty"},
@@ -309,21 +309,21 @@ func TestRestoreRefuses(t *testing.T) {
 			mustExec(t, db, `INSERT INTO schema_version (version, name, at) VALUES (9999, 'later', 0); UPDATE meta SET value = '9999' WHERE name = 'oldest_program'`)
 			db.Close()
 		}), "newer"},
-		"a directory":    {t.TempDir(), "regular"},
-		"someone else's": {altered(func(p string) { os.Remove(p); db := raw(t, p); mustExec(t, db, `CREATE TABLE other (x)`); db.Close() }), "another program"},
+		"a directory":       {t.TempDir(), "regular"},
+		"another program's": {altered(func(p string) { os.Remove(p); db := raw(t, p); mustExec(t, db, `CREATE TABLE other (x)`); db.Close() }), "another program"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := Restore(t.Context(), c.file, path, quiet, nil, nil); err == nil || !strings.Contains(err.Error(), c.says) {
+			if _, err := Restore(t.Context(), c.file, path, quiet, nil, nil); err == nil || !strings.Contains(err.Error(), c.text) {
 				t.Errorf("%v", err)
 			}
 		})
 	}
 	no := errors.New("not this one")
 	if _, err := Restore(t.Context(), good, path, quiet, func(context.Context, *Store) error { return no }, nil); !errors.Is(err, no) {
-		t.Errorf("the check was not heard: %v", err)
+		t.Errorf("the error of the check is not returned: %v", err)
 	}
 	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 {
-		t.Errorf("left: %v, %v", entries, err)
+		t.Errorf("files left behind: %v, %v", entries, err)
 	}
 	if err := findSecret(t, openTest(t, path), 299); err != nil {
 		t.Error(err)

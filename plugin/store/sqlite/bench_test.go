@@ -15,8 +15,8 @@ import (
 
 const million = 1_000_000
 
-// bulkStore returns a store with a million keys. They are made by SQL, with the shapes
-// that fill makes.
+// bulkStore returns a store with a million keys. SQL copies the first key, so all have the form
+// that addKey gives them.
 func bulkStore(b *testing.B) *Store {
 	b.Helper()
 	s := openTest(b, filepath.Join(b.TempDir(), "keygate.db"))
@@ -52,7 +52,7 @@ func bulkStore(b *testing.B) *Store {
 	return s
 }
 
-// BenchmarkMillion measures what a gateway with a million keys does.
+// BenchmarkMillion measures the operations of a gateway with a million keys.
 func BenchmarkMillion(b *testing.B) {
 	s := bulkStore(b)
 	b.Run("Lookup", func(b *testing.B) {
@@ -170,7 +170,7 @@ func BenchmarkWatch(b *testing.B) {
 	}
 }
 
-// BenchmarkFlush writes back what a thousand keys in steady use counted.
+// BenchmarkFlush measures how the counts of a thousand keys in steady use are written.
 func BenchmarkFlush(b *testing.B) {
 	s := openTest(b, filepath.Join(b.TempDir(), "keygate.db"))
 	if err := s.Update(b.Context(), func(tx management.Tx) error {

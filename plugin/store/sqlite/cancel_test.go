@@ -13,9 +13,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// A write whose caller goes away at any moment, in the middle of the commit too, either
-// happened and is reported as done, or did not happen: what counts credits does again
-// what failed.
+// A write may be cancelled at any moment, even during the commit. It then either happened and
+// returned no error, or it failed and did not happen. The counting of credits relies on this,
+// since it repeats failed writes.
 func TestCancelledCommit(t *testing.T) {
 	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
 	done := 0
@@ -39,10 +39,10 @@ func TestCancelledCommit(t *testing.T) {
 			done++
 		case err != nil && errors.Is(found, gateway.ErrNotFound):
 		default:
-			t.Fatalf("the update said %v, and looking for its row said %v", err, found)
+			t.Fatalf("the update returned %v, but looking for its row returned %v", err, found)
 		}
 	}
 	if done == 0 || done == 400 {
-		t.Fatalf("%d of 400 were in time: nothing was tried", done)
+		t.Fatalf("%d of 400 updates were committed, so only one outcome was tested", done)
 	}
 }

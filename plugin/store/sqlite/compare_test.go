@@ -14,8 +14,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// A store says of a refusal whether it holds it, lacks it, has taken it back, or knows nothing of
-// what it is about; SQLite and PostgreSQL alike.
+// For each revocation of a list, a store returns whether it holds it, lacks it, has reversed it,
+// or does not know the id. SQLite and PostgreSQL agree.
 func TestCompare(t *testing.T) {
 	for name, open := range map[string]func(*testing.T) (*sqlstore.Store, replication.Source){
 		"sqlite": func(t *testing.T) (*sqlstore.Store, replication.Source) {
@@ -136,7 +136,7 @@ func TestCompare(t *testing.T) {
 					t.Errorf("%+v: %d, want %d", r, got[i], want[i])
 				}
 			}
-			// What the store itself refuses, it holds.
+			// Every revocation that the store's rows show counts as Revoked.
 			n := 0
 			if err := source.RowRevocations(t.Context(), func(list []management.Revocation) error {
 				n += len(list)

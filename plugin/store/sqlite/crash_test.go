@@ -15,7 +15,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
-// crashEnv names the database that a child process writes to until it is killed.
+// crashEnv is the environment variable that makes the test binary a child process. It names the
+// database that the child writes to until it is killed.
 const crashEnv = "SQLSTORE_CRASH_DB"
 
 func TestMain(m *testing.M) {
@@ -32,8 +33,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// writeForEver commits a key, its event and its change at a time, and prints the number
-// of each once it is acknowledged.
+// writeForEver commits one key at a time, with its audit event and its change, and prints the
+// key's number once the commit is acknowledged.
 func writeForEver(path string) error {
 	s, err := Open(context.Background(), path, quiet)
 	if err != nil {
@@ -61,8 +62,8 @@ func writeForEver(path string) error {
 	}
 }
 
-// TestKill kills a process that writes, again and again: every commit it had
-// acknowledged is there, whole, and nothing is damaged.
+// TestKill kills a writing process again and again. Afterwards every acknowledged commit is there
+// completely, and the database is not damaged.
 func TestKill(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keygate.db")
 	s := openTest(t, path)
@@ -87,7 +88,8 @@ func TestKill(t *testing.T) {
 			if acknowledged, err = strconv.Atoi(lines.Text()); err != nil {
 				t.Fatal(err)
 			}
-			// At another moment of a write each time; what was already printed counts.
+			// Each round kills the child at another moment of a write. Numbers that it printed
+			// before still count.
 			if n == 10+3*round {
 				time.Sleep(time.Duration(round) * 300 * time.Microsecond)
 				child.Process.Kill()

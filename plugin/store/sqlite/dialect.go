@@ -12,13 +12,13 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// Dialect is SQLite's.
+// Dialect describes SQLite.
 var Dialect = &sqlstore.Dialect{
 	Name: "sqlite",
 	Types: strings.NewReplacer(
 		"$SERIAL", "INTEGER PRIMARY KEY",
 		"$BYTES", "BLOB",
-		// Rows are stored in the primary key's tree.
+		// WITHOUT ROWID stores the rows in the tree of the primary key.
 		"$COMPACT", "WITHOUT ROWID",
 	),
 	Tables:   `SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'`,
@@ -36,7 +36,8 @@ var (
 // explain returns a driver's error with its meaning and remedy.
 func explain(doing, path string, err error) error { return Dialect.Explain(doing, path, err) }
 
-// remedy returns the meaning of an SQLite error for the database at path, and the remedy; "" for other errors.
+// remedy explains an SQLite error of the database at path and how to solve the problem. It returns
+// "" for other errors.
 func remedy(path string, err error) string {
 	switch {
 	case errors.Is(err, errRemoved):
@@ -48,22 +49,22 @@ func remedy(path string, err error) string {
 	case sqlite3.SQLITE_FULL:
 		return fmt.Sprintf("the disk that holds %s is full, or its quota is used up: free some space", path)
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL:
-		return fmt.Sprintf("%s is locked by another process: end whatever holds it (fuser %s)", path, path)
+		return fmt.Sprintf("%s is locked by another process: end the process that holds the lock (find it with fuser %s)", path, path)
 	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
-		return fmt.Sprintf("%s is damaged: restore a backup (a new file moved to that name; it is picked up at once)", path)
+		return fmt.Sprintf("%s is damaged: restore a backup by moving it to that name; it is used without a restart", path)
 	case sqlite3.SQLITE_IOERR:
-		return fmt.Sprintf("%s could not be read or written: look at the disk and the system log", path)
+		return fmt.Sprintf("%s could not be read or written: check the disk and the system log", path)
 	case sqlite3.SQLITE_CANTOPEN:
-		return fmt.Sprintf("%s could not be opened: it and its directory must exist, and this user must be allowed to write both", path)
+		return fmt.Sprintf("%s could not be opened: the file and its directory must exist, and this user must be allowed to write both", path)
 	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM:
-		return fmt.Sprintf("%s is read-only: this user must be allowed to write it and its directory, on a disk mounted for writing", path)
+		return fmt.Sprintf("%s is read-only: this user must be allowed to write the file and its directory, and the disk must be mounted for writing", path)
 	case sqlite3.SQLITE_NOMEM:
 		return "out of memory"
 	}
 	return ""
 }
 
-// primary returns the primary result code of an SQLite error, 0 for others.
+// primary returns the primary result code of an SQLite error, 0 for other errors.
 // https://www.sqlite.org/rescode.html
 func primary(err error) int {
 	var e *sqlite.Error
@@ -73,9 +74,9 @@ func primary(err error) int {
 	return 0
 }
 
-// reopens reports whether err may be due to the connections rather than the file's present
-// content: pages cached from a damaged file that was restored since, a file that was
-// replaced, a disk that was unmounted. SQLite does not recover from these by itself.
+// reopens reports whether new connections may solve err. SQLite does not recover by itself after a
+// damaged file was restored, a file was replaced, or a disk was unmounted, since its connections
+// keep cached pages and open files.
 func reopens(err error) bool {
 	if errors.Is(err, errReplaced) {
 		return true
@@ -85,15 +86,15 @@ func reopens(err error) bool {
 		sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PROTOCOL:
 		return true
 	case sqlite3.SQLITE_ERROR:
-		// All SQL here is right for the schema. So a statement that can't be compiled
-		// met another schema: the file was emptied or overwritten.
+		// All SQL here is valid for our schema. A statement that can't be compiled therefore means
+		// that the file was emptied or overwritten.
 		return true
 	}
 	return false
 }
 
-// Damaged reports whether err is due to the file's content, or to its absence, rather than
-// to a passing condition.
+// Damaged reports whether err means that the file is missing or has wrong content. Errors that may
+// pass by themselves, such as a lock, are not among these.
 func Damaged(err error) bool {
 	if errors.Is(err, errRemoved) || errors.Is(err, errReplaced) {
 		return true

@@ -6,11 +6,11 @@ import (
 	"os"
 )
 
-// lockDatabase relies on the system not to rename an open file.
+// lockDatabase does nothing: these systems do not rename an open file.
 func lockDatabase(*os.File) error { return nil }
 
-// chownLike leaves the owner as it is.
+// chownLike does nothing on these systems.
 func chownLike(*os.File, os.FileInfo) error { return nil }
 
-// SyncDir does nothing: directories can't be synced everywhere.
+// SyncDir does nothing, since not all of these systems can sync a directory.
 func SyncDir(string) error { return nil }

@@ -10,20 +10,22 @@ import (
 	"syscall"
 )
 
-// The bytes that SQLite locks on a database: a process that has it open holds a shared lock on some of
-// them in WAL mode all the time (https://www.sqlite.org/src/file/src/os.h, PENDING_BYTE).
+// These are the bytes of a database file that SQLite locks. In WAL mode a process holds a shared
+// lock on some of them for as long as it has the database open
+// (https://www.sqlite.org/src/file/src/os.h, PENDING_BYTE).
 const (
 	lockStart  = 0x40000000
 	lockLength = 512
 )
 
-// lockDatabase locks the database against all use until f is closed, or fails where it is
-// in use. It uses the system's locks and not SQLite, which can't lock a damaged file.
+// lockDatabase locks the database against all use until f is closed. It fails if a process has the
+// database open. It uses the system's locks instead of SQLite's functions, which can't lock a
+// damaged file.
 func lockDatabase(f *os.File) error {
 	lock := syscall.Flock_t{Type: syscall.F_WRLCK, Whence: io.SeekStart, Start: lockStart, Len: lockLength}
 	err := syscall.FcntlFlock(f.Fd(), syscall.F_SETLK, &lock)
 	if errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EACCES) {
-		return fmt.Errorf("%s is in use: stop the gateway, and whatever else has it open, first", f.Name())
+		return fmt.Errorf("%s is in use: first stop the gateway and all other programs that have it open", f.Name())
 	}
 	if err != nil {
 		return fmt.Errorf("locking %s: %w", f.Name(), err)
@@ -31,7 +33,8 @@ func lockDatabase(f *os.File) error {
 	return nil
 }
 
-// chownLike gives f the owner of another file, where this process may.
+// chownLike gives f the owner of another file if this process runs as root. Otherwise it does
+// nothing.
 func chownLike(f *os.File, other os.FileInfo) error {
 	stat, ok := other.Sys().(*syscall.Stat_t)
 	if !ok || os.Geteuid() != 0 {
@@ -40,7 +43,7 @@ func chownLike(f *os.File, other os.FileInfo) error {
 	return f.Chown(int(stat.Uid), int(stat.Gid))
 }
 
-// SyncDir syncs the names in dir to the disk.
+// SyncDir syncs a directory to the disk, so that a rename in it survives a crash.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

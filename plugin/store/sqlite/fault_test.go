@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
@@ -20,16 +21,17 @@ import (
 
 const ks = "default"
 
-// digestOf returns the digest of the i-th key that fill makes.
+// digestOf returns the digest of the i-th key that fillKeys adds.
 func digestOf(i int) (d apikey.Digest) {
 	copy(d[:], fmt.Sprintf("%032d", i*2654435761))
 	return d
 }
 
-// keyOf returns the id of the i-th key that fill makes.
+// keyOf returns the id of the i-th key that fillKeys adds.
 func keyOf(i int) string { return fmt.Sprintf("key_%026d", i) }
 
-// fillKeys adds n keys with a secret each to the tenant "acme", which it makes.
+// fillKeys adds the keys numbered from to to-1 to the tenant "acme", with a secret each. It
+// creates the tenant if needed.
 func fillKeys(t testing.TB, s *Store, from, to int) {
 	t.Helper()
 	err := s.Update(t.Context(), func(tx management.Tx) error {
@@ -69,41 +71,26 @@ func findSecret(t testing.TB, s *Store, i int) error {
 	return err
 }
 
-// putTenant writes one row.
+// putTenant writes one row: a tenant.
 func putTenant(ctx context.Context, s *Store, slug string) error {
 	return s.Update(ctx, func(tx management.Tx) error {
 		return tx.InsertTenant(&gateway.Tenant{Keyspace: ks, Slug: slug})
 	})
 }
 
-// eventually calls f until it returns nil.
-func eventually(t *testing.T, what string, f func() error) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		err := f()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %v", what, err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
-// unavailable fails unless err is ErrStore with those words, and no answer.
-func unavailable(t *testing.T, what string, err error, words string) {
+// expectUnavailable fails the test unless err is gateway.ErrStore with the given text. It must not
+// be ErrNotFound, which would be an answer.
+func expectUnavailable(t *testing.T, doing string, err error, text string) {
 	t.Helper()
 	switch {
 	case !errors.Is(err, gateway.ErrStore) || errors.Is(err, gateway.ErrNotFound):
-		t.Errorf("%s: %v; want ErrStore", what, err)
-	case !strings.Contains(err.Error(), words):
-		t.Errorf("%s: %q does not say %q", what, err, words)
+		t.Errorf("%s: %v; want ErrStore", doing, err)
+	case !strings.Contains(err.Error(), text):
+		t.Errorf("%s: %q does not contain %q", doing, err, text)
 	}
 }
 
-// copyFile copies over an existing file in place, as cp does.
+// copyFile overwrites an existing file in place with another one's content, as cp does.
 func copyFile(t *testing.T, from, to string) {
 	t.Helper()
 	b, err := os.ReadFile(from)
@@ -115,7 +102,7 @@ func copyFile(t *testing.T, from, to string) {
 	}
 }
 
-// backup writes a whole copy of the database to a new file.
+// backup writes a copy of the whole database to a new file.
 func backup(t *testing.T, s *Store) string {
 	t.Helper()
 	to := filepath.Join(t.TempDir(), "backup.db")
@@ -125,7 +112,7 @@ func backup(t *testing.T, s *Store) string {
 	return to
 }
 
-func TestFull(t *testing.T) {
+func TestDiskFull(t *testing.T) {
 	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
 	fillKeys(t, s, 0, 10)
 	var pages int
@@ -136,14 +123,15 @@ func TestFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	seq, _ := s.LastSeq(t.Context())
-	// One that goes on in spite of the failure must not be committed in parts.
+	// The function ignores the first failure and goes on. No part of its transaction may be
+	// committed.
 	err := s.Update(t.Context(), func(tx management.Tx) error {
 		for i := 10; i < 500; i++ {
 			_ = addKey(tx, i)
 		}
 		return nil
 	})
-	unavailable(t, "writing to a full disk", err, "free some space")
+	expectUnavailable(t, "writing to a full disk", err, "free some space")
 	if now, err := s.LastSeq(t.Context()); now != seq || err != nil {
 		t.Errorf("something of it was written: %d to %d, %v", seq, now, err)
 	}
@@ -176,27 +164,27 @@ func TestLocked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unavailable(t, "writing beside another writer", putTenant(t.Context(), s, "a"), "locked by another process")
+	expectUnavailable(t, "writing while another process writes", putTenant(t.Context(), s, "a"), "locked by another process")
 	if err := findSecret(t, s, 3); err != nil {
-		t.Errorf("reading beside another writer: %v", err)
+		t.Errorf("reading while another process writes: %v", err)
 	}
-	// Those who come after are not kept waiting one after another.
+	// Later writers fail soon instead of waiting for the lock one after another.
 	if _, err := s.db.cur.write.Exec(`PRAGMA busy_timeout = 3600000`); err != nil {
 		t.Fatal(err)
 	}
 	var many sync.WaitGroup
 	for i := range 5 {
 		many.Go(func() {
-			unavailable(t, "writing where others wait", putTenant(t.Context(), s, fmt.Sprint("many-", i)), "locked by another process")
+			expectUnavailable(t, "writing while others wait for the lock", putTenant(t.Context(), s, fmt.Sprint("many-", i)), "locked by another process")
 		})
 	}
 	many.Wait()
-	// A caller that gives up sooner gets its own reason too.
+	// A caller whose context ends first gets the reason too.
 	slow := openTest(t, path)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
 	err = putTenant(ctx, slow, "a")
-	unavailable(t, "giving up", err, "did not answer in time")
+	expectUnavailable(t, "giving up", err, "did not answer in time")
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("giving up: %v is not the deadline", err)
 	}
@@ -210,7 +198,7 @@ func TestLocked(t *testing.T) {
 	}
 }
 
-// checkpoint moves everything from the write-ahead log into the database.
+// checkpoint moves the write-ahead log into the database file.
 func checkpoint(t *testing.T, s *Store) {
 	t.Helper()
 	if _, err := s.db.cur.write.Exec(`PRAGMA wal_checkpoint(TRUNCATE)`); err != nil {
@@ -225,8 +213,8 @@ func TestCorruptAndRestoredInPlace(t *testing.T) {
 	good := filepath.Join(t.TempDir(), "good.db")
 	copyFile(t, s.Identity(), good)
 
-	// Every page but the first, which holds the header: some are cached, most are not.
-	// The file is written without being closed: closing would drop SQLite's locks.
+	// All pages but the first, which holds the header, are overwritten; some of them are cached.
+	// The file stays open afterwards, since closing it would drop SQLite's locks.
 	f, err := os.OpenFile(s.Identity(), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -240,17 +228,17 @@ func TestCorruptAndRestoredInPlace(t *testing.T) {
 	if _, err := f.WriteAt(rubbish, 4096); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "noticing the damage", func() error {
+	testkit.Eventually(t, "a look-up needs a page that is not cached, and fails", func() bool {
 		for i := range 3000 {
 			if err := findSecret(t, s, i); err != nil {
-				unavailable(t, "reading a damaged file", err, "damaged")
-				return nil
+				expectUnavailable(t, "reading a damaged file", err, "damaged")
+				return true
 			}
 		}
-		return errors.New("still reading from pages in memory")
+		return false
 	})
-	unavailable(t, "writing to a damaged file", putTenant(t.Context(), s, "a"), "")
-	unavailable(t, "reading all of a damaged file", s.Digests(t.Context(), func(string, []byte) bool { return true }), "")
+	expectUnavailable(t, "writing to a damaged file", putTenant(t.Context(), s, "a"), "")
+	expectUnavailable(t, "reading all digests of a damaged file", s.Digests(t.Context(), func(string, []byte) bool { return true }), "")
 
 	b, err := os.ReadFile(good)
 	if err != nil {
@@ -259,33 +247,31 @@ func TestCorruptAndRestoredInPlace(t *testing.T) {
 	if _, err := f.WriteAt(b, 0); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "reading after the repair", func() error { return findSecret(t, s, 7) })
+	testkit.Eventually(t, "a key is found after the repair", func() bool { return findSecret(t, s, 7) == nil })
 	for i := range 3000 {
 		if err := findSecret(t, s, i); err != nil {
 			t.Fatalf("key %d after the repair: %v", i, err)
 		}
 	}
-	eventually(t, "writing after the repair", func() error { return putTenant(t.Context(), s, "b") })
+	testkit.Eventually(t, "a write succeeds after the repair", func() bool { return putTenant(t.Context(), s, "b") == nil })
 }
 
 func TestReplacedByBackup(t *testing.T) {
 	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
 	fillKeys(t, s, 0, 10)
 	old := backup(t, s)
-	fillKeys(t, s, 10, 20) // in the write-ahead log, not in the backup
-	expectWake(t, s)
+	fillKeys(t, s, 10, 20) // These keys are in the write-ahead log, but not in the backup.
+	awaitQuiet(t, s)
 	if err := os.Rename(old, s.Identity()); err != nil {
 		t.Fatal(err)
 	}
-	// Whoever follows hears of it, and what was only in the former log is not added.
+	// The follower is woken, and changes that were only in the former log are not applied.
 	if err := s.Wait(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "going back in time", func() error {
-		if seq, err := s.LastSeq(t.Context()); err != nil || seq != 10 {
-			return fmt.Errorf("newest change: %d, %w; want 10", seq, err)
-		}
-		return nil
+	testkit.Eventually(t, "the newest change is that of the backup", func() bool {
+		seq, err := s.LastSeq(t.Context())
+		return err == nil && seq == 10
 	})
 	if err := findSecret(t, s, 15); !errors.Is(err, gateway.ErrNotFound) {
 		t.Errorf("a key that the backup does not have: %v", err)
@@ -296,12 +282,12 @@ func TestReplacedByBackup(t *testing.T) {
 	}
 	checkIntegrity(t, s)
 
-	// The same at once before a write, which goes to the new file.
+	// The file is replaced again. The next write goes to the new file.
 	old = backup(t, s)
 	if err := os.Rename(old, s.Identity()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "writing to the new file", func() error { return putTenant(t.Context(), s, "new") })
+	testkit.Eventually(t, "a write succeeds on the new file", func() bool { return putTenant(t.Context(), s, "new") == nil })
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -319,8 +305,8 @@ func checkIntegrity(t *testing.T, s *Store) {
 	}
 }
 
-// expectWake waits until everything written was noticed.
-func expectWake(t *testing.T, s *Store) {
+// awaitQuiet waits until s has signalled all changes made so far.
+func awaitQuiet(t *testing.T, s *Store) {
 	t.Helper()
 	for {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*watchInterval)
@@ -339,9 +325,9 @@ func TestRemoved(t *testing.T) {
 	if err := os.Rename(s.Identity(), aside); err != nil {
 		t.Fatal(err)
 	}
-	// Nothing is written to a file that nobody would find again, and no empty one is made.
-	unavailable(t, "writing to a file that is gone", putTenant(t.Context(), s, "a"), "put it back")
-	unavailable(t, "Ping", s.Ping(t.Context()), "put it back")
+	// The store does not write to the renamed file, and does not create an empty one in its place.
+	expectUnavailable(t, "writing to a file that is gone", putTenant(t.Context(), s, "a"), "put it back")
+	expectUnavailable(t, "Ping", s.Ping(t.Context()), "put it back")
 	if err := findSecret(t, s, 3); err != nil {
 		t.Errorf("reading from a file that is gone, but open: %v", err)
 	}
@@ -351,7 +337,7 @@ func TestRemoved(t *testing.T) {
 	if err := os.Rename(aside, s.Identity()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "writing after it was put back", func() error { return putTenant(t.Context(), s, "a") })
+	testkit.Eventually(t, "a write succeeds after the file was put back", func() bool { return putTenant(t.Context(), s, "a") == nil })
 }
 
 func TestNotADatabase(t *testing.T) {
@@ -368,22 +354,22 @@ func TestNotADatabase(t *testing.T) {
 		if err := os.Rename(bad, s.Identity()); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, what+" is noticed", func() error {
-			if err := findSecret(t, s, 3); err != nil {
-				unavailable(t, what, err, s.Identity())
-				return nil
+		testkit.Eventually(t, "look-ups in "+what+" fail", func() bool {
+			err := findSecret(t, s, 3)
+			if err != nil {
+				expectUnavailable(t, what, err, s.Identity())
 			}
-			return errors.New("still answering")
+			return err != nil
 		})
-		unavailable(t, "writing to "+what, putTenant(t.Context(), s, "a"), s.Identity())
+		expectUnavailable(t, "writing to "+what, putTenant(t.Context(), s, "a"), s.Identity())
 		copied := s.Identity() + ".copy"
 		copyFile(t, good, copied)
 		if err := os.Rename(copied, s.Identity()); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the backup after "+what, func() error { return findSecret(t, s, 3) })
+		testkit.Eventually(t, "a key of the backup is found after "+what, func() bool { return findSecret(t, s, 3) == nil })
 	}
-	eventually(t, "writing afterwards", func() error { return putTenant(t.Context(), s, "b") })
+	testkit.Eventually(t, "a write succeeds after the backups", func() bool { return putTenant(t.Context(), s, "b") == nil })
 	checkIntegrity(t, s)
 }
 
@@ -395,8 +381,8 @@ func TestLogRemoved(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// What the removed log held is not lost, nor is what is written next.
-	eventually(t, "writing", func() error { return putTenant(t.Context(), s, "a") })
+	// Neither the content of the removed log nor the next write is lost.
+	testkit.Eventually(t, "a write succeeds", func() bool { return putTenant(t.Context(), s, "a") == nil })
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -410,5 +396,5 @@ func TestLogRemoved(t *testing.T) {
 func TestReadOnlyError(t *testing.T) {
 	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
 	_, err := s.db.cur.Read.Exec(`DELETE FROM peppers`)
-	unavailable(t, "a read-only connection", explain("writing", s.Identity(), err), "read-only")
+	expectUnavailable(t, "a read-only connection", explain("writing", s.Identity(), err), "read-only")
 }

@@ -19,61 +19,63 @@ import (
 )
 
 const (
-	// readers is how many reads run at once. More only help where reads wait for the
-	// disk; each has a page cache of its own.
+	// readers limits how many reads run at once. More would only help while reads wait for the
+	// disk, and each has a page cache of its own.
 	readers = 6
-	// readerCacheKiB holds the upper levels of the indexes of a million keys; those of more are read from the
-	// system's cache, which takes a microsecond or two a page.
+	// readerCacheKiB is the page cache of a reading connection. It holds the upper levels of the
+	// indexes of a million keys. Other pages come from the system's cache, in one or two
+	// microseconds each.
 	readerCacheKiB = 2 << 10
-	// journalLimit is what the write-ahead log is cut back to after having grown larger.
+	// journalLimit is the size to which SQLite truncates the write-ahead log after it grew larger.
 	journalLimit = 64 << 20
 )
 
-// file is one opening of the database: its connections, and the identity of the files
-// they were opened on.
+// file is an opened database: its connections, and the identity of the files that they were opened
+// on.
 //
-// No code here opens the database file or its -wal and -shm itself while a file may
-// be open on it: closing any descriptor of a file drops the POSIX locks that the whole
-// process holds on it, SQLite's among them (https://www.sqlite.org/howtocorrupt.html, 2.2).
+// While a database is open, no code here opens its file, -wal or -shm directly: closing any
+// descriptor of a file drops all POSIX locks of the process on it, SQLite's among them
+// (https://www.sqlite.org/howtocorrupt.html, 2.2).
 type file struct {
 	path string
 	sqlstore.Conns
-	// write has a single connection, so that writers queue in Go, within their
-	// contexts, instead of polling SQLite's lock.
+	// write has a single connection, so that writers wait in Go, where their contexts can end the
+	// wait, instead of polling SQLite's lock.
 	write *sql.DB
-	// watch has a single connection that stays the same: what PRAGMA data_version
-	// returns means something only in comparison on one connection.
+	// watch has a single connection, watchConn: the values of PRAGMA data_version can only be
+	// compared on the same connection.
 	watch     *sql.DB
 	watchConn *sql.Conn
 
 	main, wal os.FileInfo
 
-	// Guarded by database.mu.
+	// These are guarded by database.mu.
 	users   int
 	retired bool
-	// drained is closed when the file is retired and has no users.
+	// drained is closed when the file is retired and no call uses it any more.
 	drained chan struct{}
 }
 
-// dsn returns the URI of the database. path is absolute. The parameters that begin with
-// an underscore are the driver's, the others SQLite's.
+// dsn returns the URI of the database at path, which is absolute. Parameters that begin with an
+// underscore are the driver's, all others SQLite's.
 func dsn(path string, params url.Values) string {
 	path = filepath.ToSlash(path)
 	if !strings.HasPrefix(path, "/") {
-		path = "/" + path // a drive letter
+		path = "/" + path // path begins with a drive letter
 	}
 	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + params.Encode()
 }
 
-// prepareFile ensures that there is a database file that only its owner reads. SQLite
-// gives -wal and -shm the mode of the database.
+// prepareFile creates the database file if it does not exist and create is true. Only its owner
+// may read it. It warns if others may read an existing file. SQLite gives -wal and -shm the mode
+// of the database.
 func prepareFile(path string, create bool, log *slog.Logger) error {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if !create {
 			return errRemoved
 		}
-		// Exclusively: a file that did not exist has no locks which closing it could drop.
+		// O_EXCL makes sure that the file is new: closing it then can't drop any lock.
 		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 		if errors.Is(err, fs.ErrExist) {
 			return nil // another process was faster
@@ -93,13 +95,13 @@ func prepareFile(path string, create bool, log *slog.Logger) error {
 		if info.Size() == 0 && create {
 			return os.Chmod(path, 0o600)
 		}
-		log.Warn("others may read the database; make it its owner's alone: chmod 600", "path", path, "mode", info.Mode().Perm().String())
+		log.Warn("other users of this machine may read the database file; restrict it to its owner: chmod 600", "path", path, "mode", info.Mode().Perm().String())
 	}
 	return nil
 }
 
-// openFile opens the database at path, which is absolute, and migrates it. Where create
-// is false, a missing or empty file is an error.
+// openFile opens the database at path, which is absolute, and migrates it. If create is false, a
+// missing or empty file is an error.
 func openFile(ctx context.Context, path string, create bool, busy time.Duration, log *slog.Logger) (_ *file, err error) {
 	if err := prepareFile(path, create, log); err != nil {
 		return nil, err
@@ -123,7 +125,7 @@ func openFile(ctx context.Context, path string, create bool, busy time.Duration,
 		}
 		return v
 	}
-	// mode=rw: SQLite must not make a new, empty database where ours is gone.
+	// With mode=rw SQLite does not create a new, empty database if the file is gone.
 	if f.write, err = sql.Open(driverName, dsn(path, common("mode", "rw",
 		"_journal_mode", "WAL", "_synchronous", "FULL", "_txlock", "immediate",
 		"_pragma", fmt.Sprintf("journal_size_limit(%d)", journalLimit)))); err != nil {
@@ -131,8 +133,8 @@ func openFile(ctx context.Context, path string, create bool, busy time.Duration,
 	}
 	f.write.SetMaxOpenConns(1)
 
-	// Changing an empty database to WAL does not wait for other processes that do the
-	// same, so this does.
+	// SQLite does not wait for its lock while it changes an empty database to WAL mode, so this
+	// loop waits for other processes that do the same.
 	var applied int
 	for deadline := time.Now().Add(busy); ; {
 		applied, err = sqlstore.Migrate(ctx, f.write, Dialect, create)
@@ -179,9 +181,8 @@ func openFile(ctx context.Context, path string, create bool, busy time.Duration,
 	return f, nil
 }
 
-// inPlace returns nil where the names still lead to the open files. SQLite continues
-// to read and write files that were removed or renamed, and its commits are then
-// lost. It costs two system calls.
+// inPlace returns nil if the paths still lead to the open files. SQLite would go on using files
+// that were removed or renamed, and its commits would be lost. inPlace takes two system calls.
 func (f *file) inPlace() error {
 	info, err := os.Stat(f.path)
 	switch {
@@ -199,8 +200,8 @@ func (f *file) inPlace() error {
 	return nil
 }
 
-// close closes the connections, the writing one last: it is the one that may move the
-// write-ahead log into the database.
+// close closes all connections. The writing one comes last, since only it may move the write-ahead
+// log into the database.
 func (f *file) close() {
 	if f.watchConn != nil {
 		f.watchConn.Close()
@@ -212,10 +213,9 @@ func (f *file) close() {
 	}
 }
 
-// discardLog removes the write-ahead log and the shared memory of a database that was
-// replaced, after its connections were closed: SQLite would else add the old
-// database's last transactions to the new one. Files that came with the new database,
-// being others than the ones that were open, stay.
+// discardLog renames the write-ahead log and removes the shared memory of a database that was
+// replaced, after its connections were closed. Otherwise SQLite would apply the former database's
+// last transactions to the new one. It does not touch a log that came with the new database.
 func (f *file) discardLog(log *slog.Logger) {
 	info, err := os.Stat(f.path)
 	if err != nil || f.main == nil || os.SameFile(info, f.main) {
@@ -227,14 +227,15 @@ func (f *file) discardLog(log *slog.Logger) {
 	}
 	aside := f.path + "-wal.replaced"
 	if err := os.Rename(f.path+"-wal", aside); err != nil {
-		log.Error("the replaced database's write-ahead log could not be set aside", "error", err)
+		log.Error("the write-ahead log of the replaced database could not be renamed: remove it while the gateway is stopped, or SQLite applies it to the new database", "log", f.path+"-wal", "error", err)
 		return
 	}
 	os.Remove(f.path + "-shm")
-	log.Warn("the database was replaced; the write-ahead log of the former one was set aside", "path", f.path, "log", aside)
+	log.Warn("the database file was replaced; the write-ahead log of the former one was renamed and not applied", "path", f.path, "log", aside)
 }
 
-// Remove removes the files of a database that is not open.
+// Remove removes the files of a database that is not open. It returns the first error, but none
+// for missing files.
 func Remove(path string) error {
 	var first error
 	for _, ext := range []string{"-wal", "-shm", "-journal", ""} {
@@ -245,7 +246,8 @@ func Remove(path string) error {
 	return first
 }
 
-// OpenDB opens connections to the file at path, which is absolute, with parameters of SQLite and of the driver.
+// OpenDB opens the file at path, which is absolute. params are parameters of SQLite and of the
+// driver.
 func OpenDB(path string, params url.Values) (*sql.DB, error) {
 	return sql.Open(driverName, dsn(path, params))
 }

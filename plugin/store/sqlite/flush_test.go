@@ -9,8 +9,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// One key spent what another gave back just before. Written in whatever order, it is
-// covered: the balance ends at zero, and nothing is a shortfall.
+// One key spends credits that another key of the tenant just returned. In whatever order both are
+// written, the balance ends at zero and there is no shortfall.
 func TestFlushGivesBackFirst(t *testing.T) {
 	for name, spends := range map[string][]gateway.Spend{
 		"spent first":    {{KeyID: "a", Amount: 10}, {KeyID: "b", Amount: -5}},

@@ -6,13 +6,15 @@ import (
 	"strings"
 )
 
-// mountEscapes undoes how the kernel writes blanks and backslashes in mountinfo (proc_pid_mountinfo(5)).
+// mountEscapes undoes the kernel's escapes of spaces and backslashes in mountinfo
+// (proc_pid_mountinfo(5)).
 var mountEscapes = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
-// checkMount rejects a database file that is a mount of its own, such as a container's bind mount of that one
-// file. The write-ahead log is then in another file system. Where that is deleted with the container, all
-// changes since the last checkpoint are lost, and in a small database those are all. path is
-// absolute, without symbolic links. It returns nil where the mounts can't be read.
+// checkMount rejects a database file that is itself a mount point, such as a single file that is
+// bind-mounted into a container. Its write-ahead log is then in the container's file system. If
+// the container is deleted, all changes since the last checkpoint are lost; in a small database
+// these are all changes. path is absolute and has no symbolic links. checkMount returns nil if the
+// mounts can't be read.
 func checkMount(path string) error {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -21,7 +23,7 @@ func checkMount(path string) error {
 	return mountedAlone(string(mounts), path)
 }
 
-// mountedAlone is checkMount for the mounts of a mountinfo.
+// mountedAlone is checkMount for the given text of mountinfo.
 func mountedAlone(mounts, path string) error {
 	for line := range strings.Lines(mounts) {
 		fields := strings.Fields(line)

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// bind mounts one file or directory over another until the test ends.
+// bind mounts a file or directory over another one until the test ends.
 func bind(t *testing.T, from, over string) {
 	t.Helper()
 	if err := syscall.Mount(from, over, "", syscall.MS_BIND, ""); err != nil {
@@ -46,7 +46,7 @@ func TestDatabaseFileMountedByItself(t *testing.T) {
 		t.Errorf("the error names no remedy: %v", err)
 	}
 	if files, err := os.ReadDir(container); err != nil || len(files) != 1 {
-		t.Errorf("the refused start left %v behind (%v)", files, err)
+		t.Errorf("the rejected start left %v behind (%v)", files, err)
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// raw opens a database without any of this package's care.
+// raw opens a database with the driver alone, without this package's settings.
 func raw(t *testing.T, path string) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("sqlite", dsn(path, url.Values{}))
@@ -79,7 +79,7 @@ func TestOpenEmptyFileIsMadePrivate(t *testing.T) {
 	}
 }
 
-func TestOpenRefuses(t *testing.T) {
+func TestOpenRejects(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, content string) string {
 		path := filepath.Join(dir, name)
@@ -97,7 +97,7 @@ func TestOpenRefuses(t *testing.T) {
 	if err := os.Symlink(filepath.Join(dir, "nothing"), dangling); err != nil {
 		t.Fatal(err)
 	}
-	for _, tc := range []struct{ path, words string }{
+	for _, tc := range []struct{ path, text string }{
 		{filepath.Join(dir, "no", "such", "keygate.db"), "create it"},
 		{write("text.db", strings.Repeat("just a text\n", 500)), "damaged"},
 		{newer, "written by a newer Keygate"},
@@ -112,17 +112,17 @@ func TestOpenRefuses(t *testing.T) {
 			t.Errorf("%s was opened", tc.path)
 			continue
 		}
-		unavailable(t, tc.path, err, tc.words)
+		expectUnavailable(t, tc.path, err, tc.text)
 	}
-	// What was refused is as it was.
+	// A rejected database stays unchanged.
 	var version int
 	if err := raw(t, newer).QueryRow(`SELECT max(version) FROM schema_version`).Scan(&version); err != nil || version != 99 {
 		t.Errorf("the newer database: version %d, %v", version, err)
 	}
 }
 
-// What a newer program only added to is used as before: it may be that one gateway after the other
-// is upgraded, and one that is not yet is started again.
+// A database stays usable if a newer Keygate only added to its schema: nodes are upgraded one
+// after another, and one with the old version may be restarted meanwhile.
 func TestNewerSchema(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keygate.db")
 	s := openTest(t, path)
@@ -164,7 +164,7 @@ func TestIdentity(t *testing.T) {
 			}
 		}
 	}
-	check() // before there is a file
+	check() // before the file exists
 	s := openTest(t, "link/keygate.db")
 	if s.Identity() != want {
 		t.Errorf("opened %s, want %s", s.Identity(), want)
@@ -181,7 +181,7 @@ func TestMigrations(t *testing.T) {
 	if err != nil || all == 0 {
 		t.Fatal(all, err)
 	}
-	// A failing migration leaves nothing, also of those before it.
+	// If one migration fails, none of the earlier ones is applied either.
 	path := filepath.Join(t.TempDir(), "keygate.db")
 	db, err := sql.Open("sqlite", dsn(path, url.Values{"_txlock": {"immediate"}}))
 	if err != nil {
@@ -230,7 +230,7 @@ func TestOpenTogether(t *testing.T) {
 func TestTwoStoresOnOneFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keygate.db")
 	a, b := openTest(t, path), openTest(t, path)
-	expectWake(t, b)
+	awaitQuiet(t, b)
 	fillKeys(t, a, 0, 3)
 	if err := b.Wait(t.Context()); err != nil {
 		t.Fatal(err)
@@ -238,15 +238,15 @@ func TestTwoStoresOnOneFile(t *testing.T) {
 	if list, err := b.Changes(t.Context(), 0, 10); err != nil || len(list) != 3 {
 		t.Errorf("changes seen by the other: %v, %v", list, err)
 	}
-	// What changes no key or tenant wakes nobody.
-	expectWake(t, b)
+	// A write that makes no change does not wake the other store.
+	awaitQuiet(t, b)
 	if err := a.WriteFlush(t.Context(), "n", &gateway.Flush{Usage: []gateway.Usage{{Subject: "x", Calendar: 1, Start: time.Now(), Used: 1}}}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 4*watchInterval)
 	defer cancel()
 	if err := b.Wait(ctx); err == nil {
-		t.Error("woken by counts")
+		t.Error("written counts woke the other store")
 	}
 	// Closing one does not close the other.
 	if err := a.Close(); err != nil {
@@ -315,11 +315,11 @@ func TestLeasesEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	now = now.Add(sqlstore.LeaseTTL - time.Millisecond)
-	lease("c", 100, 0) // a renewed by its flush
+	lease("c", 100, 0) // node a renewed its lease by its flush
 	now = now.Add(2 * time.Millisecond)
-	lease("c", 100, 100) // both have ended
-	lease("a", 100, 0)   // which does not know that, and gets no more
-	// What it spends meanwhile is taken as far as it is there.
+	lease("c", 100, 100) // the leases of a and b have ended
+	lease("a", 100, 0)   // node a does not know that its lease ended, and gets no more
+	// Both nodes report spends. The balance is charged until it is zero.
 	for _, node := range []string{"c", "a"} {
 		if err := s.WriteFlush(t.Context(), node, &gateway.Flush{Spends: []gateway.Spend{{Keyspace: ks, Tenant: "acme", KeyID: "k", Amount: 60}}}); err != nil {
 			t.Fatal(err)

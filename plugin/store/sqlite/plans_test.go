@@ -16,14 +16,15 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
-// Without statistics SQLite holds any index whose first column is compared for a good one, also
-// where that column is the keyspace, which all rows share: such a statement works in every test and
-// takes seconds beside a million keys. So all tests of this package run their statements
-// through a driver that has each explained once, and what reads a whole table or keyspace must stand in wholeReads.
+// Without statistics, SQLite uses any index whose first column is compared, even if that column is
+// the keyspace, which may be the same in all rows. Such a statement passes every test, but takes
+// seconds with a million keys. Therefore all tests of this package run through a driver that
+// explains each statement once. Statements that read a whole table or keyspace must be listed in
+// wholeReads.
 
 const explainedDriver = "sqlite explained"
 
-// explained are the plans of the statements that ran, by their text.
+// explained holds the query plans of all statements that ran, by the statement's text.
 var explained struct {
 	sync.Mutex
 	plans map[string][]string
@@ -49,7 +50,7 @@ func (d explaining) Open(name string) (driver.Conn, error) {
 	return &explainedConn{c.(sqliteConn)}, nil
 }
 
-// sqliteConn is what database/sql uses of a connection of the driver's.
+// sqliteConn lists the interfaces of the driver's connection that database/sql uses.
 type sqliteConn interface {
 	driver.Conn
 	driver.ConnBeginTx
@@ -102,7 +103,7 @@ func (c *explainedConn) explain(query string) {
 	}
 	rows, err := c.sqliteConn.QueryContext(context.Background(), "EXPLAIN QUERY PLAN "+query, args)
 	if err != nil {
-		return // whoever runs it is told
+		return // The caller runs the statement itself and gets the error.
 	}
 	defer rows.Close()
 	var plan []string
@@ -115,27 +116,28 @@ func (c *explainedConn) explain(query string) {
 }
 
 var (
-	// whole matches the steps of a plan that read a table, or all of it that is of one keyspace.
+	// whole matches plan steps that read a whole table, or all its rows of one keyspace.
 	whole = regexp.MustCompile(`^SCAN |\(keyspace=\?\)$`)
-	// small are the steps that read what does not grow with the keys.
+	// small matches steps on tables whose size does not depend on the number of keys.
 	small = regexp.MustCompile(`CONSTANT ROW|VALUES CLAUSE|^SCAN (portal_links|usage_writers|peppers|sqlite_schema|w|l|m|made)\b|` +
 		`^SEARCH (sessions|tokens|w) `)
 )
 
-// wholeReads are the beginnings of the statements that are meant to read a whole table or keyspace.
+// wholeReads are the beginnings of statements that read a whole table or keyspace on purpose.
 var wholeReads = []string{
-	// What is refused, before it is copied or restored.
+	// A replica or a restore reads all revocations.
 	"SELECT keyspace, slug, created_at, deleted_at, updated_at FROM tenants WHERE active = 0", "SELECT keyspace, id, revoked_at, deleted_at, updated_at FROM keys",
 	"SELECT s.keyspace, s.id, k.id, s.expires_at FROM secrets", "SELECT keyspace, id, revoked_at FROM tokens WHERE revoked_at",
 	"SELECT action, keyspace, id, key_id, created, at, actor, absent_since FROM refused ORDER BY num",
-	"SELECT digest FROM secrets WHERE keyspace", // the filter of all digests
-	"SELECT plan, count(*) FROM tenants",        // the console's overview
-	"INSERT INTO keys ",                         // only where foreign keys are violated already
+	"SELECT digest FROM secrets WHERE keyspace", // fills the filter of all digests
+	"SELECT plan, count(*) FROM tenants",        // for the overview of the console
+	"INSERT INTO keys ",                         // SQLite runs this scan only while a foreign key is violated
 }
 
-// unexpectedReads returns the statements that read a whole table or keyspace and don't stand in wholeReads.
-// Those with a LIMIT read one page in the order of an index, and the unlimited lists in an
-// order are what exports, backups and the audit's verification stream.
+// unexpectedReads returns the statements that read a whole table or keyspace and are not listed in
+// wholeReads. Statements with a LIMIT are left out, since they read one page in the order of an
+// index. Ordered lists without a LIMIT are left out too: exports, backups and the verification of
+// the audit chain stream them.
 func unexpectedReads() (out []string) {
 	explained.Lock()
 	defer explained.Unlock()

@@ -17,33 +17,32 @@ import (
 
 // Restored is the result of Restore.
 type Restored struct {
-	// Aside is the new path of the former database, "" where there was none.
+	// Aside is the new path of the former database, "" if there was none.
 	Aside string
-	// Revocations is how many revocations of the former database were written into the backup's copy.
+	// Revocations counts the revocations of the former database that were written to the copy of
+	// the backup.
 	Revocations int
-	// Unread is why the former database could not be read completely: some or all of its later
-	// revocations are lost. nil where it was read, was not there, or was
-	// not to be read.
+	// Unread is the reason why the former database could not be read completely. Then some or all
+	// revocations since the backup are lost. nil if it was read, did not exist, or keep was nil.
 	Unread error
 }
 
-// RevocationWriter writes a revocation into a database, with its event.
+// RevocationWriter writes a revocation to a database, with its audit event.
 type RevocationWriter func(ctx context.Context, s *Store, r management.Revocation) error
 
-// Restore puts a backup in the place of the database at path, which may be missing or
-// damaged. No process may have that open; its locks show one that does. The backup
-// itself stays unchanged: a copy of it is checked, migrated, passed to check and then put in
-// place. Nothing has changed before. The former database, with its write-ahead
-// log, is renamed.
+// Restore replaces the database at path, which may be missing or damaged, by a backup. The backup
+// itself stays unchanged. Restore copies it, checks and migrates the copy, passes the copy to
+// check, and puts it in place. Until then nothing is changed. The former database and its
+// write-ahead log are renamed.
 //
-// Revocations of the former database that the backup lacks (keys revoked, disabled or deleted, tenants
-// suspended or deleted, secrets and management tokens ended) are
-// written into the copy by keep, before it is put in place. Those without a row in the backup
-// are stored for the case that a later backup is restored. The console's sessions
-// end. With keep nil the content is the backup's. The epoch rises in any case.
+// keep writes those revocations of the former database to the copy that the backup lacks: revoked,
+// disabled and deleted keys, suspended and deleted tenants, and ended secrets and management
+// tokens. Revocations without a row in the backup are stored, in case a later backup is restored.
+// All sessions of the console end. With keep nil, the content is the backup's. The epoch rises in
+// any case.
 //
-// Restore must not be called in a process that has the database at path open. It blocks for as
-// long as reading both takes.
+// No process may have the database at path open: Restore detects other processes by their locks,
+// but not its own process. It blocks until both databases are read.
 func Restore(ctx context.Context, backup, path string, logger *slog.Logger, check func(context.Context, *Store) error, keep RevocationWriter) (done Restored, err error) {
 	id, err := Identity(path)
 	if err != nil {
@@ -60,7 +59,7 @@ func Restore(ctx context.Context, backup, path string, logger *slog.Logger, chec
 	if err != nil {
 		return done, fmt.Errorf("copying the backup: %w", err)
 	}
-	defer Remove(copied) // what is still there
+	defer Remove(copied) // in case it was not put in place
 	if err := checkCopy(ctx, copied, logger, check); err != nil {
 		return done, fmt.Errorf("the backup %s can't be used: %w", backup, err)
 	}
@@ -75,8 +74,8 @@ func Restore(ctx context.Context, backup, path string, logger *slog.Logger, chec
 	return done, nil
 }
 
-// lockOut locks the database until f is closed, and fails where a process has it
-// open. Where there is no database, it returns nil twice and locks nothing.
+// lockOut locks the database until f is closed, and fails if a process has it open. If there is no
+// database, lockOut locks nothing and returns nil for both.
 func lockOut(path string) (f *os.File, old os.FileInfo, err error) {
 	f, err = os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -116,7 +115,7 @@ func copyBackup(backup, id string, old os.FileInfo) (copied string, err error) {
 		return "", fmt.Errorf("%s is the database itself", backup)
 	}
 	if wal, err := os.Stat(backup + "-wal"); err == nil && wal.Size() > 0 {
-		return "", fmt.Errorf("%s has a write-ahead log next to it: it is a database in use, or the copy of one, and no backup", backup)
+		return "", fmt.Errorf("%s has a write-ahead log next to it: it is a database in use or a copy of one, not a backup", backup)
 	}
 	to, err := os.CreateTemp(filepath.Dir(id), filepath.Base(id)+".restoring-") // mode 0600
 	if err != nil {
@@ -139,7 +138,8 @@ func copyBackup(backup, id string, old os.FileInfo) (copied string, err error) {
 	return to.Name(), nil
 }
 
-// checkCopy opens the copy of a backup, which migrates it, and checks all of it.
+// checkCopy opens a backup's copy, which migrates the copy's schema, and then runs every integrity
+// check on the copy.
 func checkCopy(ctx context.Context, copied string, logger *slog.Logger, check func(context.Context, *Store) error) error {
 	s, err := OpenExisting(ctx, copied, logger)
 	if err != nil {
@@ -165,20 +165,20 @@ func checkCopy(ctx context.Context, copied string, logger *slog.Logger, check fu
 	return closeWhole(s, copied)
 }
 
-// closeWhole closes a database whose file alone is used from then on.
+// closeWhole closes a database whose main file is then used without its write-ahead log.
 func closeWhole(s *Store, file string) error {
 	if err := s.Close(); err != nil {
 		return err
 	}
-	// Closing moves the log into the database; what is put in place is that alone.
+	// Closing normally moves the log into the database. Only the database file is put in place.
 	if wal, err := os.Stat(file + "-wal"); err == nil && wal.Size() > 0 {
-		return errors.New("its write-ahead log could not be moved into it")
+		return errors.New("its write-ahead log could not be moved into the database file")
 	}
 	return nil
 }
 
-// swap renames the database at id to aside, where there is one, and puts copied in its place. It
-// undoes a failure.
+// swap renames the database at id to aside, if it exists, and copied to id. If a step fails, swap
+// undoes the others.
 func swap(id, copied, aside string, exists bool) (err error) {
 	var undo []func()
 	defer func() {
@@ -190,14 +190,14 @@ func swap(id, copied, aside string, exists bool) (err error) {
 		}
 	}()
 	if exists {
-		// A second name, so that at no moment a starting gateway finds no database there,
-		// and makes a new one.
+		// The link gives the old database a second name. So there is always a database at id, and
+		// a gateway that starts meanwhile does not create a new one.
 		if err := os.Link(id, aside); err != nil {
 			return err
 		}
 		undo = append(undo, func() { os.Remove(aside) })
 	}
-	// Before the new database is there: SQLite would take the old one's log for its.
+	// The old log is moved first, since SQLite would apply it to the new database.
 	for _, ext := range []string{"-wal", "-shm"} {
 		err := os.Rename(id+ext, aside+ext)
 		if err == nil {

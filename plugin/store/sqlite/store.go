@@ -19,27 +19,28 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// driverName is what the SQLite driver is registered as.
+// driverName is the name under which the SQLite driver is registered. Tests replace it.
 var driverName = "sqlite"
 
 const (
 	// busyTimeout is how long a write waits for another process's write.
 	busyTimeout = 5 * time.Second
-	// lockedTimeout is how long a write waits where the one before found the file locked: writes that
-	// queue would otherwise wait for many times busyTimeout.
+	// lockedTimeout is how long a write waits for the lock after an earlier write found the file
+	// locked. Otherwise queued writes would each wait for busyTimeout, one after another.
 	lockedTimeout = 200 * time.Millisecond
-	// lockedFor is how long that holds after the last such write.
+	// lockedFor is how long lockedTimeout applies after the last write that found the file locked.
 	lockedFor = 5 * time.Second
 	// reopenInterval is the least time between two attempts to open a failing database.
 	reopenInterval = 500 * time.Millisecond
 	// drainTimeout is how long closing connections wait for their users.
 	drainTimeout = time.Second
-	// openTimeout bounds opening again, which no caller's context does.
+	// openTimeout bounds opening the database again. No context of a caller does that, since it
+	// runs in the background.
 	openTimeout = 10 * time.Second
 )
 
-// watchInterval is how often commits of other processes are checked for. One check
-// takes some microseconds.
+// watchInterval is how often the store checks for commits of other processes. A check takes some
+// microseconds.
 const watchInterval = 50 * time.Millisecond
 
 // Store is a store in an SQLite file.
@@ -49,7 +50,7 @@ type Store struct {
 	db *database
 }
 
-// database is an SQLite file, opened again where that may help.
+// database is an SQLite file. After failures that new connections may solve, it is opened again.
 type database struct {
 	s    *sqlstore.Store
 	path string
@@ -58,29 +59,30 @@ type database struct {
 	mu sync.Mutex
 	// cur is nil while the database is being opened again or could not be.
 	cur *file
-	// opening is closed when the present attempt to open has ended; nil without one.
+	// opening is closed when the present attempt to open the file has ended; nil if there is no
+	// attempt.
 	opening chan struct{}
-	// broken is why cur is nil.
+	// broken is the reason why cur is nil.
 	broken error
-	// nextOpen is the earliest time of the next attempt.
+	// nextOpen is the earliest time of the next attempt to open the file.
 	nextOpen time.Time
 	closed   bool
 
-	// locked is the last failure of a write because another process had locked the file; nil
-	// since a write succeeded.
+	// locked is the last write that failed because another process had locked the file; nil after
+	// a write that succeeded.
 	locked atomic.Pointer[lockFailure]
 }
 
-// lockFailure is a write's failure to lock the file.
+// lockFailure is a write that failed because the file was locked.
 type lockFailure struct {
 	at  time.Time
 	err error
 }
 
-// Open opens the SQLite database at path, creating or migrating it as needed; the directory
-// must exist. It blocks for as long as another process holds the file locked, at most
-// 5 s or until ctx ends. It rejects a database written by a newer version, and a
-// file that is no database of Keygate's. Errors wrap gateway.ErrStore.
+// Open opens the SQLite database at path, and creates or migrates it as needed. The directory must
+// exist. While another process holds a lock, Open blocks for at most 5 s, or until ctx ends. It
+// rejects databases of other programs, and those that a newer Keygate has made unusable for this
+// one. Errors wrap gateway.ErrStore.
 func Open(ctx context.Context, path string, logger *slog.Logger) (*Store, error) {
 	return open(ctx, path, logger, busyTimeout)
 }
@@ -113,8 +115,8 @@ func openAs(ctx context.Context, path string, logger *slog.Logger, busy time.Dur
 	return &Store{s, replication.NewSource(s), l}, nil
 }
 
-// Identity returns the absolute path without symbolic links, which is equal for two paths of the same
-// database. The file itself need not exist.
+// Identity returns the absolute path without symbolic links, which is the same for all paths of
+// one database. The file need not exist.
 func Identity(path string) (string, error) {
 	if path == "" {
 		return "", errors.New("the path is empty")
@@ -130,7 +132,7 @@ func Identity(path string) (string, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	// Another process may have made the file just now; only a link is an error.
+	// Another process may have created the file since, so only a symbolic link is an error.
 	if info, err := os.Lstat(abs); err == nil && info.Mode()&fs.ModeSymlink != 0 {
 		return "", fmt.Errorf("%s is a symbolic link to nothing", abs)
 	}
@@ -161,7 +163,8 @@ func (l *database) Close(stopped func()) {
 	}
 }
 
-// Ping implements sqlstore.Database. It fails also where writes would be lost with a replaced file.
+// Ping implements sqlstore.Database. It also fails if the file was removed or replaced, since
+// writes would be lost.
 func (l *database) Ping(ctx context.Context) error {
 	return l.readingFile(ctx, func(f *file) error {
 		if err := f.inPlace(); err != nil {
@@ -172,8 +175,8 @@ func (l *database) Ping(ctx context.Context) error {
 	})
 }
 
-// acquire returns the open database, which the caller releases. Where it could not be
-// opened a while ago, it tries again.
+// acquire returns the open database, which the caller must release. If the database is not open,
+// acquire opens it, at most every reopenInterval, and otherwise returns the last failure.
 func (l *database) acquire(ctx context.Context) (*file, error) {
 	for {
 		l.mu.Lock()
@@ -211,7 +214,7 @@ func (l *database) release(f *file) {
 	l.mu.Unlock()
 }
 
-// retire marks a file that can't be acquired any more. l.mu is held.
+// retire marks a file that no caller can acquire any more. l.mu is held.
 func (l *database) retire(f *file) {
 	f.retired = true
 	close(f.Stop)
@@ -227,9 +230,9 @@ func (f *file) drain() {
 	}
 }
 
-// reopen replaces f, whose use failed, and reports whether there is now another to try.
-// It closes f's connections before it opens new ones: those of one process share
-// their view of the write-ahead log, which may be wrong.
+// reopen replaces f, whose use failed, and reports whether the caller should try again. It closes
+// f's connections before it opens new ones: all connections of a process share their view of the
+// write-ahead log, which may be wrong.
 func (l *database) reopen(ctx context.Context, f *file, cause error) bool {
 	l.mu.Lock()
 	if l.closed {
@@ -241,7 +244,7 @@ func (l *database) reopen(ctx context.Context, f *file, cause error) bool {
 			l.mu.Unlock()
 			return false
 		}
-		l.s.Log().Warn("opening the database again", "path", l.path, "because", cause)
+		l.s.Log().Warn("using the database failed; opening it again", "path", l.path, "error", cause)
 		l.cur = nil
 		l.retire(f)
 		l.startOpening(f)
@@ -258,8 +261,8 @@ func (l *database) reopen(ctx context.Context, f *file, cause error) bool {
 	return true
 }
 
-// startOpening closes old, if there is one, and opens the database, in the background.
-// l.mu is held, and cur is nil.
+// startOpening closes old, unless it is nil, and then opens the database. It does both in the
+// background. l.mu is held, and cur is nil.
 func (l *database) startOpening(old *file) {
 	opening := make(chan struct{})
 	l.opening = opening
@@ -296,8 +299,8 @@ func (l *database) startOpening(old *file) {
 	}()
 }
 
-// Query implements sqlstore.Database. f runs once more with a newly opened database where that
-// may help.
+// Query implements sqlstore.Database. If opening the database again may solve a failure, f runs a
+// second time.
 func (l *database) Query(ctx context.Context, f func(*sqlstore.Conns) error) error {
 	return l.readingFile(ctx, func(db *file) error { return f(&db.Conns) })
 }
@@ -355,8 +358,8 @@ func (l *database) Snapshot(ctx context.Context, f func(*sqlstore.Tx) error) err
 	})
 }
 
-// transact is one attempt of a write. It releases db and returns the newest change's
-// number, 0 where f made none.
+// transact makes one attempt of a write, and releases db. It returns the number of the newest
+// change, 0 if f made none.
 func (l *database) transact(ctx context.Context, db *file, f func(*sqlstore.Tx) error) (seq int64, end sqlstore.Ending, err error) {
 	defer l.release(db)
 	caller := ctx
@@ -374,7 +377,7 @@ func (l *database) transact(ctx context.Context, db *file, f func(*sqlstore.Tx) 
 		return 0, sqlstore.Failed, err
 	}
 	defer t.SQL.Rollback()
-	// Checked now that no other connection writes.
+	// The transaction has begun, so no other connection can write now.
 	if err := db.inPlace(); err != nil {
 		return 0, sqlstore.Failed, err
 	}
@@ -385,8 +388,8 @@ func (l *database) transact(ctx context.Context, db *file, f func(*sqlstore.Tx) 
 	case err != nil:
 		return 0, sqlstore.Aborted, err
 	}
-	// From here on nothing interrupts: the driver reports an interrupted commit as failed
-	// though it may have happened, and a caller would repeat it.
+	// From here on the caller can't interrupt: the driver reports an interrupted commit as failed
+	// though it may have happened, and the caller would repeat it.
 	if !stop() {
 		return 0, sqlstore.Failed, caller.Err()
 	}
@@ -396,7 +399,7 @@ func (l *database) transact(ctx context.Context, db *file, f func(*sqlstore.Tx) 
 	return t.Seq(), sqlstore.Failed, nil
 }
 
-// beginWriting begins a transaction that writes. cancel ends ctx.
+// beginWriting begins a transaction that writes. cancel must end ctx.
 func (l *database) beginWriting(ctx context.Context, cancel func(), db *file) (*sqlstore.Tx, error) {
 	before := l.locked.Load()
 	if before == nil || time.Since(before.at) > lockedFor {
@@ -407,9 +410,9 @@ func (l *database) beginWriting(ctx context.Context, cancel func(), db *file) (*
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	impatience := time.AfterFunc(lockedTimeout, cancel)
+	timeout := time.AfterFunc(lockedTimeout, cancel)
 	t, err := l.s.Begin(ctx, db.write, nil)
-	if !impatience.Stop() {
+	if !timeout.Stop() {
 		if err == nil {
 			t.SQL.Rollback()
 		}
@@ -419,7 +422,7 @@ func (l *database) beginWriting(ctx context.Context, cancel func(), db *file) (*
 	return t, err
 }
 
-// recordLock records whether a write found the file locked.
+// recordLock records whether a write found the file locked, according to its error.
 func (l *database) recordLock(err error) {
 	switch {
 	case err == nil:
@@ -431,8 +434,8 @@ func (l *database) recordLock(err error) {
 	}
 }
 
-// watch finds commits of other processes, and a database that was replaced or came
-// back, until the store is closed.
+// watch looks for commits of other processes, and for a file that was replaced or put back, until
+// the store is closed.
 func (l *database) watch() {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

@@ -10,7 +10,7 @@ import (
 
 var quiet = slog.New(slog.DiscardHandler)
 
-// openTest opens the database at path and closes it with the test.
+// openTest opens the database at path, and closes it when the test ends.
 func openTest(t testing.TB, path string) *Store {
 	t.Helper()
 	s, err := Open(t.Context(), path, quiet)
@@ -21,7 +21,8 @@ func openTest(t testing.TB, path string) *Store {
 	return s
 }
 
-// openPostgres opens a new PostgreSQL database and closes it with the test.
+// openPostgres creates a new PostgreSQL database and opens it. The store is closed when the test
+// ends.
 func openPostgres(t testing.TB) *postgres.Store {
 	t.Helper()
 	s, err := postgres.New(postgres.Config{Address: testserver.PostgresURL(t), Logger: quiet})

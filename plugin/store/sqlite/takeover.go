@@ -17,8 +17,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// takeOver makes the copy of a backup the successor of the former database: it gets a later epoch and,
-// by keep, the former's revocations, and all sessions end. locked is the former's file, nil for none.
+// takeOver prepares the copy of a backup to replace the former database. It raises the epoch, ends
+// all sessions, and writes the former database's revocations by keep. locked is the former
+// database's file, nil if there is none.
 func takeOver(ctx context.Context, copied string, locked *os.File, old os.FileInfo, logger *slog.Logger, keep RevocationWriter, done *Restored) error {
 	s, err := OpenExisting(ctx, copied, logger)
 	if err != nil {
@@ -30,22 +31,22 @@ func takeOver(ctx context.Context, copied string, locked *os.File, old os.FileIn
 		return err
 	}
 	if locked != nil {
-		was, unread, err := s.carryRevocations(ctx, locked, old, logger, keep, done)
+		formerEpoch, unread, err := s.carryRevocations(ctx, locked, old, logger, keep, done)
 		switch {
 		case err != nil:
 			return err
 		case unread == nil:
-			epoch = max(epoch, was)
+			epoch = max(epoch, formerEpoch)
 		default:
 			if keep != nil {
 				done.Unread = unread
 			}
-			// Later than any former one.
+			// The former epoch is unknown. The time in seconds is higher than any epoch so far.
 			epoch = max(epoch, time.Now().Unix())
 		}
 	}
 	if keep != nil {
-		// Stored revocations of rows that the backup lacked when it was the database in use.
+		// The backup holds stored revocations too, of rows that were unknown when it was made.
 		kept, err := s.StoredRevocations(ctx)
 		if err == nil {
 			var n int
@@ -58,7 +59,8 @@ func takeOver(ctx context.Context, copied string, locked *os.File, old os.FileIn
 	}
 	if err := s.Write(ctx, "raising the epoch", func(t *sqlstore.Tx) error {
 		if keep != nil {
-			// Some may have been ended or used since: people sign in again.
+			// A session or link of the backup may have been ended or used since, so people must
+			// sign in again.
 			for _, query := range []string{`DELETE FROM sessions`, `DELETE FROM portal_links`} {
 				if _, err := t.Exec(query); err != nil {
 					return err
@@ -73,8 +75,8 @@ func takeOver(ctx context.Context, copied string, locked *os.File, old os.FileIn
 	return closeWhole(s, copied)
 }
 
-// carryRevocations carries over the former database's revocations, and returns its epoch; unread is why it
-// could not be read completely.
+// carryRevocations copies the former database's revocations to s and returns its epoch. unread is
+// the reason why the former database could not be read completely.
 func (s *Store) carryRevocations(ctx context.Context, locked *os.File, old os.FileInfo, logger *slog.Logger, keep RevocationWriter, done *Restored) (epoch int64, unread, err error) {
 	former, discard, err := openFormer(ctx, locked, old, logger)
 	if err == nil {
@@ -93,14 +95,15 @@ func (s *Store) carryRevocations(ctx context.Context, locked *os.File, old os.Fi
 	return epoch, nil, err
 }
 
-// unreadable reports whether a database is damaged or none, or of a newer version.
+// unreadable reports whether err means that a file is damaged, is no database, or has a newer
+// schema.
 func unreadable(err error) bool {
 	var schema *sqlstore.SchemaError
 	return Damaged(err) || errors.As(err, &schema)
 }
 
-// openFormer opens a private copy of the former database with its log, which stays unchanged.
-// It reads the locked file: closing another descriptor would end the locks.
+// openFormer opens a private copy of the former database and its log, so that the originals stay
+// unchanged. It reads through locked: closing another descriptor of the file would drop the locks.
 func openFormer(ctx context.Context, locked *os.File, old os.FileInfo, logger *slog.Logger) (s *Store, discard func(), err error) {
 	to, err := os.CreateTemp(filepath.Dir(locked.Name()), filepath.Base(locked.Name())+".former-") // mode 0600
 	if err != nil {
@@ -120,7 +123,7 @@ func openFormer(ctx context.Context, locked *os.File, old os.FileInfo, logger *s
 		err = copyLog(locked.Name()+"-wal", file+"-wal")
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("copying the present database, to read its revocations: %w", err)
+		return nil, nil, fmt.Errorf("copying the former database to read its revocations: %w", err)
 	}
 	if s, err = OpenExisting(ctx, file, logger); err != nil {
 		return nil, nil, err
@@ -131,7 +134,7 @@ func openFormer(ctx context.Context, locked *os.File, old os.FileInfo, logger *s
 	}, nil
 }
 
-// copyLog copies a write-ahead log, where there is one.
+// copyLog copies a write-ahead log if there is one.
 func copyLog(from, to string) error {
 	in, err := os.Open(from)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -152,10 +155,10 @@ func copyLog(from, to string) error {
 	return err
 }
 
-// carryAll carries over the revocations of former that s lacks, and returns their number.
-// err is former's, fault s's own.
+// carryAll copies the revocations that former has and s lacks, and returns their number. err is an
+// error of reading former, fault an error of writing s.
 func (s *Store) carryAll(ctx context.Context, former *Store, keep RevocationWriter) (n int, err, fault error) {
-	these := func(list []replication.StoredRevocation) error {
+	carry := func(list []replication.StoredRevocation) error {
 		more, err := s.carryList(ctx, list, keep)
 		n += more
 		fault = err
@@ -166,31 +169,31 @@ func (s *Store) carryAll(ctx context.Context, former *Store, keep RevocationWrit
 		for i := range list {
 			kept[i].Revocation = list[i]
 		}
-		return these(kept)
+		return carry(kept)
 	})
 	if fault != nil || err != nil {
 		return n, err, fault
 	}
-	beside, err := former.StoredRevocations(ctx)
+	stored, err := former.StoredRevocations(ctx)
 	if err == nil {
-		err = these(beside)
+		err = carry(stored)
 	}
 	return n, err, fault
 }
 
-// carryList is carryAll for a list.
+// carryList is carryAll for a list of revocations.
 func (s *Store) carryList(ctx context.Context, list []replication.StoredRevocation, keep RevocationWriter) (int, error) {
-	of := make([]management.Revocation, len(list))
+	revocations := make([]management.Revocation, len(list))
 	for i := range list {
-		of[i] = list[i].Revocation
+		revocations[i] = list[i].Revocation
 	}
-	is, err := s.CompareRevocations(ctx, of)
+	states, err := s.CompareRevocations(ctx, revocations)
 	if err != nil {
 		return 0, err
 	}
 	var written []management.Revocation
-	for i, r := range of {
-		if is[i] == replication.NotRevoked {
+	for i, r := range revocations {
+		if states[i] == replication.NotRevoked {
 			if err := keep(ctx, s, r); err != nil {
 				return 0, err
 			}
@@ -210,12 +213,12 @@ func (s *Store) carryList(ctx context.Context, list []replication.StoredRevocati
 		for i, k := range list {
 			err := error(nil)
 			switch {
-			case is[i] == replication.UnknownID && k.UnknownSince.IsZero():
+			case states[i] == replication.UnknownID && k.UnknownSince.IsZero():
 				k.UnknownSince = t.Now
 				err = replication.StoreRevocation(t, k)
 			case k.UnknownSince.IsZero():
-				// The row has it.
-			case is[i] == replication.UnknownID && t.Now.Sub(k.UnknownSince) <= replication.UnknownRetention:
+				// The row shows the revocation, so it need not be stored.
+			case states[i] == replication.UnknownID && t.Now.Sub(k.UnknownSince) <= replication.UnknownRetention:
 				err = replication.StoreRevocation(t, k)
 			default:
 				err = replication.DeleteRevocation(t, k.Revocation)
