@@ -69,8 +69,8 @@ func TestReloadToAnotherAddress(t *testing.T) {
 	wrong(onPostgres(strings.Replace(address, "tulip-1", "tulip-0", 1), "gw", replica), nil, "new address of the store", "password authentication failed")
 	wrong(onPostgres(strings.Replace(other, "gate2", "gate3", 1), "gw", replica), nil, "gate3")
 	// Where the store is another one for the engine, one that goes on is in the way.
-	wrong(onPostgres(address, "gw2", replica), nil, "a reload can't go over to it", replica, "as node gw2")
-	wrong(onPostgres(address+"&search_path=public", "gw", ""), nil, "is the database in use", "a reload can't go over to it")
+	wrong(onPostgres(address, "gw2", replica), nil, "a reload can't change to it", replica, "as node gw2")
+	wrong(onPostgres(address+"&search_path=public", "gw", ""), nil, "is the database in use", "a reload can't change to it")
 	wrong(onPostgres(strings.Replace(address, "/postgres?", "/none?", 1), "gw", ""), nil, "/none does not answer, so nothing was changed", "no such database")
 	// Plans that tenants hold can't vanish by the new address either.
 	actor := management.Actor{Name: "test", Via: "cli"}

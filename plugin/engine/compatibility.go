@@ -12,8 +12,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// CheckPeppers returns an error where the configured peppers are not those of the store: under a wrong one every key would
-// look unknown, and new keys would be lost with it.
+// CheckPeppers returns an error where the configured peppers are not those of the store's keys.
+// Under a wrong pepper every key would look unknown, and keys created under it would be lost when
+// the pepper is corrected.
 func CheckPeppers(ctx context.Context, s gateway.Store, h *apikey.Hasher) error {
 	known, err := s.Peppers(ctx)
 	if err != nil {
@@ -23,8 +24,9 @@ func CheckPeppers(ctx context.Context, s gateway.Store, h *apikey.Hasher) error 
 	return matchPeppers(known, h.Checks(), primary)
 }
 
-// matchPeppers compares the check values that a store knows with the configured ones, both by the peppers' ids. A store that
-// has seen no pepper accepts any. Otherwise only the primary one may be new, and then a pepper that was in use follows it.
+// matchPeppers compares the stored check values with the configured ones; both are by pepper id. A
+// store without check values accepts any peppers. Otherwise only the primary pepper may be new,
+// and at least one other must be among the store's.
 func matchPeppers(known, configured map[string]string, primary string) error {
 	if len(known) == 0 {
 		return nil

@@ -14,7 +14,7 @@ import (
 type Target struct {
 	// Path is the SQLite file, or the name of the PostgreSQL database, without a password.
 	Path string
-	// Address is where PostgreSQL is reached first; the zero value means SQLite.
+	// Address is the first address of PostgreSQL; the zero value means SQLite.
 	Address Address
 	// Replica is the file of this node's own copy of PostgreSQL. Default: there is none.
 	Replica string
@@ -22,47 +22,49 @@ type Target struct {
 	Node string
 }
 
-// Address is where a PostgreSQL store is reached. It may change over the configurations of an engine.
+// Address is the address of a PostgreSQL store. Later configurations of an engine may change it.
 type Address struct {
-	// DSN is the address for queries, and Listen that for notifications. Default of Listen: DSN.
+	// DSN is the address for queries. Listen is the address for notifications; default: DSN.
 	DSN, Listen string
 }
 
 // Shared reports whether several gateways may use the store.
 func (t Target) Shared() bool { return t.Address != Address{} }
 
-// Limits is where rates, quotas and concurrency are counted. The zero value means this process's memory.
+// Limits states where rates, quotas and concurrency are counted. The zero value means this
+// process's memory.
 type Limits struct {
 	// Redis is the URL of the Redis server.
 	Redis string
 	// Leased takes tokens from Redis in batches ahead of need.
 	Leased bool
-	// Timeout is how long a request waits for Redis. Default: that of package redis.
+	// Timeout is how long a request waits for Redis. Default: the default of package redis.
 	Timeout time.Duration
 }
 
-// Keyspace is what the engine needs to know of a keyspace beyond its part of the View.
+// Keyspace holds the settings of a keyspace that are not in the View.
 type Keyspace struct {
 	Webhooks management.WebhookSettings
-	// UsageHours is how long usage is kept by the hour.
+	// UsageHours is how long hourly usage is kept.
 	UsageHours time.Duration
 }
 
 // Config is one configuration of an engine. It must not change once it is applied. View and Log are required.
 type Config struct {
-	// View is what requests are checked by.
+	// View is the part of the configuration that checks of requests use.
 	View *gateway.View
-	// Address and Replica are what this configuration states for the Target's fields of that name.
+	// Address and Replica are this configuration's values for the Target's fields of that name.
 	Address Address
 	Replica string
 	Limits  Limits
-	// Staleness is how long this node checks keys by what it holds while a shared store is unreachable.
+	// Staleness is how long this node checks keys by its own data while a shared store is
+	// unreachable.
 	Staleness cluster.Staleness
-	// Keyspaces by name.
+	// Keyspaces holds the settings of each keyspace by its name.
 	Keyspaces map[string]Keyspace
 	// Signer signs positions of the audit chain. Default: nil, they are not signed.
 	Signer audit.Signer
-	// Hash tells this configuration from others, for the other nodes.
+	// Hash identifies this configuration to the other nodes.
 	Hash string
 	// Log receives the engine's messages while this configuration is the newest.
 	Log *slog.Logger
@@ -72,10 +74,11 @@ type Config struct {
 	// Active reports whether the program runs this configuration as a whole; Apply may succeed although another part
 	// of the program fails later. It does not block. Default: it always does.
 	Active func() bool
-	// Ready is called each time that requests begin to be checked by this configuration and a store that was
-	// verified with it. Default: nothing is called.
+	// Ready is called once after each Apply, when the store was verified with this configuration
+	// and requests are checked by it. Default: nothing is called.
 	Ready func()
-	// Events subscribes to events. It is asked only while the configuration is active. Default: nothing does.
+	// Events receives events while the configuration is active. Default: nil, no one receives
+	// them.
 	Events Subscriber
 }
 

@@ -2,13 +2,13 @@
 // that use them. It knows nothing of the program around it, such as Caddy.
 //
 //	state.go          the lifecycle: states, Apply, Retire, Close
-//	config.go         what a configuration says
-//	engine.go         the parts, and how they are reached
+//	config.go         the parts of a configuration
+//	engine.go         the parts of an engine, and access to them
 //	store.go          opening the store, changing its address
 //	limits.go         counting in Redis or in this process
-//	compatibility.go  what must be true of a store and a configuration together
+//	compatibility.go  checks that a store and a configuration belong together
 //	plans.go          moving tenants of former plans
-//	note.go           warning of an SQLite file that is new by mistake
+//	note.go           a warning of an SQLite file that is new by mistake
 //	events.go, log.go  passing events and messages on to the active configuration
 package engine
 
@@ -33,15 +33,15 @@ import (
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
-// Options are what an Engine is made of.
+// Options configure an Engine.
 type Options struct {
 	Target Target
 	// Log receives messages before the first configuration is applied. Default: slog.Default.
 	Log *slog.Logger
 	// Version names the program for the other nodes. Default: "".
 	Version string
-	// Other returns the store of another engine of this process that serves, and whether there is one: the program is
-	// changing from that engine to this one. It does not block. Default: there is none.
+	// Other returns the store of another engine of this process, and whether that engine serves
+	// while the program changes from it to this one. It does not block. Default: there is none.
 	Other func() (store string, serving bool)
 }
 
@@ -57,15 +57,15 @@ type Engine struct {
 	limits  *limits
 	events  *events
 
-	// state is a State, but for Degraded.
+	// state is a State, but never Degraded: see degraded.
 	state atomic.Int32
-	// life ends with Close, background is what ends with it.
+	// life ends with Close. background counts the goroutines that end with it.
 	life       context.Context
 	end        context.CancelFunc
 	background sync.WaitGroup
 	// applying is held by Apply, Retire and Close, and verifying by each verification; both may wait for the store.
 	applying, verifying sync.Mutex
-	// opened is what was made with the store; nil in Opening.
+	// opened holds the store and the parts that need it; nil in Opening.
 	opened atomic.Pointer[opened]
 
 	mu sync.Mutex
@@ -74,7 +74,7 @@ type Engine struct {
 	active  atomic.Pointer[adopted]
 }
 
-// opened is an open store and what needs it. Immutable.
+// opened is an open store and the parts that need it. Immutable.
 type opened struct {
 	store    Store
 	manager  *management.Manager
@@ -83,7 +83,8 @@ type opened struct {
 	at       time.Time
 }
 
-// New returns an engine in the state Opening. It opens nothing, so that a configuration can be checked without a trace.
+// New returns an engine in the state Opening. It opens no store, so that a check of a
+// configuration leaves nothing behind.
 func New(o Options) (*Engine, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
@@ -115,10 +116,10 @@ func New(o Options) (*Engine, error) {
 // Target returns the store and the node of the engine.
 func (e *Engine) Target() Target { return e.target }
 
-// Gateway returns what checks requests.
+// Gateway returns the gateway, which checks requests.
 func (e *Engine) Gateway() *cluster.Member { return e.gateway }
 
-// Usage returns what counts what keys use.
+// Usage returns the tracker, which counts the requests of keys.
 func (e *Engine) Usage() *usage.Tracker { return e.usage }
 
 // Store returns the store, nil in Opening.
@@ -129,7 +130,7 @@ func (e *Engine) Store() Store {
 	return nil
 }
 
-// Manager returns what changes tenants and keys, nil in Opening.
+// Manager returns the manager, which changes tenants and keys; nil in Opening.
 func (e *Engine) Manager() *management.Manager {
 	if o := e.opened.Load(); o != nil {
 		return o.manager
@@ -137,7 +138,7 @@ func (e *Engine) Manager() *management.Manager {
 	return nil
 }
 
-// Auth returns what issues and checks tokens and sessions, nil in Opening.
+// Auth returns the authority, which issues and checks tokens and sessions; nil in Opening.
 func (e *Engine) Auth() *auth.Authority {
 	if o := e.opened.Load(); o != nil {
 		return o.auth
@@ -159,7 +160,7 @@ func (e *Engine) Replica() *replica.Replica {
 	return r
 }
 
-// Limits returns what counts in Redis, nil where this process counts.
+// Limits returns the limits that are counted in Redis, nil where this process counts.
 func (e *Engine) Limits() *SharedLimits { return e.limits.shared.Load() }
 
 // RevocationStats returns how many revocations were sent and received through Redis.
@@ -176,7 +177,7 @@ func (e *Engine) View() *gateway.View {
 // Wants reports whether an event of a type would be passed on to the subscriber of the active configuration.
 func (e *Engine) Wants(eventType string) bool { return e.events.Wants(eventType) }
 
-// about tells the other nodes of this one.
+// about returns this node's version and configuration, which the other nodes list.
 func (e *Engine) about() (version, configHash string) {
 	if a := e.active.Load(); a != nil {
 		configHash = a.Hash
@@ -192,7 +193,7 @@ func (e *Engine) webhookSettings(keyspace string) management.WebhookSettings {
 	return management.WebhookSettings{}
 }
 
-// signer returns what signs positions of the audit chain, nil for none.
+// signer returns the active configuration's signer of the audit chain, nil for none.
 func (e *Engine) signer() audit.Signer {
 	if a := e.active.Load(); a != nil {
 		return a.Signer
@@ -208,7 +209,7 @@ func (e *Engine) keyspaces() []string {
 	return nil
 }
 
-// usageHours returns how long a keyspace's usage is kept by the hour.
+// usageHours returns how long a keyspace's hourly usage is kept.
 func (e *Engine) usageHours(keyspace string) time.Duration {
 	if a := e.active.Load(); a != nil {
 		if ks, ok := a.Keyspaces[keyspace]; ok {
@@ -218,10 +219,11 @@ func (e *Engine) usageHours(keyspace string) time.Duration {
 	return usage.DefaultHours
 }
 
-// closeTimeout bounds how long writing back may take where no caller waits.
+// closeTimeout bounds the time to write data back where no caller's context bounds it.
 const closeTimeout = 10 * time.Second
 
-// finishLeaks handles the reports of leaked keys that wait, where c is the last configuration by which they can be.
+// finishLeaks handles the waiting reports of leaked keys if c is the engine's only configuration,
+// since no other can handle them after c.
 func (e *Engine) finishLeaks(c *Config) {
 	e.mu.Lock()
 	last := len(e.configs) == 1 && e.configs[0].Config == c
@@ -235,13 +237,13 @@ func (e *Engine) finishLeaks(c *Config) {
 	m.FinishLeaks(ctx)
 }
 
-// close closes the parts, those that need others first.
+// close closes the parts of the engine, each one before those that it needs.
 func (e *Engine) close(ctx context.Context) error {
 	defer e.events.close()
 	o := e.opened.Load()
 	if o != nil {
 		if err := o.webhooks.Close(ctx); err != nil {
-			e.log.Error("deliveries that were running are repeated only when their time is over", "error", err)
+			e.log.Error("webhook deliveries that were running could not be released: they are repeated only after their lease has expired", "error", err)
 		}
 		o.manager.FinishLeaks(ctx) // reports that came after the last Retire
 	}

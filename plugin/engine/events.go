@@ -8,7 +8,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// Subscriber is what a configuration passes events on to, such as Caddy's events app.
+// Subscriber receives the events of a configuration, such as Caddy's events app.
 type Subscriber interface {
 	// Wants reports whether an event of a type would be received. It does not block.
 	Wants(eventType string) bool
@@ -19,8 +19,8 @@ type Subscriber interface {
 // maxQueued is how many events wait for a Subscriber.
 const maxQueued = 1024
 
-// events passes what happens on to the Subscriber of the newest configuration that is active. It implements
-// management.EventListener.
+// events passes events on to the Subscriber of the newest configuration that is active. It
+// implements management.EventListener.
 type events struct {
 	engine *Engine
 	queue  chan management.Event
@@ -34,8 +34,9 @@ func newEvents(e *Engine) *events {
 	return &events{engine: e, queue: make(chan management.Event, maxQueued), done: make(chan struct{})}
 }
 
-// subscriber returns the Subscriber to pass events on to, nil for none. A configuration that is not active yet, because
-// other parts of the program still start, leaves that to the one before.
+// subscriber returns the Subscriber that receives events now, nil for none. While a configuration
+// is not active yet, because other parts of the program still start, it is the one of the
+// configuration before.
 func (v *events) subscriber() Subscriber {
 	v.engine.mu.Lock()
 	configs := slices.Clone(v.engine.configs)
@@ -60,11 +61,11 @@ func (v *events) Receive(e management.Event) {
 	select {
 	case v.queue <- e:
 	default:
-		v.engine.log.Warn("an event is not passed on to Caddy's events app: its handlers are too slow", "event", e.Type, "id", e.ID)
+		v.engine.log.Warn("an event was dropped before Caddy's events app: its handlers are too slow", "event", e.Type, "id", e.ID)
 	}
 }
 
-// close ends passing on. It does not wait for the Subscriber.
+// close stops passing events on. It does not wait for the Subscriber.
 func (v *events) close() { close(v.done) }
 
 func (v *events) run() {

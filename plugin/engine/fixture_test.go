@@ -16,12 +16,12 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// keyspace is that of all configurations of these tests.
+// keyspace is the name of the keyspace in all configurations of these tests.
 const keyspace = "shop"
 
 var operator = management.Actor{Name: "test", Via: "cli"}
 
-// config is a configuration that records calls and messages.
+// config is a configuration with which a test sees calls of Ready and log messages.
 type config struct {
 	engine.Config
 	// ready receives once for each call of Ready.
@@ -32,23 +32,11 @@ type config struct {
 // newConfig returns a configuration with plans of those names. The first one is the default.
 func newConfig(t *testing.T, plans ...string) *config {
 	t.Helper()
-	hasher, err := apikey.NewHasher()
-	if err != nil {
-		t.Fatal(err)
-	}
-	grammar, err := apikey.NewGrammar([]apikey.Prefix{{Value: "kg_live_", Environment: "live"}}, apikey.Format{Length: 32, Checksum: apikey.CRC32}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	places, err := apikey.NewPlaces()
-	if err != nil {
-		t.Fatal(err)
-	}
+	hasher := testkit.Must[*apikey.Hasher](t)(apikey.NewHasher())
+	grammar := testkit.Must[*apikey.Grammar](t)(apikey.NewGrammar([]apikey.Prefix{{Value: "kg_live_", Environment: "live"}}, apikey.Format{}, nil))
+	places := testkit.Must[*apikey.Places](t)(apikey.NewPlaces())
 	ks := &gateway.Keyspace{Name: keyspace, Grammar: grammar, Places: places, Plans: map[string]*gateway.Plan{}}
-	rate, err := ratelimit.ParseRate("1000/s")
-	if err != nil {
-		t.Fatal(err)
-	}
+	rate := testkit.Must[*ratelimit.Policy](t)(ratelimit.ParseRate("1000/s"))
 	for _, name := range plans {
 		ks.Plans[name] = &gateway.Plan{Name: name, Cap: ks.Scopes.All(), Limits: []*ratelimit.Policy{rate}, OnRedisDown: "open"}
 		ks.PlanOrder = append(ks.PlanOrder, name)
@@ -69,7 +57,7 @@ func (c *config) at(dsn string) *config {
 	return c
 }
 
-// former has a plan of c take over the tenants of a former one.
+// former makes plan, a plan of c, replace the former plan was. It returns c.
 func (c *config) former(plan, was string) *config {
 	ks := c.View.Keyspaces[keyspace]
 	ks.Plans[plan].Was = append(ks.Plans[plan].Was, was)
@@ -77,7 +65,7 @@ func (c *config) former(plan, was string) *config {
 	return c
 }
 
-// isReady reports whether Ready was called and not seen before.
+// isReady reports whether Ready was called since isReady last returned true.
 func (c *config) isReady() bool {
 	select {
 	case <-c.ready:
@@ -169,7 +157,7 @@ func tenantsByPlan(t *testing.T, e *engine.Engine) map[string]int64 {
 	return held
 }
 
-// check checks a request with a key by c.
+// check returns the engine's decision on a request with key under the configuration c.
 func check(e *engine.Engine, c *config, key string) gateway.Reason {
 	var d gateway.Decision
 	e.Gateway().Check(context.Background(), &gateway.Request{

@@ -17,7 +17,8 @@ import (
 )
 
 const (
-	// limitsWait is how long Apply waits for Redis. It goes on without: each plan's on_redis_down says what holds then.
+	// limitsWait is how long Apply waits for Redis. Then it goes on, and each plan's on_redis_down
+	// applies until Redis answers.
 	limitsWait = time.Second
 	// redirectWait is how long Apply waits for Redis at another address.
 	redirectWait = 10 * time.Second
@@ -48,18 +49,19 @@ func newSharedLimits(l Limits, log *slog.Logger) (*SharedLimits, error) {
 	return s, nil
 }
 
-// Unreachable reports whether Redis does not answer, so that each plan's on_redis_down says what holds.
+// Unreachable reports whether Redis does not answer, so that each plan's on_redis_down applies.
 func (s *SharedLimits) Unreachable() bool { return s.redis.Unreachable() }
 
 // Leased reports whether tokens are taken from Redis ahead of need.
 func (s *SharedLimits) Leased() bool { return s.shared.Leased() }
 
-// Stats returns how Redis and the limits are. It does not block.
+// Stats returns the state and the counts of the connection to Redis and of the limits. It does not
+// block.
 func (s *SharedLimits) Stats() (redis.Stats, ratelimit.SharedStats) {
 	return s.redis.Stats(), s.shared.Stats()
 }
 
-// close returns what this node holds to Redis, and disconnects.
+// close returns the tokens and slots that this node holds to Redis, and disconnects.
 func (s *SharedLimits) close(ctx context.Context) {
 	s.stop()
 	<-s.ended
@@ -75,7 +77,7 @@ func (s *SharedLimits) closeLater() {
 	}()
 }
 
-// limits counts in Redis or in this process, as the newest configuration says.
+// limits makes the gateway count in Redis or in this process, as the newest configuration states.
 type limits struct {
 	log     *slog.Logger
 	gateway *gateway.Gateway
@@ -83,16 +85,18 @@ type limits struct {
 	replica func() *replica.Replica
 	// shared is nil where this process counts.
 	shared atomic.Pointer[SharedLimits]
-	// changing is held by what changes shared, which may wait for Redis.
+	// changing is held while shared is changed, which may wait for Redis.
 	changing sync.Mutex
 
 	statsMu sync.Mutex
-	// broadcaster is what the replica uses, nil for none, and past what those before it counted.
+	// broadcaster is the one that the replica uses, nil for none. past is the sum of the counts of
+	// all before it.
 	broadcaster *revocations.Broadcaster
 	past        revocations.Stats
 }
 
-// broadcast has the replica, if there is one, send revocations through s; nil means not at all.
+// broadcast makes the replica, if there is one, send revocations through s. With nil it sends
+// none.
 func (l *limits) broadcast(s *SharedLimits) {
 	r := l.replica()
 	if r == nil {
@@ -122,9 +126,10 @@ func (l *limits) revocationStats() revocations.Stats {
 	return l.past.Plus(l.broadcaster.Stats())
 }
 
-// apply counts as a configuration says from now on. What was spent and is held stays where only the address changes.
-// After an error nothing has changed: it is one where a new address can't be used, or where Redis rejects the password of a
-// reload. An unreachable Redis is none at a start.
+// apply changes where limits are counted. Where only the address of Redis changes, spent allowance
+// and held slots stay. It returns an error, and changes nothing, where a new address can't be
+// used, or where a reload begins to use a Redis that rejects the password. Otherwise a Redis that
+// is unreachable at first is no error.
 func (l *limits) apply(ctx context.Context, want Limits, reload bool) error {
 	l.changing.Lock()
 	defer l.changing.Unlock()
@@ -145,7 +150,7 @@ func (l *limits) apply(ctx context.Context, want Limits, reload bool) error {
 	return nil
 }
 
-// connect begins to count in Redis. changing is held.
+// connect moves counting from this process to Redis. changing is held.
 func (l *limits) connect(ctx context.Context, want Limits, reload bool) error {
 	s, err := newSharedLimits(want, l.log)
 	if err != nil {
@@ -164,7 +169,7 @@ func (l *limits) connect(ctx context.Context, want Limits, reload bool) error {
 	return nil
 }
 
-// countHere ends counting in Redis. changing is held.
+// countHere moves counting from Redis to this process. changing is held.
 func (l *limits) countHere() {
 	s := l.shared.Swap(nil)
 	if s == nil {
@@ -175,7 +180,8 @@ func (l *limits) countHere() {
 	s.closeLater()
 }
 
-// restore applies the limits of the configuration before again, without a check, and closes connections to other addresses.
+// restore goes back to a former configuration's limits, without a check, and closes connections to
+// other addresses.
 func (l *limits) restore(want Limits) error {
 	l.changing.Lock()
 	defer l.changing.Unlock()

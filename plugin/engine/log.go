@@ -20,7 +20,7 @@ func newLogHandler(h slog.Handler) *logHandler {
 	return l
 }
 
-// follow passes the records of all loggers of e on to a configuration's logger from now on.
+// follow makes all loggers of e write to a configuration's logger from now on.
 func (e *Engine) follow(log *slog.Logger) {
 	h := log.Handler()
 	e.logs.to.Store(&h)

@@ -8,8 +8,9 @@ import (
 	"strings"
 )
 
-// A relative path of the SQLite file is resolved from the working directory. Started in another one, a gateway would create
-// a new database there and accept no key. So the file that a configuration used last is kept in Config.Note.
+// A relative path of the SQLite file is resolved from the working directory. A gateway that is
+// started in another directory would create a new database there and accept no key. So the path of
+// the file that a configuration used last is kept in Config.Note.
 
 // storeIsNew reports whether Apply of c creates the SQLite file.
 func (e *Engine) storeIsNew(c *Config) bool {
@@ -20,8 +21,8 @@ func (e *Engine) storeIsNew(c *Config) bool {
 	return errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0
 }
 
-// noteStore writes the path of the SQLite file to c.Note, and warns where it is new although the same configuration used
-// one before.
+// noteStore writes the path of the SQLite file to c.Note, and warns where the file is new although
+// the same configuration used one before.
 func (e *Engine) noteStore(c *Config, isNew bool) {
 	if c.Note == "" {
 		return
@@ -33,9 +34,9 @@ func (e *Engine) noteStore(c *Config, isNew bool) {
 		const remedy = "; the path in the configuration is relative to the working directory: state an absolute one"
 		switch _, err := os.Stat(before); {
 		case before == path:
-			c.Log.Warn("a new, empty database was created where this configuration had one before, which is gone: if it was not removed on purpose, restore it", "path", path)
+			c.Log.Warn("a new, empty database was created, as the one that this configuration used before is gone: if it was not removed on purpose, restore it", "path", path)
 		case before != "" && err == nil:
-			c.Log.Warn("a new, empty database was created, although this configuration has one elsewhere, whose keys are not known here"+remedy, "path", path, "before", before)
+			c.Log.Warn("a new, empty database was created, although this configuration used another one before, whose keys are unknown here"+remedy, "path", path, "before", before)
 		default:
 			c.Log.Info("a new database was created"+remedy, "path", path)
 		}
@@ -48,6 +49,6 @@ func (e *Engine) noteStore(c *Config, isNew bool) {
 		err = os.WriteFile(c.Note, []byte(path+"\n"), 0o600)
 	}
 	if err != nil {
-		c.Log.Debug("the path of the database can't be written down", "file", c.Note, "error", err)
+		c.Log.Debug("the path of the database can't be remembered: a start in another directory will not be noticed", "file", c.Note, "error", err)
 	}
 }

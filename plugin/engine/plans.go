@@ -32,10 +32,10 @@ func (e *Engine) migratePlans(a *adopted) {
 			for _, old := range ks.Plans[plan].Was {
 				n, err := e.Store().RenamePlan(a.life, name, old, plan)
 				if err != nil {
-					a.Log.Error("tenants of a former plan could not be moved; the new plan holds for them nevertheless, and they are moved at the next start",
+					a.Log.Error("tenants could not be moved from a former plan to the one that replaces it: the new plan's limits apply to them already, and the next start moves them",
 						"keyspace", name, "from", old, "to", plan, "error", err)
 				} else if n > 0 {
-					a.Log.Info("tenants of a former plan were moved", "keyspace", name, "from", old, "to", plan, "tenants", n)
+					a.Log.Info("tenants were moved from a former plan to the one that replaces it", "keyspace", name, "from", old, "to", plan, "tenants", n)
 				}
 			}
 		}

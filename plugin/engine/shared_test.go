@@ -12,7 +12,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// A primary that is unreachable at the start, at a reload and in between, on one server.
+// An engine starts and reloads while its primary is unreachable, and serves when the primary
+// answers.
 func TestUnreachablePrimary(t *testing.T) {
 	pg := testserver.NewPostgres(t)
 	address := pg.Login("gate", "tulip-1")
@@ -27,7 +28,7 @@ func TestUnreachablePrimary(t *testing.T) {
 	if c.isReady() || e.View() != c.View {
 		t.Error("not adopted, or ready without a primary")
 	}
-	// A retry ends with its engine: nothing is left that would serve later.
+	// Close ends the retries: a closed engine does not serve when the primary answers later.
 	closed := newEngine(t, engine.Options{Target: engine.Target{Path: "shop", Address: target.Address, Node: "gw2"}})
 	given := newConfig(t, "free").at(address)
 	apply(t, closed, given)
@@ -48,9 +49,10 @@ func TestUnreachablePrimary(t *testing.T) {
 	inUse := func() string { return e.Store().(interface{ Identity() string }).Identity() }
 	before := inUse()
 
-	// The server rejects a new address: nothing changes.
+	// The server rejects a new address: Apply fails and changes nothing.
 	applyFails(t, e, newConfig(t, "free").at(strings.Replace(address, "tulip-1", "tulip-0", 1)), "new address of the store", "password authentication failed")
-	// The address is right, and the configuration does not belong to the store.
+	// The new address is right, but the configuration lacks the plan that a tenant of the store
+	// holds.
 	applyFails(t, e, newConfig(t, "gold").at(other), "'free'")
 	testkit.Eventually(t, "nothing is connected as the other user", func() bool {
 		var n int
@@ -76,7 +78,7 @@ func TestUnreachablePrimary(t *testing.T) {
 	testkit.Eventually(t, "the next configuration is ready", moved.isReady)
 }
 
-// An engine that can't verify its first configuration takes no other engine's place.
+// An engine that can't reach its store does not replace another engine that serves.
 func TestOtherEngineServes(t *testing.T) {
 	nowhere := testserver.NewProxy(t, "127.0.0.1:1")
 	nowhere.Refuse()
@@ -99,7 +101,8 @@ func TestOtherEngineServes(t *testing.T) {
 	}
 }
 
-// Limits move to Redis and back with the configurations; where one is given up, to where they were.
+// Limits move to Redis and back as each new configuration states, and return where a configuration
+// is retired.
 func TestLimitsFollowConfigurations(t *testing.T) {
 	server := testserver.NewRedis(t, "--requirepass", "rose-1")
 	at := func(password string) engine.Limits {

@@ -12,7 +12,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// State is where an Engine stands in its life:
+// State is a state in the lifecycle of an Engine:
 //
 //	                  New
 //	                   |
@@ -57,7 +57,7 @@ const (
 	// Serving: keys are checked.
 	Serving
 	// Degraded is Serving while the store, its primary or Redis is unreachable. Keys in memory, or in the replica, are
-	// checked for as long as the configuration trusts them.
+	// checked for as long as the configuration's Staleness allows.
 	Degraded
 	// Closing: Close was called. Requests are answered with 503.
 	Closing
@@ -68,7 +68,7 @@ func (s State) String() string {
 	return [...]string{"opening", "verifying", "serving", "degraded", "closing"}[s]
 }
 
-// State returns where the engine stands. It does not block.
+// State returns the engine's state. It does not block.
 func (e *Engine) State() State {
 	s := State(e.state.Load())
 	if s == Serving && e.degraded() {
@@ -93,8 +93,8 @@ func (e *Engine) degraded() bool {
 	return shared != nil && shared.Unreachable()
 }
 
-// advance moves the engine forward to a state, and reports whether it stands there now. There is no way back, and none
-// from Closing.
+// advance moves the engine forward to a state, and reports whether the engine has reached it. An
+// engine never moves back, and never leaves Closing.
 func (e *Engine) advance(to State) bool {
 	for {
 		from := State(e.state.Load())
@@ -104,19 +104,20 @@ func (e *Engine) advance(to State) bool {
 		case from >= to:
 			return true
 		case e.state.CompareAndSwap(int32(from), int32(to)):
-			e.log.Debug("the engine has another state", "from", from.String(), "to", to.String())
+			e.log.Debug("the engine changed its state", "from", from.String(), "to", to.String())
 			return true
 		}
 	}
 }
 
 const (
-	// verifyWait bounds how long Apply waits for a shared store before it retries in the background, and each retry.
-	// reloadWait bounds it where another engine serves meanwhile: requests do not wait then.
+	// verifyWait bounds how long Apply waits for a shared store before it retries in the
+	// background, and each retry. reloadWait is the bound where another engine serves meanwhile,
+	// so that no request has to wait.
 	verifyWait = 5 * time.Second
 	reloadWait = 30 * time.Second
-	// retryPause is the time between two attempts to verify a configuration, and conflictPause where the store
-	// answers and does not belong to it.
+	// retryPause is the time between two attempts to verify a configuration. conflictPause is that
+	// time where the store answers but does not belong to the configuration.
 	retryPause    = 500 * time.Millisecond
 	conflictPause = 10 * time.Second
 )
@@ -134,9 +135,10 @@ type adopted struct {
 	end  context.CancelFunc
 }
 
-// Apply makes c the configuration that the engine uses. Configurations before it stay until Retire, since their requests
-// may still run. After an error the engine uses what it used before. The first Apply opens the store, which stays open
-// also where Apply fails then. Apply blocks on the store and Redis, within ctx; requests are served meanwhile.
+// Apply makes c the configuration that the engine uses. Configurations before it stay until
+// Retire, since their requests may still run. After an error the engine uses what it used before.
+// The first Apply opens the store, which stays open even if that Apply fails. Apply blocks on the
+// store and Redis, within ctx; requests are served meanwhile.
 func (e *Engine) Apply(ctx context.Context, c *Config) error {
 	e.applying.Lock()
 	defer e.applying.Unlock()
@@ -160,8 +162,9 @@ func (e *Engine) Apply(ctx context.Context, c *Config) error {
 	return nil
 }
 
-// prepare verifies c with the store, and changes the store's address, its trust and the limits to those of c. unverified
-// is why c could not be verified yet. After an error, restore undoes the changes.
+// prepare verifies c with the store, and changes the store's address, the staleness bounds and the
+// limits to those of c. unverified is the reason why c could not be verified yet, nil where it
+// was. After an error, restore undoes the changes.
 func (e *Engine) prepare(ctx context.Context, c *Config) (unverified, err error) {
 	if err := e.moveStore(ctx, c); err != nil {
 		return nil, err
@@ -182,7 +185,8 @@ func (e *Engine) prepare(ctx context.Context, c *Config) (unverified, err error)
 	return unverified, e.limits.apply(ctx, c.Limits, e.active.Load() != nil)
 }
 
-// adopt makes c the newest configuration. unverified is why it could not be verified yet, nil where it was.
+// adopt makes c the newest configuration. unverified is the reason why it could not be verified
+// yet, nil where it was.
 func (e *Engine) adopt(c *Config, unverified error) {
 	a := &adopted{Config: c}
 	a.life, a.end = context.WithCancel(e.life)
@@ -239,8 +243,8 @@ func (e *Engine) serve(a *adopted) {
 	e.background.Go(func() { e.migratePlans(a) })
 }
 
-// verify checks that the store and c belong together, and starts what needs the store. It takes wait at most where the
-// store is shared.
+// verify checks that the store and c belong together, and starts the parts that need the store.
+// Where the store is shared, it takes at most wait.
 func (e *Engine) verify(ctx context.Context, c *Config, wait time.Duration) error {
 	e.verifying.Lock()
 	defer e.verifying.Unlock()
@@ -259,9 +263,10 @@ func (e *Engine) retryable(err error) bool {
 		(errors.Is(err, gateway.ErrStore) || errors.Is(err, cluster.ErrNameTaken) || errors.Is(err, context.DeadlineExceeded))
 }
 
-// Retire takes a configuration back, whether Apply adopted it or not: one that another has replaced, or one that was given
-// up after Apply. Where it was the newest one, the engine uses the one before again. Requests of c may still run. Where c is
-// the last one, Retire blocks until reports of leaked keys are handled. Idempotent.
+// Retire removes a configuration, whether Apply adopted it or not: one that another has replaced,
+// or one with which the program failed to start after Apply. Where it was the newest one, the
+// engine uses the one before again. Requests of c may still run. Where c is the last one, Retire
+// blocks until reports of leaked keys are handled. Idempotent.
 func (e *Engine) Retire(c *Config) {
 	e.applying.Lock()
 	defer e.applying.Unlock()
@@ -279,7 +284,8 @@ func (e *Engine) Retire(c *Config) {
 		return
 	}
 	if c.View.Newer(newest.View) {
-		// c was given up, and may have checked requests while other parts of the program started.
+		// The program gave c up, but may have checked requests by it while its other parts
+		// started. From now on newest replaces the sizes that c left in the limits.
 		newest.View.Renew()
 	}
 	if i >= 0 {
@@ -287,7 +293,7 @@ func (e *Engine) Retire(c *Config) {
 	}
 }
 
-// activate makes the last of e.configs the one that the engine works by. e.mu is held.
+// activate makes the last of e.configs the active one. e.mu is held.
 func (e *Engine) activate() {
 	n := len(e.configs)
 	if n == 0 {
@@ -298,8 +304,8 @@ func (e *Engine) activate() {
 	e.follow(e.configs[n-1].Log)
 }
 
-// restore changes the store's address, its trust and the limits back to those of the active configuration. It does not
-// check them.
+// restore changes the store's address, the staleness bounds and the limits back to those of the
+// active configuration. It does not check them.
 func (e *Engine) restore() {
 	a := e.active.Load()
 	if a == nil {
@@ -307,10 +313,10 @@ func (e *Engine) restore() {
 	}
 	e.gateway.SetStaleness(a.Staleness)
 	if err := e.restoreStore(a.Config); err != nil {
-		a.Log.Error("the address of the store that is in use can't be restored; reload the configuration", "error", err)
+		a.Log.Error("the engine can't go back to the former address of the store: reload the configuration", "error", err)
 	}
 	if err := e.limits.restore(a.Limits); err != nil {
-		a.Log.Error("the limits of the configuration that goes on can't be restored; reload it", "error", err)
+		a.Log.Error("the engine can't go back to the limits of the former configuration: reload it", "error", err)
 	}
 }
 

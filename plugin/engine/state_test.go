@@ -12,7 +12,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-func TestLifeOfAnEngine(t *testing.T) {
+func TestLifecycle(t *testing.T) {
 	e := newEngine(t, engine.Options{Target: engine.Target{Path: filepath.Join(t.TempDir(), "keygate.db")}})
 	c := newConfig(t, "free")
 	wantState(t, e, engine.Opening)
@@ -44,7 +44,7 @@ func TestStoreThatCantBeOpened(t *testing.T) {
 	applyFails(t, e, newConfig(t, "free"), "opening the store")
 	wantState(t, e, engine.Opening)
 	if e.View() != nil || e.Store() != nil {
-		t.Error("something was adopted")
+		t.Error("the engine adopted a configuration, or has a store")
 	}
 }
 
@@ -80,12 +80,13 @@ func TestFailedApplyChangesNothing(t *testing.T) {
 		t.Error("the engine uses the view of the configuration that failed")
 	}
 	if e.Wants("key.created") {
-		t.Error("the subscriber of the configuration that failed is asked")
+		t.Error("the subscriber of the configuration that failed is used")
 	}
-	// Taking back what was never adopted changes nothing but which view outweighs.
+	// Retire of a configuration that was never adopted changes nothing, except that the view in
+	// use becomes the newer one.
 	e.Retire(&bad.Config)
 	if e.View() != c.View || !c.View.Newer(bad.View) {
-		t.Error("the configuration that failed outweighs the one that serves")
+		t.Error("the view of the configuration that failed is newer than the one in use")
 	}
 	wantState(t, e, engine.Serving)
 }
@@ -101,7 +102,8 @@ func TestRollback(t *testing.T) {
 	if e.View() != second.View {
 		t.Fatal("the second configuration was not adopted")
 	}
-	// The program still starts: events go to what listened before.
+	// The program still starts with the second configuration, so events go to the first one's
+	// subscriber.
 	if !e.Wants("first") || e.Wants("second") {
 		t.Error("events go to a configuration that is not active")
 	}
@@ -163,7 +165,7 @@ func TestMessagesGoToTheNewestConfiguration(t *testing.T) {
 	testkit.Eventually(t, "the second one's log has the message", func() bool { return strings.Contains(second.log.String(), "a handler of Caddy's events app failed") })
 }
 
-// subscriber wants one type of events, or all where it panics.
+// subscriber wants one type of events. With panics it wants all of them, and panics on each.
 type subscriber struct {
 	wants  string
 	panics bool

@@ -18,7 +18,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
-// Store is what a store package provides: the gateway's side, management's and usage's.
+// Store is the interface of a store package. It serves the gateway, management and usage.
 type Store interface {
 	gateway.Store
 	management.Store
@@ -42,8 +42,8 @@ func newPrimary(t Target, log *slog.Logger) (*postgres.Store, error) {
 	return postgres.New(postgres.Config{Address: t.Address.DSN, Listen: t.Address.Listen, Logger: log})
 }
 
-// openStore opens a target's store. It migrates SQLite at once; PostgreSQL is migrated when it answers, which it does not
-// wait for.
+// openStore opens a target's store. It migrates an SQLite file at once. PostgreSQL is migrated
+// when it answers, for which openStore does not wait.
 func openStore(ctx context.Context, t Target, log *slog.Logger) (Store, error) {
 	if !t.Shared() {
 		return sqlite.Open(ctx, t.Path, log)
@@ -109,16 +109,17 @@ func (e *Engine) verifyStore(ctx context.Context, c *Config) error {
 
 // addressed is a store whose address can change while it is used.
 type addressed interface {
-	// Redirect uses other addresses from now on, where they lead to the same store. After an error nothing has changed.
-	// Connections to the addresses before stay until SetAddress.
+	// Redirect changes the addresses, if the new ones lead to the same store. After an error
+	// nothing has changed. Connections to the addresses before stay until SetAddress.
 	Redirect(ctx context.Context, dsn, listen string) error
-	// SetAddress uses the addresses, unchecked, and closes connections to all others.
+	// SetAddress changes the addresses without a check, and closes connections to all others.
 	SetAddress(dsn, listen string) error
 }
 
 var _ addressed = (*postgres.Store)(nil)
 
-// primary returns the shared store itself, also where a replica answers for it; nil where its address can't change.
+// primary returns the shared store, also where a replica is in front of it; nil for a store whose
+// address can't change.
 func (e *Engine) primary() addressed {
 	s := any(e.Store())
 	if r := e.Replica(); r != nil {
@@ -147,7 +148,8 @@ func (e *Engine) moveStore(ctx context.Context, c *Config) error {
 	return nil
 }
 
-// restoreStore uses c's address of the store, unchecked, and no other.
+// restoreStore changes the store's address to c's, without a check, and closes connections to all
+// others.
 func (e *Engine) restoreStore(c *Config) error {
 	if !e.target.Shared() || e.opened.Load() == nil {
 		return nil
@@ -159,11 +161,12 @@ func (e *Engine) restoreStore(c *Config) error {
 }
 
 // errRestart is the remedy where a reload can't change to another store.
-var errRestart = errors.New("a reload can't go over to it: restart the gateway instead")
+var errRestart = errors.New("a reload can't change to it: restart the gateway instead")
 
-// conflict returns why err keeps this engine from its first configuration for as long as another engine of the process
-// serves; nil where it does not. That one ends only when the reload has succeeded. So retrying would not help, or would let
-// an unreachable store take the place of one that answers.
+// conflict returns an error where the failure err must end the engine's first Apply because
+// another engine of the process serves; otherwise nil. The other engine ends only after the reload
+// has succeeded. So a retry would not help, or would let an unreachable store replace one that
+// answers.
 func (e *Engine) conflict(err error) error {
 	if !e.target.Shared() || e.active.Load() != nil {
 		return nil

@@ -19,12 +19,13 @@ type cache struct {
 
 func newCache(entries int64) (*cache, error) {
 	r, err := ristretto.NewCache(&ristretto.Config[uint64, *Entry]{
-		// How many keys' uses are counted, at four bytes each. Ristretto advises ten times the
-		// entries; the counts choose what stays once the cache is full, which it rarely is.
+		// NumCounters is how many keys' uses ristretto counts, at four bytes each, to choose the
+		// entries to evict. Ristretto advises ten times the entries. One per entry is enough here,
+		// since the cache is rarely full.
 		NumCounters: entries,
 		MaxCost:     entries,
 		BufferItems: 64,
-		// Costs are entries, not bytes; without this ristretto adds 56 to each.
+		// Each entry costs 1. Without this option ristretto adds 56 bytes to each cost.
 		IgnoreInternalCost: true,
 	})
 	if err != nil {
@@ -40,7 +41,7 @@ func (c *cache) get(word uint64) *Entry {
 	return e
 }
 
-// set keeps e from some moment on, or drops it.
+// set stores e, or drops it. Ristretto decides which, and when get returns e.
 func (c *cache) set(word uint64, e *Entry) {
 	c.mu.RLock()
 	if !c.closed {

@@ -10,20 +10,20 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// There may be a hundred thousand keys in use, so memory holds only what a check needs of
-// their records, which is a third of them. Texts that many keys share are in memory once.
+// A hundred thousand keys may be in use. So the cache holds only the third of each record that a
+// check needs, and texts that many keys share are in memory once.
 
-// CachedKey is the part of a key's record that requests are checked by. Immutable.
+// CachedKey is the part of a key's record that a check of a request needs. Immutable.
 type CachedKey struct {
 	ID       string
 	Name     string
 	Revoked  bool
 	Disabled bool
-	// Version is the record's.
+	// Version is the version of the key's record.
 	Version int64
 
 	environment unique.Handle[string]
-	// scopes as chosen at creation, separated by spaces.
+	// scopes are the scopes chosen at the key's creation, separated by spaces.
 	scopes unique.Handle[string]
 	// expires is in Unix microseconds, 0 for never.
 	expires int64
@@ -36,8 +36,8 @@ type coldFields struct {
 	allowedIPs []netip.Prefix
 	// limits are the key's own, nil where its record states none.
 	limits *ownLimits
-	// secretExpires is the end of a rotation's grace for the secret that the key was found by,
-	// in Unix microseconds, 0 for none.
+	// secretExpires is when the grace period of a rotation ends for the entry's secret, in Unix
+	// microseconds, 0 for never.
 	secretExpires int64
 }
 
@@ -47,7 +47,7 @@ func (k *CachedKey) Environment() string { return k.environment.Value() }
 // Scopes returns the scopes chosen at the key's creation, separated by spaces.
 func (k *CachedKey) Scopes() string { return k.scopes.Value() }
 
-// Limits returns the limits that the key adds to its plan's. It parses them.
+// Limits parses and returns the key's own limits, which apply in addition to its plan's.
 func (k *CachedKey) Limits() ([]*ratelimit.Policy, error) {
 	if k.cold == nil {
 		return nil, nil
@@ -55,7 +55,7 @@ func (k *CachedKey) Limits() ([]*ratelimit.Policy, error) {
 	return k.cold.limits.policies()
 }
 
-// allowedIPs returns where the key may be used from; none for anywhere.
+// allowedIPs returns the address ranges from which the key may be used; none means every address.
 func (k *CachedKey) allowedIPs() []netip.Prefix {
 	if k.cold == nil {
 		return nil
@@ -63,7 +63,7 @@ func (k *CachedKey) allowedIPs() []netip.Prefix {
 	return k.cold.allowedIPs
 }
 
-// secretExpires returns the end of the secret's grace in Unix microseconds, 0 for none.
+// secretExpires returns when the secret's grace period ends, in Unix microseconds, 0 for never.
 func (e *Entry) secretExpires() int64 {
 	if e.Key.cold == nil {
 		return 0
@@ -71,12 +71,12 @@ func (e *Entry) secretExpires() int64 {
 	return e.Key.cold.secretExpires
 }
 
-// CachedTenant is the part of a tenant's record that requests are checked by. Immutable; the
-// tenant's keys in use share it.
+// CachedTenant is the part of a tenant's record that a check of a request needs. Immutable; all
+// keys of the tenant that are in use share it.
 type CachedTenant struct {
 	Slug   string
 	Active bool
-	// Version is the record's.
+	// Version is the version of the tenant's record.
 	Version int64
 	// Overrides is nil where the record states no limits.
 	Overrides *Overrides
@@ -87,8 +87,8 @@ type CachedTenant struct {
 // Plan returns the name of the tenant's plan.
 func (t *CachedTenant) Plan() string { return t.plan.Value() }
 
-// cacheTenant returns the part of a tenant's record to keep. slug is the same text as the
-// record's.
+// cacheTenant returns the part of a tenant's record that the cache keeps. slug equals the record's
+// slug, and is kept instead of it so that the text is in memory once.
 func cacheTenant(r *Tenant, slug string) *CachedTenant {
 	c := &CachedTenant{Slug: slug, plan: unique.Make(r.Plan), Active: r.Active, Version: r.Version}
 	if r.Overrides != (Overrides{}) {
@@ -98,7 +98,8 @@ func cacheTenant(r *Tenant, slug string) *CachedTenant {
 	return c
 }
 
-// fillEntry stores in e the part of a record's key and secret to keep, except the key's id.
+// fillEntry stores in e the part of a record's key and secret that the cache keeps, except the
+// key's id.
 func fillEntry(e *Entry, digest apikey.Digest, r *Record) {
 	k := r.Key
 	e.digest = digest
@@ -127,7 +128,7 @@ func unixMicro(t time.Time) int64 {
 	return t.UnixMicro()
 }
 
-// fromMicro undoes unixMicro.
+// fromMicro is the inverse of unixMicro.
 func fromMicro(us int64) time.Time {
 	if us == 0 {
 		return time.Time{}

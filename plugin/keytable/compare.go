@@ -16,11 +16,12 @@ import (
 )
 
 // A key that was imported as a bcrypt hash cannot be looked up, only compared, and a comparison
-// takes much time. So a key is compared only where the filter of digests knows its hint, and only
+// takes much time. So a key is compared only where the filter of digests holds its hint, and only
 // with the few secrets that have this hint. All wrong guesses together get a tenth of a processor.
 // Requests that wait are served in turn by hint and by address, so that a client who knows how one
-// key begins cannot delay others for long. An address beyond its failures is served last. A key that
-// matches costs nothing of that budget, is stored in its primary form, and is never compared again.
+// key begins cannot delay others for long. An address that sent too many unknown keys is served
+// last. A comparison that matches is not charged to this budget. Its key is stored in its primary
+// form, and is never compared again.
 
 const (
 	// concurrentComparisons is how many bcrypt comparisons run at once.
@@ -33,7 +34,8 @@ const (
 	waitingPerClient, waitingInAll = 8, 128
 	// slowTimeout bounds a look-up that needs comparisons.
 	slowTimeout = 20 * time.Second
-	// MaxPerHint bounds the stored secrets that one key is compared with. Imports keep to it.
+	// MaxPerHint bounds the stored secrets that one key is compared with. An import rejects
+	// further keys with the same hint.
 	MaxPerHint = 16
 )
 
@@ -54,8 +56,9 @@ type hintID struct {
 	hint     apikey.Hint
 }
 
-// equal reports whether hash is that of the key in s, and returns how many seconds the comparison
-// took.
+// equal reports whether hash is the bcrypt hash of the key in s, and how many seconds the
+// comparison took. It waits for its turn within ctx. It returns errBusy where too many requests
+// wait, or ctx ends.
 func (c comparer) equal(ctx context.Context, id hintID, hash string, s keyQuery) (equal bool, cost float64, err error) {
 	done, err := c.Enter(ctx, id, s.addr, s.lowPriority)
 	if err != nil {
@@ -73,23 +76,23 @@ func (t *Table) hints(grammar *apikey.Grammar, key string) []apikey.Hint {
 	f := t.filter.Load()
 	var buf [8]apikey.Hint
 	var out []apikey.Hint
-	for _, l := range grammar.Hints(buf[:0], key) {
-		if f == nil || f.has(digestWords(l[:])) {
-			out = append(out, l)
+	for _, hint := range grammar.Hints(buf[:0], key) {
+		if f == nil || f.has(digestWords(hint[:])) {
+			out = append(out, hint)
 		}
 	}
 	return out
 }
 
-// keyQuery is a presented key, as a load keeps it.
+// keyQuery is the part of a Query that a load needs, also after the request has ended.
 type keyQuery struct {
 	candidates []apikey.Candidate
 	hints      []apikey.Hint
 	// shown is the part of the key that may be shown.
 	shown shownParts
-	// key is set only where there are hints to compare it by.
+	// key is the full key. It is set only where there are hints, as only a comparison needs it.
 	key string
-	// addr is the client's address; lowPriority reports that it failed too often.
+	// addr is the client's address. lowPriority reports whether it sent too many unknown keys.
 	addr        netip.Addr
 	lowPriority bool
 }
@@ -97,7 +100,8 @@ type keyQuery struct {
 // shownParts are the first and last characters of a key, by which people recognize it.
 type shownParts struct{ prefix, lastFour string }
 
-// lookupOrCompare loads the key by its digests, else by comparing it. Errors are those of load.
+// lookupOrCompare looks the key up by its digests. Where the store has none of them, it compares
+// the key with the secrets that have its hints. Its errors are ErrUnknown, or wrap ErrStore.
 func (t *Table) lookupOrCompare(id flightID, digest apikey.Digest, s keyQuery) (*Entry, error) {
 	created := t.creations.Load()
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
@@ -113,12 +117,13 @@ func (t *Table) lookupOrCompare(id flightID, digest apikey.Digest, s keyQuery) (
 	return e, err
 }
 
-// unknownLookupRules bound the look-ups that may be of unknown keys: how many run at once, and how
-// many unknown keys are answered a second. Fewer run than all look-ups may, so that known keys are
-// read again meanwhile.
+// unknownLookupRules bound the look-ups of keys that may be unknown: how many run at once, and how
+// many unknown keys are looked up a second. They leave four of all look-ups free for records of
+// known keys.
 var unknownLookupRules = turns.Rules{Slots: concurrentLoads - 4, Rate: 200, Burst: 1000, Waiting: 4096, PerClient: 2048}
 
-// lookupRationed is load for a key that may be unknown.
+// lookupRationed is load for a key that may be unknown: it waits for its turn under
+// unknownLookupRules. It returns errBusy where too many wait.
 func (t *Table) lookupRationed(ctx context.Context, id flightID, digest apikey.Digest, s keyQuery) (*Entry, error) {
 	done, err := t.unknownLookups.Enter(ctx, nil, s.addr, s.lowPriority)
 	if err != nil {
@@ -138,8 +143,8 @@ func (t *Table) lookupRationed(ctx context.Context, id flightID, digest apikey.D
 func (t *Table) compare(keyspace string, digest apikey.Digest, s keyQuery) (*Entry, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), slowTimeout)
 	defer cancel()
-	for _, lead := range s.hints {
-		found, err := t.compareUnder(ctx, hintID{keyspace, lead}, s)
+	for _, hint := range s.hints {
+		found, err := t.compareUnder(ctx, hintID{keyspace, hint}, s)
 		if err != nil {
 			return nil, err
 		}
@@ -148,8 +153,8 @@ func (t *Table) compare(keyspace string, digest apikey.Digest, s keyQuery) (*Ent
 		}
 		by := s.candidates
 		if err := t.store.Rehash(ctx, keyspace, found.ID, by[0]); err != nil && !errors.Is(err, ErrNotFound) {
-			// The key matched, so it passes.
-			t.log.Warn("an imported key could not be stored in its primary form: it is compared again at its next use", "error", err)
+			// The key matched, so the request is allowed all the same.
+			t.log.Warn("an imported bcrypt key matched, but its digest could not be stored: the next use of the key is compared with bcrypt again", "keyspace", keyspace, "key", found.KeyID, "error", err)
 			by = []apikey.Candidate{{Algorithm: found.Algorithm, Digest: apikey.Digest(found.Digest)}}
 		} else {
 			t.addToFilter([][]byte{digest[:]})
@@ -178,14 +183,14 @@ func (t *Table) compareUnder(ctx context.Context, id hintID, s keyQuery) (*Secre
 		}
 		spent += cost
 		if equal {
-			t.comparer.Refund(spent) // it was no guess
+			t.comparer.Refund(spent) // wrong guesses do not pay for a right key
 			return &list[i], nil
 		}
 	}
 	return nil, nil
 }
 
-// newKeyQuery returns what a load keeps of q beyond the request that began it.
+// newKeyQuery copies from q what a load needs, as the load may outlive the request.
 func (t *Table) newKeyQuery(q *Query, candidates []apikey.Candidate, hints []apikey.Hint) keyQuery {
 	s := keyQuery{candidates: slices.Clone(candidates), hints: hints, addr: q.Addr}
 	prefix, lastFour := q.Grammar.Shown(q.Credential)

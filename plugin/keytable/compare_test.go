@@ -13,7 +13,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
-// Wrong guesses cost what they take, right keys nothing; and none waits longer than its context.
+// After wrong guesses a comparison waits until the budget covers them, or fails when its context
+// ends.
 func TestComparerCharges(t *testing.T) {
 	hash, err := bcrypt.GenerateFromPassword([]byte("key"), bcrypt.MinCost)
 	if err != nil {
@@ -27,7 +28,8 @@ func TestComparerCharges(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		c := newComparer()
-		// As if guesses had taken five seconds of a processor.
+		// The charge stands for guesses that took the whole burst and five seconds of a processor
+		// more.
 		done, err := c.Enter(t.Context(), id, netip.Addr{}, false)
 		if err != nil {
 			t.Fatal(err)
@@ -37,13 +39,13 @@ func TestComparerCharges(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), slowTimeout)
 		defer cancel()
 		if _, _, err := c.equal(ctx, id, string(hash), keyQuery{key: "key"}); !errors.Is(err, errBusy) || !errors.Is(err, ErrStore) {
-			t.Errorf("within the budget's debt: %v", err)
+			t.Errorf("while the budget is overdrawn: %v", err)
 		}
 		if _, _, err := c.equal(t.Context(), id, string(hash), keyQuery{key: "key"}); err != nil {
 			t.Error(err)
 		}
 		if waited := time.Since(begun); waited < 50*time.Second || waited > 51*time.Second {
-			t.Errorf("five seconds at a tenth of a processor were waited for %v", waited)
+			t.Errorf("waited %v for five seconds at a tenth of a processor", waited)
 		}
 	})
 }

@@ -11,20 +11,21 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// Entry is what the cache holds for one secret: everything one look-up returned, as of the
-// versions it was loaded at. Immutable but for Bound and its own counters.
+// Entry is what one look-up returned: a secret, its key and its tenant, and the versions that
+// their states had. Immutable except for Bound and the time and address of the last use.
 type Entry struct {
 	digest   apikey.Digest
 	SecretID string
 	Key      CachedKey
 	Tenant   *CachedTenant
-	// TenantState and KeyState are the states of the tenant and the key; the versions are
-	// those that they had.
+	// TenantState and KeyState are the states of the tenant and the key. tenantVersion and
+	// keyVersion are the versions that the states had when the entry was loaded.
 	TenantState   *TenantState
 	KeyState      *KeyState
 	tenantVersion uint64
 	keyVersion    uint64
-	// Bound is what the entry amounts to under the configuration it was last checked by.
+	// Bound is the entry's result of the configuration that last checked it; nil before the first
+	// check.
 	Bound atomic.Pointer[Bound]
 
 	// usedAt and usedFrom are when and from where the secret last authenticated; dirty
@@ -34,27 +35,29 @@ type Entry struct {
 	dirty    atomic.Bool
 }
 
-// Bound is what an entry amounts to under one configuration. Immutable.
+// Bound is what a configuration makes of an entry: the terms and limits that it applies to the
+// entry's key. Immutable.
 type Bound struct {
-	// Terms belong to the gateway that checks requests.
+	// Terms is a value of package gateway, opaque here.
 	Terms any
 	// Tenant and Key are the limits that are counted for the tenant and for the key.
 	Tenant, Key []ratelimit.Line
 }
 
-// Validity is whether a key, one secret of it and its tenant can be used, or why not.
+// Validity states whether a key, one secret of it and its tenant can be used, and otherwise why
+// not.
 type Validity uint8
 
 const (
 	Valid Validity = iota
-	// Revoked is also a secret that was rotated out, although its key lives.
+	// Revoked is also the state of a secret that was rotated out while its key is valid.
 	Revoked
 	Disabled
 	Expired
 	TenantInactive
-	// Deleted is a key or tenant that the store has no longer.
+	// Deleted means that the store has no such key or tenant any more.
 	Deleted
-	// Stale is a key of which too little is known, since the store did not answer for too long.
+	// Stale means that the store did not answer for too long, so that the key's state is unknown.
 	Stale
 )
 
@@ -107,8 +110,8 @@ func (e *Entry) Until() time.Time {
 // Keyspace returns the name of the key's keyspace.
 func (e *Entry) Keyspace() string { return e.KeyState.ID.Keyspace }
 
-// LastUse returns when and from where the secret last authenticated since it was loaded;
-// zero times and invalid addresses where it did not.
+// LastUse returns when and from which address the secret last authenticated since it was loaded.
+// It returns the zero time and an invalid address where it did not.
 func (e *Entry) LastUse() (at time.Time, from netip.Addr) {
 	if us := e.usedAt.Load(); us != 0 {
 		at = time.UnixMicro(us)
@@ -122,11 +125,11 @@ func (e *Entry) LastUse() (at time.Time, from netip.Addr) {
 // MarkDirty marks the entry as listed for a flush, and reports whether it was not before.
 func (e *Entry) MarkDirty() bool { return !e.dirty.Load() && e.dirty.CompareAndSwap(false, true) }
 
-// ClearDirty takes the mark off.
+// ClearDirty removes the mark that MarkDirty set.
 func (e *Entry) ClearDirty() { e.dirty.Store(false) }
 
-// KeyState is what must not be forgotten of a key while it is in use, and is therefore not
-// in the cache: its version, its buckets, its live requests.
+// KeyState is the state of a key that must not be lost while the key is in use: its version, its
+// limit counts and its running requests. So it is not in the cache, which evicts.
 type KeyState struct {
 	ID      ID
 	version atomic.Uint64
@@ -137,13 +140,14 @@ type KeyState struct {
 	// owner is read and set under the shard's lock: keys do not change tenants, but a
 	// tenant's state may be dropped and made again.
 	owner *TenantState
-	// Meter is what Options.NewMeter returned for the key. It is found with the key, so whoever
-	// counts its requests needs no look-up. It is dropped with this state and made again: a key
+	// Meter is the result of Options.NewMeter for the key. A request finds it together with the
+	// key, so that counting needs no look-up. It is dropped with this state and made again: a key
 	// may have several meters, one after the other.
 	Meter any
 }
 
-// ClaimLimitHour reports whether it is the first call for an hour (since 1970) or a later one.
+// ClaimLimitHour reports whether this is the first call for the hour (counted since 1970) or a
+// later one. Of concurrent first calls, one returns true.
 func (k *KeyState) ClaimLimitHour(hour uint32) bool {
 	last := k.limitHour.Load()
 	return last < hour && k.limitHour.CompareAndSwap(last, hour)
@@ -152,7 +156,7 @@ func (k *KeyState) ClaimLimitHour(hour uint32) bool {
 // LimitHourClaimed reports whether ClaimLimitHour would fail.
 func (k *KeyState) LimitHourClaimed(hour uint32) bool { return k.limitHour.Load() >= hour }
 
-// TenantState is what must not be forgotten of a tenant while a key of it is in use.
+// TenantState is the state of a tenant that must not be lost while a key of the tenant is in use.
 type TenantState struct {
 	ID ID
 	// users is how many key states and callers need the state. It rises under the shard's
@@ -166,12 +170,13 @@ type TenantState struct {
 	// creditLock is held by the goroutine that leases or returns credits; a channel, so that waiting ends
 	// with a context. Made when first needed.
 	creditLock atomic.Pointer[chan struct{}]
-	// cached is what was last loaded of the tenant, at cachedVersion. Under the shard's lock.
+	// cached is the tenant's record as it was last loaded, when the state had the version
+	// cachedVersion. The shard's lock guards both.
 	cached        *CachedTenant
 	cachedVersion uint64
 }
 
-// LockCredits waits until no one else leases or returns the tenant's credits, within ctx.
+// LockCredits waits, within ctx, until no other goroutine leases or returns the tenant's credits.
 // Its error wraps ErrStore.
 func (o *TenantState) LockCredits(ctx context.Context) error {
 	select {
@@ -182,7 +187,7 @@ func (o *TenantState) LockCredits(ctx context.Context) error {
 	}
 }
 
-// UnlockCredits undoes LockCredits.
+// UnlockCredits releases the lock of LockCredits.
 func (o *TenantState) UnlockCredits() { <-o.creditChan() }
 
 func (o *TenantState) creditChan() chan struct{} {
@@ -194,7 +199,7 @@ func (o *TenantState) creditChan() chan struct{} {
 	return *o.creditLock.Load()
 }
 
-// ID names a key, or a tenant by its slug.
+// ID identifies a key by its id, or a tenant by its slug.
 type ID struct {
 	Keyspace, ID string
 }
@@ -202,8 +207,8 @@ type ID struct {
 func (k *KeyState) name() *ID    { return &k.ID }
 func (o *TenantState) name() *ID { return &o.ID }
 
-// subjectOf returns a new subject, whose id begins with prefix, and the ID to keep: cut from
-// the subject's id, so that its text is in memory once.
+// subjectOf returns a new subject, whose id begins with prefix, and id with its texts cut from the
+// subject's id, so that each text is in memory once.
 func subjectOf(prefix string, id ID) (*ratelimit.Subject, ID) {
 	text := prefix + id.Keyspace + ":" + id.ID
 	return ratelimit.NewSubject(text), ID{text[len(prefix) : len(prefix)+len(id.Keyspace)], text[len(text)-len(id.ID):]}

@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// filter is a Bloom filter of the stored digests: "no" is certain, "yes" means ask the
-// store. It lets a flood of unknown keys be rejected without a look-up, and so without
-// rationing look-ups, which would hit the holders of valid keys too.
+// filter is a Bloom filter of the stored digests: a "no" is certain, after a "yes" the store is
+// asked. With it, a flood of unknown keys is rejected without look-ups. Otherwise look-ups would
+// have to be rationed, which would hit the holders of valid keys too.
 //
-// One 512-bit block per digest, eight bits of it, as in "Cache-, Hash- and
-// Space-Efficient Bloom Filters" (Putze, Sanders, Singler, 2007): one cache line per
-// test. Digests are uniformly random already, so their bytes serve as hashes. At 12
-// bits a digest about 0.7 % of unknown digests get a "yes".
+// Each digest sets eight bits of one 512-bit block, so that a test reads one cache line, as in
+// "Cache-, Hash- and Space-Efficient Bloom Filters" (Putze, Sanders, Singler, 2007). Digests are
+// uniformly random already, so their bytes serve as hashes. At 12 bits a digest about 0.7 % of
+// unknown digests get a "yes".
 type filter struct {
 	blocks []filterBlock
 	// added counts the digests; beyond capacity the error rate grows.

@@ -1,11 +1,11 @@
-// Package keytable keeps the API keys and tenants that are in use in memory, so that a
-// request's key is found without asking the store.
+// Package keytable keeps the API keys and tenants that are in use in memory, so that a request's
+// key is found without asking the store.
 //
-// A Table has two parts. A bounded cache holds an Entry for each secret: everything one
-// look-up of the store returned. A registry holds the state of each key and tenant that
-// must not be evicted while it is in use: its version, its limits, its running requests.
-// An entry is current while the versions it was loaded at are. So a change invalidates
-// entries by raising a version, and nothing depends on when the cache drops them.
+// A Table has two parts. A bounded cache holds an Entry for each secret: everything one look-up of
+// the store returned. A registry holds the state of each key and tenant that must not be evicted
+// while it is in use: its version, its limits, its running requests. An entry is current while
+// these versions are the same as when it was loaded. So a change invalidates entries by raising a
+// version, and nothing depends on when the cache drops them.
 //
 // The package knows no configuration and decides about no request: package gateway does.
 package keytable
@@ -23,7 +23,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit/clients"
 )
 
-// Options are what a Table is made of. Store, Health, Logger and MaxKeys are required.
+// Options configure a Table. Store, Health, Logger and MaxKeys are required.
 type Options struct {
 	Store  Store
 	Health *StoreHealth
@@ -48,7 +48,8 @@ type Table struct {
 	comparer       comparer
 	unknownLookups *turns.Queue
 
-	// filter of all stored digests; nil until first filled. filling is the next one.
+	// filter holds all stored digests; nil until it is first filled. filling is its successor
+	// while that is being filled.
 	filter, filling atomic.Pointer[filter]
 	refill          chan struct{}
 	// filterGaps counts how often the filter may have missed a digest. filterMu keeps a
@@ -77,7 +78,8 @@ func New(o Options) (*Table, error) {
 	return t, nil
 }
 
-// SetStore names the store of a table whose Options name none. It is called once, before the first look-up.
+// SetStore sets the store of a table that was made without one. Call it once, before the first
+// look-up.
 func (t *Table) SetStore(s Store) { t.store = s }
 
 // Close drops the cache. Later look-ups ask the store. Idempotent; does not close the store.
@@ -96,7 +98,7 @@ func (t *Table) SweepAll(now time.Time) { t.sweep(now, 0) }
 type Query struct {
 	Now      time.Time
 	Keyspace string
-	// Salt tells equal digests of two keyspaces apart in the cache.
+	// Salt distinguishes equal digests of two keyspaces in the cache.
 	Salt       uint64
 	Grammar    *apikey.Grammar
 	Hasher     *apikey.Hasher
@@ -106,8 +108,8 @@ type Query struct {
 	// Failures counts the unknown keys that addresses sent; nil where they are not limited.
 	// Addresses beyond their limit are served after others.
 	Failures *clients.Failures
-	// AskStore has the store asked also for a key that is unknown here, since changes may be
-	// missing here.
+	// AskStore makes Load ask the store also for a key that this table takes for unknown. It is
+	// set where this node may have missed changes.
 	AskStore bool
 }
 
@@ -141,18 +143,18 @@ func (t *Table) setUsedFrom(e *Entry, addr netip.Addr) {
 	e.usedFrom.Store(p)
 }
 
-// Invalidate makes every entry a miss and discards the filter, for when it is unknown what
-// changed. It then rechecks all live requests.
+// Invalidate makes every entry a miss, discards the filter and then rechecks all live requests. It
+// is called when the store has changed and the single changes are unknown.
 func (t *Table) Invalidate() {
 	t.invalidateAll()
 	t.discardFilter()
 	t.eachKey(nil, t.recheckKey)
 }
 
-// Apply makes changes of the store count: when it returns, no entry from before them is
-// current, and live requests whose key is no longer valid have been ended. A change may be
-// applied more than once. Blocks on the store, within ctx. An error means that new keys may
-// not be known yet; keys that lost something are invalidated in any case.
+// Apply applies changes of the store. When it returns, no entry from before them is current, and
+// live requests whose key is no longer valid have been ended. A change may be applied more than
+// once. Blocks on the store, within ctx. An error means that the digests of new keys could not be
+// read; entries are invalidated in any case.
 func (t *Table) Apply(ctx context.Context, changes []Change) error {
 	var recheck []func()
 	for _, c := range changes {
@@ -183,7 +185,7 @@ func (t *Table) Apply(ctx context.Context, changes []Change) error {
 		// Which digests are new is unknown: until the filter is filled again, the store is asked.
 		t.discardFilter()
 	}
-	// After the filter, so that a look-up that came too early is not remembered as unknown.
+	// This follows addToFilter, so that a look-up from before it can't mark a new key as unknown.
 	t.creations.Add(1)
 	for _, f := range recheck {
 		f()

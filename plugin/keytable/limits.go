@@ -23,8 +23,8 @@ func (o Overrides) Policies() ([]*ratelimit.Policy, error) {
 	return out, nil
 }
 
-// Limits parses the limits that the key's record adds to its plan's. They are counted for the
-// key, whatever they would be counted for in a plan.
+// Limits parses the key's own limits, which apply in addition to its plan's. They are counted for
+// the key, even those that a plan counts for the tenant.
 func (k *Key) Limits() ([]*ratelimit.Policy, error) {
 	return (&ownLimits{k.Overrides, k.CreditsLimit}).policies()
 }

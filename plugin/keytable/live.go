@@ -13,8 +13,8 @@ import (
 // the tenant's suspension. Use each Live for one request only.
 type Live struct {
 	prev, next *Live
-	// list is the key's. It changes, both lists being locked, when the key's state was
-	// dropped just before the request was tracked.
+	// list is the list of the key's state. It changes, under the locks of both lists, if that
+	// state was dropped just before the request was tracked.
 	list  atomic.Pointer[liveList]
 	entry *Entry
 	// owner is the tenant's state in which the request is counted.
@@ -27,17 +27,18 @@ type Live struct {
 // Ender ends a request because its key is no longer valid. End must not block.
 type Ender interface{ End(Validity) }
 
-// liveList is the live requests of one key.
+// liveList holds the live requests of one key.
 type liveList struct {
 	mu   sync.Mutex
 	head *Live
-	// ending is closed once the requests that were taken off the list last, and those before, have been ended. It
-	// is nil while none was.
+	// ending is closed when the requests that were taken last, and all that were taken before,
+	// have been ended. It is nil while none was taken. A request is taken when its end is set to
+	// nil.
 	ending chan struct{}
 }
 
-// endOutside calls End of each, after it has unlocked the list. When it returns, the requests that concurrent calls
-// took off the list before have been ended as well.
+// endOutside unlocks the list and then calls End of each of ends. When it returns, the requests
+// that concurrent calls took before have been ended too.
 func (ll *liveList) endOutside(ends []Ender, v Validity) {
 	before := ll.ending
 	if len(ends) > 0 {
@@ -53,8 +54,8 @@ func (ll *liveList) endOutside(ends []Ender, v Validity) {
 	}
 }
 
-// Track has end called, once at most, when e's key stops being valid before l is removed. It
-// may be called before Track returns.
+// Track tracks l, a request that e allowed. It arranges that end.End is called, at most once, when
+// e's key stops being valid before l is removed. The call may come before Track returns.
 func (t *Table) Track(l *Live, e *Entry, end Ender) {
 	l.entry, l.owner, l.end = e, e.TenantState, end
 	l.owner.live.Add(1)
@@ -72,9 +73,9 @@ func (t *Table) Track(l *Live, e *Entry, end Ender) {
 	}
 }
 
-// Expire ends the request if its time is up, by the clock that requests are checked by. The
-// timer may fire before that: the clock was set back meanwhile, which timers do not follow;
-// or a change moved the expiry while the fired timer waited for the list.
+// Expire ends the request if its key has expired by the wall clock, which also counts for new
+// requests. The timer may fire earlier: timers do not follow a clock that is set back, and a
+// change may move the expiry while the fired timer waits for the list.
 func (l *Live) Expire() {
 	list := l.lock()
 	end, e := l.end, l.entry
@@ -100,7 +101,7 @@ func (l *Live) Expire() {
 	end.End(validity)
 }
 
-// Remove stops tracking the request. It is not ended from then on.
+// Remove stops tracking the request. From then on it is not ended.
 func (l *Live) Remove() {
 	list := l.lock()
 	defer list.mu.Unlock()
@@ -183,9 +184,9 @@ func (ll *liveList) entries() []*Entry {
 	return out
 }
 
-// recheck ends the requests that were allowed by old where v is not Valid. Otherwise they go
-// on as allowed by now, until its expiry. When it returns, requests that a concurrent call ends
-// have been ended too.
+// recheck applies v, the validity of the entry now, to the requests that the entry old allowed. It
+// ends them where v is not Valid. Otherwise they go on until now expires. When it returns,
+// requests that a concurrent call ends have been ended too.
 func (ll *liveList) recheck(old, now *Entry, v Validity) {
 	var ends []Ender
 	ll.mu.Lock()
@@ -213,8 +214,9 @@ func (ll *liveList) recheck(old, now *Entry, v Validity) {
 			l.timer = time.AfterFunc(time.Until(until), l.Expire)
 		}
 		if successor := &now.KeyState.live; successor != ll {
-			// This state was dropped: changes are looked for at its successor. Always from
-			// the older to the newer, so that two calls cannot take the locks in opposite order.
+			// The key's state was dropped, and changes search its successor only. Requests move
+			// only from an older state to a newer one, so two calls can't take the two locks in
+			// opposite order.
 			ll.unlink(l)
 			successor.mu.Lock()
 			successor.link(l)
@@ -246,8 +248,8 @@ func (t *Table) recheckKey(k *KeyState) {
 // recheckInterval is how soon a recheck that failed is repeated.
 const recheckInterval = 250 * time.Millisecond
 
-// recheck checks whether the live requests that e allowed may go on, by the store's present
-// record. While the store does not answer they go on, and are checked once it does.
+// recheck checks, by the store's present record, whether the live requests that e allowed may go
+// on. While the store does not answer they go on, and are checked when it does.
 func (t *Table) recheck(e *Entry) {
 	if t.closed.Load() {
 		return

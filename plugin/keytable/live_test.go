@@ -16,8 +16,8 @@ func (s slowEnder) End(Validity) {
 	*s.ended = true
 }
 
-// A change is applied twice when this process and the loop that follows the store both see it. The call that
-// finds the requests taken off the list by the other one waits until they have ended.
+// A change is applied twice when this process and the loop that follows the store both see it. The
+// second call, which finds no request left to end, waits until the first has ended them.
 func TestRecheckWaitsForConcurrentEnd(t *testing.T) {
 	for name, second := range map[string]func(*liveList, *Entry){
 		"recheck": func(ll *liveList, e *Entry) { ll.recheck(e, nil, Revoked) },

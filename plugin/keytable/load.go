@@ -40,15 +40,15 @@ type loader struct {
 	flights map[flightID]*flight
 	// slots bounds the look-ups that run.
 	slots chan struct{}
-	// unknown remembers digests that the store does not have, of those few that pass the filter.
+	// unknown remembers digests that the store does not have although the filter let them pass.
 	unknown negativeTable
 }
 
 type flightID struct {
 	word     uint64
 	keyspace string
-	// hasher decides in which forms the key is looked up: a key that is unknown in the forms of
-	// one configuration may be known in those of another.
+	// hasher determines the forms in which the key is looked up: a key that is unknown in the
+	// forms of one configuration may be known in those of another.
 	hasher *apikey.Hasher
 }
 
@@ -64,9 +64,9 @@ func newLoader() *loader {
 	return &loader{flights: map[flightID]*flight{}, slots: make(chan struct{}, concurrentLoads)}
 }
 
-// Load returns the current entry of a presented key that Get did not find: from the store.
-// Concurrent calls for one key share one look-up. Blocks within ctx. Errors: ErrUnknown, or
-// one that wraps ErrStore.
+// Load reads the current entry of a presented key, which Get did not find, from the store.
+// Concurrent calls for one key share one look-up. Blocks within ctx. Errors: ErrUnknown, or one
+// that wraps ErrStore.
 func (t *Table) Load(ctx context.Context, q *Query, digest apikey.Digest) (*Entry, error) {
 	word, low := digestWords(digest[:])
 	word ^= q.Salt
@@ -89,7 +89,8 @@ func (t *Table) Load(ctx context.Context, q *Query, digest apikey.Digest) (*Entr
 			c = &flight{digest: digest, done: make(chan struct{})}
 			t.loads.flights[id] = c
 			t.loads.mu.Unlock()
-			// Detached: a caller that gives up must not fail the others.
+			// The load does not use ctx: a caller that gives up must not fail the others that
+			// wait.
 			go t.runLoad(id, c, t.newKeyQuery(q, candidates, hints))
 		} else {
 			t.loads.mu.Unlock()
@@ -101,13 +102,14 @@ func (t *Table) Load(ctx context.Context, q *Query, digest apikey.Digest) (*Entr
 		}
 		switch {
 		case c.digest != digest:
-			continue // another key with the same first word; that look-up has ended
+			continue // the flight was of another key with the same first word, and has ended
 		case c.err != nil:
 			return nil, c.err
 		case c.entry.Current():
 			return c.entry, nil
 		}
-		// Changed since it was loaded: each further round of this loop needs another change.
+		// The key changed after it was loaded. The loop ends, since each round needs another
+		// change.
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrStore, err)
 		}
@@ -156,7 +158,8 @@ func (t *Table) reload(ctx context.Context, e *Entry) (*Entry, error) {
 	return now, err
 }
 
-// readRecord calls ask until nothing changed while it read, and makes an entry of the record.
+// readRecord calls ask, again and again while something changes during the read, and makes an
+// entry of the record.
 func (t *Table) readRecord(ctx context.Context, digest apikey.Digest, ask func() (*Record, error)) (*Entry, *Record, error) {
 	select {
 	case t.loads.slots <- struct{}{}:
@@ -186,7 +189,7 @@ func (t *Table) readRecord(ctx context.Context, digest apikey.Digest, ask func()
 func (t *Table) mayExist(candidates []apikey.Candidate) bool {
 	f := t.filter.Load()
 	if f == nil {
-		return true // still being filled
+		return true // the filter is still being filled
 	}
 	for i := range candidates {
 		if f.has(digestWords(candidates[i].Digest[:])) {
@@ -196,9 +199,9 @@ func (t *Table) mayExist(candidates []apikey.Candidate) bool {
 	return false
 }
 
-// negativeTable remembers unknown digests: a fixed array in which newer ones overwrite
-// older ones. A digest counts as unknown only while no key was created since, and only for
-// look-ups in the same forms.
+// negativeTable remembers unknown digests: a fixed array in which newer ones overwrite older ones.
+// A digest counts as unknown only while no key was created since, and only for look-ups with the
+// same Hasher.
 type negativeTable [negatives]struct {
 	mu             sync.Mutex
 	word, low, gen uint64
@@ -216,6 +219,6 @@ func (n *negativeTable) has(word, low, created uint64, hasher *apikey.Hasher) bo
 func (n *negativeTable) put(word, low, created uint64, hasher *apikey.Hasher) {
 	s := &n[word%negatives]
 	s.mu.Lock()
-	s.word, s.low, s.gen, s.hasher = word, low, created+1, hasher // never 0: the zero slot matches nothing
+	s.word, s.low, s.gen, s.hasher = word, low, created+1, hasher // gen is never 0, so that a slot of zeros matches nothing
 	s.mu.Unlock()
 }

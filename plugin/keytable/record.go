@@ -21,7 +21,7 @@ type Overrides struct {
 // is shared and never changed.
 type Tenant struct {
 	Keyspace string
-	// Slug names the tenant, unique without regard to case, never changed, never given again.
+	// Slug names the tenant. It is unique regardless of case, never changes, and is never reused.
 	Slug   string
 	Name   string
 	Plan   string
@@ -48,7 +48,8 @@ type Key struct {
 	Name        string
 	Description string
 	Environment string
-	// Scopes as chosen at creation; what the plan leaves of them is computed when used.
+	// Scopes are the scopes chosen at creation. Which of them the plan allows is computed when a
+	// request is checked.
 	Scopes     []string
 	Disabled   bool
 	RevokedAt  time.Time
@@ -64,13 +65,14 @@ type Key struct {
 	UpdatedAt    time.Time
 	LastUsedAt   time.Time
 	LastUsedIP   string
-	// Prefix and LastFour are of the newest secret: people recognize the key by them.
+	// Prefix and LastFour are parts of the newest secret, by which people recognize the key.
 	Prefix   string
 	LastFour string
 	Version  int64
 }
 
-// Status is whether a key can be used by its record alone, or why not.
+// Status states whether a key can be used according to its own record, and otherwise why not. The
+// tenant's state is no part of it.
 type Status string
 
 const (
@@ -80,7 +82,8 @@ const (
 	StatusExpired  Status = "expired"
 )
 
-// StatusAt returns the key's status at now. Revoked outweighs disabled outweighs expired.
+// StatusAt returns the key's status at now. Of several, revoked comes before disabled, and
+// disabled before expired.
 func (k *Key) StatusAt(now time.Time) Status {
 	switch {
 	case !k.RevokedAt.IsZero():
@@ -93,14 +96,14 @@ func (k *Key) StatusAt(now time.Time) Status {
 	return StatusActive
 }
 
-// Secret is one of the full keys that authenticate as a Key, as its digest. A key has one,
-// or two while a rotation's grace lasts. Expired ones stay, so that their use is distinguished
-// from an unknown key.
+// Secret is the stored form of one full key that authenticates as a Key: its digest. A Key has one
+// secret, or two during the grace period of a rotation. Expired secrets stay, so that their use is
+// distinguished from an unknown key.
 type Secret struct {
 	ID       string
 	KeyID    string
 	Keyspace string
-	// Digest of the full key, by Algorithm.
+	// Digest is made from the full key by Algorithm.
 	Digest    []byte
 	Algorithm apikey.Algorithm
 	Prefix    string

@@ -63,7 +63,7 @@ func (t *registry) admit(g *generations, digest apikey.Digest, r *Record) *Entry
 		return nil
 	}
 	owner := t.tenant(ts, th, tid)
-	owner.users.Add(1) // until the key's state does
+	owner.users.Add(1) // until the key's state refers to owner
 	defer owner.users.Add(-1)
 	e := &Entry{TenantState: owner, tenantVersion: owner.version.Load()}
 	if owner.cached == nil || owner.cachedVersion != e.tenantVersion || owner.cached.Version != r.Tenant.Version {
@@ -259,7 +259,8 @@ func (t *registry) sweep(now time.Time, keep int64) {
 			if t.keys.Load() <= keep || !k.live.empty() || !k.Subject.Idle(now) {
 				return
 			}
-			// First, so that a request which is tracked from here on finds it: see Track.
+			// The version rises before the list is searched again, so that a request which is
+			// tracked later notices: see Track.
 			k.version.Add(1)
 			if k.live.empty() && k.Subject.Drop(now) {
 				s.generation.Add(1) // a load that found this state must not finish with it

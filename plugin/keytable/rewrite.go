@@ -7,17 +7,17 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
-// rewrite brings the stored secret of a presented key up to date: it was stored in another
-// form than keys are issued in now, or without all of the parts that may be shown.
+// rewrite is an update of a presented key's stored secret. The secret is stored in an older form
+// than keys are issued in now, or without all of the parts that may be shown.
 type rewrite struct {
 	keyspace, secret string
-	// to is the primary form; zero where the secret has it.
+	// to is the primary form; zero where the secret is stored in it already.
 	to apikey.Candidate
-	// shown is zero where the secret has it.
+	// shown is zero where the secret is stored with these parts already.
 	shown shownParts
 }
 
-// queueRewrite queues r. Where the queue is full, the key's next load queues it again.
+// queueRewrite queues r. Where the queue is full it drops r; the key's next load queues it again.
 func (t *Table) queueRewrite(r rewrite) {
 	select {
 	case t.rewrites <- r:
@@ -33,7 +33,7 @@ func (t *Table) WriteRewrites(ctx context.Context) {
 		case r := <-t.rewrites:
 			if err := t.rewriteSecret(ctx, r); err != nil {
 				if !errors.Is(err, ErrNotFound) && ctx.Err() == nil {
-					t.health.WriteFailed("storing the present form of a key", err)
+					t.health.WriteFailed("updating the stored form of a key", err)
 				}
 				return
 			}
@@ -45,7 +45,7 @@ func (t *Table) WriteRewrites(ctx context.Context) {
 
 func (t *Table) rewriteSecret(ctx context.Context, r rewrite) error {
 	if r.to.Algorithm != "" {
-		// First, so that the filter never lacks a form that is stored.
+		// The filter gets the digest before the store does, so that it never lacks a stored one.
 		t.addToFilter([][]byte{r.to.Digest[:]})
 		if err := t.store.Rehash(ctx, r.keyspace, r.secret, r.to); err != nil {
 			return err

@@ -2,17 +2,18 @@ package keytable
 
 import "hash/maphash"
 
-// states is a set of states by their ids: those of one shard, under its lock. Unlike a map it
-// does not hold the ids, which are in the states, and takes a fifth of a map's memory: much,
-// where a hundred thousand keys are in use. Open addressing with linear probing and backward
-// shift deletion (Knuth, The Art of Computer Programming, 6.4, algorithm R).
+// states is the set of one shard's key or tenant states, by id. The shard's lock guards it. Unlike
+// a map it does not hold the ids again, which are in the states, and takes a fifth of a map's
+// memory. That counts where a hundred thousand keys are in use. It uses open addressing with
+// linear probing and backward shift deletion (Knuth, The Art of Computer Programming, 6.4,
+// algorithm R).
 type states[S any, P identified[S]] struct {
-	// slots are a power of two, or none; at least a quarter of them is empty.
+	// slots has a power of two elements, or none. At least a quarter of them is nil.
 	slots []*S
 	n     int
 }
 
-// identified is a pointer to a state.
+// identified is a pointer to a state that has an id.
 type identified[S any] interface {
 	*S
 	// name returns the state's id, which never changes.
@@ -21,8 +22,8 @@ type identified[S any] interface {
 
 const minStates = 8
 
-// home returns the slot at which the search for an id begins. The lowest bits of a hash have
-// chosen the shard.
+// home returns the slot at which the search for an id begins. It skips the lowest bits of the
+// hash, which have chosen the shard.
 func home(hash uint64, slots int) int { return int(hash/registryShards) & (slots - 1) }
 
 func (t *states[S, P]) find(hash uint64, id ID) *S {
@@ -66,7 +67,8 @@ func (t *states[S, P]) remove(seed maphash.Seed, id ID) {
 			return
 		}
 	}
-	// A later state of the run that would not be found across the gap moves into it.
+	// The removal leaves a gap at i. A later state that a search would no longer find, because it
+	// stops at the gap, moves into it.
 	for j := (i + 1) & mask; t.slots[j] != nil; j = (j + 1) & mask {
 		at := home(maphash.Comparable(seed, *P(t.slots[j]).name()), len(t.slots))
 		if (j-at)&mask >= (j-i)&mask {

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestStatesAreFound does at random to a set of states what is done to a map beside it.
-func TestStatesAreFound(t *testing.T) {
+// The set holds the same states as a map after the same random changes.
+func TestStatesEqualsMap(t *testing.T) {
 	seed := maphash.MakeSeed()
 	for _, ids := range []int{1, 3, 40, 2000} {
 		var set states[KeyState, *KeyState]
@@ -18,9 +18,10 @@ func TestStatesAreFound(t *testing.T) {
 			id := ID{"default", strconv.Itoa(r.IntN(ids))}
 			hash := maphash.Comparable(seed, id)
 			if got := set.find(hash, id); got != want[id] {
-				t.Fatalf("%d ids, step %d: found %v, not %v", ids, step, got, want[id])
+				t.Fatalf("%d ids, step %d: found %v, want %v", ids, step, got, want[id])
 			}
-			// For a while more comes than goes, then the reverse: it grows and shrinks.
+			// For 2000 steps more states are added than removed, then the reverse, so that the set
+			// grows and shrinks.
 			if grow := step/2000%2 == 0; r.IntN(4) == 0 != grow {
 				if want[id] == nil {
 					want[id] = &KeyState{ID: id}
@@ -31,7 +32,7 @@ func TestStatesAreFound(t *testing.T) {
 				delete(want, id)
 			}
 			if set.n != len(want) {
-				t.Fatalf("%d ids, step %d: holds %d, not %d", ids, step, set.n, len(want))
+				t.Fatalf("%d ids, step %d: holds %d states, want %d", ids, step, set.n, len(want))
 			}
 		}
 		n := 0
@@ -42,13 +43,13 @@ func TestStatesAreFound(t *testing.T) {
 			n++
 		})
 		if n != len(want) {
-			t.Errorf("all are %d, not %d", n, len(want))
+			t.Errorf("all called f %d times, want %d", n, len(want))
 		}
 		for id := range want {
 			set.remove(seed, id)
 		}
 		if set.n != 0 || set.slots != nil {
-			t.Errorf("of an empty set %d slots are left", len(set.slots))
+			t.Errorf("the empty set has %d slots", len(set.slots))
 		}
 	}
 }

@@ -20,9 +20,10 @@ type ChangeKind string
 const (
 	ChangeKey    ChangeKind = "key"
 	ChangeTenant ChangeKind = "tenant"
-	// ChangeToken is about a management token; requests are not checked by it.
+	// ChangeToken is a change of a management token. No check of a request uses it.
 	ChangeToken ChangeKind = "token"
-	// ChangeSecret is about the form that secrets of a key are stored in: the key is the same.
+	// ChangeSecret is a change of the form in which secrets of a key are stored. The key stays the
+	// same.
 	ChangeSecret ChangeKind = "secret"
 )
 
@@ -35,19 +36,19 @@ type Change struct {
 	Keyspace string
 	// ID is the key's or token's id, or the tenant's slug.
 	ID string
-	// Mark tells the change from one with the same Seq in another store, or in an older copy of
-	// this one that replaced it. Store.Changes returns it.
+	// Mark distinguishes the change from one with the same Seq in another store, or in an older
+	// copy of this store that replaced it. The store's method Changes sets it.
 	Mark int64
 }
 
-// Store is what a Table reads and writes. Every method may block within ctx, may be called
+// Store is the part of a store that a Table uses. Every method may block within ctx, may be called
 // concurrently, and returns errors that wrap ErrNotFound or ErrStore.
 type Store interface {
-	// Lookup returns the record of the first of digests that some secret of the keyspace
-	// has. ErrNotFound where none has, or its key or tenant was deleted. This is the one query
-	// behind a key's first use.
+	// Lookup returns the record of the first of digests that some secret of the keyspace has. It
+	// returns ErrNotFound where none has, or its key or tenant was deleted. The first use of a key
+	// needs only this query.
 	Lookup(ctx context.Context, keyspace string, digests []apikey.Candidate) (*Record, error)
-	// LookupSecret is Lookup for a secret whose id is known, in whatever form it is stored.
+	// LookupSecret is Lookup for a secret whose id is known, in any form in which it is stored.
 	LookupSecret(ctx context.Context, keyspace, secretID string) (*Record, error)
 	// SecretsByHint returns up to limit secrets of the keyspace whose digest begins with hint,
 	// except those of deleted keys. A key that was imported as bcrypt is one of them.

@@ -17,7 +17,7 @@ type StoreHealth struct {
 	reading, writing fault
 }
 
-// fault is one way in which the store fails.
+// fault is the state of one kind of failure, of reading or of writing.
 type fault struct {
 	failing atomic.Bool
 	// last is the latest error's text.
@@ -27,8 +27,8 @@ type fault struct {
 // NewStoreHealth returns the health of a store that works. It logs failures and recoveries.
 func NewStoreHealth(log *slog.Logger) *StoreHealth { return &StoreHealth{log: log} }
 
-// failed records a failure and reports whether it is the first of a run. A cancelled call says
-// nothing about the store.
+// failed records a failure and reports whether it is the first of a run. A cancelled call is
+// ignored, since it does not show that the store fails.
 func (h *StoreHealth) failed(f *fault, err error) (first bool) {
 	if errors.Is(err, context.Canceled) {
 		return false
@@ -39,13 +39,14 @@ func (h *StoreHealth) failed(f *fault, err error) (first bool) {
 	return !f.failing.Swap(true)
 }
 
-// cleared ends a run of failures, and reports whether there was one.
+// cleared ends a run of failures, and reports whether there was a run.
 func (f *fault) cleared() bool { return f.failing.Load() && f.failing.Swap(false) }
 
 // Errors returns how many calls failed.
 func (h *StoreHealth) Errors() int64 { return h.errors.Load() }
 
-// Problem returns the error of a store that fails, "" while it works.
+// Problem returns the text of the last error while reading or writing fails, and "" while both
+// work.
 func (h *StoreHealth) Problem() string {
 	for _, f := range []*fault{&h.reading, &h.writing} {
 		if p := f.last.Load(); p != nil && f.failing.Load() {
@@ -61,11 +62,11 @@ func (h *StoreHealth) Reading() bool { return !h.reading.failing.Load() }
 // Writing reports whether writing works.
 func (h *StoreHealth) Writing() bool { return !h.writing.failing.Load() }
 
-// ReadFailed records that the store could not be read. It logs the first failure of a run
-// only: known keys go on working, and a line for each failure would hide others.
+// ReadFailed records that the store could not be read while the caller did what doing names. It
+// logs only the first failure of a run, since a line for each would hide other messages.
 func (h *StoreHealth) ReadFailed(doing string, err error) {
 	if h.failed(&h.reading, err) {
-		h.log.Error("the store does not answer: keys in memory go on working, everything else is refused with 503 until it does",
+		h.log.Error("the store does not answer: keys in memory go on working, all other requests get 503 until it does",
 			"while", doing, "error", err)
 	}
 }
@@ -77,10 +78,11 @@ func (h *StoreHealth) ReadWorked() {
 	}
 }
 
-// WriteFailed records that the store could not be written.
+// WriteFailed records that the store could not be written while the caller did what doing names.
+// It logs only the first failure of a run.
 func (h *StoreHealth) WriteFailed(doing string, err error) {
 	if h.failed(&h.writing, err) {
-		h.log.Error("the store cannot be written: keys go on working and are counted in memory, changes are refused with 503 until it can",
+		h.log.Error("the store cannot be written: keys go on working and are counted in memory, changes get 503 until it can",
 			"while", doing, "error", err)
 	}
 }
