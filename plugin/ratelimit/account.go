@@ -2,35 +2,34 @@ package ratelimit
 
 import "errors"
 
-// ErrLease means that a charge needs more credits than the account holds, and that the
-// store may have more.
+// ErrLease means that a charge needs more credits than the account holds, and that the store may
+// have more.
 var ErrLease = errors.New("credits must be leased first")
 
-// Account is a tenant's credits as this process holds them: a lease of the balance in
-// the store. Every tenant's subject has one. Safe for concurrent use.
+// Account holds the part of a tenant's credit balance that this process has leased from the store.
+// Each tenant's subject has one. Safe for concurrent use.
 type Account struct {
-	// s holds the lock.
+	// The lock of s guards all fields.
 	s *Subject
-	// leased is what may still be spent without asking.
+	// leased is how many credits can be spent without asking the store.
 	leased int64
-	// rest is what the store had beyond all leases when last asked.
+	// rest is how many credits the store had beyond all leases at the last answer.
 	rest int64
-	// restKnown reports that rest still holds.
+	// restKnown reports that the balance has not changed since that answer.
 	restKnown bool
-	// lease numbers the leases, from 1: Surrender begins another.
+	// lease numbers the leases, from 1: Surrender begins another one.
 	lease uint64
-	// changes counts Invalidate and Surrender.
+	// changes counts the calls that cleared restKnown.
 	changes uint64
-	// unwritten is what was spent of leases, less what was given back to them, and not
-	// yet taken from the balance.
+	// unwritten is the spent part of leases, less refunds, that is not yet taken from the stored
+	// balance.
 	unwritten int64
 }
 
 // Account returns the subject's account.
 func (s *Subject) Account() *Account { return &s.ensureCold().account }
 
-// OpenAccount returns the subject's account if it was ever asked for, nil if not: there is nothing
-// leased then, and nothing to forget.
+// OpenAccount returns the subject's account, nil if none was ever used: then nothing is leased.
 func (s *Subject) OpenAccount() *Account {
 	if r := s.cold.Load(); r != nil {
 		return &r.account
@@ -38,8 +37,8 @@ func (s *Subject) OpenAccount() *Account {
 	return nil
 }
 
-// Grant adds leased credits; rest is what the store still has beyond all leases. Where
-// rest is 0, charges beyond the lease are denied until the next Grant or Invalidate, instead of ErrLease.
+// Grant adds leased credits; rest is how many the store has beyond all leases. With a rest of 0,
+// charges beyond the lease are denied, instead of ErrLease, until the next Grant or Invalidate.
 func (a *Account) Grant(leased, rest int64) {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
@@ -47,16 +46,16 @@ func (a *Account) Grant(leased, rest int64) {
 	a.rest, a.restKnown = max(rest, 0), true
 }
 
-// Changes counts what made the account forget that the store had no more. Taken before
-// the store is asked, it lets GrantSince notice that the answer is outdated.
+// Changes returns a number that differs after each change of the balance. Read it before asking
+// the store, and pass it to GrantSince.
 func (a *Account) Changes() uint64 {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
 	return a.changes
 }
 
-// GrantSince is Grant, but believes rest only if the balance did not change since
-// Changes returned that number: a top-up between the lease and its grant would otherwise go unnoticed.
+// GrantSince is Grant, but ignores rest if the balance changed after Changes returned that number.
+// So a top-up between the lease and its grant is not missed.
 func (a *Account) GrantSince(changes uint64, leased, rest int64) {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
@@ -64,8 +63,8 @@ func (a *Account) GrantSince(changes uint64, leased, rest int64) {
 	a.rest, a.restKnown = max(rest, 0), a.changes == changes
 }
 
-// Surrender empties the account and returns what it held: the lease is going back.
-// The next charge answers ErrLease.
+// Surrender empties the account and returns its unspent credits, for the caller to return the
+// lease to the store. The next charge returns ErrLease.
 func (a *Account) Surrender() (unspent int64) {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
@@ -75,14 +74,14 @@ func (a *Account) Surrender() (unspent int64) {
 	return unspent
 }
 
-// Invalidate forgets that the store had no more: its balance changed.
+// Invalidate forgets rest, because the balance in the store changed.
 func (a *Account) Invalidate() {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
 	a.forgetRest()
 }
 
-// Held returns the unspent lease and the rest that the store had when last asked.
+// Held returns the unspent lease, and the rest that the store had at the last answer.
 func (a *Account) Held() (leased, rest int64) {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
@@ -94,19 +93,18 @@ func (a *Account) forgetRest() {
 	a.changes++
 }
 
-// exhausted reports whether the store is known to have nothing beyond the lease.
+// exhausted reports whether the store is known to have no credits beyond the lease.
 func (a *Account) exhausted() bool { return a.restKnown && a.rest == 0 }
 
-// fillStanding fills in the state of the balance.
 func (a *Account) fillStanding(st *Standing, p *Policy) {
 	st.Policy = p
 	st.Limit = a.leased + a.rest
 	st.Remaining = st.Limit
 }
 
-// adjust takes delta more, or gives it back, for a charge made from the lease of that
-// number, and returns how. What is given back after that lease was surrendered reaches
-// the balance through the store alone, or it could be spent twice.
+// adjust takes delta more credits, or refunds them if negative, for a charge from the lease of
+// that number. It returns the change. A refund after Surrender goes to the balance through the
+// store only, or the credits could be spent twice.
 func (a *Account) adjust(lease uint64, delta int64) Spent {
 	if delta < 0 && lease != a.lease {
 		return Spent{Returned: -delta}
@@ -116,51 +114,48 @@ func (a *Account) adjust(lease uint64, delta int64) Spent {
 	return Spent{Amount: taken, Shortfall: delta - taken}
 }
 
-// take takes n from the lease.
 func (a *Account) take(n int64) {
 	a.leased -= n
 	a.unwritten += n
 }
 
-// WithLock runs f while nothing is spent from the subject's account or given back to it: what f takes with TakeSpent
-// from several keys belongs together. f must not block, nor use the subject or its account.
+// WithLock runs f under the subject's lock, so that several TakeSpent calls in f see one moment. f
+// must not block, nor use the subject or its account.
 func (s *Subject) WithLock(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f()
 }
 
-// Written notes that what TakeSpent returned was taken from the balance.
+// Written records that the store took an amount from TakeSpent from the balance.
 func (a *Account) Written(s Spent) {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
 	a.unwritten -= s.Amount
 	if s.Returned != 0 {
-		a.forgetRest() // the balance has more now than when the store was asked
+		a.forgetRest() // the stored balance grew after the store's last answer
 	}
 }
 
-// Unwritten returns what was spent of leases, less what was given back to them, and not
-// yet reported as Settled.
+// Unwritten returns the spent part of leases, less refunds, that was not yet passed to Written.
 func (a *Account) Unwritten() int64 {
 	a.s.mu.Lock()
 	defer a.s.mu.Unlock()
 	return a.unwritten
 }
 
-// Spent is what a key's requests spent of its tenant's credits.
+// Spent is how a key's requests changed its tenant's credits.
 type Spent struct {
-	// Amount was taken from leases, less what was given back to them: it may be negative.
+	// Amount was taken from leases, less refunds: it may be negative.
 	Amount int64
-	// Returned was given back after the lease that it was taken from was surrendered.
+	// Returned was refunded after the lease that it came from was surrendered.
 	Returned int64
-	// Shortfall could not be taken.
+	// Shortfall is the part of actual costs that the account could not pay.
 	Shortfall int64
 }
 
-// TakeSpent returns and forgets what this key's requests spent since the last call;
-// PutBack undoes it after a failed write, and Account.Settled is called after a
-// successful one. Neither blocks.
+// TakeSpent returns and clears what this key's requests spent since the last call. After a failed
+// write, PutBack undoes it; after a successful one, call Account.Written. Neither blocks.
 func (s *Subject) TakeSpent() Spent {
 	r := s.cold.Load()
 	if r == nil {
@@ -169,7 +164,7 @@ func (s *Subject) TakeSpent() Spent {
 	return Spent{r.spent.Swap(0), r.returned.Swap(0), r.shortfall.Swap(0)}
 }
 
-// PutBack adds to what TakeSpent will return.
+// PutBack adds p to the next result of TakeSpent.
 func (s *Subject) PutBack(p Spent) {
 	if p == (Spent{}) {
 		return

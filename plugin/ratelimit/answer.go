@@ -2,8 +2,8 @@ package ratelimit
 
 import "time"
 
-// applyAnswers stores the answers, and returns what was taken here where a count denied. The
-// subjects are locked.
+// applyAnswers stores the remote's answers to c. If a count denied the request, it undoes what was
+// taken locally. The subjects are locked.
 func (s *Shared) applyAnswers(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, c *operation, take, taken bool) {
 	cost := max(b.Cost, 0)
 	c.peeked = !take
@@ -59,7 +59,7 @@ func (s *Shared) applyAnswers(now time.Time, b *Bill, parties *[3]*Party, o *Out
 		return
 	}
 	if !o.Denied {
-		// What denied it has changed since; the same request may pass now.
+		// The count that denied the request has changed since then: a retry may pass.
 		for i := range o.N {
 			if w := &c.lines[i]; w.ask >= 0 {
 				o.Standings[i].Denied, o.Standings[i].Retry = true, time.Second
@@ -85,10 +85,7 @@ func (s *Shared) applyQuota(at time.Time, subject *Subject, a *Ask, take, taken 
 		}
 		return
 	}
-	if count.lease == nil {
-		count.lease = new(lease)
-	}
-	l := count.lease
+	l := count.ensureLease()
 	l.refreshedAt = at
 	count.used = a.Used
 	if !taken {
@@ -129,14 +126,14 @@ func (s *Shared) applySlots(at time.Time, subject *Subject, a *Ask, c *operation
 	s.addHolder(subject, a.Owner)
 }
 
-// assignSlots has the bill hold the call's slots.
+// assignSlots moves the operation's concurrency slots into the bill, so that Release frees them.
 func (s *Shared) assignSlots(b *Bill, c *operation) {
 	if c.slots != ([3]string{}) {
 		b.slots = &heldSlots{by: s, names: c.slots}
 	}
 }
 
-// abandonSlots gives up slots of which it is not known whether they were taken.
+// abandonSlots releases the slots of asks that failed: the remote may have taken them.
 func (s *Shared) abandonSlots(c *operation) {
 	for i := range c.asks {
 		if a := &c.asks[i]; a.Kind == Concurrency && len(a.Slots) > 0 {
@@ -145,8 +142,7 @@ func (s *Shared) abandonSlots(c *operation) {
 	}
 }
 
-// fillStandings fills in the state of every line, as far as it is known here. The subjects are
-// locked.
+// fillStandings sets the state of every line, as this process knows it. The subjects are locked.
 func (s *Shared) fillStandings(now time.Time, parties *[3]*Party, o *Outcome, c *operation) {
 	if c.open {
 		o.N = 0
@@ -163,7 +159,7 @@ func (s *Shared) fillStandings(now time.Time, parties *[3]*Party, o *Outcome, c 
 			count := subject.count(policy.Calendar)
 			used := count.usedAt(at)
 			if c.peeked && w.ask >= 0 {
-				used = c.asks[w.ask].Used // this process may count nothing yet
+				used = c.asks[w.ask].Used // this process's own count may still be empty
 			}
 			if count.lease != nil && at.Unix() < count.end {
 				used -= count.lease.held
@@ -185,7 +181,6 @@ func (s *Shared) fillStandings(now time.Time, parties *[3]*Party, o *Outcome, c 
 	}
 }
 
-// fillStanding fills in the state of the bucket.
 func (p *pool) fillStanding(now time.Time, st *Standing, policy *Policy) {
 	owed := p.owed(now)
 	left := max(0, p.scale.depth-owed)/p.scale.each + p.held(now)

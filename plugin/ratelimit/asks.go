@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// listAsks makes the asks of the lines that want one.
+// listAsks adds an ask to c for each count that a pending line needs.
 func (s *Shared) listAsks(now time.Time, b *Bill, parties *[3]*Party, c *operation, n int, cost int64, take bool) {
 	for i := 0; i < n; i++ {
 		w := &c.lines[i]
 		if w.ask != askPending || w.rate >= 0 {
 			continue
 		}
-		// Numbered from 1 here, so that 0 goes on meaning wanted.
+		// In this loop, indexes in w.ask start at 1, since 0 is askPending.
 		subject := parties[w.party].subject()
 		policy := w.line.Policy
 		a := c.ask()
@@ -37,7 +37,7 @@ func (s *Shared) listAsks(now time.Time, b *Bill, parties *[3]*Party, c *operati
 	}
 }
 
-// listRates makes a an ask for all rates of the set that the i-th line is of.
+// listRates fills in a, the ask for all rates of the i-th line's subject and origin.
 func (s *Shared) listRates(at time.Time, a *Ask, c *operation, i, n int, take bool) {
 	number := int8(len(c.asks))
 	for j := range c.lines[:n] {
@@ -56,7 +56,7 @@ func (s *Shared) listRates(at time.Time, a *Ask, c *operation, i, n int, take bo
 			} else {
 				r.Extra = 0
 			}
-			// Where it does not arrive, it is lost.
+			// Returned tokens are lost if the ask does not arrive.
 			p.expire(at)
 			r.Return, r.From = p.unused.n, p.unused.from
 			p.unused = lot{}
@@ -86,7 +86,7 @@ func (s *Shared) listQuota(at time.Time, subject *Subject, a *Ask, c *operation,
 	}
 }
 
-// fillQuota fills in the period of an ask's quota and what is known of its count.
+// fillQuota sets the ask's period, and what this process knows of the count.
 func (s *Shared) fillQuota(at time.Time, subject *Subject, a *Ask) {
 	count := subject.count(a.Calendar)
 	a.Keep = totalKeep.Milliseconds()
@@ -126,7 +126,7 @@ func (s *Shared) listSlots(subject *Subject, a *Ask, c *operation, i, n int, tak
 	}
 }
 
-// spare is how many slots are worth keeping that no request is using.
+// spare returns how many unused slots of a concurrency limit are kept for the next requests.
 func (s *Shared) spare(limit int64) int64 {
 	if !s.leased.Load() {
 		return 0
@@ -134,8 +134,8 @@ func (s *Shared) spare(limit int64) int64 {
 	return min(4, limit/(8*s.remote.Nodes()))
 }
 
-// ownerOf returns the tenant with whose counts those of a party are kept; "" where
-// the party is an address that tenants share.
+// ownerOf returns the id of the tenant with whose counts the party's are kept; "" for an address
+// whose counts several tenants share.
 func (b *Bill) ownerOf(party int) string {
 	owner := b.Tenant.subject()
 	if owner == nil {

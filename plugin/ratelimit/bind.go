@@ -1,10 +1,9 @@
 package ratelimit
 
-// set is what one origin bound to a subject.
+// set is the policies that one origin bound to a subject.
 type set struct {
 	epoch int64
-	// lines are handed out and never changed; a new set has new ones. nil until something is bound, if it
-	// be no lines.
+	// lines is nil until the first Bind, and never changed: each Bind makes new ones.
 	lines []Line
 }
 
@@ -21,12 +20,13 @@ func (s *set) meters() []*meter {
 	return out
 }
 
-// Bind makes policies, all of one origin, the ones counted for s, and returns their
-// lines, which the caller must not change. What was spent is carried over from the line they follow (same period first,
-// then by position): left = max(0, new size − spent). epoch orders configurations: a
-// call with an older epoch than the last binds nothing and returns the lines that are bound,
-// which count in the buckets as they now are. Equal policies return equal lines and
-// allocate nothing; lines returned earlier go on counting in the buckets that follow theirs.
+// Bind replaces the policies that s is limited by from this origin, and returns their lines, which
+// the caller must not change. Each rate takes over the spent tokens of the old rate that
+// carryMeters matches it with: left = max(0, new burst − spent). Lines returned earlier count in
+// the same buckets.
+//
+// epoch orders configurations: a call with an older epoch changes nothing and returns the current
+// lines. For equal policies, Bind returns the same lines and allocates nothing.
 func (s *Subject) Bind(epoch int64, origin Origin, policies []*Policy) []Line {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -51,8 +51,8 @@ func (s *Subject) Bind(epoch int64, origin Origin, policies []*Policy) []Line {
 	return set.lines
 }
 
-// carryMeters returns a meter for each rate among policies: the old one it follows, told
-// to change, or a new and full one.
+// carryMeters returns a meter for each rate among policies: the matching old one, which adopts the
+// policy at its next use, or a new and full one.
 func carryMeters(old []*meter, policies []*Policy) []*meter {
 	var rates []*Policy
 	for _, p := range policies {
@@ -72,8 +72,8 @@ func carryMeters(old []*meter, policies []*Policy) []*meter {
 			}
 		}
 	}
-	// The same rate first, so that of several with one period each keeps its own; then
-	// the same period; then the same position; then whatever is left, in order.
+	// Match equal rates first, so that several rates of one period keep their own meters; then
+	// equal periods, then equal positions, then the rest in order.
 	for _, matches := range []func(p, q *Policy, i, j int) bool{
 		func(p, q *Policy, _, _ int) bool {
 			return p.Period == q.Period && p.Limit == q.Limit && p.Burst == q.Burst
@@ -91,7 +91,7 @@ func carryMeters(old []*meter, policies []*Policy) []*meter {
 		case m == nil:
 			meters[i] = newMeter(p)
 		case m.policy.Equal(p):
-			// Also back to what it was before a change that never took effect.
+			// The policy may also be the old one, after a change that was never applied.
 			m.policy, m.next = p, nil
 		default:
 			m.next = p

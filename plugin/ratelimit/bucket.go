@@ -7,16 +7,15 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// meter is the token bucket of one rate of one subject, under that subject's lock. It
-// outlives the policy it was made for: when the policy changes, the bucket that follows is
-// the same meter, so that lines resolved earlier go on counting where new ones do.
+// meter is the token bucket of one rate of one subject, guarded by the subject's lock. When the
+// policy changes, the same meter adopts the new one. So lines from before the change count in the
+// same bucket as lines from after it.
 type meter struct {
 	policy *Policy
 	bucket *rate.Limiter
-	// next replaces policy at the first use: only then a time is known at which to
-	// say what had been spent.
+	// next replaces policy at the next use, whose time tells how many tokens were spent.
 	next *Policy
-	// pool is the bucket as other processes share it; nil where it is this one's alone.
+	// pool is the state of the bucket that processes share; nil if only this process counts.
 	pool *pool
 }
 
@@ -26,7 +25,7 @@ func newBucket(p *Policy) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(p.describedPart().perSecond), int(min(p.Burst, math.MaxInt)))
 }
 
-// target is the policy that counts from the next use on.
+// target returns the policy that counts from the next use on.
 func (m *meter) target() *Policy {
 	if m.next != nil {
 		return m.next
@@ -34,7 +33,7 @@ func (m *meter) target() *Policy {
 	return m.policy
 }
 
-// applyNext puts a changed policy into effect: left = max(0, new size − spent).
+// applyNext puts a changed policy into effect: left = max(0, new burst − spent).
 func (m *meter) applyNext(now time.Time) {
 	p := m.next
 	m.next = nil
@@ -43,27 +42,26 @@ func (m *meter) applyNext(now time.Time) {
 	if spent = min(spent, float64(p.Burst)); spent <= 0 {
 		return
 	}
-	// Only whole tokens can be taken. The next whole number is taken, as much earlier as
-	// it takes to regain the excess.
+	// AllowN takes whole tokens only. So the next whole number is taken, at an earlier time: by
+	// now the bucket has regained the excess.
 	whole := math.Ceil(spent)
 	m.bucket.AllowN(now.Add(-m.timeFor(whole-spent)), int(whole))
 }
 
-// refill fills the bucket, under the newest policy.
+// refill makes the bucket full, under the newest policy.
 func (m *meter) refill() {
 	m.policy, m.next = m.target(), nil
 	m.bucket = newBucket(m.policy)
 	m.pool = nil
 }
 
-// full reports whether the bucket is full.
 func (m *meter) full(now time.Time) bool {
 	return m.bucket.TokensAt(now) >= float64(m.policy.Burst)
 }
 
-// passes reports whether AllowN(now, 1) would succeed with that many tokens. It is the same
-// expression, bit for bit: x/time/rate forgives a lack that less than a nanosecond makes good
-// (and remembers the debt). A test that differed would break "all or nothing".
+// passes reports whether AllowN(now, 1) would succeed with that many tokens. It must be the same
+// expression as in x/time/rate, which ignores a lack that less than a nanosecond refills. A
+// different test would break "all or nothing".
 func (m *meter) passes(tokens float64) bool {
 	lack := -(tokens - 1)
 	return lack <= 0 || time.Duration(lack/float64(m.bucket.Limit())*float64(time.Second)) <= 0
@@ -81,9 +79,9 @@ func (m *meter) timeFor(tokens float64) time.Duration {
 	return time.Duration(ns)
 }
 
-// retry returns how long after now a request passes that does not at now. The division
-// may come out a few nanoseconds short, in which time the bucket computes its tokens otherwise
-// than we do: so it is asked.
+// retry returns how long after now a denied request would pass. The division may be a few
+// nanoseconds short, because the bucket computes its tokens in another way; so retry checks the
+// result with the bucket.
 func (m *meter) retry(now time.Time, tokens float64) time.Duration {
 	d := m.timeFor(1 - tokens)
 	for step := time.Duration(1); step < time.Second && d < math.MaxInt64-step; step *= 2 {
@@ -95,12 +93,12 @@ func (m *meter) retry(now time.Time, tokens float64) time.Duration {
 	return d
 }
 
-// fillStanding fills in the state of a bucket with that many tokens. late is by how much the
-// caller's clock is behind the subject's: it has to wait that much longer.
+// fillStanding sets the state of a bucket with that many tokens. late is how far the caller's
+// clock is behind the subject's: the client waits that much longer.
 func (m *meter) fillStanding(st *Standing, tokens float64, late time.Duration) {
 	left := max(0, math.Floor(tokens+1e-9))
 	if left <= 1 && tokens > 0 {
-		// At the edge of a request, what counts is what would happen to it.
+		// Close to one token, apply the exact test of a charge instead of rounding.
 		left = 0
 		if m.passes(tokens) {
 			left = 1

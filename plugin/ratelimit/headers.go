@@ -20,28 +20,26 @@ const (
 // maxSFInteger is the largest integer of RFC 9651, section 3.3.1.
 const maxSFInteger = 999_999_999_999_999
 
-// HeaderOptions says which headers are written. The zero value writes Retry-After alone.
+// HeaderOptions selects the headers. The zero value selects Retry-After alone.
 type HeaderOptions struct {
-	// X writes X-RateLimit-Limit, -Remaining and -Reset, as GitHub made them common.
+	// X selects X-RateLimit-Limit, -Remaining and -Reset, the names that GitHub made common.
 	X bool
-	// IETF writes RateLimit-Policy and RateLimit, by
-	// draft-ietf-httpapi-ratelimit-headers-11.
+	// IETF selects RateLimit-Policy and RateLimit, by draft-ietf-httpapi-ratelimit-headers-11.
 	IETF bool
-	// DeltaReset writes X-RateLimit-Reset as seconds from now instead of Unix seconds.
+	// DeltaReset writes X-RateLimit-Reset as seconds from now, instead of Unix seconds.
 	DeltaReset bool
 }
 
-// WriteHeaders sets in h what o says, replacing what stands there. Nothing is written where
-// no policy applies, and no X- header where no rate or quota does. now is that of the charge.
+// WriteHeaders sets the headers in h that describe o, replacing former values. It sets nothing if
+// no policy applies, and no X- header if no rate or quota does. now is the time of the charge.
 //
-// The X- family shows one rate or quota: the one that refused (of several, the one
-// with the longest wait), else the one with the fewest requests left (of several, the one
-// with the longer window). RateLimit-Policy and RateLimit list every policy; a bucket's q
-// is its size and w how many seconds it takes to give that many again, so that q per w is the sustained rate.
-// Retry-After is written as RetryAfter says.
+// The X- headers show one rate or quota: the one that denied (of several, the one with the longest
+// wait), else the one with the fewest requests left (of several, the one with the longest window).
+// RateLimit-Policy and RateLimit list every policy. A bucket's q is its burst, and w the seconds
+// in which it gains q tokens, so q per w is the sustained rate.
 //
-// It makes two allocations however many headers there are: one text that all values are
-// cut from, and one array of them. Neither is shared with another request.
+// It makes two allocations, whatever the number of headers: one text that all values are parts of,
+// and one array. Neither is shared with another request.
 func (o *Outcome) WriteHeaders(h http.Header, now time.Time, opt HeaderOptions) {
 	var f fields
 	text := o.render(&f, now, opt)
@@ -51,13 +49,13 @@ func (o *Outcome) WriteHeaders(h http.Header, now time.Time, opt HeaderOptions) 
 	values, start := make([]string, f.n), 0
 	for i := range f.n {
 		values[i] = text[start:f.ends[i]]
-		// Capped: what another handler appends must not run into the next value.
+		// The capacity is 1, so that another handler's append does not overwrite the next value.
 		h[f.keys[i]] = values[i : i+1 : i+1]
 		start = f.ends[i]
 	}
 }
 
-// Headers calls set with each field that WriteHeaders would set. All values are cut from one text.
+// Headers calls set with each field that WriteHeaders would set. All values are parts of one text.
 func (o *Outcome) Headers(now time.Time, opt HeaderOptions, set func(name, value string)) {
 	var f fields
 	text, start := o.render(&f, now, opt), 0
@@ -67,15 +65,15 @@ func (o *Outcome) Headers(now time.Time, opt HeaderOptions, set func(name, value
 	}
 }
 
-// fields are the header fields that were rendered: their names, and where in one text
-// the value of each ends, which is where the next begins.
+// fields are the rendered header fields: their names, and the end of each value in one text. A
+// value begins at the end of the one before.
 type fields struct {
 	keys [6]string
 	ends [6]int
 	n    int
 }
 
-// render fills f, and returns the text of its values.
+// render fills f and returns the text of its values.
 func (o *Outcome) render(f *fields, now time.Time, opt HeaderOptions) string {
 	if o.N == 0 {
 		return ""
@@ -117,7 +115,7 @@ func (o *Outcome) render(f *fields, now time.Time, opt HeaderOptions) string {
 	return string(b)
 }
 
-// shown returns the standing that the X- family shows, nil where there is none.
+// shown returns the standing for the X- headers, nil if there is none.
 func (o *Outcome) shown() *Standing {
 	var best *Standing
 	for i := range o.N {
@@ -132,7 +130,7 @@ func (o *Outcome) shown() *Standing {
 	return best
 }
 
-// before reports whether st tells a client more than the other.
+// before reports whether the X- headers show st rather than other.
 func (st *Standing) before(other *Standing) bool {
 	switch {
 	case st.Denied != other.Denied:
@@ -145,7 +143,7 @@ func (st *Standing) before(other *Standing) bool {
 	return st.Policy.span() > other.Policy.span()
 }
 
-// span orders policies by their window.
+// span returns the policy's window in seconds, to compare policies; a month counts as 30 days.
 func (p *Policy) span() int64 {
 	if p.Kind == Quota && p.Calendar == Month {
 		return int64(30 * day / time.Second)
@@ -153,7 +151,7 @@ func (p *Policy) span() int64 {
 	return p.describedPart().window
 }
 
-// reset returns when now+d is in Unix seconds, or d, in seconds, rounded up.
+// reset returns now+d in Unix seconds, or with delta d in seconds; both rounded up.
 func reset(d time.Duration, now time.Time, delta bool) int64 {
 	if delta {
 		return seconds(d)
@@ -178,13 +176,13 @@ func (st *Standing) appendPolicy(b []byte, now time.Time) []byte {
 	return b
 }
 
-// month is a month's beginning and end, in Unix seconds.
+// month is the start and the end of a month, in Unix seconds.
 type month struct{ start, end int64 }
 
-// lastMonth is the month that monthLength was asked for last.
+// lastMonth caches the last result of monthLength.
 var lastMonth atomic.Pointer[month]
 
-// monthLength returns how many seconds the month has that now is in.
+// monthLength returns the number of seconds in the UTC month of now.
 func monthLength(now time.Time) int64 {
 	m, at := lastMonth.Load(), now.Unix()
 	if m == nil || at < m.start || at >= m.end {
@@ -201,7 +199,7 @@ func (st *Standing) appendItem(b []byte) []byte {
 	b = strconv.AppendInt(append(b, ";r="...), integer(st.Remaining), 10)
 	switch {
 	case p.Reason() == Credits:
-		// Nobody knows when there will be more.
+		// The time of the next top-up is unknown.
 	case st.Denied:
 		b = strconv.AppendInt(append(b, ";t="...), seconds(st.Retry), 10)
 	case p.Kind != Concurrency:
@@ -210,11 +208,11 @@ func (st *Standing) appendItem(b []byte) []byte {
 	return b
 }
 
-// integer clamps n to what both headers take: a non-negative integer of RFC 9651.
+// integer clamps n to the non-negative integers that RFC 9651 allows.
 func integer(n int64) int64 { return min(max(n, 0), maxSFInteger) }
 
-// appendString appends s as a string of RFC 9651, section 3.3.3. What such a string
-// can't hold becomes an underscore.
+// appendString appends s as a string of RFC 9651, section 3.3.3. Characters that such a string
+// cannot hold become underscores.
 func appendString(b []byte, s string) []byte {
 	b = append(b, '"')
 	for i := range len(s) {

@@ -3,36 +3,44 @@ package ratelimit
 import "time"
 
 const (
-	// slotKeep is for how long a slot of a shared concurrency limit is held without being
-	// renewed: that long after a process was killed, its slots are free again.
+	// slotKeep is how long a shared concurrency slot is held without being renewed. So the slots
+	// of a killed process are free again after that time.
 	slotKeep = 15 * time.Second
-	// slotRenew is how often slots in use are renewed.
+	// slotRenew is the interval at which slots in use are renewed.
 	slotRenew = slotKeep / 3
-	// idleSweep is how often tokens, units and slots are returned that were prefetched and not used
-	// since the last sweep.
+	// idleSweep is the interval at which prefetched tokens, units and slots are returned that were
+	// not used since the last sweep.
 	idleSweep = 500 * time.Millisecond
-	// countKeep is for how long the count of a quota is kept after its period; that of
-	// a quota without one after its last use.
+	// countKeep is how long a shared quota count is kept after its period; totalKeep, after the
+	// last use of a count without a period.
 	countKeep = 24 * time.Hour
 	totalKeep = 400 * 24 * time.Hour
 )
 
-// lease is what a process knows of a shared quota's count, and holds of it. Under the subject's lock.
+// lease is a process's part of a shared quota count. The subject's lock guards it.
 type lease struct {
-	// held units may be spent without asking; they count as spent.
+	// held units were taken ahead of need: the shared count includes them as spent.
 	held int64
-	// carry was spent without asking, and is not counted yet.
+	// carry units were spent while the remote was unreachable; the shared count lacks them.
 	carry int64
-	// refreshedAt is when the count was last asked for.
+	// refreshedAt is when the remote last returned the count.
 	refreshedAt time.Time
-	// demand is the units asked for per second, smoothed; seen since that time.
+	// demand is the smoothed number of units per second. seen counts the units after since.
 	demand, seen float64
 	since        time.Time
-	// used reports that units were taken since the last sweep, asking that a prefetch is in progress.
+	// used reports that held units were spent since the last sweep; asking, that a prefetch runs.
 	used, asking bool
 }
 
-// observe notes a request of that cost.
+// ensureLease returns the lease of c, and allocates it if missing.
+func (c *counter) ensureLease() *lease {
+	if c.lease == nil {
+		c.lease = new(lease)
+	}
+	return c.lease
+}
+
+// observe records the cost of a request as demand.
 func (l *lease) observe(now time.Time, cost int64) {
 	switch passed := now.Sub(l.since); {
 	case passed < time.Second:
@@ -45,28 +53,28 @@ func (l *lease) observe(now time.Time, cost int64) {
 	l.seen += float64(cost)
 }
 
-// target returns how many units to hold: the demand of a tenth of a second, at most a small part of
-// those left, since other processes cannot use them.
+// target returns how many units to hold: the demand of a tenth of a second, but at most one in
+// 16*nodes of those left, since other processes cannot use held units.
 func (l *lease) target(left, nodes int64) int64 {
 	ahead := max(l.demand, l.seen) / 10
 	return int64(min(ahead, float64(max(left, 0))/float64(16*nodes)))
 }
 
-// slots are the shared concurrency slots that a process holds for a subject. Under the subject's lock.
+// slots are the shared concurrency slots that a process holds for a subject. The subject's lock
+// guards them.
 type slots struct {
 	owner string
-	// names of all that are held; free of those that no request is using.
+	// names holds every held slot, and free those that no request uses.
 	names map[string]struct{}
 	free  []string
-	// inUse is how many were in use, here and elsewhere, when last asked.
+	// inUse is how many slots all processes used at the last answer.
 	inUse int64
-	// full is until when it is remembered that there was none.
+	// full is the time until which requests are denied without asking the remote.
 	full time.Time
-	// idle is the smallest number of free ones since the last sweep.
+	// idle is the smallest length of free since the last sweep.
 	idle int
 }
 
-// take returns a free slot.
 func (s *slots) take() (name string, ok bool) {
 	n := len(s.free)
 	if n == 0 {
@@ -78,7 +86,7 @@ func (s *slots) take() (name string, ok bool) {
 	return name, true
 }
 
-// heldSlots are the slots that a bill holds, by party.
+// heldSlots are the names of a bill's slots, one for each party; "" for none.
 type heldSlots struct {
 	by    *Shared
 	names [3]string

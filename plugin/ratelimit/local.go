@@ -10,13 +10,13 @@ import (
 // ErrTooManyLines means that a bill has more than MaxLines lines.
 var ErrTooManyLines = errors.New("too many limits apply to one request")
 
-// Local is the Limiter of one process: every count is in its subject. It never blocks but
-// for the subjects' locks, allocates nothing, and ignores its contexts.
+// Local is the Limiter of one process: every count is in its subject. It allocates nothing,
+// ignores its contexts, and blocks only on the subjects' locks.
 type Local struct{}
 
 var _ Limiter = (*Local)(nil)
 
-// NewLocal returns a Local. It has no state of its own, so one is as good as many.
+// NewLocal returns a Local. It has no state of its own.
 func NewLocal() *Local { return &Local{} }
 
 // Charge implements Limiter.
@@ -45,8 +45,8 @@ func (*Local) Release(b *Bill) {
 	}
 }
 
-// Adjust implements Limiter. A positive delta whose period has ended is counted in the
-// current one: it would be free otherwise. delta beyond MaxLimit counts as MaxLimit.
+// Adjust implements Limiter. A positive delta for an ended period counts in the current one:
+// otherwise it would be free. A delta above MaxLimit counts as MaxLimit.
 func (*Local) Adjust(_ context.Context, chargedAt time.Time, b *Bill, delta int64) (shortfall int64) {
 	delta = min(max(delta, -max(b.Cost, 0)), MaxLimit)
 	if delta == 0 {
@@ -54,7 +54,7 @@ func (*Local) Adjust(_ context.Context, chargedAt time.Time, b *Bill, delta int6
 	}
 	parties := b.parties()
 	lock(&parties, 1)
-	// Credits first: a key's credits_limit counts spent credits, not the shortfall.
+	// Credits come first: a key's credits_limit counts spent credits without the shortfall.
 	shortfall = b.adjustCredits(delta)
 	for _, p := range parties {
 		var done [Total + 1]bool
@@ -88,7 +88,7 @@ func (*Local) Reset(_ context.Context, now time.Time, _ *Subject, p Party, names
 	return nil
 }
 
-// parties returns the bill's parties in the order in which they are locked.
+// parties returns the bill's parties in the order of locking.
 func (b *Bill) parties() [3]*Party { return [3]*Party{&b.Address, &b.Tenant, &b.Key} }
 
 // subject returns the party's subject, nil for the zero Party.
@@ -99,8 +99,8 @@ func (p *Party) subject() *Subject {
 	return p.Subject
 }
 
-// adjustCredits changes the credits that the charge of b took by delta, and returns the shortfall.
-// The tenant and the key are locked.
+// adjustCredits changes the credits that b was charged by delta, and returns the shortfall. The
+// tenant and the key are locked.
 func (b *Bill) adjustCredits(delta int64) (shortfall int64) {
 	for i := range b.Tenant.Lines {
 		if b.Tenant.Lines[i].Policy.Kind == Credits {
@@ -113,7 +113,8 @@ func (b *Bill) adjustCredits(delta int64) (shortfall int64) {
 	return 0
 }
 
-// payer returns the subject at which credits spent from holder's account are counted.
+// payer returns the subject that records credits spent from holder's account: the key, if there is
+// one.
 func (b *Bill) payer(holder *Subject) *Subject {
 	if s := b.Key.subject(); s != nil {
 		return s
@@ -121,9 +122,9 @@ func (b *Bill) payer(holder *Subject) *Subject {
 	return holder
 }
 
-// locked reports whether the i-th party has to be locked: it has lines, or is the key, at which
-// the lines of others may be noted. A party without lines is not, so that keys of one tenant
-// don't wait for each other without need. lines is how many the bill has.
+// locked reports whether the i-th party must be locked: it has lines, or it is the key, which
+// records the credits spent. A party without lines stays unlocked, so that keys of one tenant do
+// not wait for each other. lines is the number of lines in the bill.
 func locked(parties *[3]*Party, i, lines int) bool {
 	return lines > 0 && (len(parties[i].Lines) > 0 || i == 2 && parties[i].Subject != nil)
 }
@@ -144,8 +145,8 @@ func unlock(parties *[3]*Party, lines int) {
 	}
 }
 
-// decide tests every line of the bill and, where none denies and take is set, takes from
-// all. All subjects are locked meanwhile: nothing can change between test and taking.
+// decide tests every line of the bill and, if take is set and none denies, takes from all. The
+// subjects stay locked from the test to the taking.
 func decide(now time.Time, b *Bill, o *Outcome, take bool) error {
 	o.Denied, o.Kind, o.N = false, 0, 0
 	lines := len(b.Address.Lines) + len(b.Tenant.Lines) + len(b.Key.Lines)
@@ -161,7 +162,7 @@ func decide(now time.Time, b *Bill, o *Outcome, take bool) error {
 
 func decideLocked(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, take bool) error {
 	cost := max(b.Cost, 0)
-	var tokens [MaxLines]float64 // of the rates, by standing
+	var tokens [MaxLines]float64 // the tokens in each rate's bucket, indexed like o.Standings
 	n, lease := 0, false
 	for _, p := range parties {
 		s := p.subject()
@@ -201,7 +202,7 @@ func decideLocked(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, take b
 			case Concurrency:
 				if s.live.Load() >= l.Policy.Limit {
 					st.Denied = true
-					// Nobody knows when a running request ends.
+					// The end of a running request is unknown.
 					st.Retry = time.Second
 				}
 			case Credits:
@@ -252,8 +253,8 @@ func decideLocked(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, take b
 	return nil
 }
 
-// takeAll takes from every line, once per count that several lines share. tokens become
-// what is left.
+// takeAll takes from every line, but only once from a count that several lines share. It subtracts
+// the taken tokens from tokens.
 func takeAll(now time.Time, b *Bill, parties *[3]*Party, cost int64, tokens *[MaxLines]float64) {
 	n := 0
 	for _, p := range parties {
@@ -264,7 +265,7 @@ func takeAll(now time.Time, b *Bill, parties *[3]*Party, cost int64, tokens *[Ma
 		if len(p.Lines) > 0 {
 			s.last = s.clamp(now)
 		}
-		var done [Total + 1]bool // by Calendar; 0 for credits
+		var done [Total + 1]bool // indexed by Calendar; 0 for credits
 		for i := range p.Lines {
 			l := &p.Lines[i]
 			switch l.Policy.Kind {
@@ -291,16 +292,16 @@ func takeAll(now time.Time, b *Bill, parties *[3]*Party, cost int64, tokens *[Ma
 			n++
 		}
 		if !b.NoConcurrency {
-			// Also where no line counts it yet: a limit that comes during the
-			// request finds it counted, and one that goes leaves Release right.
+			// Live requests count even without a concurrency limit: the configuration may add one
+			// before the request ends.
 			s.live.Add(1)
 		}
 	}
 	b.held = !b.NoConcurrency
 }
 
-// ends returns the end of the period that holds now, or of the current one where now is
-// earlier; the zero time for Total.
+// ends returns the end of the quota period at now (of the current period if now is before it); the
+// zero time for Total.
 func (s *Subject) ends(cal Calendar, now time.Time) time.Time {
 	if cal == Total {
 		return time.Time{}

@@ -2,8 +2,8 @@ package ratelimit
 
 import "time"
 
-// outage decides what could not be asked for, as the bill wants it. What was taken here stays
-// taken where the bill passes. The subjects are locked.
+// outage decides a request whose counts the remote could not be asked for, by the bill's Outage.
+// The subjects are locked.
 func (s *Shared) outage(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, c *operation, take bool) error {
 	s.outages.Add(1)
 	c.unreachable = true
@@ -34,7 +34,7 @@ func (s *Shared) outage(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, 
 		at := subject.clamp(now)
 		switch policy := w.line.Policy; policy.Kind {
 		case Rate:
-			// A share of the bucket pays a token off as many times more slowly as there are nodes.
+			// A node's share of the bucket regains a token nodes times more slowly.
 			p := w.line.meter.sharedPool(at)
 			each := p.share(nodes)
 			if owed := p.owed(at); owed+each > max(p.scale.depth, each) {
@@ -44,10 +44,10 @@ func (s *Shared) outage(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, 
 		case Quota:
 			if subject.counter(policy.Calendar, at).overShare(policy.Limit, max(b.Cost, 0), nodes) {
 				st.Denied = true
-				st.Retry = recheck // when shared counts are back, at the latest at the period's end
+				st.Retry = recheck // when the remote is reachable again, or the period ends
 			}
 		case Concurrency:
-			if subject.live.Load() > max(1, policy.Limit/nodes) { // with this one
+			if subject.live.Load() > max(1, policy.Limit/nodes) { // the live count includes this request
 				st.Denied = true
 				st.Retry = time.Second
 			}
@@ -62,7 +62,8 @@ func (s *Shared) outage(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, 
 	return nil
 }
 
-// spendLocally counts here what could not be taken from the shared counts, which get it later.
+// spendLocally counts in this process what the remote could not be asked for. The shared counts
+// get it with a later ask.
 func (s *Shared) spendLocally(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, c *operation, nodes int64) {
 	for i := range o.N {
 		w := &c.lines[i]
@@ -82,16 +83,13 @@ func (s *Shared) spendLocally(now time.Time, b *Bill, parties *[3]*Party, o *Out
 				continue
 			}
 			count := subject.counter(policy.Calendar, at)
-			if count.lease == nil {
-				count.lease = new(lease)
-			}
 			count.used += max(b.Cost, 0)
-			count.lease.carry += max(b.Cost, 0)
+			count.ensureLease().carry += max(b.Cost, 0)
 		}
 	}
 }
 
-// share is what one token costs where each of that many nodes may use its share of the bucket.
+// share returns the cost of one token if each of nodes may use its share of the bucket.
 func (p *pool) share(nodes int64) int64 {
 	if p.scale.each > maxDepth/nodes {
 		return maxDepth
@@ -99,8 +97,8 @@ func (p *pool) share(nodes int64) int64 {
 	return p.scale.each * nodes
 }
 
-// overShare reports whether cost exceeds the rest of a node's share of the quota, as of its last
-// answer. A share is at least one request.
+// overShare reports whether cost exceeds the rest of this node's share of the quota. The share is
+// a part of what the last answer left, and at least one request.
 func (c *counter) overShare(limit, cost, nodes int64) bool {
 	var mine int64
 	if c.lease != nil {

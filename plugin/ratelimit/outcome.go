@@ -2,8 +2,8 @@ package ratelimit
 
 import "time"
 
-// Violated returns the names of the policies that denied the request, in the bill's order; nil
-// where none did. It allocates.
+// Violated returns the names of the policies that denied the request, in the bill's order; nil if
+// none did. It allocates.
 func (o *Outcome) Violated() []string {
 	var names []string
 	for i := range o.N {
@@ -14,9 +14,9 @@ func (o *Outcome) Violated() []string {
 	return names
 }
 
-// RetryAfter returns when this same request would pass, in whole seconds, rounded up and
-// at least one: the longest Retry among the rates, quotas and concurrency limits that denied it. 0 where
-// nothing denied it, and where credits are used up, since the next top-up is unknown.
+// RetryAfter returns the time until the same request would pass, in whole seconds, rounded up, at
+// least one: the longest Retry of the rates, quotas and concurrency limits that denied it. It
+// returns 0 if nothing denied, or if credits are used up.
 func (o *Outcome) RetryAfter() time.Duration {
 	if !o.Denied || o.Kind == Credits {
 		return 0
@@ -30,7 +30,7 @@ func (o *Outcome) RetryAfter() time.Duration {
 	return time.Duration(seconds(longest)) * time.Second
 }
 
-// seconds returns d in seconds, rounded up, 0 at the least.
+// seconds returns d in seconds, rounded up; 0 for a negative d.
 func seconds(d time.Duration) int64 {
 	if d <= 0 {
 		return 0

@@ -4,66 +4,50 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// What a policy may state.
+// The bounds of the numbers in a policy.
 const (
-	// MaxLimit bounds every number of requests or units that a policy states.
+	// MaxLimit bounds every number of requests or units in a policy.
 	MaxLimit = 1_000_000_000_000
 	// MinPeriod and MaxPeriod bound the period of a rate.
 	MinPeriod = time.Millisecond
 	MaxPeriod = 366 * 24 * time.Hour
 )
 
-// day is the unit "d" of a rate, and the window of a quota by the day.
+// day is the unit "d" of a rate's period, and the window of a daily quota.
 const day = 24 * time.Hour
 
+var (
+	kindNames     = [...]string{Rate: "rate", Quota: "quota", Concurrency: "concurrency", Credits: "credits"}
+	perNames      = [...]string{PerKey: "key", PerTenant: "tenant", PerAddress: "address"}
+	calendarNames = [...]string{Day: "day", Month: "month", Total: "total"}
+	periods       = map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour, "d": day}
+)
+
+// nameOf returns the i-th name, "unknown" if there is none.
+func nameOf(names []string, i uint8) string {
+	if i == 0 || int(i) >= len(names) {
+		return "unknown"
+	}
+	return names[i]
+}
+
 // String returns "rate", "quota", "concurrency" or "credits".
-func (k Kind) String() string {
-	switch k {
-	case Rate:
-		return "rate"
-	case Quota:
-		return "quota"
-	case Concurrency:
-		return "concurrency"
-	case Credits:
-		return "credits"
-	}
-	return "unknown"
-}
+func (k Kind) String() string { return nameOf(kindNames[:], uint8(k)) }
 
-// String returns "key", "tenant" or "address", as it stands after "per".
-func (p Per) String() string {
-	switch p {
-	case PerKey:
-		return "key"
-	case PerTenant:
-		return "tenant"
-	case PerAddress:
-		return "address"
-	}
-	return "unknown"
-}
+// String returns "key", "tenant" or "address", as written after "per".
+func (p Per) String() string { return nameOf(perNames[:], uint8(p)) }
 
-// String returns "day", "month" or "total"; the first two as a quota is written.
-func (c Calendar) String() string {
-	switch c {
-	case Day:
-		return "day"
-	case Month:
-		return "month"
-	case Total:
-		return "total"
-	}
-	return "unknown"
-}
+// String returns "day", "month" or "total". The first two are also the text of a quota's period.
+func (c Calendar) String() string { return nameOf(calendarNames[:], uint8(c)) }
 
-// Reason returns the kind as which a denial by the policy is reported. It is Kind, but
-// for a key's credits_limit: that is counted as a quota, and means that credits are used up.
+// Reason returns the kind that a denial by the policy reports. It differs from Kind for a key's
+// credits_limit, which counts as a quota but reports that credits are used up.
 func (p *Policy) Reason() Kind {
 	if p.Kind == Quota && p.Calendar == Total {
 		return Credits
@@ -71,16 +55,15 @@ func (p *Policy) Reason() Kind {
 	return p.Kind
 }
 
-// Equal reports whether two policies are equal, in their names too.
+// Equal reports whether two policies are equal, including their names.
 func (p *Policy) Equal(q *Policy) bool {
 	return p == q || p.Kind == q.Kind && p.Per == q.Per && p.Limit == q.Limit && p.Period == q.Period &&
 		p.Burst == q.Burst && p.Calendar == q.Calendar && p.Name == q.Name
 }
 
-// ParseRate parses "<n>/<period> [burst <n>] [per key|tenant|address]". The period is
-// s, m, h, d, a whole number of days ("7d") or a duration as Go writes it ("100/2s",
-// "5000/12h"), from 1ms to 366d; both numbers are from 1 to 1e12. Burst is n and per is
-// key unless given.
+// ParseRate parses "<n>/<period> [burst <n>] [per key|tenant|address]". The period is s, m, h, d,
+// a number of days ("7d") or a Go duration ("100/2s", "5000/12h"), from 1ms to 366d. Both numbers
+// are from 1 to 1e12. Defaults: a burst of n, per key.
 func ParseRate(text string) (*Policy, error) {
 	f := strings.Fields(text)
 	if len(f) == 0 {
@@ -115,8 +98,8 @@ func ParseRate(text string) (*Policy, error) {
 	return newPolicy(p), nil
 }
 
-// ParseQuota parses "<n>/day|month [per key|tenant|address]", n from 1 to 1e12; it is per
-// tenant unless told otherwise.
+// ParseQuota parses "<n>/day|month [per key|tenant|address]", with n from 1 to 1e12. The default
+// is per tenant.
 func ParseQuota(text string) (*Policy, error) {
 	f := strings.Fields(text)
 	if len(f) == 0 {
@@ -130,7 +113,7 @@ func ParseQuota(text string) (*Policy, error) {
 	case "month":
 		p.Calendar = Month
 	default:
-		return nil, fmt.Errorf("quota %q: it is counted by calendar day or month: write it as 5000/day or 100000/month", text)
+		return nil, fmt.Errorf("quota %q: a quota's period is day or month: write it as 5000/day or 100000/month", text)
 	}
 	var err error
 	if p.Limit, err = parseCount(number); err != nil {
@@ -143,8 +126,8 @@ func ParseQuota(text string) (*Policy, error) {
 	return newPolicy(p), nil
 }
 
-// ParseConcurrency parses "<n> [per key|tenant|address]", n from 1 to 1e12; it is per
-// key unless told otherwise.
+// ParseConcurrency parses "<n> [per key|tenant|address]", with n from 1 to 1e12. The default is
+// per key.
 func ParseConcurrency(text string) (*Policy, error) {
 	f := strings.Fields(text)
 	if len(f) == 0 {
@@ -161,8 +144,8 @@ func ParseConcurrency(text string) (*Policy, error) {
 	return newPolicy(p), nil
 }
 
-// ParseRates parses what a record states: rates joined by commas. Empty text is none.
-// Two policies of one name are an error.
+// ParseRates parses the text of a record: rates separated by commas, nil for empty text. Two
+// policies of one name are an error.
 func ParseRates(text string) ([]*Policy, error) { return parseList("rate", text, ParseRate) }
 
 // ParseQuotas is ParseRates for quotas.
@@ -196,7 +179,7 @@ func parseList(kind, text string, parse func(string) (*Policy, error)) ([]*Polic
 	return out, nil
 }
 
-// Format joins policies as the list parsers take them.
+// Format returns the text of policies that ParseRates and its siblings parse.
 func Format(policies []*Policy) string {
 	var b strings.Builder
 	for i, p := range policies {
@@ -213,13 +196,13 @@ func NewCredits() *Policy {
 	return newPolicy(Policy{Kind: Credits, Per: PerTenant, Name: "credits"})
 }
 
-// CreditsLimit returns the policy that bounds what one key may ever spend of its
-// tenant's balance; below 0 counts as 0. Bind it only where credits are taken.
+// CreditsLimit returns the policy that limits how much of its tenant's balance one key may ever
+// spend; below 0 counts as 0. Bind it only if credits are charged.
 func CreditsLimit(n int64) *Policy {
 	return newPolicy(Policy{Kind: Quota, Per: PerKey, Limit: max(n, 0), Calendar: Total, Name: "credits_limit"})
 }
 
-// String returns the policy as it is written: parsed again it gives an equal one.
+// String returns the policy's text, which the parsers turn into an equal policy.
 func (p *Policy) String() string {
 	name, suffix, _ := strings.Cut(p.Name, ";")
 	switch {
@@ -231,7 +214,7 @@ func (p *Policy) String() string {
 		return name
 	}
 	if suffix == "" && p.Kind == Quota && p.Per == PerKey {
-		// Not the default, and yet without a suffix in the name.
+		// The name of a quota has no suffix for "key", which is not a quota's default.
 		suffix = "key"
 	}
 	if suffix != "" {
@@ -240,36 +223,31 @@ func (p *Policy) String() string {
 	return name
 }
 
-// parsePer reads what follows a limit's numbers: nothing, or "per" and whom.
+// parsePer parses the words after a limit's numbers: none, or "per" and a scope.
 func (p *Policy) parsePer(f []string) error {
 	if len(f) == 0 {
 		return nil
 	}
 	if f[0] != "per" {
-		return fmt.Errorf("%q is not understood here", f[0])
+		return fmt.Errorf("%q is unexpected: only per key, per tenant or per address may follow", f[0])
 	}
 	if len(f) == 1 {
-		return fmt.Errorf("per what? Write per key, per tenant or per address")
+		return fmt.Errorf("the scope is missing: write per key, per tenant or per address")
 	}
-	switch f[1] {
-	case "key":
-		p.Per = PerKey
-	case "tenant":
-		p.Per = PerTenant
-		p.Name += ";tenant"
-	case "address":
-		p.Per = PerAddress
-		p.Name += ";address"
-	default:
+	per := slices.Index(perNames[1:], f[1]) + 1
+	if per == 0 {
 		return fmt.Errorf("per %q: it must be per key, per tenant or per address", f[1])
 	}
+	if p.Per = Per(per); p.Per != PerKey {
+		p.Name += ";" + f[1]
+	}
 	if len(f) > 2 {
-		return fmt.Errorf("%q is not understood after per %s", f[2], f[1])
+		return fmt.Errorf("%q is unexpected after per %s", f[2], f[1])
 	}
 	return nil
 }
 
-// parseCount reads a number from 1 to MaxLimit in plain digits.
+// parseCount parses a number from 1 to MaxLimit in plain digits.
 func parseCount(s string) (int64, error) {
 	for i := range len(s) {
 		if s[i] < '0' || s[i] > '9' {
@@ -284,27 +262,20 @@ func parseCount(s string) (int64, error) {
 		return 0, fmt.Errorf("%s is more than %d", s, int64(MaxLimit))
 	}
 	if n < 1 {
-		return 0, fmt.Errorf("it must be at least 1")
+		return 0, fmt.Errorf("the number must be at least 1")
 	}
 	return n, nil
 }
 
-// parsePeriod reads what follows a rate's slash.
+// parsePeriod parses the text after a rate's slash.
 func parsePeriod(s string) (time.Duration, error) {
-	switch s {
-	case "s":
-		return time.Second, nil
-	case "m":
-		return time.Minute, nil
-	case "h":
-		return time.Hour, nil
-	case "d":
-		return day, nil
+	if d, ok := periods[s]; ok {
+		return d, nil
 	}
 	bad := fmt.Errorf("period %q: it must be s, m, h, d or a duration such as 2s, 12h or 7d", s)
 	for i := range len(s) {
-		// The text becomes part of the policy's name and so of headers: nothing but
-		// what a duration needs, no sign, no micro sign.
+		// The text becomes a part of the policy's name, and so of headers. So only characters of a
+		// duration are allowed, without signs and the micro sign.
 		if c := s[i]; (c < '0' || c > '9') && c != '.' && c != 'h' && c != 'm' && c != 's' && c != 'd' {
 			return 0, bad
 		}
@@ -315,7 +286,7 @@ func parsePeriod(s string) (time.Duration, error) {
 		if err != nil {
 			return 0, bad
 		}
-		// 0 and anything too long fall out of range below, without overflowing.
+		// The cap prevents an overflow; the bounds below reject the capped number.
 		d = time.Duration(min(days, 10_000)) * day
 	} else {
 		var err error
@@ -329,18 +300,18 @@ func parsePeriod(s string) (time.Duration, error) {
 	return d, nil
 }
 
-// fixed is the part of a policy's headers that does not depend on its state.
+// fixed is the part of a policy that its headers and limiters need, computed once.
 type fixed struct {
-	// quoted is the name as a structured-field string.
+	// quoted is the name as a string of RFC 9651.
 	quoted string
-	// item is the policy's member of RateLimit-Policy; without its window where that is a
-	// month, and without its quota where that is a balance.
+	// item is the policy's member of RateLimit-Policy, without the window of a monthly quota and
+	// without the balance of credits.
 	item string
-	// window in seconds; 0 for a month and for what has none.
+	// window in seconds; 0 for a month, and for policies without a window.
 	window int64
-	// perSecond is what a bucket gains.
+	// perSecond is the number of tokens that a bucket gains in a second.
 	perSecond float64
-	// scale is how a rate is counted where several machines share it.
+	// scale is the unit of a rate that several processes share.
 	scale scale
 }
 
@@ -349,7 +320,7 @@ func newPolicy(p Policy) *Policy {
 	return &p
 }
 
-// describe works out the fixed part.
+// describe computes the fixed part.
 func (p *Policy) describe() fixed {
 	f := fixed{quoted: string(appendString(nil, p.Name))}
 	b := []byte(f.quoted)
@@ -377,7 +348,7 @@ func (p *Policy) describe() fixed {
 	return f
 }
 
-// describedPart returns the fixed part, of a policy put together by hand too.
+// describedPart returns the fixed part, which it computes for a Policy that no constructor made.
 func (p *Policy) describedPart() fixed {
 	if p.fixed.quoted == "" {
 		return p.describe()
@@ -385,7 +356,7 @@ func (p *Policy) describedPart() fixed {
 	return p.fixed
 }
 
-// sharedScale returns how the rate is counted where several machines share it.
+// sharedScale returns the unit of a rate that several processes share.
 func (p *Policy) sharedScale() *scale {
 	if p.fixed.quoted == "" {
 		return newScale(p)
@@ -393,8 +364,8 @@ func (p *Policy) sharedScale() *scale {
 	return &p.fixed.scale
 }
 
-// window returns the seconds in which an empty bucket fills, rounded up: what q is per,
-// since a bucket of 60 that gains 300 a minute gives 60 again in 12 seconds, not in 60.
+// window returns the seconds in which an empty bucket fills, rounded up. A bucket of 60 that gains
+// 300 a minute gives 60 again in 12 seconds, not in 60.
 func window(p *Policy) int64 {
 	if p.Limit < 1 || p.Period < 1 || p.Burst < 1 {
 		return 0

@@ -47,8 +47,8 @@ func TestParseRate(t *testing.T) {
 		"60/+2s": "period", "60/2µs": "period", "60/0s": "from 1ms", "60/999us": "period", "60/0.5ms": "from 1ms",
 		"60/367d": "from 1ms", "60/99999999999d": "from 1ms", "60/8785h": "from 1ms", "60/99999999999999999999d": "period",
 		"60/m/s": "period", "60/1d12h": "period", "60/m burst": "needs a number", "60/m burst 0": "at least 1",
-		"60/m burst 1000000000001": "more than", "60/m per": "per what", "60/m per user": "per key",
-		"60/m per key burst 5": "not understood", "60/m burst 5 burst 6": "not understood", "60/m bursts 5": "not understood",
+		"60/m burst 1000000000001": "more than", "60/m per": "scope is missing", "60/m per user": "per key",
+		"60/m per key burst 5": "unexpected", "60/m burst 5 burst 6": "unexpected", "60/m bursts 5": "unexpected",
 		"60 / m": "no period", "60/m, 10/s": "period", "１/m": "whole number",
 	} {
 		p, err := ParseRate(in)

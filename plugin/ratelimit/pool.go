@@ -3,61 +3,63 @@ package ratelimit
 import "time"
 
 const (
-	// recheck is for how long a denial is answered from memory before the remote is asked again, so
-	// that a reset or a change by another process takes effect.
+	// recheck is how long a denial is answered from memory before the remote is asked again, which
+	// may have been reset or changed by another process.
 	recheck = time.Second
-	// slotRecheck is the same for concurrency: a running request may end at any moment.
+	// slotRecheck is recheck for concurrency limits: a running request may end at any moment.
 	slotRecheck = 50 * time.Millisecond
-	// minHoldPart and maxHoldPart bound for how long tokens are held ahead of need: these parts of the time
-	// in which the bucket fills, the lesser when it is nearly full, and at most holdCap.
+	// Tokens are held ahead of need for between 1/minHoldPart and 1/maxHoldPart of the time in
+	// which the bucket fills: the shorter time for a nearly full bucket. holdCap is the maximum.
 	minHoldPart = 16
 	maxHoldPart = 8
 	holdCap     = 5 * time.Second
-	// shortHoldPart bounds a hold from below, as the others do, and shortHoldRequests is how many requests it should
-	// be enough for: while the bucket is nearly full, holding tokens costs some of its burst.
+	// For a nearly full bucket, held tokens reduce its burst. So the hold may be shorter: enough
+	// for shortHoldRequests requests, but at least 1/shortHoldPart of the filling time.
 	shortHoldPart     = 64
 	shortHoldRequests = 30
-	// minExpected is from how many expected requests per hold on tokens are taken ahead of need.
+	// minExpected is the number of expected requests per hold from which tokens are prefetched.
 	minExpected = 3
-	// minGuess is from how many requests on a demand that is not known yet is guessed at.
+	// minGuess is the number of requests from which an unknown demand is estimated.
 	minGuess = 4
 )
 
-// lot is some tokens held ahead of need, until when, and since when by the remote clock.
+// lot is a number of tokens held until a time; from is when they were taken, by the remote clock.
 type lot struct {
 	n     int64
 	until time.Time
 	from  int64
 }
 
-// pool is what a process knows of a shared bucket, and what it holds of it. Under the subject's lock.
+// pool is what a process knows of a shared bucket, and the tokens that it holds. The subject's
+// lock guards it.
 type pool struct {
 	scale *scale
-	// debt is what the bucket is known to owe at least, at that time: others may have
+	// debt is the bucket's least debt at the time at, in units of scale: other processes may have
 	// taken more since.
 	debt int64
 	at   time.Time
-	// refreshedAt is when that was last asked for; zero: never.
+	// refreshedAt is when the remote last returned the debt; zero for never.
 	refreshedAt time.Time
-	// unmerged reports that the remote must add the debt: it grew while the remote was unreachable.
+	// unmerged reports that the remote lacks a part of debt, spent while the remote was
+	// unreachable.
 	unmerged bool
 
-	// lots are held, the older first.
+	// lots are the held tokens, the older lot first.
 	lots [2]lot
-	// unused is to be given back.
+	// unused are tokens to return to the remote.
 	unused lot
-	// demand per longest hold, smoothed; seen since that time.
+	// demand is the smoothed number of requests per maxHold. seen counts the requests after since.
 	demand, seen float64
 	since        time.Time
-	// short reports that the last ask was granted in part. Then no request waits for more: tokens
-	// are prefetched in the background, from askAgainAt on.
+	// short reports that the last ask was granted in part. Then no request waits for more tokens:
+	// a prefetch fetches them in the background, from askAgainAt on.
 	short      bool
 	askAgainAt time.Time
-	// asking reports that tokens are being asked for ahead of need.
+	// asking reports that a prefetch runs.
 	asking bool
 }
 
-// owed returns the debt that is known, at now.
+// owed returns the known debt at now.
 func (p *pool) owed(now time.Time) int64 {
 	if p.debt == 0 {
 		return 0
@@ -65,29 +67,29 @@ func (p *pool) owed(now time.Time) int64 {
 	return max(0, p.debt-p.scale.units(now.Sub(p.at)))
 }
 
-// learn notes what the bucket owes at now.
+// learn records the bucket's debt at now.
 func (p *pool) learn(now time.Time, debt int64) {
 	p.debt, p.at = debt, now
 	p.refreshedAt = now
 }
 
-// minHold is the time for which tokens may always be held.
+// minHold is the hold of a nearly full bucket with moderate demand.
 func (p *pool) minHold() time.Duration {
 	return min(p.scale.duration(p.scale.depth)/minHoldPart, holdCap)
 }
 
-// maxHold is the longest time for which tokens are held.
+// maxHold is the longest hold.
 func (p *pool) maxHold() time.Duration {
 	return min(p.scale.duration(p.scale.depth)/maxHoldPart, holdCap)
 }
 
-// hold returns for how long tokens may be held that are taken while the bucket owes debt:
-// as long as the bucket would not have been full anyway, which costs no one a token.
+// hold returns how long tokens can be held that are taken while the bucket owes debt: until the
+// debt is paid off. The bucket would not be full before then, so the hold costs no tokens.
 func (p *pool) hold(debt int64) time.Duration {
 	return max(p.shortHold(), min(p.maxHold(), p.scale.duration(debt)))
 }
 
-// shortHold is for how long tokens are held while the bucket is nearly full.
+// shortHold returns the hold of a nearly full bucket.
 func (p *pool) shortHold() time.Duration {
 	least := p.minHold()
 	if d := p.expected(); d > 0 {
@@ -98,7 +100,7 @@ func (p *pool) shortHold() time.Duration {
 	return least
 }
 
-// expected is how many requests are expected in the longest hold.
+// expected returns the number of requests expected during maxHold.
 func (p *pool) expected() float64 {
 	d := max(p.demand, p.seen)
 	if p.demand == 0 && p.seen >= minGuess {
@@ -109,7 +111,7 @@ func (p *pool) expected() float64 {
 	return d
 }
 
-// observe notes one request, taken or not.
+// observe records one request as demand, whether it is denied or not.
 func (p *pool) observe(now time.Time) {
 	window := p.maxHold()
 	if window <= 0 {
@@ -121,7 +123,7 @@ func (p *pool) observe(now time.Time) {
 	case passed > 8*window:
 		p.demand, p.seen, p.since = 0, 0, now
 	default:
-		// Of a request that came late, the windows before it were empty.
+		// The windows before a late request were empty.
 		perWindow := p.seen * float64(window) / float64(passed)
 		if p.demand == 0 {
 			p.demand = perWindow
@@ -132,9 +134,9 @@ func (p *pool) observe(now time.Time) {
 	p.seen++
 }
 
-// target is how many tokens are worth holding while the bucket owes debt: what a third of a hold needs,
-// less where that is much, and at most a share of a small part of the bucket, since other processes
-// cannot use them.
+// target returns how many tokens to hold while the bucket owes debt: a third of the demand of a
+// hold, less for a high demand. It is at most one in 8*nodes of the burst, since other processes
+// cannot use held tokens.
 func (p *pool) target(debt, nodes int64) int64 {
 	window := p.maxHold()
 	if window <= 0 {
@@ -146,12 +148,12 @@ func (p *pool) target(debt, nodes int64) int64 {
 	}
 	wanted := min(expected/3, 30+expected/12)
 	if debt < p.scale.depth/2 {
-		wanted = expected * 3 / 4 // tokens that come back unused are missed by no one
+		wanted = expected * 3 / 4 // unused tokens return before the bucket is full
 	}
 	return int64(min(wanted, float64(p.scale.depth/p.scale.each)/float64(8*nodes)))
 }
 
-// held returns the tokens in hand at now.
+// held returns the number of held tokens at now.
 func (p *pool) held(now time.Time) int64 {
 	var n int64
 	for _, l := range p.lots {
@@ -162,7 +164,7 @@ func (p *pool) held(now time.Time) int64 {
 	return n
 }
 
-// take takes one token from those in hand.
+// take takes one of the held tokens, and reports whether there was one.
 func (p *pool) take(now time.Time) bool {
 	for i := range p.lots {
 		if l := &p.lots[i]; l.n > 0 && now.Before(l.until) {
@@ -173,7 +175,7 @@ func (p *pool) take(now time.Time) bool {
 	return false
 }
 
-// put adds tokens to those in hand.
+// put adds n held tokens.
 func (p *pool) put(now time.Time, n int64, until time.Time, from int64) {
 	if n <= 0 {
 		return
@@ -188,10 +190,10 @@ func (p *pool) put(now time.Time, n int64, until time.Time, from int64) {
 			return
 		}
 	}
-	p.lots[1].n += n // until the earlier time, and since it
+	p.lots[1].n += n // the lot keeps its earlier times
 }
 
-// expire moves the tokens that have expired to those to return.
+// expire moves held tokens whose time has ended to unused.
 func (p *pool) expire(now time.Time) {
 	for i := range p.lots {
 		if l := &p.lots[i]; l.n > 0 && !now.Before(l.until) {
@@ -204,7 +206,7 @@ func (p *pool) expire(now time.Time) {
 	}
 }
 
-// putBack undoes take, as far as what was taken may still be held.
+// putBack undoes take, unless every lot has expired.
 func (p *pool) putBack(now time.Time) {
 	for i := range p.lots {
 		if l := &p.lots[i]; now.Before(l.until) {
@@ -214,7 +216,7 @@ func (p *pool) putBack(now time.Time) {
 	}
 }
 
-// shouldPrefetch reports whether it is time to ask for tokens ahead of need.
+// shouldPrefetch reports whether to fetch tokens ahead of need now.
 func (p *pool) shouldPrefetch(now time.Time, nodes int64) bool {
 	if p.asking || p.short && now.Before(p.askAgainAt) {
 		return false
@@ -223,10 +225,10 @@ func (p *pool) shouldPrefetch(now time.Time, nodes int64) bool {
 	return target > 0 && 2*p.held(now) <= target
 }
 
-// applyAnswer notes what was answered at now to an ask that was made then.
+// applyAnswer records an answer received at now. at is the remote clock's time of the answer.
 func (p *pool) applyAnswer(now time.Time, r *RateAsk, at int64, taken bool) {
 	if r.scale != p.scale {
-		return // the limit changed meanwhile: what it was says little
+		return // the limit changed after the ask, so the answer is in another unit
 	}
 	debt, granted := r.Debt, r.Granted
 	if !taken {
@@ -243,13 +245,13 @@ func (p *pool) applyAnswer(now time.Time, r *RateAsk, at int64, taken bool) {
 	p.learn(now, debt+granted*p.scale.each)
 }
 
-// retry returns how long it takes until a token is there at the least.
+// retry returns the least time until the bucket has a token of that cost.
 func (p *pool) retry(owed, each int64) time.Duration {
 	return p.scale.duration(owed + each - max(p.scale.depth, each))
 }
 
-// pool returns the meter's shared bucket, under the newest policy. One that is new owes what
-// the local bucket lacks.
+// sharedPool returns the meter's shared bucket, under the newest policy. A new pool owes the
+// tokens that the local bucket lacks.
 func (m *meter) sharedPool(now time.Time) *pool {
 	if m.pool == nil {
 		if m.next != nil {

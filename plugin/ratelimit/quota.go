@@ -5,29 +5,28 @@ import (
 	"time"
 )
 
-// counter is what a subject spent in the current period of one calendar, shared by
-// all quotas of that calendar. Under the subject's lock.
+// counter is a subject's count in the current period of one calendar. All quotas of that calendar
+// share it. The subject's lock guards it.
 type counter struct {
 	// start and end of the period in Unix seconds; both 0 before the first use.
 	start, end int64
 	used       int64
 	// stored is the count that the store last wrote or returned.
 	stored int64
-	// loaded reports that used is the whole count, not just what this process saw.
+	// loaded reports that used includes the store's count, not only what this process counted.
 	loaded bool
-	// unsure reports that the store may hold another count than stored.
+	// unsure reports that the store's count may differ from stored.
 	unsure bool
-	// unstored reports that the store keeps no count of this period: it is counted here alone.
+	// unstored reports that the store keeps no row of this period's count.
 	unstored bool
 	calendar Calendar
-	// next is the counter of another calendar.
+	// next is the subject's counter of the next calendar.
 	next *counter
-	// lease is the state of a count that processes share; nil where it is this process's.
+	// lease is this process's part of a shared count; nil if only this process counts.
 	lease *lease
 }
 
-// Start returns the beginning of the calendar's period that holds now, in UTC; the zero
-// time for Total.
+// Start returns the start of the calendar's period at now, in UTC; the zero time for Total.
 func (c Calendar) Start(now time.Time) time.Time {
 	y, m, d := now.UTC().Date()
 	switch c {
@@ -39,8 +38,8 @@ func (c Calendar) Start(now time.Time) time.Time {
 	return time.Time{}
 }
 
-// End returns when the calendar's period that holds now ends: the first moment of the
-// next one. The zero time for Total.
+// End returns the end of the calendar's period at now, which is the start of the next one; the
+// zero time for Total.
 func (c Calendar) End(now time.Time) time.Time {
 	y, m, d := now.UTC().Date()
 	switch c {
@@ -52,7 +51,7 @@ func (c Calendar) End(now time.Time) time.Time {
 	return time.Time{}
 }
 
-// begin makes the period of cal that holds now the current one, with nothing spent.
+// begin starts the period of cal at now, with a count of 0.
 func (c *counter) begin(cal Calendar, now time.Time) {
 	c.used, c.stored, c.unsure, c.unstored = 0, 0, false, false
 	c.lease = nil
@@ -66,8 +65,8 @@ func (c *counter) begin(cal Calendar, now time.Time) {
 // begun reports whether the counter has a period.
 func (c *counter) begun() bool { return c.end != 0 }
 
-// usedAt returns what was spent in the period that holds now, or in the current one where now
-// is earlier, without making it the current one.
+// usedAt returns the count in the period at now (in the current one if now is before it). It does
+// not start a new period.
 func (c *counter) usedAt(now time.Time) int64 {
 	if now.Unix() >= c.end {
 		return 0
@@ -75,10 +74,10 @@ func (c *counter) usedAt(now time.Time) int64 {
 	return c.used
 }
 
-// dirty reports whether the count must be written to the store.
+// dirty reports whether the store must be given the count.
 func (c *counter) dirty() bool { return c.loaded && !c.unstored && (c.used != c.stored || c.unsure) }
 
-// startTime returns the period's start as the store knows it.
+// startTime returns the start of the period in the store's form: zero for Total.
 func (c *counter) startTime() time.Time {
 	if c.start == math.MinInt64 || !c.begun() {
 		return time.Time{}
@@ -86,8 +85,8 @@ func (c *counter) startTime() time.Time {
 	return time.Unix(c.start, 0).UTC()
 }
 
-// counter returns the subject's counter of a calendar, begun and in the period of now. The
-// final count of an ended period that is not in the store yet is kept in closed.
+// counter returns the subject's counter of a calendar in the period at now. If that starts a new
+// period, the old count is kept in closed until it is stored.
 func (s *Subject) counter(cal Calendar, now time.Time) *counter {
 	c := s.count(cal)
 	if now.Unix() < c.end {
@@ -101,7 +100,8 @@ func (s *Subject) counter(cal Calendar, now time.Time) *counter {
 	return c
 }
 
-// count returns the subject's counter of a calendar as it is.
+// count returns the subject's counter of a calendar, in whatever period it is, and adds it if
+// missing.
 func (s *Subject) count(cal Calendar) *counter {
 	at := &s.counters // in the order of calendars
 	for ; *at != nil && (*at).calendar <= cal; at = &(*at).next {
@@ -113,7 +113,7 @@ func (s *Subject) count(cal Calendar) *counter {
 	return *at
 }
 
-// counted returns the subject's counter of a calendar, nil where nothing was counted by it.
+// counted returns the subject's counter of a calendar, nil if it has none.
 func (s *Subject) counted(cal Calendar) *counter {
 	for c := s.counters; c != nil; c = c.next {
 		if c.calendar == cal {
@@ -123,7 +123,7 @@ func (s *Subject) counted(cal Calendar) *counter {
 	return nil
 }
 
-// fillQuotaStanding fills in the state of a quota of which used is spent.
+// fillQuotaStanding sets the state of a quota of which used is spent.
 func fillQuotaStanding(st *Standing, p *Policy, used int64, end, now time.Time) {
 	st.Policy = p
 	st.Limit = p.Limit
@@ -133,9 +133,8 @@ func fillQuotaStanding(st *Standing, p *Policy, used int64, end, now time.Time) 
 	}
 }
 
-// LoadUsage sets the durable count a subject starts with in the period that begins at
-// start (ignored for Total); what was counted here before is added. Ignored once loaded, and for a period that
-// is no longer the current one.
+// LoadUsage adds the store's count of the period that begins at start (ignored for Total). It does
+// nothing if the count is loaded already, or the period is not the current one.
 func (s *Subject) LoadUsage(start time.Time, c Calendar, used int64) {
 	if c < Day || c > Total {
 		return
@@ -157,7 +156,7 @@ func (s *Subject) LoadUsage(start time.Time, c Calendar, used int64) {
 	n.loaded = true
 }
 
-// NeedsUsage reports whether quota lines are bound whose counts have not been loaded yet.
+// NeedsUsage reports whether a quota is bound while the store's counts are not loaded.
 func (s *Subject) NeedsUsage() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -174,8 +173,7 @@ func (s *Subject) NeedsUsage() bool {
 	return false
 }
 
-// UsageLoaded marks the durable counts as loaded: those that LoadUsage did not set
-// begin at 0.
+// UsageLoaded marks all counts as loaded: those that LoadUsage did not set begin at 0.
 func (s *Subject) UsageLoaded() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -185,9 +183,8 @@ func (s *Subject) UsageLoaded() {
 	}
 }
 
-// Unflushed appends the quota counts that changed since they were last confirmed, the
-// final ones of periods that have ended first. Counts that were never loaded
-// are left out: they would overwrite the store's.
+// Unflushed appends the quota counts that the store must be given, the final counts of ended
+// periods first. It leaves out counts that were not loaded: they would overwrite larger ones.
 func (s *Subject) Unflushed(dst []Counted) []Counted {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -202,8 +199,8 @@ func (s *Subject) Unflushed(dst []Counted) []Counted {
 	return dst
 }
 
-// Flushed confirms that those counts were stored. Counts of other subjects are ignored, so
-// that one list of many subjects will do.
+// Flushed records that the store has those counts. It ignores counts of other subjects, so one
+// list can serve many subjects.
 func (s *Subject) Flushed(counts []Counted) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -212,7 +209,7 @@ func (s *Subject) Flushed(counts []Counted) {
 			continue
 		}
 		if c := s.counted(f.Calendar); c != nil && c.begun() && c.startTime().Equal(f.Start) {
-			// Not "clean": it may have been charged since it was read.
+			// The count stays dirty if it was charged after Unflushed.
 			c.stored, c.unsure = f.Used, false
 			continue
 		}
@@ -222,7 +219,7 @@ func (s *Subject) Flushed(counts []Counted) {
 		}
 		for i, e := range r.closed {
 			if e.Calendar == f.Calendar && e.Start.Equal(f.Start) {
-				// The period may have been charged between being read and ending.
+				// The period may have been charged between Unflushed and its end.
 				if e.Used == f.Used {
 					r.closed = append(r.closed[:i], r.closed[i+1:]...)
 				}
@@ -235,8 +232,8 @@ func (s *Subject) Flushed(counts []Counted) {
 	}
 }
 
-// Unstored marks the count of the calendar's period that begins at start as one that the store keeps no row of.
-// From then on it is counted in s alone, so s is not idle until the period ends.
+// Unstored records that the store keeps no row of the count of the calendar's period that begins
+// at start. From then on only s has the count, so s is not idle until the period ends.
 func (s *Subject) Unstored(cal Calendar, start time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

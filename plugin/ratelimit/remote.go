@@ -5,101 +5,104 @@ import (
 	"errors"
 )
 
-// ErrUnavailable means that the shared counts are unreachable, and that the plan denies requests then.
-var ErrUnavailable = errors.New("the shared limits do not answer")
+// ErrUnavailable means that the shared counts are unreachable, and that the plan denies requests
+// during an outage.
+var ErrUnavailable = errors.New("the shared limits are unreachable")
 
-// Outage is how requests are decided while the shared counts are unreachable.
+// Outage is the rule for requests while the shared counts are unreachable.
 type Outage uint8
 
 const (
-	// OutageLocal counts here, against this process's share of each limit.
+	// OutageLocal counts in this process, against its share of each limit.
 	OutageLocal Outage = iota
-	// OutageOpen lets pass, and counts what was spent.
+	// OutageOpen allows all requests, and counts their cost.
 	OutageOpen
-	// OutageClosed answers ErrUnavailable.
+	// OutageClosed returns ErrUnavailable.
 	OutageClosed
 )
 
-// Remote is where several machines share their counts. All methods may be called by many
-// goroutines at once.
+// Remote holds the counts that several processes share. All methods are safe for concurrent use.
 type Remote interface {
-	// Ask takes what every one of the asks needs, or nothing from any, and fills in their
-	// answers. Blocks for as long as a request may wait, at most. An error means that it is not
-	// known whether anything was taken.
+	// Ask takes what every ask needs, or nothing from any, and sets the answers in asks. With peek
+	// it takes nothing. It blocks at most as long as a request may wait. After an error, it is
+	// unknown whether anything was taken.
 	Ask(ctx context.Context, asks []Ask, peek bool) (taken bool, err error)
-	// Unreachable reports whether the remote does not answer. Never blocks.
+	// Unreachable reports whether the remote does not answer. It never blocks.
 	Unreachable() bool
-	// Adjust adds delta to what was spent of a quota, not below zero, and returns what is spent then.
-	// It does so also where the count is not known: from Seed. Blocks as Ask does.
+	// Adjust adds delta to a quota's count, which does not fall below zero, and returns the new
+	// count. A missing count begins at Seed. It blocks like Ask.
 	Adjust(ctx context.Context, a *Ask, delta int64) (used int64, err error)
-	// Reset clears counts: of rates those with a Need, of quotas all. Blocks within ctx.
+	// Reset clears the counts of asks: of rates, those with a Need; of quotas, all. It blocks
+	// within ctx.
 	Reset(ctx context.Context, asks []Ask) error
-	// Release ends the slots that the ask names, and Renew has them kept for another while. Soon, in the order
-	// of the calls, and never blocking; what fails is not repeated.
+	// Release frees the slots that the ask names, and Renew keeps them for another Keep. Both run
+	// soon after, in the order of the calls. They never block, and do not retry after a failure.
 	Release(a Ask)
 	Renew(a Ask)
-	// Nodes is how many machines share the counts: at least 1. Never blocks.
+	// Nodes returns how many processes share the counts, at least 1. It never blocks.
 	Nodes() int64
 }
 
-// Ask is what a request asks of one count, and the answer. All rates that are counted for a subject by
-// one origin are one count, all its quotas of one calendar are, and so is its concurrency.
+// Ask is a request's demand from one count, and the answer. One count holds all rates of a subject
+// that have one origin, all its quotas of one calendar, or all its slots.
 type Ask struct {
 	Kind Kind
-	// Subject counted for, and Owner, the tenant that it belongs to: the counts of one
-	// owner are kept together. Owner is "" for counts that several tenants share.
+	// Owner is the tenant that Subject belongs to: the counts of one owner are kept together. It
+	// is "" for counts that several tenants share.
 	Subject, Owner string
 	Origin         Origin
-	// Calendar and Start of a quota's period, in Unix seconds; 0 for Total.
+	// Calendar is that of a quota, and Start its period's start in Unix seconds; 0 for Total.
 	Calendar Calendar
 	Start    int64
-	// Keep is for how many milliseconds a count is kept after its last use.
+	// Keep is how many milliseconds a count is kept after its last use.
 	Keep int64
 
-	// Rates of a count of that kind.
+	// Rates are set for the kind Rate only.
 	Rates []RateAsk
 
-	// Need is what must be taken of a quota (its cost) or of concurrency (1); Extra as much more as there is.
+	// Need must be taken: the cost from a quota, or 1 slot. Extra is taken as far as available.
 	Need, Extra int64
-	// Limit of a quota or of concurrency.
+	// Limit is that of the quota or of concurrency.
 	Limit int64
-	// Seed is what a quota's count begins with where it is not known, and Carry what was spent of it
-	// without asking.
+	// Seed is the start value of a quota's count that the remote has lost. Carry was spent without
+	// asking, and is added.
 	Seed, Carry int64
 	// Slots are the names of Need+Extra slots.
 	Slots []string
-	// Merge reports that the debts and Carry count in any case: others did not know of them.
+	// Merge raises each rate's debt to its Hint even if the remote has the count: the debts of an
+	// outage are missing there.
 	Merge bool
 
-	// Used is the answer: what was spent of the quota, or the slots in use, before this.
+	// Used is the answer: the quota's count, or the slots in use, before this ask.
 	Used int64
-	// At is when it was answered, by the remote clock, in microseconds.
+	// At is the time of the answer by the remote clock, in microseconds.
 	At int64
-	// Granted is how much was taken: Need and a part of Extra, or nothing.
+	// Granted is how much was taken: nothing, or Need and a part of Extra.
 	Granted int64
 }
 
-// RateAsk is what is asked of one rate.
+// RateAsk is the part of an Ask for one rate.
 type RateAsk struct {
 	scale *scale
-	// Need and Extra are tokens.
+	// Need and Extra are numbers of tokens, as in Ask.
 	Need, Extra int64
-	// Hold is for how long, in units, extra tokens may be held before they are used: the bucket is
-	// taken to be at least that much in debt, so that whenever they are used the limit holds.
+	// Hold is how long extra tokens may be held before use, in units. The remote treats the bucket
+	// as owing at least Hold, so that the limit is kept at any later time of use.
 	Hold int64
-	// Hint is the debt where the count is not known.
+	// Hint is the debt that this process knows, for a bucket that the remote has lost (see
+	// Ask.Merge).
 	Hint int64
-	// Return is how many tokens come back that were held and not used, From when they were taken, as At
-	// said. They count only if the bucket has not been full since: it would have gained them without.
+	// Return is the number of held tokens that were not used, and From the At of the ask that took
+	// them. The remote ignores them if the bucket was full since: a full bucket gains nothing.
 	Return, From int64
 
-	// Debt before, and Granted, are the answer.
+	// Debt, the debt before this ask, and Granted are the answer.
 	Debt    int64
 	Granted int64
 }
 
-// Scale returns how the rate is counted: what one token costs, what a bucket holds, how many units a
-// microsecond pays off, and a text that identifies this way of counting.
+// Scale returns the unit of the rate: the cost of one token, the bucket's capacity, how many units
+// a microsecond pays off, and a text that identifies these three and the rate.
 func (r *RateAsk) Scale() (each, depth, perMicro int64, sign string) {
 	return r.scale.each, r.scale.depth, r.scale.perMicro, r.scale.sign
 }

@@ -7,31 +7,29 @@ import (
 	"time"
 )
 
-// A bucket that several machines share is counted by the generic cell rate algorithm
-// (ITU-T I.371) in whole numbers: what was spent of it is a debt, every token adds to it, and
-// time pays it off. Whole numbers never drift, however many machines add to them and in whatever
-// order, and a script in Redis, whose only numbers are float64, keeps them exact below 2^53.
+// A shared bucket uses the generic cell rate algorithm (ITU-T I.371) with integers: tokens taken
+// are a debt in units, which time pays off. Integers do not drift, in whatever order processes add
+// to them. A Redis script, whose numbers are float64, keeps them exact below 2^53.
 
-// maxDepth bounds a bucket in units, so that no sum comes near 2^53.
+// maxDepth bounds a bucket's units, so that sums stay below 2^53.
 const maxDepth = 1 << 51
 
 // maxShift bounds how finely a microsecond is divided.
 const maxShift = 30
 
-// scale says how a rate is counted in whole units.
+// scale is the unit in which a shared rate is counted.
 type scale struct {
-	// perMicro is how many units a microsecond pays off: a power of two.
+	// perMicro is the number of units that a microsecond pays off: a power of two.
 	perMicro int64
-	// each is what one token costs, rounded up: a limit that can't be divided exactly
-	// comes out smaller, by less than one part in 2^51/Burst.
+	// each is the cost of one token, rounded up. The rounding makes a limit smaller by less than
+	// one part in 2^51/Burst.
 	each int64
-	// depth is what a bucket of Burst tokens holds.
+	// depth is the debt of an empty bucket: Burst tokens.
 	depth int64
-	// sign identifies this way of counting: "period:limit:burst:each:perMicro".
+	// sign identifies the rate and its unit: "period:limit:burst:each:perMicro".
 	sign string
 }
 
-// newScale returns the scale of a rate.
 func newScale(p *Policy) *scale {
 	limit, burst, period := max(p.Limit, 1), max(p.Burst, 1), max(p.Period, 1)
 	micros := float64(burst) * float64(period) / 1000 / float64(limit)
@@ -54,11 +52,11 @@ func newScale(p *Policy) *scale {
 	return s
 }
 
-// costOf returns what one token of limit per period costs, in 2^-shift microseconds, rounded up.
+// costOf returns the cost of one token of limit per period, in 2^-shift microseconds, rounded up.
 func costOf(period time.Duration, limit int64, shift uint) int64 {
 	hi, lo := bits.Mul64(uint64(period), 1<<shift)
-	// Both bounds of a policy keep the divisor above hi: 366 days << 30 is below 2^85, and where
-	// limit is small the shift is, too.
+	// The divisor stays above hi within a policy's bounds: 366 days << 30 is below 2^85, and a
+	// small limit has a small shift.
 	div := uint64(limit) * 1000
 	if hi >= div {
 		return math.MaxInt64
@@ -70,7 +68,7 @@ func costOf(period time.Duration, limit int64, shift uint) int64 {
 	return int64(max(min(q, math.MaxInt64), 1))
 }
 
-// units returns what d pays off.
+// units returns the number of units that d pays off.
 func (s *scale) units(d time.Duration) int64 {
 	if d <= 0 {
 		return 0
@@ -82,7 +80,7 @@ func (s *scale) units(d time.Duration) int64 {
 	return us * s.perMicro
 }
 
-// duration returns how long it takes to pay units off, rounded up.
+// duration returns the time that pays off units, rounded up.
 func (s *scale) duration(units int64) time.Duration {
 	if units <= 0 {
 		return 0
@@ -94,8 +92,8 @@ func (s *scale) duration(units int64) time.Duration {
 	return time.Duration(us) * time.Microsecond
 }
 
-// convert returns, in s, what debt in the old scale comes to: the same number of tokens, at
-// most a whole bucket.
+// convert returns a debt in the old scale as the same number of tokens in s, at most a whole
+// bucket.
 func (s *scale) convert(old *scale, debt int64) int64 {
 	if debt <= 0 {
 		return 0

@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// Release implements Limiter. Slots become free elsewhere a moment later.
+// Release implements Limiter. The remote frees slots a moment later.
 func (s *Shared) Release(b *Bill) { (*Local)(nil).Release(b) }
 
-// releaseSlots gives up the bill's slots, or keeps them for the next request.
+// releaseSlots keeps the bill's slots for the next request, or frees them at the remote.
 func (s *Shared) releaseSlots(b *Bill) {
 	held := b.slots
 	b.slots = nil
@@ -33,7 +33,7 @@ func (s *Shared) releaseSlots(b *Bill) {
 	}
 }
 
-// slotLimit is the smallest concurrency limit of the party.
+// slotLimit returns the smallest concurrency limit of the party.
 func (p *Party) slotLimit() int64 {
 	limit := int64(MaxLimit)
 	for i := range p.Lines {
@@ -44,7 +44,7 @@ func (p *Party) slotLimit() int64 {
 	return limit
 }
 
-// endSlots has slots end. The subject is locked, so that no renewal comes after it.
+// endSlots frees slots at the remote. The subject is locked, so that no later Renew names them.
 func (s *Shared) endSlots(subject *Subject, names ...string) {
 	sl := subject.slots()
 	for _, n := range names {
@@ -53,7 +53,7 @@ func (s *Shared) endSlots(subject *Subject, names ...string) {
 	s.remote.Release(Ask{Kind: Concurrency, Subject: subject.id, Owner: sl.owner, Slots: slices.Clone(names)})
 }
 
-// Adjust implements Limiter. While the remote is unreachable, the change is kept for later.
+// Adjust implements Limiter. While the remote is unreachable, it keeps the change for a later ask.
 func (s *Shared) Adjust(ctx context.Context, chargedAt time.Time, b *Bill, delta int64) (shortfall int64) {
 	delta = min(max(delta, -max(b.Cost, 0)), MaxLimit)
 	if delta == 0 {
@@ -98,15 +98,15 @@ func (s *Shared) Adjust(ctx context.Context, chargedAt time.Time, b *Bill, delta
 	return shortfall
 }
 
-// changeQuota adds delta to a quota's shared count.
+// changeQuota adds delta to a shared quota count.
 func (s *Shared) changeQuota(ctx context.Context, subject *Subject, a *Ask, delta int64) {
-	used, away := int64(0), s.remote.Unreachable()
-	if !away {
-		// What was spent without asking is sent with the next ask, which may be denied.
+	used, unreachable := int64(0), s.remote.Unreachable()
+	if !unreachable {
+		// The next ask sends the carry. This call must not send it, since the ask may be denied.
 		a.Carry, a.Merge = 0, false
 		var err error
 		used, err = s.remote.Adjust(ctx, a, delta)
-		away = err != nil
+		unreachable = err != nil
 	}
 	subject.mu.Lock()
 	defer subject.mu.Unlock()
@@ -114,11 +114,8 @@ func (s *Shared) changeQuota(ctx context.Context, subject *Subject, a *Ask, delt
 	if a.Calendar != Total && c.start != a.Start {
 		return
 	}
-	if c.lease == nil {
-		c.lease = new(lease)
-	}
-	c.lease.refreshedAt = time.Time{} // a denied request may pass now
-	if away {
+	c.ensureLease().refreshedAt = time.Time{} // a denied request may pass now
+	if unreachable {
 		c.lease.carry += delta
 		c.used = max(0, c.used+delta)
 		return
@@ -126,7 +123,7 @@ func (s *Shared) changeQuota(ctx context.Context, subject *Subject, a *Ask, delt
 	c.used = used + c.lease.carry
 }
 
-// Reset implements Limiter. Other processes that remember a denial ask again within a second.
+// Reset implements Limiter. Other processes that remember a denial ask the remote within a second.
 func (s *Shared) Reset(ctx context.Context, now time.Time, owner *Subject, p Party, names ...string) error {
 	named := func(policy *Policy) bool { return len(names) == 0 || slices.Contains(names, policy.Name) }
 	subject := p.Subject
@@ -167,15 +164,15 @@ func (s *Shared) Reset(ctx context.Context, now time.Time, owner *Subject, p Par
 	return nil
 }
 
-// addHolder notes that a subject may hold units or slots.
+// addHolder adds a subject to those that sweep looks at: it may hold tokens, units or slots.
 func (s *Shared) addHolder(subject *Subject, owner string) {
 	s.mu.Lock()
 	s.holders[subject] = owner
 	s.mu.Unlock()
 }
 
-// Run gives back what is held and not used, and renews the slots of requests that go on, until ctx
-// ends; then it gives everything back. To be called once.
+// Run returns unused tokens, units and slots to the remote, and renews the slots of running
+// requests, until ctx ends; then it returns everything. Call it once.
 func (s *Shared) Run(ctx context.Context) {
 	t := time.NewTicker(idleSweep)
 	defer t.Stop()
@@ -206,7 +203,7 @@ func (s *Shared) sweep(ctx context.Context, now time.Time, renew, all bool) {
 			s.changeQuota(ctx, subject, a, -a.Extra)
 		}
 		if idle {
-			// It may have begun to hold something meanwhile: then it is looked at again.
+			// A subject that came to hold something after sweepSubject stays listed.
 			subject.mu.Lock()
 			if !subject.holding() {
 				s.mu.Lock()
@@ -218,7 +215,7 @@ func (s *Shared) sweep(ctx context.Context, now time.Time, renew, all bool) {
 	}
 }
 
-// returnTokens gives back the tokens that were held and not used in time; all, those that still may be.
+// returnTokens returns held tokens whose time has ended to the remote; with all, every held token.
 func (s *Shared) returnTokens(ctx context.Context, subject *Subject, owner string, now time.Time, all bool) {
 	subject.mu.Lock()
 	at := subject.clamp(now)
@@ -242,12 +239,13 @@ func (s *Shared) returnTokens(ctx context.Context, subject *Subject, owner strin
 	}
 	subject.mu.Unlock()
 	if len(asks) > 0 && !s.remote.Unreachable() {
-		// Lost where it fails: the bucket gains them by itself.
+		// After a failure the tokens are lost; the bucket regains them with time.
 		_, _ = s.remote.Ask(ctx, asks, false)
 	}
 }
 
-// keepUnused keeps what was to be given back, where nothing was written.
+// keepUnused restores the unused tokens of an ask that was denied, since the remote did not take
+// them back.
 func (p *pool) keepUnused(r *RateAsk, taken bool) {
 	if !taken && r.Return > 0 && r.scale == p.scale {
 		if p.unused.n == 0 || r.From < p.unused.from {
@@ -257,10 +255,11 @@ func (p *pool) keepUnused(r *RateAsk, taken bool) {
 	}
 }
 
-// holdsTokens reports whether tokens are held, or to be given back.
+// holdsTokens reports whether the pool has held tokens, or unused ones to return.
 func (p *pool) holdsTokens() bool { return p.lots[0].n > 0 || p.lots[1].n > 0 || p.unused.n > 0 }
 
-// sweepSubject gives up idle slots, renews the others, and returns the quotas with the units to give back as Extra.
+// sweepSubject frees idle slots and renews the others. It returns asks for the quota units to
+// return, as Extra, and whether the subject holds nothing more.
 func (s *Shared) sweepSubject(subject *Subject, owner string, now time.Time, renew, all bool) (returns []Ask, idle bool) {
 	subject.mu.Lock()
 	defer subject.mu.Unlock()
@@ -290,7 +289,7 @@ func (s *Shared) sweepSubject(subject *Subject, owner string, now time.Time, ren
 		}
 		sl.idle = len(sl.free)
 		if all && len(sl.names) > 0 {
-			// Requests that still run do so without a slot.
+			// Requests that still run go on without a slot.
 			s.endSlots(subject, slices.Collect(maps.Keys(sl.names))...)
 		}
 		if renew && len(sl.names) > 0 {

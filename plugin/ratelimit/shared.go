@@ -8,24 +8,25 @@ import (
 	"time"
 )
 
-// Shared is the Limiter of several processes that count together, elsewhere: in Remote. Credits alone stay in
-// the subjects' accounts. Made by NewShared.
+// Shared is the Limiter of several processes whose common counts are in a Remote. Only credits
+// stay in the subjects' accounts. Made by NewShared.
 //
-// Exact, it asks for each request, except those that it knows will be denied. Leased, it takes tokens,
-// units and slots ahead of need, in batches as small as the demand allows, so that most requests
-// need not ask. Either way no limit is exceeded while Remote answers: what is held ahead is counted as spent, and
-// tokens of a bucket are held only for as long as the bucket is taken to be in debt (see Ask).
+// In exact mode it asks the Remote about each request, except those that it knows will be denied.
+// In leased mode it fetches tokens, units and slots ahead of need, in batches as small as the
+// demand allows, so that most requests need not ask. While the Remote answers, neither mode
+// exceeds a limit: the Remote counts prefetched amounts as spent, and tokens are held only as long
+// as the bucket is treated as being in debt (see RateAsk.Hold).
 //
-// While it does not answer, each bill says what holds.
+// While the Remote is unreachable, each bill's Outage decides.
 type Shared struct {
 	remote Remote
 	leased atomic.Bool
-	// name begins the names of this process's slots.
+	// name is the prefix of the names of this process's slots.
 	name  string
 	slotN atomic.Uint64
 
 	mu sync.Mutex
-	// holders are the subjects that may hold units or slots.
+	// holders maps each subject that may hold tokens, units or slots to its owner's id.
 	holders map[*Subject]string
 
 	asked, waited, fromMemory, outages atomic.Int64
@@ -33,16 +34,15 @@ type Shared struct {
 
 var _ Limiter = (*Shared)(nil)
 
-// NewShared returns a limiter that counts in remote. node is a name that no other process has, nor any
-// former one. Run must be running for slots to be renewed.
+// NewShared returns a limiter that counts in remote. node is a name that no other process has or
+// had. Slots are renewed only while Run runs.
 func NewShared(remote Remote, node string, leased bool) *Shared {
 	s := &Shared{remote: remote, name: node + ".", holders: map[*Subject]string{}}
 	s.leased.Store(leased)
 	return s
 }
 
-// SetLeased turns prefetching on or off: tokens, units and slots are taken in batches ahead of need,
-// or for each request. Held ones are returned once it is off.
+// SetLeased turns prefetching on or off. After it is turned off, Run returns the held amounts.
 func (s *Shared) SetLeased(leased bool) { s.leased.Store(leased) }
 
 // Leased reports whether prefetching is on.
@@ -50,40 +50,42 @@ func (s *Shared) Leased() bool { return s.leased.Load() }
 
 // SharedStats counts how requests were decided.
 type SharedStats struct {
-	// Asked is how often the shared counts were asked, Waited how many requests waited for that.
+	// Asked is the number of asks to the shared counts, Waited the number of requests that waited
+	// for one.
 	Asked, Waited int64
-	// Memory is how many requests were decided without asking.
+	// Memory is the number of requests decided without asking.
 	Memory int64
-	// Outage is how many were decided while nothing answered.
+	// Outage is the number of requests decided while the remote was unreachable.
 	Outage int64
 }
 
-// Stats does not block.
+// Stats returns the counts since NewShared. It does not block.
 func (s *Shared) Stats() SharedStats {
 	return SharedStats{s.asked.Load(), s.waited.Load(), s.fromMemory.Load(), s.outages.Load()}
 }
 
-// operation is the work on one bill.
+// operation is the state of deciding one bill.
 type operation struct {
 	asks        []Ask
 	lines       [MaxLines]lineOperation
 	unreachable bool
 	// refill reports that a prefetch is due.
 	refill bool
-	// open reports that no limit applies, peeked that nothing was taken.
+	// open reports that the bill is allowed without limits; peeked, that nothing was taken.
 	open, peeked bool
 	// credits reports that credits were taken.
 	credits bool
 	slots   [3]string
 }
 
-// lineOperation is the work on one line.
+// lineOperation is the state of deciding one line.
 type lineOperation struct {
 	line  *Line
 	party int8
-	// ask is the index of the line's ask, and rate its index therein; -1 for none.
+	// ask is the index of the line's ask in asks, rate that of its RateAsk in the ask; -1 for
+	// none.
 	ask, rate int8
-	// local reports that the need was met from what this process holds.
+	// local reports that amounts held by this process cover the line.
 	local bool
 	// sharesCount reports that another line of the bill takes from the same count.
 	sharesCount bool
@@ -100,7 +102,7 @@ func (c *operation) reset() {
 	c.refill, c.open, c.peeked, c.credits, c.slots = false, false, false, false, [3]string{}
 }
 
-// ask returns a new ask of the call.
+// ask appends an empty ask and returns it.
 func (c *operation) ask() *Ask {
 	if n := len(c.asks); n < cap(c.asks) {
 		c.asks = c.asks[:n+1]
@@ -117,8 +119,8 @@ func (s *Shared) Charge(ctx context.Context, now time.Time, b *Bill, o *Outcome)
 	return s.decide(ctx, now, b, o, true)
 }
 
-// Peek implements Limiter. What this process holds ahead of need counts as left. While nothing answers it says what
-// is known here, or ErrUnavailable for a bill that is OutageClosed.
+// Peek implements Limiter. Amounts held by this process count as remaining. While the remote is
+// unreachable, it returns what this process knows, or ErrUnavailable for an OutageClosed bill.
 func (s *Shared) Peek(ctx context.Context, now time.Time, b *Bill, o *Outcome) error {
 	return s.decide(ctx, now, b, o, false)
 }
@@ -187,8 +189,8 @@ func (s *Shared) decide(ctx context.Context, now time.Time, b *Bill, o *Outcome,
 	return err
 }
 
-// prepare takes from what is held here, and lists in c the asks for the rest. Where a line is known
-// to deny, it takes nothing and sets o.Denied. The subjects are locked.
+// prepare takes from the amounts held by this process, and lists in c the asks for the rest. If a
+// line is known to deny, it takes nothing and sets o.Denied. The subjects are locked.
 func (s *Shared) prepare(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, c *operation, take bool) error {
 	cost := max(b.Cost, 0)
 	n, lacking := 0, false
@@ -205,7 +207,7 @@ func (s *Shared) prepare(now time.Time, b *Bill, parties *[3]*Party, o *Outcome,
 		if take && len(p.Lines) > 0 {
 			subject.last = at
 		}
-		var done [Total + 1]bool // by Calendar; 0 for concurrency
+		var done [Total + 1]bool // indexed by Calendar; 0 for concurrency
 		for i := range p.Lines {
 			l := &p.Lines[i]
 			if l.Policy.Kind == Concurrency && b.NoConcurrency {
@@ -251,7 +253,7 @@ func (s *Shared) prepare(now time.Time, b *Bill, parties *[3]*Party, o *Outcome,
 	return nil
 }
 
-// noteDenial sets Denied and Kind where the standing denies the request.
+// noteDenial sets o.Denied and o.Kind if the standing denies the request.
 func (o *Outcome) noteDenial(st *Standing, p *Policy) {
 	if st.Denied {
 		o.Denied = true
@@ -264,7 +266,7 @@ func (o *Outcome) noteDenial(st *Standing, p *Policy) {
 // recent reports whether t is less than d before now.
 func recent(t, now time.Time, d time.Duration) bool { return !t.IsZero() && now.Sub(t) < d }
 
-const askPending = 0 // an ask that listAsks numbers
+const askPending = 0 // the line needs an ask, which listAsks adds
 
 func (s *Shared) prepareRate(at time.Time, l *Line, st *Standing, w *lineOperation, c *operation, take bool) {
 	p := l.meter.sharedPool(at)
@@ -288,7 +290,7 @@ func (s *Shared) prepareRate(at time.Time, l *Line, st *Standing, w *lineOperati
 		st.Retry = p.retry(owed, p.scale.each)
 		return
 	case s.leased.Load() && p.short && recent(p.refreshedAt, at, p.hold(owed)) && p.target(owed, s.remote.Nodes()) > 0:
-		// More comes in small amounts, for which no request has to wait.
+		// More tokens come in small amounts, by prefetches that no request waits for.
 		st.Denied = true
 		st.Retry = p.scale.duration(p.scale.each)
 		c.refill = c.refill || p.shouldPrefetch(at, s.remote.Nodes())
@@ -303,12 +305,9 @@ func (s *Shared) prepareQuota(at time.Time, subject *Subject, l *Line, st *Stand
 		return
 	}
 	count := subject.counter(l.Policy.Calendar, at)
-	if count.lease == nil {
-		count.lease = new(lease)
-	}
-	ls := count.lease
+	ls := count.ensureLease()
 	if w.sharesCount {
-		// What the first line took from, or asks for, will do for both; its limit is the smaller one's.
+		// The first line of this calendar takes or asks for both, under the smaller limit.
 		return
 	}
 	if s.leased.Load() {
@@ -358,7 +357,7 @@ func (s *Shared) prepareSlot(at time.Time, subject *Subject, st *Standing, w *li
 	w.ask = askPending
 }
 
-// reserve takes what only this process counts: credits and live requests.
+// reserve takes the amounts that only this process counts: credits and live requests.
 func (s *Shared) reserve(b *Bill, parties *[3]*Party, c *operation, cost int64) {
 	for _, p := range parties {
 		subject := p.subject()
@@ -381,7 +380,7 @@ func (s *Shared) reserve(b *Bill, parties *[3]*Party, c *operation, cost int64) 
 	b.held = !b.NoConcurrency
 }
 
-// undo gives back what the first n lines took here, and what was reserved.
+// undo gives back what the first n lines took in this process, and what reserve took.
 func (s *Shared) undo(now time.Time, b *Bill, parties *[3]*Party, c *operation, n int) {
 	for i := range c.lines[:n] {
 		w := &c.lines[i]
@@ -393,7 +392,7 @@ func (s *Shared) undo(now time.Time, b *Bill, parties *[3]*Party, c *operation, 
 		switch p := w.line.Policy; p.Kind {
 		case Rate:
 			if pl := w.line.meter.pool; pl != nil {
-				// Where it came from is not known, so it is held until the earlier time.
+				// The token's lot is unknown, so putBack adds it to the one that ends first.
 				pl.putBack(now)
 			}
 		case Quota:

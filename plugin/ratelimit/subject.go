@@ -8,45 +8,48 @@ import (
 	"time"
 )
 
-// ErrDropped means that a bill names a subject that was dropped as idle after the caller
-// had looked it up. Looking it up again gives its successor; nothing was taken.
+// ErrDropped means that a bill names a subject that was dropped as idle after the caller had
+// looked it up. Nothing was taken. Another look-up returns its successor.
 var ErrDropped = errors.New("subject was dropped: look it up again")
 
-// Subject is who policies are counted for, with its buckets, counters and live
-// requests. Made by NewSubject; safe for concurrent use.
+// Subject is a key, a tenant or an address that policies are counted for, with its buckets,
+// counters and live requests. Made by NewSubject; safe for concurrent use.
 type Subject struct {
 	id string
-	// live requests are changed without the lock where nothing is tested against them.
+	// live is the number of running requests. Without a concurrency limit it changes without the
+	// lock.
 	live atomic.Int64
-	// cold is nil until something in it is needed. There are two subjects for a key in
-	// use, so what few of them have is not in each.
+	// cold is nil until a field in it is needed. It keeps subjects small: each key in use has two,
+	// and few of them need these fields.
 	cold atomic.Pointer[coldFields]
 	// dropped is set under mu, once.
 	dropped atomic.Bool
 
-	// loaded reports that the store's counts are known. Guarded by mu, as is what follows.
+	// loaded reports that the store's counts are known. mu guards it and all fields below.
 	loaded bool
-	// Where several subjects are locked, the order is address, tenant, key.
+	// Code that locks several subjects locks the address first, then the tenant, then the key.
 	mu sync.Mutex
-	// last is the latest now that was charged: an older one would mint tokens.
+	// last is the latest now that was charged. An earlier now counts as last, or it would mint
+	// tokens.
 	last time.Time
 	sets [NumOrigins]set
-	// counters of the calendars that a quota was counted by; nil for none.
+	// counters are linked, one for each calendar in use; nil for none.
 	counters *counter
 }
 
-// coldFields are the fields that few subjects have. Unless stated otherwise, the subject's lock guards it.
+// coldFields are the fields that few subjects have. The subject's lock guards those without
+// another comment.
 type coldFields struct {
-	// Credits spent and lacking at this key, changed without the lock.
+	// The Spent of this key's requests; changed without the lock.
 	spent, returned, shortfall atomic.Int64
 	account                    Account
-	// closed are the final counts of ended periods that are not in the store yet.
+	// closed are the final counts of ended periods that the store does not have yet.
 	closed []Counted
-	// slots are those of shared concurrency limits; nil where there are none.
+	// slots are those of shared concurrency limits; nil for none.
 	slots *slots
 }
 
-// ensureCold returns what few subjects have, which s has from now on.
+// ensureCold returns the cold fields of s, and allocates them if missing.
 func (s *Subject) ensureCold() *coldFields {
 	if r := s.cold.Load(); r != nil {
 		return r
@@ -58,7 +61,7 @@ func (s *Subject) ensureCold() *coldFields {
 	return s.cold.Load()
 }
 
-// slots returns the slots of shared concurrency limits, nil where there are none.
+// slots returns the slots of shared concurrency limits, nil for none.
 func (s *Subject) slots() *slots {
 	if r := s.cold.Load(); r != nil {
 		return r.slots
@@ -84,30 +87,29 @@ type Counted struct {
 	Used  int64
 }
 
-// NewSubject returns a subject with full buckets and nothing spent. id names it among
-// nodes and in the store: "k:<keyspace>:<key id>", "t:<keyspace>:<slug>", "a:…".
+// NewSubject returns a subject with full buckets and nothing spent. id is its name among nodes and
+// in the store: "k:<keyspace>:<key id>", "t:<keyspace>:<slug>", "a:…".
 func NewSubject(id string) *Subject {
 	return &Subject{id: id}
 }
 
-// ID returns what NewSubject was given.
 func (s *Subject) ID() string { return s.id }
 
-// Live returns how many requests of the subject are running.
+// Live returns the number of the subject's running requests.
 func (s *Subject) Live() int64 { return s.live.Load() }
 
-// Idle reports whether s has nothing to lose: buckets full, nothing live, every count flushed, no
-// credits leased or unsettled. Such a subject may be dropped and made again. Counts that were never
-// loaded, and those that the store keeps no row of, keep s from being idle until their period ends.
+// Idle reports whether s has no state that a drop would lose: buckets full, no live requests,
+// every count flushed, no credits leased or unwritten. Counts that were not loaded, and those that
+// the store keeps no row of, keep s from being idle until their period ends.
 func (s *Subject) Idle(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.idle(now)
 }
 
-// Drop marks s as dropped if it is idle, and reports whether it did. From then on charging
-// it returns ErrDropped, so that no count goes to s instead of its successor. Call it under
-// the lock of the table that s is taken out of.
+// Drop marks s as dropped if it is idle, and reports whether it did. Later charges return
+// ErrDropped, so that no count goes to s instead of its successor. Call it under the lock of the
+// table that s is removed from.
 func (s *Subject) Drop(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -118,7 +120,7 @@ func (s *Subject) Drop(now time.Time) bool {
 	return true
 }
 
-// Dropped reports whether Drop succeeded.
+// Dropped reports whether s was dropped.
 func (s *Subject) Dropped() bool { return s.dropped.Load() }
 
 func (s *Subject) idle(now time.Time) bool {
@@ -141,7 +143,7 @@ func (s *Subject) idle(now time.Time) bool {
 	return true
 }
 
-// busy reports whether s holds state that would be lost with it, other than spent tokens.
+// busy reports whether s has state that a drop would lose, other than spent tokens.
 func (s *Subject) busy() bool {
 	if s.live.Load() != 0 {
 		return true
@@ -158,7 +160,7 @@ func (s *Subject) busy() bool {
 	return false
 }
 
-// clamp returns now, or the last one where that is later: time does not go back.
+// clamp returns the later of now and last: a subject's time does not go back.
 func (s *Subject) clamp(now time.Time) time.Time {
 	if now.Before(s.last) {
 		return s.last
@@ -166,9 +168,9 @@ func (s *Subject) clamp(now time.Time) time.Time {
 	return now
 }
 
-// Reset refills the buckets and forgets the current quota counts: POST …/limits/reset.
-// Empty names resets everything, and the subject's sense of time with it, should a clock have run ahead; else
-// the policies of those names. Quotas of one calendar share their count.
+// Reset refills the buckets and clears the current quota counts of the policies with these names.
+// Without names it resets all, and moves last to now, in case a clock ran ahead. Quotas of one
+// calendar share their count, so all of them are reset.
 func (s *Subject) Reset(now time.Time, names ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -189,18 +191,18 @@ func (s *Subject) Reset(now time.Time, names ...string) {
 			}
 			c := s.counter(l.Policy.Calendar, now)
 			if now.Unix() < c.start {
-				// The clock had run ahead, and the counter with it.
+				// The clock had run ahead when the counter began its period.
 				c.begin(l.Policy.Calendar, now)
 			}
-			// Also where nothing was loaded yet: the store's count is what is forgotten.
+			// A count that was not loaded is reset too: it replaces the store's.
 			c.used, c.loaded, c.unsure, c.lease = 0, true, true, nil
 		}
 	}
 }
 
-// Expendable reports whether s may be dropped although it is not idle, and returns when it was last
-// charged. A subject that was never charged is about to be, so it may not. With all set, only a
-// running request keeps s.
+// Expendable reports whether s may be dropped although it is not idle, and returns when it was
+// last charged. A subject that was never charged is about to be, so it may not. With all set, only
+// a running request keeps s.
 func (s *Subject) Expendable(all bool) (last time.Time, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -210,7 +212,8 @@ func (s *Subject) Expendable(all bool) (last time.Time, ok bool) {
 	return s.last, !s.last.IsZero() && !s.busy()
 }
 
-// DropUnlessBusy is Drop for a subject whose buckets need not be full, as Expendable reports.
+// DropUnlessBusy drops s, whose buckets need not be full, under the conditions of Expendable. It
+// reports whether it did.
 func (s *Subject) DropUnlessBusy(all bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// listPrefetch lists the asks for what should be taken ahead of need for the bill's lines; nil where nothing should. The
-// subjects are locked.
+// listPrefetch returns an operation with the asks for tokens and units to fetch ahead of need, nil
+// if none are due. The subjects are locked.
 func (s *Shared) listPrefetch(now time.Time, b *Bill, parties *[3]*Party, n int, done *operation) *operation {
 	c := new(operation)
 	for i := range n {
@@ -29,12 +29,6 @@ func (s *Shared) listPrefetch(now time.Time, b *Bill, parties *[3]*Party, n int,
 			a := c.ask()
 			a.Kind, a.Subject, a.Owner, a.Origin = Rate, subject.id, b.ownerOf(int(w.party)), w.line.origin
 			s.listRates(at, a, c, i, n, true)
-			for j := range n {
-				if o := &c.lines[j]; o.rate >= 0 && o.ask == int8(len(c.asks)) {
-					o.ask--
-					o.line.meter.sharedPool(at).asking = true
-				}
-			}
 		case Quota:
 			l := subject.count(policy.Calendar).lease
 			if l == nil || l.asking {
@@ -48,12 +42,17 @@ func (s *Shared) listPrefetch(now time.Time, b *Bill, parties *[3]*Party, n int,
 			a.Kind, a.Subject, a.Owner = Quota, subject.id, b.ownerOf(int(w.party))
 			s.listQuota(at, subject, a, c, i, n, 0, true)
 			a.Extra = extra
-			for j := range n {
-				if o := &c.lines[j]; o.rate >= 0 && o.ask == int8(len(c.asks)) {
-					o.ask--
+			l.asking = true
+		default:
+			continue
+		}
+		for j := range n {
+			if o := &c.lines[j]; o.rate >= 0 && o.ask == int8(len(c.asks)) {
+				o.ask--
+				if o.line.Policy.Kind == Rate {
+					o.line.meter.sharedPool(at).asking = true
 				}
 			}
-			l.asking = true
 		}
 	}
 	if len(c.asks) == 0 {
@@ -62,8 +61,8 @@ func (s *Shared) listPrefetch(now time.Time, b *Bill, parties *[3]*Party, n int,
 	return c
 }
 
-// prefetch sends the asks that listPrefetch made at now, and keeps what they grant. It blocks on the
-// remote, so it runs in the background.
+// prefetch sends the asks that listPrefetch made at now, and stores the granted tokens and units.
+// It blocks on the remote, so it runs in the background.
 func (s *Shared) prefetch(now time.Time, c *operation) {
 	s.asked.Add(1)
 	_, err := s.remote.Ask(context.Background(), c.asks, false)
