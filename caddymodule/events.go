@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/engine"
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/events"
 )
 
 // eventPrefix begins the names of our events in Caddy's events app.
@@ -24,7 +24,7 @@ func (s subscriber) Wants(eventType string) bool {
 }
 
 // Emit implements engine.Subscriber.
-func (s subscriber) Emit(e management.Event) error {
+func (s subscriber) Emit(e events.Event) error {
 	data := map[string]any{}
 	if err := json.Unmarshal(e.Data, &data); err != nil {
 		return fmt.Errorf("reading its data: %w", err)

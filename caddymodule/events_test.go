@@ -66,7 +66,7 @@ func TestEventsApp(t *testing.T) {
 	if _, err := m.RevokeKey(ctx, ada, "", k.ID); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.PostEvent(ctx, ada, "", "acme", "job.finished", json.RawMessage(`{"n": 5}`)); err != nil {
+	if _, err := a.engine.Webhooks().PostEvent(ctx, ada, "", "acme", "job.finished", json.RawMessage(`{"n": 5}`)); err != nil {
 		t.Fatal(err)
 	}
 	for deadline := time.Now().Add(20 * time.Second); len(collectedEvents()) < 2; time.Sleep(5 * time.Millisecond) {

@@ -170,7 +170,7 @@ func keeperOf(cmd *cobra.Command, c *config.Compiled) sqlite.RevocationWriter {
 		if m == nil {
 			m = management.New(management.Config{
 				Store: s, Engine: new(restoringEngine), View: func() *gateway.View { return view },
-				Logger: commandLog(cmd), Webhooks: c.WebhookSettings, Signer: c.CheckpointSigner,
+				Logger: commandLog(cmd), Signer: c.CheckpointSigner,
 			})
 		}
 		if view.Keyspaces[r.Keyspace] == nil {

@@ -26,6 +26,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/engine"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
@@ -216,9 +217,9 @@ func (c *client) useStore(cmd *cobra.Command, actor string) error {
 	log := commandLog(cmd)
 	m := management.New(management.Config{
 		Store: run.store, Engine: run.engine, View: func() *gateway.View { return compiled.View },
-		Logger: log, Webhooks: compiled.WebhookSettings, Signer: compiled.CheckpointSigner,
+		Logger: log, Signer: compiled.CheckpointSigner,
 	})
-	c.http.Transport = inProcess{api.New(m, api.Options{Authenticate: adminapi.Access, Logger: log})}
+	c.http.Transport = inProcess{api.New(m, api.Options{Webhooks: webhooks.New(m, compiled.WebhookSettings), Authenticate: adminapi.Access, Logger: log})}
 	c.base, c.name = "http://offline", run.path
 	c.actAs(actor)
 	return nil

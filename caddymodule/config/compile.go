@@ -10,7 +10,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
@@ -50,7 +50,7 @@ type Keyspace struct {
 	InQuery   bool
 	headers   HeadersConfig
 	AdminOpen bool
-	webhooks  management.WebhookSettings
+	webhooks  webhooks.Settings
 	// Requests configures the log of keys' last requests; nil turns it off.
 	Requests *usage.Log
 	// UsageHours is how long usage is kept by hour.

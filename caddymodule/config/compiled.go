@@ -13,6 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 	"github.com/keygate-dev/keygate/plugin/usage"
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
@@ -93,9 +94,9 @@ func (c *Compiled) UsageOff(keyspace string) bool {
 }
 
 // WebhookSettings returns the settings of a keyspace's webhooks.
-func (c *Compiled) WebhookSettings(keyspace string) management.WebhookSettings {
+func (c *Compiled) WebhookSettings(keyspace string) webhooks.Settings {
 	if c.Keyspaces[keyspace] == nil {
-		return management.WebhookSettings{}
+		return webhooks.Settings{}
 	}
 	s := c.Keyspaces[keyspace].webhooks
 	if c.vault != nil {

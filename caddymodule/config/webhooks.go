@@ -9,7 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
@@ -46,7 +46,7 @@ func (b *PrivateBlocks) UnmarshalJSON(data []byte) error {
 }
 
 func privateRanges() (b PrivateBlocks) {
-	for _, p := range management.PrivateRanges() {
+	for _, p := range webhooks.PrivateRanges() {
 		b = append(b, p.String())
 	}
 	return b
@@ -55,7 +55,7 @@ func privateRanges() (b PrivateBlocks) {
 // compile parses the blocks. A block that appears twice is an error.
 func (b PrivateBlocks) compile() (out []netip.Prefix, err error) {
 	for _, text := range b {
-		p, err := management.ParsePrivateBlock(text)
+		p, err := webhooks.ParsePrivateBlock(text)
 		if err != nil {
 			return nil, Errorf("allow_private", "allow_private: %w", err)
 		}
@@ -74,8 +74,8 @@ const (
 )
 
 // Compile returns the webhook settings for package management, except for Sealer. c may be nil.
-func (c *WebhooksConfig) Compile() (s management.WebhookSettings, err error) {
-	s.Expiring, s.Unused = management.DefaultExpiring, management.DefaultUnused
+func (c *WebhooksConfig) Compile() (s webhooks.Settings, err error) {
+	s.Expiring, s.Unused = webhooks.DefaultExpiring, webhooks.DefaultUnused
 	s.Reach.Listens = webhook.Listens
 	if c == nil {
 		return s, nil

@@ -82,6 +82,7 @@ func (a *AdminAPI) handlerOf(app App) http.Handler {
 func managementAPI(a App, m *management.Manager, authenticate func(*http.Request) (api.Access, error)) http.Handler {
 	return api.New(m, api.Options{
 		Auth:         a.Engine().Auth(),
+		Webhooks:     a.Engine().Webhooks(),
 		Verifier:     a.Verifier(),
 		Status:       func(ctx context.Context) management.Status { return Status(ctx, a) },
 		Usage:        UsageService(a, m),

@@ -188,7 +188,7 @@ func (c *Console) console() (*console.Handler, error) {
 		return nil, nil
 	}
 	opts := console.Options{
-		Auth: c.app.Engine().Auth(), Keyspace: c.keyspace, Verifier: c.app.Verifier(), Usage: UsageService(c.app, m),
+		Auth: c.app.Engine().Auth(), Webhooks: c.app.Engine().Webhooks(), Keyspace: c.keyspace, Verifier: c.app.Verifier(), Usage: UsageService(c.app, m),
 		Status: func(ctx context.Context) management.Status { return Status(ctx, c.app) },
 		Curl: func(key string) string {
 			return api.Curl(c.app.Compiled().Keyspaces[c.keyspace].Keyspace, siteOf(c.app, c.keyspace), key)

@@ -37,6 +37,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/leak"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
@@ -44,6 +45,8 @@ import (
 type Options struct {
 	// Auth issues tokens and portal links. If it is nil, New makes one.
 	Auth *auth.Authority
+	// Webhooks manages webhooks. If it is nil, no webhook can be created.
+	Webhooks *webhooks.Registry
 	// Verifier answers POST /v1/verify and POST /v1/explain. If it is nil, both answer 503.
 	Verifier management.RequestChecker
 	// Status returns the state of the gateway. If it is nil, GET /v1/status answers 503.
@@ -81,12 +84,13 @@ type Access struct {
 
 // Handler is the management API. Safe for concurrent use.
 type Handler struct {
-	manager *management.Manager
-	auth    *auth.Authority
-	opts    Options
-	mux     *http.ServeMux
-	log     *slog.Logger
-	openAPI func() []byte
+	manager  *management.Manager
+	auth     *auth.Authority
+	webhooks *webhooks.Registry
+	opts     Options
+	mux      *http.ServeMux
+	log      *slog.Logger
+	openAPI  func() []byte
 }
 
 // New returns a Handler for the manager m. It panics if m or opts.Authenticate is nil, so that no
@@ -98,7 +102,10 @@ func New(m *management.Manager, opts Options) *Handler {
 	if opts.Auth == nil {
 		opts.Auth = auth.New(m)
 	}
-	h := &Handler{manager: m, auth: opts.Auth, opts: opts, mux: http.NewServeMux(), log: opts.Logger, openAPI: documentOf(routes)}
+	if opts.Webhooks == nil {
+		opts.Webhooks = webhooks.New(m, nil)
+	}
+	h := &Handler{manager: m, auth: opts.Auth, webhooks: opts.Webhooks, opts: opts, mux: http.NewServeMux(), log: opts.Logger, openAPI: documentOf(routes)}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}

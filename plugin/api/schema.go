@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
 // typeSchemas are the schemas of types whose JSON form can't be derived from the Go type.
@@ -17,8 +17,8 @@ var typeSchemas = map[reflect.Type]func() schema{
 	reflect.TypeFor[[]byte](): func() schema {
 		return aText("").orNull().with("contentEncoding", "base64")
 	},
-	reflect.TypeFor[management.DeliveryStatus](): func() schema {
-		return oneOf("", string(management.DeliveryPending), string(management.DeliveryDone), string(management.DeliveryDead))
+	reflect.TypeFor[webhooks.DeliveryStatus](): func() schema {
+		return oneOf("", string(webhooks.DeliveryPending), string(webhooks.DeliveryDone), string(webhooks.DeliveryDead))
 	},
 	reflect.TypeFor[gateway.Status](): func() schema {
 		return oneOf("", string(gateway.StatusActive), string(gateway.StatusDisabled), string(gateway.StatusRevoked), string(gateway.StatusExpired))
@@ -47,7 +47,7 @@ var typeNames = map[string]string{
 	"audit.Record":                 "AuditRecord",
 	"audit.Report":                 "ChainReport",
 	"management.LimitStatusRecord": "StandingRecord",
-	"management.PostedEvent":       "EventRecord",
+	"webhooks.PostedEvent":         "EventRecord",
 }
 
 // components maps the names of records to their schemas.

@@ -4,12 +4,13 @@ import (
 	"net/http"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
 // issuedWebhook is a webhook with its secret. Only the response that creates or rotates the secret
 // shows it.
 type issuedWebhook struct {
-	management.IssuedWebhook
+	webhooks.Issued
 	secretNote
 }
 
@@ -19,15 +20,15 @@ func init() {
 }
 
 func (c *call) replayWebhook(status int, d management.Effect) error {
-	w, err := c.h.manager.Webhook(c.ctx, c.actor, c.keyspace, d.Target)
+	w, err := c.h.webhooks.Webhook(c.ctx, c.actor, c.keyspace, d.Target)
 	if err != nil {
 		return err
 	}
-	return c.record(status, w.Version, issuedWebhook{IssuedWebhook: management.IssuedWebhook{WebhookRecord: w}})
+	return c.record(status, w.Version, issuedWebhook{Issued: webhooks.Issued{Record: w}})
 }
 
-func webhookFields(o *object) management.WebhookFields {
-	return management.WebhookFields{URL: o.string("url"), Events: o.strings("events"), Tenant: o.string("tenant"), Active: o.bool("active")}
+func webhookFields(o *object) webhooks.Fields {
+	return webhooks.Fields{URL: o.string("url"), Events: o.strings("events"), Tenant: o.string("tenant"), Active: o.bool("active")}
 }
 
 func (c *call) listWebhooks() error {
@@ -35,7 +36,7 @@ func (c *call) listWebhooks() error {
 	if err != nil {
 		return err
 	}
-	list, err := c.h.manager.Webhooks(c.ctx, c.actor, c.keyspace, management.WebhookFilter{Tenant: c.query("tenant"), PageQuery: page})
+	list, err := c.h.webhooks.Webhooks(c.ctx, c.actor, c.keyspace, webhooks.Filter{Tenant: c.query("tenant"), PageQuery: page})
 	if err != nil {
 		return err
 	}
@@ -51,15 +52,15 @@ func (c *call) createWebhook() error {
 	if err := o.done(); err != nil {
 		return err
 	}
-	w, err := c.h.manager.CreateWebhook(c.ctx, c.actor, c.keyspace, in)
+	w, err := c.h.webhooks.CreateWebhook(c.ctx, c.actor, c.keyspace, in)
 	if err != nil {
 		return err
 	}
-	return c.record(http.StatusCreated, w.Version, issuedWebhook{IssuedWebhook: w})
+	return c.record(http.StatusCreated, w.Version, issuedWebhook{Issued: w})
 }
 
 func (c *call) getWebhook() error {
-	w, err := c.h.manager.Webhook(c.ctx, c.actor, c.keyspace, c.r.PathValue("id"))
+	w, err := c.h.webhooks.Webhook(c.ctx, c.actor, c.keyspace, c.r.PathValue("id"))
 	if err != nil {
 		return err
 	}
@@ -75,7 +76,7 @@ func (c *call) patchWebhook() error {
 	if err := o.done(); err != nil {
 		return err
 	}
-	w, err := c.h.manager.UpdateWebhook(c.ctx, c.actor, c.keyspace, c.r.PathValue("id"), in, c.match())
+	w, err := c.h.webhooks.UpdateWebhook(c.ctx, c.actor, c.keyspace, c.r.PathValue("id"), in, c.match())
 	if err != nil {
 		return err
 	}
@@ -83,7 +84,7 @@ func (c *call) patchWebhook() error {
 }
 
 func (c *call) deleteWebhook() error {
-	if err := c.h.manager.DeleteWebhook(c.ctx, c.actor, c.keyspace, c.r.PathValue("id"), c.match()); err != nil {
+	if err := c.h.webhooks.DeleteWebhook(c.ctx, c.actor, c.keyspace, c.r.PathValue("id"), c.match()); err != nil {
 		return err
 	}
 	return c.noContent()
@@ -102,11 +103,11 @@ func (c *call) rotateWebhookSecret() error {
 	if err := c.emptyBody(); err != nil {
 		return err
 	}
-	w, err := c.h.manager.RotateWebhookSecret(c.ctx, c.actor, c.keyspace, c.r.PathValue("id"))
+	w, err := c.h.webhooks.RotateWebhookSecret(c.ctx, c.actor, c.keyspace, c.r.PathValue("id"))
 	if err != nil {
 		return err
 	}
-	return c.record(http.StatusOK, w.Version, issuedWebhook{IssuedWebhook: w})
+	return c.record(http.StatusOK, w.Version, issuedWebhook{Issued: w})
 }
 
 func (c *call) listDeliveries() error {
@@ -114,8 +115,8 @@ func (c *call) listDeliveries() error {
 	if err != nil {
 		return err
 	}
-	list, err := c.h.manager.Deliveries(c.ctx, c.actor, c.keyspace, c.r.PathValue("id"),
-		management.DeliveryFilter{Status: management.DeliveryStatus(c.query("status")), PageQuery: page})
+	list, err := c.h.webhooks.Deliveries(c.ctx, c.actor, c.keyspace, c.r.PathValue("id"),
+		webhooks.DeliveryFilter{Status: webhooks.DeliveryStatus(c.query("status")), PageQuery: page})
 	if err != nil {
 		return err
 	}
@@ -126,7 +127,7 @@ func (c *call) replayDelivery() error {
 	if err := c.emptyBody(); err != nil {
 		return err
 	}
-	d, err := c.h.manager.ReplayDelivery(c.ctx, c.actor, c.keyspace, c.r.PathValue("id"), c.r.PathValue("delivery"))
+	d, err := c.h.webhooks.ReplayDelivery(c.ctx, c.actor, c.keyspace, c.r.PathValue("id"), c.r.PathValue("delivery"))
 	if err != nil {
 		return err
 	}
@@ -142,7 +143,7 @@ func (c *call) postEvent() error {
 	if err := o.done(); err != nil {
 		return err
 	}
-	e, err := c.h.manager.PostEvent(c.ctx, c.actor, c.keyspace, c.r.PathValue("slug"), eventType.Value, data.Value)
+	e, err := c.h.webhooks.PostEvent(c.ctx, c.actor, c.keyspace, c.r.PathValue("slug"), eventType.Value, data.Value)
 	if err != nil {
 		return err
 	}
@@ -163,27 +164,27 @@ func webhookBody() fields {
 const secretOnlyHere = "The secret is only in this response."
 
 var (
-	noWebhooks = map[int][]string{http.StatusUnprocessableEntity: {management.CodeWebhooksOff}}
+	noWebhooks = map[int][]string{http.StatusUnprocessableEntity: {webhooks.CodeOff}}
 
 	_ = document("GET /v1/webhooks", doc{
 		Summary: "Lists webhooks, newest first.",
-		Answers: map[int]any{http.StatusOK: management.Page[management.WebhookRecord]{}},
+		Answers: map[int]any{http.StatusOK: management.Page[webhooks.Record]{}},
 	})
 	_ = document("POST /v1/webhooks", doc{
 		Summary: "Creates a webhook.", Body: webhookBody(), Required: []string{"url"}, Versioned: true,
 		Description: "Deliveries are signed as the Standard Webhooks specification defines. " + secretOnlyHere,
 		Answers:     map[int]any{http.StatusCreated: issuedWebhook{}},
 		Errors: map[int][]string{
-			http.StatusConflict: {management.CodeWebhookLimitReached}, http.StatusUnprocessableEntity: {management.CodeWebhooksOff},
+			http.StatusConflict: {webhooks.CodeLimitReached}, http.StatusUnprocessableEntity: {webhooks.CodeOff},
 		},
 	})
 	_ = document("GET /v1/webhooks/{id}", doc{
 		Summary: "Shows a webhook, without its secret.", Versioned: true,
-		Answers: map[int]any{http.StatusOK: management.WebhookRecord{}},
+		Answers: map[int]any{http.StatusOK: webhooks.Record{}},
 	})
 	_ = document("PATCH /v1/webhooks/{id}", doc{
 		Summary: "Changes the stated fields of a webhook.", Body: webhookBody(), Versioned: true,
-		Answers: map[int]any{http.StatusOK: management.WebhookRecord{}},
+		Answers: map[int]any{http.StatusOK: webhooks.Record{}},
 	})
 	_ = document("DELETE /v1/webhooks/{id}", doc{
 		Summary: "Deletes a webhook with its deliveries.", Versioned: true,
@@ -197,12 +198,12 @@ var (
 	_ = document("GET /v1/webhooks/{id}/deliveries", doc{
 		Summary: "Lists a webhook's deliveries of the last 30 days, newest first.",
 		Query:   map[string]schema{"status": oneOf("Only deliveries with this status.", "pending", "delivered", "dead")},
-		Answers: map[int]any{http.StatusOK: management.Page[management.DeliveryRecord]{}},
+		Answers: map[int]any{http.StatusOK: management.Page[webhooks.DeliveryRecord]{}},
 	})
 	_ = document("POST /v1/webhooks/{id}/deliveries/{delivery}/replay", doc{
 		Summary: "Delivers an event again, with the same webhook-id.", Body: fields{}, EmptyBody: true,
-		Answers: map[int]any{http.StatusAccepted: management.DeliveryRecord{}},
-		Errors:  map[int][]string{http.StatusConflict: {management.CodeWebhookInactive}},
+		Answers: map[int]any{http.StatusAccepted: webhooks.DeliveryRecord{}},
+		Errors:  map[int][]string{http.StatusConflict: {webhooks.CodeInactive}},
 	})
 	_ = document("POST /v1/tenants/{slug}/events", doc{
 		Summary: "Publishes a custom event to the webhooks that receive the tenant's events.",
@@ -211,6 +212,6 @@ var (
 			"data": anObject("The content of the event, at most 64 KiB. Default and null: {}.").orNull(),
 		},
 		Required: []string{"type"},
-		Answers:  map[int]any{http.StatusAccepted: management.PostedEvent{}},
+		Answers:  map[int]any{http.StatusAccepted: webhooks.PostedEvent{}},
 	})
 )

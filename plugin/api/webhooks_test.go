@@ -8,6 +8,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/api"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
@@ -21,15 +22,17 @@ func (w *fixture) withWebhooks() {
 	}
 	m := management.New(management.Config{
 		Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view },
-		Webhooks: func(string) management.WebhookSettings { return management.WebhookSettings{Sealer: vault} },
 	})
-	w.handler = api.New(m, api.Options{Authenticate: func(*http.Request) (api.Access, error) { return w.access, nil }})
+	w.handler = api.New(m, api.Options{
+		Webhooks:     webhooks.New(m, func(string) webhooks.Settings { return webhooks.Settings{Sealer: vault} }),
+		Authenticate: func(*http.Request) (api.Access, error) { return w.access, nil },
+	})
 }
 
 func TestWebhooks(t *testing.T) {
 	w := newFixture(t)
 	w.send("POST", "/v1/tenants", newTenant).want(201)
-	w.send("POST", "/v1/webhooks", `{"url":"https://example.com/"}`).wantProblem(422, management.CodeWebhooksOff, "")
+	w.send("POST", "/v1/webhooks", `{"url":"https://example.com/"}`).wantProblem(422, webhooks.CodeOff, "")
 	w.withWebhooks()
 	made := w.send("POST", "/v1/webhooks", `{"url":"https://example.com/hook","events":["key.*","job.finished"],"tenant":"ACME"}`)
 	m := made.want(http.StatusCreated)

@@ -11,12 +11,13 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
 // rival is another tenant with something of everything.
 type rival struct {
 	key     management.IssuedKey
-	hook    management.IssuedWebhook
+	hook    webhooks.Issued
 	token   auth.IssuedToken
 	session string
 	// delivery is none; there is nothing to be learnt of it either.
@@ -28,7 +29,7 @@ func (w *fixture) rival() rival {
 	w.tenant("rival", "pro")
 	r := rival{key: w.key("rival", "secret plans"), delivery: "dlv_01m81qc7aeer370dx6jd0dtyhr"}
 	w.use(r.key, gateway.Allowed, 200)
-	r.hook = testkit.Must[management.IssuedWebhook](w.t)(w.manager.CreateWebhook(ctx, root, "default", management.WebhookFields{
+	r.hook = testkit.Must[webhooks.Issued](w.t)(w.handler.webhooks.CreateWebhook(ctx, root, "default", webhooks.Fields{
 		URL: management.Some("https://hooks.example.com/rival"), Tenant: management.Some("rival"),
 	}))
 	r.token = w.tokenWith(auth.TokenFields{Name: management.Some("rival's"), Scopes: management.Some([]string{"*"}), Tenant: management.Some("rival")})
@@ -75,7 +76,7 @@ func (w *fixture) state() string {
 	w.t.Helper()
 	t := testkit.Must[management.TenantRecord](w.t)(w.manager.Tenant(ctx, root, "default", "rival"))
 	keys := testkit.Must[management.Page[management.KeyRecord]](w.t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{Tenant: "rival"}))
-	hooks := testkit.Must[management.Page[management.WebhookRecord]](w.t)(w.manager.Webhooks(ctx, root, "default", management.WebhookFilter{Tenant: "rival"}))
+	hooks := testkit.Must[management.Page[webhooks.Record]](w.t)(w.handler.webhooks.Webhooks(ctx, root, "default", webhooks.Filter{Tenant: "rival"}))
 	tokens := testkit.Must[management.Page[auth.TokenRecord]](w.t)(auth.New(w.manager).Tokens(ctx, root, "default", auth.TokenFilter{}))
 	sessions := testkit.Must[management.Page[auth.SessionRecord]](w.t)(auth.New(w.manager).Sessions(ctx, root, "default", auth.SessionFilter{Tenant: "rival"}))
 	for i := range sessions.Data {
@@ -249,10 +250,10 @@ func TestCrossSitePosts(t *testing.T) {
 // tokensOfRoutes returns the ids of what rival made, for paths.
 func (w *fixture) tokensOfRoutes() (r rival) {
 	keys := testkit.Must[management.Page[management.KeyRecord]](w.t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{Tenant: "rival"}))
-	hooks := testkit.Must[management.Page[management.WebhookRecord]](w.t)(w.manager.Webhooks(ctx, root, "default", management.WebhookFilter{Tenant: "rival"}))
+	hooks := testkit.Must[management.Page[webhooks.Record]](w.t)(w.handler.webhooks.Webhooks(ctx, root, "default", webhooks.Filter{Tenant: "rival"}))
 	tokens := testkit.Must[management.Page[auth.TokenRecord]](w.t)(auth.New(w.manager).Tokens(ctx, root, "default", auth.TokenFilter{Tenant: "rival"}))
 	sessions := testkit.Must[management.Page[auth.SessionRecord]](w.t)(auth.New(w.manager).Sessions(ctx, root, "default", auth.SessionFilter{Tenant: "rival"}))
-	r.key.KeyRecord, r.hook.WebhookRecord, r.token.TokenRecord, r.session = keys.Data[0], hooks.Data[0], tokens.Data[0], sessions.Data[0].ID
+	r.key.KeyRecord, r.hook.Record, r.token.TokenRecord, r.session = keys.Data[0], hooks.Data[0], tokens.Data[0], sessions.Data[0].ID
 	r.delivery = "dlv_01m81qc7aeer370dx6jd0dtyhr"
 	return r
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
@@ -20,6 +21,8 @@ import (
 type Options struct {
 	// Auth checks sessions and issues tokens. nil: a new one.
 	Auth *auth.Authority
+	// Webhooks manages webhooks. nil: none can be created.
+	Webhooks *webhooks.Registry
 	// Keyspace is the keyspace whose keys are managed. "": the only one, or "default".
 	Keyspace string
 	// Verifier explains rejected requests. nil: there is no such page.
@@ -59,12 +62,13 @@ type Identity struct {
 
 // Handler is the console of a keyspace. Safe for concurrent use.
 type Handler struct {
-	manager *management.Manager
-	auth    *auth.Authority
-	opts    Options
-	log     *slog.Logger
-	mux     *http.ServeMux
-	assets  map[string]*asset
+	manager  *management.Manager
+	auth     *auth.Authority
+	webhooks *webhooks.Registry
+	opts     Options
+	log      *slog.Logger
+	mux      *http.ServeMux
+	assets   map[string]*asset
 	// names holds the assets' names by their names in templates.
 	names map[string]string
 }
@@ -74,7 +78,10 @@ func New(m *management.Manager, opts Options) (*Handler, error) {
 	if opts.Auth == nil {
 		opts.Auth = auth.New(m)
 	}
-	h := &Handler{manager: m, auth: opts.Auth, opts: opts, log: opts.Logger, mux: http.NewServeMux()}
+	if opts.Webhooks == nil {
+		opts.Webhooks = webhooks.New(m, nil)
+	}
+	h := &Handler{manager: m, auth: opts.Auth, webhooks: opts.Webhooks, opts: opts, log: opts.Logger, mux: http.NewServeMux()}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}

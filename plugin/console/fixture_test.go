@@ -24,6 +24,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 	"github.com/keygate-dev/keygate/plugin/usage"
@@ -95,7 +96,6 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 	w.view = gateway.NewView(testkit.Must[*apikey.Hasher](t)(apikey.NewHasher()), space(t, "default", "kg_"), space(t, "other", "ot_"))
 	w.manager = management.New(management.Config{
 		Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.clock.Now, Logger: log,
-		Webhooks: func(string) management.WebhookSettings { return management.WebhookSettings{Sealer: sealer{}} },
 	})
 	now := time.Now()
 	w.status = management.Status{
@@ -104,6 +104,7 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 	}
 	requests := &usage.Log{Keep: 100, For: time.Hour, Clean: w.view.Keyspaces["default"].Grammar.Clean}
 	opts := Options{
+		Webhooks: webhooks.New(w.manager, func(string) webhooks.Settings { return webhooks.Settings{Sealer: sealer{}} }),
 		Keyspace: "default", Verifier: judge{w}, Logger: log, Curl: func(key string) string { return "curl -H 'Authorization: Bearer " + key + "' https://api.example.com/" },
 		Status: func(context.Context) management.Status { return w.status },
 		Usage: &usage.Service{

@@ -12,6 +12,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
 // A key's life, as an operator leads it.
@@ -120,13 +121,13 @@ func TestWebhookAndTokenFlow(t *testing.T) {
 	b := w.operator()
 	b.send("/webhooks/new", "once", "a", "url", "ftp://x", "events", "nothing").want(http.StatusUnprocessableEntity).has("https://", "is no type of events", `value="ftp://x"`)
 	b.send("/webhooks/new", "once", "a", "url", "https://hooks.example.com/", "events", "key.*\njob.finished", "tenant", "acme").want(http.StatusOK).has("whsec_")
-	hooks := testkit.Must[management.Page[management.WebhookRecord]](t)(w.manager.Webhooks(ctx, root, "default", management.WebhookFilter{}))
+	hooks := testkit.Must[management.Page[webhooks.Record]](t)(w.handler.webhooks.Webhooks(ctx, root, "default", webhooks.Filter{}))
 	at := "/webhooks/" + hooks.Data[0].ID
-	testkit.Must[management.PostedEvent](t)(w.manager.PostEvent(ctx, root, "default", "acme", "job.finished", nil))
+	testkit.Must[webhooks.PostedEvent](t)(w.handler.webhooks.PostEvent(ctx, root, "default", "acme", "job.finished", nil))
 	b.get(at).has("job.finished", "Pending", "Replay")
 	b.get(at + "?status=dead").has("Nothing was delivered yet")
 	b.get(at + "?status=lost").want(http.StatusUnprocessableEntity)
-	list := testkit.Must[management.Page[management.DeliveryRecord]](t)(w.manager.Deliveries(ctx, root, "default", hooks.Data[0].ID, management.DeliveryFilter{}))
+	list := testkit.Must[management.Page[webhooks.DeliveryRecord]](t)(w.handler.webhooks.Deliveries(ctx, root, "default", hooks.Data[0].ID, webhooks.DeliveryFilter{}))
 	b.send(at + "/deliveries/" + list.Data[0].ID + "/replay").to(at + "?done=replayed")
 	b.send(at+"/edit", "url", "https://hooks.example.com/2", "events", "*").to(at + "?done=webhook-updated")
 	b.get(at).has("https://hooks.example.com/2", "Disabled")

@@ -16,6 +16,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
 var (
@@ -44,8 +45,8 @@ func busy(t testing.TB) *fixture {
 	testkit.Must[management.IssuedKey](t)(w.manager.RotateKey(ctx, root, "default", k.ID, time.Hour))
 	testkit.Must[management.Receipt](t)(w.manager.RevokeKey(ctx, root, "default", w.key("acme", "gone").ID))
 	testkit.Must[management.Receipt](t)(w.manager.DisableKey(ctx, root, "default", w.key("acme", "off").ID))
-	testkit.Must[management.IssuedWebhook](t)(w.manager.CreateWebhook(ctx, root, "default", management.WebhookFields{URL: management.Some("https://hooks.example.com/"), Tenant: management.Some("acme")}))
-	testkit.Must[management.PostedEvent](t)(w.manager.PostEvent(ctx, root, "default", "acme", "job.finished", nil))
+	testkit.Must[webhooks.Issued](t)(w.handler.webhooks.CreateWebhook(ctx, root, "default", webhooks.Fields{URL: management.Some("https://hooks.example.com/"), Tenant: management.Some("acme")}))
+	testkit.Must[webhooks.PostedEvent](t)(w.handler.webhooks.PostEvent(ctx, root, "default", "acme", "job.finished", nil))
 	for i := range 5 {
 		w.use(k, gateway.Allowed, 200+i)
 		w.use(k, gateway.RateLimited, 429)

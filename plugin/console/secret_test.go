@@ -9,6 +9,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
 var anID = regexp.MustCompile(`([a-z]{3}_)[0-9a-z]{26}`)
@@ -58,7 +59,7 @@ func TestSecretsAreShownOnce(t *testing.T) {
 	b := w.operator()
 	k := w.key("acme", "to rotate")
 	var shown []string
-	hook := testkit.Must[management.IssuedWebhook](t)(w.manager.CreateWebhook(ctx, root, "default", management.WebhookFields{URL: management.Some("https://hooks.example.com/")}))
+	hook := testkit.Must[webhooks.Issued](t)(w.handler.webhooks.CreateWebhook(ctx, root, "default", webhooks.Fields{URL: management.Some("https://hooks.example.com/")}))
 	for _, c := range []struct {
 		name, path, prefix string
 		fields             []string
@@ -117,7 +118,7 @@ func TestSecretsAreShownOnce(t *testing.T) {
 	// Sending forms again made nothing.
 	keys := testkit.Must[management.Page[management.KeyRecord]](t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{}))
 	tokens := testkit.Must[management.Page[auth.TokenRecord]](t)(auth.New(w.manager).Tokens(ctx, root, "default", auth.TokenFilter{}))
-	hooks := testkit.Must[management.Page[management.WebhookRecord]](t)(w.manager.Webhooks(ctx, root, "default", management.WebhookFilter{}))
+	hooks := testkit.Must[management.Page[webhooks.Record]](t)(w.handler.webhooks.Webhooks(ctx, root, "default", webhooks.Filter{}))
 	if len(keys.Data) != 2 || len(tokens.Data) != 2 || len(hooks.Data) != 2 || len(keys.Data[1].Secrets) != 2 {
 		t.Errorf("there are %d keys, %d tokens, %d webhooks, %d secrets", len(keys.Data), len(tokens.Data), len(hooks.Data), len(keys.Data[1].Secrets))
 	}

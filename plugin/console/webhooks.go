@@ -6,17 +6,18 @@ import (
 	"net/http"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
 // webhooksPage is the list of webhooks.
 type webhooksPage struct {
-	List  []management.WebhookRecord
+	List  []webhooks.Record
 	Next  string
 	First bool
 }
 
 func (c *call) listWebhooks() error {
-	list, err := c.h.manager.Webhooks(c.ctx, c.actor, c.h.opts.Keyspace, management.WebhookFilter{PageQuery: c.page()})
+	list, err := c.h.webhooks.Webhooks(c.ctx, c.actor, c.h.opts.Keyspace, webhooks.Filter{PageQuery: c.page()})
 	if err != nil {
 		return err
 	}
@@ -27,7 +28,7 @@ func (c *call) listWebhooks() error {
 type webhookForm struct {
 	Form *form
 	// Hook is the webhook to change; nil for a new one.
-	Hook *management.WebhookRecord
+	Hook *webhooks.Record
 	Once string
 }
 
@@ -39,18 +40,18 @@ func (c *call) showNewWebhook() error {
 
 // shownSecret is the page that shows a webhook's secret, once.
 type shownSecret struct {
-	Hook    management.IssuedWebhook
+	Hook    webhooks.Issued
 	Rotated bool
 }
 
 func (c *call) createWebhook() error {
 	f := newForm(c.r.PostForm)
-	in := management.WebhookFields{URL: f.text("url"), Events: management.Some(f.lines("events"))}
+	in := webhooks.Fields{URL: f.text("url"), Events: management.Some(f.lines("events"))}
 	if tenant := f.text("tenant"); tenant.Value != "" {
 		in.Tenant = tenant
 	}
 	return c.showOnce("new webhook", func(c *call) error {
-		w, err := c.h.manager.CreateWebhook(c.ctx, c.actor, c.h.opts.Keyspace, in)
+		w, err := c.h.webhooks.CreateWebhook(c.ctx, c.actor, c.h.opts.Keyspace, in)
 		if err != nil {
 			e, err := f.reject(err)
 			if err != nil {
@@ -64,8 +65,8 @@ func (c *call) createWebhook() error {
 
 // webhookPage is a webhook with its deliveries.
 type webhookPage struct {
-	Hook       management.WebhookRecord
-	Deliveries []management.DeliveryRecord
+	Hook       webhooks.Record
+	Deliveries []webhooks.DeliveryRecord
 	Next       string
 	Status     string
 	Statuses   []statusLink
@@ -74,11 +75,11 @@ type webhookPage struct {
 func (c *call) showWebhook() error {
 	p := webhookPage{Status: c.r.URL.Query().Get("status")}
 	var err error
-	if p.Hook, err = c.h.manager.Webhook(c.ctx, c.actor, c.h.opts.Keyspace, c.r.PathValue("id")); err != nil {
+	if p.Hook, err = c.h.webhooks.Webhook(c.ctx, c.actor, c.h.opts.Keyspace, c.r.PathValue("id")); err != nil {
 		return err
 	}
-	list, err := c.h.manager.Deliveries(c.ctx, c.actor, c.h.opts.Keyspace, p.Hook.ID,
-		management.DeliveryFilter{Status: management.DeliveryStatus(p.Status), PageQuery: c.page()})
+	list, err := c.h.webhooks.Deliveries(c.ctx, c.actor, c.h.opts.Keyspace, p.Hook.ID,
+		webhooks.DeliveryFilter{Status: webhooks.DeliveryStatus(p.Status), PageQuery: c.page()})
 	if err != nil {
 		return err
 	}
@@ -95,7 +96,7 @@ func (c *call) showWebhook() error {
 }
 
 func (c *call) showEditWebhook() error {
-	w, err := c.h.manager.Webhook(c.ctx, c.actor, c.h.opts.Keyspace, c.r.PathValue("id"))
+	w, err := c.h.webhooks.Webhook(c.ctx, c.actor, c.h.opts.Keyspace, c.r.PathValue("id"))
 	if err != nil {
 		return err
 	}
@@ -119,13 +120,13 @@ func joinLines(list []string) (out string) {
 }
 
 func (c *call) editWebhook() error {
-	w, err := c.h.manager.Webhook(c.ctx, c.actor, c.h.opts.Keyspace, c.r.PathValue("id"))
+	w, err := c.h.webhooks.Webhook(c.ctx, c.actor, c.h.opts.Keyspace, c.r.PathValue("id"))
 	if err != nil {
 		return err
 	}
 	f := newForm(c.r.PostForm)
-	in := management.WebhookFields{URL: f.text("url"), Events: management.Some(f.lines("events")), Active: management.Some(f.Value("active") != "")}
-	if _, err := c.h.manager.UpdateWebhook(c.ctx, c.actor, c.h.opts.Keyspace, w.ID, in, nil); err != nil {
+	in := webhooks.Fields{URL: f.text("url"), Events: management.Some(f.lines("events")), Active: management.Some(f.Value("active") != "")}
+	if _, err := c.h.webhooks.UpdateWebhook(c.ctx, c.actor, c.h.opts.Keyspace, w.ID, in, nil); err != nil {
 		e, err := f.reject(err)
 		if err != nil {
 			return err
@@ -138,7 +139,7 @@ func (c *call) editWebhook() error {
 func (c *call) confirmWebhook() error { return c.confirmWebhookAction(http.StatusOK, "", rand.Text()) }
 
 func (c *call) confirmWebhookAction(status int, wrong, once string) error {
-	w, err := c.h.manager.Webhook(c.ctx, c.actor, c.h.opts.Keyspace, c.r.PathValue("id"))
+	w, err := c.h.webhooks.Webhook(c.ctx, c.actor, c.h.opts.Keyspace, c.r.PathValue("id"))
 	if err != nil {
 		return err
 	}
@@ -168,13 +169,13 @@ func (c *call) changeWebhook() error {
 	}
 	switch c.r.PathValue("act") {
 	case "delete":
-		if err := c.h.manager.DeleteWebhook(c.ctx, c.actor, c.h.opts.Keyspace, id, nil); err != nil {
+		if err := c.h.webhooks.DeleteWebhook(c.ctx, c.actor, c.h.opts.Keyspace, id, nil); err != nil {
 			return wrong(err)
 		}
 		return c.redirect("/webhooks", "webhook-deleted")
 	case "rotate-secret":
 		return c.showOnce("rotate "+id, func(c *call) error {
-			w, err := c.h.manager.RotateWebhookSecret(c.ctx, c.actor, c.h.opts.Keyspace, id)
+			w, err := c.h.webhooks.RotateWebhookSecret(c.ctx, c.actor, c.h.opts.Keyspace, id)
 			if err != nil {
 				return wrong(err)
 			}
@@ -186,7 +187,7 @@ func (c *call) changeWebhook() error {
 
 func (c *call) replayDelivery() error {
 	id := c.r.PathValue("id")
-	if _, err := c.h.manager.ReplayDelivery(c.ctx, c.actor, c.h.opts.Keyspace, id, c.r.PathValue("delivery")); err != nil {
+	if _, err := c.h.webhooks.ReplayDelivery(c.ctx, c.actor, c.h.opts.Keyspace, id, c.r.PathValue("delivery")); err != nil {
 		return err
 	}
 	return c.redirect("/webhooks/"+id, "replayed")

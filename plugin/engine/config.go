@@ -6,8 +6,8 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
-	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
 // Target names the store of an engine, and the node that uses it. Both stay the same for the engine's life.
@@ -44,7 +44,7 @@ type Limits struct {
 
 // Keyspace holds the settings of a keyspace that are not in the View.
 type Keyspace struct {
-	Webhooks management.WebhookSettings
+	Webhooks webhooks.Settings
 	// UsageHours is how long hourly usage is kept.
 	UsageHours time.Duration
 }

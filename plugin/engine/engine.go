@@ -27,6 +27,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 	"github.com/keygate-dev/keygate/plugin/store/revocations"
 	"github.com/keygate-dev/keygate/plugin/usage"
@@ -55,7 +56,7 @@ type Engine struct {
 	gateway *cluster.Member
 	usage   *usage.Tracker
 	limits  *limits
-	events  *events
+	events  *relay
 
 	// state is a State, but never Degraded: see degraded.
 	state atomic.Int32
@@ -79,6 +80,7 @@ type opened struct {
 	store    Store
 	manager  *management.Manager
 	auth     *auth.Authority
+	registry *webhooks.Registry
 	webhooks *webhook.Service
 	at       time.Time
 }
@@ -95,7 +97,7 @@ func New(o Options) (*Engine, error) {
 	e := &Engine{target: o.Target, version: o.Version, other: o.Other, logs: newLogHandler(o.Log.Handler())}
 	e.log = slog.New(e.logs)
 	e.life, e.end = context.WithCancel(context.Background())
-	e.events = newEvents(e)
+	e.events = newRelay(e)
 	e.usage = usage.NewTracker(o.Target.Node, e.log)
 	e.usage.KeepHours = e.usageHours
 	var err error
@@ -146,6 +148,14 @@ func (e *Engine) Auth() *auth.Authority {
 	return nil
 }
 
+// Webhooks returns what manages webhooks, nil in Opening.
+func (e *Engine) Webhooks() *webhooks.Registry {
+	if o := e.opened.Load(); o != nil {
+		return o.registry
+	}
+	return nil
+}
+
 // OpenedAt returns when the store was opened, to the second; false in Opening.
 func (e *Engine) OpenedAt() (time.Time, bool) {
 	if o := e.opened.Load(); o != nil {
@@ -186,11 +196,11 @@ func (e *Engine) about() (version, configHash string) {
 }
 
 // webhookSettings returns the active configuration's settings for a keyspace's webhooks.
-func (e *Engine) webhookSettings(keyspace string) management.WebhookSettings {
+func (e *Engine) webhookSettings(keyspace string) webhooks.Settings {
 	if a := e.active.Load(); a != nil {
 		return a.Keyspaces[keyspace].Webhooks
 	}
-	return management.WebhookSettings{}
+	return webhooks.Settings{}
 }
 
 // signer returns the active configuration's signer of the audit chain, nil for none.

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/events"
 )
 
 // Subscriber receives the events of a configuration, such as Caddy's events app.
@@ -13,31 +13,31 @@ type Subscriber interface {
 	// Wants reports whether an event of a type would be received. It does not block.
 	Wants(eventType string) bool
 	// Emit passes an event on. It may block, which delays later events.
-	Emit(management.Event) error
+	Emit(events.Event) error
 }
 
 // maxQueued is how many events wait for a Subscriber.
 const maxQueued = 1024
 
-// events passes events on to the Subscriber of the newest configuration that is active. It
-// implements management.EventListener.
-type events struct {
+// relay passes events on to the Subscriber of the newest configuration that is active. It
+// implements events.Listener.
+type relay struct {
 	engine *Engine
-	queue  chan management.Event
+	queue  chan events.Event
 	once   sync.Once
 	done   chan struct{}
 }
 
-var _ management.EventListener = (*events)(nil)
+var _ events.Listener = (*relay)(nil)
 
-func newEvents(e *Engine) *events {
-	return &events{engine: e, queue: make(chan management.Event, maxQueued), done: make(chan struct{})}
+func newRelay(e *Engine) *relay {
+	return &relay{engine: e, queue: make(chan events.Event, maxQueued), done: make(chan struct{})}
 }
 
 // subscriber returns the Subscriber that receives events now, nil for none. While a configuration
 // is not active yet, because other parts of the program still start, it is the one of the
 // configuration before.
-func (v *events) subscriber() Subscriber {
+func (v *relay) subscriber() Subscriber {
 	v.engine.mu.Lock()
 	configs := slices.Clone(v.engine.configs)
 	v.engine.mu.Unlock()
@@ -49,14 +49,14 @@ func (v *events) subscriber() Subscriber {
 	return nil
 }
 
-// Wants implements management.EventListener.
-func (v *events) Wants(eventType string) bool {
+// Wants implements events.Listener.
+func (v *relay) Wants(eventType string) bool {
 	s := v.subscriber()
 	return s != nil && s.Wants(eventType)
 }
 
 // Receive queues an event.
-func (v *events) Receive(e management.Event) {
+func (v *relay) Receive(e events.Event) {
 	v.once.Do(func() { go v.run() })
 	select {
 	case v.queue <- e:
@@ -66,9 +66,9 @@ func (v *events) Receive(e management.Event) {
 }
 
 // close stops passing events on. It does not wait for the Subscriber.
-func (v *events) close() { close(v.done) }
+func (v *relay) close() { close(v.done) }
 
-func (v *events) run() {
+func (v *relay) run() {
 	for {
 		select {
 		case e := <-v.queue:
@@ -79,7 +79,7 @@ func (v *events) run() {
 	}
 }
 
-func (v *events) emit(e management.Event) {
+func (v *relay) emit(e events.Event) {
 	defer func() {
 		if p := recover(); p != nil {
 			v.engine.log.Error("a handler of Caddy's events app failed", "event", e.Type, "id", e.ID, "panic", fmt.Sprint(p))

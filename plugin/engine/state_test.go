@@ -9,7 +9,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/engine"
 	"github.com/keygate-dev/keygate/plugin/gateway"
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/events"
 )
 
 func TestLifecycle(t *testing.T) {
@@ -173,7 +173,7 @@ type subscriber struct {
 
 func (s *subscriber) Wants(eventType string) bool { return s.panics || eventType == s.wants }
 
-func (s *subscriber) Emit(management.Event) error {
+func (s *subscriber) Emit(events.Event) error {
 	if s.panics {
 		panic("a handler")
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 	"github.com/keygate-dev/keygate/plugin/store/postgres"
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
@@ -74,9 +75,9 @@ func (e *Engine) open(ctx context.Context) error {
 	o := &opened{store: s, at: time.Now().UTC().Truncate(time.Second)}
 	o.manager = management.New(management.Config{
 		Store: s, Engine: e.gateway, View: e.View, Logger: e.log,
-		Webhooks: e.webhookSettings, Listener: e.events, Signer: e.signer,
+		Listener: e.events, Signer: e.signer,
 	})
-	o.auth = auth.New(o.manager)
+	o.auth, o.registry = auth.New(o.manager), webhooks.New(o.manager, e.webhookSettings)
 	o.webhooks = webhook.New(webhook.Options{
 		Store: s, Node: e.target.Node, Manager: o.manager, Settings: e.webhookSettings, Keyspaces: e.keyspaces, Logger: e.log,
 	})

@@ -15,7 +15,7 @@ func (c *Call) AppendEvent() error {
 	if err != nil {
 		return err
 	}
-	return c.publishAudit(row)
+	return c.Events.PublishAudit(row)
 }
 
 // readChain returns the reader of a store's audit chain.

@@ -3,13 +3,13 @@ package management
 import (
 	"context"
 	"crypto/ed25519"
-	"encoding/json"
 	"errors"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/events"
 )
 
 // checkpointKey returns the key that this node signs checkpoints of the store with; nil for none.
@@ -54,9 +54,6 @@ func (m *Manager) Checkpoint(ctx context.Context, a Actor, keyspace string) (h a
 	return h, err
 }
 
-// EventAuditCheckpoint is the type of the event that publishes a checkpoint. It is no tenant's.
-const EventAuditCheckpoint = "audit.head"
-
 // errPublished reports that another node has published a checkpoint meanwhile.
 var errPublished = errors.New("another node has published a checkpoint")
 
@@ -95,9 +92,9 @@ func (m *Manager) PublishCheckpoint(ctx context.Context, every time.Duration) er
 	if err != nil || len(list) == 0 {
 		return err
 	}
-	var done publications
+	var published []*events.Batch
 	err = m.store.Update(ctx, func(tx Tx) error {
-		done = publications{}
+		published = nil
 		latest, err := tx.LockPublishedCheckpoint()
 		if err != nil {
 			return err
@@ -110,12 +107,11 @@ func (m *Manager) PublishCheckpoint(ctx context.Context, every time.Duration) er
 			return err
 		}
 		for _, h := range list[1:] {
-			c := &Call{Tx: tx, Manager: m, Keyspace: v.Keyspaces[*h.Keyspace], View: v, Now: now, Actor: System}
-			if err := c.publishCheckpoint(h); err != nil {
+			b := m.newCall(tx, System, v.Keyspaces[*h.Keyspace], v).Events
+			if err := publishCheckpoint(b, h); err != nil {
 				return err
 			}
-			done.events = append(done.events, c.publications.events...)
-			done.deliveries = done.deliveries || c.publications.deliveries
+			published = append(published, b)
 		}
 		return tx.SetPublishedCheckpoint(next)
 	})
@@ -129,19 +125,17 @@ func (m *Manager) PublishCheckpoint(ctx context.Context, every time.Duration) er
 		m.log.ErrorContext(ctx, "the audit chain was altered, or the store was replaced by an older copy: verify the chain against checkpoints that were kept elsewhere", "problem", lost)
 	}
 	m.log.InfoContext(ctx, "audit head", "head", list[0])
-	m.notify(done)
+	for _, b := range published {
+		b.Committed()
+	}
 	return nil
 }
 
-// publishCheckpoint publishes a checkpoint to the recipients of events that are no tenant's.
-func (c *Call) publishCheckpoint(h audit.Checkpoint) error {
-	a, err := c.Recipients("", EventAuditCheckpoint)
-	if err != nil || a.empty() {
+// publishCheckpoint publishes a checkpoint to the recipients of events that belong to no tenant.
+func publishCheckpoint(b *events.Batch, h audit.Checkpoint) error {
+	to, err := b.Recipients("", events.AuditCheckpoint)
+	if err != nil || to.Empty() {
 		return err
 	}
-	data, err := json.Marshal(h)
-	if err != nil {
-		return err
-	}
-	return c.Publish(a, Event{ID: c.Manager.ids.next(eventIDPrefix, c.Now), Keyspace: c.Keyspace.Name, Type: EventAuditCheckpoint, At: h.At, Data: data})
+	return b.PublishData(to, events.Event{Type: events.AuditCheckpoint, At: h.At}, h)
 }

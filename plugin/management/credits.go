@@ -8,6 +8,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/events"
 )
 
 // withSettledCredits runs f while no credits of the tenant are leased by this node, so that the
@@ -44,10 +45,40 @@ func (c *Call) moveBalance(t *gateway.Tenant, kind string, amount int64, referen
 		return err
 	}
 	t.Credits = e.Balance
-	if amount < 0 {
-		return c.checkBalance(t)
+	if amount >= 0 {
+		return nil
 	}
-	return nil
+	o, low, err := c.LowCredits(t)
+	if err != nil || !low {
+		return err
+	}
+	return c.Events.PublishOneShot(o)
+}
+
+// lowCreditsPercent is the share of the balance after its last top-up below which it is low.
+const lowCreditsPercent = 20
+
+// LowCredits returns the event of a balance that is low or empty, and reports whether it is, compared with the balance
+// after its last top-up.
+func (c *Call) LowCredits(t *gateway.Tenant) (o events.OneShot, low bool, err error) {
+	top, err := c.TopUp(c.Keyspace.Name, t.Slug)
+	if errors.Is(err, gateway.ErrNotFound) {
+		return o, false, nil
+	}
+	if err != nil {
+		return o, false, err
+	}
+	percent, condition := lowCreditsPercent, "credits:low"
+	switch {
+	case t.Credits <= 0:
+		percent, condition = 0, "credits:empty"
+	case float64(t.Credits)*100 >= float64(top.Balance)*lowCreditsPercent:
+		return o, false, nil
+	}
+	return events.OneShot{
+		Type: events.CreditsThreshold, Keyspace: c.Keyspace.Name, Tenant: t.Slug, At: c.Now, Subject: "tenant:" + t.Slug, Condition: condition, Ref: top.Seq,
+		Data: map[string]any{"percent": percent, "balance": t.Credits, "of": top.Balance, "topped_up_at": top.At.UTC()},
+	}, true, nil
 }
 
 // AddCredits adds amount, 1 or more, to a tenant's balance and returns the new one.

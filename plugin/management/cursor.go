@@ -30,7 +30,7 @@ type cursorCache struct{ atomic.Pointer[Cursors] }
 // The kinds of such lists.
 const (
 	auditCursor    = 'e'
-	deliveryCursor = 'd'
+	DeliveryCursor = 'd'
 	ledgerCursor   = 'l'
 	// RequestCursor is of a key's last requests.
 	RequestCursor = 'r'

@@ -105,6 +105,9 @@ func (f *Faults) Invalid(field, format string, args ...any) {
 	f.Add(CodeInvalidField, field, format, args...)
 }
 
+// Fields returns the faults.
+func (f *Faults) Fields() []FieldError { return f.fields }
+
 // Err returns the refusal, nil when there was no fault.
 func (f *Faults) Err() error {
 	if len(f.fields) == 0 {

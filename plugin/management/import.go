@@ -13,6 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/events"
 )
 
 // MaxImport is how many rows one call of Import takes.
@@ -115,7 +116,7 @@ func (m *Manager) Import(ctx context.Context, a Actor, keyspace string, rows []I
 	err = m.Write(context.WithoutCancel(ctx), a, ks.Name, func(c *Call) error {
 		r = ImportReport{AcceptedShapes: acceptedShapes(ks), Data: make([]ImportResult, 0, len(rows))}
 		im := &importer{Call: c, report: &r, createTenants: o.CreateTenants}
-		c.Tx = &batchTx{Tx: c.Tx, tenants: map[string]*gateway.Tenant{}, activeKeys: map[string]int{}, webhooks: map[WebhookQuery][]*WebhookRow{}}
+		c.UseTx(&batchTx{Tx: c.Tx, tenants: map[string]*gateway.Tenant{}, activeKeys: map[string]int{}, webhooks: map[events.WebhookQuery][]*events.WebhookRow{}})
 		if err := im.lookUp(forms); err != nil {
 			return err
 		}
@@ -494,10 +495,10 @@ type batchTx struct {
 	Tx
 	tenants    map[string]*gateway.Tenant // by slug as asked for
 	activeKeys map[string]int             // by slug as stored
-	webhooks   map[WebhookQuery][]*WebhookRow
+	webhooks   map[events.WebhookQuery][]*events.WebhookRow
 	newest     *audit.Row // the newest event, nil before the first was read or written
 	// active are the keyspace's active webhooks, unless they are many.
-	active  []*WebhookRow
+	active  []*events.WebhookRow
 	tooMany bool
 }
 
@@ -505,20 +506,20 @@ type batchTx struct {
 const maxWebhooksCached = 50
 
 // Webhooks is read once: a transaction that imports makes none.
-func (b *batchTx) Webhooks(q WebhookQuery) ([]*WebhookRow, error) {
+func (b *batchTx) Webhooks(q events.WebhookQuery) ([]*events.WebhookRow, error) {
 	if list, ok := b.webhooks[q]; ok {
 		return list, nil
 	}
-	if q == (WebhookQuery{Keyspace: q.Keyspace, Tenant: q.Tenant, OrAll: true, Active: true}) && q.Tenant != "" && !b.tooMany {
+	if q == (events.WebhookQuery{Keyspace: q.Keyspace, Tenant: q.Tenant, OrAll: true, Active: true}) && q.Tenant != "" && !b.tooMany {
 		if b.active == nil {
-			all, err := b.Tx.Webhooks(WebhookQuery{Keyspace: q.Keyspace, Active: true, Limit: maxWebhooksCached + 1})
+			all, err := b.Tx.Webhooks(events.WebhookQuery{Keyspace: q.Keyspace, Active: true, Limit: maxWebhooksCached + 1})
 			if err != nil {
 				return nil, err
 			}
-			b.active, b.tooMany = append([]*WebhookRow{}, all...), len(all) > maxWebhooksCached
+			b.active, b.tooMany = append([]*events.WebhookRow{}, all...), len(all) > maxWebhooksCached
 		}
 		if !b.tooMany {
-			var list []*WebhookRow
+			var list []*events.WebhookRow
 			for _, h := range b.active {
 				if h.Tenant == "" || h.Tenant == q.Tenant {
 					list = append(list, h)

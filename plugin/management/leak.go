@@ -11,6 +11,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/turns"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/events"
 )
 
 // What a plan does with keys that are reported leaked.
@@ -116,7 +117,7 @@ func (m *Manager) recordLeak(ctx context.Context, a Actor, keyspace, id string, 
 		if known, err := c.leakRecorded(k, source, url); err != nil || known {
 			return err
 		}
-		c.Event = &audit.Event{Action: EventKeyLeaked, Target: k.ID, Tenant: t.Slug, Key: k.ID,
+		c.Event = &audit.Event{Action: events.KeyLeaked, Target: k.ID, Tenant: t.Slug, Key: k.ID,
 			After: audit.Fields{"source": source, "found_at": url, "on_leak": on, "rotated": outlived}}
 		return nil
 	})
@@ -171,7 +172,7 @@ func (c *Call) leakRecorded(k *gateway.Key, source, url string) (bool, error) {
 	}
 	n := 0
 	for i := range rows {
-		if rows[i].Action != EventKeyLeaked || rows[i].At.Before(c.Now.Add(-leakWindow)) {
+		if rows[i].Action != events.KeyLeaked || rows[i].At.Before(c.Now.Add(-leakWindow)) {
 			continue
 		}
 		if rows[i].PersonalAfter("source") == source && rows[i].PersonalAfter("found_at") == url {

@@ -12,6 +12,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/events"
 )
 
 // Engine is what management needs of the running gateway.
@@ -42,10 +43,8 @@ type Config struct {
 	Now func() time.Time
 	// Logger hears what a caller is not told. Default: nothing is logged.
 	Logger *slog.Logger
-	// Webhooks says what holds of webhooks in a keyspace. Default: none can be made.
-	Webhooks func(keyspace string) WebhookSettings
-	// Listener hears events beside webhooks. Default: nobody does.
-	Listener EventListener
+	// Listener receives events, as webhooks do. Default: none.
+	Listener events.Listener
 	// Signer signs heads of the audit chain; nil, or nil from it: they are not signed. Default: nil.
 	Signer func() audit.Signer
 }
@@ -67,11 +66,8 @@ type Manager struct {
 
 	cursors cursorCache
 
-	webhooks func(keyspace string) WebhookSettings
-	listener EventListener
-	signer   func() audit.Signer
-	// outbox has an entry when deliveries were written that may be due.
-	outbox chan struct{}
+	signer func() audit.Signer
+	outbox *events.Outbox
 }
 
 // New returns a Manager. It panics where Store, Engine or View is missing.
@@ -80,11 +76,7 @@ func New(c Config) *Manager {
 		panic("management: Store, Engine and View must be set")
 	}
 	m := &Manager{store: c.Store, engine: c.Engine, view: c.View, now: c.Now, log: c.Logger,
-		webhooks: c.Webhooks, listener: c.Listener, signer: c.Signer, outbox: make(chan struct{}, 1),
-		reports: turns.New(reportRules)}
-	if m.webhooks == nil {
-		m.webhooks = func(string) WebhookSettings { return WebhookSettings{} }
-	}
+		signer: c.Signer, outbox: events.New(c.Listener), reports: turns.New(reportRules)}
 	if m.now == nil {
 		m.now = time.Now
 	}
@@ -163,9 +155,22 @@ type Call struct {
 	// changed and event are what the transaction will append.
 	changed []gateway.Change
 	Event   *audit.Event
-	// publications are sent when the transaction is committed.
-	publications publications
+	// Events publishes events in the transaction.
+	Events *events.Batch
 }
+
+// newCall returns the Call of a transaction.
+func (m *Manager) newCall(tx Tx, a Actor, ks *gateway.Keyspace, v *gateway.View) *Call {
+	c := &Call{Tx: tx, Manager: m, Keyspace: ks, View: v, Now: m.Clock(), Actor: a}
+	c.Events = m.outbox.Begin(tx, ks.Name, c.Now, c.NewID)
+	return c
+}
+
+// UseTx replaces the call's rows by tx, which wraps them.
+func (c *Call) UseTx(tx Tx) { c.Tx, c.Events.Tx = tx, tx }
+
+// System is the actor of changes and events that no request causes.
+var System = Actor{Name: "system", Via: "system"}
 
 // AddChange records that every node must check a key or a tenant again.
 func (c *Call) AddChange(kind gateway.ChangeKind, id string) {
@@ -197,7 +202,7 @@ func (m *Manager) Read(ctx context.Context, a Actor, keyspace string, f func(*Ca
 		return err
 	}
 	return m.store.View(ctx, func(tx Tx) error {
-		return f(&Call{Tx: tx, Manager: m, Keyspace: ks, View: v, Now: m.Clock(), Actor: a})
+		return f(m.newCall(tx, a, ks, v))
 	})
 }
 
@@ -218,11 +223,11 @@ func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*
 	// Who does it is written in any case: a revocation does not fail for a name.
 	a.Name = WithoutSecrets(ks, a.Name)
 	var changes []gateway.Change
-	var told publications
+	var published *events.Batch
 	err = m.store.Update(ctx, func(tx Tx) error {
 		// The store may run this more than once: nothing outlives a try but its end.
-		changes, told = nil, publications{}
-		c := &Call{Tx: tx, Manager: m, Keyspace: ks, View: v, Now: m.Clock(), Actor: a}
+		changes, published = nil, nil
+		c := m.newCall(tx, a, ks, v)
 		if err := f(c); err != nil || c.Event == nil {
 			return err
 		}
@@ -240,15 +245,13 @@ func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*
 		if err := tx.Changes(c.changed); err != nil {
 			return err
 		}
-		changes, told = c.changed, c.publications
+		changes, published = c.changed, c.Events
 		return nil
 	})
-	if err == nil {
-		m.notify(told)
-	}
 	if err != nil {
 		return where, err
 	}
+	published.Committed()
 	noted := confirmationOf(ctx)
 	if len(changes) == 0 {
 		if noted != nil {
@@ -269,6 +272,31 @@ func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*
 	}
 	return where, nil
 }
+
+// Publish runs f, which publishes events and changes nothing else, in a transaction. Where f leaves an audit event in the
+// call, it is not stored, but a request that is repeated with its idempotency key is not carried out again.
+func (m *Manager) Publish(ctx context.Context, a Actor, keyspace string, f func(*Call) error) error {
+	ks, v, err := m.keyspace(keyspace)
+	if err != nil {
+		return err
+	}
+	var published *events.Batch
+	err = m.store.Update(ctx, func(tx Tx) error {
+		c := m.newCall(tx, a, ks, v)
+		published = c.Events
+		if err := f(c); err != nil || c.Event == nil {
+			return err
+		}
+		return c.recordEffect(ctx)
+	})
+	if err == nil {
+		published.Committed()
+	}
+	return err
+}
+
+// Outbox returns the outbox of events.
+func (m *Manager) Outbox() *events.Outbox { return m.outbox }
 
 // keyspaceOf returns the keyspace that all changes are of, "" where there is no such.
 func keyspaceOf(changes []gateway.Change) string {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/events"
 )
 
 // ErrDigestTaken says that a secret's digest is already in the keyspace: the same full
@@ -70,6 +71,8 @@ type Tx interface {
 	// less what nodes hold leased would fall below zero.
 	AddCredits(e *LedgerEntry) error
 	Ledger(q LedgerQuery) ([]LedgerEntry, error) // newest first
+	// TopUp returns a tenant's newest movement that raised its balance other than by a refund.
+	TopUp(keyspace, tenant string) (LedgerEntry, error)
 
 	// ErasePersonal empties Personal and Salt of every event of a tenant and returns how many
 	// had any, removes what webhooks were told of the tenant and its keys' last requests, and
@@ -98,10 +101,10 @@ type Tx interface {
 	RevokeTokens(keyspace, id string, at time.Time) ([]*Token, error)
 
 	IdempotencyTx
-	WebhookTx
 	NodeTx
 	ImportTx
 	audit.Tx
+	events.Tx
 }
 
 // TenantQuery selects tenants of a keyspace, by slug ascending, deleted ones left out.

@@ -7,11 +7,12 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
 // What a token can't read, it can't have sent to a webhook either.
 func TestHearingNeedsReading(t *testing.T) {
-	w := newHookWorld(t, management.WebhookSettings{Sealer: clear{}})
+	w := newHookWorld(t, webhooks.Settings{Sealer: clear{}})
 	w.tenant("acme", "free")
 	const url = "https://example.com/"
 	actor := func(tenant string, scopes ...string) management.Actor {
@@ -48,7 +49,7 @@ func TestHearingNeedsReading(t *testing.T) {
 					t.Errorf("%q without %s: %v", tt.events, needs[i], err)
 				}
 			}
-			hooks := must[management.Page[management.WebhookRecord]](t)(w.Webhooks(ctx, ada, "", management.WebhookFilter{}))
+			hooks := must[management.Page[webhooks.Record]](t)(w.Webhooks(ctx, ada, "", webhooks.Filter{}))
 			for _, h := range hooks.Data { // there may be so many only
 				if err := w.DeleteWebhook(ctx, ada, "", h.ID, nil); err != nil {
 					t.Fatal(err)
@@ -61,8 +62,8 @@ func TestHearingNeedsReading(t *testing.T) {
 	}
 
 	// Nor can it widen, redirect or wake what another made; it may narrow and end it.
-	h := must[management.IssuedWebhook](t)(w.CreateWebhook(ctx, ada, "", hookAt(url, "key.*")))
-	for what, f := range map[string]management.WebhookFields{
+	h := must[webhooks.Issued](t)(w.CreateWebhook(ctx, ada, "", hookAt(url, "key.*")))
+	for what, f := range map[string]webhooks.Fields{
 		"url": {URL: management.Some("https://eve.example/")}, "events": {Events: management.Some([]string{"key.*", "job.finished"})},
 		"active": {Active: management.Some(true)}, "all": {Events: management.Optional[[]string]{Set: true, Null: true}},
 	} {
@@ -71,11 +72,11 @@ func TestHearingNeedsReading(t *testing.T) {
 			t.Fatal(what)
 		}
 	}
-	if r := must[management.WebhookRecord](t)(w.Webhook(ctx, ada, "", h.ID)); r.URL != url || len(r.Events) != 1 {
+	if r := must[webhooks.Record](t)(w.Webhook(ctx, ada, "", h.ID)); r.URL != url || len(r.Events) != 1 {
 		t.Errorf("changed to %+v", r)
 	}
-	must[management.WebhookRecord](t)(w.UpdateWebhook(ctx, writer, "", h.ID, management.WebhookFields{Active: management.Some(false)}, nil))
-	must[management.WebhookRecord](t)(w.UpdateWebhook(ctx, writer, "", h.ID, management.WebhookFields{Events: management.Some([]string{"job.finished"})}, nil))
+	must[webhooks.Record](t)(w.UpdateWebhook(ctx, writer, "", h.ID, webhooks.Fields{Active: management.Some(false)}, nil))
+	must[webhooks.Record](t)(w.UpdateWebhook(ctx, writer, "", h.ID, webhooks.Fields{Events: management.Some([]string{"job.finished"})}, nil))
 }
 
 // A key's own limits don't bound its tenant: what is granted to that does, whichever keys it has.

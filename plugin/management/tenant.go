@@ -10,6 +10,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/events"
 )
 
 // FindTenant reads a tenant that exists for the actor, and locks it where it will be written.
@@ -348,8 +349,14 @@ func (c *Call) deleteTenant(slug string, withKeys, erase bool, match Match) erro
 			return err
 		}
 	}
-	if err := c.removeWebhooks(t); err != nil {
+	hooks, err := c.Webhooks(events.WebhookQuery{Keyspace: c.Keyspace.Name, Tenant: t.Slug})
+	if err != nil {
 		return err
+	}
+	for _, w := range hooks {
+		if err := c.DeleteWebhook(c.Keyspace.Name, w.ID); err != nil {
+			return err
+		}
 	}
 	before := tenantFields(t)
 	before["keys"] = len(keys)

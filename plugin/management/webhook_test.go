@@ -10,6 +10,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/events"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
 // clear seals nothing, which these tests don't look at; package webhook's do.
@@ -18,17 +20,14 @@ type clear struct{}
 func (clear) Seal(plain []byte, _ string) ([]byte, error) { return plain, nil }
 func (clear) Open(b []byte, _ string) ([]byte, error)     { return b, nil }
 
-func newHookWorld(t testing.TB, s management.WebhookSettings) *world {
+func newHookWorld(t testing.TB, s webhooks.Settings) *world {
 	w := newWorld(t)
-	w.Manager = management.New(management.Config{
-		Store: w.store, Engine: w.gw, View: w.current, Now: w.now,
-		Webhooks: func(string) management.WebhookSettings { return s },
-	})
+	w.Registry = webhooks.New(w.Manager, func(string) webhooks.Settings { return s })
 	return w
 }
 
-func hookAt(url string, events ...string) management.WebhookFields {
-	f := management.WebhookFields{URL: management.Some(url)}
+func hookAt(url string, events ...string) webhooks.Fields {
+	f := webhooks.Fields{URL: management.Some(url)}
 	if events != nil {
 		f.Events = management.Some(events)
 	}
@@ -36,21 +35,21 @@ func hookAt(url string, events ...string) management.WebhookFields {
 }
 
 func TestWebhooksNeedASecret(t *testing.T) {
-	w := newHookWorld(t, management.WebhookSettings{})
+	w := newHookWorld(t, webhooks.Settings{})
 	_, err := w.CreateWebhook(ctx, ada, "", hookAt("https://example.com/"))
-	wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeWebhooksOff)
+	wantRefused(t, err, http.StatusUnprocessableEntity, webhooks.CodeOff)
 	if !strings.Contains(err.Error(), "secret {env.KEYGATE_SECRET}") {
 		t.Errorf("refused with %v", err)
 	}
 }
 
 func TestWebhookFields(t *testing.T) {
-	w := newHookWorld(t, management.WebhookSettings{Sealer: clear{}})
+	w := newHookWorld(t, webhooks.Settings{Sealer: clear{}})
 	for _, url := range []string{
 		"https://example.com", "http://example.com:8080/a?b=c", "https://[2606:4700:4700::1111]/", "https://8.8.8.8/x",
 	} {
 		if r, err := w.CreateWebhook(ctx, ada, "", hookAt(url)); err != nil || r.URL != url || r.Events[0] != "*" || !r.Active {
-			t.Errorf("%s: %+v, %v", url, r.WebhookRecord, err)
+			t.Errorf("%s: %+v, %v", url, r.Record, err)
 		}
 	}
 	for _, url := range []string{
@@ -72,14 +71,14 @@ func TestWebhookFields(t *testing.T) {
 		_, err := w.CreateWebhook(ctx, ada, "", hookAt("https://example.com/", "key.created", bad))
 		wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, "/events/1")
 	}
-	_, err := w.CreateWebhook(ctx, ada, "", management.WebhookFields{URL: management.Some("https://example.com/"), Events: management.Some([]string{})})
+	_, err := w.CreateWebhook(ctx, ada, "", webhooks.Fields{URL: management.Some("https://example.com/"), Events: management.Some([]string{})})
 	wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, "/events")
 }
 
 func TestWebhookLifecycle(t *testing.T) {
-	w := newHookWorld(t, management.WebhookSettings{Sealer: clear{}})
+	w := newHookWorld(t, webhooks.Settings{Sealer: clear{}})
 	w.tenant("acme", "free")
-	made := must[management.IssuedWebhook](t)(w.CreateWebhook(ctx, ada, "", management.WebhookFields{
+	made := must[webhooks.Issued](t)(w.CreateWebhook(ctx, ada, "", webhooks.Fields{
 		URL: management.Some("https://example.com/in?token=t"), Tenant: management.Some("ACME"),
 	}))
 	if *made.Tenant != "acme" || !strings.HasPrefix(made.ID, "whk_") {
@@ -87,24 +86,24 @@ func TestWebhookLifecycle(t *testing.T) {
 	}
 	_, err := w.UpdateWebhook(ctx, ada, "", made.ID, hookAt("https://example.org/"), management.Match{7})
 	wantRefused(t, err, http.StatusPreconditionFailed, management.CodePrecondition)
-	_, err = w.UpdateWebhook(ctx, ada, "", made.ID, management.WebhookFields{Tenant: management.Some("other")}, nil)
+	_, err = w.UpdateWebhook(ctx, ada, "", made.ID, webhooks.Fields{Tenant: management.Some("other")}, nil)
 	wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, "/tenant")
-	changed := must[management.WebhookRecord](t)(w.UpdateWebhook(ctx, ada, "", made.ID, hookAt("https://example.com/other", "key.*"), management.Match{1}))
+	changed := must[webhooks.Record](t)(w.UpdateWebhook(ctx, ada, "", made.ID, hookAt("https://example.com/other", "key.*"), management.Match{1}))
 	if changed.URL != "https://example.com/other" || changed.Version != 2 {
 		t.Errorf("changed to %+v", changed)
 	}
 	w.key("acme")
-	list := must[management.Page[management.DeliveryRecord]](t)(w.Deliveries(ctx, ada, "", made.ID, management.DeliveryFilter{Status: management.DeliveryPending}))
+	list := must[management.Page[webhooks.DeliveryRecord]](t)(w.Deliveries(ctx, ada, "", made.ID, webhooks.DeliveryFilter{Status: webhooks.DeliveryPending}))
 	if len(list.Data) != 1 || list.Data[0].EventType != "key.created" {
 		t.Fatalf("deliveries %+v", list.Data)
 	}
-	must[management.WebhookRecord](t)(w.UpdateWebhook(ctx, ada, "", made.ID, management.WebhookFields{Active: management.Some(false)}, nil))
+	must[webhooks.Record](t)(w.UpdateWebhook(ctx, ada, "", made.ID, webhooks.Fields{Active: management.Some(false)}, nil))
 	w.key("acme")
-	list = must[management.Page[management.DeliveryRecord]](t)(w.Deliveries(ctx, ada, "", made.ID, management.DeliveryFilter{}))
-	if len(list.Data) != 1 || list.Data[0].Status != management.DeliveryDead {
+	list = must[management.Page[webhooks.DeliveryRecord]](t)(w.Deliveries(ctx, ada, "", made.ID, webhooks.DeliveryFilter{}))
+	if len(list.Data) != 1 || list.Data[0].Status != webhooks.DeliveryDead {
 		t.Errorf("deliveries of an inactive webhook %+v", list.Data)
 	}
-	must[management.IssuedWebhook](t)(w.RotateWebhookSecret(ctx, ada, "", made.ID))
+	must[webhooks.Issued](t)(w.RotateWebhookSecret(ctx, ada, "", made.ID))
 	if err := w.DeleteWebhook(ctx, ada, "", made.ID, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -127,56 +126,56 @@ func TestWebhookLifecycle(t *testing.T) {
 }
 
 func TestWebhooksAreBounded(t *testing.T) {
-	w := newHookWorld(t, management.WebhookSettings{Sealer: clear{}})
+	w := newHookWorld(t, webhooks.Settings{Sealer: clear{}})
 	w.tenant("acme", "free")
 	for _, tenant := range []string{"", "acme"} {
 		f := hookAt("https://example.com/")
 		if tenant != "" {
 			f.Tenant = management.Some(tenant)
 		}
-		for range management.MaxWebhooks {
-			must[management.IssuedWebhook](t)(w.CreateWebhook(ctx, ada, "", f))
+		for range webhooks.MaxWebhooks {
+			must[webhooks.Issued](t)(w.CreateWebhook(ctx, ada, "", f))
 		}
 		_, err := w.CreateWebhook(ctx, ada, "", f)
-		wantRefused(t, err, http.StatusConflict, management.CodeWebhookLimitReached)
+		wantRefused(t, err, http.StatusConflict, webhooks.CodeLimitReached)
 	}
 	seen := 0
-	for q := (management.WebhookFilter{PageQuery: management.PageQuery{Limit: 7}}); ; {
-		page := must[management.Page[management.WebhookRecord]](t)(w.Webhooks(ctx, ada, "", q))
+	for q := (webhooks.Filter{PageQuery: management.PageQuery{Limit: 7}}); ; {
+		page := must[management.Page[webhooks.Record]](t)(w.Webhooks(ctx, ada, "", q))
 		seen += len(page.Data)
 		if page.NextCursor == nil {
 			break
 		}
 		q.Cursor = *page.NextCursor
 	}
-	if seen != 2*management.MaxWebhooks {
-		t.Errorf("listed %d webhooks, want %d", seen, 2*management.MaxWebhooks)
+	if seen != 2*webhooks.MaxWebhooks {
+		t.Errorf("listed %d webhooks, want %d", seen, 2*webhooks.MaxWebhooks)
 	}
 	// A tenant's end with it.
 	if err := w.DeleteTenant(ctx, ada, "", "acme", true, nil); err != nil {
 		t.Fatal(err)
 	}
-	page := must[management.Page[management.WebhookRecord]](t)(w.Webhooks(ctx, ada, "", management.WebhookFilter{PageQuery: management.PageQuery{Limit: 100}}))
-	if len(page.Data) != management.MaxWebhooks {
-		t.Errorf("%d webhooks are left, want %d", len(page.Data), management.MaxWebhooks)
+	page := must[management.Page[webhooks.Record]](t)(w.Webhooks(ctx, ada, "", webhooks.Filter{PageQuery: management.PageQuery{Limit: 100}}))
+	if len(page.Data) != webhooks.MaxWebhooks {
+		t.Errorf("%d webhooks are left, want %d", len(page.Data), webhooks.MaxWebhooks)
 	}
 }
 
 func TestPostEvent(t *testing.T) {
-	w := newHookWorld(t, management.WebhookSettings{Sealer: clear{}})
+	w := newHookWorld(t, webhooks.Settings{Sealer: clear{}})
 	w.tenant("acme", "free")
-	must[management.IssuedWebhook](t)(w.CreateWebhook(ctx, ada, "", hookAt("https://example.com/", "job.*")))
-	if r := must[management.PostedEvent](t)(w.PostEvent(ctx, ada, "", "acme", "job.finished", json.RawMessage(`{}`))); r.Deliveries != 1 {
+	must[webhooks.Issued](t)(w.CreateWebhook(ctx, ada, "", hookAt("https://example.com/", "job.*")))
+	if r := must[webhooks.PostedEvent](t)(w.PostEvent(ctx, ada, "", "acme", "job.finished", json.RawMessage(`{}`))); r.Deliveries != 1 {
 		t.Errorf("taken as %+v", r)
 	}
-	if r := must[management.PostedEvent](t)(w.PostEvent(ctx, ada, "", "acme", "other.thing", nil)); r.Deliveries != 0 {
+	if r := must[webhooks.PostedEvent](t)(w.PostEvent(ctx, ada, "", "acme", "other.thing", nil)); r.Deliveries != 0 {
 		t.Errorf("taken as %+v", r)
 	}
 	for _, bad := range []string{"", "job", ".", "a.", ".b", "a..b", "A.b", "a.b-c", "key.created", "tenant.x", "limit.reached", "webhook.deleted", "a." + strings.Repeat("b", 63)} {
 		_, err := w.PostEvent(ctx, ada, "", "acme", bad, nil)
 		wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, "/type")
 	}
-	large := json.RawMessage(`{"a":"` + strings.Repeat("x", management.MaxEventData) + `"}`)
+	large := json.RawMessage(`{"a":"` + strings.Repeat("x", webhooks.MaxEventData) + `"}`)
 	for _, data := range []json.RawMessage{large, json.RawMessage(`[]`), json.RawMessage(`"x"`), json.RawMessage(`{`)} {
 		_, err := w.PostEvent(ctx, ada, "", "acme", "job.finished", data)
 		wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, "/data")
@@ -187,22 +186,22 @@ func TestPostEvent(t *testing.T) {
 
 // What did not come to pass is told nobody.
 func TestRefusedWritesPublishNothing(t *testing.T) {
-	w := newHookWorld(t, management.WebhookSettings{Sealer: clear{}})
+	w := newHookWorld(t, webhooks.Settings{Sealer: clear{}})
 	w.tenant("acme", "free")
-	hook := must[management.IssuedWebhook](t)(w.CreateWebhook(ctx, ada, "", hookAt("https://example.com/")))
+	hook := must[webhooks.Issued](t)(w.CreateWebhook(ctx, ada, "", hookAt("https://example.com/")))
 	for range 5 {
 		_, _ = w.CreateKey(ctx, ada, "", "acme", management.KeyFields{Name: management.Some("k")}) // 3 are allowed
 	}
 	boom := errors.New("boom")
 	if err := w.store.Update(ctx, func(tx management.Tx) error {
-		if err := tx.InsertEvent(&management.EventRow{Event: management.Event{ID: "evt_x", Keyspace: "default", Type: "a.b", Data: json.RawMessage("{}")}}); err != nil {
+		if err := tx.InsertEvent(&events.EventRow{Event: events.Event{ID: "evt_x", Keyspace: "default", Type: "a.b", Data: json.RawMessage("{}")}}); err != nil {
 			return err
 		}
 		return boom
 	}); !errors.Is(err, boom) {
 		t.Fatal(err)
 	}
-	list := must[management.Page[management.DeliveryRecord]](t)(w.Deliveries(ctx, ada, "", hook.ID, management.DeliveryFilter{}))
+	list := must[management.Page[webhooks.DeliveryRecord]](t)(w.Deliveries(ctx, ada, "", hook.ID, webhooks.DeliveryFilter{}))
 	if len(list.Data) != 3 {
 		t.Errorf("%d deliveries, want 3", len(list.Data))
 	}
@@ -214,7 +213,7 @@ func FuzzWebhookURL(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		if management.CheckWebhookURL(s, management.Reach{}) != "" {
+		if webhooks.CheckURL(s, webhooks.Reach{}) != "" {
 			return
 		}
 		r, err := http.NewRequest(http.MethodPost, s, nil)
@@ -224,7 +223,7 @@ func FuzzWebhookURL(f *testing.F) {
 		if r.URL.Scheme != "http" && r.URL.Scheme != "https" || r.URL.Hostname() == "" || r.URL.User != nil {
 			t.Fatalf("%q was taken", s)
 		}
-		if a := gateway.Addr(r.URL.Hostname()); a.IsValid() && !management.PublicAddr(a) {
+		if a := gateway.Addr(r.URL.Hostname()); a.IsValid() && !webhooks.PublicAddr(a) {
 			t.Fatalf("%q was taken", s)
 		}
 	})

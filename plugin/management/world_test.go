@@ -17,6 +17,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
@@ -25,6 +26,7 @@ import (
 type world struct {
 	*management.Manager
 	*auth.Authority
+	*webhooks.Registry
 	t     testing.TB
 	store *sqlite.Store
 	gw    *cluster.Member
@@ -69,6 +71,7 @@ func newWorld(t testing.TB) *world {
 		Store: w.store, Engine: w.gw, View: w.current, Now: w.now, Logger: quiet,
 	})
 	w.Authority = auth.New(w.Manager)
+	w.Registry = webhooks.New(w.Manager, nil)
 	return w
 }
 

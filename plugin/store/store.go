@@ -4,6 +4,7 @@ package store
 import (
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
 // Tx is a transaction of a store. Each interface is declared by the package that works with those rows; such a package
@@ -11,4 +12,5 @@ import (
 type Tx interface {
 	management.Tx
 	auth.Tx
+	webhooks.Tx
 }

@@ -19,13 +19,14 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/events"
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
 // signing returns a manager of the fixture's store that signs under a secret; "" for none.
 func (w *fixture) signing(secret string) *management.Manager {
 	w.t.Helper()
-	c := management.Config{Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.clock.Now, Logger: w.log, Webhooks: w.current}
+	c := management.Config{Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.clock.Now, Logger: w.log}
 	if secret != "" {
 		vault := testkit.Must[*webhook.Vault](w.t)(webhook.NewVault(secret))
 		c.Signer = func() audit.Signer { return vault }
@@ -295,7 +296,7 @@ func TestCheckpointsArePublished(t *testing.T) {
 	}
 	var heads []audit.Checkpoint
 	for _, p := range e.got() {
-		if p.Type != management.EventAuditCheckpoint {
+		if p.Type != events.AuditCheckpoint {
 			continue
 		}
 		var h audit.Checkpoint

@@ -5,7 +5,8 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/events"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
 // deliverLoop sends due deliveries until ctx ends.
@@ -26,7 +27,7 @@ func (s *Service) deliverLoop(ctx context.Context) {
 		s.logFailure(ctx, "looking for due deliveries", err)
 		t := time.NewTimer(wait)
 		select {
-		case <-s.Manager.Outbox():
+		case <-s.Manager.Outbox().Due():
 		case <-s.freed:
 		case <-t.C:
 		case <-ctx.Done():
@@ -41,9 +42,9 @@ func (s *Service) deliverLoop(ctx context.Context) {
 // due, at most Poll.
 func (s *Service) round(ctx context.Context) (wait time.Duration, err error) {
 	var next time.Time
-	var hooks []*management.WebhookRow
+	var hooks []*events.WebhookRow
 	now := s.now()
-	err = s.Store.View(ctx, func(tx management.Tx) error {
+	err = s.Store.View(ctx, inRows(func(tx webhooks.Tx) error {
 		var err error
 		hooks = nil
 		if next, err = tx.NextDelivery(); err != nil || next.IsZero() || next.After(now) {
@@ -51,7 +52,7 @@ func (s *Service) round(ctx context.Context) (wait time.Duration, err error) {
 		}
 		hooks, err = tx.DueWebhooks(now)
 		return err
-	})
+	}))
 	if err != nil {
 		return s.Poll, err
 	}
@@ -68,8 +69,8 @@ func (s *Service) round(ctx context.Context) (wait time.Duration, err error) {
 		}
 		return wait, nil
 	}
-	taken := make([][]*management.DeliveryRow, len(hooks))
-	err = s.Store.Update(ctx, func(tx management.Tx) error {
+	taken := make([][]*webhooks.DeliveryRow, len(hooks))
+	err = s.update(ctx, func(tx webhooks.Tx) error {
 		for i, w := range hooks {
 			taken[i] = nil
 			if room[i] == 0 {
@@ -106,7 +107,7 @@ func (s *Service) room(webhook string) int {
 }
 
 // begin makes an attempt in the background.
-func (s *Service) begin(ctx context.Context, w *management.WebhookRow, d *management.DeliveryRow) {
+func (s *Service) begin(ctx context.Context, w *events.WebhookRow, d *webhooks.DeliveryRow) {
 	s.mu.Lock()
 	s.running[w.ID]++
 	s.total++
@@ -131,21 +132,21 @@ func (s *Service) begin(ctx context.Context, w *management.WebhookRow, d *manage
 
 // result is the outcome of an attempt.
 type result struct {
-	webhook  *management.WebhookRow
-	delivery *management.DeliveryRow
+	webhook  *events.WebhookRow
+	delivery *webhooks.DeliveryRow
 	gone     bool
 }
 
 // outcome returns the delivery with the outcome of an attempt.
-func (s *Service) outcome(d *management.DeliveryRow, status int, err error) *management.DeliveryRow {
+func (s *Service) outcome(d *webhooks.DeliveryRow, status int, err error) *webhooks.DeliveryRow {
 	after := *d
 	after.LastAt, after.Response, after.Error, after.NextAt = s.now(), status, "", time.Time{}
 	switch {
 	case err == nil:
-		after.Status = management.DeliveryDone
+		after.Status = webhooks.DeliveryDone
 		return &after
 	case status == http.StatusGone, d.Attempts > len(s.Schedule):
-		after.Status = management.DeliveryDead
+		after.Status = webhooks.DeliveryDead
 	default:
 		after.NextAt = after.LastAt.Add(jitter(s.Schedule[max(d.Attempts, 1)-1]))
 	}
@@ -177,7 +178,7 @@ const finishTimeout = 5 * time.Second
 func (s *Service) finish(list []result) {
 	ctx, cancel := context.WithTimeout(context.Background(), finishTimeout)
 	defer cancel()
-	err := s.Store.Update(ctx, func(tx management.Tx) error {
+	err := s.update(ctx, func(tx webhooks.Tx) error {
 		for _, r := range list {
 			if err := tx.FinishDelivery(s.Node, r.delivery); err != nil {
 				return err
@@ -191,8 +192,8 @@ func (s *Service) finish(list []result) {
 		case r.gone:
 			w := r.webhook
 			s.Logger.Info("a webhook is disabled, since its endpoint answered 410 Gone", "webhook", w.ID, "keyspace", w.Keyspace)
-			s.logFailure(ctx, "disabling a webhook", s.Manager.DisableWebhook(ctx, w.Keyspace, w.ID, "the endpoint answered 410 Gone"))
-		case r.delivery.Status == management.DeliveryDead:
+			s.logFailure(ctx, "disabling a webhook", s.registry.DisableWebhook(ctx, w.Keyspace, w.ID, "the endpoint answered 410 Gone"))
+		case r.delivery.Status == webhooks.DeliveryDead:
 			s.Logger.Warn("an event could not be delivered for a day: it is listed among the webhook's deliveries, and can be replayed",
 				"webhook", r.webhook.ID, "keyspace", r.webhook.Keyspace, "event", r.delivery.Event.ID, "error", r.delivery.Error)
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
@@ -71,8 +72,8 @@ func TestDelivers(t *testing.T) {
 	w.tenant("acme", "pro") // nobody hears of it
 	hook := w.hook(e.URL+"/in?token=t", "", "key.*", "job.finished")
 	k := w.key("acme")
-	testkit.Must[management.PostedEvent](t)(w.PostEvent(ctx, ada, "", "ACME", "job.finished", json.RawMessage(`{"job": "<1>", "n": 5}`)))
-	testkit.Must[management.PostedEvent](t)(w.PostEvent(ctx, ada, "", "acme", "job.started", nil))
+	testkit.Must[webhooks.PostedEvent](t)(w.PostEvent(ctx, ada, "", "ACME", "job.finished", json.RawMessage(`{"job": "<1>", "n": 5}`)))
+	testkit.Must[webhooks.PostedEvent](t)(w.PostEvent(ctx, ada, "", "acme", "job.started", nil))
 	if _, err := w.RotateKey(ctx, ada, "", k.ID, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +115,7 @@ func TestDelivers(t *testing.T) {
 	}
 	testkit.Eventually(w.t, "all are written down", func() bool {
 		for _, d := range w.deliveries(hook.ID) {
-			if d.Status != management.DeliveryDone || d.Attempts != 1 || d.ResponseStatus == nil || *d.ResponseStatus != 204 || d.NextAttemptAt != nil {
+			if d.Status != webhooks.DeliveryDone || d.Attempts != 1 || d.ResponseStatus == nil || *d.ResponseStatus != 204 || d.NextAttemptAt != nil {
 				return false
 			}
 		}
@@ -152,7 +153,7 @@ func TestRetries(t *testing.T) {
 	w.tenant("acme", "pro")
 	hook := w.hook(e.URL, "")
 	w.key("acme")
-	testkit.Eventually(w.t, "it is delivered", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDone })
+	testkit.Eventually(w.t, "it is delivered", func() bool { return w.deliveries(hook.ID)[0].Status == webhooks.DeliveryDone })
 	got := e.got()
 	if len(got) != 4 {
 		t.Fatalf("%d attempts, want 4", len(got))
@@ -174,19 +175,19 @@ func TestDeadAndReplayed(t *testing.T) {
 	w.tenant("acme", "pro")
 	hook := w.hook(e.URL, "acme")
 	w.key("acme")
-	testkit.Eventually(w.t, "it is dead", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDead })
+	testkit.Eventually(w.t, "it is dead", func() bool { return w.deliveries(hook.ID)[0].Status == webhooks.DeliveryDead })
 	d := w.deliveries(hook.ID)[0]
 	if len(e.got()) != 3 || d.Attempts != 3 || d.Error == nil || *d.Error != "answered 502 Bad Gateway" {
 		t.Errorf("%d posts, delivery %+v", len(e.got()), d)
 	}
 	e.answers(nil)
-	testkit.Must[management.DeliveryRecord](t)(w.ReplayDelivery(ctx, ada, "", hook.ID, d.ID))
-	testkit.Eventually(w.t, "it is delivered", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDone })
+	testkit.Must[webhooks.DeliveryRecord](t)(w.ReplayDelivery(ctx, ada, "", hook.ID, d.ID))
+	testkit.Eventually(w.t, "it is delivered", func() bool { return w.deliveries(hook.ID)[0].Status == webhooks.DeliveryDone })
 	if got := e.got(); len(got) != 4 || got[3].header.Get("Webhook-Id") != got[0].header.Get("Webhook-Id") {
 		t.Errorf("%d posts, want the fourth under the same id", len(got))
 	}
 	// One that was delivered can be had again too.
-	testkit.Must[management.DeliveryRecord](t)(w.ReplayDelivery(ctx, ada, "", hook.ID, d.ID))
+	testkit.Must[webhooks.DeliveryRecord](t)(w.ReplayDelivery(ctx, ada, "", hook.ID, d.ID))
 	testkit.Eventually(w.t, "it is delivered again", func() bool { return len(e.got()) == 5 })
 	replays := 0
 	for _, r := range testkit.Must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{Tenant: "acme"})).Data {
@@ -231,7 +232,7 @@ func TestRestarts(t *testing.T) {
 				w.stop()
 			}
 			w.start()
-			testkit.Eventually(w.t, "it is delivered", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDone })
+			testkit.Eventually(w.t, "it is delivered", func() bool { return w.deliveries(hook.ID)[0].Status == webhooks.DeliveryDone })
 			if got := e.got(); len(got) != 2 || !bytes.Equal(got[0].body, got[1].body) {
 				t.Errorf("%d posts, want the same one twice", len(got))
 			}
@@ -265,9 +266,9 @@ func TestGoneDisables(t *testing.T) {
 	hook := w.hook(e.URL, "")
 	w.key("acme")
 	testkit.Eventually(w.t, "it is disabled", func() bool {
-		return !testkit.Must[management.WebhookRecord](t)(w.Webhook(ctx, ada, "", hook.ID)).Active
+		return !testkit.Must[webhooks.Record](t)(w.Webhook(ctx, ada, "", hook.ID)).Active
 	})
-	r := testkit.Must[management.WebhookRecord](t)(w.Webhook(ctx, ada, "", hook.ID))
+	r := testkit.Must[webhooks.Record](t)(w.Webhook(ctx, ada, "", hook.ID))
 	if r.DisabledReason == nil || !strings.Contains(*r.DisabledReason, "410") {
 		t.Errorf("disabled because %v", r.DisabledReason)
 	}
@@ -280,9 +281,9 @@ func TestGoneDisables(t *testing.T) {
 		t.Errorf("replayed to a disabled webhook: %v", err)
 	}
 	e.answers(nil)
-	testkit.Must[management.WebhookRecord](t)(w.UpdateWebhook(ctx, ada, "", hook.ID, management.WebhookFields{Active: management.Some(true)}, nil))
+	testkit.Must[webhooks.Record](t)(w.UpdateWebhook(ctx, ada, "", hook.ID, webhooks.Fields{Active: management.Some(true)}, nil))
 	w.key("acme")
-	testkit.Eventually(w.t, "it hears again", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDone })
+	testkit.Eventually(w.t, "it hears again", func() bool { return w.deliveries(hook.ID)[0].Status == webhooks.DeliveryDone })
 }
 
 func TestRotatesSecret(t *testing.T) {
@@ -291,9 +292,9 @@ func TestRotatesSecret(t *testing.T) {
 	w.start()
 	w.tenant("acme", "pro")
 	first := w.hook(e.URL, "", "key.created")
-	second := testkit.Must[management.IssuedWebhook](t)(w.RotateWebhookSecret(ctx, ada, "", first.ID))
+	second := testkit.Must[webhooks.Issued](t)(w.RotateWebhookSecret(ctx, ada, "", first.ID))
 	if second.Secret == first.Secret || second.PreviousSecretUntil == nil {
-		t.Errorf("rotated to %+v", second.WebhookRecord)
+		t.Errorf("rotated to %+v", second.Record)
 	}
 	w.key("acme")
 	testkit.Eventually(w.t, "an event", func() bool { return len(e.got()) == 1 })
@@ -302,7 +303,7 @@ func TestRotatesSecret(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	w.clock.Advance(management.WebhookGrace + time.Minute)
+	w.clock.Advance(webhooks.Grace + time.Minute)
 	w.key("acme")
 	testkit.Eventually(w.t, "another", func() bool { return len(e.got()) == 2 })
 	p := e.got()[1]
@@ -352,7 +353,7 @@ func TestTenantsHearTheirOwn(t *testing.T) {
 	w.tenant("acme", "pro")
 	w.tenant("other", "pro")
 	confined := management.Actor{Name: "acme's token", Via: "api", Tenant: "acme"}
-	hook := testkit.Must[management.IssuedWebhook](t)(w.CreateWebhook(ctx, confined, "", management.WebhookFields{URL: management.Some(e.URL)}))
+	hook := testkit.Must[webhooks.Issued](t)(w.CreateWebhook(ctx, confined, "", webhooks.Fields{URL: management.Some(e.URL)}))
 	if hook.Tenant == nil || *hook.Tenant != "acme" {
 		t.Fatalf("the webhook is of %v", hook.Tenant)
 	}
@@ -360,7 +361,7 @@ func TestTenantsHearTheirOwn(t *testing.T) {
 	others := w.hook(all.URL, "other")
 	mine := w.key("acme")
 	w.key("other")
-	testkit.Must[management.PostedEvent](t)(w.PostEvent(ctx, ada, "", "other", "job.finished", nil))
+	testkit.Must[webhooks.PostedEvent](t)(w.PostEvent(ctx, ada, "", "other", "job.finished", nil))
 	testkit.Eventually(w.t, "the others hear all", func() bool { return len(all.got()) == 5 })
 	testkit.Eventually(w.t, "acme hears its own", func() bool { return len(e.got()) == 1 })
 	if p := e.got()[0]; p.field(t, "key_id") != mine.ID {
@@ -371,9 +372,9 @@ func TestTenantsHearTheirOwn(t *testing.T) {
 	for _, id := range []string{wide.ID, others.ID} {
 		for name, err := range map[string]error{
 			"get":    second(w.Webhook(ctx, confined, "", id)),
-			"update": second(w.UpdateWebhook(ctx, confined, "", id, management.WebhookFields{Active: management.Some(false)}, nil)),
+			"update": second(w.UpdateWebhook(ctx, confined, "", id, webhooks.Fields{Active: management.Some(false)}, nil)),
 			"rotate": second(w.RotateWebhookSecret(ctx, confined, "", id)),
-			"list":   second(w.Deliveries(ctx, confined, "", id, management.DeliveryFilter{})),
+			"list":   second(w.Deliveries(ctx, confined, "", id, webhooks.DeliveryFilter{})),
 			"replay": second(w.ReplayDelivery(ctx, confined, "", hook.ID, w.deliveries(id)[0].ID)),
 			"delete": w.DeleteWebhook(ctx, confined, "", id, nil),
 		} {
@@ -383,16 +384,16 @@ func TestTenantsHearTheirOwn(t *testing.T) {
 			}
 		}
 	}
-	list := testkit.Must[management.Page[management.WebhookRecord]](t)(w.Webhooks(ctx, confined, "", management.WebhookFilter{}))
+	list := testkit.Must[management.Page[webhooks.Record]](t)(w.Webhooks(ctx, confined, "", webhooks.Filter{}))
 	if len(list.Data) != 1 || list.Data[0].ID != hook.ID {
 		t.Errorf("lists %+v", list.Data)
 	}
-	if list := testkit.Must[management.Page[management.WebhookRecord]](t)(w.Webhooks(ctx, confined, "", management.WebhookFilter{Tenant: "other"})); len(list.Data) != 0 {
+	if list := testkit.Must[management.Page[webhooks.Record]](t)(w.Webhooks(ctx, confined, "", webhooks.Filter{Tenant: "other"})); len(list.Data) != 0 {
 		t.Errorf("lists %+v", list.Data)
 	}
 	var refused [2]string
 	for i, slug := range []string{"other", "nobody"} {
-		_, err := w.CreateWebhook(ctx, confined, "", management.WebhookFields{URL: management.Some(e.URL), Tenant: management.Some(slug)})
+		_, err := w.CreateWebhook(ctx, confined, "", webhooks.Fields{URL: management.Some(e.URL), Tenant: management.Some(slug)})
 		if err == nil {
 			t.Errorf("made a webhook of %s", slug)
 			continue
@@ -419,7 +420,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	w.tenant("acme", "pro")
 	hook := w.hook(e.URL, "")
 	w.key("acme")
-	testkit.Eventually(w.t, "it is dead", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDead })
+	testkit.Eventually(w.t, "it is dead", func() bool { return w.deliveries(hook.ID)[0].Status == webhooks.DeliveryDead })
 	if len(inside.got()) != 0 {
 		t.Error("the redirect was followed")
 	}
@@ -439,7 +440,7 @@ func TestEndlessAnswer(t *testing.T) {
 	w.tenant("acme", "pro")
 	hook := w.hook(e.URL, "")
 	w.key("acme")
-	testkit.Eventually(w.t, "it is delivered", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDone })
+	testkit.Eventually(w.t, "it is delivered", func() bool { return w.deliveries(hook.ID)[0].Status == webhooks.DeliveryDone })
 }
 
 func TestSecretsAtRest(t *testing.T) {
@@ -448,12 +449,12 @@ func TestSecretsAtRest(t *testing.T) {
 	w.start()
 	w.tenant("acme", "pro")
 	first := w.hook(e.URL, "")
-	second := testkit.Must[management.IssuedWebhook](t)(w.RotateWebhookSecret(ctx, ada, "", first.ID))
+	second := testkit.Must[webhooks.Issued](t)(w.RotateWebhookSecret(ctx, ada, "", first.ID))
 	w.key("acme")
-	testkit.Eventually(w.t, "it is delivered", func() bool { return w.deliveries(first.ID)[0].Status == management.DeliveryDone })
+	testkit.Eventually(w.t, "it is delivered", func() bool { return w.deliveries(first.ID)[0].Status == webhooks.DeliveryDone })
 	shown, err := json.Marshal([]any{
-		testkit.Must[management.WebhookRecord](t)(w.Webhook(ctx, ada, "", first.ID)),
-		testkit.Must[management.Page[management.WebhookRecord]](t)(w.Webhooks(ctx, ada, "", management.WebhookFilter{})),
+		testkit.Must[webhooks.Record](t)(w.Webhook(ctx, ada, "", first.ID)),
+		testkit.Must[management.Page[webhooks.Record]](t)(w.Webhooks(ctx, ada, "", webhooks.Filter{})),
 		w.deliveries(first.ID),
 		testkit.Must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{})),
 	})
@@ -490,7 +491,7 @@ func TestOtherSecret(t *testing.T) {
 	w.tenant("acme", "pro")
 	hook := w.hook(e.URL, "")
 	right := w.current("")
-	w.configure(func(s *management.WebhookSettings) {
+	w.configure(func(s *webhooks.Settings) {
 		s.Sealer = testkit.Must[*webhook.Vault](t)(webhook.NewVault("another secret of enough bytes"))
 	})
 	w.start(func(o *webhook.Options) { o.Schedule = quickly(1000) })
@@ -499,7 +500,7 @@ func TestOtherSecret(t *testing.T) {
 	if d := w.deliveries(hook.ID)[0]; !strings.Contains(*d.Error, "can't be decrypted") || len(e.got()) != 0 {
 		t.Errorf("failed with %s, %d posts", *d.Error, len(e.got()))
 	}
-	w.configure(func(s *management.WebhookSettings) { *s = right })
+	w.configure(func(s *webhooks.Settings) { *s = right })
 	testkit.Eventually(w.t, "it is delivered", func() bool { return len(e.got()) > 0 })
 	if err := verify(hook.Secret, e.got()[0]); err != nil {
 		t.Error(err)

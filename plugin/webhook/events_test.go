@@ -9,6 +9,8 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/events"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
@@ -189,13 +191,13 @@ func TestCreditsAreTold(t *testing.T) {
 // listener receives some types of events.
 type listener struct {
 	mu    sync.Mutex
-	heard []management.Event
+	heard []events.Event
 }
 
 func (l *listener) Wants(t string) bool {
 	return t == "key.created" || t == "key.expired" || t == "a.b"
 }
-func (l *listener) Receive(e management.Event) {
+func (l *listener) Receive(e events.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.heard = append(l.heard, e)
@@ -205,8 +207,9 @@ func TestListener(t *testing.T) {
 	w := newFixture(t)
 	l := new(listener)
 	w.Manager = management.New(management.Config{
-		Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.clock.Now, Webhooks: w.current, Listener: l,
+		Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.clock.Now, Listener: l,
 	})
+	w.Registry = webhooks.New(w.Manager, w.current)
 	w.tenant("acme", "pro")
 	k := w.key("acme", expires(time.Hour))
 	if _, err := w.RevokeKey(ctx, ada, "", k.ID); err != nil {
@@ -215,7 +218,7 @@ func TestListener(t *testing.T) {
 	if _, err := w.CreateKey(ctx, ada, "", "nobody", management.KeyFields{Name: management.Some("x")}); err == nil {
 		t.Fatal("made a key of nobody's")
 	}
-	testkit.Must[management.PostedEvent](t)(w.PostEvent(ctx, ada, "", "acme", "a.b", nil))
+	testkit.Must[webhooks.PostedEvent](t)(w.PostEvent(ctx, ada, "", "acme", "a.b", nil))
 	w.key("acme", expires(time.Hour))
 	w.clock.Advance(2 * time.Hour)
 	for range 2 {
@@ -246,11 +249,11 @@ func TestPublicAddr(t *testing.T) {
 		"64:ff9b::7f00:1": false, "64:ff9b::a9fe:a9fe": false, "64:ff9b:1::a00:1": false,
 		"2002:7f00:1::": false, "2001:0:7f00:1::": false, "2001:db8::1": false, "3fff::1": false, "100::1": false, "5f00::1": false,
 	} {
-		if got := management.PublicAddr(netip.MustParseAddr(addr)); got != want {
+		if got := webhooks.PublicAddr(netip.MustParseAddr(addr)); got != want {
 			t.Errorf("PublicAddr(%s) = %v, want %v", addr, got, want)
 		}
 	}
-	if management.PublicAddr(netip.Addr{}) {
+	if webhooks.PublicAddr(netip.Addr{}) {
 		t.Error("no address is public")
 	}
 }

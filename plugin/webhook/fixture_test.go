@@ -19,6 +19,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 	"github.com/keygate-dev/keygate/plugin/webhook"
@@ -35,6 +36,7 @@ var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 // fixture is a Service over a real store, manager and gateway.
 type fixture struct {
 	*management.Manager
+	*webhooks.Registry
 	t       *testing.T
 	path    string
 	store   *sqlite.Store
@@ -46,15 +48,15 @@ type fixture struct {
 	clock testkit.Clock
 
 	mu       sync.Mutex
-	settings management.WebhookSettings
+	settings webhooks.Settings
 }
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	w := &fixture{t: t, path: filepath.Join(t.TempDir(), "keygate.db"), log: slog.New(slog.DiscardHandler)}
-	w.settings = management.WebhookSettings{
+	w.settings = webhooks.Settings{
 		Sealer: testkit.Must[*webhook.Vault](t)(webhook.NewVault("correct horse battery staple")),
-		Reach:  management.Reach{Private: loopback}, Expiring: management.DefaultExpiring, Unused: management.DefaultUnused,
+		Reach:  webhooks.Reach{Private: loopback}, Expiring: webhooks.DefaultExpiring, Unused: webhooks.DefaultUnused,
 	}
 	w.store = teststore.SQLite(t, w.path, w.log)
 	w.gw = testkit.Must[*cluster.Member](t)(cluster.New(cluster.Options{Options: gateway.Options{Store: w.store, Logger: w.log}}))
@@ -73,8 +75,9 @@ func newFixture(t *testing.T) *fixture {
 		Places: testkit.Must[*apikey.Places](t)(apikey.NewPlaces()),
 	})
 	w.Manager = management.New(management.Config{
-		Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.clock.Now, Logger: w.log, Webhooks: w.current,
+		Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.clock.Now, Logger: w.log,
 	})
+	w.Registry = webhooks.New(w.Manager, w.current)
 	t.Cleanup(func() {
 		w.stop()
 		if err := w.gw.Close(ctx); err != nil {
@@ -85,13 +88,13 @@ func newFixture(t *testing.T) *fixture {
 	return w
 }
 
-func (w *fixture) current(string) management.WebhookSettings {
+func (w *fixture) current(string) webhooks.Settings {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.settings
 }
 
-func (w *fixture) configure(f func(*management.WebhookSettings)) {
+func (w *fixture) configure(f func(*webhooks.Settings)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f(&w.settings)
@@ -144,16 +147,16 @@ func (w *fixture) key(tenant string, more ...func(*management.KeyFields)) manage
 }
 
 // hook makes a webhook of an endpoint.
-func (w *fixture) hook(url, tenant string, events ...string) management.IssuedWebhook {
+func (w *fixture) hook(url, tenant string, events ...string) webhooks.Issued {
 	w.t.Helper()
-	f := management.WebhookFields{URL: management.Some(url)}
+	f := webhooks.Fields{URL: management.Some(url)}
 	if tenant != "" {
 		f.Tenant = management.Some(tenant)
 	}
 	if len(events) > 0 {
 		f.Events = management.Some(events)
 	}
-	return testkit.Must[management.IssuedWebhook](w.t)(w.CreateWebhook(ctx, ada, "", f))
+	return testkit.Must[webhooks.Issued](w.t)(w.CreateWebhook(ctx, ada, "", f))
 }
 
 // use sends n requests with a key and returns the outcome of the last.
@@ -172,9 +175,9 @@ func (w *fixture) use(full string, n int) gateway.Reason {
 }
 
 // deliveries returns a webhook's, newest first.
-func (w *fixture) deliveries(id string) []management.DeliveryRecord {
+func (w *fixture) deliveries(id string) []webhooks.DeliveryRecord {
 	w.t.Helper()
-	return testkit.Must[management.Page[management.DeliveryRecord]](w.t)(w.Deliveries(ctx, ada, "", id, management.DeliveryFilter{})).Data
+	return testkit.Must[management.Page[webhooks.DeliveryRecord]](w.t)(w.Deliveries(ctx, ada, "", id, webhooks.DeliveryFilter{})).Data
 }
 
 // post is a request that an endpoint received.

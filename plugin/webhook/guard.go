@@ -10,7 +10,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/events"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
 // client sends a keyspace's webhooks to the addresses of a Reach, and to no others.
@@ -21,7 +22,7 @@ type client struct {
 
 // client returns the client of a keyspace. It is a new one after a reload that allows other addresses, so that no earlier
 // connection is used again.
-func (s *Service) client(keyspace string, reach management.Reach) *client {
+func (s *Service) client(keyspace string, reach webhooks.Reach) *client {
 	s.clientsMu.Lock()
 	defer s.clientsMu.Unlock()
 	c := s.clients[keyspace]
@@ -46,7 +47,7 @@ func (s *Service) closeClients() {
 
 // newClient returns a client that follows no redirects and uses no proxy. It connects only to addresses of reach, and
 // checks them when it connects: the name may have resolved to another address before.
-func newClient(reach management.Reach) *http.Client {
+func newClient(reach webhooks.Reach) *http.Client {
 	d := &net.Dialer{Timeout: 10 * time.Second}
 	d.ControlContext = func(_ context.Context, network, address string, _ syscall.RawConn) error {
 		to, err := netip.ParseAddrPort(address)
@@ -86,7 +87,7 @@ func (r *rejected) Unwrap() error { return r.error }
 
 // logRejected logs the address of a webhook that was not dialled, which the webhook's owner must not learn. It logs once
 // in logInterval for each webhook.
-func (s *Service) logRejected(w *management.WebhookRow, err error) {
+func (s *Service) logRejected(w *events.WebhookRow, err error) {
 	var r *rejected
 	if !errors.As(err, &r) {
 		return
@@ -99,7 +100,7 @@ func (s *Service) logRejected(w *management.WebhookRow, err error) {
 	}
 	s.markLogged(about)
 	remedy := "name the address of the receiver itself"
-	var private *management.PrivateError
+	var private *webhooks.PrivateError
 	if errors.As(err, &private) {
 		remedy = "to allow it, state webhooks { allow_private " + private.Block.String() + " } in the keyspace"
 	}

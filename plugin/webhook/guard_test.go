@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"github.com/keygate-dev/keygate/internal/testkit"
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
@@ -29,11 +29,11 @@ func TestPrivateAddressesAreNotDialled(t *testing.T) {
 	for _, host := range []string{"127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0", "2130706433", "0x7f000001", "127.1"} {
 		hooks = append(hooks, w.hook("http://"+host+":"+port+"/", "").ID)
 	}
-	w.configure(func(s *management.WebhookSettings) { s.Reach = management.Reach{} })
+	w.configure(func(s *webhooks.Settings) { s.Reach = webhooks.Reach{} })
 	w.start(func(o *webhook.Options) { o.Schedule = quickly(1) })
 	w.key("acme")
 	for _, id := range hooks {
-		testkit.Eventually(w.t, "it is dead", func() bool { return w.deliveries(id)[0].Status == management.DeliveryDead })
+		testkit.Eventually(w.t, "it is dead", func() bool { return w.deliveries(id)[0].Status == webhooks.DeliveryDead })
 		if d := w.deliveries(id)[0]; d.ResponseStatus != nil || strings.Contains(*d.Error, "127.0.0.1") {
 			t.Errorf("delivery %+v: %s", d, *d.Error)
 		}
@@ -47,7 +47,7 @@ func TestPrivateAddressesAreNotDialled(t *testing.T) {
 func TestOwnListenersAreNotDialled(t *testing.T) {
 	w := newFixture(t)
 	w.tenant("acme", "pro")
-	w.configure(func(s *management.WebhookSettings) {
+	w.configure(func(s *webhooks.Settings) {
 		s.Reach.Private = append(s.Reach.Private, netip.MustParsePrefix("::1/128"))
 	})
 	own := newEndpoint(t, nil)
@@ -56,12 +56,12 @@ func TestOwnListenersAreNotDialled(t *testing.T) {
 	for _, host := range []string{"127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0", "[::1]"} {
 		hooks = append(hooks, w.hook("http://"+host+":"+port+"/stop", "").ID)
 	}
-	w.configure(func(s *management.WebhookSettings) { s.Reach.Listens = webhook.Listens })
+	w.configure(func(s *webhooks.Settings) { s.Reach.Listens = webhook.Listens })
 	w.start(func(o *webhook.Options) { o.Schedule = quickly(1) })
 	w.key("acme")
 	for _, id := range hooks {
-		testkit.Eventually(w.t, "it is dead", func() bool { return w.deliveries(id)[0].Status == management.DeliveryDead })
-		if d := w.deliveries(id)[0]; *d.Error != management.ErrOwnListener.Error() {
+		testkit.Eventually(w.t, "it is dead", func() bool { return w.deliveries(id)[0].Status == webhooks.DeliveryDead })
+		if d := w.deliveries(id)[0]; *d.Error != webhooks.ErrOwnListener.Error() {
 			t.Errorf("the delivery ended with %s", *d.Error)
 		}
 	}
@@ -78,10 +78,10 @@ func TestConnectionIsNotUsedAfterReload(t *testing.T) {
 	w.tenant("acme", "pro")
 	hook := w.hook(e.URL, "")
 	w.key("acme")
-	testkit.Eventually(w.t, "it is delivered", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDone })
-	w.configure(func(s *management.WebhookSettings) { s.Reach.Private = nil })
+	testkit.Eventually(w.t, "it is delivered", func() bool { return w.deliveries(hook.ID)[0].Status == webhooks.DeliveryDone })
+	w.configure(func(s *webhooks.Settings) { s.Reach.Private = nil })
 	w.key("acme")
-	testkit.Eventually(w.t, "it is dead", func() bool { return w.deliveries(hook.ID)[0].Status == management.DeliveryDead })
+	testkit.Eventually(w.t, "it is dead", func() bool { return w.deliveries(hook.ID)[0].Status == webhooks.DeliveryDead })
 	if n := len(e.got()); n != 1 {
 		t.Errorf("%d deliveries came, want 1", n)
 	}

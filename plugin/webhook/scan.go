@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
 // scanLoop publishes the events of time, and prunes old rows, until ctx ends.
@@ -14,12 +15,12 @@ func (s *Service) scanLoop(ctx context.Context) {
 		now := s.now()
 		s.logFailure(ctx, "publishing a checkpoint of the audit chain", s.Manager.PublishCheckpoint(ctx, s.Checkpoints))
 		for _, keyspace := range s.Keyspaces() {
-			s.logFailure(ctx, "looking for keys that expire", s.Manager.AnnounceExpiries(ctx, keyspace))
+			s.logFailure(ctx, "looking for keys that expire", s.registry.AnnounceExpiries(ctx, keyspace))
 		}
 		if unused.IsZero() || now.Sub(unused) >= s.ScanUnused {
 			unused = now
 			for _, keyspace := range s.Keyspaces() {
-				s.logFailure(ctx, "looking for unused keys", s.Manager.AnnounceUnused(ctx, keyspace))
+				s.logFailure(ctx, "looking for unused keys", s.registry.AnnounceUnused(ctx, keyspace))
 			}
 			s.logFailure(ctx, "removing old rows", s.prune(ctx, now))
 		}
@@ -32,14 +33,13 @@ func (s *Service) scanLoop(ctx context.Context) {
 // prune removes old events with their deliveries, old records of one-shot events, and expired idempotency records. It
 // removes a few rows per transaction, so that no other request waits long.
 func (s *Service) prune(ctx context.Context, now time.Time) error {
-	for _, some := range []func(management.Tx) (int64, error){
-		func(tx management.Tx) (int64, error) { return tx.PruneEvents(now.Add(-eventRetention), pruneBatch) },
-		func(tx management.Tx) (int64, error) { return tx.PruneOneShots(now.Add(-markRetention), pruneBatch) },
-		func(tx management.Tx) (int64, error) { return 0, tx.PruneIdempotency(now) },
+	for _, some := range []func(webhooks.Tx) (int64, error){
+		func(tx webhooks.Tx) (int64, error) { return tx.PruneEvents(now.Add(-eventRetention), pruneBatch) },
+		func(tx webhooks.Tx) (int64, error) { return tx.PruneOneShots(now.Add(-markRetention), pruneBatch) },
 	} {
 		for {
 			var n int64
-			err := s.Store.Update(ctx, func(tx management.Tx) (err error) {
+			err := s.update(ctx, func(tx webhooks.Tx) (err error) {
 				n, err = some(tx)
 				return err
 			})
@@ -51,5 +51,5 @@ func (s *Service) prune(ctx context.Context, now time.Time) error {
 			}
 		}
 	}
-	return nil
+	return s.Store.Update(ctx, func(tx management.Tx) error { return tx.PruneIdempotency(now) })
 }

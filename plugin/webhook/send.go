@@ -13,7 +13,8 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/events"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
 const (
@@ -33,7 +34,7 @@ type payload struct {
 }
 
 // Body returns the body that is posted for an event: the same bytes in each attempt.
-func Body(e management.Event) ([]byte, error) {
+func Body(e events.Event) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
@@ -45,7 +46,7 @@ func Body(e management.Event) ([]byte, error) {
 
 // attempt posts an event once. err is nil if the endpoint accepted it, with a status from 200 to 299; status is 0 if
 // there was no response. Errors hold neither the URL nor a secret.
-func (s *Service) attempt(ctx context.Context, w *management.WebhookRow, d *management.DeliveryRow) (status int, err error) {
+func (s *Service) attempt(ctx context.Context, w *events.WebhookRow, d *webhooks.DeliveryRow) (status int, err error) {
 	defer func() {
 		if err != nil && len(err.Error()) > maxError {
 			err = errors.New(err.Error()[:maxError])
@@ -102,13 +103,13 @@ func (s *Service) unanswered(err error) error {
 		err = outer.Err
 	}
 	var name *net.DNSError
-	var private *management.PrivateError
+	var private *webhooks.PrivateError
 	var connection *net.OpError
 	switch {
 	case errors.As(err, &private):
 		return private
-	case errors.Is(err, management.ErrOwnListener):
-		return management.ErrOwnListener
+	case errors.Is(err, webhooks.ErrOwnListener):
+		return webhooks.ErrOwnListener
 	case errors.As(err, &name):
 		return errors.New("the host's name can't be resolved")
 	case errors.Is(err, context.DeadlineExceeded):
@@ -121,7 +122,7 @@ func (s *Service) unanswered(err error) error {
 }
 
 // openSecrets returns the secrets that sign a webhook's deliveries at the time now, the newest first.
-func openSecrets(sealer management.Sealer, w *management.WebhookRow, now time.Time) ([]string, error) {
+func openSecrets(sealer webhooks.Sealer, w *events.WebhookRow, now time.Time) ([]string, error) {
 	if sealer == nil {
 		return nil, errors.New("the webhook's secret can't be decrypted, since the configuration has no secret: set secret {env.KEYGATE_SECRET}")
 	}
@@ -131,7 +132,7 @@ func openSecrets(sealer management.Sealer, w *management.WebhookRow, now time.Ti
 	}
 	out := make([]string, 0, len(sealed))
 	for i, b := range sealed {
-		plain, err := sealer.Open(b, management.WebhookPurpose(w.ID))
+		plain, err := sealer.Open(b, webhooks.Purpose(w.ID))
 		if err != nil && i > 0 {
 			continue // the newer one suffices
 		}

@@ -9,13 +9,15 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
 // Service delivers events and publishes one-shot events. Use New to make one. It implements gateway.Watcher.
 type Service struct {
 	Options
-	watch   watch
-	results chan result
+	registry *webhooks.Registry
+	watch    watch
+	results  chan result
 	// freed receives a signal when the outcome of an attempt was stored.
 	freed chan struct{}
 
@@ -66,7 +68,7 @@ func New(o Options) *Service {
 		}
 	}
 	return &Service{
-		Options: o, watch: newWatch(), results: make(chan result, maxAttempts), freed: make(chan struct{}, 1),
+		Options: o, registry: webhooks.New(o.Manager, o.Settings), watch: newWatch(), results: make(chan result, maxAttempts), freed: make(chan struct{}, 1),
 		clients: map[string]*client{}, running: map[string]int{}, slow: map[string]bool{},
 	}
 }
@@ -105,7 +107,23 @@ func (s *Service) Close(ctx context.Context) error {
 
 // release makes the unfinished deliveries of this node due.
 func (s *Service) release(ctx context.Context) error {
-	return s.Store.Update(ctx, func(tx management.Tx) error { return tx.ReleaseDeliveries(s.Node, s.now()) })
+	return s.update(ctx, func(tx webhooks.Tx) error { return tx.ReleaseDeliveries(s.Node, s.now()) })
+}
+
+// update runs f in a transaction that writes.
+func (s *Service) update(ctx context.Context, f func(webhooks.Tx) error) error {
+	return s.Store.Update(ctx, inRows(f))
+}
+
+// inRows returns a function that runs f with the transaction's rows of webhooks.
+func inRows(f func(webhooks.Tx) error) func(management.Tx) error {
+	return func(tx management.Tx) error {
+		rows, err := management.Role[webhooks.Tx](tx)
+		if err != nil {
+			return err
+		}
+		return f(rows)
+	}
 }
 
 // now returns the time with the precision of the store.

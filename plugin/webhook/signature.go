@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
 // Sign returns the webhook-signature header of a body sent at a time under an id, signed with
@@ -19,7 +19,7 @@ import (
 func Sign(id string, at time.Time, body []byte, secrets ...string) (string, error) {
 	out := make([]string, len(secrets))
 	for i, secret := range secrets {
-		encoded, ok := strings.CutPrefix(secret, management.WebhookSecretPrefix)
+		encoded, ok := strings.CutPrefix(secret, webhooks.SecretPrefix)
 		key, err := base64.StdEncoding.DecodeString(encoded)
 		if !ok || err != nil {
 			return "", errors.New("the webhook's secret is damaged: rotate it")

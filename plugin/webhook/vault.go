@@ -10,8 +10,8 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
 // MinSecret is the least number of bytes of a Vault's secret.
@@ -27,8 +27,8 @@ const (
 )
 
 var (
-	_ management.Sealer = (*Vault)(nil)
-	_ audit.Signer      = (*Vault)(nil)
+	_ webhooks.Sealer = (*Vault)(nil)
+	_ audit.Signer    = (*Vault)(nil)
 )
 
 // Vault encrypts secrets that must be read again, with AES-256-GCM. The key is derived from a secret by HKDF-SHA256

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/events"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
@@ -27,7 +27,7 @@ const (
 // watch collects what the gateway reports about limits until the next announcement.
 type watch struct {
 	mu        sync.Mutex
-	pending   []management.OneShot
+	pending   []events.OneShot
 	credits   map[[2]string]bool // by keyspace and tenant
 	announced map[announcedID]int64
 }
@@ -40,7 +40,7 @@ func newWatch() watch {
 }
 
 // add collects an event that was not published before.
-func (w *watch) add(o management.OneShot) {
+func (w *watch) add(o events.OneShot) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	id := announcedID{o.Keyspace, o.Subject, o.Condition}
@@ -55,7 +55,7 @@ func (w *watch) add(o management.OneShot) {
 }
 
 // take returns the collected events, and starts with none.
-func (w *watch) take() (list []management.OneShot, credits map[[2]string]bool) {
+func (w *watch) take() (list []events.OneShot, credits map[[2]string]bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	list, w.pending = w.pending, nil
@@ -66,7 +66,7 @@ func (w *watch) take() (list []management.OneShot, credits map[[2]string]bool) {
 }
 
 // retry lets events come again that could not be published.
-func (w *watch) retry(list []management.OneShot) {
+func (w *watch) retry(list []events.OneShot) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, o := range list {
@@ -78,8 +78,8 @@ func (w *watch) retry(list []management.OneShot) {
 func (s *Service) LimitReached(at time.Time, keyspace, tenant, key string, reason gateway.Reason, refused *ratelimit.Standing) {
 	p := refused.Policy
 	hour := at.UTC().Truncate(time.Hour)
-	s.watch.add(management.OneShot{
-		Type: management.EventLimitReached, Keyspace: keyspace, Tenant: tenant, At: at,
+	s.watch.add(events.OneShot{
+		Type: events.LimitReached, Keyspace: keyspace, Tenant: tenant, At: at,
 		Data:    map[string]any{"key_id": key, "reason": reason.String(), "policy": p.Name, "limit": refused.Limit},
 		Subject: "key:" + key, Condition: "limit", Ref: hour.Unix(),
 	})
@@ -105,8 +105,8 @@ func (s *Service) QuotaUsed(at time.Time, keyspace, tenant, key string, p *ratel
 }
 
 func (s *Service) quota(at time.Time, keyspace, tenant, key string, p *ratelimit.Policy, used int64, percent int) {
-	o := management.OneShot{
-		Type: management.EventQuotaThreshold, Keyspace: keyspace, Tenant: tenant, At: at,
+	o := events.OneShot{
+		Type: events.QuotaThreshold, Keyspace: keyspace, Tenant: tenant, At: at,
 		Data: map[string]any{"key_id": nil, "policy": p.Name, "percent": percent, "used": used, "limit": p.Limit,
 			"resets_at": p.Calendar.End(at)},
 		Subject: "tenant:" + tenant, Condition: "quota:low:" + p.Name, Ref: p.Calendar.Start(at).Unix(),
@@ -139,8 +139,8 @@ func (s *Service) watchLoop(ctx context.Context) {
 // announce publishes the events about limits that were collected since the last call.
 func (s *Service) announce(ctx context.Context) {
 	list, credits := s.watch.take()
-	slices.SortStableFunc(list, func(a, b management.OneShot) int { return strings.Compare(a.Keyspace, b.Keyspace) })
-	if err := s.Manager.Announce(ctx, list); err != nil {
+	slices.SortStableFunc(list, func(a, b events.OneShot) int { return strings.Compare(a.Keyspace, b.Keyspace) })
+	if err := s.registry.Announce(ctx, list); err != nil {
 		s.watch.retry(list)
 		s.logFailure(ctx, "publishing events of limits", err)
 	}
@@ -149,6 +149,6 @@ func (s *Service) announce(ctx context.Context) {
 		tenants[c[0]] = append(tenants[c[0]], c[1])
 	}
 	for keyspace, list := range tenants {
-		s.logFailure(ctx, "checking balances", s.Manager.CheckCredits(ctx, keyspace, list))
+		s.logFailure(ctx, "checking balances", s.registry.CheckCredits(ctx, keyspace, list))
 	}
 }

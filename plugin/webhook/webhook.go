@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
 // Options configures a Service. Store, Manager, Settings and Keyspaces must be set.
@@ -31,7 +32,7 @@ type Options struct {
 	Manager *management.Manager
 	// Settings returns the running configuration's settings for the webhooks of a keyspace, and Keyspaces its
 	// keyspaces.
-	Settings  func(keyspace string) management.WebhookSettings
+	Settings  func(keyspace string) webhooks.Settings
 	Keyspaces func() []string
 	// Node names this process among those that share the store. Default: "local".
 	Node string

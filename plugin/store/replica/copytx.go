@@ -9,6 +9,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
+	"github.com/keygate-dev/keygate/plugin/management/events"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 	"github.com/keygate-dev/keygate/plugin/store"
 )
 
@@ -44,22 +46,22 @@ func (t *copyTx) SessionByDigest([]byte) (*auth.Session, error) { return nil, t.
 func (t *copyTx) PortalLink(string, []byte) (*auth.PortalLink, error) {
 	return nil, t.unreachable
 }
-func (t *copyTx) Webhook(string, string) (*management.WebhookRow, error) { return nil, t.unreachable }
-func (t *copyTx) NextDelivery() (time.Time, error)                       { return time.Time{}, t.unreachable }
+func (t *copyTx) Webhook(string, string) (*events.WebhookRow, error) { return nil, t.unreachable }
+func (t *copyTx) NextDelivery() (time.Time, error)                   { return time.Time{}, t.unreachable }
 func (t *copyTx) TopUp(string, string) (management.LedgerEntry, error) {
 	return management.LedgerEntry{}, t.unreachable
 }
-func (t *copyTx) DueWebhooks(time.Time) ([]*management.WebhookRow, error) { return nil, t.unreachable }
-func (t *copyTx) Delivery(string, string, string) (*management.DeliveryRow, error) {
+func (t *copyTx) DueWebhooks(time.Time) ([]*events.WebhookRow, error) { return nil, t.unreachable }
+func (t *copyTx) Delivery(string, string, string) (*webhooks.DeliveryRow, error) {
 	return nil, t.unreachable
 }
 func (t *copyTx) Sessions(auth.SessionQuery) ([]*auth.Session, error) {
 	return nil, t.unreachable
 }
-func (t *copyTx) Webhooks(management.WebhookQuery) ([]*management.WebhookRow, error) {
+func (t *copyTx) Webhooks(events.WebhookQuery) ([]*events.WebhookRow, error) {
 	return nil, t.unreachable
 }
-func (t *copyTx) Deliveries(management.DeliveryQuery) ([]*management.DeliveryRow, error) {
+func (t *copyTx) Deliveries(webhooks.DeliveryQuery) ([]*webhooks.DeliveryRow, error) {
 	return nil, t.unreachable
 }
 func (t *copyTx) ExpiringKeys(string, time.Time, time.Time, *gateway.Key, int) ([]*gateway.Key, error) {

@@ -4,11 +4,12 @@ import (
 	"database/sql"
 	"time"
 
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/events"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
 // InsertEvent implements management.Tx.
-func (t *Tx) InsertEvent(e *management.EventRow) error {
+func (t *Tx) InsertEvent(e *events.EventRow) error {
 	return t.Row(`INSERT INTO events (id, keyspace, tenant, type, at, data) VALUES ($1, $2, $3, $4, $5, $6) RETURNING seq`,
 		[]any{e.ID, e.Keyspace, e.Tenant, e.Type, e.At.UnixMicro(), string(e.Data)}, &e.Seq)
 }
@@ -24,14 +25,14 @@ const deliveriesSQL = `SELECT d.num, d.id, w.id, d.status, d.attempts, d.created
 	e.id, e.keyspace, e.tenant, e.type, e.at, e.data
 	FROM deliveries d JOIN webhooks w ON w.num = d.webhook_num JOIN events e ON e.seq = d.event_seq`
 
-func deliveryInto(d *management.DeliveryRow) []any {
+func deliveryInto(d *webhooks.DeliveryRow) []any {
 	return []any{&d.Seq, &d.ID, &d.Webhook, &d.Status, &d.Attempts, TimeInto(&d.CreatedAt), TimeInto(&d.NextAt), TimeInto(&d.LastAt),
 		&d.Response, &d.Error, &d.Event.ID, &d.Event.Keyspace, &d.Event.Tenant, &d.Event.Type, TimeInto(&d.Event.At), jsonInto{&d.Event.Data}}
 }
 
 // Delivery implements management.Tx.
-func (t *Tx) Delivery(keyspace, webhook, id string) (*management.DeliveryRow, error) {
-	var d management.DeliveryRow
+func (t *Tx) Delivery(keyspace, webhook, id string) (*webhooks.DeliveryRow, error) {
+	var d webhooks.DeliveryRow
 	err := t.Row(deliveriesSQL+` WHERE d.id = $1 AND w.id = $2 AND w.keyspace = $3`, []any{id, webhook, keyspace}, deliveryInto(&d)...)
 	if err != nil {
 		return nil, err
@@ -40,7 +41,7 @@ func (t *Tx) Delivery(keyspace, webhook, id string) (*management.DeliveryRow, er
 }
 
 // Deliveries implements management.Tx.
-func (t *Tx) Deliveries(q management.DeliveryQuery) ([]*management.DeliveryRow, error) {
+func (t *Tx) Deliveries(q webhooks.DeliveryQuery) ([]*webhooks.DeliveryRow, error) {
 	var w where
 	w.and("d.webhook_num = (SELECT num FROM webhooks WHERE id = " + w.arg(q.Webhook) + " AND keyspace = " + w.arg(q.Keyspace) + ")")
 	if q.Status != "" {
@@ -52,10 +53,10 @@ func (t *Tx) Deliveries(q management.DeliveryQuery) ([]*management.DeliveryRow, 
 	return t.deliveries(w.text+` ORDER BY d.num DESC`+w.limit(q.Limit), w.args)
 }
 
-func (t *Tx) deliveries(rest string, args []any) ([]*management.DeliveryRow, error) {
-	var out []*management.DeliveryRow
+func (t *Tx) deliveries(rest string, args []any) ([]*webhooks.DeliveryRow, error) {
+	var out []*webhooks.DeliveryRow
 	err := t.Rows(deliveriesSQL+rest, args, func(rows *sql.Rows) error {
-		d := new(management.DeliveryRow)
+		d := new(webhooks.DeliveryRow)
 		out = append(out, d)
 		return rows.Scan(deliveryInto(d)...)
 	})
@@ -85,13 +86,13 @@ func (t *Tx) NextDelivery() (at time.Time, err error) {
 }
 
 // DueWebhooks implements management.Tx.
-func (t *Tx) DueWebhooks(now time.Time) ([]*management.WebhookRow, error) {
+func (t *Tx) DueWebhooks(now time.Time) ([]*events.WebhookRow, error) {
 	return t.webhooks(` WHERE w.active = 1 AND EXISTS
 		(SELECT 1 FROM deliveries d WHERE d.webhook_num = w.num AND d.status = 'pending' AND d.next_at <= $1)`, []any{now.UnixMicro()})
 }
 
 // ClaimDeliveries implements management.Tx.
-func (t *Tx) ClaimDeliveries(node, webhook string, now, until time.Time, n int) ([]*management.DeliveryRow, error) {
+func (t *Tx) ClaimDeliveries(node, webhook string, now, until time.Time, n int) ([]*webhooks.DeliveryRow, error) {
 	var nums []int64
 	err := t.Rows(`UPDATE deliveries SET next_at = $4, claimed_by = $5, attempts = attempts + 1 WHERE status = 'pending' AND num IN (
 		SELECT num FROM deliveries WHERE webhook_num = (SELECT num FROM webhooks WHERE id = $1 AND active = 1)
@@ -118,7 +119,7 @@ func (t *Tx) ClaimDeliveries(node, webhook string, now, until time.Time, n int) 
 }
 
 // FinishDelivery implements management.Tx.
-func (t *Tx) FinishDelivery(node string, d *management.DeliveryRow) error {
+func (t *Tx) FinishDelivery(node string, d *webhooks.DeliveryRow) error {
 	_, err := t.Exec(`UPDATE deliveries SET status = $4, next_at = $5, claimed_by = '', last_at = $6, response = $7, error = $8
 		WHERE id = $1 AND claimed_by = $2 AND attempts = $3 AND status = 'pending'`,
 		d.ID, node, int64(d.Attempts), string(d.Status), Micros(d.NextAt), Micros(d.LastAt), int64(d.Response), d.Error)

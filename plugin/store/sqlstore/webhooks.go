@@ -8,19 +8,20 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/events"
 )
 
 const webhookColumns = `w.id, w.keyspace, w.tenant, w.url, w.events, w.secret, w.previous, w.previous_until,
 	w.active, w.disabled, w.created_at, w.created_by, w.updated_at, w.version`
 
-func webhookInto(w *management.WebhookRow) []any {
+func webhookInto(w *events.WebhookRow) []any {
 	return []any{&w.ID, &w.Keyspace, &w.Tenant, &w.URL, wordsInto{&w.Events}, &w.Secret, &w.Previous, TimeInto(&w.PreviousUntil),
 		&w.Active, &w.Disabled, TimeInto(&w.CreatedAt), &w.CreatedBy, TimeInto(&w.UpdatedAt), &w.Version}
 }
 
 // Webhook implements management.Tx.
-func (t *Tx) Webhook(keyspace, id string) (*management.WebhookRow, error) {
-	var w management.WebhookRow
+func (t *Tx) Webhook(keyspace, id string) (*events.WebhookRow, error) {
+	var w events.WebhookRow
 	err := t.Row(`SELECT `+webhookColumns+` FROM webhooks w WHERE w.id = $1 AND w.keyspace = $2`, []any{id, keyspace}, webhookInto(&w)...)
 	if err != nil {
 		return nil, err
@@ -29,7 +30,7 @@ func (t *Tx) Webhook(keyspace, id string) (*management.WebhookRow, error) {
 }
 
 // Webhooks implements management.Tx.
-func (t *Tx) Webhooks(q management.WebhookQuery) ([]*management.WebhookRow, error) {
+func (t *Tx) Webhooks(q events.WebhookQuery) ([]*events.WebhookRow, error) {
 	var w where
 	w.and("w.keyspace = " + w.arg(q.Keyspace))
 	switch {
@@ -47,10 +48,10 @@ func (t *Tx) Webhooks(q management.WebhookQuery) ([]*management.WebhookRow, erro
 	return t.webhooks(w.text+` ORDER BY w.num DESC`+w.limit(q.Limit), w.args)
 }
 
-func (t *Tx) webhooks(rest string, args []any) ([]*management.WebhookRow, error) {
-	var out []*management.WebhookRow
+func (t *Tx) webhooks(rest string, args []any) ([]*events.WebhookRow, error) {
+	var out []*events.WebhookRow
 	err := t.Rows(`SELECT `+webhookColumns+` FROM webhooks w`+rest, args, func(rows *sql.Rows) error {
-		w := new(management.WebhookRow)
+		w := new(events.WebhookRow)
 		out = append(out, w)
 		return rows.Scan(webhookInto(w)...)
 	})
@@ -61,7 +62,7 @@ func (t *Tx) webhooks(rest string, args []any) ([]*management.WebhookRow, error)
 }
 
 // InsertWebhook implements management.Tx.
-func (t *Tx) InsertWebhook(w *management.WebhookRow) error {
+func (t *Tx) InsertWebhook(w *events.WebhookRow) error {
 	_, err := t.Exec(`INSERT INTO webhooks (id, keyspace, tenant, url, events, secret, previous, previous_until, active, disabled,
 		created_at, created_by, updated_at, version) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 1)`,
 		w.ID, w.Keyspace, w.Tenant, w.URL, strings.Join(w.Events, " "), w.Secret, bytes(w.Previous), Micros(w.PreviousUntil),
@@ -73,7 +74,7 @@ func (t *Tx) InsertWebhook(w *management.WebhookRow) error {
 }
 
 // UpdateWebhook implements management.Tx.
-func (t *Tx) UpdateWebhook(w *management.WebhookRow) error {
+func (t *Tx) UpdateWebhook(w *events.WebhookRow) error {
 	return t.Row(`UPDATE webhooks SET url = $3, events = $4, secret = $5, previous = $6, previous_until = $7, active = $8,
 		disabled = $9, updated_at = $10, version = version + 1 WHERE id = $1 AND keyspace = $2 RETURNING version`,
 		[]any{w.ID, w.Keyspace, w.URL, strings.Join(w.Events, " "), w.Secret, bytes(w.Previous), Micros(w.PreviousUntil),

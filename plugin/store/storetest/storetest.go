@@ -75,7 +75,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"Sessions", sessions},
 		{"PortalLinks", portalLinks},
 		{"Once", idempotency},
-		{"Webhooks", webhooks},
+		{"Webhooks", webhookRows},
 		{"Deliveries", deliveries},
 		{"Occasions", oneShots},
 		{"Closed", closed},

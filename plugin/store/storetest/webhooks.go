@@ -9,17 +9,19 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/events"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 	"github.com/keygate-dev/keygate/plugin/store"
 )
 
-func hook(id, tenant string) *management.WebhookRow {
-	return &management.WebhookRow{ID: id, Keyspace: ks, Tenant: tenant, URL: "https://example.com/" + id, Events: []string{"key.*", "a.b"},
+func hook(id, tenant string) *events.WebhookRow {
+	return &events.WebhookRow{ID: id, Keyspace: ks, Tenant: tenant, URL: "https://example.com/" + id, Events: []string{"key.*", "a.b"},
 		Secret: []byte{1, 0, 255}, Active: true, CreatedAt: at, CreatedBy: "ada", UpdatedAt: at}
 }
 
 // writeEvent writes an event with its deliveries.
-func writeEvent(tx management.Tx, id, tenant string, at time.Time, hooks ...string) error {
-	e := &management.EventRow{Event: management.Event{ID: id, Keyspace: ks, Tenant: tenant, Type: "a.b", At: at, Data: json.RawMessage(`{"n": 1.0}`)}}
+func writeEvent(tx store.Tx, id, tenant string, at time.Time, hooks ...string) error {
+	e := &events.EventRow{Event: events.Event{ID: id, Keyspace: ks, Tenant: tenant, Type: "a.b", At: at, Data: json.RawMessage(`{"n": 1.0}`)}}
 	if err := tx.InsertEvent(e); err != nil {
 		return err
 	}
@@ -31,7 +33,7 @@ func writeEvent(tx management.Tx, id, tenant string, at time.Time, hooks ...stri
 	return nil
 }
 
-func webhooks(t *testing.T, s Store) {
+func webhookRows(t *testing.T, s Store) {
 	all, acme, off := hook("whk_1", ""), hook("whk_2", "acme"), hook("whk_3", "")
 	off.Active = false
 	update(t, s, func(tx store.Tx) error {
@@ -47,16 +49,16 @@ func webhooks(t *testing.T, s Store) {
 			t.Errorf("of another keyspace: %v", err)
 		}
 		for _, tc := range []struct {
-			q    management.WebhookQuery
+			q    events.WebhookQuery
 			want string
 		}{
-			{management.WebhookQuery{}, "[whk_3 whk_2 whk_1]"},
-			{management.WebhookQuery{Limit: 2}, "[whk_3 whk_2]"},
-			{management.WebhookQuery{Before: "whk_2"}, "[whk_1]"},
-			{management.WebhookQuery{Tenant: "acme"}, "[whk_2]"},
-			{management.WebhookQuery{Tenant: "acme", OrAll: true, Active: true}, "[whk_2 whk_1]"},
-			{management.WebhookQuery{Tenant: "b", OrAll: true, Active: true}, "[whk_1]"},
-			{management.WebhookQuery{OrAll: true}, "[whk_3 whk_1]"},
+			{events.WebhookQuery{}, "[whk_3 whk_2 whk_1]"},
+			{events.WebhookQuery{Limit: 2}, "[whk_3 whk_2]"},
+			{events.WebhookQuery{Before: "whk_2"}, "[whk_1]"},
+			{events.WebhookQuery{Tenant: "acme"}, "[whk_2]"},
+			{events.WebhookQuery{Tenant: "acme", OrAll: true, Active: true}, "[whk_2 whk_1]"},
+			{events.WebhookQuery{Tenant: "b", OrAll: true, Active: true}, "[whk_1]"},
+			{events.WebhookQuery{OrAll: true}, "[whk_3 whk_1]"},
 		} {
 			tc.q.Keyspace = ks
 			list, err := tx.Webhooks(tc.q)
@@ -92,13 +94,13 @@ func deliveries(t *testing.T, s Store) {
 			writeEvent(tx, "evt_1", "acme", at, "whk_1", "whk_2"), writeEvent(tx, "evt_2", "", at.Add(time.Second), "whk_1"),
 			writeEvent(tx, "evt_3", "", at.Add(time.Hour), "whk_1"))
 	})
-	ids := func(list []*management.DeliveryRow) (out []string) {
+	ids := func(list []*webhooks.DeliveryRow) (out []string) {
 		for _, d := range list {
 			out = append(out, d.Event.ID)
 		}
 		return out
 	}
-	var claimed []*management.DeliveryRow
+	var claimed []*webhooks.DeliveryRow
 	update(t, s, func(tx store.Tx) (err error) {
 		if next, err := tx.NextDelivery(); err != nil || !next.Equal(at) {
 			t.Errorf("next %v, %v; want %v", next, err, at)
@@ -120,11 +122,11 @@ func deliveries(t *testing.T, s Store) {
 	if first.Attempts != 1 || first.Webhook != "whk_1" || string(first.Event.Data) != `{"n": 1.0}` || !first.Event.At.Equal(at) || first.Event.Tenant != "acme" {
 		t.Errorf("claimed %+v", first)
 	}
-	first.Status, first.NextAt, first.LastAt, first.Response = management.DeliveryDone, time.Time{}, now, 204
+	first.Status, first.NextAt, first.LastAt, first.Response = webhooks.DeliveryDone, time.Time{}, now, 204
 	update(t, s, func(tx store.Tx) error {
 		// Whose claim it is not says nothing about it.
 		stolen := *claimed[1]
-		stolen.Status = management.DeliveryDead
+		stolen.Status = webhooks.DeliveryDead
 		return firstError(tx.FinishDelivery("n1", first), tx.FinishDelivery("n2", &stolen), tx.ReleaseDeliveries("n1", now))
 	})
 	view(t, s, func(tx store.Tx) error {
@@ -133,7 +135,7 @@ func deliveries(t *testing.T, s Store) {
 			t.Fatal(err)
 		}
 		same(t, "delivery", got, first)
-		list, err := tx.Deliveries(management.DeliveryQuery{Keyspace: ks, Webhook: "whk_1", Status: management.DeliveryPending})
+		list, err := tx.Deliveries(webhooks.DeliveryQuery{Keyspace: ks, Webhook: "whk_1", Status: webhooks.DeliveryPending})
 		if fmt.Sprint(ids(list)) != "[evt_3 evt_2]" || list[1].Attempts != 0 || !list[1].NextAt.Equal(now) {
 			t.Errorf("pending %v, %+v", ids(list), list)
 		}
@@ -144,11 +146,11 @@ func deliveries(t *testing.T, s Store) {
 	})
 	view(t, s, func(tx store.Tx) error {
 		replayed, err := tx.Delivery(ks, "whk_1", first.ID)
-		if err != nil || replayed.Status != management.DeliveryPending || !replayed.NextAt.Equal(now) {
+		if err != nil || replayed.Status != webhooks.DeliveryPending || !replayed.NextAt.Equal(now) {
 			t.Errorf("replayed %+v, %v", replayed, err)
 		}
-		ended, err := tx.Deliveries(management.DeliveryQuery{Keyspace: ks, Webhook: "whk_2"})
-		if err != nil || len(ended) != 1 || ended[0].Status != management.DeliveryDead || ended[0].Error != "off" {
+		ended, err := tx.Deliveries(webhooks.DeliveryQuery{Keyspace: ks, Webhook: "whk_2"})
+		if err != nil || len(ended) != 1 || ended[0].Status != webhooks.DeliveryDead || ended[0].Error != "off" {
 			t.Errorf("ended %+v, %v", ended, err)
 		}
 		return nil

@@ -1,4 +1,4 @@
-package management
+package webhooks
 
 import (
 	"context"
@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/events"
 )
 
 const (
@@ -21,30 +23,19 @@ var DefaultExpiring = []time.Duration{7 * 24 * time.Hour, 24 * time.Hour}
 
 const DefaultUnused = 90 * 24 * time.Hour
 
-// anyRecipient reports whether a subscription in the keyspace may get one of the types.
-func (c *Call) anyRecipient(types ...string) (bool, error) {
-	if l := c.Manager.listener; l != nil && slices.ContainsFunc(types, l.Wants) {
-		return true, nil
-	}
-	hooks, err := c.Webhooks(WebhookQuery{Keyspace: c.Keyspace.Name, Active: true})
-	return slices.ContainsFunc(hooks, func(h *WebhookRow) bool {
-		return slices.ContainsFunc(types, func(t string) bool { return matchesType(h.Events, t) })
-	}), err
-}
-
 // keyOneShot is something that happens to a key with time.
-func keyOneShot(k *gateway.Key, eventType, what string, ref int64, at time.Time) OneShot {
-	return OneShot{
+func keyOneShot(k *gateway.Key, eventType, what string, ref int64, at time.Time) events.OneShot {
+	return events.OneShot{
 		Type: eventType, Keyspace: k.Keyspace, Tenant: k.Tenant, At: at, Subject: "key:" + k.ID, Condition: what, Ref: ref,
 		Data: map[string]any{"key_id": k.ID, "name": k.Name, "key_prefix": k.Prefix, "last_four": k.LastFour, "environment": k.Environment,
-			"expires_at": TimeOrNull(k.ExpiresAt), "last_used_at": TimeOrNull(k.LastUsedAt)},
+			"expires_at": management.TimeOrNull(k.ExpiresAt), "last_used_at": management.TimeOrNull(k.LastUsedAt)},
 	}
 }
 
 // AnnounceExpiries announces the keys of a keyspace that expire soon, or have expired. Keys that
 // were made for less than a warning's time ahead are not warned of that early.
-func (m *Manager) AnnounceExpiries(ctx context.Context, keyspace string) error {
-	warnings := slices.Clone(m.webhooks(keyspace).Expiring)
+func (reg *Registry) AnnounceExpiries(ctx context.Context, keyspace string) error {
+	warnings := slices.Clone(reg.settings(keyspace).Expiring)
 	slices.Sort(warnings)
 	ahead := time.Duration(0)
 	if len(warnings) > 0 {
@@ -52,11 +43,11 @@ func (m *Manager) AnnounceExpiries(ctx context.Context, keyspace string) error {
 	}
 	var last *gateway.Key
 	for {
-		var list []OneShot
+		var list []events.OneShot
 		var keys []*gateway.Key
-		err := m.Read(ctx, System, keyspace, func(c *Call) (err error) {
+		err := reg.read(ctx, management.System, keyspace, func(c *call) (err error) {
 			list, keys = nil, nil
-			if ok, err := c.anyRecipient(EventKeyExpired, EventKeyExpiring); err != nil || !ok {
+			if ok, err := c.Events.AnyRecipient(events.KeyExpired, events.KeyExpiring); err != nil || !ok {
 				return err
 			}
 			keys, err = c.ExpiringKeys(c.Keyspace.Name, c.Now.Add(-maxEventDelay), c.Now.Add(ahead), last, oneShotBatch)
@@ -73,7 +64,7 @@ func (m *Manager) AnnounceExpiries(ctx context.Context, keyspace string) error {
 		if err != nil {
 			return err
 		}
-		if err := m.Announce(ctx, list); err != nil || len(keys) < oneShotBatch {
+		if err := reg.Announce(ctx, list); err != nil || len(keys) < oneShotBatch {
 			return err
 		}
 		last = keys[len(keys)-1]
@@ -82,10 +73,10 @@ func (m *Manager) AnnounceExpiries(ctx context.Context, keyspace string) error {
 
 // expiry returns what is to be told of a key's expiry at now: that it has expired, or the shortest
 // of the warnings that are due. warnings rise.
-func expiry(k *gateway.Key, warnings []time.Duration, now time.Time) (o OneShot, ok bool) {
+func expiry(k *gateway.Key, warnings []time.Duration, now time.Time) (o events.OneShot, ok bool) {
 	ref := k.ExpiresAt.UnixMicro()
 	if !k.ExpiresAt.After(now) {
-		o = keyOneShot(k, EventKeyExpired, "expired", ref, k.ExpiresAt)
+		o = keyOneShot(k, events.KeyExpired, "expired", ref, k.ExpiresAt)
 		// A webhook made since then is not told of the past.
 		o.Since = k.ExpiresAt
 		return o, true
@@ -95,7 +86,7 @@ func expiry(k *gateway.Key, warnings []time.Duration, now time.Time) (o OneShot,
 			if k.ExpiresAt.Sub(k.CreatedAt) <= w {
 				return o, false
 			}
-			o = keyOneShot(k, EventKeyExpiring, "expiring:"+w.String(), ref, now)
+			o = keyOneShot(k, events.KeyExpiring, "expiring:"+w.String(), ref, now)
 			o.Data["expires_in_seconds"] = int64(k.ExpiresAt.Sub(now).Seconds())
 			return o, true
 		}
@@ -104,17 +95,17 @@ func expiry(k *gateway.Key, warnings []time.Duration, now time.Time) (o OneShot,
 }
 
 // AnnounceUnused announces the keys of a keyspace that were not used for as long as its configuration says.
-func (m *Manager) AnnounceUnused(ctx context.Context, keyspace string) error {
-	after := m.webhooks(keyspace).Unused
+func (reg *Registry) AnnounceUnused(ctx context.Context, keyspace string) error {
+	after := reg.settings(keyspace).Unused
 	if after <= 0 {
 		return nil
 	}
 	for next := int64(0); ; {
-		var list []OneShot
+		var list []events.OneShot
 		to := int64(0)
-		err := m.Read(ctx, System, keyspace, func(c *Call) error {
+		err := reg.read(ctx, management.System, keyspace, func(c *call) error {
 			list, to = nil, 0
-			if ok, err := c.anyRecipient(EventKeyUnused); err != nil || !ok {
+			if ok, err := c.Events.AnyRecipient(events.KeyUnused); err != nil || !ok {
 				return err
 			}
 			keys, end, err := c.UnusedKeys(c.Keyspace.Name, c.Now.Add(-after), c.Now, next)
@@ -127,7 +118,7 @@ func (m *Manager) AnnounceUnused(ctx context.Context, keyspace string) error {
 				if since.IsZero() {
 					since = k.CreatedAt
 				}
-				o := keyOneShot(k, EventKeyUnused, "unused", since.UnixMicro(), c.Now)
+				o := keyOneShot(k, events.KeyUnused, "unused", since.UnixMicro(), c.Now)
 				// As with expiries, what is long past is no news.
 				if o.Since = since.Add(after); c.Now.Sub(o.Since) > maxEventDelay {
 					continue
@@ -142,7 +133,7 @@ func (m *Manager) AnnounceUnused(ctx context.Context, keyspace string) error {
 		}
 		for len(list) > 0 {
 			n := min(len(list), oneShotBatch)
-			if err := m.Announce(ctx, list[:n]); err != nil {
+			if err := reg.Announce(ctx, list[:n]); err != nil {
 				return err
 			}
 			list = list[n:]

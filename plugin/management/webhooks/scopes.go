@@ -1,9 +1,11 @@
-package management
+package webhooks
 
 import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/keygate-dev/keygate/plugin/management"
 )
 
 // subscriptionScopes is what a token must be allowed to read to have events told to a webhook, by the family of
@@ -20,12 +22,12 @@ var subscriptionScopes = map[string][]string{
 
 // checkSubscription refuses, with 403, types of events of which the token by which the actor acts could not read
 // otherwise.
-func (c *Call) checkSubscription(types []string) error {
+func (c *call) checkSubscription(types []string) error {
 	maker, err := c.Issuer()
 	if maker == nil || err != nil {
 		return err
 	}
-	var f Faults
+	var f management.Faults
 	var lacks []string
 	for i, t := range types {
 		family, _, _ := strings.Cut(t, ".")
@@ -33,11 +35,11 @@ func (c *Call) checkSubscription(types []string) error {
 		if t == "*" {
 			needs = []string{"keys:read", "tenants:read"} // heads of the audit are not in it: see hears
 		}
-		missing := slices.DeleteFunc(slices.Clone(needs), func(scope string) bool { return HasScope(maker.Scopes, scope) })
+		missing := slices.DeleteFunc(slices.Clone(needs), func(scope string) bool { return management.HasScope(maker.Scopes, scope) })
 		if len(missing) == 0 {
 			continue
 		}
-		f.Add(CodeInsufficientScope, Indexed("events", i), "hearing of %s needs the scope %s, which the token lacks", t, strings.Join(missing, " and "))
+		f.Add(management.CodeInsufficientScope, management.Indexed("events", i), "hearing of %s needs the scope %s, which the token lacks", t, strings.Join(missing, " and "))
 		for _, scope := range missing {
 			if !slices.Contains(lacks, scope) {
 				lacks = append(lacks, scope)
@@ -47,8 +49,8 @@ func (c *Call) checkSubscription(types []string) error {
 	if len(lacks) == 0 {
 		return nil
 	}
-	return &Error{
-		Status: http.StatusForbidden, Code: CodeInsufficientScope, Fields: f.fields,
+	return &management.Error{
+		Status: http.StatusForbidden, Code: management.CodeInsufficientScope, Fields: f.Fields(),
 		Detail: "The token may not read what the webhook would be told: it lacks the scope " + strings.Join(lacks, " and ") + ". Name only types of events that it may read.",
 	}
 }

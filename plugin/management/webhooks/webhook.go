@@ -1,4 +1,4 @@
-package management
+package webhooks
 
 import (
 	"context"
@@ -13,20 +13,18 @@ import (
 	"strings"
 	"time"
 
-	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/events"
 )
 
 const (
-	webhookIDPrefix  = "whk_"
-	deliveryIDPrefix = "dlv_"
-
-	// WebhookSecretPrefix begins a webhook's secret, as the Standard Webhooks specification has it.
-	WebhookSecretPrefix = "whsec_"
+	// SecretPrefix begins a webhook's secret, as the Standard Webhooks specification has it.
+	SecretPrefix = "whsec_"
 	// webhookSecretBytes is how many random bytes follow, in base64.
 	webhookSecretBytes = 32
-	// WebhookGrace is for how long deliveries are signed with a rotated secret too.
-	WebhookGrace = 24 * time.Hour
+	// Grace is for how long deliveries are signed with a rotated secret too.
+	Grace = 24 * time.Hour
 
 	// MaxWebhooks bounds the webhooks of one tenant, and those of a keyspace that hear all tenants: each
 	// change writes a delivery for each of them.
@@ -37,13 +35,13 @@ const (
 
 // Codes of refusals about webhooks.
 const (
-	CodeWebhooksOff         = "webhooks_unavailable"
-	CodeWebhookLimitReached = "webhook_limit_reached"
-	CodeWebhookInactive     = "webhook_inactive"
+	CodeOff          = "webhooks_unavailable"
+	CodeLimitReached = "webhook_limit_reached"
+	CodeInactive     = "webhook_inactive"
 )
 
-// WebhookSettings is what a configuration says of a keyspace's webhooks.
-type WebhookSettings struct {
+// Settings is what a configuration says of a keyspace's webhooks.
+type Settings struct {
 	// Sealer encrypts their secrets. nil: there is no secret to do it with, and no webhook can be made.
 	Sealer Sealer
 	// Reach is the set of addresses to which they are delivered.
@@ -61,15 +59,15 @@ type Sealer interface {
 	Open(sealed []byte, purpose string) ([]byte, error)
 }
 
-var errWebhooksOff = Reject(http.StatusUnprocessableEntity, CodeWebhooksOff,
+var errWebhooksOff = management.Reject(http.StatusUnprocessableEntity, CodeOff,
 	"Webhooks can't be had here: their secrets are stored encrypted, and there is nothing to encrypt them with. "+
 		"State secret {env.KEYGATE_SECRET} in the keygate global option, with at least 16 bytes in that variable, and reload.")
 
-// WebhookPurpose is what the secrets of the webhook with that id are sealed for.
-func WebhookPurpose(id string) string { return "webhook " + id }
+// Purpose is what the secrets of the webhook with that id are sealed for.
+func Purpose(id string) string { return "webhook " + id }
 
-// WebhookRecord is a webhook as the API shows it.
-type WebhookRecord struct {
+// Record is a webhook as the API shows it.
+type Record struct {
 	ID  string `json:"id"`
 	URL string `json:"url"`
 	// Events are the types it hears.
@@ -88,66 +86,66 @@ type WebhookRecord struct {
 	Version int64 `json:"-"`
 }
 
-// IssuedWebhook is a webhook's record with its secret, which is not shown again.
-type IssuedWebhook struct {
-	WebhookRecord
+// Issued is a webhook's record with its secret, which is not shown again.
+type Issued struct {
+	Record
 	Secret string `json:"secret"`
 }
 
-// WebhookFields is what may be stated of a webhook.
-type WebhookFields struct {
+// Fields is what may be stated of a webhook.
+type Fields struct {
 	// URL is where events are posted, http or https. Needed in a new webhook.
-	URL Optional[string]
+	URL management.Optional[string]
 	// Events are types, such as "key.created", "key.*" or "*". Default and null: "*".
-	Events Optional[[]string]
+	Events management.Optional[[]string]
 	// Tenant is whose events it hears; it can't be changed later. Default and null: all tenants'.
-	Tenant Optional[string]
+	Tenant management.Optional[string]
 	// Active is true unless stated. One that is not active hears nothing, also later.
-	Active Optional[bool]
+	Active management.Optional[bool]
 }
 
-func (c *Call) webhookRecord(w *WebhookRow) WebhookRecord {
-	r := WebhookRecord{
-		ID: w.ID, URL: w.URL, Events: w.Events, Tenant: OrNull(w.Tenant), Active: w.Active, DisabledReason: OrNull(w.Disabled),
+func (c *call) webhookRecord(w *events.WebhookRow) Record {
+	r := Record{
+		ID: w.ID, URL: w.URL, Events: w.Events, Tenant: management.OrNull(w.Tenant), Active: w.Active, DisabledReason: management.OrNull(w.Disabled),
 		CreatedAt: w.CreatedAt.UTC(), CreatedBy: w.CreatedBy, UpdatedAt: w.UpdatedAt.UTC(), Version: w.Version,
 	}
 	if w.PreviousUntil.After(c.Now) {
-		r.PreviousSecretUntil = TimeOrNull(w.PreviousUntil)
+		r.PreviousSecretUntil = management.TimeOrNull(w.PreviousUntil)
 	}
 	return r
 }
 
 // webhookFields is what events show of a webhook. The path and query of its URL may hold a token
 // of the receiver's, so that only where it is stands there.
-func webhookFields(w *WebhookRow) audit.Fields {
+func webhookFields(w *events.WebhookRow) audit.Fields {
 	at := w.URL
 	if u, err := url.Parse(w.URL); err == nil {
 		at = u.Scheme + "://" + u.Host
 	}
-	return audit.Fields{"url": at, "events": w.Events, "tenant": OrNull(w.Tenant), "active": w.Active, "disabled_reason": OrNull(w.Disabled)}
+	return audit.Fields{"url": at, "events": w.Events, "tenant": management.OrNull(w.Tenant), "active": w.Active, "disabled_reason": management.OrNull(w.Disabled)}
 }
 
 // webhook reads a webhook that exists for the actor.
-func (c *Call) webhook(id string) (*WebhookRow, error) {
+func (c *call) webhook(id string) (*events.WebhookRow, error) {
 	const what = "webhook"
-	if !HasIDForm(id, webhookIDPrefix) {
-		return nil, NotFound(what)
+	if !management.HasIDForm(id, events.WebhookIDPrefix) {
+		return nil, management.NotFound(what)
 	}
 	w, err := c.Tx.Webhook(c.Keyspace.Name, id)
 	if err != nil {
-		return nil, OrNotFound(err, what)
+		return nil, management.OrNotFound(err, what)
 	}
 	if !c.Actor.Sees(w.Tenant) {
-		return nil, NotFound(what)
+		return nil, management.NotFound(what)
 	}
 	return w, nil
 }
 
 // applyWebhook writes the fields that are set into w, but the tenant.
-func applyWebhook(f *Faults, w *WebhookRow, in WebhookFields, settings WebhookSettings, fresh bool) {
+func applyWebhook(f *management.Faults, w *events.WebhookRow, in Fields, settings Settings, fresh bool) {
 	if in.URL.Set || fresh {
 		w.URL = in.URL.Value
-		if wrong := CheckWebhookURL(w.URL, settings.Reach); wrong != "" {
+		if wrong := CheckURL(w.URL, settings.Reach); wrong != "" {
 			f.Invalid("url", "%s", wrong)
 		}
 	}
@@ -166,7 +164,7 @@ func applyWebhook(f *Faults, w *WebhookRow, in WebhookFields, settings WebhookSe
 }
 
 // checkEvents returns the types a webhook hears, each once.
-func checkEvents(f *Faults, field string, list []string) []string {
+func checkEvents(f *management.Faults, field string, list []string) []string {
 	if len(list) == 0 {
 		f.Invalid(field, `must name at least one type; "*" stands for all`)
 	}
@@ -176,21 +174,9 @@ func checkEvents(f *Faults, field string, list []string) []string {
 	}
 	var out []string
 	for i, t := range list {
-		family, all := strings.CutSuffix(t, ".*")
-		ours := slices.Contains(reservedFamilies, family)
-		if !all {
-			before, _, _ := strings.Cut(t, ".")
-			ours = slices.Contains(reservedFamilies, before)
-		}
-		switch {
-		case t == "*":
-		case all && ours && slices.ContainsFunc(eventTypes, func(e string) bool { return strings.HasPrefix(e, family+".") }):
-		case all && !ours && checkCustomType(family+".x") == "":
-		case !all && slices.Contains(eventTypes, t):
-		case !all && !ours && checkCustomType(t) == "":
-		default:
-			f.Invalid(Indexed(field, i), "is no type of events; there are %s, types of your own such as job.finished, and patterns such as key.* or *",
-				strings.Join(eventTypes, ", "))
+		if !events.ValidPattern(t) {
+			f.Invalid(management.Indexed(field, i), "is no type of events; there are %s, types of your own such as job.finished, and patterns such as key.* or *",
+				strings.Join(events.Types, ", "))
 			continue
 		}
 		if !slices.Contains(out, t) {
@@ -200,12 +186,12 @@ func checkEvents(f *Faults, field string, list []string) []string {
 	return out
 }
 
-// CheckWebhookURL says what is wrong with a URL; "" for nothing. What a name stands for is
+// CheckURL says what is wrong with a URL; "" for nothing. What a name stands for is
 // looked at when it is dialled: it may change.
-func CheckWebhookURL(s string, reach Reach) string {
+func CheckURL(s string, reach Reach) string {
 	u, err := url.Parse(s)
 	switch {
-	case s == "" || len(s) > maxWebhookURL || err != nil || !Printable(s) || strings.ContainsAny(s, " \\"):
+	case s == "" || len(s) > maxWebhookURL || err != nil || !management.Printable(s) || strings.ContainsAny(s, " \\"):
 		return "must be a URL of at most 2048 characters, such as https://app.example.com/hooks"
 	case u.Scheme != "https" && u.Scheme != "http":
 		return "must begin with https:// or http://"
@@ -257,29 +243,29 @@ func (r Reach) checkHost(host string, port uint16) string {
 func newWebhookSecret(s Sealer, id string) (secret string, sealed []byte, err error) {
 	b := make([]byte, webhookSecretBytes)
 	rand.Read(b)
-	secret = WebhookSecretPrefix + base64.StdEncoding.EncodeToString(b)
-	sealed, err = s.Seal([]byte(secret), WebhookPurpose(id))
+	secret = SecretPrefix + base64.StdEncoding.EncodeToString(b)
+	sealed, err = s.Seal([]byte(secret), Purpose(id))
 	return secret, sealed, err
 }
 
 // CreateWebhook makes a webhook and returns it with its secret. 422 webhooks_unavailable where
 // there is no secret to encrypt it with, 409 webhook_limit_reached where there are MaxWebhooks.
-func (m *Manager) CreateWebhook(ctx context.Context, a Actor, keyspace string, in WebhookFields) (r IssuedWebhook, err error) {
-	err = m.Write(ctx, a, keyspace, func(c *Call) error {
-		settings := m.webhooks(c.Keyspace.Name)
+func (reg *Registry) CreateWebhook(ctx context.Context, a management.Actor, keyspace string, in Fields) (r Issued, err error) {
+	err = reg.write(ctx, a, keyspace, func(c *call) error {
+		settings := reg.settings(c.Keyspace.Name)
 		if settings.Sealer == nil {
 			return errWebhooksOff
 		}
-		w := &WebhookRow{
-			ID: m.ids.next(webhookIDPrefix, c.Now), Keyspace: c.Keyspace.Name, Tenant: c.Actor.Tenant, Active: true,
+		w := &events.WebhookRow{
+			ID: c.NewID(events.WebhookIDPrefix), Keyspace: c.Keyspace.Name, Tenant: c.Actor.Tenant, Active: true,
 			CreatedAt: c.Now, CreatedBy: c.Actor.Name, UpdatedAt: c.Now, Version: 1,
 		}
-		var f Faults
+		var f management.Faults
 		if in.Tenant.Set && !in.Tenant.Null {
 			// Also where the actor is confined, to which others' tenants are not there.
 			t, err := c.FindTenant(in.Tenant.Value, true)
 			switch {
-			case IsNotFound(err):
+			case management.IsNotFound(err):
 				f.Invalid("tenant", "there is no such tenant")
 			case err != nil:
 				return err
@@ -301,12 +287,12 @@ func (m *Manager) CreateWebhook(ctx context.Context, a Actor, keyspace string, i
 		if err := c.checkSubscription(w.Events); err != nil {
 			return err
 		}
-		others, err := c.Tx.Webhooks(WebhookQuery{Keyspace: c.Keyspace.Name, Tenant: w.Tenant, OrAll: w.Tenant == ""})
+		others, err := c.Webhooks(events.WebhookQuery{Keyspace: c.Keyspace.Name, Tenant: w.Tenant, OrAll: w.Tenant == ""})
 		if err != nil {
 			return err
 		}
 		if len(others) >= MaxWebhooks {
-			return Reject(http.StatusConflict, CodeWebhookLimitReached, "There are %d webhooks already, which is the most. Delete one first, or let one hear more types.", len(others))
+			return management.Reject(http.StatusConflict, CodeLimitReached, "There are %d webhooks already, which is the most. Delete one first, or let one hear more types.", len(others))
 		}
 		if r.Secret, w.Secret, err = newWebhookSecret(settings.Sealer, w.ID); err != nil {
 			return err
@@ -315,18 +301,18 @@ func (m *Manager) CreateWebhook(ctx context.Context, a Actor, keyspace string, i
 			return err
 		}
 		c.Event = &audit.Event{Action: "webhook.created", Target: w.ID, Tenant: w.Tenant, After: webhookFields(w)}
-		r.WebhookRecord = c.webhookRecord(w)
+		r.Record = c.webhookRecord(w)
 		return nil
 	})
 	if err != nil {
-		return IssuedWebhook{}, err
+		return Issued{}, err
 	}
 	return r, nil
 }
 
 // Webhook returns one webhook, without its secret.
-func (m *Manager) Webhook(ctx context.Context, a Actor, keyspace, id string) (r WebhookRecord, err error) {
-	err = m.Read(ctx, a, keyspace, func(c *Call) error {
+func (reg *Registry) Webhook(ctx context.Context, a management.Actor, keyspace, id string) (r Record, err error) {
+	err = reg.read(ctx, a, keyspace, func(c *call) error {
 		w, err := c.webhook(id)
 		if err != nil {
 			return err
@@ -337,29 +323,29 @@ func (m *Manager) Webhook(ctx context.Context, a Actor, keyspace, id string) (r 
 	return r, err
 }
 
-// WebhookFilter selects webhooks, newest first.
-type WebhookFilter struct {
+// Filter selects webhooks, newest first.
+type Filter struct {
 	// Tenant selects that tenant's; "" for all.
 	Tenant string
-	PageQuery
+	management.PageQuery
 }
 
 // Webhooks lists webhooks. A tenant that does not exist has none.
-func (m *Manager) Webhooks(ctx context.Context, a Actor, keyspace string, q WebhookFilter) (Page[WebhookRecord], error) {
+func (reg *Registry) Webhooks(ctx context.Context, a management.Actor, keyspace string, q Filter) (management.Page[Record], error) {
 	limit, last, err := q.After("w")
 	if err != nil {
-		return Page[WebhookRecord]{}, err
+		return management.Page[Record]{}, err
 	}
 	if q.Tenant == "" {
 		q.Tenant = a.Tenant
 	}
-	var out []WebhookRecord
-	err = m.Read(ctx, a, keyspace, func(c *Call) error {
+	var out []Record
+	err = reg.read(ctx, a, keyspace, func(c *call) error {
 		out = nil
-		query := WebhookQuery{Keyspace: c.Keyspace.Name, Before: last, Limit: limit + 1}
+		query := events.WebhookQuery{Keyspace: c.Keyspace.Name, Before: last, Limit: limit + 1}
 		if q.Tenant != "" {
 			t, err := c.FindTenant(q.Tenant, false)
-			if IsNotFound(err) {
+			if management.IsNotFound(err) {
 				return nil
 			}
 			if err != nil {
@@ -367,28 +353,28 @@ func (m *Manager) Webhooks(ctx context.Context, a Actor, keyspace string, q Webh
 			}
 			query.Tenant = t.Slug
 		}
-		rows, err := c.Tx.Webhooks(query)
+		rows, err := c.Webhooks(query)
 		for _, w := range rows {
 			out = append(out, c.webhookRecord(w))
 		}
 		return err
 	})
-	return CutPage(out, limit, func(r WebhookRecord) string { return CursorOf("w", r.ID) }), err
+	return management.CutPage(out, limit, func(r Record) string { return management.CursorOf("w", r.ID) }), err
 }
 
 // UpdateWebhook changes the fields that are set. One that is made inactive hears nothing more:
 // what was pending is dead, and can be replayed when it is active again.
-func (m *Manager) UpdateWebhook(ctx context.Context, a Actor, keyspace, id string, in WebhookFields, match Match) (r WebhookRecord, err error) {
-	err = m.changeWebhook(ctx, a, keyspace, id, &r, func(c *Call, w *WebhookRow) error {
+func (reg *Registry) UpdateWebhook(ctx context.Context, a management.Actor, keyspace, id string, in Fields, match management.Match) (r Record, err error) {
+	err = reg.changeWebhook(ctx, a, keyspace, id, &r, func(c *call, w *events.WebhookRow) error {
 		if !match.Matches(w.Version) {
-			return ErrPrecondition
+			return management.ErrPrecondition
 		}
-		var f Faults
+		var f management.Faults
 		if in.Tenant.Set && !strings.EqualFold(in.Tenant.Value, w.Tenant) {
 			f.Invalid("tenant", "can't be changed; make another webhook")
 		}
 		heard, address := slices.Clone(w.Events), w.URL
-		applyWebhook(&f, w, in, m.webhooks(c.Keyspace.Name), false)
+		applyWebhook(&f, w, in, reg.settings(c.Keyspace.Name), false)
 		if in.URL.Set {
 			c.CheckSecret(&f, "url", w.URL)
 		}
@@ -401,17 +387,17 @@ func (m *Manager) UpdateWebhook(ctx context.Context, a Actor, keyspace, id strin
 }
 
 // DisableWebhook ends a webhook for a reason that its owner is told.
-func (m *Manager) DisableWebhook(ctx context.Context, keyspace, id, reason string) error {
-	var r WebhookRecord
-	return m.changeWebhook(ctx, System, keyspace, id, &r, func(_ *Call, w *WebhookRow) error {
+func (reg *Registry) DisableWebhook(ctx context.Context, keyspace, id, reason string) error {
+	var r Record
+	return reg.changeWebhook(ctx, management.System, keyspace, id, &r, func(_ *call, w *events.WebhookRow) error {
 		w.Active, w.Disabled = false, reason
 		return nil
 	})
 }
 
 // changeWebhook changes a webhook by set, with its event, and leaves its record in r.
-func (m *Manager) changeWebhook(ctx context.Context, a Actor, keyspace, id string, r *WebhookRecord, set func(*Call, *WebhookRow) error) error {
-	return m.Write(ctx, a, keyspace, func(c *Call) error {
+func (reg *Registry) changeWebhook(ctx context.Context, a management.Actor, keyspace, id string, r *Record, set func(*call, *events.WebhookRow) error) error {
+	return reg.write(ctx, a, keyspace, func(c *call) error {
 		w, err := c.webhook(id)
 		if err != nil {
 			return err
@@ -427,7 +413,7 @@ func (m *Manager) changeWebhook(ctx context.Context, a Actor, keyspace, id strin
 		}
 		w.UpdatedAt = c.Now
 		if err := c.Tx.UpdateWebhook(w); err != nil {
-			return OrNotFound(err, "webhook")
+			return management.OrNotFound(err, "webhook")
 		}
 		if !w.Active {
 			if err := c.EndDeliveries(w.ID, "the webhook was made inactive"); err != nil {
@@ -440,64 +426,50 @@ func (m *Manager) changeWebhook(ctx context.Context, a Actor, keyspace, id strin
 	})
 }
 
-// RotateWebhookSecret gives a webhook a new secret and returns it. For WebhookGrace
+// RotateWebhookSecret gives a webhook a new secret and returns it. For Grace
 // deliveries are signed with the one before too.
-func (m *Manager) RotateWebhookSecret(ctx context.Context, a Actor, keyspace, id string) (r IssuedWebhook, err error) {
-	err = m.Write(ctx, a, keyspace, func(c *Call) error {
+func (reg *Registry) RotateWebhookSecret(ctx context.Context, a management.Actor, keyspace, id string) (r Issued, err error) {
+	err = reg.write(ctx, a, keyspace, func(c *call) error {
 		w, err := c.webhook(id)
 		if err != nil {
 			return err
 		}
-		settings := m.webhooks(c.Keyspace.Name)
+		settings := reg.settings(c.Keyspace.Name)
 		if settings.Sealer == nil {
 			return errWebhooksOff
 		}
-		w.Previous, w.PreviousUntil, w.UpdatedAt = w.Secret, c.Now.Add(WebhookGrace), c.Now
+		w.Previous, w.PreviousUntil, w.UpdatedAt = w.Secret, c.Now.Add(Grace), c.Now
 		if r.Secret, w.Secret, err = newWebhookSecret(settings.Sealer, w.ID); err != nil {
 			return err
 		}
 		if err := c.Tx.UpdateWebhook(w); err != nil {
-			return OrNotFound(err, "webhook")
+			return management.OrNotFound(err, "webhook")
 		}
 		c.Event = &audit.Event{Action: "webhook.secret_rotated", Target: w.ID, Tenant: w.Tenant,
-			After: audit.Fields{"previous_secret_until": TimeOrNull(w.PreviousUntil)}}
-		r.WebhookRecord = c.webhookRecord(w)
+			After: audit.Fields{"previous_secret_until": management.TimeOrNull(w.PreviousUntil)}}
+		r.Record = c.webhookRecord(w)
 		return nil
 	})
 	if err != nil {
-		return IssuedWebhook{}, err
+		return Issued{}, err
 	}
 	return r, nil
 }
 
 // DeleteWebhook removes a webhook with its deliveries.
-func (m *Manager) DeleteWebhook(ctx context.Context, a Actor, keyspace, id string, match Match) error {
-	return m.Write(ctx, a, keyspace, func(c *Call) error {
+func (reg *Registry) DeleteWebhook(ctx context.Context, a management.Actor, keyspace, id string, match management.Match) error {
+	return reg.write(ctx, a, keyspace, func(c *call) error {
 		w, err := c.webhook(id)
 		if err != nil {
 			return err
 		}
 		if !match.Matches(w.Version) {
-			return ErrPrecondition
+			return management.ErrPrecondition
 		}
-		if err := c.Tx.DeleteWebhook(c.Keyspace.Name, w.ID); err != nil {
-			return OrNotFound(err, "webhook")
+		if err := c.DeleteWebhook(c.Keyspace.Name, w.ID); err != nil {
+			return management.OrNotFound(err, "webhook")
 		}
 		c.Event = &audit.Event{Action: "webhook.deleted", Target: w.ID, Tenant: w.Tenant, Before: webhookFields(w)}
 		return nil
 	})
-}
-
-// removeWebhooks removes the webhooks of a tenant that is being deleted.
-func (c *Call) removeWebhooks(t *gateway.Tenant) error {
-	hooks, err := c.Tx.Webhooks(WebhookQuery{Keyspace: c.Keyspace.Name, Tenant: t.Slug})
-	if err != nil {
-		return err
-	}
-	for _, w := range hooks {
-		if err := c.Tx.DeleteWebhook(c.Keyspace.Name, w.ID); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -1,11 +1,13 @@
-package management
+package webhooks
 
 import (
 	"context"
 	"net/http"
 	"time"
 
+	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/events"
 )
 
 // DeliveryRecord is one event's delivery to one webhook, as the API shows it.
@@ -32,9 +34,9 @@ type DeliveryRecord struct {
 
 func deliveryRecord(d *DeliveryRow) DeliveryRecord {
 	r := DeliveryRecord{
-		ID: d.ID, Webhook: d.Webhook, EventID: d.Event.ID, EventType: d.Event.Type, EventAt: d.Event.At.UTC(), Tenant: OrNull(d.Event.Tenant),
-		Status: d.Status, Attempts: d.Attempts, NextAttemptAt: TimeOrNull(d.NextAt), LastAttemptAt: TimeOrNull(d.LastAt),
-		Error: OrNull(d.Error), CreatedAt: d.CreatedAt.UTC(),
+		ID: d.ID, Webhook: d.Webhook, EventID: d.Event.ID, EventType: d.Event.Type, EventAt: d.Event.At.UTC(), Tenant: management.OrNull(d.Event.Tenant),
+		Status: d.Status, Attempts: d.Attempts, NextAttemptAt: management.TimeOrNull(d.NextAt), LastAttemptAt: management.TimeOrNull(d.LastAt),
+		Error: management.OrNull(d.Error), CreatedAt: d.CreatedAt.UTC(),
 	}
 	if d.Response != 0 {
 		r.ResponseStatus = &d.Response
@@ -46,26 +48,26 @@ func deliveryRecord(d *DeliveryRow) DeliveryRecord {
 type DeliveryFilter struct {
 	// Status is "" for all.
 	Status DeliveryStatus
-	PageQuery
+	management.PageQuery
 }
 
 // Deliveries lists a webhook's deliveries of the last 30 days.
-func (m *Manager) Deliveries(ctx context.Context, a Actor, keyspace, webhook string, q DeliveryFilter) (Page[DeliveryRecord], error) {
-	cursors, err := m.Cursors(ctx)
+func (reg *Registry) Deliveries(ctx context.Context, a management.Actor, keyspace, webhook string, q DeliveryFilter) (management.Page[DeliveryRecord], error) {
+	cursors, err := reg.manager.Cursors(ctx)
 	if err != nil {
-		return Page[DeliveryRecord]{}, err
+		return management.Page[DeliveryRecord]{}, err
 	}
-	limit, after, err := cursors.Read(deliveryCursor, q.PageQuery)
+	limit, after, err := cursors.Read(management.DeliveryCursor, q.PageQuery)
 	if err != nil {
-		return Page[DeliveryRecord]{}, err
+		return management.Page[DeliveryRecord]{}, err
 	}
 	switch q.Status {
 	case "", DeliveryPending, DeliveryDone, DeliveryDead:
 	default:
-		return Page[DeliveryRecord]{}, badParameter("status", "must be pending, delivered or dead")
+		return management.Page[DeliveryRecord]{}, management.BadParameter("status", "must be pending, delivered or dead")
 	}
 	var rows []*DeliveryRow
-	err = m.Read(ctx, a, keyspace, func(c *Call) error {
+	err = reg.read(ctx, a, keyspace, func(c *call) error {
 		w, err := c.webhook(webhook)
 		if err != nil {
 			return err
@@ -74,10 +76,10 @@ func (m *Manager) Deliveries(ctx context.Context, a Actor, keyspace, webhook str
 		return err
 	})
 	if err != nil {
-		return Page[DeliveryRecord]{}, err
+		return management.Page[DeliveryRecord]{}, err
 	}
-	page := PageOf(cursors, deliveryCursor, rows, limit, func(d *DeliveryRow) Place { return Place{Seq: d.Seq} })
-	out := Page[DeliveryRecord]{Data: make([]DeliveryRecord, len(page.Data)), NextCursor: page.NextCursor}
+	page := management.PageOf(cursors, management.DeliveryCursor, rows, limit, func(d *DeliveryRow) management.Place { return management.Place{Seq: d.Seq} })
+	out := management.Page[DeliveryRecord]{Data: make([]DeliveryRecord, len(page.Data)), NextCursor: page.NextCursor}
 	for i, d := range page.Data {
 		out.Data[i] = deliveryRecord(d)
 	}
@@ -86,20 +88,20 @@ func (m *Manager) Deliveries(ctx context.Context, a Actor, keyspace, webhook str
 
 // ReplayDelivery has an event delivered anew, with the same webhook-id, however its delivery stood. 409
 // webhook_inactive where the webhook is not active.
-func (m *Manager) ReplayDelivery(ctx context.Context, a Actor, keyspace, webhook, id string) (r DeliveryRecord, err error) {
-	err = m.Write(ctx, a, keyspace, func(c *Call) error {
+func (reg *Registry) ReplayDelivery(ctx context.Context, a management.Actor, keyspace, webhook, id string) (r DeliveryRecord, err error) {
+	err = reg.write(ctx, a, keyspace, func(c *call) error {
 		w, err := c.webhook(webhook)
 		if err != nil {
 			return err
 		}
-		if !HasIDForm(id, deliveryIDPrefix) {
-			return NotFound("delivery")
+		if !management.HasIDForm(id, events.DeliveryIDPrefix) {
+			return management.NotFound("delivery")
 		}
 		if _, err := c.Tx.Delivery(c.Keyspace.Name, w.ID, id); err != nil {
-			return OrNotFound(err, "delivery")
+			return management.OrNotFound(err, "delivery")
 		}
 		if !w.Active {
-			return Reject(http.StatusConflict, CodeWebhookInactive, "The webhook is not active. Make it active first.")
+			return management.Reject(http.StatusConflict, CodeInactive, "The webhook is not active. Make it active first.")
 		}
 		if err := c.Tx.ReplayDelivery(id, c.Now); err != nil {
 			return err
@@ -108,7 +110,7 @@ func (m *Manager) ReplayDelivery(ctx context.Context, a Actor, keyspace, webhook
 		if err != nil {
 			return err
 		}
-		c.publications.deliveries = true
+		c.Events.AddDelivery()
 		c.Event = &audit.Event{Action: "webhook.delivery_replayed", Target: d.ID, Tenant: w.Tenant,
 			After: audit.Fields{"webhook": w.ID, "event_id": d.Event.ID, "event_type": d.Event.Type}}
 		r = deliveryRecord(d)

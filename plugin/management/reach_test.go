@@ -8,19 +8,20 @@ import (
 	"testing"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
-func reach(t *testing.T, blocks string) (r management.Reach) {
+func reach(t *testing.T, blocks string) (r webhooks.Reach) {
 	t.Helper()
 	for _, b := range strings.Fields(blocks) {
-		r.Private = append(r.Private, must[netip.Prefix](t)(management.ParsePrivateBlock(b)))
+		r.Private = append(r.Private, must[netip.Prefix](t)(webhooks.ParsePrivateBlock(b)))
 	}
 	return r
 }
 
 func TestReach(t *testing.T) {
 	var private string
-	for _, p := range management.PrivateRanges() {
+	for _, p := range webhooks.PrivateRanges() {
 		private += p.String() + " "
 	}
 	for _, c := range []struct{ blocks, yes, no string }{
@@ -67,7 +68,7 @@ func TestReachOfOwnListener(t *testing.T) {
 		return to.Port() == 2019 && (to.Addr().IsLoopback() || to.Addr() == netip.MustParseAddr("10.0.0.9"))
 	}
 	for _, a := range strings.Fields("127.0.0.1 ::1 0.0.0.0 :: ::ffff:127.0.0.1 10.0.0.9 64:ff9b::a00:9 2002:a00:9::") {
-		if err := r.Check(netip.AddrPortFrom(netip.MustParseAddr(a), 2019)); err != management.ErrOwnListener {
+		if err := r.Check(netip.AddrPortFrom(netip.MustParseAddr(a), 2019)); err != webhooks.ErrOwnListener {
 			t.Errorf("%s: %v", a, err)
 		}
 		if err := r.Check(netip.AddrPortFrom(netip.MustParseAddr(a), 2020)); err != nil {
@@ -78,7 +79,7 @@ func TestReachOfOwnListener(t *testing.T) {
 
 // A URL that can't be reached is refused when the webhook is made, with the line that would allow it.
 func TestWebhookURLNamesTheRemedy(t *testing.T) {
-	settings := management.WebhookSettings{Sealer: clear{}, Reach: reach(t, "10.1.0.0/16 ::1")}
+	settings := webhooks.Settings{Sealer: clear{}, Reach: reach(t, "10.1.0.0/16 ::1")}
 	settings.Reach.Listens = func(to netip.AddrPort) bool { return to.Port() == 2019 }
 	w := newHookWorld(t, settings)
 	for url, want := range map[string]string{
