@@ -248,6 +248,7 @@ func TestExtendedConnectsNeedACheck(t *testing.T) {
 		return
 	}
 	s := newSite(t, switching(t), upgradeSite)
+	// The transport of net/http takes no ":protocol" field.
 	transport := &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, addr)
 	}}

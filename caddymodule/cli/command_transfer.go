@@ -161,7 +161,7 @@ func (run *importRun) all(ctx context.Context, r *transfer.Reader) error {
 		row, err := r.Next()
 		var fault *transfer.RowError
 		switch {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return run.send(ctx)
 		case errors.As(err, &fault):
 			run.done.Rows++

@@ -57,7 +57,8 @@ func (a *RequestLog) ServeError(w http.ResponseWriter, r *http.Request, err erro
 		zap.Namespace("first_error"),
 		zap.String("msg", message),
 	}, fields[1:]...))
-	if he, ok := err.(caddyhttp.HandlerError); ok {
+	var he caddyhttp.HandlerError
+	if errors.As(err, &he) {
 		w.WriteHeader(he.StatusCode)
 	} else {
 		w.WriteHeader(http.StatusInternalServerError)
@@ -113,7 +114,7 @@ func (s *Secrets) err(err error) error {
 	if safe == text {
 		return err
 	}
-	if he, ok := err.(caddyhttp.HandlerError); ok && he.Err != nil {
+	if he, ok := err.(caddyhttp.HandlerError); ok && he.Err != nil { //nolint:errorlint // a wrapped one stays in its wrapper
 		he.Err = s.err(he.Err)
 		return he
 	}

@@ -65,7 +65,7 @@ func run(ctx context.Context, caddy, config string) error {
 	}
 	select {
 	case err := <-exited:
-		return fmt.Errorf("the gateway stopped: %v", err)
+		return fmt.Errorf("the gateway stopped: %w", err)
 	case <-ctx.Done():
 		_ = gateway.Process.Signal(syscall.SIGTERM)
 		<-exited
@@ -78,7 +78,7 @@ func await(ctx context.Context, url string, exited <-chan error) error {
 	for {
 		select {
 		case err := <-exited:
-			return fmt.Errorf("the gateway did not start: %v", err)
+			return fmt.Errorf("the gateway did not start: %w", err)
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(50 * time.Millisecond):

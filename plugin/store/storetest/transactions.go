@@ -175,7 +175,7 @@ func updateAtomic(t *testing.T, s Store) {
 	err := s.Update(ctxOf(t), func(tx management.Tx) error {
 		return firstError(tx.InsertTenant(tenant("a")), tx.InsertKey(key("k", "a")), no)
 	})
-	if err != no {
+	if !errors.Is(err, no) {
 		t.Errorf("Update returned %v, want f's own error", err)
 	}
 	if errors.Is(err, gateway.ErrStore) {
@@ -183,7 +183,7 @@ func updateAtomic(t *testing.T, s Store) {
 	}
 	err = s.View(ctxOf(t), func(tx management.Tx) error { _, err := tx.Tenant(ks, "a"); return err })
 	wantErr(t, "an uncommitted row", err, gateway.ErrNotFound)
-	if err := s.View(ctxOf(t), func(management.Tx) error { return no }); err != no {
+	if err := s.View(ctxOf(t), func(management.Tx) error { return no }); !errors.Is(err, no) {
 		t.Errorf("View returned %v, want f's own error", err)
 	}
 	err = s.View(ctxOf(t), func(tx management.Tx) error { return tx.InsertTenant(tenant("a")) })
