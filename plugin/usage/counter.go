@@ -24,7 +24,7 @@ type Counter struct {
 
 // tally holds the counts of one counter in one hour since the last flush.
 type tally struct {
-	hour int64 // Unix seconds of its beginning
+	hour int64 // beginning of the hour in Unix seconds
 	Counts
 	// older is the tally of an earlier hour.
 	older *tally
@@ -55,7 +55,7 @@ func (c *Counter) Count(r *Request) {
 	}
 	now := time.Now()
 	took := now.Sub(r.Began)
-	at := max(now.UnixNano(), c.tracker.cut.Load()) // the clock may have gone back
+	at := max(now.UnixNano(), c.tracker.cut.Load()) // the clock may have been set back
 	if !r.Uncounted {
 		hour := at / int64(time.Second)
 		hour -= hour % secondsPerHour
@@ -76,7 +76,7 @@ func (c *Counter) startHour(hour int64) {
 	c.now = t
 }
 
-// take returns the counts since the last call, and starts with none.
+// take returns the counts since the last call, and resets them.
 func (c *Counter) take() *tally {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -85,7 +85,7 @@ func (c *Counter) take() *tally {
 	return t
 }
 
-// takeRecent returns the requests since the last call, and starts with none.
+// takeRecent returns the requests since the last call, and forgets them.
 func (c *Counter) takeRecent() *ring {
 	c.mu.Lock()
 	defer c.mu.Unlock()

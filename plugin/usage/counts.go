@@ -15,7 +15,7 @@ type Counts struct {
 	Credits        int64
 	BytesIn        int64
 	BytesOut       int64
-	// Refused counts the rejected requests by reason; that of gateway.Allowed is 0.
+	// Refused counts the rejected requests by reason. Its element gateway.Allowed is always 0.
 	Refused [gateway.NumReasons]int64
 	// Latency counts the allowed requests by their latency.
 	Latency Histogram
@@ -65,7 +65,7 @@ type Request struct {
 	Observed gateway.Reason
 	// Status is the status of the response.
 	Status int
-	// Credits is how many were taken from the tenant's balance.
+	// Credits is how many credits were taken from the tenant's balance.
 	Credits           int64
 	BytesIn, BytesOut int64
 	// Verified reports whether the request was only checked here, and served elsewhere.
@@ -76,7 +76,7 @@ type Request struct {
 	// Log configures how the key's last requests are kept. nil: not at all, and the fields below are not read.
 	Log    *Log
 	Method string
-	// Path and RawPath are those of url.URL, before later handlers changed them.
+	// Path and RawPath are the fields of url.URL, before later handlers changed them.
 	Path, RawPath string
 	// Rule is the path pattern of the rule that applied; empty where there is none.
 	Rule string

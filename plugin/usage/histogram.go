@@ -11,7 +11,8 @@ import (
 // Bins is the number of bins of a Histogram.
 const Bins = 96
 
-// The first bin ends at 2^firstBits ns, 16 µs; the last one begins at about 195 s.
+// The first bin ends at 2^firstBits ns, 16 µs; the last one begins at about 195 s. Between them,
+// perDoubles bins cover a doubling of the duration.
 const (
 	firstBits  = 14
 	perDoubles = 4

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// Quantiles are off by at most what is promised, and merging changes nothing.
+// A quantile is off by a factor of at most 2^(1/8), and merged histograms equal one of all
+// durations.
 func TestHistogramQuantiles(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	var h, parts Histogram
@@ -24,7 +25,7 @@ func TestHistogramQuantiles(t *testing.T) {
 		parts.Merge(&part)
 	}
 	if parts != h {
-		t.Error("merged histograms differ from one of everything")
+		t.Error("the merged histograms differ from one of all durations")
 	}
 	slices.Sort(all)
 	most := math.Exp2(1.0/8) + 1e-6
@@ -61,7 +62,7 @@ func TestHistogramBins(t *testing.T) {
 	}
 	var h Histogram
 	if _, ok := h.Quantile(0.5); ok {
-		t.Error("a quantile of nothing")
+		t.Error("an empty histogram has a quantile")
 	}
 	h[3] = math.MaxUint32
 	h.Add(middle(3))
@@ -85,7 +86,7 @@ func FuzzHistogramUnmarshal(f *testing.F) {
 		}
 		out, err := h.AppendBinary(nil)
 		if err != nil || again.UnmarshalBinary(out) != nil || again != h {
-			t.Errorf("%x came back as another histogram: %v", b, err)
+			t.Errorf("%x became another histogram: %v", b, err)
 		}
 	})
 }

@@ -12,7 +12,7 @@ import (
 
 // Log configures how the last requests of a keyspace's keys are kept. Immutable.
 type Log struct {
-	// Keep is how many requests of a key are kept, at least 1, and For how long.
+	// Keep is how many requests of a key are kept, at least 1. For is how long each is kept.
 	Keep int
 	For  time.Duration
 	// Address is how much of the client's address is kept.
@@ -20,7 +20,7 @@ type Log struct {
 	// Route keeps only the route instead of the path: the pattern of the rule that applied or, where none did, the
 	// path's first segment.
 	Route bool
-	// Clean returns a text without keys.
+	// Clean returns a text with the keys in it hidden.
 	Clean func(string) string
 }
 
@@ -29,7 +29,7 @@ type AddressForm uint8
 
 const (
 	AddressFull   AddressForm = iota
-	AddressPrefix             // the IPv4 /24 or IPv6 /48 that it is in
+	AddressPrefix             // the address's network: /24 of IPv4, /48 of IPv6
 	AddressOff
 )
 
@@ -47,7 +47,7 @@ type ring struct {
 
 // entry is a request that is not written yet.
 type entry struct {
-	at                          int64 // Unix nanoseconds of its end
+	at                          int64 // end of the request in Unix nanoseconds
 	took                        time.Duration
 	method, path, rawPath, rule string
 	addr                        netip.Addr
@@ -85,7 +85,7 @@ func (c *Counter) remember(r *Request, at int64, took time.Duration) {
 	}
 }
 
-// inOrder makes the oldest entry the first.
+// inOrder rotates the entries so that the oldest is the first.
 func (g *ring) inOrder() {
 	if g.next %= max(len(g.entries), 1); g.next == 0 {
 		return
@@ -103,21 +103,22 @@ func (g *ring) release() {
 
 // RequestRecord is one of a key's last requests, as the API shows it.
 type RequestRecord struct {
-	// Time is when it ended.
+	// Time is when the request ended.
 	Time   time.Time `json:"time"`
 	Method string    `json:"method"`
-	// Path is the path at the directive, without its query and without keys.
+	// Path is the path when the request reached the gateway, without its query and with keys
+	// hidden.
 	Path   string `json:"path"`
 	Status int    `json:"status"`
 	// Reason is "allowed", or why the request was rejected, or the reason that was only observed.
 	Reason string `json:"reason"`
 	// Latency is in milliseconds.
 	Latency float64 `json:"latency_ms"`
-	// Address is the client's; null where none is kept.
+	// Address is the client's address or network; null where none is kept.
 	Address *string `json:"address"`
 }
 
-// Bounds of the texts that are kept of a request.
+// maxPath and maxMethod bound the texts that are kept of a request, in bytes.
 const (
 	maxPath   = 1024
 	maxMethod = 32
@@ -142,14 +143,15 @@ func (e *entry) record(log *Log) RequestRecord {
 	return r
 }
 
-// route returns the request's route.
+// route returns the pattern of the rule that applied or, where none did, the path's first segment
+// followed by /*.
 func route(e *entry) string {
 	if e.rule != "" {
 		return e.rule
 	}
 	first, _, more := strings.Cut(strings.TrimPrefix(e.path, "/"), "/")
 	if !more {
-		return "/*" // a path of one segment may be any text
+		return "/*" // a path of one segment may be any text, such as an id
 	}
 	u := url.URL{Path: "/" + first}
 	return u.EscapedPath() + "/*"
@@ -170,7 +172,7 @@ func addressText(a netip.Addr, form AddressForm) string {
 	return netip.PrefixFrom(a, bits).Masked().String()
 }
 
-// clip bounds the length of a text.
+// clip cuts a text to most bytes, and marks a cut with an ellipsis.
 func clip(s string, most int) string {
 	if len(s) <= most {
 		return s
@@ -194,8 +196,9 @@ func (g *ring) chunk(c *Counter) (Chunk, error) {
 		Keyspace: c.keyspace, Key: c.key, Newest: newest, Expires: newest.Add(g.log.For),
 		Count: len(records), Entries: b,
 	}
-	// A key's surplus is looked for now and then, and at first, when it isn't known how
-	// much is there.
+	// With this chunk the store drops the key's requests beyond Keep. That is done with a
+	// counter's first chunk, as it is unknown how many requests the store has, and then with every
+	// 16th.
 	if c.chunks%chunksPerPrune == 0 || len(records) >= g.log.Keep {
 		ch.Keep, c.chunks = g.log.Keep, 0
 	}
@@ -203,5 +206,5 @@ func (g *ring) chunk(c *Counter) (Chunk, error) {
 	return ch, nil
 }
 
-// chunksPerPrune is how many chunks a key may have written before its surplus is dropped.
+// chunksPerPrune is after how many chunks of a key the store drops the key's oldest requests.
 const chunksPerPrune = 16

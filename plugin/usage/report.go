@@ -9,10 +9,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// Step is the time of one line of a report.
+// Step is the period that one line of a report covers.
 type Step string
 
-// The steps. Days are those of UTC.
+// The steps of a report. A day is a day of UTC.
 const (
 	ByHour Step = "hour"
 	ByDay  Step = "day"
@@ -26,17 +26,17 @@ func (s Step) length() time.Duration {
 	return time.Hour
 }
 
-// Group selects the separate lines of a report.
+// Group states for what a report has separate lines.
 type Group string
 
-// The groups.
+// Together makes one line of all keys, PerTenant one for each tenant, PerKey one for each key.
 const (
 	Together  Group = ""
 	PerTenant Group = "tenant"
 	PerKey    Group = "key"
 )
 
-// Report holds the usage of a time.
+// Report holds the usage of a period.
 type Report struct {
 	// CompleteUntil is the time up to which all requests are counted: a line that ends by then is final.
 	CompleteUntil *time.Time `json:"complete_until"`
@@ -48,7 +48,7 @@ type Report struct {
 type Line struct {
 	// From is the beginning of the step.
 	From time.Time `json:"from"`
-	// Tenant is set where lines are grouped, Key where they are by key.
+	// Tenant is set in reports by tenant and by key, Key only in reports by key.
 	Tenant string `json:"tenant,omitempty"`
 	Key    string `json:"key,omitempty"`
 	// Requests is the sum of Allowed and Refused.
@@ -92,7 +92,7 @@ func newSums(step Step, group Group) *sums {
 	return &sums{step: step, group: group, lines: map[lineID]*line{}}
 }
 
-// add adds a row, and returns the number of lines.
+// add adds a row to its line, and returns the number of lines so far.
 func (s *sums) add(r *Row) int {
 	from := r.Hour.Truncate(s.step.length()) // Truncate works on UTC
 	id := lineID{from: from.Unix()}
@@ -111,7 +111,7 @@ func (s *sums) add(r *Row) int {
 	return len(s.lines)
 }
 
-// report returns the lines in order.
+// report returns the lines in the order of time, tenant and key.
 func (s *sums) report() []Line {
 	out := make([]Line, 0, len(s.lines))
 	for _, l := range s.lines {
@@ -138,7 +138,8 @@ func (l *line) Line() Line {
 	return out
 }
 
-// quantile returns a quantile in milliseconds, with three digits: a histogram is not more precise.
+// quantile returns a quantile in milliseconds with three significant digits, as a histogram is not
+// more precise. It returns nil where no request was allowed.
 func (l *line) quantile(q float64) *float64 {
 	d, ok := l.Latency.Quantile(q)
 	if !ok {

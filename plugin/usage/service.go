@@ -12,7 +12,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// Service reports usage to actors that management admits. Safe for concurrent use.
+// Service reports usage to the actors of package management, each as much as the actor may see.
+// Safe for concurrent use.
 type Service struct {
 	Manager *management.Manager
 	Store   Store
@@ -20,23 +21,23 @@ type Service struct {
 	CompleteUntil func() time.Time
 	// Flush writes the last requests that are not in the store yet.
 	Flush func(context.Context) error
-	// Log returns how a keyspace's last requests are kept; nil: they are not.
+	// Log returns how a keyspace's last requests are kept; nil where they are not.
 	Log func(keyspace string) *Log
 }
 
-// Range is the time that a report covers.
+// Range is the period that a report covers.
 type Range struct {
 	// From and To are its bounds, each moved outwards to a whole step. Default: the last 24 hours or, by day, the last
 	// 30 days.
 	From, To time.Time
-	// Step is the time of one line. Default: ByHour.
+	// Step is the period of one line. Default: ByHour.
 	Step Step
 }
 
 const (
 	// maxLines bounds the lines of a report.
 	maxLines = 100_000
-	// maxRange bounds the time of a report.
+	// maxRange bounds the period of a report.
 	maxRange = 3 * 366 * 24 * time.Hour
 )
 
@@ -110,7 +111,8 @@ func (s *Service) report(ctx context.Context, q Query, r Range, g Group) (out Re
 	if r, err = r.toSteps(time.Now()); err != nil {
 		return out, err
 	}
-	// Read before the rows, so that they hold all requests that ended before it.
+	// CompleteUntil is read before the rows, so that the rows hold all requests that ended before
+	// it.
 	if until := s.CompleteUntil(); !until.IsZero() {
 		until = until.Truncate(time.Microsecond)
 		out.CompleteUntil = &until
@@ -133,7 +135,7 @@ func (s *Service) report(ctx context.Context, q Query, r Range, g Group) (out Re
 	return out, nil
 }
 
-// storedRequest is a request with its place in the store.
+// storedRequest is a request with the number of its chunk and its index in the chunk.
 type storedRequest struct {
 	RequestRecord
 	seq int64

@@ -10,7 +10,7 @@ type Row struct {
 	Keyspace string
 	Tenant   string
 	Key      string
-	// Hour is its beginning, in UTC.
+	// Hour is the beginning of the hour or day, in UTC.
 	Hour time.Time
 	// Daily reports whether the row covers the day that begins at Hour, whose hours are no longer kept.
 	Daily bool
@@ -41,8 +41,8 @@ type Chunk struct {
 	// Count is the number of requests, Entries their encoded form.
 	Count   int
 	Entries []byte
-	// Keep is how many of the key's requests are kept in all; the store drops older chunks. 0: it drops none with this
-	// chunk.
+	// Keep is how many of the key's requests stay in the store; with this chunk the store drops
+	// older ones. With 0 it drops none.
 	Keep int
 
 	// Seq orders a key's chunks. The store sets it.
@@ -59,7 +59,8 @@ type Query struct {
 
 // Store stores usage. Its errors wrap gateway.ErrStore. Each method may block within ctx. Safe for concurrent use.
 type Store interface {
-	// WriteUsage adds a batch in one transaction, once. It drops a key's chunks beyond Keep requests.
+	// WriteUsage adds a batch in one transaction. It does nothing for a batch that was added
+	// before. It drops a key's chunks beyond Keep requests.
 	WriteUsage(ctx context.Context, b *Batch) error
 	// ReadUsage calls yield with each row, by hour and key ascending, until yield returns an error, and returns that
 	// error. A key has several rows of an hour if several nodes counted. The row is valid only during the call.
@@ -68,8 +69,9 @@ type Store interface {
 	UsageUntil(ctx context.Context) (time.Time, error)
 	// RecentRequests returns a key's chunks, newest first.
 	RecentRequests(ctx context.Context, keyspace, key string) ([]Chunk, error)
-	// RollUsage replaces the hours before the time that before returns for their keyspace by rows of whole days. One call
-	// handles a bounded number of the oldest, and reports whether it found any.
+	// RollUsage combines hours into rows of whole days: all hours before the time that before
+	// returns for their keyspace. One call handles a bounded number of the oldest, and reports
+	// whether it found any.
 	RollUsage(ctx context.Context, before func(keyspace string) time.Time) (more bool, err error)
 	// PruneUsage drops expired chunks, counts of quotas whose period is long over, and the records of writers without a
 	// batch since silent.

@@ -13,15 +13,15 @@ import (
 const (
 	// flushInterval is how often counts are written. A crash loses at most the counts of this time and of the write.
 	flushInterval = 900 * time.Millisecond
-	// recentEvery is the number of flushes after which the last requests are written too. A request for them writes
-	// them first.
+	// recentEvery is the number of flushes after which the last requests are written too.
+	// Service.Requests writes them before it reads them.
 	recentEvery = 5
 	// pruneInterval is how often the store drops expired rows.
 	pruneInterval = 10 * time.Minute
 	// writerRetention is how long the record of a writer is kept after its last batch.
 	writerRetention = 24 * time.Hour
-	// maxClockStep is how far the clock may have gone back over a restart while counting still continues at the former
-	// time.
+	// maxClockStep is how far the clock may be behind the time of the last stored batch at Start.
+	// Within this bound, counting continues from the batch's time.
 	maxClockStep = time.Hour
 	// rollInterval is how often the tracker looks for hours to combine into days, and rollPause the pause between two
 	// such transactions, in which others use the store.
@@ -66,7 +66,7 @@ type Tracker struct {
 	running sync.WaitGroup
 }
 
-// pending is a batch with its sources.
+// pending is a batch, and the tallies and the number of requests that it was made from.
 type pending struct {
 	Batch
 	tallies []*tally
@@ -84,7 +84,7 @@ func (t *Tracker) Counter(keyspace, tenant, key string) *Counter {
 	return &Counter{tracker: t, keyspace: keyspace, tenant: tenant, key: key}
 }
 
-// list has the next flush collect c. The caller holds c.mu.
+// list makes the next flush collect c. The caller holds c.mu.
 func (t *Tracker) list(c *Counter) {
 	t.mu.Lock()
 	t.listed = append(t.listed, c)
@@ -97,8 +97,8 @@ func (t *Tracker) listRecent(c *Counter) {
 	t.mu.Unlock()
 }
 
-// Start starts to write to the store. It reads up to when usage was complete, within ctx. Idempotent; it may be called
-// again after a failure.
+// Start starts to write to the store. It first reads, within ctx, up to which time the stored
+// usage is complete. Idempotent; it may be called again after a failure.
 func (t *Tracker) Start(ctx context.Context, s Store) error {
 	t.flushMu.Lock()
 	defer t.flushMu.Unlock()
@@ -121,8 +121,8 @@ func (t *Tracker) Start(ctx context.Context, s Store) error {
 	return nil
 }
 
-// Close waits shortly for running requests, and writes all counts. Later counts are lost. Idempotent. The store must still
-// be open.
+// Close waits at most drainTimeout for running requests, and writes all counts. Later counts are
+// lost. Idempotent. The store must still be open.
 func (t *Tracker) Close(ctx context.Context) error {
 	t.flushMu.Lock()
 	stop := t.stop
@@ -175,7 +175,7 @@ func (t *Tracker) loop(ctx context.Context) {
 	}
 }
 
-// DefaultHours is how long usage is kept by hour.
+// DefaultHours is how long hourly usage is kept by default.
 const DefaultHours = 90 * 24 * time.Hour
 
 // rollLoop combines old hours into days. It is separate from the flushes, which must not wait for it.
@@ -247,7 +247,7 @@ func (t *Tracker) write(ctx context.Context) error {
 	return nil
 }
 
-// collect closes a batch.
+// collect makes a batch of the counts since the last one, and of the last requests if all is set.
 func (t *Tracker) collect(all bool) *pending {
 	t.mu.Lock()
 	now := max(time.Now().UnixNano(), t.cut.Load())
@@ -276,7 +276,7 @@ func (t *Tracker) collect(all bool) *pending {
 		if chunk, err := recent.chunk(c); err == nil {
 			p.Chunks = append(p.Chunks, chunk)
 		} else {
-			t.log.Error("a key's last requests cannot be written", "key_id", c.key, "error", err)
+			t.log.Error("a key's last requests could not be encoded, and are lost", "key_id", c.key, "error", err)
 		}
 		recent.release()
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/keygate-dev/keygate/internal/teststore"
@@ -43,7 +44,7 @@ func count(c *usage.Counter, r usage.Request) {
 	c.Count(&r)
 }
 
-// total adds up what the store holds of a key, all keys for "".
+// total returns the sum and the number of the store's rows of a key, or of all keys for "".
 func total(t testing.TB, s usage.Store, key string) (sum usage.Counts, rows int) {
 	t.Helper()
 	q := usage.Query{Keyspace: "default", Key: key, From: time.Unix(0, 0), To: time.Now().Add(24 * time.Hour)}
@@ -57,8 +58,8 @@ func total(t testing.TB, s usage.Store, key string) (sum usage.Counts, rows int)
 	return sum, rows
 }
 
-// Whatever is counted while batches are written and keys come and go is in the store
-// once, after a close.
+// After Close the store holds each counted request once, although batches are written and counters
+// replaced meanwhile.
 func TestTrackerCountsEachOnce(t *testing.T) {
 	s := openStore(t, filepath.Join(t.TempDir(), "keygate.db"))
 	tr := startTracker(t, s)
@@ -86,7 +87,7 @@ func TestTrackerCountsEachOnce(t *testing.T) {
 			for n := range each {
 				c := counters[(w+n)%keys]
 				if n%50 == 0 {
-					// The key's state was dropped and made again meanwhile.
+					// The gateway makes a new counter when it has dropped the key's state.
 					c = tr.Counter("default", "acme", fmt.Sprint("key_", (w+n)%keys))
 				}
 				r := usage.Request{Status: 200, Credits: 2, BytesIn: 3, BytesOut: 5}
@@ -121,48 +122,49 @@ func TestTrackerCountsEachOnce(t *testing.T) {
 		t.Errorf("%d latencies of %d allowed requests", latencies, sum.Allowed)
 	}
 	if until := tr.CompleteUntil(); until.Before(before) {
-		t.Errorf("complete until %v only", until)
+		t.Errorf("CompleteUntil is only %v", until)
 	}
 }
 
-// forgetful commits, and sometimes says that it did not.
-type forgetful struct {
+// unreliable is a store that fails two of three writes. Of these, it commits one and not the
+// other.
+type unreliable struct {
 	usage.Store
 	mu sync.Mutex
 	n  int
 }
 
-var errForgot = errors.New("the connection broke")
+var errUnconfirmed = errors.New("the connection broke")
 
-func (f *forgetful) WriteUsage(ctx context.Context, b *usage.Batch) error {
+func (f *unreliable) WriteUsage(ctx context.Context, b *usage.Batch) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.n++
 	if f.n%3 == 1 {
-		return errForgot // nothing was done
+		return errUnconfirmed // the batch was not committed
 	}
 	err := f.Store.WriteUsage(ctx, b)
 	if f.n%3 == 2 {
-		return errForgot // it was done
+		return errUnconfirmed // the batch was committed
 	}
 	return err
 }
 
-// A batch whose commit was not confirmed is written again, and counts once; what was counted
-// meanwhile is in the next.
+// A batch whose commit was not confirmed is written again, and counts once. What was counted
+// meanwhile is in the next batch.
 func TestTrackerUnconfirmedCommit(t *testing.T) {
 	s := openStore(t, filepath.Join(t.TempDir(), "keygate.db"))
-	tr := startTracker(t, &forgetful{Store: s})
+	tr := startTracker(t, &unreliable{Store: s})
 	c := tr.Counter("default", "acme", "key_1")
 	log := &usage.Log{Keep: 100, For: time.Hour, Clean: func(s string) string { return s }}
 	const all = 50
 	for range all {
 		began := time.Now()
 		count(c, usage.Request{Status: 200, Log: log, Method: "GET", Path: "/"})
-		if err := tr.Flush(t.Context()); err != nil && !errors.Is(err, errForgot) {
+		if err := tr.Flush(t.Context()); err != nil && !errors.Is(err, errUnconfirmed) {
 			t.Fatal(err)
 		} else if err != nil && tr.CompleteUntil().After(began) {
-			t.Error("usage is called complete though the batch may be lost")
+			t.Error("CompleteUntil covers a batch that may be lost")
 		}
 	}
 	for tr.Close(t.Context()) != nil {
@@ -176,12 +178,12 @@ func TestTrackerUnconfirmedCommit(t *testing.T) {
 		n += ch.Count
 	}
 	if err != nil || n != all {
-		t.Errorf("%d requests are remembered (%v), want %d", n, err, all)
+		t.Errorf("the store has %d last requests (%v), want %d", n, err, all)
 	}
 }
 
-// What was said to be complete does not change, whoever counts meanwhile.
-func TestCompleteUntilHolds(t *testing.T) {
+// CompleteUntil covers a request only when it is in the store, and a restart keeps that time.
+func TestCompleteUntilCoversWhatIsStored(t *testing.T) {
 	s := openStore(t, filepath.Join(t.TempDir(), "keygate.db"))
 	tr := startTracker(t, s)
 	c := tr.Counter("default", "acme", "key_1")
@@ -189,7 +191,7 @@ func TestCompleteUntilHolds(t *testing.T) {
 		ended := time.Now()
 		count(c, usage.Request{Status: 200})
 		if tr.CompleteUntil().After(ended) {
-			t.Fatal("complete beyond what was written")
+			t.Fatal("CompleteUntil covers a request that was not written")
 		}
 		if err := tr.Flush(t.Context()); err != nil {
 			t.Fatal(err)
@@ -204,7 +206,7 @@ func TestCompleteUntilHolds(t *testing.T) {
 	if err := tr.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// Another process goes on from there.
+	// The tracker of the next process begins with the stored time.
 	next := startTracker(t, s)
 	if next.CompleteUntil().IsZero() || next.CompleteUntil().After(time.Now()) {
 		t.Errorf("after a restart complete until %v", next.CompleteUntil())
@@ -212,25 +214,47 @@ func TestCompleteUntilHolds(t *testing.T) {
 	_ = next.Close(t.Context())
 }
 
-// Close waits for requests that still run.
+// Close waits for a request that still runs.
 func TestCloseWaits(t *testing.T) {
-	s := openStore(t, filepath.Join(t.TempDir(), "keygate.db"))
-	tr := startTracker(t, s)
-	c := tr.Counter("default", "acme", "key_1")
-	c.Begin()
-	closed := make(chan error)
-	go func() { closed <- tr.Close(context.Background()) }()
-	time.Sleep(20 * time.Millisecond)
-	c.Count(&usage.Request{Status: 200})
-	if err := <-closed; err != nil {
-		t.Fatal(err)
-	}
-	if sum, _ := total(t, s, "key_1"); sum.Requests != 1 {
-		t.Errorf("counted %d", sum.Requests)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		s := &memory{}
+		tr := startTracker(t, s)
+		c := tr.Counter("default", "acme", "key_1")
+		c.Begin()
+		closed := make(chan error, 1)
+		go func() { closed <- tr.Close(context.Background()) }()
+		synctest.Wait() // Close waits
+		if len(closed) != 0 {
+			t.Fatal("Close returned before the request ended")
+		}
+		c.Count(&usage.Request{Status: 200})
+		if err := <-closed; err != nil {
+			t.Fatal(err)
+		}
+		if s.requests != 1 {
+			t.Errorf("the store has %d requests, want 1", s.requests)
+		}
+	})
 }
 
-// A key's last requests are kept up to their number, cleaned, over a restart.
+// memory is a store that only adds requests up.
+type memory struct {
+	usage.Store
+	requests int64
+}
+
+func (*memory) UsageUntil(context.Context) (time.Time, error) { return time.Time{}, nil }
+
+func (*memory) RollUsage(context.Context, func(string) time.Time) (bool, error) { return false, nil }
+
+func (m *memory) WriteUsage(_ context.Context, b *usage.Batch) error {
+	for _, r := range b.Rows {
+		m.requests += r.Requests
+	}
+	return nil
+}
+
+// The last requests of a key are bounded in number, hold no key, and survive a restart.
 func TestRecentRequests(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keygate.db")
 	s := openStore(t, path)
@@ -287,11 +311,11 @@ func TestRecentRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	if chunks, err = s.RecentRequests(t.Context(), "default", "key_1"); err != nil || len(chunks) != 0 {
-		t.Errorf("%d chunks outlive their time (%v)", len(chunks), err)
+		t.Errorf("%d chunks are left after they expired (%v)", len(chunks), err)
 	}
 }
 
-// BenchmarkCount is what counting costs a request.
+// BenchmarkCount measures the cost of counting one request.
 func BenchmarkCount(b *testing.B) {
 	log := &usage.Log{Keep: 100, For: time.Hour, Clean: func(s string) string { return s }}
 	addr := netip.MustParseAddr("192.0.2.77")
@@ -327,7 +351,7 @@ func BenchmarkCount(b *testing.B) {
 	})
 }
 
-// BenchmarkFlush is what writing the counts of 1,000 keys costs.
+// BenchmarkFlush measures the cost of writing the counts of 1,000 keys.
 func BenchmarkFlush(b *testing.B) {
 	s := openStore(b, filepath.Join(b.TempDir(), "keygate.db"))
 	tr := usage.NewTracker("n1", quiet)
