@@ -9,11 +9,13 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// CheckAddress reports whether address has a form that PostgreSQL's own programs take: a URL that
-// begins with postgres:// or postgresql://, or keywords and values that name a host, database, user or
-// service. It reads no file and no variable. Addresses of other libraries, such as jdbc:postgresql:// and
-// postgresql+psycopg2://, are errors: taken for keywords they would lead to another server. Errors hold
-// nothing of the address but its scheme, as a password may be anywhere in it.
+// CheckAddress returns nil if address has a form that PostgreSQL's own programs accept: a URL that
+// begins with postgres:// or postgresql://, or keywords and values that name a host, database,
+// user or service. It reads no file and no environment variable.
+//
+// Addresses of other libraries, such as jdbc:postgresql:// and postgresql+psycopg2://, are errors:
+// read as keywords they would lead to another server. Errors quote only the scheme of an address,
+// since a password may be anywhere in it.
 func CheckAddress(address string) error {
 	if strings.HasPrefix(address, "postgres://") || strings.HasPrefix(address, "postgresql://") {
 		return nil
@@ -28,17 +30,19 @@ func CheckAddress(address string) error {
 }
 
 var (
-	// keywords matches addresses of keywords and values; target those of them that say where to connect.
+	// keywords matches addresses in the form of keywords and values. target matches those that
+	// name a host, database, user or service.
 	keywords = regexp.MustCompile(`^\s*[A-Za-z_][A-Za-z0-9_.]*\s*=`)
 	target   = regexp.MustCompile(`(?:^|\s)(?:host|dbname|database|user|service)\s*=`)
-	// otherScheme matches what another library's address begins with.
+	// otherScheme matches the scheme of another library's address.
 	otherScheme = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]{0,30}:(?:[A-Za-z][A-Za-z0-9+.-]{0,30}:)*//`)
-	// parameter matches the names of the server's settings.
+	// parameter matches valid names of server settings.
 	parameter = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*$`)
 )
 
-// checkParameters rejects parameters that the driver took for settings of the server though they are none: parts of
-// another address, and hostaddr, which it does not know, so that it would connect to another host.
+// checkParameters rejects parameters that the driver would pass to the server as settings though
+// they are none. These are parts of an address in another form, and hostaddr: the driver does not
+// know it and would connect to another host.
 func checkParameters(c *pgconn.Config) error {
 	for name := range c.RuntimeParams {
 		if name == "hostaddr" {

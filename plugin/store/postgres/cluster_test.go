@@ -10,33 +10,21 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// longest is how long something may take that always happens.
-const longest = time.Minute
-
 func timeoutCtx(t testing.TB) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), longest)
+	ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-// waitUntil waits until ok holds.
-func waitUntil(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(longest); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: it did not come", what)
-		}
-	}
-}
-
-// touch makes a change and returns its seq.
+// touch makes a change to the key id, and returns the number of the change.
 func touch(ctx context.Context, s *Store, id string) (seq int64, err error) {
 	err = s.Update(ctx, func(tx management.Tx) error {
 		seq, err = tx.Change(gateway.ChangeKey, ks, id)
@@ -65,7 +53,7 @@ func TestOpenTogether(t *testing.T) {
 	}
 }
 
-// expectNotified returns when s hears of changes that other stores make.
+// expectNotified makes a change in the store other, and waits until s finds that change.
 func expectNotified(t *testing.T, s, other *Store) {
 	t.Helper()
 	ctx := timeoutCtx(t)
@@ -84,7 +72,7 @@ func expectNotified(t *testing.T, s, other *Store) {
 	}
 }
 
-func TestTellsOthers(t *testing.T) {
+func TestNotifications(t *testing.T) {
 	url := testserver.PostgresURL(t)
 	server, at := testserver.PostgresAt(t, url)
 	proxy := testserver.NewProxy(t, server)
@@ -94,24 +82,24 @@ func TestTellsOthers(t *testing.T) {
 	}
 	s := openPostgres(t, at(proxy.Addr()))
 	p := s.db
-	waitUntil(t, "the server tells of changes", p.notified.Load)
+	testkit.Eventually(t, "notifications arrive", p.notified.Load)
 	expectNotified(t, s, other)
 	for range 3 {
 		proxy.Cut()
 		expectNotified(t, s, other)
 	}
 	proxy.Refuse()
-	waitUntil(t, "the lost connection is noticed", func() bool { return !p.notified.Load() })
+	testkit.Eventually(t, "the lost connection is noticed", func() bool { return !p.notified.Load() })
 	if _, err := touch(timeoutCtx(t), other, "k"); err != nil {
 		t.Fatal(err)
 	}
 	proxy.Restore()
 	expectNotified(t, s, other)
-	waitUntil(t, "the server tells of changes again", p.notified.Load)
+	testkit.Eventually(t, "notifications arrive again", p.notified.Load)
 }
 
-// Through a pooler nobody is told of anything: changes are asked for.
-func TestAsksThroughPooler(t *testing.T) {
+// A pooler does not forward notifications, so the store finds changes by polling.
+func TestPollsThroughPooler(t *testing.T) {
 	url := testserver.PostgresURL(t)
 	pooler := testserver.NewPgBouncer(t, url)
 	other, s := openPostgres(t, url), openPostgres(t, pooler.Through(url))
@@ -137,13 +125,13 @@ func TestUnreachable(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	late := openPostgres(t, address) // one that never saw it alive
+	late := openPostgres(t, address) // a store that never reached the server
 	if err := late.Ping(timeoutCtx(t)); !errors.Is(err, gateway.ErrStore) {
-		t.Errorf("a store that is away from the beginning: %v", err)
+		t.Errorf("a store whose server was never reachable: %v", err)
 	}
 	pg.Start()
 	for _, s := range []*Store{s, late} {
-		waitUntil(t, "it is there again", func() bool { return s.Ping(timeoutCtx(t)) == nil })
+		testkit.Eventually(t, "the server answers again", func() bool { return s.Ping(timeoutCtx(t)) == nil })
 		if _, err := touch(timeoutCtx(t), s, "after"); err != nil {
 			t.Error(err)
 		}
@@ -153,14 +141,15 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// A commit whose connection breaks off either happened, and is said to have, or did not.
-func TestCommitBreaksOff(t *testing.T) {
+// When a connection breaks during a commit, Update returns nil if the commit happened, and an
+// error if it did not.
+func TestCommitConnectionBreaks(t *testing.T) {
 	url := testserver.PostgresURL(t)
 	server, at := testserver.PostgresAt(t, url)
 	proxy := testserver.NewProxy(t, server)
 	s := openPostgres(t, at(proxy.Addr()))
 	happened := 0
-	longest := 2 * time.Millisecond // follows the machine's speed, so that both outcomes occur
+	longest := 2 * time.Millisecond // The range follows the speed of the machine, so that both outcomes occur.
 	for i := range 30 {
 		slug := fmt.Sprint("t", i)
 		cutAfter := rand.N(longest)
@@ -172,7 +161,7 @@ func TestCommitBreaksOff(t *testing.T) {
 			return tx.InsertTenant(&gateway.Tenant{Keyspace: ks, Slug: slug})
 		})
 		there := false
-		waitUntil(t, "the store answers", func() bool {
+		testkit.Eventually(t, "the store answers", func() bool {
 			return s.View(timeoutCtx(t), func(tx management.Tx) error {
 				_, err := tx.Tenant(ks, slug)
 				there = err == nil
@@ -182,9 +171,10 @@ func TestCommitBreaksOff(t *testing.T) {
 				return err
 			}) == nil
 		})
-		// A second try of one that happened would find its own slug taken.
+		// Update may try again. If the first commit happened, the second attempt would find the
+		// slug taken and return an error.
 		if (err == nil) != there {
-			t.Errorf("try %d: %v, and it is there: %v", i, err, there)
+			t.Errorf("attempt %d: the error is %v, but whether the row is there: %v", i, err, there)
 		}
 		if there {
 			happened++
@@ -199,7 +189,7 @@ func TestCommitBreaksOff(t *testing.T) {
 }
 
 func TestNodes(t *testing.T) {
-	trust := cluster.Staleness{Default: time.Minute, Keyspaces: map[string]time.Duration{"bulk": time.Hour, "payments": time.Second}}
+	staleness := cluster.Staleness{Default: time.Minute, Keyspaces: map[string]time.Duration{"bulk": time.Hour, "payments": time.Second}}
 	s := openPostgres(t, testserver.PostgresURL(t))
 	for range 3 {
 		if _, err := touch(timeoutCtx(t), s, "k"); err != nil {
@@ -207,7 +197,7 @@ func TestNodes(t *testing.T) {
 		}
 	}
 	report := func(name, instance string, seq int64) error {
-		return s.ReportNode(timeoutCtx(t), &cluster.Node{Name: name, Instance: instance, Version: "v1", ConfigHash: "c", Seq: seq, Ready: true}, trust)
+		return s.ReportNode(timeoutCtx(t), &cluster.Node{Name: name, Instance: instance, Version: "v1", ConfigHash: "c", Seq: seq, Ready: true}, staleness)
 	}
 	for _, err := range []error{report("b", "1", 1), report("a", "2", 2), report("a", "2", 3)} {
 		if err != nil {
@@ -223,14 +213,15 @@ func TestNodes(t *testing.T) {
 	}
 	contact := nodes[0].ContactAt
 	if d := nodes[0].Deadline.Sub(contact); d < time.Hour || d > time.Hour+time.Minute || now.Before(contact) {
-		t.Errorf("it stops %v after its last contact, at %v", d, now)
+		t.Errorf("its deadline is %v after its last contact, at %v", d, now)
 	}
 	for name, want := range map[string]time.Duration{"": time.Hour, "bulk": time.Hour, "payments": time.Second, "any other": time.Minute} {
 		if d := nodes[0].DeadlineFor(name).Sub(contact); d < want || d > want+10*time.Second {
-			t.Errorf("it stops judging %q %v after its last contact", name, d)
+			t.Errorf("its deadline for keyspace %q is %v after its last contact", name, d)
 		}
 	}
-	// One of before it was told of keyspaces leaves that as it was, and is another process.
+	// An older version of Keygate leaves the deadlines of keyspaces as they were, and reports as
+	// another instance.
 	if _, err := s.db.write.ExecContext(timeoutCtx(t), `UPDATE nodes SET instance = '1' WHERE name = 'a'`); err != nil {
 		t.Fatal(err)
 	}
@@ -240,7 +231,7 @@ func TestNodes(t *testing.T) {
 	if _, err := s.db.write.ExecContext(timeoutCtx(t), `UPDATE nodes SET instance = '2' WHERE name = 'a'`); err != nil {
 		t.Fatal(err)
 	}
-	// Who took over a name does not take it from the list when the former one ends.
+	// The instance that used the name before does not remove the node when it ends.
 	if err := s.RemoveNode(timeoutCtx(t), "a", "another"); err != nil {
 		t.Fatal(err)
 	}
@@ -269,6 +260,6 @@ func TestPruneChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	if list, err := s.Changes(timeoutCtx(t), 0, 10); err != nil || len(list) != 1 || list[0].Seq != 3 {
-		t.Errorf("after dropping all there may be dropped: %+v, %v", list, err)
+		t.Errorf("after dropping all but the newest: %+v, %v", list, err)
 	}
 }

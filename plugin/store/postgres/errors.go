@@ -13,7 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// The error codes of PostgreSQL that matter here.
+// These are the error codes of PostgreSQL that this package distinguishes.
 // https://www.postgresql.org/docs/current/errcodes-appendix.html
 const (
 	codeBadText          = "22021"
@@ -35,7 +35,7 @@ const (
 	classAuthorization   = "28"
 )
 
-// code returns the server's code of an error, "" where it is not the server's.
+// code returns the server's code of an error, "" for an error that is not the server's.
 func code(err error) string {
 	var e *pgconn.PgError
 	if errors.As(err, &e) {
@@ -44,14 +44,16 @@ func code(err error) string {
 	return ""
 }
 
-// unauthorized reports whether the server rejected the user or the password. PgBouncer has no code of its own for that.
+// unauthorized reports whether the server rejected the user or the password. PgBouncer has no
+// error code for that, so its message is compared.
 func unauthorized(err error) bool {
 	var e *pgconn.PgError
 	return errors.As(err, &e) &&
 		(strings.HasPrefix(e.Code, classAuthorization) || e.Code == codeProtocol && strings.Contains(e.Message, "authentication failed"))
 }
 
-// connectionLost reports whether the connection is gone, or leads to a server that is: another may work.
+// connectionLost reports whether err means that the connection is lost, or that its server can't
+// be used any more. Another connection may then work.
 func connectionLost(err error) bool {
 	switch c := code(err); {
 	case unauthorized(err):
@@ -74,7 +76,7 @@ func connectionLost(err error) bool {
 	return connectionBroken(err)
 }
 
-// connectionBroken reports whether the connection broke during a request.
+// connectionBroken reports whether the text of err says that the connection broke.
 func connectionBroken(err error) bool {
 	text := err.Error()
 	for _, s := range []string{"unexpected EOF", "conn closed", "connection reset", "broken pipe", "use of closed network connection", "closed the connection"} {
@@ -85,41 +87,42 @@ func connectionBroken(err error) bool {
 	return false
 }
 
-// conflicted reports whether the transaction gave way to others.
+// conflicted reports whether the server aborted the transaction because of a conflict with another
+// one.
 func conflicted(err error) bool {
 	c := code(err)
 	return c == codeSerialization || c == codeDeadlock
 }
 
-// remedy returns the meaning of a PostgreSQL error, and the remedy; "" for other errors.
+// remedy explains a PostgreSQL error and how to solve the problem. It returns "" for other errors.
 func remedy(path string, err error) string {
 	c := code(err)
 	switch {
 	case c == codeReadOnly:
-		return fmt.Sprintf("%s cannot be written: it is a standby, or set read-only; the address must be the primary's", path)
+		return fmt.Sprintf("%s cannot be written: it is a standby, or set read-only; the address must lead to the primary", path)
 	case c == codeLockTimeout:
-		return fmt.Sprintf("%s: another transaction holds what is to be written: try again, and look at pg_stat_activity if it goes on", path)
+		return fmt.Sprintf("%s: another transaction holds a lock on rows that must be written: try again, and look at pg_stat_activity if this continues", path)
 	case c == codeNoDatabase:
 		return fmt.Sprintf("%s: there is no such database: create it (createdb)", path)
 	case c == codeNoPrivilege:
-		return fmt.Sprintf("%s: the user may not do that: it must own the database or its schema, or have been granted CREATE on it", path)
+		return fmt.Sprintf("%s: the user lacks a privilege: it must own the database or its schema, or have been granted CREATE on it", path)
 	case c == codeDiskFull:
 		return fmt.Sprintf("the disk of %s is full: free some space", path)
 	case c == codeTooManyConns:
-		return fmt.Sprintf("%s has no connection left: raise max_connections, or put PgBouncer in front of it", path)
+		return fmt.Sprintf("%s accepts no more connections: raise max_connections, or put PgBouncer in front of it", path)
 	case c == codeCannotConnectNow, c == codeAdminShutdown, c == codeCrashShutdown:
 		return fmt.Sprintf("%s is starting or stopping", path)
 	case unauthorized(err):
-		return fmt.Sprintf("%s refuses the user or the password", path)
+		return fmt.Sprintf("%s rejects the user or the password", path)
 	}
 	var connect *pgconn.ConnectError
 	switch {
 	case errors.Is(err, errNoAnswer):
-		return fmt.Sprintf("%s was reached, or all connections to it were in use, and no answer came in time: see what the server does", path)
+		return fmt.Sprintf("%s did not answer in time, or all connections to it were in use: look at pg_stat_activity", path)
 	case errors.As(err, &connect):
-		return fmt.Sprintf("%s cannot be reached: see whether the server runs, and what lies between", path)
+		return fmt.Sprintf("%s cannot be reached: check that the server runs, and the network and firewalls in between", path)
 	case c == "" && connectionBroken(err) && strings.HasPrefix(path, "postgres://"):
-		return fmt.Sprintf("the connection to %s broke off", path)
+		return fmt.Sprintf("the connection to %s broke", path)
 	}
 	return ""
 }

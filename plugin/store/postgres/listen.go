@@ -9,50 +9,53 @@ import (
 )
 
 const (
-	// notifiedPollInterval is how often changes are polled while the server notifies about them.
+	// notifiedPollInterval is how often the store polls for changes while the server sends
+	// notifications.
 	notifiedPollInterval = time.Second
-	// pollInterval is how often changes are polled without notifications.
+	// pollInterval is how often the store polls for changes while there are no notifications.
 	pollInterval = 100 * time.Millisecond
 	// listenIdle is the time without a notification after which the connection is checked.
 	listenIdle = 5 * time.Second
-	// probeChannel is the channel on which a node notifies itself, to see whether notifications arrive.
+	// probeChannel is the channel on which a node notifies itself, to find out whether
+	// notifications arrive.
 	probeChannel = "keygate_probe"
 )
 
-// poll signals a possible change now and then, also while the server notifies: notifications are lost
-// while the connection is.
+// poll signals a possible change at each interval. It does so even while the server sends
+// notifications, since some are lost when the connection breaks.
 func (p *database) poll() {
 	ticks := time.NewTicker(pollInterval)
 	defer ticks.Stop()
-	for asked := time.Now(); ; {
+	for signalled := time.Now(); ; {
 		select {
 		case <-ticks.C:
 		case <-p.s.Done():
 			return
 		}
-		if now := time.Now(); !p.notified.Load() || now.Sub(asked) >= notifiedPollInterval {
-			asked = now
+		if now := time.Now(); !p.notified.Load() || now.Sub(signalled) >= notifiedPollInterval {
+			signalled = now
 			p.s.Signal()
 		}
 	}
 }
 
-// listen receives notifications about commits on a connection of its own, until the
-// store is closed.
+// listen receives notifications about commits on a connection of its own, until the store is
+// closed. When the connection fails, it opens another.
 func (p *database) listen() {
 	ctx, end := p.s.Alive(context.Background())
 	defer end()
 	var warned *route
 	for ctx.Err() == nil {
 		r := p.route.Load()
-		deaf := p.listenOn(ctx, r)
+		unnotified := p.listenOn(ctx, r)
 		if p.notified.Swap(false) || p.route.Load() != r {
-			// It worked until now, and mostly works again at once. Until then changes are polled.
+			// Notifications arrived until now, and usually a new connection works at once. Until
+			// then poll finds the changes.
 			continue
 		}
-		if deaf && warned != r {
+		if unnotified && warned != r {
 			warned = r
-			p.s.Log().Warn("PostgreSQL does not tell this node of changes, so it asks for them ten times a second: the address leads through a pooler; state the server's own with listen",
+			p.s.Log().Warn("this node receives no notifications of changes from PostgreSQL and polls ten times a second: its address leads through a pooler; set listen to the address of the server itself",
 				"path", p.s.Identity())
 		}
 		select {
@@ -62,9 +65,9 @@ func (p *database) listen() {
 	}
 }
 
-// listenOn listens by a route until the connection fails, or the route is retired. It reports whether there was a
-// connection without notifications.
-func (p *database) listenOn(ctx context.Context, r *route) (deaf bool) {
+// listenOn listens on a route's connection until that fails or the route is retired. It reports
+// whether the connection worked but received no notifications.
+func (p *database) listenOn(ctx context.Context, r *route) (unnotified bool) {
 	ctx, end := context.WithCancel(ctx)
 	defer end()
 	go func() {
@@ -78,7 +81,7 @@ func (p *database) listenOn(ctx context.Context, r *route) (deaf bool) {
 	defer cancel()
 	conn, err := pgx.ConnectConfig(short, r.listener)
 	if err != nil {
-		return false // reads and writes report the reason
+		return false // Reads and writes report the reason.
 	}
 	defer func() {
 		closing, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -88,11 +91,12 @@ func (p *database) listenOn(ctx context.Context, r *route) (deaf bool) {
 	if _, err := conn.Exec(short, "LISTEN "+changesChannel+"; LISTEN "+probeChannel, pgx.QueryExecModeSimpleProtocol); err != nil {
 		return false
 	}
-	// First listen, then catch up: earlier commits may have caused no notification here.
+	// Commits before LISTEN caused no notification here, so the follower must look for them.
 	p.s.Signal()
-	// On another connection: through a pooler, what this one sends may come back by chance.
-	word := rand.Text()
-	if _, err := p.conns.Read.ExecContext(short, `SELECT pg_notify('`+probeChannel+`', $1)`, word); err != nil {
+	// The probe is sent on another connection. Through a pooler, a connection may receive its own
+	// notifications by chance.
+	token := rand.Text()
+	if _, err := p.conns.Read.ExecContext(short, `SELECT pg_notify('`+probeChannel+`', $1)`, token); err != nil {
 		return false
 	}
 	for {
@@ -105,7 +109,7 @@ func (p *database) listenOn(ctx context.Context, r *route) (deaf bool) {
 		case err == nil && n.Channel == changesChannel:
 			p.s.Signal()
 		case err == nil:
-			if n.Payload == word {
+			if n.Payload == token {
 				p.notified.Store(true)
 			}
 		case quiet.Err() == nil:
@@ -113,7 +117,7 @@ func (p *database) listenOn(ctx context.Context, r *route) (deaf bool) {
 		case !p.notified.Load():
 			return true
 		default:
-			if trying, cancel := context.WithTimeout(ctx, listenIdle); conn.Ping(trying) != nil {
+			if checking, cancel := context.WithTimeout(ctx, listenIdle); conn.Ping(checking) != nil {
 				cancel()
 				return false
 			} else {

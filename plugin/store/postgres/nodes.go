@@ -13,18 +13,20 @@ import (
 var _ cluster.Registry = (*Store)(nil)
 
 const (
-	// leaseMargin is added to the time for which a node is known to accept keys: its last
-	// row may be lost with the server, within a second.
+	// leaseMargin is added to the time for which a node accepts keys after its last report. The
+	// server may lose a report that is younger than a second.
 	leaseMargin = 2 * time.Second
-	// nameReuseAfter is how long a node must have been silent before another may have its name.
+	// nameReuseAfter is how long a node must not have reported before another node may use its
+	// name.
 	nameReuseAfter = 5 * time.Second
-	// nodeRetention is how long a node is listed after its deadline.
+	// nodeRetention is how long a node stays in the list after its deadline.
 	nodeRetention = 24 * time.Hour
 )
 
-// reportNodeSQL writes a node's row, in one round trip and without waiting for the disk:
-// it is written again within a second. What it acts by counts where that is of this state of the database: after
-// a fail-over to a server that was behind, the same number is another change's.
+// reportNodeSQL writes a node's row in one round trip. It does not wait for the disk, since the
+// next report follows within a second. The reported seq is replaced by 0 if the database does not
+// hold the change that the node read last: after a fail-over to a server that lagged behind,
+// another change may have that number.
 const reportNodeSQL = `INSERT INTO nodes AS n (name, lease_until, instance, version, config, seq, ready, keys_cached, started_at, contact_at, stops_by, earlier)
 	SELECT $1, 0, $2, $3, $4,
 		CASE WHEN $5 <= (SELECT value FROM sequences WHERE name = 'changes')
@@ -39,15 +41,15 @@ const reportNodeSQL = `INSERT INTO nodes AS n (name, lease_until, instance, vers
 	WHERE n.instance = excluded.instance OR n.contact_at IS NULL OR n.contact_at < excluded.contact_at - $9`
 
 // ReportNode implements cluster.Registry.
-func (s *Store) ReportNode(ctx context.Context, n *cluster.Node, trust cluster.Staleness) error {
-	earlier, err := sqlstore.EarlierText(n.Instance, trust.Offsets())
+func (s *Store) ReportNode(ctx context.Context, n *cluster.Node, staleness cluster.Staleness) error {
+	earlier, err := sqlstore.EarlierText(n.Instance, staleness.Offsets())
 	if err != nil {
 		return err
 	}
 	var rows int64
-	err = s.Query(ctx, "writing what a node says of itself", func(c *sqlstore.Conns) error {
+	err = s.Query(ctx, "reporting a node", func(c *sqlstore.Conns) error {
 		res, err := c.Read.ExecContext(ctx, reportNodeSQL, n.Name, n.Instance, n.Version, n.ConfigHash, n.Seq, sqlstore.Flag(n.Ready), n.KeysCached,
-			(trust.Longest() + leaseMargin).Microseconds(), nameReuseAfter.Microseconds(), earlier, n.LastRead.Seq, n.LastRead.Mark)
+			(staleness.Longest() + leaseMargin).Microseconds(), nameReuseAfter.Microseconds(), earlier, n.LastRead.Seq, n.LastRead.Mark)
 		if err == nil {
 			rows, err = res.RowsAffected()
 		}
@@ -61,7 +63,7 @@ func (s *Store) ReportNode(ctx context.Context, n *cluster.Node, trust cluster.S
 
 // RemoveNode implements cluster.Registry.
 func (s *Store) RemoveNode(ctx context.Context, name, instance string) error {
-	return s.Write(ctx, "taking a node from the list", func(t *sqlstore.Tx) error {
+	return s.Write(ctx, "removing a node", func(t *sqlstore.Tx) error {
 		if _, err := t.Exec(`DELETE FROM nodes WHERE name = $1 AND instance = $2`, name, instance); err != nil {
 			return err
 		}
@@ -75,7 +77,7 @@ const nodesSQL = `SELECT ` + sqlstore.NodeColumns + `, (extract(epoch FROM clock
 
 // Nodes implements cluster.Registry.
 func (s *Store) Nodes(ctx context.Context) (nodes []cluster.Node, now time.Time, err error) {
-	err = s.Query(ctx, "asking for the nodes", func(c *sqlstore.Conns) error {
+	err = s.Query(ctx, "listing the nodes", func(c *sqlstore.Conns) error {
 		nodes = nodes[:0]
 		rows, err := c.Read.QueryContext(ctx, nodesSQL)
 		return sqlstore.Each(rows, err, func(rows *sql.Rows) error {
@@ -92,15 +94,15 @@ func (s *Store) Nodes(ctx context.Context) (nodes []cluster.Node, now time.Time,
 }
 
 const (
-	// changeRetention is how long a node may be unreachable and still continue at its position;
-	// after that it reads everything again.
+	// changeRetention is how long a node may be unreachable and still continue at its position.
+	// After that it reads all data again.
 	changeRetention = 24 * time.Hour
-	// pruneInterval is how often older ones are dropped, by any node.
+	// pruneInterval is the average time between two deletions of old changes by a node.
 	pruneInterval = time.Hour
 )
 
-// pruneChanges drops changes from before a time, but for the newest of all: with it
-// everyone can tell whether they are up to date.
+// pruneChanges deletes changes from before a time. It keeps the newest change of all: by that,
+// nodes find out whether they are up to date.
 func (p *database) pruneChanges(ctx context.Context, before time.Time) error {
 	for {
 		var n int64
@@ -115,19 +117,19 @@ func (p *database) pruneChanges(ctx context.Context, before time.Time) error {
 	}
 }
 
-// prune drops old changes every now and then, until the store is closed.
+// prune deletes old changes about every pruneInterval, until the store is closed.
 func (p *database) prune() {
 	ctx, end := p.s.Alive(context.Background())
 	defer end()
 	for {
-		// Not all nodes at once, whenever they were started.
+		// The random part keeps nodes that were started together from pruning together.
 		select {
 		case <-time.After(pruneInterval/2 + rand.N(pruneInterval)):
 		case <-ctx.Done():
 			return
 		}
 		if err := p.pruneChanges(ctx, time.Now().Add(-changeRetention)); err != nil && ctx.Err() == nil {
-			p.s.Log().Warn("old changes could not be dropped; it is tried again", "error", err)
+			p.s.Log().Warn("old changes could not be deleted from the database; trying again within 90 minutes", "error", err)
 		}
 	}
 }

@@ -12,7 +12,8 @@ import (
 )
 
 const (
-	// probeTimeout bounds trying another address, and reachableTimeout finding out whether the one in use answers.
+	// probeTimeout bounds the check of a new address. reachableTimeout bounds the check whether
+	// the present address answers.
 	probeTimeout     = 10 * time.Second
 	reachableTimeout = 5 * time.Second
 )
@@ -22,13 +23,13 @@ type unusableError struct{ text string }
 
 func (e *unusableError) Error() string { return e.text }
 
-// Redirect has the store reach its PostgreSQL at another address, and listen for changes at listen, from now on:
-// with another password, as another user, by other hosts. Running calls are not interrupted, and connections
-// to the former address stay in use until SetAddress.
+// Redirect makes the store use another address of the same database, with another password, user
+// or host, and listen for changes at listen. Running calls are not interrupted. Connections to the
+// former address stay in use until SetAddress.
 //
-// Redirect tries the new addresses first. Where the server rejects them, where they lead to another
-// store, or do not answer while the former one does, it returns an error and changes nothing. Where
-// neither answers, it uses the new one. It blocks for some seconds at most.
+// Redirect checks the new addresses first. It returns an error and changes nothing if the server
+// rejects them, if they lead to another store, or if they do not answer while the former address
+// does. If neither answers, it uses the new one. It blocks for at most some seconds.
 func (s *Store) Redirect(ctx context.Context, address, listen string) error {
 	p := s.db
 	to, err := newRoute(address, listen)
@@ -40,29 +41,29 @@ func (s *Store) Redirect(ctx context.Context, address, listen string) error {
 	if p.route.Load().same(to) {
 		return nil
 	}
-	asked := make(chan bool, 1)
-	go func() { asked <- p.reachable(ctx) }()
+	answers := make(chan bool, 1)
+	go func() { answers <- p.reachable(ctx) }()
 	err = p.probe(ctx, to)
-	there := <-asked
+	reachable := <-answers
 	switch {
 	case err == nil:
 	case serverRejected(err):
 		return err
-	case there:
+	case reachable:
 		return fmt.Errorf("%w; the address that was in use until now answers, and stays in use", err)
 	default:
 		s.Log().Warn("neither the former address of the database nor the new one answers: retrying the new one", "path", to.name, "error", err)
 	}
 	p.useRoute(to)
-	if !there {
-		// Connections by the former ones would only delay.
+	if !reachable {
+		// Attempts on connections to the former address would only take time.
 		p.retireOthers(to)
 	}
 	return nil
 }
 
-// SetAddress has the store reach its PostgreSQL at an address, unchecked, and closes connections to
-// others: idle ones at once, others after use. It does not wait for that.
+// SetAddress makes the store use an address without a check, and closes connections to other
+// addresses: idle ones at once, others after use. It does not wait for that.
 func (s *Store) SetAddress(address, listen string) error {
 	p := s.db
 	to, err := newRoute(address, listen)
@@ -75,7 +76,8 @@ func (s *Store) SetAddress(address, listen string) error {
 	return nil
 }
 
-// useRoute makes new connections by a route, or by an equal one that there is. It returns the route used.
+// useRoute makes new connections use a route, or an equal one that is already in p.routes. It
+// returns that route.
 func (p *database) useRoute(to *route) *route {
 	if i := slices.IndexFunc(p.routes, to.same); i >= 0 {
 		to = p.routes[i]
@@ -85,15 +87,15 @@ func (p *database) useRoute(to *route) *route {
 	if p.route.Swap(to) == to {
 		return to
 	}
-	p.s.Log().Info("connections to the database are made by another address from now on", "path", to.name)
+	p.s.Log().Info("the address of the database changed; new connections use it", "path", to.name)
 	p.mu.Lock()
-	p.nextOpen = time.Time{} // the failure may have been due to the former one
+	p.nextOpen = time.Time{} // The failure may have been due to the former route, so the next call tries at once.
 	p.uncapPools()
 	p.mu.Unlock()
 	return to
 }
 
-// retireOthers retires all routes but one.
+// retireOthers retires all routes except one.
 func (p *database) retireOthers(but *route) {
 	if len(p.routes) == 1 && p.routes[0] == but {
 		return
@@ -107,8 +109,8 @@ func (p *database) retireOthers(but *route) {
 	p.routes = []*route{but}
 }
 
-// drainRoute closes the connections of a retired route: those in use after use, and those
-// being made when they are there.
+// drainRoute closes the connections of a retired route. Those in use are closed after use. Those
+// that are being opened are closed once they are there.
 func (p *database) drainRoute(r *route) {
 	begun := time.Now()
 	p.closeIdle()
@@ -127,40 +129,42 @@ func (p *database) drainRoute(r *route) {
 	}
 }
 
-// reachable reports whether the present address answers.
+// reachable reports whether the present address answers within reachableTimeout.
 func (p *database) reachable(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, reachableTimeout)
 	defer cancel()
 	return p.Ping(ctx) == nil
 }
 
-// probe returns nil where a route leads to the store and may be used, and the reason otherwise.
+// probe returns nil if a route leads to the store in use and its user may write there. Otherwise
+// it returns the reason.
 func (p *database) probe(ctx context.Context, to *route) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	p.mu.Lock()
 	id := p.id
 	p.mu.Unlock()
-	err := once(ctx, to.config, func(c *pgx.Conn) error {
+	err := withConnection(ctx, to.config, func(c *pgx.Conn) error {
 		var is sql.NullString
 		var may bool
 		err := c.QueryRow(ctx, `SELECT (SELECT value FROM meta WHERE name = 'store_id'), coalesce(has_table_privilege('changes', 'INSERT'), false)`).Scan(&is, &may)
 		switch {
 		case id == "":
-			// There was no store yet: the database becomes one, or is rejected, when it is opened.
+			// The database was never reached, so any is accepted here. Opening it creates a store
+			// in it or fails.
 			if err != nil && code(err) == codeNoTable {
 				err = nil
 			}
 			return err
 		case code(err) == codeNoTable, err == nil && is.String != id:
-			return &unusableError{to.name + " is not the store in use: it is another one, to which only a restart goes over, or holds none that this user may see"}
+			return &unusableError{to.name + " is not the store in use: it is another store, which needs a restart, or this user can see no store there"}
 		case err == nil && !may:
-			return &unusableError{to.name + ": the user may not write to the store's tables: grant it what the former one had, or membership in it"}
+			return &unusableError{to.name + ": the user may not write to the store's tables: grant it the privileges of the former user, or membership in that role"}
 		}
 		return err
 	})
 	if err == nil && to.listener != to.config {
-		if err = once(ctx, to.listener, func(c *pgx.Conn) error { return c.Ping(ctx) }); err != nil {
+		if err = withConnection(ctx, to.listener, func(c *pgx.Conn) error { return c.Ping(ctx) }); err != nil {
 			name := nameOf(to.listener)
 			return explain("trying the address to listen on", name, &listenError{err})
 		}
@@ -172,13 +176,14 @@ func (p *database) probe(ctx context.Context, to *route) error {
 	return explain("trying the new address", to.name, err)
 }
 
-// listenError is an error of the address to listen on: the store itself answers.
+// listenError is an error of the address to listen on, while the address of the store itself
+// works.
 type listenError struct{ error }
 
 func (e *listenError) Unwrap() error { return e.error }
 
-// once calls f with a connection of its own.
-func once(ctx context.Context, config *pgx.ConnConfig, f func(*pgx.Conn) error) error {
+// withConnection calls f with a new connection, and closes it afterwards.
+func withConnection(ctx context.Context, config *pgx.ConnConfig, f func(*pgx.Conn) error) error {
 	c, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return err
@@ -191,7 +196,7 @@ func once(ctx context.Context, config *pgx.ConnConfig, f func(*pgx.Conn) error) 
 	return f(c)
 }
 
-// serverRejected reports whether err is a server's answer, which does not change with time.
+// serverRejected reports whether err is an answer of the server that retrying would not change.
 func serverRejected(err error) bool {
 	var unusable *unusableError
 	var listen *listenError

@@ -11,11 +11,12 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// busy reads and writes until stop is called, which fails the test where anything failed meanwhile.
+// busy reads and writes continuously until stop is called. Each failure meanwhile fails the test.
 func busy(t *testing.T, s *Store) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(timeoutCtx(t))
@@ -27,7 +28,8 @@ func busy(t *testing.T, s *Store) (stop func()) {
 		} {
 			all.Go(func() {
 				for ctx.Err() == nil {
-					// What is begun is ended: only what the store itself breaks off counts.
+					// stop does not interrupt an operation, so each error comes from the store
+					// itself.
 					if err := work(context.WithoutCancel(ctx)); err != nil {
 						t.Errorf("meanwhile: %v", err)
 						return
@@ -39,7 +41,8 @@ func busy(t *testing.T, s *Store) (stop func()) {
 	return func() { cancel(); all.Wait() }
 }
 
-// backends returns the server's processes that serve the roles called gate, as s does.
+// backends returns the process ids of the server's connections of all users whose name begins with
+// gate. The store s is connected as such a user.
 func backends(t *testing.T, s *Store) (pids []int) {
 	t.Helper()
 	ctx := timeoutCtx(t)
@@ -58,23 +61,23 @@ func backends(t *testing.T, s *Store) (pids []int) {
 	return pids
 }
 
-// expectClosed waits until none of the processes serves s.
+// expectClosed waits until the server has ended all the given connections.
 func expectClosed(t *testing.T, s *Store, pids []int) {
 	t.Helper()
-	waitUntil(t, "the former connections end", func() bool {
+	testkit.Eventually(t, "the former connections end", func() bool {
 		return !slices.ContainsFunc(backends(t, s), func(pid int) bool { return slices.Contains(pids, pid) })
 	})
 }
 
-// expectRejected wants an error that holds the words, and no secret.
-func expectRejected(t *testing.T, err error, words ...string) {
+// expectRejected fails the test unless err holds all the texts and no password.
+func expectRejected(t *testing.T, err error, texts ...string) {
 	t.Helper()
 	if err == nil {
-		t.Fatal("it was taken")
+		t.Fatal("the address was accepted")
 	}
-	for _, w := range words {
+	for _, w := range texts {
 		if !strings.Contains(err.Error(), w) {
-			t.Errorf("%q does not say %q", err, w)
+			t.Errorf("%q does not contain %q", err, w)
 		}
 	}
 	if strings.Contains(err.Error(), "tulip") {
@@ -90,28 +93,28 @@ func TestRedirect(t *testing.T) {
 	if err := s.Ping(timeoutCtx(t)); err != nil {
 		t.Fatal(err)
 	}
-	waitUntil(t, "the server tells of changes", p.notified.Load)
+	testkit.Eventually(t, "notifications arrive", p.notified.Load)
 	stop := busy(t, s)
 
-	// Another password, which the server has already.
+	// The server has a new password; the store is redirected to use it.
 	pg.Exec("ALTER ROLE gate PASSWORD 'tulip-2'")
 	second := strings.Replace(first, "tulip-1", "tulip-2", 1)
-	expectRejected(t, s.Redirect(timeoutCtx(t), strings.Replace(first, "tulip-1", "tulip-0", 1), ""), "refuses the user or the password", "password authentication failed for user \"gate\"")
+	expectRejected(t, s.Redirect(timeoutCtx(t), strings.Replace(first, "tulip-1", "tulip-0", 1), ""), "rejects the user or the password", "password authentication failed for user \"gate\"")
 	before := backends(t, s)
 	if err := s.Redirect(timeoutCtx(t), second, ""); err != nil {
 		t.Fatal(err)
 	}
 	if after := backends(t, s); !slices.ContainsFunc(after, func(pid int) bool { return slices.Contains(before, pid) }) {
-		t.Errorf("connections were given up before that was settled: %v, then %v", before, after)
+		t.Errorf("connections were closed before SetAddress: %v, then %v", before, after)
 	}
 	if err := s.SetAddress(second, ""); err != nil {
 		t.Fatal(err)
 	}
 	expectClosed(t, s, before)
-	waitUntil(t, "the server tells of changes again", p.notified.Load)
+	testkit.Eventually(t, "notifications arrive again", p.notified.Load)
 	expectNotified(t, s, openPostgres(t, pg.URL()))
 
-	// Another user, by another address, which is taken back.
+	// The store is redirected to another user and address, and then back.
 	proxy := testserver.NewProxy(t, pg.Addr())
 	third := strings.Replace(pg.Login("gate2", "tulip-3", "gate"), pg.Addr(), proxy.Addr(), 1)
 	before = backends(t, s)
@@ -119,23 +122,23 @@ func TestRedirect(t *testing.T) {
 		t.Fatal(err)
 	}
 	if id := s.Identity(); !strings.Contains(id, "gate2@") || strings.Contains(id, "tulip") {
-		t.Errorf("it is called %s", id)
+		t.Errorf("its name is %s", id)
 	}
 	if err := s.SetAddress(second, ""); err != nil {
 		t.Fatal(err)
 	}
 	if after := backends(t, s); !slices.ContainsFunc(after, func(pid int) bool { return slices.Contains(before, pid) }) {
-		t.Errorf("taking it back gave up what was there: %v, then %v", before, after)
+		t.Errorf("the redirect back closed the former connections: %v, then %v", before, after)
 	}
-	waitUntil(t, "nothing is connected by what was taken back", func() bool { return proxy.Connections() == 0 })
-	// And is not.
+	testkit.Eventually(t, "no connection by the third address is left", func() bool { return proxy.Connections() == 0 })
+	// Now the store is redirected to the third address and stays there.
 	if err := errors.Join(s.Redirect(timeoutCtx(t), third, second), s.SetAddress(third, second)); err != nil {
 		t.Fatal(err)
 	}
 	expectClosed(t, s, before)
 	stop()
 
-	// Neither answers: the new one is waited for.
+	// While neither address answers, the store uses the new one and retries.
 	pg.Kill()
 	if err := s.Redirect(timeoutCtx(t), second, ""); err != nil {
 		t.Fatal(err)
@@ -144,13 +147,13 @@ func TestRedirect(t *testing.T) {
 		t.Fatal(err)
 	}
 	pg.Start()
-	waitUntil(t, "it is there again", func() bool { return s.Ping(timeoutCtx(t)) == nil })
+	testkit.Eventually(t, "the server answers again", func() bool { return s.Ping(timeoutCtx(t)) == nil })
 	if n := proxy.Connections(); n != 0 {
 		t.Errorf("%d connections by the former address", n)
 	}
 }
 
-func TestRedirectRefused(t *testing.T) {
+func TestRedirectRejected(t *testing.T) {
 	pg := testserver.NewPostgres(t)
 	address := pg.Login("gate", "tulip-1")
 	s := openPostgres(t, address)
@@ -168,32 +171,32 @@ func TestRedirectRefused(t *testing.T) {
 	if err := openPostgres(t, other).Ping(timeoutCtx(t)); err != nil {
 		t.Fatal(err)
 	}
-	nobody := testserver.NewProxy(t, "127.0.0.1:1")
-	nobody.Refuse()
+	unreachable := testserver.NewProxy(t, "127.0.0.1:1")
+	unreachable.Refuse()
 	for _, tt := range []struct {
 		name, address, listen string
-		words                 []string
+		texts                 []string
 	}{
-		{"unreadable", "postgres://gate:tulip-1@[/", "", []string{"can't be read"}},
+		{"unreadable", "postgres://gate:tulip-1@[/", "", []string{"can't be parsed"}},
 		{"another store", other, "", []string{"/other is not the store in use", "restart"}},
 		{"no store", strings.Replace(pg.URL(), "/postgres?", "/empty?", 1), "", []string{"/empty is not the store in use"}},
 		{"another schema", address + "&search_path=hidden", "", []string{"search_path=hidden is not the store in use"}},
 		{"no database", strings.Replace(address, "/postgres?", "/none?", 1), "", []string{"no such database", `"none" does not exist`}},
-		{"no privileges", stranger, "", []string{"the user may not do that", "permission denied for table meta"}},
+		{"no privileges", stranger, "", []string{"the user lacks a privilege", "permission denied for table meta"}},
 		{"may only read", reader, "", []string{"may not write"}},
-		{"nobody there", strings.Replace(address, pg.Addr(), nobody.Addr(), 1), "", []string{"cannot be reached", "stays in use"}},
-		{"listening refused", address + "&connect_timeout=9", strings.Replace(address, "tulip-1", "tulip-0", 1), []string{"to listen on", "password authentication failed"}},
-		{"nobody to listen to", address + "&connect_timeout=9", strings.Replace(address, pg.Addr(), nobody.Addr(), 1), []string{"to listen on", "cannot be reached"}},
+		{"unreachable", strings.Replace(address, pg.Addr(), unreachable.Addr(), 1), "", []string{"cannot be reached", "stays in use"}},
+		{"listening rejected", address + "&connect_timeout=9", strings.Replace(address, "tulip-1", "tulip-0", 1), []string{"to listen on", "password authentication failed"}},
+		{"unreachable to listen on", address + "&connect_timeout=9", strings.Replace(address, pg.Addr(), unreachable.Addr(), 1), []string{"to listen on", "cannot be reached"}},
 	} {
 		err := s.Redirect(timeoutCtx(t), tt.address, tt.listen)
-		t.Run(tt.name, func(t *testing.T) { expectRejected(t, err, tt.words...) })
+		t.Run(tt.name, func(t *testing.T) { expectRejected(t, err, tt.texts...) })
 		if want, _ := newRoute(address, ""); s.Identity() != want.name || len(s.db.routes) != 1 {
-			t.Fatalf("%s: it went over to %s", tt.name, s.Identity())
+			t.Fatalf("%s: the store uses %s", tt.name, s.Identity())
 		}
 	}
 }
 
-// PgBouncer says that a password is wrong in its own way.
+// A rejected password is recognized, also by PgBouncer's own error messages.
 func TestUnauthorized(t *testing.T) {
 	for _, tt := range []struct {
 		code, message string
@@ -209,15 +212,16 @@ func TestUnauthorized(t *testing.T) {
 	} {
 		err := fmt.Errorf("connecting: %w", &pgconn.PgError{Code: tt.code, Message: tt.message})
 		if unauthorized(err) != tt.want || serverRejected(err) != tt.want || connectionLost(err) == tt.want {
-			t.Errorf("%s %s: unauthorized %v, refuses %v, lost %v", tt.code, tt.message, unauthorized(err), serverRejected(err), connectionLost(err))
+			t.Errorf("%s %s: unauthorized %v, rejected %v, lost %v", tt.code, tt.message, unauthorized(err), serverRejected(err), connectionLost(err))
 		}
-		if said := explain("trying", "postgres://gate@host/db", err).Error(); strings.Contains(said, "refuses the user") != tt.want {
-			t.Errorf("%s %s: %s", tt.code, tt.message, said)
+		if text := explain("trying", "postgres://gate@host/db", err).Error(); strings.Contains(text, "rejects the user") != tt.want {
+			t.Errorf("%s %s: %s", tt.code, tt.message, text)
 		}
 	}
 }
 
-// By way of a pooler and back, with changes told of as the address allows.
+// A store can be redirected to a pooler and back. It receives notifications whenever the address
+// to listen on leads to the server itself.
 func TestRedirectToPgBouncer(t *testing.T) {
 	url := testserver.PostgresURL(t)
 	pooler := testserver.NewPgBouncer(t, url)
@@ -230,7 +234,7 @@ func TestRedirectToPgBouncer(t *testing.T) {
 	defer stop()
 	for _, way := range []struct {
 		address, listen string
-		told            bool
+		notified        bool
 	}{{pooler.Through(url), "", false}, {pooler.Through(url), url, true}, {url, "", true}} {
 		if err := s.Redirect(timeoutCtx(t), way.address, way.listen); err != nil {
 			t.Fatal(err)
@@ -238,13 +242,14 @@ func TestRedirectToPgBouncer(t *testing.T) {
 		if err := s.SetAddress(way.address, way.listen); err != nil {
 			t.Fatal(err)
 		}
-		waitUntil(t, "changes are told of, or not", func() bool { return p.notified.Load() == way.told })
+		testkit.Eventually(t, "notifications arrive, or stop", func() bool { return p.notified.Load() == way.notified })
 		expectNotified(t, s, other)
 	}
 }
 
-// A store that was never reached, as its password was wrong, is reached when that is mended.
-func TestRedirectMends(t *testing.T) {
+// A store that was never reached because of a wrong password is reached after a redirect with the
+// right one.
+func TestRedirectCorrectsPassword(t *testing.T) {
 	pg := testserver.NewPostgres(t)
 	right := pg.Login("gate", "tulip-1")
 	s := openPostgres(t, strings.Replace(right, "tulip-1", "tulip-0", 1))

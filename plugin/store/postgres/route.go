@@ -21,26 +21,27 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
-// route is one way to a database: the user, the hosts, and the address to listen on. Connections
-// hold the route they were made by.
+// route is one way to reach a database: the user, the hosts, and the address to listen on. Each
+// connection keeps a pointer to the route that opened it.
 type route struct {
-	// name is the database's name in messages: all of the address but the password.
+	// name is the database's name in messages: the address without the password.
 	name             string
 	config, listener *pgx.ConnConfig
-	once             sync.Once
-	// retired is closed when its connections are to be closed after use.
+	retireOnce       sync.Once
+	// retired is closed when the route's connections must be closed after use.
 	retired chan struct{}
-	// open counts its connections.
+	// open counts the open connections of the route.
 	open atomic.Int64
 }
 
-// capFor is how long the pools stay at their size after the server rejected a connection.
+// capFor is how long a pool keeps its current size after the server rejected a new connection.
 const capFor = 5 * time.Second
 
-// routeOf is where a connection holds its route.
+// routeOf is the key of a connection's custom data under which its route is stored.
 const routeOf = "keygate.route"
 
-// newRoute reads an address, and the one to listen on; an empty listen is the same address.
+// newRoute parses an address and the address to listen on. If listen is empty, the store listens
+// on address too.
 func newRoute(address, listen string) (*route, error) {
 	config, err := parseAddress(address)
 	if err != nil {
@@ -64,11 +65,11 @@ func newRoute(address, listen string) (*route, error) {
 	return r, nil
 }
 
-// retire has the route's connections closed after use.
-func (r *route) retire() { r.once.Do(func() { close(r.retired) }) }
+// retire makes the route's connections close after use.
+func (r *route) retire() { r.retireOnce.Do(func() { close(r.retired) }) }
 
-// same reports whether two routes connect alike, values read from files and the
-// environment included.
+// same reports whether two routes connect in the same way. It also compares values that were read
+// from files and the environment.
 func (r *route) same(o *route) bool {
 	return sameConfig(r.config, o.config) && sameConfig(r.listener, o.listener)
 }
@@ -94,8 +95,8 @@ func samePool(a, b *x509.CertPool) bool {
 	return a.Equal(b)
 }
 
-// Identity returns the name of the database that an address leads to, with the schema where it states one,
-// and name, which is all of the address but the password.
+// Identity returns the name of the database that an address leads to, with the schema if the
+// address states one. name is the address without the password.
 func Identity(address string) (database, name string, err error) {
 	config, err := parseAddress(address)
 	if err != nil {
@@ -104,9 +105,9 @@ func Identity(address string) (database, name string, err error) {
 	return config.Database + searchPath(config), nameOf(config), nil
 }
 
-// errAddress is the only error about an unreadable address: a password may be anywhere
-// in it.
-var errAddress = errors.New("the address of PostgreSQL can't be read: it is written postgres://user:password@host:5432/database, special characters of the password percent-encoded")
+// errAddress is the only error for an address that can't be parsed. It quotes nothing of the
+// address, since a password may be anywhere in it.
+var errAddress = errors.New("the address of PostgreSQL can't be parsed: its form is postgres://user:password@host:5432/database, with special characters of the password percent-encoded")
 
 func parseAddress(address string) (*pgx.ConnConfig, error) {
 	if err := CheckAddress(address); err != nil {
@@ -120,14 +121,15 @@ func parseAddress(address string) (*pgx.ConnConfig, error) {
 		return nil, err
 	}
 	if !strings.Contains(address, "default_query_exec_mode") {
-		// Nothing stays on the server's connection, and a query takes one round trip.
+		// In this mode no prepared statements stay on the server's connection, and a query takes
+		// one round trip.
 		config.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	}
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = connectTimeout
 	}
 	if config.ValidateConnect == nil {
-		// A standby is behind, and cannot be written.
+		// A standby is rejected: its data lags behind, and it can't be written.
 		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	}
 	if config.RuntimeParams["application_name"] == "" {
@@ -140,7 +142,7 @@ func nameOf(c *pgx.ConnConfig) string {
 	hosts := []string{net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))}
 	for _, f := range c.Fallbacks {
 		if host := net.JoinHostPort(f.Host, strconv.Itoa(int(f.Port))); host != hosts[len(hosts)-1] {
-			hosts = append(hosts, host) // a host is listed twice where TLS is optional
+			hosts = append(hosts, host) // The driver lists a host twice if TLS is optional.
 		}
 	}
 	return "postgres://" + c.User + "@" + strings.Join(hosts, ",") + "/" + c.Database + searchPath(c)
@@ -153,8 +155,8 @@ func searchPath(c *pgx.ConnConfig) string {
 	return ""
 }
 
-// openPool returns a pool of at most n connections, made by the present route. Connections of a retired route are
-// closed after use.
+// openPool returns a pool of at most n connections. It opens them by the present route, and closes
+// those of a retired route after use.
 func (p *database) openPool(n int) *sql.DB {
 	db := stdlib.OpenDB(*p.route.Load().config,
 		stdlib.OptionBeforeConnect(func(_ context.Context, c *pgx.ConnConfig) error {
@@ -179,7 +181,7 @@ func (p *database) openPool(n int) *sql.DB {
 	return db
 }
 
-// pools returns the pools and the size of each.
+// pools returns both pools with the size of each.
 func (p *database) pools() map[*sql.DB]int {
 	return map[*sql.DB]int{p.conns.Read: readers, p.write: writers}
 }
@@ -192,9 +194,10 @@ func (p *database) closeIdle() {
 	}
 }
 
-// capPool reports whether a pool has connections to wait for, where err means that the server gives no more:
-// it has none left, or the password changed and the new one is not known here yet. Then the pools
-// keep their size for a while, or until there is another address.
+// capPool handles a server that rejects further connections: it has no free ones, or the password
+// changed and the new one is not configured here yet. The pool then keeps its current size for
+// capFor, or until the address changes. capPool returns false for another error, and if the pool
+// has no connection to wait for.
 func (p *database) capPool(pool *sql.DB, err error) bool {
 	if code(err) != codeTooManyConns && !unauthorized(err) {
 		return false

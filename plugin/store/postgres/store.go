@@ -17,52 +17,55 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// How many connections a node has to PostgreSQL: these, and one that listens. Many nodes
-// share a server's few hundred, or a pooler's.
+// These are the connections of a node to PostgreSQL; one more listens. The numbers are small,
+// since many nodes share the few hundred connections of a server or pooler.
 const (
 	// readers is how many look-ups and lists run at once.
 	readers = 4
-	// writers is how many writing transactions run at once. They have connections of
-	// their own, so that waiting for locks does not block reads.
+	// writers is how many writing transactions run at once. They have connections of their own, so
+	// that transactions which wait for locks do not block reads.
 	writers = 3
 )
 
 const (
-	// connectTimeout bounds connecting, unless the address states another bound.
+	// connectTimeout bounds connecting, unless the address states another timeout.
 	connectTimeout = 5 * time.Second
-	// idleTimeout is when an unused connection is closed.
+	// idleTimeout is the time after which an unused connection is closed.
 	idleTimeout = 5 * time.Minute
-	// lockTimeout bounds waiting for a lock, and pauses of a transaction that
-	// holds some. It ends the transactions of nodes that hang or were cut off.
+	// lockTimeout bounds how long a transaction waits for a lock, and how long it may be idle. The
+	// second ends transactions of nodes that hang or lost their connection, and releases their
+	// locks.
 	lockTimeout = 5 * time.Second
-	// beginTimeout bounds beginning a transaction, waiting for a connection included,
-	// and txTimeout the rest of a writing one: a hanging server would block it for ever.
+	// beginTimeout bounds the begin of a transaction, including the wait for a connection.
+	// txTimeout bounds the rest of a writing transaction. A server that hangs would otherwise
+	// block it for ever.
 	beginTimeout = 10 * time.Second
 	txTimeout    = time.Minute
-	// commitTimeout bounds a commit, and after that finding out whether it happened.
+	// commitTimeout bounds a commit, and then the query whether an unanswered commit happened.
 	commitTimeout = 5 * time.Second
-	// attempts is how often a transaction is tried that gives way to others.
+	// attempts is how often a transaction is tried that conflicts with others.
 	attempts = 4
 	// reopenInterval is the least time between two attempts to open the database.
 	reopenInterval = 500 * time.Millisecond
-	// openTimeout bounds an attempt, which no caller's context does.
+	// openTimeout bounds an attempt to open the database. No context of a caller does that, since
+	// it runs in the background.
 	openTimeout = 10 * time.Second
 	// drainTimeout bounds how long Close waits for calls in progress.
 	drainTimeout = time.Second
-	// minVersion is the oldest server that has all features used.
+	// minVersion is the oldest supported version of PostgreSQL, as server_version_num states it.
 	minVersion = 130000
 )
 
-// Config states how to reach PostgreSQL.
+// Config configures a Store.
 type Config struct {
 	// Address is postgres://user:password@host:port/database?… or user=… host=… …, as
-	// libpq and pgx know it. It may lead to PgBouncer in transaction mode. Of several
-	// hosts, the one that can be written is used.
+	// libpq and pgx accept it. It may lead to PgBouncer in transaction mode. Of several hosts, the
+	// first that can be written is used.
 	Address string
-	// Listen is the address of the same database at which to listen for changes. It must
+	// Listen is the address of the same database at which the store listens for changes. It must
 	// not lead through a pooler. Default: Address.
 	Listen string
-	// Logger is for operators. Default: slog.Default.
+	// Logger receives messages for operators. Default: slog.Default.
 	Logger *slog.Logger
 }
 
@@ -76,34 +79,35 @@ type Store struct {
 // database is a PostgreSQL database.
 type database struct {
 	s *sqlstore.Store
-	// route makes new connections.
+	// route is used for new connections.
 	route         atomic.Pointer[route]
 	conns         sqlstore.Conns
 	write         *sql.DB
 	ready, closed atomic.Bool
 
 	mu sync.Mutex
-	// opening is closed when the present check of the schema has ended.
+	// opening is closed when the present attempt to open the database has ended; nil if there is
+	// none.
 	opening  chan struct{}
 	broken   error
 	nextOpen time.Time
-	// id is the store's, once the schema was checked; "" before.
+	// id is the store's id, "" until the schema was checked.
 	id string
-	// capTimer ends capPool; nil without one.
+	// capTimer calls uncapPools after capFor; nil while the pools have their full size.
 	capTimer *time.Timer
 
 	moving sync.Mutex
-	// routes are those with usable connections. Under moving.
+	// routes are the routes whose connections may still be in use. Guarded by moving.
 	routes []*route
 
-	// notified reports that the server notifies about commits: polling can be rare.
+	// notified reports whether the server's notifications arrive. Then the store polls less often.
 	notified atomic.Bool
 }
 
-// New returns a store in a PostgreSQL database, without connecting to it. The
-// first call that needs the database connects and migrates it. Where that fails, it is
-// tried again, and until then every call fails with an error that wraps
-// gateway.ErrStore. An address that cannot be read is an error here. Close it after use.
+// New returns a store in a PostgreSQL database, without connecting to it. The first call that
+// needs the database connects and migrates it. While that fails, every call returns an error that
+// wraps gateway.ErrStore, and later calls try again. New itself fails only if an address can't be
+// parsed. Close the store after use.
 func New(c Config) (*Store, error) {
 	r, err := newRoute(c.Address, c.Listen)
 	if err != nil {
@@ -118,7 +122,8 @@ func New(c Config) (*Store, error) {
 	p.conns.Stop = make(chan struct{})
 	p.conns.Read = p.openPool(readers)
 	p.write = p.openPool(writers)
-	// A pooler's next connection does not have the statements that were prepared on this one.
+	// Statements are not prepared: behind a pooler, the next transaction may get another
+	// connection of the server.
 	if err := p.conns.Prepare(context.Background(), false); err != nil {
 		return nil, err
 	}
@@ -129,14 +134,15 @@ func New(c Config) (*Store, error) {
 	return &Store{s, replication.NewSource(s), p}, nil
 }
 
-// errBackup names the way to back a PostgreSQL database up.
+// errBackup names PostgreSQL's own way to make a backup.
 var errBackup = errors.New("this gateway keeps everything in PostgreSQL: back that up with its own tools, such as pg_dump")
 
 // Backup returns an error that names PostgreSQL's own tools.
 func (s *Store) Backup(context.Context, string) (int64, error) { return 0, errBackup }
 
-// open ensures, once, that the database has this binary's schema. It waits for
-// an attempt in progress, and starts another only after a while.
+// open returns nil once the database has this program's schema. It waits for an attempt in
+// progress. At most every reopenInterval it starts another, and otherwise returns the last
+// failure.
 func (p *database) open(ctx context.Context) error {
 	if p.closed.Load() {
 		return sqlstore.ErrClosed
@@ -169,7 +175,8 @@ func (p *database) open(ctx context.Context) error {
 	}
 }
 
-// sameFailure reports whether two failures differ at most in ports.
+// sameFailure reports whether two errors have the same text, apart from digits such as those of
+// port numbers.
 func sameFailure(a, b error) bool {
 	letters := func(err error) string {
 		return strings.Map(func(r rune) rune {
@@ -208,7 +215,7 @@ func (p *database) startOpening() {
 	}()
 }
 
-// migrate brings the schema up to date, and returns the store's id.
+// migrate migrates the database, and returns the store's id.
 func (p *database) migrate(ctx context.Context) (id string, err error) {
 	var version int
 	if err := p.write.QueryRowContext(ctx, `SELECT current_setting('server_version_num')::int`).Scan(&version); err != nil {
@@ -231,8 +238,8 @@ func (p *database) migrate(ctx context.Context) (id string, err error) {
 // Name implements sqlstore.Database.
 func (p *database) Name() string { return p.route.Load().name }
 
-// Query implements sqlstore.Database. A lost connection is noticed only by using it,
-// so a failure on one is tried again on another.
+// Query implements sqlstore.Database. A lost connection only shows when it is used, so Query then
+// tries another one.
 func (p *database) Query(ctx context.Context, f func(*sqlstore.Conns) error) error {
 	for try := 1; ; try++ {
 		if err := p.open(ctx); err != nil {
@@ -290,13 +297,14 @@ func (p *database) Write(ctx context.Context, d sqlstore.Durability, f func(*sql
 	}
 }
 
-// beginSQL begins a transaction: it sets the lock timeouts
-// and the durability of the commit, and returns the number and the time of the server's clock, which all nodes share.
+// beginSQL is the first query of a transaction. It sets the timeouts for locks and idle time, and
+// the durability of the commit. It returns the transaction's number and the time of the server,
+// which is the same for all nodes.
 const beginSQL = `SELECT set_config('lock_timeout', $1, true) || set_config('idle_in_transaction_session_timeout', $1, true) ||
 	set_config('synchronous_commit', CASE WHEN $2 THEN current_setting('synchronous_commit') ELSE 'off' END, true),
 	pg_current_xact_id()::text, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint`
 
-// transact is one attempt of writing.
+// transact makes one attempt of a write.
 func (p *database) transact(caller context.Context, d sqlstore.Durability, f func(*sqlstore.Tx) error) (seq int64, end sqlstore.Ending, err error) {
 	ctx, cancelCause := context.WithCancelCause(context.WithoutCancel(caller))
 	cancel := func() { cancelCause(nil) }
@@ -334,13 +342,14 @@ func (p *database) transact(caller context.Context, d sqlstore.Durability, f fun
 	case err != nil:
 		return 0, sqlstore.Aborted, err
 	}
-	// From here on no caller interrupts: whether an interrupted commit happened is unknown.
+	// From here on the caller can't interrupt: it would be unknown whether an interrupted commit
+	// happened.
 	if !stop() {
 		return 0, sqlstore.Failed, caller.Err()
 	}
-	impatience := time.AfterFunc(commitTimeout, cancel)
+	timeout := time.AfterFunc(commitTimeout, cancel)
 	err = t.SQL.Commit()
-	impatience.Stop()
+	timeout.Stop()
 	if err != nil {
 		if end, err = p.outcome(id, err); err != nil {
 			return 0, end, err
@@ -349,10 +358,10 @@ func (p *database) transact(caller context.Context, d sqlstore.Durability, f fun
 	return t.Seq(), sqlstore.Failed, nil
 }
 
-// errNoAnswer is the error where the server took a connection and then did not answer.
+// errNoAnswer is returned if the server accepted a connection and then did not answer in time.
 var errNoAnswer = errors.New("the server does not answer")
 
-// withCause returns err, or the reason why ctx ended where that is known better.
+// withCause returns errNoAnswer if that ended ctx, and otherwise err.
 func withCause(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); errors.Is(cause, errNoAnswer) {
 		return cause
@@ -360,8 +369,9 @@ func withCause(ctx context.Context, err error) error {
 	return err
 }
 
-// outcome finds out the result of a transaction whose commit was not answered: it
-// returns nil where it happened, Failed where it did not, and FailedCommit where that is unknown.
+// outcome asks the server for the result of a transaction whose commit was not answered. err is
+// nil if the commit happened. Otherwise Failed means that it did not happen, and FailedCommit that
+// the result is unknown.
 func (p *database) outcome(id string, cause error) (sqlstore.Ending, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
@@ -383,11 +393,10 @@ func (p *database) outcome(id string, cause error) (sqlstore.Ending, error) {
 		case <-ctx.Done():
 		}
 	}
-	return sqlstore.FailedCommit, fmt.Errorf("it is not known whether it was written: %w", cause)
+	return sqlstore.FailedCommit, fmt.Errorf("it is unknown whether the change was written: %w", cause)
 }
 
-// dropStale closes the idle connections, where err means that they lead to a
-// server that is a standby now.
+// dropStale closes idle connections if err means that they lead to a server that became a standby.
 func (p *database) dropStale(err error) {
 	if code(err) != codeReadOnly {
 		return
@@ -410,7 +419,7 @@ func (p *database) Close(stopped func()) {
 	stopped()
 	closed := make(chan struct{})
 	go func() {
-		// What runs is waited for here.
+		// Close waits for running queries.
 		p.conns.Read.Close()
 		p.write.Close()
 		close(closed)

@@ -12,7 +12,7 @@ const ks = "default"
 
 var quiet = slog.New(slog.DiscardHandler)
 
-// openPostgres opens a database of PostgreSQL's and closes it with the test.
+// openPostgres opens the PostgreSQL database at url, and closes it when the test ends.
 func openPostgres(t testing.TB, url string) *Store {
 	t.Helper()
 	s, err := New(Config{Address: url, Logger: quiet})
