@@ -85,7 +85,7 @@ func TestLimitsRedisRedirect(t *testing.T) {
 		}
 		goesOn("after " + words[0])
 	}
-	wrong(at(":rose-3", server.Addr()), nil, "Redis refuses: WRONGPASS", "nothing was changed")
+	wrong(at(":rose-3", server.Addr()), nil, "Redis returned an error: WRONGPASS", "nothing was changed")
 	nobody := testserver.NewProxy(t, "127.0.0.1:1")
 	nobody.Refuse()
 	wrong(at(":rose-2", nobody.Addr()), nil, "the Redis that was in use until now answers")

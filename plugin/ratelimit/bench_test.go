@@ -7,10 +7,12 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// threeParties returns a bill as a busy plan makes it: a rate per address, a quota,
-// credits and concurrency per tenant, two rates and concurrency per key.
+// threeParties returns the bill of a plan with many limits: a rate per address; a quota, credits
+// and concurrency per tenant; two rates and concurrency per key.
 func threeParties(t testing.TB, id string) *Bill {
 	address, tenant, key := NewSubject("a:"+id), NewSubject("t:"+id), NewSubject("k:"+id)
 	tenant.UsageLoaded()
@@ -19,30 +21,30 @@ func threeParties(t testing.TB, id string) *Bill {
 	return &Bill{
 		Cost:    1,
 		Address: Party{address, address.Bind(1, FromPlan, rates(t, "1000000000/s per address"))},
-		Tenant: Party{tenant, tenant.Bind(1, FromPlan, []*Policy{must[*Policy](t)(ParseQuota("1000000000000/month")), NewCredits(),
-			must[*Policy](t)(ParseConcurrency("1000000 per tenant"))})},
-		Key: Party{key, key.Bind(1, FromPlan, append(rates(t, "1000000000/s, 1000000000000/d"), must[*Policy](t)(ParseConcurrency("1000000"))))},
+		Tenant: Party{tenant, tenant.Bind(1, FromPlan, []*Policy{testkit.Must[*Policy](t)(ParseQuota("1000000000000/month")), NewCredits(),
+			testkit.Must[*Policy](t)(ParseConcurrency("1000000 per tenant"))})},
+		Key: Party{key, key.Bind(1, FromPlan, append(rates(t, "1000000000/s, 1000000000000/d"), testkit.Must[*Policy](t)(ParseConcurrency("1000000"))))},
 	}
 }
 
 func TestNoAllocations(t *testing.T) {
 	ctx, l := context.Background(), NewLocal()
-	refused := threeParties(t, "b")
-	refused.Key.Lines = append(refused.Key.Lines, refused.Key.Subject.Bind(1, FromKey, append(rates(t, "1/d"), CreditsLimit(1)))...)
+	denied := threeParties(t, "b")
+	denied.Key.Lines = append(denied.Key.Lines, denied.Key.Subject.Bind(1, FromKey, append(rates(t, "1/d"), CreditsLimit(1)))...)
 	var o Outcome
-	for name, b := range map[string]*Bill{"allowed": threeParties(t, "a"), "refused": refused, "nothing": {Key: Party{Subject: NewSubject("k:n")}}} {
+	for name, b := range map[string]*Bill{"allowed": threeParties(t, "a"), "denied": denied, "nothing": {Key: Party{Subject: NewSubject("k:n")}}} {
 		now := epoch
 		if n := testing.AllocsPerRun(200, func() {
-			now = now.Add(time.Hour) // over many days and months
+			now = now.Add(time.Hour) // so that 200 charges cross many days and months
 			if l.Peek(ctx, now, b, &o) != nil || l.Charge(ctx, now, b, &o) != nil {
-				t.Fatal("not judged")
+				t.Fatal("not decided")
 			}
 			l.Adjust(ctx, now, b, -1)
 			l.Release(b)
 			for _, p := range b.parties() {
 				if p.Subject != nil {
 					r := p.Subject.ensureCold()
-					r.closed = r.closed[:0] // as if flushed
+					r.closed = r.closed[:0] // as after a flush
 				}
 			}
 		}); n != 0 {
@@ -67,7 +69,7 @@ func BenchmarkChargeOneLine(b *testing.B) {
 	benchCharge(b, billOf(NewSubject("k:x"), rates(b, "1000000000000/d")...))
 }
 
-func BenchmarkChargeRefused(b *testing.B) {
+func BenchmarkChargeDenied(b *testing.B) {
 	benchCharge(b, billOf(NewSubject("k:x"), rates(b, "1/d")...))
 }
 
@@ -93,7 +95,7 @@ func benchParallel(b *testing.B, keys int) {
 		for i := int(worker.Add(7919)); pb.Next(); i++ {
 			bill := *bills[i%keys]
 			if l.Charge(ctx, now, &bill, &o) != nil {
-				b.Error("not judged")
+				b.Error("not decided")
 			}
 			l.Release(&bill)
 		}
@@ -107,7 +109,7 @@ func BenchmarkWriteHeaders(b *testing.B) {
 	bill, now := threeParties(b, "x"), time.Now()
 	var o Outcome
 	if NewLocal().Charge(context.Background(), now, bill, &o) != nil {
-		b.Fatal("not judged")
+		b.Fatal("not decided")
 	}
 	for name, n := range map[string]int{"1": 1, "7": o.N} {
 		b.Run(name, func(b *testing.B) {

@@ -5,11 +5,13 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
 var epoch = time.Date(2024, 2, 10, 12, 0, 0, 0, time.UTC)
 
-// billOf returns a bill whose key is subject to the policies.
+// billOf returns a bill with the policies bound to its key.
 func billOf(s *Subject, policies ...*Policy) *Bill {
 	return &Bill{Cost: 1, Key: Party{Subject: s, Lines: s.Bind(1, FromPlan, policies)}}
 }
@@ -32,7 +34,7 @@ func peek(t testing.TB, b *Bill, now time.Time) *Outcome {
 	return &o
 }
 
-// drain charges until refused and returns how many passed.
+// drain charges until a charge is denied, and returns how many passed.
 func drain(t testing.TB, b *Bill, now time.Time) (passed int64, o *Outcome) {
 	t.Helper()
 	for {
@@ -50,7 +52,7 @@ var manyRates = []string{
 	"1000000/s burst 10",
 }
 
-// At now+Retry the same request passes; well before it, it does not.
+// A denied request passes at now+Retry, and is still denied well before.
 func TestRetryIsExact(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, text := range manyRates {
@@ -67,9 +69,10 @@ func TestRetryIsExact(t *testing.T) {
 			if float64(st.Retry) > each*1.000001+100 {
 				t.Fatalf("%s: retry after %v, a token takes %v", text, st.Retry, time.Duration(each))
 			}
-			// Not late by more than x/time/rate's own arithmetic: a millisecond at the very most.
+			// Retry may be later than necessary by the rounding of x/time/rate: at most a
+			// millisecond.
 			if early := st.Retry - min(time.Millisecond, st.Retry/100) - 20; early > 0 && !peek(t, b, now.Add(early)).Denied {
-				t.Fatalf("%s: %d: passes after %v already, not only after %v", text, i, early, st.Retry)
+				t.Fatalf("%s: %d: passes after %v, before its retry of %v", text, i, early, st.Retry)
 			}
 			if got := peek(t, b, now.Add(st.Retry)); got.Denied || got.Standings[0].Remaining < 1 {
 				t.Fatalf("%s: %d: after its own retry of %v: %+v", text, i, st.Retry, got.Standings[0])
@@ -83,18 +86,18 @@ func TestRetryIsExact(t *testing.T) {
 			}
 			now = now.Add(st.Retry)
 			if i%3 == 0 {
-				// Odd times, so that the bucket holds fractions.
+				// At random times the bucket holds fractions of tokens.
 				now = now.Add(time.Duration(r.Int64N(int64(each*3) + 2)))
 			}
 			if charge(t, b, now).Denied {
-				t.Fatalf("%s: refused at its retry", text)
+				t.Fatalf("%s: denied after its retry", text)
 			}
 			NewLocal().Release(b)
 		}
 	}
 }
 
-// Over any time t at most burst + rate × t pass, and nearly as many do.
+// In any time t, at most burst + rate × t requests pass, and nearly that many do.
 func TestRateIsKept(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	for _, text := range manyRates {
@@ -111,17 +114,18 @@ func TestRateIsKept(t *testing.T) {
 			now = now.Add(time.Duration(r.Float64() * each * 1.5))
 			may := float64(p.Burst) + now.Sub(epoch).Seconds()*p.fixed.perSecond
 			if passed > may+1e-6+p.fixed.perSecond/1e9 {
-				t.Fatalf("%s: %v passed in %v, %v may", text, passed, now.Sub(epoch), may)
+				t.Fatalf("%s: %v passed in %v, at most %v may", text, passed, now.Sub(epoch), may)
 			}
 		}
-		// Offered at 4/3 of the rate, so at least nine tenths of what may pass does.
+		// Requests come at 4/3 of the rate, so at least nine tenths of the allowed number pass.
 		if may := now.Sub(epoch).Seconds() * p.fixed.perSecond; p.Burst > 1 && passed < may*0.9 {
 			t.Errorf("%s: only %v passed of %v", text, passed, may)
 		}
 	}
 }
 
-// passes must foretell AllowN in every case, or lines before it are charged in vain.
+// passes predicts the result of AllowN in every case. A wrong prediction would charge the other
+// lines of a bill for a denied request.
 func TestPassesPredictsTheBucket(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	for _, text := range append(manyRates, "1000000000000/1ms burst 10", "999999999999/s") {
@@ -129,14 +133,14 @@ func TestPassesPredictsTheBucket(t *testing.T) {
 		each, now := float64(m.policy.Period)/float64(m.policy.Limit), epoch
 		for range 20_000 {
 			if want, got := m.passes(m.bucket.TokensAt(now)), m.bucket.AllowN(now, 1); want != got {
-				t.Fatalf("%s: foretold %v, came %v", text, want, got)
+				t.Fatalf("%s: predicted %v, but AllowN returned %v", text, want, got)
 			}
 			now = now.Add(time.Duration(r.Float64() * each * 1.2))
 		}
 	}
 }
 
-func TestSixtyFirstIsRefused(t *testing.T) {
+func TestRateDeniesBeyondBurst(t *testing.T) {
 	b := billOf(NewSubject("k:t"), rates(t, "60/m")...)
 	for i := range int64(60) {
 		o := charge(t, b, epoch)
@@ -151,7 +155,7 @@ func TestSixtyFirstIsRefused(t *testing.T) {
 	}
 }
 
-// An older now must not mint tokens, and its caller has to wait by its own clock.
+// A charge with an earlier now mints no tokens, and its Retry is relative to that now.
 func TestTimeDoesNotGoBack(t *testing.T) {
 	b := billOf(NewSubject("k:t"), rates(t, "60/m")...)
 	if n, _ := drain(t, b, epoch); n != 60 {
@@ -167,7 +171,7 @@ func TestTimeDoesNotGoBack(t *testing.T) {
 			t.Fatalf("retry %v, reset %v", st.Retry, st.Reset)
 		}
 		if o := charge(t, b, epoch); !o.Denied {
-			t.Fatal("going back and forth minted a token")
+			t.Fatal("an earlier charge minted a token")
 		}
 	}
 }
@@ -183,18 +187,18 @@ func TestCarryOver(t *testing.T) {
 	}{
 		{"larger", "60/m", "300/m", 40, 0, []int64{20}, []int64{260}},
 		{"smaller", "300/m", "60/m", 40, 0, []int64{260}, []int64{20}},
-		{"smaller than what was spent", "300/m", "60/m", 100, 0, []int64{200}, []int64{0}},
+		{"smaller than the spent tokens", "300/m", "60/m", 100, 0, []int64{200}, []int64{0}},
 		{"same", "60/m", "60/m", 40, 0, []int64{20}, []int64{20}},
 		{"burst alone", "300/m burst 60", "300/m burst 10", 5, 0, []int64{55}, []int64{5}},
 		{"another period, by position", "60/m", "1000/h", 40, 0, []int64{20}, []int64{960}},
-		{"same period goes first", "10/s, 60/m", "120/m, 20/s", 5, 0, []int64{5, 55}, []int64{115, 15}},
-		{"a new one is full", "60/m", "10/s, 60/m", 5, 0, []int64{55}, []int64{10, 55}},
-		{"one goes", "10/s, 60/m", "60/m", 5, 0, []int64{5, 55}, []int64{55}},
-		{"by what is left over", "60/m, 10/s", "10/s, 5000/h", 5, 0, []int64{55, 5}, []int64{5, 4995}},
+		{"the same period first", "10/s, 60/m", "120/m, 20/s", 5, 0, []int64{5, 55}, []int64{115, 15}},
+		{"a new rate is full", "60/m", "10/s, 60/m", 5, 0, []int64{55}, []int64{10, 55}},
+		{"one is removed", "10/s, 60/m", "60/m", 5, 0, []int64{5, 55}, []int64{55}},
+		{"the rest in order", "60/m, 10/s", "10/s, 5000/h", 5, 0, []int64{55, 5}, []int64{5, 4995}},
 		{"two of one period keep their own", "300/m burst 9, 60/m", "60/m, 300/m burst 9", 5, 0, []int64{4, 55}, []int64{55, 4}},
 		{"none to none", "", "", 3, 0, nil, nil},
 		{"none to some", "", "60/m", 3, 0, nil, []int64{60}},
-		{"what was regained is not spent", "86400/d", "60/m", 100, 70 * time.Second, []int64{86370}, []int64{30}},
+		{"regained tokens are not spent", "86400/d", "60/m", 100, 70 * time.Second, []int64{86370}, []int64{30}},
 	} {
 		s := NewSubject("k:t")
 		b := billOf(s, rates(t, tt.old)...)
@@ -242,22 +246,22 @@ func TestBind(t *testing.T) {
 	if again := s.Bind(5, FromPlan, rates(t, "60/m")); &again[0] != &old.Key.Lines[0] {
 		t.Error("equal policies at a later epoch gave other lines")
 	}
-	// Older lines count in the buckets that follow theirs.
+	// Lines from before the change count in the same buckets.
 	lines := s.Bind(6, FromPlan, rates(t, "30/m"))
 	if st := charge(t, old, epoch).Standings[0]; st.Policy.Name != "30/m" || st.Limit != 30 || st.Remaining != 28 {
 		t.Errorf("%+v", st)
 	}
-	// An older configuration changes nothing.
+	// A Bind with an older epoch changes nothing.
 	if got := s.Bind(5, FromPlan, rates(t, "1000/m")); &got[0] != &lines[0] {
 		t.Error("an older epoch was bound")
 	}
-	// A change that never took effect leaves no trace.
+	// A change that was replaced before any charge has no effect.
 	s.Bind(7, FromPlan, rates(t, "1/m"))
 	s.Bind(8, FromPlan, rates(t, "30/m"))
 	if st := peek(t, old, epoch).Standings[0]; st.Remaining != 28 || st.Limit != 30 {
 		t.Errorf("%+v", st)
 	}
-	// Origins don't touch each other.
+	// The sets of different origins are independent.
 	own := s.Bind(1, FromKey, rates(t, "5/m"))
 	b := &Bill{Cost: 1, Key: Party{Subject: s, Lines: append(append([]Line(nil), lines...), own...)}}
 	if o := charge(t, b, epoch); o.N != 2 || o.Standings[0].Remaining != 27 || o.Standings[1].Remaining != 4 {
@@ -272,7 +276,7 @@ func TestBind(t *testing.T) {
 func TestReset(t *testing.T) {
 	s := NewSubject("k:t")
 	s.UsageLoaded()
-	policies := append(rates(t, "10/m, 20/h"), must[*Policy](t)(ParseQuota("30/day per key")))
+	policies := append(rates(t, "10/m, 20/h"), testkit.Must[*Policy](t)(ParseQuota("30/day per key")))
 	b := billOf(s, policies...)
 	left := func() (n [3]int64) {
 		for i := range n {
@@ -299,14 +303,14 @@ func TestReset(t *testing.T) {
 		t.Error(got)
 	}
 	if c := s.Unflushed(nil); len(c) != 1 || c[0].Used != 0 {
-		t.Errorf("the store is not told: %v", c)
+		t.Errorf("the reset is not flushed: %v", c)
 	}
 	spend()
 	s.Reset(epoch)
 	if got := left(); got != [3]int64{10, 20, 30} {
 		t.Error(got)
 	}
-	// A clock that had run ahead is forgiven.
+	// A reset without names corrects a clock that had run ahead.
 	charge(t, b, epoch.AddDate(1, 0, 0))
 	s.Reset(epoch)
 	charge(t, b, epoch)

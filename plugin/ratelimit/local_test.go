@@ -8,9 +8,11 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// modelBucket counts in whole nanoseconds, and so exactly: tokens × period/limit.
+// modelBucket is an exact bucket: it counts tokens × period/limit in whole nanoseconds.
 type modelBucket struct {
 	each, level, size int64
 	last              time.Time
@@ -22,8 +24,8 @@ func (m *modelBucket) at(now time.Time) int64 {
 	return m.level / m.each
 }
 
-// Random bills against a model that is too simple to be wrong: what is refused takes
-// nothing, what passes takes from all, and the outcome says so.
+// Random bills agree with a simple model: a denied bill takes nothing, an allowed one takes from
+// all lines, and the outcome shows what is left.
 func TestAllOrNothing(t *testing.T) {
 	ctx, l := context.Background(), NewLocal()
 	for seed := range uint64(40) {
@@ -71,7 +73,7 @@ func TestAllOrNothing(t *testing.T) {
 			}
 			cost := r.Int64N(4)
 			var want Kind
-			refuse := func(k Kind) {
+			deny := func(k Kind) {
 				if want == 0 || k < want {
 					want = k
 				}
@@ -79,18 +81,18 @@ func TestAllOrNothing(t *testing.T) {
 			for i := range parties {
 				for _, m := range buckets[i] {
 					if m.at(now) < 1 {
-						refuse(Rate)
+						deny(Rate)
 					}
 				}
 				if quota[i] > 0 && cost > 0 && used[i]+cost > quota[i] {
-					refuse(Quota)
+					deny(Quota)
 				}
 				if slots[i] > 0 && live[i] >= slots[i] {
-					refuse(Concurrency)
+					deny(Concurrency)
 				}
 			}
 			if balance < cost {
-				refuse(Credits)
+				deny(Credits)
 			}
 			b := &Bill{Cost: cost, Address: parties[0], Tenant: parties[1], Key: parties[2]}
 			var before, o Outcome
@@ -137,11 +139,11 @@ func TestAllOrNothing(t *testing.T) {
 			}
 		}
 		if got := subjects[2].TakeSpent(); got != (Spent{Amount: spent}) {
-			t.Fatalf("noted %+v, want %d", got, spent)
+			t.Fatalf("recorded %+v, want %d", got, spent)
 		}
 		for _, b := range running {
 			l.Release(b)
-			l.Release(b) // harmless
+			l.Release(b) // a second Release does nothing
 		}
 		for _, s := range subjects {
 			if s.Live() != 0 {
@@ -153,24 +155,24 @@ func TestAllOrNothing(t *testing.T) {
 
 func TestQuotaCalendar(t *testing.T) {
 	s := NewSubject("t:x")
-	b := billOf(s, must[*Policy](t)(ParseQuota("10/day")), must[*Policy](t)(ParseQuota("4/day")), must[*Policy](t)(ParseQuota("12/month")))
+	b := billOf(s, testkit.Must[*Policy](t)(ParseQuota("10/day")), testkit.Must[*Policy](t)(ParseQuota("4/day")), testkit.Must[*Policy](t)(ParseQuota("12/month")))
 	if !s.NeedsUsage() {
-		t.Fatal("counts are needed")
+		t.Fatal("the counts are not reported as needed")
 	}
 	now := time.Date(2024, 2, 28, 23, 0, 0, 0, time.UTC)
 	b.Cost = 1
-	charge(t, b, now) // before loading
+	charge(t, b, now) // before the counts are loaded
 	if c := s.Unflushed(nil); len(c) != 0 {
-		t.Fatalf("would overwrite the store: %v", c)
+		t.Fatalf("unloaded counts would overwrite the store: %v", c)
 	}
 	s.LoadUsage(Day.Start(now), Day, 1)
-	s.LoadUsage(Day.Start(now), Day, 100) // loaded already
+	s.LoadUsage(Day.Start(now), Day, 100) // ignored, since the count is loaded
 	s.LoadUsage(Month.Start(now).AddDate(0, -1, 0), Month, 100)
 	s.LoadUsage(Month.Start(now), Month, 5)
 	s.UsageLoaded()
 	s.LoadUsage(Month.Start(now), Month, 100)
 	if s.NeedsUsage() {
-		t.Error("still needed")
+		t.Error("the loaded counts are reported as needed")
 	}
 	b.Cost = 2
 	o := charge(t, b, now)
@@ -185,7 +187,7 @@ func TestQuotaCalendar(t *testing.T) {
 	if len(first) != 2 || first[0].Used != 4 || first[1].Used != 8 || !first[0].Start.Equal(Day.Start(now)) {
 		t.Fatal(first)
 	}
-	// A leap day follows; the old day's count must still be told.
+	// The next day is a leap day. The old day's count must still be flushed.
 	next := now.Add(time.Hour)
 	if o := charge(t, b, next); o.Denied || o.Standings[1].Remaining != 2 || o.Standings[2].Remaining != 2 || o.Standings[0].Reset != day {
 		t.Fatalf("%+v", o.Standings[:3])
@@ -194,7 +196,7 @@ func TestQuotaCalendar(t *testing.T) {
 	if len(c) != 3 || c[0] != first[0] || c[1].Used != 2 || c[2].Used != 10 {
 		t.Fatal(c)
 	}
-	s.Flushed(first) // the month moved on meanwhile
+	s.Flushed(first) // the month's count has changed since then
 	if c = s.Unflushed(nil); len(c) != 2 || c[0].Used != 2 || c[1].Used != 10 {
 		t.Fatal(c)
 	}
@@ -205,7 +207,7 @@ func TestQuotaCalendar(t *testing.T) {
 	if c = s.Unflushed(nil); len(c) != 0 || !s.Idle(next) == (s.Live() == 0) {
 		t.Fatal(c)
 	}
-	// Adjusting: for a day that has ended nothing is given back, more is counted now.
+	// An adjustment of an ended day refunds nothing, and adds a surcharge to the current day.
 	l, ctx := NewLocal(), context.Background()
 	l.Adjust(ctx, now, b, -1)
 	if st := peek(t, b, next).Standings; st[0].Remaining != 8 || st[2].Remaining != 3 {
@@ -221,9 +223,9 @@ func TestQuotaCalendar(t *testing.T) {
 	}
 	b.Cost = 0
 	if charge(t, b, next).Denied {
-		t.Error("what costs nothing was refused")
+		t.Error("a request of cost 0 was denied")
 	}
-	// The year's end.
+	// A month's quota begins again after the end of the year.
 	end := time.Date(2024, 12, 31, 23, 59, 59, 999_999_999, time.UTC)
 	if o := peek(t, b, end); o.Standings[2].Remaining != 12 || !Month.End(end).Equal(time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)) {
 		t.Errorf("%+v", o.Standings[2])
@@ -232,9 +234,9 @@ func TestQuotaCalendar(t *testing.T) {
 
 func TestConcurrency(t *testing.T) {
 	s, l := NewSubject("k:x"), NewLocal()
-	two := must[*Policy](t)(ParseConcurrency("2"))
+	two := testkit.Must[*Policy](t)(ParseConcurrency("2"))
 	free := &Bill{Key: Party{Subject: s}}
-	charge(t, free, epoch) // before there was a limit
+	charge(t, free, epoch) // before the limit was bound
 	b, c := billOf(s, two), billOf(s, two)
 	if o := charge(t, b, epoch); o.Denied || o.Standings[0].Remaining != 0 {
 		t.Fatalf("%+v", o.Standings[0])
@@ -243,14 +245,14 @@ func TestConcurrency(t *testing.T) {
 	if !o.Denied || o.Kind != Concurrency || o.Standings[0].Retry != time.Second || s.Live() != 2 {
 		t.Fatalf("%+v", o.Standings[0])
 	}
-	l.Release(c) // was refused: holds nothing
+	l.Release(c) // the denied bill holds no slot
 	verify := billOf(s, two)
 	verify.NoConcurrency = true
 	if o := charge(t, verify, epoch); o.Denied || o.N != 0 || s.Live() != 2 {
 		t.Errorf("%+v", o)
 	}
 	l.Release(verify)
-	s.Bind(2, FromPlan, nil) // the limit goes during the request
+	s.Bind(2, FromPlan, nil) // the limit is removed during the request
 	if s.Idle(epoch) || s.Drop(epoch) {
 		t.Error("idle while requests run")
 	}
@@ -260,7 +262,7 @@ func TestConcurrency(t *testing.T) {
 		t.Errorf("%d live", s.Live())
 	}
 	if err := l.Charge(context.Background(), epoch, free, &Outcome{}); !errors.Is(err, ErrDropped) || s.Live() != 0 {
-		t.Errorf("a dropped subject answers %v", err)
+		t.Errorf("charging a dropped subject returned %v", err)
 	}
 }
 
@@ -282,54 +284,54 @@ func TestCredits(t *testing.T) {
 	expect("no lease", errors.Is(l.Charge(ctx, epoch, b, &o), ErrLease) && errors.Is(l.Peek(ctx, epoch, b, &o), ErrLease))
 	a.Grant(6, 10)
 	expect("leased", l.Charge(ctx, epoch, b, &o) == nil && !o.Denied && o.Standings[0].Remaining == 11 && o.Standings[0].Limit == 11 && o.Standings[1].Remaining == 15)
-	expect("more to lease", errors.Is(l.Charge(ctx, epoch, b, &o), ErrLease))
+	expect("the store has more", errors.Is(l.Charge(ctx, epoch, b, &o), ErrLease))
 	a.Grant(3, 0)
-	expect("all leased, too little", l.Charge(ctx, epoch, b, &o) == nil && o.Denied && o.Kind == Credits && o.Standings[0].Remaining == 4 && o.Standings[0].Retry == 0 && o.RetryAfter() == 0)
+	expect("all is leased, and too little", l.Charge(ctx, epoch, b, &o) == nil && o.Denied && o.Kind == Credits && o.Standings[0].Remaining == 4 && o.Standings[0].Retry == 0 && o.RetryAfter() == 0)
 	a.Invalidate()
-	expect("perhaps more", errors.Is(l.Charge(ctx, epoch, b, &o), ErrLease))
+	expect("more credits are possible", errors.Is(l.Charge(ctx, epoch, b, &o), ErrLease))
 	changes := a.Changes()
 	a.Invalidate() // topped up while the store was asked
 	a.GrantSince(changes, 0, 0)
 	expect("an outdated answer", errors.Is(l.Charge(ctx, epoch, b, &o), ErrLease))
 	a.GrantSince(a.Changes(), 96, 0)
-	noted := key.TakeSpent()
-	expect("noted", noted == Spent{Amount: 5} && a.Unwritten() == 5)
-	key.PutBack(noted)
-	expect("given back", l.Adjust(ctx, epoch, b, -100) == 0)
-	noted = key.TakeSpent()
+	recorded := key.TakeSpent()
+	expect("recorded", recorded == Spent{Amount: 5} && a.Unwritten() == 5)
+	key.PutBack(recorded)
+	expect("refund", l.Adjust(ctx, epoch, b, -100) == 0)
+	recorded = key.TakeSpent()
 	leased, _ := a.Held()
-	expect("no more than its cost", noted == Spent{} && a.Unwritten() == 0 && leased == 105 && l.Peek(ctx, epoch, b, &o) == nil && o.Standings[1].Remaining == 20)
+	expect("the refund is at most the cost", recorded == Spent{} && a.Unwritten() == 0 && leased == 105 && l.Peek(ctx, epoch, b, &o) == nil && o.Standings[1].Remaining == 20)
 	l.Release(b)
 	expect("again", l.Charge(ctx, epoch, b, &o) == nil && !o.Denied)
 	expect("shortfall", l.Adjust(ctx, epoch, b, 110) == 10)
-	noted = key.TakeSpent()
+	recorded = key.TakeSpent()
 	leased, _ = a.Held()
-	expect("ends at 0", noted == Spent{Amount: 105, Shortfall: 10} && leased == 0)
-	a.Written(noted)
-	expect("settled", a.Unwritten() == 0)
+	expect("the account ends at 0", recorded == Spent{Amount: 105, Shortfall: 10} && leased == 0)
+	a.Written(recorded)
+	expect("written", a.Unwritten() == 0)
 	l.Release(b)
 	expect("the key's own limit", l.Peek(ctx, epoch, b, &o) == nil && o.Kind == Credits && o.Standings[1].Denied)
 	expect("surrender", a.Surrender() == 0)
 	a.Grant(50, 0)
-	l.Adjust(ctx, epoch, b, -5) // of the lease that went back
+	l.Adjust(ctx, epoch, b, -5) // a refund to the surrendered lease
 	leased, _ = a.Held()
-	noted = key.TakeSpent()
-	expect("goes to the store only", leased == 50 && noted == Spent{Returned: 5} && a.Unwritten() == 0)
-	expect("nothing beyond the lease", l.Charge(ctx, epoch, b, &o) == nil && o.Denied)
-	a.Written(noted)
+	recorded = key.TakeSpent()
+	expect("the refund goes to the store only", leased == 50 && recorded == Spent{Returned: 5} && a.Unwritten() == 0)
+	expect("no credits beyond the lease", l.Charge(ctx, epoch, b, &o) == nil && o.Denied)
+	a.Written(recorded)
 	b.Cost, b.Key.Lines = 51, nil
-	expect("perhaps more, since it was given back", errors.Is(l.Charge(ctx, epoch, b, &o), ErrLease))
+	expect("more credits are possible after the refund", errors.Is(l.Charge(ctx, epoch, b, &o), ErrLease))
 	b.Cost = 5
 	expect("not idle with a lease", !tenant.Idle(epoch) && a.Surrender() == 50 && tenant.Idle(epoch))
 
-	// Where a rate refuses anyway, no lease is asked for.
+	// If a rate denies the request, Charge does not ask for a lease.
 	b.Key.Lines = key.Bind(1, FromPlan, rates(t, "1/m"))
 	a.Grant(5, 5)
 	expect("rate", l.Charge(ctx, epoch, b, &o) == nil && !o.Denied)
-	expect("rate first", l.Charge(ctx, epoch, b, &o) == nil && o.Kind == Rate && !o.Standings[0].Denied)
+	expect("the rate denies first", l.Charge(ctx, epoch, b, &o) == nil && o.Kind == Rate && !o.Standings[0].Denied)
 	b.Cost = 0
 	l.Release(b)
-	expect("free of cost", l.Charge(ctx, epoch.Add(time.Hour), b, &o) == nil && !o.Denied)
+	expect("a request of cost 0", l.Charge(ctx, epoch.Add(time.Hour), b, &o) == nil && !o.Denied)
 }
 
 func TestTooManyLines(t *testing.T) {
@@ -344,13 +346,13 @@ func TestTooManyLines(t *testing.T) {
 	}
 }
 
-// Everything at once; afterwards the counts are exact.
+// After concurrent charges, adjustments, binds and flushes, all counts are exact.
 func TestConcurrentUse(t *testing.T) {
 	ctx, l := context.Background(), NewLocal()
 	tenant := NewSubject("t:x")
 	tenant.UsageLoaded()
 	tenant.Account().Grant(1500, 0)
-	quotas := []*Policy{must[*Policy](t)(ParseQuota("100000/month")), NewCredits(), must[*Policy](t)(ParseConcurrency("3 per tenant"))}
+	quotas := []*Policy{testkit.Must[*Policy](t)(ParseQuota("100000/month")), NewCredits(), testkit.Must[*Policy](t)(ParseConcurrency("3 per tenant"))}
 	tenant.Bind(1, FromPlan, quotas)
 	sizes := [][]*Policy{rates(t, "1000/h"), rates(t, "1000/h, 5000/d"), rates(t, "1000/h")}
 	keys := [4]*Subject{NewSubject("k:0"), NewSubject("k:1"), NewSubject("k:2"), NewSubject("k:3")}
@@ -409,14 +411,14 @@ func TestConcurrentUse(t *testing.T) {
 	for _, n := range tenant.Unflushed(nil) {
 		stored[n.Subject] = n.Used
 	}
-	var total, noted int64
+	var total, recorded int64
 	for i, k := range keys {
 		amount := k.TakeSpent().Amount
 		if amount != allowed[i].Load() {
-			t.Errorf("key %d noted %d, want %d", i, amount, allowed[i].Load())
+			t.Errorf("key %d recorded %d, want %d", i, amount, allowed[i].Load())
 		}
 		total += allowed[i].Load()
-		noted += amount
+		recorded += amount
 		if k.Live() != 0 {
 			t.Errorf("key %d has %d live", i, k.Live())
 		}
@@ -424,7 +426,7 @@ func TestConcurrentUse(t *testing.T) {
 	if leased, _ := tenant.Account().Held(); leased+total != 1500 || leased < 0 {
 		t.Errorf("%d spent, %d left of 1500", total, leased)
 	}
-	if stored["t:x"] != total || noted != total || tenant.Live() != 0 || peak.Load() > 3 || total == 0 {
-		t.Errorf("stored %d, noted %d, allowed %d, live %d, peak %d", stored["t:x"], noted, total, tenant.Live(), peak.Load())
+	if stored["t:x"] != total || recorded != total || tenant.Live() != 0 || peak.Load() > 3 || total == 0 {
+		t.Errorf("stored %d, recorded %d, allowed %d, live %d, peak %d", stored["t:x"], recorded, total, tenant.Live(), peak.Load())
 	}
 }

@@ -4,17 +4,9 @@ import (
 	"strings"
 	"testing"
 	"time"
-)
 
-func must[T any](t testing.TB) func(T, error) T {
-	return func(v T, err error) T {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return v
-	}
-}
+	"github.com/keygate-dev/keygate/internal/testkit"
+)
 
 func TestParseRate(t *testing.T) {
 	for _, tt := range []struct {
@@ -40,7 +32,7 @@ func TestParseRate(t *testing.T) {
 			t.Errorf("%q: %+v, %v, want %+v", tt.in, got, err, tt.want)
 		}
 	}
-	for in, says := range map[string]string{
+	for in, want := range map[string]string{
 		"": "empty rate", "60": "no period", "/m": "missing", "0/m": "at least 1", "-1/m": "whole number",
 		"1.5/m": "whole number", "1000000000001/m": "more than", "99999999999999999999/m": "more than",
 		"60/": "period", "60/x": "period", "60/day": "period", "60/M": "period", "60/-2s": "period",
@@ -53,11 +45,11 @@ func TestParseRate(t *testing.T) {
 	} {
 		p, err := ParseRate(in)
 		if err == nil {
-			t.Errorf("%q was taken as %v", in, p)
-		} else if !strings.Contains(err.Error(), says) {
-			t.Errorf("%q: %q does not say %q", in, err, says)
+			t.Errorf("%q was parsed as %v", in, p)
+		} else if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %q does not contain %q", in, err, want)
 		} else if in != "" && !strings.Contains(err.Error(), strings.Trim(strings.Split(in, "µ")[0], "\uff11")) {
-			t.Errorf("%q is not named by %q", in, err)
+			t.Errorf("%q is not in the error %q", in, err)
 		}
 	}
 }
@@ -80,12 +72,12 @@ func TestParseOthers(t *testing.T) {
 	}
 	for _, in := range []string{"", "5", "5/m", "5/week", "0/day", "x/day", "5/day burst 5", "5/day per", "5/days", "5/Day", "/month"} {
 		if p, err := ParseQuota(in); err == nil {
-			t.Errorf("quota %q was taken as %v", in, p)
+			t.Errorf("quota %q was parsed as %v", in, p)
 		}
 	}
 	for _, in := range []string{"", "0", "-1", "x", "5 per", "5 per tenant key", "5/m", "1000000000001"} {
 		if p, err := ParseConcurrency(in); err == nil {
-			t.Errorf("concurrency %q was taken as %v", in, p)
+			t.Errorf("concurrency %q was parsed as %v", in, p)
 		}
 	}
 	if p := CreditsLimit(5); p.Reason() != Credits || p.Kind != Quota || p.Per != PerKey || p.Calendar != Total || p.Name != "credits_limit" {
@@ -97,7 +89,7 @@ func TestParseOthers(t *testing.T) {
 }
 
 func TestParseLists(t *testing.T) {
-	got := must[[]*Policy](t)(ParseRates("300/m burst 60,  10/s per tenant , 10/s"))
+	got := testkit.Must[[]*Policy](t)(ParseRates("300/m burst 60,  10/s per tenant , 10/s"))
 	if want := "300/m burst 60, 10/s per tenant, 10/s"; Format(got) != want {
 		t.Errorf("%q, want %q", Format(got), want)
 	}
@@ -106,7 +98,7 @@ func TestParseLists(t *testing.T) {
 	}
 	for _, in := range []string{",", "60/m,", "60/m,,10/s", "60/m, 60/m burst 5", strings.Repeat("1/s,", 20) + "1/s"} {
 		if got, err := ParseRates(in); err == nil {
-			t.Errorf("%q was taken as %v", in, got)
+			t.Errorf("%q was parsed as %v", in, got)
 		}
 	}
 	many := make([]string, MaxLines+1)
@@ -114,20 +106,21 @@ func TestParseLists(t *testing.T) {
 		many[i] = strings.Repeat("1", i%12+1) + "/" + []string{"s", "m"}[i/12]
 	}
 	if _, err := ParseRates(strings.Join(many, ", ")); err == nil {
-		t.Error("more lines than a bill takes were parsed")
+		t.Error("more than MaxLines rates were parsed")
 	}
 	if _, err := ParseRates(strings.Join(many[1:], ", ")); err != nil {
 		t.Error(err)
 	}
-	if got := must[[]*Policy](t)(ParseQuotas("5/day, 5/month per key")); len(got) != 2 {
+	if got := testkit.Must[[]*Policy](t)(ParseQuotas("5/day, 5/month per key")); len(got) != 2 {
 		t.Error(got)
 	}
-	if got := must[[]*Policy](t)(ParseConcurrencies("5, 9 per tenant")); len(got) != 2 {
+	if got := testkit.Must[[]*Policy](t)(ParseConcurrencies("5, 9 per tenant")); len(got) != 2 {
 		t.Error(got)
 	}
 }
 
-// fuzz checks that what is taken can be written and read again, and is fit for headers.
+// fuzz checks that an accepted text survives formatting and parsing, and that its name is safe in
+// headers.
 func fuzz(f *testing.F, parse func(string) (*Policy, error), seeds ...string) {
 	for _, s := range seeds {
 		f.Add(s)
@@ -142,7 +135,7 @@ func fuzz(f *testing.F, parse func(string) (*Policy, error), seeds ...string) {
 		}
 		again, err := parse(p.String())
 		if err != nil || *again != *p || again.String() != p.String() {
-			t.Fatalf("%q: %+v is written %q and read %+v, %v", text, p, p, again, err)
+			t.Fatalf("%q: %+v is formatted as %q and parsed as %+v, %v", text, p, p, again, err)
 		}
 		if p.Limit < 1 || p.Limit > MaxLimit || p.Kind == Rate && (p.Burst < 1 || p.Period < MinPeriod || p.Period > MaxPeriod) {
 			t.Fatalf("%q: out of range: %+v", text, p)

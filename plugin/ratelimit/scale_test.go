@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// checkScale holds a rate's whole numbers to the rate: never more generous, hardly less, and all that
-// they are summed up to is exact in a float64.
+// checkScale compares a rate's integers with the rate: they are never more generous and hardly
+// stricter, and their sums are exact in a float64.
 func checkScale(t *testing.T, p *Policy) {
 	t.Helper()
 	s := newScale(p)
@@ -22,7 +22,7 @@ func checkScale(t *testing.T, p *Policy) {
 		t.Fatalf("%s: a token costs %s µs, less than %s", p, got.FloatString(9), exact.FloatString(9))
 	}
 	if more := new(big.Rat).Sub(got, exact); more.Cmp(big.NewRat(1, s.perMicro)) > 0 {
-		t.Fatalf("%s: a token costs %s µs too many", p, more.FloatString(12))
+		t.Fatalf("%s: a token costs %s µs too much", p, more.FloatString(12))
 	}
 	if tokens := s.depth / s.each; tokens > p.Burst || tokens < p.Burst && s.perMicro > 1 {
 		t.Fatalf("%s: a bucket of %d tokens", p, tokens)
@@ -53,7 +53,7 @@ func TestScale(t *testing.T) {
 	}
 }
 
-// Another limit keeps the number of tokens that were spent.
+// A debt converted to another rate is the same number of tokens.
 func TestScaleConverts(t *testing.T) {
 	for _, c := range []struct {
 		from, to    string
@@ -68,7 +68,7 @@ func TestScaleConverts(t *testing.T) {
 	}
 }
 
-// What is held ahead of need is used once, in time, and else given back.
+// Held tokens are used once, before they expire, or else become unused ones to return.
 func TestPoolLots(t *testing.T) {
 	now := time.Now()
 	p := &pool{scale: newScale(rates(t, "1000/m")[0])}
@@ -77,7 +77,7 @@ func TestPoolLots(t *testing.T) {
 	p.put(now, 1, now.Add(3*time.Second), 3) // joins the second lot
 	for range 3 {
 		if !p.take(now) {
-			t.Fatal("none is held")
+			t.Fatal("no token is held")
 		}
 	}
 	if n := p.held(now); n != 3 {
@@ -85,15 +85,15 @@ func TestPoolLots(t *testing.T) {
 	}
 	later := now.Add(2 * time.Second)
 	if p.take(later) || p.held(later) != 0 {
-		t.Error("a token is used that was held for too long")
+		t.Error("an expired token was taken")
 	}
 	p.expire(later)
 	if p.unused.n != 3 || p.unused.from != 2 || !p.holdsTokens() {
-		t.Errorf("to give back: %+v", p.unused)
+		t.Errorf("unused: %+v", p.unused)
 	}
 }
 
-// A node's share of what is left of a quota is at least one request, and ends.
+// A node's share of the rest of a quota is at least one request, and can be used up.
 func TestQuotaShare(t *testing.T) {
 	for _, c := range []struct {
 		used, mine, limit, cost, nodes int64

@@ -10,20 +10,21 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// maxAddresses is how many subjects NewAddresses keeps. Running requests and counts that are not
-// written yet may hold more; beyond twice as many, only running requests do.
+// maxAddresses is how many subjects NewAddresses keeps. Subjects with running requests or
+// unwritten counts may exceed it, up to twice as many; beyond that, only those with running
+// requests.
 const maxAddresses = 1 << 18
 
-// Addresses holds the subjects of limits `per address`: one for each owner of such
-// limits and client (an IPv4 address or an IPv6 /64), made when first asked for. Made by
-// NewAddresses; safe for concurrent use.
+// Addresses holds the subjects of limits `per address`: one for each client (an IPv4 address or an
+// IPv6 /64) and owner of such limits, made at the first Get. Made by NewAddresses; safe for
+// concurrent use.
 type Addresses struct {
 	perShard int
 	seed     maphash.Seed
 	shards   [shards]addressShard
 }
 
-// addressKey names a subject of the table.
+// addressKey identifies a subject of the table.
 type addressKey struct {
 	owner  string
 	client client
@@ -31,7 +32,8 @@ type addressKey struct {
 
 type address struct {
 	subject *ratelimit.Subject
-	// used reports that Get returned it since the last Sweep: a request may be about to charge it.
+	// used reports that Get returned the subject since the last Sweep: a request may be about to
+	// charge it.
 	used bool
 }
 
@@ -130,7 +132,8 @@ func OwnerOf(id string) (owner string, ok bool) {
 	if !ok {
 		return "", false
 	}
-	// The owner is the id of a tenant or plan, three words; an address may hold more colons.
+	// The owner is the id of a tenant or plan, which has three parts; an address may hold more
+	// colons.
 	end := 0
 	for range 3 {
 		i := strings.IndexByte(rest[end:], ':')
@@ -146,9 +149,9 @@ func (a *Addresses) shard(k addressKey) *addressShard {
 	return &a.shards[maphash.Comparable(a.seed, k)%shards]
 }
 
-// evict makes room for one subject: of a few chosen at random, it drops the one that was charged
-// least recently, idle or not. It drops none with a running request or with counts that are not
-// written yet. With all set, as when the store accepts no counts, it keeps only running requests.
+// evict makes room for one subject. Of a few random ones, it drops the one that was charged least
+// recently, idle or not. It drops none with a running request or unwritten counts. With all set,
+// as when the store accepts no counts, only a running request keeps a subject.
 func (s *addressShard) evict(all bool) {
 	var oldest addressKey
 	var since time.Time

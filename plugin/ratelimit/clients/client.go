@@ -5,8 +5,8 @@ import (
 	"net/netip"
 )
 
-// client is an IPv4 address or an IPv6 /64, all addresses of which one client can use. IPv4-mapped
-// IPv6 is IPv4; zones are ignored.
+// client is an IPv4 address or an IPv6 /64, since one client can use all addresses of a /64.
+// IPv4-mapped IPv6 counts as IPv4; zones are ignored.
 type client struct {
 	bits uint64
 	v4   bool

@@ -32,7 +32,7 @@ func quota(t testing.TB, text string) *ratelimit.Policy {
 	return p
 }
 
-// billOf returns a bill whose key is subject to the policies.
+// billOf returns a bill with the policies bound to its key.
 func billOf(s *ratelimit.Subject, policies ...*ratelimit.Policy) *ratelimit.Bill {
 	return &ratelimit.Bill{Cost: 1, Key: ratelimit.Party{Subject: s, Lines: s.Bind(1, ratelimit.FromPlan, policies)}}
 }
@@ -67,13 +67,13 @@ func TestFailures(t *testing.T) {
 		t.Error("the mapped address is another client")
 	}
 	if ok, _ := f.Fail(epoch, netip.MustParseAddr("192.0.2.2")); !ok {
-		t.Error("a neighbour is refused")
+		t.Error("another address is denied")
 	}
 	if ok, _ := f.Fail(epoch.Add(600*time.Millisecond-1), a); ok {
-		t.Error("too early")
+		t.Error("allowed before its retry")
 	}
 	if ok, _ := f.Fail(epoch.Add(600*time.Millisecond), a); !ok {
-		t.Error("refused after its retry")
+		t.Error("denied after its retry")
 	}
 	for i := range 10 {
 		if ok, _ := f.Fail(epoch, netip.MustParseAddr("2001:db8::").Next()); !ok {
@@ -84,7 +84,7 @@ func TestFailures(t *testing.T) {
 		t.Error("another address of the /64 is another client")
 	}
 	if ok, _ := f.Fail(epoch, netip.MustParseAddr("2001:db8:0:1::1")); !ok {
-		t.Error("another /64 is refused")
+		t.Error("another /64 is denied")
 	}
 	f.Fail(epoch, netip.Addr{})
 	later := epoch.Add(time.Minute)
@@ -97,7 +97,7 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// A flood of addresses neither grows the table nor frees those that failed often.
+// A flood of addresses neither grows the table nor evicts the clients with many failures.
 func TestFailuresFlood(t *testing.T) {
 	f := NewFailures(policies(t, "100/h")[0], 3200)
 	offender := v4(1)
@@ -111,14 +111,14 @@ func TestFailuresFlood(t *testing.T) {
 			t.Fatal(f.Len())
 		}
 		if i == 50_000 {
-			// Buckets that are full meanwhile go first.
+			// Clients whose buckets are full by now are evicted first.
 			now = now.Add(40 * time.Second)
 		}
 	}
 	if ok, _ := f.Fail(now.Add(-40*time.Second), offender); ok {
-		// One token came back in 40 s.
+		// The bucket gained one token in 40 s.
 		if ok, _ = f.Fail(now, offender); ok {
-			t.Error("the flood made the offender's failures forgotten")
+			t.Error("the flood evicted the offender")
 		}
 	}
 	if one := NewFailures(policies(t, "1/366d burst 1000000000000")[0], 0); one.depth <= 0 || one.perShard != 1 {
@@ -154,7 +154,7 @@ func TestAddresses(t *testing.T) {
 	}
 	a.Sweep(epoch.Add(time.Hour))
 	if s.Dropped() {
-		t.Fatal("dropped though it was just asked for")
+		t.Fatal("dropped right after Get")
 	}
 	a.Sweep(epoch.Add(time.Hour))
 	if err := ratelimit.NewLocal().Charge(context.Background(), epoch.Add(time.Hour), b, &ratelimit.Outcome{}); !errors.Is(err, ratelimit.ErrDropped) {
@@ -163,7 +163,8 @@ func TestAddresses(t *testing.T) {
 	if a.Len() != 0 || a.Get("p:free", addr) == s {
 		t.Errorf("%d left", a.Len())
 	}
-	// A flood: bounded, and what runs is kept.
+	// A flood of addresses does not grow the table beyond its bound, nor evict a subject with a
+	// running request.
 	kept := a.Get("p:free", addr)
 	running := billOf(kept, policies(t, "2/m")...)
 	charge(t, running, epoch)
@@ -184,7 +185,7 @@ func TestAddresses(t *testing.T) {
 	}
 }
 
-// An address whose count the store keeps no row of is kept until the period ends, unless the table is full.
+// An address whose count the store keeps no row of stays in the table until the period ends.
 func TestUnstoredAddress(t *testing.T) {
 	a := newAddresses(shards)
 	now := time.Date(2024, 2, 28, 23, 0, 0, 0, time.UTC)
@@ -199,23 +200,23 @@ func TestUnstoredAddress(t *testing.T) {
 	charge(t, b, now)
 	ratelimit.NewLocal().Release(b)
 	if c := s.Unflushed(nil); len(c) != 0 {
-		t.Errorf("would be written again: %v", c)
+		t.Errorf("the unstored count would be written again: %v", c)
 	}
 	for range 3 {
 		a.Sweep(now.Add(59 * time.Minute))
 	}
 	if a.Get("p:default:free", v4(1)) != s {
-		t.Fatal("forgotten in its period")
+		t.Fatal("dropped before the period ended")
 	}
 	for range 3 {
 		a.Sweep(now.Add(61 * time.Minute))
 	}
 	if !s.Dropped() {
-		t.Error("kept after its period")
+		t.Error("kept after the period ended")
 	}
 }
 
-// While the store takes no counts, a flood of addresses does not grow the table without bound.
+// While the store accepts no counts, a flood of addresses does not grow the table without bound.
 func TestUnflushedAddresses(t *testing.T) {
 	a := newAddresses(shards * 4)
 	for i := range uint32(5000) {

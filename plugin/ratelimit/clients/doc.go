@@ -1,3 +1,3 @@
-// Package clients counts per client address: the subjects of limits "per address", and failed
+// Package clients counts by client address: the subjects of limits "per address", and failed
 // attempts.
 package clients

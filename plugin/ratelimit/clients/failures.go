@@ -18,12 +18,13 @@ const (
 	sampled = 8
 )
 
-// Failures counts failed attempts per client (an IPv4 address or an IPv6 /64) against one
-// rate, in bounded memory. A client costs one number, the time at which its bucket would be full:
-// the generic cell rate algorithm (ITU-T I.371), which is equivalent to a token bucket. Made by NewFailures; safe for concurrent use.
+// Failures counts failed attempts of each client (an IPv4 address or an IPv6 /64) against one
+// rate, in bounded memory. It keeps one number for a client: the time at which its bucket is full
+// again. That is the generic cell rate algorithm (ITU-T I.371), which is equivalent to a token
+// bucket. Made by NewFailures; safe for concurrent use.
 type Failures struct {
-	// cost is by how much one failure postpones that time; depth is how far in the future it may
-	// be: the bucket's size times cost. In nanoseconds.
+	// cost is how far one failure moves a client's time. depth is how far in the future the time
+	// can be: the bucket's size times cost. In nanoseconds.
 	cost, depth int64
 	// perShard bounds a shard's entries.
 	perShard int
@@ -35,9 +36,9 @@ type Failures struct {
 
 type failureShard struct {
 	mu sync.Mutex
-	// last is the latest time seen; it does not go back.
+	// last is the latest time seen. An earlier time counts as last.
 	last int64
-	// full is when each client's bucket is full again.
+	// full is the time at which each client's bucket is full again, relative to base.
 	full map[client]int64
 }
 
@@ -62,9 +63,9 @@ func NewFailures(policy *ratelimit.Policy, maxEntries int) *Failures {
 	return f
 }
 
-// Fail counts one failure of addr at now, and reports whether the client is still within its limit.
-// Beyond the limit it counts nothing, and retry is the time until a failure is within it again.
-// Allocates only for a client not known yet.
+// Fail counts one failure of addr at now, and reports whether the client is within its limit.
+// Beyond the limit it counts nothing, and retry is the time until a failure is within the limit
+// again. It allocates only for a new client.
 func (f *Failures) Fail(now time.Time, addr netip.Addr) (ok bool, retry time.Duration) {
 	c := clientOf(addr)
 	s := &f.shards[maphash.Comparable(f.seed, c)%shards]
@@ -104,7 +105,7 @@ func (f *Failures) Over(now time.Time, addr netip.Addr) bool {
 	return full+f.cost-at > f.depth
 }
 
-// Len returns how many clients are remembered.
+// Len returns the number of clients in the table.
 func (f *Failures) Len() int {
 	n := 0
 	for i := range f.shards {
@@ -135,9 +136,9 @@ func (f *Failures) Sweep(now time.Time) {
 	}
 }
 
-// evict makes room for one client. Of a few chosen at random it forgets those that owe nothing, or
-// else the one that owes least. So a flood of new addresses evicts its own, not the few that failed
-// often.
+// evict makes room for one client. Of a few random ones, it removes those whose bucket is full, or
+// else the one with the fewest failures. So a flood of new addresses removes its own entries, not
+// those of the few that failed often.
 func (s *failureShard) evict(at int64) {
 	var least client
 	owed, seen, freed := int64(math.MaxInt64), 0, false

@@ -9,9 +9,9 @@ import (
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
-// The matrix: exact never admits more than burst + rate × time, and at least 99 % of what it
-// may; leased never more, at least 97 %, and at the larger limits at most 5 % of the requests wait for Redis.
-// Of Valkey, whose share in that is the same scripts, only the rows with the most nodes.
+// Exact mode admits at most burst + rate × time, and at least 99 % of it. Leased mode admits at
+// least 97 %, and at the larger limits at most 5 % of the requests wait for Redis. Valkey runs the
+// same scripts, so only the rows with the most nodes test it.
 func TestMatrix(t *testing.T) {
 	windows := map[int]time.Duration{10: time.Second, 100: 2 * time.Second, 1000: 2 * time.Second, 10_000: 4 * time.Second}
 	for _, kind := range testserver.RedisKinds() {

@@ -13,14 +13,14 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// trial is one row of the matrix: so many nodes that share a limit are offered so much of it.
+// trial is a number of nodes that share one limit, and the load that they get.
 type trial struct {
 	leased  bool
 	nodes   int
 	limit   int
 	window  time.Duration
-	offered float64 // of the limit
-	windows int     // how long
+	offered float64 // requests, as a multiple of the limit
+	windows int     // duration of the trial, in windows
 }
 
 func (tr trial) String() string {
@@ -31,24 +31,25 @@ func (tr trial) String() string {
 	return fmt.Sprintf("%s/%d nodes/%d per %s/%g", mode, tr.nodes, tr.limit, tr.window, tr.offered)
 }
 
-// result is what came of a trial.
+// result is the measurement of a trial.
 type result struct {
 	sent, admitted, ideal int
-	// most is what burst + rate × time allows, over the trial as a whole.
+	// most is burst + rate × time for the whole trial.
 	most float64
-	// over is by how many requests the limit was exceeded in whatever interval within.
+	// over is the largest number of requests above the limit in any interval of the trial.
 	over   float64
 	waited float64 // share of requests that waited for Redis
 	asked  float64 // calls per request
 }
 
-// arrival is one request: when it began, when it was decided, and how.
+// arrival is one request: its start, the time of its decision, and the decision.
 type arrival struct {
 	begun, ended time.Time
 	passed       bool
 }
 
-// run offers the load, at random times, and compares with one bucket that sees the same requests.
+// run sends the load at random times, and compares the result with one bucket that sees the same
+// requests.
 func (tr trial) run(t testing.TB, url string) (r result) {
 	t.Helper()
 	text := fmt.Sprintf("r %d/%s", tr.limit, tr.window)
@@ -99,7 +100,7 @@ func (tr trial) run(t testing.TB, url string) (r result) {
 	for _, n := range nodes {
 		s := n.shared.Stats()
 		if s.Outage > 0 {
-			t.Errorf("Redis was away for %d requests: %s", s.Outage, n.redis.Stats().Problem)
+			t.Errorf("Redis was unreachable for %d requests: %s", s.Outage, n.redis.Stats().Problem)
 		}
 		stats.Asked += s.Asked
 		stats.Waited += s.Waited
@@ -129,7 +130,7 @@ func (tr trial) run(t testing.TB, url string) (r result) {
 		}
 	}
 	r.most = burst + rate*last.Sub(all[0].begun).Seconds()
-	// A request was charged at some time between its begin and its end.
+	// Each request was charged at an unknown time between its start and its end.
 	level, at := 0.0, all[0].begun
 	for _, a := range all {
 		if a.passed {
@@ -140,7 +141,8 @@ func (tr trial) run(t testing.TB, url string) (r result) {
 	return r
 }
 
-// check holds a result to its mode's word.
+// check fails the test if the limit was exceeded, or if fewer than atLeast of the ideal number
+// were admitted.
 func (tr trial) check(t testing.TB, r result, atLeast float64) {
 	t.Helper()
 	t.Logf("%-40s sent %6d admitted %6d of %6d (%.2f%%), waited %.2f%%, asked %.2f per request", tr, r.sent, r.admitted, r.ideal,
@@ -156,8 +158,8 @@ func (tr trial) check(t testing.TB, r result, atLeast float64) {
 	}
 }
 
-// A few rows of the matrix; the whole is a soak test. Never more, on however busy a machine; not
-// many fewer, on one that is idle.
+// Nodes that share a limit never exceed it, however busy the machine, and admit at least half of
+// it. The soak test measures all combinations.
 func TestLimitsHoldOverNodes(t *testing.T) {
 	t.Parallel()
 	for _, tr := range []trial{
@@ -172,7 +174,7 @@ func TestLimitsHoldOverNodes(t *testing.T) {
 			tr.check(t, tr.run(t, testserver.RedisURL(t)), 0.5)
 		})
 	}
-	// The server makes little difference: two rows for each.
+	// All servers run the same scripts, so two rows for each are enough.
 	testserver.EachRedis(t, func(t *testing.T, kind testserver.RedisKind) {
 		for _, leased := range []bool{false, true} {
 			tr := trial{leased, 3, 100, time.Second, 1.5, 2}

@@ -27,7 +27,7 @@ var (
 	//go:embed nodes.lua
 	nodesText string
 
-	// Each runs by its hash, and where the server does not know it, by its text.
+	// Each script runs by its hash; if the server does not know the hash, by its text.
 	chargeScript   = rueidis.NewLuaScript(chargeText)
 	adjustScript   = rueidis.NewLuaScript(adjustText)
 	resetScript    = rueidis.NewLuaScript(resetText)
@@ -36,11 +36,11 @@ var (
 	nodesScript    = rueidis.NewLuaScript(nodesText)
 )
 
-// errUnreachable means that there is no connection.
-var errUnreachable = errors.New("not connected")
+// errUnreachable means that there is no connection to Redis.
+var errUnreachable = errors.New("not connected to Redis")
 
-// within returns the client and a context that ends with the timeout. It is not
-// the request's: a client that disconnects says nothing about Redis.
+// within returns the client and a context that ends after timeout. The context does not end with
+// the request: a client that disconnects would look like an outage of Redis.
 func (r *Redis) within(timeout time.Duration) (rueidis.Client, context.Context, context.CancelFunc, error) {
 	client := r.client.Load()
 	if client == nil {
@@ -54,7 +54,7 @@ func (r *Redis) within(timeout time.Duration) (rueidis.Client, context.Context, 
 func (r *Redis) Ask(_ context.Context, asks []ratelimit.Ask, peek bool) (taken bool, err error) {
 	timeout := r.timeout()
 	if peek {
-		timeout = max(timeout, peekTimeout) // people wait for it, not requests
+		timeout = max(timeout, peekTimeout) // a person reads the state of limits, and can wait longer than a request
 	}
 	client, ctx, cancel, err := r.within(timeout)
 	if err != nil {
@@ -69,7 +69,7 @@ func (r *Redis) Ask(_ context.Context, asks []ratelimit.Ask, peek bool) (taken b
 	return taken, err
 }
 
-// charge runs the script on asks of one slot.
+// charge runs charge.lua on asks whose counts are in one hash slot.
 func (r *Redis) charge(ctx context.Context, client rueidis.Client, asks []ratelimit.Ask, peek bool) (bool, error) {
 	keys := make([]string, len(asks))
 	args := make(arguments, 1, 2+12*len(asks))
@@ -103,7 +103,7 @@ func (r *Redis) charge(ctx context.Context, client rueidis.Client, asks []rateli
 	return read(answer, asks)
 }
 
-// noteFailedSlot notes where the asks' counts are, which are in one slot.
+// noteFailedSlot records the hash slot of asks that failed, for the next probe.
 func (r *Redis) noteFailedSlot(asks []ratelimit.Ask) {
 	if len(asks) > 0 {
 		tag := slot(&asks[0])
@@ -111,18 +111,19 @@ func (r *Redis) noteFailedSlot(asks []ratelimit.Ask) {
 	}
 }
 
-// answerLate is the script's answer where it ran after the deadline of its request.
+// answerLate is the answer of charge.lua if it ran after the request's deadline.
 const answerLate = 2
 
-// errShort means that an answer does not have the form of the script's.
-var errShort = errors.New("the answer is not the script's")
+// errShort means that an answer does not have the form of charge.lua's answers.
+var errShort = errors.New("Redis returned a malformed answer to the script")
 
-// clock is what is known of the server's clock: how far it is ahead of this machine's, in
-// microseconds, at most, plus one; 0 for nothing. With it a charge says until when it is wanted: one that a
-// stalled server, or network, carries out later would be charged in vain, and a second time here.
+// clock estimates the server's clock. ahead is the largest possible lead of the server's clock
+// over this machine's, in microseconds, plus one; 0 for unknown. With it, each charge carries a
+// deadline by the server's clock. Without the deadline, a stalled server or network could run a
+// charge later, after this process has counted the request itself.
 type clock struct{ ahead atomic.Int64 }
 
-// deadline returns t by the server's clock, 0 where that is not known.
+// deadline returns t by the server's clock, 0 if unknown.
 func (c *clock) deadline(t time.Time) int64 {
 	ahead := c.ahead.Load()
 	if ahead == 0 {
@@ -131,21 +132,21 @@ func (c *clock) deadline(t time.Time) int64 {
 	return t.UnixMicro() + ahead - 1
 }
 
-// set notes what the server's clock said after a call was sent.
+// set records the server's time in the answer to a call that was sent at sent.
 func (c *clock) set(sent time.Time, server int64) {
 	if ahead := server - sent.UnixMicro() + 1; ahead != 0 {
 		c.ahead.Store(ahead)
 	}
 }
 
-// read puts the script's answer into the asks.
+// read stores the answer of charge.lua in the asks.
 func read(answer []int64, asks []ratelimit.Ask) (taken bool, err error) {
 	want := 2
 	for i := range asks {
 		want += 2 * max(len(asks[i].Rates), 1)
 	}
 	if len(answer) != want {
-		return false, fmt.Errorf("%w: %d numbers, not %d", errShort, len(answer), want)
+		return false, fmt.Errorf("%w: %d numbers instead of %d", errShort, len(answer), want)
 	}
 	taken = answer[0] == 1
 	at := answer[1]
@@ -166,7 +167,7 @@ func read(answer []int64, asks []ratelimit.Ask) (taken bool, err error) {
 	return taken, nil
 }
 
-// spanSlots reports whether the asks' counts are in more than one slot.
+// spanSlots reports whether the asks' counts are in more than one hash slot.
 func spanSlots(asks []ratelimit.Ask) bool {
 	for i := range asks {
 		if slot(&asks[i]) != slot(&asks[0]) {
@@ -176,8 +177,8 @@ func spanSlots(asks []ratelimit.Ask) bool {
 	return false
 }
 
-// askPerSlot asks one slot after the other, and returns what it took where a later one denies. The address comes
-// first in a bill, and with it what tenants share.
+// askPerSlot asks one hash slot after the other. If a later one denies, it gives back the amounts
+// that earlier ones took. The counts of addresses, which tenants share, come first in a bill.
 func (r *Redis) askPerSlot(ctx context.Context, client rueidis.Client, asks []ratelimit.Ask, peek bool) (bool, error) {
 	all := true
 	for from := 0; from < len(asks); {
@@ -274,7 +275,7 @@ func (r *Redis) Reset(ctx context.Context, asks []ratelimit.Ask) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	// Those of one subject, so of one slot.
+	// All asks are of one subject, so their counts are in one hash slot.
 	var args arguments
 	keys := make([]string, len(asks))
 	for i := range asks {

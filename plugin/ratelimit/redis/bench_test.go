@@ -10,8 +10,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// BenchmarkCharge is one request after the other under a rate, a quota and a concurrency limit:
-// counted in memory, in Redis for each request, and in Redis ahead of need. Their latencies are in microseconds.
+// BenchmarkCharge charges one request after another under a rate, a quota and a concurrency limit:
+// counted in memory, in Redis in exact mode, and in Redis in leased mode.
 func BenchmarkCharge(b *testing.B) {
 	l := limits{tenant: []string{"q 1000000000000/month"}, key: []string{"r 1000000000/m", "c 1000"}}
 	for _, mode := range []string{"local", "exact", "leased"} {

@@ -1,20 +1,21 @@
 -- Charges all counts of one request, or none. One key per count, in one hash slot.
 --
--- ARGV: 'take' or 'peek'; the microsecond, by this server's clock, from which on nobody waits for
--- the answer any more and nothing is charged, or 0; then for each key what its kind takes:
+-- ARGV: 'take' or 'peek'; the caller's deadline in microseconds by this server's clock, after which
+-- the script charges nothing, or 0 for none; then for each key the arguments of its kind:
 --   r  signs n merge, then n times: perMicro each depth need extra hold hint back from
 --   q  need extra limit seed carry keep
 --   c  need extra limit keep n, then n names
--- Answer: 1 or 0 for taken, or 2 for too late; this server's clock; then
+-- Answer: 1 for taken, 0 for denied, 2 for after the deadline; this server's time; then
 --   r  n times: the debt before, the tokens granted
---   q, c  what was used before, how much was granted
+--   q, c  the count before, the amount granted
 --
--- Rates: the generic cell rate algorithm in whole units (debt; one token costs `each`, a
--- microsecond pays off `perMicro`), by this server's clock, so that machines whose clocks differ
--- count the same. A clock that went back stands still until it is where it was: it mints no tokens.
--- Stored is the microsecond of the last charge, and for each rate its sign, its debt, and since when it has
--- not been full: tokens that were taken before that, and come back, are there already.
--- All numbers are whole and below 2^53. What refuses writes nothing.
+-- Rates use the generic cell rate algorithm in whole units: one token adds `each` to the debt, and a
+-- microsecond pays off `perMicro`. The time is this server's, so that machines whose clocks differ
+-- count alike. After this clock was set back, the time of the last charge is used, so that no tokens
+-- are minted. A stored rate count is the microsecond of the last charge and, for each rate, its sign,
+-- its debt, and the time since which the bucket was not full. Returned tokens that were taken before
+-- that time are ignored: the bucket has regained them already.
+-- All numbers are integers below 2^53. A denied request writes nothing.
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
 local at = 0
@@ -24,8 +25,8 @@ local function arg()
 end
 local function num() return tonumber(arg()) end
 
--- debts reads the stored debts of a count whose rates were others then: each goes to the rate
--- that follows it, as the same number of tokens.
+-- convert moves the debts of a count whose stored rates differ from the current ones: each current
+-- rate takes over the debt of the matching stored rate, as the same number of tokens.
 local function convert(stored, elapsed, signs, rates)
   local old = {}
   for sign, debt in string.gmatch(stored, '([%d:]+)=(%d+)@%d+') do
@@ -130,7 +131,7 @@ for _, c in ipairs(counts) do
         granted = r.need
         if debt <= 0 then r.base = c.at end
         if r.extra > 0 then
-          -- Held tokens are spent at the end of their hold, at the latest.
+          -- Extra tokens may be spent as late as the end of their hold.
           local from = math.max(debt, r.hold)
           local extra = math.min(r.extra, math.floor((r.depth - from) / r.each) - r.need)
           if extra > 0 then
@@ -146,7 +147,7 @@ for _, c in ipairs(counts) do
       left = math.max(left, debt / r.micro)
     end
     if take and taken then
-      -- A second more than it takes to be full: what is not there is full.
+      -- The key expires a second after the bucket is full: a missing key means a full bucket.
       redis.call('SET', c.key, string.format('%.0f', c.at) .. '|' .. table.concat(parts, ','),
         'PX', string.format('%.0f', math.ceil((left + c.at - now) / 1000) + 1000))
     end

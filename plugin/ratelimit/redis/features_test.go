@@ -13,7 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// peek returns where the lines of a bill stand, by name.
+// peek returns the standings of a bill's lines, by the policies' names.
 func (n *node) peek(b *ratelimit.Bill) map[string]ratelimit.Standing {
 	n.t.Helper()
 	var o ratelimit.Outcome
@@ -27,7 +27,7 @@ func (n *node) peek(b *ratelimit.Bill) map[string]ratelimit.Standing {
 	return out
 }
 
-// Running requests are counted over all nodes, and free a slot when they end.
+// Nodes count running requests together, and a slot is free for all of them when its request ends.
 func TestConcurrency(t *testing.T) {
 	t.Parallel()
 	modes(t, func(t *testing.T, url string, leased bool) {
@@ -40,7 +40,7 @@ func TestConcurrency(t *testing.T) {
 			if !o.Denied {
 				running = append(running, b)
 			} else if o.Kind != ratelimit.Concurrency || o.RetryAfter() < time.Second {
-				t.Errorf("refused for %s, retry after %s", o.Kind, o.RetryAfter())
+				t.Errorf("denied by %s, retry after %s", o.Kind, o.RetryAfter())
 			}
 			return !o.Denied
 		}
@@ -51,7 +51,7 @@ func TestConcurrency(t *testing.T) {
 			t.Fatal("more than 3 pass")
 		}
 		one.shared.Release(running[0])
-		one.shared.Release(running[0]) // does nothing
+		one.shared.Release(running[0]) // a second Release does nothing
 		testkit.Eventually(t, "the slot is free for another node", func() bool { return start(two) })
 		if start(one) {
 			t.Error("more than 3 pass")
@@ -59,8 +59,8 @@ func TestConcurrency(t *testing.T) {
 	})
 }
 
-// A node that is gone without a word holds its slots for a while, and one that runs renews
-// them for as long as its requests run.
+// The slots of a node that was killed expire. A running node renews its slots as long as their
+// requests run.
 func TestSlotsExpire(t *testing.T) {
 	t.Parallel()
 	testserver.EachRedis(t, slotsExpire)
@@ -68,11 +68,11 @@ func TestSlotsExpire(t *testing.T) {
 
 func slotsExpire(t *testing.T, kind testserver.RedisKind) {
 	url := kind.URL(t)
-	one, gone := newNode(t, url, options{}), newNode(t, url, options{})
+	one, killed := newNode(t, url, options{}), newNode(t, url, options{})
 	l := limits{key: []string{"c 2"}}
 	live := one.bill(l)
-	if one.charge(live).Denied || gone.charge(gone.bill(l)).Denied {
-		t.Fatal("refused")
+	if one.charge(live).Denied || killed.charge(killed.bill(l)).Denied {
+		t.Fatal("denied")
 	}
 	client := connect(t, url)
 	key := "keygate:{shop:acme}:slots:k:shop:one"
@@ -91,7 +91,7 @@ func slotsExpire(t *testing.T, kind testserver.RedisKind) {
 	if len(before) != 2 {
 		t.Fatalf("slots %v", before)
 	}
-	// As if the other node's had lasted for as long as one does.
+	// Setting the end of the other node's slot to the past simulates its expiry.
 	mine := ""
 	for name := range before {
 		if name[:len(one.redis.Node())] == one.redis.Node() {
@@ -102,15 +102,15 @@ func slotsExpire(t *testing.T, kind testserver.RedisKind) {
 			t.Fatal(err)
 		}
 	}
-	testkit.Eventually(t, "the slot of the node that is gone is free", func() bool { return !one.charge(one.bill(l)).Denied })
+	testkit.Eventually(t, "the slot of the killed node is free", func() bool { return !one.charge(one.bill(l)).Denied })
 	testkit.Eventually(t, "the slot in use is renewed", func() bool { return ends()[mine] > before[mine] })
-	if one.charge(one.bill(l)).Denied == false {
-		t.Error("the renewed slot is not counted")
+	if !one.charge(one.bill(l)).Denied {
+		t.Error("the renewed slot does not count")
 	}
 }
 
-// What was spent is carried over to another limit: left = max(0, new size − spent). On every node, whether
-// it saw the old limit or not, and back again.
+// Spent tokens are carried over to another limit: left = max(0, new burst − spent). This is so
+// on every node, whether it knew the old limit or not, and when the limit changes back.
 func TestLimitChanges(t *testing.T) {
 	t.Parallel()
 	modes(t, func(t *testing.T, url string, leased bool) {
@@ -118,7 +118,7 @@ func TestLimitChanges(t *testing.T) {
 		if one.admitted(one.bill(limits{key: []string{"r 20/d"}}), 15) != 15 {
 			t.Fatal("not all passed")
 		}
-		testkit.Eventually(t, "what was held is given back", func() bool {
+		testkit.Eventually(t, "held tokens are returned", func() bool {
 			return two.peek(two.bill(limits{key: []string{"r 20/d"}}))["20/d"].Remaining == 5
 		})
 		for _, step := range []struct {
@@ -128,7 +128,7 @@ func TestLimitChanges(t *testing.T) {
 			{"r 20/d", 5}, {"r 50/d", 35}, {"r 10/d", 0}, {"r 30/d burst 16", 1}, {"r 40/12h", 25}, {"r 20/d", 5},
 		} {
 			for i, n := range []*node{one, two} {
-				// What a node holds ahead is spent until it comes back.
+				// Tokens held by a node count as spent until the node returns them.
 				testkit.Eventually(t, fmt.Sprintf("node %d, %s: %d left", i, step.rates, step.left), func() bool {
 					for _, st := range n.peek(n.bill(limits{key: []string{step.rates}})) {
 						return st.Remaining == step.left
@@ -137,23 +137,23 @@ func TestLimitChanges(t *testing.T) {
 				})
 			}
 		}
-		// Of two, each keeps its own, in whatever order.
+		// Of two rates in another order, each keeps its own count.
 		b, passed := two.bill(limits{key: []string{"r 1000/h", "r 20/d"}}), 0
-		testkit.Eventually(t, "the five that are left pass", func() bool {
+		testkit.Eventually(t, "the remaining 5 pass", func() bool {
 			passed += two.admitted(b, 10)
 			return passed >= 5
 		})
 		if passed += two.admitted(b, 10); passed != 5 {
 			t.Errorf("%d passed, not 5", passed)
 		}
-		testkit.Eventually(t, "both count what they did", func() bool {
+		testkit.Eventually(t, "both rates keep their counts", func() bool {
 			left := one.peek(one.bill(limits{key: []string{"r 20/d", "r 1000/h"}}))
 			return left["20/d"].Remaining == 0 && left["1000/h"].Remaining >= 995
 		})
 	})
 }
 
-// What is given back, and what costs more than was thought, is counted for all nodes.
+// Refunds and surcharges count for all nodes.
 func TestAdjust(t *testing.T) {
 	t.Parallel()
 	modes(t, func(t *testing.T, url string, leased bool) {
@@ -165,26 +165,26 @@ func TestAdjust(t *testing.T) {
 		two.subject("t:shop:acme").Account().Grant(1000, 0)
 		b.Cost = 10
 		if one.charge(b).Denied {
-			t.Fatal("refused")
+			t.Fatal("denied")
 		}
 		ctx := context.Background()
-		if lack := one.shared.Adjust(ctx, time.Now(), b, -10); lack != 0 {
-			t.Errorf("lack %d", lack)
+		if shortfall := one.shared.Adjust(ctx, time.Now(), b, -10); shortfall != 0 {
+			t.Errorf("shortfall %d", shortfall)
 		}
 		if held, _ := account.Held(); held != 30 {
 			t.Errorf("%d credits", held)
 		}
-		// Leased, some may be held for a moment.
+		// In leased mode, a node may hold units for a moment.
 		testkit.Eventually(t, "the refund counts", func() bool {
 			left := two.peek(two.bill(l))
 			return left["100/month"].Remaining == 100 && left["200/day"].Remaining == 200 && left["1000/h"].Remaining == 999
 		})
 		b.Cost = 10
 		if one.charge(b).Denied {
-			t.Fatal("refused")
+			t.Fatal("denied")
 		}
-		if lack := one.shared.Adjust(ctx, time.Now(), b, 95); lack != 75 {
-			t.Errorf("lack %d, not 75", lack)
+		if shortfall := one.shared.Adjust(ctx, time.Now(), b, 95); shortfall != 75 {
+			t.Errorf("shortfall %d, not 75", shortfall)
 		}
 		testkit.Eventually(t, "the surcharge counts", func() bool {
 			left := two.peek(two.bill(l))
@@ -196,7 +196,8 @@ func TestAdjust(t *testing.T) {
 	})
 }
 
-// Reset makes new what is named, everywhere; a node that remembers a refusal soon hears of it.
+// Reset refills the named limits for all nodes. A node that remembers a denial asks Redis again
+// soon.
 func TestReset(t *testing.T) {
 	t.Parallel()
 	modes(t, func(t *testing.T, url string, leased bool) {
@@ -209,15 +210,15 @@ func TestReset(t *testing.T) {
 		if err := one.shared.Reset(context.Background(), time.Now(), b1.Tenant.Subject, b1.Key, "5/d"); err != nil {
 			t.Fatal(err)
 		}
-		testkit.Eventually(t, "one is reset, and what is held of others given back", func() bool {
+		testkit.Eventually(t, "one limit is reset, and held amounts of the others are returned", func() bool {
 			left := two.peek(b2)
 			return left["5/d"].Remaining == 5 && left["100/h"].Remaining == 95 && left["7/month"].Remaining == 2
 		})
-		testkit.Eventually(t, "another node hears of it", func() bool { return two.admitted(b2, 1) == 1 })
+		testkit.Eventually(t, "another node allows requests again", func() bool { return two.admitted(b2, 1) == 1 })
 		if err := two.shared.Reset(context.Background(), time.Now(), b2.Tenant.Subject, b2.Key); err != nil {
 			t.Fatal(err)
 		}
-		testkit.Eventually(t, "all are as new", func() bool {
+		testkit.Eventually(t, "all limits are reset", func() bool {
 			for _, st := range one.peek(b1) {
 				if st.Remaining != st.Limit {
 					return false
@@ -228,8 +229,8 @@ func TestReset(t *testing.T) {
 	})
 }
 
-// Redis forgets everything: nodes remember what they know of it.
-func TestRedisForgets(t *testing.T) {
+// When Redis loses all data and scripts, nodes restore the counts that they remember.
+func TestRedisLosesItsData(t *testing.T) {
 	t.Parallel()
 	modes(t, func(t *testing.T, url string, leased bool) {
 		n := newNode(t, url, options{leased: leased})
@@ -250,7 +251,7 @@ func TestRedisForgets(t *testing.T) {
 	})
 }
 
-// A server whose clock is behind what it was mints no tokens, and those that are there can be used.
+// When a server's clock is set back, no tokens are minted, and the remaining ones can be used.
 func TestClockGoesBack(t *testing.T) {
 	t.Parallel()
 	testserver.EachRedis(t, clockGoesBack)
@@ -260,7 +261,7 @@ func clockGoesBack(t *testing.T, kind testserver.RedisKind) {
 	url := kind.URL(t)
 	client := connect(t, url)
 	ctx := context.Background()
-	// A bucket of 60/h that was last charged an hour from now, with 10 tokens spent.
+	// The stored count of a 60/h bucket with 10 tokens spent gets a last charge one hour from now.
 	n := newNode(t, url, options{})
 	b := n.bill(limits{key: []string{"r 60/h"}})
 	n.admitted(b, 10)
@@ -279,11 +280,11 @@ func clockGoesBack(t *testing.T, kind testserver.RedisKind) {
 	}
 	other := newNode(t, url, options{})
 	if passed := other.admitted(other.bill(limits{key: []string{"r 60/h"}}), 100); passed < 50 || passed > 51 {
-		t.Errorf("%d passed, not the 50 that were left", passed)
+		t.Errorf("%d passed instead of the remaining 50", passed)
 	}
 }
 
-// connect returns a client of the test's own.
+// connect returns a separate client for the test.
 func connect(t testing.TB, url string) rueidis.Client {
 	t.Helper()
 	option, err := rueidis.ParseURL(url)

@@ -1,5 +1,5 @@
--- Gives back tokens that were taken a moment ago. ARGV: how many rates, then for each its sign and
--- how many units.
+-- Gives back tokens that were just taken. ARGV: the number of rates, then for each its sign and the
+-- number of units.
 local stored = redis.call('GET', KEYS[1])
 if not stored then return 0 end
 local last, rest = string.match(stored, '^(%d+)|(.*)$')

@@ -12,55 +12,56 @@ import (
 )
 
 const (
-	// tripAfter is after how many late answers in a row the circuit opens. A lost connection opens it
-	// at once.
+	// tripAfter is the number of consecutive late answers that open the circuit. A lost connection
+	// opens it at once.
 	tripAfter = 3
-	// Probes come with growing pauses, each of them jittered by a half, so that nodes do not
-	// all come back at one moment.
+	// The pause between probes grows from probeFirst to probeMost. It is jittered by half, so that
+	// nodes do not all reconnect at one moment.
 	probeFirst = 20 * time.Millisecond
 	probeMost  = time.Second
-	// A node that has not been in touch for nodeKeep counts no more.
+	// Redis counts a node until nodeKeep after its last registration; nodes register every
+	// nodeTouch.
 	nodeKeep  = 15 * time.Second
 	nodeTouch = nodeKeep / 3
 )
 
-// health is whether Redis answers: a circuit breaker.
+// health is a circuit breaker: it records whether Redis answers.
 type health struct {
 	unreachable atomic.Bool
 	timeouts    atomic.Int64
 	errors      atomic.Int64
-	since       atomic.Int64 // of unreachable, Unix nanoseconds
+	since       atomic.Int64 // when the outage began, in Unix nanoseconds; 0 before the first failure
 	last        atomic.Pointer[string]
 	tripped     chan struct{}
-	// reconnect has an entry when there is another way to be tried.
+	// reconnect receives a value when the endpoint has changed, so that watch connects at once.
 	reconnect chan struct{}
-	// rejected reports that the last answer of Redis was an error, such as a wrong password.
+	// rejected reports that Redis answered the last probe with an error, such as a wrong password.
 	rejected atomic.Bool
-	// lastTag is the hash tag of the counts that could not be asked for last; nil for none.
+	// lastTag is the hash tag of the counts of the last failed ask; nil for none.
 	lastTag atomic.Pointer[string]
 }
 
-// problem returns what went wrong last, "" before anything did.
+// problem returns the last error, as a text for operators.
 func (h *health) problem() string {
 	if p := h.last.Load(); p != nil {
 		return *p
 	}
-	return "it was not reached yet"
+	return "Redis has not been reached yet"
 }
 
-// Stats is what can be said of the connection.
+// Stats is the state of the connection.
 type Stats struct {
-	// Unreachable reports that Redis does not answer, since then, and Problem why.
+	// Unreachable reports that Redis does not answer. Since and Problem are set only then.
 	Unreachable bool
 	Since       time.Time
 	Problem     string
-	// Errors counts the calls that failed or came late.
+	// Errors counts the calls that failed or were answered late.
 	Errors int64
-	// Nodes share the counts.
+	// Nodes is the number of processes that share the counts.
 	Nodes int64
 }
 
-// Stats does not block.
+// Stats returns the state of the connection. It does not block.
 func (r *Redis) Stats() Stats {
 	s := Stats{Unreachable: r.Unreachable(), Errors: r.health.errors.Load(), Nodes: r.Nodes()}
 	if s.Unreachable {
@@ -72,7 +73,7 @@ func (r *Redis) Stats() Stats {
 	return s
 }
 
-// observe notes how a call of a request ended.
+// observe records the result of a request's call.
 func (r *Redis) observe(err error) {
 	h := &r.health
 	if err == nil {
@@ -90,31 +91,31 @@ func (r *Redis) observe(err error) {
 	r.trip()
 }
 
-// trip opens the circuit.
+// trip opens the circuit: Unreachable returns true until a probe succeeds.
 func (r *Redis) trip() {
 	if r.health.unreachable.Swap(true) {
 		return
 	}
 	r.health.since.Store(time.Now().UnixNano())
-	r.log.Warn("Redis does not answer: what each plan's on_redis_down says holds until it does", "error", r.health.problem())
+	r.log.Warn("Redis does not answer: limits follow each plan's on_redis_down until it does", "error", r.health.problem())
 	select {
 	case r.health.tripped <- struct{}{}:
 	default:
 	}
 }
 
-// explain says what an error means to an operator.
+// explain returns an error as a text for operators.
 func explain(err error, timeout time.Duration) string {
 	switch re, ok := rueidis.IsRedisErr(err); {
 	case ok:
-		return "Redis refuses: " + re.Error()
+		return rejectedPrefix + re.Error()
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Sprintf("no answer within %s", timeout)
 	}
 	return err.Error()
 }
 
-// watch connects, probes while Redis is unreachable, and registers this node from time to time.
+// watch registers this node regularly, and while Redis is unreachable connects and probes.
 func (r *Redis) watch(ctx context.Context) {
 	for ctx.Err() == nil {
 		if !r.Unreachable() {
@@ -130,7 +131,7 @@ func (r *Redis) watch(ctx context.Context) {
 			if err := r.probe(ctx); err != nil {
 				text := explain(err, r.timeout())
 				if r.health.since.CompareAndSwap(0, time.Now().UnixNano()) {
-					r.log.Warn("Redis is not reached: what each plan's on_redis_down says holds until it is", "error", text)
+					r.log.Warn("Redis cannot be reached: limits follow each plan's on_redis_down until it answers", "error", text)
 				}
 				r.health.last.Store(&text)
 				r.health.rejected.Store(isRejection(err))
@@ -143,26 +144,27 @@ func (r *Redis) watch(ctx context.Context) {
 			}
 			r.health.timeouts.Store(0)
 			r.health.rejected.Store(false)
-			again := r.health.since.Swap(0) != 0
+			wasUnreachable := r.health.since.Swap(0) != 0
 			r.health.unreachable.Store(false)
 			r.queue.signal()
-			if again {
-				r.log.Info("Redis answers again")
+			if wasUnreachable {
+				r.log.Info("Redis answers again: limits are counted in Redis")
 			}
 		}
 	}
 }
 
-// jitter returns between half of d and one and a half.
+// jitter returns a random duration between d/2 and 3d/2.
 func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d) }
 
-// probe connects where that was not done, and finds out whether a request would be answered in time.
+// probe connects if there is no connection, and checks whether a request would be answered in
+// time.
 func (r *Redis) probe(ctx context.Context) error {
 	client, err := r.connect(ctx)
 	if err != nil {
 		return err
 	}
-	// First with patience, as a connection may have to be made. Then as a request would ask.
+	// The first call has a long timeout, since it may have to connect. The second has a request's.
 	c, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	if err := r.verify(c, client); err != nil {
@@ -173,8 +175,8 @@ func (r *Redis) probe(ctx context.Context) error {
 	return r.probeScript(c, client)
 }
 
-// verify finds out whether what requests do may be done by a connection. A replica answers, and takes nothing that is
-// written.
+// verify checks that a connection can run everything that requests need. A replica would answer,
+// but reject writes.
 func (r *Redis) verify(ctx context.Context, client rueidis.Client) error {
 	if err := r.register(ctx, client); err != nil {
 		return err
@@ -182,9 +184,9 @@ func (r *Redis) verify(ctx context.Context, client rueidis.Client) error {
 	return r.probeScript(ctx, client)
 }
 
-// probeScript asks for nothing, as a request asks. In a Cluster it asks whoever has the counts that
-// could not be asked for: others may answer although that one does not, and what a replica does is of no
-// importance.
+// probeScript runs charge.lua without asks. In a Cluster it reads a key in the hash slot of the
+// last failed ask instead: other servers may answer while that slot's server does not. Replicas do
+// not matter there.
 func (r *Redis) probeScript(ctx context.Context, client rueidis.Client) error {
 	if client.Mode() != rueidis.ClientModeCluster {
 		return chargeScript.Exec(ctx, client, nil, []string{"take", "0"}).Error()
@@ -200,15 +202,15 @@ func (r *Redis) probeScript(ctx context.Context, client rueidis.Client) error {
 	return err
 }
 
-// connect returns the client, made where there is none yet.
+// connect returns the client, and connects if there is none.
 func (r *Redis) connect(ctx context.Context) (rueidis.Client, error) {
 	if c := r.client.Load(); c != nil {
 		return *c, nil
 	}
 	r.mu.Lock()
-	w := r.endpoint
+	endpoint := r.endpoint
 	r.mu.Unlock()
-	client, err := rueidis.NewClient(w.option)
+	client, err := rueidis.NewClient(endpoint.option)
 	if err != nil {
 		return nil, err
 	}
@@ -217,7 +219,7 @@ func (r *Redis) connect(ctx context.Context) (rueidis.Client, error) {
 	switch {
 	case ctx.Err() != nil:
 		err = ctx.Err()
-	case r.endpoint != w:
+	case r.endpoint != endpoint:
 		err = errors.New("the address has changed")
 	default:
 		r.client.Store(&client)
@@ -227,7 +229,7 @@ func (r *Redis) connect(ctx context.Context) (rueidis.Client, error) {
 	return nil, err
 }
 
-// touch registers this node, and reads how many nodes there are.
+// touch registers this node, and stores the number of nodes.
 func (r *Redis) touch(ctx context.Context) {
 	client := r.client.Load()
 	if client == nil {
@@ -235,10 +237,10 @@ func (r *Redis) touch(ctx context.Context) {
 	}
 	c, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	_ = r.register(c, *client) // said again soon
+	_ = r.register(c, *client) // the next touch retries
 }
 
-// register does what touch says.
+// register is touch over a given client, and returns its error.
 func (r *Redis) register(ctx context.Context, client rueidis.Client) error {
 	var args arguments
 	args.add(r.node)

@@ -6,10 +6,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// nodesKey holds the nodes that are in touch.
+// nodesKey is the key of the set of nodes that share the counts.
 const nodesKey = KeyPrefix + "{nodes}"
 
-// keyOf returns the key of an ask's count.
+// keyOf returns the Redis key of an ask's count.
 func keyOf(a *ratelimit.Ask) string {
 	b := make([]byte, 0, 128)
 	b = append(b, KeyPrefix+"{"...)
@@ -50,7 +50,7 @@ func (a *arguments) bool(b bool) {
 	}
 }
 
-// ask appends the arguments of charge.lua for an ask.
+// ask appends the arguments of charge.lua for one ask.
 func (args *arguments) ask(a *ratelimit.Ask) {
 	switch a.Kind {
 	case ratelimit.Rate:

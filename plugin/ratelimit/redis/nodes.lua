@@ -1,4 +1,4 @@
--- Says that the node ARGV[1] is there for ARGV[2] milliseconds. Answer: how many are.
+-- Registers the node ARGV[1] for ARGV[2] milliseconds. Answer: the number of registered nodes.
 local t = redis.call('TIME')
 local ms = math.floor((t[1] * 1000000 + t[2]) / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', ms))

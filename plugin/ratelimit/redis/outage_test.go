@@ -13,7 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// fault is one way in which Redis may be lost.
+// fault is a way to lose Redis, and to restore it.
 type fault struct {
 	lose, restore func(s *testserver.Redis, p *testserver.Proxy)
 }
@@ -41,14 +41,14 @@ var faults = map[string]fault{
 	},
 }
 
-// However Redis is lost: the plan's mode holds, requests stop waiting for it, and it is used again by
-// itself when it is back.
+// For every kind of fault, each bill's Outage decides while Redis is unreachable, requests stop
+// waiting for Redis, and the node uses Redis again after the fault.
 func TestOutage(t *testing.T) {
 	t.Parallel()
-	testserver.EachRedis(t, outagesOf)
+	testserver.EachRedis(t, outagesWith)
 }
 
-func outagesOf(t *testing.T, kind testserver.RedisKind) {
+func outagesWith(t *testing.T, kind testserver.RedisKind) {
 	for name, f := range faults {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -61,8 +61,8 @@ func outagesOf(t *testing.T, kind testserver.RedisKind) {
 				t.Fatalf("%d passed while Redis answers", passed)
 			}
 			f.lose(server, proxy)
-			// Whoever comes first finds out.
-			testkit.Eventually(t, "Redis is known to be away", func() bool {
+			// The first requests notice the outage.
+			testkit.Eventually(t, "the outage is noticed", func() bool {
 				bill := *b
 				var o ratelimit.Outcome
 				if err := n.shared.Charge(context.Background(), time.Now(), &bill, &o); err != nil {
@@ -87,7 +87,8 @@ func outagesOf(t *testing.T, kind testserver.RedisKind) {
 				t.Errorf("open: %d of 200 passed", passed)
 			}
 
-			// Open counted what it let pass: the share of a fifth is used up.
+			// The requests that OutageOpen allowed are counted, so this node's fifth of the limit
+			// is used up.
 			if passed := n.admitted(b, 50); passed != 0 {
 				t.Errorf("local: %d passed after the share was used up", passed)
 			}
@@ -100,23 +101,23 @@ func outagesOf(t *testing.T, kind testserver.RedisKind) {
 
 			f.restore(server, proxy)
 			testkit.Eventually(t, "Redis is used again", func() bool { return !n.redis.Unreachable() })
-			// What was spent meanwhile counts.
+			// Requests allowed during the outage are counted in Redis afterwards.
 			var peek ratelimit.Outcome
-			testkit.Eventually(t, "it answers", func() bool {
+			testkit.Eventually(t, "Peek succeeds", func() bool {
 				return n.shared.Peek(context.Background(), time.Now(), other, &peek) == nil && !n.redis.Unreachable()
 			})
 			for _, b := range []*ratelimit.Bill{other, b} {
 				if passed := n.admitted(b, 100); passed != 0 {
-					t.Errorf("%s: %d passed after the outage, though the bucket was used up", b.Key.Subject.ID(), passed)
+					t.Errorf("%s: %d passed after the outage, though the bucket was empty", b.Key.Subject.ID(), passed)
 				}
 			}
 		})
 	}
 }
 
-// With Redis lost and found under load, nobody waits much longer than the timeout, and no more
-// than a few wait at all.
-func TestNobodyWaitsForRedis(t *testing.T) {
+// When Redis is lost and restored under load, no request waits much longer than the timeout, and
+// only a few wait at all.
+func TestRequestsDoNotWaitForRedis(t *testing.T) {
 	t.Parallel()
 	for name, f := range faults {
 		t.Run(name, func(t *testing.T) {
@@ -144,7 +145,7 @@ func TestNobodyWaitsForRedis(t *testing.T) {
 						err := n.shared.Charge(context.Background(), began, &bill, &o)
 						took := time.Since(began)
 						if err != nil || o.Denied {
-							t.Errorf("refused %v, error %v", o.Denied, err)
+							t.Errorf("denied %v, error %v", o.Denied, err)
 							return
 						}
 						all.Add(1)
@@ -159,17 +160,17 @@ func TestNobodyWaitsForRedis(t *testing.T) {
 			asked := func() int64 { return n.shared.Stats().Asked }
 			testkit.Eventually(t, "requests ask", func() bool { return asked() > 20 })
 			f.lose(server, proxy)
-			testkit.Eventually(t, "it is away", n.redis.Unreachable)
+			testkit.Eventually(t, "the outage is noticed", n.redis.Unreachable)
 			before := all.Load()
 			testkit.Eventually(t, "requests go on", func() bool { return all.Load() > before+100 })
 			f.restore(server, proxy)
-			testkit.Eventually(t, "it is back", func() bool { return !n.redis.Unreachable() })
+			testkit.Eventually(t, "Redis is reachable again", func() bool { return !n.redis.Unreachable() })
 			mark := asked()
 			testkit.Eventually(t, "requests ask again", func() bool { return asked() > mark+20 })
 			close(stop)
 			wg.Wait()
 			t.Logf("slowest %s, %d of %d waited for the timeout", time.Duration(slowest.Load()), slow.Load(), all.Load())
-			// A generous bound, for a machine that does much else; a request without a timeout would hang.
+			// The bound is generous, for a busy machine; a request without a timeout would hang.
 			if d := time.Duration(slowest.Load()); d > timeout+20*time.Second {
 				t.Errorf("a request waited %s", d)
 			}
@@ -177,7 +178,8 @@ func TestNobodyWaitsForRedis(t *testing.T) {
 	}
 }
 
-// A gateway starts, and judges, where Redis does not answer; and uses it once it does.
+// A node that starts while Redis is down decides requests locally, and uses Redis as soon as it
+// answers.
 func TestStartWithoutRedis(t *testing.T) {
 	t.Parallel()
 	server := testserver.NewRedis(t)
@@ -194,15 +196,15 @@ func TestStartWithoutRedis(t *testing.T) {
 	}
 }
 
-// What a stopped Redis carries out after nobody waited for it any more is not charged.
-func TestTooLateIsNotCharged(t *testing.T) {
+// A charge that a stopped Redis runs after the request's deadline takes nothing.
+func TestLateCallsAreNotCharged(t *testing.T) {
 	t.Parallel()
-	testserver.EachRedis(t, tooLateIsNotCharged)
+	testserver.EachRedis(t, lateCallsAreNotCharged)
 }
 
-func tooLateIsNotCharged(t *testing.T, kind testserver.RedisKind) {
+func lateCallsAreNotCharged(t *testing.T, kind testserver.RedisKind) {
 	server := kind.New(t)
-	// Long enough that no other answer than those of the stopped server is late.
+	// The long timeout lets only the stopped server's answers be late.
 	n := newNode(t, server.URL(), options{timeout: 500 * time.Millisecond})
 	b := n.bill(limits{tenant: []string{"q 1000/month"}})
 	passed := n.admitted(b, 10)
@@ -210,11 +212,13 @@ func tooLateIsNotCharged(t *testing.T, kind testserver.RedisKind) {
 	for !n.redis.Unreachable() {
 		passed += n.admitted(b, 1)
 	}
-	// Until nobody can think that somebody waits: a node knows the server's clock as exactly as it is answered fast.
+	// A node's estimate of the server's clock is as exact as the answers are fast, so the pause is
+	// longer than the timeout.
 	time.Sleep(time.Second)
 	server.Resume()
 	testkit.Eventually(t, "Redis is used again", func() bool { return !n.redis.Unreachable() })
-	// What was judged without Redis is told, and was not charged before.
+	// Requests decided without Redis are sent with the next asks. They must not have been charged
+	// before.
 	var left int64
 	for range 5 {
 		passed += n.admitted(b, 1)
@@ -226,5 +230,5 @@ func tooLateIsNotCharged(t *testing.T, kind testserver.RedisKind) {
 			return
 		}
 	}
-	t.Errorf("%d left, not %d: %d were judged without Redis", left, 1000-passed, n.shared.Stats().Outage)
+	t.Errorf("%d left, not %d: %d were decided without Redis", left, 1000-passed, n.shared.Stats().Outage)
 }

@@ -9,10 +9,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// queueMost bounds what waits to be sent. Slots that were not released expire.
+// queueMost bounds the queue. Slots whose release is dropped expire.
 const queueMost = 1 << 16
 
-// queue holds commands to send in the background, in order.
+// queue holds commands that drain sends in the background, in order.
 type queue struct {
 	mu    sync.Mutex
 	items []item
@@ -54,7 +54,7 @@ func (q *queue) take() []item {
 	return items
 }
 
-// drain sends the queued items, while Redis is reachable.
+// drain sends the queued commands while Redis is reachable, until ctx ends.
 func (r *Redis) drain(ctx context.Context) {
 	for {
 		select {
@@ -64,7 +64,7 @@ func (r *Redis) drain(ctx context.Context) {
 		}
 		client := r.client.Load()
 		if client == nil || r.Unreachable() {
-			continue // woken again when it is back
+			continue // watch signals when Redis is reachable again
 		}
 		c, cancel := context.WithTimeout(ctx, connectTimeout)
 		r.send(c, *client, r.queue.take())
@@ -72,7 +72,7 @@ func (r *Redis) drain(ctx context.Context) {
 	}
 }
 
-// send sends items in order. Neighbours that end slots go together.
+// send sends the commands in order. Consecutive releases are one pipeline.
 func (r *Redis) send(ctx context.Context, client rueidis.Client, items []item) {
 	var ends rueidis.Commands
 	flush := func() {

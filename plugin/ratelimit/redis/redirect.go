@@ -10,22 +10,25 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// endpoint is one way to Redis.
+// endpoint is an address of Redis and the connection to it.
 type endpoint struct {
 	url    string
 	option rueidis.ClientOption
-	// client is the connection; nil where none was made.
+	// client is nil until a connection was made.
 	client *rueidis.Client
 }
 
-// closeDelay is after how long a former connection is closed: by then, every call that got it has begun,
-// and closing waits for calls in progress.
+// closeDelay is how long a former connection stays open. Calls that got it have begun by then, and
+// closing waits for calls in progress.
 const closeDelay = time.Second
 
-// ErrRejected means that Redis answered, and rejected the user, the password or the commands.
-var ErrRejected = errors.New("Redis refuses")
+// ErrRejected means that Redis answered with an error, such as a wrong password or a command that
+// the user may not run.
+var ErrRejected = errors.New("Redis returned an error")
 
-// isRejection reports whether retrying cannot change a server's answer.
+const rejectedPrefix = "Redis returned an error: "
+
+// isRejection reports whether a server answered with an error that a retry would get again.
 func isRejection(err error) bool {
 	re, ok := rueidis.IsRedisErr(err)
 	if !ok {
@@ -35,14 +38,14 @@ func isRejection(err error) bool {
 	return word == "WRONGPASS" || word == "NOAUTH" || word == "NOPERM" || word == "ERR" && !strings.Contains(rest, "max number of clients")
 }
 
-// Redirect reaches Redis at another address from now on: with another password, as another user, at another
-// host; and has requests wait for timeout at most, 0 being DefaultTimeout. All that is counted and held goes on
-// where it is the same Redis, or has what the former one had; another begins with what is known here. The
-// former connection is kept until Settle.
+// Redirect switches to another address, with any host, user and password, and sets the requests'
+// timeout; 0 is DefaultTimeout. If the new Redis has the same data, all counts and held amounts
+// stay valid. Otherwise it begins with what this process knows. The former connection stays open
+// until Adopt.
 //
-// The new address is verified first. If it rejects (ErrRejected), or does not answer while the former
-// one does, that is an error and nothing has changed. If neither answers, Redirect uses the new one
-// and connects in the background. It blocks until ctx ends at most.
+// Redirect verifies the new address first. If the new Redis rejects it (ErrRejected), or does not
+// answer while the former one does, Redirect returns an error and changes nothing. If neither
+// answers, it switches, and connects in the background. It blocks at most until ctx ends.
 func (r *Redis) Redirect(ctx context.Context, url string, timeout time.Duration) error {
 	option, err := parse(url)
 	if err != nil {
@@ -61,9 +64,9 @@ func (r *Redis) Redirect(ctx context.Context, url string, timeout time.Duration)
 	case err == nil:
 		to.client = &client
 	case isRejection(err):
-		return fmt.Errorf("%w: %s", ErrRejected, strings.TrimPrefix(explain(err, connectTimeout), "Redis refuses: "))
+		return fmt.Errorf("%w: %s", ErrRejected, strings.TrimPrefix(explain(err, connectTimeout), rejectedPrefix))
 	case !r.Unreachable():
-		return fmt.Errorf("%s; the Redis that was in use until now answers, and stays in use", explain(err, connectTimeout))
+		return fmt.Errorf("%s; the former Redis answers and stays in use", explain(err, connectTimeout))
 	default:
 		r.log.Warn("neither the former Redis nor the new one answers: retrying the new one in the background", "error", explain(err, connectTimeout))
 	}
@@ -75,8 +78,8 @@ func (r *Redis) Redirect(ctx context.Context, url string, timeout time.Duration)
 	return nil
 }
 
-// Adopt reaches Redis at an address, unchecked, and closes the connections by others once nothing can
-// be using them any more. It does not block.
+// Adopt makes url the address without verifying it, and closes the connections to other addresses
+// after closeDelay. It does not block.
 func (r *Redis) Adopt(url string, timeout time.Duration) error {
 	option, err := parse(url)
 	if err != nil {
@@ -106,21 +109,21 @@ func (r *Redis) Adopt(url string, timeout time.Duration) error {
 	return nil
 }
 
-// detach returns the way as it is now. r.mu is held.
+// detach returns the current endpoint with its connection. r.mu is locked.
 func (r *Redis) detach() *endpoint {
-	w := r.endpoint
-	w.client = r.client.Load()
-	return w
+	former := r.endpoint
+	former.client = r.client.Load()
+	return former
 }
 
-// switchTo goes over to a way. r.mu is held.
+// switchTo makes to the current endpoint. r.mu is locked.
 func (r *Redis) switchTo(to *endpoint) {
 	r.endpoint = to
 	r.client.Store(to.client)
 	if to.client == nil {
-		r.trip() // so that a connection is made
+		r.trip() // so that watch connects
 	}
-	// Another server may have another clock.
+	// The new server may have another clock.
 	r.clock.ahead.Store(0)
 	select {
 	case r.health.reconnect <- struct{}{}:
@@ -128,7 +131,7 @@ func (r *Redis) switchTo(to *endpoint) {
 	}
 }
 
-// closeLater closes a connection once no call can begin to use it.
+// closeLater closes a connection after closeDelay, or when r is closed.
 func (r *Redis) closeLater(client rueidis.Client) {
 	select {
 	case <-time.After(closeDelay):
@@ -137,7 +140,7 @@ func (r *Redis) closeLater(client rueidis.Client) {
 	client.Close()
 }
 
-// timeout is how long a request waits at most.
+// timeout returns how long a request waits at most.
 func (r *Redis) timeout() time.Duration { return time.Duration(r.timeoutNanos.Load()) }
 
 func (r *Redis) setTimeout(d time.Duration) {
@@ -147,7 +150,7 @@ func (r *Redis) setTimeout(d time.Duration) {
 	r.timeoutNanos.Store(int64(d))
 }
 
-// dial makes a connection, and finds out whether what requests do may be done by it.
+// dial connects and verifies the connection.
 func (r *Redis) dial(ctx context.Context, option rueidis.ClientOption) (rueidis.Client, error) {
 	type result struct {
 		client rueidis.Client

@@ -1,11 +1,13 @@
-// Package redis keeps the counts of ratelimit.Shared in Redis or Valkey, version 7 or later: alone, behind
-// Sentinel, or as a Cluster.
+// Package redis keeps the counts of ratelimit.Shared in Redis or Valkey, version 7 or later: a
+// single server, behind Sentinel, or a Cluster.
 //
-// One script call charges all that a request is subject to, or nothing. All counts of a tenant and its keys
-// are in one hash slot. Only what an address spends under a plan, which tenants share, is in a slot of its own: in
-// a Cluster it is charged first, by a second call, and given back where the tenant's counts deny.
+// One script call charges all limits of a request, or none. All counts of a tenant and its keys
+// are in one hash slot. The counts of an address under a plan, which tenants share, have their own
+// slot. In a Cluster, a first call charges the address; if the tenant's counts deny, its charge is
+// given back.
 //
-// What is kept there is worth nothing to a thief: ids, numbers and times, no key and no digest.
+// The stored data holds ids, numbers and times, but no key and no digest: it is useless to a
+// thief.
 package redis
 
 import (
@@ -27,33 +29,34 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// DefaultTimeout is how long a request waits at most.
+// DefaultTimeout is how long a request waits for Redis at most.
 const DefaultTimeout = 5 * time.Millisecond
 
 const (
-	// connectTimeout bounds what is done in the background: connecting, releasing, counting nodes.
+	// connectTimeout bounds background calls: connecting, releasing slots, registering nodes.
 	connectTimeout = 2 * time.Second
 	// peekTimeout bounds reading the state of limits.
 	peekTimeout = time.Second
-	// refreshEvery is how often it is asked which servers are masters.
+	// refreshEvery is the interval at which the addresses of the masters are refreshed.
 	refreshEvery = 5 * time.Second
 )
 
-// KeyPrefix begins every key.
+// KeyPrefix is the prefix of every key in Redis.
 const KeyPrefix = "keygate:"
 
-// Options are how Redis is reached and used.
+// Options are the address of Redis and how it is used.
 type Options struct {
-	// URL is redis://[user:password@]host:port[/db], rediss:// for TLS, or unix:///path. Further ?addr=host:port name
-	// more nodes of a Cluster, or Sentinels with ?master_set=name, whose own user and password are sentinel_user and
-	// sentinel_password. Required.
+	// URL is redis://[user:password@]host:port[/db], rediss:// for TLS, or unix:///path. Each
+	// ?addr=host:port adds a node of a Cluster. With ?master_set=name, the addresses are
+	// Sentinels, whose user and password are sentinel_user and sentinel_password. Required.
 	URL string
 	// Timeout is how long a request waits at most. Default: DefaultTimeout.
 	Timeout time.Duration
-	// Nodes says how many processes share the counts, at least 1; it must not block. Default: those that have been
-	// in touch with the same Redis within the last seconds.
+	// Nodes returns how many processes share the counts, at least 1. It must not block. Default:
+	// the processes that registered with this Redis in the last 15 seconds.
 	Nodes func() int64
-	// Logger logs when Redis stops answering, and when it answers again. Default: slog.Default.
+	// Logger gets a message when Redis stops answering, and when it answers again. Default:
+	// slog.Default.
 	Logger *slog.Logger
 }
 
@@ -66,10 +69,10 @@ type Redis struct {
 	nodeCount    func() int64
 
 	mu sync.Mutex
-	// endpoint is how Redis is reached; former ones are those that may be gone back to. Under mu.
+	// endpoint is the current address; previous are those that Adopt may return to. Guarded by mu.
 	endpoint *endpoint
 	previous []*endpoint
-	// client is way's connection; nil while there is none.
+	// client is the connection to endpoint; nil while there is none.
 	client atomic.Pointer[rueidis.Client]
 	health health
 	nodes  atomic.Int64
@@ -84,7 +87,7 @@ type Redis struct {
 
 var _ ratelimit.Remote = (*Redis)(nil)
 
-// New checks the options. It connects to nothing: see Start.
+// New returns a Redis with checked options. It does not connect: Start does.
 func New(o Options) (*Redis, error) {
 	option, err := parse(o.URL)
 	if err != nil {
@@ -101,21 +104,22 @@ func New(o Options) (*Redis, error) {
 	r.nodes.Store(1)
 	r.queue.more = make(chan struct{}, 1)
 	r.health.tripped, r.health.reconnect = make(chan struct{}, 1), make(chan struct{}, 1)
-	// Away until the first probe, so that no request waits for a connection to be made.
+	// Redis counts as unreachable until the first probe, so that no request waits for connecting.
 	r.health.unreachable.Store(true)
 	return r, nil
 }
 
-// parameters are those that an address may have. Others would be ignored, such as ?ssl=true of other libraries,
-// and the connection made in clear.
+// parameters are the allowed parameters of an address. The library ignores others, such as another
+// library's ?ssl=true, and would connect without TLS.
 var parameters = []string{"addr", "client_cache", "client_name", "db", "dial_timeout", "master_set", "max_retries", "protocol", "sentinel_password", "sentinel_user",
 	"skip_verify", "write_timeout"}
 
-// parse reads the address. Its errors hold nothing of it: there may be a password.
+// parse returns the options of an address. Its errors contain no part of the address that can hold
+// a password.
 func parse(address string) (rueidis.ClientOption, error) {
 	u, err := url.Parse(address)
 	if err != nil {
-		return rueidis.ClientOption{}, errors.New("the address is no URL, such as redis://user:password@host:6379/0")
+		return rueidis.ClientOption{}, errors.New("the address is not a URL such as redis://user:password@host:6379/0")
 	}
 	switch u.Scheme {
 	case "redis", "rediss", "valkey", "valkeys", "unix":
@@ -124,15 +128,15 @@ func parse(address string) (rueidis.ClientOption, error) {
 	}
 	for name := range u.Query() {
 		if !slices.Contains(parameters, name) {
-			return rueidis.ClientOption{}, fmt.Errorf("the address has the parameter %q, which is not known (there is %s); TLS is rediss://", name, strings.Join(parameters, ", "))
+			return rueidis.ClientOption{}, fmt.Errorf("the address has the unknown parameter %q (known: %s); for TLS, write rediss://", name, strings.Join(parameters, ", "))
 		}
 	}
 	if u.Opaque != "" {
-		return rueidis.ClientOption{}, errors.New("the address names no host: it is written as redis://user:password@host:6379/0")
+		return rueidis.ClientOption{}, errors.New("the address has no host: write it as redis://user:password@host:6379/0")
 	}
 	option, err := rueidis.ParseURL(address)
 	if err != nil {
-		return rueidis.ClientOption{}, errors.New("the address is not understood: it is written as redis://user:password@host:6379/0")
+		return rueidis.ClientOption{}, errors.New("the address is malformed: write it as redis://user:password@host:6379/0")
 	}
 	if u.Query().Get("dial_timeout") == "" {
 		option.Dialer.Timeout = connectTimeout
@@ -142,15 +146,16 @@ func parse(address string) (rueidis.ClientOption, error) {
 	}
 	option.Sentinel.Dialer, option.Sentinel.TLSConfig = option.Dialer, option.TLSConfig
 	option.Sentinel.Username, option.Sentinel.Password = u.Query().Get("sentinel_user"), u.Query().Get("sentinel_password")
-	// A Sentinel says once that another server has become the master, and a Cluster's servers say who has moved only
-	// to those they answer.
+	// A Sentinel announces a new master only once, and a Cluster's servers report moved slots only
+	// to clients that ask them. So the topology is refreshed regularly.
 	option.Sentinel.TopologyRefreshInterval, option.ClusterOption.ShardsRefreshInterval = refreshEvery, refreshEvery
-	// Servers since Redis 7.2 would be told of the library, and log it where the user may not say so.
+	// Servers since Redis 7.2 record the library's name, and log an error if the user may not set
+	// it.
 	option.ClientSetInfo = rueidis.DisableClientSetInfo
-	// Nothing is read that could be cached, every answer is awaited, and a request that is asked a
-	// second time would be charged twice.
+	// Nothing that is read can be cached. No call is retried, since a retry could charge a request
+	// twice.
 	option.DisableCache, option.AlwaysPipelining, option.DisableRetry = true, true, true
-	// One connection, so that commands are carried out in the order in which they are sent.
+	// With one connection, commands run in the order in which they are sent.
 	option.PipelineMultiplex = -1
 	option.ReadBufferEachConn, option.WriteBufferEachConn = 1<<16, 1<<16
 	if option.ClientName == "" {
@@ -159,10 +164,11 @@ func parse(address string) (rueidis.ClientOption, error) {
 	return option, nil
 }
 
-// Node names this process among those that share the Redis; no other ever has the same name.
+// Node returns the name of this process among those that share the Redis. No other process ever
+// has the same name.
 func (r *Redis) Node() string { return r.node }
 
-// Start begins to connect, and to keep in touch. It does not block.
+// Start connects, registers this node and probes, in the background. It does not block.
 func (r *Redis) Start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
@@ -170,8 +176,8 @@ func (r *Redis) Start() {
 	r.running.Go(func() { r.drain(ctx) })
 }
 
-// Wait waits until Redis answers, or ctx ends; then it returns why it does not. Where Redis does not take the user or
-// the password it waits no longer, and returns ErrRejected.
+// Wait blocks until Redis answers, or until ctx ends; then it returns the reason that Redis does
+// not. If Redis rejects the user or the password, it returns ErrRejected at once.
 func (r *Redis) Wait(ctx context.Context) error {
 	for {
 		if !r.Unreachable() {
@@ -185,14 +191,14 @@ func (r *Redis) Wait(ctx context.Context) error {
 		}
 		switch {
 		case r.health.rejected.Load():
-			return fmt.Errorf("%w: %s", ErrRejected, strings.TrimPrefix(r.health.problem(), "Redis refuses: "))
+			return fmt.Errorf("%w: %s", ErrRejected, strings.TrimPrefix(r.health.problem(), rejectedPrefix))
 		case ended:
 			return errors.New(r.health.problem())
 		}
 	}
 }
 
-// Close removes this node from the list and disconnects. Later calls fail as while Redis is
+// Close removes this node from the list of nodes and disconnects. Later calls fail as if Redis was
 // unreachable.
 func (r *Redis) Close(ctx context.Context) {
 	r.closing.Do(func() { close(r.closed) })
@@ -210,11 +216,11 @@ func (r *Redis) Close(ctx context.Context) {
 	r.previous = nil
 	client := r.client.Swap(nil)
 	r.mu.Unlock()
-	away := r.health.unreachable.Swap(true)
+	wasUnreachable := r.health.unreachable.Swap(true)
 	if client == nil {
 		return
 	}
-	if !away {
+	if !wasUnreachable {
 		ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 		r.send(ctx, *client, r.queue.take())
 		(*client).Do(ctx, (*client).B().Zrem().Key(nodesKey).Member(r.node).Build())
@@ -234,8 +240,8 @@ func (r *Redis) Nodes() int64 {
 // Unreachable implements ratelimit.Remote.
 func (r *Redis) Unreachable() bool { return r.health.unreachable.Load() }
 
-// Client returns the connection, for what gateways share in Redis beside counts; why there is none
-// where none was made yet, or it was closed. Nothing that it is asked is asked again by itself.
+// Client returns the connection, for other data that gateways share in Redis. It returns an error
+// while there is no connection. The client does not retry calls.
 func (r *Redis) Client() (rueidis.Client, error) {
 	c := r.client.Load()
 	if c == nil {

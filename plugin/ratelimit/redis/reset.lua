@@ -1,8 +1,8 @@
--- Makes counts as new. ARGV, for each key:
+-- Resets counts. ARGV, for each key:
 --   r  n, then n times: a rate's sign, and 1 where it is reset
 --   q  keep
--- What is new is written all the same: a count that is missing would be taken for one that was
--- lost, and begin with what somebody remembers of it.
+-- A reset count is written, not deleted: a missing count would look lost, and begin with the debt or
+-- count that some process remembers.
 local at = 0
 local function arg()
   at = at + 1

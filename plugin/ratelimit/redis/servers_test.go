@@ -23,10 +23,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit/redis"
 )
 
-// everyKind is a bill's worth of all that is counted.
+// everyKind has a limit of every kind that Redis counts.
 var everyKind = limits{address: []string{"r 100/h per address"}, tenant: []string{"q 50/month", "c 5 per tenant"}, key: []string{"r 3/h", "c 5"}}
 
-// worksAt charges, refuses, gives back and resets through the Redis at url.
+// worksAt charges, is denied, refunds and resets through the Redis at url.
 func worksAt(t *testing.T, url string) {
 	t.Helper()
 	n := newNode(t, url, options{})
@@ -34,7 +34,7 @@ func worksAt(t *testing.T, url string) {
 	if passed := n.admitted(b, 10); passed != 3 {
 		t.Errorf("%d passed, not 3", passed)
 	}
-	testkit.Eventually(t, "what was refused took nothing", func() bool {
+	testkit.Eventually(t, "denied requests took nothing", func() bool {
 		left := n.peek(b)
 		return left["100/h;address"].Remaining == 97 && left["50/month"].Remaining == 47 && left["concurrency"].Remaining == 5
 	})
@@ -42,7 +42,7 @@ func worksAt(t *testing.T, url string) {
 		t.Fatal(err)
 	}
 	if n.admitted(b, 1) != 1 {
-		t.Error("refused after the reset")
+		t.Error("denied after the reset")
 	}
 	b.Cost = 1
 	n.shared.Adjust(context.Background(), time.Now(), b, -1)
@@ -85,33 +85,34 @@ func tlsWith(t *testing.T, kind testserver.RedisKind) {
 		"--tls-ca-cert-file", filepath.Join(dir, "cert.pem"), "--tls-auth-clients", "no")
 	worksAt(t, "rediss://"+server.Addr()+"/0?skip_verify=true")
 
-	// A certificate that nobody vouches for is not taken unasked.
+	// A certificate of an unknown authority is rejected unless the address has skip_verify.
 	n := startNode(t, "rediss://"+server.Addr()+"/0", options{})
-	testkit.Eventually(t, "it is refused", func() bool { return strings.Contains(n.redis.Stats().Problem, "certificate") })
+	testkit.Eventually(t, "the certificate is rejected", func() bool { return strings.Contains(n.redis.Stats().Problem, "certificate") })
 	if !n.redis.Unreachable() {
-		t.Error("it is used")
+		t.Error("the server is used")
 	}
 }
 
-// gate is the least that a user of Redis's access control lists needs, with the last two lines for
-// a numbered database, Sentinel and Cluster. The manual says the same.
+// gate is the smallest access control list that a user of Redis needs. The last two lines are for
+// a numbered database, Sentinel and Cluster. The manual shows the same list.
 var gate = []string{"--user", "gate", "on", ">secret", "~keygate:*", "+eval", "+evalsha", "+get", "+set", "+zadd", "+zrem", "+zcard", "+zcount",
 	"+zremrangebyscore", "+pexpire", "+time", "+ping", "+hello", "+client|setname",
 	"+select", "+role", "+cluster|slots", "+cluster|shards"}
 
-// as returns an address with the user.
+// as returns the address with the user added.
 func as(user, url string) string { return strings.Replace(url, "redis://", "redis://"+user+"@", 1) }
 
-// However a server is used, the user may all that is asked of it.
+// The user of gate can run every command that is sent to a single server, a Sentinel and a
+// Cluster.
 func TestAccessControlList(t *testing.T) {
 	t.Parallel()
 	testserver.EachRedis(t, func(t *testing.T, kind testserver.RedisKind) {
-		refused := func(t *testing.T, server *testserver.Redis, n int) {
+		rejected := func(t *testing.T, server *testserver.Redis, n int) {
 			t.Helper()
 			c := connect(t, server.URL())
 			log, err := c.Do(context.Background(), c.B().Arbitrary("ACL", "LOG").Build()).ToArray()
 			if err != nil || len(log) != n {
-				t.Errorf("%d of the user's commands were refused, not %d (%v):\n%v", len(log), n, err, log)
+				t.Errorf("Redis rejected %d of the user's commands, not %d (%v):\n%v", len(log), n, err, log)
 			}
 		}
 		t.Run("alone", func(t *testing.T) {
@@ -119,47 +120,47 @@ func TestAccessControlList(t *testing.T) {
 			server := kind.New(t, gate...)
 			worksAt(t, as("gate:secret", server.URL()))
 			worksAt(t, as("gate:secret", "redis://"+server.Addr()+"/3"))
-			refused(t, server, 0)
+			rejected(t, server, 0)
 			wrong := startNode(t, as("gate:wrong-secret", server.URL()), options{})
-			testkit.Eventually(t, "the password is refused", func() bool { return strings.Contains(wrong.redis.Stats().Problem, "WRONGPASS") })
+			testkit.Eventually(t, "the password is rejected", func() bool { return strings.Contains(wrong.redis.Stats().Problem, "WRONGPASS") })
 			if strings.Contains(wrong.redis.Stats().Problem, "wrong-secret") {
 				t.Error("the problem names the password")
 			}
-			refused(t, server, 1)
+			rejected(t, server, 1)
 		})
 		t.Run("sentinel", func(t *testing.T) {
 			t.Parallel()
 			s := kind.NewSentinel(t, []string{"requirepass guard"}, gate...)
 			worksAt(t, as("gate:secret", s.URL()+"&sentinel_password=guard"))
 			without := startNode(t, as("gate:secret", s.URL()), options{})
-			testkit.Eventually(t, "the Sentinel refuses whoever has no password", func() bool { return strings.Contains(without.redis.Stats().Problem, "NOAUTH") })
-			refused(t, s.Master, 0)
+			testkit.Eventually(t, "the Sentinel rejects a client without a password", func() bool { return strings.Contains(without.redis.Stats().Problem, "NOAUTH") })
+			rejected(t, s.Master, 0)
 		})
 		t.Run("cluster", func(t *testing.T) {
 			t.Parallel()
 			c := kind.NewCluster(t, gate...)
-			// One address is enough.
+			// The client finds the other servers from one address.
 			worksAt(t, as("gate:secret", "redis://"+c.Masters[1].Addr()))
 			for _, server := range []*testserver.Redis{c.Masters[0], c.Masters[1], c.Replica} {
-				refused(t, server, 0)
+				rejected(t, server, 0)
 			}
 		})
 	})
 }
 
-// A Cluster: what several tenants share is in a slot of its own, and still all is charged or nothing. It goes on
-// when a replica takes its master's place, and when that one is lost.
+// In a Cluster, the counts that tenants share are in another slot, and a request is still charged
+// all or nothing. Counting goes on when a replica replaces its master, and when a replica is lost.
 func TestCluster(t *testing.T) {
 	t.Parallel()
-	testserver.EachRedis(t, clusterOf)
+	testserver.EachRedis(t, clusterWith)
 }
 
-func clusterOf(t *testing.T, kind testserver.RedisKind) {
+func clusterWith(t *testing.T, kind testserver.RedisKind) {
 	c := kind.NewCluster(t)
 	url := c.URL()
 	worksAt(t, url)
 
-	// Tenants that share an address share its limit, wherever they are kept.
+	// Tenants that share an address share its limit, in whatever slots their own counts are.
 	n := newNode(t, url, options{})
 	visit := func(tenant int) bool {
 		b := n.bill(limits{address: []string{"r 7/d per address"}})
@@ -206,9 +207,9 @@ func clusterOf(t *testing.T, kind testserver.RedisKind) {
 	c.FailOver()
 	spend(3, 3)
 	if s := n.redis.Stats(); s.Errors != 0 {
-		t.Errorf("servers that only change places are no outage: %+v", s)
+		t.Errorf("a failover counts as an outage: %+v", s)
 	}
-	// A replica that is lost is none either, not for one that starts meanwhile.
+	// The loss of a replica is no outage either, even for a node that starts later.
 	c.Replica.Kill()
 	late := newNode(t, url, options{})
 	for half, b := range tenants {
@@ -216,13 +217,13 @@ func clusterOf(t *testing.T, kind testserver.RedisKind) {
 		other.Tenant.Subject, other.Key.Subject = late.subject(b.Tenant.Subject.ID()), late.subject(b.Key.Subject.ID())
 		other.Key.Lines = other.Key.Subject.Bind(1, ratelimit.FromPlan, []*ratelimit.Policy{policy(t, "r 10/d")})
 		if passed := late.admitted(&other, 2); passed != 2 {
-			t.Errorf("the %s half: %d passed elsewhere, not 2", half, passed)
+			t.Errorf("the %s half: %d passed at another node, not 2", half, passed)
 		}
 	}
 	spend(10, 1)
 }
 
-// A Sentinel knows where the master is, and who takes its place.
+// Behind Sentinel, a node finds the master, and the replica that replaces it.
 func TestSentinel(t *testing.T) {
 	t.Parallel()
 	testserver.EachRedis(t, func(t *testing.T, kind testserver.RedisKind) {
@@ -235,48 +236,48 @@ func TestSentinel(t *testing.T) {
 			t.Fatalf("%d passed", passed)
 		}
 		s.FailOver()
-		testkit.Eventually(t, "the one in its place is used", func() bool {
+		testkit.Eventually(t, "the new master is used", func() bool {
 			_, err := n.redis.Ask(context.Background(), nil, true)
 			return err == nil && !n.redis.Unreachable()
 		})
 		if passed := n.admitted(b, 20); passed != 6 {
-			t.Errorf("%d passed, not the 6 that were left", passed)
+			t.Errorf("%d passed, not the remaining 6", passed)
 		}
 	})
 }
 
-// A server that only copies another is none that counts: it stays away, and says why.
-func TestReplicaIsNoMaster(t *testing.T) {
+// A replica is not used for counting, and Stats reports the reason, until it becomes a master.
+func TestReplicaIsRejected(t *testing.T) {
 	t.Parallel()
 	testserver.EachRedis(t, func(t *testing.T, kind testserver.RedisKind) {
 		master := kind.New(t, "--repl-diskless-sync-delay", "0")
 		host, port, _ := net.SplitHostPort(master.Addr())
 		replica := kind.New(t, "--replicaof", host+" "+port)
 		n := startNode(t, replica.URL(), options{nodes: 2})
-		testkit.Eventually(t, "it says why", func() bool { return strings.Contains(n.redis.Stats().Problem, "READONLY") })
+		testkit.Eventually(t, "the problem names the reason", func() bool { return strings.Contains(n.redis.Stats().Problem, "READONLY") })
 		if passed := n.admitted(n.bill(limits{key: []string{"r 10/h"}}), 20); passed != 5 {
 			t.Errorf("%d passed, not half of 10", passed)
 		}
 		if !n.redis.Unreachable() {
-			t.Error("it is used")
+			t.Error("the server is used")
 		}
 		c := connect(t, replica.URL())
 		if err := c.Do(context.Background(), c.B().Replicaof().No().One().Build()).Error(); err != nil {
 			t.Fatal(err)
 		}
-		testkit.Eventually(t, "it is used once it is a master", func() bool { return !n.redis.Unreachable() })
+		testkit.Eventually(t, "the server is used once it is a master", func() bool { return !n.redis.Unreachable() })
 	})
 }
 
-// Addresses that can't be right are refused, and no message repeats what may be a password.
-func TestAddresses(t *testing.T) {
+// New rejects malformed addresses, and no error contains a part that may be a password.
+func TestAddressErrors(t *testing.T) {
 	for _, address := range []string{"", "localhost:6379", "http://u:hunter2@h", "redis://u:hunter2@h:port", "redis://u:hunter2@h:6379/x", "redis://u:hunter2@h/1/2", "\x00",
 		"redis:u:hunter2@h:6379", "redis://u:hunter2@h:6379?ssl=true", "redis+sentinel://u:hunter2@h/main", "redis-sentinel://h"} {
 		_, err := redis.New(redis.Options{URL: address})
 		if err == nil {
-			t.Errorf("%q is taken", address)
+			t.Errorf("%q is accepted", address)
 		} else if strings.Contains(err.Error(), "hunter2") {
-			t.Errorf("%q: the error repeats it: %v", address, err)
+			t.Errorf("%q: the error contains the password: %v", address, err)
 		}
 	}
 	for _, address := range []string{"redis://h", "rediss://u:p@h:6380/3", "unix:///run/redis.sock", "redis://h:1?addr=i:2&addr=j:3", "redis://s:26379?master_set=main", "valkey://h"} {

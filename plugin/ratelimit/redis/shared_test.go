@@ -6,17 +6,17 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// Nodes that share a Redis share every kind of limit, and what one refuses the others do.
+// Nodes that share a Redis share limits of every kind.
 func TestNodesShareLimits(t *testing.T) {
 	t.Parallel()
 	for name, l := range map[string]limits{
-		"rate of a key":        {key: []string{"r 10/h"}},
-		"rate of a tenant":     {tenant: []string{"r 10/h per tenant"}},
-		"rate of an address":   {address: []string{"r 10/h per address"}},
-		"the smaller rate":     {key: []string{"r 1000/h", "r 10/d"}},
-		"quota of a tenant":    {tenant: []string{"q 10/month"}},
-		"quota of a key":       {key: []string{"q 10/day per key"}},
-		"what a key may spend": {key: []string{"l 10"}},
+		"rate of a key":          {key: []string{"r 10/h"}},
+		"rate of a tenant":       {tenant: []string{"r 10/h per tenant"}},
+		"rate of an address":     {address: []string{"r 10/h per address"}},
+		"the smaller rate":       {key: []string{"r 1000/h", "r 10/d"}},
+		"quota of a tenant":      {tenant: []string{"q 10/month"}},
+		"quota of a key":         {key: []string{"q 10/day per key"}},
+		"credits limit of a key": {key: []string{"l 10"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			modes(t, func(t *testing.T, url string, leased bool) {
@@ -25,8 +25,9 @@ func TestNodesShareLimits(t *testing.T) {
 				for range 5 {
 					passed += one.admitted(one.bill(l), 2) + two.admitted(two.bill(l), 3)
 				}
-				// Leased, some may be held by a node that has no more requests, until it gives them back.
-				testkit.Eventually(t, "all that is allowed passes", func() bool {
+				// In leased mode, a node without further requests may hold tokens until it returns
+				// them.
+				testkit.Eventually(t, "10 requests pass", func() bool {
 					if passed < 10 {
 						passed += one.admitted(one.bill(l), 1) + two.admitted(two.bill(l), 1)
 					}
@@ -41,8 +42,8 @@ func TestNodesShareLimits(t *testing.T) {
 	}
 }
 
-// What is refused takes nothing: neither of what is counted in Redis nor of credits.
-func TestRefusedTakesNothing(t *testing.T) {
+// A denied request takes nothing, neither from counts in Redis nor from credits.
+func TestDeniedTakesNothing(t *testing.T) {
 	t.Parallel()
 	modes(t, func(t *testing.T, url string, leased bool) {
 		n := newNode(t, url, options{leased: leased})
@@ -57,8 +58,8 @@ func TestRefusedTakesNothing(t *testing.T) {
 			t.Errorf("%d credits left, not 94", held)
 		}
 		want := map[string]int64{"100/h;address": 97, "50/month": 44, "concurrency;tenant": 5, "3/h": 0, "concurrency": 5, "credits": 94}
-		// Slots become free a moment later and, leased, what was held comes back.
-		testkit.Eventually(t, "what was not taken is left", func() bool {
+		// Slots become free a moment later and, in leased mode, held amounts are returned.
+		testkit.Eventually(t, "nothing but the 3 requests was taken", func() bool {
 			left := n.peek(b)
 			for name, w := range want {
 				if left[name].Remaining != w {

@@ -14,7 +14,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit/redis"
 )
 
-// node is one of several gateways' limiters: its own memory and connection.
+// node is the limiter of one gateway, with its own memory and connection.
 type node struct {
 	t      testing.TB
 	redis  *redis.Redis
@@ -23,14 +23,14 @@ type node struct {
 	subjects map[string]*ratelimit.Subject
 }
 
-// options are what a node of a test is made of.
+// options are the settings of a node.
 type options struct {
 	leased  bool
 	timeout time.Duration
 	nodes   int64
 }
 
-// newNode returns a node that has reached the Redis at url.
+// newNode returns a node that is connected to the Redis at url.
 func newNode(t testing.TB, url string, o options) *node {
 	t.Helper()
 	n := startNode(t, url, o)
@@ -42,11 +42,11 @@ func newNode(t testing.TB, url string, o options) *node {
 	return n
 }
 
-// startNode returns a node that may not have reached it yet.
+// startNode returns a node that may not be connected yet.
 func startNode(t testing.TB, url string, o options) *node {
 	t.Helper()
 	if o.timeout == 0 {
-		o.timeout = time.Minute // so that a busy machine is not an outage
+		o.timeout = time.Minute // so that a busy machine causes no outage
 	}
 	ro := redis.Options{URL: url, Timeout: o.timeout, Logger: slog.New(slog.DiscardHandler)}
 	if o.nodes > 0 {
@@ -71,7 +71,7 @@ func startNode(t testing.TB, url string, o options) *node {
 	return n
 }
 
-// subject returns the node's own memory of a subject.
+// subject returns the node's subject with that id.
 func (n *node) subject(id string) *ratelimit.Subject {
 	s := n.subjects[id]
 	if s == nil {
@@ -82,14 +82,15 @@ func (n *node) subject(id string) *ratelimit.Subject {
 	return s
 }
 
-// limits says what a bill is subject to, as rates, quotas and concurrency are written.
+// limits are the texts of a bill's policies, as policy parses them.
 type limits struct {
 	address, tenant, key []string
 }
 
-var policies atomic.Int64
+var epochs atomic.Int64
 
-// policy parses one limit.
+// policy parses one limit: r (rate), q (quota), c (concurrency) or l (credits_limit) and its text,
+// or "m x" (credits).
 func policy(t testing.TB, text string) *ratelimit.Policy {
 	t.Helper()
 	var p *ratelimit.Policy
@@ -117,7 +118,7 @@ func policy(t testing.TB, text string) *ratelimit.Policy {
 func (n *node) bill(l limits) *ratelimit.Bill {
 	n.t.Helper()
 	b := &ratelimit.Bill{Cost: 1}
-	epoch := policies.Add(1)
+	epoch := epochs.Add(1)
 	for _, p := range []struct {
 		party *ratelimit.Party
 		id    string
@@ -136,7 +137,7 @@ func (n *node) bill(l limits) *ratelimit.Bill {
 	return b
 }
 
-// charge charges a bill, and fails the test where it can't be told.
+// charge charges a bill, and fails the test after an error.
 func (n *node) charge(b *ratelimit.Bill) (o ratelimit.Outcome) {
 	n.t.Helper()
 	if err := n.shared.Charge(context.Background(), time.Now(), b, &o); err != nil {
@@ -145,7 +146,7 @@ func (n *node) charge(b *ratelimit.Bill) (o ratelimit.Outcome) {
 	return o
 }
 
-// admitted charges a bill so often and returns how often it passed. Its concurrency is over at once.
+// admitted charges a bill that many times, releases it each time, and returns how often it passed.
 func (n *node) admitted(b *ratelimit.Bill, times int) (passed int) {
 	n.t.Helper()
 	for range times {
