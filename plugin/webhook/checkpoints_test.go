@@ -23,7 +23,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
-// signing returns a manager of the fixture's store that signs under a secret; "" for none.
+// signing returns a manager of the fixture's store that signs checkpoints under a secret. With ""
+// it signs none.
 func (w *fixture) signing(secret string) *management.Manager {
 	w.t.Helper()
 	c := management.Config{Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.clock.Now, Logger: w.log}
@@ -108,7 +109,8 @@ const (
 	secondSecret = "staple battery horse correct"
 )
 
-// A checkpoint that was kept elsewhere shows changes that the chain alone can't show.
+// A checkpoint that was kept outside the store shows changes of the chain that the chain alone
+// does not show.
 func TestCheckpoints(t *testing.T) {
 	type checkpoint = audit.Checkpoint
 	filled := func(t *testing.T) *fixture {
@@ -121,11 +123,11 @@ func TestCheckpoints(t *testing.T) {
 	}
 	untouched := filled(t)
 	for name, c := range map[string]struct {
-		secret, later string // under which the checkpoint is made, and verified
+		secret, later string // secrets when the checkpoint is made, and when it is verified
 		alone         bool   // whether the chain alone verifies afterwards
-		meddle        func(intruder)
+		tamper        func(intruder)
 		forge         func(*checkpoint)
-		noted         bool // whether the public key is stated
+		trusted       bool // whether the caller trusts the checkpoint's public key
 		problem       string
 	}{
 		"nothing":              {secret: firstSecret, later: firstSecret, alone: true},
@@ -139,15 +141,15 @@ func TestCheckpoints(t *testing.T) {
 		"changed, hashes left": {firstSecret, firstSecret, false, func(i intruder) { i.exec("UPDATE audit SET target = 'x' WHERE seq = 2") }, nil, false, "was changed"},
 		"another count":        {firstSecret, firstSecret, true, nil, func(h *checkpoint) { h.Events-- }, false, "don't belong together"},
 		"another time":         {firstSecret, firstSecret, true, nil, func(h *checkpoint) { h.At = h.At.Add(time.Second) }, false, "don't belong together"},
-		"signature turned":     {firstSecret, firstSecret, true, nil, func(h *checkpoint) { h.Signature[0] ^= 1 }, false, "don't belong together"},
-		"signature taken off":  {firstSecret, firstSecret, true, nil, func(h *checkpoint) { h.Signature, h.PublicKey, h.KeyID = nil, nil, nil }, false, "took the signature off"},
+		"signature changed":    {firstSecret, firstSecret, true, nil, func(h *checkpoint) { h.Signature[0] ^= 1 }, false, "don't belong together"},
+		"signature removed":    {firstSecret, firstSecret, true, nil, func(h *checkpoint) { h.Signature, h.PublicKey, h.KeyID = nil, nil, nil }, false, "took the signature off"},
 		"another store":        {"", "", true, nil, func(h *checkpoint) { h.Store = strings.Repeat("0", 32) }, false, "another store"},
 		"count, not signed":    {"", "", true, nil, func(h *checkpoint) { h.Events++ }, false, "the chain has 4"},
 		"secret replaced":      {firstSecret, secondSecret, true, nil, nil, false, "not this gateway's"},
-		"its key noted":        {firstSecret, secondSecret, true, nil, nil, true, ""},
-		"secret gone":          {firstSecret, "", true, nil, nil, false, "no key here"},
-		"secret came later":    {"", firstSecret, true, nil, nil, false, "no signature"},
-		"signed by a stranger": {firstSecret, firstSecret, true, nil, func(h *checkpoint) {
+		"old key trusted":      {firstSecret, secondSecret, true, nil, nil, true, ""},
+		"secret removed":       {firstSecret, "", true, nil, nil, false, "no key here"},
+		"secret added later":   {"", firstSecret, true, nil, nil, false, "no signature"},
+		"signed by another key": {firstSecret, firstSecret, true, nil, func(h *checkpoint) {
 			public, private, err := ed25519.GenerateKey(nil)
 			if err != nil {
 				panic(err)
@@ -158,14 +160,14 @@ func TestCheckpoints(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := untouched
-			if c.meddle != nil || name == "goes on" {
+			if c.tamper != nil || name == "goes on" {
 				w = filled(t)
 			}
 			kept := testkit.Must[checkpoint](t)(w.signing(c.secret).Checkpoint(ctx, ada, "default"))
 			if kept.Seq != 4 || kept.Events != 4 || (len(kept.Signature) == ed25519.SignatureSize) != (c.secret != "") {
 				t.Fatalf("checkpoint %+v", kept)
 			}
-			// It is kept as JSON.
+			// An auditor keeps the checkpoint as JSON.
 			b, err := json.Marshal(kept)
 			if err != nil {
 				t.Fatal(err)
@@ -177,14 +179,14 @@ func TestCheckpoints(t *testing.T) {
 			if name == "goes on" {
 				w.key("acme")
 			}
-			if c.meddle != nil {
-				c.meddle(w.intruder())
+			if c.tamper != nil {
+				c.tamper(w.intruder())
 			}
 			if c.forge != nil {
 				c.forge(&kept)
 			}
 			var trusted []ed25519.PublicKey
-			if c.noted {
+			if c.trusted {
 				trusted = append(trusted, kept.PublicKey)
 			}
 			m := w.signing(c.later)
@@ -195,7 +197,7 @@ func TestCheckpoints(t *testing.T) {
 			if r.Intact != (c.problem == "") || !strings.Contains(strings.Join(r.Problems, "\n"), c.problem) {
 				t.Errorf("%+v, want the problem %q", r, c.problem)
 			}
-			if wantSigned := c.problem == "" && c.secret != ""; r.Checkpoints != 1 || (r.Signed == 1) != (wantSigned || c.meddle != nil && c.secret != "") {
+			if wantSigned := c.problem == "" && c.secret != ""; r.Checkpoints != 1 || (r.Signed == 1) != (wantSigned || c.tamper != nil && c.secret != "") {
 				t.Errorf("%+v: checkpoints and signatures miscounted", r)
 			}
 		})
@@ -247,15 +249,15 @@ func (l *logged) lines(text string) (out []string) {
 	return out
 }
 
-// A checkpoint is published in each hour in which the chain has grown, by one of several nodes.
+// Of several nodes, one publishes a checkpoint in each hour in which the chain has grown.
 func TestCheckpointsArePublished(t *testing.T) {
 	w := newFixture(t)
 	var log logged
 	w.log = slog.New(slog.NewJSONHandler(&log, nil))
 	w.Manager = w.signing(firstSecret)
 	e := newEndpoint(t, nil)
-	w.hook(e.URL, "", "audit.head") // which is the first event
-	w.hook(e.URL+"/all", "")        // and who hears "*" hears of no heads
+	hook := w.hook(e.URL, "", "audit.head") // creating this webhook is the chain's first event
+	w.hook(e.URL+"/all", "")                // a subscription to all events does not include checkpoints
 	second := w.signing(firstSecret)
 	stop := make(chan struct{})
 	var node sync.WaitGroup
@@ -277,24 +279,24 @@ func TestCheckpointsArePublished(t *testing.T) {
 	count := func(n int) {
 		t.Helper()
 		testkit.Eventually(w.t, "the next checkpoint", func() bool { return len(e.got()) >= n && len(log.lines(`"audit head"`)) >= n })
-		time.Sleep(50 * time.Millisecond) // some looks more
-		if heads := len(log.lines(`"audit head"`)); len(e.got()) != n || heads != n {
-			t.Fatalf("%d heads posted, %d logged, want %d", len(e.got()), heads, n)
+		w.scanned()
+		if stored, logged := len(w.deliveries(hook.ID)), len(log.lines(`"audit head"`)); stored != n || logged != n {
+			t.Fatalf("%d checkpoints published, %d logged, want %d", stored, logged, n)
 		}
 	}
 	count(1)
-	w.clock.Advance(2 * time.Hour) // in which nothing happened
+	w.clock.Advance(2 * time.Hour) // the chain has not grown meanwhile
 	count(1)
 	if _, err := w.CreateTenant(ctx, ada, "", "acme", management.TenantFields{}); err != nil {
 		t.Fatal(err)
 	}
 	testkit.Eventually(w.t, "the tenant's event and the checkpoint", func() bool { return len(e.got()) == 3 })
 	w.key("acme") // within the hour
-	time.Sleep(50 * time.Millisecond)
+	w.scanned()
 	if n := len(log.lines(`"audit head"`)); n != 2 {
 		t.Errorf("%d checkpoints within the hour", n)
 	}
-	var heads []audit.Checkpoint
+	var checkpoints []audit.Checkpoint
 	for _, p := range e.got() {
 		if p.Type != events.AuditCheckpoint {
 			continue
@@ -306,21 +308,21 @@ func TestCheckpointsArePublished(t *testing.T) {
 		if h.Keyspace == nil || *h.Keyspace != "default" {
 			t.Errorf("checkpoint %+v", h)
 		}
-		heads = append(heads, h)
+		checkpoints = append(checkpoints, h)
 	}
 	for _, line := range log.lines(`"audit head"`) {
 		var l struct{ Head audit.Checkpoint }
 		if err := json.Unmarshal([]byte(line), &l); err != nil || l.Head.Keyspace != nil {
 			t.Errorf("logged %s: %v", line, err)
 		}
-		heads = append(heads, l.Head)
+		checkpoints = append(checkpoints, l.Head)
 	}
-	r := testkit.Must[audit.Report](t)(w.VerifyAuditAgainst(ctx, heads, nil))
+	r := testkit.Must[audit.Report](t)(w.VerifyAuditAgainst(ctx, checkpoints, nil))
 	if !r.Intact || r.Checkpoints != 4 || r.Signed != 4 {
 		t.Errorf("%+v", r)
 	}
 	// The next checkpoint reports a chain that was cut short.
-	newest := heads[len(heads)-1]
+	newest := checkpoints[len(checkpoints)-1]
 	w.intruder().exec("DELETE FROM audit WHERE seq >= ?", newest.Seq)
 	w.clock.Advance(2 * time.Hour)
 	testkit.Eventually(w.t, "the loss", func() bool { return len(log.lines("was altered")) == 1 })
@@ -329,8 +331,8 @@ func TestCheckpointsArePublished(t *testing.T) {
 	}
 }
 
-// Keys are derived as the manual describes.
-func TestHeadKey(t *testing.T) {
+// The key that signs checkpoints depends on the secret and on the store, and on nothing else.
+func TestCheckpointKey(t *testing.T) {
 	a := testkit.Must[*webhook.Vault](t)(webhook.NewVault(firstSecret))
 	b := testkit.Must[*webhook.Vault](t)(webhook.NewVault(firstSecret))
 	c := testkit.Must[*webhook.Vault](t)(webhook.NewVault(secondSecret))

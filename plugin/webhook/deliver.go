@@ -11,7 +11,8 @@ import (
 
 // deliverLoop sends due deliveries until ctx ends.
 func (s *Service) deliverLoop(ctx context.Context) {
-	// A former process of this node may have left claims. Nothing can be due before the store answers.
+	// A former process of this node may have left claims, which are released first. No delivery
+	// can be claimed before the store answers.
 	for {
 		err := s.release(ctx)
 		if err == nil {
@@ -38,8 +39,8 @@ func (s *Service) deliverLoop(ctx context.Context) {
 	}
 }
 
-// round claims as many due deliveries as may be sent now, and starts to send them. It returns how long no other will be
-// due, at most Poll.
+// round claims as many due deliveries as may be sent now, and starts to send them. It returns how
+// long to wait for the next round, at most Poll.
 func (s *Service) round(ctx context.Context) (wait time.Duration, err error) {
 	var next time.Time
 	var hooks []*events.WebhookRow
@@ -137,7 +138,8 @@ type result struct {
 	gone     bool
 }
 
-// outcome returns the delivery with the outcome of an attempt.
+// outcome returns a copy of d with the outcome of an attempt: done, dead, or due again after the
+// schedule's next pause.
 func (s *Service) outcome(d *webhooks.DeliveryRow, status int, err error) *webhooks.DeliveryRow {
 	after := *d
 	after.LastAt, after.Response, after.Error, after.NextAt = s.now(), status, "", time.Time{}
@@ -164,7 +166,7 @@ func (s *Service) resultLoop() {
 			}
 		}
 		s.finish(list)
-		// More may be sent now, and the store knows when these are due again.
+		// deliverLoop may send more now. The store knows when the failed deliveries are due again.
 		select {
 		case s.freed <- struct{}{}:
 		default:

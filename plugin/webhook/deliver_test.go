@@ -50,18 +50,18 @@ func verify(secret string, p post) error {
 			return nil
 		}
 	}
-	return errors.New("no signature is the secret's")
+	return errors.New("no signature was made with the secret")
 }
 
-func TestSignIsTheSpecifications(t *testing.T) {
-	// The example of the specification's reference libraries.
+func TestSignFollowsTheSpecification(t *testing.T) {
+	// This is the example of the specification's reference libraries.
 	got, err := webhook.Sign("msg_p5jXN8AQM9LWM0D4loKWxJek", time.Unix(1614265330, 0), []byte(`{"test": 2432232314}`),
 		"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 	if want := "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="; err != nil || got != want {
 		t.Errorf("signed %s, %v, want %s", got, err, want)
 	}
 	if _, err := webhook.Sign("msg_1", time.Now(), nil, "whsec_%%"); err == nil {
-		t.Error("signed with a text that is not a secret")
+		t.Error("Sign accepted a text that is not a secret")
 	}
 }
 
@@ -69,7 +69,7 @@ func TestDelivers(t *testing.T) {
 	w := newFixture(t)
 	e := newEndpoint(t, nil)
 	w.start()
-	w.tenant("acme", "pro") // nobody hears of it
+	w.tenant("acme", "pro") // no webhook exists yet
 	hook := w.hook(e.URL+"/in?token=t", "", "key.*", "job.finished")
 	k := w.key("acme")
 	testkit.Must[webhooks.PostedEvent](t)(w.PostEvent(ctx, ada, "", "ACME", "job.finished", json.RawMessage(`{"job": "<1>", "n": 5}`)))
@@ -113,7 +113,7 @@ func TestDelivers(t *testing.T) {
 			}
 		}
 	}
-	testkit.Eventually(w.t, "all are written down", func() bool {
+	testkit.Eventually(w.t, "all results are stored", func() bool {
 		for _, d := range w.deliveries(hook.ID) {
 			if d.Status != webhooks.DeliveryDone || d.Attempts != 1 || d.ResponseStatus == nil || *d.ResponseStatus != 204 || d.NextAttemptAt != nil {
 				return false
@@ -121,7 +121,7 @@ func TestDelivers(t *testing.T) {
 		}
 		return true
 	})
-	// The same event has the same id in the audit.
+	// An event has the same id in the audit as in the delivery.
 	audit := testkit.Must[management.Page[audit.Record]](t)(w.Audit(ctx, ada, "", management.AuditFilter{Key: k.ID}))
 	for _, a := range audit.Data {
 		if !ids[a.ID] {
@@ -186,7 +186,7 @@ func TestDeadAndReplayed(t *testing.T) {
 	if got := e.got(); len(got) != 4 || got[3].header.Get("Webhook-Id") != got[0].header.Get("Webhook-Id") {
 		t.Errorf("%d posts, want the fourth under the same id", len(got))
 	}
-	// One that was delivered can be had again too.
+	// A delivery that succeeded can be replayed too.
 	testkit.Must[webhooks.DeliveryRecord](t)(w.ReplayDelivery(ctx, ada, "", hook.ID, d.ID))
 	testkit.Eventually(w.t, "it is delivered again", func() bool { return len(e.got()) == 5 })
 	replays := 0
@@ -194,7 +194,7 @@ func TestDeadAndReplayed(t *testing.T) {
 		if r.Action == "webhook.delivery_replayed" {
 			replays++
 			if r.Target != d.ID || r.Actor != ada.Name || r.After["webhook"] != hook.ID || r.After["event_id"] != d.EventID || r.After["event_type"] != "key.created" {
-				t.Errorf("the audit says %+v", r)
+				t.Errorf("audit record %+v", r)
 			}
 		}
 	}
@@ -225,7 +225,7 @@ func TestRestarts(t *testing.T) {
 			w.key("acme")
 			testkit.Eventually(w.t, "the first attempt", func() bool { return len(e.got()) == 1 })
 			if crash {
-				// The first Service never gets to say how it ended, and has it claimed for a minute.
+				// The first Service can store no outcome, and its claim lasts for a minute more.
 				old := w.service
 				t.Cleanup(func() { _ = old.Close(ctx) })
 			} else {
@@ -241,7 +241,7 @@ func TestRestarts(t *testing.T) {
 }
 
 // Events that were stored while no Service ran are delivered later.
-func TestOutlivesTheProcess(t *testing.T) {
+func TestDeliversStoredEvents(t *testing.T) {
 	w := newFixture(t)
 	e := newEndpoint(t, nil)
 	w.tenant("acme", "pro")
@@ -283,7 +283,7 @@ func TestGoneDisables(t *testing.T) {
 	e.answers(nil)
 	testkit.Must[webhooks.Record](t)(w.UpdateWebhook(ctx, ada, "", hook.ID, webhooks.Fields{Active: management.Some(true)}, nil))
 	w.key("acme")
-	testkit.Eventually(w.t, "it hears again", func() bool { return w.deliveries(hook.ID)[0].Status == webhooks.DeliveryDone })
+	testkit.Eventually(w.t, "it receives events again", func() bool { return w.deliveries(hook.ID)[0].Status == webhooks.DeliveryDone })
 }
 
 func TestRotatesSecret(t *testing.T) {
@@ -312,7 +312,7 @@ func TestRotatesSecret(t *testing.T) {
 	}
 }
 
-// An endpoint that never answers delays no other.
+// An endpoint that never answers does not delay the others.
 func TestSlowEndpoint(t *testing.T) {
 	w := newFixture(t)
 	hang := make(chan struct{})
@@ -345,7 +345,7 @@ func TestSlowEndpoint(t *testing.T) {
 	}
 }
 
-func TestTenantsHearTheirOwn(t *testing.T) {
+func TestTenantsReceiveTheirOwnEvents(t *testing.T) {
 	w := newFixture(t)
 	e := newEndpoint(t, nil)
 	all := newEndpoint(t, nil)
@@ -362,13 +362,13 @@ func TestTenantsHearTheirOwn(t *testing.T) {
 	mine := w.key("acme")
 	w.key("other")
 	testkit.Must[webhooks.PostedEvent](t)(w.PostEvent(ctx, ada, "", "other", "job.finished", nil))
-	testkit.Eventually(w.t, "the others hear all", func() bool { return len(all.got()) == 5 })
-	testkit.Eventually(w.t, "acme hears its own", func() bool { return len(e.got()) == 1 })
+	testkit.Eventually(w.t, "the other endpoint has all events", func() bool { return len(all.got()) == 5 })
+	testkit.Eventually(w.t, "acme has its own event", func() bool { return len(e.got()) == 1 })
 	if p := e.got()[0]; p.field(t, "key_id") != mine.ID {
 		t.Errorf("acme received %s", p.body)
 	}
 
-	// Nothing of the others is there.
+	// A token of one tenant can't see or change the webhooks of others.
 	for _, id := range []string{wide.ID, others.ID} {
 		for name, err := range map[string]error{
 			"get":    second(w.Webhook(ctx, confined, "", id)),
@@ -391,20 +391,20 @@ func TestTenantsHearTheirOwn(t *testing.T) {
 	if list := testkit.Must[management.Page[webhooks.Record]](t)(w.Webhooks(ctx, confined, "", webhooks.Filter{Tenant: "other"})); len(list.Data) != 0 {
 		t.Errorf("lists %+v", list.Data)
 	}
-	var refused [2]string
+	var rejected [2]string
 	for i, slug := range []string{"other", "nobody"} {
 		_, err := w.CreateWebhook(ctx, confined, "", webhooks.Fields{URL: management.Some(e.URL), Tenant: management.Some(slug)})
 		if err == nil {
 			t.Errorf("made a webhook of %s", slug)
 			continue
 		}
-		refused[i] = err.Error()
+		rejected[i] = err.Error()
 		if _, err := w.PostEvent(ctx, confined, "", slug, "job.finished", nil); err == nil {
 			t.Errorf("posted an event of %s", slug)
 		}
 	}
-	if refused[0] != refused[1] {
-		t.Errorf("one can tell that a tenant exists: %q and %q", refused[0], refused[1])
+	if rejected[0] != rejected[1] {
+		t.Errorf("the errors disclose that a tenant exists: %q and %q", rejected[0], rejected[1])
 	}
 }
 
@@ -426,7 +426,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	}
 }
 
-// A response without an end is not read to its end, and a delivery with status 200 was accepted.
+// An endless response is not read to its end. Its status 200 accepts the delivery.
 func TestEndlessAnswer(t *testing.T) {
 	w := newFixture(t)
 	e := newEndpoint(t, func(_ int, rw http.ResponseWriter, r *http.Request) {
@@ -480,11 +480,11 @@ func TestSecretsAtRest(t *testing.T) {
 		}
 	}
 	if !bytes.Contains(shown, []byte(first.ID)) {
-		t.Error("the test looks at nothing")
+		t.Error("the webhook is not in the texts that the test searches")
 	}
 }
 
-// No event is lost while the configuration has another secret: they wait for the right one.
+// No event is lost while the configuration has a wrong secret: deliveries wait for the right one.
 func TestOtherSecret(t *testing.T) {
 	w := newFixture(t)
 	e := newEndpoint(t, nil)
@@ -509,7 +509,7 @@ func TestOtherSecret(t *testing.T) {
 
 func TestVault(t *testing.T) {
 	if _, err := webhook.NewVault("fifteen bytes.."); err == nil {
-		t.Error("a secret of 15 bytes was taken")
+		t.Error("NewVault accepted a secret of 15 bytes")
 	}
 	v := testkit.Must[*webhook.Vault](t)(webhook.NewVault("sixteen bytes..."))
 	a, b := testkit.Must[[]byte](t)(v.Seal([]byte("plain"), "p")), testkit.Must[[]byte](t)(v.Seal([]byte("plain"), "p"))

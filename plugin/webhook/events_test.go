@@ -14,7 +14,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
-// often has the Service look for events of time without pause.
+// often makes the Service look for expiring and unused keys every 10 ms.
 func often(o *webhook.Options) {
 	o.Scan, o.ScanUnused = 10*time.Millisecond, 10*time.Millisecond
 }
@@ -28,7 +28,7 @@ func TestExpiries(t *testing.T) {
 	w := newFixture(t)
 	e := newEndpoint(t, nil)
 	w.tenant("acme", "pro")
-	w.hook(e.URL, "", "key.expiring", "key.expired")
+	hook := w.hook(e.URL, "", "key.expiring", "key.expired")
 	long := w.key("acme", expires(30*day))
 	short := w.key("acme", expires(3*day))
 	ended := w.key("acme", expires(30*day))
@@ -37,29 +37,29 @@ func TestExpiries(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.start(often)
-	told := map[string][]string{}
+	received := map[string][]string{}
 	count := func(n int) {
 		t.Helper()
 		testkit.Eventually(w.t, "the next events", func() bool { return len(e.got()) >= n })
-		time.Sleep(50 * time.Millisecond) // some looks more, each of which must find nothing new
-		told = map[string][]string{}
+		w.scanned()
+		received = map[string][]string{}
 		for _, p := range e.got() {
 			id := p.field(t, "key_id").(string)
-			told[id] = append(told[id], p.Type)
+			received[id] = append(received[id], p.Type)
 		}
-		if len(e.got()) != n {
-			t.Fatalf("%d events, want %d: %v", len(e.got()), n, told)
+		if stored := len(w.deliveries(hook.ID)); stored != n {
+			t.Fatalf("%d events, want %d: %v", stored, n, received)
 		}
 	}
 	count(0)
-	w.clock.Advance(2*day + time.Hour) // short: one day
+	w.clock.Advance(2*day + time.Hour) // short gets the warning of one day
 	count(1)
-	w.clock.Advance(day) // it has expired
+	w.clock.Advance(day) // short has expired
 	count(2)
-	w.clock.Advance(20*day + time.Hour) // long: seven days
+	w.clock.Advance(20*day + time.Hour) // long gets the warning of seven days
 	count(3)
 	w.stop()
-	w.start(often) // and none of it again
+	w.start(often) // a restart repeats no event
 	count(3)
 	w.clock.Advance(6 * day)
 	count(4)
@@ -67,14 +67,14 @@ func TestExpiries(t *testing.T) {
 	count(5)
 	want := map[string]int{long.ID: 3, short.ID: 2}
 	for id, n := range want {
-		if len(told[id]) != n {
-			t.Errorf("events of %s: %v, want %d", id, told[id], n)
+		if len(received[id]) != n {
+			t.Errorf("events of %s: %v, want %d", id, received[id], n)
 		}
 	}
 }
 
-// A webhook gets no events from before it was made.
-func TestPastExpiriesAreNoNews(t *testing.T) {
+// A webhook gets no event of a key that expired before the webhook was created.
+func TestNoEventsFromBeforeTheWebhook(t *testing.T) {
 	w := newFixture(t)
 	e := newEndpoint(t, nil)
 	w.tenant("acme", "pro")
@@ -96,7 +96,7 @@ func TestUnused(t *testing.T) {
 	w := newFixture(t)
 	e := newEndpoint(t, nil)
 	w.tenant("acme", "pro")
-	w.hook(e.URL, "", "key.unused")
+	hook := w.hook(e.URL, "", "key.unused")
 	idle, used := w.key("acme"), w.key("acme")
 	w.clock.Advance(60 * 24 * time.Hour)
 	w.use(used.Key, 1)
@@ -106,18 +106,18 @@ func TestUnused(t *testing.T) {
 	w.start(often)
 	w.clock.Advance(31 * 24 * time.Hour)
 	testkit.Eventually(w.t, "an event", func() bool { return len(e.got()) > 0 })
-	time.Sleep(50 * time.Millisecond)
-	if got := e.got(); len(got) != 1 || got[0].field(t, "key_id") != idle.ID {
-		t.Fatalf("%d events, want one of the idle key", len(got))
+	w.scanned()
+	if n := len(w.deliveries(hook.ID)); n != 1 || e.got()[0].field(t, "key_id") != idle.ID {
+		t.Fatalf("%d events, want one of the idle key", n)
 	}
 	w.clock.Advance(60 * 24 * time.Hour)
-	testkit.Eventually(w.t, "the other's", func() bool { return len(e.got()) == 2 })
+	testkit.Eventually(w.t, "an event of the other key", func() bool { return len(e.got()) == 2 })
 	if p := e.got()[1]; p.field(t, "key_id") != used.ID {
 		t.Errorf("got %s", p.body)
 	}
 }
 
-func TestLimitsAreTold(t *testing.T) {
+func TestLimitEvents(t *testing.T) {
 	w := newFixture(t)
 	w.clock.Advance(-time.Hour) // the hour that passes below ends now, in the same month
 	e := newEndpoint(t, nil)
@@ -135,7 +135,7 @@ func TestLimitsAreTold(t *testing.T) {
 	w.use(k.Key, 2)
 	testkit.Eventually(w.t, "100 %", func() bool { return e.types()["quota.threshold"] == 2 })
 	if reason := w.use(k.Key, 20); reason != gateway.QuotaExceeded {
-		t.Fatalf("refused with %s", reason)
+		t.Fatalf("rejected with %s", reason)
 	}
 	testkit.Eventually(w.t, "the limit", func() bool { return e.types()["limit.reached"] == 1 })
 	for _, p := range e.got() {
@@ -143,19 +143,19 @@ func TestLimitsAreTold(t *testing.T) {
 			t.Errorf("got %s", p.body)
 		}
 	}
-	// Once in the hour, whatever comes: also after a restart.
+	// limit.reached comes once an hour at most, also after a restart.
 	w.stop()
 	w.start()
 	w.use(k.Key, 20)
 	w.clock.Advance(time.Hour)
 	w.use(k.Key, 1)
-	testkit.Eventually(w.t, "the next hour's", func() bool { return e.types()["limit.reached"] == 2 })
+	testkit.Eventually(w.t, "the event of the next hour", func() bool { return e.types()["limit.reached"] == 2 })
 	if got := e.types(); got["quota.threshold"] != 2 || got["limit.reached"] != 2 {
 		t.Errorf("events %v", got)
 	}
 }
 
-func TestCreditsAreTold(t *testing.T) {
+func TestCreditsEvents(t *testing.T) {
 	w := newFixture(t)
 	e := newEndpoint(t, nil)
 	w.start()
@@ -168,7 +168,7 @@ func TestCreditsAreTold(t *testing.T) {
 	if p := e.got()[0]; p.field(t, "percent") != 20. || p.field(t, "balance") != 1. || p.field(t, "of") != 10. {
 		t.Errorf("got %s", p.body)
 	}
-	// What the API spends counts too, and tells of it at once.
+	// Credits spent by the API count too, and their event is stored before the call returns.
 	testkit.Must[int64](t)(w.SpendCredits(ctx, ada, "", "acme", 1, ""))
 	if n := len(w.deliveries(hook.ID)); n != 2 {
 		t.Errorf("%d deliveries when the spending returned, want 2", n)
@@ -177,7 +177,7 @@ func TestCreditsAreTold(t *testing.T) {
 	if p := e.got()[1]; p.field(t, "percent") != 0. || p.field(t, "balance") != 0. {
 		t.Errorf("got %s", p.body)
 	}
-	// A top-up begins anew.
+	// After a top-up, the thresholds are reached again.
 	testkit.Must[int64](t)(w.AddCredits(ctx, ada, "", "acme", 100, ""))
 	testkit.Must[int64](t)(w.SpendCredits(ctx, ada, "", "acme", 70, ""))
 	testkit.Must[int64](t)(w.SpendCredits(ctx, ada, "", "acme", 15, ""))
@@ -190,8 +190,8 @@ func TestCreditsAreTold(t *testing.T) {
 
 // listener receives some types of events.
 type listener struct {
-	mu    sync.Mutex
-	heard []events.Event
+	mu       sync.Mutex
+	received []events.Event
 }
 
 func (l *listener) Wants(t string) bool {
@@ -200,7 +200,7 @@ func (l *listener) Wants(t string) bool {
 func (l *listener) Receive(e events.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.heard = append(l.heard, e)
+	l.received = append(l.received, e)
 }
 
 func TestListener(t *testing.T) {
@@ -216,7 +216,7 @@ func TestListener(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := w.CreateKey(ctx, ada, "", "nobody", management.KeyFields{Name: management.Some("x")}); err == nil {
-		t.Fatal("made a key of nobody's")
+		t.Fatal("created a key of a tenant that does not exist")
 	}
 	testkit.Must[webhooks.PostedEvent](t)(w.PostEvent(ctx, ada, "", "acme", "a.b", nil))
 	w.key("acme", expires(time.Hour))
@@ -227,7 +227,7 @@ func TestListener(t *testing.T) {
 		}
 	}
 	var types []string
-	for _, e := range l.heard {
+	for _, e := range l.received {
 		types = append(types, e.Type)
 	}
 	if len(types) != 4 || types[0] != "key.created" || types[1] != "a.b" || types[2] != "key.created" || types[3] != "key.expired" {
@@ -254,6 +254,6 @@ func TestPublicAddr(t *testing.T) {
 		}
 	}
 	if webhooks.PublicAddr(netip.Addr{}) {
-		t.Error("no address is public")
+		t.Error("the invalid address counts as public")
 	}
 }

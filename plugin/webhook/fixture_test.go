@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,7 +31,7 @@ var (
 	ada = management.Actor{Name: "ada", IP: "192.0.2.1", Via: "api"}
 )
 
-// loopback holds the endpoints of the tests.
+// loopback is the block of addresses in which the tests' endpoints are.
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 
 // fixture is a Service over a real store, manager and gateway.
@@ -46,6 +47,8 @@ type fixture struct {
 	log     *slog.Logger
 
 	clock testkit.Clock
+	// scans counts how often the Service has asked for the keyspaces, which it does twice in each scan.
+	scans atomic.Int64
 
 	mu       sync.Mutex
 	settings webhooks.Settings
@@ -103,7 +106,7 @@ func (w *fixture) configure(f func(*webhooks.Settings)) {
 // start runs the Service, with short pauses unless change sets others.
 func (w *fixture) start(change ...func(*webhook.Options)) {
 	o := webhook.Options{
-		Store: w.store, Manager: w.Manager, Settings: w.current, Keyspaces: func() []string { return []string{"default"} },
+		Store: w.store, Manager: w.Manager, Settings: w.current, Keyspaces: w.keyspaces,
 		Logger: w.log, Now: w.clock.Now, Schedule: quickly(10), Poll: 20 * time.Millisecond,
 	}
 	for _, f := range change {
@@ -112,6 +115,18 @@ func (w *fixture) start(change ...func(*webhook.Options)) {
 	w.service = webhook.New(o)
 	w.gw.Watch(w.service)
 	w.service.Start()
+}
+
+func (w *fixture) keyspaces() []string {
+	w.scans.Add(1)
+	return []string{"default"}
+}
+
+// scanned waits until the Service has looked for events of time once more, from the beginning to the end.
+func (w *fixture) scanned() {
+	w.t.Helper()
+	n := w.scans.Load()
+	testkit.Eventually(w.t, "a whole scan", func() bool { return w.scans.Load() >= n+5 })
 }
 
 // quickly returns a schedule of n further attempts with short pauses.
@@ -146,7 +161,7 @@ func (w *fixture) key(tenant string, more ...func(*management.KeyFields)) manage
 	return testkit.Must[management.IssuedKey](w.t)(w.CreateKey(ctx, ada, "", tenant, f))
 }
 
-// hook makes a webhook of an endpoint.
+// hook creates a webhook with url as its endpoint.
 func (w *fixture) hook(url, tenant string, events ...string) webhooks.Issued {
 	w.t.Helper()
 	f := webhooks.Fields{URL: management.Some(url)}
@@ -174,7 +189,7 @@ func (w *fixture) use(full string, n int) gateway.Reason {
 	return d.Reason
 }
 
-// deliveries returns a webhook's, newest first.
+// deliveries returns the deliveries of a webhook, newest first.
 func (w *fixture) deliveries(id string) []webhooks.DeliveryRecord {
 	w.t.Helper()
 	return testkit.Must[management.Page[webhooks.DeliveryRecord]](w.t)(w.Deliveries(ctx, ada, "", id, webhooks.DeliveryFilter{})).Data
@@ -208,7 +223,8 @@ type endpoint struct {
 	answer func(n int, w http.ResponseWriter, r *http.Request)
 }
 
-// newEndpoint answers each post by answer, whose n is the number of earlier posts; nil: 204.
+// newEndpoint starts an endpoint. answer answers each post, and n is the number of earlier posts;
+// nil answers 204.
 func newEndpoint(t testing.TB, answer func(n int, w http.ResponseWriter, r *http.Request)) *endpoint {
 	e := &endpoint{t: t, answer: answer}
 	e.Server = httptest.NewServer(e)

@@ -77,7 +77,7 @@ func newClient(reach webhooks.Reach) *http.Client {
 	}
 }
 
-// rejected is an address that was not dialled, with the reason.
+// rejected is the error of an address that was not dialled. It wraps the reason.
 type rejected struct {
 	to netip.AddrPort
 	error

@@ -7,9 +7,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
-// The environment's proxy would dial in place of this process, and check no address.
-func TestNoProxyIsAsked(t *testing.T) {
+// Deliveries use no proxy of the environment, as it would connect without a check of the address.
+func TestNoProxyIsUsed(t *testing.T) {
 	if newClient(webhooks.Reach{}).Transport.(*http.Transport).Proxy != nil {
-		t.Error("a proxy is asked")
+		t.Error("the client uses a proxy")
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
 
-// The address that is dialled must be allowed: that it was allowed when the webhook was made, or has an allowed name, is
-// not enough.
+// A webhook's address is checked when it is dialled: it may have been allowed only when the
+// webhook was created, or its name may lead elsewhere.
 func TestPrivateAddressesAreNotDialled(t *testing.T) {
 	w := newFixture(t)
 	w.tenant("acme", "pro")
@@ -97,18 +97,18 @@ func TestListens(t *testing.T) {
 	}
 	for _, addr := range of {
 		if !webhook.Listens(at(addr)) {
-			t.Errorf("%s is this process's own", at(addr))
+			t.Errorf("Listens(%s) is false for a listener of this process", at(addr))
 		}
 	}
 	for _, addr := range []string{"8.8.8.8", "2606:4700:4700::1111"} {
 		if webhook.Listens(at(addr)) {
-			t.Errorf("%s is another machine's", at(addr))
+			t.Errorf("Listens(%s) is true for another machine", at(addr))
 		}
 	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if webhook.Listens(at("127.0.0.1")) {
-		t.Error("the listener is closed")
+		t.Error("Listens is true for a closed listener")
 	}
 }

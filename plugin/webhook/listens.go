@@ -5,9 +5,9 @@ import (
 	"net/netip"
 )
 
-// Listens reports whether this process listens at an address: at its port, on any interface of this machine. It asks the
-// system for the sockets of the process, and so finds every listener. Where the system has no answer, each address
-// of this machine counts.
+// Listens reports whether this process listens at an address: at its port, on any interface of
+// this machine. It asks the system for the sockets of the process, and so finds every listener.
+// Where the system has no answer, Listens returns true for each address of this machine.
 func Listens(to netip.AddrPort) bool {
 	if !isLocal(to.Addr()) {
 		return false

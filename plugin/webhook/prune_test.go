@@ -8,7 +8,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// Old rows are removed when their time is over, and no row before.
+// Rows are removed when their retention has ended, and no row before.
 func TestPruned(t *testing.T) {
 	const day = 24 * time.Hour
 	w := newFixture(t)
@@ -24,7 +24,7 @@ func TestPruned(t *testing.T) {
 	testkit.Eventually(w.t, "both events", func() bool { return len(e.got()) == 2 })
 	db := testkit.Must[*sql.DB](t)(sql.Open("sqlite", "file:"+w.path+"?_pragma=busy_timeout(20000)"))
 	defer db.Close()
-	want := func(after string, events, deliveries, marks, once int) {
+	want := func(after string, events, deliveries, marks, idempotent int) {
 		t.Helper()
 		got := func() bool {
 			var e, d, m, o int
@@ -32,12 +32,12 @@ func TestPruned(t *testing.T) {
 				(SELECT count(*) FROM event_marks), (SELECT count(*) FROM idempotency)`).Scan(&e, &d, &m, &o); err != nil {
 				t.Fatal(err)
 			}
-			return e == events && d == deliveries && m == marks && o == once
+			return e == events && d == deliveries && m == marks && o == idempotent
 		}
-		testkit.Eventually(w.t, "after "+after+" what is to be left", got)
-		time.Sleep(50 * time.Millisecond) // some looks more
+		testkit.Eventually(w.t, "after "+after+" only the retained rows are left", got)
+		w.scanned()
 		if !got() {
-			t.Errorf("after %s too much was removed", after)
+			t.Errorf("after %s a retained row was removed", after)
 		}
 	}
 	w.clock.Advance(23 * time.Hour)

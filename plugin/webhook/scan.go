@@ -8,7 +8,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
-// scanLoop publishes the events of time, and prunes old rows, until ctx ends.
+// scanLoop publishes the events that time causes, and prunes old rows, until ctx ends.
 func (s *Service) scanLoop(ctx context.Context) {
 	var unused time.Time
 	for {
@@ -33,14 +33,14 @@ func (s *Service) scanLoop(ctx context.Context) {
 // prune removes old events with their deliveries, old records of one-shot events, and expired idempotency records. It
 // removes a few rows per transaction, so that no other request waits long.
 func (s *Service) prune(ctx context.Context, now time.Time) error {
-	for _, some := range []func(webhooks.Tx) (int64, error){
+	for _, remove := range []func(webhooks.Tx) (int64, error){
 		func(tx webhooks.Tx) (int64, error) { return tx.PruneEvents(now.Add(-eventRetention), pruneBatch) },
-		func(tx webhooks.Tx) (int64, error) { return tx.PruneOneShots(now.Add(-markRetention), pruneBatch) },
+		func(tx webhooks.Tx) (int64, error) { return tx.PruneOneShots(now.Add(-oneShotRetention), pruneBatch) },
 	} {
 		for {
 			var n int64
 			err := s.update(ctx, func(tx webhooks.Tx) (err error) {
-				n, err = some(tx)
+				n, err = remove(tx)
 				return err
 			})
 			if err != nil {

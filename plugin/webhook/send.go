@@ -115,7 +115,7 @@ func (s *Service) unanswered(err error) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("no answer within %s", s.Timeout)
 	case errors.As(err, &connection):
-		// The text of connection names the address that the host has.
+		// The text of connection shows the address to which the host's name leads.
 		return errors.New("the connection failed: " + errors.Unwrap(connection).Error())
 	}
 	return err
@@ -134,7 +134,7 @@ func openSecrets(sealer webhooks.Sealer, w *events.WebhookRow, now time.Time) ([
 	for i, b := range sealed {
 		plain, err := sealer.Open(b, webhooks.Purpose(w.ID))
 		if err != nil && i > 0 {
-			continue // the newer one suffices
+			continue // the newest secret is enough
 		}
 		if err != nil {
 			return nil, err

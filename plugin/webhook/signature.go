@@ -12,9 +12,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
-// Sign returns the webhook-signature header of a body sent at a time under an id, signed with
-// each of the secrets: `v1,<base64>` separated by spaces, where what is signed with HMAC-SHA256 is
-// `id.timestamp.body` and the key is what follows whsec_, decoded.
+// Sign returns the webhook-signature header of a body that is sent at a time under an id: one
+// `v1,<base64>` for each secret, separated by spaces. Each is the HMAC-SHA256 of
+// `id.timestamp.body`. Its key is the base64 text after whsec_, decoded.
 // https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 func Sign(id string, at time.Time, body []byte, secrets ...string) (string, error) {
 	out := make([]string, len(secrets))

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// A host's name may lead to a private address: the owner of the webhook is not told which.
+// The owner of a webhook does not learn to which address the host's name leads, as it may be
+// private.
 func TestUnansweredNamesNoAddress(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -21,6 +22,6 @@ func TestUnansweredNamesNoAddress(t *testing.T) {
 	}
 	text := new(Service).unanswered(&url.Error{Op: "Post", URL: "http://hooks.example.com/token", Err: err}).Error()
 	if strings.Contains(text, "127.0.0.1") || strings.Contains(text, "token") || !strings.Contains(text, "connection refused") {
-		t.Errorf("told of the failure: %q", text)
+		t.Errorf("the owner reads %q", text)
 	}
 }

@@ -20,7 +20,8 @@ const MinSecret = 16
 const (
 	// vaultInfo binds the derived key to its use (RFC 5869, info).
 	vaultInfo = "keygate vault 1"
-	// checkpointInfo and the store's name bind the key of audit checkpoints.
+	// checkpointInfo, followed by the store's name, binds the key that signs audit checkpoints to
+	// its use.
 	checkpointInfo = "keygate audit heads 1 "
 	// vaultForm is the first byte of a sealed text, so that a later version can be distinguished.
 	vaultForm = 1
@@ -31,9 +32,10 @@ var (
 	_ audit.Signer    = (*Vault)(nil)
 )
 
-// Vault encrypts secrets that must be read again, with AES-256-GCM. The key is derived from a secret by HKDF-SHA256
-// (RFC 5869). A sealed text is one byte for the form, 12 random bytes, and the ciphertext; the form and the
-// purpose are authenticated. A Vault also derives the keys that are stored nowhere. Safe for concurrent use.
+// Vault encrypts secrets that must be read again, with AES-256-GCM. The key is derived from a
+// secret by HKDF-SHA256 (RFC 5869). A sealed text is one byte for the form, 12 random bytes, and
+// the ciphertext; the form and the purpose are authenticated. A Vault also derives the keys that
+// sign audit checkpoints, which are not stored. Safe for concurrent use.
 type Vault struct {
 	aead cipher.AEAD
 	// root is the pseudorandom key (PRK in RFC 5869) from which further keys are derived.
@@ -85,7 +87,7 @@ func (v *Vault) Open(sealed []byte, purpose string) ([]byte, error) {
 	return plain, nil
 }
 
-// CheckpointKey implements management.HeadSigner: the key is the same wherever the store and the secret are.
+// CheckpointKey implements audit.Signer. The key depends only on the secret and the store.
 func (v *Vault) CheckpointKey(store string) (ed25519.PrivateKey, error) {
 	seed, err := hkdf.Expand(sha256.New, v.root, checkpointInfo+store, ed25519.SeedSize)
 	if err != nil {

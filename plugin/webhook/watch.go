@@ -17,10 +17,11 @@ var _ gateway.Watcher = (*Service)(nil)
 const (
 	// announceInterval is how often collected events are published.
 	announceInterval = time.Second
-	// maxPending bounds the events that are collected in that time. Further ones are lost, or come again: these events
-	// report load, and must not add to it.
+	// maxPending bounds the events that are collected in that time. Further ones are dropped; most
+	// come again with later requests. These events report load, and must not add to it.
 	maxPending = 4096
-	// maxAnnounced bounds how many published events are remembered here. The store remembers all of them.
+	// maxAnnounced bounds how many published events are remembered in memory. The store remembers
+	// all of them.
 	maxAnnounced = 1 << 16
 )
 
@@ -33,7 +34,7 @@ type watch struct {
 }
 
 // announcedID identifies a one-shot event that may come several times, each time with another Ref.
-type announcedID struct{ keyspace, subject, what string }
+type announcedID struct{ keyspace, subject, condition string }
 
 func newWatch() watch {
 	return watch{credits: map[[2]string]bool{}, announced: map[announcedID]int64{}}
@@ -54,7 +55,7 @@ func (w *watch) add(o events.OneShot) {
 	w.pending = append(w.pending, o)
 }
 
-// take returns the collected events, and starts with none.
+// take returns the collected events, and forgets them.
 func (w *watch) take() (list []events.OneShot, credits map[[2]string]bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -65,7 +66,7 @@ func (w *watch) take() (list []events.OneShot, credits map[[2]string]bool) {
 	return list, credits
 }
 
-// retry lets events come again that could not be published.
+// retry lets events be collected again, since they could not be published.
 func (w *watch) retry(list []events.OneShot) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -75,22 +76,23 @@ func (w *watch) retry(list []events.OneShot) {
 }
 
 // LimitReached implements gateway.Watcher.
-func (s *Service) LimitReached(at time.Time, keyspace, tenant, key string, reason gateway.Reason, refused *ratelimit.Standing) {
-	p := refused.Policy
+func (s *Service) LimitReached(at time.Time, keyspace, tenant, key string, reason gateway.Reason, reached *ratelimit.Standing) {
+	p := reached.Policy
 	hour := at.UTC().Truncate(time.Hour)
 	s.watch.add(events.OneShot{
 		Type: events.LimitReached, Keyspace: keyspace, Tenant: tenant, At: at,
-		Data:    map[string]any{"key_id": key, "reason": reason.String(), "policy": p.Name, "limit": refused.Limit},
+		Data:    map[string]any{"key_id": key, "reason": reason.String(), "policy": p.Name, "limit": reached.Limit},
 		Subject: "key:" + key, Condition: "limit", Ref: hour.Unix(),
 	})
 	if p.Kind == ratelimit.Quota && p.Calendar != ratelimit.Total {
-		// A request is rejected if it costs more than remains, so that something may remain.
+		// A request is rejected if it costs more than remains, so that a part of the quota may
+		// remain.
 		owner := key
 		if p.Per == ratelimit.PerTenant {
 			owner = ""
 		}
 		if p.Per != ratelimit.PerAddress {
-			s.quota(at, keyspace, tenant, owner, p, refused.Limit-refused.Remaining, 100)
+			s.quota(at, keyspace, tenant, owner, p, reached.Limit-reached.Remaining, 100)
 		}
 	}
 }

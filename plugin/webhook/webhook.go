@@ -30,8 +30,8 @@ import (
 type Options struct {
 	Store   management.Store
 	Manager *management.Manager
-	// Settings returns the running configuration's settings for the webhooks of a keyspace, and Keyspaces its
-	// keyspaces.
+	// Settings returns the running configuration's settings for the webhooks of a keyspace.
+	// Keyspaces returns the names of its keyspaces.
 	Settings  func(keyspace string) webhooks.Settings
 	Keyspaces func() []string
 	// Node names this process among those that share the store. Default: "local".
@@ -80,9 +80,10 @@ const (
 	claimMargin = 15 * time.Second
 	// eventRetention is how long events and their deliveries are kept.
 	eventRetention = 30 * 24 * time.Hour
-	// markRetention is how long the store remembers which one-shot events were published. It exceeds the age of any that
-	// may still come: warnings come at most 366 days ahead, and events of the past for one week.
-	markRetention = 400 * 24 * time.Hour
+	// oneShotRetention is how long the store remembers which one-shot events were published. It
+	// exceeds the age of any that may still come: warnings come at most 366 days ahead, and events
+	// of the past for one week.
+	oneShotRetention = 400 * 24 * time.Hour
 	// pruneBatch is how many rows one transaction removes.
 	pruneBatch = 500
 )
