@@ -63,7 +63,7 @@ func TestWarnsOfDeferredHeaders(t *testing.T) {
 		"header >Cache-Control max-age=60":                                       false,
 	} {
 		log := startLog(t, "format filter {\n"+shippedFilter+"}", site+"\nrespond ok")
-		if got := strings.Contains(log, "a deferred header directive lets caches store"); got != warned {
+		if got := strings.Contains(log, "a deferred header directive removes no-store"); got != warned {
 			t.Errorf("%q: warned %t\n%s", site, got, log)
 		}
 	}

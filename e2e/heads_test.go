@@ -51,7 +51,7 @@ func TestAuditHeads(t *testing.T) {
 			logged.WriteString(line)
 		}
 	}
-	if r := g.keygate(t, "audit", "--verify", "--against", file).exits(0); !strings.Contains(r.out, "1 kept heads, 1 of them signed") {
+	if r := g.keygate(t, "audit", "--verify", "--against", file).exits(0); !strings.Contains(r.out, "1 checkpoints, 1 of them signed") {
 		t.Errorf("verified: %s", r.out)
 	}
 	against := []string{"keygate", "audit", "--verify", "--against", "-", "--address", g.adminAddr}
@@ -61,7 +61,7 @@ func TestAuditHeads(t *testing.T) {
 		t.Errorf("a forged head: %s", r.err)
 	}
 	for name, in := range map[string]string{"nothing": "", "another thing": `{"a":1}`, "no JSON": "head"} {
-		if r := g.command(t, in, against...).exits(1); !strings.Contains(r.err, "head") {
+		if r := g.command(t, in, against...).exits(1); !strings.Contains(r.err, "checkpoint") {
 			t.Errorf("%s: %s", name, r.err)
 		}
 	}

@@ -59,11 +59,11 @@ func TestImport(t *testing.T) {
 		fmt.Fprintf(&csv, "t%d,key %d,%x,sha256,%s,%s\n", i%50, i, sum, key[:12], key[len(key)-4:])
 	}
 	r := g.imports(t, csv.String(), "-", "--create-tenants").exits(0)
-	if want := fmt.Sprintf("%d rows: %d imported, 0 unchanged, 0 refused; 50 tenants created.\n", bulk, bulk); !strings.HasPrefix(r.out, want) {
+	if want := fmt.Sprintf("%d rows: %d imported, 0 unchanged, 0 rejected; 50 tenants created.\n", bulk, bulk); !strings.HasPrefix(r.out, want) {
 		t.Errorf("%q, want %q", r.out, want)
 	}
 	r = g.imports(t, csv.String()).exits(0)
-	if want := fmt.Sprintf("%d rows: 0 imported, %d unchanged, 0 refused; 0 tenants created.\n", bulk, bulk); !strings.HasPrefix(r.out, want) {
+	if want := fmt.Sprintf("%d rows: 0 imported, %d unchanged, 0 rejected; 0 tenants created.\n", bulk, bulk); !strings.HasPrefix(r.out, want) {
 		t.Errorf("again: %q, want %q", r.out, want)
 	}
 
@@ -104,12 +104,12 @@ func TestImport(t *testing.T) {
 		"{\"tenant\":\"t1\",\"hash\":\"$2b$06$aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\",\"algorithm\":\"bcrypt\",\"prefix\":\"old_abc\"}\n" +
 		"{\"tenant\":\"t1\",\"colour\":\"red\",\"key\":\"old_colourabcdefghijklmno\"}\n")
 	r = g.imports(t, lines.String(), "--format", "jsonl").exits(1)
-	if !strings.HasPrefix(r.out, "10 rows: 5 imported, 0 unchanged, 5 refused; 0 tenants created.\nThe gateway accepts keys of kg_live_ and ") {
+	if !strings.HasPrefix(r.out, "10 rows: 5 imported, 0 unchanged, 5 rejected; 0 tenants created.\nThe gateway accepts keys of kg_live_ and ") {
 		t.Errorf("%q", r.out)
 	}
 	for _, want := range []string{
 		"line 6: key: no prefix and no accept", "line 7: tenant: there is no such tenant", "line 8: it is not a JSON object",
-		"line 9: hash: prefix must hold", "line 10: colour: is not a field", "5 of 10 rows were refused",
+		"line 9: hash: prefix must hold", "line 10: colour: is not a field", "5 of 10 rows were rejected",
 	} {
 		if !strings.Contains(r.err, want) {
 			t.Errorf("standard error lacks %q:\n%s", want, r.err)
@@ -148,7 +148,7 @@ func TestImport(t *testing.T) {
 		}
 	}
 	r = g.imports(t, lines.String(), "--format", "jsonl").exits(1)
-	if !strings.HasPrefix(r.out, "10 rows: 0 imported, 5 unchanged, 5 refused; 0 tenants created.\n") {
+	if !strings.HasPrefix(r.out, "10 rows: 0 imported, 5 unchanged, 5 rejected; 0 tenants created.\n") {
 		t.Errorf("after rehashing: %q", r.out)
 	}
 	g.keygate(t, "audit", "--verify").exits(0)

@@ -1,4 +1,5 @@
-// Package adminapi holds what the admin endpoint and the commands that call it agree on.
+// Package adminapi holds names and types that the admin endpoint and the commands which call it
+// share.
 package adminapi
 
 import (
@@ -13,31 +14,32 @@ import (
 const (
 	// Prefix is the path of the management API on Caddy's admin endpoint.
 	Prefix = "/keygate"
-	// BackupPath is where, under Prefix, a backup is requested. It is not a part of the management API: it writes
-	// a file on the gateway's machine, as only a user who may configure the server can.
+	// BackupPath is the path of backup requests under Prefix. It is not part of the management
+	// API, because a backup writes a file on the gateway's machine. Only a user who may configure
+	// the server may do that.
 	BackupPath = "/backup"
-	// ViaHeader names the program that sends a request: "cli" for the commands.
+	// ViaHeader is the header in which a client names its program; the commands send "cli".
 	ViaHeader = "Keygate-Via"
-	// CodeNotRunning is the code of the response while no keygate app runs.
+	// CodeNotRunning is the error code of responses while no keygate app runs.
 	CodeNotRunning = "not_running"
 )
 
-// Backup is the body of a request for a backup, and of its response.
+// Backup is the body of a backup request and of its response.
 type Backup struct {
 	// File is the absolute path of the backup on the gateway's machine.
 	File string `json:"file"`
-	// Bytes is the size of the backup.
+	// Bytes is the size of the backup; only the response has it.
 	Bytes int64 `json:"bytes,omitempty"`
 }
 
-// Backuper is a store that writes backups of itself.
+// Backuper is a store that can write a backup of itself.
 type Backuper interface {
 	// Backup writes the whole store to a new file and returns its size in bytes.
 	Backup(ctx context.Context, file string) (int64, error)
 }
 
-// Access allows everything: Caddy's admin endpoint has authenticated the caller. The name that the audit records
-// is the one that the caller states.
+// Access returns full access, because Caddy's admin endpoint has authenticated the caller. The
+// audit records the actor that the request names.
 func Access(r *http.Request) (api.Access, error) {
 	name, ip, err := api.RequestedActor(r)
 	if err != nil {
@@ -51,7 +53,7 @@ func Access(r *http.Request) (api.Access, error) {
 		actor.Via = "cli"
 	}
 	if actor.IP == "" {
-		// A Unix socket has none.
+		// A connection over a Unix socket has no address.
 		if from, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 			actor.IP = from.Addr().Unmap().String()
 		}

@@ -6,7 +6,8 @@ import (
 	"github.com/keygate-dev/keygate/caddymodule/config"
 )
 
-// RoutedHandler, RoutedHandlers and ConfiguredHTTP are for tests, which need every module of Keygate.
+// RoutedHandler, RoutedHandlers and ConfiguredHTTP are exported for tests in package checkup_test,
+// which import all modules of Keygate.
 type RoutedHandler = routedHandler
 
 var (
@@ -22,7 +23,7 @@ func (h *routedHandler) Precedes(other *routedHandler) bool { return h.precedes(
 func (h *routedHandler) Covers(other *routedHandler) bool   { return h.covers(other) }
 func (h *routedHandler) Depth() int                         { return len(h.path) }
 
-// WarningLines returns the warnings, one line each.
+// WarningLines returns the warnings as text, one line each.
 func (a *Checkup) WarningLines(at *config.AdaptedLines) (out []string) {
 	for _, w := range a.warnings(at) {
 		out = append(out, fmt.Sprint(w.level, " ", w.at, " ", w.message, " ", w.attrs))

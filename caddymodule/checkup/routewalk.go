@@ -11,41 +11,43 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// routedHandler is one handler of the HTTP app, with the path of routes that a request takes to it.
+// routedHandler is one handler of the HTTP app, with the path of routes that leads to it.
 type routedHandler struct {
 	handler    caddyhttp.MiddlewareHandler
 	server     *caddyhttp.Server
 	serverName string
-	// Path has one step per list of routes, the server's own list first, the handler's last.
+	// path has one step per list of routes. The first step is in the server's list, the last in
+	// the handler's own.
 	path []routeStep
 }
 
-// routeStep is a place in one list of routes.
+// routeStep is a position in one list of routes.
 type routeStep struct {
 	kind   routeKind
 	routes caddyhttp.RouteList
-	// route is the index in routes; handler the one in that route's Handlers.
+	// route is the index in routes, handler the index in that route's Handlers.
 	route, handler int
 }
 
-// routeKind is what makes a request enter a list of routes.
+// routeKind is the reason why a request enters a list of routes.
 type routeKind uint8
 
 const (
-	// requestRoutes handle each request: those of a server, a subroute, a handle block, a named route.
+	// requestRoutes handle every request: those of a server, a subroute, a handle block or a named
+	// route.
 	requestRoutes routeKind = iota
-	// errorRoutes run after an error: those of handle_errors.
+	// errorRoutes handle a request after an error: those of handle_errors.
 	errorRoutes
-	// responseRoutes run for responses that a matcher selects: those of handle_response in reverse_proxy,
-	// forward_auth and intercept.
+	// responseRoutes handle responses that a matcher selects: those of handle_response in
+	// reverse_proxy, forward_auth and intercept.
 	responseRoutes
 )
 
-// routedHandlers iterates over the handlers of all servers of a provisioned HTTP app: servers by name,
-// and in each the handlers in the order of the configuration, those that hold others before those they
-// hold. It finds the routes in subroutes (handle, route, handle_path, handle_errors), in the responses of
-// reverse_proxy, forward_auth and intercept, in named routes that are invoked, and in every other handler
-// that keeps routes in its exported fields. app may be nil.
+// routedHandlers iterates over the handlers of all servers of a provisioned HTTP app. Servers come
+// in order of their names, handlers in order of the configuration, and a handler before the
+// handlers that it contains. The walk enters subroutes (handle, route, handle_path,
+// handle_errors), the response routes of reverse_proxy, forward_auth and intercept, invoked named
+// routes, and every other handler with routes in its exported fields. app may be nil.
 //
 //	for h := range routedHandlers(configuredHTTP(ctx)) {
 //		if header, ok := h.handler.(*headers.Handler); ok && !h.inErrorRoute() { … }
@@ -70,8 +72,8 @@ func routedHandlers(app *caddyhttp.App) iter.Seq[*routedHandler] {
 	}
 }
 
-// configuredHTTP returns the configuration's HTTP app, nil where there is none. It must not be called before
-// that app is provisioned: call it in Start.
+// configuredHTTP returns the configuration's HTTP app, or nil if there is none. The app must be
+// provisioned, so the earliest place for a call is an app's Start.
 func configuredHTTP(ctx caddy.Context) *caddyhttp.App {
 	app, err := ctx.AppIfConfigured("http")
 	if err != nil {
@@ -87,11 +89,12 @@ type routeWalk struct {
 	name   string
 	path   []routeStep
 	yield  func(*routedHandler) bool
-	// invoked are the named routes that the walk is inside of: they may invoke one another.
+	// invoked are the named routes that the walk is currently inside. Named routes may invoke each
+	// other in a cycle.
 	invoked []string
 }
 
-// list visits one list of routes, and reports whether the walk goes on.
+// list visits one list of routes. It returns false if the walk must stop.
 func (w *routeWalk) list(kind routeKind, routes caddyhttp.RouteList) bool {
 	w.path = append(w.path, routeStep{kind: kind, routes: routes})
 	defer func() { w.path = w.path[:len(w.path)-1] }()
@@ -107,7 +110,7 @@ func (w *routeWalk) list(kind routeKind, routes caddyhttp.RouteList) bool {
 	return true
 }
 
-// inside visits the routes that a handler holds, and reports whether the walk goes on.
+// inside visits the routes that a handler contains. It returns false if the walk must stop.
 func (w *routeWalk) inside(h caddyhttp.MiddlewareHandler) bool {
 	if invoke, ok := h.(*caddyhttp.Invoke); ok {
 		route := w.server.NamedRoutes[invoke.Name]
@@ -151,22 +154,22 @@ func (h *routedHandler) module() string {
 	return strings.TrimPrefix(caddy.GetModuleID(h.handler), "http.handlers.")
 }
 
-// inErrorRoute reports whether the handler is reached only after an error.
+// inErrorRoute reports whether requests reach the handler only after an error.
 func (h *routedHandler) inErrorRoute() bool { return h.under(errorRoutes) }
 
-// inResponseRoute reports whether the handler is reached only for a response.
+// inResponseRoute reports whether requests reach the handler only for a response.
 func (h *routedHandler) inResponseRoute() bool { return h.under(responseRoutes) }
 
 func (h *routedHandler) under(kind routeKind) bool {
 	return slices.ContainsFunc(h.path, func(s routeStep) bool { return s.kind == kind })
 }
 
-// matchers returns the matcher sets of a step's route: one of them must match for a request to
-// enter the route. None match every request.
+// matchers returns the matcher sets of the step's route. A request enters the route if one set
+// matches, or if there are none.
 func (s routeStep) matchers() caddyhttp.MatcherSets { return s.routes[s.route].MatcherSets }
 
-// fork returns the index of the first step at which the paths of h and other part. It is -1 where they
-// never meet in one list, or one holds the other.
+// fork returns the index of the first step at which the paths of h and other differ. It returns -1
+// if they share no list of routes, or if one handler contains the other.
 func (h *routedHandler) fork(other *routedHandler) int {
 	if h.server != other.server {
 		return -1
@@ -183,9 +186,9 @@ func (h *routedHandler) fork(other *routedHandler) int {
 	return -1
 }
 
-// precedes reports whether h comes before other in the same flow: a request that matches the routes of
-// both meets h first and may go on to other. Routes of one group exclude each other, and nothing comes after
-// a terminal route, so none of these precedes another.
+// precedes reports whether a request that matches the routes of both reaches h first and may then
+// reach other. Routes of one group exclude each other, and a terminal route ends the list, so
+// their handlers do not precede others.
 func (h *routedHandler) precedes(other *routedHandler) bool {
 	i := h.fork(other)
 	if i < 0 {
@@ -199,8 +202,8 @@ func (h *routedHandler) precedes(other *routedHandler) bool {
 	return a.route < b.route && !route.Terminal && (route.Group == "" || route.Group != b.routes[b.route].Group)
 }
 
-// covers reports whether every request that reaches other has matched the routes that lead to h: those
-// after the fork have no matchers, or the same ones at the fork.
+// covers reports whether every request that reaches other also matches the routes to h. This holds
+// if h's route at the fork has no matchers or other's, and h's routes below it have none.
 func (h *routedHandler) covers(other *routedHandler) bool {
 	i := h.fork(other)
 	if i < 0 {
@@ -212,8 +215,8 @@ func (h *routedHandler) covers(other *routedHandler) bool {
 	return !slices.ContainsFunc(h.path[i+1:], func(s routeStep) bool { return s.kind != requestRoutes || len(s.matchers()) > 0 })
 }
 
-// site names the site that the handler belongs to, for messages: its hosts, else the addresses that
-// its server listens on.
+// site returns the name of the handler's site for messages: its hosts, else the addresses on which
+// its server listens.
 func (h *routedHandler) site() string {
 	for _, s := range h.path {
 		for _, set := range s.matchers() {

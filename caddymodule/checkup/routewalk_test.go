@@ -13,7 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/caddymodule/config"
 )
 
-// provisionedHTTP returns the HTTP app that a Caddyfile becomes, provisioned and not started.
+// provisionedHTTP returns the HTTP app of a Caddyfile, provisioned but not started.
 func provisionedHTTP(t *testing.T, caddyfile string) *caddyhttp.App {
 	t.Helper()
 	text, err := adapt(caddyfile)
@@ -23,7 +23,8 @@ func provisionedHTTP(t *testing.T, caddyfile string) *caddyhttp.App {
 	return checkup.ConfiguredHTTP(provisioned(t, text))
 }
 
-// provisioned provisions a configuration in JSON, without starting it, until the test ends.
+// provisioned provisions a configuration in JSON without starting it. The configuration is kept
+// until the test ends.
 func provisioned(t *testing.T, config string) caddy.Context {
 	t.Helper()
 	c := mustConfig(t, []byte(config))
@@ -49,7 +50,8 @@ func provisioned(t *testing.T, config string) caddy.Context {
 	}
 }
 
-// holdApp is an app that keeps a configuration in the state in which all other apps are provisioned.
+// holdApp is an app that blocks the loading of a configuration after all other apps are
+// provisioned, so that a test can inspect them.
 type holdApp struct{}
 
 // provisionHold is called when a holdApp is provisioned.
@@ -164,7 +166,8 @@ a.example static_response error 3`
 func TestRouteOrder(t *testing.T) {
 	all := make(map[string]*checkup.RoutedHandler)
 	for h := range checkup.RoutedHandlers(provisionedHTTP(t, everyRoute)) {
-		// The last of a name wins, except for those of a response or an error.
+		// Of several handlers with the same name, the test compares the last one; handlers of
+		// responses and errors are excluded.
 		if name := h.Site() + " " + h.Module(); !h.InErrorRoute() && !h.InResponseRoute() {
 			all[fmt.Sprintf("%s %d", name, h.Depth())] = h
 		}
@@ -177,7 +180,7 @@ func TestRouteOrder(t *testing.T) {
 		{"b.example keygate 3", "b.example static_response 3", false, true},
 		{"a.example headers 2", "a.example keygate 3", true, true},
 		{"a.example keygate 3", "a.example headers 2", false, false},
-		// Branches of handle exclude each other.
+		// A request enters only one of several handle blocks.
 		{"a.example keygate 3", "a.example keygate 5", false, false},
 		{"a.example keygate 5", "a.example static_response 5", true, true},
 		{"a.example headers 2", "b.example keygate 3", false, false},
@@ -195,7 +198,7 @@ func TestRouteOrder(t *testing.T) {
 	}
 }
 
-// Named routes that invoke each other end the walk.
+// The walk ends even if named routes invoke each other in a cycle.
 func TestRoutedHandlersRecursion(t *testing.T) {
 	n := 0
 	for range checkup.RoutedHandlers(provisionedHTTP(t, `

@@ -12,11 +12,11 @@ import (
 	"github.com/keygate-dev/keygate/caddymodule/redact"
 )
 
-// rejectionStatuses are those that Keygate rejects requests with, unless a keyspace states others.
+// rejectionStatuses are the statuses of Keygate's rejections, unless a keyspace configures others.
 var rejectionStatuses = [...]int{400, 401, 402, 403, 429, 503}
 
-// warnCaching warns of deferred header directives in front of a keygate directive that would let caches store
-// rejections: they have the last word on a response's header.
+// warnCaching warns of deferred header directives before a keygate directive that would let caches
+// store rejections. Deferred directives run last, so they can remove Keygate's no-store.
 func (a *Checkup) warnCaching() {
 	var deferred []*routedHandler
 	for h := range routedHandlers(configuredHTTP(a.ctx)) {
@@ -29,7 +29,7 @@ func (a *Checkup) warnCaching() {
 					return false
 				}
 				if value, undone := withoutNoStore(o.handler.(*headers.Handler).Response); undone {
-					a.log.Warn("a deferred header directive lets caches store rejections: write it without '>' and defer, so that Keygate's no-store comes after it",
+					a.log.Warn("a deferred header directive removes no-store from Keygate's rejections, so caches may store them: write the directive without '>' and defer",
 						"site", o.site(), "cache_control", value)
 				}
 				return true
@@ -38,7 +38,8 @@ func (a *Checkup) warnCaching() {
 	}
 }
 
-// withoutNoStore returns what Cache-Control a rejection has after ops, and whether no-store is gone from it.
+// withoutNoStore applies ops to the header of a rejection. It returns the resulting Cache-Control,
+// and whether no-store is missing.
 func withoutNoStore(ops *headers.RespHeaderOps) (value string, undone bool) {
 	for _, status := range rejectionStatuses {
 		hdr := http.Header{"Cache-Control": {"no-store"}}
@@ -53,25 +54,26 @@ func withoutNoStore(ops *headers.RespHeaderOps) (value string, undone bool) {
 	return "", false
 }
 
-// hasToken reports whether a list of tokens over several lines holds one.
+// hasToken reports whether one of the lines, each a comma-separated list, contains the token.
 func hasToken(lines []string, token string) bool {
 	return slices.ContainsFunc(strings.Split(strings.Join(lines, ","), ","), func(t string) bool {
 		return strings.EqualFold(strings.TrimSpace(t), token)
 	})
 }
 
-// warnDebug warns of logs of level DEBUG whose format lacks the filter for lines that only that level has.
+// warnDebug warns of logs at level DEBUG whose format lacks filters for DEBUG lines.
 func (a *Checkup) warnDebug() {
 	for _, ks := range a.keyspaces {
 		for _, leak := range redact.LeakingDebugLogs(a.ctx, ks.Grammar.Shapes()[0].Prefix) {
-			a.log.Warn("a logger of level DEBUG would write API keys that stand in URLs: state `format keygate` in its log block, or add these lines to its `format filter`",
+			a.log.Warn("a logger at level DEBUG would write API keys in URLs: set `format keygate` in its log block, or add these lines to its `format filter`",
 				"logger", leak.Log, "lines", leak.Lines)
 		}
-		return // the prefix of one keyspace stands for those of all
+		return // the result does not depend on the prefix, so one keyspace is enough
 	}
 }
 
-// CleanTraces keeps keys out of the spans of every tracing handler of the configuration, and warns where that fails.
+// CleanTraces makes every tracing handler of the configuration remove keys from its spans, and
+// warns if that is impossible.
 func (a *Checkup) CleanTraces() {
 	found := false
 	for h := range routedHandlers(configuredHTTP(a.ctx)) {
@@ -82,12 +84,12 @@ func (a *Checkup) CleanTraces() {
 		if !found {
 			found = true
 			if !redact.CleanSpans(t) {
-				a.log.Warn("spans of the tracing directive may hold API keys, because this version of Caddy traces in another way: remove the directive",
+				a.log.Warn("spans of the tracing directive may hold API keys, because Keygate can't filter the spans of this Caddy version: remove the directive",
 					"site", h.site())
 			}
 		}
 		if names := redact.LeakingAttributes(t.SpanAttributes); len(names) > 0 {
-			a.log.Warn("span_attributes of the tracing directive write a part of the request, which may hold an API key: remove these lines, or use {keygate.key_id}",
+			a.log.Warn("span_attributes of the tracing directive contain a part of the request that may hold an API key: remove these lines, or use {keygate.key_id}",
 				"site", h.site(), "attributes", names)
 		}
 	}

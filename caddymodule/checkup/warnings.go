@@ -1,5 +1,5 @@
-// Package checkup looks for likely mistakes in a configuration when it starts, and logs warnings with their remedies. It
-// also keeps API keys out of the spans of the tracing directive.
+// Package checkup looks for likely mistakes in a configuration when the configuration starts, and
+// logs warnings with remedies. It also keeps API keys out of the spans of the tracing directive.
 package checkup
 
 import (
@@ -22,17 +22,17 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
-// warning is one thing about a configuration that is likely not meant, and is logged once at its start.
-// Its message names the remedy.
+// warning is one likely mistake in a configuration. It is logged once, when the configuration
+// starts. The message names the remedy.
 type warning struct {
 	level   slog.Level
 	message string
-	// at is file and line of the Caddyfile; "" where they are not known.
+	// at is file and line in the Caddyfile, or "" if they are unknown.
 	at    string
 	attrs []any
 }
 
-// Checkup looks at a configuration that is starting.
+// Checkup examines a configuration that is starting.
 type Checkup struct {
 	*config.Config
 	keyspaces map[string]*config.Keyspace
@@ -45,7 +45,7 @@ func New(ctx caddy.Context, log *slog.Logger, c *config.Compiled) *Checkup {
 	return &Checkup{c.Config, c.Keyspaces, ctx, log}
 }
 
-// Warn logs the likely mistakes in the configuration.
+// Warn logs a warning for each likely mistake in the configuration.
 func (a *Checkup) Warn() {
 	for _, w := range a.warnings(config.LastAdapted.Take()) {
 		if w.at != "" {
@@ -57,23 +57,23 @@ func (a *Checkup) Warn() {
 	a.warnDebug()
 }
 
-// warnings returns the likely mistakes in the configuration. at are the lines of its Caddyfile.
+// warnings returns the likely mistakes in the configuration. at holds the lines of its Caddyfile.
 func (a *Checkup) warnings(at *config.AdaptedLines) []warning {
 	app := configuredHTTP(a.ctx)
 	out := slices.Concat(a.clearSecrets(at), a.unusedKeyspaces(app, at), misplaced(app, at), uncheckedSites(app, at), uncheckedBranches(app, at),
 		chosenByClients(app, at), forgedAddresses(app), servedErrors(app), a.withoutEffect(app, at))
 	for _, name := range redact.LeakingLogs(a.ctx) {
 		out = append(out, warning{level: slog.LevelWarn, attrs: []any{"logger", name},
-			message: "a logger would write API keys of requests that do not reach the keygate directive: state `format keygate` in its log block; for the logger \"default\" that is the global option `log { format keygate }`"})
+			message: "a logger would write API keys of requests that do not reach the keygate directive: set `format keygate` in its log block; for the logger \"default\" set the global option `log { format keygate }`"})
 	}
 	return out
 }
 
-// clearSecrets warns of secrets that are part of the configuration itself.
+// clearSecrets warns of secrets that the configuration holds in plain text.
 func (a *Checkup) clearSecrets(at *config.AdaptedLines) (out []warning) {
 	add := func(what, field, placeholder string) {
 		out = append(out, warning{level: slog.LevelWarn, at: at.Field(field), attrs: []any{"field", field},
-			message: fmt.Sprintf("%s is in the configuration in clear, which Caddy saves (autosave.json) and shows (GET /config/); {$VAR} is no better, as it is replaced when the file is read: write %s or {file./path/of/a/file}", what, placeholder)})
+			message: fmt.Sprintf("%s is in the configuration in plain text, and Caddy saves the configuration (autosave.json) and shows it (GET /config/): write %s or {file./path/of/a/file} instead; {$VAR} does not help, because it is replaced when the file is read", what, placeholder)})
 	}
 	for i, p := range a.Peppers {
 		if !config.HasPlaceholder(p) {
@@ -100,10 +100,11 @@ func (a *Checkup) clearSecrets(at *config.AdaptedLines) (out []warning) {
 	return out
 }
 
-// passwordWord matches a password among keywords and values or the parameters of a URL.
+// passwordWord matches a password in a connection string of keywords and values, or in a URL's
+// query.
 var passwordWord = regexp.MustCompile(`(?:^|[\s?&])(?:sentinel_)?password\s*=\s*([^\s&]*)`)
 
-// clearPassword reports whether an address holds a password that is no placeholder.
+// clearPassword reports whether an address holds a password in plain text.
 func clearPassword(address string) bool {
 	for _, m := range passwordWord.FindAllStringSubmatch(address, -1) {
 		if m[1] != "" && !config.HasPlaceholder(m[1]) {
@@ -125,19 +126,21 @@ func clearPassword(address string) bool {
 	return password != "" && !config.HasPlaceholder(password)
 }
 
-// checker is a keygate handler.
+// checker is implemented by the handler keygate.
 type checker interface {
-	// Checks returns the handler's configuration and its keyspace. ok is false where it checks no request.
+	// Checks returns the handler's configuration and its keyspace. ok is false if the handler
+	// checks no request.
 	Checks() (c *config.HandlerConfig, ks *config.Keyspace, ok bool)
 }
 
-// checking is a keygate handler that checks requests.
+// checking is the configuration of a keygate handler that checks requests.
 type checking struct {
 	*config.HandlerConfig
 	keyspace *config.Keyspace
 }
 
-// checkingOf returns h as a keygate handler that checks requests; nil where it is none.
+// checkingOf returns the configuration of h if h is a keygate handler that checks requests, else
+// nil.
 func checkingOf(h *routedHandler) *checking {
 	if k, ok := h.handler.(checker); ok {
 		if c, ks, ok := k.Checks(); ok {
@@ -147,8 +150,8 @@ func checkingOf(h *routedHandler) *checking {
 	return nil
 }
 
-// checkingHandlers iterates over the keygate handlers that check requests, those in error and response
-// routes left out.
+// checkingHandlers iterates over the keygate handlers that check requests, except those in error
+// and response routes.
 func checkingHandlers(app *caddyhttp.App) iter.Seq2[*routedHandler, *checking] {
 	return func(yield func(*routedHandler, *checking) bool) {
 		for h := range routedHandlers(app) {
@@ -159,7 +162,8 @@ func checkingHandlers(app *caddyhttp.App) iter.Seq2[*routedHandler, *checking] {
 	}
 }
 
-// unusedKeyspaces warns of keyspaces whose keys no site checks, and tells of those that only observe.
+// unusedKeyspaces warns of keyspaces whose keys no site checks, and reports handlers and plans
+// that only observe.
 func (a *Checkup) unusedKeyspaces(app *caddyhttp.App, at *config.AdaptedLines) (out []warning) {
 	used := make(map[string]bool)
 	api, upstream := false, false
@@ -193,10 +197,10 @@ func (a *Checkup) unusedKeyspaces(app *caddyhttp.App, at *config.AdaptedLines) (
 			return p.Kind == apikey.InAuthorization || p.Kind == apikey.InHeader
 		}); !bearer {
 			out = append(out, warning{level: slog.LevelInfo, at: at.Field(path + ".credentials"), attrs: []any{"keyspace", name},
-				message: "keys are taken from no header, as credentials replaces the default places: add `default` there to take them from Authorization: Bearer and X-API-Key too"})
+				message: "keys in headers are not accepted, because credentials replaces the default places: add `default` to credentials to accept keys in Authorization: Bearer and X-API-Key too"})
 		}
 		if used[name] || api && (len(used) > 0 || !upstream) {
-			continue // keys may be verified over the API alone
+			continue // such a gateway may only verify keys over the API
 		}
 		out = append(out, warning{level: slog.LevelWarn, at: at.Field(path), attrs: []any{"keyspace", name},
 			message: "keygate is configured, but no site checks the keys of this keyspace: add the directive `keygate` to the site of the API"})
@@ -204,7 +208,8 @@ func (a *Checkup) unusedKeyspaces(app *caddyhttp.App, at *config.AdaptedLines) (
 	return out
 }
 
-// uncheckedSites warns of directives that check no request, or fewer than they say.
+// uncheckedSites warns of directives that check no request, or fewer requests than their lines
+// suggest.
 func uncheckedSites(app *caddyhttp.App, at *config.AdaptedLines) (out []warning) {
 	type earlier struct {
 		*routedHandler
@@ -216,7 +221,7 @@ func uncheckedSites(app *caddyhttp.App, at *config.AdaptedLines) (out []warning)
 		for _, p := range k.Public {
 			if (p.Path == "*" || p.Path == "/*") && len(p.Methods) == 0 && len(k.Protect)+len(k.Optional) == 0 {
 				out = append(out, warning{level: slog.LevelWarn, at: line, attrs: []any{"site", h.site()},
-					message: fmt.Sprintf("`public %s` lets every request of this site pass without a key: name the paths that need none", p.Path)})
+					message: fmt.Sprintf("`public %s` lets every request of this site pass without a key: name only the paths that need no key", p.Path)})
 			}
 		}
 		for _, place := range k.keyspace.Places.List() {
@@ -227,7 +232,7 @@ func uncheckedSites(app *caddyhttp.App, at *config.AdaptedLines) (out []warning)
 		for _, first := range before {
 			if len(first.k.Only)+len(first.k.Except) == 0 && first.precedes(h) && first.covers(h) {
 				out = append(out, warning{level: slog.LevelWarn, at: line, attrs: []any{"site", h.site(), "first", at.Handler(first.k.HandlerConfig)},
-					message: "this keygate directive is never used: another one has checked each request before, and only the first counts; put the rules of both into the first, or give each its own handle block"})
+					message: "this keygate directive is never used: another keygate checks each request before it, and only the first one counts; put the rules of both into the first, or put each into its own handle block"})
 				break
 			}
 		}
@@ -236,7 +241,7 @@ func uncheckedSites(app *caddyhttp.App, at *config.AdaptedLines) (out []warning)
 	return out
 }
 
-// forgedAddresses warns of servers on which clients can choose the address that limits use.
+// forgedAddresses warns of servers on which clients can choose the client address that limits use.
 func forgedAddresses(app *caddyhttp.App) (out []warning) {
 	var warned []*caddyhttp.Server
 	for h := range checkingHandlers(app) {
@@ -247,7 +252,7 @@ func forgedAddresses(app *caddyhttp.App) (out []warning) {
 		if trustsAll(s) {
 			warned = append(warned, s)
 			out = append(out, warning{level: slog.LevelWarn, attrs: []any{"server", h.serverName, "listen", s.Listen},
-				message: "trusted_proxies holds every address, so that clients choose the address that is used for allowed addresses, limits per address and the audit: name the addresses of the proxies in front"})
+				message: "trusted_proxies contains every address, so clients can choose the address that Keygate uses for allowed addresses, limits per address and the audit: list only the addresses of the proxies in front"})
 			continue
 		}
 		if s.TrustedProxiesStrict > 0 || len(s.ClientIPHeaders) > 0 && !slices.Contains(s.ClientIPHeaders, "X-Forwarded-For") {
@@ -258,19 +263,21 @@ func forgedAddresses(app *caddyhttp.App) (out []warning) {
 		}
 		warned = append(warned, s)
 		out = append(out, warning{level: slog.LevelWarn, attrs: []any{"server", h.serverName, "listen", s.Listen},
-			message: "trusted_proxies without trusted_proxies_strict: behind a proxy that appends to X-Forwarded-For, clients choose the address that is used for allowed addresses, limits per address and the audit: add `trusted_proxies_strict` next to trusted_proxies in the global option servers"})
+			message: "trusted_proxies is set without trusted_proxies_strict: behind a proxy that appends to X-Forwarded-For, clients can choose the address that Keygate uses for allowed addresses, limits per address and the audit; add `trusted_proxies_strict` next to trusted_proxies in the global option servers"})
 	}
 	return out
 }
 
-// trustsAll reports whether each client of s counts as a proxy that tells addresses of others.
+// trustsAll reports whether s accepts client addresses in headers from every client, as if each
+// were a trusted proxy.
 func trustsAll(s *caddyhttp.Server) bool {
 	source, _ := redact.TrustedProxies(s).(*caddyhttp.StaticIPRange)
 	return source != nil && slices.ContainsFunc(source.GetIPRanges(nil), func(p netip.Prefix) bool { return p.Bits() == 0 })
 }
 
-// RejectDropped refuses a configuration in which a server drops the header that holds a keyspace's keys.
-// The directive of a Caddyfile is refused before; this is for JSON, and for sites whose server is another.
+// RejectDropped returns an error if a server drops the header that holds a keyspace's keys. A
+// Caddyfile is already checked when it is adapted, against the options of all servers.
+// RejectDropped also covers JSON, and checks the server that each site really has.
 func (a *Checkup) RejectDropped() error {
 	for h, k := range checkingHandlers(configuredHTTP(a.ctx)) {
 		for _, place := range k.keyspace.Places.List() {

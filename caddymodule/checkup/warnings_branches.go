@@ -11,9 +11,9 @@ import (
 	"github.com/keygate-dev/keygate/caddymodule/config"
 )
 
-// uncheckedBranches warns of keygate directives in routes that Caddy chooses by the path, where another
-// route sends the requests that are left out to the same upstream without a check. Caddy reads a path in
-// its own way: what it leaves out, the upstream may still serve as a path of that route.
+// uncheckedBranches warns of a keygate directive in a route with a path matcher, if another route
+// sends the remaining requests to the same upstream without a check. Caddy and the upstream may
+// read a path differently, so a client could reach the protected path through the other route.
 func uncheckedBranches(app *caddyhttp.App, at *config.AdaptedLines) (out []warning) {
 	all := slices.Collect(routedHandlers(app))
 	for h, k := range checkingHandlers(app) {
@@ -25,7 +25,7 @@ func uncheckedBranches(app *caddyhttp.App, at *config.AdaptedLines) (out []warni
 		for _, u := range all {
 			if h.leavesOut(u) && shareUpstream(h, u, all) && !checkedElsewhere(u, app) {
 				out = append(out, warning{level: slog.LevelWarn, at: at.Handler(k.HandlerConfig), attrs: []any{"site", h.site()},
-					message: "Caddy chooses this keygate by a matcher of the path, and sends the requests that the matcher leaves out to the same upstream without a check: " +
+					message: "this keygate is in a route with a matcher of the path, and Caddy sends the requests that do not match to the same upstream without a check: " +
 						"add the directive `keygate_paths` to the site, or put one keygate before the handle blocks and name the paths that need a key, such as `protect /api/*`"})
 				break
 			}
@@ -34,7 +34,8 @@ func uncheckedBranches(app *caddyhttp.App, at *config.AdaptedLines) (out []warni
 	return out
 }
 
-// leavesOut reports whether u is an upstream in a other route than h's, which a matcher of the path chooses.
+// leavesOut reports whether u is a reverse_proxy in another route than h's, and a path matcher
+// selects h's route.
 func (h *routedHandler) leavesOut(u *routedHandler) bool {
 	if _, ok := u.handler.(*reverseproxy.Handler); !ok || u.inErrorRoute() || u.inResponseRoute() {
 		return false
@@ -48,7 +49,7 @@ func (h *routedHandler) leavesOut(u *routedHandler) bool {
 	})
 }
 
-// checkedElsewhere reports whether a keygate checks every request that reaches u.
+// checkedElsewhere reports whether a keygate handler checks every request that reaches u.
 func checkedElsewhere(u *routedHandler, app *caddyhttp.App) bool {
 	for h, k := range checkingHandlers(app) {
 		if len(k.Only)+len(k.Except) == 0 && h.precedes(u) && h.covers(u) {
@@ -58,8 +59,8 @@ func checkedElsewhere(u *routedHandler, app *caddyhttp.App) bool {
 	return false
 }
 
-// shareUpstream reports whether u sends requests to an address that a proxy behind h sends them to,
-// or one of them is only known when a request comes.
+// shareUpstream reports whether u and a reverse_proxy after h may send requests to the same
+// address.
 func shareUpstream(h, u *routedHandler, all []*routedHandler) bool {
 	for _, behind := range all {
 		if _, ok := behind.handler.(*reverseproxy.Handler); !ok || !h.precedes(behind) {
@@ -72,13 +73,14 @@ func shareUpstream(h, u *routedHandler, all []*routedHandler) bool {
 	return false
 }
 
-// sameUpstream reports whether two proxies may send a request to the same address.
+// sameUpstream reports whether two proxies may send a request to the same address. Addresses that
+// are chosen per request may be any.
 func sameUpstream(a, b *routedHandler) bool {
 	to, other := dials(a), dials(b)
 	return to == nil || other == nil || slices.ContainsFunc(to, func(address string) bool { return slices.Contains(other, address) })
 }
 
-// dials returns the addresses of a proxy's upstreams; nil where they are only known when a request comes.
+// dials returns the addresses of a proxy's upstreams, or nil if they are chosen per request.
 func dials(h *routedHandler) []string {
 	p := h.handler.(*reverseproxy.Handler)
 	if p.DynamicUpstreams != nil {
@@ -94,7 +96,7 @@ func dials(h *routedHandler) []string {
 	return out
 }
 
-// matchesPath reports whether a matcher looks at the path of a request.
+// matchesPath reports whether a matcher looks at a request's path.
 func matchesPath(m any) bool {
 	if not, ok := m.(*caddyhttp.MatchNot); ok {
 		return slices.ContainsFunc(not.MatcherSets, func(set caddyhttp.MatcherSet) bool {

@@ -9,8 +9,8 @@ import (
 	"github.com/keygate-dev/keygate/caddymodule/config"
 )
 
-// chosenByClients warns of keygate directives with a matcher of what clients send as they like, where no
-// other directive checks the requests that the matcher leaves out.
+// chosenByClients warns of keygate directives with a matcher that a client can evade, if no other
+// directive checks the requests that the matcher excludes.
 func chosenByClients(app *caddyhttp.App, at *config.AdaptedLines) (out []warning) {
 	all := slices.Collect(routedHandlers(app))
 	for h, k := range checkingHandlers(app) {
@@ -26,18 +26,19 @@ func chosenByClients(app *caddyhttp.App, at *config.AdaptedLines) (out []warning
 			continue
 		}
 		out = append(out, warning{level: slog.LevelWarn, at: at.Handler(k.HandlerConfig), attrs: []any{"site", h.site()},
-			message: "a client chooses whether this keygate checks a request, because its matcher looks at headers, the query or variables: " +
+			message: "a client chooses whether this keygate checks its request, because the directive's matcher looks at headers, the query or variables: " +
 				"remove the matcher and name the paths that need a key inside the block, such as `protect /api/*`"})
 	}
 	return out
 }
 
-// checksAfter reports whether h stands in the same list of routes as before, without a matcher.
+// checksAfter reports whether h is in the same list of routes as before and has no matcher.
 func (h *routedHandler) checksAfter(before *routedHandler) bool {
 	return len(h.path) == len(before.path) && len(h.path[len(h.path)-1].matchers()) == 0
 }
 
-// clientsChoose reports whether a matcher looks at what a client can send as it likes without asking for anything else.
+// clientsChoose reports whether a matcher looks at parts of a request that clients can change
+// without requesting another resource.
 func clientsChoose(m any) bool {
 	switch m := m.(type) {
 	case *caddyhttp.MatchNot:

@@ -12,7 +12,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
-// methods are those of IANA's registry that requests use, and PURGE, which caches know.
+// methods are the request methods in IANA's registry, and PURGE, which caches use.
 var methods = []string{
 	"ACL", "BASELINE-CONTROL", "BIND", "CHECKIN", "CHECKOUT", "CONNECT", "COPY", "DELETE", "GET", "HEAD", "LABEL", "LINK", "LOCK",
 	"MERGE", "MKACTIVITY", "MKCALENDAR", "MKCOL", "MKREDIRECTREF", "MKWORKSPACE", "MOVE", "OPTIONS", "ORDERPATCH", "PATCH", "POST",
@@ -20,8 +20,8 @@ var methods = []string{
 	"UPDATE", "UPDATEREDIRECTREF", "VERSION-CONTROL",
 }
 
-// withoutEffect warns of lines that change nothing: rules for methods that no client sends, and what holds
-// without Redis where limits are not counted there.
+// withoutEffect warns of lines without an effect: rules for methods that no client sends, and
+// on_redis_down if limits are not counted in Redis.
 func (a *Checkup) withoutEffect(app *caddyhttp.App, at *config.AdaptedLines) (out []warning) {
 	for h, k := range checkingHandlers(app) {
 		patterns := slices.Concat(k.Public, k.Optional, k.Protect)
@@ -33,7 +33,7 @@ func (a *Checkup) withoutEffect(app *caddyhttp.App, at *config.AdaptedLines) (ou
 		}
 		for _, method := range unknownMethods(patterns) {
 			out = append(out, warning{level: slog.LevelWarn, at: at.Handler(k.HandlerConfig), attrs: []any{"site", h.site()},
-				message: fmt.Sprintf("a rule names the method %s, which is not registered: the rule holds for no usual request; correct the method if it is misspelled", method)})
+				message: fmt.Sprintf("a rule names the method %s, which is not a registered HTTP method, so usual requests never match the rule: check the spelling", method)})
 		}
 	}
 	if a.Limits != nil && a.Limits.Type == config.LimitsRedis {
@@ -43,14 +43,14 @@ func (a *Checkup) withoutEffect(app *caddyhttp.App, at *config.AdaptedLines) (ou
 		for i, plan := range a.Configured()[name].Plans {
 			if plan.OnRedisDown != "" {
 				out = append(out, warning{level: slog.LevelWarn, at: at.Field(fmt.Sprintf("keyspaces.%s.plans[%d]", name, i)), attrs: []any{"keyspace", name, "plan", plan.Name},
-					message: "on_redis_down has no effect: limits are counted in this process; state `limits redis {env.REDIS_URL}`, or remove on_redis_down"})
+					message: "on_redis_down has no effect, because limits are counted in this process: add `limits redis {env.REDIS_URL}`, or remove on_redis_down"})
 			}
 		}
 	}
 	return out
 }
 
-// unknownMethods returns the methods of patterns that are not registered, each once.
+// unknownMethods returns the methods in patterns that are not registered, without duplicates.
 func unknownMethods(patterns []rules.Pattern) (out []string) {
 	for _, p := range patterns {
 		for _, method := range p.Methods {

@@ -11,8 +11,8 @@ import (
 	"github.com/keygate-dev/keygate/caddymodule/config"
 )
 
-// answers reports whether h answers each request that reaches it, so that none goes on to the next handler,
-// and by which name a Caddyfile has it. all are the app's handlers.
+// answers reports whether h answers every request that reaches it, so that none goes to the next
+// handler. It also returns the name of h's directive in a Caddyfile. all are the app's handlers.
 func (h *routedHandler) answers(all []*routedHandler) (directive string, ok bool) {
 	switch v := h.handler.(type) {
 	case *caddyhttp.StaticResponse:
@@ -35,8 +35,8 @@ func (h *routedHandler) answers(all []*routedHandler) (directive string, ok bool
 	return "", false
 }
 
-// goesOn reports whether h has routes for a response that answer nothing: the request then goes on to the
-// handlers after h, as with forward_auth.
+// goesOn reports whether h has response routes without an answer, as forward_auth has. A request
+// then goes to the handlers after h.
 func (h *routedHandler) goesOn(all []*routedHandler) bool {
 	held := func(other *routedHandler) bool {
 		return other.server == h.server && len(other.path) > len(h.path) && other.path[len(h.path)].kind == responseRoutes &&
@@ -58,8 +58,8 @@ func (h *routedHandler) goesOn(all []*routedHandler) bool {
 	return len(routes) > len(answered)
 }
 
-// misplaced warns of keygate directives behind a handler that answers: of those that no request reaches, and of
-// those behind which nothing answers while something before them does.
+// misplaced warns of keygate directives behind a handler that answers requests. Either no request
+// reaches the directive, or handlers answer requests only before the directive and none after it.
 func misplaced(app *caddyhttp.App, at *config.AdaptedLines) (out []warning) {
 	all := slices.Collect(routedHandlers(app))
 	for h, k := range checkingHandlers(app) {
@@ -83,9 +83,9 @@ func misplaced(app *caddyhttp.App, at *config.AdaptedLines) (out []warning) {
 		w := warning{level: slog.LevelWarn, at: at.Handler(k.HandlerConfig), attrs: []any{"site", h.site()}}
 		switch {
 		case before != "":
-			w.message = fmt.Sprintf("keygate checks no request of this site: %s comes before it and answers each", before)
+			w.message = fmt.Sprintf("keygate checks no request of this site: %s comes before it and answers every request", before)
 		case partly != "" && !guards:
-			w.message = fmt.Sprintf("keygate protects nothing on this site: %s comes before it and answers, and nothing that answers comes after it", partly)
+			w.message = fmt.Sprintf("keygate protects nothing on this site: %s comes before it and answers requests, and no handler after it answers any", partly)
 		default:
 			continue
 		}
@@ -95,8 +95,9 @@ func misplaced(app *caddyhttp.App, at *config.AdaptedLines) (out []warning) {
 	return out
 }
 
-// servedErrors warns of error routes of sites with keygate that serve files, or proxy to the upstream, by the path
-// of the request: an error page that no rewrite names is the very response that was protected.
+// servedErrors warns of error routes that serve the request's own path, from files or from the
+// upstream, on sites with keygate. Without a rewrite, the error page would be the protected
+// response itself.
 func servedErrors(app *caddyhttp.App) (out []warning) {
 	checked := make(map[*caddyhttp.Server]bool)
 	for h := range checkingHandlers(app) {
@@ -110,10 +111,10 @@ func servedErrors(app *caddyhttp.App) (out []warning) {
 		var message string
 		switch p := h.handler.(type) {
 		case *fileserver.FileServer:
-			message = "handle_errors has file_server without a rewrite that holds for each error: a request that keygate rejected gets no page there, since that would be the file of its own path; name the page before it, such as `rewrite * /error.html`"
+			message = "handle_errors has file_server without a rewrite for every error: for a request that keygate rejected, file_server would serve the protected file, so Keygate does not use it; add the page before file_server, such as `rewrite * /error.html`"
 		case *reverseproxy.Handler:
 			if ProxiesAgain(h.server, p) {
-				message = "handle_errors has reverse_proxy to an upstream of the site, without a rewrite that holds for each error: a request that keygate rejected is not sent there, since the upstream would answer it; name the page before it, such as `rewrite * /error`"
+				message = "handle_errors has reverse_proxy to an upstream of the site without a rewrite for every error: the upstream would serve a request that keygate rejected, so Keygate does not send it there; add the page before reverse_proxy, such as `rewrite * /error`"
 			}
 		}
 		if message == "" {
@@ -129,8 +130,8 @@ func servedErrors(app *caddyhttp.App) (out []warning) {
 	return out
 }
 
-// ProxiesAgain reports whether a proxy of an error route sends requests, under the path that they have, to an
-// upstream that the server's other routes protect.
+// ProxiesAgain reports whether a proxy in an error route sends requests, with their path
+// unchanged, to an upstream of the server's other routes.
 func ProxiesAgain(server *caddyhttp.Server, p *reverseproxy.Handler) bool {
 	if p.Rewrite != nil && p.Rewrite.URI != "" {
 		return false

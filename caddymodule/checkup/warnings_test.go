@@ -20,7 +20,7 @@ import (
 	"github.com/keygate-dev/keygate/caddymodule/sites"
 )
 
-// warningsOf returns what a start of a Caddyfile would log of it, one line each.
+// warningsOf returns the warnings that Keygate logs when a Caddyfile starts, one line each.
 func warningsOf(t *testing.T, caddyfile string) []string {
 	t.Helper()
 	text, err := adapt(caddyfile)
@@ -36,7 +36,8 @@ func warningsOf(t *testing.T, caddyfile string) []string {
 	return checkup.New(app.Context(), app.Log(), app.Compiled()).WarningLines(at)
 }
 
-// file returns a Caddyfile with options in the global option keygate, further global options, and sites.
+// file returns a Caddyfile with options in the global option keygate, with further global options,
+// and with sites.
 func file(options, global, sites string) string {
 	return "{\n\tadmin off\n\tpersist_config off\n\tauto_https off\n\tlog {\n\t\tformat keygate\n\t}\n" + global + "\n\tkeygate {\n" + options + "\n\t}\n}\n" + sites
 }
@@ -47,7 +48,7 @@ func TestWarnings(t *testing.T) {
 	good := siteWith("keygate\nreverse_proxy localhost:9000")
 	for _, tt := range []struct {
 		name, caddyfile string
-		// want are parts of the only line; none: nothing is logged.
+		// want are parts of the only warning. If want is empty, there is no warning.
 		want []string
 	}{
 		{"nothing wrong", file("", "", good), nil},
@@ -154,7 +155,7 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
-// The shipped configurations, and the README's first one, give no reason for a warning.
+// The shipped configurations, and the first one in the README, cause no warnings.
 func TestNoWarningsOfShippedConfigurations(t *testing.T) {
 	readme, err := os.ReadFile("../../README.md")
 	if err != nil {
@@ -175,7 +176,7 @@ func TestNoWarningsOfShippedConfigurations(t *testing.T) {
 	}
 }
 
-// shipped returns the configurations that come with Keygate, by file name. It runs in their directory.
+// shipped returns the shipped configurations by file name. The working directory must be configs.
 func shipped(t *testing.T) map[string]string {
 	t.Helper()
 	files, err := filepath.Glob("*.Caddyfile")
@@ -193,7 +194,7 @@ func shipped(t *testing.T) map[string]string {
 	return out
 }
 
-// adapt returns the JSON that a Caddyfile becomes, indented.
+// adapt converts a Caddyfile to indented JSON.
 func adapt(caddyfile string) (string, error) {
 	out, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), map[string]any{"filename": "Caddyfile"})
 	if err != nil {

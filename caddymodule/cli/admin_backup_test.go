@@ -20,8 +20,8 @@ const backedUp = `{
 }
 `
 
-// A backup writes a file on the gateway's machine: only a request from there, that no web
-// page can have sent, is heard.
+// The admin endpoint writes a backup only if it listens on a local address and the request can't
+// come from a web page, because a backup creates a file on the gateway's machine.
 func TestBackupOverAdmin(t *testing.T) {
 	for _, listens := range []string{"", "127.0.0.1"} {
 		address := fmt.Sprint(":", freePort(t))
@@ -42,7 +42,7 @@ func TestBackupOverAdmin(t *testing.T) {
 		} {
 			want := c.want
 			if listens == "" {
-				want = http.StatusForbidden // whatever the keyspaces open
+				want = http.StatusForbidden // admin_api open of a keyspace makes no difference
 			}
 			r, err := http.NewRequest(c.method, "http://127.0.0.1"+address+"/keygate/backup", strings.NewReader(c.body))
 			if err != nil {

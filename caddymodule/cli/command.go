@@ -1,5 +1,6 @@
-// Package cli is the command `caddy keygate`: a client of the management API on Caddy's admin endpoint or on a site.
-// A few commands open the store themselves, where no gateway runs; see command_offline.go.
+// Package cli implements the command `caddy keygate`: a client of the management API on Caddy's
+// admin endpoint or on a site. A few commands can open the store themselves without a running
+// gateway; see command_offline.go.
 package cli
 
 import (
@@ -10,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// The exit statuses of the commands.
+// Exit statuses of the commands, besides 0.
 const (
 	exitFailed = 1
 	exitUsage  = 2
@@ -29,12 +30,12 @@ Without a running gateway, token create, key revoke, key import, key export, aud
 backup open the store themselves: use --offline --config FILE.
 
 Secrets are read from standard input or a file, never from an argument.
-Exit status: 0 done, 1 rejected or failed (see standard error), 2 wrong usage.`,
+Exit status: 0 success, 1 rejected or failed (see standard error), 2 wrong usage.`,
 		CobraFunc: keygateCommand,
 	})
 }
 
-// keygateCommand makes cmd the one that holds all others.
+// keygateCommand sets up cmd as the parent of all Keygate commands.
 func keygateCommand(cmd *cobra.Command) {
 	cmd.Example = `  caddy keygate tenant create acme --name "Acme" --plan pro
   caddy keygate key create --tenant acme --name ci --scope deployment --expires 90d
@@ -46,16 +47,15 @@ func keygateCommand(cmd *cobra.Command) {
 	completing(cmd)
 }
 
-// usageError is the error of a command that was called wrongly.
+// usageError is the error of a command that was called with wrong arguments or flags.
 type usageError struct{ text string }
 
 func (e *usageError) Error() string { return e.text }
 
 func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
 
-// exit ends a command with err: it prints err on standard error, and returns the error with which
-// Caddy's main exits with the right status. Only Caddy's own wrapper
-// makes errors that carry a status above 1.
+// exit prints err on standard error and returns the error that makes Caddy's main exit with the
+// right status. For statuses above 1 that error must come from Caddy's own command wrapper.
 func exit(cmd *cobra.Command, err error) error {
 	if err == nil {
 		return nil
@@ -70,7 +70,7 @@ func exit(cmd *cobra.Command, err error) error {
 	return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) { return exitUsage, nil })(cmd, nil)
 }
 
-// action makes cmd do f.
+// action sets f as the function that cmd runs. By default cmd accepts no arguments.
 func action(cmd *cobra.Command, f func(*cobra.Command, []string) error) *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return exit(cmd, f(cmd, args)) }
 	cmd.DisableFlagsInUseLine = true
@@ -80,7 +80,8 @@ func action(cmd *cobra.Command, f func(*cobra.Command, []string) error) *cobra.C
 	return cmd
 }
 
-// named takes exactly the arguments with these names.
+// named returns the check that a command gets exactly one argument for each name, and that none is
+// empty.
 func named(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
@@ -98,8 +99,8 @@ func named(names ...string) cobra.PositionalArgs {
 	}
 }
 
-// group makes cmd one that only holds others. cobra would print the help of a group for a subcommand
-// that does not exist, and exit with 0.
+// group makes cmd the parent of subs. Without RunE, cobra would print help for an unknown
+// subcommand and exit with 0.
 func group(cmd *cobra.Command, subs ...*cobra.Command) *cobra.Command {
 	cmd.AddCommand(subs...)
 	cmd.Args = cobra.ArbitraryArgs

@@ -20,14 +20,15 @@ import (
 
 func auditCommand() *cobra.Command {
 	cmd := action(&cobra.Command{
-		Use: "audit", Short: "Shows who changed what, newest first, or verifies that nothing was altered",
+		Use: "audit", Short: "Shows who changed what, newest first, or verifies the audit chain",
 		Long: `Shows who changed what, newest first.
 
-With --verify it checks the chain of hashes over all events: that none was changed, put in,
-or taken out from between. That the chain was cut short, or rewritten as a whole, is noticed
-against heads that were kept elsewhere: --head prints the present one, and the gateway logs
-one every hour in which the chain moved. --against reads heads from a file, one or many, as
---head --json prints them, as they stand in the log, or as webhooks receive them.`,
+With --verify it checks the chain of hashes over all events: it finds events that were
+changed, inserted or removed from the middle. A chain that was cut short or rewritten as a
+whole is found by checkpoints: signed positions of the chain that are kept elsewhere.
+--head prints the current checkpoint, and the gateway logs one in every hour with new events.
+--against compares with a file of checkpoints: output of --head --json, lines of the
+gateway's log, or bodies of webhook deliveries.`,
 		Example: `  caddy keygate audit --tenant acme --limit 20
   caddy keygate audit --head --json >> heads.jsonl
   caddy keygate audit --verify
@@ -37,9 +38,9 @@ one every hour in which the chain moved. --against reads heads from a file, one 
 	addListFlags(cmd, map[string]string{"key": "Only about this key", "tenant": "Only about this tenant"})
 	f := cmd.Flags()
 	f.Bool("verify", false, "Check the chain of all events")
-	f.Bool("head", false, "Print the head of the chain, to be kept elsewhere")
-	f.String("against", "", "With --verify: file of heads that were kept elsewhere; - for standard input")
-	f.StringArray("public-key", nil, "With --against: public key, in base64, of a secret before, that heads may be signed with; may be repeated")
+	f.Bool("head", false, "Print a checkpoint of the chain, to be kept elsewhere")
+	f.String("against", "", "With --verify: file of checkpoints that were kept elsewhere; - for standard input")
+	f.StringArray("public-key", nil, "With --against: also accept checkpoints signed with this key, in base64, such as that of a former secret; may be repeated")
 	return cmd
 }
 
@@ -66,7 +67,7 @@ func runAudit(cmd *cobra.Command, _ []string) error {
 	case verify:
 		return verifyChain(cmd)
 	case head:
-		return printHead(cmd)
+		return printCheckpoint(cmd)
 	}
 	out := newTable(cmd.OutOrStdout(), "WHEN", "WHO", "FROM", "VIA", "WHAT", "TARGET", "CHANGED")
 	isJSON, err := listed(cmd, "/v1/audit", []string{"key", "tenant"}, func(e audit.Record) {
@@ -82,9 +83,9 @@ func runAudit(cmd *cobra.Command, _ []string) error {
 	return out.flush()
 }
 
-// printHead prints the head of the chain. Its JSON is one line, so that heads can be
-// collected in a file.
-func printHead(cmd *cobra.Command) error {
+// printCheckpoint prints the current checkpoint of the audit chain. With --json it is one line, so
+// that a file can collect checkpoints.
+func printCheckpoint(cmd *cobra.Command) error {
 	c, err := clientOf(cmd)
 	if err != nil {
 		return err
@@ -122,19 +123,19 @@ func verifyChain(cmd *cobra.Command) error {
 		}
 		return printChain(cmd, b, r)
 	}
-	heads, err := readHeads(cmd, file)
+	checkpoints, err := readCheckpoints(cmd, file)
 	if err != nil {
 		return err
 	}
 	keys, _ := cmd.Flags().GetStringArray("public-key")
 	var whole audit.Report
-	for part := range slices.Chunk(heads, audit.MaxCheckpoints) {
+	for part := range slices.Chunk(checkpoints, audit.MaxCheckpoints) {
 		var r audit.Report
 		if _, err := c.call(cmd.Context(), http.MethodPost, "/v1/audit/verify", nil, map[string]any{"heads": part, "public_keys": keys}, &r); err != nil {
 			return err
 		}
 		r.Checkpoints, r.Signed = r.Checkpoints+whole.Checkpoints, r.Signed+whole.Signed
-		for _, p := range whole.Problems { // the problems of the chain itself are printed each time
+		for _, p := range whole.Problems { // each part's report repeats the problems of the chain itself
 			if !slices.Contains(r.Problems, p) {
 				r.Problems = append(r.Problems, p)
 			}
@@ -149,15 +150,15 @@ func verifyChain(cmd *cobra.Command) error {
 	return printChain(cmd, b, whole)
 }
 
-// printChain prints what verifying found, and fails where it found something.
+// printChain prints the report of a verification, and returns an error if the chain was altered.
 func printChain(cmd *cobra.Command, b []byte, r audit.Report) error {
 	var err error
 	if asJSON(cmd) {
 		err = printJSON(cmd, b)
 	} else {
-		line := fmt.Sprintf("%d events, head %s", r.Events, shown(r.LastHash))
+		line := fmt.Sprintf("%d events, last hash %s", r.Events, shown(r.LastHash))
 		if r.Checkpoints > 0 {
-			line += fmt.Sprintf("; compared with %d kept heads, %d of them signed", r.Checkpoints, r.Signed)
+			line += fmt.Sprintf("; compared with %d checkpoints, %d of them signed", r.Checkpoints, r.Signed)
 		}
 		_, err = fmt.Fprintln(cmd.OutOrStdout(), line)
 	}
@@ -167,9 +168,9 @@ func printChain(cmd *cobra.Command, b []byte, r audit.Report) error {
 	return err
 }
 
-// readHeads reads heads from a file of JSON values: heads, lines of the log that hold one, or the
-// bodies of webhooks.
-func readHeads(cmd *cobra.Command, file string) ([]audit.Checkpoint, error) {
+// readCheckpoints reads checkpoints from a file of JSON values. A value is a checkpoint, a log
+// line that holds one, or the body of a webhook delivery.
+func readCheckpoints(cmd *cobra.Command, file string) ([]audit.Checkpoint, error) {
 	in := cmd.InOrStdin()
 	if file != "-" {
 		f, err := os.Open(file)
@@ -179,7 +180,7 @@ func readHeads(cmd *cobra.Command, file string) ([]audit.Checkpoint, error) {
 		defer f.Close()
 		in = f
 	}
-	var heads []audit.Checkpoint
+	var checkpoints []audit.Checkpoint
 	for d := json.NewDecoder(in); ; {
 		var v struct {
 			audit.Checkpoint
@@ -191,7 +192,7 @@ func readHeads(cmd *cobra.Command, file string) ([]audit.Checkpoint, error) {
 			break
 		}
 		if err != nil {
-			return nil, fmt.Errorf("reading head %d of %s: %w", len(heads)+1, shown(file), err)
+			return nil, fmt.Errorf("reading checkpoint %d of %s: %w", len(checkpoints)+1, shown(file), err)
 		}
 		h := v.Checkpoint
 		switch {
@@ -201,12 +202,12 @@ func readHeads(cmd *cobra.Command, file string) ([]audit.Checkpoint, error) {
 			h = *v.Posted
 		}
 		if h.Store == "" || h.At.IsZero() {
-			return nil, fmt.Errorf("value %d of %s is no head: it must be as audit --head --json prints it, a line of the log that holds one, or a webhook's body", len(heads)+1, shown(file))
+			return nil, fmt.Errorf("value %d of %s is not a checkpoint: it must be output of audit --head --json, a log line that holds one, or the body of a webhook delivery", len(checkpoints)+1, shown(file))
 		}
-		heads = append(heads, h)
+		checkpoints = append(checkpoints, h)
 	}
-	if len(heads) == 0 {
-		return nil, fmt.Errorf("%s holds no heads", shown(file))
+	if len(checkpoints) == 0 {
+		return nil, fmt.Errorf("%s holds no checkpoints", shown(file))
 	}
-	return heads, nil
+	return checkpoints, nil
 }

@@ -23,8 +23,8 @@ import (
 func backupCommand() *cobra.Command {
 	return offlineToo(action(&cobra.Command{
 		Use: "backup FILE", Short: "Writes the whole store of the gateway to a new file", Args: named("FILE"),
-		Long: "Has the gateway write its store, as it is at one moment, to a new file that only its user may read, on its own machine. " +
-			"Requests and changes go on meanwhile. Everything that was acknowledged before is in it. An existing file is not written over.",
+		Long: "Makes the gateway write its store to a new file on its own machine. The file holds the state of one moment, with every change that was acknowledged before. " +
+			"Only the gateway's user may read it. Requests and changes continue meanwhile. An existing file is never overwritten.",
 		Example: "  caddy keygate backup /var/backups/keygate-$(date +%F).db\n  caddy keygate backup keygate.bak --offline --config Caddyfile",
 	}, backup))
 }
@@ -48,13 +48,13 @@ func backup(cmd *cobra.Command, args []string) error {
 		}
 	} else {
 		if cmd.Flags().Changed("server") {
-			return usagef("a backup is a file on the gateway's own machine: run this there, without --server")
+			return usagef("a backup is a file on the gateway's own machine: run the command there, without --server")
 		}
 		c, err := clientOf(cmd)
 		if err != nil {
 			return err
 		}
-		c.http.Timeout = 0 // it takes as long as the store is large
+		c.http.Timeout = 0 // the time of a backup depends on the size of the store
 		if _, err := c.call(cmd.Context(), http.MethodPost, adminapi.BackupPath, nil, asked, &asked); err != nil {
 			return err
 		}
@@ -66,29 +66,29 @@ func backup(cmd *cobra.Command, args []string) error {
 		}
 		return printJSON(cmd, b)
 	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "Backed up to %s, %d bytes. Keep the peppers and the secret with it, but elsewhere: without them its keys are of no use.\n",
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "Backed up to %s, %d bytes. Keep copies of the peppers and the secret in another place: without them the keys in the backup can't be checked.\n",
 		shown(asked.File), asked.Bytes)
 	return err
 }
 
 func restoreCommand() *cobra.Command {
 	cmd := action(&cobra.Command{
-		Use: "restore FILE --config FILE [--as-it-was]", Short: "Puts a backup in the place of the store of a gateway that is stopped", Args: named("FILE"),
-		Long: "Checks a backup (that it is whole, no newer than this program, made under the configuration's peppers, and that its audit chain is intact) " +
-			"and copies it to the path of the store in the configuration. The former store is renamed, not removed. " +
+		Use: "restore FILE --config FILE [--as-it-was]", Short: "Replaces the store of a stopped gateway by a backup", Args: named("FILE"),
+		Long: "Copies a backup to the path of the store in the configuration. Before that it checks that the backup is complete, not newer than this program and made with the configuration's peppers, " +
+			"and that its audit chain is intact. The former store is renamed, not removed. " +
 			"Revocations in the former store stay in effect, with an audit event for each: keys that were revoked, disabled or deleted since the backup, tenants that were " +
-			"suspended or deleted, secrets that a rotation ended, revoked management tokens. All other changes since the backup are lost; with " +
-			"--as-it-was the revocations too.",
+			"suspended or deleted, secrets that a rotation replaced, and revoked management tokens. All other changes since the backup are lost, and with " +
+			"--as-it-was also the revocations.",
 		Example: "  caddy keygate restore /var/backups/keygate-2027-01-31.db --config /etc/caddy/Caddyfile",
 	}, restore)
-	cmd.Flags().Bool("as-it-was", false, "accept again the keys, tenants, secrets and tokens that were revoked, disabled, suspended or deleted since the backup")
+	cmd.Flags().Bool("as-it-was", false, "Accept again the keys, tenants, secrets and tokens that were revoked, disabled, suspended or deleted since the backup")
 	return cmd
 }
 
 func restore(cmd *cobra.Command, args []string) error {
 	for _, other := range []string{"server", "token-file", "address"} {
 		if cmd.Flags().Changed(other) {
-			return usagef("restore takes no --%s: it works on the files of a gateway that is stopped", other)
+			return usagef("restore does not accept --%s: it works on the files of a stopped gateway", other)
 		}
 	}
 	c, err := configOf(cmd)
@@ -129,7 +129,7 @@ func restore(cmd *cobra.Command, args []string) error {
 		return printJSON(cmd, b)
 	}
 	out := cmd.OutOrStdout()
-	fmt.Fprintf(out, "Restored %s: %d events, head %s\n", shown(path), chain.Events, shown(chain.LastHash))
+	fmt.Fprintf(out, "Restored %s: %d events, last hash %s\n", shown(path), chain.Events, shown(chain.LastHash))
 	if done.Aside != "" {
 		fmt.Fprintf(out, "The former store is %s. Changes since the backup are lost.\n", shown(done.Aside))
 	}
@@ -137,7 +137,7 @@ func restore(cmd *cobra.Command, args []string) error {
 	case done.Aside != "" && asItWas:
 		_, err = fmt.Fprintln(out, "As requested, revocations since the backup are lost: repeat those that you need.")
 	case done.Unread != nil:
-		fmt.Fprintf(out, "The former store could not be read whole: %s\n", shown(done.Unread.Error()))
+		fmt.Fprintf(out, "The former store could not be read completely: %s\n", shown(done.Unread.Error()))
 		_, err = fmt.Fprintf(out, "%d revocations could be read from it and stay in effect. "+revocationsLost, done.Revocations)
 	case done.Aside == "":
 		_, err = fmt.Fprintf(out, "There was no former store. "+revocationsLost)
@@ -149,15 +149,16 @@ func restore(cmd *cobra.Command, args []string) error {
 	return err
 }
 
-// revocationsLost tells the operator what to do if the revocations since the backup are not known.
+// revocationsLost is the advice if the restored store does not hold all revocations since the
+// backup.
 const revocationsLost = `Keys that were revoked since the backup are accepted again! Before clients reach the gateway:
   1. Find the revocations since then: in webhook deliveries, logs, tickets, a later backup.
-  2. Keys: caddy keygate key revoke KEY --offline --config FILE. Where a secret was rotated out, rotate the key again.
-  3. Tenants and management tokens: start the gateway where clients do not reach it; tenant suspend or delete, token revoke.
+  2. Keys: caddy keygate key revoke KEY --offline --config FILE. If a rotation had replaced a secret, rotate the key again.
+  3. Tenants and management tokens: start the gateway where clients can't reach it, then use tenant suspend, tenant delete and token revoke.
 `
 
-// keeperOf returns the function that writes the former store's revocations into the restored store, in the
-// name of the user who runs the command.
+// keeperOf returns the function that writes the former store's revocations into the restored
+// store. The audit records the user who runs the command as their actor.
 func keeperOf(cmd *cobra.Command, c *config.Compiled) sqlite.RevocationWriter {
 	actor := management.Actor{Name: systemUser(), Via: "cli"}
 	if name, _ := cmd.Flags().GetString("actor"); name != "" {
@@ -174,7 +175,8 @@ func keeperOf(cmd *cobra.Command, c *config.Compiled) sqlite.RevocationWriter {
 			})
 		}
 		if view.Keyspaces[r.Keyspace] == nil {
-			// It may be configured again.
+			// The configuration no longer has this keyspace but may get it again, so its
+			// revocations are written too.
 			list := []*gateway.Keyspace{{Name: r.Keyspace}}
 			for _, ks := range view.Keyspaces {
 				list = append(list, ks)
@@ -186,7 +188,8 @@ func keeperOf(cmd *cobra.Command, c *config.Compiled) sqlite.RevocationWriter {
 	}
 }
 
-// restoringEngine is the engine of a store that no gateway uses: no credits are leased.
+// restoringEngine is the engine for a restore. No gateway uses the store, so no credits are leased
+// and balances may change.
 type restoringEngine struct{ offlineEngine }
 
 func (*restoringEngine) WithCredits(_ context.Context, _, _ string, f func() error) error { return f() }

@@ -24,13 +24,13 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// tokenEnv holds the management token for --server.
+// tokenEnv is the environment variable with the management token for --server.
 const tokenEnv = "KEYGATE_TOKEN"
 
-// commandTimeout bounds one request of a command.
+// commandTimeout is the longest time that one request of a command may take.
 const commandTimeout = time.Minute
 
-// addClientFlags adds the flags that say which gateway a command talks to, and how.
+// addClientFlags adds the flags that choose a gateway and how to reach it.
 func addClientFlags(cmd *cobra.Command) {
 	f := cmd.PersistentFlags()
 	f.String("address", "", "Address of Caddy's admin endpoint (default: as in caddy reload)")
@@ -39,27 +39,27 @@ func addClientFlags(cmd *cobra.Command) {
 	f.String("server", "", "URL of a gateway's keygate_api, instead of the admin endpoint; the token is in "+tokenEnv+" or --token-file")
 	f.String("token-file", "", "File that holds the management token for --server; - for standard input")
 	f.String("keyspace", "", "Keyspace (default: the only one, else default)")
-	f.String("actor", "", "Who does it, for the audit (default: the system user)")
-	f.Bool("offline", false, "Open the store of --config itself, without a gateway: for a few commands, see caddy keygate --help")
-	f.Bool("json", false, "Print the API's JSON")
-	f.Duration("start-wait", startWait, "How long to wait for a gateway that is starting; 0 does not wait")
+	f.String("actor", "", "Actor that the audit records (default: the system user)")
+	f.Bool("offline", false, "Open the store of --config directly, without a running gateway; only for some commands, see caddy keygate --help")
+	f.Bool("json", false, "Print the API's response as JSON")
+	f.Duration("start-wait", startWait, "How long to wait while the gateway is starting; 0 does not wait")
 }
 
-// client talks to the management API of one gateway.
+// client sends requests to the management API of one gateway.
 type client struct {
 	http *http.Client
-	// base is what /v1/… is appended to.
+	// base is the URL before /v1/….
 	base   string
 	header http.Header
-	// Keyspace is "" for the gateway's default.
+	// keyspace is "" for the gateway's default keyspace.
 	keyspace string
-	// name of the gateway in messages.
+	// name identifies the gateway in messages.
 	name string
-	// pending are the nodes that had not confirmed what the last call changed.
+	// pending are the nodes that have not confirmed the last call's change.
 	pending []management.PendingNode
 }
 
-// clientOf returns the client that the flags of cmd describe.
+// clientOf returns the client for the flags of cmd.
 func clientOf(cmd *cobra.Command) (*client, error) {
 	c := &client{http: &http.Client{Timeout: commandTimeout}, header: http.Header{}}
 	flags := cmd.Flags()
@@ -90,7 +90,7 @@ func clientOf(cmd *cobra.Command) (*client, error) {
 	return c, c.useAdminEndpoint(address, wait)
 }
 
-// actAs sets the actor that the audit records, by default the system user.
+// actAs sets the actor that the audit records. The default is the system user.
 func (c *client) actAs(actor string) {
 	if actor == "" {
 		actor = systemUser()
@@ -99,7 +99,7 @@ func (c *client) actAs(actor string) {
 	c.header.Set(adminapi.ViaHeader, "cli")
 }
 
-// useServer makes c talk to a gateway's keygate_api.
+// useServer makes c call a gateway's keygate_api at the URL server.
 func (c *client) useServer(cmd *cobra.Command, server, actor string, wait time.Duration) error {
 	u, err := url.Parse(server)
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
@@ -115,22 +115,22 @@ func (c *client) useServer(cmd *cobra.Command, server, actor string, wait time.D
 		return usagef("--server needs a management token in %s or --token-file", tokenEnv)
 	}
 	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-		return errors.New("the management token holds characters that no token has")
+		return errors.New("the management token holds characters that are invalid in tokens")
 	}
 	c.header.Set("Authorization", "Bearer "+token)
 	if actor != "" {
-		// Only a token with the scope act may say so.
+		// The gateway accepts another actor only from a token with the scope act.
 		c.header.Set(api.ActorHeader, api.EncodeActor(actor))
 	}
 	c.base, c.name = strings.TrimSuffix(u.String(), "/"), u.Host
 	c.http.Transport = &startWaiter{http.DefaultTransport, wait}
-	// A token must not follow a redirect to somewhere else.
+	// The client follows no redirect, so that it never sends the token to another server.
 	c.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return nil
 }
 
-// useAdminEndpoint makes c talk to Caddy's admin endpoint, as caddycmd.AdminAPIRequest does, which
-// returns refusals only as text.
+// useAdminEndpoint makes c call Caddy's admin endpoint. It does what caddycmd.AdminAPIRequest
+// does, which returns error responses only as text.
 func (c *client) useAdminEndpoint(address string, wait time.Duration) error {
 	to, err := caddy.ParseNetworkAddress(address)
 	if err != nil || to.PortRangeSize() > 1 {
@@ -157,7 +157,7 @@ func (c *client) useAdminEndpoint(address string, wait time.Duration) error {
 	return nil
 }
 
-// systemUser names who runs the command.
+// systemUser returns the name of the user who runs the command, or "cli" if it is unknown.
 func systemUser() string {
 	if u, err := user.Current(); err == nil && u.Username != "" {
 		return u.Username
@@ -165,8 +165,8 @@ func systemUser() string {
 	return "cli"
 }
 
-// call sends body, nil for none, and reads the answer into into, nil for nothing. It
-// returns the answer's JSON. Refusals are *management.Error.
+// call sends a request with body as JSON and decodes the response into into; either may be nil. It
+// returns the response's JSON. If the API rejects the request, the error is a *management.Error.
 func (c *client) call(ctx context.Context, method, path string, query url.Values, body, into any) ([]byte, error) {
 	if c.keyspace != "" {
 		if query == nil {
@@ -201,14 +201,14 @@ func (c *client) call(ctx context.Context, method, path string, query url.Values
 	if err != nil {
 		var failed *url.Error
 		if errors.As(err, &failed) {
-			err = failed.Err // without the address, which is said already
+			err = failed.Err // url.Error repeats the address, which the message below names
 		}
-		return nil, fmt.Errorf("no gateway answers at %s: %w; is it running, and is --address, --config or --server right?", c.name, err)
+		return nil, fmt.Errorf("the gateway at %s does not answer: %w; check that it is running, and that --address, --config or --server is right", c.name, err)
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
 	if err != nil {
-		return nil, fmt.Errorf("reading the answer of %s: %w", c.name, err)
+		return nil, fmt.Errorf("reading the response of %s: %w", c.name, err)
 	}
 	if resp.StatusCode >= 300 {
 		return nil, problemOf(resp, b)
@@ -227,23 +227,54 @@ func (c *client) call(ctx context.Context, method, path string, query url.Values
 		return b, nil
 	}
 	if err := json.Unmarshal(b, into); err != nil {
-		return nil, fmt.Errorf("%s does not answer as a gateway does: %w", c.name, err)
+		return nil, fmt.Errorf("%s does not answer like a gateway: %w", c.name, err)
 	}
 	return b, nil
 }
 
-// unconfirmed joins err with the failure of the last call, a change, where some node has not
-// confirmed it. A gateway that has not confirmed a new key does not accept it yet: this is no failure.
+// unconfirmed adds to err that nodes have not confirmed the change of the last call. Commands that
+// create keys don't call it: a node that has not confirmed a new key only rejects that key for a
+// while.
 func (c *client) unconfirmed(err error) error {
 	return errors.Join(err, pending(management.Receipt{Pending: c.pending, Durable: true}))
 }
 
-// problemOf reads why a request was refused.
+// recordCall makes a call whose response is a record, and prints the record. After a PATCH it returns an error if a
+// node has not confirmed the change.
+type recordCall func(cmd *cobra.Command, method, path string, body map[string]any) error
+
+// callAndPrint is a recordCall for records of type T.
+func callAndPrint[T any](cmd *cobra.Command, method, path string, body map[string]any, print func(T) error) error {
+	c, err := clientOf(cmd)
+	if err != nil {
+		return err
+	}
+	var sent any
+	if body != nil {
+		sent = body
+	}
+	var record T
+	b, err := c.call(cmd.Context(), method, path, nil, sent, &record)
+	if err != nil {
+		return err
+	}
+	if asJSON(cmd) {
+		err = printJSON(cmd, b)
+	} else {
+		err = print(record)
+	}
+	if method != http.MethodPatch {
+		return err
+	}
+	return c.unconfirmed(err)
+}
+
+// problemOf returns the error in an error response.
 func problemOf(resp *http.Response, b []byte) error {
 	var p struct {
 		Detail string                  `json:"detail"`
 		Code   string                  `json:"code"`
-		Error  string                  `json:"error"` // Caddy's own
+		Error  string                  `json:"error"` // set by Caddy's own handlers
 		Errors []management.FieldError `json:"errors"`
 	}
 	_ = json.Unmarshal(b, &p)
@@ -251,14 +282,14 @@ func problemOf(resp *http.Response, b []byte) error {
 	case p.Detail != "":
 		return &management.Error{Status: resp.StatusCode, Code: p.Code, Detail: p.Detail, Fields: p.Errors}
 	case p.Error != "":
-		return errors.New("the admin endpoint refused: " + p.Error)
+		return errors.New("the admin endpoint rejected the request: " + p.Error)
 	case resp.StatusCode == http.StatusNotFound:
-		return errors.New("there is a server, but no gateway in it: is the keygate app in its configuration?")
+		return errors.New("the server runs without the keygate app: add the global option keygate { … } to its configuration")
 	}
 	return fmt.Errorf("the gateway answered %s", resp.Status)
 }
 
-// maxSecretFile bounds the size of a key or a token that is read, in bytes.
+// maxSecretFile is the maximum size of a file with a key or token, in bytes.
 const maxSecretFile = 64 << 10
 
 // readSecret reads a key or token from a file, or from standard input for "-".
@@ -281,7 +312,7 @@ func readSecret(cmd *cobra.Command, file string) (string, error) {
 		return "", err
 	}
 	if len(b) > maxSecretFile {
-		return "", errors.New("it is longer than any key")
+		return "", errors.New("the input is longer than any key")
 	}
 	return strings.TrimSpace(string(b)), nil
 }

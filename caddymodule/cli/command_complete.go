@@ -19,19 +19,21 @@ import (
 	"github.com/keygate-dev/keygate/plugin/scanner"
 )
 
-// completeTimeout bounds how long a shell waits for the gateway to name what could stand there.
+// completeTimeout is how long a shell waits for the gateway's suggestions.
 const completeTimeout = time.Second
 
-// completer returns what could stand there, each with a tab and a description or without.
+// completer returns suggestions for an argument or a flag's value, each with an optional
+// description after a tab.
 type completer func(cmd *cobra.Command) []string
 
-// values completes one of a few words.
+// values returns a completer for a fixed list of words.
 func values(words ...string) completer {
 	return func(*cobra.Command) []string { return words }
 }
 
-// argumentCompleters complete a command's argument, by its name in Use; flagCompleters the value of a flag. What is
-// in neither is completed as a file where it is one, and else not at all.
+// argumentCompleters maps names of arguments in Use to completers; flagCompleters maps flags to
+// completers. Arguments called FILE and the flags in fileFlags are completed as files, all others
+// not at all.
 var (
 	argumentCompleters = map[string]completer{"<slug>": tenantSlugs, "<key id>": keyIDs, "KEY": keyIDs, "<token id>": tokenIDs}
 
@@ -40,11 +42,11 @@ var (
 		"status": values("active", "disabled", "revoked", "expired"), "step": values("hour", "day"), "group-by": values("tenant", "key"),
 		"method": values(http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete),
 	}
-	// fileFlags name files.
+	// fileFlags are the flags whose value is a file.
 	fileFlags = []string{"config", "token-file", "key-file", "against", "pepper-file"}
 )
 
-// completing makes shells complete what cmd and its subcommands take.
+// completing adds shell completion to cmd and its subcommands.
 func completing(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		completing(sub)
@@ -81,7 +83,8 @@ func completing(cmd *cobra.Command) {
 		if complete == nil && slices.Contains(fileFlags, f.Name) || f.Value.Type() == "bool" {
 			return
 		}
-		// It fails only for a flag that has been registered before, as one that is inherited may have been.
+		// RegisterFlagCompletionFunc fails only if the flag is registered already, which can
+		// happen for inherited flags.
 		_ = cmd.RegisterFlagCompletionFunc(f.Name, func(cmd *cobra.Command, _ []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 			if complete == nil {
 				return nil, cobra.ShellCompDirectiveNoFileComp
@@ -93,12 +96,12 @@ func completing(cmd *cobra.Command) {
 	cmd.InheritedFlags().VisitAll(every)
 }
 
-// beginning returns those that begin as toComplete does.
+// beginning returns the entries that begin with toComplete.
 func beginning(list []string, toComplete string) []string {
 	return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return !strings.HasPrefix(s, toComplete) })
 }
 
-// described returns s as a completion, with what people know it by.
+// described returns s as a suggestion, with name as its description.
 func described(s, name string) string {
 	if name == "" || name == s {
 		return shown(s)
@@ -106,8 +109,8 @@ func described(s, name string) string {
 	return shown(s) + "\t" + shown(name)
 }
 
-// ask gets a path from the gateway that the flags name; nothing where it does not answer soon: a shell has
-// no place for why.
+// ask requests a path from the gateway. It leaves into unchanged if the gateway does not answer in
+// time, since a shell shows no error during completion.
 func ask(cmd *cobra.Command, path string, query url.Values, into any) {
 	if offline, _ := cmd.Flags().GetBool("offline"); offline {
 		return
@@ -124,7 +127,8 @@ func ask(cmd *cobra.Command, path string, query url.Values, into any) {
 	}
 }
 
-// recordsOf returns the newest records of a list that are of the tenant the flags name, where they do.
+// recordsOf returns suggestions for the newest records of a list. Keys are restricted to the
+// tenant in the flag --tenant, if it is set.
 func recordsOf[T any](cmd *cobra.Command, path string, show func(T) string) []string {
 	query := url.Values{"limit": {strconv.Itoa(management.MaxPage)}}
 	if path == "/v1/keys" {
@@ -169,7 +173,7 @@ func planNames(cmd *cobra.Command) (out []string) {
 	return out
 }
 
-// scopeNames are what any plan lets keys do.
+// scopeNames returns the scopes that at least one plan allows.
 func scopeNames(cmd *cobra.Command) (out []string) {
 	var page management.Page[management.PlanRecord]
 	ask(cmd, "/v1/plans", nil, &page)
@@ -192,7 +196,8 @@ func keyspaceNames(cmd *cobra.Command) (out []string) {
 	return out
 }
 
-// keyEnvironments are those of keys that there are: no answer names the ones that are configured.
+// keyEnvironments returns the environments of existing keys, since no API response lists the
+// configured ones.
 func keyEnvironments(cmd *cobra.Command) (out []string) {
 	for _, e := range recordsOf(cmd, "/v1/keys", func(k management.KeyRecord) string { return shown(k.Environment) }) {
 		if !slices.Contains(out, e) {

@@ -10,7 +10,7 @@ import (
 	"github.com/keygate-dev/keygate/caddymodule/config"
 )
 
-// commandTree returns caddy's root command with ours.
+// commandTree returns Caddy's root command with the command keygate, and that command.
 func commandTree() (root, ours *cobra.Command) {
 	root, ours = &cobra.Command{Use: "caddy"}, &cobra.Command{Use: config.AppName, Short: "Manages keys"}
 	keygateCommand(ours)
@@ -18,7 +18,7 @@ func commandTree() (root, ours *cobra.Command) {
 	return root, ours
 }
 
-// Every command's help shows how it is used, in a line that it takes itself.
+// Every command's help has an example, and the command accepts the example's arguments and flags.
 func TestCommandExamples(t *testing.T) {
 	_, ours := commandTree()
 	var walk func(*cobra.Command)
@@ -41,7 +41,7 @@ func TestCommandExamples(t *testing.T) {
 				name, ok := strings.CutPrefix(arg, "--")
 				name, _, _ = strings.Cut(name, "=")
 				if ok && name != "" && found.Flags().Lookup(name) == nil && found.InheritedFlags().Lookup(name) == nil {
-					t.Errorf("%s: the example %q has a flag --%s that there is not", cmd.CommandPath(), line, name)
+					t.Errorf("%s: the example %q has the unknown flag --%s", cmd.CommandPath(), line, name)
 				}
 			}
 		}
@@ -52,12 +52,13 @@ func TestCommandExamples(t *testing.T) {
 	walk(ours)
 }
 
-// What can be known without a gateway is completed without one, and files only where files are.
+// Fixed words are completed without a gateway, and files are suggested only for arguments and
+// flags that take files.
 func TestCompletion(t *testing.T) {
 	const noFiles = ":4"
 	for _, tt := range []struct {
 		args []string
-		want string // the words, then cobra's directive
+		want string // the suggestions, then cobra's completion directive
 	}{
 		{[]string{"usage", "--step", ""}, "hour day " + noFiles},
 		{[]string{"usage", "--step", "d"}, "day " + noFiles},
@@ -69,7 +70,7 @@ func TestCompletion(t *testing.T) {
 		{[]string{"verify", "--method", "P"}, "POST PUT PATCH " + noFiles},
 		{[]string{"key", "create", "--name", ""}, noFiles},
 		{[]string{"status", ""}, noFiles},
-		{[]string{"tenant", "get", "--address", "127.0.0.1:1", ""}, noFiles}, // nobody answers
+		{[]string{"tenant", "get", "--address", "127.0.0.1:1", ""}, noFiles}, // no gateway answers
 		{[]string{"tenant", "get", "acme", ""}, noFiles},
 		{[]string{"backup", ""}, ":0"},
 		{[]string{"audit", "--against", ""}, ":0"},

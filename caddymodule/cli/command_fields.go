@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"net/http"
 	"strconv"
 	"time"
 
@@ -10,23 +11,23 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// fieldKind is how a flag's text becomes a field of a request.
+// fieldKind is how the text of a flag becomes a JSON field of a request.
 type fieldKind uint8
 
 const (
 	textField fieldKind = iota
-	// clearable texts are sent as null when empty.
+	// clearable is a text; an empty one is sent as null.
 	clearable
 	boolField
 	numberField
-	// limitField is a number that an empty value clears.
+	// limitField is a number; an empty value is sent as null.
 	limitField
 	listField
 	objectField
 	momentField
 )
 
-// fieldFlag is a flag that is a field of the API.
+// fieldFlag is a flag that sets a field of an API request.
 type fieldFlag struct {
 	flag, field string
 	kind        fieldKind
@@ -36,24 +37,24 @@ type fieldFlag struct {
 var overrideFlags = []fieldFlag{
 	{"rate", "rate", clearable, `Rate limit, such as 500/m or "500/m burst 50"; an empty value clears it`},
 	{"quota", "quota", clearable, "Quota, such as 100000/month; an empty value clears it"},
-	{"concurrency", "concurrency", clearable, `Requests at the same time, such as 5 or "5 per tenant"; an empty value clears it`},
-	{"metadata", "metadata", objectField, "A JSON object of your own; an empty value clears it"},
+	{"concurrency", "concurrency", clearable, `Concurrent requests, such as 5 or "5 per tenant"; an empty value clears it`},
+	{"metadata", "metadata", objectField, "JSON object with your own data; an empty value clears it"},
 }
 
 var tenantFlags = append([]fieldFlag{
 	{"name", "name", textField, "Name for people (default: the slug)"},
 	{"plan", "plan", textField, "Plan (default: the keyspace's default plan)"},
 	{"active", "active", boolField, "Whether the tenant's keys are accepted"},
-	{"credits", "credits", numberField, "Credit balance to have"},
+	{"credits", "credits", numberField, "Credit balance"},
 }, overrideFlags...)
 
 var keyFlags = append([]fieldFlag{
 	{"name", "name", textField, "Name for people"},
 	{"description", "description", textField, "What the key is for"},
 	{"scope", "scopes", listField, "Scope; may be repeated (default: all that the plan allows)"},
-	{"expires", "expires_at", momentField, "When the key ends: a duration such as 90d or 24h, an RFC 3339 time, or never"},
-	{"allow-ip", "allowed_ips", listField, "Address or CIDR block that the key is accepted from; may be repeated; an empty value clears"},
-	{"credits-limit", "credits_limit", limitField, "What the key may ever spend of its tenant's credits; an empty value clears it"},
+	{"expires", "expires_at", momentField, "Expiry of the key: a duration such as 90d or 24h, an RFC 3339 time, or never"},
+	{"allow-ip", "allowed_ips", listField, "Address or CIDR block that the key is accepted from; may be repeated; an empty value clears the list"},
+	{"credits-limit", "credits_limit", limitField, "Greatest total of its tenant's credits that the key may spend; an empty value clears it"},
 }, overrideFlags...)
 
 func addFields(cmd *cobra.Command, fields []fieldFlag) {
@@ -71,7 +72,7 @@ func addFields(cmd *cobra.Command, fields []fieldFlag) {
 	}
 }
 
-// fieldsOf returns the fields whose flags were given.
+// fieldsOf returns the request fields of all flags that the user set.
 func fieldsOf(cmd *cobra.Command, fields []fieldFlag) (map[string]any, error) {
 	body := map[string]any{}
 	for _, f := range fields {
@@ -84,6 +85,21 @@ func fieldsOf(cmd *cobra.Command, fields []fieldFlag) (map[string]any, error) {
 		}
 	}
 	return body, nil
+}
+
+// update returns the action of a command that changes the fields of a record whose flags are set. path returns the
+// record's path for the command's argument.
+func update(fields []fieldFlag, call recordCall, path func(id string) string) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		body, err := fieldsOf(cmd, fields)
+		if err != nil {
+			return err
+		}
+		if len(body) == 0 {
+			return usagef("there is nothing to change: set a field, such as --name")
+		}
+		return call(cmd, http.MethodPatch, path(args[0]), body)
+	}
 }
 
 func (f fieldFlag) value(cmd *cobra.Command) (any, error) {
@@ -125,7 +141,8 @@ func (f fieldFlag) value(cmd *cobra.Command) (any, error) {
 	return s, nil
 }
 
-// expiry reads a moment in the future: a duration from now, a time, or never.
+// expiry parses a time in the future: a duration from now, an RFC 3339 time, or never, which is
+// nil.
 func expiry(flag, s string) (any, error) {
 	if s == "never" {
 		return nil, nil

@@ -15,39 +15,30 @@ import (
 
 func keyCommand() *cobra.Command {
 	create := action(&cobra.Command{
-		Use: "create", Short: "Makes a key and prints it, once",
+		Use: "create", Short: "Creates a key and prints it once",
 		Example: "  caddy keygate key create --tenant acme --name ci --scope deployment --env live --expires 90d",
 	}, createKey)
-	create.Flags().String("tenant", "", "Tenant to whom the key belongs")
+	create.Flags().String("tenant", "", "Tenant that the key belongs to")
 	create.Flags().String("env", "", "Environment (default: the keyspace's first)")
 	addFields(create, keyFlags)
 
 	list := action(&cobra.Command{Use: "list", Short: "Lists keys, newest first", Example: "  caddy keygate key list --tenant acme --status active"}, listKeys)
 	addListFlags(list, map[string]string{
-		"tenant": "Only this tenant's", "status": "Only active, disabled, revoked or expired ones", "prefix": "Only those that begin so",
+		"tenant": "Only keys of this tenant", "status": "Only keys with this status: active, disabled, revoked or expired", "prefix": "Only keys that begin with this text",
 	})
 
-	update := action(&cobra.Command{
+	change := action(&cobra.Command{
 		Use: "update <key id>", Short: "Changes the fields of a key that have a flag", Args: named("<key id>"),
 		Example: "  caddy keygate key update key_01j… --name ci-2 --scope free --expires never",
-	}, func(cmd *cobra.Command, args []string) error {
-		body, err := fieldsOf(cmd, keyFlags)
-		if err != nil {
-			return err
-		}
-		if len(body) == 0 {
-			return usagef("nothing is to be changed: state a field, such as --name")
-		}
-		return keyCall(cmd, http.MethodPatch, keyPath(args[0]), body)
-	})
-	addFields(update, keyFlags)
+	}, update(keyFlags, keyCall, keyPath))
+	addFields(change, keyFlags)
 
 	rotate := action(&cobra.Command{
-		Use: "rotate <key id>", Short: "Gives a key a new secret and prints it, once", Args: named("<key id>"),
-		Long:    "Gives a key a new secret. The id, limits, scopes, audit and usage go on. The old secret is invalid at once, or with --grace stays valid for a while.",
+		Use: "rotate <key id>", Short: "Gives a key a new secret and prints it once", Args: named("<key id>"),
+		Long:    "Gives a key a new secret. Its id, limits, scopes, audit events and usage stay. The old secret becomes invalid at once, or after the time in --grace.",
 		Example: "  caddy keygate key rotate key_01j… --grace 24h",
 	}, rotateKey)
-	rotate.Flags().String("grace", "", "How long the old secret stays valid: a duration such as 24h, or an RFC 3339 time (default: not at all)")
+	rotate.Flags().String("grace", "", "How long the old secret stays valid: a duration such as 24h, or an RFC 3339 time (default: it becomes invalid at once)")
 
 	return group(&cobra.Command{Use: "key", Short: "Manages API keys", Example: "  caddy keygate key create --tenant acme --name ci\n  caddy keygate key list --tenant acme\n  caddy keygate key revoke key_01j…"},
 		create, list,
@@ -56,12 +47,12 @@ func keyCommand() *cobra.Command {
 			func(cmd *cobra.Command, args []string) error {
 				return keyCall(cmd, http.MethodGet, keyPath(args[0]), nil)
 			}),
-		update, rotate,
-		offlineToo(keyState("revoke", "Ends a key for good; this can't be undone")),
-		keyState("disable", "Refuses a key until it is enabled"),
-		keyState("enable", "Ends a disabling"),
+		change, rotate,
+		offlineToo(keyState("revoke", "Revokes a key; this can't be undone")),
+		keyState("disable", "Rejects a key until it is enabled again"),
+		keyState("enable", "Enables a disabled key"),
 		offlineToo(importCommand()), offlineToo(exportCommand()),
-		action(&cobra.Command{Use: "delete <key id>", Short: "Deletes a key; requests with it are refused as with an unknown one", Args: named("<key id>"),
+		action(&cobra.Command{Use: "delete <key id>", Short: "Deletes a key; requests with it are then rejected like those with an unknown key", Args: named("<key id>"),
 			Example: "  caddy keygate key delete key_01j…"},
 			func(cmd *cobra.Command, args []string) error {
 				return deleteCall(cmd, keyPath(args[0]), nil, "Deleted the key "+args[0]+".")
@@ -70,7 +61,7 @@ func keyCommand() *cobra.Command {
 
 func keyPath(id string) string { return "/v1/keys/" + url.PathEscape(id) }
 
-// issuedKey is the answer that holds a full key.
+// issuedKey is a response that holds a full key.
 type issuedKey struct {
 	management.KeyRecord
 	Key  *string `json:"key"`
@@ -80,10 +71,10 @@ type issuedKey struct {
 func createKey(cmd *cobra.Command, _ []string) error {
 	tenant, _ := cmd.Flags().GetString("tenant")
 	if tenant == "" {
-		return usagef("--tenant is needed: to whom does the key belong?")
+		return usagef("--tenant is required: the tenant that the key belongs to")
 	}
 	if !cmd.Flags().Changed("name") {
-		return usagef("--name is needed: what will people know the key by?")
+		return usagef("--name is required: a name of the key for people")
 	}
 	body, err := fieldsOf(cmd, keyFlags)
 	if err != nil {
@@ -105,11 +96,11 @@ func rotateKey(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	return c.unconfirmed(nil) // the old secret may still be taken there
+	return c.unconfirmed(nil) // a node without the change may still accept the old secret
 }
 
-// issueCall makes a call that answers with a full key, and prints it: this once. It returns the
-// client that made it.
+// issueCall makes a call whose response holds a full key, and prints the key. The key is never
+// shown again. issueCall returns the client that it used.
 func issueCall(cmd *cobra.Command, path string, body map[string]any) (*client, error) {
 	c, err := clientOf(cmd)
 	if err != nil {
@@ -127,43 +118,22 @@ func issueCall(cmd *cobra.Command, path string, body map[string]any) (*client, e
 		return nil, err
 	}
 	if k.Key == nil {
-		_, err = fmt.Fprintln(cmd.OutOrStdout(), "\nThe key was shown when it was made; rotate it for a new one.")
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), "\nThe key was shown when it was created and can't be shown again; rotate it to get a new one.")
 		return c, err
 	}
 	_, err = fmt.Fprintf(cmd.OutOrStdout(), "\nCopy the key now: it is not shown again. Try it:\n\n  %s\n", shown(text(k.Curl)))
 	return c, err
 }
 
-// keyCall makes a call that answers with a key's record, and prints it.
+// keyCall is the recordCall for keys.
 func keyCall(cmd *cobra.Command, method, path string, body map[string]any) error {
-	c, err := clientOf(cmd)
-	if err != nil {
-		return err
-	}
-	var sent any
-	if body != nil {
-		sent = body
-	}
-	var k management.KeyRecord
-	b, err := c.call(cmd.Context(), method, path, nil, sent, &k)
-	if err != nil {
-		return err
-	}
-	if asJSON(cmd) {
-		err = printJSON(cmd, b)
-	} else {
-		err = printKey(cmd, k, "")
-	}
-	if method != http.MethodPatch {
-		return err
-	}
-	return c.unconfirmed(err)
+	return callAndPrint(cmd, method, path, body, func(k management.KeyRecord) error { return printKey(cmd, k, "") })
 }
 
 func printKey(cmd *cobra.Command, k management.KeyRecord, full string) error {
 	scopes := strings.Join(k.Scopes, " ")
 	if e := strings.Join(k.EffectiveScopes, " "); e != scopes {
-		scopes = orDash(scopes) + " (gives: " + orDash(e) + ")"
+		scopes = orDash(scopes) + " (effective: " + orDash(e) + ")"
 	}
 	used := moment(k.LastUsedAt)
 	if used != "" && k.LastUsedIP != nil {
@@ -179,7 +149,7 @@ func printKey(cmd *cobra.Command, k management.KeyRecord, full string) error {
 	}
 	if len(k.Secrets) > 1 {
 		for _, s := range k.Secrets {
-			state := "…" + s.LastFour + ", made " + moment(&s.CreatedAt)
+			state := "…" + s.LastFour + ", created " + moment(&s.CreatedAt)
 			if s.ExpiresAt != nil {
 				state += ", valid until " + moment(s.ExpiresAt)
 			}
@@ -204,7 +174,7 @@ func listKeys(cmd *cobra.Command, _ []string) error {
 	return out.flush()
 }
 
-// keyState is revoke, disable or enable.
+// keyState returns the command revoke, disable or enable.
 func keyState(verb, short string) *cobra.Command {
 	cmd := action(&cobra.Command{
 		Use: verb + " <key id>", Short: short, Args: named("<key id>"),
@@ -233,11 +203,12 @@ func keyState(verb, short string) *cobra.Command {
 		}
 		return pending(r)
 	})
-	cmd.Flags().String("wait", "", "How long to wait for every node to confirm (default: 2s)")
+	cmd.Flags().String("wait", "", "How long to wait until every node has confirmed (default: 2s)")
 	return cmd
 }
 
-// pending is the failure of a change that some node has not confirmed.
+// pending returns an error that names the nodes without a confirmation of the change in r. It
+// returns nil if all have confirmed and the change is stored.
 func pending(r management.Receipt) error {
 	if len(r.Pending) == 0 && r.Durable {
 		return nil
@@ -246,13 +217,13 @@ func pending(r management.Receipt) error {
 	for _, p := range r.Pending {
 		fmt.Fprintf(&b, "%s has not confirmed", p.Node)
 		if p.StopsBy != nil {
-			by := p.StopsBy.Add(time.Second - 1) // shown in whole seconds: not earlier than it is
+			by := p.StopsBy.Add(time.Second - 1) // rounded up to whole seconds, so that the printed time is not too early
 			fmt.Fprintf(&b, " (it stops by %s)", moment(&by))
 		}
 		b.WriteString("; ")
 	}
 	if !r.Durable {
-		b.WriteString("the change is not stored yet, it will be when the database answers; ")
+		b.WriteString("the change is not in the database yet: it is stored when the database answers again; ")
 	}
 	return errors.New(strings.TrimSuffix(b.String(), "; "))
 }

@@ -10,17 +10,18 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// addListFlags adds the flags of commands that list: filters are query parameters.
+// addListFlags adds the flags of commands that print lists. filters maps each query parameter to
+// the help text of its flag.
 func addListFlags(cmd *cobra.Command, filters map[string]string) {
 	for name, help := range filters {
 		cmd.Flags().String(name, "", help)
 	}
-	cmd.Flags().Int("limit", 0, "Print one page of so many, 1 to 100 (default: everything)")
-	cmd.Flags().String("cursor", "", "Print the page that next_cursor of another names")
+	cmd.Flags().Int("limit", 0, "Print one page with this many entries, 1 to 100 (default: all entries)")
+	cmd.Flags().String("cursor", "", "Print the next page: the next_cursor of the page before")
 }
 
-// listed fetches the list at path and calls row for each entry. With --limit or --cursor
-// it is one page; else all pages, one after the other. It reports whether it printed JSON.
+// listed fetches the list at path and calls row for each entry. It fetches one page with --limit
+// or --cursor, else all pages. With --json it prints the list instead and returns true.
 func listed[T any](cmd *cobra.Command, path string, filters []string, row func(T)) (asked bool, err error) {
 	c, err := clientOf(cmd)
 	if err != nil {
@@ -67,7 +68,7 @@ func listed[T any](cmd *cobra.Command, path string, filters []string, row func(T
 		}
 		if page.NextCursor == nil || onePage {
 			if page.NextCursor != nil {
-				cmd.PrintErrln("There is more: --cursor", shown(*page.NextCursor))
+				cmd.PrintErrln("More entries follow: --cursor", shown(*page.NextCursor))
 			}
 			break
 		}

@@ -31,14 +31,14 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
-// openTimeout bounds how long a command takes to open the store: migrating and checking it.
+// openTimeout is how long a command may take to open the store, including migrations and checks.
 const openTimeout = time.Minute
 
-// offlineNode stands for the gateway in receipts of what was done without one.
+// offlineNode is the node name in receipts of changes that were made without a gateway.
 const offlineNode = "store"
 
-// offlineKey is the context key of a command's *offlineRun, which only those have that may
-// be run offline.
+// offlineKey is the context key of the command's *offlineRun. Only commands that accept --offline
+// have one.
 type offlineKey struct{}
 
 // offlineStore is a store that a command opens itself.
@@ -47,15 +47,15 @@ type offlineStore interface {
 	adminapi.Backuper
 }
 
-// offlineRun holds what a command opened, until it ends.
+// offlineRun holds the store that a command opened, until the command ends.
 type offlineRun struct {
 	path  string
 	store offlineStore
-	// engine is the store's, nil where it was opened for something else than the API.
+	// engine is nil if the command does not use the management API, such as backup.
 	engine *offlineEngine
 }
 
-// offlineToo makes cmd, which has an action, one that takes --offline.
+// offlineToo adds --offline to cmd, which must have a RunE.
 func offlineToo(cmd *cobra.Command) *cobra.Command {
 	act := cmd.RunE
 	if cmd.Annotations == nil {
@@ -78,13 +78,13 @@ func offlineToo(cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// close closes the store, and prints when a running gateway follows the change.
+// close closes the store. After a change it prints that a running gateway applies the change soon.
 func (run *offlineRun) close(cmd *cobra.Command) error {
 	if run.store == nil {
 		return nil
 	}
 	if run.engine != nil && run.engine.changed.Load() {
-		fmt.Fprintf(cmd.ErrOrStderr(), "Written to %s. A gateway that runs on it follows within a second.\n", shown(run.path))
+		fmt.Fprintf(cmd.ErrOrStderr(), "Written to %s. A running gateway with this store applies the change within a second.\n", shown(run.path))
 	}
 	if err := run.store.Close(); err != nil {
 		return fmt.Errorf("closing the store: %w", err)
@@ -92,12 +92,12 @@ func (run *offlineRun) close(cmd *cobra.Command) error {
 	return nil
 }
 
-// offlineOf returns the run of a command that may be offline, and refuses what does not go
-// with that.
+// offlineOf returns the run of a command. It returns an error if the command does not accept
+// --offline, or if a flag contradicts it.
 func offlineOf(cmd *cobra.Command) (*offlineRun, error) {
 	run, ok := cmd.Context().Value(offlineKey{}).(*offlineRun)
 	if !ok {
-		return nil, usagef("%s needs a running gateway; --offline is for %s", cmd.CommandPath(), offlineNames(cmd.Root()))
+		return nil, usagef("%s needs a running gateway; --offline works only for %s", cmd.CommandPath(), offlineNames(cmd.Root()))
 	}
 	for _, other := range []string{"server", "token-file", "address"} {
 		if cmd.Flags().Changed(other) {
@@ -107,7 +107,7 @@ func offlineOf(cmd *cobra.Command) (*offlineRun, error) {
 	return run, nil
 }
 
-// offlineNames lists the commands that take --offline.
+// offlineNames returns the names of the commands that accept --offline.
 func offlineNames(root *cobra.Command) string {
 	var names string
 	var walk func(*cobra.Command)
@@ -126,12 +126,12 @@ func offlineNames(root *cobra.Command) string {
 	return names
 }
 
-// configOf returns the keygate app's configuration in the file that a command names, compiled.
+// configOf compiles the keygate app's configuration in the file that --config names.
 func configOf(cmd *cobra.Command) (*config.Compiled, error) {
 	file, _ := cmd.Flags().GetString("config")
 	adapter, _ := cmd.Flags().GetString("adapter")
 	if file == "" {
-		return nil, usagef("--config is needed: the configuration that names the store")
+		return nil, usagef("--config is required: the configuration that names the store")
 	}
 	text, _, _, err := caddycmd.LoadConfig(file, adapter)
 	if err != nil {
@@ -141,7 +141,7 @@ func configOf(cmd *cobra.Command) (*config.Compiled, error) {
 		Apps map[string]json.RawMessage `json:"apps"`
 	}
 	if err := json.Unmarshal(text, &stated); err != nil {
-		return nil, fmt.Errorf("reading the configuration %s: %w; does it need --adapter?", file, err)
+		return nil, fmt.Errorf("reading the configuration %s: %w; if it is not JSON, state --adapter", file, err)
 	}
 	raw, ok := stated.Apps[config.AppName]
 	if !ok {
@@ -158,8 +158,8 @@ func configOf(cmd *cobra.Command) (*config.Compiled, error) {
 	return out, nil
 }
 
-// open opens the store of the configuration. The store must exist: in a wrong working directory,
-// the command would otherwise create a new one.
+// open opens the store of the configuration. The store must exist: otherwise, in a wrong working
+// directory, the command would create an empty one.
 func (run *offlineRun) open(cmd *cobra.Command) (*config.Compiled, error) {
 	c, err := configOf(cmd)
 	if err != nil {
@@ -177,7 +177,7 @@ func (run *offlineRun) open(cmd *cobra.Command) (*config.Compiled, error) {
 		return c, nil
 	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("there is no store at %s: is it the right configuration, and the working directory of the gateway?", path)
+		return nil, fmt.Errorf("no store exists at %s: check the configuration, and run the command in the gateway's working directory", path)
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), openTimeout)
 	defer cancel()
@@ -189,12 +189,13 @@ func (run *offlineRun) open(cmd *cobra.Command) (*config.Compiled, error) {
 	return c, nil
 }
 
-// commandLog returns the logger of what a command does itself: warnings, to standard error.
+// commandLog returns a logger that writes warnings and errors to standard error.
 func commandLog(cmd *cobra.Command) *slog.Logger {
 	return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
-// useStore makes c answer itself, from the store. The command closes it when it ends.
+// useStore makes c answer its calls in this process, from the store of the configuration. The
+// store is closed when the command ends.
 func (c *client) useStore(cmd *cobra.Command, actor string) error {
 	run, err := offlineOf(cmd)
 	if err != nil {
@@ -225,12 +226,11 @@ func (c *client) useStore(cmd *cobra.Command, actor string) error {
 	return nil
 }
 
-// inProcess is the http.RoundTripper of a handler in this process.
+// inProcess is an http.RoundTripper that calls a handler in this process.
 type inProcess struct{ handler http.Handler }
 
-// RoundTrip has the handler answer r.
 func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
-	// A transport must leave the request as it is, and a server's has a body always.
+	// A RoundTripper must not change the request, and a handler expects a body that is not nil.
 	served := r.Clone(r.Context())
 	if served.Body == nil {
 		served.Body = http.NoBody
@@ -246,7 +246,7 @@ func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	}, nil
 }
 
-// recorder keeps what a handler answers.
+// recorder records the response of a handler.
 type recorder struct {
 	header http.Header
 	status int
@@ -266,28 +266,29 @@ func (w *recorder) Write(b []byte) (int, error) {
 	return w.body.Write(b)
 }
 
-// offlineEngine stands in for the engine without a running gateway. It applies nothing: a gateway that runs
-// nevertheless follows the store.
+// offlineEngine replaces the engine without a running gateway. It only records whether there was a
+// change. A gateway that does run reads the change from the store.
 type offlineEngine struct{ changed atomic.Bool }
 
-var errOffline = fmt.Errorf("this needs a running gateway: %w", gateway.ErrStore)
+var errOffline = fmt.Errorf("the operation needs a running gateway: %w", gateway.ErrStore)
 
 func (e *offlineEngine) Apply(context.Context, []gateway.Change) error {
 	e.changed.Store(true)
 	return nil
 }
 
-// WithCredits refuses: what a gateway holds leased can't be settled without it.
+// WithCredits returns an error: a running gateway may have leased credits, which can't be returned
+// without it.
 func (*offlineEngine) WithCredits(context.Context, string, string, func() error) error {
 	return errOffline
 }
 
-// Confirm names the store: a gateway that runs on it follows the change.
+// Confirm returns offlineNode as the only node that confirmed.
 func (*offlineEngine) Confirm(context.Context, string, int64, time.Duration) cluster.Confirmation {
 	return cluster.Confirmation{Confirmed: []string{offlineNode}}
 }
 
-// TokenChanges returns 0: no changes are followed, and no token is checked here.
+// TokenChanges returns 0, because no token is checked offline.
 func (*offlineEngine) TokenChanges() uint64 { return 0 }
 
 func (*offlineEngine) Limits(context.Context, *gateway.View, *gateway.Tenant, *gateway.Key, time.Time) ([]ratelimit.Standing, error) {

@@ -15,10 +15,10 @@ import (
 func scannerRulesCommand() *cobra.Command {
 	cmd := action(&cobra.Command{
 		Use: "scanner-rules", Short: "Prints rules that find the keyspace's keys in code",
-		Long:    "Prints rules for gitleaks, TruffleHog or GitHub's custom patterns, made from the shapes of keys that the gateway issues and accepts. A find has the shape of a key; whether it is one, the gateway knows.",
+		Long:    "Prints rules for gitleaks, TruffleHog or GitHub's custom patterns, made from the shapes of keys that the gateway issues and accepts. A match has the shape of a key; only the gateway knows whether it is one.",
 		Example: "  caddy keygate scanner-rules > .gitleaks.toml\n  caddy keygate scanner-rules --format trufflehog > keys.yaml",
 	}, scannerRules)
-	cmd.Flags().String("format", string(scanner.Gitleaks), "Whom the rules are for: gitleaks, trufflehog or github")
+	cmd.Flags().String("format", string(scanner.Gitleaks), "Tool that the rules are for: gitleaks, trufflehog or github")
 	return cmd
 }
 

@@ -9,13 +9,15 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// Caddy's admin endpoint logs the URL and the headers of each call. So a command sends no key in them: it
-// fails before the call; its error explains how to name the key.
+// Caddy's admin endpoint logs the URL and the headers of each call, so a command puts no key
+// there. If an argument holds a key, the command fails before the call, with an error that
+// explains how to name the key.
 
-// shownOfKey is how many characters of a key's beginning are shown at most.
+// shownOfKey is the greatest number of characters of a key's beginning that lists show.
 const shownOfKey = 12
 
-// defaultGrammar is the grammar of keyspaces that state no prefix. A command does not know any other.
+// defaultGrammar is the grammar of keyspaces with default prefixes. A command does not know the
+// grammars of other keyspaces.
 var defaultGrammar = func() *apikey.Grammar {
 	g, err := apikey.NewGrammar(nil, apikey.Format{}, nil)
 	if err != nil {
@@ -24,7 +26,7 @@ var defaultGrammar = func() *apikey.Grammar {
 	return g
 }()
 
-// checkSecrets refuses a call that would put a key or a token into its URL or its headers.
+// checkSecrets returns an error if the call's URL or headers hold a key or a token.
 func (c *client) checkSecrets(path string, query url.Values) error {
 	segments := strings.Split(path, "/")
 	for i, s := range segments {
@@ -53,20 +55,21 @@ func (c *client) checkSecrets(path string, query url.Values) error {
 	return checkSecret(actor, false)
 }
 
-// checkSecret refuses an argument that holds a key or a token. key reports whether the argument names a key: then
-// the prefix need not be known, since all but an id is refused that may be random.
+// checkSecret returns an error if the argument s holds a key or a token. If key is true, s should
+// be a key's id. Then every other text that looks random is also an error, because the keyspace's
+// prefix is unknown here.
 func checkSecret(s string, key bool) error {
 	switch {
 	case management.CleanTokens(s) != s:
-		return usagef("an argument holds a management token, which does not belong there: name the token by its id, which 'caddy keygate token list' shows")
+		return usagef("an argument holds a management token: name the token by its id instead, which 'caddy keygate token list' shows")
 	case defaultGrammar.Clean(s) != s, key && !management.IsKeyID(s) && mayBeSecret(s):
-		return usagef("an argument looks like an API key, which does not belong there: name the key by its id (key_…). 'caddy keygate explain --key-file -' reads the key from standard input and shows the id; 'caddy keygate key list' shows all ids")
+		return usagef("an argument looks like an API key: name the key by its id (key_…) instead. 'caddy keygate explain --key-file -' reads the key from standard input and shows the id; 'caddy keygate key list' shows all ids")
 	}
 	return nil
 }
 
-// mayBeSecret reports whether s is longer than a name that is typed, or has digits or capitals as random
-// characters do.
+// mayBeSecret reports whether s may be a random secret: it is longer than 40 bytes, or at least 16
+// bytes long with a digit or capital.
 func mayBeSecret(s string) bool {
 	return len(s) > 40 || len(s) >= 16 && strings.ContainsAny(s, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 }

@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// A key that is given where its id belongs is sent nowhere, so that Caddy's admin endpoint does not log it.
+// A command that gets a key instead of the key's id sends nothing, so the admin endpoint can't log
+// the key.
 func TestKeysAsArguments(t *testing.T) {
 	s := newShell(t, "unix/DIR/a.sock", `{
 	admin ADMIN
@@ -47,7 +48,7 @@ http://SITE {
 			t.Errorf("%v prints the secret: %s", args[:2], out)
 		}
 	}
-	// The command that it names shows the id, of a revoked key too.
+	// The error advises the command explain, which shows the key's id even for a revoked key.
 	s.keygate(0, "key", "revoke", k.ID)
 	if out := s.piped(0, k.Key, "explain", "--key-file", "-"); !strings.Contains(out, k.ID) {
 		t.Errorf("explain does not show the id: %s", out)

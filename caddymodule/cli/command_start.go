@@ -13,17 +13,16 @@ import (
 	"github.com/keygate-dev/keygate/caddymodule/adminapi"
 )
 
-// startWait is how long a command waits by default for a gateway that is starting.
+// startWait is how long a command waits by default while the gateway is starting.
 const startWait = 15 * time.Second
 
-// startWaiter sends a request again while the gateway is starting.
+// startWaiter repeats a request while the gateway is starting.
 type startWaiter struct {
 	http.RoundTripper
-	// wait is how long after the first try; 0 tries once.
+	// wait is how long to repeat the request after the first try; 0 means one try.
 	wait time.Duration
 }
 
-// RoundTrip implements http.RoundTripper.
 func (s *startWaiter) RoundTrip(r *http.Request) (*http.Response, error) {
 	end := time.Now().Add(s.wait)
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
@@ -50,11 +49,12 @@ func (s *startWaiter) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 }
 
-// starting reports whether an answer may be that of a gateway which is starting: nothing
-// listens yet, or Caddy runs and the keygate app does not. Neither has read the request.
+// starting reports whether the result of a request shows a gateway that is starting: either no
+// server listens yet, or Caddy runs without the keygate app. In both cases the request had no
+// effect, so that it can be repeated.
 func starting(resp *http.Response, err error) bool {
 	if err != nil {
-		return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) // a Unix socket
+		return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) // the socket's file is missing
 	}
 	if resp.StatusCode != http.StatusServiceUnavailable {
 		return false

@@ -37,7 +37,8 @@ func TestStatusCheck(t *testing.T) {
 	}
 }
 
-// A command waits while nothing listens, and while Caddy runs without its keygate app.
+// A command repeats its request while no server listens, and while Caddy runs without a keygate
+// app.
 func TestCommandWaitsForStart(t *testing.T) {
 	address := fmt.Sprint("127.0.0.1:", unusedPort(t))
 	calls := make(chan string, 3)
@@ -66,7 +67,7 @@ func TestCommandWaitsForStart(t *testing.T) {
 	done := make(chan error)
 	go func() { done <- run("1m") }()
 	go func() {
-		time.Sleep(20 * time.Millisecond) // the command has met the closed port, or meets the open one
+		time.Sleep(20 * time.Millisecond) // usually the command's first try fails by then; the test holds without that too
 		l, err := net.Listen("tcp", address)
 		if err != nil {
 			done <- err
@@ -87,8 +88,8 @@ func TestCommandWaitsForStart(t *testing.T) {
 	}
 }
 
-// A refusal that is no start is not asked for again, and arrives whole.
-func TestCommandDoesNotWaitForRefusal(t *testing.T) {
+// A command does not repeat a request that was rejected for another reason, and prints the reason.
+func TestCommandDoesNotRepeatRejectedRequest(t *testing.T) {
 	n := 0
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		n++

@@ -14,8 +14,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// shown returns s with everything escaped that a terminal would act on, or that would
-// make it show as something else: names and descriptions are anybody's.
+// shown returns s with control characters and bidirectional formatting characters escaped. Names
+// and descriptions may come from any user and must not control the terminal.
 func shown(s string) string {
 	unsafe := func(r rune) bool {
 		return unicode.IsControl(r) || r == unicode.ReplacementChar || unicode.Is(unicode.Bidi_Control, r) || r == '\u2028' || r == '\u2029'
@@ -35,7 +35,7 @@ func shown(s string) string {
 	return b.String()
 }
 
-// table prints rows under a header, in columns.
+// table prints rows in columns under a header.
 type table struct{ w *tabwriter.Writer }
 
 func newTable(out io.Writer, header ...string) *table {
@@ -56,7 +56,8 @@ func (t *table) row(cells ...string) {
 
 func (t *table) flush() error { return t.w.Flush() }
 
-// sheet prints one record, one name and value a line. Empty values are left out.
+// sheet prints one record: a line with name and value for each pair. Pairs with an empty value are
+// omitted.
 func sheet(out io.Writer, pairs ...string) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	for i := 0; i+1 < len(pairs); i += 2 {
@@ -95,7 +96,7 @@ func moment(t *time.Time) string {
 	return t.UTC().Format("2006-01-02 15:04:05Z")
 }
 
-// metadata shows a record's, nothing where there is none.
+// metadata returns the JSON of a record's metadata, or "" if there is none.
 func metadata(m json.RawMessage) string {
 	if s := string(m); s != "{}" && s != "null" {
 		return s
@@ -103,13 +104,13 @@ func metadata(m json.RawMessage) string {
 	return ""
 }
 
-// asJSON reports whether --json was given.
+// asJSON reports whether --json is set.
 func asJSON(cmd *cobra.Command) bool {
 	v, _ := cmd.Flags().GetBool("json")
 	return v
 }
 
-// printJSON prints the API's answer, indented.
+// printJSON prints the API's response, indented.
 func printJSON(cmd *cobra.Command, b []byte) error {
 	var out bytes.Buffer
 	if err := json.Indent(&out, bytes.TrimSpace(b), "", "  "); err != nil {

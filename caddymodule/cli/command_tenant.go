@@ -14,7 +14,7 @@ import (
 
 func tenantCommand() *cobra.Command {
 	create := action(&cobra.Command{
-		Use: "create <slug>", Short: "Makes a tenant", Args: named("<slug>"),
+		Use: "create <slug>", Short: "Creates a tenant", Args: named("<slug>"),
 		Example: `  caddy keygate tenant create acme --name "Acme" --plan pro --credits 500`,
 	}, func(cmd *cobra.Command, args []string) error {
 		body, err := fieldsOf(cmd, tenantFlags)
@@ -26,36 +26,27 @@ func tenantCommand() *cobra.Command {
 	})
 	addFields(create, tenantFlags)
 
-	update := action(&cobra.Command{
+	change := action(&cobra.Command{
 		Use: "update <slug>", Short: "Changes the fields of a tenant that have a flag", Args: named("<slug>"),
 		Example: "  caddy keygate tenant update acme --plan business --rate \"500/m burst 50\"\n  caddy keygate tenant update acme --rate \"\"",
-	}, func(cmd *cobra.Command, args []string) error {
-		body, err := fieldsOf(cmd, tenantFlags)
-		if err != nil {
-			return err
-		}
-		if len(body) == 0 {
-			return usagef("nothing is to be changed: state a field, such as --plan")
-		}
-		return tenantCall(cmd, http.MethodPatch, tenantPath(args[0]), body)
-	})
-	addFields(update, tenantFlags)
+	}, update(tenantFlags, tenantCall, tenantPath))
+	addFields(change, tenantFlags)
 
 	list := action(&cobra.Command{Use: "list", Short: "Lists tenants", Example: "  caddy keygate tenant list --plan free"}, listTenants)
-	addListFlags(list, map[string]string{"plan": "Only those that hold this plan"})
+	addListFlags(list, map[string]string{"plan": "Only tenants with this plan"})
 
 	credits := action(&cobra.Command{
-		Use: "credits <slug>", Short: "Shows a tenant's credits and what moved them, adds some, or spends some", Args: named("<slug>"),
+		Use: "credits <slug>", Short: "Shows a tenant's credits and their ledger, or adds or spends credits", Args: named("<slug>"),
 		Example: "  caddy keygate tenant credits acme\n  caddy keygate tenant credits acme --add 500\n  caddy keygate tenant credits acme --spend 5 --reference job_1",
 	}, tenantCredits)
-	credits.Flags().Int64("add", 0, "Add so many")
-	credits.Flags().Int64("spend", 0, "Spend so many; refused where the balance does not cover it")
-	credits.Flags().String("reference", "", "What for, in the ledger")
+	credits.Flags().Int64("add", 0, "Add this many credits")
+	credits.Flags().Int64("spend", 0, "Spend this many credits; rejected if the balance is too low")
+	credits.Flags().String("reference", "", "Reference of --add or --spend in the ledger")
 
 	remove := action(&cobra.Command{
-		Use: "delete <slug>", Short: "Deletes a tenant; its slug is never given again", Args: named("<slug>"),
+		Use: "delete <slug>", Short: "Deletes a tenant; its slug can't be used again", Args: named("<slug>"),
 		Example: "  caddy keygate tenant delete acme\n  caddy keygate tenant delete acme --force --erase",
-		Long:    "Deletes a tenant. It is refused while the tenant has keys that are not revoked, unless --force deletes them too. To stop a tenant in a way that can be undone, suspend it.",
+		Long:    "Deletes a tenant. The command fails while the tenant has keys that are not revoked, unless --force deletes them too. To stop a tenant for a time, suspend it.",
 	}, func(cmd *cobra.Command, args []string) error {
 		query := url.Values{}
 		if force, _ := cmd.Flags().GetBool("force"); force {
@@ -66,21 +57,21 @@ func tenantCommand() *cobra.Command {
 		}
 		return deleteCall(cmd, tenantPath(args[0]), query, "Deleted the tenant "+args[0]+".")
 	})
-	remove.Flags().Bool("force", false, "Delete its keys too")
-	remove.Flags().Bool("erase", false, "Forget its people: names and other free text, addresses, last requests, who acted; also of a tenant that is deleted already")
+	remove.Flags().Bool("force", false, "Delete the tenant's keys too")
+	remove.Flags().Bool("erase", false, "Erase personal data: names and other free text, addresses, last requests and actors; also for a tenant that is already deleted")
 
-	return group(&cobra.Command{Use: "tenant", Short: "Manages tenants, to whom keys belong", Example: "  caddy keygate tenant create acme --plan pro\n  caddy keygate tenant list"},
+	return group(&cobra.Command{Use: "tenant", Short: "Manages tenants, the owners of keys", Example: "  caddy keygate tenant create acme --plan pro\n  caddy keygate tenant list"},
 		create, list,
 		action(&cobra.Command{Use: "get <slug>", Short: "Shows a tenant", Args: named("<slug>"), Example: "  caddy keygate tenant get acme"},
 			func(cmd *cobra.Command, args []string) error {
 				return tenantCall(cmd, http.MethodGet, tenantPath(args[0]), nil)
 			}),
-		update,
-		action(&cobra.Command{Use: "suspend <slug>", Short: "Refuses all of a tenant's keys, until it is activated", Args: named("<slug>"), Example: "  caddy keygate tenant suspend acme"},
+		change,
+		action(&cobra.Command{Use: "suspend <slug>", Short: "Rejects all of a tenant's keys until the tenant is activated", Args: named("<slug>"), Example: "  caddy keygate tenant suspend acme"},
 			func(cmd *cobra.Command, args []string) error {
 				return tenantCall(cmd, http.MethodPatch, tenantPath(args[0]), map[string]any{"active": false})
 			}),
-		action(&cobra.Command{Use: "activate <slug>", Short: "Ends a suspension; every key is as it was", Args: named("<slug>"), Example: "  caddy keygate tenant activate acme"},
+		action(&cobra.Command{Use: "activate <slug>", Short: "Ends a suspension; the state of each key is unchanged", Args: named("<slug>"), Example: "  caddy keygate tenant activate acme"},
 			func(cmd *cobra.Command, args []string) error {
 				return tenantCall(cmd, http.MethodPatch, tenantPath(args[0]), map[string]any{"active": true})
 			}),
@@ -89,31 +80,12 @@ func tenantCommand() *cobra.Command {
 
 func tenantPath(slug string) string { return "/v1/tenants/" + url.PathEscape(slug) }
 
-// tenantCall makes a call that answers with a tenant's record, and prints it.
+// tenantCall is the recordCall for tenants.
 func tenantCall(cmd *cobra.Command, method, path string, body map[string]any) error {
-	c, err := clientOf(cmd)
-	if err != nil {
-		return err
-	}
-	var sent any
-	if body != nil {
-		sent = body
-	}
-	var t management.TenantRecord
-	b, err := c.call(cmd.Context(), method, path, nil, sent, &t)
-	if err != nil {
-		return err
-	}
-	if err := printTenant(cmd, b, t); err != nil || method != http.MethodPatch {
-		return err
-	}
-	return c.unconfirmed(nil)
+	return callAndPrint(cmd, method, path, body, func(t management.TenantRecord) error { return printTenant(cmd, t) })
 }
 
-func printTenant(cmd *cobra.Command, b []byte, t management.TenantRecord) error {
-	if asJSON(cmd) {
-		return printJSON(cmd, b)
-	}
+func printTenant(cmd *cobra.Command, t management.TenantRecord) error {
 	keys := strconv.Itoa(t.KeysActive)
 	if t.MaxKeys != nil {
 		keys += " of " + strconv.Itoa(*t.MaxKeys)
@@ -203,7 +175,7 @@ func tenantCredits(cmd *cobra.Command, args []string) error {
 	return out.flush()
 }
 
-// deleteCall makes a call that answers nothing, and prints done.
+// deleteCall makes a DELETE call and prints the text done after it.
 func deleteCall(cmd *cobra.Command, path string, query url.Values, done string) error {
 	c, err := clientOf(cmd)
 	if err != nil {

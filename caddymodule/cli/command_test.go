@@ -24,8 +24,8 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 )
 
-// asCaddy makes this test's binary Caddy itself, so that commands run as they do in a
-// shell, with their exit status.
+// asCaddy is an environment variable. If it is set, this test binary runs as Caddy, so that the
+// tests see commands and exit statuses as a shell does.
 const asCaddy = "KEYGATE_TEST_IS_CADDY"
 
 func TestMain(m *testing.M) {
@@ -36,21 +36,21 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// tokenEnv is the variable that holds the management token for --server.
+// tokenEnv is the environment variable with the management token for --server.
 const tokenEnv = "KEYGATE_TOKEN"
 
-// shell runs Caddy's commands in a directory of its own.
+// shell runs Caddy's commands in its own directory.
 type shell struct {
 	t     *testing.T
 	dir   string
 	admin string
 }
 
-// newShell starts Caddy with a configuration in which ADMIN and SITE are an address of
-// the admin endpoint and of a site.
+// newShell starts Caddy with a configuration. It replaces ADMIN by the address of the admin
+// endpoint, SITE by a free address, and DIR by the directory.
 func newShell(t *testing.T, admin, config string) *shell {
 	t.Helper()
-	// Not t.TempDir: the path of a Unix socket is short.
+	// The directory of t.TempDir is too long for the path of a Unix socket.
 	dir, err := os.MkdirTemp("", "kg")
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +84,7 @@ func newShell(t *testing.T, admin, config string) *shell {
 	return nil
 }
 
-// answers says whether the admin endpoint answers anything but that nothing runs.
+// answers reports whether the keygate app answers on the admin endpoint.
 func (s *shell) answers() bool {
 	if !strings.HasPrefix(s.admin, ":") {
 		return false
@@ -100,12 +100,12 @@ func (s *shell) answers() bool {
 func (s *shell) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], args...)
 	cmd.Env = append(os.Environ(), asCaddy+"=1", "XDG_CONFIG_HOME="+s.dir, "XDG_DATA_HOME="+s.dir, "HOME="+s.dir, tokenEnv+"=",
-		"GORACE=atexit_sleep_ms=10") // by default each process sleeps for a second at its end
+		"GORACE=atexit_sleep_ms=10") // by default the race detector delays the end of each process by a second
 	cmd.Dir = s.dir
 	return cmd
 }
 
-// ended is how a command ended.
+// ended is the result of a command.
 type ended struct {
 	status   int
 	out, err string
@@ -124,7 +124,7 @@ func (s *shell) run(stdin string, args ...string) ended {
 	return ended{cmd.ProcessState.ExitCode(), out.String(), errs.String()}
 }
 
-// keygate runs a command that must end with the status, and returns what it printed.
+// keygate runs a command, fails the test unless it ends with the status, and returns its output.
 func (s *shell) keygate(status int, args ...string) string { return s.piped(status, "", args...) }
 
 func (s *shell) piped(status int, stdin string, args ...string) string {
@@ -184,7 +184,7 @@ func TestCommands(t *testing.T) {
 	has(s.keygate(1, "tenant", "credits", "acme", "--spend", "5000"), "balance")
 	has(s.keygate(0, "tenant", "credits", "acme"), "495", "job_1")
 
-	// The key is printed once, with a curl that works.
+	// The command prints the full key once, with a curl command that works.
 	var k struct {
 		management.KeyRecord
 		Key, Curl *string
@@ -294,7 +294,7 @@ func freePort(t testing.TB) int {
 	return port
 }
 
-// Exit statuses as a shell sees them.
+// Commands end with the documented exit statuses when Caddy runs them as processes.
 func TestExitStatusInShell(t *testing.T) {
 	s := &shell{t: t, dir: t.TempDir(), admin: "127.0.0.1:1"}
 	for args, status := range map[string]int{

@@ -14,43 +14,44 @@ import (
 var tokenFlags = []fieldFlag{
 	{"name", "name", textField, "Name for people"},
 	{"scope", "scopes", listField, "Scope; may be repeated: " + strings.Join(auth.TokenScopes(), ", ")},
-	{"tenant", "tenant", clearable, "The one tenant that exists for the token (default: no such bound)"},
-	{"expires", "expires_at", momentField, "When the token ends: a duration such as 90d or 24h, an RFC 3339 time, or never"},
+	{"tenant", "tenant", clearable, "The only tenant that the token can see (default: all tenants)"},
+	{"expires", "expires_at", momentField, "Expiry of the token: a duration such as 90d or 24h, an RFC 3339 time, or never"},
 }
 
 func tokenCommand() *cobra.Command {
 	create := offlineToo(action(&cobra.Command{
-		Use: "create", Short: "Makes a management token and prints it, once",
+		Use: "create", Short: "Creates a management token and prints it once",
 		Long: "Creates a token for the management API on a site with keygate_api, which these commands use with --server. " +
-			"It ends, at the latest, with the token by which it is made.",
+			"It expires at the latest with the token that creates it.",
 		Example: "  caddy keygate token create --name ci --scope keys:read --scope keys:write --expires 90d\n" +
 			"  caddy keygate token create --name \"Acme's page\" --scope \"*\" --tenant acme",
 	}, createToken))
 	addFields(create, tokenFlags)
 
 	list := action(&cobra.Command{Use: "list", Short: "Lists management tokens, newest first", Example: "  caddy keygate token list --tenant acme"}, listTokens)
-	addListFlags(list, map[string]string{"tenant": "Only those of this tenant"})
+	addListFlags(list, map[string]string{"tenant": "Only tokens of this tenant"})
 
 	return group(&cobra.Command{Use: "token", Short: "Manages the tokens for the management API on a site", Example: "  caddy keygate token create --name ci --scope keys:read\n  caddy keygate token list"},
 		create, list,
 		action(&cobra.Command{
-			Use: "revoke <token id>", Short: "Ends a management token for good, and all that it made", Args: named("<token id>"),
+			Use: "revoke <token id>", Short: "Revokes a management token, and all tokens that it created", Args: named("<token id>"),
 			Example: "  caddy keygate token revoke tok_01j…",
 		}, func(cmd *cobra.Command, args []string) error {
 			if strings.HasPrefix(args[0], "kgm_") {
-				// It would remain in the shell's history and in the gateway's log.
-				return usagef("a token is revoked by its id, tok_…, as in token list; the token itself belongs in no command line")
+				// A token in an argument stays in the shell's history and reaches the gateway's
+				// log.
+				return usagef("name the token by its id, tok_…, which token list shows; never put the token itself into a command line")
 			}
-			return deleteCall(cmd, "/v1/tokens/"+url.PathEscape(args[0]), nil, "Revoked the token "+args[0]+", and all that it made.")
+			return deleteCall(cmd, "/v1/tokens/"+url.PathEscape(args[0]), nil, "Revoked the token "+args[0]+", and all tokens that it created.")
 		}))
 }
 
 func createToken(cmd *cobra.Command, _ []string) error {
 	if !cmd.Flags().Changed("name") {
-		return usagef("--name is needed: what will people know the token by?")
+		return usagef("--name is required: a name of the token for people")
 	}
 	if !cmd.Flags().Changed("scope") {
-		return usagef("--scope is needed: what may the token do?")
+		return usagef("--scope is required: the permissions of the token")
 	}
 	body, err := fieldsOf(cmd, tokenFlags)
 	if err != nil {
@@ -86,7 +87,7 @@ func createToken(cmd *cobra.Command, _ []string) error {
 }
 
 func listTokens(cmd *cobra.Command, _ []string) error {
-	out := newTable(cmd.OutOrStdout(), "ID", "NAME", "TOKEN", "TENANT", "SCOPES", "STATUS", "LAST USED", "EXPIRES", "MADE BY")
+	out := newTable(cmd.OutOrStdout(), "ID", "NAME", "TOKEN", "TENANT", "SCOPES", "STATUS", "LAST USED", "EXPIRES", "CREATED BY")
 	isJSON, err := listed(cmd, "/v1/tokens", []string{"tenant"}, func(t auth.TokenRecord) {
 		by := t.CreatedBy
 		if t.CreatedByToken != nil && !strings.Contains(by, *t.CreatedByToken) {

@@ -22,9 +22,9 @@ import (
 )
 
 const (
-	// importBytes is how large the rows of one call may be; the API reads up to 1 MiB.
+	// importBytes is the maximum size of the rows of one call; the API reads up to 1 MiB.
 	importBytes = 900 << 10
-	// importTries is how often a call is made whose answer does not come: an import may be repeated.
+	// importTries is how often a call without a response is made. Repeating an import is safe.
 	importTries = 6
 )
 
@@ -36,15 +36,15 @@ Reads keys from a file or standard input, as CSV with a header line or as JSON l
 row has a tenant and a key, or a tenant, a hash and its algorithm: sha256, sha512 or hmac-sha256
 in hexadecimal or base64, or bcrypt, with the key's first characters as prefix. Further columns: name, description,
 prefix, last_four, environment, scopes, allowed_ips, rate, quota, concurrency, concurrency_per, credits_limit, created_at,
-expires_at, disabled, revoked, revoked_at, metadata; several scopes or addresses are separated by spaces.
+expires_at, disabled, revoked, revoked_at, metadata. Several scopes or addresses are separated by spaces.
 
 A hash does not show whether the gateway accepts its key. So a row with a hash needs a prefix that
-a prefix or accept line takes, or the configuration an accept line. --allow-unknown-shape takes it
-nevertheless: the key is rejected until its shape is accepted.
+matches a prefix or accept line of the configuration, or the configuration needs an accept line. With
+--allow-unknown-shape such rows are imported anyway: their keys are rejected until the configuration accepts their shape.
 
-A key that its tenant has already is left as it is, so an import may be run again, and goes on
-where it was interrupted. Every row that is refused is reported on standard error with its line.
-Exit status: 0 where no row was refused, 1 where any was.`,
+A key that its tenant already has stays unchanged. So an interrupted import can be run again and
+continues. Every rejected row is reported on standard error with its line.
+Exit status: 0 if no row was rejected, else 1.`,
 		Example: "  caddy keygate key import keys.csv --create-tenants\n  zcat keys.jsonl.gz | caddy keygate key import - --format jsonl",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
@@ -53,19 +53,19 @@ Exit status: 0 where no row was refused, 1 where any was.`,
 			return nil
 		},
 	}, importKeys)
-	cmd.Flags().String("format", "", "csv or jsonl (default: by the file's name; csv on standard input)")
-	cmd.Flags().Bool("create-tenants", false, "Make tenants that don't exist, on the default plan")
-	cmd.Flags().Bool("allow-unknown-shape", false, "Import hashes although the gateway may not accept the shape of their keys")
-	cmd.Flags().String("pepper-file", "", "File that holds the pepper of hmac-sha256 hashes; only its id is sent, the gateway has it as import_pepper")
+	cmd.Flags().String("format", "", "csv or jsonl (default: by the file's extension; csv for standard input)")
+	cmd.Flags().Bool("create-tenants", false, "Create missing tenants, with the default plan")
+	cmd.Flags().Bool("allow-unknown-shape", false, "Import hashes even if the gateway may not accept the shape of their keys")
+	cmd.Flags().String("pepper-file", "", "File with the pepper of hmac-sha256 hashes; only its id is sent, and the gateway must have it as import_pepper")
 	return cmd
 }
 
-// importRun is one run of the command.
+// importRun is one run of the command import.
 type importRun struct {
 	cmd    *cobra.Command
 	client *client
 	create bool
-	// unknown is --allow-unknown-shape.
+	// unknown is the value of --allow-unknown-shape.
 	unknown bool
 	pepper  string // id
 
@@ -76,7 +76,7 @@ type importRun struct {
 	bar   *progress
 }
 
-// importSummary is what --json prints.
+// importSummary is the output with --json.
 type importSummary struct {
 	Rows           int               `json:"rows"`
 	Created        int               `json:"created"`
@@ -134,12 +134,12 @@ func importKeys(cmd *cobra.Command, args []string) error {
 	err = run.all(cmd.Context(), r)
 	run.bar.clear()
 	if err != nil {
-		return fmt.Errorf("%w; %d rows are done. Run the same import again: rows that are done stay unchanged", err, run.done.Rows)
+		return fmt.Errorf("%w; %d rows are done. Run the same import again to continue: rows that are done stay unchanged", err, run.done.Rows)
 	}
 	return run.report()
 }
 
-// formatOf returns the format of a file.
+// formatOf returns the format that --format sets, else the one of the file's extension, else CSV.
 func formatOf(cmd *cobra.Command, name string) (transfer.Format, error) {
 	format, _ := cmd.Flags().GetString("format")
 	if format == "" {
@@ -155,7 +155,7 @@ func formatOf(cmd *cobra.Command, name string) (transfer.Format, error) {
 	return "", usagef("--format must be csv or jsonl")
 }
 
-// all sends every row.
+// all reads all rows and sends them in batches.
 func (run *importRun) all(ctx context.Context, r *transfer.Reader) error {
 	for {
 		row, err := r.Next()
@@ -182,7 +182,7 @@ func (run *importRun) all(ctx context.Context, r *transfer.Reader) error {
 	}
 }
 
-// withPepper names the pepper in a row that has an HMAC and names none.
+// withPepper adds the pepper's id to a row with an HMAC, unless the row has one.
 func withPepper(row json.RawMessage, id string) json.RawMessage {
 	var fields map[string]json.RawMessage
 	if json.Unmarshal(row, &fields) != nil || string(fields["algorithm"]) != `"hmac-sha256"` || fields["pepper"] != nil {
@@ -196,7 +196,8 @@ func withPepper(row json.RawMessage, id string) json.RawMessage {
 	return b
 }
 
-// send sends the rows that wait, again where no answer comes: what was stored is found unchanged then.
+// send sends the collected rows. It repeats a call without a response; rows that were stored count
+// as unchanged then.
 func (run *importRun) send(ctx context.Context) error {
 	if len(run.rows) == 0 {
 		return nil
@@ -208,8 +209,8 @@ func (run *importRun) send(ctx context.Context) error {
 		if err == nil {
 			break
 		}
-		var refused *management.Error
-		if try == importTries || ctx.Err() != nil || run.done.Rows == 0 || errors.As(err, &refused) && refused.Status != http.StatusServiceUnavailable {
+		var rejected *management.Error
+		if try == importTries || ctx.Err() != nil || run.done.Rows == 0 || errors.As(err, &rejected) && rejected.Status != http.StatusServiceUnavailable {
 			return err
 		}
 		select {
@@ -253,7 +254,7 @@ func (run *importRun) report() error {
 		if err != nil {
 			return err
 		}
-	} else if _, err := fmt.Fprintf(run.cmd.OutOrStdout(), "%d rows: %d imported, %d unchanged, %d refused; %d tenants created.\n",
+	} else if _, err := fmt.Fprintf(run.cmd.OutOrStdout(), "%d rows: %d imported, %d unchanged, %d rejected; %d tenants created.\n",
 		d.Rows, d.Created, d.Unchanged, d.Refused, d.TenantsCreated); err != nil {
 		return err
 	} else if len(d.AcceptedShapes) > 0 {
@@ -262,7 +263,7 @@ func (run *importRun) report() error {
 		}
 	}
 	if d.Refused > 0 {
-		return fmt.Errorf("%d of %d rows were refused", d.Refused, d.Rows)
+		return fmt.Errorf("%d of %d rows were rejected", d.Refused, d.Rows)
 	}
 	return nil
 }
@@ -272,7 +273,7 @@ func exportCommand() *cobra.Command {
 		Use: "export", Short: "Writes the records of all keys, without secrets, as CSV or JSON lines",
 		Example: "  caddy keygate key export --tenant acme > keys.csv",
 	}, exportKeys)
-	cmd.Flags().String("tenant", "", "Only this tenant's")
+	cmd.Flags().String("tenant", "", "Only keys of this tenant")
 	cmd.Flags().String("format", "csv", "csv or jsonl")
 	return cmd
 }
@@ -288,7 +289,7 @@ func exportKeys(cmd *cobra.Command, _ []string) error {
 	}
 	query := url.Values{"limit": {strconv.Itoa(management.MaxPage)}}
 	if tenant, _ := cmd.Flags().GetString("tenant"); tenant != "" {
-		// An unknown one would look like one without keys.
+		// Without this check, an unknown tenant would look like one without keys.
 		if _, err := c.call(cmd.Context(), http.MethodGet, tenantPath(tenant), nil, nil, nil); err != nil {
 			return err
 		}
@@ -315,12 +316,12 @@ func exportKeys(cmd *cobra.Command, _ []string) error {
 	}
 }
 
-// progress draws how far an import is, where it is shown to a person.
+// progress draws the progress of an import if standard error is a terminal.
 type progress struct {
-	out   io.Writer // nil if it is no terminal
+	out   io.Writer // nil if standard error is no terminal
 	began time.Time
 	drawn bool
-	size  int64 // of the input, 0 where that can't be told
+	size  int64 // size of the input in bytes, 0 if unknown
 	read  int64
 }
 
@@ -339,7 +340,7 @@ func newProgress(out io.Writer, in io.Reader) *progress {
 	return p
 }
 
-// count returns in, of which the bar notes how much was read.
+// count returns a reader of in that counts the read bytes in p.
 func (p *progress) count(in io.Reader) io.Reader { return &counted{in, p} }
 
 type counted struct {

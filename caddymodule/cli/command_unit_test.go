@@ -26,7 +26,7 @@ func TestExitStatusOfWrongUsage(t *testing.T) {
 			root.SetErr(&errs)
 			root.SetArgs(append([]string{"keygate"}, strings.Fields(args)...))
 			err := root.Execute()
-			// The words of the one error that Caddy's main takes a status from.
+			// Caddy's main takes the exit status from an error with exactly this text.
 			if err == nil || err.Error() != "exiting with status 2" || !strings.Contains(errs.String(), "Error:") {
 				t.Errorf("ended with %v: %s", err, errs.String())
 			}
@@ -48,14 +48,14 @@ func TestShown(t *testing.T) {
 }
 
 func TestCheckSecret(t *testing.T) {
-	for s, refused := range map[string]bool{
+	for s, rejected := range map[string]bool{
 		"key_01j9zq3v5m8w2k4d6f7g8h9jkm": false, "nothing": false, "key_does_not_exist": false, "": false,
 		"AKIA0123456789ABCDEF": true, "key_01j9zq3v5m8w2k4d6f7g8h9jk": true, strings.Repeat("a", 64): true,
 	} {
-		if got := checkSecret(s, true) != nil; got != refused {
-			t.Errorf("%q as a key: refused %t", s, got)
+		if got := checkSecret(s, true) != nil; got != rejected {
+			t.Errorf("%q as a key: rejected %t", s, got)
 		}
-		// Tenants' slugs are the product's own ids.
+		// A tenant's slug is an id of the customer's own, so it may look random.
 		if err := checkSecret(s, false); err != nil {
 			t.Errorf("%q as a tenant: %v", s, err)
 		}

@@ -20,17 +20,17 @@ import (
 
 func usageCommand() *cobra.Command {
 	cmd := action(&cobra.Command{
-		Use: "usage", Short: "Shows what keys and tenants used, by hour or day",
-		Long: "Shows what one key, one tenant or all used: requests, refusals by reason, credits, bytes and latency. " +
-			"Usage outlives deleted keys and tenants.",
+		Use: "usage", Short: "Shows the usage of keys and tenants, by hour or day",
+		Long: "Shows the usage of one key, one tenant or all: requests, rejections by reason, credits, bytes and latency. " +
+			"The usage of deleted keys and tenants is kept.",
 		Example: "  caddy keygate usage --tenant acme --step day --from 30d\n  caddy keygate usage --group-by tenant --from 2027-01-01 --to 2027-02-01 --step day --csv > january.csv",
 	}, showUsage)
 	f := cmd.Flags()
 	f.String("key", "", "Only this key, by its id")
 	f.String("tenant", "", "Only this tenant's keys")
-	f.String("group-by", "", "A line for each tenant or key")
-	f.String("from", "", "From then on: a duration back from now such as 30d, a time or a date (default: 24h, by day 30d)")
-	f.String("to", "", "Up to then (default: now)")
+	f.String("group-by", "", "Print a line for each tenant or key: tenant or key")
+	f.String("from", "", "Start: a duration before now such as 30d, a time or a date (default: 24h, by day 30d)")
+	f.String("to", "", "End (default: now)")
 	f.String("step", "", "hour or day (default: hour)")
 	f.Bool("csv", false, "Print CSV")
 	return cmd
@@ -102,7 +102,7 @@ func printUsage(ctx context.Context, cmd *cobra.Command, c *client, path string,
 	if group == string(usage.PerKey) {
 		header = append(header, "KEY")
 	}
-	out := newTable(cmd.OutOrStdout(), append(header, "REQUESTS", "ALLOWED", "REFUSED", "UPSTREAM ERRORS", "CREDITS", "IN", "OUT", "P50 MS", "P99 MS")...)
+	out := newTable(cmd.OutOrStdout(), append(header, "REQUESTS", "ALLOWED", "REJECTED", "UPSTREAM ERRORS", "CREDITS", "IN", "OUT", "P50 MS", "P99 MS")...)
 	count := func(n int64) string { return strconv.FormatInt(n, 10) }
 	ms := func(v *float64) string {
 		if v == nil {
@@ -135,7 +135,7 @@ func printCompleteUntil(w io.Writer, until *time.Time) error {
 	return err
 }
 
-// rejectionCounts writes refusals by reason.
+// rejectionCounts returns the numbers of rejected requests by reason as text.
 func rejectionCounts(refused map[string]int64) string {
 	var words []string
 	for _, reason := range slices.Sorted(maps.Keys(refused)) {
@@ -144,7 +144,8 @@ func rejectionCounts(refused map[string]int64) string {
 	return strings.Join(words, ", ")
 }
 
-// past reads a moment in the past: how long ago, a time, or a date.
+// past parses a time in the past: a duration before now, an RFC 3339 time, or a date. It returns
+// it in RFC 3339.
 func past(flag, s string) (string, error) {
 	if s == "" {
 		return "", nil
@@ -157,13 +158,13 @@ func past(flag, s string) (string, error) {
 			return t.UTC().Format(time.RFC3339), nil
 		}
 	}
-	return "", usagef("--%s must be how long ago, such as 30d or 24h, an RFC 3339 time such as 2027-01-31T12:00:00Z, or a date", flag)
+	return "", usagef("--%s must be a duration before now such as 30d or 24h, an RFC 3339 time such as 2027-01-31T12:00:00Z, or a date", flag)
 }
 
 func requestsCommand() *cobra.Command {
 	cmd := action(&cobra.Command{
 		Use: "requests KEY", Short: "Shows a key's last requests, newest first", Args: named("KEY"),
-		Long:    "Shows a key's last requests, newest first, as far as the configuration has them remembered. They hold no queries, bodies or keys.",
+		Long:    "Shows a key's last requests, newest first, if the configuration keeps them. Queries, bodies and keys are never kept.",
 		Example: "  caddy keygate requests key_01j… --limit 20",
 	}, func(cmd *cobra.Command, args []string) error {
 		out := newTable(cmd.OutOrStdout(), "WHEN", "METHOD", "PATH", "STATUS", "REASON", "MS", "FROM")

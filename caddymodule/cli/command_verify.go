@@ -33,7 +33,7 @@ func checkCommand(verb, short, long string) *cobra.Command {
 	}, func(cmd *cobra.Command, _ []string) error { return runCheck(cmd, verb) })
 	cmd.Flags().String("key-file", "-", "File that holds the key; - for standard input")
 	cmd.Flags().String("method", "", "Method of the request (default: GET)")
-	cmd.Flags().String("path", "", "Path of the request (default: none, so no rule of a path is applied)")
+	cmd.Flags().String("path", "", "Path of the request (default: none, so that no path rule applies)")
 	cmd.Flags().Int64("cost", 0, "Cost of the request (default: the cost of its path)")
 	cmd.Flags().String("ip", "", "Address of the client")
 	return cmd
@@ -70,7 +70,7 @@ func runCheck(cmd *cobra.Command, verb string) error {
 		err = printResult(cmd, r)
 	}
 	if err == nil && verb == "verify" && !r.Allowed {
-		return fmt.Errorf("the request would be refused: %s", r.Reason)
+		return fmt.Errorf("the request would be rejected: %s", r.Reason)
 	}
 	return err
 }
@@ -79,7 +79,7 @@ func printResult(cmd *cobra.Command, r management.VerifyResult) error {
 	out := cmd.OutOrStdout()
 	verdict := "allowed"
 	if !r.Allowed {
-		verdict = "refused: " + r.Reason + " (" + strconv.Itoa(r.Status) + ")"
+		verdict = "rejected: " + r.Reason + " (" + strconv.Itoa(r.Status) + ")"
 	}
 	pairs := []string{
 		"Verdict", verdict, "Message", r.Message, "Path", r.Path, "Tenant", r.Tenant, "Plan", r.Plan, "Key", r.KeyID, "Name", r.KeyName,
@@ -96,7 +96,7 @@ func printResult(cmd *cobra.Command, r management.VerifyResult) error {
 	for _, c := range r.Checks {
 		result := "passed"
 		if !c.OK {
-			result = "refused"
+			result = "rejected"
 		}
 		t.row(c.Check, result, c.Detail)
 	}
@@ -104,10 +104,10 @@ func printResult(cmd *cobra.Command, r management.VerifyResult) error {
 }
 
 func statusCommand() *cobra.Command {
-	cmd := action(&cobra.Command{Use: "status", Short: "Shows how the gateway is, and those that share its store",
+	cmd := action(&cobra.Command{Use: "status", Short: "Shows the state of the gateway, and the gateways that share its store",
 		Example: "  caddy keygate status\n  caddy keygate status --check --start-wait 0s\n  caddy keygate status --forget gw-3"}, status)
 	cmd.Flags().Bool("check", false, "Exit with 1 while the gateway is degraded")
-	cmd.Flags().String("forget", "", "Forget a gateway that ended without saying so: no change waits for it any more")
+	cmd.Flags().String("forget", "", "Forget a gateway that ended without a clean stop: changes no longer wait for it")
 	return cmd
 }
 
@@ -121,7 +121,7 @@ func status(cmd *cobra.Command, _ []string) error {
 			return err
 		}
 		if !asJSON(cmd) {
-			fmt.Fprintf(cmd.OutOrStdout(), "%s is forgotten.\n", shown(node))
+			fmt.Fprintf(cmd.OutOrStdout(), "Forgot the gateway %s.\n", shown(node))
 		}
 		return nil
 	}

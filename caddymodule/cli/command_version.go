@@ -13,7 +13,7 @@ import (
 func versionCommand() *cobra.Command {
 	return action(&cobra.Command{
 		Use: "version", Short: "Prints Keygate's version and Caddy's",
-		Long:    "Prints the versions in this program. It asks no gateway; caddy keygate status shows the versions that run.",
+		Long:    "Prints the versions in this program. For the versions of running gateways use caddy keygate status.",
 		Example: "  caddy keygate version",
 	}, printVersion)
 }

@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// A site takes reports from whoever holds a key, without a token.
+// A site with keygate_api accepts a report of a leaked key from a client that sends the key,
+// without a management token.
 func TestLeakReportedToSite(t *testing.T) {
 	s := newShell(t, "unix/DIR/a.sock", `{
 	admin ADMIN

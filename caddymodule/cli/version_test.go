@@ -13,8 +13,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// A start logs one line that names the program, the store and the plans; status names both
-// programs, for the gateway and for each node; --check fails while the gateway is degraded.
+// The gateway logs one line at its start that names the version, the store and the plans. The
+// command status shows the versions of Keygate and Caddy for the gateway and each node.
 func TestVersionOfGateway(t *testing.T) {
 	s := newShell(t, "unix/DIR/admin.sock", `{
 	admin ADMIN

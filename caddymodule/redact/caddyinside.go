@@ -20,10 +20,11 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
-// This file holds all that Keygate knows about the inside of Caddy: three private fields, for which Caddy has no public
-// way. CheckCaddy verifies them before a gateway starts, since it may be built with another version of Caddy.
+// This file holds all code that depends on Caddy's internals: three private fields that have no
+// public accessor. A gateway may be built with another version of Caddy, so CheckCaddy verifies
+// the fields before the gateway starts.
 
-// field is a private field of a struct of Caddy.
+// field is a private field of a struct in Caddy.
 type field struct {
 	in   reflect.Type // the struct
 	name string
@@ -35,22 +36,23 @@ type field struct {
 }
 
 var (
-	// extraFieldsField holds the fields that handlers add to an access line.
+	// extraFieldsField holds the fields that handlers add to an access log line.
 	extraFieldsField = find(field{in: reflect.TypeFor[caddyhttp.ExtraLogFields](), name: "fields", is: reflect.TypeFor[[]zap.Field]()})
-	// configField holds the configuration that a context belongs to, and with it the logs by name.
+	// configField holds the configuration of a context, with its logs by name.
 	configField = find(field{in: reflect.TypeFor[caddy.Context](), name: "cfg", is: reflect.TypeFor[*caddy.Config]()})
-	// trustedProxiesField holds the loaded module trusted_proxies of a server.
+	// trustedProxiesField holds a server's loaded module trusted_proxies.
 	trustedProxiesField = find(field{in: reflect.TypeFor[caddyhttp.Server](), name: "trustedProxies", is: reflect.TypeFor[caddyhttp.IPRangeSource]()})
 )
 
-// find looks for f in its struct.
+// find returns f with found and offset set, if f.in has a field with f's name and type.
 func find(f field) field {
 	found, ok := f.in.FieldByName(f.name)
 	f.found, f.offset = ok && found.Type == f.is, found.Offset
 	return f
 }
 
-// get returns the field of the struct at p, the zero value where the struct has no such field.
+// get returns the value of the field in the struct at p, or the zero value if the struct has no
+// such field.
 func get[T any](f *field, p unsafe.Pointer) (value T) {
 	if !f.found || f.is != reflect.TypeFor[T]() {
 		return value
@@ -58,7 +60,7 @@ func get[T any](f *field, p unsafe.Pointer) (value T) {
 	return *(*T)(unsafe.Add(p, f.offset))
 }
 
-// extraFields returns the fields that handlers have added to the access line.
+// extraFields returns the fields that handlers have added to the access log line.
 func extraFields(extra *caddyhttp.ExtraLogFields) []zap.Field {
 	if extra == nil {
 		return nil
@@ -66,7 +68,8 @@ func extraFields(extra *caddyhttp.ExtraLogFields) []zap.Field {
 	return get[[]zap.Field](&extraFieldsField, unsafe.Pointer(extra))
 }
 
-// configuredLogs returns the logs by name of the configuration that ctx belongs to. The caller must not change them.
+// configuredLogs returns the logs by name in the configuration of ctx. The caller must not change
+// them.
 func configuredLogs(ctx caddy.Context) map[string]*caddy.CustomLog {
 	config := get[*caddy.Config](&configField, unsafe.Pointer(&ctx))
 	if config == nil || config.Logging == nil {
@@ -75,14 +78,15 @@ func configuredLogs(ctx caddy.Context) map[string]*caddy.CustomLog {
 	return config.Logging.Logs
 }
 
-// TrustedProxies returns the loaded trusted_proxies of a provisioned server, nil where it has none.
+// TrustedProxies returns the loaded module trusted_proxies of a provisioned server, or nil if the
+// server has none.
 func TrustedProxies(s *caddyhttp.Server) caddyhttp.IPRangeSource {
 	return get[caddyhttp.IPRangeSource](&trustedProxiesField, unsafe.Pointer(s))
 }
 
-// bytesRead returns where the server counts the bytes that it reads of a body, those of hijacked connections included.
-// It is nil where body is not the server's: RequestLog then counts by itself. The type of body is private to
-// Caddy, its field Length is not.
+// bytesRead returns a pointer to the server's count of bytes read from body, including those of
+// hijacked connections. It returns nil if body is not of the server's type, and RequestLog then
+// counts the bytes itself. The type is private to Caddy, but its field Length is exported.
 func bytesRead(body any) *int {
 	t := reflect.TypeOf(body)
 	known := lengthFields.Load()
@@ -105,26 +109,28 @@ func bytesRead(body any) *int {
 	return length
 }
 
-// lengthField is the index of the field in which bodies of a type count.
+// lengthField is a type of request bodies and the index of its field Length.
 type lengthField struct {
 	of    reflect.Type
 	index int
 }
 
-// lengthFields is the one of the type that was seen last: Caddy has one.
+// lengthFields caches the lengthField of the last type. Caddy has only one such type.
 var lengthFields atomic.Pointer[lengthField]
 
 var serverPkg = reflect.TypeFor[caddyhttp.Server]().PkgPath()
 
-// CheckCaddy returns an error where the inside of this Caddy is not the one that this package was tested with: keys could
-// then stand in logs, or the warnings of such logs be missing. The gateway must not start.
+// CheckCaddy returns an error if Caddy's internals differ from those that this package was tested
+// with. The gateway must not start then: its logs could show keys, or warnings about such logs
+// could be missing.
 func CheckCaddy() error { return checked() }
 
 var checked = sync.OnceValue(func() error {
 	return checkCaddy(&extraFieldsField, &configField, &trustedProxiesField)
 })
 
-// checkCaddy verifies that Caddy has the fields, and that a line with a probe in it is written as it should be.
+// checkCaddy verifies that Caddy has the fields, and that an access log line for a test request is
+// correct.
 func checkCaddy(fields ...*field) error {
 	err := checkLine()
 	for _, f := range fields {
@@ -136,12 +142,13 @@ func checkCaddy(fields ...*field) error {
 		return nil
 	}
 	version, _ := caddy.Version()
-	return fmt.Errorf("the inside of Caddy %s is not the one that this Keygate was tested with, so that API keys could be written to logs: "+
+	return fmt.Errorf("Caddy %s differs inside from the version that this Keygate was tested with, so that API keys could appear in logs: "+
 		"build Keygate with the version of Caddy in its go.mod (./xcaddy.sh does), or use a newer Keygate: %w", version, err)
 }
 
-// checkLine writes an access line for a request that holds a key in several places, and verifies that Caddy would skip
-// its own, that the line shows what a handler adds, and that it shows no key.
+// checkLine writes an access log line for a request that holds a key in several places. It
+// verifies that Caddy would skip its own line, that Keygate's line shows a field which a handler
+// added, and that the line shows no key.
 func checkLine() error {
 	grammar, err := apikey.NewGrammar(nil, apikey.Format{}, nil)
 	if err != nil {
@@ -170,13 +177,13 @@ func checkLine() error {
 	line := out.String()
 	switch skip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.LogSkipVar).(bool); {
 	case !skip:
-		return errors.New("the access line of Caddy is not skipped")
+		return errors.New("Caddy's own access log line is not skipped")
 	case strings.Count(line, "\n") != 1:
-		return fmt.Errorf("a request has %d access lines", strings.Count(line, "\n"))
+		return fmt.Errorf("a request has %d access log lines, want 1", strings.Count(line, "\n"))
 	case strings.Contains(line, key) || strings.Contains(line, probeText):
-		return errors.New("an access line shows a key")
+		return errors.New("an access log line shows a key")
 	case !strings.Contains(line, `"keygate_probe":"added `):
-		return errors.New("an access line lacks the fields that handlers add")
+		return errors.New("an access log line lacks the fields that handlers add")
 	}
 	return nil
 }

@@ -12,7 +12,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// TestCaddyInternals fails where Caddy no longer keeps a private field where this package reads it.
+// CheckCaddy finds each private field in the Caddy version of this build.
 func TestCaddyInternals(t *testing.T) {
 	if err := CheckCaddy(); err != nil {
 		t.Error(err)
@@ -23,18 +23,18 @@ func TestCaddyInternals(t *testing.T) {
 		t.Errorf("extra fields: %v", f)
 	}
 	if extraFields(nil) != nil {
-		t.Error("fields of nothing")
+		t.Error("extraFields(nil) is not nil")
 	}
 }
 
-// otherFields is a caddyhttp.ExtraLogFields of another version of Caddy.
+// otherFields imitates caddyhttp.ExtraLogFields in another version of Caddy.
 type otherFields struct {
 	//lint:ignore U1000 Reflection finds it.
 	fields []string
 }
 
-// A gateway does not start with a Caddy whose inside differs.
-func TestAnotherCaddyIsRefused(t *testing.T) {
+// A gateway does not start if Caddy's private fields have another name or type.
+func TestCheckCaddyFindsMissingField(t *testing.T) {
 	fieldsType := reflect.TypeFor[[]zap.Field]()
 	for name, f := range map[string]field{
 		"renamed":         {in: reflect.TypeFor[caddyhttp.ExtraLogFields](), name: "extra", is: fieldsType},
@@ -49,8 +49,9 @@ func TestAnotherCaddyIsRefused(t *testing.T) {
 	}
 }
 
-// A field of the right name and type may still hold something else: then the probe line shows it.
-func TestAnotherBehaviourIsRefused(t *testing.T) {
+// A gateway does not start if a private field has the right name and type but other content: the
+// line for the test request shows that.
+func TestCheckCaddyFindsOtherContent(t *testing.T) {
 	saved := extraFieldsField
 	defer func() { extraFieldsField = saved }()
 	extraFieldsField.found = false
@@ -65,7 +66,7 @@ func TestAnotherBehaviourIsRefused(t *testing.T) {
 
 func TestTrustedProxies(t *testing.T) {
 	if p := TrustedProxies(new(caddyhttp.Server)); p != nil {
-		t.Errorf("a server without them has %v", p)
+		t.Errorf("a server without trusted proxies has %v", p)
 	}
 }
 
@@ -77,7 +78,7 @@ func TestBytesReadOfOtherBodies(t *testing.T) {
 	}
 }
 
-// TestBytesRead finds the server's own count, which includes the bytes of a hijacked connection.
+// bytesRead finds the server's own count, which includes the bytes of a hijacked connection.
 func TestBytesRead(t *testing.T) {
 	counted := -1
 	g := startHarness(t, "on")

@@ -11,22 +11,23 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// endHook learns when a Caddy server has finished a request: after all of its handlers and its own access line, still
-// on the request's goroutine.
+// endHook detects that a Caddy server has finished a request: after all handlers and the server's
+// own access log line, on the request's goroutine.
 //
-// The request's context does not show that. It ends when the client goes away, or, over HTTP/2, when the
-// response is complete, while handlers still run and add to the line. But the last call of
-// Server.ServeHTTP makes its IdleTimeoutReader remove the read deadline that a handler may have set. So the
-// hook takes the place of the connection in that reader, lets the reader set a deadline that never reaches
-// the connection, and waits for its removal.
+// The request's context does not show that. It ends when the client closes the connection or, over
+// HTTP/2, when the response is complete, while handlers may still run and add fields to the line.
+// But the last step of Server.ServeHTTP is that its IdleTimeoutReader removes the read deadline,
+// if a handler has set one. So the hook replaces the connection in that reader, makes the reader
+// set a deadline that never reaches the connection, and waits for its removal.
 //
-// It uses exported names of Caddy alone, but that order of calls is not documented. Until it was seen for a protocol
-// (see endsVerified), RequestLog.End writes the line after the end of the context as well.
+// The hook uses only exported names of Caddy, but this order of calls is not documented. Until it
+// was observed for a protocol (see endsVerified), RequestLog.End also writes the line after the
+// end of the context.
 //
-// The fields are guarded by the reader's lock, under which the reader calls the hook, apart from those that are set
-// before the handlers run.
+// The reader calls the hook under the reader's lock. That lock guards the fields, except those
+// that are set before the handlers run.
 type endHook struct {
-	http.ResponseWriter // nil: a ResponseController looks for the deadline's method alone
+	http.ResponseWriter // always nil; a ResponseController looks only for the method SetReadDeadline
 	reader              *caddyhttp.IdleTimeoutReader
 	conn                *http.ResponseController
 	arming              bool
@@ -37,24 +38,26 @@ type endHook struct {
 	log                 *RequestLog
 }
 
-// install puts the hook in its place. It must be called on the request's goroutine.
+// install replaces the reader's connection by the hook. It must be called on the request's
+// goroutine.
 func (h *endHook) install(reader *caddyhttp.IdleTimeoutReader) {
 	h.reader, h.conn = reader, reader.Ctrl
 	reader.Ctrl = http.NewResponseController(h)
 }
 
-// never is the deadline that does not reach the connection.
+// never is the deadline that the hook does not set on the connection.
 var never = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// arm has the log's line written at the request's end, and reports whether that can be promised. No other goroutine
-// may be reading the request's body.
+// arm makes the hook write the log's line at the request's end. It reports whether the end will
+// certainly be detected. No other goroutine may read the request's body meanwhile.
 func (h *endHook) arm(log *RequestLog) bool {
 	if h.reader == nil {
 		return false
 	}
 	h.log, h.pretended = log, never
 	if hard := h.reader.Deadline.HardDeadline; !hard.IsZero() {
-		// The reader sets the earlier of the two.
+		// The reader sets the earlier one of its hard deadline and the new deadline, so the new
+		// one must be earlier.
 		h.pretended = hard.Add(-1)
 	}
 	h.arming = true
@@ -63,16 +66,17 @@ func (h *endHook) arm(log *RequestLog) bool {
 	return err == nil && h.armed
 }
 
-// endsVerified reports by protocol (HTTP/1, 2 or 3) whether a request was seen to end as endHook expects.
+// endsVerified records for each HTTP version (1, 2 or 3) whether a request was observed to end as
+// endHook expects.
 var endsVerified [4]atomic.Bool
 
-// verified reports whether the hook will certainly be called at the request's end. A reader past its hard deadline may
-// leave the deadline as it is.
+// verified reports whether the reader will certainly call the hook at the request's end. After its
+// hard deadline, a reader may not remove the deadline.
 func (h *endHook) verified() bool {
 	return h.reader.Deadline.HardDeadline.IsZero() && endsVerified[h.log.r.ProtoMajor&3].Load()
 }
 
-// SetReadDeadline stands in for the connection's.
+// SetReadDeadline receives the deadlines that the reader sets, in place of the connection.
 func (h *endHook) SetReadDeadline(t time.Time) error {
 	if h.arming {
 		h.armed = t.Equal(h.pretended)
@@ -87,7 +91,8 @@ func (h *endHook) SetReadDeadline(t time.Time) error {
 			verified.Store(true)
 		}
 		if t.IsZero() && !h.set {
-			// The connection has no deadline to remove, and may serve another request by now.
+			// No deadline was set on the connection, so none has to be removed. The connection may
+			// serve another request by now.
 			return nil
 		}
 	}
@@ -95,17 +100,18 @@ func (h *endHook) SetReadDeadline(t time.Time) error {
 	return h.conn.SetReadDeadline(t)
 }
 
-// sync waits until the reader's lock is free, so that the caller sees the writes of its last holder.
+// sync acquires and releases the reader's lock, so that the caller sees all writes made under it.
 func (h *endHook) sync() {
 	d := &h.reader.Deadline
 	h.reader.Override(d.Timeout, d.MinRate)()
 }
 
-// requestBody knows whether the body is still being read when its handler has returned, and rejects later reads:
-// net/http allows neither.
+// requestBody tracks whether a goroutine still reads the body after its handler has returned, and
+// rejects later reads. net/http allows neither.
 type requestBody struct {
 	io.ReadCloser
-	// server is where the server counts the bytes, those of hijacked connections included; nil where that is unknown.
+	// server is the server's count of read bytes, including those of hijacked connections; nil if
+	// it is unknown.
 	server *int
 
 	mu      sync.Mutex
@@ -114,7 +120,6 @@ type requestBody struct {
 	ended   bool
 }
 
-// Read implements io.Reader.
 func (b *requestBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	if b.ended {
@@ -131,7 +136,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// end rejects further reads and reports whether none is in progress.
+// end rejects further reads and reports whether no read is in progress.
 func (b *requestBody) end() (idle bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -139,7 +144,7 @@ func (b *requestBody) end() (idle bool) {
 	return b.reading == 0
 }
 
-// length returns how many bytes were read.
+// length returns the number of bytes read.
 func (b *requestBody) length() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()

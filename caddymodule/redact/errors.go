@@ -10,10 +10,10 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// ServeError answers the request for an error that its handlers returned, as Server.ServeHTTP does: by the server's
-// error routes, or with the bare status. It writes the line to the error log, without keys, and returns nil, so
-// that the server logs nothing. It returns err where err is nil or there is no server. w is the innermost
-// writer. Panics of error routes pass through.
+// ServeError answers a request whose handlers returned err, as Server.ServeHTTP does: with the
+// server's error routes, or with only the status. It writes the line to the error log, without
+// keys, and returns nil, so that the server logs nothing. It returns err unchanged if err is nil
+// or there is no server. w is the innermost writer. Panics of error routes pass through.
 func (a *RequestLog) ServeError(w http.ResponseWriter, r *http.Request, err error) error {
 	if err == nil || a.server == nil {
 		return err
@@ -21,7 +21,8 @@ func (a *RequestLog) ServeError(w http.ResponseWriter, r *http.Request, err erro
 	duration := a.duration()
 	err = a.secrets.err(err)
 
-	// Error routes see the request as it arrived, except for headers, body, and keys in the query.
+	// Error routes get the request as it arrived, except for its headers, its body, and keys in
+	// the query.
 	if o, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
 		r.Method, r.RemoteAddr = o.Method, o.RemoteAddr
 		if a.ErrorMethod != "" {
@@ -66,7 +67,7 @@ func (a *RequestLog) ServeError(w http.ResponseWriter, r *http.Request, err erro
 	return nil
 }
 
-// bareError ends a chain of error routes of which none has answered.
+// bareError writes only the status, if no error route has answered.
 func bareError(w http.ResponseWriter, r *http.Request) error {
 	status := http.StatusInternalServerError
 	if he, ok := r.Context().Value(caddyhttp.ErrorCtxKey).(caddyhttp.HandlerError); ok {
@@ -90,7 +91,7 @@ func (a *RequestLog) logError(level zapcore.Level, message string, fields []zap.
 	}
 }
 
-// errorValues returns the status, message and fields of an error's line.
+// errorValues returns the status, message and fields for an error's log line.
 func errorValues(err error) (status int, message string, fields []zap.Field) {
 	he, ok := errors.AsType[caddyhttp.HandlerError](err)
 	if !ok {
@@ -107,7 +108,8 @@ func errorValues(err error) (status int, message string, fields []zap.Field) {
 	}
 }
 
-// err returns err without keys in its text, err itself where there are none. The errors that it wraps stay.
+// err returns an error whose text holds no keys, or err itself if its text holds none. errors.Is
+// and errors.As still find the errors that err wraps.
 func (s *Secrets) err(err error) error {
 	text := err.Error()
 	safe := s.Text(text)
@@ -121,19 +123,19 @@ func (s *Secrets) err(err error) error {
 	return &cleanedError{safe, err}
 }
 
-// cleanedError shows text in place of the text of err.
+// cleanedError is an error with another text.
 type cleanedError struct {
 	text string
 	err  error
 }
 
-// Error implements error.
 func (e *cleanedError) Error() string { return e.text }
 
-// Is reports whether errors.Is finds target in the original, which Unwrap must not return.
+// Is reports whether the original error matches target. There is no Unwrap, because it would
+// return the original text.
 func (e *cleanedError) Is(target error) bool { return errors.Is(e.err, target) }
 
-// As does the same for errors.As.
+// As finds target in the original error, as Is does.
 func (e *cleanedError) As(target any) bool {
 	if he, ok := target.(*caddyhttp.HandlerError); ok {
 		found, ok := errors.AsType[caddyhttp.HandlerError](e.err)

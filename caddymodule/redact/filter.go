@@ -16,10 +16,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// LogFilter is a filter for a log field: it replaces each API key by the part that may be shown. It finds texts with a
-// prefix and the shape of any configured keyspace's keys, and each text in a place of keys. Requests that reach the
-// keygate directive are logged without keys in any case; the filter is for the others: a wrong host, a
-// redirect, or another site.
+// LogFilter is a filter for a log field: it replaces each API key by its public part. It finds
+// texts with the prefix and shape of any configured keyspace's keys, and every text in a place for
+// keys. Requests that reach the keygate directive are always logged without keys. The filter is
+// for all other requests: those with a wrong host, redirects, and other sites.
 //
 //	log {
 //		format filter {
@@ -30,12 +30,11 @@ import (
 //	}
 type LogFilter struct{}
 
-// CaddyModule returns the module's ID and constructor.
 func (LogFilter) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "caddy.logging.encoders.filter.keygate", New: func() caddy.Module { return new(LogFilter) }}
 }
 
-// UnmarshalCaddyfile reads the filter's name. It takes no arguments.
+// UnmarshalCaddyfile reads the filter's name, which has no arguments.
 func (LogFilter) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next()
 	if d.NextArg() {
@@ -44,7 +43,7 @@ func (LogFilter) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// Filter implements logging.LogFieldFilter.
+// Filter returns the field without keys.
 func (LogFilter) Filter(in zapcore.Field) zapcore.Field {
 	s := known.secrets()
 	switch h := in.Interface.(type) {
@@ -52,7 +51,8 @@ func (LogFilter) Filter(in zapcore.Field) zapcore.Field {
 		h.Header = s.addresses(s.requestHeader(h.Header))
 		in.Interface = h
 		return in
-	// Keygate's own lines hold no keys of their keyspace, but may hold those of others.
+	// A line of RequestLog holds no keys of its own keyspace, but it may hold keys of other
+	// keyspaces.
 	case *loggedHeader:
 		h.clean(s)
 		for i := range h.fields {
@@ -73,11 +73,11 @@ func (LogFilter) Filter(in zapcore.Field) zapcore.Field {
 	return s.field(in)
 }
 
-// addressHeaders hold URLs.
+// addressHeaders are headers whose value is a URL.
 var addressHeaders = [...]string{"Referer", "Location", "Content-Location"}
 
-// addresses returns h without the credentials in the queries of its headers that hold a URL, h itself where there are
-// none. Keys that are known by their shape were taken out before.
+// addresses returns h without credentials in the queries of URL headers, or h itself if there are
+// none. Keys with a known shape must be removed before.
 func (s *Secrets) addresses(h http.Header) http.Header {
 	out, copied := h, false
 	for _, name := range addressHeaders {
@@ -95,7 +95,7 @@ func (s *Secrets) addresses(h http.Header) http.Header {
 	return out
 }
 
-// cleanAddresses takes credentials out of the queries of f's values, where these are URLs.
+// cleanAddresses removes credentials from the queries of URLs in f's values.
 func (f *loggedValues) cleanAddresses(s *Secrets) {
 	if !slices.Contains(addressHeaders[:], f.name) {
 		return
@@ -105,8 +105,8 @@ func (f *loggedValues) cleanAddresses(s *Secrets) {
 	}
 }
 
-// known are the keys that the modules of this package take out: those of every provisioned configuration, so of both
-// while one replaces the other.
+// known holds the keys that the modules of this package remove: those of every provisioned
+// configuration. While one configuration replaces another, it holds the keys of both.
 var known knownKeys
 
 type knownKeys struct {
@@ -115,13 +115,14 @@ type knownKeys struct {
 	merged atomic.Pointer[Secrets]
 }
 
-// usualPlaces are places of keys whatever the keyspaces state. Management tokens are known by their shape.
+// usualPlaces are places that are searched for keys whatever the keyspaces configure. Management
+// tokens are found by their shape.
 var usualPlaces = NewSecrets(management.TokenCleaner(), []apikey.Place{
 	{Kind: apikey.InAuthorization, Name: "Bearer"},
 	{Kind: apikey.InHeader, Name: "X-Api-Key"},
 })
 
-// secrets returns the keys that are known now. It does not block.
+// secrets returns the keys that are registered now. It does not block.
 func (k *knownKeys) secrets() *Secrets {
 	if s := k.merged.Load(); s != nil {
 		return s
@@ -129,8 +130,8 @@ func (k *knownKeys) secrets() *Secrets {
 	return &usualPlaces
 }
 
-// Register makes the keys of a configuration known to LogFilter, LogFormat and CleanSpans, until Unregister is called for
-// the same owner.
+// Register makes LogFilter, LogFormat and CleanSpans remove a configuration's keys, until
+// Unregister is called with the same owner.
 func Register(owner any, keys Secrets) {
 	known.mu.Lock()
 	defer known.mu.Unlock()
@@ -141,7 +142,7 @@ func Register(owner any, keys Secrets) {
 	known.merge()
 }
 
-// Unregister undoes Register. owner may not have been registered.
+// Unregister undoes Register. It does nothing for an unknown owner.
 func Unregister(owner any) {
 	known.mu.Lock()
 	defer known.mu.Unlock()
@@ -152,7 +153,9 @@ func Unregister(owner any) {
 func (k *knownKeys) merge() {
 	all := usualPlaces
 	for _, s := range k.owners {
-		all = s.And(all) // the only owner keeps its own cleaner, by which lines were cleaned already
+		// a single owner keeps its own cleaner, so that lines which this cleaner has cleaned are
+		// not searched again
+		all = s.And(all)
 	}
 	k.merged.Store(&all)
 }

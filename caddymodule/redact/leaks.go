@@ -13,12 +13,12 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// probeText stands for a key in the lines that are encoded to see whether a log would show it.
+// probeText replaces a key in test lines that show whether a log would write keys.
 const probeText = "0b9cf1c6d3a84e7fa1d25e06"
 
-// LeakingLogs returns the names, sorted, of the configuration's logs that would write an X-Api-Key header in clear when
-// a request meets no keygate directive: those that take lines of the HTTP server and have no filter for it. It
-// writes no line. The configuration must be provisioned under ctx.
+// LeakingLogs returns the sorted names of the configured logs that would write the header
+// X-Api-Key unfiltered. They receive lines of the HTTP server about requests that reach no keygate
+// directive. LeakingLogs writes no line. The configuration must be provisioned under ctx.
 func LeakingLogs(ctx caddy.Context) []string {
 	var leaking []string
 	for name, log := range configuredLogs(ctx) {
@@ -30,17 +30,18 @@ func LeakingLogs(ctx caddy.Context) []string {
 	return leaking
 }
 
-// coreOf returns the core that takes the HTTP app's lines for one log.
+// coreOf returns the core that receives the HTTP app's lines in a configuration with only this
+// log.
 func coreOf(name string, log *caddy.CustomLog) zapcore.Core {
 	return (&caddy.Logging{Logs: map[string]*caddy.CustomLog{name: log}}).Logger(httpApp{}).Core()
 }
 
-// takesRequests reports whether log takes lines that carry requests.
+// takesRequests reports whether the log accepts lines that hold requests.
 func takesRequests(name string, log *caddy.CustomLog) bool {
 	core := coreOf(name, log)
 	loggers := []string{"http.log.error", "http.log.access"}
 	for _, included := range log.Include {
-		// The log of one site: http.log.access.log0.
+		// This is the log of one site, such as http.log.access.log0.
 		if strings.HasPrefix(included, "http.") {
 			loggers = append(loggers, included)
 		}
@@ -50,16 +51,16 @@ func takesRequests(name string, log *caddy.CustomLog) bool {
 	})
 }
 
-// showsHeader reports whether log's encoder, including its filters, lets the header through.
+// showsHeader reports whether the log's encoder, with its filters, writes the header X-Api-Key.
 func showsHeader(name string, log *caddy.CustomLog) bool {
-	// LoggableHTTPRequest looks for client_ip among the variables.
+	// LoggableHTTPRequest reads client_ip from the request's variables, so there must be some.
 	vars := context.WithValue(context.Background(), caddyhttp.VarsCtxKey, map[string]any{})
 	req := &http.Request{Header: http.Header{"X-Api-Key": {probeText}}}
 	return shows(encodersOf(name, log), zap.Object("request", caddyhttp.LoggableHTTPRequest{Request: req.WithContext(vars)}), probeText)
 }
 
-// shows reports whether a log with the encoders would write text in a line with the field f. It is true where that is
-// not known.
+// shows reports whether one of the encoders would write text in a line with the field f. It
+// returns true if that is unknown.
 func shows(encoders []zapcore.Encoder, f zap.Field, text string) bool {
 	return len(encoders) == 0 || slices.ContainsFunc(encoders, func(enc zapcore.Encoder) bool {
 		line, err := enc.Clone().EncodeEntry(zapcore.Entry{}, []zap.Field{f})
@@ -71,8 +72,9 @@ func shows(encoders []zapcore.Encoder, f zap.Field, text string) bool {
 	})
 }
 
-// encodersOf returns copies of the encoders of a log that takes lines of the HTTP app: one, and those of further cores.
-// A core has its encoder write the fields that it is extended by, and an inline field is handed that encoder.
+// encodersOf returns copies of a log's encoders, one for each of its cores, if the log accepts
+// lines of the HTTP app. A core passes its encoder to an inline field, so encodersOf adds such a
+// field to get it.
 func encodersOf(name string, log *caddy.CustomLog) (encoders []zapcore.Encoder) {
 	coreOf(name, log).With([]zap.Field{zap.Inline(zapcore.ObjectMarshalerFunc(func(enc zapcore.ObjectEncoder) error {
 		if e, ok := enc.(zapcore.Encoder); ok {
@@ -83,10 +85,10 @@ func encodersOf(name string, log *caddy.CustomLog) (encoders []zapcore.Encoder) 
 	return encoders
 }
 
-// debugFields are the text fields that only lines of level DEBUG have.
+// debugFields are text fields that occur only in lines at level DEBUG.
 var debugFields = [...]string{"request_path", "result", "filename", "path", "from_path", "to_path", "error"}
 
-// debugLines returns the fields in which lines of level DEBUG show a part of a request's URL: those of rewrite,
+// debugLines returns the fields with a part of a request's URL in DEBUG lines of rewrite,
 // file_server, php_fastcgi and reverse_proxy.
 func debugLines(text string) []zap.Field {
 	fields := []zap.Field{
@@ -102,16 +104,16 @@ func debugLines(text string) []zap.Field {
 	return fields
 }
 
-// DebugLeak is a log of level DEBUG that would write keys in URLs.
+// DebugLeak is a log at level DEBUG that would write keys in URLs.
 type DebugLeak struct {
 	// Log is the log's name.
 	Log string
-	// Lines are the lines that its `format filter` lacks.
+	// Lines are the missing lines of the log's `format filter`.
 	Lines []string
 }
 
-// LeakingDebugLogs returns the configuration's logs, sorted by name, of level DEBUG whose format lacks the filter for
-// lines that only that level has. prefix is the prefix of a key. The configuration must be provisioned under ctx.
+// LeakingDebugLogs returns the logs at level DEBUG, sorted by name, whose format lacks filters for
+// DEBUG lines. prefix is the prefix of a key. The configuration must be provisioned under ctx.
 func LeakingDebugLogs(ctx caddy.Context, prefix string) (leaks []DebugLeak) {
 	logs := configuredLogs(ctx)
 	for _, name := range slices.Sorted(maps.Keys(logs)) {
@@ -135,7 +137,7 @@ func LeakingDebugLogs(ctx caddy.Context, prefix string) (leaks []DebugLeak) {
 	return leaks
 }
 
-// takesDebug reports whether log takes lines of level DEBUG from handlers.
+// takesDebug reports whether the log accepts lines at level DEBUG from handlers.
 func takesDebug(name string, log *caddy.CustomLog) bool {
 	return coreOf(name, log).Check(zapcore.Entry{LoggerName: "http.handlers.file_server", Level: zapcore.DebugLevel}, nil) != nil
 }

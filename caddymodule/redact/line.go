@@ -13,10 +13,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
-// The objects in a line have the fields of caddyhttp.LoggableHTTPRequest and caddyhttp.LoggableHTTPHeader. They are
-// written without a copy of the request or of its header map.
+// The objects in a log line have the same fields as caddyhttp.LoggableHTTPRequest and
+// caddyhttp.LoggableHTTPHeader, but are written without copying the request or its header map.
 
-// loggedRequest is the request in a line. It holds no key.
+// loggedRequest is the request in a log line. It holds no key.
 type loggedRequest struct {
 	remote, proto, method, host, uri string
 	clientIP                         any
@@ -25,7 +25,8 @@ type loggedRequest struct {
 	tls                              *tls.ConnectionState
 }
 
-// request returns the field in which Caddy logs the request as it arrived, without keys.
+// request returns the field with the request as it arrived, without keys, in the form of Caddy's
+// access log.
 func (a *RequestLog) request(header *loggedHeader) zap.Field {
 	s := &a.secrets
 	if header == nil {
@@ -53,7 +54,6 @@ func (a *RequestLog) request(header *loggedHeader) zap.Field {
 	return zap.Object("request", req)
 }
 
-// MarshalLogObject implements zapcore.ObjectMarshaler.
 func (r *loggedRequest) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	ip, port, err := net.SplitHostPort(r.remote)
 	if err != nil {
@@ -78,14 +78,15 @@ func (r *loggedRequest) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	return nil
 }
 
-// loggedHeader is a request's header in a line, in no order. It holds no key.
+// loggedHeader is a request's header in a log line, in no particular order. It holds no key.
 type loggedHeader struct {
 	fields []loggedValues
-	// cleaner is the last one that cleaned the header.
+	// cleaner is the cleaner that removed keys from the header last.
 	cleaner *apikey.Cleaner
-	// suspects are the names of the headers that held a key, or that were not searched.
+	// suspects are the names of headers that held a key or were not searched for keys.
 	suspects []string
-	// few is the first room for suspects: there is nearly always one.
+	// few is the initial storage of suspects, which avoids an allocation. Nearly every request has
+	// one suspect.
 	few [2]string
 }
 
@@ -94,11 +95,11 @@ type loggedValues struct {
 	values []string
 }
 
-// redactedValues are the values that Caddy logs of headers with credentials.
+// redactedValues replaces the values of headers with credentials, as in Caddy's log.
 var redactedValues = []string{redacted}
 
-// newLoggedHeader returns the logged form of h, which may change later. Credentials that are no keys are shown only
-// where credentials is set.
+// newLoggedHeader returns a copy of h for a log line, so that h may change later. Credentials that
+// are not keys are shown only if credentials is true.
 func newLoggedHeader(h http.Header, credentials bool, s *Secrets) *loggedHeader {
 	n := 0
 	for _, values := range h {
@@ -120,7 +121,8 @@ func newLoggedHeader(h http.Header, credentials bool, s *Secrets) *loggedHeader 
 	return out
 }
 
-// clean takes out the keys that s knows. It searches no text again that the same cleaner has cleaned.
+// clean removes the keys that s knows. It searches no text again that the same cleaner has
+// searched.
 func (h *loggedHeader) clean(s *Secrets) {
 	known := h.cleaner == s.cleaner
 	h.cleaner = s.cleaner
@@ -147,7 +149,6 @@ func (h *loggedHeader) clean(s *Secrets) {
 	}
 }
 
-// MarshalLogObject implements zapcore.ObjectMarshaler.
 func (h *loggedHeader) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	for i := range h.fields {
 		_ = enc.AddArray(h.fields[i].name, caddyhttp.LoggableStringArray(h.fields[i].values))
@@ -155,10 +156,9 @@ func (h *loggedHeader) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	return nil
 }
 
-// loggedResponse is the header of a RequestLog's response in a line.
+// loggedResponse is the response header of a RequestLog in a log line.
 type loggedResponse RequestLog
 
-// MarshalLogObject implements zapcore.ObjectMarshaler.
 func (r *loggedResponse) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	if r.w == nil {
 		return nil
@@ -175,7 +175,8 @@ func (r *loggedResponse) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	return nil
 }
 
-// header returns the response's header without keys, including those that s knows.
+// header returns the response's header without keys: those of the RequestLog and those that s
+// knows.
 func (r *loggedResponse) header(s *Secrets) http.Header {
 	if r.w == nil {
 		return nil
@@ -187,7 +188,7 @@ func (r *loggedResponse) header(s *Secrets) http.Header {
 	return s.requestHeader(h)
 }
 
-// isCredentialHeader reports whether Caddy hides the values of the header.
+// isCredentialHeader reports whether Caddy replaces the header's values in logs.
 func isCredentialHeader(name string) bool {
 	switch len(name) {
 	case len("Cookie"):

@@ -33,14 +33,14 @@ func shouldLogRequest(logs *caddyhttp.ServerLogConfig, host string) bool {
 	return !logs.SkipUnmappedHosts
 }
 
-// namedLogger is a logger with the loggers that are named under it. A configuration has few, which are made once.
+// namedLogger caches the loggers that are named under one logger. A configuration has few of them.
 type namedLogger struct {
 	*zap.Logger
 	named sync.Map // *zap.Logger by name
 }
 
-// under returns the logger of that name, l itself for "". name must be one that the configuration states: names of
-// clients would fill the memory.
+// under returns the logger with this name, or l itself for "". name must come from the
+// configuration: names from clients would fill the memory.
 func (l *namedLogger) under(name string) *zap.Logger {
 	if name == "" {
 		return l.Logger
@@ -52,8 +52,8 @@ func (l *namedLogger) under(name string) *zap.Logger {
 	return named.(*zap.Logger)
 }
 
-// loggers returns the loggers of a request's lines, as ServerLogConfig.wrapLogger does: those of log_name, or those of
-// the host.
+// loggers returns the loggers for a request's lines, as ServerLogConfig.wrapLogger does: those
+// that log_name chose, else those of the host.
 func (a *RequestLog) loggers(under *namedLogger) []*zap.Logger {
 	logs := a.server.Logs
 	if logs == nil {
@@ -79,8 +79,8 @@ func (a *RequestLog) loggers(under *namedLogger) []*zap.Logger {
 	return out
 }
 
-// hostLoggers returns the names of a host's loggers: those of the host itself, of the first
-// wildcard that covers it, or the server's default.
+// hostLoggers returns the logger names of a host: those of the host itself, else of the first
+// matching wildcard, else the server's default.
 func hostLoggers(logs *caddyhttp.ServerLogConfig, hostport string) []string {
 	if len(logs.LoggerNames) == 0 {
 		return []string{logs.DefaultLoggerName}

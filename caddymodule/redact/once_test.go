@@ -11,7 +11,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
-// A line's header that a cleaner has cleaned is not searched by it again in the log filter: that would cost twice.
+// The log filter does not search a header again that the same cleaner has searched for the log
+// line, since that would double the cost.
 func TestLoggedHeaderIsCleanedOnce(t *testing.T) {
 	g, places := logGrammar()
 	s := newSecrets(apikey.NewCleaner(g), places.List())
@@ -23,7 +24,8 @@ func TestLoggedHeaderIsCleanedOnce(t *testing.T) {
 	if got := strings.Join(slices.Sorted(slices.Values(h.suspects)), " "); got != "Cookie X-B" {
 		t.Errorf("suspects are %q", got)
 	}
-	// From now on a key in it shows whether it is read.
+	// A key that is put into the header now stays in the output, unless the header is searched
+	// again.
 	for i := range h.fields {
 		if h.fields[i].name == "X-A" {
 			h.fields[i].values[1] = plantedKey
@@ -38,14 +40,15 @@ func TestLoggedHeaderIsCleanedOnce(t *testing.T) {
 		return ""
 	}
 	if h.clean(s); value() != plantedKey {
-		t.Error("it was read again by the same cleaner")
+		t.Error("the same cleaner searched the header again")
 	}
 	if h.clean(newSecrets(apikey.NewCleaner(g, other), nil)); value() != shownKey {
 		t.Errorf("another cleaner leaves %q", value())
 	}
 }
 
-// Headers that go on are searched only where the request's line has found a key, and all of them where there is no line.
+// With a log line, only forwarded headers in which the line's search found a key are cleaned.
+// Without a line, all forwarded headers are searched.
 func TestForwardedHeadersAreCleanedOnce(t *testing.T) {
 	g, places := logGrammar()
 	logs := &Logs{access: namedLogger{Logger: zap.NewNop()}, secrets: NewSecrets(apikey.NewCleaner(g), places.List())}
@@ -72,7 +75,7 @@ func TestForwardedHeadersAreCleanedOnce(t *testing.T) {
 	}
 }
 
-// A URI that several fields show is cleaned once.
+// A URI that appears in several fields is cleaned once.
 func TestURIIsCleanedOnce(t *testing.T) {
 	g, places := logGrammar()
 	a := &RequestLog{secrets: NewSecrets(apikey.NewCleaner(g), places.List())}
@@ -89,7 +92,7 @@ func TestURIIsCleanedOnce(t *testing.T) {
 	}
 }
 
-// However many parts a query or a cookie has, those that hold no key cost no allocation.
+// The parts of a query or a cookie that hold no key cause no allocation, however many there are.
 func TestPartsWithoutKeysAllocateNothing(t *testing.T) {
 	s := testSecrets()
 	for _, uri := range []string{"/?" + strings.Repeat("&", 2000), "/?" + strings.Repeat("a=b&", 500), "/?" + strings.Repeat("tok%65n=&", 200)} {

@@ -1,13 +1,13 @@
 // Package redact keeps API keys out of logs and traces. It has four parts:
 //
-//   - [RequestLog] writes a request's access and error lines in Caddy's place, in Caddy's form, without keys.
-//   - [LogFilter] and [LogFormat] are Caddy modules that take keys out of lines which others write.
-//   - [CleanSpans] takes keys out of the spans of Caddy's tracing directive.
-//   - [LeakingLogs] and [LeakingDebugLogs] find the logs of a configuration that would still show a key.
+//   - [RequestLog] writes a request's access and error lines instead of Caddy, in Caddy's form, without keys.
+//   - [LogFilter] and [LogFormat] are Caddy modules that remove keys from other log lines.
+//   - [CleanSpans] removes keys from the spans of Caddy's tracing directive.
+//   - [LeakingLogs] and [LeakingDebugLogs] find logs of a configuration that would still show a key.
 //
-// The package knows keys by their shape and by the places of a request where they stand: see [Secrets]. It imports
-// no other package of caddymodule. What it must know about the inside of Caddy is in caddyinside.go, and
-// [CheckCaddy] verifies that before the gateway starts.
+// The package finds keys by their shape, and by the places of a request where keys may be: see
+// [Secrets]. It imports no other package of caddymodule. The code that depends on Caddy's
+// internals is in caddyinside.go; [CheckCaddy] verifies them before the gateway starts.
 package redact
 
 import (
@@ -23,26 +23,28 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// Logs writes the access and error lines of the requests that meet one directive. Caddy's own lines show the request
-// as it arrived, which only a log filter could clean: so Logs keeps Caddy from writing them, and writes
-// lines of the same form to the same loggers, without keys.
+// Logs writes the access and error lines for requests that reach one directive. Caddy's own lines
+// show the request as it arrived, so only a log filter could remove keys from them. Therefore Logs
+// stops Caddy from writing these lines and writes lines of the same form to the same loggers,
+// without keys.
 //
 // Safe for concurrent use.
 type Logs struct {
 	access, errors namedLogger
 	secrets        Secrets
-	// forwardedText cleans the values of headers that go on to an upstream.
+	// forwardedText removes keys from values of headers that are forwarded to an upstream.
 	forwardedText func(string) string
-	// keptHeaders are the names of the headers that go on as they are.
+	// keptHeaders are the names of the headers that are forwarded unchanged.
 	keptHeaders []string
-	// skips remembers for each *caddyhttp.Server what skipsLog found.
+	// skips caches the result of skipsLog for each *caddyhttp.Server.
 	skips sync.Map
 }
 
-// NewLogs returns the logs of a directive that is being provisioned under ctx. forwarded cleans the values of headers
-// that go on to an upstream, where less may be lost than in a log line; nil stands for secrets' own cleaner.
+// NewLogs returns the logs of a directive that is being provisioned under ctx. forwarded removes
+// keys from values of headers that are forwarded to an upstream, and should keep more of the text
+// than a log line needs. If it is nil, secrets' own cleaner does that.
 func NewLogs(ctx caddy.Context, secrets Secrets, forwarded func(string) string) *Logs {
-	// caddyhttp.App.Provision gives its servers the same loggers.
+	// caddyhttp.App.Provision gives the same loggers to its servers.
 	log := ctx.Logger(httpApp{})
 	l := &Logs{
 		access:        namedLogger{Logger: log.Named("log.access")},
@@ -60,23 +62,22 @@ func NewLogs(ctx caddy.Context, secrets Secrets, forwarded func(string) string) 
 	return l
 }
 
-// httpApp has the module ID of Caddy's HTTP app, by which Caddy chooses loggers.
+// httpApp has the module ID of Caddy's HTTP app. Caddy chooses loggers by that ID.
 type httpApp struct{}
 
-// CaddyModule returns the Caddy module information.
 func (httpApp) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http", New: func() caddy.Module { return httpApp{} }}
 }
 
-// requestLogVar holds the first RequestLog of a request.
+// requestLogVar is the request variable with the request's first RequestLog.
 const requestLogVar = "keygate.access_log"
 
-// RequestLog writes the lines of one request. The zero value is ready for Begin.
+// RequestLog writes the log lines of one request. Begin must be called first.
 type RequestLog struct {
-	// State belongs to the directives that share the request; this package does not read it. Only that of the first
-	// log counts: see First.
+	// State is for the directives that handle the request; this package does not use it. Only the
+	// State of the request's first log counts: see First.
 	State any
-	// ErrorMethod is the method that error routes see; empty for the one that the request arrived with.
+	// ErrorMethod is the method that error routes see; empty for the request's original method.
 	ErrorMethod string
 
 	logs   *Logs
@@ -85,14 +86,15 @@ type RequestLog struct {
 	ctx    context.Context
 	vars   map[string]any // of ctx
 
-	// The fields below are set only where Caddy would write an access line.
+	// The fields below are set only if Caddy would write an access log line.
 
 	on bool
-	// suppressed reports whether Caddy was kept from writing its line when the request came.
+	// suppressed is true if Caddy's line was suppressed before the request went to the next
+	// handler.
 	suppressed bool
-	// arrived is the header as it arrived at the directive.
+	// arrived is the request's header as it reached the directive.
 	arrived *loggedHeader
-	// cleanedURI is what URI remembers.
+	// cleanedURI caches the result of URI.
 	cleanedURI cleanedText
 	w          caddyhttp.ResponseRecorder
 	body       requestBody
@@ -101,13 +103,13 @@ type RequestLog struct {
 	written    atomic.Bool
 }
 
-// Of returns the first log of the request with these variables, nil where none has begun.
+// Of returns the first log of the request with these variables, or nil if no log has begun.
 func Of(vars map[string]any) *RequestLog {
 	log, _ := vars[requestLogVar].(*RequestLog)
 	return log
 }
 
-// Begin returns a new log that has begun: see [RequestLog.Begin].
+// Begin returns a new log for r after calling [RequestLog.Begin].
 func Begin(logs *Logs, r *http.Request) *RequestLog {
 	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
 	a := new(RequestLog)
@@ -115,14 +117,16 @@ func Begin(logs *Logs, r *http.Request) *RequestLog {
 	return a
 }
 
-// Begin takes over the lines of r, which must be as it came to the handler, with nothing removed from it. vars are
-// the variables of r. The caller must defer End, and give each error to ServeError instead of returning it.
+// Begin takes over the log lines of r, which must be unchanged since it reached the handler. vars
+// are the variables of r. The caller must defer End, and pass each error to ServeError instead of
+// returning it.
 func (a *RequestLog) Begin(logs *Logs, r *http.Request, vars map[string]any) {
 	ctx := r.Context()
 	a.logs, a.r, a.ctx, a.vars, a.secrets = logs, r, ctx, vars, logs.secrets
 	a.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if outer := Of(vars); outer != nil {
-		// Another directive has taken the access line; it must know the keys of this one too.
+		// An outer directive writes the access log line, so its log must also remove the keys of
+		// this directive.
 		outer.secrets, outer.cleanedURI = outer.secrets.And(logs.secrets), cleanedText{}
 		if outer.arrived != nil {
 			outer.arrived.clean(&outer.secrets)
@@ -151,7 +155,7 @@ func (a *RequestLog) Begin(logs *Logs, r *http.Request, vars map[string]any) {
 	}
 }
 
-// First returns the request's first log, which is a itself or that of an outer directive.
+// First returns the request's first log: a itself, or the log of an outer directive.
 func (a *RequestLog) First() *RequestLog {
 	if first := Of(a.vars); first != nil {
 		return first
@@ -159,7 +163,7 @@ func (a *RequestLog) First() *RequestLog {
 	return a
 }
 
-// Add adds a text to the request's access line, in place of one with the same key.
+// Add adds a text to the request's access log line. It replaces a text with the same key.
 func (a *RequestLog) Add(key, text string) {
 	if extra, ok := a.ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok && a.server != nil && a.server.Logs != nil {
 		extra.Set(zap.String(key, text))
@@ -169,7 +173,8 @@ func (a *RequestLog) Add(key, text string) {
 // Text returns t without keys.
 func (a *RequestLog) Text(t string) string { return a.secrets.Text(t) }
 
-// URI returns a request target without keys. It remembers the last one, which several lines and fields show.
+// URI returns a request target without keys. It caches the last result, because several lines and
+// fields show the same target.
 func (a *RequestLog) URI(uri string) string {
 	if a.cleanedURI.in != uri {
 		a.cleanedURI = cleanedText{uri, a.secrets.uri(uri)}
@@ -177,25 +182,28 @@ func (a *RequestLog) URI(uri string) string {
 	return a.cleanedURI.out
 }
 
-// cleanedText is a text and the same text without keys.
+// cleanedText is a text, in, and the same text without keys, out.
 type cleanedText struct{ in, out string }
 
-// CleanURI takes keys out of the request target that later handlers log. The URL stays, since it names the resource.
+// CleanURI removes keys from r.RequestURI, which later handlers log. r.URL stays unchanged,
+// because it names the resource.
 func (a *RequestLog) CleanURI(r *http.Request) { r.RequestURI = a.URI(r.RequestURI) }
 
-// CleanHeader takes keys out of the values of one header of h, which goes on to an upstream: later handlers may log
-// it. It leaves the headers that may hold a key, which the caller empties of it, and those that Caddy
-// logs only on request, since they belong to the application. Where an access line is to be written, it
-// does nothing, and CleanHeaders does it all.
+// CleanHeader removes keys from one header of h that is forwarded to an upstream, because later
+// handlers may log it. It skips headers that are places for keys, since the caller removes the key
+// there. It also skips headers that belong to the application and that Caddy logs only on request.
+// If there is an access log line, CleanHeader does nothing, and CleanHeaders does all the work.
 //
-// Call it for each header that stays, and CleanHeaders after the last: so that the header is walked only once.
+// The caller calls it for each header that stays, and CleanHeaders after the last one, so that the
+// headers are iterated only once.
 func (a *RequestLog) CleanHeader(h http.Header, name string, values []string) {
 	if !a.on {
 		a.logs.cleanForwarded(h, name, values)
 	}
 }
 
-// CleanHeaders is CleanHeader for the headers in which a key was found when the access line was prepared.
+// CleanHeaders does what CleanHeader does for each header in which the preparation of the access
+// log line found a key.
 func (a *RequestLog) CleanHeaders(h http.Header) {
 	if !a.on {
 		return
@@ -207,9 +215,10 @@ func (a *RequestLog) CleanHeaders(h http.Header) {
 	}
 }
 
-// End keeps Caddy from writing its access line, and has this one written when Caddy would write its own: handlers
-// around this one (log_append) may still add to it. w is the writer that the handler was given. End must be
-// deferred, since reverse_proxy panics when an upstream closes the connection within a response.
+// End stops Caddy from writing its access log line, and makes this log's line appear when Caddy
+// would write its own. Outer handlers such as log_append may add fields until then. w is the
+// writer that the handler was given. End must be deferred, because reverse_proxy panics if an
+// upstream closes the connection within a response.
 func (a *RequestLog) End(w http.ResponseWriter) {
 	if !a.on {
 		return
@@ -227,7 +236,8 @@ func (a *RequestLog) End(w http.ResponseWriter) {
 		if a.hook.verified() {
 			return
 		}
-		// If this Caddy ends requests in another way, the line is late rather than lost.
+		// If this version of Caddy ends requests in another way, the line is late instead of
+		// missing.
 		context.AfterFunc(a.ctx, func() {
 			if !a.written.Load() {
 				time.AfterFunc(endGrace, func() { a.hook.sync(); a.write() })
@@ -236,17 +246,19 @@ func (a *RequestLog) End(w http.ResponseWriter) {
 		return
 	}
 	if a.ctx.Err() != nil {
-		// The client is gone: no later event shows that the other handlers have returned.
+		// The client has closed the connection, so no later event shows that the other handlers
+		// have returned.
 		a.write()
 		return
 	}
 	context.AfterFunc(a.ctx, a.write)
 }
 
-// endGrace is how long a request may go on after the end of its context before its line is written.
+// endGrace is the delay from the end of a request's context to the writing of its line, if no line
+// was written before.
 const endGrace = time.Second
 
-// write writes the line, once.
+// write writes the access log line. Only the first call has an effect.
 func (a *RequestLog) write() {
 	if a.written.Swap(true) {
 		return
@@ -302,7 +314,7 @@ func (a *RequestLog) write() {
 	}
 }
 
-// user returns the user that some handler has authenticated, without keys.
+// user returns the name of the authenticated user, without keys.
 func (a *RequestLog) user() string {
 	repl, ok := a.ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
@@ -312,7 +324,7 @@ func (a *RequestLog) user() string {
 	return a.secrets.Text(user)
 }
 
-// duration returns how long the request has taken so far.
+// duration returns the time since the request began.
 func (a *RequestLog) duration() time.Duration {
 	start, ok := a.vars["start_time"].(time.Time)
 	if !ok {
@@ -321,8 +333,8 @@ func (a *RequestLog) duration() time.Duration {
 	return time.Since(start)
 }
 
-// writeError returns the error of a response that went past the write timeout, as Server.ServeHTTP finds it. It flushes
-// the response, so that it may run only after all handlers.
+// writeError returns an error if the response exceeded the write timeout, as Server.ServeHTTP
+// does. It flushes the response, so it must run after all handlers.
 func (a *RequestLog) writeError(duration time.Duration) error {
 	limit := time.Duration(a.server.WriteTimeout)
 	if limit <= 0 || a.r.ProtoMajor != 1 || duration < limit || !a.hook.atEnd {
@@ -335,8 +347,8 @@ func (a *RequestLog) writeError(duration time.Duration) error {
 	return err
 }
 
-// serverRecorder returns the recorder that the server has put around w, which is the innermost of the recorders in w;
-// nil where there is none.
+// serverRecorder returns the recorder that the server put around w, or nil if there is none. It is
+// the innermost of the recorders in w.
 func serverRecorder(w http.ResponseWriter) (rec caddyhttp.ResponseRecorder) {
 	for w != nil {
 		if r, ok := w.(caddyhttp.ResponseRecorder); ok {

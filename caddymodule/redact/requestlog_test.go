@@ -33,7 +33,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
-// plantedKey is in every place of the tests' requests.
+// plantedKey is the key in every place of the tests' requests.
 const plantedKey = "kg_live_Zx81QpLm77TtRrVvNn3344Hh55Gg66Ff"
 
 func init() {
@@ -45,8 +45,8 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("logprobe", httpcaddyfile.Before, "basic_auth")
 }
 
-// logProbe is a handler that does with its logs what Handler does; with Mode "off" it
-// leaves them to Caddy.
+// logProbe is a handler that uses RequestLog as the handler keygate does. With Mode "off" it
+// leaves logging to Caddy.
 type logProbe struct {
 	Mode string `json:"mode"`
 	logs *Logs
@@ -70,7 +70,7 @@ func (p *logProbe) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// watch, unless nil, sees the requests of a logProbe whose log has begun.
+// watch, if not nil, is called with each request of a logProbe after its log has begun.
 var watch func(r *http.Request)
 
 func logGrammar() (*apikey.Grammar, *apikey.Places) {
@@ -133,13 +133,14 @@ func (p *logProbe) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyh
 	return log.ServeError(w, r, handle())
 }
 
-// logHarness is a Caddy that runs in this process and logs to files.
+// logHarness is a Caddy in this process that logs to files.
 type logHarness struct {
 	dir, addr  string
 	client, h2 *http.Client
 }
 
-// upstream starts the server behind the harness's proxies; in the mode "off" it leaves no body unread.
+// upstream starts the server behind the harness's proxies. In mode "off" it always reads the whole
+// body.
 func upstream(t *testing.T, mode string) string {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/echo", func(w http.ResponseWriter, r *http.Request) {
@@ -158,8 +159,9 @@ func upstream(t *testing.T, mode string) string {
 	})
 	mux.HandleFunc("/early", func(w http.ResponseWriter, r *http.Request) {
 		if mode == "off" {
-			// Caddy's own line reads its count of the body while the proxy still adds to it:
-			// a data race of Caddy 2.11 that its users live with and the race detector finds.
+			// Caddy 2.11 reads its count of body bytes for the log line while the proxy may still
+			// change it. The race detector would report that data race of Caddy, so the upstream
+			// reads the body first.
 			_, _ = io.Copy(io.Discard, r.Body)
 		}
 		w.WriteHeader(http.StatusRequestEntityTooLarge)
@@ -182,7 +184,7 @@ func upstream(t *testing.T, mode string) string {
 	return strings.TrimPrefix(s.URL, "http://")
 }
 
-// startHarness runs sites whose directive is in that mode.
+// startHarness starts sites whose directive has this mode.
 func startHarness(t *testing.T, mode string) *logHarness {
 	t.Helper()
 	free, err := testserver.FreePort()
@@ -293,7 +295,7 @@ func (g *logHarness) stop(t *testing.T) {
 	}
 }
 
-// plant returns a request with the key everywhere.
+// plant returns a request with plantedKey in every place.
 func (g *logHarness) plant(method, host, path, id string, body io.Reader) *http.Request {
 	r, err := http.NewRequest(method, "http://"+host+path, body)
 	if err != nil {
@@ -309,7 +311,7 @@ func (g *logHarness) plant(method, host, path, id string, body io.Reader) *http.
 	return r
 }
 
-// send sends a planted request and reads the answer.
+// send sends a planted request and returns the response's status and body.
 func (g *logHarness) send(t *testing.T, method, host, path, id string, body io.Reader) (int, string) {
 	t.Helper()
 	res, err := g.client.Do(g.plant(method, host, path, id, body))
@@ -324,7 +326,7 @@ func (g *logHarness) send(t *testing.T, method, host, path, id string, body io.R
 	return res.StatusCode, string(b)
 }
 
-// lines returns the JSON lines of a log whose message carries requests, by request id.
+// lines returns the JSON lines about requests in a log file, by request id.
 func (g *logHarness) lines(t *testing.T, file string) map[string][]map[string]any {
 	t.Helper()
 	out := make(map[string][]map[string]any)
@@ -334,7 +336,7 @@ func (g *logHarness) lines(t *testing.T, file string) map[string][]map[string]an
 	}
 	for text := range bytes.Lines(b) {
 		if !bytes.HasSuffix(text, []byte("\n")) {
-			break // being written just now
+			break // the last line is incomplete, since Caddy is writing it
 		}
 		var line map[string]any
 		if err := json.Unmarshal(text, &line); err != nil {
@@ -352,7 +354,8 @@ func (g *logHarness) lines(t *testing.T, file string) map[string][]map[string]an
 	return out
 }
 
-// flat spells nested objects by paths and drops what differs between any two requests.
+// flat converts nested objects to paths and values, and omits values that differ between any two
+// requests, such as times.
 func flat(path string, v any) map[string]any {
 	out := make(map[string]any)
 	if m, ok := v.(map[string]any); ok {
@@ -372,13 +375,13 @@ func flat(path string, v any) map[string]any {
 
 var errorID = regexp.MustCompile(`\{id=\w+\}`)
 
-// logCase is one request; both modes must log the same for it.
+// logCase is one request for which Caddy and RequestLog must log the same.
 type logCase struct {
 	id   string
 	send func(t *testing.T, g *logHarness)
-	// files that get a line, and how many.
+	// files maps each log file to its number of lines.
 	files map[string]int
-	// varies says that byte counts and status depend on timing.
+	// varies is true if the byte counts and the status depend on timing.
 	varies bool
 }
 
@@ -395,7 +398,7 @@ func logCases() []logCase {
 			}
 		}}
 	}
-	// site.test has two access logs, and error lines go to its loggers and to the default log.
+	// site.test has two access logs. Its error lines go to its own loggers and to the default log.
 	both := map[string]int{"site.log": 1}
 	failed := map[string]int{"site.log": 1, "default.log": 2}
 	cases := []logCase{
@@ -434,7 +437,7 @@ func logCases() []logCase {
 			t.Errorf("hijacked: %d %s", status, text)
 		}
 	})
-	// The client goes away while the upstream still sends, over both protocols.
+	// The client closes the connection while the upstream still sends, over HTTP/1 and HTTP/2.
 	abort := func(id string, client func(*logHarness) *http.Client) {
 		one(id, true, both, func(t *testing.T, g *logHarness) {
 			ctx, cancel := context.WithCancel(context.Background())
@@ -493,8 +496,8 @@ func logCases() []logCase {
 	return cases
 }
 
-// TestAccessLog drives the same requests through Caddy's own logging and through ours:
-// the lines must be the same but for the keys.
+// RequestLog writes the same lines as Caddy's own logging, except for keys. The test sends the
+// same requests through both.
 func TestAccessLog(t *testing.T) {
 	files := []string{"site.log", "errors.log", "special.log", "default.log"}
 	got := make(map[string]map[string]map[string][]map[string]any)
@@ -504,7 +507,8 @@ func TestAccessLog(t *testing.T) {
 			c.send(t, g)
 			waitLines(t, g, c, mode == "on")
 		}
-		// Late duplicates would come when the last contexts have ended.
+		// A duplicate line would be written after the last contexts have ended, so the test waits
+		// a moment.
 		g.stop(t)
 		time.Sleep(20 * time.Millisecond)
 		got[mode] = make(map[string]map[string][]map[string]any)
@@ -551,7 +555,7 @@ func TestAccessLog(t *testing.T) {
 			}
 			for i := range ours {
 				if strings.HasPrefix(c.id, "quiet") {
-					continue // no access log, so headers as they were left
+					continue // without an access log, the error line shows the header as handlers have changed it
 				}
 				compareLines(t, c, f, &s, ours[i], theirs[i])
 			}
@@ -579,7 +583,7 @@ func compareLines(t *testing.T, c logCase, file string, s *Secrets, ours, theirs
 	}
 }
 
-// waitLines waits until the case's lines are written.
+// waitLines waits until all lines of the case are written.
 func waitLines(t *testing.T, g *logHarness, c logCase, counted bool) {
 	t.Helper()
 	deadline := time.Now().Add(5 * time.Second)

@@ -16,21 +16,23 @@ import (
 // redacted is the text that Caddy writes in place of credentials.
 const redacted = "REDACTED"
 
-// Secrets knows keys by their shape, anywhere in a text, and by their place in a request, whatever their shape.
+// Secrets finds keys in two ways: by their shape anywhere in a text, and by their place in a
+// request, whatever their shape.
 type Secrets struct {
 	cleaner *apikey.Cleaner
 	places  []place
-	// credential is what credentialOf returns for the cleaner.
+	// credential is the result of credentialOf for the cleaner.
 	credential func(string) string
 }
 
-// place is a place of keys with the name of its header, "" for a query.
+// place is a place for keys, with the name of its header; "" for the query.
 type place struct {
 	apikey.Place
 	header string
 }
 
-// NewSecrets returns the secrets whose shapes cleaner knows, or that stand in one of the places.
+// NewSecrets returns the Secrets that finds keys with the shapes of cleaner, and texts in the
+// places.
 func NewSecrets(cleaner *apikey.Cleaner, places []apikey.Place) Secrets {
 	s := Secrets{cleaner, make([]place, len(places)), credentialOf(cleaner)}
 	for i, p := range places {
@@ -39,7 +41,7 @@ func NewSecrets(cleaner *apikey.Cleaner, places []apikey.Place) Secrets {
 	return s
 }
 
-// And returns secrets that know the keys of s and of t.
+// And returns a Secrets that finds the keys of both s and t.
 func (s Secrets) And(t Secrets) Secrets {
 	cleaner := s.cleaner.With(t.cleaner)
 	out := Secrets{cleaner, slices.Clone(s.places), credentialOf(cleaner)}
@@ -51,8 +53,8 @@ func (s Secrets) And(t Secrets) Secrets {
 	return out
 }
 
-// credentialOf returns a function that reduces a text in a key's place to the part that may be shown: as much as of any
-// key, and nothing of a text of another shape.
+// credentialOf returns a function that reduces a text in a place for keys to its public part. Of a
+// text without the shape of a key nothing is kept.
 func credentialOf(cleaner *apikey.Cleaner) func(string) string {
 	return func(t string) string {
 		if t == "" {
@@ -65,13 +67,13 @@ func credentialOf(cleaner *apikey.Cleaner) func(string) string {
 	}
 }
 
-// Text returns t without keys, t itself where there are none.
+// Text returns t without keys, or t itself if it holds none.
 func (s *Secrets) Text(t string) string { return s.cleaner.Clean(t) }
 
-// uri cleans a request target, its query's credentials included.
+// uri returns a request target without keys and without credentials in its query.
 func (s *Secrets) uri(uri string) string { return s.Text(s.query(uri)) }
 
-// query cleans the credentials in the query of a request target.
+// query returns a request target without credentials in its query.
 func (s *Secrets) query(uri string) string {
 	for i := range s.places {
 		if s.places[i].header != "" {
@@ -88,10 +90,10 @@ func (s *Secrets) query(uri string) string {
 	return uri
 }
 
-// requestHeader returns h without keys in names and values, h itself where there are none.
+// requestHeader returns h without keys in names and values, or h itself if it holds none.
 func (s *Secrets) requestHeader(h http.Header) http.Header { return s.cleanHeader(h, true) }
 
-// inPlaces returns a value of a request's header without the credentials that stand in places of keys.
+// inPlaces returns the value of a request header without the credentials in places for keys.
 func (s *Secrets) inPlaces(name, v string) string {
 	for i := range s.places {
 		if p := &s.places[i]; p.header == name {
@@ -101,18 +103,18 @@ func (s *Secrets) inPlaces(name, v string) string {
 	return v
 }
 
-// values returns values without keys of a known shape, values itself where there are none.
+// values returns values without keys of a known shape, or values itself if they hold none.
 func (s *Secrets) values(values []string) []string { return s.cleanValues("", values, false) }
 
-// cleanValues returns a header's values without keys of a known shape and, of a request's header, without the
-// credentials that stand in places of keys; values itself where there are none.
+// cleanValues returns a header's values without keys of a known shape, or values itself if nothing
+// changes. If ofRequest is true, it also removes the credentials in places for keys.
 func (s *Secrets) cleanValues(name string, values []string, ofRequest bool) []string {
 	out := values
 	for i, v := range values {
 		c := v
 		switch {
 		case i > 0 && v == values[i-1]:
-			c = out[i-1] // HTTP/2 repeats a value for a byte
+			c = out[i-1] // cleaned once, since HTTP/2 clients can repeat a value at the cost of one byte each
 		case ofRequest:
 			c = s.Text(s.inPlaces(name, v))
 		default:
@@ -128,10 +130,11 @@ func (s *Secrets) cleanValues(name string, values []string, ofRequest bool) []st
 	return out
 }
 
-// header returns h without keys of a known shape, h itself where there are none.
+// header returns h without keys of a known shape, or h itself if it holds none.
 func (s *Secrets) header(h http.Header) http.Header { return s.cleanHeader(h, false) }
 
-// cleanHeader returns h with clean names and, by cleanValues, clean values; h itself where all are clean.
+// cleanHeader returns h without keys in names and values, or h itself if it holds none. See
+// cleanValues for ofRequest.
 func (s *Secrets) cleanHeader(h http.Header, ofRequest bool) http.Header {
 	out, copied := h, false
 	for name, values := range h {
@@ -149,7 +152,8 @@ func (s *Secrets) cleanHeader(h http.Header, ofRequest bool) http.Header {
 	return out
 }
 
-// field returns f without keys, f itself where there are none. Values other than strings are searched as JSON.
+// field returns f without keys, or f itself if it holds none. Values other than strings are
+// searched in their JSON form.
 func (s *Secrets) field(f zap.Field) zap.Field {
 	switch f.Type {
 	case zapcore.StringType:
@@ -169,7 +173,7 @@ func (s *Secrets) field(f zap.Field) zap.Field {
 	}
 	text, err := json.Marshal(enc.Fields)
 	if err != nil {
-		// A value that can't be written can't be searched.
+		// A value without a JSON form can't be searched, so the whole value is replaced.
 		return zap.String(f.Key, redacted)
 	}
 	c := s.Text(string(text))
@@ -186,7 +190,8 @@ func (s *Secrets) field(f zap.Field) zap.Field {
 	return f
 }
 
-// cleanForwarded takes keys out of the values of a header that goes on to an upstream: see RequestLog.CleanHeader.
+// cleanForwarded removes keys from the values of a header that is forwarded to an upstream: see
+// RequestLog.CleanHeader.
 func (l *Logs) cleanForwarded(h http.Header, name string, values []string) {
 	for _, kept := range l.keptHeaders {
 		if name == kept {

@@ -39,7 +39,7 @@ func TestSecretsHeader(t *testing.T) {
 	s := testSecrets()
 	for _, tt := range []struct{ name, value, want string }{
 		{"X-Api-Key", plantedKey, shownKey},
-		{"X-Api-Key", "0123456789abcdef", "REDACTED"}, // no known shape, but the place for keys
+		{"X-Api-Key", "0123456789abcdef", "REDACTED"}, // the header is a place for keys, so the value is hidden without a known shape
 		{"X-Api-Key", "", ""},
 		{"Authorization", "Bearer " + plantedKey, "Bearer " + shownKey},
 		{"Authorization", "bearer 0123", "bearer REDACTED"},
@@ -61,7 +61,7 @@ func TestSecretsHeader(t *testing.T) {
 	if planted == plantedKey {
 		t.Fatal("the planted key is to be a name that headers do not have as it is")
 	}
-	name := plantedKey // as a client may spell it
+	name := plantedKey // a header name that is a key, as a client may send it
 	named := s.header(http.Header{name: {"v"}, "A": {"1"}})
 	if _, ok := named[name]; ok || len(named) != 2 {
 		t.Errorf("a key as a header's name stays: %v", named)
@@ -131,7 +131,7 @@ func TestSecretsError(t *testing.T) {
 	}
 }
 
-// logCheck is an app that notes at its start what LeakingLogs says.
+// logCheck is an app that records the result of LeakingLogs at its start.
 type logCheck struct{ ctx caddy.Context }
 
 var logCheckSaid []string
@@ -223,8 +223,8 @@ func TestLeakingLoggers(t *testing.T) {
 	}
 }
 
-// BenchmarkAccessLog measures what a directive pays for its log lines where the server
-// has no access log.
+// BenchmarkAccessLog measures the cost of a directive's RequestLog if the server has no access
+// log.
 func BenchmarkAccessLog(b *testing.B) {
 	g, places := logGrammar()
 	logs := &Logs{access: namedLogger{Logger: zap.NewNop()}, errors: namedLogger{Logger: zap.NewNop()}, secrets: NewSecrets(apikey.NewCleaner(g), places.List())}
@@ -253,7 +253,7 @@ func BenchmarkAccessLog(b *testing.B) {
 	}
 }
 
-// What is logged of a header is what it was, without keys, whatever handlers do to it later.
+// The logged header shows the header as it arrived, without keys, whatever handlers change later.
 func TestLoggedHeader(t *testing.T) {
 	h := http.Header{
 		"Authorization": {"Bearer " + plantedKey}, "Cookie": {"session=abc", "c=" + plantedKey},

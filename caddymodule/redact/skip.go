@@ -6,12 +6,13 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
-// A variable of the request keeps Caddy from writing its access line. It is set before the request goes on: a proxy that
-// is still dialling reads the same variables on another goroutine after the request has ended, which must not race
-// with a write. Where a route of the server may set the variable itself (log_skip), it is set at the end:
-// the two could not be distinguished otherwise.
+// A request variable stops Caddy from writing its access log line. It is set before the request
+// goes to the next handler. After the request has ended, a proxy that is still dialing may read
+// the variables on another goroutine, so writing them then would be a data race. If a route of the
+// server has log_skip, which sets the same variable, it is set at the end instead, since the two
+// could not be distinguished otherwise.
 
-// skipsLog reports whether a route of the server has a log_skip.
+// skipsLog reports whether a route of the server has log_skip.
 func (l *Logs) skipsLog(server *caddyhttp.Server) bool {
 	if v, ok := l.skips.Load(server); ok {
 		return v.(bool)

@@ -16,14 +16,16 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Caddy's tracing directive runs before all others, and writes the path, the host and some headers of a request into its
-// span as they arrived. All spans come from one provider, which calls spanCleaner for each.
+// Caddy's tracing directive runs before all others. It writes the path, the host and some headers
+// of a request, as they arrived, into its span. All spans come from one provider, which calls
+// spanCleaner for each.
 
-// spanCleaner takes keys out of spans as they start, including those of requests that meet no keygate directive. It does
-// not see span_attributes, which are added when a request ends: LeakingAttributes finds those.
+// spanCleaner removes keys from spans when they start, also for requests that reach no keygate
+// directive. It does not see span_attributes, which are added when a request ends:
+// LeakingAttributes finds those.
 type spanCleaner struct{}
 
-// OnStart implements sdktrace.SpanProcessor.
+// OnStart removes keys from the span's name and attributes.
 func (spanCleaner) OnStart(_ context.Context, span sdktrace.ReadWriteSpan) {
 	s := known.secrets()
 	if name := span.Name(); s.uri(name) != name {
@@ -40,22 +42,21 @@ func (spanCleaner) OnStart(_ context.Context, span sdktrace.ReadWriteSpan) {
 	}
 }
 
-// OnEnd implements sdktrace.SpanProcessor.
 func (spanCleaner) OnEnd(sdktrace.ReadOnlySpan) {}
 
-// Shutdown implements sdktrace.SpanProcessor.
 func (spanCleaner) Shutdown(context.Context) error { return nil }
 
-// ForceFlush implements sdktrace.SpanProcessor.
 func (spanCleaner) ForceFlush(context.Context) error { return nil }
 
-// cleanedProvider is the provider that calls a spanCleaner. Caddy keeps one until no configuration traces any longer.
+// cleanedProvider is the provider that has a spanCleaner. Caddy keeps one provider as long as a
+// configuration uses tracing.
 var cleanedProvider struct {
 	sync.Mutex
 	provider trace.TracerProvider
 }
 
-// CleanSpans keeps keys out of the spans of t, and reports whether this version of Caddy allows that.
+// CleanSpans removes keys from the spans of t. It reports whether this version of Caddy allows
+// that.
 func CleanSpans(t *tracing.Tracing) bool {
 	provider := providerOf(t)
 	registry, ok := provider.(interface {
@@ -73,8 +74,8 @@ func CleanSpans(t *tracing.Tracing) bool {
 	return true
 }
 
-// providerOf returns the provider of t's spans. It sends a request through t that is marked as not sampled, so that by
-// default no span of it is exported.
+// providerOf returns the provider of t's spans. It sends a request through t that is marked as not
+// sampled, so that by default its span is not exported.
 func providerOf(t *tracing.Tracing) (provider trace.TracerProvider) {
 	ctx := context.WithValue(context.Background(), caddy.ReplacerCtxKey, caddy.NewReplacer())
 	ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, map[string]any{})
@@ -96,10 +97,11 @@ func (noResponse) Header() http.Header         { return http.Header{} }
 func (noResponse) Write(p []byte) (int, error) { return len(p), nil }
 func (noResponse) WriteHeader(int)             {}
 
-// requestPart matches placeholders for a part of the request or the response in which a client may write a key.
+// requestPart matches placeholders for parts of a request or response in which a client may put a
+// key.
 var requestPart = regexp.MustCompile(`\{http\.(request\.(uri|orig_uri|header|cookie|body|host|tls\.server_name)|response\.header|regexp|matchers|error\.message)\b`)
 
-// LeakingAttributes returns the names, sorted, of the span_attributes that may hold a key.
+// LeakingAttributes returns the sorted names of the span_attributes that may hold a key.
 func LeakingAttributes(attributes map[string]string) []string {
 	var names []string
 	for name, value := range attributes {

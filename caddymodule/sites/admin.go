@@ -15,35 +15,34 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// AdminAPI mounts the management API on Caddy's admin endpoint, under /keygate/. A user who may
-// configure the server may also manage its keys. It is for this machine: if the endpoint listens neither
-// on loopback nor on a Unix socket, it answers 403 for every keyspace without admin_api open.
+// AdminAPI mounts the management API on Caddy's admin endpoint, under /keygate/. Every user who
+// may configure the server may also manage its keys. The API is for local use: if the endpoint
+// listens on a network address, requests get 403 unless their keyspace has admin_api open.
 type AdminAPI struct {
 	mu sync.Mutex
-	// app is the one that handler was made for.
+	// app is the app that handler was built for.
 	app     App
 	handler http.Handler
 }
 
 func RegisterAdmin() { caddy.RegisterModule(new(AdminAPI)) }
 
-// CaddyModule returns the Caddy module information.
 func (*AdminAPI) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "admin.api.keygate", New: func() caddy.Module { return new(AdminAPI) }}
 }
 
-// Routes returns the one route under which everything stands. Caddy makes admin
-// routers before it provisions apps, so the app is looked for when it is needed.
+// Routes returns the route of all paths under /keygate/. Caddy builds admin routers before it
+// provisions apps, so each request looks up the app.
 func (a *AdminAPI) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{{Pattern: adminapi.Prefix + "/", Handler: caddy.AdminHandlerFunc(a.serve)}}
 }
 
-// serve answers one request. It always answers itself, in the words of the API.
+// serve answers one request. Its errors are API problems too, so it always returns nil.
 func (a *AdminAPI) serve(w http.ResponseWriter, r *http.Request) error {
 	app := runningApp()
 	if app == nil {
 		api.WriteProblem(w, http.StatusServiceUnavailable, adminapi.CodeNotRunning,
-			"No keygate app is running: start Caddy with a configuration that has the keygate global option, or wait until it has started.")
+			"No keygate app is running: start Caddy with a configuration that has the global option keygate, or wait until Caddy has started.")
 		return nil
 	}
 	h := a.handlerOf(app)
@@ -57,14 +56,14 @@ func (a *AdminAPI) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	if !isLocal(r) && !adminOpen(app, r) {
 		api.WriteProblem(w, http.StatusForbidden, "not_local",
-			"This admin endpoint listens neither on loopback nor on a Unix socket. Let it listen there, or state admin_api open in the keyspace, or use keygate_api, which asks for a token.")
+			"This admin endpoint listens neither on a loopback address nor on a Unix socket. Let it listen there, or state admin_api open in the keyspace, or use keygate_api, which needs a token.")
 		return nil
 	}
 	http.StripPrefix(adminapi.Prefix, h).ServeHTTP(w, r)
 	return nil
 }
 
-// handlerOf returns the management API of an app, nil before the app's store is open.
+// handlerOf returns the management API of an app, or nil before the app's store is open.
 func (a *AdminAPI) handlerOf(app App) http.Handler {
 	m := app.Engine().Manager()
 	if m == nil {
@@ -78,7 +77,8 @@ func (a *AdminAPI) handlerOf(app App) http.Handler {
 	return a.handler
 }
 
-// managementAPI returns the management API of the app, open to whom authenticate lets in.
+// managementAPI returns the management API of the app. authenticate returns the access of a
+// request, or an error that rejects it.
 func managementAPI(a App, m *management.Manager, authenticate func(*http.Request) (api.Access, error)) http.Handler {
 	return api.New(m, api.Options{
 		Auth:         a.Engine().Auth(),
@@ -95,9 +95,10 @@ func managementAPI(a App, m *management.Manager, authenticate func(*http.Request
 	})
 }
 
-// isLocal reports whether the admin endpoint that got the request listens on loopback or on
-// a Unix socket. Caddy keeps the listener's address in the server's Addr. The connection's own end must be local too, since a host
-// name such as localhost may be made to mean anything.
+// isLocal reports whether the admin endpoint that received the request listens on a loopback
+// address or a Unix socket. Caddy keeps the listener's address in the server's Addr. The
+// connection's local address must be local too, since a host name such as localhost may resolve to
+// any address.
 func isLocal(r *http.Request) bool {
 	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
 	end, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
@@ -125,8 +126,7 @@ func isLocal(r *http.Request) bool {
 	return err == nil && host.Unmap().IsLoopback()
 }
 
-// adminOpen reports whether the keyspace that the request is about opens its management
-// on any admin endpoint.
+// adminOpen reports whether the request's keyspace has admin_api open.
 func adminOpen(a App, r *http.Request) bool {
 	name, err := a.Compiled().Config.Resolve(r.URL.Query().Get("keyspace"))
 	return err == nil && a.Compiled().Keyspaces[name].AdminOpen

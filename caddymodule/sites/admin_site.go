@@ -7,13 +7,52 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
 
 	"github.com/keygate-dev/keygate/caddymodule/config"
 )
 
-// siteOf returns the URL of a site that checks a keyspace's requests, without a trailing slash; "" if the
-// configuration does not tell it. People see it with a new key.
-func siteOf(a App, keyspace string) string {
+// mount is the place of a handler in a server's routes.
+type mount struct {
+	handler caddyhttp.MiddlewareHandler
+	// host is the host that the routes match; "" if they match none.
+	host string
+	// prefix is the part of the path that handlers before this one strip.
+	prefix string
+}
+
+// mountIn returns the first handler in routes for which match returns true. at is the place of the routes.
+func mountIn(routes caddyhttp.RouteList, match func(caddyhttp.MiddlewareHandler) bool, at mount) (mount, bool) {
+	for _, route := range routes {
+		here := at
+		for _, set := range route.MatcherSets {
+			for _, m := range set {
+				if hosts, ok := m.(*caddyhttp.MatchHost); ok && len(*hosts) > 0 {
+					here.host = (*hosts)[0]
+				}
+			}
+		}
+		for _, h := range route.Handlers {
+			if match(h) {
+				here.handler = h
+				return here, true
+			}
+			switch h := h.(type) {
+			case *rewrite.Rewrite:
+				here.prefix += h.StripPathPrefix
+			case *caddyhttp.Subroute:
+				if found, ok := mountIn(h.Routes, match, here); ok {
+					return found, true
+				}
+			}
+		}
+	}
+	return mount{}, false
+}
+
+// urlOf returns the URL of a handler for which match returns true; "" if there is none. toURL returns the handler's
+// URL from its place and the URL of its site, which may be "".
+func urlOf(a App, match func(caddyhttp.MiddlewareHandler) bool, toURL func(m mount, site string) string) string {
 	app, err := a.Context().AppIfConfigured("http")
 	if err != nil {
 		return ""
@@ -21,53 +60,55 @@ func siteOf(a App, keyspace string) string {
 	servers := app.(*caddyhttp.App)
 	best := ""
 	for _, server := range servers.Servers {
-		host, ok := siteIn(server.Routes, keyspace, "")
+		m, ok := mountIn(server.Routes, match, mount{})
 		if !ok {
 			continue
 		}
-		// Of several, the choice is the same each time.
-		if url := siteURL(servers, server, host); url != "" && (best == "" || url < best) {
+		// With several URLs, the result must not depend on the order of the map.
+		if url := toURL(m, siteURL(servers, server, m.host)); url != "" && (best == "" || url < best) {
 			best = url
 		}
 	}
 	return best
 }
 
-// handlerOfKeyspace is a keygate handler.
+// handlerOfKeyspace is implemented by the handler keygate.
 type handlerOfKeyspace interface {
-	// Checks returns the handler's configuration and its keyspace. ok is false where it checks no request.
+	// Checks returns the handler's configuration and its keyspace. ok is false if the handler
+	// checks no request.
 	Checks() (c *config.HandlerConfig, ks *config.Keyspace, ok bool)
 }
 
-// siteIn looks through routes for the handler of a keyspace, and returns the host that
-// its routes match, host where they match none.
-func siteIn(routes caddyhttp.RouteList, keyspace, host string) (string, bool) {
-	for _, route := range routes {
-		here := host
-		for _, set := range route.MatcherSets {
-			for _, m := range set {
-				if hosts, ok := m.(*caddyhttp.MatchHost); ok && len(*hosts) > 0 {
-					here = (*hosts)[0]
-				}
-			}
+// siteOf returns the URL of a site that checks a keyspace's requests, without a trailing slash, or
+// "" if the configuration does not show it. New keys are shown with a curl command for this URL.
+func siteOf(a App, keyspace string) string {
+	return urlOf(a, func(h caddyhttp.MiddlewareHandler) bool {
+		checking, ok := h.(handlerOfKeyspace)
+		if !ok {
+			return false
 		}
-		for _, h := range route.Handlers {
-			switch h := h.(type) {
-			case handlerOfKeyspace:
-				if _, ks, ok := h.Checks(); ok && ks != nil && ks.Name == keyspace {
-					return here, true
-				}
-			case *caddyhttp.Subroute:
-				if found, ok := siteIn(h.Routes, keyspace, here); ok {
-					return found, true
-				}
-			}
-		}
-	}
-	return "", false
+		_, ks, ok := checking.Checks()
+		return ok && ks != nil && ks.Name == keyspace
+	}, func(_ mount, site string) string { return site })
 }
 
-// siteURL writes the address of a server; "" for one that listens on no port.
+// consoleOf returns the URL of a keyspace's console, without a trailing slash, or "" if the
+// configuration does not show it.
+func consoleOf(a App, keyspace string) string {
+	return urlOf(a, func(h caddyhttp.MiddlewareHandler) bool {
+		c, ok := h.(*Console)
+		return ok && c.keyspace == keyspace
+	}, func(m mount, site string) string {
+		c := m.handler.(*Console)
+		url := c.URL
+		if url == "" && site != "" {
+			url = site + m.prefix + c.Path
+		}
+		return strings.TrimSuffix(url, "/")
+	})
+}
+
+// siteURL returns the URL of a server with this host, or "" if the server listens on no TCP port.
 func siteURL(app *caddyhttp.App, server *caddyhttp.Server, host string) string {
 	if len(server.Listen) == 0 {
 		return ""

@@ -18,13 +18,14 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// statusTimeout bounds how long a status waits for a store that does not answer.
+// statusTimeout is how long a status request waits for the store.
 const statusTimeout = 2 * time.Second
 
-// nodeStaleAfter is how long a gateway may be without contact before status reports a problem.
+// nodeStaleAfter is the time since a gateway's last contact after which status reports a problem.
 const nodeStaleAfter = 5 * time.Second
 
-// Status returns the state of this gateway. It asks the store, for at most statusTimeout.
+// Status returns the state of this gateway. It queries the store and blocks for at most
+// statusTimeout.
 func Status(ctx context.Context, a App) management.Status {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
@@ -80,7 +81,7 @@ func Status(ctx context.Context, a App) management.Status {
 	return s
 }
 
-// otherNodes returns the gateways that share the store with this one.
+// otherNodes returns the other gateways that share the store, and adds problems with them to s.
 func otherNodes(ctx context.Context, a App, s *management.Status) (out []management.NodeStatus) {
 	nodes, now, err := a.Engine().Gateway().Nodes(ctx)
 	if err != nil {
@@ -105,7 +106,8 @@ func otherNodes(ctx context.Context, a App, s *management.Status) (out []managem
 	return out
 }
 
-// keyspaceStops returns when a node stops checking keys of the keyspaces for which it stops earlier than for the others.
+// keyspaceStops returns the keyspaces for which a node stops checking keys earlier than for the
+// others, with the times.
 func keyspaceStops(n *cluster.Node, keyspaces []string) (out map[string]time.Time) {
 	for _, name := range keyspaces {
 		if at := n.DeadlineFor(name); at.Before(n.Deadline) {
@@ -121,7 +123,7 @@ func keyspaceStops(n *cluster.Node, keyspaces []string) (out map[string]time.Tim
 func queryStore(ctx context.Context, a App, s *management.StoreStatus) (err error) {
 	store := a.Engine().Store()
 	if store == nil {
-		return errors.New("it is not open")
+		return errors.New("the store is not open")
 	}
 	if err = store.Ping(ctx); err != nil {
 		return err
@@ -136,7 +138,7 @@ func queryStore(ctx context.Context, a App, s *management.StoreStatus) (err erro
 	return nil
 }
 
-// limitsStatus returns the state of shared limits and their problem, "" for none.
+// limitsStatus returns the state of shared limits, and a description of their problem or "".
 func limitsStatus(s *engine.SharedLimits) (out *management.LimitsStatus, problem string) {
 	r, l := s.Stats()
 	out = &management.LimitsStatus{
@@ -157,8 +159,8 @@ func limitsStatus(s *engine.SharedLimits) (out *management.LimitsStatus, problem
 	return out, problem
 }
 
-// askReplica adds the state of the gateway's replica to s, if it has one, and returns the problems of the replica and of
-// the store. ready reports whether keys are checked.
+// askReplica adds the state of the gateway's replica, if it has one, to s. It returns problems of
+// the replica and of the primary. ready reports whether the gateway checks keys.
 func askReplica(e *engine.Engine, s *management.StoreStatus, ready bool) (problems []string) {
 	own := e.Replica()
 	if own == nil {
@@ -167,11 +169,11 @@ func askReplica(e *engine.Engine, s *management.StoreStatus, ready bool) (proble
 	r := own.Status()
 	s.Replica = &management.ReplicaStatus{Used: !r.PassThrough, Rows: max(r.Copied, 0), Pending: r.Pending}
 	if !r.LastSync.IsZero() {
-		heard := r.LastSync.UTC().Truncate(time.Millisecond)
-		s.Replica.SyncedAt = &heard
+		synced := r.LastSync.UTC().Truncate(time.Millisecond)
+		s.Replica.SyncedAt = &synced
 	}
 	if r.Unreachable != nil && s.OK {
-		// What answered is the copy.
+		// s.OK comes from the replica, which answered in place of the unreachable primary.
 		s.OK, s.Error = false, r.Unreachable.Error()
 		problem := "the store does not answer: keys are checked against the replica; of all changes, only revocations are possible"
 		if !ready {
@@ -180,7 +182,7 @@ func askReplica(e *engine.Engine, s *management.StoreStatus, ready bool) (proble
 		problems = append(problems, problem)
 	}
 	if r.Pending > 0 {
-		problems = append(problems, "revocations that are not yet written to the store: "+strconv.FormatInt(r.Pending, 10))
+		problems = append(problems, "the number of revocations that are not yet written to the store is "+strconv.FormatInt(r.Pending, 10))
 	}
 	return problems
 }

@@ -22,9 +22,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit/clients"
 )
 
-// API mounts the management API on a site, for clients with a management token. It
-// answers requests for paths under /v1/ and passes all others on; to mount it elsewhere, put it
-// in a handle_path, which strips what comes before:
+// API mounts the management API on a site, for clients with a management token. It handles
+// requests for paths under /v1/ and passes all others to the next handler. To mount it under
+// another path, put it in a handle_path, which strips the prefix:
 //
 //	handle_path /manage/* {
 //		keygate_api
@@ -39,11 +39,11 @@ type API struct {
 	handler http.Handler
 }
 
-// tokenFailureRate is how many unknown tokens an address may show: what is allowed of
-// unknown keys where nothing else is stated.
+// tokenFailureRate is how many unknown tokens an address may send. It equals the default for
+// unknown keys.
 const tokenFailureRate = "100/m"
 
-// maxFailingAddresses bounds for how many addresses they are counted.
+// maxFailingAddresses is the greatest number of addresses whose failures are counted.
 const maxFailingAddresses = 100_000
 
 func RegisterAPI() {
@@ -52,7 +52,6 @@ func RegisterAPI() {
 	httpcaddyfile.RegisterDirectiveOrder("keygate_api", httpcaddyfile.Before, "basic_auth")
 }
 
-// CaddyModule returns the Caddy module information.
 func (*API) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.handlers.keygate_api", New: func() caddy.Module { return new(API) }}
 }
@@ -61,7 +60,7 @@ func (*API) CaddyModule() caddy.ModuleInfo {
 //
 //	keygate_api [<matcher>]
 func parseAPI(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-	h.Next() // consume the directive's name
+	h.Next() // skip the directive's name
 	if h.NextArg() {
 		return nil, h.ArgErr()
 	}
@@ -74,7 +73,6 @@ func parseAPI(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	return new(API), nil
 }
 
-// Provision sets up a.
 func (a *API) Provision(ctx caddy.Context) error {
 	app, err := siteApp(ctx)
 	if err != nil {
@@ -90,7 +88,6 @@ func (a *API) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	log := redact.Begin(a.logs, r)
 	defer log.End(w)
@@ -107,7 +104,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	return nil
 }
 
-// api returns what answers, nil before the app's store is open.
+// api returns the handler of the management API, or nil before the app's store is open.
 func (a *API) api() http.Handler {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -124,7 +121,8 @@ var errNoToken = &management.Error{
 	Detail: "A management token is needed: Authorization: Bearer kgm_…",
 }
 
-// authenticate returns the access of the request's management token.
+// authenticate returns the access that the request's management token gives, or the error that
+// rejects the request.
 func (a *API) authenticate(auth *auth.Authority, r *http.Request) (api.Access, error) {
 	sent := r.Header["Authorization"]
 	if len(sent) == 0 {
@@ -144,8 +142,8 @@ func (a *API) authenticate(auth *auth.Authority, r *http.Request) (api.Access, e
 	}
 	grant, err := auth.CheckToken(r.Context(), strings.TrimSpace(token), ip)
 	if errors.Is(err, management.ErrUnknownToken) {
-		// Only after the look-up: a client with a valid token is not rejected for the
-		// guesses of others at the same address.
+		// Only an unknown token is counted, so a client with a valid token is not rejected because
+		// of other clients at the same address.
 		if ok, retry := a.failures.Fail(time.Now(), addr); !ok {
 			return api.Access{}, &management.Error{
 				Status: http.StatusTooManyRequests, Code: "too_many_failures", RetryAfter: retry,
@@ -161,8 +159,8 @@ func (a *API) authenticate(auth *auth.Authority, r *http.Request) (api.Access, e
 	return access, err
 }
 
-// actFor sets the actor of access to the one that the request names. That needs a token with the
-// scope act.
+// actFor sets the actor of access to the one that the request names. It returns an error unless
+// the token has the scope act.
 func actFor(access *api.Access, r *http.Request) error {
 	name, ip, err := api.RequestedActor(r)
 	if err != nil || name == "" && ip == "" {
@@ -171,7 +169,7 @@ func actFor(access *api.Access, r *http.Request) error {
 	if !access.Allows("act") {
 		return &management.Error{
 			Status: http.StatusForbidden, Code: management.CodeInsufficientScope,
-			Detail: "The token lacks the scope act, which is needed to act for another person (" + api.ActorHeader + ", " + api.ActorIPHeader + ").",
+			Detail: "The token lacks the scope act, which is needed to act for another user (" + api.ActorHeader + ", " + api.ActorIPHeader + ").",
 		}
 	}
 	if name != "" {

@@ -17,29 +17,31 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// App is the keygate app, as the API, the console, the health checks and the admin endpoint use it.
+// App is the keygate app as the handlers of this package use it.
 type App interface {
 	Context() caddy.Context
 	Log() *slog.Logger
-	// Compiled returns the configuration.
+	// Compiled returns the app's configuration.
 	Compiled() *config.Compiled
 	Engine() *engine.Engine
-	// Ready reports whether keys of at least one keyspace can be checked.
+	// Ready reports whether the gateway can check the keys of at least one keyspace.
 	Ready() bool
-	// ReadyFor reports whether keys of a keyspace can be checked; of any where it is "".
+	// ReadyFor reports whether the gateway can check the keys of a keyspace; "" means any
+	// keyspace.
 	ReadyFor(keyspace string) bool
-	// Verifier answers verify and explain.
+	// Verifier returns the implementation of the API calls verify and explain.
 	Verifier() management.RequestChecker
-	// GitHubKeys returns the keys that sign GitHub's reports of leaks; nil where reports are not accepted.
+	// GitHubKeys returns the public keys that verify GitHub's reports of leaks, or nil if reports
+	// are not accepted.
 	GitHubKeys() *leak.Keys
-	// ConfigHash tells configurations apart.
+	// ConfigHash returns a hash that differs between configurations.
 	ConfigHash() string
 }
 
 // siteApp returns the keygate app of the configuration of ctx.
 func siteApp(ctx caddy.Context) (App, error) { return config.FindApp[App](ctx) }
 
-// runningApp returns the app of the running configuration; nil where it has none.
+// runningApp returns the app of the running configuration, or nil if the configuration has none.
 func runningApp() App {
 	app, err := caddy.ActiveContext().AppIfConfigured(config.AppName)
 	if err != nil {
@@ -49,14 +51,14 @@ func runningApp() App {
 	return a
 }
 
-// UsageService returns the service that answers what was used. The engine has been started.
+// UsageService returns the service that answers queries about usage. The engine must be started.
 func UsageService(a App, m *management.Manager) *usage.Service {
 	t := a.Engine().Usage()
 	return &usage.Service{Manager: m, Store: a.Engine().Store(), CompleteUntil: t.CompleteUntil, Flush: t.Flush, Log: a.Compiled().RequestLog}
 }
 
-// clientAddress returns the address that a site takes a request to come from; the zero Addr on the admin
-// endpoint, where Caddy sets none.
+// clientAddress returns the client's address as Caddy determined it. It is the zero Addr on the
+// admin endpoint, where Caddy determines none.
 func clientAddress(r *http.Request) netip.Addr {
 	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
 	return gateway.Addr(ip)

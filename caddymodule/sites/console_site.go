@@ -15,7 +15,6 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
 
 	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/caddymodule/redact"
@@ -27,9 +26,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit/clients"
 )
 
-// Console mounts the web console of a keyspace on a site: for operators, who sign in with a
-// management token or are told of by a proxy in front, and for a tenant's people, whom
-// the product sends in by portal links. It answers every request under its path.
+// Console mounts the web console of a keyspace on a site. Operators sign in with a management
+// token, or a proxy in front authenticates them. People of a tenant come through portal links of
+// the product. The console answers every request under its path.
 type Console struct {
 	config.ConsoleConfig
 
@@ -47,11 +46,11 @@ type Console struct {
 func RegisterConsole() {
 	caddy.RegisterModule(new(Console))
 	httpcaddyfile.RegisterHandlerDirective("keygate_console", parseConsole)
-	// After forward_auth, which sets the user, and after encode; before handlers that answer everything.
+	// The console comes after forward_auth, which sets the user, and after encode. It comes before
+	// handlers that answer every request.
 	httpcaddyfile.RegisterDirectiveOrder("keygate_console", httpcaddyfile.Before, "invoke")
 }
 
-// CaddyModule returns the Caddy module information.
 func (*Console) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.handlers.keygate_console", New: func() caddy.Module { return new(Console) }}
 }
@@ -87,7 +86,6 @@ func parseConsole(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	return c, nil
 }
 
-// Provision sets up c.
 func (c *Console) Provision(ctx caddy.Context) error {
 	app, err := siteApp(ctx)
 	if err != nil {
@@ -120,7 +118,6 @@ func (c *Console) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	log := redact.Begin(c.logs, r)
 	defer log.End(w)
@@ -141,7 +138,8 @@ func (c *Console) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	return nil
 }
 
-// within returns the request with its path as the console sees it; false for one that is not the console's.
+// within returns a copy of the request whose path is relative to the console's path. It returns
+// false for a request outside of that path.
 func (c *Console) within(r *http.Request) (*http.Request, bool) {
 	if c.Path == "" || c.Path == "/" {
 		return r, true
@@ -161,8 +159,8 @@ func (c *Console) within(r *http.Request) (*http.Request, bool) {
 	return inner, true
 }
 
-// base returns what stands before a request's path in the browser's URL: the console's own path, and
-// what handle_path and the like have stripped.
+// base returns the part of the browser's URL path before the console's pages: the console's own
+// path and prefixes that handlers such as handle_path stripped.
 func (c *Console) base(r *http.Request) string {
 	original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
 	if ok && original.URL != nil {
@@ -176,7 +174,7 @@ func (c *Console) base(r *http.Request) string {
 	return strings.TrimSuffix(c.Path, "/")
 }
 
-// console returns what answers, nil before the app's store is open.
+// console returns the console's handler, or nil before the app's store is open.
 func (c *Console) console() (*console.Handler, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -201,7 +199,7 @@ func (c *Console) console() (*console.Handler, error) {
 		opts.Identity = &console.Identity{Header: c.IdentityHeader, Scopes: c.IdentityScopes}
 	}
 	if len(c.app.Compiled().Keyspaces) > 1 {
-		// Several consoles may stand on one host.
+		// Consoles of several keyspaces may share a host and must not share a cookie.
 		opts.Cookie = "keygate-" + c.keyspace
 	}
 	h, err := console.New(m, opts)
@@ -212,76 +210,14 @@ func (c *Console) console() (*console.Handler, error) {
 	return h, nil
 }
 
-// bySecureConnection reports whether the client speaks HTTPS, to us or to a trusted proxy in front.
+// bySecureConnection reports whether the client uses HTTPS, to this server or to a trusted proxy
+// in front.
 func bySecureConnection(r *http.Request) bool {
 	if r.TLS != nil {
 		return true
 	}
 	trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool)
 	return trusted && strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https")
-}
-
-// consoleOf returns the URL of a keyspace's console without a trailing slash; "" if the
-// configuration does not tell it.
-func consoleOf(a App, keyspace string) string {
-	app, err := a.Context().AppIfConfigured("http")
-	if err != nil {
-		return ""
-	}
-	servers := app.(*caddyhttp.App)
-	best := ""
-	for _, server := range servers.Servers {
-		mounted, ok := consoleIn(server.Routes, keyspace, mount{})
-		if !ok {
-			continue
-		}
-		found := mounted.console.URL
-		if found == "" {
-			if found = siteURL(servers, server, mounted.host); found != "" {
-				found += mounted.prefix + strings.TrimSuffix(mounted.console.Path, "/")
-			}
-		}
-		if found = strings.TrimSuffix(found, "/"); found != "" && (best == "" || found < best) {
-			best = found
-		}
-	}
-	return best
-}
-
-// mount is where a console stands.
-type mount struct {
-	console      *Console
-	host, prefix string
-}
-
-// consoleIn looks through routes for the console of a keyspace.
-func consoleIn(routes caddyhttp.RouteList, keyspace string, at mount) (mount, bool) {
-	for _, route := range routes {
-		here := at
-		for _, set := range route.MatcherSets {
-			for _, m := range set {
-				if hosts, ok := m.(*caddyhttp.MatchHost); ok && len(*hosts) > 0 {
-					here.host = (*hosts)[0]
-				}
-			}
-		}
-		for _, h := range route.Handlers {
-			switch h := h.(type) {
-			case *Console:
-				if h.keyspace == keyspace {
-					here.console = h
-					return here, true
-				}
-			case *rewrite.Rewrite:
-				here.prefix += h.StripPathPrefix
-			case *caddyhttp.Subroute:
-				if found, ok := consoleIn(h.Routes, keyspace, here); ok {
-					return found, true
-				}
-			}
-		}
-	}
-	return mount{}, false
 }
 
 var (

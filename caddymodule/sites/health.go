@@ -11,11 +11,13 @@ import (
 	"github.com/keygate-dev/keygate/caddymodule/config"
 )
 
-// Health answers 200 once keys can be checked, and 503 while the gateway is starting, shutting down, or
-// its data is too old. Load balancers and orchestrators ask it before they send requests.
+// Health answers 200 if the gateway can check keys. It answers 503 while the gateway is starting
+// or shutting down, or if its data is too old. Load balancers and orchestrators query it to decide
+// where to send requests.
 type Health struct {
-	// Keyspace whose keys must be checked. It matters if keyspaces differ in max_staleness. Default: one keyspace
-	// is enough, so that it goes on while all gateways are cut off from their store.
+	// Keyspace is the keyspace whose keys the gateway must be able to check. The choice matters if
+	// keyspaces differ in max_staleness. Default: any one keyspace is enough, so the gateway stays
+	// in service as long as possible while the store is unreachable.
 	Keyspace string `json:"keyspace,omitempty"`
 
 	ready func() bool
@@ -27,17 +29,16 @@ func RegisterHealth() {
 	httpcaddyfile.RegisterDirectiveOrder("keygate_health", httpcaddyfile.Before, "basic_auth")
 }
 
-// CaddyModule returns the module's ID and constructor.
 func (Health) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.handlers.keygate_health", New: func() caddy.Module { return new(Health) }}
 }
 
-// parseHealth reads the directive. Like Caddy's own metrics it answers every request it
-// meets, so it is given a path:
+// parseHealth reads the directive. The handler answers every request that reaches it, like Caddy's
+// own metrics, so the directive needs a path as matcher:
 //
 //	keygate_health [<matcher>] [<keyspace>]
 func parseHealth(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-	h.Next() // consume the directive's name
+	h.Next() // skip the directive's name
 	out := new(Health)
 	if h.NextArg() {
 		out.Keyspace = h.Val()
@@ -63,7 +64,6 @@ func parseHealth(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	return out, nil
 }
 
-// Provision finds the app.
 func (h *Health) Provision(ctx caddy.Context) error {
 	app, err := siteApp(ctx)
 	if err != nil {
@@ -78,7 +78,7 @@ func (h *Health) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// ServeHTTP answers without looking at the request.
+// ServeHTTP answers with the gateway's state. It ignores the request.
 func (h *Health) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	status, body := http.StatusOK, "ready\n"
 	if !h.ready() || shuttingDown(r) {
@@ -94,8 +94,8 @@ func (h *Health) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.H
 	return nil
 }
 
-// shuttingDown reports whether the server waits out its shutdown_delay, in which it still
-// serves but wants no new clients.
+// shuttingDown reports whether the server is in its shutdown_delay, in which it still serves
+// requests but load balancers should send no new ones.
 func shuttingDown(r *http.Request) bool {
 	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); !ok || server == nil {

@@ -1,4 +1,4 @@
-// Package version knows the versions of Keygate and Caddy in this program.
+// Package version returns the versions of Keygate and Caddy in this program.
 package version
 
 import (
@@ -9,29 +9,29 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// release is the version of this source. A release removes "-dev" from it in the tagged
-// commit; the next commit sets the following version with "-dev".
+// release is the version of this source. The tagged commit of a release has no "-dev"; the commit
+// after it sets the next version with "-dev".
 const release = "0.2.0-dev"
 
-// modulePath names this module in a program's build information.
+// modulePath is the path of this module in a program's build information.
 const modulePath = "github.com/keygate-dev/keygate"
 
-// packaged overrides the version where a package has one of its own:
+// packaged replaces the version, for packages with their own version number. The linker sets it:
 //
 //	go build -ldflags '-X github.com/keygate-dev/keygate/caddymodule/version.packaged=0.2.0-1' ./cmd/caddy
 var packaged string
 
-// revisionLength is how many characters of a commit's hash a version shows.
+// revisionLength is the number of characters of a commit's hash in a version.
 const revisionLength = 12
 
-// String returns the version of Keygate in this program, such as 0.2.0 or
-// 0.2.0-dev+2676c2047fcd. It has no "v" at its start.
+// String returns the version of Keygate in this program, such as 0.2.0 or 0.2.0-dev+2676c2047fcd,
+// without a leading "v".
 var String = sync.OnceValue(func() string {
 	info, _ := debug.ReadBuildInfo()
 	return versionOf(packaged, info)
 })
 
-// versionOf returns the version in a program's build information. info may be nil.
+// versionOf returns the version from a program's build information. info may be nil.
 func versionOf(packaged string, info *debug.BuildInfo) string {
 	if packaged != "" {
 		return strings.TrimPrefix(packaged, "v")
@@ -47,10 +47,11 @@ func versionOf(packaged string, info *debug.BuildInfo) string {
 			return moduleVersion(dep.Version)
 		}
 	}
-	return release // a checkout that replaces the module, of which nothing is recorded
+	return release // a local checkout replaces the module, so its commit is unknown
 }
 
-// withRevision adds the commit that the program was built from, where it is recorded.
+// withRevision returns the version of this source. If the source is unreleased or modified, the version ends in the
+// commit that the program was built from.
 func withRevision(settings []debug.BuildSetting) string {
 	values := make(map[string]string, len(settings))
 	for _, s := range settings {
@@ -68,8 +69,8 @@ func withRevision(settings []debug.BuildSetting) string {
 	return v
 }
 
-// moduleVersion returns the version of a module that xcaddy fetched. A version without a
-// tag ends in the commit's time and hash: v0.0.0-20261130195513-2676c2047fcd.
+// moduleVersion returns the version of a module that xcaddy downloaded. An untagged version ends
+// in the commit's time and hash: v0.0.0-20261130195513-2676c2047fcd.
 func moduleVersion(v string) string {
 	parts := strings.Split(v, "-")
 	if n := len(parts); n >= 3 && len(parts[n-1]) == revisionLength {
@@ -78,14 +79,15 @@ func moduleVersion(v string) string {
 	return strings.TrimPrefix(v, "v")
 }
 
-// Product returns the names and versions of Keygate and Caddy, as a gateway reports them to the gateways that
-// share its store.
+// Product returns the names and versions of Keygate and Caddy. Gateways that share a store report
+// this text to each other.
 func Product() string {
 	c, _ := caddy.Version()
 	return "keygate/" + String() + " caddy/" + c
 }
 
-// ParseProduct returns the versions in what Product returned. A gateway before 0.2.0 reports Caddy's version alone.
+// ParseProduct returns the versions in a text of Product. Gateways before 0.2.0 reported only
+// Caddy's version.
 func ParseProduct(product string) (keygate, caddy string) {
 	if !strings.HasPrefix(product, "keygate/") {
 		return "", product

@@ -16,7 +16,8 @@ func TestVersionOfBuild(t *testing.T) {
 		return &debug.BuildInfo{
 			Main: debug.Module{Path: "caddy", Version: "(devel)"},
 			Deps: []*debug.Module{{Path: "example.com/other", Version: "v9.9.9"}, {Path: modulePath, Version: version, Replace: replace}},
-			// What xcaddy's own directory says is not the module's.
+			// The build settings describe the main module, here xcaddy's temporary one, and not
+			// Keygate's module.
 			Settings: vcs("ffffffffffffffffffff", "true"),
 		}
 	}
@@ -46,7 +47,7 @@ func TestVersionOfBuild(t *testing.T) {
 	}
 }
 
-func TestVersionsThatNodesTell(t *testing.T) {
+func TestParseProductReadsProduct(t *testing.T) {
 	if k, c := ParseProduct(Product()); k != String() || !strings.HasPrefix(c, "v") && c != "unknown" && c != "(devel)" {
 		t.Errorf("of this program: %q, %q", k, c)
 	}
@@ -55,7 +56,8 @@ func TestVersionsThatNodesTell(t *testing.T) {
 	}
 }
 
-// The changelog describes the version of this source: under its number, or as unreleased.
+// The changelog has an entry for the version of this source, or for unreleased changes if the
+// version ends in -dev.
 func TestChangelogHasVersion(t *testing.T) {
 	b, err := os.ReadFile(filepath.Join("..", "..", "CHANGELOG.md"))
 	if err != nil {
@@ -66,6 +68,6 @@ func TestChangelogHasVersion(t *testing.T) {
 		heading = "\n## " + release + " - "
 	}
 	if n := strings.Count(string(b), heading); n != 1 {
-		t.Errorf("the heading %q is there %d times", strings.TrimSpace(heading), n)
+		t.Errorf("the changelog has the heading %q %d times, want once", strings.TrimSpace(heading), n)
 	}
 }
