@@ -70,7 +70,7 @@ func TestWarnsOfDeferredHeaders(t *testing.T) {
 }
 
 func TestWarnsOfDebugLines(t *testing.T) {
-	const text = "a logger of level DEBUG"
+	const text = "a logger at level DEBUG"
 	all := shippedFilter
 	for _, name := range []string{"env", "request_path", "result", "filename", "path", "from_path", "to_path", "error"} {
 		all += name + " keygate\n"
