@@ -65,7 +65,7 @@ func TestConsoleAgainstOtherSites(t *testing.T) {
 	// The same form, sent by its own page, does it.
 	tab = d.operator(t, browser.Desktop)
 	tab.Go("/keys/" + k.id + "/revoke")
-	tab.Follow("button=Revoke for good")
+	tab.Follow("button=Revoke permanently")
 	if status := d.read1(t, k.id); status != "revoked" {
 		t.Errorf("the key is %s", status)
 	}

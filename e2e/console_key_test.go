@@ -85,7 +85,7 @@ func TestConsoleKey(t *testing.T) {
 	if !strings.HasPrefix(id, "key_") {
 		t.Fatalf("after the key comes %s", tab.Path())
 	}
-	tab.Has(planted, "No request with this key is remembered yet")
+	tab.Has(planted, "No recent request with this key")
 	tab.Back(0)
 	tab.Reload(http.StatusConflict)
 	tab.Has("It was shown before")
@@ -114,12 +114,12 @@ func TestConsoleKey(t *testing.T) {
 		t.Error("the request is not filled in")
 	}
 	tab.Fill("label=Full key", full)
-	tab.Follow("button=Judge it")
+	tab.Follow("button=Check the request")
 	tab.Has("It is refused: Scope missing", "insufficient_scope")
 	tab.Accessible()
 	tab.Fill("label=Full key", full)
 	tab.Fill("label=Method", "GET")
-	tab.Follow("button=Judge it")
+	tab.Follow("button=Check the request")
 	tab.Has("It passes")
 
 	// Edit: the change holds for the next request.
@@ -140,7 +140,7 @@ func TestConsoleKey(t *testing.T) {
 	if second == full || second == "" {
 		t.Fatal("the rotation shows no other key")
 	}
-	tab.Has("change over until then")
+	tab.Has("It stays valid for a while and ends")
 	tab.Expect("beforeunload", true, func() { tab.Follow("link=API keys") })
 	tab.Forbid(second)
 	d.call(t, "GET", "/v1/items", full).passed()
@@ -167,9 +167,9 @@ func TestConsoleKey(t *testing.T) {
 		link, says, button, done, status string
 		answer                           int
 	}{
-		{"link=Disable", "Enabling it again brings it back", "button=Disable the key", "The key is disabled", "Disabled", 401},
-		{"link=Enable", "Requests with it pass again", "button=Enable the key", "The key is enabled", "Active", 200},
-		{"link=Revoke", "This can't be undone", "button=Revoke for good", "The key is revoked", "Revoked", 401},
+		{"link=Disable", "Enabling the key restores it", "button=Disable the key", "The key is disabled", "Disabled", 401},
+		{"link=Enable", "Requests with the key pass again", "button=Enable the key", "The key is enabled", "Active", 200},
+		{"link=Revoke", "This can't be undone", "button=Revoke permanently", "The key is revoked", "Revoked", 401},
 	} {
 		tab.Follow(act.link)
 		tab.Has("What will happen", act.says)
@@ -187,7 +187,7 @@ func TestConsoleKey(t *testing.T) {
 		t.Error("a revoked key can be changed")
 	}
 	tab.Follow("link=Delete")
-	tab.Follow("button=Delete for good")
+	tab.Follow("button=Delete permanently")
 	tab.Has("The key is deleted")
 	tab.Go("/keys/"+id, http.StatusNotFound)
 	tab.Go("/audit?key=" + id)
@@ -304,7 +304,7 @@ func TestConsoleKeyboard(t *testing.T) {
 	tab.Has("by hand")
 	to(t, tab, "Revoke")
 	tab.Submit(kb.Enter)
-	to(t, tab, "Revoke for good")
+	to(t, tab, "Revoke permanently")
 	tab.Submit(kb.Enter)
 	tab.Has("The key is revoked")
 }
@@ -356,7 +356,7 @@ func TestConsoleWithoutScripts(t *testing.T) {
 			tab.Reload()
 			tab.Has("of the "+who, "GET /v1/items")
 			tab.Follow("link=Revoke")
-			tab.Follow("button=Revoke for good")
+			tab.Follow("button=Revoke permanently")
 			tab.Has("The key is revoked")
 			d.call(t, "GET", "/v1/items", full).refused(http.StatusUnauthorized)
 			tab.Go("/keys")

@@ -75,8 +75,8 @@ func TestConsoleOperator(t *testing.T) {
 	tab.Follow("button=Suspend the tenant")
 	tab.Has("The tenant is suspended", "Suspended")
 	d.call(t, "GET", "/v1/items", k.full).refused(http.StatusForbidden)
-	tab.Follow("link=Let return")
-	tab.Follow("button=Let the tenant return")
+	tab.Follow("link=Activate")
+	tab.Follow("button=Activate the tenant")
 	d.call(t, "POST", "/v1/generate/text", k.full).passed()
 
 	// Another plan and limits of its own hold at once.
@@ -133,9 +133,9 @@ func TestConsoleOperator(t *testing.T) {
 
 	// Deleting asks about the keys that are left.
 	tab.Go("/tenants/globex/delete")
-	tab.Follow("button=Delete for good", http.StatusConflict)
-	tab.Check("label=Delete its keys", true)
-	tab.Follow("button=Delete for good")
+	tab.Follow("button=Delete permanently", http.StatusConflict)
+	tab.Check("label=Also delete its keys", true)
+	tab.Follow("button=Delete permanently")
 	tab.Has("The tenant is deleted.")
 	tab.Go("/tenants/globex", http.StatusNotFound)
 	tab.Accessible()
@@ -206,7 +206,7 @@ func TestConsoleWebhooks(t *testing.T) {
 	tab.Follow("button=Save")
 	tab.Has("Disabled")
 	tab.Follow("link=Delete")
-	tab.Follow("button=Delete for good")
+	tab.Follow("button=Delete permanently")
 	tab.Has("The webhook is deleted.")
 	tab.Go(hook, http.StatusNotFound)
 	r.mu.Lock()

@@ -72,7 +72,7 @@ func TestConsolePortal(t *testing.T) {
 			for _, act := range []struct {
 				link, button string
 				answer       int
-			}{{"link=Disable", "button=Disable the key", 401}, {"link=Enable", "button=Enable the key", 200}, {"link=Revoke", "button=Revoke for good", 401}} {
+			}{{"link=Disable", "button=Disable the key", 401}, {"link=Enable", "button=Enable the key", 200}, {"link=Revoke", "button=Revoke permanently", 401}} {
 				tab.Follow(act.link)
 				tab.Follow(act.button)
 				d.call(t, "GET", "/v1/items", second).want(act.answer)
@@ -117,7 +117,7 @@ func TestConsolePortal(t *testing.T) {
 			tab.Forbid(theirs.full)
 			tab.Go("/explain")
 			tab.Fill("label=Full key", theirs.full)
-			tab.Follow("button=Judge it")
+			tab.Follow("button=Check the request")
 			if page := tab.HTML(); strings.Contains(page, "not theirs") || strings.Contains(page, "lobex") {
 				t.Error("explain tells of another tenant's key")
 			}

@@ -19,7 +19,8 @@ const assetPath = "/assets/"
 //go:embed assets
 var assetFiles embed.FS
 
-// asset is a file that pages need. Its name holds its digest, so that browsers may keep it for ever.
+// asset is a file that pages load. Its URL contains the digest of its content, so that browsers
+// may cache it for ever.
 type asset struct {
 	data, zipped []byte
 	kind         string
@@ -31,7 +32,7 @@ var kinds = map[string]string{
 	".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif", ".ico": "image/x-icon",
 }
 
-// shipped are the assets of every console, by their names in templates.
+// shipped returns the assets that every console has, by the names that templates use.
 var shipped = sync.OnceValue(func() map[string]*asset {
 	out := map[string]*asset{}
 	err := fs.WalkDir(assetFiles, "assets", func(name string, d fs.DirEntry, err error) error {
@@ -44,7 +45,7 @@ var shipped = sync.OnceValue(func() map[string]*asset {
 		return err
 	})
 	if err != nil {
-		panic(err) // they are in the binary
+		panic(err) // The files are embedded in the binary.
 	}
 	return out
 })
@@ -54,7 +55,7 @@ func newAsset(kind string, data []byte) *asset {
 	if !a.image || kind == "image/svg+xml" {
 		var b bytes.Buffer
 		z, _ := gzip.NewWriterLevel(&b, gzip.BestCompression)
-		_, _ = z.Write(data) // to memory
+		_, _ = z.Write(data) // Writes to a bytes.Buffer can't fail.
 		_ = z.Close()
 		if b.Len() < len(data) {
 			a.zipped = b.Bytes()
@@ -63,7 +64,7 @@ func newAsset(kind string, data []byte) *asset {
 	return a
 }
 
-// makeAssets fills in the assets of this console: those that are shipped, and those of its brand.
+// makeAssets sets the assets of this console: the shipped ones and those of its brand.
 func (h *Handler) makeAssets() error {
 	h.assets, h.names = map[string]*asset{}, map[string]string{}
 	for name, a := range shipped() {
@@ -94,7 +95,7 @@ func (h *Handler) addAsset(name string, a *asset) {
 	h.assets[full], h.names[name] = a, full
 }
 
-// serveAsset answers with the asset of that name.
+// serveAsset answers with the asset of that name, or 404.
 func (h *Handler) serveAsset(w http.ResponseWriter, r *http.Request, name string) {
 	a := h.assets[name]
 	if a == nil || r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -105,7 +106,7 @@ func (h *Handler) serveAsset(w http.ResponseWriter, r *http.Request, name string
 	header.Set("Content-Type", a.kind)
 	header.Set("Cache-Control", "public, max-age=31536000, immutable")
 	if a.image {
-		// An SVG that is opened as a page has the console's origin: it must not run scripts.
+		// An SVG that is opened as a page has the console's origin, so it must not run scripts.
 		header.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; sandbox")
 	}
 	body := a.data
@@ -123,7 +124,7 @@ func (h *Handler) serveAsset(w http.ResponseWriter, r *http.Request, name string
 	}
 }
 
-// acceptsGzip reports whether the client accepts gzip; a weight of 0 excludes it.
+// acceptsGzip reports whether the client accepts gzip. A weight of 0 excludes gzip.
 func acceptsGzip(r *http.Request) bool {
 	for part := range strings.SplitSeq(strings.Join(r.Header.Values("Accept-Encoding"), ","), ",") {
 		coding, params, _ := strings.Cut(part, ";")

@@ -12,9 +12,9 @@ type auditPage struct {
 	List  []audit.Record
 	Next  string
 	First bool
-	// Key and Tenant are the filter.
+	// Key and Tenant are the filters of the list.
 	Key, Tenant string
-	// Chain is the result of checking the chain; nil if it was not checked.
+	// Chain is the result of verifying the audit chain; nil if the chain was not verified.
 	Chain *audit.Report
 }
 
@@ -31,7 +31,8 @@ func (c *call) showAudit(chain *audit.Report) error {
 	return c.render(http.StatusOK, "audit", "Audit log", p)
 }
 
-// verifyAudit checks the chain, which covers all keyspaces: the page shows its state, and none of its content.
+// verifyAudit verifies the audit chain, which covers all keyspaces. The page shows only whether
+// the chain is intact, and no event of other keyspaces.
 func (c *call) verifyAudit() error {
 	report, err := c.h.manager.VerifyAudit(c.ctx)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// BenchmarkPages is how long pages take, over HTTP, beside 100,000 keys.
+// BenchmarkPages measures pages over HTTP in a keyspace with 100,000 keys.
 func BenchmarkPages(b *testing.B) {
 	w := newFixture(b)
 	const tenants, each = 100, 1000

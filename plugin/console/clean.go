@@ -7,16 +7,17 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// clean returns s with every key and management token in it written as its shown beginning and "…".
+// clean returns s with every full key and management token cut to its beginning and "…".
 func (h *Handler) clean(s string) string {
 	ks, err := h.manager.Keyspace(h.opts.Keyspace)
 	if err != nil {
-		return "" // its content is unknown
+		return "" // Without the keyspace's grammar, keys in s can't be recognized.
 	}
 	return management.CleanTokens(ks.Grammar.Clean(s))
 }
 
-// withoutSecrets returns the request without full keys in its query: pages repeat their own address in fields and links.
+// withoutSecrets returns the request without full keys and tokens in its query, since pages repeat
+// the query in fields and links.
 func (h *Handler) withoutSecrets(r *http.Request) *http.Request {
 	query, found := r.URL.Query(), false
 	for _, values := range query {

@@ -14,13 +14,14 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
-// rival is another tenant with something of everything.
+// rival is another tenant that has a key, a webhook, a token and a session.
 type rival struct {
 	key     management.IssuedKey
 	hook    webhooks.Issued
 	token   auth.IssuedToken
 	session string
-	// delivery is none; there is nothing to be learnt of it either.
+	// delivery is the id of no delivery, so that its response must equal that of any other unknown
+	// id.
 	delivery string
 }
 
@@ -39,8 +40,9 @@ func (w *fixture) rival() rival {
 	return r
 }
 
-// paths returns a route's path with the rival's ids in it, and one with ids that nobody has.
-func (r rival) paths(rt route) (method, theirs, nobodys string) {
+// paths returns a route's path with the ids of the rival, and the same path with ids that do not
+// exist.
+func (r rival) paths(rt route) (method, theirs, unknown string) {
 	method, pattern, _ := strings.Cut(rt.pattern, " ")
 	ids := map[string][2]string{
 		"/keys/{id}":     {r.key.ID, "key_01m81qc7aeer370dx6jd0dtyhr"},
@@ -50,16 +52,16 @@ func (r rival) paths(rt route) (method, theirs, nobodys string) {
 		"{slug}":         {"rival", "nobody"},
 		"{delivery}":     {r.delivery, "dlv_01m81qc7aeer370dx6jd0dtyhq"},
 	}
-	theirs, nobodys = strings.TrimSuffix(pattern, "{$}"), strings.TrimSuffix(pattern, "{$}")
+	theirs, unknown = strings.TrimSuffix(pattern, "{$}"), strings.TrimSuffix(pattern, "{$}")
 	for what, id := range ids {
 		before, _, _ := strings.Cut(what, "{")
 		theirs = strings.ReplaceAll(theirs, what, before+id[0])
-		nobodys = strings.ReplaceAll(nobodys, what, before+id[1])
+		unknown = strings.ReplaceAll(unknown, what, before+id[1])
 	}
-	return method, theirs, nobodys
+	return method, theirs, unknown
 }
 
-// acts are what {act} may stand for.
+// acts returns the path with every value of {act}.
 func acts(path string) []string {
 	if !strings.Contains(path, "{act}") {
 		return []string{path}
@@ -71,7 +73,7 @@ func acts(path string) []string {
 	return out
 }
 
-// state is all that another tenant must neither see nor change.
+// state returns all data that another tenant must neither see nor change, as JSON.
 func (w *fixture) state() string {
 	w.t.Helper()
 	t := testkit.Must[management.TenantRecord](w.t)(w.manager.Tenant(ctx, root, "default", "rival"))
@@ -83,7 +85,8 @@ func (w *fixture) state() string {
 		sessions.Data[i].LastUsedAt, sessions.Data[i].LastUsedIP = sessions.Data[i].CreatedAt, nil
 	}
 	for i := range tokens.Data {
-		// When it was last used is noted beside.
+		// The last use of a token is written asynchronously, so that the comparison must ignore
+		// it.
 		tokens.Data[i].LastUsedAt, tokens.Data[i].LastUsedIP = nil, nil
 	}
 	for i := range keys.Data {
@@ -92,8 +95,8 @@ func (w *fixture) state() string {
 	return jsonText([]any{t, keys.Data, hooks.Data, tokens.Data, sessions.Data})
 }
 
-// Nothing of another tenant's is seen or changed by its ids, whatever the route: the answer is the same
-// as for ids that nobody has, and operators' pages are not there.
+// A tenant's session can neither see nor change anything of another tenant by its ids. Each
+// response equals the response for ids that do not exist, and pages for operators answer 404.
 func TestTenantIsConfined(t *testing.T) {
 	for _, role := range []string{"viewer", "editor", "token"} {
 		t.Run(role, func(t *testing.T) {
@@ -114,14 +117,14 @@ func TestTenantIsConfined(t *testing.T) {
 				if rt.who == anybody || rt.pattern == "POST /sign-out" {
 					continue
 				}
-				method, theirs, nobodys := r.paths(rt)
-				others := acts(nobodys)
+				method, theirs, unknown := r.paths(rt)
+				others := acts(unknown)
 				for i, path := range acts(theirs) {
 					send := func(path string) page {
 						if method == "GET" {
 							return b.get(path)
 						}
-						// Everything that any form could say.
+						// The form has the fields of all forms.
 						return b.post(path, "csrf", csrf, "once", "n", "tenant", "rival", "slug", "rival", "name", "x", "amount", "5", "direction", "add", "url", "https://hooks.example.com/x",
 							"events", "*", "grace", "0", "scopes", "free", "with_scopes", "yes", "force", "yes", "plan", "pro", "expires", "never", "q", r.key.Key, "key", r.key.Key, "method", "GET", "path", "/x")
 					}
@@ -130,21 +133,21 @@ func TestTenantIsConfined(t *testing.T) {
 					switch {
 					case rt.who == operators:
 						p.want(http.StatusNotFound).has("There is nothing at this address")
-					case theirs != nobodys:
+					case theirs != unknown:
 						if other := send(others[i]); p.status < 400 || p.status != other.status || text(p.body) != text(other.body) {
 							t.Errorf("%s is answered %d and %s %d", p.path, p.status, other.path, other.status)
 						}
 					}
 				}
 			}
-			// Filters and cursors.
+			// Filters that name another tenant show nothing of that tenant.
 			b.get("/keys?tenant=rival").want(http.StatusOK).has("mine").lacks("secret plans")
 			b.get("/audit?tenant=rival").want(http.StatusOK).lacks("secret plans", r.key.ID)
 			b.get("/audit?key="+r.key.ID).want(http.StatusOK).lacks("root", "secret plans")
 			if after := w.state(); after != before {
-				t.Fatalf("what is the rival's was\n%s\nand is\n%s", before, after)
+				t.Fatalf("the rival's records were\n%s\nand are\n%s", before, after)
 			}
-			// A cursor that stands after another's row.
+			// A cursor that points to another tenant's key is rejected.
 			for range 2 {
 				w.key("rival", "more")
 			}
@@ -152,13 +155,14 @@ func TestTenantIsConfined(t *testing.T) {
 			all := testkit.Must[management.Page[management.KeyRecord]](t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{PageQuery: management.PageQuery{Limit: 1}}))
 			b.get("/keys?cursor=" + *all.NextCursor).want(http.StatusUnprocessableEntity).has("is not a cursor of this list")
 			if after := w.state(); after != before {
-				t.Errorf("what is the rival's was\n%s\nand is\n%s", before, after)
+				t.Errorf("the rival's records were\n%s\nand are\n%s", before, after)
 			}
 		})
 	}
 }
 
-// What a tenant's person makes is the tenant's, whatever the form says.
+// A tenant's person creates keys and webhooks only for that tenant, whatever tenant the form
+// names.
 func TestFormsCantNameAnotherTenant(t *testing.T) {
 	w := newFixture(t)
 	w.tenant("acme", "pro")
@@ -171,7 +175,7 @@ func TestFormsCantNameAnotherTenant(t *testing.T) {
 	if len(keys.Data) != 1 || keys.Data[0].Tenant != "acme" || keys.Data[0].CreatedBy != "Grace of acme" {
 		t.Errorf("the key is %+v", keys.Data)
 	}
-	// A key's own limits may only be tightened, as by a token of one tenant.
+	// A tenant's person may only tighten the limits of a key, as a token of one tenant may.
 	id := keys.Data[0].ID
 	form := []string{"name", "planted", "expires", "keep"}
 	b.send("/keys/"+id+"/edit", append(form, "rate", "10/m")...).to("/keys/" + id + "?done=key-updated")
@@ -180,7 +184,7 @@ func TestFormsCantNameAnotherTenant(t *testing.T) {
 	b.send("/keys/" + id + "/reset-limits").want(http.StatusNotFound)
 }
 
-// A viewer changes nothing at all.
+// A viewer can change nothing.
 func TestViewerOnlyReads(t *testing.T) {
 	w := newFixture(t)
 	w.tenant("acme", "pro")
@@ -207,13 +211,14 @@ func TestViewerOnlyReads(t *testing.T) {
 	}
 }
 
-// No POST does anything that another site, another session, or nobody at all has sent.
+// No POST has an effect if another site sent it, or if its form belongs to another session or to
+// none.
 func TestCrossSitePosts(t *testing.T) {
 	w := newFixture(t)
 	w.rival()
 	b, other := w.operator(), w.operator()
 	mine, foreign := b.csrf(), other.csrf()
-	r := w.tokensOfRoutes()
+	r := w.rivalRecords()
 	token := w.token("*").Token
 	before := w.state()
 	for _, rt := range routes {
@@ -242,13 +247,13 @@ func TestCrossSitePosts(t *testing.T) {
 		}
 	}
 	if after := w.state(); after != before {
-		t.Errorf("what was\n%s\nis\n%s", before, after)
+		t.Errorf("the rival's records were\n%s\nand are\n%s", before, after)
 	}
 	b.get("/keys").want(http.StatusOK)
 }
 
-// tokensOfRoutes returns the ids of what rival made, for paths.
-func (w *fixture) tokensOfRoutes() (r rival) {
+// rivalRecords returns the ids of the rival's records, for paths.
+func (w *fixture) rivalRecords() (r rival) {
 	keys := testkit.Must[management.Page[management.KeyRecord]](w.t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{Tenant: "rival"}))
 	hooks := testkit.Must[management.Page[webhooks.Record]](w.t)(w.handler.webhooks.Webhooks(ctx, root, "default", webhooks.Filter{Tenant: "rival"}))
 	tokens := testkit.Must[management.Page[auth.TokenRecord]](w.t)(auth.New(w.manager).Tokens(ctx, root, "default", auth.TokenFilter{Tenant: "rival"}))
@@ -258,7 +263,7 @@ func (w *fixture) tokensOfRoutes() (r rival) {
 	return r
 }
 
-// A cookie that was changed, or that is another session's, gives what it gives and no more.
+// A cookie that was changed, or that belongs to another keyspace's session, signs nobody in.
 func TestCookies(t *testing.T) {
 	w := newFixture(t)
 	w.tenant("acme", "pro")
@@ -270,15 +275,16 @@ func TestCookies(t *testing.T) {
 		b.jar.SetCookies(u, []*http.Cookie{{Name: "keygate", Value: v, Path: "/"}})
 		b.get("/keys").want(http.StatusSeeOther)
 	}
-	// One of another keyspace's console, and a link into one.
+	// The console of another keyspace must accept neither this keyspace's sessions nor its portal
+	// links.
 	testkit.Must[management.TenantRecord](t)(w.manager.CreateTenant(ctx, root, "other", "acme", management.TenantFields{}))
 	link := testkit.Must[auth.IssuedPortalLink](t)(auth.New(w.manager).CreatePortalLink(ctx, root, "other", "acme", auth.PortalFields{Actor: management.Some("Eve")}))
 	w.browser().post("/portal", "code", link.Secret).want(http.StatusUnauthorized)
-	foreign := testkit.Must[auth.IssuedSession](t)(auth.New(w.manager).UsePortalLink(ctx, "other", link.Secret, "")) // which was not used up
+	foreign := testkit.Must[auth.IssuedSession](t)(auth.New(w.manager).UsePortalLink(ctx, "other", link.Secret, "")) // The rejected attempt did not use up the link.
 	eve := w.browser()
 	eve.jar.SetCookies(u, []*http.Cookie{{Name: "keygate", Value: foreign.Secret, Path: "/"}})
 	eve.get("/keys").want(http.StatusSeeOther)
-	// Two of one name: which one is meant nobody knows.
+	// A request with two session cookies is not signed in.
 	twice := w.browser()
 	twice.header.Set("Cookie", fmt.Sprintf("keygate=%s; keygate=%s", good, good))
 	twice.get("/keys").want(http.StatusSeeOther)

@@ -19,44 +19,51 @@ import (
 
 // Options configures a Handler.
 type Options struct {
-	// Auth checks sessions and issues tokens. nil: a new one.
+	// Auth checks sessions and issues tokens. If it is nil, New makes one.
 	Auth *auth.Authority
-	// Webhooks manages webhooks. nil: none can be created.
+	// Webhooks manages webhooks. If it is nil, no webhooks can be created.
 	Webhooks *webhooks.Registry
-	// Keyspace is the keyspace whose keys are managed. "": the only one, or "default".
+	// Keyspace is the name of the keyspace that the console manages. "" means the only keyspace,
+	// or else "default".
 	Keyspace string
-	// Verifier explains rejected requests. nil: there is no such page.
+	// Verifier explains why requests are rejected. If it is nil, the console has no page for that.
 	Verifier management.RequestChecker
-	// Usage reports the usage of keys and tenants. nil: no usage is shown.
+	// Usage reports the usage of keys and tenants. If it is nil, the console shows no usage.
 	Usage *usage.Service
-	// Status returns the state of the gateway. nil: it is not shown.
+	// Status returns the state of the gateway. If it is nil, the console does not show the state.
 	Status func(context.Context) management.Status
-	// Curl returns a command line that sends a full key to the API. nil: none is shown.
+	// Curl returns a curl command that sends a full key to the API. If it is nil, the console
+	// shows no command.
 	Curl func(key string) string
-	// Client returns the client's address. nil: that of the connection.
+	// Client returns the client's address. If it is nil, the address is that of the connection.
 	Client func(*http.Request) netip.Addr
-	// Secure reports whether the client sent the request by HTTPS. nil: whether r.TLS is set.
+	// Secure reports whether the client sent the request over HTTPS. If it is nil, requests with
+	// r.TLS are secure.
 	Secure func(*http.Request) bool
-	// Base returns the prefix of r.URL.Path in the client's URL, without a trailing slash. nil: there is none.
+	// Base returns the prefix of r.URL.Path in the client's URL, without a trailing slash. If it
+	// is nil, there is no prefix.
 	Base func(*http.Request) string
-	// Failed is called for an address that sent an unknown token or link. It reports whether the address may go on or, if
-	// not, when. nil: it always may.
+	// Failed is called for an address that sent an unknown token or portal link. It reports
+	// whether the address may try again; if not, retry is the time until it may. If Failed is nil,
+	// every address may always try again.
 	Failed func(netip.Addr) (ok bool, retry time.Duration)
-	// Identity is a proxy that is trusted to identify people; nil for none.
+	// Identity describes a trusted proxy in front of the gateway that authenticates people. nil:
+	// there is none.
 	Identity *Identity
 	// Brand sets the look of the console.
 	Brand Brand
-	// Cookie is the name of the session's cookie, after "__Host-" where that is possible. Default: "keygate".
+	// Cookie is the name of the session's cookie. Over HTTPS, it has the prefix "__Host-".
+	// Default: "keygate".
 	Cookie string
-	// Logger receives the errors of which a person sees only "unavailable". Default: nothing is logged.
+	// Logger receives the errors that a person sees only as a 503. Default: nothing is logged.
 	Logger *slog.Logger
 }
 
-// Identity is a proxy in front that identifies people.
+// Identity describes a proxy in front of the gateway that authenticates people.
 type Identity struct {
 	// Header holds the person's name. It must be one that clients can't set.
 	Header string
-	// Scopes are the scopes of identified people. Empty: "*", all of them.
+	// Scopes are the scopes of people whom the proxy names. Empty: "*", all scopes.
 	Scopes []string
 }
 
@@ -69,11 +76,11 @@ type Handler struct {
 	log      *slog.Logger
 	mux      *http.ServeMux
 	assets   map[string]*asset
-	// names holds the assets' names by their names in templates.
+	// names maps an asset's name in templates to its name with the digest.
 	names map[string]string
 }
 
-// New returns the console of a manager. The error is a fault of the brand.
+// New returns the console of a manager. It returns an error for an invalid brand.
 func New(m *management.Manager, opts Options) (*Handler, error) {
 	if opts.Auth == nil {
 		opts.Auth = auth.New(m)
@@ -97,18 +104,19 @@ func New(m *management.Manager, opts Options) (*Handler, error) {
 	if err := h.makeAssets(); err != nil {
 		return nil, err
 	}
-	templates() // now, not at the first request
+	templates() // Parsing the templates now keeps the first request fast.
 	for _, r := range routes {
 		h.mux.Handle(r.pattern, bound{h, r})
 	}
 	return h, nil
 }
 
-// policy is the Content-Security-Policy of every response: nothing inline, nothing from other origins, no frames.
+// policy is the Content-Security-Policy of every page. It forbids inline scripts and styles, other
+// origins, and frames.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 
-// ServeHTTP answers one request. It reads at most 1 MiB of a body.
+// ServeHTTP answers one request. It reads at most 1 MiB of the body.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
 	header.Set("Content-Security-Policy", policy)
@@ -129,7 +137,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 				panic(p)
 			}
-			h.log.ErrorContext(r.Context(), "the console failed", "panic", p, "stack", string(debug.Stack()))
+			h.log.ErrorContext(r.Context(), "a console request panicked and was answered 503; please report the stack", "panic", p, "stack", string(debug.Stack()))
 			c.fail(errors.New("panic"))
 		}
 	}()
@@ -147,11 +155,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.ip = addr.String()
 	}
 	if p := r.URL.Path; !strings.HasPrefix(p, "/") || path.Clean(p) != p {
-		c.fail(errNoPage) // ServeMux would redirect without the base
+		c.fail(errNoPage) // ServeMux would redirect to the clean path without the prefix that Options.Base returns.
 		return
 	}
 	if _, pattern := h.mux.Handler(r); pattern == "" {
-		// The path is unknown, or does not take the method. A person who is not signed in must not learn which.
+		// The path is unknown, or does not have the method. A person who is not signed in must not
+		// learn which of the two it is.
 		if _, err := c.signedIn(); err != nil {
 			c.fail(err)
 			return
@@ -170,24 +179,24 @@ func remoteAddr(r *http.Request) netip.Addr {
 	return a.Addr().Unmap()
 }
 
-// call is one request being answered.
+// call is the state of one request while it is answered.
 type call struct {
 	h *Handler
 	w http.ResponseWriter
 	r *http.Request
-	// ctx is the request's.
+	// ctx is the request's context.
 	ctx context.Context
 	// base is the prefix of every path of the console in the client's URL.
 	base string
 	addr netip.Addr
 	ip   string
-	// The fields below are set if a person is signed in.
+	// The fields below are set once a person is signed in.
 	grant  *auth.SessionGrant
 	actor  management.Actor
 	secret string
 }
 
-// bound is a route of a handler.
+// bound is the http.Handler that serves a route of h.
 type bound struct {
 	h     *Handler
 	route route
@@ -196,7 +205,7 @@ type bound struct {
 // ServeHTTP answers a request for the route.
 func (b bound) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
 	c := r.Context().Value(callKey{}).(*call)
-	c.r = r // with the pattern's values
+	c.r = r // This request has the path's parameters, which ServeMux has parsed.
 	err := c.admit(b.route)
 	if err == nil {
 		err = b.route.serve(c)
@@ -206,7 +215,8 @@ func (b bound) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// admit returns an error unless the session may use the route.
+// admit returns an error unless the session may use the route. For a POST, it also parses the form
+// and checks that a page of this session sent it.
 func (c *call) admit(r route) error {
 	if c.r.Method == http.MethodPost {
 		if err := c.sameSite(); err != nil {
@@ -236,10 +246,11 @@ func (c *call) admit(r route) error {
 	return nil
 }
 
-// path returns a path of the console in the client's URL.
+// path returns the client's URL path for a path of the console.
 func (c *call) path(p string) string { return c.base + p }
 
-// redirect answers a POST that was carried out; notice is a key of notices, "" for none.
+// redirect answers a POST that was carried out with a redirect to p. The page there shows the
+// notice with that key; "" for no notice.
 func (c *call) redirect(p, notice string) error {
 	if notice != "" {
 		sep := "?"
@@ -256,36 +267,37 @@ func (c *call) redirect(p, notice string) error {
 // view holds the data of a page.
 type view struct {
 	c *call
-	// Page is the template's name, Title the document's.
+	// Page is the name of the page's template, and Title the title of the document.
 	Page, Title string
 	Brand       Brand
-	// Notice reports the change that was just made.
+	// Notice is a message about the change that was just made.
 	Notice string
 	Data   any
 }
 
-// To returns a link made of parts, of which every second one is a path segment to escape.
+// To returns a link that is made of parts. Every second part is a path segment and gets escaped.
 func (v *view) To(parts ...string) string { return v.c.to(parts...) }
 
 // Asset returns the URL of an asset.
 func (v *view) Asset(name string) string { return v.c.path(assetPath + v.c.h.names[name]) }
 
-// HasAsset reports whether there is an asset of that name.
+// HasAsset reports whether an asset with that name exists.
 func (v *view) HasAsset(name string) bool { return v.c.h.names[name] != "" }
 
-// CSRF returns the token that a form of this session must hold.
+// CSRF returns the token that every form of this session must contain.
 func (v *view) CSRF() string { return v.c.csrf() }
 
-// SignedIn returns the session, nil without one.
+// SignedIn returns the session, or nil if no person is signed in.
 func (v *view) SignedIn() *auth.SessionGrant { return v.c.grant }
 
-// Person returns the name of the signed-in person, without the id of a token.
+// Person returns the name of the signed-in person, without the id of the token that signed the
+// person in.
 func (v *view) Person() string {
 	g := v.c.grant
 	return strings.TrimSuffix(g.Name, " ("+g.Token+")")
 }
 
-// Operator reports whether the session sees the whole keyspace.
+// Operator reports whether the session sees the whole keyspace, and not only one tenant.
 func (v *view) Operator() bool { return v.c.grant != nil && v.c.grant.Tenant == "" }
 
 // Can reports whether the session has a scope.
@@ -294,10 +306,10 @@ func (v *view) Can(scope string) bool { return v.c.grant != nil && v.c.grant.All
 // Nav returns the entries of the navigation.
 func (v *view) Nav() []navItem { return v.c.nav(v.Page) }
 
-// Query returns a parameter of the page's URL.
+// Query returns a query parameter of the page's URL.
 func (v *view) Query(name string) string { return v.c.r.URL.Query().Get(name) }
 
-// Curl returns a command line for a full key, "" where none is known.
+// Curl returns a curl command that sends the full key, or "" if Options.Curl is nil.
 func (v *view) Curl(key string) string {
 	if v.c.h.opts.Curl == nil {
 		return ""
@@ -305,17 +317,17 @@ func (v *view) Curl(key string) string {
 	return v.c.h.opts.Curl(key)
 }
 
-// Explains reports whether the session can ask for explanations.
+// Explains reports whether the session may use the page that explains rejected requests.
 func (v *view) Explains() bool { return v.c.h.opts.Verifier != nil && v.Can("verify") }
 
-// With returns the view with other data, for a part of the page.
+// With returns a copy of the view with other data, for a part of the page.
 func (v *view) With(data any) *view {
 	part := *v
 	part.Data = data
 	return &part
 }
 
-// FirstPage returns the link to a list's first page, with its filters.
+// FirstPage returns the link to the first page of a list, with the list's filters.
 func (v *view) FirstPage() string {
 	q := v.c.r.URL.Query()
 	q.Del("cursor")

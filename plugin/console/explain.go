@@ -8,11 +8,11 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// explainPage shows why a request would be rejected.
+// explainPage shows whether a request would be rejected, and why.
 type explainPage struct {
 	Form   *form
 	Result *management.VerifyResult
-	// Past is the reason of an earlier request.
+	// Past is the reason for which an earlier request was rejected.
 	Past    string
 	Methods []string
 }
@@ -67,7 +67,8 @@ func (c *call) explain() error {
 	return c.render(http.StatusOK, "explain", "Why was this refused?", p)
 }
 
-// confine replaces a key of another tenant by an unknown one if the session sees one tenant only.
+// confine replaces the key of another tenant by an unknown key if the session may see only one
+// tenant.
 func (c *call) confine(q *management.VerifyRequest) error {
 	if c.actor.Tenant == "" || q.Key == "" {
 		return nil

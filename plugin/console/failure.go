@@ -11,15 +11,15 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
-// notices are the messages about a change that was just made, by their names in URLs.
+// notices maps the names of notices in URLs to messages about a change that was just made.
 var notices = map[string]string{
-	"key-updated":     "Saved. The change already holds for the next request.",
+	"key-updated":     "Saved. The change applies from the next request on.",
 	"disabled":        "The key is disabled. Requests with it are rejected until it is enabled.",
 	"enabled":         "The key is enabled. Requests with it pass again.",
 	"revoked":         "The key is revoked. Every request with it is rejected from now on.",
 	"deleted":         "The key is deleted. Its usage and audit log are kept.",
 	"limits-reset":    "The limits are reset.",
-	"tenant-updated":  "Saved. The change already holds for the next request.",
+	"tenant-updated":  "Saved. The change applies from the next request on.",
 	"tenant-created":  "The tenant is created. Create its first key next.",
 	"suspended":       "The tenant is suspended: all its keys are rejected until it is active again.",
 	"activated":       "The tenant is active again. Its keys are unchanged.",
@@ -28,7 +28,7 @@ var notices = map[string]string{
 	"webhook-updated": "Saved.",
 	"webhook-deleted": "The webhook is deleted.",
 	"replayed":        "The event is being delivered again.",
-	"token-revoked":   "The token is revoked, with the sessions and tokens that it began.",
+	"token-revoked":   "The token is revoked, with the sessions and tokens that it issued.",
 	"session-ended":   "The session has ended.",
 }
 
@@ -36,11 +36,12 @@ var notices = map[string]string{
 type failurePage struct {
 	Status int
 	Detail string
-	// Fields are faults outside of a form.
+	// Fields are faults that belong to no form.
 	Fields []management.FieldError
 }
 
-// fail answers with err: a *management.Error as it is, others as 503. People who are not signed in go to the sign-in page.
+// fail answers with a page about err. A *management.Error keeps its status, and other errors are
+// logged and become 503. People who are not signed in are redirected to the sign-in page.
 func (c *call) fail(err error) {
 	var e *management.Error
 	if !errors.As(err, &e) {
@@ -49,7 +50,7 @@ func (c *call) fail(err error) {
 			detail = "The page could not be made; the gateway's log has the reason."
 		}
 		if c.ctx.Err() == nil {
-			c.h.log.ErrorContext(c.ctx, "a page of the console failed", "route", c.r.Pattern, "error", err)
+			c.h.log.ErrorContext(c.ctx, "a page of the console failed and was answered 503", "route", c.r.Pattern, "error", err)
 		}
 		e = &management.Error{Status: http.StatusServiceUnavailable, Detail: detail}
 		c.w.Header().Set("Retry-After", "1")
@@ -84,7 +85,7 @@ func (c *call) fail(err error) {
 	}
 }
 
-// render answers with a page.
+// render answers with the page of that name.
 func (c *call) render(status int, page, title string, data any) error {
 	v := &view{c: c, Page: page, Title: title, Brand: c.h.opts.Brand, Data: data}
 	if status == http.StatusOK && c.r.Method == http.MethodGet {
@@ -97,13 +98,13 @@ func (c *call) render(status int, page, title string, data any) error {
 	return c.write(status, func(b *bytes.Buffer) error { return t.ExecuteTemplate(b, "layout", v) })
 }
 
-// fragment answers with a part of a page.
+// fragment answers with a part of a page, for htmx.
 func (c *call) fragment(name string, data any) error {
 	v := &view{c: c, Page: name, Brand: c.h.opts.Brand, Data: data}
 	return c.write(http.StatusOK, func(b *bytes.Buffer) error { return templates().parts.ExecuteTemplate(b, name, v) })
 }
 
-// write answers with the output of make, when that is complete.
+// write answers with the output of make. If make fails, nothing is sent.
 func (c *call) write(status int, make func(*bytes.Buffer) error) error {
 	var b bytes.Buffer
 	if err := make(&b); err != nil {

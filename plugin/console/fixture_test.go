@@ -32,7 +32,7 @@ import (
 
 var (
 	ctx = context.Background()
-	// root is whoever lays out a test.
+	// root is the actor that prepares the data of tests.
 	root = management.Actor{Name: "root", Via: "admin"}
 )
 
@@ -53,7 +53,7 @@ type fixture struct {
 	clock testkit.Clock
 }
 
-// sealer is enough to make webhooks by.
+// sealer implements the encryption that webhooks need, without security.
 type sealer struct{}
 
 func (sealer) Seal(plain []byte, purpose string) ([]byte, error) {
@@ -72,7 +72,7 @@ func (sealer) Open(sealed []byte, purpose string) ([]byte, error) {
 	return out, nil
 }
 
-// newFixture serves a console; change may change its options before.
+// newFixture serves a console. Each change may alter the options first.
 func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 	t.Helper()
 	w := &fixture{t: t, dir: t.TempDir()}
@@ -105,7 +105,7 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 	requests := &usage.Log{Keep: 100, For: time.Hour, Clean: w.view.Keyspaces["default"].Grammar.Clean}
 	opts := Options{
 		Webhooks: webhooks.New(w.manager, func(string) webhooks.Settings { return webhooks.Settings{Sealer: sealer{}} }),
-		Keyspace: "default", Verifier: judge{w}, Logger: log, Curl: func(key string) string { return "curl -H 'Authorization: Bearer " + key + "' https://api.example.com/" },
+		Keyspace: "default", Verifier: requestChecker{w}, Logger: log, Curl: func(key string) string { return "curl -H 'Authorization: Bearer " + key + "' https://api.example.com/" },
 		Status: func(context.Context) management.Status { return w.status },
 		Usage: &usage.Service{
 			Manager: w.manager, Store: w.store, CompleteUntil: w.tracker.CompleteUntil, Flush: w.tracker.Flush,
@@ -145,14 +145,14 @@ func space(t testing.TB, name, prefix string) *gateway.Keyspace {
 	return ks
 }
 
-// judge asks the gateway, knowing no rules of paths.
-type judge struct{ w *fixture }
+// requestChecker checks keys with the fixture's gateway, without rules for paths.
+type requestChecker struct{ w *fixture }
 
-func (j judge) Verify(context.Context, string, management.VerifyRequest) (management.VerifyResult, error) {
-	panic("a console spends nothing")
+func (j requestChecker) Verify(context.Context, string, management.VerifyRequest) (management.VerifyResult, error) {
+	panic("the console must not spend anything")
 }
 
-func (j judge) Explain(ctx context.Context, keyspace string, q management.VerifyRequest) (management.VerifyResult, error) {
+func (j requestChecker) Explain(ctx context.Context, keyspace string, q management.VerifyRequest) (management.VerifyResult, error) {
 	var trace gateway.Trace
 	r := gateway.Request{
 		Now: time.Now(), View: j.w.view, Keyspace: j.w.view.Keyspaces[keyspace], Credential: q.Key, Addr: q.IP, Cost: 1, NoConcurrency: true, Trace: &trace,
@@ -180,7 +180,7 @@ func (w *fixture) key(tenant, name string) management.IssuedKey {
 	return testkit.Must[management.IssuedKey](w.t)(w.manager.CreateKey(ctx, root, "default", tenant, management.KeyFields{Name: management.Some(name)}))
 }
 
-// use counts a request of a key.
+// use counts one request of a key.
 func (w *fixture) use(k management.IssuedKey, reason gateway.Reason, status int) {
 	c := w.tracker.Counter("default", k.Tenant, k.ID)
 	c.Begin()
@@ -208,7 +208,7 @@ func (w *fixture) link(tenant, role string) string {
 	return l.Secret
 }
 
-// stored returns all bytes of the database.
+// stored returns all bytes of the database files.
 func (w *fixture) stored() string {
 	w.t.Helper()
 	var all strings.Builder
@@ -222,7 +222,7 @@ func (w *fixture) stored() string {
 	return all.String()
 }
 
-// audit returns the newest events' actions and actors.
+// audit returns the actors and actions of the newest n audit events.
 func (w *fixture) audit(n int) (out []string) {
 	w.t.Helper()
 	list := testkit.Must[management.Page[audit.Record]](w.t)(w.manager.Audit(ctx, root, "default", management.AuditFilter{PageQuery: management.PageQuery{Limit: n}}))
@@ -232,16 +232,16 @@ func (w *fixture) audit(n int) (out []string) {
 	return out
 }
 
-// browser is somebody's, with its cookies. It follows no redirects.
+// browser is one person's HTTP client with its cookies. It does not follow redirects.
 type browser struct {
 	w      *fixture
 	t      testing.TB
 	client *http.Client
 	jar    http.CookieJar
-	// origin is what it says where a form comes from; "" for the site itself.
+	// origin is the Origin header of forms; "" for the origin of the console.
 	origin string
 	header http.Header
-	// token is what forms of the session with the cookie tokenOf must hold.
+	// token is the form token of the session whose cookie has the value tokenOf.
 	token, tokenOf string
 }
 
@@ -252,7 +252,7 @@ func (w *fixture) browser() *browser {
 	}}
 }
 
-// page is what the console answered.
+// page is a response of the console.
 type page struct {
 	t      testing.TB
 	path   string
@@ -281,7 +281,7 @@ func (b *browser) get(path string) page {
 	return b.do(testkit.Must[*http.Request](b.t)(http.NewRequest("GET", b.w.server.URL+path, nil)))
 }
 
-// post sends a form as its fields are: names and values in turn.
+// post sends a form. fields holds names and values in turn.
 func (b *browser) post(path string, fields ...string) page {
 	b.t.Helper()
 	form := url.Values{}
@@ -302,7 +302,7 @@ var (
 	onceValue = regexp.MustCompile(`name="once" value="([^"]+)"`)
 )
 
-// csrf returns what forms of the session must hold.
+// csrf returns the form token of the session.
 func (b *browser) csrf() string {
 	b.t.Helper()
 	if c := b.jar.Cookies(testkit.Must[*url.URL](b.t)(url.Parse(b.w.server.URL))); len(c) == 1 && b.tokenOf == c[0].Value {
@@ -316,7 +316,7 @@ func (b *browser) csrf() string {
 	return m[1]
 }
 
-// send sends a form of the session's own.
+// send sends a form with the form token of the session.
 func (b *browser) send(path string, fields ...string) page {
 	b.t.Helper()
 	return b.post(path, append([]string{"csrf", b.csrf()}, fields...)...)
@@ -330,16 +330,16 @@ func (p page) want(status int) page {
 	return p
 }
 
-// to checks that the page leads to another.
+// to checks that the response redirects to path.
 func (p page) to(path string) page {
 	p.t.Helper()
 	if p.want(http.StatusSeeOther); p.header.Get("Location") != path {
-		p.t.Fatalf("%s leads to %s, want %s", p.path, p.header.Get("Location"), path)
+		p.t.Fatalf("%s redirects to %s, want %s", p.path, p.header.Get("Location"), path)
 	}
 	return p
 }
 
-// has checks that the page's text holds all of what.
+// has checks that the page contains each of what.
 func (p page) has(what ...string) page {
 	p.t.Helper()
 	for _, s := range what {
@@ -364,21 +364,22 @@ func (p page) once() string {
 	p.t.Helper()
 	m := onceValue.FindStringSubmatch(p.body)
 	if m == nil {
-		p.t.Fatalf("%s has no number for its form", p.path)
+		p.t.Fatalf("%s has no form with a single-use number", p.path)
 	}
 	return m[1]
 }
 
 var tags = regexp.MustCompile(`(?s)<head>.*?</head>|<[^>]*>`)
 
-// text returns what a page says, without its elements.
+// text returns the text of a page without its elements.
 func text(body string) string {
 	s := tags.ReplaceAllString(body, " ")
 	s = strings.NewReplacer("&#39;", "'", "&#34;", `"`, "&amp;", "&", "&lt;", "<", "&gt;", ">", "\u202f", "").Replace(s)
 	return strings.Join(strings.Fields(s), " ")
 }
 
-// operator returns a browser that is signed in by a token with these scopes; all, where none are named.
+// operator returns a browser that is signed in with a token with these scopes. Without scopes, the
+// token has all.
 func (w *fixture) operator(scopes ...string) *browser {
 	w.t.Helper()
 	if len(scopes) == 0 {
@@ -389,7 +390,7 @@ func (w *fixture) operator(scopes ...string) *browser {
 	return b
 }
 
-// person returns a browser of a tenant's person.
+// person returns a browser that a portal link has signed in as a person of the tenant.
 func (w *fixture) person(tenant, role string) *browser {
 	w.t.Helper()
 	b := w.browser()

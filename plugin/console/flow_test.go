@@ -15,7 +15,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
-// A key's life, as an operator leads it.
+// An operator creates, edits, rotates, disables, enables, revokes and deletes a key with the
+// console's forms.
 func TestKeyFlow(t *testing.T) {
 	w := newFixture(t)
 	w.tenant("acme", "pro")
@@ -24,7 +25,7 @@ func TestKeyFlow(t *testing.T) {
 	b.get("/keys/new?tenant=nobody").want(http.StatusNotFound).has("no tenant of that name", `value="nobody"`)
 	form := b.get("/keys/new?tenant=acme").want(http.StatusOK).has("The plan pro allows deployment, free", "admin includes deployment, free · not part of the plan pro")
 
-	// What is wrong stands beside its field, and what was typed is kept.
+	// The page shows each fault next to its field, and keeps the typed values.
 	typed := []string{"once", form.once(), "tenant", "acme", "name", "", "description", "what <for>", "with_scopes", "yes", "scopes", "admin", "environment", "test",
 		"expires", "date", "expires_on", "soon", "allowed_ips", "10.0.0.0/8\nnowhere", "rate", "fast", "quota", "5/year", "concurrency", "x", "credits_limit", "many"}
 	b.send("/keys/new", typed...).want(http.StatusUnprocessableEntity).has("Must be a date and time in UTC", "Must be a whole number", "what &lt;for&gt;", `value="many"`)
@@ -64,8 +65,8 @@ func TestKeyFlow(t *testing.T) {
 	b.send(at+"/rotate", "once", "c", "grace", "0").want(http.StatusOK).has("It is invalid from now on")
 
 	for _, act := range []struct{ name, effect, badge, notice string }{
-		{"disable", "brings it back as it is", "Disabled", "disabled"}, {"enable", "pass again", "Active", "enabled"},
-		{"reset-limits", "nothing counts as spent", "Active", "limits-reset"}, {"revoke", "can't be undone", "Revoked", "revoked"},
+		{"disable", "restores it unchanged", "Disabled", "disabled"}, {"enable", "pass again", "Active", "enabled"},
+		{"reset-limits", "nothing counts as used", "Active", "limits-reset"}, {"revoke", "can't be undone", "Revoked", "revoked"},
 	} {
 		b.get(at+"/"+act.name).want(http.StatusOK).has("What will happen", act.effect)
 		b.send(at + "/" + act.name).to(at + "?done=" + act.notice)
@@ -77,7 +78,7 @@ func TestKeyFlow(t *testing.T) {
 	b.send(at + "/delete").to("/keys?done=deleted")
 	b.get(at).want(http.StatusNotFound)
 	if got := w.audit(12); got[0] != got[1][:strings.Index(got[1], " key.")]+" key.deleted" {
-		t.Errorf("the audit tells %v", got)
+		t.Errorf("the audit log has %v", got)
 	}
 	b.get("/audit?tenant=acme").has("created the key", "rotated the key", "revoked the key", "deleted the key", "console")
 }
@@ -91,11 +92,11 @@ func TestTenantFlow(t *testing.T) {
 	b.send("/tenants/new", "slug", "ACME").want(http.StatusConflict).has("Slug")
 	b.get("/tenants?slug=acme").to("/tenants/acme")
 	b.get("/tenants?slug=nobody").want(http.StatusOK).has("no tenant of that name", `value="nobody"`)
-	b.get("/tenants?plan=free").has("No tenant holds this plan")
-	b.get("/tenants/acme").has("Acme", "pro", "9/m", "It has no keys yet", "50 Ledger")
+	b.get("/tenants?plan=free").has("No tenant is on this plan")
+	b.get("/tenants/acme").has("Acme", "pro", "9/m", "The tenant has no keys yet", "50 Ledger")
 	b.send("/tenants/acme/edit", "name", "Acme 2", "plan", "free", "metadata", "{").want(http.StatusUnprocessableEntity).has("Metadata")
 	b.send("/tenants/acme/edit", "name", "Acme 2", "plan", "free", "metadata", `{"crm": 42}`).to("/tenants/acme?done=tenant-updated")
-	b.get("/tenants/acme").has("Acme 2", "free", `{"crm":42}`, "none: the plan’s hold")
+	b.get("/tenants/acme").has("Acme 2", "free", `{"crm":42}`, "none: the plan’s limits apply")
 
 	b.send("/tenants/acme/credits", "direction", "add", "amount", "25", "reference", "order 7").to("/tenants/acme/credits?done=credits")
 	b.send("/tenants/acme/credits", "direction", "spend", "amount", "5").to("/tenants/acme/credits?done=credits")
@@ -141,7 +142,7 @@ func TestWebhookAndTokenFlow(t *testing.T) {
 	b.get("/tokens").has("portal", "acme")
 	b.get("/tokens/" + id + "/revoke").has("can't be undone")
 	b.send("/tokens/" + id + "/revoke").to("/tokens?done=token-revoked")
-	// One's own ends one's own session.
+	// Revoking the token that signed the operator in ends the operator's own session.
 	own := tokens.Data[1].ID
 	b.get("/tokens/" + own + "/revoke").has("your own session ends too")
 	b.send("/tokens/" + own + "/revoke").to("/tokens?done=token-revoked")
@@ -168,18 +169,18 @@ func TestUsageAndRequests(t *testing.T) {
 	b.get("/overview").has("Requests 5", "busy", "100 %", "All well", "n1")
 	person.get("/usage").has("Requests 5", "Plan pro", "1000/day")
 	person.get("/keys/" + k.ID + "/requests").has("502")
-	// A poll of who is signed in no more leads to where one signs in.
+	// A poll of a browser that is no longer signed in redirects to the sign-in page.
 	gone := w.browser()
 	gone.header.Set("HX-Request", "true")
 	if p := gone.get("/keys/" + k.ID + "/requests").want(http.StatusUnauthorized); p.header.Get("HX-Redirect") != "/sign-in" {
-		t.Errorf("it is led to %q", p.header.Get("HX-Redirect"))
+		t.Errorf("the poll is redirected to %q", p.header.Get("HX-Redirect"))
 	}
 	w.status.Degraded, w.status.Problems = true, []string{"the store does not answer"}
 	b.get("/overview").has("degraded", "the store does not answer").lacks("All well")
 	b.get("/audit/chain").has("The chain is intact", "compare it with one kept elsewhere")
 }
 
-// Where a change does not hold everywhere yet, that is said, with who has not heard of it.
+// The page of a receipt names the nodes on which a change is not in effect yet.
 func TestReceiptPage(t *testing.T) {
 	w := newFixture(t)
 	w.tenant("acme", "pro")
@@ -200,7 +201,7 @@ func TestReceiptPage(t *testing.T) {
 	p.check()
 }
 
-// No form, however wrong, is answered with an error of ours.
+// No form and no path, however invalid, causes a server error.
 func TestHostileForms(t *testing.T) {
 	w := newFixture(t)
 	r := w.rival()
@@ -222,7 +223,7 @@ func TestHostileForms(t *testing.T) {
 			n++
 			for i, v := range values {
 				if (i+n)%4 != 0 {
-					continue // the others are another path's
+					continue // Other paths get the values that this path skips.
 				}
 				form := url.Values{"csrf": {csrf}, "with_scopes": {"yes"}}
 				for j, f := range fields {
@@ -244,7 +245,7 @@ func TestHostileForms(t *testing.T) {
 			}
 		}
 	}
-	// Nor is any path.
+	// Invalid paths and queries cause no server error either.
 	for _, path := range []string{"//", "/keys/", "/keys//x", "/keys/%00", "/keys/%2e%2e", "/KEYS", "/keys/key_01m81qc7aeer370dx6jd0dtyhr/", "/keys?cursor=%00", "/keys?status=x", "/keys?q=" + strings.Repeat("x", 5000),
 		"/keys?q=%ff", "/audit?key=%00&tenant=%ff", "/keys?tenant=..", "/tenants?plan=%00", "/tenants/%2f", "/overview?span=x", "/keys/" + r.key.ID + "?span=%00", "/explain?reason=%00&method=x&path=%ff&ip=x", "/sign-in?to=%00"} {
 		if p := b.get(path); p.status >= 500 {
@@ -252,6 +253,6 @@ func TestHostileForms(t *testing.T) {
 		}
 	}
 	if log := w.log.String(); strings.Contains(log, "level=ERROR") {
-		t.Errorf("the log tells of failures:\n%.2000s", log)
+		t.Errorf("the log has errors:\n%.2000s", log)
 	}
 }

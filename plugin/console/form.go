@@ -14,10 +14,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// form holds the typed values and their faults.
+// form holds the values that a person typed, and their faults.
 type form struct {
 	values url.Values
-	// errors holds the faults by field; "" stands for the whole form.
+	// errors maps a field's name to its fault. The name "" stands for the whole form.
 	errors map[string]string
 }
 
@@ -31,10 +31,10 @@ func newForm(values url.Values) *form {
 // Value returns the value of a field.
 func (f *form) Value(name string) string { return f.values.Get(name) }
 
-// Set fills a field in.
+// Set sets the values of a field.
 func (f *form) Set(name string, values ...string) { f.values[name] = values }
 
-// Has reports whether v is one of a field's values, as for checkboxes.
+// Has reports whether v is one of the values of a field, such as of a group of checkboxes.
 func (f *form) Has(name, v string) bool {
 	for _, have := range f.values[name] {
 		if have == v {
@@ -44,7 +44,7 @@ func (f *form) Has(name, v string) bool {
 	return false
 }
 
-// Error returns the fault of a field, or of the whole form for "".
+// Error returns the fault of a field, or "" if it has none. The name "" stands for the whole form.
 func (f *form) Error(name string) string { return f.errors[name] }
 
 // fieldFault is the fault of a field.
@@ -60,20 +60,20 @@ func (f *form) Faults() (list []fieldFault) {
 	return list
 }
 
-// Failed reports whether there are faults.
+// Failed reports whether the form has faults.
 func (f *form) Failed() bool { return len(f.errors) > 0 }
 
-// forget drops a field that must not be shown again.
+// forget removes a value that no page may show again, such as a key.
 func (f *form) forget(name string) { delete(f.values, name) }
 
-// fault sets the fault of a field, unless it has one.
+// fault sets the fault of a field, unless the field already has one.
 func (f *form) fault(name, detail string) {
 	if f.errors[name] == "" {
 		f.errors[name] = upperFirst(detail)
 	}
 }
 
-// take sets the faults that an error names, and reports whether it names any.
+// take sets the faults of the fields that an error names, and reports whether it names any.
 func (f *form) take(e *management.Error) bool {
 	for _, fe := range e.Fields {
 		name, at, nested := strings.Cut(strings.TrimPrefix(fe.Pointer, "/"), "/")
@@ -88,7 +88,8 @@ func (f *form) take(e *management.Error) bool {
 	return len(e.Fields) > 0
 }
 
-// reject sets the faults of an error by which management rejected the form, and returns all other errors.
+// reject sets the faults of a *management.Error that rejects the form. It returns other errors,
+// and those of status 401 and 404, unchanged.
 func (f *form) reject(err error) (*management.Error, error) {
 	var e *management.Error
 	if !errors.As(err, &e) || e.Status == 401 || e.Status == 404 {
@@ -100,7 +101,7 @@ func (f *form) reject(err error) (*management.Error, error) {
 	return e, nil
 }
 
-// lines returns the entries of a field: its values, or of a text its lines.
+// lines returns the entries of a field: its values, split at commas and line breaks.
 func (f *form) lines(name string) (out []string) {
 	for _, v := range f.values[name] {
 		for _, line := range strings.FieldsFunc(v, func(r rune) bool { return r == '\n' || r == '\r' || r == ',' }) {
@@ -112,12 +113,12 @@ func (f *form) lines(name string) (out []string) {
 	return out
 }
 
-// text returns a field of one line.
+// text returns the value of a field without surrounding space.
 func (f *form) text(name string) management.Optional[string] {
 	return management.Some(strings.TrimSpace(f.Value(name)))
 }
 
-// orNull returns a field, null if it is empty.
+// orNull returns the value of a field, or null if it is empty.
 func (f *form) orNull(name string) management.Optional[string] {
 	if v := f.text(name); v.Value != "" {
 		return v
@@ -125,7 +126,7 @@ func (f *form) orNull(name string) management.Optional[string] {
 	return management.Null[string]()
 }
 
-// number returns a field that is a whole number, null if it is empty.
+// number returns the whole number in a field, or null if the field is empty.
 func (f *form) number(name string) management.Optional[int64] {
 	text := strings.NewReplacer(" ", "", "_", "", "\u202f", "", "\u00a0", "").Replace(f.Value(name))
 	if text == "" {
@@ -138,7 +139,8 @@ func (f *form) number(name string) management.Optional[int64] {
 	return management.Some(n)
 }
 
-// expiry reads a choice of a duration in days, "never", or "date" with a date in another field.
+// expiry reads the time at which something expires. The field choice holds a number of days,
+// "never", or "date" for the time in the field date.
 func (f *form) expiry(choice, date string, now time.Time) management.Optional[time.Time] {
 	switch v := f.Value(choice); v {
 	case "", "never":
@@ -180,7 +182,7 @@ func (c *call) page() management.PageQuery {
 	return management.PageQuery{Limit: pageSize, Cursor: c.r.URL.Query().Get("cursor")}
 }
 
-// next returns the link to a list's next page, with its filters; "" on the last.
+// next returns the link to a list's next page, with the list's filters, or "" on the last page.
 func (c *call) next(cursor *string) string {
 	if cursor == nil {
 		return ""

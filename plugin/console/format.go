@@ -19,14 +19,15 @@ import (
 //go:embed templates/*.html
 var templateFiles embed.FS
 
-// templateSet are the templates of pages by name, each with layout and parts; and those alone.
+// templateSet holds the template of each page by name, each with the layout and the shared parts,
+// and the shared parts alone.
 type templateSet struct {
 	pages map[string]*template.Template
 	parts *template.Template
 }
 
-// templates are parsed only for a console: that takes 30 ms and 6 MiB, which commands and gateways without a console
-// should not pay.
+// templates returns the parsed templates. Parsing takes 30 ms and 6 MiB, so that only processes
+// with a console do it.
 var templates = sync.OnceValue(readTemplates)
 
 func readTemplates() templateSet {
@@ -53,7 +54,7 @@ var funcs = template.FuncMap{
 	"short": short, "add": func(a, b int) int { return a + b },
 }
 
-// when returns the time that v is or points to; false for none.
+// when returns the time that v is or points to, and false if there is none.
 func when(v any) (time.Time, bool) {
 	switch t := v.(type) {
 	case time.Time:
@@ -66,7 +67,7 @@ func when(v any) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// moment writes a time as an element that console.js shows in the reader's zone.
+// moment returns an HTML element with a time, which console.js converts to the reader's time zone.
 func moment(v any) template.HTML {
 	t, ok := when(v)
 	if !ok {
@@ -76,7 +77,7 @@ func moment(v any) template.HTML {
 	return template.HTML(fmt.Sprintf(`<time datetime="%s">%s UTC</time>`, t.Format(time.RFC3339), t.Format("2 Jan 2006, 15:04")))
 }
 
-// clock writes a time as moment does, to the second.
+// clock returns an element as moment does, with seconds.
 func clock(v any) template.HTML {
 	t, ok := when(v)
 	if !ok {
@@ -86,7 +87,7 @@ func clock(v any) template.HTML {
 	return template.HTML(fmt.Sprintf(`<time datetime="%s" data-seconds>%s UTC</time>`, t.Format(time.RFC3339Nano), t.Format("2 Jan, 15:04:05")))
 }
 
-// ago writes how long ago a time is; the element holds the time itself.
+// ago returns an HTML element with the time since v. The element's title is the time v.
 func ago(v any) template.HTML {
 	t, ok := when(v)
 	if !ok {
@@ -95,7 +96,7 @@ func ago(v any) template.HTML {
 	return relative(t, spanText(time.Since(t))+" ago")
 }
 
-// until writes the duration until a time, or since it.
+// until returns an HTML element with the time until v, or since v if it is in the past.
 func until(v any) template.HTML {
 	t, ok := when(v)
 	if !ok {
@@ -112,7 +113,7 @@ func relative(t time.Time, text string) template.HTML {
 	return template.HTML(fmt.Sprintf(`<time datetime="%s" data-relative title="%s UTC">%s</time>`, t.Format(time.RFC3339), t.Format("2 Jan 2006, 15:04:05"), text))
 }
 
-// spanText writes a span in its largest unit.
+// spanText returns a duration in its largest unit, such as "3 hours".
 func spanText(d time.Duration) string {
 	unit := func(n int64, name string) string { return plural(n, name) }
 	switch d = max(d, 0); {
@@ -130,7 +131,7 @@ func spanText(d time.Duration) string {
 	return unit(int64(d/(365*24*time.Hour)), "year")
 }
 
-// plural writes a number with its noun.
+// plural returns a number with its noun, such as "2 keys".
 func plural(v any, name string) string {
 	n := whole(v)
 	if n == 1 {
@@ -157,7 +158,7 @@ func whole(v any) int64 {
 	return 0
 }
 
-// count writes a whole number with narrow spaces between thousands.
+// count returns a whole number with narrow spaces between groups of three digits.
 func count(v any) string {
 	s := itoa(whole(v))
 	sign := ""
@@ -170,7 +171,8 @@ func count(v any) string {
 	return sign + s
 }
 
-// byteSize writes a number of bytes in the unit that leaves one to three digits.
+// byteSize returns a number of bytes in the unit that leaves one to three digits before the
+// decimal point.
 func byteSize(v any) string {
 	f, units := float64(whole(v)), []string{"B", "kB", "MB", "GB", "TB", "PB"}
 	i := 0
@@ -183,7 +185,8 @@ func byteSize(v any) string {
 	return fmt.Sprintf("%.1f %s", f, units[i])
 }
 
-// milliseconds writes a latency; a dash for none.
+// milliseconds returns a latency for people, in milliseconds or seconds, or a dash if there is
+// none.
 func milliseconds(v any) string {
 	var f float64
 	switch n := v.(type) {
@@ -206,7 +209,7 @@ func milliseconds(v any) string {
 	return fmt.Sprintf("%.2f ms", f)
 }
 
-// percent returns used as a share of limit, 0 to 100; 0 only for none.
+// percent returns used as a percentage of limit, from 0 to 100. Only 0 used gives 0.
 func percent(used, limit any) int {
 	l := whole(limit)
 	if l <= 0 {
@@ -219,7 +222,7 @@ func percent(used, limit any) int {
 	return int(min(share, 100))
 }
 
-// deref returns the text at a pointer; "" for nil.
+// deref returns the string that v points to, or "" for nil.
 func deref(v *string) string {
 	if v == nil {
 		return ""
@@ -227,10 +230,10 @@ func deref(v *string) string {
 	return *v
 }
 
-// str writes any text-like value.
+// str returns the default text of any value.
 func str(v any) string { return fmt.Sprint(v) }
 
-// num writes a number that scripts read.
+// num returns a number in the form that scripts parse, or "" for nil.
 func num(v any) string {
 	switch n := v.(type) {
 	case *float64:
@@ -244,7 +247,7 @@ func num(v any) string {
 	return itoa(whole(v))
 }
 
-// short cuts a text for a cell.
+// short shortens a text to at most that many characters, for a cell of a table.
 func short(s string, most int) string {
 	r := []rune(s)
 	if len(r) <= most {
@@ -253,7 +256,7 @@ func short(s string, most int) string {
 	return string(r[:most-1]) + "…"
 }
 
-// dict makes a map of names and values, to pass several values to a template.
+// dict returns a map of names and values, with which a template passes several values to another.
 func dict(pairs ...any) map[string]any {
 	m := make(map[string]any, len(pairs)/2)
 	for i := 0; i+1 < len(pairs); i += 2 {
@@ -270,7 +273,7 @@ func jsonText(v any) string {
 	return string(b)
 }
 
-// state is a status with its look.
+// state is the text of a status and the CSS class of its badge.
 type state struct{ Text, Look string }
 
 func statusOf(s any) state {
@@ -295,7 +298,8 @@ type fieldView struct {
 	Max                int
 }
 
-// newField describes a field by name, label, hint, and pairs of further names and values.
+// newField returns the data of a form field. more holds names and values of further properties, in
+// turn.
 func newField(f *form, name, label, hint string, more ...any) (fieldView, error) {
 	v := fieldView{Form: f, Name: name, Label: label, Hint: hint, Kind: "text", Auto: "off"}
 	for i := 0; i+1 < len(more); i += 2 {
@@ -317,10 +321,10 @@ func newField(f *form, name, label, hint string, more ...any) (fieldView, error)
 	return v, nil
 }
 
-// ID names the field's element.
+// ID returns the id of the field's HTML element.
 func (v fieldView) ID() string { return "f-" + v.Name }
 
-// Value returns the typed value; "" for a password.
+// Value returns the typed value, or "" for a password.
 func (v fieldView) Value() string {
 	if v.Kind == "password" {
 		return ""

@@ -14,11 +14,12 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// A POST makes a change only if three conditions hold: the browser states the same origin (Sec-Fetch-Site, Origin;
-// browsers that send neither are older than SameSite cookies), the cookie is SameSite=Lax, and the form holds a
-// token that only pages of this session contain.
+// A POST changes something only under three conditions. First, the browser states the same origin
+// in Sec-Fetch-Site and Origin; only browsers older than SameSite cookies send neither. Second,
+// the cookie is SameSite=Lax. Third, the form contains a token that only pages of this session
+// have.
 
-// maxForm bounds a form, in bytes.
+// maxForm bounds the size of a form in bytes.
 const maxForm = 1 << 20
 
 const csrfField = "csrf"
@@ -32,7 +33,7 @@ var (
 		Detail: "The form could not be read: it is larger than 1 MiB, or not a form."}
 )
 
-// sameSite returns an error for a POST that a page of another site sent.
+// sameSite returns an error for a POST that was sent by a page of another site.
 func (c *call) sameSite() error {
 	if site := c.r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" && site != "none" {
 		return errCrossSite
@@ -48,7 +49,7 @@ func (c *call) sameSite() error {
 	return nil
 }
 
-// secure reports whether the client is connected by HTTPS.
+// secure reports whether the client sent the request over HTTPS.
 func (c *call) secure() bool {
 	if c.h.opts.Secure != nil {
 		return c.h.opts.Secure(c.r)
@@ -56,7 +57,8 @@ func (c *call) secure() bool {
 	return c.r.TLS != nil
 }
 
-// loopback reports whether the client addressed this machine, so that a connection without TLS can't be read by others.
+// loopback reports whether the client addressed this machine. Others can't read such a connection,
+// even without TLS.
 func (c *call) loopback() bool {
 	host := (&url.URL{Host: c.r.Host}).Hostname()
 	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
@@ -66,15 +68,15 @@ func (c *call) loopback() bool {
 	return err == nil && a.Unmap().IsLoopback()
 }
 
-// formToken returns the token in the forms of the session.
+// formToken returns the token that forms of the session contain, without a mask.
 func (c *call) formToken() []byte {
 	mac := hmac.New(sha256.New, []byte(c.secret))
 	mac.Write([]byte("forms of this session"))
 	return mac.Sum(nil)[:16]
 }
 
-// csrf returns the session's token for a form, masked differently each time: the size of a compressed page with text of an
-// attacker must not reveal it bit by bit.
+// csrf returns the session's form token under a new random mask. Otherwise an attacker whose text
+// is in the page could find the token bit by bit from the size of the compressed page.
 func (c *call) csrf() string {
 	if c.grant == nil {
 		return ""
@@ -86,7 +88,7 @@ func (c *call) csrf() string {
 	return base64.RawURLEncoding.EncodeToString(out)
 }
 
-// checkCSRF returns an error for a form without the session's token.
+// checkCSRF returns an error for a form without the token of the session.
 func (c *call) checkCSRF() error {
 	t := c.formToken()
 	sent, err := base64.RawURLEncoding.DecodeString(c.r.PostForm.Get(csrfField))

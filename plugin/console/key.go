@@ -17,18 +17,18 @@ type keyPage struct {
 	Key    management.KeyRecord
 	Tenant *management.TenantRecord
 	Limits []management.LimitStatusRecord
-	// LimitsWrong is why the limits can't be shown.
+	// LimitsWrong is the reason why the page can't show the limits.
 	LimitsWrong string
 	Usage       *usageView
 	Requests    *requestList
 	Audit       []audit.Record
 	AuditMore   string
-	// Valid counts the secrets that open the key now.
+	// Valid is the number of secrets that are valid now.
 	Valid int
 	Now   time.Time
 }
 
-// Actions returns the actions that the key's state allows.
+// Actions returns the actions that the key's status allows.
 func (p keyPage) Actions() (list []string) {
 	switch p.Key.Status {
 	case "active":
@@ -59,7 +59,7 @@ func (c *call) showKey() error {
 		}
 		p.Tenant = &t
 	}
-	if p.Limits, p.LimitsWrong, err = c.standings(k.ID); err != nil {
+	if p.Limits, p.LimitsWrong, err = c.limitStatus(k.ID); err != nil {
 		return err
 	}
 	if c.grant.Allows("usage:read") && c.h.opts.Usage != nil {
@@ -84,8 +84,8 @@ func (c *call) showKey() error {
 	return c.render(http.StatusOK, "key", k.Name, p)
 }
 
-// standings returns the state of a key's limits, or why it can't be shown.
-func (c *call) standings(id string) ([]management.LimitStatusRecord, string, error) {
+// limitStatus returns the state of a key's limits, or the reason why the page can't show it.
+func (c *call) limitStatus(id string) ([]management.LimitStatusRecord, string, error) {
 	list, err := c.h.manager.KeyLimitStatus(c.ctx, c.actor, c.h.opts.Keyspace, id)
 	var e *management.Error
 	if errors.As(err, &e) && e.Status != http.StatusNotFound {
@@ -103,7 +103,7 @@ type limitsView struct {
 
 func (c *call) keyLimits() error {
 	id := c.r.PathValue("id")
-	limits, wrong, err := c.standings(id)
+	limits, wrong, err := c.limitStatus(id)
 	if err != nil {
 		return err
 	}
@@ -114,7 +114,7 @@ func (c *call) keyLimits() error {
 type requestList struct {
 	ID   string
 	List []usage.RequestRecord
-	// Off is why the requests can't be shown.
+	// Off is the reason why the page can't show the requests.
 	Off string
 }
 
@@ -187,12 +187,13 @@ func (c *call) editKey() error {
 	return c.redirect("/keys/"+id, "key-updated")
 }
 
-// rotatePage is the page on which a key is given a new secret.
+// rotatePage is the page that gives a key a new secret.
 type rotatePage struct {
 	Key  management.KeyRecord
 	Form *form
 	Once string
-	// InGrace is a former secret that is still valid, and would end; nil for none.
+	// InGrace is a former secret that is still valid and that the rotation would end; nil if there
+	// is none.
 	InGrace *management.SecretRecord
 }
 
@@ -246,16 +247,18 @@ func (c *call) rotateKey() error {
 	})
 }
 
-// keyAction is an action on a key that the person must confirm.
+// keyAction is an action on a key that a person has to confirm.
 type keyAction struct {
-	// Name is the last part of its path, Verb its button, Title the page's beginning.
+	// Name is the last part of the action's path, Verb the label of its button, and Title the
+	// beginning of the page's title.
 	Name, Verb, Title string
-	// Effects describe the consequences.
+	// Effects describe the consequences of the action.
 	Effects []string
-	// Grave reports whether it can't be undone.
+	// Grave is true for an action that can't be undone.
 	Grave  bool
 	notice string
-	// do returns the receipt of the change; nil if there is none.
+	// do carries out the action. It returns the receipt of the change, or nil if the action has
+	// none.
 	do func(c *call, id string) (*management.Receipt, error)
 }
 
@@ -263,37 +266,37 @@ var keyActions = map[string]keyAction{
 	"disable": {
 		Verb: "Disable the key", Title: "Disable",
 		Effects: []string{
-			"The very next request with it is refused, and requests that still run are ended.",
-			"It counts no more towards the plan's number of active keys.",
-			"Enabling it again brings it back as it is, with the same secret.",
+			"The very next request with the key is rejected, and running requests are ended.",
+			"It no longer counts towards the plan's number of active keys.",
+			"Enabling the key restores it unchanged, with the same secret.",
 		},
 		notice: "disabled", do: func(c *call, id string) (*management.Receipt, error) {
-			return held(c.h.manager.DisableKey(c.ctx, c.actor, c.h.opts.Keyspace, id))
+			return receiptOf(c.h.manager.DisableKey(c.ctx, c.actor, c.h.opts.Keyspace, id))
 		},
 	},
 	"enable": {
 		Verb: "Enable the key", Title: "Enable",
-		Effects: []string{"Requests with it pass again, from the next one on.", "It counts towards the plan's number of active keys."},
+		Effects: []string{"Requests with the key pass again, from the next one on.", "It counts towards the plan's number of active keys."},
 		notice:  "enabled", do: func(c *call, id string) (*management.Receipt, error) {
-			return held(c.h.manager.EnableKey(c.ctx, c.actor, c.h.opts.Keyspace, id))
+			return receiptOf(c.h.manager.EnableKey(c.ctx, c.actor, c.h.opts.Keyspace, id))
 		},
 	},
 	"revoke": {
-		Verb: "Revoke for good", Title: "Revoke", Grave: true,
+		Verb: "Revoke permanently", Title: "Revoke", Grave: true,
 		Effects: []string{
-			"The very next request with it is refused, and requests that still run are ended.",
-			"All its secrets end, one in its grace too.",
-			"This can't be undone. Whoever uses the key needs another one.",
+			"The very next request with the key is rejected, and running requests are ended.",
+			"All its secrets become invalid, including one in its grace period.",
+			"This can't be undone. Programs that use the key need another one.",
 		},
 		notice: "revoked", do: func(c *call, id string) (*management.Receipt, error) {
-			return held(c.h.manager.RevokeKey(c.ctx, c.actor, c.h.opts.Keyspace, id))
+			return receiptOf(c.h.manager.RevokeKey(c.ctx, c.actor, c.h.opts.Keyspace, id))
 		},
 	},
 	"delete": {
-		Verb: "Delete for good", Title: "Delete", Grave: true,
+		Verb: "Delete permanently", Title: "Delete", Grave: true,
 		Effects: []string{
-			"Requests with it are refused as with a key that never was.",
-			"It leaves the list. Its usage and its audit log are kept.",
+			"Requests with the key are rejected like those with an unknown key.",
+			"It disappears from the list. Its usage and its audit log are kept.",
 			"This can't be undone.",
 		},
 		notice: "deleted", do: func(c *call, id string) (*management.Receipt, error) {
@@ -302,28 +305,30 @@ var keyActions = map[string]keyAction{
 	},
 	"reset-limits": {
 		Verb: "Reset the limits", Title: "Reset the limits of",
-		Effects: []string{"The key's own rates and quotas are reset: nothing counts as spent.", "Its tenant's shared limits and credits stay as they are."},
+		Effects: []string{"The key's own rates and quotas are reset: nothing counts as used.", "Its tenant's shared limits and credits stay as they are."},
 		notice:  "limits-reset", do: func(c *call, id string) (*management.Receipt, error) {
-			return nil, second(c.h.manager.ResetKeyLimits(c.ctx, c.actor, c.h.opts.Keyspace, id, nil))
+			return nil, errorOf(c.h.manager.ResetKeyLimits(c.ctx, c.actor, c.h.opts.Keyspace, id, nil))
 		},
 	},
 }
 
-func held(r management.Receipt, err error) (*management.Receipt, error) { return &r, err }
+func receiptOf(r management.Receipt, err error) (*management.Receipt, error) { return &r, err }
 
-func second[T any](_ T, err error) error { return err }
+func errorOf[T any](_ T, err error) error { return err }
 
-// confirmPage asks for confirmation of an action.
+// confirmPage asks a person to confirm an action.
 type confirmPage struct {
 	Title, Subject, Detail, Verb string
 	Effects                      []string
 	Grave                        bool
 	Action, Cancel               string
-	// Wrong is why the action was rejected.
+	// Wrong is the reason why the action was rejected.
 	Wrong string
-	// Check is the label of a checkbox that extends the action, sent as the field "check"; "" for none.
+	// Check is the label of a checkbox that extends the action; "" for no checkbox. CheckName is
+	// the name of its form field.
 	Check, CheckName string
-	// Once is good for one secret; "" where none is shown.
+	// Once is the single-use number of the form of an action that shows a secret; "" for other
+	// actions.
 	Once string
 }
 

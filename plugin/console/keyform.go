@@ -12,26 +12,26 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// scopeChoice is a scope that a key may be given.
+// scopeChoice is a scope that a person can choose for a key.
 type scopeChoice struct {
 	Name string
-	// Includes are the scopes that it includes.
+	// Includes are the other scopes that this scope includes.
 	Includes []string
-	// Beyond reports whether the plan does not allow it.
+	// Beyond is true if the tenant's plan does not allow the scope.
 	Beyond bool
 }
 
-// keyForm is the page to create or change a key.
+// keyForm is the page that creates or changes a key.
 type keyForm struct {
 	Form   *form
 	Tenant management.TenantRecord
-	// Plan is the tenant's plan; nil if it is not configured here.
+	// Plan is the tenant's plan; nil if the configuration does not have it.
 	Plan   *management.PlanRecord
 	Scopes []scopeChoice
 	Envs   []string
-	// Key is the key to change; nil for a new one.
+	// Key is the key to change; nil to create one.
 	Key *management.KeyRecord
-	// Once is good for one key.
+	// Once is the form's single-use number: sent twice, the form creates one key.
 	Once string
 }
 
@@ -43,7 +43,7 @@ type chooseTenant struct {
 	Typed string
 }
 
-// keyFormOf returns the page for a tenant's keys.
+// keyFormOf returns the data of the page that creates or changes a key of the tenant.
 func (c *call) keyFormOf(slug string, f *form) (p keyForm, err error) {
 	p.Form = f
 	if p.Tenant, err = c.h.manager.Tenant(c.ctx, c.actor, c.h.opts.Keyspace, slug); err != nil {
@@ -79,7 +79,7 @@ func (c *call) keyFormOf(slug string, f *form) (p keyForm, err error) {
 	return p, nil
 }
 
-// Default returns the scopes that a new key gets unless others are chosen.
+// Default returns the scopes that a new key gets if the person chooses no others.
 func (p keyForm) Default() (names []string) {
 	if p.Plan != nil && p.Plan.Scopes != nil {
 		return p.Plan.Scopes
@@ -131,7 +131,7 @@ func (c *call) showChooseTenant(status int, typed, wrong string) error {
 	return c.render(status, "key-tenant", "Create a key", chooseTenant{list.Data, list.NextCursor != nil, wrong, typed})
 }
 
-// keyFields reads the fields of a key.
+// keyFields reads the fields of a key. fresh is true for a new key.
 func (f *form) keyFields(now time.Time, fresh bool) management.KeyFields {
 	in := management.KeyFields{
 		Name: f.text("name"), Description: management.Some(strings.ReplaceAll(f.Value("description"), "\r\n", "\n")),
@@ -150,16 +150,16 @@ func (f *form) keyFields(now time.Time, fresh bool) management.KeyFields {
 	return in
 }
 
-// shownKey is the page that shows a full key, once.
+// shownKey is the page that shows a full key. It is shown only once.
 type shownKey struct {
 	Key management.IssuedKey
-	// Rotated reports whether it is a new secret of an existing key.
+	// Rotated is true for the new secret of an existing key.
 	Rotated bool
-	// Grace is until when the former secret is valid; nil where it is invalid.
+	// Grace is the time until which the former secret stays valid; nil if it is invalid at once.
 	Grace *time.Time
 }
 
-// shownBefore is the page for a form that was sent again.
+// shownBefore is the page for a form that was sent a second time.
 type shownBefore struct{ ID string }
 
 func (c *call) createKey() error {
@@ -195,29 +195,31 @@ func (c *call) createKey() error {
 	})
 }
 
-// showOnce carries out an action that shows a secret, once for each number that a form carries. A repetition of the form
-// shows only the effect.
+// showOnce runs carryOut, which creates a secret and shows it, once for each single-use number of
+// a form. If the form is sent again, showOnce only says that the secret was shown before.
 func (c *call) showOnce(what string, carryOut func(*call) error) error {
 	number := c.r.PostForm.Get("once")
 	if number == "" || len(number) > 100 {
 		return errStaleForm
 	}
 	request := sha256.Sum256([]byte(what))
-	once, earlier, err := c.h.manager.BeginIdempotent(c.ctx, "console "+c.grant.ID, number, request[:])
+	claim, earlier, err := c.h.manager.BeginIdempotent(c.ctx, "console "+c.grant.ID, number, request[:])
 	if err != nil {
 		return err
 	}
 	if earlier != nil {
 		return c.render(http.StatusConflict, "key-shown-before", "Shown before", shownBefore{earlier.Effect.Target})
 	}
-	// The response is not kept: the stored effect shows that there was one.
-	defer func() { _ = once.Abandon(c.ctx) }()
+	// The response with the secret must not be stored; the stored effect is enough to recognize a
+	// repeated form.
+	defer func() { _ = claim.Abandon(c.ctx) }()
 	with := *c
-	with.ctx = once.Context(c.ctx)
+	with.ctx = claim.Context(c.ctx)
 	return carryOut(&with)
 }
 
-// show answers with a page that holds a secret, which no cache may keep and no proxy rewrite.
+// show answers with a page that contains a secret. No cache may store the page, and no proxy may
+// change it.
 func (c *call) show(page, title string, data any) error {
 	c.w.Header().Set("Cache-Control", "no-store, no-transform")
 	return c.render(http.StatusOK, page, title, data)

@@ -10,7 +10,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// keyRow is a key in the list, with its tenant's plan.
+// keyRow is a key in the list, with the plan of its tenant.
 type keyRow struct {
 	management.KeyRecord
 	Plan string
@@ -20,22 +20,23 @@ type keyRow struct {
 type keysPage struct {
 	Rows []keyRow
 	Next string
-	// Search, Status and Tenant are the filter; First reports whether this is the first page.
+	// Search, Status and Tenant are the filters. First is true on the first page.
 	Search, Status, Tenant string
 	First                  bool
-	// Statuses are what can be filtered by.
+	// Statuses are the links that filter by status.
 	Statuses []statusLink
-	// Of is the tenant of all keys in the list; nil for several.
+	// Of is the tenant whose keys are listed; nil for keys of all tenants.
 	Of *management.TenantRecord
 }
 
-// statusLink is a filter by status.
+// statusLink is a link that filters a list by status.
 type statusLink struct {
 	Label, URL string
 	Here       bool
 }
 
-// Filtered reports whether the list may leave out keys.
+// Filtered reports whether the list may lack some keys because of a filter or because it is not
+// the first page.
 func (p keysPage) Filtered() bool { return p.Search != "" || p.Status != "" || !p.First }
 
 func (c *call) listKeys() error {
@@ -81,7 +82,8 @@ func (c *call) listKeys() error {
 	return c.render(http.StatusOK, "keys", "API keys", p)
 }
 
-// withPlans adds their tenants' plans to keys, as far as the session may see those.
+// withPlans returns the keys with the plans of their tenants. Plans that the session may not see
+// are left out.
 func (c *call) withPlans(keys []management.KeyRecord) ([]keyRow, error) {
 	plans := map[string]string{}
 	rows := make([]keyRow, len(keys))
@@ -99,7 +101,8 @@ func (c *call) withPlans(keys []management.KeyRecord) ([]keyRow, error) {
 	return rows, nil
 }
 
-// searchKeys redirects to the key or list that was searched for. It is a POST, so that a full key gets into no URL.
+// searchKeys redirects to the key or the list that was searched for. The search is a POST, so that
+// no URL contains a full key.
 func (c *call) searchKeys() error {
 	search := strings.TrimSpace(c.r.PostForm.Get("q"))
 	to := url.Values{}
@@ -128,7 +131,7 @@ func (c *call) searchKeys() error {
 	return c.redirect("/keys?"+to.Encode(), "")
 }
 
-// keyOf returns the id of a full key, "" if the session sees no such key.
+// keyOf returns the id of a full key, or "" if the session can see no such key.
 func (c *call) keyOf(full string) (string, error) {
 	if c.h.opts.Verifier == nil {
 		return "", nil

@@ -15,7 +15,7 @@ import (
 type overviewPage struct {
 	Status *management.Status
 	Usage  *usageView
-	// Top are the keys with the most requests of the last 24 hours.
+	// Top lists the keys with the most requests in the last 24 hours.
 	Top []topKey
 }
 
@@ -23,11 +23,11 @@ type overviewPage struct {
 type topKey struct {
 	ID, Name, Tenant, Prefix           string
 	Requests, Allowed, Refused, Errors int64
-	// Share of all requests, in percent.
+	// Share is the key's percentage of all requests.
 	Share int
 }
 
-// topKeys bounds the list.
+// topKeys bounds the length of the list of busiest keys.
 const topKeys = 8
 
 func (c *call) showOverview() error {
@@ -56,7 +56,7 @@ func (c *call) topKeys() ([]topKey, error) {
 	r, err := c.h.opts.Usage.OfAll(c.ctx, c.actor, c.h.opts.Keyspace, usage.Range{From: now.Add(-24 * time.Hour), To: now, Step: usage.ByDay}, usage.PerKey)
 	var e *management.Error
 	if errors.As(err, &e) {
-		return nil, nil // there are too many lines to read for a page
+		return nil, nil // The usage report has too many lines to be read for a page.
 	}
 	if err != nil {
 		return nil, err

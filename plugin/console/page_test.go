@@ -29,7 +29,7 @@ var (
 	addresses   = regexp.MustCompile(` (?:src|href|action|hx-get|hx-post)="([^"]*)"`)
 )
 
-// busy is a fixture in which every page has something to show.
+// busy returns a fixture in which every page has something to show.
 func busy(t testing.TB) *fixture {
 	w := newFixture(t)
 	w.tenant("acme", "pro")
@@ -58,7 +58,7 @@ func busy(t testing.TB) *fixture {
 	return w
 }
 
-// check holds what every page must be.
+// check checks the rules for every page: structure, ids, labels, form tokens, links and headers.
 func (p page) check() {
 	t := p.t
 	t.Helper()
@@ -97,7 +97,7 @@ func (p page) check() {
 		for _, control := range controls.FindAllString(form, -1) {
 			id := ids.FindStringSubmatch(control)
 			if strings.Contains(control, `type="hidden"`) || strings.Contains(control, `type="checkbox"`) {
-				continue // a checkbox stands in its label
+				continue // A checkbox is inside its label.
 			}
 			if id == nil || !strings.Contains(p.body, `for="`+id[1]+`"`) {
 				t.Errorf("%s has a field without a label: %s", p.path, control)
@@ -151,7 +151,7 @@ func TestEveryPage(t *testing.T) {
 	}
 }
 
-// A new console's pages say what to do next.
+// Empty pages of a new console link to the next step.
 func TestEmptyPages(t *testing.T) {
 	w := newFixture(t)
 	b := w.operator()
@@ -170,7 +170,7 @@ func TestEmptyPages(t *testing.T) {
 	person.get("/usage").has("No request was counted in this time").check()
 }
 
-// The console works under another path, to which all links keep.
+// Under a path prefix, all links of the console have the prefix.
 func TestBase(t *testing.T) {
 	w := newFixture(t, func(o *Options) { o.Base = func(*http.Request) string { return "/a/console" } })
 	w.tenant("acme", "pro")
@@ -188,7 +188,7 @@ func TestBase(t *testing.T) {
 	}
 }
 
-// Pages of 100,000 keys weigh no more than of 100: a page has so many rows and no more.
+// The first page stays small: a list shows pageSize keys, however many there are.
 func TestFirstPageWeight(t *testing.T) {
 	w := busy(t)
 	b := w.operator()
@@ -247,16 +247,17 @@ func TestAssets(t *testing.T) {
 	r := httptest.NewRequest("GET", assetPath+w.handler.names["htmx.min.js"], nil)
 	r.Header.Set("Accept-Encoding", "gzip;q=0")
 	if w.handler.ServeHTTP(rec, r); rec.Header().Get("Content-Encoding") != "" {
-		t.Error("gzip is sent to who refuses it")
+		t.Error("gzip is sent to a client that does not accept it")
 	}
 	for _, brand := range []Brand{{Color: "red"}, {Color: "#12345"}, {Color: "#12345g"}, {Logo: File{"logo.exe", []byte("x")}}, {Logo: File{"logo.png", make([]byte, maxLogo+1)}}} {
 		if _, err := New(w.manager, Options{Brand: brand}); err == nil {
-			t.Errorf("%+v is taken", brand.Color)
+			t.Errorf("the brand with the colour %+v is accepted", brand.Color)
 		}
 	}
 }
 
-// Whatever the brand's colour, and in every pair of the style sheet, text can be read.
+// Every pair of text and background in the style sheet is readable, whatever the colour of the
+// brand.
 func TestContrast(t *testing.T) {
 	css := string(testkit.Must[[]byte](t)(os.ReadFile("assets/console.css")))
 	light, dark, _ := strings.Cut(css[strings.Index(css, ":root{"):], "@media (prefers-color-scheme:dark){:root{")
@@ -304,16 +305,16 @@ func TestContrast(t *testing.T) {
 	}
 }
 
-// Everything that has a name has words for people.
+// Every reason, scope and notice has a text for people.
 func TestWords(t *testing.T) {
 	for r := range gateway.NumReasons {
 		if reasonText(r.String()) == "" || reasonText(r.String()) == r.String() || reasonHelp(r.String()) == "" {
-			t.Errorf("the reason %s has no words", r)
+			t.Errorf("the reason %s has no text for people", r)
 		}
 	}
 	for _, s := range auth.TokenScopes() {
 		if scopeTexts[s] == "" {
-			t.Errorf("the scope %s has no words", s)
+			t.Errorf("the scope %s has no text for people", s)
 		}
 	}
 	source := ""
@@ -329,10 +330,10 @@ func TestWords(t *testing.T) {
 	}
 	for _, m := range regexp.MustCompile(`redirect\([^\n]*, "([a-z-]+)"\)|notice:\s+"([a-z-]+)"`).FindAllStringSubmatch(source, -1) {
 		if name := m[1] + m[2]; notices[name] == "" {
-			t.Errorf("the notice %s has no words", name)
+			t.Errorf("the notice %s has no text for people", name)
 		}
 	}
-	// Each place's pages are of one of the templates, and every template is some page's.
+	// Every template belongs to a page.
 	for name := range templates().pages {
 		if !strings.Contains(source, `"`+name+`"`) {
 			t.Errorf("no page is made from %s", name)
@@ -340,7 +341,7 @@ func TestWords(t *testing.T) {
 	}
 	for _, rt := range routes {
 		if !slices.Contains([]audience{people, operators, anybody}, rt.who) || rt.who == operators && rt.scope == "" {
-			t.Errorf("%s is for nobody in particular", rt.pattern)
+			t.Errorf("%s has no valid audience, or is for operators without a scope", rt.pattern)
 		}
 	}
 }

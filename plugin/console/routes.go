@@ -6,13 +6,14 @@ import (
 	"strings"
 )
 
-// audience is the group of people that a route is for.
+// audience is the group of people who may use a route.
 type audience uint8
 
 const (
 	// people are all signed-in people.
 	people audience = iota
-	// operators see the whole keyspace. For others the page does not exist.
+	// operators are the people who see the whole keyspace. Others get 404 from a route for
+	// operators.
 	operators
 	// anybody includes people who are not signed in.
 	anybody
@@ -27,7 +28,7 @@ type route struct {
 	serve func(*call) error
 }
 
-// routes are all routes of the console, except the assets.
+// routes lists every route of the console except the assets.
 var routes = []route{
 	{"GET /{$}", people, "", (*call).home},
 	{"GET /sign-in", anybody, "", (*call).showSignIn},
@@ -91,15 +92,16 @@ var routes = []route{
 // navItem is an entry of the navigation.
 type navItem struct {
 	Label, Path, Icon string
-	// Here reports whether the page belongs to this entry.
+	// Here is true if the current page belongs to this entry.
 	Here bool
 }
 
-// places are the entries of the navigation. page is the prefix of the names of its templates.
+// places lists the entries of the navigation. page is the prefix of the names of the entry's
+// templates.
 var places = []struct {
 	label, path, page, scope string
 	who                      audience
-	// tenants restricts the entry to people of one tenant.
+	// tenants restricts the entry to sessions of one tenant.
 	tenants bool
 }{
 	{"Overview", "/overview", "overview", "usage:read", operators, false},
@@ -114,7 +116,7 @@ var places = []struct {
 	{"Sessions", "/sessions", "session", "tokens:read", operators, false},
 }
 
-// nav returns the entries that the session may see.
+// nav returns the entries of the navigation that the session may see.
 func (c *call) nav(page string) (items []navItem) {
 	if c.grant == nil {
 		return nil
@@ -129,7 +131,7 @@ func (c *call) nav(page string) (items []navItem) {
 	return items
 }
 
-// home redirects to the first entry that the session may see.
+// home redirects to the first entry of the navigation that the session may see.
 func (c *call) home() error {
 	items := c.nav("")
 	if len(items) == 0 {
@@ -140,7 +142,7 @@ func (c *call) home() error {
 	return nil
 }
 
-// to returns a link in the console: every second part is a path segment to escape.
+// to returns a link in the console. Every second part is a path segment and gets escaped.
 func (c *call) to(parts ...string) string {
 	var b strings.Builder
 	b.WriteString(c.base)

@@ -11,7 +11,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
-// ofEditors are the pages that only an editor has; all others that are no operator's a viewer has too.
+// ofEditors are the routes that editors have and viewers do not. Viewers have all other routes for
+// people.
 var ofEditors = []string{
 	"GET /keys/new", "POST /keys/new", "GET /keys/{id}/edit", "POST /keys/{id}/edit", "GET /keys/{id}/rotate", "POST /keys/{id}/rotate",
 	"GET /keys/{id}/{act}", "POST /keys/{id}/{act}",
@@ -19,7 +20,7 @@ var ofEditors = []string{
 	"POST /webhooks/{id}/deliveries/{delivery}/replay",
 }
 
-// ofOperators are the pages that no portal role has.
+// ofOperators are the routes that neither editors nor viewers have.
 var ofOperators = []string{
 	"GET /overview", "GET /tenants", "GET /tenants/new", "POST /tenants/new", "GET /tenants/{slug}", "GET /tenants/{slug}/edit", "POST /tenants/{slug}/edit",
 	"GET /tenants/{slug}/credits", "POST /tenants/{slug}/credits", "GET /tenants/{slug}/{act}", "POST /tenants/{slug}/{act}", "GET /plans",
@@ -27,7 +28,7 @@ var ofOperators = []string{
 	"GET /audit/chain",
 }
 
-// What each portal role has, page by page.
+// Each portal role can use its own routes and no others.
 func TestPortalRoles(t *testing.T) {
 	w := newFixture(t)
 	w.tenant("acme", "pro")
@@ -55,7 +56,7 @@ func TestPortalRoles(t *testing.T) {
 	}
 }
 
-// A session ends only sessions and tokens that have no scope it lacks.
+// A session can end only sessions and tokens whose scopes it has itself.
 func TestSessionEndsWithinItsScopes(t *testing.T) {
 	w := newFixture(t)
 	wide := w.operator()

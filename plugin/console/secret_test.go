@@ -14,7 +14,7 @@ import (
 
 var anID = regexp.MustCompile(`([a-z]{3}_)[0-9a-z]{26}`)
 
-// crawl gets every page that links of the console lead to, from its first page on.
+// crawl gets every page that can be reached by links from the console's first page.
 func (b *browser) crawl() (pages []page) {
 	b.t.Helper()
 	seen, kinds := map[string]bool{}, map[string]int{}
@@ -25,7 +25,7 @@ func (b *browser) crawl() (pages []page) {
 		if at, _, ok := strings.Cut(path, "#"); ok {
 			path = at
 		}
-		// Two of a kind are enough.
+		// Two pages that differ only in ids and values are enough.
 		at, query, _ := strings.Cut(path, "?")
 		kind := anID.ReplaceAllString(at, "$1") + regexp.MustCompile(`=[^&]*`).ReplaceAllString(query, "")
 		if seen[path] || kinds[kind] >= 2 || path == "" {
@@ -33,7 +33,7 @@ func (b *browser) crawl() (pages []page) {
 		}
 		kinds[kind]++
 		if seen[path] = true; len(seen) > 1000 {
-			b.t.Fatal("there is no end of pages")
+			b.t.Fatal("there are too many pages")
 		}
 		p := b.get(path)
 		if p.status == http.StatusSeeOther {
@@ -51,8 +51,8 @@ func (b *browser) crawl() (pages []page) {
 	return pages
 }
 
-// Every secret is shown in the answer to the POST that made it, and nowhere else: not in another page, not when
-// the form is sent again, in no URL, in no log and in no row.
+// A secret is only in the response to the POST that created it. No other page, no response to a
+// repeated form, no URL, no log and no row of the store contains it.
 func TestSecretsAreShownOnce(t *testing.T) {
 	w := newFixture(t)
 	w.tenant("acme", "pro")
@@ -78,14 +78,14 @@ func TestSecretsAreShownOnce(t *testing.T) {
 			if secret == nil || !strings.HasPrefix(secret[1], c.prefix) {
 				t.Fatalf("no secret is shown: %v\n%s", secret, text(p.body))
 			}
-			// In its place, and filled in in the curl.
+			// The page of a key contains the secret twice: in its field and in the curl command.
 			want := 1
 			if c.prefix == "kg_live_" {
 				want = 2
 				p.has("curl -H", "Bearer "+secret[1])
 			}
 			if n := strings.Count(p.body, secret[1]); n != want {
-				t.Errorf("it stands in the page %d times", n)
+				t.Errorf("the page contains the secret %d times", n)
 			}
 			p.has("shown this once", "data-warn", "data-copy=\"secret\"")
 			if cc := p.header.Get("Cache-Control"); cc != "no-store, no-transform" {
@@ -96,7 +96,7 @@ func TestSecretsAreShownOnce(t *testing.T) {
 					t.Errorf("the header %s holds it", name)
 				}
 			}
-			// A reload sends the form again.
+			// When a person reloads the page, the browser sends the form again.
 			for range 2 {
 				b.post(c.path, fields...).want(http.StatusConflict).has("shown before").lacks(secret[1])
 			}
@@ -115,22 +115,22 @@ func TestSecretsAreShownOnce(t *testing.T) {
 	if len(shown) != 5 {
 		t.Errorf("%d secrets were shown", len(shown))
 	}
-	// Sending forms again made nothing.
+	// The repeated forms created nothing.
 	keys := testkit.Must[management.Page[management.KeyRecord]](t)(w.manager.Keys(ctx, root, "default", management.KeyFilter{}))
 	tokens := testkit.Must[management.Page[auth.TokenRecord]](t)(auth.New(w.manager).Tokens(ctx, root, "default", auth.TokenFilter{}))
 	hooks := testkit.Must[management.Page[webhooks.Record]](t)(w.handler.webhooks.Webhooks(ctx, root, "default", webhooks.Filter{}))
 	if len(keys.Data) != 2 || len(tokens.Data) != 2 || len(hooks.Data) != 2 || len(keys.Data[1].Secrets) != 2 {
 		t.Errorf("there are %d keys, %d tokens, %d webhooks, %d secrets", len(keys.Data), len(tokens.Data), len(hooks.Data), len(keys.Data[1].Secrets))
 	}
-	// Another's number is no obstacle.
+	// Two sessions can use the same single-use number; a form without one is rejected.
 	other := w.operator()
 	other.send("/keys/new", "once", "n", "tenant", "acme", "name", "one", "expires", "never").want(http.StatusOK)
 	b.send("/keys/new", "once", "n", "tenant", "acme", "name", "two", "expires", "never").want(http.StatusOK)
 	b.send("/keys/new", "tenant", "acme", "name", "three", "expires", "never").want(http.StatusForbidden)
 }
 
-// Full keys that are typed or pasted lead where they should and come back in no page and no URL.
-func TestTypedKeysStayAway(t *testing.T) {
+// Full keys that a person types into a form find their key, and appear in no page and no URL.
+func TestTypedKeysAppearNowhere(t *testing.T) {
 	w := newFixture(t)
 	w.tenant("acme", "pro")
 	w.tenant("rival", "pro")

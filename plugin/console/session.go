@@ -16,12 +16,12 @@ var (
 	errNoPage = &management.Error{Status: http.StatusNotFound, Code: management.CodeNotFound,
 		Detail: "There is nothing at this address. It may have been deleted, or the link is not complete."}
 	errNotSecure = &management.Error{Status: http.StatusForbidden, Code: "not_secure",
-		Detail: "The console is served by HTTPS only, except on this machine: over HTTP others could read what you type. " +
-			"Open it by https://. If a proxy in front serves HTTPS, name that proxy in trusted_proxies."}
+		Detail: "The console accepts only HTTPS, except on this machine, since others could read what you type over HTTP. " +
+			"Open it with https://. If a proxy in front of the gateway serves HTTPS, name that proxy in trusted_proxies."}
 )
 
-// cookieName returns the name of the session's cookie. With the prefix, browsers accept it only by HTTPS and for this host;
-// on the same machine there may be no HTTPS.
+// cookieName returns the name of the session's cookie. Browsers accept a name with the prefix only
+// over HTTPS and only for this host. Over loopback HTTP, the name has no prefix.
 func (c *call) cookieName() string {
 	if c.secure() {
 		return "__Host-" + c.h.opts.Cookie
@@ -29,7 +29,7 @@ func (c *call) cookieName() string {
 	return c.h.opts.Cookie
 }
 
-// setCookie sets the cookie to a session's secret; "" removes it.
+// setCookie sets the cookie to a session's secret. "" removes the cookie.
 func (c *call) setCookie(secret string) {
 	cookie := &http.Cookie{Name: c.cookieName(), Value: secret, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: c.secure()}
 	if secret == "" {
@@ -38,7 +38,7 @@ func (c *call) setCookie(secret string) {
 	http.SetCookie(c.w, cookie)
 }
 
-// identified returns the person that the proxy in front identifies; "" for none.
+// identified returns the name of the person whom the trusted proxy authenticated, or "".
 func (c *call) identified() string {
 	id := c.h.opts.Identity
 	if id == nil {
@@ -46,12 +46,13 @@ func (c *call) identified() string {
 	}
 	sent := c.r.Header.Values(id.Header)
 	if len(sent) != 1 {
-		return "" // one of two values may come from the client
+		return "" // If the header has two values, the client may have sent one of them.
 	}
 	return strings.TrimSpace(sent[0])
 }
 
-// signedIn finds the session of the request, or begins one for a person whom the proxy in front identifies.
+// signedIn returns the session of the request. It begins one for a person whom the trusted proxy
+// authenticated, except for a POST.
 func (c *call) signedIn() (*auth.SessionGrant, error) {
 	if c.grant != nil {
 		return c.grant, nil
@@ -59,12 +60,12 @@ func (c *call) signedIn() (*auth.SessionGrant, error) {
 	if !c.secure() && !c.loopback() {
 		return nil, errNotSecure
 	}
-	// A form must belong to a session that existed before.
+	// A form must belong to a session that existed before the form was sent.
 	return c.resume(c.r.Method != http.MethodPost)
 }
 
-// resume sets the call's session. If the request has none and begin is true, it begins one for the person whom the proxy
-// in front identifies.
+// resume sets the call's session. If the request has none and begin is true, resume begins a
+// session for the person whom the trusted proxy authenticated.
 func (c *call) resume(begin bool) (*auth.SessionGrant, error) {
 	g, secret, err := c.session()
 	if errors.Is(err, auth.ErrNoSession) {
@@ -84,7 +85,7 @@ func (c *call) resume(begin bool) (*auth.SessionGrant, error) {
 	return g, nil
 }
 
-// session returns the session of the browser's cookie, ErrNoSession without one.
+// session returns the session of the browser's cookie, or ErrNoSession.
 func (c *call) session() (*auth.SessionGrant, string, error) {
 	cookies := c.r.CookiesNamed(c.cookieName())
 	if len(cookies) != 1 {
@@ -96,7 +97,8 @@ func (c *call) session() (*auth.SessionGrant, string, error) {
 		return nil, "", err
 	}
 	if g.Kind == auth.SessionByIdentity {
-		// The session lasts as long as the proxy identifies the person, and has the scopes of now.
+		// Such a session is valid only while the proxy names the same person and the configured
+		// scopes are the session's scopes.
 		if id := c.h.opts.Identity; id == nil || c.identified() != g.Name || !g.HasScopes(id.Scopes) {
 			return nil, "", auth.ErrNoSession
 		}
@@ -104,7 +106,8 @@ func (c *call) session() (*auth.SessionGrant, string, error) {
 	return g, secret, nil
 }
 
-// begin gives the session to the browser, in place of a former one.
+// begin sends the session's cookie to the browser, and ends the session that the browser had
+// before.
 func (c *call) begin(s auth.IssuedSession) error {
 	if old, _, err := c.session(); err == nil {
 		if err := c.h.auth.EndSession(c.ctx, old.Actor(c.ip), c.h.opts.Keyspace, old.ID); err != nil {
@@ -118,7 +121,7 @@ func (c *call) begin(s auth.IssuedSession) error {
 // signInPage is the page for signing in.
 type signInPage struct {
 	Form *form
-	// To is the page to go to afterwards.
+	// To is the page to show after the person has signed in.
 	To    string
 	Wrong string
 }
@@ -130,7 +133,8 @@ func (c *call) showSignIn() error {
 	return c.render(http.StatusOK, "signin", "Sign in", signInPage{Form: newForm(nil), To: c.wanted(c.r.URL.Query().Get("to"))})
 }
 
-// wanted returns the page after signing in: a path of the console, or "/".
+// wanted returns the page to show after a person has signed in: to if it is a path of the console,
+// or else "/".
 func (c *call) wanted(to string) string {
 	u, err := url.Parse(to)
 	if err != nil || u.Scheme != "" || u.Host != "" || !strings.HasPrefix(to, "/") || strings.HasPrefix(to, "//") || strings.ContainsAny(to, "\\\r\n\t") {
@@ -163,7 +167,8 @@ func (c *call) signIn() error {
 	return c.redirect(to, "")
 }
 
-// rejectSignIn answers a failed attempt to sign in with page. guess is the error that could be a guess.
+// rejectSignIn answers a failed attempt to sign in with page. An attempt whose error is guess
+// counts as a guess of the client's address.
 func (c *call) rejectSignIn(err, guess error, page func(*management.Error) error) error {
 	var e *management.Error
 	if !errors.As(err, &e) {
@@ -196,7 +201,7 @@ type signedOutPage struct {
 	Portal bool
 }
 
-// portalPage is the page of a portal link.
+// portalPage is the page to which a portal link leads.
 type portalPage struct{ Form *form }
 
 func (c *call) showPortal() error {
@@ -213,7 +218,7 @@ func (c *call) enterPortal() error {
 	f := newForm(c.r.PostForm)
 	code := strings.TrimSpace(f.Value("code"))
 	f.forget("code")
-	// Without scripts, people paste the whole link.
+	// In browsers without scripts, people paste the whole link.
 	if _, fragment, ok := strings.Cut(code, "#"); ok {
 		code = fragment
 	}
@@ -244,17 +249,18 @@ func (c *call) enterPortal() error {
 	return c.redirect("/", "")
 }
 
-// replaceField is in the form in which a person confirms that a portal link replaces the session.
+// replaceField is the form field with which a person confirms that a portal link replaces the
+// current session.
 const replaceField = "replace"
 
-// replacePage asks whether a portal link may replace the present session.
+// replacePage asks whether a portal link may replace the current session.
 type replacePage struct {
 	Guest auth.PortalGuest
-	// Code is the link's secret, which is not used yet.
+	// Code is the secret of the link, which is still unused.
 	Code string
 }
 
-// isGuest reports whether a session belongs to the person of a portal link.
+// isGuest reports whether the session belongs to the person of the portal link.
 func isGuest(g *auth.SessionGrant, guest auth.PortalGuest) bool {
 	return g.Kind == auth.SessionByPortal && g.Tenant == guest.Tenant && g.Name == guest.Name
 }
@@ -263,7 +269,7 @@ func isGuest(g *auth.SessionGrant, guest auth.PortalGuest) bool {
 type sessionsPage struct {
 	List []auth.SessionRecord
 	Next string
-	// Own is the id of the present session.
+	// Own is the id of the current session.
 	Own string
 }
 

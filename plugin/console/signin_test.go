@@ -65,7 +65,7 @@ func TestSignIn(t *testing.T) {
 	}
 	b.get("/keys").want(http.StatusOK).has("Ada")
 	if got := w.audit(1); got[0] != "Ada session.started" {
-		t.Errorf("the audit tells %v", got)
+		t.Errorf("the audit log has %v", got)
 	}
 	if secret := b.cookie().Value; strings.Contains(w.stored(), secret) || strings.Contains(w.stored(), secret[4:]) {
 		t.Error("the session's secret is stored")
@@ -75,7 +75,8 @@ func TestSignIn(t *testing.T) {
 	}
 }
 
-// Over HTTPS the cookie is this host's alone; in clear nobody signs in, but on this machine.
+// Over HTTPS, the session's cookie has the prefix __Host-. Over HTTP, people can sign in only on
+// this machine.
 func TestCookieOverHTTPS(t *testing.T) {
 	var https atomic.Bool
 	w := newFixture(t, func(o *Options) { o.Secure = func(*http.Request) bool { return https.Load() } })
@@ -100,7 +101,7 @@ func TestCookieOverHTTPS(t *testing.T) {
 	if set := rec.Header().Get("Set-Cookie"); !strings.HasPrefix(set, "__Host-keygate=kgs_") || !strings.HasSuffix(set, "; Path=/; HttpOnly; Secure; SameSite=Lax") {
 		t.Errorf("the cookie is %q", set)
 	}
-	// The name without the prefix, which any subdomain could set, is not looked at.
+	// The console ignores a cookie without the prefix, which any subdomain could set.
 	r := httptest.NewRequest("GET", "/keys", nil)
 	r.AddCookie(&http.Cookie{Name: "keygate", Value: strings.Split(strings.TrimPrefix(rec.Header().Get("Set-Cookie"), "__Host-keygate="), ";")[0]})
 	rec = httptest.NewRecorder()
@@ -119,19 +120,16 @@ func TestSessionEnds(t *testing.T) {
 		},
 		"idle": func(w *fixture, _ *browser, _ auth.IssuedToken) { w.clock.Advance(auth.SessionIdle + time.Second) },
 		"after twelve hours": func(w *fixture, b *browser, _ auth.IssuedToken) {
-			// It is used all the time.
+			// The session is in use all the time.
 			for range 12*60/20 + 1 {
 				w.clock.Advance(20 * time.Minute)
 				b.get("/keys")
-				// What was used is noted beside.
-				deadline := time.Now().Add(20 * time.Second)
-				for {
+				// The last use is written asynchronously.
+				testkit.Eventually(t, "the last use is written, or the session has ended", func() bool {
 					list := testkit.Must[management.Page[auth.SessionRecord]](t)(auth.New(w.manager).Sessions(ctx, root, "default", auth.SessionFilter{}))
-					if s := list.Data[0]; !s.Active || w.clock.Now().Sub(s.LastUsedAt) < 10*time.Minute || time.Now().After(deadline) {
-						break
-					}
-					time.Sleep(5 * time.Millisecond)
-				}
+					s := list.Data[0]
+					return !s.Active || w.clock.Now().Sub(s.LastUsedAt) < 10*time.Minute
+				})
 			}
 		},
 		"with its token": func(w *fixture, _ *browser, token auth.IssuedToken) {
@@ -145,7 +143,7 @@ func TestSessionEnds(t *testing.T) {
 			other.get("/sessions").want(http.StatusOK).has("ops", "you, here")
 			other.send("/sessions/" + list.Data[0].ID + "/end").to("/sessions?done=session-ended")
 			if got := w.audit(1); !strings.HasSuffix(got[0], " session.ended") {
-				t.Errorf("the audit tells %v", got)
+				t.Errorf("the audit log has %v", got)
 			}
 		},
 	} {
@@ -168,19 +166,19 @@ func TestSessionEnds(t *testing.T) {
 	}
 }
 
-func TestGuessesAreCounted(t *testing.T) {
+func TestFailedSignInsAreCounted(t *testing.T) {
 	left := 2
 	w := newFixture(t, func(o *Options) {
 		o.Failed = func(netip.Addr) (bool, time.Duration) { left--; return left >= 0, time.Minute }
 	})
-	other := newFixture(t).token("*").Token // of the right shape, and unknown here
+	other := newFixture(t).token("*").Token // The token has the right shape but is unknown in this store.
 	for range 2 {
 		w.browser().post("/sign-in", "token", other).want(http.StatusUnauthorized)
-		w.browser().post("/sign-in", "token", "kgm_nonsense").want(http.StatusUnauthorized) // no guess
+		w.browser().post("/sign-in", "token", "kgm_nonsense").want(http.StatusUnauthorized) // A text that is not a token does not count as a guess.
 	}
 	w.browser().post("/sign-in", "token", other).want(http.StatusTooManyRequests).has("Too many failed attempts")
 	w.browser().post("/portal", "code", "kgp_unknown").want(http.StatusTooManyRequests)
-	// Whoever holds a good one is not refused for others.
+	// A valid token signs in even after too many guesses from the same address.
 	w.browser().post("/sign-in", "token", w.token("*").Token).to("/")
 }
 
@@ -191,7 +189,7 @@ func TestPortal(t *testing.T) {
 	if strings.Contains(w.stored(), link) || strings.Contains(w.stored(), link[4:]) {
 		t.Error("the link's secret is stored")
 	}
-	// Who only looks does not use it up.
+	// Fetching the page does not use up the link.
 	for range 3 {
 		w.browser().get("/portal").want(http.StatusOK).has("paste the whole link", `name="code"`)
 	}
@@ -214,7 +212,7 @@ func TestPortal(t *testing.T) {
 		t.Errorf("the link let %d in", in.Load())
 	}
 	if got := w.audit(2); !slices.Equal(got, []string{"Grace of acme session.started", "root portal.link_created"}) {
-		t.Errorf("the audit tells %v", got)
+		t.Errorf("the audit log has %v", got)
 	}
 	whole := w.browser()
 	whole.post("/portal", "code", "https://keys.example.com/portal#"+w.link("acme", "viewer")).to("/")
@@ -224,11 +222,11 @@ func TestPortal(t *testing.T) {
 	w.clock.Advance(auth.PortalLife + time.Second)
 	w.browser().post("/portal", "code", late).want(http.StatusUnauthorized)
 
-	// It ends with the token that made it, and so do its sessions.
+	// The link and its sessions end with the token that issued the link.
 	token := w.token("portal")
-	maker := testkit.Must[*auth.Grant](t)(auth.New(w.manager).CheckToken(ctx, token.Token, "")).Actor("")
+	issuer := testkit.Must[*auth.Grant](t)(auth.New(w.manager).CheckToken(ctx, token.Token, "")).Actor("")
 	make := func() string {
-		return testkit.Must[auth.IssuedPortalLink](t)(auth.New(w.manager).CreatePortalLink(ctx, maker, "default", "acme", auth.PortalFields{Actor: management.Some("x")})).Secret
+		return testkit.Must[auth.IssuedPortalLink](t)(auth.New(w.manager).CreatePortalLink(ctx, issuer, "default", "acme", auth.PortalFields{Actor: management.Some("x")})).Secret
 	}
 	b, unused := w.browser(), make()
 	b.post("/portal", "code", make()).to("/")
@@ -238,7 +236,7 @@ func TestPortal(t *testing.T) {
 	}
 	b.get("/keys").want(http.StatusSeeOther)
 	w.browser().post("/portal", "code", unused).want(http.StatusUnauthorized)
-	// And with the tenant.
+	// Sessions also end when their tenant is deleted.
 	b = w.person("acme", "editor")
 	if err := w.manager.DeleteTenant(ctx, root, "default", "acme", true, nil); err != nil {
 		t.Fatal(err)
@@ -246,8 +244,8 @@ func TestPortal(t *testing.T) {
 	b.get("/keys").want(http.StatusSeeOther)
 }
 
-// A new session takes the place of the one that the browser had.
-func TestOneSessionABrowser(t *testing.T) {
+// Signing in again replaces the browser's session: the old cookie is no longer valid.
+func TestSignInReplacesSession(t *testing.T) {
 	w := newFixture(t)
 	b := w.operator()
 	before := b.cookie()
@@ -257,7 +255,7 @@ func TestOneSessionABrowser(t *testing.T) {
 	b.get("/keys").want(http.StatusSeeOther)
 }
 
-// A portal link asks before it replaces another person's session.
+// A portal link asks before it replaces the session of another person.
 func TestPortalAsksBeforeItReplacesASession(t *testing.T) {
 	w := newFixture(t, func(o *Options) { o.Identity = &Identity{Header: "Remote-User"} })
 	w.tenant("acme", "pro")
@@ -273,15 +271,15 @@ func TestPortalAsksBeforeItReplacesASession(t *testing.T) {
 	if set := p.header.Values("Set-Cookie"); len(set) > 0 {
 		t.Errorf("the question sets %v", set)
 	}
-	b.get("/tenants").want(http.StatusOK) // still the operator
-	// A form that no page of this session held does not agree to it.
+	b.get("/tenants").want(http.StatusOK) // The browser still has the operator's session.
+	// A form with no token, an invalid one or another session's does not confirm the replacement.
 	stale := w.operator()
 	stale.get("/keys")
 	for _, csrf := range []string{"", "AAAA", stale.csrf()} {
 		b.post("/portal", "code", code, "replace", "yes", "csrf", csrf).want(http.StatusOK).has(question)
 	}
 	b.get("/tenants").want(http.StatusOK)
-	// The page's own form does.
+	// The form of the page itself confirms it.
 	b.post("/portal", "code", code)
 	b.send("/portal", "code", code, "replace", "yes").to("/")
 	b.get("/keys").want(http.StatusOK).has("Mallory")
@@ -290,13 +288,15 @@ func TestPortalAsksBeforeItReplacesASession(t *testing.T) {
 	old.jar.SetCookies(testkit.Must[*url.URL](t)(url.Parse(w.server.URL)), []*http.Cookie{before})
 	old.get("/keys").want(http.StatusSeeOther)
 
-	// The same person is not asked; another of the same tenant is, and one of another tenant.
+	// The console does not ask if the link is for the same person. It asks for other names and
+	// other tenants.
 	b.post("/portal", "code", link("acme", "Mallory <b>")).to("/")
 	b.post("/portal", "code", link("acme", "Ada")).want(http.StatusOK).has(question)
 	b.post("/portal", "code", link("globex", "Mallory <b>")).want(http.StatusOK).has(question)
-	// A link that can't be used asks nothing.
+	// An invalid link shows no question.
 	b.post("/portal", "code", code).want(http.StatusUnauthorized).lacks(question)
-	// A person whom a proxy has identified is asked although no session has begun.
+	// The console also asks a person whom the proxy has authenticated, even before a session has
+	// begun.
 	for _, began := range []bool{false, true} {
 		b = w.browser()
 		b.header = http.Header{"Remote-User": {"ada"}}
@@ -318,13 +318,13 @@ func TestIdentityHeader(t *testing.T) {
 	b.get("/keys").want(http.StatusOK).has("Ada")
 	b.get("/keys").want(http.StatusOK)
 	if got := w.audit(3); len(got) != 1 || got[0] != "Ada session.started" {
-		t.Errorf("the audit tells %v", got)
+		t.Errorf("the audit log has %v", got)
 	}
 	b.get("/tenants").want(http.StatusForbidden).has("tenants:read")
-	// What they make has no more rights than they.
+	// A token that such a person creates has no more scopes than the session.
 	b.send("/tokens/new", "once", b.get("/tokens/new").once(), "name", "x", "scopes", "*", "expires", "30").want(http.StatusUnprocessableEntity).has("does not have itself")
 	b.send("/tokens/new", "once", b.get("/tokens/new").once(), "name", "x", "scopes", "keys:read", "expires", "30").want(http.StatusOK).has("kgm_")
-	// The session is the proxy's word for as long as the proxy says so.
+	// The session is valid only while the proxy names the same person.
 	cookie := b.cookie()
 	b.header.Set("Remote-User", "Eve")
 	b.get("/keys").has("Eve")

@@ -18,7 +18,7 @@ type tenantsPage struct {
 	Plan  string
 	Plans []management.PlanRecord
 	First bool
-	// Typed and Wrong are the value and fault of the field that opens a tenant by its slug.
+	// Typed and Wrong are the value and the fault of the field that opens a tenant by its slug.
 	Typed, Wrong string
 }
 
@@ -50,11 +50,11 @@ func (c *call) listTenants() error {
 	return c.render(http.StatusOK, "tenants", "Tenants", p)
 }
 
-// tenantForm is the page to create or change a tenant.
+// tenantForm is the page that creates or changes a tenant.
 type tenantForm struct {
 	Form  *form
 	Plans []management.PlanRecord
-	// Tenant is the tenant to change; nil for a new one.
+	// Tenant is the tenant to change; nil to create one.
 	Tenant *management.TenantRecord
 }
 
@@ -80,7 +80,7 @@ func (c *call) showNewTenant() error {
 	return c.showTenantForm(http.StatusOK, f, nil)
 }
 
-// tenantFields reads the fields of a tenant.
+// tenantFields reads the fields of a tenant from the form.
 func (f *form) tenantFields() management.TenantFields {
 	in := management.TenantFields{Name: f.orNull("name"), Rate: f.orNull("rate"), Quota: f.orNull("quota"), Concurrency: f.orNull("concurrency")}
 	if _, ok := f.values["plan"]; ok {
@@ -127,7 +127,7 @@ type tenantPage struct {
 	Limits []management.LimitStatusRecord
 	Usage  *usageView
 	Audit  []audit.Record
-	// HasMetadata reports whether the tenant has metadata.
+	// HasMetadata is true if the tenant's metadata is not empty.
 	HasMetadata bool
 }
 
@@ -149,7 +149,7 @@ func (c *call) showTenant() error {
 		}
 		p.Keys, p.More = list.Data, list.NextCursor != nil
 	}
-	if p.Limits, err = c.tenantStandings(slug); err != nil {
+	if p.Limits, err = c.tenantLimitStatus(slug); err != nil {
 		return err
 	}
 	if c.grant.Allows("usage:read") && c.h.opts.Usage != nil {
@@ -251,7 +251,7 @@ func (c *call) moveCredits() error {
 	return c.redirect("/tenants/"+slug+"/credits", "credits")
 }
 
-// tenantAction is an action on a tenant that the person must confirm.
+// tenantAction is an action on a tenant that a person has to confirm.
 type tenantAction struct {
 	verb, title string
 	effects     []string
@@ -265,24 +265,24 @@ var tenantActions = map[string]tenantAction{
 	"suspend": {
 		verb: "Suspend the tenant", title: "Suspend",
 		effects: []string{
-			"All its keys are refused from the next request on, and requests that still run are ended.",
-			"Nothing is lost: keys, credits, usage and webhooks stay as they are until it returns.",
+			"All its keys are rejected from the next request on, and running requests are ended.",
+			"Nothing is lost: keys, credits, usage and webhooks stay as they are until the tenant is activated.",
 		},
 		notice: "suspended", do: func(c *call, slug string) error {
-			return second(c.h.manager.SuspendTenant(c.ctx, c.actor, c.h.opts.Keyspace, slug))
+			return errorOf(c.h.manager.SuspendTenant(c.ctx, c.actor, c.h.opts.Keyspace, slug))
 		},
 	},
 	"activate": {
-		verb: "Let the tenant return", title: "Let return",
-		effects: []string{"Every key is as it was: active ones pass again from the next request on."},
+		verb: "Activate the tenant", title: "Activate",
+		effects: []string{"Every key is unchanged: active keys pass again from the next request on."},
 		notice:  "activated", do: func(c *call, slug string) error {
-			return second(c.h.manager.ActivateTenant(c.ctx, c.actor, c.h.opts.Keyspace, slug))
+			return errorOf(c.h.manager.ActivateTenant(c.ctx, c.actor, c.h.opts.Keyspace, slug))
 		},
 	},
 	"delete": {
-		verb: "Delete for good", title: "Delete", grave: true, check: "Delete its keys that are not revoked, too",
+		verb: "Delete permanently", title: "Delete", grave: true, check: "Also delete its keys that are not revoked",
 		effects: []string{
-			"Its people can sign in no more, and its webhooks are deleted.",
+			"Its people can no longer sign in, and its webhooks are deleted.",
 			"Its slug is never used again, because upstreams keep data under it.",
 			"Its usage and its audit log are kept. This can't be undone.",
 		},
@@ -292,9 +292,9 @@ var tenantActions = map[string]tenantAction{
 	},
 	"reset-limits": {
 		verb: "Reset the limits", title: "Reset the limits of",
-		effects: []string{"The limits that all its keys share are reset: nothing counts as spent. Credits stay as they are."},
+		effects: []string{"The limits that all its keys share are reset: nothing counts as used. Credits stay as they are."},
 		notice:  "limits-reset", do: func(c *call, slug string) error {
-			return second(c.h.manager.ResetTenantLimits(c.ctx, c.actor, c.h.opts.Keyspace, slug, nil))
+			return errorOf(c.h.manager.ResetTenantLimits(c.ctx, c.actor, c.h.opts.Keyspace, slug, nil))
 		},
 	},
 }

@@ -14,33 +14,33 @@ const (
 	DefaultColor = "#2f5d50"
 )
 
-// Brand sets the look of a console, so that a tenant's pages look like the product's own.
+// Brand is the look of a console, so that a tenant's pages look like the product's own pages.
 type Brand struct {
 	// Title is the product's name. Default: DefaultTitle.
 	Title string
-	// Color is the accent, rgb or rrggbb, with or without a # before it. Where it would be hard to read it is made darker on
-	// light and lighter on dark ground. Default: DefaultColor.
+	// Color is the accent colour, as rgb or rrggbb, with or without #. A colour that would be hard
+	// to read is made darker for light pages and lighter for dark pages. Default: DefaultColor.
 	Color string
-	// Logo is shown next to the title. Default: none.
+	// Logo is shown next to the title. Default: the mark of Keygate.
 	Logo File
 }
 
-// File is a picture.
+// File is an image file.
 type File struct {
 	Name string
 	Data []byte
 }
 
-// maxLogo bounds a logo in bytes, since each first visit loads it.
+// maxLogo bounds the size of a logo in bytes, since every browser loads it on its first visit.
 const maxLogo = 64 << 10
 
 func (f File) kind() (string, error) {
 	kind := kinds[strings.ToLower(path.Ext(f.Name))]
 	if !strings.HasPrefix(kind, "image/") {
-		return "", fmt.Errorf("logo: %s is no picture: it must end in .svg, .png, .jpg, .webp, .gif or .ico", path.Base(f.Name))
+		return "", fmt.Errorf("logo: %s is not an image: its name must end in .svg, .png, .jpg, .webp, .gif or .ico", path.Base(f.Name))
 	}
 	if len(f.Data) > maxLogo {
-		return "", fmt.Errorf("logo: %s has %d KiB; at most %d are possible, since every first page carries it", path.Base(f.Name), len(f.Data)>>10, maxLogo>>10)
+		return "", fmt.Errorf("logo: %s has %d KiB, but a logo may have at most %d, since every browser loads it on its first visit", path.Base(f.Name), len(f.Data)>>10, maxLogo>>10)
 	}
 	return kind, nil
 }
@@ -58,7 +58,7 @@ func (b Brand) Check() error {
 	return nil
 }
 
-// rgb is a colour in sRGB, each part from 0 to 1.
+// rgb is an sRGB colour whose parts are between 0 and 1.
 type rgb [3]float64
 
 func parseColor(s string) (c rgb, err error) {
@@ -78,7 +78,7 @@ func (c rgb) String() string {
 	return fmt.Sprintf("#%02x%02x%02x", n(c[0]), n(c[1]), n(c[2]))
 }
 
-// luminance as WCAG 2.2 defines the relative one.
+// luminance returns the relative luminance as WCAG 2.2 defines it, from 0 to 1.
 func (c rgb) luminance() float64 {
 	lin := func(v float64) float64 {
 		if v <= 0.04045 {
@@ -89,7 +89,7 @@ func (c rgb) luminance() float64 {
 	return 0.2126*lin(c[0]) + 0.7152*lin(c[1]) + 0.0722*lin(c[2])
 }
 
-// contrast is WCAG's, from 1 to 21.
+// contrast returns the contrast ratio as WCAG 2.2 defines it, from 1 to 21.
 func contrast(a, b rgb) float64 {
 	x, y := a.luminance(), b.luminance()
 	return (max(x, y) + 0.05) / (min(x, y) + 0.05)
@@ -102,7 +102,8 @@ func mix(a, b rgb, share float64) (out rgb) {
 	return out
 }
 
-// readable returns c, moved towards to until it has the contrast with all of grounds.
+// readable returns c, mixed with just enough of to that its contrast with each of grounds is at
+// least least.
 func readable(c, to rgb, least float64, grounds ...rgb) rgb {
 	for share := 0.0; share < 1; share += 0.02 {
 		m := mix(c, to, share)
@@ -120,7 +121,7 @@ func readable(c, to rgb, least float64, grounds ...rgb) rgb {
 var (
 	white = rgb{1, 1, 1}
 	black = rgb{}
-	// The grounds of console.css that text in the accent stands on.
+	// These are the background colours of console.css on which text has the accent colour.
 	lightGround = mustColor("#f1f2ee")
 	darkGround  = mustColor("#23282c")
 	darkest     = mustColor("#0f1214")
@@ -134,7 +135,7 @@ func mustColor(s string) rgb {
 	return c
 }
 
-// mark returns the picture in place of a logo, in the brand's colour.
+// mark returns the image that a console without a logo shows, in the brand's colour.
 func (b Brand) mark(shape []byte) []byte {
 	c, err := parseColor(b.Color)
 	if err != nil {
@@ -144,10 +145,11 @@ func (b Brand) mark(shape []byte) []byte {
 	return []byte(strings.Replace(string(shape), DefaultColor, ground.String(), 1))
 }
 
-// textContrast is slightly above the 4.5 that WCAG 2.2 demands of text, as a margin for rounding.
+// textContrast is slightly above the contrast of 4.5 that WCAG 2.2 requires for text, so that
+// rounding does no harm.
 const textContrast = 4.6
 
-// theme returns the style sheet for the brand's colour.
+// theme returns a style sheet that sets the brand's colours for light and dark pages.
 func (b Brand) theme() ([]byte, error) {
 	if b.Color == "" {
 		b.Color = DefaultColor

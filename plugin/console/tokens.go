@@ -24,17 +24,17 @@ func (c *call) listTokens() error {
 	return c.render(http.StatusOK, "tokens", "Management tokens", tokensPage{list.Data, c.next(list.NextCursor), c.r.URL.Query().Get("cursor") == ""})
 }
 
-// tokenForm is the page to create a token.
+// tokenForm is the page that creates a management token.
 type tokenForm struct {
 	Form   *form
 	Scopes []tokenScope
 	Once   string
 }
 
-// tokenScope is a scope of tokens with its description.
+// tokenScope is a scope of management tokens with its description.
 type tokenScope struct{ Name, Text string }
 
-// scopeTexts describe the scopes of tokens.
+// scopeTexts describes the scopes of management tokens.
 var scopeTexts = map[string]string{
 	"*":              "everything",
 	"tenants:read":   "see tenants and plans",
@@ -47,11 +47,11 @@ var scopeTexts = map[string]string{
 	"webhooks:read":  "see webhooks and deliveries",
 	"webhooks:write": "create and change webhooks",
 	"tokens:read":    "see tokens and sessions",
-	"tokens:write":   "create tokens, and end tokens and sessions, within its own scopes",
+	"tokens:write":   "create and revoke tokens, and end sessions, within its own scopes",
 	"events:write":   "post the product's own events",
-	"verify":         "ask whether a key may",
+	"verify":         "check whether a key allows a request",
 	"act":            "act under a person's name",
-	"portal":         "let people into the console of each tenant it sees, to read or to change keys and webhooks",
+	"portal":         "let people sign in to the console of each tenant that the token sees, as viewer or editor",
 }
 
 func tokenScopes() (out []tokenScope) {
@@ -67,7 +67,7 @@ func (c *call) showNewToken() error {
 	return c.render(http.StatusOK, "token-new", "Create a management token", tokenForm{f, tokenScopes(), rand.Text()})
 }
 
-// shownToken is the page that shows a full token, once.
+// shownToken is the page that shows a full token. It is shown only once.
 type shownToken struct{ Token auth.IssuedToken }
 
 func (c *call) createToken() error {
@@ -104,16 +104,16 @@ func (c *call) confirmRevokeToken() error {
 		return err
 	}
 	p := confirmPage{
-		Title: "Revoke “" + t.Name + "”?", Subject: t.Name, Detail: t.TokenPrefix + "…" + t.LastFour, Verb: "Revoke for good", Grave: true,
+		Title: "Revoke “" + t.Name + "”?", Subject: t.Name, Detail: t.TokenPrefix + "…" + t.LastFour, Verb: "Revoke permanently", Grave: true,
 		Effects: []string{
-			"Whoever uses it is refused from the next request on.",
-			"Tokens that were made by it, portal links and sessions end with it.",
+			"Requests with the token are rejected from the next one on.",
+			"The tokens that it issued, its portal links and its sessions end too.",
 			"This can't be undone.",
 		},
 		Action: c.to("/tokens/", t.ID, "/revoke"), Cancel: c.path("/tokens"),
 	}
 	if t.ID == c.grant.Token {
-		p.Effects = append([]string{"You are signed in by this token: your own session ends too."}, p.Effects...)
+		p.Effects = append([]string{"You are signed in with this token: your own session ends too."}, p.Effects...)
 	}
 	return c.render(http.StatusOK, "token-confirm", "Revoke "+t.Name, p)
 }

@@ -11,31 +11,32 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// usageView is usage over time, as charts and tables show it.
+// usageView is the usage over a span of time, for charts and tables.
 type usageView struct {
-	// Spans are the spans to choose from.
+	// Spans are the links to the spans that a person can choose.
 	Spans []spanLink
-	// Step is "hour" or "day".
+	// Step is the period of a line: "hour" or "day".
 	Step  string
 	Lines []usageLine
-	// Reasons are those of rejected requests, the most frequent first.
+	// Reasons counts the rejected requests by reason, the most frequent reason first.
 	Reasons []reasonSum
-	// Sums over all lines.
+	// These are the sums over all lines.
 	Requests, Allowed, Refused, UpstreamErrors, Credits, BytesIn, BytesOut int64
-	// HasCredits reports whether credits were spent, HasLatency whether a request was passed on.
+	// HasCredits is true if credits were spent. HasLatency is true if a request reached the
+	// upstream.
 	HasCredits, HasLatency bool
 	CompleteUntil          *time.Time
-	// Wrong is why the usage can't be shown.
+	// Wrong is the reason why the page can't show the usage.
 	Wrong string
 }
 
-// usageLine is one step; those without requests too.
+// usageLine is the usage of one step. Steps without requests have a line too.
 type usageLine struct {
 	usage.Line
 	RefusedSum int64
 }
 
-// By returns the number of requests rejected for a reason.
+// By returns the number of requests that were rejected for the reason.
 func (l usageLine) By(reason string) int64 { return l.Refused[reason] }
 
 type reasonSum struct {
@@ -43,13 +44,13 @@ type reasonSum struct {
 	N    int64
 }
 
-// spanLink leads to usage over another span.
+// spanLink is a link to the usage of another span.
 type spanLink struct {
 	Label, URL string
 	Here       bool
 }
 
-// spans are the spans to choose from; the first is the default.
+// spans lists the spans that a person can choose. The first is the default.
 var spans = []struct {
 	name, label string
 	step        usage.Step
@@ -61,7 +62,7 @@ var spans = []struct {
 	{"90d", "90 days", usage.ByDay, 90},
 }
 
-// usage returns the report for the span in the page's URL.
+// usage returns the usage over the span that the page's URL names.
 func (c *call) usage(report func(usage.Range) (usage.Report, error)) (*usageView, error) {
 	v := &usageView{}
 	asked := c.r.URL.Query().Get("span")
@@ -79,7 +80,7 @@ func (c *call) usage(report func(usage.Range) (usage.Report, error)) (*usageView
 	if span.step == usage.ByDay {
 		length = 24 * time.Hour
 	}
-	// The present step is the last.
+	// The last step is the one that contains the current time.
 	to := time.Now().UTC().Truncate(length).Add(length)
 	first := to.Add(-time.Duration(span.steps) * length)
 	r, err := report(usage.Range{From: first, To: to, Step: span.step})
@@ -96,7 +97,7 @@ func (c *call) usage(report func(usage.Range) (usage.Report, error)) (*usageView
 	return v, nil
 }
 
-// fill adds up lines, and fills in the steps between them.
+// fill sets the lines and the sums. Steps that are not in lines get a line without requests.
 func (v *usageView) fill(lines []usage.Line, first time.Time, length time.Duration, steps int) {
 	known := map[int64]usage.Line{}
 	sums := map[string]int64{}
@@ -127,7 +128,7 @@ func (v *usageView) fill(lines []usage.Line, first time.Time, length time.Durati
 	}
 }
 
-// usagePage is a tenant's own usage.
+// usagePage shows a tenant's people the usage of their tenant.
 type usagePage struct {
 	Tenant management.TenantRecord
 	Plan   *management.PlanRecord
@@ -148,7 +149,7 @@ func (c *call) showUsage() error {
 	if p.Plan, err = c.plan(p.Tenant.Plan); err != nil {
 		return err
 	}
-	if p.Limits, err = c.tenantStandings(slug); err != nil {
+	if p.Limits, err = c.tenantLimitStatus(slug); err != nil {
 		return err
 	}
 	if c.h.opts.Usage != nil {
@@ -167,7 +168,7 @@ func (c *call) redirectGet(p string) error {
 	return nil
 }
 
-// plan returns a configured plan, nil if there is none of that name.
+// plan returns the plan with that name, or nil if the configuration has none.
 func (c *call) plan(name string) (*management.PlanRecord, error) {
 	list, err := c.h.manager.Plans(c.h.opts.Keyspace)
 	for i := range list.Data {
@@ -178,8 +179,8 @@ func (c *call) plan(name string) (*management.PlanRecord, error) {
 	return nil, err
 }
 
-// tenantStandings returns the state of a tenant's limits; none if it can't be shown.
-func (c *call) tenantStandings(slug string) ([]management.LimitStatusRecord, error) {
+// tenantLimitStatus returns the state of a tenant's limits, or nil if it can't be shown.
+func (c *call) tenantLimitStatus(slug string) ([]management.LimitStatusRecord, error) {
 	list, err := c.h.manager.TenantLimitStatus(c.ctx, c.actor, c.h.opts.Keyspace, slug)
 	var e *management.Error
 	if errors.As(err, &e) && e.Status != http.StatusNotFound {

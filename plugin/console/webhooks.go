@@ -24,10 +24,10 @@ func (c *call) listWebhooks() error {
 	return c.render(http.StatusOK, "webhooks", "Webhooks", webhooksPage{list.Data, c.next(list.NextCursor), c.r.URL.Query().Get("cursor") == ""})
 }
 
-// webhookForm is the page to create or change a webhook.
+// webhookForm is the page that creates or changes a webhook.
 type webhookForm struct {
 	Form *form
-	// Hook is the webhook to change; nil for a new one.
+	// Hook is the webhook to change; nil to create one.
 	Hook *webhooks.Record
 	Once string
 }
@@ -38,7 +38,7 @@ func (c *call) showNewWebhook() error {
 	return c.render(http.StatusOK, "webhook-new", "Create a webhook", webhookForm{Form: f, Once: rand.Text()})
 }
 
-// shownSecret is the page that shows a webhook's secret, once.
+// shownSecret is the page that shows a webhook's secret. It is shown only once.
 type shownSecret struct {
 	Hook    webhooks.Issued
 	Rotated bool
@@ -146,11 +146,11 @@ func (c *call) confirmWebhookAction(status int, wrong, once string) error {
 	p := confirmPage{Subject: w.URL, Detail: w.ID, Cancel: c.to("/webhooks/", w.ID), Wrong: wrong, Once: once}
 	switch c.r.PathValue("act") {
 	case "delete":
-		p.Title, p.Verb, p.Grave = "Delete this webhook?", "Delete for good", true
-		p.Effects = []string{"It hears nothing more; what was still to be delivered is dropped.", "Its list of deliveries is deleted with it. This can't be undone."}
+		p.Title, p.Verb, p.Grave = "Delete this webhook?", "Delete permanently", true
+		p.Effects = []string{"It receives no more events, and pending deliveries are dropped.", "Its list of deliveries is deleted with it. This can't be undone."}
 	case "rotate-secret":
 		p.Title, p.Verb = "Rotate this webhook's secret?", "Rotate the secret"
-		p.Effects = []string{"Deliveries are signed with the new secret from now on.", "For 24 hours they carry a signature by the former one too, so that you can change over without losing any."}
+		p.Effects = []string{"Deliveries are signed with the new secret from now on.", "For 24 hours they also have a signature with the former secret, so that you can switch without losing any."}
 	default:
 		return errNoPage
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
-// reasonText returns a reason's title, the name itself if it is unknown.
+// reasonText returns the title of a reason, or the name if the reason is unknown.
 func reasonText(name string) string {
 	if r, ok := reasonOf(name); ok {
 		return r.Title()
@@ -18,7 +18,7 @@ func reasonText(name string) string {
 	return name
 }
 
-// reasonHelp returns the remedy for a reason, "" if the name is unknown.
+// reasonHelp returns the remedy for a reason, or "" if the reason is unknown.
 func reasonHelp(name string) string {
 	if r, ok := reasonOf(name); ok {
 		return r.Help()
@@ -33,13 +33,13 @@ func reasonOf(name string) (gateway.Reason, bool) {
 	return gateway.ParseReason(name)
 }
 
-// actions describe the actions of audit events.
+// actions describes the actions of audit events.
 var actions = map[string]string{
 	"key.created": "created the key", "key.updated": "changed the key", "key.rotated": "rotated the key's secret", "key.revoked": "revoked the key",
 	"key.disabled": "disabled the key", "key.enabled": "enabled the key", "key.deleted": "deleted the key", "key.imported": "imported the key",
 	"key.leaked": "reported the key as leaked", "key.limits_reset": "reset the key's limits",
 	"tenant.created": "created the tenant", "tenant.updated": "changed the tenant", "tenant.suspended": "suspended the tenant",
-	"tenant.activated": "let the tenant return", "tenant.deleted": "deleted the tenant", "tenant.erased": "erased the tenant",
+	"tenant.activated": "activated the tenant", "tenant.deleted": "deleted the tenant", "tenant.erased": "erased the tenant",
 	"tenant.credits_added": "added credits", "tenant.credits_spent": "spent credits", "tenant.limits_reset": "reset the tenant's limits",
 	"token.created": "created a management token", "token.revoked": "revoked a management token",
 	"webhook.created": "created a webhook", "webhook.updated": "changed a webhook", "webhook.deleted": "deleted a webhook",
@@ -47,7 +47,8 @@ var actions = map[string]string{
 	"session.started":        "signed in to the console", "session.ended": "ended a session at the console", "portal.link_created": "made a portal link",
 }
 
-// eventText returns the description of an action.
+// eventText returns the description of an audit event's action, or the action itself if it is
+// unknown.
 func eventText(action string) string {
 	if text, ok := actions[action]; ok {
 		return text
@@ -55,10 +56,10 @@ func eventText(action string) string {
 	return action
 }
 
-// change is one field of an audit event.
+// change is one field that an audit event changed.
 type change struct{ Field, Before, After string }
 
-// changes returns an audit event's fields, in the order of their names.
+// changes returns the fields that an audit event changed, sorted by name.
 func changes(r audit.Record) (out []change) {
 	names := map[string]bool{}
 	for name := range r.Before {
@@ -86,7 +87,7 @@ func changes(r audit.Record) (out []change) {
 	return out
 }
 
-// valueText writes a field's value for people.
+// valueText returns the value of an audit event's field as people read it.
 func valueText(v any) string {
 	switch t := v.(type) {
 	case nil:

@@ -1,18 +1,18 @@
-// Charts of usage. The numbers are in a table of the page, for readers without scripts and for screen readers. A figure
-// names the columns of the table that it draws.
+// This script draws charts of usage. The numbers are in a table of the page, for readers without scripts and for
+// screen readers. Each figure names the columns of the table that it draws.
 "use strict";
 (() => {
-  // Numbers are written as the page writes them.
+  // Numbers have the same form as on the page: narrow spaces between groups of three digits.
   const whole = (n) => String(n).replace(/\B(?=(\d{3})+$)/g, "\u202f");
   const compact = (n) => n < 1e4 ? whole(n) : n < 1e6 ? n / 1e3 + "\u202fk" : n < 1e9 ? n / 1e6 + "\u202fM" : n / 1e9 + "\u202fG";
   const hour = new Intl.DateTimeFormat(undefined, {hour: "numeric", minute: "2-digit"});
   const day = new Intl.DateTimeFormat(undefined, {day: "numeric", month: "short"});
   const moment = new Intl.DateTimeFormat(undefined, {dateStyle: "medium", timeStyle: "short"});
   const height = 190;
-  // What an axis of counts may rise by: there are no halves of requests.
+  // An axis of counts has only whole numbers, since there is no half request.
   const steps = Array.from({length: 13}, (_, i) => [1, 2, 5].map((n) => n * 10 ** i)).flat();
 
-  // number returns what a cell holds: seconds for a time, null for nothing.
+  // number returns the value of a cell: a number, the Unix seconds of a time, or null for an empty cell.
   function number(cell) {
     const time = cell.querySelector("time");
     if (time) return Date.parse(time.dateTime) / 1000;
@@ -20,7 +20,7 @@
     return text === "" ? null : Number(text);
   }
 
-  // read returns a table's columns by their names.
+  // read returns the columns of a table by their names.
   function read(table) {
     const rows = [...table.tBodies[0].rows];
     const columns = {};
@@ -30,7 +30,7 @@
     return columns;
   }
 
-  // legend says which colour is which, and how much, at the cursor or in all.
+  // legend adds a list of the series with their colours and amounts, at the cursor or in total.
   function legend(figure, series) {
     const list = document.createElement("ul");
     list.className = "legend";
@@ -52,7 +52,7 @@
       .map((name) => ({name, label: columns[name].label, values: columns[name].values}));
     if (!series.length || !x.length) return;
 
-    // Bars stand on one another. The highest is drawn first and the others over it.
+    // Bars are stacked: the sum of all series is drawn first, and the smaller sums are drawn over it.
     const data = [x], drawn = [];
     if (bars) {
       let below = x.map(() => 0);
@@ -78,12 +78,12 @@
     plot.className = "plot";
     plot.setAttribute("role", "img");
     const most = Math.max(0, ...data.slice(1).flat().filter((n) => n != null));
-    plot.setAttribute("aria-label", `${caption.textContent.trim()}: at most ${amount(most)}. The numbers stand in the table below.`);
+    plot.setAttribute("aria-label", `${caption.textContent.trim()}: at most ${amount(most)}. The table below has the numbers.`);
     figure.append(plot);
     legend(figure, series);
     figure.classList.add("drawn");
 
-    function tell(i) {
+    function showAmounts(i) {
       at.textContent = i == null ? "" : moment.format(new Date(x[i] * 1000));
       for (const s of series) {
         s.amount.textContent = i != null ? amount(s.values[i]) : bars ? amount(s.values.reduce((sum, n) => sum + (n ?? 0), 0)) : "";
@@ -116,9 +116,9 @@
         series: [{}, ...drawn.map((s) => bars
           ? {fill: s.color, stroke: s.color, width: 0, points: {show: false}, paths: uPlot.paths.bars({size: [0.7, 28]})}
           : {stroke: s.color, width: 2, points: {show: true, size: 6, fill: s.color}})],
-        hooks: {setCursor: [(u) => tell(u.cursor.idx)]},
+        hooks: {setCursor: [(u) => showAmounts(u.cursor.idx)]},
       }, data, plot);
-      tell(null);
+      showAmounts(null);
     }
     make();
     new ResizeObserver(() => { if (plot.clientWidth !== chart.width) chart.setSize({width: plot.clientWidth, height}); }).observe(plot);

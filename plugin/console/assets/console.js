@@ -1,5 +1,5 @@
-// What pages can do better with a script: times in the reader's zone, copying, the warning before a
-// shown key is left, and portal links. Everything else works without it.
+// Pages work without this script. It adds times in the reader's zone, copying, a warning before a page
+// with a secret is left, and portal links that open by themselves.
 "use strict";
 (() => {
   const full = new Intl.DateTimeFormat(undefined, {dateStyle: "medium", timeStyle: "short"});
@@ -21,7 +21,7 @@
     try {
       await navigator.clipboard.writeText(text);
       button.textContent = "Copied";
-      if (said) said.textContent = "Copied. Put it where the program finds it.";
+      if (said) said.textContent = "Copied. Store it where the program can read it.";
       if (button.dataset.copy === "secret") kept = true;
       setTimeout(() => { button.textContent = "Copy"; }, 2000);
     } catch {
@@ -30,7 +30,7 @@
     }
   }
 
-  // Whether the secret that the page shows was copied, by button or by hand.
+  // kept is true once the person has copied the secret on the page, with the button or by hand.
   let kept = false;
 
   function guardSecret() {
@@ -39,10 +39,10 @@
     if (!page || !secret) return;
     secret.addEventListener("copy", () => { kept = true; });
     document.querySelector("[data-done]")?.addEventListener("click", (e) => {
-      if (kept || confirm(page.dataset.warn + " Leave all the same?")) { kept = true; } else { e.preventDefault(); }
+      if (kept || confirm(page.dataset.warn + " Leave the page anyway?")) { kept = true; } else { e.preventDefault(); }
     });
     addEventListener("beforeunload", (e) => { if (!kept) e.preventDefault(); });
-    // A page that is kept to be gone back to must hold it no more.
+    // Browsers keep a page in memory for the back button: the kept page must not contain the secret.
     addEventListener("pagehide", () => {
       secret.textContent = "shown before";
       document.getElementById("curl")?.remove();
@@ -61,7 +61,7 @@
     form.submit();
   }
 
-  // A field that matters for one choice only is shown with that choice.
+  // A field that only one choice needs is shown only with that choice.
   function showChosen(select) {
     const field = document.getElementById(select.dataset.shows)?.closest("[data-shown-by]");
     if (!field) return;
@@ -79,6 +79,6 @@
   for (const s of document.querySelectorAll("select[data-shows]")) showChosen(s);
   guardSecret();
   enterPortal();
-  // Where something is wrong, one begins there; a result that was asked for is where one goes on.
+  // The focus moves to the first invalid field, or else to the result of the form.
   (document.querySelector("[aria-invalid=true]") || document.querySelector("#result"))?.focus();
 })();
