@@ -54,7 +54,7 @@ var replayClasses = []replayClass{
 	{"responses are private", "`Cache-Control: private` unless the upstream says", func(d difference) bool {
 		return d.what == "response header Cache-Control" && strings.Contains(d.now, "private") && !d.after.rejected()
 	}},
-	{"responses vary", "carry `Vary` with the headers that a key may stand in", func(d difference) bool {
+	{"responses vary", "carry `Vary` with the headers that can hold a key", func(d difference) bool {
 		return d.what == "response header Vary"
 	}},
 	{"upgrades need a check", "`Upgrade` and extended CONNECT are removed from requests that were not checked", func(d difference) bool {

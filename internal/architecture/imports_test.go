@@ -13,7 +13,7 @@ const module = "github.com/keygate-dev/keygate/"
 
 // layers lists all packages, from the lowest layer to the highest. A package may import packages
 // of lower layers. Of its own layer, it may only import packages nested in it or around it. See
-// "Packages" in docs/architecture.md.
+// "Map" in docs/architecture.md.
 var layers = [][]string{
 	{"internal/demoapi", "internal/pathlab", "internal/testkit", "internal/testserver", "internal/turns"},
 	{"plugin/apikey", "plugin/leak", "plugin/ratelimit", "plugin/transfer"},
