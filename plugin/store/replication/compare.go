@@ -9,21 +9,22 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// RevocationState is the state in a store of a revocation that was decided in another state of it.
+// RevocationState is the state of a revocation in a store. The revocation may have been decided in
+// another state of that store, such as before a backup was restored.
 type RevocationState int
 
 const (
-	// NotRevoked: the row is there and not revoked, and no later event reversed the revocation.
+	// NotRevoked: the row exists and is not revoked, and no later event reversed the revocation.
 	NotRevoked RevocationState = iota
 	// Revoked: the row is revoked by this or a stronger decision.
 	Revoked
 	// Reversed: a later event reversed the revocation.
 	Reversed
-	// UnknownID: the store has no such row. It may get it back.
+	// UnknownID: the store has no such row, but may get it back.
 	UnknownID
 )
 
-// CompareRevocations returns the state of each revocation in the store.
+// CompareRevocations returns the state of each revocation in the store, in the order of list.
 func (s Source) CompareRevocations(ctx context.Context, list []management.Revocation) (out []RevocationState, err error) {
 	err = s.store.Snapshot(ctx, "comparing revocations", func(t *sqlstore.Tx) (err error) {
 		out, err = Compare(t, list)
@@ -32,7 +33,8 @@ func (s Source) CompareRevocations(ctx context.Context, list []management.Revoca
 	return out, err
 }
 
-// Compare is Source.CompareRevocations in a transaction. It reads a row once for all its revocations.
+// Compare is Source.CompareRevocations within a transaction. It reads each row once, even if
+// several revocations concern it.
 func Compare(t *sqlstore.Tx, list []management.Revocation) ([]RevocationState, error) {
 	out := make([]RevocationState, 0, len(list))
 	err := sqlstore.Chunks(list, func(list []management.Revocation) error {
@@ -41,30 +43,31 @@ func Compare(t *sqlstore.Tx, list []management.Revocation) ([]RevocationState, e
 			return err
 		}
 		for _, r := range list {
-			is := rows.state(r)
-			if is == NotRevoked && r.Reversible() {
-				back, err := reversedSince(t, r)
+			state := rows.state(r)
+			if state == NotRevoked && r.Reversible() {
+				reversed, err := reversedSince(t, r)
 				if err != nil {
 					return err
 				}
-				if back {
-					is = Reversed
+				if reversed {
+					state = Reversed
 				}
 			}
-			out = append(out, is)
+			out = append(out, state)
 		}
 		return nil
 	})
 	return out, err
 }
 
-// revocationRows are the rows of revocations, by keyspace and id or folded slug.
+// revocationRows are the rows that revocations concern, by keyspace and id; tenants are found by
+// their folded slug.
 type revocationRows struct {
 	tenants map[[2]string]tenantState
 	keys    map[[2]string]keyState
-	// secrets are the ends of secrets, 0 for none.
+	// secrets holds the times at which secrets end, in Unix microseconds; 0 for no end.
 	secrets map[[2]string]int64
-	// tokens report whether tokens are revoked.
+	// tokens holds whether each token is revoked.
 	tokens map[[2]string]bool
 }
 
@@ -75,7 +78,7 @@ type tenantState struct {
 
 type keyState struct{ disabled, revoked, deleted bool }
 
-// readRevocationRows reads the rows of revocations.
+// readRevocationRows reads the rows that the revocations concern.
 func readRevocationRows(t *sqlstore.Tx, list []management.Revocation) (c revocationRows, err error) {
 	c = revocationRows{map[[2]string]tenantState{}, map[[2]string]keyState{}, map[[2]string]int64{}, map[[2]string]bool{}}
 	slugs := map[string][]string{}
@@ -148,13 +151,13 @@ func readRevocationRows(t *sqlstore.Tx, list []management.Revocation) (c revocat
 	return c, nil
 }
 
-// state returns the state by the rows alone.
+// state returns the state according to the rows alone. It never returns Reversed.
 func (c *revocationRows) state(r management.Revocation) RevocationState {
-	holds := func(there, holds bool) RevocationState {
+	stateOf := func(found, revoked bool) RevocationState {
 		switch {
-		case !there:
+		case !found:
 			return UnknownID
-		case holds:
+		case revoked:
 			return Revoked
 		}
 		return NotRevoked
@@ -163,26 +166,26 @@ func (c *revocationRows) state(r management.Revocation) RevocationState {
 	switch r.Action {
 	case management.TenantDeleted, management.TenantSuspended:
 		t, ok := c.tenants[id]
-		// Another tenant may have the slug of the revoked one.
+		// A later tenant may have the slug of the revoked one. Their times of creation differ.
 		ok = ok && (r.Created.IsZero() || r.Created.UnixMicro() == t.created)
-		return holds(ok, t.deleted || r.Action == management.TenantSuspended && !t.active)
+		return stateOf(ok, t.deleted || r.Action == management.TenantSuspended && !t.active)
 	case management.TokenRevoked:
 		revoked, ok := c.tokens[id]
-		return holds(ok, revoked)
+		return stateOf(ok, revoked)
 	case management.SecretEnded:
 		if k := c.keys[[2]string{r.Keyspace, r.Key}]; k.revoked || k.deleted {
 			return Revoked
 		}
 		ends, ok := c.secrets[id]
-		return holds(ok, ends != 0 && ends <= r.At.UnixMicro())
+		return stateOf(ok, ends != 0 && ends <= r.At.UnixMicro())
 	}
 	k, ok := c.keys[id]
-	return holds(ok, k.deleted ||
+	return stateOf(ok, k.deleted ||
 		r.Action != management.KeyDeleted && k.revoked ||
 		r.Action == management.KeyDisabled && k.disabled)
 }
 
-// reversedSince reports whether a later event reverses the revocation.
+// reversedSince reports whether an audit event after r.At reverses the revocation.
 func reversedSince(t *sqlstore.Tx, r management.Revocation) (bool, error) {
 	column, action := "key_id", "key.enabled"
 	if r.Action == management.TenantSuspended {

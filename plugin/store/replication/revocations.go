@@ -15,16 +15,17 @@ import (
 // StoredRevocation is a revocation in the table "refused".
 type StoredRevocation struct {
 	management.Revocation
-	// UnknownSince is when it was found that the store has no row for it; zero where it is to be
-	// written to the primary.
+	// UnknownSince is when the row of the revocation was first missed. Zero if the revocation must
+	// still be written to the primary.
 	UnknownSince time.Time
 }
 
-// UnknownRetention is how long a revocation without a row is kept: no older backup is
-// restored. It begins when the row was found to be missing.
+// UnknownRetention is how long a revocation of an unknown id is kept, counted from when its row
+// was first missed. A backup that is older than this is not expected to be restored.
 const UnknownRetention = 400 * 24 * time.Hour
 
-// RowID returns r's id as rows are found by it.
+// RowID returns the id under which the row of r is found: the folded slug of a tenant, the id of
+// others.
 func RowID(r management.Revocation) string {
 	if r.Change().Kind == gateway.ChangeTenant {
 		return sqlstore.Fold(r.ID)
@@ -32,7 +33,8 @@ func RowID(r management.Revocation) string {
 	return r.ID
 }
 
-// SlugOnly reports whether r names a tenant by its slug alone.
+// SlugOnly reports whether r identifies a tenant only by its slug, because its time of creation is
+// unknown.
 func SlugOnly(r management.Revocation) bool {
 	return r.Change().Kind == gateway.ChangeTenant && r.Created.IsZero()
 }
@@ -45,7 +47,7 @@ func unixMicro(t time.Time) int64 {
 	return t.UnixMicro()
 }
 
-// zeroMicro is the inverse of unixMicro.
+// zeroMicro is the inverse of unixMicro: it returns the zero time for 0.
 func zeroMicro(at int64) time.Time {
 	if at == 0 {
 		return time.Time{}
@@ -53,7 +55,8 @@ func zeroMicro(at int64) time.Time {
 	return time.UnixMicro(at).UTC()
 }
 
-// RevokeRow applies r to its row, in SQLite alone. ErrNotFound where there is none.
+// RevokeRow applies r to its row. It returns gateway.ErrNotFound if there is no such row. Its SQL
+// works in SQLite only.
 func RevokeRow(t *sqlstore.Tx, r management.Revocation) error {
 	key, at := []any{r.Keyspace, RowID(r)}, r.At.UnixMicro()
 	query, args := "", key
@@ -75,7 +78,7 @@ func RevokeRow(t *sqlstore.Tx, r management.Revocation) error {
 		query, args = `UPDATE tenants SET active = 0, deleted_at = coalesce(deleted_at, $4) WHERE keyspace = $1 AND folded = $2
 			AND ($3 = 0 OR coalesce(created_at, 0) = $3)`, append(key, unixMicro(r.Created), at)
 	default:
-		return fmt.Errorf("%q is no revocation", r.Action)
+		return fmt.Errorf("%q is not a revocation", r.Action)
 	}
 	n, err := t.Exec(query, args...)
 	if err == nil && n == 0 {
@@ -84,8 +87,8 @@ func RevokeRow(t *sqlstore.Tx, r management.Revocation) error {
 	return err
 }
 
-// StoreRevocation stores k. Of two decisions of one kind it keeps the later, of two ends of
-// a secret the earlier.
+// StoreRevocation stores k in the table "refused". If the same revocation is stored already, the
+// later decision is kept, and of two ends of a secret the earlier one.
 func StoreRevocation(t *sqlstore.Tx, k StoredRevocation) error {
 	actor, err := json.Marshal(k.Actor)
 	if err != nil {
@@ -104,7 +107,7 @@ func StoreRevocation(t *sqlstore.Tx, k StoredRevocation) error {
 	return err
 }
 
-// DeleteRevocation deletes a stored revocation, unless it was decided again since r.At.
+// DeleteRevocation deletes a stored revocation, unless it was decided again after r.At.
 func DeleteRevocation(t *sqlstore.Tx, r management.Revocation) error {
 	later := ` AND at <= $5`
 	if r.Action == management.SecretEnded {
@@ -115,7 +118,8 @@ func DeleteRevocation(t *sqlstore.Tx, r management.Revocation) error {
 	return err
 }
 
-// SelectRevocations returns the stored revocations of a condition, oldest first.
+// SelectRevocations returns the stored revocations that match a WHERE clause, in the order in
+// which they were stored.
 func SelectRevocations(t *sqlstore.Tx, where string, args ...any) (out []StoredRevocation, err error) {
 	err = t.Rows(`SELECT action, keyspace, id, key_id, created, at, actor, absent_since FROM refused `+where+` ORDER BY num`, args,
 		func(rows *sql.Rows) error {
@@ -133,7 +137,7 @@ func SelectRevocations(t *sqlstore.Tx, where string, args ...any) (out []StoredR
 	return out, err
 }
 
-// StoredRevocations returns all stored revocations, oldest first.
+// StoredRevocations returns all stored revocations, in the order in which they were stored.
 func (s Source) StoredRevocations(ctx context.Context) (out []StoredRevocation, err error) {
 	err = s.store.Snapshot(ctx, "reading revocations", func(t *sqlstore.Tx) (err error) {
 		out, err = SelectRevocations(t, ``)
@@ -142,9 +146,9 @@ func (s Source) StoredRevocations(ctx context.Context) (out []StoredRevocation, 
 	return out, err
 }
 
-// RowRevocations calls yield with all revocations in the store's rows, in portions that are yield's
-// only until it returns; tenants come first. Where a row does not have the time of the decision,
-// At is the row's last change, so that the decision is not younger.
+// RowRevocations calls yield with all revocations that the store's rows show, tenants first,
+// several at a time. yield must not keep the slice. If a row does not hold the time of the
+// decision, At is the time of the row's last update, which is not earlier than the decision.
 func (s Source) RowRevocations(ctx context.Context, yield func([]management.Revocation) error) error {
 	return s.store.Snapshot(ctx, "reading revocations", func(t *sqlstore.Tx) error {
 		var batch []management.Revocation

@@ -1,9 +1,10 @@
-// Package replication is the primary's side of replicas: positions, the changes since one, the whole
-// content at one moment, and the state of revocations.
+// Package replication is the primary's side of replication. It provides positions in the change
+// sequence, the changes after a position, the whole content as of one moment, and the states of
+// revocations.
 //
-// A copy has the rows that keys and management tokens are checked by: the same rows with the same numbers in the
-// same tables of an SQLite file. It is first made in one piece (CopyOut), and then follows the
-// change sequence (Delta).
+// A copy holds the rows by which keys and management tokens are checked. It is an SQLite file with
+// the same tables, rows and row numbers. It is first copied as a whole (CopyOut), and then follows
+// the change sequence (Delta).
 package replication
 
 import (
@@ -19,28 +20,28 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// ErrRewound is the error where the store is not a later state of a position: a
-// backup was restored, or a standby that was behind took over.
-var ErrRewound = errors.New("the store went back in time, or is another one")
+// ErrRewound is returned if the store is not a later state of a position: a backup was restored,
+// or a standby that lagged behind became the primary.
+var ErrRewound = errors.New("the store is an older state of itself, or another store")
 
-// ErrPruned is the error where the changes after a position were deleted.
-var ErrPruned = errors.New("the changes since then are not kept any more")
+// ErrPruned is returned if changes after a position were deleted.
+var ErrPruned = errors.New("the changes after this position were deleted")
 
 // Origin identifies a store and its epoch.
 type Origin struct {
-	// Store is the store's id; "" where it has none.
+	// Store is the store's id; "" if it has none.
 	Store string
 	// Epoch rises with each restored backup.
 	Epoch int64
 }
 
-// Position is a point in a store's change sequence, with marks by which a later check finds
-// whether the store is still a later state of it.
+// Position is a point in a store's change sequence. It holds marks by which a later check finds
+// out whether the store is still a later state of this position.
 type Position struct {
 	Origin
-	// Seq is the newest change up to the position.
+	// Seq is the number of the newest change that the position includes.
 	Seq int64
-	// Mark identifies that change and the newest audit event then.
+	// Mark identifies that change and the newest audit event at that time.
 	Mark string
 }
 
@@ -54,7 +55,7 @@ type Table struct {
 	Columns []string
 }
 
-// A test compares the columns with the schema.
+// These are all copied tables. A test compares the columns with the schema.
 var (
 	TenantRows = &Table{"tenants", strings.Fields(`num keyspace slug folded name plan active rate quota concurrency
 		metadata created_at updated_at deleted_at version credits`)}
@@ -65,14 +66,14 @@ var (
 		expires_at last_used_at last_used_ip`)}
 	TokenRows = &Table{"tokens", strings.Fields(`num id keyspace name scopes tenant digest algorithm prefix last_four
 		created_at created_by created_by_token expires_at last_used_at last_used_ip revoked_at`)}
-	// Of the changes, the newest: it shows how current a copy is.
+	// Only the newest change is copied: it shows how current the copy is.
 	ChangeRows = &Table{"changes", strings.Fields(`seq kind keyspace id at`)}
 	PepperRows = &Table{"peppers", []string{"id", "check_value"}}
-	// Tables refer only to earlier ones.
+	// A table only refers to tables before it.
 	Tables = []*Table{TenantRows, KeyRows, SecretRows, TokenRows, PepperRows, ChangeRows}
 )
 
-// Column returns the index of a column.
+// Column returns the index of a column. It panics if the table has no such column.
 func (c *Table) Column(name string) int {
 	for i, n := range c.Columns {
 		if n == name {
@@ -87,12 +88,12 @@ var (
 	keyID        = KeyRows.Column("id")
 )
 
-// selectFrom returns the query of the table's rows, up to the WHERE.
+// selectFrom returns a query of all columns of the table, without a WHERE clause.
 func (c *Table) selectFrom() string {
 	return `SELECT c.` + strings.Join(c.Columns, ", c.") + ` FROM ` + c.Name + ` c`
 }
 
-// Upsert returns the statement that writes a row whether or not it was there.
+// Upsert returns the statement that inserts a row or replaces the existing one.
 func (c *Table) Upsert() string {
 	var values, set []string
 	for i, name := range c.Columns {
@@ -105,7 +106,7 @@ func (c *Table) Upsert() string {
 		`) ON CONFLICT (` + c.Columns[0] + `) DO UPDATE SET ` + strings.Join(set, ", ")
 }
 
-// scan reads a row.
+// scan scans the current row of a query of selectFrom.
 func (c *Table) scan(rows *sql.Rows) (Row, error) {
 	row := make(Row, len(c.Columns))
 	into := make([]any, len(row))
@@ -115,26 +116,28 @@ func (c *Table) scan(rows *sql.Rows) (Row, error) {
 	return row, rows.Scan(into...)
 }
 
-// Delta has the changes after From, and their rows at one moment, To or later.
+// Delta holds the changes after From, and the rows they concern. The rows are read as of one
+// moment, which is To or later.
 type Delta struct {
 	From, To Position
 	Changes  []ChangeAt
-	// More reports that there are changes after To.
+	// More reports whether there may be changes after To.
 	More bool
 
-	// The present rows of the changes, and the ids of deleted keys.
+	// These are the present rows that the changes concern, and the ids of keys whose rows are
+	// gone.
 	Tenants, Keys, Secrets, Tokens, Peppers []Row
 
 	GoneKeys []string
 }
 
-// ChangeAt is a change and when it was made, in Unix microseconds.
+// ChangeAt is a change and the time at which it was made, in Unix microseconds.
 type ChangeAt struct {
 	gateway.Change
 	At int64
 }
 
-// Source is the side of a store that others copy. Make it by NewSource.
+// Source gives replicas access to a store's content. NewSource returns one.
 type Source struct{ store *sqlstore.Store }
 
 // NewSource returns the source of a store.
@@ -177,7 +180,7 @@ func origin(t *sqlstore.Tx) (o Origin, err error) {
 	return o, err
 }
 
-// mark returns the marks of a change and of the newest audit event.
+// mark returns the mark of a position: the marks of the change seq and of the newest audit event.
 func mark(t *sqlstore.Tx, seq int64) (string, error) {
 	change, err := changeMark(t, seq)
 	if err != nil {
@@ -192,7 +195,7 @@ func mark(t *sqlstore.Tx, seq int64) (string, error) {
 	return fmt.Sprintf("%s/%d/%x", change, audit, hash), nil
 }
 
-// changeMark returns the mark of a change, "" where it was deleted.
+// changeMark returns the mark of a change, "" if the change was pruned.
 func changeMark(t *sqlstore.Tx, seq int64) (string, error) {
 	var kind, keyspace, id string
 	var at int64
@@ -205,30 +208,30 @@ func changeMark(t *sqlstore.Tx, seq int64) (string, error) {
 
 func markOf(kind string, at int64) string { return kind + "-" + strconv.FormatInt(at, 10) }
 
-// same returns ErrRewound where the store is not a later state of p. Audit
-// events are never deleted, so the check works where changes were.
+// same returns ErrRewound if the store is not a later state of p. Audit events are never deleted,
+// so the check works even after changes were pruned.
 func same(t *sqlstore.Tx, p Position) error {
 	o, err := origin(t)
 	if err != nil {
 		return err
 	}
 	if o != p.Origin {
-		return fmt.Errorf("%w: it was store %q in epoch %d, and is store %q in epoch %d", ErrRewound, p.Store, p.Epoch, o.Store, o.Epoch)
+		return fmt.Errorf("%w: before it was store %q in epoch %d, now it is store %q in epoch %d", ErrRewound, p.Store, p.Epoch, o.Store, o.Epoch)
 	}
 	last, err := t.LastSeq()
 	if err != nil {
 		return err
 	}
 	if last < p.Seq {
-		return fmt.Errorf("%w: its newest change is number %d, and number %d was read from it before", ErrRewound, last, p.Seq)
+		return fmt.Errorf("%w: its newest change is number %d, but number %d was read before", ErrRewound, last, p.Seq)
 	}
 	change, audit, _ := strings.Cut(p.Mark, "/")
-	is, err := changeMark(t, p.Seq)
+	present, err := changeMark(t, p.Seq)
 	if err != nil {
 		return err
 	}
-	if change != "" && is != "" && is != change {
-		return fmt.Errorf("%w: change number %d is another one than it was", ErrRewound, p.Seq)
+	if change != "" && present != "" && present != change {
+		return fmt.Errorf("%w: change number %d differs from the one read before", ErrRewound, p.Seq)
 	}
 	number, hash, _ := strings.Cut(audit, "/")
 	n, err := strconv.ParseInt(number, 10, 64)
@@ -238,15 +241,15 @@ func same(t *sqlstore.Tx, p Position) error {
 	var found []byte
 	err = t.Row(`SELECT hash FROM audit WHERE seq = $1`, []any{n}, &found)
 	if errors.Is(err, gateway.ErrNotFound) || err == nil && hex.EncodeToString(found) != hash {
-		return fmt.Errorf("%w: audit event number %d is another one than it was", ErrRewound, n)
+		return fmt.Errorf("%w: audit event number %d differs from the one read before", ErrRewound, n)
 	}
 	return err
 }
 
-// Delta returns up to limit changes after from, with their rows. ErrRewound where
-// the store is not a later state of from, ErrPruned where the changes after it were deleted.
+// Delta returns up to limit changes after from, with the rows they concern. It returns ErrRewound
+// if the store is not a later state of from, and ErrPruned if changes after from were deleted.
 func (s Source) Delta(ctx context.Context, from Position, limit int) (d *Delta, err error) {
-	err = s.store.Snapshot(ctx, "reading what changed", func(t *sqlstore.Tx) (err error) {
+	err = s.store.Snapshot(ctx, "reading changes", func(t *sqlstore.Tx) (err error) {
 		d, err = delta(t, from, limit)
 		return err
 	})
@@ -272,7 +275,7 @@ func delta(t *sqlstore.Tx, from Position, limit int) (*Delta, error) {
 		return nil, err
 	}
 	if len(d.Changes) == 0 {
-		// All were pruned, or there were none.
+		// Either there were no changes, or all of them were pruned.
 		last, err := t.LastSeq()
 		if err != nil {
 			return nil, err
@@ -294,10 +297,11 @@ func delta(t *sqlstore.Tx, from Position, limit int) (*Delta, error) {
 	return d, changed(t, d)
 }
 
-// Reread returns the present rows of a key or tenant, as a delta after from without changes
-// but with a new mark: so the store has gone back also where it goes to a state between from and now. Errors as Delta's.
+// Reread returns the present rows of a key or tenant as a delta without changes, whose To has a
+// new mark. By that mark a later check also notices if the store goes back to a state between from
+// and now. Reread returns the same errors as Delta.
 func (s Source) Reread(ctx context.Context, from Position, c gateway.Change) (d *Delta, err error) {
-	err = s.store.Snapshot(ctx, "reading what changed", func(t *sqlstore.Tx) error {
+	err = s.store.Snapshot(ctx, "reading changes", func(t *sqlstore.Tx) error {
 		if err := same(t, from); err != nil {
 			return err
 		}
@@ -316,7 +320,7 @@ func (s Source) Reread(ctx context.Context, from Position, c gateway.Change) (d 
 	return d, nil
 }
 
-// changed reads the rows of the delta's changes.
+// changed reads the rows that the delta's changes concern.
 func changed(t *sqlstore.Tx, d *Delta) error {
 	keys, tokens, tenants := map[string]bool{}, map[string]bool{}, map[[2]string]bool{}
 	for _, c := range d.Changes {
@@ -352,7 +356,7 @@ func changed(t *sqlstore.Tx, d *Delta) error {
 	if err := copyIn(t, SecretRows, "key_num", nums, &d.Secrets); err != nil {
 		return err
 	}
-	// The change of a key's tenant may come later.
+	// A key needs its tenant's row, whose own change may come in a later delta.
 	for _, row := range d.Tenants {
 		delete(owners, row[0])
 	}
@@ -370,7 +374,7 @@ func list[T comparable](set map[T]bool) []T {
 	return out
 }
 
-// copyIn reads the rows whose column has one of values.
+// copyIn reads the rows that have one of the values in a column, and appends them to into.
 func copyIn[T any](t *sqlstore.Tx, c *Table, column string, values []T, into *[]Row) error {
 	return sqlstore.Chunks(values, func(values []T) error {
 		cond, args := sqlstore.In(nil, values)
@@ -386,12 +390,12 @@ func copyRows(t *sqlstore.Tx, c *Table, where string, args []any, into *[]Row) e
 	})
 }
 
-// exportRows is how many rows a portion of an export has.
+// exportRows limits the rows that CopyOut passes to write at once.
 const exportRows = 2000
 
-// CopyOut passes on all rows of a copy, as of one moment: begin gets the position, and
-// then write the rows, a portion of one table at a time. It may begin again from the start.
-// It blocks for as long as reading takes, and blocks no other call.
+// CopyOut passes all rows of a copy, as of one moment, to its functions: begin gets the position,
+// then write gets up to exportRows rows of one table at a time. After a lost connection it may
+// start again with begin. CopyOut blocks until all rows are read, and blocks no other call.
 func (s Source) CopyOut(ctx context.Context, begin func(Position) error, write func(table string, rows []Row) error) error {
 	return s.store.Snapshot(ctx, "copying the store", func(t *sqlstore.Tx) error {
 		p, err := position(t)

@@ -1,11 +1,12 @@
-// Package revocations carries revocations between the gateways of a store while the
-// database is unreachable, through the Redis that counts their limits.
+// Package revocations carries revocations between the gateways of a cluster while the database is
+// unreachable. It uses the Redis that counts their limits.
 //
-// Each store has one Redis stream. It holds each revocation until the database has it: a gateway that was cut off
-// from Redis, or starts later, reads all that are left. Each message is authenticated with a key that is made of
-// data in the store, so messages of other programs, and of another store, are rejected. A writer to Redis
-// can therefore at most repeat a revocation, or remove it: no message makes a gateway accept a key. A message
-// has the ids of keys and tenants, and who revoked them. It has no secret.
+// Each store has one Redis stream. An entry stays until the revocation is in the database, so a
+// gateway that lost its connection to Redis or starts later still reads it. Each entry is
+// authenticated with a key that is derived from data in the store. Entries of other programs and
+// other stores are rejected. Someone who can write to Redis can therefore only repeat or remove a
+// revocation: no entry makes a gateway accept a key. An entry holds ids of keys and tenants and
+// the actor of the revocation, but no secret.
 package revocations
 
 import (
@@ -28,43 +29,45 @@ import (
 )
 
 const (
-	// MaxAge is the age at which an entry is dropped that was not retracted. A revocation that still
-	// holds is published again before.
+	// MaxAge is the age at which Redis drops an entry that was not retracted. A revocation that is
+	// still pending is published again before.
 	MaxAge = 24 * time.Hour
 	// maxEntries bounds the number of published revocations.
 	maxEntries = 100_000
-	// readBatch bounds one read.
+	// readBatch limits the entries of one read.
 	readBatch = 500
-	// readWait is how long one read waits for an entry.
+	// readWait is how long one read waits for a new entry.
 	readWait = time.Second
-	// answerTimeout is how long Redis may take beyond that.
+	// answerTimeout is how long Redis may take to answer, in addition to readWait.
 	answerTimeout = 2 * time.Second
-	// publishTimeout bounds publishing one entry: the revocation's request waits for it.
+	// publishTimeout bounds publishing one entry, since the request that revokes waits for it.
 	publishTimeout = time.Second
-	// rereadInterval is how often the whole stream is read again. Redis may lose entries without the connection
-	// being lost: for instance when a replica of a Cluster that has not received all of them is promoted.
+	// rereadInterval is how often the whole stream is read again. Redis may lose entries while the
+	// connection stays: for instance if a Cluster promotes a replica that has not received all
+	// entries.
 	rereadInterval = 15 * time.Second
 )
 
-// Connection is a connection to Redis.
+// Connection provides a client of Redis.
 type Connection interface {
-	// Client returns it, or why there is none.
+	// Client returns the client, or the reason why there is none.
 	Client() (rueidis.Client, error)
 }
 
-// Broadcaster is a replica.Broadcaster. Made by New; safe for concurrent use.
+// Broadcaster implements replica.Broadcaster through Redis. Use New to create one. Safe for
+// concurrent use.
 type Broadcaster struct {
 	redis       Connection
 	log         *slog.Logger
-	rereadEvery time.Duration // rereadInterval, but for tests
+	rereadEvery time.Duration // rereadInterval, less in tests
 
 	mu sync.Mutex
-	// store is the id of the store of all entries.
+	// store is the id of the store that all entries belong to.
 	store string
-	// entries by what they revoke: mostly one each. There are n in all.
+	// entries are the known entries of the stream. A key usually has one. n counts all of them.
 	entries map[entryKey][]*entry
 	n       int
-	// retracted are the entries that are to be removed from the stream.
+	// retracted are the entries that must be removed from the stream.
 	retracted map[*entry]entryKey
 	// pass counts the reads of the whole stream.
 	pass int64
@@ -74,27 +77,29 @@ type Broadcaster struct {
 
 var _ replica.Broadcaster = (*Broadcaster)(nil)
 
-// entryKey identifies a revocation but for its time.
+// entryKey identifies a revocation, apart from its time.
 type entryKey struct{ action, keyspace, id string }
 
 func entryKeyOf(r management.Revocation) entryKey { return entryKey{r.Action, r.Keyspace, r.ID} }
 
-// entry is a published or received revocation.
+// entry is a revocation that was published or received.
 type entry struct {
 	text string
-	// decided is when it was revoked.
+	// decided is the time of the revocation.
 	decided time.Time
-	// ids are the stream's entries with it, and whether they were received. They are several where it
-	// was published again.
+	// ids are the ids of the stream's entries with this text, each with whether it was received.
+	// There are several if the revocation was published again.
 	ids map[string]bool
-	// at is when it was published or received, and seen the pass in which it last was in the stream.
+	// at is when the entry was published or received. seen is the last pass in which it was in the
+	// stream.
 	at   time.Time
 	seen int64
-	// retracted reports that the stream's entries are to be removed.
+	// retracted reports whether the entry must be removed from the stream.
 	retracted bool
 }
 
-// New returns a broadcaster that uses a connection, which it does not close.
+// New returns a broadcaster that uses a connection. It does not close the connection. A nil log
+// means slog.Default.
 func New(c Connection, log *slog.Logger) *Broadcaster {
 	if log == nil {
 		log = slog.Default()
@@ -104,7 +109,8 @@ func New(c Connection, log *slog.Logger) *Broadcaster {
 	return b
 }
 
-// streamKey returns the key of a store's stream. It is one key, so that a Cluster keeps it on one server.
+// streamKey returns the Redis key of a store's stream. As it is a single key, a Redis Cluster
+// keeps the stream on one server.
 func streamKey(k replica.ClusterID) string { return redis.KeyPrefix + "{refused:" + k.Store + "}" }
 
 // Publish implements replica.Broadcaster.
@@ -138,49 +144,50 @@ func (b *Broadcaster) Publish(ctx context.Context, cluster replica.ClusterID, r 
 	return nil
 }
 
-// prepare returns the entry that a revocation replaces, an empty one for none; nil where it
-// need not be published.
+// prepare returns the entry that a revocation replaces, or an empty entry if there is none. It
+// returns nil if the revocation need not be published, since it was published or received
+// recently.
 func (b *Broadcaster) prepare(cluster replica.ClusterID, r management.Revocation, text string) (*entry, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.useStore(cluster)
-	w := b.find(entryKeyOf(r), text)
+	e := b.find(entryKeyOf(r), text)
 	switch {
-	case w == nil && b.n >= maxEntries:
-		return nil, fmt.Errorf("%d revocations wait to be written to the database already, and no more are published", b.n)
-	case w == nil:
+	case e == nil && b.n >= maxEntries:
+		return nil, fmt.Errorf("%d revocations are waiting to be written to the database; this one is not published", b.n)
+	case e == nil:
 		return &entry{}, nil
-	case !w.retracted && time.Since(w.at) < MaxAge/2:
+	case !e.retracted && time.Since(e.at) < MaxAge/2:
 		return nil, nil
 	}
-	b.remove(entryKeyOf(r), w)
-	delete(b.retracted, w)
-	return w, nil
+	b.remove(entryKeyOf(r), e)
+	delete(b.retracted, e)
+	return e, nil
 }
 
-// find returns an entry, nil where there is none. b is locked, as for remove.
-func (b *Broadcaster) find(d entryKey, text string) *entry {
-	for _, w := range b.entries[d] {
-		if w.text == text {
-			return w
+// find returns the entry with a text, nil if there is none. b.mu is held, as it is for remove.
+func (b *Broadcaster) find(k entryKey, text string) *entry {
+	for _, e := range b.entries[k] {
+		if e.text == text {
+			return e
 		}
 	}
 	return nil
 }
 
-func (b *Broadcaster) remove(d entryKey, w *entry) {
-	i := slices.Index(b.entries[d], w)
+func (b *Broadcaster) remove(k entryKey, e *entry) {
+	i := slices.Index(b.entries[k], e)
 	if i < 0 {
 		return
 	}
 	b.n--
-	if b.entries[d] = slices.Delete(b.entries[d], i, i+1); len(b.entries[d]) == 0 {
-		delete(b.entries, d)
+	if b.entries[k] = slices.Delete(b.entries[k], i, i+1); len(b.entries[k]) == 0 {
+		delete(b.entries, k)
 	}
 }
 
-// expire bounds the age of entries by Redis's clock, which id holds. The next publication repairs
-// a failure.
+// expire drops entries that are older than MaxAge, by the clock of Redis, which id holds. It
+// ignores errors, since the next publication does the same.
 func (b *Broadcaster) expire(ctx context.Context, client rueidis.Client, stream, id string) {
 	ms, _, _ := strings.Cut(id, "-")
 	now, err := strconv.ParseInt(ms, 10, 64)
@@ -192,63 +199,65 @@ func (b *Broadcaster) expire(ctx context.Context, client rueidis.Client, stream,
 		client.B().Xtrim().Key(stream).Minid().Threshold(strconv.FormatInt(max(now-MaxAge.Milliseconds(), 0), 10)).Build())
 }
 
-// useStore forgets the entries of another store. b is locked.
+// useStore drops all entries if they belong to another store. b.mu is held.
 func (b *Broadcaster) useStore(cluster replica.ClusterID) {
 	if b.store != cluster.Store {
 		b.reset(cluster)
 	}
 }
 
-// reset forgets all entries. b is locked.
+// reset drops all entries and sets the store. b.mu is held.
 func (b *Broadcaster) reset(cluster replica.ClusterID) {
 	b.store, b.entries, b.n, b.retracted = cluster.Store, map[entryKey][]*entry{}, 0, map[*entry]entryKey{}
 }
 
-// record records that a stream's entry has a revocation, and whether it was received. It returns whether it had been before.
-func (b *Broadcaster) record(cluster replica.ClusterID, text string, r management.Revocation, id string, heard bool) (before bool) {
+// record records that the stream's entry id holds a revocation. received reports whether it was
+// read from the stream rather than published. record returns whether it had been received before.
+func (b *Broadcaster) record(cluster replica.ClusterID, text string, r management.Revocation, id string, received bool) (before bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.useStore(cluster)
-	w := b.find(entryKeyOf(r), text)
-	if w == nil {
-		w = &entry{text: text, decided: r.At, ids: map[string]bool{}}
-		b.entries[entryKeyOf(r)] = append(b.entries[entryKeyOf(r)], w)
+	e := b.find(entryKeyOf(r), text)
+	if e == nil {
+		e = &entry{text: text, decided: r.At, ids: map[string]bool{}}
+		b.entries[entryKeyOf(r)] = append(b.entries[entryKeyOf(r)], e)
 		b.n++
 	}
-	if _, known := w.ids[id]; !known {
-		w.at = time.Now()
+	if _, known := e.ids[id]; !known {
+		e.at = time.Now()
 	}
-	w.seen = b.pass
-	before = w.ids[id]
-	w.ids[id] = before || heard
+	e.seen = b.pass
+	before = e.ids[id]
+	e.ids[id] = before || received
 	return before
 }
 
-// dropUnseen forgets the entries that were not in Redis when the whole stream was read. A node with such a
-// pending revocation publishes it again.
+// dropUnseen drops the entries that were not in the stream when it was last read as a whole. A
+// node on which such a revocation is pending publishes it again.
 func (b *Broadcaster) dropUnseen() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for d, list := range b.entries {
-		for _, w := range slices.Clone(list) {
-			if w.seen < b.pass && !w.retracted {
-				b.remove(d, w)
+	for k, list := range b.entries {
+		for _, e := range slices.Clone(list) {
+			if e.seen < b.pass && !e.retracted {
+				b.remove(k, e)
 			}
 		}
 	}
 }
 
-// Retract implements replica.Broadcaster. Subscribe removes the entries, within a second or so.
+// Retract implements replica.Broadcaster. The running Subscribe removes the entries within about a
+// second.
 func (b *Broadcaster) Retract(cluster replica.ClusterID, r management.Revocation) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.store != cluster.Store {
 		return
 	}
-	for _, w := range b.entries[entryKeyOf(r)] {
-		if !w.decided.After(r.At) {
-			w.retracted = true
-			b.retracted[w] = entryKeyOf(r)
+	for _, e := range b.entries[entryKeyOf(r)] {
+		if !e.decided.After(r.At) {
+			e.retracted = true
+			b.retracted[e] = entryKeyOf(r)
 		}
 	}
 }
@@ -259,7 +268,7 @@ func (b *Broadcaster) Subscribe(ctx context.Context, cluster replica.ClusterID, 
 	if err != nil {
 		return err
 	}
-	// The whole stream is read next.
+	// After the reset, readAll reads the whole stream.
 	b.mu.Lock()
 	b.reset(cluster)
 	b.mu.Unlock()
@@ -268,7 +277,7 @@ func (b *Broadcaster) Subscribe(ctx context.Context, cluster replica.ClusterID, 
 		b.rejected.Add(1)
 		if !warned {
 			warned = true
-			b.log.Warn("an entry in Redis is no message of a gateway of this store and is ignored: check who else can write there", "key", streamKey(cluster), "entry", e.ID, "error", err)
+			b.log.Warn("an entry in the Redis stream of revocations was not written by a gateway of this store and is ignored: check who else can write to that Redis", "key", streamKey(cluster), "entry", e.ID, "error", err)
 		}
 	}
 	for first := true; ; first = false {
@@ -278,8 +287,8 @@ func (b *Broadcaster) Subscribe(ctx context.Context, cluster replica.ClusterID, 
 	}
 }
 
-// readAll calls f with the revocations not received before: all in the stream, then for a while
-// the new ones. first has it call f also where there is none.
+// readAll reads the whole stream, and then new entries for rereadEvery. It calls f with the
+// revocations that were not received before. first makes it call f even if the stream holds none.
 func (b *Broadcaster) readAll(ctx context.Context, client rueidis.Client, cluster replica.ClusterID, first bool, f func([]management.Revocation) error, reject func(rueidis.XRangeEntry, error)) error {
 	b.mu.Lock()
 	b.pass++
@@ -298,7 +307,7 @@ func (b *Broadcaster) readAll(ctx context.Context, client rueidis.Client, cluste
 			case err == nil && !b.record(cluster, e.FieldValues[textField], r, e.ID, true):
 				b.received.Add(1)
 				list = append(list, r)
-			case err != nil && (first || wait > 0): // or it was seen before
+			case err != nil && (first || wait > 0): // When the stream is read again, invalid entries were reported before.
 				reject(e, err)
 			}
 		}
@@ -318,15 +327,16 @@ func (b *Broadcaster) readAll(ctx context.Context, client rueidis.Client, cluste
 	return nil
 }
 
-// read returns the entries after from. It waits for one, and returns when ctx ends.
+// read returns up to readBatch entries after from. With wait above 0 it waits that long for one.
+// It also returns when ctx ends.
 func (b *Broadcaster) read(ctx context.Context, client rueidis.Client, stream, from string, wait time.Duration) ([]rueidis.XRangeEntry, error) {
 	type answer struct {
 		entries []rueidis.XRangeEntry
 		err     error
 	}
-	come := make(chan answer, 1)
+	answers := make(chan answer, 1)
 	go func() {
-		// With a timeout of its own, since a waiting read does not end with ctx.
+		// The read has its own timeout, since a blocking read does not end with ctx.
 		short, cancel := context.WithTimeout(context.Background(), wait+answerTimeout)
 		defer cancel()
 		read := client.B().Xread().Count(readBatch)
@@ -338,12 +348,12 @@ func (b *Broadcaster) read(ctx context.Context, client rueidis.Client, stream, f
 		}
 		streams, err := client.Do(short, cmd).AsXRead()
 		if rueidis.IsRedisNil(err) {
-			err = nil // there is none
+			err = nil // there is no new entry
 		}
-		come <- answer{streams[stream], err}
+		answers <- answer{streams[stream], err}
 	}()
 	select {
-	case a := <-come:
+	case a := <-answers:
 		if a.err != nil {
 			a.err = fmt.Errorf("receiving revocations through Redis: %w", a.err)
 		}
@@ -353,17 +363,17 @@ func (b *Broadcaster) read(ctx context.Context, client rueidis.Client, stream, f
 	}
 }
 
-// removeRetracted removes the retracted entries from the stream.
+// removeRetracted removes up to readBatch retracted entries from the stream.
 func (b *Broadcaster) removeRetracted(ctx context.Context, client rueidis.Client, cluster replica.ClusterID) error {
 	gone := map[*entry]entryKey{}
 	var ids []string
 	b.mu.Lock()
-	for w, d := range b.retracted {
+	for e, k := range b.retracted {
 		if len(ids) >= readBatch {
 			break
 		}
-		gone[w] = d
-		ids = slices.AppendSeq(ids, maps.Keys(w.ids))
+		gone[e] = k
+		ids = slices.AppendSeq(ids, maps.Keys(e.ids))
 	}
 	b.mu.Unlock()
 	if len(ids) == 0 {
@@ -376,26 +386,26 @@ func (b *Broadcaster) removeRetracted(ctx context.Context, client rueidis.Client
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for w, d := range gone {
-		delete(b.retracted, w)
-		b.remove(d, w)
+	for e, k := range gone {
+		delete(b.retracted, e)
+		b.remove(k, e)
 	}
 	return nil
 }
 
-// Stats counts a broadcaster's messages.
+// Stats counts a broadcaster's revocations since its start.
 type Stats struct {
-	// Published and Received count revocations, its own among those received; Rejected counts entries that are
-	// no message of this store.
+	// Published and Received count revocations; a broadcaster also receives its own. Rejected
+	// counts entries that no gateway of this store wrote.
 	Published, Received, Rejected int64
 }
 
-// Plus returns the sums of both.
+// Plus returns the sums of s and o.
 func (s Stats) Plus(o Stats) Stats {
 	return Stats{s.Published + o.Published, s.Received + o.Received, s.Rejected + o.Rejected}
 }
 
-// Stats does not block.
+// Stats returns the present counts. It does not block.
 func (b *Broadcaster) Stats() Stats {
 	return Stats{b.published.Load(), b.received.Load(), b.rejected.Load()}
 }

@@ -23,10 +23,10 @@ func TestMain(m *testing.M) { testserver.RunParallel(m, 8) }
 
 var quiet = slog.New(slog.DiscardHandler)
 
-// cluster are the nodes of the store under test.
+// cluster is the identity of the store under test.
 var cluster = replica.ClusterID{Store: "5f1d", Key: []byte("only the store holds this")}
 
-// connected returns a connection to the Redis at url, as limits make it.
+// connected returns a connection to the Redis at url, of the kind that limits use.
 func connected(t testing.TB, url string) *redis.Redis {
 	t.Helper()
 	r, err := redis.New(redis.Options{URL: url, Logger: quiet, Timeout: time.Minute})
@@ -43,15 +43,15 @@ func connected(t testing.TB, url string) *redis.Redis {
 	return r
 }
 
-// listener subscribes as a replica does: again after an error.
+// listener subscribes as a replica does: after an error it subscribes again.
 type listener struct {
 	mu       sync.Mutex
 	received []management.Revocation
-	begun    int // how often it received the whole stream
+	begun    int // number of subscriptions that received the whole stream
 	failed   []error
 }
 
-// listen has a listener subscribe until the test ends.
+// listen starts a listener, which stops when the test ends.
 func listen(t testing.TB, b replica.Broadcaster, k replica.ClusterID) *listener {
 	t.Helper()
 	l := &listener{}
@@ -73,7 +73,7 @@ func listen(t testing.TB, b replica.Broadcaster, k replica.ClusterID) *listener 
 				return nil
 			})
 			if err == nil {
-				t.Error("it ended without a reason")
+				t.Error("Subscribe ended without an error")
 			}
 			l.mu.Lock()
 			l.failed = append(l.failed, err)
@@ -121,14 +121,14 @@ func revocationOf(n int) management.Revocation {
 		Actor: management.Actor{Name: "ada", IP: "192.0.2.1", Via: "api", Scopes: []string{"keys:write"}}}
 }
 
-func tell(t testing.TB, b replica.Broadcaster, r management.Revocation) {
+func publish(t testing.TB, b replica.Broadcaster, r management.Revocation) {
 	t.Helper()
 	if err := b.Publish(context.Background(), cluster, r); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// length returns how many entries there are in Redis.
+// length returns the number of entries in the stream.
 func length(t testing.TB, r *redis.Redis) int64 {
 	t.Helper()
 	c := client(t, r)
@@ -157,42 +157,42 @@ func publishedThrough(t *testing.T, kind testserver.RedisKind) {
 	url := kind.URL(t)
 	conn := connected(t, url)
 	a, b := New(conn, quiet), New(connected(t, url), quiet)
-	there := listen(t, b, cluster)
+	subscriber := listen(t, b, cluster)
 	own := listen(t, a, cluster)
 	others := listen(t, New(connected(t, url), quiet), replica.ClusterID{Store: "another", Key: cluster.Key})
-	testkit.Eventually(t, "all listen", func() bool { return there.begins() > 0 && own.begins() > 0 && others.begins() > 0 })
+	testkit.Eventually(t, "all listeners subscribe", func() bool { return subscriber.begins() > 0 && own.begins() > 0 && others.begins() > 0 })
 
 	first, second := revocationOf(1), revocationOf(2)
 	second.Action = management.TenantSuspended
 	for range 3 {
-		tell(t, a, first) // once
+		publish(t, a, first) // only the first call writes an entry
 	}
-	tell(t, a, second)
-	testkit.Eventually(t, "a subscriber receives both", func() bool { return there.times(first) == 1 && there.times(second) == 1 })
+	publish(t, a, second)
+	testkit.Eventually(t, "a subscriber receives both", func() bool { return subscriber.times(first) == 1 && subscriber.times(second) == 1 })
 	if n := length(t, conn); n != 2 {
 		t.Errorf("%d entries", n)
 	}
-	// One that hears of it need not say it again.
-	tell(t, b, first)
+	// A node that received a revocation does not publish it again.
+	publish(t, b, first)
 	if n := length(t, conn); n != 2 {
 		t.Errorf("%d entries after another published it", n)
 	}
 	late := listen(t, New(connected(t, url), quiet), cluster)
 	testkit.Eventually(t, "a later subscriber receives both", func() bool { return late.times(first) == 1 && late.times(second) == 1 })
 
-	// What was decided again since stays.
+	// Retracting a revocation leaves a later decision of the same kind in the stream.
 	again := first
 	again.At = first.At.Add(time.Second)
-	tell(t, a, again)
-	testkit.Eventually(t, "it is received", func() bool { return there.times(again) == 1 })
+	publish(t, a, again)
+	testkit.Eventually(t, "the revocation is received", func() bool { return subscriber.times(again) == 1 })
 	b.Retract(cluster, first)
 	b.Retract(cluster, second)
 	b.Retract(replica.ClusterID{Store: "another"}, again)
-	testkit.Eventually(t, "the withdrawn are gone", func() bool { return length(t, conn) == 1 })
+	testkit.Eventually(t, "the retracted entries are removed", func() bool { return length(t, conn) == 1 })
 	b.Retract(cluster, again)
-	testkit.Eventually(t, "all are gone", func() bool { return length(t, conn) == 0 })
+	testkit.Eventually(t, "all entries are removed", func() bool { return length(t, conn) == 0 })
 	if n := others.count(); n != 0 {
-		t.Errorf("nodes of another store heard %d entries", n)
+		t.Errorf("nodes of another store received %d entries", n)
 	}
 	c := client(t, conn)
 	if ms, err := c.Do(context.Background(), c.B().Pttl().Key(streamKey(cluster)).Build()).AsInt64(); err != nil || ms <= 0 || ms > MaxAge.Milliseconds() {
@@ -203,13 +203,13 @@ func publishedThrough(t *testing.T, kind testserver.RedisKind) {
 	}
 }
 
-// TestForged writes to Redis what no node of the store said.
+// TestForged writes entries to the stream that no node of the store wrote. They are rejected.
 func TestForged(t *testing.T) {
 	t.Parallel()
 	conn := connected(t, testserver.RedisURL(t))
 	b := New(conn, quiet)
-	stranger := cluster
-	stranger.Key = []byte("a guess")
+	forger := cluster
+	forger.Key = []byte("a guess")
 	r := revocationOf(1)
 	text, err := encode(r)
 	if err != nil {
@@ -218,12 +218,12 @@ func TestForged(t *testing.T) {
 	enabled := revocationOf(2)
 	enabled.Action = "key.enabled"
 	forbidden, _ := encode(enabled)
-	nameless, _ := encode(management.Revocation{Action: management.KeyRevoked, Keyspace: "default", At: time.Now()})
+	incomplete, _ := encode(management.Revocation{Action: management.KeyRevoked, Keyspace: "default", At: time.Now()})
 	c := client(t, conn)
 	forged := [][]string{
-		{textField, text}, {textField, text, sealField, ""}, {textField, text, sealField, seal(stranger, text)},
+		{textField, text}, {textField, text, sealField, ""}, {textField, text, sealField, seal(forger, text)},
 		{textField, text + " ", sealField, seal(cluster, text)}, {sealField, seal(cluster, "")}, {"a", "b"},
-		{textField, forbidden, sealField, seal(cluster, forbidden)}, {textField, nameless, sealField, seal(cluster, nameless)},
+		{textField, forbidden, sealField, seal(cluster, forbidden)}, {textField, incomplete, sealField, seal(cluster, incomplete)},
 		{textField, "{", sealField, seal(cluster, "{")},
 	}
 	for _, fields := range forged {
@@ -233,12 +233,12 @@ func TestForged(t *testing.T) {
 	}
 	l := listen(t, b, cluster)
 	good := revocationOf(3)
-	tell(t, New(conn, quiet), good)
-	testkit.Eventually(t, "what is true is received", func() bool { return l.times(good) == 1 })
+	publish(t, New(conn, quiet), good)
+	testkit.Eventually(t, "the authentic revocation is received", func() bool { return l.times(good) == 1 })
 	if l.count() != 1 || b.Stats().Rejected != int64(len(forged)) {
-		t.Errorf("heard %d, %+v", l.count(), b.Stats())
+		t.Errorf("received %d, %+v", l.count(), b.Stats())
 	}
-	// Where there is something else in its place, that is an error.
+	// Subscribe returns an error if the key holds a value that is not a stream.
 	if err := c.Do(context.Background(), c.B().Set().Key(streamKey(replica.ClusterID{Store: "x"})).Value("x").Build()).Error(); err != nil {
 		t.Fatal(err)
 	}
@@ -247,8 +247,8 @@ func TestForged(t *testing.T) {
 	}
 }
 
-// TestOutages tells and hears through connections that are cut, refused and silent, and over a Redis
-// that is killed and forgets everything.
+// TestOutages publishes and receives through connections that are cut, refused and held up, and
+// over a Redis that is killed and loses its data.
 func TestOutages(t *testing.T) {
 	t.Parallel()
 	testserver.EachRedis(t, outagesOf)
@@ -261,49 +261,50 @@ func outagesOf(t *testing.T, kind testserver.RedisKind) {
 	a, b := New(near, quiet), New(far, quiet)
 	l := listen(t, b, cluster)
 	la := listen(t, a, cluster)
-	testkit.Eventually(t, "both listen", func() bool { return l.begins() > 0 && la.begins() > 0 })
+	testkit.Eventually(t, "both listeners subscribe", func() bool { return l.begins() > 0 && la.begins() > 0 })
 	n := 0
-	publish := func() management.Revocation {
+	publishNext := func() management.Revocation {
 		n++
 		r := revocationOf(n)
-		tell(t, a, r)
+		publish(t, a, r)
 		return r
 	}
 	expectReceived := func(what string, r management.Revocation) {
 		t.Helper()
 		testkit.Eventually(t, what, func() bool { return l.times(r) > 0 })
 	}
-	expectReceived("at first", publish())
+	expectReceived("the first", publishNext())
 	proxy.Cut()
-	expectReceived("after a cut", publish())
+	expectReceived("one published after a cut", publishNext())
 	proxy.Refuse()
-	r := publish()
+	r := publishNext()
 	proxy.Restore()
-	expectReceived("what was told while it was cut off", r)
+	expectReceived("one published while connections are refused", r)
 	proxy.Hold()
-	r = publish()
+	r = publishNext()
 	if err := b.Publish(context.Background(), cluster, revocationOf(-1)); err == nil {
-		t.Error("it could be told through a connection that nothing passes")
+		t.Error("published through a connection that is held up")
 	}
 	proxy.Restore()
-	expectReceived("what was told while nothing passed", r)
+	expectReceived("one published while the connection is held up", r)
 
 	begun := la.begins()
 	server.Kill()
 	if err := a.Publish(context.Background(), cluster, revocationOf(-2)); err == nil {
-		t.Error("it could be told to a Redis that is not there")
+		t.Error("published to a Redis that is not running")
 	}
 	server.Start()
-	testkit.Eventually(t, "it is listened again", func() bool { return la.begins() > begun })
+	testkit.Eventually(t, "the listener subscribes again", func() bool { return la.begins() > begun })
 	if length(t, near) != 0 {
-		t.Fatal("Redis forgot nothing")
+		t.Fatal("Redis kept its data")
 	}
-	tell(t, a, r) // as a replica does from time to time
+	publish(t, a, r) // as a replica does at intervals with pending revocations
 	late := listen(t, New(connected(t, server.URL()), quiet), cluster)
-	testkit.Eventually(t, "it is heard again", func() bool { return late.times(r) > 0 })
+	testkit.Eventually(t, "the revocation is received again", func() bool { return late.times(r) > 0 })
 }
 
-// The least that a user of Redis's access control lists needs for it, beside what limits do; and one who may not is told so.
+// These commands, in addition to those that limits use, are all that a Redis user needs for
+// publishing and receiving. A user without them gets errors.
 func TestAccessControlList(t *testing.T) {
 	t.Parallel()
 	testserver.EachRedis(t, accessControlOf)
@@ -317,10 +318,10 @@ func accessControlOf(t *testing.T, kind testserver.RedisKind) {
 	b := New(connected(t, "redis://gate:secret@"+server.Addr()+"/0"), quiet)
 	l := listen(t, b, cluster)
 	r := revocationOf(1)
-	tell(t, b, r)
-	testkit.Eventually(t, "it is received", func() bool { return l.times(r) == 1 })
+	publish(t, b, r)
+	testkit.Eventually(t, "the revocation is received", func() bool { return l.times(r) == 1 })
 	b.Retract(cluster, r)
-	testkit.Eventually(t, "it is gone", func() bool {
+	testkit.Eventually(t, "the entry is removed", func() bool {
 		late := 0
 		ctx, stop := context.WithCancel(context.Background())
 		_ = New(b.redis, quiet).Subscribe(ctx, cluster, func(list []management.Revocation) error { late += len(list); stop(); return nil })
@@ -328,15 +329,15 @@ func accessControlOf(t *testing.T, kind testserver.RedisKind) {
 	})
 	without := New(connected(t, "redis://limits:secret@"+server.Addr()+"/0"), quiet)
 	if err := without.Publish(context.Background(), cluster, r); err == nil {
-		t.Error("it could tell")
+		t.Error("a user without the commands published")
 	}
 	if err := without.Subscribe(context.Background(), cluster, func([]management.Revocation) error { return nil }); err == nil {
-		t.Error("it could hear")
+		t.Error("a user without the commands subscribed")
 	}
 }
 
-// TestFailover tells and hears through a Cluster and a Sentinel, before and after another server takes the
-// place of the one that has the words.
+// TestFailover publishes and receives through a Redis Cluster and a Sentinel, before and after a
+// replica replaces the server that holds the stream.
 func TestFailover(t *testing.T) {
 	t.Parallel()
 	testserver.EachRedis(t, func(t *testing.T, kind testserver.RedisKind) {
@@ -348,9 +349,9 @@ func TestFailover(t *testing.T) {
 				k.Store += "0"
 			}
 			failover(t, c.URL(), k, c.FailOver)
-			c.Replica.Kill() // is missed by nobody
+			c.Replica.Kill() // subscriptions do not need this server
 			l := listen(t, New(connected(t, c.URL()), quiet), k)
-			testkit.Eventually(t, "it is listened without it", func() bool { return l.begins() > 0 })
+			testkit.Eventually(t, "a listener subscribes without the replica", func() bool { return l.begins() > 0 })
 		})
 		t.Run("sentinel", func(t *testing.T) {
 			t.Parallel()
@@ -365,21 +366,21 @@ func failover(t *testing.T, url string, k replica.ClusterID, failOver func()) {
 	conn := connected(t, url)
 	a, b := New(conn, quiet), New(connected(t, url), quiet)
 	la, lb := listen(t, a, k), listen(t, b, k)
-	testkit.Eventually(t, "both listen", func() bool { return la.begins() > 0 && lb.begins() > 0 })
-	say := func(r management.Revocation) {
+	testkit.Eventually(t, "both listeners subscribe", func() bool { return la.begins() > 0 && lb.begins() > 0 })
+	publishTo := func(r management.Revocation) {
 		t.Helper()
-		// Who can't tell tries it again.
-		testkit.Eventually(t, "it can be told", func() bool { return a.Publish(context.Background(), k, r) == nil })
-		testkit.Eventually(t, "it is received", func() bool { return lb.times(r) > 0 })
+		// A node that fails to publish tries again.
+		testkit.Eventually(t, "the revocation is published", func() bool { return a.Publish(context.Background(), k, r) == nil })
+		testkit.Eventually(t, "the revocation is received", func() bool { return lb.times(r) > 0 })
 	}
 	before, after := revocationOf(1), revocationOf(2)
-	say(before)
+	publishTo(before)
 	failOver()
-	say(after)
+	publishTo(after)
 	late := listen(t, New(connected(t, url), quiet), k)
 	testkit.Eventually(t, "a later subscriber receives both", func() bool { return late.times(before) == 1 && late.times(after) == 1 })
 	c := client(t, conn)
-	testkit.Eventually(t, "what is withdrawn is gone", func() bool {
+	testkit.Eventually(t, "the retracted entries are removed", func() bool {
 		b.Retract(k, before)
 		b.Retract(k, after)
 		n, err := c.Do(context.Background(), c.B().Xlen().Key(streamKey(k)).Build()).AsInt64()
@@ -387,21 +388,22 @@ func failover(t *testing.T, url string, k replica.ClusterID, failOver func()) {
 	})
 }
 
-// TestForgotten has Redis lose what it was told while everybody stays connected.
-func TestForgotten(t *testing.T) {
+// TestLostEntries deletes the stream in Redis while all nodes stay connected.
+func TestLostEntries(t *testing.T) {
 	t.Parallel()
 	conn := connected(t, testserver.RedisURL(t))
 	a, b := New(conn, quiet), New(conn, quiet)
 	a.rereadEvery, b.rereadEvery = 50*time.Millisecond, 50*time.Millisecond
 	la, lb := listen(t, a, cluster), listen(t, b, cluster)
 	first, second := revocationOf(1), revocationOf(2)
-	tell(t, a, first)
-	testkit.Eventually(t, "it is received", func() bool { return la.times(first) == 1 && lb.times(first) == 1 })
+	publish(t, a, first)
+	testkit.Eventually(t, "the revocation is received", func() bool { return la.times(first) == 1 && lb.times(first) == 1 })
 	c := client(t, conn)
 	if err := c.Do(context.Background(), c.B().Del().Key(streamKey(cluster)).Build()).Error(); err != nil {
 		t.Fatal(err)
 	}
-	// It goes on with entries that come before those that were heard, as a server does whose clock is behind.
+	// The new entries have lower ids than those already received, as after a fail-over to a server
+	// whose clock is behind.
 	text, err := encode(second)
 	if err != nil {
 		t.Fatal(err)
@@ -413,48 +415,48 @@ func TestForgotten(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	testkit.Eventually(t, "what comes before is received", func() bool { return la.times(second) == 1 && lb.times(second) == 1 })
-	testkit.Eventually(t, "what was lost is told again", func() bool {
-		tell(t, a, first)
+	testkit.Eventually(t, "the entry with the lower id is received", func() bool { return la.times(second) == 1 && lb.times(second) == 1 })
+	testkit.Eventually(t, "the lost revocation is published again", func() bool {
+		publish(t, a, first)
 		return length(t, conn) == 3
 	})
-	testkit.Eventually(t, "and heard again", func() bool { return lb.times(first) == 2 })
+	testkit.Eventually(t, "the lost revocation is received again", func() bool { return lb.times(first) == 2 })
 	if n := lb.times(second); n != 1 {
-		t.Errorf("what was not lost was heard %d times", n)
+		t.Errorf("the revocation that was not lost was received %d times", n)
 	}
 	if n := b.Stats().Rejected; n > 1 {
-		t.Errorf("what is no word was rejected %d times", n)
+		t.Errorf("the invalid entry was rejected %d times", n)
 	}
 	a.Retract(cluster, first)
 	a.Retract(cluster, second)
-	testkit.Eventually(t, "all words are gone", func() bool { return length(t, conn) == 1 })
+	testkit.Eventually(t, "all revocations are removed", func() bool { return length(t, conn) == 1 })
 }
 
-// TestMany tells more than one read holds.
+// TestMany publishes more revocations than one read returns.
 func TestMany(t *testing.T) {
 	t.Parallel()
 	url := testserver.RedisURL(t)
 	a := New(connected(t, url), quiet)
 	const many = 2*readBatch + 10
 	for i := range many {
-		tell(t, a, revocationOf(i))
+		publish(t, a, revocationOf(i))
 	}
 	b := New(connected(t, url), quiet)
 	l := listen(t, b, cluster)
-	testkit.Eventually(t, "all are heard", func() bool { return l.count() == many })
+	testkit.Eventually(t, "all revocations are received", func() bool { return l.count() == many })
 	l.mu.Lock()
 	for _, r := range l.received {
 		b.Retract(cluster, r)
 	}
 	l.mu.Unlock()
-	testkit.Eventually(t, "all are withdrawn", func() bool { return length(t, connectedAs(b)) == 0 })
-	testkit.Eventually(t, "none is remembered", func() bool {
+	testkit.Eventually(t, "all entries are removed", func() bool { return length(t, connectedAs(b)) == 0 })
+	testkit.Eventually(t, "the broadcaster forgets all entries", func() bool {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		return b.n == 0 && len(b.entries) == 0 && len(b.retracted) == 0
 	})
-	// What f refuses is heard again.
-	tell(t, a, revocationOf(many))
+	// A revocation for which f returns an error is received again.
+	publish(t, a, revocationOf(many))
 	no := errors.New("not now")
 	if err := b.Subscribe(context.Background(), cluster, func([]management.Revocation) error { return no }); !errors.Is(err, no) {
 		t.Errorf("%v", err)
@@ -463,7 +465,7 @@ func TestMany(t *testing.T) {
 
 func connectedAs(b *Broadcaster) *redis.Redis { return b.redis.(*redis.Redis) }
 
-// FuzzOpen reads entries that anyone may have written.
+// FuzzOpen parses arbitrary entries, since anyone with access to Redis may write them.
 func FuzzOpen(f *testing.F) {
 	text, err := encode(revocationOf(1))
 	if err != nil {
@@ -483,7 +485,7 @@ func FuzzOpen(f *testing.F) {
 			return
 		}
 		if !sealed {
-			t.Fatal("taken from a stranger")
+			t.Fatal("an entry without authentication was accepted")
 		}
 		if r.Change().ID == "" || r.Change().Keyspace == "" || r.At.IsZero() {
 			t.Fatalf("%+v", r)
