@@ -345,6 +345,6 @@ func TestDiskRestored(t *testing.T) {
 		p.call(t, "GET", "/", p.counted.full).passed()
 		p.call(t, "GET", "/", p.paid.full).passed()
 	}
-	p.logged(t, "the store is older than what was read from it before")
+	p.logged(t, "the store is older than at this gateway's last read")
 	p.recovers(t)
 }

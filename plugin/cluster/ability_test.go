@@ -6,18 +6,18 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// wrapped is a store that wraps another, as one that is opened later.
+// wrapped is a store that wraps another one, such as a store that is opened later.
 type wrapped struct{ gateway.Store }
 
 func (w wrapped) Unwrap() gateway.Store { return w.Store }
 
-// mirrorStore is a store with an ability.
+// mirrorStore is a store that implements Mirror.
 type mirrorStore struct {
 	gateway.Store
 	Mirror
 }
 
-// An optional ability of a store is found behind stores that wrap it.
+// ability finds an optional interface behind stores that wrap another.
 func TestAbility(t *testing.T) {
 	for _, tt := range []struct {
 		name  string

@@ -6,34 +6,34 @@ import (
 	"time"
 )
 
-// Confirmation is which nodes have applied a change.
+// Confirmation lists which nodes have applied a change, and which have not.
 type Confirmation struct {
-	// Confirmed are the nodes that have, this one among them.
+	// Confirmed are the names of the nodes that have applied it, including this one.
 	Confirmed []string
 	// Pending are the nodes that have not reported it.
 	Pending []PendingNode
 }
 
-// AnyOther is the Name of a PendingNode that stands for all other nodes, where their list was never
+// AnyOther is the Name of a PendingNode that stands for all other nodes, if their list was never
 // read.
 const AnyOther = "any other gateway"
 
 // PendingNode is a node that has not confirmed a change.
 type PendingNode struct {
 	Name string
-	// Deadline is until when it accepts keys from memory; the zero time where that is not known.
+	// Deadline is until when the node accepts keys from memory; the zero time if unknown.
 	Deadline time.Time
 	// contactAt is when it last reported.
 	contactAt time.Time
 }
 
-// Confirm returns which nodes have applied all changes up to seq, or all changes of the store where
-// seq is 0. A node also counts as confirmed once it accepts no keys of the keyspace (of any, where
-// keyspace is "") from memory. Confirm returns when all nodes have confirmed, when wait has passed,
-// or when ctx ends. It does not wait for nodes without recent reports.
+// Confirm returns which nodes have applied all changes up to seq, or all changes of the store if
+// seq is 0. A node also counts as confirmed once it accepts no keys of the keyspace (of any
+// keyspace, if keyspace is "") from memory. Confirm blocks until all nodes have confirmed, wait
+// has passed, or ctx has ended. It does not wait for nodes without recent reports.
 //
-// While the store is unreachable, the nodes that were read last are pending, with deadlines as if
-// they had reached the store just now; or AnyOther is, where none were ever read.
+// While the store is unreachable, the nodes of the last read list are pending, with deadlines as
+// if they had reached the store just now. If the list was never read, AnyOther is pending.
 func (m *Member) Confirm(ctx context.Context, keyspace string, seq int64, wait time.Duration) Confirmation {
 	s := m.membership
 	if s == nil {
@@ -47,7 +47,7 @@ func (m *Member) Confirm(ctx context.Context, keyspace string, seq int64, wait t
 			last = m.seq.Load()
 		}
 		for seq = last; m.seq.Load() < seq; {
-			// Changes of others, which this node has not applied yet.
+			// This node has not applied all changes of other nodes yet.
 			if sleep(ctx, 2*time.Millisecond) != nil {
 				break
 			}
@@ -61,7 +61,8 @@ func (m *Member) Confirm(ctx context.Context, keyspace string, seq int64, wait t
 		}
 		c, alive := m.classifyNodes(list.nodes, list.now, keyspace, seq)
 		if err != nil {
-			// They may have reported since the list was read, but not this change.
+			// Since the list was read, nodes may have reported again, but none can have confirmed
+			// this change.
 			now := list.now.Add(time.Since(list.asked))
 			for i := range c.Pending {
 				p := &c.Pending[i]
@@ -89,8 +90,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// classifyNodes sorts nodes by whether they have applied seq, and counts the pending ones that have
-// reported recently.
+// classifyNodes divides nodes into those that have applied seq and pending ones. alive is the
+// number of pending nodes that have reported recently.
 func (m *Member) classifyNodes(nodes []Node, now time.Time, keyspace string, seq int64) (c Confirmation, alive int) {
 	c.Confirmed = append(c.Confirmed, m.Name())
 	recovering := m.membership.recovering()
@@ -111,8 +112,8 @@ func (m *Member) classifyNodes(nodes []Node, now time.Time, keyspace string, seq
 	return c, alive
 }
 
-// Nodes returns the gateways that share the store, and the time by its clock; none where the store
-// is this process's own.
+// Nodes returns the gateways that share the store, and the time by the store's clock; nil if no
+// other process shares the store.
 func (m *Member) Nodes(ctx context.Context) ([]Node, time.Time, error) {
 	if m.membership == nil {
 		return nil, time.Time{}, nil
@@ -120,20 +121,20 @@ func (m *Member) Nodes(ctx context.Context) ([]Node, time.Time, error) {
 	return m.membership.registry.Nodes(ctx)
 }
 
-// nodePoller reads the list of nodes, once for all concurrent callers: each gets a list that was
-// read after its call.
+// nodePoller reads the list of nodes. Concurrent callers share a read, and each gets a list that
+// was read after its call began.
 type nodePoller struct {
 	mu sync.Mutex
-	// running is the read in progress, next the one that begins when it has ended.
+	// running is the read in progress; next is the one that starts after it.
 	running, next *nodePoll
-	// last is the list that was read last, nil before the first.
+	// last is the list of the last successful read, nil before the first.
 	last *nodeList
 }
 
 // nodeList is the list of nodes at a time. Immutable.
 type nodeList struct {
 	nodes []Node
-	// now is the time by the store's clock, asked the time by this node's when it was queried.
+	// now is the store's time of the list; asked is this node's time at the start of the query.
 	now, asked time.Time
 }
 
@@ -143,7 +144,7 @@ type nodePoll struct {
 	err  error
 }
 
-// list returns the nodes. With an error it returns those read last, nil where none were.
+// list returns the nodes. With an error, it returns the last list that was read, or nil.
 func (p *nodePoller) list(ctx context.Context, r Registry) (*nodeList, error) {
 	p.mu.Lock()
 	var mine *nodePoll
@@ -169,7 +170,7 @@ func (p *nodePoller) list(ctx context.Context, r Registry) (*nodeList, error) {
 	}
 }
 
-// run reads the nodes for poll, and for the polls that were requested meanwhile.
+// run reads the nodes for poll, and then for polls that were requested during the read.
 func (p *nodePoller) run(poll *nodePoll, r Registry) {
 	for poll != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), reportTimeout)
@@ -188,7 +189,7 @@ func (p *nodePoller) run(poll *nodePoll, r Registry) {
 	}
 }
 
-// NodesKnown returns how many nodes the list had when it was last read.
+// NodesKnown returns the length of the last list of nodes that was read.
 func (m *Member) NodesKnown() int {
 	p := &m.membership.polls
 	p.mu.Lock()

@@ -9,18 +9,17 @@ import (
 )
 
 const (
-	// followTimeout bounds one reading of the changes: a store that accepted the query and does
-	// not answer is asked again.
+	// followTimeout bounds one read of the changes: if a store accepts a query and does not
+	// answer, follow retries.
 	followTimeout = 15 * time.Second
-	// changesAtOnce bounds one read of the change sequence.
+	// changesAtOnce bounds the number of changes in one read.
 	changesAtOnce = 1000
 )
 
-// follow applies the changes that others write to the store: another process on the same file,
-// another node.
+// follow applies the changes that other processes and nodes write to the store, until ctx ends.
 func (m *Member) follow(ctx context.Context) {
-	// behind reports that changes were noticed and could not be read: Wait does not return for
-	// them again.
+	// behind reports that catchUp failed after a change signal. Then follow retries without Wait,
+	// which returns only once for each signal.
 	behind := false
 	for ctx.Err() == nil {
 		var err error
@@ -43,7 +42,7 @@ func (m *Member) follow(ctx context.Context) {
 	}
 }
 
-// catchUp applies every change after the newest one applied.
+// catchUp applies every change after the newest applied one.
 func (m *Member) catchUp(ctx context.Context) error {
 	for {
 		if err := m.followMirror(ctx); err != nil {
@@ -51,13 +50,13 @@ func (m *Member) catchUp(ctx context.Context) error {
 		}
 		began := time.Now()
 		applied := m.seq.Load()
-		// From the last change that was read: a later one that this process wrote may have taken
-		// its number while changes of others were not read.
+		// Start at the last change that was read. A later change written by this process may have
+		// a number beyond changes of others that were not read yet.
 		after := applied
 		if k := m.lastRead.Load(); k != nil {
 			after = min(after, k.Seq)
 		}
-		// That one is read again: if it is still the same, the others follow it.
+		// The last read change is read again. If it has changed, the store was replaced.
 		changes, err := m.store.Changes(ctx, max(after-1, 0), changesAtOnce)
 		if err != nil {
 			return err
@@ -75,12 +74,12 @@ func (m *Member) catchUp(ctx context.Context) error {
 			return nil
 		}
 		last := changes[len(changes)-1]
-		// The writer may have applied this process's own changes meanwhile.
+		// Apply calls of this process may have applied its own changes since.
 		fresh := slices.DeleteFunc(changes, func(c gateway.Change) bool { return c.Seq <= m.seq.Load() })
 		if err := m.Apply(ctx, fresh); err != nil {
 			return err
 		}
-		// Over gaps too, but never back behind what was applied meanwhile.
+		// seq moves on even over gaps, but never back behind changes applied meanwhile.
 		for now := m.seq.Load(); last.Seq > now && !m.seq.CompareAndSwap(now, last.Seq); now = m.seq.Load() {
 		}
 		m.lastRead.Store(&last)
@@ -92,9 +91,9 @@ func (m *Member) catchUp(ctx context.Context) error {
 	}
 }
 
-// nextChanges returns those of changes that come after the change numbered after. They were read
-// from that one on, when applied was the newest change applied. broken is why they do not follow
-// it, "" where they do.
+// nextChanges returns the part of changes that follows the change numbered after. changes were
+// read from that number on, when applied was the newest applied change. If the sequence is
+// interrupted, broken is the reason.
 func (m *Member) nextChanges(ctx context.Context, after, applied int64, changes []gateway.Change) (_ []gateway.Change, broken string, err error) {
 	switch {
 	case len(changes) == 0:
@@ -103,43 +102,43 @@ func (m *Member) nextChanges(ctx context.Context, after, applied int64, changes 
 		case err != nil:
 			return nil, "", err
 		case last < after:
-			return nil, "the store is older than what was read from it before, as after restoring a backup", nil
+			return nil, "the store is older than at this gateway's last read, as after restoring a backup", nil
 		case last == after:
 			return nil, "", nil
 		}
-		// Written just now, or long ago and dropped.
+		// The changes were written just now, or long ago and removed since.
 		if changes, err = m.store.Changes(ctx, after, changesAtOnce); err != nil {
 			return nil, "", err
 		}
 		if len(changes) > 0 && changes[0].Seq == after+1 || m.seq.Load() != applied {
 			return changes, "", nil
 		}
-		return nil, "the changes since were dropped", nil
+		return nil, "changes were removed from the store before this gateway had read them", nil
 	case changes[0].Seq == after:
 		first := changes[0]
 		if k := m.lastRead.Load(); k != nil && k.Seq == after && k.Mark != first.Mark {
-			return nil, "the store is another than the one that was read before, as after restoring a backup", nil
+			return nil, "the store is not the one that this gateway read before, as after restoring a backup", nil
 		}
 		if newest := changes[len(changes)-1].Seq; newest < applied && len(changes) < changesAtOnce {
-			return nil, "the store is older than what was written to it before, as after restoring a backup", nil
+			return nil, "the store is older than this gateway's last write, as after restoring a backup", nil
 		}
 		m.lastRead.Store(&first)
 		return changes[1:], "", nil
 	case changes[0].Seq > after+1:
-		return nil, "the changes since were dropped", nil
+		return nil, "changes were removed from the store before this gateway had read them", nil
 	}
 	return changes, "", nil
 }
 
-// resync is for when it is unknown what changed: all keys are read again, and all leased credits
-// returned.
+// resync handles an interrupted change sequence: all keys are read again, and all leased credits
+// are returned.
 func (m *Member) resync(ctx context.Context, after int64, why string) error {
 	began := time.Now()
 	last, err := m.store.LastSeq(ctx)
 	if err != nil {
 		return err
 	}
-	m.Logger().Warn(why+": all keys are read again", "applied", after, "store", last)
+	m.Logger().Warn(why+": all keys are read again", "applied_change", after, "newest_change", last)
 	m.tokenChanges.Add(1)
 	m.Keys().Invalidate()
 	if err := m.ReturnAllLeases(ctx); err != nil {

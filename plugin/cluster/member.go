@@ -11,15 +11,15 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// Options are what a Member is made of.
+// Options are the parts and settings of a Member.
 type Options struct {
 	gateway.Options
-	// Registry lists the gateways that share the store; nil where it is this process's alone.
+	// Registry lists the gateways that share the store; nil if no other process shares it.
 	Registry Registry
-	// Shared states that SetStore will name a Registry. Default: false.
+	// Shared states that SetStore will set a Registry. Default: false.
 	Shared bool
-	// Staleness is for how long keys in memory are accepted while a shared store cannot be
-	// reached. Default: an hour.
+	// Staleness is how long keys in memory are accepted while a shared store is unreachable.
+	// Default: an hour.
 	Staleness Staleness
 	// NodeInfo returns the program's version and a hash of its configuration, for the other
 	// gateways. Default: both are empty.
@@ -32,12 +32,11 @@ const (
 	staleEvery = 250 * time.Millisecond
 )
 
-// Member is a gateway that follows the changes of its store. Make one with New. Safe for
-// concurrent use.
+// Member is a gateway that follows the changes of its store. Made by New. Safe for concurrent use.
 type Member struct {
 	*gateway.Gateway
 	store gateway.Store
-	// membership is nil where the store is this process's alone.
+	// membership is nil if no other process shares the store.
 	membership *membership
 
 	startMu         sync.Mutex
@@ -48,11 +47,10 @@ type Member struct {
 	tokenChanges atomic.Uint64
 	seq          atomic.Int64 // newest change applied
 	reportedSeq  atomic.Int64 // newest change that is, or will be, reported as applied
-	// lastRead is the newest change that was read as applied, nil for none; only the follower
-	// sets it.
+	// lastRead is the newest change that was read and applied, nil for none. Only follow sets it.
 	lastRead atomic.Pointer[gateway.Change]
-	// mirror is the store where it is a Mirror, nil where it is not. mirrorGeneration is the
-	// generation that was followed last.
+	// mirror is the store if it is a Mirror, else nil. mirrorGeneration is the generation that was
+	// followed last.
 	mirror           Mirror
 	mirrorGeneration uint64
 }
@@ -74,8 +72,8 @@ func New(o Options) (*Member, error) {
 	return &Member{Gateway: g, store: o.Store, membership: s}, nil
 }
 
-// SetStore names the store of a member whose Options name none, and its Registry where it is
-// shared. It is called once, before Start.
+// SetStore sets the store of a member whose Options had none, and its Registry if it is shared.
+// Call it once, before Start.
 func (m *Member) SetStore(s gateway.Store, r Registry) {
 	m.store = s
 	m.Gateway.SetStore(s)
@@ -84,8 +82,9 @@ func (m *Member) SetStore(s gateway.Store, r Registry) {
 	}
 }
 
-// Start joins the cluster and makes the gateway ready. From then on it follows the changes in the
-// background. Blocks on the store, within ctx. Idempotent; after a failure it may be called again.
+// Start joins the cluster, makes the gateway ready, and starts following the changes in the
+// background. It blocks on the store within ctx. It is idempotent, and may be called again after
+// an error.
 func (m *Member) Start(ctx context.Context) error {
 	m.startMu.Lock()
 	defer m.startMu.Unlock()
@@ -95,8 +94,8 @@ func (m *Member) Start(ctx context.Context) error {
 	if m.closed.Load() {
 		return errors.New("the gateway was closed")
 	}
-	// First: from then on writers wait for this node, and what was written before is what it
-	// loads.
+	// Joining comes first. Writers wait for this node from then on, and loads return everything
+	// that was written before.
 	if m.mirror, _ = ability[Mirror](m.store); m.mirror != nil {
 		m.mirrorGeneration = m.mirror.Generation()
 	}
@@ -129,7 +128,8 @@ func (m *Member) Start(ctx context.Context) error {
 	return nil
 }
 
-// Close closes the gateway, see gateway.Gateway.Close, and leaves the cluster. Idempotent.
+// Close closes the gateway, as gateway.Gateway.Close does, and leaves the cluster. It is
+// idempotent.
 func (m *Member) Close(ctx context.Context) error {
 	m.startMu.Lock()
 	defer m.startMu.Unlock()
@@ -145,7 +145,7 @@ func (m *Member) Close(ctx context.Context) error {
 	return err
 }
 
-// Ready reports whether keys of one keyspace at least are accepted now.
+// Ready reports whether keys of at least one keyspace are accepted now.
 func (m *Member) Ready() bool {
 	return m.Gateway.Ready() && (m.membership == nil || !m.membership.allStale(time.Now()))
 }
@@ -157,19 +157,19 @@ func (m *Member) ReadyFor(keyspace string) bool {
 
 // Stats is the state of a member.
 type Stats struct {
-	// Stats of the gateway; Ready is the member's.
+	// Stats is the gateway's state, but Ready is that of the member.
 	gateway.Stats
 	// Stale reports that the member is not ready because it could not reach the store for too
 	// long.
 	Stale bool
 	// Seq is the newest change that this node has applied.
 	Seq int64
-	// Lag is the time since all changes had been applied; 0 where the store is this process's
-	// own.
+	// Lag is the time since this node last had all changes applied; 0 if no other process shares
+	// the store.
 	Lag time.Duration
 }
 
-// Stats does not block.
+// Stats returns the state of the member. It does not block.
 func (m *Member) Stats() Stats {
 	s := Stats{Stats: m.Gateway.Stats(), Seq: m.seq.Load()}
 	if m.membership != nil {
@@ -180,15 +180,15 @@ func (m *Member) Stats() Stats {
 	return s
 }
 
-// SetStaleness changes for how long this node accepts keys while it cannot reach a shared store.
-// Safe at any time.
+// SetStaleness changes how long this node accepts keys while a shared store is unreachable. It is
+// safe at any time.
 func (m *Member) SetStaleness(t Staleness) {
 	if m.membership != nil {
 		m.membership.setStaleness(t)
 	}
 }
 
-// join makes this node known, before it loads anything: writers wait for it from then on.
+// join reports this node before it loads anything, so that writers wait for it from then on.
 func (m *Member) join(ctx context.Context) error {
 	if m.membership == nil {
 		return nil
@@ -196,7 +196,7 @@ func (m *Member) join(ctx context.Context) error {
 	return m.report(ctx)
 }
 
-// leave removes this node from the list, at a clean stop.
+// leave removes this node from the registry at a clean stop.
 func (m *Member) leave(ctx context.Context) error {
 	if m.membership == nil {
 		return nil
@@ -204,7 +204,7 @@ func (m *Member) leave(ctx context.Context) error {
 	return m.membership.registry.RemoveNode(ctx, m.Name(), m.membership.instance)
 }
 
-// report tells the store how far this node has followed the changes.
+// report sends to the registry which change this node has applied, and its staleness.
 func (m *Member) report(ctx context.Context) error {
 	s := m.membership
 	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
@@ -213,7 +213,8 @@ func (m *Member) report(ctx context.Context) error {
 	s.mu.Lock()
 	staleness := s.staleness
 	s.mu.Unlock()
-	// lastRead is read after seq: it may be an earlier change, and vouches for seq all the same.
+	// lastRead is read after seq. It may be an earlier change than seq, which proves as well that
+	// both are in this store.
 	n := &Node{Name: m.Name(), Instance: s.instance, Seq: m.seq.Load(), Ready: m.Ready(), KeysCached: m.Keys().KeyCount()}
 	if k := m.lastRead.Load(); k != nil {
 		n.LastRead = *k
@@ -229,15 +230,15 @@ func (m *Member) report(ctx context.Context) error {
 		s.markListed()
 	case !errors.Is(err, ErrNameTaken) || !m.started.Load():
 	case s.mayTakeOver():
-		// Writers wait for the process before this one, which announced no shorter staleness.
+		// Writers wait for this node's former process, whose announced staleness is not shorter.
 		return nil
 	case s.markReplaced():
-		m.Logger().Error("another gateway has taken this node's name: this one accepts no more keys; give each gateway its own name and start this one again", "node", m.Name())
+		m.Logger().Error("another gateway has taken this node's name: this one accepts no more keys. Give each gateway its own name and restart this one", "node", m.Name())
 	}
 	return err
 }
 
-// reportLoop reports whenever changes were applied, and every reportEvery.
+// reportLoop reports after changes were applied, and every reportEvery, until ctx ends.
 func (m *Member) reportLoop(ctx context.Context) {
 	t := time.NewTicker(reportEvery)
 	defer t.Stop()
@@ -245,10 +246,11 @@ func (m *Member) reportLoop(ctx context.Context) {
 		err := m.report(ctx)
 		switch {
 		case err != nil && ctx.Err() == nil:
-			// A replica may be readable all the while.
+			// This is no read failure: a replica may still be readable.
 			m.Health().WriteFailed("reporting this gateway to the others", err)
 		case err == nil && look:
-			// While the store is unreachable, a revocation names the nodes that were read last.
+			// Keep the list up to date: while the store is unreachable, Confirm uses the last one
+			// read.
 			_, _ = m.membership.polls.list(ctx, m.membership.registry)
 		}
 		select {
@@ -274,7 +276,7 @@ func (m *Member) staleLoop(ctx context.Context) {
 				was = is
 				m.logStale(is)
 			}
-			// Searching many keys takes at most a twentieth of a processor.
+			// Searching many keys takes at most 5 % of one processor.
 			t.Reset(max(staleEvery, 20*time.Since(now)))
 		case <-ctx.Done():
 			return
@@ -282,7 +284,7 @@ func (m *Member) staleLoop(ctx context.Context) {
 	}
 }
 
-// endStale ends the live requests of stale keyspaces: a revocation's receipt states that no
+// endStale ends the live requests of stale keyspaces: the receipt of a revocation promises that no
 // request continues after the deadline. It reports whether a keyspace is stale.
 func (m *Member) endStale(now time.Time) bool {
 	h := m.membership.deadline.Load()
@@ -293,13 +295,13 @@ func (m *Member) endStale(now time.Time) bool {
 	return true
 }
 
-// logStale logs that keys are no longer accepted, or that they are again.
+// logStale logs that keys are no longer accepted, or are accepted again.
 func (m *Member) logStale(stale bool) {
 	if stale {
-		m.Logger().Error("the store was unreachable for longer than max_staleness: keys are answered with 503, and open streams ended, until it is reachable", "node", m.Name())
+		m.Logger().Error("the store has been unreachable for longer than max_staleness: requests are answered with 503, and open streams are ended, until the store is reachable", "node", m.Name())
 		return
 	}
-	m.Logger().Info("the store is reachable again: keys are accepted", "node", m.Name())
+	m.Logger().Info("the store is reachable again: keys are accepted again", "node", m.Name())
 }
 
 // caughtUp records that all changes committed before began are applied.
@@ -310,7 +312,7 @@ func (m *Member) caughtUp(began time.Time) {
 	}
 }
 
-// signalProgress has the report loop report that changes were applied.
+// signalProgress makes reportLoop report the applied changes.
 func (m *Member) signalProgress() {
 	if m.membership == nil {
 		return
@@ -325,14 +327,14 @@ func (m *Member) signalProgress() {
 	}
 }
 
-// TokenChanges counts the changes to management tokens that were applied. It does not block.
+// TokenChanges returns the number of applied changes of management tokens. It does not block.
 func (m *Member) TokenChanges() uint64 { return m.tokenChanges.Load() }
 
-// Apply makes changes that are in the store count here: when it returns, no request is checked by
-// a state before them, and live requests whose key is no longer valid have been ended. Called
-// after each commit of this process, and for the commits of others; a change may be applied more
-// than once. Blocks on the store. An error means that new keys may not be known yet; keys that
-// lost something are rejected in any case.
+// Apply puts stored changes into effect in this process. When it returns, no request is checked by
+// the state before the changes, and live requests whose key is no longer valid have been ended. It
+// is called after each commit of this process and for the commits of others, perhaps twice for one
+// change. It blocks on the store. After an error, new keys may be unknown; keys with restrictions
+// are rejected in any case.
 func (m *Member) Apply(ctx context.Context, changes []gateway.Change) error {
 	for _, c := range changes {
 		if c.Kind == gateway.ChangeToken {
@@ -341,7 +343,7 @@ func (m *Member) Apply(ctx context.Context, changes []gateway.Change) error {
 	}
 	err := m.Keys().Apply(ctx, changes)
 	if err == nil {
-		// This process's own changes, in order, need not be read and applied a second time.
+		// catchUp need not apply this process's own changes again, if they follow each other.
 		for _, c := range changes {
 			m.seq.CompareAndSwap(c.Seq-1, c.Seq)
 		}

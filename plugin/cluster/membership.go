@@ -8,48 +8,49 @@ import (
 )
 
 const (
-	// reportEvery is how often a node reports that has applied nothing new.
+	// reportEvery is the interval of reports without new changes.
 	reportEvery = time.Second
 	// reportTimeout bounds one report.
 	reportTimeout = 2 * time.Second
-	// laggingAfter is for how long without contact to the store a node rejects keys as unknown:
-	// after it, they may have been created meanwhile.
+	// laggingAfter is how long without contact to the store a node still rejects keys as unknown.
+	// Later, they may have been created meanwhile.
 	laggingAfter = 3 * time.Second
-	// unresponsiveAfter is after how long without a report others do not wait for a node.
+	// unresponsiveAfter is the time since a node's last report after which others do not wait for
+	// it.
 	unresponsiveAfter = 5 * time.Second
-	// takeoverWindow is for how long a node that started without the store may find its name
-	// taken by the process before it, once the store is back: that one's last report counts from
-	// then on.
+	// takeoverWindow bounds how long the name of a node that started without the store may belong
+	// to its former process. It begins when the store answers again, with the former process's
+	// last report.
 	takeoverWindow = 4 * unresponsiveAfter
 )
 
-// membership is what a member of a cluster with a shared store knows about its contact to that
-// store. All times have a monotonic reading. It implements gateway.Freshness.
+// membership is the state of a member's contact to a shared store. All times have a monotonic
+// reading. It implements gateway.Freshness.
 type membership struct {
 	registry Registry
 	instance string
 	nodeInfo func() (version, configHash string)
 
 	mu sync.Mutex
-	// staleness bounds for how long this node accepts keys without contact to the store.
+	// staleness is how long this node accepts keys without contact to the store.
 	staleness Staleness
-	// lastSync is up to when all changes are applied. reported is when the last report that the
-	// store accepted began, and announced the staleness that it stated.
+	// All changes up to lastSync are applied. reported is when the last accepted report began, and
+	// announced is the staleness in it.
 	lastSync, reported time.Time
 	announced          Staleness
 	// deadline is until when this node accepts keys; nil before the first report.
 	deadline atomic.Pointer[deadline]
-	// recoveredAt is when the store began to accept reports, after the last one that it did not.
+	// recoveredAt is when the store began to accept reports again after a failed one.
 	recoveredAt time.Time
 	failing     bool
 	// replaced reports that another process took this node's name.
 	replaced bool
-	// listed reports that the store accepted a report of this process. nameTakenAt is when it
-	// first answered ErrNameTaken before that.
+	// listed reports that the store accepted a report of this process. nameTakenAt is when the
+	// registry first returned ErrNameTaken before that.
 	listed      bool
 	nameTakenAt time.Time
 
-	// changeSignal has an entry while there is progress to report.
+	// changeSignal has an entry while there are applied changes to report.
 	changeSignal chan struct{}
 	polls        nodePoller
 }
@@ -67,7 +68,7 @@ func (s *membership) Stale(now time.Time, keyspace string) bool {
 	return s.deadline.Load().passed(now, keyspace)
 }
 
-// allStale reports whether this node accepts keys of no keyspace.
+// allStale reports whether this node accepts no keys of any keyspace.
 func (s *membership) allStale(now time.Time) bool { return s.deadline.Load().allPassed(now) }
 
 // Lagging implements gateway.Freshness.
@@ -97,15 +98,16 @@ func (s *membership) reportAccepted(began time.Time, announced Staleness) {
 	s.extendDeadline()
 }
 
-// recovering reports whether the store was unreachable until just now: then the age of other
-// nodes' reports says nothing about them.
+// recovering reports whether the store was unreachable until just now. Then other nodes could not
+// report either, so old reports do not mean that they are down.
 func (s *membership) recovering() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.failing || time.Since(s.recoveredAt) < unresponsiveAfter
 }
 
-// extendDeadline moves the deadline on, never beyond what others were told. s.mu is held.
+// extendDeadline moves the deadline forward, but never beyond what this node announced to others.
+// s.mu is locked.
 func (s *membership) extendDeadline() {
 	if s.replaced || s.reported.IsZero() {
 		return
@@ -117,7 +119,7 @@ func (s *membership) extendDeadline() {
 	s.deadline.Store(newDeadline(from, s.staleness.atMost(s.announced)))
 }
 
-// setStaleness changes the bounds. A shorter one holds at once, before others know of it.
+// setStaleness changes the bounds. A shorter bound is in effect at once, before others know it.
 func (s *membership) setStaleness(t Staleness) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -127,7 +129,7 @@ func (s *membership) setStaleness(t Staleness) {
 	}
 }
 
-// lag returns the time since this node had applied all changes.
+// lag returns the time since this node last had all changes applied.
 func (s *membership) lag() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,7 +151,8 @@ func (s *membership) markListed() {
 }
 
 // markReplaced records that another process took this node's name, and reports whether that is
-// new. The node accepts no key from then on, since other nodes no longer wait for its confirmations.
+// new. From then on the node accepts no key, since other nodes no longer wait for its
+// confirmations.
 func (s *membership) markReplaced() (first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -159,8 +162,8 @@ func (s *membership) markReplaced() (first bool) {
 	return first
 }
 
-// mayTakeOver reports whether the process that has this node's name may be the one before it: this
-// one was never listed, since it started without the store.
+// mayTakeOver reports whether the process that has this node's name may be its former process.
+// That is possible only if this process was never listed, because it started without the store.
 func (s *membership) mayTakeOver() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

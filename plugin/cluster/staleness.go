@@ -2,15 +2,15 @@ package cluster
 
 import "time"
 
-// Staleness is for how long a node accepts keys from memory while it cannot reach a shared store.
+// Staleness is how long a node accepts keys from memory while a shared store is unreachable.
 // Immutable.
 type Staleness struct {
-	// Default holds for every keyspace that Keyspaces does not name.
+	// Default is the bound of every keyspace that is not in Keyspaces.
 	Default   time.Duration            `json:"default"`
 	Keyspaces map[string]time.Duration `json:"keyspaces,omitempty"`
 }
 
-// Of returns the bound of one keyspace. Does not allocate.
+// Of returns the bound of one keyspace. It does not allocate.
 func (t Staleness) Of(keyspace string) time.Duration {
 	if d, ok := t.Keyspaces[keyspace]; ok {
 		return d
@@ -36,8 +36,8 @@ func (t Staleness) shortest() time.Duration {
 	return d
 }
 
-// Offsets returns how much shorter than Longest the bound is for each keyspace that Keyspaces
-// names, and under "" for all others; nil where one bound holds for all.
+// Offsets returns how much shorter than Longest the bound of each keyspace in Keyspaces is, with
+// "" for all others; nil if all bounds are equal.
 func (t Staleness) Offsets() map[string]time.Duration {
 	if len(t.Keyspaces) == 0 {
 		return nil
@@ -65,12 +65,13 @@ func (t Staleness) atMost(o Staleness) Staleness {
 	return out
 }
 
-// deadline is until when a node accepts keys from memory. Immutable; nil has passed for all.
+// deadline is until when a node accepts keys from memory. Immutable. A nil deadline has passed for
+// all keyspaces.
 type deadline struct {
-	// from is when the node last was up to date and known to the registry.
+	// from is when the node was last both up to date and listed in the registry.
 	from      time.Time
 	staleness Staleness
-	// shortest and longest are the bounds of staleness.
+	// shortest and longest are the bounds of staleness, computed once.
 	shortest, longest time.Duration
 }
 
@@ -78,16 +79,16 @@ func newDeadline(from time.Time, staleness Staleness) *deadline {
 	return &deadline{from, staleness, staleness.shortest(), staleness.Longest()}
 }
 
-// age returns the time since from, by the monotonic clock or by the wall clock, whichever says
-// longer: the monotonic clock stops while the machine is suspended.
+// age returns the time since from, by the monotonic clock or the wall clock, whichever is longer:
+// the monotonic clock stops while the machine is suspended.
 func (h *deadline) age(now time.Time) time.Duration {
 	return max(now.Sub(h.from), time.Duration(now.UnixNano()-h.from.UnixNano()))
 }
 
-// anyPassed reports whether the deadline of some keyspace may have passed.
+// anyPassed reports whether the deadline of at least one keyspace may have passed.
 func (h *deadline) anyPassed(now time.Time) bool { return h == nil || h.age(now) > h.shortest }
 
-// passed reports whether the deadline of a keyspace has passed. Does not allocate.
+// passed reports whether the deadline of a keyspace has passed. It does not allocate.
 func (h *deadline) passed(now time.Time, keyspace string) bool {
 	if h == nil {
 		return true

@@ -6,9 +6,11 @@ import (
 	"unsafe"
 )
 
-// set returns t as it is after the wall clock was set by d, which does not change the monotonic clock.
+// set returns t as after the wall clock was set forward by d, which leaves the monotonic clock
+// unchanged.
 func set(t time.Time, d time.Duration) time.Time {
-	// A time.Time with both readings begins with 30 bits of nanoseconds below the wall's seconds.
+	// A time.Time with both clocks begins with a word that has the wall clock's seconds above 30
+	// bits of nanoseconds.
 	*(*uint64)(unsafe.Pointer(&t)) += uint64(d/time.Second) << 30
 	return t
 }

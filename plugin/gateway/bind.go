@@ -12,24 +12,25 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// bound is a key's limits and terms under one view, made at its first check by that view. Immutable.
+// bound is a key's lines and terms under one view, made at the key's first check by that view.
+// Immutable.
 type bound = keytable.Bound
 
 // termsOf returns the terms of a bound that this package made.
 func termsOf(b *bound) *terms { return b.Terms.(*terms) }
 
-// terms are the part of a bound that keys can share: those with the same plan and scopes do, unless
-// they or their tenants have limits of their own. Immutable.
+// terms are the part of a bound that keys can share. Keys with the same plan and scopes share
+// them, unless they or their tenants have limits of their own. Immutable.
 type terms struct {
 	view *View
-	// seq is the view's when this was made: a renewed view binds again.
+	// seq is the view's seq at the time of binding: after a Renew, keys are bound again.
 	seq       int64
 	plan      *Plan
 	scopes    ScopeSet
 	scopeList string
-	// address is the policies per address. addressOwner is whose requests are counted together for
-	// an address: those of all keys of a plan, or of a tenant where its record states the limits.
-	// The subject is looked up for each request.
+	// address holds the policies per address. addressOwner is the id under which an address is
+	// counted: the plan's, or the tenant's if its record states the limits. Each request looks up
+	// its subject.
 	address      []*ratelimit.Policy
 	addressOwner string
 	addressEpoch int64
@@ -62,7 +63,7 @@ func (u *termsInUse) share(t *terms) *terms {
 	switch {
 	case t.view == u.view && t.seq == u.seq:
 	case t.seq < u.seq:
-		return t // of a configuration that is on its way out
+		return t // the requests of an older configuration share nothing
 	default:
 		u.view, u.seq, u.m = t.view, t.seq, map[termsID]*terms{}
 	}
@@ -76,8 +77,8 @@ func (u *termsInUse) share(t *terms) *terms {
 	return t
 }
 
-// bind returns the bound of e under the request's view. After an error the request is Unavailable,
-// never rejected.
+// bind returns the bound of e under the request's view. After an error, the request is
+// Unavailable, and never rejected for another reason.
 func (g *Gateway) bind(ctx context.Context, req *Request, e *keytable.Entry) (*bound, error) {
 	if b := e.Bound.Load(); b != nil && termsOf(b).view == req.View && termsOf(b).seq == req.View.seq.Load() {
 		return b, nil
@@ -87,8 +88,8 @@ func (g *Gateway) bind(ctx context.Context, req *Request, e *keytable.Entry) (*b
 		g.log.Error("a key cannot be checked under this configuration: its requests are answered with 503", "keyspace", e.Keyspace(), "tenant", e.Tenant.Slug, "key_id", e.Key.ID, "error", err)
 		return nil, err
 	}
-	// Requests that an old configuration still serves must not replace the bound of the newer one:
-	// they bind for themselves.
+	// Requests that an old configuration still serves must not replace the bound of a newer one:
+	// they use the bound that they made.
 	for {
 		old := e.Bound.Load()
 		if old != nil && termsOf(old).seq > termsOf(b).seq {
@@ -136,7 +137,7 @@ func (g *Gateway) rebind(ctx context.Context, req *Request, e *keytable.Entry) (
 	for _, p := range own {
 		t.durable = t.durable || p.Kind == ratelimit.Quota
 	}
-	// Later configurations outweigh earlier ones, and under one configuration later rows do.
+	// The epoch is larger for a later configuration and, within one, for a later row.
 	epoch := t.seq<<32 + e.Tenant.Version
 	switch {
 	case len(t.address) == 0:
@@ -193,8 +194,8 @@ func TenantLimits(plan *Plan, t *Tenant) ([]*ratelimit.Policy, error) {
 	return effectiveLimits(plan, &t.Overrides)
 }
 
-// loadUsage gives s the counts it starts with, where its limits need any. It asks the
-// store once in the subject's life.
+// loadUsage loads the stored counts of s if its limits need them. It asks the store once for each
+// subject.
 func (g *Gateway) loadUsage(ctx context.Context, s *ratelimit.Subject, req *Request) error {
 	if !s.NeedsUsage() {
 		return nil
@@ -221,7 +222,8 @@ func (g *Gateway) addressParty(ctx context.Context, req *Request, b *terms) (rat
 	return p, nil
 }
 
-// groupAddr returns what counts as one client: an IPv4 address, an IPv6 /64.
+// groupAddr returns the address that stands for one client: an IPv4 address, or the prefix of an
+// IPv6 /64.
 func groupAddr(a netip.Addr) netip.Addr {
 	a = a.Unmap().WithZone("")
 	if a.Is6() {

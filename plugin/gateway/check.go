@@ -12,10 +12,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// Check decides about req and fills d. The cost of an allowed request has been taken from every
-// limit, that of any other from none. For a key that was used before, Check answers from memory and
-// does not allocate; a key's first use asks the store, within ctx. It never fails: a request that
-// cannot be decided is Unavailable.
+// Check decides about req and sets d. It takes the cost of an allowed request from every limit,
+// and nothing for any other request. For a key that was used before, Check answers from memory and
+// does not allocate; for a new one, it asks the store within ctx. Check never fails: a request
+// that cannot be decided is Unavailable.
 //
 // The caller calls d.Done when the request has ended, and d.Track if it can be ended early.
 func (g *Gateway) Check(ctx context.Context, req *Request, d *Decision) {
@@ -54,7 +54,8 @@ func (g *Gateway) Check(ctx context.Context, req *Request, d *Decision) {
 		}
 	}
 	if req.Trace == nil {
-		// Authenticated is what the key and its secret alone decide; a later 403 or 429 counts.
+		// A request is authenticated if neither its key nor its secret is rejected. So a 403 or a
+		// 429 counts as a use of the key, too.
 		switch d.Reason {
 		case RevokedKey, DisabledKey, ExpiredKey, Unavailable:
 		default:
@@ -116,8 +117,8 @@ func (g *Gateway) lookupFailed(req *Request, d *Decision, err error) {
 	if req.Trace != nil {
 		return
 	}
-	// Only unknown keys are counted and rejected for it: a valid key from the same address never
-	// gets here.
+	// Only unknown keys count as failures, and only they are rejected for too many: a valid key
+	// from the same address never gets here.
 	if f := g.failuresOf(req.Keyspace); f != nil {
 		if ok, retry := f.Fail(req.Now, req.Addr); !ok {
 			d.reject(TooManyFailures)
@@ -130,8 +131,8 @@ func (g *Gateway) lookupFailed(req *Request, d *Decision, err error) {
 // between finding and charging it.
 const authorizeTries = 3
 
-// authorize decides about a known key. Check and explain are this same code. It reports
-// whether nothing was decided because the entry's state was dropped meanwhile.
+// authorize decides about a known key, for requests and explanations. It reports whether nothing
+// was decided because the entry's state was dropped.
 func (g *Gateway) authorize(ctx context.Context, req *Request, d *Decision, e *keytable.Entry) (dropped bool) {
 	d.Key, d.Tenant, d.SecretID = &e.Key, e.Tenant, e.SecretID
 	d.meter = e.KeyState.Meter
@@ -175,7 +176,7 @@ func (g *Gateway) authorize(ctx context.Context, req *Request, d *Decision, e *k
 	}
 	req.Trace.Note("address", true, "")
 	if refine := req.Refine; refine != nil {
-		// The client may take its time, and the key may be revoked meanwhile.
+		// Refine may wait for the client. So the key is found again: it may have been revoked.
 		req.Refine = nil
 		refine(req)
 		return true
@@ -200,7 +201,7 @@ func scopeDetail(req *Request, missing ScopeSet) string {
 	return "missing " + strings.Join(req.Keyspace.Scopes.List(missing), " ")
 }
 
-// charge takes what the request costs from every limit, or from none.
+// charge takes the request's cost from every limit, or from none.
 func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *keytable.Entry, lines *bound) (dropped bool) {
 	b := termsOf(lines)
 	bill := &d.bill
@@ -244,7 +245,8 @@ func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *keyt
 		d.unavailable()
 		d.Outcome.Denied, d.Outcome.N = false, 0
 		if b.durable && req.Trace == nil {
-			// Credits may have been taken, called in, and given back through the store.
+			// Credits may have been taken and refunded after their lease ended: the next flush
+			// must write that.
 			g.markDirty(e)
 		}
 		return false
@@ -259,7 +261,8 @@ func (g *Gateway) charge(ctx context.Context, req *Request, d *Decision, e *keyt
 	d.entry, d.at = e, req.Now
 	d.charged = req.Trace == nil
 	if b.durable && d.charged {
-		// After the charge: a flush that came between would miss it.
+		// The key is marked after the charge: otherwise a flush between the two would miss the
+		// charge.
 		g.markDirty(e)
 		g.markAddressDirty(bill)
 	}
@@ -288,7 +291,7 @@ func limitReason(k ratelimit.Kind) Reason {
 	return CreditsExhausted
 }
 
-// markDirty puts e on the flusher's list, once.
+// markDirty adds e to the list for the next flush, unless it is on the list.
 func (g *Gateway) markDirty(e *keytable.Entry) {
 	if !e.MarkDirty() {
 		return
@@ -298,7 +301,7 @@ func (g *Gateway) markDirty(e *keytable.Entry) {
 	g.dirtyMu.Unlock()
 }
 
-// find returns the current entry of a presented key: from memory, else from the store. Errors:
+// find returns the entry of the request's key: from memory, else from the store. Errors:
 // keytable.ErrUnknown, or one that wraps ErrStore.
 func (g *Gateway) find(ctx context.Context, req *Request, digest apikey.Digest) (*keytable.Entry, error) {
 	if e := g.keys.Get(&digest, req.Keyspace.salt, req.Keyspace.Name); e != nil {

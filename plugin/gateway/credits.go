@@ -11,24 +11,25 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// Credits are spent from a lease: an amount of the balance in the store that only this
-// node may spend. The next flush takes spent credits from the balance. So after a crash the tenant
-// gains at most that much and loses nothing: an unspent lease was never taken from the balance. A
-// single process leases the whole balance. Where several share the store, each leases a part of the
+// Credits are spent from a lease: a part of the stored balance that only this node may spend. The
+// next flush subtracts the spent credits from the balance. So after a crash, the tenant keeps the
+// credits spent since the last flush, and loses none: an unspent lease was never subtracted.
+//
+// A single process leases the whole balance. If several share the store, each leases a part of the
 // rest, so that all can go on while the store is unreachable, and returns its lease every second.
-// Where the rest is enough for FewCharges only, a node leases what one charge needs, so that no
-// request is denied for credits that another node holds and does not spend.
+// If the rest is enough for only FewCharges, a node leases the cost of one charge. So no request
+// is denied because another node holds credits that it does not spend.
 
 const (
-	// leaseTries is how often more is leased for one charge.
+	// leaseTries is how many times one charge leases more credits.
 	leaseTries = 64
-	// leaseTimeout bounds how long a request waits for a lease, and the return of one tenant's
-	// lease, which requests wait for.
+	// leaseTimeout bounds how long a request waits for a lease. It also bounds returning one
+	// tenant's lease, since requests wait for that.
 	leaseTimeout = 2 * time.Second
 )
 
-// lease makes charge succeed or be denied, for a tenant whose account had too few
-// credits for its cost: it leases more and runs charge. One caller at a time leases for a tenant.
+// lease leases credits until charge no longer returns ErrLease, and returns the result of charge.
+// The tenant's account had too few credits for cost. One caller at a time leases for a tenant.
 func (g *Gateway) lease(ctx context.Context, t *keytable.TenantState, cost int64, charge func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
 	defer cancel()
@@ -50,8 +51,9 @@ func (g *Gateway) lease(ctx context.Context, t *keytable.TenantState, cost int64
 	return err
 }
 
-// leaseMore leases all that is left of a tenant's balance, or where other gateways may want
-// some, what makes up cost at least. The caller holds the tenant's lock.
+// leaseMore leases the whole rest of a tenant's balance or, if several gateways share the store,
+// at least the credits that the account lacks for cost. The caller holds the tenant's credits
+// lock.
 func (g *Gateway) leaseMore(ctx context.Context, t *keytable.TenantState, cost int64) error {
 	account := t.Subject.Account()
 	need := int64(math.MaxInt64)
@@ -59,7 +61,8 @@ func (g *Gateway) leaseMore(ctx context.Context, t *keytable.TenantState, cost i
 		held, _ := account.Held()
 		need = max(cost-held, 1)
 	}
-	// A balance that changes while the store is asked is asked for again.
+	// If the balance changes during the call, GrantSince ignores rest, so the store is asked
+	// again.
 	changes := account.Changes()
 	granted, rest, err := g.store.LeaseCredits(ctx, g.node, t.ID.Keyspace, t.ID.ID, need)
 	if err != nil {
@@ -70,9 +73,10 @@ func (g *Gateway) leaseMore(ctx context.Context, t *keytable.TenantState, cost i
 	return nil
 }
 
-// WithCredits runs f while nothing of a tenant's balance is leased here: everything
-// spent was written back before, and requests that need credits wait until f returned.
-// For what changes or reads a balance in the store. It returns f's error, or why the lease could not be given back.
+// WithCredits runs f while this process leases nothing of a tenant's balance. Before f, it writes
+// the spent credits and returns the lease; requests that need credits wait until f returns. Use it
+// to change or read a balance in the store. It returns f's error, or the error of returning the
+// lease.
 func (g *Gateway) WithCredits(ctx context.Context, keyspace, tenant string, f func() error) error {
 	t := g.keys.UseTenant(keyspace, tenant)
 	defer g.keys.ReleaseTenant(t)
@@ -88,22 +92,21 @@ func (g *Gateway) WithCredits(ctx context.Context, keyspace, tenant string, f fu
 		err = g.store.ReturnCredits(ctx, g.node, keyspace, tenant)
 	}
 	if err != nil {
-		account.Grant(unspent, 0) // still ours
+		account.Grant(unspent, 0) // the lease was not returned
 		g.health.WriteFailed("returning leased credits", err)
 		return err
 	}
 	return f()
 }
 
-// unwrittenPause is how long a caller that ends a lease waits for requests that have just
-// spent of it and not yet said so, and unwrittenTries how often.
+// unwrittenPause is the pause between flushes of flushAccount, and unwrittenTries their number.
 const (
 	unwrittenPause = 100 * time.Microsecond
 	unwrittenTries = 1000
 )
 
-// flushAccount flushes until nothing that was spent from the account's former leases is
-// unsettled: a request may be between spending and saying that there is something to flush.
+// flushAccount flushes until all credits spent from the account's former leases are written. A
+// request may have spent credits, and not yet marked its key as dirty.
 func (g *Gateway) flushAccount(ctx context.Context, account *ratelimit.Account) error {
 	for range unwrittenTries {
 		if err := g.flush(ctx); err != nil {
@@ -115,14 +118,14 @@ func (g *Gateway) flushAccount(ctx context.Context, account *ratelimit.Account) 
 		select {
 		case <-time.After(unwrittenPause):
 		case <-ctx.Done():
-			return fmt.Errorf("%w: settling credits: %w", ErrStore, ctx.Err())
+			return fmt.Errorf("%w: writing spent credits: %w", ErrStore, ctx.Err())
 		}
 	}
-	return fmt.Errorf("%w: credits that requests spent could not be settled", ErrStore)
+	return fmt.Errorf("%w: spent credits could not be written", ErrStore)
 }
 
-// shareLeases gives back what is held of balances that other gateways may want to spend,
-// and has those asked for again that had nothing left.
+// shareLeases returns the leases of balances that other gateways may want to spend. It makes the
+// next charge ask the store about balances that had no rest.
 func (g *Gateway) shareLeases(ctx context.Context) {
 	if g.freshness == nil {
 		return
@@ -139,13 +142,14 @@ func (g *Gateway) shareLeases(ctx context.Context) {
 		}
 		short, cancel := context.WithTimeout(ctx, leaseTimeout)
 		defer cancel()
-		// What can't be given back now will be later; that has been logged.
+		// The next call retries a lease that could not be returned; WithCredits has reported the
+		// error.
 		failed = g.WithCredits(short, t.ID.Keyspace, t.ID.ID, func() error { return nil }) != nil
 	})
 }
 
-// ReturnAllLeases returns all leases and forgets every balance. For a store that may not be the
-// one that the credits were leased from. Blocks on the store.
+// ReturnAllLeases returns all leases and forgets every balance. Use it if the store may be another
+// one than that which leased the credits. It blocks on the store.
 func (g *Gateway) ReturnAllLeases(ctx context.Context) (err error) {
 	g.keys.EachTenant(func(t *keytable.TenantState) {
 		if e := g.WithCredits(ctx, t.ID.Keyspace, t.ID.ID, func() error { return nil }); e != nil && err == nil {
@@ -155,7 +159,7 @@ func (g *Gateway) ReturnAllLeases(ctx context.Context) (err error) {
 	return err
 }
 
-// returnLeases gives back all leases, at a clean stop.
+// returnLeases returns all leases at a clean stop.
 func (g *Gateway) returnLeases(ctx context.Context) error {
 	var first error
 	g.keys.EachTenant(func(t *keytable.TenantState) {
@@ -169,24 +173,24 @@ func (g *Gateway) returnLeases(ctx context.Context) error {
 	return first
 }
 
-// settleTimeout bounds how long settling an actual cost may wait for credits to be leased.
+// settleTimeout bounds how long Settle waits for a lease of credits.
 const settleTimeout = 2 * time.Second
 
-// settleCost makes cost what d's request was charged.
+// settleCost changes the charge of d's request to cost, and returns the shortfall.
 func (g *Gateway) settleCost(d *Decision, cost int64) int64 {
 	delta := cost - d.bill.Cost
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
 	t := d.entry.TenantState
 	if delta > 0 && hasCredits(d.bill.Tenant.Lines) && t.LockCredits(ctx) == nil {
-		// What is not leased here would be taken for a shortfall.
+		// Adjust counts credits that are not leased as shortfall, so lease them first.
 		defer t.UnlockCredits()
 		for range leaseTries {
 			if held, _ := t.Subject.Account().Held(); held >= delta {
 				break
 			}
 			if g.leaseMore(ctx, t, delta) != nil {
-				break // the store is unreachable: the shortfall is recorded at least
+				break // Adjust records the shortfall
 			}
 			if _, rest := t.Subject.Account().Held(); rest == 0 {
 				break

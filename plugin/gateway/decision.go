@@ -8,72 +8,75 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// Request is what Check needs to know of a request. The caller owns it and may reuse it.
+// Request holds what Check needs of a request. The caller owns it and may reuse it.
 type Request struct {
-	// Now is when the request came. One reading of the clock serves the whole check.
+	// Now is when the request came. The whole check uses this one reading of the clock.
 	Now      time.Time
 	View     *View
 	Keyspace *Keyspace
-	// Credential is what apikey.Places.Find returned, and FindErr its error.
+	// Credential and FindErr are the results of apikey.Places.Find.
 	Credential string
 	FindErr    error
 	// Addr is the client's address, as the proxy determined it.
 	Addr netip.Addr
-	// Need is the scopes that must all be held.
+	// Need is the set of scopes that the key must have.
 	Need ScopeSet
 	// ScopeDenied reports that the route's rules deny every scope.
 	ScopeDenied bool
 	// Cost is taken from quotas and credits.
 	Cost int64
-	// NoConcurrency leaves concurrency limits out, for callers that hold no request open.
+	// NoConcurrency skips concurrency limits, for callers that hold no request open.
 	NoConcurrency bool
-	// Refine, where not nil, is called once, for an authenticated key from an allowed address. It may
-	// block on the client, and may raise Need, ScopeDenied and Cost. Then the key is found once more.
+	// Refine, if not nil, is called once, for an authenticated key from an allowed address. It may
+	// block on the client, and may raise Need, ScopeDenied and Cost. Check then finds the key
+	// again.
 	Refine func(*Request)
-	// Trace, where not nil, makes this an explanation: every check's outcome is noted, and
-	// nothing is spent, counted or remembered.
+	// Trace, if not nil, makes this an explanation: Check adds a step for each check, and spends,
+	// counts and remembers nothing.
 	Trace *Trace
 }
 
-// Trace collects what each check of an explained request found, in order.
+// Trace collects the results of an explained request's checks, in order.
 type Trace struct {
 	Steps []Step
 }
 
-// Step is the outcome of one check.
+// Step is the result of one check.
 type Step struct {
 	Check  string `json:"check"`
 	OK     bool   `json:"ok"`
 	Detail string `json:"detail,omitempty"`
 }
 
-// Note adds a step; nothing on a nil Trace.
+// Note adds a step. On a nil Trace it does nothing.
 func (t *Trace) Note(check string, ok bool, detail string) {
 	if t != nil {
 		t.Steps = append(t.Steps, Step{check, ok, detail})
 	}
 }
 
-// Decision is what Check decided. The caller owns it, passes it zeroed or used, and
-// calls Done on it exactly once when the request has ended, whatever was decided.
+// Decision is the result of Check. The caller owns it, passes it zeroed or used, and calls Done
+// exactly once when the request has ended, whatever the decision was.
 type Decision struct {
 	Reason Reason
-	// Key, Tenant and Plan are set as far as the request got: Key and Tenant from the
-	// moment the key is known, Plan when the tenant's plan is.
+	// Key and Tenant are set once the key is known, Plan once the tenant's plan is known.
 	Key    *keytable.CachedKey
 	Tenant *keytable.CachedTenant
 	Plan   *Plan
-	// SecretID is the secret that was shown.
+	// SecretID is the id of the secret that the credential matched.
 	SecretID string
-	// Scopes are the key's effective scopes: after the plan's cap, included ones spelt out.
+	// Scopes are the key's effective scopes, within the plan's cap, including the scopes that
+	// others include.
 	Scopes ScopeSet
-	// ScopeList is Scopes as names, separated by spaces.
+	// ScopeList is the names in Scopes, separated by spaces.
 	ScopeList string
-	// Outcome is the state of every policy; N is 0 where no limit applies or none was reached.
+	// Outcome is the state of every policy; N is 0 if no limit applies or Check did not reach
+	// them.
 	Outcome ratelimit.Outcome
-	// RetryAfter is when to come back, for refusals that are not a policy's.
+	// RetryAfter is the time until a retry makes sense, if a reason other than a policy denied the
+	// request.
 	RetryAfter time.Duration
-	// Until is when the key or this secret of it expires; zero for never.
+	// Until is when the key or the matched secret expires; zero for never.
 	Until time.Time
 
 	gw      *Gateway
@@ -85,7 +88,7 @@ type Decision struct {
 	settled bool
 	live    *Live
 	meter   any
-	// shortfall is what Settle could not take.
+	// shortfall is the part of the settled cost that the balance could not cover.
 	shortfall int64
 }
 
@@ -98,10 +101,9 @@ func (d *Decision) Allowed() bool { return d.Reason == Allowed }
 // Known reports whether the credential belongs to a known key, allowed or not.
 func (d *Decision) Known() bool { return d.Key != nil }
 
-// reject sets the reason.
 func (d *Decision) reject(r Reason) { d.Reason = r }
 
-// Cost returns what the request was charged in quotas and credits so far.
+// Cost returns how much the request was charged in quotas and credits so far.
 func (d *Decision) Cost() int64 {
 	if !d.charged {
 		return 0
@@ -109,11 +111,13 @@ func (d *Decision) Cost() int64 {
 	return d.bill.Cost
 }
 
-// Settle makes cost what the request really cost, after Check charged what was
-// announced: 0 refunds it. Quotas and credits change, rates don't. It returns what
-// the balance could not cover. It settles once, for good: a further call does nothing, since after a
-// shortfall less was taken than the cost that it would give back. No-op where nothing was charged. May
-// block when the credits are not all held here.
+// Settle replaces the announced cost that Check charged by the actual cost; 0 refunds all. It
+// changes quotas and credits, but not rates, and returns the part that the balance could not
+// cover.
+//
+// Only the first call settles: after a shortfall, less was taken than the cost that a second call
+// would refund. Settle does nothing if nothing was charged. It blocks on the store if this process
+// has leased too few credits.
 func (d *Decision) Settle(cost int64) (shortfall int64) {
 	if !d.charged || d.settled || cost < 0 {
 		return 0
@@ -127,8 +131,8 @@ func (d *Decision) Settle(cost int64) (shortfall int64) {
 	return shortfall
 }
 
-// Done ends the request: its concurrency slot is free, and it is no longer ended with
-// its key. No-op on a rejected or finished decision.
+// Done ends the request: it frees its concurrency slot, and the key's end no longer ends the
+// request. For a rejected or finished decision it does nothing.
 func (d *Decision) Done() {
 	if d.entry == nil {
 		return

@@ -10,8 +10,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit/clients"
 )
 
-// flushInterval is how often counts are written back: after a crash at most this much
-// and the write itself are lost.
+// flushInterval is the time between flushes. A crash loses the counts since the last flush.
 const flushInterval = 800 * time.Millisecond
 
 func (g *Gateway) flushLoop(ctx context.Context) {
@@ -32,8 +31,8 @@ func (g *Gateway) flushLoop(ctx context.Context) {
 	}
 }
 
-// flush writes back everything that was counted since the last time. What can't be
-// written stays counted here and is written by a later flush.
+// flush writes everything that was counted since the last flush. After an error, the counts are
+// kept for a later flush.
 func (g *Gateway) flush(ctx context.Context) error {
 	g.flushMu.Lock()
 	defer g.flushMu.Unlock()
@@ -50,7 +49,8 @@ func (g *Gateway) flush(ctx context.Context) error {
 	subjects := maps.Clone(addresses)
 	keys := map[*keytable.KeyState]*keytable.Entry{}
 	for _, e := range entries {
-		// Cleared before the counts are read: later counts mark it again.
+		// The mark is cleared before the counts are read, so that a later count marks the key
+		// again.
 		e.ClearDirty()
 		if at, from := e.LastUse(); !at.IsZero() {
 			t := Touch{KeyID: e.Key.ID, SecretID: e.SecretID, At: at}
@@ -64,7 +64,7 @@ func (g *Gateway) flush(ctx context.Context) error {
 		keys[e.KeyState] = e
 	}
 	counts := make(map[*ratelimit.Subject][]ratelimit.Counted, len(subjects))
-	var counted []*ratelimit.Subject // whose each of f.Usage is
+	var counted []*ratelimit.Subject // the subject of each entry of f.Usage
 	for s := range subjects {
 		c := s.Unflushed(nil)
 		if len(c) == 0 {
@@ -108,7 +108,8 @@ func (g *Gateway) flush(ctx context.Context) error {
 	return nil
 }
 
-// noteUnstored marks the counts that the store keeps no row of, each of them the subject's at the same place.
+// noteUnstored marks the counts that the store keeps no row of. subjects[i] is the subject of
+// counts[i].
 func (g *Gateway) noteUnstored(counts []Usage, subjects []*ratelimit.Subject) {
 	n := 0
 	var last *Usage
@@ -123,13 +124,13 @@ func (g *Gateway) noteUnstored(counts []Usage, subjects []*ratelimit.Subject) {
 	}
 	g.unstoredLogged = time.Now()
 	owner, _ := clients.OwnerOf(last.Subject)
-	g.log.Warn("the quota per address of more addresses is used than the store keeps counts of; further addresses are counted in memory, and begin at zero after a restart",
+	g.log.Warn("more addresses use a quota per address than the store keeps counts of: further addresses are counted in memory and begin at zero after a restart",
 		"limits_of", owner, "addresses_now", n)
 }
 
-// takeSpent takes what the keys' requests spent of credits. What the keys of one tenant
-// spent and gave back is taken at one moment: one key may have spent what another gave
-// back just before, and alone it would seem not to be covered.
+// takeSpent takes the Spent of the keys. It reads all keys of a tenant at one moment: one key may
+// have spent credits that another key refunded just before. Without the refund, the spent amount
+// would exceed the lease.
 func takeSpent(keys map[*keytable.KeyState]*keytable.Entry) map[*keytable.KeyState]ratelimit.Spent {
 	tenants := map[*keytable.TenantState][]*keytable.KeyState{}
 	for k, e := range keys {
@@ -151,7 +152,7 @@ func takeSpent(keys map[*keytable.KeyState]*keytable.Entry) map[*keytable.KeySta
 // probeTimeout bounds one probe of a store that failed.
 const probeTimeout = 2 * time.Second
 
-// probe asks a store that failed whether it works again, in case no request does.
+// probe checks whether a store that failed works again, since there may be no requests that do.
 func (g *Gateway) probe(ctx context.Context) {
 	if !g.degraded() {
 		return
@@ -161,7 +162,7 @@ func (g *Gateway) probe(ctx context.Context) {
 	if !g.health.Reading() && g.store.Ping(ctx) == nil {
 		g.health.ReadWorked()
 	}
-	// The flush before has written again what could not be written; this renews the leases.
+	// The flush before has written the kept counts. This empty flush renews the credit leases.
 	if !g.health.Writing() && g.nothingDirty() && g.store.WriteFlush(ctx, g.node, &Flush{At: time.Now()}) == nil {
 		g.health.WriteWorked()
 	}
@@ -170,7 +171,7 @@ func (g *Gateway) probe(ctx context.Context) {
 // degraded reports whether the store cannot be read or written.
 func (g *Gateway) degraded() bool { return !g.health.Reading() || !g.health.Writing() }
 
-// nothingDirty reports whether nothing waits to be written.
+// nothingDirty reports whether no counts wait for a flush.
 func (g *Gateway) nothingDirty() bool {
 	g.dirtyMu.Lock()
 	defer g.dirtyMu.Unlock()

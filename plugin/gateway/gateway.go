@@ -15,24 +15,24 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit/clients"
 )
 
-// Options are what a Gateway is made of. All fields without a default are required.
+// Options are the parts and settings of a Gateway. Fields without a default are required.
 type Options struct {
 	// Store may be nil until SetStore.
 	Store Store
 	// Limiter charges requests. Default: ratelimit.NewLocal.
 	Limiter ratelimit.Limiter
-	// Logger is for operators. Default: slog.Default.
+	// Logger gets messages for operators. Default: slog.Default.
 	Logger *slog.Logger
-	// Node names this process among those that share the store. Default: "local".
+	// Node is the name of this process among those that share the store. Default: "local".
 	Node string
-	// Freshness reports how current the keys in memory are where several gateways share the
-	// store; nil where it is this process's alone. Package cluster provides it.
+	// Freshness reports how current the keys in memory are. It is needed if several gateways share
+	// the store, and nil otherwise. Package cluster provides it.
 	Freshness Freshness
-	// CacheEntries is how many keys are kept ready. Default: 500,000. A key in use takes
-	// about 1 KiB, and as much again where it is the only one of its tenant.
+	// CacheEntries is how many keys are kept in memory. Default: 500,000. A key in use takes about
+	// 1 KiB, and twice that if it is its tenant's only key.
 	CacheEntries int64
-	// NewMeter returns what Decision.Meter returns for a key, when the key comes into use. It must
-	// not block. Default: no meters.
+	// NewMeter makes the value of Decision.Meter for a key that comes into use. It must not block.
+	// Default: no meters.
 	NewMeter func(keyspace, tenant, key string) any
 }
 
@@ -40,7 +40,7 @@ const (
 	defaultCacheEntries = 500_000
 	// startWait is how long a request waits for a gateway that is not ready yet.
 	startWait = 3 * time.Second
-	// sweepInterval is how often idle states are dropped.
+	// sweepInterval is the time between sweeps, which drop idle states.
 	sweepInterval = 30 * time.Second
 	// failureEntries bounds the table of addresses that sent unknown keys, per keyspace.
 	failureEntries = 1 << 16
@@ -55,9 +55,9 @@ type Freshness interface {
 	Lagging(now time.Time) bool
 }
 
-// Gateway checks requests. It holds only state, so it outlives the configurations that use it;
-// each request brings the View it is checked by. It does not follow the store's changes: package
-// cluster does. Safe for concurrent use.
+// Gateway checks requests. It holds only state, so it outlives the configurations that use it:
+// each request brings its View. Package cluster makes it follow the store's changes. Safe for
+// concurrent use.
 type Gateway struct {
 	store   Store
 	limiter atomic.Pointer[ratelimit.Limiter]
@@ -67,7 +67,8 @@ type Gateway struct {
 	keys      *keytable.Table
 	addresses *clients.Addresses
 	terms     termsInUse
-	// failures by keyspace name; the map is replaced, never changed.
+	// failures are the tables of failed attempts by keyspace name; the map is replaced, never
+	// changed.
 	failures   atomic.Pointer[map[string]*keyspaceFailures]
 	failuresMu sync.Mutex
 
@@ -81,12 +82,12 @@ type Gateway struct {
 	dirtyMu        sync.Mutex
 	dirty          []*keytable.Entry
 	dirtyAddresses map[*ratelimit.Subject]struct{}
-	// unstoredLogged is when the log last stated that addresses are counted in memory only.
-	// Under flushMu.
+	// unstoredLogged is when the log last warned about addresses without a stored count. Guarded
+	// by flushMu.
 	unstoredLogged time.Time
 	flushMu        sync.Mutex // one flush at a time
 
-	// freshness is nil where the store is this process's alone.
+	// freshness is nil if no other process shares the store.
 	freshness Freshness
 	health    *keytable.StoreHealth
 	watcher   atomic.Pointer[watcherBox]
@@ -126,22 +127,22 @@ func New(o Options) (*Gateway, error) {
 	return g, nil
 }
 
-// SetStore names the store of a gateway whose Options name none. It is called once, before Start.
+// SetStore sets the store of a gateway whose Options had none. Call it once, before Start.
 func (g *Gateway) SetStore(s Store) {
 	g.store = s
 	g.keys.SetStore(s)
 }
 
-// SetLimiter makes l charge requests from now on. It also releases, adjusts and resets what the
-// limiter before charged. Safe while requests run.
+// SetLimiter makes l charge requests from now on. l also releases, adjusts and resets requests
+// that the former limiter charged. Safe while requests run.
 func (g *Gateway) SetLimiter(l ratelimit.Limiter) { g.limiter.Store(&l) }
 
-// limits returns what charges requests now.
+// limits returns the current limiter.
 func (g *Gateway) limits() ratelimit.Limiter { return *g.limiter.Load() }
 
-// Start makes the gateway ready: it releases the credits that a former process of this node had
-// leased, and begins to write counts and to fill the filter of all digests in the background. Blocks
-// on the store, within ctx. Idempotent; after a failure it may be called again.
+// Start makes the gateway ready. It releases the credits that a former process of this node
+// leased, and starts writing counts and filling the filter of digests in the background. It blocks
+// on the store within ctx. It is idempotent, and may be called again after an error.
 func (g *Gateway) Start(ctx context.Context) error {
 	g.startMu.Lock()
 	defer g.startMu.Unlock()
@@ -152,7 +153,7 @@ func (g *Gateway) Start(ctx context.Context) error {
 		return errors.New("the gateway was closed")
 	}
 	if err := g.store.DropLeases(ctx, g.node); err != nil {
-		return fmt.Errorf("releasing credits held before the restart: %w", err)
+		return fmt.Errorf("releasing the credits that this node leased before the restart: %w", err)
 	}
 	run, cancel := context.WithCancel(context.Background())
 	g.stop = cancel
@@ -189,10 +190,10 @@ func (g *Gateway) Ready() bool { return g.isReady.Load() && !g.closed.Load() }
 // Name returns the node's name.
 func (g *Gateway) Name() string { return g.node }
 
-// Keys returns the keys in use.
+// Keys returns the table of the keys in use.
 func (g *Gateway) Keys() *keytable.Table { return g.keys }
 
-// Health returns whether the store answers.
+// Health returns the record of whether the store answers.
 func (g *Gateway) Health() *keytable.StoreHealth { return g.health }
 
 // Logger returns the logger for operators.
@@ -227,13 +228,14 @@ type Stats struct {
 	FilterReady bool
 }
 
-// Stats does not block.
+// Stats returns the state of the gateway. It does not block.
 func (g *Gateway) Stats() Stats {
 	return Stats{Node: g.node, Ready: g.Ready(), Degraded: g.degraded(), KeysCached: g.keys.KeyCount(),
 		StoreErrors: g.health.Errors(), LastError: g.health.Problem(), FilterReady: g.keys.FilterReady()}
 }
 
-// failuresOf returns the keyspace's table of failed attempts, nil where it limits none.
+// failuresOf returns the keyspace's table of failed attempts, nil if the keyspace has no limit on
+// them.
 func (g *Gateway) failuresOf(ks *Keyspace) *clients.Failures {
 	if ks.Failures == nil {
 		return nil
@@ -262,7 +264,7 @@ func (f *keyspaceFailures) same(p *ratelimit.Policy) bool {
 	return f.policy == p || *f.policy == *p
 }
 
-// sweepLoop drops idle states.
+// sweepLoop drops idle states every sweepInterval, until ctx ends.
 func (g *Gateway) sweepLoop(ctx context.Context) {
 	t := time.NewTicker(sweepInterval)
 	defer t.Stop()
@@ -280,7 +282,7 @@ func (g *Gateway) sweepLoop(ctx context.Context) {
 	}
 }
 
-// markAddressDirty lists the bill's address for the next flush if quotas were counted for it.
+// markAddressDirty adds the bill's address to the next flush if quotas were counted for it.
 func (g *Gateway) markAddressDirty(b *ratelimit.Bill) {
 	for i := range b.Address.Lines {
 		if b.Address.Lines[i].Policy.Kind == ratelimit.Quota {
@@ -292,7 +294,8 @@ func (g *Gateway) markAddressDirty(b *ratelimit.Bill) {
 	}
 }
 
-// Addr parses the address that a proxy gives as text; the result is invalid where it is none.
+// Addr parses the text of a client's address, as a proxy gives it. The result of an invalid text
+// is the zero Addr.
 func Addr(s string) netip.Addr {
 	a, err := netip.ParseAddr(s)
 	if err != nil {

@@ -2,8 +2,8 @@ package gateway
 
 import "github.com/keygate-dev/keygate/plugin/keytable"
 
-// Live is a running request that is ended when its key stops being valid. Use each for one
-// request only; it may be read after Done.
+// Live is a running request that is ended when its key stops being valid. Use a new one for each
+// request: it may be read after Done.
 type Live struct {
 	keytable.Live
 	end func(Reason)
@@ -12,8 +12,9 @@ type Live struct {
 // End implements keytable.Ender.
 func (l *Live) End(v keytable.Validity) { l.end(reasonOf(v)) }
 
-// Track has end called, once at most, when the request's key stops being valid before Done. end
-// must not block; it may be called before Track returns. No-op unless the decision is Allowed.
+// Track calls end, at most once, if the request's key stops being valid before Done. end must not
+// block, and may be called before Track returns. Unless the decision is Allowed, Track does
+// nothing.
 func (d *Decision) Track(end func(Reason)) { d.TrackIn(new(Live), end) }
 
 // TrackIn is Track with the Live given by the caller, so that it does not allocate.
@@ -26,7 +27,7 @@ func (d *Decision) TrackIn(l *Live, end func(Reason)) {
 	d.gw.keys.Track(&l.Live, d.entry, l)
 }
 
-// reasonOf returns the reason to reject a request of a key.
+// reasonOf returns the reason to reject a request whose key has that validity.
 func reasonOf(v keytable.Validity) Reason {
 	switch v {
 	case keytable.Valid:

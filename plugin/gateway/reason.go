@@ -1,7 +1,7 @@
 package gateway
 
-// Reason is the outcome of a request: Allowed, or why it was rejected. Clients, logs, metrics and
-// usage show its name.
+// Reason is the result of a request: Allowed, or why it was rejected. Its name appears in answers,
+// logs, metrics and usage.
 type Reason uint8
 
 const (
@@ -23,20 +23,20 @@ const (
 	ConcurrencyExceeded
 	TooManyFailures
 	Unavailable
-	// AmbiguousPath is found before everything else, by the path alone.
+	// AmbiguousPath is decided by the path alone, before every other check.
 	AmbiguousPath
 
 	// NumReasons is one more than the largest Reason, for arrays indexed by it.
 	NumReasons
 )
 
-// reasons is the one table of what each reason is called, how it answers, and how the console
-// explains it. A further reason is a constant and a row here, and the check that gives it.
+// reasons defines each reason's name, HTTP answer and texts for the console. A new reason needs a
+// constant, a row here, and the check that returns it.
 var reasons = [NumReasons]struct {
 	name    string
 	status  int
 	message string
-	// title names the reason for people, help says what helps against it.
+	// title is a short name for people; help says how to resolve the problem.
 	title, help string
 	// limit reports whether a rate, a quota, a concurrency limit or credits gave the reason.
 	limit bool

@@ -8,10 +8,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// Limits returns the standings of a tenant's own limits or, where k is not nil, of all limits of
-// this key's requests: the tenant's and the key's. It leaves out limits per address, which have a
-// count for each address. Of credits only those leased here are known. It spends nothing. Counts of a
-// key or tenant that is not in use come from the store. Blocks on the store, within ctx.
+// Limits returns the standings of a tenant's own limits or, if k is not nil, of all limits of this
+// key's requests: the tenant's and the key's. It leaves out limits per address, which have a count
+// for each address. For credits, it returns only those leased here. It spends nothing. Counts of a
+// key or tenant that is not in use come from the store. It blocks on the store, within ctx.
 func (g *Gateway) Limits(ctx context.Context, v *View, t *Tenant, k *Key, now time.Time) ([]ratelimit.Standing, error) {
 	bill, err := g.billOf(ctx, v, t, k, now)
 	if err != nil {
@@ -24,9 +24,9 @@ func (g *Gateway) Limits(ctx context.Context, v *View, t *Tenant, k *Key, now ti
 	return append([]ratelimit.Standing(nil), o.Standings[:o.N]...), nil
 }
 
-// ResetLimits refills the limits counted for a tenant or, where k is not nil, for its key. names are
-// the policies' names; none for all. Running requests still count for concurrency, and credits do
-// not change. When it returns, the store has the new counts.
+// ResetLimits refills the limits counted for a tenant or, if k is not nil, for its key. names are
+// the policies' names; none means all. Running requests still count for concurrency, and credits
+// do not change. When ResetLimits returns, the store has the new counts.
 func (g *Gateway) ResetLimits(ctx context.Context, v *View, t *Tenant, k *Key, now time.Time, names ...string) error {
 	reset := func() error {
 		bill, err := g.billOf(ctx, v, t, k, now)
@@ -51,18 +51,18 @@ func (g *Gateway) ResetLimits(ctx context.Context, v *View, t *Tenant, k *Key, n
 	if err := reset(); err != nil || before != nil || g.subjectOf(t, k) == nil {
 		return err
 	}
-	// It came into use meanwhile, perhaps with the counts that the store had before.
+	// The key or tenant came into use during the reset, perhaps with the old counts of the store.
 	return reset()
 }
 
-// markSubjectDirty has the next flush write the subject's counts.
+// markSubjectDirty adds the subject's counts to the next flush.
 func (g *Gateway) markSubjectDirty(s *ratelimit.Subject) {
 	g.dirtyMu.Lock()
 	g.dirtyAddresses[s] = struct{}{}
 	g.dirtyMu.Unlock()
 }
 
-// subjectOf returns the subject of the key or, where it is nil, of the tenant; nil where it is not in
+// subjectOf returns the subject of the key or, if k is nil, of the tenant; nil if it is not in
 // use.
 func (g *Gateway) subjectOf(t *Tenant, k *Key) *ratelimit.Subject {
 	if k != nil {
@@ -77,8 +77,8 @@ func (g *Gateway) subjectOf(t *Tenant, k *Key) *ratelimit.Subject {
 	return nil
 }
 
-// billOf returns a bill of cost 0 with the tenant's and the key's limits, bound as rebind
-// does for a request. A key or tenant that is not in use begins with the store's counts.
+// billOf returns a bill of cost 0 with the tenant's and the key's limits, bound as by rebind. A
+// key or tenant that is not in use begins with the store's counts.
 func (g *Gateway) billOf(ctx context.Context, v *View, t *Tenant, k *Key, now time.Time) (*ratelimit.Bill, error) {
 	ks := v.Keyspaces[t.Keyspace]
 	if ks == nil || ks.Plans[t.Plan] == nil {
@@ -99,7 +99,7 @@ func (g *Gateway) billOf(ctx context.Context, v *View, t *Tenant, k *Key, now ti
 	}
 	epoch := v.seq.Load()<<32 + t.Version
 	req := &Request{Now: now}
-	bill := &ratelimit.Bill{Outage: ratelimit.OutageClosed} // this process's counts alone are no answer
+	bill := &ratelimit.Bill{Outage: ratelimit.OutageClosed} // without the shared counts, return an error
 	party := func(p *ratelimit.Party, s *ratelimit.Subject, id string) {
 		if s == nil {
 			s = ratelimit.NewSubject(id)

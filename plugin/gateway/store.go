@@ -8,7 +8,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// The records and changes of a store, under the names that other packages know them by.
+// These aliases of keytable's types let other packages import only gateway.
 type (
 	Key        = keytable.Key
 	Tenant     = keytable.Tenant
@@ -19,7 +19,7 @@ type (
 	Change     = keytable.Change
 	ChangeKind = keytable.ChangeKind
 
-	// CachedKey and CachedTenant are what a Decision returns.
+	// CachedKey and CachedTenant are the types in a Decision.
 	CachedKey    = keytable.CachedKey
 	CachedTenant = keytable.CachedTenant
 )
@@ -41,20 +41,20 @@ const (
 var (
 	// ErrNotFound means that the store has no such row. It is an answer, not a failure.
 	ErrNotFound = keytable.ErrNotFound
-	// ErrStore is wrapped by every error that kept the store from answering. It says nothing
-	// about a key.
+	// ErrStore is wrapped by every error of a store that could not answer. Such an error does not
+	// mean that a key is unknown.
 	ErrStore = keytable.ErrStore
 )
 
-// Usage is a durable count of what a subject spent in one period of a quota.
+// Usage is a durable count: how much a subject spent in one period of a quota.
 type Usage struct {
 	Subject  string
 	Calendar ratelimit.Calendar
 	// Start of the period in UTC; zero for ratelimit.Total.
 	Start time.Time
 	Used  int64
-	// Unstored is set by Store.WriteFlush where it keeps no row of the count: too many addresses of the
-	// same owner have one in this period.
+	// Unstored is set by Store.WriteFlush if it keeps no row of the count, because too many
+	// addresses of the same owner have one in this period.
 	Unstored bool
 }
 
@@ -66,72 +66,75 @@ type Touch struct {
 	IP       string
 }
 
-// Spend is what one key spent of its tenant's leased credits since the last flush.
+// Spend is the change of a tenant's credits by one key since the last flush.
 type Spend struct {
 	Keyspace string
 	Tenant   string
 	KeyID    string
 	Amount   int64
-	// Returned was given back to leases that this node no longer holds: it goes to the balance.
+	// Returned was refunded after its lease had ended: it is added to the balance.
 	Returned int64
-	// Shortfall is what actual costs exceeded the balance by: recorded, not taken.
+	// Shortfall is the part of actual costs above the balance: it is recorded, but not taken.
 	Shortfall int64
 }
 
-// Flush is what a gateway counted since its last flush. Counts are durable within a second.
+// Flush holds the counts of a gateway since its last flush. Counts are durable within a second.
 type Flush struct {
 	At      time.Time
 	Touches []Touch
-	// Usage carries absolute counts to store (local limits): the row's count becomes Used.
+	// Usage holds absolute counts of local limits: the count in the store becomes Used.
 	Usage  []Usage
 	Spends []Spend
 }
 
-// The size of credit leases. Large leases pay for charges while the store is unreachable; small ones
-// rarely deny a charge for credits that other nodes hold and do not spend.
+// The size of credit leases is a compromise. Large leases pay for charges while the store is
+// unreachable. With small ones, a charge is rarely denied because other nodes hold credits that
+// they do not spend.
 const (
-	// FewCharges is the number of charges that the unleased credits must cover; below, a node
-	// leases what one charge needs.
+	// FewCharges is the number of charges that the unleased credits must cover for a normal lease.
+	// With fewer, a node leases the cost of one charge.
 	FewCharges = 128
-	// LeaseShare is the part (one in LeaseShare) of the unleased credits that is leased otherwise.
+	// LeaseShare is the divisor of a normal lease: one in LeaseShare of the unleased credits.
 	LeaseShare = 8
 )
 
-// Store is what gateways need of a store. Every method may block within ctx, may be called
+// Store is the storage that gateways need. Every method may block within ctx, may be called
 // concurrently, and returns errors that wrap ErrNotFound or ErrStore.
 type Store interface {
 	keytable.Store
-	// Changes returns up to limit changes after seq, in order. Old ones may have been
-	// dropped, but never the newest.
+	// Changes returns at most limit changes after a change number, in order. Old changes may have
+	// been removed, but never the newest.
 	Changes(ctx context.Context, after int64, limit int) ([]Change, error)
-	// LastSeq returns the newest change's seq, 0 when there is none.
+	// LastSeq returns the number of the newest change, 0 if there is none.
 	LastSeq(ctx context.Context) (int64, error)
-	// Wait returns when changes may have been written by anyone since the last
-	// call, or when ctx ends (its error then). It may return early.
+	// Wait blocks until any process may have written changes since the last call, or until ctx
+	// ends; then it returns the error of ctx. It may return early.
 	Wait(ctx context.Context) error
-	// LoadUsage returns the counts of a subject's current quota periods at now.
+	// LoadUsage returns the counts of a subject's quota periods at now.
 	LoadUsage(ctx context.Context, subject string, now time.Time) ([]Usage, error)
 	// WriteFlush stores f in one transaction.
 	WriteFlush(ctx context.Context, node string, f *Flush) error
-	// LeaseCredits reserves need credits of a tenant for node, or fewer where fewer are unleased.
-	// Where the unleased credits cover FewCharges times need, it reserves one in LeaseShare of them.
-	// It returns how many it added to the node's lease, and how many are left unleased. It does not
-	// change the balance: leased credits are the tenant's until spent, and are released when the
-	// node's lease ends.
+	// LeaseCredits reserves need credits of a tenant for node, or fewer if fewer are unleased. If
+	// the unleased credits cover FewCharges times need, it reserves one in LeaseShare of them.
+	// granted is how many it added to the node's lease, and rest how many are still unleased. The
+	// balance does not change: leased credits are the tenant's until spent, and free again when
+	// the lease ends.
 	LeaseCredits(ctx context.Context, node, keyspace, tenant string, need int64) (granted, rest int64, err error)
-	// ReturnCredits returns a node's unspent lease of a tenant, after WriteFlush stored the spends
+	// ReturnCredits ends a node's lease of a tenant, after WriteFlush has stored the credits spent
 	// from it.
 	ReturnCredits(ctx context.Context, node, keyspace, tenant string) error
-	// DropLeases releases the leases of node's former process. Called once, before the node leases
-	// anything.
+	// DropLeases ends the leases of node's former process. It is called once, before the node
+	// leases credits.
 	DropLeases(ctx context.Context, node string) error
-	// Peppers returns the check values of the peppers the store has seen, by pepper id;
-	// SavePeppers adds to them.
+	// Peppers returns the check values of all peppers used with the store, by pepper id;
+	// SavePeppers adds some.
 	Peppers(ctx context.Context) (map[string]string, error)
 	SavePeppers(ctx context.Context, checks map[string]string) error
-	// TenantsByPlan counts the tenants, not deleted, that hold each plan of a keyspace.
+	// TenantsByPlan returns the number of tenants that have each plan of a keyspace, without
+	// deleted ones.
 	TenantsByPlan(ctx context.Context, keyspace string) (map[string]int64, error)
-	// RenamePlan moves every tenant of one plan to another: `plan new { was old }`.
+	// RenamePlan moves every tenant of one plan to another, for `plan new { was old }`, and
+	// returns their number.
 	RenamePlan(ctx context.Context, keyspace, from, to string) (int64, error)
 	// Ping returns nil if the store answers now.
 	Ping(ctx context.Context) error

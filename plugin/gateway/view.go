@@ -8,32 +8,33 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// Plan is what a tenant bought, as the configuration states it. Immutable.
+// Plan is a plan that tenants can have, as the configuration states it. Immutable.
 type Plan struct {
 	Name string
-	// Deny gives no API access at all.
+	// Deny rejects every request of the plan's tenants.
 	Deny bool
-	// Observe checks and counts, but lets requests pass that would be rejected.
+	// Observe checks and counts requests, but allows those that would be rejected.
 	Observe bool
 	// MaxKeys caps a tenant's active keys. 0: no cap.
 	MaxKeys int
-	// Scopes caps what the plan's keys may do. nil: no cap.
+	// Scopes are the only scopes that the plan's keys can use. nil: all.
 	Scopes []string
-	// Cap is Scopes as a set, with what each includes; all scopes when there is no cap.
+	// Cap is Scopes as a set, including the scopes that each includes; all scopes if Scopes is
+	// nil.
 	Cap ScopeSet
-	// Limits are the plan's rates, quotas, concurrency limits and, where it states
-	// `credits`, a policy of that kind; in the order written.
+	// Limits are the plan's rates, quotas and concurrency limits, and a policy of kind Credits if
+	// the plan states `credits`; in the order written.
 	Limits []*ratelimit.Policy
-	// OnRedisDown is local, open or closed.
+	// OnRedisDown is the rule while Redis is unreachable: "local", "open" or "closed".
 	OnRedisDown string
-	// OnLeak is what happens to a key that is reported leaked: "revoke", "disable" or, as where it is
-	// empty, "report", which only records it.
+	// OnLeak is the reaction to a key that is reported as leaked: "revoke", "disable" or "report",
+	// which only records it. Empty means "report".
 	OnLeak string
-	// Was names former plans whose tenants this one takes over.
+	// Was names former plans whose tenants get this one.
 	Was []string
 }
 
-// outage returns OnRedisDown as a limiter takes it.
+// outage returns OnRedisDown as a limiter's rule.
 func (p *Plan) outage() ratelimit.Outage {
 	switch p.OnRedisDown {
 	case "open":
@@ -50,7 +51,7 @@ type ScopeSet uint64
 // MaxScopes is how many scopes one keyspace may name.
 const MaxScopes = 64
 
-// Scopes are the scopes a keyspace knows. Immutable.
+// Scopes are the scopes of a keyspace. Immutable.
 type Scopes struct {
 	// Names in the order written; a name's index is its bit.
 	Names []string
@@ -58,7 +59,7 @@ type Scopes struct {
 	Cumulative bool
 }
 
-// Bit returns the set that holds only the named scope; false where there is no such scope.
+// Bit returns the set that holds only the named scope; false if there is no such scope.
 func (s *Scopes) Bit(name string) (ScopeSet, bool) {
 	for i, n := range s.Names {
 		if n == name {
@@ -68,8 +69,8 @@ func (s *Scopes) Bit(name string) (ScopeSet, bool) {
 	return 0, false
 }
 
-// Closure returns the set of the named scopes and of all that they include. Names the
-// keyspace does not know (any more) are left out: they give nothing.
+// Closure returns the set of the named scopes and of all that they include. It ignores names that
+// the keyspace does not have (any more).
 func (s *Scopes) Closure(names []string) ScopeSet {
 	var set ScopeSet
 	for _, n := range names {
@@ -86,7 +87,7 @@ func (s *Scopes) Closure(names []string) ScopeSet {
 	return set
 }
 
-// All returns every scope.
+// All returns the set of every scope.
 func (s *Scopes) All() ScopeSet {
 	return ^ScopeSet(0) >> (MaxScopes - len(s.Names))
 }
@@ -102,60 +103,62 @@ func (s *Scopes) List(set ScopeSet) []string {
 	return out
 }
 
-// Refusal is how one reason answers in a keyspace.
+// Refusal is the HTTP answer for one reason in a keyspace.
 type Refusal struct {
 	Status  int
 	Code    string
 	Message string
 }
 
-// Keyspace is one product's configuration: its key shapes, plans, scopes and words.
-// Immutable once a View carries it; tenants and keys are in the store under its name.
+// Keyspace is one product's configuration: its key formats, plans, scopes and error texts.
+// Immutable once a View has it. The store holds its tenants and keys under its name.
 type Keyspace struct {
 	Name string
-	// Grammar is the shapes of keys issued and accepted.
+	// Grammar defines the formats of issued and accepted keys.
 	Grammar *apikey.Grammar
-	// Places is where a request may hold a credential.
+	// Places are the parts of a request that can hold a credential.
 	Places *apikey.Places
 	Scopes Scopes
 	Plans  map[string]*Plan
-	// PlanOrder is the names of Plans as written.
+	// PlanOrder is the names of Plans in the order written.
 	PlanOrder   []string
 	DefaultPlan string
-	// Failures is the rate of unknown keys that one address may send; nil: no limit.
+	// Failures is the rate of unknown keys that one address may send; nil for no limit.
 	Failures *ratelimit.Policy
-	// Refusals by reason, defaults filled in.
+	// Refusals are the answers by reason, with defaults filled in.
 	Refusals [NumReasons]Refusal
 
-	// salt tells equal digests of two keyspaces apart in the cache. Set by NewView.
+	// salt distinguishes equal digests of two keyspaces in the cache. Set by NewView.
 	salt uint64
 }
 
-// View is one configuration, compiled. Handlers carry the view they were provisioned
-// with and pass it to Check, so requests that an old configuration still serves are
-// checked by it. Immutable but for its order among views.
+// View is one compiled configuration. Handlers pass the view that they were provisioned with to
+// Check. So requests that an old configuration still serves are checked by that one. Immutable,
+// except for its order among views.
 type View struct {
 	Keyspaces map[string]*Keyspace
 	// Hasher digests keys under the configured peppers.
 	Hasher *apikey.Hasher
-	// seq orders views: later ones win where bucket sizes are state (see Subject.Bind).
+	// seq orders views: in Subject.Bind, the policies of a later view replace those of an earlier
+	// one.
 	seq atomic.Int64
 }
 
-// Renew makes v the newest view, for when a newer one was given up after requests were checked by
-// it: v replaces the sizes that it left in the limits.
+// Renew makes v the newest view. Call it when a newer view is abandoned after it has checked
+// requests: the limits of v then replace those that the newer view bound.
 func (v *View) Renew() { v.seq.Store(viewSeq.Add(1)) }
 
 // Newer reports whether v was made, or renewed, after other.
 func (v *View) Newer(other *View) bool { return v.seq.Load() > other.seq.Load() }
 
-// saltSeed makes keyspace salts the same in every view of this process.
+// saltSeed gives a keyspace the same salt in every view of this process.
 var saltSeed = maphash.MakeSeed()
 
 // viewSeq numbers the views of this process.
 var viewSeq atomic.Int64
 
-// NewView returns a view of the keyspaces, numbered after all earlier ones. Does not block.
+// NewView returns a view of the keyspaces, which is newer than all earlier ones. It does not
+// block.
 func NewView(hasher *apikey.Hasher, keyspaces ...*Keyspace) *View {
 	v := &View{Keyspaces: make(map[string]*Keyspace, len(keyspaces)), Hasher: hasher}
 	v.Renew()

@@ -7,14 +7,14 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// Watcher is notified about limits, for events. Its methods may be called during requests: they must
-// not block.
+// Watcher is notified about limits, for events. Its methods may be called during requests, so they
+// must not block.
 type Watcher interface {
-	// LimitReached is called when a limit denied a request of a key: at most once per key and hour,
-	// and again after a restart. refused is valid only during the call.
-	LimitReached(at time.Time, keyspace, tenant, key string, reason Reason, refused *ratelimit.Standing)
-	// QuotaUsed is called with the amount spent of a quota of a key or, where key is "", of a tenant,
-	// each time that it has changed and is QuotaWatched percent or more.
+	// LimitReached is called when a limit denied a request of a key: at most once per key and
+	// hour, and again after a restart. denied is valid only during the call.
+	LimitReached(at time.Time, keyspace, tenant, key string, reason Reason, denied *ratelimit.Standing)
+	// QuotaUsed is called each time that the used amount of a quota has changed and is at least
+	// QuotaWatched percent. key is "" for a tenant's quota.
 	QuotaUsed(at time.Time, keyspace, tenant, key string, p *ratelimit.Policy, used int64)
 	// CreditsSpent is called when a tenant's balance in the store has fallen.
 	CreditsSpent(keyspace, tenant string)
@@ -23,10 +23,10 @@ type Watcher interface {
 // QuotaWatched is the percentage of a quota from which a Watcher is notified.
 const QuotaWatched = 80
 
-// watcherBox is the type of what Gateway.watcher holds.
+// watcherBox is the type in Gateway.watcher.
 type watcherBox struct{ Watcher }
 
-// Watch replaces the watcher; nil for none. Safe at any time.
+// Watch replaces the watcher; nil for none. It is safe at any time.
 func (g *Gateway) Watch(w Watcher) {
 	if w == nil {
 		g.watcher.Store(nil)
@@ -37,7 +37,7 @@ func (g *Gateway) Watch(w Watcher) {
 
 const watchedSeconds = 3600
 
-// notifyLimit notifies the watcher of a denial if it is the key's first in the hour.
+// notifyLimit notifies the watcher of a denial if it is the key's first in this hour.
 func (g *Gateway) notifyLimit(req *Request, d *Decision, e *keytable.Entry) {
 	hour := uint32(req.Now.Unix() / watchedSeconds)
 	if req.Trace != nil || e.KeyState.LimitHourClaimed(hour) {
@@ -55,27 +55,28 @@ func (g *Gateway) notifyLimit(req *Request, d *Decision, e *keytable.Entry) {
 	}
 }
 
-// notifyCounts notifies the watcher of what a flush has stored. keys are its keys.
+// notifyCounts notifies the watcher of the counts that a flush has stored. keys are the keys in
+// the flush.
 func (g *Gateway) notifyCounts(f *Flush, keys map[*keytable.KeyState]*keytable.Entry, counts map[*ratelimit.Subject][]ratelimit.Counted) {
 	w := g.watcher.Load()
 	if w == nil {
 		return
 	}
-	told := map[*ratelimit.Subject]bool{}
+	notified := map[*ratelimit.Subject]bool{}
 	for k, e := range keys {
-		tell := func(s *ratelimit.Subject, key string) {
-			if len(counts[s]) == 0 || told[s] {
+		notify := func(s *ratelimit.Subject, key string) {
+			if len(counts[s]) == 0 || notified[s] {
 				return
 			}
-			told[s] = true
+			notified[s] = true
 			s.EachQuota(f.At, func(p *ratelimit.Policy, used int64) {
 				if float64(used)*100 >= float64(p.Limit)*QuotaWatched {
 					w.QuotaUsed(f.At, e.Keyspace(), e.Tenant.Slug, key, p, used)
 				}
 			})
 		}
-		tell(k.Subject, e.Key.ID)
-		tell(e.TenantState.Subject, "")
+		notify(k.Subject, e.Key.ID)
+		notify(e.TenantState.Subject, "")
 	}
 	for _, s := range f.Spends {
 		if s.Amount > 0 {
