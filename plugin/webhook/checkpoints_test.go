@@ -142,7 +142,7 @@ func TestCheckpoints(t *testing.T) {
 		"another count":        {firstSecret, firstSecret, true, nil, func(h *checkpoint) { h.Events-- }, false, "don't belong together"},
 		"another time":         {firstSecret, firstSecret, true, nil, func(h *checkpoint) { h.At = h.At.Add(time.Second) }, false, "don't belong together"},
 		"signature changed":    {firstSecret, firstSecret, true, nil, func(h *checkpoint) { h.Signature[0] ^= 1 }, false, "don't belong together"},
-		"signature removed":    {firstSecret, firstSecret, true, nil, func(h *checkpoint) { h.Signature, h.PublicKey, h.KeyID = nil, nil, nil }, false, "took the signature off"},
+		"signature removed":    {firstSecret, firstSecret, true, nil, func(h *checkpoint) { h.Signature, h.PublicKey, h.KeyID = nil, nil, nil }, false, "its signature was removed"},
 		"another store":        {"", "", true, nil, func(h *checkpoint) { h.Store = strings.Repeat("0", 32) }, false, "another store"},
 		"count, not signed":    {"", "", true, nil, func(h *checkpoint) { h.Events++ }, false, "the chain has 4"},
 		"secret replaced":      {firstSecret, secondSecret, true, nil, nil, false, "not this gateway's"},

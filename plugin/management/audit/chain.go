@@ -11,13 +11,14 @@ import (
 	"time"
 )
 
-// chainForm begins the text that a row's hash is computed over.
+// chainForm is the first part of the text whose hash a row holds. It names the version of the
+// form.
 const chainForm = "keygate audit 1"
 
 // microTime is RFC 3339 in UTC with exactly six decimals.
 const microTime = "2006-01-02T15:04:05.000000Z"
 
-// personal is the JSON of Row.Personal.
+// personal is the JSON form of Row.Personal.
 type personal struct {
 	Actor  string         `json:"actor"`
 	IP     string         `json:"ip,omitempty"`
@@ -39,10 +40,11 @@ type Event struct {
 	Before, After Fields
 }
 
-// Fields is the fields of a record, as far as an event shows them. It never holds a secret.
+// Fields holds the fields of a record that an event shows. It never holds a secret.
 type Fields map[string]any
 
-// Diff removes from both the fields whose values are equal. It reports whether any field is left.
+// Diff removes the fields with equal values from before and after. It reports whether any field is
+// left.
 func Diff(before, after Fields) bool {
 	for name, b := range before {
 		a, ok := after[name]
@@ -86,16 +88,17 @@ func (s Fields) split() (chained json.RawMessage, personal map[string]any, err e
 	return chained, personal, err
 }
 
-// Author is who made a change, and how.
+// Author describes the maker of a change, and the interface that they used.
 type Author struct {
-	// Name is a person, a token or a system user; IP is their address and Token the id of their management token.
+	// Name is the name of a person, a token or a system user. IP is their address, and Token the
+	// id of their management token.
 	Name, IP, Token string
 	// Via is "api", "admin", "cli", "console" or "system".
 	Via string
 }
 
-// Append appends an event to the chain and returns its row. id is the row's. Until the transaction ends, no other
-// transaction appends one.
+// Append appends an event to the chain and returns its row, whose id is id. Until the transaction
+// ends, no other transaction appends one.
 func Append(tx Tx, id, keyspace string, at time.Time, by Author, e *Event) (*Row, error) {
 	seq, prev, err := tx.LockNewestAudit()
 	if err != nil {
@@ -160,8 +163,8 @@ func writePart[T ~string | ~[]byte](w io.Writer, p T) {
 // Record is an event as the API shows it.
 type Record struct {
 	ID string `json:"id"`
-	// Seq is the event's number among those of all keyspaces and tenants. It is left out for an actor of one
-	// tenant, which could count the events of others by it.
+	// Seq is the event's number among the events of all keyspaces and tenants. It is left out for
+	// an actor of one tenant, since it shows how many events others cause.
 	Seq   int64     `json:"seq,omitempty"`
 	At    time.Time `json:"at"`
 	Actor string    `json:"actor"`
@@ -192,7 +195,8 @@ func NewRecord(r *Row) Record {
 	return a
 }
 
-// personal returns the personal data, empty where it was erased. A row that is damaged is found by verifying the chain.
+// personal returns the personal data, empty where it was erased. It ignores damaged data, which
+// Verify reports.
 func (r *Row) personal() (p personal) {
 	if len(r.Personal) > 0 {
 		_ = json.Unmarshal(r.Personal, &p)

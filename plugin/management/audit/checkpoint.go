@@ -10,10 +10,11 @@ import (
 	"time"
 )
 
-// checkpointForm begins the text that a checkpoint's signature is made over.
+// checkpointForm is the first part of the text that a checkpoint's signature covers. It names the
+// version of the form.
 const checkpointForm = "keygate audit head 1"
 
-// Signer has the keys that checkpoints are signed with. Safe for concurrent use.
+// Signer provides the keys that sign checkpoints. Safe for concurrent use.
 type Signer interface {
 	// CheckpointKey returns the key for the store of that name.
 	CheckpointKey(store string) (ed25519.PrivateKey, error)
@@ -21,22 +22,25 @@ type Signer interface {
 
 // Checkpoint is the position of the audit chain at a time. There is one chain for all keyspaces.
 //
-// A chain that was cut short, or rewritten from some event on with new hashes, verifies: nothing in the store shows it. A
-// checkpoint that is kept elsewhere shows it, where nobody who can write to the store can write: in a log that is shipped,
-// at the receiver of a webhook, in a file. So a checkpoint is published in every hour in which the chain grew, and made
-// whenever someone asks for one.
+// A chain that was cut short, or rewritten from some event on with new hashes, still verifies:
+// nothing in the store shows the change. A checkpoint shows it, if it is kept where a person who
+// can change the store can't change it: in a log that is shipped, at the receiver of a webhook, in
+// a file. So a checkpoint is published in every hour in which the chain grew, and returned on
+// request.
 //
-// A checkpoint is signed where the configuration has a secret, with an Ed25519 key (RFC 8032) derived from that secret and
-// from the store's name. So neither somebody who has only the store can forge one, nor somebody who keeps checkpoints, and no
-// signing key is stored. The signature is over these fields in this order, each as its length in eight bytes (big-endian)
-// and its bytes: "keygate audit head 1", Store, Keyspace ("" for null), Seq and Events in decimal, Hash in hexadecimal, At in
-// RFC 3339 UTC with exactly six decimals.
+// If the configuration has a secret, a checkpoint is signed with an Ed25519 key (RFC 8032) that is
+// derived from the secret and the store's name. The key is not stored. So neither access to the
+// store nor old checkpoints are enough to forge one. The signature is over these fields in this
+// order, each as its length in eight bytes (big-endian) and its bytes: "keygate audit head 1",
+// Store, Keyspace ("" for null), Seq and Events in decimal, Hash in hexadecimal, At in RFC 3339
+// UTC with exactly six decimals.
 type Checkpoint struct {
 	// Store is the name of the store, chosen at random when the store was made.
 	Store string `json:"store"`
-	// Keyspace is the keyspace whose events Events counts; null: all.
+	// Keyspace is the keyspace whose events Events counts; null for all.
 	Keyspace *string `json:"keyspace"`
-	// Seq and Hash are of the chain's newest event; 0 and "" where there is none.
+	// Seq and Hash are the number and the hash of the chain's newest event; 0 and "" where there
+	// is none.
 	Seq    int64  `json:"seq"`
 	Events int64  `json:"events"`
 	Hash   string `json:"hash"`
@@ -49,29 +53,30 @@ type Checkpoint struct {
 	Signature []byte  `json:"signature"`
 }
 
-// NewCheckpoint returns the position of the chain as the transaction sees it, not signed, for a keyspace or, with "", all.
+// NewCheckpoint returns an unsigned checkpoint of the chain as the transaction sees it. It counts
+// the events of a keyspace or, with "", of all.
 func NewCheckpoint(tx Tx, store, keyspace string, at time.Time) (Checkpoint, error) {
-	h := Checkpoint{Store: store, Keyspace: orNull(keyspace), At: at}
-	// LockNewestAudit would block transactions that append an event.
+	c := Checkpoint{Store: store, Keyspace: orNull(keyspace), At: at}
+	// LockNewestAudit would return the newest event too, but block transactions that append one.
 	newest, err := tx.Audit(Query{Limit: 1})
 	if err != nil || len(newest) == 0 {
-		return h, err
+		return c, err
 	}
-	h.Seq, h.Hash = newest[0].Seq, hex.EncodeToString(newest[0].Hash)
-	h.Events, err = tx.CountAudit(keyspace, h.Seq)
-	return h, err
+	c.Seq, c.Hash = newest[0].Seq, hex.EncodeToString(newest[0].Hash)
+	c.Events, err = tx.CountAudit(keyspace, c.Seq)
+	return c, err
 }
 
-// signedText returns the text that a checkpoint's signature is made over.
-func (h *Checkpoint) signedText() []byte {
+// signedText returns the text that a checkpoint's signature covers.
+func (c *Checkpoint) signedText() []byte {
 	var b bytes.Buffer
 	writePart(&b, checkpointForm)
-	writePart(&b, h.Store)
-	writePart(&b, orEmpty(h.Keyspace))
-	writePart(&b, strconv.FormatInt(h.Seq, 10))
-	writePart(&b, strconv.FormatInt(h.Events, 10))
-	writePart(&b, h.Hash)
-	writePart(&b, h.At.UTC().Format(microTime))
+	writePart(&b, c.Store)
+	writePart(&b, orEmpty(c.Keyspace))
+	writePart(&b, strconv.FormatInt(c.Seq, 10))
+	writePart(&b, strconv.FormatInt(c.Events, 10))
+	writePart(&b, c.Hash)
+	writePart(&b, c.At.UTC().Format(microTime))
 	return b.Bytes()
 }
 
@@ -88,28 +93,29 @@ func KeyID(public ed25519.PublicKey) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// Sign signs h; with a nil key it does nothing.
-func (h *Checkpoint) Sign(key ed25519.PrivateKey) {
+// Sign signs c; with a nil key it does nothing.
+func (c *Checkpoint) Sign(key ed25519.PrivateKey) {
 	if key == nil {
 		return
 	}
 	public := key.Public().(ed25519.PublicKey)
 	id := KeyID(public)
-	h.KeyID, h.PublicKey, h.Signature = &id, public, ed25519.Sign(key, h.signedText())
+	c.KeyID, c.PublicKey, c.Signature = &id, public, ed25519.Sign(key, c.signedText())
 }
 
-// IsOf reports whether h is the position that was published.
-func (h *Checkpoint) IsOf(published PublishedCheckpoint) bool {
-	return h.Hash == hex.EncodeToString(published.Hash) && h.Seq == published.Seq
+// IsOf reports whether c and published are the same position of the chain.
+func (c *Checkpoint) IsOf(published PublishedCheckpoint) bool {
+	return c.Hash == hex.EncodeToString(published.Hash) && c.Seq == published.Seq
 }
 
-// Published returns h as published at a time.
-func (h *Checkpoint) Published(at time.Time) (PublishedCheckpoint, error) {
-	hash, err := hex.DecodeString(h.Hash)
-	return PublishedCheckpoint{Seq: h.Seq, At: at, Hash: hash}, err
+// Published returns the position of c as published at a time.
+func (c *Checkpoint) Published(at time.Time) (PublishedCheckpoint, error) {
+	hash, err := hex.DecodeString(c.Hash)
+	return PublishedCheckpoint{Seq: c.Seq, At: at, Hash: hash}, err
 }
 
-// Lost describes why a published checkpoint is not in the chain any more; "" where it is.
+// Lost describes why the event of a published checkpoint is not in the chain any more. It returns
+// "" where the event is there.
 func Lost(tx Tx, p PublishedCheckpoint) (string, error) {
 	if p.Seq == 0 {
 		return "", nil

@@ -1,5 +1,5 @@
-// Package audit is the audit chain: its rows and their hashes, the checkpoints that are signed and published of it, and
-// the verification of both.
+// Package audit implements the audit chain: its rows and their hashes, signed checkpoints of the chain, and the
+// verification of both.
 //
 // A row is one event. Rows form a chain over all keyspaces:
 //
@@ -11,7 +11,7 @@
 //
 // Personal data is not in the chain: actor, address, and the free text of a record (names, descriptions, metadata) are in
 // Personal, of which the chain holds only PersonalHash = SHA-256(Salt ‖ Personal). Erasing a person empties Personal and
-// Salt. The chain still verifies, and without the salt nobody can guess the data from the hash.
+// Salt. The chain still verifies, and without the salt the data can't be guessed from the hash.
 package audit
 
 import (
@@ -46,12 +46,12 @@ type Query struct {
 	Key       string
 	Tenant    string
 	Before    int64 // seq of the last row of the page before; 0 for the newest
-	After     int64 // for verifying: rows above this seq, oldest first, when Ascending
+	After     int64 // with Ascending: the rows above this seq, oldest first
 	Ascending bool
 	Limit     int
 }
 
-// PublishedCheckpoint is the checkpoint that was published last; zero before the first.
+// PublishedCheckpoint is the position that was published last; zero before the first.
 type PublishedCheckpoint struct {
 	Seq  int64
 	At   time.Time

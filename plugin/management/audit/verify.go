@@ -21,12 +21,13 @@ type Report struct {
 	Intact bool `json:"intact"`
 	// Problems are at most 100, in the order of the chain.
 	Problems []string `json:"problems"`
-	// Checkpoints counts those that the chain was compared with, and Signed those of them whose signature is valid.
+	// Checkpoints counts the checkpoints that the chain was compared with, Signed those among them
+	// with a valid signature.
 	Checkpoints int `json:"heads,omitempty"`
 	Signed      int `json:"signed,omitempty"`
 }
 
-// maxProblems bounds a report: after a row was changed, further problems say little.
+// maxProblems bounds the problems in a report, since one change of the chain may cause many.
 const maxProblems = 100
 
 func (r *Report) addProblem(format string, args ...any) {
@@ -90,9 +91,10 @@ func (r *Row) verify(report *Report, last *Row) {
 	}
 }
 
-// VerifyCheckpoints is Verify, and compares the chain with checkpoints that were kept elsewhere. Each must be of this
-// store, its event in the chain, with as many events up to it, and its signature made with one of the trusted keys. A
-// checkpoint without a signature is accepted only where no key is trusted.
+// VerifyCheckpoints verifies the chain as Verify does, and compares it with checkpoints that were
+// kept elsewhere. Each must name this store. Its event must be in the chain, with as many events
+// up to it as the checkpoint counts. One of the trusted keys must have signed it. A checkpoint
+// without a signature is accepted only where no key is trusted.
 func VerifyCheckpoints(ctx context.Context, read Reader, store string, list []Checkpoint, trusted []ed25519.PublicKey) (Report, error) {
 	v := newCheckpointVerifier(list)
 	r, err := Verify(ctx, read, v.check)
@@ -100,17 +102,17 @@ func VerifyCheckpoints(ctx context.Context, read Reader, store string, list []Ch
 		return r, err
 	}
 	v.finish(&r)
-	for _, h := range list {
+	for _, c := range list {
 		r.Checkpoints++
-		if h.Store != store {
-			r.addProblem("%s is of another store, %.40q: this one is %q", h.label(), h.Store, store)
+		if c.Store != store {
+			r.addProblem("%s is of another store, %.40q: this one is %q", c.label(), c.Store, store)
 		}
-		signed, wrong := h.verifySignature(trusted)
+		signed, wrong := c.verifySignature(trusted)
 		if signed {
 			r.Signed++
 		}
 		if wrong != "" {
-			r.addProblem("%s %s", h.label(), wrong)
+			r.addProblem("%s %s", c.label(), wrong)
 		}
 	}
 	r.Intact = len(r.Problems) == 0

@@ -1,3 +1,5 @@
+// Package auth issues and checks the credentials of people and programs that manage Keygate: management tokens, sessions
+// at the console, and portal links.
 package auth
 
 import (
@@ -28,7 +30,7 @@ func New(m *management.Manager) *Authority {
 // use auth.
 func (auth *Authority) LimitLookups(rules turns.Rules) { auth.unknowns = turns.New(rules) }
 
-// call is a transaction of management with the rows of this package.
+// call is a transaction of package management, with access to the rows of this package.
 type call struct {
 	*management.Call
 	Tx

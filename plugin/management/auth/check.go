@@ -11,12 +11,12 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// Grant is what a management token gives.
+// Grant holds the rights of a management token.
 type Grant struct {
-	// ID and Name of the token.
+	// ID and Name identify the token.
 	ID, Name string
 	Keyspace string
-	// Tenant is the only one that exists for the holder; "" for no such bound.
+	// Tenant is the slug of the only tenant that the holder can see; "" for all of the keyspace.
 	Tenant string
 	scopes []string
 }
@@ -24,12 +24,13 @@ type Grant struct {
 // Allows reports whether the token has a scope such as "keys:write".
 func (g *Grant) Allows(scope string) bool { return management.HasScope(g.scopes, scope) }
 
-// Actor returns the token as who does something.
+// Actor returns the actor for what the token's holder does from the address ip.
 func (g *Grant) Actor(ip string) management.Actor {
 	return management.Actor{Name: g.Name + " (" + g.ID + ")", IP: ip, Via: "api", Tenant: g.Tenant, Token: g.ID}
 }
 
-// usageInterval is how exactly it is known when a token was last used.
+// usageInterval is the least time between two updates of the stored last use of a token or
+// session.
 const usageInterval = time.Minute
 
 // tokenCache holds the tokens in use, by their primary digests.
@@ -46,10 +47,10 @@ type cachedToken struct {
 	usedAt time.Time
 }
 
-// CheckToken returns what a full management token gives. It answers from memory once it
-// has met the token; a revocation counts from when it is made, an expiry from its moment. ip
-// is noted as where the token was last used from. Refusals are of status 401:
-// ErrMalformedToken, ErrUnknownToken, and others where a token has ended.
+// CheckToken returns the rights of a full management token. It caches tokens. A revocation takes
+// effect when the engine knows of it, an expiry at its time. ip is stored as the address of the
+// token's last use. An invalid token is an error of status 401: ErrMalformedToken,
+// ErrUnknownToken, or another for a token that was revoked or has expired.
 func (auth *Authority) CheckToken(ctx context.Context, full, ip string) (*Grant, error) {
 	if management.TokenGrammar.Match(full) == nil {
 		return nil, management.ErrMalformedToken
@@ -60,7 +61,8 @@ func (auth *Authority) CheckToken(ctx context.Context, full, ip string) (*Grant,
 	}
 	now := auth.manager.Clock()
 	digest := v.Hasher.Primary(full)
-	// Before the store is read: what changes meanwhile makes the count another.
+	// The count is read before the store: a change during the read raises it, so that the cached
+	// token is not used again.
 	changes := auth.manager.Engine().TokenChanges()
 	t := auth.tokens.get(digest, changes)
 	if t == nil {
@@ -96,7 +98,7 @@ func (auth *Authority) loadToken(ctx context.Context, v *gateway.View, full stri
 		return nil, err
 	}
 	if t.Algorithm != candidates[0].Algorithm && t.StatusAt(auth.manager.Clock()) == gateway.StatusActive {
-		// Under a pepper that is not the current one, which will be taken away some day.
+		// The digest was made under a former pepper, which the operator will remove some day.
 		auth.inBackground(func(tx Tx) error { return tx.RehashToken(t.ID, candidates[0]) })
 	}
 	return &cachedToken{Token: *t, usedAt: t.LastUsedAt, grant: Grant{
@@ -111,19 +113,19 @@ func (auth *Authority) touchToken(id string, now time.Time, ip string) {
 // backgroundTimeout bounds a write in the background.
 const backgroundTimeout = 10 * time.Second
 
-// inBackground makes writes that no caller waits for and that may be lost.
+// inBackground starts a transaction that no caller waits for and that may be lost.
 func (auth *Authority) inBackground(f func(Tx) error) {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), backgroundTimeout)
 		defer cancel()
 		if err := auth.manager.Store().Update(ctx, inRows(f)); err != nil {
-			auth.manager.Logger().DebugContext(ctx, "the use of a management token was not noted", "error", err)
+			auth.manager.Logger().DebugContext(ctx, "the last use or a new digest of a token or session could not be stored", "error", err)
 		}
 	}()
 }
 
-// get returns the token held under a digest, nil where there is none or any token was
-// changed since.
+// get returns the cached token of a digest. It returns nil where there is none, or any token has
+// changed since it was read.
 func (c *tokenCache) get(digest apikey.Digest, changes uint64) *cachedToken {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -133,12 +135,12 @@ func (c *tokenCache) get(digest apikey.Digest, changes uint64) *cachedToken {
 	return c.tokens[digest]
 }
 
-// put holds a token that was read when the count of changes was changes.
+// put caches a token that was read when the count of changes was changes.
 func (c *tokenCache) put(digest apikey.Digest, changes uint64, t *cachedToken) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if changes < c.changes {
-		return // read before what is known to have changed
+		return // t was read before the newest change that the cache knows
 	}
 	if changes > c.changes || c.tokens == nil {
 		c.changes, c.tokens = changes, make(map[apikey.Digest]*cachedToken)

@@ -15,16 +15,16 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
-// PortalRole is what a tenant's person may do.
+// PortalRole is the role of a tenant's person at the console.
 type PortalRole string
 
-// The roles: a viewer reads, an editor also makes and changes keys and webhooks.
+// The roles: a viewer reads, an editor also creates and changes keys and webhooks.
 const (
 	PortalViewer PortalRole = "viewer"
 	PortalEditor PortalRole = "editor"
 )
 
-// portalScopes is what the roles are made of.
+// portalScopes holds the scopes of each role.
 var portalScopes = map[PortalRole][]string{
 	PortalViewer: {"tenants:read", "keys:read", "usage:read", "audit:read", "webhooks:read", "verify"},
 	PortalEditor: {"tenants:read", "keys:read", "keys:write", "usage:read", "audit:read", "webhooks:read", "webhooks:write", "verify"},
@@ -34,8 +34,8 @@ const (
 	portalIDPrefix     = "lnk_"
 	portalSecretPrefix = "kgp_"
 
-	// PortalLife is for how long a link can be used unless stated, and MinPortalLife and MaxPortalLife
-	// what may be stated.
+	// PortalLife is how long a link can be used by default. MinPortalLife and MaxPortalLife bound
+	// the time that a request may state.
 	PortalLife    = 5 * time.Minute
 	MinPortalLife = 10 * time.Second
 	MaxPortalLife = time.Hour
@@ -43,40 +43,46 @@ const (
 	maxReturnURL = 2048
 )
 
-// CodePortalLink says that a portal link can't be used.
+// CodePortalLink is the error code of a portal link that can't be used.
 const CodePortalLink = "portal_link_invalid"
 
-// ErrPortalLink refuses a link that was used, has expired, or never was: which of them, nobody is told.
+// ErrPortalLink is returned for a link that was used, has expired, or never existed. It does not
+// disclose which.
 var ErrPortalLink = management.Reject(http.StatusUnauthorized, CodePortalLink,
 	"This link has been used or has expired. Go back to where you came from and ask for a new one.")
 
-// PortalFields is what may be stated of a portal link.
+// PortalFields holds the fields of a request for a portal link.
 type PortalFields struct {
-	// Actor is the name of the person who is let in, 1 to 100 characters, as the audit will show it. Needed.
+	// Actor is the name of the person who gets access, as the audit shows it, 1 to 100 characters.
+	// Required.
 	Actor management.Optional[string]
-	// Role is PortalViewer unless stated.
+	// Role is the person's role. Default: PortalViewer.
 	Role management.Optional[string]
-	// ReturnURL leads back to the product, http or https. Default and null: there is no way back.
+	// ReturnURL is the http or https URL of the product to which the console links back. Default
+	// and null: no link.
 	ReturnURL management.Optional[string]
-	// ExpiresIn is for how long the link can be used, MinPortalLife to MaxPortalLife. Default and null: PortalLife.
+	// ExpiresIn is how long the link can be used, MinPortalLife to MaxPortalLife. Default and
+	// null: PortalLife.
 	ExpiresIn management.Optional[time.Duration]
 }
 
-// IssuedPortalLink is a link that was made. Its Secret, which exists nowhere else, lets one person in once.
+// IssuedPortalLink is a new portal link. Its Secret, which is not stored, gives one person access
+// once.
 type IssuedPortalLink struct {
 	Secret    string
 	ExpiresAt time.Time
 }
 
-// CreatePortalLink makes a link by which one person of a tenant is let in to the console, once. What they
-// do there is confined to the tenant and the role, and ends with the token that made the link.
+// CreatePortalLink creates a link with which one person of a tenant can enter the console, once.
+// The person's session is confined to the tenant and the role, and ends with the token that
+// created the link.
 func (auth *Authority) CreatePortalLink(ctx context.Context, a management.Actor, keyspace, slug string, in PortalFields) (r IssuedPortalLink, err error) {
 	err = auth.write(ctx, a, keyspace, func(c *call) error {
 		t, err := c.FindTenant(slug, false)
 		if err != nil {
 			return err
 		}
-		maker, err := c.Issuer()
+		issuer, err := c.Issuer()
 		if err != nil {
 			return err
 		}
@@ -105,8 +111,8 @@ func (auth *Authority) CreatePortalLink(ctx context.Context, a management.Actor,
 		if err := f.Err(); err != nil {
 			return err
 		}
-		if l.ExpiresAt = c.Now.Add(life); maker != nil && !maker.ExpiresAt.IsZero() && maker.ExpiresAt.Before(l.ExpiresAt) {
-			l.ExpiresAt = maker.ExpiresAt
+		if l.ExpiresAt = c.Now.Add(life); issuer != nil && !issuer.ExpiresAt.IsZero() && issuer.ExpiresAt.Before(l.ExpiresAt) {
+			l.ExpiresAt = issuer.ExpiresAt
 		}
 		r = IssuedPortalLink{Secret: portalSecretPrefix + rand.Text() + rand.Text(), ExpiresAt: l.ExpiresAt}
 		l.Digest = digestOf(r.Secret)
@@ -126,7 +132,7 @@ func (auth *Authority) CreatePortalLink(ctx context.Context, a management.Actor,
 	return r, nil
 }
 
-// checkReturnURL says what is wrong with where a person is led back to; "" for nothing.
+// checkReturnURL returns a description of the fault of a return URL, "" for none.
 func checkReturnURL(s string) string {
 	if s == "" {
 		return ""
@@ -145,15 +151,15 @@ func checkReturnURL(s string) string {
 	return ""
 }
 
-// PortalGuest is the person whom a portal link lets in.
+// PortalGuest describes the person to whom a portal link gives access.
 type PortalGuest struct {
 	Name   string
 	Tenant string
 	Role   PortalRole
 }
 
-// PortalLink returns the person whom a link lets in, and does not use the link. It returns ErrPortalLink where
-// UsePortalLink would.
+// PortalLink returns the person to whom a link gives access, and does not use the link. It returns
+// ErrPortalLink where UsePortalLink would.
 func (auth *Authority) PortalLink(ctx context.Context, keyspace, secret string) (g PortalGuest, err error) {
 	if !isPortalSecret(secret) {
 		return g, ErrPortalLink
@@ -172,8 +178,9 @@ func (auth *Authority) PortalLink(ctx context.Context, keyspace, secret string) 
 
 func isPortalSecret(s string) bool { return strings.HasPrefix(s, portalSecretPrefix) && len(s) <= 200 }
 
-// UsePortalLink exchanges the secret of a link for a session: ErrPortalLink where it was exchanged
-// before, also at the same moment, has expired, or is none of this keyspace.
+// UsePortalLink exchanges the secret of a link for a session. It returns ErrPortalLink for a link
+// that was used before, has expired, or does not exist in this keyspace. Of concurrent calls for
+// one link, one succeeds.
 func (auth *Authority) UsePortalLink(ctx context.Context, keyspace, secret, ip string) (IssuedSession, error) {
 	if !isPortalSecret(secret) {
 		return IssuedSession{}, ErrPortalLink
@@ -194,7 +201,8 @@ func (auth *Authority) usePortalLink(ctx context.Context, keyspace, secret, ip s
 	})
 }
 
-// admit gives a session that begins what its link gives. err is the error of reading the link.
+// admit fills in a new session from its link, and returns ErrPortalLink where the link can't be
+// used. err is the error of reading the link.
 func (c *call) admit(s *Session, l *PortalLink, err error) error {
 	if errors.Is(err, gateway.ErrNotFound) || err == nil && !l.ExpiresAt.After(c.Now) {
 		return ErrPortalLink
@@ -204,7 +212,7 @@ func (c *call) admit(s *Session, l *PortalLink, err error) error {
 	}
 	s.Tenant, s.Token, s.Name, s.ReturnURL = l.Tenant, l.Token, l.Name, l.ReturnURL
 	s.Scopes = slices.Clone(portalScopes[l.Role])
-	if good, err := c.sessionValid(s); err != nil || !good {
+	if valid, err := c.sessionValid(s); err != nil || !valid {
 		return errors.Join(err, ErrPortalLink)
 	}
 	return nil

@@ -14,13 +14,15 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
-// A session begins in one of three ways, and its kind says which.
+// The kinds of sessions are the three ways in which a session begins.
 const (
-	// SessionByToken was exchanged for a management token, whose rights it has.
+	// SessionByToken is a session that a person began with a management token. It has the token's
+	// rights.
 	SessionByToken SessionKind = "token"
-	// SessionByIdentity was begun for whom a proxy in front has identified.
+	// SessionByIdentity is a session of a person whom a proxy in front of the gateway has
+	// identified.
 	SessionByIdentity SessionKind = "identity"
-	// SessionByPortal was begun by a portal link, for a tenant's person.
+	// SessionByPortal is a session that a tenant's person began with a portal link.
 	SessionByPortal SessionKind = "portal"
 )
 
@@ -28,34 +30,34 @@ const (
 type SessionKind string
 
 const (
-	// SessionLife is after how long a session ends in any case.
+	// SessionLife is how long a session lasts at most.
 	SessionLife = 12 * time.Hour
-	// SessionIdle is after how long without use it ends.
+	// SessionIdle is how long a session lasts without use.
 	SessionIdle = 30 * time.Minute
 
-	// sessionKept is for how long ended sessions are listed.
+	// sessionKept is how long ended sessions are listed.
 	sessionKept = 7 * 24 * time.Hour
 
 	sessionIDPrefix     = "ses_"
 	sessionSecretPrefix = "kgs_"
 )
 
-// CodeNoSession says that a browser's session has ended or never was.
+// CodeNoSession is the error code of a session that has ended or never existed.
 const CodeNoSession = "no_session"
 
-// ErrNoSession refuses a session that is none, or none any more.
+// ErrNoSession is returned for a session that has ended or never existed.
 var ErrNoSession = management.Reject(http.StatusUnauthorized, CodeNoSession, "Your session has ended. Sign in again.")
 
-// SessionGrant is what a session gives.
+// SessionGrant holds the rights of a session.
 type SessionGrant struct {
 	ID       string
 	Keyspace string
 	Kind     SessionKind
-	// Name of the person.
+	// Name is the person's name.
 	Name string
-	// Tenant is the only one that exists for the holder; "" for no such bound.
+	// Tenant is the slug of the only tenant that the person can see; "" for all of the keyspace.
 	Tenant string
-	// Token is the management token behind it; "" where there is none.
+	// Token is the id of the management token with which the session ends; "" where there is none.
 	Token     string
 	ReturnURL string
 	CreatedAt time.Time
@@ -63,15 +65,15 @@ type SessionGrant struct {
 	scopes    []string
 }
 
-// Allows says whether the session has a scope such as "keys:write".
+// Allows reports whether the session has a scope such as "keys:write".
 func (g *SessionGrant) Allows(scope string) bool { return management.HasScope(g.scopes, scope) }
 
-// HasScopes says whether the session's scopes are just these, in this order.
+// HasScopes reports whether the session's scopes are equal to scopes, in the same order.
 func (g *SessionGrant) HasScopes(scopes []string) bool {
 	return strings.Join(g.scopes, " ") == strings.Join(scopes, " ")
 }
 
-// Actor returns the person as who does something.
+// Actor returns the actor for what the session's person does from the address ip.
 func (g *SessionGrant) Actor(ip string) management.Actor {
 	a := management.Actor{Name: g.Name, IP: ip, Via: "console", Tenant: g.Tenant, Token: g.Token}
 	if g.Kind != SessionByToken {
@@ -80,23 +82,25 @@ func (g *SessionGrant) Actor(ip string) management.Actor {
 	return a
 }
 
-// IssuedSession is a session that begins, with the secret that the browser holds.
+// IssuedSession is a new session with the secret that the browser keeps.
 type IssuedSession struct {
 	SessionGrant
 	Secret string
 }
 
-// SessionRecord is a session as it is shown.
+// SessionRecord is a session as the API shows it.
 type SessionRecord struct {
 	ID   string      `json:"id"`
 	Kind SessionKind `json:"kind"`
 	Name string      `json:"name"`
-	// Tenant it is confined to; null for none.
+	// Tenant is the tenant that the session is confined to; null for none.
 	Tenant *string `json:"tenant"`
-	// Token that it ends with; null where there is none.
+	// Token is the id of the management token with which the session ends; null where there is
+	// none.
 	Token  *string  `json:"token"`
 	Scopes []string `json:"scopes"`
-	// Active says that it is good: not ended, expired or idle for too long, and its token neither.
+	// Active reports whether the session is valid. Then it has not ended, expired or been idle for
+	// too long, and its token and tenant are valid too.
 	Active     bool       `json:"active"`
 	CreatedAt  time.Time  `json:"created_at"`
 	CreatedIP  *string    `json:"created_ip"`
@@ -110,16 +114,16 @@ func sessionFields(s *Session) audit.Fields {
 	return audit.Fields{"kind": string(s.Kind), "name": s.Name, "tenant": management.OrNull(s.Tenant), "token": management.OrNull(s.Token), "expires_at": management.TimeOrNull(s.ExpiresAt)}
 }
 
-// digestOf is how secrets of sessions and links are stored: they are random, so that
-// nothing can be guessed from it.
+// digestOf returns the SHA-256 of a secret of a session or link, its stored form. The secrets are
+// random, so that they can't be guessed from it.
 func digestOf(secret string) []byte {
 	d := sha256.Sum256([]byte(secret))
 	return d[:]
 }
 
-// SignIn exchanges a full management token for a session. name is the person's for the
-// audit; "" for the token's own, and another is refused unless the token may act for others.
-// Refusals of the token are those of CheckToken; a token of another keyspace is ErrUnknownToken.
+// SignIn exchanges a full management token for a session. name is the person's name for the audit;
+// "" means the token's name. Another name is an error unless the token has the scope act. An
+// invalid token is an error as in CheckToken; a token of another keyspace is ErrUnknownToken.
 func (auth *Authority) SignIn(ctx context.Context, keyspace, token, name, ip string) (IssuedSession, error) {
 	ks, err := auth.manager.Keyspace(keyspace)
 	if err != nil {
@@ -157,7 +161,8 @@ func (auth *Authority) SignIn(ctx context.Context, keyspace, token, name, ip str
 	})
 }
 
-// SignInAs begins a session for whom a proxy in front has identified, with these scopes.
+// SignInAs begins a session, with these scopes, for a person whom a proxy in front of the gateway
+// has identified.
 func (auth *Authority) SignInAs(ctx context.Context, keyspace, name string, scopes []string, ip string) (IssuedSession, error) {
 	var f management.Faults
 	if management.CheckName(&f, "name", name, management.MaxKeyName); f.Err() != nil {
@@ -167,7 +172,8 @@ func (auth *Authority) SignInAs(ctx context.Context, keyspace, name string, scop
 	return auth.beginSession(ctx, keyspace, s, ip, nil)
 }
 
-// beginSession stores a session after check, where it is not nil, has agreed.
+// beginSession stores a new session. It calls check before, where that is not nil, and returns its
+// error.
 func (auth *Authority) beginSession(ctx context.Context, keyspace string, s *Session, ip string, check func(*call) error) (r IssuedSession, err error) {
 	who := management.Actor{Name: s.Name, IP: ip, Via: "console", Tenant: s.Tenant, Token: s.Token}
 	err = auth.write(ctx, who, keyspace, func(c *call) error {
@@ -205,15 +211,16 @@ func sessionGrant(s *Session) *SessionGrant {
 	}
 }
 
-// CheckSession returns what the session of a browser's secret gives: ErrNoSession where it
-// gives nothing in this keyspace. It reads the store each time, so that an end counts from when it is made. ip is
-// noted as where the session was last used from.
+// CheckSession returns the rights of the session whose secret a browser sent. It returns
+// ErrNoSession where no valid session of the keyspace has the secret. It reads the store each
+// time, so that the end of a session takes effect at once. ip is stored as the address of the
+// session's last use.
 func (auth *Authority) CheckSession(ctx context.Context, keyspace, secret, ip string) (*SessionGrant, error) {
 	if !strings.HasPrefix(secret, sessionSecretPrefix) || len(secret) > 200 {
 		return nil, ErrNoSession
 	}
 	var s *Session
-	var good bool
+	var valid bool
 	now := auth.manager.Clock()
 	digest := digestOf(secret)
 	read := func() error {
@@ -221,10 +228,10 @@ func (auth *Authority) CheckSession(ctx context.Context, keyspace, secret, ip st
 			if s, err = c.SessionByDigest(digest); err != nil {
 				return err
 			}
-			good, err = c.sessionValid(s)
+			valid, err = c.sessionValid(s)
 			return err
 		})
-		if errors.Is(err, gateway.ErrNotFound) || err == nil && !good {
+		if errors.Is(err, gateway.ErrNotFound) || err == nil && !valid {
 			return ErrNoSession
 		}
 		return err
@@ -235,7 +242,7 @@ func (auth *Authority) CheckSession(ctx context.Context, keyspace, secret, ip st
 	} else {
 		err = auth.lookUpUnknown(ctx, ip, read)
 	}
-	auth.sessions.note(digest, err == nil)
+	auth.sessions.record(digest, err == nil)
 	if err != nil {
 		return nil, err
 	}
@@ -245,7 +252,8 @@ func (auth *Authority) CheckSession(ctx context.Context, keyspace, secret, ip st
 	return sessionGrant(s), nil
 }
 
-// sessionValid reports whether a session is still valid, and fills in the scopes that it has by its token.
+// sessionValid reports whether a session is still valid. It sets the scopes of a session of the
+// kind SessionByToken to its token's.
 func (c *call) sessionValid(s *Session) (bool, error) {
 	if s.Keyspace != c.Keyspace.Name || !s.EndedAt.IsZero() || !s.ExpiresAt.After(c.Now) || !s.LastUsedAt.Add(SessionIdle).After(c.Now) {
 		return false, nil
@@ -279,22 +287,23 @@ func (c *call) sessionValid(s *Session) (bool, error) {
 
 // EndSession ends a session. Ending one that has ended changes nothing and is no error.
 func (auth *Authority) EndSession(ctx context.Context, a management.Actor, keyspace, id string) error {
-	const what = "session"
+	const kind = "session"
 	return auth.write(ctx, a, keyspace, func(c *call) error {
 		if !management.HasIDForm(id, sessionIDPrefix) {
-			return management.NotFound(what)
+			return management.NotFound(kind)
 		}
 		s, err := c.Session(c.Keyspace.Name, id)
 		if err != nil {
-			return management.OrNotFound(err, what)
+			return management.OrNotFound(err, kind)
 		}
 		if !a.Sees(s.Tenant) {
-			return management.NotFound(what)
+			return management.NotFound(kind)
 		}
-		// The scopes of a session that gives nothing any more are not asked for: ending it changes nothing.
-		if good, err := c.sessionValid(s); err != nil {
+		// The actor needs the scopes of a valid session only: ending an invalid one changes
+		// nothing.
+		if valid, err := c.sessionValid(s); err != nil {
 			return err
-		} else if good {
+		} else if valid {
 			if err := c.CheckMayEnd(s.Scopes); err != nil {
 				return err
 			}
@@ -315,7 +324,7 @@ type SessionFilter struct {
 	management.PageQuery
 }
 
-// Sessions lists sessions, for a week after their end too.
+// Sessions lists sessions, also those that ended within the last week.
 func (auth *Authority) Sessions(ctx context.Context, a management.Actor, keyspace string, q SessionFilter) (management.Page[SessionRecord], error) {
 	limit, last, err := q.After("s")
 	if err != nil {
@@ -329,12 +338,12 @@ func (auth *Authority) Sessions(ctx context.Context, a management.Actor, keyspac
 		out = nil
 		rows, err := c.Tx.Sessions(SessionQuery{Keyspace: c.Keyspace.Name, Tenant: q.Tenant, Before: last, Limit: limit + 1})
 		for _, s := range rows {
-			good, err := c.sessionValid(s)
+			valid, err := c.sessionValid(s)
 			if err != nil {
 				return err
 			}
 			out = append(out, SessionRecord{
-				ID: s.ID, Kind: s.Kind, Name: s.Name, Tenant: management.OrNull(s.Tenant), Token: management.OrNull(s.Token), Scopes: management.OrEmpty(s.Scopes), Active: good,
+				ID: s.ID, Kind: s.Kind, Name: s.Name, Tenant: management.OrNull(s.Tenant), Token: management.OrNull(s.Token), Scopes: management.OrEmpty(s.Scopes), Active: valid,
 				CreatedAt: s.CreatedAt.UTC(), CreatedIP: management.OrNull(s.CreatedIP), ExpiresAt: s.ExpiresAt.UTC(),
 				LastUsedAt: s.LastUsedAt.UTC(), LastUsedIP: management.OrNull(s.LastUsedIP), EndedAt: management.TimeOrNull(s.EndedAt),
 			})

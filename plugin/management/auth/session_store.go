@@ -2,57 +2,58 @@ package auth
 
 import "time"
 
-// Session is a person's at the console, as stored.
+// Session is a person's session at the console, as stored.
 type Session struct {
 	ID       string
 	Keyspace string
 	// Digest is the SHA-256 of the secret that the browser holds.
 	Digest []byte
 	Kind   SessionKind
-	// Tenant is the slug of the only one that exists for it; "" for all of the keyspace's.
+	// Tenant is the slug of the only tenant that the person can see; "" for all of the keyspace.
 	Tenant string
-	// Token is the id of the management token that it was begun by, or that made its portal
-	// link, and with which it ends; "" where there is none.
+	// Token is the id of the management token that began the session or created its portal link;
+	// "" where there is none. The session ends with this token.
 	Token string
-	// Name is the person's.
+	// Name is the person's name.
 	Name string
-	// Scopes are what it may do. None are stored of SessionByToken, which has its token's.
+	// Scopes are the person's rights. None are stored for SessionByToken, which has its token's
+	// scopes.
 	Scopes []string
-	// ReturnURL leads back to where the person came from; "" where that is not known.
+	// ReturnURL is the URL to which the console links back; "" for none.
 	ReturnURL string
 	CreatedAt time.Time
 	CreatedIP string
 	ExpiresAt time.Time
-	// LastUsedAt is right to about a minute.
+	// LastUsedAt is exact to about a minute.
 	LastUsedAt time.Time
 	LastUsedIP string
-	// EndedAt is zero while nobody has ended it.
+	// EndedAt is when a person ended the session; zero before.
 	EndedAt time.Time
 }
 
-// PortalLink lets a tenant's person in once, as stored.
+// PortalLink is a link, as stored, that gives a tenant's person access once.
 type PortalLink struct {
 	ID       string
 	Keyspace string
 	// Digest is the SHA-256 of the secret in the link.
 	Digest []byte
 	Tenant string
-	// Token is the id of the management token that it was made by; "" where none was.
+	// Token is the id of the management token that created the link; "" where none did.
 	Token     string
 	Name      string
 	Role      PortalRole
 	ReturnURL string
 	CreatedAt time.Time
 	ExpiresAt time.Time
-	// UsedAt is zero before it is used.
+	// UsedAt is zero before the link is used.
 	UsedAt time.Time
 }
 
-// SessionQuery selects sessions of a keyspace, newest first, ended ones too.
+// SessionQuery selects sessions of a keyspace, newest first, including ended ones.
 type SessionQuery struct {
 	Keyspace string
 	Tenant   string // "" for all
-	Before   string // id of the last one seen
+	Before   string // id of the last session on the page before
 	Limit    int
 }
 
@@ -63,16 +64,18 @@ type SessionTx interface {
 	SessionByDigest(digest []byte) (*Session, error)
 	Sessions(q SessionQuery) ([]*Session, error)
 	InsertSession(*Session) error
-	// EndSession ends a session, and says whether it had not ended before.
+	// EndSession ends a session, and reports whether it had not ended before.
 	EndSession(keyspace, id string, at time.Time) (bool, error)
-	// TouchSession notes that a session was used. It only moves forward in time.
+	// TouchSession stores when and from which address a session was last used. The stored time
+	// only increases.
 	TouchSession(id string, at time.Time, ip string) error
 	// InsertPortalLink stores a link.
 	InsertPortalLink(*PortalLink) error
 	// PortalLink returns the link with that digest, of that keyspace. ErrNotFound where there is none, or it was used.
 	PortalLink(keyspace string, digest []byte) (*PortalLink, error)
-	// UsePortalLink marks the link with that digest, of that keyspace, as used and returns it as it was before.
-	// ErrNotFound where there is none, or it was used: of two at once only one gets it.
+	// UsePortalLink marks the link with that digest, of that keyspace, as used and returns it as
+	// it was before. ErrNotFound where there is none, or it was used. Of concurrent calls for one
+	// link, one succeeds.
 	UsePortalLink(keyspace string, digest []byte, at time.Time) (*PortalLink, error)
 	// PruneSessions deletes the sessions and links that expired before a time.
 	PruneSessions(before time.Time) error

@@ -11,7 +11,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
-// tokenScopes are what a management token may be allowed to do. None includes another, but "*" all.
+// tokenScopes are the scopes of management tokens. "*" includes all others; no other scope
+// includes another.
 var tokenScopes = []string{
 	management.AllScopes, "tenants:read", "tenants:write", "keys:read", "keys:write", "credits:write", "usage:read", "audit:read",
 	"webhooks:read", "webhooks:write", "tokens:read", "tokens:write", "events:write", "verify", "act", "portal",
@@ -21,17 +22,17 @@ var tokenScopes = []string{
 // and change the result.
 func TokenScopes() []string { return slices.Clone(tokenScopes) }
 
-// TokenFields is what may be stated of a new token.
+// TokenFields holds the fields of a request for a new token.
 type TokenFields struct {
-	// Name is 1 to 100 characters, and needed.
+	// Name is 1 to 100 characters. Required.
 	Name management.Optional[string]
 	// Scopes are some of TokenScopes, at least one. A token can't give what it does not have itself.
 	Scopes management.Optional[[]string]
-	// Tenant is the slug of the one tenant that exists for the token. Default and null:
-	// the maker's, so for an operator none in particular.
+	// Tenant is the slug of the only tenant that the token can see. Default and null: the
+	// creator's tenant, which for an operator is none in particular.
 	Tenant management.Optional[string]
-	// ExpiresAt is in the future, and not after the end of the token that makes it.
-	// Default: that end. Null: never.
+	// ExpiresAt is in the future, and not after the expiry of the token that creates this one.
+	// Default: that expiry. Null: never.
 	ExpiresAt management.Optional[time.Time]
 }
 
@@ -40,7 +41,7 @@ type TokenRecord struct {
 	ID     string   `json:"id"`
 	Name   string   `json:"name"`
 	Scopes []string `json:"scopes"`
-	// Tenant it is confined to; null for none.
+	// Tenant is the tenant that the token is confined to; null for none.
 	Tenant      *string        `json:"tenant"`
 	Keyspace    string         `json:"keyspace"`
 	TokenPrefix string         `json:"token_prefix"`
@@ -48,16 +49,16 @@ type TokenRecord struct {
 	Status      gateway.Status `json:"status"`
 	CreatedAt   time.Time      `json:"created_at"`
 	CreatedBy   string         `json:"created_by"`
-	// CreatedByToken is the id of the token that made it, and with which it ends.
+	// CreatedByToken is the id of the token that created this one, which ends with it.
 	CreatedByToken *string    `json:"created_by_token"`
 	ExpiresAt      *time.Time `json:"expires_at"`
-	// LastUsedAt is right to about a minute.
+	// LastUsedAt is exact to about a minute.
 	LastUsedAt *time.Time `json:"last_used_at"`
 	LastUsedIP *string    `json:"last_used_ip"`
 	RevokedAt  *time.Time `json:"revoked_at"`
 }
 
-// IssuedToken is a token's record with the full token, which exists nowhere else.
+// IssuedToken is a token's record with the full token, which is not stored.
 type IssuedToken struct {
 	TokenRecord
 	Token string `json:"token"`
@@ -73,12 +74,12 @@ func tokenRecord(t *management.Token, now time.Time) TokenRecord {
 	}
 }
 
-// CreateToken makes a management token and returns it with the full token, which can't
-// be had again. It gives nothing beyond the token by which it is made: no other scope,
-// tenant or keyspace, and no longer life; and it ends with that one.
+// CreateToken creates a management token and returns it with the full token, which can't be read
+// again. A token that is created with another one has no right beyond it: no other scope, tenant
+// or keyspace, and no later expiry. It ends with that token.
 func (auth *Authority) CreateToken(ctx context.Context, a management.Actor, keyspace string, in TokenFields) (r IssuedToken, err error) {
 	err = auth.write(ctx, a, keyspace, func(c *call) error {
-		maker, err := c.Issuer()
+		issuer, err := c.Issuer()
 		if err != nil {
 			return err
 		}
@@ -88,11 +89,11 @@ func (auth *Authority) CreateToken(ctx context.Context, a management.Actor, keys
 		}
 		var f management.Faults
 		management.CheckName(&f, "name", t.Name, management.MaxKeyName)
-		t.Scopes = checkTokenScopes(&f, in.Scopes.Value, maker)
+		t.Scopes = checkTokenScopes(&f, in.Scopes.Value, issuer)
 		if t.Tenant, err = c.tokenTenant(&f, in.Tenant); err != nil {
 			return err
 		}
-		t.ExpiresAt = c.tokenExpiry(&f, in.ExpiresAt, maker)
+		t.ExpiresAt = c.tokenExpiry(&f, in.ExpiresAt, issuer)
 		if err := f.Err(); err != nil {
 			return err
 		}
@@ -116,9 +117,9 @@ func (auth *Authority) CreateToken(ctx context.Context, a management.Actor, keys
 	return r, nil
 }
 
-// checkTokenScopes notes scopes that there are not or that maker, where there is one,
-// can't give, and returns them, each once, in the order of tokenScopes.
-func checkTokenScopes(f *management.Faults, list []string, maker *management.Token) []string {
+// checkTokenScopes adds a fault for each unknown scope, and for each that issuer, where it is not
+// nil, does not have. It returns the known scopes, each once, in the order of tokenScopes.
+func checkTokenScopes(f *management.Faults, list []string, issuer *management.Token) []string {
 	if len(list) == 0 {
 		f.Invalid("scopes", "must be stated; the scopes are %s", strings.Join(tokenScopes, ", "))
 	}
@@ -126,8 +127,8 @@ func checkTokenScopes(f *management.Faults, list []string, maker *management.Tok
 		switch {
 		case !slices.Contains(tokenScopes, s):
 			f.Invalid(management.Indexed("scopes", i), "is not a scope; the scopes are %s", strings.Join(tokenScopes, ", "))
-		case maker != nil && !management.HasScope(maker.Scopes, s):
-			f.Add(management.CodeScopeNotAllowed, management.Indexed("scopes", i), "a token can't give what it does not have itself: %s", strings.Join(maker.Scopes, ", "))
+		case issuer != nil && !management.HasScope(issuer.Scopes, s):
+			f.Add(management.CodeScopeNotAllowed, management.Indexed("scopes", i), "a token can't give what it does not have itself: %s", strings.Join(issuer.Scopes, ", "))
 		}
 	}
 	var out []string
@@ -139,7 +140,7 @@ func checkTokenScopes(f *management.Faults, list []string, maker *management.Tok
 	return out
 }
 
-// tokenTenant returns the tenant that a new token is confined to.
+// tokenTenant returns the slug of the tenant that a new token is confined to, "" for none.
 func (c *call) tokenTenant(f *management.Faults, in management.Optional[string]) (string, error) {
 	if !in.Set || in.Null {
 		return c.Actor.Tenant, nil
@@ -155,18 +156,18 @@ func (c *call) tokenTenant(f *management.Faults, in management.Optional[string])
 	return t.Slug, nil
 }
 
-// tokenExpiry returns when a new token ends; zero for never.
-func (c *call) tokenExpiry(f *management.Faults, in management.Optional[time.Time], maker *management.Token) time.Time {
+// tokenExpiry returns when a new token expires; zero for never.
+func (c *call) tokenExpiry(f *management.Faults, in management.Optional[time.Time], issuer *management.Token) time.Time {
 	var end time.Time
-	if maker != nil {
-		end = maker.ExpiresAt
+	if issuer != nil {
+		end = issuer.ExpiresAt
 	}
 	if !in.Set {
 		return end
 	}
 	at := management.CheckExpiry(f, "expires_at", in, c.Now)
 	if !end.IsZero() && (at.IsZero() || at.After(end)) {
-		f.Invalid("expires_at", "must not be after %s, when the token ends by which it is made", end.Format(time.RFC3339))
+		f.Invalid("expires_at", "must not be after %s, when the token that creates it expires", end.Format(time.RFC3339))
 	}
 	return at
 }
@@ -178,7 +179,7 @@ type TokenFilter struct {
 	management.PageQuery
 }
 
-// Tokens lists tokens, revoked and expired ones too.
+// Tokens lists tokens, including revoked and expired ones.
 func (auth *Authority) Tokens(ctx context.Context, a management.Actor, keyspace string, q TokenFilter) (management.Page[TokenRecord], error) {
 	limit, last, err := q.After("m")
 	if err != nil {
@@ -201,7 +202,7 @@ func (auth *Authority) Tokens(ctx context.Context, a management.Actor, keyspace 
 			q.Tenant = t.Slug
 		}
 		if last != "" {
-			// A cursor tells nothing of what does not exist for the actor.
+			// A cursor must not disclose that a token exists which the actor can't see.
 			if _, err := c.FindToken(last); management.IsNotFound(err) {
 				return management.ErrCursor
 			} else if err != nil {

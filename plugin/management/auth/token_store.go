@@ -7,11 +7,11 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// TokenQuery selects tokens of a keyspace, newest first, revoked ones too.
+// TokenQuery selects tokens of a keyspace, newest first, including revoked ones.
 type TokenQuery struct {
 	Keyspace string
 	Tenant   string // "" for all
-	Before   string // id of the last one seen
+	Before   string // id of the last token on the page before
 	Limit    int
 }
 

@@ -12,16 +12,17 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// unknownRules are how many look-ups run at once of tokens, sessions and portal links that may be unknown, and how many of these
-// are answered a second, and at once.
+// unknownRules bound the look-ups of tokens, sessions and portal links that may be unknown: how
+// many run at once, and how many unknown ones are looked up a second and in a burst.
 var unknownRules = turns.Rules{Slots: 4, Rate: 100, Burst: 500, Waiting: 1024, PerClient: 512}
 
-// lookUpUnknown runs a look-up of what a client shows that may be unknown, in its turn. Floods of unknown secrets
-// then leave the store to others, and one who shows a known one waits behind few of them.
+// lookUpUnknown runs the look-up of a secret that may be unknown, when it is its turn. So a flood
+// of unknown secrets does not keep others from the store, and a client with a known secret waits
+// behind few of them.
 func (auth *Authority) lookUpUnknown(ctx context.Context, ip string, look func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, unknownTimeout)
 	defer cancel()
-	addr, _ := netip.ParseAddr(ip) // the zero Addr where there is none
+	addr, _ := netip.ParseAddr(ip) // the zero Addr where ip is none
 	done, err := auth.unknowns.Enter(ctx, nil, addr, false)
 	if err != nil {
 		return errTooManyUnknown
@@ -35,7 +36,7 @@ func (auth *Authority) lookUpUnknown(ctx context.Context, ip string, look func()
 	return err
 }
 
-// unknownTimeout bounds how long a turn is waited for.
+// unknownTimeout bounds the wait for a turn.
 const unknownTimeout = 5 * time.Second
 
 var errTooManyUnknown = &management.Error{
@@ -43,10 +44,11 @@ var errTooManyUnknown = &management.Error{
 	Detail: "Too many unknown secrets are sent at the moment; try again.",
 }
 
-// knownSessions are the secrets' digests of sessions that were good when they were last shown: these wait for no turn.
+// knownSessions holds the digests of session secrets that were valid when they were last sent.
+// Their look-ups wait for no turn.
 type knownSessions struct {
-	mu   sync.Mutex
-	good map[string]struct{}
+	mu    sync.Mutex
+	valid map[string]struct{}
 }
 
 const maxKnownSessions = 4096
@@ -54,19 +56,19 @@ const maxKnownSessions = 4096
 func (k *knownSessions) has(digest []byte) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	_, ok := k.good[string(digest)]
+	_, ok := k.valid[string(digest)]
 	return ok
 }
 
-func (k *knownSessions) note(digest []byte, good bool) {
+func (k *knownSessions) record(digest []byte, valid bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if !good {
-		delete(k.good, string(digest))
+	if !valid {
+		delete(k.valid, string(digest))
 		return
 	}
-	if k.good == nil || len(k.good) >= maxKnownSessions {
-		k.good = make(map[string]struct{})
+	if k.valid == nil || len(k.valid) >= maxKnownSessions {
+		k.valid = make(map[string]struct{})
 	}
-	k.good[string(digest)] = struct{}{}
+	k.valid[string(digest)] = struct{}{}
 }
