@@ -80,7 +80,7 @@ func TestRun(t *testing.T) {
 		f(out.String())
 	}
 	var request []string
-	run("Ctrl-C stops it.", func(printed string) {
+	run("Press Ctrl-C to stop.", func(printed string) {
 		m := regexp.MustCompile(`(?m)^  curl -i (http://\S+?)(/\S+) -H "([^:"]+): ([^"]+)"$`).FindStringSubmatch(printed)
 		if m == nil || m[1] != g.site {
 			t.Fatalf("there is no curl to try in\n%s", printed)
@@ -113,7 +113,7 @@ func TestRun(t *testing.T) {
 		g.send(t, "GET", m[2], "").want(http.StatusUnauthorized)
 	})
 	// The second start makes no other key, and the first one's goes on.
-	run("shown when it was made", func(printed string) {
+	run("shown at the first start", func(printed string) {
 		if strings.Contains(printed, "curl -i") {
 			t.Error("a second start prints another key")
 		}

@@ -1,5 +1,5 @@
-// Command caddy is Caddy with the keygate module in it, and nothing else:
-// what `xcaddy build --with …/caddymodule` makes, without xcaddy.
+// Command caddy is Caddy with the keygate module and no other additions. `xcaddy build --with
+// …/caddymodule` builds the same program.
 package main
 
 import (

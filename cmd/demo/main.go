@@ -1,6 +1,6 @@
-// Command demo shows Keygate at work: it starts a small API, puts the gateway in front
-// of it with Caddyfile.example, creates a tenant and a key on the first start, and prints
-// the curl to try. `make run` calls it.
+// Command demo shows Keygate at work, as `make run`. It starts a small API and the gateway in
+// front of it, configured by Caddyfile.example. At the first start it creates a tenant and a key.
+// Then it prints a curl command to try.
 package main
 
 import (
@@ -73,7 +73,7 @@ func run(ctx context.Context, caddy, config string) error {
 	}
 }
 
-// await returns when url answers, or the gateway has exited.
+// await waits until url answers. It returns an error where the gateway exits first.
 func await(ctx context.Context, url string, exited <-chan error) error {
 	for {
 		select {
@@ -90,7 +90,7 @@ func await(ctx context.Context, url string, exited <-chan error) error {
 	}
 }
 
-// welcome creates the demo's tenant and key where there is none, and says what to do.
+// welcome creates the demo's tenant and key at the first start, and prints the commands to try.
 func welcome(ctx context.Context, caddy, admin, listen string) error {
 	keygate := func(args ...string) ([]byte, error) {
 		var out, errs bytes.Buffer
@@ -102,7 +102,7 @@ func welcome(ctx context.Context, caddy, admin, listen string) error {
 		return out.Bytes(), nil
 	}
 	if _, err := keygate("tenant", "get", "demo"); err == nil {
-		fmt.Printf("\nThe demo's key was shown when it was made. For another one:\n\n  %s keygate key create --tenant demo --name another\n\n", caddy)
+		fmt.Printf("\nThe key of the demo was shown at the first start. To create another one:\n\n  %s keygate key create --tenant demo --name another\n\n", caddy)
 		return nil
 	}
 	if _, err := keygate("tenant", "create", "demo", "--name", "Demo"); err != nil {
@@ -119,15 +119,15 @@ func welcome(ctx context.Context, caddy, admin, listen string) error {
 		return errors.Join(errors.New("reading the new key"), err)
 	}
 	fmt.Printf(`
-Keygate runs on %[1]s in front of a demo API. A key was made; it is shown only now:
+Keygate runs on %[1]s in front of a demo API. Copy the new key now: it is not shown again.
 
   curl -i %[1]s/v1/hello -H "Authorization: Bearer %[2]s"
 
-Its plan allows 60 requests a minute: 60 at once, and one more each second. To see the rest refused:
+Its plan allows 60 requests a minute: 60 at once, and then one per second. To see requests rejected:
 
   for i in $(seq 80); do curl -s -o /dev/null -w '%%{http_code}\n' %[1]s/v1/hello -H "Authorization: Bearer %[2]s"; done | sort | uniq -c
 
-Ctrl-C stops it.
+Press Ctrl-C to stop.
 
 `, listen, key.Key)
 	return nil

@@ -1,5 +1,6 @@
-// Package teststore gives tests an empty store without making its tables each time, which takes most
-// of a small test's time under the race detector.
+// Package teststore gives tests an empty store quickly: it copies a prepared file instead of
+// creating all tables. Under the race detector, creating them would take most of the time of a
+// small test.
 package teststore
 
 import (
@@ -20,8 +21,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
-// SQLite opens the store in the file at path. Where there is none it makes one as opening it for
-// the first time would, with an identity of its own. The caller closes the store.
+// SQLite opens the store in the file at path. A missing file is created as an empty store with an
+// identity of its own. The caller closes the store.
 func SQLite(t testing.TB, path string, log *slog.Logger) *sqlite.Store {
 	t.Helper()
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
@@ -44,7 +45,7 @@ func begin(t testing.TB, path string) {
 	for _, secret := range []string{made.id, made.cursorKey} {
 		fresh := make([]byte, hex.DecodedLen(len(secret)))
 		_, _ = rand.Read(fresh)
-		// SQLite's pages have no checksums.
+		// The values can be replaced in the file itself, since SQLite's pages have no checksums.
 		file = bytes.ReplaceAll(file, []byte(secret), []byte(hex.EncodeToString(fresh)))
 	}
 	if err := os.WriteFile(path, file, 0o600); err != nil {
@@ -52,7 +53,7 @@ func begin(t testing.TB, path string) {
 	}
 }
 
-// empty is the file of an empty store, and the random values in it.
+// empty is the file of an empty store, and the random values that the file contains.
 type empty struct {
 	file          []byte
 	id, cursorKey string

@@ -1,5 +1,5 @@
-// Package turns rations work that any client may cause, and whose cost is known only afterwards: comparisons of guessed
-// keys, look-ups of unknown tokens, reports of leaks.
+// Package turns limits expensive work that any client may cause and whose cost is known only at
+// its end: comparing guessed keys, looking up unknown tokens, handling reports of leaked keys.
 package turns
 
 import (
@@ -11,23 +11,24 @@ import (
 	"time"
 )
 
-// ErrBusy is returned where no turn comes in time.
-var ErrBusy = errors.New("too many wait for a turn")
+// ErrBusy means that the queue is full, or that no turn was free before the context ended.
+var ErrBusy = errors.New("too many requests of this kind: try again later")
 
-// Rules are the bounds of a Queue.
+// Rules are the limits of a Queue.
 type Rules struct {
-	// Slots is how many turns run at a time.
+	// Slots is how many turns may run at a time.
 	Slots int
-	// Rate is how much may be spent in a second, Burst how much at once. A turn is given while less
-	// than that was spent; the cost of a turn is known at its end.
+	// Rate is the cost that may be spent per second, Burst the cost that may be spent at once. The
+	// cost of a turn is charged at its end, so the last turn may exceed the balance.
 	Rate, Burst float64
-	// Waiting bounds how many waiters there are, PerClient how many of one client.
+	// Waiting is the largest number of waiting callers, PerClient the largest number for one
+	// client.
 	Waiting, PerClient int
 }
 
-// Queue gives turns: round robin over groups, within a group round robin over clients, and within a
-// client in order of arrival. So a client that sends many requests waits behind its own. A client
-// is an IPv4 /24 or an IPv6 /48. Safe for concurrent use.
+// Queue grants turns. It serves groups in round robin, the clients of a group in round robin, and
+// the calls of a client in order. So a client with many calls delays mainly itself. A client is an
+// IPv4 /24 or an IPv6 /48. Safe for concurrent use.
 type Queue struct {
 	rules Rules
 
@@ -37,7 +38,7 @@ type Queue struct {
 	balance float64
 	at      time.Time
 	timer   *time.Timer
-	// first are served before last.
+	// first holds the callers with normal priority, last those with low priority.
 	first, last []*group
 }
 
@@ -53,7 +54,7 @@ type client struct {
 
 type waiter struct {
 	turn chan struct{}
-	busy bool // written before turn is closed: there is no turn
+	busy bool // true if the caller gets no turn; written before turn is closed
 }
 
 // New returns an empty Queue.
@@ -61,8 +62,9 @@ func New(rules Rules) *Queue {
 	return &Queue{rules: rules, balance: rules.Burst, at: time.Now()}
 }
 
-// Enter waits for a turn, until ctx ends. With last it waits until no one else does. The caller must
-// call done at the end of its turn, with what it cost.
+// Enter waits for a turn and returns done, which the caller must call with the cost at the end of
+// the turn. It returns ErrBusy where the queue is full, or ctx ends first. A call with last set
+// waits until no call without it waits.
 func (q *Queue) Enter(ctx context.Context, key any, addr netip.Addr, last bool) (done func(cost float64), err error) {
 	q.mu.Lock()
 	q.refill()
@@ -89,13 +91,14 @@ func (q *Queue) Enter(ctx context.Context, key any, addr netip.Addr, last bool) 
 		gone := q.remove(w)
 		q.mu.Unlock()
 		if !gone && !w.busy {
-			q.done(0) // its turn came at the same moment
+			q.done(0) // the turn was granted when ctx ended: give it back
 		}
 		return nil, ErrBusy
 	}
 }
 
-// Refund gives back what turns cost that turned out to be worth it.
+// Refund gives back the cost of turns whose work was legitimate, such as a guess that was a valid
+// key.
 func (q *Queue) Refund(cost float64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -103,7 +106,7 @@ func (q *Queue) Refund(cost float64) {
 	q.wake()
 }
 
-// done ends a turn.
+// done ends a turn and charges its cost.
 func (q *Queue) done(cost float64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -115,7 +118,7 @@ func (q *Queue) done(cost float64) {
 
 func (q *Queue) free() bool { return q.running < q.rules.Slots && q.balance > 0 }
 
-// refill adds what may be spent since the last time.
+// refill raises the balance by the rate for the time since the last call, up to Burst.
 func (q *Queue) refill() {
 	now := time.Now()
 	if passed := now.Sub(q.at).Seconds(); passed > 0 {
@@ -124,7 +127,8 @@ func (q *Queue) refill() {
 	q.at = now
 }
 
-// wake gives the turns that are free, and sees to it that it is called again when there may be more.
+// wake grants all free turns. If callers still wait for the balance to rise, it schedules its next
+// call.
 func (q *Queue) wake() {
 	q.refill()
 	for q.waiting > 0 && q.free() {
@@ -143,7 +147,8 @@ func (q *Queue) wake() {
 	})
 }
 
-// add puts w in the line; false where it is too long.
+// add appends w to the queue, and reports false where the queue or the client's part of it is
+// full.
 func (q *Queue) add(w *waiter, key any, prefix netip.Prefix, last bool) bool {
 	line := &q.first
 	if last {
@@ -172,7 +177,8 @@ func (q *Queue) add(w *waiter, key any, prefix netip.Prefix, last bool) bool {
 	return true
 }
 
-// drop removes one waiter of low priority, and reports whether there was one.
+// drop removes one waiting caller of low priority, which gets ErrBusy. It reports false where
+// there is none.
 func (q *Queue) drop() bool {
 	if len(q.last) == 0 {
 		return false
@@ -184,7 +190,7 @@ func (q *Queue) drop() bool {
 	return true
 }
 
-// next removes and returns the next waiter.
+// next removes and returns the caller whose turn is next.
 func (q *Queue) next() *waiter {
 	q.waiting--
 	if len(q.first) > 0 {
@@ -193,8 +199,8 @@ func (q *Queue) next() *waiter {
 	return take(&q.last)
 }
 
-// take removes and returns the first waiter of the first client of the first group. The client and
-// the group move to the end.
+// take removes and returns the first caller of the first client of the first group. Client and
+// group then move to the end.
 func take(line *[]*group) *waiter {
 	g := (*line)[0]
 	c := g.clients[0]
@@ -211,7 +217,7 @@ func take(line *[]*group) *waiter {
 	return w
 }
 
-// remove removes w, and reports whether it was still waiting.
+// remove removes w from the queue, and reports false where w was no longer waiting.
 func (q *Queue) remove(w *waiter) bool {
 	for _, line := range []*[]*group{&q.first, &q.last} {
 		for i, g := range *line {
@@ -235,12 +241,12 @@ func (q *Queue) remove(w *waiter) bool {
 	return false
 }
 
-// prefixOf returns what counts as one client.
+// prefixOf returns the network that counts as one client.
 func prefixOf(addr netip.Addr) netip.Prefix {
 	bits := 48
 	if addr = addr.Unmap(); addr.Is4() {
 		bits = 24
 	}
-	p, _ := addr.WithZone("").Prefix(bits) // the zero Prefix where there is no address
+	p, _ := addr.WithZone("").Prefix(bits) // an invalid address gives the zero Prefix
 	return p
 }

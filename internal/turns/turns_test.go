@@ -17,7 +17,8 @@ var (
 	carol = netip.MustParseAddr("2001:db8::1")
 )
 
-// However many want turns, no more is spent than the rate allows, but for what one turn costs.
+// However many callers wait, the total cost stays within the rate, the burst and the cost of the
+// running turns.
 func TestRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := New(Rules{Slots: 2, Rate: 0.1, Burst: 1, Waiting: 100, PerClient: 100})
@@ -44,12 +45,12 @@ func TestRate(t *testing.T) {
 		time.Sleep(200 * time.Second)
 		synctest.Wait()
 		if spent != 10 {
-			t.Errorf("%v were spent in all, want 10: somebody waits for ever", spent)
+			t.Errorf("%v were spent in all, want 10: a caller was never served", spent)
 		}
 	})
 }
 
-// What was worth it costs nothing: turns are then bounded by the slots alone.
+// Refunded turns cost nothing, so only Slots limits them.
 func TestRefund(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := New(Rules{Slots: 1, Rate: 0.001, Burst: 1, Waiting: 1, PerClient: 1})
@@ -68,7 +69,8 @@ func TestRefund(t *testing.T) {
 	})
 }
 
-// Who sends much waits behind himself, and those who are to be last behind all.
+// A client with many calls waits behind other clients, and calls of low priority wait behind all
+// others.
 func TestOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := New(Rules{Slots: 1, Rate: 1, Burst: 1, Waiting: 100, PerClient: 10})
@@ -103,7 +105,8 @@ func TestOrder(t *testing.T) {
 	})
 }
 
-// The line is bounded, in all and for each client; who is to be last makes room, and who goes away leaves no gap.
+// The queue limits waiting callers in total and per client. A call of low priority makes room for
+// another, and a canceled call leaves its place.
 func TestBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := New(Rules{Slots: 1, Rate: 1, Burst: 1, Waiting: 3, PerClient: 2})
@@ -126,13 +129,13 @@ func TestBounds(t *testing.T) {
 		enter("first", t.Context(), alice, false)
 		ctx, cancel := context.WithCancel(t.Context())
 		enter("gone", ctx, alice, false)
-		enter("bob", t.Context(), bob, false) // for which the last has to go
+		enter("bob", t.Context(), bob, false) // the queue is full, so the low-priority call "last" is dropped
 		if results["last"] != ErrBusy {
-			t.Errorf("the last got %v", results["last"])
+			t.Errorf("the dropped call got %v", results["last"])
 		}
 		enter("too many", t.Context(), carol, false)
 		if results["too many"] != ErrBusy {
-			t.Errorf("one more got %v", results["too many"])
+			t.Errorf("a call beyond the limit got %v", results["too many"])
 		}
 		cancel()
 		synctest.Wait()
