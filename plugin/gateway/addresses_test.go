@@ -6,14 +6,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// Where the store has no room for more addresses, the count of one that came first outlives a restart. Later ones
-// are limited all the same, until a restart.
+// If an owner has the most addresses that the store keeps counts of, an address with a stored
+// count keeps it over a restart. Further addresses are limited too, but begin at zero after a
+// restart.
 func TestQuotaOfManyAddresses(t *testing.T) {
-	w := newWorld(t, plan("free", "quota 3/day per address"))
+	w := newFixture(t, plan("free", "quota 3/day per address"))
 	w.tenant("acme", "free", 0)
 	_, key := w.key("acme")
 	now := time.Now()
@@ -23,13 +25,14 @@ func TestQuotaOfManyAddresses(t *testing.T) {
 	for range 2 {
 		w.want(gateway.Allowed, key, from("2001:db8:1::1"))
 	}
-	w.restart() // which writes the count
+	w.restart() // restart writes the count
 	db, err := sql.Open("sqlite", w.path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	// As many as there is room for but one: what their rows would hold does not matter here.
+	// The counter of rows leaves room for one more address. The rows themselves do not matter
+	// here.
 	name := fmt.Sprintf("addresses/%d/%020d/p:default:free", ratelimit.Day, ratelimit.Day.Start(now).UnixMicro())
 	if r, err := db.Exec(`UPDATE sequences SET value = 49999 WHERE name = $1 AND value = 1`, name); err != nil {
 		t.Fatal(err)
@@ -48,7 +51,7 @@ func TestQuotaOfManyAddresses(t *testing.T) {
 			w.want(gateway.Allowed, key, from(fmt.Sprintf("2001:db8:2:%x::1", i)))
 		}
 	}
-	eventually(t, "the counts are flushed", func() bool { return rows() == 2 })
+	testkit.Eventually(t, "the counts are flushed", func() bool { return rows() == 2 })
 	for i := range 20 {
 		w.want(gateway.QuotaExceeded, key, from(fmt.Sprintf("2001:db8:2:%x::1", i)))
 	}

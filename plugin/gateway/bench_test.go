@@ -7,28 +7,30 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// benchWorld has n keys of one tenant each, all of them used before.
-func benchWorld(b *testing.B, n int, limits ...string) (*world, []string) {
-	w := newWorld(b, plan("free", limits...))
+// benchFixture returns a fixture with n keys of one tenant, all of them in memory.
+func benchFixture(b *testing.B, n int, limits ...string) (*fixture, []string) {
+	w := newFixture(b, plan("free", limits...))
 	w.tenant("acme", "free", 1<<50)
 	keys := make([]string, n)
 	for i := range keys {
 		_, keys[i] = w.key("acme")
 	}
-	for range 3 { // the cache takes entries in its own time
+	testkit.Eventually(b, "all keys are in memory", func() bool {
+		before := w.store.lookups.Load()
 		for _, k := range keys {
 			w.check(k)
 		}
-		time.Sleep(10 * time.Millisecond)
-	}
+		return w.store.lookups.Load() == before
+	})
 	return w, keys
 }
 
-// cpu reports the processor time of each operation beside the wall time, which on a
-// shared machine says more about the neighbours.
+// cpu adds the processor time of each operation to the results. On a shared machine, the wall time
+// depends on other programs.
 func cpu(b *testing.B) func() {
 	used := func() int64 {
 		var u syscall.Rusage
@@ -41,7 +43,7 @@ func cpu(b *testing.B) func() {
 	return func() { b.ReportMetric(float64(used()-before)/float64(b.N), "cpu-ns/op") }
 }
 
-func benchCheck(b *testing.B, w *world, key string, want gateway.Reason) {
+func benchCheck(b *testing.B, w *fixture, key string, want gateway.Reason) {
 	b.ReportAllocs()
 	defer cpu(b)()
 	req := w.request(key)
@@ -58,46 +60,46 @@ func benchCheck(b *testing.B, w *world, key string, want gateway.Reason) {
 
 func BenchmarkCheck(b *testing.B) {
 	b.Run("hit/no limits", func(b *testing.B) {
-		w, keys := benchWorld(b, 1)
+		w, keys := benchFixture(b, 1)
 		benchCheck(b, w, keys[0], gateway.Allowed)
 	})
 	b.Run("hit/rate", func(b *testing.B) {
-		w, keys := benchWorld(b, 1, "rate 1000000000/s")
+		w, keys := benchFixture(b, 1, "rate 1000000000/s")
 		benchCheck(b, w, keys[0], gateway.Allowed)
 	})
 	b.Run("hit/rate, quota and concurrency", func(b *testing.B) {
-		w, keys := benchWorld(b, 1, "rate 1000000000/s", "quota 1000000000000/month", "concurrency 50")
+		w, keys := benchFixture(b, 1, "rate 1000000000/s", "quota 1000000000000/month", "concurrency 50")
 		benchCheck(b, w, keys[0], gateway.Allowed)
 	})
-	b.Run("refused/rate", func(b *testing.B) {
-		w, keys := benchWorld(b, 1, "rate 1/d")
+	b.Run("rejected/rate", func(b *testing.B) {
+		w, keys := benchFixture(b, 1, "rate 1/d")
 		benchCheck(b, w, keys[0], gateway.RateLimited)
 	})
-	b.Run("refused/unknown", func(b *testing.B) {
-		w, _ := benchWorld(b, 1)
+	b.Run("rejected/unknown", func(b *testing.B) {
+		w, _ := benchFixture(b, 1)
 		w.ks.Failures = nil
-		eventually(b, "the filter is filled", func() bool { return w.gw.Stats().FilterReady })
+		testkit.Eventually(b, "the filter is filled", func() bool { return w.gw.Stats().FilterReady })
 		var unknown string
 		for unknown == "" || w.check(unknown) != gateway.InvalidKey {
-			unknown = must(w.ks.Grammar.Generate("live"))(b)
+			unknown = w.generate()
 		}
 		benchCheck(b, w, unknown, gateway.InvalidKey)
 	})
-	b.Run("refused/malformed", func(b *testing.B) {
-		w, keys := benchWorld(b, 1)
+	b.Run("rejected/malformed", func(b *testing.B) {
+		w, keys := benchFixture(b, 1)
 		benchCheck(b, w, keys[0][:30], gateway.MalformedKey)
 	})
 	b.Run("parallel/one hot key", func(b *testing.B) {
-		w, keys := benchWorld(b, 1, "rate 1000000000/s")
+		w, keys := benchFixture(b, 1, "rate 1000000000/s")
 		benchParallel(b, w, keys)
 	})
 	b.Run("parallel/1000 keys", func(b *testing.B) {
-		w, keys := benchWorld(b, 1000, "rate 1000000000/s")
+		w, keys := benchFixture(b, 1000, "rate 1000000000/s")
 		benchParallel(b, w, keys)
 	})
 	b.Run("miss", func(b *testing.B) {
-		// Each key's first use: the store is asked.
-		w := newWorld(b, plan("free", "rate 1000000000/s"))
+		// Each check is a key's first use, which asks the store.
+		w := newFixture(b, plan("free", "rate 1000000000/s"))
 		w.tenant("acme", "free", 0)
 		keys := make([]string, 2000)
 		for i := range keys {
@@ -121,7 +123,7 @@ func BenchmarkCheck(b *testing.B) {
 	})
 }
 
-func benchParallel(b *testing.B, w *world, keys []string) {
+func benchParallel(b *testing.B, w *fixture, keys []string) {
 	b.ReportAllocs()
 	defer cpu(b)()
 	b.ResetTimer()

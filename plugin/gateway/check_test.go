@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
@@ -17,27 +18,27 @@ func TestReasons(t *testing.T) {
 	none.Deny = true
 	small := plan("small")
 	small.Cap = 0b110 // deployment and free
-	w := newWorld(t, plan("free"), none, small)
+	w := newFixture(t, plan("free"), none, small)
 	w.tenant("acme", "free", 0)
 	w.tenant("denied", "none", 0)
-	w.tenant("gone", "free", 0)
+	w.tenant("suspended", "free", 0)
 	w.tenant("small", "small", 0)
-	w.tenant("lost", "no such plan", 0)
-	w.editTenant("gone", func(t *gateway.Tenant) { t.Active = false })
+	w.tenant("unplanned", "no such plan", 0)
+	w.editTenant("suspended", func(t *gateway.Tenant) { t.Active = false })
 
 	_, good := w.key("acme")
 	_, revoked := w.key("acme", revoke)
 	_, disabled := w.key("acme", disable)
 	_, expired := w.key("acme", func(k *gateway.Key) { k.ExpiresAt = time.Now().Add(-time.Second) })
-	_, fenced := w.key("acme", func(k *gateway.Key) {
+	_, restricted := w.key("acme", func(k *gateway.Key) {
 		k.AllowedIPs = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8::/32")}
 	})
 	_, scoped := w.key("acme", func(k *gateway.Key) { k.Scopes = []string{"deployment"} })
 	_, capped := w.key("small", func(k *gateway.Key) { k.Scopes = []string{"admin"} })
-	_, inactive := w.key("gone")
+	_, inactive := w.key("suspended")
 	_, denied := w.key("denied")
-	_, lost := w.key("lost")
-	unknown := must(w.ks.Grammar.Generate("live"))(t)
+	_, unplanned := w.key("unplanned")
+	unknown := w.generate()
 
 	need := func(s gateway.ScopeSet) func(*gateway.Request) { return func(r *gateway.Request) { r.Need = s } }
 	from := func(a string) func(*gateway.Request) {
@@ -62,11 +63,11 @@ func TestReasons(t *testing.T) {
 		{"expired", expired, nil, gateway.ExpiredKey},
 		{"tenant suspended", inactive, nil, gateway.TenantInactive},
 		{"plan denies", denied, nil, gateway.PlanNotAllowed},
-		{"plan unknown here", lost, nil, gateway.Unavailable},
-		{"address outside", fenced, from("203.0.113.9"), gateway.IPNotAllowed},
-		{"address inside", fenced, from("198.51.100.77"), gateway.Allowed},
-		{"address inside, IPv4 mapped", fenced, from("::ffff:198.51.100.77"), gateway.Allowed},
-		{"address inside, IPv6", fenced, from("2001:db8::1"), gateway.Allowed},
+		{"plan unknown to the configuration", unplanned, nil, gateway.Unavailable},
+		{"address outside", restricted, from("203.0.113.9"), gateway.IPNotAllowed},
+		{"address inside", restricted, from("198.51.100.77"), gateway.Allowed},
+		{"address inside, IPv4 mapped", restricted, from("::ffff:198.51.100.77"), gateway.Allowed},
+		{"address inside, IPv6", restricted, from("2001:db8::1"), gateway.Allowed},
 		{"scope held", scoped, need(0b010), gateway.Allowed},
 		{"scope included", scoped, need(0b100), gateway.Allowed},
 		{"scope lacking", scoped, need(0b001), gateway.InsufficientScope},
@@ -83,7 +84,7 @@ func TestReasons(t *testing.T) {
 			if got := w.check(c.key, edit); got != c.want {
 				t.Errorf("check: got %v, want %v", got, c.want)
 			}
-			// Explaining decides alike, by the same code.
+			// An explanation runs the same code and has the same result.
 			if got := w.check(c.key, edit, func(r *gateway.Request) { r.Trace = &gateway.Trace{} }); got != c.want {
 				t.Errorf("explain: got %v, want %v", got, c.want)
 			}
@@ -92,7 +93,7 @@ func TestReasons(t *testing.T) {
 }
 
 func TestExplainSpendsNothing(t *testing.T) {
-	w := newWorld(t, plan("free", "rate 2/h", "quota 2/day", "credits"))
+	w := newFixture(t, plan("free", "rate 2/h", "quota 2/day", "credits"))
 	w.tenant("acme", "free", 2)
 	_, key := w.key("acme")
 	for range 10 {
@@ -103,69 +104,70 @@ func TestExplainSpendsNothing(t *testing.T) {
 	w.want(gateway.RateLimited, key)
 	tr := &gateway.Trace{}
 	w.want(gateway.RateLimited, key, func(r *gateway.Request) { r.Trace = tr })
-	refused := map[string]bool{}
+	denied := map[string]bool{}
 	for _, step := range tr.Steps {
-		refused[step.Check] = !step.OK
+		denied[step.Check] = !step.OK
 	}
-	if !refused["limit 2/h"] || !refused["limit 2/day"] || !refused["limit credits"] || refused["scope"] {
-		t.Errorf("steps are %+v, want each refusing limit by name", tr.Steps)
+	if !denied["limit 2/h"] || !denied["limit 2/day"] || !denied["limit credits"] || denied["scope"] {
+		t.Errorf("steps are %+v, want each denying limit by name", tr.Steps)
 	}
 	for range 8 {
-		w.want(gateway.InvalidKey, must(w.ks.Grammar.Generate("live"))(t), func(r *gateway.Request) { r.Trace = &gateway.Trace{} })
+		w.want(gateway.InvalidKey, w.generate(), func(r *gateway.Request) { r.Trace = &gateway.Trace{} })
 	}
-	w.want(gateway.InvalidKey, must(w.ks.Grammar.Generate("live"))(t))
+	w.want(gateway.InvalidKey, w.generate())
 }
 
-func TestFailuresNeverHitAValidKey(t *testing.T) {
-	w := newWorld(t)
+func TestFailuresNeverRejectAValidKey(t *testing.T) {
+	w := newFixture(t)
 	w.tenant("acme", "free", 0)
 	_, used := w.key("acme")
 	_, fresh := w.key("acme")
 	w.want(gateway.Allowed, used)
 	seen := map[gateway.Reason]int{}
 	for range 50 {
-		seen[w.check(must(w.ks.Grammar.Generate("live"))(t))]++
+		seen[w.check(w.generate())]++
 	}
 	if seen[gateway.InvalidKey] != 5 || seen[gateway.TooManyFailures] != 45 {
 		t.Errorf("failures: %v, want 5 invalid_key, then too_many_failures", seen)
 	}
-	// From the same address, used recently or never before.
+	// Keys from the same address are allowed, in use or not.
 	w.want(gateway.Allowed, used)
 	w.want(gateway.Allowed, fresh)
-	// The IPv6 neighbours in one /64 count together, others don't.
+	// Failures of all addresses in one IPv6 /64 count together; another /64 has its own count.
 	v6 := func(a string) func(*gateway.Request) {
 		return func(r *gateway.Request) { r.Addr = netip.MustParseAddr(a) }
 	}
 	for range 5 {
-		w.want(gateway.InvalidKey, must(w.ks.Grammar.Generate("live"))(t), v6("2001:db8::1"))
+		w.want(gateway.InvalidKey, w.generate(), v6("2001:db8::1"))
 	}
-	w.want(gateway.TooManyFailures, must(w.ks.Grammar.Generate("live"))(t), v6("2001:db8::ffff:2"))
-	w.want(gateway.InvalidKey, must(w.ks.Grammar.Generate("live"))(t), v6("2001:db8:0:1::1"))
+	w.want(gateway.TooManyFailures, w.generate(), v6("2001:db8::ffff:2"))
+	w.want(gateway.InvalidKey, w.generate(), v6("2001:db8:0:1::1"))
 }
 
-// A flood of well-formed unknown keys is told from memory: the store is not asked.
+// In a flood of well-formed unknown keys, nearly all are rejected from memory, without a look-up
+// in the store.
 func TestUnknownKeysReachNoStore(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "free", 0)
 	_, key := w.key("acme")
-	eventually(t, "the filter is filled", func() bool { return w.gw.Stats().FilterReady })
+	testkit.Eventually(t, "the filter is filled", func() bool { return w.gw.Stats().FilterReady })
 	before := w.store.lookups.Load()
 	for range 2000 {
-		w.check(must(w.ks.Grammar.Generate("live"))(t))
+		w.check(w.generate())
 	}
-	// The filter errs for fewer than one in a hundred.
+	// The filter is wrong for fewer than one in a hundred.
 	if n := w.store.lookups.Load() - before; n > 60 {
 		t.Errorf("%d of 2000 unknown keys were looked up", n)
 	}
 	w.want(gateway.Allowed, key)
 }
 
-// Keys that come later are known at once, however often they were asked for before.
+// A new key is known at once, even if it was sent before it existed.
 func TestNewKeyIsKnownAtOnce(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "free", 0)
 	for range 50 {
-		full := must(w.ks.Grammar.Generate("live"))(t)
+		full := w.generate()
 		w.check(full)
 		w.check(full)
 		id, _ := w.key("acme")
@@ -178,11 +180,11 @@ func TestNewKeyIsKnownAtOnce(t *testing.T) {
 }
 
 func TestRotationGrace(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "free", 0)
 	id, old := w.key("acme")
 	w.want(gateway.Allowed, old)
-	next := must(w.ks.Grammar.Generate("live"))(t)
+	next := w.generate()
 	w.update(func(tx management.Tx) []gateway.Change {
 		secrets, err := tx.Secrets("default", id)
 		if err != nil || len(secrets) != 1 {
@@ -202,7 +204,7 @@ func TestRotationGrace(t *testing.T) {
 }
 
 func TestCheckDoesNotAllocate(t *testing.T) {
-	w := newWorld(t, plan("free", "rate 1000000/s", "rate 100000000/d per tenant", "quota 1000000000/month", "concurrency 50", "credits"))
+	w := newFixture(t, plan("free", "rate 1000000/s", "rate 100000000/d per tenant", "quota 1000000000/month", "concurrency 50", "credits"))
 	w.tenant("acme", "free", 1<<40)
 	_, key := w.key("acme")
 	w.want(gateway.Allowed, key)
@@ -218,19 +220,19 @@ func TestCheckDoesNotAllocate(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("a hit makes %v allocations, want 0", n)
 	}
-	refused := w.request(must(w.ks.Grammar.Generate("live"))(t))
-	refused.Credential = key
-	refused.ScopeDenied = true
+	denied := w.request(w.generate())
+	denied.Credential = key
+	denied.ScopeDenied = true
 	if n := allocations(func() {
-		w.gw.Check(context.Background(), refused, &d)
+		w.gw.Check(context.Background(), denied, &d)
 		d.Done()
 	}); n != 0 {
-		t.Errorf("a refusal makes %v allocations, want 0", n)
+		t.Errorf("a denied request makes %v allocations, want 0", n)
 	}
 }
 
-// allocations is testing.AllocsPerRun for what runs beside a gateway that writes back
-// its counts now and then: the least of several runs.
+// allocations returns the smallest testing.AllocsPerRun of several runs, since the gateway's
+// flushes in the background allocate, too.
 func allocations(f func()) float64 {
 	least := testing.AllocsPerRun(500, f)
 	for range 10 {
@@ -242,10 +244,10 @@ func allocations(f func()) float64 {
 	return least
 }
 
-// Where the filter does not answer, unknown keys are looked up at a rate, and a key that is used for the first time gets its
-// turn between those of a flood.
-func TestUnknownKeysTakeTurns(t *testing.T) {
-	w := newWorld(t)
+// While the filter is not filled, look-ups of unknown keys are limited, and a key's first use is
+// not delayed by a flood of unknown keys.
+func TestFirstUseDuringAFloodOfUnknownKeys(t *testing.T) {
+	w := newFixture(t)
 	w.tenant("acme", "free", 0)
 	w.stop()
 	w.noDigests = true
@@ -254,18 +256,18 @@ func TestUnknownKeysTakeTurns(t *testing.T) {
 	_, fresh := w.key("acme")
 	w.want(gateway.Allowed, used)
 	before, begun := w.store.lookups.Load(), time.Now()
-	gone, cancel := context.WithCancel(t.Context())
+	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	const flood = 3000
 	for range flood {
 		var d gateway.Decision
-		w.gw.Check(gone, w.request(must(w.ks.Grammar.Generate("live"))(t)), &d)
+		w.gw.Check(ended, w.request(w.generate()), &d)
 		d.Done()
 	}
 	w.want(gateway.Allowed, used)
 	w.want(gateway.Allowed, fresh, func(r *gateway.Request) { r.Addr = netip.MustParseAddr("198.51.100.7") })
 	n := float64(w.store.lookups.Load() - before)
 	if most := 1000 + 200*time.Since(begun).Seconds() + 20; n > most || n >= flood {
-		t.Errorf("%v unknown keys were looked up, at the most %v should be", n, most)
+		t.Errorf("%v unknown keys were looked up, more than %v", n, most)
 	}
 }

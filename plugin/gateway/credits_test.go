@@ -3,18 +3,18 @@ package gateway_test
 import (
 	"context"
 	"net/netip"
-	"sync"
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// What is given back after its lease was called in can be spent again, and nothing of it
-// stays reserved for nobody.
-func TestRefundAfterTheLeaseWasCalledIn(t *testing.T) {
-	w := newWorld(t, plan("free", "credits"))
+// Credits that are refunded after their lease has ended can be spent again, and none of them stays
+// reserved.
+func TestRefundAfterTheLeaseEnded(t *testing.T) {
+	w := newFixture(t, plan("free", "credits"))
 	w.tenant("acme", "free", 10)
 	_, key := w.key("acme")
 	_, other := w.key("acme")
@@ -25,22 +25,22 @@ func TestRefundAfterTheLeaseWasCalledIn(t *testing.T) {
 	if d.Reason != gateway.Allowed {
 		t.Fatal(d.Reason)
 	}
-	if got := w.balance("acme"); got != 0 { // calls the lease in
+	if got := w.balance("acme"); got != 0 { // balance ends the lease
 		t.Fatalf("balance %d, want 0", got)
 	}
 	w.want(gateway.CreditsExhausted, other)
 	d.Settle(0)
 	d.Done()
-	eventually(t, "what was given back can be spent", func() bool { return w.check(other, cost(10)) == gateway.Allowed })
+	testkit.Eventually(t, "the refund can be spent", func() bool { return w.check(other, cost(10)) == gateway.Allowed })
 	w.want(gateway.CreditsExhausted, other)
 	if got := w.balance("acme"); got != 0 {
 		t.Errorf("balance %d, want 0", got)
 	}
 }
 
-// The same, with a charge of the new lease written in the same batch.
-func TestRefundBesideAChargeOfTheNextLease(t *testing.T) {
-	w := newWorld(t, plan("free", "credits"))
+// A refund to an ended lease is correct when the same flush writes a charge of the next lease.
+func TestRefundWithAChargeOfTheNextLease(t *testing.T) {
+	w := newFixture(t, plan("free", "credits"))
 	w.tenant("acme", "free", 20)
 	_, key := w.key("acme")
 	var d gateway.Decision
@@ -53,7 +53,7 @@ func TestRefundBesideAChargeOfTheNextLease(t *testing.T) {
 	w.want(gateway.Allowed, key, cost(10))
 	d.Settle(0)
 	d.Done()
-	eventually(t, "what was given back can be spent", func() bool { return w.check(key, cost(10)) == gateway.Allowed })
+	testkit.Eventually(t, "the refund can be spent", func() bool { return w.check(key, cost(10)) == gateway.Allowed })
 	if got := w.balance("acme"); got != 0 {
 		t.Errorf("balance %d, want 0", got)
 	}
@@ -63,15 +63,16 @@ func TestRefundBesideAChargeOfTheNextLease(t *testing.T) {
 	}
 }
 
-// Requests wait for whoever changes a balance, also where the tenant is not in use yet.
+// A request waits while WithCredits changes its tenant's balance, even if the tenant is not in use
+// yet.
 func TestWithCreditsOfATenantNotInUse(t *testing.T) {
-	w := newWorld(t, plan("free", "credits"))
+	w := newFixture(t, plan("free", "credits"))
 	w.tenant("acme", "free", 10)
 	_, key := w.key("acme")
-	var wg sync.WaitGroup
+	result := make(chan gateway.Reason, 1)
 	err := w.gw.WithCredits(context.Background(), "default", "acme", func() error {
-		wg.Go(func() { w.check(key) })
-		time.Sleep(50 * time.Millisecond)
+		go func() { result <- w.check(key) }()
+		testkit.Eventually(t, "the request has looked up its key", func() bool { return w.store.lookups.Load() > 0 })
 		return w.store.Update(context.Background(), func(tx management.Tx) error {
 			return tx.AddCredits(&management.LedgerEntry{Keyspace: "default", Tenant: "acme", Kind: "spend", Amount: -10, At: time.Now()})
 		})
@@ -79,13 +80,15 @@ func TestWithCreditsOfATenantNotInUse(t *testing.T) {
 	if err != nil {
 		t.Errorf("spending the whole balance: %v", err)
 	}
-	wg.Wait()
+	if got := <-result; got != gateway.CreditsExhausted {
+		t.Errorf("the request that waited: %v", got)
+	}
 	w.want(gateway.CreditsExhausted, key)
 }
 
-// What is given back of a quota per address is written back too.
+// A refund of a quota per address is written to the store.
 func TestAddressQuotaIsWrittenBack(t *testing.T) {
-	w := newWorld(t, plan("free", "quota 10/day per address"))
+	w := newFixture(t, plan("free", "quota 10/day per address"))
 	w.tenant("acme", "free", 0)
 	_, key := w.key("acme")
 	now := time.Now()
@@ -93,7 +96,10 @@ func TestAddressQuotaIsWrittenBack(t *testing.T) {
 	req := w.request(key)
 	req.Now, req.Cost, req.Addr = now, 8, netip.MustParseAddr("192.0.2.7")
 	w.gw.Check(context.Background(), req, &d)
-	time.Sleep(700 * time.Millisecond) // it is flushed before it is given back
+	testkit.Eventually(t, "the charge is flushed", func() bool {
+		counts, err := w.store.Store.LoadUsage(context.Background(), "a:p:default:free:192.0.2.7", now)
+		return err == nil && len(counts) == 1 && counts[0].Used == 8
+	})
 	d.Settle(0)
 	d.Done()
 	w.restart()

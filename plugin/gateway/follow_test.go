@@ -3,25 +3,25 @@ package gateway_test
 import (
 	"testing"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// A revocation by another process is not forgotten because the store could not be read
-// just when it was noticed.
-func TestFailedCatchUpIsRepeated(t *testing.T) {
-	w := newWorld(t)
+// When reading the changes fails, the revocation by another process is read later.
+func TestFailedCatchUpIsRetried(t *testing.T) {
+	w := newFixture(t)
 	w.tenant("acme", "free", 0)
 	id, key := w.key("acme")
 	w.want(gateway.Allowed, key)
-	other := &world{t: t, path: w.path, hasher: w.hasher}
+	other := &fixture{t: t, path: w.path, hasher: w.hasher}
 	other.use()
 	other.start()
-	// The store is away while the other process writes, and has been read in vain before
-	// it comes back.
+	// The store fails while the other process writes, until this process has tried to read the
+	// change.
 	w.store.down.Store(true)
 	n := w.store.changes.Load()
 	other.editKey(id, revoke)
-	eventually(t, "the change is noticed", func() bool { return w.store.changes.Load() > n })
+	testkit.Eventually(t, "the gateway has tried to read the changes", func() bool { return w.store.changes.Load() > n })
 	w.store.down.Store(false)
-	eventually(t, "the other process's revocation counts", func() bool { return w.check(key) == gateway.RevokedKey })
+	testkit.Eventually(t, "the revoked key is rejected", func() bool { return w.check(key) == gateway.RevokedKey })
 }

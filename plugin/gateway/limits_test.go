@@ -15,7 +15,7 @@ import (
 func at(t time.Time) func(*gateway.Request) { return func(r *gateway.Request) { r.Now = t } }
 func cost(n int64) func(*gateway.Request)   { return func(r *gateway.Request) { r.Cost = n } }
 
-func (w *world) balance(tenant string) int64 {
+func (w *fixture) balance(tenant string) int64 {
 	w.t.Helper()
 	var n int64
 	err := w.gw.WithCredits(context.Background(), "default", tenant, func() error {
@@ -34,10 +34,10 @@ func (w *world) balance(tenant string) int64 {
 }
 
 func TestLimitsAreAllOrNothing(t *testing.T) {
-	w := newWorld(t, plan("free", "rate 3/h", "quota 5/day", "credits"))
+	w := newFixture(t, plan("free", "rate 3/h", "quota 5/day", "credits"))
 	w.tenant("acme", "free", 4)
 	_, key := w.key("acme")
-	w.want(gateway.Allowed, key, cost(3)) // quota 2 left, credits 1 left, rate 2 left
+	w.want(gateway.Allowed, key, cost(3)) // leaves quota 2, credits 1, rate 2
 	w.want(gateway.QuotaExceeded, key, cost(3))
 	w.want(gateway.CreditsExhausted, key, cost(2))
 	if got := w.balance("acme"); got != 1 {
@@ -50,9 +50,10 @@ func TestLimitsAreAllOrNothing(t *testing.T) {
 	}
 }
 
-// Limits of one tenant are shared by its keys, and nobody else's.
-func TestWhoseLimit(t *testing.T) {
-	w := newWorld(t, plan("shared", "rate 2/h per tenant"), plan("own", "rate 2/h"))
+// The keys of a tenant share its limits per tenant; another tenant has its own, and each key its
+// limits per key.
+func TestLimitScopes(t *testing.T) {
+	w := newFixture(t, plan("shared", "rate 2/h per tenant"), plan("own", "rate 2/h"))
 	w.tenant("a", "shared", 0)
 	w.tenant("b", "shared", 0)
 	w.tenant("c", "own", 0)
@@ -73,9 +74,10 @@ func TestWhoseLimit(t *testing.T) {
 	}
 }
 
-// A tenant's own limit replaces the plan's of that kind; a key's own only tightens.
+// A tenant's own limits replace the plan's limits of that kind. A key's own limits are added to
+// the others.
 func TestOverrides(t *testing.T) {
-	w := newWorld(t, plan("free", "rate 5/h", "quota 100/day"))
+	w := newFixture(t, plan("free", "rate 5/h", "quota 100/day"))
 	w.tenant("acme", "free", 0)
 	w.editTenant("acme", func(t *gateway.Tenant) { t.Rate = "3/h" })
 	_, key := w.key("acme")
@@ -95,10 +97,9 @@ func TestOverrides(t *testing.T) {
 	w.editKey("key_000001", func(k *gateway.Key) { k.CreditsLimit = &limit })
 }
 
-// Raising and lowering a limit, by a reload or by moving the tenant to another plan,
-// keeps what was spent.
+// When a limit changes, by a reload or by another plan of the tenant, the spent amount is kept.
 func TestSpentIsCarriedOver(t *testing.T) {
-	w := newWorld(t, plan("free", "rate 10/h", "quota 10/day"), plan("pro", "rate 20/h", "quota 20/day"))
+	w := newFixture(t, plan("free", "rate 10/h", "quota 10/day"), plan("pro", "rate 20/h", "quota 20/day"))
 	w.tenant("acme", "free", 0)
 	_, key := w.key("acme")
 	now := time.Now()
@@ -126,9 +127,9 @@ func TestSpentIsCarriedOver(t *testing.T) {
 	}
 }
 
-// Quotas and credits outlive a clean restart exactly.
+// After a clean restart, quotas and credits are exact.
 func TestCountsOutliveARestart(t *testing.T) {
-	w := newWorld(t, plan("free", "quota 10/month", "quota 8/day", "credits"))
+	w := newFixture(t, plan("free", "quota 10/month", "quota 8/day", "credits"))
 	w.tenant("acme", "free", 100)
 	_, key := w.key("acme")
 	now := time.Now().UTC()
@@ -148,10 +149,10 @@ func TestCountsOutliveARestart(t *testing.T) {
 	}
 }
 
-// Many spend from one balance at once, the web app too, and it never goes below zero
-// nor is a credit lost.
+// While requests and an app spend from one balance concurrently, it never falls below zero, and no
+// credit is lost.
 func TestCreditsAreExact(t *testing.T) {
-	w := newWorld(t, plan("free", "credits"))
+	w := newFixture(t, plan("free", "credits"))
 	w.tenant("acme", "free", 500)
 	var keys []string
 	for range 4 {
@@ -181,12 +182,12 @@ func TestCreditsAreExact(t *testing.T) {
 	})
 	wg.Wait()
 	if left := w.balance("acme"); left < 0 || left+spent.Load()+app.Load() != 500 {
-		t.Errorf("%d spent by requests, %d by the app, %d left: that is not 500", spent.Load(), app.Load(), left)
+		t.Errorf("%d spent by requests, %d by the app, %d left: not 500 in total", spent.Load(), app.Load(), left)
 	}
 }
 
 func TestSettle(t *testing.T) {
-	w := newWorld(t, plan("free", "quota 100/day", "credits"))
+	w := newFixture(t, plan("free", "quota 100/day", "credits"))
 	w.tenant("acme", "free", 20)
 	_, key := w.key("acme")
 	run := func(announced, real int64) (shortfall int64) {
@@ -218,15 +219,15 @@ func TestSettle(t *testing.T) {
 	w.want(gateway.CreditsExhausted, key)
 }
 
-// A cost is settled once: nothing is given back twice, nor more than was taken.
+// Only the first Settle counts: nothing is refunded twice, nor more than was taken.
 func TestSettleTwice(t *testing.T) {
-	w := newWorld(t, plan("free", "quota 100/day", "credits"))
+	w := newFixture(t, plan("free", "quota 100/day", "credits"))
 	w.tenant("acme", "free", 20)
 	_, key := w.key("acme")
 	run := func(announced int64, real ...int64) {
 		t.Helper()
 		var d gateway.Decision
-		for range 2 { // the second time with a Decision that was used
+		for range 2 { // the second time with a used Decision
 			req := w.request(key)
 			req.Cost = announced
 			w.gw.Check(context.Background(), req, &d)
@@ -237,7 +238,7 @@ func TestSettleTwice(t *testing.T) {
 				d.Settle(cost)
 			}
 			d.Done()
-			d.Settle(0) // after its end, neither
+			d.Settle(0) // after Done, Settle does nothing either
 		}
 	}
 	for _, tt := range []struct {
@@ -248,7 +249,7 @@ func TestSettleTwice(t *testing.T) {
 		{5, []int64{0, 0}, 20}, {5, []int64{0, 3}, 20}, {2, []int64{1, 0}, 18}, {1, []int64{1, 0}, 16},
 		{7, []int64{7, 7}, 2}, {1, []int64{100, 0}, 0},
 	} {
-		if tt.left == 0 { // the first takes all, and the second is not let in
+		if tt.left == 0 { // the first request takes all, and no second one would be allowed
 			var d gateway.Decision
 			req := w.request(key)
 			w.gw.Check(context.Background(), req, &d)
@@ -266,7 +267,7 @@ func TestSettleTwice(t *testing.T) {
 }
 
 func TestConcurrency(t *testing.T) {
-	w := newWorld(t, plan("free", "concurrency 2"))
+	w := newFixture(t, plan("free", "concurrency 2"))
 	w.tenant("acme", "free", 0)
 	_, key := w.key("acme")
 	var d [2]gateway.Decision
@@ -277,18 +278,18 @@ func TestConcurrency(t *testing.T) {
 		}
 	}
 	w.want(gateway.ConcurrencyExceeded, key)
-	// Who only asks holds nothing open.
+	// A request with NoConcurrency takes no slot.
 	w.want(gateway.Allowed, key, func(r *gateway.Request) { r.NoConcurrency = true })
 	d[0].Done()
-	d[0].Done() // a second time does nothing
+	d[0].Done() // a second Done does nothing
 	w.want(gateway.Allowed, key)
 	w.want(gateway.Allowed, key)
 	d[1].Done()
 }
 
-// A request that one limiter charged is released by the next one.
+// The next limiter releases a request that the former one charged.
 func TestSetLimiter(t *testing.T) {
-	w := newWorld(t, plan("free", "concurrency 1"))
+	w := newFixture(t, plan("free", "concurrency 1"))
 	w.tenant("acme", "free", 0)
 	_, key := w.key("acme")
 	var d gateway.Decision
@@ -303,7 +304,7 @@ func TestSetLimiter(t *testing.T) {
 }
 
 func TestPerAddress(t *testing.T) {
-	w := newWorld(t, plan("free", "rate 2/h per address"))
+	w := newFixture(t, plan("free", "rate 2/h per address"))
 	w.tenant("a", "free", 0)
 	w.tenant("b", "free", 0)
 	_, a := w.key("a")

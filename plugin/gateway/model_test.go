@@ -9,20 +9,21 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// What the model knows of a key, as its last finished change left it. While it is being
-// changed, or where a change failed half-way, nothing is known.
+// The states of a key or tenant in the model after its last finished change. The state is unsure
+// during a change, and after a change that failed.
 const (
 	unsure int32 = iota
 	good
 	bad
 )
 
-// standing is a state with the number of the change that led to it, so that a request
-// that ran beside a change is told from one that did not.
+// standing is a state with the number of the change that led to it. If the number is the same
+// before and after a request, no change ran during the request.
 type standing struct {
 	change int64
 	state  int32
@@ -40,8 +41,8 @@ type modelTenant struct {
 	slug    string
 	mu      sync.Mutex
 	now     atomic.Pointer[standing]
-	balance atomic.Int64 // what it must be after a clean stop
-	quota   atomic.Int64 // what was allowed of it
+	balance atomic.Int64 // balance after a clean stop
+	quota   atomic.Int64 // the used part of the quota
 }
 
 func change(p *atomic.Pointer[standing], f func() (int32, error)) {
@@ -56,11 +57,11 @@ func change(p *atomic.Pointer[standing], f func() (int32, error)) {
 
 const modelQuota = 6000
 
-// model is a gateway under everything at once, and what must hold of it.
+// model is a gateway, and the state that its keys and tenants must have.
 type model struct {
-	*world
+	*fixture
 	configs sync.Mutex
-	config  atomic.Pointer[gateway.Request] // its View and Keyspace
+	config  atomic.Pointer[gateway.Request] // only its View and Keyspace
 	tenants []*modelTenant
 	keys    []*modelKey
 }
@@ -85,11 +86,11 @@ func (m *model) ask(r *rand.Rand, k *modelKey) {
 	case d.Reason == gateway.InvalidKey || d.Reason == gateway.TooManyFailures || d.Reason == gateway.PlanNotAllowed:
 		m.t.Errorf("%s is %v", k.id, d.Reason)
 	case quiet && d.Reason == gateway.Allowed && (key.state == bad || ten.state == bad):
-		m.t.Errorf("%s passes after it was refused", k.id)
+		m.t.Errorf("%s passes after it was rejected", k.id)
 	case quiet && key.state == good && (d.Reason == gateway.RevokedKey || d.Reason == gateway.DisabledKey):
-		m.t.Errorf("%s is %v though it is good", k.id, d.Reason)
+		m.t.Errorf("%s is %v although it is good", k.id, d.Reason)
 	case quiet && ten.state == good && d.Reason == gateway.TenantInactive:
-		m.t.Errorf("%s is %v though its tenant is active", k.id, d.Reason)
+		m.t.Errorf("%s is %v although its tenant is active", k.id, d.Reason)
 	}
 	if d.Reason == gateway.Allowed {
 		if r.IntN(8) == 0 {
@@ -101,7 +102,7 @@ func (m *model) ask(r *rand.Rand, k *modelKey) {
 			d.Settle(0)
 			took = 0
 		case 1:
-			if d.Plan.Name != "q" { // a real cost may exceed a quota
+			if d.Plan.Name != "q" { // an actual cost may exceed a quota
 				took = r.Int64N(6)
 				took -= d.Settle(took)
 			}
@@ -189,7 +190,7 @@ func (m *model) manage(r *rand.Rand) {
 	}
 }
 
-// spendAll spends every balance: nothing of it is held back from the tenant.
+// spendAll spends every balance, which proves that no part of it is reserved.
 func (m *model) spendAll() {
 	for _, k := range m.keys {
 		t := k.tenant
@@ -197,18 +198,18 @@ func (m *model) spendAll() {
 		if t.slug[0] == 'q' || left == 0 || k.now.Load().state != good || t.now.Load().state != good {
 			continue
 		}
-		eventually(m.t, fmt.Sprintf("%s can spend its %d credits", t.slug, left), func() bool {
+		testkit.Eventually(m.t, fmt.Sprintf("%s can spend its %d credits", t.slug, left), func() bool {
 			return m.check(k.full, cost(left)) == gateway.Allowed
 		})
 		t.balance.Store(0)
 	}
 }
 
-// Requests, management, reloads and an unreliable store, all at once, and a clean stop
-// after each round: nothing passes that was refused, no known key is unknown and no
-// unknown one known, and every credit and every count is accounted for.
+// Requests, management, reloads and an unreliable store run concurrently, with a clean stop after
+// each round. No rejected key passes, no known key is unknown and no unknown one known, and every
+// credit and count is accounted for.
 func TestModel(t *testing.T) {
-	m := &model{world: newWorld(t, plan("free"))}
+	m := &model{fixture: newFixture(t, plan("free"))}
 	m.reload()
 	for i := range 6 {
 		on := []string{"a", "b", "q"}[i%3]
@@ -270,7 +271,7 @@ func TestModel(t *testing.T) {
 				t.Errorf("round %d: %s was allowed %d of a quota of %d", round, mt.slug, n, modelQuota)
 			}
 		}
-		// What failed half-way is in the store: from here on it counts.
+		// A change that failed may be in the store. After the restart, the stored state counts.
 		for _, k := range m.keys {
 			row := m.readKey(k.id)
 			state := good
@@ -284,7 +285,7 @@ func TestModel(t *testing.T) {
 		if mt.slug[0] != 'q' {
 			continue
 		}
-		// Every count is in the store: what is left is what was not allowed.
+		// Every count is in the store, so the rest of the quota can be spent, and no more.
 		var full string
 		for _, k := range m.keys {
 			if k.tenant == mt && !k.revoked {

@@ -4,42 +4,42 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// With the store away, keys in memory go on, with their limits, and what can't be
-// judged is 503; nothing that was counted is lost; it recovers by itself.
-func TestStoreAway(t *testing.T) {
-	w := newWorld(t, plan("free", "quota 100/day", "credits"))
+// While the store is unreachable, keys in memory are accepted with their limits, other keys get
+// 503, and no count is lost. The gateway recovers by itself.
+func TestStoreOutage(t *testing.T) {
+	w := newFixture(t, plan("free", "quota 100/day", "credits"))
 	w.tenant("acme", "free", 1000)
 	_, used := w.key("acme")
 	_, unused := w.key("acme")
 	now := time.Now().UTC()
-	// The cache takes in what it is given a moment later, on a busy machine.
+	// The cache adds a key a moment after its first use.
 	spent := int64(0)
-	eventually(t, "the key is in memory", func() bool {
+	testkit.Eventually(t, "the key is in memory", func() bool {
 		lookups := w.store.lookups.Load()
 		w.want(gateway.Allowed, used, at(now))
 		spent++
-		time.Sleep(10 * time.Millisecond)
 		return w.store.lookups.Load() == lookups
 	})
-	eventually(t, "the filter is filled", func() bool { return w.gw.Stats().FilterReady })
+	testkit.Eventually(t, "the filter is filled", func() bool { return w.gw.Stats().FilterReady })
 
 	w.store.down.Store(true)
 	for range 4 {
 		w.want(gateway.Allowed, used, at(now))
 	}
 	w.want(gateway.Unavailable, unused, at(now))
-	// What no stored digest can be is still known to be unknown.
-	w.want(gateway.InvalidKey, must(w.ks.Grammar.Generate("live"))(t))
+	// The filter still rejects a key whose digest cannot be in the store.
+	w.want(gateway.InvalidKey, w.generate())
 	if !w.gw.Stats().Degraded {
-		t.Error("not degraded while the store is away")
+		t.Error("not degraded while the store fails")
 	}
-	time.Sleep(time.Second) // a flush fails meanwhile
+	testkit.Eventually(t, "a flush fails", func() bool { return w.store.failedFlushes.Load() > 0 })
 
 	w.store.down.Store(false)
-	eventually(t, "it recovers", func() bool { return !w.gw.Stats().Degraded })
+	testkit.Eventually(t, "the gateway recovers", func() bool { return !w.gw.Stats().Degraded })
 	w.want(gateway.Allowed, unused, at(now))
 	spent += 4 + 1
 	if got := w.balance("acme"); got != 1000-spent {
@@ -55,22 +55,22 @@ func TestStoreAway(t *testing.T) {
 	}
 }
 
-// When a key was last used is in the store within a second, for refused requests of a good key too.
+// The last use of a key is stored within a second, even if the request was denied.
 func TestLastUsed(t *testing.T) {
-	w := newWorld(t, plan("free", "rate 1/h"))
+	w := newFixture(t, plan("free", "rate 1/h"))
 	w.tenant("acme", "free", 0)
 	id, key := w.key("acme")
 	w.want(gateway.Allowed, key)
 	later := time.Now().Add(time.Minute).Truncate(time.Microsecond)
 	w.want(gateway.RateLimited, key, at(later), func(r *gateway.Request) { r.Addr = gateway.Addr("2001:db8::7") })
-	eventually(t, "the key's last use is stored", func() bool {
+	testkit.Eventually(t, "the key's last use is stored", func() bool {
 		k := w.readKey(id)
 		return k.LastUsedAt.Equal(later) && k.LastUsedIP == "2001:db8::7"
 	})
 }
 
-func TestRequestsBeforeAndAfter(t *testing.T) {
-	w := newWorld(t)
+func TestRequestsAfterClose(t *testing.T) {
+	w := newFixture(t)
 	w.tenant("acme", "free", 0)
 	_, key := w.key("acme")
 	w.want(gateway.Allowed, key)

@@ -9,14 +9,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// A look-up that began before a revocation and ends after it must not bring the key
-// back: neither for the request that waits for it nor for the cache.
+// A look-up that begins before a revocation and ends after it does not make the key valid, neither
+// for its own request nor for later ones.
 func TestSlowLoadCannotReviveARevokedKey(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "free", 0)
 	for range 20 {
 		id, key := w.key("acme")
@@ -26,7 +27,7 @@ func TestSlowLoadCannotReviveARevokedKey(t *testing.T) {
 		w.store.afterLookup.Store(&hold)
 		result := make(chan gateway.Reason, 1)
 		go func() { result <- w.check(key) }()
-		<-read // the record was read, as it was before
+		<-read // the record was read before the revocation
 		w.editKey(id, revoke)
 		close(revoked)
 		if got := <-result; got != gateway.RevokedKey {
@@ -37,9 +38,10 @@ func TestSlowLoadCannotReviveARevokedKey(t *testing.T) {
 	}
 }
 
-// The same for a tenant's suspension.
+// A look-up that begins before a tenant's suspension and ends after it does not make the tenant
+// active.
 func TestSlowLoadCannotReviveASuspendedTenant(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	for i := range 20 {
 		slug := fmt.Sprintf("tenant-%d", i)
 		w.tenant(slug, "free", 0)
@@ -61,10 +63,10 @@ func TestSlowLoadCannotReviveASuspendedTenant(t *testing.T) {
 	}
 }
 
-// Readers try all the time to catch a key after its revocation has returned, while
-// keys are disabled, enabled, edited and revoked and look-ups take their time.
+// No request passes after its key's revocation has returned, while keys are disabled, enabled,
+// edited and revoked, and look-ups are slow.
 func TestNoRequestPassesAfterRevocation(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "free", 0)
 	slow := func() {
 		if rand.IntN(4) == 0 {
@@ -75,8 +77,8 @@ func TestNoRequestPassesAfterRevocation(t *testing.T) {
 	const keys = 12
 	type target struct {
 		id, key string
-		// bad is raised after a call that took the key's validity away has returned, and
-		// lowered before one that gives it back is made.
+		// bad is set after the call that made the key invalid has returned, and cleared before the
+		// call that makes it valid again.
 		bad atomic.Bool
 	}
 	targets := make([]*target, keys)
@@ -137,35 +139,37 @@ func TestNoRequestPassesAfterRevocation(t *testing.T) {
 		})
 	}
 	writers.Wait()
-	time.Sleep(50 * time.Millisecond)
+	before := checks.Load()
+	testkit.Eventually(t, "requests ran after the last revocation", func() bool { return checks.Load() > before+1000 })
 	close(stop)
 	readers.Wait()
 	if wrong.Load() != 0 {
-		t.Errorf("%d of %d requests passed after their key was taken back", wrong.Load(), checks.Load())
+		t.Errorf("%d of %d requests passed after their key became invalid", wrong.Load(), checks.Load())
 	}
 	for _, x := range targets {
 		w.want(gateway.RevokedKey, x.key)
 	}
 }
 
-// What another process writes to the same file is followed.
+// A gateway follows the changes that another process writes to the same file.
 func TestAnotherProcessRevokes(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "free", 0)
 	id, key := w.key("acme")
 	w.want(gateway.Allowed, key)
-	other := &world{t: t, path: w.path, hasher: w.hasher}
+	other := &fixture{t: t, path: w.path, hasher: w.hasher}
 	other.use()
 	other.n.Store(1000)
 	other.start()
 	other.editKey(id, revoke)
-	eventually(t, "the other process's revocation counts", func() bool { return w.check(key) == gateway.RevokedKey })
+	testkit.Eventually(t, "the other process's revocation counts", func() bool { return w.check(key) == gateway.RevokedKey })
 	_, fresh := other.key("acme")
-	eventually(t, "the other process's key is known", func() bool { return w.check(fresh) == gateway.Allowed })
+	testkit.Eventually(t, "the other process's key is known", func() bool { return w.check(fresh) == gateway.Allowed })
 }
 
-// live lets a request in and returns a channel of the reason for which it is ended.
-func (w *world) live(key string) (d *gateway.Decision, ended chan gateway.Reason) {
+// live checks a request and returns its decision, and a channel that gets the reason when the
+// request is ended.
+func (w *fixture) live(key string) (d *gateway.Decision, ended chan gateway.Reason) {
 	w.t.Helper()
 	d, ended = new(gateway.Decision), make(chan gateway.Reason, 2)
 	w.gw.Check(context.Background(), w.request(key), d)
@@ -179,21 +183,21 @@ func (w *world) live(key string) (d *gateway.Decision, ended chan gateway.Reason
 func TestLiveRequestsEnd(t *testing.T) {
 	for _, c := range []struct {
 		name string
-		edit func(w *world, id string)
+		edit func(w *fixture, id string)
 		want gateway.Reason
 	}{
-		{"revoked", func(w *world, id string) { w.editKey(id, revoke) }, gateway.RevokedKey},
-		{"disabled", func(w *world, id string) { w.editKey(id, disable) }, gateway.DisabledKey},
-		{"suspended", func(w *world, id string) {
+		{"revoked", func(w *fixture, id string) { w.editKey(id, revoke) }, gateway.RevokedKey},
+		{"disabled", func(w *fixture, id string) { w.editKey(id, disable) }, gateway.DisabledKey},
+		{"suspended", func(w *fixture, id string) {
 			w.editTenant("acme", func(t *gateway.Tenant) { t.Active = false })
 		}, gateway.TenantInactive},
-		{"expired by an edit", func(w *world, id string) {
+		{"expired by an edit", func(w *fixture, id string) {
 			w.editKey(id, func(k *gateway.Key) { k.ExpiresAt = time.Now().Add(-time.Second) })
 		}, gateway.ExpiredKey},
-		{"expires soon", func(w *world, id string) {
+		{"expires soon", func(w *fixture, id string) {
 			w.editKey(id, func(k *gateway.Key) { k.ExpiresAt = time.Now().Add(100 * time.Millisecond) })
 		}, gateway.ExpiredKey},
-		{"deleted", func(w *world, id string) {
+		{"deleted", func(w *fixture, id string) {
 			w.update(func(tx management.Tx) []gateway.Change {
 				k, err := tx.Key("default", id)
 				if err != nil {
@@ -212,15 +216,15 @@ func TestLiveRequestsEnd(t *testing.T) {
 		}, gateway.InvalidKey},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := newWorld(t)
+			w := newFixture(t)
 			w.tenant("acme", "free", 0)
 			w.tenant("other", "free", 0)
 			id, key := w.key("acme")
 			_, bystander := w.key("other")
 			d, ended := w.live(key)
 			defer d.Done()
-			over, overEnded := w.live(key)
-			over.Done()
+			finished, finishedEnded := w.live(key)
+			finished.Done()
 			by, byEnded := w.live(bystander)
 			defer by.Done()
 			c.edit(w, id)
@@ -232,17 +236,17 @@ func TestLiveRequestsEnd(t *testing.T) {
 			case <-time.After(10 * time.Second):
 				t.Fatal("never ended")
 			}
-			if len(overEnded) != 0 || len(byEnded) != 0 {
-				t.Error("a request was ended that was over, or another tenant's")
+			if len(finishedEnded) != 0 || len(byEnded) != 0 {
+				t.Error("a finished request, or one of another tenant, was ended")
 			}
 		})
 	}
 }
 
-// A request that is let in while its key is being revoked is ended too, whichever
-// comes first.
+// A request that is tracked while its key is being revoked is ended, whichever of the two comes
+// first.
 func TestTrackRacesRevocation(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "free", 0)
 	for range 50 {
 		id, key := w.key("acme")
@@ -256,19 +260,19 @@ func TestTrackRacesRevocation(t *testing.T) {
 		select {
 		case <-ended:
 		case <-time.After(10 * time.Second):
-			t.Fatal("a request was forgotten")
+			t.Fatal("the request was not ended")
 		}
 		d.Done()
 	}
 }
 
 func TestGraceEndsLiveRequests(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "free", 0)
 	id, old := w.key("acme")
 	d, ended := w.live(old)
 	defer d.Done()
-	next := must(w.ks.Grammar.Generate("live"))(t)
+	next := w.generate()
 	w.update(func(tx management.Tx) []gateway.Change {
 		secrets, err := tx.Secrets("default", id)
 		if err != nil {
@@ -291,10 +295,10 @@ func TestGraceEndsLiveRequests(t *testing.T) {
 	}
 }
 
-// A request is ended too whose key's state was dropped just before it was tracked.
-// A timer that runs out too early ends nothing: the clock may have been set back, the expiry moved.
-func TestExpiryIsLookedAtAgain(t *testing.T) {
-	w := newWorld(t)
+// A timer that fires too early ends no request: the clock may have been set back, or the expiry
+// moved.
+func TestExpiryIsCheckedWhenTheTimerFires(t *testing.T) {
+	w := newFixture(t)
 	w.tenant("acme", "free", 0)
 	id, key := w.key("acme")
 	expire := func(in time.Duration) {
@@ -319,21 +323,21 @@ func TestExpiryIsLookedAtAgain(t *testing.T) {
 	d, ended := w.live(key)
 	d.RunOut()
 	if len(ended) != 0 {
-		t.Fatal("ended an hour too early")
+		t.Fatal("ended an hour before the expiry")
 	}
 	expire(0)
 	d.RunOut()
 	if len(ended) != 0 {
-		t.Fatal("ended though it no longer expires")
+		t.Fatal("ended although the key no longer expires")
 	}
 	expire(300 * time.Millisecond)
-	d.RunOut() // which sets the timer anew
-	wait("at its time", ended)
+	d.RunOut() // RunOut sets the timer again
+	wait("at the expiry", ended)
 	d.Done()
 }
 
 func TestTrackAfterASweep(t *testing.T) {
-	w := newWorld(t)
+	w := newFixture(t)
 	w.tenant("acme", "free", 0)
 	id, key := w.key("acme")
 	var d gateway.Decision

@@ -8,11 +8,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// A configuration that judged some requests and then did not come up leaves nothing
-// behind once the one that goes on was renewed: neither its limits, nor the power to
-// outweigh later changes.
-func TestAbandonedViewLeavesNothing(t *testing.T) {
-	w := newWorld(t, plan("free", "rate 5/h"), plan("pro", "rate 7/h"))
+// A view that checked some requests and was then abandoned has no effect after the view in use is
+// renewed: neither its limits nor its precedence over later changes remain.
+func TestAbandonedViewHasNoEffect(t *testing.T) {
+	w := newFixture(t, plan("free", "rate 5/h"), plan("pro", "rate 7/h"))
 	w.tenant("acme", "free", 0)
 	_, key := w.key("acme")
 	now := time.Now()

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/teststore"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/cluster"
@@ -21,14 +22,16 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// faultyStore is the real store, with the delays and failures that a test sets.
+// faultyStore is the real store, with delays and failures set by a test.
 type faultyStore struct {
 	*sqlstore.Store
-	down    atomic.Bool
-	deaf    atomic.Bool // to changes alone
-	lookups atomic.Int64
-	changes atomic.Int64
-	// flaky is how many of a hundred calls fail while the store is not down.
+	down        atomic.Bool
+	failChanges atomic.Bool // only reading changes fails
+	lookups     atomic.Int64
+	// failedFlushes counts the flushes that failed.
+	failedFlushes atomic.Int64
+	changes       atomic.Int64
+	// flaky is the percentage of calls that fail while the store is not down.
 	flaky       atomic.Int64
 	afterLookup atomic.Pointer[func()]
 	noDigests   bool
@@ -52,7 +55,7 @@ func (s *faultyStore) ReturnCredits(ctx context.Context, node, ks, tenant string
 	return s.Store.ReturnCredits(ctx, node, ks, tenant)
 }
 
-var errDown = fmt.Errorf("%w: taken away by the test", gateway.ErrStore)
+var errDown = fmt.Errorf("%w: failed by the test", gateway.ErrStore)
 
 func (s *faultyStore) Lookup(ctx context.Context, ks string, c []apikey.Candidate) (*gateway.Record, error) {
 	s.lookups.Add(1)
@@ -83,6 +86,7 @@ func (s *faultyStore) Digests(ctx context.Context, yield func(string, []byte) bo
 
 func (s *faultyStore) WriteFlush(ctx context.Context, node string, f *gateway.Flush) error {
 	if s.fails() {
+		s.failedFlushes.Add(1)
 		return errDown
 	}
 	return s.Store.WriteFlush(ctx, node, f)
@@ -90,7 +94,7 @@ func (s *faultyStore) WriteFlush(ctx context.Context, node string, f *gateway.Fl
 
 func (s *faultyStore) Changes(ctx context.Context, after int64, limit int) ([]gateway.Change, error) {
 	s.changes.Add(1)
-	if s.deaf.Load() || s.fails() {
+	if s.failChanges.Load() || s.fails() {
 		return nil, errDown
 	}
 	return s.Store.Changes(ctx, after, limit)
@@ -110,8 +114,8 @@ func (s *faultyStore) LeaseCredits(ctx context.Context, node, ks, tenant string,
 	return s.Store.LeaseCredits(ctx, node, ks, tenant, need)
 }
 
-// world is a gateway on a real SQLite file, and what tests do to it.
-type world struct {
+// fixture is a gateway on a real SQLite file, with helpers for tests.
+type fixture struct {
 	t      testing.TB
 	path   string
 	store  *faultyStore
@@ -124,38 +128,28 @@ type world struct {
 	noDigests bool
 }
 
-func must[T any](v T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return v
-	}
-}
-
-func newWorld(t testing.TB, plans ...*gateway.Plan) *world {
+func newFixture(t testing.TB, plans ...*gateway.Plan) *fixture {
 	t.Helper()
-	w := &world{t: t, path: filepath.Join(t.TempDir(), "keygate.db")}
-	w.hasher = must(apikey.NewHasher())(t)
+	w := &fixture{t: t, path: filepath.Join(t.TempDir(), "keygate.db")}
+	w.hasher = testkit.Must[*apikey.Hasher](t)(apikey.NewHasher())
 	w.use(plans...)
 	w.start()
 	return w
 }
 
 // use makes a new configuration with these plans the current one.
-func (w *world) use(plans ...*gateway.Plan) {
+func (w *fixture) use(plans ...*gateway.Plan) {
 	w.t.Helper()
 	if len(plans) == 0 {
 		plans = []*gateway.Plan{plan("free")}
 	}
 	ks := &gateway.Keyspace{
 		Name:     "default",
-		Grammar:  must(apikey.NewGrammar([]apikey.Prefix{{Value: "kg_live_", Environment: "live"}}, apikey.Format{Length: 32, Checksum: apikey.CRC32}, nil))(w.t),
-		Places:   must(apikey.NewPlaces())(w.t),
+		Grammar:  testkit.Must[*apikey.Grammar](w.t)(apikey.NewGrammar([]apikey.Prefix{{Value: "kg_live_", Environment: "live"}}, apikey.Format{Length: 32, Checksum: apikey.CRC32}, nil)),
+		Places:   testkit.Must[*apikey.Places](w.t)(apikey.NewPlaces()),
 		Scopes:   gateway.Scopes{Names: []string{"admin", "deployment", "free"}, Cumulative: true},
 		Plans:    map[string]*gateway.Plan{},
-		Failures: must(ratelimit.ParseRate("5/m"))(w.t),
+		Failures: testkit.Must[*ratelimit.Policy](w.t)(ratelimit.ParseRate("5/m")),
 	}
 	for _, p := range plans {
 		ks.Plans[p.Name] = p
@@ -201,19 +195,19 @@ func limit(text string) *ratelimit.Policy {
 	return p
 }
 
-func (w *world) start() {
+func (w *fixture) start() {
 	w.t.Helper()
 	ctx := context.Background()
 	s := teststore.SQLite(w.t, w.path, slog.New(slog.DiscardHandler))
 	w.store = &faultyStore{Store: s.Store, noDigests: w.noDigests}
-	w.gw = must(cluster.New(cluster.Options{Options: gateway.Options{Store: w.store, Logger: slog.New(slog.DiscardHandler)}}))(w.t)
+	w.gw = testkit.Must[*cluster.Member](w.t)(cluster.New(cluster.Options{Options: gateway.Options{Store: w.store, Logger: slog.New(slog.DiscardHandler)}}))
 	if err := w.gw.Start(ctx); err != nil {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(w.stop)
 }
 
-func (w *world) stop() {
+func (w *fixture) stop() {
 	if w.gw == nil {
 		return
 	}
@@ -224,21 +218,21 @@ func (w *world) stop() {
 	w.gw = nil
 }
 
-// restart stops everything cleanly and starts it on the same file.
-func (w *world) restart() {
+// restart stops the gateway cleanly, and starts another one on the same file.
+func (w *fixture) restart() {
 	w.stop()
 	w.start()
 }
 
-// update writes rows and, as management does, applies the changes before it returns.
-func (w *world) update(f func(tx management.Tx) []gateway.Change) {
+// update writes rows and then applies their changes, as management does.
+func (w *fixture) update(f func(tx management.Tx) []gateway.Change) {
 	w.t.Helper()
 	if err := w.tryUpdate(f); err != nil {
 		w.t.Fatal(err)
 	}
 }
 
-func (w *world) tryUpdate(f func(tx management.Tx) []gateway.Change) error {
+func (w *fixture) tryUpdate(f func(tx management.Tx) []gateway.Change) error {
 	var changes []gateway.Change
 	err := w.store.Update(context.Background(), func(tx management.Tx) error {
 		changes = f(tx)
@@ -258,7 +252,7 @@ func (w *world) tryUpdate(f func(tx management.Tx) []gateway.Change) error {
 }
 
 // tenant creates a tenant.
-func (w *world) tenant(slug, plan string, credits int64) {
+func (w *fixture) tenant(slug, plan string, credits int64) {
 	w.t.Helper()
 	w.update(func(tx management.Tx) []gateway.Change {
 		now := time.Now()
@@ -274,10 +268,16 @@ func (w *world) tenant(slug, plan string, credits int64) {
 	})
 }
 
-// key creates a key of a tenant and returns its id and the full key.
-func (w *world) key(tenant string, edit ...func(*gateway.Key)) (id, full string) {
+// generate returns a new key that the store does not have.
+func (w *fixture) generate() string {
 	w.t.Helper()
-	full = must(w.ks.Grammar.Generate("live"))(w.t)
+	return testkit.Must[string](w.t)(w.ks.Grammar.Generate("live"))
+}
+
+// key creates a key of a tenant and returns its id and the full key.
+func (w *fixture) key(tenant string, edit ...func(*gateway.Key)) (id, full string) {
+	w.t.Helper()
+	full = w.generate()
 	id = fmt.Sprintf("key_%06d", w.n.Add(1))
 	w.update(func(tx management.Tx) []gateway.Change {
 		now := time.Now()
@@ -295,7 +295,7 @@ func (w *world) key(tenant string, edit ...func(*gateway.Key)) (id, full string)
 	return id, full
 }
 
-func (w *world) insertSecret(tx management.Tx, keyID, full string) {
+func (w *fixture) insertSecret(tx management.Tx, keyID, full string) {
 	w.t.Helper()
 	d := w.hasher.Primary(full)
 	s := gateway.Secret{ID: fmt.Sprintf("sec_%s_%d", keyID, w.n.Add(1)), KeyID: keyID, Keyspace: "default", Digest: d[:], Algorithm: w.hasher.PrimaryAlgorithm(), CreatedAt: time.Now()}
@@ -306,14 +306,14 @@ func (w *world) insertSecret(tx management.Tx, keyID, full string) {
 }
 
 // editKey changes a key's record.
-func (w *world) editKey(id string, edit func(*gateway.Key)) {
+func (w *fixture) editKey(id string, edit func(*gateway.Key)) {
 	w.t.Helper()
 	if err := w.tryEditKey(id, edit); err != nil {
 		w.t.Fatal(err)
 	}
 }
 
-func (w *world) tryEditKey(id string, edit func(*gateway.Key)) error {
+func (w *fixture) tryEditKey(id string, edit func(*gateway.Key)) error {
 	return w.tryUpdate(func(tx management.Tx) []gateway.Change {
 		k, err := tx.Key("default", id)
 		if err != nil {
@@ -329,7 +329,7 @@ func (w *world) tryEditKey(id string, edit func(*gateway.Key)) error {
 	})
 }
 
-func (w *world) editTenant(slug string, edit func(*gateway.Tenant)) {
+func (w *fixture) editTenant(slug string, edit func(*gateway.Tenant)) {
 	w.t.Helper()
 	w.update(func(tx management.Tx) []gateway.Change {
 		t, err := tx.Tenant("default", slug)
@@ -350,12 +350,12 @@ func disable(k *gateway.Key) { k.Disabled = true }
 func enable(k *gateway.Key)  { k.Disabled = false }
 
 // request returns a request with a key.
-func (w *world) request(full string) *gateway.Request {
+func (w *fixture) request(full string) *gateway.Request {
 	return &gateway.Request{Now: time.Now(), View: w.view, Keyspace: w.ks, Credential: full, Cost: 1, Addr: netip.MustParseAddr("192.0.2.1")}
 }
 
-// check checks a request and ends it.
-func (w *world) check(full string, edit ...func(*gateway.Request)) gateway.Reason {
+// check checks a request, ends it and returns the reason.
+func (w *fixture) check(full string, edit ...func(*gateway.Request)) gateway.Reason {
 	req := w.request(full)
 	for _, e := range edit {
 		e(req)
@@ -366,25 +366,14 @@ func (w *world) check(full string, edit ...func(*gateway.Request)) gateway.Reaso
 	return d.Reason
 }
 
-func (w *world) want(reason gateway.Reason, full string, edit ...func(*gateway.Request)) {
+func (w *fixture) want(reason gateway.Reason, full string, edit ...func(*gateway.Request)) {
 	w.t.Helper()
 	if got := w.check(full, edit...); got != reason {
 		w.t.Fatalf("got %v, want %v", got, reason)
 	}
 }
 
-// eventually fails the test unless ok holds within a generous while.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	t.Fatal("never happened: " + what)
-}
-
-func (w *world) readKey(id string) *gateway.Key {
+func (w *fixture) readKey(id string) *gateway.Key {
 	w.t.Helper()
 	var k *gateway.Key
 	if err := w.store.View(context.Background(), func(tx management.Tx) (err error) {
