@@ -9,8 +9,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/storetest"
 )
 
-// announcing does what management does with each transaction: what is written of tenants
-// and keys is said in the change sequence, last. The suite of stores leaves that out.
+// announcing appends a change for each write of a tenant or key at the end of its transaction, as
+// management does. The suite of storetest does not do that, but the copy only follows changes.
 type announcing struct{ storetest.Store }
 
 func (s announcing) Update(ctx context.Context, f func(management.Tx) error) error {
@@ -33,7 +33,7 @@ type announcingTx struct {
 	changes []gateway.Change
 }
 
-func (t *announcingTx) note(kind gateway.ChangeKind, keyspace, id string, err error) error {
+func (t *announcingTx) record(kind gateway.ChangeKind, keyspace, id string, err error) error {
 	if err == nil {
 		t.changes = append(t.changes, gateway.Change{Kind: kind, Keyspace: keyspace, ID: id})
 	}
@@ -41,29 +41,29 @@ func (t *announcingTx) note(kind gateway.ChangeKind, keyspace, id string, err er
 }
 
 func (t *announcingTx) InsertTenant(in *gateway.Tenant) error {
-	return t.note(gateway.ChangeTenant, in.Keyspace, in.Slug, t.Tx.InsertTenant(in))
+	return t.record(gateway.ChangeTenant, in.Keyspace, in.Slug, t.Tx.InsertTenant(in))
 }
 
 func (t *announcingTx) UpdateTenant(in *gateway.Tenant) error {
-	return t.note(gateway.ChangeTenant, in.Keyspace, in.Slug, t.Tx.UpdateTenant(in))
+	return t.record(gateway.ChangeTenant, in.Keyspace, in.Slug, t.Tx.UpdateTenant(in))
 }
 
 func (t *announcingTx) InsertKey(k *gateway.Key) error {
-	return t.note(gateway.ChangeKey, k.Keyspace, k.ID, t.Tx.InsertKey(k))
+	return t.record(gateway.ChangeKey, k.Keyspace, k.ID, t.Tx.InsertKey(k))
 }
 
 func (t *announcingTx) UpdateKey(k *gateway.Key) error {
-	return t.note(gateway.ChangeKey, k.Keyspace, k.ID, t.Tx.UpdateKey(k))
+	return t.record(gateway.ChangeKey, k.Keyspace, k.ID, t.Tx.UpdateKey(k))
 }
 
 func (t *announcingTx) InsertSecret(s gateway.Secret) error {
-	return t.note(gateway.ChangeKey, s.Keyspace, s.KeyID, t.Tx.InsertSecret(s))
+	return t.record(gateway.ChangeKey, s.Keyspace, s.KeyID, t.Tx.InsertSecret(s))
 }
 
 func (t *announcingTx) UpdateSecret(s gateway.Secret) error {
-	return t.note(gateway.ChangeKey, s.Keyspace, s.KeyID, t.Tx.UpdateSecret(s))
+	return t.record(gateway.ChangeKey, s.Keyspace, s.KeyID, t.Tx.UpdateSecret(s))
 }
 
 func (t *announcingTx) DeleteSecrets(keyspace, keyID string) error {
-	return t.note(gateway.ChangeKey, keyspace, keyID, t.Tx.DeleteSecrets(keyspace, keyID))
+	return t.record(gateway.ChangeKey, keyspace, keyID, t.Tx.DeleteSecrets(keyspace, keyID))
 }

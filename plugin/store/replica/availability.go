@@ -5,10 +5,11 @@ import (
 	"sync"
 )
 
-// availability is a period in which the primary answers. Its zero value is one that began.
+// availability is a period during which the primary answers. In the zero value the period has
+// begun.
 type availability struct {
 	mu    sync.Mutex
-	lost  chan struct{} // closed when it ends; nil while nobody waits for that
+	lost  chan struct{} // closed when the period ends; nil until a caller waits for that
 	ended bool
 }
 
@@ -33,7 +34,7 @@ func (p *availability) end() {
 	close(p.lost)
 }
 
-// done is closed when the period ends.
+// done returns a channel that is closed when the period ends.
 func (p *availability) done() <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -43,7 +44,7 @@ func (p *availability) done() <-chan struct{} {
 	return p.lost
 }
 
-// while calls f with a context that ends with ctx and with the period.
+// while calls f with a context that is cancelled when ctx or the period ends.
 func (p *availability) while(ctx context.Context, f func(context.Context) error) error {
 	run, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -21,12 +21,12 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 )
 
-// bulkKeys is how many keys BenchmarkBulk has; ten million take 8 GB of disk, and -timeout 1h.
+// bulkKeys is how many keys BenchmarkBulk copies. Ten million need 8 GB of disk and -timeout 1h.
 var bulkKeys = flag.Int("bulk.keys", 1_000_000, "how many keys BenchmarkBulk copies")
 
 func fullKey(i int) string { return fmt.Sprintf("kg_live_%032d", i) }
 
-// bulkPostgres returns the address of a database with n keys, made by SQL.
+// bulkPostgres returns the address of a database with n keys, which SQL statements create.
 func bulkPostgres(b *testing.B, n int) string {
 	b.Helper()
 	url := testserver.PostgresURL(b)
@@ -58,8 +58,8 @@ func bulkPostgres(b *testing.B, n int) string {
 	return url
 }
 
-// BenchmarkBulk measures what a node does whose primary, in PostgreSQL, has a million keys, or as many as
-// -bulk.keys says.
+// BenchmarkBulk measures a node whose primary, in PostgreSQL, has a million keys, or the number in
+// -bulk.keys.
 func BenchmarkBulk(b *testing.B) {
 	keys := *bulkKeys
 	url := bulkPostgres(b, keys)

@@ -15,29 +15,30 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/replication"
 )
 
-// Broadcaster carries revocations to the other nodes while the primary is unreachable, on another way
-// such as Redis. A published revocation stays until it is retracted, or for about a day: a
-// node that subscribes later receives it too. Safe for concurrent use.
+// Broadcaster carries revocations to other nodes while the primary is unreachable, for instance
+// through Redis. A published revocation stays until it is retracted, or for about a day, so that a
+// node which subscribes later receives it too. Safe for concurrent use.
 type Broadcaster interface {
-	// Publish sends a revocation to the nodes of a cluster. Publishing it again is cheap. It blocks for
-	// a second at most. After an error it is to be tried again.
+	// Publish sends a revocation to the nodes of a cluster. It blocks for at most a second. After
+	// an error the caller must try again. Publishing the same revocation again is cheap.
 	Publish(ctx context.Context, cluster ClusterID, r management.Revocation) error
-	// Retract removes publications of the revocation that were decided by r.At: the primary
-	// has it, or it was reversed. It does not block. A failure is not reported: a node that receives
-	// the revocation again retracts it again.
+	// Retract removes publications of the revocation that were decided up to r.At, since the
+	// primary holds it or it was reversed. It does not block and reports no error: a node that
+	// receives the revocation again retracts it again.
 	Retract(cluster ClusterID, r management.Revocation)
-	// Subscribe calls f with the revocations published to a cluster: at once with all there are, which may be
-	// none, then with new ones. f blocks it. It returns when ctx ends, f fails, or the connection fails, and is called
-	// again after a while. f gets only authenticated, well-formed revocations of the cluster.
+	// Subscribe calls f with the revocations published to a cluster: first once with all of them,
+	// which may be none, and then with new ones. f gets only authenticated, well-formed
+	// revocations of the cluster. Subscribe waits for f. It returns when ctx ends, f returns an
+	// error, or the connection fails; the caller calls it again.
 	Subscribe(ctx context.Context, cluster ClusterID, f func([]management.Revocation) error) error
 }
 
-// ClusterID is the identity that the nodes of one primary share.
+// ClusterID identifies the cluster of nodes that share a primary.
 type ClusterID struct {
 	// Store is the primary's id. It is not secret.
 	Store string
-	// Key authenticates the nodes' messages. Everyone who can read the primary or a copy of it has it, and no
-	// one else.
+	// Key authenticates the nodes' messages. It is derived from a secret in the primary, so only
+	// those who can read the primary or a copy have it.
 	Key []byte
 }
 
@@ -54,26 +55,27 @@ func clusterIDOf(ctx context.Context, primary management.Store) (k ClusterID, er
 	return k, err
 }
 
-// broadcastState is a replica's state of broadcasting.
+// broadcastState is the part of a replica's state that concerns broadcasts.
 type broadcastState struct {
 	clusterID atomic.Pointer[ClusterID]
-	// clusterIDSavedIn is the copy that holds clusterID; the sync loop's.
+	// clusterIDSavedIn is the copy in which clusterID was stored last. Only the sync loop uses it.
 	clusterIDSavedIn *Copy
-	// resubscribe ends the running subscription, so that it starts again; nil while there is none.
+	// resubscribe cancels the running subscription, so that the loop subscribes again; nil while
+	// there is none.
 	resubscribe atomic.Pointer[context.CancelFunc]
 	// publishFailures counts consecutive failures to publish.
 	publishFailures atomic.Int64
 }
 
-// loadClusterID reads the cluster identity from the copy: the primary may be unreachable.
+// loadClusterID reads the cluster identity from the copy, since the primary may be unreachable.
 func (r *Replica) loadClusterID(ctx context.Context, local *Copy) {
 	if store, key, err := local.ClusterID(ctx); err == nil {
 		r.clusterID.Store(&ClusterID{store, key})
 	}
 }
 
-// refreshClusterID reads the cluster identity from the primary, once for each copy, and stores it there. The sync
-// loop calls it. A failure is tried again.
+// refreshClusterID reads the cluster identity from the primary, once for each copy, and stores it
+// in the copy. The sync loop calls it, and so retries after a failure.
 func (r *Replica) refreshClusterID(ctx context.Context, local *Copy) {
 	if local == r.clusterIDSavedIn {
 		return
@@ -93,8 +95,8 @@ func (r *Replica) refreshClusterID(ctx context.Context, local *Copy) {
 	r.endSubscription()
 }
 
-// SetBroadcaster makes b publish and receive revocations from now on; nil means that they reach other nodes only
-// through the primary. It does not block.
+// SetBroadcaster makes b publish and receive revocations from now on. With nil, revocations reach
+// other nodes only through the primary. It does not block.
 func (r *Replica) SetBroadcaster(b Broadcaster) {
 	if b == nil {
 		r.broadcaster.Store(nil)
@@ -119,14 +121,14 @@ func (r *Replica) endSubscription() {
 	}
 }
 
-// retract retracts a revocation that the primary has.
+// retract retracts a revocation that the primary holds or that was reversed there.
 func (r *Replica) retract(cluster ClusterID, revocation management.Revocation) {
 	if b := r.currentBroadcaster(); b != nil {
 		b.Retract(cluster, revocation)
 	}
 }
 
-// publish publishes a pending revocation, and reports whether that succeeded.
+// publish publishes a pending revocation, and reports whether it succeeded.
 func (r *Replica) publish(ctx context.Context, revocation management.Revocation) (ok bool) {
 	b, cluster := r.currentBroadcaster(), r.clusterID.Load()
 	var err error
@@ -138,7 +140,7 @@ func (r *Replica) publish(ctx context.Context, revocation management.Revocation)
 	default:
 		err = b.Publish(ctx, *cluster, revocation)
 	}
-	// One failure is no reason to warn: Redis may be connecting, as after a start.
+	// A single failure is not logged, since Redis may still be connecting, as after a start.
 	if err != nil && r.publishFailures.Add(1) == 2 {
 		r.log.Warn("revocations made while the database is unreachable can't be published to the other nodes; retrying until the database has them", "error", err)
 	}
@@ -153,8 +155,8 @@ var (
 	errNoBroadcaster = errors.New("the gateways share no Redis (limits redis)")
 )
 
-// isBroadcast reports whether a revocation is one that a single node may decide. Each node reads the
-// others from the primary.
+// isBroadcast reports whether nodes broadcast a revocation of this kind. A node that is cut off
+// from the primary can't make the other kinds, so all nodes read these from the primary.
 func isBroadcast(r management.Revocation) bool {
 	return r.Action != management.SecretEnded && r.Action != management.TokenRevoked
 }
@@ -162,7 +164,7 @@ func isBroadcast(r management.Revocation) bool {
 // republishInterval is how often pending revocations are published again.
 const republishInterval = 5 * time.Second
 
-// republish publishes the pending revocations that other nodes may not have received.
+// republish publishes all pending revocations again, at most every republishInterval.
 func (r *Replica) republish(ctx context.Context) {
 	s := r.view.Load()
 	if r.pendingCount.Load() == 0 || s.copy == nil || time.Since(r.republished) < republishInterval {
@@ -180,7 +182,7 @@ func (r *Replica) republish(ctx context.Context) {
 	}
 }
 
-// subscribe applies the revocations that other nodes publish.
+// subscribe applies the revocations that other nodes publish, until ctx ends.
 func (r *Replica) subscribe(ctx context.Context) {
 	failing := false
 	for ctx.Err() == nil {
@@ -194,7 +196,7 @@ func (r *Replica) subscribe(ctx context.Context) {
 		case cluster != nil:
 			err = b.Subscribe(run, *cluster, func(list []management.Revocation) error {
 				if failing {
-					r.log.Info("revocations of other nodes are received again")
+					r.log.Info("revocations that other nodes publish are received again")
 					failing = false
 				}
 				return r.receive(run, *cluster, list)
@@ -207,7 +209,7 @@ func (r *Replica) subscribe(ctx context.Context) {
 		}
 		if err != nil && !failing {
 			failing = true
-			r.log.Warn("revocations that other nodes make while the database is unreachable are not received", "error", err)
+			r.log.Warn("revocations that other nodes make while the database is unreachable are not received; retrying", "error", err)
 		}
 		select {
 		case <-time.After(retryInterval):
@@ -216,11 +218,12 @@ func (r *Replica) subscribe(ctx context.Context) {
 	}
 }
 
-// primaryWait bounds how long the primary is asked about a received revocation before it is applied: it may
-// have been reversed since.
+// primaryWait bounds the question to the primary whether it holds or has reversed a received
+// revocation. After that the revocation is applied.
 const primaryWait = time.Second
 
-// receive applies received revocations, except those that the primary has or that were reversed there.
+// receive applies received revocations, except those that the primary already holds or has
+// reversed.
 func (r *Replica) receive(ctx context.Context, cluster ClusterID, list []management.Revocation) error {
 	list = r.resolved.unresolved(list, func(old management.Revocation) { r.retract(cluster, old) })
 	if len(list) == 0 {
@@ -228,13 +231,13 @@ func (r *Replica) receive(ctx context.Context, cluster ClusterID, list []managem
 	}
 	if r.primaryError() == nil {
 		short, cancel := context.WithTimeout(ctx, primaryWait)
-		is, err := r.primary.CompareRevocations(short, list)
+		states, err := r.primary.CompareRevocations(short, list)
 		cancel()
 		r.primaryChanged.notify()
 		if err == nil {
 			var rest []management.Revocation
 			for i, revocation := range list {
-				if is[i] == replication.Revoked || is[i] == replication.Reversed {
+				if states[i] == replication.Revoked || states[i] == replication.Reversed {
 					r.markResolved(revocation)
 				} else {
 					rest = append(rest, revocation)
@@ -256,14 +259,14 @@ func (r *Replica) receive(ctx context.Context, cluster ClusterID, list []managem
 	return nil
 }
 
-// storeReceived revokes here what other nodes revoked, also what the copy has no row of yet, and
-// keeps it for delivery.
+// storeReceived applies revocations of other nodes to the copy, and stores them as pending. It
+// also stores those whose row the copy does not have yet.
 func (r *Replica) storeReceived(ctx context.Context, list []management.Revocation) error {
 	r.pendingMu.Lock()
 	defer r.pendingMu.Unlock()
 	s := r.view.Load()
 	if s.copy == nil {
-		return fmt.Errorf("%w: there is no replica yet to store it in", gateway.ErrStore)
+		return fmt.Errorf("%w: there is no replica yet that could store the revocation", gateway.ErrStore)
 	}
 	if err := s.copy.RevokeAll(ctx, list); err != nil {
 		return err
@@ -272,8 +275,8 @@ func (r *Replica) storeReceived(ctx context.Context, list []management.Revocatio
 	return nil
 }
 
-// markResolved records that the primary has a revocation, or that it was reversed there: it is neither
-// published nor applied any more.
+// markResolved records that the primary holds a revocation, or has reversed it. From then on the
+// revocation is neither published nor applied when it is received.
 func (r *Replica) markResolved(revocation management.Revocation) {
 	if !isBroadcast(revocation) {
 		return
@@ -284,17 +287,18 @@ func (r *Replica) markResolved(revocation management.Revocation) {
 	}
 }
 
-// resolvedKept is how many resolved revocations are remembered at least.
+// resolvedKept is the least number of resolved revocations that are remembered.
 const resolvedKept = 10_000
 
-// resolved remembers resolved revocations, so that a late message does not revoke again.
+// resolved remembers resolved revocations, so that a late message does not apply one again.
 type resolved struct {
 	mu sync.Mutex
-	// recent and older hold the time up to which revocations are resolved. older is the older half.
+	// recent and older hold, for each key, the time up to which revocations are resolved. When
+	// recent is full, it becomes older.
 	recent, older map[entryKey]time.Time
 }
 
-// entryKey identifies a revocation but for its time.
+// entryKey identifies a revocation, apart from its time.
 type entryKey struct{ action, keyspace, id string }
 
 func entryKeyOf(r management.Revocation) entryKey { return entryKey{r.Action, r.Keyspace, r.ID} }
@@ -305,18 +309,18 @@ func (s *resolved) add(r management.Revocation) {
 	if s.recent == nil || len(s.recent) >= resolvedKept {
 		s.recent, s.older = make(map[entryKey]time.Time), s.recent
 	}
-	if d := entryKeyOf(r); r.At.After(s.recent[d]) {
-		s.recent[d] = r.At
+	if k := entryKeyOf(r); r.At.After(s.recent[k]) {
+		s.recent[k] = r.At
 	}
 }
 
-// unresolved returns the unresolved ones of list, and calls f with the others.
+// unresolved returns the revocations of list that are not resolved, and calls f with the others.
 func (s *resolved) unresolved(list []management.Revocation, f func(management.Revocation)) (out []management.Revocation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range list {
-		d := entryKeyOf(r)
-		if r.At.After(s.recent[d]) && r.At.After(s.older[d]) {
+		k := entryKeyOf(r)
+		if r.At.After(s.recent[k]) && r.At.After(s.older[k]) {
 			out = append(out, r)
 		} else {
 			f(r)

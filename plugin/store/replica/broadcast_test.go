@@ -15,20 +15,21 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 )
 
-// bus carries the revocations that nodes of a test publish. They stay, also when retracted.
+// bus carries revocations between the nodes of a test. It keeps them even if they are retracted.
 type bus struct {
 	mu        sync.Mutex
 	published []management.Revocation
 	more      chan struct{}
-	withdrawn int
+	retracted int
 }
 
 func newBus() *bus { return &bus{more: make(chan struct{})} }
 
-// busReader is one node's end of a bus.
+// busReader is the Broadcaster of one node on a bus.
 type busReader struct {
 	*bus
-	// position is how many of the published it has received; -1 while not subscribed.
+	// position counts the published revocations that the node received; -1 while it is not
+	// subscribed.
 	position int
 }
 
@@ -56,7 +57,7 @@ func (w *bus) wake() {
 func (w *bus) Retract(replica.ClusterID, management.Revocation) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.withdrawn++
+	w.retracted++
 }
 
 func (e *busReader) Subscribe(ctx context.Context, _ replica.ClusterID, f func([]management.Revocation) error) error {
@@ -80,7 +81,7 @@ func (e *busReader) Subscribe(ctx context.Context, _ replica.ClusterID, f func([
 	}
 }
 
-// replay has it receive all of it again.
+// replay makes the node receive all published revocations again.
 func (e *busReader) replay() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -88,7 +89,7 @@ func (e *busReader) replay() {
 	e.wake()
 }
 
-// nodesOnBus starts nodes on one primary, that tell each other by w.
+// nodesOnBus starts n nodes on one primary that broadcast through w.
 func nodesOnBus(t *testing.T, w *bus, n int) (nodes []*node) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "primary.db")
@@ -103,7 +104,7 @@ func nodesOnBus(t *testing.T, w *bus, n int) (nodes []*node) {
 	return nodes
 }
 
-func down(nodes []*node, yes bool) {
+func setDown(nodes []*node, yes bool) {
 	for _, n := range nodes {
 		n.down.Store(yes)
 	}
@@ -115,18 +116,19 @@ func waitAllSynced(nodes []*node) {
 	}
 }
 
-// waitReceived waits until a node has received all that is published.
+// waitReceived waits until the node has received all published revocations.
 func (n *node) waitReceived() {
 	n.t.Helper()
 	e := n.broadcaster.(*busReader)
-	testkit.Eventually(n.t, "all that is published is received", func() bool {
+	testkit.Eventually(n.t, "the node receives all published revocations", func() bool {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		return e.position == len(e.published)
 	})
 }
 
-// TestBroadcastToOthers revokes a key at one node while the primary is unreachable for both.
+// TestBroadcastToOthers revokes a key on one node while the primary is unreachable. The other node
+// rejects the key.
 func TestBroadcastToOthers(t *testing.T) {
 	t.Parallel()
 	nodes := nodesOnBus(t, newBus(), 2)
@@ -142,7 +144,7 @@ func TestBroadcastToOthers(t *testing.T) {
 		t.Fatal(r, err)
 	}
 	a.want(full, gateway.RevokedKey)
-	testkit.Eventually(t, "the other node rejects it", func() bool { return b.reasonFor(full) == gateway.RevokedKey })
+	testkit.Eventually(t, "the other node rejects the key", func() bool { return b.reasonFor(full) == gateway.RevokedKey })
 	a.down.Store(false)
 	b.down.Store(false)
 	a.waitSynced()
@@ -151,7 +153,7 @@ func TestBroadcastToOthers(t *testing.T) {
 	b.want(full, gateway.RevokedKey)
 }
 
-// The broadcaster changes while the replica runs, as where a reload names Redis.
+// The broadcaster can be replaced while the replica runs, as when a reload configures Redis.
 func TestSetBroadcaster(t *testing.T) {
 	t.Parallel()
 	w := newBus()
@@ -168,18 +170,18 @@ func TestSetBroadcaster(t *testing.T) {
 		defer first.mu.Unlock()
 		return first.position < 0
 	})
-	down(nodes, true)
+	setDown(nodes, true)
 	if r, err := a.RevokeKey(ctxOf(t), ada, ks, id); err != nil || r.Durable {
 		t.Fatal(r, err)
 	}
 	b.want(full, gateway.Allowed)
 	b.broadcaster = &busReader{bus: w, position: -1}
 	b.r.SetBroadcaster(b.broadcaster)
-	testkit.Eventually(t, "the other node rejects it", func() bool { return b.reasonFor(full) == gateway.RevokedKey })
+	testkit.Eventually(t, "the other node rejects the key", func() bool { return b.reasonFor(full) == gateway.RevokedKey })
 }
 
-// TestReversedAfterBroadcast enables a key again after its disabling was published and written, while
-// retractions fail: a node that receives it late does not revoke again.
+// TestReversedAfterBroadcast enables a key again after its disabling was published and written,
+// while retractions fail. A node that receives the disabling late does not apply it again.
 func TestReversedAfterBroadcast(t *testing.T) {
 	t.Parallel()
 	w := newBus()
@@ -190,7 +192,7 @@ func TestReversedAfterBroadcast(t *testing.T) {
 	id, full := a.key("a")
 	_, other := a.key("b")
 	waitAllSynced(nodes)
-	down(nodes, true)
+	setDown(nodes, true)
 	c.stop()
 	if r, err := a.DisableKey(ctxOf(t), ada, ks, id); err != nil || r.Durable {
 		t.Fatal(r, err)
@@ -198,10 +200,10 @@ func TestReversedAfterBroadcast(t *testing.T) {
 	if _, err := a.SuspendTenant(ctxOf(t), ada, ks, "b"); !acknowledged(err) {
 		t.Fatal(err)
 	}
-	testkit.Eventually(t, "the other node rejects both", func() bool {
+	testkit.Eventually(t, "the other node rejects both keys", func() bool {
 		return b.reasonFor(full) == gateway.DisabledKey && b.reasonFor(other) == gateway.TenantInactive
 	})
-	down(nodes, false)
+	setDown(nodes, false)
 	waitAllSynced(nodes[:2])
 	if r, err := b.EnableKey(ctxOf(t), ada, ks, id); err != nil || !r.Durable {
 		t.Fatal(r, err)
@@ -210,7 +212,7 @@ func TestReversedAfterBroadcast(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitAllSynced(nodes[:2])
-	fine := func(n *node) {
+	expectAccepted := func(n *node) {
 		t.Helper()
 		n.waitReceived()
 		n.want(full, gateway.Allowed)
@@ -219,31 +221,32 @@ func TestReversedAfterBroadcast(t *testing.T) {
 			t.Errorf("%d revocations are pending", p)
 		}
 	}
-	// A node that was stopped receives it now, and so does one that starts again.
+	// A node that was stopped meanwhile receives the old messages now, and so does one that
+	// restarts.
 	c.start()
 	c.waitSynced()
-	fine(c)
+	expectAccepted(c)
 	b.restart()
 	b.waitSynced()
-	fine(b)
-	// The primary is unreachable again, and all messages are received again.
-	down(nodes, true)
+	expectAccepted(b)
+	// While the primary is unreachable again, all nodes receive the old messages once more.
+	setDown(nodes, true)
 	for _, n := range nodes {
 		n.broadcaster.(*busReader).replay()
-		fine(n)
+		expectAccepted(n)
 	}
-	if w.withdrawn == 0 {
-		t.Error("nothing was withdrawn")
+	if w.retracted == 0 {
+		t.Error("no revocation was retracted")
 	}
 
-	// A new revocation holds.
+	// A new revocation applies on all nodes.
 	if _, err := c.DisableKey(ctxOf(t), ada, ks, id); err != nil {
 		t.Fatal(err)
 	}
 	for _, n := range nodes {
-		testkit.Eventually(t, "it is rejected", func() bool { return n.reasonFor(full) == gateway.DisabledKey })
+		testkit.Eventually(t, "the key is rejected", func() bool { return n.reasonFor(full) == gateway.DisabledKey })
 	}
-	down(nodes, false)
+	setDown(nodes, false)
 	waitAllSynced(nodes)
 	for _, n := range nodes {
 		n.want(full, gateway.DisabledKey)
@@ -251,8 +254,8 @@ func TestReversedAfterBroadcast(t *testing.T) {
 	}
 }
 
-// TestBroadcastWhileStopped stops a node before a revocation is published, and starts it while the
-// primary is unreachable.
+// TestBroadcastWhileStopped publishes a revocation while another node is stopped. That node
+// receives it when it starts, although the primary is unreachable.
 func TestBroadcastWhileStopped(t *testing.T) {
 	t.Parallel()
 	w := newBus()
@@ -261,16 +264,17 @@ func TestBroadcastWhileStopped(t *testing.T) {
 	a.tenant("a")
 	id, full := a.key("a")
 	waitAllSynced(nodes)
-	down(nodes, true)
+	setDown(nodes, true)
 	b.stop()
 	if _, err := a.RevokeKey(ctxOf(t), ada, ks, id); err != nil {
 		t.Fatal(err)
 	}
 	a.stop()
 	b.start()
-	testkit.Eventually(t, "it is rejected", func() bool { return b.reasonFor(full) == gateway.RevokedKey })
-	// The one that took the revocation never comes back: it is written all the same, as done by who did it.
-	down(nodes, false)
+	testkit.Eventually(t, "the key is rejected", func() bool { return b.reasonFor(full) == gateway.RevokedKey })
+	// The node that accepted the revocation stays stopped. The other one writes it to the primary,
+	// with the original actor.
+	setDown(nodes, false)
 	b.waitSynced()
 	if err := b.primary.Store.View(ctxOf(t), func(tx management.Tx) error {
 		rows, err := tx.Audit(audit.Query{Keyspace: ks, Key: id})
@@ -283,8 +287,8 @@ func TestBroadcastWhileStopped(t *testing.T) {
 	}
 }
 
-// TestDecidedInOrder enables a key at a node that still holds its disabling, just as the primary is
-// back: the later decision holds.
+// TestDecidedInOrder enables a key on a node that has not delivered its disabling yet, just when
+// the primary answers again. The later decision wins.
 func TestDecidedInOrder(t *testing.T) {
 	t.Parallel()
 	n, id, full := newNodeWithKey(t)
@@ -294,7 +298,7 @@ func TestDecidedInOrder(t *testing.T) {
 			t.Fatal(r, err)
 		}
 		n.down.Store(false)
-		testkit.Eventually(t, "changes are taken", func() bool {
+		testkit.Eventually(t, "the key is enabled", func() bool {
 			_, err := n.EnableKey(ctxOf(t), ada, ks, id)
 			if err != nil && !errors.Is(err, gateway.ErrStore) {
 				t.Fatal(err)

@@ -14,7 +14,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// CopiedPosition returns the primary's position up to which the copy is complete. ErrNotFound where the file is no copy.
+// CopiedPosition returns the primary's position that the copy has reached. It returns
+// gateway.ErrNotFound if the file is not a copy.
 func (c *Copy) CopiedPosition(ctx context.Context) (p replication.Position, err error) {
 	text, err := c.meta(ctx, "copied")
 	if err != nil {
@@ -23,7 +24,7 @@ func (c *Copy) CopiedPosition(ctx context.Context) (p replication.Position, err 
 	return p, json.Unmarshal([]byte(text), &p)
 }
 
-// LastSync returns when the copy was last known to be complete.
+// LastSync returns when the copy was last known to be up to date.
 func (c *Copy) LastSync(ctx context.Context) (time.Time, error) {
 	text, err := c.meta(ctx, "heard")
 	if err != nil {
@@ -39,14 +40,14 @@ func (c *Copy) meta(ctx context.Context, name string) (value string, err error) 
 	return value, err
 }
 
-// SetLastSync stores the time of the last sync, and the announced lease; nil leaves the
-// stored one.
-func (c *Copy) SetLastSync(ctx context.Context, at time.Time, promised *AnnouncedLease) error {
+// SetLastSync stores the time of the last sync and the announced lease. A nil lease leaves the
+// stored one unchanged.
+func (c *Copy) SetLastSync(ctx context.Context, at time.Time, lease *AnnouncedLease) error {
 	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error {
-		if _, err := t.Exec(`UPDATE meta SET value = $1 WHERE name = 'heard'`, at.UTC().Format(time.RFC3339Nano)); err != nil || promised == nil {
+		if _, err := t.Exec(`UPDATE meta SET value = $1 WHERE name = 'heard'`, at.UTC().Format(time.RFC3339Nano)); err != nil || lease == nil {
 			return err
 		}
-		text, err := json.Marshal(promised)
+		text, err := json.Marshal(lease)
 		if err != nil {
 			return err
 		}
@@ -55,13 +56,15 @@ func (c *Copy) SetLastSync(ctx context.Context, at time.Time, promised *Announce
 	})
 }
 
-// AnnouncedLease is what a node announced to the others: from At on it accepts keys by its copy for so long.
+// AnnouncedLease is the lease that a node announced to the other nodes: from At on it accepts keys
+// by its copy for the times in Trust.
 type AnnouncedLease struct {
 	At    time.Time         `json:"at"`
 	Trust cluster.Staleness `json:"trust"`
 }
 
-// Equal reports whether p and o announce the same times, or are both nil.
+// Equal reports whether p and o announce the same durations, or are both nil. It does not compare
+// At.
 func (p *AnnouncedLease) Equal(o *AnnouncedLease) bool {
 	if p == nil || o == nil {
 		return p == o
@@ -82,16 +85,17 @@ func (c *Copy) AnnouncedLease(ctx context.Context) (*AnnouncedLease, error) {
 	return p, json.Unmarshal([]byte(text), p)
 }
 
-// keptChanges is how many changes a copy keeps: its only follower, the gateway, follows closely.
+// keptChanges is how many changes a copy keeps. Only the gateway reads them, and it is never far
+// behind.
 const keptChanges = 10_000
 
-// Apply applies a delta, which must begin at the copy's position.
-// Revocations here that the primary lacks stay in force.
+// Apply applies a delta, which must begin at the copy's position. Revocations of the copy that the
+// primary lacks stay in force.
 //
-// It calls pending with the number of revocations to deliver, before readers can see the new rows.
-func (c *Copy) Apply(ctx context.Context, d *replication.Delta, heard time.Time, pending func(n int64)) error {
+// Apply calls pending with the number of pending revocations before readers can see the new rows.
+func (c *Copy) Apply(ctx context.Context, d *replication.Delta, syncedAt time.Time, pending func(n int64)) error {
 	nothing := func(*sqlstore.Tx) error { return nil }
-	return c.applyDelta(ctx, d, heard, nothing, func(t *sqlstore.Tx) error {
+	return c.applyDelta(ctx, d, syncedAt, nothing, func(t *sqlstore.Tx) error {
 		n, err := countPending(t)
 		if err == nil {
 			pending(n)
@@ -100,8 +104,8 @@ func (c *Copy) Apply(ctx context.Context, d *replication.Delta, heard time.Time,
 	})
 }
 
-// applyDelta is Apply; before runs first, and after last, in the same transaction.
-func (c *Copy) applyDelta(ctx context.Context, d *replication.Delta, heard time.Time, before, after func(*sqlstore.Tx) error) error {
+// applyDelta applies a delta. In the same transaction it calls before first and after last.
+func (c *Copy) applyDelta(ctx context.Context, d *replication.Delta, syncedAt time.Time, before, after func(*sqlstore.Tx) error) error {
 	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error {
 		if err := before(t); err != nil {
 			return err
@@ -115,7 +119,7 @@ func (c *Copy) applyDelta(ctx context.Context, d *replication.Delta, heard time.
 			return err
 		}
 		if at != d.From {
-			return fmt.Errorf("%w: the replica is at change %d, not %d", gateway.ErrStore, at.Seq, d.From.Seq)
+			return fmt.Errorf("%w: the replica is at change %d, but the changes to apply follow %d", gateway.ErrStore, at.Seq, d.From.Seq)
 		}
 		if err := applyRows(t, d); err != nil {
 			return err
@@ -132,7 +136,7 @@ func (c *Copy) applyDelta(ctx context.Context, d *replication.Delta, heard time.
 		if _, err := t.Exec(`UPDATE sequences SET value = $1 WHERE name = 'changes'`, d.To.Seq); err != nil {
 			return err
 		}
-		if err := setCopied(ctx, t.SQL, d.To, heard); err != nil {
+		if err := setCopied(ctx, t.SQL, d.To, syncedAt); err != nil {
 			return t.Fail(err)
 		}
 		if err := reapplyRevocations(t, d); err != nil {
@@ -144,7 +148,7 @@ func (c *Copy) applyDelta(ctx context.Context, d *replication.Delta, heard time.
 
 var tenantDeletedAt = replication.TenantRows.Column("deleted_at")
 
-// applyRows writes the rows of a delta.
+// applyRows writes the rows of a delta to the copy.
 func applyRows(t *sqlstore.Tx, d *replication.Delta) error {
 	for _, of := range []struct {
 		table *replication.Table
@@ -165,7 +169,8 @@ func applyRows(t *sqlstore.Tx, d *replication.Delta) error {
 			}
 		}
 	}
-	// Deletions first, since a digest may have moved from one key to another.
+	// All deletions come before the inserts, since a digest may have moved from one key to
+	// another.
 	for _, row := range d.Keys {
 		if _, err := t.Exec(`DELETE FROM secrets WHERE key_num = $1`, row[0]); err != nil {
 			return err
@@ -176,7 +181,8 @@ func applyRows(t *sqlstore.Tx, d *replication.Delta) error {
 			return err
 		}
 	}
-	// A deleted tenant leaves its slug; its keys go, with the personal data in them.
+	// The row of a deleted tenant stays, to reserve its slug. Its keys are deleted with their
+	// personal data.
 	for _, row := range d.Tenants {
 		if row[tenantDeletedAt] == nil {
 			continue
@@ -192,7 +198,7 @@ func applyRows(t *sqlstore.Tx, d *replication.Delta) error {
 	return nil
 }
 
-// Rehashed stores another form of a known secret, as Rehash.
+// Rehashed stores the new digest of a known secret.
 func (c *Copy) Rehashed(ctx context.Context, r gateway.Secret) error {
 	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error {
 		_, err := t.Exec(`UPDATE secrets SET digest = $3, algorithm = $4 WHERE id = $1 AND keyspace = $2`,

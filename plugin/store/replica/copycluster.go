@@ -8,10 +8,11 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// clusterID is the stored form of a cluster identity.
+// clusterID is the JSON form in which a copy stores a cluster identity.
 type clusterID struct{ Store, Key string }
 
-// ClusterID returns what SetClusterID stored. ErrNotFound where nothing was.
+// ClusterID returns the identity that SetClusterID stored. It returns gateway.ErrNotFound if there
+// is none.
 func (c *Copy) ClusterID(ctx context.Context) (store string, key []byte, err error) {
 	text, err := c.meta(ctx, "kin")
 	if err != nil {
@@ -24,8 +25,8 @@ func (c *Copy) ClusterID(ctx context.Context) (store string, key []byte, err err
 	return k.Store, key, err
 }
 
-// SetClusterID stores the id of the copied store, and the key by which the nodes
-// authenticate their messages.
+// SetClusterID stores the id of the copied store, and the key that authenticates the messages of
+// its nodes.
 func (c *Copy) SetClusterID(ctx context.Context, store string, key []byte) error {
 	text, err := json.Marshal(clusterID{store, hex.EncodeToString(key)})
 	if err != nil {

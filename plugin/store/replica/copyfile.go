@@ -23,24 +23,26 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// copyMark is in the header of SQLite files that are copies, as their
-// application id (https://www.sqlite.org/fileformat2.html#application_id). Such a file may be
-// deleted, since the primary has all of it. It reads "KGcp".
+// copyMark is the application id in the header of SQLite files that are copies
+// (https://www.sqlite.org/fileformat2.html#application_id). It marks files that may be deleted,
+// since the primary holds the same data. In ASCII it reads "KGcp".
 const copyMark = 0x4b476370
 
-// Kinds of files in the place of a copy.
+// These errors distinguish the kinds of files that are not a usable copy.
 var (
-	// ErrNoCopy is the error where there is no file, or none that can be used: a copy can be made there.
+	// ErrNoCopy is returned if there is no file, or a copy that can't be used. A new copy may be
+	// placed there.
 	ErrNoCopy = errors.New("there is no copy")
-	// ErrNotCopy is the error where the file is no copy: it must not be deleted.
-	ErrNotCopy = errors.New("this is no copy of a store: name another file for the replica, or move this one away")
+	// ErrNotCopy is returned if the file is not a copy. It must not be deleted.
+	ErrNotCopy = errors.New("this file is not a replica: configure another file for the replica, or move this one elsewhere")
 )
 
-// Copy is a copy of a store in an SQLite file of its own. As a Store it holds
-// tenants, keys, secrets and management tokens.
+// Copy is a copy of a store in an SQLite file. Used as a Store it has the primary's tenants, keys,
+// secrets and management tokens.
 type Copy struct{ *sqlite.Store }
 
-// inspectCopy checks the kind of the file at path by its header. The file must not be open.
+// inspectCopy returns nil if the header of the file at path is that of a copy. Otherwise it
+// returns ErrNoCopy, ErrNotCopy or an error of the system. The file must not be open.
 func inspectCopy(path string) error {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -73,8 +75,9 @@ func inspectCopy(path string) error {
 	return nil
 }
 
-// OpenCopy opens the copy at path. ErrNoCopy where there is none, or one that is damaged or
-// of a newer version, which may be deleted; ErrNotCopy where there is another file.
+// OpenCopy opens the copy at path, and returns its position. It returns ErrNoCopy if there is
+// none, or one that is damaged or has a newer schema, which may be deleted. It returns ErrNotCopy
+// if there is another file.
 func OpenCopy(ctx context.Context, path string, logger *slog.Logger) (*Copy, replication.Position, error) {
 	var none replication.Position
 	id, err := sqlite.Identity(path)
@@ -107,8 +110,8 @@ func OpenCopy(ctx context.Context, path string, logger *slog.Logger) (*Copy, rep
 	return c, p, nil
 }
 
-// migratePending moves the revocations for the primary from the table in which an earlier
-// version kept them.
+// migratePending moves pending revocations from the table "pending" of an earlier version to
+// "refused".
 func (c *Copy) migratePending(ctx context.Context) error {
 	return c.Write(ctx, "opening the replica", func(t *sqlstore.Tx) error {
 		var n int
@@ -124,8 +127,8 @@ func (c *Copy) migratePending(ctx context.Context) error {
 	})
 }
 
-// RemoveCopy removes the copy at path, which must not be open. Another kind of file stays, and
-// is an error.
+// RemoveCopy removes the copy at path, which must not be open. If the file is not a copy, it stays
+// and RemoveCopy returns an error.
 func RemoveCopy(path string) error {
 	id, err := sqlite.Identity(path)
 	if err != nil {
@@ -137,8 +140,8 @@ func RemoveCopy(path string) error {
 	return sqlite.Remove(id)
 }
 
-// CopyBuilder makes a copy in a temporary file of the same directory. It is not visible
-// before Place. The next builder removes the remains of a crash.
+// CopyBuilder makes a copy in a temporary file of the same directory. Only Place moves it to its
+// path. If a crash leaves a temporary file, the next builder removes it.
 type CopyBuilder struct {
 	path, partial string
 	db            *sql.DB
@@ -150,13 +153,13 @@ type CopyBuilder struct {
 	rows          int64
 }
 
-// rowsAtOnce is how many rows one statement inserts: SQLite takes 32,766 parameters.
+// rowsAtOnce limits the rows that one statement inserts: SQLite accepts 32,766 parameters.
 const rowsAtOnce = 100
 
-// builderCacheKiB bounds the memory that making a copy takes in SQLite.
+// builderCacheKiB limits SQLite's memory while a copy is made.
 const builderCacheKiB = 64 << 10
 
-// NewCopy begins a copy that will be at path.
+// NewCopy begins a copy that Place will move to path.
 func NewCopy(ctx context.Context, path string) (_ *CopyBuilder, err error) {
 	id, err := sqlite.Identity(path)
 	if err != nil {
@@ -174,7 +177,7 @@ func NewCopy(ctx context.Context, path string) (_ *CopyBuilder, err error) {
 			b.Discard()
 		}
 	}()
-	// The file of a crash is never used, so nothing has to survive one.
+	// A temporary file is never used after a crash, so SQLite need not make it durable.
 	if b.db, err = sqlite.OpenDB(b.partial, url.Values{
 		"mode": {"rw"}, "_dqs": {"0"}, "_journal_mode": {"OFF"}, "_synchronous": {"OFF"}, "_locking_mode": {"EXCLUSIVE"},
 		"_pragma": {fmt.Sprintf("cache_size(-%d)", builderCacheKiB), fmt.Sprintf("application_id(%d)", copyMark)},
@@ -194,10 +197,11 @@ func NewCopy(ctx context.Context, path string) (_ *CopyBuilder, err error) {
 	return b, nil
 }
 
-// unneeded are indexes that no query of a copy uses.
+// unneeded are the indexes that no query of a copy uses.
 var unneeded = map[string]bool{"keys_prefix": true, "keys_active": true, "tokens_made": true}
 
-// dropIndexes removes the indexes: Index makes them in one go at the end.
+// dropIndexes drops the indexes while the tables are empty. Index creates the needed ones once all
+// rows are there, which is faster.
 func (b *CopyBuilder) dropIndexes(ctx context.Context) error {
 	names, args := []string{}, []any{}
 	cond, args := sqlstore.In(args, []string{"tenants", "keys", "secrets", "tokens"})
@@ -221,10 +225,10 @@ func (b *CopyBuilder) dropIndexes(ctx context.Context) error {
 	return nil
 }
 
-// Begin sets the position of the copied store. It is called once.
+// Begin sets the position of the copied store. A second call is an error.
 func (b *CopyBuilder) Begin(p replication.Position) error {
 	if b.begun {
-		return errors.New("the store began the copy again")
+		return errors.New("the copied store started again from the beginning")
 	}
 	b.begun, b.position = true, p
 	return nil
@@ -254,7 +258,7 @@ func (b *CopyBuilder) Write(ctx context.Context, table string, rows []replicatio
 	return nil
 }
 
-// insert returns the statement that inserts n rows.
+// insert returns the prepared statement that inserts n rows into a table.
 func (b *CopyBuilder) insert(ctx context.Context, table string, n int) (*sql.Stmt, error) {
 	id := fmt.Sprint(table, n)
 	if s := b.inserts[id]; s != nil {
@@ -274,10 +278,10 @@ func (b *CopyBuilder) insert(ctx context.Context, table string, n int) (*sql.Stm
 	return nil, fmt.Errorf("copies hold no table %s", table)
 }
 
-// Rows returns how many rows were written.
+// Rows returns how many rows were written so far.
 func (b *CopyBuilder) Rows() int64 { return b.rows }
 
-// Index makes the indexes, when all rows are written, and syncs the file to the disk.
+// Index creates the indexes and syncs the file to the disk. Call it when all rows are written.
 func (b *CopyBuilder) Index(ctx context.Context) error {
 	for _, text := range b.indexes {
 		if _, err := b.tx.ExecContext(ctx, text); err != nil {
@@ -295,8 +299,8 @@ func (b *CopyBuilder) Index(ctx context.Context) error {
 	return err
 }
 
-// sync syncs the file to the disk. Closing the file drops the locks that SQLite holds
-// on it, which no other process needs.
+// sync syncs the file to the disk. Opening and closing the file drops SQLite's locks on it, which
+// does no harm here: no other process uses the temporary file.
 func (b *CopyBuilder) sync() error {
 	_, err := sqlite.SyncFile(b.partial)
 	return err
@@ -307,13 +311,13 @@ func (b *CopyBuilder) transaction(ctx context.Context) *sqlstore.Tx {
 	return sqlstore.NewTx(ctx, b.tx, sqlite.Dialect, b.partial)
 }
 
-// CompareRevocations returns the state of each revocation in the copied rows: never replication.Reversed, which
-// only the primary knows. Call it after Index.
+// CompareRevocations returns the state of each revocation in the copied rows. It never returns
+// replication.Reversed, as a copy holds no audit events. Call it after Index.
 func (b *CopyBuilder) CompareRevocations(ctx context.Context, list []management.Revocation) ([]replication.RevocationState, error) {
 	return replication.Compare(b.transaction(ctx), list)
 }
 
-// AddRevocations adds revocations that the copied rows lack.
+// AddRevocations adds revocations of the former copy that the copied rows lack.
 func (b *CopyBuilder) AddRevocations(ctx context.Context, list []replication.StoredRevocation) error {
 	t := b.transaction(ctx)
 	for _, k := range list {
@@ -331,12 +335,12 @@ func (b *CopyBuilder) AddRevocations(ctx context.Context, list []replication.Sto
 	return nil
 }
 
-// Finish syncs the complete file to the disk. Place puts it in place.
-func (b *CopyBuilder) Finish(ctx context.Context, heard time.Time) error {
+// Finish stores the position and syncs the complete file to the disk. Call Place after that.
+func (b *CopyBuilder) Finish(ctx context.Context, syncedAt time.Time) error {
 	if _, err := b.tx.ExecContext(ctx, `UPDATE sequences SET value = $1 WHERE name = 'changes'`, b.position.Seq); err != nil {
 		return err
 	}
-	if err := setCopied(ctx, b.tx, b.position, heard); err != nil {
+	if err := setCopied(ctx, b.tx, b.position, syncedAt); err != nil {
 		return err
 	}
 	if err := b.tx.Commit(); err != nil {
@@ -348,13 +352,13 @@ func (b *CopyBuilder) Finish(ctx context.Context, heard time.Time) error {
 	return b.sync()
 }
 
-// Place puts the finished copy in the place of the former one, which must not be open. A crash
-// leaves one of the two.
+// Place moves the finished copy to its path, in place of the former copy, which must not be open.
+// After a crash, one of the two is there.
 func (b *CopyBuilder) Place() error {
 	if err := inspectCopy(b.path); err != nil && !errors.Is(err, ErrNoCopy) {
 		return fmt.Errorf("%s: %w", b.path, err)
 	}
-	// Closing moved the former one's write-ahead log into it.
+	// When the former copy was closed, its write-ahead log was moved into it.
 	for _, ext := range []string{"-wal", "-shm", "-journal"} {
 		if err := os.Remove(b.path + ext); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -366,7 +370,7 @@ func (b *CopyBuilder) Place() error {
 	return sqlite.SyncDir(filepath.Dir(b.path))
 }
 
-// Discard ends a copy that was not placed.
+// Discard removes a copy that was not placed. After Place it has no effect on the copy.
 func (b *CopyBuilder) Discard() {
 	if b.tx != nil {
 		b.tx.Rollback()
@@ -377,18 +381,18 @@ func (b *CopyBuilder) Discard() {
 	_ = sqlite.Remove(b.partial)
 }
 
-// executor is a *sql.Tx.
+// executor is implemented by *sql.Tx.
 type executor interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 }
 
-// setCopied stores the position of a copy.
-func setCopied(ctx context.Context, e executor, p replication.Position, heard time.Time) error {
+// setCopied stores the position of a copy and the time of its last sync.
+func setCopied(ctx context.Context, e executor, p replication.Position, syncedAt time.Time) error {
 	text, err := json.Marshal(p)
 	if err != nil {
 		return err
 	}
-	for name, value := range map[string]string{"copied": string(text), "heard": heard.UTC().Format(time.RFC3339Nano)} {
+	for name, value := range map[string]string{"copied": string(text), "heard": syncedAt.UTC().Format(time.RFC3339Nano)} {
 		if _, err := e.ExecContext(ctx, `INSERT INTO meta (name, value) VALUES ($1, $2)
 			ON CONFLICT (name) DO UPDATE SET value = excluded.value`, name, value); err != nil {
 			return err

@@ -11,13 +11,14 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// Revoke revokes here what the primary does not know of yet, and keeps the revocation for delivery.
-// It is on the disk when Revoke returns. ErrNotFound where the copy has no such key or tenant.
+// Revoke applies a revocation that the primary does not have yet to its row, and stores it as
+// pending. When Revoke returns, both are on the disk. It returns gateway.ErrNotFound if the copy
+// has no such key or tenant.
 func (c *Copy) Revoke(ctx context.Context, r management.Revocation) error {
 	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error { return revokeAndStore(t, r) })
 }
 
-// RevokeAll is Revoke for a list. It also stores revocations that the copy has no row for.
+// RevokeAll is Revoke for a list. It also stores revocations whose row the copy does not have.
 func (c *Copy) RevokeAll(ctx context.Context, list []management.Revocation) error {
 	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error {
 		for _, r := range list {
@@ -33,7 +34,7 @@ func (c *Copy) RevokeAll(ctx context.Context, list []management.Revocation) erro
 	})
 }
 
-// revokeAndStore revokes a row, and keeps the revocation for delivery.
+// revokeAndStore applies a revocation to its row, and stores it as pending.
 func revokeAndStore(t *sqlstore.Tx, r management.Revocation) error {
 	if r.Change().Kind == gateway.ChangeTenant && r.Created.IsZero() {
 		in, err := t.Tenant(r.Keyspace, r.ID)
@@ -48,7 +49,7 @@ func revokeAndStore(t *sqlstore.Tx, r management.Revocation) error {
 	return replication.StoreRevocation(t, replication.StoredRevocation{Revocation: r})
 }
 
-// Reverse ends reversible revocations, unless they were decided again since.
+// Reverse ends reversible revocations, unless they were decided again later.
 func (c *Copy) Reverse(ctx context.Context, list []management.Revocation) error {
 	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error {
 		for _, r := range list {
@@ -76,7 +77,8 @@ func (c *Copy) Reverse(ctx context.Context, list []management.Revocation) error 
 	})
 }
 
-// reapplyRevocations applies to the rows of a delta the revocations here that the primary lacks.
+// reapplyRevocations applies the copy's stored revocations to the rows of a delta. If such a row
+// was unknown before, its revocation becomes pending again.
 func reapplyRevocations(t *sqlstore.Tx, d *replication.Delta) error {
 	var some bool
 	if err := t.Row(`SELECT EXISTS (SELECT 1 FROM refused)`, nil, &some); err != nil || !some {
@@ -114,7 +116,8 @@ func reapplyRevocations(t *sqlstore.Tx, d *replication.Delta) error {
 	return nil
 }
 
-// Pending returns the revocations that are not written to the primary yet, oldest first.
+// Pending returns the revocations that must still be written to the primary, in the order in which
+// they were stored.
 func (c *Copy) Pending(ctx context.Context) (out []replication.StoredRevocation, err error) {
 	err = c.Snapshot(ctx, "reading the replica", func(t *sqlstore.Tx) (err error) {
 		out, err = replication.SelectRevocations(t, `WHERE absent_since IS NULL`)
@@ -137,14 +140,15 @@ func countPending(t *sqlstore.Tx) (n int64, err error) {
 	return n, err
 }
 
-// MarkUnknown marks a pending revocation whose row the primary does not have. It
-// deletes one that names only a slug, which could later be another tenant's. Where the copy has the row, the two are
-// different states of the primary: then it stays pending, and that is an error.
+// MarkUnknown marks a pending revocation whose row the primary does not have. A revocation that
+// names only a tenant's slug is deleted instead, since a later tenant may get that slug. If the
+// copy has the row, it is not at the same state as the primary: then MarkUnknown returns an error
+// and the revocation stays pending.
 func (c *Copy) MarkUnknown(ctx context.Context, r management.Revocation) error {
 	return c.Write(ctx, "writing to the replica", func(t *sqlstore.Tx) error {
-		is, err := replication.Compare(t, []management.Revocation{r})
-		if err == nil && is[0] != replication.UnknownID {
-			err = errors.New("the database lacks what the replica has: one of them is not up to date yet")
+		states, err := replication.Compare(t, []management.Revocation{r})
+		if err == nil && states[0] != replication.UnknownID {
+			err = errors.New("the database lacks a row that the replica has: one of them is not up to date yet")
 		}
 		if err != nil {
 			return err
@@ -156,29 +160,30 @@ func (c *Copy) MarkUnknown(ctx context.Context, r management.Revocation) error {
 	})
 }
 
-// Resolve deletes a pending revocation, and applies the primary's state instead: d has the
-// rows, as Reread returns them. Unless it was reversed, they must revoke too, or
-// Resolve does nothing and returns false.
-func (c *Copy) Resolve(ctx context.Context, r management.Revocation, takenBack bool, d *replication.Delta, heard time.Time) (bool, error) {
-	lacks := errors.New("it is not revoked")
-	err := c.applyDelta(ctx, d, heard, func(t *sqlstore.Tx) error { return replication.DeleteRevocation(t, r) }, func(t *sqlstore.Tx) error {
-		if takenBack {
+// Resolve deletes a pending revocation and applies the primary's rows instead, which d holds as
+// Reread returns them. Unless the revocation was reversed, these rows must show it. If they do
+// not, Resolve changes nothing and returns false.
+func (c *Copy) Resolve(ctx context.Context, r management.Revocation, reversed bool, d *replication.Delta, syncedAt time.Time) (bool, error) {
+	errNotRevoked := errors.New("the row is not revoked")
+	err := c.applyDelta(ctx, d, syncedAt, func(t *sqlstore.Tx) error { return replication.DeleteRevocation(t, r) }, func(t *sqlstore.Tx) error {
+		if reversed {
 			return nil
 		}
-		is, err := replication.Compare(t, []management.Revocation{r})
-		if err == nil && is[0] != replication.Revoked {
-			err = lacks
+		states, err := replication.Compare(t, []management.Revocation{r})
+		if err == nil && states[0] != replication.Revoked {
+			err = errNotRevoked
 		}
 		return err
 	})
-	if errors.Is(err, lacks) {
+	if errors.Is(err, errNotRevoked) {
 		return false, nil
 	}
 	return err == nil, err
 }
 
-// Overlay returns rec with the copy's revocations applied, and those of them
-// that might have been reversed. ErrNotFound where one deletes it. rec stays unchanged.
+// Overlay returns a copy of rec to which the revocations of c are applied, and those that the
+// primary may have reversed. It returns gateway.ErrNotFound if a revocation deletes the key or the
+// tenant.
 func (c *Copy) Overlay(ctx context.Context, rec *gateway.Record) (over *gateway.Record, reversible []management.Revocation, err error) {
 	key, tenant := *rec.Key, *rec.Tenant
 	over = &gateway.Record{Secret: rec.Secret, Key: &key, Tenant: &tenant}
@@ -220,7 +225,8 @@ func (c *Copy) Overlay(ctx context.Context, rec *gateway.Record) (over *gateway.
 	return over, reversible, nil
 }
 
-// ReversibleRevocations returns the revocations of a key or a tenant here that could have been reversed.
+// ReversibleRevocations returns the copy's revocations of a key or tenant that the primary may
+// have reversed.
 func (c *Copy) ReversibleRevocations(ctx context.Context, ch gateway.Change) (out []management.Revocation, err error) {
 	err = c.Snapshot(ctx, "reading the replica", func(t *sqlstore.Tx) (err error) {
 		var list []management.Revocation
@@ -241,8 +247,8 @@ func (c *Copy) ReversibleRevocations(ctx context.Context, ch gateway.Change) (ou
 	return out, err
 }
 
-// recordRevocations returns the revocations of the key, the tenant and the secret in rec: of
-// their rows here, and of the table of revocations.
+// recordRevocations returns the copy's revocations of the key, the tenant and the secret in rec,
+// both from their rows and from the stored revocations.
 func recordRevocations(t *sqlstore.Tx, rec *gateway.Record) (out []management.Revocation, err error) {
 	stored := func(keyspace, about string, ours func(replication.StoredRevocation) bool) error {
 		list, err := replication.SelectRevocations(t, `WHERE about = $1 AND keyspace = $2`, about, keyspace)
@@ -260,16 +266,16 @@ func recordRevocations(t *sqlstore.Tx, rec *gateway.Record) (out []management.Re
 		if err := stored(in.Keyspace, sqlstore.Fold(in.Slug), func(k replication.StoredRevocation) bool { return same(k.Created) }); err != nil {
 			return nil, err
 		}
-		is, err := t.Tenant(in.Keyspace, in.Slug)
+		row, err := t.Tenant(in.Keyspace, in.Slug)
 		if err := ignoreNotFound(err); err != nil {
 			return nil, err
 		}
-		if err == nil && same(is.CreatedAt) {
-			r := management.Revocation{Keyspace: is.Keyspace, ID: is.Slug, Created: is.CreatedAt, At: is.UpdatedAt, Action: management.TenantSuspended}
-			if !is.DeletedAt.IsZero() {
-				r.Action, r.At = management.TenantDeleted, is.DeletedAt
+		if err == nil && same(row.CreatedAt) {
+			r := management.Revocation{Keyspace: row.Keyspace, ID: row.Slug, Created: row.CreatedAt, At: row.UpdatedAt, Action: management.TenantSuspended}
+			if !row.DeletedAt.IsZero() {
+				r.Action, r.At = management.TenantDeleted, row.DeletedAt
 			}
-			if !is.Active || !is.DeletedAt.IsZero() {
+			if !row.Active || !row.DeletedAt.IsZero() {
 				out = append(out, r)
 			}
 		}
@@ -278,22 +284,22 @@ func recordRevocations(t *sqlstore.Tx, rec *gateway.Record) (out []management.Re
 		if err := stored(key.Keyspace, key.ID, nil); err != nil {
 			return nil, err
 		}
-		is, err := t.Key(key.Keyspace, key.ID)
+		row, err := t.Key(key.Keyspace, key.ID)
 		if err := ignoreNotFound(err); err != nil {
 			return nil, err
 		}
 		if err == nil {
-			r := management.Revocation{Keyspace: is.Keyspace, ID: is.ID}
-			if is.Disabled {
-				r.Action, r.At = management.KeyDisabled, is.UpdatedAt
+			r := management.Revocation{Keyspace: row.Keyspace, ID: row.ID}
+			if row.Disabled {
+				r.Action, r.At = management.KeyDisabled, row.UpdatedAt
 				out = append(out, r)
 			}
-			if !is.RevokedAt.IsZero() {
-				r.Action, r.At = management.KeyRevoked, is.RevokedAt
+			if !row.RevokedAt.IsZero() {
+				r.Action, r.At = management.KeyRevoked, row.RevokedAt
 				out = append(out, r)
 			}
-			if !is.DeletedAt.IsZero() {
-				r.Action, r.At = management.KeyDeleted, is.DeletedAt
+			if !row.DeletedAt.IsZero() {
+				r.Action, r.At = management.KeyDeleted, row.DeletedAt
 				out = append(out, r)
 			}
 		}

@@ -12,7 +12,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 )
 
-// TestFileIsItsOwners holds all files of a replica to that nobody else reads them.
+// TestFileIsItsOwners checks that only the owner may read the files of a replica.
 func TestFileIsItsOwners(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
@@ -29,9 +29,10 @@ func TestFileIsItsOwners(t *testing.T) {
 	}
 }
 
-// TestFilesThatCanBeThrownAway are damaged copies and those of other stores: new ones are made.
-func TestFilesThatCanBeThrownAway(t *testing.T) {
-	for name, spoil := range map[string]func(t *testing.T, n *node){
+// TestReplacedFiles damages or removes the copy, or puts another store's in its place. A new copy
+// is made.
+func TestReplacedFiles(t *testing.T) {
+	for name, damage := range map[string]func(t *testing.T, n *node){
 		"removed": func(t *testing.T, n *node) {
 			if err := replica.RemoveCopy(n.file); err != nil {
 				t.Fatal(err)
@@ -72,7 +73,7 @@ func TestFilesThatCanBeThrownAway(t *testing.T) {
 			revoked, other := n.key("a")
 			n.waitSynced()
 			n.stop()
-			spoil(t, n)
+			damage(t, n)
 			n.start()
 			n.want(full, gateway.Allowed)
 			if _, err := n.RevokeKey(ctxOf(t), ada, ks, revoked); err != nil {
@@ -84,7 +85,7 @@ func TestFilesThatCanBeThrownAway(t *testing.T) {
 			n.want(full, gateway.Allowed)
 			n.want(other, gateway.RevokedKey)
 			if rec, err := n.r.LookupSecret(ctxOf(t), ks, "nothing"); !errors.Is(err, gateway.ErrNotFound) && !errors.Is(err, gateway.ErrStore) {
-				t.Errorf("a secret that is none: %v, %v", rec, err)
+				t.Errorf("an unknown secret: %v, %v", rec, err)
 			}
 			n.down.Store(false)
 			if k, err := n.Key(ctxOf(t), ada, ks, id); err != nil || k.ID != id {
@@ -94,11 +95,11 @@ func TestFilesThatCanBeThrownAway(t *testing.T) {
 	}
 }
 
-// TestDamagedWhileOpen damages the copy under a running node.
+// TestDamagedWhileOpen overwrites the copy of a running node. The node keeps accepting keys.
 func TestDamagedWhileOpen(t *testing.T) {
 	t.Parallel()
 	n, _, full := newNodeWithKey(t)
-	// What comes after the copy stands in its log.
+	// Changes after the copy are in its write-ahead log.
 	n.tenant("b")
 	n.waitSynced()
 	for _, ext := range []string{"", "-wal"} {
@@ -113,23 +114,23 @@ func TestDamagedWhileOpen(t *testing.T) {
 		if _, err := f.WriteAt([]byte(strings.Repeat("\xa5", int(info.Size()))), 0); err != nil {
 			t.Fatal(err)
 		}
-		// It stays open: closing it would drop the locks that the node has on the file.
+		// The file stays open, since closing it would drop the node's locks on it.
 		t.Cleanup(func() { f.Close() })
 	}
 	_, second := n.key("a")
-	testkit.Eventually(t, "both keys are let in", func() bool {
+	testkit.Eventually(t, "both keys are accepted", func() bool {
 		return n.reasonFor(full) == gateway.Allowed && n.reasonFor(second) == gateway.Allowed
 	})
 }
 
-// TestOtherFilesStay holds a replica to leaving alone what is none.
+// TestOtherFilesStay checks that a file which is not a replica is rejected and stays unchanged.
 func TestOtherFilesStay(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	store := filepath.Join(dir, "keygate.db")
 	sqlitePrimary(t, store).Close()
 	text := filepath.Join(dir, "notes.txt")
-	if err := os.WriteFile(text, []byte(strings.Repeat("of mine ", 100)), 0o600); err != nil {
+	if err := os.WriteFile(text, []byte(strings.Repeat("my notes ", 100)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, file := range []string{store, text, dir} {
@@ -138,7 +139,7 @@ func TestOtherFilesStay(t *testing.T) {
 		r, err := replica.Open(t.Context(), replica.Options{File: file, Primary: primary, Logger: quiet})
 		if err == nil {
 			r.Close()
-			t.Fatalf("%s was taken for a replica", file)
+			t.Fatalf("%s was opened as a replica", file)
 		}
 		primary.Close()
 		if after, _ := os.ReadFile(file); string(after) != string(before) {
@@ -150,7 +151,7 @@ func TestOtherFilesStay(t *testing.T) {
 	}
 }
 
-// TestOneProcessPerFile refuses a file that another uses.
+// TestOneProcessPerFile checks that a second replica on the same file is rejected.
 func TestOneProcessPerFile(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
@@ -158,6 +159,6 @@ func TestOneProcessPerFile(t *testing.T) {
 	defer primary.Close()
 	if r, err := replica.Open(t.Context(), replica.Options{File: n.file, Primary: primary, Logger: quiet}); err == nil {
 		r.Close()
-		t.Fatal("two replicas in one file")
+		t.Fatal("two replicas were opened on one file")
 	}
 }

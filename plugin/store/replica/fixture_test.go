@@ -25,15 +25,15 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlstore"
 )
 
-// cutPrimary is a real store that a test takes away and brings back.
+// cutPrimary is a real store that a test can make unreachable.
 type cutPrimary struct {
 	*sqlstore.Store
 	replication.Source
 	cluster.Registry
-	// file is the store where that is an SQLite file.
+	// file is the store if it is an SQLite file, else nil.
 	file *sqlite.Store
 	down *atomic.Bool
-	// eachRevocation, where there is one, holds up those who ask for changes until it is closed.
+	// held blocks calls of Delta until the channel is closed; nil blocks none.
 	held atomic.Pointer[chan struct{}]
 }
 
@@ -45,7 +45,7 @@ func cutPostgres(s *postgres.Store) *cutPrimary {
 	return &cutPrimary{Store: s.Store, Source: s.Source, Registry: s}
 }
 
-var errDown = fmt.Errorf("%w: taken away by the test", gateway.ErrStore)
+var errDown = fmt.Errorf("%w: the test made the primary unreachable", gateway.ErrStore)
 
 func (c *cutPrimary) cut() error {
 	if c.down.Load() {
@@ -143,33 +143,33 @@ func (c *cutPrimary) WriteFlush(ctx context.Context, node string, f *gateway.Flu
 	return c.Store.WriteFlush(ctx, node, f)
 }
 
-// node is a gateway that checks keys by a replica, with its management.
+// node is a gateway with management that checks keys by a replica.
 type node struct {
 	*management.Manager
 	t           testing.TB
 	primary     *cutPrimary
 	down        atomic.Bool
-	path        string // the primary's, where it is a file
+	path        string // path of the primary, "" unless it is a file
 	open        func() *cutPrimary
-	file        string // the replica's
+	file        string // path of the replica
 	broadcaster replica.Broadcaster
 	r           *replica.Replica
 	gw          *cluster.Member
 	view        *gateway.View
 	stopped     bool
-	// backAt is when the primary last went back.
+	// backAt is when the test last restored a backup of the primary.
 	backAt time.Time
 }
 
 var ada = management.Actor{Name: "ada", IP: "192.0.2.1", Via: "api"}
 
-// newNode starts a node whose primary is the SQLite file at path.
+// newNode starts a node whose primary is an SQLite file at path.
 func newNode(t testing.TB, path string) *node {
 	t.Helper()
 	return newNodeOn(t, path, func() *cutPrimary { return cutSQLite(sqlitePrimary(t, path)) })
 }
 
-// newNodeWithKey starts a node that has taken over a tenant "a" and a key of its.
+// newNodeWithKey starts a node whose copy holds a tenant "a" with one key.
 func newNodeWithKey(t testing.TB) (n *node, id, full string) {
 	t.Helper()
 	n = newNode(t, filepath.Join(t.TempDir(), "primary.db"))
@@ -179,7 +179,7 @@ func newNodeWithKey(t testing.TB) (n *node, id, full string) {
 	return n, id, full
 }
 
-// newNodeOn starts a node whose primary open opens.
+// newNodeOn starts a node on the primary that open returns.
 func newNodeOn(t testing.TB, path string, open func() *cutPrimary) *node {
 	t.Helper()
 	n := &node{t: t, path: path, open: open, file: filepath.Join(t.TempDir(), "replica.db")}
@@ -222,7 +222,7 @@ func (n *node) start() {
 		if n.gw.Start(ctx) == nil {
 			return true
 		}
-		// Without a copy there is nothing to start with.
+		// A node without a copy can't start while the primary is unreachable.
 		n.down.Store(false)
 		return false
 	})
@@ -243,7 +243,7 @@ func (n *node) restart() {
 	n.start()
 }
 
-// check returns what the node says of a full key.
+// reasonFor checks a full key on the node and returns the reason of the decision.
 func (n *node) reasonFor(full string) gateway.Reason {
 	r := gateway.Request{Now: time.Now(), View: n.view, Keyspace: n.view.Keyspaces[ks], Credential: full,
 		Addr: netip.MustParseAddr("192.0.2.7"), Cost: 1, NoConcurrency: true}
@@ -255,10 +255,10 @@ func (n *node) reasonFor(full string) gateway.Reason {
 	return d.Reason
 }
 
-// resolved waits until the node answers by a copy that holds all that the primary does.
+// waitSynced waits until look-ups use a copy that holds all changes of the primary.
 func (n *node) waitSynced() {
 	n.t.Helper()
-	testkit.Eventually(n.t, "the replica holds what the primary does", func() bool {
+	testkit.Eventually(n.t, "the replica holds all changes of the primary", func() bool {
 		want, err := n.primary.Store.LastSeq(ctxOf(n.t))
 		if err != nil {
 			return false
@@ -269,7 +269,7 @@ func (n *node) waitSynced() {
 	})
 }
 
-// key makes a key and returns its id and the full key.
+// key creates a key, and returns its id and the full key.
 func (n *node) key(tenant string) (id, full string) {
 	n.t.Helper()
 	k, err := n.CreateKey(ctxOf(n.t), ada, ks, tenant, management.KeyFields{Name: management.Some("ci")})
@@ -286,15 +286,15 @@ func (n *node) tenant(slug string) {
 	}
 }
 
-// want fails where the node says otherwise of a key.
+// want fails the test if the node decides differently about a key.
 func (n *node) want(full string, want gateway.Reason) {
 	n.t.Helper()
 	if got := n.reasonFor(full); got != want {
-		n.t.Fatalf("the node says %v, want %v", got, want)
+		n.t.Fatalf("the node decided %v, want %v", got, want)
 	}
 }
 
-// backup copies the primary as it is now.
+// backup writes a backup of the primary to a new file and returns its path.
 func (n *node) backup() string {
 	n.t.Helper()
 	file := filepath.Join(n.t.TempDir(), "backup.db")
@@ -304,8 +304,8 @@ func (n *node) backup() string {
 	return file
 }
 
-// restore puts a backup in the place of the primary while it is open, and waits until it has
-// noticed.
+// restore replaces the primary's file by a backup while it is open, and waits until the store has
+// opened the new file.
 func (n *node) restore(backup string) {
 	n.t.Helper()
 	from, err := os.Open(backup)
@@ -325,8 +325,8 @@ func (n *node) restore(backup string) {
 	n.backAt = time.Now()
 }
 
-// acknowledged reports whether a change was acknowledged.
+// acknowledged reports whether a change was acknowledged: it is written, or accepted for later.
 func acknowledged(err error) bool {
-	var held *management.Accepted
-	return err == nil || errors.As(err, &held)
+	var accepted *management.Accepted
+	return err == nil || errors.As(err, &accepted)
 }

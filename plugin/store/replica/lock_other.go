@@ -2,5 +2,6 @@
 
 package replica
 
-// lockFile does nothing where files can't be locked: each gateway must be given its own.
+// lockFile does nothing, since these systems can't lock files. The operator must give each gateway
+// a file of its own.
 func lockFile(string) (unlock func(), err error) { return func() {}, nil }

@@ -14,24 +14,24 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-var modelRuns = flag.Int("model.runs", 3, "how many histories TestRevocationsHold goes through")
+var modelRuns = flag.Int("model.runs", 3, "how many random sequences TestRevocationsHold performs")
 
-// modelKey is what is known of a key whatever happened.
+// modelKey is what the model knows about a key, whatever happens to the node and the primary.
 type modelKey struct {
 	id, tenant string
-	// secrets are all that it had, newest last.
+	// secrets are all secrets that the key ever had, the newest last.
 	secrets []modelSecret
-	// refused: an acknowledged write did so, and no later one took it back. final: by one that
-	// can't be taken back.
-	refused, final bool
-	// sure says that it must be let in by its newest secret: nothing that was not answered may
-	// have refused it, and no rollback may have taken it away.
-	sure bool
+	// revoked: an acknowledged write revoked the key, and no later one reversed that. final: the
+	// revocation can't be reversed.
+	revoked, final bool
+	// certain: the newest secret must be accepted. No unacknowledged write may have revoked the
+	// key, and no restored backup may lack it.
+	certain bool
 }
 
 type modelSecret struct {
 	full string
-	// ended: an acknowledged rotation did so.
+	// ended: an acknowledged rotation ended the secret.
 	ended bool
 }
 
@@ -45,13 +45,15 @@ type model struct {
 	log     []string
 }
 
-// passing is the tenant that is deleted, and made again where the primary has gone back to
-// before there was one of that name.
+// passing is the tenant that is deleted again and again. It is created again if a restored backup
+// is from before there was a tenant of that name.
 const passing = "passing"
 
-func (m *model) note(format string, args ...any) { m.log = append(m.log, fmt.Sprintf(format, args...)) }
+func (m *model) record(format string, args ...any) {
+	m.log = append(m.log, fmt.Sprintf(format, args...))
+}
 
-// step does one thing at random.
+// step performs one random operation.
 func (m *model) step() {
 	up := !m.down.Load()
 	pick := func() *modelKey {
@@ -66,8 +68,8 @@ func (m *model) step() {
 		tenant := []string{"t0", "t1", "t2", passing}[m.rng.IntN(4)]
 		k, err := m.CreateKey(ctx, ada, ks, tenant, management.KeyFields{Name: management.Some("k")})
 		if err == nil {
-			m.note("created %s", k.ID)
-			m.keys = append(m.keys, &modelKey{id: k.ID, secrets: []modelSecret{{full: k.Key}}, tenant: tenant, sure: true})
+			m.record("created %s", k.ID)
+			m.keys = append(m.keys, &modelKey{id: k.ID, secrets: []modelSecret{{full: k.Key}}, tenant: tenant, certain: true})
 		} else if up && tenant != passing && !errors.Is(err, gateway.ErrStore) {
 			m.t.Fatalf("creating: %v\n%v", err, m.log)
 		}
@@ -92,52 +94,52 @@ func (m *model) step() {
 		case management.KeyDeleted:
 			err = m.DeleteKey(ctx, ada, ks, k.id, nil)
 		}
-		m.note("%s %s: %v", action, k.id, err)
-		k.sure = false
+		m.record("%s %s: %v", action, k.id, err)
+		k.certain = false
 		if acknowledged(err) {
-			k.refused, k.final = true, k.final || action != management.KeyDisabled
+			k.revoked, k.final = true, k.final || action != management.KeyDisabled
 		}
 	case n < 55:
 		if k := pick(); k != nil {
 			_, err := m.EnableKey(ctx, ada, ks, k.id)
-			m.note("enable %s: %v", k.id, err)
+			m.record("enable %s: %v", k.id, err)
 			if err == nil && !k.final {
-				k.refused = false
+				k.revoked = false
 			}
 		}
 	case n < 60:
 		slug := fmt.Sprint("t", m.rng.IntN(3))
 		if m.rng.IntN(2) == 0 {
 			_, err := m.SuspendTenant(ctx, ada, ks, slug)
-			m.note("suspend %s: %v", slug, err)
+			m.record("suspend %s: %v", slug, err)
 			if acknowledged(err) {
 				m.suspend[slug] = true
 			} else {
-				m.unsure(slug)
+				m.uncertain(slug)
 			}
 		} else {
 			_, err := m.ActivateTenant(ctx, ada, ks, slug)
-			m.note("activate %s: %v", slug, err)
+			m.record("activate %s: %v", slug, err)
 			if err == nil {
 				m.suspend[slug] = false
 			}
 		}
 	case n < 75:
 		m.down.Store(!m.down.Load())
-		m.note("down: %v", m.down.Load())
+		m.record("down: %v", m.down.Load())
 	case n < 82:
 		m.restart()
-		m.note("restarted")
+		m.record("restarted")
 	case n < 88:
 		m.backups = append(m.backups, m.backup())
-		m.note("backup %d", len(m.backups)-1)
+		m.record("backup %d", len(m.backups)-1)
 	case n < 92:
 		if len(m.backups) > 0 {
 			i := m.rng.IntN(len(m.backups))
 			m.node.restore(m.backups[i])
-			m.note("restored %d", i)
+			m.record("restored %d", i)
 			for _, k := range m.keys {
-				k.sure = false
+				k.certain = false
 			}
 		}
 	case n < 96:
@@ -145,25 +147,25 @@ func (m *model) step() {
 	default:
 		if up {
 			m.waitSynced()
-			m.note("settled")
+			m.record("synced")
 		}
 	}
 }
 
-func (m *model) unsure(tenant string) {
+func (m *model) uncertain(tenant string) {
 	for _, k := range m.keys {
 		if k.tenant == tenant {
-			k.sure = false
+			k.certain = false
 		}
 	}
 }
 
-// rotate gives a key another secret and ends those that the primary holds of it.
+// rotate rotates a key, and records the secrets that the primary then shows as ended.
 func (m *model) rotate(k *modelKey) {
-	sure := k.sure
-	k.sure = false
+	certain := k.certain
+	k.certain = false
 	r, err := m.RotateKey(ctxOf(m.t), ada, ks, k.id, 0)
-	m.note("rotate %s: %v", k.id, err)
+	m.record("rotate %s: %v", k.id, err)
 	if err != nil {
 		return
 	}
@@ -182,10 +184,10 @@ func (m *model) rotate(k *modelKey) {
 	for i, s := range k.secrets {
 		k.secrets[i].ended = s.ended || ended[candidate(s.full).Digest]
 	}
-	k.secrets, k.sure = append(k.secrets, modelSecret{full: r.Key}), sure
+	k.secrets, k.certain = append(k.secrets, modelSecret{full: r.Key}), certain
 }
 
-// pass deletes the passing tenant with its keys, or makes it where there is none.
+// pass deletes the passing tenant with its keys, or creates it if there is none.
 func (m *model) pass() {
 	if m.down.Load() {
 		return
@@ -203,35 +205,36 @@ func (m *model) pass() {
 		m.t.Fatal(err)
 	}
 	err := m.DeleteTenant(ctx, ada, ks, passing, true, nil)
-	m.note("deleted %s: %v", passing, err)
+	m.record("deleted %s: %v", passing, err)
 	for _, k := range m.keys {
 		if has[k.id] {
-			k.sure = false
+			k.certain = false
 			if err == nil {
-				k.refused, k.final = true, true
+				k.revoked, k.final = true, true
 			}
 		}
 	}
 	if err != nil {
 		_, err := m.CreateTenant(ctx, ada, ks, passing, management.TenantFields{})
-		m.note("made %s: %v", passing, err)
+		m.record("made %s: %v", passing, err)
 	}
 }
 
-// check checks every key.
+// check fails the test if a revoked key, an ended secret or a key of a suspended tenant is
+// accepted.
 func (m *model) check() {
 	for _, k := range m.keys {
 		for i, s := range k.secrets {
 			got := m.reasonFor(s.full)
-			if got == gateway.Allowed && (k.refused || s.ended || m.suspend[k.tenant]) {
-				m.t.Fatalf("%s is let in by secret %d, though refused: %+v, tenant suspended: %v\n%v", k.id, i, *k, m.suspend[k.tenant], m.log)
+			if got == gateway.Allowed && (k.revoked || s.ended || m.suspend[k.tenant]) {
+				m.t.Fatalf("%s is accepted with secret %d although it is revoked: %+v, tenant suspended: %v\n%v", k.id, i, *k, m.suspend[k.tenant], m.log)
 			}
 		}
 	}
 }
 
-// TestRevocationsHold lets everything happen that may, and holds the node to it that what was
-// refused with an acknowledged write is never let in without a later one.
+// TestRevocationsHold performs random sequences of everything that may happen to a node. A key
+// that an acknowledged write revoked is never accepted without a later write.
 func TestRevocationsHold(t *testing.T) {
 	for seed := range uint64(*modelRuns) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -241,7 +244,8 @@ func TestRevocationsHold(t *testing.T) {
 			for i := range 3 {
 				n.tenant(fmt.Sprint("t", i))
 			}
-			// A node that has no copy yet can't know better than the primary.
+			// The copy must be complete first: without one, a node only knows the primary's
+			// present state.
 			m.waitSynced()
 			m.backups = append(m.backups, m.backup())
 			for range 60 {
@@ -252,8 +256,8 @@ func TestRevocationsHold(t *testing.T) {
 			m.waitSynced()
 			m.check()
 			for _, k := range m.keys {
-				if got := m.reasonFor(k.secrets[len(k.secrets)-1].full); got != gateway.Allowed && k.sure && !m.suspend[k.tenant] {
-					t.Errorf("%s is refused: %v\n%v", k.id, got, m.log)
+				if got := m.reasonFor(k.secrets[len(k.secrets)-1].full); got != gateway.Allowed && k.certain && !m.suspend[k.tenant] {
+					t.Errorf("%s is rejected: %v\n%v", k.id, got, m.log)
 				}
 			}
 			sameRows(t, n)
@@ -261,7 +265,7 @@ func TestRevocationsHold(t *testing.T) {
 	}
 }
 
-// sameRows holds the replica to the primary, row by row.
+// sameRows compares the rows of the replica with those of the primary.
 func sameRows(t *testing.T, n *node) {
 	t.Helper()
 	dump := func(s management.Store) (out []string) {
@@ -279,7 +283,7 @@ func sameRows(t *testing.T, n *node) {
 				return err
 			}
 			for _, k := range keys {
-				// When it was last used is no change.
+				// Times of last use make no change, so the copy does not follow them.
 				k.LastUsedAt, k.LastUsedIP = time.Time{}, ""
 				secrets, err := tx.Secrets(ks, k.ID)
 				if err != nil {

@@ -11,7 +11,7 @@ import (
 
 var errClosed = fmt.Errorf("%w: the store was closed", gateway.ErrStore)
 
-// notifier wakes a waiter. A signal without a waiter is kept for the next one.
+// notifier wakes one waiter at each signal. A signal without a waiter is kept for the next wait.
 type notifier struct {
 	signal chan struct{}
 	closed chan struct{}
@@ -33,8 +33,8 @@ func (b *notifier) notify() {
 
 func (b *notifier) close() { b.once.Do(func() { close(b.closed) }) }
 
-// wait returns at the first signal since the last wait, with ctx's error when that ends, and
-// with errClosed when the notifier is closed.
+// wait returns nil at the first signal since the last wait. It returns ctx's error when ctx ends,
+// and errClosed when the notifier is closed.
 func (b *notifier) wait(ctx context.Context) error {
 	select {
 	case <-b.closed:
@@ -51,5 +51,5 @@ func (b *notifier) wait(ctx context.Context) error {
 	}
 }
 
-// unavailable reports whether err keeps the store from answering at all.
+// unavailable reports whether err means that the store could not answer.
 func unavailable(err error) bool { return errors.Is(err, gateway.ErrStore) }

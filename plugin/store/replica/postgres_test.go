@@ -19,7 +19,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 )
 
-// postgresPrimary returns what opens a store on the PostgreSQL at url.
+// postgresPrimary returns a function that opens a store on the PostgreSQL at url.
 func postgresPrimary(t testing.TB, url string) func() *cutPrimary {
 	return func() *cutPrimary {
 		t.Helper()
@@ -31,36 +31,37 @@ func postgresPrimary(t testing.TB, url string) func() *cutPrimary {
 	}
 }
 
-// TestPostgresUnreachable kills PostgreSQL under two nodes, and restarts one of them meanwhile.
+// TestPostgresUnreachable kills PostgreSQL under two nodes and restarts one of them meanwhile.
+// Both go on checking keys, and deliver revocations afterwards.
 func TestPostgresUnreachable(t *testing.T) {
 	t.Parallel()
 	pg := testserver.NewPostgres(t)
 	a := newNodeOn(t, "", postgresPrimary(t, pg.URL()))
 	b := newNodeOn(t, "", postgresPrimary(t, pg.URL()))
 	a.tenant("a")
-	_, fine := a.key("a")
+	_, active := a.key("a")
 	revoked, second := a.key("a")
-	away, third := a.key("a")
+	cutOff, third := a.key("a")
 	a.waitSynced()
 	b.waitSynced()
-	b.want(fine, gateway.Allowed)
+	b.want(active, gateway.Allowed)
 	if _, err := b.RevokeKey(ctxOf(t), ada, ks, revoked); err != nil {
 		t.Fatal(err)
 	}
 	a.waitSynced()
-	testkit.Eventually(t, "the other node rejects it", func() bool { return a.reasonFor(second) == gateway.RevokedKey })
+	testkit.Eventually(t, "the other node rejects the key", func() bool { return a.reasonFor(second) == gateway.RevokedKey })
 
 	pg.Kill()
 	a.restart()
 	for _, n := range []*node{a, b} {
-		n.want(fine, gateway.Allowed)
+		n.want(active, gateway.Allowed)
 		n.want(second, gateway.RevokedKey)
 		n.want(third, gateway.Allowed)
 	}
 	if _, err := a.CreateKey(ctxOf(t), ada, ks, "a", management.KeyFields{Name: management.Some("x")}); !errors.Is(err, gateway.ErrStore) {
 		t.Fatalf("creating while PostgreSQL is unreachable: %v", err)
 	}
-	if r, err := a.RevokeKey(ctxOf(t), ada, ks, away); err != nil || r.Durable {
+	if r, err := a.RevokeKey(ctxOf(t), ada, ks, cutOff); err != nil || r.Durable {
 		t.Fatalf("revoking while PostgreSQL is unreachable: %+v, %v", r, err)
 	}
 	a.want(third, gateway.RevokedKey)
@@ -69,14 +70,14 @@ func TestPostgresUnreachable(t *testing.T) {
 	a.waitSynced()
 	b.waitSynced()
 	for _, n := range []*node{a, b} {
-		n.want(fine, gateway.Allowed)
+		n.want(active, gateway.Allowed)
 		n.want(second, gateway.RevokedKey)
 		n.want(third, gateway.RevokedKey)
 	}
 }
 
-// TestPostgresJoin revokes a key between the moment in which a gateway's copy was brought up to date and
-// that in which others hear of the gateway: nobody waited for it.
+// TestPostgresJoin revokes a key after a starting gateway has synced its copy, but before it has
+// registered with the cluster. So no node waits for its confirmation, and it must sync once more.
 func TestPostgresJoin(t *testing.T) {
 	t.Parallel()
 	url := testserver.PostgresURL(t)
@@ -109,8 +110,8 @@ func TestPostgresJoin(t *testing.T) {
 	late.want(full, gateway.RevokedKey)
 }
 
-// TestPostgresPartition cuts a node off from PostgreSQL, without a connection being closed, while
-// another revokes a key.
+// TestPostgresPartition blocks a node's connections to PostgreSQL without closing them, while
+// another node revokes a key.
 func TestPostgresPartition(t *testing.T) {
 	t.Parallel()
 	pg := testserver.NewPostgres(t)
@@ -127,7 +128,7 @@ func TestPostgresPartition(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.want(full, gateway.RevokedKey)
-	testkit.Eventually(t, "the node notices", func() bool { return a.r.Status().Unreachable != nil })
+	testkit.Eventually(t, "the node finds the primary unreachable", func() bool { return a.r.Status().Unreachable != nil })
 	a.want(second, gateway.Allowed)
 	if r, err := a.DisableKey(ctxOf(t), ada, ks, other); err != nil || r.Durable {
 		t.Fatalf("disabling while cut off: %+v, %v", r, err)
@@ -142,8 +143,7 @@ func TestPostgresPartition(t *testing.T) {
 	}
 }
 
-// TestPostgresRestored puts an older state of the database in place of the one that a node has
-// followed.
+// TestPostgresRestored replaces the database that a node has followed by an empty one.
 func TestPostgresRestored(t *testing.T) {
 	t.Parallel()
 	before, after := testserver.PostgresURL(t), testserver.PostgresURL(t)
@@ -157,7 +157,7 @@ func TestPostgresRestored(t *testing.T) {
 	}
 	n.waitSynced()
 	n.stop()
-	// Another database altogether: nothing of it is known, and nothing that was known is in it.
+	// The new database has no data in common with the former one.
 	now = after
 	n.start()
 	n.waitSynced()
@@ -167,7 +167,7 @@ func TestPostgresRestored(t *testing.T) {
 	n.want(other, gateway.Allowed)
 }
 
-// rewinder is a database of a PostgreSQL server that can be put back to what it was.
+// rewinder is a database of a PostgreSQL server of which backups can be made and restored.
 type rewinder struct {
 	t    *testing.T
 	conn *pgx.Conn
@@ -195,7 +195,8 @@ func (b *rewinder) exec(query string) {
 	}
 }
 
-// alone does what nobody may be connected to the database for, as soon as nobody is.
+// execAlone runs a statement that requires that no one is connected to the database. It ends all
+// connections until the statement succeeds.
 func (b *rewinder) execAlone(query string) {
 	b.t.Helper()
 	b.exec("ALTER DATABASE keygate ALLOW_CONNECTIONS false")
@@ -206,7 +207,7 @@ func (b *rewinder) execAlone(query string) {
 	})
 }
 
-// backup returns the name of a copy of the database.
+// backup makes a copy of the database and returns its name.
 func (b *rewinder) backup() string {
 	b.t.Helper()
 	b.made++
@@ -216,7 +217,7 @@ func (b *rewinder) backup() string {
 	return name
 }
 
-// restore puts a backup in the place of the database.
+// restore replaces the database by a backup.
 func (b *rewinder) restore(backup string) {
 	b.t.Helper()
 	b.made++
@@ -224,7 +225,8 @@ func (b *rewinder) restore(backup string) {
 	b.exec("CREATE DATABASE keygate TEMPLATE " + backup)
 }
 
-// TestPostgresRewinds puts backups of PostgreSQL in its place under a node that goes on.
+// TestPostgresRewinds restores backups of PostgreSQL under a running node. Revoked keys stay
+// rejected.
 func TestPostgresRewinds(t *testing.T) {
 	t.Parallel()
 	b := newRewinder(t)
@@ -236,7 +238,7 @@ func TestPostgresRewinds(t *testing.T) {
 	n.waitSynced()
 	fulls := map[string]string{}
 	ids := map[string]string{}
-	for _, what := range []string{"fine", "revoked", "disabled", "deleted", "rotated"} {
+	for _, what := range []string{"active", "revoked", "disabled", "deleted", "rotated"} {
 		ids[what], fulls[what] = n.key("a")
 	}
 	_, fulls["suspended"] = n.key("b")
@@ -261,27 +263,27 @@ func TestPostgresRewinds(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.waitSynced()
-	refused := func() {
+	expectRejected := func() {
 		t.Helper()
 		for what, full := range fulls {
-			if got := n.reasonFor(full); got == gateway.Allowed && what != "fine" {
-				t.Fatalf("a %s key is let in", what)
+			if got := n.reasonFor(full); got == gateway.Allowed && what != "active" {
+				t.Fatalf("a %s key is accepted", what)
 			}
 		}
 	}
 	for _, backup := range []string{known, unknown, known} {
 		b.restore(backup)
 		n.backAt = time.Now()
-		refused()
+		expectRejected()
 		n.waitSynced()
-		refused()
+		expectRejected()
 	}
-	n.want(fulls["fine"], gateway.Allowed)
-	// As a node sees it that has no copy.
+	n.want(fulls["active"], gateway.Allowed)
+	// A node without a copy sees the same, since the revocations were written to the primary.
 	other := newNodeOn(t, "", postgresPrimary(t, b.url))
 	for what, full := range fulls {
-		if got := other.reasonFor(full); (got == gateway.Allowed) != (what == "fine") {
-			t.Errorf("elsewhere the %s key is %v", what, got)
+		if got := other.reasonFor(full); (got == gateway.Allowed) != (what == "active") {
+			t.Errorf("on a node without a former copy the %s key is %v", what, got)
 		}
 	}
 }

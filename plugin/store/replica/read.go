@@ -14,9 +14,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
-// onView calls f with the copy, or with the primary where there is no usable copy. over is the copy whose revocations
-// the primary may have lost, nil for none. f may run several times: the result of a copy that was replaced
-// meanwhile does not count.
+// onView calls f with the copy, or with the primary if there is no usable copy. over is the former
+// copy whose revocations the primary may have lost; nil for none. If the copy is replaced
+// meanwhile, its result does not count and f runs again.
 func (r *Replica) onView(ctx context.Context, f func(s gateway.Store, over *Copy) error) error {
 	for {
 		s := r.view.Load()
@@ -47,13 +47,13 @@ func (r *Replica) onView(ctx context.Context, f func(s gateway.Store, over *Copy
 	}
 }
 
-// staleAfter is the time without a sync after which the copy does not answer that a key is
-// unknown: the key may be new.
+// staleAfter is the time without a sync after which the copy no longer reports a key as unknown:
+// the key may be new.
 const staleAfter = 3 * time.Second
 
-var errStale = fmt.Errorf("%w: the replica does not have it, but has not synced for some seconds: it may be new", gateway.ErrStore)
+var errStale = fmt.Errorf("%w: the replica does not hold the key, but has not synced for some seconds: the key may be new", gateway.ErrStore)
 
-// stale reports whether the primary may have keys which the copy does not know of yet.
+// stale reports whether the primary may have keys that the copy does not have yet.
 func (r *Replica) stale() bool { return time.Since(r.LastSync()) > staleAfter }
 
 // Lookup implements gateway.Store.
@@ -84,50 +84,50 @@ func (r *Replica) LookupSecret(ctx context.Context, keyspace, secretID string) (
 	return rec, nil
 }
 
-// overlay returns rec with the revocations of former applied. ErrNotFound where
-// they delete it.
+// overlay returns rec with the revocations of former applied. It returns gateway.ErrNotFound if
+// these delete the key or tenant.
 func (r *Replica) overlay(ctx context.Context, former *Copy, rec *gateway.Record) (*gateway.Record, error) {
 	over, reversible, err := former.Overlay(ctx, rec)
 	if err != nil || len(reversible) == 0 {
 		return over, err
 	}
-	// It may have been reversed since.
-	if back, err := r.reverse(ctx, former, reversible); err != nil || !back {
-		return over, nil // revoked, until the primary reports a reversal
+	// The primary may have reversed some of these revocations.
+	if reversed, err := r.reverse(ctx, former, reversible); err != nil || !reversed {
+		return over, nil // revoked until the primary reports a reversal
 	}
 	over, _, err = former.Overlay(ctx, rec)
 	return over, err
 }
 
-// reverse ends those revocations of former that were reversed in the primary, and reports
-// whether there were any.
-func (r *Replica) reverse(ctx context.Context, former *Copy, list []management.Revocation) (back bool, err error) {
-	is, err := r.primary.CompareRevocations(ctx, list)
+// reverse ends the revocations of former that the primary has reversed, and reports whether there
+// were any.
+func (r *Replica) reverse(ctx context.Context, former *Copy, list []management.Revocation) (found bool, err error) {
+	states, err := r.primary.CompareRevocations(ctx, list)
 	if err != nil {
 		return false, err
 	}
-	var taken []management.Revocation
+	var reversed []management.Revocation
 	for i, revocation := range list {
-		if is[i] == replication.Reversed {
-			taken = append(taken, revocation)
+		if states[i] == replication.Reversed {
+			reversed = append(reversed, revocation)
 		}
 	}
-	if len(taken) == 0 {
+	if len(reversed) == 0 {
 		return false, nil
 	}
-	return true, former.Reverse(ctx, taken)
+	return true, former.Reverse(ctx, reversed)
 }
 
 // SecretsByHint implements gateway.Store.
-func (r *Replica) SecretsByHint(ctx context.Context, keyspace string, lead apikey.Hint, limit int) (out []gateway.Secret, err error) {
+func (r *Replica) SecretsByHint(ctx context.Context, keyspace string, hint apikey.Hint, limit int) (out []gateway.Secret, err error) {
 	err = r.onView(ctx, func(s gateway.Store, _ *Copy) (err error) {
-		out, err = s.SecretsByHint(ctx, keyspace, lead, limit)
+		out, err = s.SecretsByHint(ctx, keyspace, hint, limit)
 		return err
 	})
 	return out, err
 }
 
-// Digests implements gateway.Store. It may call yield with a digest more than once.
+// Digests implements gateway.Store. It may call yield several times with the same digest.
 func (r *Replica) Digests(ctx context.Context, yield func(keyspace string, digest []byte) bool) error {
 	return r.onView(ctx, func(s gateway.Store, _ *Copy) error { return s.Digests(ctx, yield) })
 }
@@ -159,7 +159,8 @@ func (r *Replica) Changes(ctx context.Context, after int64, limit int) (out []ga
 	return out, err
 }
 
-// LastSeq implements gateway.Store: the newest change that look-ups answer by.
+// LastSeq implements gateway.Store. It returns the number of the newest change that look-ups
+// reflect.
 func (r *Replica) LastSeq(ctx context.Context) (seq int64, err error) {
 	err = r.onView(ctx, func(s gateway.Store, _ *Copy) (err error) {
 		seq, err = s.LastSeq(ctx)
@@ -186,15 +187,15 @@ func (r *Replica) TenantsByPlan(ctx context.Context, keyspace string) (out map[s
 	return out, err
 }
 
-// Ping implements gateway.Store. It reports by nil that look-ups are answered.
+// Ping implements gateway.Store. It returns nil if look-ups are answered.
 func (r *Replica) Ping(ctx context.Context) error {
 	return r.onView(ctx, func(s gateway.Store, _ *Copy) error { return s.Ping(ctx) })
 }
 
-// countsTimeout bounds reading counts: a key's first use waits for it.
+// countsTimeout bounds reading counts, since the first use of a key waits for it.
 const countsTimeout = 500 * time.Millisecond
 
-// LoadUsage implements gateway.Store. While the primary is unreachable the counts are those that
+// LoadUsage implements gateway.Store. While the primary is unreachable, it returns the counts that
 // this node wrote last.
 func (r *Replica) LoadUsage(ctx context.Context, subject string, now time.Time) ([]gateway.Usage, error) {
 	err := r.primaryError()

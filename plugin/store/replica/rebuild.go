@@ -12,10 +12,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
-// rebuild makes a new copy while look-ups go to the primary. First it writes to the primary the revocations
-// of the former copy that the primary lacks, then it copies everything.
+// rebuild makes a new copy while look-ups go to the primary. First it writes revocations of the
+// former copy to the primary if that lacks them. Then it copies all rows.
 func (r *Replica) rebuild(ctx context.Context) error {
-	asked := time.Now()
+	began := time.Now()
 	short, cancel := context.WithTimeout(ctx, pollTimeout)
 	_, err := r.primary.LastSeq(short)
 	cancel()
@@ -24,19 +24,19 @@ func (r *Replica) rebuild(ctx context.Context) error {
 		return err
 	}
 	r.markReachable()
-	r.lastSync.Store(&asked)
+	r.lastSync.Store(&began)
 	r.readyOnce.Do(func() { close(r.ready) })
 	done := make(chan struct{})
 	defer func() { <-done }()
-	watching, stop := context.WithCancel(ctx)
+	polling, stop := context.WithCancel(ctx)
 	defer stop()
 	go func() {
 		defer close(done)
-		r.keepPolling(watching)
+		r.keepPolling(polling)
 	}()
 	if err := r.writeLostRevocations(ctx); err != nil {
 		if !errors.Is(err, errNoWriteBack) {
-			r.log.Warn("revocations in the replica could not be written to the database yet; they hold here", "error", err)
+			r.log.Warn("revocations that the database lost could not be written to it again; this node applies them and retries", "error", err)
 		}
 		return err
 	}
@@ -49,14 +49,15 @@ func (r *Replica) rebuild(ctx context.Context) error {
 	if err := r.buildCopy(ctx); err != nil {
 		r.copiedRows.Store(-1)
 		if ctx.Err() == nil {
-			r.log.Error("the replica could not be made: look-ups go to the database until it is", "file", r.file, "error", err)
+			r.log.Error("the replica could not be made: look-ups go to the database; retrying", "file", r.file, "error", err)
 		}
 		return err
 	}
 	return nil
 }
 
-// keepPolling checks, while look-ups go to the primary, that it answers, and signals its changes.
+// keepPolling polls the primary while look-ups go there, records whether it answers, and signals
+// that it may have changed.
 func (r *Replica) keepPolling(ctx context.Context) {
 	for ctx.Err() == nil {
 		wait, cancel := context.WithTimeout(ctx, pollInterval)
@@ -65,14 +66,14 @@ func (r *Replica) keepPolling(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		asked := time.Now()
+		began := time.Now()
 		short, cancel := context.WithTimeout(ctx, pollTimeout)
 		_, err := r.primary.LastSeq(short)
 		cancel()
 		switch {
 		case err == nil:
 			r.markReachable()
-			r.lastSync.Store(&asked)
+			r.lastSync.Store(&began)
 			r.viewChanged.notify()
 		case ctx.Err() == nil:
 			r.markUnreachable(ctx, err)
@@ -80,9 +81,9 @@ func (r *Replica) keepPolling(ctx context.Context) {
 	}
 }
 
-// writeLostRevocations writes to the primary the revocations of the former copy that the primary lacks,
-// so that nodes without a copy apply them too. They hold here meanwhile, and in the
-// next copy, whether or not the primary goes back again.
+// writeLostRevocations writes to the primary those revocations of the former copy that it lacks,
+// so that nodes without a copy apply them too. Meanwhile they apply here. The next copy takes them
+// over as well, in case the primary goes back again.
 func (r *Replica) writeLostRevocations(ctx context.Context) error {
 	s := r.view.Load()
 	if s.copy == nil || s.catchingUp {
@@ -90,16 +91,16 @@ func (r *Replica) writeLostRevocations(ctx context.Context) error {
 	}
 	written := 0
 	err := r.eachRevocation(ctx, s.copy, func(list []replication.StoredRevocation) error {
-		of := make([]management.Revocation, len(list))
+		revocations := make([]management.Revocation, len(list))
 		for i := range list {
-			of[i] = list[i].Revocation
+			revocations[i] = list[i].Revocation
 		}
-		is, err := r.primary.CompareRevocations(ctx, of)
+		states, err := r.primary.CompareRevocations(ctx, revocations)
 		if err != nil {
 			return err
 		}
-		for i, revocation := range of {
-			if is[i] != replication.NotRevoked {
+		for i, revocation := range revocations {
+			if states[i] != replication.NotRevoked {
 				continue
 			}
 			write := r.writeBack.Load()
@@ -117,16 +118,16 @@ func (r *Replica) writeLostRevocations(ctx context.Context) error {
 		return nil
 	})
 	if written > 0 {
-		r.log.Warn("the database had lost revocations, as after restoring a backup: they were written there again", "revocations", written)
+		r.log.Warn("the database had lost revocations, as after a restored backup: they were written to it again", "revocations", written)
 	}
 	return err
 }
 
-// eachRevocation calls yield with all revocations in a copy. Where the copy is damaged, it passes on the
-// readable ones.
-func (r *Replica) eachRevocation(ctx context.Context, of *Copy, yield func([]replication.StoredRevocation) error) error {
+// eachRevocation calls yield with all revocations in a copy. If the copy is damaged, it passes
+// those that can be read.
+func (r *Replica) eachRevocation(ctx context.Context, c *Copy, yield func([]replication.StoredRevocation) error) error {
 	var fault error
-	err := of.RowRevocations(ctx, func(list []management.Revocation) error {
+	err := c.RowRevocations(ctx, func(list []management.Revocation) error {
 		kept := make([]replication.StoredRevocation, len(list))
 		for i := range list {
 			kept[i].Revocation = list[i]
@@ -137,17 +138,17 @@ func (r *Replica) eachRevocation(ctx context.Context, of *Copy, yield func([]rep
 	if fault != nil {
 		return fault
 	}
-	kept, beside := of.StoredRevocations(ctx)
-	if beside == nil && len(kept) > 0 {
+	kept, storedErr := c.StoredRevocations(ctx)
+	if storedErr == nil && len(kept) > 0 {
 		if err := yield(kept); err != nil {
 			return err
 		}
 	}
-	for _, err := range []error{err, beside} {
+	for _, err := range []error{err, storedErr} {
 		switch {
 		case err == nil:
 		case sqlite.Damaged(err):
-			r.log.Error("the former replica can't be read completely: revocations in it may be lost", "error", err)
+			r.log.Error("the former replica is damaged and can't be read completely: revocations in it may be lost; check the latest ones", "error", err)
 		default:
 			return err
 		}
@@ -155,46 +156,47 @@ func (r *Replica) eachRevocation(ctx context.Context, of *Copy, yield func([]rep
 	return nil
 }
 
-// carryRevocations adds to a new copy the revocations of the former one that its rows lack, unless
-// they were reversed.
+// carryRevocations adds revocations of the former copy to a new copy, if its rows lack them and
+// they were not reversed.
 func (r *Replica) carryRevocations(ctx context.Context, b *CopyBuilder, list []replication.StoredRevocation) error {
-	of := make([]management.Revocation, len(list))
+	revocations := make([]management.Revocation, len(list))
 	for i := range list {
-		of[i] = list[i].Revocation
+		revocations[i] = list[i].Revocation
 	}
-	is, err := b.CompareRevocations(ctx, of)
+	states, err := b.CompareRevocations(ctx, revocations)
 	if err != nil {
 		return err
 	}
 	var keep, reversible []replication.StoredRevocation
-	var ask []management.Revocation
+	var compare []management.Revocation
 	now := time.Now()
 	for i, kept := range list {
 		if kept.Actor.Via == "" {
 			kept.Actor = replicaActor
 		}
 		switch {
-		case is[i] == replication.Revoked:
-		case is[i] == replication.UnknownID:
+		case states[i] == replication.Revoked:
+		case states[i] == replication.UnknownID:
 			if kept.UnknownSince.IsZero() {
 				kept.UnknownSince = now
 			}
 			keep = append(keep, kept)
 		case kept.Reversible():
 			kept.UnknownSince = time.Time{}
-			reversible, ask = append(reversible, kept), append(ask, kept.Revocation)
+			reversible, compare = append(reversible, kept), append(compare, kept.Revocation)
 		default:
 			kept.UnknownSince = time.Time{}
 			keep = append(keep, kept)
 		}
 	}
-	if len(ask) > 0 {
-		if is, err = r.primary.CompareRevocations(ctx, ask); err != nil {
+	if len(compare) > 0 {
+		if states, err = r.primary.CompareRevocations(ctx, compare); err != nil {
 			return err
 		}
 		for i, kept := range reversible {
-			// It does not matter that the primary has it by now: it may go back before this copy has it.
-			if is[i] != replication.Reversed {
+			// A revocation that the primary has by now is kept too: the primary may go back again
+			// before this copy has the row.
+			if states[i] != replication.Reversed {
 				keep = append(keep, kept)
 			}
 		}
@@ -202,10 +204,11 @@ func (r *Replica) carryRevocations(ctx context.Context, b *CopyBuilder, list []r
 	return b.AddRevocations(ctx, keep)
 }
 
-// errNoWriteBack is the error while revocations wait for SetReplay.
-var errNoWriteBack = fmt.Errorf("%w: revocations wait to be written to the database", gateway.ErrStore)
+// errNoWriteBack is returned while revocations must be written to the primary, and SetReplay was
+// not called yet.
+var errNoWriteBack = fmt.Errorf("%w: revocations are waiting to be written to the database", gateway.ErrStore)
 
-// buildCopy copies the primary, applies the changes since, and activates the copy.
+// buildCopy copies the primary, applies the changes made meanwhile, and activates the copy.
 func (r *Replica) buildCopy(ctx context.Context) (err error) {
 	began := time.Now()
 	r.copiedRows.Store(0)
@@ -218,7 +221,7 @@ func (r *Replica) buildCopy(ctx context.Context) (err error) {
 			b.Discard()
 		}
 	}()
-	heard, err := r.fillCopy(ctx, b)
+	syncedAt, err := r.fillCopy(ctx, b)
 	if err != nil {
 		return err
 	}
@@ -226,7 +229,8 @@ func (r *Replica) buildCopy(ctx context.Context) (err error) {
 	if err = b.Index(ctx); err != nil {
 		return err
 	}
-	// Most of them, while look-ups continue. Later ones are in the table of revocations.
+	// Most revocations are carried over here, while look-ups continue. replaceCopy adds later
+	// ones, which are all in the table of stored revocations.
 	if former := r.view.Load(); former.copy != nil {
 		if err = r.eachRevocation(ctx, former.copy, func(list []replication.StoredRevocation) error { return r.carryRevocations(ctx, b, list) }); err != nil {
 			return err
@@ -234,17 +238,17 @@ func (r *Replica) buildCopy(ctx context.Context) (err error) {
 	}
 	r.copyMu.Lock()
 	defer r.copyMu.Unlock()
-	if err = r.replaceCopy(ctx, b, heard); err != nil {
+	if err = r.replaceCopy(ctx, b, syncedAt); err != nil {
 		return err
 	}
 	r.refreshClusterID(ctx, r.view.Load().copy)
-	r.log.Info("the replica was made", "file", r.file, "rows", r.copiedRows.Swap(-1), "took", time.Since(began).Round(time.Millisecond))
+	r.log.Info("the replica was made; look-ups use it", "file", r.file, "rows", r.copiedRows.Swap(-1), "took", time.Since(began).Round(time.Millisecond))
 	return r.activateCopy(ctx)
 }
 
-// replaceCopy puts a new copy in the place of the former one. Look-ups wait meanwhile, so that the former
-// one's revocations hold at every moment. copyMu is held.
-func (r *Replica) replaceCopy(ctx context.Context, b *CopyBuilder, heard time.Time) (err error) {
+// replaceCopy replaces the former copy by a new one. Look-ups wait meanwhile, so that the former
+// copy's revocations apply at every moment. copyMu is held.
+func (r *Replica) replaceCopy(ctx context.Context, b *CopyBuilder, syncedAt time.Time) (err error) {
 	r.pendingMu.Lock()
 	defer r.pendingMu.Unlock()
 	former := r.view.Load()
@@ -257,22 +261,22 @@ func (r *Replica) replaceCopy(ctx context.Context, b *CopyBuilder, heard time.Ti
 			return err
 		}
 	}
-	if err = b.Finish(ctx, heard); err != nil {
+	if err = b.Finish(ctx, syncedAt); err != nil {
 		return err
 	}
 	next := &activeView{passThrough: true}
 	if former.copy != nil {
-		hold := make(chan struct{})
-		r.view.Store(&activeView{passThrough: true, replaced: hold})
-		defer close(hold)
+		replaced := make(chan struct{})
+		r.view.Store(&activeView{passThrough: true, replaced: replaced})
+		defer close(replaced)
 		former.copy.Close()
 	}
 	defer func() { r.view.Store(next) }()
 	err = b.Place()
-	// Where that failed, this is the former one.
-	local, at, opening := OpenCopy(ctx, r.file, r.log)
-	if opening != nil {
-		return errors.Join(err, opening)
+	// If Place failed, this opens the former copy again.
+	local, at, openErr := OpenCopy(ctx, r.file, r.log)
+	if openErr != nil {
+		return errors.Join(err, openErr)
 	}
 	next = &activeView{copy: local, passThrough: true, catchingUp: err == nil}
 	if err != nil {
@@ -281,13 +285,12 @@ func (r *Replica) replaceCopy(ctx context.Context, b *CopyBuilder, heard time.Ti
 	if n, err := local.CountPending(ctx); err == nil {
 		r.pendingCount.Store(n)
 	}
-	r.position, r.savedSync, r.savedLease = at, heard, nil
+	r.position, r.savedSync, r.savedLease = at, syncedAt, nil
 	return nil
 }
 
-// activateCopy has look-ups use a new copy. They went to the primary until now, and
-// must not go back behind its answers: the changes since are applied first.
-// copyMu is held.
+// activateCopy makes look-ups use a new copy. They went to the primary until now and must not
+// return older data, so the changes made meanwhile are applied first. copyMu is held.
 func (r *Replica) activateCopy(ctx context.Context) error {
 	s := r.view.Load()
 	if err := r.catchUp(ctx); err != nil {
@@ -303,7 +306,7 @@ func (r *Replica) activateCopy(ctx context.Context) error {
 	return nil
 }
 
-// closeDiscarded closes the discarded copies.
+// closeDiscarded closes all discarded copies.
 func (r *Replica) closeDiscarded() {
 	r.discardedMu.Lock()
 	list := r.discarded
@@ -314,8 +317,9 @@ func (r *Replica) closeDiscarded() {
 	}
 }
 
-// fillCopy writes the whole primary into b. It reads and writes concurrently.
-func (r *Replica) fillCopy(ctx context.Context, b *CopyBuilder) (heard time.Time, err error) {
+// fillCopy copies all rows of the primary to b. One goroutine reads while another writes. syncedAt is
+// the time of the copied position.
+func (r *Replica) fillCopy(ctx context.Context, b *CopyBuilder) (syncedAt time.Time, err error) {
 	type portion struct {
 		table string
 		rows  []replication.Row
@@ -339,7 +343,7 @@ func (r *Replica) fillCopy(ctx context.Context, b *CopyBuilder) (heard time.Time
 		written <- err
 	}()
 	err = r.primary.CopyOut(ctx, func(p replication.Position) error {
-		heard = time.Now()
+		syncedAt = time.Now()
 		return b.Begin(p)
 	}, func(table string, rows []replication.Row) error {
 		select {
@@ -350,9 +354,9 @@ func (r *Replica) fillCopy(ctx context.Context, b *CopyBuilder) (heard time.Time
 		}
 	})
 	close(portions)
-	if writing := <-written; writing != nil && !errors.Is(writing, context.Canceled) {
-		// The cause: reading ended because of it.
-		return heard, fmt.Errorf("writing %s: %w", r.file, writing)
+	if writeErr := <-written; writeErr != nil && !errors.Is(writeErr, context.Canceled) {
+		// The failure of writing is the cause; it cancelled the reading.
+		return syncedAt, fmt.Errorf("writing %s: %w", r.file, writeErr)
 	}
-	return heard, err
+	return syncedAt, err
 }

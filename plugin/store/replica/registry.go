@@ -23,31 +23,31 @@ func (r *Replica) registry() (cluster.Registry, error) {
 }
 
 // ReportNode implements cluster.Registry.
-func (r *Replica) ReportNode(ctx context.Context, n *cluster.Node, trust cluster.Staleness) error {
+func (r *Replica) ReportNode(ctx context.Context, n *cluster.Node, staleness cluster.Staleness) error {
 	g, err := r.registry()
 	if err != nil {
 		return err
 	}
 	began := time.Now()
-	if err := g.ReportNode(ctx, n, trust); err != nil {
+	if err := g.ReportNode(ctx, n, staleness); err != nil {
 		return err
 	}
-	r.announced.Store(&AnnouncedLease{At: began, Trust: trust})
+	r.announced.Store(&AnnouncedLease{At: began, Trust: staleness})
 	r.firstReport.Do(r.primaryChanged.notify)
 	return nil
 }
 
-// AnnouncedLease implements cluster.Mirror.
-func (r *Replica) AnnouncedLease() (at time.Time, trust cluster.Staleness, known bool) {
+// AnnouncedLease implements cluster.Mirror. known is false if no lease was announced or stored.
+func (r *Replica) AnnouncedLease() (at time.Time, staleness cluster.Staleness, known bool) {
 	p := r.announced.Load()
 	if p == nil {
-		return at, trust, false
+		return at, staleness, false
 	}
 	return p.At, p.Trust, true
 }
 
-// RemoveNode implements cluster.Registry. The cluster does not wait for the node from then on. So after its next
-// start the copy is not used before the primary answered.
+// RemoveNode implements cluster.Registry. From then on the cluster no longer waits for the node.
+// Therefore the copy is not used after the node's next start until the primary has answered.
 func (r *Replica) RemoveNode(ctx context.Context, name, instance string) error {
 	g, err := r.registry()
 	if err != nil {
@@ -69,5 +69,5 @@ func (r *Replica) Nodes(ctx context.Context) ([]cluster.Node, time.Time, error) 
 	return g.Nodes(ctx)
 }
 
-// Unwrap returns the primary, for abilities that only it has.
+// Unwrap returns the primary, for optional interfaces that only the primary implements.
 func (r *Replica) Unwrap() management.Store { return r.primary }

@@ -20,28 +20,30 @@ type Primary interface {
 	gateway.Store
 	management.Store
 	usage.Store
-	// Position returns the newest change and marks by which the store is recognised later.
+	// Position returns the present position, with marks by which the store is recognized later.
 	Position(ctx context.Context) (replication.Position, error)
 	// Delta returns up to limit changes after a position, with the rows they concern. It returns
-	// replication.ErrRewound or replication.ErrPruned where only a new copy helps.
+	// replication.ErrRewound or replication.ErrPruned if a new copy is needed.
 	Delta(ctx context.Context, from replication.Position, limit int) (*replication.Delta, error)
-	// Reread returns the present rows of a key or tenant. Errors as Delta's.
+	// Reread returns the present rows of a key or tenant. Its errors are those of Delta.
 	Reread(ctx context.Context, from replication.Position, c gateway.Change) (*replication.Delta, error)
-	// CopyOut passes on all rows that a copy holds.
+	// CopyOut passes all rows that a copy holds to its functions.
 	CopyOut(ctx context.Context, begin func(replication.Position) error, write func(table string, rows []replication.Row) error) error
 	// CompareRevocations returns the state of each revocation in the primary.
-	CompareRevocations(ctx context.Context, refusals []management.Revocation) ([]replication.RevocationState, error)
+	CompareRevocations(ctx context.Context, list []management.Revocation) ([]replication.RevocationState, error)
 }
 
 // Options configure a replica. All but File and Primary are optional.
 type Options struct {
 	// File is the path of the copy. Its directory must exist; only one process may use it.
 	File string
-	// Primary is closed with the replica. It need not answer when the replica is opened.
+	// Primary is closed when the replica is closed. It may be unreachable when the replica is
+	// opened.
 	Primary Primary
-	// Broadcaster may be nil.
+	// Broadcaster carries revocations to other nodes while the primary is unreachable. It may be
+	// nil.
 	Broadcaster Broadcaster
-	// Logger is for operators. Default: slog.Default.
+	// Logger receives messages for operators. Default: slog.Default.
 	Logger *slog.Logger
 	// StartTimeout bounds how long Open waits for the primary before it starts with the file's copy.
 	// Default: 5 s.
@@ -50,25 +52,25 @@ type Options struct {
 
 const (
 	defaultStartTimeout = 5 * time.Second
-	// pollInterval is how often changes are read where the primary does not notify about any. Each
-	// answer confirms that the copy is complete.
+	// pollInterval is how often changes are read if the primary notifies about none. Each answer
+	// confirms that the copy is up to date.
 	pollInterval = time.Second
-	// pollTimeout bounds one read of changes. After unreachableAfter without an answer the primary counts as
-	// unreachable until it answers.
+	// pollTimeout bounds one read of changes. If it has no answer after unreachableAfter, the
+	// primary counts as unreachable until it answers.
 	pollTimeout      = 5 * time.Second
 	unreachableAfter = 2 * time.Second
-	// retryInterval is how often an unreachable primary is tried.
+	// retryInterval is the pause after a failed sync or subscription.
 	retryInterval = 500 * time.Millisecond
 	// saveInterval is how often the time of the last sync is written to the file.
 	saveInterval = 5 * time.Second
-	// deltaChanges is the most changes that are applied at once.
+	// deltaChanges limits the changes that are applied in one transaction.
 	deltaChanges = 500
 )
 
-// ErrLocked is the error where another Replica, of this process or another, uses the file.
+// ErrLocked is returned if another Replica, in this process or another one, uses the file.
 var ErrLocked = errors.New("another gateway uses the replica")
 
-// Replica is a store that answers by a copy. Safe for concurrent use.
+// Replica is a store that answers look-ups from a copy. Safe for concurrent use.
 type Replica struct {
 	primary     Primary
 	file        string
@@ -76,43 +78,45 @@ type Replica struct {
 	log         *slog.Logger
 	unlock      func()
 
-	// view is where look-ups look.
+	// view decides where look-ups go.
 	view       atomic.Pointer[activeView]
 	generation atomic.Uint64
 	lastSync   atomic.Pointer[time.Time]
-	// announced is the lease that the other nodes were last given: how long this node accepts keys by the copy. nil
-	// where it is unknown.
+	// announced is the lease that this node announced to the other nodes last: how long it accepts
+	// keys by the copy. nil if it is unknown.
 	announced atomic.Pointer[AnnouncedLease]
 	// lastAnswer is when the primary last answered a read of changes, in Unix nanoseconds.
 	lastAnswer atomic.Int64
-	// unreachable is why the primary does not answer; nil while it does.
+	// unreachable is the reason why the primary does not answer; nil while it does.
 	unreachable  atomic.Pointer[unreachableError]
 	availability availability
 
 	// copyMu is held while changes are applied to the copy, or the copy is replaced.
 	copyMu sync.Mutex
-	// position is the copy's position. Under copyMu.
+	// position is the copy's position. Guarded by copyMu.
 	position replication.Position
-	// savedSync is the last sync that was written to the file, savedLease the announced lease. Under copyMu.
+	// savedSync and savedLease are the last sync and the announced lease that were written to the
+	// file. Guarded by copyMu.
 	savedSync  time.Time
 	savedLease *AnnouncedLease
-	// republished is when all pending revocations were last published; the sync loop's.
+	// republished is when all pending revocations were published last. Only the sync loop uses it.
 	republished time.Time
 	broadcastState
 	resolved resolved
 
 	discardedMu sync.Mutex
-	// discarded are copies that are to be closed before another is opened: closing the last
-	// connection removes the write-ahead log of the file's name.
+	// discarded are damaged copies that must be closed before another copy is opened: closing the
+	// last connection removes the write-ahead log at the file's path.
 	discarded []*Copy
 
-	// pendingMu is held while pending revocations are added or removed. Where both are held, it is
-	// locked after copyMu.
+	// pendingMu is held while pending revocations are added or removed. Lock copyMu first if both
+	// are needed.
 	pendingMu    sync.Mutex
 	pendingCount atomic.Int64
 	writeBack    atomic.Pointer[func(context.Context, management.Revocation) error]
 	deliverySlot chan struct{} // holds an entry while pending revocations are being written
-	// leasesToDrop is a node whose credit leases are to be dropped; nil for none.
+	// leasesToDrop is the name of a node whose leases of credits must still be dropped; nil for
+	// none.
 	leasesToDrop atomic.Pointer[string]
 
 	unsequencedMu sync.Mutex
@@ -120,12 +124,12 @@ type Replica struct {
 
 	// firstReport triggers a sync when this node first reports to the cluster.
 	firstReport sync.Once
-	// removed reports that the cluster does not wait for this node any more: see RemoveNode.
+	// removed reports whether the cluster has stopped waiting for this node: see RemoveNode.
 	removed atomic.Bool
 
 	copiedRows     atomic.Int64 // rows copied so far; -1 while no copy is being made
-	viewChanged    *notifier    // rings when look-ups may answer otherwise
-	primaryChanged *notifier    // rings when the primary may have changed
+	viewChanged    *notifier    // signals that look-ups may answer differently
+	primaryChanged *notifier    // signals that the primary may have changed
 	ready          chan struct{}
 	readyOnce      sync.Once
 
@@ -134,19 +138,22 @@ type Replica struct {
 	running sync.WaitGroup
 }
 
-// activeView decides where look-ups go. Immutable.
+// activeView decides where look-ups go. It is immutable.
 type activeView struct {
-	// copy is the copy; nil where there is none.
+	// copy is the copy; nil if there is none.
 	copy *Copy
-	// passThrough reports that look-ups go to the primary. Revocations in copy hold all the same.
+	// passThrough reports whether look-ups go to the primary. The revocations in copy apply even
+	// then.
 	passThrough bool
-	// catchingUp reports that copy is of this primary, and lacks only its newest changes.
+	// catchingUp reports whether copy is a new copy of this primary that only lacks its newest
+	// changes.
 	catchingUp bool
-	// replaced is closed when there is another view, where look-ups must wait for that.
+	// replaced is not nil while look-ups must wait for the next view. It is closed when that view
+	// is active.
 	replaced chan struct{}
 }
 
-// unreachableError is why the primary does not answer.
+// unreachableError holds the reason why the primary does not answer.
 type unreachableError struct{ err error }
 
 var (
@@ -158,9 +165,9 @@ var (
 	_ usage.Store               = (*Replica)(nil)
 )
 
-// Open returns a replica. With a copy in the file it waits, at most StartTimeout, for the changes
-// since; without one look-ups go to the primary until a copy is made. A file that is
-// no copy is an error, and stays unchanged. Where Open fails, the primary stays open.
+// Open opens a replica. If the file holds a copy, Open waits at most StartTimeout for the changes
+// since. Otherwise look-ups go to the primary until a copy is made. A file that is not a copy is
+// an error, and stays unchanged. After an error of Open the primary stays open.
 func Open(ctx context.Context, o Options) (_ *Replica, err error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
@@ -191,7 +198,7 @@ func Open(ctx context.Context, o Options) (_ *Replica, err error) {
 			return nil, err
 		}
 	case errors.Is(err, ErrNoCopy):
-		r.log.Info("there is no usable replica: look-ups go to the database until one is made", "file", o.File, "because", err)
+		r.log.Info("there is no usable replica: look-ups go to the database until one is made", "file", o.File, "reason", err)
 		r.view.Store(&activeView{passThrough: true})
 	default:
 		return nil, err
@@ -205,8 +212,8 @@ func Open(ctx context.Context, o Options) (_ *Replica, err error) {
 	return r, nil
 }
 
-// awaitFirstSync waits for the end of the first sync. A primary that answers may take as long
-// as it needs; one that does not gets timeout.
+// awaitFirstSync waits until the first sync has ended. It gives up when the primary has not
+// answered for timeout. While the primary answers, the sync may take longer.
 func (r *Replica) awaitFirstSync(ctx context.Context, timeout time.Duration) {
 	r.lastAnswer.Store(time.Now().UnixNano())
 	for {
@@ -227,18 +234,18 @@ func (r *Replica) awaitFirstSync(ctx context.Context, timeout time.Duration) {
 	}
 }
 
-// loadCopy starts with the file's copy.
+// loadCopy makes look-ups use the copy that was found in the file.
 func (r *Replica) loadCopy(ctx context.Context, local *Copy, at replication.Position) error {
-	heard, err := local.LastSync(ctx)
+	lastSync, err := local.LastSync(ctx)
 	if err != nil {
 		return err
 	}
-	if time.Until(heard) > time.Minute {
-		// The clock was set back: the age of the copy is unknown.
-		r.log.Warn("the replica's time is in the future, so its age is unknown: it is not used before the database answers", "file", r.file, "written", heard)
-		heard = time.Time{}
+	if time.Until(lastSync) > time.Minute {
+		// The clock was set back since the file was written, so the age of the copy is unknown.
+		r.log.Warn("the replica was last synced in the future by this machine's clock, so its age is unknown: keys are not checked by it until the database answers", "file", r.file, "synced", lastSync)
+		lastSync = time.Time{}
 	}
-	promised, err := local.AnnouncedLease(ctx)
+	lease, err := local.AnnouncedLease(ctx)
 	if err != nil {
 		return err
 	}
@@ -246,11 +253,11 @@ func (r *Replica) loadCopy(ctx context.Context, local *Copy, at replication.Posi
 	if err != nil {
 		return err
 	}
-	r.announced.Store(promised)
-	r.savedLease = promised
+	r.announced.Store(lease)
+	r.savedLease = lease
 	r.pendingCount.Store(int64(len(list)))
 	r.loadClusterID(ctx, local)
-	r.lastSync.Store(&heard)
+	r.lastSync.Store(&lastSync)
 	r.position = at
 	r.view.Store(&activeView{copy: local})
 	return nil
@@ -283,19 +290,19 @@ func (r *Replica) Wait(ctx context.Context) error { return r.viewChanged.wait(ct
 
 // Status is the state of a replica.
 type Status struct {
-	// PassThrough reports that look-ups go to the database, because there is no usable copy yet.
+	// PassThrough reports whether look-ups go to the database because there is no usable copy yet.
 	PassThrough bool
-	// Copied is how many rows are in the copy that is being made; -1 while none is being made.
+	// Copied counts the rows of the copy that is being made; -1 while none is being made.
 	Copied int64
-	// LastSync is when the copy was last complete.
+	// LastSync is when the copy was last known to be up to date.
 	LastSync time.Time
-	// Unreachable is why the database does not answer; nil while it does.
+	// Unreachable is the reason why the database does not answer; nil while it does.
 	Unreachable error
-	// Pending is the number of revocations that are not written to the database yet.
+	// Pending counts the revocations that are not written to the database yet.
 	Pending int64
 }
 
-// Status does not block.
+// Status returns the present state. It does not block.
 func (r *Replica) Status() Status {
 	s := Status{PassThrough: r.view.Load().passThrough, Copied: r.copiedRows.Load(), LastSync: r.LastSync(), Pending: r.pendingCount.Load()}
 	if a := r.unreachable.Load(); a != nil {
@@ -317,19 +324,19 @@ func (r *Replica) shutDown() {
 	r.stop()
 	r.viewChanged.close()
 	r.primaryChanged.close()
-	// The primary waits for its own calls.
+	// Close of the primary waits for running calls.
 	r.primary.Close()
 	r.running.Wait()
 	r.copyMu.Lock()
 	defer r.copyMu.Unlock()
 	r.closeDiscarded()
 	if s := r.view.Load(); s.copy != nil {
-		if h, promised := r.LastSync(), r.announced.Load(); !s.passThrough && (h.After(r.savedSync) || promised != r.savedLease || r.removed.Load()) {
+		if at, lease := r.LastSync(), r.announced.Load(); !s.passThrough && (at.After(r.savedSync) || lease != r.savedLease || r.removed.Load()) {
 			if r.removed.Load() {
-				h = time.Time{}
+				at = time.Time{}
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-			_ = s.copy.SetLastSync(ctx, h, promised)
+			_ = s.copy.SetLastSync(ctx, at, lease)
 			cancel()
 		}
 		s.copy.Close()

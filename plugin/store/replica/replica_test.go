@@ -15,13 +15,13 @@ import (
 
 var quiet = slog.New(slog.DiscardHandler)
 
-// sqlitePrimary opens a store in a file.
+// sqlitePrimary opens a store in the SQLite file at path.
 func sqlitePrimary(t testing.TB, path string) *sqlite.Store {
 	t.Helper()
 	return teststore.SQLite(t, path, quiet)
 }
 
-// openReplica opens a replica and closes it, and its primary, with the test.
+// openReplica opens a replica. It is closed with its primary when the test ends.
 func openReplica(t testing.TB, primary replica.Primary, file string) *replica.Replica {
 	t.Helper()
 	r, err := replica.Open(t.Context(), replica.Options{File: file, Primary: primary, Logger: quiet})
@@ -33,8 +33,8 @@ func openReplica(t testing.TB, primary replica.Primary, file string) *replica.Re
 	return r
 }
 
-// copied waits until look-ups are answered by the copy.
-func copied(t testing.TB, r *replica.Replica) {
+// waitCopied waits until look-ups use the copy.
+func waitCopied(t testing.TB, r *replica.Replica) {
 	t.Helper()
 	testkit.Eventually(t, "the copy is made", func() bool { return !r.Status().PassThrough })
 }
@@ -49,7 +49,7 @@ func TestStore(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) storetest.Store {
 		dir := t.TempDir()
 		r := openReplica(t, sqlitePrimary(t, filepath.Join(dir, "primary.db")), filepath.Join(dir, "replica.db"))
-		copied(t, r)
+		waitCopied(t, r)
 		return announcing{r}
 	})
 }

@@ -11,13 +11,13 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/replication"
 )
 
-// deliverTimeout bounds writing one revocation to the primary.
+// deliverTimeout bounds the write of one revocation to the primary.
 const deliverTimeout = 10 * time.Second
 
-// Revoke implements management.OfflineRevoker. It also publishes the revocation to the other nodes,
-// where there is a broadcaster.
+// Revoke implements management.OfflineRevoker. If there is a broadcaster, Revoke also publishes
+// the revocation to the other nodes.
 func (r *Replica) Revoke(ctx context.Context, revocation management.Revocation) error {
-	revocation.At = revocation.At.UTC().Truncate(time.Microsecond) // as it is stored
+	revocation.At = revocation.At.UTC().Truncate(time.Microsecond) // This is the precision of stored times.
 	if err := r.revokeLocal(ctx, revocation); err != nil {
 		return err
 	}
@@ -26,13 +26,13 @@ func (r *Replica) Revoke(ctx context.Context, revocation management.Revocation) 
 	return nil
 }
 
-// revokeLocal revokes here, and keeps the revocation for delivery.
+// revokeLocal applies a revocation to the copy, and stores it as pending.
 func (r *Replica) revokeLocal(ctx context.Context, revocation management.Revocation) error {
 	r.pendingMu.Lock()
 	defer r.pendingMu.Unlock()
 	s := r.view.Load()
 	if s.copy == nil {
-		return fmt.Errorf("%w: there is no replica yet to store it in", gateway.ErrStore)
+		return fmt.Errorf("%w: there is no replica yet that could store the revocation", gateway.ErrStore)
 	}
 	if err := s.copy.Revoke(ctx, revocation); err != nil {
 		return err
@@ -41,17 +41,18 @@ func (r *Replica) revokeLocal(ctx context.Context, revocation management.Revocat
 	return nil
 }
 
-// countPending counts the pending revocations. pendingMu is held.
+// countPending updates the number of pending revocations. pendingMu is held.
 func (r *Replica) countPending(ctx context.Context, s *activeView) {
 	n, err := s.copy.CountPending(ctx)
 	if err != nil {
-		n = r.pendingCount.Load() + 1 // it is counted again at delivery
+		n = r.pendingCount.Load() + 1 // an estimate, corrected by the next delivery
 	}
 	r.pendingCount.Store(n)
 }
 
-// storeRevocations stores the revocations in changes of the primary, while look-ups go there and no
-// copy can apply the changes. They are written back should the primary lose them.
+// storeRevocations stores the revocations that changes of the primary show. It is used while
+// look-ups go to the primary and no copy can apply the changes. If the primary loses the
+// revocations, they are written to it again.
 func (r *Replica) storeRevocations(ctx context.Context, changes []gateway.Change) error {
 	r.pendingMu.Lock()
 	defer r.pendingMu.Unlock()
@@ -63,11 +64,11 @@ func (r *Replica) storeRevocations(ctx context.Context, changes []gateway.Change
 	if err := r.primary.View(ctx, func(tx management.Tx) error {
 		list = nil
 		for _, c := range changes {
-			of, err := revocationsOf(tx, c)
+			revocations, err := revocationsOf(tx, c)
 			if err != nil {
 				return err
 			}
-			list = append(list, of...)
+			list = append(list, revocations...)
 		}
 		return nil
 	}); err != nil {
@@ -92,10 +93,10 @@ func (r *Replica) storeRevocations(ctx context.Context, changes []gateway.Change
 	return nil
 }
 
-// revocationsOf returns the revocations in the present rows of a change.
+// revocationsOf returns the revocations that the present rows of a change show.
 func revocationsOf(tx management.Tx, c gateway.Change) (out []management.Revocation, err error) {
-	add := func(holds bool, revocation management.Revocation) {
-		if holds {
+	add := func(revoked bool, revocation management.Revocation) {
+		if revoked {
 			revocation.Keyspace, revocation.Actor = c.Keyspace, replicaActor
 			out = append(out, revocation)
 		}
@@ -141,7 +142,8 @@ func ignoreNotFound(err error) error {
 	return err
 }
 
-// replicaActor is the actor of revocations that the primary had lost.
+// replicaActor is the actor of revocations that are written to the primary again because it had
+// lost them.
 var replicaActor = management.Actor{Name: "replica", Via: "system"}
 
 // SetReplay implements management.OfflineRevoker.
@@ -150,22 +152,24 @@ func (r *Replica) SetReplay(write func(ctx context.Context, r management.Revocat
 	r.primaryChanged.notify()
 }
 
-// delivering marks the context of a delivery.
+// delivering is the key of a context value that marks a delivery.
 type delivering struct{}
 
-// deliverFirst delivers pending revocations before a later decision is written: enabling a
-// key reverses a disabling made while the primary was unreachable. A revocation that can't be written now
-// does not block the caller for long.
+// deliverFirst delivers pending revocations before a later decision is written. Otherwise a key
+// that was disabled while the primary was unreachable, and is enabled now, would be disabled again
+// by the delivery. A revocation that can't be written does not block the caller for longer than
+// applyTimeout.
 func (r *Replica) deliverFirst(ctx context.Context) {
 	if r.pendingCount.Load() == 0 || ctx.Value(delivering{}) != nil || r.primaryError() != nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
 	defer cancel()
-	_ = r.deliver(ctx) // it is logged, and tried again
+	_ = r.deliver(ctx) // deliver logs the error, and the next sync tries again.
 }
 
-// deliver writes the pending revocations to the primary, which answers.
+// deliver writes the pending revocations to the primary, which must be reachable. It returns the
+// last error.
 func (r *Replica) deliver(ctx context.Context) (failed error) {
 	select {
 	case r.deliverySlot <- struct{}{}:
@@ -182,12 +186,12 @@ func (r *Replica) deliver(ctx context.Context) (failed error) {
 	}
 	list, err := s.copy.Pending(ctx)
 	if err != nil {
-		r.log.Warn("revocations for the database could not be read from the replica", "error", err)
+		r.log.Warn("pending revocations could not be read from the replica, so they are not written to the database; retrying", "error", err)
 		return err
 	}
 	for _, kept := range list {
 		if err := r.deliverOne(ctx, *write, s, kept.Revocation); err != nil {
-			r.log.Warn("a revocation could not be written to the database yet", "action", kept.Action, "id", kept.ID, "error", err)
+			r.log.Warn("a revocation made while the database was unreachable could not be written to it; retrying", "action", kept.Action, "id", kept.ID, "error", err)
 			failed = err
 		}
 	}
@@ -195,7 +199,7 @@ func (r *Replica) deliver(ctx context.Context) (failed error) {
 	return failed
 }
 
-// recountPending returns the number of pending revocations.
+// recountPending counts the pending revocations again and returns their number.
 func (r *Replica) recountPending(ctx context.Context) int64 {
 	r.pendingMu.Lock()
 	defer r.pendingMu.Unlock()
@@ -207,8 +211,8 @@ func (r *Replica) recountPending(ctx context.Context) int64 {
 	return r.pendingCount.Load()
 }
 
-// deliverOne writes a revocation to the primary, unless the primary has it, or it was reversed
-// meanwhile by a node that reached the primary.
+// deliverOne writes a revocation to the primary, unless the primary holds it already, or another
+// node reversed it there meanwhile.
 func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, management.Revocation) error, s *activeView, revocation management.Revocation) error {
 	ctx, cancel := context.WithTimeout(context.WithValue(ctx, delivering{}, true), deliverTimeout)
 	defer cancel()
@@ -216,8 +220,8 @@ func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, ma
 	if err != nil {
 		return err
 	}
-	is := list[0]
-	if is == replication.NotRevoked {
+	state := list[0]
+	if state == replication.NotRevoked {
 		if err := write(ctx, revocation); err != nil {
 			return err
 		}
@@ -230,30 +234,31 @@ func (r *Replica) deliverOne(ctx context.Context, write func(context.Context, ma
 		return errors.New("the replica was replaced meanwhile")
 	}
 	if s.passThrough {
-		// It is kept until there is a copy of the primary with it.
+		// The revocation stays pending until a copy of the primary shows it.
 		return nil
 	}
-	if is == replication.UnknownID {
+	if state == replication.UnknownID {
 		if err := s.copy.MarkUnknown(ctx, revocation); err != nil {
 			return err
 		}
 		r.markResolved(revocation)
 		return nil
 	}
-	// The primary's state holds here from now on, whether it has the revocation or its reversal. In the same
-	// step the copy moves to a position of the primary that includes it: where the
-	// primary goes back to before that, the next sync notices.
+	// From now on the primary's state applies here, whether that is the revocation or its
+	// reversal. In the same transaction the copy moves to a position of the primary that includes
+	// this state. If the primary goes back to before it, the next sync notices.
 	d, err := r.primary.Reread(ctx, r.position, revocation.Change())
 	if err != nil {
 		return err
 	}
-	held, err := s.copy.Resolve(ctx, revocation, is == replication.Reversed, d, r.LastSync())
+	ok, err := s.copy.Resolve(ctx, revocation, state == replication.Reversed, d, r.LastSync())
 	if err != nil {
 		return err
 	}
-	if !held {
-		// For instance where its keyspace is not configured here. It stays pending.
-		r.log.Debug("a revocation was not written to the database", "action", revocation.Action, "id", revocation.ID)
+	if !ok {
+		// The write had no effect, for instance because the keyspace is not configured here. The
+		// revocation stays pending.
+		r.log.Debug("writing a revocation to the database had no effect; it stays pending", "action", revocation.Action, "id", revocation.ID)
 		return nil
 	}
 	r.position = d.To

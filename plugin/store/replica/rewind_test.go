@@ -13,7 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 )
 
-// secretsOf returns what the primary holds of a key's secrets, newest first.
+// secretsOf returns the primary's secrets of a key, the newest first.
 func (n *node) secretsOf(id string) (list []gateway.Secret) {
 	n.t.Helper()
 	if err := n.primary.Store.View(ctxOf(n.t), func(tx management.Tx) (err error) {
@@ -25,7 +25,7 @@ func (n *node) secretsOf(id string) (list []gateway.Secret) {
 	return list
 }
 
-// primaryHolds fails where the primary does not refuse a key in that way.
+// primaryHolds fails the test if the key has another status in the primary.
 func (n *node) primaryHolds(id string, want gateway.Status) {
 	n.t.Helper()
 	if err := n.primary.Store.View(ctxOf(n.t), func(tx management.Tx) error {
@@ -39,8 +39,8 @@ func (n *node) primaryHolds(id string, want gateway.Status) {
 	}
 }
 
-// TestRewindBackAndForth puts states of the primary back that know a key, do not know it, and know it
-// again, all from before it was refused.
+// TestRewindBackAndForth revokes a key, and then restores backups that lack the key or hold it
+// before the revocation. The key stays rejected.
 func TestRewindBackAndForth(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
@@ -56,39 +56,40 @@ func TestRewindBackAndForth(t *testing.T) {
 	n.restore(unknown)
 	n.waitSynced()
 	if got := n.reasonFor(full); got == gateway.Allowed {
-		t.Fatal("a key that is none")
+		t.Fatal("a key is accepted that the primary lacks")
 	}
 	n.restart()
-	refused := func() {
+	expectRejected := func() {
 		t.Helper()
 		if got := n.reasonFor(full); got == gateway.Allowed {
-			t.Fatal("a revoked key is let in")
+			t.Fatal("a revoked key is accepted")
 		}
 	}
 	n.restore(known)
-	refused()
+	expectRejected()
 	n.waitSynced()
 	n.want(full, gateway.RevokedKey)
 	n.primaryHolds(id, gateway.StatusRevoked)
-	// Several times within moments, and once while it is unreachable.
+	// The primary goes back several times in a row, and once while it is unreachable.
 	for range 3 {
 		n.restore(known)
-		refused()
+		expectRejected()
 		n.restore(unknown)
 		n.restore(known)
-		refused()
+		expectRejected()
 	}
 	n.down.Store(true)
 	n.restore(known)
 	n.restart()
-	refused()
+	expectRejected()
 	n.down.Store(false)
 	n.waitSynced()
 	n.want(full, gateway.RevokedKey)
 	n.primaryHolds(id, gateway.StatusRevoked)
 }
 
-// TestEndedSecretsStay puts a state of the primary back in which a rotation's former secret has no end.
+// TestEndedSecretsStay restores a backup in which the old secret of a rotation has no end. The old
+// secret stays rejected.
 func TestEndedSecretsStay(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
@@ -110,32 +111,32 @@ func TestEndedSecretsStay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	refused := func(full string) {
+	expectRejected := func(full string) {
 		t.Helper()
 		if got := n.reasonFor(full); got == gateway.Allowed {
-			t.Fatal("a secret that was ended is let in")
+			t.Fatal("an ended secret is accepted")
 		}
 	}
 	n.restore(before)
-	refused(first)
+	expectRejected(first)
 	n.waitSynced()
-	refused(first)
-	refused(second.Key)
+	expectRejected(first)
+	expectRejected(second.Key)
 	n.want(graced, gateway.Allowed)
 	if list := n.secretsOf(other); len(list) != 1 || !list[0].ExpiresAt.Equal(end) {
-		t.Errorf("the primary holds %+v, to end by %v", list, end)
+		t.Errorf("the primary holds %+v, want an end at %v", list, end)
 	}
 	if list := n.secretsOf(id); len(list) != 1 || list[0].ExpiresAt.IsZero() {
 		t.Errorf("the primary holds %+v", list)
 	}
-	// The second is there again, and the third, which was never ended, is not.
+	// This backup holds the second secret, but not the third, which was never ended.
 	n.restore(between)
-	refused(second.Key)
+	expectRejected(second.Key)
 	n.waitSynced()
-	refused(first)
-	refused(second.Key)
-	refused(third.Key)
-	// The key goes on with a new one.
+	expectRejected(first)
+	expectRejected(second.Key)
+	expectRejected(third.Key)
+	// A further rotation gives the key a secret that is accepted.
 	fourth, err := n.RotateKey(ctxOf(t), ada, ks, id, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -143,7 +144,8 @@ func TestEndedSecretsStay(t *testing.T) {
 	n.want(fourth.Key, gateway.Allowed)
 }
 
-// TestRevokedTokensStay puts a state of the primary back in which a management token is good.
+// TestRevokedTokensStay restores a backup in which a revoked management token is still active. The
+// token is revoked again.
 func TestRevokedTokensStay(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
@@ -158,20 +160,20 @@ func TestRevokedTokensStay(t *testing.T) {
 	}
 	n.waitSynced()
 	n.restore(before)
-	testkit.Eventually(t, "it is revoked again", func() bool {
+	testkit.Eventually(t, "the token is revoked again", func() bool {
 		got, err := auth.New(n.Manager).Token(ctxOf(t), root, ks, token.ID)
 		return err == nil && got.Status == gateway.StatusRevoked
 	})
 }
 
-// TestReversedSince lets in again what was enabled after the primary had gone back, and leaves
-// alone a tenant that got the slug of one that was suspended.
+// TestReversedSince enables a key after the primary has gone back, and the key stays accepted. A
+// new tenant with the slug of a suspended one is not suspended.
 func TestReversedSince(t *testing.T) {
 	t.Parallel()
 	n, id, full := newNodeWithKey(t)
 	before := n.backup()
 	n.tenant("b")
-	_, formers := n.key("b")
+	_, formerKey := n.key("b")
 	withB := n.backup()
 	if _, err := n.DisableKey(ctxOf(t), ada, ks, id); err != nil {
 		t.Fatal(err)
@@ -188,21 +190,22 @@ func TestReversedSince(t *testing.T) {
 	}
 	n.want(full, gateway.Allowed)
 	n.tenant("b")
-	_, others := n.key("b")
+	_, newKey := n.key("b")
 	n.waitSynced()
 	n.restart()
 	n.want(full, gateway.Allowed)
-	n.want(others, gateway.Allowed)
+	n.want(newKey, gateway.Allowed)
 	n.restore(withB)
 	n.waitSynced()
-	n.want(formers, gateway.TenantInactive)
+	n.want(formerKey, gateway.TenantInactive)
 	if _, err := n.ActivateTenant(ctxOf(t), ada, ks, "b"); err != nil {
 		t.Fatal(err)
 	}
-	n.want(formers, gateway.Allowed)
+	n.want(formerKey, gateway.Allowed)
 }
 
-// TestEarlierFiles takes over what a replica of an earlier version was to write yet.
+// TestEarlierFiles opens a replica file of an earlier version, whose pending revocations are then
+// delivered.
 func TestEarlierFiles(t *testing.T) {
 	t.Parallel()
 	n, id, full := newNodeWithKey(t)
@@ -225,15 +228,15 @@ func TestEarlierFiles(t *testing.T) {
 	n.start()
 	n.want(full, gateway.RevokedKey)
 	if got := n.r.Status().Pending; got != 1 {
-		t.Errorf("%d to be written", got)
+		t.Errorf("%d revocations are pending", got)
 	}
 	n.down.Store(false)
 	n.waitSynced()
 	n.primaryHolds(id, gateway.StatusRevoked)
 }
 
-// TestCrashWhileReplacing begins where a crash left a copy half made, and finds what the former
-// one held refused.
+// TestCrashWhileReplacing starts with the former copy and an incomplete new one, as after a crash.
+// The former copy's revocations still apply.
 func TestCrashWhileReplacing(t *testing.T) {
 	t.Parallel()
 	n, id, full := newNodeWithKey(t)

@@ -16,7 +16,7 @@ func candidate(full string) apikey.Candidate {
 	return apikey.Candidate{Algorithm: apikey.SHA256, Digest: sha256.Sum256([]byte(full))}
 }
 
-// addTenant adds a tenant, with its change.
+// addTenant inserts a tenant and its change.
 func addTenant(t testing.TB, s management.Store, slug string) {
 	t.Helper()
 	now := time.Now().UTC().Truncate(time.Microsecond)
@@ -31,7 +31,7 @@ func addTenant(t testing.TB, s management.Store, slug string) {
 	}
 }
 
-// addKey adds a key with one secret, with its change.
+// addKey inserts a key with one secret, and its change.
 func addKey(t testing.TB, s management.Store, tenant, id, full string) {
 	t.Helper()
 	now := time.Now().UTC().Truncate(time.Microsecond)
@@ -52,7 +52,7 @@ func addKey(t testing.TB, s management.Store, tenant, id, full string) {
 	}
 }
 
-// lookup returns a key's record, nil where it is unknown.
+// lookup returns the record of a full key, nil if it is unknown.
 func lookup(t testing.TB, s gateway.Store, full string) *gateway.Record {
 	t.Helper()
 	rec, err := s.Lookup(ctxOf(t), ks, []apikey.Candidate{candidate(full)})

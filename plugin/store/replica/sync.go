@@ -11,7 +11,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
-// watchPrimary signals the primary's changes to the sync loop.
+// watchPrimary signals changes of the primary to the sync loop, until ctx ends.
 func (r *Replica) watchPrimary(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := r.primary.Wait(ctx); err != nil {
@@ -25,7 +25,7 @@ func (r *Replica) watchPrimary(ctx context.Context) {
 	}
 }
 
-// syncLoop applies changes, and makes a copy where there is none, until ctx ends.
+// syncLoop applies the primary's changes, and makes a copy if there is none, until ctx ends.
 func (r *Replica) syncLoop(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := r.sync(ctx)
@@ -37,14 +37,16 @@ func (r *Replica) syncLoop(ctx context.Context) {
 		wait, cancel := context.WithTimeout(ctx, pause)
 		_ = r.primaryChanged.wait(wait)
 		if err != nil {
-			// Calls that fail signal too.
+			// After a failure the loop waits for the whole pause: failing calls signal too, and
+			// would make it spin.
 			<-wait.Done()
 		}
 		cancel()
 	}
 }
 
-// sync brings look-ups up to the primary's state.
+// sync brings the copy up to the primary's state, or makes a new copy, and then delivers pending
+// revocations.
 func (r *Replica) sync(ctx context.Context) error {
 	if r.view.Load().passThrough {
 		return r.rebuild(ctx)
@@ -65,72 +67,74 @@ func (r *Replica) sync(ctx context.Context) error {
 	if s := r.view.Load(); !s.passThrough {
 		r.refreshClusterID(ctx, s.copy)
 	}
-	_ = r.deliver(ctx) // it is logged, and tried again
+	_ = r.deliver(ctx) // deliver logs the error, and the next sync tries again.
 	return nil
 }
 
-// catchUp applies all changes. Where the primary is not a later state of the copy,
-// look-ups go to the primary from then on, and that is no error. copyMu is held.
+// catchUp applies all changes of the primary to the copy. If the primary is not a later state of
+// the copy, catchUp directs look-ups to the primary and returns nil. copyMu is held.
 func (r *Replica) catchUp(ctx context.Context) error {
 	for {
 		s := r.view.Load()
 		if s.passThrough && !s.catchingUp {
 			return nil
 		}
-		asked := time.Now()
+		began := time.Now()
 		short, cancel := context.WithTimeout(ctx, pollTimeout)
-		// Writers to a primary that does not respond must not wait for as long as this may take.
+		// Writers must not wait for pollTimeout while the primary does not respond.
 		slow := time.AfterFunc(unreachableAfter, func() { r.markUnreachable(short, errPrimarySlow) })
 		d, err := r.primary.Delta(short, r.position, deltaChanges)
 		slow.Stop()
 		cancel()
 		switch {
 		case errors.Is(err, replication.ErrRewound), errors.Is(err, replication.ErrPruned):
-			r.log.Warn("the replica does not fit the database any more: a new one is made", "file", r.file, "because", err)
+			r.log.Warn("the database is not a later state of the replica: look-ups go to the database until a new replica is made", "file", r.file, "reason", err)
 			r.setView(&activeView{copy: s.copy, passThrough: true})
 			return nil
 		case err != nil:
 			return err
 		}
 		if len(d.Changes) > 0 {
-			// Rows whose revocation was kept may have come back, and then it is pending: a reader that
-			// sees the rows must see that too.
-			more := func(n int64) {
+			// A row that comes back may make its stored revocation pending again. A reader that
+			// sees the row must see that number too.
+			pending := func(n int64) {
 				if n > r.pendingCount.Load() {
 					r.pendingCount.Store(n)
 				}
 			}
-			if err := s.copy.Apply(ctx, d, asked, more); err != nil {
+			if err := s.copy.Apply(ctx, d, began, pending); err != nil {
 				r.recountPending(ctx)
 				if sqlite.Damaged(err) {
 					r.discardDamaged(s, err)
 					return nil
 				}
-				r.log.Error("the replica can't be written: known keys are checked by its present state", "file", r.file, "error", err)
+				r.log.Error("the replica can't be written, so it does not follow the database: keys are checked by its last state; check the disk", "file", r.file, "error", err)
 				return err
 			}
 			r.position = d.To
-			r.savedSync = asked
+			r.savedSync = began
 			r.recountPending(ctx)
 			r.viewChanged.notify()
 		}
 		r.lastAnswer.Store(time.Now().UnixNano())
 		if !d.More {
-			r.lastSync.Store(&asked)
+			r.lastSync.Store(&began)
 			r.viewChanged.notify()
 			return nil
 		}
 	}
 }
 
-// setView changes where look-ups go. The gateway checks all cached keys again.
+// setView changes where look-ups go. By the new generation the gateway checks all cached keys
+// again.
 func (r *Replica) setView(s *activeView) {
 	r.view.Store(s)
 	r.generation.Add(1)
 	r.viewChanged.notify()
 }
 
-// discardDamaged gives up a copy that can't be read. Its revocations are lost here, but the primary has them.
+// discardDamaged stops using a copy that can't be read. Its revocations are lost here, but the
+// primary holds all that were delivered.
 func (r *Replica) discardDamaged(s *activeView, err error) {
 	if r.view.CompareAndSwap(s, &activeView{passThrough: true}) {
 		r.log.Error("the replica is damaged: look-ups go to the database until a new one is made", "file", r.file, "error", err)
@@ -145,7 +149,8 @@ func (r *Replica) discardDamaged(s *activeView, err error) {
 
 var errPrimarySlow = fmt.Errorf("%w: no answer within %s", gateway.ErrStore, unreachableAfter)
 
-// markUnreachable records why the primary does not answer. Calls that wait for it are cancelled.
+// markUnreachable records why the primary does not answer, and cancels calls that wait for the
+// primary. It does nothing after ctx has ended.
 func (r *Replica) markUnreachable(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		return
@@ -164,15 +169,15 @@ func (r *Replica) markReachable() {
 	}
 }
 
-// saveSync writes the time of the last sync to the file now and then, and the announced lease, at once
-// where it changed.
+// saveSync writes the time of the last sync to the file every saveInterval, and the announced
+// lease as soon as it changed.
 func (r *Replica) saveSync(ctx context.Context) {
 	r.copyMu.Lock()
 	defer r.copyMu.Unlock()
-	heard, promised := r.LastSync(), r.announced.Load()
-	if s := r.view.Load(); !s.passThrough && (heard.Sub(r.savedSync) >= saveInterval || !promised.Equal(r.savedLease)) {
-		if err := s.copy.SetLastSync(ctx, heard, promised); err == nil {
-			r.savedSync, r.savedLease = heard, promised
+	lastSync, lease := r.LastSync(), r.announced.Load()
+	if s := r.view.Load(); !s.passThrough && (lastSync.Sub(r.savedSync) >= saveInterval || !lease.Equal(r.savedLease)) {
+		if err := s.copy.SetLastSync(ctx, lastSync, lease); err == nil {
+			r.savedSync, r.savedLease = lastSync, lease
 		}
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store"
 )
 
-// TestRevokedWhileUnreachable revokes keys and tenants while the primary is unreachable, restarts the node, and
-// finds all of it written when the primary is back.
+// TestRevokedWhileUnreachable revokes keys and tenants while the primary is unreachable, and
+// restarts the node. All revocations are written when the primary answers again.
 func TestRevokedWhileUnreachable(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
@@ -22,8 +22,8 @@ func TestRevokedWhileUnreachable(t *testing.T) {
 	n.tenant("b")
 	n.tenant("c")
 	type issued struct{ id, full string }
-	make := func(tenant string) issued { id, full := n.key(tenant); return issued{id, full} }
-	fine, revoked, disabled, deleted, suspended, gone := make("a"), make("a"), make("a"), make("a"), make("b"), make("c")
+	create := func(tenant string) issued { id, full := n.key(tenant); return issued{id, full} }
+	active, revoked, disabled, deleted, suspended, gone := create("a"), create("a"), create("a"), create("a"), create("b"), create("c")
 	n.waitSynced()
 	n.down.Store(true)
 	ctx := ctxOf(t)
@@ -45,7 +45,7 @@ func TestRevokedWhileUnreachable(t *testing.T) {
 		}
 	}
 	if _, err := n.RevokeKey(ctx, ada, ks, "key_00000000000000000000000000"); err == nil || errors.Is(err, gateway.ErrStore) {
-		t.Errorf("revoking what is none: %v", err)
+		t.Errorf("revoking an unknown key: %v", err)
 	}
 	if _, err := n.EnableKey(ctx, ada, ks, disabled.id); !errors.Is(err, gateway.ErrStore) {
 		t.Errorf("enabling while the primary is unreachable: %v", err)
@@ -55,7 +55,7 @@ func TestRevokedWhileUnreachable(t *testing.T) {
 	}
 	check := func() {
 		t.Helper()
-		n.want(fine.full, gateway.Allowed)
+		n.want(active.full, gateway.Allowed)
 		n.want(revoked.full, gateway.RevokedKey)
 		n.want(disabled.full, gateway.DisabledKey)
 		n.want(suspended.full, gateway.TenantInactive)
@@ -71,14 +71,14 @@ func TestRevokedWhileUnreachable(t *testing.T) {
 	n.down.Store(false)
 	n.waitSynced()
 	check()
-	primary := newNode(t, n.path) // as another node sees it
-	primary.want(fine.full, gateway.Allowed)
+	primary := newNode(t, n.path) // a node with a new copy of the primary
+	primary.want(active.full, gateway.Allowed)
 	primary.want(revoked.full, gateway.RevokedKey)
 	primary.want(disabled.full, gateway.DisabledKey)
 	primary.want(suspended.full, gateway.TenantInactive)
 	primary.want(deleted.full, gateway.InvalidKey)
 	primary.want(gone.full, gateway.InvalidKey)
-	// Each was written once, as done by who did it.
+	// Each revocation was written once, with the original actor.
 	var rows []audit.Row
 	if err := n.primary.Store.View(ctx, func(tx management.Tx) (err error) {
 		rows, err = tx.Audit(audit.Query{Keyspace: ks, Key: revoked.id})
@@ -91,8 +91,8 @@ func TestRevokedWhileUnreachable(t *testing.T) {
 	}
 }
 
-// TestReversedElsewhere holds what was disabled here to the decision of a node for which the
-// primary was not away.
+// TestReversedElsewhere disables a key on a node that is cut off. Another node, which reaches the
+// primary, disables and enables it. The other node's decision wins.
 func TestReversedElsewhere(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
@@ -113,12 +113,12 @@ func TestReversedElsewhere(t *testing.T) {
 	n.want(full, gateway.DisabledKey)
 	n.down.Store(false)
 	n.waitSynced()
-	testkit.Eventually(t, "the key is let in", func() bool { return n.reasonFor(full) == gateway.Allowed })
+	testkit.Eventually(t, "the key is accepted", func() bool { return n.reasonFor(full) == gateway.Allowed })
 	other.want(full, gateway.Allowed)
 }
 
-// TestUnknownWhileStale says of an unknown key that it is, and no longer when nothing was
-// heard for some seconds.
+// TestUnknownWhileStale checks that a replica reports an unknown key as unknown only while it is
+// synced.
 func TestUnknownWhileStale(t *testing.T) {
 	t.Parallel()
 	n, _, full := newNodeWithKey(t)
@@ -126,7 +126,7 @@ func TestUnknownWhileStale(t *testing.T) {
 		t.Fatal(rec)
 	}
 	n.down.Store(true)
-	testkit.Eventually(t, "what is unknown can't be told", func() bool {
+	testkit.Eventually(t, "an unknown key is no longer reported as unknown", func() bool {
 		_, err := n.r.LookupSecret(ctxOf(t), ks, "unknown")
 		return errors.Is(err, gateway.ErrStore)
 	})
@@ -138,8 +138,8 @@ func TestUnknownWhileStale(t *testing.T) {
 	}
 }
 
-// TestCopyTxReads checks that reads fail while the primary is unreachable where the copy has no data
-// for them: an empty answer would be wrong.
+// TestCopyTxReads checks that reads for which the copy has no data fail while the primary is
+// unreachable. An empty result would be wrong.
 func TestCopyTxReads(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, filepath.Join(t.TempDir(), "primary.db"))
@@ -148,7 +148,7 @@ func TestCopyTxReads(t *testing.T) {
 	n.down.Store(true)
 	holds := map[string]bool{"Tenant": true, "LockTenant": true, "Tenants": true, "Key": true, "Keys": true, "ActiveKeys": true, "Secrets": true,
 		"Token": true, "LockToken": true, "TokenByDigest": true, "Tokens": true, "KeyByDigest": true, "CountByHint": true,
-		// These write, and find nothing to write to.
+		// These methods write, and find no row to write to.
 		"AddCredits": true, "Changes": true, "InsertSecret": true, "RevokeTokens": true}
 	if err := n.r.View(ctxOf(t), func(management.Tx) error { return nil }); err != nil {
 		t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// primaryError returns why the primary is unreachable; nil where it answers.
+// primaryError returns the reason why the primary is unreachable; nil while it answers.
 func (r *Replica) primaryError() error {
 	if a := r.unreachable.Load(); a != nil {
 		return a.err
@@ -21,8 +21,8 @@ func (r *Replica) primaryError() error {
 	return nil
 }
 
-// onPrimary calls f, which uses the primary, except while the primary is known to be unreachable: callers that
-// wait for it in vain block others.
+// onPrimary calls f, which uses the primary. While the primary is known to be unreachable it
+// returns the reason instead, so that callers do not wait in vain and block others.
 func (r *Replica) onPrimary(f func() error) error {
 	err := r.primaryError()
 	if err == nil {
@@ -33,22 +33,22 @@ func (r *Replica) onPrimary(f func() error) error {
 	return err
 }
 
-// onPrimaryWhileReachable is onPrimary for an f that is cancelled when the primary becomes unreachable.
+// onPrimaryWhileReachable is onPrimary with a context that is cancelled when the primary becomes
+// unreachable.
 func (r *Replica) onPrimaryWhileReachable(ctx context.Context, f func(context.Context) error) error {
 	return r.onPrimary(func() error {
 		err := r.availability.while(ctx, f)
-		if gone := r.primaryError(); gone != nil && errors.Is(err, context.Canceled) && ctx.Err() == nil {
-			return gone
+		if unreachable := r.primaryError(); unreachable != nil && errors.Is(err, context.Canceled) && ctx.Err() == nil {
+			return unreachable
 		}
 		return err
 	})
 }
 
-// applyTimeout bounds how long a write waits until the copy has it.
+// applyTimeout bounds how long a write waits until the copy holds it.
 const applyTimeout = 5 * time.Second
 
-// Update implements management.Store. When it returns nil, look-ups here see the
-// write.
+// Update implements management.Store. When it returns nil, look-ups on this node see the write.
 func (r *Replica) Update(ctx context.Context, f func(management.Tx) error) error {
 	r.deliverFirst(ctx)
 	var changes []gateway.Change
@@ -66,7 +66,7 @@ func (r *Replica) Update(ctx context.Context, f func(management.Tx) error) error
 	return r.awaitApplied(ctx, changes)
 }
 
-// recordingTx records the changes made.
+// recordingTx records the changes that a transaction makes.
 type recordingTx struct {
 	store.Tx
 	changes []gateway.Change
@@ -88,25 +88,25 @@ func (t *recordingTx) Changes(list []gateway.Change) error {
 	return err
 }
 
-// awaitApplied returns when look-ups here see committed changes of the primary, and their revocations
-// would survive the primary's going back.
+// awaitApplied waits until look-ups on this node see committed changes of the primary, and until
+// the revocations in them are stored, in case the primary goes back to an older state.
 func (r *Replica) awaitApplied(ctx context.Context, changes []gateway.Change) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyTimeout)
 	defer cancel()
 	r.copyMu.Lock()
 	defer r.copyMu.Unlock()
-	// Also where the copy's number is higher: the primary may have gone back, and this change differ
-	// from the copy's change of that number.
+	// catchUp runs even if the copy's position is higher: if the primary went back, its change of
+	// that number differs from the copy's.
 	err := r.catchUp(ctx)
 	switch {
 	case r.view.Load().passThrough:
 		err = r.storeRevocations(ctx, changes)
 	case err == nil && r.position.Seq < changes[len(changes)-1].Seq:
-		err = errors.New("the change is not there to be read")
+		err = errors.New("the database does not return the change")
 	}
 	if err != nil {
 		r.primaryChanged.notify()
-		return fmt.Errorf("%w: it is written, but this node's copy does not hold it yet: %w", gateway.ErrStore, err)
+		return fmt.Errorf("%w: the change is written, but this node's replica does not hold it yet: %w", gateway.ErrStore, err)
 	}
 	return nil
 }
@@ -148,7 +148,7 @@ func (r *Replica) SetShown(ctx context.Context, keyspace, secretID, prefix, last
 	return nil
 }
 
-// SavePeppers implements gateway.Store. It does not write what the copy has already.
+// SavePeppers implements gateway.Store. If the copy holds all check values, nothing is written.
 func (r *Replica) SavePeppers(ctx context.Context, checks map[string]string) error {
 	known, err := r.Peppers(ctx)
 	missing := err != nil
@@ -168,12 +168,12 @@ func (r *Replica) SavePeppers(ctx context.Context, checks map[string]string) err
 	return nil
 }
 
-// WriteFlush implements gateway.Store. The copy stores the counts of quotas too, for use while
-// the primary is unreachable.
+// WriteFlush implements gateway.Store. The counts of quotas are also stored in the copy, for use
+// while the primary is unreachable.
 func (r *Replica) WriteFlush(ctx context.Context, node string, f *gateway.Flush) error {
 	if s := r.view.Load(); s.copy != nil && len(f.Usage) > 0 {
 		if err := s.copy.WriteFlush(ctx, node, &gateway.Flush{At: f.At, Usage: f.Usage}); err != nil && s == r.view.Load() {
-			r.log.Warn("counts could not be written to the replica", "error", err)
+			r.log.Warn("counts of quotas could not be written to the replica; they are missing here while the database is unreachable", "error", err)
 		}
 	}
 	return r.onPrimary(func() error { return r.primary.WriteFlush(ctx, node, f) })
@@ -196,8 +196,8 @@ func (r *Replica) ReturnCredits(ctx context.Context, node, keyspace, tenant stri
 	return r.onPrimaryWhileReachable(ctx, func(ctx context.Context) error { return r.primary.ReturnCredits(ctx, node, keyspace, tenant) })
 }
 
-// DropLeases implements gateway.Store. While the primary is unreachable it is postponed until the node's
-// first lease: a gateway starts without the primary.
+// DropLeases implements gateway.Store. While the primary is unreachable, the drop is postponed
+// until the node's first lease, so that a gateway can start without the primary.
 func (r *Replica) DropLeases(ctx context.Context, node string) error {
 	r.leasesToDrop.Store(&node)
 	if err := r.dropOldLeases(ctx); err != nil && !unavailable(err) {
@@ -228,8 +228,8 @@ func (r *Replica) ReadUsage(ctx context.Context, q usage.Query, yield func(*usag
 	return r.onPrimary(func() error { return r.primary.ReadUsage(ctx, q, yield) })
 }
 
-// UsageUntil implements usage.Store. While the primary is unreachable it returns the zero
-// time: a gateway starts without the primary.
+// UsageUntil implements usage.Store. While the primary is unreachable it returns the zero time, so
+// that a gateway can start without the primary.
 func (r *Replica) UsageUntil(ctx context.Context) (until time.Time, err error) {
 	err = r.onPrimary(func() (err error) {
 		until, err = r.primary.UsageUntil(ctx)
