@@ -13,9 +13,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// A configuration of which one app does not start may have checked requests until then.
-// The one that goes on outweighs it.
-func TestFailedReloadOutweighsNothing(t *testing.T) {
+// After a reload that failed because another app could not start, the running configuration is
+// newer than the failed one. The failed one may have checked requests for a moment.
+func TestFailedReloadStaysOlder(t *testing.T) {
 	db := filepath.Join(t.TempDir(), "keys.db")
 	if err := load(t, onSQLite(db, &config.PlanConfig{Name: "free"}), nil); err != nil {
 		t.Fatal(err)
@@ -31,12 +31,12 @@ func TestFailedReloadOutweighsNothing(t *testing.T) {
 		"http": json.RawMessage(fmt.Sprintf(`{"servers": {"a": {"listen": [%q]}}}`, taken.Addr())),
 	})
 	if err == nil {
-		t.Fatal("started on an address that is taken")
+		t.Fatal("a configuration with an occupied address started")
 	}
 	if current(t) != running {
-		t.Fatal("the configuration before does not go on")
+		t.Fatal("the previous configuration does not keep running")
 	}
 	if !running.compiled.View.Newer(before) {
-		t.Error("the configuration that goes on does not outweigh the one that was given up")
+		t.Error("the running configuration is not newer than the failed one")
 	}
 }

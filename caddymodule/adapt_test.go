@@ -10,7 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 )
 
-// adapt returns the JSON that a Caddyfile becomes, indented.
+// adapt converts a Caddyfile to indented JSON.
 func adapt(caddyfile string) (string, error) {
 	out, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), map[string]any{"filename": "Caddyfile"})
 	if err != nil {
@@ -23,7 +23,8 @@ func adapt(caddyfile string) (string, error) {
 	return b.String(), nil
 }
 
-// file returns a Caddyfile with options in the global option keygate, further global options, and sites.
+// file returns a Caddyfile with options in the global option keygate, with further global options,
+// and with sites.
 func file(options, global, sites string) string {
 	return "{\n\tadmin off\n\tpersist_config off\n\tauto_https off\n\tlog {\n\t\tformat keygate\n\t}\n" + global + "\n\tkeygate {\n" + options + "\n\t}\n}\n" + sites
 }

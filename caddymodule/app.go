@@ -25,11 +25,11 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// App is the keygate app. It owns the engine over reloads.
+// App is the keygate app. It keeps the engine running over reloads.
 type App struct {
 	config.Config
 
-	// compiled is the configuration, checked and with its placeholders expanded.
+	// compiled is the checked configuration, with its placeholders expanded.
 	compiled *config.Compiled
 
 	ctx     caddy.Context
@@ -37,17 +37,18 @@ type App struct {
 	metrics *metrics
 	// refusals are the responses to rejected requests, by keyspace.
 	refusals map[string]*refusals
-	// gitHubKeys sign GitHub's reports of leaks; nil: none are taken.
+	// gitHubKeys verify GitHub's reports of leaks; nil if reports are not accepted.
 	gitHubKeys *leak.Keys
-	// events is Caddy's events app. It rejects subscriptions once the configuration has been active.
+	// events is Caddy's events app. It accepts no more subscriptions after the configuration
+	// became active.
 	events    *caddyevents.App
 	wasActive atomic.Bool
-	// pooled is the key under which engine was taken from the pool; empty while it was not.
+	// pooled is the engine's key in the pool; empty if no engine is taken.
 	pooled string
 	engine *engine.Engine
-	// config is this configuration as the engine uses it.
+	// config is this configuration in the form that the engine uses.
 	config *engine.Config
-	// gateway is the engine's, for handlers.
+	// gateway is the engine's gateway, which handlers use.
 	gateway  *cluster.Member
 	stopping atomic.Bool
 
@@ -63,13 +64,12 @@ func registerApp() {
 	httpcaddyfile.RegisterGlobalOption(config.AppName, config.ParseGlobalOption)
 }
 
-// CaddyModule returns the module's ID and constructor.
 func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: config.AppName, New: func() caddy.Module { return new(App) }}
 }
 
-// Provision checks and compiles the configuration and takes the engine of its store
-// from the pool. It opens nothing, so that validating a configuration leaves no trace.
+// Provision checks and compiles the configuration and takes the engine of its store from the pool.
+// It opens no file and no connection, so that validating a configuration has no effects.
 func (a *App) Provision(ctx caddy.Context) (err error) {
 	a.ctx, a.log = ctx, ctx.Slogger()
 	if err := checkCaddy(); err != nil {
@@ -94,16 +94,16 @@ func (a *App) Provision(ctx caddy.Context) (err error) {
 		return err
 	}
 	if err := a.takeEngine(); err != nil {
-		return fmt.Errorf("making the gateway: %w", err)
+		return fmt.Errorf("creating the engine: %w", err)
 	}
 	redact.Register(a, a.logSecrets())
 	return nil
 }
 
-// checkCaddy is replaced by tests.
+// checkCaddy is a variable so that tests can replace it.
 var checkCaddy = redact.CheckCaddy
 
-// logSecrets returns the keys of all keyspaces, as logs must not show them.
+// logSecrets returns the keys of all keyspaces, which must not appear in logs.
 func (a *App) logSecrets() redact.Secrets {
 	s := redact.NewSecrets(a.compiled.Cleaner, nil)
 	for _, ks := range a.compiled.Keyspaces {
@@ -112,9 +112,9 @@ func (a *App) logSecrets() redact.Secrets {
 	return s
 }
 
-// Start opens the store where no configuration before did, and checks that it and this
-// configuration belong together. Where they don't, nothing has changed and the
-// configuration that runs goes on.
+// Start opens the store, unless it is open already, and verifies that the store fits this
+// configuration. After an error nothing has changed, and the running configuration stays in
+// effect.
 func (a *App) Start() error {
 	check := checkup.New(a.ctx, a.log, a.compiled)
 	if err := check.RejectDropped(); err != nil {
@@ -122,7 +122,7 @@ func (a *App) Start() error {
 	}
 	ctx, cancel := context.WithTimeout(a.ctx, startTimeout)
 	defer cancel()
-	// First, since sites may serve requests already.
+	// Sites may serve requests already, so the spans are cleaned before anything slow.
 	check.CleanTraces()
 	if err := a.engine.Apply(ctx, a.config); err != nil {
 		return err
@@ -131,60 +131,58 @@ func (a *App) Start() error {
 	return nil
 }
 
-// Stop ends the readiness that health checks see. The engine stays: requests of this
-// configuration may still run, and another configuration may have taken it over.
+// Stop makes health checks report that this configuration is not ready. The engine keeps running:
+// requests of this configuration may still be in progress, and another configuration may use the
+// engine.
 func (a *App) Stop() error {
 	a.stopping.Store(true)
 	a.engine.Retire(a.config)
 	return nil
 }
 
-// Cleanup lets go of the engine, which ends with the last configuration that uses it.
+// Cleanup releases the engine. The pool closes the engine after its last configuration has
+// released it.
 func (a *App) Cleanup() error {
 	if a.pooled == "" {
 		return nil
 	}
 	redact.Unregister(a)
-	a.engine.Retire(a.config) // also where Start was not called, or failed
+	a.engine.Retire(a.config) // needed if Start failed or was not called
 	key := a.pooled
 	a.pooled = ""
 	_, err := engines.Delete(key)
 	return err
 }
 
-// Ready reports whether keys of at least one keyspace can be checked under this configuration.
+// Ready reports whether the gateway can check keys of at least one keyspace under this
+// configuration.
 func (a *App) Ready() bool { return a.gateway.Ready() && !a.stopping.Load() }
 
-// ReadyFor reports whether keys of a keyspace can be checked under this configuration; of any where it is "".
+// ReadyFor reports whether the gateway can check a keyspace's keys under this configuration; ""
+// means any keyspace.
 func (a *App) ReadyFor(keyspace string) bool {
 	return a.Ready() && (keyspace == "" || a.gateway.ReadyFor(keyspace))
 }
 
-// configuredApp returns the app for a handler that needs it.
+// configuredApp returns the keygate app of the configuration of ctx.
 func configuredApp(ctx caddy.Context) (*App, error) { return config.FindApp[*App](ctx) }
 
-// Context implements sites.App.
 func (a *App) Context() caddy.Context { return a.ctx }
 
-// Log implements sites.App.
 func (a *App) Log() *slog.Logger { return a.log }
 
-// Compiled implements sites.App.
 func (a *App) Compiled() *config.Compiled { return a.compiled }
 
-// Engine implements sites.App.
 func (a *App) Engine() *engine.Engine { return a.engine }
 
-// GitHubKeys implements sites.App.
 func (a *App) GitHubKeys() *leak.Keys { return a.gitHubKeys }
 
-// Verifier implements sites.App.
 func (a *App) Verifier() management.RequestChecker {
 	return &verifier{a}
 }
 
-// addRules adds the rules of a handler of this configuration to those by which verify and explain
-// check a keyspace's requests.
+// addRules adds a handler's rules to those that verify and explain apply to requests of a
+// keyspace.
 func (a *App) addRules(keyspace string, r *pathRules) {
 	a.rulesMu.Lock()
 	defer a.rulesMu.Unlock()
@@ -194,7 +192,7 @@ func (a *App) addRules(keyspace string, r *pathRules) {
 	a.rules[keyspace] = append(a.rules[keyspace], r)
 }
 
-// rulesOf returns the rules of every handler of a keyspace.
+// rulesOf returns the rules of all handlers of a keyspace.
 func (a *App) rulesOf(keyspace string) []*pathRules {
 	a.rulesMu.Lock()
 	defer a.rulesMu.Unlock()
@@ -208,14 +206,14 @@ var (
 	_ sites.App          = (*App)(nil)
 )
 
-// ConfigHash implements sites.App. It computes the hash once.
+// ConfigHash returns the configuration's hash, which it computes once.
 func (a *App) ConfigHash() string {
 	a.hashOnce.Do(func() { a.hashed = a.Config.ConfigHash() })
 	return a.hashed
 }
 
-// logReady logs that the keys of this configuration are checked from now on, with the program
-// and the store that do so. The path of an SQLite file is absolute.
+// logReady logs that the gateway now checks keys with this configuration. The line names the
+// version and the store; the path of an SQLite file is absolute.
 func (a *App) logReady() {
 	store := a.compiled.Path
 	if a.Store != nil && a.Store.Type == config.StorePostgres {

@@ -17,13 +17,13 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/keygate-dev/keygate/caddymodule/config"
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// Load runs a configuration whose keygate app is app, in the place of the one that runs.
-// extra are further apps.
+// load replaces the running configuration by one with the keygate app and the extra apps.
 func load(t *testing.T, app *App, extra caddy.ModuleMap) error {
 	t.Helper()
 	apps := caddy.ModuleMap{}
@@ -57,7 +57,7 @@ func loadRaw(t *testing.T, config string) error {
 	return caddy.Load([]byte(config), true)
 }
 
-// stop ends the configuration that runs.
+// stop stops the running configuration.
 func stop(t *testing.T) {
 	t.Helper()
 	if err := caddy.Stop(); err != nil {
@@ -65,7 +65,7 @@ func stop(t *testing.T) {
 	}
 }
 
-// current returns the app that runs.
+// current returns the keygate app of the running configuration.
 func current(t *testing.T) *App {
 	t.Helper()
 	app, err := caddy.ActiveContext().AppIfConfigured(config.AppName)
@@ -75,7 +75,7 @@ func current(t *testing.T) *App {
 	return app.(*App)
 }
 
-// onSQLite returns an app with a new store and plans of those names.
+// onSQLite returns an app with a new store and these plans.
 func onSQLite(path string, plans ...*config.PlanConfig) *App {
 	return &App{Config: config.Config{
 		Store:     &config.StoreConfig{Path: path},
@@ -120,7 +120,7 @@ func TestValidateTouchesNothing(t *testing.T) {
 	}
 	files, err := os.ReadDir(dir)
 	if err != nil || len(files) != 0 {
-		t.Errorf("validating left %v behind (%v)", files, err)
+		t.Errorf("validating created the files %v (%v)", files, err)
 	}
 }
 
@@ -133,8 +133,8 @@ func mustConfig(t *testing.T, raw []byte) *caddy.Config {
 	return config
 }
 
-// JSON is checked by the code that checks Caddyfiles; it names fields instead of lines.
-func TestProvisionRefuses(t *testing.T) {
+// A configuration in JSON gets the same checks as a Caddyfile. Its errors name fields instead of lines.
+func TestProvisionRejects(t *testing.T) {
 	t.Setenv("KEYGATE_TEST_EMPTY", "")
 	t.Setenv("KEYGATE_TEST_SHORT", "short")
 	for _, tt := range []struct {
@@ -175,7 +175,7 @@ func TestProvisionRefuses(t *testing.T) {
 	}
 }
 
-func TestHandlerRefusedInJSON(t *testing.T) {
+func TestHandlerRejectedInJSON(t *testing.T) {
 	for _, tt := range []struct {
 		name, handler string
 		want          []string
@@ -225,7 +225,7 @@ func TestReloadKeepsTheEngine(t *testing.T) {
 		t.Errorf("ready: old %v, new %v", first.Ready(), second.Ready())
 	}
 	if second.engine.View() != second.compiled.View {
-		t.Error("management does not go by the new configuration")
+		t.Error("management does not use the new configuration")
 	}
 	if err := load(t, onSQLite(filepath.Join(t.TempDir(), "other.db")), nil); err != nil {
 		t.Fatal(err)
@@ -234,20 +234,20 @@ func TestReloadKeepsTheEngine(t *testing.T) {
 		t.Error("another store got the same engine")
 	}
 	if second.gateway.Ready() {
-		t.Error("the engine that nobody uses any more is not closed")
+		t.Error("the engine without a configuration is not closed")
 	}
-	// A request of the old configuration may still call it.
+	// A request of the old configuration may still use the closed engine.
 	var d gateway.Decision
 	second.gateway.Check(context.Background(), &gateway.Request{
 		Now: time.Now(), View: second.compiled.View, Keyspace: second.compiled.View.Keyspaces["shop"], Credential: "kg_live_00000000000000000000000000000000",
 	}, &d)
 	d.Done()
 	if d.Reason == gateway.Allowed {
-		t.Error("a closed engine lets pass")
+		t.Error("a closed engine accepts a request")
 	}
 }
 
-func TestPlanWithTenantsCannotVanish(t *testing.T) {
+func TestPlanWithTenantsCannotBeRemoved(t *testing.T) {
 	db := filepath.Join(t.TempDir(), "keys.db")
 	if err := load(t, onSQLite(db, &config.PlanConfig{Name: "free"}, &config.PlanConfig{Name: "gold"}), nil); err != nil {
 		t.Fatal(err)
@@ -257,42 +257,37 @@ func TestPlanWithTenantsCannotVanish(t *testing.T) {
 
 	wantError(t, load(t, onSQLite(db, &config.PlanConfig{Name: "free"}), nil), "2 tenants", "'gold'", "keyspace shop", "was gold")
 	if current(t) != running || !running.Ready() {
-		t.Error("the refused configuration changed the running one")
+		t.Error("the rejected configuration changed the running one")
 	}
 	if running.engine.View() != running.compiled.View {
-		t.Error("management goes by the refused configuration")
+		t.Error("management uses the rejected configuration")
 	}
 
-	// Another app that can't start leaves everything as it was, the tenants' plan too.
+	// If another app can't start, the reload changes nothing, not even the tenants' plan.
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	heir := onSQLite(db, &config.PlanConfig{Name: "free"}, &config.PlanConfig{Name: "pro", Was: []string{"gold"}})
-	for range 5 { // apps start in random order
-		err := load(t, heir, caddy.ModuleMap{"http": fmt.Appendf(nil, `{"servers":{"s":{"listen":[%q]}}}`, taken.Addr())})
+	successor := onSQLite(db, &config.PlanConfig{Name: "free"}, &config.PlanConfig{Name: "pro", Was: []string{"gold"}})
+	for range 5 { // Caddy starts apps in random order, so several tries cover both orders
+		err := load(t, successor, caddy.ModuleMap{"http": fmt.Appendf(nil, `{"servers":{"s":{"listen":[%q]}}}`, taken.Addr())})
 		wantError(t, err, "address already in use")
 		if held := plans(t, running); held["gold"] != 2 {
 			t.Fatalf("a configuration that failed moved tenants: %v", held)
 		}
 		if running.engine.View() != running.compiled.View {
-			t.Fatal("management goes by the failed configuration")
+			t.Fatal("management uses the failed configuration")
 		}
 	}
 
-	if err := load(t, heir, nil); err != nil {
+	if err := load(t, successor, nil); err != nil {
 		t.Fatal(err)
 	}
 	if ks := current(t).compiled.View.Keyspaces["shop"]; ks.Plans["gold"] != ks.Plans["pro"] {
 		t.Error("tenants of the former plan are not checked by the new one")
 	}
-	for deadline := time.Now().Add(10 * time.Second); plans(t, current(t))["pro"] != 2; {
-		if time.Now().After(deadline) {
-			t.Fatalf("the tenants were not moved: %v", plans(t, current(t)))
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	testkit.Eventually(t, "the tenants have the new plan", func() bool { return plans(t, current(t))["pro"] == 2 })
 }
 
 func plans(t *testing.T, a *App) map[string]int64 {
@@ -320,12 +315,12 @@ func TestPeppersMustFitTheStore(t *testing.T) {
 	}
 	for _, step := range []struct {
 		peppers []string
-		refused string
+		wantErr string
 	}{
-		{nil, ""},                  // keys from before any pepper
+		{nil, ""},                  // first start, before there are peppers
 		{[]string{"A"}, ""},        // the first
 		{nil, "has none"},          // forgotten
-		{[]string{"B"}, "not one"}, // another, without the former
+		{[]string{"B"}, "not one"}, // a new pepper without the former one
 		{[]string{"A", "B"}, "never used"},
 		{[]string{"B", "A"}, ""},
 		{[]string{"B"}, ""}, // all rehashed
@@ -335,10 +330,10 @@ func TestPeppersMustFitTheStore(t *testing.T) {
 	} {
 		err := with(step.peppers...)
 		switch {
-		case step.refused == "" && err != nil:
+		case step.wantErr == "" && err != nil:
 			t.Fatalf("%v: %v", step.peppers, err)
-		case step.refused != "":
-			wantError(t, err, "pepper", step.refused)
+		case step.wantErr != "":
+			wantError(t, err, "pepper", step.wantErr)
 			for _, n := range []string{"A", "B", "C"} {
 				if strings.Contains(err.Error(), os.Getenv("KEYGATE_TEST_"+n)) {
 					t.Errorf("the error shows a pepper: %v", err)
@@ -360,7 +355,7 @@ func TestStoreThatCannotBeOpened(t *testing.T) {
 	})
 }
 
-// A configuration that failed half-way lets go of what it took, once, and only that.
+// Cleanup of an app whose provisioning failed releases only what the app had taken.
 func TestCleanupOfHalfProvisioned(t *testing.T) {
 	if err := new(App).Cleanup(); err != nil {
 		t.Errorf("an app that was never provisioned: %v", err)
@@ -403,7 +398,8 @@ func freePort(t testing.TB) int {
 	return port
 }
 
-// Gateways of one configuration are told from those of another, whatever each has of its own.
+// The configuration hash is equal for gateways that differ only in node name and replica file, and
+// changes with other settings.
 func TestConfigHash(t *testing.T) {
 	hash := func(node, replica string, staleness time.Duration) string {
 		a := &App{Config: config.Config{Node: node, Store: &config.StoreConfig{Type: config.StorePostgres, DSN: "{env.DATABASE_URL}", Replica: replica, MaxStaleness: caddy.Duration(staleness)}}}
@@ -411,15 +407,15 @@ func TestConfigHash(t *testing.T) {
 	}
 	one := hash("n1", "/a.db", time.Hour)
 	if one == "" || hash("n2", "/b.db", time.Hour) != one {
-		t.Error("gateways differ by what is their own")
+		t.Error("gateways with the same configuration have different hashes")
 	}
 	if hash("n1", "/a.db", time.Minute) == one {
 		t.Error("another configuration has the same hash")
 	}
 }
 
-// A gateway with a Caddy that it was not tested with does not start.
-func TestAnotherCaddyIsRefused(t *testing.T) {
+// A gateway does not start with a version of Caddy that it was not tested with.
+func TestUntestedCaddyDoesNotStart(t *testing.T) {
 	saved := checkCaddy
 	defer func() { checkCaddy = saved }()
 	checkCaddy = func() error { return errors.New("another Caddy") }
@@ -427,7 +423,7 @@ func TestAnotherCaddyIsRefused(t *testing.T) {
 	wantError(t, err, "another Caddy")
 }
 
-// A server that drops the only header of a key refuses the configuration, from JSON too.
+// A configuration in JSON is rejected if the server drops the only header for keys.
 func TestHeaderThatIsDropped(t *testing.T) {
 	for _, header := range []string{"X_API_Key", "x.api.key", "X_API.Key"} {
 		_, err := adapt(file("credentials {\nheader "+header+"\n}", "", siteWith("keygate\nreverse_proxy localhost:9000")))
@@ -441,7 +437,8 @@ func TestHeaderThatIsDropped(t *testing.T) {
 	}
 }
 
-// A gateway that is started in another directory logs that its database is another one.
+// A gateway with a relative store path that starts in another directory logs that it created
+// another database.
 func TestRelativeStoreElsewhere(t *testing.T) {
 	t.Setenv("XDG_DATA_HOME", t.TempDir())
 	a, b := t.TempDir(), t.TempDir()

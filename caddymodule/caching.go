@@ -9,21 +9,21 @@ import (
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
-// Shared caches must not give one client's response to another (RFC 9111). So where a key may be
-// checked, a response names the headers that it depends on, and is private unless the upstream
-// has decided what shared caches may do. A rejection is stored nowhere.
+// Shared caches must not give one client's response to another (RFC 9111). So if a key may be
+// checked, the response names the headers that it depends on. It is also private, unless the
+// upstream's Cache-Control already says what shared caches may do. Rejections are never stored.
 
 // varyList is a list of field names for Vary.
 type varyList struct {
 	names []string
-	// line is names as one field value; empty for none.
+	// line holds the names as one field value; empty if there are none.
 	line string
 }
 
 func newVaryList(names []string) varyList { return varyList{names, strings.Join(names, ", ")} }
 
-// credentialHeaders returns the names of the headers of places, each once. Places in the query need
-// none: caches store a response under the URL, query included.
+// credentialHeaders returns the header names of the places, without duplicates. Places in the
+// query have none: caches store a response under its URL, with the query.
 func credentialHeaders(places []apikey.Place) []string {
 	var names []string
 	for i := range places {
@@ -34,7 +34,8 @@ func credentialHeaders(places []apikey.Place) []string {
 	return names
 }
 
-// writeCacheHeaders sets the headers for caches, when the response's header is sent.
+// writeCacheHeaders sets Vary and Cache-Control of the response. It is called when the response's
+// header is sent.
 func (x *exchange) writeCacheHeaders() {
 	if x.w.status == http.StatusSwitchingProtocols {
 		return
@@ -43,7 +44,8 @@ func (x *exchange) writeCacheHeaders() {
 	if x.rejected {
 		hdr["Cache-Control"] = []string{"no-store"}
 		if h.CORS != nil {
-			// Whether a page may read it depends on the origin, also where none was sent.
+			// The origin decides whether a page may read the response, even if this request has no
+			// Origin.
 			originVary.addTo(hdr, nil)
 		}
 	}
@@ -54,7 +56,8 @@ func (x *exchange) writeCacheHeaders() {
 	if values := hdr["Cache-Control"]; !decidesSharing(values) {
 		private := "private"
 		if len(values) > 0 {
-			// First, so that no unclosed quotation mark swallows it.
+			// private comes first, so that an unclosed quotation mark in the upstream's value
+			// can't hide it.
 			private += ", " + strings.Join(values, ", ")
 		}
 		x.caching[1] = private
@@ -64,7 +67,8 @@ func (x *exchange) writeCacheHeaders() {
 
 var originVary = newVaryList([]string{"Origin"})
 
-// addTo adds the names that a response's Vary lacks. Where it has none, room holds the value, if given.
+// addTo adds the names that the response's Vary lacks. If there is no Vary and room is not nil,
+// room stores the new value, which saves an allocation.
 func (l *varyList) addTo(hdr http.Header, room []string) {
 	have := hdr["Vary"]
 	switch {
@@ -87,7 +91,8 @@ func (l *varyList) addTo(hdr http.Header, room []string) {
 	}
 }
 
-// lists reports whether a list of tokens over several lines holds one, in any case.
+// lists reports whether one of the values, each a comma-separated list, contains the token,
+// ignoring case.
 func lists(values []string, token string) bool {
 	for _, v := range values {
 		for t := range strings.SplitSeq(v, ",") {
@@ -99,8 +104,9 @@ func lists(values []string, token string) bool {
 	return false
 }
 
-// decidesSharing reports whether the lines of a Cache-Control already state what shared caches may
-// do. private and no-cache with field names apply to these fields alone.
+// decidesSharing reports whether the lines of a Cache-Control already say what shared caches may
+// do. Directives private and no-cache with field names don't count, since they apply only to these
+// fields.
 func decidesSharing(values []string) bool {
 	for _, rest := range values {
 		for rest != "" {
@@ -125,8 +131,8 @@ func decidesSharing(values []string) bool {
 	return false
 }
 
-// cutDirective returns the first directive of a line and what follows its comma. closed reports whether
-// all its quoted strings end.
+// cutDirective returns the first directive of a line and the text after its comma. closed reports
+// whether all quoted strings in the directive are closed.
 func cutDirective(s string) (directive, rest string, closed bool) {
 	quoted := false
 	for i := 0; i < len(s); i++ {

@@ -71,7 +71,8 @@ func TestVary(t *testing.T) {
 	}
 }
 
-// Shared caches give no client the response of another, whatever the upstream answers.
+// A shared cache never gives one client's response to another client, whatever headers the
+// upstream sends.
 func TestCacheHeaders(t *testing.T) {
 	s := newTestSite(t, siteConfig(`credentials {
 			authorization Bearer
@@ -161,7 +162,8 @@ func TestCacheHeadersAsSent(t *testing.T) {
 	}
 }
 
-// A site that caches its assets makes no rejection cacheable, in error routes neither.
+// Rejections are not cacheable, even on a site that makes its assets cacheable, and even from
+// error routes.
 func TestRejectionsAreNotStored(t *testing.T) {
 	s := newTestSite(t, siteConfig("", `header Cache-Control "public, max-age=3600"
 	keygate

@@ -1,6 +1,8 @@
-// Package caddymodule mounts Keygate in Caddy. It and its subpackages are the only code that imports Caddy.
+// Package caddymodule mounts Keygate in Caddy. It and its subpackages are the only code that
+// imports Caddy.
 //
-// This package holds the app and the path of a request. The app owns the engine over reloads:
+// This package holds the app and the path of a request. The app keeps the engine running over
+// reloads:
 //
 //	keygate                       the app                                  app.go, engine.go
 //	http.handlers.keygate         checks requests                          handler.go, exchange.go
@@ -13,7 +15,7 @@
 //	cli       the command `caddy keygate`
 //	checkup   warnings at the start
 //	redact    keeps keys out of logs and traces
-//	adminapi  what the admin endpoint and the commands agree on
+//	adminapi  names and types shared by the admin endpoint and the commands
 //	version   the versions in this program
 package caddymodule
 
@@ -32,9 +34,10 @@ import (
 	"github.com/keygate-dev/keygate/caddymodule/sites"
 )
 
-// init registers everything this package brings to Caddy, one line each, in the
-// file that holds the thing. The order of directives matters: each is put directly
-// before basic_auth but the console, so one that is registered earlier also runs earlier.
+// init registers all modules, directives and commands with Caddy, one line each. The registering
+// functions are in the files of what they register. Their order matters: each directive except the
+// console is put directly before basic_auth, so a directive that is registered earlier also runs
+// earlier.
 func init() {
 	registerApp()
 	sites.RegisterHealth()
@@ -54,7 +57,7 @@ func registerHandler() {
 	httpcaddyfile.RegisterDirectiveOrder("keygate", httpcaddyfile.Before, "basic_auth")
 }
 
-// parseDirective makes the routes of a `keygate` directive.
+// parseDirective returns the routes of a `keygate` directive.
 func parseDirective(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	directives, err := config.ParseHandlerDirective(h)
 	if err != nil {
@@ -73,7 +76,8 @@ func registerPaths() {
 	httpcaddyfile.RegisterDirectiveOrder("keygate_paths", httpcaddyfile.Before, "rewrite")
 }
 
-// parsePathsRoute makes the route of a `keygate_paths` directive, which runs for every request of its site.
+// parsePathsRoute returns the route of a `keygate_paths` directive, which handles every request of
+// its site.
 func parsePathsRoute(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	c, err := config.ParsePathsDirective(h)
 	if err != nil {

@@ -11,22 +11,22 @@ import (
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
-// pathRules are what one keygate directive asks of requests.
+// pathRules are the rules of one keygate directive.
 type pathRules struct {
 	set *rules.Set
-	// overrides is nil where no request can count as one of another method.
+	// overrides is nil if no request can count as a request with another method.
 	overrides *overrideRules
 }
 
-// requestCheck checks one request, from the rules of its path on. The handler, verify and explain
-// all check with it, so that they decide alike: they call apply for each directive, then run, then
-// dec.Done. It is large, so it is reused; see reset.
+// requestCheck checks one request, beginning with the rules of its path. The handler, verify and
+// explain all use it, so that they decide alike: they call apply for each directive, then run,
+// then dec.Done. A requestCheck is large and is reused for other requests; see reset.
 type requestCheck struct {
-	// verdict is what the rules ask of the request, applied whether any rules were applied.
+	// verdict is the result of the rules. applied reports whether any rules were applied.
 	verdict rules.Verdict
 	applied bool
-	// checked reports whether dec holds a decision. Public paths get none, nor do optional ones
-	// without a key.
+	// checked reports whether dec holds a decision. Requests for public paths get none, and
+	// requests for optional paths get none if they have no key.
 	checked bool
 	req     gateway.Request
 	dec     gateway.Decision
@@ -38,9 +38,9 @@ func (c *requestCheck) reset() {
 	c.dec.Reset()
 }
 
-// apply makes the verdict as strict as what a directive's rules ask of a request. path is the path
-// as the directive reads it; the request is rejected where that is ambiguous. query is the raw
-// query, which may name further methods. c.req.Trace must be set before.
+// apply evaluates a directive's rules and makes the verdict at least as strict as their result.
+// path is the directive's reading of the path; an ambiguous path rejects the request. query is the
+// raw query, which may name further methods. c.req.Trace must be set before.
 func (c *requestCheck) apply(d *pathRules, method string, path *rules.Path, query string) {
 	switch {
 	case c.checked:
@@ -58,18 +58,18 @@ func (c *requestCheck) apply(d *pathRules, method string, path *rules.Path, quer
 	c.verdict.Add(v)
 }
 
-// checkedRequest is a request as requestCheck sees it.
+// checkedRequest is the request to check: a real one, or one of verify and explain.
 type checkedRequest interface {
-	// credential returns what apikey.Places.Find does, with its errors.
+	// credential returns the result of apikey.Places.Find for the request, with its errors.
 	credential(prefixedOnly bool) (string, error)
 	// address returns the client's address.
 	address() netip.Addr
 }
 
-// run checks r by the verdict, unless apply has rejected its path. body is what the body may add to
-// the verdict, nil for nothing; it is read only where it can make a difference. run may block on the
-// client, where body is not nil, and on the store, within ctx. c.req must hold everything that
-// neither r nor the verdict gives.
+// run checks r against the verdict, unless apply has rejected its path. body reads other methods
+// from the body, or is nil; it is used only if it can change the result. run may block on the
+// client if body is not nil, and on the store, until ctx ends. The caller must set all fields of
+// c.req that come neither from r nor from the verdict.
 func (c *requestCheck) run(ctx context.Context, g *cluster.Member, r checkedRequest, body *override) {
 	if c.checked {
 		return
@@ -101,12 +101,12 @@ func (c *requestCheck) run(ctx context.Context, g *cluster.Member, r checkedRequ
 	g.Check(ctx, &c.req, &c.dec)
 }
 
-// passesWithoutKey reports whether the request has no key and needs none.
+// passesWithoutKey reports whether the request has no key and does not need one.
 func (c *requestCheck) passesWithoutKey() bool {
 	return c.verdict.Class == rules.Optional && errors.Is(c.req.FindErr, apikey.ErrMissing)
 }
 
-// demand has the gateway check what the verdict asks for.
+// demand copies scopes and cost from the verdict to the gateway's request.
 func (c *requestCheck) demand() {
 	c.req.Need, c.req.ScopeDenied, c.req.Cost = gateway.ScopeSet(c.verdict.Need), c.verdict.Deny, c.verdict.Cost
 }

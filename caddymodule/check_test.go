@@ -15,7 +15,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
-// checkCase is a request and what must be decided about it. reason is "" where it passes without a
+// checkCase is a request and the expected decision. reason is "" if the request passes without a
 // decision.
 type checkCase struct {
 	name         string
@@ -26,8 +26,8 @@ type checkCase struct {
 	cost         int64
 }
 
-// Keys of a checkCase that are made by the test: the fixture's, the same after most of its quota was
-// spent, one of the right shape that was never issued, and the fixture's without its end.
+// Placeholders for keys in a checkCase: the fixture's key; the same key with most of its quota
+// spent; a well-formed key that was never issued; the fixture's key without its last characters.
 const (
 	checkKey        = "valid"
 	checkKeySpent   = "spent"
@@ -85,12 +85,12 @@ func checkCases() []checkCase {
 	}
 }
 
-// The handler, verify and explain decide alike about the same request, and take the same for it.
+// The handler, verify and explain decide alike about the same request, and charge the same cost.
 func TestHandlerVerifyAndExplainAgree(t *testing.T) {
 	ctx := context.Background()
 	for _, tc := range checkCases() {
 		t.Run(tc.name, func(t *testing.T) {
-			g := newRig(t, &config.PlanConfig{Name: "free", Scopes: []string{"read"}, Limits: []string{"quota 100/month"}}, tc.directive)
+			g := newHarness(t, &config.PlanConfig{Name: "free", Scopes: []string{"read"}, Limits: []string{"quota 100/month"}}, tc.directive)
 			v := g.handler.app.Verifier()
 			key := tc.key
 			switch key {
@@ -164,9 +164,10 @@ func TestHandlerVerifyAndExplainAgree(t *testing.T) {
 	}
 }
 
-// Where several directives have rules, verify and explain ask for what all of them ask for.
+// If several directives have rules for a keyspace, verify and explain apply the rules of all of
+// them.
 func TestVerifyAppliesEveryDirective(t *testing.T) {
-	g := newRig(t, &config.PlanConfig{Name: "free", Scopes: []string{"read"}, Limits: []string{"quota 100/month"}}, config.HandlerConfig{Config: rules.Config{Public: []rules.Pattern{{Path: "/a/*"}, {Path: "/b/*"}}}})
+	g := newHarness(t, &config.PlanConfig{Name: "free", Scopes: []string{"read"}, Limits: []string{"quota 100/month"}}, config.HandlerConfig{Config: rules.Config{Public: []rules.Pattern{{Path: "/a/*"}, {Path: "/b/*"}}}})
 	second := pathRules{}
 	var err error
 	second.set, err = rules.New(rules.Config{

@@ -16,8 +16,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// The alerts and the dashboard that come with the gateway are well-formed, and ask only for
-// metrics, labels and reasons that there are.
+// The shipped alerts and dashboard are well-formed and use only existing metrics, labels and
+// reasons.
 func TestMonitoringFiles(t *testing.T) {
 	view := viewOf(t, "monitoring-test", &config.PlanConfig{Name: "free"})
 	reg := prometheus.NewPedanticRegistry()
@@ -29,7 +29,7 @@ func TestMonitoringFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	var metrics, old []string
-	labels := []string{"le", "instance"} // a histogram's, and what Prometheus itself adds
+	labels := []string{"le", "instance"} // le is the label of histograms; Prometheus itself adds instance
 	for _, f := range families {
 		metrics = append(metrics, f.GetName())
 		for _, m := range f.GetMetric() {
@@ -38,7 +38,8 @@ func TestMonitoringFiles(t *testing.T) {
 			}
 		}
 	}
-	// Those of replicas and of Redis, which are collected only where there are any.
+	// Metrics of replicas and of Redis are collected only if there is a replica or Redis, so their
+	// descriptions are added here.
 	descs := make(chan *prometheus.Desc, 100)
 	replicaStats.Describe(descs)
 	limitsStats.Describe(descs)

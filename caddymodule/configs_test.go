@@ -14,7 +14,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// shipped are the configurations that come with Keygate, by file name.
+// shipped returns the shipped configurations by file name.
 func shipped(t *testing.T) map[string]string {
 	t.Helper()
 	files, err := filepath.Glob("../configs/*.Caddyfile")
@@ -32,7 +32,7 @@ func shipped(t *testing.T) map[string]string {
 	return out
 }
 
-// appIn returns the keygate app that a Caddyfile becomes.
+// appIn returns the keygate app of a Caddyfile.
 func appIn(t *testing.T, caddyfile string) *config.Config {
 	t.Helper()
 	out, err := adapt(caddyfile)
@@ -50,7 +50,8 @@ func appIn(t *testing.T, caddyfile string) *config.Config {
 	return config.Apps.Keygate
 }
 
-// Each file runs as it is, and reads the variables that all of them read.
+// Every shipped configuration is valid unchanged, and reads the variables KEYGATE_LISTEN,
+// KEYGATE_UPSTREAM, KEYGATE_ADMIN and KEYGATE_DB.
 func TestShippedConfigurations(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(filepath.Join("..", "configs"))
@@ -92,8 +93,9 @@ func TestShippedConfigurations(t *testing.T) {
 
 var products = []string{"convilyn", "convoy", "vilvik", "converra", "knouds"}
 
-// The file of all five holds each product as its own file does.
-func TestAllFiveAreTheProducts(t *testing.T) {
+// The configuration of all five products has the same keyspaces and handlers as the products' own
+// files.
+func TestAllFiveMatchesProducts(t *testing.T) {
 	t.Chdir(filepath.Join("..", "configs"))
 	files := shipped(t)
 	all := appIn(t, files["all-five.Caddyfile"]).Keyspaces
@@ -115,7 +117,7 @@ func TestAllFiveAreTheProducts(t *testing.T) {
 	}
 }
 
-// handlersIn collects a Caddyfile's keygate handlers by their keyspace.
+// handlersIn adds a Caddyfile's keygate handlers to into, by keyspace.
 func handlersIn(t *testing.T, caddyfile string, into map[string]any) {
 	t.Helper()
 	out, err := adapt(caddyfile)
@@ -145,8 +147,8 @@ func handlersIn(t *testing.T, caddyfile string, into map[string]any) {
 	walk(config)
 }
 
-// The words are those of the products' own pages.
-func TestProductsWords(t *testing.T) {
+// The messages of each product's rejections are those that the product documents.
+func TestProductsMessages(t *testing.T) {
 	t.Chdir(filepath.Join("..", "configs"))
 	files := shipped(t)
 	for _, tt := range []struct {

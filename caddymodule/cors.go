@@ -11,8 +11,8 @@ import (
 	"github.com/keygate-dev/keygate/caddymodule/config"
 )
 
-// allowOrigin lets pages of origin read the response with that header, and reports whether they
-// may. c may be nil.
+// allowOrigin sets the headers that let pages of origin read the response, if c allows the origin.
+// It reports whether c does. c may be nil.
 func allowOrigin(c *config.CORSConfig, hdr http.Header, origin string) bool {
 	if c == nil || origin == "" {
 		return false
@@ -33,8 +33,8 @@ func allowOrigin(c *config.CORSConfig, hdr http.Header, origin string) bool {
 	return false
 }
 
-// writeCORS lets pages of allowed origins read a response of the upstream, unless the upstream
-// itself states which origins may.
+// writeCORS sets the headers that let pages of allowed origins read the upstream's response,
+// unless the upstream has set them.
 func (x *exchange) writeCORS() {
 	c := x.h.CORS
 	if c == nil || c.RefusalsOnly() || x.rejected || x.preflight || x.w.status == http.StatusSwitchingProtocols {
@@ -50,8 +50,8 @@ func (x *exchange) writeCORS() {
 	}
 }
 
-// answersPreflight reports whether the request is a preflight that is answered here: for a method
-// and a path that the directive's matcher takes.
+// answersPreflight reports whether the directive answers the request itself: a preflight for a
+// method and a path that the directive handles.
 func (x *exchange) answersPreflight(path rulePath) bool {
 	c := x.h.CORS
 	return x.preflight && c != nil && c.Answer && !x.h.rules.set.Evaluate(requestedMethod(x.r), path).Outside
@@ -59,10 +59,10 @@ func (x *exchange) answersPreflight(path rulePath) bool {
 
 var preflightVary = newVaryList([]string{"Origin", "Access-Control-Request-Method", "Access-Control-Request-Headers"})
 
-// maxRequestedHeaders is how long a list of headers is allowed that a preflight asks for.
+// maxRequestedHeaders is the maximum length of a preflight's list of headers, in bytes.
 const maxRequestedHeaders = 4 << 10
 
-// answerPreflight answers the preflight r.
+// answerPreflight writes the response to the preflight r.
 func answerPreflight(c *config.CORSConfig, w http.ResponseWriter, r *http.Request) {
 	hdr := w.Header()
 	preflightVary.addTo(hdr, nil)
@@ -88,8 +88,8 @@ func answerPreflight(c *config.CORSConfig, w http.ResponseWriter, r *http.Reques
 // requestedMethod returns the method that the preflight r asks for.
 func requestedMethod(r *http.Request) string { return r.Header.Get("Access-Control-Request-Method") }
 
-// requestedHeaders returns the names of headers that the preflight r asks for; none where the list is
-// longer than any honest one.
+// requestedHeaders returns the header names that the preflight r asks for, or none if the list is
+// too long.
 func requestedHeaders(r *http.Request) (names []string) {
 	list := strings.Join(r.Header["Access-Control-Request-Headers"], ",")
 	if len(list) > maxRequestedHeaders {
@@ -115,14 +115,15 @@ func isPreflight(r *http.Request) bool {
 		len(r.Header["Cookie"]) == 0 && hasNoBody(r)
 }
 
-// hasNoBody reports whether r has neither a body nor trailers. It goes by the framing: the server
-// and the access log wrap bodies, so the body's type shows nothing.
+// hasNoBody reports whether r has neither a body nor trailers. It looks at the framing, because
+// the server and the access log wrap bodies.
 func hasNoBody(r *http.Request) bool {
 	if len(r.TransferEncoding) > 0 || len(r.Trailer) > 0 {
 		return false
 	}
 	for _, length := range r.Header["Content-Length"] {
-		// HTTP/2 servers take a length that is no number for 0, and read the body nevertheless.
+		// Go's HTTP/2 server treats a Content-Length that is not a number as 0 but still passes on
+		// the body.
 		if length != "0" {
 			return false
 		}
@@ -133,7 +134,7 @@ func hasNoBody(r *http.Request) bool {
 	if r.ContentLength > 0 || r.ProtoMajor != 3 {
 		return false
 	}
-	// Over HTTP/3 only the end of the stream shows that there is no body.
+	// Over HTTP/3, only the end of the stream shows that there is no body.
 	first := make([]byte, 1)
 	n, err := io.ReadFull(r.Body, first)
 	if errors.Is(err, io.EOF) {
@@ -143,15 +144,15 @@ func hasNoBody(r *http.Request) bool {
 	return false
 }
 
-// aheadBody is a body of which a part was already read. It returns that part, then the rest.
+// aheadBody is a body of which the beginning was already read. Its Read returns that beginning,
+// then the rest.
 type aheadBody struct {
 	io.ReadCloser
 	ahead []byte
-	// err is the error that ended the reading, nil where there is more to read.
+	// err is the error that ended reading ahead, or nil if the body continues.
 	err error
 }
 
-// Read implements io.Reader.
 func (b *aheadBody) Read(p []byte) (int, error) {
 	if len(b.ahead) > 0 {
 		n := copy(p, b.ahead)

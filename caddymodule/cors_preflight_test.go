@@ -15,7 +15,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
-// reached is an upstream that keeps what it got.
+// reached is an upstream that records the request it receives.
 type reached struct {
 	*http.Request
 	body    string
@@ -28,9 +28,9 @@ func (u *reached) ServeHTTP(_ http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// ask sends a request through the directive, and returns what reached the upstream and what
-// the client got.
-func (g *rig) ask(t *testing.T, r *http.Request) (*reached, *httptest.ResponseRecorder) {
+// ask sends a request through the directive. It returns what the upstream received and the
+// response to the client.
+func (g *harness) ask(t *testing.T, r *http.Request) (*reached, *httptest.ResponseRecorder) {
 	t.Helper()
 	u, w := new(reached), httptest.NewRecorder()
 	if err := g.serve(w, r, u); err != nil {
@@ -44,7 +44,7 @@ var _ caddyhttp.Handler = (*reached)(nil)
 var freePlan = &config.PlanConfig{Name: "free", Limits: []string{"rate 1000/h"}}
 
 func TestOnlyPreflightsPassUnchecked(t *testing.T) {
-	g := newRig(t, freePlan, config.HandlerConfig{})
+	g := newHarness(t, freePlan, config.HandlerConfig{})
 	for _, tt := range []struct {
 		name   string
 		change func(r *http.Request)
@@ -101,9 +101,10 @@ func TestOnlyPreflightsPassUnchecked(t *testing.T) {
 	}
 }
 
-// Over HTTP/3 the first byte shows that there is a body. It must arrive with the rest.
-func TestBodyThatIsNoPreflightsArrives(t *testing.T) {
-	g := newRig(t, freePlan, config.HandlerConfig{})
+// Over HTTP/3 the directive reads one byte to see whether a preflight has a body. That byte still
+// reaches the upstream with the rest.
+func TestBodyOfOptionsRequestArrives(t *testing.T) {
+	g := newHarness(t, freePlan, config.HandlerConfig{})
 	broken := errors.New("stream reset")
 	for _, tt := range []struct {
 		name string
@@ -128,11 +129,12 @@ func TestBodyThatIsNoPreflightsArrives(t *testing.T) {
 	}
 }
 
-// A preflight carries nothing that was not checked and that an upstream could act on.
+// A forwarded preflight holds nothing unchecked that an upstream could act on, such as a body or
+// credentials.
 func TestPreflightIsForwardedBare(t *testing.T) {
 	ks := &config.KeyspaceConfig{Plans: []*config.PlanConfig{freePlan}, Credentials: []apikey.Place{{Kind: apikey.InHeader, Name: "X-API-Key"}, {Kind: apikey.InQuery, Name: "api_key"}}}
 	for _, forward := range []bool{false, true} {
-		g := newKeyspaceRig(t, ks, config.HandlerConfig{ForwardCredential: forward, KeepOverrides: true})
+		g := newKeyspaceHarness(t, ks, config.HandlerConfig{ForwardCredential: forward, KeepOverrides: true})
 		r := httptest.NewRequest("OPTIONS", "http://localhost/v1/things?a=1&api_key="+g.key, iotest.ErrReader(io.EOF))
 		r.ContentLength = 0
 		for name, v := range map[string]string{"Origin": "https://a.test", "Access-Control-Request-Method": "POST", "X-Api-Key": g.key, "X-Http-Method-Override": "DELETE"} {

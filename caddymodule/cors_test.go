@@ -17,7 +17,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
-// corsHeaders returns the response headers that are about other origins, as "name: value" lines.
+// corsHeaders returns the response's CORS headers as "name: value" lines.
 func corsHeaders(h http.Header) string {
 	var out []string
 	for _, name := range slices.Sorted(maps.Keys(h)) {
@@ -46,7 +46,7 @@ func TestCORSAnswersPreflights(t *testing.T) {
 		headers []string
 		want    string
 	}{
-		{"what is asked for", open, a, []string{"x-api-key, content-type"}, echoed + a},
+		{"as asked for", open, a, []string{"x-api-key, content-type"}, echoed + a},
 		{"over two lines", open, a, []string{"x-api-key", "content-type"}, echoed + a},
 		{"the second origin", open, "https://b.test", []string{"x-api-key,content-type"}, echoed + "https://b.test"},
 		{"no headers", open, a, nil, "Allow-Methods: DELETE; Allow-Origin: " + a},
@@ -55,11 +55,11 @@ func TestCORSAnswersPreflights(t *testing.T) {
 		{"another origin", open, "https://evil.test", []string{"x-api-key"}, ""},
 		{"a longer origin", open, a + ".evil.test", nil, ""},
 		{"a sandboxed page", open, "null", nil, ""},
-		{"what is configured", full, a, []string{"x-other"}, "Allow-Credentials: true; Allow-Headers: X-API-Key, Content-Type; Allow-Methods: GET, PUT; Allow-Origin: " + a + "; Max-Age: 3600"},
+		{"as configured", full, a, []string{"x-other"}, "Allow-Credentials: true; Allow-Headers: X-API-Key, Content-Type; Allow-Methods: GET, PUT; Allow-Origin: " + a + "; Max-Age: 3600"},
 		{"another origin, all configured", full, "https://b.test", []string{"x-other"}, ""},
 		{"every origin", every, "https://evil.test", []string{"x-api-key, content-type"}, echoed + "*"},
 	} {
-		g := newRig(t, freePlan, config.HandlerConfig{CORS: &tt.cors})
+		g := newHarness(t, freePlan, config.HandlerConfig{CORS: &tt.cors})
 		r := httptest.NewRequest("OPTIONS", "http://localhost/v1/things", http.NoBody)
 		r.Header.Set("Origin", tt.origin)
 		r.Header.Set("Access-Control-Request-Method", "DELETE")
@@ -77,8 +77,9 @@ func TestCORSAnswersPreflights(t *testing.T) {
 	}
 }
 
-// What is no preflight is checked, and what the directive's matcher leaves out is answered by the upstream.
-func TestCORSAnswersNothingElse(t *testing.T) {
+// The directive checks OPTIONS requests that are not preflights. Preflights that its matcher
+// excludes go to the upstream.
+func TestCORSAnswersOnlyPreflights(t *testing.T) {
 	cors := &config.CORSConfig{Origins: []string{"https://a.test"}, Answer: true}
 	only := config.HandlerConfig{CORS: cors, Config: rules.Config{Only: []rules.Pattern{{Methods: []string{"DELETE"}, Path: "/api/*"}}}}
 	for _, tt := range []struct {
@@ -86,7 +87,7 @@ func TestCORSAnswersNothingElse(t *testing.T) {
 		config config.HandlerConfig
 		target string
 		change func(http.Header)
-		want   int // 200 stands for the upstream's answer
+		want   int // 200 is the upstream's status
 	}{
 		{"a preflight", config.HandlerConfig{CORS: cors}, "/api/x", func(http.Header) {}, 204},
 		{"for a public path", config.HandlerConfig{CORS: cors, Config: rules.Config{Public: []rules.Pattern{{Path: "/api/*"}}}}, "/api/x", func(http.Header) {}, 204},
@@ -100,7 +101,7 @@ func TestCORSAnswersNothingElse(t *testing.T) {
 		{"not to be answered", config.HandlerConfig{CORS: &config.CORSConfig{Origins: cors.Origins}}, "/api/x", func(http.Header) {}, 200},
 		{"a list of origins", config.HandlerConfig{CORS: corsList(t, cors.Origins...)}, "/api/x", func(http.Header) {}, 200},
 	} {
-		g := newRig(t, freePlan, tt.config)
+		g := newHarness(t, freePlan, tt.config)
 		r := httptest.NewRequest("OPTIONS", "http://localhost"+tt.target, http.NoBody)
 		r.Header.Set("Origin", "https://a.test")
 		r.Header.Set("Access-Control-Request-Method", "DELETE")
@@ -110,12 +111,12 @@ func TestCORSAnswersNothingElse(t *testing.T) {
 			t.Errorf("%s: answered %d, want %d; reached the upstream: %v", tt.name, w.Code, tt.want, u.Request != nil)
 		}
 		if allowed := w.Header().Get("Access-Control-Allow-Origin") != ""; tt.want == 200 && allowed {
-			t.Errorf("%s: the upstream's answer is changed", tt.name)
+			t.Errorf("%s: the upstream's response is changed", tt.name)
 		}
 	}
 }
 
-// corsList returns the configuration that is a list of origins.
+// corsList returns the CORS configuration for a list of origins.
 func corsList(t *testing.T, origins ...string) *config.CORSConfig {
 	t.Helper()
 	text, err := json.Marshal(origins)
@@ -129,7 +130,7 @@ func corsList(t *testing.T, origins ...string) *config.CORSConfig {
 	return c
 }
 
-// Pages of allowed origins read what the upstream answers, and refusals.
+// Pages of allowed origins can read the upstream's responses and rejections.
 func TestCORSOfResponses(t *testing.T) {
 	const a = "https://a.test"
 	named := config.CORSConfig{Origins: []string{a}}
@@ -140,7 +141,7 @@ func TestCORSOfResponses(t *testing.T) {
 	for _, tt := range []struct {
 		name, origin  string
 		cors          config.CORSConfig
-		own           string // what the upstream says
+		own           string // the upstream's own header
 		want          string
 		varies        bool
 		refused       string
@@ -154,7 +155,7 @@ func TestCORSOfResponses(t *testing.T) {
 		{"the upstream's own", a, upstreams, "https://own.test", "Allow-Origin: https://own.test", false, "Allow-Origin: " + a, true},
 		{"a list", a, list, "", "", false, "Allow-Credentials: true; Allow-Origin: " + a, true},
 	} {
-		g := newRig(t, freePlan, config.HandlerConfig{CORS: &tt.cors, Config: rules.Config{Public: []rules.Pattern{{Path: "/public"}}}})
+		g := newHarness(t, freePlan, config.HandlerConfig{CORS: &tt.cors, Config: rules.Config{Public: []rules.Pattern{{Path: "/public"}}}})
 		upstream := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
 			if tt.own != "" {
 				w.Header().Set("Access-Control-Allow-Origin", tt.own)
@@ -162,7 +163,7 @@ func TestCORSOfResponses(t *testing.T) {
 			w.WriteHeader(http.StatusOK)
 			return nil
 		})
-		for _, target := range []string{"/", "/public", "/refused"} {
+		for _, target := range []string{"/", "/public", "/rejected"} {
 			r := httptest.NewRequest("GET", "http://localhost"+target, http.NoBody)
 			if tt.origin != "" {
 				r.Header.Set("Origin", tt.origin)
@@ -171,7 +172,7 @@ func TestCORSOfResponses(t *testing.T) {
 			switch target {
 			case "/":
 				r.Header.Set("X-Api-Key", g.key)
-			case "/refused":
+			case "/rejected":
 				want, varies, status = tt.refused, tt.refusedVaries, http.StatusUnauthorized
 			}
 			w := httptest.NewRecorder()
@@ -185,7 +186,8 @@ func TestCORSOfResponses(t *testing.T) {
 	}
 }
 
-// A list, as saved configurations hold it, stays a list; an object is read strictly.
+// A CORS configuration that is a list in saved JSON stays a list when it is written again. An
+// object with unknown fields is an error.
 func TestCORSInJSON(t *testing.T) {
 	for _, text := range []string{
 		`["https://a.test","https://b.test"]`,

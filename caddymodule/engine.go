@@ -14,35 +14,36 @@ import (
 	"github.com/keygate-dev/keygate/plugin/engine"
 )
 
-// engines keeps running engines over reloads, by the store they serve: Caddy starts a new configuration before it stops
-// the old one, and both use the same engine.
+// engines holds the running engines by store. Caddy starts a new configuration before it stops the
+// old one, and both use the same engine.
 var engines = caddy.NewUsagePool()
 
 const (
-	// startTimeout bounds how long a start takes with the store: opening, migrating, checking.
+	// startTimeout is how long a start may take to open, migrate and check the store.
 	startTimeout = time.Minute
-	// closeTimeout bounds how long an engine that ends takes to write back its counts.
+	// closeTimeout is how long a closing engine may take to write its counts to the store.
 	closeTimeout = 10 * time.Second
 )
 
-// pooledEngine is an engine in the pool, which closes it with the last configuration that uses it.
+// pooledEngine is an engine in the pool. The pool closes it after the last configuration has
+// released it.
 type pooledEngine struct{ *engine.Engine }
 
-// Destruct implements caddy.Destructor.
+// Destruct closes the engine.
 func (p pooledEngine) Destruct() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	return p.Close(ctx)
 }
 
-// runningEngines returns the engines of all configurations: one, or two while a reload changes the store.
+// runningEngines returns the engines in the pool: one, or two while a reload changes the store.
 func runningEngines() iter.Seq[*engine.Engine] {
 	return func(yield func(*engine.Engine) bool) {
 		engines.Range(func(_, value any) bool { return yield(value.(pooledEngine).Engine) })
 	}
 }
 
-// takeEngine takes the engine of a's store from the pool, and makes it where there is none.
+// takeEngine takes the engine of a's store from the pool, and creates the engine if there is none.
 func (a *App) takeEngine() error {
 	e, _, err := engines.LoadOrNew(a.compiled.Identity, func() (caddy.Destructor, error) { return newEngine(a.compiled.Target(), a.log) })
 	if err != nil {
@@ -54,7 +55,7 @@ func (a *App) takeEngine() error {
 	return nil
 }
 
-// newEngine returns an engine for a store, which it does not touch.
+// newEngine returns an engine for a store. It does not open the store.
 func newEngine(t engine.Target, log *slog.Logger) (caddy.Destructor, error) {
 	var own *engine.Engine
 	other := func() (store string, serving bool) {
@@ -72,7 +73,7 @@ func newEngine(t engine.Target, log *slog.Logger) (caddy.Destructor, error) {
 	return pooledEngine{own}, nil
 }
 
-// engineConfig returns a as the engine uses it. a is provisioned.
+// engineConfig returns a's configuration in the form that the engine uses. a must be provisioned.
 func (a *App) engineConfig() *engine.Config {
 	c := &engine.Config{
 		View: a.compiled.View, Address: a.compiled.Secrets.Address(), Replica: a.compiled.Secrets.Replica, Limits: a.compiled.Secrets.Limits, Staleness: a.Staleness(),
@@ -88,7 +89,8 @@ func (a *App) engineConfig() *engine.Config {
 	return c
 }
 
-// active reports whether Caddy runs a's configuration as a whole. Once it did, it stays true.
+// active reports whether Caddy has made a's configuration the active one. The result stays true
+// afterwards.
 func (a *App) active() bool {
 	if a.wasActive.Load() {
 		return true

@@ -19,20 +19,21 @@ import (
 	"github.com/keygate-dev/keygate/caddymodule/redact"
 )
 
-// Error routes see the URL of the request. There file_server serves its file under the error's status, and
-// reverse_proxy sends it to the upstream: without a rewrite the response would be the very one that was refused.
+// Error routes see the URL of the rejected request. Without a rewrite, file_server in an error
+// route would serve the file of that URL, and reverse_proxy would forward the request: the
+// response would be the protected one.
 
-// pageRoutes copies a server's error routes for rejected requests. In the copy, a handler that
-// serves the file named by the path answers only where an error route has set another path.
+// pageRoutes copies a server's error routes for rejected requests. In the copy, handlers that use
+// the request's path, such as file_server, run only if an error route has set another path.
 type pageRoutes struct {
 	ctx    caddy.Context
 	server *caddyhttp.Server
-	// invoked are the named routes that are being copied. Named routes may invoke each other.
+	// invoked holds the named routes that are being copied, because named routes may invoke each
+	// other in a cycle.
 	invoked []string
 }
 
-// guard returns the copy, or routes themselves where nothing in them serves files. changed reports
-// whether it is a copy.
+// guard returns the copy of routes and true, or routes itself and false if they need no change.
 func (p *pageRoutes) guard(routes caddyhttp.RouteList) (out caddyhttp.RouteList, changed bool, err error) {
 	out = routes
 	for i := range routes {
@@ -48,7 +49,7 @@ func (p *pageRoutes) guard(routes caddyhttp.RouteList) (out caddyhttp.RouteList,
 		}
 		from := &routes[i]
 		route := caddyhttp.Route{Group: from.Group, MatcherSets: from.MatcherSets, Handlers: handlers, Terminal: from.Terminal}
-		// The handlers are provisioned: this only chains them.
+		// The handlers are already provisioned; this call only links them.
 		if err := route.ProvisionHandlers(p.ctx, nil); err != nil {
 			return nil, false, err
 		}
@@ -75,7 +76,7 @@ func (p *pageRoutes) handlers(handlers []caddyhttp.MiddlewareHandler) (out []cad
 	return out, changed, nil
 }
 
-// handler returns the handler that replaces h, nil where h stays.
+// handler returns the handler that replaces h, or nil if h needs no change.
 func (p *pageRoutes) handler(h caddyhttp.MiddlewareHandler) (caddyhttp.MiddlewareHandler, error) {
 	switch h := h.(type) {
 	case *fileserver.FileServer:
@@ -116,7 +117,7 @@ func (p *pageRoutes) handler(h caddyhttp.MiddlewareHandler) (caddyhttp.Middlewar
 	return nil, nil
 }
 
-// pageOnly skips its handler for a rejected request whose path is still the rejected one.
+// pageOnly is a handler that is skipped while the request still has the rejected request's path.
 type pageOnly struct{ caddyhttp.MiddlewareHandler }
 
 func (g pageOnly) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
@@ -126,9 +127,10 @@ func (g pageOnly) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	return g.MiddlewareHandler.ServeHTTP(w, r, next)
 }
 
-// derived reports whether path is from, the index of the root, a part of from, or from with something
-// around it: as after `try_files {path}.html` or handle_path. An ambiguous path that was rejected may
-// name several files, so from is compared in each form that leads to one.
+// derived reports whether path may name the same file as from: path equals from, is the root's
+// index, is a part of from, or contains from, as after `try_files {path}.html` or handle_path. A
+// rejected path may be ambiguous and name several files, so derived also compares the form that
+// Windows reads.
 func derived(from, path string) bool {
 	path = fileName(path)
 	return related(fileName(from), path) || related(fileName(windowsPath(from)), path)
@@ -144,13 +146,14 @@ func related(from, path string) bool {
 	return holdsPath(path, from) || holdsPath(from, path)
 }
 
-// fileName returns path as file systems compare names, without slashes around it.
+// fileName returns path in lower case, cleaned and without slashes at its ends, as many file
+// systems compare names.
 func fileName(p string) string {
 	return strings.ToLower(strings.Trim(path.Clean("/"+p), "/"))
 }
 
-// windowsPath returns p with backslashes turned, and without parameters, dots and blanks at the ends
-// of its segments.
+// windowsPath returns p with slashes for backslashes, and without parameters, and without dots and
+// blanks at the ends of segments.
 func windowsPath(p string) string {
 	p, _, _ = strings.Cut(p, "\x00")
 	segments := strings.Split(strings.ReplaceAll(p, `\`, "/"), "/")
@@ -164,7 +167,8 @@ func windowsPath(p string) string {
 	return strings.Join(segments, "/")
 }
 
-// holdsPath reports whether path contains part as whole segments, with or without an extension.
+// holdsPath reports whether path contains part as whole segments, where the last segment may have
+// a further extension.
 func holdsPath(path, part string) bool {
 	if part == "" {
 		return false
@@ -182,17 +186,16 @@ func holdsPath(path, part string) bool {
 	}
 }
 
-// refuser answers rejected requests for a directive.
+// refuser writes the responses to a directive's rejected requests.
 type refuser struct {
 	refusals *refusals
 	ctx      caddy.Context
-	// errors holds the error routes of each *caddyhttp.Server for rejected requests.
+	// errors caches the error routes for rejected requests by *caddyhttp.Server.
 	errors sync.Map
 }
 
-// answerRefusal answers r instead of the upstream. The site's handle_errors is asked
-// first, as for any handler's error; where none of its routes answers, the
-// directive's own words are sent.
+// answerRefusal writes the response to a rejected request. As for any handler's error, it runs the
+// site's handle_errors first. If none of those routes answers, it writes Keygate's own response.
 func (f *refuser) answerRefusal(w http.ResponseWriter, r *http.Request, ref *refusal) error {
 	words := f.refusals
 	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
@@ -211,10 +214,12 @@ func (f *refuser) answerRefusal(w http.ResponseWriter, r *http.Request, ref *ref
 	}
 	held := &heldWriter{ResponseWriter: w, refusal: cause.StatusCode, before: describes(w.Header())}
 	req := server.Errors.WithError(r, cause)
-	// The routes end where they write nothing.
+	// This handler after the last error route writes nothing, so held.sent shows whether a route
+	// has answered.
 	end := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
 	if err := f.errorRoutes(server).Compile(end).ServeHTTP(held, req); err != nil {
-		// What went wrong while the error was handled must not decide whether it is one.
+		// An error of the error routes before they answer is ignored: the request is still
+		// rejected, with Keygate's own response.
 		if held.sent {
 			return err
 		}
@@ -225,29 +230,29 @@ func (f *refuser) answerRefusal(w http.ResponseWriter, r *http.Request, ref *ref
 	return nil
 }
 
-// errorRoutes returns a server's error routes as rejected requests take them.
+// errorRoutes returns the copy of a server's error routes that rejected requests use.
 func (f *refuser) errorRoutes(server *caddyhttp.Server) caddyhttp.RouteList {
 	if routes, ok := f.errors.Load(server); ok {
 		return routes.(caddyhttp.RouteList)
 	}
 	routes, _, err := (&pageRoutes{f.ctx, server, nil}).guard(server.Errors.Routes)
 	if err != nil {
-		// Without them Keygate answers by itself.
-		f.ctx.Logger().Error("the site's error routes are not used for rejected requests", zap.Error(err))
+		// Without error routes, Keygate writes its own response.
+		f.ctx.Logger().Error("the site's error routes could not be prepared for rejected requests: those get Keygate's own responses", zap.Error(err))
 		routes = nil
 	}
 	f.errors.Store(server, routes)
 	return routes
 }
 
-// heldWriter holds the header back until an error route answers: with a body, with another status than
-// the refusal's, or with a status and what describes a body, as for HEAD. The refusal's status alone is what
-// Caddy writes at the end of routes none of which answered.
+// heldWriter delays the header until an error route answers. An answer is a body, another status
+// than the rejection's, or, as for HEAD, a header that describes a body. The rejection's status
+// alone is no answer, because Caddy writes it after error routes that did nothing.
 type heldWriter struct {
 	http.ResponseWriter
-	// refusal is the refusal's status.
+	// refusal is the rejection's status.
 	refusal int
-	// before is what described a body before the error routes ran.
+	// before is the result of describes for the header before the error routes ran.
 	before int
 	status int
 	sent   bool
@@ -281,7 +286,7 @@ func (w *heldWriter) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
-// FlushError does nothing before an answer: flushing would send the header.
+// FlushError does nothing until an error route answers, because flushing would send the header.
 func (w *heldWriter) FlushError() error {
 	if !w.sent {
 		return nil
@@ -289,7 +294,7 @@ func (w *heldWriter) FlushError() error {
 	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
-// describes counts the fields of a header that describe a body or take its place.
+// describes returns how many fields of the header describe a body or replace one.
 func describes(hdr http.Header) (n int) {
 	for _, name := range [...]string{"Content-Type", "Content-Length", "Location"} {
 		if _, ok := hdr[name]; ok {

@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// An error route that looks for a file by the path of a rejected request must not serve the protected
-// file, however the path is written.
-func TestErrorRoutesServeNoFileOfAnAmbiguousPath(t *testing.T) {
+// An error route that looks for a file by the path of a rejected request never serves the
+// protected file, however the path is written.
+func TestErrorRoutesServeNoFileOfAmbiguousPath(t *testing.T) {
 	www := t.TempDir()
 	if err := os.Mkdir(filepath.Join(www, "private"), 0o700); err != nil {
 		t.Fatal(err)

@@ -7,17 +7,17 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/keygate-dev/keygate/caddymodule/config"
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
 func init() { caddy.RegisterModule(eventCollector{}) }
 
-// collected is what eventCollector was told.
+// collected holds the events that eventCollector has received.
 var collected struct {
 	mu     sync.Mutex
 	events []caddy.Event
@@ -29,7 +29,7 @@ func collectedEvents() []caddy.Event {
 	return append([]caddy.Event(nil), collected.events...)
 }
 
-// eventCollector is a handler of Caddy's events app.
+// eventCollector is a handler of Caddy's events app that records events.
 type eventCollector struct{}
 
 func (eventCollector) CaddyModule() caddy.ModuleInfo {
@@ -53,7 +53,7 @@ func TestEventsApp(t *testing.T) {
 	ctx, ada := context.Background(), management.Actor{Name: "ada", Via: "api"}
 	a := current(t)
 	if !a.engine.Wants("key.created") || a.engine.Wants("key.revoked") {
-		t.Error("not exactly what is subscribed to is wanted")
+		t.Error("the wanted events are not the subscribed ones")
 	}
 	m := a.engine.Manager()
 	if _, err := m.CreateTenant(ctx, ada, "", "acme", management.TenantFields{}); err != nil {
@@ -69,14 +69,10 @@ func TestEventsApp(t *testing.T) {
 	if _, err := a.engine.Webhooks().PostEvent(ctx, ada, "", "acme", "job.finished", json.RawMessage(`{"n": 5}`)); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); len(collectedEvents()) < 2; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the events did not come")
-		}
-	}
+	testkit.Eventually(t, "the collector has two events", func() bool { return len(collectedEvents()) >= 2 })
 	got := collectedEvents()
 	if len(got) != 2 || got[0].Name() != "keygate.key.created" || got[1].Name() != "keygate.job.finished" {
-		t.Fatalf("heard %v", got)
+		t.Fatalf("received %v", got)
 	}
 	if d := got[0].Data; d["type"] != "key.created" || d["key_id"] != k.ID || d["tenant"] != "acme" || d["id"] == nil || d["timestamp"] == nil {
 		t.Errorf("data %v", d)
@@ -88,11 +84,11 @@ func TestEventsApp(t *testing.T) {
 		t.Errorf("a key is in %s", b)
 	}
 
-	// Without subscriptions nothing is wanted.
+	// Without subscriptions, the app wants no events.
 	if err := load(t, app, nil); err != nil {
 		t.Fatal(err)
 	}
 	if current(t).engine.Wants("key.created") {
-		t.Error("an event is wanted that nobody subscribes to")
+		t.Error("an event without a subscription is wanted")
 	}
 }

@@ -13,43 +13,42 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// exchange is one request on its way through a Handler. References to it may outlive the request:
-// in its context, in the line of the access log, and in the list of requests that end with their
-// key.
+// exchange is the state of one request in a Handler. References to it may outlive the request: in
+// the request's context, in the access log line, and in the list of running requests of its key.
 type exchange struct {
 	h   *Handler
 	r   *http.Request
 	w   responseWriter
 	www caddyhttp.ResponseWriterWrapper
 	log redact.RequestLog
-	// state is the log's, where no other directive has begun it.
+	// state is used if this directive is the first one that handles the request.
 	state directiveState
 
-	// vars are the request's variables.
+	// vars are the request's variables in Caddy.
 	vars map[string]any
 	// preflight reports whether the request is a CORS preflight, which passes unchecked.
 	preflight bool
-	// observed reports whether a rejection is only noted.
+	// observed reports whether a rejection is only recorded, and the request passes.
 	observed bool
 	cancel   context.CancelCauseFunc
-	actual   string // the cost that the upstream stated in its header
+	actual   string // the cost in the upstream's response header
 	shown    placeholders
 	body     countedBody
 	live     gateway.Live
 	// context holds the values of the context headers.
 	context [6]string
-	// caching are values of Vary and Cache-Control.
+	// caching stores the values of Vary and Cache-Control.
 	caching [2]string
-	// rejected reports whether the response is a refusal.
+	// rejected reports whether the response is a rejection.
 	rejected bool
 	*scratch
 }
 
 // scratch is the part of an exchange that is needed only until its handler has returned. It is the
-// larger part, and is reused.
+// larger part and is reused for other requests.
 type scratch struct {
 	requestCheck
-	// account is what usage counts.
+	// account holds the request's data for usage.
 	account account
 }
 
@@ -62,8 +61,8 @@ func newExchange(h *Handler, w http.ResponseWriter, r *http.Request) *exchange {
 	return x
 }
 
-// free returns the scratch to the pool. It leaves the scratch to the garbage collector where a
-// goroutine still writes after the later handlers have returned.
+// free returns the scratch to the pool, unless a goroutine still uses it after the later handlers
+// have returned. In that case the garbage collector frees it.
 func (x *exchange) free() {
 	if x.w.leave() {
 		return
@@ -73,7 +72,7 @@ func (x *exchange) free() {
 	scratchPool.Put(x.scratch)
 }
 
-// count counts the decision.
+// count counts the decision in the metrics.
 func (x *exchange) count() {
 	plan := ""
 	if x.dec.Plan != nil {
@@ -88,7 +87,7 @@ func (x *exchange) count() {
 }
 
 // placeholders are the parts of a decision that placeholders show. They stay valid after the
-// request.
+// request has ended.
 type placeholders struct {
 	reason    gateway.Reason
 	key       *gateway.CachedKey
@@ -97,10 +96,11 @@ type placeholders struct {
 	scopeList string
 }
 
-// setContext sets the context headers.
+// setContext sets the headers that tell the upstream who the caller is.
 func (x *exchange) setContext() {
 	d, hdr := &x.dec, x.r.Header
-	// One array holds all values. Each slice has no spare capacity, so that an append copies it.
+	// One array holds all values. The slices have no spare capacity, so that appending to one
+	// copies it.
 	v := &x.context
 	*v = [6]string{d.Tenant.Slug, d.Plan.Name, d.Key.ID, percentEncode(d.Key.Name), d.ScopeList, d.Key.Environment()}
 	hdr[headerTenantID] = v[0:1:1]
@@ -111,7 +111,7 @@ func (x *exchange) setContext() {
 	hdr[headerKeyEnvironment] = v[5:6:6]
 }
 
-// setPlaceholders makes the decision available as placeholders to later handlers and to the log.
+// setPlaceholders makes the decision available to later handlers and to the log as placeholders.
 func (x *exchange) setPlaceholders() {
 	if !x.checked {
 		return
@@ -158,17 +158,19 @@ func (d *placeholders) get(name string) (any, bool) {
 	return "", true
 }
 
-// directiveState is what the directives that one request meets know of each other. It belongs to the request's log.
+// directiveState is shared by all directives that handle one request. The request's log holds it.
 type directiveState struct {
-	// checked reports whether a directive has checked the request: later ones pass it on.
+	// checked reports whether a directive has checked the request. Later directives then pass it
+	// on unchecked.
 	checked bool
-	// rejected is the error by which a directive rejected the request, nil where none did.
+	// rejected is the error with which a directive rejected the request, or nil.
 	rejected error
-	// removed is the upgrade that was removed, since the request was not checked.
+	// removed is the upgrade that was removed from the unchecked request, or nil.
 	removed *removedUpgrade
 }
 
-// stateOf returns the state of the request with that first log, nil where log is nil or has none.
+// stateOf returns the state in the request's first log. It returns nil if first is nil or has no
+// state.
 func stateOf(first *redact.RequestLog) *directiveState {
 	if first == nil {
 		return nil
@@ -177,7 +179,8 @@ func stateOf(first *redact.RequestLog) *directiveState {
 	return state
 }
 
-// shareState returns the state of log's request. It is state where no other directive has set one.
+// shareState returns the state of the request of log. If no directive has set one before, it sets
+// and returns state.
 func shareState(log *redact.RequestLog, state *directiveState) *directiveState {
 	first := log.First()
 	if shared := stateOf(first); shared != nil {

@@ -16,10 +16,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// What is used again for another request brings nothing of the former with it, and takes
-// nothing from it that may still be asked for.
+// Requests share nothing through the reused parts of an exchange. Placeholders of an ended request
+// keep their values.
 func TestRequestsShareNothing(t *testing.T) {
-	g := newRig(t, &config.PlanConfig{Name: "free", Limits: []string{"rate 100/h", "concurrency 2"}},
+	g := newHarness(t, &config.PlanConfig{Name: "free", Limits: []string{"rate 100/h", "concurrency 2"}},
 		config.HandlerConfig{Config: rules.Config{Public: []rules.Pattern{{Path: "/public"}}}})
 	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("X-Seen", r.Header.Get("X-Tenant-Id"))
@@ -86,9 +86,9 @@ func TestRequestsShareNothing(t *testing.T) {
 	}
 }
 
-// A handler that writes after it has returned does not reach another request.
-func TestLateWriter(t *testing.T) {
-	g := newRig(t, &config.PlanConfig{Name: "free", Limits: []string{"rate 100/h"}}, config.HandlerConfig{})
+// A handler that writes after it has returned does not affect another request.
+func TestWriteAfterReturn(t *testing.T) {
+	g := newHarness(t, &config.PlanConfig{Name: "free", Limits: []string{"rate 100/h"}}, config.HandlerConfig{})
 	var late http.ResponseWriter
 	w := httptest.NewRecorder()
 	r := httptest.NewRequest(http.MethodGet, "http://localhost/", nil)

@@ -18,19 +18,14 @@ import (
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
-// Handler checks the API key of each request. It rejects the request, or passes it on with headers
+// Handler checks the API key of each request. It rejects the request or passes it on, with headers
 // that name the tenant and the key. It sets these placeholders:
 //
-// Placeholder | Description
-// ------------|------------
-// `{http.auth.user.id}` | The tenant; the access log prints it as `user_id`
-// `{keygate.tenant}` | The tenant
-// `{keygate.plan}` | The tenant's plan
-// `{keygate.key_id}` | The key's id
-// `{keygate.key_name}` | The key's name
-// `{keygate.scopes}` | The key's effective scopes, separated by spaces
-// `{keygate.environment}` | The key's environment
-// `{keygate.reason}` | Why the request was rejected, or `allowed`
+// Placeholder | Description ------------|------------ `{http.auth.user.id}` | The tenant; the
+// access log prints it as `user_id` `{keygate.tenant}` | The tenant `{keygate.plan}` | The
+// tenant's plan `{keygate.key_id}` | The key's id `{keygate.key_name}` | The key's name
+// `{keygate.scopes}` | The key's effective scopes, separated by spaces `{keygate.environment}` |
+// The key's environment `{keygate.reason}` | The reason of a rejection, or `allowed`
 type Handler struct {
 	config.HandlerConfig
 
@@ -43,17 +38,15 @@ type Handler struct {
 	vary     varyList
 	refuser
 	log *slog.Logger
-	// upgrades holds the paths of allow_upgrade as public ones, nil where there are none.
+	// upgrades holds the paths of allow_upgrade as public paths; nil if there are none.
 	upgrades      *rules.Set
 	upgradeWarned atomic.Bool
 }
 
-// CaddyModule returns the Caddy module information.
 func (*Handler) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.handlers.keygate", New: func() caddy.Module { return new(Handler) }}
 }
 
-// Provision sets up h.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	app, err := configuredApp(ctx)
 	if err != nil {
@@ -74,7 +67,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.rules.overrides = newOverrideRules(&h.HandlerConfig, h.rules.set, &h.keyspace.Scopes)
 	if h.KeepOverrides && !h.StripOnly {
-		h.log.Warn("keep_overrides is now written method_override pass; keep_overrides goes with the next release")
+		h.log.Warn("keep_overrides is deprecated and will be removed in the next release: write method_override pass instead")
 	}
 	if h.rules.set != nil {
 		app.addRules(h.keyspace.Name, &h.rules)
@@ -88,23 +81,25 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// Checks returns the handler's configuration and its keyspace. ok is false where it checks no request.
+// Checks returns the handler's configuration and its keyspace. ok is false if the handler checks
+// no request.
 func (h *Handler) Checks() (c *config.HandlerConfig, ks *config.Keyspace, ok bool) {
 	return &h.HandlerConfig, h.keyspace, !h.StripOnly
 }
 
-// ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
 	if outer := stateOf(redact.Of(vars)); outer != nil {
 		if outer.rejected != nil {
-			// An error route: no directive lets a request in that another one has rejected.
+			// The request is in an error route of a rejection, and no other directive may admit
+			// it.
 			return outer.rejected
 		}
 		if outer.checked {
 			return next.ServeHTTP(w, r)
 		}
-		// The matcher of the outer directive left r out, so that it removed the upgrade.
+		// The outer directive's matcher excludes the request, so that directive removed the
+		// upgrade. This directive may check the request.
 		outer.removed.restore(r)
 		outer.removed = nil
 	}
@@ -126,7 +121,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	path := h.paths.canonicalize(r, vars)
 	x.apply(&h.rules, r.Method, &path, r.URL.RawQuery)
 	if x.verdict.Outside {
-		// The matcher may take the method that the body names.
+		// The body may name a method with which the matcher includes the request.
 		if body := x.newOverride(&path); body.demandsMore() {
 			body.read()
 		}
@@ -139,7 +134,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	shared.checked = true
 	if x.preflight {
 		stripIdentity(log, r, allOverrides)
-		// Handlers behind read no body, over HTTP/3 neither.
+		// A preflight has no body, so later handlers must not wait for one, as they could over
+		// HTTP/3.
 		r.Body = http.NoBody
 	} else {
 		stripIdentity(log, r, removedOverrides(&h.HandlerConfig))
@@ -163,7 +159,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 
 	if x.preflight || !x.observed && !h.ForwardCredential {
-		// Rejected requests too: an error route may pass them on.
+		// Credentials are removed from rejected requests too, because an error route may forward
+		// them.
 		emptyCredentials(h.keyspace, r, x.verdict.Class <= rules.Optional)
 	}
 	log.CleanURI(r)
@@ -182,7 +179,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	return x.pass(log, next)
 }
 
-// leaveOut passes on a request outside of the directive's matcher.
+// leaveOut passes on a request that the directive's matcher excludes.
 func (h *Handler) leaveOut(log *redact.RequestLog, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	stripIdentity(log, r, removedOverrides(&h.HandlerConfig))
 	h.dropUpgrade(log, r)
@@ -190,7 +187,7 @@ func (h *Handler) leaveOut(log *redact.RequestLog, w http.ResponseWriter, r *htt
 	return log.ServeError(w, r, next.ServeHTTP(w, r))
 }
 
-// check checks the request, whose variables are vars.
+// check checks the request. vars are the request's variables.
 func (x *exchange) check(vars map[string]any, path *rules.Path) {
 	h := x.h
 	x.vars, x.req.View, x.req.Keyspace = vars, h.app.compiled.View, h.keyspace.Keyspace
@@ -199,19 +196,17 @@ func (x *exchange) check(vars map[string]any, path *rules.Path) {
 	x.observed = x.checked && !rejected && (h.Observe || x.dec.Plan != nil && x.dec.Plan.Observe)
 }
 
-// credential implements checkedRequest.
 func (x *exchange) credential(prefixedOnly bool) (string, error) {
 	return x.h.keyspace.Places.Find(x.r.Header, x.r.URL, x.h.keyspace.Grammar, prefixedOnly)
 }
 
-// address implements checkedRequest.
 func (x *exchange) address() netip.Addr {
 	ip, _ := x.vars[caddyhttp.ClientIPVarKey].(string)
 	return gateway.Addr(ip)
 }
 
-// emptyCredentials removes the credentials from r, from everything that an upstream or an error
-// route could see of it. prefixedOnly is as for apikey.Places.Find.
+// emptyCredentials removes the credentials from every part of r that an upstream or an error route
+// could see. prefixedOnly has the same meaning as for apikey.Places.Find.
 func emptyCredentials(ks *config.Keyspace, r *http.Request, prefixedOnly bool) {
 	p, g := ks.Places, ks.Grammar
 	query := r.URL.RawQuery
@@ -223,7 +218,7 @@ func emptyCredentials(ks *config.Keyspace, r *http.Request, prefixedOnly bool) {
 	if r.URL.RawQuery != query {
 		r.RequestURI = r.URL.RequestURI()
 	}
-	// Caddy keeps the request as it arrived: error routes get its URL back, and
+	// Caddy keeps a copy of the request as it arrived. Error routes get the copy's URL, and
 	// {http.request.orig_uri} shows it.
 	o, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
 	if !ok || o.URL == nil || o.URL.RawQuery == "" {
@@ -231,7 +226,7 @@ func emptyCredentials(ks *config.Keyspace, r *http.Request, prefixedOnly bool) {
 	}
 	u := *o.URL
 	if u.RawQuery == query {
-		u.RawQuery = r.URL.RawQuery // as nearly always
+		u.RawQuery = r.URL.RawQuery // true for nearly all requests
 	} else {
 		p.Empty(nil, &u, g, prefixedOnly)
 		p.EmptyMisplaced(nil, &u, g)
@@ -243,16 +238,16 @@ func emptyCredentials(ks *config.Keyspace, r *http.Request, prefixedOnly bool) {
 	*r = *r.WithContext(context.WithValue(r.Context(), caddyhttp.OriginalRequestCtxKey, o))
 }
 
-// refuse answers the request in place of the upstream: through the site's error routes first.
+// refuse rejects the request: it writes a response through the site's error routes, or its own.
 func (x *exchange) refuse(w http.ResponseWriter, reason gateway.Reason) error {
 	h, d := x.h, &x.dec
-	// As for any error, the routes see the URL as it arrived, before any rewrite. Its credentials
-	// have been removed, and the part that is only logged holds no other key.
+	// As for any error, error routes see the URL as it arrived, before any rewrite. The
+	// credentials in it were removed, and RequestURI, which is only logged, holds no other key.
 	if o, ok := x.r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
 		x.r.Method, x.r.RemoteAddr, x.r.RequestURI = o.Method, o.RemoteAddr, x.log.URI(o.RequestURI)
 		*x.r.URL = *o.URL
 	}
-	// An error route that proxies must not upgrade the connection of a rejected client.
+	// Otherwise an error route with a proxy could upgrade the connection of a rejected client.
 	removeUpgrade(x.r)
 	if allowOrigin(h.CORS, w.Header(), x.r.Header.Get("Origin")) {
 		exposeHeaders(w.Header())

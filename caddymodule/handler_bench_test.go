@@ -25,8 +25,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// benchSites are the sites that the benchmarks of the directive send requests to. They
-// differ in nothing but what they are named for.
+// benchSites are the sites that the benchmarks of the directive use. They differ only in the
+// options that their names describe.
 var benchSites = []struct{ name, options string }{
 	{"plain", ""},
 	{"plain, access log", "log {\n output keygate_bench\n}"},
@@ -34,14 +34,14 @@ var benchSites = []struct{ name, options string }{
 	{"keygate, access log", "log {\n output keygate_bench\n}\nkeygate"},
 }
 
-// benchServers are the servers of a running Caddy, and a key that they accept.
+// benchServers are the servers of a running Caddy and a key that they accept.
 type benchServers struct {
-	servers []*caddyhttp.Server // of the sites, in their order
+	servers []*caddyhttp.Server // one for each of benchSites, in the same order
 	key     string
 }
 
-// newBenchServers runs a Caddy with the sites. The plan has a limit of every kind, and usage and the last
-// requests are counted, as they are unless turned off.
+// newBenchServers starts a Caddy with the sites. The plan has a limit of every kind. Usage and the
+// last requests are recorded, as by default.
 func newBenchServers(b *testing.B) *benchServers {
 	b.Helper()
 	dir := b.TempDir()
@@ -100,7 +100,7 @@ func newBenchServers(b *testing.B) *benchServers {
 
 func init() { caddy.RegisterModule(benchLog{}) }
 
-// benchLog is where access lines go: a file that costs nothing to write to.
+// benchLog discards access log lines at no cost.
 type benchLog struct{}
 
 func (benchLog) CaddyModule() caddy.ModuleInfo {
@@ -111,13 +111,12 @@ func (benchLog) UnmarshalCaddyfile(*caddyfile.Dispenser) error { return nil }
 func (benchLog) String() string                                { return "bench" }
 func (benchLog) WriterKey() string                             { return "bench" }
 
-// OpenWriter implements caddy.WriterOpener.
 func (benchLog) OpenWriter() (io.WriteCloser, error) { return benchLog{}, nil }
 
 func (benchLog) Write(p []byte) (int, error) { return len(p), nil }
 func (benchLog) Close() error                { return nil }
 
-// benchWriter is the writer of a connection that costs nothing itself.
+// benchWriter is a ResponseWriter that costs almost nothing.
 type benchWriter struct {
 	header http.Header
 	status int
@@ -129,11 +128,11 @@ func (w *benchWriter) WriteHeader(status int)          { w.status = status }
 func (w *benchWriter) Flush()                          {}
 func (w *benchWriter) SetReadDeadline(time.Time) error { return nil }
 
-// SetWriteDeadline is what http.ResponseController sets one by.
+// SetWriteDeadline is called through http.ResponseController.
 func (w *benchWriter) SetWriteDeadline(time.Time) error { return nil }
 
-// serve sends one request, as net/http does: with a header and a context of its own, which is
-// cancelled when the request has ended.
+// serve sends one request as net/http does: with its own header, and with its own context that is
+// canceled when the request has ended.
 func (s *benchServers) serve(b *testing.B, site int) {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := (&http.Request{
@@ -158,9 +157,9 @@ func (s *benchServers) serve(b *testing.B, site int) {
 	}
 }
 
-// BenchmarkHandler is a request to a Caddy server, from after it was read to before the answer is sent. What
-// the directive costs is the difference to the plain site, that of both with an access log included, since
-// the directive's line stands in place of Caddy's.
+// BenchmarkHandler measures a request to a Caddy server, after it was read and before the response
+// is sent. The directive's cost is the difference to the plain site. With access logs, compare the
+// two sites that log, because the directive's line replaces Caddy's.
 func BenchmarkHandler(b *testing.B) {
 	s := newBenchServers(b)
 	for i, site := range benchSites {
@@ -175,20 +174,21 @@ func BenchmarkHandler(b *testing.B) {
 	}
 }
 
-// BenchmarkHandlerAdds is the differences that BenchmarkHandler is about. The sites have their turns within one
-// run, so that what else the machine does tells on all alike, and the median of all rounds is taken. Processor time is
-// that of the whole process: collecting garbage, ending contexts and writing back what was counted are in it.
+// BenchmarkHandlerAdds measures the differences between the sites of BenchmarkHandler. The sites
+// take turns within one run, so that other load on the machine affects all alike, and the median
+// of all rounds counts. The processor time is that of the whole process, with garbage collection
+// and background writes.
 func BenchmarkHandlerAdds(b *testing.B) {
 	const turn = 1000
 	s := newBenchServers(b)
 	for i := range benchSites {
-		s.serve(b, i) // the key's first use
+		s.serve(b, i) // load the key into memory
 	}
 	var plain, plainLog, adds, addsLog []float64
 	for b.Loop() {
 		var spent [4]float64
 		for i := range benchSites {
-			runtime.GC() // the turn before pays for its own
+			runtime.GC() // collect the garbage of the previous turn now
 			before := cpuTime(b)
 			for range turn {
 				s.serve(b, i)
@@ -210,7 +210,7 @@ func median(v []float64) float64 {
 	return v[len(v)/2]
 }
 
-// cpuTime is the processor time that the process has spent so far.
+// cpuTime returns the processor time that the process has used so far.
 func cpuTime(b *testing.B) time.Duration {
 	b.Helper()
 	var u syscall.Rusage
@@ -220,8 +220,8 @@ func cpuTime(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// loadCaddyfile runs a configuration in this process until the benchmark's end, and returns
-// its HTTP app.
+// loadCaddyfile runs a configuration in this process until the benchmark ends, and returns its
+// HTTP app.
 func loadCaddyfile(b testing.TB, text string) *caddyhttp.App {
 	b.Helper()
 	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), nil)

@@ -14,16 +14,16 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// The upstream answers in the very moment in which the key is revoked: what it said is
-// not passed on, nor does the request break off, whatever the proxy does then.
-func TestEndedAsTheUpstreamAnswers(t *testing.T) {
+// If the key is revoked at the moment the upstream answers, the client gets a complete rejection
+// and nothing of the upstream's response, whatever the proxy does then.
+func TestKeyRevokedAsUpstreamAnswers(t *testing.T) {
 	for name, after := range map[string]func() error{
 		"the proxy aborts":    func() error { panic(http.ErrAbortHandler) },
 		"the proxy fails":     func() error { return caddyhttp.Error(http.StatusBadGateway, errors.New("cut off")) },
 		"the proxy is silent": func() error { return nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := newRig(t, &config.PlanConfig{Name: "free", Limits: []string{"rate 100/h"}}, config.HandlerConfig{})
+			g := newHarness(t, &config.PlanConfig{Name: "free", Limits: []string{"rate 100/h"}}, config.HandlerConfig{})
 			m := g.handler.app.engine.Manager()
 			next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 				actor := management.Actor{Name: "test", Via: "cli"}
@@ -31,7 +31,7 @@ func TestEndedAsTheUpstreamAnswers(t *testing.T) {
 					t.Error(err)
 				}
 				if r.Context().Err() == nil {
-					t.Error("the request goes on")
+					t.Error("the request was not ended")
 				}
 				for _, name := range []string{"Set-Cookie", "Content-Encoding", "Etag"} {
 					w.Header().Set(name, "upstream")
@@ -65,8 +65,8 @@ func TestEndedAsTheUpstreamAnswers(t *testing.T) {
 	}
 }
 
-func TestNothingWrittenStillShowsLimits(t *testing.T) {
-	g := newRig(t, &config.PlanConfig{Name: "free", Limits: []string{"rate 100/h"}}, config.HandlerConfig{})
+func TestEmptyResponseShowsLimits(t *testing.T) {
+	g := newHarness(t, &config.PlanConfig{Name: "free", Limits: []string{"rate 100/h"}}, config.HandlerConfig{})
 	w := httptest.NewRecorder()
 	r := httptest.NewRequest(http.MethodGet, "http://localhost/", nil)
 	r.Header.Set("X-Api-Key", g.key)

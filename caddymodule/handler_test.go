@@ -14,18 +14,18 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// rig is a directive with its app on a real store, and no server around it.
-type rig struct {
+// harness is a directive with its app and a real store, but without a server.
+type harness struct {
 	handler *Handler
 	key     string
 }
 
-func newRig(t testing.TB, plan *config.PlanConfig, handler config.HandlerConfig) *rig {
+func newHarness(t testing.TB, plan *config.PlanConfig, handler config.HandlerConfig) *harness {
 	t.Helper()
-	return newKeyspaceRig(t, &config.KeyspaceConfig{Plans: []*config.PlanConfig{plan}, Scopes: []string{"admin", "read"}, CumulativeScopes: true}, handler)
+	return newKeyspaceHarness(t, &config.KeyspaceConfig{Plans: []*config.PlanConfig{plan}, Scopes: []string{"admin", "read"}, CumulativeScopes: true}, handler)
 }
 
-func newKeyspaceRig(t testing.TB, keyspace *config.KeyspaceConfig, handler config.HandlerConfig) *rig {
+func newKeyspaceHarness(t testing.TB, keyspace *config.KeyspaceConfig, handler config.HandlerConfig) *harness {
 	t.Helper()
 	app := &App{Config: config.Config{Store: &config.StoreConfig{Path: filepath.Join(t.TempDir(), "keygate.db")}, Keyspaces: map[string]*config.KeyspaceConfig{"shop": keyspace}}}
 	raw, err := json.Marshal(app)
@@ -63,11 +63,11 @@ func newKeyspaceRig(t testing.TB, keyspace *config.KeyspaceConfig, handler confi
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &rig{h, key.Key}
+	return &harness{h, key.Key}
 }
 
-// serve sends one request through the handler, as a Caddy server would.
-func (g *rig) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+// serve sends one request through the handler, prepared as by a Caddy server.
+func (g *harness) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, nil)
 	caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, "192.0.2.1")
 	return g.handler.ServeHTTP(w, r, next)

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// The headers that tell the upstream who calls. All names are canonical.
+	// Context headers tell the upstream who the caller is. All names are canonical.
 	headerTenantID       = "X-Tenant-Id"
 	headerTenantPlan     = "X-Tenant-Plan"
 	headerKeyID          = "X-Key-Id"
@@ -19,12 +19,11 @@ const (
 	headerKeyEnvironment = "X-Key-Environment"
 )
 
-// contextFamilies are the prefixes of the headers that upstreams trust because the gateway sets
-// them.
+// contextFamilies are the prefixes of the context headers. Upstreams trust all headers with these
+// prefixes.
 var contextFamilies = [...]string{"x-tenant-", "x-key-"}
 
-// Override headers make some upstreams serve another path or method than the one that
-// was checked here.
+// Override headers make some upstreams serve another path or method than the checked one.
 var (
 	pathOverrideHeaders = [...]string{
 		"x-original-url", "x-rewrite-url", "x-original-uri", "x-forwarded-uri", "x-forwarded-path",
@@ -33,7 +32,7 @@ var (
 	methodOverrideHeaders = [...]string{"x-http-method-override", "x-http-method", "x-method-override", "x-forwarded-method", "x-original-method"}
 )
 
-// overrides are the override headers that are removed.
+// overrides is a set of override headers to remove.
 type overrides uint8
 
 const (
@@ -42,10 +41,11 @@ const (
 	allOverrides
 )
 
-// foldsTo reports whether name, as an upstream could read it, equals want or, where prefix is set,
-// begins with it. Upstreams behind CGI, WSGI or PHP ignore case, and take "-", "_" and "." for one
-// character. Some servers do so with every character other than letters and digits ("X!Tenant!Id"),
-// of which Caddy drops only "_" and ".". want is lower case with dashes. foldsTo does not allocate.
+// foldsTo reports whether an upstream could read name as want or, with prefix, as a name that
+// begins with want. Upstreams behind CGI, WSGI or PHP ignore case and treat "-", "_" and "." as
+// one character. Some servers treat every character except letters and digits so ("X!Tenant!Id"),
+// and Caddy drops only names with "_" and ".". want is lower case with dashes. foldsTo does not
+// allocate.
 func foldsTo(name, want string, prefix bool) bool {
 	if len(name) < len(want) || !prefix && len(name) != len(want) {
 		return false
@@ -65,7 +65,7 @@ func foldsTo(name, want string, prefix bool) bool {
 	return true
 }
 
-// isContextHeader reports whether an upstream could take name for a context header.
+// isContextHeader reports whether an upstream could read name as a context header.
 func isContextHeader(name string) bool {
 	// The first character rules out most headers.
 	if len(name) < 6 || name[0] != 'X' && name[0] != 'x' {
@@ -96,9 +96,10 @@ func isOneOf(name string, headers []string) bool {
 	return false
 }
 
-// stripIdentity removes from r what a client sent in the context headers: in every spelling, as trailers, and as names
-// in Connection, by which the proxy would remove the gateway's own. It also removes the headers that change path or
-// method which overrides holds. log cleans the headers that stay, for the lines of later handlers.
+// stripIdentity removes from r the context headers that a client sent: in every spelling, in
+// trailers, and as names in Connection, which would make the proxy remove the gateway's own
+// headers. It also removes the override headers in overrides. log removes keys from the remaining
+// headers, because later handlers log them.
 func stripIdentity(log *redact.RequestLog, r *http.Request, overrides overrides) {
 	for name, values := range r.Header {
 		if isContextHeader(name) || overrides.holds(name) {
@@ -109,23 +110,25 @@ func stripIdentity(log *redact.RequestLog, r *http.Request, overrides overrides)
 	}
 	log.CleanHeaders(r.Header)
 	if values := r.Header["Connection"]; len(values) > 0 {
-		// It is set only where it changed: a full map grows even where it has the name.
+		// The map is written only after a change: writing to a full map makes it grow, even for an
+		// existing name.
 		if left := stripTokens(values, isContextHeader); len(left) != len(values) || &left[0] != &values[0] {
 			r.Header["Connection"] = left
 		}
 	}
 	stripTrailers(r, overrides)
 	if r.Trailer != nil && r.Body != nil {
-		// The values arrive after the body. Over HTTP/1, names that were not announced arrive too,
-		// wherever there is a map.
+		// Trailers arrive after the body. Over HTTP/1, unannounced trailers also arrive, if the
+		// map exists.
 		r.Body = &trailerBody{r.Body, r, overrides}
 	}
 	stripUpgrade(r.Header)
 }
 
-// stripUpgrade removes a request to switch to another version of HTTP (RFC 9110, section 7.8; "h2c"
-// in RFC 7540). An upstream that agrees turns the connection into a tunnel for requests that are
-// never checked. WebSockets and the like carry no requests, and stay.
+// stripUpgrade removes a request to switch to another version of HTTP (RFC 9110, section 7.8;
+// "h2c" in RFC 7540). If an upstream agreed, the connection would become a tunnel for requests
+// that are never checked. Upgrades to WebSockets and similar protocols stay, since they carry no
+// HTTP requests.
 func stripUpgrade(h http.Header) {
 	for _, v := range h["Upgrade"] {
 		for tok := range strings.SplitSeq(v, ",") {
@@ -138,8 +141,8 @@ func stripUpgrade(h http.Header) {
 	}
 }
 
-// isHTTPProtocol reports whether an upgrade to proto is one to HTTP: "h2c", "HTTP/2.0", or
-// "TLS/1.2" with HTTP in it (RFC 2817).
+// isHTTPProtocol reports whether proto, from an Upgrade header, is a version of HTTP: "h2c",
+// "HTTP/2.0", or "TLS/1.2" with HTTP in it (RFC 2817).
 func isHTTPProtocol(proto string) bool {
 	name, _, _ := strings.Cut(proto, "/")
 	switch strings.ToLower(name) {
@@ -156,7 +159,7 @@ type headerNames struct {
 	more []string
 }
 
-// note adds the names in h. It allocates nothing for up to eight names.
+// note adds the names of h's fields. It does not allocate for up to eight names.
 func (s *headerNames) note(h http.Header) {
 	for name := range h {
 		if s.n < len(s.few) {
@@ -168,7 +171,7 @@ func (s *headerNames) note(h http.Header) {
 	}
 }
 
-// keep removes from h the names that are not in s.
+// keep removes from h all fields whose names are not in s.
 func (s *headerNames) keep(h http.Header) {
 	for name := range h {
 		if !slices.Contains(s.few[:s.n], name) && !slices.Contains(s.more, name) {
@@ -186,7 +189,7 @@ func stripTrailers(r *http.Request, overrides overrides) {
 }
 
 // stripTokens returns comma-separated values without the tokens for which drop returns true. It
-// does not change the values themselves, which the log may still show as they arrived.
+// does not change the values in place, because the log may still show them as they arrived.
 func stripTokens(values []string, drop func(string) bool) []string {
 	found := false
 	for _, v := range values {
@@ -212,8 +215,8 @@ func stripTokens(values []string, drop func(string) bool) []string {
 	return out
 }
 
-// percentEncode returns s as a header value: bytes other than visible ASCII, and the percent sign,
-// as %XX of UTF-8 (RFC 3986). Spaces inside stay.
+// percentEncode returns s as a header value: the percent sign and all bytes except visible ASCII
+// become %XX (RFC 3986). Spaces between other characters stay.
 func percentEncode(s string) string {
 	plain := true
 	for i := 0; i < len(s); i++ {
@@ -237,8 +240,8 @@ func percentEncode(s string) string {
 	return b.String()
 }
 
-// trailerBody removes our context headers from the trailers that arrive with the end of the body.
-// The proxy reads through it, so they are removed before the proxy copies them.
+// trailerBody removes the context headers from the trailers, which arrive at the end of the body.
+// The proxy reads the body through it, so they are removed before the proxy copies the trailers.
 type trailerBody struct {
 	io.ReadCloser
 	r         *http.Request

@@ -14,11 +14,12 @@ import (
 
 	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/caddymodule/sites"
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// redisDo runs a command at a Redis.
+// redisDo runs a command on a Redis server.
 func redisDo(t *testing.T, url string, words ...string) string {
 	t.Helper()
 	option, err := rueidis.ParseURL(url)
@@ -40,8 +41,9 @@ func redisDo(t *testing.T, url string, words ...string) string {
 	return fmt.Sprint(out)
 }
 
-// The password of Redis, its user and its address change in reloads: what was spent stays, and the requests that run hold
-// their slots; where the new address is none, or the reload fails later, nothing has changed.
+// A reload can change the password, the user and the address of Redis. Counts stay, and running
+// requests keep their concurrency slots. If the new address is wrong or the reload fails later,
+// nothing changes.
 func TestLimitsRedisRedirect(t *testing.T) {
 	mode := config.ModeExact
 	server := testserver.NewRedis(t, "--user", "admin", "on", "nopass", "~*", "&*", "+@all", "--user", "default", "on", ">rose-1", "~*", "&*", "+@all")
@@ -50,11 +52,11 @@ func TestLimitsRedisRedirect(t *testing.T) {
 	at := func(user, addr string) *config.LimitsConfig {
 		return &config.LimitsConfig{Type: config.LimitsRedis, Mode: mode, Address: "redis://" + user + "@" + addr + "/0", Timeout: caddy.Duration(10 * time.Second)}
 	}
-	g := newLimitsRig(t, at(":rose-1", server.Addr()), &config.PlanConfig{Name: "many", Limits: []string{"rate 20/d"}}, &config.PlanConfig{Name: "slots", Limits: []string{"concurrency 1"}})
-	comes(t, "Redis is reached", func() bool { return !current(t).engine.Limits().Unreachable() })
+	g := newLimitsHarness(t, at(":rose-1", server.Addr()), &config.PlanConfig{Name: "many", Limits: []string{"rate 20/d"}}, &config.PlanConfig{Name: "slots", Limits: []string{"concurrency 1"}})
+	testkit.Eventually(t, "Redis is reached", func() bool { return !current(t).engine.Limits().Unreachable() })
 	running := g.begin("slots")
 	left := int64(20)
-	goesOn := func(step string) {
+	wantUnchanged := func(step string) {
 		t.Helper()
 		left--
 		g.wantLeft("many", left)
@@ -65,9 +67,9 @@ func TestLimitsRedisRedirect(t *testing.T) {
 			t.Errorf("%s: status %+v", step, s.SharedLimits)
 		}
 	}
-	goesOn("at first")
+	wantUnchanged("at first")
 	redisDo(t, admin, "ACL", "SETUSER", "default", "resetpass", ">rose-2")
-	goesOn("the password is another, and not known yet")
+	wantUnchanged("the password is another, and not known yet")
 
 	wrong := func(limits *config.LimitsConfig, extra caddy.ModuleMap, words ...string) {
 		t.Helper()
@@ -78,20 +80,20 @@ func TestLimitsRedisRedirect(t *testing.T) {
 		g.app.Limits = was
 		wantError(t, err, words...)
 		if err != nil && strings.Contains(err.Error(), "rose") {
-			t.Errorf("a password stands in %q", err)
+			t.Errorf("the error shows a password: %q", err)
 		}
 		if current(t) != before {
 			t.Fatal("another configuration runs")
 		}
-		goesOn("after " + words[0])
+		wantUnchanged("after " + words[0])
 	}
 	wrong(at(":rose-3", server.Addr()), nil, "Redis returned an error: WRONGPASS", "nothing was changed")
-	nobody := testserver.NewProxy(t, "127.0.0.1:1")
-	nobody.Refuse()
-	wrong(at(":rose-2", nobody.Addr()), nil, "the Redis that was in use until now answers")
+	refusing := testserver.NewProxy(t, "127.0.0.1:1")
+	refusing.Refuse()
+	wrong(at(":rose-2", refusing.Addr()), nil, "the Redis that was in use until now answers")
 	g.app.Limits = at(":rose-2", server.Addr())
 	g.load()
-	goesOn("with the new password")
+	wantUnchanged("with the new password")
 
 	redisDo(t, admin, "ACL", "SETUSER", "gate", "on", ">rose-4", "~keygate:*", "+@all")
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
@@ -99,36 +101,38 @@ func TestLimitsRedisRedirect(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	for range 3 { // apps start in random order
+	for range 3 { // Caddy starts apps in random order, so several tries cover both orders
 		wrong(at("gate:rose-4", proxy.Addr()), caddy.ModuleMap{"http": fmt.Appendf(nil, `{"servers":{"s":{"listen":[%q]}}}`, taken.Addr())}, "address already in use")
 	}
-	comes(t, "nothing is connected by the address that was not taken", func() bool { return proxy.Connections() == 0 })
+	testkit.Eventually(t, "the rejected address has no connections", func() bool { return proxy.Connections() == 0 })
 	mode = config.ModeLeased
 	g.app.Limits = at("gate:rose-4", proxy.Addr())
 	g.load()
-	goesOn("as another user at another address")
-	comes(t, "the former user's connections end", func() bool { return !strings.Contains(redisDo(t, admin, "CLIENT", "LIST"), "user=default") })
-	goesOn("after those")
+	wantUnchanged("as another user at another address")
+	testkit.Eventually(t, "the former user's connections end", func() bool { return !strings.Contains(redisDo(t, admin, "CLIENT", "LIST"), "user=default") })
+	wantUnchanged("after those")
 	running.Done()
-	comes(t, "the slot is free", func() bool { d := g.check("slots"); return d.Allowed() })
+	testkit.Eventually(t, "the slot is free", func() bool { d := g.check("slots"); return d.Allowed() })
 
-	// Neither answers: the next one is taken, as at a start, and used when it does.
+	// While neither the old nor the new address answers, a reload accepts the new one, as a start
+	// does. The gateway uses it once it answers.
 	server.Kill()
-	comes(t, "it is noticed", func() bool { g.check("open"); return current(t).engine.Limits().Unreachable() })
+	testkit.Eventually(t, "the gateway notices the outage", func() bool { g.check("open"); return current(t).engine.Limits().Unreachable() })
 	g.app.Limits = at(":rose-1", server.Addr())
 	g.load()
 	server.Start()
-	comes(t, "it is reached", func() bool { return !current(t).engine.Limits().Unreachable() })
+	testkit.Eventually(t, "the gateway uses Redis again", func() bool { return !current(t).engine.Limits().Unreachable() })
 	if n := proxy.Connections(); n != 0 {
-		t.Errorf("%d connections by the former address", n)
+		t.Errorf("%d connections to the former address", n)
 	}
 }
 
-// A reload that begins with shared limits is refused where the password is wrong; a start is not, and says so.
+// A reload that turns on shared limits fails if the password of Redis is wrong. A start with a
+// wrong password succeeds, and the status reports the problem.
 func TestLimitsRedisWrongPassword(t *testing.T) {
 	server := testserver.NewRedis(t, "--requirepass", "rose-1")
 	wrong := &config.LimitsConfig{Type: config.LimitsRedis, Address: "redis://:rose-2@" + server.Addr()}
-	g := newLimitsRig(t, nil)
+	g := newLimitsHarness(t, nil)
 	g.wantLeft("local", 4)
 	g.app.Limits = wrong
 	err := load(t, g.app, nil)
@@ -136,15 +140,15 @@ func TestLimitsRedisWrongPassword(t *testing.T) {
 	g.app.Limits = nil
 	g.wantLeft("local", 3)
 	if current(t).engine.Limits() != nil {
-		t.Error("it is used")
+		t.Error("the rejected limits are used")
 	}
 	stop(t)
-	g = newLimitsRig(t, wrong)
+	g = newLimitsHarness(t, wrong)
 	s := sites.Status(context.Background(), current(t))
 	if !s.Degraded || s.SharedLimits == nil || !slices.ContainsFunc(s.Problems, func(p string) bool { return strings.Contains(p, "WRONGPASS") }) {
 		t.Errorf("status %+v %+v", s, s.SharedLimits)
 	}
 	g.app.Limits = &config.LimitsConfig{Type: config.LimitsRedis, Address: "redis://:rose-1@" + server.Addr(), Timeout: caddy.Duration(10 * time.Second)}
 	g.load()
-	comes(t, "it is mended", func() bool { return sites.Status(context.Background(), current(t)).SharedLimits.OK })
+	testkit.Eventually(t, "the right password works", func() bool { return sites.Status(context.Background(), current(t)).SharedLimits.OK })
 }

@@ -13,27 +13,28 @@ import (
 
 	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/caddymodule/sites"
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// limitsRig is a running app whose limits are shared, and a key on each of its plans.
-type limitsRig struct {
+// limitsHarness is a running app with shared limits, and a key on each of its plans.
+type limitsHarness struct {
 	t    *testing.T
 	app  *App
 	keys map[string]string
 	ids  map[string]string
 }
 
-func newLimitsRig(t *testing.T, limits *config.LimitsConfig, more ...*config.PlanConfig) *limitsRig {
+func newLimitsHarness(t *testing.T, limits *config.LimitsConfig, more ...*config.PlanConfig) *limitsHarness {
 	t.Helper()
 	app := onSQLite(filepath.Join(t.TempDir(), "keygate.db"), more...)
 	for _, down := range []string{"local", "open", "closed"} {
 		app.Keyspaces["shop"].Plans = append(app.Keyspaces["shop"].Plans, &config.PlanConfig{Name: down, OnRedisDown: down, Limits: []string{"rate 5/d"}})
 	}
 	app.Limits = limits
-	g := &limitsRig{t: t, app: app, keys: map[string]string{}, ids: map[string]string{}}
+	g := &limitsHarness{t: t, app: app, keys: map[string]string{}, ids: map[string]string{}}
 	g.load()
 	actor := management.Actor{Name: "test", Via: "cli"}
 	m := current(t).engine.Manager()
@@ -50,23 +51,23 @@ func newLimitsRig(t *testing.T, limits *config.LimitsConfig, more ...*config.Pla
 	return g
 }
 
-func (g *limitsRig) load() {
+func (g *limitsHarness) load() {
 	g.t.Helper()
 	if err := load(g.t, g.app, nil); err != nil {
 		g.t.Fatal(err)
 	}
 }
 
-// Check checks one request with the key of a plan, which ends then.
-func (g *limitsRig) check(plan string) gateway.Decision {
+// check checks one request with the key of a plan; the request ends at once.
+func (g *limitsHarness) check(plan string) gateway.Decision {
 	g.t.Helper()
 	d := g.begin(plan)
 	d.Done()
 	return *d
 }
 
-// begin checks a request that goes on until its decision is done.
-func (g *limitsRig) begin(plan string) *gateway.Decision {
+// begin checks a request that stays in progress until the caller calls Done on its decision.
+func (g *limitsHarness) begin(plan string) *gateway.Decision {
 	g.t.Helper()
 	a := current(g.t)
 	d := new(gateway.Decision)
@@ -76,7 +77,7 @@ func (g *limitsRig) begin(plan string) *gateway.Decision {
 	return d
 }
 
-func (g *limitsRig) wantLeft(plan string, left int64) {
+func (g *limitsHarness) wantLeft(plan string, left int64) {
 	g.t.Helper()
 	d := g.check(plan)
 	if !d.Allowed() || d.Outcome.N != 1 || d.Outcome.Standings[0].Remaining != left {
@@ -84,7 +85,7 @@ func (g *limitsRig) wantLeft(plan string, left int64) {
 	}
 }
 
-// metric returns a metric without labels as it is shown, -1 where it is not.
+// metric returns the value of a metric without labels, or -1 if the metric is not collected.
 func metric(t *testing.T, name string) float64 {
 	t.Helper()
 	reg := prometheus.NewRegistry()
@@ -101,10 +102,10 @@ func metric(t *testing.T, name string) float64 {
 	return -1
 }
 
-// Limits move to Redis in a reload, with what was spent, and on to another Redis; an engine whose
-// limits are in Redis says so.
+// A reload that moves limits to Redis keeps their counts, and a further reload that changes the
+// mode does too. The status and the metrics show shared limits only while there are any.
 func TestLimitsRedisOverReloads(t *testing.T) {
-	g := newLimitsRig(t, nil)
+	g := newLimitsHarness(t, nil)
 	g.wantLeft("local", 4)
 	g.wantLeft("local", 3)
 	if s := sites.Status(context.Background(), current(t)); s.SharedLimits != nil || metric(t, "keygate_limits_unreachable") != -1 {
@@ -120,7 +121,7 @@ func TestLimitsRedisOverReloads(t *testing.T) {
 	shared := current(t).engine.Limits()
 	g.load()
 	if current(t).engine.Limits() != shared {
-		t.Error("a reload that changes nothing connects anew")
+		t.Error("a reload without changes opened new connections")
 	}
 	g.app.Limits.Mode = config.ModeLeased
 	g.load()
@@ -135,18 +136,14 @@ func TestLimitsRedisOverReloads(t *testing.T) {
 	}
 }
 
-// With Redis away each plan's word holds, and the status, the metrics and the answers say so.
+// While Redis is unreachable, each plan's on_redis_down applies, and the status, the metrics and
+// the API report the outage.
 func TestOnRedisDown(t *testing.T) {
 	server := testserver.NewRedis(t)
-	g := newLimitsRig(t, &config.LimitsConfig{Type: config.LimitsRedis, Address: server.URL(), Timeout: caddy.Duration(time.Second)})
+	g := newLimitsHarness(t, &config.LimitsConfig{Type: config.LimitsRedis, Address: server.URL(), Timeout: caddy.Duration(time.Second)})
 	g.wantLeft("local", 4)
 	server.Kill()
-	for end := time.Now().Add(time.Minute); !current(t).engine.Limits().Unreachable(); {
-		g.check("open")
-		if time.Now().After(end) {
-			t.Fatal("nobody notices")
-		}
-	}
+	testkit.Eventually(t, "the gateway notices the outage", func() bool { g.check("open"); return current(t).engine.Limits().Unreachable() })
 	if d := g.check("closed"); d.Reason != gateway.Unavailable || d.RetryAfter < time.Second {
 		t.Errorf("closed: %s, retry after %s", d.Reason, d.RetryAfter)
 	}
@@ -168,9 +165,10 @@ func TestOnRedisDown(t *testing.T) {
 		t.Errorf("status %+v %+v", s, s.SharedLimits)
 	}
 	if metric(t, "keygate_degraded") != 1 || metric(t, "keygate_limits_unreachable") != 1 || metric(t, "keygate_limits_away") != 1 {
-		t.Error("the metrics do not say so")
+		t.Error("the metrics do not report the outage")
 	}
-	// Where limits stand is not guessed at, and nothing is reset where it is not counted.
+	// The API returns no guessed state of limits, and can't reset limits while Redis is
+	// unreachable.
 	m, actor := current(t).engine.Manager(), management.Actor{Name: "test", Via: "cli"}
 	if page, err := m.KeyLimitStatus(context.Background(), actor, "shop", g.ids["local"]); !errors.Is(err, gateway.ErrStore) {
 		t.Errorf("limits are shown: %+v, error %v", page, err)
@@ -179,11 +177,7 @@ func TestOnRedisDown(t *testing.T) {
 		t.Errorf("limits are reset: %v", err)
 	}
 	server.Start()
-	for end := time.Now().Add(time.Minute); g.check("closed").Reason != gateway.Allowed; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("it does not come back")
-		}
-	}
+	testkit.Eventually(t, "the gateway uses Redis again", func() bool { return g.check("closed").Reason == gateway.Allowed })
 	if metric(t, "keygate_degraded") != 0 {
 		t.Error("still degraded")
 	}

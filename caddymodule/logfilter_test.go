@@ -16,8 +16,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
 
-// Requests that reach no directive are logged without keys too, where the filter is, and
-// with everything else.
+// With the log filter, requests that reach no directive are logged without keys, and all other
+// text stays.
 func TestLogFilter(t *testing.T) {
 	dir := t.TempDir()
 	port := freePort(t)
@@ -98,7 +98,8 @@ http://127.0.0.1:%d {
 	}
 }
 
-// A line of the directive's own is without its keyspace's keys; the filter takes those of others out of it.
+// The directive's own log line holds no keys of its keyspace, and the log filter removes keys of
+// other keyspaces from it.
 func TestLogFilterOnOwnLines(t *testing.T) {
 	dir := t.TempDir()
 	port := freePort(t)
@@ -179,7 +180,7 @@ http://127.0.0.1:%d {
 	}
 }
 
-// The filter knows the keys of a configuration as long as that runs.
+// The log filter removes a configuration's keys only while that configuration is loaded.
 func TestLogFilterForgets(t *testing.T) {
 	app := onSQLite(filepath.Join(t.TempDir(), "keys.db"))
 	app.Keyspaces = map[string]*config.KeyspaceConfig{"shop": {Prefixes: []apikey.Prefix{{Value: "shop_live_", Environment: "live"}}}}

@@ -12,7 +12,8 @@ import (
 	"github.com/keygate-dev/keygate/caddymodule/config"
 )
 
-// Caddy answers a request with a long method itself, so that it meets no keygate directive.
+// The log format removes keys from a request's method. Caddy itself answers a request with a long
+// method, so it reaches no keygate directive.
 func TestLogFormatCleansTheMethod(t *testing.T) {
 	dir := t.TempDir()
 	port := freePort(t)

@@ -14,15 +14,16 @@ import (
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
-// newPost returns a POST of a form.
+// newPost returns a POST with a form as its body.
 func newPost(target, body string) *http.Request {
 	r := httptest.NewRequest("POST", target, strings.NewReader(body))
 	r.Header.Set("Content-Type", formType)
 	return r
 }
 
-// A matcher that chooses by the method leaves out no POST that names a method it takes.
-func TestPostsThatAMatcherLeavesOut(t *testing.T) {
+// A matcher that selects by method also selects a POST that names such a method in its query or
+// body.
+func TestExcludedPostsNameNoIncludedMethod(t *testing.T) {
 	deletes := []rules.Pattern{{Methods: []string{"DELETE"}, Path: "*"}}
 	notPosts := []rules.Pattern{{Methods: []string{"POST"}, Path: "*"}}
 	for name, tt := range map[string]struct {
@@ -45,7 +46,7 @@ func TestPostsThatAMatcherLeavesOut(t *testing.T) {
 		"another path":          {rules.Config{Only: []rules.Pattern{{Methods: []string{"DELETE"}, Path: "/admin/*"}}}, "", "/items/7", "_method=DELETE", false, 200},
 		"a path that is public": {rules.Config{Only: deletes, Public: []rules.Pattern{{Path: "/items/*"}}}, "", "/items/7", "_method=DELETE", false, 200},
 	} {
-		g := newRig(t, freePlan, config.HandlerConfig{Config: tt.config, MethodOverride: tt.override})
+		g := newHarness(t, freePlan, config.HandlerConfig{Config: tt.config, MethodOverride: tt.override})
 		r := newPost("http://localhost"+tt.target, tt.body)
 		if tt.key {
 			r.Header.Set("X-Api-Key", g.key)
@@ -60,8 +61,8 @@ func TestPostsThatAMatcherLeavesOut(t *testing.T) {
 	}
 }
 
-// A header that names another path is removed from every request, also where headers that name a
-// method pass, and where the directive's matcher leaves the request out.
+// A header that names another path is removed from every request, even with method_override pass,
+// and even if the directive's matcher excludes the request.
 func TestPathHeadersAreRemoved(t *testing.T) {
 	const path, method = "X-Original-Url", "X-Http-Method-Override"
 	deletes := rules.Config{Only: []rules.Pattern{{Methods: []string{"DELETE"}, Path: "*"}}}
@@ -73,8 +74,8 @@ func TestPathHeadersAreRemoved(t *testing.T) {
 		"check":                       {config.HandlerConfig{MethodOverride: config.OverrideCheck}, false, false},
 		"pass":                        {config.HandlerConfig{MethodOverride: config.OverridePass}, false, true},
 		"keep_overrides":              {config.HandlerConfig{KeepOverrides: true}, true, true},
-		"left out":                    {config.HandlerConfig{Config: deletes}, false, false},
-		"left out, pass":              {config.HandlerConfig{Config: deletes, MethodOverride: config.OverridePass}, false, true},
+		"excluded":                    {config.HandlerConfig{Config: deletes}, false, false},
+		"excluded, pass":              {config.HandlerConfig{Config: deletes, MethodOverride: config.OverridePass}, false, true},
 		"without rules":               {config.HandlerConfig{StripOnly: true}, false, false},
 		"without rules, pass":         {config.HandlerConfig{StripOnly: true, MethodOverride: config.OverridePass}, false, true},
 		"without rules, keep":         {config.HandlerConfig{StripOnly: true, KeepOverrides: true}, true, true},
@@ -82,7 +83,7 @@ func TestPathHeadersAreRemoved(t *testing.T) {
 		"public, pass":                {config.HandlerConfig{Config: rules.Config{Public: []rules.Pattern{{Path: "/*"}}}, MethodOverride: config.OverridePass}, false, true},
 		"observed, pass, without key": {config.HandlerConfig{Observe: true, MethodOverride: config.OverridePass}, false, true},
 	} {
-		g := newRig(t, freePlan, tt.config)
+		g := newHarness(t, freePlan, tt.config)
 		r := newPost("http://localhost/items/7", "a=1")
 		r.Header.Set("X-Api-Key", g.key)
 		for _, h := range []string{path, "X_Rewrite_URL", "X-Original-Uri", "X-Forwarded-Uri", "X-Forwarded-Path", "X-Script-Name", "X-Waws-Unencoded-Url", "X-Envoy-Original-Path"} {
@@ -118,7 +119,7 @@ func count(all bool, n int) int {
 	return 0
 }
 
-// The directives of the products let no header pass that names another path.
+// The directives of the shipped products remove headers that name another path.
 func TestProductsRemovePathHeaders(t *testing.T) {
 	t.Chdir("../configs")
 	files := shipped(t)
@@ -132,7 +133,7 @@ func TestProductsRemovePathHeaders(t *testing.T) {
 	}
 }
 
-// verify and explain ask of a POST what its query names, as the proxy does.
+// verify and explain apply the rules of the method that a POST's query names, as the proxy does.
 func TestVerifyReadsMethodsInQueries(t *testing.T) {
 	ctx := context.Background()
 	scope := func(methods ...string) config.HandlerConfig {
@@ -146,16 +147,16 @@ func TestVerifyReadsMethodsInQueries(t *testing.T) {
 		method, path string
 		want         string
 	}{
-		"no query":             {scope("DELETE"), "POST", "/items/7", "allowed"},
-		"another method":       {scope("DELETE"), "POST", "/items/7?_method=DELETE", "insufficient_scope"},
-		"encoded":              {scope("DELETE"), "POST", "/items/7?a=1&%5Fmethod=delete", "insufficient_scope"},
-		"not a POST":           {scope("DELETE"), "GET", "/items/7?_method=DELETE", "insufficient_scope"},
-		"no method":            {scope("DELETE"), "", "/items/7?_method=DELETE", "insufficient_scope"},
-		"overrides pass":       {pass, "POST", "/items/7?_method=DELETE", "allowed"},
-		"left out":             {outside, "POST", "/items/7", "allowed"},
-		"left out, but for it": {outside, "POST", "/items/7?_method=DELETE", "insufficient_scope"},
+		"no query":              {scope("DELETE"), "POST", "/items/7", "allowed"},
+		"another method":        {scope("DELETE"), "POST", "/items/7?_method=DELETE", "insufficient_scope"},
+		"encoded":               {scope("DELETE"), "POST", "/items/7?a=1&%5Fmethod=delete", "insufficient_scope"},
+		"not a POST":            {scope("DELETE"), "GET", "/items/7?_method=DELETE", "insufficient_scope"},
+		"no method":             {scope("DELETE"), "", "/items/7?_method=DELETE", "insufficient_scope"},
+		"overrides pass":        {pass, "POST", "/items/7?_method=DELETE", "allowed"},
+		"excluded":              {outside, "POST", "/items/7", "allowed"},
+		"included by the query": {outside, "POST", "/items/7?_method=DELETE", "insufficient_scope"},
 	} {
-		g := newRig(t, &config.PlanConfig{Name: "free", Scopes: []string{"read"}}, tt.config)
+		g := newHarness(t, &config.PlanConfig{Name: "free", Scopes: []string{"read"}}, tt.config)
 		j := g.handler.app.Verifier()
 		r := management.VerifyRequest{Key: g.key, Method: tt.method, Path: tt.path}
 		v, err := j.Verify(ctx, "shop", r)
@@ -168,7 +169,7 @@ func TestVerifyReadsMethodsInQueries(t *testing.T) {
 	}
 }
 
-// actingBody is a body that acts when its first byte is read.
+// actingBody is a body that calls a function when its first byte is read.
 type actingBody struct {
 	io.Reader
 	act func()
@@ -184,10 +185,10 @@ func (b *actingBody) Read(p []byte) (int, error) {
 
 func (*actingBody) Close() error { return nil }
 
-// A client may hold its body back until the key has been authenticated. A key that is revoked
-// meanwhile is refused.
+// A client may delay its body until its key has been authenticated. If the key is revoked
+// meanwhile, the request is rejected.
 func TestKeyRevokedWhileItsBodyIsRead(t *testing.T) {
-	g := newRig(t, freePlan, config.HandlerConfig{Config: rules.Config{Scopes: []rules.ScopeRule{{Pattern: rules.Pattern{Methods: []string{"DELETE"}, Path: "/items/*"}, Scope: "admin"}}}})
+	g := newHarness(t, freePlan, config.HandlerConfig{Config: rules.Config{Scopes: []rules.ScopeRule{{Pattern: rules.Pattern{Methods: []string{"DELETE"}, Path: "/items/*"}, Scope: "admin"}}}})
 	ctx, actor, m := context.Background(), management.Actor{Name: "test", Via: "cli"}, g.handler.app.engine.Manager()
 	key, err := m.CreateKey(ctx, actor, "shop", "acme", management.KeyFields{Name: management.Some("ci")})
 	if err != nil {

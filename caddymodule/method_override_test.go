@@ -108,7 +108,7 @@ func TestMethodsNamedByBodies(t *testing.T) {
 			t.Errorf("%s %q: %q, want %q", tt.contentType, tt.body, got, tt.want)
 		}
 		if rest, err := io.ReadAll(r.Body); err != nil || string(rest) != tt.body {
-			t.Errorf("%s %q: %q goes on, %v", tt.contentType, tt.body, rest, err)
+			t.Errorf("%s %q: %q is forwarded, %v", tt.contentType, tt.body, rest, err)
 		}
 	}
 }
@@ -142,7 +142,8 @@ type brokenReader struct{}
 
 func (*brokenReader) Read([]byte) (int, error) { return 0, net.ErrClosed }
 
-// echoing is an upstream that answers with the method, and with how a body arrived.
+// echoing starts an upstream that answers with the request's method and the framing of its body,
+// and returns its address.
 func echoing(t *testing.T) string {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -206,7 +207,7 @@ func TestPostsThatNameAnotherMethod(t *testing.T) {
 		{"/items/7", s.key, formType, strings.Repeat("a", maxOverrideBody+1), 403},
 		{"/items/7", admin, formType, strings.Repeat("a", maxOverrideBody+1), 200},
 		{"/items/7", s.key, "text/plain", strings.Repeat("a", maxOverrideBody+1), 200},
-		{"/items", s.key, formType, "_method=DELETE", 200}, // the rules are the same for all methods
+		{"/items", s.key, formType, "_method=DELETE", 200}, // rules do not differ by method here
 		{"/items/7", "", formType, "_method=DELETE", 401},
 		{"/forms/x", "", formType, "a=1", 200},
 		{"/forms/x", "", formType, "_method=POST", 200},
@@ -228,8 +229,9 @@ func TestPostsThatNameAnotherMethod(t *testing.T) {
 	}
 }
 
-// A request that a matcher leaves out must not become, upstream, one that it takes.
-func TestRequestsOutsideTheMatcherNameNoOther(t *testing.T) {
+// A request that a matcher excludes can't make the upstream serve a path or method that the
+// matcher includes.
+func TestExcludedRequestsNameNoIncludedMethod(t *testing.T) {
 	s := newTestSite(t, siteConfig("", `@checked {
 		path /api/*
 		method PUT DELETE
@@ -258,7 +260,7 @@ func TestRequestsOutsideTheMatcherNameNoOther(t *testing.T) {
 	}
 }
 
-func TestBodiesOutsideTheMatcherNameNoOtherMethod(t *testing.T) {
+func TestExcludedBodiesNameNoIncludedMethod(t *testing.T) {
 	s := newSite(t, echoing(t), `	@checked method PUT DELETE
 	keygate @checked
 	reverse_proxy UPSTREAM`)
@@ -270,7 +272,7 @@ func TestBodiesOutsideTheMatcherNameNoOtherMethod(t *testing.T) {
 	}
 }
 
-func TestPostsPassWhereOverridesDo(t *testing.T) {
+func TestPostsPassWithMethodOverridePass(t *testing.T) {
 	for _, option := range []string{"method_override pass", "keep_overrides"} {
 		s := newSite(t, echoing(t), fmt.Sprintf(overrideSite, option))
 		if resp := s.post(t, "/items/7?_method=DELETE", s.key, formType, strings.NewReader("_method=DELETE")); resp.StatusCode != 200 {
@@ -282,8 +284,9 @@ func TestPostsPassWhereOverridesDo(t *testing.T) {
 	}
 }
 
-// A client that holds its body back gets 100 Continue, and its trailers arrive.
-func TestLookedAtBodiesKeepTheirFraming(t *testing.T) {
+// Reading a body to look for a method does not change its framing: a waiting client gets 100
+// Continue, and trailers arrive.
+func TestReadBodiesKeepTheirFraming(t *testing.T) {
 	s := newSite(t, echoing(t), fmt.Sprintf(overrideSite, ""))
 	conn, err := net.Dial("tcp", s.addr)
 	if err != nil {
@@ -303,7 +306,7 @@ func TestLookedAtBodiesKeepTheirFraming(t *testing.T) {
 	}
 }
 
-func TestLookedAtBodiesArriveByteForByte(t *testing.T) {
+func TestReadBodiesArriveByteForByte(t *testing.T) {
 	s := newSite(t, echoing(t), fmt.Sprintf(overrideSite, ""))
 	key := s.newKey(t, "write", "admin")
 	random := rand.New(rand.NewPCG(1, 2))

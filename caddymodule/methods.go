@@ -15,17 +15,18 @@ import (
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
-// Frameworks take a POST for another method where its query or body names one in _method. So
-// where the rules differ by method, such a POST must satisfy the rules of both methods.
+// Many frameworks treat a POST as another method if its query or body names one in _method. So if
+// rules differ by method, such a POST must satisfy the rules of both methods.
 
-// maxOverrideBody is how much of a body is read to look for a method.
+// maxOverrideBody is the number of bytes that are read of a body to look for a method.
 const maxOverrideBody = 64 << 10
 
-// unreadMethods are the methods of a body that cannot be read with confidence.
+// unreadMethods are the methods that a body is assumed to name if frameworks may read it in
+// different ways.
 var unreadMethods = []string{http.MethodPut, http.MethodPatch, http.MethodDelete}
 
-// removedOverrides returns the headers that are removed. One that names another path would get
-// around every rule, so only the former keep_overrides lets it pass.
+// removedOverrides returns the override headers to remove. A header that names another path would
+// bypass every rule, so only the deprecated keep_overrides keeps it.
 func removedOverrides(c *config.HandlerConfig) overrides {
 	switch {
 	case c.KeepOverrides:
@@ -39,16 +40,16 @@ func removedOverrides(c *config.HandlerConfig) overrides {
 // rulePath is the path that rules are evaluated for.
 type rulePath = *rules.Path
 
-// overrideRules are the rules of a directive under which a POST may count as another method.
+// overrideRules are the rules of a directive, for a POST that may count as another method.
 type overrideRules struct {
 	set    *rules.Set
 	scopes *gateway.Scopes
-	// methods are those whose rules may differ from POST's: the ones that lines name, and one that
-	// no line names, for all others.
+	// methods are the methods whose rules may differ from those of POST: each method that a rule
+	// names, and one other that represents all the rest.
 	methods []string
 }
 
-// newOverrideRules returns nil where overrides are not checked, or no rule names a method.
+// newOverrideRules returns nil if overrides are not checked or no rule names a method.
 func newOverrideRules(c *config.HandlerConfig, set *rules.Set, scopes *gateway.Scopes) *overrideRules {
 	methods := c.Config.Methods()
 	if set == nil || len(methods) == 0 || removedOverrides(c) != allOverrides {
@@ -57,7 +58,7 @@ func newOverrideRules(c *config.HandlerConfig, set *rules.Set, scopes *gateway.S
 	return &overrideRules{set, scopes, append(methods, "-")}
 }
 
-// and returns the verdict that is as strict as v and as those on r by the methods.
+// and returns the strictest of v and the verdicts for the path with each of the methods.
 func (o *overrideRules) and(v rules.Verdict, p rulePath, methods []string) rules.Verdict {
 	for _, m := range methods {
 		v = v.And(o.set.Evaluate(m, p))
@@ -65,12 +66,12 @@ func (o *overrideRules) and(v rules.Verdict, p rulePath, methods []string) rules
 	return v
 }
 
-// strictest returns the verdict on a POST that names every method.
+// strictest returns the verdict for a POST that names every method.
 func (o *overrideRules) strictest(v rules.Verdict, p rulePath) rules.Verdict {
 	return o.and(v, p, o.methods)
 }
 
-// adds reports whether w asks for more than v does.
+// adds reports whether w is stricter than v in any way.
 func (o *overrideRules) adds(v, w rules.Verdict) bool {
 	held := o.scopes.Closure(o.scopes.List(gateway.ScopeSet(v.Need)))
 	return w.Class > v.Class || gateway.ScopeSet(w.Need)&^held != 0 || w.Deny && !v.Deny || w.Cost > v.Cost || actualOf(w) != actualOf(v)
@@ -83,8 +84,8 @@ func actualOf(v rules.Verdict) string {
 	return v.Rule.Actual
 }
 
-// query returns the verdict on a request whose query names other methods. WordPress takes them
-// whatever the request's own method.
+// query returns the verdict for a request whose query names other methods. WordPress reads them
+// for every method of the request.
 func (o *overrideRules) query(v rules.Verdict, p rulePath, query string) rules.Verdict {
 	if o == nil || query == "" {
 		return v
@@ -92,17 +93,19 @@ func (o *overrideRules) query(v rules.Verdict, p rulePath, query string) rules.V
 	return o.and(v, p, formMethods(nil, query))
 }
 
-// override is what a POST's body may add to its verdict. nil: nothing.
+// override is a body that may name other methods and so make the verdict stricter. nil means that
+// the body can't.
 type override struct {
 	check *requestCheck
 	rules *overrideRules
 	r     *http.Request
 	path  rules.Path
-	// strictest is the verdict where the body names every method.
+	// strictest is the verdict if the body names every method.
 	strictest rules.Verdict
 }
 
-// newOverride returns what the body may add to x.verdict.
+// newOverride returns the override for the body of x's request, or nil if the body can't change
+// x.verdict.
 func (x *exchange) newOverride(p rulePath) *override {
 	o := x.h.rules.overrides
 	if o == nil || p.Rejected() || !strings.EqualFold(x.r.Method, http.MethodPost) {
@@ -115,24 +118,24 @@ func (x *exchange) newOverride(p rulePath) *override {
 	return &override{&x.requestCheck, o, x.r, *p, strictest}
 }
 
-// demandsMore reports whether the body may make the request's class a stricter one.
+// demandsMore reports whether the body may make the class of the request stricter.
 func (o *override) demandsMore() bool { return o != nil && o.strictest.Class > o.check.verdict.Class }
 
-// read reads the body, and makes the verdict as strict as the methods that the body names. The body
-// is then passed on as it came.
+// read reads the body and makes the verdict as strict as those for the methods that the body
+// names. The request keeps its whole body.
 func (o *override) read() {
 	o.check.verdict = o.rules.and(o.check.verdict, &o.path, bodyMethods(o.r))
 }
 
-// refine is read as gateway.Request.Refine.
+// refine does the same as read, as the function gateway.Request.Refine.
 func (o *override) refine(q *gateway.Request) {
 	o.read()
-	q.Now = time.Now() // the client may have taken long to send the body
+	q.Now = time.Now() // sending the body may have taken long
 	o.check.demand()
 }
 
-// bodyMethods returns the methods that r's body names. r.Body still returns the whole body
-// afterwards.
+// bodyMethods returns the methods that r's body names. Afterwards r.Body still returns the whole
+// body.
 func bodyMethods(r *http.Request) []string {
 	if r.ContentLength > maxOverrideBody || encoded(r) {
 		return unreadMethods
@@ -158,10 +161,10 @@ func encoded(r *http.Request) bool {
 	return false
 }
 
-// readAhead reads up to limit bytes of the body and reports whether that is all of it. r.Body still
-// returns the whole body afterwards.
+// readAhead reads up to limit bytes of the body and reports whether that is all of it. Afterwards
+// r.Body still returns the whole body.
 func readAhead(r *http.Request, limit int) (body []byte, whole bool) {
-	// Reading made the server send 100 Continue: the upstream's would be a second one.
+	// Reading makes the server send 100 Continue. The upstream must not ask for a second one.
 	delete(r.Header, "Expect")
 	body, err := io.ReadAll(io.LimitReader(r.Body, int64(limit)+1))
 	whole = err == nil && len(body) <= limit
@@ -172,18 +175,19 @@ func readAhead(r *http.Request, limit int) (body []byte, whole bool) {
 	return body, whole
 }
 
-// This file finds the methods that a query or a body names, in every way that a framework reads them.
+// The functions below find the methods that a query or a body names, in every way in which a known
+// framework reads them.
 
-// Kinds of a body by its Content-Type.
+// Kinds of bodies by Content-Type.
 const (
 	otherBody = iota
 	formBody
 	multipartBody
 	jsonBody
-	oddBody // its type is unclear
+	oddBody // frameworks may read the type differently
 )
 
-// mayNameMethod reports whether r has a body in which a framework would look for a method.
+// mayNameMethod reports whether r has a body in which a framework may look for a method.
 func mayNameMethod(r *http.Request) bool {
 	return r.Body != nil && r.ContentLength != 0 && bodyKind(r) != otherBody
 }
@@ -192,7 +196,7 @@ func bodyKind(r *http.Request) int {
 	types := r.Header["Content-Type"]
 	switch len(types) {
 	case 0:
-		return formBody // so do Rack and PHP
+		return formBody // Rack and PHP treat such a body as a form
 	case 1:
 		return kindOf(types[0])
 	}
@@ -221,18 +225,19 @@ func kindOf(contentType string) int {
 	}
 	lower := strings.ToLower(contentType)
 	if kind != jsonBody && (strings.Contains(lower, "/json") || strings.Contains(lower, "+json")) {
-		return oddBody // Laravel looks for these anywhere in the header
+		return oddBody // Laravel searches the whole header for these words
 	}
 	if kind != otherBody && strings.Contains(lower, "charset") && !plainCharset.MatchString(contentType) {
-		return oddBody // such as UTF-16 and UTF-7, in which names look otherwise
+		return oddBody // in charsets such as UTF-16 and UTF-7, a field's name has other bytes
 	}
 	return kind
 }
 
-// plainCharset matches a type whose charset has ASCII's characters in ASCII's places.
+// plainCharset matches a Content-Type whose charset encodes ASCII characters as ASCII.
 var plainCharset = regexp.MustCompile(`(?i)^[^;]*(;\s*[a-z]+="?[^;"]*"?\s*)*;\s*charset\s*=\s*"?(utf-?8|us-ascii|ascii|iso-8859-1?[0-9]|latin1|windows-125[0-9])"?\s*(;\s*boundary=[^;]*)?$`)
 
-// namedMethods returns the methods that r's body names, and whether it could be read with confidence.
+// namedMethods returns the methods that r's body names. ok is false if frameworks may read the
+// body in different ways.
 func namedMethods(r *http.Request, body []byte) (methods []string, ok bool) {
 	switch bodyKind(r) {
 	case formBody:
@@ -245,7 +250,7 @@ func namedMethods(r *http.Request, body []byte) (methods []string, ok bool) {
 	return nil, false
 }
 
-// formMethods appends the methods that a query, or a body of that form, names.
+// formMethods appends to to the methods that a query, or a form in a body, names.
 func formMethods(to []string, text string) []string {
 	for pair := range strings.FieldsFuncSeq(text, func(r rune) bool { return r == '&' || r == ';' }) {
 		name, value, _ := strings.Cut(pair, "=")
@@ -256,7 +261,8 @@ func formMethods(to []string, text string) []string {
 	return to
 }
 
-// unescape decodes a name or value of a form. What is no escape stays, as in lenient parsers.
+// unescape decodes a name or value of a form. Invalid escapes stay unchanged, as in lenient
+// parsers.
 func unescape(s string) string {
 	if !strings.ContainsAny(s, "%+") {
 		return s
@@ -270,7 +276,7 @@ func unescape(s string) string {
 			out = append(out, unhex(s[i+1])<<4|unhex(s[i+2]))
 			i += 2
 		case c == '%' && i+5 < len(s) && (s[i+1] == 'u' || s[i+1] == 'U') && s[i+2] == '0' && s[i+3] == '0' && isHex(s[i+4]) && isHex(s[i+5]):
-			out = append(out, unhex(s[i+4])<<4|unhex(s[i+5])) // %u005f, as ASP.NET reads it
+			out = append(out, unhex(s[i+4])<<4|unhex(s[i+5])) // ASP.NET decodes %u005f to an underscore
 			i += 5
 		default:
 			out = append(out, c)
@@ -290,8 +296,8 @@ func unhex(c byte) byte {
 	return c&^0x20 - 'A' + 10
 }
 
-// isMethodField reports whether a framework would take the field for one that names the method.
-// PHP turns '.', ' ' and '[' into '_', drops leading blanks, and ends names at a NUL.
+// isMethodField reports whether a framework could read a field with this name as the method. PHP
+// turns '.', ' ' and '[' into '_', ignores leading blanks, and ends names at a NUL byte.
 func isMethodField(name string) bool {
 	name = strings.Trim(name, " \t\r\n")
 	if i := strings.IndexByte(name, 0); i >= 0 {
@@ -301,7 +307,7 @@ func isMethodField(name string) bool {
 	if len(name) < len(field) {
 		return false
 	}
-	// ASP.NET MVC reads the override header's name from forms.
+	// ASP.NET MVC accepts the override header's name as a form field.
 	if foldsTo(name, "x-http-method-override", false) {
 		return true
 	}
@@ -317,8 +323,8 @@ func isMethodField(name string) bool {
 	return len(name) == len(field) || strings.IndexByte("[. ", name[len(field)]) >= 0
 }
 
-// addMethod appends the method that a field's value names, and every method of unreadMethods where
-// the value names none.
+// addMethod appends the method that a field's value names, or all of unreadMethods if the value is
+// not a valid method.
 func addMethod(to []string, value string) []string {
 	value = strings.ToUpper(strings.Trim(value, " \t\r\n"))
 	switch {
@@ -332,8 +338,8 @@ func addMethod(to []string, value string) []string {
 
 var methodName = regexp.MustCompile(`^[A-Z]([A-Z-]{0,30}[A-Z])?$`)
 
-// jsonMethods returns the methods that the members of an object name. Parsers differ where a
-// text is no proper JSON, and over bytes that are no UTF-8.
+// jsonMethods returns the methods that the members of a JSON object name. ok is false if parsers
+// may differ: for invalid JSON and for bytes that are not UTF-8.
 func jsonMethods(body []byte) (methods []string, ok bool) {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil, true
@@ -363,21 +369,22 @@ func jsonMethods(body []byte) (methods []string, ok bool) {
 		}
 		methods = addMethod(methods, text)
 	}
-	_, err := d.Token() // the closing brace
+	_, err := d.Token() // reads the closing brace
 	return methods, err == nil || err == io.EOF
 }
 
 var (
-	// boundary matches the only type of which every parser reads the same boundary.
+	// boundary matches the form of Content-Type in which all parsers find the same boundary.
 	boundary = regexp.MustCompile(`(?i)^multipart/[a-z-]+[ \t]*;[ \t]*(?:charset="?[a-z0-9-]+"?[ \t]*;[ \t]*)?boundary=(?:([0-9A-Za-z'+_./:=?-]{1,70})|"([0-9A-Za-z'()+_,./:=? -]{1,70})")[ \t]*(?:;[ \t]*charset="?[a-z0-9-]+"?)?$`)
-	// disposition matches a part's name where every parser reads the same one.
+	// disposition matches the header of a part in which all parsers find the same name.
 	disposition = regexp.MustCompile(`(?i)^content-disposition:[ \t]*form-data;[ \t]*name=(?:"([^"\\]*)"|([!#$&+.^_|~0-9a-z-]+))(?:;[ \t]*filename=(?:"(?:[^"\\]|\\[^"\\])*"|[!#$&+.^_|~0-9a-z-]+))?(?:;[ \t]*filename\*=utf-8'[a-z-]*'[^;"\\ ]*)?[ \t]*$`)
-	// plainPart matches the other headers that a part may have.
+	// plainPart matches the other headers that a part may have without making its name or value
+	// unclear.
 	plainPart = regexp.MustCompile(`(?i)^(content-type:[ -~]*|content-length:[ 0-9]*|content-transfer-encoding:[ \t]*(binary|8bit|7bit))$`)
 )
 
-// multipartMethods returns the methods that the parts name. Parsers differ widely: it returns false
-// for a body that is not exactly as browsers and HTTP libraries write it.
+// multipartMethods returns the methods that the parts name. Parsers differ widely, so ok is false
+// unless the body has exactly the form that browsers and HTTP libraries write.
 func multipartMethods(contentType string, body []byte) (methods []string, ok bool) {
 	m := boundary.FindStringSubmatch(contentType)
 	if m == nil {
@@ -413,7 +420,7 @@ func multipartMethods(contentType string, body []byte) (methods []string, ok boo
 		case plain:
 			methods = addMethod(methods, string(value))
 		default:
-			methods = append(methods, unreadMethods...) // its value may be in another encoding
+			methods = append(methods, unreadMethods...) // the part's value may be encoded
 		}
 	}
 	return methods, true

@@ -14,8 +14,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// The collectors are this process's, not a configuration's: each configuration brings a
-// new registry, and counters must go on where they stood.
+// The collectors belong to the process, not to a configuration: each configuration has a new
+// registry, but the counters must keep their values.
 var (
 	requestsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: "keygate",
@@ -25,42 +25,42 @@ var (
 	checkDuration = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Namespace: "keygate",
 		Name:      "check_duration_seconds",
-		Help:      "How long it took to check a request.",
-		// From under a microsecond, a hit, to seconds, a store that is slow to answer.
+		Help:      "Duration of the check of a request.",
+		// From under a microsecond for a key in memory to seconds for a slow store.
 		Buckets: []float64{5e-7, 1e-6, 2e-6, 5e-6, 1e-5, 5e-5, 2e-4, 1e-3, 5e-3, 2.5e-2, 0.1, 0.5, 2.5},
 	})
 	engineStats = statsCollector{
 		cached: prometheus.NewDesc("keygate_keys_cached", "Keys held in memory.", nil, nil),
-		errors: prometheus.NewDesc("keygate_store_errors_total", "Times that the store did not answer.", nil, nil),
+		errors: prometheus.NewDesc("keygate_store_errors_total", "Calls of the store that failed.", nil, nil),
 		degraded: prometheus.NewDesc("keygate_degraded",
-			"1 while the store does not answer and only keys in memory can be checked, or Redis does not and limits are not shared; else 0.", nil, nil),
+			"1 while the store is unreachable and only keys in memory can be checked, or while Redis is unreachable and limits are not shared; else 0.", nil, nil),
 		lag: prometheus.NewDesc("keygate_revocation_lag_seconds",
-			"How long ago this node acted by every change there was; 0 where the store is its own, and under 2 while it follows a shared one.", nil, nil),
+			"Time since this node last had every change of the store; 0 if the node shares its store with no other, and normally below 2.", nil, nil),
 	}
 )
 
-// metrics counts the requests of one configuration. Every label set that can occur is
-// resolved beforehand, so counting builds no labels.
+// metrics counts the requests of one configuration. The counters of all possible label sets are
+// created in advance, so that counting does not look up labels.
 type metrics struct {
 	keyspaces map[*gateway.Keyspace]*keyspaceCounters
 }
 
-// keyspaceCounters are one keyspace's counters by plan; "" for requests that no plan
-// was known of.
+// keyspaceCounters are one keyspace's counters by plan; none counts requests whose plan is
+// unknown.
 type keyspaceCounters struct {
 	plans map[string]*planCounters
 	none  *planCounters
 }
 
 type planCounters struct {
-	// outcome by reason: allowed, or refused.
+	// outcome counts allowed and rejected requests by reason.
 	outcome [gateway.NumReasons]prometheus.Counter
-	// observed by reason: would have been refused, but was let pass.
+	// observed counts, by reason, requests that passed only because of observe.
 	observed [gateway.NumReasons]prometheus.Counter
 }
 
-// newMetrics registers the collectors in a configuration's registry, and resolves the
-// counters of the view's plans.
+// newMetrics registers the collectors in a configuration's registry and creates the counters of
+// the view's plans.
 func newMetrics(reg prometheus.Registerer, v *gateway.View) (*metrics, error) {
 	for _, c := range []prometheus.Collector{requestsTotal, checkDuration, pathsReported, engineStats, limitsStats, replicaStats} {
 		var already prometheus.AlreadyRegisteredError
@@ -93,8 +93,8 @@ func newPlanCounters(keyspace, plan string) *planCounters {
 	return c
 }
 
-// observe counts one checked request and how long the check took. plan is "" where none
-// was known. A keyspace of another configuration is not counted.
+// observe counts one checked request and the duration of the check. plan is "" if the plan is
+// unknown. Requests of another configuration's keyspace are not counted.
 func (m *metrics) observe(ks *gateway.Keyspace, plan string, reason gateway.Reason, d time.Duration) {
 	if c := m.counters(ks, plan); c != nil {
 		c.outcome[reason].Inc()
@@ -102,8 +102,8 @@ func (m *metrics) observe(ks *gateway.Keyspace, plan string, reason gateway.Reas
 	checkDuration.Observe(d.Seconds())
 }
 
-// observePassed is observe for a request that was let pass although reason speaks
-// against it.
+// observePassed counts like observe, for a request that passed although it would have been
+// rejected for reason.
 func (m *metrics) observePassed(ks *gateway.Keyspace, plan string, reason gateway.Reason, d time.Duration) {
 	if c := m.counters(ks, plan); c != nil {
 		c.observed[reason].Inc()
@@ -122,20 +122,19 @@ func (m *metrics) counters(ks *gateway.Keyspace, plan string) *planCounters {
 	return k.none
 }
 
-// statsCollector reads what the running engines say of themselves when it is asked.
+// statsCollector collects statistics of the running engines.
 type statsCollector struct {
 	cached, errors, degraded, lag *prometheus.Desc
 }
 
-// Describe implements prometheus.Collector.
 func (s statsCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{s.cached, s.errors, s.degraded, s.lag} {
 		ch <- d
 	}
 }
 
-// Collect implements prometheus.Collector. Two engines run only while a reload changes
-// the store; their values are then taken together.
+// Collect implements prometheus.Collector. While a reload changes the store there are two engines,
+// and Collect combines their values.
 func (s statsCollector) Collect(ch chan<- prometheus.Metric) {
 	var cached, failed, degraded, lag float64
 	for e := range runningEngines() {
@@ -153,7 +152,7 @@ func (s statsCollector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(s.lag, prometheus.GaugeValue, lag)
 }
 
-// limitsCollector reads how shared limits are, when it is asked. Without any it collects nothing.
+// limitsCollector collects the state of shared limits, and nothing if there are none.
 type limitsCollector struct {
 	unreachable                   renamedDesc
 	nodes, decided, asked, errors *prometheus.Desc
@@ -161,14 +160,13 @@ type limitsCollector struct {
 
 var limitsStats = limitsCollector{
 	unreachable: newRenamedDesc("keygate_limits_unreachable", "keygate_limits_away",
-		"1 while Redis does not answer and each plan's on_redis_down decides, else 0."),
+		"1 while Redis is unreachable and each plan's on_redis_down applies, else 0."),
 	nodes:   prometheus.NewDesc("keygate_limits_nodes", "Gateways that share limits through the same Redis.", nil, nil),
-	decided: prometheus.NewDesc("keygate_limits_judged_total", "Requests decided by shared limits: waited for Redis, from memory, or while Redis was away (outage).", []string{"how"}, nil),
-	asked:   prometheus.NewDesc("keygate_limits_asked_total", "Calls that asked Redis, for a request or ahead of need.", nil, nil),
-	errors:  prometheus.NewDesc("keygate_limits_errors_total", "Calls to Redis that failed or came too late.", nil, nil),
+	decided: prometheus.NewDesc("keygate_limits_judged_total", "Requests decided by shared limits: after asking Redis (waited), from memory, or while Redis was unreachable (outage).", []string{"how"}, nil),
+	asked:   prometheus.NewDesc("keygate_limits_asked_total", "Calls to Redis, for a request or in advance.", nil, nil),
+	errors:  prometheus.NewDesc("keygate_limits_errors_total", "Calls to Redis that failed or timed out.", nil, nil),
 }
 
-// Describe implements prometheus.Collector.
 func (c limitsCollector) Describe(ch chan<- *prometheus.Desc) {
 	c.unreachable.describe(ch)
 	for _, d := range []*prometheus.Desc{c.nodes, c.decided, c.asked, c.errors} {
@@ -176,9 +174,8 @@ func (c limitsCollector) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements prometheus.Collector.
 func (c limitsCollector) Collect(ch chan<- prometheus.Metric) {
-	var away, nodes float64
+	var unreachable, nodes float64
 	var r redis.Stats
 	var l ratelimit.SharedStats
 	found := false
@@ -190,7 +187,7 @@ func (c limitsCollector) Collect(ch chan<- prometheus.Metric) {
 		found = true
 		rs, ls := s.Stats()
 		if rs.Unreachable {
-			away = 1
+			unreachable = 1
 		}
 		nodes = max(nodes, float64(rs.Nodes))
 		r.Errors += rs.Errors
@@ -202,7 +199,7 @@ func (c limitsCollector) Collect(ch chan<- prometheus.Metric) {
 	if !found {
 		return
 	}
-	c.unreachable.gauge(ch, away)
+	c.unreachable.gauge(ch, unreachable)
 	ch <- prometheus.MustNewConstMetric(c.nodes, prometheus.GaugeValue, nodes)
 	ch <- prometheus.MustNewConstMetric(c.decided, prometheus.CounterValue, float64(l.Waited), "waited")
 	ch <- prometheus.MustNewConstMetric(c.decided, prometheus.CounterValue, float64(l.Memory), "memory")
@@ -211,27 +208,28 @@ func (c limitsCollector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(c.errors, prometheus.CounterValue, float64(r.Errors))
 }
 
-// replicaCollector reads how replicas are, when it is asked. Without any it collects nothing.
+// replicaCollector collects the state of replicas, and nothing if there are none.
 type replicaCollector struct {
 	unreachable, pending, published renamedDesc
 }
 
 var replicaStats = replicaCollector{
 	unreachable: newRenamedDesc("keygate_store_unreachable", "keygate_store_away",
-		"1 while PostgreSQL does not answer and keys are checked against the replica, else 0."),
+		"1 while PostgreSQL is unreachable and keys are checked against the replica, else 0."),
 	pending: newRenamedDesc("keygate_revocations_pending", "keygate_refusals_pending",
-		"Revocations made while PostgreSQL did not answer that are not written to it yet."),
+		"Revocations made while PostgreSQL was unreachable that are not yet written to it."),
 	published: renamedDesc{
 		prometheus.NewDesc("keygate_revocations_published_total",
-			"Revocations sent through Redis while PostgreSQL did not answer, by result: published, received (the own ones too), or rejected as forged.", []string{"result"}, nil),
+			"Revocations sent through Redis while PostgreSQL was unreachable, by result: published, received (including the node's own), or rejected as forged.", []string{"result"}, nil),
 		prometheus.NewDesc("keygate_refusals_told_total", deprecatedFor+"keygate_revocations_published_total.", []string{"how"}, nil),
 	},
 }
 
-// deprecatedFor begins the help of a metric that has a new name. Remove these with 0.3.0.
+// deprecatedFor begins the help text of a metric's old name. The old names are to be removed in
+// 0.3.0.
 const deprecatedFor = "Deprecated, removed in 0.3.0: use "
 
-// renamedDesc describes a metric under its new name and, for one release, its old name.
+// renamedDesc describes a metric under its new name and, for one release, under its old name.
 type renamedDesc struct{ now, old *prometheus.Desc }
 
 func newRenamedDesc(name, old, help string) renamedDesc {
@@ -248,23 +246,21 @@ func (d renamedDesc) gauge(ch chan<- prometheus.Metric, v float64) {
 	ch <- prometheus.MustNewConstMetric(d.old, prometheus.GaugeValue, v)
 }
 
-// count collects a counter whose label's value was renamed too.
+// count collects a counter with a label; old is the label's value under the old name.
 func (d renamedDesc) count(ch chan<- prometheus.Metric, v int64, label, old string) {
 	ch <- prometheus.MustNewConstMetric(d.now, prometheus.CounterValue, float64(v), label)
 	ch <- prometheus.MustNewConstMetric(d.old, prometheus.CounterValue, float64(v), old)
 }
 
-// Describe implements prometheus.Collector.
 func (c replicaCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []renamedDesc{c.unreachable, c.pending, c.published} {
 		d.describe(ch)
 	}
 }
 
-// Collect implements prometheus.Collector.
 func (c replicaCollector) Collect(ch chan<- prometheus.Metric) {
-	var away, pending float64
-	var words revocations.Stats
+	var unreachable, pending float64
+	var total revocations.Stats
 	found := false
 	for e := range runningEngines() {
 		r := e.Replica()
@@ -274,20 +270,20 @@ func (c replicaCollector) Collect(ch chan<- prometheus.Metric) {
 		found = true
 		s := r.Status()
 		if s.Unreachable != nil {
-			away = 1
+			unreachable = 1
 		}
 		pending += float64(s.Pending)
 		w := e.RevocationStats()
-		words.Published += w.Published
-		words.Received += w.Received
-		words.Rejected += w.Rejected
+		total.Published += w.Published
+		total.Received += w.Received
+		total.Rejected += w.Rejected
 	}
 	if !found {
 		return
 	}
-	c.unreachable.gauge(ch, away)
+	c.unreachable.gauge(ch, unreachable)
 	c.pending.gauge(ch, pending)
-	c.published.count(ch, words.Published, "published", "told")
-	c.published.count(ch, words.Received, "received", "heard")
-	c.published.count(ch, words.Rejected, "rejected", "rejected")
+	c.published.count(ch, total.Published, "published", "told")
+	c.published.count(ch, total.Received, "received", "heard")
+	c.published.count(ch, total.Rejected, "rejected", "rejected")
 }

@@ -27,12 +27,12 @@ func viewOf(t testing.TB, name string, plans ...*config.PlanConfig) *gateway.Vie
 	return gateway.NewView(h, ks.Keyspace)
 }
 
-// Counters belong to the process: each configuration brings a registry of its own, and
-// counting goes on where it stood, for all of them.
+// Counters belong to the process: they keep their values over reloads, although each configuration
+// has a new registry.
 func TestMetricsOutliveConfigurations(t *testing.T) {
 	view := viewOf(t, "metrics-test", &config.PlanConfig{Name: "free"})
 	ks := view.Keyspaces["metrics-test"]
-	value := make(map[string]float64) // by the labels' values: keyspace, plan, reason, result
+	value := make(map[string]float64) // by the values of the labels keyspace, plan, reason and result
 	for range 2 {
 		reg := prometheus.NewPedanticRegistry()
 		m, err := newMetrics(reg, view)

@@ -13,11 +13,12 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// errKeyEnded is the cause of a context that was cancelled because the key of its request is no
-// longer accepted.
+// errKeyEnded is the cause of a canceled request context if the request's key is no longer
+// accepted.
 var errKeyEnded = errors.New("API key is no longer valid")
 
-// pass sends an allowed request on, and ends it early if its key is no longer accepted.
+// pass sends an allowed request to the next handler, and ends the request early if its key is no
+// longer accepted.
 func (x *exchange) pass(log *redact.RequestLog, next caddyhttp.Handler) (err error) {
 	ctx, cancel := context.WithCancelCause(x.r.Context())
 	x.cancel = cancel
@@ -34,8 +35,8 @@ func (x *exchange) pass(log *redact.RequestLog, next caddyhttp.Handler) (err err
 		if finished {
 			return
 		}
-		// A panic. Either the response was aborted, or the proxy could not write any more because
-		// the request was ended just when the upstream answered.
+		// The next handler panicked. Either the response was aborted, or the proxy could no longer
+		// write because the request was ended just when the upstream answered.
 		if !x.w.close() {
 			x.account.broke = true
 			x.settleCost(http.StatusBadGateway)
@@ -52,36 +53,38 @@ func (x *exchange) pass(log *redact.RequestLog, next caddyhttp.Handler) (err err
 		return x.refuseEnded(&before)
 	}
 	if err == nil && x.w.status == 0 {
-		// No handler wrote anything: the server writes the header after us.
+		// No handler wrote anything, so the server will write the header after this handler.
 		x.writeHeaders()
 	}
-	// Before the error is answered, so that the client sees the cost that was taken.
+	// The cost is corrected before the error is answered, so that the response shows the corrected
+	// cost.
 	x.settleCost(statusOf(err, x.w.status))
 	return log.ServeError(&x.w, x.r, err)
 }
 
-// refuseEnded answers a request whose key was no longer accepted before its response began. Of the
-// response's header it keeps the fields in before; the others are the upstream's.
+// refuseEnded rejects a request whose key stopped being accepted before the response began. It
+// keeps only the header fields in before; the others are the upstream's.
 func (x *exchange) refuseEnded(before *headerNames) error {
 	before.keep(x.w.Header())
-	// Only valid keys are told the state of their limits.
+	// The state of limits is shown only for valid keys.
 	x.dec.Reason, x.dec.Outcome.N = x.w.ended, 0
 	x.shown.reason = x.w.ended
 	if x.r.ProtoMajor == 1 {
-		// Reading was stopped in mid-request. An HTTP/2 connection goes on: it is not only
-		// this request's.
+		// Reading was stopped in the middle of the request, so the connection can't be reused. An
+		// HTTP/2 connection stays open, because other requests use it too.
 		x.w.Header().Set("Connection", "close")
 	}
 	return x.refuse(&x.w, x.w.ended)
 }
 
-// end ends the request because its key is no longer accepted. It is called on another goroutine.
+// end ends the request because its key is no longer accepted. It runs on another goroutine than
+// the handler.
 func (x *exchange) end(reason gateway.Reason) {
 	x.w.end(reason)
 	x.cancel(errKeyEnded)
 }
 
-// statusOf returns the status of a response: the one that was written, else that of the error.
+// statusOf returns the status of a response: the written one, or else the error's.
 func statusOf(err error, written int) int {
 	if written != 0 || err == nil {
 		return written
@@ -93,8 +96,8 @@ func statusOf(err error, written int) int {
 	return http.StatusInternalServerError
 }
 
-// settleCost corrects the request's cost: to 0 where the upstream failed and the cost line refunds
-// that, or to the cost that the upstream states.
+// settleCost corrects the cost of the request: to 0 if the upstream failed and the cost line has
+// refund, or to the cost that the upstream's header states.
 func (x *exchange) settleCost(status int) {
 	rule := x.verdict.Rule
 	if rule == nil || x.dec.Reason != gateway.Allowed {

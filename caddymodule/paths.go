@@ -15,31 +15,31 @@ import (
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
-// pathReader replaces the paths of requests by their canonical form, before any decision uses them,
-// and logs those that are ambiguous.
+// pathReader replaces the path of a request by its canonical form, before any decision depends on
+// the path, and logs ambiguous paths.
 type pathReader struct {
-	// read reads a path: the Read of a *rules.Paths or a *rules.Set.
+	// read is the method Canonicalize of a *rules.Paths or a *rules.Set.
 	read func(u *url.URL, exempt bool) rules.Path
-	// clean returns a text without keys.
+	// clean removes keys from a text.
 	clean func(string) string
 	log   *slog.Logger
-	// rejected and changed count the paths that are only reported.
+	// rejected and changed count paths that `report` or `observe` let pass.
 	rejected, changed prometheus.Counter
 
 	mu   sync.Mutex
-	last map[string]*notice // by message and fault
+	last map[string]*notice // the keys are message and fault
 }
 
-// notice limits one kind of log line to one a second.
+// notice limits one kind of log line to one per second.
 type notice struct {
 	next    time.Time
 	skipped int
 }
 
-// maxPathNotices bounds how many kinds of notices are remembered.
+// maxPathNotices is the greatest number of kinds of log lines; further kinds are not logged.
 const maxPathNotices = 64
 
-// newPathReader returns a reader that logs to log and counts for keyspace.
+// newPathReader returns a pathReader that writes to log and counts for keyspace.
 func newPathReader(read func(*url.URL, bool) rules.Path, clean func(string) string, log *slog.Logger, keyspace string) *pathReader {
 	return &pathReader{
 		read: read, clean: clean, log: log,
@@ -53,22 +53,23 @@ func newPathReader(read func(*url.URL, bool) rules.Path, clean func(string) stri
 var pathsReported = prometheus.NewCounterVec(prometheus.CounterOpts{
 	Namespace: "keygate",
 	Name:      "paths_reported_total",
-	Help:      "Paths that were only reported, by keyspace and result: rejected or changed, had they not been.",
+	Help:      "Paths that report or observe let pass unchanged, by keyspace and by what would have happened: rejected or changed.",
 }, []string{"keyspace", "result"})
 
-// The results of pathsReported.
+// Values of the label result of pathsReported.
 const (
 	reportedRejected = "rejected"
 	reportedChanged  = "changed"
 )
 
-// pathVar holds the path of a request that a reader let pass as it came, so that a later directive
-// does too.
+// pathVar is the request variable with a path that a pathReader let pass unchanged. Later
+// directives let it pass too.
 const pathVar = "keygate.path_as_sent"
 
-// canonicalize gives r its canonical path, in r and in the request as it arrived, which error
-// routes, {http.request.orig_uri} and FastCGI use. It returns the path, which may be Rejected: r is
-// unchanged then. vars are the request's variables. A nil reader changes and rejects nothing.
+// canonicalize sets the canonical path in r and in Caddy's copy of the request as it arrived,
+// which error routes, {http.request.orig_uri} and FastCGI use. It returns the path; if the path is
+// Rejected, r is unchanged. vars are the request's variables. A nil pathReader changes and rejects
+// nothing.
 func (p *pathReader) canonicalize(r *http.Request, vars map[string]any) rules.Path {
 	if p == nil {
 		return rules.Path{AsSent: true}
@@ -100,7 +101,7 @@ func (p *pathReader) canonicalize(r *http.Request, vars map[string]any) rules.Pa
 	if !ok || arrived.URL == nil || arrived.URL.Path == path.Decoded && arrived.URL.RawPath == r.URL.RawPath && arrived.URL.Host == "" && strings.HasPrefix(arrived.RequestURI, path.Escaped) {
 		return path
 	}
-	// The path was rewritten before this directive, or is not canonical.
+	// The path was rewritten before this directive, or it did not arrive in canonical form.
 	original := p.read(arrived.URL, false)
 	switch {
 	case original.Rejected():
@@ -110,7 +111,7 @@ func (p *pathReader) canonicalize(r *http.Request, vars map[string]any) rules.Pa
 		return path
 	}
 	if original.Changed || arrived.URL.Host != "" || !strings.HasPrefix(arrived.RequestURI, original.Escaped) {
-		// The URL may be held elsewhere too: it is changed where it is.
+		// Others may hold a pointer to this URL, so it is changed in place.
 		setPath(arrived.URL, &original)
 		arrived.RequestURI = arrived.URL.RequestURI()
 		*r = *r.WithContext(context.WithValue(r.Context(), caddyhttp.OriginalRequestCtxKey, arrived))
@@ -126,8 +127,8 @@ func setPath(u *url.URL, path *rules.Path) {
 	}
 }
 
-// inOriginForm reports whether the target of r is a path, the "*" of OPTIONS, or a URL of the host
-// that the request is for (RFC 9112, section 3.2).
+// inOriginForm reports whether the request target of r is a path, the "*" of OPTIONS, or a URL
+// with the request's own host (RFC 9112, section 3.2).
 func inOriginForm(r *http.Request) bool {
 	u := r.URL
 	switch {
@@ -141,8 +142,8 @@ func inOriginForm(r *http.Request) bool {
 	return r.Method != http.MethodConnect && (u.Scheme == "http" || u.Scheme == "https") && strings.EqualFold(u.Host, r.Host)
 }
 
-// notify logs that a path was rejected, or would have been, and counts it where it was only
-// reported.
+// notify logs that a path was rejected or changed, or would have been. It counts paths that were
+// only reported.
 func (p *pathReader) notify(r *http.Request, path *rules.Path, sent string) {
 	message := "rejected an ambiguous path"
 	switch {
@@ -155,7 +156,7 @@ func (p *pathReader) notify(r *http.Request, path *rules.Path, sent string) {
 	case path.Reported:
 		return
 	}
-	// Only the first fault makes the kind, so that there are few kinds.
+	// The kind includes only the lowest fault bit, so that there are few kinds.
 	skipped, ok := p.due(message + (path.Fault & -path.Fault).String())
 	if !ok {
 		return
@@ -167,7 +168,7 @@ func (p *pathReader) notify(r *http.Request, path *rules.Path, sent string) {
 	if path.Fault != 0 {
 		attrs = append(attrs, "ambiguous", path.Fault.String())
 	}
-	// The line of the paths block that lets such a path pass.
+	// paths_line is the line for the paths block that would let this path pass.
 	attrs = append(attrs, "paths_line", p.clean(path.Fault.Remedy(sent)))
 	if skipped > 0 {
 		attrs = append(attrs, "more_since_last_line", skipped)
@@ -175,11 +176,11 @@ func (p *pathReader) notify(r *http.Request, path *rules.Path, sent string) {
 	p.log.Warn(message, attrs...)
 }
 
-// maxLoggedPath bounds what a log line shows of a path, in bytes.
+// maxLoggedPath is the greatest length of a path in a log line, in bytes.
 const maxLoggedPath = 256
 
-// due reports whether a notice of this kind is to be written now, and how many were skipped since
-// the last one.
+// due reports whether a notice of this kind may be logged now, and how many were skipped since the
+// last one.
 func (p *pathReader) due(kind string) (skipped int, ok bool) {
 	now := time.Now()
 	p.mu.Lock()

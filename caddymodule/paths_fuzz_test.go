@@ -15,8 +15,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
-// FuzzForwardedPath holds that the canonical form is what goes upstream, byte for byte, and what
-// stands in the request as it arrived, and that an ambiguous path goes nowhere.
+// FuzzForwardedPath verifies that the canonical path goes upstream byte for byte and replaces the
+// path in Caddy's copy of the request. It also verifies that requests with an ambiguous path are
+// not forwarded.
 func FuzzForwardedPath(f *testing.F) {
 	i := 0
 	for _, path := range pathlab.Targets[:2] {
@@ -29,7 +30,7 @@ func FuzzForwardedPath(f *testing.F) {
 	for _, family := range pathlab.Honest() {
 		f.Add(family.Paths[0])
 	}
-	g := newRig(f, &config.PlanConfig{Name: "free"}, config.HandlerConfig{Config: rules.Config{Protect: []rules.Pattern{{Path: "/closed"}}}})
+	g := newHarness(f, &config.PlanConfig{Name: "free"}, config.HandlerConfig{Config: rules.Config{Protect: []rules.Pattern{{Path: "/closed"}}}})
 	f.Fuzz(func(t *testing.T, target string) {
 		path, _, _ := strings.Cut(target, "?")
 		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader("GET " + target + " HTTP/1.1\r\nHost: lab.test\r\n\r\n")))

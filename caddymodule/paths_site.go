@@ -15,8 +15,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// Paths gives the paths of all requests of a site their canonical form and rejects those that are
-// ambiguous, before Caddy chooses a handle block by them. A keygate directive does the same for the
+// Paths gives the paths of all requests of a site their canonical form, and rejects ambiguous
+// ones, before Caddy chooses a handle block by path. A keygate directive does the same for the
 // requests that reach it.
 type Paths struct {
 	config.PathsConfig
@@ -24,17 +24,16 @@ type Paths struct {
 	app  *App
 	read *pathReader
 	logs *redact.Logs
-	// counted is the keyspace that rejections are counted for; nil where there are several.
+	// counted is the keyspace in whose metrics rejections are counted; nil if there are several
+	// keyspaces.
 	counted *config.Keyspace
 	refuser
 }
 
-// CaddyModule returns the Caddy module information.
 func (*Paths) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.handlers.keygate_paths", New: func() caddy.Module { return new(Paths) }}
 }
 
-// Provision sets up p.
 func (p *Paths) Provision(ctx caddy.Context) error {
 	app, err := configuredApp(ctx)
 	if err != nil {
@@ -73,7 +72,6 @@ func (p *Paths) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (p *Paths) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	began := time.Now()
 	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)

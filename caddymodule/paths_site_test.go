@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// Caddy chooses a handle block by the path. With keygate_paths it chooses by the path that goes upstream.
+// With keygate_paths, Caddy chooses a handle block by the same canonical path that goes upstream.
 func TestPathsBeforeBranches(t *testing.T) {
 	s := newTestSite(t, siteConfig("", `
 	keygate_paths {
@@ -78,7 +78,7 @@ func TestPathsBeforeBranches(t *testing.T) {
 	}
 }
 
-func TestPathsDirectiveRefuses(t *testing.T) {
+func TestPathsDirectiveRejects(t *testing.T) {
 	for _, tt := range []struct{ directive, want string }{
 		{"keygate_paths /api/*", "keygate_paths takes no matcher"},
 		{"keygate_paths none", "unknown keyspace 'none'"},

@@ -13,16 +13,16 @@ import (
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
-// forwarded is a request as handlers behind the directive get it.
+// forwarded is a request as handlers after the directive receive it.
 type forwarded struct {
 	status            int
 	uri, path, origin string
 	tenant            string
 }
 
-// send parses a request as net/http does and sends it through the handler. The status is 200 where
+// send parses a request as net/http does and sends it through the handler. The status is 200 if
 // the request passed.
-func (g *rig) send(t *testing.T, method, target string, header ...string) forwarded {
+func (g *harness) send(t *testing.T, method, target string, header ...string) forwarded {
 	t.Helper()
 	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(method + " " + target + " HTTP/1.1\r\nHost: api.example.com\r\n" + strings.Join(header, "\r\n") + "\r\n\r\n")))
 	if err != nil {
@@ -53,9 +53,9 @@ func patterns(paths ...string) (out []rules.Pattern) {
 	return out
 }
 
-// What was checked is what goes upstream, and what error routes and FastCGI see.
+// The checked path is the path that goes upstream and that error routes and FastCGI see.
 func TestCanonicalPathGoesUpstream(t *testing.T) {
-	g := newRig(t, &config.PlanConfig{Name: "standard"}, config.HandlerConfig{Config: rules.Config{Protect: patterns("/cargo/load")}})
+	g := newHarness(t, &config.PlanConfig{Name: "standard"}, config.HandlerConfig{Config: rules.Config{Protect: patterns("/cargo/load")}})
 	for target, want := range map[string]string{
 		"/x":                       "/x",
 		"/x?a=//b/../c":            "/x?a=//b/../c",
@@ -93,7 +93,7 @@ func TestCanonicalPathGoesUpstream(t *testing.T) {
 }
 
 func TestAmbiguousPathsAreRejected(t *testing.T) {
-	g := newRig(t, &config.PlanConfig{Name: "standard"}, config.HandlerConfig{Config: rules.Config{Protect: patterns("/cargo/load")}})
+	g := newHarness(t, &config.PlanConfig{Name: "standard"}, config.HandlerConfig{Config: rules.Config{Protect: patterns("/cargo/load")}})
 	for _, target := range []string{
 		`/a\b`, "/a%2Fb", "/a%2fb", "/a%5cb", "/a%00", "/a%0a", "/a%7f", "/a%c2%85", "/a;b", "/a%3Bb", "/a%3f", "/a%23", "/a#b", "/a%252fb", "/a%252e%252e/b", "/a%25252fb",
 		"/a%2500", "/a%25u002fb", "/a%ff", "/a%c0%af", "/a%e2%81%84b", "/a%ef%bc%8fb", "/a%e2%80%a4", "/a./b", "/a.", "/a%20/b", "/a%20", "/a%e3%80%80", "/.../x",
@@ -111,7 +111,7 @@ func TestAmbiguousPathsAreRejected(t *testing.T) {
 }
 
 func TestPathExceptions(t *testing.T) {
-	g := newRig(t, &config.PlanConfig{Name: "standard"}, config.HandlerConfig{Config: rules.Config{
+	g := newHarness(t, &config.PlanConfig{Name: "standard"}, config.HandlerConfig{Config: rules.Config{
 		Protect: patterns("/projects/secret/*", "/s3/private/*"),
 		Paths:   rules.PathsConfig{EncodedSlash: []string{"/projects/*"}, Parameters: []string{"/matrix/*"}, AsSent: []string{"/s3/*"}},
 	}})
@@ -135,9 +135,9 @@ func TestPathExceptions(t *testing.T) {
 	}
 }
 
-// In front of live traffic nothing changes, yet nothing is got around either.
+// With `report`, paths go upstream unchanged, and still no path bypasses a rule.
 func TestPathReport(t *testing.T) {
-	g := newRig(t, &config.PlanConfig{Name: "standard"}, config.HandlerConfig{Config: rules.Config{
+	g := newHarness(t, &config.PlanConfig{Name: "standard"}, config.HandlerConfig{Config: rules.Config{
 		Protect: patterns("/cargo/load"), Paths: rules.PathsConfig{Report: true},
 	}})
 	for _, target := range []string{"/a%2fb", "/a//b", "/a;b", "/%7euser", "/a%252fb"} {
@@ -152,9 +152,9 @@ func TestPathReport(t *testing.T) {
 	}
 }
 
-// Where nothing is asked of a path there is nothing to get around.
+// A directive without rules about paths changes no path, because there is no rule to bypass.
 func TestPathlessDirectiveChangesNoPath(t *testing.T) {
-	g := newRig(t, &config.PlanConfig{Name: "standard"}, config.HandlerConfig{})
+	g := newHarness(t, &config.PlanConfig{Name: "standard"}, config.HandlerConfig{})
 	for _, target := range []string{"/a%2fb", "//a/../b", "/a;b", "/a.", "/%41"} {
 		if got := g.send(t, "GET", target, "X-API-Key: "+g.key); got.status != http.StatusOK || got.uri != target {
 			t.Errorf("%s: %d, forwarded %q", target, got.status, got.uri)
@@ -165,9 +165,9 @@ func TestPathlessDirectiveChangesNoPath(t *testing.T) {
 	}
 }
 
-// A matcher of paths and methods is a rule like any other.
-func TestMatcherIsARule(t *testing.T) {
-	g := newRig(t, &config.PlanConfig{Name: "standard"}, config.HandlerConfig{Config: rules.Config{
+// A matcher of paths and methods works like a rule of the directive.
+func TestMatcherWorksLikeRule(t *testing.T) {
+	g := newHarness(t, &config.PlanConfig{Name: "standard"}, config.HandlerConfig{Config: rules.Config{
 		Only:   append(patterns("/api/*"), rules.Pattern{Methods: []string{"POST"}, Path: "/form"}),
 		Except: patterns("/api/health", "/api/docs/*"),
 	}})
@@ -185,6 +185,6 @@ func TestMatcherIsARule(t *testing.T) {
 		t.Errorf("POST /form without a key: %d", got.status)
 	}
 	if got := g.send(t, "GET", "/", "X-Tenant-ID: evil"); got.status != http.StatusOK || got.tenant != "" {
-		t.Errorf("left out: %d, tenant %q", got.status, got.tenant)
+		t.Errorf("outside of the matcher: %d, tenant %q", got.status, got.tenant)
 	}
 }

@@ -11,43 +11,44 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// quotaExceeded is the problem type of a limit, from the registry of RFC 9457 section
-// 4.2, where draft-ietf-httpapi-ratelimit-headers put it; its title is the registered one.
+// quotaExceeded is the problem type for exceeded limits, and quotaExceededTitle its title. Both
+// are from the registry of RFC 9457 section 4.2, where draft-ietf-httpapi-ratelimit-headers
+// registered them.
 const (
 	quotaExceeded      = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 	quotaExceededTitle = "Request cannot be satisfied as assigned quota has been exceeded"
 )
 
-// refusal is the answer to one rejected request: its reason, and the details of the answer.
+// refusal is the response to one rejected request: its reason and details.
 type refusal struct {
 	reason gateway.Reason
-	// realm of the directive; empty for the keyspace's.
+	// realm is the directive's realm; empty for the keyspace's.
 	realm string
 	// keySent reports whether the request held a key, valid or not.
 	keySent bool
-	// retryAfter is when the request may be sent again. 0: unknown; then headers that need a number
-	// say one second.
+	// retryAfter is the time until the request may be sent again; 0 if unknown. Headers that need
+	// a number then show one second.
 	retryAfter time.Duration
-	// violated names the policies that were exceeded.
+	// violated holds the names of the exceeded policies.
 	violated []string
-	// scopes are those that the route requires.
+	// scopes are the scopes that the route requires.
 	scopes []string
 }
 
-// refusals answers rejected requests with one keyspace's messages. The bodies are rendered once.
-// Immutable, safe for concurrent use.
+// refusals writes the responses to rejected requests of one keyspace. The bodies are rendered
+// once. Immutable, safe for concurrent use.
 type refusals struct {
 	contentType string
 	realm       string
 	answers     [gateway.NumReasons]answer
 }
 
-// answer is the answer to one reason.
+// answer is the response for one reason.
 type answer struct {
 	status int
 	body   []byte
-	// open is body without its closing brace, for problems that name the violated
-	// policies; nil for those that don't.
+	// open is body without its closing brace, for problems that name the exceeded policies; nil
+	// for other reasons.
 	open []byte
 }
 
@@ -56,7 +57,7 @@ func refusalsOf(ks *config.Keyspace) *refusals {
 	return newRefusals(ks.Style, config.DefaultRealm(ks.Name), &ks.Refusals)
 }
 
-// newRefusals renders every reason's body in a style.
+// newRefusals renders the body for every reason in a style.
 func newRefusals(style, realm string, words *[gateway.NumReasons]gateway.Refusal) *refusals {
 	r := &refusals{contentType: "application/json", realm: realm}
 	if style == config.StyleProblem {
@@ -84,7 +85,7 @@ func newRefusals(style, realm string, words *[gateway.NumReasons]gateway.Refusal
 				p.Type, p.Title = quotaExceeded, quotaExceededTitle
 			}
 			if p.Title == "" {
-				// The status has no registered phrase; the reason's name is better than none.
+				// The status has no registered phrase, so the reason's name is the title.
 				p.Title = reason.String()
 			}
 			a.body = render(p)
@@ -97,8 +98,8 @@ func newRefusals(style, realm string, words *[gateway.NumReasons]gateway.Refusal
 	return r
 }
 
-// problem is a body by RFC 9457; code is an extension of ours, violated-policies one
-// of draft-ietf-httpapi-ratelimit-headers.
+// problem is a body according to RFC 9457. code is an extension of Keygate; violated-policies is
+// one of draft-ietf-httpapi-ratelimit-headers.
 type problem struct {
 	Type   string `json:"type"`
 	Title  string `json:"title"`
@@ -107,18 +108,18 @@ type problem struct {
 	Code   string `json:"code"`
 }
 
-// render encodes v without escaping what only HTML would need escaped.
+// render returns v as JSON, without HTML escaping.
 func render(v any) []byte {
 	var b strings.Builder
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
-	// Structs of strings and numbers always encode.
+	// Encoding a struct of strings and numbers can't fail.
 	_ = e.Encode(v)
 	return []byte(strings.TrimSuffix(b.String(), "\n"))
 }
 
-// header sets the headers of every refusal, also of one whose body an error route writes: the
-// challenge, the caching, and when to retry.
+// header sets the headers that every rejection has, even if an error route writes the body: the
+// challenge, the caching, and the time to retry.
 func (r *refusals) header(h http.Header, ref *refusal) {
 	status := r.answers[ref.reason].status
 	if c := r.challenge(status, ref); c != "" {
@@ -131,8 +132,8 @@ func (r *refusals) header(h http.Header, ref *refusal) {
 	}
 }
 
-// challenge returns WWW-Authenticate (RFC 6750, section 3). It names no error where no key was
-// sent, so that a client learns what to send, not what it did wrong.
+// challenge returns the value of WWW-Authenticate (RFC 6750, section 3). If no key was sent, the
+// challenge names no error: the client learns only what to send.
 func (r *refusals) challenge(status int, ref *refusal) string {
 	realm := r.realm
 	if ref.realm != "" {
@@ -156,7 +157,7 @@ func (r *refusals) challenge(status int, ref *refusal) string {
 	return ""
 }
 
-// quote escapes the characters that end a quoted string (RFC 9110, section 5.6.4).
+// quote escapes the characters that would end a quoted string (RFC 9110, section 5.6.4).
 func quote(s string) string {
 	if !strings.ContainsAny(s, `\"`) {
 		return s
@@ -164,7 +165,7 @@ func quote(s string) string {
 	return strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s)
 }
 
-// body returns a reason's body and its Content-Type. The caller must not change it.
+// body returns the body for a reason and its Content-Type. The caller must not change the body.
 func (r *refusals) body(ref *refusal) (contentType string, body []byte) {
 	a := &r.answers[ref.reason]
 	if a.open == nil || len(ref.violated) == 0 {
@@ -175,7 +176,7 @@ func (r *refusals) body(ref *refusal) (contentType string, body []byte) {
 	return r.contentType, append(b, '}')
 }
 
-// write answers a request with its refusal, headers and body. Other fields of w's header stay.
+// write writes the rejection, headers and body, to w. Other fields of w's header stay.
 func (r *refusals) write(w http.ResponseWriter, req *http.Request, ref *refusal) {
 	h := w.Header()
 	r.header(h, ref)
@@ -184,7 +185,7 @@ func (r *refusals) write(w http.ResponseWriter, req *http.Request, ref *refusal)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(r.answers[ref.reason].status)
 	if req.Method != http.MethodHead {
-		// The client may be gone; the error helps no one then.
+		// An error here means that the client has closed the connection.
 		_, _ = w.Write(body)
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// refusals returns how a keyspace with these errors answers.
+// words returns the refusals of a keyspace with this configuration of errors.
 func words(t testing.TB, c *config.ErrorsConfig) *refusals {
 	t.Helper()
 	ks, err := (&config.KeyspaceConfig{Errors: c}).Compile("shop")
@@ -102,7 +102,7 @@ func TestRefusals(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := words(t, tt.errors)
-			for range 2 { // what is shared between requests must not change
+			for range 2 { // the second round finds changes to data that requests share
 				w := httptest.NewRecorder()
 				r.write(w, httptest.NewRequest("GET", "/", nil), &tt.refusal)
 				if w.Code != tt.status {
@@ -131,8 +131,8 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// Every reason has an answer in every style, in valid JSON, and HEAD gets no body.
-func TestEveryReasonAnswers(t *testing.T) {
+// Every reason has a response in every style, in valid JSON, and a HEAD request gets no body.
+func TestEveryReasonHasResponse(t *testing.T) {
 	for _, style := range []string{config.StyleProblem, config.StyleDetail, config.StyleEnvelope} {
 		r := words(t, &config.ErrorsConfig{Style: style})
 		for reason := gateway.MissingKey; reason < gateway.NumReasons; reason++ {

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// Error routes that answer with a status alone are heard, for GET and HEAD alike.
+// An error route that answers with only a status determines the response, for GET and HEAD alike.
 func TestErrorRoutesKeepTheirStatus(t *testing.T) {
 	s := newTestSite(t, siteConfig("", `keygate
 	respond ok
@@ -48,8 +48,9 @@ func TestErrorRoutesKeepTheirStatus(t *testing.T) {
 	}
 }
 
-// An error page is what an error route names, never the file that was refused.
-func TestErrorPagesDoNotServeTheRefusedFile(t *testing.T) {
+// An error route can serve the page that it names, but never the file that the rejected request
+// asked for.
+func TestErrorPagesDoNotServeTheRejectedFile(t *testing.T) {
 	www := t.TempDir()
 	for name, text := range map[string]string{
 		"report.txt": "SECRET", "report": "SECRET", "page.html": "SECRET", "index.html": "SECRET", "dir/index.html": "SECRET",
@@ -96,8 +97,9 @@ func TestErrorPagesDoNotServeTheRefusedFile(t *testing.T) {
 	}
 }
 
-// An error route that is protected too does not let in what was rejected, and does let in what was not.
-func TestRejectedOnceIsRejected(t *testing.T) {
+// A keygate directive in an error route does not admit a rejected request, and admits requests
+// that failed for other reasons.
+func TestErrorRouteAdmitsNoRejectedRequest(t *testing.T) {
 	asked := 0
 	s := newTestSite(t, siteConfig("", `keygate
 	reverse_proxy 127.0.0.1:1
@@ -119,7 +121,8 @@ func TestRejectedOnceIsRejected(t *testing.T) {
 	}
 }
 
-// An error route that proxies to the site's own upstream sends it a page's path, never the request that was rejected.
+// An error route with a proxy to the site's own upstream forwards only an error page's path, never
+// the rejected request.
 func TestRejectedRequestIsNotProxied(t *testing.T) {
 	for name, tt := range map[string]struct{ routes, asked string }{
 		"the request's own path": {"reverse_proxy UPSTREAM", ""},

@@ -13,24 +13,25 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
-// testSite is a site of a Caddy that runs in this process, and a key on its plan, which has no limits.
+// testSite is a site of a Caddy in this process, and a key whose plan has no limits.
 type testSite struct {
 	t   *testing.T
 	url string
-	// key is full, id its id.
+	// key is the full key, id its id.
 	key, id string
 	manager *management.Manager
 }
 
-// siteAnswer is what a site answered.
+// siteAnswer is the response of a site.
 type siteAnswer struct {
 	status int
 	header http.Header
 	body   string
 }
 
-// newTestSite runs a configuration in which DIR is a directory, SITE the site's address, KEYGATE what
-// every keygate block needs, and UPSTREAM the address of a server that handle answers for.
+// newTestSite starts a configuration with these words replaced: DIR by a directory, SITE by the
+// site's address, KEYGATE by options that every keygate block needs, and UPSTREAM by the address
+// of a server with the handler handle.
 func newTestSite(t *testing.T, config string, handle http.HandlerFunc) *testSite {
 	t.Helper()
 	up := httptest.NewServer(handle)
@@ -54,7 +55,7 @@ func newTestSite(t *testing.T, config string, handle http.HandlerFunc) *testSite
 	return s
 }
 
-// get sends a request without following redirects. header are names and values.
+// get sends a request without following redirects. header holds names and values in turn.
 func (s *testSite) get(method, path string, header ...string) siteAnswer {
 	s.t.Helper()
 	r, err := http.NewRequest(method, s.url+path, nil)
@@ -76,7 +77,7 @@ func (s *testSite) get(method, path string, header ...string) siteAnswer {
 	return siteAnswer{resp.StatusCode, resp.Header, string(b)}
 }
 
-// minimal is the global option of a site without limits.
+// minimal holds the global options of a site without limits.
 const minimal = `{
 	admin off
 	persist_config off
@@ -91,12 +92,13 @@ const minimal = `{
 }
 `
 
-// siteConfig is a configuration of one site. more stands in the keygate block.
+// siteConfig returns a configuration with one site. more is added to the keygate block.
 func siteConfig(more, site string) string {
 	return strings.ReplaceAll(minimal, "MORE", more) + "SITE {\n" + site + "\n}\n"
 }
 
-// Who acts is a text too.
+// The API rejects a request whose header Keygate-Actor holds a key, so the audit never records
+// one.
 func TestActorHoldsNoKey(t *testing.T) {
 	s := newTestSite(t, siteConfig("", "keygate_api"), nil)
 	token, err := auth.New(s.manager).CreateToken(t.Context(), management.Actor{Name: "test", Via: "cli"}, "", auth.TokenFields{

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// startLog returns what a start writes to a log with these options, after the filter of the shipped files.
+// startLog starts a site and returns the content of a log with these options.
 func startLog(t *testing.T, options, site string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "caddy.log")
@@ -35,7 +35,7 @@ http://127.0.0.1:`+fmt.Sprint(freePort(t))+` {
 	return string(b)
 }
 
-// shippedFilter is that of Caddyfile.example.
+// shippedFilter is the filter in Caddyfile.example.
 const shippedFilter = `request>host keygate
 		request>uri keygate
 		request>headers keygate

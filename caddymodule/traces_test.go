@@ -13,7 +13,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
-// No span holds a key, wherever the client put it, also of requests that meet no keygate directive.
+// No span holds a key, wherever the client puts the key in its request, even if the request
+// reaches no keygate directive.
 func TestSpansHoldNoKeys(t *testing.T) {
 	var mu sync.Mutex
 	var spans bytes.Buffer
@@ -52,7 +53,7 @@ func TestSpansHoldNoKeys(t *testing.T) {
 			s.get("GET", path+secret+"?k="+secret, "User-Agent", "sdk "+secret, "X-Forwarded-For", secret, "X-API-Key", s.key)
 		}
 	}
-	stop(t) // Spans are exported when nothing traces any longer.
+	stop(t) // The exporter writes the spans when no configuration uses tracing any longer.
 	mu.Lock()
 	defer mu.Unlock()
 	sent := spans.String()

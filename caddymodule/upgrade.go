@@ -10,14 +10,15 @@ import (
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
-// Many WebSocket servers accept an upgrade on any path. So a path without a key would open the whole
-// API of the connection. Only requests that were checked may ask for another protocol.
+// Many WebSocket servers accept an upgrade on any path, so an upgrade on a path without a key
+// could open the whole API. Therefore only checked requests may ask for another protocol.
 
-// removedUpgrade is the request for another protocol that was removed from a request.
+// removedUpgrade holds the fields that removeUpgrade removed from a request.
 type removedUpgrade struct {
 	upgrade, connection []string
 
-	// The rest is of an extended CONNECT (RFC 8441, RFC 9220), which was made a GET.
+	// The following fields are for an extended CONNECT (RFC 8441, RFC 9220), which removeUpgrade
+	// turned into a GET.
 	connect  bool
 	protocol []string
 	proto    string
@@ -25,17 +26,18 @@ type removedUpgrade struct {
 	length   int64
 }
 
-// pseudoProtocol is the header in which HTTP/2 servers pass the protocol of an extended CONNECT.
+// pseudoProtocol is the header in which Go's HTTP/2 server passes the protocol of an extended
+// CONNECT.
 const pseudoProtocol = ":protocol"
 
-// isExtendedConnect reports whether r is an extended CONNECT, which reverse_proxy turns into
-// an upgrade. HTTP/3 servers pass its protocol in r.Proto.
+// isExtendedConnect reports whether r is an extended CONNECT, which reverse_proxy turns into an
+// upgrade. The HTTP/3 server passes its protocol in r.Proto.
 func isExtendedConnect(r *http.Request) bool {
 	return r.Method == http.MethodConnect &&
 		(len(r.Header[pseudoProtocol]) > 0 || r.ProtoMajor == 3 && !strings.HasPrefix(r.Proto, "HTTP/"))
 }
 
-// removeUpgrade removes the request for another protocol from r. It returns nil where r has none.
+// removeUpgrade removes from r the request for another protocol. It returns nil if there is none.
 func removeUpgrade(r *http.Request) *removedUpgrade {
 	connect := isExtendedConnect(r)
 	if len(r.Header["Upgrade"]) == 0 && !connect {
@@ -77,8 +79,8 @@ func setHeader(h http.Header, name string, values []string) {
 	h[name] = values
 }
 
-// dropUpgrade removes the request for another protocol from r, which was not checked, unless
-// allow_upgrade names its path.
+// dropUpgrade removes from the unchecked request r a request for another protocol, unless
+// allow_upgrade names the path.
 func (h *Handler) dropUpgrade(log *redact.RequestLog, r *http.Request) {
 	if len(r.Header["Upgrade"]) == 0 && r.Method != http.MethodConnect {
 		return
@@ -103,9 +105,9 @@ func (h *Handler) dropUpgrade(log *redact.RequestLog, r *http.Request) {
 	if !plainPath.MatchString(path) {
 		path = "<path>"
 	}
-	h.log.Warn("an upgrade to another protocol was removed from a request that was not checked. Where clients may open WebSockets without a key, add the line to the site's keygate; else send the key with the request",
+	h.log.Warn("an upgrade to another protocol, such as WebSockets, was removed from a request that was not checked: clients must send a key with it; if they may do so without a key, add the given line to the site's keygate directive",
 		"line", "allow_upgrade "+path)
 }
 
-// plainPath matches a path that can be written in a Caddyfile as it is.
+// plainPath matches a path that needs no quotes in a Caddyfile.
 var plainPath = regexp.MustCompile(`^/[A-Za-z0-9._~!$&'()+,;=:@/-]{0,200}$`)

@@ -32,7 +32,8 @@ type site struct {
 	addr, key, logFile string
 }
 
-// newSite runs a Caddy until the test ends. UPSTREAM in the site's text is the upstream's address.
+// newSite runs a Caddy until the test ends. The word UPSTREAM in text is replaced by the
+// upstream's address.
 func newSite(t *testing.T, upstream, text string) *site {
 	t.Helper()
 	dir := t.TempDir()
@@ -71,7 +72,7 @@ http://` + s.addr + " {\n" + strings.ReplaceAll(text, "UPSTREAM", upstream) + "\
 	return s
 }
 
-// newKey returns a key with those scopes.
+// newKey returns a new key with these scopes.
 func (s *site) newKey(t *testing.T, scopes ...string) string {
 	t.Helper()
 	key, err := current(t).engine.Manager().CreateKey(context.Background(), management.Actor{Name: "test", Via: "cli"}, "", "acme",
@@ -82,7 +83,7 @@ func (s *site) newKey(t *testing.T, scopes ...string) string {
 	return key.Key
 }
 
-// log returns what was logged so far.
+// log returns everything that was logged so far.
 func (s *site) log(t *testing.T) string {
 	t.Helper()
 	text, err := os.ReadFile(s.logFile)
@@ -92,8 +93,9 @@ func (s *site) log(t *testing.T) string {
 	return string(text)
 }
 
-// switching is an upstream that grants an upgrade on any path and then echoes, as the ws package's
-// own example does. Other requests are answered with what they asked for.
+// switching starts an upstream that accepts an upgrade on any path and then echoes, like the
+// example of the package ws. It answers other requests with their request line and body. switching
+// returns the upstream's address.
 func switching(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -128,7 +130,8 @@ func switching(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// upgrade asks for a WebSocket by HTTP/1. It returns the answer's status, and what the upstream echoed or answered.
+// upgrade asks for a WebSocket over HTTP/1. It returns the response's status, and the echo or the
+// body.
 func (s *site) upgrade(t *testing.T, target, header string) (int, string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", s.addr)
@@ -192,9 +195,9 @@ func TestUpgradesNeedACheck(t *testing.T) {
 			t.Errorf("%s: answered %d %s, want %d", tt.name, status, text, tt.want)
 		}
 	}
-	// An error route that proxies does not open it either.
+	// An error route with a proxy opens no WebSocket for a rejected request.
 	if status, text := s.upgrade(t, "GET /v1/stream", ws); status != 200 || strings.Contains(text, "ping") {
-		t.Errorf("refused: answered %d %s", status, text)
+		t.Errorf("rejected: answered %d %s", status, text)
 	}
 	logged := s.log(t)
 	if n := strings.Count(logged, "allow_upgrade /health"); n != 1 || strings.Count(logged, "allow_upgrade") != 1 {
@@ -202,7 +205,8 @@ func TestUpgradesNeedACheck(t *testing.T) {
 	}
 }
 
-// A matcher that leaves a request out removes the upgrade. Where a later directive checks the request, it is put back.
+// A directive whose matcher excludes a request removes the upgrade from it. If a later directive
+// checks the request, that directive restores the upgrade.
 func TestUpgradesOutsideOfAMatcher(t *testing.T) {
 	s := newSite(t, switching(t), `
 	@told header X-Told *
@@ -222,9 +226,9 @@ func TestUpgradesOutsideOfAMatcher(t *testing.T) {
 		name, target, header string
 		want                 int
 	}{
-		{"left out", "GET /x", ws, 200},
-		{"left out, with a key", "GET /x", ws + key, 200},
-		{"left out, where allow_upgrade names the path", "GET /ws", ws, 200}, // the second directive does not name it
+		{"excluded", "GET /x", ws, 200},
+		{"excluded, with a key", "GET /x", ws + key, 200},
+		{"excluded, with allow_upgrade for the path", "GET /ws", ws, 200}, // the second directive has no allow_upgrade for the path
 		{"checked by the first", "GET /x", ws + key + "X-Told: 1\r\n", 101},
 		{"checked by the second", "GET /x", ws + key + "X-Also: 1\r\n", 101},
 		{"public in the second", "GET /health", ws + key + "X-Also: 1\r\n", 200},
@@ -235,8 +239,9 @@ func TestUpgradesOutsideOfAMatcher(t *testing.T) {
 	}
 }
 
-// WebSockets over HTTP/2 begin with an extended CONNECT. Go's server takes it only where the
-// environment says so when the process starts, so the test runs itself once more.
+// WebSockets over HTTP/2, which begin with an extended CONNECT, need a checked request too. Go's
+// server accepts them only if an environment variable is set when the process starts, so the test
+// runs itself in a new process.
 func TestExtendedConnectsNeedACheck(t *testing.T) {
 	const setting = "http2xconnect=1"
 	if os.Getenv("GODEBUG") != setting {
@@ -248,7 +253,7 @@ func TestExtendedConnectsNeedACheck(t *testing.T) {
 		return
 	}
 	s := newSite(t, switching(t), upgradeSite)
-	// The transport of net/http takes no ":protocol" field.
+	// net/http's own transport can't send the field ":protocol".
 	transport := &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, addr)
 	}}
@@ -262,7 +267,7 @@ func TestExtendedConnectsNeedACheck(t *testing.T) {
 		{"/ws", "", true, "ping"},
 		{"/health", "", false, `GET /health, connection [], body ""`},
 		{"/app/x", "", false, `GET /app/x, connection [], body ""`},
-		{"/v1/stream", "", false, `GET /error, connection [], body ""`}, // by the error route
+		{"/v1/stream", "", false, `GET /error, connection [], body ""`}, // answered by the error route
 	} {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		out, in := io.Pipe()
@@ -291,9 +296,10 @@ func TestExtendedConnectsNeedACheck(t *testing.T) {
 	}
 }
 
-// HTTP/3 servers pass an extended CONNECT in another way.
+// WebSockets over HTTP/3 need a checked request too. The HTTP/3 server passes an extended CONNECT
+// in another form than the HTTP/2 server.
 func TestExtendedConnectOverHTTP3(t *testing.T) {
-	g := newRig(t, freePlan, config.HandlerConfig{Config: rules.Config{Public: []rules.Pattern{{Path: "/ws"}}}})
+	g := newHarness(t, freePlan, config.HandlerConfig{Config: rules.Config{Public: []rules.Pattern{{Path: "/ws"}}}})
 	for _, tt := range []struct {
 		path, method, proto             string
 		wantMethod, wantProto, wantBody string

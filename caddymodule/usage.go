@@ -10,7 +10,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// account is the data for a request's usage.
+// account holds the data of a request for usage.
 type account struct {
 	usage.Request
 	counter *usage.Counter
@@ -18,22 +18,21 @@ type account struct {
 	broke bool
 }
 
-// countedBody counts the bytes that are read of a body. Reads may go on, on another goroutine,
-// after the request has ended.
+// countedBody counts the bytes that are read of a body. Another goroutine may still read after the
+// request has ended.
 type countedBody struct {
 	io.ReadCloser
 	n atomic.Int64
 }
 
-// Read implements io.Reader.
 func (b *countedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.n.Add(int64(n))
 	return n, err
 }
 
-// meter begins to count the request for its key. It returns false where there is no usage to count.
-// It must be called before the request is changed.
+// meter begins to count the request for its key. It returns false if the request has no usage to
+// count. It must be called before the request is changed.
 func (x *exchange) meter() bool {
 	c, ok := x.dec.Meter().(*usage.Counter)
 	if !ok {
@@ -59,7 +58,7 @@ func (x *exchange) meter() bool {
 	return true
 }
 
-// countUsage adds the request, which has ended, to the usage of its key.
+// countUsage adds the ended request to the usage of its key.
 func (x *exchange) countUsage() {
 	a := &x.account
 	a.Reason, a.Status = x.dec.Reason, x.w.status
@@ -70,14 +69,14 @@ func (x *exchange) countUsage() {
 	case a.broke && x.w.ended == gateway.Allowed && !x.w.failed && x.r.Context().Err() == nil:
 		a.Status = http.StatusBadGateway
 	case a.Status == 0:
-		a.Status = http.StatusOK // the server writes it
+		a.Status = http.StatusOK // the server writes 200 after the handler
 	}
 	a.Credits, a.BytesIn, a.BytesOut = x.dec.Spent(), x.body.n.Load(), x.w.wrote
 	a.counter.Count(&a.Request)
 }
 
-// countVerified counts a request that was checked here and is served elsewhere. off reports whether
-// usage is not counted.
+// countVerified counts a request of the API call verify, which another server serves. off reports
+// whether usage is not counted.
 func countVerified(log *usage.Log, off bool, req *gateway.Request, d *gateway.Decision, method string, u *url.URL) {
 	c, ok := d.Meter().(*usage.Counter)
 	if !ok || req.Trace != nil || off && log == nil {

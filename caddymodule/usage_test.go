@@ -15,7 +15,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// Where usage is off nothing is counted; the last requests are remembered unless they are off too.
+// With usage off nothing is counted, but the last requests are still recorded unless they are off
+// too.
 func TestUsageOff(t *testing.T) {
 	ctx, actor := context.Background(), management.Actor{Name: "test"}
 	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
@@ -23,7 +24,7 @@ func TestUsageOff(t *testing.T) {
 		return nil
 	})
 	for _, remembered := range []bool{true, false} {
-		g := newRig(t, &config.PlanConfig{Name: "free"}, config.HandlerConfig{})
+		g := newHarness(t, &config.PlanConfig{Name: "free"}, config.HandlerConfig{})
 		app, ks := g.handler.app, g.handler.keyspace
 		ks.UsageOff = true
 		if !remembered {
@@ -68,21 +69,22 @@ func TestUsageOff(t *testing.T) {
 	}
 }
 
-// discard is a ResponseWriter that costs nothing itself.
+// discard is a ResponseWriter that costs almost nothing.
 type discard struct{ h http.Header }
 
 func (d *discard) Header() http.Header         { return d.h }
 func (d *discard) Write(p []byte) (int, error) { return len(p), nil }
 func (d *discard) WriteHeader(int)             {}
 
-// BenchmarkHandlerUsage is what counting costs a request of a key that is always busy, writing included. The two have their
-// turns within one run, as in BenchmarkHandlerAdds.
+// BenchmarkHandlerUsage measures how much counting usage adds to a request with a busy key,
+// including the writes to the store. The two variants take turns within one run, as in
+// BenchmarkHandlerAdds.
 func BenchmarkHandlerUsage(b *testing.B) {
 	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	})
-	g := newRig(b, &config.PlanConfig{Name: "free", Limits: []string{"rate 1000000/s"}}, config.HandlerConfig{})
+	g := newHarness(b, &config.PlanConfig{Name: "free", Limits: []string{"rate 1000000/s"}}, config.HandlerConfig{})
 	ks, w := g.handler.keyspace, &discard{http.Header{}}
 	log := ks.Requests
 	const turn = 2000

@@ -18,15 +18,15 @@ import (
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
-// verifier checks requests that do not pass through the proxy, as the proxy would.
+// verifier checks the requests of the API calls verify and explain, as the proxy would check them.
 type verifier struct{ app *App }
 
-// Verify implements management.RequestChecker.
+// Verify checks a request and spends its cost.
 func (v *verifier) Verify(ctx context.Context, keyspace string, r management.VerifyRequest) (management.VerifyResult, error) {
 	return v.check(ctx, keyspace, r, nil)
 }
 
-// Explain implements management.RequestChecker.
+// Explain checks a request, spends nothing, and returns the result of each check.
 func (v *verifier) Explain(ctx context.Context, keyspace string, r management.VerifyRequest) (management.VerifyResult, error) {
 	return v.check(ctx, keyspace, r, &gateway.Trace{})
 }
@@ -34,7 +34,7 @@ func (v *verifier) Explain(ctx context.Context, keyspace string, r management.Ve
 func (v *verifier) check(ctx context.Context, keyspace string, r management.VerifyRequest, trace *gateway.Trace) (management.VerifyResult, error) {
 	view := v.app.engine.View()
 	if view == nil || view.Keyspaces[keyspace] == nil {
-		return management.VerifyResult{}, fmt.Errorf("%w: the keyspace is not running", gateway.ErrStore)
+		return management.VerifyResult{}, fmt.Errorf("%w: the keyspace is not in the running configuration", gateway.ErrStore)
 	}
 	x := verifications.Get().(*verification)
 	defer x.release()
@@ -70,9 +70,9 @@ func (x *verification) release() {
 	verifications.Put(x)
 }
 
-// applyAll applies the rules of every directive of the keyspace: which of them a client would reach
-// is not known here. It returns the URL of the request, nil without a path, and the path that would
-// go upstream, "" where it is ambiguous.
+// applyAll applies the rules of all directives of the keyspace, because it is unknown which of
+// them a client would reach. It returns the URL of the request, or nil if there is no path, and
+// the path that would go upstream, or "" if the path is ambiguous.
 func (x *verification) applyAll(directives []*pathRules) (u *url.URL, path string, err error) {
 	x.verdict = rules.Verdict{Class: rules.Default, Cost: 1}
 	if x.Path == "" {
@@ -80,10 +80,10 @@ func (x *verification) applyAll(directives []*pathRules) (u *url.URL, path strin
 	}
 	u, err = url.ParseRequestURI(x.Path)
 	if err != nil && len(directives) == 0 {
-		return nil, "", nil // no rules ask anything of the path
+		return nil, "", nil // without rules any path is accepted
 	}
 	if err != nil || !strings.HasPrefix(x.Path, "/") {
-		return nil, "", management.InvalidField("/path", "a path begins with '/' and is percent-encoded as in a request line")
+		return nil, "", management.InvalidField("/path", "must begin with '/' and be percent-encoded as in a request line")
 	}
 	method := x.Method
 	if method == "" {
@@ -106,7 +106,6 @@ func (x *verification) applyAll(directives []*pathRules) (u *url.URL, path strin
 	return u, first.Escaped, nil
 }
 
-// credential implements checkedRequest.
 func (x *verification) credential(prefixedOnly bool) (string, error) {
 	if x.Key == "" || prefixedOnly && !x.req.Keyspace.Grammar.Prefixed(x.Key) {
 		return "", apikey.ErrMissing
@@ -114,10 +113,9 @@ func (x *verification) credential(prefixedOnly bool) (string, error) {
 	return x.Key, nil
 }
 
-// address implements checkedRequest.
 func (x *verification) address() netip.Addr { return x.IP }
 
-// result renders a decision.
+// result converts a decision to the API's response.
 func result(ks *gateway.Keyspace, d *gateway.Decision, now time.Time, trace *gateway.Trace) management.VerifyResult {
 	ref := ks.Refusals[d.Reason]
 	out := management.VerifyResult{
@@ -146,7 +144,7 @@ func result(ks *gateway.Keyspace, d *gateway.Decision, now time.Time, trace *gat
 	return out
 }
 
-// headerSpelling returns the limit headers' names as people write them.
+// headerSpelling returns the name of a limit header in its usual spelling.
 func headerSpelling(name string) string {
 	switch name {
 	case ratelimit.HeaderPolicy:

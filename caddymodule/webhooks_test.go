@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Configurations that were saved when allow_private was a boolean still load.
+// Saved configurations in which allow_private is a boolean still load.
 func TestAllowPrivateInJSON(t *testing.T) {
 	for text, want := range map[string][]string{
 		`{"allow_private":true}`:  {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"},

@@ -16,40 +16,40 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// errEnded is returned to a handler that writes after its request was ended.
+// errEnded is returned to a handler that writes after its request was ended early.
 var errEnded = errors.New("the request's API key is no longer valid")
 
-// responseWriter records the response's status, replaces the upstream's headers by ours when the
-// header is sent, and can be ended while a handler writes to it. Flushing, hijacking, deadlines and
-// ReadFrom work as on the writer that it wraps.
+// responseWriter records the response's status and replaces the upstream's headers by Keygate's
+// when the header is sent. Another goroutine can end the request while a handler writes. Flushing,
+// hijacking, deadlines and ReadFrom work as on the wrapped writer.
 type responseWriter struct {
 	*caddyhttp.ResponseWriterWrapper
 	x      *exchange
 	status int
-	// wrote is how many bytes of the body were written. failed reports whether the client did not
-	// take all.
+	// wrote is the number of body bytes written. failed reports whether a write to the client
+	// failed.
 	wrote  int64
 	failed bool
 
-	// mu guards what end touches, from another goroutine than the handler's.
+	// mu guards the fields below, because end runs on another goroutine than the handler.
 	mu      sync.Mutex
-	sent    bool           // the final header went out
-	ended   gateway.Reason // why the request was ended early, Allowed where it was not
-	closed  bool           // the handler returned: the writer must not be touched
-	left    bool           // nothing of the exchange's work must be touched
-	refused bool           // ended before the header went out: the refusal is still to be written
+	sent    bool           // the final header was sent
+	ended   gateway.Reason // reason why the request was ended early; Allowed if it was not
+	closed  bool           // the handler has returned, so the wrapped writer must not be used
+	left    bool           // the exchange's scratch must not be used
+	refused bool           // the request was ended before its header was sent, so the rejection can be written
 	conn    net.Conn
-	writing int // calls under way that may block on the client, or touch the exchange's work
+	writing int // number of running calls that may block on the client or use the exchange's scratch
 	control *http.ResponseController
 }
 
-// stopped reports whether a handler must not write any more. w.mu is held.
+// stopped reports whether the handler must not write any more. The caller holds w.mu.
 func (w *responseWriter) stopped() bool { return w.ended != gateway.Allowed && !w.refused }
 
-// WriteHeader implements http.ResponseWriter. Informational headers pass through.
+// WriteHeader sends the response's header. Informational headers (1xx) may come before it.
 func (w *responseWriter) WriteHeader(status int) {
 	if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
-		// It may be on another goroutine than the handler's, which then waits.
+		// This call may run on another goroutine than the handler's, which waits for it.
 		w.mu.Lock()
 		if w.stopped() || w.left {
 			w.mu.Unlock()
@@ -76,8 +76,8 @@ func (w *responseWriter) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// begin must be called before anything that may block on the client, and done after it, unless
-// begin returns an error.
+// begin must be called before each operation that may block on the client. Unless it returns an
+// error, done must be called afterwards.
 func (w *responseWriter) begin() error {
 	w.mu.Lock()
 	sent, ended := w.sent, w.stopped()
@@ -100,7 +100,6 @@ func (w *responseWriter) done() {
 	w.mu.Unlock()
 }
 
-// Write implements http.ResponseWriter.
 func (w *responseWriter) Write(p []byte) (int, error) {
 	if err := w.begin(); err != nil {
 		return 0, err
@@ -112,7 +111,8 @@ func (w *responseWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// ReadFrom implements io.ReaderFrom, so that files and sockets are still spliced.
+// ReadFrom lets the kernel copy files and sockets to the client directly, as the wrapped writer
+// does.
 func (w *responseWriter) ReadFrom(r io.Reader) (int64, error) {
 	if err := w.begin(); err != nil {
 		return 0, err
@@ -123,7 +123,7 @@ func (w *responseWriter) ReadFrom(r io.Reader) (int64, error) {
 	return n, err
 }
 
-// FlushError implements the interface that http.ResponseController flushes with.
+// FlushError is called by http.ResponseController.
 func (w *responseWriter) FlushError() error {
 	if err := w.begin(); err != nil {
 		return err
@@ -132,10 +132,8 @@ func (w *responseWriter) FlushError() error {
 	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
-// Flush implements http.Flusher.
 func (w *responseWriter) Flush() { _ = w.FlushError() }
 
-// Hijack implements http.Hijacker.
 func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err != nil {
@@ -151,9 +149,9 @@ func (w *responseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return conn, rw, nil
 }
 
-// end stops all reading from and writing to the client. Otherwise a body that is still being sent
-// keeps Go's HTTP/2 client from noticing that the request was cancelled, and a slow client keeps a
-// writer blocked. Before the header is sent only reading stops, so that a rejection can still be
+// end stops all reading from and writing to the client. Otherwise Go's HTTP/2 client would not
+// notice the canceled request while it still sends a body, and a slow client would keep a writer
+// blocked. Before the header is sent, end stops only reading, so that a rejection can still be
 // written.
 func (w *responseWriter) end(reason gateway.Reason) {
 	w.mu.Lock()
@@ -166,7 +164,8 @@ func (w *responseWriter) end(reason gateway.Reason) {
 		_ = w.conn.Close()
 		return
 	}
-	// Of Caddy's wrappers the reader's may be asked from here, the writer's not.
+	// Caddy's wrapper of the reader allows calls from another goroutine; its wrapper of the writer
+	// does not.
 	_ = http.NewResponseController(w.ResponseWriter).SetReadDeadline(gone)
 	w.stopWriting()
 }
@@ -174,14 +173,16 @@ func (w *responseWriter) end(reason gateway.Reason) {
 // gone is a deadline in the past.
 var gone = time.Unix(1, 0)
 
-// stopWriting makes a write to a client that does not read fail. w.mu is held. The handler may set
-// a later deadline for its next chunk, so stopWriting repeats until nothing is being written.
+// stopWriting makes writes to the client fail, even if the client does not read. The caller holds
+// w.mu. A handler may set a later deadline for its next chunk, so stopWriting repeats until no
+// write is running.
 func (w *responseWriter) stopWriting() {
 	if !w.sent || w.closed {
 		return
 	}
 	if w.control == nil {
-		// Where Caddy has put its idle timeouts before the connection, it is behind them.
+		// If Caddy wraps the connection with idle timeouts, the deadline must be set behind that
+		// wrapper.
 		if _, idle := caddyhttp.IdleTimeoutsFromContext(w.x.r.Context()); idle != nil {
 			w.control = idle.Ctrl
 		} else {
@@ -199,8 +200,8 @@ func (w *responseWriter) stopWriting() {
 }
 
 // close must be called when the handler has returned. It reports whether the request was ended
-// before its header was sent: then the rejection is still to be written, and the writer works
-// again. After close, ended does not change.
+// before its header was sent. In that case the caller must write the rejection, and the writer
+// works again. After close, w.ended does not change.
 func (w *responseWriter) close() (refuse bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -218,8 +219,8 @@ func (w *responseWriter) leave() (busy bool) {
 	return w.writing > 0
 }
 
-// dropHeaders removes from the header of an informational response the fields that only Keygate may
-// set. The final response has them.
+// dropHeaders removes from the header of an informational response the fields that only Keygate
+// may set. They are in the final response.
 func (x *exchange) dropHeaders() {
 	hdr := x.w.Header()
 	if rule := x.verdict.Rule; rule != nil && rule.Actual != "" {
@@ -230,8 +231,8 @@ func (x *exchange) dropHeaders() {
 	}
 }
 
-// writeHeaders replaces the upstream's limit headers, caching headers and CORS headers by ours,
-// when the response's header is sent.
+// writeHeaders replaces the upstream's limit headers, caching headers and CORS headers by
+// Keygate's. It is called when the response's header is sent.
 func (x *exchange) writeHeaders() {
 	x.writeCacheHeaders()
 	x.writeCORS()
@@ -259,13 +260,14 @@ func (x *exchange) writeHeaders() {
 	}
 }
 
-// limitHeaders are the response headers that only Keygate writes, where it writes any.
+// limitHeaders are the response headers about limits. If Keygate writes any of them, the
+// upstream's are removed.
 var limitHeaders = [...]string{
 	"X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset", "Ratelimit", "Ratelimit-Policy",
 	"Ratelimit-Limit", "Ratelimit-Remaining", "Ratelimit-Reset",
 }
 
-// deleteLimitHeaders deletes the limit headers of the upstream. Most responses have none.
+// deleteLimitHeaders removes the upstream's limit headers. Most responses have none.
 func deleteLimitHeaders(hdr http.Header) {
 	for name := range hdr {
 		if (strings.HasPrefix(name, "Ratelimit") || strings.HasPrefix(name, "X-Ratelimit-")) && slices.Contains(limitHeaders[:], name) {
@@ -276,7 +278,7 @@ func deleteLimitHeaders(hdr http.Header) {
 
 const exposed = "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, RateLimit, RateLimit-Policy, Retry-After"
 
-// exposeHeaders lets scripts of other origins read the limit headers (Fetch Standard, section
+// exposeHeaders allows scripts of other origins to read the limit headers (Fetch Standard, section
 // 3.3.4).
 func exposeHeaders(hdr http.Header) {
 	hdr["Access-Control-Expose-Headers"] = append(hdr["Access-Control-Expose-Headers"], exposed)

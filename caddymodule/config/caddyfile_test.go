@@ -17,7 +17,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 )
 
-var update = flag.Bool("update", false, "rewrite what testdata expects")
+var update = flag.Bool("update", false, "rewrite the expected results in testdata")
 
 const separator = "\n----------\n"
 
@@ -105,11 +105,11 @@ func FuzzCaddyfile(f *testing.F) {
 			} `json:"apps"`
 		}
 		if err := json.Unmarshal([]byte(out), &stated); err != nil {
-			t.Fatalf("adapted to what can't be read: %v\n%s", err, out)
+			t.Fatalf("the adapted JSON can't be read: %v\n%s", err, out)
 		}
 		if app := stated.Apps.Keygate; app != nil {
 			if err := app.CheckWithoutPlaceholders(); err != nil {
-				t.Fatalf("adapted to what is refused as JSON: %v\n%s", err, out)
+				t.Fatalf("the adapted JSON is rejected: %v\n%s", err, out)
 			}
 		}
 	})

@@ -64,14 +64,14 @@ func TestForwardedHeadersAreCleanedOnce(t *testing.T) {
 	}
 	clean()
 	if got := strings.Join(h["X-B"], " "); got != strings.Repeat(shownKey+" ", 3)+"b" {
-		t.Errorf("the header that goes on is %q", got)
+		t.Errorf("the forwarded header is %q", got)
 	}
 	if len(read) != 2 || read[plantedKey] != 1 || read["b"] != 1 {
-		t.Errorf("read were %v", read)
+		t.Errorf("the cleaner searched %v", read)
 	}
 	a.on = false
 	if clean(); read["a"] != 1 {
-		t.Errorf("without a line, read were %v", read)
+		t.Errorf("without a line, the cleaner searched %v", read)
 	}
 }
 

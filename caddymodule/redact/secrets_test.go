@@ -59,7 +59,7 @@ func TestSecretsHeader(t *testing.T) {
 	}
 	planted := http.CanonicalHeaderKey(plantedKey)
 	if planted == plantedKey {
-		t.Fatal("the planted key is to be a name that headers do not have as it is")
+		t.Fatal("plantedKey must differ from its canonical form as a header name")
 	}
 	name := plantedKey // a header name that is a key, as a client may send it
 	named := s.header(http.Header{name: {"v"}, "A": {"1"}})

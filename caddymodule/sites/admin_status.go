@@ -85,7 +85,7 @@ func Status(ctx context.Context, a App) management.Status {
 func otherNodes(ctx context.Context, a App, s *management.Status) (out []management.NodeStatus) {
 	nodes, now, err := a.Engine().Gateway().Nodes(ctx)
 	if err != nil {
-		s.Problems = append(s.Problems, "the other gateways are not known while the store does not answer")
+		s.Problems = append(s.Problems, "the other gateways are unknown while the store does not answer")
 		return nil
 	}
 	for i := range nodes {
@@ -177,7 +177,7 @@ func askReplica(e *engine.Engine, s *management.StoreStatus, ready bool) (proble
 		s.OK, s.Error = false, r.Unreachable.Error()
 		problem := "the store does not answer: keys are checked against the replica; of all changes, only revocations are possible"
 		if !ready {
-			problem = "the store does not answer, and the replica is too old to be trusted, since this gateway was stopped or cut off: requests are answered with 503 until the store answers"
+			problem = "the store does not answer, and the replica is older than max_staleness because this gateway was stopped or cut off: requests are answered with 503 until the store answers"
 		}
 		problems = append(problems, problem)
 	}
