@@ -118,7 +118,7 @@ func printUsage(ctx context.Context, cmd *cobra.Command, c *client, path string,
 		if group == string(usage.PerKey) {
 			cells = append(cells, l.Key)
 		}
-		out.row(append(cells, count(l.Requests), count(l.Allowed), rejectionCounts(l.Refused), count(l.UpstreamErrors), count(l.Credits),
+		out.row(append(cells, count(l.Requests), count(l.Allowed), rejectionCounts(l.Rejected), count(l.UpstreamErrors), count(l.Credits),
 			count(l.BytesIn), count(l.BytesOut), ms(l.Latency.P50), ms(l.Latency.P99))...)
 	}
 	if err := out.flush(); err != nil {

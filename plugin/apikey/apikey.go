@@ -57,7 +57,7 @@ const (
 	Base62 Charset = "base62"
 	// Base58 is Bitcoin's: base62 without 0, O, I and l.
 	Base58 Charset = "base58"
-	// Hex takes both cases.
+	// Hex is the hexadecimal digits, in upper and lower case.
 	Hex Charset = "hex"
 	// AnyChar is every visible ASCII character but comma, semicolon and quotes (" and ').
 	AnyChar Charset = "any"
@@ -66,7 +66,7 @@ const (
 // Accept is a further shape, for keys that were issued elsewhere and imported. Such keys are
 // checked, never issued.
 type Accept struct {
-	// Name distinguishes the shapes in messages: 1 to 64 of A-Za-z0-9_.-
+	// Name distinguishes the shapes in messages: 1 to 64 characters of A-Za-z0-9_.-
 	Name string `json:"name"`
 	// Prefix may be empty; then any value of the right length and characters has the
 	// shape, but nothing can recognise such a key in a log line (see Grammar.Clean).

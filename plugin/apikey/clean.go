@@ -10,8 +10,8 @@ const (
 	// minFound is the least number of characters after a prefix for which Clean replaces a text as
 	// a key, complete or truncated.
 	minFound = 8
-	// maxWord is the number of lower-case letters from which on Clean takes them for a key instead
-	// of a word.
+	// maxWord is the length from which on Clean takes a run of lower-case letters for a key
+	// instead of a word.
 	maxWord = 24
 	// ellipsis replaces the hidden part of a key.
 	ellipsis = "…"
@@ -141,8 +141,8 @@ func (c *Cleaner) opens(s string, i int) bool {
 	} else if len(s)-i < 3 {
 		return false
 	}
-	// The first layer of which both digits are known decides, unless they encode another percent
-	// sign.
+	// The first layer in which both digits can be read gives the character. If that is a percent
+	// sign, the loop reads the digits after it.
 	for {
 		if next >= len(s) || !c.high[s[next]] {
 			return false
@@ -369,7 +369,8 @@ func (r *reader) findBody(start, body int, t *target) (found, bool) {
 	f.end = p
 	shown := t.shown
 	if t.several && len(t.prefix)+n <= t.grammar.longest {
-		// Of several shapes with this prefix, the key's own may show more than the strictest.
+		// Several shapes have this prefix. The key's own shape may allow more characters to be
+		// shown than the strictest one.
 		key := make([]byte, 0, maxKeyLength)
 		for p := start; p < f.end; {
 			var c byte

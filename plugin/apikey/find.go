@@ -58,7 +58,7 @@ const maxValues = 64
 // tooMany reports whether there are more credentials than are read.
 func (s *search) tooMany() bool { return s.values > maxValues }
 
-// visit adds the values in all places.
+// visit adds the values in all places of a request.
 func (s *search) visit(p *Places, h http.Header, u *url.URL) {
 	for i := range p.places {
 		place := &p.places[i]
@@ -72,7 +72,7 @@ func (s *search) visit(p *Places, h http.Header, u *url.URL) {
 	}
 }
 
-// read adds the values in text, which is of the i-th place.
+// read adds the values in text, which comes from the i-th place.
 func (s *search) read(i int, place *place, text string) {
 	if place.separator == 0 {
 		s.see(i, place, place.kind.value(text, place.Name, s.g.longest))
@@ -117,7 +117,7 @@ func (s *search) add(value string) {
 	}
 }
 
-// addUnprefixed adds the values behind a scheme that are credentials though they have no prefix.
+// addUnprefixed adds the values after a scheme that are credentials although they have no prefix.
 func (s *search) addUnprefixed(p *Places, h http.Header) {
 	for i := range p.places {
 		place := &p.places[i]

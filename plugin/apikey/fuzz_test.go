@@ -62,11 +62,11 @@ func FuzzFind(f *testing.F) {
 		if h.Get("X-Other") != "kept" {
 			t.Error("another header was removed")
 		}
-		// No prefixed value is left, in any place.
+		// Empty leaves no value with a prefix in any place.
 		if v, err := p.Find(h, u, g, true); err != ErrMissing {
 			t.Errorf("after Empty a public route still finds %q, %v", v, err)
 		}
-		// Only a user's own Authorization may be left on a route that needs a key.
+		// On a route that needs a key, Empty leaves at most a user's own Authorization.
 		if !prefixedOnly {
 			h2 := h.Clone()
 			h2.Del("Authorization")
@@ -74,7 +74,7 @@ func FuzzFind(f *testing.F) {
 				t.Errorf("after Empty there is still %q, %v", v, err)
 			}
 		}
-		// Emptying again for a public route changes nothing.
+		// A second Empty, for a public route, changes nothing.
 		h2, u2 := h.Clone(), *u
 		p.Empty(h2, &u2, g, true)
 		if u2.RawQuery != u.RawQuery || strings.Join(h2["Cookie"], "\n") != strings.Join(h["Cookie"], "\n") || len(h2) != len(h) {

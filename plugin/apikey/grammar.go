@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	// DefaultLength is Format.Length where it is 0.
+	// DefaultLength is used where Format.Length is 0.
 	DefaultLength = 32
 
 	minPrefix, maxPrefix = 2, 32

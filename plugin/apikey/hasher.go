@@ -35,7 +35,7 @@ type Candidate struct {
 // Hasher digests keys under the configured peppers. Immutable, safe for concurrent use.
 type Hasher struct {
 	peppers []pepper
-	foreign []pepper // of other systems, from which keys were imported
+	foreign []pepper // peppers of other systems, whose keys were imported
 }
 
 // NewHasher returns a Hasher; the first pepper is the current one, further ones are
@@ -87,7 +87,7 @@ func (h *Hasher) Candidates(dst []Candidate, key string) []Candidate {
 		p := &h.peppers[i]
 		dst = append(dst, Candidate{Algorithm: p.algorithm, Digest: p.digest(key)})
 	}
-	dst = append(dst, Candidate{Algorithm: SHA256, Digest: plain(key)}) // primary where there is no pepper
+	dst = append(dst, Candidate{Algorithm: SHA256, Digest: plain(key)}) // without peppers, this is the primary form
 	for i := range h.foreign {
 		p := &h.foreign[i]
 		dst = append(dst, Candidate{Algorithm: p.algorithm, Digest: p.digest(key)})

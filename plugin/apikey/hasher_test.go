@@ -24,7 +24,7 @@ func newHasher(t testing.TB, peppers ...string) *Hasher {
 
 func TestHasherWithoutPepper(t *testing.T) {
 	h := newHasher(t)
-	// FIPS 180-2, appendix B.1.
+	// The expected digest is the example of FIPS 180-2, appendix B.1.
 	d := h.Primary("abc")
 	if got, want := hex.EncodeToString(d[:]), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"; got != want {
 		t.Errorf("Primary = %s, want %s", got, want)

@@ -98,7 +98,7 @@ func TestFindAndEmpty(t *testing.T) {
 		"not looked at":    {[]string{"X-Other: " + keyA, "?key=" + keyA, "Cookie: api_key=" + keyA}, missing("Cookie: api_key="+keyA, "X-Other: "+keyA, "?key="+keyA), missing("Cookie: api_key="+keyA, "X-Other: "+keyA, "?key="+keyA)},
 		"path is no place": {[]string{"X-Other: a"}, missing("X-Other: a"), missing("X-Other: a")},
 
-		// The Authorization header.
+		// The following cases use the Authorization header.
 		"bearer":          {[]string{"Authorization: bearer " + keyA}, found(keyA), found(keyA)},
 		"BEARER":          {[]string{"Authorization: BEARER " + keyA}, found(keyA), found(keyA)},
 		"odd spacing":     {[]string{"Authorization:  \t Bearer \t  " + keyA + " \t"}, found(keyA), found(keyA)},
@@ -126,7 +126,7 @@ func TestFindAndEmpty(t *testing.T) {
 		"own and a key":   {[]string{"Authorization: Bearer eyJ.x", "Authorization: Bearer " + keyA}, ambiguous(), found(keyA, "Authorization: Bearer eyJ.x")},
 		"own, key, key":   {[]string{"Authorization: Bearer eyJ.x", "Authorization: Bearer " + keyA, "X-Api-Key: " + keyA}, found(keyA, "Authorization: Bearer eyJ.x"), found(keyA, "Authorization: Bearer eyJ.x")},
 
-		// Other headers.
+		// The following cases use other headers.
 		"X-API-Key twice":     {[]string{"X-Api-Key: " + keyA, "X-Api-Key: " + keyA}, found(keyA), found(keyA)},
 		"X-API-Key differs":   {[]string{"X-Api-Key: " + keyA, "X-Api-Key: " + keyB}, ambiguous(), ambiguous()},
 		"comma-joined":        {[]string{"X-Api-Key: " + keyA + "," + keyA}, malformed(), malformed()},
@@ -142,7 +142,7 @@ func TestFindAndEmpty(t *testing.T) {
 		"CR LF":               {[]string{"X-Api-Key: " + keyA + "\r\nX: y"}, found(keyA + "\r\nX: y"), found(keyA + "\r\nX: y")},
 		"UTF-8":               {[]string{"X-Api-Key: sk_live_é"}, found("sk_live_é"), found("sk_live_é")},
 
-		// The query.
+		// The following cases use the query.
 		"encoded":            {[]string{"?api_key=" + enc}, found(keyA), found(keyA)},
 		"encoded name":       {[]string{"?%61pi%5Fkey=" + keyA + "&b"}, found(keyA, "?b"), found(keyA, "?b")},
 		"name in other case": {[]string{"?API_KEY=" + keyA}, missing("?API_KEY=" + keyA), missing("?API_KEY=" + keyA)},
@@ -162,7 +162,7 @@ func TestFindAndEmpty(t *testing.T) {
 		"16 KiB of escapes":  {[]string{"?api_key=" + strings.Repeat("%61", 5<<10) + "&x"}, malformed("?x"), missing("?api_key=" + strings.Repeat("%61", 5<<10) + "&x")},
 		"key and escapes":    {[]string{"?api_key=" + enc + strings.Repeat("%61", 5<<10)}, malformed(), malformed()},
 
-		// Cookies.
+		// The following cases use cookies.
 		"quoted cookie":      {[]string{`Cookie: key="` + keyA + `"`}, found(keyA), found(keyA)},
 		"half-quoted cookie": {[]string{`Cookie: key="` + keyA}, found(`"` + keyA), missing(`Cookie: key="` + keyA)},
 		"cookie twice":       {[]string{"Cookie: key=" + keyA + "; a=b", "Cookie: c=d;key=" + keyA}, found(keyA, "Cookie: a=b", "Cookie: c=d"), found(keyA, "Cookie: a=b", "Cookie: c=d")},

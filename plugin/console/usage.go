@@ -37,7 +37,7 @@ type usageLine struct {
 }
 
 // By returns the number of requests that were rejected for the reason.
-func (l usageLine) By(reason string) int64 { return l.Refused[reason] }
+func (l usageLine) By(reason string) int64 { return l.Rejected[reason] }
 
 type reasonSum struct {
 	Name string
@@ -108,7 +108,7 @@ func (v *usageView) fill(lines []usage.Line, first time.Time, length time.Durati
 		at := first.Add(time.Duration(i) * length)
 		l := usageLine{Line: known[at.Unix()]}
 		l.From = at
-		for reason, n := range l.Refused {
+		for reason, n := range l.Rejected {
 			l.RefusedSum += n
 			sums[reason] += n
 		}

@@ -36,7 +36,7 @@ func (t Target) Shared() bool { return t.Address != Address{} }
 type Limits struct {
 	// Redis is the URL of the Redis server.
 	Redis string
-	// Leased takes tokens from Redis in batches ahead of need.
+	// Leased makes this node take tokens from Redis in batches, before requests need them.
 	Leased bool
 	// Timeout is how long a request waits for Redis. Default: the default of package redis.
 	Timeout time.Duration

@@ -148,7 +148,7 @@ func (e *Engine) Auth() *auth.Authority {
 	return nil
 }
 
-// Webhooks returns what manages webhooks, nil in Opening.
+// Webhooks returns the registry, which manages webhooks; nil in Opening.
 func (e *Engine) Webhooks() *webhooks.Registry {
 	if o := e.opened.Load(); o != nil {
 		return o.registry
@@ -255,7 +255,7 @@ func (e *Engine) close(ctx context.Context) error {
 		if err := o.webhooks.Close(ctx); err != nil {
 			e.log.Error("webhook deliveries that were running could not be released: they are repeated only after their lease has expired", "error", err)
 		}
-		o.manager.FinishLeaks(ctx) // reports that came after the last Retire
+		o.manager.FinishLeaks(ctx) // handles the reports that came after the last Retire
 	}
 	// The tracker waits for requests that still run and use the gateway.
 	err := e.usage.Close(ctx)

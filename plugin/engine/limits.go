@@ -52,7 +52,7 @@ func newSharedLimits(l Limits, log *slog.Logger) (*SharedLimits, error) {
 // Unreachable reports whether Redis does not answer, so that each plan's on_redis_down applies.
 func (s *SharedLimits) Unreachable() bool { return s.redis.Unreachable() }
 
-// Leased reports whether tokens are taken from Redis ahead of need.
+// Leased reports whether this node takes tokens from Redis before requests need them.
 func (s *SharedLimits) Leased() bool { return s.shared.Leased() }
 
 // Stats returns the state and the counts of the connection to Redis and of the limits. It does not

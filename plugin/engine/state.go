@@ -52,7 +52,8 @@ type State int32
 const (
 	// Opening: the store is not open. Requests wait briefly, and are then answered with 503.
 	Opening State = iota
-	// Verifying: the store is open, and was not verified with a configuration yet. Requests as in Opening.
+	// Verifying: the store is open, but not verified with a configuration yet. Requests wait as in
+	// Opening.
 	Verifying
 	// Serving: keys are checked.
 	Serving
@@ -230,7 +231,7 @@ func (e *Engine) retry(a *adopted) {
 	e.serve(a)
 }
 
-// serve starts what needs a verified configuration.
+// serve marks a as verified, and starts the parts that need a verified configuration.
 func (e *Engine) serve(a *adopted) {
 	a.verified.Store(true)
 	if !e.advance(Serving) {

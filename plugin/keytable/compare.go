@@ -183,7 +183,7 @@ func (t *Table) compareUnder(ctx context.Context, id hintID, s keyQuery) (*Secre
 		}
 		spent += cost
 		if equal {
-			t.comparer.Refund(spent) // wrong guesses do not pay for a right key
+			t.comparer.Refund(spent) // the key was right, so its comparisons are not charged as guesses
 			return &list[i], nil
 		}
 	}

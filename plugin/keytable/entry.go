@@ -24,8 +24,8 @@ type Entry struct {
 	KeyState      *KeyState
 	tenantVersion uint64
 	keyVersion    uint64
-	// Bound is the entry's result of the configuration that last checked it; nil before the first
-	// check.
+	// Bound is the entry, compiled for the configuration that last checked it; nil before the
+	// first check.
 	Bound atomic.Pointer[Bound]
 
 	// usedAt and usedFrom are when and from where the secret last authenticated; dirty
@@ -35,8 +35,8 @@ type Entry struct {
 	dirty    atomic.Bool
 }
 
-// Bound is what a configuration makes of an entry: the terms and limits that it applies to the
-// entry's key. Immutable.
+// Bound is an Entry compiled for one configuration: the terms and limits that apply to the entry's
+// key. Immutable.
 type Bound struct {
 	// Terms is a value of package gateway, opaque here.
 	Terms any
@@ -153,7 +153,7 @@ func (k *KeyState) ClaimLimitHour(hour uint32) bool {
 	return last < hour && k.limitHour.CompareAndSwap(last, hour)
 }
 
-// LimitHourClaimed reports whether ClaimLimitHour would fail.
+// LimitHourClaimed reports whether ClaimLimitHour would return false for the hour.
 func (k *KeyState) LimitHourClaimed(hour uint32) bool { return k.limitHour.Load() >= hour }
 
 // TenantState is the state of a tenant that must not be lost while a key of the tenant is in use.

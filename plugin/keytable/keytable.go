@@ -28,7 +28,7 @@ type Options struct {
 	Store  Store
 	Health *StoreHealth
 	Logger *slog.Logger
-	// MaxKeys is how many entries the cache holds, and how many idle keys the registry does.
+	// MaxKeys is how many entries the cache holds, and how many idle keys the registry keeps.
 	MaxKeys int64
 	// NewMeter, where not nil, returns the meter of a key that comes into use, see
 	// KeyState.Meter. It must not block.

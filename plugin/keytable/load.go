@@ -38,7 +38,7 @@ func digestWords(d []byte) (uint64, uint64) {
 type loader struct {
 	mu      sync.Mutex
 	flights map[flightID]*flight
-	// slots bounds the look-ups that run.
+	// slots bounds the look-ups that run at the same time.
 	slots chan struct{}
 	// unknown remembers digests that the store does not have although the filter let them pass.
 	unknown negativeTable

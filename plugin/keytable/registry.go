@@ -63,7 +63,7 @@ func (t *registry) admit(g *generations, digest apikey.Digest, r *Record) *Entry
 		return nil
 	}
 	owner := t.tenant(ts, th, tid)
-	owner.users.Add(1) // until the key's state refers to owner
+	owner.users.Add(1) // this keeps owner until the key's state refers to it
 	defer owner.users.Add(-1)
 	e := &Entry{TenantState: owner, tenantVersion: owner.version.Load()}
 	if owner.cached == nil || owner.cachedVersion != e.tenantVersion || owner.cached.Version != r.Tenant.Version {
@@ -204,8 +204,8 @@ func (t *registry) invalidateAll() {
 	t.creations.Add(1)
 }
 
-// eachKey calls f with every key state, or where owner is not nil with those of one tenant. It
-// holds no lock meanwhile.
+// eachKey calls f with every key state or, where owner is not nil, with the states of that
+// tenant's keys. It holds no lock meanwhile.
 func (t *registry) eachKey(owner *TenantState, f func(*KeyState)) {
 	var batch []*KeyState
 	for i := range t.shards {

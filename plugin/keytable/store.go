@@ -10,8 +10,8 @@ import (
 // ErrNotFound means that the store has no such row. It is an answer, not a failure.
 var ErrNotFound = errors.New("not found")
 
-// ErrStore is wrapped by every error that kept the store from answering. It says nothing about
-// a key.
+// ErrStore is wrapped by every error that kept the store from answering. Such an error does not
+// show whether a key exists.
 var ErrStore = errors.New("store unavailable")
 
 // ChangeKind is the kind of object that a Change is about.
@@ -51,7 +51,7 @@ type Store interface {
 	// LookupSecret is Lookup for a secret whose id is known, in any form in which it is stored.
 	LookupSecret(ctx context.Context, keyspace, secretID string) (*Record, error)
 	// SecretsByHint returns up to limit secrets of the keyspace whose digest begins with hint,
-	// except those of deleted keys. A key that was imported as bcrypt is one of them.
+	// such as those of keys imported as bcrypt. It leaves out secrets of deleted keys.
 	SecretsByHint(ctx context.Context, keyspace string, hint apikey.Hint, limit int) ([]Secret, error)
 	// Digests calls yield with the stored digest of every secret of every keyspace, in no
 	// order, until yield returns false. It must not block writers.

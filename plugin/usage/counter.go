@@ -47,8 +47,8 @@ func (c *Counter) Count(r *Request) {
 	defer c.tracker.open.Add(-1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	// List the counter before reading the clock: a flush that misses it has closed its batch at an earlier time than
-	// the one read now, so that no count is added to a batch that was complete.
+	// The counter is listed before the clock is read. A flush that misses it has then closed its
+	// batch at an earlier time. So no count is added to a batch that was complete.
 	if !c.listed {
 		c.listed = true
 		c.tracker.list(c)

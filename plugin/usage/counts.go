@@ -15,8 +15,8 @@ type Counts struct {
 	Credits        int64
 	BytesIn        int64
 	BytesOut       int64
-	// Refused counts the rejected requests by reason. Its element gateway.Allowed is always 0.
-	Refused [gateway.NumReasons]int64
+	// Rejected counts the rejected requests by reason. Its element gateway.Allowed is always 0.
+	Rejected [gateway.NumReasons]int64
 	// Latency counts the allowed requests by their latency.
 	Latency Histogram
 }
@@ -29,8 +29,8 @@ func (c *Counts) Merge(o *Counts) {
 	c.Credits += o.Credits
 	c.BytesIn += o.BytesIn
 	c.BytesOut += o.BytesOut
-	for i, n := range o.Refused {
-		c.Refused[i] += n
+	for i, n := range o.Rejected {
+		c.Rejected[i] += n
 	}
 	c.Latency.Merge(&o.Latency)
 }
@@ -42,7 +42,7 @@ func (c *Counts) add(r *Request, took time.Duration) {
 	c.BytesIn += r.BytesIn
 	c.BytesOut += r.BytesOut
 	if r.Reason != gateway.Allowed {
-		c.Refused[r.Reason]++
+		c.Rejected[r.Reason]++
 		return
 	}
 	c.Allowed++

@@ -34,7 +34,7 @@ func (r *Report) WriteCSV(w io.Writer, step Step) error {
 	return out.Error()
 }
 
-// ofKeys reports whether a request with a known key may be rejected for the reason.
+// ofKeys reports whether the reason may reject a request with a known key.
 func ofKeys(r gateway.Reason) bool {
 	switch r {
 	case gateway.MissingKey, gateway.MalformedKey, gateway.InvalidKey, gateway.AmbiguousKey, gateway.TooManyFailures:
@@ -54,7 +54,7 @@ func (r *Report) cells(l *Line, step Step) []string {
 	cells := []string{l.From.UTC().Format(time.RFC3339), transfer.Defuse(l.Tenant), transfer.Defuse(l.Key), n(l.Requests), n(l.Allowed), n(l.Requests - l.Allowed)}
 	for reason := gateway.MissingKey; reason < gateway.NumReasons; reason++ {
 		if ofKeys(reason) {
-			cells = append(cells, n(l.Refused[reason.String()]))
+			cells = append(cells, n(l.Rejected[reason.String()]))
 		}
 	}
 	complete := r.CompleteUntil != nil && !l.From.Add(step.length()).After(*r.CompleteUntil)

@@ -25,7 +25,7 @@ func TestCSV(t *testing.T) {
 	from := time.Date(2026, 3, 4, 5, 0, 0, 0, time.UTC)
 	until, p50 := from.Add(time.Hour), 12.5
 	r := Report{CompleteUntil: &until, Data: []Line{
-		{From: from, Tenant: "-acme", Key: "key_1", Requests: 3, Allowed: 1, Refused: map[string]int64{"rate_limited": 2}, Credits: 7, Latency: Latency{P50: &p50}},
+		{From: from, Tenant: "-acme", Key: "key_1", Requests: 3, Allowed: 1, Rejected: map[string]int64{"rate_limited": 2}, Credits: 7, Latency: Latency{P50: &p50}},
 		{From: until, Requests: 1, Allowed: 1},
 	}}
 	var b bytes.Buffer

@@ -17,7 +17,7 @@ func TestHistogramQuantiles(t *testing.T) {
 	for range 10 {
 		var part Histogram
 		for range 2000 {
-			d := time.Duration(math.Exp(r.Float64()*math.Log(1e5)) * float64(20*time.Microsecond)) // 20 µs to 2 s
+			d := time.Duration(math.Exp(r.Float64()*math.Log(1e5)) * float64(20*time.Microsecond)) // from 20 µs to 2 s
 			all = append(all, d)
 			h.Add(d)
 			part.Add(d)

@@ -51,11 +51,11 @@ type Line struct {
 	// Tenant is set in reports by tenant and by key, Key only in reports by key.
 	Tenant string `json:"tenant,omitempty"`
 	Key    string `json:"key,omitempty"`
-	// Requests is the sum of Allowed and Refused.
+	// Requests is the sum of Allowed and all of Rejected.
 	Requests int64 `json:"requests"`
 	Allowed  int64 `json:"allowed"`
-	// Refused counts the rejected requests by reason; reasons that did not occur are left out.
-	Refused        map[string]int64 `json:"refused"`
+	// Rejected counts the rejected requests by reason; reasons that did not occur are left out.
+	Rejected       map[string]int64 `json:"refused"`
 	UpstreamErrors int64            `json:"upstream_errors"`
 	Credits        int64            `json:"credits"`
 	BytesIn        int64            `json:"bytes_in"`
@@ -126,13 +126,13 @@ func (s *sums) report() []Line {
 // Line returns the finished line.
 func (l *line) Line() Line {
 	out := Line{
-		From: l.from, Tenant: l.tenant, Key: l.key, Requests: l.Requests, Allowed: l.Allowed, Refused: map[string]int64{},
+		From: l.from, Tenant: l.tenant, Key: l.key, Requests: l.Requests, Allowed: l.Allowed, Rejected: map[string]int64{},
 		UpstreamErrors: l.UpstreamErrors, Credits: l.Credits, BytesIn: l.BytesIn, BytesOut: l.BytesOut,
 		Latency: Latency{l.quantile(0.5), l.quantile(0.99)},
 	}
-	for reason, n := range l.Refused {
+	for reason, n := range l.Rejected {
 		if n != 0 {
-			out.Refused[gateway.Reason(reason).String()] = n
+			out.Rejected[gateway.Reason(reason).String()] = n
 		}
 	}
 	return out

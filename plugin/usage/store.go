@@ -36,7 +36,7 @@ type Batch struct {
 type Chunk struct {
 	Keyspace string
 	Key      string
-	// Newest is when the last of them ended, and Expires when all of them have expired.
+	// Newest is when the last of the requests ended. Expires is when all of them have expired.
 	Newest, Expires time.Time
 	// Count is the number of requests, Entries their encoded form.
 	Count   int

@@ -50,7 +50,8 @@ type Tracker struct {
 	open atomic.Int64
 
 	mu sync.Mutex
-	// listed holds the counters that have counted since the last flush, remembering those that have requests to write.
+	// listed holds the counters that have counted since the last flush. remembering holds those
+	// that have last requests to write.
 	listed, remembering []*Counter
 
 	// flushMu is held during a write, and guards the fields below.
@@ -166,10 +167,10 @@ func (t *Tracker) loop(ctx context.Context) {
 			return
 		}
 		if err != nil && !t.failing {
-			t.log.Error("usage cannot be written; it stays in memory until the store accepts it", "error", err)
+			t.log.Error("usage counts cannot be written to the store: they stay in memory until it accepts them", "error", err)
 		}
 		if err == nil && t.failing {
-			t.log.Info("usage is written again")
+			t.log.Info("usage counts are written to the store again")
 		}
 		t.failing = err != nil
 	}
@@ -190,7 +191,7 @@ func (t *Tracker) rollLoop(ctx context.Context) {
 		}
 		more, err := t.roll(ctx, time.Now())
 		if err != nil && !failed && ctx.Err() == nil {
-			t.log.Error("old usage could not be combined from hours into days; it stays by hour, and the gateway retries", "error", err)
+			t.log.Error("old hourly usage could not be combined into days: it stays hourly, and the gateway retries", "error", err)
 		}
 		if failed = err != nil; more && !failed {
 			wait.Reset(rollPause)

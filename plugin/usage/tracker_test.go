@@ -110,7 +110,7 @@ func TestTrackerCountsEachOnce(t *testing.T) {
 	}
 	sum, _ := total(t, s, "")
 	const all = workers * each
-	if sum.Requests != all || sum.Allowed != all*3/4 || sum.Refused[gateway.RateLimited] != all/4 || sum.UpstreamErrors != all/4 ||
+	if sum.Requests != all || sum.Allowed != all*3/4 || sum.Rejected[gateway.RateLimited] != all/4 || sum.UpstreamErrors != all/4 ||
 		sum.Credits != 2*all || sum.BytesIn != 3*all || sum.BytesOut != 5*all {
 		t.Errorf("counted %+v of %d requests", sum, all)
 	}

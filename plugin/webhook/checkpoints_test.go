@@ -64,7 +64,7 @@ func (i intruder) rehash() {
 	i.t.Helper()
 	type row struct {
 		seq, at       int64
-		fields        [5]string // id, keyspace, action, target, tenant
+		fields        [5]string // values of id, keyspace, action, target and tenant
 		key, via      string
 		before, after sql.NullString
 		personal      []byte
@@ -291,7 +291,7 @@ func TestCheckpointsArePublished(t *testing.T) {
 		t.Fatal(err)
 	}
 	testkit.Eventually(w.t, "the tenant's event and the checkpoint", func() bool { return len(e.got()) == 3 })
-	w.key("acme") // within the hour
+	w.key("acme") // this event comes within the hour, so no checkpoint follows
 	w.scanned()
 	if n := len(log.lines(`"audit head"`)); n != 2 {
 		t.Errorf("%d checkpoints within the hour", n)

@@ -92,7 +92,8 @@ func (s *Service) round(ctx context.Context) (wait time.Duration, err error) {
 			s.begin(ctx, hooks[i], d)
 		}
 	}
-	// More may be due: each attempt that ends signals on freed.
+	// More deliveries may be due. The next round begins when an attempt ends, which signals on
+	// freed.
 	return s.Poll, nil
 }
 
@@ -107,7 +108,7 @@ func (s *Service) room(webhook string) int {
 	return max(0, min(most-s.running[webhook], maxAttempts-s.total))
 }
 
-// begin makes an attempt in the background.
+// begin starts an attempt in the background.
 func (s *Service) begin(ctx context.Context, w *events.WebhookRow, d *webhooks.DeliveryRow) {
 	s.mu.Lock()
 	s.running[w.ID]++
@@ -124,7 +125,7 @@ func (s *Service) begin(ctx context.Context, w *events.WebhookRow, d *webhooks.D
 			s.slow[w.ID] = true
 		}
 		s.mu.Unlock()
-		// An attempt that Close interrupted has no outcome: the next Service repeats it.
+		// An attempt that Close interrupted has no outcome. The next Service repeats it.
 		if status != 0 || ctx.Err() == nil {
 			s.results <- result{w, s.outcome(d, status, err), status == http.StatusGone}
 		}
@@ -196,7 +197,7 @@ func (s *Service) finish(list []result) {
 			s.Logger.Info("a webhook is disabled, since its endpoint answered 410 Gone", "webhook", w.ID, "keyspace", w.Keyspace)
 			s.logFailure(ctx, "disabling a webhook", s.registry.DisableWebhook(ctx, w.Keyspace, w.ID, "the endpoint answered 410 Gone"))
 		case r.delivery.Status == webhooks.DeliveryDead:
-			s.Logger.Warn("an event could not be delivered for a day: it is listed among the webhook's deliveries, and can be replayed",
+			s.Logger.Warn("an event could not be delivered to a webhook for a day: it is listed among the webhook's deliveries, and can be replayed",
 				"webhook", r.webhook.ID, "keyspace", r.webhook.Keyspace, "event", r.delivery.Event.ID, "error", r.delivery.Error)
 		}
 	}

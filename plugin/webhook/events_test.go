@@ -122,7 +122,7 @@ func TestLimitEvents(t *testing.T) {
 	w.clock.Advance(-time.Hour) // the hour that passes below ends now, in the same month
 	e := newEndpoint(t, nil)
 	w.start()
-	w.tenant("acme", "pro") // 10 a month
+	w.tenant("acme", "pro") // the plan pro allows 10 requests a month
 	w.hook(e.URL, "acme", "quota.threshold", "limit.reached")
 	k := w.key("acme")
 	w.use(k.Key, 7)

@@ -4,5 +4,5 @@ package webhook
 
 import "errors"
 
-// listeningPorts is not supported on this system.
+// listeningPorts returns an error, as it is not supported on this system.
 func listeningPorts() (map[uint16]bool, error) { return nil, errors.ErrUnsupported }

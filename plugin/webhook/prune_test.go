@@ -54,7 +54,7 @@ func TestPruned(t *testing.T) {
 	w.wantIntact()
 }
 
-// wantIntact checks that the audit chain, which is never pruned, is complete.
+// wantIntact checks that the audit chain is complete, as it is never pruned.
 func (w *fixture) wantIntact() {
 	w.t.Helper()
 	if r, err := w.VerifyAudit(ctx); err != nil || !r.Intact || r.Events != 3 {

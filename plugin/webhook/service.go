@@ -73,7 +73,8 @@ func New(o Options) *Service {
 	}
 }
 
-// Start starts the goroutines. It does not block. Requests that the store does not answer are repeated.
+// Start starts the goroutines. It does not block. A goroutine repeats what the store did not
+// answer.
 func (s *Service) Start() {
 	s.startOnce.Do(func() {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -88,7 +89,7 @@ func (s *Service) Start() {
 // Close stops the goroutines and returns within ctx. The store must still be open. The next Service of this node repeats
 // the unfinished attempts at once.
 func (s *Service) Close(ctx context.Context) error {
-	s.startOnce.Do(func() {}) // a Service that was never started stays so
+	s.startOnce.Do(func() {}) // a Service that was never started can't be started any more
 	if s.stop == nil {
 		return nil
 	}
@@ -96,7 +97,7 @@ func (s *Service) Close(ctx context.Context) error {
 	s.closeOnce.Do(func() {
 		s.stop()
 		s.loops.Wait()
-		s.attempts.Wait() // not long, since their contexts have ended
+		s.attempts.Wait() // this takes not long, since the attempts' contexts have ended
 		close(s.results)
 		s.writing.Wait()
 		err = s.release(ctx)
@@ -142,7 +143,7 @@ func (s *Service) logFailure(ctx context.Context, doing string, err error) {
 	}
 	if ctx.Err() == nil && time.Since(s.loggedAt[doing]) >= logInterval {
 		s.markLogged(doing)
-		s.Logger.Error("webhooks: the store failed; the operation will be repeated", "while", doing, "error", err)
+		s.Logger.Error("work on webhooks failed: it is repeated until it succeeds", "while", doing, "error", err)
 	}
 }
 

@@ -15,7 +15,7 @@
 //	signature.go  signing
 //	vault.go      encryption of secrets at rest
 //	watch.go      events of limits, quotas and credits
-//	scan.go       events of time, and pruning
+//	scan.go       events that time causes, and pruning
 package webhook
 
 import (

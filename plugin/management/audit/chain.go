@@ -88,7 +88,7 @@ func (s Fields) split() (chained json.RawMessage, personal map[string]any, err e
 	return chained, personal, err
 }
 
-// Author describes the maker of a change, and the interface that they used.
+// Author describes the author of a change, and the interface that they used.
 type Author struct {
 	// Name is the name of a person, a token or a system user. IP is their address, and Token the
 	// id of their management token.

@@ -53,7 +53,7 @@ func (in *countsInto) columns(c *usage.Counts) []any {
 
 // finish parses the scanned texts of refused and latency into c.
 func (in *countsInto) finish(c *usage.Counts) error {
-	c.Refused = [gateway.NumReasons]int64{}
+	c.Rejected = [gateway.NumReasons]int64{}
 	for word := range strings.FieldsSeq(in.refused) {
 		name, number, _ := strings.Cut(word, ":")
 		n, err := strconv.ParseInt(number, 10, 64)
@@ -61,7 +61,7 @@ func (in *countsInto) finish(c *usage.Counts) error {
 			return fmt.Errorf("a stored count is damaged: %q", word)
 		}
 		if reason, ok := gateway.ParseReason(name); ok {
-			c.Refused[reason] = n
+			c.Rejected[reason] = n
 		}
 	}
 	return c.Latency.UnmarshalBinary(in.latency)
@@ -69,7 +69,7 @@ func (in *countsInto) finish(c *usage.Counts) error {
 
 func rejectedText(c *usage.Counts) string {
 	var b []byte
-	for reason, n := range c.Refused {
+	for reason, n := range c.Rejected {
 		if n == 0 {
 			continue
 		}

@@ -16,7 +16,7 @@ func accounts(t *testing.T, s Store) {
 	hour := at.Truncate(time.Hour)
 	counts := func(n int64) *used.Counts {
 		c := &used.Counts{Requests: 3 * n, Allowed: n, UpstreamErrors: n, Credits: 2 * n, BytesIn: 5 * n, BytesOut: 7 * n}
-		c.Refused[gateway.RateLimited], c.Refused[gateway.ExpiredKey] = n, n
+		c.Rejected[gateway.RateLimited], c.Rejected[gateway.ExpiredKey] = n, n
 		for range n {
 			c.Latency.Add(time.Millisecond)
 		}
@@ -101,7 +101,7 @@ func days(t *testing.T, s Store) {
 	seq := int64(0)
 	row := func(keyspace, key string, hour time.Time, n int64) used.Row {
 		c := &used.Counts{Requests: 2 * n, Allowed: n, Credits: n}
-		c.Refused[gateway.RateLimited] = n
+		c.Rejected[gateway.RateLimited] = n
 		for range n {
 			c.Latency.Add(time.Millisecond)
 		}
@@ -127,7 +127,7 @@ func days(t *testing.T, s Store) {
 				hours, whole = hours-1, whole+1
 			}
 			lines[r.Hour.Truncate(day).Format(time.DateOnly)+" "+r.Key] += r.Requests
-			if r.Requests != 2*r.Allowed || r.Credits != r.Allowed || r.Refused[gateway.RateLimited] != r.Allowed || r.Tenant != "acme" {
+			if r.Requests != 2*r.Allowed || r.Credits != r.Allowed || r.Rejected[gateway.RateLimited] != r.Allowed || r.Tenant != "acme" {
 				t.Errorf("row %+v", r)
 			}
 			return nil
