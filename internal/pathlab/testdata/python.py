@@ -38,7 +38,7 @@ else:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self):
-            # Python before 3.11 does not merge the slashes at the start.
+            # self.path has merged slashes at its start since Python 3.11, so the target is read from the request line.
             target = self.requestline.split(" ")[1]
             try:
                 answer = handler(urllib.parse.unquote(urllib.parse.urlsplit(target).path)).encode()

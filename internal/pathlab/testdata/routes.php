@@ -1,5 +1,5 @@
 <?php
-// The table of routes that the upstreams in PHP share.
+// The routes of all upstreams in PHP.
 function handler($p) {
     $exact = ['/cargo/load' => 'load', '/v1/generate' => 'generate', '/health' => 'health'];
     if (isset($exact[$p])) return 'RAN ' . $exact[$p];
