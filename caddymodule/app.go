@@ -21,8 +21,8 @@ import (
 	"github.com/keygate-dev/keygate/caddymodule/sites"
 	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/engine"
+	"github.com/keygate-dev/keygate/plugin/inspect"
 	"github.com/keygate-dev/keygate/plugin/leak"
-	"github.com/keygate-dev/keygate/plugin/management"
 )
 
 // App is the keygate app. It keeps the engine running over reloads.
@@ -177,7 +177,7 @@ func (a *App) Engine() *engine.Engine { return a.engine }
 
 func (a *App) GitHubKeys() *leak.Keys { return a.gitHubKeys }
 
-func (a *App) Verifier() management.RequestChecker {
+func (a *App) Verifier() inspect.Checker {
 	return &verifier{a}
 }
 

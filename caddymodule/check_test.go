@@ -11,7 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/keygate-dev/keygate/caddymodule/config"
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/inspect"
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
 
@@ -105,12 +105,12 @@ func TestHandlerVerifyAndExplainAgree(t *testing.T) {
 				}
 			}
 			if spend := int64(50); tc.key == checkKeySpent {
-				if r, err := v.Verify(ctx, "shop", management.VerifyRequest{Key: key, Cost: &spend}); err != nil || !r.Allowed {
+				if r, err := v.Verify(ctx, "shop", inspect.Request{Key: key, Cost: &spend}); err != nil || !r.Allowed {
 					t.Fatalf("%+v, %v", r, err)
 				}
 			}
 			left := func() int64 {
-				r, err := v.Explain(ctx, "shop", management.VerifyRequest{Key: g.key, Cost: new(int64)})
+				r, err := v.Explain(ctx, "shop", inspect.Request{Key: g.key, Cost: new(int64)})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -120,14 +120,14 @@ func TestHandlerVerifyAndExplainAgree(t *testing.T) {
 				}
 				return n
 			}
-			q := management.VerifyRequest{Key: key, Method: tc.method, Path: tc.path}
+			q := inspect.Request{Key: key, Method: tc.method, Path: tc.path}
 			reason, allowed := tc.reason, tc.reason == "allowed" || tc.reason == ""
 			if reason == "" {
 				reason = "allowed"
 			}
 			for _, by := range []struct {
 				name string
-				ask  func(context.Context, string, management.VerifyRequest) (management.VerifyResult, error)
+				ask  func(context.Context, string, inspect.Request) (inspect.Result, error)
 				cost int64
 			}{{"explain", v.Explain, 0}, {"verify", v.Verify, tc.cost}} {
 				before := left()
@@ -188,7 +188,7 @@ func TestVerifyAppliesEveryDirective(t *testing.T) {
 		"/b/x": {"allowed", "93"},
 		"/c":   {"insufficient_scope", ""},
 	} {
-		r, err := g.handler.app.Verifier().Verify(context.Background(), "shop", management.VerifyRequest{Key: g.key, Path: path})
+		r, err := g.handler.app.Verifier().Verify(context.Background(), "shop", inspect.Request{Key: g.key, Path: path})
 		if err != nil || r.Reason != want.reason || r.Headers["X-RateLimit-Remaining"] != want.left {
 			t.Errorf("%s: %+v, want %+v; %v", path, r, want, err)
 		}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/keygate-dev/keygate/caddymodule/config"
+	"github.com/keygate-dev/keygate/plugin/inspect"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
@@ -158,7 +159,7 @@ func TestVerifyReadsMethodsInQueries(t *testing.T) {
 	} {
 		g := newHarness(t, &config.PlanConfig{Name: "free", Scopes: []string{"read"}}, tt.config)
 		j := g.handler.app.Verifier()
-		r := management.VerifyRequest{Key: g.key, Method: tt.method, Path: tt.path}
+		r := inspect.Request{Key: g.key, Method: tt.method, Path: tt.path}
 		v, err := j.Verify(ctx, "shop", r)
 		if err != nil || v.Reason != tt.want {
 			t.Errorf("%s: verify says %s, want %s; %v", name, v.Reason, tt.want, err)

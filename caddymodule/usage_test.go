@@ -11,6 +11,7 @@ import (
 
 	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/caddymodule/sites"
+	"github.com/keygate-dev/keygate/plugin/inspect"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
@@ -36,7 +37,7 @@ func TestUsageOff(t *testing.T) {
 			t.Fatal(err)
 		}
 		m := app.engine.Manager()
-		if result, err := app.Verifier().Verify(ctx, "shop", management.VerifyRequest{Key: g.key}); err != nil || !result.Allowed {
+		if result, err := app.Verifier().Verify(ctx, "shop", inspect.Request{Key: g.key}); err != nil || !result.Allowed {
 			t.Fatalf("verified: %v %v", result, err)
 		}
 		if err := app.engine.Usage().Flush(ctx); err != nil {

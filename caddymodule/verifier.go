@@ -13,7 +13,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/inspect"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/rules"
 )
@@ -22,28 +22,28 @@ import (
 type verifier struct{ app *App }
 
 // Verify checks a request and spends its cost.
-func (v *verifier) Verify(ctx context.Context, keyspace string, r management.VerifyRequest) (management.VerifyResult, error) {
+func (v *verifier) Verify(ctx context.Context, keyspace string, r inspect.Request) (inspect.Result, error) {
 	return v.check(ctx, keyspace, r, nil)
 }
 
 // Explain checks a request, spends nothing, and returns the result of each check.
-func (v *verifier) Explain(ctx context.Context, keyspace string, r management.VerifyRequest) (management.VerifyResult, error) {
+func (v *verifier) Explain(ctx context.Context, keyspace string, r inspect.Request) (inspect.Result, error) {
 	return v.check(ctx, keyspace, r, &gateway.Trace{})
 }
 
-func (v *verifier) check(ctx context.Context, keyspace string, r management.VerifyRequest, trace *gateway.Trace) (management.VerifyResult, error) {
+func (v *verifier) check(ctx context.Context, keyspace string, r inspect.Request, trace *gateway.Trace) (inspect.Result, error) {
 	view := v.app.engine.View()
 	if view == nil || view.Keyspaces[keyspace] == nil {
-		return management.VerifyResult{}, fmt.Errorf("%w: the keyspace is not in the running configuration", gateway.ErrStore)
+		return inspect.Result{}, fmt.Errorf("%w: the keyspace is not in the running configuration", gateway.ErrStore)
 	}
 	x := verifications.Get().(*verification)
 	defer x.release()
-	x.VerifyRequest = r
+	x.Request = r
 	x.req.Now, x.req.View, x.req.Keyspace = time.Now(), view, view.Keyspaces[keyspace]
 	x.req.NoConcurrency, x.req.Trace = true, trace
 	u, path, err := x.applyAll(v.app.rulesOf(keyspace))
 	if err != nil {
-		return management.VerifyResult{}, err
+		return inspect.Result{}, err
 	}
 	if r.Cost != nil {
 		x.verdict.Cost = *r.Cost
@@ -56,17 +56,17 @@ func (v *verifier) check(ctx context.Context, keyspace string, r management.Veri
 	return out, nil
 }
 
-// verification is the check of one VerifyRequest.
+// verification is the check of one Request.
 type verification struct {
 	requestCheck
-	management.VerifyRequest
+	inspect.Request
 }
 
 var verifications = sync.Pool{New: func() any { return new(verification) }}
 
 func (x *verification) release() {
 	x.reset()
-	x.VerifyRequest = management.VerifyRequest{}
+	x.Request = inspect.Request{}
 	verifications.Put(x)
 }
 
@@ -83,7 +83,7 @@ func (x *verification) applyAll(directives []*pathRules) (u *url.URL, path strin
 		return nil, "", nil // without rules any path is accepted
 	}
 	if err != nil || !strings.HasPrefix(x.Path, "/") {
-		return nil, "", management.InvalidField("/path", "must begin with '/' and be percent-encoded as in a request line")
+		return nil, "", inspect.InvalidField("/path", "must begin with '/' and be percent-encoded as in a request line")
 	}
 	method := x.Method
 	if method == "" {
@@ -116,9 +116,9 @@ func (x *verification) credential(prefixedOnly bool) (string, error) {
 func (x *verification) address() netip.Addr { return x.IP }
 
 // result converts a decision to the API's response.
-func result(ks *gateway.Keyspace, d *gateway.Decision, now time.Time, trace *gateway.Trace) management.VerifyResult {
+func result(ks *gateway.Keyspace, d *gateway.Decision, now time.Time, trace *gateway.Trace) inspect.Result {
 	ref := ks.Refusals[d.Reason]
-	out := management.VerifyResult{
+	out := inspect.Result{
 		Allowed: d.Allowed(), Reason: d.Reason.String(), Status: ref.Status, Code: ref.Code, Message: ref.Message,
 		Headers: make(map[string]string, 8), Scopes: []string{},
 	}
@@ -138,7 +138,7 @@ func result(ks *gateway.Keyspace, d *gateway.Decision, now time.Time, trace *gat
 	}
 	if trace != nil {
 		for _, s := range trace.Steps {
-			out.Checks = append(out.Checks, management.CheckResult{Check: s.Check, OK: s.OK, Detail: s.Detail})
+			out.Checks = append(out.Checks, inspect.Check{Check: s.Check, OK: s.OK, Detail: s.Detail})
 		}
 	}
 	return out
@@ -161,4 +161,4 @@ func headerSpelling(name string) string {
 	return name
 }
 
-var _ management.RequestChecker = (*verifier)(nil)
+var _ inspect.Checker = (*verifier)(nil)

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/keygate-dev/keygate/caddymodule/config"
+	"github.com/keygate-dev/keygate/plugin/inspect"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
 	"github.com/keygate-dev/keygate/plugin/scanner"
@@ -188,7 +189,7 @@ func scopeNames(cmd *cobra.Command) (out []string) {
 }
 
 func keyspaceNames(cmd *cobra.Command) (out []string) {
-	var s management.Status
+	var s inspect.Status
 	ask(cmd, "/v1/status", nil, &s)
 	for _, name := range s.Keyspaces {
 		out = append(out, shown(name))

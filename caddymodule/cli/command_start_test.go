@@ -15,11 +15,12 @@ import (
 	"github.com/keygate-dev/keygate/caddymodule/adminapi"
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/api"
+	"github.com/keygate-dev/keygate/plugin/inspect"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
 func TestStatusCheck(t *testing.T) {
-	degraded := management.Status{Degraded: true, Problems: []string{"the store does not answer"}}
+	degraded := inspect.Status{Degraded: true, Problems: []string{"the store does not answer"}}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(degraded)
 	}))

@@ -18,6 +18,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/importer"
 	"github.com/keygate-dev/keygate/plugin/transfer"
 )
 
@@ -173,7 +174,7 @@ func (run *importRun) all(ctx context.Context, r *transfer.Reader) error {
 		if run.pepper != "" {
 			row.JSON = withPepper(row.JSON, run.pepper)
 		}
-		if len(run.rows) == management.MaxImport || run.size+len(row.JSON) > importBytes {
+		if len(run.rows) == importer.MaxRows || run.size+len(row.JSON) > importBytes {
 			if err := run.send(ctx); err != nil {
 				return err
 			}
@@ -203,7 +204,7 @@ func (run *importRun) send(ctx context.Context) error {
 		return nil
 	}
 	body := map[string]any{"keys": run.rows, "create_tenants": run.create, "allow_unknown_shape": run.unknown}
-	var r management.ImportReport
+	var r importer.Report
 	for try := 1; ; try++ {
 		_, err := run.client.call(ctx, http.MethodPost, "/v1/import", nil, body, &r)
 		if err == nil {
@@ -225,7 +226,7 @@ func (run *importRun) send(ctx context.Context) error {
 	run.done.TenantsCreated += r.TenantsCreated
 	run.done.AcceptedShapes = r.AcceptedShapes
 	for _, d := range r.Data {
-		if d.Result == management.ImportRejected && d.Row < len(run.lines) {
+		if d.Result == importer.Rejected && d.Row < len(run.lines) {
 			run.reject(run.lines[d.Row], (&management.Error{Detail: d.Detail, Fields: d.Errors}).Error())
 		}
 	}

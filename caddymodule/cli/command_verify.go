@@ -13,7 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/inspect"
 )
 
 func verifyCommand() *cobra.Command {
@@ -59,7 +59,7 @@ func runCheck(cmd *cobra.Command, verb string) error {
 	if flags.Changed("cost") {
 		body["cost"], _ = flags.GetInt64("cost")
 	}
-	var r management.VerifyResult
+	var r inspect.Result
 	b, err := c.call(cmd.Context(), http.MethodPost, "/v1/"+verb, nil, body, &r)
 	if err != nil {
 		return err
@@ -75,7 +75,7 @@ func runCheck(cmd *cobra.Command, verb string) error {
 	return err
 }
 
-func printResult(cmd *cobra.Command, r management.VerifyResult) error {
+func printResult(cmd *cobra.Command, r inspect.Result) error {
 	out := cmd.OutOrStdout()
 	verdict := "allowed"
 	if !r.Allowed {
@@ -125,7 +125,7 @@ func status(cmd *cobra.Command, _ []string) error {
 		}
 		return nil
 	}
-	var s management.Status
+	var s inspect.Status
 	b, err := c.call(cmd.Context(), http.MethodGet, "/v1/status", nil, nil, &s)
 	if err != nil {
 		return err
@@ -139,7 +139,7 @@ func status(cmd *cobra.Command, _ []string) error {
 	return nil
 }
 
-func printStatus(cmd *cobra.Command, b []byte, s *management.Status) error {
+func printStatus(cmd *cobra.Command, b []byte, s *inspect.Status) error {
 	if asJSON(cmd) {
 		return printJSON(cmd, b)
 	}

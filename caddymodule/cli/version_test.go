@@ -10,7 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/keygate-dev/keygate/caddymodule/version"
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/inspect"
 )
 
 // The gateway logs one line at its start that names the version, the store and the plans. The
@@ -58,7 +58,7 @@ func TestVersionOfGateway(t *testing.T) {
 		t.Errorf("%d lines, the last %+v", found, line)
 	}
 
-	var status management.Status
+	var status inspect.Status
 	if err := json.Unmarshal([]byte(s.keygate(0, "status", "--check", "--json")), &status); err != nil {
 		t.Fatal(err)
 	}

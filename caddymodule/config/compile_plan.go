@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/leaks"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
@@ -109,8 +109,8 @@ func (c *PlanConfig) compile(gk *gateway.Keyspace) (*gateway.Plan, error) {
 	}
 	switch c.OnLeak {
 	case "":
-		p.OnLeak = management.LeakReport
-	case management.LeakRevoke, management.LeakDisable, management.LeakReport:
+		p.OnLeak = leaks.ReportOnly
+	case leaks.Revoke, leaks.Disable, leaks.ReportOnly:
 	default:
 		return nil, Errorf("on_leak", "plan '%s': on_leak is revoke, disable or report, not '%s'", c.Name, c.OnLeak)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/keygate-dev/keygate/caddymodule/adminapi"
 	"github.com/keygate-dev/keygate/plugin/api"
+	"github.com/keygate-dev/keygate/plugin/inspect"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
@@ -83,8 +84,9 @@ func managementAPI(a App, m *management.Manager, authenticate func(*http.Request
 	return api.New(m, api.Options{
 		Auth:         a.Engine().Auth(),
 		Webhooks:     a.Engine().Webhooks(),
+		Leaks:        a.Engine().Leaks(),
 		Verifier:     a.Verifier(),
-		Status:       func(ctx context.Context) management.Status { return Status(ctx, a) },
+		Status:       func(ctx context.Context) inspect.Status { return Status(ctx, a) },
 		Usage:        UsageService(a, m),
 		Authenticate: authenticate,
 		Site:         func(keyspace string) string { return siteOf(a, keyspace) },

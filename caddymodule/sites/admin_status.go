@@ -15,7 +15,7 @@ import (
 	"github.com/keygate-dev/keygate/caddymodule/version"
 	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/engine"
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/inspect"
 )
 
 // statusTimeout is how long a status request waits for the store.
@@ -26,15 +26,15 @@ const nodeStaleAfter = 5 * time.Second
 
 // Status returns the state of this gateway. It queries the store and blocks for at most
 // statusTimeout.
-func Status(ctx context.Context, a App) management.Status {
+func Status(ctx context.Context, a App) inspect.Status {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	stats := a.Engine().Gateway().Stats()
 	caddyVersion, _ := caddy.Version()
-	s := management.Status{
+	s := inspect.Status{
 		Problems: []string{}, Version: version.String(), CaddyVersion: caddyVersion, Node: stats.Node,
 		Keyspaces: slices.Sorted(maps.Keys(a.Compiled().Keyspaces)),
-		Store:     management.StoreStatus{Kind: config.StoreSQLite},
+		Store:     inspect.StoreStatus{Kind: config.StoreSQLite},
 		Limits:    a.Compiled().Config.LimitsKind(),
 	}
 	if since, ok := a.Engine().OpenedAt(); ok {
@@ -72,17 +72,17 @@ func Status(ctx context.Context, a App) management.Status {
 		s.Problems = append(s.Problems, "the gateway is not ready: it is starting or stopping")
 	}
 	now := time.Now().UTC()
-	s.Nodes = append(otherNodes(ctx, a, &s), management.NodeStatus{
+	s.Nodes = append(otherNodes(ctx, a, &s), inspect.NodeStatus{
 		Node: stats.Node, Self: true, Version: s.Version, CaddyVersion: s.CaddyVersion, Seq: stats.Seq, Lag: max(0, s.Store.Seq-stats.Seq),
 		ConfigHash: a.ConfigHash(), LastContact: &now, Ready: a.Ready(), KeysCached: stats.KeysCached,
 	})
-	slices.SortFunc(s.Nodes, func(a, b management.NodeStatus) int { return strings.Compare(a.Node, b.Node) })
+	slices.SortFunc(s.Nodes, func(a, b inspect.NodeStatus) int { return strings.Compare(a.Node, b.Node) })
 	s.Degraded = len(s.Problems) > 0
 	return s
 }
 
 // otherNodes returns the other gateways that share the store, and adds problems with them to s.
-func otherNodes(ctx context.Context, a App, s *management.Status) (out []management.NodeStatus) {
+func otherNodes(ctx context.Context, a App, s *inspect.Status) (out []inspect.NodeStatus) {
 	nodes, now, err := a.Engine().Gateway().Nodes(ctx)
 	if err != nil {
 		s.Problems = append(s.Problems, "the other gateways are unknown while the store does not answer")
@@ -94,7 +94,7 @@ func otherNodes(ctx context.Context, a App, s *management.Status) (out []managem
 			continue
 		}
 		keygateVersion, caddyVersion := version.ParseProduct(n.Version)
-		out = append(out, management.NodeStatus{
+		out = append(out, inspect.NodeStatus{
 			Node: n.Name, Version: keygateVersion, CaddyVersion: caddyVersion, Seq: n.Seq, Lag: max(0, s.Store.Seq-n.Seq), ConfigHash: n.ConfigHash,
 			LastContact: &n.ContactAt, StopsBy: &n.Deadline, KeyspacesStopBy: keyspaceStops(n, s.Keyspaces), Ready: n.Ready && now.Sub(n.ContactAt) < nodeStaleAfter, KeysCached: n.KeysCached,
 		})
@@ -120,7 +120,7 @@ func keyspaceStops(n *cluster.Node, keyspaces []string) (out map[string]time.Tim
 	return out
 }
 
-func queryStore(ctx context.Context, a App, s *management.StoreStatus) (err error) {
+func queryStore(ctx context.Context, a App, s *inspect.StoreStatus) (err error) {
 	store := a.Engine().Store()
 	if store == nil {
 		return errors.New("the store is not open")
@@ -139,9 +139,9 @@ func queryStore(ctx context.Context, a App, s *management.StoreStatus) (err erro
 }
 
 // limitsStatus returns the state of shared limits, and a description of their problem or "".
-func limitsStatus(s *engine.SharedLimits) (out *management.LimitsStatus, problem string) {
+func limitsStatus(s *engine.SharedLimits) (out *inspect.LimitsStatus, problem string) {
 	r, l := s.Stats()
-	out = &management.LimitsStatus{
+	out = &inspect.LimitsStatus{
 		Mode: config.ModeExact, OK: !r.Unreachable, Nodes: r.Nodes, Errors: r.Errors,
 		Asked: l.Asked, Waited: l.Waited, FromMemory: l.Memory, InOutage: l.Outage,
 	}
@@ -161,13 +161,13 @@ func limitsStatus(s *engine.SharedLimits) (out *management.LimitsStatus, problem
 
 // askReplica adds the state of the gateway's replica, if it has one, to s. It returns problems of
 // the replica and of the primary. ready reports whether the gateway checks keys.
-func askReplica(e *engine.Engine, s *management.StoreStatus, ready bool) (problems []string) {
+func askReplica(e *engine.Engine, s *inspect.StoreStatus, ready bool) (problems []string) {
 	own := e.Replica()
 	if own == nil {
 		return nil
 	}
 	r := own.Status()
-	s.Replica = &management.ReplicaStatus{Used: !r.PassThrough, Rows: max(r.Copied, 0), Pending: r.Pending}
+	s.Replica = &inspect.ReplicaStatus{Used: !r.PassThrough, Rows: max(r.Copied, 0), Pending: r.Pending}
 	if !r.LastSync.IsZero() {
 		synced := r.LastSync.UTC().Truncate(time.Millisecond)
 		s.Replica.SyncedAt = &synced

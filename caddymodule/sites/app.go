@@ -12,6 +12,7 @@ import (
 	"github.com/keygate-dev/keygate/caddymodule/config"
 	"github.com/keygate-dev/keygate/plugin/engine"
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/inspect"
 	"github.com/keygate-dev/keygate/plugin/leak"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/usage"
@@ -30,7 +31,7 @@ type App interface {
 	// keyspace.
 	ReadyFor(keyspace string) bool
 	// Verifier returns the implementation of the API calls verify and explain.
-	Verifier() management.RequestChecker
+	Verifier() inspect.Checker
 	// GitHubKeys returns the public keys that verify GitHub's reports of leaks, or nil if reports
 	// are not accepted.
 	GitHubKeys() *leak.Keys

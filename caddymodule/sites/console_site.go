@@ -21,7 +21,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/api"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/console"
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/inspect"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/ratelimit/clients"
 )
@@ -187,7 +187,7 @@ func (c *Console) console() (*console.Handler, error) {
 	}
 	opts := console.Options{
 		Auth: c.app.Engine().Auth(), Webhooks: c.app.Engine().Webhooks(), Keyspace: c.keyspace, Verifier: c.app.Verifier(), Usage: UsageService(c.app, m),
-		Status: func(ctx context.Context) management.Status { return Status(ctx, c.app) },
+		Status: func(ctx context.Context) inspect.Status { return Status(ctx, c.app) },
 		Curl: func(key string) string {
 			return api.Curl(c.app.Compiled().Keyspaces[c.keyspace].Keyspace, siteOf(c.app, c.keyspace), key)
 		},

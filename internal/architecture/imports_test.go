@@ -23,7 +23,7 @@ var layers = [][]string{
 	{"plugin/cluster", "plugin/management/audit"},
 	{"plugin/management/events"},
 	{"plugin/management"},
-	{"plugin/management/auth", "plugin/management/webhooks", "plugin/usage"},
+	{"plugin/management/auth", "plugin/management/idempotency", "plugin/management/importer", "plugin/management/leaks", "plugin/management/webhooks", "plugin/inspect", "plugin/usage"},
 	{"plugin/api", "plugin/api/apitest", "plugin/console", "plugin/store", "plugin/store/sqlstore", "plugin/store/storetest", "plugin/webhook"},
 	{"plugin/store/replication"},
 	{"plugin/store/postgres", "plugin/store/sqlite"},

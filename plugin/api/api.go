@@ -34,9 +34,11 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/inspect"
 	"github.com/keygate-dev/keygate/plugin/leak"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
+	"github.com/keygate-dev/keygate/plugin/management/leaks"
 	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
@@ -45,12 +47,14 @@ import (
 type Options struct {
 	// Auth issues tokens and portal links. If it is nil, New makes one.
 	Auth *auth.Authority
+	// Leaks handles reports of leaked keys. If it is nil, New makes one.
+	Leaks *leaks.Reporter
 	// Webhooks manages webhooks. If it is nil, no webhook can be created.
 	Webhooks *webhooks.Registry
 	// Verifier answers POST /v1/verify and POST /v1/explain. If it is nil, both answer 503.
-	Verifier management.RequestChecker
+	Verifier inspect.Checker
 	// Status returns the state of the gateway. If it is nil, GET /v1/status answers 503.
-	Status func(context.Context) management.Status
+	Status func(context.Context) inspect.Status
 	// Usage reports the usage of keys and tenants. If it is nil, the paths of usage answer 503.
 	Usage *usage.Service
 	// Authenticate returns the caller and what the caller may do. To reject the request, it
@@ -87,6 +91,7 @@ type Handler struct {
 	manager  *management.Manager
 	auth     *auth.Authority
 	webhooks *webhooks.Registry
+	leaks    *leaks.Reporter
 	opts     Options
 	mux      *http.ServeMux
 	log      *slog.Logger
@@ -102,10 +107,13 @@ func New(m *management.Manager, opts Options) *Handler {
 	if opts.Auth == nil {
 		opts.Auth = auth.New(m)
 	}
+	if opts.Leaks == nil {
+		opts.Leaks = leaks.New(m)
+	}
 	if opts.Webhooks == nil {
 		opts.Webhooks = webhooks.New(m, nil)
 	}
-	h := &Handler{manager: m, auth: opts.Auth, webhooks: opts.Webhooks, opts: opts, mux: http.NewServeMux(), log: opts.Logger, openAPI: documentOf(routes)}
+	h := &Handler{manager: m, auth: opts.Auth, webhooks: opts.Webhooks, leaks: opts.Leaks, opts: opts, mux: http.NewServeMux(), log: opts.Logger, openAPI: documentOf(routes)}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}

@@ -20,22 +20,25 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/inspect"
 	"github.com/keygate-dev/keygate/plugin/leak"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/leaks"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/store/sqlite"
 )
 
 // fixture is the API over a real manager, store and gateway.
 type fixture struct {
-	t       testing.TB
-	handler http.Handler
-	store   *sqlite.Store
-	gw      *cluster.Member
-	view    *gateway.View
-	manager *management.Manager
-	access  api.Access
-	gitHub  *leak.Keys
+	t        testing.TB
+	handler  http.Handler
+	store    *sqlite.Store
+	gw       *cluster.Member
+	view     *gateway.View
+	manager  *management.Manager
+	reporter *leaks.Reporter
+	access   api.Access
+	gitHub   *leak.Keys
 	// unavailable makes Explain answer as a gateway whose store does not answer.
 	unavailable atomic.Bool
 }
@@ -85,28 +88,29 @@ func newFixture(t testing.TB) *fixture {
 		space("default", "kg_live_", apikey.Place{Kind: apikey.InAuthorization, Name: "Bearer"}),
 		space("convoy", "convoy_sk_", apikey.Place{Kind: apikey.InHeader, Name: "X-API-Key"}))
 	m := management.New(management.Config{Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Logger: quiet})
-	w.manager = m
+	w.manager, w.reporter = m, leaks.New(m)
 	w.handler = api.New(m, api.Options{
 		Verifier:     requestChecker{w},
-		Status:       func(context.Context) management.Status { return status },
+		Leaks:        w.reporter,
+		Status:       func(context.Context) inspect.Status { return status },
 		Authenticate: func(*http.Request) (api.Access, error) { return w.access, nil },
 		GitHubKeys:   func() *leak.Keys { return w.gitHub },
 	})
 	return w
 }
 
-var status = management.Status{
-	Node: "n1", Problems: []string{}, Keyspaces: []string{"convoy", "default"}, Nodes: []management.NodeStatus{{Node: "n1", Self: true}},
+var status = inspect.Status{
+	Node: "n1", Problems: []string{}, Keyspaces: []string{"convoy", "default"}, Nodes: []inspect.NodeStatus{{Node: "n1", Self: true}},
 }
 
 // requestChecker checks keys with the fixture's gateway, without rules for paths.
 type requestChecker struct{ w *fixture }
 
-func (c requestChecker) Verify(ctx context.Context, keyspace string, q management.VerifyRequest) (management.VerifyResult, error) {
+func (c requestChecker) Verify(ctx context.Context, keyspace string, q inspect.Request) (inspect.Result, error) {
 	return c.check(ctx, keyspace, q, nil)
 }
 
-func (c requestChecker) check(ctx context.Context, keyspace string, q management.VerifyRequest, trace *gateway.Trace) (management.VerifyResult, error) {
+func (c requestChecker) check(ctx context.Context, keyspace string, q inspect.Request, trace *gateway.Trace) (inspect.Result, error) {
 	r := gateway.Request{
 		Now: time.Now(), View: c.w.view, Keyspace: c.w.view.Keyspaces[keyspace], Credential: q.Key, Addr: q.IP, Cost: 1, NoConcurrency: true,
 		Trace: trace,
@@ -117,16 +121,16 @@ func (c requestChecker) check(ctx context.Context, keyspace string, q management
 	var d gateway.Decision
 	c.w.gw.Check(ctx, &r, &d)
 	defer d.Done()
-	result := management.VerifyResult{Allowed: d.Allowed(), Reason: d.Reason.String(), Status: d.Reason.Status()}
+	result := inspect.Result{Allowed: d.Allowed(), Reason: d.Reason.String(), Status: d.Reason.Status()}
 	if d.Key != nil {
 		result.Tenant, result.KeyID = d.Tenant.Slug, d.Key.ID
 	}
 	return result, nil
 }
 
-func (c requestChecker) Explain(ctx context.Context, keyspace string, q management.VerifyRequest) (management.VerifyResult, error) {
+func (c requestChecker) Explain(ctx context.Context, keyspace string, q inspect.Request) (inspect.Result, error) {
 	if c.w.unavailable.Load() {
-		return management.VerifyResult{Reason: gateway.Unavailable.String(), Status: gateway.Unavailable.Status()}, nil
+		return inspect.Result{Reason: gateway.Unavailable.String(), Status: gateway.Unavailable.Status()}, nil
 	}
 	return c.check(ctx, keyspace, q, new(gateway.Trace))
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
+	"github.com/keygate-dev/keygate/plugin/management/idempotency"
 )
 
 // IdempotencyHeader holds a key under which a request is carried out only once. It applies to
@@ -37,26 +38,26 @@ type secretNote struct {
 // reproduce maps a route's pattern to a function that builds the response of a POST from the
 // effect of the request. It is used after a process was killed between a change and the storing of
 // its response. A route that is not in the map answers 409 request_done then.
-var reproduce = map[string]func(*call, management.Effect) error{
-	"POST /v1/tenants": func(c *call, d management.Effect) error {
+var reproduce = map[string]func(*call, idempotency.Effect) error{
+	"POST /v1/tenants": func(c *call, d idempotency.Effect) error {
 		t, err := c.h.manager.Tenant(c.ctx, c.actor, c.keyspace, d.Target)
 		if err != nil {
 			return err
 		}
 		return c.record(http.StatusCreated, t.Version, t)
 	},
-	"POST /v1/tenants/{slug}/credits": func(c *call, d management.Effect) error {
+	"POST /v1/tenants/{slug}/credits": func(c *call, d idempotency.Effect) error {
 		if d.Balance == nil {
 			return errNotReproducible
 		}
 		return c.json(http.StatusOK, balance{*d.Balance})
 	},
-	"POST /v1/tenants/{slug}/keys": func(c *call, d management.Effect) error { return c.replayIssued(http.StatusCreated, d) },
-	"POST /v1/keys/{id}/rotate":    func(c *call, d management.Effect) error { return c.replayIssued(http.StatusOK, d) },
+	"POST /v1/tenants/{slug}/keys": func(c *call, d idempotency.Effect) error { return c.replayIssued(http.StatusCreated, d) },
+	"POST /v1/keys/{id}/rotate":    func(c *call, d idempotency.Effect) error { return c.replayIssued(http.StatusOK, d) },
 	"POST /v1/keys/{id}/revoke":    (*call).replayReceipt,
 	"POST /v1/keys/{id}/disable":   (*call).replayReceipt,
 	"POST /v1/keys/{id}/enable":    (*call).replayReceipt,
-	"POST /v1/tokens": func(c *call, d management.Effect) error {
+	"POST /v1/tokens": func(c *call, d idempotency.Effect) error {
 		t, err := c.h.auth.Token(c.ctx, c.actor, c.keyspace, d.Target)
 		if err != nil {
 			return err
@@ -67,7 +68,7 @@ var reproduce = map[string]func(*call, management.Effect) error{
 
 var errNotReproducible = errors.New("the response can't be made again")
 
-func (c *call) replayIssued(status int, d management.Effect) error {
+func (c *call) replayIssued(status int, d idempotency.Effect) error {
 	k, err := c.h.manager.Key(c.ctx, c.actor, c.keyspace, d.Target)
 	if err != nil {
 		return err
@@ -75,7 +76,7 @@ func (c *call) replayIssued(status int, d management.Effect) error {
 	return c.record(status, k.Version, issued{IssuedKey: management.IssuedKey{KeyRecord: k}})
 }
 
-func (c *call) replayReceipt(d management.Effect) error {
+func (c *call) replayReceipt(d idempotency.Effect) error {
 	r, err := c.h.manager.KeyReceipt(c.ctx, c.actor, c.keyspace, d.Target)
 	if err != nil {
 		return err
@@ -101,7 +102,7 @@ func (b bound) serve(c *call) error {
 	if c.actor.Token != "" {
 		owner = "token " + c.actor.Token
 	}
-	claim, earlier, err := c.h.manager.BeginIdempotent(c.ctx, owner, keys[0], request)
+	claim, earlier, err := idempotency.Begin(c.ctx, c.h.manager, owner, keys[0], request)
 	if err != nil {
 		return err
 	}
@@ -144,7 +145,7 @@ func (c *call) digest() ([]byte, error) {
 
 // serveIdempotent carries the request out under its claim. It stores the response before sending
 // it, so that a client that received a response can receive the same response again.
-func (b bound) serveIdempotent(c *call, claim *management.IdempotencyClaim) error {
+func (b bound) serveIdempotent(c *call, claim *idempotency.Claim) error {
 	w, buffered := c.w, &bufferedResponse{header: c.w.Header()}
 	finished := false
 	defer func() {
@@ -179,7 +180,7 @@ func (h *Handler) logOutcome(ctx context.Context, err error) {
 
 // replay answers a request that was carried out before, from the stored response or the stored
 // effect.
-func (b bound) replay(c *call, e *management.StoredResponse) error {
+func (b bound) replay(c *call, e *idempotency.StoredResponse) error {
 	body, status := []byte(e.Body), e.Status
 	if e.Status == 0 {
 		w, buffered := c.w, &bufferedResponse{header: http.Header{}}
@@ -192,7 +193,7 @@ func (b bound) replay(c *call, e *management.StoredResponse) error {
 		var rejected *management.Error
 		if errors.As(err, &rejected) || errors.Is(err, errNotReproducible) {
 			return &management.Error{
-				Status: http.StatusConflict, Code: management.CodeRequestDone,
+				Status: http.StatusConflict, Code: idempotency.CodeRequestDone,
 				Detail: "The request was carried out before (" + e.Effect.Action + " " + e.Effect.Target + "), but its response was not kept.",
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/idempotency"
 )
 
 const idempotencyKey = "Idempotency-Key"
@@ -82,12 +83,12 @@ func (w *fixture) crashed(owner, key string, claimed time.Time) {
 	w.t.Helper()
 	id := sha256.Sum256([]byte(owner + "\x00" + key))
 	err := w.store.Update(w.t.Context(), func(tx management.Tx) error {
-		row, err := tx.LockIdempotency(id[:])
+		row, err := tx.(idempotency.Tx).LockIdempotency(id[:])
 		if err != nil {
 			return err
 		}
 		row.Claim, row.ClaimedAt, row.Status, row.Body, row.ETag = "another process", claimed, 0, "", ""
-		return tx.UpdateIdempotency(row)
+		return tx.(idempotency.Tx).UpdateIdempotency(row)
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -100,12 +101,12 @@ func (w *fixture) uncommitted(owner, key string) {
 	w.t.Helper()
 	id := sha256.Sum256([]byte(owner + "\x00" + key))
 	if err := w.store.Update(w.t.Context(), func(tx management.Tx) error {
-		row, err := tx.LockIdempotency(id[:])
+		row, err := tx.(idempotency.Tx).LockIdempotency(id[:])
 		if err != nil {
 			return err
 		}
-		row.Effect = management.Effect{}
-		return tx.UpdateIdempotency(row)
+		row.Effect = idempotency.Effect{}
+		return tx.(idempotency.Tx).UpdateIdempotency(row)
 	}); err != nil {
 		w.t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/importer"
 )
 
 var _ = document("POST /v1/import", doc{
@@ -16,10 +17,10 @@ var _ = document("POST /v1/import", doc{
 		"create_tenants":      aFlag("Creates missing tenants on the default plan. Needs the scope tenants:write. Default: false.").orNull(),
 		"allow_unknown_shape": aFlag("Imports hashes although neither a prefix of the row nor an accept line shows that their keys are accepted; such keys are rejected until one does. Default: false.").orNull(),
 		"keys": aListOf(schema{"type": "object", "additionalProperties": false, "required": []string{"tenant"}, "properties": importFields()},
-			"The rows, each with a key or a hash.").with("minItems", 1).with("maxItems", management.MaxImport),
+			"The rows, each with a key or a hash.").with("minItems", 1).with("maxItems", importer.MaxRows),
 	},
 	Required: []string{"keys"},
-	Answers:  map[int]any{http.StatusOK: management.ImportReport{}},
+	Answers:  map[int]any{http.StatusOK: importer.Report{}},
 })
 
 func importFields() fields {
@@ -41,7 +42,7 @@ func importFields() fields {
 }
 
 // importRow reads one row of an import. A fault rejects only this row.
-func importRow(raw json.RawMessage) (row management.ImportRow) {
+func importRow(raw json.RawMessage) (row importer.Row) {
 	o := new(object)
 	var ok bool
 	if o.fields, ok = scanObject(raw); !ok {
@@ -59,7 +60,7 @@ func importRow(raw json.RawMessage) (row management.ImportRow) {
 	if tenant.Value == "" && len(o.faults) == 0 {
 		o.fault("tenant", "is needed: the slug of the key's tenant")
 	}
-	row = management.ImportRow{
+	row = importer.Row{
 		Tenant: tenant.Value, Key: o.string("key"), Hash: o.string("hash"), Algorithm: o.string("algorithm"), Pepper: o.string("pepper"),
 		Prefix: o.string("prefix"), LastFour: o.string("last_four"), CreatedAt: o.time("created_at"),
 		Disabled: o.bool("disabled"), Revoked: o.bool("revoked"), RevokedAt: o.time("revoked_at"), Fields: keyFields(o),
@@ -96,11 +97,11 @@ func (c *call) importKeys() error {
 	}
 	// Import rejects lists longer than MaxImport, so the rows after the first excess one need not
 	// be read.
-	rows := make([]management.ImportRow, min(len(list.Value), management.MaxImport+1))
+	rows := make([]importer.Row, min(len(list.Value), importer.MaxRows+1))
 	for i := range rows {
 		rows[i] = importRow(list.Value[i])
 	}
-	r, err := c.h.manager.Import(c.ctx, c.actor, c.keyspace, rows, management.ImportOptions{CreateTenants: create.Value, AllowUnknownShape: unknown.Value})
+	r, err := importer.Import(c.ctx, c.h.manager, c.actor, c.keyspace, rows, importer.Options{CreateTenants: create.Value, AllowUnknownShape: unknown.Value})
 	if err != nil {
 		return err
 	}

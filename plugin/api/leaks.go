@@ -11,8 +11,10 @@ import (
 	"net/netip"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/inspect"
 	"github.com/keygate-dev/keygate/plugin/leak"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/leaks"
 )
 
 var (
@@ -64,7 +66,7 @@ func (c *call) postLeak() error {
 	if addr.IsValid() {
 		c.actor.IP = addr.String()
 	}
-	l := management.Leak{Key: key.Value, URL: url.Value, Source: source.Value}
+	l := leaks.Leak{Key: key.Value, URL: url.Value, Source: source.Value}
 	keyspaces, known := c.searchedKeyspaces(l.Key), false
 	for _, keyspace := range keyspaces {
 		id, err := c.owner(c.ctx, keyspace, l.Key)
@@ -72,20 +74,20 @@ func (c *call) postLeak() error {
 		case err != nil:
 			known = true // The look-up failed, so the key may exist: it must not count as a failure of the client.
 			sum := sha256.Sum256([]byte(l.Key))
-			c.h.manager.ReportUnchecked(keyspace+"/"+string(sum[:]), func(ctx context.Context) (bool, error) {
+			c.h.leaks.ReportUnchecked(keyspace+"/"+string(sum[:]), func(ctx context.Context) (bool, error) {
 				_, wrote, err := c.reportLeakIn(ctx, keyspace, l)
 				return wrote, err
 			})
 		case id != "":
 			known = true
-			c.h.manager.ReportLeak(c.ctx, c.actor, addr, keyspace, id, l)
+			c.h.leaks.Report(c.ctx, c.actor, addr, keyspace, id, l)
 		}
 	}
 	if !known {
 		// Verify counts the unknown key as a failure of the client's address, as a request with
 		// this key would.
 		for _, keyspace := range keyspaces {
-			if _, err := c.h.opts.Verifier.Verify(c.ctx, keyspace, management.VerifyRequest{Key: l.Key, IP: addr}); err != nil {
+			if _, err := c.h.opts.Verifier.Verify(c.ctx, keyspace, inspect.Request{Key: l.Key, IP: addr}); err != nil {
 				c.h.log.Warn("an unknown key that was reported as leaked could not be counted as a failure of the client's address", "error", err)
 			}
 		}
@@ -126,7 +128,7 @@ func (c *call) postGitHubLeaks() error {
 	verdicts := make([]leak.Verdict, 0, len(tokens))
 	for i := range tokens {
 		t := &tokens[i]
-		known, err := c.reportLeak(management.Leak{Key: t.Token, URL: t.URL, Source: t.Source})
+		known, err := c.reportLeak(leaks.Leak{Key: t.Token, URL: t.URL, Source: t.Source})
 		if err != nil {
 			return err // GitHub sends the report again; the leaks recorded so far stay recorded.
 		}
@@ -138,7 +140,7 @@ func (c *call) postGitHubLeaks() error {
 // searchedKeyspaces returns the names of the keyspaces that the key may belong to, by its shape.
 func (c *call) searchedKeyspaces(key string) []string {
 	if c.ks == nil {
-		return c.h.manager.KeyspacesOf(key)
+		return c.h.leaks.KeyspacesOf(key)
 	}
 	if c.ks.Grammar.Match(key) == nil {
 		return nil
@@ -148,7 +150,7 @@ func (c *call) searchedKeyspaces(key string) []string {
 
 // reportLeak records the leak of a key, and acts on it, in every keyspace that knows the key. It
 // reports whether any keyspace knows the key.
-func (c *call) reportLeak(l management.Leak) (known bool, err error) {
+func (c *call) reportLeak(l leaks.Leak) (known bool, err error) {
 	for _, keyspace := range c.searchedKeyspaces(l.Key) {
 		here, _, err := c.reportLeakIn(c.ctx, keyspace, l)
 		known = known || here
@@ -161,12 +163,12 @@ func (c *call) reportLeak(l management.Leak) (known bool, err error) {
 
 // reportLeakIn does the work of reportLeak for one keyspace. wrote reports whether it has written
 // to the store.
-func (c *call) reportLeakIn(ctx context.Context, keyspace string, l management.Leak) (known, wrote bool, err error) {
+func (c *call) reportLeakIn(ctx context.Context, keyspace string, l leaks.Leak) (known, wrote bool, err error) {
 	id, err := c.owner(ctx, keyspace, l.Key)
 	if err != nil || id == "" {
 		return false, false, err
 	}
-	wrote, err = c.h.manager.RecordLeak(ctx, c.actor, keyspace, id, l)
+	wrote, err = c.h.leaks.Record(ctx, c.actor, keyspace, id, l)
 	var rejected *management.Error
 	if errors.As(err, &rejected) && rejected.Status == http.StatusNotFound {
 		return false, wrote, nil // The key was deleted in the meantime.
@@ -179,7 +181,7 @@ func (c *call) owner(ctx context.Context, keyspace, key string) (id string, err 
 	if c.h.opts.Verifier == nil {
 		return "", unavailable("Keys can't be checked here yet; try again.")
 	}
-	found, err := c.h.opts.Verifier.Explain(ctx, keyspace, management.VerifyRequest{Key: key})
+	found, err := c.h.opts.Verifier.Explain(ctx, keyspace, inspect.Request{Key: key})
 	if err == nil && found.KeyID == "" && found.Reason == gateway.Unavailable.String() {
 		err = unavailable("Keys can't be looked up now; try again.")
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/api"
 	"github.com/keygate-dev/keygate/plugin/leak"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/leaks"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
@@ -27,7 +28,7 @@ import (
 func newLeakFixture(t *testing.T) *fixture {
 	w := newFixture(t)
 	pro := w.view.Keyspaces["default"].Plans["pro"]
-	for slug, on := range map[string]string{"a": management.LeakRevoke, "b": management.LeakDisable, "c": ""} {
+	for slug, on := range map[string]string{"a": leaks.Revoke, "b": leaks.Disable, "c": ""} {
 		p := *pro
 		p.Name, p.OnLeak = "on-"+slug, on
 		w.view.Keyspaces["default"].Plans[p.Name] = &p
@@ -274,7 +275,7 @@ func TestLeakWhileKeysCannotBeLookedUp(t *testing.T) {
 	}
 	w.wantStatus(id, "active")
 	w.unavailable.Store(false)
-	w.manager.FinishLeaks(t.Context())
+	w.reporter.Finish(t.Context())
 	w.wantStatus(id, "revoked")
 	if events := w.leaks(id); len(events) != 1 {
 		t.Errorf("recorded %v", events)

@@ -2,7 +2,9 @@ package api
 
 import (
 	"encoding/json"
+	"maps"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -104,4 +106,22 @@ func TestDocumentHasOneTypePerField(t *testing.T) {
 		t.Fatal(err)
 	}
 	walk("", document)
+}
+
+// The names of schemas do not change with the names of Go types, since generated clients depend on them.
+func TestSchemaNames(t *testing.T) {
+	const want = "AuditRecord AuditRecordPage Balance ChainReport CheckResult CreditsRecord DeliveryRecord DeliveryRecordPage EventRecord " +
+		"FieldError Head ImportReport ImportResult IssuedKey IssuedToken IssuedWebhook KeyRecord KeyRecordPage Latency LedgerRecord LimitRecord " +
+		"LimitsStatus Line NodeStatus PendingNode PlanRecord PlanRecordPage PortalLink Problem Receipt ReplicaStatus Report RequestRecord " +
+		"RequestRecordPage ScannerRules SecretRecord StandingRecord StandingRecordPage Status StoreStatus TenantRecord TenantRecordPage " +
+		"TokenRecord TokenRecordPage Verdict VerifyResult WebhookRecord WebhookRecordPage"
+	var d struct {
+		Components struct{ Schemas map[string]any }
+	}
+	if err := json.Unmarshal(documentOf(routes)(), &d); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(slices.Sorted(maps.Keys(d.Components.Schemas)), " "); got != want {
+		t.Errorf("the schemas are\n%s\nwant\n%s", got, want)
+	}
 }

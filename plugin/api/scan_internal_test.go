@@ -90,3 +90,12 @@ func FuzzScanner(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) { checkScan(t, b) })
 }
+func BenchmarkParseObject(b *testing.B) {
+	body := []byte(`{"key":"kg_live_bench000000000000000000000000123","method":"GET","path":"/v1/things","ip":"192.0.2.7"}`)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := parseObject(body); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

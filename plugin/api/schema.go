@@ -46,8 +46,13 @@ var typeNames = map[string]string{
 	"audit.Checkpoint":             "Head",
 	"audit.Record":                 "AuditRecord",
 	"audit.Report":                 "ChainReport",
+	"importer.Report":              "ImportReport",
+	"importer.Result":              "ImportResult",
+	"inspect.Check":                "CheckResult",
+	"inspect.Result":               "VerifyResult",
 	"management.LimitStatusRecord": "StandingRecord",
 	"webhooks.PostedEvent":         "EventRecord",
+	"webhooks.Record":              "WebhookRecord",
 }
 
 // components maps the names of records to their schemas.

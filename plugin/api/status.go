@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/keygate-dev/keygate/plugin/inspect"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
@@ -16,7 +17,7 @@ var (
 	})
 	_ = document("GET /v1/status", doc{
 		Summary: "Shows the state of the gateway.",
-		Answers: map[int]any{http.StatusOK: management.Status{}},
+		Answers: map[int]any{http.StatusOK: inspect.Status{}},
 	})
 	_ = document("DELETE /v1/nodes/{node}", doc{
 		Summary: "Removes a gateway that ended without leaving the cluster.",

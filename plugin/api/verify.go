@@ -4,22 +4,25 @@ import (
 	"context"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
+	"sync"
 
+	"github.com/keygate-dev/keygate/plugin/inspect"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
 func (c *call) verify() error {
-	return c.verifyWith(func(j management.RequestChecker) verifyFunc { return j.Verify })
+	return c.verifyWith(func(j inspect.Checker) verifyFunc { return j.Verify })
 }
 
 func (c *call) explain() error {
-	return c.verifyWith(func(j management.RequestChecker) verifyFunc { return j.Explain })
+	return c.verifyWith(func(j inspect.Checker) verifyFunc { return j.Explain })
 }
 
-type verifyFunc func(ctx context.Context, keyspace string, r management.VerifyRequest) (management.VerifyResult, error)
+type verifyFunc func(ctx context.Context, keyspace string, r inspect.Request) (inspect.Result, error)
 
-func (c *call) verifyWith(by func(management.RequestChecker) verifyFunc) error {
+func (c *call) verifyWith(by func(inspect.Checker) verifyFunc) error {
 	if c.h.opts.Verifier == nil {
 		return unavailable("Keys can't be checked here yet; try again.")
 	}
@@ -27,7 +30,7 @@ func (c *call) verifyWith(by func(management.RequestChecker) verifyFunc) error {
 	if err != nil {
 		return err
 	}
-	var q management.VerifyRequest
+	var q inspect.Request
 	key, method, path, cost, ip := o.string("key"), o.string("method"), o.string("path"), o.int("cost"), o.string("ip")
 	q.Key, q.Method, q.Path = key.Value, method.Value, path.Value
 	if q.Method != "" && !token(q.Method) {
@@ -64,11 +67,11 @@ func (c *call) verifyWith(by func(management.RequestChecker) verifyFunc) error {
 // confine replaces the key of another tenant by an unknown key if the caller may see only one
 // tenant. So the response and its timing are those of an unknown key, and the other tenant spends
 // nothing.
-func (c *call) confine(q *management.VerifyRequest) error {
+func (c *call) confine(q *inspect.Request) error {
 	if c.actor.Tenant == "" || q.Key == "" {
 		return nil
 	}
-	known, err := c.h.opts.Verifier.Explain(c.ctx, c.keyspace, management.VerifyRequest{Key: q.Key})
+	known, err := c.h.opts.Verifier.Explain(c.ctx, c.keyspace, inspect.Request{Key: q.Key})
 	if err == nil && known.KeyID != "" && known.Tenant != c.actor.Tenant {
 		q.Key, err = c.ks.Grammar.Generate("")
 	}
@@ -95,10 +98,32 @@ func verifyBody() fields {
 var (
 	_ = document("POST /v1/verify", doc{
 		Summary: "Checks a request that does not pass through the proxy, and spends its cost.", Body: verifyBody(),
-		Answers: map[int]any{http.StatusOK: management.VerifyResult{}},
+		Answers: map[int]any{http.StatusOK: inspect.Result{}},
 	})
 	_ = document("POST /v1/explain", doc{
 		Summary: "Checks a request, spends nothing, and shows the result of each check.", Body: verifyBody(),
-		Answers: map[int]any{http.StatusOK: management.VerifyResult{}},
+		Answers: map[int]any{http.StatusOK: inspect.Result{}},
 	})
 )
+
+// resultBuffers holds buffers for encoded results.
+var resultBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// maxBuffer bounds the size in bytes of a buffer that is kept.
+const maxBuffer = 16 << 10
+
+// result sends the result of a check.
+func (c *call) result(r *inspect.Result) error {
+	kept := resultBuffers.Get().(*[]byte)
+	b := append(r.AppendJSON((*kept)[:0]), '\n')
+	h := c.w.Header()
+	h["Content-Type"] = []string{"application/json"}
+	h["Content-Length"] = []string{strconv.Itoa(len(b))}
+	c.w.WriteHeader(http.StatusOK)
+	_, _ = c.w.Write(b)
+	if cap(b) <= maxBuffer {
+		*kept = b
+		resultBuffers.Put(kept)
+	}
+	return nil
+}

@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/idempotency"
 	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
@@ -15,11 +16,11 @@ type issuedWebhook struct {
 }
 
 func init() {
-	reproduce["POST /v1/webhooks"] = func(c *call, d management.Effect) error { return c.replayWebhook(http.StatusCreated, d) }
-	reproduce["POST /v1/webhooks/{id}/rotate-secret"] = func(c *call, d management.Effect) error { return c.replayWebhook(http.StatusOK, d) }
+	reproduce["POST /v1/webhooks"] = func(c *call, d idempotency.Effect) error { return c.replayWebhook(http.StatusCreated, d) }
+	reproduce["POST /v1/webhooks/{id}/rotate-secret"] = func(c *call, d idempotency.Effect) error { return c.replayWebhook(http.StatusOK, d) }
 }
 
-func (c *call) replayWebhook(status int, d management.Effect) error {
+func (c *call) replayWebhook(status int, d idempotency.Effect) error {
 	w, err := c.h.webhooks.Webhook(c.ctx, c.actor, c.keyspace, d.Target)
 	if err != nil {
 		return err

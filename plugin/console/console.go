@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keygate-dev/keygate/plugin/inspect"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
 	"github.com/keygate-dev/keygate/plugin/management/webhooks"
@@ -27,11 +28,11 @@ type Options struct {
 	// or else "default".
 	Keyspace string
 	// Verifier explains why requests are rejected. If it is nil, the console has no page for that.
-	Verifier management.RequestChecker
+	Verifier inspect.Checker
 	// Usage reports the usage of keys and tenants. If it is nil, the console shows no usage.
 	Usage *usage.Service
 	// Status returns the state of the gateway. If it is nil, the console does not show the state.
-	Status func(context.Context) management.Status
+	Status func(context.Context) inspect.Status
 	// Curl returns a curl command that sends a full key to the API. If it is nil, the console
 	// shows no command.
 	Curl func(key string) string

@@ -5,13 +5,13 @@ import (
 	"net/netip"
 	"strings"
 
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/inspect"
 )
 
 // explainPage shows whether a request would be rejected, and why.
 type explainPage struct {
 	Form   *form
-	Result *management.VerifyResult
+	Result *inspect.Result
 	// Past is the reason for which an earlier request was rejected.
 	Past    string
 	Methods []string
@@ -36,7 +36,7 @@ func (c *call) explain() error {
 		return errNoPage
 	}
 	f := newForm(c.r.PostForm)
-	q := management.VerifyRequest{Key: strings.TrimSpace(f.Value("key")), Method: f.Value("method"), Path: strings.TrimSpace(f.Value("path"))}
+	q := inspect.Request{Key: strings.TrimSpace(f.Value("key")), Method: f.Value("method"), Path: strings.TrimSpace(f.Value("path"))}
 	f.forget("key")
 	if q.Path != "" && !strings.HasPrefix(q.Path, "/") {
 		f.fault("path", "must begin with /, such as /v1/jobs")
@@ -69,11 +69,11 @@ func (c *call) explain() error {
 
 // confine replaces the key of another tenant by an unknown key if the session may see only one
 // tenant.
-func (c *call) confine(q *management.VerifyRequest) error {
+func (c *call) confine(q *inspect.Request) error {
 	if c.actor.Tenant == "" || q.Key == "" {
 		return nil
 	}
-	known, err := c.h.opts.Verifier.Explain(c.ctx, c.h.opts.Keyspace, management.VerifyRequest{Key: q.Key})
+	known, err := c.h.opts.Verifier.Explain(c.ctx, c.h.opts.Keyspace, inspect.Request{Key: q.Key})
 	if err != nil || known.KeyID == "" || known.Tenant == c.actor.Tenant {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/inspect"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
@@ -48,7 +49,7 @@ type fixture struct {
 	handler *Handler
 	server  *httptest.Server
 	log     testkit.Buffer
-	status  management.Status
+	status  inspect.Status
 
 	clock testkit.Clock
 }
@@ -98,15 +99,15 @@ func newFixture(t testing.TB, change ...func(*Options)) *fixture {
 		Store: w.store, Engine: w.gw, View: func() *gateway.View { return w.view }, Now: w.clock.Now, Logger: log,
 	})
 	now := time.Now()
-	w.status = management.Status{
-		Node: "n1", Version: "v1", Limits: "local", Problems: []string{}, Store: management.StoreStatus{Kind: "sqlite", OK: true},
-		Nodes: []management.NodeStatus{{Node: "n1", Self: true, Ready: true, LastContact: &now, ConfigHash: "abc"}},
+	w.status = inspect.Status{
+		Node: "n1", Version: "v1", Limits: "local", Problems: []string{}, Store: inspect.StoreStatus{Kind: "sqlite", OK: true},
+		Nodes: []inspect.NodeStatus{{Node: "n1", Self: true, Ready: true, LastContact: &now, ConfigHash: "abc"}},
 	}
 	requests := &usage.Log{Keep: 100, For: time.Hour, Clean: w.view.Keyspaces["default"].Grammar.Clean}
 	opts := Options{
 		Webhooks: webhooks.New(w.manager, func(string) webhooks.Settings { return webhooks.Settings{Sealer: sealer{}} }),
 		Keyspace: "default", Verifier: requestChecker{w}, Logger: log, Curl: func(key string) string { return "curl -H 'Authorization: Bearer " + key + "' https://api.example.com/" },
-		Status: func(context.Context) management.Status { return w.status },
+		Status: func(context.Context) inspect.Status { return w.status },
 		Usage: &usage.Service{
 			Manager: w.manager, Store: w.store, CompleteUntil: w.tracker.CompleteUntil, Flush: w.tracker.Flush,
 			Log: func(string) *usage.Log { return requests },
@@ -148,11 +149,11 @@ func space(t testing.TB, name, prefix string) *gateway.Keyspace {
 // requestChecker checks keys with the fixture's gateway, without rules for paths.
 type requestChecker struct{ w *fixture }
 
-func (j requestChecker) Verify(context.Context, string, management.VerifyRequest) (management.VerifyResult, error) {
+func (j requestChecker) Verify(context.Context, string, inspect.Request) (inspect.Result, error) {
 	panic("the console must not spend anything")
 }
 
-func (j requestChecker) Explain(ctx context.Context, keyspace string, q management.VerifyRequest) (management.VerifyResult, error) {
+func (j requestChecker) Explain(ctx context.Context, keyspace string, q inspect.Request) (inspect.Result, error) {
 	var trace gateway.Trace
 	r := gateway.Request{
 		Now: time.Now(), View: j.w.view, Keyspace: j.w.view.Keyspaces[keyspace], Credential: q.Key, Addr: q.IP, Cost: 1, NoConcurrency: true, Trace: &trace,
@@ -163,7 +164,7 @@ func (j requestChecker) Explain(ctx context.Context, keyspace string, q manageme
 	var d gateway.Decision
 	j.w.gw.Check(ctx, &r, &d)
 	defer d.Done()
-	out := management.VerifyResult{Allowed: d.Allowed(), Reason: d.Reason.String(), Status: d.Reason.Status(), Code: d.Reason.String()}
+	out := inspect.Result{Allowed: d.Allowed(), Reason: d.Reason.String(), Status: d.Reason.Status(), Code: d.Reason.String()}
 	if d.Key != nil {
 		out.Tenant, out.KeyID, out.KeyName = d.Tenant.Slug, d.Key.ID, d.Key.Name
 	}

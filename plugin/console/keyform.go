@@ -10,6 +10,7 @@ import (
 	"crypto/rand"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/idempotency"
 )
 
 // scopeChoice is a scope that a person can choose for a key.
@@ -203,7 +204,7 @@ func (c *call) showOnce(what string, carryOut func(*call) error) error {
 		return errStaleForm
 	}
 	request := sha256.Sum256([]byte(what))
-	claim, earlier, err := c.h.manager.BeginIdempotent(c.ctx, "console "+c.grant.ID, number, request[:])
+	claim, earlier, err := idempotency.Begin(c.ctx, c.h.manager, "console "+c.grant.ID, number, request[:])
 	if err != nil {
 		return err
 	}

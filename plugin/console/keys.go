@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/inspect"
 	"github.com/keygate-dev/keygate/plugin/management"
 )
 
@@ -136,7 +137,7 @@ func (c *call) keyOf(full string) (string, error) {
 	if c.h.opts.Verifier == nil {
 		return "", nil
 	}
-	known, err := c.h.opts.Verifier.Explain(c.ctx, c.h.opts.Keyspace, management.VerifyRequest{Key: full})
+	known, err := c.h.opts.Verifier.Explain(c.ctx, c.h.opts.Keyspace, inspect.Request{Key: full})
 	if err != nil || known.KeyID == "" || c.actor.Tenant != "" && known.Tenant != c.actor.Tenant {
 		return "", err
 	}

@@ -7,13 +7,14 @@ import (
 	"slices"
 	"time"
 
+	"github.com/keygate-dev/keygate/plugin/inspect"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
 // overviewPage shows the state of the gateway and its traffic.
 type overviewPage struct {
-	Status *management.Status
+	Status *inspect.Status
 	Usage  *usageView
 	// Top lists the keys with the most requests in the last 24 hours.
 	Top []topKey

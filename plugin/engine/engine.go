@@ -27,6 +27,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
+	"github.com/keygate-dev/keygate/plugin/management/leaks"
 	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 	"github.com/keygate-dev/keygate/plugin/store/replica"
 	"github.com/keygate-dev/keygate/plugin/store/revocations"
@@ -81,6 +82,7 @@ type opened struct {
 	manager  *management.Manager
 	auth     *auth.Authority
 	registry *webhooks.Registry
+	leaks    *leaks.Reporter
 	webhooks *webhook.Service
 	at       time.Time
 }
@@ -144,6 +146,14 @@ func (e *Engine) Manager() *management.Manager {
 func (e *Engine) Auth() *auth.Authority {
 	if o := e.opened.Load(); o != nil {
 		return o.auth
+	}
+	return nil
+}
+
+// Leaks returns the handler of reports of leaked keys; nil in Opening.
+func (e *Engine) Leaks() *leaks.Reporter {
+	if o := e.opened.Load(); o != nil {
+		return o.leaks
 	}
 	return nil
 }
@@ -238,13 +248,13 @@ func (e *Engine) finishLeaks(c *Config) {
 	e.mu.Lock()
 	last := len(e.configs) == 1 && e.configs[0].Config == c
 	e.mu.Unlock()
-	m := e.Manager()
-	if m == nil || !last {
+	reporter := e.Leaks()
+	if reporter == nil || !last {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	m.FinishLeaks(ctx)
+	reporter.Finish(ctx)
 }
 
 // close closes the parts of the engine, each one before those that it needs.
@@ -255,7 +265,7 @@ func (e *Engine) close(ctx context.Context) error {
 		if err := o.webhooks.Close(ctx); err != nil {
 			e.log.Error("webhook deliveries that were running could not be released: they are repeated only after their lease has expired", "error", err)
 		}
-		o.manager.FinishLeaks(ctx) // handles the reports that came after the last Retire
+		o.leaks.Finish(ctx) // handles the reports that came after the last Retire
 	}
 	// The tracker waits for requests that still run and use the gateway.
 	err := e.usage.Close(ctx)

@@ -11,6 +11,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
+	"github.com/keygate-dev/keygate/plugin/management/leaks"
 	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 	"github.com/keygate-dev/keygate/plugin/store/postgres"
 	"github.com/keygate-dev/keygate/plugin/store/replica"
@@ -77,7 +78,7 @@ func (e *Engine) open(ctx context.Context) error {
 		Store: s, Engine: e.gateway, View: e.View, Logger: e.log,
 		Listener: e.events, Signer: e.signer,
 	})
-	o.auth, o.registry = auth.New(o.manager), webhooks.New(o.manager, e.webhookSettings)
+	o.auth, o.leaks, o.registry = auth.New(o.manager), leaks.New(o.manager), webhooks.New(o.manager, e.webhookSettings)
 	o.webhooks = webhook.New(webhook.Options{
 		Store: s, Node: e.target.Node, Manager: o.manager, Settings: e.webhookSettings, Keyspaces: e.keyspaces, Logger: e.log,
 	})

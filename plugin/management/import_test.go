@@ -17,6 +17,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/importer"
 )
 
 const theirPepper = "pepper of the former system"
@@ -41,9 +42,9 @@ func (w *world) accepting(peppers ...string) {
 	w.view = gateway.NewView(hasher, all...)
 }
 
-func (w *world) importRows(rows ...management.ImportRow) management.ImportReport {
+func (w *world) importRows(rows ...importer.Row) importer.Report {
 	w.t.Helper()
-	r := must[management.ImportReport](w.t)(w.Import(ctx, ada, "", rows, management.ImportOptions{}))
+	r := must[importer.Report](w.t)(importer.Import(ctx, w.Manager, ada, "", rows, importer.Options{}))
 	if len(r.Data) != len(rows) || r.Created+r.Unchanged+r.Rejected != len(rows) {
 		w.t.Errorf("report of %d rows: %+v", len(rows), r)
 	}
@@ -55,9 +56,9 @@ func oldKey(i int) string {
 }
 
 // hashedRow returns the row of a key as another system may have kept it.
-func hashedRow(t testing.TB, tenant, key, algorithm string) management.ImportRow {
+func hashedRow(t testing.TB, tenant, key, algorithm string) importer.Row {
 	t.Helper()
-	row := management.ImportRow{Tenant: tenant, Algorithm: management.Some(algorithm), Prefix: management.Some(key[:12])}
+	row := importer.Row{Tenant: tenant, Algorithm: management.Some(algorithm), Prefix: management.Some(key[:12])}
 	switch algorithm {
 	case "sha256":
 		sum := sha256.Sum256([]byte(key))
@@ -77,8 +78,8 @@ func hashedRow(t testing.TB, tenant, key, algorithm string) management.ImportRow
 	return row
 }
 
-func plainRow(tenant, key string) management.ImportRow {
-	return management.ImportRow{Tenant: tenant, Key: management.Some(key)}
+func plainRow(tenant, key string) importer.Row {
+	return importer.Row{Tenant: tenant, Key: management.Some(key)}
 }
 
 var algorithms = []string{"sha256", "sha512", "hmac-sha256", "bcrypt"}
@@ -131,11 +132,11 @@ func TestImportOfUnknownShape(t *testing.T) {
 	bare.Prefix = management.Optional[string]{}
 	own := hashedRow(t, "acme", "kg_live_abcdefghijklmnopqrstuvwxyz", "sha256")
 	r := w.importRows(bare, stated, own)
-	if r.Created != 1 || r.Data[0].Result != management.ImportRejected || r.Data[1].Result != management.ImportRejected ||
+	if r.Created != 1 || r.Data[0].Result != importer.Rejected || r.Data[1].Result != importer.Rejected ||
 		len(r.AcceptedShapes) != 2 || r.AcceptedShapes[0] != "kg_live_ and 32 characters of base62" {
 		t.Errorf("report %+v", r)
 	}
-	r = must[management.ImportReport](t)(w.Import(ctx, ada, "", []management.ImportRow{bare, stated}, management.ImportOptions{AllowUnknownShape: true}))
+	r = must[importer.Report](t)(importer.Import(ctx, w.Manager, ada, "", []importer.Row{bare, stated}, importer.Options{AllowUnknownShape: true}))
 	if r.Created != 2 {
 		t.Errorf("where it is wanted: %+v", r)
 	}
@@ -159,7 +160,7 @@ func TestImportIsJudgedAndRehashed(t *testing.T) {
 			w := newWorld(t)
 			w.accepting(peppers...)
 			w.tenant("acme", "business")
-			rows := []management.ImportRow{plainRow("acme", oldKey(0))}
+			rows := []importer.Row{plainRow("acme", oldKey(0))}
 			for i, a := range algorithms {
 				rows = append(rows, hashedRow(t, "acme", oldKey(i+1), a))
 			}
@@ -199,7 +200,7 @@ func TestImportIsJudgedAndRehashed(t *testing.T) {
 					t.Fatal(err)
 				}
 				w.wantJudged(oldKey(i), gateway.InvalidKey)
-				if again := w.importRows(row); again.Rejected != 1 || again.Data[0].Code != management.CodeKeyTaken {
+				if again := w.importRows(row); again.Rejected != 1 || again.Data[0].Code != importer.CodeKeyTaken {
 					t.Errorf("a deleted key: %+v", again)
 				}
 			}
@@ -215,38 +216,38 @@ func TestImportRules(t *testing.T) {
 	w.tenant("other", "business")
 	w.importRows(plainRow("other", oldKey(900)))
 	past := time.Now().Add(-time.Hour)
-	row := func(i int, change func(*management.ImportRow)) management.ImportRow {
+	row := func(i int, change func(*importer.Row)) importer.Row {
 		r := plainRow("acme", oldKey(i))
 		change(&r)
 		return r
 	}
 	for _, tc := range []struct {
 		name    string
-		row     management.ImportRow
+		row     importer.Row
 		pointer string
 		detail  string
 	}{
 		{"unknown tenant", plainRow("nobody", oldKey(1)), "/tenant", "no such tenant"},
 		{"no shape", plainRow("acme", "new_0123456789012345678901"), "/key", "accept legacy"},
 		{"bad checksum", plainRow("acme", "kg_live_"+strings.Repeat("a", 32)), "/key", "prefix kg_live_"},
-		{"key and hash", row(1, func(r *management.ImportRow) { r.Hash = management.Some("x") }), "/key", "either"},
-		{"neither", management.ImportRow{Tenant: "acme"}, "/key", "either"},
-		{"no algorithm", management.ImportRow{Tenant: "acme", Hash: management.Some("ab")}, "/algorithm", "needed"},
-		{"md5", management.ImportRow{Tenant: "acme", Hash: management.Some("ab"), Algorithm: management.Some("md5")}, "/hash", "sha512"},
-		{"prefix of no shape", func() management.ImportRow {
+		{"key and hash", row(1, func(r *importer.Row) { r.Hash = management.Some("x") }), "/key", "either"},
+		{"neither", importer.Row{Tenant: "acme"}, "/key", "either"},
+		{"no algorithm", importer.Row{Tenant: "acme", Hash: management.Some("ab")}, "/algorithm", "needed"},
+		{"md5", importer.Row{Tenant: "acme", Hash: management.Some("ab"), Algorithm: management.Some("md5")}, "/hash", "sha512"},
+		{"prefix of no shape", func() importer.Row {
 			r := hashedRow(t, "acme", oldKey(1), "sha256")
 			r.Prefix = management.Some("zz_")
 			return r
 		}(), "/prefix", "accept legacy"},
-		{"bcrypt without random characters", func() management.ImportRow {
+		{"bcrypt without random characters", func() importer.Row {
 			r := hashedRow(t, "acme", oldKey(1), "bcrypt")
 			r.Prefix = management.Some("old_012")
 			return r
 		}(), "/hash", "at least 4"},
-		{"scope beyond the plan", row(1, func(r *management.ImportRow) { r.Fields.Scopes = management.Some([]string{"admin"}) }), "/scopes/0", "does not allow"},
-		{"environment", row(1, func(r *management.ImportRow) { r.Fields.Environment = management.Some("prod") }), "/environment", "live, test"},
-		{"created in the future", row(1, func(r *management.ImportRow) { r.CreatedAt = management.Some(time.Now().Add(time.Hour)) }), "/created_at", "past"},
-		{"limit", row(1, func(r *management.ImportRow) { r.Fields.Rate = management.Some("fast") }), "/rate", ""},
+		{"scope beyond the plan", row(1, func(r *importer.Row) { r.Fields.Scopes = management.Some([]string{"admin"}) }), "/scopes/0", "does not allow"},
+		{"environment", row(1, func(r *importer.Row) { r.Fields.Environment = management.Some("prod") }), "/environment", "live, test"},
+		{"created in the future", row(1, func(r *importer.Row) { r.CreatedAt = management.Some(time.Now().Add(time.Hour)) }), "/created_at", "past"},
+		{"limit", row(1, func(r *importer.Row) { r.Fields.Rate = management.Some("fast") }), "/rate", ""},
 		{"another's key", plainRow("acme", oldKey(900)), "", "not for this tenant"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -271,10 +272,10 @@ func TestImportRules(t *testing.T) {
 	}
 	// Five active ones are two too many; others don't count.
 	r := w.importRows(
-		row(1, func(r *management.ImportRow) { r.Disabled = management.Some(true) }),
-		row(2, func(r *management.ImportRow) { r.Revoked = management.Some(true) }),
-		row(3, func(r *management.ImportRow) { r.Fields.ExpiresAt = management.Some(past) }),
-		row(4, func(r *management.ImportRow) { r.CreatedAt = management.Some(past) }),
+		row(1, func(r *importer.Row) { r.Disabled = management.Some(true) }),
+		row(2, func(r *importer.Row) { r.Revoked = management.Some(true) }),
+		row(3, func(r *importer.Row) { r.Fields.ExpiresAt = management.Some(past) }),
+		row(4, func(r *importer.Row) { r.CreatedAt = management.Some(past) }),
 		plainRow("acme", oldKey(5)), plainRow("ACME", oldKey(6)), plainRow("acme", oldKey(7)), plainRow("acme", oldKey(8)),
 		plainRow("acme", oldKey(5)))
 	if r.Created != 6 || r.Rejected != 2 || r.Unchanged != 1 || r.Data[7].Code != management.CodeKeyLimitReached {
@@ -288,7 +289,7 @@ func TestImportRules(t *testing.T) {
 	if !k.CreatedAt.Equal(past.UTC().Truncate(time.Microsecond)) || k.Name != "imported" || k.KeyPrefix != "old_000" || k.LastFour != "" {
 		t.Errorf("record %+v", k)
 	}
-	_, err := w.Import(ctx, ada, "", make([]management.ImportRow, management.MaxImport+1), management.ImportOptions{})
+	_, err := importer.Import(ctx, w.Manager, ada, "", make([]importer.Row, importer.MaxRows+1), importer.Options{})
 	wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, "/keys")
 }
 
@@ -299,10 +300,10 @@ func TestImportCreatesTenants(t *testing.T) {
 	if err := w.DeleteTenant(ctx, ada, "", "gone", false, nil); err != nil {
 		t.Fatal(err)
 	}
-	r := must[management.ImportReport](t)(w.Import(ctx, ada, "", []management.ImportRow{
+	r := must[importer.Report](t)(importer.Import(ctx, w.Manager, ada, "", []importer.Row{
 		plainRow("a", oldKey(1)), plainRow("gone", oldKey(2)), plainRow("not/a/slug", oldKey(3)), plainRow("b", oldKey(4)),
 		plainRow("A", oldKey(5)), plainRow("c", "no shape"),
-	}, management.ImportOptions{CreateTenants: true}))
+	}, importer.Options{CreateTenants: true}))
 	if r.Created != 3 || r.Rejected != 3 || r.TenantsCreated != 2 {
 		t.Errorf("%+v", r)
 	}
@@ -313,9 +314,9 @@ func TestImportCreatesTenants(t *testing.T) {
 		t.Error("a tenant was made for a row that was refused")
 	}
 	w.wantIntact(2 + 2 + 3)
-	_, err := w.Import(ctx, management.Actor{Name: "eve", Tenant: "a"}, "", []management.ImportRow{plainRow("b", oldKey(9))}, management.ImportOptions{CreateTenants: true})
+	_, err := importer.Import(ctx, w.Manager, management.Actor{Name: "eve", Tenant: "a"}, "", []importer.Row{plainRow("b", oldKey(9))}, importer.Options{CreateTenants: true})
 	wantRefused(t, err, http.StatusForbidden, management.CodeInsufficientScope)
-	r = must[management.ImportReport](t)(w.Import(ctx, management.Actor{Name: "eve", Tenant: "a"}, "", []management.ImportRow{plainRow("b", oldKey(9))}, management.ImportOptions{}))
+	r = must[importer.Report](t)(importer.Import(ctx, w.Manager, management.Actor{Name: "eve", Tenant: "a"}, "", []importer.Row{plainRow("b", oldKey(9))}, importer.Options{}))
 	if r.Rejected != 1 {
 		t.Errorf("another tenant's: %+v", r)
 	}
@@ -326,7 +327,7 @@ func TestImportBcryptAlike(t *testing.T) {
 	w := newWorld(t)
 	w.accepting()
 	w.tenant("acme", "business")
-	var rows []management.ImportRow
+	var rows []importer.Row
 	for i := range gateway.MaxPerHint + 1 {
 		rows = append(rows, hashedRow(t, "acme", fmt.Sprintf("old_0000aaaa%012d", i), "bcrypt"))
 	}
@@ -347,12 +348,12 @@ func BenchmarkImport(b *testing.B) {
 				w.tenant(fmt.Sprintf("t%d", i), "business")
 			}
 			b.ReportAllocs()
-			rows := make([]management.ImportRow, 0, management.MaxImport)
+			rows := make([]importer.Row, 0, importer.MaxRows)
 			n := 0
 			for b.Loop() {
 				b.StopTimer()
 				rows = rows[:0]
-				for range management.MaxImport {
+				for range importer.MaxRows {
 					key := fmt.Sprintf("old_%020d", n)
 					rows = append(rows, hashedRow(b, fmt.Sprintf("t%d", n%100), key, algorithm))
 					n++

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/keygate-dev/keygate/internal/turns"
 	"github.com/keygate-dev/keygate/plugin/cluster"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
@@ -59,10 +58,6 @@ type Manager struct {
 	now    func() time.Time
 	log    *slog.Logger
 	ids    idSource
-	// reports limits how many reports of leaks are handled at once.
-	reports    *turns.Queue
-	leaks      leakQueue
-	inProgress claimsInProgress
 
 	cursors cursorCache
 
@@ -76,7 +71,7 @@ func New(c Config) *Manager {
 		panic("management: Store, Engine and View must be set")
 	}
 	m := &Manager{store: c.Store, engine: c.Engine, view: c.View, now: c.Now, log: c.Logger,
-		signer: c.Signer, outbox: events.New(c.Listener), reports: turns.New(reportRules)}
+		signer: c.Signer, outbox: events.New(c.Listener)}
 	if m.now == nil {
 		m.now = time.Now
 	}
@@ -113,11 +108,12 @@ func (a Actor) Sees(slug string) bool { return a.Tenant == "" || a.Tenant == slu
 // Keyspace returns the keyspace of that name. An empty name means the only one, or
 // where there are several "default". The refusal of an unknown one is a 404.
 func (m *Manager) Keyspace(name string) (*gateway.Keyspace, error) {
-	ks, _, err := m.keyspace(name)
+	ks, _, err := m.KeyspaceView(name)
 	return ks, err
 }
 
-func (m *Manager) keyspace(name string) (*gateway.Keyspace, *gateway.View, error) {
+// KeyspaceView is Keyspace, and returns the configuration that the keyspace is of.
+func (m *Manager) KeyspaceView(name string) (*gateway.Keyspace, *gateway.View, error) {
 	v := m.view()
 	if v == nil {
 		return nil, nil, fmt.Errorf("no configuration is running: %w", gateway.ErrStore)
@@ -197,7 +193,7 @@ func (m *Manager) Clock() time.Time { return m.now().UTC().Truncate(time.Microse
 
 // Read runs f on a snapshot.
 func (m *Manager) Read(ctx context.Context, a Actor, keyspace string, f func(*Call) error) error {
-	ks, v, err := m.keyspace(keyspace)
+	ks, v, err := m.KeyspaceView(keyspace)
 	if err != nil {
 		return err
 	}
@@ -216,7 +212,7 @@ func (m *Manager) Write(ctx context.Context, a Actor, keyspace string, f func(*C
 
 // commit is write; it returns which nodes act by the changes, if there were any.
 func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*Call) error) (where cluster.Confirmation, err error) {
-	ks, v, err := m.keyspace(keyspace)
+	ks, v, err := m.KeyspaceView(keyspace)
 	if err != nil {
 		return where, err
 	}
@@ -238,7 +234,7 @@ func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*
 		if err := c.AppendEvent(); err != nil {
 			return err
 		}
-		if err := c.recordEffect(ctx); err != nil {
+		if err := c.record(ctx); err != nil {
 			return err
 		}
 		// Last, because assigning a sequence number holds up every other writer.
@@ -276,7 +272,7 @@ func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*
 // Publish runs f, which publishes events and changes nothing else, in a transaction. Where f leaves an audit event in the
 // call, it is not stored, but a request that is repeated with its idempotency key is not carried out again.
 func (m *Manager) Publish(ctx context.Context, a Actor, keyspace string, f func(*Call) error) error {
-	ks, v, err := m.keyspace(keyspace)
+	ks, v, err := m.KeyspaceView(keyspace)
 	if err != nil {
 		return err
 	}
@@ -287,12 +283,28 @@ func (m *Manager) Publish(ctx context.Context, a Actor, keyspace string, f func(
 		if err := f(c); err != nil || c.Event == nil {
 			return err
 		}
-		return c.recordEffect(ctx)
+		return c.record(ctx)
 	})
 	if err == nil {
 		published.Committed()
 	}
 	return err
+}
+
+type recorderKey struct{}
+
+// WithRecorder returns a context in which record runs in each transaction that writes, after its event and before its
+// changes. Where it returns an error, nothing is written.
+func WithRecorder(ctx context.Context, record func(*Call) error) context.Context {
+	return context.WithValue(ctx, recorderKey{}, record)
+}
+
+// record runs the recorder of the context, if there is one.
+func (c *Call) record(ctx context.Context) error {
+	if record, ok := ctx.Value(recorderKey{}).(func(*Call) error); ok {
+		return record(c)
+	}
+	return nil
 }
 
 // Outbox returns the outbox of events.

@@ -43,7 +43,7 @@ func confirmationOf(ctx context.Context) *cluster.Confirmation {
 
 // confirmAll says which nodes act by all changes there are to what is of a keyspace.
 func (m *Manager) confirmAll(ctx context.Context, keyspace string) cluster.Confirmation {
-	if ks, _, err := m.keyspace(keyspace); err == nil {
+	if ks, _, err := m.KeyspaceView(keyspace); err == nil {
 		keyspace = ks.Name
 	}
 	return m.engine.Confirm(ctx, keyspace, 0, waitOf(ctx))
@@ -61,4 +61,13 @@ func PendingNodes(where cluster.Confirmation) []PendingNode {
 		out = append(out, PendingNode{Node: p.Name, StopsBy: TimeOrNull(p.Deadline)})
 	}
 	return out
+}
+
+// KeyReceipt says where a key's state holds, as RevokeKey's receipt does.
+func (m *Manager) KeyReceipt(ctx context.Context, a Actor, keyspace, id string) (Receipt, error) {
+	k, err := m.Key(ctx, a, keyspace, id)
+	if err != nil {
+		return Receipt{}, err
+	}
+	return receipt(k, m.confirmAll(ctx, keyspace)), nil
 }

@@ -100,9 +100,7 @@ type Tx interface {
 	// returns those that were not revoked before, oldest first.
 	RevokeTokens(keyspace, id string, at time.Time) ([]*Token, error)
 
-	IdempotencyTx
 	NodeTx
-	ImportTx
 	audit.Tx
 	events.Tx
 }

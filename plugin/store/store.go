@@ -4,6 +4,8 @@ package store
 import (
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
+	"github.com/keygate-dev/keygate/plugin/management/idempotency"
+	"github.com/keygate-dev/keygate/plugin/management/importer"
 	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
@@ -12,5 +14,7 @@ import (
 type Tx interface {
 	management.Tx
 	auth.Tx
+	idempotency.Tx
+	importer.Tx
 	webhooks.Tx
 }

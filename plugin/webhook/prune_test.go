@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/internal/testkit"
+	"github.com/keygate-dev/keygate/plugin/management/idempotency"
 )
 
 // Rows are removed when their retention has ended, and no row before.
@@ -17,7 +18,7 @@ func TestPruned(t *testing.T) {
 	w.hook(e.URL, "", "key.created", "key.expired")
 	w.key("acme", expires(time.Hour))
 	w.clock.Advance(2 * time.Hour)
-	if _, _, err := w.BeginIdempotent(ctx, "ada", "k", []byte("request")); err != nil {
+	if _, _, err := idempotency.Begin(ctx, w.Manager, "ada", "k", []byte("request")); err != nil {
 		t.Fatal(err)
 	}
 	w.start(often)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/idempotency"
 	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
@@ -51,5 +52,11 @@ func (s *Service) prune(ctx context.Context, now time.Time) error {
 			}
 		}
 	}
-	return s.Store.Update(ctx, func(tx management.Tx) error { return tx.PruneIdempotency(now) })
+	return s.Store.Update(ctx, func(tx management.Tx) error {
+		rows, err := management.Role[idempotency.Tx](tx)
+		if err != nil {
+			return err
+		}
+		return rows.PruneIdempotency(now)
+	})
 }

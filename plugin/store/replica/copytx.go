@@ -10,6 +10,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/management/auth"
 	"github.com/keygate-dev/keygate/plugin/management/events"
+	"github.com/keygate-dev/keygate/plugin/management/idempotency"
 	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 	"github.com/keygate-dev/keygate/plugin/store"
 )
@@ -38,7 +39,7 @@ func (t *copyTx) LockPublishedCheckpoint() (audit.PublishedCheckpoint, error) {
 	return audit.PublishedCheckpoint{}, t.unreachable
 }
 func (t *copyTx) ImportedAs(string, apikey.Mark) (*gateway.Key, error) { return nil, t.unreachable }
-func (t *copyTx) LockIdempotency([]byte) (*management.IdempotencyRecord, error) {
+func (t *copyTx) LockIdempotency([]byte) (*idempotency.Record, error) {
 	return nil, t.unreachable
 }
 func (t *copyTx) Session(string, string) (*auth.Session, error) { return nil, t.unreachable }

@@ -3,11 +3,11 @@ package sqlstore
 import (
 	"time"
 
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/idempotency"
 )
 
 // InsertIdempotency implements management.Tx.
-func (t *Tx) InsertIdempotency(r *management.IdempotencyRecord) (bool, error) {
+func (t *Tx) InsertIdempotency(r *idempotency.Record) (bool, error) {
 	n, err := t.Exec(`INSERT INTO idempotency (id, request, claim, claimed_at, expires_at, action, target, balance, status, etag, body)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (id) DO NOTHING`,
 		r.ID, r.Request, r.Claim, r.ClaimedAt.UnixMicro(), r.ExpiresAt.UnixMicro(), r.Effect.Action, r.Effect.Target, r.Effect.Balance, r.Status, r.ETag, r.Body)
@@ -15,8 +15,8 @@ func (t *Tx) InsertIdempotency(r *management.IdempotencyRecord) (bool, error) {
 }
 
 // LockIdempotency implements management.Tx.
-func (t *Tx) LockIdempotency(id []byte) (*management.IdempotencyRecord, error) {
-	var r management.IdempotencyRecord
+func (t *Tx) LockIdempotency(id []byte) (*idempotency.Record, error) {
+	var r idempotency.Record
 	err := t.Row(`SELECT id, request, claim, claimed_at, expires_at, action, target, balance, status, etag, body
 		FROM idempotency WHERE id = $1`+t.lockRow, []any{id},
 		&r.ID, &r.Request, &r.Claim, TimeInto(&r.ClaimedAt), TimeInto(&r.ExpiresAt), &r.Effect.Action, &r.Effect.Target, &r.Effect.Balance, &r.Status, &r.ETag, &r.Body)
@@ -27,7 +27,7 @@ func (t *Tx) LockIdempotency(id []byte) (*management.IdempotencyRecord, error) {
 }
 
 // UpdateIdempotency implements management.Tx.
-func (t *Tx) UpdateIdempotency(r *management.IdempotencyRecord) error {
+func (t *Tx) UpdateIdempotency(r *idempotency.Record) error {
 	_, err := t.Exec(`UPDATE idempotency SET claim = $2, claimed_at = $3, action = $4, target = $5, balance = $6, status = $7, etag = $8, body = $9
 		WHERE id = $1`,
 		r.ID, r.Claim, r.ClaimedAt.UnixMicro(), r.Effect.Action, r.Effect.Target, r.Effect.Balance, r.Status, r.ETag, r.Body)

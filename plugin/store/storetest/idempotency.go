@@ -5,13 +5,13 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
-	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/idempotency"
 	"github.com/keygate-dev/keygate/plugin/store"
 )
 
-func idempotency(t *testing.T, s Store) {
-	row := func(id byte) *management.IdempotencyRecord {
-		return &management.IdempotencyRecord{ID: []byte{id, 0}, Request: []byte{1}, Claim: "c", ClaimedAt: at, ExpiresAt: at.Add(time.Duration(id) * time.Hour)}
+func idempotencyRecords(t *testing.T, s Store) {
+	row := func(id byte) *idempotency.Record {
+		return &idempotency.Record{ID: []byte{id, 0}, Request: []byte{1}, Claim: "c", ClaimedAt: at, ExpiresAt: at.Add(time.Duration(id) * time.Hour)}
 	}
 	update(t, s, func(tx store.Tx) error {
 		for _, id := range []byte{1, 2} {
@@ -29,7 +29,7 @@ func idempotency(t *testing.T, s Store) {
 	})
 	n := int64(5)
 	want := row(1)
-	want.Claim, want.ClaimedAt, want.Effect = "d", at.Add(1000), management.Effect{Action: "a", Target: "t", Balance: &n}
+	want.Claim, want.ClaimedAt, want.Effect = "d", at.Add(1000), idempotency.Effect{Action: "a", Target: "t", Balance: &n}
 	want.Status, want.ETag, want.Body = 201, `"1"`, `{"ü":1}`
 	update(t, s, func(tx store.Tx) error {
 		got, err := tx.LockIdempotency([]byte{1, 0})

@@ -8,6 +8,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/importer"
 	"github.com/keygate-dev/keygate/plugin/store"
 )
 
@@ -111,14 +112,14 @@ func heldAndInserted(t *testing.T, s Store, other apikey.Mark) {
 	})
 	err := s.Update(ctxOf(t), func(tx management.Tx) error {
 		k := *key("bulk again", "acme")
-		return tx.InsertImported(&k, bulk, apikey.Mark{8})
+		return tx.(importer.Tx).InsertImported(&k, bulk, apikey.Mark{8})
 	})
 	if !errors.Is(err, management.ErrDigestTaken) {
 		t.Errorf("a digest twice: %v", err)
 	}
 	err = s.Update(ctxOf(t), func(tx management.Tx) error {
 		k := *key("bulk again", "none")
-		return tx.InsertImported(&k, secret("bulk again", "", "bulk again"), apikey.Mark{8})
+		return tx.(importer.Tx).InsertImported(&k, secret("bulk again", "", "bulk again"), apikey.Mark{8})
 	})
 	if !errors.Is(err, gateway.ErrNotFound) {
 		t.Errorf("of a tenant that does not exist: %v", err)

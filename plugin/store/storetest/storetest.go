@@ -74,7 +74,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"Tokens", tokens},
 		{"Sessions", sessions},
 		{"PortalLinks", portalLinks},
-		{"Once", idempotency},
+		{"Once", idempotencyRecords},
 		{"Webhooks", webhookRows},
 		{"Deliveries", deliveries},
 		{"Occasions", oneShots},

@@ -1,4 +1,6 @@
-package management
+// Package idempotency carries out a request once that its sender names by a key, however often it is sent, also if
+// the process is killed meanwhile.
+package idempotency
 
 import (
 	"bytes"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
 )
 
 // A request that its sender names by a key is carried out once, however often it is
@@ -38,15 +41,15 @@ const (
 )
 
 var (
-	errRequestRunning = &Error{Status: http.StatusConflict, Code: CodeRequestRunning, RetryAfter: time.Second,
+	errRequestRunning = &management.Error{Status: http.StatusConflict, Code: CodeRequestRunning, RetryAfter: time.Second,
 		Detail: "The request with this idempotency key is still being carried out. Ask again in a moment."}
-	errKeyReused = Reject(http.StatusUnprocessableEntity, CodeKeyReused,
+	errKeyReused = management.Reject(http.StatusUnprocessableEntity, CodeKeyReused,
 		"Another request was sent with this idempotency key. Take a new key for a new request.")
 )
 
-// IdempotencyClaim is a request that its holder carries out. Made by Begin, and ended by Finish or Abandon.
-type IdempotencyClaim struct {
-	manager *Manager
+// Claim is a request that its holder carries out. Made by Begin, and ended by Finish or Abandon.
+type Claim struct {
+	manager *management.Manager
 	id      []byte
 	claim   string
 }
@@ -60,6 +63,9 @@ type StoredResponse struct {
 	// Effect is what it led to; zero where it changed nothing.
 	Effect Effect
 }
+
+// inProgress are the claims of this process: an endpoint and the console may be served by several handlers.
+var inProgress claimsInProgress
 
 // claimsInProgress are the claims of this process that are being carried out.
 type claimsInProgress struct {
@@ -89,26 +95,26 @@ func (r *claimsInProgress) has(claim string) bool {
 // processName tells this process's claims from those of others on the same store.
 var processName = rand.Text()
 
-// BeginIdempotent claims a request, which request is the digest of, for whom owner names under a
+// Begin claims a request, which request is the digest of, for whom owner names under a
 // key of theirs. It returns either the claim or what came of the request before. 409
 // request_running where it is being carried out now, 422 idempotency_key_reused where
 // the key was another request's.
-func (m *Manager) BeginIdempotent(ctx context.Context, owner, key string, request []byte) (once *IdempotencyClaim, earlier *StoredResponse, err error) {
+func Begin(ctx context.Context, m *management.Manager, owner, key string, request []byte) (once *Claim, earlier *StoredResponse, err error) {
 	id := sha256.Sum256([]byte(owner + "\x00" + key))
 	claim := processName + rand.Text()
-	m.inProgress.set(claim, true)
+	inProgress.set(claim, true)
 	defer func() {
 		if once == nil {
-			m.inProgress.set(claim, false)
+			inProgress.set(claim, false)
 		}
 	}()
-	err = m.store.Update(ctx, func(tx Tx) error {
+	err = m.Store().Update(ctx, inRows(func(tx Tx) error {
 		once, earlier = nil, nil
 		now := m.Clock()
 		if err := tx.PruneIdempotency(now); err != nil {
 			return err
 		}
-		row := &IdempotencyRecord{ID: id[:], Request: request, Claim: claim, ClaimedAt: now, ExpiresAt: now.Add(idempotencyTTL)}
+		row := &Record{ID: id[:], Request: request, Claim: claim, ClaimedAt: now, ExpiresAt: now.Add(idempotencyTTL)}
 		fresh, err := tx.InsertIdempotency(row)
 		if err != nil {
 			return err
@@ -123,7 +129,7 @@ func (m *Manager) BeginIdempotent(ctx context.Context, owner, key string, reques
 			case row.Status != 0:
 				earlier = &StoredResponse{row.Status, row.ETag, row.Body, row.Effect}
 				return nil
-			case m.claimAlive(row, now):
+			case claimAlive(row, now):
 				return errRequestRunning
 			case row.Effect.Action != "":
 				earlier = &StoredResponse{Effect: row.Effect}
@@ -135,9 +141,9 @@ func (m *Manager) BeginIdempotent(ctx context.Context, owner, key string, reques
 				return err
 			}
 		}
-		once = &IdempotencyClaim{manager: m, id: id[:], claim: claim}
+		once = &Claim{manager: m, id: id[:], claim: claim}
 		return nil
-	})
+	}))
 	if err != nil {
 		once, earlier = nil, nil
 	}
@@ -145,27 +151,25 @@ func (m *Manager) BeginIdempotent(ctx context.Context, owner, key string, reques
 }
 
 // claimAlive reports whether the request of a claim without a response may still run.
-func (m *Manager) claimAlive(row *IdempotencyRecord, now time.Time) bool {
+func claimAlive(row *Record, now time.Time) bool {
 	if len(row.Claim) > len(processName) && row.Claim[:len(processName)] == processName {
-		return m.inProgress.has(row.Claim)
+		return inProgress.has(row.Claim)
 	}
 	return row.Effect.Action == "" && now.Sub(row.ClaimedAt) < claimTTL
 }
 
-type claimKey struct{}
-
 // Context returns a context by which all that a Manager changes is part of the request.
-func (o *IdempotencyClaim) Context(ctx context.Context) context.Context {
-	return context.WithValue(ctx, claimKey{}, o)
+func (o *Claim) Context(ctx context.Context) context.Context {
+	return management.WithRecorder(ctx, o.record)
 }
 
-// recordEffect notes, in the transaction that makes a change, that the request made it.
-func (c *Call) recordEffect(ctx context.Context) error {
-	o, _ := ctx.Value(claimKey{}).(*IdempotencyClaim)
-	if o == nil {
-		return nil
+// record notes, in the transaction that makes a change, that the request made it.
+func (o *Claim) record(c *management.Call) error {
+	tx, err := management.Role[Tx](c.Tx)
+	if err != nil {
+		return err
 	}
-	row, err := c.LockIdempotency(o.id)
+	row, err := tx.LockIdempotency(o.id)
 	if errors.Is(err, gateway.ErrNotFound) || err == nil && row.Claim != o.claim {
 		// It took so long that another process took it over.
 		return errRequestRunning
@@ -177,20 +181,20 @@ func (c *Call) recordEffect(ctx context.Context) error {
 	if n, ok := c.Event.After["credits"].(int64); ok {
 		row.Effect.Balance = &n
 	}
-	return c.UpdateIdempotency(row)
+	return tx.UpdateIdempotency(row)
 }
 
 // Finish stores the request's answer, which must hold no secret.
-func (o *IdempotencyClaim) Finish(ctx context.Context, status int, etag, body string) error {
-	return o.end(ctx, func(tx Tx, row *IdempotencyRecord) error {
+func (o *Claim) Finish(ctx context.Context, status int, etag, body string) error {
+	return o.end(ctx, func(tx Tx, row *Record) error {
 		row.Status, row.ETag, row.Body = status, etag, body
 		return tx.UpdateIdempotency(row)
 	})
 }
 
 // Abandon gives the request up: where it changed nothing, it may be sent anew.
-func (o *IdempotencyClaim) Abandon(ctx context.Context) error {
-	return o.end(ctx, func(tx Tx, row *IdempotencyRecord) error {
+func (o *Claim) Abandon(ctx context.Context) error {
+	return o.end(ctx, func(tx Tx, row *Record) error {
 		if row.Effect.Action != "" {
 			return nil
 		}
@@ -198,12 +202,12 @@ func (o *IdempotencyClaim) Abandon(ctx context.Context) error {
 	})
 }
 
-func (o *IdempotencyClaim) end(ctx context.Context, f func(Tx, *IdempotencyRecord) error) error {
-	defer o.manager.inProgress.set(o.claim, false)
+func (o *Claim) end(ctx context.Context, f func(Tx, *Record) error) error {
+	defer inProgress.set(o.claim, false)
 	// The caller may be gone, but the row is not theirs alone.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
-	return o.manager.store.Update(ctx, func(tx Tx) error {
+	return o.manager.Store().Update(ctx, inRows(func(tx Tx) error {
 		row, err := tx.LockIdempotency(o.id)
 		if errors.Is(err, gateway.ErrNotFound) || err == nil && row.Claim != o.claim {
 			return nil
@@ -212,14 +216,15 @@ func (o *IdempotencyClaim) end(ctx context.Context, f func(Tx, *IdempotencyRecor
 			return err
 		}
 		return f(tx, row)
-	})
+	}))
 }
 
-// KeyReceipt says where a key's state holds, as RevokeKey's receipt does.
-func (m *Manager) KeyReceipt(ctx context.Context, a Actor, keyspace, id string) (Receipt, error) {
-	k, err := m.Key(ctx, a, keyspace, id)
-	if err != nil {
-		return Receipt{}, err
+func inRows(f func(Tx) error) func(management.Tx) error {
+	return func(tx management.Tx) error {
+		rows, err := management.Role[Tx](tx)
+		if err != nil {
+			return err
+		}
+		return f(rows)
 	}
-	return receipt(k, m.confirmAll(ctx, keyspace)), nil
 }

@@ -1,12 +1,12 @@
-package management
+package importer
 
 import (
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// ImportTx is the part of Tx that is about imported keys.
-type ImportTx interface {
+// Tx reads and writes imported keys, in a transaction of the store.
+type Tx interface {
 	// KeyByDigest returns the key that has a secret with the digest.
 	KeyByDigest(keyspace string, digest apikey.Digest) (*gateway.Key, error)
 	// CountByHint counts the secrets whose digest begins with lead.

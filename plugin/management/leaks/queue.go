@@ -1,4 +1,4 @@
-package management
+package leaks
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/keygate-dev/keygate/plugin/management"
 )
 
 const (
@@ -22,14 +24,14 @@ const (
 	dropsLogged = time.Minute
 )
 
-// leakHandler deals with the report of a leak. It reports whether it wrote something.
-type leakHandler func(ctx context.Context) (wrote bool, err error)
+// handler deals with the report of a leak. It reports whether it wrote something.
+type handler func(ctx context.Context) (wrote bool, err error)
 
-// leakQueue holds the reports of leaks that had no turn in time. The zero leakQueue is empty.
-type leakQueue struct {
+// queue holds the reports of leaks that had no turn in time. The zero queue is empty.
+type queue struct {
 	mu sync.Mutex
 	// known are of keys that are known, unchecked of others; each key waits once.
-	known, unchecked []waitingLeak
+	known, unchecked []report
 	// stop ends the worker, which closes stopped at its end; nil while none runs.
 	stop    context.CancelFunc
 	stopped chan struct{}
@@ -38,42 +40,42 @@ type leakQueue struct {
 	logged  time.Time
 }
 
-type waitingLeak struct {
-	id     string
-	handle leakHandler
+type report struct {
+	id      string
+	handler handler
 }
 
-// ReportLeak deals with the report of a leak of a known key as RecordLeak does: in its turn among those that others
+// Report deals with the report of a leak of a known key as Record does: in its turn among those that others
 // send, or later where none comes in time or the store does not take it.
-func (m *Manager) ReportLeak(ctx context.Context, a Actor, addr netip.Addr, keyspace, id string, l Leak) {
-	deal := func(ctx context.Context) (bool, error) { return m.RecordLeak(ctx, a, keyspace, id, l) }
+func (rep *Reporter) Report(ctx context.Context, a management.Actor, addr netip.Addr, keyspace, id string, l Leak) {
+	deal := func(ctx context.Context) (bool, error) { return rep.Record(ctx, a, keyspace, id, l) }
 	waiting, cancel := context.WithTimeout(ctx, leakTimeout)
-	done, err := m.reports.Enter(waiting, nil, addr, false)
+	done, err := rep.reports.Enter(waiting, nil, addr, false)
 	cancel()
-	if err != nil || !m.handleLeak(ctx, deal, done) {
-		m.enqueueLeak(&m.leaks.known, keyspace+"/"+id, deal)
+	if err != nil || !rep.handle(ctx, deal, done) {
+		rep.enqueue(&rep.queue.known, keyspace+"/"+id, deal)
 	}
 }
 
 // ReportUnchecked deals with the report of a leak once deal can look the key up; id names the key.
-func (m *Manager) ReportUnchecked(id string, deal func(ctx context.Context) (wrote bool, err error)) {
-	m.enqueueLeak(&m.leaks.unchecked, id, deal)
+func (rep *Reporter) ReportUnchecked(id string, deal func(ctx context.Context) (wrote bool, err error)) {
+	rep.enqueue(&rep.queue.unchecked, id, deal)
 }
 
-// handleLeak deals with a report, in a turn that done ends. It reports false where that must be done again.
-func (m *Manager) handleLeak(ctx context.Context, deal leakHandler, done func(cost float64)) bool {
+// handle deals with a report, in a turn that done ends. It reports false where that must be done again.
+func (rep *Reporter) handle(ctx context.Context, deal handler, done func(cost float64)) bool {
 	cost := 0.0
 	defer func() { done(cost) }()
 	wrote, err := deal(ctx)
 	if wrote {
 		cost = 1
 	}
-	var refusal *Error
+	var refusal *management.Error
 	switch {
 	case err == nil:
 	case errors.As(err, &refusal) && refusal.Status != http.StatusServiceUnavailable:
 		if refusal.Status != http.StatusNotFound { // else the key was deleted just now
-			m.log.Warn("a reported leak of a key could not be dealt with", "error", err)
+			rep.log.Warn("a reported leak of a key could not be dealt with", "error", err)
 		}
 	default:
 		return false
@@ -81,46 +83,46 @@ func (m *Manager) handleLeak(ctx context.Context, deal leakHandler, done func(co
 	return true
 }
 
-// enqueueLeak puts a report into one of the queue's lists, and sees to it that it is worked off.
-func (m *Manager) enqueueLeak(list *[]waitingLeak, id string, deal leakHandler) {
-	q := &m.leaks
+// enqueue puts a report into one of the queue's lists, and sees to it that it is worked off.
+func (rep *Reporter) enqueue(list *[]report, id string, deal handler) {
+	q := &rep.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if slices.ContainsFunc(*list, func(w waitingLeak) bool { return w.id == id }) {
+	if slices.ContainsFunc(*list, func(w report) bool { return w.id == id }) {
 		return
 	}
 	if len(*list) >= maxLeaksWaiting {
 		q.dropped++
 		if time.Since(q.logged) >= dropsLogged {
-			m.log.Error("more leaks of keys are reported than can be dealt with: reports were dropped; where they are of keys that leaked, they must be sent again",
+			rep.log.Error("more leaks of keys are reported than can be dealt with: reports were dropped; where they are of keys that leaked, they must be sent again",
 				"dropped", q.dropped, "waiting", len(q.known)+len(q.unchecked))
 			q.dropped, q.logged = 0, time.Now()
 		}
 		return
 	}
-	*list = append(*list, waitingLeak{id, deal})
+	*list = append(*list, report{id, deal})
 	if q.stop == nil {
 		ctx, stop := context.WithCancel(context.Background())
 		q.stop, q.stopped = stop, make(chan struct{})
-		go m.drainLeaks(ctx, q.stopped)
+		go rep.drain(ctx, q.stopped)
 	}
 }
 
 // next takes the next report out of the queue; false where there is none.
-func (q *leakQueue) next() (w waitingLeak, list *[]waitingLeak, ok bool) {
-	for _, list := range []*[]waitingLeak{&q.known, &q.unchecked} {
+func (q *queue) next() (w report, list *[]report, ok bool) {
+	for _, list := range []*[]report{&q.known, &q.unchecked} {
 		if len(*list) > 0 {
 			w, *list = (*list)[0], (*list)[1:]
 			return w, list, true
 		}
 	}
-	return waitingLeak{}, nil, false
+	return report{}, nil, false
 }
 
-// drainLeaks deals with what waits, each in its turn, until nothing does or ctx ends.
-func (m *Manager) drainLeaks(ctx context.Context, stopped chan struct{}) {
+// drain deals with what waits, each in its turn, until nothing does or ctx ends.
+func (rep *Reporter) drain(ctx context.Context, stopped chan struct{}) {
 	defer close(stopped)
-	q := &m.leaks
+	q := &rep.queue
 	for {
 		q.mu.Lock()
 		w, list, ok := q.next()
@@ -134,8 +136,8 @@ func (m *Manager) drainLeaks(ctx context.Context, stopped chan struct{}) {
 			return
 		}
 		q.mu.Unlock()
-		done, err := m.reports.Enter(ctx, nil, netip.Addr{}, false)
-		if err == nil && m.handleLeak(ctx, w.handle, done) {
+		done, err := rep.reports.Enter(ctx, nil, netip.Addr{}, false)
+		if err == nil && rep.handle(ctx, w.handler, done) {
 			continue
 		}
 		q.mu.Lock()
@@ -148,10 +150,10 @@ func (m *Manager) drainLeaks(ctx context.Context, stopped chan struct{}) {
 	}
 }
 
-// FinishLeaks deals with the reports of leaks that wait, without further turns, until ctx ends. It drops, and logs,
+// Finish deals with the reports of leaks that wait, without further turns, until ctx ends. It drops, and logs,
 // those that are left. Call it before the store is closed, while a configuration runs.
-func (m *Manager) FinishLeaks(ctx context.Context) {
-	q := &m.leaks
+func (rep *Reporter) Finish(ctx context.Context) {
+	q := &rep.queue
 	q.mu.Lock()
 	stop, stopped := q.stop, q.stopped
 	q.mu.Unlock()
@@ -167,11 +169,11 @@ func (m *Manager) FinishLeaks(ctx context.Context) {
 		if !ok {
 			break
 		}
-		if ctx.Err() != nil || !m.handleLeak(ctx, w.handle, func(float64) {}) {
+		if ctx.Err() != nil || !rep.handle(ctx, w.handler, func(float64) {}) {
 			lost++
 		}
 	}
 	if lost > 0 {
-		m.log.Error("reports of leaks were dropped at the stop: where they are of keys that leaked, they must be sent again", "dropped", lost)
+		rep.log.Error("reports of leaks were dropped at the stop: where they are of keys that leaked, they must be sent again", "dropped", lost)
 	}
 }

@@ -1,4 +1,4 @@
-package management
+package importer
 
 import (
 	"context"
@@ -12,61 +12,62 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/apikey"
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/management/events"
 )
 
-// MaxImport is how many rows one call of Import takes.
-const MaxImport = 1000
+// MaxRows is how many rows one call of Import takes.
+const MaxRows = 1000
 
-// ImportRow is a key that was issued elsewhere: the full key, or a hash of it.
-type ImportRow struct {
+// Row is a key that was issued elsewhere: the full key, or a hash of it.
+type Row struct {
 	// Tenant is a slug.
 	Tenant string
 	// Key is the full key. It is hashed at once, and neither stored nor logged.
-	Key Optional[string]
+	Key management.Optional[string]
 	// Hash and Algorithm are what stands for the key where it came from: sha256, sha512 or
 	// hmac-sha256 in hexadecimal or base64, or bcrypt. Pepper is the id of an HMAC's pepper; not needed
 	// where one only is configured.
-	Hash, Algorithm, Pepper Optional[string]
+	Hash, Algorithm, Pepper management.Optional[string]
 	// Prefix and LastFour are what people know the key by, of a key that comes as a hash.
 	// A bcrypt hash is found by Prefix, and needs four random characters in it.
-	Prefix, LastFour Optional[string]
+	Prefix, LastFour management.Optional[string]
 	// CreatedAt is in the past. Default and null: now.
-	CreatedAt Optional[time.Time]
+	CreatedAt management.Optional[time.Time]
 	// Disabled and Revoked keys are known, and refused.
-	Disabled, Revoked Optional[bool]
+	Disabled, Revoked management.Optional[bool]
 	// RevokedAt is in the past and makes the key revoked. Default and null: now, where Revoked.
-	RevokedAt Optional[time.Time]
+	RevokedAt management.Optional[time.Time]
 	// Fields are as in any key, but for Name, whose default is "imported", and
 	// ExpiresAt, which may be past.
-	Fields KeyFields
+	Fields management.KeyFields
 	// Fault is why the row can't be read; it is then refused for that.
-	Fault *Error
+	Fault *management.Error
 }
 
 // What became of a row.
 const (
-	ImportCreated   = "created"
-	ImportUnchanged = "unchanged"
-	ImportRejected  = "refused"
+	Created   = "created"
+	Unchanged = "unchanged"
+	Rejected  = "refused"
 )
 
-// ImportResult is what became of one row.
-type ImportResult struct {
+// Result is what became of one row.
+type Result struct {
 	// Row counts from 0.
 	Row    int    `json:"row"`
 	Result string `json:"result"`
 	// ID is the key's; null where the row was refused.
 	ID *string `json:"id"`
 	// Code, Detail and Errors say why a row was refused.
-	Code   string       `json:"code,omitempty"`
-	Detail string       `json:"detail,omitempty"`
-	Errors []FieldError `json:"errors,omitempty"`
+	Code   string                  `json:"code,omitempty"`
+	Detail string                  `json:"detail,omitempty"`
+	Errors []management.FieldError `json:"errors,omitempty"`
 }
 
-// ImportOptions say which rows an import takes.
-type ImportOptions struct {
+// Options say which rows an import takes.
+type Options struct {
 	// CreateTenants makes a tenant that does not exist, on the default plan.
 	CreateTenants bool
 	// AllowUnknownShape takes hashes of which nothing says that the gateway accepts their keys. Such
@@ -74,27 +75,27 @@ type ImportOptions struct {
 	AllowUnknownShape bool
 }
 
-// ImportReport is what became of all rows.
-type ImportReport struct {
+// Report is what became of all rows.
+type Report struct {
 	Created        int `json:"created"`
 	Unchanged      int `json:"unchanged"`
 	Rejected       int `json:"refused"`
 	TenantsCreated int `json:"tenants_created"`
 	// AcceptedShapes are those of the configuration. A key that has none of them is rejected.
-	AcceptedShapes []string       `json:"accepted_shapes"`
-	Data           []ImportResult `json:"data"`
+	AcceptedShapes []string `json:"accepted_shapes"`
+	Data           []Result `json:"data"`
 }
 
-// Import stores keys that were issued elsewhere, up to MaxImport in one transaction. A
+// Import stores keys that were issued elsewhere, up to MaxRows in one transaction. A
 // row that is against a rule is refused alone; the others are stored. A key that its tenant has
 // already is left as it is, so an import may be run again, after a failure or at any time.
-func (m *Manager) Import(ctx context.Context, a Actor, keyspace string, rows []ImportRow, o ImportOptions) (r ImportReport, err error) {
-	if len(rows) == 0 || len(rows) > MaxImport {
-		var f Faults
-		f.Invalid("keys", "must be 1 to %d rows", MaxImport)
+func Import(ctx context.Context, m *management.Manager, a management.Actor, keyspace string, rows []Row, o Options) (r Report, err error) {
+	if len(rows) == 0 || len(rows) > MaxRows {
+		var f management.Faults
+		f.Invalid("keys", "must be 1 to %d rows", MaxRows)
 		return r, f.Err()
 	}
-	ks, view, err := m.keyspace(keyspace)
+	ks, view, err := m.KeyspaceView(keyspace)
 	if err != nil {
 		return r, err
 	}
@@ -113,26 +114,33 @@ func (m *Manager) Import(ctx context.Context, a Actor, keyspace string, rows []I
 	}
 	// Once begun, a batch is ended: the driver would have each of its thousands of statements watched for
 	// a caller who goes away, which is dearer than many of them, and the batch is short.
-	err = m.Write(context.WithoutCancel(ctx), a, ks.Name, func(c *Call) error {
-		r = ImportReport{AcceptedShapes: acceptedShapes(ks), Data: make([]ImportResult, 0, len(rows))}
-		im := &importer{Call: c, report: &r, createTenants: o.CreateTenants}
-		c.UseTx(&batchTx{Tx: c.Tx, tenants: map[string]*gateway.Tenant{}, activeKeys: map[string]int{}, webhooks: map[events.WebhookQuery][]*events.WebhookRow{}})
+	err = m.Write(context.WithoutCancel(ctx), a, ks.Name, func(c *management.Call) error {
+		tx, err := management.Role[Tx](c.Tx)
+		if err != nil {
+			return err
+		}
+		r = Report{AcceptedShapes: acceptedShapes(ks), Data: make([]Result, 0, len(rows))}
+		im := &run{Call: c, rows: tx, report: &r, createTenants: o.CreateTenants}
+		plain := c.Tx
+		im.batch = &batchTx{Tx: plain, tenants: map[string]*gateway.Tenant{}, activeKeys: map[string]int{}, webhooks: map[events.WebhookQuery][]*events.WebhookRow{}}
+		c.UseTx(im.batch)
+		defer c.UseTx(plain) // a batchTx has no other role
 		if err := im.lookUp(forms); err != nil {
 			return err
 		}
 		for i := range rows {
-			res := ImportResult{Row: i}
+			res := Result{Row: i}
 			id, result, err := im.row(&rows[i], &forms[i])
-			var refused *Error
+			var refused *management.Error
 			switch {
 			case errors.As(err, &refused):
 				r.Rejected++
-				res.Result, res.Code, res.Detail, res.Errors = ImportRejected, refused.Code, refused.Detail, refused.Fields
+				res.Result, res.Code, res.Detail, res.Errors = Rejected, refused.Code, refused.Detail, refused.Fields
 			case err != nil:
 				return err
 			default:
 				res.Result, res.ID = result, &id
-				if result == ImportCreated {
+				if result == Created {
 					r.Created++
 				} else {
 					r.Unchanged++
@@ -158,12 +166,12 @@ type importedKey struct {
 	origin string
 	// environment is what the key's own prefix says; "" where it says nothing.
 	environment string
-	faults      Faults
+	faults      management.Faults
 }
 
 // readImportedKey hashes a row's key, or reads its hash. No fault that it notes holds any of it.
-func readImportedKey(ks *gateway.Keyspace, h *apikey.Hasher, row *ImportRow, allowUnknown bool) (f importedKey) {
-	has := func(o Optional[string]) bool { return o.Set && !o.Null && o.Value != "" }
+func readImportedKey(ks *gateway.Keyspace, h *apikey.Hasher, row *Row, allowUnknown bool) (f importedKey) {
+	has := func(o management.Optional[string]) bool { return o.Set && !o.Null && o.Value != "" }
 	switch {
 	case row.Fault != nil:
 	case has(row.Key) == has(row.Hash):
@@ -197,7 +205,7 @@ func readImportedKey(ks *gateway.Keyspace, h *apikey.Hasher, row *ImportRow, all
 
 // readHash reads a row's hash, which shows nothing of the key. So the row must state a prefix that
 // a shape takes, or the configuration must accept keys of another system at all.
-func (f *importedKey) readHash(ks *gateway.Keyspace, h *apikey.Hasher, row *ImportRow, allowUnknown bool) {
+func (f *importedKey) readHash(ks *gateway.Keyspace, h *apikey.Hasher, row *Row, allowUnknown bool) {
 	f.origin = row.Algorithm.Value
 	var err error
 	f.first, f.last, err = ks.Grammar.Fit(row.Prefix.Value, row.LastFour.Value)
@@ -266,10 +274,12 @@ func listShapes(ks *gateway.Keyspace) string {
 	return "there is " + strings.Join(names, ", ")
 }
 
-// importer carries out one call of Import.
-type importer struct {
-	*Call
-	report        *ImportReport
+// run carries out one call of Import.
+type run struct {
+	*management.Call
+	rows          Tx
+	batch         *batchTx
+	report        *Report
 	createTenants bool
 	// digests and marks are those of the rows that the store holds.
 	digests map[apikey.Digest]bool
@@ -277,7 +287,7 @@ type importer struct {
 }
 
 // lookUp looks for all rows' keys in the store at once. Of most there are none.
-func (im *importer) lookUp(forms []importedKey) (err error) {
+func (im *run) lookUp(forms []importedKey) (err error) {
 	var digests []apikey.Digest
 	var marks []apikey.Mark
 	for i := range forms {
@@ -286,12 +296,12 @@ func (im *importer) lookUp(forms []importedKey) (err error) {
 		}
 		marks = append(marks, forms[i].marks...)
 	}
-	im.digests, im.marks, err = im.ExistingKeys(im.Keyspace.Name, digests, marks)
+	im.digests, im.marks, err = im.rows.ExistingKeys(im.Keyspace.Name, digests, marks)
 	return err
 }
 
 // row stores one row, and says under which id, and what was done.
-func (im *importer) row(row *ImportRow, form *importedKey) (id, result string, err error) {
+func (im *run) row(row *Row, form *importedKey) (id, result string, err error) {
 	if row.Fault != nil {
 		return "", "", row.Fault
 	}
@@ -300,7 +310,7 @@ func (im *importer) row(row *ImportRow, form *importedKey) (id, result string, e
 	t, err := im.FindTenant(row.Tenant, true)
 	switch {
 	case err == nil:
-	case !IsNotFound(err):
+	case !management.IsNotFound(err):
 		return "", "", err
 	case !im.createTenants || !im.Actor.Sees(row.Tenant):
 		f.Invalid("tenant", "there is no such tenant; create it first, or set create_tenants")
@@ -316,7 +326,7 @@ func (im *importer) row(row *ImportRow, form *importedKey) (id, result string, e
 			if err := checkSameKey(known, t); err != nil {
 				return "", "", err
 			}
-			return known.ID, ImportUnchanged, f.Err()
+			return known.ID, Unchanged, f.Err()
 		}
 	}
 	plan, err := im.FindPlan(t)
@@ -328,7 +338,7 @@ func (im *importer) row(row *ImportRow, form *importedKey) (id, result string, e
 	}
 	k := im.newKey(&f, row, form, t, plan)
 	if form.hint != nil {
-		n, err := im.CountByHint(im.Keyspace.Name, *form.hint)
+		n, err := im.rows.CountByHint(im.Keyspace.Name, *form.hint)
 		if err != nil {
 			return "", "", err
 		}
@@ -350,17 +360,17 @@ func (im *importer) row(row *ImportRow, form *importedKey) (id, result string, e
 		}
 		k.Tenant = t.Slug
 	}
-	return k.ID, ImportCreated, im.store(k, form)
+	return k.ID, Created, im.store(k, form)
 }
 
 // known returns the key that the store already holds in one of the row's forms, or that was
 // imported from it before; nil where there is none.
-func (im *importer) known(form *importedKey) (*gateway.Key, error) {
+func (im *run) known(form *importedKey) (*gateway.Key, error) {
 	for _, c := range form.candidates {
 		if !im.digests[c.Digest] {
 			continue
 		}
-		if k, err := im.KeyByDigest(im.Keyspace.Name, c.Digest); !errors.Is(err, gateway.ErrNotFound) {
+		if k, err := im.rows.KeyByDigest(im.Keyspace.Name, c.Digest); !errors.Is(err, gateway.ErrNotFound) {
 			return k, err
 		}
 	}
@@ -368,7 +378,7 @@ func (im *importer) known(form *importedKey) (*gateway.Key, error) {
 		if !im.marks[mark] {
 			continue
 		}
-		if k, err := im.ImportedAs(im.Keyspace.Name, mark); !errors.Is(err, gateway.ErrNotFound) {
+		if k, err := im.rows.ImportedAs(im.Keyspace.Name, mark); !errors.Is(err, gateway.ErrNotFound) {
 			return k, err
 		}
 	}
@@ -380,9 +390,9 @@ func checkSameKey(k *gateway.Key, t *gateway.Tenant) error {
 	switch {
 	case k.Tenant != t.Slug:
 		// Whose it is, is nobody else's business.
-		return Reject(http.StatusConflict, CodeKeyTaken, "The keyspace holds this key already, and not for this tenant.")
+		return management.Reject(http.StatusConflict, CodeKeyTaken, "The keyspace holds this key already, and not for this tenant.")
 	case !k.DeletedAt.IsZero():
-		return Reject(http.StatusConflict, CodeKeyTaken, "This key was deleted as %s, and an import does not bring it back.", k.ID)
+		return management.Reject(http.StatusConflict, CodeKeyTaken, "This key was deleted as %s, and an import does not bring it back.", k.ID)
 	}
 	return nil
 }
@@ -391,14 +401,14 @@ func checkSameKey(k *gateway.Key, t *gateway.Tenant) error {
 const CodeKeyTaken = "key_taken"
 
 // newKey reads the row's fields, by the rules of every new key.
-func (im *importer) newKey(f *Faults, row *ImportRow, form *importedKey, t *gateway.Tenant, plan *gateway.Plan) *gateway.Key {
+func (im *run) newKey(f *management.Faults, row *Row, form *importedKey, t *gateway.Tenant, plan *gateway.Plan) *gateway.Key {
 	k := &gateway.Key{
-		ID: im.Manager.ids.next(KeyIDPrefix, im.Now), Keyspace: im.Keyspace.Name, Tenant: t.Slug, Version: 1,
+		ID: im.NewID(management.KeyIDPrefix), Keyspace: im.Keyspace.Name, Tenant: t.Slug, Version: 1,
 		CreatedAt: im.Now, CreatedBy: im.Actor.Name, UpdatedAt: im.Now, Prefix: form.first, LastFour: form.last,
 	}
 	in := row.Fields
 	if !in.Name.Set || in.Name.Null {
-		in.Name = Some("imported")
+		in.Name = management.Some("imported")
 	}
 	if in.Environment.Set && in.Environment.Null {
 		in.Environment.Set = false
@@ -406,13 +416,13 @@ func (im *importer) newKey(f *Faults, row *ImportRow, form *importedKey, t *gate
 	switch {
 	case form.environment == "":
 	case !in.Environment.Set:
-		in.Environment = Some(form.environment)
+		in.Environment = management.Some(form.environment)
 	case in.Environment.Value != form.environment:
 		f.Invalid("environment", "is not what the key's prefix says, which is %s", form.environment)
 	}
 	expires := in.ExpiresAt
 	if expires.Set && !expires.Null && !expires.Value.After(im.Now) {
-		in.ExpiresAt = Optional[time.Time]{}
+		in.ExpiresAt = management.Optional[time.Time]{}
 		k.ExpiresAt = im.past(f, "expires_at", expires)
 	}
 	im.ApplyKey(f, k, plan, in, true)
@@ -436,7 +446,7 @@ func (im *importer) newKey(f *Faults, row *ImportRow, form *importedKey, t *gate
 }
 
 // past returns a moment that is not in the future, as it is stored.
-func (im *importer) past(f *Faults, field string, o Optional[time.Time]) time.Time {
+func (im *run) past(f *management.Faults, field string, o management.Optional[time.Time]) time.Time {
 	at := o.Value.UTC().Truncate(time.Microsecond)
 	if at.After(im.Now) || at.Year() < 1970 {
 		f.Invalid(field, "must be in the past, and after 1970")
@@ -445,9 +455,9 @@ func (im *importer) past(f *Faults, field string, o Optional[time.Time]) time.Ti
 }
 
 // createMissingTenant makes a tenant on the default plan, with its event.
-func (im *importer) createMissingTenant(slug string) (*gateway.Tenant, error) {
+func (im *run) createMissingTenant(slug string) (*gateway.Tenant, error) {
 	before := im.Event
-	if _, err := im.CreateTenant(slug, TenantFields{}); err != nil {
+	if _, err := im.CreateTenant(slug, management.TenantFields{}); err != nil {
 		return nil, err // a refusal has written nothing, and left the event as it was
 	}
 	made := im.Event
@@ -461,28 +471,29 @@ func (im *importer) createMissingTenant(slug string) (*gateway.Tenant, error) {
 }
 
 // store writes a key with its secret and leaves its event.
-func (im *importer) store(k *gateway.Key, form *importedKey) error {
+func (im *run) store(k *gateway.Key, form *importedKey) error {
 	if err := im.flush(); err != nil {
 		return err
 	}
 	form0 := form.candidates[0]
-	if err := im.InsertImported(k, gateway.Secret{
-		ID: im.Manager.ids.next(SecretIDPrefix, im.Now), Keyspace: k.Keyspace, Digest: form0.Digest[:], Algorithm: form0.Algorithm,
+	if err := im.rows.InsertImported(k, gateway.Secret{
+		ID: im.NewID(management.SecretIDPrefix), Keyspace: k.Keyspace, Digest: form0.Digest[:], Algorithm: form0.Algorithm,
 		Prefix: k.Prefix, LastFour: k.LastFour, CreatedAt: k.CreatedAt,
 	}, form.marks[0]); err != nil {
 		return err
 	}
+	im.batch.countActive(k)
 	// A later row may hold it once more.
 	im.digests[form0.Digest], im.marks[form.marks[0]] = true, true
 	im.AddChange(gateway.ChangeKey, k.ID)
-	after := KeyFieldsOf(k)
+	after := management.KeyFieldsOf(k)
 	after["imported"] = form.origin
 	im.Event = &audit.Event{Action: "key.created", Target: k.ID, Tenant: k.Tenant, Key: k.ID, After: after}
 	return nil
 }
 
 // flush appends the event of the row before, since a call holds one.
-func (im *importer) flush() error {
+func (im *run) flush() error {
 	if im.Event == nil {
 		return nil
 	}
@@ -492,7 +503,7 @@ func (im *importer) flush() error {
 // batchTx remembers, for many writes to the same tenants in one transaction, what would
 // be read anew for each.
 type batchTx struct {
-	Tx
+	management.Tx
 	tenants    map[string]*gateway.Tenant // by slug as asked for
 	activeKeys map[string]int             // by slug as stored
 	webhooks   map[events.WebhookQuery][]*events.WebhookRow
@@ -573,10 +584,9 @@ func (b *batchTx) ActiveKeys(keyspace, tenant string, now time.Time) (int, error
 	return n, err
 }
 
-func (b *batchTx) InsertImported(k *gateway.Key, s gateway.Secret, mark apikey.Mark) error {
-	err := b.Tx.InsertImported(k, s, mark)
-	if n, ok := b.activeKeys[k.Tenant]; ok && err == nil && k.StatusAt(k.UpdatedAt) == gateway.StatusActive {
+// countActive counts a key that the transaction has inserted.
+func (b *batchTx) countActive(k *gateway.Key) {
+	if n, ok := b.activeKeys[k.Tenant]; ok && k.StatusAt(k.UpdatedAt) == gateway.StatusActive {
 		b.activeKeys[k.Tenant] = n + 1
 	}
-	return err
 }

@@ -1,26 +1,24 @@
-package api
+package inspect
 
 import (
 	"bytes"
 	"encoding/json"
 	"testing"
-
-	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// appendResult writes the same JSON as encoding/json, which knows every field of the record.
+// AppendJSON writes the same JSON as encoding/json, which knows every field of the record.
 func TestResultIsWrittenAsJSON(t *testing.T) {
 	texts := []string{"", "plain", `"quoted" \ and more`, "é\u2028<&>", "\x00\n\x7f", "a\xffb", `\"`, "\"é"}
 	for i, text := range texts {
 		other := texts[(i+1)%len(texts)]
-		r := management.VerifyResult{
+		r := Result{
 			Allowed: i%2 == 0, Reason: text, Status: 200 + i, Code: other, Message: text, Path: other, Headers: map[string]string{}, Tenant: text, Plan: other,
 			KeyID: text, KeyName: text, Scopes: []string{}, Environment: other,
 		}
 		for j := range i {
 			r.Headers[texts[j]] = other
 			r.Scopes = append(r.Scopes, texts[j])
-			r.Checks = append(r.Checks, management.CheckResult{Check: text, OK: j%2 == 0, Detail: texts[j]})
+			r.Checks = append(r.Checks, Check{Check: text, OK: j%2 == 0, Detail: texts[j]})
 		}
 		var want bytes.Buffer
 		e := json.NewEncoder(&want)
@@ -28,17 +26,17 @@ func TestResultIsWrittenAsJSON(t *testing.T) {
 		if err := e.Encode(r); err != nil {
 			t.Fatal(err)
 		}
-		if got := append(appendResult(nil, &r), '\n'); !bytes.Equal(got, want.Bytes()) {
+		if got := append(r.AppendJSON(nil), '\n'); !bytes.Equal(got, want.Bytes()) {
 			t.Errorf("written as\n%s\nnot\n%s", got, want.Bytes())
 		}
 	}
-	if got := appendResult(nil, &management.VerifyResult{}); !bytes.Contains(got, []byte(`"headers":{},`)) || !bytes.Contains(got, []byte(`"scopes":[],`)) {
+	if got := new(Result).AppendJSON(nil); !bytes.Contains(got, []byte(`"headers":{},`)) || !bytes.Contains(got, []byte(`"scopes":[],`)) {
 		t.Errorf("an empty result is written as %s", got)
 	}
 }
 
 func BenchmarkResult(b *testing.B) {
-	r := management.VerifyResult{
+	r := Result{
 		Allowed: true, Reason: "allowed", Status: 200, Code: "allowed", Tenant: "acme", Plan: "pro", KeyID: "key_01m81nj28e33mwfq6wt8bn14ea", KeyName: "ci",
 		Scopes: []string{"read", "write"}, Environment: "live", Headers: map[string]string{
 			"RateLimit": `"1000/s";r=999;t=1`, "RateLimit-Policy": `"1000/s";q=1000;w=1`, "X-RateLimit-Limit": "1000", "X-RateLimit-Remaining": "999", "X-RateLimit-Reset": "1795352499",
@@ -47,16 +45,6 @@ func BenchmarkResult(b *testing.B) {
 	b.ReportAllocs()
 	var buf []byte
 	for b.Loop() {
-		buf = appendResult(buf[:0], &r)
-	}
-}
-
-func BenchmarkParseObject(b *testing.B) {
-	body := []byte(`{"key":"kg_live_bench000000000000000000000000123","method":"GET","path":"/v1/things","ip":"192.0.2.7"}`)
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := parseObject(body); err != nil {
-			b.Fatal(err)
-		}
+		buf = r.AppendJSON(buf[:0])
 	}
 }

@@ -1,4 +1,4 @@
-package management
+package leaks
 
 import (
 	"bytes"
@@ -16,30 +16,30 @@ import (
 // The queue is bounded, holds a key once, and is worked off at the stop without waiting for turns.
 func TestLeakQueue(t *testing.T) {
 	var log bytes.Buffer
-	m := &Manager{log: slog.New(slog.NewTextHandler(&log, nil)), reports: turns.New(turns.Rules{Waiting: 10, PerClient: 10, Rate: 1})} // no turn ever
+	rep := &Reporter{log: slog.New(slog.NewTextHandler(&log, nil)), reports: turns.New(turns.Rules{Waiting: 10, PerClient: 10, Rate: 1})} // no turn ever
 	var dealt atomic.Int64
 	deal := func(context.Context) (bool, error) { dealt.Add(1); return true, nil }
 	for range 2 {
 		for i := range maxLeaksWaiting {
-			m.enqueueLeak(&m.leaks.known, fmt.Sprint(i), deal)
+			rep.enqueue(&rep.queue.known, fmt.Sprint(i), deal)
 		}
 	}
 	// One of them the worker may have taken out of the list.
 	for i := range 20 {
-		m.enqueueLeak(&m.leaks.known, fmt.Sprint("more", i), deal)
+		rep.enqueue(&rep.queue.known, fmt.Sprint("more", i), deal)
 	}
-	m.ReportUnchecked("unchecked", deal)
+	rep.ReportUnchecked("unchecked", deal)
 	if n := strings.Count(log.String(), "reports were dropped"); n != 1 || !strings.Contains(log.String(), "dropped=1 ") {
 		t.Errorf("logged %d times: %s", n, log.String())
 	}
-	m.FinishLeaks(t.Context())
+	rep.Finish(t.Context())
 	if n := dealt.Load(); n < maxLeaksWaiting+1 || n > maxLeaksWaiting+3 {
 		t.Errorf("%d were dealt with", n)
 	}
 	// Those that the store does not take are logged.
 	log.Reset()
-	m.ReportUnchecked("failing", func(context.Context) (bool, error) { return false, gateway.ErrStore })
-	m.FinishLeaks(t.Context())
+	rep.ReportUnchecked("failing", func(context.Context) (bool, error) { return false, gateway.ErrStore })
+	rep.Finish(t.Context())
 	if !strings.Contains(log.String(), "dropped=1") {
 		t.Errorf("logged %q", log.String())
 	}

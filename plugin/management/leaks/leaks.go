@@ -1,8 +1,11 @@
-package management
+// Package leaks handles reports that a key was found in a public place: it records them, and does with the key what its
+// tenant's plan says.
+package leaks
 
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -10,15 +13,16 @@ import (
 
 	"github.com/keygate-dev/keygate/internal/turns"
 	"github.com/keygate-dev/keygate/plugin/gateway"
+	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/management/events"
 )
 
 // What a plan does with keys that are reported leaked.
 const (
-	LeakRevoke  = "revoke"
-	LeakDisable = "disable"
-	LeakReport  = "report"
+	Revoke     = "revoke"
+	Disable    = "disable"
+	ReportOnly = "report"
 )
 
 const (
@@ -41,12 +45,26 @@ type Leak struct {
 	URL, Source string
 }
 
+// Reporter handles the reports of a manager's keys. Safe for concurrent use.
+type Reporter struct {
+	manager *management.Manager
+	// reports limits how many reports are handled at once.
+	reports *turns.Queue
+	queue   queue
+	log     *slog.Logger
+}
+
+// New returns the Reporter of a manager. A process needs only one, which limits its work.
+func New(m *management.Manager) *Reporter {
+	return &Reporter{manager: m, reports: turns.New(reportRules), log: m.Logger()}
+}
+
 // reportRules are how many reports of leaks are dealt with at once, and how many a second that are written down.
 var reportRules = turns.Rules{Slots: 2, Rate: 5, Burst: 50, Waiting: 256, PerClient: 64}
 
 // KeyspacesOf returns the names, sorted, of the keyspaces of which key has a shape.
-func (m *Manager) KeyspacesOf(key string) []string {
-	v := m.view()
+func (rep *Reporter) KeyspacesOf(key string) []string {
+	v := rep.manager.View()
 	if v == nil {
 		return nil
 	}
@@ -60,61 +78,61 @@ func (m *Manager) KeyspacesOf(key string) []string {
 	return names
 }
 
-// RecordLeak records that the key with that id leaked, which l.Key is a secret of, and then does with
+// Record records that the key with that id leaked, which l.Key is a secret of, and then does with
 // it what its tenant's plan says. Of a secret that a rotation ended, the leak is recorded and the key left
 // alone. A key that is done with already, and a leak that is known, are no error. wrote reports whether anything was
 // left to be written: a leak that was recorded and dealt with costs the store's writers nothing.
-func (m *Manager) RecordLeak(ctx context.Context, a Actor, keyspace, id string, l Leak) (wrote bool, err error) {
+func (rep *Reporter) Record(ctx context.Context, a management.Actor, keyspace, id string, l Leak) (wrote bool, err error) {
 	settled := false
-	err = m.Read(ctx, a, keyspace, func(c *Call) error {
+	err = rep.manager.Read(ctx, a, keyspace, func(c *management.Call) error {
 		k, t, err := c.FindKey(id, false)
 		if err != nil {
 			return err
 		}
-		known, err := c.leakRecorded(k, c.cleanLeakText(l.Source), c.cleanLeakText(l.URL))
+		known, err := leakRecorded(c, k, cleanLeakText(c, l.Source), cleanLeakText(c, l.URL))
 		if err != nil || !known {
 			return err
 		}
-		on, err := c.onLeak(k, t, l)
-		settled = on == LeakReport || !k.RevokedAt.IsZero() || on == LeakDisable && k.Disabled
+		on, err := onLeak(c, k, t, l)
+		settled = on == ReportOnly || !k.RevokedAt.IsZero() || on == Disable && k.Disabled
 		return err
 	})
 	if err != nil || settled {
 		return false, err
 	}
-	return true, m.recordLeak(ctx, a, keyspace, id, l)
+	return true, rep.record(ctx, a, keyspace, id, l)
 }
 
 // onLeak returns what is to be done with the key.
-func (c *Call) onLeak(k *gateway.Key, t *gateway.Tenant, l Leak) (on string, err error) {
-	on = LeakReport
+func onLeak(c *management.Call, k *gateway.Key, t *gateway.Tenant, l Leak) (on string, err error) {
+	on = ReportOnly
 	// A plan that is gone says nothing, and that must not keep the leak from being recorded.
 	if p := c.Keyspace.Plans[t.Plan]; p != nil && p.OnLeak != "" {
 		on = p.OnLeak
 	}
-	outlived, err := c.secretEnded(k, l.Key)
+	outlived, err := secretEnded(c, k, l.Key)
 	if outlived {
-		on = LeakReport
+		on = ReportOnly
 	}
 	return on, err
 }
 
-func (m *Manager) recordLeak(ctx context.Context, a Actor, keyspace, id string, l Leak) error {
+func (rep *Reporter) record(ctx context.Context, a management.Actor, keyspace, id string, l Leak) error {
 	var on string
-	err := m.Write(ctx, a, keyspace, func(c *Call) error {
+	err := rep.manager.Write(ctx, a, keyspace, func(c *management.Call) error {
 		k, t, err := c.FindKey(id, true)
 		if err != nil {
 			return err
 		}
-		outlived, err := c.secretEnded(k, l.Key)
+		outlived, err := secretEnded(c, k, l.Key)
 		if err != nil {
 			return err
 		}
-		if on, err = c.onLeak(k, t, l); err != nil {
+		if on, err = onLeak(c, k, t, l); err != nil {
 			return err
 		}
-		source, url := c.cleanLeakText(l.Source), c.cleanLeakText(l.URL)
-		if known, err := c.leakRecorded(k, source, url); err != nil || known {
+		source, url := cleanLeakText(c, l.Source), cleanLeakText(c, l.URL)
+		if known, err := leakRecorded(c, k, source, url); err != nil || known {
 			return err
 		}
 		c.Event = &audit.Event{Action: events.KeyLeaked, Target: k.ID, Tenant: t.Slug, Key: k.ID,
@@ -125,11 +143,11 @@ func (m *Manager) recordLeak(ctx context.Context, a Actor, keyspace, id string, 
 		return err
 	}
 	switch on {
-	case LeakRevoke:
-		_, err = m.RevokeKey(ctx, a, keyspace, id)
-	case LeakDisable:
-		_, err = m.DisableKey(ctx, a, keyspace, id)
-		var refusal *Error
+	case Revoke:
+		_, err = rep.manager.RevokeKey(ctx, a, keyspace, id)
+	case Disable:
+		_, err = rep.manager.DisableKey(ctx, a, keyspace, id)
+		var refusal *management.Error
 		if errors.As(err, &refusal) && refusal.Status == http.StatusConflict {
 			err = nil // it is revoked, which is more
 		}
@@ -139,7 +157,7 @@ func (m *Manager) recordLeak(ctx context.Context, a Actor, keyspace, id string, 
 
 // secretEnded reports whether full is a secret of the key that a rotation ended. One that is stored
 // in a form that can't be told from it here counts as current.
-func (c *Call) secretEnded(k *gateway.Key, full string) (bool, error) {
+func secretEnded(c *management.Call, k *gateway.Key, full string) (bool, error) {
 	secrets, err := c.Secrets(c.Keyspace.Name, k.ID)
 	if err != nil {
 		return false, err
@@ -155,7 +173,7 @@ func (c *Call) secretEnded(k *gateway.Key, full string) (bool, error) {
 }
 
 // cleanLeakText returns the part that is stored of a text from an unauthenticated client.
-func (c *Call) cleanLeakText(s string) string {
+func cleanLeakText(c *management.Call, s string) string {
 	if len(s) > maxLeakText {
 		// The end may cut a key in two, of which half would not be taken for one.
 		s = c.Keyspace.Grammar.Clean(s)
@@ -165,8 +183,8 @@ func (c *Call) cleanLeakText(s string) string {
 }
 
 // leakRecorded reports whether the leak was recorded, or enough others of the key, not long ago.
-func (c *Call) leakRecorded(k *gateway.Key, source, url string) (bool, error) {
-	rows, err := c.Tx.Audit(audit.Query{Keyspace: c.Keyspace.Name, Key: k.ID, Limit: maxLeakSearch})
+func leakRecorded(c *management.Call, k *gateway.Key, source, url string) (bool, error) {
+	rows, err := c.Audit(audit.Query{Keyspace: c.Keyspace.Name, Key: k.ID, Limit: maxLeakSearch})
 	if err != nil {
 		return false, err
 	}

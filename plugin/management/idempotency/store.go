@@ -1,9 +1,9 @@
-package management
+package idempotency
 
 import "time"
 
-// IdempotencyRecord is a request that is to be carried out once, as stored.
-type IdempotencyRecord struct {
+// Record is a request that is to be carried out once, as stored.
+type Record struct {
 	// ID is a digest of whose request it is and of the key they gave it.
 	ID []byte
 	// Request is a digest of the request itself.
@@ -27,13 +27,13 @@ type Effect struct {
 	Balance *int64
 }
 
-// IdempotencyTx is the part of Tx that is about requests to be carried out once.
-type IdempotencyTx interface {
+// Tx reads and writes the records, in a transaction of the store.
+type Tx interface {
 	// InsertIdempotency reports whether there was no row of that ID yet. Where there was one, nothing is written.
-	InsertIdempotency(*IdempotencyRecord) (bool, error)
+	InsertIdempotency(*Record) (bool, error)
 	// LockIdempotency returns a row, and until the transaction ends no other reads it through LockIdempotency.
-	LockIdempotency(id []byte) (*IdempotencyRecord, error)
-	UpdateIdempotency(*IdempotencyRecord) error
+	LockIdempotency(id []byte) (*Record, error)
+	UpdateIdempotency(*Record) error
 	DeleteIdempotency(id []byte) error
 	// PruneIdempotency deletes the rows that have expired at now.
 	PruneIdempotency(now time.Time) error

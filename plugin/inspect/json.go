@@ -1,44 +1,16 @@
-package api
+package inspect
 
 import (
 	"bytes"
 	"encoding/json"
-	"net/http"
 	"slices"
 	"strconv"
-	"sync"
-
-	"github.com/keygate-dev/keygate/plugin/management"
 )
 
-// The response of POST /v1/verify is encoded by hand: clients may call it once per request of
-// their own API, and encoding/json would take longer than the check.
-
-// resultBuffers holds buffers for encoded results.
-var resultBuffers = sync.Pool{New: func() any { return new([]byte) }}
-
-// maxBuffer bounds the size in bytes of a buffer that is kept.
-const maxBuffer = 16 << 10
-
-// result sends the result of a check.
-func (c *call) result(r *management.VerifyResult) error {
-	kept := resultBuffers.Get().(*[]byte)
-	b := append(appendResult((*kept)[:0], r), '\n')
-	h := c.w.Header()
-	h["Content-Type"] = []string{"application/json"}
-	h["Content-Length"] = []string{strconv.Itoa(len(b))}
-	c.w.WriteHeader(http.StatusOK)
-	_, _ = c.w.Write(b)
-	if cap(b) <= maxBuffer {
-		*kept = b
-		resultBuffers.Put(kept)
-	}
-	return nil
-}
-
-// appendResult appends r as encoding/json would write it, with two differences: it does not escape
-// HTML's characters, and it writes nil lists and objects as empty ones.
-func appendResult(b []byte, r *management.VerifyResult) []byte {
+// AppendJSON appends r to b as encoding/json would write it, with two differences: it does not
+// escape HTML's characters, and it writes nil lists and objects as empty ones. Clients may verify
+// each request of their own API, and encoding/json would take longer than the check.
+func (r *Result) AppendJSON(b []byte) []byte {
 	b = strconv.AppendBool(append(b, `{"allowed":`...), r.Allowed)
 	b = appendText(append(b, `,"reason":`...), r.Reason)
 	b = strconv.AppendInt(append(b, `,"status":`...), int64(r.Status), 10)
