@@ -24,8 +24,7 @@ type doc struct {
 	// Answers maps a status to a value of the type that is sent as JSON, or to nil for an empty
 	// response. Instead of a value, it may hold a schema, or a media for other content types.
 	Answers map[int]any
-	// Errors maps a status to the codes of the route's errors, in addition to the errors of every
-	// route.
+	// Errors maps a status to the codes of the route's errors, without the errors of every route.
 	Errors map[int][]string
 }
 
@@ -137,8 +136,7 @@ var bodyErrors = map[int][]string{
 	http.StatusRequestEntityTooLarge: {"body_too_large"},
 }
 
-// postErrors are the error codes with which every POST may answer a request with an
-// Idempotency-Key, by status.
+// postErrors are the error codes of every POST with an Idempotency-Key, by status.
 var postErrors = map[int][]string{
 	http.StatusConflict:            {"request_running", "request_done"},
 	http.StatusUnprocessableEntity: {"idempotency_key_reused"},

@@ -72,8 +72,7 @@ func writeProblem(w http.ResponseWriter, e *management.Error) {
 	})
 }
 
-// WriteProblem sends a problem (RFC 9457), for mounts that reject a request before it reaches the
-// API.
+// WriteProblem sends a problem (RFC 9457), for handlers that reject a request before the API.
 func WriteProblem(w http.ResponseWriter, status int, code, detail string) {
 	w.Header().Set("Cache-Control", "no-store")
 	writeProblem(w, &management.Error{Status: status, Code: code, Detail: detail})

@@ -10,8 +10,7 @@ import "bytes"
 // The scanner rejects JSON beyond these bounds.
 const (
 	maxScanDepth = 64
-	// maxScanNames bounds the names of one object, since each new name is compared with all names
-	// before it.
+	// maxScanNames bounds the names of one object: each new name is compared with all before it.
 	maxScanNames = 64
 )
 
