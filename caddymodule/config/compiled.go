@@ -52,7 +52,7 @@ func (c *Config) Build(repl *caddy.Replacer) (*Compiled, error) {
 	if err != nil {
 		return nil, Errorf("peppers", "%w", err)
 	}
-	if hasher, err = hasher.WithForeign(out.Secrets.importPeppers...); err != nil {
+	if hasher, err = hasher.WithImportPeppers(out.Secrets.importPeppers...); err != nil {
 		return nil, Errorf("import_peppers", "%w", err)
 	}
 	if out.Identity, out.Path, err = c.storeIdentity(out.Secrets); err != nil {

@@ -201,7 +201,7 @@ func TestCleanerOfSeveral(t *testing.T) {
 }
 
 // Clean does not allocate for a text without a key, however many escapes and prefixes it holds.
-func TestCleanHostileAllocates(t *testing.T) {
+func TestCleanAllocatesNothingForHostileText(t *testing.T) {
 	c := NewCleaner(newGrammar(t, nil, Format{}, nil), newGrammar(t, []Prefix{{"ck_", "live"}}, Format{Length: 40}, nil))
 	for _, unit := range []string{"%", "%25", "%2%2%25", "_", "kg_live_", "%6b", `\u0025`} {
 		s := strings.Repeat(unit, 500)

@@ -32,7 +32,7 @@ func readByLayers(s string, i, depth int) (byte, int) {
 }
 
 // read returns the same as readByLayers.
-func TestReadByLayers(t *testing.T) {
+func TestReadEqualsReadByLayers(t *testing.T) {
 	for _, chars := range []string{`%%%%2255fFaA0\u00x/`, `%25`, `%%%%253`, `%\u0025`} {
 		rng := rand.New(rand.NewPCG(3, 4))
 		b := make([]byte, 30)

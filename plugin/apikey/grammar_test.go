@@ -276,7 +276,7 @@ func TestEnvironments(t *testing.T) {
 	}
 }
 
-func TestGrammarAllocates(t *testing.T) {
+func TestGrammarAllocatesNothing(t *testing.T) {
 	g := testGrammar(t)
 	key := newKey(t, g)
 	text := "GET /v1/deploy?a=1&b=%2F HTTP/1.1"

@@ -34,8 +34,8 @@ type Candidate struct {
 
 // Hasher digests keys under the configured peppers. Immutable, safe for concurrent use.
 type Hasher struct {
-	peppers []pepper
-	foreign []pepper // peppers of other systems, whose keys were imported
+	peppers       []pepper
+	importPeppers []pepper // of other systems, whose keys were imported
 }
 
 // NewHasher returns a Hasher; the first pepper is the current one, further ones are
@@ -88,8 +88,8 @@ func (h *Hasher) Candidates(dst []Candidate, key string) []Candidate {
 		dst = append(dst, Candidate{Algorithm: p.algorithm, Digest: p.digest(key)})
 	}
 	dst = append(dst, Candidate{Algorithm: SHA256, Digest: plain(key)}) // without peppers, this is the primary form
-	for i := range h.foreign {
-		p := &h.foreign[i]
+	for i := range h.importPeppers {
+		p := &h.importPeppers[i]
 		dst = append(dst, Candidate{Algorithm: p.algorithm, Digest: p.digest(key)})
 	}
 	return append(dst, Candidate{Algorithm: SHA512, Digest: sha512Digest(key)})

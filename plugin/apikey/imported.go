@@ -31,10 +31,10 @@ const (
 	minBcryptCost = 4
 )
 
-// WithForeign returns a Hasher that also finds keys which another system stored as HMAC-SHA-256
+// WithImportPeppers returns a Hasher that also finds keys which another system stored as HMAC-SHA-256
 // under its own peppers. These peppers are never used for new keys. An empty pepper, one given
 // twice, and one that is a pepper of h is an error. Errors never hold a pepper.
-func (h *Hasher) WithForeign(peppers ...string) (*Hasher, error) {
+func (h *Hasher) WithImportPeppers(peppers ...string) (*Hasher, error) {
 	out := &Hasher{peppers: h.peppers}
 	for i, secret := range peppers {
 		if secret == "" {
@@ -44,14 +44,14 @@ func (h *Hasher) WithForeign(peppers ...string) (*Hasher, error) {
 		if out.pepper(p.id) != nil {
 			return nil, fmt.Errorf("import pepper %d is given twice, or is a pepper already", i+1)
 		}
-		out.foreign = append(out.foreign, p)
+		out.importPeppers = append(out.importPeppers, p)
 	}
 	return out, nil
 }
 
 // pepper returns the pepper with that id, nil where there is none.
 func (h *Hasher) pepper(id string) *pepper {
-	for _, list := range [][]pepper{h.peppers, h.foreign} {
+	for _, list := range [][]pepper{h.peppers, h.importPeppers} {
 		for i := range list {
 			if list[i].id == id {
 				return &list[i]
@@ -101,11 +101,11 @@ func (h *Hasher) importPepper(id string) (*pepper, error) {
 			return p, nil
 		}
 		return nil, errors.New("the pepper with this id is not configured: the gateway needs it to check the key, as a pepper or an import_pepper")
-	case len(h.foreign) == 1:
-		return &h.foreign[0], nil
-	case len(h.foreign) == 0 && len(h.peppers) == 1:
+	case len(h.importPeppers) == 1:
+		return &h.importPeppers[0], nil
+	case len(h.importPeppers) == 0 && len(h.peppers) == 1:
 		return &h.peppers[0], nil
-	case len(h.foreign)+len(h.peppers) == 0:
+	case len(h.importPeppers)+len(h.peppers) == 0:
 		return nil, errors.New("no pepper is configured: the gateway needs the one that the hash was made with, as an import_pepper")
 	}
 	return nil, errors.New("several peppers are configured: name the one that the hash was made with by its id")

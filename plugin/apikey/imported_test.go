@@ -14,13 +14,13 @@ import (
 // Every hash of a key that can be imported, in hexadecimal or base64, is among the candidates that
 // are looked up for the key.
 func TestImportedIsFound(t *testing.T) {
-	const key, foreign = "old_0123456789abcdef", "their pepper"
-	h, err := newHasher(t, pepper1).WithForeign(foreign)
+	const key, importPepper = "old_0123456789abcdef", "their pepper"
+	h, err := newHasher(t, pepper1).WithImportPeppers(importPepper)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s256, s512 := sha256.Sum256([]byte(key)), sha512.Sum512([]byte(key))
-	mac := hmac.New(sha256.New, []byte(foreign))
+	mac := hmac.New(sha256.New, []byte(importPepper))
 	mac.Write([]byte(key))
 	own := hmac.New(sha256.New, []byte(pepper1))
 	own.Write([]byte(key))
@@ -29,7 +29,7 @@ func TestImportedIsFound(t *testing.T) {
 		sum               []byte
 	}{
 		{"sha256", "", s256[:]}, {"sha512", "", s512[:]},
-		{"hmac-sha256", "", mac.Sum(nil)}, {"hmac-sha256", PepperID(foreign), mac.Sum(nil)},
+		{"hmac-sha256", "", mac.Sum(nil)}, {"hmac-sha256", PepperID(importPepper), mac.Sum(nil)},
 		{"hmac-sha256", PepperID(pepper1), own.Sum(nil)},
 	} {
 		for _, text := range []string{
@@ -47,9 +47,9 @@ func TestImportedIsFound(t *testing.T) {
 }
 
 // The first candidate is the form of newly issued keys, even with import peppers.
-func TestForeignIsNeverPrimary(t *testing.T) {
+func TestImportPeppersAreNeverPrimary(t *testing.T) {
 	for _, own := range [][]string{nil, {pepper1}} {
-		h, err := newHasher(t, own...).WithForeign("theirs")
+		h, err := newHasher(t, own...).WithImportPeppers("theirs")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -87,8 +87,8 @@ func TestImportedRejects(t *testing.T) {
 		}
 	}
 	for _, peppers := range [][]string{{""}, {pepper1}, {"x", "x"}} {
-		if _, err := two.WithForeign(peppers...); err == nil {
-			t.Errorf("WithForeign(%q) is no error", peppers)
+		if _, err := two.WithImportPeppers(peppers...); err == nil {
+			t.Errorf("WithImportPeppers(%q) is no error", peppers)
 		}
 	}
 }

@@ -204,7 +204,7 @@ func TestFindAndEmpty(t *testing.T) {
 }
 
 // Some credentials that Find returns are malformed; Match rejects them.
-func TestFoundButMalformed(t *testing.T) {
+func TestMatchRejectsWhatFindReturns(t *testing.T) {
 	g, p := testGrammar(t), everywhere(t)
 	for _, line := range []string{
 		"X-Api-Key: Bearer " + keyA, "Authorization: Bearer eyJ.x", "?api_key=+" + keyA, "?api_key=" + keyA + ";x=1",
@@ -301,7 +301,7 @@ func TestNewPlacesRejects(t *testing.T) {
 	}
 }
 
-func TestFindAllocates(t *testing.T) {
+func TestFindAllocatesNothing(t *testing.T) {
 	g, p := testGrammar(t), everywhere(t)
 	for name, lines := range map[string][]string{
 		"nothing":    nil,

@@ -39,7 +39,7 @@ func TestLifecycle(t *testing.T) {
 	wantState(t, e, engine.Closing)
 }
 
-func TestStoreThatCantBeOpened(t *testing.T) {
+func TestStoreThatCannotBeOpened(t *testing.T) {
 	e := newEngine(t, engine.Options{Target: engine.Target{Path: filepath.Join(t.TempDir(), "none", "keygate.db")}})
 	applyFails(t, e, newConfig(t, "free"), "opening the store")
 	wantState(t, e, engine.Opening)
@@ -48,7 +48,7 @@ func TestStoreThatCantBeOpened(t *testing.T) {
 	}
 }
 
-func TestFirstConfigurationThatDoesNotBelongToTheStore(t *testing.T) {
+func TestApplyRejectsConfigurationWithoutThePlansOfTheStore(t *testing.T) {
 	target := engine.Target{Path: filepath.Join(t.TempDir(), "keygate.db")}
 	first := newEngine(t, engine.Options{Target: target})
 	apply(t, first, newConfig(t, "free"))

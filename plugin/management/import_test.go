@@ -27,7 +27,7 @@ func (w *world) accepting(peppers ...string) {
 	w.t.Helper()
 	w.configure("free", 3, "free")
 	hasher := must[*apikey.Hasher](w.t)(apikey.NewHasher(peppers...))
-	hasher = must[*apikey.Hasher](w.t)(hasher.WithForeign(theirPepper))
+	hasher = must[*apikey.Hasher](w.t)(hasher.WithImportPeppers(theirPepper))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var all []*gateway.Keyspace

@@ -157,7 +157,7 @@ func TestClassMatchesCharset(t *testing.T) {
 	}
 }
 
-func TestRulesNames(t *testing.T) {
+func TestRuleNamesDiffer(t *testing.T) {
 	text, err := Rules(Gitleaks, "shop", grammar(t).Shapes())
 	if err != nil {
 		t.Fatal(err)

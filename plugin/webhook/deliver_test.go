@@ -65,7 +65,7 @@ func TestSignFollowsTheSpecification(t *testing.T) {
 	}
 }
 
-func TestDelivers(t *testing.T) {
+func TestDeliversSubscribedEvents(t *testing.T) {
 	w := newFixture(t)
 	e := newEndpoint(t, nil)
 	w.start()
@@ -203,7 +203,7 @@ func TestDeadAndReplayed(t *testing.T) {
 	}
 }
 
-func TestRestarts(t *testing.T) {
+func TestRestartRepeatsUnfinishedAttempts(t *testing.T) {
 	for _, crash := range []bool{false, true} {
 		t.Run(fmt.Sprint("crash ", crash), func(t *testing.T) {
 			w := newFixture(t)
@@ -313,7 +313,7 @@ func TestRotatesSecret(t *testing.T) {
 }
 
 // An endpoint that never answers does not delay the others.
-func TestSlowEndpoint(t *testing.T) {
+func TestSlowEndpointDelaysNoOther(t *testing.T) {
 	w := newFixture(t)
 	hang := make(chan struct{})
 	defer close(hang)
@@ -427,7 +427,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 }
 
 // An endless response is not read to its end. Its status 200 accepts the delivery.
-func TestEndlessAnswer(t *testing.T) {
+func TestEndlessResponseIsNotReadToItsEnd(t *testing.T) {
 	w := newFixture(t)
 	e := newEndpoint(t, func(_ int, rw http.ResponseWriter, r *http.Request) {
 		for r.Context().Err() == nil {
@@ -485,7 +485,7 @@ func TestSecretsAtRest(t *testing.T) {
 }
 
 // No event is lost while the configuration has a wrong secret: deliveries wait for the right one.
-func TestOtherSecret(t *testing.T) {
+func TestWrongSecretDelaysDelivery(t *testing.T) {
 	w := newFixture(t)
 	e := newEndpoint(t, nil)
 	w.tenant("acme", "pro")

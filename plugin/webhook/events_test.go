@@ -23,7 +23,7 @@ func expires(in time.Duration) func(*management.KeyFields) {
 	return func(f *management.KeyFields) { f.ExpiresAt = management.Some(time.Now().Add(in)) }
 }
 
-func TestExpiries(t *testing.T) {
+func TestExpiryEvents(t *testing.T) {
 	const day = 24 * time.Hour
 	w := newFixture(t)
 	e := newEndpoint(t, nil)
@@ -92,7 +92,7 @@ func TestNoEventsFromBeforeTheWebhook(t *testing.T) {
 	}
 }
 
-func TestUnused(t *testing.T) {
+func TestUnusedKeyEvents(t *testing.T) {
 	w := newFixture(t)
 	e := newEndpoint(t, nil)
 	w.tenant("acme", "pro")
@@ -203,7 +203,7 @@ func (l *listener) Receive(e events.Event) {
 	l.received = append(l.received, e)
 }
 
-func TestListener(t *testing.T) {
+func TestListenerReceivesWantedEvents(t *testing.T) {
 	w := newFixture(t)
 	l := new(listener)
 	w.Manager = management.New(management.Config{

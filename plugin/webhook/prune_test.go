@@ -10,7 +10,7 @@ import (
 )
 
 // Rows are removed when their retention has ended, and no row before.
-func TestPruned(t *testing.T) {
+func TestPruneRemovesOldRows(t *testing.T) {
 	const day = 24 * time.Hour
 	w := newFixture(t)
 	e := newEndpoint(t, nil)
