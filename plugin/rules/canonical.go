@@ -6,43 +6,44 @@ import (
 	"unicode/utf8"
 )
 
-// Fault is the set of things that make a path ambiguous: an upstream may read it as another
-// path than this gateway does. The zero Fault is none.
+// Fault is the set of reasons that make a path ambiguous: an upstream may read the path as another
+// one than this gateway does. The zero Fault means none.
 type Fault uint16
 
 const (
 	// EncodedSlash is "%2F".
 	EncodedSlash Fault = 1 << iota
-	// Parameter is ";": servlet containers cut it and all that follows it in the segment.
+	// Parameter is ";": servlet containers remove it and the rest of its segment.
 	Parameter
 	// EncodedParameter is "%3B".
 	EncodedParameter
-	// Backslash is "\" or "%5C": Windows and URL parsers by the WHATWG standard take it for "/".
+	// Backslash is "\" or "%5C", which Windows and URL parsers by the WHATWG standard read as "/".
 	Backslash
-	// Control is a control character, NUL included, raw or encoded.
+	// Control is a control character, raw or encoded, including NUL.
 	Control
 	// Delimiter is "%3F", "%23" or a raw "#".
 	Delimiter
-	// DoubleEncoded is an escape that becomes one of the others, or a dot, when it is decoded again.
+	// DoubleEncoded is an escape that a second decoding turns into a dot or another fault.
 	DoubleEncoded
-	// InvalidUTF8 is bytes that are no UTF-8, overlong forms included (RFC 3629, section 10).
+	// InvalidUTF8 is a byte sequence that is not UTF-8, such as an overlong form (RFC 3629,
+	// section 10).
 	InvalidUTF8
 	// Lookalike is a character that lenient decoders turn into a dot, a slash or a backslash.
 	Lookalike
-	// TrailingDot is a segment that ends in a dot or a blank, which Windows cuts.
+	// TrailingDot is a segment that ends in a dot or a blank, which Windows removes.
 	TrailingDot
 	// NotOrigin is a request target that is not in origin form (RFC 9112, section 3.2.1).
 	NotOrigin
 )
 
-// faults names each Fault for the log, in the order of their bits.
+// faults are the names of the Faults in the log, in the order of their bits.
 var faults = [...]string{
 	"an encoded slash (%2F)", "a path parameter (;)", "an encoded semicolon (%3B)", "a backslash", "a control character",
 	"an encoded ? or #", "a character that is encoded twice", "invalid UTF-8", "a character that looks like a dot or a slash",
 	"a segment that ends in a dot or a blank", "a request target without a leading slash",
 }
 
-// String names what is ambiguous, separated by commas.
+// String returns the names of the faults, separated by commas.
 func (f Fault) String() string {
 	var names []string
 	for i, name := range faults {
@@ -53,10 +54,10 @@ func (f Fault) String() string {
 	return strings.Join(names, ", ")
 }
 
-// pathByte classifies the bytes of a path.
+// The classes of bytes in a path, see pathByte.
 const (
-	plainClass   = iota // has the same meaning encoded or not: unreserved and ":@!$&'()*+,="
-	rawClass            // has its own meaning where it is not encoded: "[" and "]"
+	plainClass   = iota // means the same encoded or not: unreserved characters and ":@!$&'()*+,="
+	rawClass            // has a meaning of its own if not encoded: "[" and "]"
 	encodedClass        // is always written as an escape
 	faultClass          // makes the path ambiguous
 )
@@ -78,7 +79,7 @@ var pathByte = func() (t [256]uint8) {
 	return t
 }()
 
-// faultOf returns the fault that a decoded byte is.
+// faultOf returns the fault of a decoded byte, 0 for none.
 func faultOf(c byte) Fault {
 	switch {
 	case c < ' ' || c == 0x7f:
@@ -95,9 +96,9 @@ func faultOf(c byte) Fault {
 	return 0
 }
 
-// isCanonical reports whether p is plainly in its canonical form: it begins with a slash and
-// holds neither an escape, nor an empty or dot segment, nor a segment that ends in a dot. It
-// reports false for canonical paths with escapes.
+// isCanonical reports whether p is a canonical path without escapes: it begins with a slash, and
+// has no escape, no empty or dot segment, and no segment that ends in a dot. It returns false for
+// canonical paths with escapes.
 func isCanonical(p string) bool {
 	if p == "" || p[0] != '/' {
 		return false
@@ -117,15 +118,13 @@ func isCanonical(p string) bool {
 	return last != '.'
 }
 
-// Canonical returns the canonical form of a path as it arrives in a request line, mainly by RFC
-// 3986, section 6.2.2. Escapes of unreserved characters and of ":@!$&'()*+,=" are decoded, other
-// escapes are written in upper case. Repeated slashes are merged, dot segments are resolved, and
-// bytes that are not allowed in a URI are encoded. The canonical form of a canonical path is the
-// path itself.
+// Canonical returns the canonical form of a path from a request line, mainly by RFC 3986, section
+// 6.2.2. Escapes of unreserved characters and of ":@!$&'()*+,=" are decoded; other escapes are
+// written in upper case. Repeated slashes are merged, dot segments are resolved, and bytes that a
+// URI must not contain are encoded. The canonical form of a canonical path is the path itself.
 //
-// A Fault other than zero means that the path is ambiguous; the path returned is then meaningless.
-// The time is linear in the length. Canonical does not allocate for a canonical path of unreserved
-// characters.
+// A nonzero Fault means that the path is ambiguous; the returned path is then empty. The time is
+// linear in the length. Canonical does not allocate for a canonical path of unreserved characters.
 func Canonical(path string) (string, Fault) {
 	if isCanonical(path) {
 		return path, 0
@@ -154,16 +153,16 @@ func Canonical(path string) (string, Fault) {
 type canonicalizer struct {
 	out   []byte
 	fault Fault
-	// high notes bytes outside ASCII, percent an encoded percent sign.
+	// high reports that out has bytes outside ASCII; percent, that it has an encoded percent sign.
 	high, percent bool
 }
 
 func (c *canonicalizer) read(path string) {
 	c.out = append(c.out, '/')
-	segment := 1 // where the current segment begins in out
+	segment := 1 // the start of the current segment in out
 	for i := 1; i < len(path); i++ {
 		if c.fault&^(EncodedSlash|Parameter) != 0 {
-			return // whatever follows, the path is rejected or forwarded as it came
+			return // the rest does not matter: the path is rejected or forwarded as sent
 		}
 		run := i
 		for i < len(path) && path[i] != '/' && pathByte[path[i]] <= rawClass {
@@ -208,8 +207,8 @@ func (c *canonicalizer) escape(b byte) {
 	c.out = append(c.out, '%', hex[b>>4], hex[b&15])
 }
 
-// endSegment ends the segment that begins at start, and returns where the next one begins. Empty
-// segments vanish, dot segments are resolved.
+// endSegment ends the segment that begins at start, and returns the start of the next one. It
+// removes empty segments and resolves dot segments.
 func (c *canonicalizer) endSegment(start int, last bool) int {
 	s := c.out[start:]
 	switch {
@@ -235,7 +234,7 @@ func (c *canonicalizer) endSegment(start int, last bool) int {
 	return len(c.out)
 }
 
-// runeFaults returns the faults of a decoded path that only show in its characters.
+// runeFaults returns the faults of a decoded path that depend on whole characters.
 func runeFaults(p string) Fault {
 	var f Fault
 	blank := false
@@ -260,8 +259,8 @@ func runeFaults(p string) Fault {
 	return f
 }
 
-// lookalikes are characters that best-fit conversions, or compatibility normalization (Unicode
-// Standard Annex 15), turn into a dot, a slash or a backslash, or that are drawn as one.
+// lookalikes maps characters to the dot, slash or backslash that they look like, or that best-fit
+// conversions or compatibility normalization (Unicode Standard Annex 15) turn them into.
 var lookalikes = map[rune]byte{
 	'\u2024': '.', '\u2025': '.', '\ufe52': '.', '\uff0e': '.',
 	'\u2044': '/', '\u2215': '/', '\u29f8': '/', '\uff0f': '/',
@@ -270,12 +269,12 @@ var lookalikes = map[rune]byte{
 
 func lookalike(r rune) bool { return lookalikes[r] != 0 }
 
-// maxLayers is how many times over a path may be encoded.
+// maxLayers is how many times a path may be encoded.
 const maxLayers = 4
 
-// decodeAgain decodes a canonical path as upstreams do that decode more than once. It returns
-// the path after the last layer, "" where one decoding is all there is, and the faults that
-// appear on the way.
+// decodeAgain decodes a canonical path as often as an upstream can that decodes more than once. It
+// returns the path after the last decoding, "" if a second one changes nothing, and DoubleEncoded
+// if a decoding reveals a fault.
 func decodeAgain(canonical string) (string, Fault) {
 	p := decode(canonical, func(byte) bool { return true })
 	for layer := 1; ; layer++ {
@@ -303,7 +302,7 @@ func decodeAgain(canonical string) (string, Fault) {
 	}
 }
 
-// encodedByIIS reports whether p holds an escape of the form "%u002f".
+// encodedByIIS reports whether p has an escape of the form "%u002f", which IIS decodes.
 func encodedByIIS(p string) bool {
 	for {
 		i := strings.IndexByte(p, '%')

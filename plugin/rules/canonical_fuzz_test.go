@@ -12,8 +12,8 @@ import (
 	"github.com/keygate-dev/keygate/internal/pathlab"
 )
 
-// arrive returns the URL that Go's server makes of a request line with that target, nil where it
-// refuses the request.
+// arrive returns the URL that Go's server makes of a request line with that target, nil if it
+// rejects the request.
 func arrive(target string) *url.URL {
 	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader("GET " + target + " HTTP/1.1\r\nHost: lab.test\r\n\r\n")))
 	if err != nil {
@@ -22,10 +22,10 @@ func arrive(target string) *url.URL {
 	return r.URL
 }
 
-// noncanonical matches what no canonical path holds.
+// noncanonical matches text that no canonical path contains.
 var noncanonical = regexp.MustCompile(`//|/\.{1,2}(/|$)|[.](/|$)|%20(/|$)|[;\\#\x00-\x20\x7f-\xff]|%(2F|5C|3B|3F|23|7F|[01][0-9A-F]|25(2F|5C|2E|3B))`)
 
-// seeds adds one in every few hostile spellings.
+// seeds adds every n-th hostile spelling to the corpus, with n = every.
 func seeds(f *testing.F, every int) {
 	i := 0
 	for _, path := range pathlab.Targets {
@@ -40,8 +40,8 @@ func seeds(f *testing.F, every int) {
 	}
 }
 
-// FuzzCanonical holds that the canonical form is a fixed point, that it is what stands in the
-// request line upstream, and that it means what was sent.
+// FuzzCanonical checks that canonicalizing a canonical form changes nothing, that the upstream
+// gets the canonical form in its request line, and that it means the same as the sent path.
 func FuzzCanonical(f *testing.F) {
 	seeds(f, 7)
 	paths, err := NewPaths(PathsConfig{})
@@ -56,7 +56,7 @@ func FuzzCanonical(f *testing.F) {
 		path := paths.Canonicalize(u, false)
 		if path.Rejected() {
 			if path.Escaped != "" || path.Decoded != "" {
-				t.Fatalf("%q is rejected, yet forwarded as %q", target, path.Escaped)
+				t.Fatalf("%q is rejected, but forwarded as %q", target, path.Escaped)
 			}
 			return
 		}
@@ -69,13 +69,13 @@ func FuzzCanonical(f *testing.F) {
 		if decoded, err := url.PathUnescape(path.Escaped); err != nil || decoded != path.Decoded {
 			t.Fatalf("%q is %q, which decodes to %q, not to %q (%v)", target, path.Escaped, decoded, path.Decoded, err)
 		}
-		// A path that is not changed goes upstream as Go writes it.
+		// Go writes an unchanged path to the upstream.
 		if wire, _, _ := strings.Cut(u.RequestURI(), "?"); !path.Changed && u.Host == "" && wire != path.Escaped {
 			t.Fatalf("%q is %q, but stands in the request line as %q", target, path.Escaped, wire)
 		}
 		v := arrive(path.Escaped)
 		if v == nil {
-			t.Fatalf("%q is %q, which is no request target", target, path.Escaped)
+			t.Fatalf("%q is %q, which is not a request target", target, path.Escaped)
 		}
 		if again := paths.Canonicalize(v, false); again.Escaped != path.Escaped || again.Decoded != path.Decoded || again.Changed {
 			t.Fatalf("%q is %q, and that is read as %+v", target, path.Escaped, again)
@@ -95,7 +95,7 @@ func sentPath(target string) string {
 	return path
 }
 
-// resolve merges slashes and resolves dot segments as package path does.
+// resolve merges slashes and resolves dot segments with package path.
 func resolve(p string) string {
 	if p == "" || noncanonicalByte.MatchString(p) {
 		return ""
@@ -108,10 +108,11 @@ func resolve(p string) string {
 	return p
 }
 
-// noncanonicalByte matches bytes that are written as escapes, which resolve does not do.
+// noncanonicalByte matches bytes that a canonical path must encode, which resolve does not do.
 var noncanonicalByte = regexp.MustCompile("[^A-Za-z0-9/%._~:@!$&'()*+,=-]")
 
-// FuzzUpstreams holds that no path which is not rejected lets an upstream run what the rules close.
+// FuzzUpstreams checks that no accepted path makes an upstream run a handler that the rules
+// protect without a key.
 func FuzzUpstreams(f *testing.F) {
 	seeds(f, 11)
 	set, err := New(Config{Protect: []Pattern{{Path: "/cargo/load"}, {Path: "/cargo/*/tracking"}, {Path: "/v1/admin/*"}, {Path: "/v1/generate"}, {Path: "/api/*"}}}, nil)

@@ -9,28 +9,28 @@ import (
 	"unicode/utf8"
 )
 
-// Set is compiled rules. Immutable, safe for concurrent use.
+// Set is a compiled Config. Immutable, safe for concurrent use.
 type Set struct {
 	*Paths
 	only, except              []line
 	public, optional, protect []line
-	// A scope or cost line has its scope, or its price, at the same index.
+	// needs[i] is the scope of scopes[i], and prices[i] the cost of costs[i].
 	scopes, costs []line
 	needs         []uint64
 	prices        []CostRule
 	scopeDeny     bool
-	// pathless reports whether no rule depends on the path, so that every path is forwarded as it
-	// came.
+	// pathless reports whether no rule depends on the path, so that every path is forwarded as
+	// sent.
 	pathless bool
-	// caseless reports whether no scope or cost line has a capital letter, so that a lower-case
-	// path needs no folding.
+	// caseless reports whether all lines are in lower case, so that a lower-case path needs no
+	// folding.
 	caseless bool
-	// strictest is the verdict on a path whose interpretations are not all known.
+	// strictest is the verdict for a path that has too many interpretations.
 	strictest Verdict
 }
 
-// New compiles c. bit returns the one-bit set of a scope's name, false for an unknown scope; it may
-// be nil where c has no scope lines. Errors name the text of the line.
+// New compiles c. bit returns the one-bit set of a scope's name, false for an unknown scope. It
+// may be nil if c has no scope lines. Errors quote the line.
 func New(c Config, bit func(scope string) (uint64, bool)) (*Set, error) {
 	s := &Set{scopeDeny: c.ScopeDeny, caseless: true, pathless: c.Pathless()}
 	var err error
@@ -103,7 +103,7 @@ func New(c Config, bit func(scope string) (uint64, bool)) (*Set, error) {
 	return s, nil
 }
 
-// seen maps patterns to the lines that have them.
+// seen maps patterns to the text of their lines.
 type seen map[string]string
 
 func (s *seen) add(p Pattern, text string) error {
@@ -122,7 +122,7 @@ func (s *seen) add(p Pattern, text string) error {
 	return nil
 }
 
-// allLines returns the verdict as if every line had matched.
+// allLines returns the verdict for a path that every line matches.
 func (s *Set) allLines() Verdict {
 	v := Verdict{Class: Default, Deny: s.scopeDeny, Cost: 1}
 	if len(s.protect) > 0 {
@@ -137,8 +137,7 @@ func (s *Set) allLines() Verdict {
 	return v
 }
 
-// Costs returns a copy of the cost lines in their order, so that they can be checked
-// against quotas.
+// Costs returns a copy of the cost lines in their order, for checks against quotas.
 func (s *Set) Costs() []CostRule {
 	out := slices.Clone(s.prices)
 	for i := range out {
@@ -147,8 +146,8 @@ func (s *Set) Costs() []CostRule {
 	return out
 }
 
-// Canonicalize returns the path of u in the form that Evaluate takes. exempt treats the path as
-// behind an exception of `paths`.
+// Canonicalize returns the path of u for Evaluate. With exempt, an exception of `paths` applies to
+// every path.
 func (s *Set) Canonicalize(u *url.URL, exempt bool) Path {
 	if s.pathless {
 		return Path{Escaped: u.EscapedPath(), AsSent: true}
@@ -156,8 +155,8 @@ func (s *Set) Canonicalize(u *url.URL, exempt bool) Path {
 	return s.Paths.Canonicalize(u, exempt)
 }
 
-// Evaluate returns what the rules ask of a request. path must come from Canonicalize and must not
-// be Rejected. Evaluate does not allocate for a plain path.
+// Evaluate returns what the rules require of a request. path must come from Canonicalize and must
+// not be Rejected. Evaluate does not allocate for a path without escapes.
 func (s *Set) Evaluate(method string, path *Path) Verdict {
 	switch {
 	case s.pathless:
@@ -184,7 +183,7 @@ func (s *Set) evaluate(method string, path *Path) Verdict {
 	return v
 }
 
-// evaluateOne returns the verdict on one path in matching form and its alternatives.
+// evaluateOne returns the verdict for one path in matching form and its alternatives.
 func (s *Set) evaluateOne(method, path string, alternatives []string) Verdict {
 	var few [maxNames]string
 	names := appendNames(few[:0], path)
@@ -213,9 +212,9 @@ func (s *Set) evaluateOne(method, path string, alternatives []string) Verdict {
 	return v
 }
 
-// matchLines calls found with the index of the first line that matches, for each name of path
-// without a trailing slash. It does so for the name with a slash too, where the path has one or
-// where no line matches without. It calls found with -1 where no line matches path as written.
+// matchLines calls found with the index of the first line that matches each name of path without a
+// trailing slash. If path has a trailing slash, or no line matches without one, it does the same
+// for the name with a slash. If no line matches path as written, it calls found with -1.
 func matchLines(lines []line, w *comparer, path string, names []string, found func(i int)) {
 	if len(lines) == 0 {
 		found(-1)
@@ -243,7 +242,7 @@ func matchLines(lines []line, w *comparer, path string, names []string, found fu
 }
 
 // first returns the indexes of the first lines that match name without a slash and with one; -1
-// where none does. The root, "", has no form without a slash.
+// for none. The root, "", has no form without a slash.
 func first(lines []line, method, name string, slashed, folded bool) (plain, slash int) {
 	plain, slash = -1, -1
 	if name != "" {
@@ -264,11 +263,11 @@ func firstOf(lines []line, method, name string, slash, folded bool) int {
 	return -1
 }
 
-// comparer compares names with lines in every way: with and without a slash, with and without
-// regard to case.
+// comparer compares names with lines in each way: with and without a trailing slash, and with and
+// without regard to case.
 type comparer struct {
 	method string
-	// folding reports whether folding case can make a difference.
+	// folding reports whether folding the case can make a difference.
 	folding bool
 }
 
@@ -287,7 +286,7 @@ func (w *comparer) any(name string, try func(slash, folded bool, name string) bo
 	return name != "" && try(false, true, name) || try(true, true, name)
 }
 
-// within reports whether the matcher of the directive takes the path, under any of its names.
+// within reports whether the directive's matcher accepts the path under at least one of its names.
 func (s *Set) within(w *comparer, path string, names []string) bool {
 	if len(s.only) == 0 && len(s.except) == 0 {
 		return true
@@ -310,9 +309,9 @@ func (s *Set) within(w *comparer, path string, names []string) bool {
 	return false
 }
 
-// class returns whether the path needs a key. `protect` applies to every name of the path. A public
-// line without a wildcard is more exact than a derived name, so it wins over `protect` on that
-// name.
+// class returns the Class of the path. `protect` applies to every name of the path. But a public
+// line without a wildcard names the path exactly, so it outweighs a `protect` line that matches
+// only a derived name.
 func (s *Set) class(w *comparer, path string, names []string) Class {
 	optional := anyMatches(s.optional, w.method, path, false)
 	if len(s.protect) > 0 {
@@ -330,7 +329,7 @@ func (s *Set) class(w *comparer, path string, names []string) Class {
 			}
 		}
 		if optional {
-			// Everything else is public, so that optional is the stricter one.
+			// All other paths are public, and Optional is stricter.
 			return Optional
 		}
 		return Public
@@ -344,7 +343,7 @@ func (s *Set) class(w *comparer, path string, names []string) Class {
 	return Default
 }
 
-// charge adds the cost line of an interpretation to v.
+// charge adds the cost line of one interpretation to v.
 func (v *Verdict) charge(r *CostRule) {
 	switch {
 	case r == nil:
@@ -359,7 +358,7 @@ func (v *Verdict) charge(r *CostRule) {
 	}
 }
 
-// Add makes v as strict as w where w is stricter.
+// Add makes v at least as strict as w.
 func (v *Verdict) Add(w Verdict) {
 	v.Class = max(v.Class, w.Class)
 	v.Outside = v.Outside && w.Outside
@@ -373,7 +372,8 @@ func anyMatchesName(lines []line, method, name string, slash, folded bool) bool 
 	return firstOf(lines, method, name, slash, folded) >= 0
 }
 
-// anyMatches reports whether one of lines matches path; with exact, one without a wildcard.
+// anyMatches reports whether one of lines matches path. With exact, only lines without a wildcard
+// count.
 func anyMatches(lines []line, method, path string, exact bool) bool {
 	for i := range lines {
 		if l := &lines[i]; !(exact && l.wild) && l.matches(method, path) {
@@ -393,7 +393,7 @@ func ascii(s string) bool {
 }
 
 // lowerCase reports whether folding changes neither path nor method: the path is ASCII without
-// capitals, and the method has no small letters.
+// capital letters, and the method has no lower-case letters.
 func lowerCase(method, path string) bool {
 	for i := range len(path) {
 		if c := path[i]; c >= 'A' && c <= 'Z' || c >= utf8.RuneSelf {

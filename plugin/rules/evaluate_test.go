@@ -26,7 +26,7 @@ func mustNew(t testing.TB, c Config) *Set {
 	return s
 }
 
-// parse reads a request target as net/http does.
+// parse parses a request target as net/http does.
 func parse(t testing.TB, target string) *url.URL {
 	t.Helper()
 	u, err := url.ParseRequestURI(target)
@@ -36,7 +36,7 @@ func parse(t testing.TB, target string) *url.URL {
 	return u
 }
 
-// evaluate returns the verdict on a path that is forwarded as it came.
+// evaluateURL returns the verdict on a path that is forwarded as sent.
 func evaluateURL(s *Set, method string, u *url.URL) Verdict {
 	p := s.Canonicalize(u, true)
 	return s.Evaluate(method, &p)
@@ -226,7 +226,7 @@ func TestEvaluateProtect(t *testing.T) {
 	}
 	for method, want := range map[string]Class{
 		"GET": Protected, "HEAD": Protected, "POST": Protected, "post": Protected, "head": Protected,
-		// An extended CONNECT is a GET to the upstream.
+		// To the upstream, an extended CONNECT is a GET.
 		"CONNECT": Protected, "PUT": Public,
 	} {
 		if got := evaluateURL(s, method, parse(t, "/ws")).Class; got != want {
@@ -248,10 +248,10 @@ func TestEvaluateRewritten(t *testing.T) {
 		u    url.URL
 		want Class
 	}{
-		{url.URL{Path: ""}, Default},                               // read as "" and as "/"
+		{url.URL{Path: ""}, Default},                               // interpreted as "" and as "/"
 		{url.URL{Path: "pub/x"}, Default},                          // relative after a rewrite
 		{url.URL{Path: "/pub/x", RawPath: "/pub/x"}, Public},       // needless RawPath
-		{url.URL{Path: "/pub/x", RawPath: "/admin"}, Public},       // stale: never sent
+		{url.URL{Path: "/pub/x", RawPath: "/admin"}, Public},       // stale, so it is not sent
 		{url.URL{Path: "/pub/a/b", RawPath: "/pub/a%2fb"}, Public}, // fits
 		{url.URL{Opaque: "/pub/x"}, Default},
 		{url.URL{Scheme: "http", Opaque: "x", Path: "/pub/x"}, Default},
@@ -262,7 +262,7 @@ func TestEvaluateRewritten(t *testing.T) {
 	}
 }
 
-// A path that a rewrite left empty is evaluated with report too.
+// A path that a rewrite left empty is evaluated as the root, even with Report.
 func TestEvaluateEmptyPath(t *testing.T) {
 	s := mustNew(t, Config{Scopes: []ScopeRule{scope("", "/*", "admin")}, Costs: []CostRule{{Pattern: Pattern{Path: "/"}, Cost: 7}}, Paths: PathsConfig{Report: true}})
 	p := s.Canonicalize(&url.URL{}, false)
@@ -329,7 +329,7 @@ func TestEvaluateScopes(t *testing.T) {
 			t.Errorf("%s %s needs %b, denied %v, want %b, %v", tt.method, tt.target, v.Need, v.Deny, tt.need, tt.deny)
 		}
 	}
-	// A line written with capitals binds an upstream that folds case.
+	// A line with capital letters also matches for an upstream that ignores case.
 	s = mustNew(t, Config{Scopes: []ScopeRule{scope("", "/Admin*", "admin"), scope("", "/*", "free")}})
 	if v := evaluateURL(s, "GET", parse(t, "/admin")); v.Need != adminBit|freeBit {
 		t.Errorf("needs %b", v.Need)
@@ -338,7 +338,7 @@ func TestEvaluateScopes(t *testing.T) {
 		t.Errorf("needs %b", v.Need)
 	}
 	if v := evaluateURL(mustNew(t, Config{ScopeDeny: true}), "GET", parse(t, "/")); !v.Deny {
-		t.Error("nothing named, and not denied")
+		t.Error("a path without a scope line is not denied")
 	}
 }
 
@@ -364,7 +364,7 @@ func TestEvaluateCosts(t *testing.T) {
 
 		{"GET", "/health/", 1, "/health"},
 		{"GET", "/Health", 1, "/health"},
-		// Dearer by spelling, yet still settled.
+		// The slash makes it dearer, but the line with the actual cost applies.
 		{"GET", "/v1/gen/", 3, "/v1/gen"},
 		{"POST", "/v1/generate/../gen", 5, "/v1/gen"},
 	} {
@@ -390,7 +390,7 @@ func TestEvaluateCosts(t *testing.T) {
 	}
 }
 
-func TestNewRefuses(t *testing.T) {
+func TestNewErrors(t *testing.T) {
 	for _, tt := range []struct {
 		c    Config
 		want string
@@ -413,8 +413,8 @@ func TestNewRefuses(t *testing.T) {
 		{Config{Public: paths("/[b-a]/*/x")}, "class"},
 		{Config{Public: paths("/[ä]/*/x")}, "class"},
 		{Config{Public: paths(`/*/x\`)}, "escapes nothing"},
-		{Config{Public: []Pattern{{[]string{"get"}, "/"}}}, "public get /: \"get\" is no method"},
-		{Config{Public: []Pattern{{[]string{""}, "/"}}}, "no method"},
+		{Config{Public: []Pattern{{[]string{"get"}, "/"}}}, "public get /: \"get\" is not a method"},
+		{Config{Public: []Pattern{{[]string{""}, "/"}}}, "not a method"},
 		{Config{Public: []Pattern{{[]string{"GET", "GET"}, "/"}}}, "stands twice"},
 		{Config{Optional: paths("/a", "/a")}, "optional /a: the same line stands twice"},
 		{Config{Public: paths("/a"), Protect: paths("/a")}, `protect /a: contradicts the line "public /a"`},
@@ -432,11 +432,11 @@ func TestNewRefuses(t *testing.T) {
 		}
 	}
 	if _, err := New(Config{Scopes: []ScopeRule{scope("", "/a", "free")}}, nil); err == nil {
-		t.Error("a scope without any scopes is accepted")
+		t.Error("a scope line without known scopes is accepted")
 	}
 }
 
-// twenty is a directive with 20 lines, for the benchmarks.
+// twenty returns the rules of a directive with 20 lines, for allocations and benchmarks.
 func twenty(t testing.TB) *Set {
 	c := Config{
 		Public:   paths("/health", "/docs", "/docs/*", "*.css", "*.png"),

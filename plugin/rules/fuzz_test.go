@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// interpreters are what upstreams do to a path, written independently of steps.
+// interpreters change a path as upstreams do. They are written independently of steps.
 var interpreters = []func(string) string{
 	func(p string) string { return p },
 	// net/http.ServeMux
@@ -56,7 +56,7 @@ func unescape(p string) string {
 	return p
 }
 
-// unreserved decodes what RFC 3986 says means the same either way.
+// unreserved decodes the escapes that RFC 3986 defines as equivalent to their character.
 func unreserved(p string) string {
 	return regexp.MustCompile(`%[0-9A-Fa-f]{2}`).ReplaceAllStringFunc(p, func(e string) string {
 		d := unescape(e)
@@ -90,7 +90,8 @@ func FuzzEvaluate(f *testing.F) {
 		if err != nil || u.Opaque != "" {
 			return
 		}
-		// What goes over the wire, then up to three interpreters in any order.
+		// seen is the forwarded path, and the path after each of up to three interpreters in any
+		// order.
 		p := unreserved(u.EscapedPath())
 		seen := []string{p}
 		for range 3 {
@@ -113,8 +114,7 @@ func FuzzEvaluate(f *testing.F) {
 	})
 }
 
-// FuzzInterpretations checks that the interpretations are closed: nothing that a step makes of one
-// is missing.
+// FuzzInterpretations checks that every step maps each interpretation to another one in the list.
 func FuzzInterpretations(f *testing.F) {
 	for _, seed := range []string{"/a%2f%2e%2e;x/%25252f", "/a\\b//c./", "//", "/%00%c0%af%ef%bc%8f", "/a%a0/ b /%85"} {
 		f.Add(seed)
@@ -131,14 +131,14 @@ func FuzzInterpretations(f *testing.F) {
 		all := make(map[string]bool)
 		for _, r := range rs {
 			if all[r] {
-				t.Fatalf("%q is read twice as %q", target, r)
+				t.Fatalf("%q has the interpretation %q twice", target, r)
 			}
 			all[r] = true
 		}
 		for _, r := range rs {
 			for i, step := range steps {
 				if s := step(r); !all[s] {
-					t.Fatalf("step %d makes %q of %q, which is no reading of %q: %q", i, s, r, target, rs)
+					t.Fatalf("step %d makes %q of %q, which is not an interpretation of %q: %q", i, s, r, target, rs)
 				}
 			}
 		}

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// An exception does not hold for a path that IIS reads as one outside of it.
+// An exception does not apply to a path that IIS reads as one outside of the exception.
 func TestExceptionsReadEscapesOfIIS(t *testing.T) {
 	p, err := NewPaths(PathsConfig{AsSent: []string{"/m/*"}})
 	if err != nil {

@@ -7,26 +7,26 @@ import (
 	"unicode/utf8"
 )
 
-// This file interprets a path that is forwarded as it came: behind an exception of `paths`, and with
+// This file interprets paths that are forwarded as sent: by an exception of `paths`, or with
 // `report`. Every other path has one form, see Canonical.
 
-// maxInterpretations bounds in how many ways one path is interpreted. A path with more
-// interpretations is rejected, or gets the strictest verdict where nothing is rejected.
+// maxInterpretations bounds the number of interpretations of one path. A path with more is
+// rejected or, if paths are not rejected, gets the strictest verdict.
 const maxInterpretations = 16
 
-// maxInterpretedPath bounds the length of such a path, in bytes, since each interpretation costs
+// maxInterpretedPath bounds the length of such a path in bytes, since each interpretation costs
 // time.
 const maxInterpretedPath = 2048
 
-// maxInterpretedBytes bounds the length of all interpretations of one path together, in bytes.
+// maxInterpretedBytes bounds the total length of all interpretations of one path, in bytes.
 const maxInterpretedBytes = 8192
 
 // interpretations returns every way in which an upstream might read the path raw, each once. The
-// first is the path itself. It returns false where there are too many, or where keep returns false
-// for one of them. keep may be nil.
+// first is the path itself. It returns false if there are too many, or if keep, which may be nil,
+// returns false for one of them.
 //
-// It applies every sequence of steps, so the order in which an upstream decodes, cuts and cleans
-// makes no difference.
+// It applies every sequence of steps, so the result covers upstreams that decode, cut and clean in
+// any order.
 func interpretations(raw string, keep func(path string) bool) ([]string, bool) {
 	if len(raw) > maxInterpretedPath {
 		return nil, false
@@ -51,8 +51,8 @@ func interpretations(raw string, keep func(path string) bool) ([]string, bool) {
 	return dst, true
 }
 
-// steps are the changes that upstreams are known to make to a path. A step returns its argument
-// where it changes nothing.
+// steps are the changes that upstreams are known to make to a path. A step that changes nothing
+// returns its argument.
 var steps = [...]func(string) string{
 	decodeSeparators,
 	decodeDots,
@@ -73,8 +73,8 @@ var steps = [...]func(string) string{
 	rootPath,
 }
 
-// kept reports whether an escape of b is kept in the common form of interpretations, because
-// decoding it changes the meaning of the path.
+// kept reports whether interpretations keep an escape of b, because decoding it changes the
+// meaning of the path.
 func kept(b byte) bool {
 	switch b {
 	case '/', '\\', '.', '%', ';', '?', '#', 0:
@@ -89,12 +89,13 @@ func decodeHarmless(p string) string {
 	return decode(p, func(b byte) bool { return !kept(b) })
 }
 
-// decodeSeparators: many frameworks decode the path before they route.
+// decodeSeparators decodes slashes and backslashes, as frameworks do that decode the path before
+// routing.
 func decodeSeparators(p string) string {
 	return decode(p, func(b byte) bool { return b == '/' || b == '\\' })
 }
 
-// decodeDots: RFC 3986, section 6.2.2.2, has "." decoded even where "/" is not.
+// decodeDots decodes dots, which RFC 3986, section 6.2.2.2, decodes even if slashes stay encoded.
 func decodeDots(p string) string {
 	return decode(p, func(b byte) bool { return b == '.' })
 }
@@ -119,7 +120,8 @@ func decodeIIS(p string) string {
 	return decodeHarmless(p)
 }
 
-// decode replaces the escapes of the bytes for which which returns true, once. Other text stays.
+// decode replaces, once, the escapes of the bytes for which which returns true. Hexadecimal digits
+// of other escapes become lower case.
 func decode(p string, which func(byte) bool) string {
 	i := firstDecoded(p, which)
 	if i < 0 {
@@ -149,8 +151,8 @@ func decode(p string, which func(byte) bool) string {
 	return out.String()
 }
 
-// firstDecoded returns the index of the first escape that decode would change, -1 where there is
-// none. Most steps change nothing of most paths, so decode allocates nothing for them.
+// firstDecoded returns the index of the first escape that decode would change, -1 for none. Most
+// steps change nothing in most paths, so decode then allocates nothing.
 func firstDecoded(p string, which func(byte) bool) int {
 	upper := func(c byte) bool { return c >= 'A' && c <= 'F' }
 	for at := strings.IndexByte(p, '%'); at >= 0; {
@@ -170,7 +172,7 @@ func firstDecoded(p string, which func(byte) bool) int {
 	return -1
 }
 
-// unhex returns the byte of the escape at the start of s.
+// unhex returns the byte of the escape at the start of s, and whether there is one.
 func unhex(s string) (byte, bool) {
 	if len(s) < 3 || s[0] != '%' {
 		return 0, false
@@ -190,12 +192,12 @@ func nibble(c byte) (byte, bool) {
 	return 0, false
 }
 
-// turnBackslashes turns backslashes into slashes, as Windows and parsers by the WHATWG URL standard
-// do.
+// turnBackslashes turns backslashes into slashes, as Windows and URL parsers by the WHATWG
+// standard do.
 func turnBackslashes(p string) string { return strings.ReplaceAll(p, `\`, "/") }
 
-// dropParameters removes ";a=b" from every segment, as servlet containers do: "/..;/"
-// is "/../" to them.
+// dropParameters removes ";a=b" from every segment, as servlet containers do: they read "/..;/" as
+// "/../".
 func dropParameters(p string) string {
 	if strings.IndexByte(p, ';') < 0 {
 		return p
@@ -206,15 +208,15 @@ func dropParameters(p string) string {
 	})
 }
 
-// cutParameters ends the path at the first ";", as upstreams do that know only parameters of the
-// whole path.
+// cutParameters ends the path at the first ";", as upstreams do that allow parameters only at the
+// end of the path.
 func cutParameters(p string) string {
 	p, _, _ = strings.Cut(p, ";")
 	return p
 }
 
-// cutQuery ends the path at a decoded "?", "#" or NUL, as upstreams do that decode before parsing
-// or pass the path to C.
+// cutQuery ends the path at a decoded "?", "#" or NUL. Upstreams do so that decode before parsing,
+// or that pass the path to C code.
 func cutQuery(p string) string {
 	if i := strings.IndexAny(p, "?#\x00"); i >= 0 {
 		return p[:i]
@@ -222,8 +224,8 @@ func cutQuery(p string) string {
 	return p
 }
 
-// dropAuthority removes "//host" from the start: URL parsers read a request target that begins so
-// as a network-path reference (RFC 3986, section 4.2).
+// dropAuthority removes "//host" from the start: URL parsers read such a request target as a
+// network-path reference (RFC 3986, section 4.2).
 func dropAuthority(p string) string {
 	if !strings.HasPrefix(p, "//") {
 		return p
@@ -243,8 +245,8 @@ func mergeSlashes(p string) string {
 	return p
 }
 
-// removeDots resolves "." and ".." segments (RFC 3986, section 5.2.4) and leaves empty
-// segments alone, which ".." then takes away as any other.
+// removeDots resolves "." and ".." segments (RFC 3986, section 5.2.4). It keeps empty segments,
+// which ".." removes like any other.
 func removeDots(p string) string {
 	if !strings.Contains(p, "/.") && !strings.HasPrefix(p, ".") {
 		return p
@@ -280,9 +282,9 @@ func trimSlash(p string) string {
 	return p
 }
 
-// trimControls removes control characters, and blanks at the ends of segments: URL parsers of
-// the WHATWG kind, Windows, and frameworks that strip the path. 0x85 and 0xA0 are blanks in
-// Latin-1, outside of UTF-8.
+// trimControls removes control characters, and blanks at both ends of segments. URL parsers by the
+// WHATWG standard, Windows, and frameworks that trim the path do so. 0x85 and 0xA0 are blanks in
+// Latin-1, if they are not part of UTF-8.
 func trimControls(p string) string {
 	if strings.IndexFunc(p, func(r rune) bool { return r <= ' ' || r >= 0x7f }) < 0 {
 		return p
@@ -319,7 +321,7 @@ func blank(r rune, size int, b byte) bool {
 	return unicode.IsSpace(r)
 }
 
-// trimDots removes dots and blanks from the ends of segments, as Windows does, but leaves "." and
+// trimDots removes dots and blanks from the ends of segments, as Windows does, except from "." and
 // "..".
 func trimDots(p string) string {
 	if !strings.Contains(p, "./") && !strings.HasSuffix(p, ".") {
@@ -333,8 +335,8 @@ func trimDots(p string) string {
 	})
 }
 
-// mapLookalikes replaces overlong UTF-8 (RFC 3629, section 10), fullwidth forms and dot leaders by
-// the ASCII characters that lenient decoders and best-fit conversions take them for.
+// mapLookalikes replaces overlong UTF-8 (RFC 3629, section 10), fullwidth forms and look-alikes by
+// the ASCII characters that lenient decoders and best-fit conversions turn them into.
 func mapLookalikes(p string) string {
 	i := 0
 	for i < len(p) && p[i] < utf8.RuneSelf {
@@ -366,8 +368,8 @@ func mapLookalikes(p string) string {
 	return string(out)
 }
 
-// overlong returns the ASCII byte that the start of s encodes in two, three or four
-// bytes, and how many; 0 where it does not.
+// overlong returns the ASCII byte that the start of s encodes in two, three or four bytes, and
+// their number; 0 if the start of s is no overlong form.
 func overlong(s string) (byte, int) {
 	cont := func(i int) (byte, bool) {
 		if i < len(s) && s[i]&0xc0 == 0x80 {
@@ -375,7 +377,7 @@ func overlong(s string) (byte, int) {
 		}
 		return 0, false
 	}
-	// Each longer form begins with bytes that carry no bits.
+	// The longer forms begin with bytes that hold no bits of the character.
 	lead := 0
 	switch {
 	case s[0] == 0xe0 && len(s) > 1:
@@ -398,7 +400,7 @@ func overlong(s string) (byte, int) {
 	return hi<<6 | lo, lead + 2
 }
 
-// rootPath reads a relative path, an empty one too, from the root.
+// rootPath makes a relative or empty path absolute.
 func rootPath(p string) string {
 	if strings.HasPrefix(p, "/") {
 		return p
@@ -406,8 +408,8 @@ func rootPath(p string) string {
 	return "/" + p
 }
 
-// eachSegment applies f to each segment; f must only shorten. It allocates only where f changes a
-// segment.
+// eachSegment applies f, which must only shorten, to each segment. It allocates only if f changes
+// a segment.
 func eachSegment(p string, f func(string) string) string {
 	var out []byte
 	for start := 0; ; {

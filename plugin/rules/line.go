@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// String returns the pattern as a Caddyfile writes it: "GET,POST /v1/deploy*".
+// String returns the pattern as written in a Caddyfile: "GET,POST /v1/deploy*".
 func (p Pattern) String() string {
 	if len(p.Methods) == 0 {
 		return p.Path
@@ -15,9 +15,9 @@ func (p Pattern) String() string {
 	return strings.Join(p.Methods, ",") + " " + p.Path
 }
 
-// ParsePattern reads the pattern that a Caddyfile line begins with: an optional method
-// or comma-separated list of methods ("*" for any), then a path. It returns what
-// follows on the line. The path itself is checked by New.
+// ParsePattern parses the pattern at the start of a Caddyfile line: an optional method or
+// comma-separated list of methods ("*" for any), then a path. It returns the rest of the line. New
+// checks the path itself.
 func ParsePattern(args []string) (p Pattern, rest []string, err error) {
 	if len(args) == 0 {
 		return p, nil, errors.New("a path is missing")
@@ -44,8 +44,8 @@ func ParsePattern(args []string) (p Pattern, rest []string, err error) {
 	return p, args[1:], nil
 }
 
-// ParsePatterns reads a line of one or more paths ("protect /a /b"), which may begin
-// with methods that then hold for all of them.
+// ParsePatterns parses a line of one or more paths ("protect /a /b"). Methods at its start apply
+// to all paths.
 func ParsePatterns(args []string) ([]Pattern, error) {
 	first, rest, err := ParsePattern(args)
 	if err != nil {
@@ -54,7 +54,7 @@ func ParsePatterns(args []string) ([]Pattern, error) {
 	out := []Pattern{first}
 	for _, path := range rest {
 		if !isPath(path) {
-			return nil, fmt.Errorf("%q is no path: it must begin with / or *", path)
+			return nil, fmt.Errorf("%q is not a path: it must begin with / or *", path)
 		}
 		out = append(out, Pattern{Methods: first.Methods, Path: path})
 	}
@@ -65,15 +65,15 @@ func isPath(arg string) bool {
 	return strings.HasPrefix(arg, "/") || strings.HasPrefix(arg, "*")
 }
 
-// checkMethod returns an error for a text that is no method as registered with IANA: upper-case
-// letters, and "-" between them.
+// checkMethod returns an error unless m has the form of the methods registered with IANA:
+// upper-case letters, and "-" between them.
 func checkMethod(m string) error {
 	ok := m != "" && m[0] != '-' && m[len(m)-1] != '-'
 	for i := range len(m) {
 		ok = ok && (m[i] >= 'A' && m[i] <= 'Z' || m[i] == '-')
 	}
 	if !ok {
-		return fmt.Errorf("%q is no method: write it in capital letters, several joined by commas, such as GET,POST", m)
+		return fmt.Errorf("%q is not a method: write it in capital letters, several joined by commas, such as GET,POST", m)
 	}
 	return nil
 }
@@ -81,11 +81,11 @@ func checkMethod(m string) error {
 // line is a compiled Pattern.
 type line struct {
 	methods []string
-	// written compares case as written; folded compares a path case-folded.
+	// written matches paths with regard to case; folded matches case-folded paths.
 	written, folded pattern
-	// below is the pattern of "/docs" where the line's is "/docs/*"; nil elsewhere.
+	// below is the pattern "/docs" of the line "/docs/*"; nil for other lines.
 	below *pattern
-	// wild reports whether the pattern holds a wildcard.
+	// wild reports whether the pattern has a wildcard.
 	wild bool
 }
 
@@ -116,23 +116,22 @@ func compile(p Pattern) (line, error) {
 	return l, nil
 }
 
-// caseless reports whether it makes no difference to a lower-case path if l is compared as
-// written or folded.
+// caseless reports whether written and folded match the same lower-case paths.
 func (l *line) caseless(p Pattern) bool { return fold(p.Path) == p.Path }
 
-// matches reports whether l matches a path as `public` and `optional` do: case counts, and
-// "/docs/*" matches "/docs" too.
+// matches reports whether l matches a path as `public` and `optional` lines do: with regard to
+// case, and "/docs/*" matches "/docs" too.
 func (l *line) matches(method, path string) bool {
 	return l.matchesMethod(method, false) && l.matchesPath(path)
 }
 
-// matchesPath reports whether l's pattern matches path. Case counts.
+// matchesPath is matches for any method.
 func (l *line) matchesPath(path string) bool {
 	return l.written.match(path, false) || l.below != nil && l.below.match(path, false)
 }
 
 // matchesName reports whether l matches a name. slash adds a slash to the name. folded ignores
-// case; then the name must be case-folded or ASCII.
+// case; the name must then be case-folded or ASCII.
 func (l *line) matchesName(method, name string, slash, folded bool) bool {
 	if !l.matchesMethod(method, folded) {
 		return false
@@ -147,7 +146,7 @@ func (l *line) matchesName(method, name string, slash, folded bool) bool {
 	return p.match(name, folded)
 }
 
-// matchesMethod reports whether l applies to method. GET covers HEAD.
+// matchesMethod reports whether l applies to method. GET includes HEAD.
 func (l *line) matchesMethod(method string, folded bool) bool {
 	if len(l.methods) == 0 {
 		return true

@@ -7,13 +7,13 @@ import (
 	"unicode/utf8"
 )
 
-// maxNames is how many names of a path have room without an allocation.
+// maxNames is the number of names of a path that need no allocation.
 const maxNames = 12
 
-// appendNames appends to dst the names by which an upstream may know a path in matching form, each
-// without its trailing slash: the path itself, the path without an extension of its last segment
-// (Rails' "(.:format)", Spring's suffix patterns), and the path behind a script such as
-// "/index.php" (CGI's PATH_INFO, RFC 3875 section 4.1.5). The name of the root is "".
+// appendNames appends to dst the names that an upstream may know a path in matching form by,
+// without their trailing slash. They are the path itself, the path without an extension of its
+// last segment (Rails' "(.:format)", Spring's suffix patterns), and the path after a script such
+// as "/index.php" (CGI's PATH_INFO, RFC 3875 section 4.1.5). The name of the root is "".
 func appendNames(dst []string, path string) []string {
 	path = trimSlash(path)
 	dst = appendWithoutExtension(dst, path)
@@ -38,8 +38,8 @@ func appendName(dst []string, name string) []string {
 	return append(dst, name)
 }
 
-// appendWithoutExtension appends path, and path without what follows the last and the first dot
-// of its last segment.
+// appendWithoutExtension appends path, and path without the text from the last, and from the
+// first, dot of its last segment.
 func appendWithoutExtension(dst []string, path string) []string {
 	dst = appendName(dst, path)
 	start := strings.LastIndexByte(path, '/') + 1
@@ -53,15 +53,15 @@ func appendWithoutExtension(dst []string, path string) []string {
 	return dst
 }
 
-// scripts are the extensions of programs that servers run for the paths behind them.
+// scripts are the extensions of programs that servers run with the rest of the path as an
+// argument.
 var scripts = [...]string{"php", "phtml", "cgi", "fcgi", "pl", "py", "wsgi", "asp", "aspx"}
 
-// script is the part of a path that names a script, without the part that the script gets. The zero
-// script is none.
+// script is the position of a script's file name in a path. The zero script means none.
 type script struct{ start, end int }
 
-// appendNames appends the names of path by which the script knows it: relative to the root and
-// to the script's own directory. Symfony and Laravel take "/index.phpx" for "/x".
+// appendNames appends the names that the script knows path by: relative to the root, and relative
+// to the script's directory. Symfony and Laravel read "/index.phpx" as "/x".
 func (s script) appendNames(dst []string, path string) []string {
 	if s.end == 0 {
 		return dst
@@ -97,7 +97,7 @@ func scriptsIn(path string) (first, last script) {
 	return first, last
 }
 
-// scriptLen returns the length of the script's name at the start of a segment, 0 where there is none.
+// scriptLen returns the length of the script's file name at the start of a segment, 0 for none.
 func scriptLen(segment string) int {
 	if isScript(segment) {
 		return len(segment)
@@ -116,7 +116,7 @@ func isScript(segment string) bool {
 	if dot < 0 {
 		return false
 	}
-	// A digit at the end is a version: "php5".
+	// Digits at the end are a version, as in "php5".
 	extension := strings.TrimRight(segment[dot+1:], "0123456789")
 	for _, s := range scripts {
 		if len(extension) == len(s) && hasPrefix(extension, s, true) {
@@ -126,10 +126,10 @@ func isScript(segment string) bool {
 	return false
 }
 
-// alternatives returns further paths, in matching form, that an upstream may take a path for: the
-// path decoded more than once, with its fullwidth forms turned into ASCII, and without blanks at
-// the ends of its segments. again is the path after the last decoding, "" where one decoding is
-// all.
+// alternatives returns further paths, in matching form, that an upstream may read a path as. They
+// are the path decoded more than once, the path with fullwidth forms turned into ASCII, and the
+// path without blanks at the ends of its segments. again is the path after the last decoding, ""
+// if a second one changes nothing.
 func alternatives(match, again string) []string {
 	var out []string
 	if again != "" {

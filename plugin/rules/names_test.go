@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestNames holds which other names of a path protect, scope and cost lines look at.
+// appendNames returns all other names of a path that protect, scope and cost lines apply to.
 func TestNames(t *testing.T) {
 	for path, want := range map[string][]string{
 		"/cargo/load":            {"/cargo/load"},
@@ -34,7 +34,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestFrontController holds that no spelling with a front controller escapes a rule.
+// No spelling of a path with a front controller such as index.php evades a protect line.
 func TestFrontController(t *testing.T) {
 	set, err := New(Config{Protect: []Pattern{{Path: "/cargo/load"}, {Path: "/api/*"}}}, nil)
 	if err != nil {
@@ -52,8 +52,8 @@ func TestFrontController(t *testing.T) {
 	}
 }
 
-// TestLookalikesBehindAnException holds that a path which is forwarded as it came is also read with
-// its look-alikes turned into what they look like.
+// A path that is forwarded as sent is also interpreted with its look-alikes replaced by ASCII
+// characters.
 func TestLookalikesBehindAnException(t *testing.T) {
 	set, err := New(Config{Protect: []Pattern{{Path: "/cargo/load"}}, Paths: PathsConfig{AsSent: []string{"/*"}}}, nil)
 	if err != nil {
@@ -71,7 +71,7 @@ func TestLookalikesBehindAnException(t *testing.T) {
 	}
 }
 
-// TestEscapesThatGoWrites holds that escapes which Go writes by itself are decoded as all others.
+// Escapes of characters that Go writes as escapes are decoded like all others.
 func TestEscapesThatGoWrites(t *testing.T) {
 	set, err := New(Config{Public: []Pattern{{Path: "/x"}}}, nil)
 	if err != nil {
@@ -88,8 +88,8 @@ func TestEscapesThatGoWrites(t *testing.T) {
 	}
 }
 
-// TestLinesOfPathsThemselves holds that /v1/jobs/* also prices /v1/jobs, unless /v1/jobs has a line of its own.
-func TestLinesOfPathsThemselves(t *testing.T) {
+// The cost of /v1/jobs/* also applies to /v1/jobs, unless /v1/jobs has its own line.
+func TestCostOfTheParentPath(t *testing.T) {
 	under := CostRule{Pattern: Pattern{Methods: []string{"POST"}, Path: "/v1/jobs/*"}, Cost: 5}
 	itself := CostRule{Pattern: Pattern{Methods: []string{"POST"}, Path: "/v1/jobs"}, Cost: 1}
 	for _, tt := range []struct {

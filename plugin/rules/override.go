@@ -6,7 +6,7 @@ func (v Verdict) And(w Verdict) Verdict {
 	return v
 }
 
-// Methods returns the methods that lines of c name, each once, in the order of their first line.
+// Methods returns the methods in the lines of c, each once, in the order of their first line.
 func (c *Config) Methods() []string {
 	var out []string
 	seen := make(map[string]bool)

@@ -8,17 +8,17 @@ import (
 	"strings"
 )
 
-// PathsConfig is a `paths` block: where a path may stay as it came. Patterns are those of Pattern,
-// without methods.
+// PathsConfig is a `paths` block: the exceptions for paths that are forwarded as sent. Patterns
+// are those of Pattern, without methods.
 type PathsConfig struct {
 	// EncodedSlash are the patterns under which a path may hold "%2F".
 	EncodedSlash []string `json:"encoded_slash,omitempty"`
 	// Parameters are the patterns under which a path may hold ";".
 	Parameters []string `json:"parameters,omitempty"`
-	// AsSent are the patterns under which every path is forwarded as it came.
+	// AsSent are the patterns under which every path is forwarded as sent.
 	AsSent []string `json:"as_sent,omitempty"`
-	// Report forwards every path as it came. A path that would be rejected or changed is only
-	// logged and counted. Default: false.
+	// Report forwards every path as sent. A path that would be rejected or changed is only logged
+	// and counted. Default: false.
 	Report bool `json:"report,omitempty"`
 }
 
@@ -28,7 +28,7 @@ type Paths struct {
 	report                           bool
 }
 
-// NewPaths compiles c. Errors name the offending line.
+// NewPaths compiles c. Errors quote the line.
 func NewPaths(c PathsConfig) (*Paths, error) {
 	p := &Paths{report: c.Report}
 	for _, kind := range []struct {
@@ -54,19 +54,19 @@ func NewPaths(c PathsConfig) (*Paths, error) {
 	return p, nil
 }
 
-// Path is a request's path as the rules see it.
+// Path is a request's path in the form for Evaluate.
 type Path struct {
-	// Escaped is the path that goes upstream, Decoded the same decoded once. Both are empty
-	// where Rejected is true.
+	// Escaped is the path for the upstream, and Decoded is Escaped decoded once. Both are empty if
+	// Rejected is true.
 	Escaped, Decoded string
-	// Fault is why the path is ambiguous; 0 where it is not.
+	// Fault is why the path is ambiguous; 0 if it is not.
 	Fault Fault
-	// Changed reports whether the canonical form is not the path as it came.
+	// Changed reports whether the canonical form differs from the sent path.
 	Changed bool
-	// AsSent reports whether the path is forwarded as it came, though it is ambiguous or not
+	// AsSent reports whether the path is forwarded as sent, although it is ambiguous or not
 	// canonical.
 	AsSent bool
-	// Reported reports whether AsSent holds only because faults are reported and not rejected.
+	// Reported reports whether AsSent is true only because of PathsConfig.Report.
 	Reported bool
 
 	match           string
@@ -77,10 +77,10 @@ type Path struct {
 	strictest bool
 }
 
-// Rejected reports whether the request is to be rejected with 400 ambiguous_path.
+// Rejected reports whether the request must be rejected with 400 ambiguous_path.
 func (p *Path) Rejected() bool { return p.Fault != 0 && !p.AsSent }
 
-// rawPath returns the path of u as it came: with its escapes, even where Go would write them
+// rawPath returns the path of u as sent, with its escapes, even if Go would write them
 // differently.
 func rawPath(u *url.URL) string {
 	if u.RawPath != "" {
@@ -91,12 +91,12 @@ func rawPath(u *url.URL) string {
 	return u.EscapedPath()
 }
 
-// escapedByGo are the characters that Go forwards as escapes from a URL without a RawPath.
+// escapedByGo are the characters that Go writes as escapes in a URL without a RawPath.
 const escapedByGo = "!'()*[]"
 
 // Canonicalize returns the path of u in the form that is checked and forwarded. The path of
-// "OPTIONS *" is "*". exempt treats the path as behind an exception. Canonicalize does not allocate
-// for a path that is plainly canonical.
+// "OPTIONS *" is "*". With exempt, an exception applies to every path. Canonicalize does not
+// allocate for a canonical path without escapes.
 func (p *Paths) Canonicalize(u *url.URL, exempt bool) Path {
 	if u.Opaque != "" {
 		return Path{Fault: NotOrigin, AsSent: p.report || exempt, Reported: p.report, strictest: true}
@@ -135,9 +135,9 @@ func (p *Paths) Canonicalize(u *url.URL, exempt bool) Path {
 	return out
 }
 
-// exception returns the path as it came where an exception applies: every interpretation of the
-// path matches the exception's patterns. faithful reports whether Go forwards the path with the
-// escapes that it came with.
+// exception returns the path as sent if an exception applies: every interpretation of the path
+// must match the exception's patterns. faithful reports whether Go forwards the path with the
+// escapes that were sent.
 func (p *Paths) exception(sent string, fault Fault, exempt, faithful bool) (Path, bool) {
 	out := Path{Fault: fault, AsSent: true, Changed: fault == 0, Escaped: sent}
 	var ok bool
@@ -192,7 +192,7 @@ func matchesAny(lines []line) func(string) bool {
 	}
 }
 
-// Remedy returns the line of a `paths` block that would let a path with this fault pass.
+// Remedy returns the line of a `paths` block that would allow a path with this fault.
 func (f Fault) Remedy(path string) string {
 	option := "as_sent"
 	switch {
@@ -201,7 +201,7 @@ func (f Fault) Remedy(path string) string {
 	case f == Parameter:
 		option = "allow parameters"
 	}
-	// The part of the path before the first ambiguous byte.
+	// path[:i] is the part before the first ambiguous byte.
 	i := 0
 	for i < len(path) && pathByte[path[i]] == plainClass || i < len(path) && path[i] == '/' {
 		i++
@@ -213,5 +213,5 @@ func (f Fault) Remedy(path string) string {
 	return option + " " + prefix + "*"
 }
 
-// errEmptySegment is the error of a pattern that no canonical path can match.
-var errEmptySegment = errors.New("a path holds no empty segment: repeated slashes are merged before rules are looked at, so write one")
+// errEmptySegment is the error for a pattern that no canonical path can match.
+var errEmptySegment = errors.New("a path has no empty segment: repeated slashes are merged before the rules apply, so write one")

@@ -9,14 +9,13 @@ import (
 )
 
 // pattern is a compiled path pattern. Its kinds are those of Caddy's path matcher
-// (modules/caddyhttp/matchers.go, MatchPath): a single "*" at one end, or one at each
-// end, crosses slashes; any other use of "*" stays inside a segment.
+// (modules/caddyhttp/matchers.go, MatchPath). A single "*" at one end, or one at each end, also
+// matches slashes; any other "*" matches within a segment.
 type pattern struct {
 	kind   kind
 	lit    string
 	tokens []token
-	// slashed is, of a glob, the pattern of the paths that it takes once a slash is added to
-	// them; nil where there are none.
+	// slashed, for a glob, is the result of slashAdded; nil if that is none.
 	slashed *pattern
 }
 
@@ -31,7 +30,7 @@ const (
 	glob                   // /a/*/b
 )
 
-// token is one piece of a glob: literal text, a "*", or a class of bytes.
+// token is a part of a glob: literal text, a "*", or a class of bytes.
 type token struct {
 	kind  tokenKind
 	lit   string
@@ -46,7 +45,7 @@ const (
 	class
 )
 
-// newPattern compiles text; folded ignores case.
+// newPattern compiles text. With folded, the pattern is for case-folded paths.
 func newPattern(text string, folded bool) (pattern, error) {
 	if err := checkPath(text); err != nil {
 		return pattern{}, err
@@ -61,7 +60,7 @@ func newPattern(text string, folded bool) (pattern, error) {
 	case text == "*":
 		return pattern{kind: everything}, nil
 	case strings.Contains(text, "%"):
-		// Caddy compares these in escaped space, always as a glob.
+		// Caddy compares patterns with escapes always as globs, with the escaped path.
 	case stars == 2 && first && last:
 		return pattern{kind: middle, lit: text[1 : len(text)-1]}, nil
 	case stars == 1 && first:
@@ -83,7 +82,7 @@ func newPattern(text string, folded bool) (pattern, error) {
 	return p, nil
 }
 
-// checkPath returns an error for a pattern that could never match as its author meant it.
+// checkPath returns an error for a pattern that could never match as its author expects.
 func checkPath(text string) error {
 	switch {
 	case text == "":
@@ -93,7 +92,7 @@ func checkPath(text string) error {
 	case strings.ContainsAny(text, "?#"):
 		return fmt.Errorf("path %q must not contain ? or #: rules see the path only, not the query", text)
 	case strings.Contains(text, "{"):
-		return fmt.Errorf("path %q must not contain { : placeholders are not replaced here, only {$VARIABLES} of the Caddyfile are", text)
+		return fmt.Errorf("path %q must not contain { : placeholders are not replaced, only {$VARIABLES} of the Caddyfile are", text)
 	case !utf8.ValidString(text):
 		return fmt.Errorf("path %q is not valid UTF-8", text)
 	}
@@ -104,7 +103,7 @@ func checkPath(text string) error {
 		return fmt.Errorf("path %q looks like several paths: write each as an argument of its own, with blanks between and without quotes", text)
 	}
 	if strings.Contains(text, "/:") {
-		return fmt.Errorf("path %q: names of segments are not known here: write * for a segment, such as /users/*/items", text)
+		return fmt.Errorf("path %q: named segments are not supported: write * for a segment, such as /users/*/items", text)
 	}
 	for _, r := range text {
 		if r < ' ' || r == 0x7f {
@@ -119,8 +118,8 @@ func checkPath(text string) error {
 	return nil
 }
 
-// tokenize splits a glob. It decodes escapes as interpretations does: those of kept bytes stay, in
-// lower case, the others become the byte that they encode, never a metacharacter.
+// tokenize splits a glob into tokens. It treats escapes as interpretations does: escapes of kept
+// bytes stay, in lower case; others become their byte, which is never a metacharacter.
 func tokenize(text string, folded bool) ([]token, error) {
 	var (
 		out []token
@@ -141,7 +140,8 @@ func tokenize(text string, folded bool) ([]token, error) {
 			}
 		case '%':
 			if i+1 < len(text) && text[i+1] == '*' {
-				// Caddy's "%*" spans raw text. Interpretations that keep %2f have the same effect.
+				// In Caddy, "%*" matches escaped text. Here it is "*", since interpretations keep
+				// %2f as an escape.
 				continue
 			}
 			b, ok := unhex(text[i:])
@@ -178,8 +178,8 @@ func tokenize(text string, folded bool) ([]token, error) {
 	return out, nil
 }
 
-// parseClass reads "[a-z]" or "[^a-z]" at the start of text and returns its length. A
-// class never matches a slash.
+// parseClass parses "[a-z]" or "[^a-z]" at the start of text and returns its length. A class never
+// matches a slash.
 func parseClass(text string, folded bool) (token, int, error) {
 	bad := errors.New("a [class] must be closed and hold ASCII characters or ranges such as a-z")
 	t := token{kind: class}
@@ -237,7 +237,7 @@ func (t *token) add(b byte)      { t.class[b>>6] |= 1 << (b & 63) }
 func (t *token) has(b byte) bool { return t.class[b>>6]&(1<<(b&63)) != 0 }
 
 // match reports whether the pattern matches the whole path. With folded, ASCII letters of path are
-// compared in lower case; the pattern must have been compiled so.
+// compared in lower case; the pattern must have been compiled with folded, too.
 func (p *pattern) match(path string, folded bool) bool {
 	switch p.kind {
 	case everything:
@@ -262,7 +262,7 @@ func (p *pattern) match(path string, folded bool) bool {
 	return p.matchGlob(path, folded)
 }
 
-// matchSlashed reports whether the pattern takes path with a slash added to it.
+// matchSlashed reports whether the pattern matches path with a slash added.
 func (p *pattern) matchSlashed(path string, folded bool) bool {
 	lit, slash := strings.CutSuffix(p.lit, "/")
 	switch p.kind {
@@ -277,12 +277,13 @@ func (p *pattern) matchSlashed(path string, folded bool) bool {
 	case middle:
 		return p.match(path, folded) || slash && len(path) >= len(lit) && hasPrefix(path[len(path)-len(lit):], lit, folded)
 	}
-	// A star and a class take no slash, so that the pattern's own last one takes the added one.
+	// Neither a star nor a class matches a slash, so only a slash at the pattern's end can match
+	// the added one.
 	return p.slashed != nil && p.slashed.matchGlob(path, folded)
 }
 
-// slashAdded returns the pattern of those paths that p takes once a slash is added to
-// them: "/a" for "/a/" and for "/a/*". False where that can't be more than p takes itself.
+// slashAdded returns the pattern of the paths that p matches once a slash is added to them: "/a"
+// for "/a/" and for "/a/*". It returns false if there are none beyond those that p matches itself.
 func (p *pattern) slashAdded() (pattern, bool) {
 	if p.kind != glob {
 		lit, ok := strings.CutSuffix(p.lit, "/")
@@ -310,9 +311,9 @@ func (p *pattern) slashAdded() (pattern, bool) {
 	return pattern{kind: glob, tokens: tokens}, true
 }
 
-// matchGlob goes back only to the last star. That suffices: a star spans no slash, so
-// text between two stars that holds a slash has but one place, and text that holds
-// none leaves the most to later stars when it is placed first.
+// matchGlob backtracks to the last star only. That suffices, since a star matches no slash. Text
+// between two stars that has a slash fits in one place only. Text without one leaves the most for
+// later stars if it is placed as early as possible.
 func (p *pattern) matchGlob(path string, folded bool) bool {
 	tokens := p.tokens
 	t, i := 0, 0
@@ -352,7 +353,7 @@ func (p *pattern) matchGlob(path string, folded bool) bool {
 	}
 }
 
-// hasPrefix is strings.HasPrefix, with the ASCII letters of s in lower case if folded.
+// hasPrefix is strings.HasPrefix. With folded, the ASCII letters of s are compared in lower case.
 func hasPrefix(s, lit string, folded bool) bool {
 	if !folded {
 		return strings.HasPrefix(s, lit)
@@ -368,7 +369,7 @@ func hasPrefix(s, lit string, folded bool) bool {
 	return true
 }
 
-// lower returns b, an ASCII letter in lower case.
+// lower returns b, in lower case if it is an ASCII letter.
 func lower(b byte) byte {
 	if b >= 'A' && b <= 'Z' {
 		return b | 0x20
@@ -376,6 +377,6 @@ func lower(b byte) byte {
 	return b
 }
 
-// fold returns s as comparisons without regard to case see it. By way of upper case,
-// since several letters ("ſ", the Kelvin sign) meet only there.
+// fold returns s in the form for comparisons without regard to case. It converts to upper case
+// first, since several letters ("ſ", the Kelvin sign) become equal only there.
 func fold(s string) string { return strings.ToLower(strings.ToUpper(s)) }

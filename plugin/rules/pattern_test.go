@@ -126,7 +126,7 @@ func TestSlashAdded(t *testing.T) {
 	}
 }
 
-// FuzzGlob compares globs without escapes with what Caddy uses, path.Match.
+// FuzzGlob compares globs without escapes with path.Match, which Caddy uses.
 func FuzzGlob(f *testing.F) {
 	for _, s := range [][2]string{
 		{"/a*b*c/d", "/aXbYc/d"}, {"/*/*/x", "/a/b/x"}, {"/*a*a*/b", "/aaa/b"}, {"/a/**/b*", "/a/x/bb"}, {"/x*y/", "/x/y/"},
@@ -146,7 +146,7 @@ func FuzzGlob(f *testing.F) {
 			return
 		}
 		if got := p.match(name, false); got != want {
-			t.Fatalf("%q matches %q: %v, path.Match says %v", pattern, name, got, want)
+			t.Fatalf("%q matches %q: %v, path.Match returns %v", pattern, name, got, want)
 		}
 	})
 }

@@ -1,32 +1,32 @@
-// Package rules evaluates what a path asks of a request: whether it needs a key, which scopes it
-// needs, and what it costs.
+// Package rules evaluates what a path requires of a request: whether it needs a key, which scopes
+// it needs, and its cost.
 //
 // A gateway that reads a path in another way than its upstream checks another request than the one
-// that is carried out. So a path has one form, the canonical one: it is checked and it goes
-// upstream, byte for byte. A path that may be read as another one even then is ambiguous, and is
-// rejected, unless an exception of PathsConfig lets it pass as it came. Then every interpretation
-// of the path is checked and the strictest verdict counts.
+// that the upstream runs. So a path has one form, the canonical one: the rules check it, and the
+// upstream gets it, byte for byte. A path that may still be read as another one is ambiguous. It
+// is rejected, unless an exception of PathsConfig forwards it as sent. Then every interpretation
+// of the path is checked, and the strictest verdict counts.
 //
 // Upstreams also know a path by other names: without regard to case, with and without the trailing
-// slash, without an extension, behind a script such as "/index.php". `protect`, `scope` and `cost`
-// hold for each of these names; `public` and `optional` hold for the path as written.
+// slash, without an extension, or after a script such as "/index.php". `protect`, `scope` and
+// `cost` apply to each of these names; `public` and `optional` apply to the path as written.
 package rules
 
-// Class states whether a request needs a key. Ordered: a larger Class is stricter.
+// Class states whether a request needs a key. A larger Class is stricter.
 type Class uint8
 
 const (
-	// Public needs no key, checks none and passes no context.
+	// Public needs no key, checks none, and passes no context to the upstream.
 	Public Class = iota
-	// Optional passes without a key; one that is sent must be valid.
+	// Optional allows requests without a key; a key that is sent must be valid.
 	Optional
-	// Default is what no rule names: a key is needed, unless protect rules exist.
+	// Default is the class of paths without a rule: they need a key, unless protect rules exist.
 	Default
-	// Protected needs a key by name.
+	// Protected needs a key because of a protect rule.
 	Protected
 )
 
-// String returns the class's name as a Caddyfile spells it, "default" for Default.
+// String returns the class as written in a Caddyfile, "default" for Default.
 func (c Class) String() string {
 	switch c {
 	case Public:
@@ -41,15 +41,16 @@ func (c Class) String() string {
 	return "unknown"
 }
 
-// MaxCost is the largest cost that a line may state.
+// MaxCost is the largest cost of a line.
 const MaxCost = 1_000_000_000
 
 // Pattern is one `public`, `optional`, `protect`, `scope` or `cost` line.
 type Pattern struct {
-	// Methods the line holds for, upper case; empty: all. GET covers HEAD.
+	// Methods are the methods that the line applies to, in upper case; empty: all. GET includes
+	// HEAD.
 	Methods []string `json:"methods,omitempty"`
-	// Path as Caddy's path matcher takes it: exact, "prefix*", "*suffix", "*middle*", and
-	// "*" inside a segment. Queries, fragments, placeholders, empty and dot segments are refused.
+	// Path is a pattern of Caddy's path matcher: exact, "prefix*", "*suffix", "*middle*", or with
+	// "*" inside a segment. New rejects queries, fragments, placeholders, empty and dot segments.
 	Path string `json:"path"`
 }
 
@@ -64,14 +65,14 @@ type CostRule struct {
 	Pattern
 	// Cost is from 0 to MaxCost.
 	Cost int64 `json:"cost"`
-	// Refund gives the cost back when the upstream answers 5xx.
+	// Refund refunds the cost when the upstream answers 5xx.
 	Refund bool `json:"refund,omitempty"`
-	// Actual names the upstream's response header or trailer that settles the real cost.
+	// Actual is the name of the upstream's response header or trailer with the actual cost.
 	Actual string `json:"actual,omitempty"`
 }
 
-// Config is the rules of one directive. Order matters for Scopes and Costs, whose first
-// match holds, and for nothing else.
+// Config is the rules of one directive. The order matters only for Scopes and Costs, whose first
+// match counts.
 type Config struct {
 	Public   []Pattern   `json:"public,omitempty"`
 	Optional []Pattern   `json:"optional,omitempty"`
@@ -80,11 +81,11 @@ type Config struct {
 	Costs    []CostRule  `json:"costs,omitempty"`
 	// ScopeDeny rejects requests that match no scope line: `scope_default deny`.
 	ScopeDeny bool `json:"scope_deny,omitempty"`
-	// Only are the paths of the directive, as its matcher states them. Default: all.
+	// Only are the paths of the directive, as stated by its matcher. Default: all.
 	Only []Pattern `json:"only,omitempty"`
-	// Except are the paths that the matcher leaves out. Default: none.
+	// Except are the paths that the matcher excludes. Default: none.
 	Except []Pattern `json:"except,omitempty"`
-	// Paths states where ambiguous paths may pass. Default: nowhere.
+	// Paths states which paths are forwarded as sent. Default: none.
 	Paths PathsConfig `json:"paths,omitzero"`
 }
 
@@ -97,19 +98,20 @@ func (c *PathsConfig) empty() bool {
 	return len(c.EncodedSlash)+len(c.Parameters)+len(c.AsSent) == 0 && !c.Report
 }
 
-// Verdict is what the rules of a Set ask of one request.
+// Verdict is what the rules of a Set require of one request.
 type Verdict struct {
 	Class Class
-	// Outside reports whether the directive's matcher leaves the request out. Nothing is checked.
+	// Outside reports whether the directive's matcher excludes the request, so that nothing is
+	// checked.
 	Outside bool
-	// Need is the set of scopes that are all required, one bit each as given to New.
+	// Need is the set of required scopes, in the bits that New got.
 	Need uint64
-	// Deny reports whether no scope line matched and the rules reject that.
+	// Deny reports whether no scope line matched and Config.ScopeDeny is set.
 	Deny bool
-	// Cost is the highest cost of all interpretations; 1 where no line matched.
+	// Cost is the highest cost of all interpretations; 1 if no line matched.
 	Cost int64
-	// Rule is the cost line that gave Cost, nil for the default. Where interpretations match
-	// several lines, one that settles the Actual cost comes before one that does not, so that no
-	// spelling escapes the settling.
+	// Rule is the cost line of the request, nil for the default cost. If interpretations match
+	// several lines, one with an Actual cost is preferred, so that no spelling of a path evades
+	// it.
 	Rule *CostRule
 }
