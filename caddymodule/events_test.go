@@ -84,7 +84,7 @@ func TestEventsApp(t *testing.T) {
 		t.Errorf("a key is in %s", b)
 	}
 
-	// Without subscriptions, the app wants no events.
+	// Without subscriptions in its configuration, the app requests no events from the engine.
 	if err := load(t, app, nil); err != nil {
 		t.Fatal(err)
 	}

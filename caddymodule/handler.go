@@ -107,7 +107,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		log := redact.Begin(h.logs, r)
 		defer log.End(w)
 		shareState(log, new(directiveState))
-		return h.leaveOut(log, w, r, next)
+		return h.passExcluded(log, w, r, next)
 	}
 
 	x := newExchange(h, w, r)
@@ -129,7 +129,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	x.preflight = !path.Rejected() && isPreflight(r)
 	answered := x.answersPreflight(&path)
 	if x.verdict.Outside && !answered {
-		return h.leaveOut(log, w, r, next)
+		return h.passExcluded(log, w, r, next)
 	}
 	shared.checked = true
 	if x.preflight {
@@ -179,8 +179,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	return x.pass(log, next)
 }
 
-// leaveOut passes on a request that the directive's matcher excludes.
-func (h *Handler) leaveOut(log *redact.RequestLog, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+// passExcluded passes on a request that the directive's matcher excludes.
+func (h *Handler) passExcluded(log *redact.RequestLog, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	stripIdentity(log, r, removedOverrides(&h.HandlerConfig))
 	h.dropUpgrade(log, r)
 	log.CleanURI(r)

@@ -90,7 +90,7 @@ func TestLimitsRedisRedirect(t *testing.T) {
 	wrong(at(":rose-3", server.Addr()), nil, "Redis returned an error: WRONGPASS", "nothing was changed")
 	refusing := testserver.NewProxy(t, "127.0.0.1:1")
 	refusing.Refuse()
-	wrong(at(":rose-2", refusing.Addr()), nil, "the Redis that was in use until now answers")
+	wrong(at(":rose-2", refusing.Addr()), nil, "the former Redis answers and stays in use")
 	g.app.Limits = at(":rose-2", server.Addr())
 	g.load()
 	wantUnchanged("with the new password")

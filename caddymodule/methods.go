@@ -130,7 +130,7 @@ func (o *override) read() {
 // refine does the same as read, as the function gateway.Request.Refine.
 func (o *override) refine(q *gateway.Request) {
 	o.read()
-	q.Now = time.Now() // sending the body may have taken long
+	q.Now = time.Now() // the client may have sent the body slowly
 	o.check.demand()
 }
 

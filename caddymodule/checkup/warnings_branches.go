@@ -23,7 +23,7 @@ func uncheckedBranches(app *caddyhttp.App, at *config.AdaptedLines) (out []warni
 			continue
 		}
 		for _, u := range all {
-			if h.leavesOut(u) && shareUpstream(h, u, all) && !checkedElsewhere(u, app) {
+			if h.excludes(u) && shareUpstream(h, u, all) && !checkedElsewhere(u, app) {
 				out = append(out, warning{level: slog.LevelWarn, at: at.Handler(k.HandlerConfig), attrs: []any{"site", h.site()},
 					message: "this keygate is in a route with a matcher of the path, and Caddy sends the requests that do not match to the same upstream without a check: " +
 						"add the directive `keygate_paths` to the site, or put one keygate before the handle blocks and name the paths that need a key, such as `protect /api/*`"})
@@ -34,9 +34,9 @@ func uncheckedBranches(app *caddyhttp.App, at *config.AdaptedLines) (out []warni
 	return out
 }
 
-// leavesOut reports whether u is a reverse_proxy in another route than h's, and a path matcher
+// excludes reports whether u is a reverse_proxy in another route than h's, and a path matcher
 // selects h's route.
-func (h *routedHandler) leavesOut(u *routedHandler) bool {
+func (h *routedHandler) excludes(u *routedHandler) bool {
 	if _, ok := u.handler.(*reverseproxy.Handler); !ok || u.inErrorRoute() || u.inResponseRoute() {
 		return false
 	}

@@ -28,16 +28,16 @@ func (h *routedHandler) answers(all []*routedHandler) (directive string, ok bool
 	}
 	switch name := h.module(); name {
 	case "reverse_proxy":
-		return name, !h.goesOn(all)
+		return name, !h.continues(all)
 	case "keygate_proxy", "keygate_console", "error", "metrics", "file_server":
 		return name, true
 	}
 	return "", false
 }
 
-// goesOn reports whether h has response routes without an answer, as forward_auth has. A request
+// continues reports whether h has response routes without an answer, as forward_auth has. A request
 // then goes to the handlers after h.
-func (h *routedHandler) goesOn(all []*routedHandler) bool {
+func (h *routedHandler) continues(all []*routedHandler) bool {
 	held := func(other *routedHandler) bool {
 		return other.server == h.server && len(other.path) > len(h.path) && other.path[len(h.path)].kind == responseRoutes &&
 			slices.EqualFunc(h.path, other.path[:len(h.path)], func(a, b routeStep) bool {

@@ -59,10 +59,10 @@ type Directive struct {
 //		}
 //	}
 //
-// A matcher of only path, not path and method becomes the directive's own rules about paths. With
-// any other matcher, ParseHandlerDirective returns a second directive for the requests that the
-// matcher excludes. That one checks no key: it removes headers that tell upstreams who the caller
-// is, so that clients can't forge them.
+// A matcher that consists only of the matchers `path`, `not path` and `method` becomes the directive's own rules about
+// paths. With any other matcher, ParseHandlerDirective returns a second directive for the requests that the matcher
+// excludes. That one checks no key: it removes headers that tell upstreams who the caller is, so that clients can't
+// forge them.
 func ParseHandlerDirective(h httpcaddyfile.Helper) ([]Directive, error) {
 	h.Next() // A matcher, if there is one, follows the directive's name.
 	line := *h.Dispenser

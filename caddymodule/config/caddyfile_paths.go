@@ -63,10 +63,10 @@ func pathsOptions(l lines, c *rules.PathsConfig) options {
 var errPathMatcher = errors.New("this matcher looks at the path as Caddy reads it, which may differ from how the upstream reads it: " +
 	"remove the matcher and name the paths that need a key inside the block, such as 'protect /api/*' (a matcher may hold only path, not path and method)")
 
-// splitMatcher converts a matcher of only path, not path and method into the directive's patterns:
-// only for included paths, except for excluded ones. A matcher that does not look at the path is
-// returned as rest. Any other matcher is an error: Caddy and the upstream may read the same path
-// differently, so a request could escape the check.
+// splitMatcher converts a matcher that consists only of the matchers `path`, `not path` and `method` into the
+// directive's patterns: only for included paths, except for excluded ones. A matcher that does not look at the path is
+// returned as rest. Any other matcher is an error: Caddy and the upstream may read the same path differently, so a
+// request could escape the check.
 func splitMatcher(set caddy.ModuleMap) (only, except []rules.Pattern, rest caddy.ModuleMap, err error) {
 	if len(set) == 0 {
 		return nil, nil, nil, nil
