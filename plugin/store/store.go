@@ -1,4 +1,5 @@
-// Package store names what a store's transactions hold, over all packages that keep rows in one.
+// Package store declares the interface of a store's transactions, which combines those of all
+// packages that keep rows in a store.
 package store
 
 import (
@@ -9,8 +10,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
-// Tx is a transaction of a store. Each interface is declared by the package that works with those rows; such a package
-// gets its own from a management.Tx by management.Role. So every transaction that a store hands out must implement Tx.
+// Tx is a transaction of a store. Each embedded interface is declared by the package that works
+// with its rows. That package obtains its interface from a management.Tx by management.Role, so
+// every transaction of a store must implement Tx.
 type Tx interface {
 	management.Tx
 	auth.Tx

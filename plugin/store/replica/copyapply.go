@@ -90,7 +90,7 @@ func (c *Copy) AnnouncedLease(ctx context.Context) (*AnnouncedLease, error) {
 const keptChanges = 10_000
 
 // Apply applies a delta, which must begin at the copy's position. Revocations of the copy that the
-// primary lacks stay in force.
+// primary lacks still apply.
 //
 // Apply calls pending with the number of pending revocations before readers can see the new rows.
 func (c *Copy) Apply(ctx context.Context, d *replication.Delta, syncedAt time.Time, pending func(n int64)) error {

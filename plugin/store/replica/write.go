@@ -22,7 +22,7 @@ func (r *Replica) primaryError() error {
 }
 
 // onPrimary calls f, which uses the primary. While the primary is known to be unreachable it
-// returns the reason instead, so that callers do not wait in vain and block others.
+// returns the reason instead, so that callers do not wait for it and block others.
 func (r *Replica) onPrimary(f func() error) error {
 	err := r.primaryError()
 	if err == nil {

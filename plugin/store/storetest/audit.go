@@ -13,7 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store"
 )
 
-// event returns a row that follows the head with those values.
+// event returns the audit event that follows the event with the given number and hash.
 func event(seq int64, prev []byte, target, tenant string) *audit.Row {
 	hash := sha256.Sum256(fmt.Appendf(prev, "%d", seq+1))
 	return &audit.Row{Seq: seq + 1, ID: fmt.Sprint("evt_", seq+1), Keyspace: ks, At: at, Action: "key.updated",
@@ -33,7 +33,7 @@ func record(tx management.Tx, target, tenant string) error {
 func auditRows(t *testing.T, s Store) {
 	update(t, s, func(tx store.Tx) error {
 		if seq, hash, err := tx.LockNewestAudit(); seq != 0 || hash != nil || err != nil {
-			t.Errorf("head of nothing: %d, %x, %v", seq, hash, err)
+			t.Errorf("newest event of a new store: %d, %x, %v", seq, hash, err)
 		}
 		bare := &audit.Row{Seq: 1, ID: "evt_1", Keyspace: "other", At: at, Action: "x", Hash: []byte{9}}
 		return firstError(tx.InsertTenant(tenant("Acme")), tx.InsertAudit(bare))
@@ -79,7 +79,7 @@ func auditRows(t *testing.T, s Store) {
 		}
 		return nil
 	})
-	// Nothing takes the place of an event or comes before one.
+	// An event can't replace another one or be inserted before it.
 	for _, seq := range []int64{0, 3, 5} {
 		err := s.Update(ctxOf(t), func(tx management.Tx) error {
 			r := event(seq, nil, "k", "Acme")

@@ -9,24 +9,25 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store"
 )
 
-// checkpoints tests what a store says of itself and of its audit chain's heads.
+// checkpoints tests the store's identity, the number of audit events, and the published
+// checkpoint.
 func checkpoints(t *testing.T, s Store) {
 	var id string
 	var key []byte
 	view(t, s, func(tx store.Tx) (err error) {
 		id, key, err = tx.Identity()
 		if len(id) != 32 || len(key) != 16 {
-			t.Errorf("the store is %q, its cursors' key %x", id, key)
+			t.Errorf("the id is %q, the key of cursors %x", id, key)
 		}
 		if g, err := tx.PublishedCheckpoint(); g.Seq != 0 || !g.At.IsZero() || len(g.Hash) != 0 || err != nil {
-			t.Errorf("a new store's head %+v, %v", g, err)
+			t.Errorf("the checkpoint of a new store is %+v, %v", g, err)
 		}
 		return err
 	})
 	for i := range 5 {
 		update(t, s, func(tx store.Tx) error {
 			if again, k, err := tx.Identity(); again != id || !bytes.Equal(k, key) || err != nil {
-				t.Errorf("the store is %q now, %v", again, err)
+				t.Errorf("the id is %q now, %v", again, err)
 			}
 			seq, hash, err := tx.LockNewestAudit()
 			if err != nil {
@@ -55,7 +56,7 @@ func checkpoints(t *testing.T, s Store) {
 	update(t, s, func(tx store.Tx) error { return tx.SetPublishedCheckpoint(given) })
 	update(t, s, func(tx store.Tx) error {
 		g, err := tx.LockPublishedCheckpoint()
-		same(t, "head", g, given)
+		same(t, "checkpoint", g, given)
 		return err
 	})
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store"
 )
 
-// checkLedger fails where the movements do not add up to the balance.
+// checkLedger returns a tenant's ledger. The test fails unless the entries add up to the balance.
 func checkLedger(t *testing.T, s Store, slug string) []management.LedgerEntry {
 	t.Helper()
 	var list []management.LedgerEntry
@@ -74,7 +74,7 @@ func ledger(t *testing.T, s Store) {
 		if err := tx.AddCredits(&management.LedgerEntry{Keyspace: ks, Tenant: "a", Kind: "add", Amount: math.MaxInt64, At: at}); err == nil {
 			t.Error("a balance that overflows was accepted")
 		}
-		wantErr(t, "a tenant that is none", tx.AddCredits(&management.LedgerEntry{Keyspace: ks, Tenant: "b", Kind: "add", Amount: 1, At: at}), gateway.ErrNotFound)
+		wantErr(t, "an unknown tenant", tx.AddCredits(&management.LedgerEntry{Keyspace: ks, Tenant: "b", Kind: "add", Amount: 1, At: at}), gateway.ErrNotFound)
 		return nil
 	})
 	list := checkLedger(t, s, "a")
@@ -95,21 +95,21 @@ func ledger(t *testing.T, s Store) {
 func leases(t *testing.T, s Store) {
 	withKeys(t, s, "a", 0)
 	_, _, err := s.LeaseCredits(ctxOf(t), "n1", ks, "none", 1)
-	wantErr(t, "a tenant that is none", err, gateway.ErrNotFound)
+	wantErr(t, "an unknown tenant", err, gateway.ErrNotFound)
 	for _, step := range []struct {
-		what          string
+		name          string
 		do            func()
 		node          string
 		want          int64
 		granted, rest int64
 	}{
-		{"of nothing", nil, "n1", 10, 0, 0},
+		{"without credits", nil, "n1", 10, 0, 0},
 		{"the first", func() { addCredits(t, s, "a", 100) }, "n1", 30, 30, 70},
 		{"another node's", nil, "n2", 50, 50, 20},
 		{"on top", nil, "n1", math.MaxInt64, 20, 0},
-		{"of nothing left", nil, "n2", 1, 0, 0},
-		{"none wanted", func() { addCredits(t, s, "a", 5) }, "n2", 0, 0, 5},
-		{"less than none wanted", nil, "n2", -3, 0, 5},
+		{"nothing left", nil, "n2", 1, 0, 0},
+		{"a need of zero", func() { addCredits(t, s, "a", 5) }, "n2", 0, 0, 5},
+		{"a negative need", nil, "n2", -3, 0, 5},
 		{"returned credits", func() {
 			if err := s.ReturnCredits(ctxOf(t), "n2", ks, "A"); err != nil {
 				t.Fatal(err)
@@ -125,10 +125,11 @@ func leases(t *testing.T, s Store) {
 			step.do()
 		}
 		if granted, rest := lease(t, s, step.node, "a", step.want); granted != step.granted || rest != step.rest {
-			t.Errorf("%s: granted %d, rest %d; want %d, %d", step.what, granted, rest, step.granted, step.rest)
+			t.Errorf("%s: granted %d, rest %d; want %d, %d", step.name, granted, rest, step.granted, step.rest)
 		}
 	}
-	// Where there is plenty, a part of the unleased credits is leased, otherwise only the needed amount.
+	// If there are many unleased credits, a node gets a share of them, otherwise only the amount
+	// that it needs.
 	withKeys(t, s, "rich", 0)
 	addCredits(t, s, "rich", 3*gateway.FewCharges)
 	for _, step := range []struct {
@@ -148,7 +149,7 @@ func leases(t *testing.T, s Store) {
 			t.Errorf("%s needs %d: granted %d, rest %d; want %d, %d", step.node, step.need, granted, rest, step.granted, step.rest)
 		}
 	}
-	// The balance is unchanged; the API may spend the unleased credits.
+	// Leases do not change the balance. The API may spend credits that are not leased.
 	if b := balance(t, s, "a"); b != 105 {
 		t.Errorf("balance: %d, want 105", b)
 	}
@@ -186,11 +187,11 @@ func spends(t *testing.T, s Store) {
 		got = append(got, row{e.KeyID, e.Kind, e.Amount})
 	}
 	same(t, "ledger", got, []row{{"a-0", "usage", 2}, {"a-0", "shortfall", 3}, {"a-1", "usage", -5}, {"a-0", "usage", -17}, {"", "add", 100}})
-	// n1 holds 60 - 22 + 2 = 40 of the 80.
+	// Node n1 has leased 60 - 22 + 2 = 40 of the balance of 80.
 	if granted, rest := lease(t, s, "n2", "a", 100); granted != 40 || rest != 0 {
 		t.Errorf("leased while n1 has a lease: %d, %d; want 40, 0", granted, rest)
 	}
-	// Of a lease that has ended: to the balance, and to no lease.
+	// Credits of a lease that has ended are returned to the balance, and to no lease.
 	spend(t, s, "n1", at.Add(2*time.Hour), gateway.Spend{Tenant: "a", KeyID: "a-0", Returned: 5})
 	if b := balance(t, s, "a"); b != 85 {
 		t.Errorf("balance: %d, want 85", b)
@@ -198,12 +199,12 @@ func spends(t *testing.T, s Store) {
 	if granted, rest := lease(t, s, "n2", "a", 100); granted != 5 || rest != 0 {
 		t.Errorf("leased of the returned credits: %d, %d; want 5, 0", granted, rest)
 	}
-	// Beside a charge of the next lease.
+	// One spend both returns credits of an ended lease and charges the present one.
 	spend(t, s, "n1", at.Add(2*time.Hour), gateway.Spend{Tenant: "a", KeyID: "a-0", Amount: 5, Returned: 5})
 	if granted, rest := lease(t, s, "n2", "a", 100); granted != 5 || rest != 0 {
 		t.Errorf("leased of the returned credits: %d, %d; want 5, 0", granted, rest)
 	}
-	// More than there is: to zero and no further, the rest on record.
+	// A spend above the balance makes it zero, and the rest is recorded as a shortfall.
 	spend(t, s, "n1", at.Add(2*time.Hour), gateway.Spend{Tenant: "a", KeyID: "a-1", Amount: 95})
 	if b := balance(t, s, "a"); b != 0 {
 		t.Errorf("balance: %d, want 0", b)
@@ -223,7 +224,7 @@ func creditsConcurrent(t *testing.T, s Store) {
 	for _, err := range together(6, func(i int) error {
 		node := fmt.Sprint("n", i)
 		for range 12 {
-			if i < 3 { // nodes that spend what they lease
+			if i < 3 { // these nodes spend what they lease
 				granted, _, err := s.LeaseCredits(ctx, node, ks, "a", 17)
 				if err != nil {
 					return err
@@ -234,7 +235,7 @@ func creditsConcurrent(t *testing.T, s Store) {
 				spent[i] += granted
 				continue
 			}
-			amount := int64(-23) // the web application
+			amount := int64(-23) // the others change the balance as the API does
 			if i == 5 {
 				amount = 5
 			}
@@ -263,12 +264,12 @@ func creditsConcurrent(t *testing.T, s Store) {
 	}
 	for _, e := range checkLedger(t, s, "a") {
 		if e.Kind == "shortfall" {
-			t.Errorf("leased credits were not there: %+v", e)
+			t.Errorf("leased credits were spent by others: %+v", e)
 		}
 	}
 }
 
-func usage(t *testing.T, s Store) {
+func quotaCounts(t *testing.T, s Store) {
 	day := func(d int) time.Time { return time.Date(2026, 3, d, 0, 0, 0, 0, time.UTC) }
 	month := day(1)
 	write := func(rows ...gateway.Usage) {
@@ -280,13 +281,13 @@ func usage(t *testing.T, s Store) {
 	row := func(c ratelimit.Calendar, start time.Time, used int64) gateway.Usage {
 		return gateway.Usage{Subject: "k:default:a", Calendar: c, Start: start, Used: used}
 	}
-	load := func(what string, now time.Time, want ...gateway.Usage) {
+	load := func(name string, now time.Time, want ...gateway.Usage) {
 		t.Helper()
 		got, err := s.LoadUsage(ctxOf(t), "k:default:a", now)
 		if err != nil {
 			t.Fatal(err)
 		}
-		same(t, what, append([]gateway.Usage{}, got...), append([]gateway.Usage{}, want...))
+		same(t, name, append([]gateway.Usage{}, got...), append([]gateway.Usage{}, want...))
 	}
 	load("nothing", at)
 	total := gateway.Usage{Subject: "k:default:a", Calendar: ratelimit.Total, Used: 9}
@@ -295,7 +296,7 @@ func usage(t *testing.T, s Store) {
 	write(row(ratelimit.Day, day(4), 5), row(ratelimit.Month, month, 6), total, other)
 	load("the first", at, row(ratelimit.Day, day(4), 5), row(ratelimit.Month, month, 6), total)
 	write(row(ratelimit.Day, day(4), 8), row(ratelimit.Month, month, 2)) // the month was reset
-	load("as given", at, row(ratelimit.Day, day(4), 8), row(ratelimit.Month, month, 2), total)
+	load("replaced counts", at, row(ratelimit.Day, day(4), 8), row(ratelimit.Month, month, 2), total)
 	load("at the end of the day", day(5).Add(-time.Nanosecond), row(ratelimit.Day, day(4), 8), row(ratelimit.Month, month, 2), total)
 	load("the next day", day(5), row(ratelimit.Month, month, 2), total)
 	load("in another zone", day(5).In(time.FixedZone("", -3600)), row(ratelimit.Month, month, 2), total)
@@ -305,7 +306,7 @@ func usage(t *testing.T, s Store) {
 	view(t, s, func(tx store.Tx) error {
 		all, err := tx.Usage("k:default:a")
 		if len(all) < 3 {
-			t.Errorf("kept: %+v", all)
+			t.Errorf("counts kept: %+v", all)
 		}
 		return err
 	})

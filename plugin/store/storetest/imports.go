@@ -12,28 +12,29 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store"
 )
 
-// Secrets are found by how their digests begin, and keys by what they were imported as.
+// imports tests that secrets are found by the hints in their digests, and keys by the marks under
+// which they were imported.
 func imports(t *testing.T, s Store) {
 	withKeys(t, s, "acme", 4)
-	lead := apikey.Hint{0xff, 1, 2, 0xff}
+	hint := apikey.Hint{0xff, 1, 2, 0xff}
 	mark := apikey.Mark{7}
 	update(t, s, func(tx store.Tx) error {
 		for i, last := range []byte{0, 0x7f, 0xff} {
-			led := secret("led-"+string('a'+rune(i)), "acme-0", "")
-			copy(led.Digest, lead[:])
-			for j := len(lead); j < len(led.Digest); j++ {
-				led.Digest[j] = last
+			hinted := secret("hinted-"+string('a'+rune(i)), "acme-0", "")
+			copy(hinted.Digest, hint[:])
+			for j := len(hint); j < len(hinted.Digest); j++ {
+				hinted.Digest[j] = last
 			}
-			led.Algorithm = "bcrypt:x"
+			hinted.Algorithm = "bcrypt:x"
 			if i == 2 {
-				led.KeyID = "acme-1"
+				hinted.KeyID = "acme-1"
 			}
-			if err := tx.InsertSecret(led); err != nil {
+			if err := tx.InsertSecret(hinted); err != nil {
 				return err
 			}
 		}
-		if n, err := tx.CountByHint(ks, lead); err != nil || n != 3 {
-			t.Errorf("CountLed = %d, %v", n, err)
+		if n, err := tx.CountByHint(ks, hint); err != nil || n != 3 {
+			t.Errorf("CountByHint = %d, %v", n, err)
 		}
 		if k, err := tx.KeyByDigest(ks, digest("acme-2")); err != nil || k.ID != "acme-2" || k.Tenant != "acme" {
 			t.Errorf("KeyByDigest = %+v, %v", k, err)
@@ -43,29 +44,29 @@ func imports(t *testing.T, s Store) {
 				t.Errorf("KeyByDigest of %v: %v", where, err)
 			}
 		}
-		for range 2 { // twice is as good as once
+		for range 2 { // inserting a mark twice has no effect
 			if err := tx.InsertImportMark(ks, mark, "acme-3"); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	list, err := s.SecretsByHint(ctxOf(t), ks, lead, 10)
+	list, err := s.SecretsByHint(ctxOf(t), ks, hint, 10)
 	if err != nil || len(list) != 3 || list[0].Algorithm != "bcrypt:x" {
-		t.Errorf("SecretsLed = %+v, %v", list, err)
+		t.Errorf("SecretsByHint = %+v, %v", list, err)
 	}
-	if list, err := s.SecretsByHint(ctxOf(t), ks, lead, 2); err != nil || len(list) != 2 {
-		t.Errorf("SecretsLed, two = %+v, %v", list, err)
+	if list, err := s.SecretsByHint(ctxOf(t), ks, hint, 2); err != nil || len(list) != 2 {
+		t.Errorf("SecretsByHint, two = %+v, %v", list, err)
 	}
 	for _, l := range []apikey.Hint{{0xff, 1, 2, 0xfe}, {0xff, 1, 3}} {
 		if list, err := s.SecretsByHint(ctxOf(t), ks, l, 10); err != nil || len(list) != 0 {
-			t.Errorf("SecretsLed of %x = %+v, %v", l, list, err)
+			t.Errorf("SecretsByHint of %x = %+v, %v", l, list, err)
 		}
 	}
-	if list, err := s.SecretsByHint(ctxOf(t), "other", lead, 10); err != nil || len(list) != 0 {
-		t.Errorf("SecretsLed of another keyspace = %+v, %v", list, err)
+	if list, err := s.SecretsByHint(ctxOf(t), "other", hint, 10); err != nil || len(list) != 0 {
+		t.Errorf("SecretsByHint of another keyspace = %+v, %v", list, err)
 	}
-	heldAndInserted(t, s, mark)
+	insertImported(t, s, mark)
 	manyChanges(t, s)
 	view(t, s, func(tx store.Tx) error {
 		if k, err := tx.ImportedAs(ks, mark); err != nil || k.ID != "acme-3" {
@@ -80,8 +81,9 @@ func imports(t *testing.T, s Store) {
 	})
 }
 
-// Keys are inserted with their secret and mark, and the existing ones of many are found at once.
-func heldAndInserted(t *testing.T, s Store, other apikey.Mark) {
+// insertImported tests that keys are inserted with their secret and mark, and that ExistingKeys
+// finds them among many.
+func insertImported(t *testing.T, s Store, other apikey.Mark) {
 	var digests []apikey.Digest
 	marks := []apikey.Mark{other, {9}}
 	for i := range 250 {
@@ -100,13 +102,13 @@ func heldAndInserted(t *testing.T, s Store, other apikey.Mark) {
 		}
 		d, m, err := tx.ExistingKeys(ks, digests, marks)
 		if err != nil || len(d) != 2 || !d[digests[3]] || !d[digests[240]] || len(m) != 2 || !m[other] || !m[apikey.Mark{9}] {
-			t.Errorf("Held = %v, %v, %v", d, m, err)
+			t.Errorf("ExistingKeys = %v, %v, %v", d, m, err)
 		}
 		if d, m, err := tx.ExistingKeys("other", digests, marks); err != nil || len(d) != 0 || len(m) != 0 {
-			t.Errorf("Held by another keyspace = %v, %v, %v", d, m, err)
+			t.Errorf("ExistingKeys of another keyspace = %v, %v, %v", d, m, err)
 		}
 		if d, m, err := tx.ExistingKeys(ks, nil, nil); err != nil || len(d) != 0 || len(m) != 0 {
-			t.Errorf("Held of none = %v, %v, %v", d, m, err)
+			t.Errorf("ExistingKeys of none = %v, %v, %v", d, m, err)
 		}
 		return nil
 	})
@@ -135,7 +137,7 @@ func heldAndInserted(t *testing.T, s Store, other apikey.Mark) {
 	})
 }
 
-// Many changes are as one after the other.
+// manyChanges tests that Changes numbers a list of changes like single calls of Change.
 func manyChanges(t *testing.T, s Store) {
 	var before int64
 	many := make([]gateway.Change, 250)

@@ -36,7 +36,7 @@ func tenantRoundTrip(t *testing.T, s Store) {
 
 	full.Name, full.Plan, full.Active, full.Overrides, full.Metadata = "B", "free", false, gateway.Overrides{}, nil
 	full.UpdatedAt, full.DeletedAt = at.Add(2*time.Hour), at.Add(3*time.Hour)
-	full.Credits, full.Version = 1000, 77 // both are the store's
+	full.Credits, full.Version = 1000, 77 // the store sets both and ignores these values
 	update(t, s, func(tx store.Tx) error { return tx.UpdateTenant(full) })
 	if full.Version != 2 {
 		t.Errorf("version after the update: %d, want 2", full.Version)
@@ -48,14 +48,14 @@ func tenantRoundTrip(t *testing.T, s Store) {
 		return err
 	})
 	err := s.View(ctxOf(t), func(tx management.Tx) error { _, err := tx.Tenant(ks, "none"); return err })
-	wantErr(t, "a tenant that is none", err, gateway.ErrNotFound)
+	wantErr(t, "an unknown tenant", err, gateway.ErrNotFound)
 	err = s.Update(ctxOf(t), func(tx management.Tx) error { return tx.UpdateTenant(tenant("none")) })
-	wantErr(t, "updating a tenant that is none", err, gateway.ErrNotFound)
+	wantErr(t, "updating an unknown tenant", err, gateway.ErrNotFound)
 }
 
 func tenantSlugs(t *testing.T, s Store) {
 	update(t, s, func(tx store.Tx) error { return tx.InsertTenant(tenant("Acme")) })
-	// A rejected insert leaves the transaction usable.
+	// After a rejected insert the transaction can still be used.
 	update(t, s, func(tx store.Tx) error {
 		wantErr(t, "other case", tx.InsertTenant(tenant("aCME")), management.ErrSlugTaken)
 		return tx.InsertTenant(tenant("acme-2"))
@@ -105,7 +105,8 @@ func tenantPaging(t *testing.T, s Store) {
 	var got []string
 	after := "b"
 	for page := range 10 {
-		// Rows that arrive between pages, before and behind the cursor, move nothing.
+		// Tenants that are inserted before and behind the cursor between two pages do not disturb
+		// paging.
 		update(t, s, func(tx store.Tx) error { return tx.InsertTenant(tenant(fmt.Sprintf("a-%d", page))) })
 		n := 0
 		view(t, s, func(tx store.Tx) error {
@@ -209,7 +210,7 @@ func keyRoundTrip(t *testing.T, s Store) {
 		})
 	}
 	err := s.Update(ctxOf(t), func(tx management.Tx) error { return tx.InsertKey(key("key_4", "none")) })
-	wantErr(t, "a key of no tenant", err, gateway.ErrNotFound)
+	wantErr(t, "a key of an unknown tenant", err, gateway.ErrNotFound)
 	err = s.View(ctxOf(t), func(tx management.Tx) error { _, err := tx.Key("other", "key_1"); return err })
 	wantErr(t, "a key of another keyspace", err, gateway.ErrNotFound)
 
@@ -220,7 +221,7 @@ func keyRoundTrip(t *testing.T, s Store) {
 	next.UpdatedAt, next.Prefix, next.LastFour = at.Add(time.Hour), "kg_live_efgh", "qrst"
 	next.LastUsedAt, next.LastUsedIP = time.Time{}, ""
 	update(t, s, func(tx store.Tx) error { return tx.UpdateKey(&next) })
-	next.LastUsedAt, next.LastUsedIP = full.LastUsedAt, full.LastUsedIP // not written by updates
+	next.LastUsedAt, next.LastUsedIP = full.LastUsedAt, full.LastUsedIP // an update does not write these
 	view(t, s, func(tx store.Tx) error {
 		got, err := tx.Key(ks, "key_1")
 		same(t, "updated", got, &next)
@@ -230,7 +231,7 @@ func keyRoundTrip(t *testing.T, s Store) {
 		t.Errorf("version after the update: %d, want 2", next.Version)
 	}
 	err = s.Update(ctxOf(t), func(tx management.Tx) error { return tx.UpdateKey(key("nothing", "Acme")) })
-	wantErr(t, "updating a key that is none", err, gateway.ErrNotFound)
+	wantErr(t, "updating an unknown key", err, gateway.ErrNotFound)
 }
 
 func ids(list []*gateway.Key) []string {
@@ -330,7 +331,7 @@ func keyPaging(t *testing.T, s Store) {
 		}
 		got = append(got, ids(list)...)
 		before = got[len(got)-1]
-		// Newer keys, and the cursor's own deletion, move nothing.
+		// Neither newer keys nor the deletion of the cursor's own key disturb paging.
 		update(t, s, func(tx store.Tx) error {
 			k := list[len(list)-1]
 			k.DeletedAt = at
@@ -368,7 +369,7 @@ func activeKeys(t *testing.T, s Store) {
 			t.Errorf("active: %d, want 2", n)
 		}
 		if none, err := tx.ActiveKeys(ks, "none", now); none != 0 || err != nil {
-			t.Errorf("active keys of no tenant: %d, %v", none, err)
+			t.Errorf("active keys of an unknown tenant: %d, %v", none, err)
 		}
 		return err
 	})

@@ -26,7 +26,8 @@ func secrets(t *testing.T, s Store) {
 		return err
 	})
 
-	// The digest is taken within the keyspace, by whichever key, and free elsewhere.
+	// A digest is unique within a keyspace, across all keys. Another keyspace may have the same
+	// digest.
 	update(t, s, func(tx store.Tx) error {
 		wantErr(t, "a taken digest", tx.InsertSecret(secret("again", "a-1", "a-0")), management.ErrDigestTaken)
 		other := tenant("a")
@@ -38,13 +39,13 @@ func secrets(t *testing.T, s Store) {
 		return firstError(tx.InsertTenant(other), tx.InsertKey(k), tx.InsertSecret(in))
 	})
 	err := s.Update(ctxOf(t), func(tx management.Tx) error { return tx.InsertSecret(secret("n", "nothing", "n")) })
-	wantErr(t, "a secret of no key", err, gateway.ErrNotFound)
+	wantErr(t, "a secret of an unknown key", err, gateway.ErrNotFound)
 
 	changed := long
 	changed.Algorithm, changed.Digest, changed.Prefix, changed.LastFour = "sha256", []byte{1}, "p", "l"
 	changed.ExpiresAt, changed.LastUsedAt, changed.LastUsedIP = time.Time{}, at.Add(time.Hour), "::2"
 	update(t, s, func(tx store.Tx) error { return tx.UpdateSecret(changed) })
-	changed.LastUsedAt, changed.LastUsedIP = long.LastUsedAt, long.LastUsedIP // not written by updates
+	changed.LastUsedAt, changed.LastUsedIP = long.LastUsedAt, long.LastUsedIP // an update does not write these
 	view(t, s, func(tx store.Tx) error {
 		got, err := tx.Secrets(ks, "a-0")
 		if len(got) == 2 {
@@ -132,7 +133,7 @@ func digests(t *testing.T, s Store) {
 	got := make(map[string]bool)
 	err := s.Digests(ctxOf(t), func(keyspace string, d []byte) bool {
 		if len(got) == 5 {
-			// Writers are not held up.
+			// Digests does not block writers.
 			update(t, s, func(tx store.Tx) error { return tx.InsertTenant(tenant("meanwhile")) })
 		}
 		got[fmt.Sprintf("%s %x", keyspace, d)] = true
@@ -173,7 +174,7 @@ func rehash(t *testing.T, s Store) {
 	}
 	_, err = s.Lookup(ctxOf(t), ks, []apikey.Candidate{candidate("a-0")})
 	wantErr(t, "found by the old digest", err, gateway.ErrNotFound)
-	wantErr(t, "rehashing nothing", s.Rehash(ctxOf(t), ks, "nothing", to), gateway.ErrNotFound)
+	wantErr(t, "rehashing an unknown secret", s.Rehash(ctxOf(t), ks, "nothing", to), gateway.ErrNotFound)
 	list, err := s.Changes(ctxOf(t), seq, 10)
 	if err != nil {
 		t.Fatal(err)
@@ -193,7 +194,7 @@ func setShown(t *testing.T, s Store) {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct{ secret, prefix, lastFour, key string }{
-		{"s-a-0", "kg_live_1111", "1111", "kg_live_abcd wxyz"}, // outdated by a rotation: the key shows its newest secret
+		{"s-a-0", "kg_live_1111", "1111", "kg_live_abcd wxyz"}, // this secret was replaced by a rotation; the key shows its newest secret
 		{"s-newer", "kg_live_2222", "2222", "kg_live_2222 2222"},
 	} {
 		if err := s.SetShown(ctxOf(t), ks, tt.secret, tt.prefix, tt.lastFour); err != nil {
@@ -206,7 +207,7 @@ func setShown(t *testing.T, s Store) {
 			t.Errorf("after %s the key shows %s, want %s", tt.secret, got, tt.key)
 		}
 	}
-	wantErr(t, "of no secret", s.SetShown(ctxOf(t), ks, "nothing", "a", "b"), gateway.ErrNotFound)
+	wantErr(t, "an unknown secret", s.SetShown(ctxOf(t), ks, "nothing", "a", "b"), gateway.ErrNotFound)
 	wantErr(t, "in another keyspace", s.SetShown(ctxOf(t), "other", "s-a-0", "a", "b"), gateway.ErrNotFound)
 	list, err := s.Changes(ctxOf(t), seq, 10)
 	if err != nil {
@@ -214,7 +215,7 @@ func setShown(t *testing.T, s Store) {
 	}
 	for _, c := range list {
 		if c.Kind != gateway.ChangeSecret || c.ID != "a-0" {
-			t.Errorf("it left the change %+v", c)
+			t.Errorf("SetShown made the change %+v", c)
 		}
 	}
 }
@@ -231,7 +232,7 @@ func touches(t *testing.T, s Store) {
 	}
 	write(at, "192.0.2.1")
 	write(at.Add(time.Second), "2001:db8::1")
-	write(at.Add(-time.Hour), "192.0.2.3") // late: goes back nowhere
+	write(at.Add(-time.Hour), "192.0.2.3") // an older use does not replace a newer one
 	view(t, s, func(tx store.Tx) error {
 		k, err := tx.Key(ks, "a-0")
 		if err == nil && (!k.LastUsedAt.Equal(at.Add(time.Second)) || k.LastUsedIP != "2001:db8::1" || k.Version != 1) {

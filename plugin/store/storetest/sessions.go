@@ -52,11 +52,11 @@ func sessions(t *testing.T, s Store) {
 			return err
 		}
 		byToken.Scopes = nil
-		same(t, "one by a token, whose scopes are the token's", got, byToken)
+		same(t, "a session by a token, which has the scopes of the token", got, byToken)
 		_, err = tx.Session(ks, "other")
-		wantErr(t, "another keyspace's", err, gateway.ErrNotFound)
+		wantErr(t, "in another keyspace", err, gateway.ErrNotFound)
 		_, err = tx.SessionByDigest([]byte("nothing"))
-		wantErr(t, "by no digest", err, gateway.ErrNotFound)
+		wantErr(t, "an unknown digest", err, gateway.ErrNotFound)
 		for _, c := range []struct {
 			q    auth.SessionQuery
 			want string
@@ -78,7 +78,7 @@ func sessions(t *testing.T, s Store) {
 			return err
 		}
 		if ended, err := tx.EndSession("other", "a", later); ended || err != nil {
-			t.Errorf("another keyspace ends it: %v, %v", ended, err)
+			t.Errorf("ended in another keyspace: %v, %v", ended, err)
 		}
 		if ended, err := tx.EndSession(ks, "a", later); !ended || err != nil {
 			t.Errorf("EndSession: %v, %v", ended, err)
@@ -116,15 +116,15 @@ func portalLinks(t *testing.T, s Store) {
 		_, err := tx.UsePortalLink("other", d[:], at)
 		wantErr(t, "in another keyspace", err, gateway.ErrNotFound)
 		_, err = tx.PortalLink("other", d[:])
-		wantErr(t, "looked at in another keyspace", err, gateway.ErrNotFound)
-		// Looking at a link does not use it.
+		wantErr(t, "read in another keyspace", err, gateway.ErrNotFound)
+		// Reading a link does not use it.
 		l, err := tx.PortalLink(ks, d[:])
 		if err == nil {
 			same(t, "link", l, link())
 		}
 		return err
 	})
-	// Of many at once one gets it.
+	// Of several concurrent callers only one can use the link.
 	var mu sync.Mutex
 	var got []*auth.PortalLink
 	var wg sync.WaitGroup
@@ -147,12 +147,12 @@ func portalLinks(t *testing.T, s Store) {
 	}
 	wg.Wait()
 	if len(got) != 1 {
-		t.Fatalf("%d got the link", len(got))
+		t.Fatalf("%d callers used the link", len(got))
 	}
 	same(t, "link", got[0], link())
 	view(t, s, func(tx store.Tx) error {
 		_, err := tx.PortalLink(ks, d[:])
-		wantErr(t, "looked at once it was used", err, gateway.ErrNotFound)
+		wantErr(t, "read after its use", err, gateway.ErrNotFound)
 		return nil
 	})
 }

@@ -1,5 +1,4 @@
-// Package storetest is the suite that every store must pass: Run is called by the
-// tests of each.
+// Package storetest is the test suite for stores. The tests of each store package call Run.
 package storetest
 
 import (
@@ -16,18 +15,18 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/store"
-	used "github.com/keygate-dev/keygate/plugin/usage"
+	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// Store is all that a store is asked for.
+// Store is a store with all interfaces that the suite tests.
 type Store interface {
 	gateway.Store
 	management.Store
-	used.Store
+	usage.Store
 }
 
-// Run tests the stores that open returns. Each call of open returns a new, empty store,
-// which open closes at the end of the test it was given.
+// Run tests the stores that open returns. Each call of open must return a new, empty store, and
+// close it when the test that it was given ends.
 func Run(t *testing.T, open func(t *testing.T) Store) {
 	for _, tc := range []struct {
 		name string
@@ -57,7 +56,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"ViewSnapshot", viewSnapshot},
 		{"CapUnderLoad", capUnderLoad},
 		{"Audit", auditRows},
-		{"Heads", checkpoints},
+		{"Checkpoints", checkpoints},
 		{"AuditChainConcurrent", auditChainConcurrent},
 		{"AuditErase", auditErase},
 		{"Ledger", ledger},
@@ -65,19 +64,19 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		{"Spends", spends},
 		{"CreditsConcurrent", creditsConcurrent},
 		{"Touches", touches},
-		{"Usage", usage},
-		{"Days", days},
-		{"QuotasEnd", quotasEnd},
-		{"Accounts", accounts},
+		{"QuotaCounts", quotaCounts},
+		{"UsageDays", usageDays},
+		{"QuotaPruning", quotaPruning},
+		{"UsageBatches", usageBatches},
 		{"RecentRequests", recentRequests},
 		{"Peppers", peppers},
 		{"Tokens", tokens},
 		{"Sessions", sessions},
 		{"PortalLinks", portalLinks},
-		{"Once", idempotencyRecords},
+		{"Idempotency", idempotencyRecords},
 		{"Webhooks", webhookRows},
 		{"Deliveries", deliveries},
-		{"Occasions", oneShots},
+		{"OneShots", oneShots},
 		{"Closed", closed},
 	} {
 		t.Run(tc.name, func(t *testing.T) { tc.test(t, open(t)) })
@@ -86,7 +85,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 
 const ks = "default"
 
-// at is a time that every store can keep: whole microseconds, UTC.
+// at is a time that every store keeps exactly: whole microseconds in UTC.
 var at = time.Date(2026, 3, 4, 5, 6, 7, 8000, time.UTC)
 
 func ctxOf(t *testing.T) context.Context {
@@ -131,7 +130,8 @@ func secret(id, keyID, full string) gateway.Secret {
 		Prefix: "kg_live_abcd", LastFour: "wxyz", CreatedAt: at}
 }
 
-// withKeys adds a tenant with n keys named <slug>-0 and so on, whose full key is their id.
+// withKeys adds a tenant with n keys, whose ids are <slug>-0, <slug>-1 and so on. The full key
+// equals the id.
 func withKeys(t *testing.T, s Store, slug string, n int) {
 	t.Helper()
 	update(t, s, func(tx store.Tx) error {
@@ -151,7 +151,6 @@ func withKeys(t *testing.T, s Store, slug string, n int) {
 	})
 }
 
-// addCredits adds credits to a tenant.
 func addCredits(t *testing.T, s Store, slug string, amount int64) {
 	t.Helper()
 	update(t, s, func(tx store.Tx) error {
@@ -171,7 +170,7 @@ func balance(t *testing.T, s Store, slug string) (n int64) {
 	return n
 }
 
-// asJSON makes values comparable whose empty and missing parts do not differ.
+// asJSON returns v as JSON, for comparing values in which empty and missing parts count as equal.
 func asJSON(t *testing.T, v any) string {
 	t.Helper()
 	b, err := json.Marshal(v)
@@ -181,17 +180,17 @@ func asJSON(t *testing.T, v any) string {
 	return string(b)
 }
 
-func same(t *testing.T, what string, got, want any) {
+func same(t *testing.T, name string, got, want any) {
 	t.Helper()
 	if g, w := asJSON(t, got), asJSON(t, want); g != w {
-		t.Errorf("%s:\n got %s\nwant %s", what, g, w)
+		t.Errorf("%s:\n got %s\nwant %s", name, g, w)
 	}
 }
 
-func wantErr(t *testing.T, what string, err, want error) {
+func wantErr(t *testing.T, doing string, err, want error) {
 	t.Helper()
 	if !errors.Is(err, want) {
-		t.Errorf("%s: got %v, want %v", what, err, want)
+		t.Errorf("%s: got %v, want %v", doing, err, want)
 	}
 }
 

@@ -47,7 +47,7 @@ func tokens(t *testing.T, s Store) {
 		}
 		same(t, "token", got, token("b", "acme", "a"))
 		_, err = tx.Token(ks, "other")
-		wantErr(t, "another keyspace's", err, gateway.ErrNotFound)
+		wantErr(t, "in another keyspace", err, gateway.ErrNotFound)
 		for _, c := range []struct {
 			q    auth.TokenQuery
 			want string
@@ -73,13 +73,13 @@ func tokens(t *testing.T, s Store) {
 	later := at.Add(time.Minute)
 	update(t, s, func(tx store.Tx) error {
 		if list := ids(tx.RevokeTokens("other", "a", later)); list != "" {
-			t.Errorf("another keyspace revokes %s", list)
+			t.Errorf("revoked in another keyspace: %s", list)
 		}
 		if list := ids(tx.RevokeTokens(ks, "b", later)); list != "bc" {
-			t.Errorf("b takes %s with it, want bc", list)
+			t.Errorf("revoking b revoked %s, want bc", list)
 		}
 		if list := ids(tx.RevokeTokens(ks, "a", later.Add(1))); list != "a" {
-			t.Errorf("a takes %s with it, want a alone", list)
+			t.Errorf("revoking a revoked %s, want a", list)
 		}
 		primary := apikey.Candidate{Algorithm: "hmac-sha256:11111111", Digest: candidate("new").Digest}
 		if err := errors.Join(tx.TouchToken("d", later, "192.0.2.1"), tx.TouchToken("d", at, "192.0.2.2"), tx.RehashToken("d", primary)); err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store"
 )
 
-// together runs f(0) to f(n-1) at once and returns their errors.
+// together runs f(0) to f(n-1) concurrently and returns their errors.
 func together(n int, f func(i int) error) []error {
 	errs := make([]error, n)
 	var wg sync.WaitGroup
@@ -47,7 +47,7 @@ func changes(t *testing.T, s Store) {
 		}
 		return nil
 	})
-	// What is rolled back leaves no gap.
+	// A change that is rolled back leaves no gap in the numbers.
 	_ = s.Update(ctxOf(t), func(tx management.Tx) error {
 		if _, err := tx.Change(gateway.ChangeKey, ks, "never"); err != nil {
 			t.Error(err)
@@ -71,7 +71,7 @@ func changes(t *testing.T, s Store) {
 	}
 }
 
-// unmarked returns changes without their marks, which each must have.
+// unmarked returns changes with their marks removed. The test fails for a change without a mark.
 func unmarked(t *testing.T, list []gateway.Change) []gateway.Change {
 	t.Helper()
 	for i := range list {
@@ -87,7 +87,9 @@ func changesConcurrent(t *testing.T, s Store) {
 	const writers, each = 8, 10
 	ctx, cancel := context.WithCancel(ctxOf(t))
 	followed := make(chan []int64, 1)
-	go func() { // reads while they are written: none may appear behind what was read
+	// The goroutine reads changes while others write. No change may appear with a lower number
+	// than one already read.
+	go func() {
 		var seqs []int64
 		for len(seqs) < writers*each && ctx.Err() == nil {
 			after := int64(0)
@@ -132,7 +134,7 @@ func changesConcurrent(t *testing.T, s Store) {
 
 func wait(t *testing.T, s Store) {
 	ctx := ctxOf(t)
-	if err := s.Wait(ctx); err != nil { // the first may return at once
+	if err := s.Wait(ctx); err != nil { // the first call may return without a change
 		t.Fatal(err)
 	}
 	update(t, s, func(tx store.Tx) error { _, err := tx.Change(gateway.ChangeKey, ks, "a"); return err })
@@ -161,7 +163,7 @@ func wait(t *testing.T, s Store) {
 	}
 	short, cancel := context.WithCancel(ctx)
 	cancel()
-	for range 100 { // it may return early, but not for ever
+	for range 100 { // Wait may return nil for a few calls more, but not for ever
 		if err := s.Wait(short); err != nil {
 			wantErr(t, "ended", err, context.Canceled)
 			return
@@ -171,11 +173,11 @@ func wait(t *testing.T, s Store) {
 }
 
 func updateAtomic(t *testing.T, s Store) {
-	no := errors.New("no")
+	errOwn := errors.New("no")
 	err := s.Update(ctxOf(t), func(tx management.Tx) error {
-		return firstError(tx.InsertTenant(tenant("a")), tx.InsertKey(key("k", "a")), no)
+		return firstError(tx.InsertTenant(tenant("a")), tx.InsertKey(key("k", "a")), errOwn)
 	})
-	if !errors.Is(err, no) {
+	if !errors.Is(err, errOwn) {
 		t.Errorf("Update returned %v, want f's own error", err)
 	}
 	if errors.Is(err, gateway.ErrStore) {
@@ -183,7 +185,7 @@ func updateAtomic(t *testing.T, s Store) {
 	}
 	err = s.View(ctxOf(t), func(tx management.Tx) error { _, err := tx.Tenant(ks, "a"); return err })
 	wantErr(t, "an uncommitted row", err, gateway.ErrNotFound)
-	if err := s.View(ctxOf(t), func(management.Tx) error { return no }); !errors.Is(err, no) {
+	if err := s.View(ctxOf(t), func(management.Tx) error { return errOwn }); !errors.Is(err, errOwn) {
 		t.Errorf("View returned %v, want f's own error", err)
 	}
 	err = s.View(ctxOf(t), func(tx management.Tx) error { return tx.InsertTenant(tenant("a")) })
@@ -205,7 +207,7 @@ func updatePanic(t *testing.T, s Store) {
 			panic("in f")
 		})
 	}()
-	// Neither is anything left of it, nor is the writer lost.
+	// After the panic the row is not there, and another update can write.
 	update(t, s, func(tx store.Tx) error { return tx.InsertTenant(tenant("a")) })
 }
 
@@ -218,7 +220,7 @@ func updateCancelled(t *testing.T, s Store) {
 			}
 			cancel()
 			if i%2 == 0 {
-				return nil // the commit itself meets the ended context
+				return nil // the context has ended before the commit
 			}
 			for {
 				if _, err := tx.Tenants(management.TenantQuery{Keyspace: ks, Limit: 1}); err != nil {
@@ -232,7 +234,7 @@ func updateCancelled(t *testing.T, s Store) {
 		view(t, s, func(tx store.Tx) error {
 			list, err := tx.Tenants(management.TenantQuery{Keyspace: ks, Limit: 10})
 			if len(list) > 0 {
-				t.Errorf("left behind: %s", asJSON(t, list))
+				t.Errorf("rows left: %s", asJSON(t, list))
 			}
 			return err
 		})

@@ -124,7 +124,7 @@ func deliveries(t *testing.T, s Store) {
 	}
 	first.Status, first.NextAt, first.LastAt, first.Response = webhooks.DeliveryDone, time.Time{}, now, 204
 	update(t, s, func(tx store.Tx) error {
-		// Whose claim it is not says nothing about it.
+		// FinishDelivery of a node that has not claimed the delivery has no effect.
 		stolen := *claimed[1]
 		stolen.Status = webhooks.DeliveryDead
 		return firstError(tx.FinishDelivery("n1", first), tx.FinishDelivery("n2", &stolen), tx.ReleaseDeliveries("n1", now))
@@ -176,7 +176,8 @@ func deliveries(t *testing.T, s Store) {
 	})
 }
 
-// oneShots are what events that happen by themselves are found by.
+// oneShots tests the queries by which one-shot events are found: marks, expiring and unused keys,
+// and the last top-up.
 func oneShots(t *testing.T, s Store) {
 	update(t, s, func(tx store.Tx) error {
 		for i, want := range []bool{true, false, true, true} {
@@ -193,7 +194,7 @@ func oneShots(t *testing.T, s Store) {
 		}
 		for i := range 5 {
 			k := key(fmt.Sprint("k", i), "acme")
-			k.ExpiresAt = at.Add(time.Duration(i/2) * time.Hour) // k0 k1, k2 k3, k4
+			k.ExpiresAt = at.Add(time.Duration(i/2) * time.Hour) // two keys expire at each hour
 			switch i {
 			case 3:
 				k.RevokedAt = at

@@ -8,44 +8,45 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 	"github.com/keygate-dev/keygate/plugin/store"
-	used "github.com/keygate-dev/keygate/plugin/usage"
+	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// accounts tests what keys used: batches add up, each once, by node.
-func accounts(t *testing.T, s Store) {
+// usageBatches tests that the rows of usage batches add up per node, and that a batch counts once
+// even if it is written twice.
+func usageBatches(t *testing.T, s Store) {
 	hour := at.Truncate(time.Hour)
-	counts := func(n int64) *used.Counts {
-		c := &used.Counts{Requests: 3 * n, Allowed: n, UpstreamErrors: n, Credits: 2 * n, BytesIn: 5 * n, BytesOut: 7 * n}
+	counts := func(n int64) *usage.Counts {
+		c := &usage.Counts{Requests: 3 * n, Allowed: n, UpstreamErrors: n, Credits: 2 * n, BytesIn: 5 * n, BytesOut: 7 * n}
 		c.Rejected[gateway.RateLimited], c.Rejected[gateway.ExpiredKey] = n, n
 		for range n {
 			c.Latency.Add(time.Millisecond)
 		}
 		return c
 	}
-	row := func(tenant, key string, hour time.Time, n int64) used.Row {
-		return used.Row{Keyspace: ks, Tenant: tenant, Key: key, Hour: hour, Counts: counts(n)}
+	row := func(tenant, key string, hour time.Time, n int64) usage.Row {
+		return usage.Row{Keyspace: ks, Tenant: tenant, Key: key, Hour: hour, Counts: counts(n)}
 	}
-	write := func(writer, node string, seq int64, rows ...used.Row) {
+	write := func(writer, node string, seq int64, rows ...usage.Row) {
 		t.Helper()
-		if err := s.WriteUsage(ctxOf(t), &used.Batch{Writer: writer, Node: node, Seq: seq, Until: at.Add(time.Duration(seq) * time.Second), Rows: rows}); err != nil {
+		if err := s.WriteUsage(ctxOf(t), &usage.Batch{Writer: writer, Node: node, Seq: seq, Until: at.Add(time.Duration(seq) * time.Second), Rows: rows}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	read := func(what string, q used.Query, want ...used.Row) {
+	read := func(what string, q usage.Query, want ...usage.Row) {
 		t.Helper()
 		q.Keyspace = ks
 		if q.To.IsZero() {
 			q.From, q.To = hour, hour.Add(24*time.Hour)
 		}
-		got, expected := map[string]used.Counts{}, map[string]used.Counts{}
-		add := func(m map[string]used.Counts, r *used.Row) {
+		got, expected := map[string]usage.Counts{}, map[string]usage.Counts{}
+		add := func(m map[string]usage.Counts, r *usage.Row) {
 			id := fmt.Sprint(r.Tenant, r.Key, r.Hour.Unix())
 			c := m[id]
 			c.Merge(r.Counts)
 			m[id] = c
 		}
 		var last time.Time
-		if err := s.ReadUsage(ctxOf(t), q, func(r *used.Row) error {
+		if err := s.ReadUsage(ctxOf(t), q, func(r *usage.Row) error {
 			if r.Hour.Before(last) {
 				t.Errorf("%s: rows are not in order", what)
 			}
@@ -61,18 +62,18 @@ func accounts(t *testing.T, s Store) {
 		same(t, what, got, expected)
 	}
 	if until, err := s.UsageUntil(ctxOf(t)); err != nil || !until.IsZero() {
-		t.Errorf("nothing was counted until %v, %v", until, err)
+		t.Errorf("a new store has usage until %v, %v", until, err)
 	}
 	next := hour.Add(time.Hour)
 	write("w1", "n1", 1, row("acme", "k1", hour, 1), row("acme", "k2", hour, 2), row("acme", "k1", hour, 4))
-	write("w1", "n1", 1, row("acme", "k1", hour, 100)) // was written before
+	write("w1", "n1", 1, row("acme", "k1", hour, 100)) // this batch was written before
 	write("w1", "n1", 2, row("acme", "k1", hour, 8), row("acme", "k1", next, 16))
 	write("w2", "n2", 1, row("acme", "k1", hour, 32), row("other", "k3", hour, 64))
 	k1, k2, k3, later := row("acme", "k1", hour, 1+4+8+32), row("acme", "k2", hour, 2), row("other", "k3", hour, 64), row("acme", "k1", next, 16)
-	read("all", used.Query{}, k1, k2, k3, later)
-	read("a key", used.Query{Key: "k1"}, k1, later)
-	read("a tenant", used.Query{Tenant: "other"}, k3)
-	read("an hour", used.Query{From: next, To: next.Add(time.Hour)}, later)
+	read("all", usage.Query{}, k1, k2, k3, later)
+	read("a key", usage.Query{Key: "k1"}, k1, later)
+	read("a tenant", usage.Query{Tenant: "other"}, k3)
+	read("an hour", usage.Query{From: next, To: next.Add(time.Hour)}, later)
 	if until, err := s.UsageUntil(ctxOf(t)); err != nil || !until.Equal(at.Add(2*time.Second)) {
 		t.Errorf("usage is complete until %v, %v", until, err)
 	}
@@ -82,43 +83,43 @@ func accounts(t *testing.T, s Store) {
 	if until, err := s.UsageUntil(ctxOf(t)); err != nil || !until.Equal(at.Add(2*time.Second)) {
 		t.Errorf("after pruning usage is complete until %v, %v", until, err)
 	}
-	read("all after pruning", used.Query{}, k1, k2, k3, later)
+	read("all after pruning", usage.Query{}, k1, k2, k3, later)
 
-	// More than one statement takes, of two hours by turns.
-	day, many := hour.Add(48*time.Hour), []used.Row(nil)
+	// These are more rows than one statement takes, of two hours in alternation.
+	day, many := hour.Add(48*time.Hour), []usage.Row(nil)
 	for i := range 200 {
 		many = append(many, row("many", fmt.Sprintf("m%d", i%150), day.Add(time.Duration(i/50%2)*time.Hour), int64(1+i%7)))
 	}
 	write("w1", "n1", 3, many...)
 	write("w1", "n1", 4, many...)
-	read("many", used.Query{Tenant: "many", From: day, To: day.Add(24 * time.Hour)}, append(many, many...)...)
+	read("many", usage.Query{Tenant: "many", From: day, To: day.Add(24 * time.Hour)}, append(many, many...)...)
 }
 
-// days tests that hours are added up to days, and nothing is lost by that.
-func days(t *testing.T, s Store) {
+// usageDays tests that hours are added up to days without losing any usage.
+func usageDays(t *testing.T, s Store) {
 	const day = 24 * time.Hour
 	first := at.UTC().Truncate(day)
 	seq := int64(0)
-	row := func(keyspace, key string, hour time.Time, n int64) used.Row {
-		c := &used.Counts{Requests: 2 * n, Allowed: n, Credits: n}
+	row := func(keyspace, key string, hour time.Time, n int64) usage.Row {
+		c := &usage.Counts{Requests: 2 * n, Allowed: n, Credits: n}
 		c.Rejected[gateway.RateLimited] = n
 		for range n {
 			c.Latency.Add(time.Millisecond)
 		}
-		return used.Row{Keyspace: keyspace, Tenant: "acme", Key: key, Hour: hour, Counts: c}
+		return usage.Row{Keyspace: keyspace, Tenant: "acme", Key: key, Hour: hour, Counts: c}
 	}
-	write := func(node string, rows ...used.Row) {
+	write := func(node string, rows ...usage.Row) {
 		t.Helper()
 		seq++
-		if err := s.WriteUsage(ctxOf(t), &used.Batch{Writer: "w", Node: node, Seq: seq, Rows: rows}); err != nil {
+		if err := s.WriteUsage(ctxOf(t), &usage.Batch{Writer: "w", Node: node, Seq: seq, Rows: rows}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	read := func(q used.Query) (lines map[string]int64, whole, hours int) {
+	read := func(q usage.Query) (lines map[string]int64, whole, hours int) {
 		t.Helper()
 		lines = map[string]int64{}
 		var last time.Time
-		if err := s.ReadUsage(ctxOf(t), q, func(r *used.Row) error {
+		if err := s.ReadUsage(ctxOf(t), q, func(r *usage.Row) error {
 			if r.Hour.Before(last) {
 				t.Errorf("%v after %v", r.Hour, last)
 			}
@@ -136,9 +137,9 @@ func days(t *testing.T, s Store) {
 		}
 		return lines, whole, hours
 	}
-	// 900 hours of three keys and two nodes: more than is added up at once.
+	// Three keys and two nodes give 900 rows of hours, more than one call of RollUsage adds up.
 	for _, node := range []string{"n1", "n2"} {
-		var rows []used.Row
+		var rows []usage.Row
 		for h := range 150 {
 			for _, key := range []string{"k1", "k2", "k3"} {
 				rows = append(rows, row(ks, key, first.Add(time.Duration(h)*time.Hour), int64(h%7+1)))
@@ -147,7 +148,7 @@ func days(t *testing.T, s Store) {
 		write(node, rows...)
 	}
 	write("n1", row("other", "k4", first, 5))
-	q := used.Query{Keyspace: ks, From: first, To: first.Add(10 * day)}
+	q := usage.Query{Keyspace: ks, From: first, To: first.Add(10 * day)}
 	before, whole, hours := read(q)
 	if whole != 0 || hours != 900 {
 		t.Fatalf("%d days, %d hours", whole, hours)
@@ -161,13 +162,14 @@ func days(t *testing.T, s Store) {
 			}
 			if !more {
 				if n < times {
-					t.Errorf("done at once, %d times", n)
+					t.Errorf("RollUsage returned more %d times, want at least %d", n, times)
 				}
 				return
 			}
 		}
 	}
-	// Of the other keyspace none, of this five days and not the part of the sixth.
+	// Five whole days of this keyspace are added up, but neither the beginning of the sixth nor
+	// the other keyspace.
 	roll(2, func(keyspace string) time.Time {
 		if keyspace == ks {
 			return first.Add(5*day + 7*time.Hour)
@@ -179,32 +181,32 @@ func days(t *testing.T, s Store) {
 	if whole != 5*6 || hours != 900-5*24*6 {
 		t.Errorf("%d days and %d hours are left", whole, hours)
 	}
-	if _, whole, hours := read(used.Query{Keyspace: "other", From: first, To: first.Add(day)}); whole != 0 || hours != 1 {
-		t.Errorf("of the other keyspace %d days, %d hours", whole, hours)
+	if _, whole, hours := read(usage.Query{Keyspace: "other", From: first, To: first.Add(day)}); whole != 0 || hours != 1 {
+		t.Errorf("the other keyspace has %d days, %d hours", whole, hours)
 	}
-	// A part of a day asks for the day, since there is no part.
-	if _, whole, hours := read(used.Query{Keyspace: ks, Key: "k1", From: first.Add(day + 7*time.Hour), To: first.Add(day + 8*time.Hour)}); whole != 2 || hours != 0 {
-		t.Errorf("of a part of a day %d days, %d hours", whole, hours)
+	// A query of an hour returns the whole day, since the hours of that day are gone.
+	if _, whole, hours := read(usage.Query{Keyspace: ks, Key: "k1", From: first.Add(day + 7*time.Hour), To: first.Add(day + 8*time.Hour)}); whole != 2 || hours != 0 {
+		t.Errorf("a query of one hour returns %d days, %d hours", whole, hours)
 	}
-	// What comes late is added to the day.
+	// Usage that is written late is added to the day.
 	write("n1", row(ks, "k1", first.Add(3*time.Hour), 9))
 	before[first.Format(time.DateOnly)+" k1"] += 18
 	for range 2 {
 		if after, _, _ := read(q); asJSON(t, after) != asJSON(t, before) {
-			t.Errorf("with what came late:\n%v\n%v", after, before)
+			t.Errorf("with late usage:\n%v\n%v", after, before)
 		}
 		roll(0, func(string) time.Time { return first.Add(5 * day) })
 	}
 	if _, whole, hours := read(q); whole != 5*6 || hours != 900-5*24*6 {
-		t.Errorf("then %d days and %d hours", whole, hours)
+		t.Errorf("afterwards %d days and %d hours", whole, hours)
 	}
-	if _, whole, _ := read(used.Query{Keyspace: ks, Tenant: "acme", From: first, To: first.Add(day)}); whole != 6 {
+	if _, whole, _ := read(usage.Query{Keyspace: ks, Tenant: "acme", From: first, To: first.Add(day)}); whole != 6 {
 		t.Errorf("a tenant has %d days", whole)
 	}
 }
 
-// quotasEnd tests that counts of periods that are long over are dropped, and others not.
-func quotasEnd(t *testing.T, s Store) {
+// quotaPruning tests that only counts of periods that ended long ago are deleted.
+func quotaPruning(t *testing.T, s Store) {
 	const day = 24 * time.Hour
 	now := at
 	count := func(subject string, c ratelimit.Calendar, start time.Time) gateway.Usage {
@@ -232,15 +234,15 @@ func quotasEnd(t *testing.T, s Store) {
 	})
 }
 
-// recentRequests tests that chunks are kept up to a number and a time.
+// recentRequests tests that chunks are kept up to a number of requests, and until they expire.
 func recentRequests(t *testing.T, s Store) {
 	seq := int64(0)
 	write := func(key string, count, keep int) {
 		t.Helper()
 		seq++
-		c := used.Chunk{Keyspace: ks, Key: key, Newest: at, Expires: at.Add(time.Duration(seq) * time.Hour), Count: count,
+		c := usage.Chunk{Keyspace: ks, Key: key, Newest: at, Expires: at.Add(time.Duration(seq) * time.Hour), Count: count,
 			Entries: fmt.Appendf(nil, "[%d]", seq), Keep: keep}
-		if err := s.WriteUsage(ctxOf(t), &used.Batch{Writer: "w", Seq: seq, Chunks: []used.Chunk{c}}); err != nil {
+		if err := s.WriteUsage(ctxOf(t), &usage.Batch{Writer: "w", Seq: seq, Chunks: []usage.Chunk{c}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -260,10 +262,10 @@ func recentRequests(t *testing.T, s Store) {
 	write("k1", 5, 0)
 	write("k2", 1, 10)
 	write("k1", 5, 0)
-	want("without a read", "k1", "[4]", "[2]", "[1]")
+	want("kept without a bound", "k1", "[4]", "[2]", "[1]")
 	write("k1", 3, 10)
-	want("those that hold the last ten", "k1", "[5]", "[4]", "[2]")
-	want("another key's", "k2", "[3]")
+	want("the chunks with the last ten requests", "k1", "[5]", "[4]", "[2]")
+	want("of another key", "k2", "[3]")
 	want("unknown", "k3")
 	if err := s.PruneUsage(ctxOf(t), at.Add(2*time.Hour+time.Minute), at); err != nil {
 		t.Fatal(err)
