@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// All five products in one process, each as alone, and each unknown to the others.
+// One process serves all five products. Each behaves as it does alone, and accepts no keys of the
+// others.
 func TestAllFive(t *testing.T) {
 	t.Parallel()
 	up := newUpstream(t)
@@ -15,12 +16,12 @@ func TestAllFive(t *testing.T) {
 	for _, p := range products {
 		s := &site{gateway: g, product: p, mount: "/" + p.name}
 		sites[p.name] = s
-		// The slug is the same in each: tenants of one have nothing to do with another's.
+		// All products have a tenant with the same slug; these tenants have nothing in common.
 		s.tenant(t, "acme", record{"name": p.name, "credits": 20})
 		keys[p.name] = s.key(t, "acme", nil)
 	}
 
-	t.Run("each answers in its own words", func(t *testing.T) {
+	t.Run("each product has its own error messages", func(t *testing.T) {
 		for name, body := range map[string]string{
 			"convilyn": `{"type": "about:blank", "title": "Unauthorized", "status": 401, "detail": "API key required.", "code": "missing_key"}`,
 			"convoy":   `{"detail": "API key required. Include X-API-Key header."}`,
@@ -29,17 +30,17 @@ func TestAllFive(t *testing.T) {
 			"knouds":   `{"type": "about:blank", "title": "Unauthorized", "status": 401, "detail": "API key required.", "code": "missing_key"}`,
 		} {
 			s := sites[name]
-			s.call(t, "GET", s.path, "").refused(http.StatusUnauthorized).says(body)
+			s.call(t, "GET", s.path, "").rejected(http.StatusUnauthorized).says(body)
 		}
 		for name, body := range map[string]string{
 			"convoy": `{"detail": "Invalid API key."}`, "converra": `{"error": {"code": "UNAUTHORIZED", "message": "Invalid API key"}}`,
 		} {
 			s := sites[name]
-			s.call(t, "GET", s.path, s.unknown()).refused(http.StatusUnauthorized).says(body)
+			s.call(t, "GET", s.path, s.unknown()).rejected(http.StatusUnauthorized).says(body)
 		}
 	})
 
-	t.Run("each takes its own keys and no others", func(t *testing.T) {
+	t.Run("each accepts only its own keys", func(t *testing.T) {
 		for _, s := range sites {
 			k := keys[s.name]
 			s.shaped(t, k.full)
@@ -57,7 +58,7 @@ func TestAllFive(t *testing.T) {
 			}
 			for _, foreign := range sites {
 				if foreign != s {
-					s.call(t, "GET", s.path, keys[foreign.name].full).refused(http.StatusUnauthorized)
+					s.call(t, "GET", s.path, keys[foreign.name].full).rejected(http.StatusUnauthorized)
 					s.manage(t, "GET", "/v1/keys/"+keys[foreign.name].id, nil).want(http.StatusNotFound).problem("not_found")
 					s.manage(t, "POST", "/v1/keys/"+keys[foreign.name].id+"/revoke", nil).want(http.StatusNotFound)
 				}
@@ -70,18 +71,18 @@ func TestAllFive(t *testing.T) {
 		}
 	})
 
-	t.Run("plans, limits, scopes, public paths: as alone", func(t *testing.T) {
+	t.Run("plans, limits, scopes and public paths work as in the product alone", func(t *testing.T) {
 		s := sites["convilyn"]
 		k := s.key(t, "acme", nil)
 		s.call(t, "POST", "/api/v1/workflows/x", k.full).passed()
-		if got := s.balance(t, "acme"); got != 14 { // one was spent above
+		if got := s.balance(t, "acme"); got != 14 { // The request before the subtests spent one credit.
 			t.Errorf("convilyn: the balance is %d, want 14", got)
 		}
 		if got := sites["converra"].balance(t, "acme"); got != 20 {
 			t.Errorf("converra: the balance is %d, want 20", got)
 		}
 		s.patch(t, "/v1/tenants/acme", record{"plan": "free"})
-		s.call(t, "GET", s.path, k.full).refused(http.StatusForbidden).problem("plan_not_allowed")
+		s.call(t, "GET", s.path, k.full).rejected(http.StatusForbidden).problem("plan_not_allowed")
 
 		s = sites["convoy"]
 		s.call(t, "GET", "/docs", "", "X-Tenant-ID", "evil").passed()
@@ -90,12 +91,12 @@ func TestAllFive(t *testing.T) {
 		s.tenant(t, "stranger", nil)
 		s.call(t, "GET", "/cargo/"+cargo+"/tracking", s.key(t, "stranger", nil).full).want(http.StatusNotFound).says(`{"detail": "Cargo not found"}`)
 		s.patch(t, "/v1/tenants/acme", record{"active": false})
-		s.call(t, "POST", "/cargo/load", keys["convoy"].full).refused(http.StatusForbidden).says(`{"detail": "Project is inactive."}`)
+		s.call(t, "POST", "/cargo/load", keys["convoy"].full).rejected(http.StatusForbidden).says(`{"detail": "Project is inactive."}`)
 
 		s = sites["vilvik"]
 		k = s.key(t, "acme", record{"scopes": []string{"read"}})
 		s.call(t, "GET", "/v1/x", k.full).passed()
-		s.call(t, "POST", "/v1/x", k.full).refused(http.StatusForbidden).problem("insufficient_scope")
+		s.call(t, "POST", "/v1/x", k.full).rejected(http.StatusForbidden).problem("insufficient_scope")
 		s.key(t, "acme", nil)
 		s.manage(t, "POST", "/v1/tenants/acme/keys", record{"name": "x"}).want(http.StatusConflict).problem("key_limit_reached")
 
@@ -105,16 +106,16 @@ func TestAllFive(t *testing.T) {
 		s = sites["knouds"]
 		s.patch(t, "/v1/tenants/acme", record{"plan": "free"})
 		s.call(t, "POST", "/api/workflows/x/run", keys["knouds"].full).passed()
-		s.call(t, "GET", "/api/workflows", keys["knouds"].full).refused(http.StatusForbidden)
+		s.call(t, "GET", "/api/workflows", keys["knouds"].full).rejected(http.StatusForbidden)
 		s.patch(t, "/v1/tenants/acme", record{"plan": "business"})
 	})
 
-	t.Run("revoked in one, untouched in the others", func(t *testing.T) {
+	t.Run("a key revoked in one product leaves the others unchanged", func(t *testing.T) {
 		for _, s := range sites {
 			s.patch(t, "/v1/tenants/acme", record{"plan": s.plan, "active": true})
 			k := keys[s.name]
 			s.keygate(t, "key", "revoke", k.id, "--keyspace", s.name).exits(0)
-			s.call(t, "GET", s.path, k.full).refused(http.StatusUnauthorized)
+			s.call(t, "GET", s.path, k.full).rejected(http.StatusUnauthorized)
 			if events := s.read(t, "/v1/audit?key="+k.id).records("data"); len(events) != 2 || events[0]["action"] != "key.revoked" || events[0]["via"] != "cli" {
 				t.Errorf("%s: the key's events are %v", s.name, events)
 			}
@@ -122,7 +123,8 @@ func TestAllFive(t *testing.T) {
 		if r := g.api(t, "GET", "/v1/audit/verify", nil).want(http.StatusOK).json(); r["intact"] != true {
 			t.Errorf("the chain is %v", r)
 		}
-		// With several keyspaces and none called default, one must be named.
+		// The configuration has several keyspaces and none called default, so that a call must
+		// name one.
 		g.api(t, "GET", "/v1/keys", nil).want(http.StatusNotFound).problem("not_found")
 		g.api(t, "GET", "/v1/keys?keyspace=nowhere", nil).want(http.StatusNotFound).problem("not_found")
 		g.keygate(t, "key", "list").exits(1)
@@ -131,7 +133,7 @@ func TestAllFive(t *testing.T) {
 	})
 }
 
-// Even where two keyspaces have the same keys, a key of one is unknown in the other.
+// Two keyspaces with the same prefix do not accept each other's keys.
 func TestKeyspacesWithTheSamePrefix(t *testing.T) {
 	t.Parallel()
 	const config = `{
@@ -167,8 +169,8 @@ func TestKeyspacesWithTheSamePrefix(t *testing.T) {
 	for range 2 {
 		one.call(t, "GET", "/", keys[0].full).passed()
 		two.call(t, "GET", "/", keys[1].full).passed()
-		one.call(t, "GET", "/", keys[1].full).refused(http.StatusUnauthorized).problem("invalid_key")
-		two.call(t, "GET", "/", keys[0].full).refused(http.StatusUnauthorized).problem("invalid_key")
+		one.call(t, "GET", "/", keys[1].full).rejected(http.StatusUnauthorized).problem("invalid_key")
+		two.call(t, "GET", "/", keys[0].full).rejected(http.StatusUnauthorized).problem("invalid_key")
 		for _, s := range []*site{one, two} {
 			r := s.manage(t, "POST", "/v1/verify", record{"key": keys[0].full}).want(http.StatusOK).json()
 			if r["allowed"] != (s == one) {

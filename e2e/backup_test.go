@@ -18,11 +18,11 @@ func (g *gateway) restore(t testing.TB, file string, args ...string) *result {
 	return g.command(t, "", append([]string{"keygate", "restore", file, "--config", g.config, "--adapter", "caddyfile"}, args...)...)
 }
 
-// A backup that is made while keys are made has every one that was acknowledged before; it
-// is restored only where no gateway runs, and what it replaces is kept.
+// A backup that is made while keys are created contains every key that was acknowledged before.
+// Restore needs a stopped gateway, and keeps the database that it replaces.
 func TestBackupAndRestore(t *testing.T) {
 	t.Parallel()
-	g := start(t, written(t, breakGlass), newUpstream(t), "PEPPER=a pepper that is long enough")
+	g := start(t, written(t, offlineConfig), newUpstream(t), "PEPPER=a pepper that is long enough")
 	g.made(t, "acme")
 
 	var mu sync.Mutex
@@ -50,7 +50,7 @@ func TestBackupAndRestore(t *testing.T) {
 	testkit.Eventually(t, "some keys", func() bool { return len(made()) > 20 })
 	before := made()
 	file := filepath.Join(g.dir, "backup.db")
-	r := g.keygate(t, "backup", "backup.db", "--json").json() // relative to where the command runs
+	r := g.keygate(t, "backup", "backup.db", "--json").json() // The file name is relative to the directory in which the command runs.
 	if r.text("file") != file {
 		t.Errorf("backed up to %v", r)
 	}
@@ -74,20 +74,20 @@ func TestBackupAndRestore(t *testing.T) {
 	g.offline(t, "", "backup", second).exits(1)
 
 	if r := g.restore(t, file).exits(0); !strings.Contains(r.out, ".replaced-") {
-		t.Errorf("it said %q", r.out)
+		t.Errorf("the command printed %q", r.out)
 	}
 	g.start()
 	for _, full := range before {
 		g.send(t, "GET", "/x", "", "X-API-Key", full).passed()
 	}
-	g.send(t, "GET", "/x", "", "X-API-Key", late).refused(http.StatusUnauthorized).problem("invalid_key")
+	g.send(t, "GET", "/x", "", "X-API-Key", late).rejected(http.StatusUnauthorized).problem("invalid_key")
 	g.made(t, "acme")
 	if r := g.api(t, "GET", "/v1/audit/verify", nil).want(http.StatusOK).json(); r["intact"] != true {
 		t.Errorf("the chain: %v", r)
 	}
 	g.stop()
 
-	// Back to the second one, over a database that a killed gateway and a bad disk left.
+	// The second backup is restored over a database that is not readable.
 	if err := os.WriteFile(g.database, []byte("nothing that is a database"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -99,10 +99,11 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 }
 
-// A backup that does not fit, or was tampered with, replaces nothing.
-func TestRestoreRefused(t *testing.T) {
+// A backup with another pepper or with a changed audit log is rejected, and the store stays as it
+// is.
+func TestRestoreRejected(t *testing.T) {
 	t.Parallel()
-	g := start(t, written(t, breakGlass), newUpstream(t), "PEPPER=a pepper that is long enough")
+	g := start(t, written(t, offlineConfig), newUpstream(t), "PEPPER=a pepper that is long enough")
 	_, full := g.made(t, "acme")
 	file := filepath.Join(g.dir, "backup.db")
 	g.keygate(t, "backup", file).exits(0)
@@ -123,7 +124,7 @@ func TestRestoreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// As whoever has the file can do.
+	// A person with access to the file can change the audit log in this way.
 	if _, err := db.Exec(`DROP TRIGGER audit_update; UPDATE audit SET action = 'key.revoked' WHERE action = 'key.created'`); err != nil {
 		t.Fatal(err)
 	}
@@ -138,14 +139,15 @@ func TestRestoreRefused(t *testing.T) {
 	g.send(t, "GET", "/x", "", "X-API-Key", full).passed()
 }
 
-// What was refused since a backup stays refused when it is restored over a store that can be
-// read, also by way of a backup that does not know of it at all; unless it is asked for.
+// Revocations since a backup stay in effect when the backup is restored over a readable store.
+// They also survive the restore of a backup that does not know the keys. With --as-it-was, they
+// are lost.
 func TestRestoreKeepsRevocations(t *testing.T) {
 	t.Parallel()
-	g := start(t, written(t, breakGlass), newUpstream(t), "PEPPER=a pepper that is long enough")
+	g := start(t, written(t, offlineConfig), newUpstream(t), "PEPPER=a pepper that is long enough")
 	g.made(t, "zero")
 	g.keygate(t, "backup", "first.db").exits(0)
-	does := func(method, path string, body any) *answer {
+	change := func(method, path string, body any) *answer {
 		t.Helper()
 		a := g.api(t, method, path, body)
 		if a.status/100 != 2 {
@@ -156,51 +158,52 @@ func TestRestoreKeepsRevocations(t *testing.T) {
 
 	_, fine := g.made(t, "acme")
 	again, againKey := g.made(t, "acme")
-	does("POST", "/v1/keys/"+again+"/disable", nil)
-	ids, refused := map[string]string{}, map[string]string{}
+	change("POST", "/v1/keys/"+again+"/disable", nil)
+	ids, rejectedKeys := map[string]string{}, map[string]string{}
 	for _, what := range []string{"revoked", "disabled", "deleted", "rotated"} {
-		ids[what], refused[what] = g.made(t, "acme")
+		ids[what], rejectedKeys[what] = g.made(t, "acme")
 	}
-	_, refused["suspended tenant's"] = g.made(t, "bee")
-	_, refused["deleted tenant's"] = g.made(t, "cee")
+	_, rejectedKeys["suspended tenant's"] = g.made(t, "bee")
+	_, rejectedKeys["deleted tenant's"] = g.made(t, "cee")
 	token := g.api(t, "POST", "/v1/tokens", record{"name": "t", "scopes": []string{"keys:read"}}).want(http.StatusCreated).json()
 	g.keep(token.text("token"))
 	g.keygate(t, "backup", "known.db").exits(0)
 
-	does("POST", "/v1/keys/"+again+"/enable", nil)
-	does("POST", "/v1/keys/"+ids["revoked"]+"/revoke", nil)
-	does("POST", "/v1/keys/"+ids["disabled"]+"/disable", nil)
-	does("DELETE", "/v1/keys/"+ids["deleted"], nil)
-	rotated := does("POST", "/v1/keys/"+ids["rotated"]+"/rotate", record{"grace": "0s"}).json()
+	change("POST", "/v1/keys/"+again+"/enable", nil)
+	change("POST", "/v1/keys/"+ids["revoked"]+"/revoke", nil)
+	change("POST", "/v1/keys/"+ids["disabled"]+"/disable", nil)
+	change("DELETE", "/v1/keys/"+ids["deleted"], nil)
+	rotated := change("POST", "/v1/keys/"+ids["rotated"]+"/rotate", record{"grace": "0s"}).json()
 	g.keep(rotated.text("key"))
-	does("PATCH", "/v1/tenants/bee", record{"active": false})
-	does("DELETE", "/v1/tenants/cee?force=true", nil)
-	does("DELETE", "/v1/tokens/"+token.text("id"), nil)
-	check := func(lets bool) {
+	change("PATCH", "/v1/tenants/bee", record{"active": false})
+	change("DELETE", "/v1/tenants/cee?force=true", nil)
+	change("DELETE", "/v1/tokens/"+token.text("id"), nil)
+	check := func(accepted bool) {
 		t.Helper()
 		g.send(t, "GET", "/x", "", "X-API-Key", fine).passed()
-		for what, full := range refused {
+		for what, full := range rejectedKeys {
 			a := g.send(t, "GET", "/x", "", "X-API-Key", full)
-			if ok := a.status == http.StatusOK; ok != lets {
+			if ok := a.status == http.StatusOK; ok != accepted {
 				t.Errorf("a %s key: %d", what, a.status)
 			}
 		}
 		a := g.send(t, "GET", "/v1/keys", "", "Authorization", "Bearer "+token.text("token"))
-		if ok := a.status == http.StatusOK; ok != lets {
+		if ok := a.status == http.StatusOK; ok != accepted {
 			t.Errorf("a revoked token: %d", a.status)
 		}
 	}
 	check(false)
-	g.kill() // its log is still to be moved into the database
+	g.kill() // After a kill, the write-ahead log is not yet in the database file.
 
 	known, first := filepath.Join(g.dir, "known.db"), filepath.Join(g.dir, "first.db")
 	if r := g.restore(t, known).exits(0); !strings.Contains(r.out, "Kept from the former store: 8 revocations") {
-		t.Errorf("it said %q", r.out)
+		t.Errorf("the command printed %q", r.out)
 	}
 	g.start()
 	check(false)
-	// As the backup has it, for nobody refused it since.
-	g.send(t, "GET", "/x", "", "X-API-Key", againKey).refused(http.StatusUnauthorized).problem("disabled_key")
+	// The key was enabled after the backup, but only revocations are kept: the key is disabled as
+	// in the backup.
+	g.send(t, "GET", "/x", "", "X-API-Key", againKey).rejected(http.StatusUnauthorized).problem("disabled_key")
 	if r := g.api(t, "GET", "/v1/audit/verify", nil).want(http.StatusOK).json(); r["intact"] != true {
 		t.Errorf("the chain: %v", r)
 	}
@@ -210,12 +213,13 @@ func TestRestoreKeepsRevocations(t *testing.T) {
 	}
 	g.stop()
 
-	// The wrong one, and then the right one: of what the first does not know, it keeps the refusals.
+	// A wrong backup is restored first, and then the right one. The revocations of keys that the
+	// wrong one lacks survive.
 	if r := g.restore(t, first, "--json").json(); r["kept"] != 0.0 || r["unread"] != false {
-		t.Errorf("over one that knows nothing: %v", r)
+		t.Errorf("restoring a backup that knows none of the keys: %v", r)
 	}
 	if r := g.restore(t, known, "--json").json(); r["kept"] != 8.0 {
-		t.Errorf("by way of the wrong one: %v", r)
+		t.Errorf("restoring the right backup after the wrong one: %v", r)
 	}
 	g.start()
 	check(false)
@@ -227,21 +231,22 @@ func TestRestoreKeepsRevocations(t *testing.T) {
 	}
 	g.start()
 	check(true)
-	does("POST", "/v1/keys/"+ids["revoked"]+"/revoke", nil)
+	change("POST", "/v1/keys/"+ids["revoked"]+"/revoke", nil)
 	g.stop()
 
-	// What can't be read says nothing; it is said what to do.
+	// An unreadable or missing store has no revocations to keep. The command says so and names the
+	// remedy.
 	if err := os.WriteFile(g.database, []byte("nothing that is a database"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if r := g.restore(t, known).exits(0); !strings.Contains(r.out, "could not be read") || !strings.Contains(r.out, "accepted again") || !strings.Contains(r.out, "key revoke") {
-		t.Errorf("it said %q", r.out)
+		t.Errorf("the command printed %q", r.out)
 	}
 	if err := os.Remove(g.database); err != nil {
 		t.Fatal(err)
 	}
 	if r := g.restore(t, known).exits(0); !strings.Contains(r.out, "no former store") || !strings.Contains(r.out, "accepted again") {
-		t.Errorf("it said %q", r.out)
+		t.Errorf("the command printed %q", r.out)
 	}
 	left, err := filepath.Glob(g.database + ".former-*")
 	if err != nil || len(left) != 0 {

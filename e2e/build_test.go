@@ -1,18 +1,18 @@
-// Package e2e drives the gateway as operators, clients and upstreams do: a real Caddy
-// process on loopback ports, with the configurations that come with it, a real upstream
-// behind it, and its commands and admin endpoint beside it. It knows nothing of the
-// code inside.
+// Package e2e tests the gateway from the outside, as operators, clients and upstreams use it. It
+// runs a real Caddy process on loopback ports with the shipped configurations, a real upstream,
+// the commands and the admin endpoint. It does not depend on the code inside.
 //
 //	build_test.go      the binaries under test, built once
 //	gateway_test.go    one gateway's process: start, stop, kill, restart
 //	command_test.go    caddy's commands, and the management API
-//	upstream_test.go   the upstream, which records what reached it
-//	request_test.go    requests through the gateway, and what may be asked of the answers
-//	product_test.go    the five products, and what all of them promise
+//	upstream_test.go   the upstream, which records the requests that reach it
+//	request_test.go    requests through the gateway, and checks of their responses
+//	product_test.go    the five products, and checks that all of them share
 //	console_test.go    the console, which is used in a browser
 //
-// The package is a module of its own, so that what only its tests need is no requirement of the gateway's module.
-// The go command does not know that these tests depend on the gateway's sources: run them with -count=1.
+// The package is a module of its own, so that libraries for its tests are not requirements of the
+// gateway's module. The go command does not know that these tests depend on the gateway's sources:
+// run them with -count=1.
 package e2e
 
 import (
@@ -48,7 +48,7 @@ func run(m *testing.M) int {
 	defer browser.Close()
 	flag.Parse()
 	if list := flag.Lookup("test.list"); list == nil || list.Value.String() == "" {
-		// Where it can't be built, that is said once and not by every test.
+		// Building here reports a build error once instead of in every test.
 		if _, err := caddyBinary(); err != nil {
 			fmt.Fprintln(os.Stderr, "e2e:", err)
 			return 1
@@ -73,12 +73,13 @@ var racedBinary = sync.OnceValues(func() (string, error) {
 	return build("caddy-race", true)
 })
 
-// concurrent matches the tests whose gateways run under the race detector: those about what happens at
-// the same time. Everywhere else it would only multiply what a process costs.
+// concurrent matches the tests whose gateways run under the race detector: the tests of concurrent
+// events. Other tests run without it, since it makes a process several times slower.
 var concurrent = regexp.MustCompile(`^Test(Cluster|Replicas|Reload|Kill|StopLosesNothing|Streams|Concurrency|UsageIsExact|WebhooksOutlive)`)
 
-// raced reports whether the gateways of a test run under the race detector. They report what it finds
-// in their logs, which fails the test. A soak test measures: none of its gateways does.
+// raced reports whether the gateways of a test run under the race detector. Its findings are in
+// the gateway's log, which fails the test. Soak tests measure times, so their gateways never run
+// under it.
 func raced(t testing.TB) bool { return !soaking && concurrent.MatchString(t.Name()) }
 
 // gatewayBinary returns the binary of a test's gateways.
@@ -90,10 +91,11 @@ func gatewayBinary(t testing.TB) string {
 	return binary(t, caddyBinary)
 }
 
-// demoBinary returns the program that `make run` starts.
+// demoBinary returns the program that `make run` runs.
 var demoBinary = sync.OnceValues(func() (string, error) { return build("demo", false) })
 
-// build builds the command of that name, "caddy-race" being cmd/caddy with the race detector, outside the checkout.
+// build builds cmd/name into buildDir. For "caddy-race" it builds cmd/caddy with the race
+// detector.
 func build(name string, race bool) (string, error) {
 	out := filepath.Join(buildDir, name)
 	args := []string{"build", "-o", out, "-ldflags", "-s -w"}
@@ -108,7 +110,7 @@ func build(name string, race bool) (string, error) {
 	return out, nil
 }
 
-// binary fails the test where b can't be had.
+// binary returns the path that b returns, and fails the test if b fails.
 func binary(t testing.TB, b func() (string, error)) string {
 	t.Helper()
 	path, err := b()

@@ -11,7 +11,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
-// limitsConfig is of gateways that count together in a Redis.
+// limitsConfig returns options for gateways that count limits together in Redis.
 func limitsConfig(redis, mode string) string {
 	return `
 		limits redis ` + redis + ` {
@@ -28,7 +28,8 @@ func limitsConfig(redis, mode string) string {
 		default_plan free`
 }
 
-// Three gateways admit together what one would, and say the same of where limits stand.
+// Three gateways together admit as many requests as one gateway would, and all report the same
+// state of the limits.
 func TestClusterLimits(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{"exact", "leased"} {
@@ -59,7 +60,8 @@ func TestClusterLimits(t *testing.T) {
 				}
 			})
 			all.Wait()
-			// Leased, a gateway may hold a few that others would have used: they come back.
+			// In the mode leased, a gateway may hold a share of the limit that others could use.
+			// Unused shares return.
 			testkit.Eventually(t, "all of the limit is used", func() bool {
 				c.everywhere(func(s *site) {
 					if s.call(t, "GET", "/", k.full).status == http.StatusOK {
@@ -71,7 +73,7 @@ func TestClusterLimits(t *testing.T) {
 			if n := count.Load(); n != 40 {
 				t.Errorf("%d requests passed, not 40", n)
 			}
-			testkit.Eventually(t, "every gateway says so", func() bool {
+			testkit.Eventually(t, "every gateway reports that 40 requests are used", func() bool {
 				ok := true
 				c.everywhere(func(s *site) {
 					for _, l := range s.read(t, "/v1/keys/"+k.id+"/limits").records("data") {
@@ -82,14 +84,14 @@ func TestClusterLimits(t *testing.T) {
 			})
 			a.post(t, k, "limits/reset", record{})
 			c.everywhere(func(s *site) {
-				testkit.Eventually(t, "a reset is heard of", func() bool { return s.call(t, "GET", "/", k.full).status == http.StatusOK })
+				testkit.Eventually(t, "the gateway has received the reset", func() bool { return s.call(t, "GET", "/", k.full).status == http.StatusOK })
 			})
 		})
 	}
 }
 
-// What ran on a gateway that was killed holds its slots for a while, and then no more.
-func TestClusterSlotsOfTheKilled(t *testing.T) {
+// The concurrency slots of a killed gateway's requests become free after a while.
+func TestClusterSlotsOfKilledGateway(t *testing.T) {
 	t.Parallel()
 	c := shared(t, 2, limitsConfig(testserver.RedisURL(t), "exact"))
 	a, b := c.nodes[0], c.nodes[1]
@@ -111,7 +113,8 @@ func TestClusterSlotsOfTheKilled(t *testing.T) {
 	for range 3 {
 		req, _ := b.request(t, "GET", "/long", "", b.credential(k.full)...)
 		all.Go(func() {
-			// The slots of the requests before are given back just after these have ended.
+			// The slots of the earlier requests become free shortly after these requests have
+			// ended.
 			for status := http.StatusTooManyRequests; status == http.StatusTooManyRequests; {
 				resp, err := http.DefaultClient.Do(req)
 				if err != nil {
@@ -123,7 +126,7 @@ func TestClusterSlotsOfTheKilled(t *testing.T) {
 		})
 	}
 	testkit.Eventually(t, "three requests run", func() bool { return running.Load() == 3 })
-	a.call(t, "GET", "/", k.full).refused(http.StatusTooManyRequests).problem("concurrency_exceeded")
+	a.call(t, "GET", "/", k.full).rejected(http.StatusTooManyRequests).problem("concurrency_exceeded")
 	b.kill()
 	testkit.Eventually(t, "the slots are free", func() bool { return a.call(t, "GET", "/", k.full).status == http.StatusOK })
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
-// rotatedConfig is of a gateway that reads where its database is from a file, as one must that is to take another
-// password without a restart: the environment of a process that runs does not change.
+// rotatedConfig reads the address of the database from a file. The environment of a running
+// process can't change, so a new password without a restart needs a file.
 const rotatedConfig = `{
 	admin {$KEYGATE_ADMIN}
 	keygate {
@@ -32,8 +32,8 @@ const rotatedConfig = `{
 }
 `
 
-// rotated is two gateways whose address of the database stands in a file: one with a replica, which a second engine
-// could not open, and one that looks keys up in the database itself.
+// rotated is two gateways that read the database's address from a file. One has a replica, which
+// no second engine could open. The other has none and looks keys up in the database.
 type rotated struct {
 	*cluster
 	file string
@@ -47,11 +47,11 @@ func startRotated(t *testing.T, address string) *rotated {
 	r.add(t, config, "DATABASE_FILE="+r.file, "STORE_OPTIONS=max_staleness 1h")
 	r.add(t, config, "DATABASE_FILE="+r.file, "STORE_OPTIONS=replica {env.REPLICA}")
 	r.start()
-	testkit.Eventually(t, "the replica is made", func() bool { return r.nodes[1].replica(t)["used"] == true })
+	testkit.Eventually(t, "the replica is in use", func() bool { return r.nodes[1].replica(t)["used"] == true })
 	return r
 }
 
-// write puts an address into the file, as an editor or an orchestrator would: with a line's end.
+// write writes an address into the file, with a line break as editors and orchestrators do.
 func (r *rotated) write(t *testing.T, address string) {
 	t.Helper()
 	if err := os.WriteFile(r.file, []byte(address+"\n"), 0o600); err != nil {
@@ -59,8 +59,9 @@ func (r *rotated) write(t *testing.T, address string) {
 	}
 }
 
-// refused wants no gateway to take the address in a reload, and the reasons to be said.
-func (r *rotated) refused(t *testing.T, address string, reasons ...string) {
+// rejectsReload checks that each gateway rejects a reload with the address, and that the answer
+// names the reasons.
+func (r *rotated) rejectsReload(t *testing.T, address string, reasons ...string) {
 	t.Helper()
 	r.write(t, address)
 	r.everywhere(func(s *site) {
@@ -71,19 +72,20 @@ func (r *rotated) refused(t *testing.T, address string, reasons ...string) {
 			}
 		}
 		if strings.Contains(said, "tulip") {
-			t.Errorf("a password stands in the answer: %s", said)
+			t.Errorf("the answer contains a password: %s", said)
 		}
 	})
 }
 
-// taken wants every gateway to take the address.
-func (r *rotated) taken(t *testing.T, address string) {
+// reloads checks that each gateway accepts a reload with the address.
+func (r *rotated) reloads(t *testing.T, address string) {
 	t.Helper()
 	r.write(t, address)
 	r.everywhere(func(s *site) { s.reload(t, rotatedConfig) })
 }
 
-// The password of the database changes, then its user, then its host, under load: nothing fails.
+// The password of the database changes under load, then the user, then the host, and no request
+// fails.
 func TestClusterRotatesPassword(t *testing.T) {
 	t.Parallel()
 	pg := testserver.NewPostgres(t)
@@ -94,7 +96,8 @@ func TestClusterRotatesPassword(t *testing.T) {
 	a.tenant(t, "acme", nil)
 	steady := a.key(t, "acme", nil)
 	r.known(t, steady)
-	// Keys that a gateway without a replica has to ask the database for, some in each step.
+	// A gateway without a replica has to look these keys up in the database. Each step uses some
+	// of them.
 	fresh := make(chan key, 24)
 	for range cap(fresh) {
 		fresh <- a.key(t, "acme", nil)
@@ -103,7 +106,7 @@ func TestClusterRotatesPassword(t *testing.T) {
 		a.traffic(2, 5*time.Millisecond, &caller{name: "without a replica", key: steady.full, want: http.StatusOK}),
 		b.traffic(2, 5*time.Millisecond, &caller{name: "with a replica", key: steady.full, want: http.StatusOK}),
 	}
-	// works says that everything does: look-ups, changes, and hearing of them.
+	// works checks look-ups, changes, and that both gateways receive changes.
 	works := func(step string) {
 		t.Helper()
 		done := make(chan *answer)
@@ -123,12 +126,12 @@ func TestClusterRotatesPassword(t *testing.T) {
 	}
 
 	pg.Exec("ALTER ROLE gate PASSWORD 'tulip-2'")
-	works("the password is another, and not known yet")
-	r.refused(t, strings.Replace(address, "tulip-1", "tulip-0", 1), `password authentication failed for user "gate"`)
-	r.taken(t, strings.Replace(address, "tulip-1", "tulip-2", 1))
+	works("the password has changed, and the gateways do not know it yet")
+	r.rejectsReload(t, strings.Replace(address, "tulip-1", "tulip-0", 1), `password authentication failed for user "gate"`)
+	r.reloads(t, strings.Replace(address, "tulip-1", "tulip-2", 1))
 	works("with the new password")
 
-	r.taken(t, strings.Replace(pg.Login("gate2", "tulip-3", "gate"), pg.Addr(), strings.Replace(proxy.Addr(), "127.0.0.1", "localhost", 1), 1))
+	r.reloads(t, strings.Replace(pg.Login("gate2", "tulip-3", "gate"), pg.Addr(), strings.Replace(proxy.Addr(), "127.0.0.1", "localhost", 1), 1))
 	works("as another user at another host")
 	pg.Exec("ALTER ROLE gate NOLOGIN")
 	testkit.Eventually(t, "the former user's connections end", func() bool {
@@ -144,7 +147,7 @@ func TestClusterRotatesPassword(t *testing.T) {
 			t.Errorf("%s: the store is %v", s.dir, store)
 		}
 		if strings.Contains(s.log(), "tulip") {
-			t.Errorf("%s: a password stands in the log", s.dir)
+			t.Errorf("%s: the log contains a password", s.dir)
 		}
 	})
 	if nodes := a.read(t, "/v1/status").records("nodes"); len(nodes) != 2 {

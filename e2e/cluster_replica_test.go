@@ -16,8 +16,8 @@ import (
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
-// replicaConfig is of gateways that each have a copy of their database, and count and tell each other
-// through a Redis.
+// replicaConfig is the configuration of gateways with replicas of the database. They count limits
+// and publish revocations through Redis.
 const replicaConfig = `{
 	admin {$KEYGATE_ADMIN}
 	keygate {
@@ -39,7 +39,8 @@ const replicaConfig = `{
 }
 `
 
-// startReplicas runs n gateways with replicas, each with a network of its own to Redis.
+// startReplicas starts n gateways with replicas. Each has its own proxy to Redis, which tests can
+// cut off.
 func startReplicas(t testing.TB, n int, database string) *cluster {
 	t.Helper()
 	c := prepareReplicas(t, n, database, replicaConfig)
@@ -47,7 +48,7 @@ func startReplicas(t testing.TB, n int, database string) *cluster {
 	return c
 }
 
-// prepareReplicas lays out n gateways with replicas on a configuration, without starting them.
+// prepareReplicas prepares n gateways with replicas for a configuration, without starting them.
 func prepareReplicas(t testing.TB, n int, database, configuration string) *cluster {
 	t.Helper()
 	c := new(cluster)
@@ -69,11 +70,11 @@ func (c *cluster) startReplicas(t testing.TB) {
 	t.Helper()
 	c.start()
 	c.everywhere(func(s *site) {
-		testkit.Eventually(t, "the replica of "+s.dir+" is made", func() bool { return s.replica(t)["used"] == true })
+		testkit.Eventually(t, "the replica of "+s.dir+" is in use", func() bool { return s.replica(t)["used"] == true })
 	})
 }
 
-// store returns what status says of the store, replica what it says of the copy.
+// store returns the status of the gateway's store, and replica the status of its replica.
 func (s *site) store(t testing.TB) record {
 	t.Helper()
 	return s.read(t, "/v1/status").object("store")
@@ -81,7 +82,7 @@ func (s *site) store(t testing.TB) record {
 
 func (s *site) replica(t testing.TB) record { t.Helper(); return s.store(t).object("replica") }
 
-// ready reports whether the gateway accepts keys at all.
+// ready reports whether the gateway says that it can check keys.
 func (s *site) ready() bool {
 	resp, err := s.client.Get(s.site + "/readyz")
 	if err != nil {
@@ -91,47 +92,48 @@ func (s *site) ready() bool {
 	return resp.StatusCode == http.StatusOK
 }
 
-// restartAway restarts a gateway whose database is away.
-func (s *site) restartAway(t testing.TB) {
+// restartWithoutDatabase restarts a gateway while its database is unreachable.
+func (s *site) restartWithoutDatabase(t testing.TB) {
 	t.Helper()
 	s.stop()
 	s.launch()
-	testkit.Eventually(t, "it judges keys", s.ready)
-	testkit.Eventually(t, "it is managed", func() bool { return s.manage(t, "GET", "/v1/status", nil).status == http.StatusOK })
+	testkit.Eventually(t, "the gateway can check keys", s.ready)
+	testkit.Eventually(t, "the management API answers", func() bool { return s.manage(t, "GET", "/v1/status", nil).status == http.StatusOK })
 }
 
-// refusedSoon waits until every gateway refuses a key for a reason.
-func (c *cluster) refusedSoon(t testing.TB, k key, reason string) {
+// eventuallyRejects waits until every gateway rejects the key for the reason.
+func (c *cluster) eventuallyRejects(t testing.TB, k key, reason string) {
 	t.Helper()
 	c.everywhere(func(s *site) {
-		testkit.Eventually(t, s.dir+" says "+reason, func() bool {
+		testkit.Eventually(t, s.dir+" rejects the key with "+reason, func() bool {
 			got := s.call(t, "GET", "/", k.full)
 			return got.status != http.StatusOK && got.json().text("code") == reason
 		})
 	})
 }
 
-// passes sends a request of a key to every gateway, which must let it pass.
+// passes checks that every gateway lets a request with the key pass.
 func (c *cluster) passes(t testing.TB, k key) {
 	t.Helper()
 	c.everywhere(func(s *site) { s.call(t, "GET", "/", k.full).passed() })
 }
 
-// away refuses a key by a verb while the database is away.
-func (s *site) away(t testing.TB, k key, verb string) {
+// revokeWithoutDatabase revokes or disables a key while the database is unreachable. The receipt
+// must say that the change is not durable yet.
+func (s *site) revokeWithoutDatabase(t testing.TB, k key, verb string) {
 	t.Helper()
 	receipt := s.manage(t, "POST", "/v1/keys/"+k.id+"/"+verb, nil).want(http.StatusAccepted).json()
 	if receipt["durable"] != false {
 		t.Errorf("%s: the receipt %v", verb, receipt)
 	}
-	s.call(t, "GET", "/", k.full).refused(http.StatusUnauthorized)
+	s.call(t, "GET", "/", k.full).rejected(http.StatusUnauthorized)
 }
 
 func TestReplicasWithoutPostgres(t *testing.T) {
 	t.Parallel()
 	for _, down := range []struct {
-		name       string
-		away, back func(*testserver.Postgres)
+		name        string
+		stop, start func(*testserver.Postgres)
 	}{
 		{"killed", (*testserver.Postgres).Kill, (*testserver.Postgres).Start},
 		{"stopped", (*testserver.Postgres).Pause, (*testserver.Postgres).Resume},
@@ -151,56 +153,58 @@ func TestReplicasWithoutPostgres(t *testing.T) {
 				load[i] = s.traffic(1, 10*time.Millisecond, &caller{name: "n" + strconv.Itoa(i), key: steady.full, want: http.StatusOK})
 			}
 
-			// Another connection to Redis takes the place of the one that the store was opened with.
+			// The reload replaces the connection to Redis with which the store was opened.
 			b.reload(t, strings.ReplaceAll(replicaConfig, "{env.REDIS_URL}", "{env.REDIS_URL}?client_name=another"))
-			down.away(pg)
-			a.away(t, revoked, "revoke")
-			c.refusedSoon(t, revoked, "revoked_key")
+			down.stop(pg)
+			a.revokeWithoutDatabase(t, revoked, "revoke")
+			c.eventuallyRejects(t, revoked, "revoked_key")
 			c.everywhere(func(s *site) {
 				s.manage(t, "POST", "/v1/tenants/acme/keys", record{"name": "x"}).want(http.StatusServiceUnavailable).problem("store_unavailable")
 			})
 			a.manage(t, "POST", "/v1/keys/"+revoked.id+"/enable", nil).want(http.StatusServiceUnavailable).problem("store_unavailable")
 			for _, s := range c.nodes {
-				testkit.Eventually(t, "status says what is pending", func() bool {
+				testkit.Eventually(t, "the status shows one pending revocation", func() bool {
 					store := s.store(t)
 					return store["ok"] == false && store.text("error") != "" && store.object("replica")["pending"] == 1.0
 				})
 			}
 
-			// A gateway that is restarted while the database is away goes on where it was.
+			// A gateway that restarts while the database is unreachable continues with its
+			// replica.
 			load[2].stop(t)
-			d.restartAway(t)
+			d.restartWithoutDatabase(t)
 			load[2] = d.traffic(1, 10*time.Millisecond, &caller{name: "n2, restarted", key: steady.full, want: http.StatusOK})
-			d.call(t, "GET", "/", revoked.full).refused(http.StatusUnauthorized).problem("revoked_key")
+			d.call(t, "GET", "/", revoked.full).rejected(http.StatusUnauthorized).problem("revoked_key")
 			c.passes(t, unused)
-			// One that is cut off from Redis too hears of it when it is there again.
+			// A gateway that was cut off from Redis receives the revocation after its connection
+			// is back.
 			c.proxies[1].Refuse()
-			d.away(t, disabled, "disable")
+			d.revokeWithoutDatabase(t, disabled, "disable")
 			b.call(t, "GET", "/", disabled.full).passed()
 			c.proxies[1].Restore()
-			c.refusedSoon(t, disabled, "disabled_key")
+			c.eventuallyRejects(t, disabled, "disabled_key")
 			b.manage(t, "DELETE", "/v1/keys/"+deleted.id, nil).want(http.StatusAccepted)
 			if said := b.keygate(t, "tenant", "suspend", "other").exits(1).err; !strings.Contains(said, "other is suspended on n1") || !strings.Contains(said, "not stored yet") {
 				t.Errorf("suspending a tenant: %s", said)
 			}
-			c.refusedSoon(t, suspended, "tenant_inactive")
+			c.eventuallyRejects(t, suspended, "tenant_inactive")
 
-			down.back(pg)
+			down.start(pg)
 			c.everywhere(func(s *site) {
-				testkit.Eventually(t, "everything is written", func() bool {
+				testkit.Eventually(t, "every revocation is in the database", func() bool {
 					store := s.store(t)
 					return store["ok"] == true && store.object("replica")["pending"] == 0.0
 				})
 			})
 			for _, tr := range load {
 				if tr.stop(t) == 0 {
-					t.Error("nothing was sent meanwhile")
+					t.Error("no request was sent during the outage")
 				}
 			}
-			c.refusedSoon(t, revoked, "revoked_key")
-			c.refusedSoon(t, disabled, "disabled_key")
-			c.refusedSoon(t, suspended, "tenant_inactive")
-			c.refusedSoon(t, deleted, "invalid_key")
+			c.eventuallyRejects(t, revoked, "revoked_key")
+			c.eventuallyRejects(t, disabled, "disabled_key")
+			c.eventuallyRejects(t, suspended, "tenant_inactive")
+			c.eventuallyRejects(t, deleted, "invalid_key")
 			inDatabase(t, pg, revoked.id, disabled.id, deleted.id)
 			for id, action := range map[string]string{revoked.id: "key.revoked", disabled.id: "key.disabled", deleted.id: "key.deleted"} {
 				var actions []string
@@ -212,17 +216,18 @@ func TestReplicasWithoutPostgres(t *testing.T) {
 				}
 			}
 
-			// That the database is away is said when it begins, and not over and over.
+			// The log reports the unreachable database a few times, and not for every attempt.
 			c.everywhere(func(s *site) {
 				log := s.log()
 				for _, said := range []string{"the store does not answer", "the database does not answer", "cannot be opened; trying again"} {
 					if n := strings.Count(log, said); n > 5 {
-						t.Errorf("%s says %d times that %s", s.dir, n, said)
+						t.Errorf("the log of %s has %d lines with %q", s.dir, n, said)
 					}
 				}
 			})
 
-			// It is as ever: what was refused can be let in again, and stays so, and receipts say who has confirmed.
+			// After the outage, keys can be enabled again, and receipts name the gateways that
+			// have confirmed.
 			testkit.Eventually(t, "every gateway confirms", func() bool {
 				r := b.manage(t, "POST", "/v1/keys/"+disabled.id+"/enable", record{"wait": "1m"})
 				return r.status == http.StatusOK && len(r.json().list("confirmed")) == 3
@@ -232,14 +237,14 @@ func TestReplicasWithoutPostgres(t *testing.T) {
 			if len(pendingNodes(t, receipt)) != 0 || len(receipt.list("confirmed")) != 3 || receipt["durable"] != true {
 				t.Errorf("the receipt afterwards: %v", receipt)
 			}
-			c.refusedSoon(t, unused, "revoked_key")
+			c.eventuallyRejects(t, unused, "revoked_key")
 			d.restart()
 			c.passes(t, disabled)
 		})
 	}
 }
 
-// inDatabase looks into the database itself for what was refused.
+// inDatabase checks that the database itself contains the revocations.
 func inDatabase(t *testing.T, pg *testserver.Postgres, revoked, disabled, deleted string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -257,7 +262,7 @@ func inDatabase(t *testing.T, pg *testserver.Postgres, revoked, disabled, delete
 	}
 }
 
-// object returns a field that is an object; an empty one where it is none.
+// object returns a field that is an object, or an empty record.
 func (r record) object(name string) record {
 	o, _ := r[name].(map[string]any)
 	return o

@@ -14,9 +14,10 @@ import (
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
-// TestClusterSpeed measures how long a revocation takes to the last of three gateways under load:
-// waiting for the receipt, after which none may let the key pass; and not waiting. Every tenth
-// time one gateway's connections to the database had been cut and had come back.
+// TestClusterSpeed measures how long a revocation takes to reach the last of three gateways under
+// load. In the first half, the call waits for all confirmations, and afterwards no gateway may let
+// the key pass. In the second half it does not wait. In every tenth revocation, one gateway's
+// database connections have just been cut.
 func TestClusterSpeed(t *testing.T) {
 	const each = 60
 	c := shared(t, 3, "plan free")
@@ -59,7 +60,7 @@ func TestClusterSpeed(t *testing.T) {
 			called := time.Now()
 			receipt := c.nodes[(i+1)%3].post(t, k, "revoke", wait)
 			returned := time.Now()
-			refused := make([]time.Time, len(c.nodes))
+			rejectedAt := make([]time.Time, len(c.nodes))
 			var all sync.WaitGroup
 			for n, s := range c.nodes {
 				all.Go(func() {
@@ -67,7 +68,7 @@ func TestClusterSpeed(t *testing.T) {
 						sent := time.Now()
 						switch got := s.call(t, "GET", "/", k.full).status; got {
 						case http.StatusUnauthorized:
-							refused[n] = sent
+							rejectedAt[n] = sent
 							return
 						case http.StatusOK:
 							if waiting {
@@ -83,8 +84,8 @@ func TestClusterSpeed(t *testing.T) {
 			}
 			all.Wait()
 			var slowest time.Duration
-			for n := range refused {
-				slowest = max(slowest, refused[n].Sub(returned))
+			for n := range rejectedAt {
+				slowest = max(slowest, rejectedAt[n].Sub(returned))
 			}
 			calls, after, last = append(calls, returned.Sub(called)), append(after, slowest), append(last, slowest+returned.Sub(called))
 			if waiting && len(pendingNodes(t, receipt)) > 0 {
@@ -92,22 +93,22 @@ func TestClusterSpeed(t *testing.T) {
 			}
 			time.Sleep(time.Second - time.Since(begun))
 		}
-		t.Logf("receipt waited for: %s; the call took p50 %v, p99 %v; the last gateway refused p50 %v, p99 %v, at worst %v after its return, p99 %v after its beginning (%s)",
+		t.Logf("receipt waited for: %s; the call took p50 %v, p99 %v; the last gateway rejected the key p50 %v, p99 %v, at worst %v after its return, p99 %v after its beginning (%s)",
 			strconv.FormatBool(waiting), quantile(calls, 0.5), quantile(calls, 0.99), quantile(after, 0.5), quantile(after, 0.99), quantile(after, 1), quantile(last, 0.99), machine())
 	}
 	close(stop)
 	load.Wait()
 	if failed.Load() > 0 {
-		t.Errorf("%d of %d requests of a key nobody touched failed", failed.Load(), served.Load())
+		t.Errorf("%d of %d requests of an unchanged key failed", failed.Load(), served.Load())
 	}
 }
 
-// TestClusterOutages takes Redis and PostgreSQL away from two gateways with replicas under load, in each way that
-// they can be away, and says how long requests took before, meanwhile, and from five seconds after
-// the return on. None of a known key may fail.
+// TestClusterOutages makes Redis and PostgreSQL unreachable or slow for two gateways with replicas
+// under load. It logs how long requests take before, during and after each outage. No request with
+// a known key may fail.
 func TestClusterOutages(t *testing.T) {
 	const (
-		rate = 150 // requests a second to each gateway
+		rate = 150 // The rate is the number of requests a second to each gateway.
 		each = 5 * time.Second
 	)
 	pg, redis := testserver.NewPostgres(t), testserver.NewRedis(t)
@@ -141,14 +142,14 @@ func TestClusterOutages(t *testing.T) {
 		all.Wait()
 		return quantile(took, 0.5), quantile(took, 0.99), quantile(took, 1)
 	}
-	say := func(what string) {
+	logLatencies := func(what string) {
 		p50, p99, worst := load()
 		t.Logf("%-40s p50 %-10v p99 %-10v at most %v (%s)", what, p50, p99, worst, machine())
 	}
 	load()
 	for _, outage := range []struct {
-		name       string
-		away, back func()
+		name        string
+		stop, start func()
 	}{
 		{"Redis killed", redis.Kill, redis.Start},
 		{"Redis stopped", redis.Pause, redis.Resume},
@@ -157,15 +158,15 @@ func TestClusterOutages(t *testing.T) {
 		{"PostgreSQL stopped", pg.Pause, pg.Resume},
 		{"PostgreSQL answering after 500 ms", func() { slowPG.Delay(500 * time.Millisecond) }, slowPG.Restore},
 	} {
-		say("before")
-		outage.away()
-		say(outage.name)
+		logLatencies("before")
+		outage.stop()
+		logLatencies(outage.name)
 		if strings.HasPrefix(outage.name, "PostgreSQL killed") {
-			c.nodes[1].restartAway(t)
-			say(outage.name + ", a gateway restarted")
+			c.nodes[1].restartWithoutDatabase(t)
+			logLatencies(outage.name + ", a gateway restarted")
 		}
-		outage.back()
+		outage.start()
 		load()
-		say("from 5 s after its return")
+		logLatencies("from 5 s after its return")
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
-// staleConfig is of a gateway with two products, which differ in for how long keys are judged
-// while the database is away.
+// staleConfig is the configuration of a gateway with two keyspaces. They differ in how long keys
+// are accepted while the database is unreachable.
 const staleConfig = `{
 	admin {$KEYGATE_ADMIN}
 	keygate {
@@ -48,8 +48,8 @@ const staleConfig = `{
 }
 `
 
-// TestClusterStale cuts a gateway off for longer than it may judge one keyspace's keys by what it
-// holds, and not the other's.
+// A gateway that is cut off for longer than one keyspace's max_staleness rejects the keys of that
+// keyspace, and still accepts the keys of the other.
 func TestClusterStale(t *testing.T) {
 	t.Parallel()
 	database := testserver.PostgresURL(t)
@@ -64,7 +64,7 @@ func TestClusterStale(t *testing.T) {
 	c.start()
 	c.everywhere(func(s *site) {
 		s.product = product{name: "bank", prefix: "bank_live_", random: 32, checksum: 6, path: "/", plan: "free"}
-		testkit.Eventually(t, "the replica of "+s.dir+" is made", func() bool { return s.replica(t)["used"] == true })
+		testkit.Eventually(t, "the replica of "+s.dir+" is in use", func() bool { return s.replica(t)["used"] == true })
 	})
 	cut, free := c.nodes[0], c.nodes[1]
 	of := func(s *site) *site {
@@ -84,9 +84,10 @@ func TestClusterStale(t *testing.T) {
 
 	proxy.Refuse()
 	for _, l := range live {
-		l.goes()
+		l.continues()
 	}
-	// Whoever waits for the gateway is told when it gives up the keyspace that the key is of.
+	// The receipt says when the cut off gateway stops to use its copy, which depends on the key's
+	// keyspace.
 	stops := func(receipt record) time.Duration {
 		t.Helper()
 		if names := pendingNodes(t, receipt); !slices.Equal(names, []string{"n0"}) {
@@ -106,16 +107,16 @@ func TestClusterStale(t *testing.T) {
 	}
 	for _, n := range free.read(t, "/v1/status").records("nodes") {
 		if own := n.object("keyspaces_stop_by"); (own["bank"] != nil) != (n.text("node") == "n0") || own["bulk"] != nil {
-			t.Errorf("status says of a node %v", n)
+			t.Errorf("the status of a node is %v", n)
 		}
 	}
 
 	stale := func() {
 		t.Helper()
-		testkit.Eventually(t, "the keys of one keyspace are judged no more", func() bool {
+		testkit.Eventually(t, "the keys of the stale keyspace are rejected", func() bool {
 			return bank.call(t, "GET", "/", steady.full).status == http.StatusServiceUnavailable
 		})
-		bank.call(t, "GET", "/", disabled.full).refused(http.StatusServiceUnavailable).problem("unavailable")
+		bank.call(t, "GET", "/", disabled.full).rejected(http.StatusServiceUnavailable).problem("unavailable")
 		bulk.call(t, "GET", "/", bulkSteady.full).passed()
 		for path, want := range map[string]int{"/readyz": 200, "/readyz/bank": 503, "/readyz/bulk": 200} {
 			if got := bank.send(t, "GET", path, "").status; got != want {
@@ -124,32 +125,33 @@ func TestClusterStale(t *testing.T) {
 		}
 		status := bank.read(t, "/v1/status")
 		if stale := status.list("stale_keyspaces"); len(stale) != 1 || stale[0] != "bank" || status["degraded"] != true {
-			t.Errorf("status says %v", status)
+			t.Errorf("the status is %v", status)
 		}
 	}
 	stale()
-	// Nor does anything go on by them.
+	// Streams with keys of the stale keyspace end too.
 	for _, l := range live {
 		l.ended(st, http.StatusServiceUnavailable, "unavailable")
 	}
-	testkit.Eventually(t, "nobody waits for it any more", func() bool {
+	testkit.Eventually(t, "receipts no longer name the cut off gateway", func() bool {
 		receipt := free.manage(t, "POST", "/v1/keys/"+revoked.id+"/revoke", record{"wait": "10ms"}).want(http.StatusOK).json()
 		return len(receipt.list("pending")) == 0
 	})
 
-	// A restart, with another configuration, makes it go by what it promised all the same.
+	// A restart with a longer max_staleness does not extend the limit that the gateway had
+	// announced.
 	if err := os.WriteFile(config, []byte(strings.Replace(staleConfig, "max_staleness 10s", "max_staleness 1h", 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cut.restartAway(t)
+	cut.restartWithoutDatabase(t)
 	stale()
 
 	proxy.Restore()
-	testkit.Eventually(t, "keys are judged again", func() bool { return bank.call(t, "GET", "/", steady.full).status == http.StatusOK })
-	bank.call(t, "GET", "/", disabled.full).refused(http.StatusUnauthorized).problem("disabled_key")
-	bank.call(t, "GET", "/", revoked.full).refused(http.StatusUnauthorized).problem("revoked_key")
-	bulk.call(t, "GET", "/", bulkDisabled.full).refused(http.StatusUnauthorized).problem("disabled_key")
-	testkit.Eventually(t, "the gateway is as ever", func() bool {
+	testkit.Eventually(t, "keys of the keyspace are accepted again", func() bool { return bank.call(t, "GET", "/", steady.full).status == http.StatusOK })
+	bank.call(t, "GET", "/", disabled.full).rejected(http.StatusUnauthorized).problem("disabled_key")
+	bank.call(t, "GET", "/", revoked.full).rejected(http.StatusUnauthorized).problem("revoked_key")
+	bulk.call(t, "GET", "/", bulkDisabled.full).rejected(http.StatusUnauthorized).problem("disabled_key")
+	testkit.Eventually(t, "the gateway is ready and not stale", func() bool {
 		status := bank.read(t, "/v1/status")
 		return status["stale_keyspaces"] == nil && bank.send(t, "GET", "/readyz/bank", "").status == http.StatusOK
 	})

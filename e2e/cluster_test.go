@@ -15,7 +15,8 @@ import (
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
-// clusterConfig is of a gateway that shares its database; options go into the keygate block.
+// clusterConfig returns the configuration of a gateway that shares its database. options go into
+// the keygate block.
 func clusterConfig(options string) string {
 	return `{
 	admin {$KEYGATE_ADMIN}
@@ -34,13 +35,14 @@ func clusterConfig(options string) string {
 `
 }
 
-// cluster is several gateways on one PostgreSQL, each with a network of its own to it.
+// cluster is several gateways on one PostgreSQL database. Each gateway has its own proxy to the
+// database.
 type cluster struct {
 	nodes   []*site
 	proxies []*testserver.Proxy
 }
 
-// startCluster runs n gateways on the database that url returns for an address of the server.
+// startCluster starts n gateways. url returns the URL of the database at an address of the server.
 func startCluster(t testing.TB, n int, server string, url func(addr string) string, options string) *cluster {
 	t.Helper()
 	c := new(cluster)
@@ -54,7 +56,7 @@ func startCluster(t testing.TB, n int, server string, url func(addr string) stri
 	return c
 }
 
-// add makes the next gateway, which start starts. Each has a place for a replica.
+// add prepares the next gateway, which start starts, with a path for a replica.
 func (c *cluster) add(t testing.TB, config string, env ...string) {
 	t.Helper()
 	g := prepare(t, config, newUpstream(t), append(env, "NODE=n"+strconv.Itoa(len(c.nodes)))...)
@@ -62,7 +64,7 @@ func (c *cluster) add(t testing.TB, config string, env ...string) {
 	c.nodes = append(c.nodes, &site{gateway: g, product: plain})
 }
 
-// start starts all at once: whoever is first makes the tables.
+// start starts all gateways at once. The first one creates the tables.
 func (c *cluster) start() {
 	var all sync.WaitGroup
 	for _, node := range c.nodes {
@@ -71,7 +73,7 @@ func (c *cluster) start() {
 	all.Wait()
 }
 
-// shared runs n gateways on a database of the server that the tests share.
+// shared starts n gateways on a new database of the server that all tests share.
 func shared(t testing.TB, n int, options string) *cluster {
 	t.Helper()
 	url := testserver.PostgresURL(t)
@@ -86,8 +88,7 @@ func (c *cluster) everywhere(f func(s *site)) {
 	}
 }
 
-// known returns when every gateway takes a key, and says how many requests of the key
-// were taken until then.
+// known waits until every gateway accepts the key, and returns how many requests were accepted.
 func (c *cluster) known(t testing.TB, k key) (requests int64) {
 	t.Helper()
 	c.everywhere(func(s *site) {
@@ -97,7 +98,7 @@ func (c *cluster) known(t testing.TB, k key) (requests int64) {
 	return requests
 }
 
-// pendingNodes returns the nodes that a receipt names as not having confirmed.
+// pendingNodes returns the nodes that have not confirmed the change, by the receipt.
 func pendingNodes(t testing.TB, receipt record) (names []string) {
 	t.Helper()
 	for _, p := range receipt.records("pending") {
@@ -115,7 +116,7 @@ func TestClusterRevokes(t *testing.T) {
 	a, b, d := c.nodes[0], c.nodes[1], c.nodes[2]
 	a.tenant(t, "acme", nil)
 
-	// Others' keys go on all the while, on every gateway.
+	// Another key is used on every gateway all the time, and must never be rejected.
 	steady := a.key(t, "acme", nil)
 	c.known(t, steady)
 	stop := make(chan struct{})
@@ -130,7 +131,7 @@ func TestClusterRevokes(t *testing.T) {
 				default:
 				}
 				if got := s.call(t, "GET", "/", steady.full).status; got != http.StatusOK {
-					t.Errorf("a key that nobody touched was answered %d", got)
+					t.Errorf("a request with an unchanged key was answered %d", got)
 					return
 				}
 				served.Add(1)
@@ -142,28 +143,29 @@ func TestClusterRevokes(t *testing.T) {
 		k := c.nodes[i%3].key(t, "acme", nil)
 		c.known(t, k)
 		if i >= 3 {
-			// A connection that was lost just now makes no difference.
+			// The revocation must arrive although a connection has just been lost.
 			c.proxies[i%3].Cut()
 		}
 		receipt := c.nodes[(i+1)%3].post(t, k, "revoke", record{"wait": "1m"})
 		if pending := pendingNodes(t, receipt); len(pending) > 0 || len(receipt.list("confirmed")) != 3 || receipt["durable"] != true {
 			t.Fatalf("the receipt of revocation %d: %v", i, receipt)
 		}
-		c.everywhere(func(s *site) { s.call(t, "GET", "/", k.full).refused(http.StatusUnauthorized).problem("revoked_key") })
+		c.everywhere(func(s *site) { s.call(t, "GET", "/", k.full).rejected(http.StatusUnauthorized).problem("revoked_key") })
 	}
 
-	// A gateway that can't be told is named, and follows when it can.
+	// The receipt names a gateway that can't be reached. That gateway follows once it is
+	// reachable.
 	k := a.key(t, "acme", nil)
 	c.known(t, k)
 	c.proxies[2].Refuse()
-	// Long enough for those that can be told, on a busy machine too.
+	// Three seconds are enough for the reachable gateways to confirm, even on a busy machine.
 	receipt := a.post(t, k, "revoke", record{"wait": "3s"})
 	if pending := pendingNodes(t, receipt); !slices.Equal(pending, []string{"n2"}) {
 		t.Errorf("with n2 cut off: %v", receipt)
 	}
-	a.call(t, "GET", "/", k.full).refused(http.StatusUnauthorized)
+	a.call(t, "GET", "/", k.full).rejected(http.StatusUnauthorized)
 	c.proxies[2].Restore()
-	testkit.Eventually(t, "n2 refuses the key", func() bool { return d.call(t, "GET", "/", k.full).status == http.StatusUnauthorized })
+	testkit.Eventually(t, "n2 rejects the key", func() bool { return d.call(t, "GET", "/", k.full).status == http.StatusUnauthorized })
 	if pending := pendingNodes(t, b.post(t, k, "revoke", record{"wait": "1m"})); len(pending) > 0 {
 		t.Errorf("after n2 came back: %v", pending)
 	}
@@ -171,19 +173,19 @@ func TestClusterRevokes(t *testing.T) {
 	close(stop)
 	load.Wait()
 	if served.Load() == 0 {
-		t.Error("nothing was served meanwhile")
+		t.Error("no request was served meanwhile")
 	}
 
-	// A revocation without a gateway is followed by those that run.
+	// Running gateways follow a revocation that `key revoke --offline` wrote to the database.
 	k = a.key(t, "acme", nil)
 	c.known(t, k)
 	a.offline(t, "", "key", "revoke", k.id).exits(0)
 	c.everywhere(func(s *site) {
-		testkit.Eventually(t, "what was revoked without a gateway is refused", func() bool { return s.call(t, "GET", "/", k.full).status == http.StatusUnauthorized })
+		testkit.Eventually(t, "a key that was revoked offline is rejected", func() bool { return s.call(t, "GET", "/", k.full).status == http.StatusUnauthorized })
 	})
 
-	// One that ends cleanly is waited for no more; one that is killed is named until it is
-	// forgotten.
+	// Receipts do not wait for a gateway that was stopped. They name a gateway that was killed
+	// until it is forgotten.
 	b.stop()
 	k = a.key(t, "acme", nil)
 	if receipt := a.post(t, k, "disable", record{"wait": "1m"}); len(receipt.list("confirmed")) != 2 || len(pendingNodes(t, receipt)) != 0 {
@@ -195,23 +197,23 @@ func TestClusterRevokes(t *testing.T) {
 		t.Errorf("after n2 was killed: %v", receipt)
 	}
 	a.keygate(t, "key", "revoke", k.id, "--wait", "10ms").exits(1)
-	// So is everything else that refuses keys there.
-	gone := a.key(t, "acme", nil)
+	// Every other command that revokes or suspends names the killed gateway too.
+	unused := a.key(t, "acme", nil)
 	for _, command := range [][]string{{"tenant", "suspend", "acme"}, {"tenant", "suspend", "acme"}, {"tenant", "activate", "acme"},
-		{"key", "rotate", gone.id}, {"key", "delete", gone.id}} {
+		{"key", "rotate", unused.id}, {"key", "delete", unused.id}} {
 		if said := a.keygate(t, command...).exits(1).err; !strings.Contains(said, "n2 has not confirmed (it stops by ") {
 			t.Errorf("%v: %s", command, said)
 		}
 	}
-	testkit.Eventually(t, "n2 counts as gone", func() bool { return a.keygate(t, "status", "--forget", "n2").code == 0 })
+	testkit.Eventually(t, "n2 can be forgotten", func() bool { return a.keygate(t, "status", "--forget", "n2").code == 0 })
 	a.keygate(t, "key", "revoke", k.id).exits(0)
 	if last := a.manage(t, "GET", "/v1/audit", nil).json().records("data")[0]; last.text("action") != "node.forgotten" || last.text("target") != "n2" {
 		t.Errorf("the last event is %v", last)
 	}
 }
 
-// TestClusterCounts holds that what several gateways count adds up, and that a balance which all of
-// them spend is spent once.
+// The usage that several gateways count adds up to the requests that were sent. A balance that all
+// of them spend is spent only once.
 func TestClusterCounts(t *testing.T) {
 	t.Parallel()
 	const credits = 40
@@ -246,14 +248,15 @@ func TestClusterCounts(t *testing.T) {
 	var allowed atomic.Int64
 	c.everywhere(func(s *site) {
 		all.Go(func() {
-			// A gateway may find nothing left while another holds some, and has to give it back.
+			// A gateway may find the balance empty while another holds leased credits, which it
+			// has to return.
 			for deadline := time.Now().Add(patience); allowed.Load() < credits && time.Now().Before(deadline); {
 				switch got := s.call(t, "GET", "/", spender.full).status; got {
 				case http.StatusOK:
 					allowed.Add(1)
 				case http.StatusPaymentRequired:
 					time.Sleep(10 * time.Millisecond)
-				case http.StatusUnauthorized: // made just now, elsewhere
+				case http.StatusUnauthorized: // The key was created a moment ago on another gateway.
 				default:
 					t.Errorf("%d", got)
 					return
@@ -262,13 +265,14 @@ func TestClusterCounts(t *testing.T) {
 		})
 	})
 	all.Wait()
-	c.everywhere(func(s *site) { s.call(t, "GET", "/", spender.full).refused(http.StatusPaymentRequired) })
+	c.everywhere(func(s *site) { s.call(t, "GET", "/", spender.full).rejected(http.StatusPaymentRequired) })
 	if allowed.Load() != credits {
 		t.Errorf("%d requests were paid for with %d credits", allowed.Load(), credits)
 	}
 	testkit.Eventually(t, "the balance is 0", func() bool { return c.nodes[2].balance(t, "rich") == 0 })
 
-	// Near zero no gateway holds what it does not spend: whoever is asked finds what there is.
+	// Near zero, no gateway holds unused leased credits: each gateway finds the rest of the
+	// balance.
 	a.tenant(t, "poor", record{"plan": "paid"})
 	last := a.key(t, "poor", nil)
 	c.everywhere(func(s *site) {
@@ -278,15 +282,15 @@ func TestClusterCounts(t *testing.T) {
 	for i := range credits {
 		s := c.nodes[i%len(c.nodes)]
 		if i < len(c.nodes) {
-			testkit.Eventually(t, s.dir+" hears of the credits", func() bool { return s.call(t, "GET", "/", last.full).status == http.StatusOK })
+			testkit.Eventually(t, s.dir+" has received the credits", func() bool { return s.call(t, "GET", "/", last.full).status == http.StatusOK })
 			continue
 		}
 		s.call(t, "GET", "/", last.full).passed()
 	}
-	c.everywhere(func(s *site) { s.call(t, "GET", "/", last.full).refused(http.StatusPaymentRequired) })
+	c.everywhere(func(s *site) { s.call(t, "GET", "/", last.full).rejected(http.StatusPaymentRequired) })
 }
 
-// countOf returns how many requests of a key usage tells of.
+// countOf returns how many requests of a key the usage report counts.
 func countOf(t testing.TB, c *cluster, k key) int64 {
 	t.Helper()
 	return sum(t, c.nodes[1].read(t, "/v1/keys/"+k.id+"/usage")).requests
@@ -301,38 +305,39 @@ func TestClusterWithoutPostgres(t *testing.T) {
 	k := a.key(t, "acme", nil)
 	c.known(t, k)
 	for _, down := range []struct {
-		name       string
-		away, back func()
+		name        string
+		stop, start func()
 	}{
 		{"killed", pg.Kill, pg.Start},
 		{"stopped", pg.Pause, pg.Resume},
 	} {
-		down.away()
+		down.stop()
 		for range 20 {
 			c.everywhere(func(s *site) { s.call(t, "GET", "/", k.full).passed() })
 		}
 		a.manage(t, "POST", "/v1/keys/"+k.id+"/revoke", nil).want(http.StatusServiceUnavailable).problem("store_unavailable")
 		unknown := plain.unknown()
-		testkit.Eventually(t, down.name+": nothing is said of an unknown key", func() bool {
+		testkit.Eventually(t, down.name+": an unknown key is answered 503", func() bool {
 			return b.call(t, "GET", "/", unknown).status == http.StatusServiceUnavailable
 		})
 		c.everywhere(func(s *site) { s.call(t, "GET", "/", k.full).passed() })
-		down.back()
-		testkit.Eventually(t, down.name+": it is said again that the key is unknown", func() bool {
+		down.start()
+		testkit.Eventually(t, down.name+": an unknown key is answered 401 again", func() bool {
 			return b.call(t, "GET", "/", unknown).status == http.StatusUnauthorized
 		})
 		var made *answer
-		testkit.Eventually(t, down.name+": keys can be made again", func() bool {
+		testkit.Eventually(t, down.name+": keys can be created again", func() bool {
 			made = a.manage(t, "POST", "/v1/tenants/acme/keys", record{"name": "after"})
 			return made.status == http.StatusCreated
 		})
 		c.known(t, a.made(t, made.json()))
 	}
-	// A gateway that starts while it is away comes up, and judges when it is back.
+	// A gateway that starts while the database is unreachable answers 503, and checks keys once
+	// the database is back.
 	b.stop()
 	pg.Kill()
 	b.launch()
-	testkit.Eventually(t, "it is there", func() bool {
+	testkit.Eventually(t, "the gateway answers 503", func() bool {
 		resp, err := http.Get(b.site + "/readyz")
 		if err != nil {
 			return false
@@ -340,7 +345,7 @@ func TestClusterWithoutPostgres(t *testing.T) {
 		resp.Body.Close()
 		return resp.StatusCode == http.StatusServiceUnavailable
 	})
-	b.call(t, "GET", "/", k.full).refused(http.StatusServiceUnavailable)
+	b.call(t, "GET", "/", k.full).rejected(http.StatusServiceUnavailable)
 	pg.Start()
 	c.known(t, k)
 }

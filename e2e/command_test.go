@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// result is how a command ended.
+// result is the outcome of a command.
 type result struct {
 	t        testing.TB
 	command  string
@@ -20,7 +20,7 @@ type result struct {
 	code     int
 }
 
-// command runs the binary with a gateway's environment, in its directory.
+// command runs the gateway's binary with the gateway's environment, in its directory.
 func (g *gateway) command(t testing.TB, stdin string, args ...string) *result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
@@ -41,26 +41,25 @@ func (g *gateway) command(t testing.TB, stdin string, args ...string) *result {
 	return r
 }
 
-// keygate runs `caddy keygate …` on the running gateway.
+// keygate runs `caddy keygate …` against the running gateway.
 func (g *gateway) keygate(t testing.TB, args ...string) *result {
 	t.Helper()
 	return g.command(t, "", append(append([]string{"keygate"}, args...), "--address", g.adminAddr)...)
 }
 
-// exits checks the exit status; where it is not 0, that standard error says why and
-// standard output holds nothing that a program would take for a result.
+// exits checks the exit status. If the status is not 0, standard error must state the reason.
 func (r *result) exits(code int) *result {
 	r.t.Helper()
 	if r.code != code {
 		r.t.Fatalf("%s: exit status %d, want %d\n%s%s", r.command, r.code, code, r.out, r.err)
 	}
 	if code != 0 && strings.TrimSpace(r.err) == "" {
-		r.t.Errorf("%s: exit status %d without a word", r.command, r.code)
+		r.t.Errorf("%s: exit status %d without a message", r.command, r.code)
 	}
 	return r
 }
 
-// json returns what a command with --json printed.
+// json returns the JSON object that a command with --json printed.
 func (r *result) json() record {
 	r.t.Helper()
 	r.exits(0)
@@ -71,8 +70,8 @@ func (r *result) json() record {
 	return m
 }
 
-// api calls the management API on the admin endpoint. path begins with /v1/; body is
-// what is sent as JSON, text as it is, nil for nothing.
+// api calls the management API on the admin endpoint. path begins with /v1/. body is encoded as
+// JSON; a string is sent as it is, and nil sends no body.
 func (g *gateway) api(t testing.TB, method, path string, body any, header ...string) *answer {
 	t.Helper()
 	var sent []byte

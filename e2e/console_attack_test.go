@@ -13,18 +13,19 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// What another site's page can do to somebody who is signed in here, in a real browser: nothing.
+// In a real browser, a page of another site can neither read the console of a signed-in person nor
+// change anything.
 func TestConsoleAgainstOtherSites(t *testing.T) {
 	t.Parallel()
-	d := startDesk(t)
+	d := startConsole(t)
 	d.tenant(t, "acme", record{"plan": "pro"})
 	k := d.key(t, "acme", record{"name": "wanted"})
 	tab := d.operator(t, browser.Desktop)
 	tab.Go("/keys/" + k.id + "/revoke")
 	form := tab.Attribute(`form[action$="/revoke"] input[name=csrf]`, "value")
 
-	// The other site even knows the form's token. On another host it gets no cookie, on another
-	// port of the same host it does.
+	// The other site even knows the form's token. On another host it gets no cookie; on another
+	// port of the same host, the browser sends the cookie.
 	for _, host := range []string{"localhost", "127.0.0.1"} {
 		script := fmt.Sprintf(`
 			const there = %q;
@@ -55,32 +56,33 @@ func TestConsoleAgainstOtherSites(t *testing.T) {
 		tab.Go(strings.Replace(evil.URL, "127.0.0.1", host, 1) + "/")
 		tab.Has("tried")
 		if tab.Says("framed") && !tab.Says("not framed") || !tab.Says("not read") {
-			t.Errorf("from %s one sees the console: %s", host, tab.Text("body"))
+			t.Errorf("a page of %s can read the console: %s", host, tab.Text("body"))
 		}
 		tab.Follow("button=Win a prize", http.StatusForbidden, http.StatusUnauthorized)
-		if status := d.read1(t, k.id); status != "active" {
-			t.Fatalf("another site (%s) made the key %s", host, status)
+		if status := d.keyStatus(t, k.id); status != "active" {
+			t.Fatalf("another site (%s) changed the key's status to %s", host, status)
 		}
 	}
-	// The same form, sent by its own page, does it.
+	// The same form has an effect when the console's own page sends it.
 	tab = d.operator(t, browser.Desktop)
 	tab.Go("/keys/" + k.id + "/revoke")
 	tab.Follow("button=Revoke permanently")
-	if status := d.read1(t, k.id); status != "revoked" {
+	if status := d.keyStatus(t, k.id); status != "revoked" {
 		t.Errorf("the key is %s", status)
 	}
 }
 
-// read1 returns a key's status.
-func (d *desk) read1(t testing.TB, id string) string {
+// keyStatus returns a key's status.
+func (d *consoleSite) keyStatus(t testing.TB, id string) string {
 	t.Helper()
 	return d.manage(t, "GET", "/v1/keys/"+id, nil).want(http.StatusOK).json().text("status")
 }
 
-// What no browser sends: raw requests to the console, and what they must not bring about.
+// Requests that no browser sends cause no session fixation, no foreign redirects and no changes,
+// and put no keys into the log.
 func TestConsoleRawRequests(t *testing.T) {
 	t.Parallel()
-	d := startDesk(t)
+	d := startConsole(t)
 	d.tenant(t, "acme", record{"plan": "pro"})
 	k := d.key(t, "acme", nil)
 	signIn := func(header ...string) *answer {
@@ -105,10 +107,11 @@ func TestConsoleRawRequests(t *testing.T) {
 		planted := "keygate=kgs_" + strings.Repeat("A", 52)
 		d.fetch(t, "GET", "/keys", "", "Cookie", planted).want(http.StatusSeeOther)
 		if got := cookieOf(signIn("Cookie", planted)); got == planted {
-			t.Error("a planted session is taken over")
+			t.Error("the console accepted a planted session")
 		}
 		d.fetch(t, "GET", "/keys", "", "Cookie", planted).want(http.StatusSeeOther)
-		// Two cookies of that name, of which another host of the domain may have set one, are none.
+		// Two cookies with that name count as none, since another host of the domain may have set
+		// one of them.
 		d.fetch(t, "GET", "/keys", "", "Cookie", planted+"; "+cookie).want(http.StatusSeeOther)
 	})
 	t.Run("headers", func(t *testing.T) {
@@ -163,14 +166,15 @@ func TestConsoleRawRequests(t *testing.T) {
 		if a := d.fetch(t, "HEAD", "/keys", "", "Cookie", cookie).want(http.StatusOK); a.body != "" {
 			t.Error("HEAD has a body")
 		}
-		// A request that names another method by a header is what it is.
+		// The console ignores headers that name another method.
 		d.fetch(t, "GET", "/keys/"+k.id+"/revoke", "", "Cookie", cookie, "X-HTTP-Method-Override", "POST").want(http.StatusOK)
-		if status := d.read1(t, k.id); status != "active" {
+		if status := d.keyStatus(t, k.id); status != "active" {
 			t.Errorf("the key is %s", status)
 		}
 	})
 	t.Run("log", func(t *testing.T) {
-		// A key that somebody puts where it does not belong is in no line of the log: the test's end looks.
+		// A key in a wrong place of a request must not be in the log, which is searched when the
+		// test ends.
 		q := url.QueryEscape(k.full)
 		d.fetch(t, "GET", "/keys?q="+q, "", "Cookie", cookie)
 		d.fetch(t, "GET", "/explain?path="+q, "", "Cookie", cookie)
@@ -183,45 +187,46 @@ func TestConsoleRawRequests(t *testing.T) {
 		d.fetch(t, "GET", "/"+d.token, "", "Cookie", cookie)
 		d.fetch(t, "GET", "/keys?q="+d.token, "", "Cookie", cookie)
 		if a := d.fetch(t, "GET", "/keys?q="+q, "", "Cookie", cookie); strings.Contains(a.body, k.full[:20]) {
-			t.Error("a page says a full key that was in its URL")
+			t.Error("a page shows a full key that was in its URL")
 		}
 	})
 	t.Run("guesses", func(t *testing.T) {
-		refused := 0
+		limited := 0
 		for i := range 200 {
 			form := url.Values{"code": {fmt.Sprintf("kgp_%052d", i)}}
 			if a := d.fetch(t, "POST", "/portal", form.Encode(), "Origin", d.url); a.status == http.StatusTooManyRequests {
 				if a.number("Retry-After") < 1 {
-					t.Error("nobody says until when")
+					t.Error("the response has no Retry-After")
 				}
-				refused++
+				limited++
 			} else {
 				a.want(http.StatusUnauthorized)
 			}
 		}
-		if refused == 0 {
-			t.Error("links can be guessed without end")
+		if limited == 0 {
+			t.Error("the number of guesses is not limited")
 		}
-		// Whoever has a good one gets in all the same.
+		// A valid link works even after too many guesses from the same address.
 		_, secret, _ := strings.Cut(d.link(t, "acme", nil), "#")
 		d.keep(secret)
 		cookieOf(d.fetch(t, "POST", "/portal", url.Values{"code": {secret}}.Encode(), "Origin", d.url).want(http.StatusSeeOther))
 	})
 }
 
-// By HTTPS the cookie is this host's alone, in the browser too; by HTTP nobody signs in but on this machine.
+// Over HTTPS, the cookie belongs to this host alone, in the browser too. Over HTTP, people can
+// sign in only on this machine.
 func TestConsoleHTTPS(t *testing.T) {
 	t.Parallel()
 	port := freePort(t)
 	config := strings.Replace(consoleConfig, "{$KEYGATE_CONSOLE} {", "https://localhost:"+port+" {\n\ttls internal\n\tkeygate_console\n}\n{$KEYGATE_CONSOLE} {", 1)
 	config = strings.Replace(config, "admin {$KEYGATE_ADMIN}", "admin {$KEYGATE_ADMIN}\n\tskip_install_trust\n\tauto_https disable_redirects", 1)
-	d := startDeskOn(t, config)
+	d := startConsoleOn(t, config)
 	d.tenant(t, "acme", record{"plan": "pro"})
-	d.client.Transport.(*http.Transport).TLSClientConfig = &tls.Config{InsecureSkipVerify: true} // its own authority, which nobody knows
+	d.client.Transport.(*http.Transport).TLSClientConfig = &tls.Config{InsecureSkipVerify: true} // The certificate comes from the gateway's own authority, which no system trusts.
 	plain := d.url
 	for _, host := range []string{"keys.example.com", "192.0.2.1", "127.0.0.1.evil.example"} {
 		if a := d.fetch(t, "POST", "/sign-in", url.Values{"token": {d.token}}.Encode(), "Host", host); a.header.Get("Set-Cookie") != "" {
-			t.Errorf("one signs in to http://%s", host)
+			t.Errorf("signing in to http://%s works", host)
 		}
 	}
 	d.url = "https://localhost:" + port

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// consoled is a configuration with a console under a path, beside the API that it is for.
-const consoled = `{
+// consolePathConfig has a console under a path of the API's site.
+const consolePathConfig = `{
 	admin {$KEYGATE_ADMIN}
 	servers {
 		trusted_proxies static 127.0.0.1/32
@@ -49,11 +49,11 @@ const consoled = `{
 }
 `
 
-// visitor is a browser at the console.
+// visitor is an HTTP client that uses the console as a browser does.
 type visitor struct {
 	*gateway
 	t *testing.T
-	// at is the URL of the console's site; "" for the gateway's own.
+	// at is the URL of the console's site; "" for the site of the API.
 	at     string
 	cookie string
 	header []string
@@ -64,7 +64,7 @@ func (v *visitor) get(path string) *answer {
 	return v.ask("GET", path, "", append(v.header, "Cookie", v.cookie)...)
 }
 
-// ask sends a request to the console's site.
+// ask sends a request to the site of the console.
 func (v *visitor) ask(method, path, body string, header ...string) *answer {
 	v.t.Helper()
 	if v.at == "" {
@@ -108,7 +108,7 @@ var (
 	shownOnce  = regexp.MustCompile(`<code id="secret"[^>]*>([^<]+)</code>`)
 )
 
-// fill fills in the form of a page and sends it there.
+// fill loads a page, fills in its form and sends the form.
 func (v *visitor) fill(path string, fields ...string) *answer {
 	v.t.Helper()
 	page := v.get(path).want(http.StatusOK)
@@ -124,11 +124,11 @@ func (v *visitor) fill(path string, fields ...string) *answer {
 	return v.post(path, form)
 }
 
-// A tenant's person comes in by a link, makes a key, uses it, and revokes it: all through the binary, and with
-// no secret in its log (which the test's end looks through).
+// A tenant's person signs in with a portal link, creates a key, uses it and revokes it, with the
+// real binary. The log must contain no secret, which is checked when the test ends.
 func TestConsoleOverHTTP(t *testing.T) {
 	up := newUpstream(t)
-	g := start(t, written(t, consoled), up)
+	g := start(t, written(t, consolePathConfig), up)
 	for _, slug := range []string{"acme", "rival"} {
 		g.api(t, "POST", "/v1/tenants", record{"slug": slug}).want(http.StatusCreated)
 	}
@@ -163,7 +163,7 @@ func TestConsoleOverHTTP(t *testing.T) {
 	used := g.send(t, "GET", "/orders", "", "Authorization", "Bearer "+m[1]).passed()
 	id := used.reached.header.Get("X-Key-Id")
 	if used.reached.header.Get("X-Tenant-Id") != "acme" || id == "" {
-		t.Fatalf("the upstream is told %v", used.reached.header)
+		t.Fatalf("the upstream got the headers %v", used.reached.header)
 	}
 	v.fill("/console/keys/new", "name", "over the cap", "with_scopes", "yes", "scopes", "admin").want(http.StatusUnprocessableEntity)
 	v.fill("/console/keys/new", "name", "two").want(http.StatusOK)
@@ -173,25 +173,26 @@ func TestConsoleOverHTTP(t *testing.T) {
 		v.get(path).want(http.StatusNotFound)
 	}
 	g.restart()
-	// The session outlives the process, and what it does holds for the next request.
+	// The session survives a restart, and its change applies from the next request on.
 	if a := v.fill("/console/keys/" + id + "/revoke"); a.want(http.StatusSeeOther).header.Get("Location") != "/console/keys/"+id+"?done=revoked" {
 		t.Errorf("revoking leads to %v", a.header)
 	}
-	g.send(t, "GET", "/orders", "", "Authorization", "Bearer "+m[1]).refused(http.StatusUnauthorized)
+	g.send(t, "GET", "/orders", "", "Authorization", "Bearer "+m[1]).rejected(http.StatusUnauthorized)
 	events := g.api(t, "GET", "/v1/audit?key="+id, nil).want(http.StatusOK).body
 	for _, want := range []string{`"actor":"Ada"`, `"via":"console"`, `"action":"key.revoked"`} {
 		if !strings.Contains(events, want) {
 			t.Errorf("the audit lacks %s: %s", want, events)
 		}
 	}
-	// What is not the console's is the API's.
+	// Paths outside of the console's path belong to the API.
 	g.send(t, "GET", "/consoles", "").passed()
-	g.send(t, "GET", "/", "").refused(http.StatusUnauthorized)
+	g.send(t, "GET", "/", "").rejected(http.StatusUnauthorized)
 }
 
-// Operators sign in with a token; behind a trusted proxy that speaks HTTPS the cookie is the host's alone.
+// Operators sign in with a token. Behind a trusted proxy that serves HTTPS, the cookie belongs to
+// this host alone.
 func TestConsoleOperatorOverHTTP(t *testing.T) {
-	g := start(t, written(t, consoled), newUpstream(t))
+	g := start(t, written(t, consolePathConfig), newUpstream(t))
 	token := g.api(t, "POST", "/v1/tokens", record{"name": "ops", "scopes": []string{"*"}}).want(http.StatusCreated).json()["token"].(string)
 	g.keep(token)
 	v := &visitor{gateway: g, t: t}
@@ -210,7 +211,7 @@ func TestConsoleOperatorOverHTTP(t *testing.T) {
 	}
 	behind.get("/console/keys").want(http.StatusOK)
 
-	// Under handle_path, and by the word of a proxy in front.
+	// Under handle_path, a person is signed in by the identity header of a trusted proxy.
 	inner := &visitor{gateway: g, t: t, header: []string{"Remote-User", "Grace"}}
 	a := inner.get("/inner/keys").want(http.StatusOK)
 	if !strings.Contains(a.body, "Grace") || !strings.Contains(a.body, `href="/inner/keys"`) || !strings.Contains(a.body, `src="/inner/assets/`) {

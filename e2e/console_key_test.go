@@ -11,13 +11,14 @@ import (
 	"github.com/keygate-dev/keygate/e2e/browser"
 )
 
-// A key's whole life, as an operator who has just installed the gateway sees it.
+// An operator with a new gateway creates a tenant and a key, and then uses, edits, rotates,
+// disables, revokes and deletes the key in the console.
 func TestConsoleKey(t *testing.T) {
 	t.Parallel()
-	d := startDesk(t)
+	d := startConsole(t)
 	tab := d.operator(t, browser.Desktop)
 
-	// Empty pages teach the next step, one after the other.
+	// Empty pages link to the next step.
 	tab.Go("/keys")
 	tab.Has("No keys yet")
 	tab.Follow("link=Create the first key")
@@ -30,7 +31,8 @@ func TestConsoleKey(t *testing.T) {
 	tab.Has("Acme Rockets", "The tenant is created.")
 	tab.Follow("link=Create the first key")
 
-	// The plan caps scopes, and says so. What is wrong stands beside its field, and what was typed is kept.
+	// The page shows which scopes the plan allows. Each fault is next to its field, and typed
+	// values are kept.
 	tab.Has("The plan pro allows deployment, free")
 	if tab.Enabled("label=admin") || !tab.Enabled("label=deployment") {
 		t.Error("the choice of scopes is not the plan's")
@@ -44,11 +46,11 @@ func TestConsoleKey(t *testing.T) {
 	tab.Follow("button=Create", http.StatusUnprocessableEntity)
 	for field, want := range map[string]string{"allowed_ips": "nonsense", "rate": "60/fortnight"} {
 		if wrong := tab.ErrorOf(field); !strings.Contains(wrong, "must") && !strings.Contains(wrong, want) {
-			t.Errorf("beside %s stands %q", field, wrong)
+			t.Errorf("the error of %s is %q", field, wrong)
 		}
 	}
 	if got := tab.Focused(); !strings.HasPrefix(got, "Allowed addresses") && !strings.HasPrefix(got, "Rate") {
-		t.Errorf("the focus is on %q, not on what is wrong", got)
+		t.Errorf("the focus is on %q, not on an invalid field", got)
 	}
 	tab.Accessible()
 	for field, want := range map[string]string{"label=Name": planted, "label=Description": "Deploys\nfrom CI.", "label=Allowed addresses": "127.0.0.0/8\nnonsense", "label=Rate": "60/fortnight"} {
@@ -60,7 +62,7 @@ func TestConsoleKey(t *testing.T) {
 	tab.Fill("label=Rate", "200/m")
 	tab.Follow("button=Create")
 
-	// The key is shown, with a command to try it.
+	// The page shows the key and a command to try it.
 	full := d.shownKey(t, tab)
 	if !regexp.MustCompile(`^kg_live_[0-9A-Za-z]{32}$`).MatchString(full) {
 		t.Fatalf("what is shown is no key: %.16s…", full)
@@ -69,7 +71,7 @@ func TestConsoleKey(t *testing.T) {
 		t.Error("the command does not hold the key")
 	}
 	tab.Accessible()
-	// Whoever leaves without having copied it is warned; whoever has is not.
+	// The page warns a person who leaves without having copied the key, and only such a person.
 	tab.Expect("beforeunload", false, func() { tab.Click("link=Tenants") })
 	tab.Expect("confirm", false, func() { tab.Click("link=I have copied it") })
 	tab.AllowClipboard()
@@ -79,11 +81,11 @@ func TestConsoleKey(t *testing.T) {
 		t.Errorf("the clipboard holds %d characters, not the key", len(got))
 	}
 	tab.Follow("link=I have copied it")
-	// From here on it may be nowhere: every page that follows is searched.
+	// From here on, every page is searched for the key, which must not appear again.
 	tab.Forbid(full)
 	id := strings.TrimPrefix(tab.Path(), "/keys/")
 	if !strings.HasPrefix(id, "key_") {
-		t.Fatalf("after the key comes %s", tab.Path())
+		t.Fatalf("the page after the key is %s", tab.Path())
 	}
 	tab.Has(planted, "No recent request with this key")
 	tab.Back(0)
@@ -91,10 +93,10 @@ func TestConsoleKey(t *testing.T) {
 	tab.Has("It was shown before")
 	tab.Go("/keys/" + id)
 
-	// It works, and its page shows what it does while one looks.
+	// The key works, and its open page shows new requests without a reload.
 	d.call(t, "GET", "/v1/items", full).passed()
 	d.call(t, "POST", "/v1/deploy", full).passed()
-	d.call(t, "DELETE", "/v1/items", "kg_live_"+strings.Repeat("0", 32)).refused(http.StatusUnauthorized)
+	d.call(t, "DELETE", "/v1/items", "kg_live_"+strings.Repeat("0", 32)).rejected(http.StatusUnauthorized)
 	tab.Has("GET /v1/items", "POST /v1/deploy")
 	tab.Has("99 998 of 100 000 left")
 	tab.Reload()
@@ -105,9 +107,9 @@ func TestConsoleKey(t *testing.T) {
 	}
 	tab.Accessible()
 
-	// Why was this refused? From the request itself.
+	// The request links to the page that explains why it was rejected.
 	d.patch(t, "/v1/keys/"+id, record{"scopes": []string{"free"}})
-	d.call(t, "POST", "/v1/deploy", full).refused(http.StatusForbidden)
+	d.call(t, "POST", "/v1/deploy", full).rejected(http.StatusForbidden)
 	tab.Follow("link=Scope missing")
 	tab.Has("Why was this refused?")
 	if tab.Value("label=Path") != "/v1/deploy" || tab.Value("label=Method") != "POST" {
@@ -122,7 +124,7 @@ func TestConsoleKey(t *testing.T) {
 	tab.Follow("button=Check the request")
 	tab.Has("It passes")
 
-	// Edit: the change holds for the next request.
+	// An edit applies from the next request on.
 	tab.Go("/keys/" + id)
 	tab.Follow("link=Edit")
 	tab.Check("label=deployment", true)
@@ -131,7 +133,8 @@ func TestConsoleKey(t *testing.T) {
 	tab.Has("Saved.", "Robot")
 	d.call(t, "POST", "/v1/deploy", full).passed()
 
-	// Rotate with grace: both secrets are valid, and the page shows which one is in use.
+	// After a rotation with a grace period, both secrets are valid, and the page shows which one
+	// is in use.
 	tab.Follow("link=Rotate")
 	tab.Accessible()
 	tab.Fill("label=The former secret stays valid for", "An hour")
@@ -147,22 +150,22 @@ func TestConsoleKey(t *testing.T) {
 	d.call(t, "GET", "/v1/items", second).passed()
 	tab.Go("/keys/" + id)
 	tab.Has("In grace", "Current", "Two secrets are valid")
-	// Without grace the former one ends at once.
+	// Without a grace period, the former secret becomes invalid at once.
 	tab.Go("/keys/" + id + "/rotate")
 	tab.Has("is still in its grace")
 	tab.Fill("label=The former secret stays valid for", "No time")
 	tab.Follow("button=Rotate")
 	third := d.shownKey(t, tab)
-	tab.Click("h1") // browsers ask only where somebody has done something
+	tab.Click("h1") // Browsers show the question only after the person has interacted with the page.
 	tab.Expect("beforeunload", true, func() { tab.Reload(http.StatusConflict) })
 	tab.Has("It was shown before")
 	tab.Forbid(third)
 	tab.Follow("link=To the key")
-	d.call(t, "GET", "/v1/items", full).refused(http.StatusUnauthorized)
-	d.call(t, "GET", "/v1/items", second).refused(http.StatusUnauthorized)
+	d.call(t, "GET", "/v1/items", full).rejected(http.StatusUnauthorized)
+	d.call(t, "GET", "/v1/items", second).rejected(http.StatusUnauthorized)
 	d.call(t, "GET", "/v1/items", third).passed()
 
-	// Each act says first what will happen; cancelling does nothing.
+	// Each action first shows its effects, and cancelling has no effect.
 	for _, act := range []struct {
 		link, says, button, done, status string
 		answer                           int
@@ -201,10 +204,10 @@ func TestConsoleKey(t *testing.T) {
 	}
 }
 
-// The list: what is on it, and how one finds something among many.
+// The list shows keys in pages, and finds a key by status, name, prefix, id or the full key.
 func TestConsoleKeyList(t *testing.T) {
 	t.Parallel()
-	d := startDesk(t)
+	d := startConsole(t)
 	d.tenant(t, "acme", record{"name": "Acme", "plan": "pro"})
 	d.tenant(t, "globex", record{"plan": "business", "credits": 10})
 	for i := range 53 {
@@ -252,7 +255,7 @@ func TestConsoleKeyList(t *testing.T) {
 				}
 				tab.Go("/keys")
 			}
-			// A full key leads to its page, and comes into no URL.
+			// Searching for a full key opens the key's page, and puts the full key into no URL.
 			tab.Fill("#search", known.full)
 			tab.Submit(kb.Enter)
 			if !strings.HasPrefix(tab.Path(), "/keys/"+known.id) {
@@ -266,17 +269,17 @@ func TestConsoleKeyList(t *testing.T) {
 	}
 }
 
-// With the keyboard alone one comes to a new key.
+// A person can create and revoke a key with the keyboard alone.
 func TestConsoleKeyboard(t *testing.T) {
 	t.Parallel()
-	d := startDesk(t)
+	d := startConsole(t)
 	d.tenant(t, "acme", record{"plan": "pro"})
 	tab := d.open(t, browser.Desktop)
 	tab.Go("/sign-in")
 	to(t, tab, "Management token")
 	tab.Press(d.token)
 	tab.Submit(kb.Enter)
-	// The first stop of every page leads past the navigation.
+	// The first element that the tab key reaches skips the navigation.
 	tab.Press(kb.Tab)
 	if got := tab.Focused(); got != "Skip to content" {
 		t.Errorf("the first stop is %q", got)
@@ -309,8 +312,8 @@ func TestConsoleKeyboard(t *testing.T) {
 	tab.Has("The key is revoked")
 }
 
-// to goes to what says this by the tab key, and fails where it can't be reached, or where the
-// focus is not seen.
+// to moves the focus to an element with the tab key. It fails if the element can't be reached, or
+// if its focus is not visible.
 func to(t *testing.T, tab *browser.Tab, what string) {
 	t.Helper()
 	var passed []string
@@ -321,7 +324,7 @@ func to(t *testing.T, tab *browser.Tab, what string) {
 			var seen bool
 			tab.Eval(`(() => { const s = getComputedStyle(document.activeElement); return s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) > 0 || s.boxShadow !== 'none'; })()`, &seen)
 			if !seen {
-				t.Errorf("that %s has the focus can't be seen", what)
+				t.Errorf("the focus on %s is not visible", what)
 			}
 			return
 		}
@@ -330,10 +333,10 @@ func to(t *testing.T, tab *browser.Tab, what string) {
 	t.Fatalf("%s is not reached by the tab key at %s; passed were %q", what, tab.Path(), passed)
 }
 
-// Without scripts everything works but what moves.
+// A browser without scripts can create, use and revoke a key.
 func TestConsoleWithoutScripts(t *testing.T) {
 	t.Parallel()
-	d := startDesk(t)
+	d := startConsole(t)
 	d.tenant(t, "acme", record{"plan": "pro"})
 	for _, who := range []string{"operator", "tenant"} {
 		t.Run(who, func(t *testing.T) {
@@ -358,7 +361,7 @@ func TestConsoleWithoutScripts(t *testing.T) {
 			tab.Follow("link=Revoke")
 			tab.Follow("button=Revoke permanently")
 			tab.Has("The key is revoked")
-			d.call(t, "GET", "/v1/items", full).refused(http.StatusUnauthorized)
+			d.call(t, "GET", "/v1/items", full).rejected(http.StatusUnauthorized)
 			tab.Go("/keys")
 			tab.Has("of the "+who, "Revoked")
 			tab.Follow("button=Sign out")

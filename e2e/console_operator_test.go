@@ -9,13 +9,14 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// What operators do beside keys, on a phone: tenants, plans, the overview, tokens and the audit log.
+// On a phone, operators manage tenants, credits, plans and tokens, and read the overview and the
+// audit log.
 func TestConsoleOperator(t *testing.T) {
 	t.Parallel()
-	d := startDesk(t)
+	d := startConsole(t)
 	tab := d.operator(t, browser.Phone)
 
-	// A tenant: what is wrong stands beside its field, and what was typed is kept.
+	// A tenant is created; each fault is next to its field, and typed values are kept.
 	tab.Go("/tenants")
 	tab.Has("No tenants yet")
 	tab.Follow("link=Create the first tenant")
@@ -26,31 +27,31 @@ func TestConsoleOperator(t *testing.T) {
 	tab.Follow("button=Create the tenant", http.StatusUnprocessableEntity)
 	for _, field := range []string{"slug", "credits"} {
 		if tab.ErrorOf(field) == "" && field == "credits" {
-			t.Errorf("nothing is said of %s beside its field", field)
+			t.Errorf("the field %s shows no error", field)
 		}
 	}
 	if tab.Value("label=Name") != "Globex & Sons" || tab.Value("label=Credits to begin with") != "many" || tab.Value("label=Plan") != "business" {
-		t.Error("what was typed is gone")
+		t.Error("the typed values are lost")
 	}
 	tab.Accessible()
 	tab.Fill("label=Slug", "no spaces please")
 	tab.Fill("label=Credits to begin with", "500")
 	tab.Follow("button=Create the tenant", http.StatusUnprocessableEntity)
 	if tab.ErrorOf("slug") == "" {
-		t.Error("nothing is said of the slug beside its field")
+		t.Error("the field slug shows no error")
 	}
 	tab.Fill("label=Slug", "globex")
 	tab.Follow("button=Create the tenant")
 	tab.Has("Globex & Sons", "500")
-	// A slug that is taken is another error of the same field.
+	// A slug that is taken is a fault of the field too.
 	tab.Go("/tenants/new")
 	tab.Fill("label=Slug", "GLOBEX")
 	tab.Follow("button=Create the tenant", http.StatusConflict)
 	if tab.ErrorOf("slug") == "" {
-		t.Error("nothing is said of a taken slug beside its field")
+		t.Error("the field slug shows no error for a taken slug")
 	}
 
-	// Credits, with a ledger; never below zero.
+	// Credits are added and spent with a ledger; the balance never becomes negative.
 	k := d.key(t, "globex", record{"name": "batch", "scopes": []string{"admin"}})
 	tab.Go("/tenants/globex")
 	tab.Follow("link=Ledger")
@@ -67,30 +68,30 @@ func TestConsoleOperator(t *testing.T) {
 	}
 	tab.Accessible()
 
-	// Suspended, it is refused; back, everything is as it was.
+	// A suspended tenant's key is rejected. An activated tenant's key works as before.
 	tab.Go("/tenants/globex")
 	tab.Follow("link=Suspend")
 	tab.Has("It has 1 active key.")
 	tab.Accessible()
 	tab.Follow("button=Suspend the tenant")
 	tab.Has("The tenant is suspended", "Suspended")
-	d.call(t, "GET", "/v1/items", k.full).refused(http.StatusForbidden)
+	d.call(t, "GET", "/v1/items", k.full).rejected(http.StatusForbidden)
 	tab.Follow("link=Activate")
 	tab.Follow("button=Activate the tenant")
 	d.call(t, "POST", "/v1/generate/text", k.full).passed()
 
-	// Another plan and limits of its own hold at once.
+	// Another plan, or the tenant's own limits, apply at once.
 	tab.Follow("link=Edit")
 	tab.Fill("label=Plan", "none")
 	tab.Follow("button=Save")
-	d.call(t, "GET", "/v1/items", k.full).refused(http.StatusForbidden)
+	d.call(t, "GET", "/v1/items", k.full).rejected(http.StatusForbidden)
 	tab.Follow("link=Edit")
 	tab.Fill("label=Plan", "business")
 	tab.Click("button=Limits of its own")
 	tab.Fill("label=Rate", "1/d")
 	tab.Follow("button=Save")
 	d.call(t, "GET", "/v1/items", k.full).passed()
-	d.call(t, "GET", "/v1/items", k.full).refused(http.StatusTooManyRequests)
+	d.call(t, "GET", "/v1/items", k.full).rejected(http.StatusTooManyRequests)
 
 	tab.Go("/plans")
 	tab.Has("free", "pro", "business", "none", "300/m", "100000/month")
@@ -101,7 +102,7 @@ func TestConsoleOperator(t *testing.T) {
 		t.Error("a chart is empty")
 	}
 
-	// A management token, shown once, that works and is revoked.
+	// A management token is shown once, works, and is revoked.
 	tab.Go("/tokens")
 	tab.Follow("link=Create a token")
 	tab.Fill("label=Name", "deploy bot")
@@ -123,7 +124,7 @@ func TestConsoleOperator(t *testing.T) {
 	tab.Has("The token is revoked")
 	list().want(http.StatusUnauthorized)
 
-	// Everything of this stands in the audit log, under the person's name, and its chain holds.
+	// The audit log has all of these changes under the person's name, and its chain is intact.
 	tab.Go("/audit?tenant=globex")
 	tab.Has("Ada Operator created the tenant", "Ada Operator suspended the tenant", "Ada Operator added credits")
 	tab.Go("/audit")
@@ -131,7 +132,7 @@ func TestConsoleOperator(t *testing.T) {
 	tab.Follow("link=Check the chain")
 	tab.Has("The chain is intact.")
 
-	// Deleting asks about the keys that are left.
+	// A tenant with keys can be deleted only after a confirmation.
 	tab.Go("/tenants/globex/delete")
 	tab.Follow("button=Delete permanently", http.StatusConflict)
 	tab.Check("label=Also delete its keys", true)
@@ -141,10 +142,10 @@ func TestConsoleOperator(t *testing.T) {
 	tab.Accessible()
 }
 
-// Webhooks: made, delivered to, failing, replayed, their secrets shown once.
+// A webhook is created, receives deliveries, fails and is replayed. Its secrets are shown once.
 func TestConsoleWebhooks(t *testing.T) {
 	t.Parallel()
-	d := startDesk(t)
+	d := startConsole(t)
 	r := newReceiver(t)
 	d.tenant(t, "acme", record{"plan": "pro"})
 	tab := d.person(t, browser.Desktop, "acme", nil)
@@ -153,13 +154,13 @@ func TestConsoleWebhooks(t *testing.T) {
 	tab.Follow("link=Create the first webhook")
 	tab.Fill("label=Address", "javascript:alert(1)")
 	tab.Fill("label=Events", "key.created\nnonsense.*")
-	// The browser itself takes that for a URL; the gateway does not.
+	// The browser accepts this text as a URL; the gateway does not.
 	tab.Follow("button=Create the webhook", http.StatusUnprocessableEntity)
 	if tab.ErrorOf("url") == "" {
-		t.Error("nothing is said of the address beside its field")
+		t.Error("the field url shows no error")
 	}
 	if tab.Value("label=Events") != "key.created\nnonsense.*" {
-		t.Error("what was typed is gone")
+		t.Error("the typed values are lost")
 	}
 	tab.Accessible()
 	tab.Fill("label=Address", r.URL)
@@ -185,10 +186,10 @@ func TestConsoleWebhooks(t *testing.T) {
 	}
 	tab.Accessible()
 	tried := 0
-	r.set(func() { r.down, tried = true, r.tried })
+	r.set(func() { r.down, tried = true, r.attempts })
 	tab.Follow("button=Replay key.created")
 	tab.Has("The event is being delivered again.")
-	testkit.Eventually(t, "the replay", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.tried > tried })
+	testkit.Eventually(t, "the replay", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.attempts > tried })
 	testkit.Eventually(t, "its row", func() bool { tab.Go(hook); return tab.Says("503") })
 	d.post(t, k, "revoke", nil)
 

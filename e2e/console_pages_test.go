@@ -11,14 +11,14 @@ import (
 	"github.com/keygate-dev/keygate/e2e/browser"
 )
 
-// Every page, as operators and as a tenant's people see it, on a desk and on a phone, light and dark: nothing
-// that axe-core calls a barrier, nothing that a browser complains of, nothing wider than the screen, and
-// nothing that what others typed could do.
+// Every page for operators and for a tenant's people works on a desktop and on a phone, in light
+// and dark colours. No page has a barrier that axe-core finds, an error in the browser's console,
+// or content wider than the screen. Text that other people typed can't run as a script.
 func TestConsolePages(t *testing.T) {
 	t.Parallel()
-	d := startDesk(t)
+	d := startConsole(t)
 	keys := d.fill(t)
-	// What people may type is planted wherever it is shown.
+	// Every field that a person can fill in contains HTML and scripts.
 	const bad = `"><img src=x onerror=alert(1)><script>alert(2)</script>{{.}}`
 	d.tenant(t, "planted", record{"name": bad, "plan": "business", "credits": 5, "metadata": record{"note": bad}})
 	planted := d.key(t, "planted", record{"name": bad, "description": bad, "metadata": record{"note": bad}})
@@ -38,8 +38,8 @@ func TestConsolePages(t *testing.T) {
 		"/tokens/" + d.tokenID + "/revoke", "/sessions", "/audit/chain", "/keys?q=nothing"}
 	tenants := []string{"/usage", "/keys?status=expired"}
 
-	// look looks at a page on a desk and on a phone, in the light and in the dark: at one on a desk in the
-	// light and on a phone in the dark, at the next the other way round. In a soak test at each in all four.
+	// look checks a page in two views: a light desktop and a dark phone, or a dark desktop and a
+	// light phone, in turn. A soak test checks each page in all four.
 	views := [][]browser.View{{browser.Desktop, browser.Phone.InDark()}, {browser.Desktop.InDark(), browser.Phone}}
 	if soaking {
 		views = [][]browser.View{slices.Concat(views...)}
@@ -65,7 +65,7 @@ func TestConsolePages(t *testing.T) {
 			look(tab, path)
 		}
 		look(tab, "/nowhere", http.StatusNotFound)
-		// Times are the reader's.
+		// Pages show times in the reader's time zone.
 		tab.Go("/audit")
 		zone, err := time.LoadLocation(zoned.Zone)
 		if err != nil {
@@ -74,7 +74,7 @@ func TestConsolePages(t *testing.T) {
 		hour := time.Now().In(zone).Format("3:")
 		before := time.Now().Add(-time.Hour).In(zone).Format("3:")
 		if text := tab.Text(".events .sub"); !strings.Contains(text, hour) && !strings.Contains(text, before) {
-			t.Errorf("at %s the log says %q", time.Now().In(zone), text)
+			t.Errorf("at %s the audit log shows %q", time.Now().In(zone), text)
 		}
 	})
 	t.Run("people", func(t *testing.T) {

@@ -12,14 +12,15 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// operatorPages are those that are not there for a tenant's people.
+// operatorPages are the pages that do not exist for a tenant's people.
 var operatorPages = []string{"/overview", "/tenants", "/tenants/new", "/tenants/acme", "/tenants/globex", "/tenants/acme/edit", "/tenants/acme/credits",
 	"/tenants/acme/suspend", "/plans", "/tokens", "/tokens/new", "/sessions", "/audit/chain"}
 
-// A tenant's person, sent in by the product: what they do there, and that it is their tenant's alone.
+// A tenant's person who comes by a portal link manages the keys of that tenant, and sees nothing
+// of other tenants.
 func TestConsolePortal(t *testing.T) {
 	t.Parallel()
-	d := startDesk(t)
+	d := startConsole(t)
 	d.tenant(t, "acme", record{"name": "Acme Rockets", "plan": "free"})
 	d.tenant(t, "globex", record{"name": "Globex", "plan": "business", "credits": 100})
 	theirs := d.key(t, "globex", record{"name": "not theirs to see"})
@@ -32,7 +33,8 @@ func TestConsolePortal(t *testing.T) {
 			link := d.link(t, "acme", record{"return_url": "http://localhost/settings"})
 			_, secret, _ := strings.Cut(link, "#")
 			d.keep(secret)
-			// What only fetches the link does not use it up, since the secret is in its fragment.
+			// A program that only fetches the link does not use it up, since the secret is in the
+			// fragment.
 			if !strings.HasPrefix(link, d.url+"/portal#kgp_") {
 				t.Fatalf("the link is %.40s…", link)
 			}
@@ -42,13 +44,13 @@ func TestConsolePortal(t *testing.T) {
 			tab.Forbid(secret)
 			tab.Go("/")
 			tab.Has("API keys")
-			// The link is spent.
+			// The link can't be used a second time.
 			again := d.open(t, v)
 			again.Enter(link, ".alert")
 			again.Has("This link has been used or has expired")
 			again.Accessible()
 
-			// A key of their own, from the portal.
+			// The person creates a key in the portal.
 			tab.Go("/keys/new")
 			tab.Has("The plan free allows free")
 			if tab.Enabled("label=admin") || tab.Enabled("label=deployment") {
@@ -68,7 +70,7 @@ func TestConsolePortal(t *testing.T) {
 			second := d.shownKey(t, tab)
 			tab.Expect("confirm", true, func() { tab.Follow("link=I have copied it") })
 			tab.Forbid(second)
-			d.call(t, "GET", "/v1/items", full).refused(http.StatusUnauthorized)
+			d.call(t, "GET", "/v1/items", full).rejected(http.StatusUnauthorized)
 			for _, act := range []struct {
 				link, button string
 				answer       int
@@ -84,12 +86,12 @@ func TestConsolePortal(t *testing.T) {
 			tab.Has("Usage and plan", "free")
 
 			if tab.Sees("link=Tenants") || tab.Sees("link=Overview") || tab.Sees("link=Tokens") {
-				t.Error("the navigation leads where they may not go")
+				t.Error("the navigation links to pages for operators")
 			}
 			tab.Go("/tenants/globex", http.StatusNotFound)
 			tab.Accessible()
 
-			// Nothing of another tenant is there, and no page of operators'.
+			// Records of other tenants and pages for operators answer 404.
 			cookie := tab.Cookies()[0].Name + "=" + tab.Cookies()[0].Value
 			paths := slices.Clone(operatorPages)
 			for _, path := range []string{"", "/edit", "/rotate", "/disable", "/revoke", "/delete", "/limits", "/requests"} {
@@ -106,10 +108,10 @@ func TestConsolePortal(t *testing.T) {
 			for _, path := range []string{"/keys?tenant=globex", "/audit?tenant=globex", "/audit?key=" + theirs.id, "/webhooks?tenant=globex", "/usage?tenant=globex"} {
 				if a := d.fetch(t, "GET", path, "", "Cookie", cookie); a.status != http.StatusOK && a.status != http.StatusNotFound ||
 					strings.Contains(a.body, "not theirs") || strings.Contains(a.body, "Globex") {
-					t.Errorf("%s answers %d, with what is another tenant's", path, a.status)
+					t.Errorf("%s answers %d with data of another tenant", path, a.status)
 				}
 			}
-			// Their key in the search and in explain says no more than one that never was.
+			// The search and the explanation treat another tenant's key like an unknown key.
 			tab.Go("/keys")
 			tab.Fill("#search", theirs.full)
 			tab.Follow("button=Search")
@@ -119,10 +121,10 @@ func TestConsolePortal(t *testing.T) {
 			tab.Fill("label=Full key", theirs.full)
 			tab.Follow("button=Check the request")
 			if page := tab.HTML(); strings.Contains(page, "not theirs") || strings.Contains(page, "lobex") {
-				t.Error("explain tells of another tenant's key")
+				t.Error("the explanation shows another tenant's key")
 			}
 
-			// The way back, and out: going back shows nothing any more.
+			// The page links back to the product. After signing out, no page can be seen any more.
 			if got := tab.Attribute("link=Back to", "href"); got != "http://localhost/settings" {
 				t.Errorf("the way back leads to %q", got)
 			}
@@ -158,10 +160,11 @@ func TestConsolePortal(t *testing.T) {
 	})
 }
 
-// Sessions end: by an operator's word, with the token that they came of, and by themselves.
+// Sessions end when an operator ends them, when their token is revoked, and after 30 minutes
+// without use.
 func TestConsoleSessionsEnd(t *testing.T) {
 	t.Parallel()
-	d := startDesk(t)
+	d := startConsole(t)
 	d.tenant(t, "acme", record{"name": "Acme", "plan": "pro"})
 	operator := d.operator(t, browser.Desktop)
 	signedOut := func(tab *browser.Tab) {
@@ -169,11 +172,11 @@ func TestConsoleSessionsEnd(t *testing.T) {
 		tab.Go("/keys?status=active")
 		tab.See("button=Sign in")
 		if got := tab.Path(); got != "/sign-in?to=%2Fkeys%3Fstatus%3Dactive" {
-			t.Errorf("it leads to %s", got)
+			t.Errorf("the page redirects to %s", got)
 		}
 	}
 
-	// A portal link does not end it without a question, with a script or without.
+	// A portal link asks before it ends another session, with and without scripts.
 	for _, v := range []browser.View{browser.Desktop, browser.Desktop.WithoutScript()} {
 		tab, link := d.operator(t, v), d.link(t, "acme", record{"actor": "Mallory"})
 		_, secret, _ := strings.Cut(link, "#")
@@ -208,7 +211,7 @@ func TestConsoleSessionsEnd(t *testing.T) {
 	operator.Has("The session has ended.")
 	signedOut(tess)
 
-	// A page that is open notices too: what it polls leads to signing in.
+	// An open page whose session has ended redirects to the sign-in page at its next poll.
 	k := d.key(t, "acme", nil)
 	token, tokenID := d.grant(t, "keys:read", "usage:read", "tenants:read")
 	reader := d.open(t, browser.Desktop)
@@ -220,7 +223,7 @@ func TestConsoleSessionsEnd(t *testing.T) {
 	d.manage(t, "DELETE", "/v1/tokens/"+tokenID, nil).want(http.StatusNoContent)
 	reader.See("button=Sign in")
 
-	// Left alone for too long, one signs in again, and is where one was.
+	// After 30 minutes without use, a person signs in again and returns to the same page.
 	db, err := sql.Open("sqlite", d.database)
 	if err != nil {
 		t.Fatal(err)
@@ -234,12 +237,12 @@ func TestConsoleSessionsEnd(t *testing.T) {
 	operator.Fill("label=Management token", "kgm_"+strings.Repeat("0", 40))
 	operator.Follow("button=Sign in", http.StatusUnauthorized)
 	if wrong := operator.ErrorOf("token"); wrong == "" {
-		t.Error("nothing is said of an unknown token beside its field")
+		t.Error("the field token shows no error for an unknown token")
 	}
 	operator.Accessible()
 	operator.Fill("label=Management token", d.token)
 	operator.Follow("button=Sign in")
 	if got := operator.Path(); got != "/keys?status=active" {
-		t.Errorf("after signing in again one is at %s", got)
+		t.Errorf("after signing in again the page is %s", got)
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// startWithConsole runs a product on the configuration that comes with it, with a console on a
-// site of its own, and signs in there by a portal link of the tenant.
+// startWithConsole starts a product with its shipped configuration and a console on another site,
+// and signs in there with a portal link of the tenant.
 func startWithConsole(t *testing.T, p product, tenant record) (*site, *visitor) {
 	t.Helper()
 	consoleSite := "http://127.0.0.1:" + freePort(t)
@@ -29,7 +29,7 @@ func startWithConsole(t *testing.T, p product, tenant record) (*site, *visitor) 
 	return s, v
 }
 
-// cells returns what the rows of a page's tables say.
+// cells returns the text of each row of the page's tables.
 func cells(body string) (rows []string) {
 	for _, row := range strings.Split(body, `<tr role="row">`)[1:] {
 		row, _, _ = strings.Cut(row, "</tr>")
@@ -64,7 +64,7 @@ func holds(rows []string, words ...string) bool {
 	return false
 }
 
-// Convilyn: "usage: requests and credits per key".
+// Convilyn's console shows "usage: requests and credits per key".
 func TestConsoleConvilyn(t *testing.T) {
 	s, v := startWithConsole(t, convilyn, record{"plan": "business", "credits": 100})
 	k := s.key(t, "acme", record{"name": "Desktop"})
@@ -87,8 +87,8 @@ func TestConsoleConvilyn(t *testing.T) {
 	})
 }
 
-// Vilvik: a sample curl with the new key filled in; the list with the first twelve characters, scopes, when last used
-// and from where; the audit log of a key.
+// Vilvik's console shows a sample curl with the new key, a list with the first twelve characters,
+// scopes and last use of each key, and the audit log of a key.
 func TestConsoleVilvik(t *testing.T) {
 	s, v := startWithConsole(t, vilvik, record{"plan": "premium"})
 	made := v.fill("/keys/new", "name", "Notebook", "description", "for the lab", "with_scopes", "yes", "scopes", "read", "expires", "30").want(http.StatusOK)
@@ -117,7 +117,8 @@ func TestConsoleVilvik(t *testing.T) {
 	}
 }
 
-// Knouds: the list with name, creation date and scope badge; the tier's own scope is the default, a higher one can't be chosen.
+// Knouds' console lists keys with name, creation date and scope badge. The tier's own scope is the
+// default, and a higher one can't be chosen.
 func TestConsoleKnouds(t *testing.T) {
 	s, v := startWithConsole(t, knouds, record{"plan": "pro"})
 	s.key(t, "acme", record{"name": "Robot"})

@@ -20,9 +20,9 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// The pictures of the README, in docs: `make screenshots`.
+// TestScreenshots makes the README's pictures in docs, for `make screenshots`.
 func TestScreenshots(t *testing.T) {
-	d := startDesk(t)
+	d := startConsole(t)
 	keys := d.fill(t)
 	d.past(t)
 	desk, phone := browser.Desktop, browser.Phone
@@ -55,15 +55,15 @@ func TestScreenshots(t *testing.T) {
 	tab.Fill("label=Name", "Release robot")
 	tab.Follow("button=Create")
 	d.shownKey(t, tab)
-	// The picture shows how it looks, and no key that ever was.
+	// The picture must show a key that never existed.
 	tab.Eval(`document.body.innerHTML = document.body.innerHTML.replaceAll(document.getElementById('secret').textContent, 'kg_live_ExampleExampleExampleExample00')`, nil)
 	file := shipped(t, "docs/console-created.png")
 	tab.Picture(file, false)
 	shrink(t, file)
 }
 
-// past makes usage look as if it had gone on for a day already.
-func (d *desk) past(t testing.TB) {
+// past adds usage for the last day to the database.
+func (d *consoleSite) past(t testing.TB) {
 	t.Helper()
 	db, err := sql.Open("sqlite", d.database)
 	if err != nil {
@@ -88,7 +88,8 @@ func (d *desk) past(t testing.TB) {
 
 func abs(n int) int { return max(n, -n) }
 
-// shrink writes a picture with the 256 colours that it uses most, which for a page is nearly all.
+// shrink reduces a picture to its 256 most frequent colours, which are nearly all colours of a
+// page.
 func shrink(t testing.TB, file string) {
 	t.Helper()
 	data, err := os.ReadFile(file)

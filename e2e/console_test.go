@@ -12,16 +12,16 @@ import (
 
 // The console's tests.
 //
-//	console_test.go           a gateway with a console, and who is signed in there
-//	console_key_test.go       keys: from the empty list to the one that is deleted
-//	console_operator_test.go  what operators see beside: tenants, plans, webhooks, tokens, audit
-//	console_portal_test.go    a tenant's own people
-//	console_pages_test.go     every page, on every view
-//	console_attack_test.go    what it withstands: other sites, raw requests, what stands in an address
-//	console_http_test.go      the same console without a browser
-//	console_screenshots_test.go  the manual's pictures, with the tag screenshots
+// 	console_test.go           a gateway with a console, and sessions there
+// 	console_key_test.go       keys, from the empty list to a deleted key
+// 	console_operator_test.go  other pages for operators: tenants, plans, webhooks, tokens, audit
+// 	console_portal_test.go    a tenant's own people
+// 	console_pages_test.go     every page, in every view
+// 	console_attack_test.go    attacks by other sites, by raw requests and by URLs
+// 	console_http_test.go      the same console without a browser
+// 	console_screenshots_test.go  the manual's pictures, with the tag screenshots
 
-// consoleConfig has the console on a site of its own, beside that of the API.
+// consoleConfig has the console on another site than the API.
 const consoleConfig = `{
 	admin {$KEYGATE_ADMIN}
 	keygate {
@@ -71,46 +71,46 @@ const consoleConfig = `{
 }
 `
 
-// desk is a gateway with a console.
-type desk struct {
+// consoleSite is a gateway with a console.
+type consoleSite struct {
 	*site
-	// url is where the console is.
+	// url is the URL of the console.
 	url string
-	// token is an operator's, who may do everything, and tokenID its id.
+	// token is the token of an operator with all scopes, and tokenID is its id.
 	token, tokenID string
 }
 
-// startDesk runs a gateway with a console, on which nothing but the operator's token exists.
-func startDesk(t testing.TB) *desk {
+// startConsole starts a gateway with a console. Its store contains only the operator's token.
+func startConsole(t testing.TB) *consoleSite {
 	t.Helper()
-	return startDeskOn(t, consoleConfig)
+	return startConsoleOn(t, consoleConfig)
 }
 
-func startDeskOn(t testing.TB, config string) *desk {
+func startConsoleOn(t testing.TB, config string) *consoleSite {
 	t.Helper()
 	url := "http://127.0.0.1:" + freePort(t)
 	g := start(t, written(t, config), newUpstream(t), "KEYGATE_CONSOLE="+url, "KEYGATE_SECRET=a secret of enough bytes")
-	d := &desk{site: &site{gateway: g, product: example}, url: url}
+	d := &consoleSite{site: &site{gateway: g, product: example}, url: url}
 	d.token, d.tokenID = d.grant(t, "*")
 	return d
 }
 
-// grant makes a management token.
-func (d *desk) grant(t testing.TB, scopes ...string) (token, id string) {
+// grant creates a management token.
+func (d *consoleSite) grant(t testing.TB, scopes ...string) (token, id string) {
 	t.Helper()
 	r := d.manage(t, "POST", "/v1/tokens", record{"name": "ops", "scopes": scopes}).want(http.StatusCreated).json()
 	d.keep(r.text("token"))
 	return r.text("token"), r.text("id")
 }
 
-// open opens a tab on the console, in which nobody is signed in.
-func (d *desk) open(t testing.TB, v browser.View) *browser.Tab {
+// open opens a tab in which no person is signed in.
+func (d *consoleSite) open(t testing.TB, v browser.View) *browser.Tab {
 	t.Helper()
 	return browser.New(t, d.url, v)
 }
 
-// operator opens a tab in which an operator has signed in.
-func (d *desk) operator(t testing.TB, v browser.View) *browser.Tab {
+// operator opens a tab in which an operator is signed in.
+func (d *consoleSite) operator(t testing.TB, v browser.View) *browser.Tab {
 	t.Helper()
 	tab := d.open(t, v)
 	tab.Go("/sign-in")
@@ -121,8 +121,8 @@ func (d *desk) operator(t testing.TB, v browser.View) *browser.Tab {
 	return tab
 }
 
-// link makes a portal link into a tenant.
-func (d *desk) link(t testing.TB, tenant string, fields record) string {
+// link creates a portal link of a tenant.
+func (d *consoleSite) link(t testing.TB, tenant string, fields record) string {
 	t.Helper()
 	body := record{"actor": "Tess Tenant", "role": "editor"}
 	for name, v := range fields {
@@ -131,8 +131,8 @@ func (d *desk) link(t testing.TB, tenant string, fields record) string {
 	return d.manage(t, "POST", "/v1/tenants/"+tenant+"/portal", body).want(http.StatusCreated).json().text("url")
 }
 
-// person opens a tab in which one of a tenant's people came in by a link.
-func (d *desk) person(t testing.TB, v browser.View, tenant string, fields record) *browser.Tab {
+// person opens a tab in which a tenant's person is signed in by a portal link.
+func (d *consoleSite) person(t testing.TB, v browser.View, tenant string, fields record) *browser.Tab {
 	t.Helper()
 	tab := d.open(t, v)
 	link := d.link(t, tenant, fields)
@@ -151,17 +151,17 @@ func (d *desk) person(t testing.TB, v browser.View, tenant string, fields record
 	return tab
 }
 
-// shownKey returns the full key on a page that shows one.
-func (d *desk) shownKey(t testing.TB, tab *browser.Tab) string {
+// shownKey returns the full key that the page shows.
+func (d *consoleSite) shownKey(t testing.TB, tab *browser.Tab) string {
 	t.Helper()
 	full := tab.Text("#secret")
 	d.keep(full)
 	return full
 }
 
-// fetch sends a request to the console without a browser, and follows no redirects. header is
-// name, value, name, value.
-func (d *desk) fetch(t testing.TB, method, path, body string, header ...string) *answer {
+// fetch sends a request to the console without a browser, and follows no redirects. header holds
+// names and values in turn.
+func (d *consoleSite) fetch(t testing.TB, method, path, body string, header ...string) *answer {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, d.url+path, bytes.NewReader([]byte(body)))
 	if err != nil {
@@ -184,15 +184,15 @@ func (d *desk) fetch(t testing.TB, method, path, body string, header ...string) 
 	return d.read(t, resp)
 }
 
-func (d *desk) read(t testing.TB, resp *http.Response) *answer {
+func (d *consoleSite) read(t testing.TB, resp *http.Response) *answer {
 	t.Helper()
 	a := d.gateway.read(t, resp, "")
 	a.reached = nil
 	return a
 }
 
-// fill makes what pages look like in use: tenants on several plans, keys in every state, and traffic.
-func (d *desk) fill(t testing.TB) (keys map[string]key) {
+// fill creates tenants on several plans, keys in every state, and traffic.
+func (d *consoleSite) fill(t testing.TB) (keys map[string]key) {
 	t.Helper()
 	d.tenant(t, "acme", record{"name": "Acme Rockets", "plan": "pro"})
 	d.tenant(t, "globex", record{"name": "Globex", "plan": "business", "credits": 500})

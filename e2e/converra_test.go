@@ -17,7 +17,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// Converra's page: "Authentication".
+// TestConverra checks the section "Authentication" of Converra's page.
 func TestConverra(t *testing.T) {
 	t.Parallel()
 	s := startProduct(t, converra)
@@ -48,24 +48,24 @@ func TestConverra(t *testing.T) {
 		}
 		byCommand := s.keygate(t, "key", "create", "--tenant", "envs", "--name", "x", "--env", "test", "--json").json()
 		testing.shaped(t, s.made(t, byCommand).full)
-		// A key of one environment is none of the other.
-		get(t, "sk_live_"+strings.TrimPrefix(test.full, "sk_test_")).refused(http.StatusUnauthorized).says(body("Invalid API key"))
+		// A key of one environment does not work with the prefix of the other.
+		get(t, "sk_live_"+strings.TrimPrefix(test.full, "sk_test_")).rejected(http.StatusUnauthorized).says(body("Invalid API key"))
 		s.manage(t, "POST", "/v1/tenants/envs/keys", record{"name": "x", "environment": "staging"}).want(http.StatusUnprocessableEntity).problem("invalid_field")
 	})
 
-	t.Run("the page's words", func(t *testing.T) {
+	t.Run("the page's error messages", func(t *testing.T) {
 		s.tenant(t, "words", nil)
 		revoked, disabled, ended := s.key(t, "words", nil), s.key(t, "words", nil), s.key(t, "words", record{"expires_at": after(300 * time.Millisecond)})
-		get(t, "").refused(http.StatusUnauthorized).says(body("Authorization header required"))
+		get(t, "").rejected(http.StatusUnauthorized).says(body("Authorization header required"))
 		for _, sent := range []string{"sk_live_your_api_key_here", "sk_prod_" + strings.Repeat("a", 32), s.unknown(), "x"} {
-			get(t, sent).refused(http.StatusUnauthorized).says(body("Invalid API key"))
+			get(t, sent).rejected(http.StatusUnauthorized).says(body("Invalid API key"))
 		}
 		s.post(t, revoked, "revoke", nil)
 		s.post(t, disabled, "disable", nil)
-		get(t, revoked.full).refused(http.StatusUnauthorized).says(body("Invalid API key"))
-		get(t, disabled.full).refused(http.StatusUnauthorized).says(body("Invalid API key"))
-		testkit.Eventually(t, "the key's end", func() bool { return get(t, ended.full).status == http.StatusUnauthorized })
-		get(t, ended.full).refused(http.StatusUnauthorized).says(body("API key has expired"))
+		get(t, revoked.full).rejected(http.StatusUnauthorized).says(body("Invalid API key"))
+		get(t, disabled.full).rejected(http.StatusUnauthorized).says(body("Invalid API key"))
+		testkit.Eventually(t, "the key has expired", func() bool { return get(t, ended.full).status == http.StatusUnauthorized })
+		get(t, ended.full).rejected(http.StatusUnauthorized).says(body("API key has expired"))
 	})
 
 	t.Run("requests a minute", func(t *testing.T) {
@@ -79,17 +79,17 @@ func TestConverra(t *testing.T) {
 		}{{"free", 60}, {"pro", 300}, {"corp", 7}} {
 			k, second := s.key(t, tt.tenant, nil), s.key(t, tt.tenant, nil)
 			perMinute(t, s, k, tt.limit)
-			// Each key has its own.
+			// Each key has its own limit.
 			if left := get(t, second.full).passed().number("X-RateLimit-Remaining"); left != int64(tt.limit-1) {
 				t.Errorf("%s: another key has %d left", tt.tenant, left)
 			}
 		}
-		// A key's own limit is checked beside its plan's, so it only tightens.
+		// A key's own limit applies in addition to its plan's limit, so it only tightens.
 		perMinute(t, s, s.key(t, "free", record{"rate": "5/m"}), 5)
 		if a := get(t, s.key(t, "free", record{"rate": "1000/m"}).full).passed(); a.number("X-RateLimit-Limit") != 60 {
 			t.Errorf("a key loosens its plan: %v", a.header)
 		}
-		// Custom is the tenant's record, which may change while keys are used.
+		// The tenant's record holds a custom limit, which may change while keys are in use.
 		k := s.key(t, "corp", nil)
 		for range 5 {
 			get(t, k.full).passed()
@@ -99,8 +99,8 @@ func TestConverra(t *testing.T) {
 			t.Errorf("six of 20 were spent, and %d are left", left)
 		}
 		s.patch(t, "/v1/tenants/corp", record{"rate": "4/h"})
-		get(t, k.full).refused(http.StatusTooManyRequests)
-		// Where no limit is, no header speaks of one.
+		get(t, k.full).rejected(http.StatusTooManyRequests)
+		// Without a limit, the response has no header about limits.
 		free := get(t, s.key(t, "unlimited", nil).full).passed()
 		for name := range free.header {
 			if strings.HasPrefix(name, "X-Ratelimit") || strings.HasPrefix(name, "Ratelimit") || name == "Retry-After" {
@@ -109,7 +109,7 @@ func TestConverra(t *testing.T) {
 		}
 	})
 
-	t.Run("headers on allowed and refused", func(t *testing.T) {
+	t.Run("headers of allowed and rejected requests", func(t *testing.T) {
 		s.tenant(t, "headers", record{"plan": "enterprise", "rate": "3/h"})
 		k := s.key(t, "headers", nil)
 		s.upstream.answer("/own-headers", func(w http.ResponseWriter, r *http.Request) {
@@ -126,7 +126,7 @@ func TestConverra(t *testing.T) {
 				a.want(http.StatusTeapot)
 			} else {
 				left = 0
-				a.refused(http.StatusTooManyRequests)
+				a.rejected(http.StatusTooManyRequests)
 				a.says(`{"error": {"code": "rate_limited", "message": "Rate limit exceeded."}}`)
 				if wait := a.number("Retry-After"); wait > 1200 {
 					t.Errorf("Retry-After %d, of three an hour", wait)
@@ -138,7 +138,7 @@ func TestConverra(t *testing.T) {
 			if a.number("X-RateLimit-Limit") != 3 || a.number("X-RateLimit-Remaining") != left {
 				t.Errorf("request %d: limit %q, remaining %q", i+1, a.header["X-Ratelimit-Limit"], a.header["X-Ratelimit-Remaining"])
 			}
-			// Full again: a third of an hour for each that is spent.
+			// Each spent token takes a third of an hour to return.
 			full := now + min(int64(i)+1, 3)*1200
 			if reset := a.number("X-RateLimit-Reset"); reset < full-10 || reset > full+60 {
 				t.Errorf("request %d: reset %d, want about %d", i+1, reset, full)
@@ -151,7 +151,7 @@ func TestConverra(t *testing.T) {
 			}
 		}
 		if a := get(t, s.unknown()); a.header.Get("X-RateLimit-Limit") != "" {
-			t.Error("an unknown key is told a limit")
+			t.Error("the response to an unknown key has a limit")
 		}
 	})
 
@@ -184,8 +184,8 @@ func TestConverra(t *testing.T) {
 		if resp.StatusCode != 200 || resp.Header.Get("Mcp-Session-Id") != "session-1" || resp.Header.Get("X-RateLimit-Limit") != "300" {
 			t.Errorf("%d %v", resp.StatusCode, resp.Header)
 		}
-		// Each event is read before the upstream writes the next: a buffer anywhere would
-		// end this in the request's deadline.
+		// Each event is read before the upstream writes the next. If anything buffered events, the
+		// test would wait until the request's deadline.
 		lines := bufio.NewScanner(resp.Body)
 		for i, text := range []string{"one", "two", "three"} {
 			if i > 0 {
@@ -236,13 +236,13 @@ func TestConverra(t *testing.T) {
 
 	t.Run("a revoked key's streams end", func(t *testing.T) {
 		s.tenant(t, "streams", record{"plan": "pro"})
-		gone := make(chan struct{})
+		ended := make(chan struct{})
 		s.upstream.answer("/api/events", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")
 			fmt.Fprint(w, "data: hello\n\n")
 			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
-			gone <- struct{}{}
+			ended <- struct{}{}
 		})
 		for _, verb := range []string{"revoke", "disable", "rotate", "suspend", "delete"} {
 			k := s.key(t, "streams", nil)
@@ -265,12 +265,12 @@ func TestConverra(t *testing.T) {
 			default:
 				s.post(t, k, verb, nil)
 			}
-			_, _ = io.Copy(io.Discard, in) // until the end, or the request's deadline
+			_, _ = io.Copy(io.Discard, in) // The copy ends with the stream, or at the request's deadline.
 			resp.Body.Close()
 			if err := r.Context().Err(); err != nil {
-				t.Fatalf("%s: the stream went on: %v", verb, err)
+				t.Fatalf("%s: the stream did not end: %v", verb, err)
 			}
-			receive(t, gone)
+			receive(t, ended)
 			if verb == "suspend" {
 				s.patch(t, "/v1/tenants/streams", record{"active": true})
 			}
@@ -280,14 +280,14 @@ func TestConverra(t *testing.T) {
 	t.Run("rotation without downtime", func(t *testing.T) {
 		s.tenant(t, "rotate", record{"plan": "pro"})
 		old := s.key(t, "rotate", nil)
-		// A new key before the old one is revoked.
+		// A new key is created before the old one is revoked.
 		fresh := s.key(t, "rotate", nil)
 		get(t, old.full).passed()
 		get(t, fresh.full).passed()
 		s.post(t, old, "revoke", nil)
-		get(t, old.full).refused(http.StatusUnauthorized)
+		get(t, old.full).rejected(http.StatusUnauthorized)
 		get(t, fresh.full).passed()
-		// Or one key with two secrets for a while.
+		// Or one key has two secrets for a while.
 		k := s.key(t, "rotate", nil)
 		next := s.made(t, s.post(t, k, "rotate", record{"grace": "2s"}))
 		get(t, k.full).passed()
@@ -298,13 +298,13 @@ func TestConverra(t *testing.T) {
 		if len(secrets) != 2 {
 			t.Errorf("the key has the secrets %v", secrets)
 		}
-		testkit.Eventually(t, "the end of the grace", func() bool { return get(t, k.full).status == http.StatusUnauthorized })
-		get(t, k.full).refused(http.StatusUnauthorized)
+		testkit.Eventually(t, "the grace period has ended", func() bool { return get(t, k.full).status == http.StatusUnauthorized })
+		get(t, k.full).rejected(http.StatusUnauthorized)
 		get(t, next.full).passed()
 		byCommand := s.made(t, s.keygate(t, "key", "rotate", k.id, "--grace", "24h", "--json").json())
 		get(t, next.full).passed()
 		get(t, byCommand.full).passed()
-		get(t, k.full).refused(http.StatusUnauthorized)
+		get(t, k.full).rejected(http.StatusUnauthorized)
 	})
 
 	t.Run("shown once", func(t *testing.T) {
@@ -315,8 +315,8 @@ func TestConverra(t *testing.T) {
 	})
 }
 
-// perMinute checks that a burst of a fresh key passes up to its limit and no further:
-// over t minutes at most limit + limit·t.
+// perMinute checks that a fresh key admits a burst up to its limit, and in t minutes at most limit
+// + limit·t requests.
 func perMinute(t *testing.T, s *site, k key, limit int) {
 	t.Helper()
 	begin := time.Now()
@@ -333,12 +333,12 @@ func perMinute(t *testing.T, s *site, k key, limit int) {
 				t.Fatalf("X-RateLimit-Limit %d, want %d", got, limit)
 			}
 		case http.StatusTooManyRequests:
-			a.refused(http.StatusTooManyRequests)
+			a.rejected(http.StatusTooManyRequests)
 			if passed < limit {
 				t.Errorf("only %d of %d passed", passed, limit)
 			}
 			if a.number("X-RateLimit-Limit") != int64(limit) || a.number("X-RateLimit-Remaining") != 0 || a.number("X-RateLimit-Reset") < time.Now().Unix() {
-				t.Errorf("refused with %v", a.header)
+				t.Errorf("rejected with %v", a.header)
 			}
 			return
 		default:
@@ -347,7 +347,7 @@ func perMinute(t *testing.T, s *site, k key, limit int) {
 	}
 }
 
-// receive takes from a channel what must come.
+// receive returns the next value of a channel, and ends the test if none comes.
 func receive[T any](t testing.TB, c <-chan T) (v T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -355,13 +355,14 @@ func receive[T any](t testing.TB, c <-chan T) (v T) {
 	select {
 	case v = <-c:
 	case <-ctx.Done():
-		t.Fatal("nothing came")
+		t.Fatal("no value came")
 	}
 	return v
 }
 
-// The environment can choose the upstream, by the lines that the product's file shows.
-func TestConverraTestKeysHaveAnUpstream(t *testing.T) {
+// The environment of a key chooses the upstream, with the lines that the product's file has as
+// comments.
+func TestConverraTestUpstream(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile(shipped(t, "configs/converra.Caddyfile"))
 	if err != nil {

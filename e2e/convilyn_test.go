@@ -6,12 +6,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// Convilyn's page, https://convilyn.corenovus.com: "API keys".
+// TestConvilyn checks the section "API keys" of Convilyn's page, https://convilyn.corenovus.com.
 func TestConvilyn(t *testing.T) {
 	t.Parallel()
 	s := startProduct(t, convilyn)
@@ -35,7 +34,7 @@ func TestConvilyn(t *testing.T) {
 			"a space inside":     k.full[:9] + " " + k.full[9:],
 			"not ASCII":          k.full + "é",
 		} {
-			a := s.call(t, "GET", s.path, sent).refused(http.StatusUnauthorized)
+			a := s.call(t, "GET", s.path, sent).rejected(http.StatusUnauthorized)
 			if p := a.problem("malformed_key"); p.text("detail") != "Invalid API key format." {
 				t.Errorf("%s: %v", name, p)
 			}
@@ -43,22 +42,22 @@ func TestConvilyn(t *testing.T) {
 				t.Errorf("%s: WWW-Authenticate %q", name, c)
 			}
 		}
-		s.call(t, "GET", s.path, s.unknown()).refused(http.StatusUnauthorized).problem("invalid_key")
+		s.call(t, "GET", s.path, s.unknown()).rejected(http.StatusUnauthorized).problem("invalid_key")
 		for name, header := range map[string][]string{
 			"none": nil, "another scheme": {"Authorization", "Basic dXNlcjpwYXNz"}, "empty": {"Authorization", "Bearer "},
 			"another place": {"X-API-Key", k.full},
 		} {
-			a := s.send(t, "GET", s.path, "", header...).refused(http.StatusUnauthorized)
+			a := s.send(t, "GET", s.path, "", header...).rejected(http.StatusUnauthorized)
 			a.problem("missing_key")
 			if c := a.header.Get("WWW-Authenticate"); strings.Contains(c, "error=") {
 				t.Errorf("%s: WWW-Authenticate %q", name, c)
 			}
 		}
 		b := s.key(t, "shape", nil)
-		s.send(t, "GET", s.path, "", "Authorization", "Bearer "+k.full, "Authorization", "Bearer "+b.full).refused(http.StatusBadRequest)
+		s.send(t, "GET", s.path, "", "Authorization", "Bearer "+k.full, "Authorization", "Bearer "+b.full).rejected(http.StatusBadRequest)
 	})
 
-	t.Run("the upstream hears who calls, and sees no key", func(t *testing.T) {
+	t.Run("the upstream gets the caller's context and no key", func(t *testing.T) {
 		s.tenant(t, "context", record{"credits": 100})
 		k := s.key(t, "context", record{"name": "Zoë's desktop"})
 		a := s.call(t, "GET", s.path, k.full,
@@ -83,7 +82,7 @@ func TestConvilyn(t *testing.T) {
 			k := s.key(t, "revoke", nil)
 			s.call(t, "GET", s.path, k.full).passed()
 			s.post(t, k, "revoke", nil)
-			s.call(t, "GET", s.path, k.full).refused(http.StatusUnauthorized).problem("revoked_key")
+			s.call(t, "GET", s.path, k.full).rejected(http.StatusUnauthorized).problem("revoked_key")
 		}
 		revokedUnderLoad(t, s, s.key(t, "revoke", nil))
 	})
@@ -91,15 +90,15 @@ func TestConvilyn(t *testing.T) {
 	t.Run("API access is a Business-plan feature", func(t *testing.T) {
 		s.tenant(t, "plans", record{"plan": "free", "credits": 100})
 		k := s.key(t, "plans", nil)
-		a := s.call(t, "GET", s.path, k.full).refused(http.StatusForbidden)
+		a := s.call(t, "GET", s.path, k.full).rejected(http.StatusForbidden)
 		if p := a.problem("plan_not_allowed"); p.text("detail") != "API access is not part of the tenant's plan." {
 			t.Errorf("the reason is %v", p)
 		}
 		s.patch(t, "/v1/tenants/plans", record{"plan": "business"})
 		s.call(t, "GET", s.path, k.full).passed()
 		s.patch(t, "/v1/tenants/plans", record{"plan": "free"})
-		s.call(t, "GET", s.path, k.full).refused(http.StatusForbidden).problem("plan_not_allowed")
-		// Who names no plan has the least of them.
+		s.call(t, "GET", s.path, k.full).rejected(http.StatusForbidden).problem("plan_not_allowed")
+		// A tenant that is created without a plan gets the default plan, which is the smallest.
 		r := s.manage(t, "POST", "/v1/tenants", record{"slug": "planless"}).want(http.StatusCreated).json()
 		if r.text("plan") != "free" {
 			t.Errorf("a tenant without a plan has %v", r["plan"])
@@ -113,34 +112,34 @@ func TestConvilyn(t *testing.T) {
 		if got := s.balance(t, "costs"); got != 4 {
 			t.Errorf("the balance is %d, want 4", got)
 		}
-		// What can't be paid spends nothing, however the path is spelt.
+		// A request that can't be paid spends nothing, however its path is spelled.
 		for _, path := range []string{
 			"/api/v1/workflows/summarise", "/api/v1/%77orkflows/x", "/api//v1/workflows/x", "/api/v1/x/../workflows/x",
 			"/api/v1/workflows/x/", "/API/v1/workflows/x",
 		} {
-			r := s.call(t, "POST", path, b.full).refused(http.StatusPaymentRequired)
+			r := s.call(t, "POST", path, b.full).rejected(http.StatusPaymentRequired)
 			if p := r.problem("credits_exhausted"); p.text("detail") != "Credit balance is used up." || len(p.list("violated-policies")) != 1 {
 				t.Errorf("the reason is %s", r.body)
 			}
 		}
 		s.call(t, "GET", s.path, b.full).passed()
 		s.call(t, "HEAD", "/api/v1/workflows/summarise", a.full).passed()
-		// The web app spends of the same.
+		// The web app spends from the same balance.
 		s.manage(t, "POST", "/v1/tenants/costs/credits", record{"spend": 3}).want(http.StatusPaymentRequired).problem("credits_exhausted")
 		if r := s.manage(t, "POST", "/v1/tenants/costs/credits", record{"spend": 2, "reference": "job_1"}).want(http.StatusOK).json(); r["balance"] != 0.0 {
 			t.Errorf("the web app's spending leaves %v", r)
 		}
-		s.call(t, "GET", s.path, a.full).refused(http.StatusPaymentRequired)
+		s.call(t, "GET", s.path, a.full).rejected(http.StatusPaymentRequired)
 		if r := s.manage(t, "POST", "/v1/tenants/costs/credits", record{"add": 1}).want(http.StatusOK).json(); r["balance"] != 1.0 {
 			t.Errorf("adding gives %v", r)
 		}
 		if policy := s.call(t, "GET", s.path, a.full).passed().header.Get("RateLimit-Policy"); !strings.Contains(policy, `"credits"`) {
 			t.Errorf("RateLimit-Policy %q", policy)
 		}
-		s.call(t, "GET", s.path, a.full).refused(http.StatusPaymentRequired)
+		s.call(t, "GET", s.path, a.full).rejected(http.StatusPaymentRequired)
 	})
 
-	t.Run("credits: everybody at once", func(t *testing.T) {
+	t.Run("credits: concurrent requests and changes", func(t *testing.T) {
 		const credits = 200
 		s.tenant(t, "race", record{"credits": credits})
 		keys := []key{s.key(t, "race", nil), s.key(t, "race", nil), s.key(t, "race", nil)}
@@ -158,7 +157,7 @@ func TestConvilyn(t *testing.T) {
 						spent.Add(cost)
 						paid.Add(1)
 					case http.StatusPaymentRequired:
-						a.refused(http.StatusPaymentRequired)
+						a.rejected(http.StatusPaymentRequired)
 						unpaid.Add(1)
 					default:
 						t.Errorf("%d %s", a.status, a.body)
@@ -186,11 +185,11 @@ func TestConvilyn(t *testing.T) {
 		if paid.Load() == 0 || unpaid.Load() == 0 {
 			t.Errorf("%d were paid, %d not", paid.Load(), unpaid.Load())
 		}
-		// What is left can be spent to the last one, and no further.
+		// The rest of the balance can be spent, and nothing beyond it.
 		for left := s.balance(t, "race"); left > 0; left-- {
 			s.call(t, "GET", s.path, keys[0].full).passed()
 		}
-		s.call(t, "GET", s.path, keys[1].full).refused(http.StatusPaymentRequired)
+		s.call(t, "GET", s.path, keys[1].full).rejected(http.StatusPaymentRequired)
 		sum := int64(0)
 		for _, e := range s.ledger(t, "race") {
 			sum += int64(e["amount"].(float64))
@@ -208,9 +207,9 @@ func TestConvilyn(t *testing.T) {
 				t.Errorf("after %d requests %d remain", i+1, left)
 			}
 		}
-		s.call(t, "POST", "/api/v1/workflows/x", k.full).refused(http.StatusTooManyRequests).problem("rate_limited")
+		s.call(t, "POST", "/api/v1/workflows/x", k.full).rejected(http.StatusTooManyRequests).problem("rate_limited")
 		if got := s.balance(t, "own"); got != 85 {
-			t.Errorf("a refused request was paid: the balance is %d", got)
+			t.Errorf("a rejected request was charged: the balance is %d", got)
 		}
 		s.call(t, "GET", s.path, free.full).passed()
 		s.manage(t, "PATCH", "/v1/keys/"+k.id, record{"rate": nil}).want(http.StatusOK)
@@ -232,7 +231,7 @@ func TestConvilyn(t *testing.T) {
 		}
 		s.kill()
 		s.gateway.start()
-		// A crash may give back what was spent in its last second, and takes nothing.
+		// A crash may give back credits of the last second, but never takes any.
 		if got := s.balance(t, "durable"); got < 35 || got > 40 {
 			t.Errorf("after a crash the balance is %d, want 35 to 40", got)
 		}
@@ -247,7 +246,7 @@ func TestConvilyn(t *testing.T) {
 	})
 }
 
-// other returns a character of base62 that is not c.
+// other returns a base62 character that is not c.
 func other(c byte) string {
 	if c == 'a' {
 		return "b"
@@ -255,7 +254,7 @@ func other(c byte) string {
 	return "a"
 }
 
-// ledger returns all movements of a tenant's balance, newest first.
+// ledger returns all entries of a tenant's ledger, newest first.
 func (s *site) ledger(t testing.TB, slug string) (all []record) {
 	t.Helper()
 	for cursor := ""; ; {
@@ -271,11 +270,11 @@ func (s *site) ledger(t testing.TB, slug string) (all []record) {
 	}
 }
 
-// revokedUnderLoad revokes a key while it is used: no request that begins after the
-// revocation returned passes.
+// revokedUnderLoad revokes a key that is in use. No request passes that begins after the
+// revocation has returned.
 func revokedUnderLoad(t *testing.T, s *site, k key) {
 	t.Helper()
-	var passed atomic.Int64
+	var passed, rejected atomic.Int64
 	var returned atomic.Bool
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -290,7 +289,9 @@ func revokedUnderLoad(t *testing.T, s *site, k key) {
 					return
 				case a.status == http.StatusOK:
 					passed.Add(1)
-				case a.status != http.StatusUnauthorized:
+				case a.status == http.StatusUnauthorized:
+					rejected.Add(1)
+				default:
 					t.Errorf("answered %d %s", a.status, a.body)
 				}
 				select {
@@ -304,7 +305,7 @@ func revokedUnderLoad(t *testing.T, s *site, k key) {
 	testkit.Eventually(t, "requests that pass", func() bool { return passed.Load() >= 20 || t.Failed() })
 	s.post(t, k, "revoke", nil)
 	returned.Store(true)
-	time.Sleep(100 * time.Millisecond)
+	testkit.Eventually(t, "requests that are rejected", func() bool { return rejected.Load() >= 50 || t.Failed() })
 	close(stop)
 	wg.Wait()
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// Convoy's page: "Authentication".
+// TestConvoy checks the section "Authentication" of Convoy's page.
 func TestConvoy(t *testing.T) {
 	t.Parallel()
 	s := startProduct(t, convoy)
@@ -33,20 +33,21 @@ func TestConvoy(t *testing.T) {
 		k := s.key(t, "shape", nil)
 		s.shaped(t, k.full)
 		load(t, k.full).want(http.StatusAccepted)
-		// All 32 are random: none of them is implied by the others.
+		// All 32 characters are random, without a checksum: the gateway can't reject a made-up key
+		// by its shape.
 		for range 20 {
-			load(t, s.unknown()).refused(http.StatusUnauthorized).says(invalid)
+			load(t, s.unknown()).rejected(http.StatusUnauthorized).says(invalid)
 		}
 		for _, sent := range []string{
 			"convoy_sk_your_key_here", s.unknown()[:41], s.unknown() + "a", "convoy_sk_" + strings.Repeat("-", 32),
 			"convoy_pk_" + strings.Repeat("a", 32), knouds.unknown(), "x", k.full + ", " + k.full,
 		} {
-			load(t, sent).refused(http.StatusUnauthorized).says(format)
+			load(t, sent).rejected(http.StatusUnauthorized).says(format)
 		}
-		load(t, "").refused(http.StatusUnauthorized).says(required)
-		load(t, "", "X-API-Key", "").refused(http.StatusUnauthorized).says(required)
-		load(t, "", "Authorization", "Bearer "+k.full).refused(http.StatusUnauthorized).says(required)
-		load(t, k.full, "X-Api-Key", s.unknown()).refused(http.StatusBadRequest)
+		load(t, "").rejected(http.StatusUnauthorized).says(required)
+		load(t, "", "X-API-Key", "").rejected(http.StatusUnauthorized).says(required)
+		load(t, "", "Authorization", "Bearer "+k.full).rejected(http.StatusUnauthorized).says(required)
+		load(t, k.full, "X-Api-Key", s.unknown()).rejected(http.StatusBadRequest)
 		for _, name := range []string{"x-api-key", "X-Api-Key", "X-API-KEY"} {
 			load(t, "", name, k.full).want(http.StatusAccepted)
 		}
@@ -65,14 +66,14 @@ func TestConvoy(t *testing.T) {
 
 		s.keygate(t, "tenant", "suspend", "my-project").exits(0)
 		for _, k := range []key{a, b} {
-			load(t, k.full).refused(http.StatusForbidden).says(inactive)
+			load(t, k.full).rejected(http.StatusForbidden).says(inactive)
 		}
 		load(t, foreign.full).want(http.StatusAccepted)
 		s.keygate(t, "tenant", "activate", "my-project").exits(0)
-		// Every key is as it was, and so is the data.
+		// After the suspension, every key and all data are as before.
 		s.call(t, "GET", "/cargo/"+cargo+"/tracking", a.full).passed()
 		s.call(t, "GET", "/cargo/"+cargo+"/tracking", b.full).passed()
-		load(t, off.full).refused(http.StatusUnauthorized).says(invalid)
+		load(t, off.full).rejected(http.StatusUnauthorized).says(invalid)
 	})
 
 	t.Run("a key's properties, and SHA-256 in the store", func(t *testing.T) {
@@ -97,31 +98,32 @@ func TestConvoy(t *testing.T) {
 		k := s.key(t, "used", record{"rate": "3/h"})
 		last := usedAfter(t, s, k, time.Time{}, func() { load(t, k.full).want(http.StatusAccepted) })
 		s.patch(t, "/v1/tenants/used", record{"active": false})
-		last = usedAfter(t, s, k, last, func() { load(t, k.full).refused(http.StatusForbidden) })
+		last = usedAfter(t, s, k, last, func() { load(t, k.full).rejected(http.StatusForbidden) })
 		s.patch(t, "/v1/tenants/used", record{"active": true})
 		for range 2 {
 			load(t, k.full).want(http.StatusAccepted)
 		}
-		last = usedAfter(t, s, k, last, func() { load(t, k.full).refused(http.StatusTooManyRequests) })
+		last = usedAfter(t, s, k, last, func() { load(t, k.full).rejected(http.StatusTooManyRequests) })
 		s.post(t, k, "disable", nil)
-		load(t, k.full).refused(http.StatusUnauthorized)
-		// It is stored when the gateway has stopped, and a refused key moved nothing.
+		load(t, k.full).rejected(http.StatusUnauthorized)
+		// The last use is stored when the gateway has stopped. A rejected request does not change
+		// it.
 		s.restart()
 		if r := s.read(t, "/v1/keys/"+k.id); !usedAt(t, r).Equal(last) {
 			t.Errorf("last_used_at is %v, want %s", r["last_used_at"], last)
 		}
 	})
 
-	t.Run("the page's words", func(t *testing.T) {
+	t.Run("the page's error messages", func(t *testing.T) {
 		s.tenant(t, "words", nil)
 		revoked, disabled, ended := s.key(t, "words", nil), s.key(t, "words", nil), s.key(t, "words", record{"expires_at": after(300 * time.Millisecond)})
 		load(t, ended.full).want(http.StatusAccepted)
 		s.post(t, revoked, "revoke", nil)
 		s.post(t, disabled, "disable", nil)
-		load(t, revoked.full).refused(http.StatusUnauthorized).says(invalid)
-		load(t, disabled.full).refused(http.StatusUnauthorized).says(invalid)
-		testkit.Eventually(t, "the key's end", func() bool { return load(t, ended.full).status == http.StatusUnauthorized })
-		a := load(t, ended.full).refused(http.StatusUnauthorized).says(expired)
+		load(t, revoked.full).rejected(http.StatusUnauthorized).says(invalid)
+		load(t, disabled.full).rejected(http.StatusUnauthorized).says(invalid)
+		testkit.Eventually(t, "the key has expired", func() bool { return load(t, ended.full).status == http.StatusUnauthorized })
+		a := load(t, ended.full).rejected(http.StatusUnauthorized).says(expired)
 		if ct := a.header.Get("Content-Type"); ct != "application/json" {
 			t.Errorf("Content-Type %q", ct)
 		}
@@ -156,14 +158,14 @@ func TestConvoy(t *testing.T) {
 			"/docs/../cargo/load", "/docs/%2e%2e/cargo/load",
 		} {
 			for _, method := range []string{"GET", "POST", "HEAD", "PUT", "BREW"} {
-				a := s.call(t, method, path, "").refused(http.StatusUnauthorized)
+				a := s.call(t, method, path, "").rejected(http.StatusUnauthorized)
 				if method != "HEAD" {
 					a.says(required)
 				}
 			}
 		}
 		for _, path := range []string{"/cargo%2fload", "/cargo/load;x=y", "/cargo/1%2f2/tracking", "/cargo/1/tracking%3b", "/cargo/load%20"} {
-			s.call(t, "GET", path, k.full).refused(http.StatusBadRequest).says(`{"detail": "The request path is ambiguous."}`)
+			s.call(t, "GET", path, k.full).rejected(http.StatusBadRequest).says(`{"detail": "The request path is ambiguous."}`)
 		}
 	})
 
@@ -186,14 +188,14 @@ func TestConvoy(t *testing.T) {
 		for range 3 {
 			load(t, k.full).want(http.StatusAccepted)
 			s.post(t, k, "disable", nil)
-			load(t, k.full).refused(http.StatusUnauthorized).says(invalid)
+			load(t, k.full).rejected(http.StatusUnauthorized).says(invalid)
 			if r := s.read(t, "/v1/keys/"+k.id); r["is_active"] != false || r["status"] != "disabled" {
 				t.Errorf("disabled, the record is %v", r)
 			}
 			s.post(t, k, "enable", nil)
 		}
 		s.keygate(t, "key", "disable", k.id).exits(0)
-		load(t, k.full).refused(http.StatusUnauthorized)
+		load(t, k.full).rejected(http.StatusUnauthorized)
 		s.keygate(t, "key", "enable", k.id).exits(0)
 		load(t, k.full).want(http.StatusAccepted)
 	})
@@ -206,7 +208,7 @@ func TestConvoy(t *testing.T) {
 	})
 }
 
-// usedAt returns when a record says that the key was last used; zero for never.
+// usedAt returns the last use of a key by its record; the zero time for never.
 func usedAt(t testing.TB, r record) time.Time {
 	t.Helper()
 	if r["last_used_at"] == nil {
@@ -219,15 +221,15 @@ func usedAt(t testing.TB, r record) time.Time {
 	return at
 }
 
-// usedAfter uses a key, and waits until its record says so. It returns the moment the
-// record tells, which must be later than last and not before the use.
+// usedAfter uses a key and waits until the record shows that use. It returns the recorded time,
+// which is after last and not before the use.
 func usedAfter(t testing.TB, s *site, k key, last time.Time, use func()) (at time.Time) {
 	t.Helper()
 	begin := time.Now()
 	use()
 	testkit.Eventually(t, "last_used_at", func() bool {
 		at = usedAt(t, s.read(t, "/v1/keys/"+k.id))
-		// It may be told in milliseconds.
+		// The API may state the time in milliseconds.
 		return at.After(last) && !at.Before(begin.Truncate(time.Millisecond))
 	})
 	return at

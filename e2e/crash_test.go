@@ -12,13 +12,15 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// mayLose returns how old counts are that a crash must not lose.
+// mayLose returns the age of counts that a crash must not lose.
 func mayLose(t testing.TB) time.Duration {
 	if raced(t) {
-		// Built so, the gateway takes several times as long to write what it counted, and
-		// shares its processors with every other test.
+		// Under the race detector, the gateway takes several times as long to write counts, and
+		// other tests use the processors too.
 		return 3 * time.Second
 	}
 	return time.Second
@@ -36,7 +38,7 @@ const crashPlans = `
 		default_plan free
 `
 
-// acknowledged is what the management API said it had done.
+// acknowledged is the set of changes that the management API has acknowledged.
 type acknowledged struct {
 	tenants map[string]bool
 	keys    map[string]*crashKey
@@ -44,17 +46,17 @@ type acknowledged struct {
 	events map[[2]string]int
 }
 
-// crashKey is what must be true of a key.
+// crashKey is the expected state of a key.
 type crashKey struct {
 	id, full string
 	revoked  bool
-	// former are secrets that were rotated out.
+	// former are the secrets that rotations replaced.
 	former []string
-	// unsure says that the process was killed before it answered for the key.
-	unsure bool
+	// uncertain is true if the process was killed before it answered a request for the key.
+	uncertain bool
 }
 
-// writer is one client of the management API; what it makes is its own.
+// writer is a client of the management API that changes only its own tenants and keys.
 type writer struct {
 	s      *site
 	name   string
@@ -72,7 +74,7 @@ func newWriter(s *site, i int) *writer {
 		acknowledged: acknowledged{map[string]bool{}, map[string]*crashKey{}, map[[2]string]int{}}}
 }
 
-// post calls the management API. An error means that it is not known what was done.
+// post calls the management API. After an error, it is unknown whether the change was made.
 func (w *writer) post(path string, body record, want int) (record, error) {
 	sent, err := json.Marshal(body)
 	if err != nil {
@@ -94,7 +96,7 @@ func (w *writer) post(path string, body record, want int) (record, error) {
 	return r, json.Unmarshal(b, &r)
 }
 
-// write does one thing and notes it when it is acknowledged.
+// write makes one random change, and records it when it is acknowledged.
 func (w *writer) write() error {
 	choice := w.rand.IntN(10)
 	var k *crashKey
@@ -120,11 +122,11 @@ func (w *writer) write() error {
 		w.own = append(w.own, k)
 		w.keys[k.id] = k
 		w.events[[2]string{"key.created", k.id}]++
-	case k.revoked || k.unsure:
+	case k.revoked || k.uncertain:
 		return nil
 	case choice < 8:
 		if _, err := w.post("/v1/keys/"+k.id+"/revoke", record{}, http.StatusOK); err != nil {
-			k.unsure = true
+			k.uncertain = true
 			return err
 		}
 		k.revoked = true
@@ -132,7 +134,7 @@ func (w *writer) write() error {
 	default:
 		r, err := w.post("/v1/keys/"+k.id+"/rotate", record{"grace": "0s"}, http.StatusOK)
 		if err != nil {
-			k.unsure = true
+			k.uncertain = true
 			return err
 		}
 		k.former, k.full = append(k.former, k.full), r.text("key")
@@ -141,7 +143,7 @@ func (w *writer) write() error {
 	return nil
 }
 
-// all returns every page of a list.
+// all returns the entries of all pages of a list.
 func (s *site) all(t testing.TB, path string) (out []record) {
 	t.Helper()
 	for cursor := ""; ; {
@@ -153,20 +155,20 @@ func (s *site) all(t testing.TB, path string) (out []record) {
 	}
 }
 
-// spender uses a key that is counted, one request after another, and knows when each
-// was let pass.
+// spender sends requests with a counted key one after another, and records the time of each
+// request that passes.
 type spender struct {
 	key    string
 	client *http.Client
 	mu     sync.Mutex
 	passed []time.Time
-	// tried counts what may have been charged.
-	tried int64
+	// attempts is the number of requests that may have been charged.
+	attempts int64
 }
 
 func (sp *spender) spend(s *site) error {
 	sp.mu.Lock()
-	sp.tried++
+	sp.attempts++
 	sp.mu.Unlock()
 	c := &caller{name: "spender", key: sp.key, want: http.StatusOK}
 	_, err := c.try(sp.client, s)
@@ -178,32 +180,33 @@ func (sp *spender) spend(s *site) error {
 	return err
 }
 
-// bounds returns how many requests a killed process must have counted at least, those that passed before
-// written, and at most, and forgets them all.
+// bounds returns the least and the greatest number of requests that a killed process may have
+// counted, and resets both. Requests that passed before written must have been counted.
 func (sp *spender) bounds(written time.Time) (least, most int64) {
 	for _, at := range sp.passed {
 		if at.Before(written) {
 			least++
 		}
 	}
-	most = sp.tried
-	sp.passed, sp.tried = nil, 0
+	most = sp.attempts
+	sp.passed, sp.attempts = nil, 0
 	return least, most
 }
 
-// used returns how much of a key's quota of that size was used, and uses one more.
+// used returns how much of a key's quota with that size is used, and uses one more.
 func (s *site) used(t testing.TB, key string, size int64) int64 {
 	t.Helper()
 	return size - s.call(t, "GET", "/", key).passed().number("X-RateLimit-Remaining") - 1
 }
 
-// Killed under load again and again, the gateway remembers what it acknowledged.
+// A gateway that is killed under load several times keeps every change that it acknowledged.
 func TestKill(t *testing.T) {
 	t.Parallel()
-	startPlain(t, caddyfile(crashPlans, "keygate")).killed(t, 6)
+	startPlain(t, caddyfile(crashPlans, "keygate")).killRepeatedly(t, 6)
 }
 
-// The same of one of two gateways that share a database, while the other goes on.
+// One of two gateways that share a database is killed under load. It keeps every change that it
+// acknowledged, and the other serves requests without a failure.
 func TestClusterKill(t *testing.T) {
 	t.Parallel()
 	c := shared(t, 2, crashPlans)
@@ -220,22 +223,24 @@ func TestClusterKill(t *testing.T) {
 			case <-time.After(10 * time.Millisecond):
 			}
 			if err := steady.call(other.client, other); err != nil {
-				t.Errorf("the gateway that nobody killed: %v", err)
+				t.Errorf("the gateway that was not killed: %v", err)
 				return
 			}
 		}
 	})
-	c.nodes[1].killed(t, 3)
+	c.nodes[1].killRepeatedly(t, 3)
 	close(stop)
 	load.Wait()
-	// What the dead one still held of the balance is nobody's, and both say the same.
+	// Credits that the killed gateway had leased return to the balance, and both gateways report
+	// the same balance.
 	if a, b := c.nodes[0].balance(t, "paid"), c.nodes[1].balance(t, "paid"); a != b {
-		t.Errorf("one says the balance is %d, the other %d", a, b)
+		t.Errorf("one gateway reports the balance %d, the other %d", a, b)
 	}
 }
 
-// killed kills the gateway under load so often, and holds it to what it acknowledged.
-func (s *site) killed(t *testing.T, rounds int) {
+// killRepeatedly kills the gateway under load, as often as rounds states, and checks that
+// acknowledged changes and counts survive.
+func (s *site) killRepeatedly(t *testing.T, rounds int) {
 	t.Helper()
 	const (
 		quota   = 1_000_000
@@ -253,7 +258,7 @@ func (s *site) killed(t *testing.T, rounds int) {
 	}
 	var used, balance int64 = 0, initial
 	for round := range rounds {
-		// What is killed and what fails then is told apart by who comes first.
+		// An error counts only if it occurs before killing is closed.
 		killing := make(chan struct{})
 		var clients sync.WaitGroup
 		run := func(step func() error) {
@@ -275,7 +280,7 @@ func (s *site) killed(t *testing.T, rounds int) {
 		}
 		run(func() error { return counted.spend(s) })
 		run(func() error { return paid.spend(s) })
-		// The balance is added to meanwhile, which recalls what is leased.
+		// Adding to the balance recalls the credits that the gateway has leased.
 		var added, maybe int64
 		run(func() error {
 			time.Sleep(20 * time.Millisecond)
@@ -297,7 +302,7 @@ func (s *site) killed(t *testing.T, rounds int) {
 		for _, w := range writers {
 			w.client.CloseIdleConnections()
 		}
-		s.remembers(t, writers)
+		s.checkAcknowledged(t, writers)
 		least, most := counted.bounds(written)
 		now := s.used(t, counted.key, quota)
 		t.Logf("round %d: %d to %d requests counted, %d after the restart", round+1, least, most, now-used)
@@ -318,12 +323,12 @@ func (s *site) killed(t *testing.T, rounds int) {
 	}
 	r := s.keygate(t, "audit", "--verify").exits(0)
 	if !strings.Contains(r.out, "events") {
-		t.Errorf("audit --verify says %q", r.out)
+		t.Errorf("audit --verify prints %q", r.out)
 	}
 }
 
-// remembers checks that all that was acknowledged is there and holds.
-func (s *site) remembers(t *testing.T, writers []*writer) {
+// checkAcknowledged checks that every acknowledged change is still in effect.
+func (s *site) checkAcknowledged(t *testing.T, writers []*writer) {
 	t.Helper()
 	tenants, keys, events := map[string]bool{}, map[string]record{}, map[[2]string]int{}
 	for _, r := range s.all(t, "/v1/tenants") {
@@ -339,7 +344,7 @@ func (s *site) remembers(t *testing.T, writers []*writer) {
 	for _, w := range writers {
 		for slug := range w.tenants {
 			if !tenants[slug] {
-				t.Errorf("tenant %s is gone", slug)
+				t.Errorf("tenant %s is missing", slug)
 			}
 		}
 		for id, k := range w.keys {
@@ -347,7 +352,7 @@ func (s *site) remembers(t *testing.T, writers []*writer) {
 			if k.revoked {
 				status = "revoked"
 			}
-			if r := keys[id]; r == nil || r.text("status") != status && !k.unsure {
+			if r := keys[id]; r == nil || r.text("status") != status && !k.uncertain {
 				t.Errorf("key %s is %v, want %s", id, r["status"], status)
 			}
 		}
@@ -357,18 +362,18 @@ func (s *site) remembers(t *testing.T, writers []*writer) {
 				t.Errorf("%d events %s of %s, want %d", events[e], e[0], e[1], n)
 			}
 		}
-		// The newest keys are asked themselves; asking all would take long.
+		// Only the newest keys are used, since using all would take too long.
 		for _, k := range w.own[max(0, len(w.own)-8):] {
-			if k.unsure {
+			if k.uncertain {
 				continue
 			}
 			if k.revoked {
-				s.call(t, "GET", "/", k.full).refused(http.StatusUnauthorized).problem("revoked_key")
+				s.call(t, "GET", "/", k.full).rejected(http.StatusUnauthorized).problem("revoked_key")
 			} else {
 				s.call(t, "GET", "/", k.full).passed()
 			}
 			for _, former := range k.former[max(0, len(k.former)-2):] {
-				s.call(t, "GET", "/", former).refused(http.StatusUnauthorized)
+				s.call(t, "GET", "/", former).rejected(http.StatusUnauthorized)
 			}
 		}
 	}
@@ -378,29 +383,29 @@ func (s *site) remembers(t *testing.T, writers []*writer) {
 	t.Logf("%d acknowledged changes are there", count)
 }
 
-// A crash loses at most a second: what is older was written.
+// A crash loses at most the counts of the last second.
 func TestKillAfterASecond(t *testing.T) {
 	t.Parallel()
-	s, spent := spending(t)
+	s, spent := startCountedSite(t)
 	spent(17)
 	time.Sleep(mayLose(t))
 	s.kill()
 	s.start()
-	s.exactly(t, 17)
+	s.wantSpent(t, 17)
 }
 
-// A clean stop loses nothing, however short before it something was counted.
+// A clean stop loses no counts, even those of requests shortly before it.
 func TestStopLosesNothing(t *testing.T) {
 	t.Parallel()
-	s, spent := spending(t)
+	s, spent := startCountedSite(t)
 	total := int64(0)
 	for _, n := range []int{1, 9, 30} {
 		before := time.Now().Add(-time.Millisecond)
 		spent(n)
 		s.restart()
 		total += int64(n)
-		s.exactly(t, total)
-		total++ // looking costs one
+		s.wantSpent(t, total)
+		total++ // Reading the quota costs one request.
 		for _, k := range s.all(t, "/v1/keys") {
 			at, err := time.Parse(time.RFC3339Nano, k.text("last_used_at"))
 			if err != nil || at.Before(before) || k.text("last_used_ip") != "127.0.0.1" {
@@ -409,7 +414,7 @@ func TestStopLosesNothing(t *testing.T) {
 		}
 	}
 
-	// Under load every answer that came is counted, and nothing else is.
+	// Under load, exactly the requests that got a response are counted.
 	sp := &spender{key: s.counted, client: &http.Client{Transport: &http.Transport{}, Timeout: patience}}
 	pay := &spender{key: s.paid, client: sp.client}
 	var clients sync.WaitGroup
@@ -421,7 +426,12 @@ func TestStopLosesNothing(t *testing.T) {
 			})
 		}
 	}
-	time.Sleep(700 * time.Millisecond)
+	enough := func(sp *spender) bool {
+		sp.mu.Lock()
+		defer sp.mu.Unlock()
+		return len(sp.passed) >= 50
+	}
+	testkit.Eventually(t, "requests that pass", func() bool { return enough(sp) && enough(pay) })
 	s.stop()
 	clients.Wait()
 	s.start()
@@ -437,15 +447,15 @@ func TestStopLosesNothing(t *testing.T) {
 	}
 }
 
-// spent is a gateway with a key whose quota is counted and one that pays.
-type spent struct {
+// countedSite is a gateway with one key whose quota is counted and one key that spends credits.
+type countedSite struct {
 	*site
 	counted, paid string
 }
 
-// spending starts it; the function uses both keys so many times.
-func spending(t *testing.T) (*spent, func(int)) {
-	s := &spent{site: startPlain(t, caddyfile(crashPlans, "keygate"))}
+// startCountedSite starts such a gateway. The function that it returns uses both keys n times.
+func startCountedSite(t *testing.T) (*countedSite, func(int)) {
+	s := &countedSite{site: startPlain(t, caddyfile(crashPlans, "keygate"))}
 	s.tenant(t, "counted", record{"plan": "counted"})
 	s.tenant(t, "paid", record{"plan": "paid", "credits": 1_000_000})
 	s.counted, s.paid = s.key(t, "counted", nil).full, s.key(t, "paid", nil).full
@@ -457,8 +467,8 @@ func spending(t *testing.T) (*spent, func(int)) {
 	}
 }
 
-// exactly checks that both keys spent that much, and spends one more of each.
-func (s *spent) exactly(t *testing.T, n int64) {
+// wantSpent checks that both keys have spent n, and spends one more with each.
+func (s *countedSite) wantSpent(t *testing.T, n int64) {
 	t.Helper()
 	if got := s.used(t, s.counted, 1_000_000); got != n {
 		t.Errorf("%d requests are counted, want %d", got, n)

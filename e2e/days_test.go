@@ -9,8 +9,8 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// Usage whose hours are old is kept by day: all that was counted is still there, and who asks for the
-// hours is told so.
+// Usage of old hours is kept by day: the counts are complete, and a request for the hours is
+// rejected.
 func TestOldUsage(t *testing.T) {
 	t.Parallel()
 	s := &site{gateway: start(t, shipped(t, "Caddyfile.example"), newUpstream(t)), product: example}

@@ -10,22 +10,22 @@ import (
 	"unsafe"
 )
 
-// The disk that holds the store is full, and then it is not.
+// The disk of the store becomes full, and later has room again.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m,mode=0700"); err != nil {
-		t.Logf("no small disk can be mounted (%v): only the limit of a file's size is tried", err)
+		t.Logf("no small disk can be mounted (%v): only TestDiskQuota tests a full disk", err)
 		return
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
-	p := admit(t, dir)
+	p := startDiskSite(t, dir)
 	ballast := filepath.Join(dir, "ballast")
 	fill(t, ballast)
-	p.untilRefused(t)
+	p.createUntilRejected(t)
 	fill(t, ballast)
-	p.goesOn(t, true)
-	p.saysSo(t)
+	p.keepsServing(t, true)
+	p.reportsFailure(t)
 	p.reload(t, caddyfile(diskPlans, "keygate\n\theader X-Version 2"))
 	p.call(t, "GET", "/", p.known.full).passed()
 	p.logged(t, "is full, or its quota is used up: free some space")
@@ -35,7 +35,7 @@ func TestDiskFull(t *testing.T) {
 	p.recovers(t)
 }
 
-// fill writes to a file until its disk is full.
+// fill writes to a file until the disk is full.
 func fill(t *testing.T, path string) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -53,21 +53,22 @@ func fill(t *testing.T, path string) {
 	}
 }
 
-// The store's files may not grow any more, as under a quota. Needs no privilege.
+// The files of the store can't grow any more, as under a quota. This test needs no privileges.
 func TestDiskQuota(t *testing.T) {
 	t.Parallel()
-	p := admit(t, "")
+	p := startDiskSite(t, "")
 	const size = 1 << 20
 	p.limit(t, size)
-	p.untilRefused(t)
-	// Small writes find room in the log that large ones did not, so it is not degraded all the time.
-	p.goesOn(t, true)
+	p.createUntilRejected(t)
+	// Small writes may still fit into the log when large writes fail, so the gateway is not
+	// degraded all the time.
+	p.keepsServing(t, true)
 	p.limit(t, ^uint64(0))
 	p.recovers(t)
 }
 
-// limit bounds the size of the files that the process writes.
-func (p *patient) limit(t *testing.T, size uint64) {
+// limit sets the maximum size of files that the process may write.
+func (p *diskSite) limit(t *testing.T, size uint64) {
 	t.Helper()
 	limit := struct{ soft, hard uint64 }{size, ^uint64(0)}
 	_, _, errno := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, uintptr(p.process.Process.Pid), syscall.RLIMIT_FSIZE,

@@ -28,21 +28,22 @@ const diskPlans = `
 		default_plan free
 `
 
-// patient is a gateway whose disk is about to fail, with keys of every kind.
-type patient struct {
+// diskSite is a gateway whose disk is about to fail, with keys of every kind.
+type diskSite struct {
 	*site
 	known, counted, paid, revoked key
-	// unused was never seen by the process; first is the next of them.
+	// unused are keys that this process has not seen yet, in the order in which the test uses
+	// them.
 	unused []key
-	// made are the slugs of tenants that the API said it had made.
+	// made are the slugs of the tenants that the API has acknowledged.
 	made []string
 }
 
-// admit makes it, in the directory, "" for its own: every key but the unused ones was
-// used since the start.
-func admit(t *testing.T, dir string) *patient {
+// startDiskSite starts a gateway with its database in dir; "" for the gateway's own directory. All
+// its keys except the unused ones have been used since the start.
+func startDiskSite(t *testing.T, dir string) *diskSite {
 	t.Helper()
-	p := &patient{site: &site{gateway: prepare(t, written(t, caddyfile(diskPlans, "keygate")), newUpstream(t)), product: plain}}
+	p := &diskSite{site: &site{gateway: prepare(t, written(t, caddyfile(diskPlans, "keygate")), newUpstream(t)), product: plain}}
 	if dir != "" {
 		p.database = filepath.Join(dir, "keygate.db")
 		p.env = append(p.env, "KEYGATE_DB="+p.database)
@@ -61,19 +62,19 @@ func admit(t *testing.T, dir string) *patient {
 	for _, k := range []key{p.known, p.counted, p.counted, p.paid, p.paid} {
 		p.call(t, "GET", "/", k.full).passed()
 	}
-	p.call(t, "GET", "/", p.revoked.full).refused(http.StatusUnauthorized)
+	p.call(t, "GET", "/", p.revoked.full).rejected(http.StatusUnauthorized)
 	if p.degraded(t) {
 		t.Fatal("degraded from the start")
 	}
 	return p
 }
 
-// create asks for a tenant and reports whether it was made; the only other answer is that
-// the store does not answer.
-func (p *patient) create(t *testing.T) bool {
+// create creates a tenant and reports whether it succeeded. The only accepted failure is that the
+// store does not answer.
+func (p *diskSite) create(t *testing.T) bool {
 	t.Helper()
 	slug := fmt.Sprintf("made-%d", len(p.made))
-	// Large, so that a full disk is met soon.
+	// The tenant's metadata is large, so that the disk becomes full soon.
 	a := p.manage(t, "PUT", "/v1/tenants/"+slug, record{"metadata": record{"note": strings.Repeat(randomText(50), 60)}})
 	switch a.status {
 	case http.StatusCreated:
@@ -87,8 +88,8 @@ func (p *patient) create(t *testing.T) bool {
 	return false
 }
 
-// untilRefused creates tenants until the store fails.
-func (p *patient) untilRefused(t *testing.T) {
+// createUntilRejected creates tenants until the store fails.
+func (p *diskSite) createUntilRejected(t *testing.T) {
 	t.Helper()
 	for range 5000 {
 		if !p.create(t) {
@@ -98,32 +99,32 @@ func (p *patient) untilRefused(t *testing.T) {
 	t.Fatal("the store does not fail")
 }
 
-// degraded says what the metric and the status say, which must agree before long.
-func (p *patient) degraded(t *testing.T) bool {
+// degraded returns whether the gateway is degraded. It waits until the metric and the status
+// agree.
+func (p *diskSite) degraded(t *testing.T) bool {
 	t.Helper()
 	var metric bool
-	testkit.Eventually(t, "agreement of metric and status", func() bool {
+	testkit.Eventually(t, "the metric and the status agree", func() bool {
 		metric = first(t, p.pprof(t, "/metrics"), `(?m)^keygate_degraded (\d)`) == 1
 		return p.read(t, "/v1/status")["degraded"] == metric
 	})
 	return metric
 }
 
-// goesOn checks, while the store fails, that every answer is right: keys that are known
-// go on as they stand, and nobody is told that a good key is bad. readable says that
-// the store can be read.
-func (p *patient) goesOn(t *testing.T, readable bool) {
+// keepsServing checks that each response is right while the store fails: known keys keep their
+// state, and no valid key is rejected as invalid. readable states whether the store can be read.
+func (p *diskSite) keepsServing(t *testing.T, readable bool) {
 	t.Helper()
 	p.call(t, "GET", "/", p.known.full).passed()
-	p.call(t, "GET", "/", p.revoked.full).refused(http.StatusUnauthorized).problem("revoked_key")
-	p.call(t, "GET", "/", "").refused(http.StatusUnauthorized).problem("missing_key")
-	p.call(t, "GET", "/", p.known.full+"0").refused(http.StatusUnauthorized).problem("malformed_key")
-	// Two of six were spent before.
+	p.call(t, "GET", "/", p.revoked.full).rejected(http.StatusUnauthorized).problem("revoked_key")
+	p.call(t, "GET", "/", "").rejected(http.StatusUnauthorized).problem("missing_key")
+	p.call(t, "GET", "/", p.known.full+"0").rejected(http.StatusUnauthorized).problem("malformed_key")
+	// Two of the six units were spent before.
 	for range 4 {
 		p.call(t, "GET", "/", p.counted.full).passed()
 		p.call(t, "GET", "/", p.paid.full).passed()
 	}
-	p.call(t, "GET", "/", p.counted.full).refused(http.StatusTooManyRequests).problem("quota_exceeded")
+	p.call(t, "GET", "/", p.counted.full).rejected(http.StatusTooManyRequests).problem("quota_exceeded")
 	if a := p.call(t, "GET", "/", p.paid.full); a.status != http.StatusPaymentRequired && a.status != http.StatusServiceUnavailable {
 		t.Errorf("a balance that is used up: %d %s", a.status, a.body)
 	}
@@ -134,33 +135,33 @@ func (p *patient) goesOn(t *testing.T, readable bool) {
 	case readable:
 		t.Errorf("a key that can be read: %d %s", a.status, a.body)
 	default:
-		a.refused(http.StatusServiceUnavailable).problem("unavailable")
+		a.rejected(http.StatusServiceUnavailable).problem("unavailable")
 	}
 	if a := p.call(t, "GET", "/", p.unknown()); a.status != http.StatusUnauthorized && a.status != http.StatusServiceUnavailable {
 		t.Errorf("an unknown key: %d %s", a.status, a.body)
 	}
-	// Keys can be judged, so requests may be sent here.
+	// The gateway can check keys, so the readiness check must succeed.
 	p.send(t, "GET", "/readyz", "").want(http.StatusOK)
 }
 
-// saysSo checks that metric and status tell of the failure.
-func (p *patient) saysSo(t *testing.T) {
+// reportsFailure checks that the metric and the status report the failure.
+func (p *diskSite) reportsFailure(t *testing.T) {
 	t.Helper()
-	testkit.Eventually(t, "that it says so", func() bool { return p.degraded(t) })
+	testkit.Eventually(t, "the gateway reports that it is degraded", func() bool { return p.degraded(t) })
 	if len(p.read(t, "/v1/status").list("problems")) == 0 {
 		t.Error("degraded, but no problem is named")
 	}
 }
 
-// recovers checks that it gets over it without a restart, and that nothing was lost,
-// over a restart neither.
-func (p *patient) recovers(t *testing.T) {
+// recovers checks that the gateway recovers without a restart, and that nothing was lost before or
+// after a restart.
+func (p *diskSite) recovers(t *testing.T) {
 	t.Helper()
-	testkit.Eventually(t, "the first change after it", func() bool { return p.create(t) })
+	testkit.Eventually(t, "the first change after the failure", func() bool { return p.create(t) })
 	for _, k := range p.unused {
 		p.call(t, "GET", "/", k.full).passed()
 	}
-	testkit.Eventually(t, "the end of being degraded", func() bool { return !p.degraded(t) })
+	testkit.Eventually(t, "the gateway is no longer degraded", func() bool { return !p.degraded(t) })
 	for range 2 {
 		slugs := map[string]bool{}
 		for _, r := range p.all(t, "/v1/tenants") {
@@ -168,16 +169,16 @@ func (p *patient) recovers(t *testing.T) {
 		}
 		for _, slug := range p.made {
 			if !slugs[slug] {
-				t.Errorf("tenant %s is gone", slug)
+				t.Errorf("tenant %s is missing", slug)
 			}
 		}
 		if r := p.read(t, "/v1/audit/verify"); r["intact"] != true {
 			t.Errorf("the audit chain: %v", r)
 		}
 		p.call(t, "GET", "/", p.known.full).passed()
-		p.call(t, "GET", "/", p.counted.full).refused(http.StatusTooManyRequests)
-		p.call(t, "GET", "/", p.paid.full).refused(http.StatusPaymentRequired)
-		p.call(t, "GET", "/", p.revoked.full).refused(http.StatusUnauthorized).problem("revoked_key")
+		p.call(t, "GET", "/", p.counted.full).rejected(http.StatusTooManyRequests)
+		p.call(t, "GET", "/", p.paid.full).rejected(http.StatusPaymentRequired)
+		p.call(t, "GET", "/", p.revoked.full).rejected(http.StatusUnauthorized).problem("revoked_key")
 		if n := p.balance(t, "paid"); n != 0 {
 			t.Errorf("the balance is %d", n)
 		}
@@ -185,16 +186,16 @@ func (p *patient) recovers(t *testing.T) {
 	}
 }
 
-// logged checks that the log says what is wrong and what to do.
-func (p *patient) logged(t *testing.T, words string) {
+// logged waits until the log contains the words.
+func (p *diskSite) logged(t *testing.T, words string) {
 	t.Helper()
-	testkit.Eventually(t, "a line that says "+words, func() bool { return strings.Contains(p.log(), words) })
+	testkit.Eventually(t, "a log line with "+words, func() bool { return strings.Contains(p.log(), words) })
 }
 
-// Another process holds the store for itself.
+// Another process locks the store.
 func TestDiskLocked(t *testing.T) {
 	t.Parallel()
-	p := admit(t, "")
+	p := startDiskSite(t, "")
 	db, err := sql.Open("sqlite", "file:"+p.database)
 	if err != nil {
 		t.Fatal(err)
@@ -207,29 +208,30 @@ func TestDiskLocked(t *testing.T) {
 	if _, err := db.Exec(`BEGIN EXCLUSIVE`); err != nil {
 		t.Fatal(err)
 	}
-	p.goesOn(t, true)
-	p.saysSo(t)
-	// A configuration can be changed without writing to the store.
+	p.keepsServing(t, true)
+	p.reportsFailure(t)
+	// A reload needs no write to the store.
 	p.reload(t, caddyfile(diskPlans, "keygate\n\theader X-Version 2"))
 	p.call(t, "GET", "/", p.known.full).passed()
 	if p.create(t) {
-		t.Fatal("written in spite of the lock")
+		t.Fatal("a tenant was created although the database is locked")
 	}
 	p.logged(t, "is locked by another process")
 	if _, err := db.Exec(`ROLLBACK`); err != nil {
 		t.Fatal(err)
 	}
 	p.recovers(t)
-	// It is said once that it began and once that it ended, whatever was read meanwhile.
+	// The log reports the beginning and the end of the failure once each, however many reads
+	// succeed meanwhile.
 	for _, words := range []string{"the store cannot be written: keys go on working", "the store can be written again"} {
 		if n := strings.Count(p.log(), words); n != 1 {
-			t.Errorf("the log says %d times that %s", n, words)
+			t.Errorf("the log has %d lines with %q", n, words)
 		}
 	}
 }
 
-// files are the database's.
-func (p *patient) files(t *testing.T) []string {
+// files returns the paths of the database's files.
+func (p *diskSite) files(t *testing.T) []string {
 	t.Helper()
 	files, err := filepath.Glob(p.database + "*")
 	if err != nil || len(files) == 0 {
@@ -238,34 +240,34 @@ func (p *patient) files(t *testing.T) []string {
 	return files
 }
 
-// The store's files are moved away, and put back.
+// The files of the store are moved to another directory, and put back.
 func TestDiskRemoved(t *testing.T) {
 	t.Parallel()
-	p := admit(t, "")
-	away := t.TempDir()
+	p := startDiskSite(t, "")
+	elsewhere := t.TempDir()
 	files := p.files(t)
 	for _, f := range files {
-		if err := os.Rename(f, filepath.Join(away, filepath.Base(f))); err != nil {
+		if err := os.Rename(f, filepath.Join(elsewhere, filepath.Base(f))); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if p.create(t) {
-		t.Fatal("written to a file that is gone")
+		t.Fatal("a tenant was created although the database file is missing")
 	}
-	p.goesOn(t, false)
-	p.saysSo(t)
+	p.keepsServing(t, false)
+	p.reportsFailure(t)
 	p.logged(t, "is gone: put it back, or restore a backup there")
 	for _, f := range files {
-		if err := os.Rename(filepath.Join(away, filepath.Base(f)), f); err != nil {
+		if err := os.Rename(filepath.Join(elsewhere, filepath.Base(f)), f); err != nil {
 			t.Fatal(err)
 		}
 	}
 	p.recovers(t)
 }
 
-// backup returns a copy of the store as it is, once what was spent is written: between that and a
-// damage it would be neither in the backup nor in memory.
-func (p *patient) backup(t *testing.T) string {
+// backup returns a copy of the store, once all spending has been written. Spending that is not in
+// the backup when the store is damaged would be lost.
+func (p *diskSite) backup(t *testing.T) string {
 	t.Helper()
 	db, err := sql.Open("sqlite", "file:"+p.database+"?mode=ro")
 	if err != nil {
@@ -287,10 +289,10 @@ func (p *patient) backup(t *testing.T) string {
 	return to
 }
 
-// The store is overwritten while it is open, and restored from a backup.
+// The files of the open store are overwritten, and the store is restored from a backup.
 func TestDiskCorrupt(t *testing.T) {
 	t.Parallel()
-	p := admit(t, "")
+	p := startDiskSite(t, "")
 	backup := p.backup(t)
 	for _, f := range p.files(t) {
 		if strings.HasSuffix(f, "-shm") {
@@ -312,11 +314,11 @@ func TestDiskCorrupt(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	testkit.Eventually(t, "the damage to be met", func() bool { return !p.create(t) })
-	// What was written to what was rubbish already is nowhere.
+	testkit.Eventually(t, "a write meets the damage", func() bool { return !p.create(t) })
+	// Tenants that were written to the damaged store are lost.
 	p.made = p.made[:3]
-	p.goesOn(t, false)
-	p.saysSo(t)
+	p.keepsServing(t, false)
+	p.reportsFailure(t)
 	p.logged(t, "is damaged: restore a backup")
 	if err := os.Rename(backup, p.database); err != nil {
 		t.Fatal(err)
@@ -324,20 +326,21 @@ func TestDiskCorrupt(t *testing.T) {
 	p.recovers(t)
 }
 
-// A backup takes the place of a store that is in order: what it holds counts from then on.
+// A backup replaces the files of an intact store while the gateway runs. From then on, the data of
+// the backup apply.
 func TestDiskRestored(t *testing.T) {
 	t.Parallel()
-	p := admit(t, "")
+	p := startDiskSite(t, "")
 	backup := p.backup(t)
 	later := p.key(t, "free", nil)
 	p.call(t, "GET", "/", later.full).passed()
 	if !p.create(t) {
-		t.Fatal("not made")
+		t.Fatal("the tenant was not created")
 	}
 	if err := os.Rename(backup, p.database); err != nil {
 		t.Fatal(err)
 	}
-	testkit.Eventually(t, "the end of a key that the backup does not know", func() bool {
+	testkit.Eventually(t, "a key that the backup does not contain is rejected", func() bool {
 		return p.call(t, "GET", "/", later.full).status == http.StatusUnauthorized
 	})
 	p.made = p.made[:3]

@@ -21,19 +21,20 @@ import (
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
-// patience is how long something may take that always happens. It is no promise of the
-// gateway's, only what tells a test that hangs from one on a busy machine.
+// patience is how long the tests wait for an event that always comes. It promises nothing about
+// the gateway: it only distinguishes a test that hangs from one on a busy machine.
 const patience = 30 * time.Second
 
-// gateway is one gateway: its files and addresses, and the process while it runs.
+// gateway is one gateway: its files, its addresses, and its process while it runs.
 type gateway struct {
 	t testing.TB
-	// dir holds all that it may write: home, data, database, log.
+	// dir holds all files that the gateway may write: home, data, database and log.
 	dir    string
 	config string
-	// program is the binary that runs. Default: the one that is built from this source.
+	// program is the path of the gateway's binary. Default: the binary that is built from this
+	// source.
 	program string
-	// site is the URL of the listener, adminAddr Caddy's admin endpoint.
+	// site is the URL of the gateway's site, and adminAddr the address of Caddy's admin endpoint.
 	site, adminAddr, database string
 	env                       []string
 	client                    *http.Client
@@ -41,18 +42,18 @@ type gateway struct {
 
 	process *exec.Cmd
 	exited  chan struct{}
-	// status is the process's, once exited is closed.
+	// status is the result of the process. It is set before exited is closed.
 	status error
-	// reloaded says that a configuration was replaced while the process ran.
+	// reloaded is true once a configuration has been replaced while the process ran.
 	reloaded atomic.Bool
 
 	mu sync.Mutex
-	// secrets are the full keys that were made: none may ever be in the log.
+	// secrets are full keys and other secrets that must never be in the log.
 	secrets []string
 }
 
-// start runs a gateway on a configuration file, with up behind it, and returns when it
-// serves. The test's end stops it, and looks through its log.
+// start starts a gateway with a configuration file and the upstream up, and returns when it
+// serves. When the test ends, the gateway is stopped and its log is searched for secrets.
 func start(t testing.TB, config string, up *upstream, env ...string) *gateway {
 	t.Helper()
 	g := prepare(t, config, up, env...)
@@ -60,7 +61,7 @@ func start(t testing.TB, config string, up *upstream, env ...string) *gateway {
 	return g
 }
 
-// shipped returns the path of a configuration that comes with the gateway.
+// shipped returns the path of a file that comes with the gateway, such as a configuration.
 func shipped(t testing.TB, name string) string {
 	t.Helper()
 	path, err := filepath.Abs(filepath.Join("..", name))
@@ -80,7 +81,7 @@ func written(t testing.TB, text string) string {
 	return path
 }
 
-// prepare lays a gateway out, without starting it.
+// prepare returns a gateway that is not started yet.
 func prepare(t testing.TB, config string, up *upstream, env ...string) *gateway {
 	t.Helper()
 	g := &gateway{t: t, dir: t.TempDir(), config: config, upstream: up}
@@ -106,16 +107,16 @@ func prepare(t testing.TB, config string, up *upstream, env ...string) *gateway 
 	return g
 }
 
-// sandbox is an environment whose every file stands in dir.
+// sandbox returns an environment that keeps all files of a process in dir.
 func sandbox(dir string) []string {
 	return []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir,
 		"XDG_DATA_HOME=" + filepath.Join(dir, "data"), "XDG_CONFIG_HOME=" + filepath.Join(dir, "config"),
-		"GORACE=halt_on_error=0 atexit_sleep_ms=10", // by default each process sleeps for a second at its end
+		"GORACE=halt_on_error=0 atexit_sleep_ms=10", // By default, each process under the race detector sleeps for a second before it ends.
 	}
 }
 
-// freePort returns a port that nobody listens on.
+// freePort returns a port on which no process listens.
 func freePort(t testing.TB) string {
 	t.Helper()
 	port, err := testserver.FreePort()
@@ -127,21 +128,21 @@ func freePort(t testing.TB) string {
 
 func (g *gateway) logPath() string { return filepath.Join(g.dir, "gateway.log") }
 
-// start runs the process, on whatever data is there, and waits until it serves.
+// start starts the process with the existing data, and waits until it serves.
 func (g *gateway) start() {
 	g.t.Helper()
 	g.launch()
 	g.await()
 }
 
-// launch runs the process, and does not wait.
+// launch starts the process, and does not wait until it serves.
 func (g *gateway) launch() {
 	g.t.Helper()
 	log, err := os.OpenFile(g.logPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	defer log.Close() // the process has its own
+	defer log.Close() // The process has its own descriptor of the log file.
 	if g.program == "" {
 		g.program = gatewayBinary(g.t)
 	}
@@ -158,8 +159,8 @@ func (g *gateway) launch() {
 	}()
 }
 
-// await returns when the gateway serves: Caddy names a configuration's apps running
-// only when all of them have started.
+// await waits until the gateway serves. Caddy reports the apps of a configuration as running only
+// when all of them have started.
 func (g *gateway) await() {
 	g.t.Helper()
 	for deadline := time.Now().Add(patience); ; {
@@ -208,7 +209,7 @@ func (g *gateway) running() bool {
 	}
 }
 
-// pause stops the process where it stands, resume lets it go on.
+// pause suspends the process, and resume continues it.
 func (g *gateway) pause()  { g.t.Helper(); g.signal(syscall.SIGSTOP) }
 func (g *gateway) resume() { g.t.Helper(); g.signal(syscall.SIGCONT) }
 
@@ -220,7 +221,7 @@ func (g *gateway) signal(s syscall.Signal) {
 	}
 }
 
-// stop ends the process cleanly; it must exit with 0.
+// stop ends the process cleanly and checks that its exit status is 0.
 func (g *gateway) stop() {
 	g.t.Helper()
 	g.client.CloseIdleConnections()
@@ -228,7 +229,7 @@ func (g *gateway) stop() {
 	select {
 	case <-g.exited:
 	case <-time.After(patience):
-		// Its goroutines say where it hangs.
+		// SIGQUIT makes the process write the stacks of its goroutines, which show where it hangs.
 		_ = g.process.Process.Signal(syscall.SIGQUIT)
 		<-g.exited
 		g.t.Fatal("the gateway did not stop")
@@ -238,7 +239,7 @@ func (g *gateway) stop() {
 	}
 }
 
-// kill ends the process as a crash of the machine would, but for the disk.
+// kill ends the process without a clean stop, as a crash does. Files keep all that was written.
 func (g *gateway) kill() {
 	g.t.Helper()
 	g.signal(syscall.SIGKILL)
@@ -252,7 +253,8 @@ func (g *gateway) restart() {
 	g.start()
 }
 
-// end stops what still runs when the test is over, and looks through the log.
+// end stops the process when the test ends, and searches the log for data races, panics and
+// secrets.
 func (g *gateway) end() {
 	if g.process == nil {
 		return
@@ -280,7 +282,7 @@ func (g *gateway) end() {
 	}
 }
 
-// keep notes a full key, which the log must never hold.
+// keep registers a secret, which the log must never contain.
 func (g *gateway) keep(secret string) {
 	if secret != "" {
 		g.mu.Lock()
@@ -289,7 +291,7 @@ func (g *gateway) keep(secret string) {
 	}
 }
 
-// log returns all that the gateway wrote so far.
+// log returns everything that the gateway has written to its log.
 func (g *gateway) log() string {
 	b, err := os.ReadFile(g.logPath())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -298,8 +300,8 @@ func (g *gateway) log() string {
 	return string(b)
 }
 
-// tail returns the end of the log, for a failure's message, without what the harness
-// itself asked of the admin endpoint.
+// tail returns the end of the log for the message of a failure. Lines about the test's own calls
+// of the admin endpoint are left out.
 func (g *gateway) tail() string {
 	const lines = 40
 	var all []string
@@ -311,7 +313,7 @@ func (g *gateway) tail() string {
 	return fmt.Sprintf("the end of the gateway's log (%s):\n%s", g.config, strings.Join(all[max(0, len(all)-lines):], "\n"))
 }
 
-// stored returns the bytes of the database, its write-ahead log included.
+// stored returns the bytes of the database files, including the write-ahead log.
 func (g *gateway) stored() []byte {
 	g.t.Helper()
 	files, err := filepath.Glob(g.database + "*")

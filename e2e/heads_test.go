@@ -12,7 +12,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-const signed = `{
+const signedConfig = `{
 	admin {$KEYGATE_ADMIN}
 	keygate {
 		store sqlite {$KEYGATE_DB}
@@ -26,11 +26,11 @@ const signed = `{
 }
 `
 
-// A head that is kept outside shows what the store alone can't: that the audit was cut short, or
-// rewritten by who knows how. With the gateway running, and with none.
+// A checkpoint (head) that is kept elsewhere shows that the audit log was cut short or rewritten,
+// which the store alone can't show. Verification works with and without a running gateway.
 func TestAuditHeads(t *testing.T) {
 	t.Parallel()
-	g := prepare(t, written(t, signed), nil, "SECRET=a secret that is long enough")
+	g := prepare(t, written(t, signedConfig), nil, "SECRET=a secret that is long enough")
 	g.start()
 	g.made(t, "acme")
 	g.made(t, "acme")
@@ -42,7 +42,7 @@ func TestAuditHeads(t *testing.T) {
 	if err := os.WriteFile(file, []byte(kept), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	g.restart() // it gives its head out, as it does every hour
+	g.restart() // The gateway logs its newest checkpoint at the start, as it does every hour.
 	g.made(t, "bee")
 	testkit.Eventually(t, "the head in the log", func() bool { return strings.Contains(g.log(), `"audit head"`) })
 	var logged strings.Builder
@@ -88,7 +88,7 @@ func TestAuditHeads(t *testing.T) {
 		}
 	}
 	intrude("DROP TRIGGER audit_delete", "DELETE FROM audit WHERE seq > 2")
-	g.offline(t, "", "audit", "--verify").exits(0) // the chain alone says nothing
+	g.offline(t, "", "audit", "--verify").exits(0) // The shortened chain alone is still intact.
 	if r := g.offline(t, "", "audit", "--verify", "--against", file, "--json").exits(1); !strings.Contains(r.err, "cut off") || !strings.Contains(r.out, `"intact": false`) {
 		t.Errorf("cut short: %s%s", r.out, r.err)
 	}
@@ -99,7 +99,7 @@ func TestAuditHeads(t *testing.T) {
 	}
 	g.env = env
 	g.start()
-	g.made(t, "cee") // the chain goes on from where it was cut
+	g.made(t, "cee") // The new event continues the shortened chain.
 	if r := g.command(t, kept, against...).exits(1); !strings.Contains(r.err, "rewritten") {
 		t.Errorf("gone on after the cut: %s", r.err)
 	}

@@ -15,10 +15,10 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// hostileSite has a rule of every kind.
+// hostileSite starts a gateway whose site has a rule of every kind.
 func hostileSite(t testing.TB) *site {
 	t.Helper()
-	s := startHouse(t, "", `plan limited {
+	s := startTestSite(t, "", `plan limited {
 				rate 100/h
 				quota 1000/day
 				concurrency 20
@@ -29,8 +29,8 @@ func hostileSite(t testing.TB) *site {
 			plan watched {
 				rate 1/h
 				observe
-			}`, `@judged not path /observed/*
-	keygate @judged {
+			}`, `@checked not path /observed/*
+	keygate @checked {
 		public /health /docs/*
 		optional /app/*
 		scope /admin/* admin
@@ -118,7 +118,7 @@ func TestHostileCredentials(t *testing.T) {
 			t.Errorf("%s: %d %s, reached %v, want %d", name, a.status, a.body, a.reached != nil, tc.status)
 		}
 	}
-	// Beyond what a header may hold, Caddy does not even ask.
+	// Caddy rejects a header of 64 KiB before any handler runs.
 	conn, err := net.Dial("tcp", s.host())
 	if err != nil {
 		t.Fatal(err)
@@ -140,7 +140,7 @@ func TestHostilePaths(t *testing.T) {
 	ask := func(method, target, header string) *answer {
 		return s.raw(t, method+" "+target+" HTTP/1.1\r\nHost: $HOST\r\n$TAG\r\nConnection: close\r\nContent-Length: 0\r\n"+header+"\r\n").answer
 	}
-	// No key: these are public, and nothing else is.
+	// These paths are public or optional and need no key. All other paths need one.
 	for _, target := range []string{"/health", "/docs", "/docs/", "/docs/a", "/docs/a/b", "/docs//a", "/docs/../docs/a", "/docs/a?x=/../ping", "/health?y=%2e%2e", "http://$HOST/docs/a", "/app/a"} {
 		for _, method := range []string{"GET", "HEAD", "POST"} {
 			if a := ask(method, target, ""); a.status != 200 || a.reached == nil {
@@ -164,12 +164,12 @@ func TestHostilePaths(t *testing.T) {
 	}
 	for _, line := range []string{"OPTIONS *", "CONNECT $HOST", "CONNECT /ping", "GET *", "PRI *"} {
 		method, target, _ := strings.Cut(line, " ")
-		// Go's server answers the first itself.
+		// Go's server itself answers OPTIONS *.
 		if a := ask(method, target, ""); a.reached != nil || a.status < 400 && line != "OPTIONS *" {
 			t.Errorf("%s: %d, reached %v", line, a.status, a.reached != nil)
 		}
 	}
-	// A scope that the key lacks, however the path is spelt.
+	// A key without the scope is rejected, however the path is spelled.
 	for _, target := range []string{
 		"/admin/x", "/admin/", "//admin/x", "/./admin/x", "/x/../admin/x", "/ADMIN/x", "/Admin/x", "/%61dmin/x", "/admin%2fx", "/admin%2Fx", "/admin%5cx", `/admin\x`, "/admin;a=b/x",
 		"/data/../admin/x", "/data/%2e%2e/admin/x", "/data/..%2fadmin/x", "/admin//x", "/admin/./x", "/admin/x/", "/admin/x;y", "/admin/x?y=/data/", "http://$HOST/admin/x",
@@ -195,14 +195,14 @@ func TestHostilePaths(t *testing.T) {
 			t.Errorf("%s %s: %d %s, want %d", tc.method, tc.target, a.status, a.body, tc.status)
 		}
 	}
-	// On an optional path a key that is sent must be good.
-	ask("GET", "/app/x", "X-API-Key: "+house.unknown()+"\r\n").refused(401)
+	// On an optional path, a key that is sent must be valid.
+	ask("GET", "/app/x", "X-API-Key: "+house.unknown()+"\r\n").rejected(401)
 	ask("GET", "/health", "X-API-Key: "+house.unknown()+"\r\n").passed()
 }
 
 func TestProtectedPaths(t *testing.T) {
 	t.Parallel()
-	s := startHouse(t, "", "", `keygate {
+	s := startTestSite(t, "", "", `keygate {
 		protect /secret /secret/*
 		protect POST /form
 	}
@@ -221,12 +221,12 @@ func TestProtectedPaths(t *testing.T) {
 	for _, line := range []string{"GET /", "GET /secre", "GET /secrets", "GET /form", "GET /x/secret"} {
 		s.raw(t, line+" HTTP/1.1\r\nHost: $HOST\r\n$TAG\r\nConnection: close\r\n\r\n").passed()
 	}
-	s.raw(t, "POST /form HTTP/1.1\r\nHost: $HOST\r\n$TAG\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").refused(401)
+	s.raw(t, "POST /form HTTP/1.1\r\nHost: $HOST\r\n$TAG\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").rejected(401)
 }
 
 var limitHeaderNames = []string{"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "RateLimit", "RateLimit-Policy"}
 
-func TestLimitHeadersStandOnce(t *testing.T) {
+func TestLimitHeadersAreNotRepeated(t *testing.T) {
 	t.Parallel()
 	s := hostileSite(t)
 	k := s.key(t, "limited", nil)
@@ -290,7 +290,7 @@ func TestLimitHeadersStandOnce(t *testing.T) {
 	} else {
 		ours(a.answer)
 	}
-	// Nothing of ours, and all of theirs, where no limit applies.
+	// Where no limit applies, the gateway adds no headers and keeps those of the upstream.
 	if a := s.call(t, "GET", "/docs/own", k.full).want(200); len(a.header.Values("X-RateLimit-Limit")) != 2 {
 		t.Errorf("public: %v", a.header)
 	}
@@ -349,7 +349,7 @@ func TestCostsAreSettled(t *testing.T) {
 	want := func(path string, cost int64) {
 		t.Helper()
 		balance -= cost
-		testkit.Eventually(t, "settled "+path, func() bool { return s.balance(t, "billed") == balance })
+		testkit.Eventually(t, "the cost of "+path+" is settled", func() bool { return s.balance(t, "billed") == balance })
 	}
 	for _, tc := range []struct {
 		path string
@@ -363,14 +363,15 @@ func TestCostsAreSettled(t *testing.T) {
 		_, _ = io.Copy(io.Discard, resp.Body)
 		resp.Body.Close()
 		if resp.Header.Get("X-Credits-Used") != "" || resp.Trailer.Get("X-Credits-Used") != "" || strings.Contains(fmt.Sprint(resp.Trailer, resp.Header), "X-Credits") {
-			t.Errorf("%s: the client sees what it cost: %v %v", tc.path, resp.Header, resp.Trailer)
+			t.Errorf("%s: the client sees the cost: %v %v", tc.path, resp.Header, resp.Trailer)
 		}
 		if tc.path == "trailer" && resp.Trailer.Get("Checksum") != "12" {
 			t.Errorf("the other trailer is %v", resp.Trailer)
 		}
 		want(tc.path, tc.cost)
 	}
-	// An upstream that dies in mid-answer has failed; a client that goes has not.
+	// An upstream that closes the connection in the middle of its answer has failed, so the cost
+	// is refunded. A client that leaves has to pay.
 	resp, _, _, err := s.begin(t, s.client, "POST", "/gen/cut", k.full, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -384,22 +385,22 @@ func TestCostsAreSettled(t *testing.T) {
 		cancel()
 	}()
 	if _, err := s.client.Do(r.WithContext(ctx)); err == nil {
-		t.Error("an answer to who went")
+		t.Error("a request that the client cancelled got an answer")
 	}
 	time.Sleep(100 * time.Millisecond)
 	want("hang", 5)
-	// What was spent beyond the balance is recorded.
+	// The ledger records the cost beyond the balance as a shortfall.
 	if a := s.call(t, "POST", "/gen/dear", k.full); a.status != 200 {
 		t.Fatalf("%d %s", a.status, a.body)
 	}
-	testkit.Eventually(t, "an empty balance", func() bool { return s.balance(t, "billed") == 0 })
+	testkit.Eventually(t, "the balance is 0", func() bool { return s.balance(t, "billed") == 0 })
 	if ledger := s.manage(t, "GET", "/v1/tenants/billed/credits", nil).body; !strings.Contains(ledger, "shortfall") {
 		t.Errorf("no shortfall in %s", ledger)
 	}
-	s.call(t, "POST", "/gen/plain", k.full).refused(402).problem("credits_exhausted")
+	s.call(t, "POST", "/gen/plain", k.full).rejected(402).problem("credits_exhausted")
 }
 
-func TestObserving(t *testing.T) {
+func TestObserveMode(t *testing.T) {
 	t.Parallel()
 	s := hostileSite(t)
 	reader := s.key(t, "limited", record{"scopes": []string{"read"}, "rate": "2/h"})
@@ -427,8 +428,8 @@ func TestObserving(t *testing.T) {
 		}
 	}
 	s.send(t, "GET", "/observed/x", "", "X-API-Key", reader.full).passed().clean("limited")
-	s.send(t, "GET", "/observed/x", "", "X-API-Key", reader.full).passed().clean("") // the rate is spent
-	s.call(t, "GET", "/ping", reader.full).refused(429)
+	s.send(t, "GET", "/observed/x", "", "X-API-Key", reader.full).passed().clean("") // The rate is used up by the two requests before.
+	s.call(t, "GET", "/ping", reader.full).rejected(429)
 
 	watched := s.key(t, "watched", nil)
 	s.call(t, "GET", "/ping", watched.full).passed().clean("watched")
@@ -439,19 +440,19 @@ func TestObserving(t *testing.T) {
 		}
 	}
 	s.post(t, watched, "revoke", nil)
-	s.call(t, "GET", "/ping", watched.full).refused(401)
+	s.call(t, "GET", "/ping", watched.full).rejected(401)
 }
 
-// The numbers are held to a model of a token bucket, which knows no more of the time at
-// which a request was judged than that it lies between sending and answer.
-func TestNumbersAreTrue(t *testing.T) {
+// The numbers in the limit headers match a model of a token bucket. The model knows only that the
+// gateway checked each request between its sending and its response.
+func TestLimitHeadersMatchModel(t *testing.T) {
 	t.Parallel()
 	s := hostileSite(t)
 	k := s.key(t, "free", record{"rate": "20/2s"})
 	const size, perSecond = 20.0, 10.0
 	lo, hi := size, size
 	var sentBefore, doneBefore time.Time
-	refusals := 0
+	rejected := 0
 	for i := range 120 {
 		sent := time.Now()
 		a := s.call(t, "GET", "/ping", k.full)
@@ -472,19 +473,19 @@ func TestNumbersAreTrue(t *testing.T) {
 			}
 			lo, hi = lo-1, hi-1
 		case 429:
-			refusals++
+			rejected++
 			if lo >= 1 || left != 0 {
-				t.Fatalf("request %d was refused with %.3f to %.3f tokens, %v said to remain", i, lo, hi, left)
+				t.Fatalf("request %d was rejected with %.3f to %.3f tokens, and the header says that %v remain", i, lo, hi, left)
 			}
 			hi = math.Min(hi, 1)
-			if n := a.refused(429).number("Retry-After"); n != 1 {
+			if n := a.rejected(429).number("Retry-After"); n != 1 {
 				t.Errorf("Retry-After is %d, a token comes each 100 ms", n)
 			}
 		default:
 			t.Fatalf("%d %s", a.status, a.body)
 		}
 		if left < math.Floor(lo-1e-6) || left > math.Floor(hi+1e-6) {
-			t.Fatalf("request %d: %v said to remain of %.3f to %.3f", i, left, lo, hi)
+			t.Fatalf("request %d: the header says that %v remain, the model says %.3f to %.3f", i, left, lo, hi)
 		}
 		lo, hi = math.Max(lo, left), math.Min(hi, left+1)
 		lo = math.Min(lo, hi)
@@ -498,16 +499,16 @@ func TestNumbersAreTrue(t *testing.T) {
 			time.Sleep(time.Duration(i) * 3 * time.Millisecond)
 		}
 	}
-	if refusals == 0 {
-		t.Error("nothing was refused")
+	if rejected == 0 {
+		t.Error("no request was rejected")
 	}
-	// Whoever waits as long as told, passes.
+	// A client that waits as long as Retry-After says gets through.
 	slow := s.key(t, "free", record{"rate": "2/2s"})
 	for range 3 {
 		var a *answer
 		for a = s.call(t, "GET", "/ping", slow.full); a.status == 200; a = s.call(t, "GET", "/ping", slow.full) {
 		}
-		time.Sleep(time.Duration(a.refused(429).number("Retry-After")) * time.Second)
+		time.Sleep(time.Duration(a.rejected(429).number("Retry-After")) * time.Second)
 		s.call(t, "GET", "/ping", slow.full).passed()
 	}
 }

@@ -13,12 +13,12 @@ import (
 	"testing"
 
 	"golang.org/x/crypto/bcrypt"
-	_ "modernc.org/sqlite" // to look at what is stored
+	_ "modernc.org/sqlite" // The driver is needed to look at the stored data.
 
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-const importing = `{
+const importConfig = `{
 	admin {$KEYGATE_ADMIN}
 	keygate {
 		store sqlite {$KEYGATE_DB}
@@ -38,18 +38,18 @@ const importing = `{
 }
 `
 
-// imports runs `caddy keygate key import` with keys on standard input.
+// imports runs `caddy keygate key import` with the keys on standard input.
 func (g *gateway) imports(t testing.TB, keys string, args ...string) *result {
 	t.Helper()
 	return g.command(t, keys, append([]string{"keygate", "key", "import", "--address", g.adminAddr}, args...)...)
 }
 
-// Keys of another system, by the thousand and in every form: the import says which rows it
-// refuses and why, can be run again, and every key opens the gateway.
+// Thousands of keys of another system are imported in every form. The import names the rows that
+// it rejects and the reasons, can be repeated, and every imported key is accepted.
 func TestImport(t *testing.T) {
 	t.Parallel()
 	const theirs = "the pepper of the other system"
-	g := start(t, written(t, importing), newUpstream(t), "PEPPER=a pepper of our own, long enough", "THEIRS="+theirs)
+	g := start(t, written(t, importConfig), newUpstream(t), "PEPPER=a pepper of our own, long enough", "THEIRS="+theirs)
 	const bulk = 10_000
 	var csv strings.Builder
 	csv.WriteString("tenant,name,hash,algorithm,prefix,last_four\n")
@@ -131,7 +131,7 @@ func TestImport(t *testing.T) {
 	}
 	g.send(t, "GET", "/x", "", "Authorization", fmt.Sprintf("Bearer old_%022d", bulk-1)).passed()
 
-	// Each of them is stored under our own pepper soon after it was used.
+	// Soon after its first use, each imported key is stored under the gateway's own pepper.
 	testkit.Eventually(t, "rehashing", func() bool {
 		db, err := sql.Open("sqlite", "file:"+g.database+"?mode=ro")
 		if err != nil {

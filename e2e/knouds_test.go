@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Knouds' page: "API keys".
+// TestKnouds checks the section "API keys" of Knouds' page.
 func TestKnouds(t *testing.T) {
 	t.Parallel()
 	s := startProduct(t, knouds)
@@ -17,13 +17,13 @@ func TestKnouds(t *testing.T) {
 		method, path, _ := strings.Cut(request, " ")
 		return s.call(t, method, path, k.full)
 	}
-	// can checks what a key can do: each of the three, or not.
+	// can checks which of the three requests a key with the scope may send.
 	can := func(t *testing.T, k key, scopes string) {
 		t.Helper()
 		allowed := map[string]int{"free": 1, "deployment": 2, "admin": 3}[scopes]
 		for i, request := range []string{run, list, create} {
 			if i >= allowed {
-				call(t, k, request).refused(http.StatusForbidden).problem("insufficient_scope")
+				call(t, k, request).rejected(http.StatusForbidden).problem("insufficient_scope")
 				continue
 			}
 			spelt := map[string]string{"free": "free", "deployment": "deployment free", "admin": "admin deployment free"}[scopes]
@@ -38,11 +38,11 @@ func TestKnouds(t *testing.T) {
 		k := s.key(t, "shape", nil)
 		s.shaped(t, k.full)
 		s.send(t, "GET", "/api/workflows", "", "x-api-key", k.full).passed()
-		s.send(t, "GET", "/api/workflows", "").refused(http.StatusUnauthorized).problem("missing_key")
-		s.send(t, "GET", "/api/workflows", "", "Authorization", "Bearer "+k.full).refused(http.StatusUnauthorized).problem("missing_key")
-		s.send(t, "GET", "/api/workflows", "", "x-api-key", "knouds_test_"+k.full[12:]).refused(http.StatusUnauthorized).problem("malformed_key")
-		s.send(t, "GET", "/api/workflows", "", "x-api-key", s.unknown()).refused(http.StatusUnauthorized).problem("invalid_key")
-		// A user's own token beside the key is none of the gateway's business.
+		s.send(t, "GET", "/api/workflows", "").rejected(http.StatusUnauthorized).problem("missing_key")
+		s.send(t, "GET", "/api/workflows", "", "Authorization", "Bearer "+k.full).rejected(http.StatusUnauthorized).problem("missing_key")
+		s.send(t, "GET", "/api/workflows", "", "x-api-key", "knouds_test_"+k.full[12:]).rejected(http.StatusUnauthorized).problem("malformed_key")
+		s.send(t, "GET", "/api/workflows", "", "x-api-key", s.unknown()).rejected(http.StatusUnauthorized).problem("invalid_key")
+		// The gateway does not touch a user's own token next to the key.
 		a := s.send(t, "GET", "/api/workflows", "", "x-api-key", k.full, "Authorization", "Bearer eyJhbGciOi").passed()
 		if a.reached.header.Get("Authorization") != "Bearer eyJhbGciOi" || a.reached.header.Get("X-Api-Key") != "" {
 			t.Errorf("the upstream saw %v", a.reached.header)
@@ -96,7 +96,7 @@ func TestKnouds(t *testing.T) {
 		}
 	})
 
-	t.Run("the run of a workflow, and nothing beside it", func(t *testing.T) {
+	t.Run("the scope free allows the run of a workflow and nothing else", func(t *testing.T) {
 		s.tenant(t, "paths", record{"plan": "free"})
 		k := s.key(t, "paths", nil)
 		call(t, k, run).passed()
@@ -104,9 +104,9 @@ func TestKnouds(t *testing.T) {
 			"GET /api/workflows/my-flow/run", "PUT /api/workflows/my-flow/run", "POST /api/workflows/my-flow/run/x", "POST /api/workflows/run",
 			"POST /api/models", "DELETE /api/workflows/my-flow", "POST /api/workflows/x/../../models/run", "POST /api/Models/x/run", "GET /api", "POST /api/workflows/a/run/../../b",
 		} {
-			call(t, k, request).refused(http.StatusForbidden).problem("insufficient_scope")
+			call(t, k, request).rejected(http.StatusForbidden).problem("insufficient_scope")
 		}
-		call(t, k, "POST /api/workflows/x%2f..%2f../models/run").refused(http.StatusBadRequest).problem("ambiguous_path")
+		call(t, k, "POST /api/workflows/x%2f..%2f../models/run").rejected(http.StatusBadRequest).problem("ambiguous_path")
 	})
 
 	t.Run("list: name, creation date, scope", func(t *testing.T) {
@@ -128,7 +128,7 @@ func TestKnouds(t *testing.T) {
 			} else {
 				s.keygate(t, "key", "delete", k.id).exits(0)
 			}
-			call(t, k, create).refused(http.StatusUnauthorized).problem("invalid_key")
+			call(t, k, create).rejected(http.StatusUnauthorized).problem("invalid_key")
 			s.manage(t, "GET", "/v1/keys/"+k.id, nil).want(http.StatusNotFound).problem("not_found")
 		}
 	})

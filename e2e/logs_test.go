@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// planted are the ways in which a client, or whoever forwards for it, writes a key into a
-// request.
+// planted returns functions that put a key into a request in the ways in which clients and proxies
+// do.
 func planted(key string) map[string]func(*http.Request) {
 	set := func(name, value string) func(*http.Request) {
 		return func(r *http.Request) { r.Header.Add(name, value) }
@@ -54,10 +54,11 @@ func escapeAll(s string) string {
 	return b.String()
 }
 
-// leaks returns the places in text at which a key stands in full, as it is or escaped.
+// leaks returns the lines of text that contain a full key, plain or escaped.
 func leaks(text string, keys []string) (found []string) {
 	for _, key := range keys {
-		// The part that may never be shown tells a key, however its beginning is written.
+		// The part of a key that is never shown identifies the key, however its beginning is
+		// written.
 		hidden := key[12 : len(key)-4]
 		for _, form := range []string{hidden, escapeAll(hidden), strings.ToLower(escapeAll(hidden)), url.QueryEscape(escapeAll(hidden))} {
 			for at := 0; ; {
@@ -79,15 +80,15 @@ func leaks(text string, keys []string) (found []string) {
 	return found
 }
 
-func TestKeysAreWrittenNowhere(t *testing.T) {
+func TestKeysAreNotWritten(t *testing.T) {
 	t.Parallel()
 	t.Run("by a logger that knows nothing of keys", func(t *testing.T) {
 		t.Parallel()
-		keysAreWrittenNowhere(t, "json", false)
+		checkKeysAreNotWritten(t, "json", false)
 	})
 	t.Run("by one with the filter", func(t *testing.T) {
 		t.Parallel()
-		keysAreWrittenNowhere(t, `filter {
+		checkKeysAreNotWritten(t, `filter {
 			wrap console
 			request>uri keygate
 			request>headers keygate
@@ -97,7 +98,7 @@ func TestKeysAreWrittenNowhere(t *testing.T) {
 	})
 }
 
-func keysAreWrittenNowhere(t *testing.T, format string, filtered bool) {
+func checkKeysAreNotWritten(t *testing.T, format string, filtered bool) {
 	up := newUpstream(t)
 	config := configText(`log {
 		level DEBUG
@@ -191,8 +192,8 @@ func keysAreWrittenNowhere(t *testing.T, format string, filtered bool) {
 		for name, plant := range planted(key) {
 			for _, path := range []string{"/ping", "/open", "/app", "/admin", "/down", "/broken", "/moved/x", "/die", "/moved/die"} {
 				if !filtered && strings.HasPrefix(path, "/moved") && (name == "path" || name == "other query" || name == "twice") {
-					// The URL is what is asked for, and Caddy logs what it makes of it when it
-					// rewrites it, or proxies it after: that is for the filter to clean.
+					// Caddy itself logs the URL of a request that it rewrites and then proxies.
+					// Only the filter can clean these lines.
 					continue
 				}
 				if i > 1 && path != "/ping" && path != "/admin" && path != "/app" {
@@ -200,7 +201,8 @@ func keysAreWrittenNowhere(t *testing.T, format string, filtered bool) {
 				}
 				send(path, plant, "")
 				if i < 2 {
-					// As well where the request passes by another key.
+					// The planted key must not be written either if the request passes with
+					// another key.
 					send(path, plant, good.full)
 				}
 			}
@@ -214,7 +216,7 @@ func keysAreWrittenNowhere(t *testing.T, format string, filtered bool) {
 		s.manage(t, "POST", "/v1/verify", record{"key": key, "method": "GET", "path": "/ping"})
 		s.manage(t, "POST", "/v1/explain", record{"key": key, "method": "GET", "path": "/admin"})
 	}
-	// A reload in the midst of it, and one that fails.
+	// The configuration is reloaded in the middle of the test.
 	s.command(t, "", "reload", "--config", s.config, "--adapter", "caddyfile", "--address", s.adminAddr).exits(0)
 	send("/ping", planted(good.full)["query"], good.full)
 	metrics, err := s.client.Get("http://" + s.adminAddr + "/metrics")

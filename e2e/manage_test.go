@@ -8,10 +8,10 @@ import (
 	"testing"
 )
 
-// example is the product that Caddyfile.example is.
+// example is the product that Caddyfile.example configures.
 var example = product{name: "default", prefix: "kg_live_", random: 32, checksum: 6, plan: "pro", path: "/v1/hello"}
 
-// Management over Caddy's admin endpoint.
+// TestManagement uses the management API on Caddy's admin endpoint.
 func TestManagement(t *testing.T) {
 	t.Parallel()
 	s := &site{gateway: start(t, shipped(t, "Caddyfile.example"), newUpstream(t)), product: example}
@@ -35,24 +35,24 @@ func TestManagement(t *testing.T) {
 		s.manage(t, "GET", "/v1/tenants/Acme.1_x-y", nil).want(http.StatusOK).says(made.body)
 		s.manage(t, "GET", "/v1/tenants/acme.1_X-Y", nil).want(http.StatusOK).says(made.body)
 
-		// PATCH changes what is stated, null clears an override.
+		// PATCH changes the stated fields, and null clears an override.
 		r = s.patch(t, "/v1/tenants/Acme.1_x-y", record{"rate": nil, "active": false})
 		if r["rate"] != nil || r["quota"] != "1000/day" || r["active"] != false || r["name"] != "Acme “Größe”" {
 			t.Errorf("patched: %v", r)
 		}
-		// PUT creates or updates.
+		// PUT creates or changes a tenant.
 		s.manage(t, "PUT", "/v1/tenants/put", record{"name": "Put"}).want(http.StatusCreated)
 		if r := s.manage(t, "PUT", "/v1/tenants/put", record{"name": "Put again"}).want(http.StatusOK).json(); r["name"] != "Put again" || r["plan"] != "free" {
 			t.Errorf("put: %v", r)
 		}
 		s.manage(t, "POST", "/v1/tenants", record{"slug": "PUT"}).want(http.StatusConflict).problem("slug_taken")
 
-		// Deleted only without keys, or with them if that is said; the slug is never given again.
+		// A tenant with keys is deleted only with force=true. Its slug can't be used again.
 		k := s.key(t, "put", nil)
 		s.call(t, "GET", s.path, k.full).passed()
 		s.manage(t, "DELETE", "/v1/tenants/put", nil).want(http.StatusConflict).problem("tenant_has_keys")
 		s.manage(t, "DELETE", "/v1/tenants/put?force=true", nil).want(http.StatusNoContent)
-		s.call(t, "GET", s.path, k.full).refused(http.StatusUnauthorized).problem("invalid_key")
+		s.call(t, "GET", s.path, k.full).rejected(http.StatusUnauthorized).problem("invalid_key")
 		s.manage(t, "GET", "/v1/tenants/put", nil).want(http.StatusNotFound).problem("not_found")
 		s.manage(t, "GET", "/v1/keys/"+k.id, nil).want(http.StatusNotFound).problem("not_found")
 		s.manage(t, "POST", "/v1/tenants", record{"slug": "put"}).want(http.StatusConflict).problem("slug_taken")
@@ -84,7 +84,7 @@ func TestManagement(t *testing.T) {
 			t.Errorf("RateLimit-Policy %q", policy)
 		}
 		s.patch(t, "/v1/keys/"+k.id, record{"allowed_ips": []string{"10.0.0.0/8"}})
-		s.call(t, "GET", s.path, k.full).refused(http.StatusForbidden).problem("ip_not_allowed")
+		s.call(t, "GET", s.path, k.full).rejected(http.StatusForbidden).problem("ip_not_allowed")
 		s.patch(t, "/v1/keys/"+k.id, record{"allowed_ips": nil, "expires_at": nil, "credits_limit": nil})
 		s.call(t, "GET", s.path, k.full).passed()
 		if r := s.read(t, "/v1/keys/"+k.id); len(r.list("allowed_ips")) != 0 || r["expires_at"] != nil || r["credits_limit"] != nil {
@@ -105,7 +105,7 @@ func TestManagement(t *testing.T) {
 		s.manage(t, "POST", "/v1/tenants/credits/credits", record{"spend": 5, "reference": "job_1"}).want(http.StatusOK).says(`{"balance": 500}`)
 		s.manage(t, "POST", "/v1/tenants/credits/credits", record{"spend": 501}).want(http.StatusPaymentRequired).problem("credits_exhausted")
 		s.upstream.answer("/v1/generate/broken", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
-		s.call(t, "POST", "/v1/generate/broken", k.full).want(http.StatusBadGateway) // refund 5xx
+		s.call(t, "POST", "/v1/generate/broken", k.full).want(http.StatusBadGateway) // The cost is refunded because of `refund 5xx`.
 		r := s.read(t, "/v1/tenants/credits/credits")
 		if r["balance"] != 500.0 {
 			t.Errorf("the balance is %v", r["balance"])
@@ -123,7 +123,7 @@ func TestManagement(t *testing.T) {
 		}
 	})
 
-	t.Run("refusals name what is wrong", func(t *testing.T) {
+	t.Run("errors name the invalid field", func(t *testing.T) {
 		s.tenant(t, "strict", nil)
 		k := s.key(t, "strict", nil)
 		for _, tt := range []struct {
@@ -180,7 +180,7 @@ func TestManagement(t *testing.T) {
 				t.Errorf("%s %s names %q, want %q", tt.request, tt.body, names, tt.names)
 			}
 		}
-		// Nothing of it happened.
+		// The rejected requests have written no audit events.
 		if n := len(s.read(t, "/v1/audit?tenant=strict").records("data")); n != 2 {
 			t.Errorf("the tenant has %d events, want 2", n)
 		}
@@ -201,7 +201,7 @@ func TestManagement(t *testing.T) {
 			s.manage(t, "PATCH", path, record{"name": "c"}, "If-Match", first).want(http.StatusPreconditionFailed).problem("precondition_failed")
 			s.manage(t, "DELETE", path, nil, "If-Match", first).want(http.StatusPreconditionFailed).problem("precondition_failed")
 			if got := s.manage(t, "GET", path, nil); got.json()["name"] != "b" || got.header.Get("ETag") != second {
-				t.Errorf("%s: a refused change changed it: %s", path, got.body)
+				t.Errorf("%s: a rejected change changed the record: %s", path, got.body)
 			}
 			s.manage(t, "PATCH", path, record{"name": "c"}, "If-Match", `"x", `+second).want(http.StatusOK)
 		}
@@ -209,7 +209,7 @@ func TestManagement(t *testing.T) {
 		s.manage(t, "DELETE", "/v1/keys/"+k.id, nil, "If-Match", "*").want(http.StatusNoContent)
 	})
 
-	t.Run("lists stay right while rows come and go", func(t *testing.T) {
+	t.Run("pages stay correct while keys are added and deleted", func(t *testing.T) {
 		s.tenant(t, "pages", nil)
 		want := map[string]bool{}
 		var keys []key
@@ -232,7 +232,8 @@ func TestManagement(t *testing.T) {
 			}
 			path = query("/v1/tenants/pages/keys", "limit", "5", "cursor", r.text("next_cursor"))
 			if pages == 1 {
-				// One comes, one that was listed goes, and one that was not.
+				// Between the pages, a key is added, a listed key is deleted, and a key that is
+				// not listed yet is deleted.
 				s.post(t, keys[22], "revoke", nil)
 				s.manage(t, "DELETE", "/v1/keys/"+keys[22].id, nil).want(http.StatusNoContent)
 				s.manage(t, "DELETE", "/v1/keys/"+keys[3].id, nil).want(http.StatusNoContent)
@@ -248,7 +249,7 @@ func TestManagement(t *testing.T) {
 				t.Errorf("%s is not listed", id)
 			}
 		}
-		// Filters, and a cursor of another list.
+		// Filters work, and a cursor of another list is rejected.
 		s.post(t, keys[0], "revoke", nil)
 		if r := s.read(t, "/v1/keys?tenant=pages&status=revoked").records("data"); len(r) != 1 || r[0]["id"] != keys[0].id {
 			t.Errorf("revoked ones: %v", r)
@@ -261,15 +262,15 @@ func TestManagement(t *testing.T) {
 		if n := len(s.read(t, "/v1/audit?tenant=pages&limit=100").records("data")); n != 1+23+2+3 {
 			t.Errorf("%d events, want %d", n, 1+23+2+3)
 		}
-		// The command follows the pages by itself.
+		// The command lists all pages.
 		if n := len(s.keygate(t, "key", "list", "--tenant", "pages", "--json").json().list("data")); n != 22 {
 			t.Errorf("the command lists %d keys, want 22", n)
 		}
 	})
 
 	t.Run("verify spends, explain does not", func(t *testing.T) {
-		s.tenant(t, "judge", record{"plan": "prepaid", "credits": 20})
-		k := s.key(t, "judge", record{"scopes": []string{"read"}, "rate": "5/h", "allowed_ips": []string{"192.0.2.0/24"}})
+		s.tenant(t, "checks", record{"plan": "prepaid", "credits": 20})
+		k := s.key(t, "checks", record{"scopes": []string{"read"}, "rate": "5/h", "allowed_ips": []string{"192.0.2.0/24"}})
 		ask := func(verb string, fields record) record {
 			t.Helper()
 			body := record{"key": k.full, "method": "GET", "path": "/v1/x", "ip": "192.0.2.7"}
@@ -286,12 +287,12 @@ func TestManagement(t *testing.T) {
 		for i := range 4 {
 			r := ask("verify", nil)
 			headers, _ := r["headers"].(map[string]any)
-			if r["allowed"] != true || r["reason"] != "allowed" || r["status"] != 200.0 || r["tenant"] != "judge" || r["plan"] != "prepaid" ||
+			if r["allowed"] != true || r["reason"] != "allowed" || r["status"] != 200.0 || r["tenant"] != "checks" || r["plan"] != "prepaid" ||
 				r["key_id"] != k.id || headers["X-RateLimit-Remaining"] != fmt.Sprint(4-i) {
 				t.Errorf("verify %d: %v", i+1, r)
 			}
 		}
-		if got := s.balance(t, "judge"); got != 16 {
+		if got := s.balance(t, "checks"); got != 16 {
 			t.Errorf("the balance is %d, want 16", got)
 		}
 		for _, tt := range []struct {
@@ -322,10 +323,10 @@ func TestManagement(t *testing.T) {
 		if r := ask("verify", record{"key": "", "path": "/health"}); r["allowed"] != true {
 			t.Errorf("a public path: %v", r)
 		}
-		if got := s.balance(t, "judge"); got != 16 {
-			t.Errorf("refused, it was paid: the balance is %d", got)
+		if got := s.balance(t, "checks"); got != 16 {
+			t.Errorf("a rejected request was charged: the balance is %d", got)
 		}
-		// The proxy's limits are the same ones.
+		// Requests through the proxy count against the same limits.
 		ask("verify", nil)
 		r := ask("verify", nil)
 		headers, _ := r["headers"].(map[string]any)
@@ -333,7 +334,7 @@ func TestManagement(t *testing.T) {
 			t.Errorf("the sixth of five: %v", r)
 		}
 		s.patch(t, "/v1/keys/"+k.id, record{"allowed_ips": nil})
-		s.call(t, "GET", "/v1/x", k.full).refused(http.StatusTooManyRequests)
+		s.call(t, "GET", "/v1/x", k.full).rejected(http.StatusTooManyRequests)
 		s.post(t, k, "revoke", nil)
 		if r := ask("verify", nil); r["reason"] != "revoked_key" || r["status"] != 401.0 {
 			t.Errorf("revoked: %v", r)
@@ -348,7 +349,7 @@ func TestManagement(t *testing.T) {
 		}
 		for _, p := range plans {
 			if p["on_leak"] != "report" || p["on_redis_down"] != "local" || len(p.list("was")) != 0 || p["deny"] != false || p["observe"] != false {
-				t.Errorf("the plan says %v", p)
+				t.Errorf("the plan is %v", p)
 			}
 		}
 		r := s.read(t, "/v1/status")
@@ -358,7 +359,7 @@ func TestManagement(t *testing.T) {
 		}
 	})
 
-	t.Run("a page of another site can't drive it", func(t *testing.T) {
+	t.Run("a page of another site can't use the API", func(t *testing.T) {
 		s.manage(t, "POST", "/v1/tenants", record{"slug": "evil"}, "Origin", "https://evil.example").want(http.StatusForbidden)
 		s.manage(t, "POST", "/v1/tenants", record{"slug": "evil"}, "Origin", "null", "Sec-Fetch-Mode", "no-cors").want(http.StatusBadRequest)
 		s.manage(t, "GET", "/v1/tenants/evil", nil).want(http.StatusNotFound)

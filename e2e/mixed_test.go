@@ -5,12 +5,12 @@ import (
 	"testing"
 )
 
-// A product whose browsers sign in by its own means, and whose API takes keys, on one
-// host.
-func TestBrowsersBesideKeys(t *testing.T) {
+// One host serves browsers that sign in with the product's own sessions, and an API that needs
+// keys. The gateway leaves the browsers' credentials alone.
+func TestBrowserSessionsWithKeys(t *testing.T) {
 	t.Parallel()
 	const cookie = `session=eyJhbGciOiJIUzI1NiJ9.kt_live_x-aaaaaaaaaaaaaaaaaaaaaaaa.x; theme="a b"; csrf=`
-	// A token in which a key's prefix stands by chance.
+	// This token contains a key's prefix by chance.
 	jwt := "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0Iiwia" + "kt_live_Aa0Bb1Cc2Dd3Ee4Ff5Gg6Hh7" + "fQ.c2ln_kt-bmF0dXJl"
 	for name, credentials := range map[string]string{
 		"default places": "",
@@ -19,14 +19,15 @@ func TestBrowsersBesideKeys(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := startHouse(t, "", credentials, `keygate {
+			s := startTestSite(t, "", credentials, `keygate {
 		optional /app/*
 		public /login /assets/*
 	}
 	reverse_proxy {$KEYGATE_UPSTREAM}`)
 			s.tenant(t, "acme", nil)
 			k := s.key(t, "acme", nil)
-			// untouched checks that what an application sent for itself came through byte for byte.
+			// untouched checks that the application's own headers and target arrived byte for
+			// byte.
 			untouched := func(a *answer, target string, header []string) {
 				t.Helper()
 				if a.want(200); a.reached == nil {
@@ -49,14 +50,15 @@ func TestBrowsersBesideKeys(t *testing.T) {
 			} {
 				for _, path := range []string{"/app/", "/app/page", "/login", "/assets/x.js"} {
 					if path == "/app/" {
-						path = "/app/x/y" // a bare prefix is no page of it
+						path = "/app/x/y" // The pattern /app/* does not include /app/ itself.
 					}
 					for _, query := range []string{"", "?api_key=own&b=%20+%zz;c&&api_key=", "?token=" + jwt} {
 						untouched(s.send(t, "GET", path+query, "", own...).clean(""), path+query, own)
 					}
 				}
 			}
-			// Signed in, and with a key: both are told to the application.
+			// For a signed-in request with a key, the application gets the session and the key's
+			// context.
 			if name != "X-API-Key only" {
 				a := s.send(t, "GET", "/app/page", "", "Authorization", "Bearer "+k.full, "Cookie", cookie).clean("acme")
 				untouched(a, "/app/page", []string{"Cookie", cookie})
@@ -65,18 +67,18 @@ func TestBrowsersBesideKeys(t *testing.T) {
 				a := s.send(t, "GET", path, "", "Authorization", "Bearer "+jwt, "X-API-Key", k.full, "Cookie", cookie).clean("acme")
 				untouched(a, path, []string{"Authorization", "Bearer " + jwt, "Cookie", cookie})
 				if strings.Contains(strings.Join(a.reached.header["X-Api-Key"], ""), k.full) {
-					t.Errorf("%s: the key went on", path)
+					t.Errorf("%s: the key was forwarded", path)
 				}
 			}
-			// A bad key is no less bad where none is needed.
-			s.send(t, "GET", "/app/page", "", "Authorization", "Bearer "+jwt, "X-API-Key", s.unknown()).refused(401).problem("invalid_key")
-			s.send(t, "GET", "/app/page", "", "X-API-Key", k.full[:len(k.full)-1]).refused(401).problem("malformed_key")
-			// The API takes no sign-in for a key.
-			a := s.send(t, "GET", "/api/x", "", "Cookie", cookie).refused(401)
+			// An invalid key is rejected even on a path that needs none.
+			s.send(t, "GET", "/app/page", "", "Authorization", "Bearer "+jwt, "X-API-Key", s.unknown()).rejected(401).problem("invalid_key")
+			s.send(t, "GET", "/app/page", "", "X-API-Key", k.full[:len(k.full)-1]).rejected(401).problem("malformed_key")
+			// On the API's paths, a session does not replace a key.
+			a := s.send(t, "GET", "/api/x", "", "Cookie", cookie).rejected(401)
 			a.problem("missing_key")
-			s.send(t, "GET", "/api/x", "", "Authorization", "Basic dTpw").refused(401).problem("missing_key")
+			s.send(t, "GET", "/api/x", "", "Authorization", "Basic dTpw").rejected(401).problem("missing_key")
 			if name != "X-API-Key only" {
-				s.send(t, "GET", "/api/x", "", "Authorization", "Bearer "+jwt).refused(401).problem("malformed_key")
+				s.send(t, "GET", "/api/x", "", "Authorization", "Bearer "+jwt).rejected(401).problem("malformed_key")
 			}
 		})
 	}

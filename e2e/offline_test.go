@@ -10,13 +10,13 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// offline runs `caddy keygate … --offline` on the gateway's configuration and store.
+// offline runs `caddy keygate … --offline` with the gateway's configuration and store.
 func (g *gateway) offline(t testing.TB, stdin string, args ...string) *result {
 	t.Helper()
 	return g.command(t, stdin, append(append([]string{"keygate"}, args...), "--offline", "--config", g.config, "--adapter", "caddyfile")...)
 }
 
-// made makes a tenant where there is none, and a key of it, and returns its id and the full key.
+// made creates a key, and its tenant if needed. It returns the id and the full key.
 func (g *gateway) made(t testing.TB, slug string) (id, full string) {
 	t.Helper()
 	g.api(t, "PUT", "/v1/tenants/"+slug, record{})
@@ -25,7 +25,7 @@ func (g *gateway) made(t testing.TB, slug string) (id, full string) {
 	return k.text("id"), k.text("key")
 }
 
-const breakGlass = `{
+const offlineConfig = `{
 	admin {$KEYGATE_ADMIN}
 	keygate {
 		store sqlite {$KEYGATE_DB}
@@ -47,16 +47,16 @@ const breakGlass = `{
 }
 `
 
-// Without a gateway, the few commands that an emergency needs open the store themselves; the
-// gateway obeys their changes, whether it starts afterwards or runs meanwhile.
+// With --offline, the few commands that an emergency needs open the store without a gateway. A
+// gateway obeys their changes, whether it starts later or runs at the same time.
 func TestOffline(t *testing.T) {
 	t.Parallel()
-	g := prepare(t, written(t, breakGlass), newUpstream(t), "PEPPER=a pepper that is long enough")
+	g := prepare(t, written(t, offlineConfig), newUpstream(t), "PEPPER=a pepper that is long enough")
 	if r := g.offline(t, "", "audit", "--verify").exits(1); !strings.Contains(r.err, g.database) {
 		t.Errorf("where there is no store: %s", r.err)
 	}
 	if _, err := os.Stat(g.database); err == nil {
-		t.Fatal("looking for a store made one")
+		t.Fatal("audit --offline created a store")
 	}
 	g.start()
 	id, full := g.made(t, "acme")
@@ -89,14 +89,14 @@ func TestOffline(t *testing.T) {
 
 	g.start()
 	bearer := "Bearer " + token.text("token")
-	g.send(t, "GET", "/x", "", "X-API-Key", full).refused(http.StatusUnauthorized).problem("revoked_key")
+	g.send(t, "GET", "/x", "", "X-API-Key", full).rejected(http.StatusUnauthorized).problem("revoked_key")
 	g.send(t, "GET", "/x", "", "X-API-Key", otherFull).passed()
 	g.send(t, "GET", "/x", "", "X-API-Key", imported).passed()
 	g.send(t, "GET", "/v1/keys", "", "Authorization", bearer).want(http.StatusOK)
 
-	// Beside a gateway that has the key in memory.
+	// The running gateway has the key in memory and still rejects it soon.
 	g.offline(t, "", "key", "revoke", other).exits(0)
-	testkit.Eventually(t, "the refusal of a key that was revoked beside the gateway", func() bool {
+	testkit.Eventually(t, "the running gateway rejects the revoked key", func() bool {
 		return g.send(t, "GET", "/x", "", "X-API-Key", otherFull).status == http.StatusUnauthorized
 	})
 	g.send(t, "GET", "/x", "", "X-API-Key", third).passed()
@@ -105,10 +105,10 @@ func TestOffline(t *testing.T) {
 	}
 }
 
-// What can't be done offline says so, and what does not fit changes nothing.
-func TestOfflineRefused(t *testing.T) {
+// Commands without offline mode say so, and a wrong pepper or a wrong file changes nothing.
+func TestOfflineRejected(t *testing.T) {
 	t.Parallel()
-	g := prepare(t, written(t, breakGlass), newUpstream(t), "PEPPER=a pepper that is long enough")
+	g := prepare(t, written(t, offlineConfig), newUpstream(t), "PEPPER=a pepper that is long enough")
 	g.start()
 	id, full := g.made(t, "acme")
 	g.stop()
@@ -121,7 +121,7 @@ func TestOfflineRefused(t *testing.T) {
 	} {
 		r := g.offline(t, "", args...).exits(2)
 		if name == "another command" && !strings.Contains(r.err, "key revoke") {
-			t.Errorf("which commands take it is not said: %s", r.err)
+			t.Errorf("the error does not name the commands with --offline: %s", r.err)
 		}
 	}
 	g.command(t, "", "keygate", "key", "revoke", id, "--offline").exits(2)

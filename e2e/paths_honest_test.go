@@ -11,8 +11,8 @@ import (
 	"github.com/keygate-dev/keygate/internal/pathlab"
 )
 
-// honestSite has rules about paths, so that paths are read at all, which close none that honest
-// clients send.
+// honestSite returns a site with a rule for paths, so that the gateway reads paths. The rule
+// closes no path that honest clients use.
 func honestSite(name, paths string) labSite {
 	block := ""
 	if paths != "" {
@@ -21,8 +21,8 @@ func honestSite(name, paths string) labSite {
 	return labSite{name: name, site: "keygate {\n\t\tprotect /closed/*\n\t\t" + block + "\n\t}"}
 }
 
-// TestHonestPaths holds that what honest clients send arrives byte for byte, with the `paths`
-// line that its family needs, if any, and that a family that needs none has none.
+// Paths of honest clients arrive byte for byte, with the `paths` line that their family needs, if
+// any. A family without such a line needs none.
 func TestHonestPaths(t *testing.T) {
 	t.Parallel()
 	families := pathlab.Honest()
@@ -77,11 +77,12 @@ func TestHonestPaths(t *testing.T) {
 	t.Logf("%d paths arrived unchanged, %d in an equivalent spelling", unchanged, equivalent)
 }
 
-// exampleLine matches a row of the table of remedies in docs/paths.md: what it is, an example, and
-// the line.
+// exampleLine matches a row of the table of remedies in docs/paths.md: the description, an
+// example, and the line.
 var exampleLine = regexp.MustCompile("(?m)^\\| ([^|]+) \\| `([^`]+)` \\| `((?:allow|as_sent) [^`]+)` \\|$")
 
-// TestRemediesOfTheManual runs each example of docs/paths.md without and with its line.
+// Each example of docs/paths.md arrives changed or not at all without its line, and unchanged with
+// the line.
 func TestRemediesOfTheManual(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile(shipped(t, "docs/paths.md"))

@@ -2,38 +2,39 @@ package e2e
 
 import "slices"
 
-// labSite is one site of the laboratory: rules of one form, and which routes they close to
-// the requests that are sent there.
+// labSite is a site with rules of one form. It states which routes these rules close to the
+// requests that are sent to it.
 type labSite struct {
 	name string
-	// site is the site's lines before the proxy.
+	// site holds the directives before the proxy.
 	site string
-	// targets are the paths whose spellings are sent.
+	// targets are the paths whose spellings are sent to the site.
 	targets []string
 	method  string
-	// key sends a key that has the scope "read" only.
+	// key is true if requests have a key whose only scope is "read".
 	key bool
-	// closed reports whether the request must not have run this route.
+	// closed reports whether the request must not run the route of this handler.
 	closed func(handler string, a arrival) bool
-	// but are models that are left out.
+	// but are the names of models that are not checked.
 	but []string
-	// some has a quarter of the spellings sent only, but in the long tests.
+	// some is true if only a quarter of the spellings is sent. Soak tests send all.
 	some bool
-	// asSent says that the site forwards some paths as they came.
+	// asSent is true if the site forwards some paths unchanged.
 	asSent bool
 }
 
-// onlyOpen closes all routes but those.
+// onlyOpen returns a function that closes all routes except those of the handlers.
 func onlyOpen(handlers ...string) func(string, arrival) bool {
 	return func(handler string, _ arrival) bool { return !slices.Contains(handlers, handler) }
 }
 
-// none closes those routes.
+// none returns a function that closes the routes of the handlers.
 func none(handlers ...string) func(string, arrival) bool {
 	return func(handler string, _ arrival) bool { return slices.Contains(handlers, handler) }
 }
 
-// unpaid closes a route to requests that paid less than its cost.
+// unpaid returns a function that closes the routes of the handlers to requests that paid less than
+// cost.
 func unpaid(cost int64, handlers ...string) func(string, arrival) bool {
 	return func(handler string, a arrival) bool { return slices.Contains(handlers, handler) && a.cost < cost }
 }
@@ -45,14 +46,14 @@ var (
 	secret   = []string{"/api/secret"}
 )
 
-// byOtherNames are the models that know a path by other names, which Caddy's branches do not:
-// behind a front controller, encoded twice, in look-alike letters.
+// byOtherNames are models that know a path by names that Caddy's matchers do not: behind a front
+// controller, encoded twice, or in look-alike letters.
 var byOtherNames = []string{
 	"Symfony", "Symfony before 2025", "Laravel", "PHP, PATH_INFO", "IIS", "servlet container, lenient", "Spring, suffixes and slashes ignored",
 	"decodes twice", "decodes thrice, ignores case",
 }
 
-// labSites are the forms in which rules about paths are written.
+// labSites has a site for each form of rules about paths.
 var labSites = []labSite{
 	{name: "protect", targets: cargo, closed: none("load", "tracking"), site: `keygate {
 		protect /cargo/load /cargo/*/tracking

@@ -22,19 +22,20 @@ import (
 	"github.com/keygate-dev/keygate/internal/pathlab"
 )
 
-// program is an upstream that Debian or npm has. Its handlers answer "RAN <name>".
+// program is a real upstream from Debian or npm. Its handlers answer "RAN <name>".
 type program struct {
 	name string
-	// models are those that stand for it.
+	// models are the names of the models that describe the program.
 	models []string
-	// needs are programs or files that it takes, packages what to give install.sh for them.
+	// needs are the programs or files that must be installed. packages are the arguments with
+	// which install.sh installs them.
 	needs    []string
 	packages string
-	// command returns how it is started on a port; dir is its own.
+	// command returns the command that starts the program on a port. dir is a directory for its files.
 	command func(t *testing.T, dir, port string) *exec.Cmd
 }
 
-// nodeModules are the exact versions that the laboratory installs from npm.
+// nodeModules are the exact versions of the modules that the test installs from npm.
 var nodeModules = []string{"express@5.3.0", "fastify@4.29.1", "restify@11.1.0"}
 
 func testdata(t *testing.T, name string) string {
@@ -46,7 +47,7 @@ func testdata(t *testing.T, name string) string {
 	return path
 }
 
-// programs returns all of them. modules is a directory with the modules of npm.
+// programs returns all programs. modules is a directory with the modules from npm.
 func programs(t *testing.T, modules string) []program {
 	var all []program
 	for kind, models := range map[string][]string{
@@ -111,7 +112,7 @@ var (
 	webPort     = regexp.MustCompile(`Connector port=`)
 )
 
-// tomcat lays out an instance whose files are named as the routes.
+// tomcat prepares a Tomcat instance with a file for each route, and returns its command.
 func tomcat(t *testing.T, dir, port string) *exec.Cmd {
 	base := filepath.Join(dir, "tomcat")
 	if out, err := exec.Command("tomcat10-instance-create", "-p", port, base).CombinedOutput(); err != nil {
@@ -159,7 +160,7 @@ func copyFile(t *testing.T, from, to string) {
 	}
 }
 
-// run starts the program and returns where it listens.
+// run starts the program, waits until it serves, and returns its address.
 func (p *program) run(t *testing.T) string {
 	t.Helper()
 	for _, need := range p.needs {
@@ -192,13 +193,13 @@ func (p *program) run(t *testing.T) string {
 	}
 }
 
-// answerTime is how long an upstream may take. Some answer odd targets not at all.
+// answerTime bounds the time of an answer. Some programs do not answer odd targets at all.
 const answerTime = 3 * time.Second
 
 var ranHandler = regexp.MustCompile(`^RAN (\w+)`)
 
-// ask sends targets as raw bytes, each over a connection of its own, and returns which handler
-// ran for each, "" for none.
+// ask sends each target as raw bytes over a new connection. It returns the name of the handler
+// that ran for each target; "" for none.
 func ask(addr string, targets []string) []string {
 	ran := make([]string, len(targets))
 	next := make(chan int)
@@ -237,9 +238,9 @@ func askOne(addr, target string) string {
 	return ""
 }
 
-// TestPathsThoroughly sends more spellings than TestPaths does, and asks real upstreams for
-// the handlers they run: for what arrived through the gateway, and for the spellings as they
-// are, in which no model may run less than its upstream does.
+// TestPathsThoroughly sends more spellings than TestPaths, and asks real upstreams which handlers
+// they run. They get the targets that arrived through the gateway, and all spellings unchanged. A
+// model must run every handler that its program runs.
 func TestPathsThoroughly(t *testing.T) {
 	modules := t.TempDir()
 	copyFile(t, testdata(t, "node.js"), filepath.Join(modules, "node.js"))
@@ -260,7 +261,7 @@ func TestPathsThoroughly(t *testing.T) {
 	for _, path := range pathlab.Targets {
 		spellings = append(spellings, pathlab.Hostile(path, false)...)
 	}
-	// What arrived, each once.
+	// targets are the targets that arrived, each once.
 	sites := make(map[string]labSite)
 	var targets []string
 	index := make(map[string]int)

@@ -14,10 +14,10 @@ import (
 	"github.com/keygate-dev/keygate/internal/pathlab"
 )
 
-// labBreach is a route that ran though it was closed.
+// labBreach is a site at which a model ran a closed route.
 type labBreach struct{ site, model string }
 
-// startLab runs a gateway with all of the sites, and returns its addresses by the sites' names.
+// startLab starts a gateway with all sites, and returns the address of each site by its name.
 func startLab(t *testing.T, up *wireUpstream, sites []labSite) (*site, map[string]string) {
 	t.Helper()
 	text := configText("servers {\n\t\tprotocols h1 h2c\n\t}", keyspaceText(`plan lab {
@@ -34,15 +34,15 @@ func startLab(t *testing.T, up *wireUpstream, sites []labSite) (*site, map[strin
 	return g, addrs
 }
 
-// TestPaths sends hostile spellings of paths through a gateway and asks models of upstreams
-// which routes they run for the bytes that arrive.
+// No model of an upstream runs a closed route for a hostile spelling of a path that came through
+// the gateway.
 func TestPaths(t *testing.T) {
 	t.Parallel()
 	runLab(t, newWireUpstream(t), false)
 }
 
-// runLab sends the spellings, all of them or some, to every site. It fails the test where a
-// model runs a closed route, and returns what arrived at each site.
+// runLab sends all or some spellings to every site. It fails the test if a model runs a closed
+// route, and returns the requests that arrived at each site.
 func runLab(t *testing.T, up *wireUpstream, all bool) map[string][]arrival {
 	t.Helper()
 	g, addrs := startLab(t, up, labSites)
@@ -75,7 +75,7 @@ func runLab(t *testing.T, up *wireUpstream, all bool) map[string][]arrival {
 				targets = everyFourth(targets, i)
 			}
 			if s.key {
-				w.send([]string{"/other"}) // the quota before the first
+				w.send([]string{"/other"}) // The first request learns the key's quota.
 			}
 			arrivals := w.send(targets)
 			if i == 0 && !all {
@@ -94,7 +94,8 @@ func runLab(t *testing.T, up *wireUpstream, all bool) map[string][]arrival {
 	return arrived
 }
 
-// everyFourth returns a quarter of the list, another one for another turn.
+// everyFourth returns every fourth element of the list, beginning at the element with the number
+// turn modulo 4.
 func everyFourth(list []string, turn int) []string {
 	var out []string
 	for i := turn % 4; i < len(list); i += 4 {
@@ -103,7 +104,7 @@ func everyFourth(list []string, turn int) []string {
 	return out
 }
 
-// TestPathsOverHTTP2 holds that a path over HTTP/2 is treated as the same path over HTTP/1.
+// A path over HTTP/2 is treated as the same path over HTTP/1.
 func TestPathsOverHTTP2(t *testing.T) {
 	t.Parallel()
 	s := labSites[0]
@@ -121,7 +122,7 @@ func TestPathsOverHTTP2(t *testing.T) {
 	defer transport.CloseIdleConnections()
 	n := 0
 	for _, a := range w.send(targets) {
-		// An opaque URL of the request's own host has Go's client write the rest as it is.
+		// With an opaque URL, Go's client sends the target unchanged.
 		r := (&http.Request{Method: "GET", Host: w.addr, Header: http.Header{}, URL: &url.URL{Scheme: "http", Host: w.addr, Opaque: "//" + w.addr + a.sent}}).WithContext(t.Context())
 		resp, err := transport.RoundTrip(r)
 		if err != nil {
@@ -138,7 +139,7 @@ func TestPathsOverHTTP2(t *testing.T) {
 	}
 }
 
-// refuses checks that the server itself refuses what it does not take for a request.
+// refuses checks that Go's server itself rejects the targets that are not well-formed.
 func (w *wire) refuses(targets []string) {
 	for _, target := range targets {
 		if status := w.alone(target); !w.wellFormed(target) && status != http.StatusBadRequest && status != 0 {
@@ -147,7 +148,8 @@ func (w *wire) refuses(targets []string) {
 	}
 }
 
-// checkForm checks that what arrived is in canonical form, and stays as it is when it is sent again.
+// checkForm checks that each target that arrived is canonical, and stays the same when it is sent
+// again.
 func (s *labSite) checkForm(t *testing.T, w *wire, arrivals []arrival) {
 	if s.asSent {
 		return
@@ -175,10 +177,11 @@ func (s *labSite) checkForm(t *testing.T, w *wire, arrivals []arrival) {
 	}
 }
 
-// noncanonical matches what no canonical path holds.
+// noncanonical matches sequences that no canonical path contains.
 var noncanonical = regexp.MustCompile(`//|/\.{1,2}(/|$)|[.](/|$)|%20(/|$)|[;\\#\x00-\x20\x7f-\xff]|%(2F|5C|3B|3F|23|7F|[01][0-9A-F]|25(2F|5C|2E|3B))`)
 
-// modelled remembers which handler each model runs for a target: many sites forward the same.
+// modelled caches the handlers that each model runs for a target, since many sites forward the
+// same targets.
 type modelled struct {
 	mu       sync.Mutex
 	handlers map[string][]string
@@ -186,7 +189,7 @@ type modelled struct {
 
 var models = pathlab.Models()
 
-// of returns the handlers that the models run for a target, in the models' order.
+// of returns the handler that each model runs for a target, in the order of models.
 func (m *modelled) of(target string) []string {
 	m.mu.Lock()
 	handlers := m.handlers[target]
@@ -206,7 +209,7 @@ func (m *modelled) of(target string) []string {
 	return handlers
 }
 
-// breaches returns what the models make of what arrived at a site, where they run closed routes.
+// breaches returns descriptions of the requests for which a model runs a closed route of the site.
 func (m *modelled) breaches(s labSite, arrivals []arrival) map[labBreach][]string {
 	out := make(map[labBreach][]string)
 	for _, a := range arrivals {
@@ -223,12 +226,12 @@ func (m *modelled) breaches(s labSite, arrivals []arrival) map[labBreach][]strin
 	return out
 }
 
-// ran says what became of a request that ran a closed route.
+// ran describes a request that ran a closed route.
 func (a *arrival) ran(handler string) string {
 	return fmt.Sprintf("%.120q arrived as %.120q and ran %q, cost %d", a.sent, a.target, handler, a.cost)
 }
 
-// report fails the test with the breaches.
+// report fails the test with the requests that ran closed routes.
 func report(t *testing.T, breaches map[labBreach][]string) {
 	t.Helper()
 	for _, at := range slices.SortedFunc(maps.Keys(breaches), func(a, b labBreach) int {

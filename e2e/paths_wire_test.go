@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// wireUpstream is an upstream that says in its answer which bytes arrived as the target
-// of the request, and the ID of the key. It reads requests itself: nothing is cleaned.
+// wireUpstream is an upstream that answers with the exact bytes of the request's target and the id
+// of the key. It parses requests itself, so that no library cleans the target.
 type wireUpstream struct{ addr string }
 
 func newWireUpstream(t testing.TB) *wireUpstream {
@@ -70,28 +70,28 @@ func serveWire(conn net.Conn) {
 	}
 }
 
-// arrival is what became of one request.
+// arrival is the result of one request.
 type arrival struct {
 	sent   string
 	status int
-	// reached reports whether the upstream was asked, target and key what arrived there.
+	// reached is true if the request reached the upstream. target and key are what arrived there.
 	reached     bool
 	target, key string
-	// cost is what the request took of the key's quota, as far as its headers say so.
+	// cost is what the request took from the key's quota, by the response's headers.
 	cost int64
 }
 
-// wire sends requests as raw bytes over one connection, several at once.
+// wire sends requests as raw bytes over one connection, several before their responses are read.
 type wire struct {
 	t      testing.TB
 	addr   string
 	method string
 	key    string
-	// left is the rest of the key's quota, -1 while it is unknown.
+	// left is the rest of the key's quota; -1 while it is unknown.
 	left int64
 }
 
-// batch is how many requests are sent before their answers are read.
+// batch is the number of requests that are sent before their responses are read.
 const batch = 64
 
 func (w *wire) request(target string) string {
@@ -106,14 +106,14 @@ func (w *wire) request(target string) string {
 	return w.method + " " + target + " HTTP/1.1\r\nHost: lab.test\r\n" + credential + length + "\r\n"
 }
 
-// wellFormed reports whether Go's server takes the target at all. It closes the connection
-// after one that it does not take.
+// wellFormed reports whether Go's server accepts the target. After any other target, the server
+// closes the connection.
 func (w *wire) wellFormed(target string) bool {
 	_, err := http.ReadRequest(bufio.NewReader(strings.NewReader(w.request(target))))
 	return err == nil
 }
 
-// send sends all targets in their order. Those that are not well-formed are left out.
+// send sends all targets in order, except those that are not well-formed.
 func (w *wire) send(targets []string) []arrival {
 	w.t.Helper()
 	var out []arrival
@@ -134,8 +134,8 @@ func (w *wire) send(targets []string) []arrival {
 	return out
 }
 
-// alone sends one target over a connection of its own, well-formed or not, and returns
-// the status, 0 where the connection was closed without an answer.
+// alone sends one target over a new connection, well-formed or not. It returns the status, or 0 if
+// the connection was closed without a response.
 func (w *wire) alone(target string) int {
 	conn, err := net.Dial("tcp", w.addr)
 	if err != nil {

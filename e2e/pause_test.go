@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// Stopped and continued, as by a debugger or a laptop's lid, it goes on where it was.
-func TestPaused(t *testing.T) {
+// A process that is suspended and continued, as by a debugger or a closed laptop, works on, and
+// notices expired keys.
+func TestProcessPaused(t *testing.T) {
 	t.Parallel()
 	s := &site{gateway: start(t, shipped(t, "Caddyfile.example"), newUpstream(t)), product: example}
 	s.tenant(t, "acme", nil)
@@ -19,5 +20,5 @@ func TestPaused(t *testing.T) {
 	time.Sleep(600 * time.Millisecond)
 	s.resume()
 	s.call(t, "GET", s.path, k.full).passed()
-	s.call(t, "GET", s.path, short.full).refused(http.StatusUnauthorized).problem("expired_key")
+	s.call(t, "GET", s.path, short.full).rejected(http.StatusUnauthorized).problem("expired_key")
 }

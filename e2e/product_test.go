@@ -14,16 +14,17 @@ import (
 	"time"
 )
 
-// product is one of the five, as its page describes its keys.
+// product is one of the five products, with the keys that its page describes.
 type product struct {
 	name string
-	// prefix of the keys that are made unless an environment is asked for.
+	// prefix is the prefix of keys that are created without an environment.
 	prefix string
-	// random is how many characters follow it, checksum how many of them end the key as one.
+	// random is the number of characters after the prefix. The last checksum characters of these
+	// are the checksum.
 	random, checksum int
-	// header is where keys are sent; "" for Authorization: Bearer.
+	// header is the header for keys; "" for Authorization: Bearer.
 	header string
-	// plan is one that lets requests pass, path one that needs a key.
+	// plan is a plan that lets requests pass, and path is a path that needs a key.
 	plan, path string
 }
 
@@ -37,21 +38,21 @@ var (
 	products = []product{convilyn, convoy, vilvik, converra, knouds}
 )
 
-// site is a product on a gateway.
+// site is a product that a gateway serves.
 type site struct {
 	*gateway
 	product
-	// mount is the path under which it stands.
+	// mount is the path prefix of the product.
 	mount string
 }
 
-// startProduct runs a product on the configuration that comes with it, as it is.
+// startProduct starts a gateway with the shipped configuration of a product.
 func startProduct(t testing.TB, p product) *site {
 	t.Helper()
 	return &site{gateway: start(t, shipped(t, "configs/"+p.name+".Caddyfile"), newUpstream(t)), product: p}
 }
 
-// call sends a request with a key, "" for none, where the product's keys are sent.
+// call sends a request with a key in the product's place for keys; "" for no key.
 func (s *site) call(t testing.TB, method, path, key string, header ...string) *answer {
 	t.Helper()
 	if key != "" {
@@ -60,7 +61,7 @@ func (s *site) call(t testing.TB, method, path, key string, header ...string) *a
 	return s.send(t, method, s.mount+path, "", header...)
 }
 
-// credential returns the header that carries a key.
+// credential returns the name and value of the header that carries a key.
 func (s *site) credential(key string) []string {
 	if s.header != "" {
 		return []string{s.header, key}
@@ -68,7 +69,7 @@ func (s *site) credential(key string) []string {
 	return []string{"Authorization", "Bearer " + key}
 }
 
-// manage calls the management API for the product's keyspace.
+// manage calls the management API for the keyspace of the product.
 func (s *site) manage(t testing.TB, method, path string, body any, header ...string) *answer {
 	t.Helper()
 	sep := "?"
@@ -78,7 +79,7 @@ func (s *site) manage(t testing.TB, method, path string, body any, header ...str
 	return s.api(t, method, path+sep+"keyspace="+s.name, body, header...)
 }
 
-// tenant makes a tenant; fields beside the slug may be stated.
+// tenant creates a tenant on the product's plan. fields adds or replaces fields.
 func (s *site) tenant(t testing.TB, slug string, fields record) record {
 	t.Helper()
 	body := record{"slug": slug, "plan": s.plan}
@@ -88,13 +89,13 @@ func (s *site) tenant(t testing.TB, slug string, fields record) record {
 	return s.manage(t, "POST", "/v1/tenants", body).want(http.StatusCreated).json()
 }
 
-// key is a key that was made.
+// key is a key that a test has created.
 type key struct {
 	id, full string
 	record   record
 }
 
-// key makes a key of a tenant.
+// key creates a key of a tenant.
 func (s *site) key(t testing.TB, tenant string, fields record) key {
 	t.Helper()
 	body := record{"name": "test"}
@@ -105,7 +106,7 @@ func (s *site) key(t testing.TB, tenant string, fields record) key {
 	return s.made(t, r)
 }
 
-// made reads the answer that holds a full key.
+// made returns the key in a response that contains a full key.
 func (s *site) made(t testing.TB, r record) key {
 	t.Helper()
 	k := key{r.text("id"), r.text("key"), r}
@@ -116,25 +117,25 @@ func (s *site) made(t testing.TB, r record) key {
 	return k
 }
 
-// post calls one of a key's verbs, which must do what is asked.
+// post calls an action of a key, such as revoke, and returns the response, which must be 200.
 func (s *site) post(t testing.TB, k key, verb string, body any) record {
 	t.Helper()
 	return s.manage(t, "POST", "/v1/keys/"+k.id+"/"+verb, body).want(http.StatusOK).json()
 }
 
-// patch changes a tenant or a key.
+// patch changes a tenant or a key, and returns the new record.
 func (s *site) patch(t testing.TB, path string, body record) record {
 	t.Helper()
 	return s.manage(t, "PATCH", path, body).want(http.StatusOK).json()
 }
 
-// read returns the record at a path.
+// read returns the record at a path of the management API.
 func (s *site) read(t testing.TB, path string) record {
 	t.Helper()
 	return s.manage(t, "GET", path, nil).want(http.StatusOK).json()
 }
 
-// balance returns what a tenant's credits are.
+// balance returns a tenant's balance of credits.
 func (s *site) balance(t testing.TB, slug string) int64 {
 	t.Helper()
 	n, ok := s.read(t, "/v1/tenants/"+slug+"/credits")["balance"].(float64)
@@ -146,7 +147,7 @@ func (s *site) balance(t testing.TB, slug string) int64 {
 
 const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
-// randomText returns n characters of base62.
+// randomText returns n random base62 characters.
 func randomText(n int) string {
 	b := make([]byte, n)
 	rand.Read(b)
@@ -156,8 +157,8 @@ func randomText(n int) string {
 	return string(b)
 }
 
-// checksum returns the last characters of a key whose others are body: the CRC-32 of
-// those after the prefix, as GitHub's tokens have it.
+// checksum returns the last n characters of a key: the CRC-32 of body, the characters after the
+// prefix. GitHub's tokens have the same checksum.
 func checksum(body string, n int) string {
 	sum := crc32.ChecksumIEEE([]byte(body))
 	b := bytes.Repeat([]byte{'0'}, n)
@@ -168,13 +169,13 @@ func checksum(body string, n int) string {
 	return string(b)
 }
 
-// unknown returns a key of the right shape that nobody made.
+// unknown returns a key of the right shape that does not exist.
 func (p product) unknown() string {
 	body := randomText(p.random - p.checksum)
 	return p.prefix + body + checksum(body, p.checksum)
 }
 
-// shaped checks that a full key is of the product's shape.
+// shaped checks that a full key has the product's shape.
 func (p product) shaped(t testing.TB, full string) {
 	t.Helper()
 	body, ok := strings.CutPrefix(full, p.prefix)
@@ -187,8 +188,8 @@ func (p product) shaped(t testing.TB, full string) {
 	}
 }
 
-// shownOnce checks that nothing gives a full key again: no read of the API and no
-// command, nor what is stored, in any encoding that could be undone.
+// shownOnce checks that the full key can't be read again: from no path of the API, no command and
+// no stored byte, in any reversible encoding.
 func (s *site) shownOnce(t *testing.T, k key) {
 	t.Helper()
 	var reads strings.Builder
@@ -210,7 +211,7 @@ func (s *site) shownOnce(t *testing.T, k key) {
 	if !strings.Contains(reads.String(), k.id) {
 		t.Error("the key is in no read at all")
 	}
-	// Beyond what may be shown, the prefix and the last four, nothing is.
+	// Reads may show the prefix and the last four characters, and nothing else of the key.
 	secret := strings.TrimPrefix(k.full, s.prefix)
 	hidden := k.full[12 : len(k.full)-4-s.checksum]
 	if len(hidden) < 16 {
@@ -219,7 +220,7 @@ func (s *site) shownOnce(t *testing.T, k key) {
 	if strings.Contains(reads.String(), hidden[:8]) {
 		t.Error("a read shows more of the key than its prefix and last four")
 	}
-	// By the time a gateway has stopped, everything is written.
+	// When a gateway has stopped, everything is written.
 	s.stop()
 	stored := s.stored()
 	for what, form := range map[string]string{
@@ -237,10 +238,10 @@ func (s *site) shownOnce(t *testing.T, k key) {
 	s.gateway.start()
 }
 
-// after returns a moment from now, as the API takes it.
+// after returns the time d from now in the API's format.
 func after(d time.Duration) string { return time.Now().Add(d).UTC().Format(time.RFC3339Nano) }
 
-// query returns a path with parameters; values is name, value, name, value.
+// query returns a path with query parameters. values holds names and values in turn.
 func query(path string, values ...string) string {
 	q := url.Values{}
 	for i := 0; i+1 < len(values); i += 2 {

@@ -13,10 +13,10 @@ import (
 	"time"
 )
 
-// plain is the keyspace of the configurations that these tests write themselves.
+// plain is the product of the configurations that caddyfile returns.
 var plain = product{name: "default", prefix: "kg_live_", random: 32, checksum: 6, plan: "free", path: "/"}
 
-// caddyfile returns a configuration of one site: options go into the keygate block,
+// caddyfile returns a configuration with one site. options go into the keygate block, and
 // directives into the site.
 func caddyfile(options, directives string) string {
 	return `{
@@ -35,13 +35,14 @@ func caddyfile(options, directives string) string {
 `
 }
 
-// startPlain runs a gateway on a configuration of our own.
+// startPlain starts a gateway with a configuration that caddyfile returned.
 func startPlain(t testing.TB, config string, env ...string) *site {
 	t.Helper()
 	return &site{gateway: start(t, written(t, config), newUpstream(t), env...), product: plain}
 }
 
-// load gives Caddy a new configuration, as `caddy reload` does, also where it is the same.
+// load sends Caddy a configuration, as `caddy reload` does. Caddy also reloads an unchanged
+// configuration.
 func (g *gateway) load(t testing.TB, config string) *answer {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
@@ -52,7 +53,7 @@ func (g *gateway) load(t testing.TB, config string) *answer {
 	}
 	r.Header.Set("Content-Type", "text/caddyfile")
 	r.Header.Set("Cache-Control", "must-revalidate")
-	// The admin endpoint is replaced too, so no connection to it is kept.
+	// The reload replaces the admin endpoint too, so its connection can't be kept.
 	r.Close = true
 	g.reloaded.Store(true)
 	resp, err := g.client.Do(r)
@@ -62,22 +63,22 @@ func (g *gateway) load(t testing.TB, config string) *answer {
 	return g.read(t, resp, "")
 }
 
-// reload is load of a configuration that must be taken.
+// reload loads a configuration, which Caddy must accept.
 func (g *gateway) reload(t testing.TB, config string) {
 	t.Helper()
 	g.load(t, config).want(http.StatusOK)
 }
 
-// caller sends one key's requests, and knows what the key deserves.
+// caller sends requests with one key, and knows the expected responses.
 type caller struct {
 	name, method, path, key string
-	// want is the status of every answer but those that also takes.
+	// want is the expected status, and also a second accepted one; 0 for none.
 	want, also int
-	// got counts the answers of want, others those of also.
+	// got counts the responses with the status want, and others those with the status also.
 	got, others atomic.Int64
 }
 
-// traffic is callers that go on sending until they are stopped.
+// traffic is a number of workers that send requests until they are stopped.
 type traffic struct {
 	stopping chan struct{}
 	done     sync.WaitGroup
@@ -86,7 +87,7 @@ type traffic struct {
 	wrong    []string
 }
 
-// send has workers send all callers' requests in turn, each worker in its own pace.
+// traffic starts workers that send the requests of all callers in turn, with a pause before each.
 func (s *site) traffic(workers int, pause time.Duration, callers ...*caller) *traffic {
 	tr := &traffic{stopping: make(chan struct{})}
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: workers}, Timeout: patience}
@@ -110,13 +111,12 @@ func (s *site) traffic(workers int, pause time.Duration, callers ...*caller) *tr
 	return tr
 }
 
-// call sends one request and says what is wrong with the answer.
+// call sends one request and returns an error for an unexpected response.
 //
-// A connection that was opened just before its server is replaced may be closed before
-// any answer: net/http gives up connections whose first request comes after Shutdown, and the
-// kernel those that wait in a closed listener's queue. No handler has met such a request, ours
-// neither, and a Caddy without Keygate does the same; clients send it again, as
-// they do by themselves where a connection was used before.
+// A connection that was opened just before a reload may be closed before any response. net/http
+// closes connections whose first request comes after Shutdown, and the kernel closes those in a
+// closed listener's queue. No handler has seen such a request, and Caddy without Keygate behaves
+// the same. Like clients that reuse a connection, call sends the request again.
 func (c *caller) call(client *http.Client, s *site) (err error) {
 	for range 5 {
 		var unanswered bool
@@ -142,13 +142,13 @@ func (c *caller) try(client *http.Client, s *site) (unanswered bool, err error) 
 	r.Header.Set("Authorization", "Bearer "+c.key)
 	used := false
 	r = r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
-		// net/http itself may send it again, on another connection.
+		// net/http itself may send the request again, over another connection.
 		GetConn: func(string) { used = false },
 		GotConn: func(i httptrace.GotConnInfo) { used = i.Reused },
 	}))
 	resp, err := client.Do(r)
 	if err != nil {
-		// A connection that had served before is never excused.
+		// A connection that has served a request before must not fail.
 		return !used, fmt.Errorf("%s: %w", c.name, err)
 	}
 	body, err := io.ReadAll(resp.Body)
@@ -174,7 +174,7 @@ func (tr *traffic) note(what string) {
 	}
 }
 
-// stop ends the traffic, none of which may have failed, and says how many requests there were.
+// stop stops the traffic, fails the test for failed requests, and returns the number of requests.
 func (tr *traffic) stop(t testing.TB) int64 {
 	t.Helper()
 	close(tr.stopping)

@@ -29,7 +29,7 @@ const reloadPlans = `
 		}
 `
 
-// No reload fails a request or forgets what was spent.
+// Reloads under load fail no request, and keep the state of limits, credits and failures.
 func TestReloadUnderLoad(t *testing.T) {
 	t.Parallel()
 	s := startPlain(t, caddyfile(reloadPlans, "keygate"))
@@ -65,16 +65,16 @@ func TestReloadUnderLoad(t *testing.T) {
 			s.call(t, "GET", "/", spend.key).passed()
 		}
 	}
-	// The address's failures are spent too.
+	// The failures of this address are used up too.
 	for range 5 {
-		s.call(t, "GET", "/", s.unknown()).refused(http.StatusUnauthorized)
+		s.call(t, "GET", "/", s.unknown()).rejected(http.StatusUnauthorized)
 	}
 	callers = append(callers, &caller{name: "unknown", key: s.unknown(), want: http.StatusTooManyRequests})
 
 	tr := s.traffic(6, time.Millisecond, callers...)
 	const reloads = 20
 	for i := range reloads {
-		// Every other one changes something; all of them build everything again.
+		// Every second reload changes the configuration. Every reload builds all handlers again.
 		s.reload(t, caddyfile(reloadPlans, "keygate\n\theader X-Version "+strconv.Itoa(i/2)))
 		before := tr.sent.Load()
 		testkit.Eventually(t, "requests between reloads", func() bool { return tr.sent.Load() > before+50 })
@@ -86,7 +86,7 @@ func TestReloadUnderLoad(t *testing.T) {
 			t.Errorf("%s: no request at all", c.name)
 		}
 	}
-	// A token of 60/h is back each minute.
+	// The bucket of 60/h regains a token each minute.
 	if back := int64(time.Since(spent)/time.Minute) + 1; slow.others.Load() > back {
 		t.Errorf("a spent bucket of 60/h let %d pass over %d reloads", slow.others.Load(), reloads)
 	}
@@ -95,7 +95,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	}
 }
 
-// Reloads leave nothing behind.
+// The number of goroutines and the heap do not grow with the number of reloads.
 func TestReloadGrowth(t *testing.T) {
 	t.Parallel()
 	s := startPlain(t, caddyfile(reloadPlans, "keygate"))
@@ -106,8 +106,8 @@ func TestReloadGrowth(t *testing.T) {
 		callers = append(callers, &caller{name: slug, key: s.key(t, slug, nil).full, want: http.StatusOK})
 	}
 	measure := func() (goroutines, heap int64) {
-		// Old servers go first, and the connections that Caddy's former transports keep to
-		// the upstream for two minutes.
+		// First the old servers must end, and the connections that Caddy's former transports keep
+		// to the upstream for two minutes.
 		s.upstream.server.CloseClientConnections()
 		for range 3 {
 			time.Sleep(100 * time.Millisecond)
@@ -130,7 +130,8 @@ func TestReloadGrowth(t *testing.T) {
 	if g2 > g1+5 {
 		t.Errorf("%d goroutines after 10 reloads, %d after 40", g1, g2)
 	}
-	// A configuration that stayed, with its handlers and key states, would be far more.
+	// A former configuration that stayed in memory, with its handlers and the states of keys,
+	// would need far more.
 	if h2 > h1+30*32<<10 {
 		t.Errorf("%d KiB of heap after 10 reloads, %d KiB after 40", h1>>10, h2>>10)
 	}
@@ -150,7 +151,7 @@ func (g *gateway) pprof(t testing.TB, path string) string {
 	return g.read(t, resp, "").want(http.StatusOK).body
 }
 
-// first returns the number that a pattern finds.
+// first returns the number in the first match of a pattern.
 func first(t testing.TB, text, pattern string) int64 {
 	t.Helper()
 	m := regexp.MustCompile(pattern).FindStringSubmatch(text)
@@ -164,7 +165,7 @@ func first(t testing.TB, text, pattern string) int64 {
 	return n
 }
 
-// A plan that changes takes effect on keys in use, with what they spent carried over.
+// A changed plan applies to keys in use, and their spending carries over.
 func TestReloadPlans(t *testing.T) {
 	t.Parallel()
 	plans := func(rate, quota, more string) string {
@@ -180,43 +181,43 @@ func TestReloadPlans(t *testing.T) {
 	left := func(want int64) {
 		t.Helper()
 		a := s.call(t, "GET", "/", k.full).passed()
-		// Now and then a token comes back meanwhile.
+		// A token may return while the requests run.
 		if got := a.number("X-RateLimit-Remaining"); got < want || got > want+1 {
 			t.Errorf("%d left, want %d", got, want)
 		}
 	}
-	left(19) // 60 - 41
+	left(19) // 60 tokens minus 41 requests.
 	s.reload(t, plans("100/h", "100/month", gone))
-	left(58) // 100 - 42, of both
+	left(58) // 100 tokens minus 42 requests, by rate and quota.
 	s.reload(t, plans("30/h", "100/month", gone))
-	a := s.call(t, "GET", "/", k.full).refused(http.StatusTooManyRequests)
+	a := s.call(t, "GET", "/", k.full).rejected(http.StatusTooManyRequests)
 	if a.number("X-RateLimit-Limit") != 30 || a.problem("rate_limited") == nil {
 		t.Errorf("a plan that shrank: %v", a.header)
 	}
 	s.reload(t, plans("1000/h", "45/month", gone))
 	left(2)
 	s.reload(t, plans("1000/h", "42/month", gone))
-	s.call(t, "GET", "/", k.full).refused(http.StatusTooManyRequests).problem("quota_exceeded")
+	s.call(t, "GET", "/", k.full).rejected(http.StatusTooManyRequests).problem("quota_exceeded")
 	s.reload(t, plans("1000/h", "50/month", gone))
-	left(6) // 43 were let pass
+	left(6) // 43 requests have passed.
 
-	// A plan that tenants hold can't vanish.
+	// A reload that removes a plan with tenants is rejected.
 	for i := range 3 {
 		s.tenant(t, fmt.Sprintf("left-%d", i), record{"plan": "gone"})
 	}
 	last := s.key(t, "left-0", nil)
 	if a := s.load(t, plans("1/h", "1/month", "")); a.status == http.StatusOK || !strings.Contains(a.body, "3 tenants are on plan 'gone'") {
-		t.Errorf("a plan vanished: %d %s", a.status, a.body)
+		t.Errorf("a plan with tenants was removed: %d %s", a.status, a.body)
 	}
 	s.call(t, "GET", "/", last.full).passed()
 	left(5)
 	s.reload(t, plans("1000/h", "50/month", "\t\tplan heir {\n\t\t\twas gone\n\t\t\trate 7/h\n\t\t}\n\t\tdefault_plan free\n"))
 	a = s.call(t, "GET", "/", last.full).passed()
 	if a.number("X-RateLimit-Limit") != 7 || a.reached.header.Get("X-Tenant-Plan") != "heir" {
-		t.Errorf("who held the former plan: limit %s, plan %s", a.header.Get("X-RateLimit-Limit"), a.reached.header.Get("X-Tenant-Plan"))
+		t.Errorf("a tenant of the former plan: limit %s, plan %s", a.header.Get("X-RateLimit-Limit"), a.reached.header.Get("X-Tenant-Plan"))
 	}
-	testkit.Eventually(t, "the tenants' move", func() bool { return s.read(t, "/v1/tenants/left-2").text("plan") == "heir" })
-	// Now nobody holds it.
+	testkit.Eventually(t, "the tenants are on the new plan", func() bool { return s.read(t, "/v1/tenants/left-2").text("plan") == "heir" })
+	// No tenant is on the former plan any more, so `was` can be removed.
 	s.reload(t, plans("1000/h", "50/month", "\t\tplan heir {\n\t\t\trate 7/h\n\t\t}\n\t\tdefault_plan free\n"))
 	a = s.call(t, "GET", "/", last.full).passed()
 	if got := a.number("X-RateLimit-Remaining"); got != 5 {
@@ -224,8 +225,8 @@ func TestReloadPlans(t *testing.T) {
 	}
 }
 
-// A configuration that does not come up because of another app changes nothing.
-func TestReloadRefused(t *testing.T) {
+// If a reload fails because of another app, keys, plans and tenants stay unchanged.
+func TestReloadRejected(t *testing.T) {
 	t.Parallel()
 	good := caddyfile("\t\tplan free {\n\t\t\trate 60/h\n\t\t}\n\t\tplan old\n\t\tdefault_plan free\n", "keygate")
 	s := startPlain(t, good)
@@ -243,17 +244,17 @@ func TestReloadRefused(t *testing.T) {
 	bad := caddyfile("\t\tplan free {\n\t\t\trate 5/h\n\t\t}\n\t\tplan new {\n\t\t\twas old\n\t\t}\n\t\tdefault_plan new\n", "keygate {\n\t\tpublic /\n\t}") +
 		"\nhttp://" + ln.Addr().String() + " {\n\trespond ok\n}\n"
 	remaining := int64(49)
-	// Caddy starts apps in no order.
+	// Caddy starts the apps in random order, so the test repeats the reload.
 	for range 6 {
 		if a := s.load(t, bad); a.status == http.StatusOK {
-			t.Fatal("a port that is taken was listened on")
+			t.Fatal("a configuration with a port in use was loaded")
 		}
 		a := s.call(t, "GET", "/", k.full).passed()
 		if got := a.number("X-RateLimit-Remaining"); a.number("X-RateLimit-Limit") != 60 || got < remaining || got > remaining+1 {
-			t.Fatalf("after a refused reload: %d of %d left, want %d of 60", got, a.number("X-RateLimit-Limit"), remaining)
+			t.Fatalf("after a rejected reload: %d of %d left, want %d of 60", got, a.number("X-RateLimit-Limit"), remaining)
 		}
 		remaining--
-		s.send(t, "GET", "/", "").refused(http.StatusUnauthorized)
+		s.send(t, "GET", "/", "").rejected(http.StatusUnauthorized)
 		if got := s.read(t, "/v1/tenants/former").text("plan"); got != "old" {
 			t.Fatalf("the tenant was moved to %s", got)
 		}
@@ -263,14 +264,14 @@ func TestReloadRefused(t *testing.T) {
 		}
 		slug := randomText(8)
 		if s.manage(t, "POST", "/v1/tenants", record{"slug": slug}).want(http.StatusCreated).json().text("plan") != "free" {
-			t.Fatal("the refused configuration's default plan was taken")
+			t.Fatal("the default plan of the rejected configuration is in effect")
 		}
 	}
 	s.reload(t, good)
 	s.call(t, "GET", "/", k.full).passed()
 }
 
-// Peppers: a wrong one is noticed, a new one takes over.
+// A reload with a wrong pepper is rejected, and a new pepper replaces the former one.
 func TestReloadPeppers(t *testing.T) {
 	t.Parallel()
 	const one, two = "the first pepper of this test", "another pepper, of later on"
@@ -289,7 +290,7 @@ func TestReloadPeppers(t *testing.T) {
 	s.tenant(t, "acme", nil)
 	before := s.key(t, "acme", nil)
 	s.reload(t, with(one))
-	s.call(t, "GET", "/", before.full).passed() // rehashed soon
+	s.call(t, "GET", "/", before.full).passed() // The key's digest is soon stored under the new pepper.
 	first := s.key(t, "acme", nil)
 	unused := s.key(t, "acme", nil)
 
@@ -303,8 +304,9 @@ func TestReloadPeppers(t *testing.T) {
 	for _, k := range used {
 		s.call(t, "GET", "/", k.full).passed()
 	}
-	// With the former pepper gone, those that were used since go on; the other can't.
-	testkit.Eventually(t, "the rehashing", func() bool {
+	// Without the former pepper, the keys that were used since the change still work. The unused
+	// key does not.
+	testkit.Eventually(t, "the keys are stored under the new pepper", func() bool {
 		s.reload(t, with(two))
 		for _, k := range used {
 			if s.call(t, "GET", "/", k.full).status != http.StatusOK {
@@ -314,12 +316,12 @@ func TestReloadPeppers(t *testing.T) {
 		}
 		return true
 	})
-	s.call(t, "GET", "/", unused.full).refused(http.StatusUnauthorized)
+	s.call(t, "GET", "/", unused.full).rejected(http.StatusUnauthorized)
 	s.reload(t, with(two, one))
 	s.call(t, "GET", "/", unused.full).passed()
 	s.stop()
 
-	// At the start it is the same.
+	// At the start, a wrong pepper is rejected too.
 	for _, wrong := range []string{with(), with("neither the one nor the other")} {
 		s.config = written(t, wrong)
 		r := s.command(t, "", "run", "--config", s.config, "--adapter", "caddyfile").exits(1)
@@ -334,7 +336,7 @@ func TestReloadPeppers(t *testing.T) {
 	}
 }
 
-// A keyspace comes and goes, and what was in it is there when it comes back.
+// A keyspace that a reload removes and another adds again has all its data.
 func TestReloadKeyspaces(t *testing.T) {
 	t.Parallel()
 	one := caddyfile("\t\tkeyspace a {\n\t\t\tprefix a_live_\n\t\t\tplan free\n\t\t}\n", "keygate a")
@@ -353,18 +355,18 @@ func TestReloadKeyspaces(t *testing.T) {
 		a.call(t, "GET", "/x", ka.full).passed()
 		b.call(t, "GET", "/x", kb.full).passed()
 	}
-	b.call(t, "GET", "/x", kb.full).refused(http.StatusTooManyRequests)
-	a.call(t, "GET", "/b/x", ka.full).refused(http.StatusUnauthorized)
+	b.call(t, "GET", "/x", kb.full).rejected(http.StatusTooManyRequests)
+	a.call(t, "GET", "/b/x", ka.full).rejected(http.StatusUnauthorized)
 	a.reload(t, one)
 	a.call(t, "GET", "/x", ka.full).passed()
-	a.call(t, "GET", "/b/x", kb.full).refused(http.StatusUnauthorized)
+	a.call(t, "GET", "/b/x", kb.full).rejected(http.StatusUnauthorized)
 	b.manage(t, "GET", "/v1/tenants/acme", nil).want(http.StatusNotFound)
 	a.reload(t, both)
-	b.call(t, "GET", "/x", kb.full).refused(http.StatusTooManyRequests)
+	b.call(t, "GET", "/x", kb.full).rejected(http.StatusTooManyRequests)
 	b.read(t, "/v1/keys/"+kb.id)
 }
 
-// A stream that is open goes on over reloads, and ends with its key.
+// An open stream continues over reloads, and ends when its key is revoked.
 func TestReloadStreams(t *testing.T) {
 	t.Parallel()
 	config := func(version string) string {
@@ -392,7 +394,7 @@ func TestReloadStreams(t *testing.T) {
 		}
 		defer conn.Close()
 		_, _ = conn.Write([]byte("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"))
-		_, _ = io.Copy(conn, rw) // an echo
+		_, _ = io.Copy(conn, rw) // The handler echoes what it reads.
 	})
 	s.tenant(t, "acme", nil)
 	k := s.key(t, "acme", nil)
@@ -404,7 +406,7 @@ func TestReloadStreams(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	events := bufio.NewReader(resp.Body)
-	hears := func() error {
+	readEvent := func() error {
 		_, err := events.ReadString('\n')
 		return err
 	}
@@ -426,12 +428,12 @@ func TestReloadStreams(t *testing.T) {
 		}
 		got, err := in.ReadString('\n')
 		if err == nil && strings.TrimSpace(got) != text {
-			err = fmt.Errorf("heard %q", got)
+			err = fmt.Errorf("the echo is %q", got)
 		}
 		return err
 	}
 	for i := range 5 {
-		if err := hears(); err != nil {
+		if err := readEvent(); err != nil {
 			t.Fatalf("the event stream after %d reloads: %v", i, err)
 		}
 		if err := echoes("hello " + strconv.Itoa(i)); err != nil {
@@ -439,19 +441,19 @@ func TestReloadStreams(t *testing.T) {
 		}
 		s.reload(t, config(strconv.Itoa(i+1)))
 	}
-	// Both count against the key's three, under the new configuration too.
+	// Under the new configuration, both streams still count against the key's three slots.
 	s.call(t, "GET", "/", k.full).passed()
 	r, _ = s.request(t, "GET", "/events", "", "Authorization", "Bearer "+k.full)
 	third, err := s.client.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.call(t, "GET", "/", k.full).refused(http.StatusTooManyRequests).problem("concurrency_exceeded")
+	s.call(t, "GET", "/", k.full).rejected(http.StatusTooManyRequests).problem("concurrency_exceeded")
 	third.Body.Close()
 	s.post(t, k, "revoke", nil)
 	ended := make(chan error, 2)
 	go func() {
-		for hears() == nil {
+		for readEvent() == nil {
 		}
 		ended <- nil
 	}()

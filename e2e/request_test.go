@@ -14,19 +14,20 @@ import (
 	"testing"
 )
 
-// answer is what came back of one request, and what the upstream saw of it.
+// answer is the response to one request, and the request as the upstream saw it.
 type answer struct {
 	t      testing.TB
 	asked  string
 	status int
 	header http.Header
 	body   string
-	// reached is the request as the upstream saw it; nil where it never came.
+	// reached is the request as the upstream saw it; nil if the request did not reach the
+	// upstream.
 	reached *seen
 }
 
-// send sends a request to the gateway's site and reads the whole answer. header is
-// name, value, name, value; a name may repeat.
+// send sends a request to the gateway's site and reads the response. header holds names and values
+// in turn; names may repeat.
 func (g *gateway) send(t testing.TB, method, target, body string, header ...string) *answer {
 	t.Helper()
 	for try := 0; ; try++ {
@@ -41,15 +42,14 @@ func (g *gateway) send(t testing.TB, method, target, body string, header ...stri
 	}
 }
 
-// cutOff says that a connection was closed before any handler met its request, because
-// the server was replaced meanwhile: the kernel closes those that wait in a closed listener's queue.
-// A Caddy without Keygate does the same.
+// cutOff reports whether a reload closed the connection before any handler saw the request: the
+// kernel closes connections in a closed listener's queue. Caddy without Keygate behaves the same.
 func (g *gateway) cutOff(err error, tag string) bool {
 	closed := errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF)
 	return closed && g.reloaded.Load() && g.upstream != nil && g.upstream.got(tag) == nil
 }
 
-// request makes a request to the site, with its tag.
+// request returns a request to the site, and its tag.
 func (g *gateway) request(t testing.TB, method, target, body string, header ...string) (*http.Request, string) {
 	t.Helper()
 	var in io.Reader
@@ -93,7 +93,7 @@ func (a *answer) want(status int) *answer {
 	return a
 }
 
-// passed checks that the gateway let the request pass, and the upstream said 200.
+// passed checks that the gateway forwarded the request and the upstream answered 200.
 func (a *answer) passed() *answer {
 	a.t.Helper()
 	a.want(http.StatusOK)
@@ -103,12 +103,12 @@ func (a *answer) passed() *answer {
 	return a
 }
 
-// refused checks that the gateway refused, and that the upstream never heard of it.
-func (a *answer) refused(status int) *answer {
+// rejected checks that the gateway answered with this status and did not forward the request.
+func (a *answer) rejected(status int) *answer {
 	a.t.Helper()
 	a.want(status)
 	if a.reached != nil {
-		a.t.Fatalf("%s: %d, but the upstream was asked", a.asked, a.status)
+		a.t.Fatalf("%s: %d, but the request reached the upstream", a.asked, a.status)
 	}
 	switch status {
 	case http.StatusUnauthorized:
@@ -128,7 +128,7 @@ func (a *answer) refused(status int) *answer {
 	return a
 }
 
-// says checks that the body is this JSON value.
+// says checks that the body is the JSON value want.
 func (a *answer) says(want string) *answer {
 	a.t.Helper()
 	var w any
@@ -149,7 +149,7 @@ func (a *answer) any() (v any) {
 	return v
 }
 
-// json returns the body, which must be an object.
+// json returns the body, which must be a JSON object.
 func (a *answer) json() record {
 	a.t.Helper()
 	m, ok := a.any().(map[string]any)
@@ -159,7 +159,7 @@ func (a *answer) json() record {
 	return m
 }
 
-// problem checks that the body is a problem with this code, as RFC 9457 has it.
+// problem checks that the body is a problem (RFC 9457) with this code, and returns it.
 func (a *answer) problem(code string) record {
 	a.t.Helper()
 	p := a.json()
@@ -170,16 +170,16 @@ func (a *answer) problem(code string) record {
 	return p
 }
 
-// one returns the value of a header, which must not stand twice.
+// one returns the value of a header that must not be repeated.
 func (a *answer) one(name string) string {
 	a.t.Helper()
 	if v := a.header.Values(name); len(v) > 1 {
-		a.t.Errorf("%s: %s stands %d times: %q", a.asked, name, len(v), v)
+		a.t.Errorf("%s: %s is repeated %d times: %q", a.asked, name, len(v), v)
 	}
 	return a.header.Get(name)
 }
 
-// number returns a header that must be a number.
+// number returns the value of a header that must be a number.
 func (a *answer) number(name string) int64 {
 	a.t.Helper()
 	n, err := strconv.ParseInt(a.one(name), 10, 64)
@@ -192,19 +192,19 @@ func (a *answer) number(name string) int64 {
 // record is a JSON object.
 type record map[string]any
 
-// text returns a field that is a string; "" where it is none.
+// text returns a field that is a string, or "".
 func (r record) text(name string) string {
 	s, _ := r[name].(string)
 	return s
 }
 
-// list returns a field that is a list.
+// list returns a field that is a list, or nil.
 func (r record) list(name string) []any {
 	l, _ := r[name].([]any)
 	return l
 }
 
-// records returns a field that is a list of objects.
+// records returns the objects in a field that is a list.
 func (r record) records(name string) []record {
 	var out []record
 	for _, v := range r.list(name) {

@@ -18,7 +18,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// output collects what a process writes.
+// output collects the output of a process. Safe for concurrent use.
 type output struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -36,12 +36,12 @@ func (o *output) String() string {
 	return o.b.String()
 }
 
-// What `make run` runs: a gateway on Caddyfile.example with a demo API behind it, a key
-// on the first start, and a curl that works until the plan's limit.
+// `make run` starts a gateway with Caddyfile.example and a demo API. The first start prints a key
+// and a curl command, which works until the plan's limit is reached.
 func TestRun(t *testing.T) {
 	t.Parallel()
 	g := prepare(t, shipped(t, "Caddyfile.example"), nil)
-	// run runs the demo until f returns.
+	// run runs the demo until f returns. f is called when the demo has printed wait.
 	run := func(wait string, f func(printed string)) {
 		t.Helper()
 		var out output
@@ -88,7 +88,7 @@ func TestRun(t *testing.T) {
 		request = m[2:]
 		a := g.send(t, "GET", m[2], "", m[3], m[4]).want(http.StatusOK)
 		if r := a.json(); r["tenant"] != "demo" || r["authorization"] != "" {
-			t.Errorf("the demo API says %v", r)
+			t.Errorf("the demo API answers %v", r)
 		}
 		limit := 60
 		if !strings.Contains(printed, "60 requests a minute") || a.number("X-RateLimit-Limit") != int64(limit) {
@@ -112,7 +112,7 @@ func TestRun(t *testing.T) {
 		g.send(t, "GET", "/readyz", "").want(http.StatusOK)
 		g.send(t, "GET", m[2], "").want(http.StatusUnauthorized)
 	})
-	// The second start makes no other key, and the first one's goes on.
+	// A second start creates no other key, and the first key still works.
 	run("shown at the first start", func(printed string) {
 		if strings.Contains(printed, "curl -i") {
 			t.Error("a second start prints another key")
@@ -123,7 +123,7 @@ func TestRun(t *testing.T) {
 	})
 }
 
-// Every configuration that comes with the gateway is valid as it is, and finding that out leaves nothing behind.
+// Every shipped configuration is valid, and `caddy validate` leaves no files behind.
 func TestValidate(t *testing.T) {
 	t.Parallel()
 	configs, err := filepath.Glob(shipped(t, "configs/*.Caddyfile"))
@@ -145,7 +145,7 @@ func TestValidate(t *testing.T) {
 			}
 			_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 				if err != nil || !d.IsDir() {
-					t.Errorf("it left %s behind (%v)", path, err)
+					t.Errorf("validate left %s behind (%v)", path, err)
 				}
 				return nil
 			})
@@ -164,8 +164,9 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// The exit statuses of the commands: 0 done, 1 refused or failed, 2 wrong usage. Each kind
-// of mistake once, since each is a process; the commands' own tests know them all.
+// Commands exit with 0 after success, 1 if the gateway rejects the request or fails, and 2 after
+// wrong usage. Each kind of mistake is tested once, since each run is a process; the tests of the
+// commands cover the rest.
 func TestExitStatuses(t *testing.T) {
 	t.Parallel()
 	g := start(t, shipped(t, "Caddyfile.example"), newUpstream(t))
@@ -219,7 +220,7 @@ func TestExitStatuses(t *testing.T) {
 			t.Errorf("%s: no reason on standard error", r.command)
 		}
 	}
-	// The key of verify and explain comes from standard input, or from a file.
+	// verify and explain read the key from standard input or from a file.
 	on := []string{"--address", g.adminAddr, "--method", "GET", "--path", "/v1/x"}
 	if r := g.command(t, full+"\n", append([]string{"keygate", "verify"}, on...)...).exits(0); !strings.Contains(r.out, "allowed") || strings.Contains(r.out, full) {
 		t.Errorf("verify prints %s", r.out)
@@ -238,6 +239,6 @@ func TestExitStatuses(t *testing.T) {
 	g.keygate(t, "tenant", "delete", "acme").exits(0)
 	g.stop()
 	if r := g.keygate(t, "status", "--start-wait", "0s").exits(1); !strings.Contains(r.err, g.adminAddr) {
-		t.Errorf("without a gateway the command says %s", r.err)
+		t.Errorf("without a gateway the command prints %s", r.err)
 	}
 }

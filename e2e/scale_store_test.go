@@ -14,10 +14,10 @@ import (
 	_ "modernc.org/sqlite"
 )
 
-// keysPerTenant is how many keys each tenant of a big store has.
+// keysPerTenant is the number of keys of each tenant in a big store.
 const keysPerTenant = 10
 
-// bigKey returns the i-th key of a big store: any part of it can be had again.
+// bigKey returns the i-th key of a big store. Equal i give equal keys.
 func bigKey(i int) string {
 	var seed [32]byte
 	copy(seed[:], strconv.Itoa(i))
@@ -30,8 +30,8 @@ func bigKey(i int) string {
 	return plain.prefix + string(b) + checksum(string(b), plain.checksum)
 }
 
-// fillStore puts n keys into the gateway's database, which must be stopped: straight
-// into the tables, because a million through the management API take an hour.
+// fillStore inserts n keys into the database of a stopped gateway. It writes to the tables, since
+// creating a million keys with the management API would take an hour.
 func fillStore(t testing.TB, s *site, n int) {
 	t.Helper()
 	begun := time.Now()
@@ -50,7 +50,7 @@ func fillStore(t testing.TB, s *site, n int) {
 	for _, pragma := range []string{"journal_mode=DELETE", "synchronous=OFF", "locking_mode=EXCLUSIVE", "cache_size=-400000", "temp_store=MEMORY"} {
 		exec("PRAGMA " + pragma)
 	}
-	// Indexes that are made at the end are made by sorting.
+	// Creating the indexes at the end is faster, since SQLite then sorts all rows at once.
 	var indexes []string
 	rows, err := db.Query(`SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL AND tbl_name IN ('tenants', 'keys', 'secrets')`)
 	if err != nil {

@@ -39,7 +39,7 @@ func TestTenMillionKeys(t *testing.T) {
 	s.useMany(t, 10_000_000, 100_000)
 }
 
-// bigSite returns a stopped gateway whose store holds n keys.
+// bigSite returns a stopped gateway with n keys in its store.
 func bigSite(t *testing.T, n int) *site {
 	s := &site{gateway: prepare(t, written(t, caddyfile(scaleConfig, "keygate")), newUpstream(t)), product: plain}
 	s.upstream.server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -51,15 +51,14 @@ func bigSite(t *testing.T, n int) *site {
 	return s
 }
 
-// machine says how busy the machine is, which every figure depends on.
+// machine returns the load of the machine, on which all measurements depend.
 func machine() string {
 	b, _ := os.ReadFile("/proc/loadavg")
 	load, _, _ := strings.Cut(string(b), " ")
 	return "load " + load
 }
 
-// startTimed starts the gateway and says how long it took until a key was let pass,
-// and until unknown keys need no look-up.
+// startTimed starts the gateway and logs the time until the first request passes.
 func (s *site) startTimed(t *testing.T) {
 	begun := time.Now()
 	done := make(chan struct{})
@@ -73,7 +72,7 @@ func (s *site) startTimed(t *testing.T) {
 	t.Logf("start: the first request was let pass after %v; RSS %d MiB (%s)", first.Round(time.Millisecond), s.rss(t)>>20, machine())
 }
 
-// rss returns the process's resident memory.
+// rss returns the resident memory of the process in bytes.
 func (s *site) rss(t *testing.T) int64 {
 	t.Helper()
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(s.process.Process.Pid) + "/status")
@@ -87,8 +86,8 @@ func (s *site) heap(t *testing.T) int64 {
 	return first(t, s.pprof(t, "/debug/pprof/heap?gc=1&debug=1"), `# HeapAlloc = (\d+)`)
 }
 
-// firstUse uses n keys for the first time, and each once more, one request after
-// another, and says how much longer a first use takes.
+// firstUse uses n random keys twice, one request after another, and logs how long first and second
+// uses take.
 func (s *site) firstUse(t *testing.T, of, n int) {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 4}}
 	defer client.CloseIdleConnections()
@@ -112,7 +111,7 @@ func (s *site) firstUse(t *testing.T, of, n int) {
 	t.Logf("first use over HTTP: p50 %v, p99 %v; second use: p50 %v, p99 %v (%s)",
 		quantile(cold, 0.5), quantile(cold, 0.99), quantile(warm, 0.5), quantile(warm, 0.99), machine())
 	a, q := checks()
-	t.Logf("in the process, judging took over a millisecond for %.2f %% of the first uses", float64(a-all-(q-quick))/float64(n)*100)
+	t.Logf("inside the process, the check took over a millisecond for %.2f %% of the first uses", float64(a-all-(q-quick))/float64(n)*100)
 }
 
 func quantile(d []time.Duration, q float64) time.Duration {
@@ -120,7 +119,7 @@ func quantile(d []time.Duration, q float64) time.Duration {
 	return d[min(len(d)-1, int(q*float64(len(d))))].Round(time.Microsecond)
 }
 
-// useMany uses the last n keys, all of their tenants, and says what memory that takes.
+// useMany uses the last n keys once, and logs the memory that this takes.
 func (s *site) useMany(t *testing.T, of, n int) {
 	empty := s.heap(t)
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
@@ -155,13 +154,13 @@ func (s *site) useMany(t *testing.T, of, n int) {
 	}
 }
 
-// flood sends valid requests at a steady rate, by turns alone and beside twice as many
-// well-formed unknown keys from the same address, most of which its limit of failures
-// refuses. Turns are short and many, so that what else the machine does
-// meets both alike; compared are the medians of the turns' p99.
+// flood sends valid requests at a steady rate, in turns with and without a flood of unknown keys.
+// The flood comes from the same address, whose limit of failures rejects most of it. The turns are
+// short and many, so that other load on the machine affects both kinds alike. flood compares the
+// medians of the turns' p99.
 func (s *site) flood(t *testing.T, of int) {
 	const (
-		rate  = 300 // valid requests a second
+		rate  = 300 // the number of valid requests a second
 		turns = 15
 		turn  = 2 * time.Second
 	)
@@ -187,10 +186,10 @@ func (s *site) flood(t *testing.T, of int) {
 			p50s[i], p99s[i] = append(p50s[i], quantile(took, 0.5)), append(p99s[i], quantile(took, 0.99))
 		}
 	}
-	alone, beside := quantile(p99s[0], 0.5), quantile(p99s[1], 0.5)
-	ratio := float64(beside) / float64(alone)
-	t.Logf("%d valid requests at %d a second: alone p50 %v, p99 %v; beside %d unknown keys a second p50 %v, p99 %v: ratio %.2f (%s)",
-		requests, rate, quantile(p50s[0], 0.5), alone, 2*rate, quantile(p50s[1], 0.5), beside, ratio, machine())
+	alone, withFlood := quantile(p99s[0], 0.5), quantile(p99s[1], 0.5)
+	ratio := float64(withFlood) / float64(alone)
+	t.Logf("%d valid requests at %d a second: alone p50 %v, p99 %v; with a flood of %d unknown keys a second p50 %v, p99 %v: ratio %.2f (%s)",
+		requests, rate, quantile(p50s[0], 0.5), alone, 2*rate, quantile(p50s[1], 0.5), withFlood, ratio, machine())
 	if failed > 0 {
 		t.Errorf("%d requests failed", failed)
 	}
@@ -199,8 +198,8 @@ func (s *site) flood(t *testing.T, of int) {
 	}
 }
 
-// paced sends requests at a rate, whether or not the former ones were answered, and
-// returns how long each took from when it was due.
+// paced sends requests at a fixed rate without waiting for earlier responses. It returns the time
+// from each request's due time to its response, and the number of failed requests.
 func (s *site) paced(t *testing.T, rate int, d time.Duration, next func(int) *caller) (took []time.Duration, failed int) {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
 	defer client.CloseIdleConnections()

@@ -2,5 +2,5 @@
 
 package e2e
 
-// soaking says that tests may take their time.
+// soaking is true in soak tests, which may take long.
 const soaking = true

@@ -19,8 +19,8 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// streamSite passes every kind of stream on, over HTTP/1.1 and HTTP/2, to an upstream of
-// each.
+// streamSite starts a gateway that forwards streams of every kind to an HTTP/1.1 upstream and to
+// an HTTP/2 upstream.
 func streamSite(t testing.TB) (*site, *streams) {
 	t.Helper()
 	up := newUpstream(t)
@@ -41,7 +41,7 @@ func streamSite(t testing.TB) (*site, *streams) {
 	return s, st
 }
 
-// every opens one stream of each kind.
+// every opens one stream of each kind with the key.
 func (s *site) every(t testing.TB, st *streams, h2 *http.Client, key string) []*live {
 	t.Helper()
 	all := []*live{
@@ -56,7 +56,7 @@ func (s *site) every(t testing.TB, st *streams, h2 *http.Client, key string) []*
 		s.waits(t, st, "with an upload over HTTP/2", h2, st.upstream2+"/upload", key),
 	}
 	for _, l := range all {
-		l.goes()
+		l.continues()
 	}
 	return all
 }
@@ -79,11 +79,9 @@ func TestStreamsEndWithTheirKey(t *testing.T) {
 		}},
 		{"expired", "expired_key", 401, func(t *testing.T, k key, _ string) {
 			s.patch(t, "/v1/keys/"+k.id, record{"expires_at": after(500 * time.Millisecond)})
-			time.Sleep(500 * time.Millisecond)
 		}},
 		{"rotated", "revoked_key", 401, func(t *testing.T, k key, _ string) {
 			s.made(t, s.post(t, k, "rotate", record{"grace": "1s"}))
-			time.Sleep(time.Second)
 		}},
 		{"rotated at once", "revoked_key", 401, func(t *testing.T, k key, _ string) {
 			s.made(t, s.post(t, k, "rotate", record{"grace": "0s"}))
@@ -96,23 +94,24 @@ func TestStreamsEndWithTheirKey(t *testing.T) {
 			tenant := strings.ReplaceAll(tc.name, " ", "-")
 			s.tenant(t, tenant, nil)
 			k, other := s.key(t, tenant, nil), s.key(t, "acme", nil)
-			doomed, stay := s.every(t, st, h2, k.full), s.every(t, st, h2, other.full)
+			ending, remaining := s.every(t, st, h2, k.full), s.every(t, st, h2, other.full)
 			tc.end(t, k, tenant)
 			begin := time.Now()
-			for _, l := range doomed {
+			for _, l := range ending {
 				l.ended(st, tc.status, tc.code)
 			}
-			t.Logf("all %d ended after %v", len(doomed), time.Since(begin).Round(time.Millisecond))
-			for _, l := range stay {
-				l.goes()
+			t.Logf("all %d ended after %v", len(ending), time.Since(begin).Round(time.Millisecond))
+			for _, l := range remaining {
+				l.continues()
 				l.drop()
 			}
 		})
 	}
 }
 
-// A stream outlives what happens to its key without ending it.
-func TestStreamsGoOn(t *testing.T) {
+// A stream continues when its key is renamed, gets a later expiry, or is rotated with a grace
+// period.
+func TestStreamsContinue(t *testing.T) {
 	t.Parallel()
 	s, st := streamSite(t)
 	h2 := http2Client(t)
@@ -123,7 +122,7 @@ func TestStreamsGoOn(t *testing.T) {
 	s.made(t, s.post(t, k, "rotate", record{"grace": "1h"}))
 	time.Sleep(1100 * time.Millisecond)
 	for _, l := range all {
-		l.goes()
+		l.continues()
 	}
 	s.post(t, k, "revoke", nil)
 	for _, l := range all {
@@ -131,7 +130,7 @@ func TestStreamsGoOn(t *testing.T) {
 	}
 }
 
-// A stream that began under a former configuration ends with its key like any other.
+// A stream that began before a reload ends when its key is revoked, like any other stream.
 func TestStreamsOutliveReloads(t *testing.T) {
 	t.Parallel()
 	s, st := streamSite(t)
@@ -146,7 +145,7 @@ func TestStreamsOutliveReloads(t *testing.T) {
 			s.waits(t, st, "with an upload", s.client, "/upload", key),
 		}
 	}
-	doomed, stay := open(k.full), open(other.full)
+	ending, remaining := open(k.full), open(other.full)
 	text, err := os.ReadFile(s.config)
 	if err != nil {
 		t.Fatal(err)
@@ -159,15 +158,15 @@ func TestStreamsOutliveReloads(t *testing.T) {
 		}
 		s.command(t, "", "reload", "--config", s.config, "--adapter", "caddyfile", "--address", s.adminAddr).exits(0)
 	}
-	for _, l := range append(doomed, stay...) {
-		l.goes()
+	for _, l := range append(ending, remaining...) {
+		l.continues()
 	}
 	s.post(t, k, "revoke", nil)
-	for _, l := range doomed {
+	for _, l := range ending {
 		l.ended(st, 401, "revoked_key")
 	}
-	for _, l := range stay {
-		l.goes()
+	for _, l := range remaining {
+		l.continues()
 		l.drop()
 	}
 }
@@ -192,7 +191,7 @@ func TestStreamsLeaveNothingBehind(t *testing.T) {
 		}
 		for _, l := range dropped {
 			select {
-			case <-st.gone(l.tag):
+			case <-st.ended(l.tag):
 			case <-time.After(patience):
 				t.Errorf("%s did not end for the upstream", l.kind)
 			}
@@ -202,14 +201,14 @@ func TestStreamsLeaveNothingBehind(t *testing.T) {
 	}
 	round(1)
 	var before int
-	testkit.Eventually(t, "quiet", func() bool {
+	testkit.Eventually(t, "the number of goroutines is stable", func() bool {
 		n, _ := s.goroutines(t)
 		quiet := n == before
 		before = n
 		return quiet
 	})
 	round(12)
-	const slack = 8 // connections to the upstream that are kept
+	const slack = 8 // The gateway keeps a few idle connections to the upstream.
 	var text string
 	deadline := time.Now().Add(patience)
 	for {
@@ -231,7 +230,7 @@ func TestConcurrencySlotsAreFreed(t *testing.T) {
 	k := s.key(t, "acme", record{"concurrency": 1})
 	busy := func(t *testing.T) {
 		t.Helper()
-		s.call(t, "GET", "/ping", k.full).refused(http.StatusTooManyRequests).problem("concurrency_exceeded")
+		s.call(t, "GET", "/ping", k.full).rejected(http.StatusTooManyRequests).problem("concurrency_exceeded")
 	}
 	free := func(t *testing.T) {
 		t.Helper()
@@ -284,7 +283,7 @@ func TestConcurrencySlotsAreFreed(t *testing.T) {
 		if _, _, err := conn.ReadMessage(); err == nil {
 			t.Error("the upstream closed the socket, and a message came")
 		}
-		// Caddy keeps the client's half open until it closes that too, as any client does.
+		// Caddy keeps the client's side open until the client closes it, as every client does.
 		conn.Close()
 		free(t)
 	})
@@ -298,15 +297,15 @@ func TestStreamsPass(t *testing.T) {
 	auth := []string{"Authorization", "Bearer " + k.full}
 
 	t.Run("events come before the answer ends", func(t *testing.T) {
-		go_ := make(chan string)
+		next := make(chan string)
 		s.upstream.answer("/slow-events", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")
-			for text := range go_ {
+			for text := range next {
 				fmt.Fprintf(w, "data: %s\n\n", text)
 				http.NewResponseController(w).Flush()
 			}
 		})
-		go func() { go_ <- "one" }()
+		go func() { next <- "one" }()
 		resp, _, _, err := s.begin(t, s.client, "GET", "/slow-events", k.full, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -318,12 +317,12 @@ func TestStreamsPass(t *testing.T) {
 			}
 			_, _ = in.ReadString('\n')
 			if text == "one" {
-				go_ <- "two"
+				next <- "two"
 			} else if text == "two" {
-				go_ <- "three"
+				next <- "three"
 			}
 		}
-		close(go_)
+		close(next)
 		if rest, err := io.ReadAll(in); err != nil || len(rest) > 0 {
 			t.Errorf("%q, %v after the end", rest, err)
 		}
@@ -387,21 +386,21 @@ func TestStreamsPass(t *testing.T) {
 		}
 	})
 
-	t.Run("a body is asked for only when it is wanted", func(t *testing.T) {
+	t.Run("the gateway asks for a body only if the upstream reads it", func(t *testing.T) {
 		s.upstream.answer("/expect", func(w http.ResponseWriter, r *http.Request) {
 			n, _ := io.Copy(io.Discard, r.Body)
 			fmt.Fprint(w, n)
 		})
 		text := "POST /expect HTTP/1.1\r\nHost: $HOST\r\n$TAG\r\nExpect: 100-continue\r\nContent-Length: 5\r\nConnection: close\r\n"
 		a := s.raw(t, text+"Authorization: Bearer "+k.full+"\r\n\r\nhello")
-		// Both the gateway and the upstream may ask for it.
+		// The gateway and the upstream may each ask for the body.
 		if a.want(200); a.body != "5" || len(a.informational) == 0 || a.informational[0].StatusCode != 100 {
 			t.Errorf("%d %s, before it %v", a.status, a.body, a.informational)
 		}
-		// Who is refused is not asked for a body.
+		// A client that is rejected is not asked for its body.
 		a = s.raw(t, text+"\r\n")
-		if a.refused(401); len(a.informational) != 0 {
-			t.Errorf("before the refusal came %v", a.informational)
+		if a.rejected(401); len(a.informational) != 0 {
+			t.Errorf("before the rejection came %v", a.informational)
 		}
 	})
 
@@ -445,24 +444,25 @@ func TestStreamsPass(t *testing.T) {
 	t.Run("a slow reader", func(t *testing.T) {
 		l := s.download(t, k.full)
 		for range 5 {
-			l.goes()
+			l.continues()
 			time.Sleep(30 * time.Millisecond)
 		}
 		l.drop()
 	})
 
 	t.Run("upgrades", func(t *testing.T) {
-		s.socket(t, k.full).goes()
+		s.socket(t, k.full).continues()
 		tag := newTag()
 		_, resp, err := websocket.DefaultDialer.Dial("ws://"+s.host()+"/socket", http.Header{tagHeader: {tag}})
 		if err == nil || resp == nil || resp.StatusCode != 401 || s.upstream.got(tag) != nil {
 			t.Errorf("a handshake without a key: %v %v", resp, err)
 		}
-		// Nobody may turn the connection into one for requests that are not judged.
+		// A client must not upgrade the connection to a protocol whose requests the gateway would
+		// not check.
 		for _, proto := range []string{"h2c", "H2C", "HTTP/2.0", "websocket, h2c", "TLS/1.2"} {
 			a := s.send(t, "GET", "/ping", "", append(auth, "Connection", "Upgrade, HTTP2-Settings", "Upgrade", proto, "HTTP2-Settings", "AAMAAABkAAQAAP__")...).passed()
 			if up := a.reached.header.Get("Upgrade"); up != "" || a.reached.header.Get("Http2-Settings") != "" {
-				t.Errorf("the upstream was asked to go on in %s", up)
+				t.Errorf("the upstream was asked to upgrade to %s", up)
 			}
 		}
 	})
@@ -474,16 +474,16 @@ func TestStreamsPass(t *testing.T) {
 		r.Header.Set(tagHeader, tag)
 		r.Header.Set("Authorization", "Bearer "+k.full)
 		go func() {
-			<-st.hears(tag)
+			<-st.received(tag)
 			cancel()
 		}()
 		if _, err := s.client.Do(r); err == nil {
 			t.Error("an answer to a request that was cancelled")
 		}
 		select {
-		case <-st.gone(tag):
+		case <-st.ended(tag):
 		case <-time.After(patience):
-			t.Error("the upstream goes on")
+			t.Error("the upstream's request did not end")
 		}
 	})
 }

@@ -12,9 +12,9 @@ import (
 	"github.com/keygate-dev/keygate/plugin/api/apitest"
 )
 
-// managed is a configuration with two products, whose management stands on the site, at
-// its root and under a path.
-const managed = `{
+// managedConfig has two keyspaces, and the management API on the site at its root and under a
+// path.
+const managedConfig = `{
 	admin {$KEYGATE_ADMIN}
 	keygate {
 		store sqlite {$KEYGATE_DB}
@@ -44,7 +44,7 @@ const managed = `{
 }
 `
 
-// remote is the management API on the site, for the holder of a token.
+// remote is a client of the management API on the site, with a token.
 type remote struct {
 	*gateway
 	doc   *apitest.Document
@@ -53,7 +53,7 @@ type remote struct {
 
 func startManaged(t *testing.T) *remote {
 	t.Helper()
-	g := start(t, written(t, managed), newUpstream(t))
+	g := start(t, written(t, managedConfig), newUpstream(t))
 	a := g.send(t, "GET", "/v1/openapi.json", "").want(http.StatusOK)
 	doc, err := apitest.Parse([]byte(a.body))
 	if err != nil {
@@ -65,20 +65,20 @@ func startManaged(t *testing.T) *remote {
 	return &remote{gateway: g, doc: doc}
 }
 
-// as returns the API for the holder of another token.
+// as returns the client with another token.
 func (r *remote) as(token string) *remote {
 	r.keep(token)
 	return &remote{r.gateway, r.doc, token}
 }
 
-// grant has the operator make a token, with the CLI.
+// grant creates a token with the CLI, and returns a client with the token and the token's id.
 func (r *remote) grant(t *testing.T, args ...string) (*remote, string) {
 	t.Helper()
 	made := r.keygate(t, append([]string{"token", "create", "--json", "--keyspace", "shop", "--name", "t"}, args...)...).json()
 	return r.as(made.text("token")), made.text("id")
 }
 
-// do sends a request with the token, and holds the answer to the OpenAPI document.
+// do sends a request with the token, and checks the response against the OpenAPI document.
 func (r *remote) do(t *testing.T, method, target string, body any, header ...string) *answer {
 	t.Helper()
 	sent := ""
@@ -109,7 +109,7 @@ func (r *remote) denied(t *testing.T, method, target string, body any, header ..
 	a.problem("insufficient_scope")
 }
 
-// key makes a key with the token and returns its id and full key.
+// key creates a key, and returns its id and the full key.
 func (r *remote) key(t *testing.T, tenant string) (id, full string) {
 	t.Helper()
 	k := r.do(t, "POST", "/v1/tenants/"+tenant+"/keys", record{"name": "k"}).want(http.StatusCreated).json()
@@ -123,27 +123,27 @@ func TestTokensOnTheSite(t *testing.T) {
 	root, rootID := r.grant(t, "--scope", "*")
 
 	t.Run("a token is needed", func(t *testing.T) {
-		a := r.do(t, "GET", "/v1/tenants", nil).refused(http.StatusUnauthorized)
+		a := r.do(t, "GET", "/v1/tenants", nil).rejected(http.StatusUnauthorized)
 		a.problem("missing_token")
 		if c := a.header.Get("WWW-Authenticate"); strings.Contains(c, "error") {
 			t.Errorf("nothing was sent, and the challenge is %q", c)
 		}
 		for _, bad := range []string{"kgm_x", "x", root.token + "0", strings.ToUpper(root.token)} {
-			a := (&remote{r.gateway, r.doc, bad}).do(t, "GET", "/v1/nothing", nil).refused(http.StatusUnauthorized)
+			a := (&remote{r.gateway, r.doc, bad}).do(t, "GET", "/v1/nothing", nil).rejected(http.StatusUnauthorized)
 			a.problem("invalid_token")
 			if c := a.header.Get("WWW-Authenticate"); !strings.Contains(c, `error="invalid_token"`) {
 				t.Errorf("the challenge is %q", c)
 			}
 		}
-		r.do(t, "GET", "/v1/tenants", nil, "Authorization", "Basic YTpi").refused(http.StatusUnauthorized)
+		r.do(t, "GET", "/v1/tenants", nil, "Authorization", "Basic YTpi").rejected(http.StatusUnauthorized)
 		r.send(t, "GET", "/readyz", "").want(http.StatusOK)
 	})
 
 	t.Run("a key is no token, and a token no key", func(t *testing.T) {
 		_, full := root.key(t, "acme")
 		r.send(t, "GET", "/x", "", "Authorization", "Bearer "+full).passed()
-		r.as(full).do(t, "GET", "/v1/tenants", nil).refused(http.StatusUnauthorized)
-		r.send(t, "GET", "/x", "", "Authorization", "Bearer "+root.token).refused(http.StatusUnauthorized)
+		r.as(full).do(t, "GET", "/v1/tenants", nil).rejected(http.StatusUnauthorized)
+		r.send(t, "GET", "/x", "", "Authorization", "Bearer "+root.token).rejected(http.StatusUnauthorized)
 	})
 
 	t.Run("under a path", func(t *testing.T) {
@@ -156,11 +156,11 @@ func TestTokensOnTheSite(t *testing.T) {
 		root.do(t, "GET", "/v1/tenants?keyspace=other", nil).want(http.StatusNotFound)
 		root.do(t, "POST", "/v1/tokens?keyspace=other", record{"name": "n", "scopes": []string{"*"}}).want(http.StatusNotFound)
 		if s := root.do(t, "GET", "/v1/status", nil).want(http.StatusOK).json(); len(s.list("keyspaces")) != 1 {
-			t.Errorf("it is told of %v", s["keyspaces"])
+			t.Errorf("the token's status shows the keyspaces %v", s["keyspaces"])
 		}
 	})
 
-	t.Run("who acts", func(t *testing.T) {
+	t.Run("the audit log names the person that a token acts for", func(t *testing.T) {
 		plain, plainID := r.grant(t, "--scope", "keys:write", "--scope", "audit:read")
 		plain.denied(t, "POST", "/v1/tenants/acme/keys", record{"name": "k"}, "Keygate-Actor", "eve")
 		plain.denied(t, "GET", "/v1/audit", nil, "Keygate-Actor-Ip", "192.0.2.1")
@@ -168,7 +168,7 @@ func TestTokensOnTheSite(t *testing.T) {
 		k := acting.do(t, "POST", "/v1/tenants/acme/keys", record{"name": "k"}, "Keygate-Actor", "Bj%C3%B6rk", "Keygate-Actor-Ip", "192.0.2.77").want(http.StatusCreated).json()
 		r.keep(k.text("key"))
 		if k["created_by"] != "Björk" {
-			t.Errorf("made by %v", k["created_by"])
+			t.Errorf("created by %v", k["created_by"])
 		}
 		id, _ := plain.key(t, "acme")
 		e := plain.do(t, "GET", "/v1/audit?key="+k.text("id"), nil).want(http.StatusOK).json().records("data")[0]
@@ -181,20 +181,20 @@ func TestTokensOnTheSite(t *testing.T) {
 		}
 	})
 
-	t.Run("ended, it is refused at once", func(t *testing.T) {
-		maker, makerID := r.grant(t, "--scope", "tokens:write", "--scope", "keys:read", "--expires", "1h")
-		child := r.as(maker.do(t, "POST", "/v1/tokens", record{"name": "c", "scopes": []string{"keys:read", "tokens:write"}}).want(http.StatusCreated).json().text("token"))
+	t.Run("a revoked or expired token is rejected at once", func(t *testing.T) {
+		issuer, issuerID := r.grant(t, "--scope", "tokens:write", "--scope", "keys:read", "--expires", "1h")
+		child := r.as(issuer.do(t, "POST", "/v1/tokens", record{"name": "c", "scopes": []string{"keys:read", "tokens:write"}}).want(http.StatusCreated).json().text("token"))
 		grandchild := r.as(child.do(t, "POST", "/v1/tokens", record{"name": "g", "scopes": []string{"keys:read"}}).want(http.StatusCreated).json().text("token"))
-		maker.do(t, "POST", "/v1/tokens", record{"name": "c", "scopes": []string{"keys:write"}}).want(http.StatusUnprocessableEntity).problem("scope_not_allowed")
-		for _, holder := range []*remote{maker, child, grandchild} {
+		issuer.do(t, "POST", "/v1/tokens", record{"name": "c", "scopes": []string{"keys:write"}}).want(http.StatusUnprocessableEntity).problem("scope_not_allowed")
+		for _, holder := range []*remote{issuer, child, grandchild} {
 			holder.do(t, "GET", "/v1/keys", nil).want(http.StatusOK)
 		}
-		r.keygate(t, "token", "revoke", makerID, "--keyspace", "shop").exits(0)
-		for _, holder := range []*remote{maker, child, grandchild} {
-			holder.do(t, "GET", "/v1/keys", nil).refused(http.StatusUnauthorized).problem("invalid_token")
+		r.keygate(t, "token", "revoke", issuerID, "--keyspace", "shop").exits(0)
+		for _, holder := range []*remote{issuer, child, grandchild} {
+			holder.do(t, "GET", "/v1/keys", nil).rejected(http.StatusUnauthorized).problem("invalid_token")
 		}
 		short, _ := r.grant(t, "--scope", "keys:read", "--expires", "2s")
-		testkit.Eventually(t, "its end", func() bool { return short.do(t, "GET", "/v1/keys", nil).status == http.StatusUnauthorized })
+		testkit.Eventually(t, "the token has expired", func() bool { return short.do(t, "GET", "/v1/keys", nil).status == http.StatusUnauthorized })
 	})
 
 	t.Run("guesses", func(t *testing.T) {
@@ -204,39 +204,40 @@ func TestTokensOnTheSite(t *testing.T) {
 			a := (&remote{r.gateway, r.doc, guess.unknown()}).do(t, "GET", "/v1/keys", nil)
 			if a.status == http.StatusTooManyRequests {
 				limited++
-				a.refused(http.StatusTooManyRequests).problem("too_many_failures")
+				a.rejected(http.StatusTooManyRequests).problem("too_many_failures")
 			} else {
-				a.refused(http.StatusUnauthorized)
+				a.rejected(http.StatusUnauthorized)
 			}
 		}
 		if limited == 0 {
-			t.Error("130 guesses, and none was one too many")
+			t.Error("130 guesses were not limited")
 		}
-		// The holder of a token pays for nobody's guesses, also with one that is used for the first time.
+		// The guesses of others do not affect valid tokens from the same address, even at their
+		// first use.
 		root.do(t, "GET", "/v1/keys", nil).want(http.StatusOK)
 		fresh, _ := r.grant(t, "--scope", "keys:read")
 		fresh.do(t, "GET", "/v1/keys", nil).want(http.StatusOK)
 	})
 
 	t.Run("commands from another machine", func(t *testing.T) {
-		afar := func(args ...string) *result {
+		remotely := func(args ...string) *result {
 			file := filepath.Join(t.TempDir(), "token")
 			if err := os.WriteFile(file, []byte(root.token+"\n"), 0o600); err != nil {
 				t.Fatal(err)
 			}
 			return r.command(t, "", append(append([]string{"keygate"}, args...), "--server", r.site, "--token-file", file)...)
 		}
-		made := afar("token", "create", "--name", "far", "--scope", "keys:read", "--json").json()
+		made := remotely("token", "create", "--name", "far", "--scope", "keys:read", "--json").json()
 		r.keep(made.text("token"))
 		if made.text("created_by_token") != rootID {
-			t.Errorf("made by %v", made["created_by_token"])
+			t.Errorf("created by %v", made["created_by_token"])
 		}
-		if out := afar("token", "list").exits(0).out; !strings.Contains(out, made.text("id")) || strings.Contains(out, made.text("token")) {
+		if out := remotely("token", "list").exits(0).out; !strings.Contains(out, made.text("id")) || strings.Contains(out, made.text("token")) {
 			t.Errorf("the list:\n%s", out)
 		}
-		afar("tenant", "list").exits(0)
-		afar("token", "revoke", made.text("id")).exits(0)
-		afar("token", "revoke", made.text("token")).exits(2)
+		remotely("tenant", "list").exits(0)
+		remotely("token", "revoke", made.text("id")).exits(0)
+		remotely("token", "revoke", made.text("token")).exits(2)
 		r.command(t, "", "keygate", "tenant", "list", "--server", r.site).exits(2)
 		r.as(made.text("token")).do(t, "GET", "/v1/keys", nil).want(http.StatusUnauthorized)
 	})
@@ -248,10 +249,10 @@ func TestTokensOnTheSite(t *testing.T) {
 		if strings.Contains(string(r.stored()), root.token) {
 			t.Error("a full token is in the database")
 		}
-	}) // the gateway's end looks through the log
+	}) // When the test ends, the log is searched for tokens.
 }
 
-// TestStolenReadOnlyToken walks every route that the gateway says it has.
+// A token with read-only scopes can change nothing on any route of the OpenAPI document.
 func TestStolenReadOnlyToken(t *testing.T) {
 	t.Parallel()
 	r := startManaged(t)
@@ -286,7 +287,8 @@ func TestStolenReadOnlyToken(t *testing.T) {
 	for template, methods := range doc.Paths {
 		path := strings.NewReplacer("{slug}", "acme", "/keys/{id}", "/keys/"+id, "/tokens/{id}", "/tokens/"+tokenID, "{id}", "x").Replace(template)
 		for method, op := range methods {
-			// The chain spans all keyspaces: what reads it is not there for a keyspace's token.
+			// The audit chain covers all keyspaces, so its route does not exist for a token of one
+			// keyspace.
 			if method == "get" || len(op.Security) == 0 || path == "/v1/audit/verify" {
 				continue
 			}
@@ -305,7 +307,7 @@ func TestStolenReadOnlyToken(t *testing.T) {
 	}
 }
 
-// TestTokenOfOneTenant: nothing of another tenant by id, cursor, filter or audit.
+// A token of one tenant sees nothing of another tenant by id, cursor, filter or audit log.
 func TestTokenOfOneTenant(t *testing.T) {
 	t.Parallel()
 	r := startManaged(t)
@@ -316,25 +318,25 @@ func TestTokenOfOneTenant(t *testing.T) {
 	acme, _ := r.grant(t, "--scope", "*", "--tenant", "acme")
 	_, foreign := r.grant(t, "--scope", "*", "--tenant", "b")
 
-	gone := func(method, path string, body any) {
+	wantNotFound := func(method, path string, body any) {
 		t.Helper()
 		acme.do(t, method, path, body).want(http.StatusNotFound).problem("not_found")
 	}
-	gone("GET", "/v1/keys/"+theirs, nil)
-	gone("PATCH", "/v1/keys/"+theirs, record{"name": "x"})
-	gone("DELETE", "/v1/keys/"+theirs, nil)
+	wantNotFound("GET", "/v1/keys/"+theirs, nil)
+	wantNotFound("PATCH", "/v1/keys/"+theirs, record{"name": "x"})
+	wantNotFound("DELETE", "/v1/keys/"+theirs, nil)
 	for _, verb := range []string{"rotate", "revoke", "disable", "enable"} {
-		gone("POST", "/v1/keys/"+theirs+"/"+verb, record{})
+		wantNotFound("POST", "/v1/keys/"+theirs+"/"+verb, record{})
 	}
-	gone("DELETE", "/v1/tokens/"+foreign, nil)
-	gone("GET", "/v1/tenants/b", nil)
-	gone("PATCH", "/v1/tenants/b", record{"name": "x"})
-	gone("GET", "/v1/tenants/b/keys", nil)
-	gone("POST", "/v1/tenants/b/keys", record{"name": "x"})
-	gone("GET", "/v1/tenants/b/credits", nil)
-	gone("POST", "/v1/tenants/b/credits", record{"add": 1})
+	wantNotFound("DELETE", "/v1/tokens/"+foreign, nil)
+	wantNotFound("GET", "/v1/tenants/b", nil)
+	wantNotFound("PATCH", "/v1/tenants/b", record{"name": "x"})
+	wantNotFound("GET", "/v1/tenants/b/keys", nil)
+	wantNotFound("POST", "/v1/tenants/b/keys", record{"name": "x"})
+	wantNotFound("GET", "/v1/tenants/b/credits", nil)
+	wantNotFound("POST", "/v1/tenants/b/credits", record{"add": 1})
 
-	// By filter.
+	// Filters for the other tenant list nothing.
 	for _, path := range []string{"/v1/keys?tenant=b", "/v1/audit?tenant=b", "/v1/audit?key=" + theirs, "/v1/tokens?tenant=b"} {
 		if list := acme.do(t, "GET", path, nil).want(http.StatusOK).json().list("data"); len(list) != 0 {
 			t.Errorf("%s: %v", path, list)
@@ -344,11 +346,11 @@ func TestTokenOfOneTenant(t *testing.T) {
 		a := acme.do(t, "GET", path, nil).want(http.StatusOK)
 		for _, hidden := range []string{theirs, foreign, `"b"`} {
 			if strings.Contains(a.body, hidden) {
-				t.Errorf("%s tells of %s: %s", path, hidden, a.body)
+				t.Errorf("%s shows %s: %s", path, hidden, a.body)
 			}
 		}
 	}
-	// By cursor.
+	// Cursors from lists of the other tenant are rejected or show nothing.
 	for _, path := range []string{"/v1/keys?tenant=b", "/v1/tokens?x", "/v1/audit?tenant=b"} {
 		path = strings.TrimSuffix(path, "?x")
 		sep := "?"
@@ -362,14 +364,14 @@ func TestTokenOfOneTenant(t *testing.T) {
 			t.Errorf("a cursor of %s: %d %s", path, a.status, a.body)
 		}
 	}
-	// By its key.
+	// The key of the other tenant counts as unknown.
 	for _, path := range []string{"/v1/verify", "/v1/explain"} {
 		if v := acme.do(t, "POST", path, record{"key": theirKey}).want(http.StatusOK).json(); v["reason"] != "invalid_key" || v["tenant"] != "" {
 			t.Errorf("%s: %v", path, v)
 		}
 	}
 
-	// What it may do, and what it may not, with its own.
+	// The token may change only some fields of its own tenant.
 	acme.do(t, "PATCH", "/v1/tenants/acme", record{"name": "Acme!", "metadata": record{"a": 1}}).want(http.StatusOK)
 	for _, body := range []record{{"plan": "none"}, {"active": false}, {"credits": 1000}, {"rate": "9/s"}, {"quota": "9/day"}, {"concurrency": 9}} {
 		if a := acme.do(t, "PATCH", "/v1/tenants/acme", body); a.status != http.StatusForbidden && a.status != http.StatusUnprocessableEntity {
@@ -385,11 +387,12 @@ func TestTokenOfOneTenant(t *testing.T) {
 	acme.denied(t, "PATCH", "/v1/keys/"+mine, record{"rate": "11/m"})
 	acme.denied(t, "PATCH", "/v1/keys/"+mine, record{"rate": nil})
 	if c := root.do(t, "GET", "/v1/tenants/acme", nil).want(http.StatusOK).json(); c["credits"] != 100.0 || c["plan"] != "pro" || c["active"] != true {
-		t.Errorf("after all that: %v", c)
+		t.Errorf("the tenant afterwards: %v", c)
 	}
 }
 
-// TestIdempotency: also over the crash of the process.
+// A POST with an idempotency key is carried out once, and its replay works even after the process
+// was killed.
 func TestIdempotency(t *testing.T) {
 	t.Parallel()
 	r := startManaged(t)
@@ -413,10 +416,10 @@ func TestIdempotency(t *testing.T) {
 	if strings.Contains(string(r.stored()), first.json().text("key")) {
 		t.Error("the full key is in the database")
 	}
-	// Another token's keys are its own.
+	// The same idempotency key with another token is another request.
 	other, _ := r.grant(t, "--scope", "*")
 	r.keep(create(other, record{"name": "k"}).want(http.StatusCreated).json().text("key"))
-	// On the admin endpoint too.
+	// Idempotency keys work on the admin endpoint too.
 	for _, replayed := range []string{"", "true"} {
 		a := r.api(t, "POST", "/v1/tenants/acme/credits?keyspace=shop", record{"add": 5}, "Idempotency-Key", "c").want(http.StatusOK)
 		if a.header.Get("Idempotent-Replayed") != replayed || a.json()["balance"] != 105.0 {

@@ -13,12 +13,11 @@ import (
 	"github.com/keygate-dev/keygate/internal/demoapi"
 )
 
-// tagHeader marks each request of a test, so that what reached the upstream is told
-// apart from what others sent meanwhile.
+// tagHeader marks each request of a test, so that the upstream can tell the requests apart.
 const tagHeader = "E2e-Tag"
 
-// upstream is the API behind a gateway: the demo API, in which tests put answers of
-// their own, and which remembers what reached it.
+// upstream is the API behind a gateway: the demo API. Tests can replace its answers, and it
+// records all requests.
 type upstream struct {
 	addr   string
 	server *httptest.Server
@@ -39,7 +38,7 @@ type seen struct {
 	body bytes.Buffer
 }
 
-// text returns what was read of the body.
+// text returns what the upstream has read of the body.
 func (s *seen) text() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -52,7 +51,7 @@ func (s *seen) Write(b []byte) (int, error) {
 	return s.body.Write(b)
 }
 
-// newUpstream starts an upstream; the test's end stops it.
+// newUpstream starts an upstream, which is stopped when the test ends.
 func newUpstream(t testing.TB) *upstream {
 	t.Helper()
 	u := &upstream{seen: map[string]*seen{}, other: map[string]http.HandlerFunc{}}
@@ -84,21 +83,21 @@ func newUpstream(t testing.TB) *upstream {
 	return u
 }
 
-// answer makes the upstream answer a path so.
+// answer makes h answer the requests for a path.
 func (u *upstream) answer(path string, h http.HandlerFunc) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.other[path] = h
 }
 
-// got returns the request of that tag, nil where it never came.
+// got returns the request with that tag, or nil if it did not arrive.
 func (u *upstream) got(tag string) *seen {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.seen[tag]
 }
 
-// count says how many requests came.
+// count returns the number of requests that have arrived.
 func (u *upstream) count() int {
 	u.mu.Lock()
 	defer u.mu.Unlock()

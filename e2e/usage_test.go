@@ -52,13 +52,13 @@ const usageConfig = `{
 }
 `
 
-// used is what usage says, added up over its lines.
+// used is the sum of the lines of a usage report.
 type used struct {
 	requests, allowed, upstreamErrors, credits, in, out int64
 	refused                                             map[string]int64
 }
 
-// sum adds up the lines of a report.
+// sum adds up the lines of a usage report.
 func sum(t testing.TB, report record) used {
 	t.Helper()
 	u := used{refused: map[string]int64{}}
@@ -83,7 +83,7 @@ func sum(t testing.TB, report record) used {
 			total += n(refused, reason)
 		}
 		if total != n(l, "requests") {
-			t.Errorf("requests are not what was allowed and refused: %v", l)
+			t.Errorf("requests is not the sum of allowed and refused: %v", l)
 		}
 		if _, err := time.Parse(time.RFC3339, l.text("from")); err != nil {
 			t.Error(err)
@@ -92,8 +92,8 @@ func sum(t testing.TB, report record) used {
 	return u
 }
 
-// Usage equals what was sent, exactly, with traffic of all kinds at once, over a
-// clean stop with requests under way, and for deleted keys and tenants.
+// The usage report equals exactly what was sent, with concurrent traffic of all kinds. It stays
+// exact over a clean stop with open requests, and after keys and tenants are deleted.
 func TestUsageIsExact(t *testing.T) {
 	t.Parallel()
 	up := newUpstream(t)
@@ -135,7 +135,7 @@ func TestUsageIsExact(t *testing.T) {
 	s.manage(t, "POST", "/v1/tenants", record{"slug": "paid", "plan": "paid", "credits": 100}).want(http.StatusCreated)
 	a, b := s.key(t, "acme", record{"scopes": []string{"read"}}), s.key(t, "acme", record{"allowed_ips": []string{"192.0.2.1"}})
 	p := s.key(t, "paid", nil)
-	tick := func(k key, method, path, body string) *answer {
+	send := func(k key, method, path, body string) *answer {
 		return g.send(t, method, path, body, "Authorization", "Bearer "+k.full)
 	}
 	cancelled := func(k key, path string) {
@@ -158,26 +158,26 @@ func TestUsageIsExact(t *testing.T) {
 		}
 	}
 
-	// Traffic of a: 4 workers at once.
+	// Four workers send traffic with key a at once.
 	var all sync.WaitGroup
 	for range 4 {
 		all.Go(func() {
 			for range 10 {
-				tick(a, "GET", "/v1/x", "").passed()
-				tick(a, "POST", "/v1/bad", "12345").want(http.StatusBadGateway)
-				tick(a, "GET", "/admin/x", "").refused(http.StatusForbidden)
-				tick(b, "GET", "/v1/x", "").refused(http.StatusForbidden)
-				if body := tick(a, "GET", "/v1/stream", "").want(http.StatusOK).body; strings.Count(body, "data:") != 6 {
+				send(a, "GET", "/v1/x", "").passed()
+				send(a, "POST", "/v1/bad", "12345").want(http.StatusBadGateway)
+				send(a, "GET", "/admin/x", "").rejected(http.StatusForbidden)
+				send(b, "GET", "/v1/x", "").rejected(http.StatusForbidden)
+				if body := send(a, "GET", "/v1/stream", "").want(http.StatusOK).body; strings.Count(body, "data:") != 6 {
 					t.Errorf("the stream was %q", body)
 				}
 			}
 		})
 	}
 	all.Wait()
-	// Not usage: public, unknown and missing keys.
+	// Requests on public paths and with unknown or missing keys are not usage.
 	g.send(t, "GET", "/open", "").want(http.StatusOK)
-	g.send(t, "GET", "/v1/x", "").refused(http.StatusUnauthorized)
-	g.send(t, "GET", "/v1/x", "", "Authorization", "Bearer "+s.unknown()).refused(http.StatusUnauthorized)
+	g.send(t, "GET", "/v1/x", "").rejected(http.StatusUnauthorized)
+	g.send(t, "GET", "/v1/x", "", "Authorization", "Bearer "+s.unknown()).rejected(http.StatusUnauthorized)
 	for range 3 {
 		cancelled(a, "/v1/hang")
 	}
@@ -191,31 +191,31 @@ func TestUsageIsExact(t *testing.T) {
 	verify := func(path string, allowed bool) {
 		t.Helper()
 		if got := s.manage(t, "POST", "/v1/verify", record{"key": a.full, "path": path}).want(http.StatusOK).json()["allowed"]; got != allowed {
-			t.Errorf("verify says %v", got)
+			t.Errorf("verify returns %v", got)
 		}
 	}
 	verify("/v1/x", true)
 	verify("/admin/x", false)
 	s.manage(t, "POST", "/v1/explain", record{"key": a.full}).want(http.StatusOK)
 	passed := int64(40*3 + 3 + 1 + 1)
-	// The rest of the day's rate.
+	// These requests use up the rest of the day's rate.
 	for n := passed; n < 200; n++ {
-		tick(a, "GET", "/v1/x", "").passed()
+		send(a, "GET", "/v1/x", "").passed()
 		passed++
 	}
 	for range 7 {
-		tick(a, "GET", "/v1/x", "").refused(http.StatusTooManyRequests)
+		send(a, "GET", "/v1/x", "").rejected(http.StatusTooManyRequests)
 	}
 	s.post(t, a, "disable", nil)
 	for range 2 {
-		tick(a, "GET", "/v1/x", "").refused(http.StatusUnauthorized)
+		send(a, "GET", "/v1/x", "").rejected(http.StatusUnauthorized)
 	}
-	// Credits: as announced, refunded, and as the upstream says.
-	tick(p, "GET", "/v1/x", "").passed()
-	if got := tick(p, "GET", "/v1/dear", "").want(http.StatusOK).body; got != "dear" {
+	// The cost is the rule's cost, or the cost that the upstream states.
+	send(p, "GET", "/v1/x", "").passed()
+	if got := send(p, "GET", "/v1/dear", "").want(http.StatusOK).body; got != "dear" {
 		t.Error(got)
 	}
-	// The response is through before its cost is settled.
+	// The response ends before its cost is settled.
 	testkit.Eventually(t, "the balance is 96", func() bool { return s.balance(t, "paid") == 96 })
 
 	report := func(path string) record { t.Helper(); return s.read(t, path) }
@@ -228,7 +228,7 @@ func TestUsageIsExact(t *testing.T) {
 			t.Errorf("%s used\n%+v, want\n%+v", what, got, want)
 		}
 	}
-	testkit.Eventually(t, "usage of all that was sent", func() bool {
+	testkit.Eventually(t, "the usage of all requests is complete", func() bool {
 		until, err := time.Parse(time.RFC3339Nano, report("/v1/keys/"+a.id+"/usage").text("complete_until"))
 		if err != nil || time.Since(until) >= time.Minute {
 			return false
@@ -240,7 +240,7 @@ func TestUsageIsExact(t *testing.T) {
 		}
 		return true
 	})
-	tell := func() {
+	checkAll := func() {
 		t.Helper()
 		check("key a", sum(t, report("/v1/keys/"+a.id+"/usage")), wantA)
 		check("key b", sum(t, report("/v1/keys/"+b.id+"/usage?step=day")), used{requests: 40, refused: map[string]int64{"ip_not_allowed": 40}})
@@ -265,12 +265,12 @@ func TestUsageIsExact(t *testing.T) {
 			}
 		}
 	}
-	tell()
+	checkAll()
 	if n := len(report("/v1/keys/" + a.id + "/usage" + from).list("data")); n != 0 {
 		t.Errorf("%d lines of years ago", n)
 	}
 
-	// A stop that waits for a stream: it counts when it ends.
+	// A stop waits for an open stream, which counts when it ends.
 	s.post(t, a, "enable", nil)
 	s.patch(t, "/v1/tenants/acme", record{"rate": "300/d"})
 	r, _ = g.request(t, "GET", "/v1/stream?wait", "", "Authorization", "Bearer "+a.full)
@@ -279,10 +279,10 @@ func TestUsageIsExact(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-reached
-	tick(a, "GET", "/v1/x", "").passed()
+	send(a, "GET", "/v1/x", "").passed()
 	stopped := make(chan struct{})
 	go func() { defer close(stopped); g.stop() }()
-	testkit.Eventually(t, "the listener's end", func() bool {
+	testkit.Eventually(t, "the listener is closed", func() bool {
 		resp, err := http.Get(g.site + "/open")
 		if err == nil {
 			resp.Body.Close()
@@ -297,9 +297,9 @@ func TestUsageIsExact(t *testing.T) {
 	<-stopped
 	wantA.requests, wantA.allowed = wantA.requests+2, wantA.allowed+2
 	g.start()
-	tell()
+	checkAll()
 
-	// The last requests survived too.
+	// The list of the last requests survives the restart.
 	list := report("/v1/keys/" + a.id + "/requests?limit=100").records("data")
 	if len(list) != 30 || list[0].text("path") != "/v1/stream" || list[0]["status"] != float64(200) || list[0].text("reason") != "allowed" ||
 		list[0].text("method") != "GET" || list[0].text("address") != "127.0.0.1" || list[1].text("path") != "/v1/x" {
@@ -312,7 +312,7 @@ func TestUsageIsExact(t *testing.T) {
 	if reasons["disabled_key"] != 2 || reasons["rate_limited"] != 7 {
 		t.Errorf("the last requests' reasons are %v", reasons)
 	}
-	// In pages, they are the same.
+	// The list in pages has the same requests.
 	var pages []string
 	for cursor := ""; ; {
 		page := report("/v1/keys/" + a.id + "/requests?limit=7" + cursor)
@@ -330,7 +330,7 @@ func TestUsageIsExact(t *testing.T) {
 		}
 	}
 
-	// CSV, and the commands.
+	// Usage is available as CSV, and by the commands.
 	for _, how := range []struct {
 		path   string
 		header []string
@@ -354,11 +354,11 @@ func TestUsageIsExact(t *testing.T) {
 	g.keygate(t, "usage", "--from", "yesterday").exits(2)
 	g.keygate(t, "usage", "--tenant", "nobody").exits(1)
 
-	// Deleted keys and tenants leave their usage behind.
+	// Usage remains after keys and tenants are deleted.
 	s.manage(t, "DELETE", "/v1/keys/"+b.id, nil).want(http.StatusNoContent)
-	tell()
+	checkAll()
 	s.manage(t, "DELETE", "/v1/tenants/acme?force=true", nil).want(http.StatusNoContent)
-	tell()
+	checkAll()
 	for _, bad := range []string{"step=minute", "from=then", "to=2020", "from=2027-01-02&to=2027-01-01", "group_by=plan", "format=xml", "from=2010-01-01", "page=1"} {
 		s.manage(t, "GET", "/v1/usage?"+bad, nil).want(http.StatusUnprocessableEntity)
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// Vilvik's page: "Creating and managing API keys".
+// TestVilvik checks the section "Creating and managing API keys" of Vilvik's page.
 func TestVilvik(t *testing.T) {
 	t.Parallel()
 	s := startProduct(t, vilvik)
@@ -32,7 +32,7 @@ func TestVilvik(t *testing.T) {
 		get := func() *answer { return s.call(t, "GET", "/v1/models", k.full) }
 		post := func() *answer { return s.call(t, "POST", "/v1/models", k.full) }
 		get().passed()
-		a := post().refused(http.StatusForbidden)
+		a := post().rejected(http.StatusForbidden)
 		a.problem("insufficient_scope")
 		if c := a.header.Get("WWW-Authenticate"); !strings.Contains(c, `error="insufficient_scope"`) || !strings.Contains(c, `scope="write"`) {
 			t.Errorf("WWW-Authenticate %q", c)
@@ -41,7 +41,7 @@ func TestVilvik(t *testing.T) {
 		if r["name"] != "ci-2" || !slices.Equal(r.list("scopes"), []any{"write"}) {
 			t.Errorf("changed, the record is %v", r)
 		}
-		get().refused(http.StatusForbidden)
+		get().rejected(http.StatusForbidden)
 		if got := post().passed().reached.header.Get("X-Key-Name"); got != "ci-2" {
 			t.Errorf("X-Key-Name %q", got)
 		}
@@ -52,7 +52,7 @@ func TestVilvik(t *testing.T) {
 		}
 	})
 
-	t.Run("scopes stand each for itself", func(t *testing.T) {
+	t.Run("no scope includes another", func(t *testing.T) {
 		s.tenant(t, "scopes", nil)
 		for scope, allowed := range map[string][]string{
 			"read":  {"GET /v1/x", "HEAD /v1/x", "GET /"},
@@ -65,7 +65,7 @@ func TestVilvik(t *testing.T) {
 				"GET /v1/admin/users", "POST /v1/admin/users", "DELETE /v1/admin", "HEAD /v1/admin/x",
 			}
 			if scope != "admin" {
-				// Spelling makes no path anybody's.
+				// Another spelling of a path does not avoid its scope.
 				requests = append(requests, "GET /v1/./admin/users", "GET /v1/ADMIN/users", "GET /v1/%61dmin/users", "POST /v1//admin/")
 			}
 			for _, request := range requests {
@@ -74,10 +74,10 @@ func TestVilvik(t *testing.T) {
 				if slices.Contains(allowed, request) {
 					a.passed()
 				} else {
-					a.refused(http.StatusForbidden)
+					a.rejected(http.StatusForbidden)
 				}
 			}
-			s.call(t, "GET", "/v1%2fadmin%2fusers", k.full).refused(http.StatusBadRequest).problem("ambiguous_path")
+			s.call(t, "GET", "/v1%2fadmin%2fusers", k.full).rejected(http.StatusBadRequest).problem("ambiguous_path")
 			s.post(t, k, "revoke", nil)
 		}
 	})
@@ -101,7 +101,7 @@ func TestVilvik(t *testing.T) {
 			s.send(t, "GET", m[4], "", m[1], m[2]).passed()
 		}
 		if n := strings.Count(byCommand.out, full); n != 2 {
-			t.Errorf("the command prints the key %d times, want beside its record and in the curl:\n%s", n, byCommand.out)
+			t.Errorf("the command prints the key %d times, want twice, with its record and in the curl:\n%s", n, byCommand.out)
 		}
 	})
 
@@ -132,7 +132,7 @@ func TestVilvik(t *testing.T) {
 		begin := time.Now().Add(-time.Second)
 		k := s.key(t, "audit", nil)
 		s.patch(t, "/v1/keys/"+k.id, record{"name": "renamed"})
-		s.patch(t, "/v1/keys/"+k.id, record{"name": "renamed"}) // changes nothing
+		s.patch(t, "/v1/keys/"+k.id, record{"name": "renamed"}) // The same name again changes nothing.
 		s.keygate(t, "key", "rotate", k.id, "--actor", "ada@example.com", "--json").exits(0)
 		s.post(t, k, "disable", nil)
 		s.post(t, k, "enable", nil)
@@ -162,7 +162,7 @@ func TestVilvik(t *testing.T) {
 		if len(before) != 1 || len(now) != 1 || before["name"] != "test" || now["name"] != "renamed" {
 			t.Errorf("the change is %v → %v", before, now)
 		}
-		// It only grows: no call changes or removes an event.
+		// The audit log only grows: no request changes or removes an event.
 		for _, method := range []string{"POST", "PUT", "PATCH", "DELETE"} {
 			s.manage(t, method, "/v1/audit", record{}).want(http.StatusMethodNotAllowed)
 			if a := s.manage(t, method, "/v1/audit/"+events[0].text("id"), record{}); a.status != http.StatusNotFound && a.status != http.StatusMethodNotAllowed {
@@ -188,37 +188,37 @@ func TestVilvik(t *testing.T) {
 			if next.id != k.id || !slices.Equal(next.record.list("scopes"), []any{"read"}) || next.record["rate"] != "100/h" || next.full == k.full {
 				t.Errorf("rotated, the record is %v", next.record)
 			}
-			s.call(t, "GET", s.path, k.full).refused(http.StatusUnauthorized)
+			s.call(t, "GET", s.path, k.full).rejected(http.StatusUnauthorized)
 			s.call(t, "GET", s.path, next.full).passed()
-			s.call(t, "POST", s.path, next.full).refused(http.StatusForbidden).problem("insufficient_scope")
+			s.call(t, "POST", s.path, next.full).rejected(http.StatusForbidden).problem("insufficient_scope")
 			k = next
 		}
-		// The limit is the key's, not its secret's: eight passed.
+		// A rotation does not reset the key's limit: at least eight requests have been counted.
 		if left := s.call(t, "GET", s.path, k.full).passed().number("X-RateLimit-Remaining"); left > 92 {
 			t.Errorf("after rotations %d requests remain", left)
 		}
 		s.shownOnce(t, k)
 	})
 
-	t.Run("revoked for good", func(t *testing.T) {
+	t.Run("a revocation is permanent", func(t *testing.T) {
 		s.tenant(t, "revoke", nil)
 		k := s.key(t, "revoke", nil)
 		s.call(t, "GET", s.path, k.full).passed()
 		s.keygate(t, "key", "revoke", k.id).exits(0)
 		for _, path := range []string{s.path, "/", "/v1/admin/x"} {
-			s.call(t, "GET", path, k.full).refused(http.StatusUnauthorized).problem("revoked_key")
+			s.call(t, "GET", path, k.full).rejected(http.StatusUnauthorized).problem("revoked_key")
 		}
 		for _, verb := range []string{"enable", "rotate"} {
 			s.manage(t, "POST", "/v1/keys/"+k.id+"/"+verb, nil).want(http.StatusConflict).problem("key_revoked")
 			s.keygate(t, "key", verb, k.id).exits(1)
 		}
 		s.manage(t, "PATCH", "/v1/keys/"+k.id, record{"name": "back"}).want(http.StatusConflict).problem("key_revoked")
-		s.post(t, k, "revoke", nil) // once more changes nothing
+		s.post(t, k, "revoke", nil) // Revoking the key a second time changes nothing.
 		s.restart()
-		s.call(t, "GET", s.path, k.full).refused(http.StatusUnauthorized).problem("revoked_key")
+		s.call(t, "GET", s.path, k.full).rejected(http.StatusUnauthorized).problem("revoked_key")
 	})
 
-	t.Run("how many keys", func(t *testing.T) {
+	t.Run("the plan limits the number of active keys", func(t *testing.T) {
 		s.tenant(t, "cap", record{"plan": "free"})
 		var keys []key
 		for range 3 {
@@ -228,19 +228,19 @@ func TestVilvik(t *testing.T) {
 			t.Helper()
 			p := s.manage(t, "POST", "/v1/tenants/cap/keys", record{"name": "one more"}).want(http.StatusConflict).problem("key_limit_reached")
 			if !strings.Contains(p.text("detail"), "3") {
-				t.Errorf("the error does not say how many: %s", p.text("detail"))
+				t.Errorf("the error does not state the limit: %s", p.text("detail"))
 			}
 		}
 		full()
 		if r := s.keygate(t, "key", "create", "--tenant", "cap", "--name", "x").exits(1); !strings.Contains(r.err, "3") {
-			t.Errorf("the command says %s", r.err)
+			t.Errorf("the command prints %s", r.err)
 		}
 		// Only active keys count.
 		s.post(t, keys[0], "disable", nil)
 		keys = append(keys, s.key(t, "cap", record{"expires_at": after(300 * time.Millisecond)}))
 		full()
 		s.manage(t, "POST", "/v1/keys/"+keys[0].id+"/enable", nil).want(http.StatusConflict).problem("key_limit_reached")
-		testkit.Eventually(t, "the key's end", func() bool { return s.read(t, "/v1/keys/"+keys[3].id)["status"] == "expired" })
+		testkit.Eventually(t, "the key has expired", func() bool { return s.read(t, "/v1/keys/"+keys[3].id)["status"] == "expired" })
 		s.post(t, keys[0], "enable", nil)
 		full()
 		s.post(t, keys[1], "revoke", nil)
@@ -249,7 +249,7 @@ func TestVilvik(t *testing.T) {
 		if r := s.read(t, "/v1/tenants/cap"); r["keys_active"] != 3.0 || r["max_keys"] != 3.0 {
 			t.Errorf("the tenant is %v", r)
 		}
-		// More on premium, and after a downgrade they go on.
+		// The plan premium allows more keys. After a downgrade, these keys still work.
 		s.patch(t, "/v1/tenants/cap", record{"plan": "premium"})
 		more := s.key(t, "cap", nil)
 		s.patch(t, "/v1/tenants/cap", record{"plan": "free"})
@@ -258,12 +258,12 @@ func TestVilvik(t *testing.T) {
 		}
 		full4 := s.manage(t, "POST", "/v1/tenants/cap/keys", record{"name": "x"}).want(http.StatusConflict)
 		full4.problem("key_limit_reached")
-		s.made(t, s.post(t, more, "rotate", nil)) // makes no key
+		s.made(t, s.post(t, more, "rotate", nil)) // A rotation creates no further key.
 	})
 
 	t.Run("many creations at once stay within the cap", func(t *testing.T) {
 		s.tenant(t, "many", record{"plan": "premium"})
-		var made, refused atomic.Int64
+		var made, rejected atomic.Int64
 		var wg sync.WaitGroup
 		for range 100 {
 			wg.Go(func() {
@@ -272,7 +272,7 @@ func TestVilvik(t *testing.T) {
 					case http.StatusCreated:
 						made.Add(1)
 					case http.StatusConflict:
-						refused.Add(1)
+						rejected.Add(1)
 					default:
 						t.Errorf("%d %s", a.status, a.body)
 					}
@@ -280,8 +280,8 @@ func TestVilvik(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if made.Load() != 25 || refused.Load() != 975 {
-			t.Errorf("%d were made and %d refused, of 1000 against a cap of 25", made.Load(), refused.Load())
+		if made.Load() != 25 || rejected.Load() != 975 {
+			t.Errorf("%d were created and %d rejected, of 1000 against a cap of 25", made.Load(), rejected.Load())
 		}
 		if r := s.read(t, "/v1/audit/verify"); r["intact"] != true {
 			t.Errorf("the chain is %v", r)

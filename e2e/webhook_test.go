@@ -34,20 +34,20 @@ const webhookSite = `
 }
 `
 
-// receiver is an endpoint of webhooks.
+// receiver is an endpoint that receives webhooks.
 type receiver struct {
 	*httptest.Server
 	mu sync.Mutex
-	// down makes it answer 503.
-	down   bool
-	tried  int
-	heard  map[string]string // type by webhook-id
-	secret string
-	wrong  []string
+	// down makes the endpoint answer 503.
+	down     bool
+	attempts int
+	received map[string]string // received maps a webhook-id to the type of the event.
+	secret   string
+	wrong    []string
 }
 
 func newReceiver(t testing.TB) *receiver {
-	r := &receiver{heard: map[string]string{}}
+	r := &receiver{received: map[string]string{}}
 	r.Server = httptest.NewServer(r)
 	t.Cleanup(r.Close)
 	return r
@@ -57,7 +57,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	body, _ := io.ReadAll(q.Body)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.tried++
+	r.attempts++
 	if r.down {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
@@ -75,7 +75,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	if err := json.Unmarshal(body, &e); err != nil {
 		r.wrong = append(r.wrong, string(body))
 	}
-	r.heard[id] = e.Type
+	r.received[id] = e.Type
 }
 
 func (r *receiver) set(f func()) {
@@ -84,12 +84,13 @@ func (r *receiver) set(f func()) {
 	f()
 }
 
-// types counts what it heard, each id once.
+// types returns the number of received events by type. An event that was delivered twice counts
+// once.
 func (r *receiver) types() map[string]int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := map[string]int{}
-	for _, t := range r.heard {
+	for _, t := range r.received {
 		out[t]++
 	}
 	return out
@@ -109,21 +110,21 @@ func TestWebhooksOutliveTheGateway(t *testing.T) {
 	g.keep(k["key"].(string))
 	testkit.Eventually(t, "key.created", func() bool { return r.types()["key.created"] == 1 })
 
-	// While the endpoint is down the gateway is killed, right after it said that it had taken them.
-	r.set(func() { r.down, r.tried = true, 0 })
+	// The endpoint is down, and the gateway is killed right after it has accepted the events.
+	r.set(func() { r.down, r.attempts = true, 0 })
 	g.api(t, "POST", "/v1/tenants/acme/events", record{"type": "job.finished", "data": record{"job": "j1"}}).want(202)
-	testkit.Eventually(t, "an attempt", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.tried > 0 })
+	testkit.Eventually(t, "an attempt", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.attempts > 0 })
 	g.api(t, "POST", "/v1/keys/"+k["id"].(string)+"/revoke", nil).want(200)
 	g.kill()
 	r.set(func() { r.down = false })
 	g.start()
-	testkit.Eventually(t, "what was not delivered", func() bool { got := r.types(); return got["job.finished"] == 1 && got["key.revoked"] == 1 })
+	testkit.Eventually(t, "the pending events are delivered", func() bool { got := r.types(); return got["job.finished"] == 1 && got["key.revoked"] == 1 })
 	if got := r.types(); got["key.created"] != 1 || len(got) != 3 {
-		t.Errorf("heard %v", got)
+		t.Errorf("received %v", got)
 	}
 	r.mu.Lock()
 	for _, body := range r.wrong {
-		t.Errorf("wrongly signed: %s", body)
+		t.Errorf("a delivery with a wrong signature: %s", body)
 	}
 	r.mu.Unlock()
 	if strings.Contains(string(g.stored()), strings.TrimPrefix(secret, "whsec_")) {
@@ -142,7 +143,7 @@ func TestWebhooksWithoutASecret(t *testing.T) {
 	if body := string(a.body); !strings.Contains(body, "webhooks_unavailable") || !strings.Contains(body, "secret {env.KEYGATE_SECRET}") {
 		t.Errorf("answered %s", body)
 	}
-	// Events without anybody to hear them are no error.
+	// An event that no webhook receives is no error.
 	g.api(t, "POST", "/v1/tenants", record{"slug": "acme"}).want(201)
 	g.api(t, "POST", "/v1/tenants/acme/events", record{"type": "job.finished"}).want(202)
 
@@ -150,7 +151,8 @@ func TestWebhooksWithoutASecret(t *testing.T) {
 	short.command(t, "", "validate", "--config", short.config, "--adapter", "caddyfile").exits(1)
 }
 
-// No webhook leads to the gateway itself, however it is named and also where its block is allowed.
+// A webhook can't have a URL of the gateway itself, whatever name the URL has, even if
+// allow_private allows the address.
 func TestWebhooksDoNotReachTheGatewayItself(t *testing.T) {
 	t.Parallel()
 	text := fmt.Sprintf(webhookSite, "secret {env.KEYGATE_SECRET}")
@@ -166,12 +168,12 @@ func TestWebhooksDoNotReachTheGatewayItself(t *testing.T) {
 			a := g.api(t, "POST", "/v1/webhooks", record{"url": "http://" + host + ":" + port + "/stop", "tenant": "acme"})
 			a.want(422)
 			if !strings.Contains(string(a.body), "this gateway itself") {
-				t.Errorf("%s:%s is refused with %s", host, port, a.body)
+				t.Errorf("%s:%s is rejected with %s", host, port, a.body)
 			}
 		}
 	}
 
-	// A port at which nobody listened when the webhook was made.
+	// No process listened on this port when the webhook was created.
 	port := freePort(t)
 	hook := g.api(t, "POST", "/v1/webhooks", record{"url": "http://127.0.0.1:" + port + "/", "tenant": "acme"}).want(201).json().text("id")
 	g.reload(t, text+"http://127.0.0.1:"+port+" {\n\trespond 200\n}\n")

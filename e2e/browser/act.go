@@ -21,17 +21,17 @@ import (
 //go:embed find.js
 var findJS string
 
-// literal returns a value as JavaScript writes it.
+// literal returns a value as a JavaScript literal.
 func literal(v any) string {
 	b, err := json.Marshal(v)
 	if err != nil {
-		panic(err) // only strings, numbers and lists of them are given
+		panic(err) // Callers pass only strings, numbers, booleans and lists of them, which always encode.
 	}
 	return string(b)
 }
 
-// await polls until f returns true. What f returns as an error is how it stands
-// meanwhile: the page may be on its way to another.
+// await calls f until it returns true without an error, and ends the test after patience. Errors
+// of f are expected while the tab navigates to another page.
 func (tab *Tab) await(what string, f func() (bool, error)) {
 	tab.t.Helper()
 	var err error
@@ -42,21 +42,22 @@ func (tab *Tab) await(what string, f func() (bool, error)) {
 		}
 		if time.Now().After(deadline) || tab.ctx.Err() != nil {
 			if err == nil {
-				err = errors.New("it did not come")
+				err = errors.New("the event did not come")
 			}
 			tab.fatal("%s: %v", what, err)
 		}
 	}
 }
 
-// eval evaluates an expression; a promise is waited for.
+// eval evaluates a JavaScript expression and stores its value in result. It waits for a promise.
 func (tab *Tab) eval(expression string, result any) error {
 	return tab.run(chromedp.Evaluate(expression, result, func(p *runtime.EvaluateParams) *runtime.EvaluateParams {
 		return p.WithAwaitPromise(true)
 	}))
 }
 
-// Eval evaluates an expression in the page and stores what it gives, through JSON.
+// Eval evaluates a JavaScript expression in the page and stores its value in result, by way of
+// JSON.
 func (tab *Tab) Eval(expression string, result any) {
 	tab.t.Helper()
 	if err := tab.eval(expression, result); err != nil {
@@ -64,7 +65,7 @@ func (tab *Tab) Eval(expression string, result any) {
 	}
 }
 
-// Await waits until an expression is true in the page.
+// Await waits until a JavaScript expression is true in the page.
 func (tab *Tab) Await(what, expression string) {
 	tab.t.Helper()
 	tab.await(what, func() (bool, error) {
@@ -74,21 +75,22 @@ func (tab *Tab) Await(what, expression string) {
 	})
 }
 
-// with evaluates an expression over the element e.
+// with returns JavaScript that evaluates expression for the element what, as the variable e. It
+// gives null if there is no such element.
 func with(what, expression string) string {
 	return fmt.Sprintf(`(() => { const found = (%s)(%s); if (!found.length) return null; const e = found[0].e, visible = found[0].visible; return %s; })()`,
 		strings.TrimSpace(findJS), literal(what), expression)
 }
 
-// leaving carries out what leads to another page, and returns when that one has loaded. It
-// must answer with one of the statuses, 200 where none is given.
-func (tab *Tab) leaving(what string, leave func() error, statuses []int) {
+// navigateBy runs an action that opens another page, and returns when that page has loaded. The
+// page must have one of the statuses; without statuses, 200.
+func (tab *Tab) navigateBy(what string, leave func() error, statuses []int) {
 	tab.t.Helper()
-	tab.leave(what, leave)
-	tab.arrived(what, statuses)
+	tab.waitForNextPage(what, leave)
+	tab.checkResponse(what, statuses)
 }
 
-func (tab *Tab) leave(what string, leave func() error) {
+func (tab *Tab) waitForNextPage(what string, leave func() error) {
 	tab.t.Helper()
 	mark := literal(fmt.Sprint("left ", time.Now().UnixNano()))
 	if err := tab.eval("window.keygateLeft = "+mark, nil); err != nil {
@@ -104,8 +106,8 @@ func (tab *Tab) leave(what string, leave func() error) {
 	})
 }
 
-// arrived looks at the page that has just loaded.
-func (tab *Tab) arrived(what string, statuses []int) {
+// checkResponse checks the status of the page that has just loaded, and then the page.
+func (tab *Tab) checkResponse(what string, statuses []int) {
 	tab.t.Helper()
 	if len(statuses) == 0 {
 		statuses = []int{200}
@@ -115,11 +117,12 @@ func (tab *Tab) arrived(what string, statuses []int) {
 	if !slices.Contains(statuses, status) {
 		tab.fatal("%s: answered %d, want %v", what, status, statuses)
 	}
-	tab.settled()
+	tab.checkPage()
 }
 
-// settled looks at the page as it stands.
-func (tab *Tab) settled() {
+// checkPage checks the page as it is now: it shows no forbidden secret, and does not scroll
+// sideways.
+func (tab *Tab) checkPage() {
 	tab.t.Helper()
 	tab.searchSecrets()
 	var wide string
@@ -130,7 +133,7 @@ func (tab *Tab) settled() {
 	tab.report()
 }
 
-// tooWideJS gives what makes a page wider than its window, "" for nothing.
+// tooWideJS returns the elements that make a page wider than its window, or "".
 const tooWideJS = `(() => {
 	const width = document.documentElement.clientWidth;
 	if (document.documentElement.scrollWidth <= width) return '';
@@ -142,17 +145,17 @@ const tooWideJS = `(() => {
 	return widest.slice(0, 3).map(e => e.outerHTML.slice(0, 160)).join(' and ') || 'the page itself';
 })()`
 
-// Go opens a page: a path of the site, or a whole URL. It must answer with one of the
-// statuses, 200 where none is given.
+// Go opens a path of the site, or a whole URL. The page must have one of the statuses; without
+// statuses, 200.
 func (tab *Tab) Go(target string, statuses ...int) {
 	tab.t.Helper()
 	if strings.HasPrefix(target, "/") {
 		target = tab.site + target
 	}
-	tab.leaving("opening "+target, func() error { return tab.run(navigate(target)) }, statuses)
+	tab.navigateBy("opening "+target, func() error { return tab.run(navigate(target)) }, statuses)
 }
 
-// navigate goes to a URL.
+// navigate opens a URL.
 func navigate(target string) chromedp.Action {
 	return chromedp.ActionFunc(func(ctx context.Context) error {
 		_, _, text, _, err := page.Navigate(target).Do(ctx)
@@ -163,20 +166,21 @@ func navigate(target string) chromedp.Action {
 	})
 }
 
-// Reload loads the page again, as a person does: where it answered a form, that is sent again.
+// Reload reloads the page as a person does. If the page is the response to a form, the browser
+// sends the form again.
 func (tab *Tab) Reload(statuses ...int) {
 	tab.t.Helper()
-	tab.leaving("reloading", func() error { return tab.run(page.Reload()) }, statuses)
+	tab.navigateBy("reloading", func() error { return tab.run(page.Reload()) }, statuses)
 }
 
-// Back goes to the page before. Where that answered a form and may not be kept, the browser
-// asks whether to send it again, which counts as status 0.
+// Back goes to the previous page. If that page is the response to a form and may not be cached,
+// the browser asks whether to send the form again. That question counts as status 0.
 func (tab *Tab) Back(statuses ...int) {
 	tab.t.Helper()
-	tab.leaving("going back", func() error { return tab.eval("history.back()", nil) }, statuses)
+	tab.navigateBy("going back", func() error { return tab.eval("history.back()", nil) }, statuses)
 }
 
-// Click clicks on an element when it is there, can be seen and lies under nothing.
+// Click clicks on an element as soon as it is present, visible and not covered by another element.
 func (tab *Tab) Click(what string) {
 	tab.t.Helper()
 	if err := tab.click(what); err != nil {
@@ -184,12 +188,12 @@ func (tab *Tab) Click(what string) {
 	}
 }
 
-// Follow clicks on what leads to another page, and returns when that has loaded. It must
-// answer with one of the statuses, 200 where none is given.
+// Follow clicks on an element that opens another page, and returns when that page has loaded. The
+// page must have one of the statuses; without statuses, 200.
 func (tab *Tab) Follow(what string, statuses ...int) {
 	tab.t.Helper()
 	tab.See(what)
-	tab.leaving("clicking on "+what, func() error { return tab.click(what) }, statuses)
+	tab.navigateBy("clicking on "+what, func() error { return tab.click(what) }, statuses)
 }
 
 func (tab *Tab) click(what string) error {
@@ -198,7 +202,8 @@ func (tab *Tab) click(what string) error {
 		Covered string
 	}
 	for deadline := time.Now().Add(patience); ; time.Sleep(15 * time.Millisecond) {
-		// The middle of its first line: a link may be broken over two.
+		// The click goes to the middle of the element's first line, since a link may extend over
+		// two lines.
 		var found *json.RawMessage
 		err := tab.eval(with(what, `(() => {
 			if (!visible || e.disabled) return null;
@@ -212,9 +217,9 @@ func (tab *Tab) click(what string) error {
 			if err = json.Unmarshal(*found, &at); err == nil && at.Covered == "" {
 				break
 			}
-			err = fmt.Errorf("it lies under %s", at.Covered)
+			err = fmt.Errorf("it is covered by %s", at.Covered)
 		} else if err == nil {
-			err = errors.New("it is not there, not visible or disabled")
+			err = errors.New("it is missing, not visible or disabled")
 		}
 		if time.Now().After(deadline) {
 			return err
@@ -223,8 +228,8 @@ func (tab *Tab) click(what string) error {
 	return tab.run(chromedp.MouseClickXY(at.X, at.Y))
 }
 
-// Fill types into a field, in place of what stands there; of a select it chooses the
-// option that has this value or says this.
+// Fill replaces the text of a field by value. In a select, it chooses the option with this value
+// or this text.
 func (tab *Tab) Fill(what, value string) {
 	tab.t.Helper()
 	tab.See(what)
@@ -240,7 +245,7 @@ func (tab *Tab) Fill(what, value string) {
 			e.dispatchEvent(new Event('change', { bubbles: true }));
 			return '';
 		}
-		if (e.readOnly || e.disabled) return 'it can not be written to';
+		if (e.readOnly || e.disabled) return 'it is read-only or disabled';
 		e.select ? e.select() : 0;
 		return 'type';
 	})()`), &left)
@@ -250,7 +255,7 @@ func (tab *Tab) Fill(what, value string) {
 	if left != "type" {
 		tab.fatal("filling %s with %q: %s", what, value, left)
 	}
-	// Dates and the like take no typed text in one piece.
+	// Fields for dates, numbers and colours do not accept typed text in one piece.
 	tab.Eval(with(what, `(() => {
 		if (!['date', 'datetime-local', 'time', 'number', 'color'].includes(e.type)) return false;
 		e.value = `+literal(value)+`;
@@ -268,7 +273,7 @@ func (tab *Tab) Fill(what, value string) {
 	tab.must("filling "+what, input.InsertText(value))
 }
 
-// Check sets a box or a radio button, by a click where it is not so yet.
+// Check sets or clears a checkbox or radio button, with a click if its state differs.
 func (tab *Tab) Check(what string, on bool) {
 	tab.t.Helper()
 	tab.See(what)
@@ -280,21 +285,21 @@ func (tab *Tab) Check(what string, on bool) {
 	}
 }
 
-// Press presses keys, one after the other, wherever the focus is: text, or keys of package
-// kb such as kb.Tab.
+// Press presses keys one after the other, wherever the focus is. keys holds text and keys of
+// package kb, such as kb.Tab.
 func (tab *Tab) Press(keys string) {
 	tab.t.Helper()
 	tab.must("pressing keys", chromedp.KeyEvent(keys))
 }
 
-// Submit presses keys that lead to another page, and returns when that has loaded.
+// Submit presses keys that open another page, and returns when that page has loaded.
 func (tab *Tab) Submit(keys string, statuses ...int) {
 	tab.t.Helper()
-	tab.leaving("pressing keys", func() error { return tab.run(chromedp.KeyEvent(keys)) }, statuses)
+	tab.navigateBy("pressing keys", func() error { return tab.run(chromedp.KeyEvent(keys)) }, statuses)
 }
 
-// Expect says that a dialogue will come while f runs, and how it is answered, and fails
-// where none comes. It returns when it has come.
+// Expect runs f, during which a dialogue of that kind must open, and accepts or dismisses the
+// dialogue. It fails the test if none opens.
 func (tab *Tab) Expect(kind string, accept bool, f func()) {
 	tab.t.Helper()
 	tab.mu.Lock()
@@ -311,21 +316,22 @@ func (tab *Tab) Expect(kind string, accept bool, f func()) {
 	tab.mu.Unlock()
 }
 
-// Tolerate says that what a page asks for beside may be answered with this status from now on.
+// Tolerate allows requests of pages, other than for pages themselves, to be answered with this
+// status from now on.
 func (tab *Tab) Tolerate(status int) {
 	tab.mu.Lock()
 	tab.tolerated = int64(status)
 	tab.mu.Unlock()
 }
 
-// MayLeave says that the tab may go to pages of other sites from now on.
+// MayLeave allows the tab to open pages of other sites from now on.
 func (tab *Tab) MayLeave() {
 	tab.mu.Lock()
 	tab.foreign = true
 	tab.mu.Unlock()
 }
 
-// Enter opens a page that leads on by itself, and returns when an element is there.
+// Enter opens a page that redirects by a script, and returns when the element until is visible.
 func (tab *Tab) Enter(target, until string) {
 	tab.t.Helper()
 	if err := tab.run(navigate(target)); err != nil {
@@ -333,11 +339,11 @@ func (tab *Tab) Enter(target, until string) {
 	}
 	tab.See(until)
 	tab.Await("the page", `document.readyState === 'complete'`)
-	tab.settled()
+	tab.checkPage()
 }
 
-// AllowClipboard lets pages use the clipboard, which all tabs share: a test that looks at it
-// is best the only one.
+// AllowClipboard allows pages to use the clipboard. All tabs share one clipboard, so only one test
+// at a time can check it.
 func (tab *Tab) AllowClipboard() {
 	tab.t.Helper()
 	tab.must("allowing the clipboard", chromedp.ActionFunc(func(ctx context.Context) error {
@@ -360,8 +366,7 @@ func (tab *Tab) Clipboard() string {
 	return text
 }
 
-// Ignore says that what goes wrong in the tab from now on is nobody's fault: it is on a page
-// that tries to do harm.
+// Ignore makes the tab ignore all further problems, for pages that attack the console on purpose.
 func (tab *Tab) Ignore() {
 	tab.mu.Lock()
 	tab.ignoring = true

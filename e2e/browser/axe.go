@@ -5,14 +5,14 @@ import (
 	"strings"
 )
 
-// axeJS is axe-core 4.14.1 of Deque Systems, from the npm package of that name; axe/LICENSE
-// is its licence. It is part of tests only.
+// axeJS is axe-core 4.14.1 of Deque Systems, from the npm package of that name. axe/LICENSE is its
+// licence. Only tests contain it.
 //
 //go:embed axe/axe.min.js
 var axeJS string
 
-// axeRunJS runs every rule for WCAG 2.2 A and AA and the best practices, those that
-// are off unless asked for included.
+// axeRunJS runs every rule for WCAG 2.2 A and AA and the best practices, including rules that are
+// disabled by default.
 const axeRunJS = `axe.run(document, {
 	runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22a', 'wcag22aa', 'best-practice'],
 	rules: { 'target-size': { enabled: true } },
@@ -22,9 +22,9 @@ const axeRunJS = `axe.run(document, {
 	nodes: v.nodes.slice(0, 5).map(n => n.html.slice(0, 300) + ' — ' + n.failureSummary.replace(/\s+/g, ' ')),
 })))`
 
-// Accessible fails the test with every violation of a rule of accessibility that axe-core
-// finds on the page as it stands, and with what its eyes miss: text over the edge of its
-// place, and what lies under something else. The page must be one whose scripts run.
+// Accessible fails the test with every violation of accessibility rules that axe-core finds on the
+// page. It also finds text that is larger than its element, and links and buttons that are
+// covered. The tab must run scripts.
 func (tab *Tab) Accessible() {
 	tab.t.Helper()
 	var loaded bool
@@ -42,15 +42,15 @@ func (tab *Tab) Accessible() {
 			tab.view.Name, tab.URL(), v.Help, v.Rule, v.Impact, strings.Join(v.Nodes, "\n\t"))
 	}
 	var spilt []string
-	tab.Eval(spiltJS, &spilt)
+	tab.Eval(overflowJS, &spilt)
 	for _, s := range spilt {
-		tab.t.Errorf("%s: on %s something stands over its edge or lies under another: %s", tab.view.Name, tab.URL(), s)
+		tab.t.Errorf("%s: on %s an element overflows or is covered: %s", tab.view.Name, tab.URL(), s)
 	}
 }
 
-// spiltJS gives what has no room for what it holds, and the links and buttons in sight that
-// lie under something else.
-const spiltJS = `(() => {
+// overflowJS returns the elements whose content is wider than they are, and the visible links and
+// buttons that another element covers.
+const overflowJS = `(() => {
 	// What is for screen readers only is a point to the eye.
 	const clipped = e => e && (e.clientWidth <= 1 && getComputedStyle(e).overflowX === 'hidden' || clipped(e.parentElement));
 	const seen = [...document.querySelectorAll('body *')].filter(e => e.checkVisibility() && e.getClientRects().length && !e.closest('svg, canvas, .uplot') && !clipped(e));

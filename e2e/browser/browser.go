@@ -14,16 +14,16 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// patience is how long something may take that always happens. It only tells a test that
-// hangs from one on a busy machine.
+// patience is how long the tests wait for an event that always comes. It only distinguishes a test
+// that hangs from one on a busy machine.
 const patience = time.Minute
 
-// names are what Chromium's program is called.
+// names are the names of the Chromium program on different systems.
 var names = []string{"chromium", "chromium-browser", "google-chrome"}
 
-// process is the browser of this process's tests.
+// process is the Chromium process that all tests of this process share.
 type process struct {
-	// ctx is the browser's, from which tabs descend.
+	// ctx is the context of the browser, from which the contexts of tabs descend.
 	ctx context.Context
 	end func()
 }
@@ -34,7 +34,7 @@ var shared struct {
 	err error
 }
 
-// browser returns the browser, which it starts where it does not run.
+// browser returns the browser. The first call starts it.
 func browser() (*process, error) {
 	shared.mu.Lock()
 	defer shared.mu.Unlock()
@@ -44,8 +44,8 @@ func browser() (*process, error) {
 	return shared.p, shared.err
 }
 
-// Close ends the browser, if one was started, and removes its profile. No tab may be in
-// use. It blocks until the process has ended.
+// Close ends the browser, if one was started, and removes its profile. It blocks until the process
+// has ended. No tab may be in use.
 func Close() {
 	shared.mu.Lock()
 	defer shared.mu.Unlock()
@@ -55,7 +55,7 @@ func Close() {
 	shared.p, shared.err = nil, errors.New("the browser was closed")
 }
 
-// find returns the path of Chromium.
+// find returns the path of the Chromium program.
 func find() (string, error) {
 	for _, name := range names {
 		if path, err := exec.LookPath(name); err == nil {
@@ -77,20 +77,21 @@ func start() (*process, error) {
 	options := append([]chromedp.ExecAllocatorOption{}, chromedp.DefaultExecAllocatorOptions[:]...)
 	options = append(options,
 		chromedp.ExecPath(path), chromedp.UserDataDir(profile), chromedp.WSURLReadTimeout(patience),
-		// It opens nothing but pages of ours; containers that run as root have no sandbox.
+		// The browser opens only pages of the tests, so it needs no sandbox. Containers that run
+		// as root can't have one.
 		chromedp.NoSandbox, chromedp.DisableGPU,
 		chromedp.Flag("disable-quic", true),
 		chromedp.Flag("disable-component-update", true),
 		chromedp.Flag("disable-domain-reliability", true),
 		chromedp.Flag("no-pings", true),
-		// What a person sees, without what differs between machines.
+		// These flags remove differences between machines.
 		chromedp.Flag("hide-scrollbars", true),
 		chromedp.Flag("font-render-hinting", "none"),
 		chromedp.Flag("lang", "en-GB"),
 		chromedp.Env("HOME="+profile, "LC_ALL=C.UTF-8"),
 	)
 	all, kill := chromedp.NewExecAllocator(context.Background(), options...)
-	quiet := func(string, ...any) {} // of events that are newer than the library
+	quiet := func(string, ...any) {} // chromedp reports events that are newer than the library; the tests discard these reports.
 	ctx, _ := chromedp.NewContext(all, chromedp.WithErrorf(quiet), chromedp.WithLogf(quiet))
 	if err := chromedp.Run(ctx); err != nil {
 		kill()
@@ -98,12 +99,13 @@ func start() (*process, error) {
 		return nil, fmt.Errorf("starting Chromium: %w", err)
 	}
 	end := func() {
-		// It is asked to close, then made to; either way its process is waited for.
+		// The browser is first asked to close and then killed. In both cases chromedp waits for
+		// its process.
 		closing, cancel := context.WithTimeout(ctx, 5*time.Second)
 		_ = chromedp.Cancel(closing)
 		cancel()
 		kill()
-		// Its own children may still be writing for a moment.
+		// Child processes of the browser may still write to the profile for a moment.
 		for range 100 {
 			if os.RemoveAll(profile) == nil {
 				break
@@ -114,7 +116,7 @@ func start() (*process, error) {
 	return &process{ctx, end}, nil
 }
 
-// open makes an empty page that shares nothing with others.
+// open opens an empty page in a new profile, which shares nothing with other profiles.
 func (p *process) open() (cdp.BrowserContextID, target.ID, error) {
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
 	defer cancel()
@@ -123,15 +125,15 @@ func (p *process) open() (cdp.BrowserContextID, target.ID, error) {
 	if err != nil {
 		return "", "", err
 	}
-	// A profile without a window has no place for a tab.
+	// A new profile has no window, so the tab needs a new one.
 	id, err := target.CreateTarget("about:blank").WithBrowserContextID(profile).WithNewWindow(true).Do(ctx)
 	return profile, id, err
 }
 
-// dispose closes what is open in a profile, and forgets it.
+// dispose closes all pages of a profile and deletes the profile.
 func (p *process) dispose(profile cdp.BrowserContextID) {
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
 	defer cancel()
-	// It fails only where the browser is gone, and the profile with it.
+	// The call fails only if the browser has ended, and the profile with it.
 	_ = target.DisposeBrowserContext(profile).Do(cdp.WithExecutor(ctx, chromedp.FromContext(ctx).Browser))
 }

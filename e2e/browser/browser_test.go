@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// pages are what the tests look at.
+// pages are the pages that the tests open.
 var pages = map[string]string{
 	"/": `<h1>Home</h1><p>Hello.</p><a href="/form">To the form</a>`,
 	"/form": `<h1>Form</h1><form method="post" action="/form"><p><label for="n">Name</label> <input id="n" name="n"></p>
@@ -62,7 +62,7 @@ var scripts = map[string]string{
 	"/stored.js":  `localStorage.setItem('k', 'planted-secret')`,
 }
 
-// site serves the pages, under a strict policy.
+// site serves the pages with a strict Content-Security-Policy.
 func site(t *testing.T) string {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; connect-src *; img-src 'self'; form-action 'self'")
@@ -92,7 +92,7 @@ func site(t *testing.T) string {
 	return s.URL
 }
 
-func TestUse(t *testing.T) {
+func TestTab(t *testing.T) {
 	t.Parallel()
 	url := site(t)
 	for _, v := range []View{Desktop, Phone.InDark(), Desktop.WithoutScript()} {
@@ -122,7 +122,7 @@ func TestUse(t *testing.T) {
 			tab.Go("/nowhere", 404)
 			tab.Go("/redirect")
 			if got := tab.Path(); got != "/passed" {
-				t.Errorf("it is at %s", got)
+				t.Errorf("the tab is at %s", got)
 			}
 			picture := filepath.Join(t.TempDir(), "p.png")
 			tab.Picture(picture, true)
@@ -138,7 +138,7 @@ func TestUse(t *testing.T) {
 				want = "unknown"
 			}
 			if got := tab.Text("#z"); got != want {
-				t.Errorf("the page thinks of %s, want %s", got, want)
+				t.Errorf("the page shows %s, want %s", got, want)
 			}
 			if v.NoScript {
 				return
@@ -163,8 +163,8 @@ func TestUse(t *testing.T) {
 	}
 }
 
-// What has the keyboard only.
-func TestKeys(t *testing.T) {
+// A form can be filled in and sent with the keyboard alone.
+func TestKeyboard(t *testing.T) {
 	t.Parallel()
 	tab := New(t, site(t), Desktop)
 	tab.Go("/form")
@@ -182,7 +182,7 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// One page on two views.
+// Become shows the same page with another view.
 func TestBecome(t *testing.T) {
 	t.Parallel()
 	tab := New(t, site(t), Desktop)
@@ -197,8 +197,8 @@ func TestBecome(t *testing.T) {
 	}
 }
 
-// Tabs share nothing.
-func TestApart(t *testing.T) {
+// Two tabs share no cookies.
+func TestTabsAreIsolated(t *testing.T) {
 	t.Parallel()
 	url := site(t)
 	one, two := New(t, url, Desktop), New(t, url, Desktop)
@@ -213,23 +213,23 @@ func TestApart(t *testing.T) {
 	}
 }
 
-// recorder is a test that is expected to fail.
+// recorder is a test that is expected to fail. It records the messages.
 type recorder struct {
 	testing.TB
-	mu   sync.Mutex
-	said []string
+	mu       sync.Mutex
+	messages []string
 }
 
 func (r *recorder) Helper() {}
 func (r *recorder) Errorf(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.said = append(r.said, fmt.Sprintf(format, args...))
+	r.messages = append(r.messages, fmt.Sprintf(format, args...))
 }
 func (r *recorder) Fatalf(format string, args ...any) { r.Errorf(format, args...); runtime.Goexit() }
 func (r *recorder) Fatal(args ...any)                 { r.Errorf("%s", fmt.Sprint(args...)); runtime.Goexit() }
 
-// Everything that a person would call broken is noticed.
+// The tab reports everything on a page that a person would call broken.
 func TestNotices(t *testing.T) {
 	t.Parallel()
 	tab := New(t, site(t), Phone)
@@ -242,11 +242,11 @@ func TestNotices(t *testing.T) {
 		{"a script that is missing", "/nothing.js answered 404", func(tab *Tab) { tab.Go("/missing") }},
 		{"an inline script", "Content Security Policy", func(tab *Tab) { tab.Go("/inline") }},
 		{"an inline style", "Content Security Policy", func(tab *Tab) { tab.Go("/styled") }},
-		{"another site", "another site is asked: http://localhost:1/x", func(tab *Tab) { tab.Go("/foreign") }},
+		{"another site", "a request goes to another site: http://localhost:1/x", func(tab *Tab) { tab.Go("/foreign") }},
 		{"a status", "answered 404, want [200]", func(tab *Tab) { tab.Go("/nowhere") }},
 		{"a status that is too good", "answered 200, want [404]", func(tab *Tab) { tab.Go("/", 404) }},
 		{"a page too wide", "scrolls sideways, because of <pre>", func(tab *Tab) { tab.Go("/wide") }},
-		{"a dialogue", "a dialogue (alert) that nobody expected: hello", func(tab *Tab) { tab.Go("/asks") }},
+		{"a dialogue", "an unexpected dialogue (alert): hello", func(tab *Tab) { tab.Go("/asks") }},
 		{"what is not accessible", "image-alt", func(tab *Tab) { tab.Go("/image", 200); tab.Accessible() }},
 		{"text over the edge", "<b id=", func(tab *Tab) { tab.Go("/spilt"); tab.Accessible() }},
 		{"what is covered", "<a href", func(tab *Tab) { tab.Go("/covered"); tab.Accessible() }},
@@ -276,8 +276,8 @@ func TestNotices(t *testing.T) {
 				tab.report()
 			}()
 			<-done
-			if said := strings.Join(r.said, "\n"); !strings.Contains(said, tt.want) {
-				t.Errorf("what was noticed: %q, want %q", said, tt.want)
+			if said := strings.Join(r.messages, "\n"); !strings.Contains(said, tt.want) {
+				t.Errorf("the messages are %q, want %q", said, tt.want)
 			}
 			tab.secrets = nil
 		})

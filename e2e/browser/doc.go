@@ -1,23 +1,23 @@
-// Package browser lets tests use pages as people do: in a real Chromium, headless, with a
-// profile of its own that is gone afterwards.
+// Package browser lets tests use pages as people do: in a real headless Chromium with a temporary
+// profile.
 //
-// A test opens a [Tab], which shares nothing with another: cookies, storage and cache are
-// its own. All tabs of a package are in one browser, which starts with the first of them; the
-// package's TestMain ends it by [Close].
+// A test opens a [Tab]. Cookies, storage and cache belong to that tab alone. All tabs of a test
+// process share one browser, which starts with the first tab; the package's TestMain ends it with
+// [Close].
 //
-// What a person would call broken fails the test without being asked for: an error in the
-// console, a request that fails or goes to another site, anything that the
-// Content-Security-Policy had to stop, a dialogue that nobody expected, a page that scrolls sideways.
+// Everything that a person would call broken fails the test: an error in the console, a request
+// that fails or goes to another site, a violation of the Content-Security-Policy, an unexpected
+// dialogue, a page that scrolls sideways.
 //
 // Elements are named as a person would name them:
 //
-//	button=Create key   a button, by what it says
-//	link=Tenants        a link, by what it says
+//	button=Create key   a button, by its text
+//	link=Tenants        a link, by its text
 //	label=Name          a field, by its label
-//	.notice             whatever a CSS selector finds
+//	.notice             any element, by a CSS selector
 //
-// of which the first that is visible counts. Nothing sleeps: what is waited for is looked
-// for until it is there.
+// If several elements match, the first visible one counts. Nothing sleeps for a fixed time:
+// methods poll until the element is there.
 //
 // internal/testserver/install.sh installs Chromium.
 package browser

@@ -1,5 +1,5 @@
-// What the tests ask of a page: (() => { … })() with what, an element as tests name it, filled in.
-// It gives the elements that are meant, the visible ones first.
+// This function finds elements on a page. what names an element as the tests do, such as button=Save.
+// It returns all elements that match, the visible ones first.
 (what) => {
 	const squeeze = s => (s || '').replace(/\s+/g, ' ').trim();
 	const named = e => {

@@ -14,7 +14,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// URL returns where the tab is.
+// URL returns the URL of the page.
 func (tab *Tab) URL() string {
 	tab.t.Helper()
 	var at string
@@ -22,7 +22,7 @@ func (tab *Tab) URL() string {
 	return at
 }
 
-// Path returns the path, query and fragment of where the tab is.
+// Path returns the path, query and fragment of the page's URL.
 func (tab *Tab) Path() string {
 	tab.t.Helper()
 	var at string
@@ -30,13 +30,13 @@ func (tab *Tab) Path() string {
 	return at
 }
 
-// See waits until an element is there and visible.
+// See waits until an element is visible.
 func (tab *Tab) See(what string) {
 	tab.t.Helper()
 	tab.Await("to see "+what, with(what, `visible`))
 }
 
-// Sees reports whether an element is there and visible now.
+// Sees reports whether an element is visible now.
 func (tab *Tab) Sees(what string) bool {
 	tab.t.Helper()
 	var is *bool
@@ -44,7 +44,7 @@ func (tab *Tab) Sees(what string) bool {
 	return is != nil && *is
 }
 
-// Text returns what an element says, as it is seen. It waits for the element.
+// Text returns the visible text of an element. It waits for the element.
 func (tab *Tab) Text(what string) string {
 	tab.t.Helper()
 	tab.See(what)
@@ -53,7 +53,7 @@ func (tab *Tab) Text(what string) string {
 	return strings.TrimSpace(text)
 }
 
-// Value returns what stands in a field.
+// Value returns the value of a field. It waits for the field.
 func (tab *Tab) Value(what string) string {
 	tab.t.Helper()
 	tab.See(what)
@@ -62,7 +62,7 @@ func (tab *Tab) Value(what string) string {
 	return value
 }
 
-// Enabled reports whether a field or button can be used. It waits for the element.
+// Enabled reports whether a field or button is enabled. It waits for the element.
 func (tab *Tab) Enabled(what string) bool {
 	tab.t.Helper()
 	tab.See(what)
@@ -71,8 +71,8 @@ func (tab *Tab) Enabled(what string) bool {
 	return is
 }
 
-// ErrorOf returns what stands beside the field of this name as wrong: what the field says
-// describes it, as far as it is marked as an error. "" where nothing is.
+// ErrorOf returns the error message of the field with this name, or "" if the field is not marked
+// as invalid. The message is the text of the error elements that describe the field.
 func (tab *Tab) ErrorOf(name string) string {
 	tab.t.Helper()
 	var text string
@@ -85,11 +85,11 @@ func (tab *Tab) ErrorOf(name string) string {
 	return text
 }
 
-// Has waits until the page says a text.
+// Has waits until the page shows each of the texts.
 func (tab *Tab) Has(texts ...string) {
 	tab.t.Helper()
 	for _, text := range texts {
-		tab.Await("the page to say "+text, saysJS(text))
+		tab.Await("the page to show "+text, saysJS(text))
 	}
 }
 
@@ -105,7 +105,7 @@ func saysJS(text string) string {
 	return `document.body.innerText.replace(/\s+/g, ' ').includes(` + literal(strings.Join(strings.Fields(text), " ")) + `)`
 }
 
-// HTML returns the page as it stands.
+// HTML returns the current HTML of the page.
 func (tab *Tab) HTML() string {
 	tab.t.Helper()
 	var html string
@@ -113,7 +113,7 @@ func (tab *Tab) HTML() string {
 	return html
 }
 
-// Focused returns what has the focus: its text, or its label, or its name.
+// Focused returns the label, text or name of the element that has the focus, or "".
 func (tab *Tab) Focused() string {
 	tab.t.Helper()
 	var what string
@@ -125,14 +125,14 @@ func (tab *Tab) Focused() string {
 	return what
 }
 
-// Requests returns what the tab has asked for so far.
+// Requests returns the requests that the tab has sent so far.
 func (tab *Tab) Requests() []Request {
 	tab.mu.Lock()
 	defer tab.mu.Unlock()
 	return slices.Clone(tab.requests)
 }
 
-// Cookies returns the cookies that the tab holds, those that scripts can't read included.
+// Cookies returns the cookies of the tab, including those that scripts can't read.
 func (tab *Tab) Cookies() (cookies []*network.Cookie) {
 	tab.t.Helper()
 	tab.must("reading the cookies", chromedp.ActionFunc(func(ctx context.Context) (err error) {
@@ -143,27 +143,27 @@ func (tab *Tab) Cookies() (cookies []*network.Cookie) {
 	return cookies
 }
 
-// SetCookie gives the tab a cookie for the site.
+// SetCookie sets a cookie for the site.
 func (tab *Tab) SetCookie(name, value string) {
 	tab.t.Helper()
 	tab.must("setting a cookie", network.SetCookie(name, value).WithURL(tab.site))
 }
 
-// Forbid says that from now on a secret may be nowhere in the tab: every page that follows
-// is looked through, as are its address, the tab's history, its storage, its cookies and its requests.
+// Forbid forbids a secret from now on. Each following page is searched for the secret, and so are
+// its URL and the tab's history, storage, cookies and requests.
 func (tab *Tab) Forbid(secret string) {
 	tab.t.Helper()
 	tab.mu.Lock()
 	tab.secrets = append(tab.secrets, secret)
 	for _, r := range tab.requests {
 		if strings.Contains(r.URL, secret) {
-			tab.wrong("a secret is in a request's URL: %s", r.URL)
+			tab.addProblem("a secret is in a request's URL: %s", r.URL)
 		}
 	}
 	tab.mu.Unlock()
 }
 
-// searchSecrets looks for secrets wherever a page can leave something.
+// searchSecrets searches for forbidden secrets everywhere a page can leave data.
 func (tab *Tab) searchSecrets() {
 	tab.t.Helper()
 	tab.mu.Lock()
@@ -196,8 +196,8 @@ func (tab *Tab) searchSecrets() {
 	}
 }
 
-// Drawn reports whether every canvas of the page, of which there must be some, has something
-// drawn on it.
+// Drawn reports whether the page has a visible canvas, and something is drawn on every visible
+// one.
 func (tab *Tab) Drawn() bool {
 	tab.t.Helper()
 	var drawn bool
@@ -208,8 +208,8 @@ func (tab *Tab) Drawn() bool {
 	return drawn
 }
 
-// Picture writes what is seen to a PNG file; whole says that it is the page in its full
-// length and not only the window.
+// Picture writes a screenshot to a PNG file. With whole, it shows the whole page and not only the
+// window.
 func (tab *Tab) Picture(file string, whole bool) {
 	tab.t.Helper()
 	var picture []byte
@@ -226,8 +226,8 @@ func (tab *Tab) Picture(file string, whole bool) {
 	}
 }
 
-// Attribute returns what an attribute of an element says; "" where it has none. It waits for the
-// element, which need not be visible.
+// Attribute returns an attribute of an element, or "" if the element does not have it. It waits
+// for the element, which need not be visible.
 func (tab *Tab) Attribute(what, name string) string {
 	tab.t.Helper()
 	tab.Await(what, with(what, `true`))

@@ -19,78 +19,77 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// View is on what a page is seen.
+// View describes the device and the settings with which a page is shown.
 type View struct {
-	// Name says in messages which view it is.
+	// Name names the view in messages.
 	Name string
-	// Width and Height in CSS pixels.
+	// Width and Height are in CSS pixels.
 	Width, Height int64
-	// Phone says that it is touched, and that its user agent calls it mobile.
+	// Phone means that the screen is a touch screen of a mobile device.
 	Phone bool
-	// Dark says that its person prefers dark pages.
+	// Dark means that the person prefers dark pages.
 	Dark bool
-	// NoScript says that scripts are off.
+	// NoScript means that scripts are disabled.
 	NoScript bool
-	// Trusting says that any certificate will do.
+	// Trusting means that the browser accepts any certificate.
 	Trusting bool
-	// Zone is the reader's time zone, such as "Asia/Tokyo". "": UTC.
+	// Zone is the person's time zone, such as "Asia/Tokyo". "": UTC.
 	Zone string
 }
 
-// Views that tests share.
+// These are the views that most tests use.
 var (
 	Desktop = View{Name: "desktop", Width: 1280, Height: 800}
 	Phone   = View{Name: "phone", Width: 390, Height: 844, Phone: true}
 )
 
-// InDark returns the view of one who prefers dark pages.
+// InDark returns the view of a person who prefers dark pages.
 func (v View) InDark() View { v.Name += " dark"; v.Dark = true; return v }
 
-// WithoutScript returns the view of one whose browser runs no scripts.
+// WithoutScript returns the view of a browser that runs no scripts.
 func (v View) WithoutScript() View { v.Name += " without scripts"; v.NoScript = true; return v }
 
-// Insecure returns the view of one whose browser takes any certificate.
+// Insecure returns the view of a browser that accepts any certificate.
 func (v View) Insecure() View { v.Trusting = true; return v }
 
-// Tab is one page's place in the browser. Its methods end the test where what they ask for
-// does not come. It is for one goroutine.
+// Tab is a tab of the browser. Its methods end the test if an element or event that they wait for
+// does not come. Not safe for concurrent use.
 type Tab struct {
 	t   testing.TB
 	ctx context.Context
-	// profile is whose cookies and storage it has.
+	// profile is the browser profile with the tab's cookies and storage.
 	profile cdp.BrowserContextID
 	view    View
-	// site is where relative targets lead, such as "http://127.0.0.1:8080".
+	// site is the origin for relative targets, such as "http://127.0.0.1:8080".
 	site string
 
 	mu sync.Mutex
-	// problems are what went wrong since they were last reported.
+	// problems are the problems since the last report.
 	problems []string
 	requests []Request
-	// urls are those of requests, by id.
+	// urls maps the ids of requests to their URLs.
 	urls map[network.RequestID]string
-	// dialog answers the next one; nil where none is expected.
+	// dialog is the answer to the next dialogue; nil if no dialogue is expected.
 	dialog  *bool
 	dialogs []string
-	// tolerated is a status that a request beside the page may get.
+	// tolerated is a status with which requests other than for pages may be answered.
 	tolerated int64
-	// ignoring says that nothing that goes wrong counts.
+	// ignoring is true if problems are ignored.
 	ignoring bool
-	// foreign says that the tab may leave the site.
+	// foreign is true if the tab may open pages of other sites.
 	foreign bool
-	// secrets may appear nowhere any more.
+	// secrets are the texts that may appear nowhere.
 	secrets []string
 }
 
-// Request is one that the tab made.
+// Request is a request that the tab sent.
 type Request struct {
 	Method, URL string
-	// Document says that it was for a page.
+	// Document is true for the request of a page.
 	Document bool
 }
 
-// New opens a tab in which site is the only one that may be asked for anything. The
-// test's end closes it.
+// New opens a tab that may send requests only to site. The tab is closed when the test ends.
 func New(t testing.TB, site string, v View) *Tab {
 	t.Helper()
 	p, err := browser()
@@ -108,26 +107,28 @@ func New(t testing.TB, site string, v View) *Tab {
 		cancel()
 		p.dispose(profile)
 	})
-	chromedp.ListenTarget(ctx, tab.hear)
+	chromedp.ListenTarget(ctx, tab.handleEvent)
 	zone := v.Zone
 	if zone == "" {
 		zone = "UTC"
 	}
-	actions := append(v.seen(),
+	actions := append(v.emulation(),
 		emulation.SetTimezoneOverride(zone),
 		emulation.SetScriptExecutionDisabled(v.NoScript),
 		emulation.SetFocusEmulationEnabled(true),
 		security.SetIgnoreCertificateErrors(v.Trusting),
 	)
-	// The first call makes the tab, for which its context must be without a deadline.
+	// The first Run makes the tab. Its context must have no deadline, since the deadline would end
+	// the tab.
 	if err := chromedp.Run(ctx, actions...); err != nil {
 		t.Fatalf("opening a tab: %v", err)
 	}
 	return tab
 }
 
-// seen are the actions that make a tab what the view says of its window.
-func (v View) seen() []chromedp.Action {
+// emulation returns the actions that give a tab the size, touch screen and colour scheme of the
+// view.
+func (v View) emulation() []chromedp.Action {
 	scheme := "light"
 	if v.Dark {
 		scheme = "dark"
@@ -137,74 +138,74 @@ func (v View) seen() []chromedp.Action {
 		emulation.SetTouchEmulationEnabled(v.Phone),
 		emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{
 			{Name: "prefers-color-scheme", Value: scheme},
-			// What moves can't be compared, clicked, or looked at for contrast.
+			// Moving elements can't be compared or clicked reliably.
 			{Name: "prefers-reduced-motion", Value: "reduce"},
 		}),
 	}
 }
 
-// Become shows the page that is there on another view: its size, touch and colours. Zone and
-// scripts stay as they are.
+// Become shows the current page with the size, touch screen and colours of another view. The time
+// zone and scripts stay.
 func (tab *Tab) Become(v View) {
 	tab.t.Helper()
 	v.Zone, v.NoScript = tab.view.Zone, tab.view.NoScript
 	tab.view = v
-	tab.must("another view", v.seen()...)
+	tab.must("another view", v.emulation()...)
 	tab.Await("the other view", fmt.Sprintf(`innerWidth === %d && matchMedia('(prefers-color-scheme: dark)').matches === %v`, v.Width, v.Dark))
-	tab.settled()
+	tab.checkPage()
 }
 
-// View returns what the tab's pages are seen on.
+// View returns the tab's view.
 func (tab *Tab) View() View { return tab.view }
 
-// hear is told of all that happens in the tab. It must not block, nor call the browser.
-func (tab *Tab) hear(event any) {
+// handleEvent receives all events of the tab. It must not block or call the browser.
+func (tab *Tab) handleEvent(event any) {
 	tab.mu.Lock()
 	defer tab.mu.Unlock()
 	switch e := event.(type) {
 	case *runtime.EventExceptionThrown:
-		tab.wrong("an exception: %v", e.ExceptionDetails)
+		tab.addProblem("an exception: %v", e.ExceptionDetails)
 	case *runtime.EventConsoleAPICalled:
 		if e.Type == runtime.APITypeError || e.Type == runtime.APITypeWarning || e.Type == runtime.APITypeAssert {
 			var said []string
 			for _, a := range e.Args {
 				said = append(said, strings.Trim(string(a.Value), `"`)+a.Description)
 			}
-			tab.wrong("in the console (%s): %s", e.Type, strings.Join(said, " "))
+			tab.addProblem("in the console (%s): %s", e.Type, strings.Join(said, " "))
 		}
 	case *log.EventEntryAdded:
-		// Requests that failed are heard of otherwise.
+		// Network events report failed requests, so their log entries are ignored.
 		if e.Entry.Source != log.SourceNetwork && (e.Entry.Level == log.LevelError || e.Entry.Level == log.LevelWarning) {
-			tab.wrong("in the console (%s): %s %s", e.Entry.Source, e.Entry.Text, e.Entry.URL)
+			tab.addProblem("in the console (%s): %s %s", e.Entry.Source, e.Entry.Text, e.Entry.URL)
 		}
 	case *network.EventRequestWillBeSent:
-		tab.asked(e)
+		tab.recordRequest(e)
 	case *network.EventResponseReceived:
 		if e.Response.Status >= 400 && e.Type != network.ResourceTypeDocument && e.Response.Status != tab.tolerated {
-			tab.wrong("%s answered %d", e.Response.URL, e.Response.Status)
+			tab.addProblem("%s answered %d", e.Response.URL, e.Response.Status)
 		}
 	case *network.EventLoadingFailed:
-		// A page that is left gives up what it was still asking for; one that came of a form is not
-		// shown again without asking.
+		// When a tab leaves a page, the page's open requests are cancelled. A response to a form
+		// is not shown again without a question, which counts as a cache miss.
 		again := e.Type == network.ResourceTypeDocument && e.ErrorText == "net::ERR_CACHE_MISS"
 		if !e.Canceled && e.ErrorText != "net::ERR_ABORTED" && !again {
-			tab.wrong("%s failed: %s %s", tab.urls[e.RequestID], e.ErrorText, e.BlockedReason)
+			tab.addProblem("%s failed: %s %s", tab.urls[e.RequestID], e.ErrorText, e.BlockedReason)
 		}
 	case *page.EventJavascriptDialogOpening:
-		tab.asksBack(e)
+		tab.answerDialog(e)
 	}
 }
 
-// wrong notes a problem.
-func (tab *Tab) wrong(format string, args ...any) {
+// addProblem records a problem once.
+func (tab *Tab) addProblem(format string, args ...any) {
 	if what := fmt.Sprintf(format, args...); !slices.Contains(tab.problems, what) {
 		tab.problems = append(tab.problems, what)
 	}
 }
 
-// asked hears of a request that the tab makes.
-func (tab *Tab) asked(e *network.EventRequestWillBeSent) {
-	// Without the fragment, which is sent to nobody.
+// recordRequest records a request, and checks its site and that it contains no forbidden secret.
+func (tab *Tab) recordRequest(e *network.EventRequestWillBeSent) {
+	// Browsers send the fragment to no server, and so this URL has none.
 	target := e.Request.URL
 	tab.urls[e.RequestID] = target
 	document := e.Type == network.ResourceTypeDocument
@@ -212,38 +213,38 @@ func (tab *Tab) asked(e *network.EventRequestWillBeSent) {
 	u, err := url.Parse(target)
 	if err == nil && (u.Scheme == "http" || u.Scheme == "https" || u.Scheme == "ws" || u.Scheme == "wss") {
 		if u.Scheme+"://"+u.Host != tab.site && !(document && tab.foreign) {
-			tab.wrong("another site is asked: %s", target)
+			tab.addProblem("a request goes to another site: %s", target)
 		}
 	}
 	for _, secret := range tab.secrets {
 		if strings.Contains(target, secret) {
-			tab.wrong("a secret is in a request's URL: %s", target)
+			tab.addProblem("a secret is in a request's URL: %s", target)
 		}
 		for _, name := range []string{"Referer", "Cookie"} {
 			if value, _ := e.Request.Headers[name].(string); strings.Contains(value, secret) {
-				tab.wrong("a secret is in the %s of a request to %s", name, target)
+				tab.addProblem("a secret is in the %s of a request to %s", name, target)
 			}
 		}
 	}
 }
 
-// asksBack answers a dialogue.
-func (tab *Tab) asksBack(e *page.EventJavascriptDialogOpening) {
+// answerDialog accepts or dismisses a dialogue.
+func (tab *Tab) answerDialog(e *page.EventJavascriptDialogOpening) {
 	tab.dialogs = append(tab.dialogs, string(e.Type))
 	accept := true
 	if tab.dialog == nil {
-		tab.wrong("a dialogue (%s) that nobody expected: %s", e.Type, e.Message)
+		tab.addProblem("an unexpected dialogue (%s): %s", e.Type, e.Message)
 	} else {
 		accept = *tab.dialog
 	}
 	c := chromedp.FromContext(tab.ctx)
 	go func() {
-		// It fails only where the tab is gone.
+		// The call fails only if the tab is closed.
 		_ = page.HandleJavaScriptDialog(accept).Do(cdp.WithExecutor(tab.ctx, c.Target))
 	}()
 }
 
-// report fails the test with what went wrong in the tab since it was last called.
+// report fails the test with the problems since the last report.
 func (tab *Tab) report() {
 	tab.t.Helper()
 	tab.mu.Lock()
@@ -258,14 +259,14 @@ func (tab *Tab) report() {
 	}
 }
 
-// run carries actions out.
+// run runs actions, for at most patience.
 func (tab *Tab) run(actions ...chromedp.Action) error {
 	ctx, cancel := context.WithTimeout(tab.ctx, patience)
 	defer cancel()
 	return chromedp.Run(ctx, actions...)
 }
 
-// must carries actions out, and ends the test where they fail.
+// must runs actions, and ends the test if they fail.
 func (tab *Tab) must(what string, actions ...chromedp.Action) {
 	tab.t.Helper()
 	if err := tab.run(actions...); err != nil {
@@ -273,11 +274,11 @@ func (tab *Tab) must(what string, actions ...chromedp.Action) {
 	}
 }
 
-// fatal ends the test, saying where the tab is.
+// fatal ends the test with a message, the tab's URL and the page's text.
 func (tab *Tab) fatal(format string, args ...any) {
 	tab.t.Helper()
 	tab.report()
 	var at, text string
 	_ = tab.run(chromedp.Evaluate(`location.href`, &at), chromedp.Evaluate(`document.body ? document.body.innerText : ""`, &text))
-	tab.t.Fatalf("%s, at %s: %s\nThe page says:\n%s", tab.view.Name, at, fmt.Sprintf(format, args...), text)
+	tab.t.Fatalf("%s, at %s: %s\nThe page shows:\n%s", tab.view.Name, at, fmt.Sprintf(format, args...), text)
 }

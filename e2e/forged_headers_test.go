@@ -8,15 +8,16 @@ import (
 	"testing"
 )
 
-// aliases lets header names with _ and . through Caddy, which drops them otherwise.
+// aliases lets header names with _ and . through. By default, Caddy drops them.
 const aliases = `servers {
 		protocols h1 h2c
 		expected_underscore_headers X_*
 		expected_dot_headers X.*
 	}`
 
-// spoofs are what a client might send to pass for somebody.
-func spoofs() (header []string) {
+// forgedHeaders returns context headers in many spellings, with which a client might pretend to be
+// another tenant or key.
+func forgedHeaders() (header []string) {
 	for _, family := range []string{"tenant", "key"} {
 		for _, name := range []string{"id", "plan", "name", "scopes", "environment", "anything"} {
 			for _, sep := range []string{"-", "_", ".", "!", "~", "'", "|"} {
@@ -29,7 +30,7 @@ func spoofs() (header []string) {
 	return header
 }
 
-// lines writes header fields as a request has them.
+// lines returns header fields as they are written in an HTTP/1 request.
 func lines(header []string) string {
 	var b strings.Builder
 	for i := 0; i+1 < len(header); i += 2 {
@@ -38,8 +39,8 @@ func lines(header []string) string {
 	return b.String()
 }
 
-// clean checks that the upstream saw nothing of the spoofs, and the context of tenant
-// where there is one, once.
+// clean checks that the upstream saw none of the forged headers. It saw the context headers of
+// tenant exactly once, or none if tenant is "".
 func (a *answer) clean(tenant string) *answer {
 	a.t.Helper()
 	if a.reached == nil {
@@ -72,22 +73,22 @@ func (a *answer) clean(tenant string) *answer {
 	return a
 }
 
-func TestNobodyPassesForAnother(t *testing.T) {
+func TestClientsCannotForgeContext(t *testing.T) {
 	t.Parallel()
-	t.Run("as Caddy is", func(t *testing.T) {
+	t.Run("with Caddy's defaults", func(t *testing.T) {
 		t.Parallel()
-		nobodyPassesForAnother(t, "servers {\n protocols h1 h2c\n}")
+		checkForgedHeaders(t, "servers {\n protocols h1 h2c\n}")
 	})
 	t.Run("with _ and . let through", func(t *testing.T) {
 		t.Parallel()
-		nobodyPassesForAnother(t, aliases)
+		checkForgedHeaders(t, aliases)
 	})
 }
 
-func nobodyPassesForAnother(t *testing.T, global string) {
-	s := startHouse(t, global, "", `@judged not path /outside /outside/*
+func checkForgedHeaders(t *testing.T, global string) {
+	s := startTestSite(t, global, "", `@checked not path /outside /outside/*
 	rewrite /moved /rewritten
-	keygate @judged {
+	keygate @checked {
 		public /public
 		optional /optional
 	}
@@ -115,11 +116,11 @@ func nobodyPassesForAnother(t *testing.T, global string) {
 	for path, needed := range paths {
 		for _, withKey := range []bool{true, false} {
 			if needed && !withKey {
-				s.call(t, "GET", path, "", spoofs()...).refused(401)
+				s.call(t, "GET", path, "", forgedHeaders()...).rejected(401)
 				continue
 			}
 			tenant := ""
-			header := spoofs()
+			header := forgedHeaders()
 			if withKey && (needed || path == "/optional") {
 				tenant = "acme"
 			}
@@ -128,7 +129,7 @@ func nobodyPassesForAnother(t *testing.T, global string) {
 			}
 			a := s.send(t, "POST", path, "body", header...).clean(tenant)
 			if tenant != "" && a.reached.header.Get("Authorization") != "" {
-				t.Errorf("%s: the key went upstream", path)
+				t.Errorf("%s: the key was forwarded", path)
 			}
 			s.raw(t, "POST "+path+" HTTP/1.1\r\nHost: $HOST\r\n$TAG\r\nContent-Length: 0\r\nConnection: close\r\n"+lines(header)+"\r\n").clean(tenant)
 		}
@@ -142,7 +143,7 @@ func nobodyPassesForAnother(t *testing.T, global string) {
 		} {
 			s.raw(t, "GET /ping HTTP/1.1\r\nHost: $HOST\r\n$TAG\r\nAuthorization: Bearer "+k.full+"\r\nConnection: "+connection+"\r\n\r\n").passed().clean("acme")
 		}
-		// Others are the client's own business.
+		// Other names in Connection, and other headers, are treated as usual.
 		a := s.send(t, "GET", "/ping", "", "Authorization", "Bearer "+k.full, "Connection", "Own", "Own", "1", "Other", "2").passed()
 		if a.reached.header.Get("Own") != "" || a.reached.header.Get("Other") != "2" {
 			t.Errorf("the upstream saw %v", a.reached.header)
@@ -154,7 +155,7 @@ func nobodyPassesForAnother(t *testing.T, global string) {
 			for _, path := range []string{"/ping", "/public", "/outside", "/stripped/x"} {
 				override := "X-HTTP-Method-Override: evil\r\n"
 				if path == "/outside" {
-					override = "" // nothing is judged there
+					override = "" // The gateway does not handle this path, so it would not remove the header.
 				}
 				a := s.raw(t, "POST "+path+" HTTP/1.1\r\nHost: $HOST\r\n$TAG\r\n"+announced+"Authorization: Bearer "+k.full+
 					"\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\nhello\r\n0\r\nX-Tenant-Id: evil\r\nx-key-id: evil\r\nX_Tenant_Id: evil\r\n"+override+"Checksum: 12\r\n\r\n")
@@ -194,7 +195,7 @@ func nobodyPassesForAnother(t *testing.T, global string) {
 
 	t.Run("over HTTP/2", func(t *testing.T) {
 		for path, needed := range paths {
-			r, tag := s.request(t, "GET", path, "", append(spoofs(), "Authorization", "Bearer "+k.full)...)
+			r, tag := s.request(t, "GET", path, "", append(forgedHeaders(), "Authorization", "Bearer "+k.full)...)
 			resp, err := h2.Do(r)
 			if err != nil {
 				t.Fatal(err)
@@ -208,10 +209,10 @@ func nobodyPassesForAnother(t *testing.T, global string) {
 	})
 
 	t.Run("preflight", func(t *testing.T) {
-		s.send(t, "OPTIONS", "/ping", "", append(spoofs(), "Origin", "https://app.example", "Access-Control-Request-Method", "POST")...).clean("")
+		s.send(t, "OPTIONS", "/ping", "", append(forgedHeaders(), "Origin", "https://app.example", "Access-Control-Request-Method", "POST")...).clean("")
 	})
 
-	t.Run("other paths and methods than those judged", func(t *testing.T) {
+	t.Run("headers that override the path or the method", func(t *testing.T) {
 		overrides := []string{
 			"X-Original-URL", "x-rewrite-url", "X_Original_URL", "X.Rewrite.URL", "X-HTTP-Method-Override", "x-http-method", "X_HTTP_METHOD_OVERRIDE",
 			"X-Method-Override", "X-Original-URI", "X-Forwarded-Uri", "X-Forwarded-Method",
@@ -231,16 +232,16 @@ func nobodyPassesForAnother(t *testing.T, global string) {
 	})
 }
 
-func TestOverridesAreKeptWhereAsked(t *testing.T) {
+func TestKeepOverrides(t *testing.T) {
 	t.Parallel()
-	s := startHouse(t, "", "", `keygate {
+	s := startTestSite(t, "", "", `keygate {
 		keep_overrides
 		forward_credential
 	}
 	reverse_proxy {$KEYGATE_UPSTREAM}`)
 	s.tenant(t, "acme", nil)
 	k := s.key(t, "acme", nil)
-	a := s.send(t, "POST", "/ping?a=1", "", append(spoofs(), "Authorization", "Bearer "+k.full, "X-API-Key", k.full, "X-HTTP-Method-Override", "PUT", "X-Original-URL", "/x")...).clean("acme")
+	a := s.send(t, "POST", "/ping?a=1", "", append(forgedHeaders(), "Authorization", "Bearer "+k.full, "X-API-Key", k.full, "X-HTTP-Method-Override", "PUT", "X-Original-URL", "/x")...).clean("acme")
 	for name, want := range map[string]string{"X-Http-Method-Override": "PUT", "X-Original-Url": "/x", "Authorization": "Bearer " + k.full, "X-Api-Key": k.full} {
 		if got := a.reached.header.Get(name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
@@ -248,7 +249,7 @@ func TestOverridesAreKeptWhereAsked(t *testing.T) {
 	}
 }
 
-func TestKeysStopAtTheGateway(t *testing.T) {
+func TestKeysAreNotForwarded(t *testing.T) {
 	t.Parallel()
 	errorSite := `handle_errors {
 		rewrite * /error?{query}
@@ -257,7 +258,7 @@ func TestKeysStopAtTheGateway(t *testing.T) {
 		}
 	}
 	`
-	s := startHouse(t, "", `credentials {
+	s := startTestSite(t, "", `credentials {
 				authorization Bearer
 				header X-API-Key
 				header Api-Token
@@ -287,8 +288,8 @@ func TestKeysStopAtTheGateway(t *testing.T) {
 	s.tenant(t, "small", record{"plan": "tiny"})
 	k, spent := s.key(t, "acme", nil), s.key(t, "small", nil)
 	s.call(t, "GET", "/ping", spent.full).passed()
-	gone := s.key(t, "acme", nil)
-	s.post(t, gone, "revoke", nil)
+	revoked := s.key(t, "acme", nil)
+	s.post(t, revoked, "revoke", nil)
 	escaped := func(key string) string {
 		var b strings.Builder
 		for i := range len(key) {
@@ -296,7 +297,7 @@ func TestKeysStopAtTheGateway(t *testing.T) {
 		}
 		return b.String()
 	}
-	// hidden checks that nothing that the upstream saw holds a key.
+	// hidden checks that the request that reached the upstream does not contain the key.
 	hidden := func(t *testing.T, a *answer, key string) {
 		t.Helper()
 		if a.reached == nil {
@@ -336,11 +337,12 @@ func TestKeysStopAtTheGateway(t *testing.T) {
 			}
 			hidden(t, s.send(t, "GET", "/open?"+query, "", header...).want(200), k.full)
 			hidden(t, s.send(t, "GET", "/app?"+query, "", header...).want(200).clean("acme"), k.full)
-			// Where an error route asks an upstream of its own.
+			// On these paths the proxy fails, and an error route forwards the request to an
+			// upstream.
 			for _, path := range []string{"/down", "/gone/x"} {
 				hidden(t, s.send(t, "GET", path+"?"+query, "", header...), k.full)
 			}
-			for _, bad := range []key{spent, gone} {
+			for _, bad := range []key{spent, revoked} {
 				query, header := place(bad.full)
 				hidden(t, s.send(t, "GET", "/ping?"+query, "", header...), bad.full)
 			}
@@ -348,7 +350,7 @@ func TestKeysStopAtTheGateway(t *testing.T) {
 		})
 	}
 
-	t.Run("written otherwise than asked for", func(t *testing.T) {
+	t.Run("keys in unexpected forms", func(t *testing.T) {
 		for _, auth := range []string{k.full, "Token " + k.full, "Bearer" + k.full, "Bearer: " + k.full, `Bearer "` + k.full + `"`, "Basic " + k.full, "Bearer Bearer " + k.full} {
 			a := s.send(t, "GET", "/ping", "", "X-API-Key", k.full, "Authorization", auth)
 			if a.reached != nil && a.status == 200 {

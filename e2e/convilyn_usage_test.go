@@ -10,23 +10,24 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// What Convilyn's page announces for later: usage, webhooks and logs.
-func TestConvilynSoon(t *testing.T) {
+// TestConvilynUsageAndWebhooks checks the features that Convilyn's page announces: usage, webhooks
+// and logs.
+func TestConvilynUsageAndWebhooks(t *testing.T) {
 	t.Parallel()
 	shippedText, err := os.ReadFile(shipped(t, "configs/convilyn.Caddyfile"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	// As it comes, but that the receiver of webhooks may be on this machine.
+	// The shipped configuration is changed so that webhooks may be delivered to this machine.
 	text := strings.Replace(string(shippedText), "prefix ck_ live", "prefix ck_ live\n\t\t\twebhooks {\n\t\t\t\tallow_private 127.0.0.0/8\n\t\t\t}", 1)
 	s := &site{gateway: start(t, written(t, text), newUpstream(t), "KEYGATE_SECRET=a secret of enough bytes"), product: convilyn}
 	s.tenant(t, "acme", record{"credits": 12})
 	k, other := s.key(t, "acme", nil), s.key(t, "acme", nil)
 
 	s.call(t, "GET", s.path, k.full).passed()
-	s.call(t, "POST", "/api/v1/workflows/run?token="+k.full, k.full).passed() // 5 credits
+	s.call(t, "POST", "/api/v1/workflows/run?token="+k.full, k.full).passed() // This request costs 5 credits.
 	s.call(t, "POST", "/api/v1/workflows/run", other.full).passed()
-	s.call(t, "POST", "/api/v1/workflows/run", k.full).refused(http.StatusPaymentRequired).problem("credits_exhausted")
+	s.call(t, "POST", "/api/v1/workflows/run", k.full).rejected(http.StatusPaymentRequired).problem("credits_exhausted")
 
 	t.Run("usage: requests and credits per key and day", func(t *testing.T) {
 		path := "/v1/keys/" + k.id + "/usage?step=day"
@@ -49,7 +50,7 @@ func TestConvilynSoon(t *testing.T) {
 		}
 		out := s.keygate(t, "usage", "--key", k.id, "--step", "day").exits(0).out
 		if !strings.Contains(out, "CREDITS") || !strings.Contains(out, "credits_exhausted 1") {
-			t.Errorf("the command says\n%s", out)
+			t.Errorf("the command prints\n%s", out)
 		}
 	})
 
@@ -62,29 +63,29 @@ func TestConvilynSoon(t *testing.T) {
 		}
 		out := s.keygate(t, "requests", k.id).exits(0).out
 		if !strings.Contains(out, "402") || !strings.Contains(out, "credits_exhausted") {
-			t.Errorf("the command says\n%s", out)
+			t.Errorf("the command prints\n%s", out)
 		}
 		if strings.Contains(a.body+out, k.full[12:24]) {
 			t.Error("the key is among its requests")
 		}
 	})
 
-	t.Run("webhooks: told when a job finishes, of keys and of limits", func(t *testing.T) {
+	t.Run("webhooks: events about jobs, keys and limits", func(t *testing.T) {
 		r := newReceiver(t)
 		hook := s.manage(t, "POST", "/v1/webhooks", record{"url": r.URL, "tenant": "acme"}).want(http.StatusCreated).json()
 		s.keep(hook.text("secret"))
 		r.set(func() { r.secret, r.down = hook.text("secret"), true })
 		if sent := s.manage(t, "POST", "/v1/tenants/acme/events", record{"type": "job.finished", "data": record{"job": "j1"}}).want(http.StatusAccepted).json(); sent["deliveries"] != 1.0 {
-			t.Errorf("the event was taken as %v", sent)
+			t.Errorf("the event was accepted as %v", sent)
 		}
-		testkit.Eventually(t, "an attempt", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.tried > 0 })
-		r.set(func() { r.down = false }) // and it is tried again
+		testkit.Eventually(t, "an attempt", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.attempts > 0 })
+		r.set(func() { r.down = false }) // The gateway delivers the event again.
 		s.post(t, other, "revoke", nil)
 		s.manage(t, "POST", "/v1/tenants/acme/credits", record{"add": 10}).want(http.StatusOK)
-		fresh := s.key(t, "acme", nil) // of k it was told already, this hour
+		fresh := s.key(t, "acme", nil) // For the key k, the event limit.reached was already sent in this hour.
 		s.call(t, "POST", "/api/v1/workflows/run", fresh.full).passed()
 		s.call(t, "POST", "/api/v1/workflows/run", fresh.full).passed()
-		s.call(t, "POST", "/api/v1/workflows/run", fresh.full).refused(http.StatusPaymentRequired)
+		s.call(t, "POST", "/api/v1/workflows/run", fresh.full).rejected(http.StatusPaymentRequired)
 		want := []string{"credits.threshold", "job.finished", "key.revoked", "limit.reached"}
 		testkit.Eventually(t, "all events", func() bool {
 			got := r.types()
@@ -93,7 +94,7 @@ func TestConvilynSoon(t *testing.T) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if len(r.wrong) > 0 {
-			t.Errorf("wrongly signed: %q", r.wrong)
+			t.Errorf("deliveries with a wrong signature: %q", r.wrong)
 		}
 	})
 }

@@ -16,10 +16,10 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// house is a product of no page: what these tests ask of any configuration.
+// house is the product of tests that need no special configuration.
 var house = product{name: "house", prefix: "kt_live_", random: 32, checksum: 6, plan: "free", path: "/ping"}
 
-// keyspaceText is the house's keyspace, lines being added to it.
+// keyspaceText returns the keyspace block of the product house. lines are added to the block.
 func keyspaceText(lines string) string {
 	return `keyspace house {
 			prefix kt_live_ live
@@ -32,7 +32,8 @@ func keyspaceText(lines string) string {
 		}`
 }
 
-// configText is a Caddyfile: lines of the global options, the keygate option's blocks, and the site's.
+// configText returns a Caddyfile with lines for the global options, the keygate option and the
+// site.
 func configText(global, keygate, site string) string {
 	return `{
 	admin {$KEYGATE_ADMIN}
@@ -48,8 +49,8 @@ func configText(global, keygate, site string) string {
 `
 }
 
-// startHouse runs a gateway on such a configuration.
-func startHouse(t testing.TB, global, keyspace, site string, env ...string) *site {
+// startTestSite starts a gateway with such a Caddyfile.
+func startTestSite(t testing.TB, global, keyspace, site string, env ...string) *site {
 	t.Helper()
 	return startOn(t, newUpstream(t), configText(global, keyspaceText(keyspace), site), env...)
 }
@@ -59,18 +60,19 @@ func startOn(t testing.TB, up *upstream, config string, env ...string) *site {
 	return &site{gateway: start(t, written(t, config), up, env...), product: house}
 }
 
-// host is where the site listens.
+// host returns the host and port of the site.
 func (g *gateway) host() string { return strings.TrimPrefix(g.site, "http://") }
 
-// rawAnswer is what came back of a raw request.
+// rawAnswer is the response to a raw request.
 type rawAnswer struct {
 	*answer
-	// informational are the 1xx before it.
+	// informational are the 1xx responses before the final response.
 	informational []*http.Response
 }
 
-// raw sends text as it is over a connection of its own and reads one answer. "$HOST"
-// is the site's, "$TAG" a tag; a request that names none is not looked for.
+// raw sends text unchanged over a new connection, and reads one response. $HOST in text is
+// replaced by the site's host, and $TAG by a tag header. Without $TAG, the answer's reached is
+// nil.
 func (g *gateway) raw(t testing.TB, text string) *rawAnswer {
 	t.Helper()
 	tag := newTag()
@@ -108,7 +110,7 @@ func (g *gateway) raw(t testing.TB, text string) *rawAnswer {
 	}
 }
 
-// http2Upstream serves the upstream over HTTP/2 without TLS, and returns its address.
+// http2Upstream serves the upstream over HTTP/2 without TLS, and returns the address.
 func http2Upstream(t testing.TB, u *upstream) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -123,7 +125,7 @@ func http2Upstream(t testing.TB, u *upstream) string {
 	return ln.Addr().String()
 }
 
-// http2Client speaks HTTP/2 without TLS.
+// http2Client returns a client that uses HTTP/2 without TLS.
 func http2Client(t testing.TB) *http.Client {
 	var p http.Protocols
 	p.SetUnencryptedHTTP2(true)
@@ -132,37 +134,37 @@ func http2Client(t testing.TB) *http.Client {
 	return &http.Client{Transport: tr}
 }
 
-// live is a stream through the gateway, as its client holds it.
+// live is an open stream through the gateway, as its client sees it.
 type live struct {
 	t    testing.TB
 	kind string
 	tag  string
-	// step does one thing that only a stream that goes on can do.
+	// step sends or receives something over the stream. It fails once the stream has ended.
 	step func() error
-	// end returns when the client sees the stream end: the status and body where that is
-	// an answer, 0 where the stream broke off.
+	// end waits until the client sees the end of the stream. It returns the status and body of a
+	// response, or status 0 if the stream was cut.
 	end func() (int, string)
-	// drop ends it from the client's side.
+	// drop closes the stream on the client's side.
 	drop func()
 }
 
-// goes checks that the stream goes on.
-func (l *live) goes() {
+// continues checks that the stream is still open.
+func (l *live) continues() {
 	l.t.Helper()
 	done := make(chan error, 1)
 	go func() { done <- l.step() }()
 	select {
 	case err := <-done:
 		if err != nil {
-			l.t.Errorf("%s does not go on: %v", l.kind, err)
+			l.t.Errorf("%s does not continue: %v", l.kind, err)
 		}
 	case <-time.After(patience):
 		l.t.Errorf("%s hangs", l.kind)
 	}
 }
 
-// ended checks that the stream ends, for the client as for the upstream, and how: where
-// the response had not begun, with this status and code.
+// ended checks that the stream ends for the client and for the upstream. If the response had not
+// begun, it must have this status and code.
 func (l *live) ended(s *streams, status int, code string) {
 	l.t.Helper()
 	type end struct {
@@ -186,33 +188,34 @@ func (l *live) ended(s *streams, status int, code string) {
 		l.t.Errorf("%s did not end for the client", l.kind)
 	}
 	select {
-	case <-s.gone(l.tag):
+	case <-s.ended(l.tag):
 	case <-time.After(patience):
 		l.t.Errorf("%s did not end for the upstream", l.kind)
 	}
 }
 
-// streams is what the upstream knows of its streams, by tag.
+// streams holds the upstream's side of the streams, by tag.
 type streams struct {
 	mu    sync.Mutex
 	ends  map[string]chan struct{}
-	heard map[string]chan string
-	// upstream2 is the path before those whose upstream speaks HTTP/2.
+	lines map[string]chan string
+	// upstream2 is the path prefix of the upstream that uses HTTP/2.
 	upstream2 string
 }
 
 func newStreams(t testing.TB) *streams {
-	st := &streams{ends: map[string]chan struct{}{}, heard: map[string]chan string{}, upstream2: "/h2"}
+	st := &streams{ends: map[string]chan struct{}{}, lines: map[string]chan string{}, upstream2: "/h2"}
 	if raced(t) {
-		// Where a request with an open body to such an upstream is cancelled, Caddy's proxy
-		// has a race of its own (bodyNopCloserIfNotRead.Close): these go to the other one.
+		// When a request with an open body to an HTTP/2 upstream is cancelled, Caddy's proxy
+		// itself has a data race (bodyNopCloserIfNotRead.Close). Under the race detector, these
+		// requests go to the other upstream.
 		st.upstream2 = ""
 	}
 	return st
 }
 
-// gone is closed when the upstream has seen the end of a stream.
-func (s *streams) gone(tag string) chan struct{} {
+// ended returns a channel that is closed when the upstream has seen the end of the stream.
+func (s *streams) ended(tag string) chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ends[tag] == nil {
@@ -221,21 +224,21 @@ func (s *streams) gone(tag string) chan struct{} {
 	return s.ends[tag]
 }
 
-// hears carries what the upstream read of a request's body.
-func (s *streams) hears(tag string) chan string {
+// received returns a channel with the lines that the upstream has read from the request's body.
+func (s *streams) received(tag string) chan string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.heard[tag] == nil {
-		s.heard[tag] = make(chan string, 1000)
+	if s.lines[tag] == nil {
+		s.lines[tag] = make(chan string, 1000)
 	}
-	return s.heard[tag]
+	return s.lines[tag]
 }
 
-// serve makes u answer the paths of every kind of stream.
+// serve makes the upstream u answer the paths of all kinds of streams.
 func (s *streams) serve(u *upstream) {
 	end := func(h func(http.ResponseWriter, *http.Request)) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
-			defer close(s.gone(r.Header.Get(tagHeader)))
+			defer close(s.ended(r.Header.Get(tagHeader)))
 			h(w, r)
 		}
 	}
@@ -302,11 +305,11 @@ func (s *streams) serve(u *upstream) {
 			if err != nil {
 				return
 			}
-			s.hears(r.Header.Get(tagHeader)) <- line
+			s.received(r.Header.Get(tagHeader)) <- line
 		}
 	}))
 	u.answer("/wait", end(func(_ http.ResponseWriter, r *http.Request) {
-		s.hears(r.Header.Get(tagHeader)) <- "begun"
+		s.received(r.Header.Get(tagHeader)) <- "begun"
 		<-r.Context().Done()
 	}))
 	block := bytes.Repeat([]byte("0123456789abcdef"), 4096)
@@ -325,7 +328,7 @@ func (s *streams) serve(u *upstream) {
 	}))
 }
 
-// begin sends a request whose answer, or body, goes on.
+// begin sends a request whose response or body stays open.
 func (s *site) begin(t testing.TB, client *http.Client, method, path, key string, body io.Reader) (*http.Response, string, context.CancelFunc, error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -341,7 +344,7 @@ func (s *site) begin(t testing.TB, client *http.Client, method, path, key string
 	return resp, tag, cancel, err
 }
 
-// opened begins a stream, whose answer must begin with 200.
+// opened begins a stream whose response must begin with 200.
 func (s *site) opened(t testing.TB, kind string, client *http.Client, method, path, key string, body io.Reader) (*live, *http.Response) {
 	t.Helper()
 	resp, tag, cancel, err := s.begin(t, client, method, path, key, body)
@@ -354,7 +357,7 @@ func (s *site) opened(t testing.TB, kind string, client *http.Client, method, pa
 	}
 	drop := func() {
 		cancel()
-		// Go's HTTP/2 client does not see the former while a body is open.
+		// Go's HTTP/2 client does not notice the cancelled context while a request body is open.
 		resp.Body.Close()
 	}
 	return &live{t: t, kind: kind, tag: tag, drop: drop, end: func() (int, string) {
@@ -435,7 +438,8 @@ func (s *site) download(t testing.TB, key string) *live {
 	return l
 }
 
-// waits begins a request whose answer does not come. body reports whether it goes on being sent.
+// waits begins a request whose response does not come. For a path that ends in /upload, the
+// request's body stays open too.
 func (s *site) waits(t testing.TB, st *streams, kind string, client *http.Client, path, key string) *live {
 	var out *io.PipeWriter
 	var body io.Reader
@@ -472,30 +476,30 @@ func (s *site) waits(t testing.TB, st *streams, kind string, client *http.Client
 		}
 		done <- end{resp.StatusCode, string(b)}
 	}()
-	hears := func() error {
+	sendLine := func() error {
 		if out != nil {
 			if _, err := io.WriteString(out, "line\n"); err != nil {
 				return err
 			}
 		}
-		<-st.hears(tag)
+		<-st.received(tag)
 		return nil
 	}
-	l := &live{t: t, kind: "waiting " + kind, tag: tag, drop: cancel, step: hears, end: func() (int, string) {
+	l := &live{t: t, kind: "waiting " + kind, tag: tag, drop: cancel, step: sendLine, end: func() (int, string) {
 		e := <-done
 		if e.status == 0 {
 			t.Errorf("waiting %s: %s", kind, e.body)
 		}
 		return e.status, e.body
 	}}
-	l.goes()
+	l.continues()
 	if out == nil {
 		l.step = func() error { return nil }
 	}
 	return l
 }
 
-// goroutines returns how many the gateway has.
+// goroutines returns the number of the gateway's goroutines, and their stacks.
 func (g *gateway) goroutines(t testing.TB) (n int, text string) {
 	t.Helper()
 	resp, err := g.client.Get("http://" + g.adminAddr + "/debug/pprof/goroutine?debug=1")
