@@ -23,7 +23,7 @@ type PendingNode struct {
 	Name string
 	// Deadline is until when the node accepts keys from memory; the zero time if unknown.
 	Deadline time.Time
-	// contactAt is when it last reported.
+	// contactAt is when the node last reported.
 	contactAt time.Time
 }
 

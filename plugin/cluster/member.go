@@ -45,8 +45,8 @@ type Member struct {
 	running         sync.WaitGroup
 
 	tokenChanges atomic.Uint64
-	seq          atomic.Int64 // newest change applied
-	reportedSeq  atomic.Int64 // newest change that is, or will be, reported as applied
+	seq          atomic.Int64 // seq is the newest applied change.
+	reportedSeq  atomic.Int64 // reportedSeq is the newest change that is, or will be, reported as applied.
 	// lastRead is the newest change that was read and applied, nil for none. Only follow sets it.
 	lastRead atomic.Pointer[gateway.Change]
 	// mirror is the store if it is a Mirror, else nil. mirrorGeneration is the generation that was

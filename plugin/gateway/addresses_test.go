@@ -25,7 +25,7 @@ func TestQuotaOfManyAddresses(t *testing.T) {
 	for range 2 {
 		w.want(gateway.Allowed, key, from("2001:db8:1::1"))
 	}
-	w.restart() // restart writes the count
+	w.restart() // restart writes the count to the store.
 	db, err := sql.Open("sqlite", w.path)
 	if err != nil {
 		t.Fatal(err)

@@ -63,7 +63,7 @@ func (u *termsInUse) share(t *terms) *terms {
 	switch {
 	case t.view == u.view && t.seq == u.seq:
 	case t.seq < u.seq:
-		return t // the requests of an older configuration share nothing
+		return t // Requests of an older configuration share no terms.
 	default:
 		u.view, u.seq, u.m = t.view, t.seq, map[termsID]*terms{}
 	}

@@ -17,7 +17,7 @@ func TestReasons(t *testing.T) {
 	none := plan("none")
 	none.Deny = true
 	small := plan("small")
-	small.Cap = 0b110 // deployment and free
+	small.Cap = 0b110 // The cap is the scopes deployment and free.
 	w := newFixture(t, plan("free"), none, small)
 	w.tenant("acme", "free", 0)
 	w.tenant("denied", "none", 0)

@@ -26,7 +26,7 @@ func (w *fixture) join(address, name string, staleness cluster.Staleness) {
 	defer cancel()
 	err := w.gw.Start(ctx)
 	for errors.Is(err, gateway.ErrStore) && ctx.Err() == nil {
-		err = w.gw.Start(ctx) // on a busy machine, the database may answer late
+		err = w.gw.Start(ctx) // On a busy machine, the database may answer too late.
 	}
 	if err != nil {
 		w.t.Fatal(err)

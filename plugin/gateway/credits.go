@@ -92,7 +92,7 @@ func (g *Gateway) WithCredits(ctx context.Context, keyspace, tenant string, f fu
 		err = g.store.ReturnCredits(ctx, g.node, keyspace, tenant)
 	}
 	if err != nil {
-		account.Grant(unspent, 0) // the lease was not returned
+		account.Grant(unspent, 0) // The lease was not returned, so its credits stay in the account.
 		g.health.WriteFailed("returning leased credits", err)
 		return err
 	}
@@ -190,7 +190,7 @@ func (g *Gateway) settleCost(d *Decision, cost int64) int64 {
 				break
 			}
 			if g.leaseMore(ctx, t, delta) != nil {
-				break // Adjust records the shortfall
+				break // Adjust will record the shortfall.
 			}
 			if _, rest := t.Subject.Account().Held(); rest == 0 {
 				break

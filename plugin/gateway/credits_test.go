@@ -25,7 +25,7 @@ func TestRefundAfterTheLeaseEnded(t *testing.T) {
 	if d.Reason != gateway.Allowed {
 		t.Fatal(d.Reason)
 	}
-	if got := w.balance("acme"); got != 0 { // balance ends the lease
+	if got := w.balance("acme"); got != 0 { // balance returns the lease to the store.
 		t.Fatalf("balance %d, want 0", got)
 	}
 	w.want(gateway.CreditsExhausted, other)

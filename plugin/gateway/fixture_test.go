@@ -26,7 +26,7 @@ import (
 type faultyStore struct {
 	*sqlstore.Store
 	down        atomic.Bool
-	failChanges atomic.Bool // only reading changes fails
+	failChanges atomic.Bool // failChanges makes only Changes fail.
 	lookups     atomic.Int64
 	// failedFlushes counts the flushes that failed.
 	failedFlushes atomic.Int64

@@ -64,7 +64,7 @@ func (g *Gateway) flush(ctx context.Context) error {
 		keys[e.KeyState] = e
 	}
 	counts := make(map[*ratelimit.Subject][]ratelimit.Counted, len(subjects))
-	var counted []*ratelimit.Subject // the subject of each entry of f.Usage
+	var counted []*ratelimit.Subject // counted[i] is the subject of f.Usage[i].
 	for s := range subjects {
 		c := s.Unflushed(nil)
 		if len(c) == 0 {

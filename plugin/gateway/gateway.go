@@ -72,7 +72,7 @@ type Gateway struct {
 	failures   atomic.Pointer[map[string]*keyspaceFailures]
 	failuresMu sync.Mutex
 
-	ready   chan struct{} // closed when Start has succeeded
+	ready   chan struct{} // ready is closed when Start has succeeded.
 	isReady atomic.Bool
 	closed  atomic.Bool
 	startMu sync.Mutex
@@ -85,7 +85,7 @@ type Gateway struct {
 	// unstoredLogged is when the log last warned about addresses without a stored count. Guarded
 	// by flushMu.
 	unstoredLogged time.Time
-	flushMu        sync.Mutex // one flush at a time
+	flushMu        sync.Mutex // flushMu serializes flushes.
 
 	// freshness is nil if no other process shares the store.
 	freshness Freshness

@@ -37,7 +37,7 @@ func TestLimitsAreAllOrNothing(t *testing.T) {
 	w := newFixture(t, plan("free", "rate 3/h", "quota 5/day", "credits"))
 	w.tenant("acme", "free", 4)
 	_, key := w.key("acme")
-	w.want(gateway.Allowed, key, cost(3)) // leaves quota 2, credits 1, rate 2
+	w.want(gateway.Allowed, key, cost(3)) // This request leaves 2 of the quota, 1 credit and 2 of the rate.
 	w.want(gateway.QuotaExceeded, key, cost(3))
 	w.want(gateway.CreditsExhausted, key, cost(2))
 	if got := w.balance("acme"); got != 1 {
@@ -202,7 +202,7 @@ func TestSettle(t *testing.T) {
 		d.Done()
 		return shortfall
 	}
-	run(5, 0) // refunded
+	run(5, 0) // Settle(0) refunds all.
 	if got := w.balance("acme"); got != 20 {
 		t.Errorf("after a refund: %d", got)
 	}
@@ -227,7 +227,7 @@ func TestSettleTwice(t *testing.T) {
 	run := func(announced int64, real ...int64) {
 		t.Helper()
 		var d gateway.Decision
-		for range 2 { // the second time with a used Decision
+		for range 2 { // The second request uses the same Decision again.
 			req := w.request(key)
 			req.Cost = announced
 			w.gw.Check(context.Background(), req, &d)
@@ -238,7 +238,7 @@ func TestSettleTwice(t *testing.T) {
 				d.Settle(cost)
 			}
 			d.Done()
-			d.Settle(0) // after Done, Settle does nothing either
+			d.Settle(0) // Settle after Done does nothing.
 		}
 	}
 	for _, tt := range []struct {
@@ -249,7 +249,7 @@ func TestSettleTwice(t *testing.T) {
 		{5, []int64{0, 0}, 20}, {5, []int64{0, 3}, 20}, {2, []int64{1, 0}, 18}, {1, []int64{1, 0}, 16},
 		{7, []int64{7, 7}, 2}, {1, []int64{100, 0}, 0},
 	} {
-		if tt.left == 0 { // the first request takes all, and no second one would be allowed
+		if tt.left == 0 { // The first request takes all credits, so run would fail at its second one.
 			var d gateway.Decision
 			req := w.request(key)
 			w.gw.Check(context.Background(), req, &d)
@@ -281,7 +281,7 @@ func TestConcurrency(t *testing.T) {
 	// A request with NoConcurrency takes no slot.
 	w.want(gateway.Allowed, key, func(r *gateway.Request) { r.NoConcurrency = true })
 	d[0].Done()
-	d[0].Done() // a second Done does nothing
+	d[0].Done() // A second Done does nothing.
 	w.want(gateway.Allowed, key)
 	w.want(gateway.Allowed, key)
 	d[1].Done()

@@ -32,7 +32,7 @@ type standing struct {
 type modelKey struct {
 	id, full string
 	tenant   *modelTenant
-	mu       sync.Mutex // one change at a time
+	mu       sync.Mutex // mu allows one change at a time.
 	revoked  bool
 	now      atomic.Pointer[standing]
 }
@@ -41,8 +41,8 @@ type modelTenant struct {
 	slug    string
 	mu      sync.Mutex
 	now     atomic.Pointer[standing]
-	balance atomic.Int64 // balance after a clean stop
-	quota   atomic.Int64 // the used part of the quota
+	balance atomic.Int64 // balance is the expected balance after a clean stop.
+	quota   atomic.Int64 // quota is the used part of the quota.
 }
 
 func change(p *atomic.Pointer[standing], f func() (int32, error)) {
@@ -61,7 +61,7 @@ const modelQuota = 6000
 type model struct {
 	*fixture
 	configs sync.Mutex
-	config  atomic.Pointer[gateway.Request] // only its View and Keyspace
+	config  atomic.Pointer[gateway.Request] // config holds the current View and Keyspace.
 	tenants []*modelTenant
 	keys    []*modelKey
 }
@@ -102,7 +102,7 @@ func (m *model) ask(r *rand.Rand, k *modelKey) {
 			d.Settle(0)
 			took = 0
 		case 1:
-			if d.Plan.Name != "q" { // an actual cost may exceed a quota
+			if d.Plan.Name != "q" { // Settle may exceed a quota, which the model does not allow.
 				took = r.Int64N(6)
 				took -= d.Settle(took)
 			}

@@ -27,7 +27,7 @@ func TestSlowLoadCannotReviveARevokedKey(t *testing.T) {
 		w.store.afterLookup.Store(&hold)
 		result := make(chan gateway.Reason, 1)
 		go func() { result <- w.check(key) }()
-		<-read // the record was read before the revocation
+		<-read // The record was read before the revocation.
 		w.editKey(id, revoke)
 		close(revoked)
 		if got := <-result; got != gateway.RevokedKey {
@@ -331,7 +331,7 @@ func TestExpiryIsCheckedWhenTheTimerFires(t *testing.T) {
 		t.Fatal("ended although the key no longer expires")
 	}
 	expire(300 * time.Millisecond)
-	d.RunOut() // RunOut sets the timer again
+	d.RunOut() // RunOut sets the timer to the new expiry.
 	wait("at the expiry", ended)
 	d.Done()
 }

@@ -99,7 +99,7 @@ func (g *Gateway) billOf(ctx context.Context, v *View, t *Tenant, k *Key, now ti
 	}
 	epoch := v.seq.Load()<<32 + t.Version
 	req := &Request{Now: now}
-	bill := &ratelimit.Bill{Outage: ratelimit.OutageClosed} // without the shared counts, return an error
+	bill := &ratelimit.Bill{Outage: ratelimit.OutageClosed} // Without the shared counts, Limits and ResetLimits return an error.
 	party := func(p *ratelimit.Party, s *ratelimit.Subject, id string) {
 		if s == nil {
 			s = ratelimit.NewSubject(id)

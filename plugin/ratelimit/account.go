@@ -133,7 +133,7 @@ func (a *Account) Written(s Spent) {
 	defer a.s.mu.Unlock()
 	a.unwritten -= s.Amount
 	if s.Returned != 0 {
-		a.forgetRest() // the stored balance grew after the store's last answer
+		a.forgetRest() // The stored balance grew after the store's last answer.
 	}
 }
 

@@ -77,7 +77,7 @@ func (s *Shared) applyQuota(at time.Time, subject *Subject, a *Ask, take, taken 
 		count = subject.counter(a.Calendar, at)
 	}
 	if a.Calendar != Total && count.start != a.Start {
-		return // the period ended meanwhile
+		return // The quota's period ended during the ask.
 	}
 	if !take {
 		if count.begun() {

@@ -44,7 +44,7 @@ func TestNoAllocations(t *testing.T) {
 			for _, p := range b.parties() {
 				if p.Subject != nil {
 					r := p.Subject.ensureCold()
-					r.closed = r.closed[:0] // as after a flush
+					r.closed = r.closed[:0] // Clearing closed acts like a flush.
 				}
 			}
 		}); n != 0 {

@@ -162,7 +162,7 @@ func decide(now time.Time, b *Bill, o *Outcome, take bool) error {
 
 func decideLocked(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, take bool) error {
 	cost := max(b.Cost, 0)
-	var tokens [MaxLines]float64 // the tokens in each rate's bucket, indexed like o.Standings
+	var tokens [MaxLines]float64 // tokens holds the tokens in each rate's bucket, indexed like o.Standings.
 	n, lease := 0, false
 	for _, p := range parties {
 		s := p.subject()
@@ -265,7 +265,7 @@ func takeAll(now time.Time, b *Bill, parties *[3]*Party, cost int64, tokens *[Ma
 		if len(p.Lines) > 0 {
 			s.last = s.clamp(now)
 		}
-		var done [Total + 1]bool // indexed by Calendar; 0 for credits
+		var done [Total + 1]bool // done is indexed by Calendar, with credits at 0.
 		for i := range p.Lines {
 			l := &p.Lines[i]
 			switch l.Policy.Kind {

@@ -143,7 +143,7 @@ func TestAllOrNothing(t *testing.T) {
 		}
 		for _, b := range running {
 			l.Release(b)
-			l.Release(b) // a second Release does nothing
+			l.Release(b) // A second Release does nothing.
 		}
 		for _, s := range subjects {
 			if s.Live() != 0 {
@@ -161,12 +161,12 @@ func TestQuotaCalendar(t *testing.T) {
 	}
 	now := time.Date(2024, 2, 28, 23, 0, 0, 0, time.UTC)
 	b.Cost = 1
-	charge(t, b, now) // before the counts are loaded
+	charge(t, b, now) // This charge comes before the store's counts are loaded.
 	if c := s.Unflushed(nil); len(c) != 0 {
 		t.Fatalf("unloaded counts would overwrite the store: %v", c)
 	}
 	s.LoadUsage(Day.Start(now), Day, 1)
-	s.LoadUsage(Day.Start(now), Day, 100) // ignored, since the count is loaded
+	s.LoadUsage(Day.Start(now), Day, 100) // This call is ignored, since the day's count is already loaded.
 	s.LoadUsage(Month.Start(now).AddDate(0, -1, 0), Month, 100)
 	s.LoadUsage(Month.Start(now), Month, 5)
 	s.UsageLoaded()
@@ -196,7 +196,7 @@ func TestQuotaCalendar(t *testing.T) {
 	if len(c) != 3 || c[0] != first[0] || c[1].Used != 2 || c[2].Used != 10 {
 		t.Fatal(c)
 	}
-	s.Flushed(first) // the month's count has changed since then
+	s.Flushed(first) // The month's count has changed since first was read.
 	if c = s.Unflushed(nil); len(c) != 2 || c[0].Used != 2 || c[1].Used != 10 {
 		t.Fatal(c)
 	}
@@ -236,7 +236,7 @@ func TestConcurrency(t *testing.T) {
 	s, l := NewSubject("k:x"), NewLocal()
 	two := testkit.Must[*Policy](t)(ParseConcurrency("2"))
 	free := &Bill{Key: Party{Subject: s}}
-	charge(t, free, epoch) // before the limit was bound
+	charge(t, free, epoch) // This request starts before the limit is bound.
 	b, c := billOf(s, two), billOf(s, two)
 	if o := charge(t, b, epoch); o.Denied || o.Standings[0].Remaining != 0 {
 		t.Fatalf("%+v", o.Standings[0])
@@ -245,14 +245,14 @@ func TestConcurrency(t *testing.T) {
 	if !o.Denied || o.Kind != Concurrency || o.Standings[0].Retry != time.Second || s.Live() != 2 {
 		t.Fatalf("%+v", o.Standings[0])
 	}
-	l.Release(c) // the denied bill holds no slot
+	l.Release(c) // The denied bill holds no slot to release.
 	verify := billOf(s, two)
 	verify.NoConcurrency = true
 	if o := charge(t, verify, epoch); o.Denied || o.N != 0 || s.Live() != 2 {
 		t.Errorf("%+v", o)
 	}
 	l.Release(verify)
-	s.Bind(2, FromPlan, nil) // the limit is removed during the request
+	s.Bind(2, FromPlan, nil) // The limit is removed while the request runs.
 	if s.Idle(epoch) || s.Drop(epoch) {
 		t.Error("idle while requests run")
 	}
@@ -290,7 +290,7 @@ func TestCredits(t *testing.T) {
 	a.Invalidate()
 	expect("more credits are possible", errors.Is(l.Charge(ctx, epoch, b, &o), ErrLease))
 	changes := a.Changes()
-	a.Invalidate() // topped up while the store was asked
+	a.Invalidate() // The balance is topped up while the store is asked.
 	a.GrantSince(changes, 0, 0)
 	expect("an outdated answer", errors.Is(l.Charge(ctx, epoch, b, &o), ErrLease))
 	a.GrantSince(a.Changes(), 96, 0)
@@ -313,7 +313,7 @@ func TestCredits(t *testing.T) {
 	expect("the key's own limit", l.Peek(ctx, epoch, b, &o) == nil && o.Kind == Credits && o.Standings[1].Denied)
 	expect("surrender", a.Surrender() == 0)
 	a.Grant(50, 0)
-	l.Adjust(ctx, epoch, b, -5) // a refund to the surrendered lease
+	l.Adjust(ctx, epoch, b, -5) // This refunds a charge from the surrendered lease.
 	leased, _ = a.Held()
 	recorded = key.TakeSpent()
 	expect("the refund goes to the store only", leased == 50 && recorded == Spent{Returned: 5} && a.Unwritten() == 0)

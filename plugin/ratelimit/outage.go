@@ -44,10 +44,10 @@ func (s *Shared) outage(now time.Time, b *Bill, parties *[3]*Party, o *Outcome, 
 		case Quota:
 			if subject.counter(policy.Calendar, at).overShare(policy.Limit, max(b.Cost, 0), nodes) {
 				st.Denied = true
-				st.Retry = recheck // when the remote is reachable again, or the period ends
+				st.Retry = recheck // The remote may be reachable again by then.
 			}
 		case Concurrency:
-			if subject.live.Load() > max(1, policy.Limit/nodes) { // the live count includes this request
+			if subject.live.Load() > max(1, policy.Limit/nodes) { // The live count includes this request.
 				st.Denied = true
 				st.Retry = time.Second
 			}

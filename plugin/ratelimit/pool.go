@@ -148,7 +148,7 @@ func (p *pool) target(debt, nodes int64) int64 {
 	}
 	wanted := min(expected/3, 30+expected/12)
 	if debt < p.scale.depth/2 {
-		wanted = expected * 3 / 4 // unused tokens return before the bucket is full
+		wanted = expected * 3 / 4 // Unused tokens are returned before the bucket is full, so holding more costs nothing.
 	}
 	return int64(min(wanted, float64(p.scale.depth/p.scale.each)/float64(8*nodes)))
 }
@@ -190,7 +190,7 @@ func (p *pool) put(now time.Time, n int64, until time.Time, from int64) {
 			return
 		}
 	}
-	p.lots[1].n += n // the lot keeps its earlier times
+	p.lots[1].n += n // The lot keeps its own, earlier times.
 }
 
 // expire moves held tokens whose time has ended to unused.
@@ -228,7 +228,7 @@ func (p *pool) shouldPrefetch(now time.Time, nodes int64) bool {
 // applyAnswer records an answer received at now. at is the remote clock's time of the answer.
 func (p *pool) applyAnswer(now time.Time, r *RateAsk, at int64, taken bool) {
 	if r.scale != p.scale {
-		return // the limit changed after the ask, so the answer is in another unit
+		return // The limit changed after the ask, so the answer is in another unit.
 	}
 	debt, granted := r.Debt, r.Granted
 	if !taken {

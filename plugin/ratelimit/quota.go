@@ -103,7 +103,7 @@ func (s *Subject) counter(cal Calendar, now time.Time) *counter {
 // count returns the subject's counter of a calendar, in whatever period it is, and adds it if
 // missing.
 func (s *Subject) count(cal Calendar) *counter {
-	at := &s.counters // in the order of calendars
+	at := &s.counters // The list is sorted by calendar.
 	for ; *at != nil && (*at).calendar <= cal; at = &(*at).next {
 		if (*at).calendar == cal {
 			return *at

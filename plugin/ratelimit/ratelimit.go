@@ -52,11 +52,11 @@ type Policy struct {
 	// Limit is the number of requests per Period (Rate), of units per Calendar (Quota) or of
 	// requests at once (Concurrency). Unused for Credits.
 	Limit int64
-	// Period of a Rate.
+	// Period is the time of Limit requests; only for a Rate.
 	Period time.Duration
 	// Burst of a Rate is the bucket's size. The default is Limit.
 	Burst int64
-	// Calendar of a Quota.
+	// Calendar is the period of Limit units; only for a Quota.
 	Calendar Calendar
 	// Name is the policy as written, in the RateLimit headers and in violated-policies: "60/m",
 	// "100000/month", "concurrency", "credits". A written scope is appended as ";tenant" or

@@ -74,7 +74,7 @@ func TestPoolLots(t *testing.T) {
 	p := &pool{scale: newScale(rates(t, "1000/m")[0])}
 	p.put(now, 2, now.Add(time.Second), 1)
 	p.put(now, 3, now.Add(2*time.Second), 2)
-	p.put(now, 1, now.Add(3*time.Second), 3) // joins the second lot
+	p.put(now, 1, now.Add(3*time.Second), 3) // There are two lots, so these tokens join the second one.
 	for range 3 {
 		if !p.take(now) {
 			t.Fatal("no token is held")

@@ -114,7 +114,7 @@ func (s *Shared) changeQuota(ctx context.Context, subject *Subject, a *Ask, delt
 	if a.Calendar != Total && c.start != a.Start {
 		return
 	}
-	c.ensureLease().refreshedAt = time.Time{} // a denied request may pass now
+	c.ensureLease().refreshedAt = time.Time{} // A zero time makes the next request ask: it may pass now.
 	if unreachable {
 		c.lease.carry += delta
 		c.used = max(0, c.used+delta)

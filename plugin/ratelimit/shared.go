@@ -73,7 +73,7 @@ type operation struct {
 	refill bool
 	// open reports that the bill is allowed without limits; peeked, that nothing was taken.
 	open, peeked bool
-	// credits reports that credits were taken.
+	// credits reports that the bill's credits were taken.
 	credits bool
 	slots   [3]string
 }
@@ -207,7 +207,7 @@ func (s *Shared) prepare(now time.Time, b *Bill, parties *[3]*Party, o *Outcome,
 		if take && len(p.Lines) > 0 {
 			subject.last = at
 		}
-		var done [Total + 1]bool // indexed by Calendar; 0 for concurrency
+		var done [Total + 1]bool // done is indexed by Calendar, with concurrency at 0.
 		for i := range p.Lines {
 			l := &p.Lines[i]
 			if l.Policy.Kind == Concurrency && b.NoConcurrency {
@@ -266,7 +266,7 @@ func (o *Outcome) noteDenial(st *Standing, p *Policy) {
 // recent reports whether t is less than d before now.
 func recent(t, now time.Time, d time.Duration) bool { return !t.IsZero() && now.Sub(t) < d }
 
-const askPending = 0 // the line needs an ask, which listAsks adds
+const askPending = 0 // askPending marks a line that needs an ask, which listAsks adds.
 
 func (s *Shared) prepareRate(at time.Time, l *Line, st *Standing, w *lineOperation, c *operation, take bool) {
 	p := l.meter.sharedPool(at)

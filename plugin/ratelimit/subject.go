@@ -73,8 +73,8 @@ func (s *Subject) slots() *slots {
 type Origin uint8
 
 const (
-	FromPlan Origin = iota // the plan's lines, or the tenant's that replace them
-	FromKey                // the key's own lines
+	FromPlan Origin = iota // FromPlan is the origin of the plan's lines, or of the tenant's that replace them.
+	FromKey                // FromKey is the origin of the key's own lines.
 	NumOrigins
 )
 

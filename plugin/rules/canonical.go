@@ -56,10 +56,10 @@ func (f Fault) String() string {
 
 // The classes of bytes in a path, see pathByte.
 const (
-	plainClass   = iota // means the same encoded or not: unreserved characters and ":@!$&'()*+,="
-	rawClass            // has a meaning of its own if not encoded: "[" and "]"
-	encodedClass        // is always written as an escape
-	faultClass          // makes the path ambiguous
+	plainClass   = iota // A byte of plainClass means the same encoded or not: unreserved characters and ":@!$&'()*+,=".
+	rawClass            // "[" and "]" have a meaning of their own if not encoded.
+	encodedClass        // A byte of encodedClass is always written as an escape.
+	faultClass          // A byte of faultClass makes the path ambiguous.
 )
 
 var pathByte = func() (t [256]uint8) {
@@ -159,10 +159,10 @@ type canonicalizer struct {
 
 func (c *canonicalizer) read(path string) {
 	c.out = append(c.out, '/')
-	segment := 1 // the start of the current segment in out
+	segment := 1 // segment is the start of the current segment in out.
 	for i := 1; i < len(path); i++ {
 		if c.fault&^(EncodedSlash|Parameter) != 0 {
-			return // the rest does not matter: the path is rejected or forwarded as sent
+			return // The rest does not matter: the path is rejected or forwarded as sent.
 		}
 		run := i
 		for i < len(path) && path[i] != '/' && pathByte[path[i]] <= rawClass {

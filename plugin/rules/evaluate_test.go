@@ -248,11 +248,11 @@ func TestEvaluateRewritten(t *testing.T) {
 		u    url.URL
 		want Class
 	}{
-		{url.URL{Path: ""}, Default},                               // interpreted as "" and as "/"
-		{url.URL{Path: "pub/x"}, Default},                          // relative after a rewrite
-		{url.URL{Path: "/pub/x", RawPath: "/pub/x"}, Public},       // needless RawPath
-		{url.URL{Path: "/pub/x", RawPath: "/admin"}, Public},       // stale, so it is not sent
-		{url.URL{Path: "/pub/a/b", RawPath: "/pub/a%2fb"}, Public}, // fits
+		{url.URL{Path: ""}, Default},                               // An empty path is interpreted as "" and as "/".
+		{url.URL{Path: "pub/x"}, Default},                          // A rewrite can make a path relative.
+		{url.URL{Path: "/pub/x", RawPath: "/pub/x"}, Public},       // A RawPath equal to Path changes nothing.
+		{url.URL{Path: "/pub/x", RawPath: "/admin"}, Public},       // Go does not send a RawPath that does not fit Path.
+		{url.URL{Path: "/pub/a/b", RawPath: "/pub/a%2fb"}, Public}, // Go sends a RawPath that fits Path.
 		{url.URL{Opaque: "/pub/x"}, Default},
 		{url.URL{Scheme: "http", Opaque: "x", Path: "/pub/x"}, Default},
 	} {

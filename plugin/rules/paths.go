@@ -69,8 +69,11 @@ type Path struct {
 	// Reported reports whether AsSent is true only because of PathsConfig.Report.
 	Reported bool
 
-	match           string
-	alternatives    []string
+	// match is the path in matching form: Escaped with all escapes decoded but "%25". alternatives
+	// are further paths in this form, see the function alternatives.
+	match        string
+	alternatives []string
+	// interpretations are set in place of match if the path is forwarded as sent.
 	interpretations []string
 	// strictest reports whether the path has too many interpretations, so that the strictest
 	// verdict applies.
@@ -109,7 +112,7 @@ func (p *Paths) Canonicalize(u *url.URL, exempt bool) Path {
 	}
 	sent := rawPath(u)
 	if sent == "" && u.Host != "" {
-		sent = "/" // RFC 9112, section 3.2.2
+		sent = "/" // RFC 9112, section 3.2.2: an absolute-form target without a path means "/".
 	}
 	canonical, fault := Canonical(sent)
 	if fault != 0 || canonical != sent {

@@ -13,7 +13,7 @@ import (
 
 var epoch = time.Date(2024, 2, 10, 12, 0, 0, 0, time.UTC)
 
-// policies parses rates.
+// policies parses a list of rates.
 func policies(t testing.TB, text string) []*ratelimit.Policy {
 	t.Helper()
 	ps, err := ratelimit.ParseRates(text)

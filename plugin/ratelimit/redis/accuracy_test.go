@@ -19,8 +19,8 @@ type trial struct {
 	nodes   int
 	limit   int
 	window  time.Duration
-	offered float64 // requests, as a multiple of the limit
-	windows int     // duration of the trial, in windows
+	offered float64 // offered is the number of requests, as a multiple of the limit.
+	windows int     // windows is the duration of the trial.
 }
 
 func (tr trial) String() string {
@@ -38,8 +38,8 @@ type result struct {
 	most float64
 	// over is the largest number of requests above the limit in any interval of the trial.
 	over   float64
-	waited float64 // share of requests that waited for Redis
-	asked  float64 // calls per request
+	waited float64 // waited is the share of requests that waited for Redis.
+	asked  float64 // asked is the number of Redis calls per request.
 }
 
 // arrival is one request: its start, the time of its decision, and the decision.

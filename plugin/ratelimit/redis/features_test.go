@@ -51,7 +51,7 @@ func TestConcurrency(t *testing.T) {
 			t.Fatal("more than 3 pass")
 		}
 		one.shared.Release(running[0])
-		one.shared.Release(running[0]) // a second Release does nothing
+		one.shared.Release(running[0]) // A second Release does nothing.
 		testkit.Eventually(t, "the slot is free for another node", func() bool { return start(two) })
 		if start(one) {
 			t.Error("more than 3 pass")

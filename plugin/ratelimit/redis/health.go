@@ -197,7 +197,7 @@ func (r *Redis) probeScript(ctx context.Context, client rueidis.Client) error {
 	}
 	err := client.Do(ctx, client.B().Get().Key(KeyPrefix+"{"+tag+"}:probe").Build()).Error()
 	if rueidis.IsRedisNil(err) {
-		return nil // the key is never written
+		return nil // The server answered: the probe's key never exists.
 	}
 	return err
 }
@@ -237,7 +237,7 @@ func (r *Redis) touch(ctx context.Context) {
 	}
 	c, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	_ = r.register(c, *client) // the next touch retries
+	_ = r.register(c, *client) // The next touch retries.
 }
 
 // register is touch over a given client, and returns its error.

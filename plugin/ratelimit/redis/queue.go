@@ -64,7 +64,7 @@ func (r *Redis) drain(ctx context.Context) {
 		}
 		client := r.client.Load()
 		if client == nil || r.Unreachable() {
-			continue // watch signals when Redis is reachable again
+			continue // watch signals the queue when Redis is reachable again.
 		}
 		c, cancel := context.WithTimeout(ctx, connectTimeout)
 		r.send(c, *client, r.queue.take())

@@ -121,7 +121,7 @@ func (r *Redis) switchTo(to *endpoint) {
 	r.endpoint = to
 	r.client.Store(to.client)
 	if to.client == nil {
-		r.trip() // so that watch connects
+		r.trip() // trip makes watch connect.
 	}
 	// The new server may have another clock.
 	r.clock.ahead.Store(0)

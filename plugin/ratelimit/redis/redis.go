@@ -99,7 +99,7 @@ func New(o Options) (*Redis, error) {
 		r.log = slog.Default()
 	}
 	name := make([]byte, 8)
-	_, _ = rand.Read(name) // never fails
+	_, _ = rand.Read(name) // Read never returns an error.
 	r.node = hex.EncodeToString(name)
 	r.nodes.Store(1)
 	r.queue.more = make(chan struct{}, 1)
