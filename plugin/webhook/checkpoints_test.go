@@ -1,7 +1,6 @@
 package webhook_test
 
 import (
-	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"database/sql"
@@ -226,21 +225,10 @@ func TestCheckpointOfEmptyChain(t *testing.T) {
 }
 
 // logged collects log lines.
-type logged struct {
-	mu sync.Mutex
-	bytes.Buffer
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.Buffer.Write(p)
-}
+type logged struct{ testkit.Buffer }
 
 // lines returns the lines that hold text.
 func (l *logged) lines(text string) (out []string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	for line := range strings.Lines(l.String()) {
 		if strings.Contains(line, text) {
 			out = append(out, line)
