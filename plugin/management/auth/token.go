@@ -29,7 +29,7 @@ type TokenFields struct {
 	// Scopes are some of TokenScopes, at least one. A token can't give what it does not have itself.
 	Scopes management.Optional[[]string]
 	// Tenant is the slug of the only tenant that the token can see. Default and null: the
-	// creator's tenant, which for an operator is none in particular.
+	// creator's tenant; for an operator, none.
 	Tenant management.Optional[string]
 	// ExpiresAt is in the future, and not after the expiry of the token that creates this one.
 	// Default: that expiry. Null: never.
