@@ -17,6 +17,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/limits"
 )
 
 // limitsHarness is a running app with shared limits, and a key on each of its plans.
@@ -170,10 +171,10 @@ func TestOnRedisDown(t *testing.T) {
 	// The API returns no guessed state of limits, and can't reset limits while Redis is
 	// unreachable.
 	m, actor := current(t).engine.Manager(), management.Actor{Name: "test", Via: "cli"}
-	if page, err := m.KeyLimitStatus(context.Background(), actor, "shop", g.ids["local"]); !errors.Is(err, gateway.ErrStore) {
+	if page, err := limits.Key(context.Background(), m, actor, "shop", g.ids["local"]); !errors.Is(err, gateway.ErrStore) {
 		t.Errorf("limits are shown: %+v, error %v", page, err)
 	}
-	if _, err := m.ResetKeyLimits(context.Background(), actor, "shop", g.ids["local"], nil); !errors.Is(err, gateway.ErrStore) {
+	if _, err := limits.ResetKey(context.Background(), m, actor, "shop", g.ids["local"], nil); !errors.Is(err, gateway.ErrStore) {
 		t.Errorf("limits are reset: %v", err)
 	}
 	server.Start()
@@ -181,7 +182,7 @@ func TestOnRedisDown(t *testing.T) {
 	if metric(t, "keygate_degraded") != 0 {
 		t.Error("still degraded")
 	}
-	if page, err := m.ResetKeyLimits(context.Background(), actor, "shop", g.ids["local"], nil); err != nil || *page.Data[0].Remaining != 5 {
+	if page, err := limits.ResetKey(context.Background(), m, actor, "shop", g.ids["local"], nil); err != nil || *page.Data[0].Remaining != 5 {
 		t.Errorf("after the reset: %+v, error %v", page, err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/checkpoints"
 )
 
 const adminOnly = "Only on Caddy's admin endpoint, since one chain covers all keyspaces."
@@ -59,7 +60,7 @@ func (c *call) listAudit() error {
 }
 
 func (c *call) getAuditHead() error {
-	head, err := c.h.manager.Checkpoint(c.ctx, c.actor, c.keyspace)
+	head, err := checkpoints.Current(c.ctx, c.h.manager, c.actor, c.keyspace)
 	if err != nil {
 		return err
 	}
@@ -102,7 +103,7 @@ func (c *call) verifyAuditAgainst() error {
 	if err := o.done(); err != nil {
 		return err
 	}
-	report, err := c.h.manager.VerifyAuditAgainst(c.ctx, heads.Value, keys.Value)
+	report, err := checkpoints.Verify(c.ctx, c.h.manager, heads.Value, keys.Value)
 	if err != nil {
 		return err
 	}

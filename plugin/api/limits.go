@@ -5,12 +5,13 @@ import (
 	"net/http"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/limits"
 )
 
-type limitStatusPage = management.Page[management.LimitStatusRecord]
+type limitStatusPage = management.Page[limits.Record]
 
 func (c *call) getKeyLimits() error {
-	list, err := c.h.manager.KeyLimitStatus(c.ctx, c.actor, c.keyspace, c.r.PathValue("id"))
+	list, err := limits.Key(c.ctx, c.h.manager, c.actor, c.keyspace, c.r.PathValue("id"))
 	if err != nil {
 		return err
 	}
@@ -18,7 +19,7 @@ func (c *call) getKeyLimits() error {
 }
 
 func (c *call) getTenantLimits() error {
-	list, err := c.h.manager.TenantLimitStatus(c.ctx, c.actor, c.keyspace, c.r.PathValue("slug"))
+	list, err := limits.Tenant(c.ctx, c.h.manager, c.actor, c.keyspace, c.r.PathValue("slug"))
 	if err != nil {
 		return err
 	}
@@ -26,15 +27,15 @@ func (c *call) getTenantLimits() error {
 }
 
 func (c *call) resetKeyLimits() error {
-	return c.resetLimits(c.h.manager.ResetKeyLimits, c.r.PathValue("id"))
+	return c.resetLimits(limits.ResetKey, c.r.PathValue("id"))
 }
 
 func (c *call) resetTenantLimits() error {
-	return c.resetLimits(c.h.manager.ResetTenantLimits, c.r.PathValue("slug"))
+	return c.resetLimits(limits.ResetTenant, c.r.PathValue("slug"))
 }
 
 // resetLimits resets the limits and answers with their state after the reset.
-func (c *call) resetLimits(reset func(ctx context.Context, a management.Actor, keyspace, id string, policies []string) (limitStatusPage, error), id string) error {
+func (c *call) resetLimits(reset func(ctx context.Context, m *management.Manager, a management.Actor, keyspace, id string, policies []string) (limitStatusPage, error), id string) error {
 	o, err := c.body(true)
 	if err != nil {
 		return err
@@ -47,7 +48,7 @@ func (c *call) resetLimits(reset func(ctx context.Context, a management.Actor, k
 		o.fault("policies", "is empty; leave the field out to reset all")
 		return o.done()
 	}
-	list, err := reset(c.ctx, c.actor, c.keyspace, id, policies.Value)
+	list, err := reset(c.ctx, c.h.manager, c.actor, c.keyspace, id, policies.Value)
 	if err != nil {
 		return err
 	}

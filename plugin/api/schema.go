@@ -40,19 +40,19 @@ var nullable = map[string]bool{
 // typeNames maps a Go type to the name of its schema where the two differ. Clients depend on the
 // names of schemas.
 var typeNames = map[string]string{
-	"api.issuedWebhook":            "IssuedWebhook",
-	"api.issued":                   "IssuedKey",
-	"api.issuedToken":              "IssuedToken",
-	"audit.Checkpoint":             "Head",
-	"audit.Record":                 "AuditRecord",
-	"audit.Report":                 "ChainReport",
-	"importer.Report":              "ImportReport",
-	"importer.Result":              "ImportResult",
-	"inspect.Check":                "CheckResult",
-	"inspect.Result":               "VerifyResult",
-	"management.LimitStatusRecord": "StandingRecord",
-	"webhooks.PostedEvent":         "EventRecord",
-	"webhooks.Record":              "WebhookRecord",
+	"api.issuedWebhook":    "IssuedWebhook",
+	"api.issued":           "IssuedKey",
+	"api.issuedToken":      "IssuedToken",
+	"audit.Checkpoint":     "Head",
+	"audit.Record":         "AuditRecord",
+	"audit.Report":         "ChainReport",
+	"importer.Report":      "ImportReport",
+	"importer.Result":      "ImportResult",
+	"inspect.Check":        "CheckResult",
+	"inspect.Result":       "VerifyResult",
+	"limits.Record":        "StandingRecord",
+	"webhooks.PostedEvent": "EventRecord",
+	"webhooks.Record":      "WebhookRecord",
 }
 
 // components maps the names of records to their schemas.

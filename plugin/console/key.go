@@ -9,6 +9,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/limits"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
@@ -16,7 +17,7 @@ import (
 type keyPage struct {
 	Key    management.KeyRecord
 	Tenant *management.TenantRecord
-	Limits []management.LimitStatusRecord
+	Limits []limits.Record
 	// LimitsWrong is the reason why the page can't show the limits.
 	LimitsWrong string
 	Usage       *usageView
@@ -85,8 +86,8 @@ func (c *call) showKey() error {
 }
 
 // limitStatus returns the state of a key's limits, or the reason why the page can't show it.
-func (c *call) limitStatus(id string) ([]management.LimitStatusRecord, string, error) {
-	list, err := c.h.manager.KeyLimitStatus(c.ctx, c.actor, c.h.opts.Keyspace, id)
+func (c *call) limitStatus(id string) ([]limits.Record, string, error) {
+	list, err := limits.Key(c.ctx, c.h.manager, c.actor, c.h.opts.Keyspace, id)
 	var e *management.Error
 	if errors.As(err, &e) && e.Status != http.StatusNotFound {
 		return nil, e.Detail, nil
@@ -97,7 +98,7 @@ func (c *call) limitStatus(id string) ([]management.LimitStatusRecord, string, e
 // limitsView is the part of a page that shows limits.
 type limitsView struct {
 	ID     string
-	Limits []management.LimitStatusRecord
+	Limits []limits.Record
 	Wrong  string
 }
 
@@ -307,7 +308,7 @@ var keyActions = map[string]keyAction{
 		Verb: "Reset the limits", Title: "Reset the limits of",
 		Effects: []string{"The key's own rates and quotas are reset: nothing counts as used.", "Its tenant's shared limits and credits stay as they are."},
 		notice:  "limits-reset", do: func(c *call, id string) (*management.Receipt, error) {
-			return nil, errorOf(c.h.manager.ResetKeyLimits(c.ctx, c.actor, c.h.opts.Keyspace, id, nil))
+			return nil, errorOf(limits.ResetKey(c.ctx, c.h.manager, c.actor, c.h.opts.Keyspace, id, nil))
 		},
 	},
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/limits"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
@@ -124,7 +125,7 @@ type tenantPage struct {
 	Plan   *management.PlanRecord
 	Keys   []management.KeyRecord
 	More   bool
-	Limits []management.LimitStatusRecord
+	Limits []limits.Record
 	Usage  *usageView
 	Audit  []audit.Record
 	// HasMetadata is true if the tenant's metadata is not empty.
@@ -294,7 +295,7 @@ var tenantActions = map[string]tenantAction{
 		verb: "Reset the limits", title: "Reset the limits of",
 		effects: []string{"The limits that all its keys share are reset: nothing counts as used. Credits stay as they are."},
 		notice:  "limits-reset", do: func(c *call, slug string) error {
-			return errorOf(c.h.manager.ResetTenantLimits(c.ctx, c.actor, c.h.opts.Keyspace, slug, nil))
+			return errorOf(limits.ResetTenant(c.ctx, c.h.manager, c.actor, c.h.opts.Keyspace, slug, nil))
 		},
 	},
 }

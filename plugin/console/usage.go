@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/limits"
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
@@ -133,7 +134,7 @@ type usagePage struct {
 	Tenant management.TenantRecord
 	Plan   *management.PlanRecord
 	Usage  *usageView
-	Limits []management.LimitStatusRecord
+	Limits []limits.Record
 }
 
 func (c *call) showUsage() error {
@@ -180,8 +181,8 @@ func (c *call) plan(name string) (*management.PlanRecord, error) {
 }
 
 // tenantLimitStatus returns the state of a tenant's limits, or nil if it can't be shown.
-func (c *call) tenantLimitStatus(slug string) ([]management.LimitStatusRecord, error) {
-	list, err := c.h.manager.TenantLimitStatus(c.ctx, c.actor, c.h.opts.Keyspace, slug)
+func (c *call) tenantLimitStatus(slug string) ([]limits.Record, error) {
+	list, err := limits.Tenant(c.ctx, c.h.manager, c.actor, c.h.opts.Keyspace, slug)
 	var e *management.Error
 	if errors.As(err, &e) && e.Status != http.StatusNotFound {
 		return nil, nil

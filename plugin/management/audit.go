@@ -2,7 +2,6 @@ package management
 
 import (
 	"context"
-	"crypto/ed25519"
 
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
@@ -18,8 +17,8 @@ func (c *Call) AppendEvent() error {
 	return c.Events.PublishAudit(row)
 }
 
-// readChain returns the reader of a store's audit chain.
-func readChain(s Store) audit.Reader {
+// AuditReader returns the reader of a store's audit chain.
+func AuditReader(s Store) audit.Reader {
 	return func(ctx context.Context, f func(audit.Tx) error) error {
 		return s.View(ctx, func(tx Tx) error { return f(tx) })
 	}
@@ -27,32 +26,12 @@ func readChain(s Store) audit.Reader {
 
 // VerifyAudit reads the whole audit chain of a store and checks it. It returns an error only where the store failed.
 func VerifyAudit(ctx context.Context, s Store) (audit.Report, error) {
-	return audit.Verify(ctx, readChain(s), nil)
+	return audit.Verify(ctx, AuditReader(s), nil)
 }
 
 // VerifyAudit checks the audit chain of the manager's store.
 func (m *Manager) VerifyAudit(ctx context.Context) (audit.Report, error) {
 	return VerifyAudit(ctx, m.store)
-}
-
-// VerifyAuditAgainst is VerifyAudit, and compares the chain with checkpoints that were kept elsewhere, signed with this
-// gateway's key or one of trusted.
-func (m *Manager) VerifyAuditAgainst(ctx context.Context, list []audit.Checkpoint, trusted []ed25519.PublicKey) (audit.Report, error) {
-	var store string
-	if err := m.store.View(ctx, func(tx Tx) (err error) {
-		store, _, err = tx.Identity()
-		return err
-	}); err != nil {
-		return audit.Report{}, err
-	}
-	key, err := m.checkpointKey(store)
-	if err != nil {
-		return audit.Report{}, err
-	}
-	if key != nil {
-		trusted = append(trusted[:len(trusted):len(trusted)], key.Public().(ed25519.PublicKey))
-	}
-	return audit.VerifyCheckpoints(ctx, readChain(m.store), store, list, trusted)
 }
 
 // AuditFilter selects events of a keyspace, newest first.

@@ -3,8 +3,10 @@ package management
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -240,7 +242,7 @@ func checkScopes(f *Faults, field string, ks *gateway.Keyspace, plan *gateway.Pl
 			f.Invalid(Indexed(field, i), "is not a scope; the scopes are %s", strings.Join(ks.Scopes.Names, ", "))
 		case ks.Scopes.Closure([]string{s})&^plan.Cap != 0:
 			f.Add(CodeScopeNotAllowed, Indexed(field, i), "the plan %q does not allow the scope %q; it allows %s",
-				plan.Name, s, orNone(ks.Scopes.List(plan.Cap)))
+				plan.Name, s, OrNone(ks.Scopes.List(plan.Cap)))
 		default:
 			set |= bit
 		}
@@ -262,9 +264,33 @@ func defaultScopes(ks *gateway.Keyspace, plan *gateway.Plan) []string {
 
 func Indexed(field string, i int) string { return field + "/" + itoa(i) }
 
-func orNone(list []string) string {
+func OrNone(list []string) string {
 	if len(list) == 0 {
 		return "none"
 	}
 	return strings.Join(list, ", ")
+}
+
+// ParseDuration reads a duration as people write one for keys: Go's form ("24h",
+// "1h30m", "30s"), which may begin with whole days ("90d", "1d12h"; a day is 24
+// hours). Negative durations are errors.
+func ParseDuration(s string) (time.Duration, error) {
+	bad := fmt.Errorf("%q is not a duration: write it as 90d, 24h or 30s", s)
+	rest := s
+	var d time.Duration
+	if days, after, ok := strings.Cut(s, "d"); ok {
+		n, err := strconv.ParseUint(days, 10, 16)
+		if err != nil {
+			return 0, bad
+		}
+		d, rest = time.Duration(n)*24*time.Hour, after
+		if rest == "" {
+			return d, nil
+		}
+	}
+	more, err := time.ParseDuration(rest)
+	if err != nil || more < 0 || d+more < d {
+		return 0, bad
+	}
+	return d + more, nil
 }

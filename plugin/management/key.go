@@ -75,7 +75,7 @@ func (c *Call) FindPlan(t *gateway.Tenant) (*gateway.Plan, error) {
 		return &gateway.Plan{Cap: c.Keyspace.Scopes.All()}, nil
 	}
 	return nil, Reject(http.StatusUnprocessableEntity, CodePlanUnknown,
-		"The tenant %q holds the plan %q, which is not configured here. Give it one of %s.", t.Slug, t.Plan, orNone(c.Keyspace.PlanOrder))
+		"The tenant %q holds the plan %q, which is not configured here. Give it one of %s.", t.Slug, t.Plan, OrNone(c.Keyspace.PlanOrder))
 }
 
 // CheckKeyLimit refuses one more active key where the plan's cap is reached. The tenant must be
@@ -218,6 +218,25 @@ func (m *Manager) Key(ctx context.Context, a Actor, keyspace, id string) (r KeyR
 	return r, err
 }
 
+// FormerKey returns the record of a key that exists for the actor or, deleted since, did:
+// what it used is still known then.
+func (m *Manager) FormerKey(ctx context.Context, a Actor, keyspace, id string) (k *gateway.Key, err error) {
+	const what = "key"
+	if !HasIDForm(id, KeyIDPrefix) {
+		return nil, NotFound(what)
+	}
+	err = m.Read(ctx, a, keyspace, func(c *Call) error {
+		if k, err = c.Tx.Key(c.Keyspace.Name, id); err != nil {
+			return OrNotFound(err, what)
+		}
+		if !a.Sees(k.Tenant) {
+			return NotFound(what)
+		}
+		return nil
+	})
+	return k, err
+}
+
 // KeyFilter selects keys, newest first.
 type KeyFilter struct {
 	// Tenant is a slug; "" for all tenants'.
@@ -251,13 +270,13 @@ func (m *Manager) Keys(ctx context.Context, a Actor, keyspace string, q KeyFilte
 	switch q.Status {
 	case "", gateway.StatusActive, gateway.StatusDisabled, gateway.StatusRevoked, gateway.StatusExpired:
 	default:
-		return Page[KeyRecord]{}, badParameter("status", "must be active, disabled, revoked or expired")
+		return Page[KeyRecord]{}, BadParameter("status", "must be active, disabled, revoked or expired")
 	}
 	if len(q.Prefix) > maxPrefixFilter || !Printable(q.Prefix) {
-		return Page[KeyRecord]{}, badParameter("prefix", "must be the beginning of a key_prefix")
+		return Page[KeyRecord]{}, BadParameter("prefix", "must be the beginning of a key_prefix")
 	}
 	if utf8.RuneCountInString(q.Search) > MaxKeyName || !Printable(q.Search) {
-		return Page[KeyRecord]{}, badParameter("search", "must be at most 100 characters, none of them control characters")
+		return Page[KeyRecord]{}, BadParameter("search", "must be at most 100 characters, none of them control characters")
 	}
 	if q.Tenant == "" {
 		q.Tenant = a.Tenant

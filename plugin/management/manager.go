@@ -1,7 +1,15 @@
+// Package management is what may be done to tenants and keys: every rule about it,
+// who did it, and the record kept of it. The API, the CLI and the console all call
+// a Manager; none of them has a rule of its own.
+//
+// Every write is one transaction of the store: the rows, exactly one audit event, and
+// the change that makes every node judge anew. A call that wrote returns when this
+// node's engine has heard of it, so the very next request meets the new state.
 package management
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,6 +20,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/management/events"
+	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
 // Engine is what management needs of the running gateway.
@@ -28,7 +37,11 @@ type Engine interface {
 	// TokenChanges counts the changes to management tokens that it has heard of, Apply's
 	// and those that others wrote: while it is the same, what was read of them is right.
 	TokenChanges() uint64
-	LimitEngine
+	// Limits returns the state of the limits of a tenant and, if k is not nil, of its key.
+	Limits(ctx context.Context, v *gateway.View, t *gateway.Tenant, k *gateway.Key, now time.Time) ([]ratelimit.Standing, error)
+	// ResetLimits resets the limits of those names, or all, of a key or, if k is nil, of the tenant. It returns after the
+	// store was written.
+	ResetLimits(ctx context.Context, v *gateway.View, t *gateway.Tenant, k *gateway.Key, now time.Time, names ...string) error
 }
 
 // Config is what a Manager works with. All but Logger and Now must be set.
@@ -175,6 +188,21 @@ func (c *Call) AddChange(kind gateway.ChangeKind, id string) {
 
 // NewID returns a new id that begins with prefix.
 func (c *Call) NewID(prefix string) string { return c.Manager.ids.next(prefix, c.Now) }
+
+// NewID returns a new id that begins with prefix.
+func (m *Manager) NewID(prefix string) string { return m.ids.next(prefix, m.Clock()) }
+
+// CheckpointKey returns the key with which this node signs checkpoints of the store of that name; nil for none.
+func (m *Manager) CheckpointKey(store string) (ed25519.PrivateKey, error) {
+	if m.signer == nil {
+		return nil, nil
+	}
+	s := m.signer()
+	if s == nil {
+		return nil, nil
+	}
+	return s.CheckpointKey(store)
+}
 
 // Store returns the manager's store.
 func (m *Manager) Store() Store { return m.store }

@@ -8,12 +8,13 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/limits"
 )
 
-type standings = management.Page[management.LimitStatusRecord]
+type standings = management.Page[limits.Record]
 
 // standing returns the limit of that name.
-func standing(t *testing.T, p standings, name string) management.LimitStatusRecord {
+func standing(t *testing.T, p standings, name string) limits.Record {
 	t.Helper()
 	for _, r := range p.Data {
 		if r.Name == name {
@@ -21,10 +22,10 @@ func standing(t *testing.T, p standings, name string) management.LimitStatusReco
 		}
 	}
 	t.Fatalf("no limit %q in %+v", name, p.Data)
-	return management.LimitStatusRecord{}
+	return limits.Record{}
 }
 
-func wantStanding(t *testing.T, r management.LimitStatusRecord, limit, remaining, used int64) {
+func wantStanding(t *testing.T, r limits.Record, limit, remaining, used int64) {
 	t.Helper()
 	if r.Limit == nil || *r.Limit != limit || *r.Remaining != remaining || *r.Used != used || (r.ResetAt != nil) != (used > 0) {
 		t.Errorf("%s stands at %d of %d with %d used, reset at %v; want %d of %d with %d", r.Name, *r.Remaining, *r.Limit, *r.Used, r.ResetAt, remaining, limit, used)
@@ -43,7 +44,7 @@ func TestStandings(t *testing.T) {
 	idle := w.key("acme")
 	show := func(id string) standings {
 		t.Helper()
-		return must[standings](t)(w.KeyLimitStatus(ctx, ada, "", id))
+		return must[standings](t)(limits.Key(ctx, w.Manager, ada, "", id))
 	}
 	wantStanding(t, standing(t, show(k.ID), "5/day"), 5, 5, 0)
 	wantStanding(t, standing(t, show(k.ID), "10/h"), 10, 10, 0)
@@ -56,25 +57,25 @@ func TestStandings(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	wantStanding(t, standing(t, show(idle.ID), "10/h"), 10, 10, 0)
-	all := must[standings](t)(w.TenantLimitStatus(ctx, ada, "", "ACME"))
+	all := must[standings](t)(limits.Tenant(ctx, w.Manager, ada, "", "ACME"))
 	if len(all.Data) != 1 {
 		t.Errorf("the tenant's own limits are %+v", all.Data)
 	}
 	wantStanding(t, standing(t, all, "1000/month"), 1000, 995, 5)
 
 	// Only what is counted for the key, and only what is named.
-	_, err := w.ResetKeyLimits(ctx, ada, "", k.ID, []string{"5/day", "1000/month"})
+	_, err := limits.ResetKey(ctx, w.Manager, ada, "", k.ID, []string{"5/day", "1000/month"})
 	wantRefused(t, err, http.StatusUnprocessableEntity, management.CodeInvalidField, "/policies/1")
-	after := must[standings](t)(w.ResetKeyLimits(ctx, ada, "", k.ID, []string{"5/day"}))
+	after := must[standings](t)(limits.ResetKey(ctx, w.Manager, ada, "", k.ID, []string{"5/day"}))
 	wantStanding(t, standing(t, after, "5/day"), 5, 5, 0)
 	if r := standing(t, after, "10/h"); *r.Remaining != 5 {
 		t.Errorf("another limit was reset: %+v", r)
 	}
 	w.wantJudged(k.Key, gateway.Allowed)
-	if after = must[standings](t)(w.ResetKeyLimits(ctx, ada, "", k.ID, nil)); *standing(t, after, "10/h").Remaining != 10 {
+	if after = must[standings](t)(limits.ResetKey(ctx, w.Manager, ada, "", k.ID, nil)); *standing(t, after, "10/h").Remaining != 10 {
 		t.Errorf("all were to be reset: %+v", after.Data)
 	}
-	must[standings](t)(w.ResetTenantLimits(ctx, ada, "", tenant.Slug, nil))
+	must[standings](t)(limits.ResetTenant(ctx, w.Manager, ada, "", tenant.Slug, nil))
 	rows, err := w.store.LoadUsage(ctx, "t:default:acme", w.now())
 	if err != nil || len(rows) != 1 || rows[0].Used != 0 {
 		t.Errorf("the store knows %+v (%v) after a reset", rows, err)
@@ -85,15 +86,15 @@ func TestStandings(t *testing.T) {
 	}
 	confined := ada
 	confined.Tenant = "acme"
-	_, err = w.ResetKeyLimits(ctx, confined, "", k.ID, nil)
+	_, err = limits.ResetKey(ctx, w.Manager, confined, "", k.ID, nil)
 	wantRefused(t, err, http.StatusForbidden, management.CodeInsufficientScope)
-	if _, err := w.KeyLimitStatus(ctx, confined, "", k.ID); err != nil {
+	if _, err := limits.Key(ctx, w.Manager, confined, "", k.ID); err != nil {
 		t.Error(err)
 	}
 	confined.Tenant = "other"
-	_, err = w.KeyLimitStatus(ctx, confined, "", k.ID)
+	_, err = limits.Key(ctx, w.Manager, confined, "", k.ID)
 	wantRefused(t, err, http.StatusNotFound, management.CodeNotFound)
-	_, err = w.TenantLimitStatus(ctx, ada, "", "nobody")
+	_, err = limits.Tenant(ctx, w.Manager, ada, "", "nobody")
 	wantRefused(t, err, http.StatusNotFound, management.CodeNotFound)
 }
 
@@ -116,9 +117,9 @@ func TestStandingsNotInUse(t *testing.T) {
 	w.gw = gw
 	t.Cleanup(func() { _ = gw.Close(ctx) })
 	w.Manager = management.New(management.Config{Store: w.store, Engine: gw, View: w.current, Now: w.now})
-	show := func() standings { return must[standings](t)(w.KeyLimitStatus(ctx, ada, "", k.ID)) }
+	show := func() standings { return must[standings](t)(limits.Key(ctx, w.Manager, ada, "", k.ID)) }
 	wantStanding(t, standing(t, show(), "5/day"), 5, 2, 3)
-	must[standings](t)(w.ResetKeyLimits(ctx, ada, "", k.ID, nil))
+	must[standings](t)(limits.ResetKey(ctx, w.Manager, ada, "", k.ID, nil))
 	wantStanding(t, standing(t, show(), "5/day"), 5, 5, 0)
 	for range 5 {
 		w.wantJudged(k.Key, gateway.Allowed)

@@ -18,6 +18,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
+	"github.com/keygate-dev/keygate/plugin/management/checkpoints"
 	"github.com/keygate-dev/keygate/plugin/management/events"
 	"github.com/keygate-dev/keygate/plugin/webhook"
 )
@@ -162,7 +163,7 @@ func TestCheckpoints(t *testing.T) {
 			if c.tamper != nil || name == "goes on" {
 				w = filled(t)
 			}
-			kept := testkit.Must[checkpoint](t)(w.signing(c.secret).Checkpoint(ctx, ada, "default"))
+			kept := testkit.Must[checkpoint](t)(checkpoints.Current(ctx, w.signing(c.secret), ada, "default"))
 			if kept.Seq != 4 || kept.Events != 4 || (len(kept.Signature) == ed25519.SignatureSize) != (c.secret != "") {
 				t.Fatalf("checkpoint %+v", kept)
 			}
@@ -192,7 +193,7 @@ func TestCheckpoints(t *testing.T) {
 			if r := testkit.Must[audit.Report](t)(m.VerifyAudit(ctx)); r.Intact != c.alone {
 				t.Errorf("the chain alone: %+v, want intact %t", r, c.alone)
 			}
-			r := testkit.Must[audit.Report](t)(m.VerifyAuditAgainst(ctx, []checkpoint{kept}, trusted))
+			r := testkit.Must[audit.Report](t)(checkpoints.Verify(ctx, m, []checkpoint{kept}, trusted))
 			if r.Intact != (c.problem == "") || !strings.Contains(strings.Join(r.Problems, "\n"), c.problem) {
 				t.Errorf("%+v, want the problem %q", r, c.problem)
 			}
@@ -206,20 +207,20 @@ func TestCheckpoints(t *testing.T) {
 // An empty chain has a checkpoint too, and each store has its own key.
 func TestCheckpointOfEmptyChain(t *testing.T) {
 	w, other := newFixture(t), newFixture(t)
-	empty := testkit.Must[audit.Checkpoint](t)(w.signing(firstSecret).Checkpoint(ctx, ada, ""))
+	empty := testkit.Must[audit.Checkpoint](t)(checkpoints.Current(ctx, w.signing(firstSecret), ada, ""))
 	if empty.Seq != 0 || empty.Hash != "" || empty.Keyspace != nil {
 		t.Errorf("checkpoint %+v", empty)
 	}
 	w.tenant("acme", "pro")
-	if r := testkit.Must[audit.Report](t)(w.signing(firstSecret).VerifyAuditAgainst(ctx, []audit.Checkpoint{empty}, nil)); !r.Intact {
+	if r := testkit.Must[audit.Report](t)(checkpoints.Verify(ctx, w.signing(firstSecret), []audit.Checkpoint{empty}, nil)); !r.Intact {
 		t.Errorf("%+v", r)
 	}
-	if theirs := testkit.Must[audit.Checkpoint](t)(other.signing(firstSecret).Checkpoint(ctx, ada, "")); theirs.Store == empty.Store || *theirs.KeyID == *empty.KeyID {
+	if theirs := testkit.Must[audit.Checkpoint](t)(checkpoints.Current(ctx, other.signing(firstSecret), ada, "")); theirs.Store == empty.Store || *theirs.KeyID == *empty.KeyID {
 		t.Error("two stores share a name or a key")
 	}
 	confined := ada
 	confined.Tenant = "acme"
-	if _, err := w.Checkpoint(ctx, confined, ""); err == nil || !strings.Contains(err.Error(), "one tenant") {
+	if _, err := checkpoints.Current(ctx, w.Manager, confined, ""); err == nil || !strings.Contains(err.Error(), "one tenant") {
 		t.Errorf("a token of one tenant: %v", err)
 	}
 }
@@ -255,7 +256,7 @@ func TestCheckpointsArePublished(t *testing.T) {
 			case <-stop:
 				return
 			case <-time.After(5 * time.Millisecond):
-				if err := second.PublishCheckpoint(ctx, time.Hour); err != nil {
+				if err := checkpoints.Publish(ctx, second, time.Hour); err != nil {
 					t.Error(err)
 				}
 			}
@@ -284,7 +285,7 @@ func TestCheckpointsArePublished(t *testing.T) {
 	if n := len(log.lines(`"audit head"`)); n != 2 {
 		t.Errorf("%d checkpoints within the hour", n)
 	}
-	var checkpoints []audit.Checkpoint
+	var published []audit.Checkpoint
 	for _, p := range e.got() {
 		if p.Type != events.AuditCheckpoint {
 			continue
@@ -296,21 +297,21 @@ func TestCheckpointsArePublished(t *testing.T) {
 		if h.Keyspace == nil || *h.Keyspace != "default" {
 			t.Errorf("checkpoint %+v", h)
 		}
-		checkpoints = append(checkpoints, h)
+		published = append(published, h)
 	}
 	for _, line := range log.lines(`"audit head"`) {
 		var l struct{ Head audit.Checkpoint }
 		if err := json.Unmarshal([]byte(line), &l); err != nil || l.Head.Keyspace != nil {
 			t.Errorf("logged %s: %v", line, err)
 		}
-		checkpoints = append(checkpoints, l.Head)
+		published = append(published, l.Head)
 	}
-	r := testkit.Must[audit.Report](t)(w.VerifyAuditAgainst(ctx, checkpoints, nil))
+	r := testkit.Must[audit.Report](t)(checkpoints.Verify(ctx, w.Manager, published, nil))
 	if !r.Intact || r.Checkpoints != 4 || r.Signed != 4 {
 		t.Errorf("%+v", r)
 	}
 	// The next checkpoint reports a chain that was cut short.
-	newest := checkpoints[len(checkpoints)-1]
+	newest := published[len(published)-1]
 	w.intruder().exec("DELETE FROM audit WHERE seq >= ?", newest.Seq)
 	w.clock.Advance(2 * time.Hour)
 	testkit.Eventually(w.t, "the loss", func() bool { return len(log.lines("was altered")) == 1 })

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/keygate-dev/keygate/plugin/management"
+	"github.com/keygate-dev/keygate/plugin/management/checkpoints"
 	"github.com/keygate-dev/keygate/plugin/management/idempotency"
 	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
@@ -14,7 +15,7 @@ func (s *Service) scanLoop(ctx context.Context) {
 	var unused time.Time
 	for {
 		now := s.now()
-		s.logFailure(ctx, "publishing a checkpoint of the audit chain", s.Manager.PublishCheckpoint(ctx, s.Checkpoints))
+		s.logFailure(ctx, "publishing a checkpoint of the audit chain", checkpoints.Publish(ctx, s.Manager, s.Checkpoints))
 		for _, keyspace := range s.Keyspaces() {
 			s.logFailure(ctx, "looking for keys that expire", s.registry.AnnounceExpiries(ctx, keyspace))
 		}

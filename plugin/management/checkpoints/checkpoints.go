@@ -1,4 +1,6 @@
-package management
+// Package checkpoints makes, signs and publishes checkpoints of the audit chain, and verifies the chain against those that
+// were kept elsewhere.
+package checkpoints
 
 import (
 	"context"
@@ -8,24 +10,13 @@ import (
 	"slices"
 	"time"
 
+	"github.com/keygate-dev/keygate/plugin/management"
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 	"github.com/keygate-dev/keygate/plugin/management/events"
 )
 
-// checkpointKey returns the key that this node signs checkpoints of the store with; nil for none.
-func (m *Manager) checkpointKey(store string) (ed25519.PrivateKey, error) {
-	if m.signer == nil {
-		return nil, nil
-	}
-	s := m.signer()
-	if s == nil {
-		return nil, nil
-	}
-	return s.CheckpointKey(store)
-}
-
-// signedCheckpoint returns the position of the chain as the transaction sees it, for a keyspace or, with "", all.
-func (m *Manager) signedCheckpoint(tx Tx, keyspace string) (h audit.Checkpoint, err error) {
+// signed returns the position of the chain as the transaction sees it, for a keyspace or, with "", all.
+func signed(m *management.Manager, tx management.Tx, keyspace string) (h audit.Checkpoint, err error) {
 	store, _, err := tx.Identity()
 	if err != nil {
 		return h, err
@@ -33,7 +24,7 @@ func (m *Manager) signedCheckpoint(tx Tx, keyspace string) (h audit.Checkpoint, 
 	if h, err = audit.NewCheckpoint(tx, store, keyspace, m.Clock()); err != nil {
 		return h, err
 	}
-	key, err := m.checkpointKey(store)
+	key, err := m.CheckpointKey(store)
 	if err != nil {
 		return h, err
 	}
@@ -41,14 +32,14 @@ func (m *Manager) signedCheckpoint(tx Tx, keyspace string) (h audit.Checkpoint, 
 	return h, nil
 }
 
-// Checkpoint returns the position of the audit chain now. An empty keyspace counts the events of all. 403 for an
+// Current returns the position of the audit chain now. An empty keyspace counts the events of all. 403 for an
 // actor of one tenant, which could count the events of others by it.
-func (m *Manager) Checkpoint(ctx context.Context, a Actor, keyspace string) (h audit.Checkpoint, err error) {
+func Current(ctx context.Context, m *management.Manager, a management.Actor, keyspace string) (h audit.Checkpoint, err error) {
 	if err := a.RequireOperator("see the head of the audit chain, which is one over all tenants"); err != nil {
 		return h, err
 	}
-	err = m.store.View(ctx, func(tx Tx) error {
-		h, err = m.signedCheckpoint(tx, keyspace)
+	err = m.Store().View(ctx, func(tx management.Tx) error {
+		h, err = signed(m, tx, keyspace)
 		return err
 	})
 	return h, err
@@ -57,11 +48,11 @@ func (m *Manager) Checkpoint(ctx context.Context, a Actor, keyspace string) (h a
 // errPublished reports that another node has published a checkpoint meanwhile.
 var errPublished = errors.New("another node has published a checkpoint")
 
-// PublishCheckpoint publishes the position of the audit chain in the log and as an event of each configured keyspace. It
+// Publish publishes the position of the audit chain in the log and as an event of each configured keyspace. It
 // does so where the chain has grown since the last time, and that is at least every ago. Of the nodes that share a
 // store one publishes. It also checks that the checkpoint of the last time is still in the chain, and logs an error where it is not.
-func (m *Manager) PublishCheckpoint(ctx context.Context, every time.Duration) error {
-	v := m.view()
+func Publish(ctx context.Context, m *management.Manager, every time.Duration) error {
+	v := m.View()
 	if v == nil {
 		return nil
 	}
@@ -69,7 +60,7 @@ func (m *Manager) PublishCheckpoint(ctx context.Context, every time.Duration) er
 	var last audit.PublishedCheckpoint
 	var list []audit.Checkpoint // of the store, then of its keyspaces in the order of names
 	var lost string
-	err := m.store.View(ctx, func(tx Tx) (err error) {
+	err := m.Store().View(ctx, func(tx management.Tx) (err error) {
 		list, lost = nil, ""
 		if last, err = tx.PublishedCheckpoint(); err != nil || now.Sub(last.At).Abs() < every {
 			return err
@@ -78,7 +69,7 @@ func (m *Manager) PublishCheckpoint(ctx context.Context, every time.Duration) er
 			return err
 		}
 		for _, name := range append([]string{""}, slices.Sorted(maps.Keys(v.Keyspaces))...) {
-			h, err := m.signedCheckpoint(tx, name)
+			h, err := signed(m, tx, name)
 			if err != nil {
 				return err
 			}
@@ -93,7 +84,7 @@ func (m *Manager) PublishCheckpoint(ctx context.Context, every time.Duration) er
 		return err
 	}
 	var published []*events.Batch
-	err = m.store.Update(ctx, func(tx Tx) error {
+	err = m.Store().Update(ctx, func(tx management.Tx) error {
 		published = nil
 		latest, err := tx.LockPublishedCheckpoint()
 		if err != nil {
@@ -107,7 +98,7 @@ func (m *Manager) PublishCheckpoint(ctx context.Context, every time.Duration) er
 			return err
 		}
 		for _, h := range list[1:] {
-			b := m.newCall(tx, System, v.Keyspaces[*h.Keyspace], v).Events
+			b := m.Outbox().Begin(tx, *h.Keyspace, now, m.NewID)
 			if err := publishCheckpoint(b, h); err != nil {
 				return err
 			}
@@ -122,9 +113,9 @@ func (m *Manager) PublishCheckpoint(ctx context.Context, every time.Duration) er
 		return err
 	}
 	if lost != "" {
-		m.log.ErrorContext(ctx, "the audit chain was altered, or the store was replaced by an older copy: verify the chain against checkpoints that were kept elsewhere", "problem", lost)
+		m.Logger().ErrorContext(ctx, "the audit chain was altered, or the store was replaced by an older copy: verify the chain against checkpoints that were kept elsewhere", "problem", lost)
 	}
-	m.log.InfoContext(ctx, "audit head", "head", list[0])
+	m.Logger().InfoContext(ctx, "audit head", "head", list[0])
 	for _, b := range published {
 		b.Committed()
 	}
@@ -138,4 +129,24 @@ func publishCheckpoint(b *events.Batch, h audit.Checkpoint) error {
 		return err
 	}
 	return b.PublishData(to, events.Event{Type: events.AuditCheckpoint, At: h.At}, h)
+}
+
+// Verify is VerifyAudit, and compares the chain with checkpoints that were kept elsewhere, signed with this
+// gateway's key or one of trusted.
+func Verify(ctx context.Context, m *management.Manager, list []audit.Checkpoint, trusted []ed25519.PublicKey) (audit.Report, error) {
+	var store string
+	if err := m.Store().View(ctx, func(tx management.Tx) (err error) {
+		store, _, err = tx.Identity()
+		return err
+	}); err != nil {
+		return audit.Report{}, err
+	}
+	key, err := m.CheckpointKey(store)
+	if err != nil {
+		return audit.Report{}, err
+	}
+	if key != nil {
+		trusted = append(trusted[:len(trusted):len(trusted)], key.Public().(ed25519.PublicKey))
+	}
+	return audit.VerifyCheckpoints(ctx, management.AuditReader(m.Store()), store, list, trusted)
 }
