@@ -35,8 +35,8 @@ func TestCSV(t *testing.T) {
 	rows, faults := read(t, "\ufefftenant,Key,scopes,disabled,credits_limit,concurrency,metadata\r\n"+
 		"acme,k1,read;write admin,true,5,3,\"{\"\"a\"\":\n1}\"\r\n"+
 		"acme,k2,,,,2 per tenant,\r\n"+
-		"acme,k3\r\n"+
-		"acme,k4,,maybe,,,\r\n"+
+		"acme,sk_live_0123\r\n"+
+		"acme,sk_live_0123,,maybe,,,\r\n"+
 		"acme,k5,,,,,\r\n", CSV)
 	want := []struct {
 		line int
@@ -56,6 +56,11 @@ func TestCSV(t *testing.T) {
 	}
 	if len(faults) != 2 || faults[0].Line != 5 || !strings.Contains(faults[0].Text, "2 cells") || faults[1].Line != 6 || !strings.Contains(faults[1].Text, "disabled") {
 		t.Errorf("faults %v", faults)
+	}
+	for _, fault := range faults {
+		if strings.Contains(fault.Error(), "0123") {
+			t.Errorf("a row error holds a key: %v", fault)
+		}
 	}
 	for _, header := range []string{"", "tenant,tenant\n", "tenant,secret_0123\n"} {
 		if _, err := NewReader(strings.NewReader(header), CSV); err == nil || strings.Contains(err.Error(), "0123") {
