@@ -81,7 +81,7 @@ func (p *database) listenOn(ctx context.Context, r *route) (unnotified bool) {
 	defer cancel()
 	conn, err := pgx.ConnectConfig(short, r.listener)
 	if err != nil {
-		return false // Reads and writes report the reason.
+		return false // the store's reads and writes fail too, and report the reason
 	}
 	defer func() {
 		closing, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -56,7 +56,7 @@ func (s *Store) Redirect(ctx context.Context, address, listen string) error {
 	}
 	p.useRoute(to)
 	if !reachable {
-		// Attempts on connections to the former address would only take time.
+		// The former address does not answer, so calls would only lose time on its connections.
 		p.retireOthers(to)
 	}
 	return nil

@@ -15,8 +15,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/store"
 )
 
-// copyTx reads tenants, keys, secrets and tokens from the copy. All other reads return the reason why
-// the primary is unreachable, since an empty result would be wrong. It can't write.
+// copyTx reads tenants, keys, secrets and tokens from the copy. All other reads return the reason
+// why the primary is unreachable, since an empty result would be wrong. It can't write.
 type copyTx struct {
 	store.Tx
 	unreachable error

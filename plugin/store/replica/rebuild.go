@@ -317,8 +317,8 @@ func (r *Replica) closeDiscarded() {
 	}
 }
 
-// fillCopy copies all rows of the primary to b. One goroutine reads while another writes. syncedAt is
-// the time of the copied position.
+// fillCopy copies all rows of the primary to b. One goroutine reads while another writes. syncedAt
+// is the time of the copied position.
 func (r *Replica) fillCopy(ctx context.Context, b *CopyBuilder) (syncedAt time.Time, err error) {
 	type portion struct {
 		table string

@@ -46,8 +46,9 @@ func (r *Replica) AnnouncedLease() (at time.Time, staleness cluster.Staleness, k
 	return p.At, p.Trust, true
 }
 
-// RemoveNode implements cluster.Registry. From then on the cluster no longer waits for the node.
-// Therefore the copy is not used after the node's next start until the primary has answered.
+// RemoveNode implements cluster.Registry. From then on the cluster no longer waits for the node's
+// confirmations. Therefore the copy is not used after the node's next start until the primary has
+// answered.
 func (r *Replica) RemoveNode(ctx context.Context, name, instance string) error {
 	g, err := r.registry()
 	if err != nil {

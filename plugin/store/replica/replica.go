@@ -124,7 +124,8 @@ type Replica struct {
 
 	// firstReport triggers a sync when this node first reports to the cluster.
 	firstReport sync.Once
-	// removed reports whether the cluster has stopped waiting for this node: see RemoveNode.
+	// removed reports whether the node was removed from the cluster, which then no longer waits for
+	// its confirmations: see RemoveNode.
 	removed atomic.Bool
 
 	copiedRows     atomic.Int64 // rows copied so far; -1 while no copy is being made

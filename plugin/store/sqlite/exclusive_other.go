@@ -6,7 +6,8 @@ import (
 	"os"
 )
 
-// lockDatabase does nothing: these systems do not rename an open file.
+// lockDatabase does nothing: on these systems a database that is in use can't be renamed, so that
+// Restore fails by itself.
 func lockDatabase(*os.File) error { return nil }
 
 // chownLike does nothing on these systems.

@@ -377,7 +377,8 @@ func (l *database) transact(ctx context.Context, db *file, f func(*sqlstore.Tx) 
 		return 0, sqlstore.Failed, err
 	}
 	defer t.SQL.Rollback()
-	// The transaction has begun, so no other connection can write now.
+	// The file is checked after the transaction has begun, since no other connection can write from
+	// then on.
 	if err := db.inPlace(); err != nil {
 		return 0, sqlstore.Failed, err
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
-// LockNewestAudit implements management.Tx.
+// LockNewestAudit implements audit.Tx.
 func (t *Tx) LockNewestAudit() (seq int64, hash []byte, err error) {
 	if t.lockRow != "" {
 		// A lock on the newest row would not exclude an insert, so the sequence's row is locked.
@@ -29,7 +29,7 @@ func (t *Tx) LockNewestAudit() (seq int64, hash []byte, err error) {
 	return seq, hash, err
 }
 
-// InsertAudit implements management.Tx.
+// InsertAudit implements audit.Tx.
 func (t *Tx) InsertAudit(r *audit.Row) error {
 	_, err := t.Exec(`INSERT INTO audit (seq, id, keyspace, at, action, target, tenant, key_id, via, before, after,
 		personal, salt, personal_hash, prev, hash)
@@ -40,7 +40,7 @@ func (t *Tx) InsertAudit(r *audit.Row) error {
 	return err
 }
 
-// Audit implements management.Tx.
+// Audit implements audit.Tx.
 func (t *Tx) Audit(q audit.Query) ([]audit.Row, error) {
 	var w where
 	if q.Keyspace != "" {
@@ -107,7 +107,7 @@ func (t *Tx) Identity() (id string, cursorKey []byte, err error) {
 	return id, cursorKey, t.Fail(err)
 }
 
-// CountAudit implements management.Tx.
+// CountAudit implements audit.Tx.
 func (t *Tx) CountAudit(keyspace string, seq int64) (n int64, err error) {
 	if keyspace == "" {
 		err = t.Row(`SELECT count(*) FROM audit WHERE seq <= $1`, []any{seq}, &n)
@@ -119,12 +119,12 @@ func (t *Tx) CountAudit(keyspace string, seq int64) (n int64, err error) {
 
 const checkpointSQL = `SELECT value FROM meta WHERE name = 'audit_head'`
 
-// PublishedCheckpoint implements management.Tx.
+// PublishedCheckpoint implements audit.Tx.
 func (t *Tx) PublishedCheckpoint() (audit.PublishedCheckpoint, error) {
 	return t.readCheckpoint(checkpointSQL)
 }
 
-// LockPublishedCheckpoint implements management.Tx.
+// LockPublishedCheckpoint implements audit.Tx.
 func (t *Tx) LockPublishedCheckpoint() (audit.PublishedCheckpoint, error) {
 	return t.readCheckpoint(checkpointSQL + t.lockRow)
 }
@@ -151,7 +151,7 @@ func (t *Tx) readCheckpoint(query string) (g audit.PublishedCheckpoint, err erro
 	return g, t.Fail(err)
 }
 
-// SetPublishedCheckpoint implements management.Tx.
+// SetPublishedCheckpoint implements audit.Tx.
 func (t *Tx) SetPublishedCheckpoint(g audit.PublishedCheckpoint) error {
 	_, err := t.Exec(`UPDATE meta SET value = $1 WHERE name = 'audit_head'`, fmt.Sprintf("%d %d %x", g.Seq, g.At.UnixMicro(), g.Hash))
 	return err

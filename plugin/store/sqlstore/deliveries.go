@@ -8,13 +8,13 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
-// InsertEvent implements management.Tx.
+// InsertEvent implements events.Tx.
 func (t *Tx) InsertEvent(e *events.EventRow) error {
 	return t.Row(`INSERT INTO events (id, keyspace, tenant, type, at, data) VALUES ($1, $2, $3, $4, $5, $6) RETURNING seq`,
 		[]any{e.ID, e.Keyspace, e.Tenant, e.Type, e.At.UnixMicro(), string(e.Data)}, &e.Seq)
 }
 
-// InsertDelivery implements management.Tx.
+// InsertDelivery implements events.Tx.
 func (t *Tx) InsertDelivery(id string, eventSeq int64, webhook string, at time.Time) error {
 	_, err := t.Exec(`INSERT INTO deliveries (id, webhook_num, event_seq, status, attempts, created_at, next_at, claimed_by, response, error)
 		SELECT $1, num, $2, 'pending', 0, $4, $4, '', 0, '' FROM webhooks WHERE id = $3`, id, eventSeq, webhook, at.UnixMicro())
@@ -30,7 +30,7 @@ func deliveryInto(d *webhooks.DeliveryRow) []any {
 		&d.Response, &d.Error, &d.Event.ID, &d.Event.Keyspace, &d.Event.Tenant, &d.Event.Type, TimeInto(&d.Event.At), jsonInto{&d.Event.Data}}
 }
 
-// Delivery implements management.Tx.
+// Delivery implements webhooks.Tx.
 func (t *Tx) Delivery(keyspace, webhook, id string) (*webhooks.DeliveryRow, error) {
 	var d webhooks.DeliveryRow
 	err := t.Row(deliveriesSQL+` WHERE d.id = $1 AND w.id = $2 AND w.keyspace = $3`, []any{id, webhook, keyspace}, deliveryInto(&d)...)
@@ -40,7 +40,7 @@ func (t *Tx) Delivery(keyspace, webhook, id string) (*webhooks.DeliveryRow, erro
 	return &d, nil
 }
 
-// Deliveries implements management.Tx.
+// Deliveries implements webhooks.Tx.
 func (t *Tx) Deliveries(q webhooks.DeliveryQuery) ([]*webhooks.DeliveryRow, error) {
 	var w where
 	w.and("d.webhook_num = (SELECT num FROM webhooks WHERE id = " + w.arg(q.Webhook) + " AND keyspace = " + w.arg(q.Keyspace) + ")")
@@ -66,32 +66,32 @@ func (t *Tx) deliveries(rest string, args []any) ([]*webhooks.DeliveryRow, error
 	return out, nil
 }
 
-// ReplayDelivery implements management.Tx.
+// ReplayDelivery implements webhooks.Tx.
 func (t *Tx) ReplayDelivery(id string, at time.Time) error {
 	_, err := t.Exec(`UPDATE deliveries SET status = 'pending', attempts = 0, next_at = $2, claimed_by = '' WHERE id = $1`, id, at.UnixMicro())
 	return err
 }
 
-// EndDeliveries implements management.Tx.
+// EndDeliveries implements webhooks.Tx.
 func (t *Tx) EndDeliveries(webhook, reason string) error {
 	_, err := t.Exec(`UPDATE deliveries SET status = 'dead', next_at = NULL, claimed_by = '', error = $2
 		WHERE status = 'pending' AND webhook_num = (SELECT num FROM webhooks WHERE id = $1)`, webhook, reason)
 	return err
 }
 
-// NextDelivery implements management.Tx.
+// NextDelivery implements webhooks.Tx.
 func (t *Tx) NextDelivery() (at time.Time, err error) {
 	err = t.Row(`SELECT min(next_at) FROM deliveries WHERE status = 'pending'`, nil, TimeInto(&at))
 	return at, err
 }
 
-// DueWebhooks implements management.Tx.
+// DueWebhooks implements webhooks.Tx.
 func (t *Tx) DueWebhooks(now time.Time) ([]*events.WebhookRow, error) {
 	return t.webhooks(` WHERE w.active = 1 AND EXISTS
 		(SELECT 1 FROM deliveries d WHERE d.webhook_num = w.num AND d.status = 'pending' AND d.next_at <= $1)`, []any{now.UnixMicro()})
 }
 
-// ClaimDeliveries implements management.Tx.
+// ClaimDeliveries implements webhooks.Tx.
 func (t *Tx) ClaimDeliveries(node, webhook string, now, until time.Time, n int) ([]*webhooks.DeliveryRow, error) {
 	var nums []int64
 	err := t.Rows(`UPDATE deliveries SET next_at = $4, claimed_by = $5, attempts = attempts + 1 WHERE status = 'pending' AND num IN (
@@ -118,7 +118,7 @@ func (t *Tx) ClaimDeliveries(node, webhook string, now, until time.Time, n int) 
 	return t.deliveries(` WHERE d.num IN (`+marks+`) ORDER BY d.num`, w.args)
 }
 
-// FinishDelivery implements management.Tx.
+// FinishDelivery implements webhooks.Tx.
 func (t *Tx) FinishDelivery(node string, d *webhooks.DeliveryRow) error {
 	_, err := t.Exec(`UPDATE deliveries SET status = $4, next_at = $5, claimed_by = '', last_at = $6, response = $7, error = $8
 		WHERE id = $1 AND claimed_by = $2 AND attempts = $3 AND status = 'pending'`,
@@ -126,14 +126,14 @@ func (t *Tx) FinishDelivery(node string, d *webhooks.DeliveryRow) error {
 	return err
 }
 
-// ReleaseDeliveries implements management.Tx.
+// ReleaseDeliveries implements webhooks.Tx.
 func (t *Tx) ReleaseDeliveries(node string, now time.Time) error {
 	_, err := t.Exec(`UPDATE deliveries SET next_at = $2, claimed_by = '', attempts = attempts - 1
 		WHERE status = 'pending' AND claimed_by = $1 AND next_at > $2`, node, now.UnixMicro())
 	return err
 }
 
-// PruneEvents implements management.Tx.
+// PruneEvents implements webhooks.Tx.
 func (t *Tx) PruneEvents(before time.Time, limit int) (int64, error) {
 	old := before.UnixMicro()
 	const which = `(SELECT seq FROM events WHERE at < $1 ORDER BY at LIMIT $2)`
@@ -143,7 +143,7 @@ func (t *Tx) PruneEvents(before time.Time, limit int) (int64, error) {
 	return t.Exec(`DELETE FROM events WHERE seq IN `+which, old, int64(limit))
 }
 
-// PruneOneShots implements management.Tx.
+// PruneOneShots implements webhooks.Tx.
 func (t *Tx) PruneOneShots(before time.Time, limit int) (int64, error) {
 	return t.Exec(`DELETE FROM event_marks WHERE (keyspace, subject, what) IN
 		(SELECT keyspace, subject, what FROM event_marks WHERE at < $1 ORDER BY at LIMIT $2)`, before.UnixMicro(), int64(limit))

@@ -7,7 +7,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// KeyByDigest implements management.ImportTx.
+// KeyByDigest implements importer.Tx.
 func (t *Tx) KeyByDigest(keyspace string, digest apikey.Digest) (*gateway.Key, error) {
 	var k gateway.Key
 	err := t.Row(`SELECT `+keyColumns+` FROM secrets s JOIN keys k ON k.num = s.key_num JOIN tenants t ON t.num = k.tenant_num
@@ -18,7 +18,7 @@ func (t *Tx) KeyByDigest(keyspace string, digest apikey.Digest) (*gateway.Key, e
 	return &k, nil
 }
 
-// CountByHint implements management.ImportTx.
+// CountByHint implements importer.Tx.
 func (t *Tx) CountByHint(keyspace string, hint apikey.Hint) (n int, err error) {
 	from, to := digestRange(hint)
 	err = t.Row(`SELECT count(*) FROM secrets WHERE keyspace = $1 AND digest >= $2 AND digest <= $3`,
@@ -26,7 +26,7 @@ func (t *Tx) CountByHint(keyspace string, hint apikey.Hint) (n int, err error) {
 	return n, err
 }
 
-// ImportedAs implements management.ImportTx.
+// ImportedAs implements importer.Tx.
 func (t *Tx) ImportedAs(keyspace string, mark apikey.Mark) (*gateway.Key, error) {
 	var k gateway.Key
 	err := t.Row(`SELECT `+keyColumns+` FROM import_marks m JOIN keys k ON k.num = m.key_num JOIN tenants t ON t.num = k.tenant_num
@@ -37,7 +37,7 @@ func (t *Tx) ImportedAs(keyspace string, mark apikey.Mark) (*gateway.Key, error)
 	return &k, nil
 }
 
-// ExistingKeys implements management.ImportTx.
+// ExistingKeys implements importer.Tx.
 func (t *Tx) ExistingKeys(keyspace string, digests []apikey.Digest, marks []apikey.Mark) (map[apikey.Digest]bool, map[apikey.Mark]bool, error) {
 	heldDigests, heldMarks := map[apikey.Digest]bool{}, map[apikey.Mark]bool{}
 	err := existing(t, "secrets", "digest", keyspace, len(digests), func(i int) []byte { return digests[i][:] }, func(b []byte) {
@@ -73,7 +73,7 @@ func existing(t *Tx, table, column, keyspace string, n int, value func(int) []by
 	return nil
 }
 
-// InsertImported implements management.ImportTx.
+// InsertImported implements importer.Tx.
 func (t *Tx) InsertImported(k *gateway.Key, s gateway.Secret, mark apikey.Mark) error {
 	num, err := t.insertKey(k)
 	if err != nil {
@@ -87,7 +87,7 @@ func (t *Tx) InsertImported(k *gateway.Key, s gateway.Secret, mark apikey.Mark) 
 	return err
 }
 
-// InsertImportMark implements management.ImportTx.
+// InsertImportMark implements importer.Tx.
 func (t *Tx) InsertImportMark(keyspace string, mark apikey.Mark, keyID string) error {
 	_, err := t.Exec(`INSERT INTO import_marks (keyspace, mark, key_num)
 		SELECT keyspace, $2, num FROM keys WHERE id = $3 AND keyspace = $1 ON CONFLICT (keyspace, mark) DO NOTHING`,

@@ -49,7 +49,7 @@ func NodeInto(n *cluster.Node) []any {
 		TimeInto(&n.StartedAt), TimeInto(&n.ContactAt), TimeInto(&n.Deadline), earlierInto{n}}
 }
 
-// Node implements management.Tx.
+// Node implements management.NodeTx.
 func (t *Tx) Node(name string) (*cluster.Node, time.Time, error) {
 	var n cluster.Node
 	err := t.Row(`SELECT `+NodeColumns+` FROM nodes WHERE name = $1 AND contact_at IS NOT NULL`+t.lockRow, []any{name}, NodeInto(&n)...)
@@ -59,7 +59,7 @@ func (t *Tx) Node(name string) (*cluster.Node, time.Time, error) {
 	return &n, t.Now, nil
 }
 
-// DeleteNode implements management.Tx.
+// DeleteNode implements management.NodeTx.
 func (t *Tx) DeleteNode(name string) error {
 	if _, err := t.Exec(`DELETE FROM leases WHERE node = $1`, name); err != nil {
 		return err

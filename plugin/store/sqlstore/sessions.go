@@ -24,17 +24,17 @@ func (t *Tx) session(where string, args ...any) (*auth.Session, error) {
 	return &s, nil
 }
 
-// Session implements management.Tx.
+// Session implements auth.SessionTx.
 func (t *Tx) Session(keyspace, id string) (*auth.Session, error) {
 	return t.session(`WHERE id = $1 AND keyspace = $2`, id, keyspace)
 }
 
-// SessionByDigest implements management.Tx.
+// SessionByDigest implements auth.SessionTx.
 func (t *Tx) SessionByDigest(digest []byte) (*auth.Session, error) {
 	return t.session(`WHERE digest = $1`, digest)
 }
 
-// Sessions implements management.Tx.
+// Sessions implements auth.SessionTx.
 func (t *Tx) Sessions(q auth.SessionQuery) (out []*auth.Session, err error) {
 	var w where
 	w.and("keyspace = " + w.arg(q.Keyspace))
@@ -55,7 +55,7 @@ func (t *Tx) Sessions(q auth.SessionQuery) (out []*auth.Session, err error) {
 	return out, nil
 }
 
-// InsertSession implements management.Tx.
+// InsertSession implements auth.SessionTx.
 func (t *Tx) InsertSession(s *auth.Session) error {
 	scopes := s.Scopes
 	if s.Kind == auth.SessionByToken {
@@ -67,13 +67,13 @@ func (t *Tx) InsertSession(s *auth.Session) error {
 	return err
 }
 
-// EndSession implements management.Tx.
+// EndSession implements auth.SessionTx.
 func (t *Tx) EndSession(keyspace, id string, at time.Time) (bool, error) {
 	n, err := t.Exec(`UPDATE sessions SET ended_at = $3 WHERE id = $1 AND keyspace = $2 AND ended_at IS NULL`, id, keyspace, at.UnixMicro())
 	return n > 0, err
 }
 
-// TouchSession implements management.Tx.
+// TouchSession implements auth.SessionTx.
 func (t *Tx) TouchSession(id string, at time.Time, ip string) error {
 	_, err := t.Exec(`UPDATE sessions SET last_used_at = $2, last_used_ip = $3 WHERE id = $1 AND last_used_at < $2`, id, at.UnixMicro(), ip)
 	return err
@@ -81,19 +81,19 @@ func (t *Tx) TouchSession(id string, at time.Time, ip string) error {
 
 const portalColumns = `id, keyspace, digest, tenant, token, name, role, return_url, created_at, expires_at`
 
-// InsertPortalLink implements management.Tx.
+// InsertPortalLink implements auth.SessionTx.
 func (t *Tx) InsertPortalLink(l *auth.PortalLink) error {
 	_, err := t.Exec(`INSERT INTO portal_links (`+portalColumns+`, used_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
 		l.ID, l.Keyspace, l.Digest, l.Tenant, l.Token, l.Name, string(l.Role), l.ReturnURL, Micros(l.CreatedAt), Micros(l.ExpiresAt), Micros(l.UsedAt))
 	return err
 }
 
-// PortalLink implements management.Tx.
+// PortalLink implements auth.SessionTx.
 func (t *Tx) PortalLink(keyspace string, digest []byte) (*auth.PortalLink, error) {
 	return t.portalLink(`SELECT `+portalColumns+` FROM portal_links WHERE keyspace = $1 AND digest = $2 AND used_at IS NULL`, keyspace, digest)
 }
 
-// UsePortalLink implements management.Tx. One statement finds the link and marks it as used, so
+// UsePortalLink implements auth.SessionTx. One statement finds the link and marks it as used, so
 // that only one of two transactions can use it.
 func (t *Tx) UsePortalLink(keyspace string, digest []byte, at time.Time) (*auth.PortalLink, error) {
 	return t.portalLink(`UPDATE portal_links SET used_at = $3 WHERE keyspace = $1 AND digest = $2 AND used_at IS NULL RETURNING `+portalColumns,
@@ -110,7 +110,7 @@ func (t *Tx) portalLink(statement string, args ...any) (*auth.PortalLink, error)
 	return &l, nil
 }
 
-// PruneSessions implements management.Tx.
+// PruneSessions implements auth.SessionTx.
 func (t *Tx) PruneSessions(before time.Time) error {
 	if _, err := t.Exec(`DELETE FROM portal_links WHERE expires_at < $1`, before.UnixMicro()); err != nil {
 		return err

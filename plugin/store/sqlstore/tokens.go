@@ -39,7 +39,7 @@ func (t *Tx) token(where string, args ...any) (*management.Token, error) {
 	return &out, nil
 }
 
-// TokenByDigest implements management.Tx.
+// TokenByDigest implements auth.TokenTx.
 func (t *Tx) TokenByDigest(digests []apikey.Candidate) (*management.Token, error) {
 	for _, c := range digests {
 		// The algorithm must match too: digests under different peppers can't be compared.
@@ -53,7 +53,7 @@ func (t *Tx) TokenByDigest(digests []apikey.Candidate) (*management.Token, error
 	return nil, gateway.ErrNotFound
 }
 
-// Tokens implements management.Tx.
+// Tokens implements auth.TokenTx.
 func (t *Tx) Tokens(q auth.TokenQuery) ([]*management.Token, error) {
 	var w where
 	w.and("keyspace = " + w.arg(q.Keyspace))
@@ -78,7 +78,7 @@ func (t *Tx) tokens(where string, args ...any) (out []*management.Token, err err
 	return out, nil
 }
 
-// InsertToken implements management.Tx.
+// InsertToken implements auth.TokenTx.
 func (t *Tx) InsertToken(k *management.Token) error {
 	_, err := t.Exec(`INSERT INTO tokens (`+tokenColumns+`)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`,
@@ -87,9 +87,9 @@ func (t *Tx) InsertToken(k *management.Token) error {
 	return err
 }
 
-// made selects the id of a token, and the ids of all tokens that it created, directly or through
-// another token.
-const made = `WITH RECURSIVE made (id) AS (
+// createdTokens selects the id of a token, and the ids of all tokens that it created, directly or
+// through another token.
+const createdTokens = `WITH RECURSIVE made (id) AS (
 	SELECT id FROM tokens WHERE id = $1 AND keyspace = $2
 	UNION
 	SELECT t.id FROM tokens t JOIN made m ON t.created_by_token = m.id) `
@@ -97,7 +97,7 @@ const made = `WITH RECURSIVE made (id) AS (
 // RevokeTokens implements management.Tx.
 func (t *Tx) RevokeTokens(keyspace, id string, at time.Time) ([]*management.Token, error) {
 	var out []*management.Token
-	err := t.Rows(made+`SELECT `+tokenColumns+` FROM tokens WHERE id IN (SELECT id FROM made) AND revoked_at IS NULL ORDER BY num`+t.lockRow,
+	err := t.Rows(createdTokens+`SELECT `+tokenColumns+` FROM tokens WHERE id IN (SELECT id FROM made) AND revoked_at IS NULL ORDER BY num`+t.lockRow,
 		[]any{id, keyspace}, func(rows *sql.Rows) error {
 			var k management.Token
 			out = append(out, &k)
@@ -115,14 +115,14 @@ func (t *Tx) RevokeTokens(keyspace, id string, at time.Time) ([]*management.Toke
 	return out, nil
 }
 
-// TouchToken implements management.Tx.
+// TouchToken implements auth.TokenTx.
 func (t *Tx) TouchToken(id string, at time.Time, ip string) error {
 	_, err := t.Exec(`UPDATE tokens SET last_used_at = $2, last_used_ip = $3
 		WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2)`, id, at.UnixMicro(), ip)
 	return err
 }
 
-// RehashToken implements management.Tx.
+// RehashToken implements auth.TokenTx.
 func (t *Tx) RehashToken(id string, to apikey.Candidate) error {
 	_, err := t.Exec(`UPDATE tokens SET digest = $2, algorithm = $3 WHERE id = $1`, id, to.Digest[:], string(to.Algorithm))
 	return err

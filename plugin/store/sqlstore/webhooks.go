@@ -19,7 +19,7 @@ func webhookInto(w *events.WebhookRow) []any {
 		&w.Active, &w.Disabled, TimeInto(&w.CreatedAt), &w.CreatedBy, TimeInto(&w.UpdatedAt), &w.Version}
 }
 
-// Webhook implements management.Tx.
+// Webhook implements webhooks.Tx.
 func (t *Tx) Webhook(keyspace, id string) (*events.WebhookRow, error) {
 	var w events.WebhookRow
 	err := t.Row(`SELECT `+webhookColumns+` FROM webhooks w WHERE w.id = $1 AND w.keyspace = $2`, []any{id, keyspace}, webhookInto(&w)...)
@@ -29,7 +29,7 @@ func (t *Tx) Webhook(keyspace, id string) (*events.WebhookRow, error) {
 	return &w, nil
 }
 
-// Webhooks implements management.Tx.
+// Webhooks implements events.Tx.
 func (t *Tx) Webhooks(q events.WebhookQuery) ([]*events.WebhookRow, error) {
 	var w where
 	w.and("w.keyspace = " + w.arg(q.Keyspace))
@@ -61,7 +61,7 @@ func (t *Tx) webhooks(rest string, args []any) ([]*events.WebhookRow, error) {
 	return out, nil
 }
 
-// InsertWebhook implements management.Tx.
+// InsertWebhook implements webhooks.Tx.
 func (t *Tx) InsertWebhook(w *events.WebhookRow) error {
 	_, err := t.Exec(`INSERT INTO webhooks (id, keyspace, tenant, url, events, secret, previous, previous_until, active, disabled,
 		created_at, created_by, updated_at, version) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 1)`,
@@ -73,7 +73,7 @@ func (t *Tx) InsertWebhook(w *events.WebhookRow) error {
 	return err
 }
 
-// UpdateWebhook implements management.Tx.
+// UpdateWebhook implements webhooks.Tx.
 func (t *Tx) UpdateWebhook(w *events.WebhookRow) error {
 	return t.Row(`UPDATE webhooks SET url = $3, events = $4, secret = $5, previous = $6, previous_until = $7, active = $8,
 		disabled = $9, updated_at = $10, version = version + 1 WHERE id = $1 AND keyspace = $2 RETURNING version`,
@@ -81,7 +81,7 @@ func (t *Tx) UpdateWebhook(w *events.WebhookRow) error {
 			Flag(w.Active), w.Disabled, Micros(w.UpdatedAt)}, &w.Version)
 }
 
-// DeleteWebhook implements management.Tx.
+// DeleteWebhook implements events.Tx.
 func (t *Tx) DeleteWebhook(keyspace, id string) error {
 	if _, err := t.Exec(`DELETE FROM deliveries
 		WHERE webhook_num = (SELECT num FROM webhooks WHERE id = $1 AND keyspace = $2)`, id, keyspace); err != nil {
@@ -102,7 +102,7 @@ func (t *Tx) TopUp(keyspace, tenant string) (e management.LedgerEntry, err error
 	return e, err
 }
 
-// RecordOneShot implements management.Tx.
+// RecordOneShot implements events.Tx.
 func (t *Tx) RecordOneShot(keyspace, subject, what string, ref int64, at time.Time) (bool, error) {
 	n, err := t.Exec(`INSERT INTO event_marks (keyspace, subject, what, ref, at) VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (keyspace, subject, what) DO UPDATE SET ref = excluded.ref, at = excluded.at WHERE event_marks.ref <> excluded.ref`,
@@ -112,7 +112,7 @@ func (t *Tx) RecordOneShot(keyspace, subject, what string, ref int64, at time.Ti
 
 const livingKeys = `k.disabled = 0 AND k.revoked_at IS NULL AND k.deleted_at IS NULL`
 
-// ExpiringKeys implements management.Tx.
+// ExpiringKeys implements webhooks.Tx.
 func (t *Tx) ExpiringKeys(keyspace string, from, to time.Time, after *gateway.Key, limit int) ([]*gateway.Key, error) {
 	var w where
 	w.and("k.keyspace = " + w.arg(keyspace))
@@ -129,7 +129,7 @@ func (t *Tx) ExpiringKeys(keyspace string, from, to time.Time, after *gateway.Ke
 // unusedAtOnce limits how many keys one call of UnusedKeys reads.
 const unusedAtOnce = 5000
 
-// UnusedKeys implements management.Tx.
+// UnusedKeys implements webhooks.Tx.
 func (t *Tx) UnusedKeys(keyspace string, since, now time.Time, from int64) (keys []*gateway.Key, next int64, err error) {
 	var end sql.NullInt64
 	if err := t.Row(`SELECT max(num) FROM (SELECT num FROM keys WHERE keyspace = $1 AND num > $2 ORDER BY num LIMIT $3) AS n`,
