@@ -17,7 +17,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// TestConverra checks the section "Authentication" of Converra's page.
+// TestConverra checks what the web page of the product Converra promises in "Authentication".
 func TestConverra(t *testing.T) {
 	t.Parallel()
 	s := startProduct(t, converra)

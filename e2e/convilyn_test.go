@@ -10,7 +10,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// TestConvilyn checks the section "API keys" of Convilyn's page, https://convilyn.corenovus.com.
+// TestConvilyn checks what https://convilyn.corenovus.com promises in "API keys".
 func TestConvilyn(t *testing.T) {
 	t.Parallel()
 	s := startProduct(t, convilyn)
@@ -108,7 +108,7 @@ func TestConvilyn(t *testing.T) {
 	t.Run("credits: each route's cost, one balance, nothing unpaid", func(t *testing.T) {
 		s.tenant(t, "costs", record{"credits": 9})
 		a, b := s.key(t, "costs", nil), s.key(t, "costs", nil)
-		s.call(t, "POST", "/api/v1/workflows/summarise", a.full).passed() // 5
+		s.call(t, "POST", "/api/v1/workflows/summarise", a.full).passed() // This request costs 5 credits.
 		if got := s.balance(t, "costs"); got != 4 {
 			t.Errorf("the balance is %d, want 4", got)
 		}

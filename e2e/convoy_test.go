@@ -11,7 +11,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// TestConvoy checks the section "Authentication" of Convoy's page.
+// TestConvoy checks what the web page of the product Convoy promises in "Authentication".
 func TestConvoy(t *testing.T) {
 	t.Parallel()
 	s := startProduct(t, convoy)

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestKnouds checks the section "API keys" of Knouds' page.
+// TestKnouds checks what the web page of the product Knouds promises in "API keys".
 func TestKnouds(t *testing.T) {
 	t.Parallel()
 	s := startProduct(t, knouds)

@@ -75,7 +75,7 @@ func runLab(t *testing.T, up *wireUpstream, all bool) map[string][]arrival {
 				targets = everyFourth(targets, i)
 			}
 			if s.key {
-				w.send([]string{"/other"}) // The first request learns the key's quota.
+				w.send([]string{"/other"}) // This request only learns what is left of the key's quota.
 			}
 			arrivals := w.send(targets)
 			if i == 0 && !all {

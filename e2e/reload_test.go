@@ -181,7 +181,7 @@ func TestReloadPlans(t *testing.T) {
 	left := func(want int64) {
 		t.Helper()
 		a := s.call(t, "GET", "/", k.full).passed()
-		// A token may return while the requests run.
+		// The bucket may regain a token while the requests run.
 		if got := a.number("X-RateLimit-Remaining"); got < want || got > want+1 {
 			t.Errorf("%d left, want %d", got, want)
 		}

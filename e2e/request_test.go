@@ -84,7 +84,7 @@ func (g *gateway) read(t testing.TB, resp *http.Response, tag string) *answer {
 	return a
 }
 
-// want checks the status.
+// want checks that the response has this status.
 func (a *answer) want(status int) *answer {
 	a.t.Helper()
 	if a.status != status {

@@ -12,12 +12,12 @@ import (
 	"github.com/keygate-dev/keygate/internal/testserver"
 )
 
-// TestRollingUpgrade runs a gateway of the version before and one of this version on one PostgreSQL and one
-// Redis. OLD names the binary of the version before.
+// A gateway of the former version and one of this version work together on one PostgreSQL and one
+// Redis. The environment variable OLD names the binary of the former version.
 func TestRollingUpgrade(t *testing.T) {
 	old := os.Getenv("OLD")
 	if old == "" {
-		t.Fatal("OLD must name the binary of the version before")
+		t.Fatal("OLD must name the binary of the former version")
 	}
 	pg := testserver.NewPostgres(t)
 	config := strings.Replace(replicaConfig, "plan free", "plan free {\n\t\t\trate 40/d\n\t\t}", 1)

@@ -13,7 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/internal/testkit"
 )
 
-// TestVilvik checks the section "Creating and managing API keys" of Vilvik's page.
+// TestVilvik checks what the web page of the product Vilvik promises in "Creating and managing API keys".
 func TestVilvik(t *testing.T) {
 	t.Parallel()
 	s := startProduct(t, vilvik)

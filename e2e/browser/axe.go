@@ -41,9 +41,9 @@ func (tab *Tab) Accessible() {
 		tab.t.Errorf("%s: %s is not accessible: %s (%s, %s)\n\t%s",
 			tab.view.Name, tab.URL(), v.Help, v.Rule, v.Impact, strings.Join(v.Nodes, "\n\t"))
 	}
-	var spilt []string
-	tab.Eval(overflowJS, &spilt)
-	for _, s := range spilt {
+	var faults []string
+	tab.Eval(overflowJS, &faults)
+	for _, s := range faults {
 		tab.t.Errorf("%s: on %s an element overflows or is covered: %s", tab.view.Name, tab.URL(), s)
 	}
 }
@@ -54,12 +54,12 @@ const overflowJS = `(() => {
 	// What is for screen readers only is a point to the eye.
 	const clipped = e => e && (e.clientWidth <= 1 && getComputedStyle(e).overflowX === 'hidden' || clipped(e.parentElement));
 	const seen = [...document.querySelectorAll('body *')].filter(e => e.checkVisibility() && e.getClientRects().length && !e.closest('svg, canvas, .uplot') && !clipped(e));
-	const spilt = seen.filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX === 'visible');
+	const overflowing = seen.filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX === 'visible');
 	const covered = seen.filter(e => e.matches('a, button, input, select, textarea')).filter(e => {
 		const r = e.getClientRects()[0], x = r.left + r.width / 2, y = r.top + r.height / 2;
 		if (r.left < 0 || r.right > innerWidth || r.top < 0 || r.bottom > innerHeight) return false;
 		const top = document.elementFromPoint(x, y);
 		return !top || !e.contains(top) && !top.contains(e) && ![...e.labels || []].some(l => l.contains(top));
 	});
-	return [...spilt, ...covered].slice(0, 5).map(e => e.outerHTML.slice(0, 200));
+	return [...overflowing, ...covered].slice(0, 5).map(e => e.outerHTML.slice(0, 200));
 })()`

@@ -68,7 +68,7 @@ func parameterError(name, detail string) *management.Error {
 	}
 }
 
-// match returns the versions in If-Match, or nil for any version. Tags that are weak or are not a
+// match returns the versions in If-Match, or nil for any version. ETags that are weak or are not a
 // version match nothing (RFC 9110, section 13.1.1).
 func (c *call) match() management.Match {
 	values := c.r.Header.Values("If-Match")

@@ -14,7 +14,7 @@ import (
 // allowed maps each scope to the routes that it allows. "" stands for no token; the scope "*"
 // allows every route.
 var allowed = map[string][]string{
-	"":  {"GET /v1/openapi.json", "POST /v1/leaks", "POST /v1/leaks/github"}, // without a token
+	"":  {"GET /v1/openapi.json", "POST /v1/leaks", "POST /v1/leaks/github"}, // These routes need no token.
 	"*": {"DELETE /v1/nodes/{node}"},
 	"tenants:read": {
 		"GET /v1/tenants", "GET /v1/tenants/{slug}", "GET /v1/tenants/{slug}/credits", "GET /v1/tenants/{slug}/limits", "GET /v1/plans",

@@ -7,7 +7,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
-// auditPage is the audit log.
+// auditPage is the page that shows the audit log.
 type auditPage struct {
 	List  []audit.Record
 	Next  string

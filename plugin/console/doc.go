@@ -1,17 +1,18 @@
-// Package console is the web console for people who manage keys. Operators see the whole keyspace, a tenant's own people
-// only their tenant. The package translates between forms and a management.Manager, and has no rules of its own.
+// Package console is the web console for people who manage keys. Operators see the whole keyspace; the people of a
+// tenant see only their tenant. The package translates between forms and a management.Manager. It contains no rules of
+// its own.
 //
-// # How a request goes
+// # The path of a request
 //
 // Handler.ServeHTTP (console.go) sets the headers of every page, serves assets (assets.go), and finds the route. A
-// route (routes.go) is one line: pattern, audience, scope, and a method of call. Before the method runs, admit
-// finds the session (session.go), checks audience and scope, and for a POST that a page of this session sent it
-// (guard.go: Sec-Fetch-Site, Origin, and the session's token in the form). A person of one tenant gets 404 from
-// the operators' routes, and from management for everything of other tenants: each call passes c.actor, which is
-// confined to the tenant.
+// route (routes.go) is one line: pattern, audience, scope, and a method of call.
 //
-// A method ends in c.render(status, page, title, data), in c.redirect(path, notice), or with an error: fail (failure.go)
-// turns a *management.Error into a page of its status.
+// Before the method runs, admit finds the session (session.go) and checks audience and scope. For a POST, admit also
+// checks that a page of this session sent the form (guard.go). A person of one tenant gets 404 from routes for
+// operators. Management answers 404 for records of other tenants, since c.actor is confined to the tenant.
+//
+// A method ends with c.render(status, page, title, data), with c.redirect(path, notice), or with an error. fail
+// (failure.go) turns a *management.Error into a page with the error's status.
 //
 // # Pages
 //
@@ -29,13 +30,13 @@
 // Pages work without scripts. console.js shows times in the reader's zone, copies, warns before a shown key is left, and
 // uses portal links. htmx replaces parts that poll (hx-get with hx-trigger="every 5s"; routes that answer a
 // fragment render a template of parts.html by c.fragment). A chart is a figure with data-chart and a table of the
-// numbers (see "chart" in parts.html): charts.js reads the table and draws the chart.
+// numbers (see parts-usage.html): charts.js reads the table and draws the chart.
 //
 // The Content-Security-Policy forbids inline scripts and styles, and anything from other origins. Parts that depend on
 // the configuration (colour, logo) are assets that Handler makes (theme.go).
 //
 // # Secrets are shown once
 //
-// A new full key is only in the response to the POST that created it. The form carries a number that is good for one key
-// (management's BeginIdempotent): if a reload sends it again, no second key is created, and the page says so.
+// A new full key is only in the response to the POST that created it. The form has a single-use number: if a reload sends
+// the form again, no second key is created, and the page says that the key was shown before (showOnce in keyform.go).
 package console

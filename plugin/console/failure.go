@@ -32,7 +32,7 @@ var notices = map[string]string{
 	"session-ended":   "The session has ended.",
 }
 
-// failurePage is the page of an error.
+// failurePage is the page that shows an error.
 type failurePage struct {
 	Status int
 	Detail string

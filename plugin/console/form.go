@@ -174,7 +174,7 @@ func upperFirst(s string) string {
 
 func itoa(n int64) string { return strconv.FormatInt(n, 10) }
 
-// pageSize is how many rows a page of a list has.
+// pageSize is the number of rows on a page of a list.
 const pageSize = 25
 
 // page returns the requested page of a list.

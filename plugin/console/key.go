@@ -13,7 +13,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// keyPage shows one key.
+// keyPage is the page that shows one key.
 type keyPage struct {
 	Key    management.KeyRecord
 	Tenant *management.TenantRecord
@@ -111,7 +111,7 @@ func (c *call) keyLimits() error {
 	return c.fragment("limits", limitsView{id, limits, wrong})
 }
 
-// requestList is a key's last requests.
+// requestList is the part of a page that shows a key's last requests.
 type requestList struct {
 	ID   string
 	List []usage.RequestRecord

@@ -17,7 +17,7 @@ type keyRow struct {
 	Plan string
 }
 
-// keysPage is the list of keys.
+// keysPage is the page that lists keys.
 type keysPage struct {
 	Rows []keyRow
 	Next string

@@ -20,7 +20,7 @@ type overviewPage struct {
 	Top []topKey
 }
 
-// topKey is a key with its usage.
+// topKey is one of the busiest keys, with its usage.
 type topKey struct {
 	ID, Name, Tenant, Prefix           string
 	Requests, Allowed, Refused, Errors int64

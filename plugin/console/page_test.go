@@ -171,7 +171,7 @@ func TestEmptyPages(t *testing.T) {
 }
 
 // Under a path prefix, all links of the console have the prefix.
-func TestBase(t *testing.T) {
+func TestPathPrefix(t *testing.T) {
 	w := newFixture(t, func(o *Options) { o.Base = func(*http.Request) string { return "/a/console" } })
 	w.tenant("acme", "pro")
 	w.key("acme", "one")
@@ -306,7 +306,7 @@ func TestContrast(t *testing.T) {
 }
 
 // Every reason, scope and notice has a text for people.
-func TestWords(t *testing.T) {
+func TestNamesHaveTexts(t *testing.T) {
 	for r := range gateway.NumReasons {
 		if reasonText(r.String()) == "" || reasonText(r.String()) == r.String() || reasonHelp(r.String()) == "" {
 			t.Errorf("the reason %s has no text for people", r)

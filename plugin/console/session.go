@@ -265,7 +265,7 @@ func isGuest(g *auth.SessionGrant, guest auth.PortalGuest) bool {
 	return g.Kind == auth.SessionByPortal && g.Tenant == guest.Tenant && g.Name == guest.Name
 }
 
-// sessionsPage lists sessions.
+// sessionsPage is the page that lists sessions.
 type sessionsPage struct {
 	List []auth.SessionRecord
 	Next string

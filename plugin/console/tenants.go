@@ -12,7 +12,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/usage"
 )
 
-// tenantsPage is the list of tenants.
+// tenantsPage is the page that lists tenants.
 type tenantsPage struct {
 	List  []management.TenantRecord
 	Next  string
@@ -119,7 +119,7 @@ func (c *call) createTenant() error {
 	return c.redirect("/tenants/"+t.Slug, "tenant-created")
 }
 
-// tenantPage shows one tenant.
+// tenantPage is the page that shows one tenant.
 type tenantPage struct {
 	Tenant management.TenantRecord
 	Plan   *management.PlanRecord
@@ -200,7 +200,7 @@ func (c *call) editTenant() error {
 	return c.redirect("/tenants/"+t.Slug, "tenant-updated")
 }
 
-// creditsPage is a tenant's balance and ledger.
+// creditsPage is the page that shows a tenant's balance and ledger.
 type creditsPage struct {
 	Tenant  management.TenantRecord
 	Credits management.CreditsRecord

@@ -9,7 +9,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/auth"
 )
 
-// tokensPage is the list of management tokens.
+// tokensPage is the page that lists management tokens.
 type tokensPage struct {
 	List  []auth.TokenRecord
 	Next  string

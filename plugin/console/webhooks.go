@@ -9,7 +9,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/webhooks"
 )
 
-// webhooksPage is the list of webhooks.
+// webhooksPage is the page that lists webhooks.
 type webhooksPage struct {
 	List  []webhooks.Record
 	Next  string
@@ -63,7 +63,7 @@ func (c *call) createWebhook() error {
 	})
 }
 
-// webhookPage is a webhook with its deliveries.
+// webhookPage is the page that shows a webhook and its deliveries.
 type webhookPage struct {
 	Hook       webhooks.Record
 	Deliveries []webhooks.DeliveryRecord

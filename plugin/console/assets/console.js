@@ -17,16 +17,16 @@
 
   async function copy(button) {
     const text = document.getElementById(button.dataset.copy).textContent;
-    const said = document.querySelector("[data-copied]");
+    const status = document.querySelector("[data-copied]");
     try {
       await navigator.clipboard.writeText(text);
       button.textContent = "Copied";
-      if (said) said.textContent = "Copied. Store it where the program can read it.";
+      if (status) status.textContent = "Copied. Store it where the program can read it.";
       if (button.dataset.copy === "secret") kept = true;
       setTimeout(() => { button.textContent = "Copy"; }, 2000);
     } catch {
       getSelection().selectAllChildren(document.getElementById(button.dataset.copy));
-      if (said) said.textContent = "The browser did not allow copying. The text is selected: copy it by hand.";
+      if (status) status.textContent = "The browser did not allow copying. The text is selected: copy it by hand.";
     }
   }
 
