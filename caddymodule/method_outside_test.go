@@ -57,7 +57,7 @@ func TestExcludedPostsNameNoIncludedMethod(t *testing.T) {
 			t.Errorf("%s: answered %d, want %d; the upstream got %q", name, w.Code, tt.want, u.body)
 		}
 		if tt.key && (u.Request == nil || u.Header.Get("X-Tenant-Id") != "acme") {
-			t.Errorf("%s: the upstream is told of no tenant", name)
+			t.Errorf("%s: the upstream got no tenant", name)
 		}
 	}
 }

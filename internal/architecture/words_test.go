@@ -21,6 +21,9 @@ var retired = []string{
 	`\bhow far it is\b`, `\blets go of\b`, `\bhas to go\b`, `\bat an end\b`, `\bis owed\b`, `\bis let in\b`, `\bsees to it\b`,
 	`\bto be gone\b`, `\bone of before\b`, `\bof before this\b`, `\bin force\b`, `\bare no part of\b`, `\bstands behind\b`,
 	`\b(forthwith|hitherto|thereby|whereby|therein|lest)\b`, `\bspoils?\b`, `\bis through with\b`, `\bmakes do\b`,
+	`\b[Ww]hoever\b`, `\b[Ss]omebody\b`, `\b[Jj]udg(e|es|ed|ing)\b`, `\b(is|are) told\b`, `\b(is|are) heard\b`, `\bis away\b`, `\bare away\b`,
+	`\brig\b`, `\bdeaf\b`, `\bby the word of\b`, `\bas it came\b`, `\bholds that\b`, `\bare asked\b`, `\bas good as\b`,
+	`\bin the place of\b`, `\bno sooner\b`, `\b(presently|hence)\b`, `\bmay be had\b`, `\bcan't be told\b`,
 }
 
 // unfinished lists the directories and files that are still to be reworded.
