@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"net/http"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -38,17 +37,18 @@ func TestConsolePages(t *testing.T) {
 		"/tokens/" + d.tokenID + "/revoke", "/sessions", "/audit/chain", "/keys?q=nothing"}
 	tenants := []string{"/usage", "/keys?status=expired"}
 
-	// look checks a page in two views: a light desktop and a dark phone, or a dark desktop and a
-	// light phone, in turn. A soak test checks each page in all four.
-	views := [][]browser.View{{browser.Desktop, browser.Phone.InDark()}, {browser.Desktop.InDark(), browser.Phone}}
-	if soaking {
-		views = [][]browser.View{slices.Concat(views...)}
-	}
+	// look opens a page and checks it in one view; the next page is checked in the next view. A soak test checks
+	// each page in every view.
+	views := []browser.View{browser.Desktop, browser.Phone.InDark(), browser.Desktop.InDark(), browser.Phone}
 	var looked atomic.Int32
 	look := func(tab *browser.Tab, path string, statuses ...int) {
 		t.Helper()
 		tab.Go(path, statuses...)
-		for _, v := range views[int(looked.Add(1))%len(views)] {
+		shown := views
+		if i := int(looked.Add(1)) % len(views); !soaking {
+			shown = views[i : i+1]
+		}
+		for _, v := range shown {
 			tab.Become(v)
 			tab.Accessible()
 		}
