@@ -2,6 +2,7 @@
 package architecture
 
 import (
+	"os"
 	"os/exec"
 	"path"
 	"slices"
@@ -70,6 +71,24 @@ func TestImportsPointDown(t *testing.T) {
 		from, to = strings.TrimPrefix(from, module), strings.TrimPrefix(to, module)
 		if a, b := layerOf(from), layerOf(to); b > a || a == b && !nested(from, to) {
 			t.Errorf("%s imports %s, which is not in a lower layer", from, to)
+		}
+	}
+}
+
+// The map in docs/architecture.md names every package, except for those in internal/.
+func TestMapNamesEveryPackage(t *testing.T) {
+	text, err := os.ReadFile("../../docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(text), "\n## Map\n")
+	codemap, _, ok := strings.Cut(after, "\n## ")
+	if !ok {
+		t.Fatal("docs/architecture.md has no section Map")
+	}
+	for _, pkg := range slices.Concat(layers...) {
+		if !strings.HasPrefix(pkg, "internal/") && !strings.Contains(codemap, path.Base(pkg)+"/") {
+			t.Errorf("%s is not in the map of docs/architecture.md", pkg)
 		}
 	}
 }
