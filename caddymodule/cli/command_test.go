@@ -12,12 +12,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	_ "github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	_ "github.com/keygate-dev/keygate/caddymodule"
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/management"
 
@@ -74,14 +74,10 @@ func newShell(t *testing.T, admin, config string) *shell {
 			t.Log(log.String())
 		}
 	})
-	for range 200 {
-		if s.run("", "keygate", "--address", s.admin, "status").status == 0 || s.answers() {
-			return s
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	t.Fatal("Caddy did not start")
-	return nil
+	testkit.Eventually(t, "Caddy with the keygate app answers", func() bool {
+		return s.run("", "keygate", "--address", s.admin, "status").status == 0 || s.answers()
+	})
+	return s
 }
 
 // answers reports whether the keygate app answers on the admin endpoint.

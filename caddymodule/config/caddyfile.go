@@ -58,12 +58,12 @@ func (c *Config) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return parseApp(d, c)
 }
 
-// option is one word that a line inside a block may begin with.
+// option is one option of a block: a line that begins with the option's name.
 type option struct {
-	// option is one option of a block: a line that begins with the option's name.
-	parse func(d *caddyfile.Dispenser) error
 	// parse reads the rest of the line, and the option's own block if it has one. The dispenser's
 	// current token is the option's name.
+	parse func(d *caddyfile.Dispenser) error
+	// repeatable options may be stated more than once.
 	repeatable bool
 }
 

@@ -46,7 +46,7 @@ type Keyspace struct {
 	*gateway.Keyspace
 	// Style is the style of rejections' bodies: StyleProblem, StyleDetail or StyleEnvelope.
 	Style string
-	// InQuery reports whether a credential may stand in the query.
+	// InQuery reports whether a credential may be in the query.
 	InQuery   bool
 	headers   HeadersConfig
 	AdminOpen bool
@@ -68,7 +68,7 @@ func (a *Config) Configured() map[string]*KeyspaceConfig {
 	return a.Keyspaces
 }
 
-// Resolve returns the keyspace that a directive refers to. An empty name stands for the only
+// Resolve returns the keyspace that a directive refers to. An empty name means the only
 // keyspace, else the default one; it is an error if there are several and none of them is the
 // default.
 func (a *Config) Resolve(name string) (string, error) {

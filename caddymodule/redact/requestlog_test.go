@@ -29,6 +29,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 	"github.com/gorilla/websocket"
 
+	"github.com/keygate-dev/keygate/internal/testkit"
 	"github.com/keygate-dev/keygate/internal/testserver"
 	"github.com/keygate-dev/keygate/plugin/apikey"
 )
@@ -505,7 +506,7 @@ func TestAccessLog(t *testing.T) {
 		g := startHarness(t, mode)
 		for _, c := range logCases() {
 			c.send(t, g)
-			waitLines(t, g, c, mode == "on")
+			waitLines(t, g, c)
 		}
 		// A duplicate line would be written after the last contexts have ended, so the test waits
 		// a moment.
@@ -584,23 +585,9 @@ func compareLines(t *testing.T, c logCase, file string, s *Secrets, ours, theirs
 }
 
 // waitLines waits until all lines of the case are written.
-func waitLines(t *testing.T, g *logHarness, c logCase, counted bool) {
+func waitLines(t *testing.T, g *logHarness, c logCase) {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
-	for {
-		missing := ""
-		for f, n := range c.files {
-			if have := len(g.lines(t, f)["["+c.id+"]"]); have < n {
-				missing = fmt.Sprintf("%s: %d lines in %s, want %d", c.id, have, f, n)
-			}
-		}
-		if missing == "" {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Error(missing)
-			return
-		}
-		time.Sleep(time.Millisecond)
+	for f, n := range c.files {
+		testkit.Eventually(t, fmt.Sprintf("%s has %d lines of %s", f, n, c.id), func() bool { return len(g.lines(t, f)["["+c.id+"]"]) >= n })
 	}
 }
