@@ -36,12 +36,12 @@ func (m *Manager) VerifyAudit(ctx context.Context) (audit.Report, error) {
 
 // AuditFilter selects events of a keyspace, newest first.
 type AuditFilter struct {
-	// Key and Tenant are an id and a slug; "" for all.
+	// Key is a key's id and Tenant a tenant's slug; "" selects the events of all.
 	Key, Tenant string
 	PageQuery
 }
 
-// Audit lists events.
+// Audit returns a page of audit events. An actor of one tenant sees only that tenant's events.
 func (m *Manager) Audit(ctx context.Context, a Actor, keyspace string, q AuditFilter) (Page[audit.Record], error) {
 	cursors, err := m.Cursors(ctx)
 	if err != nil {

@@ -11,11 +11,11 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// Whoever sees one tenant only stands on that tenant's side: what the operator granted
-// is not theirs to raise.
+// An actor of one tenant must not widen what the operator has granted to the tenant. The functions
+// of this file enforce that.
 
-// RequireOperator refuses, with 403, what only those may do who see all of a keyspace; what says
-// what that is, as in "change plans".
+// RequireOperator returns an *Error of status 403 for an actor of one tenant. what completes the
+// sentence "A token of one tenant can't …", such as "change plans".
 func (a Actor) RequireOperator(what string) error {
 	if a.Tenant == "" {
 		return nil
@@ -23,8 +23,8 @@ func (a Actor) RequireOperator(what string) error {
 	return Reject(http.StatusForbidden, CodeInsufficientScope, "A token of one tenant can't %s.", what)
 }
 
-// confineTenant refuses changes to the actor's own tenant beyond its name and metadata.
-// before and after hold the fields that differ.
+// confineTenant rejects a change of an actor to its own tenant, unless the change is to the name
+// or the metadata. before and after hold the fields that differ.
 func (c *Call) confineTenant(before, after audit.Fields) error {
 	if c.Actor.Tenant == "" {
 		return nil
@@ -38,16 +38,14 @@ func (c *Call) confineTenant(before, after audit.Fields) error {
 	return confined(fields, "A token of one tenant may change only its name and metadata.", "only an operator may change this")
 }
 
-// confineKey refuses a change by which a key of the actor's tenant would be limited less.
+// confineKey rejects a change that loosens the limits of a key, if the actor is of one tenant.
 //
-// It does not keep the actor from deleting such a key and making another that has no limits of its
-// own, nor from making that one beside it: whoever may make keys may make them without limits. That
-// is no way round what the operator granted. Each key is held to the plan's limits or the tenant's
-// record's, none of which a key's own can loosen; those per tenant, quotas and credits are one count for
-// all keys, deleted ones included; and there are never more than the plan's max_keys active. So the tenant
-// takes no more with a key's limits gone than with max_keys keys that never had any. What must bound a
-// tenant stands in its plan or its record, which it can't change; a key's own limits tell the tenant's
-// keys from one another.
+// The actor can still delete the key and create one without limits of its own. That does not widen
+// the operator's grant. Every key is subject to the limits of the plan or of the tenant's record,
+// which no key can loosen. Limits per tenant, quotas and credits are counted over all keys,
+// deleted ones included. The plan's max_keys bounds the active keys. So a bound for a whole tenant
+// belongs in its plan or its record. A key's own limits only divide the tenant's share between its
+// keys.
 func (c *Call) confineKey(old, k *gateway.Key) error {
 	if c.Actor.Tenant == "" {
 		return nil
@@ -83,7 +81,7 @@ func confined(fields []string, detail, each string) error {
 	return e
 }
 
-// policies reads an override as it is stored. A line that can't be read is left out.
+// policies parses an override as it is stored. It leaves out a line that is not valid.
 func policies(stored string, parse func(string) (*ratelimit.Policy, error)) (out []*ratelimit.Policy) {
 	if stored == "" {
 		return nil
@@ -96,19 +94,20 @@ func policies(stored string, parse func(string) (*ratelimit.Policy, error)) (out
 	return out
 }
 
-// tightens says whether whatever now lets pass old would have let pass too: every old
-// line has one that is as tight.
+// tightens reports whether the limits now allow no request that the limits old rejected: for each
+// limit of old, one of now is as tight.
 func tightens(old, now []*ratelimit.Policy) bool {
 	return !slices.ContainsFunc(old, func(o *ratelimit.Policy) bool {
 		return !slices.ContainsFunc(now, func(n *ratelimit.Policy) bool { return asTight(n, o) })
 	})
 }
 
-// asTight says whether n never allows what o does not. Both are of one kind.
+// asTight reports whether the limit n allows nothing that the limit o rejects. Both have the same
+// kind.
 func asTight(n, o *ratelimit.Policy) bool {
 	switch n.Kind {
 	case ratelimit.Rate:
-		// n.Limit / n.Period <= o.Limit / o.Period, in 128 bits.
+		// The comparison is n.Limit / n.Period <= o.Limit / o.Period, multiplied out in 128 bits.
 		nh, nl := bits.Mul64(uint64(n.Limit), uint64(o.Period))
 		oh, ol := bits.Mul64(uint64(o.Limit), uint64(n.Period))
 		return n.Burst <= o.Burst && (nh < oh || nh == oh && nl <= ol)

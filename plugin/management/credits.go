@@ -11,10 +11,10 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/events"
 )
 
-// withSettledCredits runs f while no credits of the tenant are leased by this node, so that the
-// balance f meets is what is left.
+// withSettledCredits runs f while this node leases no credits of the tenant, so that f reads the
+// balance without a lease.
 func (m *Manager) withSettledCredits(ctx context.Context, a Actor, keyspace, slug string, f func() error) error {
-	// The engine must be asked with the slug as stored, and for tenants that exist only.
+	// WithCredits needs the slug in the stored case, of a tenant that exists.
 	t, err := m.Tenant(ctx, a, keyspace, slug)
 	if err != nil {
 		return err
@@ -26,7 +26,8 @@ func (m *Manager) withSettledCredits(ctx context.Context, a Actor, keyspace, slu
 	return m.engine.WithCredits(ctx, ks.Name, t.Slug, f)
 }
 
-// moveBalance changes a tenant's balance and leaves the new one in t.
+// moveBalance adds amount to a tenant's balance, appends the movement to the ledger, and sets
+// t.Credits to the new balance.
 func (c *Call) moveBalance(t *gateway.Tenant, kind string, amount int64, reference string) error {
 	if t.Credits+amount > MaxCredits {
 		var f Faults
@@ -55,11 +56,11 @@ func (c *Call) moveBalance(t *gateway.Tenant, kind string, amount int64, referen
 	return c.Events.PublishOneShot(o)
 }
 
-// lowCreditsPercent is the share of the balance after its last top-up below which it is low.
+// A balance is low if it is under lowCreditsPercent of the balance after the last top-up.
 const lowCreditsPercent = 20
 
-// LowCredits returns the event of a balance that is low or empty, and reports whether it is, compared with the balance
-// after its last top-up.
+// LowCredits reports whether a balance is low or empty, compared with the balance after the last
+// top-up. o is the event that announces it.
 func (c *Call) LowCredits(t *gateway.Tenant) (o events.OneShot, low bool, err error) {
 	top, err := c.TopUp(c.Keyspace.Name, t.Slug)
 	if errors.Is(err, gateway.ErrNotFound) {
@@ -81,13 +82,14 @@ func (c *Call) LowCredits(t *gateway.Tenant) (o events.OneShot, low bool, err er
 	}, true, nil
 }
 
-// AddCredits adds amount, 1 or more, to a tenant's balance and returns the new one.
+// AddCredits adds amount to a tenant's balance and returns the new balance. amount is at least 1.
 func (m *Manager) AddCredits(ctx context.Context, a Actor, keyspace, slug string, amount int64, reference string) (int64, error) {
 	return m.moveCredits(ctx, a, keyspace, slug, "add", amount, reference)
 }
 
-// SpendCredits takes amount, 1 or more, from a tenant's balance and returns the new
-// one. 402 credits_exhausted, and nothing is spent, where the balance does not cover it.
+// SpendCredits takes amount from a tenant's balance and returns the new balance. amount is at
+// least 1. If the balance is smaller, SpendCredits spends nothing and returns 402
+// credits_exhausted.
 func (m *Manager) SpendCredits(ctx context.Context, a Actor, keyspace, slug string, amount int64, reference string) (int64, error) {
 	return m.moveCredits(ctx, a, keyspace, slug, "spend", amount, reference)
 }
@@ -125,7 +127,8 @@ func (m *Manager) moveCredits(ctx context.Context, a Actor, keyspace, slug, kind
 			if reference != "" {
 				after["reference"] = reference
 			}
-			// Nodes that were told there is no more must ask again.
+			// A node that found the balance empty remembers that until it applies a change of the
+			// tenant.
 			c.AddChange(gateway.ChangeTenant, t.Slug)
 			c.Event = &audit.Event{Action: action, Target: t.Slug, Tenant: t.Slug, Before: before, After: after}
 			return nil
@@ -134,7 +137,8 @@ func (m *Manager) moveCredits(ctx context.Context, a Actor, keyspace, slug, kind
 	return balance, err
 }
 
-// Credits returns a tenant's balance, settled now, with a page of its ledger.
+// Credits returns a tenant's balance and a page of its ledger. It first settles what this node
+// holds leased.
 func (m *Manager) Credits(ctx context.Context, a Actor, keyspace, slug string, q PageQuery) (r CreditsRecord, err error) {
 	cursors, err := m.Cursors(ctx)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// Codes of refusals, as clients of the management API see them.
+// These are the codes of errors that clients of the management API see.
 const (
 	CodeInvalidJSON       = "invalid_json"
 	CodeNotFound          = "not_found"
@@ -29,22 +29,22 @@ const (
 	CodeStoreUnavailable  = "store_unavailable"
 )
 
-// Error is a refusal: what was asked for is against a rule, and nothing was written.
-// It never holds a secret.
+// Error says that a rule does not allow the operation. Nothing was written. An Error never holds a
+// secret.
 type Error struct {
-	// Status is the HTTP status that fits.
+	// Status is the HTTP status of the response.
 	Status int
-	// Code names the rule for programs.
+	// Code names the rule, for programs.
 	Code string
-	// Detail says for people what is wrong and what to do.
+	// Detail tells people what is wrong and what to do.
 	Detail string
-	// Fields names the fields at fault; empty where it is none's.
+	// Fields are the fields at fault; empty where no single field is.
 	Fields []FieldError
-	// RetryAfter is when it may be tried again; 0 where that is not known.
+	// RetryAfter is how long the caller should wait before a retry; 0 where that is not known.
 	RetryAfter time.Duration
 }
 
-// FieldError is what is wrong with one field.
+// FieldError describes what is wrong with one field.
 type FieldError struct {
 	// Pointer is the field as a JSON pointer (RFC 6901), such as "/scopes/1". Empty for
 	// a query parameter.
@@ -78,7 +78,8 @@ func NotFound(what string) *Error {
 	return Reject(http.StatusNotFound, CodeNotFound, "There is no such %s.", what)
 }
 
-// OrNotFound turns the store's ErrNotFound into the refusal, and leaves other errors.
+// OrNotFound returns NotFound(what) for the store's gateway.ErrNotFound, and any other error
+// unchanged.
 func OrNotFound(err error, what string) error {
 	if errors.Is(err, gateway.ErrNotFound) {
 		return NotFound(what)
@@ -86,15 +87,15 @@ func OrNotFound(err error, what string) error {
 	return err
 }
 
-// Faults collects the errors in the fields of one request, so that a caller
-// learns of all of it at once.
+// Faults collects the errors of all fields of a request, so that the caller sees all of them at
+// once.
 type Faults struct {
 	code   string
 	fields []FieldError
 }
 
-// Add notes a fault of the field with that name or path ("scopes/1"). The first
-// fault's code becomes the error's.
+// Add records a fault of a field, given by its name or path such as "scopes/1". The code of the
+// first fault becomes the code of the error.
 func (f *Faults) Add(code, field, format string, args ...any) {
 	if f.code == "" {
 		f.code = code
@@ -109,7 +110,7 @@ func (f *Faults) Invalid(field, format string, args ...any) {
 // Fields returns the faults.
 func (f *Faults) Fields() []FieldError { return f.fields }
 
-// Err returns the refusal, nil when there was no fault.
+// Err returns the faults as an *Error with status 422; nil if there is none.
 func (f *Faults) Err() error {
 	if len(f.fields) == 0 {
 		return nil
@@ -121,14 +122,14 @@ func (f *Faults) Err() error {
 	return &Error{Status: http.StatusUnprocessableEntity, Code: f.code, Detail: detail, Fields: f.fields}
 }
 
-// Match is the versions of a record that a write may meet, as an If-Match header
-// states them; nil holds for any, an empty one for none.
+// Match holds the versions of a record that a write may replace, as an If-Match header states
+// them. A nil Match allows any version, and an empty one allows none.
 type Match []int64
 
 func (m Match) Matches(version int64) bool { return m == nil || slices.Contains(m, version) }
 
 var ErrPrecondition = Reject(http.StatusPreconditionFailed, CodePrecondition,
-	"The record was changed since it was read. Read it again and decide anew.")
+	"The record was changed since it was read. Read it again before you change it.")
 
 func IsNotFound(err error) bool {
 	var e *Error

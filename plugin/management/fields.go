@@ -15,7 +15,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// Bounds of what a record may hold.
+// These constants bound the fields of records.
 const (
 	MaxSlug        = 255
 	MaxKeyName     = 100
@@ -24,68 +24,72 @@ const (
 	MaxMetadata    = 8 << 10
 	MaxAllowedIPs  = 100
 	MaxReference   = 200
-	// MaxCredits bounds balances and limits: the largest integer that every JSON
-	// reader holds exactly.
+	// MaxCredits bounds balances and limits. It is the largest integer that every JSON reader
+	// represents exactly.
 	MaxCredits = 1<<53 - 1
 )
 
-// Optional is a field of a request: absent, null, or a value.
+// Optional is a field of a request, which is absent, null, or a value.
 type Optional[T any] struct {
 	Value T
-	// Set says that the field was there.
+	// Set reports whether the field is present.
 	Set bool
-	// Null says that it was null: an override is cleared, a default taken.
+	// Null reports whether the field is null. Null clears an override, or stands for the default.
 	Null bool
 }
 
-// Some returns a field that is there.
+// Some returns a present field with a value.
 func Some[T any](v T) Optional[T] { return Optional[T]{Value: v, Set: true} }
 
-// Null returns a field that is there and null.
+// Null returns a present field that is null.
 func Null[T any]() Optional[T] { return Optional[T]{Set: true, Null: true} }
 
-// TenantFields is what may be stated of a tenant. Absent fields take their default in a
-// new tenant and stay as they are in an existing one.
+// TenantFields are the fields of a tenant that a request may state. An absent field gets its
+// default in a new tenant, and is unchanged in an existing one.
 type TenantFields struct {
-	// Name is 1 to 255 characters. Default and null: the slug.
+	// Name has 1 to 255 characters. Default and null: the slug.
 	Name Optional[string]
-	// Plan is one of the keyspace's. Default and null: its default plan.
+	// Plan is a plan of the keyspace. Default and null: the keyspace's default plan.
 	Plan Optional[string]
-	// Active is true unless stated.
+	// Active is true by default.
 	Active Optional[bool]
-	// Credits is the balance to have; the difference is a movement in the ledger.
+	// Credits is the new balance. The difference to the old balance is a movement in the ledger.
 	Credits Optional[int64]
-	// Rate, Quota and Concurrency replace the plan's lines of the kind; several rates or
-	// quotas are joined with ", ". Null clears.
+	// Rate, Quota and Concurrency replace the plan's limits of that kind. Several rates or quotas
+	// are joined with ", ". Null removes the override.
 	Rate, Quota, Concurrency Optional[string]
-	// Metadata is a JSON object of at most 8 KiB, replaced as a whole. Null: {}.
+	// Metadata is a JSON object of at most 8 KiB, which replaces the former one. Null: {}.
 	Metadata Optional[json.RawMessage]
 }
 
-// KeyFields is what may be stated of a key.
+// KeyFields are the fields of a key that a request may state. Absent fields behave as in
+// TenantFields.
 type KeyFields struct {
-	// Name is 1 to 100 characters, and needed in a new key.
+	// Name has 1 to 100 characters. A new key needs one.
 	Name Optional[string]
-	// Description is at most 1000 characters.
+	// Description has at most 1000 characters.
 	Description Optional[string]
-	// Scopes is within what the tenant's plan allows. Default and null: all the plan allows.
+	// Scopes are some of those that the tenant's plan allows. Default and null: all that the plan
+	// allows.
 	Scopes Optional[[]string]
-	// Environment is one of the keyspace's; it can't be changed later. Default and null: the first.
+	// Environment is one of the keyspace's environments. It can't be changed later. Default and
+	// null: the first.
 	Environment Optional[string]
 	// ExpiresAt is in the future. Default and null: never.
 	ExpiresAt Optional[time.Time]
-	// AllowedIPs is addresses or CIDR blocks. Default, null and none: from anywhere.
+	// AllowedIPs are addresses or CIDR blocks. Default, null and empty: every address is allowed.
 	AllowedIPs Optional[[]string]
-	// Rate, Quota and Concurrency are checked in addition to the plan's. Null clears.
+	// Rate, Quota and Concurrency are checked in addition to the plan's limits. Null removes the
+	// limit.
 	Rate, Quota, Concurrency Optional[string]
-	// CreditsLimit bounds what the key may ever spend of its tenant's balance. Null: no bound.
+	// CreditsLimit bounds how many of its tenant's credits the key may ever spend. Null: no bound.
 	CreditsLimit Optional[int64]
-	// Metadata as a tenant's.
+	// Metadata is a JSON object of at most 8 KiB, which replaces the former one. Null: {}.
 	Metadata Optional[json.RawMessage]
 }
 
-// ValidSlug reports whether s may name a tenant: 1 to 255 of A-Za-z0-9_.-, but not "."
-// or "..", which are no names in a path.
+// ValidSlug reports whether s is a valid slug: 1 to 255 of the characters A-Za-z0-9_.-, except "."
+// and "..", which have another meaning in a path.
 func ValidSlug(s string) bool {
 	if s == "" || len(s) > MaxSlug || s == "." || s == ".." {
 		return false
@@ -100,8 +104,8 @@ func ValidSlug(s string) bool {
 	return true
 }
 
-// Printable reports whether s is text of one line that shows as what it is: no control
-// characters, no line separators, and nothing that reorders the text around it.
+// Printable reports whether s is one line of visible text: valid UTF-8 without control characters,
+// line separators, or characters that reorder the text around them.
 func Printable(s string) bool {
 	for _, r := range s {
 		switch {
@@ -113,7 +117,7 @@ func Printable(s string) bool {
 	return utf8.ValidString(s)
 }
 
-// CheckName adds the faults of a name.
+// CheckName records the faults of a name of at most most characters.
 func CheckName(f *Faults, field, s string, most int) {
 	switch {
 	case strings.TrimSpace(s) == "":
@@ -125,7 +129,7 @@ func CheckName(f *Faults, field, s string, most int) {
 	}
 }
 
-// checkDescription notes what is wrong with a description, which may have line breaks.
+// checkDescription records the faults of a description. It may have line breaks.
 func checkDescription(f *Faults, field, s string) {
 	if utf8.RuneCountInString(s) > MaxDescription {
 		f.Invalid(field, "must be at most %d characters", MaxDescription)
@@ -134,7 +138,7 @@ func checkDescription(f *Faults, field, s string) {
 	}
 }
 
-// checkMetadata returns metadata as it is stored: compact, nil when empty.
+// checkMetadata returns metadata in its stored form: compact, and nil when empty.
 func checkMetadata(f *Faults, field string, o Optional[json.RawMessage]) json.RawMessage {
 	if o.Null || len(o.Value) == 0 {
 		return nil
@@ -154,14 +158,14 @@ func checkMetadata(f *Faults, field string, o Optional[json.RawMessage]) json.Ra
 	return b.Bytes()
 }
 
-// checkCredits notes what is wrong with an amount that may be 0.
+// checkCredits records the faults of an amount, which may be 0.
 func checkCredits(f *Faults, field string, n int64) {
 	if n < 0 || n > MaxCredits {
 		f.Invalid(field, "must be between 0 and %d", int64(MaxCredits))
 	}
 }
 
-// CheckExpiry returns an expiry as it is stored; zero for never.
+// CheckExpiry returns an expiry with the precision of the store; the zero time for never.
 func CheckExpiry(f *Faults, field string, o Optional[time.Time], now time.Time) time.Time {
 	if o.Null {
 		return time.Time{}
@@ -176,8 +180,8 @@ func CheckExpiry(f *Faults, field string, o Optional[time.Time], now time.Time) 
 	return at
 }
 
-// checkAllowedIPs returns the blocks in their canonical form: single addresses as
-// blocks of one, host bits cleared, IPv4-mapped ones as IPv4, each once.
+// checkAllowedIPs returns the blocks in their canonical form. A single address becomes a block of
+// one, host bits are cleared, IPv4-mapped addresses become IPv4, and duplicates are removed.
 func checkAllowedIPs(f *Faults, field string, list []string) []netip.Prefix {
 	if len(list) > MaxAllowedIPs {
 		f.Invalid(field, "must be at most %d entries", MaxAllowedIPs)
@@ -213,7 +217,7 @@ func parseBlock(s string) (netip.Prefix, bool) {
 	}
 	if a := p.Addr(); a.Is4In6() {
 		if p.Bits() < 96 {
-			// It names more than the mapped addresses, so it is none of them.
+			// A block wider than ::ffff:0:0/96 also contains addresses that are not IPv4-mapped.
 			return p, false
 		}
 		p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
@@ -221,7 +225,7 @@ func parseBlock(s string) (netip.Prefix, bool) {
 	return p.Masked(), true
 }
 
-// blockString writes a block as people do: a single address without its length.
+// blockString returns a block as text. A single address has no prefix length.
 func blockString(p netip.Prefix) string {
 	if p.IsSingleIP() {
 		return p.Addr().String()
@@ -229,8 +233,8 @@ func blockString(p netip.Prefix) string {
 	return p.String()
 }
 
-// checkScopes notes scopes that the keyspace does not know, or that are beyond cap,
-// and returns them, each once, in the keyspace's order.
+// checkScopes returns the scopes of list in the keyspace's order, without duplicates. It records a
+// fault for each scope that the keyspace does not have or the plan does not allow.
 func checkScopes(f *Faults, field string, ks *gateway.Keyspace, plan *gateway.Plan, list []string) []string {
 	var set gateway.ScopeSet
 	for i, s := range list {
@@ -250,8 +254,8 @@ func checkScopes(f *Faults, field string, ks *gateway.Keyspace, plan *gateway.Pl
 	return ks.Scopes.List(set)
 }
 
-// defaultScopes returns what a key gets that states no scopes: the plan's own as
-// written, or all that stand highest where it has no cap.
+// defaultScopes returns the scopes of a key that states none: the plan's scopes as configured. If
+// the plan states none, they are the highest scope of a cumulative list, or else all scopes.
 func defaultScopes(ks *gateway.Keyspace, plan *gateway.Plan) []string {
 	switch {
 	case plan.Scopes != nil:
@@ -271,9 +275,8 @@ func OrNone(list []string) string {
 	return strings.Join(list, ", ")
 }
 
-// ParseDuration reads a duration as people write one for keys: Go's form ("24h",
-// "1h30m", "30s"), which may begin with whole days ("90d", "1d12h"; a day is 24
-// hours). Negative durations are errors.
+// ParseDuration parses a duration in Go's form ("24h", "1h30m"), which may begin with whole days
+// ("90d", "1d12h"). A day is 24 hours. A negative duration is an error.
 func ParseDuration(s string) (time.Duration, error) {
 	bad := fmt.Errorf("%q is not a duration: write it as 90d, 24h or 30s", s)
 	rest := s

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// Ids are made as ULIDs are (github.com/ulid/spec): 48 bits of Unix milliseconds and
-// 80 random bits, written as 26 characters of Crockford's base32 in lower case, after
-// a prefix that says what they name. Sorted as text they are in the order they were made.
+// An id is a prefix that says what it names, and a ULID (github.com/ulid/spec) in lower case: 48
+// bits of Unix milliseconds and 80 random bits, as 26 characters of Crockford's base32. Ids sort
+// by the time of their creation.
 const (
 	KeyIDPrefix    = "key_"
 	SecretIDPrefix = "sec_"
@@ -20,12 +20,12 @@ const (
 	idLength   = 26
 )
 
-// idSource makes ids that strictly rise within a process, also within a millisecond
-// and when the clock is set back. Its zero value is ready.
+// idSource makes ids that strictly increase within a process, even within a millisecond or when
+// the clock is set back. The zero value is ready to use.
 type idSource struct {
 	mu   sync.Mutex
 	ms   uint64
-	high uint16 // the upper 16 of the 80 random bits
+	high uint16 // high holds the upper 16 of the 80 random bits.
 	low  uint64
 }
 
@@ -34,11 +34,12 @@ func (s *idSource) next(prefix string, now time.Time) string {
 	ms := uint64(max(now.UnixMilli(), 0)) & (1<<48 - 1)
 	if ms > s.ms {
 		var r [10]byte
-		rand.Read(r[:]) // never fails: crypto/rand ends the process instead
-		// The top bit stays clear, so that counting up from here has room.
+		rand.Read(r[:]) // rand.Read never fails: the process ends instead.
+		// The top bit of the random part stays 0, so that the ids of this millisecond can count up
+		// from it.
 		s.ms, s.high, s.low = ms, binary.BigEndian.Uint16(r[:2])&0x7fff, binary.BigEndian.Uint64(r[2:])
 	} else {
-		// A random step keeps the next id from being guessed from this one.
+		// The step to the next id is random, so that nobody can guess it from the id before.
 		var r [4]byte
 		rand.Read(r[:])
 		step := uint64(binary.BigEndian.Uint32(r[:])) + 1
@@ -51,7 +52,7 @@ func (s *idSource) next(prefix string, now time.Time) string {
 	ms, high, low := s.ms, s.high, s.low
 	s.mu.Unlock()
 
-	// 128 bits as 26 digits of 5: the first digit holds the top 3 bits.
+	// The text has 26 digits of 5 bits for 128 bits, so that the first digit holds only 3 bits.
 	hi := ms<<16 | uint64(high)
 	var out [idLength]byte
 	for i := idLength - 1; i >= 0; i-- {
@@ -62,8 +63,8 @@ func (s *idSource) next(prefix string, now time.Time) string {
 	return prefix + string(out[:])
 }
 
-// HasIDForm reports whether s has the form of an id with that prefix. What has not need not
-// be looked up.
+// HasIDForm reports whether s has the form of an id with that prefix. A text without that form
+// needs no look-up.
 func HasIDForm(s, prefix string) bool {
 	if len(s) != len(prefix)+idLength || s[:len(prefix)] != prefix {
 		return false

@@ -12,11 +12,11 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
-// maxPrefixFilter bounds a filter by key prefix.
+// maxPrefixFilter bounds the length of KeyFilter.Prefix, in bytes.
 const maxPrefixFilter = 64
 
-// FindKey reads a key that exists for the actor, with its tenant; locks the tenant where
-// the key will be written, so that writes to one tenant's keys follow one another.
+// FindKey returns a key that exists for the actor, and its tenant. With lock it locks the tenant,
+// so that writes to the keys of one tenant follow one another.
 func (c *Call) FindKey(id string, lock bool) (*gateway.Key, *gateway.Tenant, error) {
 	const what = "key"
 	if !HasIDForm(id, KeyIDPrefix) {
@@ -37,7 +37,7 @@ func (c *Call) FindKey(id string, lock bool) (*gateway.Key, *gateway.Tenant, err
 		return nil, nil, err
 	}
 	if lock {
-		// It may have changed while we waited for the lock.
+		// Another transaction may have changed the key before the tenant was locked.
 		if k, err = c.Tx.Key(c.Keyspace.Name, id); err != nil {
 			return nil, nil, OrNotFound(err, what)
 		}
@@ -49,7 +49,7 @@ func (c *Call) FindKey(id string, lock bool) (*gateway.Key, *gateway.Tenant, err
 	return &copied, t, nil
 }
 
-// KeyFieldsOf is what events show of a key.
+// KeyFieldsOf returns the fields of a key that audit events show.
 func KeyFieldsOf(k *gateway.Key) audit.Fields {
 	ips := make([]string, len(k.AllowedIPs))
 	for i, p := range k.AllowedIPs {
@@ -65,21 +65,22 @@ func KeyFieldsOf(k *gateway.Key) audit.Fields {
 	}
 }
 
-// FindPlan returns a tenant's plan as configured.
+// FindPlan returns a tenant's plan. It returns 422 plan_unknown if the configuration has no such
+// plan.
 func (c *Call) FindPlan(t *gateway.Tenant) (*gateway.Plan, error) {
 	if p := c.Keyspace.Plans[t.Plan]; p != nil {
 		return p, nil
 	}
 	if t.Plan == "" && len(c.Keyspace.Plans) == 0 {
-		// A keyspace without plans limits nothing.
+		// A keyspace without plans has no limits.
 		return &gateway.Plan{Cap: c.Keyspace.Scopes.All()}, nil
 	}
 	return nil, Reject(http.StatusUnprocessableEntity, CodePlanUnknown,
 		"The tenant %q holds the plan %q, which is not configured here. Give it one of %s.", t.Slug, t.Plan, OrNone(c.Keyspace.PlanOrder))
 }
 
-// CheckKeyLimit refuses one more active key where the plan's cap is reached. The tenant must be
-// locked, or two callers could both find the last place free.
+// CheckKeyLimit returns 409 key_limit_reached if the tenant has as many active keys as its plan
+// allows. The tenant must be locked. Otherwise two callers could both take the last place.
 func (c *Call) CheckKeyLimit(t *gateway.Tenant, plan *gateway.Plan) error {
 	if plan.MaxKeys <= 0 {
 		return nil
@@ -95,7 +96,8 @@ func (c *Call) CheckKeyLimit(t *gateway.Tenant, plan *gateway.Plan) error {
 	return nil
 }
 
-// ApplyKey writes the fields that are set into k. fresh reports whether k is being created.
+// ApplyKey writes the present fields of in to k, and records their faults. fresh is true for a new
+// key.
 func (c *Call) ApplyKey(f *Faults, k *gateway.Key, plan *gateway.Plan, in KeyFields, fresh bool) {
 	if in.Name.Set || fresh {
 		k.Name = in.Name.Value
@@ -122,7 +124,7 @@ func (c *Call) ApplyKey(f *Faults, k *gateway.Key, plan *gateway.Plan, in KeyFie
 	case in.Environment.Set && in.Environment.Value != k.Environment:
 		f.Invalid("environment", "can't be changed, since the key's prefix says it; create another key")
 	}
-	// An expiry that is repeated as it was read is no change, even when it is past.
+	// A request may repeat the expiry that it read, even one in the past.
 	if same := !fresh && !in.ExpiresAt.Null && in.ExpiresAt.Value.Equal(k.ExpiresAt); in.ExpiresAt.Set && !same {
 		k.ExpiresAt = CheckExpiry(f, "expires_at", in.ExpiresAt, c.Now)
 	}
@@ -143,8 +145,8 @@ func (c *Call) ApplyKey(f *Faults, k *gateway.Key, plan *gateway.Plan, in KeyFie
 	applyOverrides(f, &k.Overrides, in.Rate, in.Quota, in.Concurrency, true)
 }
 
-// CreateKey makes a key for a tenant and returns it with the full key, which can't be
-// had again.
+// CreateKey creates a key for a tenant and returns its record with the full key, which is never
+// shown again.
 func (m *Manager) CreateKey(ctx context.Context, a Actor, keyspace, slug string, in KeyFields) (r IssuedKey, err error) {
 	err = m.Write(ctx, a, keyspace, func(c *Call) error {
 		t, err := c.FindTenant(slug, true)
@@ -190,7 +192,7 @@ func (m *Manager) CreateKey(ctx context.Context, a Actor, keyspace, slug string,
 	return r, nil
 }
 
-// newSecret issues a full key of k's environment and what the store keeps of it.
+// newSecret generates a full key for k's environment, and the secret to be stored for it.
 func (c *Call) newSecret(k *gateway.Key) (full string, s gateway.Secret, err error) {
 	full, err = c.Keyspace.Grammar.Generate(k.Environment)
 	if err != nil {
@@ -218,8 +220,7 @@ func (m *Manager) Key(ctx context.Context, a Actor, keyspace, id string) (r KeyR
 	return r, err
 }
 
-// FormerKey returns the record of a key that exists for the actor or, deleted since, did:
-// what it used is still known then.
+// FormerKey is Key, and returns a deleted key too, since its usage is still stored.
 func (m *Manager) FormerKey(ctx context.Context, a Actor, keyspace, id string) (k *gateway.Key, err error) {
 	const what = "key"
 	if !HasIDForm(id, KeyIDPrefix) {
@@ -239,19 +240,19 @@ func (m *Manager) FormerKey(ctx context.Context, a Actor, keyspace, id string) (
 
 // KeyFilter selects keys, newest first.
 type KeyFilter struct {
-	// Tenant is a slug; "" for all tenants'.
+	// Tenant is a slug; "" selects the keys of all tenants.
 	Tenant string
-	// Status is "" for all.
+	// Status selects keys by their status; "" selects all.
 	Status gateway.Status
-	// Prefix is how key_prefix begins; "" for all.
+	// Prefix selects keys whose key_prefix begins with it; "" selects all.
 	Prefix string
-	// Search is in the name, or begins key_prefix, or is the id or last_four, without regard to the
-	// case of ASCII; "" for all.
+	// Search selects keys whose name contains it, whose key_prefix begins with it, or whose id or
+	// last_four is equal to it. The case of ASCII letters does not matter. "" selects all.
 	Search string
 	PageQuery
 }
 
-// TenantKeys lists one tenant's keys; 404 where there is no such tenant.
+// TenantKeys returns a page of one tenant's keys, or 404 if there is no such tenant.
 func (m *Manager) TenantKeys(ctx context.Context, a Actor, keyspace, slug string, q KeyFilter) (Page[KeyRecord], error) {
 	t, err := m.Tenant(ctx, a, keyspace, slug)
 	if err != nil {
@@ -261,7 +262,7 @@ func (m *Manager) TenantKeys(ctx context.Context, a Actor, keyspace, slug string
 	return m.Keys(ctx, a, keyspace, q)
 }
 
-// Keys lists keys. A tenant that does not exist has none.
+// Keys returns a page of keys. It is empty for a tenant that does not exist.
 func (m *Manager) Keys(ctx context.Context, a Actor, keyspace string, q KeyFilter) (Page[KeyRecord], error) {
 	limit, last, err := q.After("k")
 	if err != nil {
@@ -297,7 +298,8 @@ func (m *Manager) Keys(ctx context.Context, a Actor, keyspace string, q KeyFilte
 			tenants[t.Slug], query.Tenant = t, t.Slug
 		}
 		if last != "" && a.Tenant != "" {
-			// A cursor tells nothing of what does not exist for the actor.
+			// A cursor with the id of another tenant's key must not reveal whether that key
+			// exists.
 			if k, err := c.Tx.Key(c.Keyspace.Name, last); errors.Is(err, gateway.ErrNotFound) || err == nil && k.Tenant != a.Tenant {
 				return ErrCursor
 			} else if err != nil {
@@ -330,7 +332,7 @@ func (m *Manager) Keys(ctx context.Context, a Actor, keyspace string, q KeyFilte
 var errRevoked = Reject(http.StatusConflict, CodeKeyRevoked,
 	"The key is revoked, which can't be undone. Create another one.")
 
-// UpdateKey changes the fields that are set. A revoked key can't be changed.
+// UpdateKey changes the fields that are present. It returns 409 key_revoked for a revoked key.
 func (m *Manager) UpdateKey(ctx context.Context, a Actor, keyspace, id string, in KeyFields, match Match) (r KeyRecord, err error) {
 	err = m.Write(ctx, a, keyspace, func(c *Call) error {
 		k, t, err := c.FindKey(id, true)
@@ -343,7 +345,7 @@ func (m *Manager) UpdateKey(ctx context.Context, a Actor, keyspace, id string, i
 		if !k.RevokedAt.IsZero() {
 			return errRevoked
 		}
-		// A plan that is not configured here keeps nobody from renaming a key.
+		// A key can be renamed even if its tenant's plan is not configured.
 		plan, unknown := c.FindPlan(t)
 		if unknown != nil && in.Scopes.Set {
 			return unknown
@@ -363,7 +365,7 @@ func (m *Manager) UpdateKey(ctx context.Context, a Actor, keyspace, id string, i
 			return err
 		}
 		if was != gateway.StatusActive && k.StatusAt(c.Now) == gateway.StatusActive {
-			// A later expiry brings an expired key back.
+			// A later expiry makes an expired key active again.
 			if unknown != nil {
 				return unknown
 			}
@@ -377,7 +379,7 @@ func (m *Manager) UpdateKey(ctx context.Context, a Actor, keyspace, id string, i
 	return r, err
 }
 
-// saveKey writes a changed key with its event.
+// saveKey stores a changed key, with its change and its audit event.
 func (c *Call) saveKey(k *gateway.Key, t *gateway.Tenant, action string, before, after audit.Fields) (KeyRecord, error) {
 	version := k.Version + 1
 	k.UpdatedAt = c.Now
@@ -390,8 +392,8 @@ func (c *Call) saveKey(k *gateway.Key, t *gateway.Tenant, action string, before,
 	return c.keyRecord(k, t)
 }
 
-// removeKey deletes a key: its secrets are unknown from then on, its row remains for
-// what was counted under its id.
+// removeKey deletes a key. Its secrets are removed. Its row stays, because usage is stored under
+// its id.
 func (c *Call) removeKey(k *gateway.Key) error {
 	gone := *k
 	gone.DeletedAt, gone.UpdatedAt = c.Now, c.Now
@@ -405,8 +407,8 @@ func (c *Call) removeKey(k *gateway.Key) error {
 	return nil
 }
 
-// DeleteKey deletes a key, whatever its state: requests with it are refused as with an
-// unknown one. *Held where that holds here and is to be written yet.
+// DeleteKey deletes a key in any state. Requests with it are then rejected as with an unknown key.
+// DeleteKey returns an *Accepted if the database is unreachable and this node holds the deletion.
 func (m *Manager) DeleteKey(ctx context.Context, a Actor, keyspace, id string, match Match) error {
 	err := m.Write(ctx, a, keyspace, func(c *Call) error {
 		k, t, err := c.FindKey(id, true)

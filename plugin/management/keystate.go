@@ -9,8 +9,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
-// RevokeKey ends a key for good: every request with any of its secrets is refused
-// from when this returns. Revoking a revoked key changes nothing and is no error.
+// RevokeKey revokes a key for good. When it returns, this node rejects every request with one of
+// the key's secrets. Revoking a revoked key changes nothing and is no error.
 func (m *Manager) RevokeKey(ctx context.Context, a Actor, keyspace, id string) (Receipt, error) {
 	return m.setState(ctx, a, keyspace, id, "key.revoked", func(c *Call, k *gateway.Key, _ *gateway.Tenant) error {
 		if k.RevokedAt.IsZero() {
@@ -20,7 +20,7 @@ func (m *Manager) RevokeKey(ctx context.Context, a Actor, keyspace, id string) (
 	})
 }
 
-// DisableKey refuses a key until EnableKey.
+// DisableKey makes a key inactive until EnableKey.
 func (m *Manager) DisableKey(ctx context.Context, a Actor, keyspace, id string) (Receipt, error) {
 	return m.setState(ctx, a, keyspace, id, "key.disabled", func(_ *Call, k *gateway.Key, _ *gateway.Tenant) error {
 		if !k.RevokedAt.IsZero() {
@@ -31,8 +31,8 @@ func (m *Manager) DisableKey(ctx context.Context, a Actor, keyspace, id string) 
 	})
 }
 
-// EnableKey ends a disabling. 409 key_limit_reached where the key would be one active
-// key too many, key_revoked for a revoked one.
+// EnableKey makes a disabled key active. It returns 409 key_limit_reached if the tenant has as
+// many active keys as its plan allows, and 409 key_revoked for a revoked key.
 func (m *Manager) EnableKey(ctx context.Context, a Actor, keyspace, id string) (Receipt, error) {
 	return m.setState(ctx, a, keyspace, id, "key.enabled", func(c *Call, k *gateway.Key, t *gateway.Tenant) error {
 		if !k.RevokedAt.IsZero() {
@@ -51,7 +51,8 @@ func (m *Manager) EnableKey(ctx context.Context, a Actor, keyspace, id string) (
 	})
 }
 
-// setState changes a key by set, under its tenant's lock, and returns where it holds.
+// setState changes a key by set, under its tenant's lock. The receipt names the nodes that
+// confirmed the change.
 func (m *Manager) setState(ctx context.Context, a Actor, keyspace, id, action string, set func(*Call, *gateway.Key, *gateway.Tenant) error) (Receipt, error) {
 	var r KeyRecord
 	same := false
@@ -75,26 +76,25 @@ func (m *Manager) setState(ctx context.Context, a Actor, keyspace, id, action st
 	if err != nil && (action == KeyRevoked || action == KeyDisabled) {
 		err = m.revokeKeyOffline(ctx, a, keyspace, id, action, err)
 	}
-	if held := (*Accepted)(nil); errors.As(err, &held) {
-		return held.Receipt, nil
+	if accepted := (*Accepted)(nil); errors.As(err, &accepted) {
+		return accepted.Receipt, nil
 	}
 	if err != nil {
 		return Receipt{}, err
 	}
 	if same && where.Confirmed == nil {
-		// Another call made it so, which other nodes may not have heard of yet.
+		// Another call has made this change, and some nodes may not have confirmed it yet.
 		where = m.confirmAll(ctx, keyspace)
 	}
 	return receipt(r, where), nil
 }
 
-// MaxGrace bounds how long a rotated secret may stay valid.
+// MaxGrace is the longest time for which a rotated secret may stay valid.
 const MaxGrace = 366 * 24 * time.Hour
 
-// RotateKey gives a key a new secret and returns it with the full key, which can't be
-// had again. The id, and all that is known and counted under it, go on. The secret that was
-// current stays valid for grace, 0 to MaxGrace; with 0 it is invalid at once. At most
-// two secrets are valid at a time: an earlier rotation's grace ends with this one.
+// RotateKey gives a key a new secret and returns the new full key, which is never shown again. The
+// key's id, usage and limits stay. The former secret stays valid for grace, from 0 to MaxGrace. At
+// most two secrets are valid at a time, so that the grace of an earlier rotation ends now.
 func (m *Manager) RotateKey(ctx context.Context, a Actor, keyspace, id string, grace time.Duration) (r IssuedKey, err error) {
 	if grace < 0 || grace > MaxGrace {
 		var f Faults

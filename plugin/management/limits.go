@@ -8,16 +8,17 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// A request is subject to at most ratelimit.MaxLines policies: the plan's or the
-// tenant's that replace them, and its key's.
+// A request is subject to at most ratelimit.MaxLines policies: those of its key, and those of the
+// plan or of the tenant's record, which replace them.
 const (
-	// MaxKeyLines bounds what a key's record states, its credits_limit included.
+	// MaxKeyLines bounds the limits in a key's record, its credits_limit included.
 	MaxKeyLines = 5
-	// MaxTenantLines bounds what a plan, and what a tenant's record, states.
+	// MaxTenantLines bounds the limits of a plan, and those in a tenant's record.
 	MaxTenantLines = ratelimit.MaxLines - MaxKeyLines
 )
 
-// overrideField is one of the fields rate, quota and concurrency of a request.
+// overrideField is one of the fields rate, quota and concurrency of a request, and the place where
+// its value is stored.
 type overrideField struct {
 	name  string
 	value Optional[string]
@@ -33,9 +34,8 @@ func overrideFields(o *gateway.Overrides, rate, quota, concurrency Optional[stri
 	}
 }
 
-// applyOverrides writes the fields that are set into o, in their canonical form, and
-// notes what is wrong with them. keyOwn says that they are a key's, which are counted
-// for that key alone.
+// applyOverrides writes the present fields to o in their canonical form, and records their faults.
+// keyOwn is true for the limits of a key, which are counted for that key alone.
 func applyOverrides(f *Faults, o *gateway.Overrides, rate, quota, concurrency Optional[string], keyOwn bool) {
 	lines, most := 0, MaxTenantLines
 	if keyOwn {
@@ -59,7 +59,7 @@ func applyOverrides(f *Faults, o *gateway.Overrides, rate, quota, concurrency Op
 	}
 }
 
-// checkOverride returns an override as it is stored: its lines joined with ", ".
+// checkOverride returns an override in its stored form, which is its limits joined with ", ".
 func checkOverride(f *Faults, field overrideField, keyOwn bool) string {
 	if len(field.value.Value) > 500 {
 		f.Invalid(field.name, "is too long")
@@ -115,37 +115,41 @@ func NewLimitRecord(p *ratelimit.Policy) LimitRecord {
 type PlanRecord struct {
 	Name    string `json:"name"`
 	Default bool   `json:"default"`
-	// Deny says that the plan gives no access; Observe that its refusals only count.
+	// Deny reports whether the plan gives no access. Observe reports whether exceeded limits are
+	// only counted and reject no request.
 	Deny    bool `json:"deny"`
 	Observe bool `json:"observe"`
-	// MaxKeys caps active keys; null: no cap.
+	// MaxKeys is the largest number of active keys; nil for no bound.
 	MaxKeys *int `json:"max_keys"`
-	// Scopes as written; null: no cap. AllowedScopes spells out what they include.
+	// Scopes are the scopes as configured; nil for all. AllowedScopes also lists the scopes that
+	// they include.
 	Scopes        []string      `json:"scopes"`
 	AllowedScopes []string      `json:"allowed_scopes"`
 	Limits        []LimitRecord `json:"limits"`
-	// OnLeak is what is done with a key that is reported leaked: "revoke", "disable" or "report".
+	// OnLeak is the action for a key that is reported leaked: "revoke", "disable" or "report".
 	OnLeak string `json:"on_leak"`
-	// OnRedisDown is what holds while shared limits can't be asked: "local", "open" or "closed".
+	// OnRedisDown is the behaviour of shared limits while Redis is unreachable: "local", "open" or
+	// "closed".
 	OnRedisDown string `json:"on_redis_down"`
-	// Was names former plans whose tenants this one took over.
+	// Was holds the names of former plans whose tenants now have this plan.
 	Was []string `json:"was"`
 }
 
 // LimitRecord is one limit of a plan.
 type LimitRecord struct {
-	// Kind is "rate", "quota", "concurrency" or "credits", Per "key", "tenant" or "address".
+	// Kind is "rate", "quota", "concurrency" or "credits". Per is "key", "tenant" or "address".
 	Kind string `json:"kind"`
 	Name string `json:"name"`
 	Per  string `json:"per"`
-	// Limit is requests a period, units a calendar period, or requests at once; null for credits.
+	// Limit is the number of requests per period, of units per calendar period, or of concurrent
+	// requests; nil for credits.
 	Limit *int64 `json:"limit"`
-	// Period and Burst of a rate, in seconds and requests.
+	// Period, in seconds, and Burst, in requests, belong to a rate; nil for other kinds.
 	Period *float64 `json:"period_seconds"`
 	Burst  *int64   `json:"burst"`
 }
 
-// Plans returns the keyspace's plans as configured, in the order written.
+// Plans returns the plans of a keyspace in the order of the configuration.
 func (m *Manager) Plans(keyspace string) (Page[PlanRecord], error) {
 	ks, err := m.Keyspace(keyspace)
 	if err != nil {

@@ -1,10 +1,10 @@
-// Package management is what may be done to tenants and keys: every rule about it,
-// who did it, and the record kept of it. The API, the CLI and the console all call
-// a Manager; none of them has a rule of its own.
+// Package management makes changes to tenants and keys. It holds every rule about them, and
+// records who made each change. The API, the command line and the console all call a Manager, and
+// have no rules of their own.
 //
-// Every write is one transaction of the store: the rows, exactly one audit event, and
-// the change that makes every node judge anew. A call that wrote returns when this
-// node's engine has heard of it, so the very next request meets the new state.
+// Every write is one transaction of the store. It holds the rows, exactly one audit event, and a
+// numbered change that makes every node read the rows again. A call that wrote returns after this
+// node has applied the change, so that the next request meets the new state.
 package management
 
 import (
@@ -23,19 +23,19 @@ import (
 	"github.com/keygate-dev/keygate/plugin/ratelimit"
 )
 
-// Engine is what management needs of the running gateway.
+// Engine is the running gateway, as management uses it.
 type Engine interface {
-	// Apply makes this node judge by the changes: when it returns nil, the next
-	// request meets the new state, and live requests that it ends are ending.
+	// Apply applies changes on this node. When it returns nil, the next request meets the new
+	// state, and running requests that the changes end are being cancelled.
 	Apply(ctx context.Context, changes []gateway.Change) error
-	// Confirm returns which nodes act by all changes up to seq, or where it is 0 by all
-	// there are: at once when all do, else when wait has passed.
+	// Confirm returns which nodes have applied all changes up to seq; seq 0 stands for the newest
+	// change. It waits until all nodes have confirmed, at most for wait.
 	Confirm(ctx context.Context, keyspace string, seq int64, wait time.Duration) cluster.Confirmation
-	// WithCredits settles and returns what this node holds leased of a tenant's credits,
-	// runs f while nothing is leased anew, and returns f's error.
+	// WithCredits settles and returns the credits of a tenant that this node holds leased. Then it
+	// runs f, while the node leases none, and returns f's error.
 	WithCredits(ctx context.Context, keyspace, tenant string, f func() error) error
-	// TokenChanges counts the changes to management tokens that it has heard of, Apply's
-	// and those that others wrote: while it is the same, what was read of them is right.
+	// TokenChanges counts the changes to management tokens that this node has learned of, its own
+	// included. While the count stays the same, cached tokens are valid.
 	TokenChanges() uint64
 	// Limits returns the state of the limits of a tenant and, if k is not nil, of its key.
 	Limits(ctx context.Context, v *gateway.View, t *gateway.Tenant, k *gateway.Key, now time.Time) ([]ratelimit.Standing, error)
@@ -44,26 +44,26 @@ type Engine interface {
 	ResetLimits(ctx context.Context, v *gateway.View, t *gateway.Tenant, k *gateway.Key, now time.Time, names ...string) error
 }
 
-// Config is what a Manager works with. All but Logger and Now must be set.
+// Config configures a Manager. Store, Engine and View must be set.
 type Config struct {
 	Store  Store
 	Engine Engine
-	// View returns the configuration that management goes by: that of the last
-	// started app. nil from it means that none is running.
+	// View returns the active configuration; nil while there is none.
 	View func() *gateway.View
 	// Now is the clock. Default: time.Now.
 	Now func() time.Time
-	// Logger hears what a caller is not told. Default: nothing is logged.
+	// Logger receives failures that no caller sees. Default: nothing is logged.
 	Logger *slog.Logger
 	// Listener receives events, as webhooks do. Default: none.
 	Listener events.Listener
-	// Signer signs heads of the audit chain; nil, or nil from it: they are not signed. Default: nil.
+	// Signer returns the signer of checkpoints of the audit chain; nil for none. Default:
+	// checkpoints are not signed.
 	Signer func() audit.Signer
 }
 
-// Manager does what may be done to tenants and keys. Its methods may block on the
-// store, are safe for concurrent use, and return *Error for refusals and errors that
-// wrap gateway.ErrStore where the store did not answer.
+// Manager makes changes to tenants and keys. Its methods may block on the store and are safe for
+// concurrent use. They return an *Error if a rule does not allow the operation, and an error that
+// wraps gateway.ErrStore if the store did not answer.
 type Manager struct {
 	store  Store
 	engine Engine
@@ -78,7 +78,7 @@ type Manager struct {
 	outbox *events.Outbox
 }
 
-// New returns a Manager. It panics where Store, Engine or View is missing.
+// New returns a Manager. It panics if Store, Engine or View is nil.
 func New(c Config) *Manager {
 	if c.Store == nil || c.Engine == nil || c.View == nil {
 		panic("management: Store, Engine and View must be set")
@@ -97,35 +97,35 @@ func New(c Config) *Manager {
 	return m
 }
 
-// Actor is who does something.
+// Actor is who makes a change or reads data.
 type Actor struct {
-	// Name is a person, a token or a system user.
+	// Name names a person, a token or a system user.
 	Name string
-	// IP is the address it was done from; "" where there is none.
+	// IP is the actor's address; "" where there is none.
 	IP string
 	// Via is "api", "admin", "cli", "console" or "system".
 	Via string
-	// Tenant confines the actor to one tenant of the keyspace: nothing else exists
-	// for it. "" confines it to nothing.
+	// Tenant is the only tenant that exists for the actor. "": all tenants of the keyspace exist
+	// for it.
 	Tenant string
-	// Token is the id of the management token that is acted by; "" where it is none.
+	// Token is the id of the actor's management token; "" for none.
 	Token string
-	// Scopes bound what can be given to others, where it is not the token that does. nil:
-	// the token does or, without one, nothing does.
+	// Scopes bound the scopes that the actor may give to others. nil: the scopes of Token bound
+	// them; without a Token, nothing does.
 	Scopes []string
 }
 
-// Sees reports whether a tenant exists for the actor. slug is as stored.
+// Sees reports whether a tenant exists for the actor. slug must be in the stored case.
 func (a Actor) Sees(slug string) bool { return a.Tenant == "" || a.Tenant == slug }
 
-// Keyspace returns the keyspace of that name. An empty name means the only one, or
-// where there are several "default". The refusal of an unknown one is a 404.
+// Keyspace returns the keyspace of that name, or a 404. "" stands for the only keyspace, or else
+// for "default".
 func (m *Manager) Keyspace(name string) (*gateway.Keyspace, error) {
 	ks, _, err := m.KeyspaceView(name)
 	return ks, err
 }
 
-// KeyspaceView is Keyspace, and returns the configuration that the keyspace is of.
+// KeyspaceView is Keyspace, and also returns the configuration of the keyspace.
 func (m *Manager) KeyspaceView(name string) (*gateway.Keyspace, *gateway.View, error) {
 	v := m.view()
 	if v == nil {
@@ -145,7 +145,7 @@ func (m *Manager) KeyspaceView(name string) (*gateway.Keyspace, *gateway.View, e
 	return nil, nil, Reject(http.StatusNotFound, CodeNotFound, "There is no keyspace %q.", Clip(name))
 }
 
-// Clip shortens a caller's input before it is repeated in an error.
+// Clip shortens a caller's text before an error repeats it.
 func Clip(s string) string {
 	if len(s) > 100 {
 		return s[:100] + "…"
@@ -153,7 +153,8 @@ func Clip(s string) string {
 	return s
 }
 
-// Call is one transaction of management: the store's rows, and what is known around them.
+// Call is one transaction of management: the rows of the store, with the actor and the
+// configuration.
 type Call struct {
 	Tx
 	Manager  *Manager
@@ -161,7 +162,7 @@ type Call struct {
 	View     *gateway.View
 	Now      time.Time
 	Actor    Actor
-	// changed and event are what the transaction will append.
+	// changed holds the changes, and Event the audit event, that the transaction will append.
 	changed []gateway.Change
 	Event   *audit.Event
 	// Events publishes events in the transaction.
@@ -175,13 +176,13 @@ func (m *Manager) newCall(tx Tx, a Actor, ks *gateway.Keyspace, v *gateway.View)
 	return c
 }
 
-// UseTx replaces the call's rows by tx, which wraps them.
+// UseTx replaces the rows of the call by tx, which wraps them.
 func (c *Call) UseTx(tx Tx) { c.Tx, c.Events.Tx = tx, tx }
 
 // System is the actor of changes and events that no request causes.
 var System = Actor{Name: "system", Via: "system"}
 
-// AddChange records that every node must check a key or a tenant again.
+// AddChange records a change, because of which every node reads a key, a tenant or a token again.
 func (c *Call) AddChange(kind gateway.ChangeKind, id string) {
 	c.changed = append(c.changed, gateway.Change{Kind: kind, Keyspace: c.Keyspace.Name, ID: id})
 }
@@ -192,7 +193,8 @@ func (c *Call) NewID(prefix string) string { return c.Manager.ids.next(prefix, c
 // NewID returns a new id that begins with prefix.
 func (m *Manager) NewID(prefix string) string { return m.ids.next(prefix, m.Clock()) }
 
-// CheckpointKey returns the key with which this node signs checkpoints of the store of that name; nil for none.
+// CheckpointKey returns the key with which this node signs checkpoints of the store of that name;
+// nil for none.
 func (m *Manager) CheckpointKey(store string) (ed25519.PrivateKey, error) {
 	if m.signer == nil {
 		return nil, nil
@@ -210,16 +212,16 @@ func (m *Manager) Store() Store { return m.store }
 // Engine returns the running gateway.
 func (m *Manager) Engine() Engine { return m.engine }
 
-// View returns the configuration of the last started app; nil while none is running.
+// View returns the active configuration; nil while there is none.
 func (m *Manager) View() *gateway.View { return m.view() }
 
-// Logger returns the manager's logger; not nil.
+// Logger returns the manager's logger, which is never nil.
 func (m *Manager) Logger() *slog.Logger { return m.log }
 
-// Clock returns now as the store keeps times: UTC, in microseconds.
+// Clock returns the current time with the precision of the store: UTC, in microseconds.
 func (m *Manager) Clock() time.Time { return m.now().UTC().Truncate(time.Microsecond) }
 
-// Read runs f on a snapshot.
+// Read runs f in a transaction that reads from a snapshot.
 func (m *Manager) Read(ctx context.Context, a Actor, keyspace string, f func(*Call) error) error {
 	ks, v, err := m.KeyspaceView(keyspace)
 	if err != nil {
@@ -230,32 +232,34 @@ func (m *Manager) Read(ctx context.Context, a Actor, keyspace string, f func(*Ca
 	})
 }
 
-// Write runs f in a transaction, appends the event and the changes that f left in
-// the call, commits, and returns when this node acts by them, and the others do or
-// the wait of ctx has passed. Where f leaves no event nothing was to be done, and nothing is.
+// Write runs f in a transaction, appends the event and the changes that f left in the call, and
+// commits. If f leaves no event, Write stores nothing. Write returns after this node has applied
+// the changes, and after all other nodes have confirmed them or the wait of ctx has passed.
 func (m *Manager) Write(ctx context.Context, a Actor, keyspace string, f func(*Call) error) error {
 	_, err := m.commit(ctx, a, keyspace, f)
 	return err
 }
 
-// commit is write; it returns which nodes act by the changes, if there were any.
+// commit is Write, and returns which nodes confirmed the changes, if there are any.
 func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*Call) error) (where cluster.Confirmation, err error) {
 	ks, v, err := m.KeyspaceView(keyspace)
 	if err != nil {
 		return where, err
 	}
-	// Who does it is written in any case: a revocation does not fail for a name.
+	// A secret in the actor's name is removed and is no error, so that a revocation never fails
+	// because of a name.
 	a.Name = WithoutSecrets(ks, a.Name)
 	var changes []gateway.Change
 	var published *events.Batch
 	err = m.store.Update(ctx, func(tx Tx) error {
-		// The store may run this more than once: nothing outlives a try but its end.
+		// The store may run this function again, so each run begins with empty results.
 		changes, published = nil, nil
 		c := m.newCall(tx, a, ks, v)
 		if err := f(c); err != nil || c.Event == nil {
 			return err
 		}
-		// All that a caller states and that changes is in the event.
+		// The event holds every text of the caller that was stored, so that checking the event is
+		// enough.
 		if err := c.checkEvent(); err != nil {
 			return err
 		}
@@ -265,7 +269,7 @@ func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*
 		if err := c.record(ctx); err != nil {
 			return err
 		}
-		// Last, because assigning a sequence number holds up every other writer.
+		// The changes come last, because assigning a change number blocks every other writer.
 		if err := tx.Changes(c.changed); err != nil {
 			return err
 		}
@@ -276,29 +280,30 @@ func (m *Manager) commit(ctx context.Context, a Actor, keyspace string, f func(*
 		return where, err
 	}
 	published.Committed()
-	noted := confirmationOf(ctx)
+	confirmation := confirmationOf(ctx)
 	if len(changes) == 0 {
-		if noted != nil {
-			// Another call may have made it so, which other nodes have not heard of yet.
+		if confirmation != nil {
+			// Another call may have made the same change, and some nodes may not have confirmed it
+			// yet.
 			where = m.confirmAll(ctx, ks.Name)
-			*noted = where
+			*confirmation = where
 		}
 		return where, nil
 	}
-	// It is written, so this node must act by it whether or not the caller still waits.
+	// The change is stored, so this node must apply it even if the caller has gone.
 	if err := m.engine.Apply(context.WithoutCancel(ctx), changes); err != nil {
-		m.log.ErrorContext(ctx, "a stored change could not be applied at once; it will be by the change feed", "error", err)
+		m.log.ErrorContext(ctx, "a stored change could not be applied at once: this node applies it when it next reads the changes of the store", "error", err)
 		return where, fmt.Errorf("the change is stored, but this node has not applied it yet: %w", errors.Join(gateway.ErrStore, err))
 	}
 	where = m.engine.Confirm(ctx, keyspaceOf(changes), changes[len(changes)-1].Seq, waitOf(ctx))
-	if noted != nil {
-		*noted = where
+	if confirmation != nil {
+		*confirmation = where
 	}
 	return where, nil
 }
 
-// Publish runs f, which publishes events and changes nothing else, in a transaction. Where f leaves an audit event in the
-// call, it is not stored, but a request that is repeated with its idempotency key is not carried out again.
+// Publish runs f in a transaction. f publishes events and changes nothing else. An audit event
+// that f leaves in the call is not stored; it only tells the recorder of ctx what was done.
 func (m *Manager) Publish(ctx context.Context, a Actor, keyspace string, f func(*Call) error) error {
 	ks, v, err := m.KeyspaceView(keyspace)
 	if err != nil {
@@ -321,8 +326,8 @@ func (m *Manager) Publish(ctx context.Context, a Actor, keyspace string, f func(
 
 type recorderKey struct{}
 
-// WithRecorder returns a context in which record runs in each transaction that writes, after its event and before its
-// changes. Where it returns an error, nothing is written.
+// WithRecorder returns a context in which record runs in each transaction that writes, after its
+// event is appended. If record returns an error, nothing is stored.
 func WithRecorder(ctx context.Context, record func(*Call) error) context.Context {
 	return context.WithValue(ctx, recorderKey{}, record)
 }
@@ -338,7 +343,7 @@ func (c *Call) record(ctx context.Context) error {
 // Outbox returns the outbox of events.
 func (m *Manager) Outbox() *events.Outbox { return m.outbox }
 
-// keyspaceOf returns the keyspace that all changes are of, "" where there is no such.
+// keyspaceOf returns the keyspace of all changes; "" if they belong to several keyspaces.
 func keyspaceOf(changes []gateway.Change) string {
 	for i := range changes {
 		if changes[i].Keyspace != changes[0].Keyspace {

@@ -13,30 +13,30 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
-// CodeNodeAlive refuses to forget a gateway that was heard of just now.
+// CodeNodeAlive is the code of the error for removing a node that is alive.
 const CodeNodeAlive = "node_alive"
 
-// aliveFor is for how long after its last word a gateway counts as alive.
+// A node counts as alive for aliveFor after its last contact.
 const aliveFor = 5 * time.Second
 
-// NodeTx reads and removes the gateways that share the store, as a part of Tx.
+// NodeTx reads and deletes the nodes that share the store, as a part of Tx.
 type NodeTx interface {
-	// Node returns one, and the time by the clock that its times are of. ErrNotFound where
-	// there is none of that name.
+	// Node returns the node of that name, or gateway.ErrNotFound. now is the time by the clock
+	// that wrote the node's times.
 	Node(name string) (n *cluster.Node, now time.Time, err error)
 	DeleteNode(name string) error
 }
 
-// ForgetNode takes a gateway that ended without saying so from the list: no change waits
-// for it any more, and what it leased of credits is free. It may judge by what it holds until
-// it stops by itself, so this is for one that is known to be gone. The refusal of one that is
-// alive is a 409.
+// ForgetNode deletes a node that stopped without signing off. Changes no longer wait for its
+// confirmation, and the credits that it leased become free. The node may still answer from its own
+// data until its deadline, so the caller must know that it has stopped. ForgetNode returns 409
+// node_alive for a node that is alive.
 func (m *Manager) ForgetNode(ctx context.Context, a Actor, keyspace, name string) error {
 	if a.Tenant != "" {
 		return NotFound("node")
 	}
 	if v := m.view(); v != nil && keyspace == "" {
-		// It is no keyspace's; its event stands in the first.
+		// A node belongs to no keyspace, so its audit event goes to the first one.
 		if names := slices.Sorted(maps.Keys(v.Keyspaces)); len(names) > 0 {
 			keyspace = names[0]
 		}
@@ -50,7 +50,7 @@ func (m *Manager) ForgetNode(ctx context.Context, a Actor, keyspace, name string
 			return err
 		}
 		if now.Sub(n.ContactAt) < aliveFor {
-			return Reject(http.StatusConflict, CodeNodeAlive, "The node %s is alive: it was heard of just now. One that is stopped forgets itself.", Clip(name))
+			return Reject(http.StatusConflict, CodeNodeAlive, "The node %s is alive: its last contact was a few seconds ago. A node that stops in the normal way removes itself.", Clip(name))
 		}
 		if err := c.DeleteNode(name); err != nil {
 			return err

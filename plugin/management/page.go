@@ -11,22 +11,22 @@ import (
 	"sync/atomic"
 )
 
-// Bounds of a page.
+// These constants bound the rows of a page.
 const (
 	DefaultPage = 50
 	MaxPage     = 100
 )
 
-// PageQuery says which page of a list is wanted.
+// PageQuery selects a page of a list.
 type PageQuery struct {
-	// Limit is 1 to 100. 0: 50.
+	// Limit is the number of rows, 1 to 100. Default: 50.
 	Limit int
-	// Cursor is a page's NextCursor; "" for the first page. A page begins after the last
-	// row of the one before, so rows that come and go meanwhile neither repeat nor hide others.
+	// Cursor is the NextCursor of the page before; "" selects the first page. A page begins after
+	// the last row of the page before, so that rows that come and go repeat or hide no other rows.
 	Cursor string
 }
 
-// BadParameter refuses a query parameter.
+// BadParameter returns an *Error for a query parameter.
 func BadParameter(name, detail string) *Error {
 	return &Error{
 		Status: http.StatusUnprocessableEntity, Code: CodeInvalidField,
@@ -34,15 +34,15 @@ func BadParameter(name, detail string) *Error {
 	}
 }
 
-// ErrCursor refuses a cursor that is none of the list's.
+// ErrCursor rejects a cursor that no page of the list returned.
 var ErrCursor = BadParameter("cursor", "is not a cursor of this list; take next_cursor of the page before")
 
-// CursorOf returns the opaque cursor of a list (kind) after the row named last.
+// CursorOf returns the cursor after a row of a list. kind names the list, and last the row.
 func CursorOf(kind, last string) string {
 	return base64.RawURLEncoding.EncodeToString([]byte(kind + ":" + last))
 }
 
-// limit returns the checked limit.
+// limit returns Limit, or an error if it is out of range.
 func (q PageQuery) limit() (int, error) {
 	switch {
 	case q.Limit == 0:
@@ -53,7 +53,7 @@ func (q PageQuery) limit() (int, error) {
 	return q.Limit, nil
 }
 
-// After returns the checked limit and the row that the cursor stands after.
+// After returns the limit, and the name of the row that the cursor of a list was made for.
 func (q PageQuery) After(kind string) (limit int, last string, err error) {
 	if limit, err = q.limit(); err != nil || q.Cursor == "" {
 		return limit, "", err
@@ -66,34 +66,35 @@ func (q PageQuery) After(kind string) (limit int, last string, err error) {
 	return limit, last, nil
 }
 
-// Lists in the order of a sequence of the store have cursors that hold its number. Those
-// sequences count what happens to everybody, so that whoever sees one tenant only could count the
-// others' by them. Therefore the number is encrypted, under a key of the store: cursors mean the same
-// on every node and after a restart, and nothing to those who hold them.
+// Some lists are ordered by a sequence number of the store. The sequence counts rows of all
+// tenants, so that an actor of one tenant could learn from a number how much the others do.
+// Therefore these cursors hold the number encrypted, with a key of the store. They are valid on
+// every node, and after a restart.
 
-// Place is where in a sequence of the store a row stands.
+// Place is the place of a row in a sequence of the store.
 type Place struct {
 	Seq int64
-	// At is the row's place within what has that seq; 0 where there is only one.
+	// At is the place among rows with the same Seq; 0 where each row has its own.
 	At int
 }
 
-// Cursors makes and reads the cursors of lists in the order of a sequence. Safe for concurrent use.
+// Cursors encrypts and decrypts the cursors of lists that are ordered by a sequence number. Safe
+// for concurrent use.
 type Cursors struct{ block cipher.Block }
 
-// cursorCache holds a Manager's Cursors, once they are known.
+// cursorCache holds the Cursors of a Manager after the first use.
 type cursorCache struct{ atomic.Pointer[Cursors] }
 
-// The kinds of such lists.
+// Each list has a kind, so that a cursor of one list is not valid in another.
 const (
 	auditCursor    = 'e'
 	DeliveryCursor = 'd'
 	ledgerCursor   = 'l'
-	// RequestCursor is of a key's last requests.
+	// RequestCursor is the kind of the list of a key's last requests.
 	RequestCursor = 'r'
 )
 
-// Cursors returns what makes the cursors of the manager's store. It reads the store once.
+// Cursors returns the Cursors of the manager's store. It reads their key from the store once.
 func (m *Manager) Cursors(ctx context.Context) (*Cursors, error) {
 	if c := m.cursors.Load(); c != nil {
 		return c, nil
@@ -115,19 +116,19 @@ func (m *Manager) Cursors(ctx context.Context) (*Cursors, error) {
 	return c, nil
 }
 
-// Of returns the cursor after a row of a list of that kind: one block of AES, so that without the
-// key it says nothing, not even how far two are apart.
+// Of returns the cursor after the row at p. It is one block of AES. Without the key it reveals
+// nothing, not even the distance between two rows.
 func (c *Cursors) Of(kind byte, p Place) string {
 	var b [aes.BlockSize]byte
 	binary.BigEndian.PutUint64(b[:], uint64(p.Seq))
 	binary.BigEndian.PutUint32(b[8:], uint32(p.At))
-	b[12] = kind // and three zeros, by which what we did not make is noticed
+	b[12] = kind // The three bytes after the kind stay zero, so that Read notices a forged cursor.
 	c.block.Encrypt(b[:], b[:])
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-// Read returns the checked limit of a page of a list of that kind, and the place of the row that its
-// cursor stands after; the zero Place for the first page.
+// Read returns the limit of a page of a list of that kind, and the place of the row before the
+// page; the zero Place for the first page.
 func (c *Cursors) Read(kind byte, q PageQuery) (limit int, after Place, err error) {
 	if limit, err = q.limit(); err != nil || q.Cursor == "" {
 		return limit, after, err
@@ -144,8 +145,8 @@ func (c *Cursors) Read(kind byte, q PageQuery) (limit int, after Place, err erro
 	return limit, after, nil
 }
 
-// PageOf returns a page of at most limit rows, of which one more was read where there is
-// one, and the cursor after its last row, whose place is at.
+// PageOf returns a page of at most limit rows with the cursor of its last row. rows must have one
+// row more if there is another page. at returns the place of a row.
 func PageOf[T any](c *Cursors, kind byte, rows []T, limit int, at func(T) Place) Page[T] {
 	return CutPage(rows, limit, func(row T) string { return c.Of(kind, at(row)) })
 }

@@ -7,14 +7,15 @@ import (
 	"github.com/keygate-dev/keygate/plugin/cluster"
 )
 
-// DefaultWait is how long a change waits for other nodes where its caller does not say.
+// DefaultWait is how long a change waits for the confirmation of other nodes, unless the caller
+// sets another time.
 const DefaultWait = 2 * time.Second
 
 type waitKey struct{}
 
-// WithWait returns a context in which a change waits for up to d until every other node
-// acts by it. A change that not all act by then is no failure: it holds here, and there as
-// soon as they hear of it.
+// WithWait returns a context in which a change waits up to d until every other node has confirmed
+// it. A change that some nodes have not confirmed by then is no failure: this node has applied it,
+// and the others apply it as soon as they learn of it.
 func WithWait(ctx context.Context, d time.Duration) context.Context {
 	return context.WithValue(ctx, waitKey{}, d)
 }
@@ -28,20 +29,22 @@ func waitOf(ctx context.Context) time.Duration {
 
 type confirmedKey struct{}
 
-// WithConfirmed returns a context, and where a change made with it notes, before it returns, which
-// nodes act by it; one that changes nothing notes who acts by what there is. Of several changes the last one counts.
+// WithConfirmed returns a context and a Confirmation. A change with that context sets the
+// Confirmation, before it returns, to the nodes that have applied the change. A call that changes
+// nothing sets it to the nodes that have applied every change so far. The last of several changes
+// counts.
 func WithConfirmed(ctx context.Context) (context.Context, *cluster.Confirmation) {
 	where := new(cluster.Confirmation)
 	return context.WithValue(ctx, confirmedKey{}, where), where
 }
 
-// confirmationOf returns the place for the nodes that confirm a change, nil where the caller asked for none.
+// confirmationOf returns the Confirmation that WithConfirmed added to ctx; nil for none.
 func confirmationOf(ctx context.Context) *cluster.Confirmation {
 	where, _ := ctx.Value(confirmedKey{}).(*cluster.Confirmation)
 	return where
 }
 
-// confirmAll says which nodes act by all changes there are to what is of a keyspace.
+// confirmAll returns which nodes have applied every change of a keyspace so far.
 func (m *Manager) confirmAll(ctx context.Context, keyspace string) cluster.Confirmation {
 	if ks, _, err := m.KeyspaceView(keyspace); err == nil {
 		keyspace = ks.Name
@@ -49,12 +52,12 @@ func (m *Manager) confirmAll(ctx context.Context, keyspace string) cluster.Confi
 	return m.engine.Confirm(ctx, keyspace, 0, waitOf(ctx))
 }
 
-// receipt says where a key's state holds.
+// receipt returns the receipt of a change to a key.
 func receipt(k KeyRecord, where cluster.Confirmation) Receipt {
 	return Receipt{ID: k.ID, Status: k.Status, Confirmed: where.Confirmed, Pending: PendingNodes(where), Durable: true}
 }
 
-// PendingNodes returns those that have not confirmed, as they are told; not nil.
+// PendingNodes returns the nodes that have not confirmed a change; never nil.
 func PendingNodes(where cluster.Confirmation) []PendingNode {
 	out := make([]PendingNode, 0, len(where.Pending))
 	for _, p := range where.Pending {
@@ -63,7 +66,7 @@ func PendingNodes(where cluster.Confirmation) []PendingNode {
 	return out
 }
 
-// KeyReceipt says where a key's state holds, as RevokeKey's receipt does.
+// KeyReceipt returns a receipt of the key's current state, as RevokeKey does for a change.
 func (m *Manager) KeyReceipt(ctx context.Context, a Actor, keyspace, id string) (Receipt, error) {
 	k, err := m.Key(ctx, a, keyspace, id)
 	if err != nil {

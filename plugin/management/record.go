@@ -17,32 +17,33 @@ type TenantRecord struct {
 	Name   string `json:"name"`
 	Plan   string `json:"plan"`
 	Active bool   `json:"active"`
-	// Credits is the balance, at most a second behind what requests spent.
+	// Credits is the balance. Requests of the last second may not be subtracted yet.
 	Credits int64   `json:"credits"`
 	Rate    *string `json:"rate"`
 	Quota   *string `json:"quota"`
 	ConcurrencyRecord
 	Metadata   json.RawMessage `json:"metadata"`
 	KeysActive int             `json:"keys_active"`
-	// MaxKeys is the plan's cap of active keys; null: none.
+	// MaxKeys is the largest number of active keys that the plan allows; nil for no bound.
 	MaxKeys *int `json:"max_keys"`
-	// AllowedScopes is what the plan lets keys do, included scopes spelt out.
+	// AllowedScopes are the scopes that the plan allows, with those that they include.
 	AllowedScopes []string  `json:"allowed_scopes"`
 	CreatedAt     time.Time `json:"created_at"`
 	UpdatedAt     time.Time `json:"updated_at"`
-	// Version is the record's ETag.
+	// Version is the version for the ETag header.
 	Version int64 `json:"-"`
 }
 
-// ConcurrencyRecord is a record's own concurrency limit, null where it has none.
+// ConcurrencyRecord is the concurrency limit of a record's own; its fields are nil where there is
+// none.
 type ConcurrencyRecord struct {
 	Concurrency *int64 `json:"concurrency"`
-	// ConcurrencyPer is "key", "tenant" or "address"; null for the default, per key.
+	// ConcurrencyPer is "key", "tenant" or "address"; nil for the default, "key".
 	ConcurrencyPer *string `json:"concurrency_per"`
 }
 
-// concurrencyRecord returns the limit that is stored as text, such as "5 per tenant". A record that an earlier
-// version wrote may hold several: the first is returned.
+// concurrencyRecord parses a stored limit, such as "5 per tenant". A record of an earlier version
+// may hold several limits, of which concurrencyRecord returns the first.
 func concurrencyRecord(text string) (r ConcurrencyRecord) {
 	first, _, _ := strings.Cut(text, ",")
 	size, per, _ := strings.Cut(first, " per ")
@@ -52,7 +53,7 @@ func concurrencyRecord(text string) (r ConcurrencyRecord) {
 	return r
 }
 
-// ConcurrencyText returns the limit as one text, such as "5 per tenant"; "" where there is none.
+// ConcurrencyText returns the limit as text, such as "5 per tenant"; "" where there is none.
 func (r ConcurrencyRecord) ConcurrencyText() string {
 	if r.Concurrency == nil {
 		return ""
@@ -73,8 +74,8 @@ type KeyRecord struct {
 	KeyPrefix   string `json:"key_prefix"`
 	LastFour    string `json:"last_four"`
 	Environment string `json:"environment"`
-	// Scopes as chosen; EffectiveScopes what the tenant's plan leaves of them now,
-	// included ones spelt out.
+	// Scopes are the scopes as stated. EffectiveScopes are those that the tenant's plan allows
+	// now, with the scopes that they include.
 	Scopes          []string       `json:"scopes"`
 	EffectiveScopes []string       `json:"effective_scopes"`
 	Status          gateway.Status `json:"status"`
@@ -93,44 +94,44 @@ type KeyRecord struct {
 	CreditsLimit *int64          `json:"credits_limit"`
 	Secrets      []SecretRecord  `json:"secrets"`
 	Metadata     json.RawMessage `json:"metadata"`
-	// Version is the record's ETag.
+	// Version is the version for the ETag header.
 	Version int64 `json:"-"`
 }
 
-// SecretRecord is one of the full keys that open a key, as far as it may be shown.
+// SecretRecord is the visible part of one of a key's secrets. A key has several after a rotation.
 type SecretRecord struct {
 	ID        string    `json:"id"`
 	LastFour  string    `json:"last_four"`
 	CreatedAt time.Time `json:"created_at"`
-	// ExpiresAt is when a rotation's grace ends or ended; null for the current one.
+	// ExpiresAt is when the grace of a rotation ends or ended; nil for the current secret.
 	ExpiresAt  *time.Time `json:"expires_at"`
 	LastUsedAt *time.Time `json:"last_used_at"`
 	LastUsedIP *string    `json:"last_used_ip"`
 }
 
-// IssuedKey is a key's record with the full key, which exists nowhere else.
+// IssuedKey is a key's record with the full key, which is never stored.
 type IssuedKey struct {
 	KeyRecord
 	Key string `json:"key"`
 }
 
-// Receipt says where a change holds.
+// Receipt names the nodes that have applied a change to a key.
 type Receipt struct {
-	// ID and Status are the key's.
+	// ID is the key's id, and Status its status after the change.
 	ID     string         `json:"id"`
 	Status gateway.Status `json:"status"`
-	// Confirmed names the nodes that already act by the change.
+	// Confirmed are the nodes that have applied the change.
 	Confirmed []string `json:"confirmed"`
-	// Pending names those that have not said so.
+	// Pending are the nodes that have not confirmed the change.
 	Pending []PendingNode `json:"pending"`
-	// Durable says that the change is stored.
+	// Durable reports whether the change is stored in the database.
 	Durable bool `json:"durable"`
 }
 
 // PendingNode is a node that has not confirmed a change.
 type PendingNode struct {
 	Node string `json:"node"`
-	// StopsBy is when it stops trusting what it holds; null when it can't be told.
+	// StopsBy is when the node stops answering from its own data; nil if that is not known.
 	StopsBy *time.Time `json:"stops_by"`
 }
 
@@ -155,11 +156,12 @@ type CreditsRecord struct {
 // Page is one page of a list.
 type Page[T any] struct {
 	Data []T `json:"data"`
-	// NextCursor brings the next page; null on the last.
+	// NextCursor is the cursor of the next page; nil on the last page.
 	NextCursor *string `json:"next_cursor"`
 }
 
-// CutPage cuts a list, which was asked for with one row more than limit, to a page.
+// CutPage returns a page of at most limit rows. rows must have one row more if there is another
+// page.
 func CutPage[T any](rows []T, limit int, cursor func(T) string) Page[T] {
 	p := Page[T]{Data: rows}
 	if len(rows) > limit {
@@ -202,7 +204,7 @@ func objectOf(m json.RawMessage) json.RawMessage {
 	return m
 }
 
-// tenantRecord reads what a tenant's record shows beyond its row.
+// tenantRecord returns a tenant's record. It reads the number of active keys from the store.
 func (c *Call) tenantRecord(t *gateway.Tenant) (TenantRecord, error) {
 	n, err := c.ActiveKeys(c.Keyspace.Name, t.Slug, c.Now)
 	if err != nil {
@@ -223,7 +225,8 @@ func (c *Call) tenantRecord(t *gateway.Tenant) (TenantRecord, error) {
 	return r, nil
 }
 
-// keyRecord reads what a key's record shows beyond its row. t is the key's tenant.
+// keyRecord returns a key's record. It reads the key's secrets from the store. t is the key's
+// tenant.
 func (c *Call) keyRecord(k *gateway.Key, t *gateway.Tenant) (KeyRecord, error) {
 	secrets, err := c.Secrets(c.Keyspace.Name, k.ID)
 	if err != nil {

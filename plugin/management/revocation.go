@@ -10,26 +10,27 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
-// Revocation is a decision that a key, or all of a tenant's keys, be refused. It holds until a
-// later, explicit decision.
+// Revocation is a decision to reject a key, a secret, a token, or all keys of a tenant. It holds
+// until a later, explicit decision.
 type Revocation struct {
-	// Action is what was done: KeyRevoked and the others.
+	// Action is the kind of decision: KeyRevoked or another of the constants below.
 	Action string
-	// Keyspace and ID name the key, or the tenant by its slug.
-	// A token and a secret are named by their ids.
+	// ID is the id of the key, the secret or the token, or the slug of the tenant, in the keyspace
+	// Keyspace.
 	Keyspace, ID string
-	// Key is the id of the key whose secret it is about; "" for others.
+	// Key is the id of the secret's key; "" if the revocation is not of a secret.
 	Key string
-	// Created is when the tenant was made that it is about: in an older state of the database
-	// another may be given its slug. Zero for others, and where any tenant of that slug is meant.
+	// Created is when the tenant was created. In a restored older database, another tenant may
+	// have the same slug. The zero time stands for any tenant of that slug; other revocations have
+	// it too.
 	Created time.Time
-	// At is when it was decided; of SecretEnded, when the secret ends.
+	// At is the time of the decision. For SecretEnded, it is the time at which the secret ends.
 	At time.Time
-	// Actor is who decided.
+	// Actor made the decision.
 	Actor Actor
 }
 
-// What is decided by a Refusal: the actions of the events that tell of it.
+// These are the actions of a Revocation. The audit event of the decision has the same action.
 const (
 	KeyRevoked      = "key.revoked"
 	KeyDisabled     = "key.disabled"
@@ -39,14 +40,15 @@ const (
 	TokenRevoked    = "token.revoked"
 )
 
-// SecretEnded is the Action of the end that a rotation gave a secret. It is no event's: the
-// rotation's, or where it is written again an update of the key, tells of it.
+// SecretEnded is the action for a secret that a rotation gave an end. No audit event has this
+// action: the decision is in the event of the rotation, or in an update of the key if the decision
+// is replayed.
 const SecretEnded = "secret.ended"
 
-// Reversible says whether a later decision may take it back. All others are for good.
+// Reversible reports whether a later decision may undo r. All others are final.
 func (r Revocation) Reversible() bool { return r.Action == KeyDisabled || r.Action == TenantSuspended }
 
-// Change returns what is to be judged anew because of the refusal, without a number.
+// Change returns the change that makes a node apply r. It has no number yet.
 func (r Revocation) Change() gateway.Change {
 	c := gateway.Change{Kind: gateway.ChangeKey, Keyspace: r.Keyspace, ID: r.ID}
 	switch r.Action {
@@ -60,32 +62,36 @@ func (r Revocation) Change() gateway.Change {
 	return c
 }
 
-// OfflineRevoker is implemented by stores that can hold revocations while the database they
-// stand in front of is away.
+// OfflineRevoker is a Store that can hold revocations while its database is unreachable.
 type OfflineRevoker interface {
 	Store
-	// Revoke holds r, durably, until it is written to the database: look-ups here answer by it
-	// when it returns. ErrNotFound where no such key or tenant is known here. It is for when
-	// Update failed with gateway.ErrStore, and says by that error that nothing is held.
+	// Revoke stores r on this node until it is written to the database. When Revoke returns nil,
+	// look-ups on this node respect r. Revoke returns gateway.ErrNotFound if this node knows no
+	// such key or tenant, and gateway.ErrStore if it holds nothing. Callers use it after Update
+	// failed with gateway.ErrStore.
 	Revoke(ctx context.Context, r Revocation) error
-	// SetReplay sets the function that writes held revocations to the database, once it answers. write is called
-	// with one after the other, and again with those for which it returned an error. SetReplay does not block.
+	// SetReplay sets the function that writes held revocations to the database once it answers.
+	// The store calls write for one revocation at a time, and again if write returned an error.
+	// SetReplay does not block.
 	SetReplay(write func(ctx context.Context, r Revocation) error)
 }
 
-// Accepted is the error of a revocation while the database is unreachable. This gateway rejects the key or the
-// tenant's keys already, as the receipt's Status says, and writes the revocation once the database answers.
+// Accepted is the error of a revocation while the database is unreachable. This node already
+// rejects the key or the tenant's keys, as the receipt's Status says. It writes the revocation
+// once the database answers.
 type Accepted struct{ Receipt Receipt }
 
 func (*Accepted) Error() string {
-	return "The database does not answer: it is refused by this gateway at once, and written when the database is back."
+	return "The database does not answer. This gateway already rejects the key or tenant, and writes the revocation when the database answers again."
 }
 
-// replaying marks the context of a held revocation that is written now: it is not held again.
+// replaying marks the context of a held revocation that is being written, so that the node does
+// not hold it again.
 type replaying struct{}
 
-// revokeOffline holds a revocation that the store could not write because of cause, and returns an
-// *Accepted, or cause where it can't be held. find checks what is to be refused.
+// revokeOffline makes this node hold a revocation that the store could not write because of cause.
+// It returns an *Accepted, or cause if the revocation can't be held. find returns the id, or an
+// error if the revocation is not allowed.
 func (m *Manager) revokeOffline(ctx context.Context, a Actor, keyspace, action string, cause error, find func(*Call) (id string, err error)) error {
 	d, ok := m.store.(OfflineRevoker)
 	if ctx.Value(replaying{}) != nil || !ok || !errors.Is(cause, gateway.ErrStore) || ctx.Err() != nil {
@@ -100,9 +106,9 @@ func (m *Manager) revokeOffline(ctx context.Context, a Actor, keyspace, action s
 	if err == nil {
 		err = d.Revoke(ctx, r)
 	}
-	var refused *Error
+	var rejected *Error
 	switch {
-	case errors.As(err, &refused):
+	case errors.As(err, &rejected):
 		return err
 	case err != nil:
 		return cause
@@ -110,14 +116,15 @@ func (m *Manager) revokeOffline(ctx context.Context, a Actor, keyspace, action s
 	if err := m.engine.Apply(context.WithoutCancel(ctx), []gateway.Change{r.Change()}); err != nil {
 		return errors.Join(cause, err)
 	}
-	m.log.WarnContext(ctx, "refused here while the database does not answer, to be written when it does", "action", r.Action, "keyspace", r.Keyspace, "id", r.ID)
-	// Nobody can have confirmed what is in no sequence yet.
+	m.log.WarnContext(ctx, "the database does not answer: this node holds a revocation, applies it, and writes it when the database answers", "action", r.Action, "keyspace", r.Keyspace, "id", r.ID)
+	// No node can have confirmed a change that has no number. The largest number makes Confirm
+	// list all nodes as pending.
 	h := &Accepted{receipt(KeyRecord{ID: r.ID, Status: acceptedStatus[r.Action]}, m.engine.Confirm(ctx, r.Keyspace, math.MaxInt64, 0))}
 	h.Receipt.Durable = false
 	return h
 }
 
-// acceptedStatus is what a receipt says of what was refused.
+// acceptedStatus is the Status in the receipt of a held revocation, by action.
 var acceptedStatus = map[string]gateway.Status{
 	KeyRevoked: gateway.StatusRevoked, KeyDisabled: gateway.StatusDisabled, KeyDeleted: "deleted",
 	TenantSuspended: "suspended", TenantDeleted: "deleted",
@@ -145,8 +152,9 @@ func (m *Manager) revokeTenantOffline(ctx context.Context, a Actor, keyspace, sl
 	})
 }
 
-// Replay writes a refusal that was decided before, with its event, as it would have been
-// written then. What holds already, or is about what is not there any more, is no error.
+// Replay writes a revocation that was decided before, with the audit event that it would have had
+// then. A revocation that is already in effect, or whose key or tenant no longer exists, is no
+// error.
 func (m *Manager) Replay(ctx context.Context, r Revocation) (err error) {
 	ctx = context.WithValue(WithWait(ctx, 0), replaying{}, true)
 	switch r.Action {
@@ -165,15 +173,16 @@ func (m *Manager) Replay(ctx context.Context, r Revocation) (err error) {
 	case SecretEnded:
 		err = m.endSecret(ctx, r)
 	}
-	var refused *Error
-	if errors.As(err, &refused) {
-		// Not found, or revoked already: there is nothing left to refuse.
+	var rejected *Error
+	if errors.As(err, &rejected) {
+		// The key or tenant does not exist any more, or is already revoked, so nothing is left to
+		// do.
 		return nil
 	}
 	return err
 }
 
-// endSecret has a secret end when a rotation said, which the database has lost.
+// endSecret gives a secret the end that a rotation decided and that the database has lost.
 func (m *Manager) endSecret(ctx context.Context, r Revocation) error {
 	return m.Write(ctx, r.Actor, r.Keyspace, func(c *Call) error {
 		k, t, err := c.FindKey(r.Key, true)

@@ -8,27 +8,29 @@ import (
 	"github.com/keygate-dev/keygate/plugin/gateway"
 )
 
-// Records, audit events and webhooks are read by many. So no text that a caller states may hold a key.
+// Many people read records, audit events and webhooks. So no text of a caller may hold a key.
 
-// WithoutSecrets returns s without the keyspace's keys and management tokens; s itself where there is none.
+// WithoutSecrets returns s with the keyspace's keys and the management tokens removed. It returns
+// s itself where there are none.
 func WithoutSecrets(ks *gateway.Keyspace, s string) string {
 	return CleanTokens(ks.Grammar.Clean(s))
 }
 
-// HoldsSecret reports whether s holds a key of the keyspace or a management token, or most of one.
+// HoldsSecret reports whether s holds a key of the keyspace or a management token, or a large part
+// of one.
 func HoldsSecret(ks *gateway.Keyspace, s string) bool { return WithoutSecrets(ks, s) != s }
 
-// secretText says what is wrong with a field that holds a secret.
-const secretText = "must not hold an API key or a management token; name it by its id or by what of it is shown"
+// secretText is the fault of a field that holds a secret.
+const secretText = "must not hold an API key or a management token; name it by its id or its visible prefix"
 
-// CheckSecret notes a text that holds a secret.
+// CheckSecret records a fault if s holds a secret.
 func (c *Call) CheckSecret(f *Faults, field, s string) {
 	if HoldsSecret(c.Keyspace, s) {
 		f.Invalid(field, secretText)
 	}
 }
 
-// checkEvent refuses a change of which the event would hold a secret.
+// checkEvent returns an error if the call's event holds a secret.
 func (c *Call) checkEvent() error {
 	var f Faults
 	for _, name := range slices.Sorted(maps.Keys(c.Event.After)) {

@@ -13,7 +13,8 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/events"
 )
 
-// FindTenant reads a tenant that exists for the actor, and locks it where it will be written.
+// FindTenant returns a tenant that exists for the actor. With lock it locks the tenant until the
+// transaction ends.
 func (c *Call) FindTenant(slug string, lock bool) (*gateway.Tenant, error) {
 	const what = "tenant"
 	if !ValidSlug(slug) {
@@ -34,7 +35,7 @@ func (c *Call) FindTenant(slug string, lock bool) (*gateway.Tenant, error) {
 	return &copied, nil
 }
 
-// tenantFields is what events show of a tenant.
+// tenantFields returns the fields of a tenant that audit events show.
 func tenantFields(t *gateway.Tenant) audit.Fields {
 	concurrency := concurrencyRecord(t.Concurrency)
 	return audit.Fields{
@@ -44,7 +45,8 @@ func tenantFields(t *gateway.Tenant) audit.Fields {
 	}
 }
 
-// CreateTenant makes a tenant. 409 slug_taken where the slug was ever given.
+// CreateTenant creates a tenant. It returns 409 slug_taken if a tenant has the slug, or a deleted
+// tenant had it.
 func (m *Manager) CreateTenant(ctx context.Context, a Actor, keyspace, slug string, in TenantFields) (r TenantRecord, err error) {
 	err = m.Write(ctx, a, keyspace, func(c *Call) error {
 		r, err = c.CreateTenant(slug, in)
@@ -53,7 +55,8 @@ func (m *Manager) CreateTenant(ctx context.Context, a Actor, keyspace, slug stri
 	return r, err
 }
 
-// PutTenant makes the tenant, or changes it as UpdateTenant does. created says which.
+// PutTenant creates a tenant, or changes it as UpdateTenant does. created reports whether it was
+// created.
 func (m *Manager) PutTenant(ctx context.Context, a Actor, keyspace, slug string, in TenantFields, match Match) (r TenantRecord, created bool, err error) {
 	_, err = m.Tenant(ctx, a, keyspace, slug)
 	if !IsNotFound(err) || !a.Sees(slug) {
@@ -70,7 +73,8 @@ func (m *Manager) PutTenant(ctx context.Context, a Actor, keyspace, slug string,
 	if !errors.As(err, &taken) || taken.Code != CodeSlugTaken {
 		return r, err == nil, err
 	}
-	// Another caller made it since we looked; or it was deleted, then the refusal stands.
+	// Another caller has created the tenant since the look-up. If the tenant was deleted, the slug
+	// stays taken.
 	r, again := m.UpdateTenant(ctx, a, keyspace, slug, in, match)
 	if IsNotFound(again) {
 		return r, false, err
@@ -79,7 +83,7 @@ func (m *Manager) PutTenant(ctx context.Context, a Actor, keyspace, slug string,
 }
 
 func (c *Call) CreateTenant(slug string, in TenantFields) (TenantRecord, error) {
-	// First of all: whether a slug is taken tells of other tenants.
+	// The actor is checked first, since the error for a taken slug reveals other tenants.
 	if err := c.Actor.RequireOperator("make tenants"); err != nil {
 		return TenantRecord{}, err
 	}
@@ -130,7 +134,7 @@ func slugTaken(slug string) *Error {
 	return Reject(http.StatusConflict, CodeSlugTaken, "There is already a tenant %q (slugs differ without regard to case).", slug)
 }
 
-// applyTenant writes the fields that are set into t, but the balance.
+// applyTenant writes the present fields of in to t, except the balance, and records their faults.
 func (c *Call) applyTenant(f *Faults, t *gateway.Tenant, in TenantFields) {
 	if in.Name.Set {
 		t.Name = t.Slug
@@ -166,8 +170,9 @@ func (c *Call) applyTenant(f *Faults, t *gateway.Tenant, in TenantFields) {
 	applyOverrides(f, &t.Overrides, in.Rate, in.Quota, in.Concurrency, false)
 }
 
-// UpdateTenant changes the fields that are set. Suspending and activating are changes
-// of Active. *Held where a suspension, alone, holds here and is to be written yet.
+// UpdateTenant changes the fields that are present. Active suspends or activates the tenant.
+// UpdateTenant returns an *Accepted if the database is unreachable and this node holds a
+// suspension, which must be the only change.
 func (m *Manager) UpdateTenant(ctx context.Context, a Actor, keyspace, slug string, in TenantFields, match Match) (r TenantRecord, err error) {
 	update := func() error {
 		return m.Write(ctx, a, keyspace, func(c *Call) error {
@@ -239,12 +244,13 @@ func (c *Call) updateTenant(slug string, in TenantFields, match Match) (TenantRe
 	return c.tenantRecord(t)
 }
 
-// SuspendTenant refuses all of a tenant's keys until ActivateTenant; nothing is lost.
+// SuspendTenant makes this and every other node reject all keys of a tenant until ActivateTenant.
+// No data is lost.
 func (m *Manager) SuspendTenant(ctx context.Context, a Actor, keyspace, slug string) (TenantRecord, error) {
 	return m.UpdateTenant(ctx, a, keyspace, slug, TenantFields{Active: Some(false)}, nil)
 }
 
-// ActivateTenant ends a suspension: every key is as it was.
+// ActivateTenant ends a suspension. The tenant's keys have the same state as before it.
 func (m *Manager) ActivateTenant(ctx context.Context, a Actor, keyspace, slug string) (TenantRecord, error) {
 	return m.UpdateTenant(ctx, a, keyspace, slug, TenantFields{Active: Some(true)}, nil)
 }
@@ -262,7 +268,7 @@ func (m *Manager) Tenant(ctx context.Context, a Actor, keyspace, slug string) (r
 	return r, err
 }
 
-// FormerTenant is FormerKey for a tenant.
+// FormerTenant is Tenant, and returns a deleted tenant too.
 func (m *Manager) FormerTenant(ctx context.Context, a Actor, keyspace, slug string) (t *gateway.Tenant, err error) {
 	const what = "tenant"
 	if !ValidSlug(slug) {
@@ -280,14 +286,14 @@ func (m *Manager) FormerTenant(ctx context.Context, a Actor, keyspace, slug stri
 	return t, err
 }
 
-// TenantFilter selects tenants, by slug ascending.
+// TenantFilter selects tenants in the order of their slugs.
 type TenantFilter struct {
-	// Plan is "" for all.
+	// Plan selects the tenants of a plan; "" selects all.
 	Plan string
 	PageQuery
 }
 
-// Tenants lists tenants.
+// Tenants returns a page of tenants.
 func (m *Manager) Tenants(ctx context.Context, a Actor, keyspace string, q TenantFilter) (Page[TenantRecord], error) {
 	limit, last, err := q.After("t")
 	if err != nil {
@@ -299,7 +305,7 @@ func (m *Manager) Tenants(ctx context.Context, a Actor, keyspace string, q Tenan
 		var rows []*gateway.Tenant
 		var err error
 		if a.Tenant != "" {
-			// One row at the most, whatever the filter: the page has no next.
+			// An actor of one tenant gets at most one row, so there is no next page.
 			t, err := c.FindTenant(a.Tenant, false)
 			if err == nil && (q.Plan == "" || q.Plan == t.Plan) && last == "" {
 				rows = append(rows, t)
@@ -321,15 +327,15 @@ func (m *Manager) Tenants(ctx context.Context, a Actor, keyspace string, q Tenan
 	return CutPage(out, limit, func(r TenantRecord) string { return CursorOf("t", r.Slug) }), err
 }
 
-// DeleteTenant deletes a tenant and frees nothing: its slug is never given again. 409
-// tenant_has_keys while it has keys that are not revoked, unless withKeys, which
-// deletes them all. *Held where that holds here and is to be written yet.
+// DeleteTenant deletes a tenant. Its slug can't be used again. With withKeys, DeleteTenant deletes
+// the tenant's keys too. Otherwise it returns 409 tenant_has_keys while a key is not revoked. It
+// returns an *Accepted if the database is unreachable and this node holds the deletion.
 func (m *Manager) DeleteTenant(ctx context.Context, a Actor, keyspace, slug string, withKeys bool, match Match) error {
 	err := m.withSettledCredits(ctx, a, keyspace, slug, func() error {
 		return m.Write(ctx, a, keyspace, func(c *Call) error { return c.deleteTenant(slug, withKeys, false, match) })
 	})
 	if err != nil && match == nil && withKeys {
-		// Without, it can't be told now whether there are any.
+		// Without withKeys the deletion depends on the tenant's keys, which can't be read now.
 		return m.revokeTenantOffline(ctx, a, keyspace, slug, TenantDeleted, err)
 	}
 	return err
@@ -378,7 +384,7 @@ func (c *Call) deleteTenant(slug string, withKeys, erase bool, match Match) erro
 	}
 	before := tenantFields(t)
 	before["keys"] = len(keys)
-	// Only the slug remains, so that it is not given again.
+	// The row stays with its slug, so that the slug is not used again.
 	t.Name, t.Metadata, t.Overrides, t.Active = "", nil, gateway.Overrides{}, false
 	t.UpdatedAt, t.DeletedAt = c.Now, c.Now
 	if err := c.Tx.UpdateTenant(t); err != nil {
@@ -392,10 +398,10 @@ func (c *Call) deleteTenant(slug string, withKeys, erase bool, match Match) erro
 	return nil
 }
 
-// EraseTenant is DeleteTenant, and forgets the tenant's people: who acted on it and from
-// where, names, descriptions and metadata, the ledger's references, addresses and last requests. What
-// was counted and done stays, and the audit chain still verifies; that it was erased, and by whom, is its last
-// event. A tenant that is deleted already can be erased afterwards.
+// EraseTenant is DeleteTenant, and erases the tenant's personal data: who changed its records and
+// from which address, names, descriptions and metadata, the references of the ledger, and the last
+// requests. Counts and the kinds of changes stay, and the audit chain stays valid. The last audit
+// event says who erased the tenant. A deleted tenant can be erased later.
 func (m *Manager) EraseTenant(ctx context.Context, a Actor, keyspace, slug string, withKeys bool, match Match) error {
 	err := m.withSettledCredits(ctx, a, keyspace, slug, func() error {
 		return m.Write(ctx, a, keyspace, func(c *Call) error { return c.deleteTenant(slug, withKeys, true, match) })
@@ -412,7 +418,7 @@ func (m *Manager) EraseTenant(ctx context.Context, a Actor, keyspace, slug strin
 			return OrNotFound(err, "tenant")
 		}
 		if t.DeletedAt.IsZero() {
-			return ErrPrecondition // it was made between the two
+			return ErrPrecondition // Another caller has created the tenant between the two transactions.
 		}
 		if !match.Matches(t.Version) {
 			return ErrPrecondition
@@ -422,8 +428,8 @@ func (m *Manager) EraseTenant(ctx context.Context, a Actor, keyspace, slug strin
 	})
 }
 
-// erasePersonal forgets the people of a deleted tenant, and takes out of the event that says
-// so what would tell of them again.
+// erasePersonal erases the personal data of a deleted tenant, and removes it from the call's own
+// event too.
 func (c *Call) erasePersonal(t *gateway.Tenant) error {
 	c.Event.Before.DeletePersonal()
 	c.Event.After = audit.Fields{"erased": true}

@@ -12,7 +12,7 @@ import (
 	"github.com/keygate-dev/keygate/plugin/management/audit"
 )
 
-// AllScopes is the scope that stands for every other.
+// AllScopes is the scope that includes every other.
 const AllScopes = "*"
 
 // Token is a management token as stored.
@@ -20,17 +20,18 @@ type Token struct {
 	ID       string
 	Keyspace string
 	Name     string
-	// Scopes as chosen, in the order of TokenScopes.
+	// Scopes are the scopes as stated, in the order of auth.TokenScopes.
 	Scopes []string
-	// Tenant is the slug of the one tenant it sees; "" for all of the keyspace's.
+	// Tenant is the slug of the only tenant that exists for the token; "" for all tenants of the
+	// keyspace.
 	Tenant string
-	// Digest and Algorithm as a key's secret has them.
+	// Digest and Algorithm are those of the full token, as in a key's secret.
 	Digest           []byte
 	Algorithm        apikey.Algorithm
 	Prefix, LastFour string
 	CreatedAt        time.Time
 	CreatedBy        string
-	// CreatedByToken is the id of the token that made it; "" where none did.
+	// CreatedByToken is the id of the token that issued this one; "" for none.
 	CreatedByToken string
 	// ExpiresAt, LastUsedAt and RevokedAt are zero for never.
 	ExpiresAt  time.Time
@@ -49,7 +50,7 @@ func (t *Token) StatusAt(now time.Time) gateway.Status {
 	return gateway.StatusActive
 }
 
-// TokenFieldsOf is what events show of a token.
+// TokenFieldsOf returns the fields of a token that audit events show.
 func TokenFieldsOf(t *Token) audit.Fields {
 	return audit.Fields{
 		"name": t.Name, "scopes": OrEmpty(t.Scopes), "tenant": OrNull(t.Tenant), "expires_at": TimeOrNull(t.ExpiresAt),
@@ -58,14 +59,14 @@ func TokenFieldsOf(t *Token) audit.Fields {
 	}
 }
 
-// HasScope reports whether a token with these scopes may do what needs scope.
+// HasScope reports whether scopes include scope.
 func HasScope(scopes []string, scope string) bool {
 	return slices.Contains(scopes, scope) || slices.Contains(scopes, AllScopes)
 }
 
-// Issuer returns the token that the actor acts by, nil where it is none, and keeps it
-// from being revoked before the transaction ends. Of who is bounded otherwise it is one with
-// those bounds.
+// Issuer returns the actor's token, and locks it, so that it is not revoked before the transaction
+// ends. For an actor with Scopes it returns a token with those scopes. It returns nil for an actor
+// without bounds.
 func (c *Call) Issuer() (*Token, error) {
 	if c.Actor.Scopes != nil {
 		return &Token{Scopes: c.Actor.Scopes, Tenant: c.Actor.Tenant}, nil
@@ -83,11 +84,11 @@ func (c *Call) Issuer() (*Token, error) {
 	return t, t.RejectedAt(c.Now)
 }
 
-// needScope refuses, with 403, to do what takes a scope that the token lacks by which the actor acts. field is the
-// one that asks for it.
+// needScope returns 403 if the actor's token lacks the scope. field is the field of the request
+// that needs the scope, and doing says what it is for.
 func (c *Call) needScope(scope, field, doing string) error {
-	maker, err := c.Issuer()
-	if maker == nil || err != nil || HasScope(maker.Scopes, scope) {
+	issuer, err := c.Issuer()
+	if issuer == nil || err != nil || HasScope(issuer.Scopes, scope) {
 		return err
 	}
 	return &Error{
@@ -97,23 +98,23 @@ func (c *Call) needScope(scope, field, doing string) error {
 	}
 }
 
-// CheckMayEnd refuses, with 403, to end a token or a session with scopes that the token lacks by which the actor acts: a
-// token has no power over what it could not have made.
+// CheckMayEnd returns 403 if the actor's token lacks one of scopes, which are those of a token or
+// a session to be ended. A token ends only what it could have issued.
 func (c *Call) CheckMayEnd(scopes []string) error {
-	maker, err := c.Issuer()
-	if maker == nil || err != nil {
+	issuer, err := c.Issuer()
+	if issuer == nil || err != nil {
 		return err
 	}
 	for _, s := range scopes {
-		if !HasScope(maker.Scopes, s) {
+		if !HasScope(issuer.Scopes, s) {
 			return Reject(http.StatusForbidden, CodeInsufficientScope, "The token lacks the scope %s, which the one to be ended has. A token ends only what it could have made.", s)
 		}
 	}
 	return nil
 }
 
-// RevokeToken ends a token for good, and with it all that it made: each is refused from
-// when this returns. Revoking a revoked token changes nothing and is no error.
+// RevokeToken revokes a token and all tokens that it issued, for good. When it returns, this node
+// rejects each of them. Revoking a revoked token changes nothing and is no error.
 func (m *Manager) RevokeToken(ctx context.Context, a Actor, keyspace, id string) error {
 	return m.Write(ctx, a, keyspace, func(c *Call) error {
 		t, err := c.FindToken(id)
@@ -130,7 +131,7 @@ func (m *Manager) RevokeToken(ctx context.Context, a Actor, keyspace, id string)
 			return err
 		}
 		for _, t := range ended {
-			// An event for each, so that a tenant's own audit tells of its tokens.
+			// Each token has its own event, so that a tenant's audit events include its tokens.
 			if c.Event != nil {
 				if err := c.AppendEvent(); err != nil {
 					return err
@@ -149,7 +150,7 @@ func (m *Manager) RevokeToken(ctx context.Context, a Actor, keyspace, id string)
 	})
 }
 
-// FindToken reads a token that exists for the actor.
+// FindToken returns a token that exists for the actor.
 func (c *Call) FindToken(id string) (*Token, error) {
 	const what = "token"
 	if !HasIDForm(id, TokenIDPrefix) {
@@ -165,7 +166,7 @@ func (c *Call) FindToken(id string) (*Token, error) {
 	return t, nil
 }
 
-// RejectedAt returns why the token gives nothing, nil while it does.
+// RejectedAt returns the reason why the token is not accepted; nil if it is accepted.
 func (t *Token) RejectedAt(now time.Time) error {
 	switch t.StatusAt(now) {
 	case gateway.StatusRevoked:
@@ -176,14 +177,15 @@ func (t *Token) RejectedAt(now time.Time) error {
 	return nil
 }
 
-// Codes of rejected management tokens.
+// These are the codes of errors for management tokens.
 const (
 	CodeMissingToken = "missing_token"
 	CodeInvalidToken = "invalid_token"
 )
 
-// ErrMalformedToken says that a text is no management token, ErrUnknownToken that one
-// has the shape of a token and is none: only the latter may be a guess.
+// ErrMalformedToken rejects a text that does not have the shape of a management token.
+// ErrUnknownToken rejects a text that has the shape: only this one may be an attempt to guess a
+// token.
 var (
 	ErrMalformedToken = Reject(http.StatusUnauthorized, CodeInvalidToken, "This is not a management token: those begin with kgm_ and end in a checksum.")
 	ErrUnknownToken   = Reject(http.StatusUnauthorized, CodeInvalidToken, "There is no such management token.")
@@ -200,11 +202,12 @@ var TokenGrammar = func() *apikey.Grammar {
 	return g
 }()
 
-// CleanTokens returns s with every management token in it, whole or truncated, written as
-// its shown prefix and "…"; s itself where there is none. See apikey.Grammar.Clean.
+// CleanTokens returns s with every management token in it, whole or truncated, replaced by its
+// visible prefix and "…". It returns s itself where there is none. See apikey.Grammar.Clean.
 func CleanTokens(s string) string { return TokenGrammar.Clean(s) }
 
-// TokenCleaner returns what CleanTokens cleans by, to be joined with that of keys.
+// TokenCleaner returns the Cleaner of management tokens, which can be joined with that of a
+// keyspace's keys.
 func TokenCleaner() *apikey.Cleaner { return tokenCleaner }
 
 var tokenCleaner = apikey.NewCleaner(TokenGrammar)
