@@ -116,13 +116,13 @@ func TestUnreachable(t *testing.T) {
 		t.Fatal(err)
 	}
 	pg.Kill()
-	for what, err := range map[string]error{
+	for call, err := range map[string]error{
 		"Ping":   s.Ping(timeoutCtx(t)),
 		"Update": s.Update(timeoutCtx(t), func(management.Tx) error { return nil }),
 		"View":   s.View(timeoutCtx(t), func(management.Tx) error { return nil }),
 	} {
 		if !errors.Is(err, gateway.ErrStore) || !strings.Contains(fmt.Sprint(err), pg.Addr()) || strings.Contains(fmt.Sprint(err), "the-password") {
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("%s: %v", call, err)
 		}
 	}
 	late := openPostgres(t, address) // a store that never reached the server
@@ -160,11 +160,11 @@ func TestCommitConnectionBreaks(t *testing.T) {
 			}()
 			return tx.InsertTenant(&gateway.Tenant{Keyspace: ks, Slug: slug})
 		})
-		there := false
+		found := false
 		testkit.Eventually(t, "the store answers", func() bool {
 			return s.View(timeoutCtx(t), func(tx management.Tx) error {
 				_, err := tx.Tenant(ks, slug)
-				there = err == nil
+				found = err == nil
 				if errors.Is(err, gateway.ErrNotFound) {
 					err = nil
 				}
@@ -173,10 +173,10 @@ func TestCommitConnectionBreaks(t *testing.T) {
 		})
 		// Update may try again. If the first commit happened, the second attempt would find the
 		// slug taken and return an error.
-		if (err == nil) != there {
-			t.Errorf("attempt %d: the error is %v, but whether the row is there: %v", i, err, there)
+		if (err == nil) != found {
+			t.Errorf("attempt %d: the error is %v, but whether the row is there: %v", i, err, found)
 		}
-		if there {
+		if found {
 			happened++
 			longest = longest * 9 / 10
 		} else {

@@ -129,7 +129,7 @@ func (p *database) prune() {
 			return
 		}
 		if err := p.pruneChanges(ctx, time.Now().Add(-changeRetention)); err != nil && ctx.Err() == nil {
-			p.s.Log().Warn("old changes could not be deleted from the database; trying again within 90 minutes", "error", err)
+			p.s.Log().Warn("old entries of the change sequence could not be deleted from the database; trying again within 90 minutes", "error", err)
 		}
 	}
 }

@@ -229,7 +229,7 @@ func (p *database) migrate(ctx context.Context) (id string, err error) {
 		return "", err
 	}
 	if applied > 0 {
-		p.s.Log().Info("database migrated", "path", p.s.Identity(), "migrations", applied)
+		p.s.Log().Info("the schema of the database was migrated", "path", p.s.Identity(), "migrations", applied)
 	}
 	err = p.write.QueryRowContext(ctx, `SELECT value FROM meta WHERE name = 'store_id'`).Scan(&id)
 	return id, err

@@ -145,7 +145,7 @@ func (r *Replica) publish(ctx context.Context, revocation management.Revocation)
 		r.log.Warn("revocations made while the database is unreachable can't be published to the other nodes; retrying until the database has them", "error", err)
 	}
 	if err == nil && r.publishFailures.Swap(0) > 1 {
-		r.log.Info("revocations made here are published to the other nodes again")
+		r.log.Info("revocations made on this node are published to the other nodes again")
 	}
 	return err == nil
 }
@@ -250,7 +250,7 @@ func (r *Replica) receive(ctx context.Context, cluster ClusterID, list []managem
 		return nil
 	}
 	if err := r.storeReceived(ctx, list); err != nil {
-		return fmt.Errorf("a revocation of another node could not be stored here: %w", err)
+		return fmt.Errorf("a revocation of another node could not be stored on this node: %w", err)
 	}
 	for _, revocation := range list {
 		r.addUnsequenced(revocation.Change())

@@ -150,12 +150,12 @@ var tenantDeletedAt = replication.TenantRows.Column("deleted_at")
 
 // applyRows writes the rows of a delta to the copy.
 func applyRows(t *sqlstore.Tx, d *replication.Delta) error {
-	for _, of := range []struct {
+	for _, part := range []struct {
 		table *replication.Table
 		rows  []replication.Row
 	}{{replication.TenantRows, d.Tenants}, {replication.KeyRows, d.Keys}, {replication.TokenRows, d.Tokens}, {replication.PepperRows, d.Peppers}} {
-		for _, row := range of.rows {
-			if _, err := t.Exec(of.table.Upsert(), row...); err != nil {
+		for _, row := range part.rows {
+			if _, err := t.Exec(part.table.Upsert(), row...); err != nil {
 				return err
 			}
 		}

@@ -84,7 +84,7 @@ func reapplyRevocations(t *sqlstore.Tx, d *replication.Delta) error {
 	if err := t.Row(`SELECT EXISTS (SELECT 1 FROM refused)`, nil, &some); err != nil || !some {
 		return err
 	}
-	for _, of := range []struct {
+	for _, part := range []struct {
 		rows         []replication.Row
 		keyspace, id int
 	}{
@@ -93,8 +93,8 @@ func reapplyRevocations(t *sqlstore.Tx, d *replication.Delta) error {
 		{d.Secrets, replication.SecretRows.Column("keyspace"), replication.SecretRows.Column("id")},
 		{d.Tokens, replication.TokenRows.Column("keyspace"), replication.TokenRows.Column("id")},
 	} {
-		for _, row := range of.rows {
-			list, err := replication.SelectRevocations(t, `WHERE about = $1 AND keyspace = $2`, row[of.id], row[of.keyspace])
+		for _, row := range part.rows {
+			list, err := replication.SelectRevocations(t, `WHERE about = $1 AND keyspace = $2`, row[part.id], row[part.keyspace])
 			if err != nil {
 				return err
 			}

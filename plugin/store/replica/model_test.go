@@ -194,11 +194,11 @@ func (m *model) pass() {
 	}
 	m.waitSynced()
 	ctx := ctxOf(m.t)
-	has := map[string]bool{}
+	owned := map[string]bool{}
 	if err := m.primary.Store.View(ctx, func(tx management.Tx) error {
 		list, err := tx.Keys(management.KeyQuery{Keyspace: ks, Tenant: passing, Now: time.Now()})
 		for _, k := range list {
-			has[k.ID] = true
+			owned[k.ID] = true
 		}
 		return err
 	}); err != nil {
@@ -207,7 +207,7 @@ func (m *model) pass() {
 	err := m.DeleteTenant(ctx, ada, ks, passing, true, nil)
 	m.record("deleted %s: %v", passing, err)
 	for _, k := range m.keys {
-		if has[k.id] {
+		if owned[k.id] {
 			k.certain = false
 			if err == nil {
 				k.revoked, k.final = true, true

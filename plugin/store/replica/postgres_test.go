@@ -238,8 +238,8 @@ func TestPostgresRewinds(t *testing.T) {
 	n.waitSynced()
 	fulls := map[string]string{}
 	ids := map[string]string{}
-	for _, what := range []string{"active", "revoked", "disabled", "deleted", "rotated"} {
-		ids[what], fulls[what] = n.key("a")
+	for _, name := range []string{"active", "revoked", "disabled", "deleted", "rotated"} {
+		ids[name], fulls[name] = n.key("a")
 	}
 	_, fulls["suspended"] = n.key("b")
 	n.waitSynced()
@@ -265,9 +265,9 @@ func TestPostgresRewinds(t *testing.T) {
 	n.waitSynced()
 	expectRejected := func() {
 		t.Helper()
-		for what, full := range fulls {
-			if got := n.reasonFor(full); got == gateway.Allowed && what != "active" {
-				t.Fatalf("a %s key is accepted", what)
+		for name, full := range fulls {
+			if got := n.reasonFor(full); got == gateway.Allowed && name != "active" {
+				t.Fatalf("a %s key is accepted", name)
 			}
 		}
 	}
@@ -281,9 +281,9 @@ func TestPostgresRewinds(t *testing.T) {
 	n.want(fulls["active"], gateway.Allowed)
 	// A node without a copy sees the same, since the revocations were written to the primary.
 	other := newNodeOn(t, "", postgresPrimary(t, b.url))
-	for what, full := range fulls {
-		if got := other.reasonFor(full); (got == gateway.Allowed) != (what == "active") {
-			t.Errorf("on a node without a former copy the %s key is %v", what, got)
+	for name, full := range fulls {
+		if got := other.reasonFor(full); (got == gateway.Allowed) != (name == "active") {
+			t.Errorf("on a node without a former copy the %s key is %v", name, got)
 		}
 	}
 }

@@ -49,7 +49,7 @@ func (r *Replica) rebuild(ctx context.Context) error {
 	if err := r.buildCopy(ctx); err != nil {
 		r.copiedRows.Store(-1)
 		if ctx.Err() == nil {
-			r.log.Error("the replica could not be made: look-ups go to the database; retrying", "file", r.file, "error", err)
+			r.log.Error("the replica could not be made: keys are looked up in the database; retrying", "file", r.file, "error", err)
 		}
 		return err
 	}
@@ -242,7 +242,7 @@ func (r *Replica) buildCopy(ctx context.Context) (err error) {
 		return err
 	}
 	r.refreshClusterID(ctx, r.view.Load().copy)
-	r.log.Info("the replica was made; look-ups use it", "file", r.file, "rows", r.copiedRows.Swap(-1), "took", time.Since(began).Round(time.Millisecond))
+	r.log.Info("the replica was made; keys are looked up in it from now on", "file", r.file, "rows", r.copiedRows.Swap(-1), "took", time.Since(began).Round(time.Millisecond))
 	return r.activateCopy(ctx)
 }
 

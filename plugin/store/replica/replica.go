@@ -199,7 +199,7 @@ func Open(ctx context.Context, o Options) (_ *Replica, err error) {
 			return nil, err
 		}
 	case errors.Is(err, ErrNoCopy):
-		r.log.Info("there is no usable replica: look-ups go to the database until one is made", "file", o.File, "reason", err)
+		r.log.Info("there is no usable replica: keys are looked up in the database until one is made", "file", o.File, "reason", err)
 		r.view.Store(&activeView{passThrough: true})
 	default:
 		return nil, err

@@ -88,7 +88,7 @@ func (r *Replica) catchUp(ctx context.Context) error {
 		cancel()
 		switch {
 		case errors.Is(err, replication.ErrRewound), errors.Is(err, replication.ErrPruned):
-			r.log.Warn("the database is not a later state of the replica: look-ups go to the database until a new replica is made", "file", r.file, "reason", err)
+			r.log.Warn("the database is not a later state of the replica: keys are looked up in the database until a new replica is made", "file", r.file, "reason", err)
 			r.setView(&activeView{copy: s.copy, passThrough: true})
 			return nil
 		case err != nil:
@@ -137,7 +137,7 @@ func (r *Replica) setView(s *activeView) {
 // primary holds all that were delivered.
 func (r *Replica) discardDamaged(s *activeView, err error) {
 	if r.view.CompareAndSwap(s, &activeView{passThrough: true}) {
-		r.log.Error("the replica is damaged: look-ups go to the database until a new one is made", "file", r.file, "error", err)
+		r.log.Error("the replica is damaged: keys are looked up in the database until a new one is made", "file", r.file, "error", err)
 		r.generation.Add(1)
 		r.discardedMu.Lock()
 		r.discarded = append(r.discarded, s.copy)
@@ -165,7 +165,7 @@ func (r *Replica) markUnreachable(ctx context.Context, err error) {
 func (r *Replica) markReachable() {
 	r.availability.begin()
 	if r.unreachable.Swap(nil) != nil {
-		r.log.Info("the database answers again")
+		r.log.Info("the database answers again; all changes are accepted")
 	}
 }
 

@@ -27,7 +27,7 @@ func TestRevokedWhileUnreachable(t *testing.T) {
 	n.waitSynced()
 	n.down.Store(true)
 	ctx := ctxOf(t)
-	for what, f := range map[string]func() error{
+	for name, f := range map[string]func() error{
 		"revoked": func() error {
 			r, err := n.RevokeKey(ctx, ada, ks, revoked.id)
 			if err == nil && (r.Durable || r.Status != gateway.StatusRevoked) {
@@ -41,7 +41,7 @@ func TestRevokedWhileUnreachable(t *testing.T) {
 		"gone":      func() error { return n.DeleteTenant(ctx, ada, ks, "c", true, nil) },
 	} {
 		if err := f(); !acknowledged(err) {
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 	if _, err := n.RevokeKey(ctx, ada, ks, "key_00000000000000000000000000"); err == nil || errors.Is(err, gateway.ErrStore) {

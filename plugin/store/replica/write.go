@@ -173,7 +173,7 @@ func (r *Replica) SavePeppers(ctx context.Context, checks map[string]string) err
 func (r *Replica) WriteFlush(ctx context.Context, node string, f *gateway.Flush) error {
 	if s := r.view.Load(); s.copy != nil && len(f.Usage) > 0 {
 		if err := s.copy.WriteFlush(ctx, node, &gateway.Flush{At: f.At, Usage: f.Usage}); err != nil && s == r.view.Load() {
-			r.log.Warn("counts of quotas could not be written to the replica; they are missing here while the database is unreachable", "error", err)
+			r.log.Warn("counts of quotas could not be written to the replica; they are missing on this node while the database is unreachable", "error", err)
 		}
 	}
 	return r.onPrimary(func() error { return r.primary.WriteFlush(ctx, node, f) })

@@ -365,14 +365,14 @@ func (b *Broadcaster) read(ctx context.Context, client rueidis.Client, stream, f
 
 // removeRetracted removes up to readBatch retracted entries from the stream.
 func (b *Broadcaster) removeRetracted(ctx context.Context, client rueidis.Client, cluster replica.ClusterID) error {
-	gone := map[*entry]entryKey{}
+	removed := map[*entry]entryKey{}
 	var ids []string
 	b.mu.Lock()
 	for e, k := range b.retracted {
 		if len(ids) >= readBatch {
 			break
 		}
-		gone[e] = k
+		removed[e] = k
 		ids = slices.AppendSeq(ids, maps.Keys(e.ids))
 	}
 	b.mu.Unlock()
@@ -386,7 +386,7 @@ func (b *Broadcaster) removeRetracted(ctx context.Context, client rueidis.Client
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for e, k := range gone {
+	for e, k := range removed {
 		delete(b.retracted, e)
 		b.remove(k, e)
 	}

@@ -269,9 +269,9 @@ func outagesOf(t *testing.T, kind testserver.RedisKind) {
 		publish(t, a, r)
 		return r
 	}
-	expectReceived := func(what string, r management.Revocation) {
+	expectReceived := func(event string, r management.Revocation) {
 		t.Helper()
-		testkit.Eventually(t, what, func() bool { return l.times(r) > 0 })
+		testkit.Eventually(t, event, func() bool { return l.times(r) > 0 })
 	}
 	expectReceived("the first", publishNext())
 	proxy.Cut()
@@ -457,8 +457,8 @@ func TestMany(t *testing.T) {
 	})
 	// A revocation for which f returns an error is received again.
 	publish(t, a, revocationOf(many))
-	no := errors.New("not now")
-	if err := b.Subscribe(context.Background(), cluster, func([]management.Revocation) error { return no }); !errors.Is(err, no) {
+	errNotNow := errors.New("not now")
+	if err := b.Subscribe(context.Background(), cluster, func([]management.Revocation) error { return errNotNow }); !errors.Is(err, errNotNow) {
 		t.Errorf("%v", err)
 	}
 }

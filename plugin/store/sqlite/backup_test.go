@@ -239,21 +239,21 @@ func TestRestoreKeepsRevocations(t *testing.T) {
 		}); (err == nil) != (c.keep == nil) {
 			t.Errorf("the session: %v", err)
 		}
-		if is, err := s.Epoch(t.Context()); err != nil || is <= epoch {
-			t.Errorf("epoch %d after %d, %v", is, epoch, err)
+		if got, err := s.Epoch(t.Context()); err != nil || got <= epoch {
+			t.Errorf("epoch %d after %d, %v", got, epoch, err)
 		} else {
-			epoch = is
+			epoch = got
 		}
 		s.Close()
 	}
-	no := errors.New("not now")
+	errRejected := errors.New("not now")
 	s = openTest(t, path)
 	if err := revoke(s, keyOf(1)); err != nil {
 		t.Fatal(err)
 	}
 	s.Close()
 	for _, fails := range []RevocationWriter{
-		func(context.Context, *Store, management.Revocation) error { return no },
+		func(context.Context, *Store, management.Revocation) error { return errRejected },
 		func(context.Context, *Store, management.Revocation) error { return nil }, // reports success but writes nothing
 	} {
 		if _, err := Restore(t.Context(), known, path, quiet, nil, fails); err == nil {
@@ -265,8 +265,8 @@ func TestRestoreKeepsRevocations(t *testing.T) {
 	if err != nil || done.Unread == nil || done.Revocations != 0 {
 		t.Errorf("restored: %+v, %v", done, err)
 	}
-	if is, err := openTest(t, path).Epoch(t.Context()); err != nil || is <= epoch {
-		t.Errorf("epoch %d after %d, %v", is, epoch, err)
+	if got, err := openTest(t, path).Epoch(t.Context()); err != nil || got <= epoch {
+		t.Errorf("epoch %d after %d, %v", got, epoch, err)
 	}
 	if left, err := filepath.Glob(path + ".former-*"); err != nil || len(left) != 0 {
 		t.Errorf("files left behind: %v, %v", left, err)
@@ -318,8 +318,8 @@ func TestRestoreRejectsBackup(t *testing.T) {
 			}
 		})
 	}
-	no := errors.New("not this one")
-	if _, err := Restore(t.Context(), good, path, quiet, func(context.Context, *Store) error { return no }, nil); !errors.Is(err, no) {
+	errRejected := errors.New("not this one")
+	if _, err := Restore(t.Context(), good, path, quiet, func(context.Context, *Store) error { return errRejected }, nil); !errors.Is(err, errRejected) {
 		t.Errorf("the error of the check is not returned: %v", err)
 	}
 	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 {

@@ -29,15 +29,15 @@ func TestCompare(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, source := open(t)
-			made := time.Now().UTC().Truncate(time.Microsecond).Add(-time.Hour)
-			then := made.Add(time.Minute)
+			created := time.Now().UTC().Truncate(time.Microsecond).Add(-time.Hour)
+			then := created.Add(time.Minute)
 			const good, disabled, enabled, revoked, deleted = 0, 1, 2, 3, 4
 			if err := s.Update(t.Context(), func(tx management.Tx) error {
 				for slug, change := range map[string]func(*gateway.Tenant){
 					"acme": func(*gateway.Tenant) {}, "Idle": func(in *gateway.Tenant) { in.Active = false },
 					"gone": func(in *gateway.Tenant) { in.Active, in.DeletedAt = false, then },
 				} {
-					in := &gateway.Tenant{Keyspace: ks, Slug: slug, Plan: "free", Active: true, CreatedAt: made, UpdatedAt: made}
+					in := &gateway.Tenant{Keyspace: ks, Slug: slug, Plan: "free", Active: true, CreatedAt: created, UpdatedAt: created}
 					change(in)
 					if err := tx.InsertTenant(in); err != nil {
 						return err
@@ -73,7 +73,7 @@ func TestCompare(t *testing.T) {
 				}
 				for i, at := range []time.Time{{}, then} {
 					if err := tx.(auth.Tx).InsertToken(&management.Token{ID: fmt.Sprint("tok_", i), Keyspace: ks, Scopes: []string{"*"}, Digest: []byte{byte(i)},
-						CreatedAt: made, RevokedAt: at}); err != nil {
+						CreatedAt: created, RevokedAt: at}); err != nil {
 						return err
 					}
 				}
@@ -91,11 +91,11 @@ func TestCompare(t *testing.T) {
 			before, after := then.Add(-time.Second), then.Add(time.Second)
 			var list []management.Revocation
 			var want []replication.RevocationState
-			add := func(is replication.RevocationState, r management.Revocation) {
+			add := func(state replication.RevocationState, r management.Revocation) {
 				if r.Keyspace == "" {
 					r.Keyspace = ks
 				}
-				list, want = append(list, r), append(want, is)
+				list, want = append(list, r), append(want, state)
 			}
 			for _, c := range []struct {
 				key                                 int
@@ -110,15 +110,15 @@ func TestCompare(t *testing.T) {
 			}
 			add(replication.NotRevoked, management.Revocation{Action: management.KeyDisabled, ID: keyOf(enabled), At: after})
 			add(replication.UnknownID, management.Revocation{Action: management.KeyRevoked, ID: keyOf(good), Keyspace: "other"})
-			add(replication.Reversed, management.Revocation{Action: management.TenantSuspended, ID: "acme", Created: made, At: before})
-			add(replication.NotRevoked, management.Revocation{Action: management.TenantSuspended, ID: "acme", Created: made, At: after})
-			add(replication.NotRevoked, management.Revocation{Action: management.TenantDeleted, ID: "acme", Created: made, At: before})
-			add(replication.UnknownID, management.Revocation{Action: management.TenantDeleted, ID: "acme", Created: made.Add(-time.Hour), At: before})
+			add(replication.Reversed, management.Revocation{Action: management.TenantSuspended, ID: "acme", Created: created, At: before})
+			add(replication.NotRevoked, management.Revocation{Action: management.TenantSuspended, ID: "acme", Created: created, At: after})
+			add(replication.NotRevoked, management.Revocation{Action: management.TenantDeleted, ID: "acme", Created: created, At: before})
+			add(replication.UnknownID, management.Revocation{Action: management.TenantDeleted, ID: "acme", Created: created.Add(-time.Hour), At: before})
 			add(replication.NotRevoked, management.Revocation{Action: management.TenantDeleted, ID: "acme", At: before})
-			add(replication.Revoked, management.Revocation{Action: management.TenantSuspended, ID: "idle", Created: made, At: before})
-			add(replication.NotRevoked, management.Revocation{Action: management.TenantDeleted, ID: "IDLE", Created: made, At: before})
-			add(replication.Revoked, management.Revocation{Action: management.TenantSuspended, ID: "gone", Created: made, At: before})
-			add(replication.UnknownID, management.Revocation{Action: management.TenantSuspended, ID: "never", Created: made, At: before})
+			add(replication.Revoked, management.Revocation{Action: management.TenantSuspended, ID: "idle", Created: created, At: before})
+			add(replication.NotRevoked, management.Revocation{Action: management.TenantDeleted, ID: "IDLE", Created: created, At: before})
+			add(replication.Revoked, management.Revocation{Action: management.TenantSuspended, ID: "gone", Created: created, At: before})
+			add(replication.UnknownID, management.Revocation{Action: management.TenantSuspended, ID: "never", Created: created, At: before})
 			add(replication.NotRevoked, management.Revocation{Action: management.SecretEnded, ID: secret(good), Key: keyOf(good), At: before})
 			add(replication.NotRevoked, management.Revocation{Action: management.SecretEnded, ID: secret(disabled), Key: keyOf(disabled), At: before})
 			add(replication.Revoked, management.Revocation{Action: management.SecretEnded, ID: secret(disabled), Key: keyOf(disabled), At: after})
@@ -140,10 +140,10 @@ func TestCompare(t *testing.T) {
 			n := 0
 			if err := source.RowRevocations(t.Context(), func(list []management.Revocation) error {
 				n += len(list)
-				is, err := source.CompareRevocations(t.Context(), list)
+				states, err := source.CompareRevocations(t.Context(), list)
 				for i, r := range list {
-					if is[i] != replication.Revoked {
-						t.Errorf("its own %+v: %d", r, is[i])
+					if states[i] != replication.Revoked {
+						t.Errorf("its own %+v: %d", r, states[i])
 					}
 				}
 				return err

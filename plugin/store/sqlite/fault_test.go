@@ -344,7 +344,7 @@ func TestNotADatabase(t *testing.T) {
 	s := openTest(t, filepath.Join(t.TempDir(), "keygate.db"))
 	fillKeys(t, s, 0, 10)
 	good := backup(t, s)
-	for what, content := range map[string]string{
+	for name, content := range map[string]string{
 		"rubbish": strings.Repeat("not a database ", 1000), "an empty file": "",
 	} {
 		bad := s.Identity() + ".bad"
@@ -354,20 +354,20 @@ func TestNotADatabase(t *testing.T) {
 		if err := os.Rename(bad, s.Identity()); err != nil {
 			t.Fatal(err)
 		}
-		testkit.Eventually(t, "look-ups in "+what+" fail", func() bool {
+		testkit.Eventually(t, "look-ups in "+name+" fail", func() bool {
 			err := findSecret(t, s, 3)
 			if err != nil {
-				expectUnavailable(t, what, err, s.Identity())
+				expectUnavailable(t, "reading "+name, err, s.Identity())
 			}
 			return err != nil
 		})
-		expectUnavailable(t, "writing to "+what, putTenant(t.Context(), s, "a"), s.Identity())
+		expectUnavailable(t, "writing to "+name, putTenant(t.Context(), s, "a"), s.Identity())
 		copied := s.Identity() + ".copy"
 		copyFile(t, good, copied)
 		if err := os.Rename(copied, s.Identity()); err != nil {
 			t.Fatal(err)
 		}
-		testkit.Eventually(t, "a key of the backup is found after "+what, func() bool { return findSecret(t, s, 3) == nil })
+		testkit.Eventually(t, "a key of the backup is found after "+name, func() bool { return findSecret(t, s, 3) == nil })
 	}
 	testkit.Eventually(t, "a write succeeds after the backups", func() bool { return putTenant(t.Context(), s, "b") == nil })
 	checkIntegrity(t, s)

@@ -151,7 +151,7 @@ func openFile(ctx context.Context, path string, create bool, busy time.Duration,
 		return nil, err
 	}
 	if applied > 0 {
-		log.Info("database migrated", "path", path, "migrations", applied)
+		log.Info("the schema of the database was migrated", "path", path, "migrations", applied)
 	}
 
 	if f.Read, err = sql.Open(driverName, dsn(path, common("mode", "ro",

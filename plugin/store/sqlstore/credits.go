@@ -55,11 +55,11 @@ func (s *Store) LeaseCredits(ctx context.Context, node, keyspace, tenant string,
 		if err != nil {
 			return err
 		}
-		held, err := t.leased(num, node)
+		leased, err := t.leased(num, node)
 		if err != nil {
 			return err
 		}
-		free := max(credits-held, 0)
+		free := max(credits-leased, 0)
 		if granted = min(max(need, 0), free); need > 0 && free/gateway.FewCharges >= need {
 			granted = free / gateway.LeaseShare
 		}
@@ -107,11 +107,11 @@ func (t *Tx) AddCredits(e *management.LedgerEntry) error {
 	}
 	balance := credits + e.Amount
 	if e.Amount < 0 {
-		held, err := t.leased(num, "")
+		leased, err := t.leased(num, "")
 		if err != nil {
 			return err
 		}
-		if balance < held {
+		if balance < leased {
 			return management.ErrInsufficient
 		}
 	}

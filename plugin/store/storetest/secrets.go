@@ -81,11 +81,11 @@ func lookup(t *testing.T, s Store) {
 		same(t, "secret", []gateway.Secret{rec.Secret}, sec)
 		return firstError(err, err2, err3)
 	})
-	for what, candidates := range map[string][]apikey.Candidate{
+	for name, candidates := range map[string][]apikey.Candidate{
 		"unknown": {candidate("nothing")}, "none": nil,
 	} {
 		_, err := s.Lookup(ctxOf(t), ks, candidates)
-		wantErr(t, what, err, gateway.ErrNotFound)
+		wantErr(t, name, err, gateway.ErrNotFound)
 	}
 	_, err = s.Lookup(ctxOf(t), "other", []apikey.Candidate{candidate("Acme-1")})
 	wantErr(t, "in another keyspace", err, gateway.ErrNotFound)

@@ -323,7 +323,7 @@ func closed(t *testing.T, s Store) {
 		t.Fatal(err)
 	}
 	wantErr(t, "a waiting Wait", <-ended, gateway.ErrStore)
-	for what, err := range map[string]error{
+	for call, err := range map[string]error{
 		"Update": s.Update(ctx, func(management.Tx) error { return nil }),
 		"View":   s.View(ctx, func(management.Tx) error { return nil }),
 		"Ping":   s.Ping(ctx),
@@ -335,7 +335,7 @@ func closed(t *testing.T, s Store) {
 		"Digests":    s.Digests(ctx, func(string, []byte) bool { return true }),
 		"WriteFlush": s.WriteFlush(ctx, "n", &gateway.Flush{At: at, Usage: []gateway.Usage{{Subject: "x", Calendar: 1, Start: at, Used: 1}}}),
 	} {
-		wantErr(t, what+" after Close", err, gateway.ErrStore)
+		wantErr(t, call+" after Close", err, gateway.ErrStore)
 	}
 	if err := s.Close(); err != nil {
 		t.Errorf("closing twice: %v", err)

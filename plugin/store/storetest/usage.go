@@ -32,7 +32,7 @@ func usageBatches(t *testing.T, s Store) {
 			t.Fatal(err)
 		}
 	}
-	read := func(what string, q usage.Query, want ...usage.Row) {
+	read := func(name string, q usage.Query, want ...usage.Row) {
 		t.Helper()
 		q.Keyspace = ks
 		if q.To.IsZero() {
@@ -48,7 +48,7 @@ func usageBatches(t *testing.T, s Store) {
 		var last time.Time
 		if err := s.ReadUsage(ctxOf(t), q, func(r *usage.Row) error {
 			if r.Hour.Before(last) {
-				t.Errorf("%s: rows are not in order", what)
+				t.Errorf("%s: rows are not in order", name)
 			}
 			last = r.Hour
 			add(got, r)
@@ -59,7 +59,7 @@ func usageBatches(t *testing.T, s Store) {
 		for i := range want {
 			add(expected, &want[i])
 		}
-		same(t, what, got, expected)
+		same(t, name, got, expected)
 	}
 	if until, err := s.UsageUntil(ctxOf(t)); err != nil || !until.IsZero() {
 		t.Errorf("a new store has usage until %v, %v", until, err)
@@ -246,7 +246,7 @@ func recentRequests(t *testing.T, s Store) {
 			t.Fatal(err)
 		}
 	}
-	want := func(what, key string, entries ...string) {
+	want := func(name, key string, entries ...string) {
 		t.Helper()
 		chunks, err := s.RecentRequests(ctxOf(t), ks, key)
 		if err != nil {
@@ -256,7 +256,7 @@ func recentRequests(t *testing.T, s Store) {
 		for _, c := range chunks {
 			got = append(got, string(c.Entries))
 		}
-		same(t, what, got, append([]string{}, entries...))
+		same(t, name, got, append([]string{}, entries...))
 	}
 	write("k1", 5, 10)
 	write("k1", 5, 0)
