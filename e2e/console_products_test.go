@@ -98,7 +98,7 @@ func TestConsoleVilvik(t *testing.T) {
 	}
 	s.keep(m[1])
 	if !strings.Contains(made.body, "curl -H &#39;Authorization: Bearer "+m[1]+"&#39; "+s.gateway.site) {
-		t.Errorf("the curl is not that of the key: %s", made.body)
+		t.Errorf("the curl command does not contain the new key: %s", made.body)
 	}
 	if rows := cells(v.get("/keys").body); !holds(rows, "Notebook", m[1][:12]+"…", "read", "never", "in 30 days", "Active") {
 		t.Errorf("the list is %q", rows)

@@ -94,8 +94,8 @@ func TestErrorRoutesThatFail(t *testing.T) {
 		error @fails "again" 500
 		@dead path /dead
 		reverse_proxy @dead 127.0.0.1:1
-		@away path /away
-		redir @away /login
+		@elsewhere path /elsewhere
+		redir @elsewhere /login
 		@uri path /old/*
 		respond @uri "{http.request.uri} {keygate.reason}"
 		@missing path /missing
@@ -111,7 +111,7 @@ func TestErrorRoutesThatFail(t *testing.T) {
 		}
 	}
 	for _, method := range []string{"GET", "HEAD"} {
-		if a := s.call(t, method, "/away", ""); a.status != 302 || a.header.Get("Location") != "/login" || a.header.Get("Cache-Control") != "no-store" {
+		if a := s.call(t, method, "/elsewhere", ""); a.status != 302 || a.header.Get("Location") != "/login" || a.header.Get("Cache-Control") != "no-store" {
 			t.Errorf("%s: a route that redirects: %d %v", method, a.status, a.header)
 		}
 	}

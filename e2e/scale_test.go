@@ -194,7 +194,7 @@ func (s *site) flood(t *testing.T, of int) {
 		t.Errorf("%d requests failed", failed)
 	}
 	if ratio > 2 {
-		t.Errorf("a flood makes p99 %.2f times what it is", ratio)
+		t.Errorf("a flood multiplies p99 by %.2f", ratio)
 	}
 }
 

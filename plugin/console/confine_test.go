@@ -263,7 +263,7 @@ func (w *fixture) rivalRecords() (r rival) {
 	return r
 }
 
-// A cookie that was changed, or that belongs to another keyspace's session, signs nobody in.
+// A cookie that was changed, or that belongs to another keyspace's session, does not sign a person in.
 func TestCookies(t *testing.T) {
 	w := newFixture(t)
 	w.tenant("acme", "pro")

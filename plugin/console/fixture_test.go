@@ -311,7 +311,7 @@ func (b *browser) csrf() string {
 	}
 	m := csrfValue.FindStringSubmatch(b.get("/nothing-here").body)
 	if m == nil {
-		b.t.Fatal("no form on any page: is nobody signed in?")
+		b.t.Fatal("no page has a form: sign a person in first")
 	}
 	b.token, b.tokenOf = m[1], b.cookie().Value
 	return m[1]
