@@ -197,15 +197,14 @@ type refuser struct {
 // answerRefusal writes the response to a rejected request. As for any handler's error, it runs the
 // site's handle_errors first. If none of those routes answers, it writes Keygate's own response.
 func (f *refuser) answerRefusal(w http.ResponseWriter, r *http.Request, ref *refusal) error {
-	words := f.refusals
 	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if server == nil || server.Errors == nil || len(server.Errors.Routes) == 0 {
-		words.write(w, r, ref)
+		f.refusals.write(w, r, ref)
 		return nil
 	}
-	words.header(w.Header(), ref)
+	f.refusals.header(w.Header(), ref)
 	cause := caddyhttp.HandlerError{
-		StatusCode: words.answers[ref.reason].status,
+		StatusCode: f.refusals.answers[ref.reason].status,
 		Err:        errors.New(ref.reason.String()),
 	}
 	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
@@ -225,7 +224,7 @@ func (f *refuser) answerRefusal(w http.ResponseWriter, r *http.Request, ref *ref
 		}
 	}
 	if !held.sent {
-		words.write(w, r, ref)
+		f.refusals.write(w, r, ref)
 	}
 	return nil
 }

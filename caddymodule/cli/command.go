@@ -17,6 +17,7 @@ const (
 	exitUsage  = 2
 )
 
+// Register adds the command `keygate` to Caddy's commands.
 func Register() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "keygate",

@@ -13,6 +13,7 @@ import (
 // configuration in JSON holds no line numbers, so warnings at the start take them from here.
 var LastAdapted AdaptedLines
 
+// AdaptedLines holds the places of a Caddyfile's directives and of the global option's fields.
 type AdaptedLines struct {
 	mu     sync.Mutex
 	global lines

@@ -26,6 +26,7 @@ type AdminAPI struct {
 	handler http.Handler
 }
 
+// RegisterAdmin registers the module AdminAPI with Caddy.
 func RegisterAdmin() { caddy.RegisterModule(new(AdminAPI)) }
 
 func (*AdminAPI) CaddyModule() caddy.ModuleInfo {

@@ -46,6 +46,7 @@ const tokenFailureRate = "100/m"
 // maxFailingAddresses is the greatest number of addresses whose failures are counted.
 const maxFailingAddresses = 100_000
 
+// RegisterAPI registers the handler API and its directive keygate_api with Caddy.
 func RegisterAPI() {
 	caddy.RegisterModule(new(API))
 	httpcaddyfile.RegisterHandlerDirective("keygate_api", parseAPI)

@@ -43,6 +43,7 @@ type Console struct {
 	handler *console.Handler
 }
 
+// RegisterConsole registers the handler Console and its directive keygate_console with Caddy.
 func RegisterConsole() {
 	caddy.RegisterModule(new(Console))
 	httpcaddyfile.RegisterHandlerDirective("keygate_console", parseConsole)

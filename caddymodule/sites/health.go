@@ -23,6 +23,7 @@ type Health struct {
 	ready func() bool
 }
 
+// RegisterHealth registers the handler Health and its directive keygate_health with Caddy.
 func RegisterHealth() {
 	caddy.RegisterModule(Health{})
 	httpcaddyfile.RegisterHandlerDirective("keygate_health", parseHealth)
