@@ -64,9 +64,8 @@ func (c *call) verifyWith(by func(inspect.Checker) verifyFunc) error {
 	return c.result(&result)
 }
 
-// confine replaces the key of another tenant by an unknown key if the caller may see only one
-// tenant. So the response and its timing are those of an unknown key, and the other tenant spends
-// nothing.
+// confine replaces the key of another tenant by an unknown key if the caller may see only one tenant. So the response is
+// that of an unknown key, and the other tenant spends nothing.
 func (c *call) confine(q *inspect.Request) error {
 	if c.actor.Tenant == "" || q.Key == "" {
 		return nil
